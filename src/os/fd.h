@@ -1,0 +1,41 @@
+/* Descriptors: every one is born close-on-exec, above the standard streams, and has one
+ * owner. EINTR is handled here. Runs in every process. */
+#ifndef OS_FD_H
+#define OS_FD_H
+
+#include <stddef.h>
+
+/* Closes *fd when it is not negative and makes it -1. Never fails; errno is kept. */
+void fd_close(int *fd);
+/* A close-on-exec duplicate above 2, or a negated errno. */
+int fd_dup(int fd);
+/* Moves fd above 2 when it is below (closing it), sets close-on-exec. Takes fd; gives the
+ * new one or a negated errno. */
+int fd_raise(int fd);
+int fd_set_nonblocking(int fd, int on); /* 0 or -errno */
+int fd_set_cloexec(int fd, int on);
+/* 1, 0 or -errno. */
+int fd_is_nonblocking(int fd);
+/* Opens /dev/null read-write, close-on-exec, above 2; where there is no /dev a pipe with
+ * the other end closed stands in. */
+int fd_open_null(void);
+/* Closes every descriptor >= from except keep[0..nkeep) (in any order). close_range(2),
+ * else /proc/self/fd, else one by one up to the limit. */
+void fd_close_from(int from, const int *keep, size_t nkeep);
+/* Calls visit(fd, data) for every open descriptor >= from. Same fallbacks. 0 or -errno. */
+int fd_each(int from, void (*visit)(int fd, void *data), void *data);
+
+/* A small owned array of descriptors. */
+enum { FDSET_MAX = 253 }; /* SCM_MAX_FD of Linux */
+struct fdset {
+  int n;
+  int fd[FDSET_MAX];
+};
+void fdset_init(struct fdset *s);
+/* Takes fd, even when the set is full (-E2BIG: closed). */
+int fdset_push(struct fdset *s, int fd);
+/* Gives the i-th to the caller, leaving -1. */
+int fdset_steal(struct fdset *s, int i);
+void fdset_close(struct fdset *s);
+
+#endif

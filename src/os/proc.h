@@ -1,0 +1,63 @@
+/* Processes: starting a template, pidfds, titles, threads, the leash. proc_linux.c or
+ * proc_posix.c. */
+#ifndef OS_PROC_H
+#define OS_PROC_H
+
+#include <signal.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+struct proc_spawn {
+  const char *program;      /* with a slash: that file; else searched in PATH */
+  char *const *argv, *const *envp;
+  int control_fd, leash_fd; /* become PROTO_BOOT_CONTROL_FD and PROTO_BOOT_LEASH_FD */
+  int stdio[3];             /* become 0, 1, 2; -1: inherited (/dev/null where closed) */
+};
+/* Starts a program with posix_spawn: default dispositions, empty mask, no copy of the
+ * caller's memory. 0, or the negated errno of the exec. */
+int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid);
+
+/* A pidfd (pidfd_open(2), Linux 5.3), close-on-exec, above 2; -ENOSYS where there is none
+ * (also for EPERM, as some sandboxes answer), -ESRCH when the process is gone. */
+int proc_pidfd(pid_t pid);
+/* pidfd_send_signal, or kill where pidfd is -1. 0 or -errno. */
+int proc_kill(int pidfd, pid_t pid, int signum);
+/* Reaps a child of ours. 0, MF_AGAIN: still running, -ECHILD: somebody else took it. */
+struct proc_status {
+  int status; /* as waitpid(2) gives it */
+  unsigned long long utime_us, stime_us, maxrss_bytes;
+};
+int proc_reap(pid_t pid, struct proc_status *ret);
+/* 0 when the child has ended and still can be reaped, MF_AGAIN, or -ECHILD (WNOWAIT). */
+int proc_peek(pid_t pid);
+/* The status of a process that is no child, after somebody has reaped it:
+ * PIDFD_GET_INFO with PIDFD_INFO_EXIT (Linux 6.15). 0, or -ENODATA. */
+int proc_pidfd_status(int pidfd, int *ret_status);
+
+/* Number of threads of this process, or -errno. */
+int proc_threads(void);
+/* Process title: comm (15 octets) and the argument area where it can be found. */
+void proc_set_title(const char *text);
+/* Random octets: getrandom(2), /dev/urandom; never fails (falls back to the clock and pid). */
+void proc_random(void *out, size_t n);
+unsigned long long proc_now_ns(void); /* CLOCK_MONOTONIC */
+
+/* pss, uss, rss, shared in bytes from /proc/PID/smaps_rollup (pid 0: own); where there is
+ * none, rss from getrusage or statm and the others 0. 0 or -errno. */
+struct proc_memory {
+  unsigned long long pss, uss, rss, shared;
+};
+int proc_memory(pid_t pid, struct proc_memory *ret);
+
+/* The leash: a pipe whose write end only the parent holds. proc_leash_arm reopens the read
+ * end through /proc/self/fd (an open file description of this process's own) and has the
+ * kernel send signum when the write end closes: F_SETOWN, F_SETSIG, O_ASYNC (fcntl(2)).
+ * Gives the armed descriptor (close-on-exec) or -errno (no /proc). When the write end is
+ * closed already the signal is sent at once. */
+int proc_leash_arm(int leash_fd, int signum);
+
+/* Signals: every disposition to default (SIGCHLD included), the mask empty, no alternate
+ * stack, no interval timers. */
+void proc_reset_signals(void);
+
+#endif

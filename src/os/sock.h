@@ -1,0 +1,32 @@
+/* UNIX stream sockets that carry descriptors. One call each; unix(7). Every process. */
+#ifndef OS_SOCK_H
+#define OS_SOCK_H
+
+#include "os/fd.h"
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* A connected AF_UNIX stream pair, close-on-exec, above 2. The first end is non-blocking
+ * when nonblocking is set. 0 or -errno. */
+int sock_pair(int ret_fd[2], int nonblocking);
+/* Sends with MSG_NOSIGNAL | MSG_DONTWAIT, descriptors with the first octet. Returns the
+ * octets sent (>0; the descriptors have gone when it is > 0), 0 for "would block" (EAGAIN,
+ * ENOBUFS), or a negated errno (ETOOMANYREFS included: retry later). Asserts that there
+ * is at least one octet. */
+ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int nfds);
+/* Receives with MSG_CMSG_CLOEXEC (and MSG_DONTWAIT unless blocking); appended descriptors
+ * go to fds. Returns octets (>0), 0 for end of stream, -EAGAIN for "nothing now", or a
+ * negated errno. *ret_truncated is 1 when the kernel dropped descriptors (MSG_CTRUNC);
+ * those that came are in fds. Descriptors land above 2. */
+ssize_t sock_recv(int fd, void *data, size_t n, int blocking, struct fdset *fds,
+                  int *ret_truncated);
+/* Plain read without any control buffer: descriptors sent along are closed by the kernel.
+ * Same returns. */
+ssize_t sock_read(int fd, void *data, size_t n);
+/* 1 when the other end is closed for good (POLLHUP or POLLRDHUP), else 0. */
+int sock_hung_up(int fd);
+/* 1 when both descriptors name the same file or socket (device and inode), else 0. */
+int fd_same(int a, int b);
+
+#endif

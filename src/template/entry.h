@@ -1,0 +1,25 @@
+/* How a process becomes a template. Three callers: the program (mf_template_main,
+ * mf_template_check), mf_early, and the Lua module for template() and early. */
+#ifndef TEMPLATE_ENTRY_H
+#define TEMPLATE_ENTRY_H
+
+#include <lua.h>
+#include <moonfork/template.h>
+
+struct template_entry {
+  int control_fd;  /* takes */
+  int leash_fd;    /* takes; -1: none. The read end, not armed */
+  const mf_template_options *options; /* may be NULL; borrowed for ever */
+  lua_State *L;    /* a running interpreter to serve on, or NULL: a new one is made */
+  int close_rest;  /* close every other descriptor >= 3 first (after an exec) */
+};
+
+/* Serves; never returns: the template and each clone end inside with _exit. When L is given
+ * it serves on a coroutine above the caller's frames and never returns below them. */
+_Noreturn void template_enter(const struct template_entry *e);
+/* Opens moonfork.clone on L (also in a plain parent, where on_fork and before_fork register
+ * for a later template() or early, and the rest works or says that this is no clone). Leaves
+ * the module table on the stack; a lua_CFunction. */
+int template_open_clone(lua_State *L);
+
+#endif

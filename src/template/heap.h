@@ -1,0 +1,50 @@
+/* The Lua heap of a template and its clones: where blocks live. One region of reserved
+ * address space; what the template builds lies in huge pages; after heap_seal, new blocks
+ * go to a fresh part of small pages, and frees of sealed blocks touch nothing, so that
+ * clones keep sharing. Blocks of HEAP_BIG octets and more are mappings of their own
+ * (mremap to grow, munmap to free). Runs in templates and clones; one thread. */
+#ifndef TEMPLATE_HEAP_H
+#define TEMPLATE_HEAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct heap;
+
+enum { HEAP_BIG = 128 * 1024 };
+
+/* reserve: octets of address space (0: a default, 64 GiB where that can be had; halved until
+ * the system agrees). NULL where not even a small one can be had (use luaL_newstate then). */
+struct heap *heap_new(size_t reserve);
+void heap_free(struct heap *h); /* unmaps everything */
+/* A lua_Alloc; ud is the heap. */
+void *heap_alloc(void *ud, void *block, size_t osize, size_t nsize);
+/* For a state that was created with another allocator (template() of a running interpreter):
+ * blocks outside the region go to it. Call before the heap is used. */
+void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, size_t), void *ud);
+/* From now on: fresh small pages; free lists forgotten; sealed blocks are left alone. May be
+ * called again after more was built (the new part is sealed too). */
+void heap_seal(struct heap *h);
+/* First thing in a forked process. sealed parts stay shared. */
+void heap_forked(struct heap *h);
+/* Unmaps the untouched rest of the reservation but for `keep` octets (RLIMIT_AS). */
+void heap_release_reserve(struct heap *h, size_t keep);
+/* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a private
+ * anonymous mapping of map_size octets (a multiple of the page), which the heap then owns.
+ * NULL withdraws an offer; returns 1 if it had been taken, else 0 (the caller keeps it). */
+void heap_offer(struct heap *h, void *map, size_t map_size, size_t nsize);
+int heap_withdraw(struct heap *h);
+
+struct heap_stats {
+  uint64_t live;          /* octets in live blocks */
+  uint64_t own;           /* octets in live blocks made since the last seal or fork */
+  uint64_t sealed;        /* octets in sealed blocks still live when sealed */
+  uint64_t reserved, touched, huge; /* of the region */
+  uint64_t big, nbig;
+};
+void heap_stats(const struct heap *h, struct heap_stats *ret);
+/* Keeps *where up to date with live octets, coarsely (at each new page run and big block);
+ * where may be in shared memory. NULL stops. */
+void heap_publish(struct heap *h, volatile uint64_t *where);
+
+#endif

@@ -1,0 +1,44 @@
+/* Octets and descriptors in, whole frames out. Pure: no system call but closing what nobody
+ * claims. Descriptors are matched to frames by count and order, never by the boundaries of
+ * reads. Used by the parent (answers, no descriptors) and by templates (commands).
+ *
+ *   inbox_room -> read into it -> inbox_fed -> inbox_next ... until MF_AGAIN
+ */
+#ifndef WIRE_INBOX_H
+#define WIRE_INBOX_H
+
+#include "base/buf.h"
+#include "os/fd.h"
+#include "wire/frame.h"
+
+enum { INBOX_FDS_MAX = 1024 }; /* descriptors waiting for their frames */
+
+struct inbox {
+  struct buf bytes;
+  int *fds;          /* queue of descriptors not yet claimed */
+  size_t fd_head, fd_tail, fd_cap;
+  unsigned first_type, last_type;
+  size_t frame_left; /* octets of the delivered frame, consumed by the next call */
+  int exact;         /* never ask for an octet past the frame under way */
+};
+
+void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type);
+/* Closes every unclaimed descriptor. */
+void inbox_deinit(struct inbox *in);
+/* exact: from now on inbox_room never reaches past the present frame's last octet. */
+void inbox_set_exact(struct inbox *in, int exact);
+/* Where to read and how much: at least 1 octet; NULL on lack of memory. */
+unsigned char *inbox_room(struct inbox *in, size_t *ret_n);
+/* n octets were read there. Takes the descriptors that came with them, even on failure.
+ * 0, -ENOMEM, or -EPROTO: more than INBOX_FDS_MAX unclaimed. */
+int inbox_fed(struct inbox *in, size_t n, struct fdset *fds);
+/* The next whole frame: 0; MF_AGAIN: not whole yet, in octets or in descriptors; -EPROTO: a
+ * bad header. f->body is valid until the next call of inbox_next or inbox_room. */
+int inbox_next(struct inbox *in, struct frame *ret_f);
+/* The frame's next descriptor, to be called at most f->nfds times after inbox_next; what is
+ * not taken by the next inbox_next is closed. */
+int inbox_take_fd(struct inbox *in);
+/* Octets held that belong to no delivered frame (a torn frame at the end of a stream). */
+size_t inbox_pending(const struct inbox *in);
+
+#endif

@@ -1,0 +1,38 @@
+/* Frames and descriptors in; "send these octets with those descriptors" out; "n went" back.
+ * Pure: no system call but closing descriptors. A frame's descriptors go with its first
+ * octet, and a short write has sent them already. Octets are copied unless they are put by
+ * reference, so a gigabyte of arguments is held once. */
+#ifndef WIRE_OUTBOX_H
+#define WIRE_OUTBOX_H
+
+#include "base/list.h"
+#include "os/fd.h"
+#include "wire/frame.h"
+#include <stddef.h>
+#include <sys/uio.h>
+
+struct outbox {
+  struct list segments;
+  size_t nbytes; /* queued octets, references included */
+};
+
+void outbox_init(struct outbox *o);
+/* Drops everything: closes descriptors, calls the releases. */
+void outbox_deinit(struct outbox *o);
+int outbox_empty(const struct outbox *o);
+/* Queues a frame; a body longer than FRAME_BODY_MAX goes in parts (FRAME_MORE). Takes fds
+ * (at most FRAME_FDS_MAX; NULL: none), even on failure. 0 or -ENOMEM. */
+int outbox_put(struct outbox *o, unsigned type, uint64_t id, const void *body, size_t length,
+               struct fdset *fds);
+/* The same with a borrowed body; release is called exactly once, also on failure. */
+int outbox_put_ref(struct outbox *o, unsigned type, uint64_t id, const void *body,
+                   size_t length, void (*release)(void *), void *release_data);
+enum { OUTBOX_IOV_MAX = 16 };
+/* What to send next: fills iov (up to OUTBOX_IOV_MAX) and the descriptors that go with its
+ * first octet (borrowed, at most FRAME_FDS_MAX). Returns the number of iovecs, 0: empty.
+ * Never reaches past a point where further descriptors begin. */
+int outbox_next(struct outbox *o, struct iovec *iov, const int **ret_fds, int *ret_nfds);
+/* n > 0 octets of that went; its descriptors with them, which are closed here. */
+void outbox_sent(struct outbox *o, size_t n);
+
+#endif

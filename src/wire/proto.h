@@ -1,0 +1,121 @@
+/* The protocol between a parent and a process: numbers, layouts, limits. Both sides and
+ * the fuzzers include this page; doc/protocol.md is the same in words.
+ *
+ * A control socket is an AF_UNIX stream. Both directions carry frames:
+ *
+ *     u32 length | u8 type | u8 nfds | u16 flags | u64 id | body (length octets)
+ *
+ * all little-endian. Descriptors travel with the first octet of their frame, in order,
+ * and only from the parent to the process. FRAME_MORE: the body goes on in the next frame,
+ * which has the same type (its id and nfds are 0); the last one has no FRAME_MORE. A body
+ * in parts counts as one command.
+ *
+ * Each process counts the commands it has executed (every frame but ACK; a body in parts
+ * once; the inner commands of a FORK count for the new process, which begins at 0).
+ * DONE n says that the first n are executed.
+ */
+#ifndef WIRE_PROTO_H
+#define WIRE_PROTO_H
+
+#include <stdint.h>
+
+#define PROTO_MAGIC 0x314b464du /* "MFK1" */
+#define PROTO_VERSION 1
+
+/* argv[1] of a template program: PROTO_BOOT_ARG "3,4": control socket, leash. */
+#define PROTO_BOOT_ARG "--moonfork-template="
+#define PROTO_BOOT_CONTROL_FD 3
+#define PROTO_BOOT_LEASH_FD 4
+
+enum { FRAME_HEADER_SIZE = 16 };
+enum { FRAME_BODY_MAX = 256 * 1024 }; /* one frame; longer bodies go in parts */
+enum { FRAME_FDS_MAX = 16 };          /* one frame; more handles go in more frames */
+enum { FRAME_MORE = 1 };              /* the only flag */
+#define PROTO_PAYLOAD_MAX (UINT64_C(4) << 30) /* a body in parts, and all arguments */
+
+/* Parent to process. "str" is u32 length + octets; PROTO_NO_STR as length: none. */
+#define PROTO_NO_STR 0xffffffffu
+enum command_type {
+  CMD_SETUP = 1, /* id: owner pid. u32 magic, u16 version, u16 0, options. First frame of
+                    an executed, early or template() process, and only there. The
+                    answer is ANS_HELLO */
+  CMD_REQUIRE = 2,   /* body: module name */
+  CMD_EVAL = 3,      /* u32 argc, str code, argc str */
+  CMD_ARG = 4,       /* body: one string argument */
+  CMD_FD = 5,        /* nfds handle arguments, in order; no body */
+  CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, stdio handles, then
+                        those of the inner commands */
+  CMD_RUN = 7,       /* id: see REAPER. body: function name. nfds 0, or 1: report channel */
+  CMD_SETENV = 8,    /* str name, str value (none: unset) */
+  CMD_CHDIR = 9,     /* body: path */
+  CMD_LIMIT = 10,    /* n times: u32 enum proto_limit, u32 0, u64 value (~0: infinity) */
+  CMD_SEAL = 11,     /* id: enum mf_seal_flags */
+  CMD_TAKE_ARGS = 12,/* forget the arguments received so far */
+  CMD_MEMORY = 13,   /* id 0: of this process, else of its clone with that id */
+  CMD_CLOSE = 14,    /* serve no more; exit 0 when the last clone has ended */
+  CMD_ACK = 15,      /* n times u64 id: exit reports received. Not counted */
+  CMD_WHO = 16,      /* answer with ANS_HELLO */
+  CMD_LAST = CMD_WHO
+};
+/* REAPER. A process that is given RUN with a report channel, or while clones of it live,
+ * forks once more: the new process takes the socket and runs the function (its pid is in
+ * RUNNING); the old one drops the socket, goes on reporting the exits of its clones on the
+ * report channel (reads ACK there; with no channel it reaps in silence), the runner's own
+ * exit under the id of the RUN frame, and exits 0 when all have ended. */
+
+/* Options of SETUP and FORK: u8 tag, u32 length, value; repeated. */
+enum option_tag {
+  OPT_NAME = 1,
+  OPT_CWD = 2,
+  OPT_ENV = 3,   /* "NAME=value" */
+  OPT_UNENV = 4, /* "NAME" */
+  OPT_STDIO = 5, /* u8[3]: enum mf_stdio_kind; a frame fd for each MF_STDIO_FD */
+  OPT_SESSION = 6, /* u8 1: setsid */
+  OPT_LEASH = 7,   /* u8 enum mf_leash */
+  OPT_HANDLES = 8, /* u8 enum mf_handles */
+  OPT_PATH = 9, OPT_CPATH = 10, /* package.path, package.cpath (SETUP) */
+  OPT_GC = 11,                  /* u8 enum mf_gc (SETUP): the gc of the first seal */
+  OPT_HEAP_RESERVE = 12,        /* u64 octets (SETUP) */
+  OPT_COMMANDS = 13, /* frames which the new process executes before it reads its socket
+                        (FORK; last; only ARG, FD, RUN) */
+  OPT_LAST = OPT_COMMANDS
+};
+
+enum proto_limit {
+  LIMIT_CPU = 1, LIMIT_AS, LIMIT_NOFILE, LIMIT_CORE, LIMIT_FSIZE, LIMIT_NPROC,
+  LIMIT_LAST = LIMIT_NPROC
+};
+
+/* Process to parent. Never with descriptors. */
+enum answer_type {
+  ANS_HELLO = 64,   /* id: pid. u32 magic, u16 version, u16 0, u64 commands executed */
+  ANS_DONE = 65,    /* id: n. no body. Sent, coalesced, before it waits for more */
+  ANS_FORKED = 66,  /* id: of the FORK. body: u32 pid */
+  ANS_FORK_FAILED = 67, /* id: of the FORK. failure (below) */
+  ANS_FAILED = 68,  /* id: number of the failed command, from 1. failure. Nothing is executed
+                       any more; the process exits 1 after its last clone */
+  ANS_RUNNING = 69, /* id: pid. no body. The function is entered next; every octet after
+                       this frame is the user's */
+  ANS_EXITED = 70,  /* id: of the FORK. u32 pid, u32 wait status (as waitpid), u64 utime_us,
+                       u64 stime_us, u64 maxrss_octets, str last words (message and
+                       traceback of the function's error, or none) */
+  ANS_MEMORY = 71,  /* id: as asked. u32 errno, u32 0, u64 pss, uss, rss, shared, lua */
+  ANS_LAST = ANS_MEMORY
+};
+
+/* failure: u8 enum failure_code, u8 enum failure_phase, u16 0, u32 errno or 0,
+ * str message, str traceback (or none) */
+enum failure_code {
+  FAILURE_REMOTE = 1, FAILURE_FORK = 2, FAILURE_LIMIT = 3, FAILURE_NOMEM = 4,
+  FAILURE_INVAL = 5, FAILURE_UNSUPPORTED = 6, FAILURE_PROTOCOL = 7,
+  FAILURE_CODE_LAST = FAILURE_PROTOCOL
+};
+enum failure_phase {
+  PHASE_START = 1, PHASE_OPTION, PHASE_HOOK, PHASE_REQUIRE, PHASE_EVAL, PHASE_FUNCTION,
+  PHASE_FORK, PHASE_LIMIT, PHASE_CHDIR, PHASE_SETENV, PHASE_SEAL, PHASE_ARGUMENT,
+  PHASE_PROTOCOL,
+  PHASE_LAST = PHASE_PROTOCOL
+};
+enum { FAILURE_TEXT_MAX = 64 * 1024 }; /* message and traceback each are cut to this */
+
+#endif
