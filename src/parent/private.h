@@ -1,0 +1,36 @@
+/* What the Lua binding and libmoonfork-template need of the parent's side beyond
+ * <moonfork.h>. Runs in the parent. Not installed. */
+#ifndef PARENT_PRIVATE_H
+#define PARENT_PRIVATE_H
+
+#include <moonfork.h>
+
+/* A process behind a control socket. Takes fd, even on failure; its SETUP is sent with the
+ * options. pid: its number. child 1: it is our direct child, reaped by us. */
+int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_process **ret);
+
+/* The read end of this process's leash pipe, made on demand; borrowed. Or -errno. The pipe's
+ * only write end stays here, close-on-exec, and is closed in every forked copy. */
+MF_API int mf_leash_fd(void);
+
+/* The early process (a direct child that waits for SETUP behind fd, which is taken): the
+ * first home that asks for a default template or for an exec gets it. */
+MF_API int mf_adopt_early(int fd, int pid);
+
+/* First thing in a copy of the parent that becomes a template: closes the control sockets,
+ * pidfds and the leash of every home; objects made before are inert. */
+MF_API void mf_forked_child(void);
+
+/* Processes on the loop with work outstanding: a command not executed yet, run, to_fd or
+ * memory under way, on_exit of a process that runs or was told to end. */
+int mf_busy(struct uv_loop_s *loop);
+/* Writes held fork commands now. */
+int mf_flush(struct uv_loop_s *loop);
+/* Drops the default template; once no process is open the home takes its last handles off
+ * the loop (when the loop turns) and frees itself. */
+int mf_home_close(struct uv_loop_s *loop);
+
+/* For tests: with this set the home of a new loop runs on the given seam instead of libuv. */
+struct seam;
+
+#endif
