@@ -34,6 +34,10 @@ int proc_peek(pid_t pid);
  * PIDFD_GET_INFO with PIDFD_INFO_EXIT (Linux 6.15). 0, or -ENODATA. */
 int proc_pidfd_status(int pidfd, int *ret_status);
 
+/* The same while it is a zombie that its parent has not reaped (zombie.c). pidfd guards
+ * against a reused number; -1: the caller vouches for it. 0, or -ENODATA. */
+int proc_zombie_status(int pidfd, pid_t pid, int *ret_status);
+
 /* Number of threads of this process, or -errno. */
 int proc_threads(void);
 /* Process title: comm (15 octets) and the argument area where it can be found. */
