@@ -1,0 +1,68 @@
+/* The seam: the only way by which the parent's core (home, channel, process) reaches
+ * sockets, processes, the clock and the loop. seam_uv.c is the real one; the tests put a
+ * scripted world in its place. Runs in the parent.
+ *
+ * A seam is started by its home while processes are open and stopped (no handle left on the
+ * loop) when the last one is closed. Its callbacks come from the loop, never from inside a
+ * call. */
+#ifndef PARENT_SEAM_H
+#define PARENT_SEAM_H
+
+#include "os/fd.h"
+#include "os/proc.h"
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct seam;
+
+enum { WATCH_READ = 1, WATCH_WRITE = 2 };
+
+/* One watched descriptor, embedded in its owner. */
+struct watch {
+  void (*on_ready)(struct watch *w, unsigned events); /* READ also stands for hang-up */
+  int fd;
+  unsigned events;
+  void *impl; /* the seam's */
+};
+
+struct seam_ops {
+  uint64_t (*now_ms)(struct seam *s);
+  int (*pair)(struct seam *s, int ret_fd[2]);
+  ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov, const int *fds,
+                  int nfds);                                     /* as sock_send */
+  ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
+  int (*hung_up)(struct seam *s, int fd);
+  void (*close)(struct seam *s, int *fd);
+  /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
+   * the watch at once. 0 or -errno. */
+  int (*watch)(struct seam *s, struct watch *w, int fd, unsigned events);
+  void (*timer)(struct seam *s, uint64_t at_ms); /* on_timer then; UINT64_MAX: never */
+  void (*turn)(struct seam *s);                  /* on_turn, soon */
+  void (*busy)(struct seam *s, int on);          /* keeps the loop alive */
+  int (*spawn)(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid);
+  int (*pidfd)(struct seam *s, pid_t pid);
+  int (*kill)(struct seam *s, int pidfd, pid_t pid, int signum);
+  int (*reap)(struct seam *s, pid_t pid, struct proc_status *ret);
+  /* The status of a process that is no child of ours and has ended: from the pidfd once
+   * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */
+  int (*status)(struct seam *s, int pidfd, pid_t pid, int *ret_status);
+  int (*start)(struct seam *s);
+  /* Takes everything off the loop; on_stopped when that is done. It may be started again
+   * at any time, also before. */
+  void (*stop)(struct seam *s);
+  void (*free)(struct seam *s); /* a stopped one */
+};
+
+struct seam {
+  const struct seam_ops *ops;
+  void *owner;
+  void (*on_timer)(void *owner);
+  void (*on_turn)(void *owner);
+  void (*on_stopped)(void *owner);
+};
+
+struct uv_loop_s;
+struct seam *seam_uv_new(struct uv_loop_s *loop); /* NULL: no memory */
+
+#endif

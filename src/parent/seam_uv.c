@@ -1,0 +1,311 @@
+/* The seam on libuv: uv_poll for descriptors, one timer, an idle handle for turns, and a
+ * prepare handle that does nothing but keep the loop alive while something is outstanding.
+ * Every other handle is unreferenced. Handles live in blocks of their own since libuv lets
+ * go of them only in a close callback. Runs in the parent. */
+#include "parent/seam.h"
+
+#include "os/proc.h"
+#include "os/sock.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <uv.h>
+
+/* The fixed handles of one start; freed when the last is closed. */
+struct fixed {
+  struct seam_uv *seam; /* NULL once nobody waits for the close */
+  uv_timer_t timer;
+  uv_idle_t idle;
+  uv_prepare_t anchor;
+  int nopen;
+};
+
+struct seam_uv {
+  struct seam seam;
+  uv_loop_t *loop;
+  struct fixed *fixed; /* NULL: stopped */
+  size_t nclosing;     /* handles whose close callback has not come */
+  int stopping;        /* on_stopped is owed */
+  int turning;
+};
+
+struct poll {
+  uv_poll_t poll;
+  struct watch *watch; /* NULL: closing */
+  struct seam_uv *seam;
+};
+
+static struct seam_uv *self(struct seam *s) {
+  return (struct seam_uv *)(void *)s;
+}
+
+static uint64_t op_now_ms(struct seam *s) {
+  return proc_now_ns() / 1000000;
+}
+
+static int op_pair(struct seam *s, int ret_fd[2]) {
+  return sock_pair(ret_fd, 1);
+}
+
+static ssize_t op_send(struct seam *s, int fd, const struct iovec *iov, int niov,
+                       const int *fds, int nfds) {
+  return sock_send(fd, iov, niov, fds, nfds);
+}
+
+static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
+  return sock_read(fd, data, n);
+}
+
+static int op_hung_up(struct seam *s, int fd) {
+  return sock_hung_up(fd);
+}
+
+static void op_close(struct seam *s, int *fd) {
+  fd_close(fd);
+}
+
+/* ---- closing ---- */
+
+static void check_stopped(struct seam_uv *u) {
+  if (u->nclosing || !u->stopping)
+    return;
+  u->stopping = 0;
+  u->seam.on_stopped(u->seam.owner);
+}
+
+static void on_poll_closed(uv_handle_t *handle) {
+  struct poll *p = handle->data;
+  struct seam_uv *u = p->seam;
+  free(p);
+  u->nclosing--;
+  check_stopped(u);
+}
+
+static void on_fixed_closed(uv_handle_t *handle) {
+  struct fixed *f = handle->data;
+  struct seam_uv *u = f->seam;
+  u->nclosing--;
+  if (--f->nopen == 0)
+    free(f);
+  check_stopped(u);
+}
+
+/* ---- descriptors ---- */
+
+static int poll_start(struct poll *p);
+
+static void on_poll(uv_poll_t *handle, int status, int events) {
+  struct poll *p = handle->data;
+  unsigned ready = 0;
+  if (!p->watch)
+    return;
+  if (status < 0 || (events & (UV_READABLE | UV_DISCONNECT)))
+    ready |= WATCH_READ;
+  if (status < 0 || (events & UV_WRITABLE))
+    ready |= p->watch->events & WATCH_WRITE;
+  p->watch->on_ready(p->watch, ready);
+  /* On POLLERR libuv stops the handle (a reset socket may still hold octets to read);
+   * whoever still wants it has not seen its end yet. */
+  if (status < 0 && p->watch)
+    poll_start(p);
+}
+
+static int poll_start(struct poll *p) {
+  unsigned events = p->watch->events;
+  return uv_poll_start(&p->poll,
+                       (events & WATCH_READ ? UV_READABLE : 0) |
+                           (events & WATCH_WRITE ? UV_WRITABLE : 0),
+                       on_poll);
+}
+
+static void poll_drop(struct seam_uv *u, struct watch *w) {
+  struct poll *p = w->impl;
+  w->impl = NULL;
+  w->events = 0;
+  if (!p)
+    return;
+  p->watch = NULL;
+  uv_poll_stop(&p->poll);
+  u->nclosing++;
+  uv_close((uv_handle_t *)&p->poll, on_poll_closed);
+}
+
+static int op_watch(struct seam *s, struct watch *w, int fd, unsigned events) {
+  struct seam_uv *u = self(s);
+  struct poll *p = w->impl;
+  int r;
+  if (!events) {
+    poll_drop(u, w);
+    return 0;
+  }
+  if (p && w->events == events)
+    return 0;
+  if (!p) {
+    p = calloc(1, sizeof *p);
+    if (!p)
+      return -ENOMEM;
+    r = uv_poll_init(u->loop, &p->poll, fd);
+    if (r < 0) {
+      free(p);
+      return r;
+    }
+    p->poll.data = p;
+    p->seam = u;
+    p->watch = w;
+    w->impl = p;
+    w->fd = fd;
+    uv_unref((uv_handle_t *)&p->poll);
+  }
+  w->events = events;
+  r = poll_start(p);
+  if (r < 0)
+    poll_drop(u, w);
+  return r;
+}
+
+/* ---- time and turns ---- */
+
+static void on_timer(uv_timer_t *handle) {
+  struct fixed *f = handle->data;
+  f->seam->seam.on_timer(f->seam->seam.owner);
+}
+
+static void op_timer(struct seam *s, uint64_t at_ms) {
+  struct seam_uv *u = self(s);
+  uint64_t now = op_now_ms(s);
+  if (!u->fixed)
+    return;
+  if (at_ms == UINT64_MAX) {
+    uv_timer_stop(&u->fixed->timer);
+    return;
+  }
+  uv_update_time(u->loop);
+  uv_timer_start(&u->fixed->timer, on_timer, at_ms > now ? at_ms - now : 0, 0);
+}
+
+static void on_idle(uv_idle_t *handle) {
+  struct fixed *f = handle->data;
+  f->seam->turning = 0;
+  uv_idle_stop(handle);
+  f->seam->seam.on_turn(f->seam->seam.owner);
+}
+
+static void op_turn(struct seam *s) {
+  struct seam_uv *u = self(s);
+  if (u->turning || !u->fixed)
+    return;
+  u->turning = 1;
+  uv_idle_start(&u->fixed->idle, on_idle); /* referenced: it must come */
+}
+
+static void on_anchor(uv_prepare_t *handle) {
+}
+
+static void op_busy(struct seam *s, int on) {
+  struct seam_uv *u = self(s);
+  if (!u->fixed)
+    return;
+  if (on)
+    uv_ref((uv_handle_t *)&u->fixed->anchor);
+  else
+    uv_unref((uv_handle_t *)&u->fixed->anchor);
+}
+
+/* ---- processes ---- */
+
+static int op_spawn(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid) {
+  return proc_spawn(spawn, ret_pid);
+}
+
+static int op_pidfd(struct seam *s, pid_t pid) {
+  return proc_pidfd(pid);
+}
+
+static int op_kill(struct seam *s, int pidfd, pid_t pid, int signum) {
+  return proc_kill(pidfd, pid, signum);
+}
+
+static int op_reap(struct seam *s, pid_t pid, struct proc_status *ret) {
+  return proc_reap(pid, ret);
+}
+
+static int op_status(struct seam *s, int pidfd, pid_t pid, int *ret_status) {
+  if (pidfd >= 0 && proc_pidfd_status(pidfd, ret_status) == 0)
+    return 0;
+  return proc_zombie_status(pidfd, pid, ret_status);
+}
+
+/* ---- life ---- */
+
+static int op_start(struct seam *s) {
+  struct seam_uv *u = self(s);
+  struct fixed *f;
+  if (u->fixed)
+    return 0;
+  f = calloc(1, sizeof *f);
+  if (!f)
+    return -ENOMEM;
+  f->seam = u;
+  f->nopen = 3;
+  /* None of these three can fail in libuv: they only link themselves into the loop. */
+  uv_timer_init(u->loop, &f->timer);
+  uv_idle_init(u->loop, &f->idle);
+  uv_prepare_init(u->loop, &f->anchor);
+  f->timer.data = f->idle.data = f->anchor.data = f;
+  uv_prepare_start(&f->anchor, on_anchor);
+  uv_unref((uv_handle_t *)&f->timer);
+  uv_unref((uv_handle_t *)&f->anchor);
+  u->fixed = f;
+  u->turning = 0;
+  u->stopping = 0;
+  return 0;
+}
+
+static void op_stop(struct seam *s) {
+  struct seam_uv *u = self(s);
+  struct fixed *f = u->fixed;
+  u->stopping = 1;
+  if (f) {
+    u->fixed = NULL;
+    u->nclosing += 3;
+    uv_close((uv_handle_t *)&f->timer, on_fixed_closed);
+    uv_close((uv_handle_t *)&f->idle, on_fixed_closed);
+    uv_close((uv_handle_t *)&f->anchor, on_fixed_closed);
+  }
+}
+
+static void op_free(struct seam *s) {
+  struct seam_uv *u = self(s);
+  assert(!u->fixed && !u->nclosing);
+  free(u);
+}
+
+static const struct seam_ops uv_ops = {
+    .now_ms = op_now_ms,
+    .pair = op_pair,
+    .send = op_send,
+    .read = op_read,
+    .hung_up = op_hung_up,
+    .close = op_close,
+    .watch = op_watch,
+    .timer = op_timer,
+    .turn = op_turn,
+    .busy = op_busy,
+    .spawn = op_spawn,
+    .pidfd = op_pidfd,
+    .kill = op_kill,
+    .reap = op_reap,
+    .status = op_status,
+    .start = op_start,
+    .stop = op_stop,
+    .free = op_free,
+};
+
+struct seam *seam_uv_new(struct uv_loop_s *loop) {
+  struct seam_uv *u = calloc(1, sizeof *u);
+  if (!u)
+    return NULL;
+  u->seam.ops = &uv_ops;
+  u->loop = loop;
+  return &u->seam;
+}
