@@ -1,0 +1,36 @@
+rockspec_format = "3.0"
+package = "moonfork"
+version = "dev-1"
+
+source = {
+  url = "git+file://.",
+}
+
+description = {
+  summary = "Template processes: fork clones of a prepared Lua interpreter",
+  detailed = [[
+A template process loads modules once, then forks clones on command; each clone runs a
+named Lua function with a socket, handles and strings, and shares the template's memory.
+The parent completes asynchronously on libuv and never forks itself.]],
+  license = "MIT",
+  labels = { "process", "concurrency", "fork", "libuv" },
+}
+
+supported_platforms = { "unix" }
+
+dependencies = {
+  "lua >= 5.4, < 5.6",
+}
+
+external_dependencies = {
+  LIBUV = { header = "uv.h", library = "uv" },
+}
+
+-- meson and ninja do the work; LuaRocks says where things belong.
+build = {
+  type = "command",
+  build_command = [[
+    meson setup build-rock --buildtype=release --prefix="$(PREFIX)" -Dtests=disabled \
+      -Dlmoddir="$(LUADIR)" -Dcmoddir="$(LIBDIR)" && ninja -C build-rock]],
+  install_command = "meson install -C build-rock --no-rebuild",
+}

@@ -1,0 +1,128 @@
+-- docs.lua: the manual is whole. Every function of the public headers stands in
+-- doc/c-api.md, every name a Lua program can call stands in doc/lua-api.md (asked of the
+-- module itself, so it needs a build), and every relative link of the Markdown files leads
+-- to a file, with a heading where it names one.
+
+local nbad = 0
+local function complain(...)
+  nbad = nbad + 1
+  print(string.format(...))
+end
+
+local function read(path)
+  local file = io.open(path, "rb")
+  if not file then return nil end
+  local text = file:read("a")
+  file:close()
+  return text
+end
+
+local function page(path)
+  local text = read(path)
+  if not text then complain("%s is missing", path) end
+  return text or ""
+end
+
+-- ---- C ----
+
+-- Names with MF_API before them, and the typedefs and macros a user writes.
+local function public_names(header)
+  local text = assert(read(header), header):gsub("/%*.-%*/", "")
+  local names = {}
+  for declaration in text:gmatch("MF_API([^;]+);") do
+    names[#names + 1] = declaration:match("(mf_[%w_]+)%s*%(")
+  end
+  for name in text:gmatch("\n}%s*(mf_[%w_]+);") do names[#names + 1] = name end
+  for name in text:gmatch("typedef [^;{]*%(%*(mf_[%w_]+)%)") do names[#names + 1] = name end
+  for name in text:gmatch("#define%s+(MF_[A-Z_]+_INIT)") do names[#names + 1] = name end
+  for name in text:gmatch("\n%s*X%(([A-Z_]+),") do names[#names + 1] = "MF_E" .. name end
+  assert(#names > 0, header .. ": no public names found")
+  return names
+end
+
+local function check_header(header)
+  local text = page("doc/c-api.md")
+  for _, name in ipairs(public_names(header)) do
+    if not text:find("%f[%w_]" .. name .. "%f[^%w_]") then
+      complain("doc/c-api.md does not mention %s of %s", name, header)
+    end
+  end
+end
+
+-- ---- Lua ----
+
+-- A name counts as documented when it stands behind a dot or a colon, or alone in code.
+local function mentions(text, name)
+  local plain = name:gsub("%p", "%%%0")
+  return text:find("[%.:`]" .. plain .. "%f[^%w_]") ~= nil
+end
+
+local function check_names(text, what, names)
+  for name in pairs(names) do
+    if type(name) == "string" and not name:match("^_") and not mentions(text, name) then
+      complain("doc/lua-api.md does not mention %s of %s", name, what)
+    end
+  end
+end
+
+local function methods(object)
+  local index = (getmetatable(object) or {}).__index
+  return type(index) == "table" and index or {}
+end
+
+local function check_lua()
+  local ok, fork = pcall(require, "moonfork")
+  if not ok then return complain("the module can't be loaded: %s", fork) end
+  local text = page("doc/lua-api.md")
+  check_names(text, "moonfork", fork)
+  check_names(text, "moonfork.socket", fork.socket)
+  local one, two = assert(fork.socket.pair())
+  check_names(text, "a moonfork.socket", methods(one))
+  one:close()
+  two:close()
+  local process = fork.new_exec()
+  check_names(text, "a process", methods(process))
+  process:close()
+  check_names(text, "moonfork.clone", require "moonfork.clone")
+end
+
+-- ---- links ----
+
+-- "## In the clone: `f`" -> "in-the-clone-f", as the usual renderers make them.
+local function anchors(text)
+  local set = {}
+  for heading in ("\n" .. text):gmatch("\n#+ +([^\n]+)") do
+    heading = heading:lower():gsub("[^%w%s_-]", ""):gsub(" ", "-")
+    set[heading] = true
+  end
+  return set
+end
+
+local function check_link(path, target)
+  if target:match("^%a[%w+.-]*:") then return end
+  local file, anchor = target:match("^([^#]*)#?(.*)$")
+  local full = path
+  if file ~= "" then full = (path:match("^(.*/)") or "") .. file end
+  local text = read(full)
+  if not text and not os.rename(full, full) then
+    return complain("%s links to %s, which does not exist", path, target)
+  end
+  if anchor ~= "" and text and not anchors(text)[anchor] then
+    complain("%s links to %s, but there is no such heading", path, target)
+  end
+end
+
+local function check_links()
+  local pipe = assert(io.popen("find . -name '*.md' -not -path './build*' | sed 's,^./,,'"))
+  for path in pipe:lines() do
+    local text = (read(path) or ""):gsub("```.-```", "")
+    for target in text:gmatch("%]%(([^)%s]+)%)") do check_link(path, target) end
+  end
+  pipe:close()
+end
+
+check_header("include/moonfork.h")
+check_header("include/moonfork/template.h")
+check_lua()
+check_links()
+os.exit(nbad == 0)

@@ -1,0 +1,39 @@
+-- rockspec.lua: the rockspec is Lua that sets the fields LuaRocks wants, its build names
+-- options that meson knows, and its Lua versions are those that meson.build accepts.
+
+local nbad = 0
+local function expect(condition, ...)
+  if condition then return end
+  nbad = nbad + 1
+  print(string.format(...))
+end
+
+local function read(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read("a")
+  file:close()
+  return text
+end
+
+local SPEC = "moonfork-dev-1.rockspec"
+local spec = {}
+assert(loadfile(SPEC, "t", spec))()
+
+expect(spec.package == "moonfork", "package is %s", spec.package)
+expect(SPEC == ("%s-%s.rockspec"):format(spec.package, spec.version), "version is %s", spec.version)
+expect(type(spec.source) == "table" and type(spec.source.url) == "string", "source.url")
+expect(type(spec.description) == "table" and spec.description.license == "MIT", "license")
+expect(read("LICENSE"):find("MIT", 1, true), "LICENSE is not MIT")
+
+local range = read("meson.build"):match("version: %['(>=[%d.]+)', '<[%d.]+'%]")
+local lua = (spec.dependencies or {})[1] or ""
+expect(range and lua:gsub("%s", ""):find(range, 1, true), "lua: %s, meson wants %s", lua, range)
+
+local build = spec.build or {}
+expect(build.type == "command", "build.type is %s", build.type)
+local options = read("meson_options.txt")
+for option in (build.build_command or ""):gmatch("%-D(%w+)=") do
+  expect(options:find("option('" .. option .. "'", 1, true), "meson has no option %s", option)
+end
+expect((build.install_command or ""):find("meson install", 1, true), "install_command")
+os.exit(nbad == 0)
