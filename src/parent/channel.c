@@ -1,0 +1,219 @@
+#include "parent/channel.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { READS_A_TURN = 32 }; /* so that one chatty process does not starve the others */
+
+static void on_ready(struct watch *w, unsigned events);
+
+void channel_init(struct channel *c, const struct channel_events *events) {
+  memset(c, 0, sizeof *c);
+  c->events = events;
+  c->fd = -1;
+  c->watch.on_ready = on_ready;
+  inbox_init(&c->in, ANS_HELLO, ANS_LAST);
+  outbox_init(&c->out);
+}
+
+static struct channel *from_watch(struct watch *w) {
+  return list_entry(w, struct channel, watch);
+}
+
+static void rewatch(struct channel *c) {
+  unsigned events = 0;
+  if (c->fd < 0)
+    return;
+  if (c->reading && !c->ended)
+    events |= WATCH_READ;
+  if (!c->deaf && !outbox_empty(&c->out))
+    events |= WATCH_WRITE;
+  c->seam->ops->watch(c->seam, &c->watch, c->fd, events);
+}
+
+int channel_open(struct channel *c, struct seam *seam, int fd) {
+  int r;
+  c->seam = seam;
+  c->fd = fd;
+  c->reading = 1;
+  r = seam->ops->watch(seam, &c->watch, fd, WATCH_READ);
+  if (r < 0) {
+    channel_close(c);
+    return r;
+  }
+  channel_flush(c);
+  return 0;
+}
+
+static void unwatch(struct channel *c) {
+  if (c->seam)
+    c->seam->ops->watch(c->seam, &c->watch, c->fd, 0);
+}
+
+void channel_close(struct channel *c) {
+  unwatch(c);
+  if (c->fd >= 0)
+    c->seam->ops->close(c->seam, &c->fd);
+  c->reading = 0;
+  c->ended = 1;
+  c->deaf = 1;
+  inbox_deinit(&c->in);
+  outbox_deinit(&c->out);
+  inbox_init(&c->in, ANS_HELLO, ANS_LAST);
+  outbox_init(&c->out);
+}
+
+int channel_steal(struct channel *c) {
+  int fd = c->fd;
+  unwatch(c);
+  c->fd = -1;
+  channel_close(c);
+  return fd;
+}
+
+void channel_flush(struct channel *c) {
+  struct iovec iov[OUTBOX_IOV_MAX];
+  const int *fds;
+  int n, nfds;
+  ssize_t sent;
+  if (c->fd < 0)
+    return;
+  while (!c->deaf && (n = outbox_next(&c->out, iov, &fds, &nfds)) > 0) {
+    sent = c->seam->ops->send(c->seam, c->fd, iov, n, fds, nfds);
+    if (sent > 0) {
+      outbox_sent(&c->out, (size_t)sent);
+      continue;
+    }
+    if (sent == 0)
+      break;
+    if (sent == -ETOOMANYREFS || sent == -ENOMEM) {
+      c->seam->ops->watch(c->seam, &c->watch, c->fd,
+                          c->reading && !c->ended ? WATCH_READ : 0);
+      c->events->on_stalled(c);
+      return;
+    }
+    /* The other end is gone. What it wrote before may still be read: that decides. */
+    c->deaf = 1;
+    outbox_deinit(&c->out);
+    outbox_init(&c->out);
+  }
+  rewatch(c);
+}
+
+int channel_written(const struct channel *c) {
+  return outbox_empty(&c->out);
+}
+
+int channel_put(struct channel *c, unsigned type, uint64_t id, const void *body,
+                size_t length, struct fdset *fds) {
+  int r;
+  if (c->deaf) {
+    if (fds)
+      fdset_close(fds);
+    return 0;
+  }
+  r = outbox_put(&c->out, type, id, body, length, fds);
+  if (r < 0)
+    return r;
+  channel_flush(c);
+  return 0;
+}
+
+int channel_put_ref(struct channel *c, unsigned type, uint64_t id, const void *body,
+                    size_t length, void (*release)(void *), void *release_data) {
+  int r;
+  if (c->deaf) {
+    release(release_data);
+    return 0;
+  }
+  r = outbox_put_ref(&c->out, type, id, body, length, release, release_data);
+  if (r < 0)
+    return r;
+  channel_flush(c);
+  return 0;
+}
+
+void channel_exact(struct channel *c) {
+  inbox_set_exact(&c->in, 1);
+}
+
+/* Delivers the frames that are whole. 0: more octets are needed; 1: the channel was closed
+ * or stolen meanwhile; -EPROTO: a header that can't be one. */
+static int deliver(struct channel *c) {
+  struct frame f;
+  int r;
+  while ((r = inbox_next(&c->in, &f)) == 0) {
+    c->events->on_frame(c, &f);
+    if (!c->reading)
+      return 1;
+  }
+  return r < 0 ? r : 0;
+}
+
+static void end(struct channel *c, int why) {
+  if (c->ended)
+    return;
+  c->ended = 1;
+  rewatch(c);
+  c->events->on_end(c, why);
+}
+
+static void read_some(struct channel *c, int most) {
+  struct fdset none;
+  unsigned char *room;
+  size_t n;
+  ssize_t got;
+  int r;
+  if (c->in_drain || c->fd < 0 || c->ended || !c->reading)
+    return;
+  c->in_drain = 1;
+  while (most-- > 0) {
+    room = inbox_room(&c->in, &n);
+    if (!room) {
+      end(c, -ENOMEM);
+      break;
+    }
+    got = c->seam->ops->read(c->seam, c->fd, room, n);
+    if (got == -EAGAIN)
+      break;
+    if (got <= 0) {
+      end(c, (int)got);
+      break;
+    }
+    fdset_init(&none);
+    if (inbox_fed(&c->in, (size_t)got, &none) < 0) {
+      end(c, -EPROTO);
+      break;
+    }
+    r = deliver(c);
+    if (r < 0)
+      end(c, r);
+    if (r)
+      break;
+    if (!c->in.exact && (size_t)got < n)
+      break; /* that was all */
+  }
+  c->in_drain = 0;
+}
+
+void channel_drain(struct channel *c) {
+  read_some(c, 1 << 30);
+}
+
+static void on_ready(struct watch *w, unsigned events) {
+  struct channel *c = from_watch(w);
+  if (events & WATCH_WRITE)
+    channel_flush(c);
+  if (events & WATCH_READ)
+    read_some(c, READS_A_TURN);
+}
+
+void channel_park(struct channel *c) {
+  unwatch(c);
+}
+
+int channel_unpark(struct channel *c) {
+  if (c->fd < 0)
+    return 0;
+  return c->seam->ops->watch(c->seam, &c->watch, c->fd, WATCH_READ);
+}

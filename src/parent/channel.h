@@ -1,0 +1,60 @@
+/* Frames over one control socket on a loop: writes at once what the kernel takes and the
+ * rest when it is writable; reads whole frames, in bulk or exactly. Knows no frame's
+ * meaning. Runs in the parent. */
+#ifndef PARENT_CHANNEL_H
+#define PARENT_CHANNEL_H
+
+#include "parent/seam.h"
+#include "wire/inbox.h"
+#include "wire/outbox.h"
+
+struct channel;
+
+/* Called from the loop, and from channel_drain and channel_flush (on_stalled). */
+struct channel_events {
+  /* A frame; its body is valid during the call. The handler may close the channel. */
+  void (*on_frame)(struct channel *c, const struct frame *f);
+  /* Nothing comes any more: 0 end of stream, -EPROTO a broken frame, else the errno of the
+   * read. Everything that came before has been delivered. Once. */
+  void (*on_end)(struct channel *c, int why);
+  /* The kernel takes no more descriptors now (ETOOMANYREFS): flush again later. */
+  void (*on_stalled)(struct channel *c);
+};
+
+struct channel {
+  struct seam *seam;
+  const struct channel_events *events;
+  int fd; /* owned; -1: not open yet (frames are kept), or closed */
+  struct watch watch;
+  struct inbox in;
+  struct outbox out;
+  int reading;  /* frames are wanted */
+  int ended;    /* on_end was called */
+  int deaf;     /* the other end takes nothing any more */
+  int in_drain; /* guards against recursion */
+};
+
+void channel_init(struct channel *c, const struct channel_events *events);
+/* Starts on a socket (taken), watching for frames. 0, or -errno (the socket is closed). */
+int channel_open(struct channel *c, struct seam *seam, int fd);
+/* Closes the socket, drops what is queued. */
+void channel_close(struct channel *c);
+/* Gives the socket to the caller, unwatched. */
+int channel_steal(struct channel *c);
+/* As outbox_put, then flushes. Takes fds. 0 or -ENOMEM. */
+int channel_put(struct channel *c, unsigned type, uint64_t id, const void *body,
+                size_t length, struct fdset *fds);
+int channel_put_ref(struct channel *c, unsigned type, uint64_t id, const void *body,
+                    size_t length, void (*release)(void *), void *release_data);
+void channel_flush(struct channel *c);
+/* Everything queued has been taken by the kernel. */
+int channel_written(const struct channel *c);
+/* From now on never an octet past the frame under way. */
+void channel_exact(struct channel *c);
+/* Reads and delivers all that is there now. */
+void channel_drain(struct channel *c);
+/* Off the loop, but open: for a parked default template. And back. */
+void channel_park(struct channel *c);
+int channel_unpark(struct channel *c);
+
+#endif

@@ -1,0 +1,83 @@
+/* What the parent's side keeps for one loop: its processes by id, the default template, the
+ * deadlines, and the completions that are owed. Runs in the parent, on the loop's thread.
+ *
+ *   home_get -> processes come and go -> the last handle is closed: parked (off the loop,
+ *   the default template kept) -> home_get again, or home_drop
+ */
+#ifndef PARENT_HOME_H
+#define PARENT_HOME_H
+
+#include "base/list.h"
+#include "parent/seam.h"
+#include <moonfork.h>
+#include <stdint.h>
+
+struct uv_loop_s;
+
+struct deadline {
+  struct list link; /* empty: not set */
+  uint64_t at_ms;
+  void (*on_due)(struct deadline *d);
+};
+
+struct home {
+  struct list link; /* in the process-wide list */
+  struct uv_loop_s *loop;
+  struct seam *seam;
+  unsigned generation; /* of forks, when it was made */
+  int started, stopping;
+  int in_dispatch, wants_turn;
+  int dropped;      /* free it when it has stopped */
+  struct list processes; /* every record */
+  struct mf_process **table; /* by id */
+  size_t table_size, table_used;
+  uint64_t next_id;
+  size_t nopen; /* handles the user has not closed */
+  size_t nbusy;
+  struct list todo;      /* processes with completions owed */
+  struct list held;      /* processes whose fork is held */
+  struct list parting;   /* closed ones whose callback waits for the loop to be empty */
+  struct list deadlines;
+  uint64_t timer_at_ms;
+  struct mf_process *def; /* the default template, or NULL */
+  unsigned def_failures;  /* starts in a row that came to nothing */
+  uint64_t def_not_before_ms;
+};
+
+/* The home of the loop (NULL: libuv's default loop), made when there is none. 0 or -ENOMEM. */
+int home_get(struct uv_loop_s *loop, struct home **ret);
+/* The home that exists, or NULL. */
+struct home *home_find(struct uv_loop_s *loop);
+/* For tests: a home on a seam of theirs (taken), in no list. */
+struct home *home_new_on(struct seam *seam);
+/* Puts it on the loop when it is not there. 0 or -errno. */
+int home_start(struct home *h);
+/* 1 when this process is a forked copy of the one that made the home. */
+int home_foreign(const struct home *h);
+/* Frees it as soon as no process is open; the default template is let go. */
+void home_drop(struct home *h);
+
+/* Events from the loop are bracketed, so that completions follow them at once. */
+void home_enter(struct home *h);
+void home_leave(struct home *h);
+/* Completions are owed or forks are held: have a turn. */
+void home_turn(struct home *h);
+void home_count_busy(struct home *h, int delta);
+
+int home_insert(struct home *h, struct mf_process *p); /* 0 or -ENOMEM */
+void home_remove(struct home *h, struct mf_process *p);
+struct mf_process *home_lookup(struct home *h, uint64_t id);
+
+void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d));
+void deadline_set(struct home *h, struct deadline *d, uint64_t in_ms);
+void deadline_clear(struct deadline *d);
+
+/* Counts the forks of this process's copies (atfork); see leash.c. */
+unsigned fork_generation(void);
+/* Direct children that outlived their objects: reaped whenever the library is called. */
+void orphans_add(int pid);
+void orphans_reap(struct seam *seam);
+/* Calls visit for every home of this process. */
+void home_each(void (*visit)(struct home *h));
+
+#endif

@@ -1,0 +1,147 @@
+/* One process as its parent sees it: the record behind an mf_process. doc/design.md tells
+ * the states; process.c has the table. Runs in the parent. */
+#ifndef PARENT_PROCESS_H
+#define PARENT_PROCESS_H
+
+#include "base/buf.h"
+#include "parent/channel.h"
+#include "parent/home.h"
+
+enum state {
+  HELD,     /* the fork is not written yet; arguments, handles and run may join it */
+  FORKING,  /* written (or spawned); neither pid nor hello yet */
+  SERVING,  /* answers commands */
+  STARTING, /* run has been sent */
+  GIVING,   /* to_fd waits until everything is executed */
+  RUNNING,  /* in its function */
+  GIVEN,    /* its socket was given away */
+  FAILED,   /* a command failed; ends by itself */
+  ENDING,   /* told to end */
+  DEAD,     /* the end is known */
+  STATE_COUNT
+};
+
+enum event {
+  EV_COMMAND, EV_FORK, EV_RUN, EV_TO_FD, EV_FINISH, EV_KILL, EV_CLOSE, /* the user's */
+  EV_HELLO, EV_FORKED, EV_FORK_FAILED, EV_DONE, EV_FAILED, EV_RUNNING, /* answers */
+  EV_EXITED, EV_EOF, EV_PIDFD, EV_SOURCE_LOST, EV_TIMEOUT,             /* ends */
+  EVENT_COUNT
+};
+
+enum { /* what is owed to the user, told in this order */
+  OWE_FINISH = 1, OWE_MEMORY = 2, OWE_ERROR = 4, OWE_EXIT = 8, OWE_CLOSE = 16
+};
+
+enum finish_kind { FINISH_NONE, FINISH_RUN, FINISH_TO_FD };
+
+struct failure {
+  int code, started;
+  char *message, *traceback;
+};
+
+/* A fork command under construction. */
+struct hold {
+  struct buf options, commands;
+  struct fdset fds; /* stdio handles, then those of the commands */
+};
+
+struct memory_request {
+  struct list link;
+  mf_memory_cb cb;
+  void *data;
+  int done, error;
+  mf_memory_info info;
+};
+
+struct mf_process {
+  struct home *home;
+  struct list link, todo_link, held_link, parting_link;
+  struct mf_process *hash_next;
+  uint64_t id;
+  enum state state;
+  unsigned open : 1;     /* the user has the handle */
+  unsigned internal : 1; /* the library's: a default template, a reaper */
+  unsigned child : 1;    /* our direct child: we reap it */
+  unsigned greeting : 1; /* a hello is due before anything else */
+  unsigned forked : 1;   /* it exists, or existed, as a process */
+  unsigned gone : 1;     /* the kernel says that it has ended */
+  unsigned eof : 1;      /* its socket has ended */
+  unsigned lost : 1;     /* nobody reports its exit */
+  unsigned busy : 1;
+  unsigned close_waits : 1; /* the close callback waits for the end of our child */
+  unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
+  unsigned nrefs;        /* records that rely on its reports */
+  int pid, pidfd, signal;
+  struct watch pid_watch;
+  struct mf_process *source, *held_child, *reaper;
+  struct channel chan;
+  uint64_t nsent, ndone;
+  uint64_t narg_octets;
+  struct hold *hold;
+  struct buf acks;
+  struct { enum finish_kind kind; mf_run_cb cb; void *data; int fd; } finish;
+  struct { mf_error_cb cb; void *data; } error_to;
+  struct { mf_exit_cb cb; void *data; } exit_to;
+  struct { mf_close_cb cb; void *data; } close_to;
+  struct list memory;
+  unsigned owed;
+  struct failure *error;
+  mf_exit exit;
+  char *exit_text;
+  struct deadline limit, patience, retry;
+  unsigned limit_ms;
+  char *name;
+};
+
+struct command { /* argument of EV_COMMAND */
+  unsigned type;
+  uint64_t id;
+  const void *body;
+  size_t length;
+  struct fdset *fds;             /* taken */
+  void (*release)(void *);       /* set: body is borrowed until it is called */
+  void *release_data;
+};
+
+/* A new record in the given state, in its home, with the handle open. NULL: no memory. */
+struct mf_process *process_new(struct home *h, enum state state);
+/* One event through the table. What it returns is the user call's result. */
+int process_event(struct mf_process *p, enum event ev, void *arg);
+/* Puts p behind source: its forks, its reports. */
+void process_set_source(struct mf_process *p, struct mf_process *source);
+/* Opens the control socket (taken). */
+int process_connect(struct mf_process *p, int fd);
+/* The pid is known from now on. */
+void process_set_pid(struct mf_process *p, int pid);
+/* Fails it: code, started, and a message in the manner of printf. */
+void process_fail(struct mf_process *p, int code, int started, const char *traceback,
+                  const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* A process that can never be: fails it and ends it, exit unknown. */
+void process_stillborn(struct mf_process *p);
+void process_unhold(struct mf_process *p); /* writes the held fork */
+void process_owe(struct mf_process *p, unsigned what);
+/* Pays what is owed to p; called by the home, outside of any event. */
+void process_pay(struct mf_process *p);
+void process_update(struct mf_process *p); /* busy or not */
+void process_set_limit(struct mf_process *p, unsigned limit_ms);
+void process_release(struct mf_process *p); /* frees it when nothing needs it */
+void process_free(struct mf_process *p);
+/* Writes acknowledgements that wait. */
+void process_flush_acks(struct mf_process *p);
+/* The last handle is closed: lets go of everything; a default template stays, parked. */
+void process_park(struct mf_process *p);
+
+/* boot.c: the default template of the home, started when there is none. */
+int boot_default(struct home *h, const mf_options *o, struct mf_process **ret);
+void boot_default_lost(struct home *h, struct mf_process *p);
+/* options.c: SETUP or FORK options as octets; stdio handles are duplicated into fds. */
+int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds);
+int options_check(const mf_options *o);
+
+extern const char *const state_names[STATE_COUNT];
+extern const char *const event_names[EVENT_COUNT];
+/* For tests: 1 when the table has something to do for the pair, 0 when it refuses, 2 when it
+ * ignores, 3 when the peer broke the protocol. */
+int process_rule_kind(enum state s, enum event e);
+
+#endif
