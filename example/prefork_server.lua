@@ -1,0 +1,79 @@
+-- prefork_server.lua: a pre-forked TCP server. The template loads the modules once and is
+-- sent the listening socket; each clone forked from it has both, and accepts by itself. A
+-- connection never passes through the parent.
+--
+--   example/run prefork_server 8080       serves until it is interrupted
+--   example/run prefork_server            serves itself a few requests, and ends
+
+local fork = require "moonfork"
+
+local SERVER = [[
+  local clone = require "moonfork.clone"
+  clone.title("server: waiting")
+
+  local function answer(connection)
+    local name = connection:read("l")
+    if not name then return end
+    connection:write("Hello, ", name, ", from ", tostring(clone.pid()), "\n")
+  end
+
+  function serve(socket, listener)
+    while true do
+      local connection <close> = assert(listener:accept())
+      local ok, message = pcall(answer, connection)
+      if not ok then io.stderr:write(message, "\n") end
+    end
+  end
+]]
+
+-- A listener on the port, or on some free one.
+local function listen(port)
+  if port then return assert(fork.socket.listen("127.0.0.1:" .. port)), port end
+  for _ = 1, 100 do
+    port = math.random(20000, 30000)
+    local listener = fork.socket.listen("127.0.0.1:" .. port)
+    if listener then return listener, port end
+  end
+  error("no free port")
+end
+
+local listener, port = listen(tonumber(arg[1]))
+local template = fork.new():eval(SERVER):send_fd(listener)
+
+-- Keeps n clones accepting; one that ends is replaced.
+local stopping = false
+local workers = {}
+local function start_worker(i)
+  local worker = template:fork()
+  workers[i] = worker
+  worker:run("serve", function(err)
+    if err then error(err) end
+  end)
+  worker:on_exit(function(status)
+    if stopping then return end
+    io.stderr:write("a worker ended: ", status.error or tostring(status.signal), "\n")
+    start_worker(i)
+  end)
+end
+for i = 1, 2 * fork.ncpu() do start_worker(i) end
+listener:close()
+
+if arg[1] then
+  print("serving on port " .. port)
+  while true do fork.step(3600) end
+end
+
+local pids, npids = {}, 0
+for i = 1, 20 do
+  local connection = assert(fork.socket.connect("127.0.0.1:" .. port))
+  connection:write("client ", tostring(i), "\n")
+  local pid = assert(connection:read("l")):match("^Hello, client %d+, from (%d+)$")
+  if not pids[pid] then pids[pid], npids = true, npids + 1 end
+  connection:close()
+end
+print(("20 connections, answered by %d of %d processes"):format(npids, #workers))
+
+stopping = true
+for _, worker in ipairs(workers) do worker:kill("TERM") end
+for _, worker in ipairs(workers) do assert(worker:wait(10)) end
+template:close()
