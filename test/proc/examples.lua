@@ -1,0 +1,45 @@
+-- The examples, each run as its reader would run it, and what it has to print. They are
+-- processes of their own, so nothing here uses the library, and there is no census.
+local story = require "story"
+story.census = false
+
+local source = os.getenv "MOONFORK_SOURCE"
+
+-- Runs example/run NAME; fails the story unless it ends with 0 and prints every pattern.
+local function example(t, name, patterns)
+  local command = ("exec timeout -k 2 %d '%s/example/run' %s </dev/null 2>&1"):format(
+    60 * story.scale, source, name)
+  local pipe = assert(io.popen(command, "r"))
+  local text = pipe:read("a")
+  local _, how, code = pipe:close()
+  if how ~= "exit" or code ~= 0 then t.fail("%s ended with %s %d:\n%s", name, how, code, text) end
+  for _, pattern in ipairs(patterns) do t.match(text, pattern) end
+end
+
+local function test(name, options, patterns)
+  options.deadline = 70
+  story.test("example " .. name, options, function(t) example(t, name, patterns) end)
+end
+
+test("single_file", {}, { "7 x 1 = 7\n", "7 x 5 = 35\n" })
+test("nested_templates", {}, { "^MOON\nmoon\nFORK\nfork\n$" })
+test("exec_redirect", {}, { "^dog\ncat\n$" })
+test("pass_process", {}, { "who%? asked of a process", "where%? asked of a process" })
+test("wordcount", {}, { "%d+ words, %d+ different", "%d+ the\n" })
+test("prefork_server", {}, { "20 connections, answered by %d+ of %d+ processes" })
+test("with_luv", { needs = "luv" }, { "the clone says: done\n", "went on meanwhile" })
+test("with_cqueues", { needs = "cqueues" }, { "another one ticked: true" })
+test("with_luasocket", { needs = "socket" }, { "the clone connected and said: knock knock" })
+
+local copas = io.open "/usr/share/lua/5.2/copas.lua"
+test("with_copas", { needs = "socket", skip = not copas and "needs copas" or nil },
+  { "three threads waited at once: one, three, two" })
+if copas then copas:close() end
+
+test("host", {}, { "Hello, C, says", "Hello, Lua, says", "the loop is empty" })
+test("host_busy", {
+  skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "measures, so without sanitizers" or nil,
+}, { "200 processes", "longest: %d" })
+test("demo", {}, { "(%d+) of %1 answers were right", "and the same counts" })
+
+story.done()
