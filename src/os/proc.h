@@ -7,11 +7,13 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+enum { PROC_CONTROL_FD = 3, PROC_LEASH_FD = 4 }; /* PROTO_BOOT_..._FD of the wire's layer */
 struct proc_spawn {
   const char *program;      /* with a slash: that file; else searched in PATH */
   char *const *argv, *const *envp;
-  int control_fd, leash_fd; /* become PROTO_BOOT_CONTROL_FD and PROTO_BOOT_LEASH_FD */
-  int stdio[3];             /* become 0, 1, 2; -1: inherited (/dev/null where closed) */
+  int control_fd, leash_fd; /* become these two; -1: none. Borrowed */
+  int stdio[3];             /* become 0, 1, 2; -1: inherited (/dev/null where it is closed or
+                               close-on-exec here). Borrowed */
 };
 /* Starts a program with posix_spawn: default dispositions, empty mask, no copy of the
  * caller's memory. 0, or the negated errno of the exec. */

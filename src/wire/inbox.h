@@ -12,6 +12,9 @@
 #include "wire/frame.h"
 
 enum { INBOX_FDS_MAX = 1024 }; /* descriptors waiting for their frames */
+enum { INBOX_ROOM_MIN = 4 * 1024, INBOX_ROOM_MAX = 64 * 1024 };
+/* Octets held at most: a torn frame of the greatest length, and one read more. */
+enum { INBOX_MAX = FRAME_HEADER_SIZE + FRAME_BODY_MAX + INBOX_ROOM_MAX };
 
 struct inbox {
   struct buf bytes;
@@ -19,6 +22,8 @@ struct inbox {
   size_t fd_head, fd_tail, fd_cap;
   unsigned first_type, last_type;
   size_t frame_left; /* octets of the delivered frame, consumed by the next call */
+  size_t fds_left;   /* its descriptors that nobody took yet */
+  size_t want, room; /* octets to offer, and offered last: doubled while reads fill it */
   int exact;         /* never ask for an octet past the frame under way */
 };
 
@@ -27,13 +32,17 @@ void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type);
 void inbox_deinit(struct inbox *in);
 /* exact: from now on inbox_room never reaches past the present frame's last octet. */
 void inbox_set_exact(struct inbox *in, int exact);
-/* Where to read and how much: at least 1 octet; NULL on lack of memory. */
+/* Where to read and how much: at least 1 octet. NULL on lack of memory (errno ENOMEM), or
+ * when whole frames that inbox_next would give are in the way (ENOBUFS): in exact mode any,
+ * else INBOX_MAX octets. */
 unsigned char *inbox_room(struct inbox *in, size_t *ret_n);
-/* n octets were read there. Takes the descriptors that came with them, even on failure.
+/* n octets were read there. Takes the descriptors that came with them (NULL: none), even on
+ * failure.
  * 0, -ENOMEM, or -EPROTO: more than INBOX_FDS_MAX unclaimed. */
 int inbox_fed(struct inbox *in, size_t n, struct fdset *fds);
 /* The next whole frame: 0; MF_AGAIN: not whole yet, in octets or in descriptors; -EPROTO: a
- * bad header. f->body is valid until the next call of inbox_next or inbox_room. */
+ * bad header, or descriptors that can't come any more (exact, or INBOX_MAX octets without
+ * them). f->body is valid until the next call of inbox_next or inbox_room. */
 int inbox_next(struct inbox *in, struct frame *ret_f);
 /* The frame's next descriptor, to be called at most f->nfds times after inbox_next; what is
  * not taken by the next inbox_next is closed. */

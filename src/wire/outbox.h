@@ -11,9 +11,13 @@
 #include <stddef.h>
 #include <sys/uio.h>
 
+struct outbox_segment;
+
 struct outbox {
   struct list segments;
   size_t nbytes; /* queued octets, references included */
+  struct outbox_segment *spare; /* one small segment kept, so that an answer now and then
+                                   needs no allocation */
 };
 
 void outbox_init(struct outbox *o);

@@ -1,0 +1,278 @@
+/* Processes, the part that every UNIX has: starting a program, asking for and reaping a
+ * child, dispositions, the clock, randomness. proc_linux.c or proc_posix.c has the rest.
+ * proc_spawn runs in the parent, proc_reap and proc_peek in whoever forked or spawned,
+ * the others everywhere. Nothing here forks by copying memory. */
+#include "os/proc.h"
+
+#include "base/result.h"
+#include "os/fd.h"
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __APPLE__
+#include <sys/random.h>
+#endif
+
+/* ---- spawn ---- */
+
+/* The numbers that the new process finds: the standard streams, control socket, leash. */
+enum { TARGETS = 5, SAFE_NUMBER = 10 };
+static const int targets[TARGETS] = {0, 1, 2, PROC_CONTROL_FD, PROC_LEASH_FD};
+
+/* Where each target comes from: a duplicate above all targets, so that no dup2 in the
+ * child overwrites what a later one needs, and none is a dup2 onto itself, which would
+ * leave close-on-exec set. -1: the child keeps what it inherits. */
+struct sources {
+  int fd[TARGETS];
+};
+
+static void sources_close(struct sources *s) {
+  for (int i = 0; i < TARGETS; i++)
+    fd_close(&s->fd[i]);
+}
+
+static int dup_high(int fd) {
+  int copy = fcntl(fd, F_DUPFD_CLOEXEC, SAFE_NUMBER);
+  return copy < 0 ? -errno : copy;
+}
+
+static int null_high(void) {
+  int fd = fd_open_null();
+  if (fd < 0 || fd >= SAFE_NUMBER)
+    return fd;
+  int copy = dup_high(fd);
+  fd_close(&fd);
+  return copy;
+}
+
+/* A program that was started without its standard streams opens files of its own under
+ * their numbers; such a file is close-on-exec, or it is meant to be inherited. */
+static int is_inheritable(int fd) {
+  int flags = fcntl(fd, F_GETFD);
+  return flags >= 0 && !(flags & FD_CLOEXEC);
+}
+
+static int source_for(int wanted, int target, int *ret_fd) {
+  int fd;
+  if (wanted >= 0)
+    fd = dup_high(wanted);
+  else if (target <= 2 && !is_inheritable(target))
+    fd = null_high();
+  else
+    return 0;
+  if (fd < 0)
+    return fd;
+  *ret_fd = fd;
+  return 0;
+}
+
+static int sources_open(struct sources *s, const struct proc_spawn *spawn) {
+  const int wanted[TARGETS] = {spawn->stdio[0], spawn->stdio[1], spawn->stdio[2],
+                               spawn->control_fd, spawn->leash_fd};
+  for (int i = 0; i < TARGETS; i++)
+    s->fd[i] = -1;
+  for (int i = 0; i < TARGETS; i++) {
+    int r = source_for(wanted[i], targets[i], &s->fd[i]);
+    if (r == 0)
+      continue;
+    sources_close(s);
+    return r;
+  }
+  return 0;
+}
+
+static int add_actions(posix_spawn_file_actions_t *actions, const struct sources *s) {
+  int r = 0;
+  for (int i = 0; r == 0 && i < TARGETS; i++)
+    if (s->fd[i] >= 0)
+      r = posix_spawn_file_actions_adddup2(actions, s->fd[i], targets[i]);
+  return -r;
+}
+
+/* Some systems refuse the whole set when it names the two signals that have no choice. */
+static int set_attributes(posix_spawnattr_t *attr) {
+  sigset_t all, none;
+  sigfillset(&all);
+  sigdelset(&all, SIGKILL);
+  sigdelset(&all, SIGSTOP);
+  sigemptyset(&none);
+  int r = posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  if (r == 0)
+    r = posix_spawnattr_setsigdefault(attr, &all);
+  if (r == 0)
+    r = posix_spawnattr_setsigmask(attr, &none);
+  return -r;
+}
+
+static int spawn_with(const struct proc_spawn *s, const struct sources *sources,
+                      posix_spawn_file_actions_t *actions, posix_spawnattr_t *attr,
+                      pid_t *ret_pid) {
+  int r = add_actions(actions, sources);
+  if (r == 0)
+    r = set_attributes(attr);
+  if (r < 0)
+    return r;
+  pid_t pid;
+  r = posix_spawnp(&pid, s->program, actions, attr, s->argv, s->envp);
+  if (r != 0)
+    return -r;
+  *ret_pid = pid;
+  return 0;
+}
+
+int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid) {
+  struct sources sources;
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attr;
+  int r = sources_open(&sources, s);
+  if (r < 0)
+    return r;
+  r = -posix_spawn_file_actions_init(&actions);
+  if (r < 0)
+    goto no_actions;
+  r = -posix_spawnattr_init(&attr);
+  if (r < 0)
+    goto no_attr;
+  r = spawn_with(s, &sources, &actions, &attr, ret_pid);
+  posix_spawnattr_destroy(&attr);
+no_attr:
+  posix_spawn_file_actions_destroy(&actions);
+no_actions:
+  sources_close(&sources);
+  return r;
+}
+
+/* ---- children ---- */
+
+static unsigned long long microseconds(struct timeval t) {
+  return (unsigned long long)t.tv_sec * 1000000 + (unsigned long long)t.tv_usec;
+}
+
+#ifdef __APPLE__
+enum { MAXRSS_UNIT = 1 };
+#else
+enum { MAXRSS_UNIT = 1024 };
+#endif
+
+int proc_reap(pid_t pid, struct proc_status *ret) {
+  struct rusage usage;
+  int status;
+  pid_t r;
+  assert(pid > 0);
+  do
+    r = wait4(pid, &status, WNOHANG, &usage);
+  while (r < 0 && errno == EINTR);
+  if (r < 0)
+    return -errno;
+  if (r == 0)
+    return MF_AGAIN;
+  ret->status = status;
+  ret->utime_us = microseconds(usage.ru_utime);
+  ret->stime_us = microseconds(usage.ru_stime);
+  ret->maxrss_bytes = (unsigned long long)usage.ru_maxrss * MAXRSS_UNIT;
+  return 0;
+}
+
+int proc_peek(pid_t pid) {
+  siginfo_t info;
+  int r;
+  assert(pid > 0);
+  do {
+    info.si_pid = 0;
+    r = waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT);
+  } while (r < 0 && errno == EINTR);
+  if (r < 0)
+    return -errno;
+  return info.si_pid == pid ? 0 : MF_AGAIN;
+}
+
+/* ---- signals ---- */
+
+static void stop_timers(void) {
+  static const struct itimerval off;
+  setitimer(ITIMER_REAL, &off, NULL);
+  setitimer(ITIMER_VIRTUAL, &off, NULL);
+  setitimer(ITIMER_PROF, &off, NULL);
+}
+
+/* Order: no timer may fire into a default disposition, no handler may run on a stack that
+ * is gone, and the mask opens last. */
+void proc_reset_signals(void) {
+  struct sigaction act = {.sa_handler = SIG_DFL};
+  sigset_t none;
+  stop_timers();
+  sigemptyset(&act.sa_mask);
+  for (int signum = 1; signum < NSIG; signum++)
+    sigaction(signum, &act, NULL); /* the few that refuse have no other disposition */
+  stack_t no_stack = {.ss_flags = SS_DISABLE};
+  sigaltstack(&no_stack, NULL);
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* ---- clock and randomness ---- */
+
+unsigned long long proc_now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (unsigned long long)t.tv_sec * 1000000000 + (unsigned long long)t.tv_nsec;
+}
+
+/* Both give the number of octets they could fill from the front. */
+
+static size_t random_by_call(unsigned char *out, size_t n) {
+  enum { CALL_MAX = 256 };
+  size_t done = 0;
+  while (done < n) {
+    size_t part = n - done < CALL_MAX ? n - done : CALL_MAX;
+    if (getentropy(out + done, part) < 0)
+      break;
+    done += part;
+  }
+  return done;
+}
+
+static size_t random_by_device(unsigned char *out, size_t n) {
+  size_t done = 0;
+  int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+  while (fd >= 0 && done < n) {
+    ssize_t got = read(fd, out + done, n - done);
+    if (got <= 0 && !(got < 0 && errno == EINTR))
+      break;
+    done += got > 0 ? (size_t)got : 0;
+  }
+  fd_close(&fd);
+  return done;
+}
+
+/* Different in every process and at every call, and no more than that (splitmix64). */
+static void random_by_clock(unsigned char *out, size_t n) {
+  static uint64_t calls;
+  struct timespec wall;
+  clock_gettime(CLOCK_REALTIME, &wall);
+  uint64_t state = (uint64_t)wall.tv_sec * 1000000007u ^ (uint64_t)wall.tv_nsec << 20 ^
+                   (uint64_t)getpid() << 40 ^ proc_now_ns() ^ ++calls << 56;
+  for (size_t i = 0; i < n; i++) {
+    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    out[i] = (unsigned char)(z >> 56);
+  }
+}
+
+void proc_random(void *out, size_t n) {
+  unsigned char *octets = out;
+  int saved = errno;
+  size_t done = random_by_call(octets, n);
+  done += random_by_device(octets + done, n - done);
+  random_by_clock(octets + done, n - done);
+  errno = saved;
+}

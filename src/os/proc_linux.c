@@ -1,0 +1,281 @@
+/* Processes, the part that only Linux has: pidfds, /proc, the leash that the kernel
+ * pulls. Everything that a sandbox may withhold has an answer: -ENOSYS, -ENODATA, or a
+ * plainer source. Runs in every process.
+ *
+ * The leash:
+ *
+ *    parent                    template and clones
+ *    write end ----- pipe ---- read end (inherited, shared)
+ *                         \--- the same, reopened: an open file description of one
+ *                              process's own, owner and signal set by fcntl(2)
+ *
+ * When the last write end closes, by exit or by SIGKILL, the kernel sends each owner its
+ * signal; no thread, no turn of any loop is needed. */
+#include "os/proc.h"
+
+#include "os/fd.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+/* The kernel's struct pidfd_info as first published (64 octets), under a name of ours:
+ * headers older than the kernel lack it, newer ones have more fields. */
+struct exit_info {
+  uint64_t mask, cgroupid;
+  uint32_t pid, tgid, ppid, ids[8];
+  int32_t exit_code; /* as wait(2) gives it */
+};
+_Static_assert(sizeof(struct exit_info) == 64, "layout of the kernel");
+#define EXIT_INFO_GET _IOWR(0xFF, 11, struct exit_info) /* PIDFD_GET_INFO */
+#define EXIT_INFO_EXIT (UINT64_C(1) << 3)               /* PIDFD_INFO_EXIT */
+
+/* ---- pidfds ---- */
+
+int proc_pidfd(pid_t pid) {
+  long fd = syscall(SYS_pidfd_open, pid, 0);
+  if (fd >= 0)
+    return fd_raise((int)fd);
+  return errno == EPERM ? -ENOSYS : -errno;
+}
+
+/* 1 when the process that the pidfd names has ended: its number may be another's. */
+static int has_ended(int pidfd) {
+  struct pollfd p = {.fd = pidfd, .events = POLLIN};
+  int r;
+  do
+    r = poll(&p, 1, 0);
+  while (r < 0 && errno == EINTR);
+  return r != 0;
+}
+
+static int kill_by_number(pid_t pid, int signum) {
+  if (pid <= 0)
+    return -ESRCH; /* 0 and below are groups */
+  return kill(pid, signum) < 0 ? -errno : 0;
+}
+
+int proc_kill(int pidfd, pid_t pid, int signum) {
+  if (pidfd < 0)
+    return kill_by_number(pid, signum);
+  if (syscall(SYS_pidfd_send_signal, pidfd, signum, NULL, 0) == 0)
+    return 0;
+  if (errno != ENOSYS)
+    return -errno;
+  return has_ended(pidfd) ? -ESRCH : kill_by_number(pid, signum);
+}
+
+int proc_pidfd_status(int pidfd, int *ret_status) {
+  struct exit_info info = {.mask = EXIT_INFO_EXIT};
+  if (ioctl(pidfd, EXIT_INFO_GET, &info) < 0 || !(info.mask & EXIT_INFO_EXIT))
+    return -ENODATA;
+  *ret_status = info.exit_code;
+  return 0;
+}
+
+/* ---- /proc ---- */
+
+/* Reads a small file whole and ends it with NUL. Gives its length or -errno. */
+static ssize_t read_small(const char *path, char *out, size_t size) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return -errno;
+  size_t done = 0;
+  ssize_t got = 1;
+  while (got != 0 && done < size - 1) {
+    got = read(fd, out + done, size - 1 - done);
+    if (got < 0 && errno != EINTR)
+      break;
+    done += got > 0 ? (size_t)got : 0;
+  }
+  int r = got < 0 ? -errno : 0;
+  fd_close(&fd);
+  out[done] = '\0';
+  return r < 0 ? r : (ssize_t)done;
+}
+
+static void proc_path(char out[64], pid_t pid, const char *file) {
+  if (pid == 0)
+    snprintf(out, 64, "/proc/self/%s", file);
+  else
+    snprintf(out, 64, "/proc/%ld/%s", (long)pid, file);
+}
+
+/* A field of /proc/self/stat, counted from 1 as in proc(5); only those behind the name,
+ * which may contain anything, parentheses included. NULL when there are not as many. */
+static const char *stat_field(const char *text, int field) {
+  const char *p = strrchr(text, ')');
+  for (int at = 2; p && at < field; at++)
+    if ((p = strchr(p + 1, ' ')) == NULL)
+      return NULL;
+  return p ? p + 1 : NULL;
+}
+
+/* A directory has a link from each of its two names, and here one from each thread. */
+int proc_threads(void) {
+  char text[1024];
+  struct stat st;
+  if (stat("/proc/self/task", &st) == 0 && st.st_nlink > 2)
+    return (int)st.st_nlink - 2;
+  ssize_t n = read_small("/proc/self/stat", text, sizeof text);
+  if (n < 0)
+    return (int)n;
+  const char *field = stat_field(text, 20);
+  int threads = field ? atoi(field) : 0;
+  return threads > 0 ? threads : -ENODATA;
+}
+
+/* ---- title ---- */
+
+/* The octets that the kernel shows as command line. Found once; a forked process has them
+ * at the same place. */
+static struct {
+  int searched;
+  char *start;
+  size_t size;
+} title_area;
+
+static void find_title_area(void) {
+  char text[1024];
+  title_area.searched = 1;
+  if (read_small("/proc/self/stat", text, sizeof text) < 0)
+    return;
+  const char *first = stat_field(text, 48), *last = stat_field(text, 49);
+  if (!first || !last)
+    return;
+  uintptr_t start = (uintptr_t)strtoull(first, NULL, 10);
+  uintptr_t end = (uintptr_t)strtoull(last, NULL, 10);
+  if (start == 0 || end <= start)
+    return;                         /* hidden (ptrace rules), or an emulator */
+  title_area.start = (char *)start; /* NOLINT: an address in text is what there is */
+  title_area.size = end - start;
+}
+
+void proc_set_title(const char *text) {
+  char comm[16];
+  int saved = errno;
+  snprintf(comm, sizeof comm, "%s", text);
+  prctl(PR_SET_NAME, comm);
+  if (!title_area.searched)
+    find_title_area();
+  if (title_area.size > 0) {
+    size_t n = strlen(text);
+    if (n > title_area.size - 1)
+      n = title_area.size - 1;
+    memmove(title_area.start, text, n); /* text may be an argument itself */
+    memset(title_area.start + n, 0, title_area.size - n);
+  }
+  errno = saved;
+}
+
+/* ---- memory ---- */
+
+/* The sum of the lines "name:   123 kB" in octets; 0 where there is none. */
+static unsigned long long rollup_line(const char *text, const char *name) {
+  const char *line = strstr(text, name);
+  return line ? strtoull(line + strlen(name), NULL, 10) * 1024 : 0;
+}
+
+static int memory_by_rollup(pid_t pid, struct proc_memory *ret) {
+  char path[64], text[4096];
+  proc_path(path, pid, "smaps_rollup");
+  ssize_t n = read_small(path, text, sizeof text);
+  if (n <= 0)
+    return n < 0 ? (int)n : -ENODATA;
+  ret->rss = rollup_line(text, "\nRss:");
+  ret->pss = rollup_line(text, "\nPss:");
+  ret->uss = rollup_line(text, "\nPrivate_Clean:") +
+             rollup_line(text, "\nPrivate_Dirty:") +
+             rollup_line(text, "\nPrivate_Hugetlb:");
+  ret->shared = rollup_line(text, "\nShared_Clean:") +
+                rollup_line(text, "\nShared_Dirty:") +
+                rollup_line(text, "\nShared_Hugetlb:");
+  return 0;
+}
+
+static int memory_by_statm(pid_t pid, struct proc_memory *ret) {
+  char path[64], text[256];
+  proc_path(path, pid, "statm");
+  ssize_t n = read_small(path, text, sizeof text);
+  if (n < 0)
+    return n == -ENOENT ? -ESRCH : (int)n;
+  const char *second = strchr(text, ' ');
+  if (!second)
+    return -ENODATA;
+  *ret = (struct proc_memory){.rss = strtoull(second, NULL, 10) *
+                                     (unsigned long long)sysconf(_SC_PAGESIZE)};
+  return 0;
+}
+
+static int memory_by_rusage(struct proc_memory *ret) {
+  struct rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) < 0)
+    return -errno;
+  *ret = (struct proc_memory){.rss = (unsigned long long)usage.ru_maxrss * 1024};
+  return 0;
+}
+
+int proc_memory(pid_t pid, struct proc_memory *ret) {
+  if (memory_by_rollup(pid, ret) == 0)
+    return 0;
+  int r = memory_by_statm(pid, ret);
+  if (r == 0)
+    return 0;
+  return pid == 0 || pid == getpid() ? memory_by_rusage(ret) : r;
+}
+
+/* ---- leash ---- */
+
+static int reopen(int fd) {
+  char path[64], file[32];
+  snprintf(file, sizeof file, "fd/%d", fd);
+  proc_path(path, 0, file);
+  int own = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  return own < 0 ? -errno : fd_raise(own);
+}
+
+static int ask_for_signal(int fd, int signum) {
+  if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETSIG, signum) < 0)
+    return -errno;
+  return fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) < 0 ? -errno : 0;
+}
+
+static int is_hung_up(int fd) {
+  struct pollfd p = {.fd = fd};
+  int r;
+  do
+    r = poll(&p, 1, 0);
+  while (r < 0 && errno == EINTR);
+  return r > 0 && (p.revents & POLLHUP) != 0;
+}
+
+/* Asked for first, looked at then: a hang-up in between is seen twice, never missed. */
+int proc_leash_arm(int leash_fd, int signum) {
+  int own = reopen(leash_fd);
+  if (own < 0)
+    return own;
+  int r = ask_for_signal(own, signum);
+  if (r < 0) {
+    fd_close(&own);
+    return r;
+  }
+  if (is_hung_up(own))
+    kill(getpid(), signum);
+  return own;
+}

@@ -1,0 +1,173 @@
+/* UNIX stream sockets that carry descriptors: one call each. Runs in every process. What
+ * is sent is decided by the outbox, what is received is sorted by the inbox; here are
+ * only the kernel's habits:
+ *
+ *  - a short write has sent the descriptors already, a write of nothing would lose them;
+ *  - a receive that has no room for descriptors, in the buffer or in the table of open
+ *    files, drops them and says so by MSG_CTRUNC;
+ *  - one receive never joins the octets of two messages that both carried descriptors.
+ */
+#include "os/sock.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+/* Absent on some UNIXes; there fd_raise and SO_NOSIGPIPE do the work, a moment later. */
+#ifndef SOCK_CLOEXEC
+#define SOCK_CLOEXEC 0
+#endif
+#ifndef MSG_CMSG_CLOEXEC
+#define MSG_CMSG_CLOEXEC 0
+#endif
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+
+union control { /* aligned as the kernel wants it */
+  struct cmsghdr header;
+  char octets[CMSG_SPACE(FDSET_MAX * sizeof(int))];
+};
+
+static int prepare_end(int *fd) {
+  int raised = fd_raise(*fd);
+  *fd = -1;
+  if (raised < 0)
+    return raised;
+  *fd = raised;
+#ifdef SO_NOSIGPIPE
+  int on = 1;
+  setsockopt(raised, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+  return 0;
+}
+
+int sock_pair(int ret_fd[2], int nonblocking) {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+    return -errno;
+  int r = prepare_end(&ends[0]);
+  if (r == 0)
+    r = prepare_end(&ends[1]);
+  if (r == 0 && nonblocking)
+    r = fd_set_nonblocking(ends[0], 1);
+  if (r < 0) {
+    fd_close(&ends[0]);
+    fd_close(&ends[1]);
+    return r;
+  }
+  ret_fd[0] = ends[0];
+  ret_fd[1] = ends[1];
+  return 0;
+}
+
+/* Padding between header and end is zeroed: memory checkers and nosy peers read it. */
+static void attach_fds(struct msghdr *m, union control *control, const int *fds,
+                       int nfds) {
+  size_t size = (size_t)nfds * sizeof *fds;
+  memset(control, 0, CMSG_SPACE(size));
+  m->msg_control = control->octets;
+  m->msg_controllen = CMSG_SPACE(size);
+  struct cmsghdr *c = CMSG_FIRSTHDR(m);
+  c->cmsg_level = SOL_SOCKET;
+  c->cmsg_type = SCM_RIGHTS;
+  c->cmsg_len = CMSG_LEN(size);
+  memcpy(CMSG_DATA(c), fds, size);
+}
+
+static int has_octets(const struct iovec *iov, int niov) {
+  for (int i = 0; i < niov; i++)
+    if (iov[i].iov_len > 0)
+      return 1;
+  return 0;
+}
+
+ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int nfds) {
+  assert(has_octets(iov, niov));
+  assert(nfds >= 0 && nfds <= FDSET_MAX);
+  union control control;
+  struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov,
+                     .msg_iovlen = (size_t)niov};
+  if (nfds > 0)
+    attach_fds(&m, &control, fds, nfds);
+  ssize_t n;
+  do
+    n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  if (n >= 0)
+    return n;
+  return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? 0 : -errno;
+}
+
+/* Moves the descriptors of one control message into fds. Returns 1 when one was lost. */
+static int collect_fds(const struct cmsghdr *c, struct fdset *fds) {
+  size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+  int lost = 0;
+  for (size_t i = 0; i < n; i++) {
+    int fd;
+    memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+    fd = fd_raise(fd);
+    if (fd < 0 || fdset_push(fds, fd) < 0)
+      lost = 1;
+  }
+  return lost;
+}
+
+ssize_t sock_recv(int fd, void *data, size_t n, int blocking, struct fdset *fds,
+                  int *ret_truncated) {
+  assert(n > 0);
+  union control control;
+  struct iovec iov = {data, n};
+  struct msghdr m;
+  ssize_t got;
+  do {
+    m = (struct msghdr){.msg_iov = &iov,
+                        .msg_iovlen = 1,
+                        .msg_control = control.octets,
+                        .msg_controllen = sizeof control.octets};
+    got = recvmsg(fd, &m, MSG_CMSG_CLOEXEC | (blocking ? 0 : MSG_DONTWAIT));
+  } while (got < 0 && errno == EINTR);
+  if (got < 0)
+    return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+  int truncated = (m.msg_flags & MSG_CTRUNC) != 0;
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))
+    if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+      truncated |= collect_fds(c, fds);
+  *ret_truncated = truncated;
+  return got;
+}
+
+/* recv and not read: it does not block either where the description lost its flag. */
+ssize_t sock_read(int fd, void *data, size_t n) {
+  assert(n > 0);
+  ssize_t got;
+  do
+    got = recv(fd, data, n, MSG_DONTWAIT);
+  while (got < 0 && errno == EINTR);
+  if (got >= 0)
+    return got;
+  return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+}
+
+int sock_hung_up(int fd) {
+  struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+  int r;
+  do
+    r = poll(&p, 1, 0);
+  while (r < 0 && errno == EINTR);
+  return r > 0 && (p.revents & (POLLHUP | POLLRDHUP)) != 0;
+}
+
+int fd_same(int a, int b) {
+  struct stat sa, sb;
+  if (fstat(a, &sa) < 0 || fstat(b, &sb) < 0)
+    return 0;
+  return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}

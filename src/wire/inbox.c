@@ -1,0 +1,165 @@
+/* Octets and descriptors in, whole frames out. Runs in every process; the only system
+ * call is the closing of descriptors that nobody claims.
+ *
+ * Octets lie in one buffer that grows by what has arrived: first 4 KiB are offered, twice
+ * as much after every read that filled its room, 64 KiB at most. A header that claims a
+ * long body costs nothing until the body comes. Descriptors wait in a queue of their own,
+ * and a frame takes the first nfds of it, whichever read brought them.
+ *
+ *   bytes:  | delivered frame (frame_left) | whole or torn frames ... | room |
+ *   fds:    | of the delivered one (fds_left) | unclaimed ...
+ */
+#include "wire/inbox.h"
+
+#include "base/result.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type) {
+  *in = (struct inbox){
+      .first_type = first_type, .last_type = last_type, .want = INBOX_ROOM_MIN};
+  buf_init(&in->bytes, INBOX_MAX);
+}
+
+void inbox_deinit(struct inbox *in) {
+  while (in->fd_head < in->fd_tail)
+    fd_close(&in->fds[in->fd_head++]);
+  free(in->fds);
+  buf_deinit(&in->bytes);
+  inbox_init(in, in->first_type, in->last_type);
+}
+
+void inbox_set_exact(struct inbox *in, int exact) {
+  in->exact = exact;
+}
+
+size_t inbox_pending(const struct inbox *in) {
+  return buf_size(&in->bytes) - in->frame_left;
+}
+
+/* ---- descriptors ---- */
+
+static size_t fds_held(const struct inbox *in) {
+  return in->fd_tail - in->fd_head;
+}
+
+static int pop_fd(struct inbox *in) {
+  int fd = in->fds[in->fd_head++];
+  if (in->fd_head == in->fd_tail)
+    in->fd_head = in->fd_tail = 0;
+  return fd;
+}
+
+static int reserve_fds(struct inbox *in, size_t n) {
+  size_t held = fds_held(in);
+  if (held + n > INBOX_FDS_MAX)
+    return -EPROTO;
+  if (in->fd_tail + n <= in->fd_cap)
+    return 0;
+  if (in->fd_head > 0)
+    memmove(in->fds, in->fds + in->fd_head, held * sizeof *in->fds);
+  in->fd_head = 0;
+  in->fd_tail = held;
+  if (held + n <= in->fd_cap)
+    return 0;
+  size_t cap = in->fd_cap ? in->fd_cap * 2 : FRAME_FDS_MAX;
+  while (cap < held + n)
+    cap *= 2;
+  int *grown = realloc(in->fds, cap * sizeof *grown);
+  if (!grown)
+    return -ENOMEM;
+  in->fds = grown;
+  in->fd_cap = cap;
+  return 0;
+}
+
+static int queue_fds(struct inbox *in, struct fdset *fds) {
+  int r = reserve_fds(in, (size_t)fds->n);
+  for (int i = 0; r == 0 && i < fds->n; i++)
+    in->fds[in->fd_tail++] = fdset_steal(fds, i);
+  fdset_close(fds);
+  return r;
+}
+
+int inbox_take_fd(struct inbox *in) {
+  assert(in->fds_left > 0);
+  in->fds_left--;
+  return pop_fd(in);
+}
+
+/* ---- octets ---- */
+
+/* Ends the life of the delivered frame. */
+static void drop_delivered(struct inbox *in) {
+  for (; in->fds_left > 0; in->fds_left--) {
+    int fd = pop_fd(in);
+    fd_close(&fd);
+  }
+  buf_consume(&in->bytes, in->frame_left);
+  in->frame_left = 0;
+}
+
+/* Octets that the frame under way still lacks; 0: it lacks none, or its header is bad. */
+static size_t octets_missing(const struct inbox *in) {
+  size_t size = buf_size(&in->bytes);
+  struct frame f;
+  if (size < FRAME_HEADER_SIZE)
+    return FRAME_HEADER_SIZE - size;
+  if (frame_decode(&f, buf_peek(&in->bytes), in->first_type, in->last_type) < 0)
+    return 0;
+  size_t whole = FRAME_HEADER_SIZE + (size_t)f.length;
+  return size < whole ? whole - size : 0;
+}
+
+static size_t octets_allowed(const struct inbox *in) {
+  return in->exact ? octets_missing(in) : INBOX_MAX - buf_size(&in->bytes);
+}
+
+unsigned char *inbox_room(struct inbox *in, size_t *ret_n) {
+  drop_delivered(in);
+  size_t allowed = octets_allowed(in);
+  if (allowed == 0) {
+    errno = ENOBUFS;
+    return NULL;
+  }
+  size_t least = allowed < in->want ? allowed : in->want;
+  unsigned char *room = buf_reserve(&in->bytes, least);
+  if (!room)
+    return NULL;
+  size_t free_octets = in->bytes.cap - in->bytes.tail;
+  in->room = free_octets < allowed ? free_octets : allowed;
+  *ret_n = in->room;
+  return room;
+}
+
+int inbox_fed(struct inbox *in, size_t n, struct fdset *fds) {
+  assert(n <= in->room);
+  buf_commit(&in->bytes, n);
+  if (n == in->room && n >= in->want && in->want < INBOX_ROOM_MAX)
+    in->want *= 2;
+  in->room = 0;
+  return fds ? queue_fds(in, fds) : 0;
+}
+
+int inbox_next(struct inbox *in, struct frame *ret_f) {
+  drop_delivered(in);
+  size_t size = buf_size(&in->bytes);
+  const unsigned char *header = buf_peek(&in->bytes);
+  struct frame f;
+  if (size < FRAME_HEADER_SIZE)
+    return MF_AGAIN;
+  int r = frame_decode(&f, header, in->first_type, in->last_type);
+  if (r < 0)
+    return r;
+  if (size < FRAME_HEADER_SIZE + (size_t)f.length)
+    return MF_AGAIN;
+  if (fds_held(in) < f.nfds)
+    return in->exact || size >= INBOX_MAX ? -EPROTO : MF_AGAIN;
+  f.body = header + FRAME_HEADER_SIZE;
+  in->frame_left = FRAME_HEADER_SIZE + (size_t)f.length;
+  in->fds_left = f.nfds;
+  *ret_f = f;
+  return 0;
+}
