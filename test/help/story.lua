@@ -1,0 +1,498 @@
+-- story: the harness of the tests that use real processes. Runs in the parent. A file under
+-- test/proc or test/lua is one process and a few stories; each story is one sentence and a
+-- function that proves it.
+--
+--   local story = require "story"
+--   story.test("AF-05 the fork point is a position in the command stream", function(t)
+--     ...
+--   end)
+--   story.done()
+--
+-- Around every story a census is taken: the descriptors of this process, its descendants
+-- (zombies too) and whether work is outstanding. What differs afterwards fails the story.
+-- What the library keeps for the whole process (its default template, its loop, its leash)
+-- exists already: the first census comes after a warm-up. story.census = false, or the
+-- option census=false of one story, switches that off, and the file says why.
+--
+-- Options of story.test(name, options, f): deadline (seconds, default 20), census,
+-- new_template (the story replaces the default template: descriptors are then compared by
+-- kind), root / user (needs that kind of account), needs (a module that must be there).
+--
+-- The output is TAP. A story has a deadline: first its Lua code is interrupted, then the
+-- process ends, and the runner says which story it was.
+local kit = require "testkit"
+local actor = require "actor"
+
+local story = {census = true}
+local scale = tonumber(os.getenv("STORY_SCALE") or "") or 1
+local lua = os.getenv("LUA") or "lua5.4"
+local count, failures = 0, 0
+local fork, base
+local folder -- of modules; exists, and is on package.path, before any template does
+local SKIP, FAIL = {}, {}
+
+story.kit, story.scale = kit, scale
+
+-- ---- files ----
+
+local function remove_tree(path)
+  local names = kit.ls(path)
+  if names then
+    for _, name in ipairs(names) do remove_tree(path .. "/" .. name) end
+    kit.rmdir(path)
+  end
+  os.remove(path)
+end
+
+local function write_file(path, text)
+  local f = assert(io.open(path, "w"))
+  assert(f:write(text))
+  assert(f:close())
+  return path
+end
+
+local function read_file(path)
+  local f = io.open(path, "rb")
+  if not f then return nil end
+  local text = f:read("a")
+  f:close()
+  return text
+end
+
+-- ---- the census ----
+
+local function descendants()
+  local all, mine = kit.processes(), {[kit.getpid()] = true}
+  local found, grew = {}, true
+  while grew do
+    grew = false
+    for pid, p in pairs(all) do
+      if mine[p.ppid] and not mine[pid] then
+        mine[pid], found[pid], grew = true, p, true
+      end
+    end
+  end
+  return found
+end
+
+local function kinds(fds)
+  local out = {}
+  for _, target in pairs(fds) do
+    local kind = target:gsub("%[%d+%]", ""):gsub("^/proc/%d+", "/proc/N")
+    out[kind] = (out[kind] or 0) + 1
+  end
+  return out
+end
+
+local function take_census()
+  return {fds = kit.fds(), processes = descendants()}
+end
+
+local function fd_difference(old, new, by_kind, say)
+  if by_kind then
+    old, new = kinds(old), kinds(new)
+    for kind, n in pairs(new) do
+      if n > (old[kind] or 0) then say("%d more of %s", n - (old[kind] or 0), kind) end
+    end
+    return
+  end
+  for fd, target in pairs(new) do
+    if old[fd] ~= target then say("descriptor %d is now %s", fd, target) end
+  end
+  for fd, target in pairs(old) do
+    if new[fd] == nil then say("descriptor %d (%s) is gone", fd, target) end
+  end
+end
+
+local function process_difference(old, new, by_kind, say)
+  if by_kind then
+    local n, m = 0, 0
+    for _ in pairs(old) do n = n + 1 end
+    for _ in pairs(new) do m = m + 1 end
+    if m <= n then return end
+  end
+  for pid, p in pairs(new) do
+    if not old[pid] then
+      local line = (read_file("/proc/" .. pid .. "/cmdline") or ""):gsub("%z", " ")
+      say("process %d of %d is left, state %s: %s %s", pid, p.ppid, p.state, p.comm, line)
+    end
+  end
+  for pid, p in pairs(old) do
+    if not new[pid] then say("process %d (%s) is gone", pid, p.comm) end
+  end
+end
+
+local function difference(old, new, by_kind)
+  local lines = {}
+  local function say(...) lines[#lines + 1] = string.format(...) end
+  fd_difference(old.fds, new.fds, by_kind, say)
+  process_difference(old.processes, new.processes, by_kind, say)
+  return lines
+end
+
+local function warm_up()
+  fork = fork or require "moonfork"
+  local p = fork.new()
+  local socket, err = p:run("type")
+  if not socket then error("warm-up: " .. tostring(err), 0) end
+  socket:close()
+  local status
+  status, err = p:wait(10)
+  if not status then error("warm-up: " .. tostring(err), 0) end
+  p:close()
+end
+
+-- Returns what is left over, nothing when all is as before.
+local function settle(by_kind)
+  if by_kind then warm_up() end
+  local last = kit.now() + 3 * scale
+  local lines
+  repeat
+    collectgarbage()
+    collectgarbage()
+    fork.step(0)
+    lines = difference(base, take_census(), by_kind)
+    if #lines == 0 then break end
+    kit.msleep(5)
+  until kit.now() > last
+  if #lines > 0 then return lines end
+  if fork.step(0) then return {"work is outstanding in the reactor"} end
+  local t0 = kit.now()
+  fork.loop()
+  if kit.now() - t0 > 0.5 * scale then return {"fork.loop() waits for something"} end
+  return lines
+end
+
+-- ---- what a story is given ----
+
+local T = {}
+T.__index = T
+
+local function show(value, depth)
+  depth = depth or 0
+  if type(value) == "string" then
+    local text = string.format("%q", #value > 300 and value:sub(1, 300) .. "..." or value)
+    return (text:gsub("\n", "n"))
+  end
+  if type(value) ~= "table" or depth > 3 or (getmetatable(value) or {}).__tostring then
+    return tostring(value)
+  end
+  local out = {}
+  for k, v in pairs(value) do
+    out[#out + 1] = "[" .. show(k, depth + 1) .. "]=" .. show(v, depth + 1)
+  end
+  table.sort(out)
+  return "{" .. table.concat(out, ", ") .. "}"
+end
+story.show = show
+
+local function fail(level, ...)
+  local text = string.format(...)
+  error(setmetatable({FAIL, text = debug.traceback(text, level + 1)}, {
+    __tostring = function(self) return self.text end,
+  }), 0)
+end
+
+local function same(a, b)
+  if a == b then return math.type(a) == math.type(b) end
+  if type(a) ~= "table" or type(b) ~= "table" then return false end
+  for k, v in pairs(a) do
+    if not same(v, b[k]) then return false end
+  end
+  for k in pairs(b) do
+    if a[k] == nil then return false end
+  end
+  return true
+end
+
+local function about(what)
+  return what and " (" .. tostring(what) .. ")" or ""
+end
+
+--- Equal in value; tables by content; 1 and 1.0 differ.
+function T.eq(got, expected, what)
+  if same(got, expected) then return end
+  fail(2, "expected %s, got %s%s", show(expected), show(got), about(what))
+end
+
+function T.ok(value, what)
+  if value then return value end
+  fail(2, "expected something true, got %s%s", tostring(value), about(what))
+end
+
+function T.match(text, pattern, what)
+  if tostring(text):find(pattern) then return end
+  fail(2, "expected a match of %q, got %s%s", pattern, show(tostring(text)), about(what))
+end
+
+function T.fail(...)
+  fail(2, ...)
+end
+
+--- f(...) raises, and the message matches.
+function T.raises(pattern, f, ...)
+  local ok, err = pcall(f, ...)
+  if ok then fail(2, "expected an error like %q, but none was raised", pattern) end
+  if tostring(err):find(pattern) then return err end
+  fail(2, "expected an error like %q, got %s", pattern, show(tostring(err)))
+end
+
+--- err is an error object with that code; its message matches the pattern, if given.
+function T.error(err, code, pattern)
+  if err == nil then fail(2, "expected the error %s, got nil", code) end
+  if type(err) == "string" then fail(2, "expected an error object, got %s", show(err)) end
+  if err.code ~= code then
+    fail(2, "expected the error %s, got %s: %s", code, tostring(err.code), tostring(err))
+  end
+  if pattern and not tostring(err):find(pattern) then
+    fail(2, "expected an error like %q, got %s", pattern, show(tostring(err)))
+  end
+  return err
+end
+
+--- Passes a call's values on; nil, err fails the story and shows err.
+function T.got(...)
+  if (...) then return ... end
+  local _, err = ...
+  if type(err) ~= "string" and err ~= nil then
+    fail(2, "%s: %s%s", tostring(err.code), tostring(err),
+      err.traceback and "\n" .. err.traceback or "")
+  end
+  fail(2, "got nil: %s", tostring(err))
+end
+
+--- Turns the reactor until predicate() is true, and returns its value.
+function T.within(seconds, predicate, what)
+  fork = fork or require "moonfork"
+  local last = kit.now() + seconds * scale
+  while true do
+    local value = predicate()
+    if value then return value end
+    if kit.now() > last then
+      fail(2, "not within %g s%s", seconds * scale, about(what))
+    end
+    if not fork.step(0.02) then kit.msleep(2) end
+  end
+end
+
+--- The same without turning the reactor: what others must do without us.
+function T.outside(seconds, predicate, what)
+  local last = kit.now() + seconds * scale
+  while true do
+    local value = predicate()
+    if value then return value end
+    if kit.now() > last then fail(2, "not within %g s%s", seconds * scale, about(what)) end
+    kit.msleep(2)
+  end
+end
+
+--- Ends the story as skipped.
+function T.skip(reason)
+  error({SKIP, reason = reason}, 0)
+end
+
+function T.note(...)
+  print("# " .. string.format(...))
+end
+
+--- A temporary folder, gone at the end of the story.
+function T:tmp()
+  if not self.folder then self.folder = assert(kit.mkdtemp()) end
+  return self.folder
+end
+
+--- A path in that folder; with text a file of that content.
+function T:file(name, text)
+  local path = self:tmp() .. "/" .. name
+  if text then write_file(path, text) end
+  return path
+end
+
+function T.read(path)
+  return read_file(path)
+end
+
+--- A module that parents and clones can require, until the end of the story.
+function T:module(name, source)
+  local path = folder .. "/" .. name:gsub("%.", "/") .. ".lua"
+  local parent = path:match("^(.*)/")
+  if parent ~= folder then kit.mkdir(parent) end
+  write_file(path, source)
+  self.modules[#self.modules + 1] = name
+  return path
+end
+
+--- Lets go of all that is garbage.
+function T.collect()
+  collectgarbage()
+  collectgarbage()
+end
+
+--- Runs Lua source in the process, as the function of its clone, and returns its results:
+--- code sees the socket and what was sent as `...`.
+function T.ask(process, code)
+  local socket = T.got(T.started(process, code))
+  local text, err = socket:read("a")
+  socket:close()
+  if not text or text == "" then
+    fail(2, "the clone answered nothing: %s", tostring(err))
+  end
+  local results = table.pack(actor.unpack(text))
+  if not results[1] then fail(2, "in the clone: %s", tostring(results[2])) end
+  return table.unpack(results, 2, results.n)
+end
+
+--- The first half of ask: prepares and runs, returns what run returns.
+function T.started(process, code)
+  process:eval([[
+    local code = ...
+    function story_asked(socket, ...)
+      require("actor").answer(socket, assert(load(code, "=asked")), ...)
+    end
+  ]], code)
+  return process:run("story_asked")
+end
+
+--- Reads the answer of a clone that was started so.
+function T.answer(socket)
+  local text = socket:read("a")
+  socket:close()
+  if not text or text == "" then fail(2, "the clone answered nothing") end
+  local results = table.pack(actor.unpack(text))
+  if not results[1] then fail(2, "in the clone: %s", tostring(results[2])) end
+  return table.unpack(results, 2, results.n)
+end
+
+--- The values in the text of actor.pack.
+function T.unpack(text)
+  return actor.unpack(text)
+end
+
+--- Waits for the process's end.
+function T.status(process, seconds)
+  local status, err = process:wait((seconds or 10) * scale)
+  if not status then fail(2, "no exit status: %s", tostring(err)) end
+  return status
+end
+
+function T.alive(pid)
+  local p = kit.processes()[pid]
+  return p ~= nil and p.state ~= "Z" and p.state ~= "X"
+end
+
+--- Runs Lua source in a fresh interpreter with the same paths; returns what it wrote to
+--- standard output, its exit code (128 + n for signal n) and standard error.
+--- Options: before (shell text in front of the command), after (shell text behind it).
+function T:lua(source, options)
+  options = options or {}
+  self.nscripts = (self.nscripts or 0) + 1
+  local script = self:file("script" .. self.nscripts .. ".lua", source)
+  local out, err = script .. ".out", script .. ".err"
+  local command = string.format("exec timeout -k 2 %d %s %s '%s' >'%s' 2>'%s' %s",
+    math.ceil((options.deadline or 15) * scale), options.before or "", lua, script, out, err,
+    options.after or "</dev/null")
+  if options.shell then command = options.shell .. "\n" .. command end
+  local _, how, code = os.execute(command)
+  return read_file(out), how == "signal" and code + 128 or code, read_file(err)
+end
+
+-- ---- running ----
+
+local function prepare()
+  if folder then return end
+  folder = assert(kit.mkdtemp())
+  package.path = folder .. "/?.lua;" .. package.path
+end
+prepare()
+
+local function refuse(options)
+  if options.root and kit.getuid() ~= 0 then return "needs root" end
+  if options.user and kit.getuid() == 0 then return "needs an ordinary user" end
+  for name in (options.needs or ""):gmatch("%S+") do
+    if not package.searchpath(name, package.path) and
+       not package.searchpath(name, package.cpath) then
+      return "needs the module " .. name
+    end
+  end
+  return options.skip
+end
+
+local function report(ok, name, text)
+  if ok then
+    print(("ok %d - %s%s"):format(count, name, text and " # SKIP " .. text or ""))
+    return
+  end
+  failures = failures + 1
+  print(("not ok %d - %s"):format(count, name))
+  for line in (text .. "\n"):gmatch("(.-)\n") do print("#   " .. line) end
+end
+
+local function tidy(t)
+  for _, name in ipairs(t.modules) do
+    os.remove(folder .. "/" .. name:gsub("%.", "/") .. ".lua")
+    package.loaded[name] = nil
+  end
+  if t.folder then remove_tree(t.folder) end
+  if fork then
+    fork.on_error(nil)
+    fork.set_waiter(nil)
+  end
+end
+
+local function describe(err)
+  if type(err) == "table" and (err[1] == SKIP or err[1] == FAIL) then return err end
+  local text = tostring(err)
+  if type(err) == "table" and err.traceback then text = text .. "\n" .. err.traceback end
+  return {FAIL, text = debug.traceback(text, 2)}
+end
+
+--- story.test(name, [options,] f): runs f now.
+function story.test(name, options, f)
+  if not f then options, f = {}, options end
+  count = count + 1
+  local only = os.getenv("STORY_ONLY")
+  if only and not name:find(only, 1, true) then return report(true, name, "not asked for") end
+  local why = refuse(options)
+  if why then return report(true, name, why) end
+  local counted = story.census and options.census ~= false
+  print(("# begin %d - %s"):format(count, name))
+  kit.deadline(math.ceil((options.deadline or 20) * scale), 5)
+  local t = setmetatable({modules = {}}, T)
+  local ok, err = xpcall(function()
+    if counted and not base then
+      warm_up()
+      for _ = 1, 2 do
+        collectgarbage()
+        fork.step(0)
+      end
+      base = take_census()
+    end
+    f(t)
+  end, describe)
+  -- What the story made is garbage now, its locals and upvalues included.
+  f = nil
+  pcall(tidy, t)
+  t = nil -- luacheck: ignore
+  local left = {}
+  if counted and base then
+    local settled, lines = xpcall(settle, debug.traceback, options.new_template)
+    left = settled and lines or {tostring(lines)}
+    if #left > 0 or options.new_template then base = take_census() end
+  end
+  kit.deadline(0, 0)
+  if not ok and err[1] == SKIP then return report(true, name, err.reason) end
+  local text = ok and "" or err.text
+  if #left > 0 then text = text .. "\nleft over:\n  " .. table.concat(left, "\n  ") end
+  report(ok and #left == 0, name, not (ok and #left == 0) and text or nil)
+end
+
+--- The end of the file: the plan, and the exit status.
+function story.done()
+  print("1.." .. count)
+  remove_tree(folder)
+  os.exit(failures == 0 and 0 or 1, true)
+end
+
+io.stdout:setvbuf("line")
+print("TAP version 13")
+return story
