@@ -35,6 +35,15 @@ void heap_release_reserve(struct heap *h, size_t keep);
 void heap_offer(struct heap *h, void *map, size_t map_size, size_t nsize);
 int heap_withdraw(struct heap *h);
 
+/* For the seal, which fills the string table to see whether it is about to grow: between
+ * begin and stop, new strings lie in a mapping of size octets of its own, and
+ * heap_scratch_grown says whether a table was doubled. end gives the mapping back when the
+ * strings have been collected. */
+void heap_scratch_begin(struct heap *h, size_t size);
+int heap_scratch_grown(const struct heap *h);
+void heap_scratch_stop(struct heap *h);
+void heap_scratch_end(struct heap *h);
+
 struct heap_stats {
   uint64_t live;          /* octets in live blocks */
   uint64_t own;           /* octets in live blocks made since the last seal or fork */

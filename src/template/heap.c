@@ -1,0 +1,669 @@
+/* The Lua heap of a template and its clones. Runs in templates and clones; one thread.
+ *
+ *   region   | struct heap, small run | built by the template     | fresh run | PROT_NONE ...
+ *   pages      small                    huge (MADV_HUGEPAGE)        small       not there yet
+ *                                                                 ^sealed_end
+ *
+ * Blocks are cut from the front of the region in the order they are asked for, so that
+ * what belongs together lies together. A freed block goes to the list of its size class;
+ * Lua tells the size of what it frees, so blocks have no header. Everything below
+ * sealed_end is sealed: one comparison tells. A clone never writes there on its own
+ * account: it starts with empty lists at the end of the region, and what it frees below
+ * that line stays as it is. The template itself may use such holes again (stash), else
+ * a template that is changed and sealed for ever would grow for ever.
+ *
+ * A run starts in small pages, because most templates and clones are small and a huge
+ * page costs its zeroing; when a template's run outgrows SMALL_RUN, huge pages follow.
+ * Blocks of HEAP_BIG octets and more are mappings of their own, listed in a hash table by
+ * address. What is neither here nor there belongs to the foreign allocator. */
+#include "template/heap.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <lua.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define HEAP_LSAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HEAP_LSAN 1
+#endif
+#endif
+#ifdef HEAP_LSAN
+#include <sanitizer/lsan_interface.h>
+#endif
+
+#ifndef MAP_NORESERVE
+#define MAP_NORESERVE 0
+#endif
+
+enum {
+  FINE_STEP = 8,             /* classes up to FINE_MAX differ by this */
+  FINE_MAX = 512,
+  NFINE = FINE_MAX / FINE_STEP,
+  NCOARSE = 4 * 8,           /* four classes to each doubling up to HEAP_BIG */
+  NCLASS = NFINE + NCOARSE,
+  HUGE_PAGE = 2 << 20,
+  BIG_HUGE = 4 << 20,        /* a mapping of its own worth huge pages */
+  SMALL_RUN = 2 << 20,       /* what a run has in small pages before huge ones */
+  PUBLISH_STEP = 64 * 1024,
+  GROW_MIN = 2 << 20,        /* made accessible at a time */
+  GROW_MAX = 64 << 20,
+  NBIG_FIRST = 64
+};
+#define RESERVE_DEFAULT ((size_t)64 << 30)
+#define RESERVE_MIN ((size_t)16 << 20)
+
+struct free_block {
+  struct free_block *next;
+};
+struct big {
+  char *block; /* NULL: an empty place */
+  size_t map_size;
+  uint64_t age; /* of the heap when it was made; less than the heap's: sealed */
+};
+
+struct heap {
+  char *base, *end;     /* the reservation */
+  char *top;            /* blocks are cut here */
+  char *soft_end;       /* up to here without asking again */
+  char *hard_end;       /* accessible up to here */
+  char *sealed_end;     /* below: sealed */
+  char *run_start;
+  int clone;            /* forked and not sealed since: small pages only */
+  int run_huge;         /* the run has come to its huge pages */
+  int reuse;            /* the template may use the stash */
+  uint64_t live, own, sealed, huge;
+  uint64_t age; /* seals and forks so far */
+  void *(*foreign)(void *, void *, size_t, size_t);
+  void *foreign_ud;
+  volatile uint64_t *publish;
+  size_t page;
+  struct big *bigs;     /* open addressing, a power of two places, half full at most */
+  size_t nbigs, big_places, bigs_map;
+  uint64_t big_bytes;
+  void *offer;
+  size_t offer_map, offer_nsize;
+  int offer_taken;
+  char *scratch, *scratch_top, *scratch_end; /* see heap_scratch */
+  uint64_t scratch_live;
+  size_t table_grown;
+  struct free_block *list[NCLASS], *list_tail[NCLASS];
+  struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
+  uint64_t stash_bytes;
+  struct big big_first[NBIG_FIRST];
+};
+
+static size_t round_up(size_t n, size_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
+static char *align_up(char *p, size_t unit) {
+  return p + (-(uintptr_t)p & (unit - 1));
+}
+static size_t size_min(size_t a, size_t b) {
+  return a < b ? a : b;
+}
+
+/* --- size classes --------------------------------------------------------------------- */
+
+static unsigned class_of(size_t n) { /* 0 < n < HEAP_BIG */
+  if (n <= FINE_MAX)
+    return (unsigned)((n - 1) / FINE_STEP);
+  unsigned log2 = 63u - (unsigned)__builtin_clzll(n - 1); /* 2^log2 < n <= 2^(log2+1) */
+  return NFINE + (log2 - 9) * 4 + (unsigned)(((n - 1) >> (log2 - 2)) & 3);
+}
+static size_t class_size(unsigned c) {
+  if (c < NFINE)
+    return (size_t)(c + 1) * FINE_STEP;
+  unsigned log2 = 9 + (c - NFINE) / 4, quarter = (c - NFINE) % 4;
+  return ((size_t)1 << log2) + ((size_t)(quarter + 1) << (log2 - 2));
+}
+
+/* --- the region ----------------------------------------------------------------------- */
+
+static int in_region(const struct heap *h, const void *p) {
+  return (const char *)p >= h->base && (const char *)p < h->end;
+}
+static int is_sealed(const struct heap *h, const void *p) {
+  return (const char *)p < h->sealed_end;
+}
+static void publish(struct heap *h) {
+  if (h->publish)
+    *h->publish = h->live;
+}
+
+static void huge_advise(struct heap *h, char *from, size_t n) {
+#ifdef MADV_HUGEPAGE
+  if (n && madvise(from, n, MADV_HUGEPAGE) == 0) /* a wish: kernels without them say no */
+    h->huge += n;
+#endif
+}
+static void small_advise(struct heap *h, char *from, size_t n, int was_huge) {
+#ifdef MADV_NOHUGEPAGE
+  if (n && madvise(from, n, MADV_NOHUGEPAGE) == 0 && was_huge)
+    h->huge -= n < h->huge ? n : h->huge;
+#endif
+}
+
+/* Makes [hard_end, hard_end + n) accessible. -ENOMEM leaves all as it was. */
+static int region_extend(struct heap *h, size_t n, int huge) {
+  if (n > (size_t)(h->end - h->hard_end))
+    return -ENOMEM;
+  if (mprotect(h->hard_end, n, PROT_READ | PROT_WRITE) < 0)
+    return -ENOMEM;
+  if (huge)
+    huge_advise(h, h->hard_end, n);
+  h->hard_end += n;
+  return 0;
+}
+static int region_grow(struct heap *h, size_t need) {
+  size_t step = size_min((size_t)(h->top - h->base) / 4, GROW_MAX);
+  step = round_up(step > GROW_MIN ? step : GROW_MIN, HUGE_PAGE);
+  if (step < need)
+    step = round_up(need, HUGE_PAGE);
+  int huge = h->run_huge && !h->clone;
+  if (region_extend(h, step, huge) == 0)
+    return 0;
+  /* The end is near, or the system counts: what is needed will do. */
+  return region_extend(h, round_up(need, h->page), huge);
+}
+/* A template's run that outgrows its small pages goes on at the next huge page. */
+static void region_turn_huge(struct heap *h) {
+  char *huge = align_up(h->top, HUGE_PAGE);
+  if (huge >= h->end)
+    return;
+  if (huge > h->hard_end && region_extend(h, (size_t)(huge - h->hard_end), 0) < 0)
+    return;
+  huge_advise(h, huge, (size_t)(h->hard_end - huge));
+  h->top = huge;
+  h->run_huge = 1;
+}
+/* Room for n octets at top, 16-aligned at least. */
+static int region_room(struct heap *h, size_t n) {
+  if (!h->clone && !h->run_huge && h->top + n > h->run_start + SMALL_RUN)
+    region_turn_huge(h);
+  if (n > (size_t)(h->hard_end - h->top)) {
+    int r = region_grow(h, n - (size_t)(h->hard_end - h->top));
+    if (r < 0)
+      return r;
+  }
+  size_t ahead = n > PUBLISH_STEP ? n : PUBLISH_STEP;
+  h->soft_end = h->top + size_min(ahead, (size_t)(h->hard_end - h->top));
+  publish(h);
+  return 0;
+}
+static void *region_cut(struct heap *h, size_t n) {
+  /* Sizes that are multiples of 16 are aligned so; the others hold nothing that cares. */
+  size_t pad = n % 16 == 0 ? -(uintptr_t)h->top & 15 : 0;
+  if (n + pad > (size_t)(h->soft_end - h->top)) {
+    if (region_room(h, n + 16) < 0)
+      return NULL;
+    pad = n % 16 == 0 ? -(uintptr_t)h->top & 15 : 0;
+  }
+  char *block = h->top + pad;
+  h->top = block + n;
+  return block;
+}
+
+/* --- small blocks --------------------------------------------------------------------- */
+
+static void list_put(struct heap *h, unsigned c, void *block) {
+  struct free_block *b = block;
+  b->next = h->list[c];
+  if (!b->next)
+    h->list_tail[c] = b;
+  h->list[c] = b;
+}
+static void *small_alloc(struct heap *h, size_t n) {
+  unsigned c = class_of(n);
+  struct free_block *b = h->list[c];
+  if (b) {
+    h->list[c] = b->next;
+  } else if (h->reuse && h->stash[c]) {
+    b = h->stash[c];
+    h->stash[c] = b->next;
+    h->stash_bytes -= class_size(c);
+  } else {
+    b = region_cut(h, class_size(c));
+    if (!b)
+      return NULL;
+  }
+  h->live += n;
+  if (!is_sealed(h, b))
+    h->own += n;
+  return b;
+}
+static void small_free(struct heap *h, void *block, size_t n) {
+  h->live -= n;
+  unsigned c = class_of(n);
+  if (!is_sealed(h, block)) {
+    h->own -= size_min(n, h->own);
+    list_put(h, c, block);
+  } else if (!h->clone) {
+    /* The template's collector has just been here, so this dirties nothing new. */
+    struct free_block *b = block;
+    b->next = h->stash[c];
+    h->stash[c] = b;
+    h->stash_bytes += class_size(c);
+  }
+}
+
+/* --- big blocks ----------------------------------------------------------------------- */
+
+static size_t big_hash(const struct heap *h, const void *block) {
+  return (size_t)(((uintptr_t)block >> 12) * 0x9e3779b97f4a7c15u >> 32) & (h->big_places - 1);
+}
+static struct big *big_place(const struct heap *h, const void *block) {
+  size_t i = big_hash(h, block);
+  while (h->bigs[i].block && h->bigs[i].block != block)
+    i = (i + 1) & (h->big_places - 1);
+  return &h->bigs[i];
+}
+static struct big *big_find(const struct heap *h, const void *block) {
+  struct big *b = big_place(h, block);
+  return b->block ? b : NULL;
+}
+static void *map_new(size_t n) {
+  void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return p == MAP_FAILED ? NULL : p;
+}
+static int big_reserve(struct heap *h) { /* a place for one more */
+  if ((h->nbigs + 1) * 2 <= h->big_places)
+    return 0;
+  size_t places = h->big_places * 2, size = round_up(places * sizeof *h->bigs, h->page);
+  struct big *bigger = map_new(size), *old = h->bigs;
+  if (!bigger)
+    return -ENOMEM;
+  size_t old_places = h->big_places, old_map = h->bigs_map;
+  h->bigs = bigger;
+  h->big_places = places;
+  h->bigs_map = size;
+  for (size_t i = 0; i < old_places; i++)
+    if (old[i].block)
+      *big_place(h, old[i].block) = old[i];
+  if (old_map)
+    munmap(old, old_map);
+  return 0;
+}
+static void big_insert(struct heap *h, void *block, size_t map_size, uint64_t age) {
+  struct big *b = big_place(h, block);
+  *b = (struct big){ block, map_size, age };
+  h->nbigs++;
+  h->big_bytes += map_size;
+}
+static void big_remove(struct heap *h, struct big *b) {
+  h->nbigs--;
+  h->big_bytes -= b->map_size;
+  size_t mask = h->big_places - 1, hole = (size_t)(b - h->bigs);
+  h->bigs[hole].block = NULL;
+  /* Move back what had to step over the hole. */
+  for (size_t i = (hole + 1) & mask; h->bigs[i].block; i = (i + 1) & mask) {
+    size_t home = big_hash(h, h->bigs[i].block);
+    if (((i - home) & mask) < ((i - hole) & mask))
+      continue;
+    h->bigs[hole] = h->bigs[i];
+    h->bigs[i].block = NULL;
+    hole = i;
+  }
+}
+static void big_advise(const struct heap *h, void *block, size_t map_size) {
+#ifdef MADV_HUGEPAGE
+  if (!h->clone && map_size >= BIG_HUGE)
+    (void)madvise(block, map_size, MADV_HUGEPAGE); /* a wish */
+#endif
+}
+static void *big_alloc(struct heap *h, size_t n) {
+  size_t map_size = round_up(n, h->page);
+  if (map_size < n || big_reserve(h) < 0)
+    return NULL;
+  void *block = map_new(map_size);
+  if (!block)
+    return NULL;
+  big_advise(h, block, map_size);
+  big_insert(h, block, map_size, h->age);
+  h->live += n;
+  h->own += n;
+  publish(h);
+  return block;
+}
+static void big_free(struct heap *h, struct big *b, size_t n) {
+  struct big gone = *b;
+  big_remove(h, b);
+  munmap(gone.block, gone.map_size);
+  h->live -= n;
+  if (gone.age == h->age)
+    h->own -= size_min(n, h->own);
+  publish(h);
+}
+/* Moves page tables, never octets: what is shared stays shared. */
+static void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsize) {
+  size_t map_size = round_up(nsize, h->page);
+  if (map_size < nsize)
+    return NULL;
+  char *block = b->block;
+  int own = b->age == h->age;
+  if (map_size != b->map_size) {
+#ifdef MREMAP_MAYMOVE
+    block = mremap(b->block, b->map_size, map_size, MREMAP_MAYMOVE);
+    if (block == MAP_FAILED)
+      return nsize < osize ? b->block : NULL;
+#else
+    if (map_size < b->map_size) {
+      munmap(block + map_size, b->map_size - map_size);
+    } else {
+      block = map_new(map_size);
+      if (!block)
+        return NULL;
+      memcpy(block, b->block, osize);
+      munmap(b->block, b->map_size);
+    }
+#endif
+    if (map_size > b->map_size)
+      big_advise(h, block, map_size);
+    uint64_t age = b->age;
+    big_remove(h, b);
+    big_insert(h, block, map_size, age); /* a place has just become free */
+  }
+  h->live += nsize - osize;
+  if (own)
+    h->own += nsize - osize;
+  publish(h);
+  return block;
+}
+
+/* --- the allocator -------------------------------------------------------------------- */
+
+static void *offer_take(struct heap *h, size_t nsize) {
+  if (big_reserve(h) < 0)
+    return NULL;
+  void *block = h->offer;
+  big_insert(h, block, h->offer_map, h->age);
+  h->offer = NULL;
+  h->offer_taken = 1;
+  h->live += nsize;
+  h->own += nsize;
+  publish(h);
+  return block;
+}
+static int in_scratch(const struct heap *h, const void *p) {
+  return h->scratch && (const char *)p >= h->scratch && (const char *)p < h->scratch_end;
+}
+static void *scratch_alloc(struct heap *h, size_t n) {
+  n = round_up(n, 16);
+  if (n > (size_t)(h->scratch_end - h->scratch_top))
+    return NULL;
+  char *block = h->scratch_top;
+  h->scratch_top += n;
+  h->scratch_live++;
+  return block;
+}
+static void *block_new(struct heap *h, size_t tag, size_t n) {
+  if (tag == LUA_TSTRING && (h->offer || h->scratch_top)) {
+    void *block = NULL;
+    if (h->offer && n == h->offer_nsize)
+      block = offer_take(h, n);
+    else if (h->scratch_top)
+      block = scratch_alloc(h, n);
+    if (block)
+      return block;
+  }
+  return n < HEAP_BIG ? small_alloc(h, n) : big_alloc(h, n);
+}
+static void block_free(struct heap *h, void *block, size_t n) {
+  if (in_region(h, block)) {
+    small_free(h, block, n);
+    return;
+  }
+  struct big *b = big_find(h, block);
+  if (b) {
+    big_free(h, b, n);
+  } else if (in_scratch(h, block)) {
+    h->scratch_live--;
+  } else {
+    assert(h->foreign && "a block of nobody's");
+    h->foreign(h->foreign_ud, block, n, 0);
+  }
+}
+static void *block_move(struct heap *h, void *block, size_t osize, size_t nsize) {
+  void *moved = block_new(h, 0, nsize);
+  if (!moved) /* less must always be had: the block is kept and counts as a smaller one */
+    return nsize < osize ? block : NULL;
+  memcpy(moved, block, size_min(osize, nsize));
+  block_free(h, block, osize);
+  return moved;
+}
+static void *small_resize(struct heap *h, void *block, size_t osize, size_t nsize) {
+  if (osize == 0)
+    return NULL; /* cannot be: Lua has no empty blocks */
+  size_t have = class_size(class_of(osize));
+  int stays = nsize < HEAP_BIG && (class_of(nsize) == class_of(osize) ||
+                                   (nsize < have && is_sealed(h, block) && h->clone));
+  if (!stays)
+    return block_move(h, block, osize, nsize);
+  h->live += nsize - osize;
+  if (!is_sealed(h, block))
+    h->own += nsize - osize;
+  return block;
+}
+static void *block_resize(struct heap *h, void *block, size_t osize, size_t nsize) {
+  if (h->table_grown == 1 && nsize == osize * 2 && osize >= 1024)
+    h->table_grown = nsize;
+  if (in_region(h, block))
+    return small_resize(h, block, osize, nsize);
+  struct big *b = big_find(h, block);
+  if (b)
+    return nsize < HEAP_BIG ? block_move(h, block, osize, nsize)
+                            : big_resize(h, b, osize, nsize);
+  if (!in_scratch(h, block) && nsize <= osize)
+    return h->foreign(h->foreign_ud, block, osize, nsize);
+  return block_move(h, block, osize, nsize);
+}
+
+void *heap_alloc(void *ud, void *block, size_t osize, size_t nsize) {
+  struct heap *h = ud;
+  if (!block)
+    return nsize ? block_new(h, osize, nsize) : NULL;
+  if (nsize == 0) {
+    block_free(h, block, osize);
+    return NULL;
+  }
+  return block_resize(h, block, osize, nsize);
+}
+
+/* --- life ----------------------------------------------------------------------------- */
+
+/* Of a limited address space half is left to everything else. */
+static size_t reserve_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+    return SIZE_MAX;
+  return (size_t)(limit.rlim_cur / 2);
+}
+static char *reserve_map(size_t *size) {
+  for (; *size >= RESERVE_MIN; *size = round_up(*size / 2, HUGE_PAGE)) {
+    void *p = mmap(NULL, *size + HUGE_PAGE, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+      continue;
+    char *start = p, *base = align_up(start, HUGE_PAGE);
+    if (base > start)
+      munmap(start, (size_t)(base - start));
+    size_t tail = HUGE_PAGE - (size_t)(base - start);
+    if (tail)
+      munmap(base + *size, tail);
+    return base;
+  }
+  return NULL;
+}
+
+struct heap *heap_new(size_t reserve) {
+  size_t size = reserve ? reserve : RESERVE_DEFAULT;
+  size = size < RESERVE_MIN ? RESERVE_MIN : round_up(size_min(size, SIZE_MAX / 4), HUGE_PAGE);
+  for (size_t limit = reserve_limit(); size > limit && size >= RESERVE_MIN;)
+    size = round_up(size / 2, HUGE_PAGE);
+  char *base = reserve_map(&size);
+  if (!base)
+    return NULL;
+  if (mprotect(base, SMALL_RUN, PROT_READ | PROT_WRITE) < 0) {
+    munmap(base, size);
+    return NULL;
+  }
+  struct heap *h = (struct heap *)(void *)base; /* zero, as fresh pages are */
+  small_advise(h, base, size, 0); /* where huge pages are the default */
+  h->page = (size_t)sysconf(_SC_PAGESIZE);
+  h->base = h->sealed_end = h->run_start = base;
+  h->end = base + size;
+  h->hard_end = base + SMALL_RUN;
+  h->top = h->soft_end = align_up(base + sizeof *h, 64);
+  h->bigs = h->big_first;
+  h->big_places = NBIG_FIRST;
+#ifdef HEAP_LSAN
+  __lsan_register_root_region(base, size);
+#endif
+  return h;
+}
+void heap_free(struct heap *h) {
+  if (!h)
+    return;
+  for (size_t i = 0; i < h->big_places; i++)
+    if (h->bigs[i].block)
+      munmap(h->bigs[i].block, h->bigs[i].map_size);
+  if (h->bigs_map)
+    munmap(h->bigs, h->bigs_map);
+  if (h->scratch)
+    munmap(h->scratch, (size_t)(h->scratch_end - h->scratch));
+#ifdef HEAP_LSAN
+  __lsan_unregister_root_region(h->base, (size_t)(h->end - h->base));
+#endif
+  munmap(h->base, (size_t)(h->end - h->base));
+}
+void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, size_t), void *ud) {
+  h->foreign = alloc;
+  h->foreign_ud = ud;
+}
+
+/* The lists of the run that is sealed become holes that only the template may use. */
+static void stash_lists(struct heap *h) {
+  for (unsigned c = 0; c < NCLASS; c++) {
+    if (!h->list[c])
+      continue;
+    for (struct free_block *b = h->list[c]; b; b = b->next)
+      h->stash_bytes += class_size(c);
+    h->list_tail[c]->next = h->stash[c];
+    h->stash[c] = h->list[c];
+    h->list[c] = NULL;
+  }
+}
+/* A run of small pages at the end. After huge pages it starts at the next huge boundary:
+ * a clone that wrote into the last huge page would split it. */
+static void run_start(struct heap *h) {
+  char *fresh = align_up(h->top, h->run_huge ? HUGE_PAGE : h->page);
+  if (fresh > h->hard_end)
+    fresh = h->hard_end; /* the end of the region is near */
+  if (h->run_huge)
+    small_advise(h, fresh, (size_t)(h->hard_end - fresh), 1);
+  h->run_huge = 0;
+  h->top = h->soft_end = h->run_start = fresh;
+  /* Accessible now, so that clones need not ask. */
+  if ((size_t)(h->hard_end - fresh) < SMALL_RUN / 2)
+    (void)region_extend(h, size_min(SMALL_RUN, (size_t)(h->end - h->hard_end)), 0);
+}
+void heap_seal(struct heap *h) {
+  stash_lists(h);
+  h->age++;
+  h->reuse = h->stash_bytes > (uint64_t)(h->top - h->base) / 4;
+  h->clone = 0;
+  run_start(h);
+  h->sealed_end = h->run_start;
+  h->sealed = h->live;
+  h->own = 0;
+  publish(h);
+}
+void heap_forked(struct heap *h) {
+  memset(h->list, 0, sizeof h->list);
+  memset(h->stash, 0, sizeof h->stash);
+  h->stash_bytes = 0;
+  h->reuse = 0;
+  h->clone = 1;
+  h->age++;
+  h->own = 0;
+  h->publish = NULL;
+  if (h->top == h->run_start)
+    return; /* as sealed */
+  run_start(h);
+  h->sealed_end = h->run_start;
+  h->sealed = h->live;
+}
+void heap_release_reserve(struct heap *h, size_t keep) {
+  char *from = align_up(h->hard_end, h->page);
+  size_t rest = (size_t)(h->end - from);
+  keep = round_up(keep, h->page);
+  if (keep >= rest)
+    return;
+#ifdef HEAP_LSAN
+  __lsan_unregister_root_region(h->base, (size_t)(h->end - h->base));
+#endif
+  if (munmap(from + keep, rest - keep) == 0)
+    h->end = from + keep;
+#ifdef HEAP_LSAN
+  __lsan_register_root_region(h->base, (size_t)(h->end - h->base));
+#endif
+}
+
+void heap_offer(struct heap *h, void *map, size_t map_size, size_t nsize) {
+  h->offer = map;
+  h->offer_map = map_size;
+  h->offer_nsize = nsize;
+  h->offer_taken = 0;
+}
+int heap_withdraw(struct heap *h) {
+  h->offer = NULL;
+  return h->offer_taken;
+}
+
+void heap_scratch_begin(struct heap *h, size_t size) {
+  h->table_grown = 1;
+  if (h->scratch)
+    return; /* strings of the last time still live there */
+  size = round_up(size, h->page);
+  char *map = map_new(size);
+  if (!map)
+    return;
+  h->scratch = h->scratch_top = map;
+  h->scratch_end = map + size;
+  h->scratch_live = 0;
+}
+int heap_scratch_grown(const struct heap *h) {
+  return h->table_grown > 1;
+}
+void heap_scratch_stop(struct heap *h) {
+  h->table_grown = 0;
+  h->scratch_top = NULL;
+}
+void heap_scratch_end(struct heap *h) {
+  if (!h->scratch || h->scratch_live)
+    return;
+  munmap(h->scratch, (size_t)(h->scratch_end - h->scratch));
+  h->scratch = h->scratch_end = NULL;
+}
+
+void heap_stats(const struct heap *h, struct heap_stats *ret) {
+  *ret = (struct heap_stats){
+    .live = h->live,
+    .own = h->own,
+    .sealed = h->sealed,
+    .reserved = (uint64_t)(h->end - h->base),
+    .touched = (uint64_t)(h->top - h->base),
+    .huge = h->huge,
+    .big = h->big_bytes,
+    .nbig = h->nbigs,
+  };
+}
+void heap_publish(struct heap *h, volatile uint64_t *where) {
+  h->publish = where;
+  publish(h);
+}

@@ -1,0 +1,413 @@
+/* When the heap of a state is quiet, and how its clones collect. Runs in templates and in
+ * clones.
+ *
+ * A template is sealed by a collection of everything and then stays in generational mode:
+ * all its objects are old, so a clone's young collections neither mark nor sweep them, and
+ * their pages stay shared. What Lua's own parameters can say is relative to the size of
+ * the whole heap; a clone wants to be judged by what it made itself. So it looks after its
+ * collector at each young collection:
+ *
+ *   young collection -> the sentinel is garbage -> its __gc asks for a turn
+ *     -> a count hook, before the next instruction of Lua -> turn(): parameters for the
+ *        next young collection, and a collection of everything when one is due
+ *
+ * Inside __gc the collector can't be called, inside the allocator nothing can; a hook may
+ * collect like any other code. A thread with a hook of somebody's keeps it: then Lua's own
+ * rule, set to be late, is what bounds the heap. */
+#include "template/seal.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <string.h>
+
+#define KIB ((uint64_t)1024)
+#define MIB (KIB * 1024)
+
+enum {
+  PROBE_MAX = 65536,  /* strings tried to see whether the string table is about to grow */
+  PROBE_SHARE = 256,  /* one for so many octets of heap */
+  PROBE_SIZE = 48
+};
+static const uint64_t YOUNG_MIN = 1 * MIB, YOUNG_MAX = 64 * MIB;
+/* Before a clone's first collection of everything, which copies all that is shared. */
+static const uint64_t GROWTH_MIN = 16 * MIB, GROWTH_SHARED_MAX = 64 * MIB;
+
+static const char seal_key, sentinel_key;
+
+static uint64_t clamp(uint64_t n, uint64_t low, uint64_t high) {
+  return n < low ? low : n > high ? high : n;
+}
+static uint64_t grown(uint64_t now, uint64_t then) {
+  return now > then ? now - then : 0;
+}
+static uint64_t in_use(lua_State *L) {
+  return (uint64_t)lua_gc(L, LUA_GCCOUNT) * KIB + (uint64_t)lua_gc(L, LUA_GCCOUNTB);
+}
+
+/* --- Lua's parameters ----------------------------------------------------------------- */
+
+#if LUA_VERSION_NUM >= 505
+static void set_generational(lua_State *L, int young_percent, int major_percent) {
+  lua_gc(L, LUA_GCGEN);
+  if (young_percent)
+    lua_gc(L, LUA_GCPARAM, LUA_GCPMINORMUL, young_percent);
+  if (major_percent)
+    lua_gc(L, LUA_GCPARAM, LUA_GCPMINORMAJOR, major_percent);
+}
+static void set_incremental(lua_State *L) {
+  lua_gc(L, LUA_GCINC);
+}
+static void step_young(lua_State *L) {
+  lua_gc(L, LUA_GCSTEP, (size_t)0);
+}
+static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
+  (void)L, (void)now, (void)percent, (void)young; /* the parameter says it all */
+}
+#else
+static void set_generational(lua_State *L, int young_percent, int major_percent) {
+  lua_gc(L, LUA_GCGEN, young_percent, major_percent);
+}
+static void set_incremental(lua_State *L) {
+  lua_gc(L, LUA_GCINC, 0, 0, 0);
+}
+static void step_young(lua_State *L) {
+  lua_gc(L, LUA_GCSTEP, 0);
+}
+/* A step of so many KiB only moves the point where the next collection starts, as long as
+ * that stays ahead: after a young collection Lua has put it `percent` of the heap ahead. */
+static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
+  int64_t ahead = (int64_t)(now / 100) * percent, kib = (ahead - (int64_t)young) / 1024;
+  if (kib != 0 && kib > -(int64_t)(YOUNG_MAX / KIB) && kib < INT32_MAX)
+    lua_gc(L, LUA_GCSTEP, (int)kib);
+}
+#endif
+
+/* --- a clone's collector -------------------------------------------------------------- */
+
+static uint64_t growth_limit(const struct seal *s) {
+  if (!s->copied)
+    return clamp(s->shared / 2, GROWTH_MIN, GROWTH_SHARED_MAX);
+  uint64_t own = grown(s->base, s->shared), limit = own > s->base / 4 ? own : s->base / 4;
+  return limit > GROWTH_MIN ? limit : GROWTH_MIN;
+}
+static uint64_t young_aim(const struct seal *s, uint64_t now) {
+  return clamp(grown(now, s->shared) / 5, YOUNG_MIN, YOUNG_MAX);
+}
+static void note_outside(struct seal *s, uint64_t now) {
+  if (!s->heap)
+    return;
+  struct heap_stats stats;
+  heap_stats(s->heap, &stats);
+  s->outside = now - stats.live;
+}
+/* Where the next young collection shall be. Just after one: exact. */
+static void aim(struct seal *s, lua_State *L) {
+  uint64_t now = in_use(L);
+  note_outside(s, now);
+  s->young = young_aim(s, now);
+  if (s->tuned)
+    return;
+  set_debt(L, now, s->percent, s->young);
+  s->percent = (int)clamp(s->young * 100 / now, 1, 100);
+  uint64_t late = growth_limit(s) * 4 + grown(now, s->base);
+  set_generational(L, s->percent, (int)clamp(late * 100 / now, 8, 1000));
+}
+static void collect_young(struct seal *s, lua_State *L) {
+  /* Also clears the mark of a bad collection: the step stays a young one. */
+  set_generational(L, s->tuned ? 0 : s->percent, 0);
+  step_young(L);
+}
+static void collect_all(struct seal *s, lua_State *L) {
+  lua_gc(L, LUA_GCCOLLECT);
+  collect_young(s, L); /* 5.4.4 sets no aim after a full collection; a step does */
+  s->base = in_use(L);
+  s->copied = s->in_clone;
+}
+static int is_due(const struct seal *s, lua_State *L) {
+  return grown(in_use(L), s->base) >= growth_limit(s);
+}
+static int is_ours(const struct seal *s) { /* the collector is ours to drive */
+  return s->in_clone && s->sealed && s->gc != SEAL_INCREMENTAL;
+}
+static void turn(struct seal *s, lua_State *L) {
+  if (!is_ours(s) || !lua_gc(L, LUA_GCISRUNNING))
+    return;
+  if (is_due(s, L))
+    collect_all(s, L);
+  aim(s, L);
+}
+
+static struct seal *seal_of(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &seal_key);
+  struct seal *s = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return s;
+}
+static void turn_hook(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  lua_sethook(L, NULL, 0, 0);
+  struct seal *s = seal_of(L);
+  if (s)
+    turn(s, L);
+  if (lua_gethook(L) == turn_hook)
+    lua_sethook(L, NULL, 0, 0); /* asked for by what the turn itself collected */
+}
+/* Is there anything to look after? Asked inside __gc, where Lua won't say what is in use;
+ * the heap does. */
+static int wants_turn(const struct seal *s) {
+  if (!is_ours(s))
+    return 0;
+  if (!s->heap)
+    return 1;
+  struct heap_stats stats;
+  heap_stats(s->heap, &stats);
+  uint64_t now = stats.live + s->outside, next = now / 100 * (uint64_t)s->percent;
+  if (grown(now, s->base) >= growth_limit(s))
+    return 1;
+  if (next < s->young * 3 / 4 || next > s->young * 3 / 2)
+    return !s->tuned;
+  uint64_t young = young_aim(s, now);
+  return young > s->young * 5 / 4 || young < s->young * 4 / 5;
+}
+static int sentinel_new(lua_State *L) { /* metatable -> */
+  lua_newuserdatauv(L, 0, 0);
+  lua_insert(L, -2);
+  lua_setmetatable(L, -2);
+  lua_pop(L, 1);
+  return 0;
+}
+static int sentinel_gc(lua_State *L) {
+  struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
+  if (wants_turn(s) && (!lua_gethook(L) || lua_gethook(L) == turn_hook))
+    lua_sethook(L, turn_hook, LUA_MASKCOUNT, 1);
+  lua_getmetatable(L, 1);
+  return sentinel_new(L);
+}
+static int sentinel_place(lua_State *L) { /* protected */
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &sentinel_key) != LUA_TTABLE)
+    return 0;
+  return sentinel_new(L);
+}
+
+/* --- collectgarbage ------------------------------------------------------------------- */
+
+static int call_original(lua_State *L) { /* with the arguments as they are */
+  int top = lua_gettop(L);
+  lua_pushvalue(L, lua_upvalueindex(2));
+  lua_insert(L, 1);
+  lua_call(L, top, LUA_MULTRET);
+  return lua_gettop(L);
+}
+static int gc_collect(lua_State *L, struct seal *s) {
+  if (!is_ours(s) || lua_gc(L, LUA_GCCOUNT) < 0) /* in a finaliser it refuses */
+    return call_original(L);
+  if (is_due(s, L))
+    collect_all(s, L);
+  else
+    collect_young(s, L);
+  aim(s, L);
+  lua_pushinteger(L, 0);
+  return 1;
+}
+/* A young collection is the whole cycle, but 5.4 never says so, and scripts that know the
+ * incremental mode loop until it does. */
+static int gc_step(lua_State *L, struct seal *s) {
+  int n = call_original(L);
+  if (!s->sealed || s->gc == SEAL_INCREMENTAL || !lua_isboolean(L, -1))
+    return n;
+  lua_pushboolean(L, 1);
+  return 1;
+}
+static int gc_generational(lua_State *L, struct seal *s) {
+  s->tuned = !lua_isnoneornil(L, 2) || !lua_isnoneornil(L, 3);
+  int n = call_original(L);
+  if (s->gc == SEAL_INCREMENTAL) /* everything has just been marked: the copy is paid */
+    s->copied = s->in_clone;
+  s->gc = SEAL_GENERATIONAL;
+  return n;
+}
+static int gc_incremental(lua_State *L, struct seal *s) {
+  int n = call_original(L);
+  s->gc = SEAL_INCREMENTAL;
+  return n;
+}
+static int gc_restart(lua_State *L, struct seal *s) {
+  int n = call_original(L);
+  if (s->gc == SEAL_STOP)
+    s->gc = SEAL_GENERATIONAL;
+  s->stopped = 0;
+  return n;
+}
+
+static const struct gc_option {
+  const char *name;
+  int nargs; /* integers that may follow */
+  int (*run)(lua_State *L, struct seal *s); /* NULL: as it always was */
+} gc_options[] = {
+  { "stop", 0, NULL },
+  { "restart", 0, gc_restart },
+  { "collect", 0, gc_collect },
+  { "count", 0, NULL },
+  { "step", 1, gc_step },
+  { "isrunning", 0, NULL },
+  { "generational", 2, gc_generational },
+  { "incremental", 3, gc_incremental },
+#if LUA_VERSION_NUM >= 505
+  { "param", 0, NULL },
+#else
+  { "setpause", 1, NULL },
+  { "setstepmul", 1, NULL },
+#endif
+};
+enum { NGC_OPTIONS = sizeof gc_options / sizeof *gc_options };
+
+/* Arguments are checked here, where an error still names the caller's line. */
+static int collectgarbage(lua_State *L) {
+  struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
+  const char *names[NGC_OPTIONS + 1] = { NULL };
+  for (int i = 0; i < NGC_OPTIONS; i++)
+    names[i] = gc_options[i].name;
+  const struct gc_option *option = &gc_options[luaL_checkoption(L, 1, "collect", names)];
+  for (int i = 0; i < option->nargs; i++)
+    luaL_optinteger(L, 2 + i, 0);
+  return option->run ? option->run(L, s) : call_original(L);
+}
+
+void seal_init(struct seal *s, lua_State *L, struct heap *heap, int gc) {
+  *s = (struct seal){ .heap = heap, .gc = gc, .dirty = 1, .young = YOUNG_MIN, .percent = 20 };
+  luaL_checkstack(L, 4, NULL);
+  lua_pushlightuserdata(L, s);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &seal_key);
+  lua_createtable(L, 0, 1);
+  lua_pushlightuserdata(L, s);
+  lua_pushcclosure(L, sentinel_gc, 1);
+  lua_setfield(L, -2, "__gc");
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &sentinel_key);
+  if (lua_getglobal(L, LUA_GNAME) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    return; /* a host without the base library has no collectgarbage either */
+  }
+  lua_pushlightuserdata(L, s);
+  if (lua_getfield(L, -2, "collectgarbage") != LUA_TFUNCTION) {
+    lua_pop(L, 3);
+    return;
+  }
+  lua_pushcclosure(L, collectgarbage, 2);
+  lua_setfield(L, -2, "collectgarbage");
+  lua_pop(L, 1);
+}
+void seal_touch(struct seal *s) {
+  s->dirty = 1;
+}
+
+/* --- sealing -------------------------------------------------------------------------- */
+
+/* Lua doubles the string table when it is full, which writes to every short string there
+ * is. So: fill it with strings of no use. If it grows soon, better now than in each clone;
+ * where it doesn't, there is room. The strings lie outside the heap and leave no holes. */
+static void make_string_room(struct seal *s, lua_State *L) {
+  uint64_t n = in_use(L) / PROBE_SHARE;
+  n = n < PROBE_MAX ? n : PROBE_MAX;
+  int running = lua_gc(L, LUA_GCISRUNNING);
+  lua_gc(L, LUA_GCSTOP); /* else they would be collected as they come */
+  heap_scratch_begin(s->heap, n * PROBE_SIZE);
+  char text[24] = "\1\2";
+  for (uint64_t i = 0; i < n && !heap_scratch_grown(s->heap); i++) {
+    memcpy(text + 2, &i, sizeof i);
+    lua_pushlstring(L, text, 2 + sizeof i);
+    lua_pop(L, 1);
+  }
+  heap_scratch_stop(s->heap);
+  if (running)
+    lua_gc(L, LUA_GCRESTART);
+}
+/* Twice, because what a finaliser has let go of is free only after the next. */
+static void settle_all(struct seal *s, lua_State *L) {
+  lua_gc(L, LUA_GCCOLLECT);
+  if (s->heap)
+    make_string_room(s, L);
+  if (s->gc == SEAL_INCREMENTAL)
+    set_incremental(L);
+  else
+    set_generational(L, 0, 0); /* collects everything when it is entered */
+  lua_gc(L, LUA_GCCOLLECT);
+  s->base = in_use(L);
+  s->copied = s->in_clone;
+}
+/* A little was added: three steps make it old without a look at the rest. */
+static void settle_young(struct seal *s, lua_State *L) {
+  for (int i = 0; i < 3; i++)
+    collect_young(s, L);
+}
+static int settle(lua_State *L) { /* protected; seal -> */
+  struct seal *s = lua_touserdata(L, 1);
+  uint64_t added = grown(in_use(L), s->base);
+  int all = !s->sealed || added > (s->in_clone ? s->base : s->base / 4);
+  if (s->stopped && s->gc != SEAL_STOP) {
+    lua_gc(L, LUA_GCRESTART);
+    s->stopped = 0;
+  }
+  if (all)
+    settle_all(s, L);
+  else if (s->gc != SEAL_INCREMENTAL)
+    settle_young(s, L);
+  if (s->heap)
+    heap_scratch_end(s->heap);
+  return 0;
+}
+int seal_now(struct seal *s, lua_State *L) {
+  if (!s->dirty)
+    return 0;
+  if (!lua_checkstack(L, 8))
+    return -ENOMEM;
+  int running = lua_gc(L, LUA_GCISRUNNING);
+  lua_pushcfunction(L, settle);
+  lua_pushlightuserdata(L, s);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    if (s->heap)
+      heap_scratch_stop(s->heap);
+    if (running)
+      lua_gc(L, LUA_GCRESTART);
+    return -ENOMEM;
+  }
+  s->shared = in_use(L);
+  s->sealed = 1;
+  s->dirty = 0;
+  if (s->gc != SEAL_INCREMENTAL) {
+    collect_young(s, L);
+    aim(s, L);
+  }
+  if (s->gc == SEAL_STOP && lua_gc(L, LUA_GCISRUNNING)) {
+    lua_gc(L, LUA_GCSTOP);
+    s->stopped = 1;
+  }
+  if (s->heap)
+    heap_seal(s->heap);
+  return 0;
+}
+void seal_forked(struct seal *s, lua_State *L) {
+  s->in_clone = 1;
+  s->copied = 0;
+  s->shared = s->base = in_use(L);
+  note_outside(s, s->base);
+  if (!s->sealed || s->gc == SEAL_INCREMENTAL || !lua_checkstack(L, 4))
+    return;
+  lua_pushcfunction(L, sentinel_place);
+  if (lua_pcall(L, 0, 0, 0) != LUA_OK)
+    lua_pop(L, 1); /* no memory for it: Lua's own rule bounds the heap */
+}
+void seal_collect(struct seal *s, lua_State *L) {
+  if (lua_gc(L, LUA_GCCOUNT) < 0)
+    return; /* in a finaliser */
+  if (!s->sealed || s->gc == SEAL_INCREMENTAL) {
+    lua_gc(L, LUA_GCCOLLECT);
+    s->copied = s->in_clone;
+    return;
+  }
+  collect_all(s, L);
+  if (is_ours(s))
+    aim(s, L);
+}
