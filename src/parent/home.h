@@ -36,10 +36,12 @@ struct home {
   size_t nbusy;
   struct list todo;      /* processes with completions owed */
   struct list held;      /* processes whose fork is held */
+  struct list doomed;    /* records that nothing needs */
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
   struct list deadlines;
   uint64_t timer_at_ms;
   struct mf_process *def; /* the default template, or NULL */
+  int def_early;          /* it is the early process */
   unsigned def_failures;  /* starts in a row that came to nothing */
   uint64_t def_not_before_ms;
 };
@@ -77,6 +79,8 @@ unsigned fork_generation(void);
 /* Direct children that outlived their objects: reaped whenever the library is called. */
 void orphans_add(int pid);
 void orphans_reap(struct seam *seam);
+/* In a forked copy, before anything else is done with homes. */
+void homes_forked(void);
 /* Calls visit for every home of this process. */
 void home_each(void (*visit)(struct home *h));
 

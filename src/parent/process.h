@@ -55,7 +55,7 @@ struct memory_request {
 
 struct mf_process {
   struct home *home;
-  struct list link, todo_link, held_link, parting_link;
+  struct list link, todo_link, held_link, parting_link, doomed_link;
   struct mf_process *hash_next;
   uint64_t id;
   enum state state;
@@ -67,8 +67,10 @@ struct mf_process {
   unsigned gone : 1;     /* the kernel says that it has ended */
   unsigned eof : 1;      /* its socket has ended */
   unsigned lost : 1;     /* nobody reports its exit */
+  unsigned refuses : 1;  /* it said that it executes nothing more */
   unsigned busy : 1;
   unsigned close_waits : 1; /* the close callback waits for the end of our child */
+  unsigned error_told : 1;
   unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
   unsigned nrefs;        /* records that rely on its reports */
   int pid, pidfd, signal;
@@ -90,7 +92,7 @@ struct mf_process {
   char *exit_text;
   struct deadline limit, patience, retry;
   unsigned limit_ms;
-  char *name;
+  char *name, *program; /* program: to be started later */
 };
 
 struct command { /* argument of EV_COMMAND */
@@ -102,6 +104,16 @@ struct command { /* argument of EV_COMMAND */
   void (*release)(void *);       /* set: body is borrowed until it is called */
   void *release_data;
 };
+
+struct run_request { /* argument of EV_RUN and EV_TO_FD */
+  const char *function;
+  mf_run_cb cb;
+  void *data;
+};
+
+/* 0, or a code: lack of memory, a stdio handle that is no descriptor. */
+int hold_new(const mf_options *o, struct hold **ret);
+void hold_free(struct hold *hold);
 
 /* A new record in the given state, in its home, with the handle open. NULL: no memory. */
 struct mf_process *process_new(struct home *h, enum state state);
@@ -116,6 +128,12 @@ void process_set_pid(struct mf_process *p, int pid);
 /* Fails it: code, started, and a message in the manner of printf. */
 void process_fail(struct mf_process *p, int code, int started, const char *traceback,
                   const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* What `retry` is for when nothing else uses it. */
+void process_expect_stalls(struct mf_process *p);
+/* A record that the user never got. */
+void process_abandon(struct mf_process *p);
+/* It has failed before it came to be: ends it, exit unknown. */
+void process_end_unborn(struct mf_process *p);
 /* A process that can never be: fails it and ends it, exit unknown. */
 void process_stillborn(struct mf_process *p);
 void process_unhold(struct mf_process *p); /* writes the held fork */
@@ -126,13 +144,14 @@ void process_update(struct mf_process *p); /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);
 void process_release(struct mf_process *p); /* frees it when nothing needs it */
 void process_free(struct mf_process *p);
+/* Answers a request from /proc, without the process's help. */
+void process_measure(const struct mf_process *p, struct memory_request *m);
 /* Writes acknowledgements that wait. */
 void process_flush_acks(struct mf_process *p);
 /* The last handle is closed: lets go of everything; a default template stays, parked. */
 void process_park(struct mf_process *p);
 
-/* boot.c: the default template of the home, started when there is none. */
-int boot_default(struct home *h, const mf_options *o, struct mf_process **ret);
+/* boot.c: p was the home's default template and is no more. */
 void boot_default_lost(struct home *h, struct mf_process *p);
 /* options.c: SETUP or FORK options as octets; stdio handles are duplicated into fds. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds);

@@ -1,0 +1,504 @@
+/* The functions of moonfork.h: they check, make one event of what was asked, and say what the
+ * table answered. Runs in the parent. */
+#include "parent/boot.h"
+#include "parent/private.h"
+#include "os/sock.h"
+#include "parent/process.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* Results of the layers below, as the user knows them. */
+static int result(int r) {
+  return r == -ENOMEM ? MF_ENOMEM : r;
+}
+
+static int check(const mf_process *p) {
+  if (!p || !p->open)
+    return MF_EINVAL;
+  return home_foreign(p->home) ? MF_EFORKED : 0;
+}
+
+static struct uv_loop_s *loop_of(const mf_options *o) {
+  return o ? o->loop : NULL;
+}
+
+static int open_home(const mf_options *o, struct home **ret) {
+  int r = options_check(o);
+  if (r)
+    return r;
+  r = home_get(loop_of(o), ret);
+  return result(r ? r : home_start(*ret));
+}
+
+/* ---- make ---- */
+
+static int fork_from(struct mf_process *source, const mf_options *o, mf_process **ret) {
+  struct mf_process *q;
+  struct hold *hold;
+  int r = hold_new(o, &hold);
+  if (r)
+    return r;
+  q = process_new(source->home, HELD);
+  if (!q) {
+    hold_free(hold);
+    return MF_ENOMEM;
+  }
+  q->hold = hold;
+  if (o && o->name)
+    q->name = strdup(o->name);
+  r = process_event(source, EV_FORK, q);
+  if (r < 0) {
+    process_abandon(q);
+    return r;
+  }
+  if (o && o->timeout_ms && q->state != DEAD)
+    process_set_limit(q, o->timeout_ms);
+  process_update(q);
+  *ret = q;
+  return 0;
+}
+
+int mf_new(const mf_options *o, mf_process **ret) {
+  struct mf_process *def;
+  struct home *h;
+  int r = open_home(o, &h);
+  if (!r)
+    r = result(boot_default(h, o, &def));
+  return r ? r : fork_from(def, o, ret);
+}
+
+/* package.path and package.cpath of a process that was not executed for it. */
+static int send_paths(struct mf_process *p, const mf_options *o) {
+  static const char code[] = "package.path, package.cpath = ..., select(2, ...)";
+  const char *argv[2] = {o->lua_path, o->lua_cpath};
+  return mf_eval(p, code, sizeof code - 1, 2, argv, NULL);
+}
+
+int mf_new_exec(const mf_options *o, mf_process **ret) {
+  struct mf_process *p;
+  struct home *h;
+  int r = open_home(o, &h);
+  if (r)
+    return r;
+  r = o && o->program ? 0 : boot_early(h, o);
+  if (r > 0) { /* the early process stands in for the program */
+    r = fork_from(h->def, o, &p);
+    if (!r && o && o->lua_path && o->lua_cpath) {
+      r = send_paths(p, o);
+      if (r)
+        mf_close(p, NULL, NULL);
+    }
+  } else if (!r) {
+    r = boot_exec(h, o, &p);
+    if (!r && o && o->timeout_ms)
+      process_set_limit(p, o->timeout_ms);
+  }
+  if (r)
+    return result(r);
+  process_update(p);
+  *ret = p;
+  return 0;
+}
+
+int mf_fork_options(mf_process *p, const mf_options *o, mf_process **ret) {
+  int r = check(p);
+  if (!r)
+    r = options_check(o);
+  if (r)
+    return r;
+  r = result(home_start(p->home));
+  return r ? r : fork_from(p, o, ret);
+}
+
+int mf_fork(mf_process *p, mf_process **ret) {
+  return mf_fork_options(p, NULL, ret);
+}
+
+int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
+  struct command who = {.type = CMD_WHO};
+  struct mf_process *p;
+  struct home *h;
+  int r = open_home(o, &h);
+  if (!r)
+    r = fd_raise(fd);
+  if (r < 0 && r != -EBADF) {
+    fd_close(&fd);
+    return r;
+  }
+  if (r < 0)
+    return MF_EINVAL;
+  fd = r;
+  fd_set_nonblocking(fd, 1);
+  p = process_new(h, FORKING);
+  if (!p) {
+    fd_close(&fd);
+    return MF_ENOMEM;
+  }
+  p->greeting = 1;
+  process_event(p, EV_COMMAND, &who);
+  p->ndone = 0;
+  r = process_connect(p, fd);
+  if (r < 0) {
+    process_abandon(p);
+    return result(r);
+  }
+  process_update(p);
+  *ret = p;
+  return 0;
+}
+
+int mf_adopt_fd(const mf_options *o, int fd, int pid, int child, mf_process **ret) {
+  struct home *h;
+  int r = open_home(o, &h);
+  if (r) {
+    fd_close(&fd);
+    return r;
+  }
+  r = boot_adopt(h, o, fd, pid, child, ret);
+  if (!r && o && o->timeout_ms)
+    process_set_limit(*ret, o->timeout_ms);
+  return result(r);
+}
+
+int mf_reset(struct uv_loop_s *loop) {
+  struct home *h;
+  int r = home_get(loop, &h);
+  if (r < 0)
+    return result(r);
+  boot_reset(h);
+  return 0;
+}
+
+/* ---- prepare ---- */
+
+static int queue(mf_process *p, struct command *c) {
+  return result(process_event(p, EV_COMMAND, c));
+}
+
+static int queue_octets(mf_process *p, unsigned type, const void *body, size_t length) {
+  struct command c = {.type = type, .body = body, .length = length};
+  int r = check(p);
+  return r ? r : queue(p, &c);
+}
+
+int mf_require(mf_process *p, const char *module) {
+  if (!module || !*module)
+    return MF_EINVAL;
+  return queue_octets(p, CMD_REQUIRE, module, strlen(module));
+}
+
+int mf_eval(mf_process *p, const char *code, size_t length, int argc,
+            const char *const *argv, const size_t *lengths) {
+  struct buf body;
+  int r = check(p), i;
+  if (r)
+    return r;
+  if (!code || argc < 0 || (argc && !argv))
+    return MF_EINVAL;
+  buf_init(&body, (size_t)PROTO_PAYLOAD_MAX);
+  r = buf_put_u32(&body, (uint32_t)argc);
+  if (!r)
+    r = buf_put_str(&body, code, length);
+  for (i = 0; !r && i < argc; i++)
+    r = buf_put_str(&body, argv[i] ? argv[i] : "",
+                    !argv[i] ? 0 : lengths ? lengths[i] : strlen(argv[i]));
+  r = r == -E2BIG ? MF_ELIMIT
+      : r         ? MF_ENOMEM
+                  : queue_octets(p, CMD_EVAL, buf_peek(&body), buf_size(&body));
+  buf_deinit(&body);
+  return r;
+}
+
+/* A control socket passed over itself would keep itself alive: p's own and its sources'. */
+static int is_control_socket(const mf_process *p, int fd) {
+  for (; p; p = p->source)
+    if (p->chan.fd >= 0 && fd_same(p->chan.fd, fd))
+      return 1;
+  return 0;
+}
+
+int mf_send_fd(mf_process *p, int fd) {
+  struct fdset fds;
+  struct command c = {.type = CMD_FD, .fds = &fds};
+  int r = check(p), copy;
+  if (r)
+    return r;
+  if (fd < 0 || is_control_socket(p, fd))
+    return MF_EINVAL;
+  copy = fd_dup(fd);
+  if (copy < 0)
+    return copy == -EBADF ? MF_EINVAL : copy;
+  fdset_init(&fds);
+  fdset_push(&fds, copy);
+  return queue(p, &c);
+}
+
+static int count_argument(mf_process *p, size_t length) {
+  if (length > PROTO_PAYLOAD_MAX || p->narg_octets > PROTO_PAYLOAD_MAX - length)
+    return MF_ELIMIT;
+  p->narg_octets += length;
+  return 0;
+}
+
+int mf_send_arg(mf_process *p, const void *data, size_t length) {
+  int r = check(p);
+  if (!r && !data && length)
+    r = MF_EINVAL;
+  if (!r)
+    r = count_argument(p, length);
+  return r ? r : queue_octets(p, CMD_ARG, data, length);
+}
+
+int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
+                    void (*release)(void *), void *release_data) {
+  struct command c = {.type = CMD_ARG,
+                      .body = data,
+                      .length = length,
+                      .release = release,
+                      .release_data = release_data};
+  int r = check(p);
+  if (!r)
+    r = count_argument(p, length);
+  if (r) {
+    release(release_data);
+    return r;
+  }
+  return queue(p, &c);
+}
+
+int mf_take_args(mf_process *p) {
+  int r = queue_octets(p, CMD_TAKE_ARGS, NULL, 0);
+  if (!r)
+    p->narg_octets = 0;
+  return r;
+}
+
+int mf_chdir(mf_process *p, const char *path) {
+  return path && *path ? queue_octets(p, CMD_CHDIR, path, strlen(path)) : MF_EINVAL;
+}
+
+int mf_setenv(mf_process *p, const char *name, const char *value) {
+  struct buf body;
+  int r;
+  if (!name || !*name || strchr(name, '='))
+    return MF_EINVAL;
+  buf_init(&body, FRAME_BODY_MAX);
+  r = buf_put_str(&body, name, strlen(name));
+  if (!r)
+    r = buf_put_str(&body, value, value ? strlen(value) : 0);
+  r = r == -E2BIG ? MF_ELIMIT
+      : r         ? MF_ENOMEM
+                  : queue_octets(p, CMD_SETENV, buf_peek(&body), buf_size(&body));
+  buf_deinit(&body);
+  return r;
+}
+
+int mf_seal(mf_process *p, int flags) {
+  struct command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
+  int r = check(p);
+  if (!r && (flags & ~0x73))
+    r = MF_EINVAL;
+  return r ? r : queue(p, &c);
+}
+
+int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
+  static const struct {
+    const char *name;
+    unsigned number;
+  } known[] = {{"cpu", LIMIT_CPU},   {"as", LIMIT_AS},       {"nofile", LIMIT_NOFILE},
+               {"core", LIMIT_CORE}, {"fsize", LIMIT_FSIZE}, {"nproc", LIMIT_NPROC}};
+  struct buf body;
+  size_t i, k;
+  int r = check(p);
+  buf_init(&body, FRAME_BODY_MAX);
+  for (i = 0; !r && i < count; i++) {
+    for (k = 0; k < sizeof known / sizeof known[0]; k++)
+      if (limits[i].name && !strcmp(known[k].name, limits[i].name))
+        break;
+    if (k == sizeof known / sizeof known[0]) {
+      r = MF_EINVAL;
+      break;
+    }
+    r = buf_put_u32(&body, known[k].number);
+    if (!r)
+      r = buf_put_u32(&body, 0);
+    if (!r)
+      r = buf_put_u64(&body, limits[i].value);
+  }
+  if (!r)
+    r = queue_octets(p, CMD_LIMIT, buf_peek(&body), buf_size(&body));
+  buf_deinit(&body);
+  return result(r);
+}
+
+/* ---- finish ---- */
+
+static int finish_with(mf_process *p, enum event ev, struct run_request *run) {
+  int r = check(p);
+  if (!r && p->finish.kind != FINISH_NONE)
+    r = MF_ESTATE;
+  return r ? r : result(process_event(p, ev, run));
+}
+
+int mf_run(mf_process *p, const char *function, mf_run_cb cb, void *data) {
+  struct run_request run = {function, cb, data};
+  if (!function || !*function)
+    return MF_EINVAL;
+  return finish_with(p, EV_RUN, &run);
+}
+
+int mf_to_fd(mf_process *p, mf_run_cb cb, void *data) {
+  struct run_request to = {NULL, cb, data};
+  return finish_with(p, EV_TO_FD, &to);
+}
+
+int mf_finish(mf_process *p) {
+  int r = check(p);
+  return r ? r : result(process_event(p, EV_FINISH, NULL));
+}
+
+/* ---- ask ---- */
+
+int mf_on_error(mf_process *p, mf_error_cb cb, void *data) {
+  int r = check(p);
+  if (r)
+    return r;
+  p->error_to.cb = cb;
+  p->error_to.data = data;
+  if (cb && p->error && !p->idle_death && !p->error_told &&
+      p->finish.kind == FINISH_NONE)
+    process_owe(p, OWE_ERROR);
+  process_update(p);
+  return 0;
+}
+
+int mf_on_exit(mf_process *p, mf_exit_cb cb, void *data) {
+  int r = check(p);
+  if (r)
+    return r;
+  p->exit_to.cb = cb;
+  p->exit_to.data = data;
+  if (cb && p->state == DEAD)
+    process_owe(p, OWE_EXIT);
+  process_update(p);
+  return 0;
+}
+
+int mf_kill(mf_process *p, int signum) {
+  int r = check(p);
+  if (r)
+    return r;
+  if (signum < 0 || signum >= NSIG)
+    return MF_EINVAL;
+  return process_event(p, EV_KILL, &signum);
+}
+
+int mf_pid(const mf_process *p) {
+  if (check(p) < 0)
+    return p && p->pid > 0 ? p->pid : -1;
+  return p->pid > 0 ? p->pid : -1;
+}
+
+int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
+  struct command c = {.type = CMD_MEMORY};
+  struct memory_request *m;
+  struct mf_process *asked = NULL;
+  int r = check(p);
+  if (r)
+    return r;
+  if (p->state == GIVING || p->state == STARTING || p->finish.kind != FINISH_NONE)
+    return MF_ESTATE;
+  m = calloc(1, sizeof *m);
+  if (!m)
+    return MF_ENOMEM;
+  m->cb = cb;
+  m->data = data;
+  if (p->state == HELD)
+    process_unhold(p);
+  if (p->state == DEAD || p->state == FAILED) {
+    m->done = 1;
+    m->error = p->error ? p->error->code : MF_ECLONE_DIED;
+  } else if (p->state == FORKING || p->state == SERVING) {
+    asked = p;
+  } else if (p->state == RUNNING && p->source && p->source->state == SERVING) {
+    asked = p->source; /* it can't answer any more; its template can */
+    c.id = p->id;
+  } else {
+    process_measure(p, m);
+  }
+  list_push(&p->memory, &m->link);
+  if (asked) {
+    r = process_event(asked, EV_COMMAND, &c);
+    if (r < 0) {
+      list_remove(&m->link);
+      free(m);
+      return result(r);
+    }
+  } else {
+    process_owe(p, OWE_MEMORY);
+  }
+  process_update(p);
+  return 0;
+}
+
+/* ---- end ---- */
+
+void mf_close(mf_process *p, mf_close_cb cb, void *data) {
+  if (check(p) < 0)
+    return;
+  p->open = 0;
+  p->home->nopen--;
+  p->close_to.cb = cb;
+  p->close_to.data = data;
+  p->error_to.cb = NULL;
+  process_event(p, EV_CLOSE, NULL);
+  if (!p->close_waits)
+    process_owe(p, OWE_CLOSE);
+  process_update(p);
+}
+
+/* ---- for the binding ---- */
+
+int mf_busy(struct uv_loop_s *loop) {
+  struct home *h = home_find(loop);
+  return h ? (int)h->nbusy : 0;
+}
+
+int mf_flush(struct uv_loop_s *loop) {
+  struct home *h = home_find(loop);
+  while (h && !list_empty(&h->held))
+    process_unhold(list_entry(h->held.next, struct mf_process, held_link));
+  return 0;
+}
+
+int mf_home_close(struct uv_loop_s *loop) {
+  struct home *h = home_find(loop);
+  if (h)
+    home_drop(h);
+  return 0;
+}
+
+/* Descriptors of a home that a forked copy must not keep. The copy's memory is its own: the
+ * records stay as they are, inert. */
+static void close_descriptors(struct home *h) {
+  list_each(it, &h->processes) {
+    struct mf_process *p = list_entry(it, struct mf_process, link);
+    fd_close(&p->chan.fd);
+    fd_close(&p->pidfd);
+    fd_close(&p->finish.fd);
+    outbox_deinit(&p->chan.out);
+    outbox_init(&p->chan.out);
+    if (p->hold)
+      fdset_close(&p->hold->fds);
+  }
+}
+
+void mf_forked_child(void) {
+  boot_forget_early();
+  homes_forked();
+  home_each(close_descriptors);
+}

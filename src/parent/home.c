@@ -1,0 +1,357 @@
+#include "parent/home.h"
+
+#include "parent/process.h"
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+/* Every home of this process. Only the list is shared between threads; a home belongs to
+ * its loop's thread. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct list homes = {&homes, &homes};
+
+static void on_timer(void *owner);
+static void on_turn(void *owner);
+static void on_stopped(void *owner);
+
+/* ---- life ---- */
+
+struct home *home_new_on(struct seam *seam) {
+  struct home *h = calloc(1, sizeof *h);
+  uint32_t start;
+  if (!h) {
+    seam->ops->free(seam);
+    return NULL;
+  }
+  h->seam = seam;
+  h->generation = fork_generation();
+  seam->owner = h;
+  seam->on_timer = on_timer;
+  seam->on_turn = on_turn;
+  seam->on_stopped = on_stopped;
+  /* Numbers differ between owners of one process, so that a report meant for a former one
+   * is not taken for ours; 0 means "none" on the wire. */
+  proc_random(&start, sizeof start);
+  h->next_id = ((uint64_t)start << 31) + 1;
+  h->timer_at_ms = UINT64_MAX;
+  list_init(&h->link);
+  list_init(&h->processes);
+  list_init(&h->todo);
+  list_init(&h->held);
+  list_init(&h->doomed);
+  list_init(&h->parting);
+  list_init(&h->deadlines);
+  return h;
+}
+
+struct home *home_find(struct uv_loop_s *loop) {
+  struct home *found = NULL;
+  pthread_mutex_lock(&lock);
+  list_each(it, &homes) {
+    struct home *h = list_entry(it, struct home, link);
+    if (h->loop == loop && !home_foreign(h) && !h->dropped)
+      found = h;
+  }
+  pthread_mutex_unlock(&lock);
+  return found;
+}
+
+int home_get(struct uv_loop_s *loop, struct home **ret) {
+  struct seam *seam;
+  struct home *h;
+  if (!loop)
+    loop = uv_default_loop();
+  if (!loop)
+    return -ENOMEM;
+  h = home_find(loop);
+  if (!h) {
+    seam = seam_uv_new(loop);
+    h = seam ? home_new_on(seam) : NULL;
+    if (!h)
+      return -ENOMEM;
+    h->loop = loop;
+    pthread_mutex_lock(&lock);
+    list_push(&homes, &h->link);
+    pthread_mutex_unlock(&lock);
+  }
+  *ret = h;
+  return 0;
+}
+
+void home_each(void (*visit)(struct home *h)) {
+  pthread_mutex_lock(&lock);
+  list_each(it, &homes) {
+    visit(list_entry(it, struct home, link));
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+void homes_forked(void) {
+  pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+  lock = fresh; /* another thread of the original may have held it */
+}
+
+int home_foreign(const struct home *h) {
+  return h->generation != fork_generation();
+}
+
+static void home_free(struct home *h) {
+  pthread_mutex_lock(&lock);
+  list_remove(&h->link);
+  pthread_mutex_unlock(&lock);
+  h->seam->ops->free(h->seam);
+  free(h->table);
+  free(h);
+}
+
+int home_start(struct home *h) {
+  int r;
+  orphans_reap(h->seam);
+  if (h->started)
+    return 0;
+  r = h->seam->ops->start(h->seam);
+  if (r < 0)
+    return r;
+  h->started = 1;
+  h->stopping = 0;
+  h->timer_at_ms = UINT64_MAX;
+  h->wants_turn = 0;
+  h->seam->ops->busy(h->seam, h->nbusy != 0);
+  if (!list_empty(&h->parting) || !list_empty(&h->todo) || !list_empty(&h->held) ||
+      !list_empty(&h->doomed))
+    home_turn(h);
+  if (h->def && channel_unpark(&h->def->chan) == 0 && h->def->pidfd >= 0)
+    h->seam->ops->watch(h->seam, &h->def->pid_watch, h->def->pidfd, WATCH_READ);
+  return 0;
+}
+
+static void sweep(struct home *h) {
+  while (!list_empty(&h->doomed))
+    process_free(list_entry(h->doomed.next, struct mf_process, doomed_link));
+}
+
+/* The last handle is closed: nothing of ours stays on the loop. Records whose close callback
+ * is owed wait in `parting` until the loop has let go; a default template stays. */
+static void park(struct home *h) {
+  struct mf_process *def = h->def;
+  h->stopping = 1;
+  if (def)
+    list_remove(&def->link);
+  while (!list_empty(&h->processes))
+    process_park(list_entry(h->processes.next, struct mf_process, link));
+  if (def) {
+    list_push(&h->processes, &def->link);
+    process_park(def);
+  }
+  sweep(h);
+  h->started = 0;
+  h->seam->ops->stop(h->seam);
+}
+
+static void call_parting(struct home *h) {
+  while (!list_empty(&h->parting)) {
+    struct mf_process *p = list_entry(h->parting.next, struct mf_process, parting_link);
+    mf_close_cb cb = p->close_to.cb;
+    void *data = p->close_to.data;
+    list_remove(&p->parting_link);
+    if (cb)
+      cb(p, data);
+    process_free(p);
+  }
+}
+
+static void on_stopped(void *owner) {
+  struct home *h = owner;
+  int dropped = h->dropped;
+  call_parting(h);
+  if (dropped && !h->started && list_empty(&h->processes))
+    home_free(h);
+}
+
+void home_drop(struct home *h) {
+  struct mf_process *def = h->def;
+  h->dropped = 1;
+  if (def) {
+    if (h->started)
+      process_event(def, EV_FINISH, NULL);
+    else
+      process_park(def); /* dropped: frees it */
+    if (h->def) {
+      h->def = NULL;
+      def->internal = 0;
+      process_release(def);
+    }
+  }
+  if (!h->started && !h->stopping)
+    home_free(h);
+  else if (h->started)
+    home_turn(h);
+}
+
+/* ---- dispatch ---- */
+
+void home_enter(struct home *h) {
+  h->in_dispatch++;
+}
+
+static void write_held(struct home *h) {
+  while (!list_empty(&h->held))
+    process_unhold(list_entry(h->held.next, struct mf_process, held_link));
+}
+
+void home_leave(struct home *h) {
+  if (h->in_dispatch > 1) {
+    h->in_dispatch--;
+    return;
+  }
+  /* Callbacks may ask for more; what they ask for is paid on the next turn, so that a
+   * callback that always asks does not keep the loop. */
+  struct list due;
+  list_init(&due);
+  while (!list_empty(&h->todo)) {
+    struct list *it = h->todo.next;
+    list_remove(it);
+    list_push(&due, it);
+  }
+  while (!list_empty(&due)) {
+    struct mf_process *p = list_entry(due.next, struct mf_process, todo_link);
+    list_remove(&p->todo_link);
+    process_pay(p);
+  }
+  sweep(h);
+  h->in_dispatch--;
+  if (h->started && !h->nopen && !h->nbusy && list_empty(&h->todo))
+    park(h);
+}
+
+void home_turn(struct home *h) {
+  if (!h->started || h->wants_turn)
+    return;
+  h->wants_turn = 1;
+  h->seam->ops->turn(h->seam);
+}
+
+static void on_turn(void *owner) {
+  struct home *h = owner;
+  home_enter(h);
+  h->wants_turn = 0;
+  write_held(h);
+  call_parting(h);
+  home_leave(h);
+}
+
+void home_count_busy(struct home *h, int delta) {
+  int was = h->nbusy != 0;
+  h->nbusy += (size_t)delta;
+  if (was == (h->nbusy != 0))
+    return;
+  h->seam->ops->busy(h->seam, !was);
+  if (was && !h->nopen)
+    home_turn(h); /* it may be time to park */
+}
+
+/* ---- by id ---- */
+
+static struct mf_process **slot(struct home *h, uint64_t id) {
+  struct mf_process **p = &h->table[id & (h->table_size - 1)];
+  while (*p && (*p)->id != id)
+    p = &(*p)->hash_next;
+  return p;
+}
+
+static int grow(struct home *h) {
+  size_t size = h->table_size ? h->table_size * 2 : 64, i;
+  struct mf_process **old = h->table, *p, *next;
+  struct mf_process **table = calloc(size, sizeof *table);
+  if (!table)
+    return h->table ? 0 : -ENOMEM; /* longer chains will do */
+  h->table = table;
+  for (i = 0; i < h->table_size; i++)
+    for (p = old[i]; p; p = next) {
+      next = p->hash_next;
+      p->hash_next = table[p->id & (size - 1)];
+      table[p->id & (size - 1)] = p;
+    }
+  h->table_size = size;
+  free(old);
+  return 0;
+}
+
+int home_insert(struct home *h, struct mf_process *p) {
+  struct mf_process **at;
+  if (h->table_used >= h->table_size && grow(h) < 0)
+    return -ENOMEM;
+  at = slot(h, p->id);
+  p->hash_next = *at;
+  *at = p;
+  h->table_used++;
+  return 0;
+}
+
+void home_remove(struct home *h, struct mf_process *p) {
+  struct mf_process **at = &h->table[p->id & (h->table_size - 1)];
+  while (*at && *at != p)
+    at = &(*at)->hash_next;
+  if (!*at)
+    return;
+  *at = p->hash_next;
+  p->hash_next = NULL;
+  h->table_used--;
+}
+
+struct mf_process *home_lookup(struct home *h, uint64_t id) {
+  return h->table ? *slot(h, id) : NULL;
+}
+
+/* ---- deadlines ---- */
+
+void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d)) {
+  list_init(&d->link);
+  d->on_due = on_due;
+}
+
+static void arm(struct home *h, uint64_t at_ms) {
+  if (at_ms >= h->timer_at_ms)
+    return;
+  h->timer_at_ms = at_ms;
+  h->seam->ops->timer(h->seam, at_ms);
+}
+
+void deadline_set(struct home *h, struct deadline *d, uint64_t in_ms) {
+  list_remove(&d->link);
+  d->at_ms = h->seam->ops->now_ms(h->seam) + in_ms;
+  list_push(&h->deadlines, &d->link);
+  arm(h, d->at_ms);
+}
+
+void deadline_clear(struct deadline *d) {
+  list_remove(&d->link); /* the timer may fire for nothing: cheaper than a search */
+}
+
+static void on_timer(void *owner) {
+  struct home *h = owner;
+  uint64_t now = h->seam->ops->now_ms(h->seam), first = UINT64_MAX;
+  struct list due;
+  home_enter(h);
+  list_init(&due);
+  h->timer_at_ms = UINT64_MAX;
+  list_each_safe(it, next, &h->deadlines) {
+    struct deadline *d = list_entry(it, struct deadline, link);
+    if (d->at_ms <= now) {
+      list_remove(it);
+      list_push(&due, it);
+    } else if (d->at_ms < first) {
+      first = d->at_ms;
+    }
+  }
+  arm(h, first);
+  while (!list_empty(&due)) {
+    struct deadline *d = list_entry(due.next, struct deadline, link);
+    list_remove(&d->link);
+    d->on_due(d);
+  }
+  home_leave(h);
+}

@@ -1,0 +1,92 @@
+/* mf_options as octets for SETUP and FORK (src/wire/proto.h). Runs in the parent. */
+#include "parent/process.h"
+
+#include <errno.h>
+#include <string.h>
+
+void mf_options_init(mf_options *o) {
+  mf_options init = MF_OPTIONS_INIT;
+  *o = init;
+}
+
+int options_check(const mf_options *o) {
+  int i;
+  if (!o)
+    return 0;
+  if (o->size < offsetof(mf_options, heap_reserve) || o->gc < 0 || o->gc > MF_GC_STOP ||
+      o->leash < 0 || o->leash > MF_LEASH_KEEP || o->handles < 0 ||
+      o->handles > MF_HANDLES_CLOSE)
+    return MF_EINVAL;
+  for (i = 0; i < 3; i++)
+    if (o->stdio[i].kind < 0 || o->stdio[i].kind > MF_STDIO_FD)
+      return MF_EINVAL;
+  return 0;
+}
+
+static int put_text(struct buf *out, unsigned tag, const char *text) {
+  int r = buf_put_u8(out, tag);
+  return r ? r : buf_put_str(out, text, strlen(text));
+}
+
+static int put_octet(struct buf *out, unsigned tag, int value) {
+  unsigned char v = (unsigned char)value;
+  int r = buf_put_u8(out, tag);
+  return r ? r : buf_put_str(out, &v, 1);
+}
+
+static int put_u64(struct buf *out, unsigned tag, uint64_t value) {
+  int r = buf_put_u8(out, tag);
+  if (!r)
+    r = buf_put_u32(out, 8);
+  return r ? r : buf_put_u64(out, value);
+}
+
+static int put_stdio(const mf_options *o, struct buf *out, struct fdset *fds) {
+  unsigned char kinds[3];
+  int i, fd, r, any = 0;
+  for (i = 0; i < 3; i++) {
+    kinds[i] = (unsigned char)o->stdio[i].kind;
+    any |= kinds[i];
+    if (kinds[i] != MF_STDIO_FD)
+      continue;
+    fd = fd_dup(o->stdio[i].fd);
+    if (fd < 0)
+      return fd == -EBADF ? MF_EINVAL : fd;
+    fdset_push(fds, fd);
+  }
+  if (!any)
+    return 0;
+  r = buf_put_u8(out, OPT_STDIO);
+  return r ? r : buf_put_str(out, kinds, 3);
+}
+
+int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds) {
+  const char *const *e;
+  int r;
+  if (!o)
+    return 0;
+  r = put_stdio(o, out, fds);
+  if (!r && o->name)
+    r = put_text(out, OPT_NAME, o->name);
+  for (e = o->env; !r && e && *e; e++)
+    r = put_text(out, strchr(*e, '=') ? OPT_ENV : OPT_UNENV, *e);
+  if (!r && o->cwd)
+    r = put_text(out, OPT_CWD, o->cwd);
+  if (!r && o->new_session)
+    r = put_octet(out, OPT_SESSION, 1);
+  if (!r && o->leash != MF_LEASH_KILL)
+    r = put_octet(out, OPT_LEASH, o->leash);
+  if (!r && o->handles != MF_HANDLES_INHERIT)
+    r = put_octet(out, OPT_HANDLES, o->handles);
+  if (!setup)
+    return r == -ENOMEM ? MF_ENOMEM : r;
+  if (!r && o->lua_path)
+    r = put_text(out, OPT_PATH, o->lua_path);
+  if (!r && o->lua_cpath)
+    r = put_text(out, OPT_CPATH, o->lua_cpath);
+  if (!r && o->gc != MF_GC_GENERATIONAL)
+    r = put_octet(out, OPT_GC, o->gc);
+  if (!r && o->heap_reserve)
+    r = put_u64(out, OPT_HEAP_RESERVE, o->heap_reserve);
+  return r == -ENOMEM ? MF_ENOMEM : r;
+}

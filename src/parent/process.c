@@ -1,0 +1,1772 @@
+/* The life of one process as its parent sees it. Runs in the parent.
+ *
+ *   HELD -> FORKING -> SERVING -> STARTING -> RUNNING -> DEAD
+ *             |          |  \-> GIVING -> GIVEN ---------^
+ *             |          \-> ENDING --------------------/
+ *             \-> FAILED ------------------------------/
+ *
+ * Every event goes through one table, in which every cell is filled: `rules` at the end.
+ * Only enter_state changes the state. Callbacks are never called from here but owed
+ * (process_owe) and paid by the home when the event is over.
+ *
+ * Who is alive is told by several voices: the report of the source, the pidfd, the socket.
+ * The report is the best (it has the status); the pidfd the surest; the socket proves only
+ * that nothing more will come. Whichever comes first, the socket is drained before a death
+ * is believed. */
+#include "parent/process.h"
+
+#include "parent/private.h"
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+enum {
+  REPORT_PATIENCE_MS = 1000, /* the kernel says dead: so long the report may take */
+  HELLO_PATIENCE_MS = 30000, /* a program that says nothing is no template */
+  CLOSE_GRACE_MS = 2000,     /* a closed template may take before it is killed */
+  STALL_RETRY_MS = 5,        /* after ETOOMANYREFS */
+  HOLD_OCTETS_MAX = 64 * 1024
+};
+
+static const struct channel_events channel_events;
+static void on_pidfd(struct watch *w, unsigned events);
+static void on_limit(struct deadline *d);
+static void on_patience(struct deadline *d);
+static void on_retry(struct deadline *d);
+static void lose_source(struct mf_process *p);
+static void set_patience(struct mf_process *p, unsigned ms);
+
+/* ---- making and freeing ---- */
+
+struct mf_process *process_new(struct home *h, enum state state) {
+  struct mf_process *p = calloc(1, sizeof *p);
+  if (!p)
+    return NULL;
+  p->home = h;
+  p->state = state;
+  p->pid = p->pidfd = -1;
+  p->finish.fd = -1;
+  p->pid_watch.on_ready = on_pidfd;
+  p->open = 1;
+  list_init(&p->todo_link);
+  list_init(&p->held_link);
+  list_init(&p->parting_link);
+  list_init(&p->doomed_link);
+  list_init(&p->memory);
+  buf_init(&p->acks, 1 << 24);
+  deadline_init(&p->limit, on_limit);
+  deadline_init(&p->patience, on_patience);
+  deadline_init(&p->retry, on_retry);
+  channel_init(&p->chan, &channel_events);
+  p->id = h->next_id++;
+  if (home_insert(h, p) < 0) {
+    free(p);
+    return NULL;
+  }
+  list_push(&h->processes, &p->link);
+  h->nopen++;
+  return p;
+}
+
+static void failure_free(struct failure *f) {
+  if (!f)
+    return;
+  free(f->message);
+  free(f->traceback);
+  free(f);
+}
+
+int hold_new(const mf_options *o, struct hold **ret) {
+  struct hold *hold = malloc(sizeof *hold);
+  int r;
+  if (!hold)
+    return MF_ENOMEM;
+  buf_init(&hold->options, FRAME_BODY_MAX);
+  buf_init(&hold->commands, FRAME_BODY_MAX);
+  fdset_init(&hold->fds);
+  r = options_encode(o, 0, &hold->options, &hold->fds);
+  if (r) {
+    hold_free(hold);
+    return r;
+  }
+  *ret = hold;
+  return 0;
+}
+
+void hold_free(struct hold *hold) {
+  if (!hold)
+    return;
+  buf_deinit(&hold->options);
+  buf_deinit(&hold->commands);
+  fdset_close(&hold->fds);
+  free(hold);
+}
+
+static void close_pidfd(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
+  if (p->pidfd >= 0)
+    s->ops->close(s, &p->pidfd);
+}
+
+/* Leaves the list of what it relies on. */
+static void drop_source(struct mf_process *p) {
+  struct mf_process *source = p->source;
+  if (!source)
+    return;
+  p->source = NULL;
+  if (source->held_child == p)
+    source->held_child = NULL;
+  source->nrefs--;
+  process_release(source);
+}
+
+void process_free(struct mf_process *p) {
+  struct home *h = p->home;
+  if (p->busy)
+    home_count_busy(h, -1);
+  if (p->child && p->pid > 0)
+    orphans_add(p->pid);
+  list_each_safe(it, next, &p->memory) {
+    list_remove(it);
+    free(list_entry(it, struct memory_request, link));
+  }
+  drop_source(p);
+  deadline_clear(&p->limit);
+  deadline_clear(&p->patience);
+  deadline_clear(&p->retry);
+  close_pidfd(p);
+  channel_close(&p->chan);
+  if (p->finish.fd >= 0)
+    h->seam->ops->close(h->seam, &p->finish.fd);
+  hold_free(p->hold);
+  buf_deinit(&p->acks);
+  failure_free(p->error);
+  free(p->exit_text);
+  free(p->name);
+  free(p->program);
+  list_remove(&p->todo_link);
+  list_remove(&p->held_link);
+  list_remove(&p->parting_link);
+  list_remove(&p->doomed_link);
+  list_remove(&p->link);
+  home_remove(h, p);
+  free(p);
+}
+
+/* Dooms a record that nothing needs any more: no handle, nobody who relies on its reports,
+ * and nothing to come that matters. The home frees it when no event is under way. */
+void process_release(struct mf_process *p) {
+  if (p->open || p->internal || p->nrefs || p->owed || !list_empty(&p->parting_link))
+    return;
+  if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
+    return;
+  if (!list_empty(&p->doomed_link))
+    return;
+  list_push(&p->home->doomed, &p->doomed_link);
+  home_turn(p->home);
+}
+
+void process_set_source(struct mf_process *p, struct mf_process *source) {
+  assert(!p->source);
+  p->source = source;
+  source->nrefs++;
+}
+
+int process_connect(struct mf_process *p, int fd) {
+  return channel_open(&p->chan, p->home->seam, fd);
+}
+
+/* ---- busy ---- */
+
+static int is_busy(const struct mf_process *p) {
+  int works;
+  if (p->internal || p->home->stopping)
+    return 0;
+  if (p->owed || p->finish.kind != FINISH_NONE || !list_empty(&p->memory))
+    return 1;
+  works = p->state == FORKING || p->state == SERVING || p->state == ENDING;
+  if (works && p->ndone < p->nsent && !p->chan.deaf && !p->eof)
+    return 1;
+  if (p->state == HELD || (p->state == FORKING && !p->forked))
+    return 1;
+  if (p->close_waits)
+    return 1;
+  return p->exit_to.cb &&
+         (p->state == RUNNING || p->state == ENDING || p->state == FAILED || p->eof ||
+          p->gone);
+}
+
+void process_update(struct mf_process *p) {
+  unsigned busy = (unsigned)is_busy(p);
+  if (busy == p->busy)
+    return;
+  p->busy = busy;
+  home_count_busy(p->home, busy ? 1 : -1);
+}
+
+void process_owe(struct mf_process *p, unsigned what) {
+  p->owed |= what;
+  if (list_empty(&p->todo_link))
+    list_push(&p->home->todo, &p->todo_link);
+  home_turn(p->home);
+}
+
+static void enter_state(struct mf_process *p, enum state state) {
+  p->state = state;
+}
+
+/* ---- failures ---- */
+
+static char *copy_text(const char *text) {
+  return text ? strdup(text) : NULL;
+}
+
+static struct failure *failure_new(int code, int started, const char *message,
+                                   const char *traceback) {
+  struct failure *f = calloc(1, sizeof *f);
+  if (!f)
+    return NULL;
+  f->code = code;
+  f->started = started;
+  f->message = copy_text(message);
+  f->traceback = copy_text(traceback);
+  return f;
+}
+
+/* What is asked of p but not forked yet can't be any more. */
+static void fail_asked(struct mf_process *p) {
+  struct home *h = p->home;
+  list_each_safe(it, next, &h->processes) {
+    struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source != p || q->forked || q->state == DEAD || q->internal)
+      continue;
+    /* Unless p said that it executes nothing more, a fork that was written may have
+     * happened: its socket will tell. */
+    if (!p->refuses && q->state != HELD && !q->eof && q->chan.fd >= 0 && !q->chan.ended)
+      continue;
+    process_stillborn(q);
+  }
+}
+
+/* Takes f (may be NULL: no memory). */
+static void fail_with(struct mf_process *p, struct failure *f) {
+  if (p->error) {
+    failure_free(f);
+    return;
+  }
+  p->error = f;
+  if (p->finish.kind != FINISH_NONE)
+    process_owe(p, OWE_FINISH);
+  else if (p->error_to.cb && !p->idle_death)
+    process_owe(p, OWE_ERROR);
+  fail_asked(p);
+}
+
+void process_fail(struct mf_process *p, int code, int started, const char *traceback,
+                  const char *format, ...) {
+  char text[1024];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  fail_with(p, failure_new(code, started, text, traceback));
+}
+
+/* The error that a process gets because its source can't fork it. */
+static void fail_like_source(struct mf_process *p) {
+  const struct mf_process *s = p->source;
+  const struct failure *f = s ? s->error : NULL;
+  int code = f ? f->code : MF_ETEMPLATE_DIED;
+  if (code == MF_ECLONE_DIED)
+    code = MF_ETEMPLATE_DIED;
+  if (!f || !f->message) {
+    process_fail(p, code, MF_STARTED_NO, NULL, "the template has ended");
+    return;
+  }
+  fail_with(p, failure_new(code, MF_STARTED_NO, f->message, f->traceback));
+}
+
+/* ---- the end ---- */
+
+static void describe_end(const struct mf_process *p, char *text, size_t n) {
+  if (!p->exit.known)
+    snprintf(text, n, "exit status unknown");
+  else if (p->exit.signal)
+    snprintf(text, n, "signal %d (%s)%s", p->exit.signal, strsignal(p->exit.signal),
+             p->exit.core ? ", core dumped" : "");
+  else
+    snprintf(text, n, "exit status %d", p->exit.code);
+}
+
+static void set_exit(struct mf_process *p, int status) {
+  p->exit.known = 1;
+  if (WIFSIGNALED(status)) {
+    p->exit.signal = WTERMSIG(status);
+    p->exit.core = WCOREDUMP(status) != 0;
+  } else {
+    p->exit.code = WEXITSTATUS(status);
+  }
+}
+
+/* Sent something whose fate is open, or somebody waits for an answer. */
+static int has_work(const struct mf_process *p) {
+  return p->finish.kind != FINISH_NONE || p->ndone < p->nsent || p->state == HELD;
+}
+
+static void fail_memory(struct mf_process *p, int code) {
+  list_each(it, &p->memory) {
+    struct memory_request *m = list_entry(it, struct memory_request, link);
+    if (!m->done) {
+      m->done = 1;
+      m->error = code;
+    }
+    process_owe(p, OWE_MEMORY);
+  }
+}
+
+void process_measure(const struct mf_process *p, struct memory_request *m) {
+  struct proc_memory pm = {0};
+  m->error = p->pid > 0 ? proc_memory(p->pid, &pm) : MF_EUNSUPPORTED;
+  m->done = 1;
+  m->info.pss = pm.pss;
+  m->info.uss = pm.uss;
+  m->info.rss = pm.rss;
+  m->info.shared = pm.shared;
+}
+
+static void measure_all(struct mf_process *p) {
+  list_each(it, &p->memory) {
+    struct memory_request *m = list_entry(it, struct memory_request, link);
+    if (!m->done)
+      process_measure(p, m);
+    process_owe(p, OWE_MEMORY);
+  }
+}
+
+static const char *called(const struct mf_process *p) {
+  return p->name ? p->name : "the process";
+}
+
+/* It has ended (p->exit says how, as far as it is known). */
+static void die(struct mf_process *p) {
+  char how[128];
+  if (p->state == DEAD)
+    return;
+  channel_drain(&p->chan); /* queued octets outlive their writer */
+  if (p->state == DEAD)
+    return;
+  describe_end(p, how, sizeof how);
+  p->forked = 1;
+  if (p->state != RUNNING && p->state != GIVEN && p->state != ENDING && !p->error) {
+    p->idle_death = !has_work(p);
+    if (p->greeting)
+      process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                   "the template program ended before it said hello (%s)", how);
+    else
+      process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL,
+                   "%s ended instead of answering (%s)", called(p), how);
+  }
+  enter_state(p, DEAD);
+  deadline_clear(&p->limit);
+  deadline_clear(&p->patience);
+  deadline_clear(&p->retry);
+  close_pidfd(p);
+  if (p->exit_to.cb)
+    process_owe(p, OWE_EXIT);
+  fail_memory(p, MF_ECLONE_DIED);
+  if (p->close_waits) {
+    p->close_waits = 0;
+    process_owe(p, OWE_CLOSE);
+  }
+  lose_source(p);
+  channel_close(&p->chan);
+  hold_free(p->hold);
+  p->hold = NULL;
+  list_remove(&p->held_link);
+  if (p->home->def == p)
+    boot_default_lost(p->home, p);
+  p->internal = 0;
+  drop_source(p);
+  process_release(p);
+}
+
+void process_stillborn(struct mf_process *p) {
+  fail_like_source(p);
+  die(p);
+}
+
+/* Nobody will report the exits of what p forked. */
+static void lose_source(struct mf_process *p) {
+  struct home *h = p->home;
+  list_each_safe(it, next, &h->processes) {
+    struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source == p && q->state != DEAD)
+      process_event(q, EV_SOURCE_LOST, NULL);
+  }
+}
+
+/* The status by other ways than a report; then the end. */
+static void die_unreported(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  struct proc_status st;
+  int status;
+  if (p->child && p->pid > 0 && s->ops->reap(s, p->pid, &st) == 0) {
+    set_exit(p, st.status);
+    p->exit.has_rusage = 1;
+    p->exit.utime_us = st.utime_us;
+    p->exit.stime_us = st.stime_us;
+    p->exit.maxrss_bytes = st.maxrss_bytes;
+    p->child = 0;
+  } else if (p->pid > 0 && p->pidfd >= 0 &&
+             s->ops->status(s, p->pidfd, p->pid, &status) == 0) {
+    set_exit(p, status); /* somebody else reaped it, or nobody has */
+    p->child = 0;
+  }
+  die(p);
+}
+
+static void set_patience(struct mf_process *p, unsigned ms) {
+  deadline_set(p->home, &p->patience, ms);
+}
+
+/* The other side did what the protocol does not allow. */
+static int broken(struct mf_process *p, void *arg) {
+  struct seam *s = p->home->seam;
+  const char *what = arg ? arg : "an unexpected answer";
+  int code = p->greeting ? MF_ETEMPLATE_START : MF_EPROTOCOL;
+  process_fail(p, code, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
+               p->greeting ? "the program does not speak moonfork's protocol (%s)"
+                           : "the process broke the protocol: %s",
+               what);
+  if (p->pid > 0)
+    s->ops->kill(s, p->pidfd, p->pid, SIGKILL);
+  p->eof = 1;
+  enter_state(p, FAILED);
+  lose_source(p);
+  channel_close(&p->chan);
+  set_patience(p, REPORT_PATIENCE_MS);
+  return 0;
+}
+
+/* ---- the pid ---- */
+
+void process_set_pid(struct mf_process *p, int pid) {
+  struct seam *s = p->home->seam;
+  p->forked = 1;
+  if (p->pid > 0 || pid <= 0)
+    return;
+  p->pid = pid;
+  p->pidfd = s->ops->pidfd(s, pid);
+  if (p->pidfd >= 0)
+    s->ops->watch(s, &p->pid_watch, p->pidfd, WATCH_READ);
+  else
+    p->pidfd = -1;
+  if (p->signal) {
+    s->ops->kill(s, p->pidfd, pid, p->signal);
+    p->signal = 0;
+  }
+}
+
+static void on_pidfd(struct watch *w, unsigned events) {
+  struct mf_process *p = list_entry(w, struct mf_process, pid_watch);
+  struct home *h = p->home;
+  home_enter(h);
+  process_event(p, EV_PIDFD, NULL);
+  home_leave(h);
+}
+
+/* ---- writing ---- */
+
+static int send_command(struct mf_process *p, const struct command *c) {
+  int r;
+  p->nsent++;
+  if (c->release)
+    r = channel_put_ref(&p->chan, c->type, c->id, c->body, c->length, c->release,
+                        c->release_data);
+  else
+    r = channel_put(&p->chan, c->type, c->id, c->body, c->length, c->fds);
+  if (r < 0)
+    p->nsent--;
+  return r;
+}
+
+static int send_simple(struct mf_process *p, unsigned type, uint64_t id, const void *body,
+                       size_t length) {
+  struct command c = {.type = type, .id = id, .body = body, .length = length};
+  return send_command(p, &c);
+}
+
+static void discard(struct command *c) {
+  if (c->fds)
+    fdset_close(c->fds);
+  if (c->release)
+    c->release(c->release_data);
+}
+
+/* Writes the fork that p has been held back with. */
+void process_unhold(struct mf_process *p) {
+  struct mf_process *source = p->source;
+  struct hold *hold = p->hold;
+  struct home *h = p->home;
+  struct command fork = {.type = CMD_FORK, .id = p->id};
+  struct fdset fds;
+  int pair[2], r, i;
+  if (!hold)
+    return;
+  p->hold = NULL;
+  list_remove(&p->held_link);
+  if (source && source->held_child == p)
+    source->held_child = NULL;
+  if (!source || source->error || source->state == DEAD) {
+    hold_free(hold);
+    process_stillborn(p);
+    return;
+  }
+  if (source->hold)
+    process_unhold(source);
+  if (p->state == DEAD) { /* it went down with its source */
+    hold_free(hold);
+    return;
+  }
+  r = h->seam->ops->pair(h->seam, pair);
+  if (r < 0) {
+    hold_free(hold);
+    process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
+                 "no socket for the new process: %s", strerror(-r));
+    die(p);
+    return;
+  }
+  fdset_init(&fds);
+  fdset_push(&fds, pair[1]);
+  for (i = 0; i < hold->fds.n; i++)
+    fdset_push(&fds, fdset_steal(&hold->fds, i));
+  r = 0;
+  if (buf_size(&hold->commands)) {
+    r = buf_put_u8(&hold->options, OPT_COMMANDS);
+    if (!r)
+      r = buf_put_str(&hold->options, buf_peek(&hold->commands),
+                      buf_size(&hold->commands));
+  }
+  fork.body = buf_peek(&hold->options);
+  fork.length = buf_size(&hold->options);
+  fork.fds = &fds;
+  if (!r)
+    r = send_command(source, &fork);
+  else
+    fdset_close(&fds);
+  hold_free(hold);
+  if (p->state == HELD)
+    enter_state(p, FORKING);
+  if (!r)
+    r = process_connect(p, pair[0]);
+  else
+    h->seam->ops->close(h->seam, &pair[0]);
+  if (r < 0) {
+    process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,
+                 "the new process can't be asked for: %s", strerror(-r));
+    die(p);
+    return;
+  }
+  process_update(source);
+  process_update(p);
+}
+
+static void unhold_child(struct mf_process *p) {
+  if (p->held_child)
+    process_unhold(p->held_child);
+}
+
+/* Adds a command to the held fork: 1 when there was room. */
+static int join_hold(struct mf_process *p, const struct command *c) {
+  struct hold *hold = p->hold;
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct frame f = {.type = (uint8_t)c->type, .id = c->id};
+  int n = c->fds ? c->fds->n : 0, i;
+  size_t size = buf_size(&hold->commands) + buf_size(&hold->options);
+  if (c->length > HOLD_OCTETS_MAX ||
+      size + c->length + FRAME_HEADER_SIZE > HOLD_OCTETS_MAX ||
+      1 + hold->fds.n + n > FRAME_FDS_MAX)
+    return 0;
+  f.length = (uint32_t)c->length;
+  f.nfds = (uint8_t)n;
+  frame_encode(header, &f);
+  if (!buf_reserve(&hold->commands, FRAME_HEADER_SIZE + c->length))
+    return 0;
+  buf_put(&hold->commands, header, sizeof header);
+  if (c->length)
+    buf_put(&hold->commands, c->body, c->length);
+  for (i = 0; i < n; i++)
+    fdset_push(&hold->fds, fdset_steal(c->fds, i));
+  if (c->release)
+    c->release(c->release_data);
+  p->nsent++;
+  return 1;
+}
+
+void process_flush_acks(struct mf_process *p) {
+  if (!buf_size(&p->acks))
+    return;
+  channel_put(&p->chan, CMD_ACK, 0, buf_peek(&p->acks), buf_size(&p->acks), NULL);
+  buf_consume(&p->acks, buf_size(&p->acks));
+}
+
+static void acknowledge(struct mf_process *p, uint64_t id) {
+  buf_put_u64(&p->acks, id); /* without memory it stays a zombie a little longer */
+  if (list_empty(&p->todo_link))
+    list_push(&p->home->todo, &p->todo_link);
+  home_turn(p->home);
+}
+
+/* ---- the cells: what the user asks ---- */
+
+static int refuse(struct mf_process *p, void *arg) {
+  return MF_ESTATE;
+}
+
+static int ignore(struct mf_process *p, void *arg) {
+  return 0;
+}
+
+static int refuse_command(struct mf_process *p, void *arg) {
+  discard(arg);
+  return MF_ESTATE;
+}
+
+static int ignore_command(struct mf_process *p, void *arg) {
+  discard(arg);
+  return 0;
+}
+
+static int hold_command(struct mf_process *p, void *arg) {
+  struct command *c = arg;
+  if ((c->type == CMD_ARG || c->type == CMD_FD) && join_hold(p, c))
+    return 0;
+  process_unhold(p);
+  return process_event(p, EV_COMMAND, arg);
+}
+
+static int queue_command(struct mf_process *p, void *arg) {
+  unhold_child(p);
+  return send_command(p, arg);
+}
+
+/* arg: the new record, in HELD, behind p. */
+static int hold_fork(struct mf_process *p, void *arg) {
+  struct mf_process *q = arg;
+  unhold_child(p);
+  process_set_source(q, p);
+  p->held_child = q;
+  deadline_clear(&p->limit);
+  list_push(&p->home->held, &q->held_link);
+  home_turn(p->home);
+  return 0;
+}
+
+static int unhold_fork(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_FORK, arg);
+}
+
+static int fork_stillborn(struct mf_process *p, void *arg) {
+  struct mf_process *q = arg;
+  process_set_source(q, p);
+  process_stillborn(q);
+  return 0;
+}
+
+static void expect_finish(struct mf_process *p, enum finish_kind kind, mf_run_cb cb,
+                          void *data) {
+  p->finish.kind = kind;
+  p->finish.cb = cb;
+  p->finish.data = data;
+}
+
+static void move_forks(struct mf_process *from, struct mf_process *to) {
+  list_each(it, &from->home->processes) {
+    struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source != from || q == to)
+      continue;
+    q->source = to;
+    from->nrefs--;
+    to->nrefs++;
+  }
+}
+
+/* Exchanges who p and q are as kernel processes. */
+static void swap_identity(struct mf_process *p, struct mf_process *q) {
+  struct home *h = p->home;
+  uint64_t id = p->id;
+  int pid = p->pid, pidfd = p->pidfd, sig = p->signal;
+  unsigned child = p->child, forked = p->forked;
+  h->seam->ops->watch(h->seam, &p->pid_watch, p->pidfd, 0);
+  h->seam->ops->watch(h->seam, &q->pid_watch, q->pidfd, 0);
+  home_remove(h, p);
+  home_remove(h, q);
+  p->id = q->id, p->pid = q->pid, p->pidfd = q->pidfd, p->signal = q->signal;
+  p->child = q->child, p->forked = q->forked;
+  q->id = id, q->pid = pid, q->pidfd = pidfd, q->signal = sig;
+  q->child = child, q->forked = forked;
+  home_insert(h, p); /* no growth: two were taken out */
+  home_insert(h, q);
+  if (p->pidfd >= 0)
+    h->seam->ops->watch(h->seam, &p->pid_watch, p->pidfd, WATCH_READ);
+  if (q->pidfd >= 0)
+    h->seam->ops->watch(h->seam, &q->pid_watch, q->pidfd, WATCH_READ);
+}
+
+/* Clones of p live: after run the process we know stays as their reaper behind a report
+ * channel, and a new one runs the function. The reaper's record takes over p's number, pid
+ * and place; p waits for the runner's. Gives the far end of the channel, or -errno. */
+static int split_reaper(struct mf_process *p) {
+  struct home *h = p->home;
+  struct mf_process *reaper;
+  int pair[2], r;
+  r = h->seam->ops->pair(h->seam, pair);
+  if (r < 0)
+    return r;
+  reaper = process_new(h, ENDING);
+  if (!reaper) {
+    h->seam->ops->close(h->seam, &pair[0]);
+    h->seam->ops->close(h->seam, &pair[1]);
+    return -ENOMEM;
+  }
+  reaper->open = 0;
+  reaper->internal = 1;
+  h->nopen--;
+  r = process_connect(reaper, pair[0]);
+  if (r < 0) {
+    enter_state(reaper, DEAD);
+    process_free(reaper);
+    h->seam->ops->close(h->seam, &pair[1]);
+    return r;
+  }
+  move_forks(p, reaper);
+  swap_identity(p, reaper);
+  reaper->source = p->source; /* with its reference */
+  reaper->lost = p->lost;
+  p->source = NULL;
+  p->lost = 0;
+  process_set_source(p, reaper);
+  p->reaper = reaper;
+  return pair[1];
+}
+
+/* The run failed before the runner was forked: all as before. */
+static void join_reaper(struct mf_process *p) {
+  struct mf_process *reaper = p->reaper;
+  if (!reaper)
+    return;
+  p->reaper = NULL;
+  drop_source(p);
+  swap_identity(p, reaper);
+  p->source = reaper->source;
+  p->lost = reaper->lost;
+  reaper->source = NULL;
+  move_forks(reaper, p);
+  channel_close(&reaper->chan);
+  enter_state(reaper, DEAD);
+  reaper->internal = 0;
+  reaper->child = 0;
+  process_release(reaper);
+}
+
+static int start_run(struct mf_process *p, void *arg) {
+  const struct run_request *run = arg;
+  struct command c = {.type = CMD_RUN, .body = run->function};
+  struct fdset fds;
+  int far;
+  c.length = strlen(run->function);
+  unhold_child(p);
+  fdset_init(&fds);
+  if (p->nrefs) { /* clones of it live */
+    far = split_reaper(p);
+    if (far < 0)
+      return far == -ENOMEM ? MF_ENOMEM : far;
+    fdset_push(&fds, far);
+    c.id = p->id;
+    c.fds = &fds;
+  }
+  channel_exact(&p->chan);
+  expect_finish(p, FINISH_RUN, run->cb, run->data);
+  enter_state(p, STARTING);
+  return send_command(p, &c);
+}
+
+static int hold_run(struct mf_process *p, void *arg) {
+  const struct run_request *run = arg;
+  struct command c = {.type = CMD_RUN, .body = run->function};
+  c.length = strlen(run->function);
+  if (!join_hold(p, &c)) {
+    process_unhold(p);
+    return process_event(p, EV_RUN, arg);
+  }
+  expect_finish(p, FINISH_RUN, run->cb, run->data);
+  channel_exact(&p->chan);
+  enter_state(p, STARTING);
+  process_unhold(p);
+  return 0;
+}
+
+static int run_failed(struct mf_process *p, void *arg) {
+  const struct run_request *run = arg;
+  if (!p->error)
+    process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL, "%s has ended", called(p));
+  expect_finish(p, FINISH_RUN, run->cb, run->data);
+  process_owe(p, OWE_FINISH);
+  return 0;
+}
+
+/* All is executed: the socket can go. */
+static void try_give(struct mf_process *p) {
+  if (p->state != GIVING || p->ndone < p->nsent || !channel_written(&p->chan) ||
+      inbox_pending(&p->chan.in))
+    return;
+  process_flush_acks(p);
+  if (!channel_written(&p->chan))
+    return;
+  p->finish.fd = channel_steal(&p->chan);
+  enter_state(p, GIVEN);
+  lose_source(p);
+  process_owe(p, OWE_FINISH);
+}
+
+static int start_giving(struct mf_process *p, void *arg) {
+  const struct run_request *to = arg;
+  unhold_child(p);
+  deadline_clear(&p->limit);
+  channel_exact(&p->chan);
+  expect_finish(p, FINISH_TO_FD, to->cb, to->data);
+  enter_state(p, GIVING);
+  try_give(p);
+  return 0;
+}
+
+static int hold_giving(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_TO_FD, arg);
+}
+
+static int give_failed(struct mf_process *p, void *arg) {
+  const struct run_request *to = arg;
+  run_failed(p, arg);
+  expect_finish(p, FINISH_TO_FD, to->cb, to->data);
+  return 0;
+}
+
+static int finish(struct mf_process *p, void *arg) {
+  unhold_child(p);
+  deadline_clear(&p->limit);
+  enter_state(p, ENDING);
+  return send_simple(p, CMD_CLOSE, 0, NULL, 0);
+}
+
+static int hold_finish(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_FINISH, arg);
+}
+
+static int send_signal(struct mf_process *p, void *arg) {
+  struct seam *s = p->home->seam;
+  int signum = *(const int *)arg;
+  unhold_child(p);
+  /* The runner is not there yet: what runs is the process that will be its reaper. */
+  if (p->pid <= 0 && p->reaper && p->state == STARTING)
+    return process_event(p->reaper, EV_KILL, arg);
+  if (p->gone)
+    return -ESRCH;
+  if (p->pid > 0) {
+    /* Without a pidfd the number is true only while somebody holds back the reaping. */
+    if (p->pidfd < 0 && !p->child && (p->lost || !p->source))
+      return MF_EUNSUPPORTED;
+    return s->ops->kill(s, p->pidfd, p->pid, signum);
+  }
+  p->signal = signum;
+  return 0;
+}
+
+static int hold_signal(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_KILL, arg);
+}
+
+static int signal_dead(struct mf_process *p, void *arg) {
+  return -ESRCH;
+}
+
+/* ---- the user closes the handle ---- */
+
+static void cancel(struct mf_process *p) {
+  if (p->finish.kind != FINISH_NONE && !(p->owed & OWE_FINISH)) {
+    if (!p->error)
+      p->error = failure_new(
+          MF_ECANCELLED, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO,
+          "closed by the caller", NULL);
+    process_owe(p, OWE_FINISH);
+  }
+  fail_memory(p, MF_ECANCELLED);
+  if (p->exit_to.cb && !(p->owed & OWE_EXIT))
+    process_owe(p, OWE_EXIT);
+}
+
+/* A closed process that runs nothing ends, with a grace. The close callback of a direct
+ * child comes when it is reaped, so that no zombie is left behind. */
+static void wait_for_end(struct mf_process *p) {
+  if (p->nrefs || p->state == DEAD || p->eof)
+    return;
+  p->close_waits = p->child;
+  set_patience(p, CLOSE_GRACE_MS);
+}
+
+static int close_held(struct mf_process *p, void *arg) {
+  cancel(p);
+  p->exit.known = 0;
+  if (!p->error)
+    p->idle_death = 1;
+  process_fail(p, MF_ECANCELLED, MF_STARTED_NO, NULL, "closed by the caller");
+  die(p);
+  return 0;
+}
+
+static int close_serving(struct mf_process *p, void *arg) {
+  finish(p, NULL);
+  cancel(p);
+  wait_for_end(p);
+  return 0;
+}
+
+static int close_starting(struct mf_process *p, void *arg) {
+  cancel(p);
+  channel_close(&p->chan); /* it sees the hang-up before it enters the function */
+  p->eof = 1;
+  enter_state(p, ENDING);
+  return 0;
+}
+
+static int close_quietly(struct mf_process *p, void *arg) {
+  cancel(p);
+  return 0;
+}
+
+static int close_ending(struct mf_process *p, void *arg) {
+  cancel(p);
+  wait_for_end(p);
+  return 0;
+}
+
+/* ---- the cells: answers ---- */
+
+static int on_hello(struct mf_process *p, void *arg) {
+  struct frame *f = arg;
+  struct reader r;
+  uint32_t magic;
+  unsigned version;
+  uint64_t executed;
+  if (!p->greeting)
+    return broken(p, "a second hello");
+  reader_init(&r, f->body, f->length);
+  magic = reader_u32(&r);
+  version = reader_u16(&r);
+  reader_u16(&r);
+  executed = reader_u64(&r);
+  if (!r.ok || magic != PROTO_MAGIC)
+    return broken(p, "a hello that is none");
+  if (version != PROTO_VERSION) {
+    char what[64];
+    snprintf(what, sizeof what, "it has version %u, this is version %u", version,
+             PROTO_VERSION);
+    return broken(p, what);
+  }
+  p->greeting = 0;
+  deadline_clear(&p->patience);
+  if (p->pid <= 0) { /* from_fd: commands of former owners count before ours */
+    p->nsent += executed;
+    p->ndone += executed;
+    process_set_pid(p, (int)f->id);
+    /* A number that was reused between the answer and the pidfd: its socket is gone. */
+    if (p->home->seam->ops->hung_up(p->home->seam, p->chan.fd))
+      close_pidfd(p);
+  }
+  p->forked = 1;
+  if (p->state == FORKING)
+    enter_state(p, SERVING);
+  return 0;
+}
+
+static int on_forked(struct mf_process *p, void *arg) {
+  process_set_pid(p, *(const int *)arg);
+  if (p->state == FORKING)
+    enter_state(p, SERVING);
+  return 0;
+}
+
+static int on_forked_late(struct mf_process *p, void *arg) {
+  process_set_pid(p, *(const int *)arg);
+  return 0;
+}
+
+static int failure_code_of(unsigned code) {
+  static const int codes[] = {
+      [FAILURE_REMOTE] = MF_EREMOTE,
+      [FAILURE_FORK] = MF_EFORK_FAILED,
+      [FAILURE_LIMIT] = MF_ELIMIT,
+      [FAILURE_NOMEM] = MF_ENOMEM,
+      [FAILURE_INVAL] = MF_EINVAL,
+      [FAILURE_UNSUPPORTED] = MF_EUNSUPPORTED,
+      [FAILURE_PROTOCOL] = MF_EPROTOCOL,
+  };
+  return code && code <= FAILURE_CODE_LAST ? codes[code] : MF_EPROTOCOL;
+}
+
+/* The failure in a frame's body; NULL when it is none (or no memory). */
+static struct failure *failure_decode(const struct frame *f) {
+  struct reader r;
+  struct failure *fail = calloc(1, sizeof *fail);
+  const char *message, *traceback;
+  size_t nmessage, ntraceback;
+  if (!fail)
+    return NULL;
+  reader_init(&r, f->body, f->length);
+  fail->code = failure_code_of(reader_u8(&r));
+  reader_u8(&r);
+  reader_u16(&r);
+  reader_u32(&r);
+  message = reader_str(&r, &nmessage);
+  traceback = reader_str(&r, &ntraceback);
+  if (!r.ok) {
+    free(fail);
+    return NULL;
+  }
+  fail->started = MF_STARTED_NO;
+  fail->message = message ? strndup(message, nmessage) : NULL;
+  fail->traceback = traceback ? strndup(traceback, ntraceback) : NULL;
+  return fail;
+}
+
+static int on_fork_failed(struct mf_process *p, void *arg) {
+  struct failure *f = failure_decode(arg);
+  if (!f)
+    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, "the fork failed", NULL);
+  fail_with(p, f);
+  die(p);
+  return 0;
+}
+
+static int on_done(struct mf_process *p, void *arg) {
+  uint64_t n = *(const uint64_t *)arg;
+  if (n > p->nsent || n < p->ndone)
+    return broken(p, "an impossible count of commands");
+  p->ndone = n;
+  if (p->state == FORKING && !p->greeting) {
+    p->forked = 1;
+    enter_state(p, SERVING);
+  }
+  try_give(p);
+  return 0;
+}
+
+static int on_failed(struct mf_process *p, void *arg) {
+  struct failure *f = failure_decode(arg);
+  if (!f)
+    return broken(p, "a failure that is none");
+  if (p->greeting && p->state == FORKING) {
+    p->greeting = 0;
+    f->code = MF_ETEMPLATE_START;
+  }
+  join_reaper(p);
+  p->forked = 1;
+  p->refuses = 1;
+  deadline_clear(&p->limit);
+  enter_state(p, FAILED);
+  fail_memory(p, f->code);
+  fail_with(p, f);
+  if (p->home->def == p)
+    boot_default_lost(p->home, p);
+  return 0;
+}
+
+static int on_running(struct mf_process *p, void *arg) {
+  deadline_clear(&p->limit);
+  process_set_pid(p, *(const int *)arg);
+  p->reaper = NULL;
+  p->ndone = p->nsent;
+  p->finish.fd = channel_steal(&p->chan);
+  enter_state(p, RUNNING);
+  process_owe(p, OWE_FINISH);
+  return 0;
+}
+
+struct exit_report { /* argument of EV_EXITED */
+  int pid, status;
+  uint64_t utime_us, stime_us, maxrss;
+  const char *words;
+  size_t nwords;
+};
+
+static int on_exited(struct mf_process *p, void *arg) {
+  const struct exit_report *e = arg;
+  p->forked = 1;
+  if (p->pid <= 0)
+    p->pid = e->pid;
+  set_exit(p, e->status);
+  p->exit.has_rusage = 1;
+  p->exit.utime_us = e->utime_us;
+  p->exit.stime_us = e->stime_us;
+  p->exit.maxrss_bytes = e->maxrss;
+  if (e->words) {
+    p->exit_text = strndup(e->words, e->nwords);
+    p->exit.error = p->exit_text;
+  }
+  die(p);
+  return 0;
+}
+
+/* ---- the cells: ends ---- */
+
+/* Its socket has ended. Whether it has, its source or the kernel will tell soon. */
+static int on_eof(struct mf_process *p, void *arg) {
+  int why = *(const int *)arg;
+  if (why == -EPROTO)
+    return broken(p, "a frame that is none");
+  p->eof = 1;
+  if (p->home->def == p)
+    boot_default_lost(p->home, p);
+  lose_source(p);
+  if (p->gone || (p->lost && !p->child && p->pidfd < 0)) {
+    die_unreported(p);
+    return 0;
+  }
+  if (!p->source && !p->child && p->pid <= 0) {
+    process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
+                 "%s hung up before it could be known", called(p));
+    die(p);
+    return 0;
+  }
+  if (p->lost && !p->forked) { /* the fork never happened */
+    fail_like_source(p);
+    die(p);
+    return 0;
+  }
+  set_patience(p, REPORT_PATIENCE_MS);
+  return 0;
+}
+
+static int on_gone(struct mf_process *p, void *arg) {
+  struct seam *s = p->home->seam;
+  p->gone = 1;
+  s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
+  if (p->child || p->lost || !p->source) {
+    die_unreported(p);
+    return 0;
+  }
+  set_patience(p, REPORT_PATIENCE_MS);
+  return 0;
+}
+
+static int source_lost(struct mf_process *p, void *arg) {
+  const struct mf_process *source = p->source;
+  p->lost = 1;
+  if (p->state == RUNNING)
+    measure_all(p); /* its template was to answer */
+  if (p->state == HELD || (!p->forked && (p->eof || p->chan.fd < 0))) {
+    process_stillborn(p);
+    return 0;
+  }
+  if (!p->forked) { /* its own socket will tell: fork or no fork */
+    if (source && source->refuses)
+      process_stillborn(p);
+    return 0;
+  }
+  if (p->gone)
+    die_unreported(p);
+  else if (p->pidfd < 0 && (p->state == RUNNING || p->state == GIVEN || p->eof))
+    die(p); /* nobody will ever tell */
+  return 0;
+}
+
+static int time_out(struct mf_process *p, void *arg) {
+  int signum = SIGKILL;
+  int unsure = p->state == STARTING;
+  process_fail(p, MF_ETIMEOUT, unsure ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
+               "%s was not running its function %u ms after its creation", called(p),
+               p->limit_ms);
+  if (p->state == HELD) {
+    die(p);
+    return 0;
+  }
+  send_signal(p, &signum);
+  if (p->pid <= 0) { /* not forked yet: it will find its socket hung up */
+    join_reaper(p);
+    channel_close(&p->chan);
+    p->eof = 1;
+  }
+  enter_state(p, ENDING);
+  if (p->pid <= 0 && !p->greeting && !p->source)
+    die(p);
+  return 0;
+}
+
+/* ---- deadlines ---- */
+
+static void on_limit(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, limit);
+  process_event(p, EV_TIMEOUT, NULL);
+}
+
+/* A report, a hello, or the end of a closed child is overdue. */
+static void on_patience(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, patience);
+  struct seam *s = p->home->seam;
+  if (p->greeting && !p->eof && !p->gone && !p->close_waits) {
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "the template program said nothing for %d seconds",
+                 HELLO_PATIENCE_MS / 1000);
+    broken(p, NULL);
+    return;
+  }
+  if (p->gone) {
+    die_unreported(p);
+    return;
+  }
+  if (p->state == ENDING && !p->eof && p->ndone >= p->nsent) {
+    /* It has heard the close and stays as reaper of clones we don't know. */
+    if (p->close_waits)
+      process_owe(p, OWE_CLOSE);
+    p->close_waits = 0;
+    return;
+  }
+  /* It hung up, or was closed, and lives: it runs nothing and must end. */
+  if (p->pid > 0 && p->state != RUNNING && p->state != GIVEN)
+    s->ops->kill(s, p->pidfd, p->pid, SIGKILL);
+  if (p->child) {
+    if (p->pidfd < 0) {
+      die_unreported(p);
+      return;
+    }
+    return; /* the pidfd tells */
+  }
+  if (p->pidfd < 0)
+    die(p);
+}
+
+static void on_retry(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, retry);
+  channel_flush(&p->chan);
+  try_give(p);
+}
+
+void process_expect_stalls(struct mf_process *p) {
+  p->retry.on_due = on_retry;
+}
+
+void process_abandon(struct mf_process *p) {
+  p->open = 0;
+  p->home->nopen--;
+  enter_state(p, DEAD);
+  process_update(p);
+  process_release(p);
+}
+
+void process_end_unborn(struct mf_process *p) {
+  die(p);
+  process_update(p);
+}
+
+void process_set_limit(struct mf_process *p, unsigned limit_ms) {
+  p->limit_ms = limit_ms;
+  if (limit_ms)
+    deadline_set(p->home, &p->limit, limit_ms);
+}
+
+/* ---- frames ---- */
+
+static struct mf_process *from_channel(struct channel *c) {
+  return list_entry(c, struct mf_process, chan);
+}
+
+static void frame_forked(struct mf_process *p, const struct frame *f) {
+  struct mf_process *q = home_lookup(p->home, f->id);
+  struct reader r;
+  int pid;
+  reader_init(&r, f->body, f->length);
+  pid = (int)reader_u32(&r);
+  if (!r.ok)
+    broken(p, "a fork answer that is none");
+  else if (q)
+    process_event(q, EV_FORKED, &pid);
+  if (p->home->def == p)
+    p->home->def_failures = 0;
+}
+
+static void frame_exited(struct mf_process *p, const struct frame *f) {
+  struct mf_process *q = home_lookup(p->home, f->id);
+  struct exit_report e;
+  struct reader r;
+  reader_init(&r, f->body, f->length);
+  e.pid = (int)reader_u32(&r);
+  e.status = (int)reader_u32(&r);
+  e.utime_us = reader_u64(&r);
+  e.stime_us = reader_u64(&r);
+  e.maxrss = reader_u64(&r);
+  e.words = reader_str(&r, &e.nwords);
+  if (!r.ok) {
+    broken(p, "an exit report that is none");
+    return;
+  }
+  acknowledge(p, f->id);
+  if (q)
+    process_event(q, EV_EXITED, &e);
+}
+
+static void frame_memory(struct mf_process *p, const struct frame *f) {
+  struct mf_process *q = f->id ? home_lookup(p->home, f->id) : p;
+  struct memory_request *m = NULL;
+  struct reader r;
+  if (!q)
+    return;
+  list_each(it, &q->memory) {
+    m = list_entry(it, struct memory_request, link);
+    if (!m->done)
+      break;
+    m = NULL;
+  }
+  if (!m)
+    return;
+  reader_init(&r, f->body, f->length);
+  m->error = -(int)reader_u32(&r);
+  reader_u32(&r);
+  m->info.pss = reader_u64(&r);
+  m->info.uss = reader_u64(&r);
+  m->info.rss = reader_u64(&r);
+  m->info.shared = reader_u64(&r);
+  m->info.lua = reader_u64(&r);
+  m->done = 1;
+  process_owe(q, OWE_MEMORY);
+}
+
+static void on_frame(struct channel *c, const struct frame *f) {
+  struct mf_process *p = from_channel(c), *q;
+  struct frame copy = *f;
+  int pid = (int)f->id;
+  uint64_t n = f->id;
+  switch (f->type) {
+  case ANS_HELLO:
+    process_event(p, EV_HELLO, &copy);
+    break;
+  case ANS_DONE:
+    process_event(p, EV_DONE, &n);
+    break;
+  case ANS_FORKED:
+    frame_forked(p, f);
+    break;
+  case ANS_FORK_FAILED:
+    q = home_lookup(p->home, f->id);
+    if (q)
+      process_event(q, EV_FORK_FAILED, &copy);
+    break;
+  case ANS_FAILED:
+    process_event(p, EV_FAILED, &copy);
+    break;
+  case ANS_RUNNING:
+    process_event(p, EV_RUNNING, &pid);
+    break;
+  case ANS_EXITED:
+    frame_exited(p, f);
+    break;
+  case ANS_MEMORY:
+    frame_memory(p, f);
+    break;
+  default:
+    broken(p, "an unknown answer");
+  }
+}
+
+static void on_end(struct channel *c, int why) {
+  process_event(from_channel(c), EV_EOF, &why);
+}
+
+static void on_stalled(struct channel *c) {
+  struct mf_process *p = from_channel(c);
+  deadline_set(p->home, &p->retry, STALL_RETRY_MS);
+}
+
+static const struct channel_events channel_events = {on_frame, on_end, on_stalled};
+
+/* ---- the table ---- */
+
+const char *const state_names[STATE_COUNT] = {"HELD",   "FORKING", "SERVING", "STARTING",
+                                              "GIVING", "RUNNING", "GIVEN",   "FAILED",
+                                              "ENDING", "DEAD"};
+const char *const event_names[EVENT_COUNT] = {
+    "command", "fork",    "run",  "to_fd",  "finish",  "kill",   "close", "hello",      "forked",
+    "fork_failed", "done", "failed", "running", "exited", "eof",   "pidfd", "source_lost",
+    "timeout"};
+
+typedef int (*cell)(struct mf_process *p, void *arg);
+
+/* `broken` in a column of answers: the process can't have sent that in this state. */
+static const cell rules[STATE_COUNT][EVENT_COUNT] = {
+    [HELD] =
+        {
+            [EV_COMMAND] = hold_command,
+            [EV_FORK] = unhold_fork,
+            [EV_RUN] = hold_run,
+            [EV_TO_FD] = hold_giving,
+            [EV_FINISH] = hold_finish,
+            [EV_KILL] = hold_signal,
+            [EV_CLOSE] = close_held,
+            [EV_HELLO] = ignore,
+            [EV_FORKED] = ignore,
+            [EV_FORK_FAILED] = ignore,
+            [EV_DONE] = ignore,
+            [EV_FAILED] = ignore,
+            [EV_RUNNING] = ignore,
+            [EV_EXITED] = ignore,
+            [EV_EOF] = ignore,
+            [EV_PIDFD] = ignore,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = time_out,
+        },
+    [FORKING] =
+        {
+            [EV_COMMAND] = queue_command,
+            [EV_FORK] = hold_fork,
+            [EV_RUN] = start_run,
+            [EV_TO_FD] = start_giving,
+            [EV_FINISH] = finish,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_serving,
+            [EV_HELLO] = on_hello,
+            [EV_FORKED] = on_forked,
+            [EV_FORK_FAILED] = on_fork_failed,
+            [EV_DONE] = on_done,
+            [EV_FAILED] = on_failed,
+            [EV_RUNNING] = broken,
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = on_eof,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = time_out,
+        },
+    [SERVING] =
+        {
+            [EV_COMMAND] = queue_command,
+            [EV_FORK] = hold_fork,
+            [EV_RUN] = start_run,
+            [EV_TO_FD] = start_giving,
+            [EV_FINISH] = finish,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_serving,
+            [EV_HELLO] = on_hello,
+            [EV_FORKED] = on_forked_late,
+            [EV_FORK_FAILED] = broken,
+            [EV_DONE] = on_done,
+            [EV_FAILED] = on_failed,
+            [EV_RUNNING] = broken,
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = on_eof,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = time_out,
+        },
+    [STARTING] =
+        {
+            [EV_COMMAND] = refuse_command,
+            [EV_FORK] = refuse,
+            [EV_RUN] = refuse,
+            [EV_TO_FD] = refuse,
+            [EV_FINISH] = refuse,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_starting,
+            [EV_HELLO] = on_hello,
+            [EV_FORKED] = on_forked_late,
+            [EV_FORK_FAILED] = on_fork_failed,
+            [EV_DONE] = on_done,
+            [EV_FAILED] = on_failed,
+            [EV_RUNNING] = on_running,
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = on_eof,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = time_out,
+        },
+    [GIVING] =
+        {
+            [EV_COMMAND] = refuse_command,
+            [EV_FORK] = refuse,
+            [EV_RUN] = refuse,
+            [EV_TO_FD] = refuse,
+            [EV_FINISH] = refuse,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_serving,
+            [EV_HELLO] = on_hello,
+            [EV_FORKED] = on_forked_late,
+            [EV_FORK_FAILED] = on_fork_failed,
+            [EV_DONE] = on_done,
+            [EV_FAILED] = on_failed,
+            [EV_RUNNING] = broken,
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = on_eof,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = ignore, /* to_fd has disarmed it */
+        },
+    [RUNNING] =
+        {
+            [EV_COMMAND] = refuse_command,
+            [EV_FORK] = refuse,
+            [EV_RUN] = refuse,
+            [EV_TO_FD] = refuse,
+            [EV_FINISH] = refuse,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_quietly,
+            [EV_HELLO] = ignore, /* answers can't come: the socket is the user's */
+            [EV_FORKED] = on_forked_late,
+            [EV_FORK_FAILED] = ignore,
+            [EV_DONE] = ignore,
+            [EV_FAILED] = ignore,
+            [EV_RUNNING] = ignore,
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = ignore,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = ignore,
+        },
+    [GIVEN] =
+        {
+            [EV_COMMAND] = refuse_command,
+            [EV_FORK] = refuse,
+            [EV_RUN] = refuse,
+            [EV_TO_FD] = refuse,
+            [EV_FINISH] = refuse,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_quietly,
+            [EV_HELLO] = ignore,
+            [EV_FORKED] = on_forked_late,
+            [EV_FORK_FAILED] = ignore,
+            [EV_DONE] = ignore,
+            [EV_FAILED] = ignore,
+            [EV_RUNNING] = ignore,
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = ignore,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = ignore,
+        },
+    [FAILED] =
+        {
+            [EV_COMMAND] = ignore_command, /* the failure is remembered */
+            [EV_FORK] = fork_stillborn,
+            [EV_RUN] = run_failed,
+            [EV_TO_FD] = give_failed,
+            [EV_FINISH] = ignore,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_ending,
+            [EV_HELLO] = broken,
+            [EV_FORKED] = on_forked_late,
+            [EV_FORK_FAILED] = ignore,
+            [EV_DONE] = on_done, /* of what came before */
+            [EV_FAILED] = ignore,
+            [EV_RUNNING] = broken,
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = on_eof,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = ignore,
+        },
+    [ENDING] =
+        {
+            [EV_COMMAND] = refuse_command,
+            [EV_FORK] = refuse,
+            [EV_RUN] = run_failed,
+            [EV_TO_FD] = give_failed,
+            [EV_FINISH] = ignore,
+            [EV_KILL] = send_signal,
+            [EV_CLOSE] = close_ending,
+            [EV_HELLO] = on_hello,
+            [EV_FORKED] = on_forked_late,
+            [EV_FORK_FAILED] = on_fork_failed,
+            [EV_DONE] = on_done,
+            [EV_FAILED] = on_failed,
+            [EV_RUNNING] = ignore, /* it entered the function as it was cancelled */
+            [EV_EXITED] = on_exited,
+            [EV_EOF] = on_eof,
+            [EV_PIDFD] = on_gone,
+            [EV_SOURCE_LOST] = source_lost,
+            [EV_TIMEOUT] = ignore,
+        },
+    [DEAD] =
+        {
+            [EV_COMMAND] = ignore_command,
+            [EV_FORK] = fork_stillborn,
+            [EV_RUN] = run_failed,
+            [EV_TO_FD] = give_failed,
+            [EV_FINISH] = ignore,
+            [EV_KILL] = signal_dead,
+            [EV_CLOSE] = close_quietly,
+            [EV_HELLO] = ignore,
+            [EV_FORKED] = ignore,
+            [EV_FORK_FAILED] = ignore,
+            [EV_DONE] = ignore,
+            [EV_FAILED] = ignore,
+            [EV_RUNNING] = ignore,
+            [EV_EXITED] = ignore,
+            [EV_EOF] = ignore,
+            [EV_PIDFD] = ignore,
+            [EV_SOURCE_LOST] = ignore,
+            [EV_TIMEOUT] = ignore,
+        },
+};
+
+int process_rule_kind(enum state s, enum event e) {
+  cell c = rules[s][e];
+  if (c == refuse || c == refuse_command)
+    return 0;
+  if (c == ignore || c == ignore_command)
+    return 2;
+  return c == broken ? 3 : 1;
+}
+
+int process_event(struct mf_process *p, enum event ev, void *arg) {
+  cell act = rules[p->state][ev];
+  int r = act(p, act == broken ? NULL : arg);
+  process_update(p);
+  process_release(p);
+  return r;
+}
+
+/* ---- paying ---- */
+
+static void fill_error(const struct mf_process *p, mf_error *e) {
+  const struct failure *f = p->error;
+  memset(e, 0, sizeof *e);
+  e->code = f ? f->code : MF_ENOMEM;
+  e->message = f && f->message ? f->message : mf_strerror(e->code);
+  e->traceback = f ? f->traceback : NULL;
+  e->started = f ? f->started : MF_STARTED_UNKNOWN;
+  e->exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
+}
+
+static void pay_finish(struct mf_process *p) {
+  mf_run_cb cb = p->finish.cb;
+  void *data = p->finish.data;
+  int fd = p->finish.fd;
+  mf_error e;
+  p->finish.kind = FINISH_NONE;
+  p->finish.cb = NULL;
+  if (fd >= 0) {
+    if (!cb)
+      return; /* kept open until the handle is closed */
+    p->finish.fd = -1;
+    cb(p, NULL, fd, data);
+    return;
+  }
+  p->error_told = 1;
+  fill_error(p, &e);
+  if (cb)
+    cb(p, &e, -1, data);
+}
+
+static void pay_memory(struct mf_process *p) {
+  while (!list_empty(&p->memory)) {
+    struct memory_request *m = list_entry(p->memory.next, struct memory_request, link);
+    mf_error e = {0};
+    if (!m->done)
+      return;
+    list_remove(&m->link);
+    if (m->error) {
+      e.code = m->error;
+      e.message = mf_strerror(m->error);
+      e.started = MF_STARTED_NO;
+      e.exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
+      m->cb(p, &e, NULL, m->data);
+    } else {
+      m->cb(p, NULL, &m->info, m->data);
+    }
+    free(m);
+  }
+}
+
+static void pay_error(struct mf_process *p) {
+  mf_error_cb cb = p->error_to.cb;
+  mf_error e;
+  p->error_to.cb = NULL;
+  if (!cb || p->error_told)
+    return;
+  p->error_told = 1;
+  fill_error(p, &e);
+  cb(p, &e, p->error_to.data);
+}
+
+static void pay_exit(struct mf_process *p) {
+  mf_exit_cb cb = p->exit_to.cb;
+  mf_exit unknown = {0};
+  p->exit_to.cb = NULL;
+  if (cb)
+    cb(p, p->state == DEAD ? &p->exit : &unknown, p->exit_to.data);
+}
+
+static void pay_close(struct mf_process *p) {
+  mf_close_cb cb = p->close_to.cb;
+  p->close_to.cb = NULL;
+  if (p->home->nopen == 0) { /* its callback says that the loop is empty: wait for that */
+    p->close_to.cb = cb;
+    list_push(&p->home->parting, &p->parting_link);
+    return;
+  }
+  if (cb)
+    cb(p, p->close_to.data);
+}
+
+void process_pay(struct mf_process *p) {
+  static const struct {
+    unsigned what;
+    void (*pay)(struct mf_process *);
+  } order[] = {{OWE_FINISH, pay_finish}, {OWE_MEMORY, pay_memory}, {OWE_ERROR, pay_error},
+               {OWE_EXIT, pay_exit},     {OWE_CLOSE, pay_close}};
+  process_flush_acks(p);
+  for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+    if (!(p->owed & order[i].what))
+      continue;
+    p->owed &= ~order[i].what;
+    order[i].pay(p);
+  }
+  process_update(p);
+  process_release(p);
+}
+
+/* ---- parking ---- */
+
+void process_park(struct mf_process *p) {
+  struct home *h = p->home;
+  struct seam *s = h->seam;
+  deadline_clear(&p->limit);
+  deadline_clear(&p->patience);
+  deadline_clear(&p->retry);
+  if (h->def == p && !h->dropped && !p->error) {
+    channel_park(&p->chan);
+    s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
+    return;
+  }
+  if (h->def == p)
+    h->def = NULL;
+  enter_state(p, DEAD);
+  if (list_empty(&p->parting_link)) {
+    process_free(p);
+    return;
+  }
+  /* Only the close callback is left. */
+  if (p->child && p->pid > 0)
+    orphans_add(p->pid);
+  p->child = 0;
+  list_remove(&p->link);
+  drop_source(p);
+  close_pidfd(p);
+  channel_close(&p->chan);
+}
