@@ -2,8 +2,28 @@
  * block by poll(2); in a parent they wait through a function that the binding sets, so
  * that the reactor turns or a coroutine is suspended. Needs base, os and lua only.
  *
- * The metatable's registry name carries the build id and whether this copy is the program
- * or the module, so that a template program and a module loaded into it don't mix. */
+ * Objects of the template program and of a module loaded into it don't mix: the metatable
+ * hangs in the registry under an address of the very copy of this code (object.c), and each
+ * takes the other's objects for handles through their fileno.
+ *
+ * In the copy that template() or early make of an interpreter the wait function must be
+ * taken off (luafd_set_wait with nil): there is no reactor there.
+ *
+ * What API 1.7 leaves open:
+ *  - a time limit (settimeout, connect's second argument) holds for one whole method call
+ *    and ends it with nil, "timed out", ETIMEDOUT; what was read stays in the buffer, so the
+ *    call may be made again. A write that fails tells as a fourth value how many octets went;
+ *  - recv_fd waits for a descriptor and gives with it all octets up to the end of its
+ *    message that were not read yet; without data send_fd sends one zero octet. A descriptor
+ *    that comes in while read fills its buffer waits for recv_fd (16 at most, the loss of
+ *    others is told as EMFILE). At the end: nil, "end of file", 0;
+ *  - detach gives as a second value the octets that were read ahead, if there are any; dup
+ *    leaves them with the original; file() hands them on, or fails with EBUSY;
+ *  - listen takes a backlog second, removes the path of a UNIX socket that nobody listens
+ *    to, and address() tells what a socket is bound to (port 0);
+ *  - methods of a closed socket raise, but close, getfd and pollfd (-1). One that is closed
+ *    by somebody else while it waits gives EBADF. One coroutine at a time should write.
+ */
 #ifndef LUAFD_LUAFD_H
 #define LUAFD_LUAFD_H
 

@@ -1,0 +1,172 @@
+/* One kernel call at a time, for descriptors of every kind (raw.h). Runs in every
+ * process.
+ *
+ * A pipe that says POLLOUT takes PIPE_BUF octets at once; more may block where its
+ * description is blocking. So larger writes go in such steps unless the description is
+ * non-blocking or the caller may sleep. */
+#include "luafd/raw.h"
+
+#include "os/proc.h"
+#include "os/sock.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { WRITE_STEP = PIPE_BUF, WAIT_SLICE_MS = 1000 * 1000 };
+
+double raw_now(void) {
+  return (double)proc_now_ns() / 1e9;
+}
+
+enum raw_type raw_type_of(int fd) {
+  struct stat st;
+  if (fstat(fd, &st) != 0)
+    return RAW_STREAM;
+  if (S_ISSOCK(st.st_mode))
+    return RAW_SOCKET;
+  return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode) ? RAW_FILE
+                                                                           : RAW_STREAM;
+}
+
+int raw_is_unix(int fd) {
+  struct sockaddr_storage a = {.ss_family = AF_UNSPEC};
+  socklen_t n = sizeof a;
+  return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && a.ss_family == AF_UNIX;
+}
+
+/* 1 when a poll says that the call has something to do (errors and ends count). */
+static int ready_now(int fd, short events) {
+  struct pollfd p = {.fd = fd, .events = events};
+  int r;
+  do
+    r = poll(&p, 1, 0);
+  while (r < 0 && errno == EINTR);
+  return r != 0;
+}
+
+static ssize_t read_stream(int fd, enum raw_type type, void *data, size_t n, int block) {
+  if (type == RAW_STREAM && !block && !ready_now(fd, POLLIN))
+    return -EAGAIN;
+  for (;;) {
+    ssize_t r = read(fd, data, n);
+    if (r >= 0)
+      return r;
+    if (errno != EINTR)
+      return -errno;
+  }
+}
+
+ssize_t raw_read(int fd, enum raw_type type, void *data, size_t n, int block,
+                 struct fdset *fds, int *ret_truncated) {
+  *ret_truncated = 0;
+  if (type != RAW_SOCKET)
+    return read_stream(fd, type, data, n, block);
+  if (fds != NULL)
+    return sock_recv(fd, data, n, block, fds, ret_truncated);
+  for (;;) {
+    ssize_t r = recv(fd, data, n, block ? 0 : MSG_DONTWAIT);
+    if (r >= 0)
+      return r;
+    if (errno != EINTR)
+      return -errno;
+  }
+}
+
+/* write(2) with SIGPIPE kept away from the host: blocked in this thread, and the one that
+ * this very write caused is taken off again. One that was pending before stays. */
+static ssize_t write_quietly(int fd, const struct iovec *iov, int niov) {
+  sigset_t pipe_only, before, pending;
+  sigemptyset(&pipe_only);
+  sigaddset(&pipe_only, SIGPIPE);
+  sigpending(&pending);
+  int was_pending = sigismember(&pending, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+  ssize_t r;
+  do
+    r = writev(fd, iov, niov);
+  while (r < 0 && errno == EINTR);
+  int error = r < 0 ? errno : 0;
+  if (error == EPIPE && !was_pending) {
+    int signum;
+    sigpending(&pending);
+    if (sigismember(&pending, SIGPIPE))
+      sigwait(&pipe_only, &signum);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return r < 0 ? -error : r;
+}
+
+static ssize_t write_stream(int fd, const struct iovec *iov, int niov, int block) {
+  if (block || fd_is_nonblocking(fd) == 1)
+    return write_quietly(fd, iov, niov);
+  if (!ready_now(fd, POLLOUT))
+    return -EAGAIN;
+  struct iovec first = iov[0];
+  for (int i = 1; first.iov_len == 0 && i < niov; i++)
+    first = iov[i];
+  if (first.iov_len > WRITE_STEP)
+    first.iov_len = WRITE_STEP;
+  return write_quietly(fd, &first, 1);
+}
+
+ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
+                  int block, int pass_fd) {
+  if (type == RAW_SOCKET) {
+    ssize_t r = sock_send(fd, iov, niov, &pass_fd, pass_fd >= 0);
+    return r == 0 ? -EAGAIN : r;
+  }
+  if (pass_fd >= 0)
+    return -ENOTSOCK;
+  return type == RAW_FILE ? write_quietly(fd, iov, niov)
+                          : write_stream(fd, iov, niov, block);
+}
+
+/* What accept(2) may answer because of a connection that is gone again. */
+static int is_about_the_peer(int error) {
+  return error == EINTR || error == ECONNABORTED || error == EPROTO ||
+         error == ENETDOWN || error == ENETUNREACH || error == EHOSTDOWN ||
+         error == EHOSTUNREACH;
+}
+
+int raw_accept(int fd, int ask, int nonblocking) {
+  for (;;) {
+    if (ask && !ready_now(fd, POLLIN))
+      return -EAGAIN;
+    int c = accept4(fd, NULL, NULL, SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0));
+    if (c >= 0)
+      return c > 2 ? c : fd_raise(c);
+    if (!is_about_the_peer(errno))
+      return -errno;
+  }
+}
+
+static int wait_slice_ms(double left) {
+  if (left < 0)
+    return 0;
+  double ms = left * 1000 + 0.999; /* rounded up: never wakes early and spins */
+  return ms < WAIT_SLICE_MS ? (int)ms : WAIT_SLICE_MS;
+}
+
+int raw_wait(int fd, const char *events, double timeout) {
+  double deadline = timeout < 0 ? -1 : raw_now() + timeout;
+  struct pollfd p = {.fd = fd};
+  p.events =
+      (short)((strchr(events, 'r') ? POLLIN : 0) | (strchr(events, 'w') ? POLLOUT : 0));
+  for (;;) {
+    int ms = deadline < 0 ? -1 : wait_slice_ms(deadline - raw_now());
+    int r = poll(&p, 1, ms);
+    if (r > 0)
+      return p.revents & POLLNVAL ? -EBADF : 1;
+    if (r < 0 && errno != EINTR)
+      return -errno;
+    if (deadline >= 0 && raw_now() >= deadline)
+      return 0;
+  }
+}

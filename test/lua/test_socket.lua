@@ -1,0 +1,866 @@
+-- moonfork.socket (API 1.7), run by a stock interpreter. The tests use the shim beside this
+-- file where it is on the cpath, else the installed module (and skip what needs the shim).
+-- Those of interoperation skip, with a notice, what is not installed.
+-- luacheck: globals TestRead TestWrite TestObject TestDescriptors TestWaiting TestAddresses TestHandles
+local lu = require "luaunit"
+local has_shim, shim = pcall(require, "luafd_shim")
+local socket = has_shim and shim.socket or require "moonfork".socket
+
+local function need_shim()
+  lu.skipIf(not has_shim, "needs luafd_shim")
+end
+
+local function need(name)
+  local ok, module = pcall(require, name)
+  lu.skipIf(not ok, name .. " is not installed")
+  return module
+end
+
+local function pair()
+  local a, b = socket.pair()
+  lu.assertNotNil(a, b)
+  return a, b
+end
+
+-- A descriptor leak in any test fails it.
+local function counted(class)
+  function class:setUp()
+    if has_shim then
+      collectgarbage()
+      collectgarbage()
+      self.fds = shim.count_fds()
+    end
+  end
+  function class:tearDown()
+    if has_shim then
+      shim.set_wait(nil)
+      collectgarbage()
+      collectgarbage()
+      lu.assertEquals(shim.count_fds(), self.fds, "descriptors left")
+      lu.assertEquals(shim.threads(), 1, "threads left")
+    end
+  end
+  return class
+end
+
+---- reading ----
+
+TestRead = counted {}
+
+function TestRead.test_lines_and_octets()
+  local a, b = pair()
+  lu.assertIs(a:write("one\n", "two\n", "three\n", "12345"), a)
+  a:shutdown("write")
+  lu.assertEquals(b:read(), "one")
+  lu.assertEquals(b:read("L"), "two\n")
+  lu.assertEquals(b:read("*l"), "three")
+  lu.assertEquals({b:read(2, 1, 10)}, {"12", "3", "45"})
+  lu.assertNil(b:read(1))
+  a:close()
+  b:close()
+end
+
+function TestRead.test_end_of_file_like_io()
+  local a, b = pair()
+  a:write("rest")
+  lu.assertEquals(b:read(0), "")
+  a:close()
+  lu.assertEquals(b:read("a"), "rest")
+  lu.assertEquals(b:read("a"), "")
+  lu.assertEquals(select("#", b:read("l")), 1)
+  lu.assertNil(b:read("l"))
+  lu.assertNil(b:read("L"))
+  lu.assertNil(b:read("n"))
+  lu.assertNil(b:read(5))
+  lu.assertNil(b:read(0))
+  b:close()
+end
+
+function TestRead.test_last_line_without_newline()
+  local a, b = pair()
+  a:write("x\ny")
+  a:close()
+  lu.assertEquals({b:read("L", "L", "L")}, {"x\n", "y", nil})
+  b:close()
+end
+
+function TestRead.test_several_formats_stop_at_the_first_failure()
+  local a, b = pair()
+  a:write("7 abc\n")
+  a:close()
+  local r = table.pack(b:read("n", "l", "l", "a"))
+  lu.assertEquals(r.n, 3)
+  lu.assertEquals(r[1], 7)
+  lu.assertEquals(r[2], " abc")
+  lu.assertNil(r[3])
+  b:close()
+end
+
+-- Every numeral reads as io reads it from a file, whole and octet by octet.
+function TestRead.test_numbers_like_io()
+  local texts = {"1", " 42 ", "-0x1F", "0x.8p1", "3.25e2x", "+7", "0x", "e5", "1e", "1e+", "--1", ".5", "5.", ".",
+    "0xA.8", "1 2", "99999999999999999999", "0" .. ("1"):rep(198), ("1"):rep(201), "nan", "\n\t 8", "", "  ", "0b1"}
+  for _, text in ipairs(texts) do
+    local f = io.tmpfile()
+    f:write(text)
+    f:seek("set")
+    local number = f:read("n")
+    local rest = f:read("a")
+    f:close()
+    local a, b = pair()
+    a:write(text)
+    a:close()
+    local got = b:read("n")
+    lu.assertEquals(got, number, text)
+    lu.assertEquals(math.type(got), math.type(number), text)
+    if #text < 200 then
+      lu.assertEquals(b:read("a"), rest, text)
+    end
+    b:close()
+  end
+end
+
+function TestRead.test_big_read_keeps_order()
+  need_shim()
+  local a, b = pair()
+  local text = {}
+  for i = 1, 200000 do text[i] = i end
+  text = table.concat(text, "\n") .. "\n"
+  local writer = coroutine.wrap(function() a:write(text) a:close() end)
+  shim.set_wait(coroutine.yield)
+  local reader = coroutine.wrap(function() return b:read(#text // 2), b:read("a") end)
+  writer()
+  local first, second
+  repeat
+    first, second = reader(true)
+    if type(first) == "string" then break end
+    writer(true)
+  until false
+  lu.assertTrue(first .. second == text)
+  b:close()
+end
+
+function TestRead.test_bad_formats_raise()
+  local a, b = pair()
+  lu.assertErrorMsgContains("invalid format", a.read, a, "x")
+  lu.assertErrorMsgContains("invalid format", a.read, a, "")
+  lu.assertErrorMsgContains("bad argument", a.read, a, {})
+  lu.assertErrorMsgContains("negative", a.read, a, -1)
+  a:close()
+  b:close()
+end
+
+function TestRead.test_lines()
+  local a, b = pair()
+  a:write("1\n2\n3\n")
+  a:close()
+  local t = {}
+  for line in b:lines() do t[#t + 1] = line end
+  lu.assertEquals(t, {"1", "2", "3"})
+  b:close()
+  a, b = pair()
+  a:write("1 2 3 4")
+  a:close()
+  t = {}
+  for x, y in b:lines("n", "n") do t[#t + 1] = x * y end
+  lu.assertEquals(t, {2, 12})
+  local next_line = b:lines()
+  b:close()
+  lu.assertErrorMsgContains("closed", next_line)
+end
+
+function TestRead.test_lines_raises_on_failure()
+  local a, b = pair()
+  b:settimeout(0.01)
+  lu.assertErrorMsgContains("timed out", b:lines())
+  a:close()
+  b:close()
+end
+
+function TestRead.test_time_out_keeps_what_came()
+  local a, b = pair()
+  b:settimeout(0.02)
+  a:write("half a l")
+  local r, message, errno = b:read("l")
+  lu.assertNil(r)
+  lu.assertEquals(message, "timed out")
+  lu.assertEquals(errno, 110)
+  lu.assertTrue(b:dirty())
+  lu.assertEquals(b:timeout(), 0)
+  a:write("ine\n")
+  lu.assertEquals(b:read("l"), "half a line")
+  lu.assertFalse(b:dirty())
+  lu.assertNil(b:timeout())
+  b:settimeout(nil)
+  a:close()
+  lu.assertNil(b:read())
+  b:close()
+end
+
+---- writing ----
+
+TestWrite = counted {}
+
+function TestWrite.test_numbers_like_io()
+  local a, b = pair()
+  local f = io.tmpfile()
+  local values = {1, -7, 1.5, 3.0, 1e100, 2^53, "x", math.mininteger, 1/0, 0.1}
+  f:write(table.unpack(values))
+  f:seek("set")
+  a:write(table.unpack(values))
+  a:write()
+  a:close()
+  lu.assertEquals(b:read("a"), f:read("a"))
+  f:close()
+  b:close()
+end
+
+function TestWrite.test_many_arguments()
+  local a, b = pair()
+  local t = {}
+  for i = 1, 200 do t[i] = i .. "," end
+  a:write(table.unpack(t))
+  a:close()
+  lu.assertEquals(b:read("a"), table.concat(t))
+  b:close()
+end
+
+function TestWrite.test_no_signal_when_nobody_reads()
+  local a, b = pair()
+  b:close()
+  local r, message, errno, n = a:write("x")
+  lu.assertNil(r)
+  lu.assertEquals(message, "Broken pipe")
+  lu.assertEquals(errno, 32)
+  lu.assertEquals(n, 0)
+  a:close()
+  need_shim()
+  local rd, wr = shim.pipe()
+  shim.close(rd)
+  local p <close> = socket.wrap(wr)
+  lu.assertEquals(select(3, p:write("x")), 32)
+  lu.assertFalse(shim.sigpipe_pending())
+end
+
+function TestWrite.test_time_out_tells_how_much_went()
+  local a, b = pair()
+  a:settimeout(0.02)
+  local r, message, _, n = a:write(("x"):rep(10000000))
+  lu.assertNil(r)
+  lu.assertEquals(message, "timed out")
+  a:close()
+  lu.assertEquals(#b:read("a"), n)
+  b:close()
+end
+
+function TestWrite.test_misuse_raises()
+  local a, b = pair()
+  lu.assertErrorMsgContains("bad argument", a.write, a, {})
+  a:close()
+  b:close()
+  lu.assertErrorMsgContains("closed moonfork.socket", a.write, a, "x")
+  lu.assertErrorMsgContains("closed moonfork.socket", a.read, a)
+  lu.assertErrorMsgContains("closed moonfork.socket", a.fileno, a)
+  lu.assertErrorMsgContains("moonfork.socket expected", a.read, io.stdout)
+end
+
+---- the object ----
+
+TestObject = counted {}
+
+function TestObject.test_text_and_metatable()
+  local a, b = pair()
+  lu.assertEquals(tostring(a), ("moonfork.socket (fd %d)"):format(a:fileno()))
+  lu.assertTrue(a:close())
+  lu.assertTrue(a:close())
+  lu.assertEquals(tostring(a), "moonfork.socket (closed)")
+  lu.assertEquals(getmetatable(a), "moonfork.socket")
+  lu.assertError(setmetatable, a, {})
+  lu.assertEquals(a:getfd(), -1)
+  b:close()
+end
+
+function TestObject.test_close_variable_and_collection()
+  need_shim()
+  local fd
+  do
+    local x, y = socket.pair()
+    local a <close> = x
+    local b <close> = y
+    fd = a:fileno()
+    lu.assertTrue(shim.is_open(fd))
+    lu.assertTrue(shim.is_cloexec(fd))
+    lu.assertTrue(shim.is_cloexec(b:fileno()))
+    lu.assertTrue(fd > 2 and b:fileno() > 2)
+  end
+  lu.assertFalse(shim.is_open(fd))
+  do
+    local a = socket.pair()
+    fd = a:fileno()
+  end
+  collectgarbage()
+  collectgarbage()
+  lu.assertFalse(shim.is_open(fd))
+end
+
+function TestObject.test_shutdown()
+  local a, b = pair()
+  lu.assertTrue(a:shutdown("write"))
+  lu.assertNil(b:read())
+  lu.assertIs(b:write("still"), b)
+  lu.assertTrue(b:shutdown())
+  lu.assertEquals(a:read("a"), "still")
+  lu.assertErrorMsgContains("invalid option", a.shutdown, a, "sideways")
+  a:close()
+  b:close()
+end
+
+function TestObject.test_detach_gives_what_was_read_ahead()
+  need_shim()
+  local a, b = pair()
+  a:write("line\nmore")
+  lu.assertEquals(b:read(), "line")
+  local fd, rest = b:detach()
+  lu.assertEquals(rest, "more")
+  lu.assertEquals(tostring(b), "moonfork.socket (closed)")
+  lu.assertTrue(shim.is_open(fd))
+  shim.close(fd)
+  local only = table.pack(a:detach())
+  lu.assertEquals(only.n, 1)
+  shim.close(only[1])
+end
+
+function TestObject.test_dup()
+  local a, b = pair()
+  local c = b:dup()
+  b:close()
+  a:write("x\n")
+  lu.assertEquals(c:read(), "x")
+  a:close()
+  c:close()
+end
+
+function TestObject.test_file()
+  local a, b = pair()
+  a:write("one\ntwo\nthree\n")
+  lu.assertEquals(b:read(), "one")
+  local f = assert(b:file("r"))
+  lu.assertEquals(io.type(f), "file")
+  lu.assertEquals(tostring(b), "moonfork.socket (closed)")
+  lu.assertEquals(f:read(), "two")
+  lu.assertEquals(f:read(), "three")
+  local g = a:file()
+  g:write("back\n")
+  g:flush()
+  lu.assertTrue(g:close())
+  lu.assertNil(f:read("a"):match("%S.*three"))
+  f:close()
+end
+
+function TestObject.test_file_changes_only_own_descriptions()
+  need_shim()
+  local a, b = pair()
+  shim.nonblocking(a:fileno(), true)
+  shim.nonblocking(b:fileno(), true)
+  local keep_a, keep_b = a:dup(), b:dup()
+  local foreign = socket.wrap((a:detach()))
+  local f, g = foreign:file(), b:file()
+  lu.assertTrue(shim.nonblocking(keep_a:fileno()))
+  lu.assertFalse(shim.nonblocking(keep_b:fileno()))
+  for _, x in ipairs {f, g, keep_a, keep_b} do x:close() end
+end
+
+function TestObject.test_file_in_bad_mode_changes_nothing()
+  local path = os.tmpname()
+  local s = assert(socket.open(path, "w"))
+  lu.assertErrorMsgContains("invalid mode", s.file, s, "q")
+  local f, message, errno = s:file("r")
+  lu.assertNil(f)
+  lu.assertEquals(errno, 22)
+  lu.assertIsString(message)
+  lu.assertIs(s:write("x"), s)
+  s:close()
+  os.remove(path)
+end
+
+function TestObject.test_open()
+  local path = os.tmpname()
+  local s = assert(socket.open(path, "w"))
+  s:write("a\nb\n")
+  s:close()
+  s = assert(socket.open(path, "a"))
+  s:write("c\n")
+  s:close()
+  s = assert(socket.open(path))
+  lu.assertEquals(s:read("a"), "a\nb\nc\n")
+  s:close()
+  local r, message, errno = socket.open("/nowhere/at/all")
+  lu.assertNil(r)
+  lu.assertEquals(message, "/nowhere/at/all: No such file or directory")
+  lu.assertEquals(errno, 2)
+  lu.assertErrorMsgContains("invalid mode", socket.open, path, "rw")
+  os.remove(path)
+end
+
+function TestObject.test_wrap()
+  local r, message, errno = socket.wrap(99999)
+  lu.assertNil(r)
+  lu.assertEquals(message, "Bad file descriptor")
+  lu.assertEquals(errno, 9)
+  lu.assertError(socket.wrap, "x")
+end
+
+function TestObject.test_foreign_blocking_pipe_is_left_blocking()
+  need_shim()
+  local rd, wr = shim.pipe()
+  local r <close> = socket.wrap(rd)
+  local w <close> = socket.wrap(wr)
+  r:settimeout(0.01)
+  w:settimeout(0.01)
+  lu.assertEquals(select(2, r:read(1)), "timed out")
+  local _, message, _, n = w:write(("x"):rep(1000000))
+  lu.assertEquals(message, "timed out")
+  lu.assertTrue(n > 0 and n < 1000000)
+  lu.assertEquals(#r:read(n), n)
+  lu.assertFalse(shim.nonblocking(rd))
+  lu.assertFalse(shim.nonblocking(wr))
+end
+
+---- descriptors ----
+
+TestDescriptors = counted {}
+
+function TestDescriptors.test_send_and_receive()
+  need_shim()
+  local a, b = pair()
+  local rd, wr = shim.pipe()
+  lu.assertIs(a:send_fd(wr, "with this"), a)
+  shim.close(wr)
+  local w, data = b:recv_fd()
+  lu.assertEquals(data, "with this")
+  lu.assertTrue(shim.is_cloexec(w:fileno()))
+  w:write("through\n")
+  w:close()
+  local r <close> = socket.wrap(rd)
+  lu.assertEquals(r:read("a"), "through\n")
+  a:send_fd(io.stdout)
+  w, data = b:recv_fd()
+  lu.assertEquals(data, "\0")
+  w:close()
+  a:close()
+  local none, message, errno = b:recv_fd()
+  lu.assertNil(none)
+  lu.assertEquals(message, "end of file")
+  lu.assertEquals(errno, 0)
+  b:close()
+end
+
+-- A line that was sent before the descriptor comes in together with it.
+function TestDescriptors.test_reading_ahead_loses_no_descriptor()
+  local a, b = pair()
+  local c, d = pair()
+  a:write("hello\n")
+  a:send_fd(c, "first")
+  a:send_fd(d, "second")
+  a:write(" tail\n")
+  lu.assertEquals(b:read(), "hello")
+  local x, data = b:recv_fd()
+  lu.assertEquals(data, "first")
+  local y
+  y, data = b:recv_fd()
+  lu.assertEquals(data, "second")
+  lu.assertEquals(b:read(), " tail")
+  x:write("to d")
+  lu.assertEquals(y:read(4), "to d")
+  for _, s in ipairs {a, b, c, d, x, y} do s:close() end
+end
+
+function TestDescriptors.test_octets_read_before_are_not_given_again()
+  local a, b = pair()
+  a:send_fd(0, "line\n")
+  lu.assertEquals(b:read(), "line")
+  lu.assertTrue(b:dirty())
+  local s, data = b:recv_fd()
+  lu.assertEquals(data, "")
+  s:close()
+  a:close()
+  b:close()
+end
+
+function TestDescriptors.test_a_flood_is_bounded_and_told()
+  need_shim()
+  local a, b = pair()
+  lu.assertEquals(shim.send_many(a:fileno(), 0, 40), 1)
+  a:write("\n")
+  b:read()
+  local got = 0
+  local s, message, errno = b:recv_fd()
+  while s do
+    got = got + 1
+    s:close()
+    s, message, errno = b:recv_fd()
+  end
+  lu.assertEquals(got, 16)
+  lu.assertEquals(errno, 24)
+  lu.assertIsString(message)
+  a:close()
+  b:close()
+end
+
+function TestDescriptors.test_big_data_goes_with_it()
+  need_shim()
+  local a, b = pair()
+  local text = ("0123456789"):rep(100000)
+  local sender = coroutine.wrap(function() a:send_fd(0, text) a:close() return "sent" end)
+  shim.set_wait(coroutine.yield)
+  sender()
+  shim.set_wait(nil)
+  local s, data = b:recv_fd()
+  s:close()
+  shim.set_wait(coroutine.yield)
+  local reader = coroutine.wrap(function() return data .. b:read("a") end)
+  local r = reader()
+  while r ~= text do
+    sender(true)
+    r = reader(true)
+  end
+  b:close()
+end
+
+function TestDescriptors.test_refusals()
+  local a, b = pair()
+  local r, message, errno = a:send_fd(99999)
+  lu.assertNil(r)
+  lu.assertEquals(message, "99999 is no open descriptor")
+  lu.assertEquals(errno, 9)
+  lu.assertErrorMsgContains("handle", a.send_fd, a, "string")
+  lu.assertErrorMsgContains("handle", a.send_fd, a, true)
+  lu.assertError(a.send_fd, a)
+  local path = os.tmpname()
+  local f <close> = socket.open(path)
+  lu.assertNil(f:send_fd(0))
+  lu.assertNil(f:recv_fd())
+  os.remove(path)
+  a:close()
+  b:close()
+end
+
+---- waiting ----
+
+TestWaiting = counted {}
+
+function TestWaiting.test_wait_function_may_yield()
+  need_shim()
+  shim.set_wait(function(...) return coroutine.yield(...) end)
+  local a, b = pair()
+  local reader = coroutine.wrap(function() return b:read("l", "n", 3) end)
+  local fd, events, timeout = reader()
+  lu.assertEquals({fd, events, timeout}, {b:fileno(), "r", nil})
+  a:write("li")
+  lu.assertEquals(reader(true), fd)
+  a:write("ne\n1")
+  lu.assertEquals(reader(true), fd)
+  a:write("2 a")
+  reader(true)
+  a:write("bc")
+  lu.assertEquals({reader(true)}, {"line", 12, " ab"})
+  lu.assertEquals(coroutine.wrap(function() return b:read(1) end)(), "c")
+  a:close()
+  b:close()
+end
+
+function TestWaiting.test_lines_may_yield()
+  need_shim()
+  shim.set_wait(coroutine.yield)
+  local a, b = pair()
+  local t = {}
+  local reader = coroutine.wrap(function()
+    for line in b:lines() do t[#t + 1] = line end
+    return "end"
+  end)
+  reader()
+  a:write("x\ny\nz")
+  reader(true)
+  lu.assertEquals(t, {"x", "y"})
+  a:close()
+  lu.assertEquals(reader(true), "end")
+  lu.assertEquals(t, {"x", "y", "z"})
+  b:close()
+end
+
+function TestWaiting.test_answers_of_the_wait_function()
+  need_shim()
+  local a, b = pair()
+  shim.set_wait(function() return nil, "the sky fell", 42 end)
+  lu.assertEquals({b:read(1)}, {nil, "the sky fell", 42})
+  shim.set_wait(function() end)
+  lu.assertEquals(select(2, b:read(1)), "the wait function gave no answer")
+  shim.set_wait(function(_, _, timeout)
+    shim.sleep(timeout)
+    return false, "timed out"
+  end)
+  b:settimeout(0.01)
+  lu.assertEquals({b:read(1)}, {nil, "timed out", 110})
+  shim.set_wait(function() error("oh") end)
+  lu.assertErrorMsgContains("oh", b.read, b, 1)
+  a:close()
+  b:close()
+end
+
+function TestWaiting.test_closed_while_waiting()
+  need_shim()
+  shim.set_wait(coroutine.yield)
+  local a, b = pair()
+  local reader = coroutine.wrap(function() return b:read(1) end)
+  reader()
+  b:close()
+  lu.assertEquals({reader(true)}, {nil, "Bad file descriptor", 9})
+  a:close()
+end
+
+function TestWaiting.test_non_blocking_underneath_with_a_reactor()
+  need_shim()
+  shim.set_wait(function() return false end)
+  local a, b = pair()
+  lu.assertTrue(shim.nonblocking(a:fileno()))
+  lu.assertFalse(shim.nonblocking(b:fileno()))
+  a:close()
+  b:close()
+end
+
+---- addresses ----
+
+TestAddresses = counted {}
+
+function TestAddresses.test_tcp()
+  for _, host in ipairs {"127.0.0.1", "[::1]", "localhost"} do
+    local l, message = socket.listen(host .. ":0")
+    if not l then
+      lu.assertNotEquals(host, "127.0.0.1")
+      print("# skipped " .. host .. ": " .. message)
+    else
+      local address = l:address()
+      lu.assertNotNil(address:match ":%d+$")
+      local c = assert(socket.connect(address, 5))
+      local s = assert(l:accept())
+      c:write("hello\n")
+      lu.assertEquals(s:read(), "hello")
+      lu.assertEquals(s:address(), address)
+      s:close()
+      lu.assertNil(c:read())
+      c:close()
+      l:close()
+    end
+  end
+end
+
+function TestAddresses.test_unix()
+  local path = os.tmpname()
+  os.remove(path)
+  local l = assert(socket.listen(path))
+  lu.assertEquals(l:address(), path)
+  local again, message, errno = socket.listen(path)
+  lu.assertNil(again)
+  lu.assertEquals(errno, 98, message)
+  l:settimeout(5)
+  lu.assertNotNil(l:accept()) -- the look whether somebody listens there
+  local c = assert(socket.connect(path))
+  local s = assert(l:accept())
+  s:write("x")
+  lu.assertEquals(c:read(1), "x")
+  for _, x in ipairs {l, c, s} do x:close() end
+  lu.assertEquals(select(3, socket.connect(path)), 111)
+  l = assert(socket.listen(path)) -- over the abandoned one
+  l:close()
+  os.remove(path)
+end
+
+function TestAddresses.test_full_unix_backlog_is_waited_for()
+  need_shim()
+  local path = os.tmpname()
+  os.remove(path)
+  local l = assert(socket.listen(path, 0))
+  local first = assert(socket.connect(path, 0.05))
+  local c, message = socket.connect(path, 0.05)
+  lu.assertNil(c)
+  lu.assertEquals(message, "timed out")
+  shim.set_wait(coroutine.yield)
+  local connector = coroutine.wrap(function() return socket.connect(path) end)
+  local _, _, timeout = connector()
+  lu.assertAlmostEquals(timeout, 0.01, 0.001)
+  local s = l:accept()
+  c = connector(false)
+  lu.assertStrContains(tostring(c), "moonfork.socket")
+  for _, x in ipairs {l, c, s, first} do x:close() end
+  os.remove(path)
+end
+
+function TestAddresses.test_accept_times_out()
+  local l = assert(socket.listen("127.0.0.1:0"))
+  l:settimeout(0.01)
+  lu.assertEquals({l:accept()}, {nil, "timed out", 110})
+  l:close()
+end
+
+function TestAddresses.test_bad_addresses()
+  for _, text in ipairs {"", "host", "host:", "::1:80", "a\0b:1"} do
+    local r, message, errno = socket.connect(text)
+    lu.assertNil(r)
+    lu.assertStrContains(message, "is no address")
+    lu.assertEquals(errno, 22)
+  end
+  lu.assertEquals(select(3, socket.connect("/" .. ("x"):rep(200))), 36)
+  lu.assertError(socket.connect)
+  lu.assertError(socket.listen, {})
+  local l = assert(socket.listen("127.0.0.1:0"))
+  local address = l:address()
+  l:close()
+  lu.assertEquals(select(3, socket.connect(address)), 111)
+end
+
+-- With a reactor the resolver runs in a thread, of which nothing is left.
+function TestAddresses.test_names_are_looked_up_aside()
+  need_shim()
+  local l = assert(socket.listen("127.0.0.1:0"))
+  shim.set_wait(coroutine.yield)
+  local connector = coroutine.wrap(function()
+    return socket.connect("localhost:" .. l:address():match "%d+$")
+  end)
+  local r = connector()
+  local waits = 0
+  while type(r) == "number" do
+    waits = waits + 1
+    shim.sleep(0.005)
+    r = connector(true)
+  end
+  lu.assertTrue(waits > 0)
+  lu.assertStrContains(tostring(r), "moonfork.socket")
+  r:close()
+  l:close()
+end
+
+function TestAddresses.test_unknown_name()
+  local r, message, errno = socket.connect("no.such.host.invalid:80", 10)
+  lu.assertNil(r)
+  lu.assertIsString(message)
+  lu.assertIsNumber(errno)
+end
+
+function TestAddresses.test_abandoned_lookup_cleans_up()
+  need_shim()
+  shim.set_wait(coroutine.yield)
+  for _ = 1, 20 do
+    coroutine.wrap(function() return socket.connect("no.such.host.invalid:80") end)()
+    collectgarbage()
+  end
+  collectgarbage()
+  local deadline = shim.now() + 20
+  while shim.threads() > 1 and shim.now() < deadline do shim.sleep(0.01) end
+end
+
+---- what counts as a handle ----
+
+TestHandles = counted {}
+
+function TestHandles.test_kinds()
+  need_shim()
+  local a, b = pair()
+  lu.assertEquals(shim.check(0), 0)
+  lu.assertEquals(shim.check(io.stdout), 1)
+  lu.assertEquals(shim.check(a), a:fileno())
+  lu.assertEquals(shim.check {fileno = function(self) return self.n end, n = 2}, 2)
+  lu.assertEquals(shim.check {getfd = function() return 1 end}, 1)
+  lu.assertEquals(shim.check {pollfd = function() return b:fileno() end}, b:fileno())
+  lu.assertEquals(shim.check {fd = function() return 0 end}, 0)
+  lu.assertEquals(shim.check {fd = 2}, 2)
+  lu.assertEquals(shim.check {fd = setmetatable({}, {__call = function() return 1 end})}, 1)
+  a:close()
+  b:close()
+end
+
+function TestHandles.test_no_handles()
+  need_shim()
+  local f = io.tmpfile()
+  f:close()
+  lu.assertEquals({shim.check(f)}, {nil, "a closed file is no open descriptor"})
+  local a, b = pair()
+  a:close()
+  b:close()
+  lu.assertEquals({shim.check(a)}, {nil, "a closed moonfork.socket is no open descriptor"})
+  lu.assertEquals({shim.check(-1)}, {nil, "-1 is no open descriptor"})
+  lu.assertEquals({shim.check(1 << 40)}, {nil, "1099511627776 is no open descriptor"})
+  lu.assertStrContains(select(2, shim.check {fd = function() end}), "is no open descriptor")
+  for _, x in ipairs {"0", true, {}, print, coroutine.create(print)} do
+    lu.assertErrorMsgContains("handle", shim.check, x)
+  end
+  lu.assertError(shim.check)
+  lu.assertError(shim.check, 1.5)
+  lu.assertErrorMsgContains("own", shim.check, {fileno = function() error("own") end})
+end
+
+function TestHandles:test_luv()
+  need_shim()
+  local uv = need "luv"
+  for _ = 1, 2 do
+    local rd, wr = shim.pipe()
+    local p = uv.new_pipe(false)
+    p:open(rd)
+    lu.assertEquals(shim.check(p), rd)
+    p:close()
+    uv.run()
+    lu.assertNil((shim.check(p)))
+    shim.close(wr)
+    self.fds = self.once and self.fds or shim.count_fds() -- the loop's own stay
+    self.once = true
+  end
+end
+
+function TestHandles.test_luasocket()
+  need_shim()
+  local luasocket = need "socket"
+  local l = assert(luasocket.bind("127.0.0.1", 0))
+  lu.assertEquals(shim.check(l), l:getfd())
+  l:close()
+  lu.assertNil((shim.check(l)))
+end
+
+function TestHandles.test_luasocket_select()
+  local luasocket = need "socket"
+  local a, b = socket.pair()
+  lu.assertEquals(#luasocket.select({b}, nil, 0), 0)
+  a:write("x\ny\n")
+  lu.assertIs(luasocket.select({b}, nil, 5)[1], b)
+  b:read()
+  lu.assertIs(luasocket.select({b}, nil, 5)[1], b) -- dirty
+  b:read()
+  lu.assertEquals(#luasocket.select({b}, nil, 0), 0)
+  a:close()
+  b:close()
+end
+
+function TestHandles.test_cqueues()
+  need_shim()
+  local cqueues, cs = need "cqueues", need "cqueues.socket"
+  local x, y = cs.pair()
+  lu.assertEquals(shim.check(x), x:pollfd())
+  x:close()
+  y:close()
+  local a, b = pair()
+  local loop, order = cqueues.new(), {}
+  loop:wrap(function()
+    cqueues.poll(b)
+    order[#order + 1] = b:read()
+    cqueues.poll(b) -- returns at once: timeout() is 0
+    order[#order + 1] = b:read()
+  end)
+  loop:wrap(function()
+    order[#order + 1] = "write"
+    a:write("one\ntwo\n")
+  end)
+  lu.assertTrue(loop:loop())
+  lu.assertEquals(order, {"write", "one", "two"})
+  a:close()
+  b:close()
+end
+
+os.exit(lu.LuaUnit.run())
