@@ -23,9 +23,21 @@ void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type) {
   buf_init(&in->bytes, INBOX_MAX);
 }
 
-void inbox_deinit(struct inbox *in) {
+void inbox_drop_fds(struct inbox *in) {
   while (in->fd_head < in->fd_tail)
-    fd_close(&in->fds[in->fd_head++]);
+    fd_close(&in->fds[in->fd_head++]); /* a mark of the cut is negative: nothing to close */
+  in->fd_head = in->fd_tail = in->fds_left = 0;
+}
+
+void inbox_reset(struct inbox *in) {
+  inbox_drop_fds(in);
+  buf_consume(&in->bytes, buf_size(&in->bytes));
+  in->frame_left = 0;
+  in->lost = 0;
+}
+
+void inbox_deinit(struct inbox *in) {
+  inbox_drop_fds(in);
   free(in->fds);
   buf_deinit(&in->bytes);
   inbox_init(in, in->first_type, in->last_type);
@@ -81,6 +93,44 @@ static int queue_fds(struct inbox *in, struct fdset *fds) {
     in->fds[in->fd_tail++] = fdset_steal(fds, i);
   fdset_close(fds);
   return r;
+}
+
+/* ---- descriptors that the kernel dropped ----
+ * A sender gives each frame's descriptors in one piece, and a receive brings one piece at
+ * most. So a piece that was cut belongs to one frame, of which only the header knows how
+ * many are missing: FD_CUT in the queue marks where they should have been. */
+
+enum { FD_CUT = -2 };
+
+int inbox_cut(struct inbox *in) {
+  int r = reserve_fds(in, 1);
+  if (r == 0)
+    in->fds[in->fd_tail++] = FD_CUT;
+  return r;
+}
+
+int inbox_lost_fds(const struct inbox *in) {
+  return in->lost;
+}
+
+/* Sees whether the descriptors of a frame with nfds are there. 0 or MF_AGAIN. */
+static int match_fds(struct inbox *in, size_t nfds) {
+  in->fds_left = nfds;
+  in->lost = 0;
+  for (size_t i = 0; i < nfds; i++) {
+    if (i == fds_held(in)) {
+      in->fds_left = 0;
+      return MF_AGAIN;
+    }
+    if (in->fds[in->fd_head + i] != FD_CUT)
+      continue;
+    memmove(&in->fds[in->fd_head + 1], &in->fds[in->fd_head], i * sizeof *in->fds);
+    pop_fd(in);
+    in->fds_left = i;
+    in->lost = (int)(nfds - i);
+    break;
+  }
+  return 0;
 }
 
 int inbox_take_fd(struct inbox *in) {
@@ -155,11 +205,10 @@ int inbox_next(struct inbox *in, struct frame *ret_f) {
     return r;
   if (size < FRAME_HEADER_SIZE + (size_t)f.length)
     return MF_AGAIN;
-  if (fds_held(in) < f.nfds)
+  if (match_fds(in, f.nfds) == MF_AGAIN)
     return in->exact || size >= INBOX_MAX ? -EPROTO : MF_AGAIN;
   f.body = header + FRAME_HEADER_SIZE;
   in->frame_left = FRAME_HEADER_SIZE + (size_t)f.length;
-  in->fds_left = f.nfds;
   *ret_f = f;
   return 0;
 }

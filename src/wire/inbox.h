@@ -23,6 +23,7 @@ struct inbox {
   unsigned first_type, last_type;
   size_t frame_left; /* octets of the delivered frame, consumed by the next call */
   size_t fds_left;   /* its descriptors that nobody took yet */
+  int lost;          /* descriptors that the delivered frame lacks */
   size_t want, room; /* octets to offer, and offered last: doubled while reads fill it */
   int exact;         /* never ask for an octet past the frame under way */
 };
@@ -47,6 +48,15 @@ int inbox_next(struct inbox *in, struct frame *ret_f);
 /* The frame's next descriptor, to be called at most f->nfds times after inbox_next; what is
  * not taken by the next inbox_next is closed. */
 int inbox_take_fd(struct inbox *in);
+/* The kernel dropped some of the descriptors that the last inbox_fed should have brought
+ * (MSG_CTRUNC). The frame they belong to is delivered with fewer: inbox_lost_fds of a
+ * delivered frame says how many it lacks, and so many fewer may be taken. 0 or -ENOMEM. */
+int inbox_cut(struct inbox *in);
+int inbox_lost_fds(const struct inbox *in);
+/* In a forked process: closes every unclaimed descriptor, keeps the octets. */
+void inbox_drop_fds(struct inbox *in);
+/* Forgets octets and descriptors (closed), keeps the storage. */
+void inbox_reset(struct inbox *in);
 /* Octets held that belong to no delivered frame (a torn frame at the end of a stream). */
 size_t inbox_pending(const struct inbox *in);
 
