@@ -72,17 +72,17 @@ local SERVER = [[
   function ready(socket) end
 ]]
 
--- A client is told the port and then, line by line, words and what it has to hear.
+-- A client is told the address and then, line by line, words and what it has to hear.
 local CLIENT = [[
   local fork = require "moonfork"
 
-  function ask(socket, port, nrequests)
+  function ask(socket, address, nrequests)
     local questions = {}
     for line in socket:lines() do questions[#questions + 1] = { line:match("(%a+) (%d+)") } end
     local nright = 0
     for i = 1, tonumber(nrequests) do
       local word, expected = table.unpack(questions[i % #questions + 1])
-      local connection = assert(fork.socket.connect("127.0.0.1:" .. port))
+      local connection = assert(fork.socket.connect(address))
       connection:write(word, "\n")
       if connection:read("l") == expected then nright = nright + 1 end
       connection:close()
@@ -92,15 +92,6 @@ local CLIENT = [[
 ]]
 
 -- ---- the pre-forked server ----
-
-local function listen()
-  for _ = 1, 100 do
-    local port = math.random(20000, 30000)
-    local listener = fork.socket.listen("127.0.0.1:" .. port)
-    if listener then return listener, port end
-  end
-  error("no free port")
-end
 
 -- The mean time from fork to the entered function, clones made one after the other.
 local function time_to_ready(template, n)
@@ -119,7 +110,7 @@ local function start_servers(template, n)
 end
 
 -- Clients ask at the same time; gives how many answers were right.
-local function ask(port, expected, nclients, nrequests)
+local function ask(address, expected, nclients, nrequests)
   local template = fork.new():eval(CLIENT)
   local questions = {}
   for word, n in pairs(expected) do
@@ -127,7 +118,7 @@ local function ask(port, expected, nclients, nrequests)
   end
   local sockets, nright = {}, 0
   for i = 1, nclients do
-    sockets[i] = assert(template:fork():send_arg(port, nrequests):run("ask"))
+    sockets[i] = assert(template:fork():send_arg(address, nrequests):run("ask"))
   end
   for _, socket in ipairs(sockets) do
     socket:write(table.concat(questions))
@@ -143,21 +134,22 @@ end
 
 local function show_server(expected)
   local NREQUESTS = 1000
-  local listener, port = listen()
+  local listener = assert(fork.socket.listen("127.0.0.1:0"))
+  local address = assert(listener:address())
   local template = fork.new():eval(COUNT):eval(SERVER, table.unpack(files))
   local ready = time_to_ready(template, 200)
   template:send_fd(listener)
   local servers = start_servers(template, 2 * nprocessors)
   listener:close()
 
-  say("A pre-forked server on 127.0.0.1:%d", port)
+  say("A pre-forked server on %s", address)
   say("  the template has indexed %s; %s of it accept connections",
     plural(#files, "text"), plural(#servers, "clone"))
   say("  a clone was ready %.2f ms after it was asked for (mean of 200)", ready * 1000)
 
   local nclients = 2 * nprocessors
   local start = clock()
-  local nright = ask(port, expected, nclients, NREQUESTS)
+  local nright = ask(address, expected, nclients, NREQUESTS)
   local seconds = clock() - start
   say("  %d of %d answers were right: %s, %.0f connections a second",
     nright, nclients * NREQUESTS, plural(nclients, "client"), nclients * NREQUESTS / seconds)

@@ -26,18 +26,9 @@ local SERVER = [[
   end
 ]]
 
--- A listener on the port, or on some free one.
-local function listen(port)
-  if port then return assert(fork.socket.listen("127.0.0.1:" .. port)), port end
-  for _ = 1, 100 do
-    port = math.random(20000, 30000)
-    local listener = fork.socket.listen("127.0.0.1:" .. port)
-    if listener then return listener, port end
-  end
-  error("no free port")
-end
-
-local listener, port = listen(tonumber(arg[1]))
+-- Without a port the system gives a free one.
+local listener = assert(fork.socket.listen("127.0.0.1:" .. (arg[1] or 0)))
+local address = assert(listener:address())
 local template = fork.new():eval(SERVER):send_fd(listener)
 
 -- Keeps n clones accepting; one that ends is replaced.
@@ -59,13 +50,13 @@ for i = 1, 2 * fork.ncpu() do start_worker(i) end
 listener:close()
 
 if arg[1] then
-  print("serving on port " .. port)
+  print("serving on " .. address)
   while true do fork.step(3600) end
 end
 
 local pids, npids = {}, 0
 for i = 1, 20 do
-  local connection = assert(fork.socket.connect("127.0.0.1:" .. port))
+  local connection = assert(fork.socket.connect(address))
   connection:write("client ", tostring(i), "\n")
   local pid = assert(connection:read("l")):match("^Hello, client %d+, from (%d+)$")
   if not pids[pid] then pids[pid], npids = true, npids + 1 end
