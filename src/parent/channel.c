@@ -200,12 +200,16 @@ void channel_drain(struct channel *c) {
   read_some(c, 1 << 30);
 }
 
-static void on_ready(struct watch *w, unsigned events) {
-  struct channel *c = from_watch(w);
+void channel_ready(struct channel *c, unsigned events) {
   if (events & WATCH_WRITE)
     channel_flush(c);
   if (events & WATCH_READ)
     read_some(c, READS_A_TURN);
+}
+
+static void on_ready(struct watch *w, unsigned events) {
+  struct channel *c = from_watch(w);
+  c->events->on_ready(c, events);
 }
 
 void channel_park(struct channel *c) {

@@ -17,6 +17,9 @@ struct channel_events {
   /* Nothing comes any more: 0 end of stream, -EPROTO a broken frame, else the errno of the
    * read. Everything that came before has been delivered. Once. */
   void (*on_end)(struct channel *c, int why);
+  /* The socket is ready: to be answered by channel_ready, between what the owner does before
+   * and after its events. */
+  void (*on_ready)(struct channel *c, unsigned events);
   /* The kernel takes no more descriptors now (ETOOMANYREFS): flush again later. */
   void (*on_stalled)(struct channel *c);
 };
@@ -51,6 +54,7 @@ void channel_flush(struct channel *c);
 int channel_written(const struct channel *c);
 /* From now on never an octet past the frame under way. */
 void channel_exact(struct channel *c);
+void channel_ready(struct channel *c, unsigned events);
 /* Reads and delivers all that is there now. */
 void channel_drain(struct channel *c);
 /* Off the loop, but open: for a parked default template. And back. */

@@ -1,5 +1,6 @@
 #include "parent/home.h"
 
+#include "parent/boot.h"
 #include "parent/process.h"
 #include <errno.h>
 #include <pthread.h>
@@ -166,29 +167,19 @@ static void call_parting(struct home *h) {
 static void on_stopped(void *owner) {
   struct home *h = owner;
   int dropped = h->dropped;
+  h->stopping = 0;
   call_parting(h);
   if (dropped && !h->started && list_empty(&h->processes))
     home_free(h);
 }
 
 void home_drop(struct home *h) {
-  struct mf_process *def = h->def;
+  boot_reset(h);
   h->dropped = 1;
-  if (def) {
-    if (h->started)
-      process_event(def, EV_FINISH, NULL);
-    else
-      process_park(def); /* dropped: frees it */
-    if (h->def) {
-      h->def = NULL;
-      def->internal = 0;
-      process_release(def);
-    }
-  }
-  if (!h->started && !h->stopping)
-    home_free(h);
-  else if (h->started)
+  if (h->started)
     home_turn(h);
+  else if (!h->stopping)
+    home_free(h);
 }
 
 /* ---- dispatch ---- */

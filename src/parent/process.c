@@ -1391,12 +1391,21 @@ static void on_end(struct channel *c, int why) {
   process_event(from_channel(c), EV_EOF, &why);
 }
 
+static void on_ready(struct channel *c, unsigned events) {
+  struct mf_process *p = from_channel(c);
+  struct home *h = p->home;
+  home_enter(h);
+  channel_ready(c, events);
+  try_give(p);
+  home_leave(h);
+}
+
 static void on_stalled(struct channel *c) {
   struct mf_process *p = from_channel(c);
   deadline_set(p->home, &p->retry, STALL_RETRY_MS);
 }
 
-static const struct channel_events channel_events = {on_frame, on_end, on_stalled};
+static const struct channel_events channel_events = {on_frame, on_end, on_ready, on_stalled};
 
 /* ---- the table ---- */
 
@@ -1749,7 +1758,7 @@ void process_park(struct mf_process *p) {
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
-  if (h->def == p && !h->dropped && !p->error) {
+  if (h->def == p && !p->error) {
     channel_park(&p->chan);
     s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
     return;
