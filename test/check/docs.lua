@@ -1,7 +1,8 @@
 -- docs.lua: the manual is whole. Every function of the public headers stands in
 -- doc/c-api.md, every name a Lua program can call stands in doc/lua-api.md (asked of the
--- module itself, so it needs a build), and every relative link of the Markdown files leads
--- to a file, with a heading where it names one.
+-- module itself, so it needs a build), every relative link of the Markdown files leads to a
+-- file, with a heading where it names one, C programs in them compile, and Lua in them is
+-- Lua; the program of README.md is run, too.
 
 local nbad = 0
 local function complain(...)
@@ -121,8 +122,55 @@ local function check_links()
   pipe:close()
 end
 
+-- ---- code ----
+
+-- Runs a command with text in a file, whose name it appends; gives what it printed, if wrong.
+local function run_with(command, text, suffix)
+  local path = os.tmpname()
+  local named = path .. suffix
+  local file = assert(io.open(named, "wb"))
+  file:write(text)
+  file:close()
+  local pipe = assert(io.popen(command .. " " .. named .. " 2>&1", "r"))
+  local output = pipe:read("a")
+  local ok = pipe:close()
+  os.remove(named)
+  os.remove(path)
+  return ok, output
+end
+
+local CC = "cc -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Werror -fsyntax-only -Iinclude "
+  .. "$(pkg-config --cflags lua5.4 libuv)"
+
+local function check_c(path, code)
+  if not code:find("int main", 1, true) then return end
+  local ok, output = run_with(CC, code, ".c")
+  if not ok then complain("%s: a C program does not compile:\n%s", path, output) end
+end
+
+local function check_chunk(path, code)
+  local ok, message = load(code, "=code", "t")
+  if not ok then complain("%s: %s in\n%s", path, message, code) end
+end
+
+local function check_code()
+  local pipe = assert(io.popen("find . -name '*.md' -not -path './build*' | sed 's,^./,,'"))
+  for path in pipe:lines() do
+    for language, code in page(path):gmatch("```(%a+)\n(.-)```") do
+      if language == "c" then check_c(path, code) end
+      if language == "lua" then check_chunk(path, code) end
+    end
+  end
+  pipe:close()
+  local program = page("README.md"):match("```lua\n(.-)```")
+  local ok, output = run_with("timeout 20 lua5.4", program, ".lua")
+  local _, nlines = output:gsub("hello %a+ from %d+\n", "")
+  if not ok or nlines ~= 3 then complain("the program of README.md says:\n%s", output) end
+end
+
 check_header("include/moonfork.h")
 check_header("include/moonfork/template.h")
 check_lua()
 check_links()
+check_code()
 os.exit(nbad == 0)
