@@ -388,6 +388,13 @@ int mf_on_exit(mf_process *p, mf_exit_cb cb, void *data) {
   return 0;
 }
 
+void mf_exit_quiet(mf_process *p, int quiet) {
+  if (check(p))
+    return;
+  p->quiet = quiet != 0;
+  process_update(p);
+}
+
 int mf_kill(mf_process *p, int signum) {
   int r = check(p);
   if (r)

@@ -24,6 +24,9 @@ MF_API void mf_forked_child(void);
 /* Processes on the loop with work outstanding: a command not executed yet, run, to_fd or
  * memory under way, on_exit of a process that runs or was told to end. */
 int mf_busy(struct uv_loop_s *loop);
+/* Whether on_exit of the process counts as outstanding work (it does). A binding that only
+ * cleans up then says no. */
+void mf_exit_quiet(mf_process *p, int quiet);
 /* Writes held fork commands now. */
 int mf_flush(struct uv_loop_s *loop);
 /* Drops the default template; once no process is open the home takes its last handles off

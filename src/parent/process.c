@@ -198,7 +198,7 @@ static int is_busy(const struct mf_process *p) {
     return 1;
   if (p->close_waits)
     return 1;
-  return p->exit_to.cb &&
+  return p->exit_to.cb && !p->quiet &&
          (p->state == RUNNING || p->state == ENDING || p->state == FAILED || p->eof ||
           p->gone);
 }

@@ -71,6 +71,7 @@ struct mf_process {
   unsigned busy : 1;
   unsigned close_waits : 1; /* the close callback waits for the end of our child */
   unsigned error_told : 1;
+  unsigned quiet : 1;    /* nobody waits for its exit, though it is told */
   unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
   unsigned nrefs;        /* records that rely on its reports */
   int pid, pidfd, signal;
