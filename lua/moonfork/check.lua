@@ -1,0 +1,83 @@
+-- Checks of arguments: misuse raises here, naming the argument, with the position of the
+-- program's own call. Runs in the parent.
+
+local check = {}
+
+local function type_name(value)
+  local meta = getmetatable(value)
+  local name = type(meta) == "table" and rawget(meta, "__name")
+  return type(name) == "string" and name or type(value)
+end
+
+-- Raises "bad argument #n to 'f' (text)". The position is that of the first caller outside
+-- of this library.
+local function raise(text)
+  local level = 3
+  while true do
+    local info = debug.getinfo(level, "S")
+    if not info then break end
+    if info.what ~= "C" and not info.source:find("moonfork/%a+%.lua$") then
+      error(text, level)
+    end
+    level = level + 1
+  end
+  error(text, 0)
+end
+
+function check.fail(n, f, text)
+  raise(("bad argument #%s to '%s' (%s)"):format(n, f, text))
+end
+
+function check.type(n, f, value, expected)
+  if type(value) == expected then return value end
+  check.fail(n, f, ("%s expected, got %s"):format(expected,
+    value == nil and "no value" or type_name(value)))
+end
+
+function check.optional(n, f, value, expected)
+  if value ~= nil then check.type(n, f, value, expected) end
+  return value
+end
+
+-- A function, or an object that can be called like one.
+function check.callback(n, f, value)
+  if value == nil or type(value) == "function" then return value end
+  local meta = getmetatable(value)
+  if type(meta) == "table" and meta.__call then
+    return function(...) return value(...) end
+  end
+  check.fail(n, f, "function expected, got " .. type_name(value))
+end
+
+-- A string without a NUL inside, as the system wants names.
+function check.name(n, f, value)
+  check.type(n, f, value, "string")
+  if value:find("\0", 1, true) then check.fail(n, f, "string contains a zero octet") end
+  return value
+end
+
+function check.seconds(n, f, value)
+  check.type(n, f, value, "number")
+  if value ~= value or value < 0 then
+    check.fail(n, f, "a duration in seconds expected, got " .. tostring(value))
+  end
+  return value
+end
+
+-- Unknown keys of an options table, with the list of those there are.
+function check.keys(n, f, options, valid)
+  for key in pairs(options) do
+    if not valid[key] then
+      local names = {}
+      for name in pairs(valid) do names[#names + 1] = name end
+      table.sort(names)
+      check.fail(n, f, ("unknown option '%s' (valid: %s)"):format(tostring(key),
+        table.concat(names, ", ")))
+    end
+  end
+end
+
+check.raise = raise
+check.type_name = type_name
+
+return check

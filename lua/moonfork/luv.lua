@@ -1,0 +1,43 @@
+-- require "moonfork.luv": the reactor as a guest on luv's loop. Three luv handles watch its
+-- descriptor; they are referenced only while work is outstanding, so that uv.run() returns
+-- when there is none. Runs in the parent.
+--
+-- luv ends the program when a callback raises. So nothing here does: what a callback of
+-- moonfork's raised is kept, and the next call of moonfork raises it.
+
+local uv = require "luv"
+local fork = require "moonfork"
+local reactor = require "moonfork.reactor"
+
+local poll = assert(uv.new_poll(fork.reactor:getfd()))
+local timer = assert(uv.new_timer())
+local prepare = assert(uv.new_prepare())
+
+local function set_alive(alive)
+  local set = alive and uv.ref or uv.unref
+  set(poll)
+  set(timer)
+end
+
+-- Before luv's loop sleeps: what we changed reaches the kernel, and when we want a turn.
+local function on_prepare()
+  local timeout = fork.reactor:timeout()
+  if timeout then
+    timer:start(math.ceil(timeout * 1000), 0, reactor.guest_step)
+  else
+    timer:stop()
+  end
+  set_alive(reactor.outstanding())
+end
+
+prepare:start(on_prepare)
+prepare:unref()
+poll:start("r", reactor.guest_step)
+set_alive(reactor.outstanding())
+
+-- Work given to the library between two turns keeps the loop alive until the next prepare.
+function reactor.changed()
+  set_alive(true)
+end
+
+return fork

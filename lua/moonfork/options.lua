@@ -1,0 +1,172 @@
+-- Options of new processes: from the table that a program wrote to the plain one that
+-- moonfork.core reads. Wrong types and unknown names raise; a handle that is not open is
+-- the world's fault and comes back as an error. Runs in the parent.
+
+local core = require "moonfork.core"
+local check = require "moonfork.check"
+
+local options = {}
+
+local function set(list)
+  local s = {}
+  for name in list:gmatch("%S+") do s[name] = true end
+  return s
+end
+
+local COMMON = "env cwd stdin stdout stderr timeout session leash handles name"
+local valid = {
+  new = set(COMMON),
+  fork = set(COMMON),
+  template = set(COMMON),
+  from_fd = set(COMMON),
+  new_exec = set(COMMON .. " program path cpath gc spares"),
+}
+
+-- The numbers are those of the enums in moonfork.h.
+local choices = {
+  session = { inherit = 0, new = 1 },
+  leash = { kill = 0, term = 1, keep = 2 },
+  handles = { inherit = 0, close = 1 },
+  gc = { generational = 0, incremental = 1, stop = 2 },
+}
+local STREAMS = { inherit = 0, null = 1, socket = 2 }
+local STREAM_IS_HANDLE = 3
+local MILLISECONDS_MAX = 0x7fffffff
+local NUMBERS_MAX = 1 << 20
+
+local function bad(where, name, text)
+  check.fail(where.n, where.f, ("option '%s': %s"):format(name, text))
+end
+
+local function expect(where, name, value, kind)
+  if type(value) ~= kind then
+    bad(where, name, ("%s expected, got %s"):format(kind, check.type_name(value)))
+  end
+  return value
+end
+
+local function text(where, name, value)
+  expect(where, name, value, "string")
+  if value:find("\0", 1, true) then bad(where, name, "string contains a zero octet") end
+  return value
+end
+
+local function choice(where, name, value)
+  local number = choices[name][value]
+  if number then return number end
+  local names = {}
+  for known in pairs(choices[name]) do names[#names + 1] = ("'%s'"):format(known) end
+  table.sort(names)
+  bad(where, name, ("one of %s expected, got %s"):format(table.concat(names, ", "),
+    type(value) == "string" and ("'%s'"):format(value) or check.type_name(value)))
+end
+options.choice = choice
+
+-- {NAME = "value" | number | false} to "NAME=value" and "NAME".
+local function environment(where, changes)
+  local list = {}
+  for name, value in pairs(expect(where, "env", changes, "table")) do
+    if type(name) ~= "string" or name == "" or name:find("[=\0]") then
+      bad(where, "env", "not the name of a variable: " .. tostring(name))
+    end
+    if value == false then
+      list[#list + 1] = name
+    elseif type(value) == "string" or type(value) == "number" then
+      list[#list + 1] = name .. "=" .. text(where, "env." .. name, tostring(value))
+    else
+      bad(where, "env." .. name, "string, number or false expected, got "
+        .. check.type_name(value))
+    end
+  end
+  table.sort(list)
+  return list
+end
+
+local function stream(where, plain, name, value)
+  local kind = STREAMS[value]
+  if kind then
+    plain[name] = kind
+    return
+  end
+  if type(value) == "string" then
+    bad(where, name, "'inherit', 'null', 'socket' or a handle expected, got '" .. value .. "'")
+  end
+  local ok, fd, message = pcall(core.handle, value)
+  if not ok then
+    bad(where, name, "a handle expected, got " .. check.type_name(value))
+  end
+  if not fd then return core.error("EINVAL", ("option '%s': %s"):format(name, message)) end
+  plain[name], plain[name .. "_fd"] = STREAM_IS_HANDLE, fd
+end
+
+local function count(where, name, value)
+  local n = math.type(value) and math.tointeger(value)
+  if not n or n < 0 or n > NUMBERS_MAX then
+    bad(where, name, "a small whole number expected, got " .. tostring(value))
+  end
+  return n
+end
+
+local function spares(where, plain, value)
+  expect(where, "spares", value, "table")
+  for key in pairs(value) do
+    if key ~= "min" and key ~= "max" then
+      bad(where, "spares", ("unknown field '%s' (valid: max, min)"):format(tostring(key)))
+    end
+  end
+  plain.spares_max = count(where, "spares.max", value.max or value.min)
+  plain.spares_min = count(where, "spares.min", value.min or plain.spares_max)
+  if plain.spares_min > plain.spares_max then
+    bad(where, "spares", "min is greater than max")
+  end
+end
+
+local function milliseconds(where, value)
+  expect(where, "timeout", value, "number")
+  if value ~= value or value <= 0 then
+    bad(where, "timeout", "a positive number of seconds expected, got " .. tostring(value))
+  end
+  return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
+end
+
+-- Relative entries of a path are bound to the directory of this moment.
+local function absolute(path)
+  local cwd = core.getcwd()
+  if not cwd or cwd:find("[;?]") then return path end
+  if cwd == "/" then cwd = "" end
+  return (path:gsub("[^;]+", function(entry)
+    if entry:sub(1, 1) == "/" then return nil end
+    return cwd .. "/" .. entry:gsub("^%./", "")
+  end))
+end
+
+-- The plain options, or nil and an error. f names the function for messages, n the
+-- argument.
+function options.read(f, n, given)
+  local where = { f = f, n = n }
+  given = check.optional(n, f, given, "table") or {}
+  check.keys(n, f, given, valid[f])
+  local plain = {
+    path = given.path and text(where, "path", given.path) or absolute(package.path),
+    cpath = given.cpath and text(where, "cpath", given.cpath) or absolute(package.cpath),
+    program = given.program and text(where, "program", given.program),
+    cwd = given.cwd and text(where, "cwd", given.cwd),
+    name = given.name and text(where, "name", given.name),
+    env = given.env and environment(where, given.env),
+    timeout = given.timeout and milliseconds(where, given.timeout),
+  }
+  for name in pairs(choices) do
+    if given[name] ~= nil then plain[name] = choice(where, name, given[name]) end
+  end
+  if given.spares ~= nil then spares(where, plain, given.spares) end
+  local failure
+  for _, name in ipairs { "stdin", "stdout", "stderr" } do
+    if given[name] ~= nil then
+      failure = stream(where, plain, name, given[name]) or failure
+    end
+  end
+  if failure then return nil, failure end
+  return plain
+end
+
+return options

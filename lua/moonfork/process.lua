@@ -1,0 +1,569 @@
+-- The process object: chains, the remembered failure, who is told about the end, and when
+-- the library's process behind it is let go. Runs in the parent.
+--
+--   object -> cell -> raw process of moonfork.core
+--               ^--------- the registry, until the raw process is closed
+--
+-- The raw process lives as long as somebody may have to be told of it; the object may be
+-- collected before. Events arrive for the cell and find the object, if there is one.
+-- Collecting an object is the same as closing it: its finaliser revives it, and it stays in
+-- `ending` until its end has been told.
+
+local core = require "moonfork.core"
+local check = require "moonfork.check"
+local options = require "moonfork.options"
+local reactor = require "moonfork.reactor"
+
+local methods = {}
+local Process = { __index = methods, __name = "moonfork.process" }
+
+local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
+local ending = {} -- closed objects whose end is not known yet
+
+local signals, signal_max = core.signals()
+
+-- ---- failures ----
+
+-- A failure is told once. What a clone's run reported is its source's failure, too: `fate`
+-- chains to the source's.
+local function mark_told(p, err)
+  local fate = p.fate
+  while fate do
+    fate.told[err.message] = true
+    fate = fate.source
+  end
+end
+
+local function was_told(p, err)
+  local fate = p.fate
+  while fate do
+    if fate.told[err.message] then return true end
+    fate = fate.source
+  end
+  return false
+end
+
+local function tell_unreported(p, err)
+  if was_told(p, err) then return end
+  mark_told(p, err)
+  reactor.post_failure(err)
+end
+
+-- The chain has failed on this side of the socket. The process is made to fail as well, so
+-- that it ends as it would after a failure over there.
+local function fail(p, err)
+  if p.err then return end
+  p.err = err
+  if p.raw then
+    p.spoiled = true
+    core.eval(p.raw, "error((...), 0)", err.message)
+  end
+end
+
+-- ---- the end ----
+
+local function release(p)
+  if p.raw then core.close(p.raw) end
+  p.raw, p.cell.raw = false, false
+  owners[p.cell], ending[p] = nil, nil
+end
+
+local function ended(p, status)
+  local watchers = p.watchers
+  p.status, p.watchers = status, nil
+  if p.err and not p.err.exit then p.err.exit = status end
+  if p.closed then release(p) end
+  local failed, failure
+  for _, watcher in ipairs(watchers or {}) do
+    local ok, err = pcall(reactor.call, watcher, status)
+    if not ok and not failed then failed, failure = true, err end
+  end
+  if failed then error(failure, 0) end
+end
+
+function reactor.on_exit(cell, status)
+  local p = owners[cell]
+  cell.status = status
+  if p then ended(p, status) end
+end
+
+local function failed_over_there(p, err)
+  if p.spoiled or p.err then return end
+  p.err = err
+  if p.closed then tell_unreported(p, err) end
+end
+
+function reactor.on_failure(cell, err)
+  local p = owners[cell]
+  cell.failure = err
+  if p then failed_over_there(p, err) end
+end
+
+local function watch(p, watcher)
+  p.watchers = p.watchers or {}
+  table.insert(p.watchers, watcher)
+  core.watch_exit(p.raw)
+  reactor.touch()
+end
+
+local function unwatch(p, watcher)
+  for i, w in ipairs(p.watchers or {}) do
+    if w == watcher then table.remove(p.watchers, i) end
+  end
+end
+
+-- What close() and the finaliser share. p.closed is set.
+local function let_go(p)
+  if p.err then tell_unreported(p, p.err) end
+  if not p.raw or p.status then
+    release(p)
+  elseif p.state == "serving" then
+    ending[p] = true
+    core.finish(p.raw)
+    core.watch_exit(p.raw, not p.watchers)
+  elseif p.watchers and p.state == "finished" then
+    ending[p] = true
+  elseif p.watchers then -- run or to_fd is under way and gets CANCELLED
+    ending[p] = true
+    core.close(p.raw)
+    p.raw = false
+  else
+    release(p)
+  end
+  reactor.touch()
+end
+
+-- ---- making ----
+
+local function blank(source, name)
+  local cell = { raw = false, status = false, failure = false }
+  local p = setmetatable({
+    cell = cell,
+    raw = false,
+    state = "serving", -- "finishing": run or to_fd under way; "finished"
+    closed = false,
+    name = name,
+    fate = { told = {}, source = source and source.fate },
+  }, Process)
+  owners[cell] = p
+  return p
+end
+
+-- A new object; make(cell, plain options) gives the raw process or nil, err.
+local function create(f, n, given, source, make)
+  reactor.check()
+  local plain, err = options.read(f, n, given)
+  local p = blank(source, plain and plain.name)
+  err = source and source.err or err
+  local raw
+  if not err then
+    raw, err = make(p.cell, plain)
+  end
+  if raw then
+    p.raw, p.cell.raw = raw, raw
+  else
+    p.err = err
+  end
+  reactor.touch()
+  return p
+end
+
+local make = {}
+
+function make.new(given)
+  return create("new", 1, given, nil, core.new)
+end
+
+function make.new_exec(given)
+  return create("new_exec", 1, given, nil, core.new_exec)
+end
+
+function make.template(given)
+  return create("template", 1, given, nil, core.template)
+end
+
+-- The descriptor to hand over: a moonfork.socket gives its own, an integer is taken, of
+-- other handles a duplicate is made.
+local function taken(handle)
+  if math.type(handle) == "integer" then
+    local fd, message = core.handle(handle)
+    if not fd then return nil, core.error("EINVAL", message) end
+    return fd
+  end
+  local ok, fd, message = pcall(core.handle, handle)
+  if not ok then
+    check.fail(1, "from_fd", "a handle expected, got " .. check.type_name(handle))
+  end
+  if not fd then return nil, core.error("EINVAL", message) end
+  if getmetatable(handle) == "moonfork.socket" then return handle:detach() end
+  return core.dup(fd)
+end
+
+function make.from_fd(handle, given)
+  check.optional(2, "from_fd", given, "table")
+  return create("from_fd", 2, given, nil, function(cell, plain)
+    local fd, err = taken(handle)
+    if not fd then return nil, err end
+    return core.from_fd(cell, plain, fd)
+  end)
+end
+
+-- ---- checks of state ----
+
+local function object(p, f)
+  if getmetatable(p) ~= Process then
+    check.fail("self", f, "moonfork.process expected, got " .. check.type_name(p))
+  end
+  return p
+end
+
+local function open(p, f)
+  object(p, f)
+  reactor.check()
+  if p.closed then check.raise(("'%s': the process is closed"):format(f)) end
+  return p
+end
+
+local function serving(p, f)
+  open(p, f)
+  if p.state ~= "serving" then
+    check.raise(("'%s': the process was given run or to_fd already"):format(f))
+  end
+  return p
+end
+
+-- ---- preparing ----
+
+local function command(p, f, ...)
+  if p.err then return p end
+  local ok, err = f(p.raw, ...)
+  if not ok then fail(p, err) end
+  reactor.touch()
+  return p
+end
+
+function methods.fork(p, given)
+  serving(p, "fork")
+  return create("fork", 1, given, p, function(cell, plain)
+    return core.fork(p.raw, cell, plain)
+  end)
+end
+
+function methods.require(p, ...)
+  serving(p, "require")
+  for i = 1, select("#", ...) do check.name(i, "require", (select(i, ...))) end
+  for _, module in ipairs { ... } do command(p, core.require, module) end
+  return p
+end
+
+-- The shortest decimal text that tonumber reads back as the same float.
+local function float_text(x)
+  if x ~= x then return nil end
+  if x == math.huge then return "1e999" end
+  if x == -math.huge then return "-1e999" end
+  local text
+  for digits = 14, 17 do
+    text = ("%." .. digits .. "g"):format(x):gsub(",", ".")
+    if tonumber(text) == x then break end
+  end
+  return text:find("[.e]") and text or text .. ".0"
+end
+
+-- A string argument; nil where the number has no text (nan).
+local function argument(n, f, value)
+  if type(value) == "string" then return value end
+  if math.type(value) == "integer" then return ("%d"):format(value) end
+  if math.type(value) == "float" then return float_text(value) end
+  check.fail(n, f, "string or number expected, got " ..
+    (value == nil and "nil" or check.type_name(value)))
+end
+
+-- All arguments as strings, or nil and the error of the first that can't be sent.
+local function arguments(f, first, ...)
+  local texts, err = table.pack(...), nil
+  for i = 1, texts.n do
+    local n = first + i - 1
+    texts[i] = argument(n, f, texts[i])
+    if not texts[i] and not err then
+      err = core.error("EINVAL", ("argument #%d of '%s' is not a number (nan)"):format(n, f))
+    end
+  end
+  if err then return nil, err end
+  return texts
+end
+
+function methods.eval(p, code, ...)
+  serving(p, "eval")
+  check.type(1, "eval", code, "string")
+  local args, err = arguments("eval", 2, ...)
+  if not args then
+    fail(p, err)
+    return p
+  end
+  return command(p, core.eval, code, table.unpack(args, 1, args.n))
+end
+
+function methods.send_arg(p, ...)
+  serving(p, "send_arg")
+  local args, err = arguments("send_arg", 1, ...)
+  if not args then
+    fail(p, err)
+    return p
+  end
+  for i = 1, args.n do command(p, core.send_arg, args[i]) end
+  return p
+end
+
+local function send_handle(p, n, handle)
+  local ok, fd, message = pcall(core.handle, handle)
+  if not ok then
+    check.fail(n, "send_fd", "a handle expected, got " .. check.type_name(handle))
+  end
+  if fd then return command(p, core.send_fd, fd) end
+  fail(p, core.error("EINVAL", ("argument #%d of 'send_fd': %s"):format(n, message)))
+end
+
+function methods.send_fd(p, ...)
+  serving(p, "send_fd")
+  for i = 1, select("#", ...) do send_handle(p, i, (select(i, ...))) end
+  return p
+end
+
+function methods.take_args(p)
+  return command(serving(p, "take_args"), core.take_args)
+end
+
+function methods.chdir(p, path)
+  serving(p, "chdir")
+  return command(p, core.chdir, check.name(1, "chdir", path))
+end
+
+function methods.setenv(p, name, value)
+  serving(p, "setenv")
+  check.name(1, "setenv", name)
+  if name == "" or name:find("=", 1, true) then
+    check.fail(1, "setenv", "not the name of a variable: '" .. name .. "'")
+  end
+  if math.type(value) then value = argument(2, "setenv", value) end
+  if value then check.name(2, "setenv", value) end
+  return command(p, core.setenv, name, value or nil)
+end
+
+local SEAL_GC = { generational = 0, incremental = 1, stop = 2 }
+local SEAL_AUDIT = { off = 1, warn = 2, strict = 3 }
+
+local function seal_choice(opts, key, values)
+  local value = opts[key]
+  if value == nil then return 0 end
+  if values[value] then return values[value] end
+  local names = {}
+  for name in pairs(values) do names[#names + 1] = ("'%s'"):format(name) end
+  table.sort(names)
+  check.fail(1, "seal", ("option '%s': one of %s expected, got '%s'"):format(key,
+    table.concat(names, ", "), tostring(value)))
+end
+
+function methods.seal(p, opts)
+  serving(p, "seal")
+  opts = check.optional(1, "seal", opts, "table") or {}
+  check.keys(1, "seal", opts, { gc = true, audit = true })
+  return command(p, core.seal, seal_choice(opts, "gc", SEAL_GC),
+    seal_choice(opts, "audit", SEAL_AUDIT))
+end
+
+local LIMITS = { cpu = true, as = true, nofile = true, core = true, fsize = true, nproc = true }
+local INFINITY = -1
+
+local function limit_value(name, value)
+  if value == math.huge or value == "unlimited" then return INFINITY end
+  local n = math.type(value) and math.tointeger(value)
+  if not n or n < 0 then
+    check.fail(1, "limit", ("option '%s': a whole number or \"unlimited\" expected, got %s")
+      :format(name, tostring(value)))
+  end
+  return n
+end
+
+function methods.limit(p, limits)
+  serving(p, "limit")
+  check.type(1, "limit", limits, "table")
+  check.keys(1, "limit", limits, LIMITS)
+  local list = {}
+  for name, value in pairs(limits) do
+    list[#list + 1] = name
+    list[#list + 1] = limit_value(name, value)
+  end
+  if #list == 0 then return p end
+  return command(p, core.limit, list)
+end
+
+-- ---- finishing ----
+
+-- Starts run or to_fd: start(raw, finished). The callback gets err, value.
+local function finish(p, callback, start)
+  p.state = "finishing"
+  local function finished(err, value)
+    p.state = "finished"
+    if err then
+      p.err = p.err or err
+      mark_told(p, err)
+    end
+    return callback(err, value)
+  end
+  local err = p.err
+  if not err then
+    local _
+    _, err = start(p.raw, finished)
+  end
+  if err then reactor.post(function() return finished(err) end) end
+  reactor.touch()
+end
+
+local function finish_or_wait(p, callback, start)
+  if callback then
+    finish(p, callback, start)
+    return p
+  end
+  return reactor.await(function(done) finish(p, done, start) end)
+end
+
+function methods.run(p, name, callback)
+  serving(p, "run")
+  check.name(1, "run", name)
+  callback = check.callback(2, "run", callback)
+  return finish_or_wait(p, callback, function(raw, finished)
+    return core.run(raw, name, finished)
+  end)
+end
+
+function methods.to_fd(p, callback)
+  serving(p, "to_fd")
+  callback = check.callback(1, "to_fd", callback)
+  return finish_or_wait(p, callback, core.to_fd)
+end
+
+-- ---- asking ----
+
+function methods.pid(p)
+  open(p, "pid")
+  if p.raw then return core.pid(p.raw) end
+end
+
+local function signal_number(value)
+  if value == nil then return signals.TERM end
+  if type(value) == "string" then
+    local number = signals[value:upper():gsub("^SIG", "")]
+    if number then return number end
+    check.fail(1, "kill", ("unknown signal '%s'"):format(value))
+  end
+  local number = math.type(value) and math.tointeger(value)
+  if not number then
+    check.fail(1, "kill", "the name or number of a signal expected, got "
+      .. (math.type(value) and tostring(value) or check.type_name(value)))
+  end
+  if number < 0 or number > signal_max then
+    check.fail(1, "kill", ("there is no signal %d"):format(number))
+  end
+  return number
+end
+
+function methods.kill(p, signal)
+  open(p, "kill")
+  local number = signal_number(signal)
+  if not p.raw then return nil, core.error("CLOSED", "the process does not exist") end
+  return core.kill(p.raw, number)
+end
+
+local function tell_end(p, callback)
+  if p.status then
+    reactor.post(function() return callback(p.status) end)
+  elseif p.raw then
+    watch(p, callback)
+  else
+    reactor.post(function() return callback { unknown = true } end)
+  end
+end
+
+function methods.on_exit(p, callback)
+  open(p, "on_exit")
+  callback = check.callback(1, "on_exit", callback)
+  if not callback then check.type(1, "on_exit", callback, "function") end
+  tell_end(p, callback)
+  return p
+end
+
+function methods.wait(p, timeout)
+  open(p, "wait")
+  if timeout ~= nil then check.seconds(1, "wait", timeout) end
+  if timeout == math.huge then timeout = nil end
+  local watcher
+  local status, err = reactor.await(function(done)
+    watcher = function(exit) done(nil, exit) end
+    tell_end(p, watcher)
+  end, timeout)
+  if not status then
+    unwatch(p, watcher)
+    return nil, err
+  end
+  if not p.err then return status end
+  mark_told(p, p.err)
+  return nil, p.err
+end
+
+function methods.memory(p, callback)
+  open(p, "memory")
+  callback = check.callback(1, "memory", callback)
+  local function start(done)
+    local err = not p.raw and p.err
+    if not err then
+      local _
+      _, err = core.memory(p.raw, done)
+    end
+    if err then reactor.post(function() return done(err) end) end
+    reactor.touch()
+  end
+  if not callback then return reactor.await(start) end
+  start(callback)
+  return p
+end
+
+-- ---- ending ----
+
+function methods.close(p)
+  object(p, "close")
+  if p.closed then return end
+  p.closed = true
+  if p.raw and core.inert(p.raw) then return end
+  let_go(p)
+end
+
+function Process.__close(p)
+  methods.close(p)
+end
+
+-- What happened while nobody could be told is told now.
+local function revive(p)
+  local cell = p.cell
+  owners[cell] = p
+  if cell.failure then failed_over_there(p, cell.failure) end
+  if not cell.status then return let_go(p) end
+  if p.err then tell_unreported(p, p.err) end
+  reactor.post(function() return ended(p, cell.status) end)
+end
+
+function Process.__gc(p)
+  if p.closed or (p.raw and core.inert(p.raw)) then return end
+  p.closed = true
+  pcall(revive, p) -- fails only where the state is being closed
+end
+
+function Process.__tostring(p)
+  local parts = {}
+  if p.name then parts[#parts + 1] = p.name end
+  local pid = p.raw and not core.inert(p.raw) and core.pid(p.raw)
+  if pid then parts[#parts + 1] = "pid " .. pid end
+  if p.closed then parts[#parts + 1] = "closed" end
+  return ("moonfork.process (%s)"):format(table.concat(parts, ", "))
+end
+
+return make

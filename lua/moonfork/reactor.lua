@@ -1,0 +1,303 @@
+-- The reactor of this Lua state: turns the private loop of moonfork.core, calls what has
+-- completed, and waits. Runs in the parent. Nothing here is for users directly; init.lua
+-- hands out what is.
+--
+-- All of it is Lua, so that a waiting call can be yielded across: a waiter may suspend the
+-- coroutine that waits, and so may a callback that waits in turn.
+
+local core = require "moonfork.core"
+
+local reactor = {
+  on_exit = nil, -- called with (cell, status) and (cell, error) of a process;
+  on_failure = nil, -- process.lua puts them here
+  changed = nil, -- an adaptor's: work was given to the library
+}
+
+local NESTED_MAX = 50 -- waits inside each other's callbacks: each costs C stack
+
+local waiter, handler
+local kept = {} -- errors of callbacks that a foreign loop called: {error}
+local level = setmetatable({}, { __mode = "k" }) -- of callbacks, by coroutine
+local newest = setmetatable({}, { __mode = "v" }) -- [1]: where the newest callback runs
+local innermost = setmetatable({}, { __mode = "k" }) -- by coroutine: the wait it is in
+local waits = setmetatable({}, { __mode = "k" }) -- every wait under way
+local answered = setmetatable({}, { __mode = "k" }) -- those to be woken
+local failures = setmetatable({}, { __mode = "k" }) -- posted by post_failure
+
+-- ---- errors of callbacks ----
+
+local Raised = {}
+
+local function with_traceback(err)
+  local ok, text = pcall(tostring, err)
+  return setmetatable({
+    error = err,
+    traceback = debug.traceback(ok and text or "(an error without a text)", 2),
+  }, Raised)
+end
+
+-- Gives it to the handler; where that can't be, raises it from here, which is inside the
+-- call that drives the reactor.
+local function report(err, traceback)
+  if handler and pcall(handler, err, traceback) then return end
+  error(err, 0)
+end
+reactor.report = report
+
+-- ---- calling ----
+
+-- How many callbacks are inside each other here. A coroutine that a callback started is
+-- as deep as the callback.
+local function depth()
+  local here = coroutine.running()
+  local outer = newest[1]
+  local inherited = 0
+  if outer and outer ~= here and coroutine.status(outer) == "normal" then
+    inherited = level[outer] or 0
+  end
+  return math.max(level[here] or 0, inherited)
+end
+
+-- Calls f(...) as a callback; an error of its goes to the handler or is raised.
+local function call(f, ...)
+  local here, outer = coroutine.running(), newest[1]
+  local before = level[here]
+  level[here], newest[1] = depth() + 1, here
+  local ok, raised = xpcall(f, with_traceback, ...)
+  level[here], newest[1] = before, outer
+  if ok then return end
+  if getmetatable(raised) ~= Raised then -- the traceback itself found no memory
+    raised = { error = raised, traceback = tostring(raised) }
+  end
+  report(raised.error, raised.traceback)
+end
+reactor.call = call
+
+local function tell(kind, target, err, value)
+  if failures[target] then
+    report(failures[target], failures[target].traceback)
+  elseif kind == "call" then
+    call(target, err, value)
+  elseif kind == "exit" then
+    reactor.on_exit(target, value)
+  else
+    reactor.on_failure(target, err)
+  end
+end
+
+-- One turn, then what has completed by then, until `wait` has its answer. Callbacks may
+-- wait and thereby take some of it. Gives the number of completions it told.
+local function dispatch(wait)
+  core.turn()
+  local n = 0
+  for _ = 1, core.waiting() do
+    local kind, target, err, value = core.pop()
+    if not kind then break end
+    n = n + 1
+    tell(kind, target, err, value)
+    if wait and wait.done then break end
+  end
+  return n
+end
+
+-- ---- waiting ----
+
+local function attend()
+  core.attention(next(answered) ~= nil)
+end
+
+local function pause(left)
+  if not waiter then return core.block(left) end
+  local timeout = core.timeout()
+  if left and (not timeout or left < timeout) then timeout = left end
+  waiter(reactor.object, timeout)
+end
+
+local Wait = {}
+
+function Wait.__close(wait)
+  innermost[wait.coroutine] = wait.outer
+  waits[wait] = nil
+  if answered[wait] then
+    answered[wait] = nil
+    attend()
+  end
+end
+
+local function wait_new()
+  local here = coroutine.running()
+  local wait = setmetatable({ coroutine = here, outer = innermost[here] }, Wait)
+  innermost[here] = wait
+  waits[wait] = true
+  return wait
+end
+
+-- Its answer is there. Somebody else may have turned the reactor while a waiter holds the
+-- coroutine: then the descriptor stays readable until that has looked.
+local function settle(wait)
+  wait.done = true
+  if innermost[wait.coroutine] == wait and coroutine.status(wait.coroutine) == "suspended"
+  then
+    answered[wait] = true
+    attend()
+  end
+end
+
+-- Turns until the wait is settled: true, or false when the time is up.
+local function drive(wait, deadline)
+  while not wait.done do
+    local n = dispatch(wait)
+    if wait.done then break end
+    local left = deadline and deadline - core.now()
+    if left and left <= 0 then return false end
+    if n == 0 then pause(left) end
+  end
+  return true
+end
+
+local function too_deep()
+  if depth() <= NESTED_MAX then return nil end
+  return core.error("LIMIT", ("more than %d waiting calls inside each other"):format(NESTED_MAX))
+end
+
+-- Calls begin(callback) and waits for callback(err, value): value, or nil, err.
+function reactor.await(begin, timeout)
+  local full = too_deep()
+  if full then return nil, full end
+  local wait <close> = wait_new()
+  local err, value
+  begin(function(e, v)
+    err, value = e, v
+    settle(wait)
+  end)
+  if not drive(wait, timeout and core.now() + timeout) then
+    return nil, core.error("TIMEOUT", "the time ran out", true)
+  end
+  if err then return nil, err end
+  return value
+end
+
+-- How a moonfork.socket waits: true to try again, false: time out.
+local function wait_with_waiter(fd, events, timeout)
+  local wait <close> = wait_new()
+  local watch <close> = core.watch(fd, events, function() settle(wait) end)
+  if not watch then return true end -- of a kind that never makes anybody wait
+  return drive(wait, timeout and core.now() + timeout)
+end
+
+local function wait_for_socket(fd, events, timeout)
+  if depth() > NESTED_MAX then return nil, tostring(too_deep()) end
+  if waiter then return wait_with_waiter(fd, events, timeout) end
+  local deadline = timeout and core.now() + timeout
+  while true do
+    -- A callback may have closed the socket, and its number may be another's: try again.
+    if dispatch() > 0 then return true end
+    local left = deadline and deadline - core.now()
+    if core.block(left and math.max(left, 0), fd, events) then return true end
+    if left and left <= 0 then return false end
+  end
+end
+
+-- Waits of other coroutines: those of this one are below it on the stack.
+local function others_wait()
+  local here = coroutine.running()
+  for wait in pairs(waits) do
+    if wait.coroutine ~= here then return true end
+  end
+  return false
+end
+
+-- ---- for users ----
+
+-- Raises what a callback raised while a foreign loop drove the reactor.
+function reactor.check()
+  if not kept[1] then return end
+  error(table.remove(kept, 1)[1], 0)
+end
+
+function reactor.touch()
+  if reactor.changed then reactor.changed() end
+end
+
+function reactor.outstanding()
+  return core.outstanding() or others_wait()
+end
+
+-- Calls f later, from the reactor.
+function reactor.post(f)
+  core.post(f)
+  reactor.touch()
+end
+
+-- Reports the error object later, from the reactor.
+function reactor.post_failure(err)
+  local function mark() return err end
+  failures[mark] = err
+  reactor.post(mark)
+end
+
+function reactor.loop()
+  reactor.check()
+  local full = too_deep()
+  if full then return nil, full end
+  while true do
+    local n = dispatch()
+    if not reactor.outstanding() then return true end
+    if n == 0 then pause() end
+  end
+end
+
+function reactor.step(timeout)
+  reactor.check()
+  local deadline = core.now() + (timeout or 0)
+  local n = dispatch()
+  while n == 0 and reactor.outstanding() do
+    local left = deadline - core.now()
+    if left <= 0 then break end
+    pause(left)
+    n = dispatch()
+  end
+  return reactor.outstanding()
+end
+
+-- For foreign loops: never raises.
+function reactor.guest_step()
+  local ok, err = pcall(dispatch)
+  if not ok then kept[#kept + 1] = { err } end
+end
+
+function reactor.set_waiter(f) waiter = f end
+
+function reactor.set_handler(f) handler = f end
+
+-- A copy of this process is a template now: its clones turn no loop of the parent's.
+local function copied()
+  waiter, handler, reactor.changed = nil, nil, nil
+  kept = {}
+end
+
+-- What other loops poll; see doc/lua-api.md.
+local object = {}
+
+function object.pollfd() return core.fd() end
+
+function object.getfd() return core.fd() end
+
+function object.events() return "r" end
+
+function object.timeout()
+  core.turn()
+  attend()
+  return core.timeout()
+end
+
+function object.dirty() return object.timeout() == 0 end
+
+function object.step(_, timeout) return reactor.step(timeout) end
+
+reactor.object = setmetatable({}, { __index = object, __name = "moonfork.reactor" })
+
+core.socket_wait(wait_for_socket)
+core.on_copied(copied)
+
+return reactor

@@ -1,0 +1,119 @@
+/* Completions: from the library's callback, which may not run Lua, to Lua's pop. A
+ * completion has all its memory from the start; only texts are copied when it is decided,
+ * and where that fails the code's own text stands in. Runs in the parent. */
+#include "bind/bind.h"
+#include "luafd/luafd.h"
+#include "os/fd.h"
+#include <stdlib.h>
+#include <string.h>
+
+void completion_init(struct completion *c, struct reactor *r, enum completion_kind kind) {
+  memset(c, 0, sizeof(*c));
+  list_init(&c->link);
+  list_init(&c->trash.link);
+  c->trash.ref = LUA_NOREF;
+  c->kind = kind;
+  c->reactor = r;
+  c->fd = -1;
+}
+
+struct completion *completion_new(lua_State *L, struct reactor *r, enum completion_kind kind,
+                                  int idx) {
+  lua_pushvalue(L, idx);
+  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  struct completion *c = malloc(sizeof(*c));
+  if (!c) {
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    return NULL;
+  }
+  completion_init(c, r, kind);
+  c->trash.ref = ref;
+  c->trash.block = c;
+  return c;
+}
+
+void completion_clear(struct completion *c) {
+  fd_close(&c->fd);
+  free(c->message);
+  free(c->traceback);
+  free(c->ending.error);
+  c->message = c->traceback = c->ending.error = NULL;
+}
+
+void completion_drop(lua_State *L, struct completion *c) {
+  completion_clear(c);
+  luaL_unref(L, LUA_REGISTRYINDEX, c->trash.ref);
+  free(c);
+}
+
+void completion_set_ending(struct ending *e, const mf_exit *exit) {
+  e->exit = *exit;
+  e->exit.error = NULL;
+  e->error = exit->error ? strdup(exit->error) : NULL;
+}
+
+void completion_set_error(struct completion *c, const mf_error *error) {
+  if (!error)
+    return;
+  c->code = error->code;
+  c->started = error->started;
+  c->message = error->message ? strdup(error->message) : NULL;
+  c->traceback = error->traceback ? strdup(error->traceback) : NULL;
+  if (!error->exit)
+    return;
+  c->has_ending = 1;
+  completion_set_ending(&c->ending, error->exit);
+}
+
+void completion_done(struct completion *c) {
+  if (c->proc)
+    c->proc->holds++;
+  list_push(&c->reactor->done, &c->link);
+}
+
+static void push_error(lua_State *L, const struct completion *c) {
+  if (!c->code) {
+    lua_pushnil(L);
+    return;
+  }
+  error_push(L, error_name(c->code), c->message ? c->message : mf_strerror(c->code),
+             c->traceback, c->started, c->has_ending ? &c->ending : NULL);
+}
+
+static void push_value(lua_State *L, struct completion *c) {
+  if (c->kind == DONE_EXIT) {
+    ending_push(L, &c->ending);
+  } else if (c->kind == DONE_MEMORY && !c->code) {
+    memory_push(L, &c->memory);
+  } else if (c->kind == DONE_SOCKET && c->fd >= 0) {
+    int fd = c->fd;
+    c->fd = -1; /* luafd_push takes it, also when it raises */
+    c->code = MF_ENOMEM;
+    luafd_push(L, fd, LUAFD_OWN);
+    c->code = 0;
+  } else {
+    lua_pushnil(L);
+  }
+}
+
+/* Whatever raises here (memory) leaves the completion where it was, to be popped again. */
+int completion_pop(lua_State *L, struct reactor *r) {
+  static const char *const names[] = {"call", "call", "call", "exit", "error"};
+  if (list_empty(&r->done))
+    return 0;
+  struct completion *c = list_entry(r->done.next, struct completion, link);
+  luaL_checkstack(L, 8, NULL);
+  lua_pushstring(L, names[c->kind]);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
+  push_error(L, c);
+  push_value(L, c);
+  list_remove(&c->link);
+  completion_clear(c);
+  if (c->proc) {
+    if (--c->proc->holds == 0)
+      reactor_discard(r, &c->proc->exit.trash);
+  } else {
+    reactor_discard(r, &c->trash);
+  }
+  return 4;
+}

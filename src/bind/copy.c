@@ -1,0 +1,119 @@
+/* template() and early: a forked copy of the running interpreter, as it stands, becomes a
+ * template. The only place where the library forks its caller.
+ *
+ * In the copy, in this order:
+ *  1. dispositions and mask to default, so that no handler of the program runs in it
+ *  2. the hook cleared: a debugger's or a time limit's would fire in the template
+ *  3. the private loop's descriptors closed (an epoll set shared with the parent), then
+ *     the library's: a control socket kept here would hide the parent's end
+ *  4. Lua's side told, so that no scheduler of the parent is asked to wait
+ *  5. served, above the caller's frames, for ever
+ *
+ * Runs in the parent, from fork() on also in the new template. */
+#include "bind/bind.h"
+#include "os/fd.h"
+#include "os/proc.h"
+#include "os/sock.h"
+#include "template/entry.h"
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+/* Calls the function that the Lua side left for this; its failure changes nothing here. */
+static void tell_lua(lua_State *L) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, BIND_ID "copied") == LUA_TFUNCTION)
+    lua_pcall(L, 0, 0, 0);
+  else
+    lua_pop(L, 1);
+}
+
+static _Noreturn void child_serve(lua_State *L, int control_fd, int leash_fd) {
+  struct box *box = box_get(L);
+  proc_reset_signals();
+  lua_sethook(L, NULL, 0, 0);
+  if (box->reactor) {
+    reactor_abandon(box->reactor);
+    box->reactor = NULL;
+  }
+  box->host = NULL;
+  reactor_forked();
+  tell_lua(L);
+  struct template_entry entry = {control_fd, leash_fd, NULL, L, 0};
+  template_enter(&entry);
+}
+
+/* The copy never returns. Gives the parent its end and the pid. 0 or -errno. */
+static int copy_self(lua_State *L, int *ret_fd, pid_t *ret_pid) {
+  int leash = mf_leash_fd();
+  int fds[2];
+  if (leash < 0)
+    return leash;
+  leash = fd_dup(leash); /* the library closes its own in the copy */
+  if (leash < 0)
+    return leash;
+  int rc = sock_pair(fds, 1);
+  if (rc < 0) {
+    fd_close(&leash);
+    return rc;
+  }
+  fflush(NULL);
+  pid_t pid = fork();
+  rc = pid < 0 ? -errno : 0;
+  if (pid == 0) {
+    fd_close(&fds[0]);
+    child_serve(L, fds[1], leash);
+  }
+  fd_close(&fds[1]);
+  fd_close(&leash);
+  if (rc < 0) {
+    fd_close(&fds[0]);
+    return rc;
+  }
+  *ret_fd = fds[0];
+  *ret_pid = pid;
+  return 0;
+}
+
+static int fork_refused(lua_State *L, int rc) {
+  lua_pushnil(L);
+  error_push(L, "FORK_FAILED", uv_strerror(rc), NULL, MF_STARTED_NO, NULL);
+  return 2;
+}
+
+/* template(cell, options) -> raw; or nil, error. The copy's `box` is the parent's: whatever
+ * was pushed here stays in the copy, which is why the raw process comes after the fork. */
+static int l_template(lua_State *L) {
+  mf_options options;
+  mf_process *process = NULL;
+  int fd;
+  pid_t pid;
+  struct reactor *r = reactor_get(L);
+  options_read(L, 2, r, &options);
+  struct proc *p = process_push(L, r, 1);
+  if (!p)
+    return 2;
+  int rc = copy_self(L, &fd, &pid);
+  if (rc < 0) {
+    process_fill(L, p, rc, NULL);
+    return fork_refused(L, rc);
+  }
+  return process_fill(L, p, mf_adopt_fd(&options, fd, pid, 1, &process), process);
+}
+
+static int l_early(lua_State *L) { /* early() -> true; or nil, error */
+  int fd;
+  pid_t pid;
+  int rc = copy_self(L, &fd, &pid);
+  if (rc < 0)
+    return fork_refused(L, rc);
+  return result_push(L, mf_adopt_early(fd, pid));
+}
+
+static int l_on_copied(lua_State *L) { /* on_copied(f): f() in each copy, before it serves */
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "copied");
+  return 0;
+}
+
+const luaL_Reg copy_functions[] = {
+    {"template", l_template}, {"early", l_early}, {"on_copied", l_on_copied}, {NULL, NULL}};

@@ -1,0 +1,45 @@
+/* moonfork.core, the C half of `require "moonfork"`. It is loaded into the program's own
+ * interpreter, exports this one symbol, and is never unloaded (the library leaves a handler
+ * with pthread_atfork). Runs in the parent. */
+#include "bind/bind.h"
+#include "luafd/luafd.h"
+#include "template/entry.h"
+
+MF_API int luaopen_moonfork_core(lua_State *L);
+
+/* Every function has the box as its upvalue. Stack: module, box. */
+static void add(lua_State *L, const luaL_Reg *functions) {
+  lua_pushvalue(L, -2);
+  lua_pushvalue(L, -2);
+  luaL_setfuncs(L, functions, 1);
+  lua_pop(L, 1);
+}
+
+static void open_metatables(lua_State *L) {
+  error_open(L);
+  watch_open(L);
+  luaL_newmetatable(L, BIND_PROCESS);
+  lua_pushliteral(L, "moonfork.process");
+  lua_setfield(L, -2, "__name");
+  lua_pop(L, 1);
+}
+
+int luaopen_moonfork_core(lua_State *L) {
+  luaL_checkversion(L);
+  open_metatables(L);
+  lua_newtable(L);
+  box_open(L); /* before anything that has to be finalised before it */
+  add(L, process_functions);
+  add(L, reactor_functions);
+  add(L, watch_functions);
+  add(L, copy_functions);
+  add(L, system_functions);
+  lua_pop(L, 1);
+  luafd_open(L);
+  lua_setfield(L, -2, "socket");
+  lua_pushcfunction(L, template_open_clone);
+  lua_setfield(L, -2, "open_clone");
+  lua_pushstring(L, mf_version_string());
+  lua_setfield(L, -2, "version");
+  return 1;
+}

@@ -1,0 +1,111 @@
+/* The reactor as a guest on the loop of a C host: three handles there watch the private
+ * loop's descriptor. Callbacks run from the host's turn and outside of ours. What they
+ * raise never passes through libuv: the Lua side keeps it for the next call.
+ *
+ *   prepare (before the host sleeps): private turn; what is due, and whether we keep it alive
+ *   poll, timer: private turn and dispatch (moonfork's `turn` in the registry)
+ *
+ * Runs in the parent. */
+#include "bind/bind.h"
+#include <errno.h>
+#include <stdlib.h>
+
+struct guest {
+  struct reactor *reactor; /* NULL: closed */
+  lua_State *L;            /* a thread of its own: the main one may be busy */
+  uv_poll_t poll;
+  uv_timer_t timer;
+  uv_prepare_t prepare;
+  int nhandles;
+};
+
+/* Handles are referenced only while work is outstanding, so that uv_run returns then. */
+static void set_alive(struct guest *g, int alive) {
+  uv_handle_t *handles[] = {(uv_handle_t *)&g->poll, (uv_handle_t *)&g->timer};
+  for (int i = 0; i < 2; i++) {
+    if (alive)
+      uv_ref(handles[i]);
+    else
+      uv_unref(handles[i]);
+  }
+}
+
+static void dispatch(struct guest *g) {
+  lua_State *L = g->L;
+  lua_settop(L, 0);
+  if (lua_getfield(L, LUA_REGISTRYINDEX, BIND_ID "turn") != LUA_TFUNCTION)
+    return;
+  lua_pcall(L, 0, 0, 0); /* the function keeps errors itself */
+  if (g->reactor)
+    lua_settop(L, 0);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events) {
+  struct guest *g = poll->data;
+  (void)status, (void)events;
+  if (g->reactor)
+    dispatch(g);
+}
+
+static void on_timer(uv_timer_t *timer) {
+  struct guest *g = timer->data;
+  if (g->reactor)
+    dispatch(g);
+}
+
+static void on_prepare(uv_prepare_t *prepare) {
+  struct guest *g = prepare->data;
+  struct reactor *r = g->reactor;
+  if (!r || reactor_foreign(r))
+    return;
+  reactor_turn(r);
+  int ms = reactor_timeout(r);
+  if (ms < 0)
+    uv_timer_stop(&g->timer);
+  else
+    uv_timer_start(&g->timer, on_timer, (uint64_t)ms, 0);
+  set_alive(g, reactor_outstanding(r));
+}
+
+void guest_touch(struct guest *g) {
+  set_alive(g, 1); /* the next prepare looks closer */
+}
+
+static void on_closed(uv_handle_t *handle) {
+  struct guest *g = handle->data;
+  if (--g->nhandles == 0)
+    free(g);
+}
+
+void guest_close(struct guest *g) {
+  g->reactor = NULL;
+  uv_close((uv_handle_t *)&g->prepare, on_closed);
+  uv_close((uv_handle_t *)&g->timer, on_closed);
+  uv_close((uv_handle_t *)&g->poll, on_closed);
+}
+
+int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
+  lua_State *thread = lua_newthread(L);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "thread");
+  struct guest *g = calloc(1, sizeof(*g));
+  if (!g)
+    return -ENOMEM;
+  int rc = uv_poll_init(host, &g->poll, uv_backend_fd(&r->loop));
+  if (rc < 0) {
+    free(g);
+    return rc;
+  }
+  uv_timer_init(host, &g->timer);
+  uv_prepare_init(host, &g->prepare);
+  g->poll.data = g->timer.data = g->prepare.data = g;
+  g->nhandles = 3;
+  g->reactor = r;
+  g->L = thread;
+  r->guest = g;
+  r->exposed = 1;
+  uv_prepare_start(&g->prepare, on_prepare);
+  uv_poll_start(&g->poll, UV_READABLE, on_poll);
+  uv_unref((uv_handle_t *)&g->prepare);
+  set_alive(g, 0);
+  return 0;
+}

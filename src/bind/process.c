@@ -1,0 +1,362 @@
+/* Raw processes: one mf_process behind a userdata, each function one call of the library.
+ * The userdata has no finaliser: it is kept by its cell, the cell by the registry, until
+ * close() or the end of the state, so that what is under way outlives the objects that
+ * Lua programs hold. Runs in the parent. */
+#include "bind/bind.h"
+#include "os/fd.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ARG_COPY_MAX = 4096 }; /* longer strings are lent, not copied */
+
+/* ---- events from the library ---- */
+
+static void on_exit_known(mf_process *process, const mf_exit *status, void *data) {
+  struct proc *p = data;
+  (void)process;
+  completion_set_ending(&p->exit.ending, status);
+  completion_done(&p->exit);
+}
+
+static void on_failure(mf_process *process, const mf_error *error, void *data) {
+  struct proc *p = data;
+  (void)process;
+  completion_set_error(&p->error, error);
+  completion_done(&p->error);
+}
+
+static void on_socket(mf_process *process, const mf_error *error, int fd, void *data) {
+  struct completion *c = data;
+  (void)process;
+  completion_set_error(c, error);
+  c->fd = fd;
+  completion_done(c);
+}
+
+static void on_memory(mf_process *process, const mf_error *error, const mf_memory_info *info,
+                      void *data) {
+  struct completion *c = data;
+  (void)process;
+  completion_set_error(c, error);
+  if (!error)
+    c->memory = *info;
+  completion_done(c);
+}
+
+static void proc_unhold(struct proc *p) {
+  if (--p->holds == 0)
+    reactor_discard(p->reactor, &p->exit.trash);
+}
+
+static void on_closed(mf_process *process, void *data) {
+  struct proc *p = data;
+  (void)process;
+  p->reactor->nclosing--;
+  proc_unhold(p);
+}
+
+/* ---- life ---- */
+
+struct proc *process_push(lua_State *L, struct reactor *r, int cell) {
+  cell = lua_absindex(L, cell);
+  struct proc **box = lua_newuserdatauv(L, sizeof(*box), 0);
+  *box = NULL;
+  luaL_setmetatable(L, BIND_PROCESS);
+  lua_pushvalue(L, cell);
+  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  struct proc *p = calloc(1, sizeof(*p));
+  if (!p) {
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    result_push(L, -ENOMEM);
+    return NULL;
+  }
+  list_init(&p->link);
+  p->reactor = r;
+  completion_init(&p->exit, r, DONE_EXIT);
+  completion_init(&p->error, r, DONE_ERROR);
+  p->exit.proc = p->error.proc = p;
+  p->exit.trash.ref = p->error.trash.ref = ref;
+  p->exit.trash.block = p;
+  *box = p;
+  return p;
+}
+
+int process_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
+  struct proc **box = lua_touserdata(L, -1);
+  if (rc < 0) {
+    *box = NULL;
+    luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+    free(p);
+    return result_push(L, rc);
+  }
+  p->process = process;
+  p->holds = 1;
+  list_push(&p->reactor->procs, &p->link);
+  mf_on_error(process, on_failure, p);
+  reactor_touch(p->reactor);
+  return 1;
+}
+
+void process_release(struct proc *p) {
+  mf_process *process = p->process;
+  p->process = NULL;
+  list_remove(&p->link);
+  p->reactor->nclosing++;
+  mf_close(process, on_closed, p);
+}
+
+struct proc *process_check(lua_State *L, int idx) {
+  struct proc **box = luaL_checkudata(L, idx, BIND_PROCESS);
+  if (!*box || !(*box)->process)
+    luaL_error(L, "the process is closed");
+  if (reactor_foreign((*box)->reactor))
+    luaL_error(L, "the process object belongs to the process that this one was forked from");
+  reactor_get(L);
+  return *box;
+}
+
+/* Ends a call that gave work to the library. */
+static int done(lua_State *L, struct proc *p, int rc) {
+  reactor_touch(p->reactor);
+  return result_push(L, rc);
+}
+
+/* ---- make: -> raw; or nil, error ---- */
+
+static int l_new(lua_State *L) { /* new(cell, options) */
+  mf_options options;
+  mf_process *process = NULL;
+  struct reactor *r = reactor_get(L);
+  options_read(L, 2, r, &options);
+  struct proc *p = process_push(L, r, 1);
+  return p ? process_fill(L, p, mf_new(&options, &process), process) : 2;
+}
+
+static int l_new_exec(lua_State *L) { /* new_exec(cell, options) */
+  mf_options options;
+  mf_process *process = NULL;
+  struct reactor *r = reactor_get(L);
+  options_read(L, 2, r, &options);
+  struct proc *p = process_push(L, r, 1);
+  return p ? process_fill(L, p, mf_new_exec(&options, &process), process) : 2;
+}
+
+static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
+  mf_options options;
+  mf_process *process = NULL;
+  struct proc *source = process_check(L, 1);
+  options_read(L, 3, source->reactor, &options);
+  struct proc *p = process_push(L, source->reactor, 2);
+  return p ? process_fill(L, p, mf_fork_options(source->process, &options, &process), process)
+           : 2;
+}
+
+static int l_from_fd(lua_State *L) { /* from_fd(cell, options, fd); takes fd */
+  mf_options options;
+  mf_process *process = NULL;
+  struct reactor *r = reactor_get(L);
+  int fd = (int)luaL_checkinteger(L, 3);
+  options_read(L, 2, r, &options);
+  struct proc *p = process_push(L, r, 1);
+  if (!p) {
+    fd_close(&fd);
+    return 2;
+  }
+  return process_fill(L, p, mf_from_fd(&options, fd, &process), process);
+}
+
+/* ---- prepare: -> true; or nil, error ---- */
+
+static int l_require(lua_State *L) { /* require(raw, module) */
+  struct proc *p = process_check(L, 1);
+  return done(L, p, mf_require(p->process, luaL_checkstring(L, 2)));
+}
+
+static int l_eval(lua_State *L) { /* eval(raw, code, string...) */
+  struct proc *p = process_check(L, 1);
+  size_t length;
+  const char *code = luaL_checklstring(L, 2, &length);
+  int argc = lua_gettop(L) - 2;
+  const char **argv = lua_newuserdatauv(L, sizeof(*argv) * (size_t)(argc + 1), 0);
+  size_t *lengths = lua_newuserdatauv(L, sizeof(*lengths) * (size_t)(argc + 1), 0);
+  for (int i = 0; i < argc; i++)
+    argv[i] = luaL_checklstring(L, i + 3, &lengths[i]);
+  return done(L, p, mf_eval(p->process, code, length, argc, argv, lengths));
+}
+
+static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
+  struct proc *p = process_check(L, 1);
+  return done(L, p, mf_send_fd(p->process, (int)luaL_checkinteger(L, 2)));
+}
+
+struct loan { /* a long string, kept alive until the library has written it */
+  struct trash trash;
+  struct reactor *reactor;
+};
+
+static void on_release(void *data) {
+  struct loan *loan = data;
+  reactor_discard(loan->reactor, &loan->trash);
+}
+
+static int lend(lua_State *L, struct proc *p, const char *s, size_t length) {
+  lua_pushvalue(L, 2);
+  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  struct loan *loan = malloc(sizeof(*loan));
+  if (!loan) {
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    return -ENOMEM;
+  }
+  list_init(&loan->trash.link);
+  loan->trash.ref = ref;
+  loan->trash.block = loan;
+  loan->reactor = p->reactor;
+  return mf_send_arg_ref(p->process, s, length, on_release, loan);
+}
+
+static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
+  struct proc *p = process_check(L, 1);
+  size_t length;
+  luaL_checktype(L, 2, LUA_TSTRING);
+  const char *s = lua_tolstring(L, 2, &length);
+  if (length <= ARG_COPY_MAX)
+    return done(L, p, mf_send_arg(p->process, s, length));
+  return done(L, p, lend(L, p, s, length));
+}
+
+static int l_take_args(lua_State *L) { /* take_args(raw) */
+  struct proc *p = process_check(L, 1);
+  return done(L, p, mf_take_args(p->process));
+}
+
+static int l_chdir(lua_State *L) { /* chdir(raw, path) */
+  struct proc *p = process_check(L, 1);
+  return done(L, p, mf_chdir(p->process, luaL_checkstring(L, 2)));
+}
+
+static int l_setenv(lua_State *L) { /* setenv(raw, name, value | nil) */
+  struct proc *p = process_check(L, 1);
+  const char *name = luaL_checkstring(L, 2);
+  return done(L, p, mf_setenv(p->process, name, luaL_optstring(L, 3, NULL)));
+}
+
+static int l_seal(lua_State *L) { /* seal(raw, gc 0..2, audit 0..3) */
+  static const int audits[] = {0, MF_SEAL_AUDIT_OFF, MF_SEAL_AUDIT_WARN,
+                               MF_SEAL_AUDIT_STRICT};
+  struct proc *p = process_check(L, 1);
+  int gc = (int)luaL_checkinteger(L, 2) & 3;
+  int audit = (int)luaL_checkinteger(L, 3) & 3;
+  return done(L, p, mf_seal(p->process, gc | audits[audit]));
+}
+
+static int l_limit(lua_State *L) { /* limit(raw, {name, value, ...}); value -1: infinity */
+  enum { LIMITS_MAX = 16 };
+  mf_rlimit limits[LIMITS_MAX];
+  struct proc *p = process_check(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  size_t n = lua_rawlen(L, 2) / 2;
+  luaL_argcheck(L, n <= LIMITS_MAX, 2, "too many limits");
+  luaL_checkstack(L, (int)(2 * n) + 2, NULL);
+  for (size_t i = 0; i < n; i++) {
+    lua_rawgeti(L, 2, (lua_Integer)(2 * i + 1));
+    lua_rawgeti(L, 2, (lua_Integer)(2 * i + 2));
+    limits[i].name = luaL_checkstring(L, -2);
+    limits[i].value = (uint64_t)luaL_checkinteger(L, -1); /* -1 is MF_LIMIT_INFINITY */
+  }
+  return done(L, p, mf_limit(p->process, limits, n));
+}
+
+/* ---- finish: the function is called with error, value. -> true; or nil, error ---- */
+
+static int refused(lua_State *L, struct proc *p, struct completion *c, int rc) {
+  if (rc < 0 && c)
+    completion_drop(L, c);
+  return done(L, p, rc);
+}
+
+static int l_run(lua_State *L) { /* run(raw, name, f) */
+  struct proc *p = process_check(L, 1);
+  const char *name = luaL_checkstring(L, 2);
+  struct completion *c = completion_new(L, p->reactor, DONE_SOCKET, 3);
+  return refused(L, p, c, c ? mf_run(p->process, name, on_socket, c) : -ENOMEM);
+}
+
+static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
+  struct proc *p = process_check(L, 1);
+  struct completion *c = completion_new(L, p->reactor, DONE_SOCKET, 2);
+  return refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
+}
+
+static int l_memory(lua_State *L) { /* memory(raw, f) */
+  struct proc *p = process_check(L, 1);
+  struct completion *c = completion_new(L, p->reactor, DONE_MEMORY, 2);
+  return refused(L, p, c, c ? mf_memory(p->process, on_memory, c) : -ENOMEM);
+}
+
+static int l_finish(lua_State *L) { /* finish(raw) */
+  struct proc *p = process_check(L, 1);
+  return done(L, p, mf_finish(p->process));
+}
+
+/* ---- ask ---- */
+
+/* watch_exit(raw [, quiet]): "exit" for the cell, once; quiet: no loop waits for it */
+static int l_watch_exit(lua_State *L) {
+  struct proc *p = process_check(L, 1);
+  mf_exit_quiet(p->process, lua_toboolean(L, 2));
+  if (p->watched) {
+    lua_pushboolean(L, 1);
+    return 1;
+  }
+  p->watched = 1;
+  return done(L, p, mf_on_exit(p->process, on_exit_known, p));
+}
+
+static int l_pid(lua_State *L) { /* pid(raw) -> integer | nil */
+  int pid = mf_pid(process_check(L, 1)->process);
+  if (pid < 0)
+    lua_pushnil(L);
+  else
+    lua_pushinteger(L, pid);
+  return 1;
+}
+
+static int l_kill(lua_State *L) { /* kill(raw, number) -> true; or nil, error */
+  struct proc *p = process_check(L, 1);
+  int rc = mf_kill(p->process, (int)luaL_checkinteger(L, 2));
+  if (rc != -ESRCH)
+    return done(L, p, rc);
+  lua_pushnil(L);
+  error_push(L, "CLOSED", "the process has ended", NULL, MF_STARTED_UNKNOWN, NULL);
+  return 2;
+}
+
+static int l_close(lua_State *L) { /* close(raw): cancels what is under way */
+  struct proc **box = luaL_checkudata(L, 1, BIND_PROCESS);
+  struct proc *p = *box;
+  if (!p || box_get(L)->closed || reactor_foreign(p->reactor))
+    return 0;
+  *box = NULL;
+  process_release(p);
+  reactor_touch(p->reactor);
+  return 0;
+}
+
+/* Whether finalisers have to leave it alone. */
+static int l_inert(lua_State *L) { /* inert(raw) -> boolean */
+  struct proc **box = luaL_checkudata(L, 1, BIND_PROCESS);
+  lua_pushboolean(L, !*box || box_get(L)->closed || reactor_foreign((*box)->reactor));
+  return 1;
+}
+
+const luaL_Reg process_functions[] = {
+    {"new", l_new},           {"new_exec", l_new_exec},   {"fork", l_fork},
+    {"from_fd", l_from_fd},   {"require", l_require},     {"eval", l_eval},
+    {"send_fd", l_send_fd},   {"send_arg", l_send_arg},   {"take_args", l_take_args},
+    {"chdir", l_chdir},       {"setenv", l_setenv},       {"seal", l_seal},
+    {"limit", l_limit},       {"run", l_run},             {"to_fd", l_to_fd},
+    {"memory", l_memory},     {"finish", l_finish},       {"watch_exit", l_watch_exit},
+    {"pid", l_pid},           {"kill", l_kill},           {"close", l_close},
+    {"inert", l_inert},       {NULL, NULL},
+};

@@ -1,0 +1,346 @@
+/* The reactor: a private uv_loop_t of one Lua state, and the queue of what it completed.
+ * Turning the loop never runs Lua and dispatching never turns the loop, so that callbacks
+ * may wait. Other loops watch its one descriptor (uv_backend_fd). Runs in the parent. */
+#include "bind/bind.h"
+#include "os/fd.h"
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct box *box_get(lua_State *L) {
+  return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+int reactor_foreign(const struct reactor *r) {
+  return r->pid != getpid();
+}
+
+/* ---- making ---- */
+
+static void on_wake(uv_async_t *wake) {
+  (void)wake; /* its turn is all that it is for */
+}
+
+static int reactor_new(struct reactor **ret) {
+  struct reactor *r = calloc(1, sizeof(*r));
+  if (!r)
+    return -ENOMEM;
+  list_init(&r->done);
+  list_init(&r->procs);
+  list_init(&r->trash);
+  list_init(&r->watches);
+  r->pid = getpid();
+  int rc = uv_loop_init(&r->loop);
+  if (rc < 0) {
+    free(r);
+    return rc;
+  }
+  rc = uv_async_init(&r->loop, &r->wake, on_wake);
+  if (rc < 0) {
+    uv_loop_close(&r->loop);
+    free(r);
+    return rc;
+  }
+  *ret = r;
+  return 0;
+}
+
+void reactor_forked(void) {
+  static _Atomic pid_t done_in;
+  pid_t pid = getpid();
+  if (atomic_exchange(&done_in, pid) != pid)
+    mf_forked_child();
+}
+
+/* libuv's own way, uv_loop_fork, would watch again what the copy must let go of. The
+ * epoll descriptor is only closed: no EPOLL_CTL_DEL reaches the parent's. */
+void reactor_abandon(struct reactor *r) {
+  uv_loop_t *loop = &r->loop;
+  watch_abandon(r);
+  if (loop->async_wfd != loop->async_io_watcher.fd)
+    fd_close(&loop->async_wfd);
+  fd_close(&loop->async_io_watcher.fd);
+  fd_close(&loop->signal_pipefd[0]);
+  fd_close(&loop->signal_pipefd[1]);
+  fd_close(&loop->emfile_fd);
+  fd_close(&loop->backend_fd);
+}
+
+struct reactor *reactor_peek(lua_State *L) {
+  struct box *box = box_get(L);
+  return box->reactor && !reactor_foreign(box->reactor) ? box->reactor : NULL;
+}
+
+/* A forked copy starts afresh. The old memory is left: objects point into it. */
+static void box_renew(struct box *box) {
+  reactor_forked();
+  reactor_abandon(box->reactor);
+  box->reactor = NULL;
+  box->host = NULL;
+}
+
+struct reactor *reactor_get(lua_State *L) {
+  struct box *box = box_get(L);
+  if (box->closed)
+    luaL_error(L, "the Lua state is being closed");
+  if (box->reactor && reactor_foreign(box->reactor))
+    box_renew(box);
+  if (box->reactor) {
+    reactor_tidy(L, box->reactor);
+    return box->reactor;
+  }
+  int rc = reactor_new(&box->reactor);
+  if (rc < 0)
+    luaL_error(L, "no event loop: %s", uv_strerror(rc));
+  if (box->host && (rc = guest_open(L, box->reactor, box->host)) < 0)
+    luaL_error(L, "the host's loop takes no guest: %s", uv_strerror(rc));
+  return box->reactor;
+}
+
+/* ---- turning ---- */
+
+void reactor_discard(struct reactor *r, struct trash *t) {
+  list_remove(&t->link);
+  list_push(&r->trash, &t->link);
+}
+
+void reactor_tidy(lua_State *L, struct reactor *r) {
+  while (!list_empty(&r->trash)) {
+    struct trash *t = list_entry(r->trash.next, struct trash, link);
+    list_remove(&t->link);
+    luaL_unref(L, LUA_REGISTRYINDEX, t->ref);
+    free(t->block);
+  }
+}
+
+void reactor_arm(struct reactor *r) {
+  if (r->exposed && (r->attention || !list_empty(&r->done)))
+    uv_async_send(&r->wake);
+}
+
+void reactor_turn(struct reactor *r) {
+  uv_run(&r->loop, UV_RUN_NOWAIT);
+  reactor_arm(r); /* the turn has emptied the eventfd */
+}
+
+void reactor_touch(struct reactor *r) {
+  if (r->guest)
+    guest_touch(r->guest);
+}
+
+int reactor_outstanding(struct reactor *r) {
+  return r->attention || !list_empty(&r->watches) || !list_empty(&r->done) || mf_busy(&r->loop) > 0;
+}
+
+int reactor_timeout(struct reactor *r) {
+  if (r->attention || !list_empty(&r->done))
+    return 0;
+  uv_update_time(&r->loop);
+  return uv_backend_timeout(&r->loop);
+}
+
+/* ---- the end of the state ---- */
+
+static void on_wake_closed(uv_handle_t *wake) {
+  struct reactor *r = wake->data;
+  r->nclosing--;
+}
+
+/* Turns until the loop has no handle. The library promises that this takes no outside
+ * event, so the limit is never met; it stands against a hang at exit. */
+static int drain(struct reactor *r) {
+  for (int i = 0; i < 10000; i++) {
+    uv_run(&r->loop, UV_RUN_NOWAIT);
+    if (r->nclosing == 0 && uv_loop_close(&r->loop) == 0)
+      return 1;
+    if (i > 100)
+      poll(NULL, 0, 1);
+  }
+  return 0;
+}
+
+static void reactor_close(lua_State *L, struct reactor *r) {
+  while (!list_empty(&r->procs))
+    process_release(list_entry(r->procs.next, struct proc, link));
+  if (r->guest)
+    guest_close(r->guest);
+  mf_home_close(&r->loop);
+  r->wake.data = r;
+  r->nclosing++;
+  uv_close((uv_handle_t *)&r->wake, on_wake_closed);
+  if (!drain(r)) {
+    assert(!"the loop has handles left");
+    return;
+  }
+  while (!list_empty(&r->done)) {
+    struct completion *c = list_entry(r->done.next, struct completion, link);
+    list_remove(&c->link);
+    completion_clear(c);
+    reactor_discard(r, c->proc ? &c->proc->exit.trash : &c->trash);
+  }
+  reactor_tidy(L, r);
+  free(r);
+}
+
+static int box_gc(lua_State *L) {
+  struct box *box = lua_touserdata(L, 1);
+  struct reactor *r = box->reactor;
+  box->closed = 1;
+  box->reactor = NULL;
+  if (r && !reactor_foreign(r))
+    reactor_close(L, r);
+  return 0;
+}
+
+struct box *box_open(lua_State *L) {
+  struct box *box = lua_newuserdatauv(L, sizeof(*box), 0);
+  *box = (struct box){0};
+  luaL_newmetatable(L, BIND_BOX);
+  lua_pushcfunction(L, box_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_BOX);
+  return box;
+}
+
+/* ---- for Lua ---- */
+
+static int l_turn(lua_State *L) { /* turn(): one turn without waiting */
+  struct reactor *r = reactor_peek(L);
+  if (r) {
+    reactor_tidy(L, r);
+    reactor_turn(r);
+  }
+  return 0;
+}
+
+static int l_pop(lua_State *L) { /* pop() -> kind, target, error, value; or nothing */
+  struct reactor *r = reactor_peek(L);
+  return r ? completion_pop(L, r) : 0;
+}
+
+/* How many completions wait now: what comes later belongs to the next batch. */
+static int l_waiting(lua_State *L) { /* waiting() -> number */
+  struct reactor *r = reactor_peek(L);
+  lua_Integer n = 0;
+  if (r)
+    list_each(it, &r->done) n++;
+  lua_pushinteger(L, n);
+  return 1;
+}
+
+static int l_outstanding(lua_State *L) { /* outstanding() -> boolean */
+  struct reactor *r = reactor_peek(L);
+  lua_pushboolean(L, r && reactor_outstanding(r));
+  return 1;
+}
+
+static int l_timeout(lua_State *L) { /* timeout() -> seconds, or nil: none */
+  struct reactor *r = reactor_peek(L);
+  int ms = r ? reactor_timeout(r) : -1;
+  if (ms < 0)
+    lua_pushnil(L);
+  else
+    lua_pushnumber(L, (lua_Number)ms / 1000);
+  return 1;
+}
+
+static int l_fd(lua_State *L) { /* fd() -> the descriptor for other loops, up to date */
+  struct reactor *r = reactor_get(L);
+  r->exposed = 1;
+  reactor_turn(r);
+  lua_pushinteger(L, uv_backend_fd(&r->loop));
+  return 1;
+}
+
+static int l_attention(lua_State *L) { /* attention(on) */
+  struct reactor *r = reactor_peek(L);
+  if (r) {
+    r->attention = lua_toboolean(L, 1);
+    reactor_arm(r);
+  }
+  return 0;
+}
+
+static int l_post(lua_State *L) { /* post(f): f() is a completion from now on */
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  struct reactor *r = reactor_get(L);
+  struct completion *c = completion_new(L, r, DONE_CALL, 1);
+  if (!c)
+    return luaL_error(L, "not enough memory");
+  completion_done(c);
+  reactor_arm(r);
+  reactor_touch(r);
+  return 0;
+}
+
+static int to_ms(lua_Number seconds) {
+  lua_Number ms = ceil(seconds * 1000);
+  return ms >= INT_MAX ? INT_MAX : ms > 0 ? (int)ms : 0;
+}
+
+static short to_poll(const char *events) {
+  short mask = 0;
+  for (; *events; events++)
+    mask |= *events == 'w' ? POLLOUT : POLLIN;
+  return mask;
+}
+
+/* Waits until the loop wants a turn, fd is ready, a signal came, or the time is up. */
+static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd ready? */
+  struct reactor *r = reactor_peek(L);
+  int limit = lua_isnoneornil(L, 1) ? -1 : to_ms(luaL_checknumber(L, 1));
+  int fd = lua_isnoneornil(L, 2) ? -1 : (int)luaL_checkinteger(L, 2);
+  int ms = r ? reactor_timeout(r) : -1;
+  if (ms < 0 || (limit >= 0 && limit < ms))
+    ms = limit;
+  struct pollfd fds[2] = {
+      {.fd = fd, .events = fd < 0 ? 0 : to_poll(luaL_checkstring(L, 3))},
+      {.fd = r ? uv_backend_fd(&r->loop) : -1, .events = POLLIN},
+  };
+  int n = poll(fds, 2, ms);
+  lua_pushboolean(L, n > 0 && fds[0].revents != 0);
+  return 1;
+}
+
+static int l_copied(lua_State *L) { /* copied() -> made by a process this is a copy of? */
+  struct box *box = box_get(L);
+  lua_pushboolean(L, box->reactor && reactor_foreign(box->reactor));
+  return 1;
+}
+
+static int l_now(lua_State *L) { /* now() -> seconds of a clock that only goes forward */
+  lua_pushnumber(L, (lua_Number)uv_hrtime() / 1e9);
+  return 1;
+}
+
+static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
+  return result_push(L, mf_reset(&reactor_get(L)->loop));
+}
+
+static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from its turns */
+  struct box *box = box_get(L);
+  luaL_checktype(L, 1, LUA_TLIGHTUSERDATA);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  if (box->host || reactor_peek(L))
+    return luaL_error(L, "use_loop has to come before anything else");
+  lua_pushvalue(L, 2);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "turn");
+  box->host = lua_touserdata(L, 1);
+  reactor_get(L);
+  return 0;
+}
+
+const luaL_Reg reactor_functions[] = {
+    {"turn", l_turn},           {"pop", l_pop},         {"waiting", l_waiting},
+    {"outstanding", l_outstanding}, {"timeout", l_timeout}, {"fd", l_fd},
+    {"attention", l_attention}, {"post", l_post},       {"block", l_block},
+    {"copied", l_copied},       {"now", l_now},         {"reset", l_reset},
+    {"use_loop", l_use_loop},   {NULL, NULL},
+};

@@ -1,0 +1,96 @@
+/* Small questions to the system that Lua has no words for. Runs in the parent. */
+#include "bind/bind.h"
+#include "luafd/luafd.h"
+#include "os/fd.h"
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct {
+  const char *name;
+  int number;
+} signals[] = {
+    {"HUP", SIGHUP},   {"INT", SIGINT},       {"QUIT", SIGQUIT}, {"ILL", SIGILL},
+    {"TRAP", SIGTRAP}, {"ABRT", SIGABRT},     {"BUS", SIGBUS},   {"FPE", SIGFPE},
+    {"KILL", SIGKILL}, {"USR1", SIGUSR1},     {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
+    {"PIPE", SIGPIPE}, {"ALRM", SIGALRM},     {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
+    {"CONT", SIGCONT}, {"STOP", SIGSTOP},     {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
+    {"TTOU", SIGTTOU}, {"URG", SIGURG},       {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
+    {"PROF", SIGPROF}, {"VTALRM", SIGVTALRM}, {"IO", SIGIO},     {"SYS", SIGSYS},
+    {"WINCH", SIGWINCH},
+#ifdef SIGPWR
+    {"PWR", SIGPWR},
+#endif
+};
+
+static int l_signals(lua_State *L) { /* signals() -> {NAME = number}, the highest number */
+  lua_createtable(L, 0, (int)(sizeof(signals) / sizeof(*signals)));
+  for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
+    lua_pushinteger(L, signals[i].number);
+    lua_setfield(L, -2, signals[i].name);
+  }
+  lua_pushinteger(L, NSIG - 1);
+  return 2;
+}
+
+static int l_ncpu(lua_State *L) { /* ncpu() -> processors that this process may run on */
+  long n = sysconf(_SC_NPROCESSORS_ONLN);
+#ifdef CPU_COUNT
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0)
+    n = CPU_COUNT(&set);
+#endif
+  lua_pushinteger(L, n > 0 ? n : 1);
+  return 1;
+}
+
+static int l_getcwd(lua_State *L) { /* getcwd() -> path; or nil, message */
+  char *path = getcwd(NULL, 0);
+  if (!path)
+    return luaL_fileresult(L, 0, NULL);
+  lua_pushstring(L, path);
+  free(path);
+  return 1;
+}
+
+static int l_handle(lua_State *L) { /* handle(value) -> descriptor; or nil, message */
+  int fd = luafd_check(L, 1);
+  if (fd < 0) {
+    lua_pushnil(L);
+    lua_insert(L, -2);
+    return 2;
+  }
+  lua_pushinteger(L, fd);
+  return 1;
+}
+
+static int l_error(lua_State *L) { /* error(code, message [, started]) -> error object */
+  const char *code = luaL_checkstring(L, 1);
+  const char *message = luaL_checkstring(L, 2);
+  int unknown = lua_toboolean(L, 3);
+  error_push(L, code, message, NULL, unknown ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL);
+  return 1;
+}
+
+static int l_dup(lua_State *L) { /* dup(fd) -> fd; or nil, error */
+  int fd = fd_dup((int)luaL_checkinteger(L, 1));
+  if (fd < 0)
+    return result_push(L, fd);
+  lua_pushinteger(L, fd);
+  return 1;
+}
+
+static int l_socket_wait(lua_State *L) { /* socket_wait(f): luafd_set_wait */
+  lua_settop(L, 1);
+  luafd_set_wait(L);
+  return 0;
+}
+
+const luaL_Reg system_functions[] = {
+    {"signals", l_signals}, {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
+    {"handle", l_handle},   {"error", l_error}, {"dup", l_dup},
+    {"socket_wait", l_socket_wait}, {NULL, NULL},
+};

@@ -1,0 +1,111 @@
+/* A descriptor of the user's under watch on the private loop, once: how a moonfork.socket
+ * waits while a waiter suspends the coroutine. The descriptor is wrapped, because uv_poll_t
+ * would make its description non-blocking, which is not ours to do. Runs in the parent. */
+#include "bind/bind.h"
+#include "os/fd.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct watch {
+  struct list link; /* reactor->watches */
+  uv_poll_t poll;
+  struct reactor *reactor;
+  struct completion *completion; /* NULL: it was told */
+  int fd;                        /* the wrap; owned */
+};
+
+static void on_closed(uv_handle_t *poll) {
+  struct watch *w = poll->data;
+  w->reactor->nclosing--;
+  free(w);
+}
+
+static void on_ready(uv_poll_t *poll, int status, int events) {
+  struct watch *w = poll->data;
+  (void)status, (void)events;
+  uv_poll_stop(poll);
+  completion_done(w->completion);
+  w->completion = NULL;
+}
+
+/* Ends it; a completion that was not told is dropped. */
+static int l_close(lua_State *L) {
+  struct watch **box = luaL_checkudata(L, 1, BIND_WATCH);
+  struct watch *w = *box;
+  if (!w)
+    return 0;
+  *box = NULL;
+  if (reactor_foreign(w->reactor))
+    return 0;
+  if (w->completion)
+    completion_drop(L, w->completion);
+  list_remove(&w->link);
+  w->reactor->nclosing++;
+  uv_close((uv_handle_t *)&w->poll, on_closed);
+  fd_close(&w->fd);
+  return 0;
+}
+
+static int to_events(const char *events) {
+  return (strchr(events, 'r') ? UV_READABLE : 0) | (strchr(events, 'w') ? UV_WRITABLE : 0);
+}
+
+static int start(struct watch *w, int fd, int events) {
+  int rc = w->fd = watch_wrap(fd, events);
+  if (rc < 0)
+    return rc;
+  rc = uv_poll_init(&w->reactor->loop, &w->poll, w->fd);
+  if (rc < 0) {
+    fd_close(&w->fd);
+    return rc;
+  }
+  w->poll.data = w;
+  list_push(&w->reactor->watches, &w->link);
+  uv_poll_start(&w->poll, UV_READABLE, on_ready);
+  return 0;
+}
+
+/* watch(fd, events, f) -> watch: f() is a completion when fd is ready, at most once; close
+ * it. nil: it is ready now, or so broken that an attempt will tell */
+static int l_watch(lua_State *L) {
+  int fd = (int)luaL_checkinteger(L, 1);
+  int events = to_events(luaL_checkstring(L, 2));
+  luaL_checktype(L, 3, LUA_TFUNCTION);
+  struct reactor *r = reactor_get(L);
+  struct watch **box = lua_newuserdatauv(L, sizeof(*box), 0);
+  *box = NULL;
+  luaL_setmetatable(L, BIND_WATCH);
+  struct completion *c = completion_new(L, r, DONE_CALL, 3);
+  struct watch *w = c ? calloc(1, sizeof(*w)) : NULL;
+  if (!w) {
+    if (c)
+      completion_drop(L, c);
+    return luaL_error(L, "not enough memory");
+  }
+  w->reactor = r;
+  w->completion = c;
+  if (start(w, fd, events) < 0) {
+    completion_drop(L, c);
+    free(w);
+    return 0;
+  }
+  *box = w;
+  reactor_touch(r);
+  return 1;
+}
+
+void watch_abandon(struct reactor *r) {
+  list_each(it, &r->watches) fd_close(&list_entry(it, struct watch, link)->fd);
+}
+
+void watch_open(lua_State *L) {
+  luaL_newmetatable(L, BIND_WATCH);
+  lua_pushcfunction(L, l_close);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "__gc");
+  lua_setfield(L, -2, "__close");
+  lua_pop(L, 1);
+}
+
+const luaL_Reg watch_functions[] = {{"watch", l_watch}, {NULL, NULL}};
