@@ -139,6 +139,9 @@ static void sweep(struct home *h) {
 static void park(struct home *h) {
   struct mf_process *def = h->def;
   h->stopping = 1;
+  list_each(it, &h->processes) {
+    process_forget_source(list_entry(it, struct mf_process, link));
+  }
   if (def)
     list_remove(&def->link);
   while (!list_empty(&h->processes))
@@ -156,11 +159,13 @@ static void call_parting(struct home *h) {
   while (!list_empty(&h->parting)) {
     struct mf_process *p = list_entry(h->parting.next, struct mf_process, parting_link);
     mf_close_cb cb = p->close_to.cb;
-    void *data = p->close_to.data;
     list_remove(&p->parting_link);
-    if (cb)
-      cb(p, data);
-    process_free(p);
+    p->close_to.cb = NULL;
+    cb(p, p->close_to.data);
+    if (list_empty(&p->link))
+      process_free(p); /* the parking has taken it out */
+    else
+      process_release(p);
   }
 }
 
@@ -230,7 +235,8 @@ static void on_turn(void *owner) {
   home_enter(h);
   h->wants_turn = 0;
   write_held(h);
-  call_parting(h);
+  if (h->nopen) /* another one was opened meanwhile: the loop will not be empty */
+    call_parting(h);
   home_leave(h);
 }
 

@@ -41,6 +41,7 @@ static void on_patience(struct deadline *d);
 static void on_retry(struct deadline *d);
 static void lose_source(struct mf_process *p);
 static void set_patience(struct mf_process *p, unsigned ms);
+static void wait_for_end(struct mf_process *p);
 
 /* ---- making and freeing ---- */
 
@@ -124,6 +125,9 @@ static void drop_source(struct mf_process *p) {
   if (source->held_child == p)
     source->held_child = NULL;
   source->nrefs--;
+  /* A closed one that stayed for its clones has no reason left. */
+  if (source->state == ENDING && !source->open && !source->internal)
+    wait_for_end(source);
   process_release(source);
 }
 
@@ -177,6 +181,10 @@ void process_set_source(struct mf_process *p, struct mf_process *source) {
   assert(!p->source);
   p->source = source;
   source->nrefs++;
+}
+
+void process_forget_source(struct mf_process *p) {
+  drop_source(p);
 }
 
 int process_connect(struct mf_process *p, int fd) {
@@ -1723,14 +1731,14 @@ static void pay_exit(struct mf_process *p) {
 
 static void pay_close(struct mf_process *p) {
   mf_close_cb cb = p->close_to.cb;
-  p->close_to.cb = NULL;
+  if (!cb || !list_empty(&p->parting_link))
+    return;
   if (p->home->nopen == 0) { /* its callback says that the loop is empty: wait for that */
-    p->close_to.cb = cb;
     list_push(&p->home->parting, &p->parting_link);
     return;
   }
-  if (cb)
-    cb(p, p->close_to.data);
+  p->close_to.cb = NULL;
+  cb(p, p->close_to.data);
 }
 
 void process_pay(struct mf_process *p) {

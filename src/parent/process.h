@@ -122,6 +122,8 @@ struct mf_process *process_new(struct home *h, enum state state);
 int process_event(struct mf_process *p, enum event ev, void *arg);
 /* Puts p behind source: its forks, its reports. */
 void process_set_source(struct mf_process *p, struct mf_process *source);
+/* Relies on nobody's reports from now on. */
+void process_forget_source(struct mf_process *p);
 /* Opens the control socket (taken). */
 int process_connect(struct mf_process *p, int fd);
 /* The pid is known from now on. */

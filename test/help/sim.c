@@ -1,0 +1,323 @@
+#include "sim.h"
+
+#include "base/result.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct sim *self(struct seam *seam) {
+  return (struct sim *)(void *)seam;
+}
+
+static struct sim_fd *at(struct sim *s, int fd) {
+  assert(fd >= SIM_FD_BASE && fd < SIM_FD_BASE + s->nfd);
+  return &s->fd[fd - SIM_FD_BASE];
+}
+
+static int fd_new(struct sim *s, int kind) {
+  assert(s->nfd < SIM_FDS);
+  s->fd[s->nfd].kind = kind;
+  buf_init(&s->fd[s->nfd].rx, 1 << 26);
+  return s->nfd++;
+}
+
+static uint64_t op_now_ms(struct seam *seam) {
+  return self(seam)->now_ms;
+}
+
+static int op_pair(struct seam *seam, int ret_fd[2]) {
+  struct sim *s = self(seam);
+  int a, b;
+  if (s->pair_error)
+    return s->pair_error;
+  a = fd_new(s, SIM_SOCKET);
+  b = fd_new(s, SIM_SOCKET);
+  s->fd[a].peer = b;
+  s->fd[b].peer = a;
+  ret_fd[0] = SIM_FD_BASE + a;
+  ret_fd[1] = SIM_FD_BASE + b;
+  return 0;
+}
+
+static ssize_t op_send(struct seam *seam, int fd, const struct iovec *iov, int niov,
+                       const int *fds, int nfds) {
+  struct sim *s = self(seam);
+  struct sim_fd *peer = &s->fd[at(s, fd)->peer];
+  size_t n = 0, take, most = s->send_limit ? s->send_limit : SIZE_MAX;
+  int i;
+  if (s->send_error) {
+    int r = s->send_error;
+    s->send_error = 0;
+    return r;
+  }
+  if (peer->closed)
+    return -EPIPE;
+  for (i = 0; i < niov && n < most; i++) {
+    take = iov[i].iov_len < most - n ? iov[i].iov_len : most - n;
+    buf_put(&peer->rx, iov[i].iov_base, take);
+    n += take;
+  }
+  for (i = 0; i < nfds; i++) {
+    assert(peer->nfds < SIM_QUEUE);
+    peer->fds[peer->nfds++] = fds[i] >= SIM_FD_BASE ? fds[i] - SIM_FD_BASE : -1;
+  }
+  return (ssize_t)n;
+}
+
+static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
+  struct sim *s = self(seam);
+  struct sim_fd *f = at(s, fd);
+  size_t have = buf_size(&f->rx);
+  if (!have)
+    return s->fd[f->peer].closed ? 0 : -EAGAIN;
+  if (n > have)
+    n = have;
+  memcpy(data, buf_peek(&f->rx), n);
+  buf_consume(&f->rx, n);
+  return (ssize_t)n;
+}
+
+static int op_hung_up(struct seam *seam, int fd) {
+  struct sim *s = self(seam);
+  return s->fd[at(s, fd)->peer].closed;
+}
+
+static void op_close(struct seam *seam, int *fd) {
+  struct sim *s = self(seam);
+  if (*fd < 0)
+    return;
+  assert(!at(s, *fd)->closed);
+  assert(!at(s, *fd)->watch);
+  at(s, *fd)->closed = 1;
+  *fd = -1;
+}
+
+static int op_watch(struct seam *seam, struct watch *w, int fd, unsigned events) {
+  struct sim *s = self(seam);
+  if (!events) {
+    if (w->impl)
+      ((struct sim_fd *)w->impl)->watch = NULL;
+    w->impl = NULL;
+    w->events = 0;
+    return 0;
+  }
+  w->fd = fd;
+  w->events = events;
+  w->impl = at(s, fd);
+  at(s, fd)->watch = w;
+  return 0;
+}
+
+static void op_timer(struct seam *seam, uint64_t at_ms) {
+  self(seam)->timer_at_ms = at_ms;
+}
+
+static void op_turn(struct seam *seam) {
+  self(seam)->turn = 1;
+}
+
+static void op_busy(struct seam *seam, int on) {
+  self(seam)->busy = on;
+}
+
+static int op_spawn(struct seam *seam, const struct proc_spawn *spawn, pid_t *ret_pid) {
+  struct sim *s = self(seam);
+  int copy;
+  if (s->spawn_error)
+    return s->spawn_error;
+  /* The program has a duplicate; the core closes its own. */
+  copy = fd_new(s, SIM_SOCKET);
+  s->fd[copy].peer = at(s, spawn->control_fd)->peer;
+  s->fd[s->fd[copy].peer].peer = copy;
+  s->spawned_control = copy;
+  *ret_pid = s->next_pid;
+  s->children[s->next_pid++] = 1;
+  return 0;
+}
+
+static int op_pidfd(struct seam *seam, pid_t pid) {
+  struct sim *s = self(seam);
+  int i;
+  if (s->pidfd_error)
+    return s->pidfd_error;
+  i = fd_new(s, SIM_PIDFD);
+  s->fd[i].pid = (int)pid;
+  return SIM_FD_BASE + i;
+}
+
+static int op_kill(struct seam *seam, int pidfd, pid_t pid, int signum) {
+  struct sim *s = self(seam);
+  if (s->ended[pid])
+    return -ESRCH;
+  s->last_signal = signum;
+  s->last_signal_pid = (int)pid;
+  return 0;
+}
+
+static int op_reap(struct seam *seam, pid_t pid, struct proc_status *ret) {
+  struct sim *s = self(seam);
+  memset(ret, 0, sizeof *ret);
+  if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
+    return -ECHILD;
+  if (!s->ended[pid])
+    return MF_AGAIN;
+  s->children[pid] = 0;
+  ret->status = s->status[pid];
+  return 0;
+}
+
+static int op_status(struct seam *seam, int pidfd, pid_t pid, int *ret_status) {
+  return -ENODATA;
+}
+
+static int op_start(struct seam *seam) {
+  struct sim *s = self(seam);
+  s->started = 1;
+  s->stopping = 0;
+  s->timer_at_ms = UINT64_MAX;
+  return 0;
+}
+
+static void op_stop(struct seam *seam) {
+  struct sim *s = self(seam);
+  int i;
+  for (i = 0; i < s->nfd; i++)
+    assert(!s->fd[i].watch);
+  s->started = 0;
+  s->turn = 0;
+  s->stopping = 1;
+}
+
+static void op_free(struct seam *seam) {
+  self(seam)->stopped = 1;
+}
+
+static const struct seam_ops ops = {op_now_ms, op_pair, op_send,  op_read,   op_hung_up, op_close,
+                                    op_watch,  op_timer, op_turn, op_busy,   op_spawn,   op_pidfd,
+                                    op_kill,   op_reap,  op_status, op_start, op_stop,   op_free};
+
+struct sim *sim_new(void) {
+  struct sim *s = calloc(1, sizeof *s);
+  assert(s);
+  s->seam.ops = &ops;
+  s->next_pid = 100;
+  s->timer_at_ms = UINT64_MAX;
+  s->now_ms = 1000;
+  return s;
+}
+
+int sim_free(struct sim *s) {
+  int i, open = 0;
+  for (i = 0; i < s->nfd; i++)
+    buf_deinit(&s->fd[i].rx);
+  for (i = 0; i < s->nfd; i++)
+    open += s->fd[i].kind == SIM_PIDFD && !s->fd[i].closed;
+  free(s);
+  return open;
+}
+
+static unsigned ready(struct sim *s, const struct sim_fd *f) {
+  unsigned events = 0;
+  if (f->kind == SIM_PIDFD)
+    return s->ended[f->pid] ? WATCH_READ : 0;
+  if (buf_size(&f->rx) || s->fd[f->peer].closed)
+    events |= WATCH_READ;
+  return events | WATCH_WRITE;
+}
+
+int sim_step(struct sim *s) {
+  int i, did = 0;
+  if (s->stopping) {
+    s->stopping = 0;
+    s->seam.on_stopped(s->seam.owner);
+    return 1;
+  }
+  if (!s->started)
+    return 0;
+  if (s->timer_at_ms <= s->now_ms) {
+    s->timer_at_ms = UINT64_MAX;
+    s->seam.on_timer(s->seam.owner);
+    did = 1;
+  }
+  if (s->started && s->turn) {
+    s->turn = 0;
+    s->seam.on_turn(s->seam.owner);
+    did = 1;
+  }
+  for (i = 0; s->started && i < s->nfd; i++) {
+    struct watch *w = s->fd[i].watch;
+    unsigned events = w ? ready(s, &s->fd[i]) & w->events : 0;
+    if (!events)
+      continue;
+    w->on_ready(w, events);
+    did = 1;
+  }
+  return did;
+}
+
+void sim_run(struct sim *s) {
+  int i;
+  for (i = 0; sim_step(s); i++)
+    assert(i < 100000); /* else it spins */
+}
+
+void sim_advance(struct sim *s, uint64_t ms) {
+  s->now_ms += ms;
+  sim_run(s);
+}
+
+int sim_far_end(struct sim *s, int near_fd) {
+  return at(s, near_fd)->peer;
+}
+
+void sim_octets(struct sim *s, int far, const void *data, size_t n) {
+  buf_put(&s->fd[s->fd[far].peer].rx, data, n);
+}
+
+void sim_answer(struct sim *s, int far, unsigned type, uint64_t id, const void *body,
+                size_t length) {
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct frame f = {.type = (uint8_t)type, .id = id, .length = (uint32_t)length};
+  frame_encode(header, &f);
+  sim_octets(s, far, header, sizeof header);
+  sim_octets(s, far, body, length);
+}
+
+void sim_hang_up(struct sim *s, int far) {
+  int i;
+  if (s->fd[far].closed)
+    return;
+  s->fd[far].closed = 1;
+  /* What was sent and never received goes with it, as in the kernel. */
+  for (i = 0; i < s->fd[far].nfds; i++)
+    if (s->fd[far].fds[i] >= 0)
+      sim_hang_up(s, s->fd[far].fds[i]);
+}
+
+void sim_end_process(struct sim *s, int pid, int status) {
+  s->ended[pid] = 1;
+  s->status[pid] = status;
+}
+
+int sim_command(struct sim *s, int far, struct frame *ret, int *ret_fds) {
+  struct sim_fd *f = &s->fd[far];
+  size_t have = buf_size(&f->rx);
+  static unsigned char body[FRAME_BODY_MAX];
+  int i;
+  if (have < FRAME_HEADER_SIZE)
+    return 0;
+  if (frame_decode(ret, buf_peek(&f->rx), CMD_SETUP, CMD_LAST) < 0)
+    abort();
+  if (have < FRAME_HEADER_SIZE + ret->length)
+    return 0;
+  memcpy(body, buf_peek(&f->rx) + FRAME_HEADER_SIZE, ret->length);
+  ret->body = body;
+  buf_consume(&f->rx, FRAME_HEADER_SIZE + ret->length);
+  for (i = 0; i < ret->nfds; i++)
+    ret_fds[i] = f->fds[i];
+  assert(f->nfds >= ret->nfds);
+  memmove(f->fds, f->fds + ret->nfds, sizeof f->fds[0] * (size_t)(f->nfds - ret->nfds));
+  f->nfds -= ret->nfds;
+  return 1;
+}

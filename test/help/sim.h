@@ -1,0 +1,59 @@
+/* A world for the parent's core without a kernel: sockets, processes, a clock and a loop that
+ * do what the test says, behind the seam. Deterministic: one thread, no time passes but by
+ * sim_advance. Runs in unit tests. */
+#ifndef HELP_SIM_H
+#define HELP_SIM_H
+
+#include "base/buf.h"
+#include "parent/seam.h"
+#include "wire/frame.h"
+
+enum { SIM_FD_BASE = 1 << 24, SIM_FDS = 4096, SIM_QUEUE = 64 };
+
+struct sim_fd {
+  enum { SIM_FREE, SIM_SOCKET, SIM_PIDFD } kind;
+  int peer;              /* socket: index of the other end */
+  int closed;            /* by its holder */
+  struct buf rx;         /* what the other end wrote */
+  int fds[SIM_QUEUE], nfds; /* descriptors sent along, as indices */
+  int pid;               /* pidfd */
+  struct watch *watch;
+};
+
+struct sim {
+  struct seam seam;
+  uint64_t now_ms, timer_at_ms;
+  int turn, busy, started, stopping, stopped;
+  struct sim_fd fd[SIM_FDS];
+  int nfd;
+  int next_pid;
+  int ended[SIM_FDS], status[SIM_FDS]; /* by pid: has it ended, how */
+  int children[SIM_FDS];               /* pids that were spawned and not reaped */
+  int last_signal, last_signal_pid;
+  int spawn_error, pair_error, pidfd_error, send_error; /* to be returned, once set */
+  int spawned_control; /* index of the control end given to the last spawned program */
+  size_t send_limit;   /* most octets one send takes; 0: all */
+};
+
+struct sim *sim_new(void);
+/* Checks that nothing is left open by the core, and frees. Returns the number of descriptors
+ * that the core did not close. */
+int sim_free(struct sim *s);
+/* One turn: what is due. 1 when something was. */
+int sim_step(struct sim *s);
+/* Turns until nothing is due. */
+void sim_run(struct sim *s);
+void sim_advance(struct sim *s, uint64_t ms);
+
+/* The other side. */
+int sim_far_end(struct sim *s, int near_fd);            /* index of the far end of a core's fd */
+void sim_answer(struct sim *s, int far, unsigned type, uint64_t id, const void *body,
+                size_t length);
+void sim_octets(struct sim *s, int far, const void *data, size_t n);
+void sim_hang_up(struct sim *s, int far);
+void sim_end_process(struct sim *s, int pid, int status);
+/* The next whole command that the core wrote to this end. 0: none. Its descriptors' indices go
+ * to ret_fds. body is valid until the next call for that end. */
+int sim_command(struct sim *s, int far, struct frame *ret, int *ret_fds);
+
+#endif

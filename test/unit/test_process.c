@@ -1,0 +1,441 @@
+/* Every cell of the parent's table: each event in each state of a process, through the seam.
+ * What is expected stands in one table here, written from doc/design.md; after each cell the
+ * process is closed, and every callback must have come exactly once, later than the call it
+ * was given to, and nothing may be left. */
+#include "help/sim.h"
+#include "parent/boot.h"
+#include "parent/private.h"
+#include "parent/process.h"
+#include "unit.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct story {
+  struct sim *sim;
+  struct home *home;
+  mf_process *t, *q, *child; /* template, its clone (the one under test), a clone of that */
+  int t_far, q_far;
+  int in_call;
+  int runs, run_code, run_started, run_fd, exits, exit_known, exit_code, closes, errors;
+};
+
+static void on_run(mf_process *p, const mf_error *e, int fd, void *data) {
+  struct story *s = data;
+  assert_false(s->in_call);
+  s->runs++;
+  s->run_fd = fd;
+  s->run_code = e ? e->code : 0;
+  s->run_started = e ? e->started : -1;
+}
+
+static void on_exit_told(mf_process *p, const mf_exit *status, void *data) {
+  struct story *s = data;
+  assert_false(s->in_call);
+  s->exits++;
+  s->exit_known = status->known;
+  s->exit_code = status->code;
+}
+
+static void on_error(mf_process *p, const mf_error *e, void *data) {
+  struct story *s = data;
+  assert_false(s->in_call);
+  s->errors++;
+}
+
+static void on_close(mf_process *p, void *data) {
+  struct story *s = data;
+  assert_false(s->in_call);
+  s->closes++;
+}
+
+static void answer_hello(struct story *s, int far, uint64_t pid) {
+  unsigned char body[16] = {0x4d, 0x46, 0x4b, 0x31, PROTO_VERSION};
+  sim_answer(s->sim, far, ANS_HELLO, pid, body, sizeof body);
+}
+
+static void answer_forked(struct story *s, int pid) {
+  unsigned char body[4] = {(unsigned char)pid, (unsigned char)(pid >> 8)};
+  sim_answer(s->sim, s->t_far, ANS_FORKED, s->q->id, body, sizeof body);
+}
+
+static void answer_failure(struct story *s, int far, unsigned type, uint64_t id) {
+  struct buf b;
+  buf_init(&b, 1000);
+  buf_put_u8(&b, type == ANS_FAILED ? FAILURE_REMOTE : FAILURE_FORK);
+  buf_put_u8(&b, PHASE_EVAL);
+  buf_put_u16(&b, 0);
+  buf_put_u32(&b, 0);
+  buf_put_str(&b, "no luck", 7);
+  buf_put_str(&b, "traceback", 9);
+  sim_answer(s->sim, far, type, id, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static void answer_exited(struct story *s, uint64_t id, int status) {
+  struct buf b;
+  buf_init(&b, 1000);
+  buf_put_u32(&b, 501);
+  buf_put_u32(&b, (uint32_t)status);
+  buf_put_u64(&b, 1);
+  buf_put_u64(&b, 2);
+  buf_put_u64(&b, 3);
+  buf_put_str(&b, NULL, 0);
+  sim_answer(s->sim, s->t_far, ANS_EXITED, id, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static struct story *story_new(void) {
+  struct story *s = calloc(1, sizeof *s);
+  s->sim = sim_new();
+  s->home = home_new_on(&s->sim->seam);
+  home_start(s->home);
+  assert_int_equal(boot_exec(s->home, NULL, &s->t), 0);
+  s->t_far = s->sim->spawned_control;
+  answer_hello(s, s->t_far, 100);
+  sim_run(s->sim);
+  assert_int_equal(s->t->state, SERVING);
+  return s;
+}
+
+static void make_clone(struct story *s) {
+  mf_options o = MF_OPTIONS_INIT;
+  o.timeout_ms = 5000;
+  s->in_call = 1;
+  assert_int_equal(mf_fork_options(s->t, &o, &s->q), 0);
+  assert_int_equal(mf_on_exit(s->q, on_exit_told, s), 0);
+  assert_int_equal(mf_on_error(s->q, on_error, s), 0);
+  s->in_call = 0;
+}
+
+static void eval(mf_process *p) {
+  assert_int_equal(mf_eval(p, "x", 1, 0, NULL, NULL), 0);
+}
+
+static void write_fork(struct story *s) {
+  process_unhold(s->q);
+  s->q_far = sim_far_end(s->sim, s->q->chan.fd);
+}
+
+static void serve(struct story *s) {
+  write_fork(s);
+  answer_forked(s, 501);
+  sim_run(s->sim);
+  assert_int_equal(s->q->state, SERVING);
+}
+
+static void reach(struct story *s, enum state state) {
+  make_clone(s);
+  switch (state) {
+  case HELD:
+    break;
+  case FORKING:
+    write_fork(s);
+    break;
+  case SERVING:
+    serve(s);
+    break;
+  case STARTING:
+    serve(s);
+    assert_int_equal(mf_run(s->q, "f", on_run, s), 0);
+    break;
+  case GIVING:
+    serve(s);
+    eval(s->q);
+    assert_int_equal(mf_to_fd(s->q, on_run, s), 0);
+    break;
+  case RUNNING:
+    serve(s);
+    assert_int_equal(mf_run(s->q, "f", on_run, s), 0);
+    sim_answer(s->sim, s->q_far, ANS_RUNNING, 501, NULL, 0);
+    sim_run(s->sim);
+    break;
+  case GIVEN:
+    serve(s);
+    eval(s->q);
+    assert_int_equal(mf_to_fd(s->q, on_run, s), 0);
+    sim_answer(s->sim, s->q_far, ANS_DONE, 1, NULL, 0);
+    sim_run(s->sim);
+    break;
+  case FAILED:
+    serve(s);
+    eval(s->q);
+    answer_failure(s, s->q_far, ANS_FAILED, 1);
+    sim_run(s->sim);
+    break;
+  case ENDING:
+    serve(s);
+    assert_int_equal(mf_finish(s->q), 0);
+    break;
+  case DEAD:
+    serve(s);
+    answer_exited(s, s->q->id, 3 << 8);
+    sim_run(s->sim);
+    break;
+  case STATE_COUNT:
+    break;
+  }
+  assert_int_equal(s->q->state, state);
+}
+
+static int has_socket(const struct story *s) {
+  return s->q->chan.fd >= 0;
+}
+
+/* Gives the event to the process, by the way it really takes where there is one. Returns what
+ * a user's call returned. */
+static int fire(struct story *s, enum event ev) {
+  int r = 0, zero = 0;
+  uint64_t n = 1;
+  unsigned char dummy[16] = {0};
+  struct frame f = {.body = dummy, .length = 0};
+  if (s->q->state == HELD && ev >= EV_HELLO && ev <= EV_SOURCE_LOST) {
+    /* It is written when the loop turns; nothing can come before. The source can go. */
+    process_event(s->q, ev, &f);
+    return 0;
+  }
+  s->in_call = 1;
+  switch (ev) {
+  case EV_COMMAND:
+    r = mf_eval(s->q, "x", 1, 0, NULL, NULL);
+    break;
+  case EV_FORK:
+    r = mf_fork(s->q, &s->child);
+    break;
+  case EV_RUN:
+    r = mf_run(s->q, "f", on_run, s);
+    break;
+  case EV_TO_FD:
+    r = mf_to_fd(s->q, on_run, s);
+    break;
+  case EV_FINISH:
+    r = mf_finish(s->q);
+    break;
+  case EV_KILL:
+    r = mf_kill(s->q, SIGTERM);
+    break;
+  case EV_CLOSE:
+    mf_close(s->q, on_close, s);
+    break;
+  case EV_HELLO:
+    if (has_socket(s))
+      answer_hello(s, s->q_far, 501);
+    else
+      process_event(s->q, ev, &f);
+    break;
+  case EV_FORKED:
+    answer_forked(s, 501);
+    break;
+  case EV_FORK_FAILED:
+    answer_failure(s, s->t_far, ANS_FORK_FAILED, s->q->id);
+    break;
+  case EV_DONE:
+    if (has_socket(s))
+      sim_answer(s->sim, s->q_far, ANS_DONE, s->q->nsent, NULL, 0);
+    else
+      process_event(s->q, ev, &n);
+    break;
+  case EV_FAILED:
+    if (has_socket(s))
+      answer_failure(s, s->q_far, ANS_FAILED, 1);
+    else
+      process_event(s->q, ev, &f);
+    break;
+  case EV_RUNNING:
+    if (has_socket(s))
+      sim_answer(s->sim, s->q_far, ANS_RUNNING, 501, NULL, 0);
+    else
+      process_event(s->q, ev, &zero);
+    break;
+  case EV_EXITED:
+    answer_exited(s, s->q->id, 7 << 8);
+    break;
+  case EV_EOF:
+    if (has_socket(s))
+      sim_hang_up(s->sim, s->q_far);
+    else
+      process_event(s->q, ev, &zero);
+    break;
+  case EV_PIDFD:
+    if (s->q->pidfd >= 0)
+      sim_end_process(s->sim, 501, 0);
+    else
+      process_event(s->q, ev, NULL);
+    break;
+  case EV_SOURCE_LOST:
+    sim_hang_up(s->sim, s->t_far);
+    sim_end_process(s->sim, 100, SIGKILL);
+    break;
+  case EV_TIMEOUT:
+    s->in_call = 0;
+    sim_advance(s->sim, 5001);
+    return 0;
+  case EVENT_COUNT:
+    break;
+  }
+  s->in_call = 0;
+  /* A held fork is written when the loop turns: answers can't come before. */
+  sim_run(s->sim);
+  return r;
+}
+
+#define REFUSED MF_ESTATE
+
+struct expectation {
+  enum state state; /* afterwards */
+  int result;       /* of the user's call */
+};
+
+/* State after each event, and what the user's call returns (0 where none is named). */
+static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
+    [HELD] = {[EV_COMMAND] = {FORKING}, [EV_FORK] = {FORKING}, [EV_RUN] = {STARTING},
+              [EV_TO_FD] = {GIVEN}, [EV_FINISH] = {ENDING}, [EV_KILL] = {FORKING},
+              [EV_CLOSE] = {DEAD}, [EV_HELLO] = {HELD}, [EV_FORKED] = {HELD},
+              [EV_FORK_FAILED] = {HELD}, [EV_DONE] = {HELD}, [EV_FAILED] = {HELD},
+              [EV_RUNNING] = {HELD}, [EV_EXITED] = {HELD}, [EV_EOF] = {HELD},
+              [EV_PIDFD] = {HELD}, [EV_SOURCE_LOST] = {DEAD}, [EV_TIMEOUT] = {DEAD}},
+    [FORKING] = {[EV_COMMAND] = {FORKING}, [EV_FORK] = {FORKING}, [EV_RUN] = {STARTING},
+                 [EV_TO_FD] = {GIVEN}, [EV_FINISH] = {ENDING}, [EV_KILL] = {FORKING},
+                 [EV_CLOSE] = {ENDING}, [EV_HELLO] = {FAILED}, [EV_FORKED] = {SERVING},
+                 [EV_FORK_FAILED] = {DEAD}, [EV_DONE] = {SERVING}, [EV_FAILED] = {FAILED},
+                 [EV_RUNNING] = {FAILED}, [EV_EXITED] = {DEAD}, [EV_EOF] = {FORKING},
+                 [EV_PIDFD] = {FORKING}, [EV_SOURCE_LOST] = {DEAD}, [EV_TIMEOUT] = {ENDING}},
+    [SERVING] = {[EV_COMMAND] = {SERVING}, [EV_FORK] = {SERVING}, [EV_RUN] = {STARTING},
+                 [EV_TO_FD] = {GIVEN}, [EV_FINISH] = {ENDING}, [EV_KILL] = {SERVING},
+                 [EV_CLOSE] = {ENDING}, [EV_HELLO] = {FAILED}, [EV_FORKED] = {SERVING},
+                 [EV_FORK_FAILED] = {FAILED}, [EV_DONE] = {SERVING}, [EV_FAILED] = {FAILED},
+                 [EV_RUNNING] = {FAILED}, [EV_EXITED] = {DEAD}, [EV_EOF] = {SERVING},
+                 [EV_PIDFD] = {SERVING}, [EV_SOURCE_LOST] = {SERVING}, [EV_TIMEOUT] = {ENDING}},
+    [STARTING] = {[EV_COMMAND] = {STARTING, REFUSED}, [EV_FORK] = {STARTING, REFUSED},
+                  [EV_RUN] = {STARTING, REFUSED}, [EV_TO_FD] = {STARTING, REFUSED},
+                  [EV_FINISH] = {STARTING, REFUSED}, [EV_KILL] = {STARTING},
+                  [EV_CLOSE] = {ENDING}, [EV_HELLO] = {FAILED}, [EV_FORKED] = {STARTING},
+                  [EV_FORK_FAILED] = {DEAD}, [EV_DONE] = {STARTING}, [EV_FAILED] = {FAILED},
+                  [EV_RUNNING] = {RUNNING}, [EV_EXITED] = {DEAD}, [EV_EOF] = {STARTING},
+                  [EV_PIDFD] = {STARTING}, [EV_SOURCE_LOST] = {STARTING}, [EV_TIMEOUT] = {ENDING}},
+    [GIVING] = {[EV_COMMAND] = {GIVING, REFUSED}, [EV_FORK] = {GIVING, REFUSED},
+                [EV_RUN] = {GIVING, REFUSED}, [EV_TO_FD] = {GIVING, REFUSED},
+                [EV_FINISH] = {GIVING, REFUSED}, [EV_KILL] = {GIVING}, [EV_CLOSE] = {ENDING},
+                [EV_HELLO] = {FAILED}, [EV_FORKED] = {GIVING}, [EV_FORK_FAILED] = {DEAD},
+                [EV_DONE] = {GIVEN}, [EV_FAILED] = {FAILED}, [EV_RUNNING] = {FAILED},
+                [EV_EXITED] = {DEAD}, [EV_EOF] = {GIVING}, [EV_PIDFD] = {GIVING},
+                [EV_SOURCE_LOST] = {GIVING}, [EV_TIMEOUT] = {GIVING}},
+    [RUNNING] = {[EV_COMMAND] = {RUNNING, REFUSED}, [EV_FORK] = {RUNNING, REFUSED},
+                 [EV_RUN] = {RUNNING, REFUSED}, [EV_TO_FD] = {RUNNING, REFUSED},
+                 [EV_FINISH] = {RUNNING, REFUSED}, [EV_KILL] = {RUNNING},
+                 [EV_CLOSE] = {RUNNING}, [EV_HELLO] = {RUNNING}, [EV_FORKED] = {RUNNING},
+                 [EV_FORK_FAILED] = {RUNNING}, [EV_DONE] = {RUNNING}, [EV_FAILED] = {RUNNING},
+                 [EV_RUNNING] = {RUNNING}, [EV_EXITED] = {DEAD}, [EV_EOF] = {RUNNING},
+                 [EV_PIDFD] = {RUNNING}, [EV_SOURCE_LOST] = {RUNNING}, [EV_TIMEOUT] = {RUNNING}},
+    [GIVEN] = {[EV_COMMAND] = {GIVEN, REFUSED}, [EV_FORK] = {GIVEN, REFUSED},
+               [EV_RUN] = {GIVEN, REFUSED}, [EV_TO_FD] = {GIVEN, REFUSED},
+               [EV_FINISH] = {GIVEN, REFUSED}, [EV_KILL] = {GIVEN}, [EV_CLOSE] = {GIVEN},
+               [EV_HELLO] = {GIVEN}, [EV_FORKED] = {GIVEN}, [EV_FORK_FAILED] = {GIVEN},
+               [EV_DONE] = {GIVEN}, [EV_FAILED] = {GIVEN}, [EV_RUNNING] = {GIVEN},
+               [EV_EXITED] = {DEAD}, [EV_EOF] = {GIVEN}, [EV_PIDFD] = {GIVEN},
+               [EV_SOURCE_LOST] = {GIVEN}, [EV_TIMEOUT] = {GIVEN}},
+    [FAILED] = {[EV_COMMAND] = {FAILED}, [EV_FORK] = {FAILED}, [EV_RUN] = {FAILED},
+                [EV_TO_FD] = {FAILED}, [EV_FINISH] = {FAILED}, [EV_KILL] = {FAILED},
+                [EV_CLOSE] = {FAILED}, [EV_HELLO] = {FAILED}, [EV_FORKED] = {FAILED},
+                [EV_FORK_FAILED] = {FAILED}, [EV_DONE] = {FAILED}, [EV_FAILED] = {FAILED},
+                [EV_RUNNING] = {FAILED}, [EV_EXITED] = {DEAD}, [EV_EOF] = {FAILED},
+                [EV_PIDFD] = {FAILED}, [EV_SOURCE_LOST] = {FAILED}, [EV_TIMEOUT] = {FAILED}},
+    [ENDING] = {[EV_COMMAND] = {ENDING, REFUSED}, [EV_FORK] = {ENDING, REFUSED},
+                [EV_RUN] = {ENDING}, [EV_TO_FD] = {ENDING}, [EV_FINISH] = {ENDING},
+                [EV_KILL] = {ENDING}, [EV_CLOSE] = {ENDING}, [EV_HELLO] = {FAILED},
+                [EV_FORKED] = {ENDING}, [EV_FORK_FAILED] = {DEAD}, [EV_DONE] = {ENDING},
+                [EV_FAILED] = {FAILED}, [EV_RUNNING] = {ENDING}, [EV_EXITED] = {DEAD},
+                [EV_EOF] = {ENDING}, [EV_PIDFD] = {ENDING}, [EV_SOURCE_LOST] = {ENDING},
+                [EV_TIMEOUT] = {ENDING}},
+    [DEAD] = {[EV_COMMAND] = {DEAD}, [EV_FORK] = {DEAD}, [EV_RUN] = {DEAD}, [EV_TO_FD] = {DEAD},
+              [EV_FINISH] = {DEAD}, [EV_KILL] = {DEAD, -ESRCH}, [EV_CLOSE] = {DEAD},
+              [EV_HELLO] = {DEAD}, [EV_FORKED] = {DEAD}, [EV_FORK_FAILED] = {DEAD},
+              [EV_DONE] = {DEAD}, [EV_FAILED] = {DEAD}, [EV_RUNNING] = {DEAD},
+              [EV_EXITED] = {DEAD}, [EV_EOF] = {DEAD}, [EV_PIDFD] = {DEAD},
+              [EV_SOURCE_LOST] = {DEAD}, [EV_TIMEOUT] = {DEAD}},
+};
+
+static int was_finishing(enum state state, enum event ev) {
+  int begun = state == STARTING || state == GIVING || state == RUNNING || state == GIVEN;
+  int refused = expect[state][ev].result != 0;
+  return begun || ((ev == EV_RUN || ev == EV_TO_FD) && !refused);
+}
+
+/* What the template would do once everybody has let go. */
+static void settle(struct story *s) {
+  int i;
+  for (i = 0; i < 4; i++)
+    sim_advance(s->sim, 3000);
+  sim_end_process(s->sim, 501, 0);
+  sim_end_process(s->sim, 100, 0);
+  for (i = 0; i < 4; i++)
+    sim_advance(s->sim, 3000);
+}
+
+static void check_cell(enum state state, enum event ev) {
+  struct story *s = story_new();
+  const struct expectation *x = &expect[state][ev];
+  mf_process *q;
+  int r, closed_by_event = ev == EV_CLOSE;
+  reach(s, state);
+  q = s->q;
+  r = fire(s, ev);
+  assert_int_equal(r, x->result);
+  /* A closed one may be gone already. */
+  if (!closed_by_event)
+    assert_int_equal(q->state, x->state);
+  s->in_call = 1;
+  if (!closed_by_event)
+    mf_close(q, on_close, s);
+  if (s->child)
+    mf_close(s->child, NULL, NULL);
+  s->in_call = 0;
+  sim_run(s->sim);
+  mf_close(s->t, NULL, NULL);
+  settle(s);
+  assert_int_equal(s->closes, 1);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->runs, was_finishing(state, ev));
+  assert_int_equal(s->home->nopen, 0);
+  assert_int_equal(s->home->nbusy, 0);
+  assert_int_equal(s->sim->started, 0);
+  assert_true(list_empty(&s->home->processes));
+  home_drop(s->home);
+  assert_true(s->sim->stopped);
+  assert_int_equal(sim_free(s->sim), 0);
+  free(s);
+}
+
+struct cell {
+  enum state state;
+  enum event ev;
+};
+
+static void test_cell(void **state) {
+  const struct cell *c = *state;
+  check_cell(c->state, c->ev);
+}
+
+static int keep_cell(void **state) {
+  return 0;
+}
+
+int main(void) {
+  static struct cell cells[STATE_COUNT * EVENT_COUNT];
+  static struct CMUnitTest tests[STATE_COUNT * EVENT_COUNT];
+  static char names[STATE_COUNT * EVENT_COUNT][64];
+  size_t n = 0;
+  for (int st = 0; st < STATE_COUNT; st++)
+    for (int ev = 0; ev < EVENT_COUNT; ev++, n++) {
+      cells[n].state = (enum state)st;
+      cells[n].ev = (enum event)ev;
+      snprintf(names[n], sizeof names[n], "test_%s_%s", state_names[st], event_names[ev]);
+      tests[n].name = names[n];
+      tests[n].test_func = test_cell;
+      tests[n].setup_func = keep_cell;
+      tests[n].initial_state = &cells[n];
+    }
+  return _cmocka_run_group_tests("process", tests, n, NULL, NULL);
+}
