@@ -50,6 +50,7 @@ enum {
   HUGE_PAGE = 2 << 20,
   BIG_HUGE = 4 << 20,        /* a mapping of its own worth huge pages */
   SMALL_RUN = 2 << 20,       /* what a run has in small pages before huge ones */
+  RUN_WORTH = 1 << 20,       /* what a seal starts a new run for */
   PUBLISH_STEP = 64 * 1024,
   GROW_MIN = 2 << 20,        /* made accessible at a time */
   GROW_MAX = 64 << 20,
@@ -572,16 +573,23 @@ static void run_start(struct heap *h) {
   if ((size_t)(h->hard_end - fresh) < SMALL_RUN / 2)
     (void)region_extend(h, size_min(SMALL_RUN, (size_t)(h->end - h->hard_end)), 0);
 }
+/* A little more in the run since the last seal stays as it is: clones leave it alone by
+ * themselves, and the template would lose the rest of a page each time. */
+static int seal_can_wait(const struct heap *h) {
+  return h->sealed_end != h->base && h->top < h->run_start + RUN_WORTH;
+}
 void heap_seal(struct heap *h) {
+  h->clone = 0;
+  publish(h);
+  if (seal_can_wait(h))
+    return;
   stash_lists(h);
   h->age++;
   h->reuse = h->stash_bytes > (uint64_t)(h->top - h->base) / 4;
-  h->clone = 0;
   run_start(h);
   h->sealed_end = h->run_start;
   h->sealed = h->live;
   h->own = 0;
-  publish(h);
 }
 void heap_forked(struct heap *h) {
   memset(h->list, 0, sizeof h->list);
@@ -591,12 +599,11 @@ void heap_forked(struct heap *h) {
   h->clone = 1;
   h->age++;
   h->own = 0;
-  h->publish = NULL;
-  if (h->top == h->run_start)
-    return; /* as sealed */
-  run_start(h);
-  h->sealed_end = h->run_start;
   h->sealed = h->live;
+  h->publish = NULL;
+  if (h->top > h->run_start)
+    run_start(h);
+  h->sealed_end = h->run_start;
 }
 void heap_release_reserve(struct heap *h, size_t keep) {
   char *from = align_up(h->hard_end, h->page);

@@ -22,8 +22,9 @@ void *heap_alloc(void *ud, void *block, size_t osize, size_t nsize);
 /* For a state that was created with another allocator (template() of a running interpreter):
  * blocks outside the region go to it. Call before the heap is used. */
 void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, size_t), void *ud);
-/* From now on: fresh small pages; free lists forgotten; sealed blocks are left alone. May be
- * called again after more was built (the new part is sealed too). */
+/* Quiet now: clones begin with fresh small pages and no free lists, and leave sealed blocks
+ * alone. May be called again after more was built; the template goes on using its holes, so
+ * seals without end do not make it grow. */
 void heap_seal(struct heap *h);
 /* First thing in a forked process. sealed parts stay shared. */
 void heap_forked(struct heap *h);
@@ -46,8 +47,9 @@ void heap_scratch_end(struct heap *h);
 
 struct heap_stats {
   uint64_t live;          /* octets in live blocks */
-  uint64_t own;           /* octets in live blocks made since the last seal or fork */
-  uint64_t sealed;        /* octets in sealed blocks still live when sealed */
+  uint64_t own;           /* octets in live blocks made since the fork (in a template: since a
+                             seal that had enough to start a new run) */
+  uint64_t sealed;        /* octets that were live at that time */
   uint64_t reserved, touched, huge; /* of the region */
   uint64_t big, nbig;
 };

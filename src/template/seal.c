@@ -131,11 +131,70 @@ static int is_due(const struct seal *s, lua_State *L) {
 static int is_ours(const struct seal *s) { /* the collector is ours to drive */
   return s->in_clone && s->sealed && s->gc != SEAL_INCREMENTAL;
 }
+/* Is there anything to look after? Asked inside __gc, where Lua won't say what is in use;
+ * the heap does. */
+static int wants_turn(const struct seal *s) {
+  if (!is_ours(s))
+    return 0;
+  if (!s->heap)
+    return 1;
+  struct heap_stats stats;
+  heap_stats(s->heap, &stats);
+  uint64_t now = stats.live + s->outside, next = now / 100 * (uint64_t)s->percent;
+  if (grown(now, s->base) >= growth_limit(s))
+    return 1;
+  if (next < s->young * 3 / 4 || next > s->young * 3 / 2)
+    return !s->tuned;
+  uint64_t young = young_aim(s, now);
+  return young > s->young * 5 / 4 || young < s->young * 4 / 5;
+}
+
+static void turn_hook(lua_State *L, lua_Debug *ar);
+
+/* A young object that nothing refers to: each collection finds it. Whether one of them has
+ * grown old instead (a stale slot of a stack is enough) can't be seen, so a new one may be
+ * made at any time: only the newest counts. */
+static int sentinel_new(lua_State *L, struct seal *s) { /* metatable -> */
+  uint64_t *serial = lua_newuserdatauv(L, sizeof *serial, 0);
+  *serial = ++s->sentinel;
+  lua_insert(L, -2);
+  lua_setmetatable(L, -2);
+  lua_pushnil(L); /* over it, so that no stale slot keeps it */
+  lua_replace(L, -2);
+  lua_pop(L, 1);
+  return 0;
+}
+static int sentinel_gc(lua_State *L) {
+  struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
+  const uint64_t *serial = lua_touserdata(L, 1);
+  if (!serial || *serial != s->sentinel)
+    return 0;
+  if (wants_turn(s) && (!lua_gethook(L) || lua_gethook(L) == turn_hook))
+    lua_sethook(L, turn_hook, LUA_MASKCOUNT, 1);
+  lua_getmetatable(L, 1);
+  return sentinel_new(L, s);
+}
+static int sentinel_make(lua_State *L) { /* protected; seal -> */
+  struct seal *s = lua_touserdata(L, 1);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &sentinel_key);
+  return sentinel_new(L, s);
+}
+static void sentinel_place(struct seal *s, lua_State *L) {
+  if (!lua_checkstack(L, 4))
+    return;
+  lua_pushcfunction(L, sentinel_make);
+  lua_pushlightuserdata(L, s);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    lua_pop(L, 1); /* no memory for it: Lua's own rule bounds the heap */
+}
+
 static void turn(struct seal *s, lua_State *L) {
   if (!is_ours(s) || !lua_gc(L, LUA_GCISRUNNING))
     return;
-  if (is_due(s, L))
+  if (is_due(s, L)) {
     collect_all(s, L);
+    sentinel_place(s, L);
+  }
   aim(s, L);
 }
 
@@ -154,43 +213,6 @@ static void turn_hook(lua_State *L, lua_Debug *ar) {
   if (lua_gethook(L) == turn_hook)
     lua_sethook(L, NULL, 0, 0); /* asked for by what the turn itself collected */
 }
-/* Is there anything to look after? Asked inside __gc, where Lua won't say what is in use;
- * the heap does. */
-static int wants_turn(const struct seal *s) {
-  if (!is_ours(s))
-    return 0;
-  if (!s->heap)
-    return 1;
-  struct heap_stats stats;
-  heap_stats(s->heap, &stats);
-  uint64_t now = stats.live + s->outside, next = now / 100 * (uint64_t)s->percent;
-  if (grown(now, s->base) >= growth_limit(s))
-    return 1;
-  if (next < s->young * 3 / 4 || next > s->young * 3 / 2)
-    return !s->tuned;
-  uint64_t young = young_aim(s, now);
-  return young > s->young * 5 / 4 || young < s->young * 4 / 5;
-}
-static int sentinel_new(lua_State *L) { /* metatable -> */
-  lua_newuserdatauv(L, 0, 0);
-  lua_insert(L, -2);
-  lua_setmetatable(L, -2);
-  lua_pop(L, 1);
-  return 0;
-}
-static int sentinel_gc(lua_State *L) {
-  struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
-  if (wants_turn(s) && (!lua_gethook(L) || lua_gethook(L) == turn_hook))
-    lua_sethook(L, turn_hook, LUA_MASKCOUNT, 1);
-  lua_getmetatable(L, 1);
-  return sentinel_new(L);
-}
-static int sentinel_place(lua_State *L) { /* protected */
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &sentinel_key) != LUA_TTABLE)
-    return 0;
-  return sentinel_new(L);
-}
-
 /* --- collectgarbage ------------------------------------------------------------------- */
 
 static int call_original(lua_State *L) { /* with the arguments as they are */
@@ -207,6 +229,7 @@ static int gc_collect(lua_State *L, struct seal *s) {
     collect_all(s, L);
   else
     collect_young(s, L);
+  sentinel_place(s, L);
   aim(s, L);
   lua_pushinteger(L, 0);
   return 1;
@@ -393,11 +416,8 @@ void seal_forked(struct seal *s, lua_State *L) {
   s->copied = 0;
   s->shared = s->base = in_use(L);
   note_outside(s, s->base);
-  if (!s->sealed || s->gc == SEAL_INCREMENTAL || !lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, sentinel_place);
-  if (lua_pcall(L, 0, 0, 0) != LUA_OK)
-    lua_pop(L, 1); /* no memory for it: Lua's own rule bounds the heap */
+  if (s->sealed && s->gc != SEAL_INCREMENTAL)
+    sentinel_place(s, L);
 }
 void seal_collect(struct seal *s, lua_State *L) {
   if (lua_gc(L, LUA_GCCOUNT) < 0)
@@ -408,6 +428,8 @@ void seal_collect(struct seal *s, lua_State *L) {
     return;
   }
   collect_all(s, L);
-  if (is_ours(s))
-    aim(s, L);
+  if (!is_ours(s))
+    return;
+  sentinel_place(s, L);
+  aim(s, L);
 }

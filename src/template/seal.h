@@ -19,6 +19,7 @@ struct seal {
   uint64_t young;    /* aim: a young collection each time so much was made */
   uint64_t outside;  /* in use outside the heap; modulo 2^64 */
   int percent;       /* Lua's parameter for that, as last set */
+  uint64_t sentinel; /* the newest */
   int in_clone;      /* forked: what is sealed is somebody else's too */
   int copied;        /* a collection of everything has run in this clone */
   int stopped;       /* by us, for SEAL_STOP */

@@ -1,0 +1,514 @@
+/* The heap: classes, seals, forks, and what happens where memory or address space ends. The
+ * last test plays random programs against a model that knows what each block holds. */
+#include "template/heap.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <lua.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MIB ((size_t)1 << 20)
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+static struct heap *heap_make(void **state) {
+  struct heap *h = heap_new(0);
+  assert_non_null(h);
+  (void)state;
+  return h;
+}
+static struct heap_stats stats_of(const struct heap *h) {
+  struct heap_stats stats;
+  heap_stats(h, &stats);
+  return stats;
+}
+/* Octets that this process has for itself; 0 where there is no /proc. */
+static size_t private_octets(void) {
+  FILE *f = fopen("/proc/self/smaps_rollup", "re");
+  char line[256];
+  long kib = 0, n;
+  if (!f)
+    return 0;
+  while (fgets(line, sizeof line, f))
+    if (sscanf(line, "Private_Dirty: %ld", &n) == 1)
+      kib = n;
+  fclose(f);
+  return (size_t)kib * 1024;
+}
+/* Runs f in a forked process and says whether it came back true. */
+static int in_child(int (*f)(struct heap *h, void *data), struct heap *h, void *data) {
+  fflush(NULL);
+  pid_t pid = fork();
+  assert_true(pid >= 0);
+  if (pid == 0)
+    _exit(f(h, data) ? 0 : 1);
+  int status;
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static void test_heap_gives_blocks_of_every_size(void **state) {
+  struct heap *h = heap_make(state);
+  static const size_t sizes[] = { 1,    7,    8,     9,     16,    512,        513,       1024,
+                                  1025, 4096, 65536, 98305, 131071, HEAP_BIG, 5 * MIB };
+  enum { N = sizeof sizes / sizeof *sizes };
+  unsigned char *blocks[N];
+  for (size_t i = 0; i < N; i++) {
+    blocks[i] = heap_alloc(h, NULL, 0, sizes[i]);
+    assert_non_null(blocks[i]);
+    memset(blocks[i], (int)i + 1, sizes[i]);
+  }
+  size_t live = 0;
+  for (size_t i = 0; i < N; i++) {
+    assert_int_equal(blocks[i][0], i + 1);
+    assert_int_equal(blocks[i][sizes[i] - 1], i + 1);
+    live += sizes[i];
+  }
+  assert_int_equal(stats_of(h).live, live);
+  assert_int_equal(stats_of(h).nbig, 2);
+  for (size_t i = 0; i < N; i++)
+    heap_alloc(h, blocks[i], sizes[i], 0);
+  assert_int_equal(stats_of(h).live, 0);
+  assert_int_equal(stats_of(h).big, 0);
+  heap_free(h);
+}
+static void test_heap_aligns_multiples_of_16(void **state) {
+  struct heap *h = heap_make(state);
+  for (size_t n = 8; n < 3000; n += 8) {
+    uintptr_t p = (uintptr_t)heap_alloc(h, NULL, 0, n);
+    assert_int_equal(p % (n % 16 == 0 ? 16 : 8), 0);
+  }
+  heap_free(h);
+}
+static void test_heap_uses_freed_blocks_again(void **state) {
+  struct heap *h = heap_make(state);
+  void *a = heap_alloc(h, NULL, 0, 56);
+  heap_alloc(h, a, 56, 0);
+  assert_ptr_equal(heap_alloc(h, NULL, 0, 56), a);
+  heap_free(h);
+}
+static void test_heap_moves_big_blocks_without_copying_them(void **state) {
+  struct heap *h = heap_make(state);
+  size_t size = HEAP_BIG;
+  unsigned char *p = heap_alloc(h, NULL, 0, size);
+  memset(p, 5, size);
+  for (; size < 64 * MIB; size *= 2) {
+    p = heap_alloc(h, p, size, size * 2);
+    assert_non_null(p);
+    assert_int_equal(p[0], 5);
+    assert_int_equal(p[HEAP_BIG - 1], 5);
+    assert_int_equal(p[size * 2 - 1], 0);
+  }
+  p = heap_alloc(h, p, size, 100); /* small again */
+  assert_int_equal(p[99], 5);
+  assert_int_equal(stats_of(h).nbig, 0);
+  assert_int_equal(stats_of(h).live, 100);
+  heap_free(h);
+}
+static void test_heap_takes_many_big_blocks(void **state) {
+  enum { N = 500 };
+  struct heap *h = heap_make(state);
+  unsigned char *blocks[N];
+  for (int i = 0; i < N; i++) {
+    blocks[i] = heap_alloc(h, NULL, 0, HEAP_BIG + (size_t)i * 4096);
+    assert_non_null(blocks[i]);
+    blocks[i][0] = (unsigned char)i;
+  }
+  for (int i = 0; i < N; i += 3)
+    heap_alloc(h, blocks[i], HEAP_BIG + (size_t)i * 4096, 0);
+  for (int i = 0; i < N; i++)
+    if (i % 3)
+      assert_int_equal(blocks[i][0], (unsigned char)i);
+  for (int i = 0; i < N; i++)
+    if (i % 3)
+      heap_alloc(h, blocks[i], HEAP_BIG + (size_t)i * 4096, 0);
+  assert_int_equal(stats_of(h).nbig, 0);
+  assert_int_equal(stats_of(h).live, 0);
+  heap_free(h);
+}
+
+static void test_heap_never_reuses_sealed_holes_in_clones(void **state) {
+  struct heap *h = heap_make(state);
+  void *hole = heap_alloc(h, NULL, 0, 56), *kept = heap_alloc(h, NULL, 0, 56);
+  heap_alloc(h, hole, 56, 0);
+  heap_seal(h);
+  heap_forked(h);
+  char *fresh = heap_alloc(h, NULL, 0, 56);
+  assert_ptr_not_equal(fresh, hole);
+  assert_true((uintptr_t)fresh / 4096 != (uintptr_t)kept / 4096);
+  heap_alloc(h, kept, 56, 0); /* touches nothing and is not given again */
+  assert_ptr_not_equal(heap_alloc(h, NULL, 0, 56), kept);
+  heap_free(h);
+}
+static void test_heap_copies_sealed_blocks_that_grow(void **state) {
+  struct heap *h = heap_make(state);
+  char *p = heap_alloc(h, NULL, 0, 64);
+  strcpy(p, "sealed");
+  heap_seal(h);
+  heap_forked(h);
+  char *q = heap_alloc(h, p, 64, 128);
+  assert_ptr_not_equal(p, q);
+  assert_string_equal(q, "sealed");
+  assert_string_equal(p, "sealed"); /* not a list's link */
+  heap_free(h);
+}
+static void test_heap_seal_is_bounded_in_a_template(void **state) {
+  struct heap *h = heap_make(state);
+  for (int i = 0; i < 2000; i++) {
+    void *p[16];
+    for (int k = 0; k < 16; k++)
+      p[k] = heap_alloc(h, NULL, 0, 1000 + (size_t)k);
+    heap_seal(h); /* each time with something that the next round lets go of */
+    for (int k = 0; k < 16; k++)
+      heap_alloc(h, p[k], 1000 + (size_t)k, 0);
+  }
+  assert_int_equal(stats_of(h).live, 0);
+  assert_true(stats_of(h).touched < 12 * MIB);
+  heap_free(h);
+}
+
+struct sharing {
+  void **blocks;
+  size_t n;
+};
+static int frees_all_and_stays_small(struct heap *h, void *data) {
+  struct sharing *s = data;
+  size_t before = private_octets();
+  heap_forked(h);
+  for (size_t i = 0; i < s->n; i++)
+    heap_alloc(h, s->blocks[i], 100, 0);
+  for (int i = 0; i < 1000; i++)
+    memset(heap_alloc(h, NULL, 0, 100), 1, 100);
+  return private_octets() - before < MIB;
+}
+static void test_heap_frees_of_sealed_blocks_touch_nothing(void **state) {
+  struct heap *h = heap_make(state);
+  struct sharing s = { malloc(200000 * sizeof(void *)), 200000 };
+  for (size_t i = 0; i < s.n; i++)
+    s.blocks[i] = memset(heap_alloc(h, NULL, 0, 100), 7, 100);
+  heap_seal(h);
+  assert_true(in_child(frees_all_and_stays_small, h, &s));
+  free(s.blocks);
+  heap_free(h);
+}
+static int grows_a_big_sealed_block(struct heap *h, void *data) {
+  size_t before = private_octets();
+  heap_forked(h);
+  unsigned char *p = heap_alloc(h, data, 32 * MIB, 64 * MIB);
+  for (size_t i = 0; i < 32 * MIB; i += 4096)
+    if (p[i] != 9)
+      return 0;
+  return private_octets() - before < MIB;
+}
+static void test_heap_shares_big_sealed_blocks_that_grow(void **state) {
+  struct heap *h = heap_make(state);
+  void *p = memset(heap_alloc(h, NULL, 0, 32 * MIB), 9, 32 * MIB);
+  heap_seal(h);
+  assert_true(in_child(grows_a_big_sealed_block, h, p));
+  heap_free(h);
+}
+static int counts_its_own(struct heap *h, void *data) {
+  heap_forked(h);
+  uint64_t live = stats_of(h).live;
+  if (stats_of(h).own != 0)
+    return 0;
+  heap_alloc(h, NULL, 0, 1000);
+  heap_alloc(h, NULL, 0, MIB);
+  if (stats_of(h).own != 1000 + MIB)
+    return 0;
+  heap_alloc(h, data, MIB, 0); /* a sealed one: live goes down, own does not */
+  return stats_of(h).own == 1000 + MIB && stats_of(h).live == live + 1000;
+}
+static void test_heap_counts_what_a_clone_made(void **state) {
+  struct heap *h = heap_make(state);
+  void *p = heap_alloc(h, NULL, 0, MIB);
+  heap_seal(h);
+  assert_true(in_child(counts_its_own, h, p));
+  heap_free(h);
+}
+
+static void test_heap_says_no_when_it_is_full(void **state) {
+  (void)state;
+  struct heap *h = heap_new(16 * MIB);
+  assert_non_null(h);
+  size_t n = 0;
+  void *last = NULL, *p;
+  while ((p = heap_alloc(h, NULL, 0, 60000))) {
+    *(void **)p = last;
+    last = p;
+    n++;
+  }
+  assert_true(n > 200);
+  assert_null(heap_alloc(h, NULL, 0, 60000));
+  assert_null(heap_alloc(h, last, 60000, 120000)); /* and the block is what it was */
+  p = *(void **)last;
+  while (heap_alloc(h, NULL, 0, 50000)) /* nor is there anything less */
+    ;
+  heap_alloc(h, last, 60000, 0);
+  assert_ptr_equal(heap_alloc(h, NULL, 0, 60000), last);
+  assert_ptr_equal(heap_alloc(h, p, 60000, 50000), p); /* less must always be had */
+  heap_seal(h);
+  heap_forked(h);
+  assert_null(heap_alloc(h, NULL, 0, 60000));
+  assert_non_null(heap_alloc(h, NULL, 0, HEAP_BIG)); /* big ones lie elsewhere */
+  heap_free(h);
+}
+static int lives_in_little_space(struct heap *h, void *data) {
+  (void)h;
+  struct rlimit limit = { *(size_t *)data, *(size_t *)data };
+  if (setrlimit(RLIMIT_AS, &limit) < 0)
+    return 0;
+  struct heap *little = heap_new(0);
+  if (!little)
+    return *(size_t *)data < 100 * MIB;
+  void *big = heap_alloc(little, NULL, 0, 8 * MIB), *p = heap_alloc(little, NULL, 0, 100);
+  int fine = big && p && stats_of(little).reserved <= *(size_t *)data / 2;
+  for (int i = 0; i < 1000000 && heap_alloc(little, NULL, 0, 1000); i++)
+    ;
+  heap_free(little);
+  return fine;
+}
+static void test_heap_fits_into_limited_address_space(void **state) {
+  (void)state;
+  if (SANITIZED) /* whose shadow needs more space than that */
+    skip();
+  for (size_t limit = 64 * MIB; limit < 8192 * MIB; limit *= 2)
+    assert_true(in_child(lives_in_little_space, NULL, &limit));
+}
+static void test_heap_gives_the_reserve_back(void **state) {
+  struct heap *h = heap_make(state);
+  assert_true(stats_of(h).reserved > 1024 * MIB);
+  void *p = heap_alloc(h, NULL, 0, 100);
+  heap_release_reserve(h, 64 * MIB);
+  assert_true(stats_of(h).reserved < 100 * MIB);
+  size_t n = 0;
+  while (heap_alloc(h, NULL, 0, 100000))
+    n++;
+  assert_true(n > 600);
+  heap_alloc(h, p, 100, 0);
+  heap_free(h);
+}
+
+static void test_heap_offer_becomes_the_string(void **state) {
+  struct heap *h = heap_make(state);
+  size_t map_size = 4 * MIB;
+  void *map = mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  heap_offer(h, map, map_size, 3 * MIB);
+  assert_ptr_not_equal(heap_alloc(h, NULL, LUA_TTABLE, 3 * MIB), map);
+  assert_ptr_not_equal(heap_alloc(h, NULL, LUA_TSTRING, 3 * MIB - 1), map);
+  void *taken = heap_alloc(h, NULL, LUA_TSTRING, 3 * MIB);
+  assert_ptr_equal(taken, map);
+  assert_ptr_not_equal(heap_alloc(h, NULL, LUA_TSTRING, 3 * MIB), map);
+  assert_int_equal(heap_withdraw(h), 1);
+  heap_alloc(h, taken, 3 * MIB, 0);
+  map = mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  heap_offer(h, map, map_size, 3 * MIB);
+  assert_int_equal(heap_withdraw(h), 0);
+  assert_ptr_not_equal(heap_alloc(h, NULL, LUA_TSTRING, 3 * MIB), map);
+  munmap(map, map_size);
+  heap_free(h);
+}
+static void test_heap_publishes_what_is_live(void **state) {
+  struct heap *h = heap_make(state);
+  volatile uint64_t where = 1;
+  heap_publish(h, &where);
+  assert_int_equal(where, 0);
+  for (int i = 0; i < 1000; i++)
+    heap_alloc(h, NULL, 0, 1000);
+  assert_in_range(where, 900000, 1000000);
+  heap_alloc(h, NULL, 0, MIB);
+  assert_in_range(where, 2000000, 2100000);
+  heap_publish(h, NULL);
+  heap_free(h);
+}
+
+static unsigned nforeign;
+static void *foreign_alloc(void *ud, void *block, size_t osize, size_t nsize) {
+  (void)ud, (void)osize;
+  nforeign++;
+  if (nsize)
+    return realloc(block, nsize);
+  free(block);
+  return NULL;
+}
+static void test_heap_leaves_foreign_blocks_to_their_owner(void **state) {
+  struct heap *h = heap_make(state);
+  heap_set_foreign(h, foreign_alloc, NULL);
+  char *a = malloc(100), *b = malloc(100);
+  strcpy(a, "old");
+  strcpy(b, "old");
+  a = heap_alloc(h, a, 100, 1000); /* grows into the heap */
+  assert_string_equal(a, "old");
+  assert_int_equal(nforeign, 1);
+  b = heap_alloc(h, b, 100, 50);
+  assert_string_equal(b, "old");
+  heap_alloc(h, b, 50, 0);
+  assert_int_equal(nforeign, 3);
+  heap_alloc(h, a, 1000, 0);
+  assert_int_equal(stats_of(h).live, 0);
+  heap_free(h);
+}
+static void test_heap_scratch_is_given_back(void **state) {
+  struct heap *h = heap_make(state);
+  uint64_t live = stats_of(h).live;
+  heap_scratch_begin(h, 1000);
+  void *a = heap_alloc(h, NULL, LUA_TSTRING, 40), *t = heap_alloc(h, NULL, 0, 1024);
+  assert_false(heap_scratch_grown(h));
+  t = heap_alloc(h, t, 1024, 2048);
+  assert_true(heap_scratch_grown(h));
+  heap_scratch_stop(h);
+  heap_scratch_end(h); /* too early: a is alive */
+  memset(a, 1, 40);
+  heap_alloc(h, t, 2048, 0);
+  heap_alloc(h, a, 40, 0);
+  heap_scratch_end(h);
+  assert_int_equal(stats_of(h).live, live);
+  heap_free(h);
+}
+
+/* --- random programs against a model -------------------------------------------------- */
+
+enum { MODEL_BLOCKS = 600 };
+struct model {
+  struct heap *h;
+  uint64_t random;
+  struct { unsigned char *p; size_t n; unsigned char fill; } blocks[MODEL_BLOCKS];
+  int depth;
+};
+static uint64_t model_random(struct model *m) {
+  m->random ^= m->random << 13;
+  m->random ^= m->random >> 7;
+  m->random ^= m->random << 17;
+  return m->random;
+}
+static size_t model_size(struct model *m) {
+  uint64_t r = model_random(m);
+  switch (r % 16) {
+  case 0: return HEAP_BIG - 2000 + (r >> 8) % 4000;
+  case 1: return (r >> 8) % (r % 8 ? 400000 : 2 * MIB) + 1;
+  case 2: case 3: return (r >> 8) % 20000 + 1;
+  case 4: return (size_t)1 << ((r >> 8) % 18);
+  default: return (r >> 8) % 300 + 1;
+  }
+}
+static int model_holds(const struct model *m, int i, size_t n) {
+  const unsigned char *p = m->blocks[i].p;
+  for (size_t k = 0; k < n; k += n < 4096 ? 1 : 509)
+    if (p[k] != m->blocks[i].fill)
+      return 0;
+  return n == 0 || p[n - 1] == m->blocks[i].fill;
+}
+static int model_resize(struct model *m, int i, size_t n) {
+  size_t old = m->blocks[i].n;
+  if (!model_holds(m, i, old))
+    return 0;
+  unsigned char *p = heap_alloc(m->h, m->blocks[i].p, old, n);
+  if (n && !p)
+    return 0;
+  m->blocks[i].p = p;
+  m->blocks[i].n = n;
+  if (!model_holds(m, i, old < n ? old : n))
+    return 0;
+  m->blocks[i].fill = (unsigned char)(model_random(m) | 1);
+  if (n)
+    memset(p, m->blocks[i].fill, n);
+  return 1;
+}
+static int model_live(const struct model *m) {
+  uint64_t live = 0;
+  for (int i = 0; i < MODEL_BLOCKS; i++)
+    live += m->blocks[i].n;
+  struct heap_stats stats = stats_of(m->h);
+  return stats.live == live && stats.own <= live;
+}
+static int model_play(struct model *m, int steps);
+static int model_child(struct heap *h, void *data) {
+  struct model *m = data;
+  heap_forked(h);
+  m->depth++;
+  m->random += 77;
+  return model_play(m, 3000);
+}
+static int model_fork(struct model *m) {
+  if (m->depth >= 3)
+    return 1;
+  if (model_random(m) % 2)
+    heap_seal(m->h);
+  return in_child(model_child, m->h, m);
+}
+static int model_play(struct model *m, int steps) {
+  for (int step = 0; step < steps; step++) {
+    uint64_t r = model_random(m);
+    int i = (int)(r % MODEL_BLOCKS), fine = 1;
+    if ((r >> 32) % 4000 == 0)
+      fine = model_fork(m);
+    else if ((r >> 32) % 1000 == 1)
+      heap_seal(m->h);
+    else
+      fine = model_resize(m, i, m->blocks[i].n && (r >> 20) % 3 == 0 ? 0 : model_size(m));
+    if (!fine || (step % 256 == 0 && !model_live(m)))
+      return 0;
+  }
+  for (int i = 0; i < MODEL_BLOCKS; i++)
+    if (!model_holds(m, i, m->blocks[i].n))
+      return 0;
+  return model_live(m);
+}
+static void test_heap_agrees_with_a_model(void **state) {
+  const char *seed = getenv("MOONFORK_TEST_SEED"), *steps = getenv("MOONFORK_TEST_STEPS");
+  for (uint64_t round = 0; round < 4; round++) {
+    struct model *m = calloc(1, sizeof *m);
+    m->random = (seed ? strtoull(seed, NULL, 0) : 0x9e3779b97f4a7c15u) + round * 1000003;
+    m->h = heap_make(state);
+    uint64_t start = m->random;
+    if (!model_play(m, steps ? atoi(steps) : 20000))
+      fail_msg("seed %llu", (unsigned long long)start);
+    heap_free(m->h);
+    free(m);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_heap_gives_blocks_of_every_size),
+    cmocka_unit_test(test_heap_aligns_multiples_of_16),
+    cmocka_unit_test(test_heap_uses_freed_blocks_again),
+    cmocka_unit_test(test_heap_moves_big_blocks_without_copying_them),
+    cmocka_unit_test(test_heap_takes_many_big_blocks),
+    cmocka_unit_test(test_heap_never_reuses_sealed_holes_in_clones),
+    cmocka_unit_test(test_heap_copies_sealed_blocks_that_grow),
+    cmocka_unit_test(test_heap_seal_is_bounded_in_a_template),
+    cmocka_unit_test(test_heap_frees_of_sealed_blocks_touch_nothing),
+    cmocka_unit_test(test_heap_shares_big_sealed_blocks_that_grow),
+    cmocka_unit_test(test_heap_counts_what_a_clone_made),
+    cmocka_unit_test(test_heap_says_no_when_it_is_full),
+    cmocka_unit_test(test_heap_fits_into_limited_address_space),
+    cmocka_unit_test(test_heap_gives_the_reserve_back),
+    cmocka_unit_test(test_heap_offer_becomes_the_string),
+    cmocka_unit_test(test_heap_publishes_what_is_live),
+    cmocka_unit_test(test_heap_leaves_foreign_blocks_to_their_owner),
+    cmocka_unit_test(test_heap_scratch_is_given_back),
+    cmocka_unit_test(test_heap_agrees_with_a_model),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
