@@ -1,0 +1,175 @@
+-- require "moonfork.early": the program forks itself at once, and the copy is the default
+-- template and the source of new_exec. Each story is a program of its own. EA-01 to EA-05.
+local story = require "story"
+local kit = story.kit
+story.census = false -- the library is not loaded here
+
+local function program(t, source, options)
+  local out, code, err = t:lua([[
+    require "moonfork.early"
+    local fork, kit, actor = require "moonfork", require "testkit", require "actor"
+    local function ask(p, code)
+      p:eval("local c = ... function story_asked(s, ...) require'actor'.answer(s, load(c), ...) end",
+        code)
+      local s = assert(p:run "story_asked")
+      local r = table.pack(actor.unpack(s:read "a"))
+      assert(r[1], r[2])
+      return table.unpack(r, 2, r.n)
+    end
+  ]] .. source, options)
+  return out, code, err
+end
+
+story.test("EA-01 new and new_exec fork the early process, nothing is executed", function(t)
+  local out, code, err = program(t, [[
+    local children = {}
+    for pid, p in pairs(kit.processes()) do
+      if p.ppid == kit.getpid() then children[#children + 1] = pid end
+    end
+    assert(#children == 1, #children)
+    local early = children[1]
+    for _, make in ipairs {"new", "new_exec", "new"} do
+      assert(ask(fork[make](), "return require'testkit'.getppid()") == early, make)
+    end
+    io.write "forked"
+  ]], {before = "env MOONFORK_TEMPLATE=/nowhere/at/all"})
+  t.eq({out, code, err}, {"forked", 0, ""})
+end)
+
+story.test("EA-01 new_exec with a program still executes it", function(t)
+  local out, code, err = program(t, [[
+    local p = fork.new_exec {program = os.getenv "MOONFORK_TEMPLATE"}
+    assert(ask(p, "return require'testkit'.getppid()") == kit.getpid())
+    assert(ask(fork.new_exec(), "return require'testkit'.getppid()") ~= kit.getpid())
+    local _, e = fork.new_exec {program = "/nowhere/at/all"}:run "type"
+    assert(e.code == "TEMPLATE_START", e.code)
+    io.write "executed"
+  ]])
+  t.eq({out, code, err}, {"executed", 0, ""})
+end)
+
+story.test("EA-02 it refuses a program that has threads or a loop", function(t)
+  local out, code, err = t:lua [[
+    local kit = require "testkit"
+    kit.threads(1)
+    local ok, e = pcall(require, "moonfork.early")
+    assert(not ok)
+    assert(tostring(e):find "thread", tostring(e))
+    kit.threads_stop()
+    io.write "refused"
+  ]]
+  t.eq({out, code, err}, {"refused", 0, ""})
+end)
+
+story.test("EA-02 it refuses a program with an epoll descriptor", function(t)
+  local out, code, err = t:lua [[
+    local kit = require "testkit"
+    kit.epoll()
+    local ok, e = pcall(require, "moonfork.early")
+    assert(not ok)
+    assert(tostring(e):find "epoll" or tostring(e):find "loop", tostring(e))
+    io.write "refused"
+  ]]
+  t.eq({out, code, err}, {"refused", 0, ""})
+end)
+
+story.test("EA-03 the pids are known", function(t)
+  local out, code, err = program(t, [[
+    local p = fork.new_exec()
+    assert(ask(p, "return require'testkit'.getpid()") == p:pid())
+    local status = assert(p:wait(5))
+    assert(status.code == 0)
+    io.write "known"
+  ]])
+  t.eq({out, code, err}, {"known", 0, ""})
+end)
+
+story.test("EA-04 it ends with the program, without the program's finalisers", function(t)
+  local path = t:file "marks"
+  local out, code, err = t:lua(([[
+    local path = %q
+    mark = setmetatable({}, {__gc = function()
+      local f = io.open(path, "a")
+      f:write "finaliser\n"
+      f:close()
+    end})
+    require "testkit".atexit(path)
+    io.write "buffered once "
+    require "moonfork.early"
+    local fork, kit = require "moonfork", require "testkit"
+    local p = fork.new():eval "function f(s) s:write(require'testkit'.getppid()) end"
+    io.write(assert(p:run "f"):read "a")
+    assert(p:wait(5))
+    os.exit(0, true)
+  ]]):format(path))
+  t.eq({code, err}, {0, ""})
+  local early = math.tointeger(out:match "^buffered once (%d+)$")
+  t.ok(early, out)
+  t.outside(2, function() return not t.alive(early) end, "the early process ended")
+  t.eq(t.read(path), "finaliser\natexit\n", "once, in the program")
+end)
+
+story.test("EA-05 handles=close keeps the program's descriptors from clones", function(t)
+  local out, code, err = t:lua [[
+    local kit = require "testkit"
+    local r, w = kit.pipe()
+    require "moonfork.early"
+    local fork = require "moonfork"
+    kit.close(w)
+    local code = "function f(s, fd) s:write(select(2, require'testkit'.fstat(math.tointeger(fd)))) end"
+    local p = fork.new():eval(code):send_arg(w)
+    io.write(assert(p:run "f"):read "a", " ")
+    local q = fork.new {handles = "close"}:eval(code):send_arg(w)
+    io.write(assert(q:run "f"):read "a")
+  ]]
+  t.eq({out, code, err}, {"fifo char", 0, ""})
+end)
+
+story.test("the copy has what the program had made before, and default signals", function(t)
+  local out, code, err = t:lua [[
+    function made_before(s) s:write("made before ", counter) end
+    counter = 1
+    local kit = require "testkit"
+    kit.disposition(kit.SIGINT, "ignore")
+    kit.block(kit.SIGUSR1)
+    require "moonfork.early"
+    counter = 2
+    function made_after() end
+    local fork, actor = require "moonfork", require "actor"
+    io.write(assert(fork.new():run "made_before"):read "a", "; ")
+    local s, e = fork.new():run "made_after"
+    assert(not s and e.code == "REMOTE")
+    local p = fork.new():eval "function f(s) local a = require 'actor' \
+      s:write(a.status_bits 'SigBlk', ' ', a.status_bits 'SigIgn') end"
+    io.write(assert(p:run "f"):read "a")
+  ]]
+  t.eq({out, code, err}, {"made before 1; 0 0", 0, ""})
+end)
+
+story.test("the early process killed: new starts another template, by exec", function(t)
+  local out, code, err = program(t, [[
+    local early = ask(fork.new(), "return require'testkit'.getppid()")
+    kit.kill(early, kit.SIGKILL)
+    for _ = 1, 20 do fork.step(0.01) kit.msleep(2) end
+    local other = ask(fork.new(), "return require'testkit'.getppid()")
+    assert(other ~= early)
+    io.write "another"
+  ]])
+  t.eq({out, code, err}, {"another", 0, ""})
+end)
+
+story.test("a program that never uses it leaves nothing behind", function(t)
+  local out, code, err = t:lua [[
+    require "moonfork.early"
+    local kit = require "testkit"
+    for pid, p in pairs(kit.processes()) do
+      if p.ppid == kit.getpid() then io.write(pid) end
+    end
+  ]]
+  t.eq({code, err}, {0, ""})
+  local early = math.tointeger(out)
+  t.outside(2, function() return not t.alive(early) end)
+  t.ok(kit.getpid() ~= early)
+end)
+
+story.done()

@@ -1,0 +1,182 @@
+-- What the parent's end does to its processes. Each story starts a parent of its own, ends
+-- it in some way, and looks who is left. AF-39 and the option leash.
+local story = require "story"
+local kit = story.kit
+-- The parents of these stories end on purpose, so their descendants are looked for by pid.
+story.census = false
+
+-- Starts a parent that makes processes, prints their pids and then does as `last` says.
+local PARENT = [[
+  local fork, kit = require "moonfork", require "testkit"
+  local function hello(p, name)
+    local s = assert(p:require "actor":run(name))
+    kept[#kept + 1] = s
+    return math.tointeger(s:read "l")
+  end
+  kept = {}
+  local BUSY = "function busy(s) s:write(require'testkit'.getpid(), '\n') while true do end end"
+  local STUCK = "function stuck(s) s:write(require'testkit'.getpid(), '\n') " ..
+    "require'testkit'.spin() end"
+  local SLEEP = "function asleep(s) s:write(require'testkit'.getpid(), '\n') " ..
+    "require'testkit'.msleep(60000) end"
+  local function say(...) print(...) io.stdout:flush() end
+]]
+
+-- Runs the parent; returns the pids it printed once it has printed "ready".
+local function start(t, source)
+  local script = t:file("parent.lua", PARENT .. source .. "\nsay 'ready'\n" ..
+    "while true do fork.step(0.05) kit.msleep(5) end")
+  local out = t:file "out"
+  os.execute(("%s '%s' >'%s' 2>&1 </dev/null & echo $! >'%s'"):format(
+    os.getenv "LUA" or "lua5.4", script, out, t:file "pid"))
+  local parent = math.tointeger(t.read(t:file "pid"):match "%d+")
+  t.outside(10, function()
+    local text = t.read(out) or ""
+    return text:find "ready" or not t.alive(parent)
+  end, "the parent is ready")
+  local text = t.read(out)
+  if not text:find "ready" then t.fail("the parent says: %s", text) end
+  local pids = {}
+  for name, pid in text:gmatch "([%w_]+)%s+(%d+)" do pids[name] = math.tointeger(pid) end
+  return parent, pids
+end
+
+local function gone_within(t, seconds, pids)
+  t.outside(seconds, function()
+    for _, pid in pairs(pids) do
+      if t.alive(pid) then return false end
+    end
+    return true
+  end, "all are gone: " .. story.show(pids))
+end
+
+local ALL = [[
+  local function make(how)
+    local p = fork.new {leash = how}
+    return p
+  end
+  local template = fork.new_exec()
+  template:eval "x = 1"
+  local waiting = template:fork():eval "y = 1"
+  fork.loop()
+  say("template", template:pid())
+  say("waiting", waiting:pid())
+  say("idle", hello(make(LEASH), "actor:hello"))
+  say("busy", hello(make(LEASH):eval(BUSY), "busy"))
+  say("stuck", hello(make(LEASH):eval(STUCK), "stuck"))
+  say("asleep", hello(make(LEASH):eval(SLEEP), "asleep"))
+]]
+
+story.test("AF-39 the parent is killed: all its processes are gone within two seconds", function(t)
+  local parent, pids = start(t, "local LEASH = nil " .. ALL .. [[
+    local looping = template:fork()
+    looping:eval "require'testkit'.spin()"
+    for _ = 1, 20 do fork.step(0.01) end
+    say("looping", looping:pid())
+    local stopped = hello(make "kill", "actor:hello")
+    kit.kill(stopped, kit.SIGSTOP)
+    say("stopped", stopped)
+  ]])
+  for name, pid in pairs(pids) do t.ok(t.alive(pid), name) end
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+end)
+
+for _, how in ipairs {"os.exit(0)", "os.exit(3, true)", "error 'the parent fails'",
+  "kit.kill(kit.getpid(), kit.SIGTERM)", "kit.kill(kit.getpid(), kit.SIGSEGV)"} do
+  story.test("the parent ends by " .. how .. ": the same", function(t)
+    local parent, pids = start(t, "local LEASH = 'kill' " .. ALL .. [[
+      say("ready")
+      kit.msleep(100)
+      kit.setrlimit("core", 0)
+    ]] .. how)
+    t.outside(5, function() return not t.alive(parent) end)
+    gone_within(t, 2, pids)
+  end)
+end
+
+story.test("leash=term: SIGTERM, so a function may do something about it", function(t)
+  local path = t:file "status"
+  local parent, pids = start(t, "local LEASH = 'term' " .. ALL .. ([[
+    local p = fork.new {leash = "term"}:eval(
+      "function f(s) require'testkit'.disposition(15, 'count') s:write(require'testkit'.getpid(), '\n')" ..
+      "while require'testkit'.nsignals() == 0 do end io.open(%q, 'w'):close() end")
+    say("handler", hello(p, "f"))
+  ]]):format(path))
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+  t.ok(t.read(path), "it had the signal")
+end)
+
+story.test("leash=keep: the function goes on; what runs nothing ends", function(t)
+  local path = t:file "finished"
+  local parent, pids = start(t, ([[
+    local p = fork.new_exec()
+    local waiting = p:fork():eval "y = 1"
+    local keep = p:fork {leash = "keep"}:eval(
+      "function f(s) s:write(require'testkit'.getpid(), '\n') s:read 'a' require'testkit'.msleep(700) " ..
+      "io.open(%q, 'w'):close() end")
+    fork.loop()
+    local other = p:fork():eval(BUSY)
+    say("waiting", waiting:pid())
+    say("keep", hello(keep, "f"))
+    say("other", hello(other, "busy"))
+  ]]):format(path))
+  local keep = pids.keep
+  pids.keep = nil
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+  t.outside(5, function() return t.read(path) end, "the function finished")
+  gone_within(t, 2, {keep})
+end)
+
+story.test("the leash holds for programs that clone.exec starts, unless keep", function(t)
+  local parent, pids = start(t, [[
+    local function program(how)
+      local p = fork.new {leash = how}:eval(
+        "function f() require'moonfork.clone'.exec('sleep', {'sleep', '30'}) end")
+      assert(p:run "f")
+      return p:pid()
+    end
+    say("default", program(nil))
+    say("term", program "term")
+    say("keep", program "keep")
+    kit.msleep(200)
+  ]])
+  local keep = pids.keep
+  pids.keep = nil
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+  t.ok(t.alive(keep))
+  kit.kill(keep, kit.SIGKILL)
+end)
+
+story.test("fifty of all kinds", {deadline = 40}, function(t)
+  local parent, pids = start(t, [[
+    for i = 1, 50 do
+      local name = ({"actor:hello", "busy", "asleep"})[i % 3 + 1]
+      if i % 3 == 1 and i > 6 then name = "actor:hello" end
+      say("p" .. i, hello(fork.new():eval(BUSY):eval(SLEEP), name))
+    end
+  ]])
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+end)
+
+story.test("a template's death kills no clone", function(t)
+  local parent, pids = start(t, [[
+    local p = fork.new_exec()
+    say("clone", hello(p:fork(), "actor:hello"))
+    say("busy", hello(p:fork():eval(BUSY), "busy"))
+    say("template", p:pid())
+  ]])
+  kit.kill(pids.template, kit.SIGKILL)
+  gone_within(t, 2, {pids.template})
+  kit.msleep(200)
+  t.ok(t.alive(pids.clone))
+  t.ok(t.alive(pids.busy))
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+end)
+
+story.done()
