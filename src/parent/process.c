@@ -221,6 +221,7 @@ void process_update(struct mf_process *p) {
 
 void process_owe(struct mf_process *p, unsigned what) {
   p->owed |= what;
+  list_remove(&p->doomed_link); /* what is owed keeps it */
   if (list_empty(&p->todo_link))
     list_push(&p->home->todo, &p->todo_link);
   home_turn(p->home);
