@@ -1,0 +1,61 @@
+/* Processes where there is no pidfd, no /proc and no signal for a hang-up: macOS, the
+ * BSDs and others. Runs in every process; replaces proc_linux.c whole. What the system
+ * lacks is said by -ENOSYS or -ENODATA, and the callers have their other way: libuv's
+ * SIGCHLD for the end of a template, end of file on the socket for the end of the parent.
+ */
+#include "os/proc.h"
+
+#include <errno.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+int proc_pidfd(pid_t pid) {
+  return -ENOSYS;
+}
+
+/* By number: the caller signals only processes whose status nobody has taken yet. */
+int proc_kill(int pidfd, pid_t pid, int signum) {
+  if (pid <= 0)
+    return -ESRCH; /* 0 and below are groups */
+  return kill(pid, signum) < 0 ? -errno : 0;
+}
+
+int proc_pidfd_status(int pidfd, int *ret_status) {
+  return -ENODATA;
+}
+
+/* No portable way to count them. */
+int proc_threads(void) {
+  return -ENOSYS;
+}
+
+#if defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) ||               \
+    defined(__DragonFly__)
+void proc_set_title(const char *text) {
+  setproctitle("%s", text);
+}
+#else
+/* A title is an ornament; the argument area can't be found safely from here. */
+void proc_set_title(const char *text) {
+}
+#endif
+
+#ifdef __APPLE__
+enum { MAXRSS_UNIT = 1 };
+#else
+enum { MAXRSS_UNIT = 1024 };
+#endif
+
+int proc_memory(pid_t pid, struct proc_memory *ret) {
+  struct rusage usage;
+  if (pid != 0 && pid != getpid())
+    return -ENOSYS;
+  if (getrusage(RUSAGE_SELF, &usage) < 0)
+    return -errno;
+  *ret = (struct proc_memory){.rss = (unsigned long long)usage.ru_maxrss * MAXRSS_UNIT};
+  return 0;
+}
+
+int proc_leash_arm(int leash_fd, int signum) {
+  return -ENOSYS;
+}

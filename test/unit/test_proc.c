@@ -1,0 +1,589 @@
+/* Processes: real programs are spawned, real children die, and the leash is pulled by a
+ * parent that is killed. Most of it asks a small shell script what it found. */
+#include "unit/unit.h"
+
+#include "base/result.h"
+#include "os/fd.h"
+#include "os/proc.h"
+#include "wire/proto.h"
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+_Static_assert((int)PROC_CONTROL_FD == PROTO_BOOT_CONTROL_FD, "one number in two layers");
+_Static_assert((int)PROC_LEASH_FD == PROTO_BOOT_LEASH_FD, "one number in two layers");
+
+static int wait_for(pid_t pid) {
+  int status;
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  return status;
+}
+
+static char *no_env[] = {NULL};
+
+/* Runs a script with its output in out; gives the exit code. */
+static int run_script(const char *script, struct proc_spawn *spawn, char *out,
+                      size_t size) {
+  char *argv[] = {"sh", "-c", (char *)(uintptr_t)script, NULL};
+  int ends[2];
+  size_t n = 0;
+  pid_t pid;
+  assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+  spawn->program = "/bin/sh";
+  spawn->argv = argv;
+  spawn->envp = no_env;
+  spawn->stdio[1] = ends[1];
+  assert_int_equal(proc_spawn(spawn, &pid), 0);
+  fd_close(&ends[1]);
+  for (ssize_t got; (got = read(ends[0], out + n, size - 1 - n)) > 0;)
+    n += (size_t)got;
+  out[n] = '\0';
+  fd_close(&ends[0]);
+  int status = wait_for(pid);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+#define SPAWN_NOTHING                                                                    \
+  {                                                                                      \
+    .control_fd = -1, .leash_fd = -1, .stdio = { -1, -1, -1 }                            \
+  }
+
+static void test_spawn_puts_descriptors_in_place(void **state) {
+  struct proc_spawn spawn = SPAWN_NOTHING;
+  char out[256], expected[256];
+  int control[2], leash[2];
+  assert_int_equal(pipe2(control, O_CLOEXEC), 0);
+  assert_int_equal(pipe2(leash, O_CLOEXEC), 0);
+  spawn.control_fd = control[1];
+  spawn.leash_fd = leash[1];
+  assert_int_equal(
+      run_script("echo control >&3; echo leash >&4; echo out", &spawn, out, sizeof out),
+      0);
+  assert_string_equal(out, "out\n");
+  expected[read(control[0], expected, sizeof expected - 1)] = '\0';
+  assert_string_equal(expected, "control\n");
+  expected[read(leash[0], expected, sizeof expected - 1)] = '\0';
+  assert_string_equal(expected, "leash\n");
+  for (int i = 0; i < 2; i++) {
+    fd_close(&control[i]);
+    fd_close(&leash[i]);
+  }
+}
+
+/* Sources that are each other's targets: 3 and 4 swapped, and the streams turned round.
+ * In a child, whose low numbers are its own. */
+static int spawn_with_collisions(void) {
+  int pipes[5][2], status;
+  char script[] = "printf 0 >&0; printf 1 >&1; printf 2 >&2; printf 3 >&3; printf 4 >&4";
+  char *argv[] = {"sh", "-c", script, NULL};
+  for (int i = 0; i < 5; i++) {
+    if (pipe2(pipes[i], O_CLOEXEC) < 0)
+      return 1;
+    pipes[i][0] = fcntl(pipes[i][0], F_DUPFD_CLOEXEC, 100);
+    pipes[i][1] = fcntl(pipes[i][1], F_DUPFD_CLOEXEC, 100);
+  }
+  /* number n holds the write end that target 4 - n is to have; so 2 is 2, 3 is 1, 4 is 0
+   */
+  for (int i = 0; i < 5; i++)
+    if (dup3(pipes[4 - i][1], i, O_CLOEXEC) != i)
+      return 2;
+  struct proc_spawn spawn = {.program = "/bin/sh",
+                             .argv = argv,
+                             .envp = no_env,
+                             .stdio = {4, 3, 2},
+                             .control_fd = 1,
+                             .leash_fd = 0};
+  pid_t pid;
+  if (proc_spawn(&spawn, &pid) < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+    return 3;
+  for (int i = 0; i < 5; i++) {
+    char c;
+    if (read(pipes[i][0], &c, 1) != 1 || c != '0' + i)
+      return 10 + i;
+  }
+  return 0;
+}
+
+static void in_child(int (*body)(void)) {
+  pid_t pid = fork();
+  assert_true(pid >= 0);
+  if (pid == 0) {
+    alarm(20);
+    _exit(body());
+  }
+  assert_int_equal(wait_for(pid), 0);
+}
+
+static void test_spawn_minds_colliding_numbers(void **state) {
+  in_child(spawn_with_collisions);
+}
+
+/* Closed streams become /dev/null, and so does a file that slipped under number 0. */
+static int spawn_without_streams(void) {
+  static const char script[] =
+      "[ /proc/self/fd/0 -ef /dev/null ] && [ /proc/self/fd/2 -ef /dev/null ]";
+  char *argv[] = {"sh", "-c", (char *)(uintptr_t)script, NULL};
+  struct proc_spawn spawn = SPAWN_NOTHING;
+  int status;
+  pid_t pid;
+  spawn.program = "/bin/sh";
+  spawn.argv = argv;
+  spawn.envp = no_env;
+  close(0);
+  close(1);
+  close(2);
+  if (open("/etc/passwd", O_RDONLY | O_CLOEXEC) != 0)
+    return 1;
+  if (proc_spawn(&spawn, &pid) < 0 || waitpid(pid, &status, 0) != pid)
+    return 2;
+  if (fcntl(1, F_GETFD) >= 0 || fcntl(2, F_GETFD) >= 0)
+    return 3; /* the caller's streams are as they were */
+  return status == 0 ? 0 : 4;
+}
+
+static void test_spawn_gives_null_for_closed_streams(void **state) {
+  in_child(spawn_without_streams);
+}
+
+static int spawn_with_odd_signals(void) {
+  char out[512];
+  sigset_t all;
+  struct proc_spawn spawn = SPAWN_NOTHING;
+  for (int s = 1; s <= SIGRTMAX; s++)
+    if (s <= SIGSYS || s >= SIGRTMIN) /* those between are the C library's own */
+      signal(s, SIG_IGN);
+  signal(SIGCHLD, SIG_DFL); /* run_script waits */
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, NULL);
+  if (run_script(
+          "while read name value; do case $name in Sig[IB]*|SigCgt:) echo $value;; "
+          "esac; done </proc/self/status",
+          &spawn, out, sizeof out) != 0)
+    return 1;
+  char *line =
+      strtok(out, "\n"); /* blocked, ignored; the shell itself catches nothing much */
+  for (int i = 0; i < 2; i++, line = strtok(NULL, "\n"))
+    if (!line || strspn(line, "0") != strlen(line))
+      return 2;
+  return 0;
+}
+
+static void test_spawn_gives_default_signals(void **state) {
+  in_child(spawn_with_odd_signals);
+}
+
+static void test_spawn_tells_why_not(void **state) {
+  struct proc_spawn spawn = SPAWN_NOTHING;
+  char *argv[] = {"x", NULL};
+  pid_t pid = 77;
+  spawn.argv = argv;
+  spawn.envp = no_env;
+  spawn.program = "/nonexistent/program";
+  assert_int_equal(proc_spawn(&spawn, &pid), -ENOENT);
+  spawn.program = "no-such-program-in-the-path";
+  assert_int_equal(proc_spawn(&spawn, &pid), -ENOENT);
+  spawn.program = "/etc/passwd";
+  assert_int_equal(proc_spawn(&spawn, &pid), -EACCES);
+  spawn.program = "/bin/sh";
+  spawn.control_fd = 9999;
+  assert_int_equal(proc_spawn(&spawn, &pid), -EBADF);
+  assert_int_equal(pid, 77);
+  assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* and no child is left */
+}
+
+static void test_program_without_slash_is_searched(void **state) {
+  struct proc_spawn spawn = SPAWN_NOTHING;
+  char *argv[] = {"sh", "-c", "exit 7", NULL};
+  pid_t pid;
+  spawn.program = "sh";
+  spawn.argv = argv;
+  spawn.envp = no_env;
+  assert_int_equal(proc_spawn(&spawn, &pid), 0);
+  assert_int_equal(WEXITSTATUS(wait_for(pid)), 7);
+}
+
+/* ---- children ---- */
+
+static void test_peek_then_reap(void **state) {
+  int hold[2];
+  struct proc_status status;
+  char c;
+  assert_int_equal(pipe2(hold, O_CLOEXEC), 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    close(hold[1]);
+    _exit(read(hold[0], &c, 1) == 0 ? 9 : 1);
+  }
+  assert_int_equal(proc_peek(pid), MF_AGAIN);
+  assert_int_equal(proc_reap(pid, &status), MF_AGAIN);
+  int pidfd = proc_pidfd(pid);
+  fd_close(&hold[1]);
+  siginfo_t info;
+  assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+  assert_int_equal(proc_peek(pid), 0);
+  assert_int_equal(proc_peek(pid), 0); /* looking takes nothing */
+  assert_int_equal(proc_reap(pid, &status), 0);
+  assert_int_equal(WEXITSTATUS(status.status), 9);
+  assert_true(status.maxrss_bytes > 4096);
+  assert_int_equal(proc_reap(pid, &status), -ECHILD);
+  assert_int_equal(proc_peek(pid), -ECHILD);
+  if (pidfd >= 0)
+    assert_int_equal(proc_kill(pidfd, pid, SIGKILL), -ESRCH);
+  fd_close(&pidfd);
+  fd_close(&hold[0]);
+}
+
+static void test_pidfd_signals_and_tells_the_status(void **state) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    pause();
+    _exit(1);
+  }
+  int pidfd = proc_pidfd(pid), status = 0;
+  if (pidfd == -ENOSYS) {
+    kill(pid, SIGKILL);
+    wait_for(pid);
+    skip();
+  }
+  assert_true(pidfd > 2);
+  assert_true(fcntl(pidfd, F_GETFD) & FD_CLOEXEC);
+  assert_int_equal(proc_pidfd_status(pidfd, &status), -ENODATA); /* it lives */
+  assert_int_equal(proc_kill(pidfd, pid, SIGTERM), 0);
+  struct pollfd p = {.fd = pidfd, .events = POLLIN};
+  assert_int_equal(poll(&p, 1, 10000), 1);
+  assert_true(WIFSIGNALED(wait_for(pid)));
+  int r = proc_pidfd_status(pidfd, &status);
+  assert_true(r == 0 || r == -ENODATA); /* Linux 6.15 and later, or before */
+  if (r == 0)
+    assert_int_equal(WTERMSIG(status), SIGTERM);
+  assert_int_equal(proc_pidfd(pid), -ESRCH);
+  fd_close(&pidfd);
+}
+
+static void test_kill_never_means_a_group(void **state) {
+  assert_int_equal(proc_kill(-1, 0, SIGTERM), -ESRCH);
+  assert_int_equal(proc_kill(-1, -1, SIGTERM), -ESRCH);
+  assert_int_equal(proc_kill(-1, getpid(), 0), 0);
+  assert_int_equal(proc_kill(-1, getpid(), 9999), -EINVAL);
+}
+
+/* ---- this process ---- */
+
+static void *wait_at_barrier(void *barrier) {
+  pthread_barrier_wait(barrier);
+  pthread_barrier_wait(barrier);
+  return NULL;
+}
+
+static int count_threads(void) {
+  pthread_barrier_t barrier;
+  pthread_t thread;
+  int alone = proc_threads(); /* a sanitizer may have brought one of its own */
+  pthread_barrier_init(&barrier, NULL, 2);
+  if (pthread_create(&thread, NULL, wait_at_barrier, &barrier) != 0)
+    return 1;
+  pthread_barrier_wait(&barrier);
+  int two = proc_threads();
+  pthread_barrier_wait(&barrier);
+  pthread_join(thread, NULL);
+  return alone >= 1 && two == alone + 1 ? 0 : 2;
+}
+
+static void test_threads_are_counted(void **state) {
+  in_child(count_threads);
+}
+
+static int read_file(const char *path, char *out, size_t size) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = read(fd, out, size - 1);
+  fd_close(&fd);
+  out[n > 0 ? n : 0] = '\0';
+  return (int)n;
+}
+
+static int change_title(void) {
+  char before[1024], after[1024], comm[32];
+  int size = read_file("/proc/self/cmdline", before, sizeof before);
+  proc_set_title("moonfork a title that is longer than most argument areas are "
+                 "................................................................."
+                 ".................................................................");
+  if (read_file("/proc/self/cmdline", after, sizeof after) > size)
+    return 1;
+  if (strncmp(after, "moonfork a title", size > 16 ? 16 : (size_t)size - 1) != 0)
+    return 2;
+  proc_set_title("hi");
+  read_file("/proc/self/cmdline", after, sizeof after);
+  read_file("/proc/self/comm", comm, sizeof comm);
+  if (strcmp(after, "hi") != 0 || strcmp(comm, "hi\n") != 0)
+    return 3;
+  if (!getenv("PATH") || getenv("PATH")[0] == '\0')
+    return 4; /* the environment lies right behind the arguments */
+  proc_set_title("");
+  return 0;
+}
+
+static void test_title_stays_within_the_arguments(void **state) {
+  in_child(change_title);
+}
+
+static void test_random_differs(void **state) {
+  unsigned char a[600] = {0}, b[600] = {0}, zero[600] = {0};
+  errno = 55;
+  proc_random(a, sizeof a);
+  proc_random(b, sizeof b);
+  proc_random(a, 0);
+  assert_int_equal(errno, 55);
+  assert_memory_not_equal(a, b, sizeof a);
+  assert_memory_not_equal(a + 568, zero, 32); /* to the last octets */
+}
+
+static void test_clock_goes_forward(void **state) {
+  unsigned long long before = proc_now_ns(), after = proc_now_ns();
+  assert_true(before > 0 && after >= before);
+}
+
+static void test_memory_counts_what_is_touched(void **state) {
+  enum { SIZE = 32 << 20 };
+  struct proc_memory before, after, other;
+  assert_int_equal(proc_memory(0, &before), 0);
+  char *block =
+      mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  assert_ptr_not_equal(block, MAP_FAILED);
+  memset(block, 1, SIZE);
+  assert_int_equal(proc_memory(0, &after), 0);
+  assert_int_equal(proc_memory(getpid(), &other), 0);
+  munmap(block, SIZE);
+  assert_true(after.rss - before.rss > SIZE * 9LL / 10);
+  assert_true(after.uss - before.uss > SIZE * 9LL / 10);
+  assert_true(after.pss >= after.uss && after.rss >= after.pss);
+  assert_true(other.rss > before.rss);
+  assert_int_equal(proc_memory(0x3fffffff, &other), -ESRCH);
+}
+
+static void on_signal(int signum) {
+}
+
+static int reset_everything(void) {
+  struct itimerval soon = {.it_value = {.tv_usec = 50000}};
+  struct sigaction act;
+  sigset_t mask;
+  stack_t stack;
+  static char room[65536];
+  for (int s = 1; s < NSIG; s++)
+    signal(s, s % 2 ? SIG_IGN : on_signal);
+  stack = (stack_t){.ss_sp = room, .ss_size = sizeof room};
+  sigaltstack(&stack, NULL);
+  sigfillset(&mask);
+  sigprocmask(SIG_SETMASK, &mask, NULL);
+  setitimer(ITIMER_REAL, &soon, NULL);
+  proc_reset_signals();
+  for (int s = 1; s < NSIG; s++)
+    if (sigaction(s, NULL, &act) == 0 && act.sa_handler != SIG_DFL)
+      return 1;
+  sigprocmask(SIG_SETMASK, NULL, &mask);
+  for (int s = 1; s < NSIG; s++)
+    if (sigismember(&mask, s) == 1)
+      return 2;
+  sigaltstack(NULL, &stack);
+  if (!(stack.ss_flags & SS_DISABLE))
+    return 3;
+  struct itimerval left;
+  getitimer(ITIMER_REAL, &left);
+  return left.it_value.tv_sec == 0 && left.it_value.tv_usec == 0 ? 0 : 4;
+}
+
+static void test_reset_leaves_nothing_of_the_parent(void **state) {
+  in_child(reset_everything);
+}
+
+/* ---- leash ---- */
+
+/* The kernel's notice of a death: end of file, when the last holder of the write end is
+ * gone. Gives 1 when that came in time. */
+static int ends_in_time(int fd) {
+  struct pollfd p = {.fd = fd, .events = POLLIN};
+  char c;
+  return poll(&p, 1, 10000) == 1 && read(fd, &c, 1) == 0;
+}
+
+_Noreturn static void spin(void) {
+  for (volatile unsigned long i = 0;; i++)
+    ;
+}
+
+/* parent (killed) -> child on the leash, spinning; alive is open in both. ready tells
+ * that the leash is armed. */
+_Noreturn static void parent_of_a_spinner(int ready, int signum, sigset_t *mask) {
+  int leash[2];
+  if (pipe2(leash, O_CLOEXEC) < 0)
+    _exit(1);
+  if (fork() == 0) {
+    close(leash[1]);
+    int own = proc_leash_arm(leash[0], signum);
+    if (own < 3 || !(fcntl(own, F_GETFD) & FD_CLOEXEC))
+      _exit(1);
+    sigprocmask(SIG_SETMASK, mask, NULL);
+    if (write(ready, "r", 1) == 1)
+      spin();
+    _exit(1);
+  }
+  pause();
+  _exit(1);
+}
+
+static void parent_dies(int signum, sigset_t *mask) {
+  int ready[2];
+  char c;
+  assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+  /* the spinner becomes ours when its parent is gone, so that we can take its status */
+  assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  pid_t parent = fork();
+  if (parent == 0) {
+    close(ready[0]);
+    parent_of_a_spinner(ready[1], signum, mask);
+  }
+  fd_close(&ready[1]);
+  assert_int_equal(read(ready[0], &c, 1), 1);
+  assert_int_equal(kill(parent, SIGKILL), 0);
+  assert_true(WIFSIGNALED(wait_for(parent)));
+  assert_true(ends_in_time(ready[0])); /* the spinner held it too */
+  int status;
+  assert_true(waitpid(-1, &status, 0) > 0);
+  assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 0), 0);
+  assert_true(WIFSIGNALED(status));
+  assert_int_equal(WTERMSIG(status), signum);
+  fd_close(&ready[0]);
+}
+
+static void test_leash_kills_a_spinning_child(void **state) {
+  sigset_t all;
+  sigfillset(&all);
+  parent_dies(SIGKILL, &all); /* whatever it blocks */
+}
+
+static void test_leash_terminates_where_asked(void **state) {
+  sigset_t none;
+  sigemptyset(&none);
+  parent_dies(SIGTERM, &none);
+}
+
+/* Armed in each process of a family, it reaches each one. */
+static void test_leash_reaches_every_owner(void **state) {
+  enum { N = 5 };
+  int leash[2], ready[2];
+  pid_t pids[N];
+  char c;
+  assert_int_equal(pipe2(leash, O_CLOEXEC), 0);
+  assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+  for (int i = 0; i < N; i++) {
+    if ((pids[i] = fork()) == 0) {
+      close(leash[1]);
+      if (proc_leash_arm(leash[0], SIGKILL) < 0 || write(ready[1], "r", 1) != 1)
+        _exit(1);
+      spin();
+    }
+    assert_int_equal(read(ready[0], &c, 1), 1);
+  }
+  fd_close(&leash[1]);
+  for (int i = 0; i < N; i++)
+    assert_int_equal(WTERMSIG(wait_for(pids[i])), SIGKILL);
+  fd_close(&leash[0]);
+  fd_close(&ready[0]);
+  fd_close(&ready[1]);
+}
+
+static int arm_a_loose_leash(void) {
+  int leash[2];
+  if (pipe2(leash, O_CLOEXEC) < 0)
+    return 1;
+  close(leash[1]);
+  proc_leash_arm(leash[0], SIGKILL);
+  return 2;
+}
+
+static void test_loose_leash_kills_at_once(void **state) {
+  pid_t pid = fork();
+  if (pid == 0)
+    _exit(arm_a_loose_leash());
+  int status = wait_for(pid);
+  assert_true(WIFSIGNALED(status));
+  assert_int_equal(WTERMSIG(status), SIGKILL);
+}
+
+static void test_leash_of_nothing_is_an_error(void **state) {
+  assert_int_equal(proc_leash_arm(9999, SIGKILL), -ENOENT);
+}
+
+/* It holds for a program that the process becomes. */
+static void test_leash_survives_exec(void **state) {
+  int leash[2];
+  assert_int_equal(pipe2(leash, O_CLOEXEC), 0);
+  int started[2];
+  assert_int_equal(pipe2(started, O_CLOEXEC), 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    close(leash[1]);
+    int own = proc_leash_arm(leash[0], SIGKILL);
+    fd_set_cloexec(own, 0);
+    dup2(started[1], 1);
+    execl("/bin/sh", "sh", "-c", "echo; while :; do :; done", (char *)NULL);
+    _exit(1);
+  }
+  char c;
+  assert_int_equal(read(started[0], &c, 1), 1);
+  fd_close(&leash[1]);
+  assert_int_equal(WTERMSIG(wait_for(pid)), SIGKILL);
+  fd_close(&leash[0]);
+  fd_close(&started[0]);
+  fd_close(&started[1]);
+}
+
+static void test_zombie_tells_its_status(void **state) {
+  int status = 0;
+  siginfo_t info;
+  pid_t pid = fork();
+  if (pid == 0)
+    _exit(41);
+  assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+  assert_int_equal(proc_zombie_status(-1, pid, &status), 0);
+  assert_int_equal(WEXITSTATUS(status), 41);
+  wait_for(pid);
+  assert_int_equal(proc_zombie_status(-1, pid, &status), -ENODATA);
+  assert_int_equal(proc_zombie_status(-1, getpid(), &status), -ENODATA);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      census_test(test_spawn_puts_descriptors_in_place),
+      census_test(test_spawn_minds_colliding_numbers),
+      census_test(test_spawn_gives_null_for_closed_streams),
+      census_test(test_spawn_gives_default_signals),
+      census_test(test_spawn_tells_why_not),
+      census_test(test_program_without_slash_is_searched),
+      census_test(test_peek_then_reap),
+      census_test(test_pidfd_signals_and_tells_the_status),
+      census_test(test_kill_never_means_a_group),
+      census_test(test_threads_are_counted),
+      census_test(test_title_stays_within_the_arguments),
+      census_test(test_random_differs),
+      census_test(test_clock_goes_forward),
+      census_test(test_memory_counts_what_is_touched),
+      census_test(test_reset_leaves_nothing_of_the_parent),
+      census_test(test_leash_kills_a_spinning_child),
+      census_test(test_leash_terminates_where_asked),
+      census_test(test_leash_reaches_every_owner),
+      census_test(test_loose_leash_kills_at_once),
+      census_test(test_leash_of_nothing_is_an_error),
+      census_test(test_leash_survives_exec),
+      census_test(test_zombie_tells_its_status),
+  };
+  return cmocka_run_group_tests_name("proc", tests, NULL, NULL);
+}
