@@ -156,37 +156,37 @@ void watch_abandon(struct reactor *r);
 /* ---- values.c ---- */
 
 /* The name of a code, of the closed set of the API. */
-const char *error_name(int code);
+const char *bind_error_name(int code);
 /* Pushes an error object. Strings may be NULL. */
-void error_push(lua_State *L, const char *code, const char *message, const char *traceback,
+void bind_error_push(lua_State *L, const char *code, const char *message, const char *traceback,
                 int started, const struct ending *ending);
 /* true, or nil and an error object, for what a function of the library returned. Raises
  * where the object belongs to another process. */
-int result_push(lua_State *L, int rc);
-void ending_push(lua_State *L, const struct ending *e);
-void memory_push(lua_State *L, const mf_memory_info *m);
-void error_open(lua_State *L); /* registers the metatable */
+int bind_result_push(lua_State *L, int rc);
+void bind_ending_push(lua_State *L, const struct ending *e);
+void bind_memory_push(lua_State *L, const mf_memory_info *m);
+void bind_error_open(lua_State *L); /* registers the metatable */
 
 /* ---- options.c ---- */
 
 /* Options from the normalised table at idx (nil: none), in memory that lives as long as the
  * values it pushes: an unknown number of stack slots stays in use. May raise. */
-void options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret);
+void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret);
 
 /* ---- functions of the module, by file ---- */
 
-extern const luaL_Reg process_functions[], reactor_functions[], watch_functions[],
-    copy_functions[], system_functions[];
+extern const luaL_Reg bind_process_functions[], bind_reactor_functions[], bind_watch_functions[],
+    bind_copy_functions[], bind_system_functions[];
 
 /* The raw process at idx whatever became of it. */
-struct proc *process_check(lua_State *L, int idx);
+struct proc *bound_check(lua_State *L, int idx);
 /* Closes it without any Lua: cancels what is under way. */
-void process_release(struct proc *p);
+void bound_release(struct proc *p);
 /* Pushes a raw process that is still empty, its cell (the value at idx) referenced. Gives
  * NULL, having pushed `nil, error`, where memory is short. */
-struct proc *process_push(lua_State *L, struct reactor *r, int cell);
+struct proc *bound_push(lua_State *L, struct reactor *r, int cell);
 /* Puts the library's process (when rc is 0) into the raw process on top of the stack.
  * -> raw; or nil, error */
-int process_fill(lua_State *L, struct proc *p, int rc, mf_process *process);
+int bound_fill(lua_State *L, struct proc *p, int rc, mf_process *process);
 
 #endif

@@ -76,15 +76,15 @@ static void push_error(lua_State *L, const struct completion *c) {
     lua_pushnil(L);
     return;
   }
-  error_push(L, error_name(c->code), c->message ? c->message : mf_strerror(c->code),
+  bind_error_push(L, bind_error_name(c->code), c->message ? c->message : mf_strerror(c->code),
              c->traceback, c->started, c->has_ending ? &c->ending : NULL);
 }
 
 static void push_value(lua_State *L, struct completion *c) {
   if (c->kind == DONE_EXIT) {
-    ending_push(L, &c->ending);
+    bind_ending_push(L, &c->ending);
   } else if (c->kind == DONE_MEMORY && !c->code) {
-    memory_push(L, &c->memory);
+    bind_memory_push(L, &c->memory);
   } else if (c->kind == DONE_SOCKET && c->fd >= 0) {
     int fd = c->fd;
     c->fd = -1; /* luafd_push takes it, also when it raises */

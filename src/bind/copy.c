@@ -76,7 +76,7 @@ static int copy_self(lua_State *L, int *ret_fd, pid_t *ret_pid) {
 
 static int fork_refused(lua_State *L, int rc) {
   lua_pushnil(L);
-  error_push(L, "FORK_FAILED", uv_strerror(rc), NULL, MF_STARTED_NO, NULL);
+  bind_error_push(L, "FORK_FAILED", uv_strerror(rc), NULL, MF_STARTED_NO, NULL);
   return 2;
 }
 
@@ -88,16 +88,17 @@ static int l_template(lua_State *L) {
   int fd;
   pid_t pid;
   struct reactor *r = reactor_get(L);
-  options_read(L, 2, r, &options);
-  struct proc *p = process_push(L, r, 1);
+  bind_options_read(L, 2, r, &options);
+  struct proc *p = bound_push(L, r, 1);
   if (!p)
     return 2;
   int rc = copy_self(L, &fd, &pid);
   if (rc < 0) {
-    process_fill(L, p, rc, NULL);
+    bound_fill(L, p, rc, NULL);
     return fork_refused(L, rc);
   }
-  return process_fill(L, p, mf_adopt_fd(&options, fd, pid, 1, &process), process);
+  rc = mf_adopt_fd(&options, fd, pid, 1, &process);
+  return bound_fill(L, p, rc, process);
 }
 
 static int l_early(lua_State *L) { /* early() -> true; or nil, error */
@@ -106,7 +107,7 @@ static int l_early(lua_State *L) { /* early() -> true; or nil, error */
   int rc = copy_self(L, &fd, &pid);
   if (rc < 0)
     return fork_refused(L, rc);
-  return result_push(L, mf_adopt_early(fd, pid));
+  return bind_result_push(L, mf_adopt_early(fd, pid));
 }
 
 static int l_on_copied(lua_State *L) { /* on_copied(f): f() in each copy, before it serves */
@@ -115,5 +116,5 @@ static int l_on_copied(lua_State *L) { /* on_copied(f): f() in each copy, before
   return 0;
 }
 
-const luaL_Reg copy_functions[] = {
+const luaL_Reg bind_copy_functions[] = {
     {"template", l_template}, {"early", l_early}, {"on_copied", l_on_copied}, {NULL, NULL}};

@@ -16,7 +16,7 @@ static void add(lua_State *L, const luaL_Reg *functions) {
 }
 
 static void open_metatables(lua_State *L) {
-  error_open(L);
+  bind_error_open(L);
   watch_open(L);
   luaL_newmetatable(L, BIND_PROCESS);
   lua_pushliteral(L, "moonfork.process");
@@ -29,11 +29,11 @@ int luaopen_moonfork_core(lua_State *L) {
   open_metatables(L);
   lua_newtable(L);
   box_open(L); /* before anything that has to be finalised before it */
-  add(L, process_functions);
-  add(L, reactor_functions);
-  add(L, watch_functions);
-  add(L, copy_functions);
-  add(L, system_functions);
+  add(L, bind_process_functions);
+  add(L, bind_reactor_functions);
+  add(L, bind_watch_functions);
+  add(L, bind_copy_functions);
+  add(L, bind_system_functions);
   lua_pop(L, 1);
   luafd_open(L);
   lua_setfield(L, -2, "socket");

@@ -39,7 +39,7 @@ static void get_stdio(lua_State *L, int idx, mf_stdio stdio[3]) {
   }
 }
 
-void options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret) {
+void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret) {
   mf_options_init(ret);
   ret->loop = &r->loop;
   if (lua_isnoneornil(L, idx))

@@ -58,7 +58,7 @@ static void on_closed(mf_process *process, void *data) {
 
 /* ---- life ---- */
 
-struct proc *process_push(lua_State *L, struct reactor *r, int cell) {
+struct proc *bound_push(lua_State *L, struct reactor *r, int cell) {
   cell = lua_absindex(L, cell);
   struct proc **box = lua_newuserdatauv(L, sizeof(*box), 0);
   *box = NULL;
@@ -68,7 +68,7 @@ struct proc *process_push(lua_State *L, struct reactor *r, int cell) {
   struct proc *p = calloc(1, sizeof(*p));
   if (!p) {
     luaL_unref(L, LUA_REGISTRYINDEX, ref);
-    result_push(L, -ENOMEM);
+    bind_result_push(L, -ENOMEM);
     return NULL;
   }
   list_init(&p->link);
@@ -82,13 +82,13 @@ struct proc *process_push(lua_State *L, struct reactor *r, int cell) {
   return p;
 }
 
-int process_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
+int bound_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
   struct proc **box = lua_touserdata(L, -1);
   if (rc < 0) {
     *box = NULL;
     luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
     free(p);
-    return result_push(L, rc);
+    return bind_result_push(L, rc);
   }
   p->process = process;
   p->holds = 1;
@@ -98,7 +98,7 @@ int process_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
   return 1;
 }
 
-void process_release(struct proc *p) {
+void bound_release(struct proc *p) {
   mf_process *process = p->process;
   p->process = NULL;
   list_remove(&p->link);
@@ -106,7 +106,7 @@ void process_release(struct proc *p) {
   mf_close(process, on_closed, p);
 }
 
-struct proc *process_check(lua_State *L, int idx) {
+struct proc *bound_check(lua_State *L, int idx) {
   struct proc **box = luaL_checkudata(L, idx, BIND_PROCESS);
   if (!*box || !(*box)->process)
     luaL_error(L, "the process is closed");
@@ -119,7 +119,7 @@ struct proc *process_check(lua_State *L, int idx) {
 /* Ends a call that gave work to the library. */
 static int done(lua_State *L, struct proc *p, int rc) {
   reactor_touch(p->reactor);
-  return result_push(L, rc);
+  return bind_result_push(L, rc);
 }
 
 /* ---- make: -> raw; or nil, error ---- */
@@ -128,28 +128,36 @@ static int l_new(lua_State *L) { /* new(cell, options) */
   mf_options options;
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
-  options_read(L, 2, r, &options);
-  struct proc *p = process_push(L, r, 1);
-  return p ? process_fill(L, p, mf_new(&options, &process), process) : 2;
+  bind_options_read(L, 2, r, &options);
+  struct proc *p = bound_push(L, r, 1);
+  if (!p)
+    return 2;
+  int rc = mf_new(&options, &process);
+  return bound_fill(L, p, rc, process);
 }
 
 static int l_new_exec(lua_State *L) { /* new_exec(cell, options) */
   mf_options options;
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
-  options_read(L, 2, r, &options);
-  struct proc *p = process_push(L, r, 1);
-  return p ? process_fill(L, p, mf_new_exec(&options, &process), process) : 2;
+  bind_options_read(L, 2, r, &options);
+  struct proc *p = bound_push(L, r, 1);
+  if (!p)
+    return 2;
+  int rc = mf_new_exec(&options, &process);
+  return bound_fill(L, p, rc, process);
 }
 
 static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
   mf_options options;
   mf_process *process = NULL;
-  struct proc *source = process_check(L, 1);
-  options_read(L, 3, source->reactor, &options);
-  struct proc *p = process_push(L, source->reactor, 2);
-  return p ? process_fill(L, p, mf_fork_options(source->process, &options, &process), process)
-           : 2;
+  struct proc *source = bound_check(L, 1);
+  bind_options_read(L, 3, source->reactor, &options);
+  struct proc *p = bound_push(L, source->reactor, 2);
+  if (!p)
+    return 2;
+  int rc = mf_fork_options(source->process, &options, &process);
+  return bound_fill(L, p, rc, process);
 }
 
 static int l_from_fd(lua_State *L) { /* from_fd(cell, options, fd); takes fd */
@@ -157,24 +165,25 @@ static int l_from_fd(lua_State *L) { /* from_fd(cell, options, fd); takes fd */
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
   int fd = (int)luaL_checkinteger(L, 3);
-  options_read(L, 2, r, &options);
-  struct proc *p = process_push(L, r, 1);
+  bind_options_read(L, 2, r, &options);
+  struct proc *p = bound_push(L, r, 1);
   if (!p) {
     fd_close(&fd);
     return 2;
   }
-  return process_fill(L, p, mf_from_fd(&options, fd, &process), process);
+  int rc = mf_from_fd(&options, fd, &process);
+  return bound_fill(L, p, rc, process);
 }
 
 /* ---- prepare: -> true; or nil, error ---- */
 
 static int l_require(lua_State *L) { /* require(raw, module) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   return done(L, p, mf_require(p->process, luaL_checkstring(L, 2)));
 }
 
 static int l_eval(lua_State *L) { /* eval(raw, code, string...) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   size_t length;
   const char *code = luaL_checklstring(L, 2, &length);
   int argc = lua_gettop(L) - 2;
@@ -186,7 +195,7 @@ static int l_eval(lua_State *L) { /* eval(raw, code, string...) */
 }
 
 static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   return done(L, p, mf_send_fd(p->process, (int)luaL_checkinteger(L, 2)));
 }
 
@@ -216,7 +225,7 @@ static int lend(lua_State *L, struct proc *p, const char *s, size_t length) {
 }
 
 static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   size_t length;
   luaL_checktype(L, 2, LUA_TSTRING);
   const char *s = lua_tolstring(L, 2, &length);
@@ -226,17 +235,17 @@ static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
 }
 
 static int l_take_args(lua_State *L) { /* take_args(raw) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   return done(L, p, mf_take_args(p->process));
 }
 
 static int l_chdir(lua_State *L) { /* chdir(raw, path) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   return done(L, p, mf_chdir(p->process, luaL_checkstring(L, 2)));
 }
 
 static int l_setenv(lua_State *L) { /* setenv(raw, name, value | nil) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   const char *name = luaL_checkstring(L, 2);
   return done(L, p, mf_setenv(p->process, name, luaL_optstring(L, 3, NULL)));
 }
@@ -244,7 +253,7 @@ static int l_setenv(lua_State *L) { /* setenv(raw, name, value | nil) */
 static int l_seal(lua_State *L) { /* seal(raw, gc 0..2, audit 0..3) */
   static const int audits[] = {0, MF_SEAL_AUDIT_OFF, MF_SEAL_AUDIT_WARN,
                                MF_SEAL_AUDIT_STRICT};
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   int gc = (int)luaL_checkinteger(L, 2) & 3;
   int audit = (int)luaL_checkinteger(L, 3) & 3;
   return done(L, p, mf_seal(p->process, gc | audits[audit]));
@@ -253,7 +262,7 @@ static int l_seal(lua_State *L) { /* seal(raw, gc 0..2, audit 0..3) */
 static int l_limit(lua_State *L) { /* limit(raw, {name, value, ...}); value -1: infinity */
   enum { LIMITS_MAX = 16 };
   mf_rlimit limits[LIMITS_MAX];
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   size_t n = lua_rawlen(L, 2) / 2;
   luaL_argcheck(L, n <= LIMITS_MAX, 2, "too many limits");
@@ -276,26 +285,26 @@ static int refused(lua_State *L, struct proc *p, struct completion *c, int rc) {
 }
 
 static int l_run(lua_State *L) { /* run(raw, name, f) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   const char *name = luaL_checkstring(L, 2);
   struct completion *c = completion_new(L, p->reactor, DONE_SOCKET, 3);
   return refused(L, p, c, c ? mf_run(p->process, name, on_socket, c) : -ENOMEM);
 }
 
 static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   struct completion *c = completion_new(L, p->reactor, DONE_SOCKET, 2);
   return refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
 }
 
 static int l_memory(lua_State *L) { /* memory(raw, f) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   struct completion *c = completion_new(L, p->reactor, DONE_MEMORY, 2);
   return refused(L, p, c, c ? mf_memory(p->process, on_memory, c) : -ENOMEM);
 }
 
 static int l_finish(lua_State *L) { /* finish(raw) */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   return done(L, p, mf_finish(p->process));
 }
 
@@ -303,7 +312,7 @@ static int l_finish(lua_State *L) { /* finish(raw) */
 
 /* watch_exit(raw [, quiet]): "exit" for the cell, once; quiet: no loop waits for it */
 static int l_watch_exit(lua_State *L) {
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   mf_exit_quiet(p->process, lua_toboolean(L, 2));
   if (p->watched) {
     lua_pushboolean(L, 1);
@@ -314,7 +323,7 @@ static int l_watch_exit(lua_State *L) {
 }
 
 static int l_pid(lua_State *L) { /* pid(raw) -> integer | nil */
-  int pid = mf_pid(process_check(L, 1)->process);
+  int pid = mf_pid(bound_check(L, 1)->process);
   if (pid < 0)
     lua_pushnil(L);
   else
@@ -323,12 +332,12 @@ static int l_pid(lua_State *L) { /* pid(raw) -> integer | nil */
 }
 
 static int l_kill(lua_State *L) { /* kill(raw, number) -> true; or nil, error */
-  struct proc *p = process_check(L, 1);
+  struct proc *p = bound_check(L, 1);
   int rc = mf_kill(p->process, (int)luaL_checkinteger(L, 2));
   if (rc != -ESRCH)
     return done(L, p, rc);
   lua_pushnil(L);
-  error_push(L, "CLOSED", "the process has ended", NULL, MF_STARTED_UNKNOWN, NULL);
+  bind_error_push(L, "CLOSED", "the process has ended", NULL, MF_STARTED_UNKNOWN, NULL);
   return 2;
 }
 
@@ -338,7 +347,7 @@ static int l_close(lua_State *L) { /* close(raw): cancels what is under way */
   if (!p || box_get(L)->closed || reactor_foreign(p->reactor))
     return 0;
   *box = NULL;
-  process_release(p);
+  bound_release(p);
   reactor_touch(p->reactor);
   return 0;
 }
@@ -350,7 +359,7 @@ static int l_inert(lua_State *L) { /* inert(raw) -> boolean */
   return 1;
 }
 
-const luaL_Reg process_functions[] = {
+const luaL_Reg bind_process_functions[] = {
     {"new", l_new},           {"new_exec", l_new_exec},   {"fork", l_fork},
     {"from_fd", l_from_fd},   {"require", l_require},     {"eval", l_eval},
     {"send_fd", l_send_fd},   {"send_arg", l_send_arg},   {"take_args", l_take_args},

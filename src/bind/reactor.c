@@ -166,7 +166,7 @@ static int drain(struct reactor *r) {
 
 static void reactor_close(lua_State *L, struct reactor *r) {
   while (!list_empty(&r->procs))
-    process_release(list_entry(r->procs.next, struct proc, link));
+    bound_release(list_entry(r->procs.next, struct proc, link));
   if (r->guest)
     guest_close(r->guest);
   mf_home_close(&r->loop);
@@ -321,7 +321,7 @@ static int l_now(lua_State *L) { /* now() -> seconds of a clock that only goes f
 }
 
 static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
-  return result_push(L, mf_reset(&reactor_get(L)->loop));
+  return bind_result_push(L, mf_reset(&reactor_get(L)->loop));
 }
 
 static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from its turns */
@@ -337,7 +337,7 @@ static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from it
   return 0;
 }
 
-const luaL_Reg reactor_functions[] = {
+const luaL_Reg bind_reactor_functions[] = {
     {"turn", l_turn},           {"pop", l_pop},         {"waiting", l_waiting},
     {"outstanding", l_outstanding}, {"timeout", l_timeout}, {"fd", l_fd},
     {"attention", l_attention}, {"post", l_post},       {"block", l_block},

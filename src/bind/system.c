@@ -71,14 +71,14 @@ static int l_error(lua_State *L) { /* error(code, message [, started]) -> error 
   const char *code = luaL_checkstring(L, 1);
   const char *message = luaL_checkstring(L, 2);
   int unknown = lua_toboolean(L, 3);
-  error_push(L, code, message, NULL, unknown ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL);
+  bind_error_push(L, code, message, NULL, unknown ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL);
   return 1;
 }
 
 static int l_dup(lua_State *L) { /* dup(fd) -> fd; or nil, error */
   int fd = fd_dup((int)luaL_checkinteger(L, 1));
   if (fd < 0)
-    return result_push(L, fd);
+    return bind_result_push(L, fd);
   lua_pushinteger(L, fd);
   return 1;
 }
@@ -89,7 +89,7 @@ static int l_socket_wait(lua_State *L) { /* socket_wait(f): luafd_set_wait */
   return 0;
 }
 
-const luaL_Reg system_functions[] = {
+const luaL_Reg bind_system_functions[] = {
     {"signals", l_signals}, {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
     {"handle", l_handle},   {"error", l_error}, {"dup", l_dup},
     {"socket_wait", l_socket_wait}, {NULL, NULL},

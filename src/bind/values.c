@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* The set of err.code is closed, so system errors are put under the nearest name. */
-const char *error_name(int code) {
+const char *bind_error_name(int code) {
   static const struct {
     int code;
     const char *name;
@@ -57,7 +57,7 @@ static void set_integer(lua_State *L, const char *key, uint64_t value) {
   lua_setfield(L, -2, key);
 }
 
-void ending_push(lua_State *L, const struct ending *e) {
+void bind_ending_push(lua_State *L, const struct ending *e) {
   lua_createtable(L, 0, 4);
   if (!e->exit.known) {
     lua_pushboolean(L, 1);
@@ -81,7 +81,7 @@ void ending_push(lua_State *L, const struct ending *e) {
   lua_setfield(L, -2, "rusage");
 }
 
-void memory_push(lua_State *L, const mf_memory_info *m) {
+void bind_memory_push(lua_State *L, const mf_memory_info *m) {
   lua_createtable(L, 0, 5);
   set_integer(L, "pss", m->pss);
   set_integer(L, "uss", m->uss);
@@ -90,7 +90,7 @@ void memory_push(lua_State *L, const mf_memory_info *m) {
   set_integer(L, "lua", m->lua);
 }
 
-void error_push(lua_State *L, const char *code, const char *message, const char *traceback,
+void bind_error_push(lua_State *L, const char *code, const char *message, const char *traceback,
                 int started, const struct ending *ending) {
   lua_createtable(L, 0, 5);
   set_string(L, "code", code);
@@ -98,13 +98,13 @@ void error_push(lua_State *L, const char *code, const char *message, const char 
   set_string(L, "traceback", traceback);
   set_string(L, "started", started == MF_STARTED_NO ? "no" : "unknown");
   if (ending) {
-    ending_push(L, ending);
+    bind_ending_push(L, ending);
     lua_setfield(L, -2, "exit");
   }
   luaL_setmetatable(L, BIND_ERROR);
 }
 
-int result_push(lua_State *L, int rc) {
+int bind_result_push(lua_State *L, int rc) {
   if (rc >= 0) {
     lua_pushboolean(L, 1);
     return 1;
@@ -113,7 +113,7 @@ int result_push(lua_State *L, int rc) {
     return luaL_error(L, "the process object belongs to the process that this one was "
                          "forked from");
   lua_pushnil(L);
-  error_push(L, error_name(rc), mf_strerror(rc), NULL, MF_STARTED_NO, NULL);
+  bind_error_push(L, bind_error_name(rc), mf_strerror(rc), NULL, MF_STARTED_NO, NULL);
   return 2;
 }
 
@@ -128,7 +128,7 @@ static int error_tostring(lua_State *L) {
   return 1;
 }
 
-void error_open(lua_State *L) {
+void bind_error_open(lua_State *L) {
   luaL_newmetatable(L, BIND_ERROR);
   lua_pushcfunction(L, error_tostring);
   lua_setfield(L, -2, "__tostring");

@@ -108,4 +108,4 @@ void watch_open(lua_State *L) {
   lua_pop(L, 1);
 }
 
-const luaL_Reg watch_functions[] = {{"watch", l_watch}, {NULL, NULL}};
+const luaL_Reg bind_watch_functions[] = {{"watch", l_watch}, {NULL, NULL}};
