@@ -97,10 +97,12 @@ static int add_actions(posix_spawn_file_actions_t *actions, const struct sources
   return -r;
 }
 
-/* Some systems refuse the whole set when it names the two signals that have no choice. */
+/* Every bit is set by hand, because sigfillset of glibc leaves out its two internal
+ * signals, which its posix_spawn then leaves ignored in the new program. Some systems
+ * refuse the whole set when it names the two signals that have no choice. */
 static int set_attributes(posix_spawnattr_t *attr) {
   sigset_t all, none;
-  sigfillset(&all);
+  memset(&all, 0xff, sizeof all);
   sigdelset(&all, SIGKILL);
   sigdelset(&all, SIGSTOP);
   sigemptyset(&none);
