@@ -2,6 +2,8 @@
 -- what the doctor tells besides. Run by a stock interpreter with the shim beside this file.
 -- luacheck: globals TestAudit
 local lu = require "luaunit"
+local build = os.getenv "MOONFORK_BUILD"
+if build then package.cpath = build .. "/test/lua/?.so;" .. package.cpath end
 local shim = require "clone_shim"
 local socket = shim.socket
 
@@ -67,10 +69,13 @@ function TestAudit.test_an_epoll_descriptor_refuses()
 end
 
 function TestAudit.test_luv_is_named()
-  local lua = arg[-1] or "lua5.4"
-  local code = [[local shim = require "clone_shim" shim.start() shim.watch()
-    local ok = pcall(require, "luv") if not ok then print "skip" os.exit() end print(select(2, shim.check()))]]
-  local p = io.popen(("%s -e '%s' 2>&1"):format(lua, code))
+  local code = ("package.cpath = %q "):format(package.cpath) .. [[
+    local shim = require "clone_shim"
+    shim.start()
+    shim.watch()
+    local ok = pcall(require, "luv")
+    print(ok and select(2, shim.check()) or "skip")]]
+  local p = io.popen(("%s -e '%s' 2>&1"):format(arg[-1] or "lua5.4", code))
   local text = p:read("a")
   p:close()
   lu.skipIf(text == "skip\n", "luv is not installed")
@@ -130,4 +135,6 @@ function TestAudit.test_findings_besides()
   shim.thread(false)
 end
 
-os.exit(lu.LuaUnit.run())
+local runner = lu.LuaUnit.new()
+runner:setOutputType(build and "tap" or "text")
+os.exit(runner:runSuite())

@@ -2,6 +2,8 @@
 -- interpreter with the shim beside this file.
 -- luacheck: globals TestPosix TestExec
 local lu = require "luaunit"
+local build = os.getenv "MOONFORK_BUILD"
+if build then package.cpath = build .. "/test/lua/?.so;" .. package.cpath end
 local shim = require "clone_shim"
 local clone, socket = shim.clone, shim.socket
 
@@ -234,4 +236,6 @@ function TestExec.test_misuse_raises()
   lu.assertError(clone.exec, "sh")
 end
 
-os.exit(lu.LuaUnit.run())
+local runner = lu.LuaUnit.new()
+runner:setOutputType(build and "tap" or "text")
+os.exit(runner:runSuite())

@@ -3,6 +3,8 @@
 -- Those of interoperation skip, with a notice, what is not installed.
 -- luacheck: globals TestRead TestWrite TestObject TestDescriptors TestWaiting TestAddresses TestHandles
 local lu = require "luaunit"
+local build = os.getenv "MOONFORK_BUILD"
+if build then package.cpath = build .. "/test/lua/?.so;" .. package.cpath end
 local has_shim, shim = pcall(require, "luafd_shim")
 local socket = has_shim and shim.socket or require "moonfork".socket
 
@@ -863,4 +865,6 @@ function TestHandles.test_cqueues()
   b:close()
 end
 
-os.exit(lu.LuaUnit.run())
+local runner = lu.LuaUnit.new()
+runner:setOutputType(build and "tap" or "text")
+os.exit(runner:runSuite())
