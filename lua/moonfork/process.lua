@@ -152,6 +152,7 @@ end
 -- A new object; make(cell, plain options) gives the raw process or nil, err.
 local function create(f, n, given, source, make)
   reactor.check()
+  reactor.install()
   local plain, err = options.read(f, n, given)
   local p = blank(source, plain and plain.name)
   err = source and source.err or err

@@ -270,10 +270,22 @@ function reactor.set_waiter(f) waiter = f end
 
 function reactor.set_handler(f) handler = f end
 
--- A copy of this process is a template now: its clones turn no loop of the parent's.
+local installed = false
+
+-- Sockets wait by turning the reactor; called before the first process is made.
+function reactor.install()
+  if installed then return end
+  installed = true
+  core.socket_wait(wait_for_socket)
+end
+
+-- A copy of this process is a template now: there and in its clones sockets just block,
+-- until somebody makes processes from there.
 local function copied()
   waiter, handler, reactor.changed = nil, nil, nil
   kept = {}
+  installed = false
+  core.socket_wait(nil)
 end
 
 -- What other loops poll; see doc/lua-api.md.
@@ -297,7 +309,7 @@ function object.step(_, timeout) return reactor.step(timeout) end
 
 reactor.object = setmetatable({}, { __index = object, __name = "moonfork.reactor" })
 
-core.socket_wait(wait_for_socket)
+reactor.install()
 core.on_copied(copied)
 
 return reactor
