@@ -311,20 +311,43 @@ static void big_remove(struct heap *h, struct big *b) {
     hole = i;
   }
 }
-static void big_advise(const struct heap *h, void *block, size_t map_size) {
+/* What a template keeps in a mapping of BIG_HUGE and more begins at a huge boundary, also
+ * where it moves to: else moving would split its huge pages. */
+static int big_is_huge(const struct heap *h, size_t map_size) {
+  return !h->clone && map_size >= BIG_HUGE;
+}
+static size_t big_map_size(const struct heap *h, size_t n) { /* 0: more than there can be */
+  if (n > SIZE_MAX / 4)
+    return 0;
+  size_t map_size = round_up(n, h->page);
+  return big_is_huge(h, map_size) ? round_up(n, HUGE_PAGE) : map_size;
+}
+static char *map_aligned(size_t n, int protection) {
+  char *p = mmap(NULL, n + HUGE_PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED)
+    return NULL;
+  char *aligned = align_up(p, HUGE_PAGE), *end = p + n + HUGE_PAGE;
+  if (aligned > p)
+    munmap(p, (size_t)(aligned - p));
+  if (aligned + n < end)
+    munmap(aligned + n, (size_t)(end - aligned - n));
+  return aligned;
+}
+static void big_advise(void *block, size_t map_size) {
 #ifdef MADV_HUGEPAGE
-  if (!h->clone && map_size >= BIG_HUGE)
-    (void)madvise(block, map_size, MADV_HUGEPAGE); /* a wish */
+  (void)madvise(block, map_size, MADV_HUGEPAGE); /* a wish */
 #endif
 }
 static void *big_alloc(struct heap *h, size_t n) {
-  size_t map_size = round_up(n, h->page);
-  if (map_size < n || big_reserve(h) < 0)
+  size_t map_size = big_map_size(h, n);
+  if (map_size == 0 || big_reserve(h) < 0)
     return NULL;
-  void *block = map_new(map_size);
+  int huge = big_is_huge(h, map_size);
+  void *block = huge ? map_aligned(map_size, PROT_READ | PROT_WRITE) : map_new(map_size);
   if (!block)
     return NULL;
-  big_advise(h, block, map_size);
+  if (huge)
+    big_advise(block, map_size);
   big_insert(h, block, map_size, h->age);
   h->live += n;
   h->own += n;
@@ -340,40 +363,58 @@ static void big_free(struct heap *h, struct big *b, size_t n) {
     h->own -= size_min(n, h->own);
   publish(h);
 }
-/* Moves page tables, never octets: what is shared stays shared. */
-static void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsize) {
-  size_t map_size = round_up(nsize, h->page);
-  if (map_size < nsize)
-    return NULL;
-  char *block = b->block;
-  int own = b->age == h->age;
-  if (map_size != b->map_size) {
 #ifdef MREMAP_MAYMOVE
-    block = mremap(b->block, b->map_size, map_size, MREMAP_MAYMOVE);
-    if (block == MAP_FAILED)
-      return nsize < osize ? b->block : NULL;
+/* Moves page tables, never octets: what is shared stays shared. NULL: no room. */
+static char *big_remap(const struct heap *h, const struct big *b, size_t map_size) {
+  if (!big_is_huge(h, map_size)) {
+    void *moved = mremap(b->block, b->map_size, map_size, MREMAP_MAYMOVE);
+    return moved == MAP_FAILED ? NULL : moved;
+  }
+  if (((uintptr_t)b->block & (HUGE_PAGE - 1)) == 0 &&
+      mremap(b->block, b->map_size, map_size, 0) != MAP_FAILED)
+    return b->block;
+  char *place = map_aligned(map_size, PROT_NONE);
+  if (!place)
+    return NULL;
+  if (mremap(b->block, b->map_size, map_size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place)
+    return place;
+  munmap(place, map_size);
+  return NULL;
+}
 #else
-    if (map_size < b->map_size) {
-      munmap(block + map_size, b->map_size - map_size);
-    } else {
-      block = map_new(map_size);
-      if (!block)
-        return NULL;
-      memcpy(block, b->block, osize);
-      munmap(b->block, b->map_size);
-    }
+static char *big_remap(const struct heap *h, const struct big *b, size_t map_size) {
+  (void)h;
+  if (map_size < b->map_size) {
+    munmap(b->block + map_size, b->map_size - map_size);
+    return b->block;
+  }
+  char *moved = map_new(map_size);
+  if (!moved)
+    return NULL;
+  memcpy(moved, b->block, b->map_size);
+  munmap(b->block, b->map_size);
+  return moved;
+}
 #endif
-    if (map_size > b->map_size)
-      big_advise(h, block, map_size);
-    uint64_t age = b->age;
+static void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsize) {
+  size_t map_size = big_map_size(h, nsize);
+  if (map_size == 0)
+    return NULL;
+  struct big moved = *b;
+  if (map_size != b->map_size) {
+    moved.block = big_remap(h, b, map_size);
+    if (!moved.block)
+      return nsize < osize ? b->block : NULL;
+    if (big_is_huge(h, map_size))
+      big_advise(moved.block, map_size);
     big_remove(h, b);
-    big_insert(h, block, map_size, age); /* a place has just become free */
+    big_insert(h, moved.block, map_size, moved.age); /* a place has just become free */
   }
   h->live += nsize - osize;
-  if (own)
+  if (moved.age == h->age)
     h->own += nsize - osize;
   publish(h);
-  return block;
+  return moved.block;
 }
 
 /* --- the allocator -------------------------------------------------------------------- */
