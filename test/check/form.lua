@@ -56,7 +56,7 @@ end
 
 for _, path in ipairs(tracked()) do
   local extension = path:match("%.(%w+)$")
-  local binary = path:match("^test/data/")
+  local binary = path:match("^test/data/") or path:match("^test/fuzz/corpus/")
   if not binary and (TEXT[extension] or path == "dev" or path == ".ci/run") then
     check_file(path, extension)
   end
