@@ -1,0 +1,464 @@
+-- Faults of section B: forks that fail, templates that do not start, environments that do not
+-- help. Runs in the parent. What needs root is in root_start.lua.
+local fkit = require "faultkit"
+local host = require "host"
+local kit = require "testkit"
+local standing = require "standing"
+local story = require "story"
+local fork = require "moonfork"
+
+--- Injects failures into system calls of a process; returns what takes them away again.
+local function inject(t, pid, what)
+  if not host.can_trace() then t.skip("needs strace and the right to trace") end
+  local trace = t:file("trace")
+  local strace = assert(fkit.spawn({"strace", "-qq", "-o", trace, "-e",
+    "trace=clone,clone3,fork,vfork", "-e", "inject=" .. what, "-p", tostring(pid)}, {}))
+  t.outside(5, function()
+    local status = t.read("/proc/" .. pid .. "/status") or ""
+    return status:match("TracerPid:%s*(%d+)") == tostring(strace)
+  end, "strace is attached")
+  return setmetatable({
+    detach = function(self)
+      if not self.gone then
+        kit.kill(strace, kit.SIGTERM)
+        kit.waitpid(strace)
+      end
+      self.gone = true
+      return select(2, (t.read(trace) or ""):gsub("INJECTED", ""))
+    end,
+  }, {__close = function(self) self:detach() end})
+end
+
+for _, errno in ipairs{"EAGAIN", "ENOMEM"} do
+  standing.test("F14 a fork that fails with " .. errno .. " fails that request only",
+    function(t, s)
+    local template = fork.new_exec():require("actor")
+    template:memory()
+    local pid = s:watch(template:pid())
+    local injected <close> = inject(t, pid, "clone,clone3,fork:error=" .. errno .. ":when=3+5")
+    local good, bad = 0, 0
+    for i = 1, 40 do
+      s:submit("spawn " .. i, function(callback)
+        template:fork():run("actor:given", callback)
+      end, function(err, socket)
+        if not err then
+          good = good + 1
+          return socket:close()
+        end
+        t.error(err, "FORK_FAILED", errno == "EAGAIN" and "temporarily unavailable"
+          or "[Mm]emory")
+        t.eq(err.started, "no")
+        bad = bad + 1
+      end)
+      s:settle(5)
+    end
+    t.eq(bad, injected:detach(), "as many as were injected")
+    t.eq({good, bad}, {32, 8})
+    t.eq(template:pid(), pid, "the same template")
+    t.eq((t.ask(template:fork(), "return require('testkit').getppid()")), pid)
+    s:forget(pid)
+    template:close()
+  end)
+end
+
+-- The limit counts all processes of a user, and root is not bound by it: an ordinary user.
+standing.test("F15 at the limit of processes a fork fails, and recovers", {deadline = 40,
+  stall = false}, function(t)
+  local before = {}
+  if kit.getuid() == 0 then
+    if not os.execute("setpriv --reuid=65534 --regid=65534 --clear-groups true 2>/dev/null") then
+      t.skip("needs setpriv")
+    end
+    before = {"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}
+  end
+  local h <close> = host.start(t, [[
+    local n, mine = 0, tonumber(io.open("/proc/self/status"):read("a"):match("Uid:%s*(%d+)"))
+    for pid in pairs(kit.processes()) do
+      local status = io.open("/proc/" .. pid .. "/status")
+      local uid = status and status:read("a"):match("Uid:%s*(%d+)")
+      if status then status:close() end
+      if tonumber(uid) == mine then n = n + 1 end
+    end
+    local template = fork.new_exec():require("actor"):limit{nproc = n + 6}
+    template:memory()
+    local sockets, failed, errors = {}, 0, {}
+    for i = 1, 50 do
+      local p = template:fork()
+      p:run("actor:hold", function(err, socket)
+        if socket then
+          sockets[#sockets + 1] = {socket, p}
+        else
+          failed = failed + 1
+          errors[err.code .. " " .. err.started] = tostring(err)
+        end
+      end)
+    end
+    fork.loop()
+    print("started " .. #sockets .. " failed " .. failed)
+    for kind, text in pairs(errors) do print("error " .. kind .. ": " .. text) end
+    for _, pair in ipairs(sockets) do
+      pair[1]:close()
+      assert(pair[2]:wait(5))
+    end
+    local socket, err = template:fork():run("actor:hold")
+    print("again " .. tostring(socket and "works" or err))
+  ]], {before = before})
+  local started, failed = h:says("started (%d+) failed (%d+)", 20)
+  started, failed = tonumber(started), tonumber(failed)
+  t.eq(started + failed, 50)
+  t.ok(started >= 1 and started <= 6, started .. " have started")
+  local errors = {}
+  for kind, text in h:out():gmatch("error (%S+ %S+): ([^\n]*)") do errors[kind] = text end
+  t.match(errors["FORK_FAILED no"], "temporarily unavailable")
+  t.eq(next(errors, "FORK_FAILED no"), nil, "and no other error")
+  h:says("again works")
+  h:succeeds()
+end)
+
+--- A template that has the shim loaded, or the story is skipped.
+local function shimmed(t, settings)
+  local shim = host.tool(t, "shim.so")
+  kit.setenv("LD_PRELOAD", shim)
+  for name, value in pairs(settings) do kit.setenv(name, value) end
+  local p = fork.new_exec{name = "shimmed"}
+  p:memory()
+  kit.setenv("LD_PRELOAD", nil)
+  for name in pairs(settings) do kit.setenv(name, nil) end
+  local maps = t.read("/proc/" .. p:pid() .. "/maps") or ""
+  if not maps:find("shim.so", 1, true) then
+    p:close()
+    t.skip("the template does not take preloaded libraries")
+  end
+  return p
+end
+
+for _, row in ipairs{{"exit:3", 3, nil}, {"kill:9", nil, 9}, {"exit:0", 0, nil}} do
+  standing.test("F17 a clone that dies right after the fork is told once: " .. row[1],
+    function(t, s)
+    local template = shimmed(t, {FORK_CHILD = row[1], FAIL_AT = "2"})
+    t.eq((t.ask(template:fork(), "return 1")), 1, "the first fork")
+    local p, exits, told = template:fork(), 0, nil
+    p:on_exit(function(status)
+      exits, told = exits + 1, status
+    end)
+    s:submit("the second", function(callback) p:run("type", callback) end,
+      function(err, socket)
+      t.eq(socket, nil)
+      t.error(err, "CLONE_DIED")
+      t.eq(err.started, "no")
+      if err.exit then t.eq({err.exit.code, err.exit.signal}, {row[2], row[3]}) end
+    end)
+    s:settle(5)
+    t.within(2, function() return exits > 0 end, "on_exit")
+    t.eq({exits, told.code, told.signal}, {1, row[2], row[3]})
+    t.eq((t.ask(template:fork(), "return 3")), 3, "the third fork")
+    template:close()
+  end)
+end
+
+-- Modules that do what modules should not. What each must lead to.
+local preloads = {
+  {"f19_missing", nil, "REMOTE", "f19_missing"},
+  {"f19_syntax", "local = 1", "REMOTE", "f19_syntax"},
+  {"f19_table", "error({})", "REMOTE"},
+  {"f19_nil", "error(nil)", "REMOTE"},
+  {"f19_text", "error('with a reason')", "REMOTE", "with a reason"},
+  {"f19_exit", "os.exit(3)", "CLONE_DIED", nil, {code = 3}},
+  {"f19_segv", "require('testkit').segv()", "CLONE_DIED", nil, {signal = 11}},
+  {"f19_abort", "require('testkit').abort()", "CLONE_DIED", nil, {signal = 6}},
+  {"f19_kill", "local k = require('testkit') k.kill(k.getpid(), 9)", "CLONE_DIED", nil,
+    {signal = 9}},
+}
+
+for _, row in ipairs(preloads) do
+  local name, source, code, message, exit = table.unpack(row, 1, 5)
+  standing.test("F19 a module that fails to load: " .. name, function(t, s)
+    if source then t:module(name, source) end
+    local p = fork.new_exec{stderr = "null"}:limit{core = 0}:require(name)
+    local first, second = p:fork(), p:fork()
+    local third = first:fork()
+    local exits, told = 0, nil
+    p:on_exit(function(status)
+      exits, told = exits + 1, status
+    end)
+    for i, process in ipairs{p, first, second, third} do
+      s:submit(i, function(callback) process:run("type", callback) end, function(err, socket)
+        t.eq(socket, nil)
+        if i == 1 or code == "REMOTE" then
+          t.error(err, code, message)
+        else
+          t.ok(err.code == code or err.code == "TEMPLATE_DIED", err.code)
+        end
+        t.eq(err.started, "no")
+        if code == "REMOTE" then t.ok(err.traceback, "with the traceback") end
+        if exit and err.exit and i == 1 then
+          t.eq({err.exit.code, err.exit.signal}, {exit.code, exit.signal})
+        end
+      end)
+    end
+    s:settle(5)
+    t.within(2, function() return exits > 0 end, "on_exit")
+    t.eq(exits, 1)
+    if exit then
+      t.eq({told.code, told.signal}, {exit.code, exit.signal})
+    else
+      t.eq(told.code, 1, "a process whose command failed exits with 1")
+    end
+  end)
+end
+
+standing.test("F19 a module that never ends: the timeout ends it", function(t, s)
+  t:module("f19_loop", "while true do end")
+  local p = fork.new_exec{timeout = 0.3}:require("f19_loop")
+  local before = kit.now()
+  s:submit("run", function(callback) p:run("type", callback) end, function(err, socket)
+    t.eq(socket, nil)
+    t.error(err, "TIMEOUT")
+  end)
+  s:settle(5)
+  t.ok(kit.now() - before < 2, "in time")
+  t.ok(t.status(p).signal == kit.SIGKILL, "killed")
+end)
+
+standing.test("F19 ten megabytes of output by a module are not mixed with anything", function(t)
+  t:module("f19_loud", [[
+    for _, stream in ipairs{io.stdout, io.stderr} do
+      for i = 1, 10 * 1024 do stream:write(("x"):rep(1024)) end
+    end
+    return true
+  ]])
+  local out, err = t:file("out"), t:file("err")
+  local outfd, errfd = assert(kit.open(out, "w")), assert(kit.open(err, "w"))
+  local p = fork.new_exec{stdout = outfd, stderr = errfd}:require("f19_loud")
+  kit.close(outfd)
+  kit.close(errfd)
+  t.eq((t.ask(p:fork(), "return 'clean'")), "clean")
+  p:close()
+  t.status(p)
+  for _, path in ipairs{out, err} do
+    local text = t.read(path)
+    t.eq({#text, text:match("^x*$") ~= nil}, {10 * 1024 * 1024, true}, path)
+  end
+end)
+
+standing.test("F19 a module that closes descriptors it does not own hangs nobody", function(t, s)
+  t:module("f19_closes", [[
+    local kit = require "testkit"
+    for fd = 3, 20 do kit.close(fd) end
+    return true
+  ]])
+  local p = fork.new_exec{stderr = "null"}:require("f19_closes")
+  local child = p:fork()
+  s:submit("run", function(callback) child:run("type", callback) end, function(err, socket)
+    t.eq(socket, nil)
+    t.ok(err.code == "CLONE_DIED" or err.code == "TEMPLATE_DIED" or err.code == "FORK_FAILED",
+      err.code)
+  end)
+  s:settle(5)
+  p:close()
+  t.ok(t.status(p), "the template has ended")
+end)
+
+standing.test("F19 a module may change session, directory and mask of its own template",
+  function(t)
+  t:module("f19_moves", [[
+    local kit, fkit = require "testkit", require "faultkit"
+    fkit.setsid()
+    kit.chdir("/")
+    kit.umask(0)
+    return true
+  ]])
+  local cwd, mask = kit.getcwd(), kit.umask()
+  local p = fork.new_exec():require("f19_moves")
+  local there, session = t.ask(p:fork(), [[
+    local kit = require "testkit"
+    return kit.getcwd(), kit.getsid()
+  ]])
+  t.eq({there, session}, {"/", p:pid()})
+  t.eq({kit.getcwd(), kit.umask()}, {cwd, mask}, "the parent's stay")
+  p:close()
+end)
+
+local function program(t, name, text, mode)
+  local path = t:file(name, text)
+  kit.chmod(path, tonumber(mode, 8))
+  return path
+end
+
+local bad_programs = {
+  {"ENOENT", function(t) return t:file("missing") end, "No such file"},
+  {"EACCES", function(t) return program(t, "plain", "x", "644") end, "Permission denied"},
+  {"a folder", function(t) return t:tmp() end, "Permission denied"},
+  {"ENOEXEC", function(t) return program(t, "garbage", "\1\2\3\4", "755") end,
+    "Exec format error"},
+  {"a missing interpreter", function(t)
+    return program(t, "script", "#!/no/such/interpreter\n", "755")
+  end, "No such file"},
+  {"a program that says nothing", function() return "/bin/true" end},
+  {"a program that fails", function() return "/bin/false" end},
+  {"a program that talks", function(t)
+    return program(t, "talks", "#!/bin/sh\nfor fd in 0 1 2 3 4 5 6 7 8 9; do\n" ..
+      "eval \"printf 'SSH-2.0-OpenSSH_9.2 hello, who is there?' >&$fd\" 2>/dev/null\n" ..
+      "done\n", "755")
+  end},
+}
+
+for _, row in ipairs(bad_programs) do
+  standing.test("F20 a template program that does not start: " .. row[1], function(t, s)
+    local path = row[2](t)
+    local exits = 0
+    local p = fork.new_exec{program = path, stdout = "null", stderr = "null"}
+    p:on_exit(function() exits = exits + 1 end)
+    local child = p:fork()
+    for name, process in pairs{child = child, itself = p} do
+      s:submit(name, function(callback) process:run("type", callback) end,
+        function(err, socket)
+        t.eq(socket, nil)
+        t.error(err, "TEMPLATE_START", row[3])
+        t.eq(err.started, "no")
+      end)
+    end
+    s:settle(5)
+    t.within(2, function() return exits > 0 end, "on_exit is told in every case")
+    t.eq(exits, 1)
+  end)
+end
+
+standing.test("F20 a template program that is being written (ETXTBSY)", function(t, s)
+  local copy = t:file("busy")
+  os.execute(("cp '%s' '%s' && chmod 755 '%s'"):format(os.getenv("MOONFORK_TEMPLATE"), copy,
+    copy))
+  local writer = assert(io.open(copy, "r+"))
+  local p = fork.new_exec{program = copy}
+  s:submit("run", function(callback) p:run("type", callback) end, function(err, socket)
+    t.eq(socket, nil)
+    t.error(err, "TEMPLATE_START", "busy")
+    t.eq(err.started, "no")
+  end)
+  s:settle(5)
+  writer:close()
+  t.eq((t.ask(fork.new_exec{program = copy}, "return 1")), 1, "and afterwards it starts")
+end)
+
+standing.test("F20 a template program that never speaks: the timeout ends it", function(t, s)
+  local path = program(t, "silent", "#!/bin/sh\nexec sleep 1000\n", "755")
+  local p = fork.new_exec{program = path, timeout = 0.3}
+  s:submit("run", function(callback) p:run("type", callback) end, function(err, socket)
+    t.eq(socket, nil)
+    t.error(err, "TIMEOUT")
+    t.eq(err.started, "no")
+  end)
+  s:settle(5)
+end)
+
+-- What a host does in its life, short: run in environments that lack something.
+local smoke = [[
+  local template = fork.new_exec():require("actor"):eval("x = 41")
+  local read, write = kit.pipe()
+  local p = template:fork():send_fd(write):send_arg("a"):eval(
+    "function f(s, h, a) h:write(a, x + 1) h:close() s:write(s:read('l')) os.exit(5) end")
+  kit.close(write)
+  local socket = assert(p:run("f"))
+  socket:write("hello\n")
+  assert(socket:read("a") == "hello")
+  assert(kit.read(read, 10) == "a42")
+  local status = assert(p:wait(5))
+  assert(status.code == 5 or status.unknown, tostring(status.code))
+  local victim = template:fork()
+  local held = assert(victim:run("actor:hold"))
+  assert(victim:kill("KILL"))
+  status = assert(victim:wait(5))
+  assert(status.signal == 9 or status.unknown, tostring(status.signal))
+  held:close()
+  local bad, err = template:fork():run("nope")
+  assert(not bad and err.code == "REMOTE", tostring(err))
+  assert(fork.new():run("type"))
+  template:seal()
+  assert(template:memory())
+  template:close()
+  assert(template:wait(5))
+  print("smoke passed")
+]]
+
+local calls = {"pidfd_open", "close_range", "clone3", "prctl", "execveat", "memfd_create",
+  "getrandom", "pidfd_open,pidfd_send_signal,close_range,memfd_create"}
+for _, errno in ipairs{"ENOSYS", "EPERM"} do
+  for _, call in ipairs(calls) do
+    standing.test(("F21 without %s (%s)"):format(call, errno), {stall = false}, function(t)
+      local h <close> = host.start(t, smoke, {
+        before = {host.tool(t, "seccomp_run"), errno, call}})
+      local how, number = h:ends(20)
+      if number == 77 then t.skip("no filter of system calls can be set here") end
+      t.eq({how, number}, {"exit", 0}, h:out() .. h:err())
+      t.match(h:out(), "smoke passed")
+      t.eq(h:err(), "", "and without a word on standard error")
+    end)
+  end
+end
+
+standing.test("F22 variables of Lua and of the shell do not change what a template runs",
+  function(t)
+  local pwned = t:file("pwned")
+  local folder = t:tmp()
+  program(t, "lua5.4", "#!/bin/sh\necho x >" .. pwned .. "\n", "755")
+  program(t, "lua", "#!/bin/sh\necho x >" .. pwned .. "\n", "755")
+  program(t, "moonfork-template", "#!/bin/sh\necho x >" .. pwned .. "\n", "755")
+  t:file("actor.lua", ("io.open(%q, 'w'):write('x')"):format(pwned))
+  local hostile = {
+    LUA_INIT = ("io.open(%q, 'w'):write('x')"):format(pwned),
+    LUA_INIT_5_4 = ("io.open(%q, 'w'):write('x')"):format(pwned),
+    LUA_PATH = folder .. "/?.lua", LUA_PATH_5_4 = folder .. "/?.lua",
+    LUA_CPATH = folder .. "/?.so", LUA_CPATH_5_4 = folder .. "/?.so",
+    PATH = folder .. ":" .. os.getenv("PATH"),
+  }
+  local old = {}
+  for name, value in pairs(hostile) do
+    old[name] = os.getenv(name)
+    kit.setenv(name, value)
+  end
+  local p = fork.new_exec()
+  local ok, path, cpath = pcall(t.ask, p, "require 'actor' return package.path, package.cpath")
+  for name in pairs(hostile) do kit.setenv(name, old[name]) end
+  t.ok(ok, path)
+  t.eq(t.read(pwned), nil, "nothing of it ran")
+  t.ok(not path:find(folder, 1, true), "package.path is the parent's")
+  t.ok(not cpath:find(folder, 1, true), "package.cpath is the parent's")
+end)
+
+standing.test("F22 a preloaded library that does not exist only costs ld.so's warning",
+  function(t)
+  kit.setenv("LD_PRELOAD", "/no/such/library.so")
+  local p = fork.new_exec{stderr = "null"}
+  local ok, answer = pcall(t.ask, p, "return 1")
+  kit.setenv("LD_PRELOAD", nil)
+  t.ok(ok, answer)
+  t.eq(answer, 1)
+end)
+
+standing.test("F23 an upgrade under a running template touches only the next one", function(t, s)
+  local copy = t:file("template-program")
+  local original = os.getenv("MOONFORK_TEMPLATE")
+  os.execute(("cp '%s' '%s' && chmod 755 '%s'"):format(original, copy, copy))
+  t:module("f23_module", "return {version = 'old'}")
+  local template = fork.new_exec{program = copy}:require("f23_module")
+  template:memory()
+  s:watch(template:pid())
+  local code = "return require('f23_module').version"
+  t.eq((t.ask(template:fork(), code)), "old")
+  -- As a package manager does it: a new file under the old name.
+  program(t, "incompatible", "#!/bin/sh\nexit 0\n", "755")
+  assert(os.rename(t:file("incompatible"), copy))
+  t:module("f23_module", "return {version = 'new'}")
+  for _ = 1, 20 do t.eq((t.ask(template:fork(), code)), "old", "the running one") end
+  local socket, err = fork.new_exec{program = copy}:run("type")
+  t.eq(socket, nil)
+  t.error(err, "TEMPLATE_START")
+  t.eq(err.started, "no")
+  os.execute(("cp '%s' '%s.new' && chmod 755 '%s.new' && mv '%s.new' '%s'"):format(original,
+    copy, copy, copy, copy))
+  t.eq((t.ask(fork.new_exec{program = copy}, code)), "new", "a good upgrade")
+  s:forget(template:pid())
+  template:close()
+end)
+
+story.done()
