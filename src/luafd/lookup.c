@@ -159,7 +159,6 @@ int lookup_start(struct lookup *k, const struct address *a, int passive, int may
   int code = resolve(a, &hints, AI_NUMERICHOST | AI_NUMERICSERV, &k->answer);
   if (code == 0 || (code != EAI_NONAME && code != EAI_SERVICE))
     return settle(k, code, errno, ret_text);
-  hints.ai_flags |= AI_ADDRCONFIG;
   if (may_block) {
     code = resolve(a, &hints, 0, &k->answer);
     return settle(k, code, errno, ret_text);

@@ -1,0 +1,158 @@
+/* moonfork.socket and the plain-POSIX part of moonfork.clone when the n-th allocation of
+ * the Lua state fails, for every n: no descriptor stays, no child, nothing is used after
+ * it was freed (with the sanitizers). And what luafd_push promises to its C callers. */
+#include "unit/unit.h"
+
+#include "luafd/luafd.h"
+#include "os/fd.h"
+#include "os/sock.h"
+#include "template/clone_posix.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct memory {
+  long left;   /* allocations that succeed; negative: all do */
+  int refused; /* one has failed */
+};
+
+static void *stingy_alloc(void *ud, void *block, size_t osize, size_t nsize) {
+  struct memory *m = ud;
+  if (nsize == 0) {
+    free(block);
+    return NULL;
+  }
+  int grows = block == NULL || nsize > osize; /* Lua relies on shrinking */
+  if (grows && m->left == 0) {
+    m->refused = 1;
+    return NULL;
+  }
+  if (grows && m->left > 0)
+    m->left--;
+  return realloc(block, nsize);
+}
+
+static int open_all(lua_State *L) {
+  luaL_openlibs(L);
+  luafd_open(L);
+  lua_setglobal(L, "socket");
+  lua_newtable(L);
+  clone_posix_open(L, lua_gettop(L));
+  lua_setglobal(L, "clone");
+  return 0;
+}
+
+/* Runs the text with failing allocations until it succeeds. */
+static void sweep(const char *text) {
+  for (long n = 0;; n++) {
+    struct memory m = {-1, 0};
+    lua_State *L = lua_newstate(stingy_alloc, &m);
+    assert_non_null(L);
+    lua_pushcfunction(L, open_all);
+    assert_int_equal(lua_pcall(L, 0, 0, 0), LUA_OK);
+    assert_int_equal(luaL_loadstring(L, text), LUA_OK);
+    m.left = n;
+    int status = lua_pcall(L, 0, 0, 0);
+    m.left = -1;
+    if (status != LUA_OK && !m.refused)
+      fail_msg("%s", lua_tostring(L, -1));
+    lua_close(L);
+    if (!m.refused)
+      return;
+  }
+}
+
+static void test_streams_survive_lack_of_memory(void **state) {
+  sweep("local a, b = socket.pair()\n"
+        "a:write('line\\n12 ', 3.5, ('x'):rep(3000), 'tail')\n"
+        "assert(b:read('l') == 'line')\n"
+        "local n, m, s = b:read('n', 'n', 3000)\n"
+        "assert(n == 12 and m == 3.5)\n"
+        "a:shutdown('write')\n"
+        "for l in b:lines('L') do assert(l == 'tail') end\n"
+        "assert(b:read('a') == '')\n"
+        "tostring(a)\n"
+        "a:close()");
+}
+
+static void test_descriptors_survive_lack_of_memory(void **state) {
+  sweep("local a, b = socket.pair()\n"
+        "a:send_fd(b, 'with')\n"
+        "a:send_fd(0)\n"
+        "local c, data = b:recv_fd()\n"
+        "assert(data == 'with')\n"
+        "local d = b:dup()\n"
+        "a:write('x')\n"
+        "local f = b:file()\n"
+        "c:recv_fd()");
+}
+
+static void test_addresses_survive_lack_of_memory(void **state) {
+  sweep("local l = assert(socket.listen '127.0.0.1:0')\n"
+        "local c = assert(socket.connect(l:address()))\n"
+        "local s = assert(l:accept())\n"
+        "socket.connect 'nonsense'\n"
+        "socket.open '/nowhere'\n"
+        "assert(socket.open('/dev/null', 'w')):write 'x'");
+}
+
+static void test_waiting_survives_lack_of_memory(void **state) {
+  sweep("local a, b = socket.pair()\n"
+        "local co = coroutine.wrap(function() b:settimeout(0.001)\n"
+        "  return b:read('l', 'l') end)\n"
+        "a:write('one\\n')\n"
+        "local one, message = co()\n"
+        "assert(one == nil and message == 'timed out')");
+}
+
+static void test_posix_survives_lack_of_memory(void **state) {
+  sweep("local r, w = clone.pipe()\n"
+        "local no, why = clone.exec('/nowhere/at/all', {'x', 1}, {fds = {[9] = r},\n"
+        "  env = {A = 'b', C = false}, cwd = '/'})\n"
+        "assert(no == nil)\n"
+        "clone.id()\n"
+        "pcall(clone.kill, 0, 'NONE')");
+}
+
+static int push_it(lua_State *L) {
+  int *fd = lua_touserdata(L, 1), taken = *fd;
+  *fd = -1;
+  luafd_push(L, taken, LUAFD_OWN);
+  return 1;
+}
+
+static void test_push_takes_also_when_it_fails(void **state) {
+  struct memory m = {-1, 0};
+  lua_State *L = lua_newstate(stingy_alloc, &m);
+  int failures = 0;
+  for (long n = 0;; n++) {
+    int fd = fd_open_null();
+    m.left = n;
+    m.refused = 0;
+    lua_pushcfunction(L, push_it);
+    lua_pushlightuserdata(L, &fd);
+    int status = lua_pcall(L, 1, 1, 0);
+    m.left = -1;
+    lua_settop(L, 0);
+    fd_close(&fd); /* not even called: no room for the call */
+    if (status == LUA_OK)
+      break;
+    failures++;
+  }
+  assert_true(failures > 0);
+  lua_close(L);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      census_test(test_streams_survive_lack_of_memory),
+      census_test(test_descriptors_survive_lack_of_memory),
+      census_test(test_addresses_survive_lack_of_memory),
+      census_test(test_waiting_survives_lack_of_memory),
+      census_test(test_posix_survives_lack_of_memory),
+      census_test(test_push_takes_also_when_it_fails),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
