@@ -1,0 +1,90 @@
+/* libFuzzer: arbitrary octets, descriptors and orders of reading against the inbox. One
+ * process; the descriptors are numbers that name nothing, so millions of runs cost no
+ * kernel. What must hold: no crash, no octet invented or lost, room within bounds, never
+ * more descriptors than came.
+ *
+ * The input is a script: an octet says what to do, the next how much.
+ *   bit 0   exact mode from here on (else bulk)
+ *   bits 1-3  so many descriptors come with this read
+ *   bit 4   the read was cut (MSG_CTRUNC)
+ *   bit 5   frames are not taken after this read
+ */
+#include "base/result.h"
+#include "wire/inbox.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+struct script {
+  const uint8_t *p, *end;
+  size_t fed, delivered; /* octets */
+  size_t nfds_fed, nfds_taken;
+};
+
+static unsigned next_octet(struct script *s) {
+  return s->p < s->end ? *s->p++ : 0;
+}
+
+/* 0, or negative: the connection would end. */
+static int take_frames(struct inbox *in, struct script *s) {
+  struct frame f;
+  int r;
+  while ((r = inbox_next(in, &f)) == 0) {
+    volatile unsigned sum = 0;
+    assert(f.length <= FRAME_BODY_MAX && f.nfds <= FRAME_FDS_MAX);
+    assert(f.type >= CMD_SETUP && f.type <= CMD_LAST);
+    for (size_t i = 0; i < f.length; i++)
+      sum += f.body[i]; /* all of it is there to be read */
+    int present = f.nfds - inbox_lost_fds(in);
+    assert(present >= 0);
+    for (int i = 0; i < present && sum % 3 != 0; i++, s->nfds_taken++)
+      assert(inbox_take_fd(in) == -1);
+    s->delivered += FRAME_HEADER_SIZE + f.length;
+  }
+  assert(r == MF_AGAIN || r == -EPROTO);
+  assert(s->nfds_taken <= s->nfds_fed);
+  assert(s->fed == s->delivered + inbox_pending(in));
+  return r < 0 ? r : 0;
+}
+
+/* One read as the script says. 0, or not: the connection would end. */
+static int feed(struct inbox *in, struct script *s) {
+  unsigned how = next_octet(s), wanted = next_octet(s) + 1;
+  struct fdset fds;
+  size_t room;
+  inbox_set_exact(in, how & 1);
+  unsigned char *to = inbox_room(in, &room);
+  if (!to)
+    return take_frames(in, s); /* frames in the way */
+  assert(room > 0 && room <= INBOX_MAX);
+  size_t n = (size_t)(s->end - s->p);
+  if (n > wanted)
+    n = wanted;
+  if (n > room)
+    n = room;
+  memcpy(to, s->p, n);
+  s->p += n;
+  s->fed += n;
+  fdset_init(&fds);
+  for (unsigned i = (how >> 1) & 7; i > 0; i--, s->nfds_fed++)
+    fdset_push(&fds, -1);
+  int r = inbox_fed(in, n, &fds);
+  assert(fds.n == 0);
+  if (r == 0 && (how & 16))
+    r = inbox_cut(in);
+  return r < 0 || (how & 32) ? r : take_frames(in, s);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  struct script script = {.p = data, .end = data + size};
+  struct inbox in;
+  inbox_init(&in, CMD_SETUP, CMD_LAST);
+  while (script.p < script.end && feed(&in, &script) == 0)
+    ;
+  inbox_deinit(&in);
+  return 0;
+}
