@@ -1,0 +1,310 @@
+-- The options of new, new_exec, template and fork, and the commands that change a process:
+-- section 1.2 and 1.3 of the manual. Timeouts are in af_errors.lua, the leash in leash.lua,
+-- env and cwd in af_fork_point.lua.
+local story = require "story"
+local fork = require "moonfork"
+local kit = story.kit
+
+local MAKE = {
+  new = function(options) return fork.new(options) end,
+  new_exec = function(options) return fork.new_exec(options) end,
+  fork = function(options) return fork.new():fork(options) end,
+}
+
+local function each(f)
+  for name, make in pairs(MAKE) do f(make, name) end
+end
+
+story.test("stdin, stdout, stderr: null", function(t)
+  each(function(make, name)
+    local p = make {stdin = "null", stdout = "null", stderr = "null"}
+    local same, id = t.ask(p, [[
+      local kit = require "testkit"
+      local null = kit.open "/dev/null"
+      local id = kit.fstat(null)
+      return {kit.fstat(0) == id, kit.fstat(1) == id, kit.fstat(2) == id}, io.read "l"
+    ]])
+    t.eq(same, {true, true, true}, name)
+    t.eq(id, nil)
+  end)
+end)
+
+story.test("stdin, stdout, stderr: a handle, duplicated at call time", function(t)
+  each(function(make, name)
+    local out, err = t:file(name .. "out"), t:file(name .. "err")
+    local input = io.open(t:file(name .. "in", "an input line\n"))
+    local o, e = kit.open(out, "w"), kit.open(err, "w")
+    local p = make {stdin = input, stdout = o, stderr = e}
+    input:close()
+    kit.close(o)
+    kit.close(e)
+    p:eval [[function f() print(io.read "l") io.stderr:write "to the error" end]]
+    t.got(p:run "f")
+    t.eq(t.status(p).code, 0)
+    t.eq(t.read(out), "an input line\n", name)
+    t.eq(t.read(err), "to the error")
+  end)
+  t.raises("stdout", fork.new, {stdout = "nowhere"})
+end)
+
+story.test("stdio socket: the socket from run on, /dev/null before", function(t)
+  each(function(make, name)
+    local p = make {stdin = "socket", stdout = "socket"}
+    p:eval [[
+      local kit = require "testkit"
+      before = kit.fstat(1) == kit.fstat(kit.open "/dev/null")
+      print "this goes nowhere"
+      function f()
+        for line in io.lines() do print(line:upper()) end
+        print(before)
+      end
+    ]]
+    local socket = t.got(p:run "f")
+    socket:write "one\ntwo\n"
+    socket:shutdown "w"
+    t.eq(socket:read "a", "ONE\nTWO\ntrue\n", name)
+    t.eq(t.status(p).code, 0)
+  end)
+end)
+
+story.test("stdio in options of a process goes to its clones", function(t)
+  local path = t:file "out"
+  local fd = kit.open(path, "w")
+  local p = fork.new_exec {stdout = fd}
+  kit.close(fd)
+  local q = p:fork():eval "function f() io.write 'clone ' end"
+  t.got(q:run "f")
+  t.status(q)
+  p:eval "function f() io.write 'template' end"
+  t.got(p:run "f")
+  t.status(p)
+  t.eq(t.read(path), "clone template")
+end)
+
+story.test("session new: away from the terminal's signals", function(t)
+  each(function(make, name)
+    local ask = "local k = require'testkit' return k.getsid(), k.getpid()"
+    local sid, pid = t.ask(make {session = "new"}, ask)
+    t.eq(sid, pid, name)
+    sid = t.ask(make {session = "inherit"}, ask)
+    t.ok(sid ~= pid)
+  end)
+  t.eq(t.ask(fork.new_exec(), "return require'testkit'.getsid()"), kit.getsid())
+end)
+
+story.test("handles: inherit by default; close leaves /dev/null under the numbers", function(t)
+  local p = fork.new_exec():eval [[
+    local kit = require "testkit"
+    file = io.open("/proc/self/status")
+    number = kit.fileno(file)
+    r, w = kit.pipe()
+  ]]
+  local ask = [[
+    local kit = require "testkit"
+    local _, one = kit.fstat(number)
+    local _, two = kit.fstat(r)
+    return one, two, kit.fstat(number) == kit.fstat(kit.open "/dev/null")
+  ]]
+  t.eq({t.ask(p:fork(), ask)}, {"file", "fifo", false})
+  t.eq({t.ask(p:fork {handles = "inherit"}, ask)}, {"file", "fifo", false})
+  t.eq({t.ask(p:fork {handles = "close"}, ask)}, {"char", "char", true})
+  local sent = p:fork {handles = "close"}:send_fd(io.stdin)
+  t.eq(t.ask(sent, "local _, handle = ... return require'testkit'.fstat(handle:fileno())"),
+    (kit.fstat(0)), "what was sent is not touched")
+  t.eq({t.ask(p, ask)}, {"file", "fifo", false}, "the template is not touched")
+end)
+
+story.test("env: changes, false removes; and what a program executed there sees", function(t)
+  each(function(make, name)
+    local p = make {env = {STORY_A = "a b", STORY_EMPTY = ""}}
+    t.eq({t.ask(p:fork(), "return os.getenv 'STORY_A', os.getenv 'STORY_EMPTY'")}, {"a b", ""}, name)
+    p:eval "function f(s) s:write(io.popen('echo $STORY_A'):read 'a') end"
+    t.eq(t.got(p:run "f"):read "a", "a b\n")
+  end)
+  t.eq(os.getenv "STORY_A", nil)
+end)
+
+story.test("cwd: relative names follow it; a missing folder is an error", function(t)
+  t:file("here.txt", "found")
+  each(function(make, name)
+    local p = make {cwd = t:tmp()}
+    t.eq(t.ask(p, "return io.open 'here.txt':read 'a'"), "found", name)
+    local q = make {cwd = t:file "nowhere"}
+    local socket, err = q:run "type"
+    t.eq(socket, nil)
+    t.eq(err.started, "no")
+    t.match(tostring(err), "nowhere")
+  end)
+end)
+
+story.test("gc: the collector of the new interpreter", function(t)
+  local function mode(options)
+    local p = fork.new_exec(options)
+    return t.ask(p, [[
+      local running = collectgarbage "isrunning"
+      local old = collectgarbage "incremental"
+      collectgarbage(old)
+      return old, running
+    ]])
+  end
+  t.eq((mode {gc = "generational"}), "generational")
+  t.eq((mode {gc = "incremental"}), "incremental")
+  t.eq(select(2, mode {gc = "stop"}), false)
+end)
+
+story.test("spares: clones forked ahead are as good as others", {deadline = 40}, function(t)
+  local p = fork.new_exec {spares = {min = 2, max = 4}}
+  p:eval "v = 1":require "actor"
+  for round = 1, 3 do
+    local pids = {}
+    for _ = 1, 10 do
+      local q = p:fork()
+      local v, pid, parent = t.ask(q, "local k = require'testkit' return v, k.getpid(), k.getppid()")
+      t.eq(v, round)
+      t.eq(pid, q:pid())
+      t.eq(parent, p:pid())
+      t.eq(pids[pid], nil)
+      pids[pid] = true
+      t.eq(t.status(q).code, 0)
+    end
+    for _ = 1, 5 do fork.step(0.01) end
+    p:eval("v = " .. round + 1) -- the spares are stale now
+  end
+  local q = p:fork {env = {STORY_SPARE = "yes"}, cwd = "/"}
+  t.eq({t.ask(q, "return os.getenv 'STORY_SPARE', require'testkit'.getcwd()")}, {"yes", "/"})
+  fork.loop() -- spares do not keep it waiting
+  p:close()
+end)
+
+story.test("spares are refilled while the reactor turns", function(t)
+  local p = fork.new_exec {spares = {min = 2, max = 5}}
+  local function clones()
+    local n = 0
+    for _, process in pairs(kit.processes()) do
+      if process.ppid == p:pid() and process.state ~= "Z" then n = n + 1 end
+    end
+    return n
+  end
+  t.got(p:fork():run "type")
+  t.within(5, function() return p:pid() and clones() == 5 end, "five wait")
+  for _ = 1, 4 do t.got(p:fork():run "type") end
+  t.within(5, function() return clones() == 5 end, "refilled")
+  local pid = p:pid()
+  p:close()
+  t.within(5, function() return not t.alive(pid) end)
+end)
+
+story.test("take_args forgets, chdir and setenv change what follows", function(t)
+  local p = fork.new():send_arg("a", "b"):send_fd(io.stdin)
+  local before = p:fork()
+  p:take_args():send_arg "c"
+  t.eq({t.ask(p:fork(), "return {select(2, ...)}")}, {{"c"}})
+  t.eq(#t.ask(before, "local out = {} for i = 2, select('#', ...) do out[#out+1] = 1 end return out"), 3)
+  p:chdir "/":setenv("STORY_B", "b")
+  t.eq({t.ask(p, "return require'testkit'.getcwd(), os.getenv 'STORY_B'")}, {"/", "b"})
+  local q = fork.new()
+  t.raises("setenv", q.setenv, q, "A=B", "x")
+  t.raises("setenv", q.setenv, q, "", "x")
+  t.raises("chdir", q.chdir, q)
+  q:close()
+end)
+
+story.test("limit: of the process and its future clones", function(t)
+  local p = fork.new():limit {nofile = 64, core = 0, fsize = 1 << 20}
+  local ask = [[
+    local kit = require "testkit"
+    return {kit.getrlimit "nofile"}, {kit.getrlimit "core"}, {kit.getrlimit "fsize"}
+  ]]
+  for _, process in ipairs {p:fork(), p} do
+    t.eq({t.ask(process, ask)}, {{64, 64}, {0, 0}, {1 << 20, 1 << 20}})
+  end
+  t.ok(kit.getrlimit "nofile" ~= 64)
+  local q = fork.new():limit {nofile = 16}
+  t.match(t.ask(q, [[
+    local n = 0
+    local kept = {}
+    while true do
+      local f, message = io.open "/dev/null"
+      if not f then return message end
+      kept[#kept + 1] = f
+    end
+  ]]), "[Tt]oo many")
+end)
+
+story.test("limit as: counts usable memory; what is too much fails in Lua", function(t)
+  local p = fork.new():limit {as = 256 << 20}
+  local ok, message, after = t.ask(p, [[
+    local ok, message = pcall(function()
+      local kept = {}
+      for i = 1, 1000 do kept[i] = ("x"):rep(1 << 20) .. i end
+    end)
+    collectgarbage()
+    local small = ("y"):rep(1 << 20)
+    return ok, tostring(message), #small
+  ]])
+  t.eq(ok, false)
+  t.match(message, "not enough memory")
+  t.eq(after, 1 << 20)
+  local q = fork.new():limit {as = 256 << 20}
+  t.eq(t.ask(q, [[
+    local kept = {}
+    for i = 1, 100 do kept[i] = ("x"):rep(1 << 20) .. i end
+    return #kept
+  ]]), 100, "a hundred MiB of 256 can be used")
+end)
+
+story.test("seal: by hand, with a collector and an audit", function(t)
+  for _, options in ipairs {{}, {gc = "generational"}, {gc = "incremental"}, {gc = "stop"},
+    {audit = "off"}, {audit = "warn"}, {audit = "strict"}} do
+    local p = fork.new():eval "x = {} for i = 1, 1e4 do x[i] = {i} end":seal(options)
+    t.eq(t.ask(p:fork(), "return #x"), 10000, story.show(options))
+    p:eval "x[1] = 'changed'"
+    t.eq(t.ask(p, "return x[1]"), "changed")
+  end
+  local p = fork.new()
+  t.raises("audit", p.seal, p, {audit = "maybe"})
+  t.raises("gc", p.seal, p, {gc = "maybe"})
+end)
+
+story.test("memory: of templates and running clones, with and without a callback", function(t)
+  local p = fork.new():require("actor"):eval "x = ('x'):rep(4 << 20)"
+  local q = p:fork()
+  local socket = t.got(q:run "actor:hold")
+  local m = t.got(q:memory())
+  for _, key in ipairs {"pss", "uss", "rss", "shared", "lua"} do
+    t.eq(math.type(m[key]), "integer", key)
+  end
+  t.ok(m.rss > 100 * 1024)
+  local calls, got = 0, nil
+  q:memory(function(err, value)
+    t.eq(err, nil)
+    calls, got = calls + 1, value
+  end)
+  t.eq(calls, 0)
+  fork.loop()
+  t.eq(calls, 1)
+  t.ok(got.pss <= got.rss)
+  t.ok(t.got(p:memory()).lua >= 4 << 20, "the template's Lua heap")
+  socket:close()
+  t.status(q)
+  t.ok(select(2, q:memory()), "of one that has ended: an error")
+  p:close()
+end)
+
+story.test("a name shows in messages", function(t)
+  local p = fork.new {name = "the-painter"}
+  local err = select(2, p:eval "error 'x'":run "type")
+  t.match(tostring(err), "the%-painter")
+end)
+
+story.test("options are checked before anything is made", function(t)
+  local before = kit.fds()
+  for _ = 1, 20 do
+    pcall(fork.new_exec, {stdout = 999999})
+    pcall(fork.new, {leash = 1})
+  end
+  local after = kit.fds()
+  for fd, target in pairs(after) do t.eq(before[fd], target) end
+end)
+
+story.done()
