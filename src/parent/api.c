@@ -139,8 +139,8 @@ int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
     return MF_ENOMEM;
   }
   p->greeting = 1;
+  p->taken_up = 1;
   process_event(p, EV_COMMAND, &who);
-  p->ndone = 0;
   r = process_connect(p, fd);
   if (r < 0) {
     process_abandon(p);

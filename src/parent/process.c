@@ -403,6 +403,7 @@ static void die(struct mf_process *p) {
     boot_default_lost(p->home, p);
   p->internal = 0;
   drop_source(p);
+  process_update(p);
   process_release(p);
 }
 
@@ -834,7 +835,7 @@ static int run_failed(struct mf_process *p, void *arg) {
 
 /* All is executed: the socket can go. */
 static void try_give(struct mf_process *p) {
-  if (p->state != GIVING || p->ndone < p->nsent || !channel_written(&p->chan) ||
+  if (p->state != GIVING || !p->forked || p->ndone < p->nsent || !channel_written(&p->chan) ||
       inbox_pending(&p->chan.in))
     return;
   process_flush_acks(p);
@@ -994,7 +995,7 @@ static int on_hello(struct mf_process *p, void *arg) {
   }
   p->greeting = 0;
   deadline_clear(&p->patience);
-  if (p->pid <= 0) { /* from_fd: commands of former owners count before ours */
+  if (p->taken_up) { /* commands of former owners count before ours */
     p->nsent += executed;
     p->ndone += executed;
     process_set_pid(p, (int)f->id);
@@ -1005,6 +1006,7 @@ static int on_hello(struct mf_process *p, void *arg) {
   p->forked = 1;
   if (p->state == FORKING)
     enter_state(p, SERVING);
+  try_give(p);
   return 0;
 }
 
@@ -1017,6 +1019,7 @@ static int on_forked(struct mf_process *p, void *arg) {
 
 static int on_forked_late(struct mf_process *p, void *arg) {
   process_set_pid(p, *(const int *)arg);
+  try_give(p);
   return 0;
 }
 
@@ -1072,10 +1075,10 @@ static int on_done(struct mf_process *p, void *arg) {
   if (n > p->nsent || n < p->ndone)
     return broken(p, "an impossible count of commands");
   p->ndone = n;
-  if (p->state == FORKING && !p->greeting) {
+  if (!p->greeting)
     p->forked = 1;
+  if (p->state == FORKING && !p->greeting)
     enter_state(p, SERVING);
-  }
   try_give(p);
   return 0;
 }
@@ -1100,9 +1103,28 @@ static int on_failed(struct mf_process *p, void *arg) {
   return 0;
 }
 
+/* The process we know stays as the silent reaper of clones that a former owner asked for; a
+ * runner of its own has entered the function, whose exit nobody will report. */
+static void follow_runner(struct mf_process *p) {
+  struct mf_process *reaper = process_new(p->home, ENDING);
+  if (!reaper)
+    return; /* the number stays the reaper's, which ends later */
+  reaper->open = 0;
+  reaper->internal = 1;
+  p->home->nopen--;
+  swap_identity(p, reaper);
+  reaper->source = p->source;
+  reaper->lost = p->lost;
+  p->source = NULL;
+  p->lost = 1;
+}
+
 static int on_running(struct mf_process *p, void *arg) {
+  int pid = *(const int *)arg;
   deadline_clear(&p->limit);
-  process_set_pid(p, *(const int *)arg);
+  if (p->pid > 0 && pid != p->pid)
+    follow_runner(p);
+  process_set_pid(p, pid);
   p->reaper = NULL;
   p->ndone = p->nsent;
   p->finish.fd = channel_steal(&p->chan);

@@ -57,7 +57,8 @@ enum command_type {
   CMD_WHO = 16,      /* answer with ANS_HELLO */
   CMD_LAST = CMD_WHO
 };
-/* REAPER. A process that is given RUN with a report channel, or while clones of it live,
+/* REAPER. A process that is given RUN with a report channel, or while clones of it still run
+ * (dead ones whose report is not acknowledged don't count: the parent knows their end),
  * forks once more: the new process takes the socket and runs the function (its pid is in
  * RUNNING); the old one drops the socket, goes on reporting the exits of its clones on the
  * report channel (reads ACK there; with no channel it reaps in silence), the runner's own

@@ -14,6 +14,7 @@ struct sim_fd {
   enum { SIM_FREE, SIM_SOCKET, SIM_PIDFD } kind;
   int peer;              /* socket: index of the other end */
   int closed;            /* by its holder */
+  int sent;              /* travels, or has travelled, to another process */
   struct buf rx;         /* what the other end wrote */
   int fds[SIM_QUEUE], nfds; /* descriptors sent along, as indices */
   int pid;               /* pidfd */

@@ -1,0 +1,569 @@
+/* The parent's core in random schedules against a model of templates and clones: commands are
+ * executed late, processes die in the middle, forks and commands fail, answers arrive torn,
+ * handles are closed at any moment. Deterministic by seed; a failing seed is printed and can
+ * be played again:
+ *
+ *   test_process_sim [SCHEDULES [FIRST_SEED]]
+ *
+ * What must hold in every schedule: each callback exactly once, never inside the call that took
+ * it, and before the close callback; an exit after the result of run; a function that was
+ * reported as not started was never entered; known exit statuses are the true ones; in the end
+ * no record, no descriptor and nothing busy is left. */
+#include "help/sim.h"
+#include "parent/boot.h"
+#include "parent/private.h"
+#include "parent/process.h"
+#include "unit.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { NODES = 200, USERS = 40, STEPS = 120 };
+
+/* A process of the model. */
+struct node {
+  int used, pid, far, parent; /* parent: node index, -1: our child */
+  uint64_t id;                /* of the FORK, or of the RUN for a runner */
+  uint64_t executed, told;
+  int phase; /* serving, closing, failed, reaper, running, dead */
+  int status, reported, reaped;
+  struct buf inner; /* frames from the fork */
+  int inner_fds[SIM_QUEUE], ninner;
+  int ran;
+};
+enum { N_SERVING, N_CLOSING, N_FAILED, N_REAPER, N_RUNNING, N_DEAD };
+
+/* A handle of the user's. */
+struct user {
+  struct world *w;
+  mf_process *p;
+  int used, closed, close_told;
+  int want_finish, finish_told, finish_ok, started, is_run;
+  int want_exit, exit_told, asked_late; /* run was asked after the exit was told */
+  int node; /* -1 until it is known; by pid */
+};
+
+struct world {
+  struct sim *sim;
+  struct home *home;
+  struct node node[NODES];
+  int nnode;
+  struct user user[USERS];
+  int nuser, in_call;
+  uint32_t rng;
+};
+
+static uint32_t rnd(struct world *w, uint32_t n) {
+  w->rng ^= w->rng << 13;
+  w->rng ^= w->rng >> 17;
+  w->rng ^= w->rng << 5;
+  return w->rng % n;
+}
+
+#define CHECK(x)                                                                         \
+  do {                                                                                   \
+    if (!(x)) {                                                                          \
+      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x);                            \
+      abort();                                                                           \
+    }                                                                                    \
+  } while (0)
+
+/* ---- callbacks ---- */
+
+static struct node *node_by_pid(struct world *w, int pid) {
+  for (int i = 0; i < w->nnode; i++)
+    if (w->node[i].pid == pid)
+      return &w->node[i];
+  return NULL;
+}
+
+static void on_finish(mf_process *p, const mf_error *e, int fd, void *data) {
+  struct user *u = data;
+  struct world *w = u->w;
+  CHECK(!w->in_call);
+  CHECK(u->want_finish && !u->finish_told && !u->close_told);
+  CHECK(!u->exit_told || u->asked_late);
+  u->finish_told = 1;
+  u->finish_ok = !e;
+  CHECK((fd >= 0) == !e);
+  if (e) {
+    u->started = e->started;
+    CHECK(e->code < 0 && e->message);
+    return;
+  }
+  if (u->is_run)
+    CHECK(mf_pid(p) > 0 && node_by_pid(w, mf_pid(p)) &&
+          node_by_pid(w, mf_pid(p))->ran);
+  w->sim->seam.ops->close(&w->sim->seam, &fd);
+}
+
+static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
+  struct user *u = data;
+  struct world *w = u->w;
+  CHECK(!w->in_call && !u->exit_told && !u->close_told);
+  u->exit_told = 1;
+  u->asked_late = !u->want_finish;
+  if (u->want_finish)
+    CHECK(u->finish_told);
+  if (x->known && p->pid > 0) {
+    struct node *n = node_by_pid(w, p->pid);
+    CHECK(n && n->phase == N_DEAD);
+    CHECK(x->signal ? n->status == x->signal : n->status == x->code << 8);
+  }
+}
+
+static void on_close(mf_process *p, void *data) {
+  struct user *u = data;
+  CHECK(!u->w->in_call && !u->close_told);
+  CHECK(!u->want_finish || u->finish_told);
+  CHECK(!u->want_exit || u->exit_told);
+  u->close_told = 1;
+}
+
+/* ---- the model ---- */
+
+static struct node *node_new(struct world *w, int far, int parent, uint64_t id) {
+  struct node *n;
+  if (w->nnode == NODES)
+    return NULL;
+  n = &w->node[w->nnode++];
+  memset(n, 0, sizeof *n);
+  n->used = 1;
+  n->far = far;
+  n->parent = parent;
+  n->id = id;
+  n->pid = w->sim->next_pid++;
+  buf_init(&n->inner, 1 << 20);
+  return n;
+}
+
+static int node_index(struct world *w, struct node *n) {
+  return (int)(n - w->node);
+}
+
+/* Those that still run: an exit that the parent did not acknowledge, but knows by its pidfd,
+ * is no reason to stay. */
+static int running_children(struct world *w, struct node *n) {
+  int live = 0;
+  for (int i = 0; i < w->nnode; i++)
+    live += w->node[i].parent == node_index(w, n) && w->node[i].phase != N_DEAD;
+  return live;
+}
+
+static int live_children(struct world *w, struct node *n) {
+  int live = 0;
+  for (int i = 0; i < w->nnode; i++)
+    live += w->node[i].parent == node_index(w, n) && !w->node[i].reaped;
+  return live;
+}
+
+static void node_die(struct world *w, struct node *n, int status) {
+  n->phase = N_DEAD;
+  n->status = status;
+  if (n->far >= 0)
+    sim_hang_up(w->sim, n->far);
+  n->far = -1;
+  for (int i = 0; i < n->ninner; i++)
+    sim_hang_up(w->sim, n->inner_fds[i]);
+  n->ninner = 0;
+  sim_end_process(w->sim, n->pid, status);
+  if (n->parent >= 0 && w->node[n->parent].phase == N_DEAD)
+    n->reaped = 1;
+  /* Orphans are reaped by the system. */
+  for (int i = 0; i < w->nnode; i++)
+    if (w->node[i].parent == node_index(w, n))
+      w->node[i].reaped = w->node[i].phase == N_DEAD;
+}
+
+static void answer_failure(struct world *w, struct node *n, unsigned type, uint64_t id) {
+  struct buf b;
+  buf_init(&b, 1000);
+  buf_put_u8(&b, FAILURE_REMOTE);
+  buf_put_u8(&b, PHASE_EVAL);
+  buf_put_u16(&b, 0);
+  buf_put_u32(&b, 0);
+  buf_put_str(&b, "no luck", 7);
+  buf_put_str(&b, NULL, 0);
+  sim_answer(w->sim, n->far, type, id, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static void report(struct world *w, struct node *n, struct node *child) {
+  struct buf b;
+  child->reported = 1;
+  buf_init(&b, 1000);
+  buf_put_u32(&b, (uint32_t)child->pid);
+  buf_put_u32(&b, (uint32_t)child->status);
+  buf_put_u64(&b, 1);
+  buf_put_u64(&b, 2);
+  buf_put_u64(&b, 3);
+  buf_put_str(&b, NULL, 0);
+  sim_answer(w->sim, n->far, ANS_EXITED, child->id, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static void put_u32(unsigned char *p, uint32_t v) {
+  for (int i = 0; i < 4; i++)
+    p[i] = (unsigned char)(v >> (8 * i));
+}
+
+static void do_fork(struct world *w, struct node *n, struct frame *f, int *fds) {
+  unsigned char pid[4];
+  struct reader r;
+  struct node *child;
+  int i;
+  child = rnd(w, 8) ? node_new(w, fds[0], node_index(w, n), f->id) : NULL;
+  if (!child) {
+    for (i = 0; i < f->nfds; i++)
+      sim_hang_up(w->sim, fds[i]);
+    answer_failure(w, n, ANS_FORK_FAILED, f->id);
+    return;
+  }
+  reader_init(&r, f->body, f->length);
+  while (reader_left(&r)) {
+    unsigned tag = reader_u8(&r);
+    size_t len;
+    const char *value = reader_str(&r, &len);
+    CHECK(r.ok);
+    if (tag == OPT_COMMANDS)
+      buf_put(&child->inner, value, len);
+  }
+  put_u32(pid, (uint32_t)child->pid);
+  sim_answer(w->sim, n->far, ANS_FORKED, f->id, pid, 4);
+}
+
+static int next_command(struct world *w, struct node *n, struct frame *f, int *fds) {
+  static unsigned char body[FRAME_BODY_MAX];
+  if (!buf_size(&n->inner))
+    return sim_command(w->sim, n->far, f, fds);
+  CHECK(frame_decode(f, buf_peek(&n->inner), CMD_SETUP, CMD_LAST) == 0);
+  memcpy(body, buf_peek(&n->inner) + FRAME_HEADER_SIZE, f->length);
+  f->body = body;
+  buf_consume(&n->inner, FRAME_HEADER_SIZE + f->length);
+  return 1;
+}
+
+static void do_ack(struct world *w, struct node *n, struct frame *f) {
+  struct reader r;
+  reader_init(&r, f->body, f->length);
+  while (reader_left(&r)) {
+    uint64_t id = reader_u64(&r);
+    int found = 0;
+    for (int i = 0; i < w->nnode; i++)
+      if (w->node[i].parent == node_index(w, n) && w->node[i].id == id) {
+        CHECK(w->node[i].reported);
+        w->node[i].reaped = 1;
+        found = 1;
+      }
+    CHECK(found); /* never another's */
+  }
+}
+
+static void do_run(struct world *w, struct node *n, struct frame *f, int *fds) {
+  struct node *runner = n;
+  int far = n->far;
+  if (f->nfds || running_children(w, n)) {
+    if (rnd(w, 6) == 0 || !(runner = node_new(w, far, node_index(w, n), f->id))) {
+      if (f->nfds)
+        sim_hang_up(w->sim, fds[0]);
+      answer_failure(w, n, ANS_FAILED, n->executed);
+      n->phase = N_FAILED;
+      return;
+    }
+    n->phase = N_REAPER;
+    n->far = f->nfds ? fds[0] : -1;
+  } else if (rnd(w, 6) == 0) {
+    answer_failure(w, n, ANS_FAILED, n->executed);
+    n->phase = N_FAILED;
+    return;
+  }
+  if (w->sim->fd[w->sim->fd[far].peer].closed) { /* hung up: no ghost starts */
+    runner->far = far;
+    node_die(w, runner, 0);
+    return;
+  }
+  runner->far = far;
+  runner->phase = N_RUNNING;
+  runner->ran = 1;
+  sim_answer(w->sim, far, ANS_RUNNING, (uint64_t)runner->pid, NULL, 0);
+  sim_octets(w->sim, far, "user octets that look like DONE", 31);
+}
+
+static void do_command(struct world *w, struct node *n) {
+  unsigned char hello[16] = {0x4d, 0x46, 0x4b, 0x31, PROTO_VERSION};
+  struct frame f;
+  int fds[SIM_QUEUE], i;
+  if (!next_command(w, n, &f, fds)) {
+    if (n->told < n->executed)
+      sim_answer(w->sim, n->far, ANS_DONE, n->told = n->executed, NULL, 0);
+    return;
+  }
+  if (f.type == CMD_ACK) {
+    do_ack(w, n, &f);
+    return;
+  }
+  if (n->phase != N_SERVING) { /* drained */
+    for (i = 0; i < f.nfds; i++)
+      sim_hang_up(w->sim, fds[i]);
+    return;
+  }
+  n->executed++;
+  switch (f.type) {
+  case CMD_SETUP:
+  case CMD_WHO:
+    hello[8] = (unsigned char)(n->executed - 1);
+    sim_answer(w->sim, n->far, ANS_HELLO, (uint64_t)n->pid, hello, sizeof hello);
+    break;
+  case CMD_FORK:
+    do_fork(w, n, &f, fds);
+    break;
+  case CMD_RUN:
+    do_run(w, n, &f, fds);
+    break;
+  case CMD_CLOSE:
+    n->phase = N_CLOSING;
+    sim_answer(w->sim, n->far, ANS_DONE, n->told = n->executed, NULL, 0);
+    break;
+  case CMD_EVAL:
+    if (rnd(w, 12) == 0) {
+      answer_failure(w, n, ANS_FAILED, n->executed);
+      n->phase = N_FAILED;
+    }
+    break;
+  case CMD_MEMORY: {
+    unsigned char body[48] = {0};
+    sim_answer(w->sim, n->far, ANS_MEMORY, f.id, body, sizeof body);
+    break;
+  }
+  default:
+    for (i = 0; i < f.nfds; i++)
+      sim_hang_up(w->sim, fds[i]);
+  }
+}
+
+static int parent_gone(struct world *w, struct node *n) {
+  return n->far < 0 || w->sim->fd[w->sim->fd[n->far].peer].closed;
+}
+
+static void node_step(struct world *w, struct node *n) {
+  uint32_t dice = rnd(w, 100);
+  if (n->phase == N_DEAD)
+    return;
+  if (dice < 2) { /* killed, wherever it is */
+    node_die(w, n, rnd(w, 2) ? SIGKILL : SIGSEGV);
+    return;
+  }
+  for (int i = 0; i < w->nnode; i++) {
+    struct node *c = &w->node[i];
+    if (c->parent != node_index(w, n) || c->phase != N_DEAD || c->reaped)
+      continue;
+    if (n->phase == N_RUNNING || parent_gone(w, n))
+      c->reaped = 1;
+    else if (!c->reported && rnd(w, 2))
+      report(w, n, c);
+  }
+  if (n->phase == N_RUNNING) {
+    if (dice < 20)
+      node_die(w, n, (int)rnd(w, 256) << 8);
+    return;
+  }
+  if (parent_gone(w, n) || n->phase == N_CLOSING || n->phase == N_FAILED ||
+      n->phase == N_REAPER) {
+    if (!parent_gone(w, n))
+      do_command(w, n);
+    else if (buf_size(&n->inner) == 0 && !live_children(w, n)) {
+      node_die(w, n, 0);
+      return;
+    }
+    if (n->phase != N_DEAD && !live_children(w, n) &&
+        (n->phase != N_SERVING || parent_gone(w, n)) && rnd(w, 2))
+      node_die(w, n, n->phase == N_FAILED ? 1 << 8 : 0);
+    return;
+  }
+  do_command(w, n);
+}
+
+/* ---- the user ---- */
+
+static struct user *user_new(struct world *w) {
+  struct user *u;
+  if (w->nuser == USERS)
+    return NULL;
+  u = &w->user[w->nuser++];
+  memset(u, 0, sizeof *u);
+  u->w = w;
+  u->used = 1;
+  u->node = -1;
+  return u;
+}
+
+static void adopt_spawned(struct world *w, int before) {
+  /* boot_exec has spawned a program: its model. */
+  if (w->sim->spawned_control != before) {
+    struct node *n;
+    w->sim->next_pid--; /* node_new numbers it as the spawn did */
+    n = node_new(w, w->sim->spawned_control, -1, 0);
+    if (!n)
+      w->sim->next_pid++;
+  }
+}
+
+static void user_make(struct world *w) {
+  int before = w->sim->spawned_control, r;
+  struct user *from = w->nuser ? &w->user[rnd(w, (uint32_t)w->nuser)] : NULL;
+  struct user *u;
+  if (w->nnode > NODES - 4 || !(u = user_new(w)))
+    return;
+  if (from && from->p && !from->closed && rnd(w, 4)) {
+    mf_options o = MF_OPTIONS_INIT;
+    if (rnd(w, 4) == 0)
+      o.timeout_ms = 50 + rnd(w, 4000);
+    r = mf_fork_options(from->p, &o, &u->p);
+    CHECK(r == 0 || r == MF_ESTATE);
+  } else {
+    r = home_start(w->home);
+    CHECK(r == 0);
+    w->sim->spawn_error = rnd(w, 20) ? 0 : -ENOENT;
+    r = boot_exec(w->home, NULL, &u->p);
+    CHECK(r == 0);
+    w->sim->spawn_error = 0;
+    adopt_spawned(w, before);
+  }
+  if (r)
+    u->closed = u->close_told = 1;
+}
+
+static void user_step(struct world *w) {
+  struct user *u;
+  int r;
+  if (!w->nuser || rnd(w, 5) == 0) {
+    user_make(w);
+    return;
+  }
+  u = &w->user[rnd(w, (uint32_t)w->nuser)];
+  if (u->closed)
+    return;
+  switch (rnd(w, 12)) {
+  case 0:
+  case 1:
+  case 2:
+    if (!u->want_finish) {
+      r = mf_run(u->p, "f", on_finish, u);
+      CHECK(r == 0 || r == MF_ESTATE);
+      u->want_finish = u->is_run = r == 0;
+    }
+    break;
+  case 3:
+    if (!u->want_finish) {
+      r = mf_to_fd(u->p, on_finish, u);
+      CHECK(r == 0 || r == MF_ESTATE);
+      u->want_finish = r == 0;
+    }
+    break;
+  case 4:
+  case 5:
+    r = mf_eval(u->p, "code", 4, 0, NULL, NULL);
+    CHECK(r == 0 || r == MF_ESTATE);
+    break;
+  case 6:
+    r = mf_send_arg(u->p, "argument", 8);
+    CHECK(r == 0 || r == MF_ESTATE);
+    break;
+  case 7:
+    r = mf_finish(u->p);
+    CHECK(r == 0 || r == MF_ESTATE);
+    break;
+  case 8:
+    if (!u->want_exit) {
+      u->want_exit = 1;
+      CHECK(mf_on_exit(u->p, on_exit_told, u) == 0);
+    }
+    break;
+  case 9:
+    mf_kill(u->p, SIGTERM);
+    break;
+  case 10:
+    if (rnd(w, 3) == 0) {
+      u->closed = 1;
+      mf_close(u->p, on_close, u);
+    }
+    break;
+  case 11:
+    w->sim->send_limit = rnd(w, 3) ? 0 : 1 + rnd(w, 40);
+    if (rnd(w, 10) == 0)
+      w->sim->send_error = -ETOOMANYREFS;
+    break;
+  }
+}
+
+static void play(uint32_t seed) {
+  struct world *w = calloc(1, sizeof *w);
+  w->rng = seed * 2654435761u + 1;
+  w->sim = sim_new();
+  w->sim->next_pid = 100;
+  w->home = home_new_on(&w->sim->seam);
+  w->home->generation = fork_generation();
+  for (int step = 0; step < STEPS; step++) {
+    uint32_t dice = rnd(w, 10);
+    if (dice < 3) {
+      w->in_call = 1;
+      user_step(w);
+      w->in_call = 0;
+    } else if (dice < 7 && w->nnode) {
+      node_step(w, &w->node[rnd(w, (uint32_t)w->nnode)]);
+    } else if (dice < 9) {
+      sim_step(w->sim);
+    } else {
+      w->sim->now_ms += rnd(w, 400);
+    }
+  }
+  /* Everybody lets go. */
+  w->in_call = 1;
+  for (int i = 0; i < w->nuser; i++)
+    if (!w->user[i].closed) {
+      w->user[i].closed = 1;
+      mf_close(w->user[i].p, on_close, &w->user[i]);
+    }
+  w->in_call = 0;
+  w->sim->send_limit = 0;
+  for (int round = 0; round < 400; round++) {
+    for (int i = 0; i < w->nnode; i++)
+      node_step(w, &w->node[i]);
+    sim_advance(w->sim, 100);
+  }
+  for (int i = 0; i < w->nuser; i++) {
+    struct user *u = &w->user[i];
+    CHECK(u->close_told);
+    CHECK(!u->want_finish || u->finish_told);
+    CHECK(!u->want_exit || u->exit_told);
+  }
+  CHECK(w->home->nopen == 0 && w->home->nbusy == 0 && !w->sim->started);
+  CHECK(list_empty(&w->home->processes));
+  home_drop(w->home);
+  CHECK(w->sim->stopped);
+  for (int i = 0; i < w->nnode; i++)
+    buf_deinit(&w->node[i].inner);
+  CHECK(sim_free(w->sim) == 0);
+  free(w);
+}
+
+static unsigned schedules = 3000, first_seed = 1;
+
+static void test_random_schedules(void **state) {
+  for (unsigned i = 0; i < schedules; i++) {
+    if (getenv("MOONFORK_SIM_VERBOSE"))
+      fprintf(stderr, "seed %u\n", first_seed + i);
+    play(first_seed + i);
+  }
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_schedules)};
+  if (argc > 1)
+    schedules = (unsigned)atoi(argv[1]);
+  if (argc > 2)
+    first_seed = (unsigned)atoi(argv[2]);
+  printf("# %u schedules from seed %u\n", schedules, first_seed);
+  return cmocka_run_group_tests_name("process in random schedules", tests, NULL, NULL);
+}
