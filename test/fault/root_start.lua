@@ -30,13 +30,13 @@ local smoke = [[
   print("smoke passed")
 ]]
 
+--- Runs the smoke job by a shell command, in which $SMOKE starts it.
 local function run(t, shell)
-  local script = t:file("smoke.lua", smoke)
-  local out = t:file("smoke.out", "")
-  local err = t:file("smoke.err", "")
-  local command = shell:gsub("SMOKE", ("timeout 20 '%s' '%s' >'%s' 2>'%s' </dev/null"):format(
-    os.getenv("LUA") or "lua5.4", script, out, err))
-  local _, _, code = os.execute(command)
+  local out, err = t:file("smoke.out", ""), t:file("smoke.err", "")
+  kit.setenv("SMOKE", ("timeout 20 '%s' '%s'"):format(os.getenv("LUA") or "lua5.4",
+    t:file("smoke.lua", smoke)))
+  local _, _, code = os.execute(("(%s) >'%s' 2>'%s' </dev/null"):format(shell, out, err))
+  kit.setenv("SMOKE", nil)
   return code, t.read(out), t.read(err)
 end
 
@@ -48,7 +48,7 @@ local options = {root = true, stall = false, deadline = 40}
 
 standing.test("F21 root: without /proc it works all the same", options, function(t)
   if not can("unshare -m umount -l /proc") then t.skip("can't take /proc away here") end
-  local code, out, err = run(t, [[unshare -m sh -c "umount -l /proc && SMOKE"]])
+  local code, out, err = run(t, [[unshare -m sh -c 'umount -l /proc && eval "$SMOKE"']])
   t.eq(code, 0, out .. err)
   t.eq(out, "smoke passed\n")
 end)
@@ -57,14 +57,11 @@ standing.test("F21 root: with a root file system that can't be written", options
   if not can("unshare -m mount -o remount,ro,bind /") then
     t.skip("can't make the root file system read-only here")
   end
-  -- What the test itself writes goes through descriptors that are open already.
-  local code, out, err = run(t, [[
-    (unshare -m sh -c "mount -o remount,ro,bind / && exec timeout 20 ]]
-    .. (os.getenv("LUA") or "lua5.4") .. [[ $0" ]] .. t:file("smoke.lua", smoke) .. [[)
-    >]] .. t:file("ro.out", "") .. " 2>" .. t:file("ro.err", ""))
-  local _ = out, err
-  t.eq(code, 0, t.read(t:file("ro.out")) .. t.read(t:file("ro.err")))
-  t.eq(t.read(t:file("ro.out")), "smoke passed\n")
+  -- What the job prints goes through descriptors that are open already.
+  local code, out, err = run(t,
+    [[unshare -m sh -c 'mount -o remount,ro,bind / && eval "$SMOKE"']])
+  t.eq(code, 0, out .. err)
+  t.eq(out, "smoke passed\n")
 end)
 
 local function cgroup(t, controller)
