@@ -1,0 +1,813 @@
+-- The module as its users see it (doc/lua-api.md): conventions, chains, callbacks, waiting,
+-- errors, lifetimes, the reactor, and other loops. Runs in the parent.
+local story = require "story"
+local fork = require "moonfork"
+local kit = story.kit
+
+local build = os.getenv "MOONFORK_BUILD"
+if build then package.cpath = build .. "/test/lua/?.so;" .. package.cpath end
+
+-- A process that answers "hi" and stays until the socket is closed.
+local function greeter()
+  return fork.new():eval [[
+    function greet(socket) socket:write("hi\n") socket:read("a") end
+    function quick() end
+    function fails() error("on purpose") end
+  ]]
+end
+
+-- Calls f(callback) and turns the reactor until the callback came: its values.
+local function called(t, f)
+  local got
+  f(function(...)
+    t.ok(not got, "called twice")
+    got = table.pack(...)
+  end)
+  t.ok(not got, "called inside the call")
+  t.within(10, function() return got end)
+  return table.unpack(got, 1, got.n)
+end
+
+-- ---- misuse ----
+
+story.test("unknown options raise and list the valid ones", function(t)
+  local err = t.raises("bad argument #1 to 'new' %(unknown option 'colour'", fork.new, { colour = 1 })
+  t.match(err, "valid: cwd, env, handles, leash, name, session, stderr, stdin, stdout, timeout")
+  err = t.raises("unknown option 'x'", fork.new_exec, { x = 1 })
+  t.match(err, "program, session, spares")
+  local p <close> = fork.new()
+  t.raises("unknown option 'program'", p.fork, p, { program = "x" })
+  t.raises("unknown option 'mode'.*valid: audit, gc", p.seal, p, { mode = 1 })
+  t.raises("unknown option 'stack'.*valid: as, core, cpu, fsize, nofile, nproc", p.limit, p, { stack = 1 })
+end)
+
+story.test("wrong types raise with the argument's name and the caller's line", function(t)
+  local p <close> = fork.new()
+  local err = t.raises("bad argument #1 to 'run' %(string expected, got number%)", function() p:run(42) end)
+  t.match(err, "test_facade%.lua:%d+:")
+  t.raises("#2 to 'run' %(function expected, got number%)", p.run, p, "x", 3)
+  t.raises("#2 to 'require' %(string expected, got nil%)", p.require, p, "a", nil)
+  t.raises("#1 to 'eval'", p.eval, p, nil)
+  t.raises("#3 to 'eval' %(string or number expected, got table%)", p.eval, p, "", "a", {})
+  t.raises("#1 to 'send_arg' %(string or number expected, got function%)", p.send_arg, p, print)
+  t.raises("#2 to 'send_fd' %(a handle expected, got boolean%)", p.send_fd, p, 0, true)
+  t.raises("#1 to 'wait'", p.wait, p, "x")
+  t.raises("#1 to 'on_exit' %(function expected", p.on_exit, p)
+  t.raises("#1 to 'chdir'", p.chdir, p)
+  t.raises("#1 to 'setenv'", p.setenv, p, "A=B", "c")
+  t.raises("'cpu'", p.limit, p, { cpu = -1 })
+  t.raises("option 'timeout'", fork.new, { timeout = 0 })
+  t.raises("option 'stdin'", fork.new, { stdin = "pipe" })
+  t.raises("option 'leash': one of 'keep', 'kill', 'term' expected, got 'x'", fork.new, { leash = "x" })
+  t.raises("option 'env", fork.new, { env = { ["A=B"] = "x" } })
+  t.raises("min is greater", fork.new_exec, { spares = { min = 3, max = 2 } })
+  t.raises("#1 to 'step'", fork.step, -1)
+  t.raises("#1 to 'on_error'", fork.on_error, 3)
+  t.raises("#1 to 'from_fd'", fork.from_fd, {})
+  t.raises("unknown signal 'NOPE'", p.kill, p, "NOPE")
+  t.raises("moonfork.process expected", p.run, {}, "x")
+end)
+
+story.test("a closed process raises, close does not", function(t)
+  local p = fork.new()
+  p:close()
+  p:close()
+  for _, name in ipairs { "fork", "require", "eval", "send_fd", "send_arg", "run", "pid", "kill",
+    "on_exit", "wait", "seal", "limit", "take_args", "chdir", "setenv", "memory", "to_fd" } do
+    t.raises("'" .. name .. "': the process is closed", p[name], p, "x")
+  end
+end)
+
+story.test("after run only some methods are left", function(t)
+  local p = greeter()
+  local socket = t.got(p:run("greet"))
+  for _, name in ipairs { "fork", "require", "eval", "send_fd", "send_arg", "run", "seal", "limit",
+    "take_args", "chdir", "setenv", "to_fd" } do
+    t.raises("given run", p[name], p, "x")
+  end
+  t.ok(p:pid() > 1)
+  t.ok(p:memory().rss > 0)
+  t.ok(p:kill(0))
+  socket:close()
+  t.eq(t.status(p).code, 0)
+  p:close()
+end)
+
+-- ---- callbacks and waiting ----
+
+story.test("callbacks come later, once, and errors first", function(t)
+  local err, socket = called(t, function(f) greeter():run("greet", f) end)
+  t.eq(err, nil)
+  t.eq(socket:read("l"), "hi")
+  socket:close()
+  err, socket = called(t, function(f) fork.new():run("no.such.function", f) end)
+  t.error(err, "REMOTE")
+  t.eq(err.started, "no")
+  t.eq(socket, nil)
+  err = called(t, function(f) fork.new():send_fd(999999):run("type", f) end)
+  t.error(err, "EINVAL", "999999")
+end)
+
+story.test("an object that can be called is a callback", function(t)
+  local got
+  local object = setmetatable({}, { __call = function(_, err, socket) got = { err, socket } end })
+  greeter():run("greet", object)
+  t.within(10, function() return got end)
+  got[2]:close()
+end)
+
+story.test("the same call without a callback waits", function(t)
+  local socket = t.got(greeter():run("greet"))
+  t.eq(socket:read("l"), "hi")
+  socket:close()
+  local none, err = fork.new():require("no.such.module"):run("x")
+  t.eq(none, nil)
+  t.error(err, "REMOTE", "no.such.module")
+  t.ok(err.traceback)
+end)
+
+story.test("a waiting call inside a callback works, others run meanwhile", function(t)
+  local template <close> = greeter()
+  local order = {}
+  template:fork():run("greet", function(err, socket)
+    t.eq(err, nil)
+    order[#order + 1] = "outer"
+    socket:close()
+    local second = t.got(template:fork():run("greet"))
+    order[#order + 1] = second:read("l")
+    second:close()
+  end)
+  template:fork():run("greet", function(_, socket) socket:close() order[#order + 1] = "other" end)
+  fork.loop()
+  t.eq(#order, 3)
+end)
+
+story.test("past 50 waits inside each other the innermost gets LIMIT", { deadline = 60 }, function(t)
+  local template <close> = greeter()
+  local depth, deepest, code = 0, 0, nil
+  local function again(err, socket)
+    t.eq(err, nil)
+    socket:close()
+    depth = depth + 1
+    deepest = math.max(deepest, depth)
+    template:fork():run("greet", again)
+    local mine, failure = template:fork():run("greet")
+    if mine then mine:close() else code = code or failure.code end
+    depth = depth - 1
+    if code then again = function(_, s) if s then s:close() end end end
+  end
+  local function first(...) return again(...) end
+  template:fork():run("greet", first)
+  t.within(30, function() fork.step(0.05) return code end)
+  t.eq(code, "LIMIT")
+  t.ok(deepest >= 50, deepest)
+  fork.loop()
+end)
+
+story.test("a waiter suspends coroutines, each gets its own answer", function(t)
+  local template <close> = greeter()
+  local ready, n = {}, 0
+  fork.set_waiter(function(reactor, timeout)
+    t.eq(reactor, fork.reactor)
+    t.ok(timeout == nil or timeout >= 0)
+    coroutine.yield()
+  end)
+  for i = 1, 8 do
+    ready[i] = coroutine.create(function()
+      local socket = t.got(template:fork():send_arg(i):run("greet"))
+      t.eq(socket:read("l"), "hi")
+      socket:close()
+      n = n + 1
+    end)
+  end
+  local last = kit.now() + 10
+  while n < 8 do
+    t.ok(kit.now() < last, "in time")
+    for i = 1, 8 do
+      if coroutine.status(ready[i]) == "suspended" then
+        local ok, err = coroutine.resume(ready[i])
+        if not ok then error(err, 0) end
+      end
+    end
+  end
+  fork.set_waiter(nil)
+end)
+
+story.test("what another coroutine's turn answered wakes the one that waits", function(t)
+  local template <close> = greeter()
+  fork.set_waiter(function() coroutine.yield() end)
+  local socket
+  local waits = coroutine.create(function() socket = t.got(template:fork():run("greet")) end)
+  coroutine.resume(waits)
+  fork.set_waiter(nil)
+  -- Somebody else drives; the answer arrives, and the reactor wants attention until the
+  -- coroutine has looked.
+  t.within(10, function() return fork.reactor:timeout() == 0 and not socket end)
+  for _ = 1, 20 do fork.step(0) end
+  t.eq(fork.reactor:timeout(), 0.0)
+  t.eq(fork.reactor:dirty(), true)
+  assert(coroutine.resume(waits))
+  t.ok(socket)
+  socket:close()
+  t.eq(fork.reactor:timeout(), nil)
+end)
+
+story.test("an abandoned waiting coroutine leaves nothing behind", function(t)
+  local template <close> = greeter()
+  fork.set_waiter(function() coroutine.yield() end)
+  local waits = coroutine.create(function() return template:fork():run("greet") end)
+  coroutine.resume(waits)
+  local closed = coroutine.create(function() return template:fork():run("greet") end)
+  coroutine.resume(closed)
+  coroutine.close(closed)
+  waits = nil -- luacheck: ignore
+  fork.set_waiter(nil)
+  t.within(10, function()
+    collectgarbage()
+    return not fork.step(0.01)
+  end)
+end)
+
+-- ---- errors ----
+
+story.test("an error in a callback is raised from the driving call", function(t)
+  greeter():run("greet", function(_, socket)
+    socket:close()
+    error("in the callback")
+  end)
+  t.raises("in the callback", fork.loop)
+  fork.loop()
+end)
+
+story.test("a handler gets the error and the traceback", function(t)
+  local got
+  fork.on_error(function(err, traceback) got = { err, traceback } end)
+  local thing = {}
+  greeter():run("greet", function(_, socket)
+    socket:close()
+    error(thing)
+  end)
+  fork.loop()
+  fork.on_error(nil)
+  t.ok(got[1] == thing)
+  t.match(got[2], "stack traceback")
+end)
+
+story.test("a handler that fails makes the error raised", function(t)
+  fork.on_error(function() error("the handler's") end)
+  greeter():run("greet", function(_, socket)
+    socket:close()
+    error("the first one")
+  end)
+  t.raises("the first one", fork.loop)
+  fork.on_error(nil)
+  fork.loop()
+end)
+
+story.test("a failure that no call reported goes to on_error, once", function(t)
+  local got = {}
+  fork.on_error(function(err, traceback) got[#got + 1] = { err, traceback } end)
+  local p = fork.new():eval("error('unreported')")
+  local child = p:fork()
+  p:close()
+  child:close()
+  fork.loop()
+  t.within(5, function() return #got > 0 end)
+  fork.loop()
+  t.eq(#got, 1)
+  t.error(got[1][1], "REMOTE", "unreported")
+  t.match(got[1][2], "traceback")
+  -- reported by a clone's run: told
+  p = fork.new():eval("error('reported')")
+  local _, err = p:fork():run("x")
+  t.error(err, "REMOTE", "reported")
+  p:close()
+  fork.loop()
+  t.eq(#got, 1)
+  -- local failures too
+  fork.new():send_fd(999999):close()
+  fork.loop()
+  t.eq(#got, 2)
+  t.error(got[2][1], "EINVAL")
+  -- collected
+  fork.new():eval("error('collected')")
+  fork.step(0.2)
+  t.collect()
+  t.within(5, function() return #got == 3 end)
+  fork.on_error(nil)
+end)
+
+story.test("the first failure is remembered and inherited", function(t)
+  local p = fork.new():send_fd(999999):eval("error('never executed')")
+  local child = p:fork():fork()
+  local _, err = child:run("type")
+  t.error(err, "EINVAL", "#1 of 'send_fd'")
+  t.eq(err.started, "no")
+  _, err = p:wait(5)
+  t.error(err, "EINVAL")
+  t.eq(err.exit.code, 1)
+  local exit = called(t, function(f) p:on_exit(f) end)
+  t.eq(exit.code, 1)
+  p:close()
+  child:close()
+end)
+
+story.test("wait gives the remembered error of a failed chain", function(t)
+  local p = fork.new():eval("error('gone wrong')")
+  local _, err = p:wait(10)
+  t.error(err, "REMOTE", "gone wrong")
+  t.eq(err.exit.code, 1)
+  p:close()
+end)
+
+-- ---- values ----
+
+story.test("numbers are converted exactly", function(t)
+  local numbers = { 0, -1, math.maxinteger, math.mininteger, 0.1, 1 / 3, -0.0, 1e300, 2.0 ^ 53,
+    5e-324, math.huge, -math.huge, 3.0, 123456789.123 }
+  local p = fork.new()
+  for _, n in ipairs(numbers) do p:send_arg(n) end
+  local back = table.pack(t.ask(p, [[return select(2, ...)]]))
+  t.eq(back.n, #numbers)
+  for i, n in ipairs(numbers) do
+    local m = tonumber(back[i])
+    t.ok(m == n and math.type(m) == math.type(n) and 1 / m == 1 / n, back[i])
+  end
+  local _, err = fork.new():send_arg(0 / 0):run("type")
+  t.error(err, "EINVAL", "nan")
+end)
+
+story.test("eval takes strings and numbers", function(t)
+  local p = fork.new():eval("given = table.concat({...}, ',')", "a\0b", 1, 2.5)
+  t.eq(t.ask(p, "return given"), "a\0b,1,2.5")
+end)
+
+story.test("strings of any octets and any length arrive", function(t)
+  local big = ("0123456789abcdef"):rep(1 << 16) .. "\0\255"
+  local p = fork.new():send_arg("", "\0", big, big)
+  big = nil -- luacheck: ignore
+  t.collect()
+  t.eq({ t.ask(p, [[
+    local _, a, b, c, d = ...
+    return #a, b, #c, c:sub(-2), c == d
+  ]]) }, { 0, "\0", (1 << 20) + 2, "\0\255", true })
+end)
+
+story.test("all kinds of handles can be sent, and closed at once", function(t)
+  local a, b = fork.socket.pair()
+  local file = io.tmpfile()
+  file:write("content")
+  file:seek("set")
+  local object = { fileno = function() return b:fileno() end }
+  local p = fork.new():send_fd(file, a, object, b:fileno())
+  file:close()
+  a:close()
+  b:close()
+  t.eq({ t.ask(p, [[
+    local _, file, a, b, c = ...
+    local text = file:read("a")
+    b:write("x\n")
+    c:write("y\n")
+    return text, a:read("l"), a:read("l")
+  ]]) }, { "content", "x", "y" })
+end)
+
+-- ---- process ----
+
+story.test("kill takes names and numbers and tells when it is too late", function(t)
+  for _, signal in ipairs { "KILL", "SIGKILL", "kill", 9 } do
+    local p = greeter()
+    local socket = t.got(p:run("greet"))
+    t.eq(p:kill(signal), true)
+    t.eq(t.status(p).signal, 9)
+    local ok, err = p:kill()
+    t.eq(ok, nil)
+    t.error(err, "CLOSED")
+    socket:close()
+    p:close()
+  end
+end)
+
+story.test("on_exit may be set at any time and more than once", function(t)
+  local p = greeter()
+  local seen = {}
+  p:on_exit(function(status) seen[#seen + 1] = status end)
+  t.got(p:run("quick")):close()
+  p:on_exit(function(status) seen[#seen + 1] = status end)
+  fork.loop()
+  t.eq(#seen, 2)
+  t.eq(seen[1].code, 0)
+  t.ok(seen[1].rusage.maxrss > 0)
+  t.eq(called(t, function(f) p:on_exit(f) end).code, 0)
+  local pid = p:pid()
+  t.ok(pid > 1)
+  p:close()
+end)
+
+story.test("a function's error is in the status", function(t)
+  local p = greeter()
+  p:eval("io.stderr = nil")
+  local out = fork.new { stderr = "null" }:eval [[function fails() error("on purpose") end]]
+  t.got(out:run("fails")):close()
+  local status = t.status(out)
+  t.eq(status.code, 1)
+  t.match(status.error, "on purpose")
+  t.match(status.error, "traceback")
+  p:close()
+end)
+
+story.test("wait has a time limit and leaves the process alone", function(t)
+  local p = greeter()
+  local _, err = p:wait(0.05)
+  t.error(err, "TIMEOUT")
+  _, err = p:wait(0)
+  t.error(err, "TIMEOUT")
+  local socket = t.got(p:run("greet"))
+  t.eq(socket:read("l"), "hi")
+  socket:close()
+  t.eq(t.status(p).code, 0)
+  p:close()
+end)
+
+story.test("close before run exits with 0 and tells", function(t)
+  local p = fork.new()
+  local path = t:file("mark")
+  p:eval("local f = io.open(..., 'w') f:write('done') f:close()", path)
+  local status
+  p:on_exit(function(s) status = s end)
+  p:close()
+  fork.loop()
+  t.eq(status and status.code, 0)
+  t.eq(t.read(path), "done")
+end)
+
+story.test("close of a template does not make loop wait for its clones", function(t)
+  local template = greeter()
+  local p = template:fork()
+  local socket = t.got(p:run("greet"))
+  template:close()
+  local t0 = kit.now()
+  fork.loop()
+  t.ok(kit.now() - t0 < 1)
+  t.eq(socket:read("l"), "hi")
+  socket:close()
+  t.eq(t.status(p).code, 0)
+  p:close()
+end)
+
+story.test("close while run is under way cancels it", function(t)
+  local p = fork.new():eval("local t = os.clock() while os.clock() - t < 0.2 do end")
+  local exits, got = 0, nil
+  p:on_exit(function() exits = exits + 1 end)
+  p:run("type", function(err) got = err end)
+  p:close()
+  t.eq(got, nil)
+  fork.loop()
+  t.error(got, "CANCELLED")
+  t.within(5, function() return exits == 1 end)
+end)
+
+story.test("close after run keeps on_exit's promise", function(t)
+  local p = greeter()
+  local status
+  p:on_exit(function(s) status = s end)
+  local socket = t.got(p:run("greet"))
+  p:close()
+  t.eq(socket:read("l"), "hi")
+  socket:close()
+  fork.loop()
+  t.eq(status and status.code, 0)
+end)
+
+story.test("<close> closes", function(t)
+  local status
+  do
+    local p <close> = fork.new()
+    p:on_exit(function(s) status = s end)
+  end
+  fork.loop()
+  t.eq(status and status.code, 0)
+end)
+
+-- ---- garbage ----
+
+story.test("configure and forget: what was queued is executed", function(t)
+  local path = t:file("mark")
+  fork.new():eval("local f = io.open(..., 'w') f:write('done') f:close()", path)
+  t.collect()
+  fork.loop()
+  t.eq(t.read(path), "done")
+end)
+
+story.test("a collected idle process ends and its on_exit is told", function(t)
+  local status
+  local function make()
+    local p = fork.new()
+    p:on_exit(function(s) status = { s, p ~= nil } end) -- a cycle through the callback
+    fork.step(0.05)
+  end
+  make()
+  t.within(10, function()
+    t.collect()
+    return status
+  end)
+  t.eq(status[1].code, 0)
+end)
+
+story.test("a running function is not touched by the collector", function(t)
+  local socket = t.got(greeter():run("greet"))
+  for _ = 1, 3 do
+    t.collect()
+    fork.step(0.02)
+  end
+  t.eq(socket:read("l"), "hi")
+  socket:close()
+end)
+
+story.test("on_exit of a forgotten running process is told", function(t)
+  local status
+  local socket
+  do
+    local p = greeter()
+    p:on_exit(function(s) status = s end)
+    socket = t.got(p:run("greet"))
+  end
+  t.collect()
+  t.collect()
+  socket:close()
+  fork.loop()
+  t.eq(status and status.code, 0)
+end)
+
+-- ---- transfer ----
+
+story.test("to_fd gives and from_fd takes", function(t)
+  local p = fork.new():eval("x = 5")
+  local socket = t.got(p:to_fd())
+  t.raises("given run or to_fd", p.eval, p, "")
+  local q = fork.from_fd(socket)
+  t.raises("closed", socket.read, socket, 1)
+  t.eq(t.ask(q:fork(), "return x"), 5)
+  local pid = t.within(5, function() return q:pid() end)
+  t.eq(pid, p:pid())
+  q:close()
+  p:close()
+  local _, err = fork.from_fd(999999):run("x")
+  t.error(err, "EINVAL")
+end)
+
+-- ---- the reactor ----
+
+story.test("step and loop tell what is outstanding", function(t)
+  fork.loop()
+  t.eq(fork.step(), false)
+  local t0 = kit.now()
+  t.eq(fork.step(5), false)
+  t.ok(kit.now() - t0 < 1, "at once when nothing is outstanding")
+  local p = greeter()
+  local socket
+  p:run("greet", function(_, s) socket = s end)
+  t.eq(fork.step(0), true)
+  fork.loop()
+  t.ok(socket)
+  socket:close()
+  p:wait(5)
+  p:close()
+  local _ <close> = greeter()
+  fork.loop() -- an idle template does not count
+  t.eq(fork.step(), false)
+  t.eq(fork.reactor:timeout(), nil)
+end)
+
+story.test("the reactor object answers both families of loops", function(t)
+  local r = fork.reactor
+  t.eq(r:events(), "r")
+  t.eq(r:pollfd(), r:getfd())
+  t.eq(math.type(r:pollfd()), "integer")
+  fork.loop()
+  t.eq(r:dirty(), false)
+  local done
+  greeter():run("greet", function(_, s) s:close() done = true end)
+  t.within(10, function() return r:dirty() or not r:step() end)
+  t.eq(r:timeout(), 0.0)
+  r:step()
+  t.ok(done)
+end)
+
+story.test("ncpu is a positive number", function(t)
+  t.ok(math.type(fork.ncpu()) == "integer" and fork.ncpu() >= 1)
+end)
+
+story.test("a foreign loop with select drives it", { needs = "socket" }, function(t)
+  local select = require "socket".select
+  local socket
+  greeter():run("greet", function(_, s) socket = s end)
+  local last = kit.now() + 10
+  while not socket do
+    t.ok(kit.now() < last, "in time")
+    local ready = select({ fork.reactor }, nil, math.min(fork.reactor:timeout() or 1, 1))
+    if ready[1] or fork.reactor:timeout() == 0 then fork.reactor:step() end
+  end
+  socket:close()
+end)
+
+story.test("cqueues drives it, a waiter suspends its coroutines", { needs = "cqueues" }, function(t)
+  local out, code, err = t:lua [[
+    local cqueues = require "cqueues"
+    local fork = require "moonfork"
+    fork.set_waiter(function(reactor, timeout) cqueues.poll(reactor, timeout) end)
+    local template = fork.new():eval("function greet(s) s:write('hi\n') s:read('a') end")
+    local queue, n = cqueues.new(), 0
+    for i = 1, 5 do
+      queue:wrap(function()
+        local s = assert(template:fork():run("greet"))
+        assert(s:read("l") == "hi")
+        s:close()
+        n = n + 1
+      end)
+    end
+    assert(queue:loop())
+    print(n)
+  ]]
+  t.eq({ out, code, err }, { "5\n", 0, "" })
+end)
+
+story.test("luv's loop drives it and returns", { needs = "luv" }, function(t)
+  local out, code, err = t:lua [[
+    local uv = require "luv"
+    local fork = require "moonfork.luv"
+    local template = fork.new():eval("function greet(s) s:write('hi\n') end")
+    local n = 0
+    for i = 1, 3 do
+      local p = template:fork()
+      p:run("greet", function(err, s)
+        assert(not err, err)
+        io.write(s:read("l"), " ")
+        s:close()
+      end)
+      p:on_exit(function(status) io.write(status.code, " ") n = n + 1 end)
+    end
+    uv.run()
+    print(n)
+    -- again, with nothing outstanding it returns at once
+    uv.run()
+    -- an error in a callback comes from the next call
+    template:fork():run("greet", function() error("kept") end)
+    uv.run()
+    print(pcall(fork.step))
+    print(pcall(fork.step))
+  ]]
+  t.eq(code, 0, err)
+  t.eq(err, "")
+  t.match(out, "3\n")
+  t.match(out, "false.*kept")
+  t.match(out, "true\tfalse\n$")
+end)
+
+local function has(name)
+  return package.searchpath(name, package.cpath)
+end
+
+story.test("a host's loop drives it and is left empty", { skip = not has "loop_shim" and "no shim" or nil },
+  function(t)
+    local out, code, err = t:lua(([[
+      package.cpath = %q
+      local shim = require "loop_shim"
+      local loop = shim.new()
+      print(shim.other([=[
+        package.path, package.cpath = %q, %q
+        local shim = require "loop_shim"
+        local loop = ...
+        local fork = require "moonfork"
+        fork.use_loop(loop)
+        assert(not pcall(fork.use_loop, loop))
+        assert(shim.turn(loop, "nowait") == false)
+        local template = fork.new():eval("function greet(s) s:write('hi\\n') end")
+        local p, told = template:fork(), nil
+        p:on_exit(function(status) told = status.code end)
+        p:run("greet", function(err, s)
+          assert(not err, err)
+          io.write(s:read("l"), "\n")
+          s:close()
+          error("kept")
+        end)
+        shim.turn(loop)
+        assert(told == 0)
+        print(pcall(fork.step))
+        print(assert(template:fork():run("greet")):read("l"))
+        assert(shim.turn(loop) == false)
+      ]=], loop))
+      shim.turn(loop)
+      print(shim.close(loop))
+    ]]):format(package.cpath, package.path, package.cpath))
+    t.eq(code, 0, err)
+    t.eq(err, "")
+    t.match(out, "^hi\nfalse\t[^\n]*kept\nhi\ntrue\ntrue\n$")
+  end)
+
+story.test("two states of one process don't meet", { skip = not has "loop_shim" and "no shim" or nil },
+  function(t)
+    local out, code, err = t:lua(([[
+      package.cpath = %q
+      local shim = require "loop_shim"
+      local fork = require "moonfork"
+      local p = fork.new():eval("function where(s) s:write('first\n') end")
+      print(shim.other([=[
+        package.path, package.cpath = %q, %q
+        local fork = require "moonfork"
+        local p = fork.new():eval("function where(s) s:write('second\\n') end")
+        print(assert(p:fork():run("where")):read("l"))
+      ]=]))
+      print(assert(p:fork():run("where")):read("l"))
+    ]]):format(package.cpath, package.path, package.cpath))
+    t.eq({ out, code, err }, { "second\ntrue\nfirst\n", 0, "" })
+  end)
+
+-- ---- ends of the program ----
+
+local unfinished = [[
+  local fork = require "moonfork"
+  local template = fork.new():eval("function stay(s) s:read('a') end")
+  local s = assert(template:fork():run("stay"))
+  local p = template:fork()
+  p:on_exit(function() print("told") end)
+  p:run("stay", function() print("called") end)
+  template:fork():eval("while true do end"):run("stay", function() print("called") end)
+  fork.new_exec():send_arg(("x"):rep(1 << 22)):run("stay", print)
+]]
+
+for _, way in ipairs { "", "os.exit(0)", "os.exit(true, true)", "error('at the top')" } do
+  story.test("the program may end at any time: " .. (way == "" and "at its end" or way), function(t)
+    local out, code, err = t:lua(unfinished .. way)
+    t.eq(out, "")
+    t.eq(code, way:find("error") and 1 or 0, err)
+    if not way:find("error") then t.eq(err, "") end
+  end)
+end
+
+-- ---- copies ----
+
+story.test("template() gives a copy of the interpreter as it stands", function(t)
+  local out, code, err = t:lua [[
+    local fork = require "moonfork"
+    local before = fork.new()
+    local socket = assert(before:fork():eval("function hi(s) s:write('one\n') s:read('a') end"):run("hi"))
+    local secret = { "from the parent" }
+    function tell(s, ...) s:write(secret[1], " ", select("#", ...), "\n") end
+    function old(s) s:write(tostring(pcall(before.fork, before)), "\n") end
+    function anew(s)
+      local q = fork.new():eval("function there(s) s:write('there\n') end")
+      local far = assert(q:run("there"))
+      s:write(far:read("l"), "\n")
+    end
+    local p = fork.template { name = "copy" }
+    assert(p:pid() > 1)
+    print(assert(p:fork():send_arg("a", "b"):run("tell")):read("l"))
+    print(assert(p:fork():run("old")):read("l"))
+    print(assert(p:fork():run("anew")):read("l"))
+    print(socket:read("l"))
+    p:on_exit(function(status) print(status.code) end)
+    p:close()
+    fork.loop()
+  ]]
+  t.eq({ out, code, err }, { "from the parent 2\nfalse\nthere\none\n0\n", 0, "" })
+end)
+
+story.test("early becomes the default template and serves new_exec", function(t)
+  local out, code, err = t:lua [[
+    mark = "early"
+    require "moonfork.early"
+    mark = "late"
+    local fork = require "moonfork"
+    local function ask(p)
+      return assert(p:eval("function tell(s) s:write(tostring(mark), '\n') end"):run("tell")):read("l")
+    end
+    print(ask(fork.new()), ask(fork.new_exec()), ask(fork.new()))
+    print(ask(fork.new_exec { program = os.getenv("MOONFORK_TEMPLATE") }))
+  ]]
+  t.eq({ out, code, err }, { "early\tearly\tearly\nnil\n", 0, "" })
+end)
+
+story.test("a copy that somebody else forked starts afresh", function(t)
+  local out, code, err = t:lua [[
+    local fork = require "moonfork"
+    local clone = require "moonfork.clone"
+    local p = fork.new():eval("function tell(s, who) s:write(who, '\n') end")
+    assert(p:fork():send_arg("before"):run("tell")):close()
+    io.stdout:setvbuf("no")
+    local pid = clone.fork()
+    if pid == 0 then
+      local ok, message = pcall(p.fork, p)
+      print(ok, (message:gsub("^.-: ", "")))
+      local q = fork.new():eval("function tell(s, who) s:write(who, '\n') end")
+      print(assert(q:send_arg("copy"):run("tell")):read("l"))
+      os.exit(0, true)
+    end
+    clone.waitpid(pid)
+    print(assert(p:fork():send_arg("parent"):run("tell")):read("l"))
+  ]]
+  t.eq(code, 0, err)
+  t.match(out, "^false\t[^\n]*forked from\ncopy\nparent\n$")
+end)
+
+story.done()
