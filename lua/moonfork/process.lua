@@ -18,7 +18,7 @@ local methods = {}
 local Process = { __index = methods, __name = "moonfork.process" }
 
 local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
-local ending = {} -- closed objects whose end is not known yet
+local ending = {} -- closed objects whose end is not known yet -- luacheck: ignore
 
 local signals, signal_max = core.signals()
 
