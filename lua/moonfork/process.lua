@@ -18,7 +18,8 @@ local methods = {}
 local Process = { __index = methods, __name = "moonfork.process" }
 
 local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
-local ending = {} -- closed objects whose end is not known yet -- luacheck: ignore
+-- Closed objects whose end is not known yet: kept, nothing more.
+local ending = {} -- luacheck: ignore
 
 local signals, signal_max = core.signals()
 
