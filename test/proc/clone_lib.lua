@@ -144,15 +144,14 @@ end)
 
 story.test("exec: env, cwd, descriptors; pid and status are the program's", function(t)
   local path = t:file "out"
-  local p = fork.new():send_arg(path):eval([[
+  local p = fork.new():send_arg(path):eval [[
     local clone, kit = require "moonfork.clone", require "testkit"
-    mark = setmetatable({}, {__gc = function() io.open(..., "w"):close() end})
     function f(socket, path)
       local out = kit.open(path, "w")
       clone.exec("sh", {"sh", "-c", 'echo $$ $STORY_EXEC $(pwd); echo five >&5; exit 7'},
         {fds = {[1] = out, [5] = out}, env = {STORY_EXEC = "yes"}, cwd = "/"})
     end
-  ]])
+  ]]
   t.got(p:run "f")
   t.eq(t.status(p).code, 7)
   t.eq(t.read(path), p:pid() .. " yes /\nfive\n")
