@@ -239,6 +239,46 @@ standing.test("F06 a template whose descriptor table is full refuses that frame 
   template:close()
 end)
 
+-- The kernel counts descriptors in flight for each user against the sender's soft limit, and
+-- lets root alone: an ordinary user.
+standing.test("P3 too many descriptors in flight wait until the template reads again", {
+  deadline = 40, stall = false}, function(t)
+  local before = {"prlimit", "--nofile=128", "--"}
+  if kit.getuid() == 0 then
+    if not os.execute("setpriv --reuid=65534 --regid=65534 --clear-groups true 2>/dev/null") then
+      t.skip("needs setpriv")
+    end
+    before = {"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+      table.unpack(before)}
+  end
+  local h <close> = host.start(t, [[
+    local template = fork.new_exec():require("actor")
+    template:memory()
+    local pid, n, calls, good = template:pid(), 12, 0, 0
+    local file = assert(io.open("/dev/null"))
+    kit.kill(pid, kit.SIGSTOP)
+    for i = 1, n do
+      local p = template:fork()
+      for _ = 1, 16 do p:send_fd(file) end
+      p:run("actor:given", function(err, socket)
+        calls = calls + 1
+        if err then return print("error " .. tostring(err)) end
+        if socket:read("a") == ('"handle",'):rep(15) .. '"handle"' then good = good + 1 end
+        socket:close()
+      end)
+    end
+    for _ = 1, 10 do fork.step(0.02) end
+    print("while it is stopped " .. calls)
+    kit.kill(pid, kit.SIGCONT)
+    fork.loop()
+    print("calls " .. calls .. " good " .. good)
+  ]], {before = before})
+  t.eq(h:says("stopped (%d+)"), "0")
+  local calls, good = h:says("calls (%d+) good (%d+)", 20)
+  h:succeeds()
+  t.eq({calls, good}, {"12", "12"}, h:out())
+end)
+
 standing.test("F08 the library's own sockets can't be passed, other things can", function(t)
   local before = kit.fds()
   local p = fork.new_exec()

@@ -29,7 +29,6 @@
 
 static void (*arm)(const char *names, long at, int number, int once);
 static long (*hits)(void);
-static long (*calls)(void);
 static void (*disarm)(void);
 
 enum { JOB_SECONDS = 20, MAX_FDS = 1024 };
@@ -251,9 +250,8 @@ static int sweep(size_t i, long depth, int once, long *ret_runs) {
 static int find_shim(void) {
   *(void **)&arm = dlsym(RTLD_DEFAULT, "shim_arm");
   *(void **)&hits = dlsym(RTLD_DEFAULT, "shim_hits");
-  *(void **)&calls = dlsym(RTLD_DEFAULT, "shim_calls");
   *(void **)&disarm = dlsym(RTLD_DEFAULT, "shim_disarm");
-  return arm && hits && calls && disarm;
+  return arm && hits && disarm;
 }
 
 int main(int argc, char **argv) {

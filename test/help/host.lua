@@ -35,6 +35,7 @@ function host.start(t, source, options)
   options = options or {}
   started = started + 1
   local name = "host" .. started
+  kit.chmod(t:tmp(), tonumber("755", 8)) -- for hosts of other users
   local self = setmetatable({t = t, outfile = t:file(name .. ".out", ""),
     errfile = t:file(name .. ".err", "")}, host)
   if options.prelude ~= false then source = prelude .. source end
