@@ -59,19 +59,19 @@ static struct net *new_net(lua_State *L) {
 
 /* ---- steps ---- */
 
+void net_give_up(lua_State *L) {
+  struct net *n = lua_touserdata(L, SLOT_NET);
+  lookup_deinit(&n->lookup);
+  object_close(object_check(L, SLOT_SELF));
+}
+
 static int finish(struct run *r, struct net *n) {
   lookup_deinit(&n->lookup);
   lua_pushvalue(r->L, SLOT_SELF);
   return 1;
 }
 
-static int fail_with(struct run *r, struct net *n, int error) {
-  lookup_deinit(&n->lookup);
-  return op_fail(r, error);
-}
-
 static int fail_lookup(struct run *r, struct net *n, int error, const char *text) {
-  lookup_deinit(&n->lookup);
   luaL_pushfail(r->L);
   if (n->address.host[0] != '\0')
     lua_pushfstring(r->L, "%s: %s", n->address.host, text);
@@ -156,7 +156,7 @@ int step_listen(struct run *r) {
       return finish(r, n);
     n->error = -e;
   }
-  return fail_with(r, n, n->error);
+  return op_fail(r, n->error);
 }
 
 /* 0 connected, MF_AGAIN, or -errno of the attempt. */
@@ -196,7 +196,7 @@ static int try_connect(struct run *r, struct net *n) {
 static int pause_connect(struct run *r, struct net *n) {
   int fd = lookup_quiet_fd(&n->lookup);
   if (fd < 0)
-    return fail_with(r, n, -fd);
+    return op_fail(r, -fd);
   r->want = (struct want){fd, "r", RETRY_SECONDS};
   return OP_WANTS;
 }
@@ -208,7 +208,7 @@ int step_connect(struct run *r) {
     return e;
   while (n->next != NULL) {
     if (n->connecting && r->o->fd < 0)
-      return fail_with(r, n, EBADF);
+      return op_fail(r, EBADF);
     e = try_connect(r, n);
     if (e == MF_AGAIN)
       return op_wants(r, "w");
@@ -222,7 +222,7 @@ int step_connect(struct run *r) {
     n->error = -e;
     n->next = n->next->ai_next;
   }
-  return fail_with(r, n, n->error);
+  return op_fail(r, n->error);
 }
 
 /* ---- functions ---- */

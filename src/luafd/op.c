@@ -36,13 +36,15 @@ int op_fail_top(lua_State *L, enum op op, int nargs) {
   case OP_LINES:
     lua_pop(L, 1);
     return lua_error(L);
-  case OP_WRITE:
   case OP_SEND_FD:
+    object_close(object_check(L, SLOT_ARG));
+    /* fall through */
+  case OP_WRITE:
     lua_pushvalue(L, SLOT_ARG + nargs); /* how many octets have gone */
     return 4;
   case OP_CONNECT:
   case OP_LISTEN:
-    object_close(object_check(L, SLOT_SELF));
+    net_give_up(L);
     return 3;
   default:
     return 3;

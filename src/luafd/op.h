@@ -53,9 +53,9 @@ int op_has_waiter(lua_State *L);
 int step_read(struct run *r);    /* read.c; OP_LINES too */
 int step_connect(struct run *r); /* net.c */
 int step_listen(struct run *r);
-/* A closed object and an address are on the stack: luafd.connect and luafd.listen. */
-int net_connect(lua_State *L);
+int net_connect(lua_State *L); /* the functions connect and listen (net.c) */
 int net_listen(lua_State *L);
+void net_give_up(lua_State *L); /* one of these has failed: what it made goes */
 int read_check_formats(lua_State *L, int first); /* raises what is no format */
 
 #endif
