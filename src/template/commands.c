@@ -1,0 +1,194 @@
+/* The handlers of the short commands. Runs in templates and clones before run. Bodies are
+ * parsed by options.c, Lua is run by script.c; what is here connects the two. */
+#include "template/commands.h"
+
+#include "base/result.h"
+#include "moonfork.h"
+#include "template/clone.h"
+#include "template/script.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int command_malformed(struct server *s, const char *what) {
+  server_fail_with(s, FAILURE_PROTOCOL, PHASE_PROTOCOL, EPROTO, "%s", what);
+  return 0;
+}
+
+/* A copy with a NUL at its end, to be freed; NULL with the command failed where it has NUL
+ * octets inside or there is no memory. */
+static char *text_dup(struct server *s, struct text t, int phase) {
+  char *copy = memchr(t.p, 0, t.n) ? NULL : strndup(t.p, t.n);
+  if (!copy)
+    server_fail_with(s, FAILURE_INVAL, phase, EINVAL, "a text that can't be used");
+  return copy;
+}
+
+static void answer_hello(struct server *s) {
+  unsigned char body[16];
+  struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
+  buf_put_u32(&b, PROTO_MAGIC);
+  buf_put_u16(&b, PROTO_VERSION);
+  buf_put_u16(&b, 0);
+  buf_put_u64(&b, s->conn.executed);
+  connection_answer(&s->conn, ANS_HELLO, (uint64_t)getpid(), body, sizeof body);
+}
+
+static int open_state(struct server *s, const struct options *o) {
+  if (s->L)
+    return 0;
+  if (script_open(s, o) == 0)
+    return 0;
+  if (s->failure.code == 0)
+    server_fail_with(s, FAILURE_NOMEM, PHASE_START, ENOMEM,
+                     "not enough memory for an interpreter");
+  else
+    server_fail(s);
+  return -1;
+}
+
+int cmd_setup(struct server *s, struct command *c) {
+  const unsigned char *body;
+  size_t length;
+  unsigned version;
+  struct options o;
+  s->owner_pid = c->id;
+  int r = options_parse_setup(c->body, c->length, &body, &length, &version);
+  if (r == -EPROTONOSUPPORT) {
+    answer_hello(s); /* says which version we speak */
+    server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
+                     "the parent speaks version %u, this program %u", version,
+                     (unsigned)PROTO_VERSION);
+    return 0;
+  }
+  if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)
+    return command_malformed(s, "a setup that is none");
+  s->seal.gc = o.gc;
+  if (clone_apply_options(s, &o, c->fds) < 0 || open_state(s, &o) < 0)
+    return 0;
+  s->phase = SERVE_SERVING;
+  s->title_stale = 1;
+  answer_hello(s);
+  return 0;
+}
+
+int cmd_require(struct server *s, struct command *c) {
+  server_enter_user(s);
+  int r = script_require(s, (const char *)c->body, c->length);
+  server_leave_user(s);
+  if (r < 0)
+    server_fail(s);
+  return 0;
+}
+
+int cmd_eval(struct server *s, struct command *c) {
+  struct text code;
+  struct reader args;
+  uint32_t argc;
+  if (options_parse_eval(c->body, c->length, &code, &argc, &args) < 0)
+    return command_malformed(s, "an eval that is none");
+  server_enter_user(s);
+  int r = script_eval(s, code, argc, args);
+  server_leave_user(s);
+  if (r < 0)
+    server_fail(s);
+  return 0;
+}
+
+int cmd_arg(struct server *s, struct command *c) {
+  int r = c->gather ? args_put_gather(&s->args, c->gather)
+                    : args_put_string(&s->args, c->body, c->length);
+  if (r == -E2BIG)
+    server_fail_with(s, FAILURE_LIMIT, PHASE_ARGUMENT, E2BIG,
+                     "more than 4 GiB of arguments");
+  else if (r < 0)
+    server_fail_with(s, FAILURE_NOMEM, PHASE_ARGUMENT, ENOMEM,
+                     "not enough memory for an argument");
+  return 0;
+}
+
+int cmd_fd(struct server *s, struct command *c) {
+  for (int i = 0; i < c->fds->n; i++)
+    if (args_put_handle(&s->args, fdset_steal(c->fds, i)) < 0) {
+      server_fail_with(s, FAILURE_NOMEM, PHASE_ARGUMENT, ENOMEM,
+                       "not enough memory for a handle");
+      return 0;
+    }
+  return 0;
+}
+
+int cmd_setenv(struct server *s, struct command *c) {
+  struct text name, value;
+  if (options_parse_setenv(c->body, c->length, &name, &value) < 0)
+    return command_malformed(s, "a setenv that is none");
+  char *n = text_dup(s, name, PHASE_SETENV);
+  char *v = n && value.p ? text_dup(s, value, PHASE_SETENV) : NULL;
+  int r = 0;
+  if (n && !value.p)
+    r = unsetenv(n);
+  else if (n && v)
+    r = setenv(n, v, 1);
+  if (r < 0)
+    server_fail_with(s, FAILURE_INVAL, PHASE_SETENV, errno, "setenv %s: %s", n,
+                     strerror(errno));
+  free(v);
+  free(n);
+  return 0;
+}
+
+int cmd_chdir(struct server *s, struct command *c) {
+  char *path = text_dup(s, (struct text){(const char *)c->body, c->length}, PHASE_CHDIR);
+  if (path && chdir(path) < 0)
+    server_fail_with(s, FAILURE_INVAL, PHASE_CHDIR, errno, "chdir %s: %s", path,
+                     strerror(errno));
+  free(path);
+  return 0;
+}
+
+int cmd_seal(struct server *s, struct command *c) {
+  int gc = (int)(c->id & 3);
+  if (gc > SEAL_STOP)
+    return command_malformed(s, "a seal with an unknown collector");
+  if (gc != s->seal.gc)
+    seal_touch(&s->seal);
+  s->seal.gc = gc;
+  server_enter_user(s); /* finalisers run, and are user code */
+  int r = seal_now(&s->seal, s->L);
+  server_leave_user(s);
+  s->seal.dirty = 0;
+  if (r < 0) {
+    server_fail_with(s, FAILURE_NOMEM, PHASE_SEAL, ENOMEM, "not enough memory to seal");
+    return 0;
+  }
+  if (clone_audit(s, (int)(c->id & (MF_SEAL_AUDIT_OFF | MF_SEAL_AUDIT_WARN |
+                                    MF_SEAL_AUDIT_STRICT))) < 0)
+    server_fail(s);
+  return 0;
+}
+
+int cmd_take_args(struct server *s, struct command *c) {
+  args_clear(&s->args);
+  return 0;
+}
+
+int cmd_close(struct server *s, struct command *c) {
+  args_clear(&s->args); /* nobody's descriptors are kept open by a reaper */
+  s->phase = SERVE_CLOSING;
+  return 0;
+}
+
+int cmd_ack(struct server *s, struct command *c) {
+  struct reader r;
+  reader_init(&r, c->body, c->length);
+  while (reader_left(&r) >= 8)
+    children_acknowledged(&s->children, reader_u64(&r));
+  if (reader_left(&r) > 0 && s->phase == SERVE_SERVING)
+    return command_malformed(s, "an acknowledgement that is none");
+  return 0;
+}
+
+int cmd_who(struct server *s, struct command *c) {
+  answer_hello(s);
+  return 0;
+}

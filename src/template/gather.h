@@ -1,0 +1,25 @@
+/* A body that came in parts, or one that is grown on the way: one private mapping, enlarged
+ * by mremap, so that a gigabyte is held once and never copied to grow. The first `lead`
+ * octets are left free for whoever wants a header there (args.c). Runs in templates and
+ * clones. */
+#ifndef TEMPLATE_GATHER_H
+#define TEMPLATE_GATHER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct gather {
+  unsigned char *map;
+  size_t map_size, lead, length;
+};
+
+/* Begins an empty body. No memory yet. */
+void gather_init(struct gather *g, size_t lead);
+void gather_deinit(struct gather *g);
+/* 0, -ENOMEM, or -E2BIG past max octets in all. */
+int gather_put(struct gather *g, const void *data, size_t n, uint64_t max);
+const unsigned char *gather_body(const struct gather *g);
+/* Cuts the mapping to what is used and `tail` octets more. 0 or -ENOMEM. */
+int gather_fit(struct gather *g, size_t tail);
+
+#endif

@@ -1,0 +1,85 @@
+/* The leash of templates and clones (proc.h tells how the kernel pulls it).
+ *
+ * A signal that is armed in a template with clones would end their reaper together with the
+ * parent; so it is quiet (O_ASYNC off) while the process waits and loud while user code
+ * runs. After each switch the pipe is looked at, because a hang-up that happened while it
+ * was quiet sends no signal any more. */
+#include "template/leash.h"
+
+#include "moonfork.h"
+#include "os/fd.h"
+#include "os/proc.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+#ifndef O_ASYNC
+#define O_ASYNC 0
+#endif
+
+void leash_init(struct leash *l, int source) {
+  *l = (struct leash){.source = source, .armed = -1};
+}
+
+void leash_forked(struct leash *l) {
+  fd_close(&l->armed);
+  l->resting = 0;
+}
+
+int leash_snapped(const struct leash *l) {
+  struct pollfd p = {.fd = l->source};
+  int r;
+  if (l->source < 0)
+    return 0;
+  do
+    r = poll(&p, 1, 0);
+  while (r < 0 && errno == EINTR);
+  return r > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+static void arm(struct leash *l, int signum) {
+  if (l->source < 0 || l->broken)
+    return;
+  l->armed = proc_leash_arm(l->source, signum);
+  l->resting = 0;
+  if (l->armed >= 0)
+    return;
+  l->armed = -1;
+  l->broken = 1;
+  if (leash_snapped(l))
+    raise(signum);
+}
+
+static void switch_signal(struct leash *l, int on) {
+  int flags = fcntl(l->armed, F_GETFL);
+  if (flags >= 0)
+    fcntl(l->armed, F_SETFL, on ? flags | O_ASYNC : flags & ~O_ASYNC);
+  l->resting = !on;
+}
+
+void leash_hold(struct leash *l) {
+  if (l->armed < 0)
+    arm(l, SIGKILL);
+  else if (l->resting) {
+    switch_signal(l, 1);
+    if (leash_snapped(l))
+      raise(SIGKILL);
+  }
+}
+
+void leash_rest(struct leash *l) {
+  if (l->armed >= 0 && !l->resting)
+    switch_signal(l, 0);
+}
+
+void leash_run(struct leash *l, int mode) {
+  if (mode != MF_LEASH_KILL)
+    fd_close(&l->armed);
+  if (mode == MF_LEASH_TERM)
+    arm(l, SIGTERM);
+  else if (mode == MF_LEASH_KILL)
+    leash_hold(l);
+  fd_close(&l->source);
+}

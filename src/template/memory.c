@@ -1,0 +1,45 @@
+/* CMD_MEMORY: what a process costs. The system's figures come from /proc, those of Lua from
+ * the heap: our own directly, a clone's from its slot, which its heap keeps up to date. Runs
+ * in templates and clones before run. */
+#include "template/commands.h"
+
+#include "os/proc.h"
+#include <errno.h>
+
+static uint64_t own_lua(struct server *s) {
+  struct heap_stats st;
+  if (!s->heap)
+    return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 + (uint64_t)lua_gc(s->L, LUA_GCCOUNTB);
+  heap_stats(s->heap, &st);
+  return st.live;
+}
+
+static int measure(struct server *s, uint64_t id, struct proc_memory *ret, uint64_t *ret_lua) {
+  if (id == 0) {
+    *ret_lua = own_lua(s);
+    return proc_memory(0, ret);
+  }
+  const struct child *child = children_find(&s->children, id);
+  if (!child || child->state != CHILD_LIVE)
+    return -ESRCH;
+  if (child->slot != SLOT_NONE)
+    *ret_lua = slots_at(&s->children.slots, child->slot)->lua_live;
+  return proc_memory(child->pid, ret);
+}
+
+int cmd_memory(struct server *s, struct command *c) {
+  unsigned char body[48];
+  struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
+  struct proc_memory m = {0};
+  uint64_t lua = 0;
+  int r = measure(s, c->id, &m, &lua);
+  buf_put_u32(&b, (uint32_t)-r);
+  buf_put_u32(&b, 0);
+  buf_put_u64(&b, m.pss);
+  buf_put_u64(&b, m.uss);
+  buf_put_u64(&b, m.rss);
+  buf_put_u64(&b, m.shared);
+  buf_put_u64(&b, lua);
+  connection_answer(&s->conn, ANS_MEMORY, c->id, body, sizeof body);
+  return 0;
+}

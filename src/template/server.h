@@ -1,0 +1,106 @@
+/* One process that serves commands: a template, or a clone that has not run yet. There is
+ * one of these in a process (server_self), and everything in this folder works on it.
+ *
+ * Its life: template_enter makes it; serve executes commands until a fork makes this very
+ * process a clone (SERVED_BORN), or run is to be entered (SERVED_RUN); both leave the loop
+ * by returning to entry.c, which goes on with the clone or the function. Every other end is
+ * inside, by server_exit. */
+#ifndef TEMPLATE_SERVER_H
+#define TEMPLATE_SERVER_H
+
+#include "template/args.h"
+#include "template/audit.h"
+#include "template/connection.h"
+#include "template/entry.h"
+#include "template/failure.h"
+#include "template/gather.h"
+#include "template/leash.h"
+#include "template/options.h"
+#include "template/reap.h"
+#include "template/seal.h"
+#include "wire/proto.h"
+
+enum phase { /* doc/design.md */
+  SERVE_BOOT, SERVE_SERVING, SERVE_FAILED, SERVE_CLOSING, SERVE_REAPER,
+  SERVE_REAPING, SERVE_COUNT
+};
+
+enum served { /* what a handler and serve return besides 0 */
+  SERVED_BORN = 1, /* this process is a new clone */
+  SERVED_RUN = 2   /* enter the function */
+};
+
+struct command {
+  unsigned type;
+  uint64_t id;
+  const unsigned char *body; /* borrowed */
+  size_t length;
+  struct fdset *fds;     /* handlers steal, the dispatcher closes the rest */
+  int lost_fds;          /* the kernel dropped some of them */
+  struct gather *gather; /* owns the body where it came in parts, else NULL */
+};
+
+struct server {
+  lua_State *L;            /* where user code runs; NULL before SETUP of a program */
+  const struct template_entry *entry;
+  const mf_template_options *options; /* may be NULL */
+  struct heap *heap;       /* NULL: the host's allocator */
+  struct seal seal;
+  struct connection conn;
+  struct children children;
+  struct args args;
+  struct leash leash;
+  struct gather gather;    /* a body in parts under way */
+  struct fdset gather_fds;
+  uint64_t gather_id;
+  unsigned gather_type;    /* 0: none */
+  int gather_lost;
+  enum phase phase;
+  int exit_code;
+  int is_clone;
+  int exiting;             /* inside clone.exit */
+  int retired;             /* holds nothing any more, only reaps */
+  int title_stale;
+  uint64_t owner_pid;      /* of the parent */
+  char name[128];
+  int leash_mode;          /* enum mf_leash */
+  int to_socket[3];        /* standard streams that become the socket at run */
+  struct slot *slot;       /* our own, in the template's memory; or NULL */
+  char *slot_text;
+  struct audit audit;
+  int audit_level;         /* MF_SEAL_AUDIT_...; 0: refuse what audit_check refuses */
+  int hide_args;           /* hooks of a birth must not see arguments */
+  int being_born;          /* executing the inner commands of a FORK */
+  struct {                 /* a clone between fork() and clone_born */
+    struct options options;
+    struct fdset fds;
+    struct slot *slot;
+    char *slot_text;
+  } birth;
+  struct {                 /* a function about to be entered */
+    int nargs;
+    char title[128];
+  } run;
+  struct failure failure;  /* of the last protected call that failed */
+};
+
+/* The server of this process, or NULL where it is none (a plain parent). */
+struct server *server_self(void);
+void server_set_self(struct server *s);
+
+/* Fails the command under way with what s->failure says: FAILED is queued, nothing is
+ * executed any more. */
+void server_fail(struct server *s);
+/* The same with a text in the manner of printf; error is an errno or 0. */
+void server_fail_with(struct server *s, int code, int phase, int error, const char *format,
+                      ...) __attribute__((format(printf, 5, 6)));
+/* Around user code other than the function of run: what was answered is sent, the leash is
+ * armed, the mask empty, and the heap is no longer sealed. */
+void server_enter_user(struct server *s);
+void server_leave_user(struct server *s);
+/* kind: "template", "clone" or "reaper"; NULL: the function (s->run.title). */
+void server_title(struct server *s, const char *kind);
+/* Flushes stdio and leaves. No atexit handler, no lua_close. */
+_Noreturn void server_exit(struct server *s, int code);
+
+#endif

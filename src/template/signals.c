@@ -1,0 +1,126 @@
+/* Signals of templates and clones before run. Resetting all dispositions in each clone would
+ * cost a hundred system calls; so at the first fork after user code has run the template
+ * notes which ones are not the default, and clones reset these. */
+#include "template/signals.h"
+
+#include "os/proc.h"
+#include <errno.h>
+#include <string.h>
+
+enum { HINTS_MAX = 64 };
+
+static volatile sig_atomic_t nhints;
+static pid_t hints[HINTS_MAX];
+static int watching;       /* SIGCHLD is ours, and blocked */
+static int user_ran = 1, has_altstack;
+static sigset_t changed;   /* dispositions that are not the default */
+
+static void on_sigchld(int signum, siginfo_t *info, void *context) {
+  int saved = errno;
+  if (nhints < HINTS_MAX)
+    hints[nhints] = info->si_pid;
+  nhints = nhints < HINTS_MAX ? nhints + 1 : HINTS_MAX;
+  errno = saved;
+}
+
+static void handle_sigchld(void) {
+  struct sigaction a;
+  memset(&a, 0, sizeof a);
+  a.sa_sigaction = on_sigchld;
+  a.sa_flags = SA_SIGINFO | SA_RESTART | SA_NOCLDSTOP;
+  sigfillset(&a.sa_mask);
+  sigaction(SIGCHLD, &a, NULL);
+}
+
+static void mask_sigchld(int how) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  sigprocmask(how, &set, NULL);
+}
+
+void signals_watch_children(void) {
+  if (watching)
+    return;
+  watching = 1;
+  mask_sigchld(SIG_BLOCK);
+  handle_sigchld();
+}
+
+void signals_enter_user(void) {
+  user_ran = 1;
+  if (watching)
+    mask_sigchld(SIG_UNBLOCK);
+}
+
+static void note_dispositions(void) {
+  stack_t stack;
+  user_ran = 0;
+  sigemptyset(&changed);
+  for (int i = 1; i < NSIG; i++) {
+    struct sigaction a;
+    if (sigaction(i, NULL, &a) == 0 && a.sa_handler != SIG_DFL)
+      sigaddset(&changed, i);
+  }
+  has_altstack = sigaltstack(NULL, &stack) == 0 && !(stack.ss_flags & SS_DISABLE);
+}
+
+void signals_leave_user(void) {
+  sigset_t mask;
+  sigemptyset(&mask);
+  if (watching) {
+    sigaddset(&mask, SIGCHLD);
+    handle_sigchld();
+  }
+  sigprocmask(SIG_SETMASK, &mask, NULL);
+}
+
+int signals_take_hints(pid_t *ret_pids, int max) {
+  int n = nhints < max ? nhints : max;
+  memcpy(ret_pids, hints, (size_t)n * sizeof *hints);
+  nhints = 0;
+  return n;
+}
+
+void signals_block_all(sigset_t *ret_old) {
+  sigset_t all;
+  if (user_ran)
+    note_dispositions();
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, ret_old);
+}
+
+void signals_restore(const sigset_t *old) {
+  sigprocmask(SIG_SETMASK, old, NULL);
+}
+
+static void set_default(int signum) {
+  struct sigaction a;
+  memset(&a, 0, sizeof a);
+  a.sa_handler = SIG_DFL;
+  sigaction(signum, &a, NULL);
+}
+
+void signals_release(void) {
+  if (!watching)
+    return;
+  set_default(SIGCHLD);
+  mask_sigchld(SIG_UNBLOCK);
+  watching = 0;
+}
+
+void signals_forked(void) {
+  sigset_t none;
+  for (int i = 1; i < NSIG; i++)
+    if (i == SIGCHLD ? watching : sigismember(&changed, i))
+      set_default(i);
+  if (has_altstack) {
+    stack_t off = {.ss_flags = SS_DISABLE};
+    sigaltstack(&off, NULL);
+  }
+  sigemptyset(&changed);
+  has_altstack = watching = 0;
+  nhints = 0;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+}
