@@ -130,9 +130,8 @@ local function milliseconds(where, value)
 end
 
 -- Relative entries of a path are bound to the directory of this moment.
-local function absolute(path)
-  local cwd = core.getcwd()
-  if not cwd or cwd:find("[;?]") then return path end
+local function bind(path, cwd)
+  if cwd:find("[;?]") then return path end
   if cwd == "/" then cwd = "" end
   return (path:gsub("[^;]+", function(entry)
     if entry:sub(1, 1) == "/" then return nil end
@@ -140,15 +139,30 @@ local function absolute(path)
   end))
 end
 
+local last = {} -- the latest answers: paths and directory seldom change
+
+local function paths()
+  local path, cpath, cwd = package.path, package.cpath, core.getcwd()
+  if not cwd then return path, cpath end
+  if last.path ~= path or last.cpath ~= cpath or last.cwd ~= cwd then
+    last = { path = path, cpath = cpath, cwd = cwd, bind(path, cwd), bind(cpath, cwd) }
+  end
+  return last[1], last[2]
+end
+
+local STARTS = { new = true, new_exec = true, template = true }
+
 -- The plain options, or nil and an error. f names the function for messages, n the
 -- argument.
 function options.read(f, n, given)
   local where = { f = f, n = n }
   given = check.optional(n, f, given, "table") or {}
   check.keys(n, f, given, valid[f])
+  local path, cpath
+  if STARTS[f] then path, cpath = paths() end
   local plain = {
-    path = given.path and text(where, "path", given.path) or absolute(package.path),
-    cpath = given.cpath and text(where, "cpath", given.cpath) or absolute(package.cpath),
+    path = given.path and text(where, "path", given.path) or path,
+    cpath = given.cpath and text(where, "cpath", given.cpath) or cpath,
     program = given.program and text(where, "program", given.program),
     cwd = given.cwd and text(where, "cwd", given.cwd),
     name = given.name and text(where, "name", given.name),

@@ -284,6 +284,9 @@ end
 local function copied()
   waiter, handler, reactor.changed = nil, nil, nil
   kept = {}
+  for _, set in ipairs { level, newest, innermost, waits, answered, failures } do
+    for key in pairs(set) do set[key] = nil end
+  end
   installed = false
   core.socket_wait(nil)
 end

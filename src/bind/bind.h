@@ -1,9 +1,10 @@
-/* The Lua binding of the parent's side: what its files share. Runs in the parent (and lies
- * idle in copies of it that template() and early made).
+/* The Lua binding of the parent's side: what its files share. Runs in the parent (and
+ * lies idle in copies of it that template() and early made).
  *
- * moonfork.core is raw: a function checks its arguments, calls the library once and pushes.
- * What is pleasant - chains, options, waiting, error handling - is Lua (lua/moonfork). The
- * contract of each Lua function stands at its C function; "-> x" is what it returns.
+ * moonfork.core is raw: a function checks its arguments, calls the library once and
+ * pushes. What is pleasant - chains, options, waiting, error handling - is Lua
+ * (lua/moonfork). The contract of each Lua function stands at its C function; "-> x" is
+ * what it returns.
  *
  *   box (one per Lua state, a userdata in the registry)
  *    '- reactor (one per process that uses it; a forked copy gets a new one)
@@ -26,7 +27,8 @@
 #include <sys/types.h>
 #include <uv.h>
 
-/* The names carry the side and the version, so that the template program's never match. */
+/* The names carry the side and the version, so that the template program's never match.
+ */
 #define BIND_ID "moonfork.module." MF_VERSION_STRING "."
 #define BIND_BOX BIND_ID "box"
 #define BIND_PROCESS BIND_ID "process"
@@ -52,14 +54,14 @@ struct trash { /* a registry reference and a block, freed together */
 struct completion {
   struct list link;
   enum completion_kind kind;
-  struct trash trash;     /* ref: a function, or the cell of a process */
+  struct trash trash; /* ref: a function, or the cell of a process */
   struct reactor *reactor;
-  struct proc *proc;      /* DONE_EXIT, DONE_ERROR: embedded in it; else NULL */
-  int code, started;      /* code 0: success */
+  struct proc *proc; /* DONE_EXIT, DONE_ERROR: embedded in it; else NULL */
+  int code, started; /* code 0: success */
   char *message, *traceback;
   int has_ending;
   struct ending ending;
-  int fd;                 /* DONE_SOCKET: owned */
+  int fd; /* DONE_SOCKET: owned */
   mf_memory_info memory;
 };
 
@@ -69,14 +71,14 @@ struct proc {
   struct reactor *reactor;
   mf_process *process; /* NULL: closed */
   struct completion exit, error;
-  unsigned holds;  /* the library's, and one for each completion that is not popped */
-  int watched;     /* mf_on_exit was asked */
+  unsigned holds; /* the library's, and one for each completion that is not popped */
+  int watched;    /* mf_on_exit was asked */
 };
 
 /* A new request whose completion goes to the function at idx, or NULL (no memory). May
  * raise. From here to the library's call nothing may raise. */
-struct completion *completion_new(lua_State *L, struct reactor *r, enum completion_kind kind,
-                                  int idx);
+struct completion *completion_new(lua_State *L, struct reactor *r,
+                                  enum completion_kind kind, int idx);
 void completion_init(struct completion *c, struct reactor *r, enum completion_kind kind);
 /* Takes back a request that the library refused. */
 void completion_drop(lua_State *L, struct completion *c);
@@ -100,7 +102,7 @@ struct reactor {
   int exposed;   /* somebody else polls the descriptor */
   int attention; /* a waiting call has its answer and has not looked yet */
   struct list watches;
-  int nclosing;  /* processes whose close callback is due */
+  int nclosing; /* processes whose close callback is due */
   struct guest *guest;
 };
 
@@ -158,8 +160,8 @@ void watch_abandon(struct reactor *r);
 /* The name of a code, of the closed set of the API. */
 const char *bind_error_name(int code);
 /* Pushes an error object. Strings may be NULL. */
-void bind_error_push(lua_State *L, const char *code, const char *message, const char *traceback,
-                int started, const struct ending *ending);
+void bind_error_push(lua_State *L, const char *code, const char *message,
+                     const char *traceback, int started, const struct ending *ending);
 /* true, or nil and an error object, for what a function of the library returned. Raises
  * where the object belongs to another process. */
 int bind_result_push(lua_State *L, int rc);
@@ -169,14 +171,14 @@ void bind_error_open(lua_State *L); /* registers the metatable */
 
 /* ---- options.c ---- */
 
-/* Options from the normalised table at idx (nil: none), in memory that lives as long as the
- * values it pushes: an unknown number of stack slots stays in use. May raise. */
+/* Options from the normalised table at idx (nil: none), in memory that lives as long as
+ * the values it pushes: an unknown number of stack slots stays in use. May raise. */
 void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret);
 
 /* ---- functions of the module, by file ---- */
 
-extern const luaL_Reg bind_process_functions[], bind_reactor_functions[], bind_watch_functions[],
-    bind_copy_functions[], bind_system_functions[];
+extern const luaL_Reg bind_process_functions[], bind_reactor_functions[],
+    bind_watch_functions[], bind_copy_functions[], bind_system_functions[];
 
 /* The raw process at idx whatever became of it. */
 struct proc *bound_check(lua_State *L, int idx);

@@ -17,8 +17,8 @@ void completion_init(struct completion *c, struct reactor *r, enum completion_ki
   c->fd = -1;
 }
 
-struct completion *completion_new(lua_State *L, struct reactor *r, enum completion_kind kind,
-                                  int idx) {
+struct completion *completion_new(lua_State *L, struct reactor *r,
+                                  enum completion_kind kind, int idx) {
   lua_pushvalue(L, idx);
   int ref = luaL_ref(L, LUA_REGISTRYINDEX);
   struct completion *c = malloc(sizeof(*c));
@@ -76,8 +76,9 @@ static void push_error(lua_State *L, const struct completion *c) {
     lua_pushnil(L);
     return;
   }
-  bind_error_push(L, bind_error_name(c->code), c->message ? c->message : mf_strerror(c->code),
-             c->traceback, c->started, c->has_ending ? &c->ending : NULL);
+  bind_error_push(L, bind_error_name(c->code),
+                  c->message ? c->message : mf_strerror(c->code), c->traceback,
+                  c->started, c->has_ending ? &c->ending : NULL);
 }
 
 static void push_value(lua_State *L, struct completion *c) {
@@ -96,7 +97,8 @@ static void push_value(lua_State *L, struct completion *c) {
   }
 }
 
-/* Whatever raises here (memory) leaves the completion where it was, to be popped again. */
+/* Whatever raises here (memory) leaves the completion where it was, to be popped again.
+ */
 int completion_pop(lua_State *L, struct reactor *r) {
   static const char *const names[] = {"call", "call", "call", "exit", "error"};
   if (list_empty(&r->done))

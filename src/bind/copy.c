@@ -19,7 +19,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* Calls the function that the Lua side left for this; its failure changes nothing here. */
+/* Calls the function that the Lua side left for this; its failure changes nothing here.
+ */
 static void tell_lua(lua_State *L) {
   if (lua_getfield(L, LUA_REGISTRYINDEX, BIND_ID "copied") == LUA_TFUNCTION)
     lua_pcall(L, 0, 0, 0);
@@ -80,8 +81,9 @@ static int fork_refused(lua_State *L, int rc) {
   return 2;
 }
 
-/* template(cell, options) -> raw; or nil, error. The copy's `box` is the parent's: whatever
- * was pushed here stays in the copy, which is why the raw process comes after the fork. */
+/* template(cell, options) -> raw; or nil, error. The copy's `box` is the parent's:
+ * whatever was pushed here stays in the copy, which is why the raw process comes after
+ * the fork. */
 static int l_template(lua_State *L) {
   mf_options options;
   mf_process *process = NULL;
@@ -110,11 +112,14 @@ static int l_early(lua_State *L) { /* early() -> true; or nil, error */
   return bind_result_push(L, mf_adopt_early(fd, pid));
 }
 
-static int l_on_copied(lua_State *L) { /* on_copied(f): f() in each copy, before it serves */
+static int
+l_on_copied(lua_State *L) { /* on_copied(f): f() in each copy, before it serves */
   luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "copied");
   return 0;
 }
 
-const luaL_Reg bind_copy_functions[] = {
-    {"template", l_template}, {"early", l_early}, {"on_copied", l_on_copied}, {NULL, NULL}};
+const luaL_Reg bind_copy_functions[] = {{"template", l_template},
+                                        {"early", l_early},
+                                        {"on_copied", l_on_copied},
+                                        {NULL, NULL}};

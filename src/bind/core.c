@@ -1,6 +1,6 @@
 /* moonfork.core, the C half of `require "moonfork"`. It is loaded into the program's own
- * interpreter, exports this one symbol, and is never unloaded (the library leaves a handler
- * with pthread_atfork). Runs in the parent. */
+ * interpreter, exports this one symbol, and is never unloaded (the library leaves a
+ * handler with pthread_atfork). Runs in the parent. */
 #include "bind/bind.h"
 #include "luafd/luafd.h"
 #include "template/entry.h"

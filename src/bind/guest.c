@@ -2,8 +2,8 @@
  * loop's descriptor. Callbacks run from the host's turn and outside of ours. What they
  * raise never passes through libuv: the Lua side keeps it for the next call.
  *
- *   prepare (before the host sleeps): private turn; what is due, and whether we keep it alive
- *   poll, timer: private turn and dispatch (moonfork's `turn` in the registry)
+ *   prepare (before the host sleeps): private turn; what is due, and whether we keep it
+ * alive poll, timer: private turn and dispatch (moonfork's `turn` in the registry)
  *
  * Runs in the parent. */
 #include "bind/bind.h"

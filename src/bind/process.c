@@ -34,8 +34,8 @@ static void on_socket(mf_process *process, const mf_error *error, int fd, void *
   completion_done(c);
 }
 
-static void on_memory(mf_process *process, const mf_error *error, const mf_memory_info *info,
-                      void *data) {
+static void on_memory(mf_process *process, const mf_error *error,
+                      const mf_memory_info *info, void *data) {
   struct completion *c = data;
   (void)process;
   completion_set_error(c, error);
@@ -111,7 +111,8 @@ struct proc *bound_check(lua_State *L, int idx) {
   if (!*box || !(*box)->process)
     luaL_error(L, "the process is closed");
   if (reactor_foreign((*box)->reactor))
-    luaL_error(L, "the process object belongs to the process that this one was forked from");
+    luaL_error(L,
+               "the process object belongs to the process that this one was forked from");
   reactor_get(L);
   return *box;
 }
@@ -259,7 +260,8 @@ static int l_seal(lua_State *L) { /* seal(raw, gc 0..2, audit 0..3) */
   return done(L, p, mf_seal(p->process, gc | audits[audit]));
 }
 
-static int l_limit(lua_State *L) { /* limit(raw, {name, value, ...}); value -1: infinity */
+static int
+l_limit(lua_State *L) { /* limit(raw, {name, value, ...}); value -1: infinity */
   enum { LIMITS_MAX = 16 };
   mf_rlimit limits[LIMITS_MAX];
   struct proc *p = bound_check(L, 1);
@@ -360,12 +362,27 @@ static int l_inert(lua_State *L) { /* inert(raw) -> boolean */
 }
 
 const luaL_Reg bind_process_functions[] = {
-    {"new", l_new},           {"new_exec", l_new_exec},   {"fork", l_fork},
-    {"from_fd", l_from_fd},   {"require", l_require},     {"eval", l_eval},
-    {"send_fd", l_send_fd},   {"send_arg", l_send_arg},   {"take_args", l_take_args},
-    {"chdir", l_chdir},       {"setenv", l_setenv},       {"seal", l_seal},
-    {"limit", l_limit},       {"run", l_run},             {"to_fd", l_to_fd},
-    {"memory", l_memory},     {"finish", l_finish},       {"watch_exit", l_watch_exit},
-    {"pid", l_pid},           {"kill", l_kill},           {"close", l_close},
-    {"inert", l_inert},       {NULL, NULL},
+    {"new", l_new},
+    {"new_exec", l_new_exec},
+    {"fork", l_fork},
+    {"from_fd", l_from_fd},
+    {"require", l_require},
+    {"eval", l_eval},
+    {"send_fd", l_send_fd},
+    {"send_arg", l_send_arg},
+    {"take_args", l_take_args},
+    {"chdir", l_chdir},
+    {"setenv", l_setenv},
+    {"seal", l_seal},
+    {"limit", l_limit},
+    {"run", l_run},
+    {"to_fd", l_to_fd},
+    {"memory", l_memory},
+    {"finish", l_finish},
+    {"watch_exit", l_watch_exit},
+    {"pid", l_pid},
+    {"kill", l_kill},
+    {"close", l_close},
+    {"inert", l_inert},
+    {NULL, NULL},
 };

@@ -134,7 +134,8 @@ void reactor_touch(struct reactor *r) {
 }
 
 int reactor_outstanding(struct reactor *r) {
-  return r->attention || !list_empty(&r->watches) || !list_empty(&r->done) || mf_busy(&r->loop) > 0;
+  return r->attention || !list_empty(&r->watches) || !list_empty(&r->done) ||
+         mf_busy(&r->loop) > 0;
 }
 
 int reactor_timeout(struct reactor *r) {
@@ -338,9 +339,18 @@ static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from it
 }
 
 const luaL_Reg bind_reactor_functions[] = {
-    {"turn", l_turn},           {"pop", l_pop},         {"waiting", l_waiting},
-    {"outstanding", l_outstanding}, {"timeout", l_timeout}, {"fd", l_fd},
-    {"attention", l_attention}, {"post", l_post},       {"block", l_block},
-    {"copied", l_copied},       {"now", l_now},         {"reset", l_reset},
-    {"use_loop", l_use_loop},   {NULL, NULL},
+    {"turn", l_turn},
+    {"pop", l_pop},
+    {"waiting", l_waiting},
+    {"outstanding", l_outstanding},
+    {"timeout", l_timeout},
+    {"fd", l_fd},
+    {"attention", l_attention},
+    {"post", l_post},
+    {"block", l_block},
+    {"copied", l_copied},
+    {"now", l_now},
+    {"reset", l_reset},
+    {"use_loop", l_use_loop},
+    {NULL, NULL},
 };

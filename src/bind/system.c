@@ -13,20 +13,21 @@ static const struct {
   const char *name;
   int number;
 } signals[] = {
-    {"HUP", SIGHUP},   {"INT", SIGINT},       {"QUIT", SIGQUIT}, {"ILL", SIGILL},
-    {"TRAP", SIGTRAP}, {"ABRT", SIGABRT},     {"BUS", SIGBUS},   {"FPE", SIGFPE},
-    {"KILL", SIGKILL}, {"USR1", SIGUSR1},     {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
-    {"PIPE", SIGPIPE}, {"ALRM", SIGALRM},     {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
-    {"CONT", SIGCONT}, {"STOP", SIGSTOP},     {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
-    {"TTOU", SIGTTOU}, {"URG", SIGURG},       {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
-    {"PROF", SIGPROF}, {"VTALRM", SIGVTALRM}, {"IO", SIGIO},     {"SYS", SIGSYS},
+    {"HUP", SIGHUP},     {"INT", SIGINT},       {"QUIT", SIGQUIT}, {"ILL", SIGILL},
+    {"TRAP", SIGTRAP},   {"ABRT", SIGABRT},     {"BUS", SIGBUS},   {"FPE", SIGFPE},
+    {"KILL", SIGKILL},   {"USR1", SIGUSR1},     {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
+    {"PIPE", SIGPIPE},   {"ALRM", SIGALRM},     {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
+    {"CONT", SIGCONT},   {"STOP", SIGSTOP},     {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
+    {"TTOU", SIGTTOU},   {"URG", SIGURG},       {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
+    {"PROF", SIGPROF},   {"VTALRM", SIGVTALRM}, {"IO", SIGIO},     {"SYS", SIGSYS},
     {"WINCH", SIGWINCH},
 #ifdef SIGPWR
     {"PWR", SIGPWR},
 #endif
 };
 
-static int l_signals(lua_State *L) { /* signals() -> {NAME = number}, the highest number */
+static int
+l_signals(lua_State *L) { /* signals() -> {NAME = number}, the highest number */
   lua_createtable(L, 0, (int)(sizeof(signals) / sizeof(*signals)));
   for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
     lua_pushinteger(L, signals[i].number);
@@ -71,7 +72,8 @@ static int l_error(lua_State *L) { /* error(code, message [, started]) -> error 
   const char *code = luaL_checkstring(L, 1);
   const char *message = luaL_checkstring(L, 2);
   int unknown = lua_toboolean(L, 3);
-  bind_error_push(L, code, message, NULL, unknown ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL);
+  bind_error_push(L, code, message, NULL, unknown ? MF_STARTED_UNKNOWN : MF_STARTED_NO,
+                  NULL);
   return 1;
 }
 
@@ -90,7 +92,7 @@ static int l_socket_wait(lua_State *L) { /* socket_wait(f): luafd_set_wait */
 }
 
 const luaL_Reg bind_system_functions[] = {
-    {"signals", l_signals}, {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
-    {"handle", l_handle},   {"error", l_error}, {"dup", l_dup},
+    {"signals", l_signals},         {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
+    {"handle", l_handle},           {"error", l_error}, {"dup", l_dup},
     {"socket_wait", l_socket_wait}, {NULL, NULL},
 };

@@ -90,8 +90,8 @@ void bind_memory_push(lua_State *L, const mf_memory_info *m) {
   set_integer(L, "lua", m->lua);
 }
 
-void bind_error_push(lua_State *L, const char *code, const char *message, const char *traceback,
-                int started, const struct ending *ending) {
+void bind_error_push(lua_State *L, const char *code, const char *message,
+                     const char *traceback, int started, const struct ending *ending) {
   lua_createtable(L, 0, 5);
   set_string(L, "code", code);
   set_string(L, "message", message ? message : code);

@@ -1,6 +1,7 @@
 /* A descriptor of the user's under watch on the private loop, once: how a moonfork.socket
- * waits while a waiter suspends the coroutine. The descriptor is wrapped, because uv_poll_t
- * would make its description non-blocking, which is not ours to do. Runs in the parent. */
+ * waits while a waiter suspends the coroutine. The descriptor is wrapped, because
+ * uv_poll_t would make its description non-blocking, which is not ours to do. Runs in the
+ * parent. */
 #include "bind/bind.h"
 #include "os/fd.h"
 #include <errno.h>
@@ -48,7 +49,8 @@ static int l_close(lua_State *L) {
 }
 
 static int to_events(const char *events) {
-  return (strchr(events, 'r') ? UV_READABLE : 0) | (strchr(events, 'w') ? UV_WRITABLE : 0);
+  return (strchr(events, 'r') ? UV_READABLE : 0) |
+         (strchr(events, 'w') ? UV_WRITABLE : 0);
 }
 
 static int start(struct watch *w, int fd, int events) {
@@ -66,8 +68,8 @@ static int start(struct watch *w, int fd, int events) {
   return 0;
 }
 
-/* watch(fd, events, f) -> watch: f() is a completion when fd is ready, at most once; close
- * it. nil: it is ready now, or so broken that an attempt will tell */
+/* watch(fd, events, f) -> watch: f() is a completion when fd is ready, at most once;
+ * close it. nil: it is ready now, or so broken that an attempt will tell */
 static int l_watch(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   int events = to_events(luaL_checkstring(L, 2));
