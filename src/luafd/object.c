@@ -254,9 +254,12 @@ static int m_flush(lua_State *L) { /* nothing is kept back by write */
   return 1;
 }
 
+/* The words of poll, of the manual page, and of LuaSocket. */
 static int m_shutdown(lua_State *L) {
-  static const char *const names[] = {"read", "write", "both", NULL};
-  static const int hows[] = {SHUT_RD, SHUT_WR, SHUT_RDWR};
+  static const char *const names[] = {"r",    "w",       "rw",   "read", "write",
+                                      "both", "receive", "send", NULL};
+  static const int hows[] = {SHUT_RD, SHUT_WR,   SHUT_RDWR, SHUT_RD,
+                             SHUT_WR, SHUT_RDWR, SHUT_RD,   SHUT_WR};
   const struct object *o = object_open(L, 1);
   int how = hows[luaL_checkoption(L, 2, "both", names)];
   return result(L, shutdown(o->fd, how) == 0 ? 0 : -errno);

@@ -307,7 +307,7 @@ end
 
 function TestObject.test_shutdown()
   local a, b = pair()
-  lu.assertTrue(a:shutdown("write"))
+  lu.assertTrue(a:shutdown("w"))
   lu.assertNil(b:read())
   lu.assertIs(b:write("still"), b)
   lu.assertTrue(b:shutdown())
