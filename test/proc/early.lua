@@ -172,4 +172,19 @@ story.test("a program that never uses it leaves nothing behind", function(t)
   t.ok(kit.getpid() ~= early)
 end)
 
+story.test("AF-57 a host with its own interpreter needs no program file", function(t)
+  local build = os.getenv "MOONFORK_BUILD"
+  local program = build and build .. "/test/help/embed"
+  if not program or not kit.ls(build) or not io.open(program) then
+    t.skip "needs the build folder of test/run"
+  end
+  local out = t:file "out"
+  local ok, how, code = os.execute(("'%s' >'%s' 2>&1 </dev/null"):format(program, out))
+  local text = t.read(out)
+  t.ok(ok, how .. " " .. code .. ": " .. text)
+  local one, two = text:match "^new: (%d+) after 1 hooks\nnew_exec: (%d+) after 1 hooks\n$"
+  t.ok(one, text)
+  t.eq(one, two)
+end)
+
 story.done()
