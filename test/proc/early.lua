@@ -174,12 +174,12 @@ end)
 
 story.test("AF-57 a host with its own interpreter needs no program file", function(t)
   local build = os.getenv "MOONFORK_BUILD"
-  local program = build and build .. "/test/help/embed"
-  if not program or not kit.ls(build) or not io.open(program) then
+  local embed = build and build .. "/test/help/embed"
+  if not embed or not kit.ls(build) or not io.open(embed) then
     t.skip "needs the build folder of test/run"
   end
   local out = t:file "out"
-  local ok, how, code = os.execute(("'%s' >'%s' 2>&1 </dev/null"):format(program, out))
+  local ok, how, code = os.execute(("'%s' >'%s' 2>&1 </dev/null"):format(embed, out))
   local text = t.read(out)
   t.ok(ok, how .. " " .. code .. ": " .. text)
   local one, two = text:match "^new: (%d+) after 1 hooks\nnew_exec: (%d+) after 1 hooks\n$"
