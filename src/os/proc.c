@@ -244,6 +244,8 @@ static size_t random_by_call(unsigned char *out, size_t n) {
 
 static size_t random_by_device(unsigned char *out, size_t n) {
   size_t done = 0;
+  if (n == 0)
+    return 0;
   int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
   while (fd >= 0 && done < n) {
     ssize_t got = read(fd, out + done, n - done);
