@@ -32,7 +32,7 @@ static char *no_env[] = {NULL};
 /* Runs a script with its output in out; gives the exit code. */
 static int run_script(const char *script, struct proc_spawn *spawn, char *out,
                       size_t size) {
-  char *argv[] = {"sh", "-c", (char *)(uintptr_t)script, NULL};
+  char *argv[] = {TEXT("sh"), TEXT("-c"), (char *)(uintptr_t)script, NULL};
   int ends[2];
   size_t n = 0;
   pid_t pid;
@@ -83,7 +83,7 @@ static void test_spawn_puts_descriptors_in_place(void **state) {
 static int spawn_with_collisions(void) {
   int pipes[5][2], status;
   char script[] = "printf 0 >&0; printf 1 >&1; printf 2 >&2; printf 3 >&3; printf 4 >&4";
-  char *argv[] = {"sh", "-c", script, NULL};
+  char *argv[] = {TEXT("sh"), TEXT("-c"), script, NULL};
   for (int i = 0; i < 5; i++) {
     if (pipe2(pipes[i], O_CLOEXEC) < 0)
       return 1;
@@ -130,7 +130,7 @@ static void test_spawn_minds_colliding_numbers(void **state) {
 static int spawn_without_streams(void) {
   static const char script[] =
       "[ /proc/self/fd/0 -ef /dev/null ] && [ /proc/self/fd/2 -ef /dev/null ]";
-  char *argv[] = {"sh", "-c", (char *)(uintptr_t)script, NULL};
+  char *argv[] = {TEXT("sh"), TEXT("-c"), (char *)(uintptr_t)script, NULL};
   struct proc_spawn spawn = SPAWN_NOTHING;
   int status;
   pid_t pid;
@@ -182,7 +182,7 @@ static void test_spawn_gives_default_signals(void **state) {
 
 static void test_spawn_tells_why_not(void **state) {
   struct proc_spawn spawn = SPAWN_NOTHING;
-  char *argv[] = {"x", NULL};
+  char *argv[] = {TEXT("x"), NULL};
   pid_t pid = 77;
   spawn.argv = argv;
   spawn.envp = no_env;
@@ -201,7 +201,7 @@ static void test_spawn_tells_why_not(void **state) {
 
 static void test_program_without_slash_is_searched(void **state) {
   struct proc_spawn spawn = SPAWN_NOTHING;
-  char *argv[] = {"sh", "-c", "exit 7", NULL};
+  char *argv[] = {TEXT("sh"), TEXT("-c"), TEXT("exit 7"), NULL};
   pid_t pid;
   spawn.program = "sh";
   spawn.argv = argv;

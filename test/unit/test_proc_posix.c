@@ -32,7 +32,7 @@ static void test_kill_never_means_a_group(void **state) {
 }
 
 static void test_spawned_program_is_killed_and_reaped(void **state) {
-  char *argv[] = {"sh", "-c", "exec sleep 30", NULL}, *envp[] = {NULL};
+  char *argv[] = {TEXT("sh"), TEXT("-c"), TEXT("exec sleep 30"), NULL}, *envp[] = {NULL};
   struct proc_spawn spawn = {.program = "/bin/sh",
                              .argv = argv,
                              .envp = envp,

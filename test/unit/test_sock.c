@@ -39,7 +39,7 @@ static void test_pair_is_cloexec_and_half_nonblocking(void **state) {
 static void test_octets_go_in_order_of_iovecs(void **state) {
   int ends[2], truncated;
   char data[16];
-  struct iovec iov[] = {{"ab", 2}, {"", 0}, {"cd", 2}};
+  struct iovec iov[] = {{TEXT("ab"), 2}, {TEXT(""), 0}, {TEXT("cd"), 2}};
   struct fdset fds;
   fdset_init(&fds);
   open_pair(ends);

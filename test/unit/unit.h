@@ -14,6 +14,8 @@
 #include "help/census.h"
 #include <string.h>
 
+/* An array of the block's own, for interfaces that want char * and don't write. */
+#define TEXT(s) ((char[]){s})
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 #endif
