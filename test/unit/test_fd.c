@@ -191,6 +191,31 @@ static void test_close_from_closes_all_but_the_kept(void **state) {
   assert_int_equal(in_child(close_from_keeps), 0);
 }
 
+/* Without /proc the sweep goes by numbers. */
+static char bare_root[] = "/tmp/moonfork-root-XXXXXX";
+
+static int walk_in_an_empty_root(void) {
+  struct seen seen = {0};
+  int closed = 0;
+  fd_close_from(3, NULL, 0);
+  if (chroot(bare_root) < 0)
+    return 99;
+  if (fcntl(0, F_DUPFD, 50) != 50 || fcntl(0, F_DUPFD, 300) != 300)
+    return 1;
+  if (fd_each(3, remember, &seen) != 0 || seen.n != 2 || !was_seen(&seen, 300))
+    return 2;
+  return fd_each(3, close_it, &closed) == 0 && closed == 2 && !is_open(50) ? 0 : 3;
+}
+
+static void test_each_without_proc_goes_by_numbers(void **state) {
+  assert_non_null(mkdtemp(bare_root));
+  int r = in_child(walk_in_an_empty_root);
+  assert_int_equal(rmdir(bare_root), 0);
+  if (r == 99)
+    skip();
+  assert_int_equal(r, 0);
+}
+
 /* ---- sets ---- */
 
 static void test_set_owns_what_is_pushed(void **state) {
@@ -228,6 +253,7 @@ int main(void) {
       census_test(test_null_without_dev_is_a_dead_pipe),
       census_test(test_each_visits_what_is_open_and_nothing_else),
       census_test(test_each_may_close_what_it_visits),
+      census_test(test_each_without_proc_goes_by_numbers),
       census_test(test_close_from_closes_all_but_the_kept),
       census_test(test_set_owns_what_is_pushed),
       census_test(test_full_set_closes_what_is_too_much),
