@@ -447,9 +447,8 @@ static void set_patience(struct mf_process *p, unsigned ms) {
 }
 
 /* The other side did what the protocol does not allow. */
-static int broken(struct mf_process *p, void *arg) {
+static int broken_by(struct mf_process *p, const char *what) {
   struct seam *s = p->home->seam;
-  const char *what = arg ? arg : "an unexpected answer";
   int code = p->greeting ? MF_ETEMPLATE_START : MF_EPROTOCOL;
   process_fail(p, code, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
                p->greeting ? "the program does not speak moonfork's protocol (%s)"
@@ -463,6 +462,10 @@ static int broken(struct mf_process *p, void *arg) {
   channel_close(&p->chan);
   set_patience(p, REPORT_PATIENCE_MS);
   return 0;
+}
+
+static int broken(struct mf_process *p, void *arg) {
+  return broken_by(p, "an unexpected answer");
 }
 
 /* ---- the pid ---- */
@@ -979,19 +982,19 @@ static int on_hello(struct mf_process *p, void *arg) {
   unsigned version;
   uint64_t executed;
   if (!p->greeting)
-    return broken(p, "a second hello");
+    return broken_by(p, "a second hello");
   reader_init(&r, f->body, f->length);
   magic = reader_u32(&r);
   version = reader_u16(&r);
   reader_u16(&r);
   executed = reader_u64(&r);
   if (!r.ok || magic != PROTO_MAGIC)
-    return broken(p, "a hello that is none");
+    return broken_by(p, "a hello that is none");
   if (version != PROTO_VERSION) {
     char what[64];
     snprintf(what, sizeof what, "it has version %u, this is version %u", version,
              PROTO_VERSION);
-    return broken(p, what);
+    return broken_by(p, what);
   }
   p->greeting = 0;
   deadline_clear(&p->patience);
@@ -1073,7 +1076,7 @@ static int on_fork_failed(struct mf_process *p, void *arg) {
 static int on_done(struct mf_process *p, void *arg) {
   uint64_t n = *(const uint64_t *)arg;
   if (n > p->nsent || n < p->ndone)
-    return broken(p, "an impossible count of commands");
+    return broken_by(p, "an impossible count of commands");
   p->ndone = n;
   if (!p->greeting)
     p->forked = 1;
@@ -1086,7 +1089,7 @@ static int on_done(struct mf_process *p, void *arg) {
 static int on_failed(struct mf_process *p, void *arg) {
   struct failure *f = failure_decode(arg);
   if (!f)
-    return broken(p, "a failure that is none");
+    return broken_by(p, "a failure that is none");
   if (p->greeting && p->state == FORKING) {
     p->greeting = 0;
     f->code = MF_ETEMPLATE_START;
@@ -1164,7 +1167,7 @@ static int on_exited(struct mf_process *p, void *arg) {
 static int on_eof(struct mf_process *p, void *arg) {
   int why = *(const int *)arg;
   if (why == -EPROTO)
-    return broken(p, "a frame that is none");
+    return broken_by(p, "a frame that is none");
   p->eof = 1;
   if (p->home->def == p)
     boot_default_lost(p->home, p);
@@ -1258,7 +1261,7 @@ static void on_patience(struct deadline *d) {
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
                  "the template program said nothing for %d seconds",
                  HELLO_PATIENCE_MS / 1000);
-    broken(p, NULL);
+    broken_by(p, "silence");
     return;
   }
   if (p->gone) {
@@ -1328,7 +1331,7 @@ static void frame_forked(struct mf_process *p, const struct frame *f) {
   reader_init(&r, f->body, f->length);
   pid = (int)reader_u32(&r);
   if (!r.ok)
-    broken(p, "a fork answer that is none");
+    broken_by(p, "a fork answer that is none");
   else if (q)
     process_event(q, EV_FORKED, &pid);
   if (p->home->def == p)
@@ -1347,7 +1350,7 @@ static void frame_exited(struct mf_process *p, const struct frame *f) {
   e.maxrss = reader_u64(&r);
   e.words = reader_str(&r, &e.nwords);
   if (!r.ok) {
-    broken(p, "an exit report that is none");
+    broken_by(p, "an exit report that is none");
     return;
   }
   acknowledge(p, f->id);
@@ -1414,7 +1417,7 @@ static void on_frame(struct channel *c, const struct frame *f) {
     frame_memory(p, f);
     break;
   default:
-    broken(p, "an unknown answer");
+    broken_by(p, "an unknown answer");
   }
 }
 
@@ -1675,7 +1678,7 @@ int process_rule_kind(enum state s, enum event e) {
 
 int process_event(struct mf_process *p, enum event ev, void *arg) {
   cell act = rules[p->state][ev];
-  int r = act(p, act == broken ? NULL : arg);
+  int r = act(p, arg);
   process_update(p);
   process_release(p);
   return r;
