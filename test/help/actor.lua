@@ -35,9 +35,10 @@ end
 function actor.answer(socket, f, ...)
   local results = table.pack(xpcall(f, debug.traceback, socket, ...))
   if results[1] then
-    socket:write("true," .. actor.pack(table.unpack(results, 2, results.n)))
+    results[1] = "ok"
+    socket:write(actor.pack(table.unpack(results, 1, results.n)))
   else
-    socket:write("false," .. actor.pack(results[2]))
+    socket:write(actor.pack(nil, results[2]))
   end
   socket:shutdown("w")
 end

@@ -388,7 +388,7 @@ function T:lua(source, options)
   self.nscripts = (self.nscripts or 0) + 1
   local script = self:file("script" .. self.nscripts .. ".lua", source)
   local out, err = script .. ".out", script .. ".err"
-  local command = string.format("exec timeout -k 2 %d %s %s '%s' >'%s' 2>'%s' %s",
+  local command = string.format("exec timeout -k 2 %d env %s %s '%s' >'%s' 2>'%s' %s",
     math.ceil((options.deadline or 15) * scale), options.before or "", lua, script, out, err,
     options.after or "</dev/null")
   if options.shell then command = options.shell .. "\n" .. command end

@@ -32,7 +32,7 @@ story.test("EA-01 new and new_exec fork the early process, nothing is executed",
       assert(ask(fork[make](), "return require'testkit'.getppid()") == early, make)
     end
     io.write "forked"
-  ]], {before = "env MOONFORK_TEMPLATE=/nowhere/at/all"})
+  ]], {before = "MOONFORK_TEMPLATE=/nowhere/at/all"})
   t.eq({out, code, err}, {"forked", 0, ""})
 end)
 
