@@ -51,7 +51,6 @@ story.test("AF-20 a module that is missing or fails is named", function(t)
   t:module("bad20", "error 'bad20 fails'")
   local err = select(2, fork.new():require("good20", "no.such.module", "bad20"):run "type")
   t.error(err, "REMOTE", "no%.such%.module")
-  t.match(err.message, "no such module")
   t.match(err.message, "no/such/module%.lua")
   err = select(2, fork.new():require("good20", "bad20"):run "type")
   t.error(err, "REMOTE", "bad20 fails")
@@ -152,7 +151,7 @@ story.test("AF-12 a program that is no template gives TEMPLATE_START", function(
     local socket, err = fork.new_exec {program = program, stdout = "null"}:run "type"
     t.eq(socket, nil, program)
     t.error(err, "TEMPLATE_START")
-    t.eq(err.started, "no")
+    t.eq(err.started, "no", program)
   end
 end)
 
@@ -321,7 +320,6 @@ story.test("TIMEOUT: the function was not entered in time; the process is killed
   local socket, err = p:run "type"
   t.eq(socket, nil)
   t.error(err, "TIMEOUT")
-  t.eq(err.started, "no")
   t.ok(kit.now() - t0 > 0.15 and kit.now() - t0 < 2 * story.scale, kit.now() - t0)
   local status = t.status(p)
   t.eq(status.signal, kit.SIGKILL)
@@ -348,7 +346,7 @@ story.test("TIMEOUT counts from the creation; a fork disarms it, success too", f
 end)
 
 story.test("CANCELLED: closed while under way", function(t)
-  local p = fork.new():eval "while true do end"
+  local p = fork.new():eval "require'testkit'.msleep(500)"
   local calls, err = 0, nil
   p:run("type", function(e) calls, err = calls + 1, e or "entered" end)
   fork.step(0.01)
