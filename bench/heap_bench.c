@@ -20,6 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#if LUA_VERSION_NUM >= 505 /* where it wants a seed */
+#define lua_newstate(alloc, ud) (lua_newstate)(alloc, ud, 1)
+#endif
+
 enum kind { INCREMENTAL, GENERATIONAL, SEALED, NKINDS };
 static const char *const kind_names[NKINDS] = { "newstate, incremental", "newstate, generational",
                                                 "heap + seal" };

@@ -18,6 +18,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#if LUA_VERSION_NUM >= 505 /* where it wants a seed */
+#define lua_newstate(alloc, ud) (lua_newstate)(alloc, ud, 1)
+#endif
+
 #define MIB ((uint64_t)1 << 20)
 
 #if defined(__SANITIZE_ADDRESS__)
