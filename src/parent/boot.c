@@ -69,17 +69,24 @@ static const char *program_of(const mf_options *o) {
 
 /* Starts the program and connects p to it. A program that does not start is p's failure,
  * not the call's. */
-static int spawn(struct mf_process *p, const char *program) {
+static int spawn(struct mf_process *p, const mf_options *o, const char *program) {
   extern char **environ;
   struct seam *s = p->home->seam;
   char boot[sizeof PROTO_BOOT_ARG + 24];
   char *argv[3];
   struct proc_spawn spawn = {.program = program, .stdio = {-1, -1, -1}};
   pid_t pid = -1;
-  int pair[2], leash, r;
+  int pair[2], null_fd = -1, leash, r, i;
   r = s->ops->pair(s, pair);
   if (r < 0)
     return r;
+  /* SETUP says the same once more; this is for what the program says before. */
+  for (i = 0; o && i < 3; i++) {
+    if (o->stdio[i].kind == MF_STDIO_FD)
+      spawn.stdio[i] = o->stdio[i].fd;
+    else if (o->stdio[i].kind != MF_STDIO_INHERIT)
+      spawn.stdio[i] = null_fd = null_fd < 0 ? fd_open_null() : null_fd;
+  }
   leash = mf_leash_fd();
   if (leash < 0) {
     r = leash;
@@ -96,6 +103,7 @@ static int spawn(struct mf_process *p, const char *program) {
     r = s->ops->spawn(s, &spawn, &pid);
   }
   s->ops->close(s, &pair[1]);
+  fd_close(&null_fd);
   if (r < 0) {
     s->ops->close(s, &pair[0]);
     return r;
@@ -105,8 +113,8 @@ static int spawn(struct mf_process *p, const char *program) {
   return process_connect(p, pair[0]);
 }
 
-static void spawn_or_fail(struct mf_process *p, const char *program) {
-  int r = spawn(p, program);
+static void spawn_or_fail(struct mf_process *p, const mf_options *o, const char *program) {
+  int r = spawn(p, o, program);
   if (r == 0)
     return;
   process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",
@@ -124,7 +132,7 @@ int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
     process_abandon(p);
     return r;
   }
-  spawn_or_fail(p, program_of(o));
+  spawn_or_fail(p, o, program_of(o));
   *ret = p;
   return 0;
 }
@@ -239,7 +247,7 @@ static void on_backoff(struct deadline *d) {
   p->program = NULL;
   process_expect_stalls(p);
   if (p->state == FORKING && program)
-    spawn_or_fail(p, program);
+    spawn_or_fail(p, NULL, program);
   free(program);
 }
 
@@ -278,7 +286,7 @@ int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
       p->retry.on_due = on_backoff;
       deadline_set(h, &p->retry, h->def_not_before_ms - now);
     } else {
-      spawn_or_fail(p, program_of(&t));
+      spawn_or_fail(p, &t, program_of(&t));
     }
     if (!h->def) { /* it failed at once; the process that asked gets its error */
       *ret = p;

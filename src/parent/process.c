@@ -254,7 +254,7 @@ static void fail_asked(struct mf_process *p) {
   struct home *h = p->home;
   list_each_safe(it, next, &h->processes) {
     struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source != p || q->forked || q->state == DEAD || q->internal)
+    if (q->source != p || q->forked || q->state == DEAD)
       continue;
     /* Unless p said that it executes nothing more, a fork that was written may have
      * happened: its socket will tell. */
@@ -408,6 +408,7 @@ static void die(struct mf_process *p) {
 }
 
 void process_stillborn(struct mf_process *p) {
+  p->refuses |= p->source && p->source->refuses;
   fail_like_source(p);
   die(p);
 }
@@ -450,7 +451,8 @@ static void set_patience(struct mf_process *p, unsigned ms) {
 static int broken_by(struct mf_process *p, const char *what) {
   struct seam *s = p->home->seam;
   int code = p->greeting ? MF_ETEMPLATE_START : MF_EPROTOCOL;
-  process_fail(p, code, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
+  int unsure = p->state == STARTING && !p->greeting;
+  process_fail(p, code, unsure ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
                p->greeting ? "the program does not speak moonfork's protocol (%s)"
                            : "the process broke the protocol: %s",
                what);
@@ -915,12 +917,21 @@ static int signal_dead(struct mf_process *p, void *arg) {
 
 /* ---- the user closes the handle ---- */
 
+/* Makes it certain whether the function was entered: from now on the process can't write its
+ * *running* any more, without which it does not enter; what it wrote before is read. */
+static void withdraw(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  if (p->chan.fd < 0)
+    return;
+  s->ops->refuse(s, p->chan.fd);
+  channel_drain(&p->chan);
+}
+
 static void cancel(struct mf_process *p) {
   if (p->finish.kind != FINISH_NONE && !(p->owed & OWE_FINISH)) {
     if (!p->error)
-      p->error = failure_new(
-          MF_ECANCELLED, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO,
-          "closed by the caller", NULL);
+      p->error =
+          failure_new(MF_ECANCELLED, MF_STARTED_NO, "closed by the caller", NULL);
     process_owe(p, OWE_FINISH);
   }
   fail_memory(p, MF_ECANCELLED);
@@ -955,10 +966,14 @@ static int close_serving(struct mf_process *p, void *arg) {
 }
 
 static int close_starting(struct mf_process *p, void *arg) {
+  withdraw(p);
+  if (p->state != STARTING)
+    return process_event(p, EV_CLOSE, arg);
   cancel(p);
-  channel_close(&p->chan); /* it sees the hang-up before it enters the function */
+  channel_close(&p->chan);
   p->eof = 1;
   enter_state(p, ENDING);
+  set_patience(p, CLOSE_GRACE_MS);
   return 0;
 }
 
@@ -1172,6 +1187,10 @@ static int on_eof(struct mf_process *p, void *arg) {
   if (p->home->def == p)
     boot_default_lost(p->home, p);
   lose_source(p);
+  if (p->lost && !p->forked) { /* the fork never happened */
+    process_stillborn(p);
+    return 0;
+  }
   if (p->gone || (p->lost && !p->child && p->pidfd < 0)) {
     die_unreported(p);
     return 0;
@@ -1179,11 +1198,6 @@ static int on_eof(struct mf_process *p, void *arg) {
   if (!p->source && !p->child && p->pid <= 0) {
     process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
                  "%s hung up before it could be known", called(p));
-    die(p);
-    return 0;
-  }
-  if (p->lost && !p->forked) { /* the fork never happened */
-    fail_like_source(p);
     die(p);
     return 0;
   }
@@ -1226,8 +1240,11 @@ static int source_lost(struct mf_process *p, void *arg) {
 
 static int time_out(struct mf_process *p, void *arg) {
   int signum = SIGKILL;
-  int unsure = p->state == STARTING;
-  process_fail(p, MF_ETIMEOUT, unsure ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
+  if (p->state == STARTING)
+    withdraw(p);
+  if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
+    return 0; /* it came just in time, or has its own error */
+  process_fail(p, MF_ETIMEOUT, MF_STARTED_NO, NULL,
                "%s was not running its function %u ms after its creation", called(p),
                p->limit_ms);
   if (p->state == HELD) {

@@ -33,6 +33,8 @@ struct seam_ops {
                   int nfds);                                     /* as sock_send */
   ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
   int (*hung_up)(struct seam *s, int fd);
+  /* The other end can't write from now on; what it wrote can still be read. */
+  void (*refuse)(struct seam *s, int fd);
   void (*close)(struct seam *s, int *fd);
   /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
    * the watch at once. 0 or -errno. */

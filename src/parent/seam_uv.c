@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <uv.h>
 
 /* The fixed handles of one start; freed when the last is closed. */
@@ -58,6 +59,10 @@ static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
 
 static int op_hung_up(struct seam *s, int fd) {
   return sock_hung_up(fd);
+}
+
+static void op_refuse(struct seam *s, int fd) {
+  shutdown(fd, SHUT_RD); /* unix(7): the peer's next write gives EPIPE */
 }
 
 static void op_close(struct seam *s, int *fd) {
@@ -286,6 +291,7 @@ static const struct seam_ops uv_ops = {
     .send = op_send,
     .read = op_read,
     .hung_up = op_hung_up,
+    .refuse = op_refuse,
     .close = op_close,
     .watch = op_watch,
     .timer = op_timer,

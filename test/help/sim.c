@@ -96,7 +96,7 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
   struct sim_fd *f = at(s, fd);
   size_t have = buf_size(&f->rx);
   if (!have)
-    return s->fd[f->peer].closed ? 0 : -EAGAIN;
+    return s->fd[f->peer].closed || f->refused ? 0 : -EAGAIN;
   if (n > have)
     n = have;
   memcpy(data, buf_peek(&f->rx), n);
@@ -107,6 +107,10 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
 static int op_hung_up(struct seam *seam, int fd) {
   struct sim *s = self(seam);
   return s->fd[at(s, fd)->peer].closed;
+}
+
+static void op_refuse(struct seam *seam, int fd) {
+  at(self(seam), fd)->refused = 1;
 }
 
 static void op_close(struct seam *seam, int *fd) {
@@ -219,7 +223,7 @@ static void op_free(struct seam *seam) {
   self(seam)->stopped = 1;
 }
 
-static const struct seam_ops ops = {op_now_ms, op_pair, op_send,  op_read,   op_hung_up, op_close,
+static const struct seam_ops ops = {op_now_ms, op_pair, op_send,  op_read,   op_hung_up, op_refuse, op_close,
                                     op_watch,  op_timer, op_turn, op_busy,   op_spawn,   op_pidfd,
                                     op_kill,   op_reap,  op_status, op_start, op_stop,   op_free};
 
@@ -300,7 +304,8 @@ int sim_far_end(struct sim *s, int near_fd) {
 }
 
 void sim_octets(struct sim *s, int far, const void *data, size_t n) {
-  buf_put(&s->fd[s->fd[far].peer].rx, data, n);
+  if (!s->fd[s->fd[far].peer].refused)
+    buf_put(&s->fd[s->fd[far].peer].rx, data, n);
 }
 
 void sim_answer(struct sim *s, int far, unsigned type, uint64_t id, const void *body,

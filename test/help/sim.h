@@ -15,6 +15,7 @@ struct sim_fd {
   int peer;              /* socket: index of the other end */
   int closed;            /* by its holder */
   int sent;              /* travels, or has travelled, to another process */
+  int refused;           /* its holder wants to read no more */
   struct buf rx;         /* what the other end wrote */
   int fds[SIM_QUEUE], nfds; /* descriptors sent along, as indices */
   int pid;               /* pidfd */

@@ -41,7 +41,7 @@ struct user {
   int used, closed, close_told;
   int want_finish, finish_told, finish_ok, started, is_run;
   int want_exit, exit_told, asked_late; /* run was asked after the exit was told */
-  int node; /* -1 until it is known; by pid */
+  int pid; /* of one that was reported as not started */
 };
 
 struct world {
@@ -90,6 +90,7 @@ static void on_finish(mf_process *p, const mf_error *e, int fd, void *data) {
   if (e) {
     u->started = e->started;
     CHECK(e->code < 0 && e->message);
+    u->pid = u->is_run && e->started == MF_STARTED_NO ? mf_pid(p) : 0;
     return;
   }
   if (u->is_run)
@@ -278,7 +279,7 @@ static void do_run(struct world *w, struct node *n, struct frame *f, int *fds) {
     n->phase = N_FAILED;
     return;
   }
-  if (w->sim->fd[w->sim->fd[far].peer].closed) { /* hung up: no ghost starts */
+  if (w->sim->fd[w->sim->fd[far].peer].closed || w->sim->fd[w->sim->fd[far].peer].refused) { /* hung up: no ghost starts */
     runner->far = far;
     node_die(w, runner, 0);
     return;
@@ -394,7 +395,6 @@ static struct user *user_new(struct world *w) {
   memset(u, 0, sizeof *u);
   u->w = w;
   u->used = 1;
-  u->node = -1;
   return u;
 }
 
@@ -537,6 +537,8 @@ static void play(uint32_t seed) {
     CHECK(u->close_told);
     CHECK(!u->want_finish || u->finish_told);
     CHECK(!u->want_exit || u->exit_told);
+    if (u->pid > 0 && node_by_pid(w, u->pid))
+      CHECK(!node_by_pid(w, u->pid)->ran);
   }
   CHECK(w->home->nopen == 0 && w->home->nbusy == 0 && !w->sim->started);
   CHECK(list_empty(&w->home->processes));
