@@ -482,10 +482,31 @@ int mf_flush(struct uv_loop_s *loop) {
   return 0;
 }
 
+int mf_has_deadline(struct uv_loop_s *loop) {
+  struct home *h = home_find(loop);
+  return h && !list_empty(&h->deadlines);
+}
+
+int mf_home_keep(struct uv_loop_s *loop) {
+  struct home *h;
+  int r = home_get(loop, &h);
+  if (!r)
+    r = home_start(h);
+  if (r < 0 || h->kept)
+    return result(r);
+  h->kept = 1;
+  h->nopen++;
+  return 0;
+}
+
 int mf_home_close(struct uv_loop_s *loop) {
   struct home *h = home_find(loop);
-  if (h)
-    home_drop(h);
+  if (!h)
+    return 0;
+  if (h->kept)
+    h->nopen--;
+  h->kept = 0;
+  home_drop(h);
   return 0;
 }
 

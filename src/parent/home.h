@@ -27,6 +27,7 @@ struct home {
   unsigned generation; /* of forks, when it was made */
   int started, stopping;
   int in_dispatch, wants_turn;
+  int kept;    /* counts as an open process */
   int dropped;      /* free it when it has stopped */
   struct list processes; /* every record */
   struct mf_process **table; /* by id */

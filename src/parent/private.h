@@ -27,8 +27,15 @@ int mf_busy(struct uv_loop_s *loop);
 /* Whether on_exit of the process counts as outstanding work (it does). A binding that only
  * cleans up then says no. */
 void mf_exit_quiet(mf_process *p, int quiet);
+/* Whether a deadline is set on the loop. Timers are not stopped when the last one goes, so
+ * uv_backend_timeout alone does not tell. */
+int mf_has_deadline(struct uv_loop_s *loop);
 /* Writes held fork commands now. */
 int mf_flush(struct uv_loop_s *loop);
+/* Keeps the home on the loop though no process is open, until mf_home_close: for a loop that
+ * is the binding's own. Exits of forgotten processes are then acknowledged, and their zombies
+ * go, whenever the loop turns. 0 or a negative code. */
+int mf_home_keep(struct uv_loop_s *loop);
 /* Drops the default template; once no process is open the home takes its last handles off
  * the loop (when the loop turns) and frees itself. */
 int mf_home_close(struct uv_loop_s *loop);
