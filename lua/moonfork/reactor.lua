@@ -219,8 +219,9 @@ function reactor.touch()
   if reactor.changed then reactor.changed() end
 end
 
+-- Without a waiter nobody resumes other coroutines while this one blocks: they don't count.
 function reactor.outstanding()
-  return core.outstanding() or others_wait()
+  return core.outstanding() or waiter ~= nil and others_wait()
 end
 
 -- Calls f later, from the reactor.

@@ -132,6 +132,8 @@ void reactor_touch(struct reactor *r);
 int reactor_outstanding(struct reactor *r);
 /* Milliseconds until it wants a turn, -1: none. 0 while completions wait. */
 int reactor_timeout(struct reactor *r);
+/* The same for other loops: 0 also while a suspended waiting call has its answer. */
+int reactor_due(struct reactor *r);
 void reactor_discard(struct reactor *r, struct trash *t); /* freed at the next tidy */
 void reactor_tidy(lua_State *L, struct reactor *r);
 /* In a forked copy: closes the loop's descriptors. The rest is left as it is. */

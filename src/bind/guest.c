@@ -59,12 +59,12 @@ static void on_prepare(uv_prepare_t *prepare) {
   if (!r || reactor_foreign(r))
     return;
   reactor_turn(r);
-  int ms = reactor_timeout(r);
+  int ms = reactor_due(r);
   if (ms < 0)
     uv_timer_stop(&g->timer);
   else
     uv_timer_start(&g->timer, on_timer, (uint64_t)ms, 0);
-  set_alive(g, reactor_outstanding(r));
+  set_alive(g, r->attention || reactor_outstanding(r));
 }
 
 void guest_touch(struct guest *g) {

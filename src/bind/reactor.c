@@ -47,7 +47,7 @@ static int reactor_new(struct reactor **ret) {
     return rc;
   }
   *ret = r;
-  return 0;
+  return mf_home_keep(&r->loop);
 }
 
 void reactor_forked(void) {
@@ -96,7 +96,7 @@ struct reactor *reactor_get(lua_State *L) {
   }
   int rc = reactor_new(&box->reactor);
   if (rc < 0)
-    luaL_error(L, "no event loop: %s", uv_strerror(rc));
+    luaL_error(L, "no event loop: %s", mf_strerror(rc));
   if (box->host && (rc = guest_open(L, box->reactor, box->host)) < 0)
     luaL_error(L, "the host's loop takes no guest: %s", uv_strerror(rc));
   return box->reactor;
@@ -134,15 +134,20 @@ void reactor_touch(struct reactor *r) {
 }
 
 int reactor_outstanding(struct reactor *r) {
-  return r->attention || !list_empty(&r->watches) || !list_empty(&r->done) ||
+  return !list_empty(&r->watches) || !list_empty(&r->done) ||
          mf_busy(&r->loop) > 0;
 }
 
 int reactor_timeout(struct reactor *r) {
-  if (r->attention || !list_empty(&r->done))
+  if (!list_empty(&r->done))
     return 0;
   uv_update_time(&r->loop);
-  return uv_backend_timeout(&r->loop);
+  int ms = uv_backend_timeout(&r->loop);
+  return ms > 0 && !mf_has_deadline(&r->loop) ? -1 : ms;
+}
+
+int reactor_due(struct reactor *r) {
+  return r->attention ? 0 : reactor_timeout(r);
 }
 
 /* ---- the end of the state ---- */
@@ -242,9 +247,9 @@ static int l_outstanding(lua_State *L) { /* outstanding() -> boolean */
   return 1;
 }
 
-static int l_timeout(lua_State *L) { /* timeout() -> seconds, or nil: none */
+static int l_timeout(lua_State *L) { /* timeout() -> seconds, for others; or nil: none */
   struct reactor *r = reactor_peek(L);
-  int ms = r ? reactor_timeout(r) : -1;
+  int ms = r ? reactor_due(r) : -1;
   if (ms < 0)
     lua_pushnil(L);
   else

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <uv.h>
 
-int luaopen_loop_shim(lua_State *L);
+__attribute__((visibility("default"))) int luaopen_loop_shim(lua_State *L);
 
 static int l_new(lua_State *L) {
   uv_loop_t *loop = malloc(sizeof(*loop));

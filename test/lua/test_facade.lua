@@ -46,7 +46,7 @@ story.test("wrong types raise with the argument's name and the caller's line", f
   local err = t.raises("bad argument #1 to 'run' %(string expected, got number%)", function() p:run(42) end)
   t.match(err, "test_facade%.lua:%d+:")
   t.raises("#2 to 'run' %(function expected, got number%)", p.run, p, "x", 3)
-  t.raises("#2 to 'require' %(string expected, got nil%)", p.require, p, "a", nil)
+  t.raises("#2 to 'require' %(string expected, got no value%)", p.require, p, "a", nil)
   t.raises("#1 to 'eval'", p.eval, p, nil)
   t.raises("#3 to 'eval' %(string or number expected, got table%)", p.eval, p, "", "a", {})
   t.raises("#1 to 'send_arg' %(string or number expected, got function%)", p.send_arg, p, print)
@@ -567,7 +567,6 @@ story.test("step and loop tell what is outstanding", function(t)
   local p = greeter()
   local socket
   p:run("greet", function(_, s) socket = s end)
-  t.eq(fork.step(0), true)
   fork.loop()
   t.ok(socket)
   socket:close()
@@ -588,7 +587,7 @@ story.test("the reactor object answers both families of loops", function(t)
   t.eq(r:dirty(), false)
   local done
   greeter():run("greet", function(_, s) s:close() done = true end)
-  t.within(10, function() return r:dirty() or not r:step() end)
+  t.outside(10, function() return r:dirty() end)
   t.eq(r:timeout(), 0.0)
   r:step()
   t.ok(done)
@@ -616,7 +615,7 @@ story.test("cqueues drives it, a waiter suspends its coroutines", { needs = "cqu
     local cqueues = require "cqueues"
     local fork = require "moonfork"
     fork.set_waiter(function(reactor, timeout) cqueues.poll(reactor, timeout) end)
-    local template = fork.new():eval("function greet(s) s:write('hi\n') s:read('a') end")
+    local template = fork.new():eval("function greet(s) s:write('hi\\n') s:read('a') end")
     local queue, n = cqueues.new(), 0
     for i = 1, 5 do
       queue:wrap(function()
@@ -636,7 +635,7 @@ story.test("luv's loop drives it and returns", { needs = "luv" }, function(t)
   local out, code, err = t:lua [[
     local uv = require "luv"
     local fork = require "moonfork.luv"
-    local template = fork.new():eval("function greet(s) s:write('hi\n') end")
+    local template = fork.new():eval("function greet(s) s:write('hi\\n') end")
     local n = 0
     for i = 1, 3 do
       local p = template:fork()
@@ -711,7 +710,7 @@ story.test("two states of one process don't meet", { skip = not has "loop_shim" 
       package.cpath = %q
       local shim = require "loop_shim"
       local fork = require "moonfork"
-      local p = fork.new():eval("function where(s) s:write('first\n') end")
+      local p = fork.new():eval("function where(s) s:write('first\\n') end")
       print(shim.other([=[
         package.path, package.cpath = %q, %q
         local fork = require "moonfork"
@@ -751,12 +750,12 @@ story.test("template() gives a copy of the interpreter as it stands", function(t
   local out, code, err = t:lua [[
     local fork = require "moonfork"
     local before = fork.new()
-    local socket = assert(before:fork():eval("function hi(s) s:write('one\n') s:read('a') end"):run("hi"))
+    local socket = assert(before:fork():eval("function hi(s) s:write('one\\n') s:read('a') end"):run("hi"))
     local secret = { "from the parent" }
     function tell(s, ...) s:write(secret[1], " ", select("#", ...), "\n") end
     function old(s) s:write(tostring(pcall(before.fork, before)), "\n") end
     function anew(s)
-      local q = fork.new():eval("function there(s) s:write('there\n') end")
+      local q = fork.new():eval("function there(s) s:write('there\\n') end")
       local far = assert(q:run("there"))
       s:write(far:read("l"), "\n")
     end
@@ -780,7 +779,7 @@ story.test("early becomes the default template and serves new_exec", function(t)
     mark = "late"
     local fork = require "moonfork"
     local function ask(p)
-      return assert(p:eval("function tell(s) s:write(tostring(mark), '\n') end"):run("tell")):read("l")
+      return assert(p:eval("function tell(s) s:write(tostring(mark), '\\n') end"):run("tell")):read("l")
     end
     print(ask(fork.new()), ask(fork.new_exec()), ask(fork.new()))
     print(ask(fork.new_exec { program = os.getenv("MOONFORK_TEMPLATE") }))
@@ -792,14 +791,14 @@ story.test("a copy that somebody else forked starts afresh", function(t)
   local out, code, err = t:lua [[
     local fork = require "moonfork"
     local clone = require "moonfork.clone"
-    local p = fork.new():eval("function tell(s, who) s:write(who, '\n') end")
+    local p = fork.new():eval("function tell(s, who) s:write(who, '\\n') end")
     assert(p:fork():send_arg("before"):run("tell")):close()
     io.stdout:setvbuf("no")
     local pid = clone.fork()
     if pid == 0 then
       local ok, message = pcall(p.fork, p)
       print(ok, (message:gsub("^.-: ", "")))
-      local q = fork.new():eval("function tell(s, who) s:write(who, '\n') end")
+      local q = fork.new():eval("function tell(s, who) s:write(who, '\\n') end")
       print(assert(q:send_arg("copy"):run("tell")):read("l"))
       os.exit(0, true)
     end
