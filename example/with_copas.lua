@@ -1,25 +1,34 @@
--- with_copas.lua: threads of copas. Copas can suspend a thread on any object that answers
--- `receive`, `getfd` and `dirty`; so a small door to the reactor is all the waiter needs.
+-- with_copas.lua: threads of copas. A thread that waits for a process lies in a queue; one
+-- thread of its own waits for the reactor's descriptor, as copas waits for any object that
+-- answers `receive`, `getfd` and `dirty`, and then resumes those in the queue.
 
 package.path = package.path .. ";/usr/share/lua/5.2/?.lua" -- where Debian puts copas
 local copas = require "copas"
 local fork = require "moonfork"
 
--- "Receiving" from the door suspends the thread until the reactor has something to do.
-local function door(reactor)
-  local asked = false
-  return {
-    getfd = function() return reactor:getfd() end,
-    dirty = function() return reactor:dirty() end,
-    receive = function()
-      if asked then return true end
-      asked = true
-      return nil, "timeout"
-    end,
-  }
+-- Copas puts a thread that yields `object, queue` into that queue.
+local waiting = { insert = function() end }
+function waiting:push(_, thread) self[#self + 1] = thread end
+
+-- "Receiving" from the door gives true when the reactor has something to do.
+local door = { asked = false }
+function door.getfd() return fork.reactor:getfd() end
+function door.dirty() return fork.reactor:dirty() end
+function door:receive()
+  self.asked = not self.asked
+  if self.asked then return nil, "timeout" end
+  return true
 end
 
-fork.set_waiter(function(reactor) copas.receive(door(reactor)) end)
+copas.addthread(function()
+  while copas.receive(door) do
+    local threads = table.move(waiting, 1, #waiting, 1, {})
+    for i = #waiting, 1, -1 do waiting[i] = nil end
+    for _, thread in ipairs(threads) do copas.addthread(thread) end
+  end
+end)
+
+fork.set_waiter(function() coroutine.yield(door, waiting) end)
 
 local template = fork.new():eval([[
   function slow(socket, name)
@@ -33,7 +42,8 @@ local answers = {}
 for _, name in ipairs { "one", "two", "three" } do
   copas.addthread(function()
     local socket = assert(template:fork():send_arg(name):run("slow"))
-    answers[#answers + 1] = assert(socket:read("l"))
+    local answer = assert(socket:read("l"))
+    answers[#answers + 1] = answer
     socket:close()
   end)
 end
