@@ -101,12 +101,15 @@ struct heap {
   uint64_t scratch_live;
   size_t table_grown;
   struct free_block *list[NCLASS], *list_tail[NCLASS];
-  struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
-  uint64_t stash_bytes;
   struct span *spans;
   uint64_t freed; /* since spans were gathered last */
+  /* From here on clones don't write, or seldom: the rest lies in another page. */
+  uint64_t stash_bytes;
+  struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
   struct big big_first[NBIG_FIRST];
 };
+
+_Static_assert(offsetof(struct heap, stash_bytes) <= 4096, "what clones write: one page");
 
 static size_t round_up(size_t n, size_t unit) {
   return (n + unit - 1) / unit * unit;
@@ -303,10 +306,14 @@ static void spans_gather(struct heap *h) {
   struct free_block *all = NULL;
   for (unsigned c = 0; c < NCLASS; c++) {
     all = tagged_push(all, h->list[c], c);
+    h->list[c] = NULL;
+    if (h->clone)
+      continue;
     all = tagged_push(all, h->stash[c], c);
-    h->list[c] = h->stash[c] = NULL;
+    h->stash[c] = NULL;
+    h->stash_bytes = 0;
   }
-  h->stash_bytes = h->freed = 0;
+  h->freed = 0;
   for (struct free_block *b = tagged_sort(all); b;) {
     struct free_block *first = b;
     char *end = (char *)b;
@@ -767,6 +774,10 @@ static int seal_can_wait(const struct heap *h) {
   return h->sealed_end != h->base && h->top < h->run_start + RUN_WORTH;
 }
 void heap_seal(struct heap *h) {
+  if (h->clone) { /* becomes a template: the holes it inherited stay shared */
+    memset(h->stash, 0, sizeof h->stash);
+    h->stash_bytes = 0;
+  }
   h->clone = 0;
   publish(h);
   if (seal_can_wait(h))
@@ -781,11 +792,9 @@ void heap_seal(struct heap *h) {
 }
 void heap_forked(struct heap *h) {
   memset(h->list, 0, sizeof h->list);
-  memset(h->stash, 0, sizeof h->stash);
   h->spans = NULL;
   h->freed = 0;
-  h->stash_bytes = 0;
-  h->reuse = 0;
+  h->reuse = 0; /* the stash is left as it is: not to be looked at */
   h->clone = 1;
   h->age++;
   h->own = 0;
