@@ -1186,7 +1186,8 @@ static int on_eof(struct mf_process *p, void *arg) {
   p->eof = 1;
   if (p->home->def == p)
     boot_default_lost(p->home, p);
-  lose_source(p);
+  if (p->forked) /* else its fate, and theirs, is its source's to tell */
+    lose_source(p);
   if (p->lost && !p->forked) { /* the fork never happened */
     process_stillborn(p);
     return 0;
