@@ -482,6 +482,12 @@ int mf_flush(struct uv_loop_s *loop) {
   return 0;
 }
 
+void mf_reap(struct uv_loop_s *loop) {
+  struct home *h = home_find(loop);
+  if (h)
+    orphans_reap(h->seam);
+}
+
 int mf_has_deadline(struct uv_loop_s *loop) {
   struct home *h = home_find(loop);
   return h && !list_empty(&h->deadlines);

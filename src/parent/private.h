@@ -30,6 +30,8 @@ void mf_exit_quiet(mf_process *p, int quiet);
 /* Whether a deadline is set on the loop. Timers are not stopped when the last one goes, so
  * uv_backend_timeout alone does not tell. */
 int mf_has_deadline(struct uv_loop_s *loop);
+/* Reaps direct children that outlived their objects; cheap when there are none. */
+void mf_reap(struct uv_loop_s *loop);
 /* Writes held fork commands now. */
 int mf_flush(struct uv_loop_s *loop);
 /* Keeps the home on the loop though no process is open, until mf_home_close: for a loop that
