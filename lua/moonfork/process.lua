@@ -122,8 +122,9 @@ local function let_go(p)
     ending[p] = true
     core.finish(p.raw)
     core.watch_exit(p.raw, not p.watchers)
-  elseif p.watchers and p.state == "finished" then
-    ending[p] = true
+  elseif p.state == "finished" and (p.watchers or p.direct) then
+    ending[p] = true -- a child of ours is watched, so that it leaves no zombie
+    core.watch_exit(p.raw, not p.watchers)
   elseif p.watchers then -- run or to_fd is under way and gets CANCELLED
     ending[p] = true
     core.close(p.raw)
@@ -177,11 +178,15 @@ function make.new(given)
 end
 
 function make.new_exec(given)
-  return create("new_exec", 1, given, nil, core.new_exec)
+  local p = create("new_exec", 1, given, nil, core.new_exec)
+  p.direct = true
+  return p
 end
 
 function make.template(given)
-  return create("template", 1, given, nil, core.template)
+  local p = create("template", 1, given, nil, core.template)
+  p.direct = true
+  return p
 end
 
 -- The descriptor to hand over: a moonfork.socket gives its own, an integer is taken, of

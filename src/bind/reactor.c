@@ -125,6 +125,7 @@ void reactor_arm(struct reactor *r) {
 
 void reactor_turn(struct reactor *r) {
   uv_run(&r->loop, UV_RUN_NOWAIT);
+  mf_reap(&r->loop);
   reactor_arm(r); /* the turn has emptied the eventfd */
 }
 
