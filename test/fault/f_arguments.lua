@@ -36,7 +36,7 @@ standing.test("F01 a bad argument sends nothing", function(t)
   local trace = t:file("trace")
   local h <close> = host.start(t, [[
     local p = fork.new()
-    p:memory()
+    pid_of(p)
     kit.write(2, "BEGIN\n")
     for _, value in ipairs{print, {}, io.stdout} do
       assert(not pcall(p.send_arg, p, value))
@@ -54,7 +54,7 @@ end)
 
 standing.test("F02 a bad descriptor fails its own process only", function(t, s)
   local template = fork.new_exec():require("actor")
-  template:memory()
+  t.ask(template:fork(), "return 1") -- it has started, and forked
   s:watch(template:pid())
   local good, bad = 0, 0
   for i = 1, 100 do
@@ -125,7 +125,7 @@ end)
 local many_spawns = [[
   local n = math.tointeger(tonumber((...)))
   local template = fork.new_exec():require("actor")
-  template:memory()
+  pid_of(template)
   print("template " .. template:pid())
   io.read("l")
   local started, failed = 0, 0
@@ -194,7 +194,7 @@ standing.test("F06 a template whose descriptor table is full refuses that frame 
       io.open(marker, "a"):write(select("#", ...), "\n")
     end
   ]], marker)
-  template:memory()
+  t.ask(template:fork(), "return 1") -- it has started, and forked
   local pid = s:watch(template:pid())
   local soft, hard = fkit.prlimit(pid, "nofile")
   local free, used = 0, kit.fds(pid)
@@ -253,7 +253,7 @@ standing.test("P3 too many descriptors in flight wait until the template reads a
   end
   local h <close> = host.start(t, [[
     local template = fork.new_exec():require("actor")
-    template:memory()
+    pid_of(template)
     local pid, n, calls, good = template:pid(), 12, 0, 0
     local file = assert(io.open("/dev/null"))
     kit.kill(pid, kit.SIGSTOP)
@@ -282,7 +282,7 @@ end)
 standing.test("F08 the library's own sockets can't be passed, other things can", function(t)
   local before = kit.fds()
   local p = fork.new_exec()
-  p:memory()
+  standing.pid(t, p)
   local own = {}
   for fd in pairs(kit.fds()) do
     local _, kind = kit.fstat(fd)

@@ -50,31 +50,29 @@ end)
 
 standing.test("F59 waits inside waits end at fifty with LIMIT", {deadline = 60, stall = false,
   memory = 2048}, function(t)
+  local held = fork.new():require("actor")
+  local socket = t.got(held:run("actor:hold"))
   local deepest, limited = 0, nil
   local function wait(level)
-    deepest = math.max(deepest, level)
-    local p = fork.new()
-    local finished = false
-    if level < 60 and not limited then
-      fork.new():run("type", function(err, socket)
-        if not err then socket:close() end
+    deepest = level
+    if level <= 60 then
+      fork.new():run("type", function(err, s)
+        t.eq(err, nil)
+        s:close()
         if not limited then wait(level + 1) end
-        finished = true
       end)
-    end
-    local socket, err = p:run("type")
-    if socket then
-      socket:close()
     else
-      t.error(err, "LIMIT")
-      limited = limited or level
+      socket:close()
     end
-    return finished
+    local status, err = held:wait(20) -- it ends when the deepest has been refused
+    if status then return end
+    t.error(err, "LIMIT")
+    limited = limited or level
+    socket:close()
   end
   wait(1)
   fork.loop()
-  t.ok(limited, "no limit down to level " .. deepest)
-  t.ok(limited > 40 and limited <= 55, "the limit comes at level " .. tostring(limited))
+  t.eq(limited, 51, "past 50 waits inside each other; the deepest was " .. deepest)
 end)
 
 standing.test("F59 closing twice, and in on_error, is defined", {signals = false}, function(t)
@@ -135,18 +133,27 @@ standing.test("F59 uv.run inside a callback", {needs = "luv", stall = false}, fu
   t.eq(out, "2\n")
 end)
 
---- A scheduler of one coroutine: whoever waits is suspended.
+-- A waiter for schedulers of one coroutine: whoever waits is suspended; the main thread polls.
+local function waiter(reactor, timeout)
+  if coroutine.isyieldable() then return coroutine.yield("waiting") end
+  kit.poll(reactor:pollfd(), "r", timeout and math.ceil(timeout * 1000) or -1)
+end
+
 local function suspended(f)
-  fork.set_waiter(function() coroutine.yield("waiting") end)
+  fork.set_waiter(waiter)
   local co = coroutine.create(f)
-  local ok, what = coroutine.resume(co)
-  return co, ok, what
+  return co, coroutine.resume(co)
+end
+
+-- A process that answers late enough for somebody to wait.
+local function slow()
+  return fork.new():require("testkit"):eval("require('testkit').msleep(50)")
 end
 
 standing.test("F60 a waiting coroutine that is closed is not resumed", function(t)
   local after = false
   local co, ok, what = suspended(function()
-    local p <close> = fork.new()
+    local p <close> = slow()
     p:run("type")
     after = true
   end)
@@ -161,7 +168,7 @@ end)
 standing.test("F60 a waiting coroutine that is garbage leaves nothing behind", function(t)
   local weak = setmetatable({}, {__mode = "k"})
   do
-    local co, ok, what = suspended(function() fork.new():run("type") end)
+    local co, ok, what = suspended(function() slow():run("type") end)
     t.eq({ok, what}, {true, "waiting"})
     weak[co] = true
   end
@@ -190,7 +197,7 @@ standing.test("F60 a waiter may resume as it likes, and waits across pcall and m
 end)
 
 standing.test("F60 two coroutines wait at once, each gets its own answer", function(t)
-  fork.set_waiter(function() coroutine.yield() end)
+  fork.set_waiter(waiter)
   local results, n = {}, 0
   local all = {}
   for i = 1, 10 do
@@ -213,7 +220,7 @@ local pending = [[
   assert(p:run("actor:hold"))
   print("clone " .. p:pid())
   local q = fork.new_exec()
-  q:memory()
+  pid_of(q)
   print("template " .. q:pid())
   local waiting = q:fork():eval("while true do end")
   waiting:run("type", function() end)
@@ -345,7 +352,7 @@ standing.test("F64 <close> ends a process at the end of its scope", function(t)
   local pid
   do
     local p <close> = fork.new()
-    p:memory()
+    standing.pid(t, p)
     pid = p:pid()
     t.ok(t.alive(pid))
   end
@@ -371,7 +378,6 @@ standing.test("F66 two interpreters on two threads at once", {deadline = 60, sta
     local own = assert(fork.new():run("type"))
     own:close()
     template:close()
-    assert(template:wait(5))
     return n
   ]]
   local n = host.rounds(100, 2000)

@@ -127,7 +127,7 @@ end
 standing.test("F28 a clone killed before run ends that run once", function(t, s)
   local template = fork.new_exec():require("actor")
   local p = template:fork()
-  p:memory() -- it is there, and idle
+  standing.pid(t, p) -- it is there, and idle
   local exits, told = 0, nil
   p:on_exit(function(status)
     exits, told = exits + 1, status
@@ -181,7 +181,7 @@ standing.test("F28 a clone killed in the middle of an answer", function(t, s)
       kit.setenv(name, value)
     end
     local template = fork.new_exec()
-    template:memory()
+    standing.pid(t, template)
     for _, name in ipairs{"LD_PRELOAD", "SHIM_CHILD", "WRITE_KILL"} do kit.setenv(name, nil) end
     if not t.read("/proc/" .. template:pid() .. "/maps"):find("shim.so", 1, true) then
       template:close()
@@ -323,13 +323,13 @@ local crowd = [[
   local template = fork.new_exec():require("testkit"):eval("function spin() while true do end end "
     .. "function read(s) s:read('a') s:read('a') require('testkit').msleep(60000) end "
     .. "function blocked(s) require('testkit').kill(require('testkit').getpid(), 19) end")
-  template:memory()
+  pid_of(template)
   local all, sockets = {}, {}
   for i = 1, 50 do
     local p = template:fork()
     local kind = ({"idle", "spin", "read", "blocked"})[i % 4 + 1]
     if kind == "idle" then
-      assert(p:memory())
+      pid_of(p)
     else
       sockets[i] = assert(p:run(kind))
     end
@@ -406,7 +406,6 @@ standing.test("F35 a template outlives the thread that created it", {stall = fal
     socket:close()
     assert(q:wait(5))
     p:close()
-    assert(p:wait(5))
     return line
   ]]), "alive")
 end)

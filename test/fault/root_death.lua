@@ -24,7 +24,7 @@ standing.test("F32 PF-02 root: a kill through a stale handle never hits a reused
   if not can("test -w /proc/sys/kernel/ns_last_pid") then t.skip("no ns_last_pid") end
   local h <close> = host.start(t, [[
     local template = fork.new_exec():require("actor")
-    template:memory()
+    pid_of(template)
     local function next_pid(pid)
       local f = assert(io.open("/proc/sys/kernel/ns_last_pid", "w"))
       f:write(pid - 1)

@@ -7,7 +7,8 @@
 --   local how, number = h:ends(5)          "exit" or "signal", and which
 --   h.pid, h:out(), h:err()
 --
--- The source finds `fork`, `kit` and `fkit` as locals, and its output unbuffered by lines.
+-- The source finds `fork`, `kit`, `fkit` and `pid_of(process)` as locals; its output comes
+-- line by line.
 -- Left alone by `before`, h.pid is the interpreter. The host is killed and reaped when h is
 -- closed, so a failing story leaves nothing behind.
 local fkit = require "faultkit"
@@ -20,7 +21,11 @@ host.__index = host
 local prelude = [[
 io.stdout:setvbuf("line")
 local fork, kit, fkit = require "moonfork", require "testkit", require "faultkit"
-local _ = fork, kit, fkit
+local function pid_of(process)
+  while not process:pid() do fork.step(0.01) end
+  return process:pid()
+end
+local _ = fkit, pid_of
 ]]
 
 local started = 0

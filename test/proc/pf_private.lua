@@ -88,6 +88,7 @@ story.test("PF-30 timers, pending signals and processor time are not inherited",
   local template = fork.new_exec():eval [[
     local kit = require "testkit"
     kit.itimer(200) -- SIGALRM, counted here
+    kit.disposition(kit.SIGUSR1, "count")
     kit.block(kit.SIGUSR1)
     kit.kill(kit.getpid(), kit.SIGUSR1) -- pending in the template
     local before = os.clock()
