@@ -322,7 +322,9 @@ static void test_seal_leaves_no_hook_behind(void **state) {
   in_clone(w, "for i = 1, 1000000 do local t = {i} end\n"
               "assert(debug.gethook() == nil)\n"
               "local co = coroutine.wrap(function()\n"
-              "  for i = 1, 1000000 do local t = {i} if i % 1000 == 0 then coroutine.yield() end end\n"
+              "  for i = 1, 1000000 do\n"
+              "    local t = {i} if i % 1000 == 0 then coroutine.yield() end\n"
+              "  end\n"
               "  assert(debug.gethook() == nil) return true end)\n"
               "repeat until co()\n"
               "assert(debug.gethook() == nil)\n");
