@@ -38,7 +38,7 @@ local function start_worker(i)
   local worker = template:fork()
   workers[i] = worker
   worker:run("serve", function(err)
-    if err then error(err) end
+    if err and not stopping then error(err) end
   end)
   worker:on_exit(function(status)
     if stopping then return end

@@ -1,9 +1,8 @@
 -- layers.lua: who may include whom. The table is the one in doc/design.md ("Layers"); this
 -- program reads it there, so the page can't grow old, and looks at every #include below
 -- src/. A row's third column lists folders (`base`, or one header of them: `os/fd`), the
--- words `lua`, `libuv` and `moonfork.h`, and single headers in backquotes or with a slash;
--- what follows "never" is forbidden and listed only for the reader. `all` folders may be
--- used by the folder itself.
+-- words `lua`, `libuv` and `moonfork.h`, and single headers; what stands in parentheses or
+-- after "never" is for the reader. A folder may always use itself.
 
 local DESIGN = "doc/design.md"
 
@@ -30,7 +29,7 @@ end
 -- "base, os, `os/fd`; never lua" -> { base = true, os = true, ["os/fd"] = true }
 local function parse_words(column)
   local words = {}
-  column = column:gsub(";?%s*never.*$", "")
+  column = column:gsub("%b()", ""):gsub(";?%s*never.*$", "")
   for word in column:gmatch("[^,;]+") do
     word = word:gsub("`", ""):match("^%s*(.-)%s*$")
     word = word:gsub("^src/", "")
