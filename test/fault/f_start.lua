@@ -124,7 +124,11 @@ local function shimmed(t, settings)
   standing.pid(t, p)
   kit.setenv("LD_PRELOAD", nil)
   for name in pairs(settings) do kit.setenv(name, nil) end
-  local maps = t.read("/proc/" .. p:pid() .. "/maps") or ""
+  local maps
+  t.outside(5, function()
+    maps = t.read("/proc/" .. p:pid() .. "/maps") or ""
+    return maps:find("libc", 1, true) and maps:find("moonfork-template", 1, true)
+  end, "it has been executed")
   if not maps:find("shim.so", 1, true) then
     p:close()
     t.skip("the template does not take preloaded libraries")
