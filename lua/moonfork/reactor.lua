@@ -37,10 +37,13 @@ local function with_traceback(err)
 end
 
 -- Gives it to the handler; where that can't be, raises it from here, which is inside the
--- call that drives the reactor.
+-- call that drives the reactor. The handler's own failure is added where there is a text.
 local function report(err, traceback)
-  if handler and pcall(handler, err, traceback) then return end
-  error(err, 0)
+  if not handler then error(err, 0) end
+  local ok, failure = pcall(handler, err, traceback)
+  if ok then return end
+  if type(err) ~= "string" then error(err, 0) end
+  error(("%s\nand the handler of on_error failed: %s"):format(err, tostring(failure)), 0)
 end
 reactor.report = report
 

@@ -17,6 +17,7 @@
 #include "template/entry.h"
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Calls the function that the Lua side left for this; its failure changes nothing here.
@@ -41,6 +42,48 @@ static _Noreturn void child_serve(lua_State *L, int control_fd, int leash_fd) {
   tell_lua(L);
   struct template_entry entry = {control_fd, leash_fd, NULL, L, 0};
   template_enter(&entry);
+}
+
+/* Who has threads has locks that may be held while it is copied, for ever in the copy. */
+static int refuse_threads(lua_State *L) {
+  int n = proc_threads();
+  if (n <= 1)
+    return 0;
+  lua_pushnil(L);
+  lua_pushfstring(L, "the program has %d threads and can't be copied", n);
+  bind_error_push(L, "FORK_FAILED", lua_tostring(L, -1), NULL, MF_STARTED_NO, NULL);
+  lua_remove(L, -2);
+  return 2;
+}
+
+struct event_search {
+  int own, found;
+};
+
+static void find_event_fd(int fd, void *data) {
+  struct event_search *search = data;
+  char path[64], target[64];
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  ssize_t n = readlink(path, target, sizeof(target) - 1);
+  target[n > 0 ? n : 0] = '\0';
+  if (fd != search->own && (strcmp(target, "anon_inode:[eventpoll]") == 0 ||
+                            strcmp(target, "anon_inode:[io_uring]") == 0))
+    search->found = fd;
+}
+
+/* An event loop is shared by the program and its copy: what one does to it the other
+ * sees. */
+static int refuse_loops(lua_State *L) {
+  struct reactor *r = reactor_peek(L);
+  struct event_search search = {r ? uv_backend_fd(&r->loop) : -1, -1};
+  fd_each(0, find_event_fd, &search);
+  if (search.found < 0)
+    return 0;
+  lua_pushnil(L);
+  lua_pushfstring(L, "descriptor %d is an event loop (epoll or io_uring)", search.found);
+  bind_error_push(L, "FORK_FAILED", lua_tostring(L, -1), NULL, MF_STARTED_NO, NULL);
+  lua_remove(L, -2);
+  return 2;
 }
 
 /* The copy never returns. Gives the parent its end and the pid. 0 or -errno. */
@@ -91,6 +134,8 @@ static int l_template(lua_State *L) {
   pid_t pid;
   struct reactor *r = reactor_get(L);
   bind_options_read(L, 2, r, &options);
+  if (refuse_threads(L))
+    return 2;
   struct proc *p = bound_push(L, r, 1);
   if (!p)
     return 2;
@@ -106,6 +151,8 @@ static int l_template(lua_State *L) {
 static int l_early(lua_State *L) { /* early() -> true; or nil, error */
   int fd;
   pid_t pid;
+  if (refuse_threads(L) || refuse_loops(L))
+    return 2;
   int rc = copy_self(L, &fd, &pid);
   if (rc < 0)
     return fork_refused(L, rc);
