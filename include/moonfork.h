@@ -211,6 +211,9 @@ MF_API int mf_on_exit(mf_process *, mf_exit_cb, void *data);
 MF_API int mf_kill(mf_process *, int signum);
 MF_API int mf_pid(const mf_process *); /* -1 until known */
 
+/* How many spares (mf_options.spares_max) wait to be taken now. */
+MF_API int mf_spares(const mf_process *);
+
 typedef struct mf_memory_info {
   uint64_t pss, uss, rss, shared, lua; /* bytes; lua 0: unknown */
 } mf_memory_info;

@@ -37,9 +37,16 @@ static int open_home(const mf_options *o, struct home **ret) {
 /* ---- make ---- */
 
 static int fork_from(struct mf_process *source, const mf_options *o, mf_process **ret) {
-  struct mf_process *q;
+  struct mf_process *q = spares_take(source, o);
   struct hold *hold;
-  int r = hold_new(o, &hold);
+  int r;
+  if (q) {
+    if (o && o->timeout_ms)
+      process_set_limit(q, o->timeout_ms);
+    *ret = q;
+    return 0;
+  }
+  r = hold_new(o, &hold);
   if (r)
     return r;
   q = process_new(source->home, HELD);
@@ -94,6 +101,10 @@ int mf_new_exec(const mf_options *o, mf_process **ret) {
     }
   } else if (!r) {
     r = boot_exec(h, o, &p);
+    if (!r && o) {
+      p->spares_min = o->spares_min < o->spares_max ? o->spares_min : o->spares_max;
+      p->spares_max = o->spares_max;
+    }
     if (!r && o && o->timeout_ms)
       process_set_limit(p, o->timeout_ms);
   }

@@ -76,7 +76,7 @@ void channel_flush(struct channel *c) {
   const int *fds;
   int n, nfds;
   ssize_t sent;
-  if (c->fd < 0)
+  if (c->fd < 0 || c->corked)
     return;
   while (!c->deaf && (n = outbox_next(&c->out, iov, &fds, &nfds)) > 0) {
     sent = c->seam->ops->send(c->seam, c->fd, iov, n, fds, nfds);

@@ -33,6 +33,7 @@ struct channel {
   struct outbox out;
   int reading;  /* frames are wanted */
   int ended;    /* on_end was called */
+  int corked;   /* frames are kept until somebody uncorks */
   int deaf;     /* the other end takes nothing any more */
   int in_drain; /* guards against recursion */
 };

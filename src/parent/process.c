@@ -64,6 +64,9 @@ struct mf_process *process_new(struct home *h, enum state state) {
   deadline_init(&p->limit, on_limit);
   deadline_init(&p->patience, on_patience);
   deadline_init(&p->retry, on_retry);
+  deadline_init(&p->refill, spares_on_refill);
+  list_init(&p->spares);
+  list_init(&p->spare_link);
   channel_init(&p->chan, &channel_events);
   p->id = h->next_id++;
   if (home_insert(h, p) < 0) {
@@ -145,6 +148,8 @@ void process_free(struct mf_process *p) {
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
+  deadline_clear(&p->refill);
+  list_remove(&p->spare_link);
   close_pidfd(p);
   channel_close(&p->chan);
   if (p->finish.fd >= 0)
@@ -386,6 +391,8 @@ static void die(struct mf_process *p) {
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
+  spares_drop(p);
+  spares_lose(p);
   close_pidfd(p);
   if (p->exit_to.cb)
     process_owe(p, OWE_EXIT);
@@ -527,6 +534,12 @@ static void discard(struct command *c) {
 
 /* Writes the fork that p has been held back with. */
 void process_unhold(struct mf_process *p) {
+  if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
+    p->chan.corked = 0;
+    list_remove(&p->held_link);
+    channel_flush(&p->chan);
+    return;
+  }
   struct mf_process *source = p->source;
   struct hold *hold = p->hold;
   struct home *h = p->home;
@@ -668,14 +681,20 @@ static int hold_command(struct mf_process *p, void *arg) {
 }
 
 static int queue_command(struct mf_process *p, void *arg) {
+  struct command *c = arg;
   unhold_child(p);
-  return send_command(p, arg);
+  if (c->type != CMD_MEMORY && c->type != CMD_WHO)
+    spares_drop(p);
+  if (c->type != CMD_ARG && c->type != CMD_FD)
+    process_unhold(p);
+  return send_command(p, c);
 }
 
 /* arg: the new record, in HELD, behind p. */
 static int hold_fork(struct mf_process *p, void *arg) {
   struct mf_process *q = arg;
   unhold_child(p);
+  process_unhold(p); /* a taken spare */
   process_set_source(q, p);
   p->held_child = q;
   deadline_clear(&p->limit);
@@ -796,9 +815,10 @@ static int start_run(struct mf_process *p, void *arg) {
   const struct run_request *run = arg;
   struct command c = {.type = CMD_RUN, .body = run->function};
   struct fdset fds;
-  int far;
+  int far, r;
   c.length = strlen(run->function);
   unhold_child(p);
+  spares_drop(p);
   fdset_init(&fds);
   if (p->nrefs) { /* clones of it live */
     far = split_reaper(p);
@@ -811,7 +831,9 @@ static int start_run(struct mf_process *p, void *arg) {
   channel_exact(&p->chan);
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   enter_state(p, STARTING);
-  return send_command(p, &c);
+  r = send_command(p, &c);
+  process_unhold(p);
+  return r;
 }
 
 static int hold_run(struct mf_process *p, void *arg) {
@@ -855,6 +877,8 @@ static void try_give(struct mf_process *p) {
 static int start_giving(struct mf_process *p, void *arg) {
   const struct run_request *to = arg;
   unhold_child(p);
+  process_unhold(p);
+  spares_drop(p);
   deadline_clear(&p->limit);
   channel_exact(&p->chan);
   expect_finish(p, FINISH_TO_FD, to->cb, to->data);
@@ -877,6 +901,8 @@ static int give_failed(struct mf_process *p, void *arg) {
 
 static int finish(struct mf_process *p, void *arg) {
   unhold_child(p);
+  process_unhold(p);
+  spares_drop(p);
   deadline_clear(&p->limit);
   enter_state(p, ENDING);
   return send_simple(p, CMD_CLOSE, 0, NULL, 0);
@@ -1098,6 +1124,7 @@ static int on_done(struct mf_process *p, void *arg) {
   if (p->state == FORKING && !p->greeting)
     enter_state(p, SERVING);
   try_give(p);
+  spares_check(p);
   return 0;
 }
 
@@ -1112,6 +1139,7 @@ static int on_failed(struct mf_process *p, void *arg) {
   join_reaper(p);
   p->forked = 1;
   p->refuses = 1;
+  spares_drop(p);
   deadline_clear(&p->limit);
   enter_state(p, FAILED);
   fail_memory(p, f->code);
@@ -1810,6 +1838,7 @@ void process_park(struct mf_process *p) {
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
+  deadline_clear(&p->refill);
   if (h->def == p && !p->error) {
     channel_park(&p->chan);
     s->ops->watch(s, &p->pid_watch, p->pidfd, 0);

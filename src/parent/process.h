@@ -72,6 +72,7 @@ struct mf_process {
   unsigned busy : 1;
   unsigned close_waits : 1; /* the close callback waits for the end of our child */
   unsigned error_told : 1;
+  unsigned spares_begun : 1; /* they have been filled once */
   unsigned quiet : 1;    /* nobody waits for its exit, though it is told */
   unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
   unsigned nrefs;        /* records that rely on its reports */
@@ -92,7 +93,9 @@ struct mf_process {
   struct failure *error;
   mf_exit exit;
   char *exit_text;
-  struct deadline limit, patience, retry;
+  struct deadline limit, patience, retry, refill;
+  struct list spares, spare_link; /* clones forked ahead; being one */
+  unsigned nspares, spares_min, spares_max;
   unsigned limit_ms;
   char *name, *program; /* program: to be started later */
 };
@@ -148,6 +151,16 @@ void process_update(struct mf_process *p); /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);
 void process_release(struct mf_process *p); /* frees it when nothing needs it */
 void process_free(struct mf_process *p);
+/* spares.c: a clone forked ahead, which is the caller's from now on; NULL: none is fit. */
+struct mf_process *spares_take(struct mf_process *p, const mf_options *o);
+/* They are stale, or p forks no more. */
+void spares_drop(struct mf_process *p);
+/* All commands are executed: have some forked when there are too few. */
+void spares_check(struct mf_process *p);
+void spares_on_refill(struct deadline *d);
+/* p has died: if it was a spare, its template has one less. */
+void spares_lose(struct mf_process *p);
+
 /* Answers a request from /proc, without the process's help. */
 void process_measure(const struct mf_process *p, struct memory_request *m);
 /* Writes acknowledgements that wait. */

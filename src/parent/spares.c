@@ -1,0 +1,99 @@
+/* Clones forked ahead: while a template has nothing else to do it is asked for a few, which
+ * wait in their command loops until a fork takes one. A spare is a record like any other, but
+ * the library's (internal) until it is taken. Runs in the parent.
+ *
+ * They are exact copies of the template as it is, so every later command to the template
+ * makes them stale; a fork with options of its own that act at birth is not served by them. */
+#include "parent/process.h"
+
+enum { REFILL_DELAY_MS = 1 }; /* out of the way of what was just taken */
+enum { RETRY_DELAY_MS = 1000 }; /* after a fork that failed */
+
+static void let_go(struct mf_process *q) {
+  list_remove(&q->spare_link);
+  q->internal = 0;
+  process_event(q, EV_CLOSE, NULL);
+}
+
+void spares_drop(struct mf_process *p) {
+  deadline_clear(&p->refill);
+  p->nspares = 0;
+  while (!list_empty(&p->spares))
+    let_go(list_entry(p->spares.next, struct mf_process, spare_link));
+}
+
+void spares_lose(struct mf_process *p) {
+  struct mf_process *template = p->source;
+  if (list_empty(&p->spare_link) || !template)
+    return;
+  list_remove(&p->spare_link);
+  template->nspares--;
+  if (template->state == SERVING)
+    deadline_set(template->home, &template->refill, RETRY_DELAY_MS);
+}
+
+/* Options that act at birth, which is over. */
+static int born_otherwise(const mf_options *o) {
+  return o && (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind ||
+               o->stdio[2].kind || o->leash || o->handles || o->new_session || o->name);
+}
+
+struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
+  struct mf_process *q;
+  if (list_empty(&p->spares) || p->held_child || born_otherwise(o))
+    return NULL;
+  q = list_entry(p->spares.next, struct mf_process, spare_link);
+  list_remove(&q->spare_link);
+  p->nspares--;
+  q->internal = 0;
+  q->open = 1;
+  q->home->nopen++;
+  /* What it is given until run goes in one message, as with a fork that is held. */
+  q->chan.corked = 1;
+  list_push(&q->home->held, &q->held_link);
+  home_turn(q->home);
+  deadline_clear(&p->limit);
+  if (p->nspares < p->spares_min)
+    deadline_set(p->home, &p->refill, REFILL_DELAY_MS);
+  process_update(q);
+  return q;
+}
+
+void spares_check(struct mf_process *p) {
+  if (!p->spares_max || p->state != SERVING || p->ndone < p->nsent ||
+      !list_empty(&p->refill.link))
+    return;
+  if (p->nspares < p->spares_min || (p->nspares == 0 && !p->spares_begun))
+    deadline_set(p->home, &p->refill, REFILL_DELAY_MS);
+}
+
+static int fork_one(struct mf_process *p) {
+  struct mf_process *q = process_new(p->home, HELD);
+  if (!q)
+    return MF_ENOMEM;
+  q->open = 0;
+  q->internal = 1;
+  p->home->nopen--;
+  if (hold_new(NULL, &q->hold) < 0 || process_event(p, EV_FORK, q) < 0) {
+    q->internal = 0;
+    process_end_unborn(q);
+    return MF_ENOMEM;
+  }
+  list_push(&p->spares, &q->spare_link);
+  p->nspares++;
+  process_unhold(q);
+  process_update(q);
+  return q->state == DEAD ? MF_EFORK_FAILED : 0;
+}
+
+void spares_on_refill(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, refill);
+  p->spares_begun = 1;
+  while (p->state == SERVING && p->nspares < p->spares_max && !p->home->stopping)
+    if (fork_one(p) < 0)
+      break;
+}
+
+int mf_spares(const mf_process *p) {
+  return p ? (int)p->nspares : MF_EINVAL;
+}
