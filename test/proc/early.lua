@@ -53,7 +53,10 @@ story.test("EA-02 it refuses a program that has threads or a loop", function(t)
     local kit = require "testkit"
     kit.threads(1)
     local ok, e = pcall(require, "moonfork.early")
-    assert(not ok)
+    if ok then -- or no clone comes from it
+      ok, e = require "moonfork".new():run "type"
+    end
+    assert(not ok, "it did not refuse")
     assert(tostring(e):find "thread", tostring(e))
     kit.threads_stop()
     io.write "refused"
@@ -66,7 +69,8 @@ story.test("EA-02 it refuses a program with an epoll descriptor", function(t)
     local kit = require "testkit"
     kit.epoll()
     local ok, e = pcall(require, "moonfork.early")
-    assert(not ok)
+    if ok then ok, e = require "moonfork".new():run "type" end
+    assert(not ok, "it did not refuse")
     assert(tostring(e):find "epoll" or tostring(e):find "loop", tostring(e))
     io.write "refused"
   ]]
@@ -116,7 +120,7 @@ story.test("EA-05 handles=close keeps the program's descriptors from clones", fu
     require "moonfork.early"
     local fork = require "moonfork"
     kit.close(w)
-    local code = "function f(s, fd) s:write(select(2, require'testkit'.fstat(math.tointeger(fd)))) end"
+    local code = "function f(s, fd) s:write((select(2, require'testkit'.fstat(math.tointeger(fd))))) end"
     local p = fork.new():eval(code):send_arg(w)
     io.write(assert(p:run "f"):read "a", " ")
     local q = fork.new {handles = "close"}:eval(code):send_arg(w)

@@ -14,10 +14,10 @@ local PARENT = [[
     return math.tointeger(s:read "l")
   end
   kept = {}
-  local BUSY = "function busy(s) s:write(require'testkit'.getpid(), '\n') while true do end end"
-  local STUCK = "function stuck(s) s:write(require'testkit'.getpid(), '\n') " ..
+  local BUSY = "function busy(s) s:write(require'testkit'.getpid(), '\\n') while true do end end"
+  local STUCK = "function stuck(s) s:write(require'testkit'.getpid(), '\\n') " ..
     "require'testkit'.spin() end"
-  local SLEEP = "function asleep(s) s:write(require'testkit'.getpid(), '\n') " ..
+  local SLEEP = "function asleep(s) s:write(require'testkit'.getpid(), '\\n') " ..
     "require'testkit'.msleep(60000) end"
   local function say(...) print(...) io.stdout:flush() end
 ]]
@@ -99,8 +99,8 @@ story.test("leash=term: SIGTERM, so a function may do something about it", funct
   local path = t:file "status"
   local parent, pids = start(t, "local LEASH = 'term' " .. ALL .. ([[
     local p = fork.new {leash = "term"}:eval(
-      "function f(s) require'testkit'.disposition(15, 'count') s:write(require'testkit'.getpid(), '\n')" ..
-      "while require'testkit'.nsignals() == 0 do end io.open(%q, 'w'):close() end")
+      "function f(s) require'testkit'.disposition(15, 'count') s:write(require'testkit'.getpid(), '\\n')" ..
+      "while require'testkit'.nsignals() == 0 do end io.open('%s', 'w'):close() end")
     say("handler", hello(p, "f"))
   ]]):format(path))
   kit.kill(parent, kit.SIGKILL)
@@ -114,8 +114,8 @@ story.test("leash=keep: the function goes on; what runs nothing ends", function(
     local p = fork.new_exec()
     local waiting = p:fork():eval "y = 1"
     local keep = p:fork {leash = "keep"}:eval(
-      "function f(s) s:write(require'testkit'.getpid(), '\n') s:read 'a' require'testkit'.msleep(700) " ..
-      "io.open(%q, 'w'):close() end")
+      "function f(s) s:write(require'testkit'.getpid(), '\\n') s:read 'a' require'testkit'.msleep(700) " ..
+      "io.open('%s', 'w'):close() end")
     fork.loop()
     local other = p:fork():eval(BUSY)
     say("waiting", waiting:pid())

@@ -111,7 +111,7 @@ story.test("without a handler it is raised from the call that drives the reactor
   end)
   fork.on_error(function() error "the handler fails" end)
   start()
-  t.raises("the handler fails", fork.loop)
+  t.raises("nobody handles this", fork.loop)
   fork.on_error(nil)
   start()
   t.raises("nobody handles this", fork.loop)
@@ -126,11 +126,11 @@ story.test("after an error in one callback the others still run", function(t)
       done = done + 1
     end)
   end
-  t.within(10, function()
+  for _ = 1, 20 do
     local ok = pcall(fork.loop)
     if not ok then errors = errors + 1 end
-    return done == 5 and errors == 5
-  end)
+  end
+  t.eq({done, errors}, {5, 5})
 end)
 
 story.test("a waiting call inside a callback works, others run meanwhile", function(t)
@@ -145,7 +145,7 @@ story.test("a waiting call inside a callback works, others run meanwhile", funct
   t.eq(order, {"inner callback", "inner wait"})
 end)
 
-story.test("callbacks may close, start and collect anything", function(t)
+story.test("callbacks may close, start, reset and collect", {new_template = true}, function(t)
   local p = fork.new():require "actor"
   local ended
   p:on_exit(function()
@@ -262,6 +262,7 @@ end)
 story.test("nothing prints, and nothing exits, by itself", function(t)
   local out, code, err = t:lua [[
     local fork = require "moonfork"
+    fork.on_error(function() end)
     fork.new():eval "error 'quiet'":run("type", function() end)
     fork.new():eval "error 'unreported'"
     fork.new_exec {program = "/nowhere"}:run("type", function() end)
@@ -373,10 +374,11 @@ story.test("cqueues: the reactor and sockets are polled as they are", {needs = "
       for i, ms in ipairs {150, 50} do
         cq:wrap(function()
           local p = fork.new():eval("ms = math.tointeger(...)", ms)
-          p:eval "function f(s) require'testkit'.msleep(ms) s:write('woke\n') end"
+          p:eval "function f(s) require'testkit'.msleep(ms) s:write('woke\\n') end"
           local s = assert(p:run "f")
           cqueues.poll(s)
-          log[#log + 1] = i .. s:read "l"
+          local line = s:read "l"
+          log[#log + 1] = i .. line
           assert(assert(p:wait(5)).code == 0)
         end)
       end
@@ -416,29 +418,33 @@ local COPAS = [[
 story.test("copas: waiting calls let its other threads run", {needs = "socket"}, function(t)
   local out, code, err = t:lua(COPAS .. [[
     local copas, fork = require "copas", require "moonfork"
-    local adapter = pcall(require, "moonfork.copas")
-    if not adapter then
-      local socket = require "socket"
-      fork.set_waiter(function(reactor, timeout)
-        if not coroutine.isyieldable() then
-          socket.select({reactor}, nil, timeout)
-        else
-          copas.sleep(0)
-        end
-        reactor:step()
-      end)
-    end
+    fork.set_waiter(function(reactor)
+      -- A thread that gives way; old versions have no sleep.
+      copas.receive {
+        getfd = function() return reactor:getfd() end,
+        dirty = function() return reactor:dirty() end,
+        close = function() end,
+        receive = function(self)
+          if self.asked then return true end
+          self.asked = true
+          return nil, "timeout"
+        end,
+      }
+      reactor:step()
+    end)
     local log = {}
     for i, ms in ipairs {150, 50} do
       copas.addthread(function()
         local p = fork.new():eval("ms = math.tointeger(...)", ms)
-        p:eval "function f(s) require'testkit'.msleep(ms) s:write('woke\n') end"
+        p:eval "function f(s) require'testkit'.msleep(ms) s:write('woke\\n') end"
         local s = assert(p:run "f")
-        log[#log + 1] = i .. s:read "l"
+        local line = s:read "l" -- before #log is looked at: this waits
+        log[#log + 1] = i .. line
         assert(assert(p:wait(5)).code == 0)
       end)
     end
-    copas.loop()
+    local last = os.time() + 10
+    while #log < 2 and os.time() < last do copas.step(0.05) end
     print(table.concat(log, " "))
   ]])
   if code == 77 then t.skip "needs copas" end

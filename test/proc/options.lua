@@ -139,8 +139,8 @@ end)
 
 story.test("gc: the collector of the new interpreter", function(t)
   local function mode(options)
-    local p = fork.new_exec(options)
-    return t.ask(p, [[
+    local p = fork.new_exec(options):eval "x = {}"
+    return t.ask(p:fork(), [[
       local running = collectgarbage "isrunning"
       local old = collectgarbage "incremental"
       collectgarbage(old)
@@ -299,10 +299,13 @@ end)
 
 story.test("options are checked before anything is made", function(t)
   local before = kit.fds()
+  fork.on_error(function() end)
   for _ = 1, 20 do
     pcall(fork.new_exec, {stdout = 999999})
     pcall(fork.new, {leash = 1})
   end
+  t.collect()
+  fork.loop()
   local after = kit.fds()
   for fd, target in pairs(after) do t.eq(before[fd], target) end
 end)

@@ -174,7 +174,7 @@ story.test("it refuses a program with threads", function(t)
     local s, e = nil, nil
     local ok, raised = pcall(function() s, e = fork.template():fork():run "type" end)
     e = not ok and raised or e
-    assert(not s)
+    assert(not s, "it did not refuse")
     assert(tostring(e):find "thread", tostring(e))
     kit.threads_stop()
     assert(assert(fork.template():fork():run "type"))
