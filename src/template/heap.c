@@ -184,7 +184,7 @@ static int region_extend(struct heap *h, size_t n, int huge) {
   return 0;
 }
 static int region_grow(struct heap *h, size_t need) {
-  size_t step = size_min((size_t)(h->top - h->base) / 4, GROW_MAX);
+  size_t step = size_min((size_t)(h->top - h->run_start) / 4, GROW_MAX);
   step = round_up(step > GROW_MIN ? step : GROW_MIN, HUGE_PAGE);
   if (step < need)
     step = round_up(need, HUGE_PAGE);
