@@ -1,0 +1,47 @@
+/* Lua values as MessagePack and back (doc/rpc.md has the mapping). Packing is done by
+ * msgpack-c straight from the stack; reading is ours, straight to the stack, because what
+ * is read comes from the other process and must be bounded: in depth, in nodes, in the
+ * memory it makes, and in the time that its keys cost. Both sides; knows Lua and octets,
+ * no process and no loop.
+ *
+ * A message is one array: the values of a call, a result or an event, nils at the end
+ * included. A handle is an extension of one octet, its place among the descriptors that
+ * travel with the message.
+ *
+ * Errors are returned, with a text that names the value by its path ("argument 2.t.x").
+ * What may still raise is Lua's own lack of memory; nothing is held by then that its owner
+ * does not know of. */
+#ifndef CODEC_CODEC_H
+#define CODEC_CODEC_H
+
+#include "base/buf.h"
+#include "os/fd.h"
+#include <lua.h>
+
+enum {
+  CODEC_DEPTH_MAX = 128,        /* tables inside each other */
+  CODEC_NODES_MAX = 1 << 24,    /* values of a message that is read */
+  CODEC_EXT_HANDLE = 1          /* the extension type of a handle */
+};
+#define CODEC_BYTES_MAX ((size_t)1 << 31) /* memory that reading one message may make */
+
+struct codec_error {
+  int code; /* -EINVAL, -E2BIG, -EMFILE, -ENOMEM; reading: -EPROTO, -E2BIG */
+  char text[256];
+};
+
+/* Appends the n values from index first. what is "argument", "result"...; fds gets a
+ * duplicate of every handle, NULL: there may be none. 0, or e->code; then out has a
+ * beginning that the caller cuts off, and fds what the caller closes. */
+int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
+               struct fdset *fds, struct codec_error *e);
+
+struct codec_limits { /* 0: the constants above */
+  size_t nodes, bytes;
+};
+/* Pushes the values and returns how many, or e->code with the stack as it was. Steals from
+ * fds (which may be NULL) what the message uses; the rest stays the caller's. */
+int codec_unpack(lua_State *L, const void *data, size_t size, struct fdset *fds,
+                 const struct codec_limits *limits, struct codec_error *e);
+
+#endif

@@ -1,0 +1,365 @@
+/* Reading: bounded by what arrived, never by what is claimed. Both sides. */
+#include "codec/codec.h"
+
+#include "luafd/luafd.h"
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+  SLOTS = 6,             /* of the Lua stack, for one level */
+  TABLE_COST = 64,       /* octets of memory: estimates, a little above the truth */
+  ITEM_COST = 16,
+  PAIR_COST = 64,        /* its table may be up to twice as large as needed */
+  STRING_COST = 32,
+  HANDLE_COST = 256,
+  CROWD_PAIRS = 512,     /* maps of this many pairs are watched for colliding keys */
+  CROWD_MAX = 256        /* keys that may share a place there */
+};
+
+struct unpack {
+  lua_State *L;
+  struct reader r;
+  struct fdset *fds;
+  struct codec_error *e;
+  size_t nodes, bytes; /* what is left of the budget */
+  int depth;
+};
+
+static int read_value(struct unpack *u);
+
+static int fail(struct unpack *u, int code, const char *text) {
+  snprintf(u->e->text, sizeof u->e->text, "%s", text);
+  return u->e->code = code;
+}
+
+static int cut(struct unpack *u) {
+  return fail(u, -EPROTO, "the message is cut short");
+}
+
+/* A number of n octets; MessagePack is big-endian. 0 where it is cut short (r.ok is 0). */
+static uint64_t number(struct unpack *u, size_t n) {
+  const unsigned char *p = reader_take(&u->r, n);
+  uint64_t value = 0;
+  for (size_t i = 0; p && i < n; i++)
+    value = value << 8 | p[i];
+  return value;
+}
+
+/* Takes from the budget before anything is made. */
+static int spend(struct unpack *u, size_t bytes) {
+  if (bytes > u->bytes)
+    return fail(u, -E2BIG, "the message would take too much memory");
+  u->bytes -= bytes;
+  return 0;
+}
+
+/* ---- leaves ---- */
+
+static int read_string(struct unpack *u, size_t n) {
+  const unsigned char *s = reader_take(&u->r, n);
+  if (!s)
+    return cut(u);
+  if (spend(u, STRING_COST + n) < 0)
+    return u->e->code;
+  lua_pushlstring(u->L, (const char *)s, n);
+  return 0;
+}
+
+static int read_handle(struct unpack *u, unsigned type, size_t n) {
+  if (type != CODEC_EXT_HANDLE || n != 1)
+    return fail(u, -EPROTO, "an extension that is no handle");
+  size_t place = (size_t)number(u, 1);
+  if (!u->r.ok)
+    return cut(u);
+  if (!u->fds || place >= (size_t)u->fds->n || u->fds->fd[place] < 0)
+    return fail(u, -EPROTO, "a handle without its descriptor");
+  if (spend(u, HANDLE_COST) < 0)
+    return u->e->code;
+  luafd_push(u->L, fdset_steal(u->fds, (int)place), LUAFD_FOREIGN);
+  return 0;
+}
+
+static int read_ext(struct unpack *u, size_t n) {
+  unsigned type = (unsigned)number(u, 1);
+  return u->r.ok ? read_handle(u, type, n) : cut(u);
+}
+
+static int push_integer(struct unpack *u, lua_Integer value) {
+  if (!u->r.ok)
+    return cut(u);
+  lua_pushinteger(u->L, value);
+  return 0;
+}
+
+static int read_u64(struct unpack *u) {
+  uint64_t value = number(u, 8);
+  if (value > LUA_MAXINTEGER)
+    return fail(u, -EPROTO, "an integer that Lua does not have");
+  return push_integer(u, (lua_Integer)value);
+}
+
+static int read_float(struct unpack *u) {
+  uint32_t bits = (uint32_t)number(u, 4);
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  if (!u->r.ok)
+    return cut(u);
+  lua_pushnumber(u->L, (lua_Number)value);
+  return 0;
+}
+
+static int read_double(struct unpack *u) {
+  uint64_t bits = number(u, 8);
+  double value;
+  memcpy(&value, &bits, sizeof value);
+  if (!u->r.ok)
+    return cut(u);
+  lua_pushnumber(u->L, (lua_Number)value);
+  return 0;
+}
+
+/* ---- colliding keys ----
+ * Numbers have no seed in Lua's hash: keys can be chosen that all fall on one place of a
+ * table, and n of them cost n * n steps. In big maps, which are made with their final size,
+ * we count how many fall together. */
+
+struct crowd {
+  unsigned short *counts; /* NULL: the map is small */
+  unsigned ncounts;       /* a power of two */
+  uint64_t places;
+};
+
+static unsigned power_of_two(size_t atleast) {
+  unsigned n = 1;
+  while (n < atleast && n < 1u << 30)
+    n <<= 1;
+  return n;
+}
+
+static void crowd_init(struct crowd *c, lua_State *L, size_t npairs) {
+  if (npairs < CROWD_PAIRS) {
+    lua_pushnil(L); /* keeps the stack the same */
+    return;
+  }
+  c->ncounts = power_of_two(npairs / 4);
+  c->places = (power_of_two(npairs) - 1) | 1;
+  size_t size = c->ncounts * sizeof *c->counts;
+  c->counts = memset(lua_newuserdatauv(L, size, 0), 0, size);
+}
+
+/* The number that Lua's hash makes of a key. */
+static uint64_t hash_of(lua_State *L, int idx) {
+  if (lua_isinteger(L, idx))
+    return (uint64_t)lua_tointeger(L, idx);
+  int exponent;
+  double m = frexp(lua_tonumber(L, idx), &exponent) * -(double)INT_MIN;
+  if (!(m >= (double)LLONG_MIN && m < -(double)LLONG_MIN))
+    return 0;
+  unsigned h = (unsigned)exponent + (unsigned)(long long)m;
+  return h <= INT_MAX ? h : ~h;
+}
+
+static int crowd_add(struct unpack *u, struct crowd *c, int idx) {
+  if (!c->counts || lua_type(u->L, idx) != LUA_TNUMBER)
+    return 0;
+  unsigned place = (unsigned)(hash_of(u->L, idx) % c->places) & (c->ncounts - 1);
+  if (++c->counts[place] <= CROWD_MAX)
+    return 0;
+  return fail(u, -E2BIG, "the keys of a table collide");
+}
+
+/* ---- tables ---- */
+
+static int read_array(struct unpack *u, size_t n) {
+  if (n > reader_left(&u->r)) /* an item has an octet at least */
+    return cut(u);
+  if (spend(u, TABLE_COST + n * ITEM_COST) < 0)
+    return u->e->code;
+  lua_createtable(u->L, (int)(n > INT_MAX ? INT_MAX : n), 0);
+  for (size_t i = 1; i <= n; i++) {
+    int rc = read_value(u);
+    if (rc < 0)
+      return rc;
+    lua_rawseti(u->L, -2, (lua_Integer)i);
+  }
+  return 0;
+}
+
+static int read_key(struct unpack *u, struct crowd *c) {
+  int rc = read_value(u);
+  if (rc < 0)
+    return rc;
+  if (lua_isnil(u->L, -1))
+    return fail(u, -EPROTO, "nil as a key");
+  if (lua_type(u->L, -1) == LUA_TNUMBER && !lua_isinteger(u->L, -1) &&
+      isnan(lua_tonumber(u->L, -1)))
+    return fail(u, -EPROTO, "nan as a key");
+  return crowd_add(u, c, -1);
+}
+
+static int read_map(struct unpack *u, size_t n) {
+  struct crowd crowd = {0};
+  if (n > reader_left(&u->r) / 2)
+    return cut(u);
+  if (spend(u, TABLE_COST + n * PAIR_COST) < 0)
+    return u->e->code;
+  crowd_init(&crowd, u->L, n);
+  lua_createtable(u->L, 0, (int)(n > INT_MAX ? INT_MAX : n));
+  for (size_t i = 0; i < n; i++) {
+    int rc = read_key(u, &crowd);
+    if (rc == 0)
+      rc = read_value(u);
+    if (rc < 0)
+      return rc;
+    lua_rawset(u->L, -3);
+  }
+  lua_remove(u->L, -2);
+  return 0;
+}
+
+static int read_table(struct unpack *u, size_t n, int (*read)(struct unpack *, size_t)) {
+  if (!u->r.ok)
+    return cut(u);
+  if (u->depth == CODEC_DEPTH_MAX)
+    return fail(u, -E2BIG, "tables are nested too deeply");
+  if (!lua_checkstack(u->L, SLOTS))
+    return fail(u, -ENOMEM, "not enough memory");
+  u->depth++;
+  int rc = read(u, n);
+  u->depth--;
+  return rc;
+}
+
+/* ---- a value ---- */
+
+static int read_marked(struct unpack *u, unsigned mark) {
+  switch (mark) {
+  case 0xc0:
+    lua_pushnil(u->L);
+    return 0;
+  case 0xc2:
+  case 0xc3:
+    lua_pushboolean(u->L, mark == 0xc3);
+    return 0;
+  case 0xc4:
+  case 0xd9:
+    return read_string(u, number(u, 1));
+  case 0xc5:
+  case 0xda:
+    return read_string(u, number(u, 2));
+  case 0xc6:
+  case 0xdb:
+    return read_string(u, number(u, 4));
+  case 0xc7:
+    return read_ext(u, number(u, 1));
+  case 0xc8:
+    return read_ext(u, number(u, 2));
+  case 0xc9:
+    return read_ext(u, number(u, 4));
+  case 0xca:
+    return read_float(u);
+  case 0xcb:
+    return read_double(u);
+  case 0xcc:
+    return push_integer(u, (lua_Integer)number(u, 1));
+  case 0xcd:
+    return push_integer(u, (lua_Integer)number(u, 2));
+  case 0xce:
+    return push_integer(u, (lua_Integer)number(u, 4));
+  case 0xcf:
+    return read_u64(u);
+  case 0xd0:
+    return push_integer(u, (int8_t)number(u, 1));
+  case 0xd1:
+    return push_integer(u, (int16_t)number(u, 2));
+  case 0xd2:
+    return push_integer(u, (int32_t)number(u, 4));
+  case 0xd3:
+    return push_integer(u, (int64_t)number(u, 8));
+  case 0xd4:
+  case 0xd5:
+  case 0xd6:
+  case 0xd7:
+  case 0xd8:
+    return read_ext(u, (size_t)1 << (mark - 0xd4));
+  case 0xdc:
+    return read_table(u, number(u, 2), read_array);
+  case 0xdd:
+    return read_table(u, number(u, 4), read_array);
+  case 0xde:
+    return read_table(u, number(u, 2), read_map);
+  case 0xdf:
+    return read_table(u, number(u, 4), read_map);
+  default:
+    return fail(u, -EPROTO, "an octet that begins no value");
+  }
+}
+
+static int read_value(struct unpack *u) {
+  unsigned mark = (unsigned)number(u, 1);
+  if (!u->r.ok)
+    return cut(u);
+  if (u->nodes-- == 0)
+    return fail(u, -E2BIG, "the message has too many values");
+  if (mark < 0x80)
+    return push_integer(u, (lua_Integer)mark);
+  if (mark < 0x90)
+    return read_table(u, mark & 15, read_map);
+  if (mark < 0xa0)
+    return read_table(u, mark & 15, read_array);
+  if (mark < 0xc0)
+    return read_string(u, mark & 31);
+  if (mark >= 0xe0)
+    return push_integer(u, (int8_t)mark);
+  return read_marked(u, mark);
+}
+
+/* The number of values in the outermost array. */
+static int read_count(struct unpack *u, size_t *ret) {
+  unsigned mark = (unsigned)number(u, 1);
+  if (!u->r.ok)
+    return cut(u);
+  if (mark >= 0x90 && mark < 0xa0)
+    *ret = mark & 15;
+  else if (mark == 0xdc)
+    *ret = (size_t)number(u, 2);
+  else if (mark == 0xdd)
+    *ret = (size_t)number(u, 4);
+  else
+    return fail(u, -EPROTO, "the message is no list of values");
+  if (!u->r.ok || *ret > reader_left(&u->r))
+    return cut(u);
+  return 0;
+}
+
+static int read_message(struct unpack *u) {
+  size_t n;
+  int rc = read_count(u, &n);
+  if (rc < 0)
+    return rc;
+  if (n > INT_MAX - SLOTS || !lua_checkstack(u->L, (int)n + SLOTS))
+    return fail(u, -E2BIG, "too many values for Lua's stack");
+  for (size_t i = 0; i < n; i++)
+    if ((rc = read_value(u)) < 0)
+      return rc;
+  if (reader_left(&u->r) > 0)
+    return fail(u, -EPROTO, "octets behind the message");
+  return (int)n;
+}
+
+int codec_unpack(lua_State *L, const void *data, size_t size, struct fdset *fds,
+                 const struct codec_limits *limits, struct codec_error *e) {
+  struct unpack u = {.L = L, .fds = fds, .e = e};
+  u.nodes = limits && limits->nodes ? limits->nodes : CODEC_NODES_MAX;
+  u.bytes = limits && limits->bytes ? limits->bytes : CODEC_BYTES_MAX;
+  e->code = 0;
+  int top = lua_gettop(L);
+  reader_init(&u.r, data, size);
+  int n = read_message(&u);
+  if (n < 0)
+    lua_settop(L, top);
+  return n;
+}

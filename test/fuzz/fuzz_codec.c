@@ -1,0 +1,58 @@
+/* libFuzzer: arbitrary octets as a message. One process, one Lua state that is renewed now
+ * and then. What must hold: no crash, the stack as promised, memory within the budget, and
+ * what was read can be packed and is then read as the same number of values. */
+#include "codec/codec.h"
+#include <assert.h>
+#include <lauxlib.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { MEMORY_MAX = 64 << 20, ROUNDS = 10000 };
+
+static size_t used;
+
+static void *bounded_alloc(void *ud, void *block, size_t osize, size_t nsize) {
+  (void)ud;
+  used -= block ? osize : 0;
+  used += nsize;
+  assert(used < MEMORY_MAX);
+  if (nsize == 0) {
+    free(block);
+    return NULL;
+  }
+  return realloc(block, nsize);
+}
+
+static lua_State *state(void) {
+  static lua_State *L;
+  static int rounds;
+  if (L && ++rounds % ROUNDS == 0) {
+    lua_close(L);
+    L = NULL;
+  }
+  if (!L)
+    L = lua_newstate(bounded_alloc, NULL);
+  assert(L);
+  return L;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  static const struct codec_limits limits = {.nodes = 1 << 16, .bytes = 8 << 20};
+  lua_State *L = state();
+  struct codec_error e;
+  struct buf again;
+  int n = codec_unpack(L, data, size, NULL, &limits, &e);
+  assert(lua_gettop(L) == (n > 0 ? n : 0));
+  if (n >= 0) {
+    buf_init(&again, (size_t)64 << 20);
+    int rc = codec_pack(L, 1, n, "value", &again, NULL, &e);
+    assert(rc == 0);
+    lua_settop(L, 0);
+    assert(codec_unpack(L, buf_peek(&again), buf_size(&again), NULL, NULL, &e) == n);
+    buf_deinit(&again);
+  }
+  lua_settop(L, 0);
+  return 0;
+}

@@ -1,0 +1,457 @@
+/* The codec between the Lua stack and MessagePack: exact values, exact octets, agreement
+ * with msgpack-c's own reader and writer, and what a hostile message may cost. */
+#include "unit/unit.h"
+
+#include "codec/codec.h"
+#include "os/sock.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+#include <msgpack.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static lua_State *new_state(void) {
+  lua_State *L = luaL_newstate();
+  assert_non_null(L);
+  luaL_openlibs(L);
+  return L;
+}
+
+/* Runs "return ..." and leaves its values: how many. */
+static int values_of(lua_State *L, const char *text) {
+  char chunk[512];
+  lua_settop(L, 0);
+  snprintf(chunk, sizeof chunk, "return %s", text);
+  if (luaL_dostring(L, chunk) != LUA_OK)
+    fail_msg("%s: %s", text, lua_tostring(L, -1));
+  return lua_gettop(L);
+}
+
+static int pack(lua_State *L, int n, struct buf *out, struct codec_error *e) {
+  buf_init(out, (size_t)1 << 30);
+  return codec_pack(L, 1, n, "argument", out, NULL, e);
+}
+
+static int unpack(lua_State *L, const void *data, size_t size, struct codec_error *e) {
+  return codec_unpack(L, data, size, NULL, NULL, e);
+}
+
+/* The octets of the values, as hexadecimal digits. */
+static void expect_octets(const char *text, const char *hex) {
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct buf b;
+  char got[1024];
+  int n = values_of(L, text);
+  assert_int_equal(pack(L, n, &b, &e), 0);
+  got[0] = 0;
+  for (size_t i = 0; i < buf_size(&b) && i < 500; i++)
+    snprintf(got + 2 * i, 3, "%02x", buf_peek(&b)[i]);
+  if (strcmp(got, hex) != 0)
+    fail_msg("%s: expected %s, got %s", text, hex, got);
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static void test_octets_are_as_written_down(void **state) {
+  static const struct {
+    const char *text, *hex;
+  } rows[] = {
+      {"", "90"},
+      {"nil", "91c0"},
+      {"nil, nil", "92c0c0"},
+      {"true, false", "92c3c2"},
+      {"1, 1.0", "9201cb3ff0000000000000"},
+      {"-0.0", "91cb8000000000000000"},
+      {"1/0, -1/0", "92cb7ff0000000000000cbfff0000000000000"},
+      {"127, 128, -32, -33", "947fcc80e0d0df"},
+      {"math.maxinteger", "91cf7fffffffffffffff"},
+      {"math.mininteger", "91d38000000000000000"},
+      {"2^53 + 1, (1 << 53) + 1", "92cb4340000000000000cf0020000000000001"},
+      {"'a\\0\\xff'", "91a36100ff"},
+      {"''", "91a0"},
+      {"{}", "9190"},
+      {"{1, 2, 3}", "9193010203"},
+      {"{[1] = 1, [3] = 3}", "918201010303"},
+      {"{[0] = 0}", "91810000"},
+      {"{[-1] = 0}", "9181ff00"},
+      {"{[1.5] = true}", "9181cb3ff8000000000000c3"},
+      {"{x = {}}", "9181a17890"},
+      {"{[true] = false}", "9181c3c2"},
+      {"{[{}] = 1}", "91819001"},
+  };
+  (void)state;
+  for (size_t i = 0; i < COUNT(rows); i++)
+    expect_octets(rows[i].text, rows[i].hex);
+}
+
+/* Lua's own comparison of what went in and what came out. */
+static const char same[] =
+    "local function same(a, b)\n"
+    "  if math.type(a) ~= math.type(b) or type(a) ~= type(b) then return false end\n"
+    "  if a ~= a then return b ~= b end\n"
+    "  if type(a) ~= 'table' then return a == b and ('%q'):format(a) == ('%q'):format(b) end\n"
+    "  local n, m = 0, 0\n"
+    "  for k, v in pairs(a) do n = n + 1; if type(k) ~= 'table' and not same(v, b[k]) then "
+    "return false end end\n"
+    "  for _ in pairs(b) do m = m + 1 end\n"
+    "  return n == m\n"
+    "end\n"
+    "local t = table.pack(...)\n"
+    "for i = 1, t.n // 2 do\n"
+    "  if not same(t[i], t[i + t.n // 2]) then return false end\n"
+    "end\n"
+    "return t.n % 2 == 0";
+
+static void expect_round_trip(const char *text) {
+  lua_State *L = new_state();
+  struct codec_error e = {0};
+  struct buf b;
+  int n = values_of(L, text);
+  assert_int_equal(pack(L, n, &b, &e), 0);
+  assert_int_equal(luaL_loadstring(L, same), LUA_OK);
+  lua_insert(L, 1);
+  int m = unpack(L, buf_peek(&b), buf_size(&b), &e);
+  if (m != n)
+    fail_msg("%s: %d values became %d: %s", text, n, m, e.text);
+  assert_int_equal(lua_pcall(L, 2 * n, 1, 0), LUA_OK);
+  if (!lua_toboolean(L, -1))
+    fail_msg("%s: came back different", text);
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static const char *const lively[] = {
+    "", "nil", "1, nil, nil", "true, false", "0, -1, 127, 128, 255, 256, 65535, 65536",
+    "-32, -33, -128, -129, -32768, -32769, 2^31, -2^31, 1 << 31, -(1 << 31), 1 << 32",
+    "math.maxinteger, math.mininteger, (1 << 53) + 1, 2^53 + 1, -0.0, 0.0, 1.0, 1",
+    "0/0, 1/0, -1/0, math.pi, 5e-324, 1.7976931348623157e308",
+    "'', 'a', ('x'):rep(31), ('x'):rep(32), ('x'):rep(255), ('x'):rep(256)",
+    "('x'):rep(65535), ('x'):rep(65536), ('\\0\\xff\\n'):rep(1000)",
+    "{}, {{}}, {1, {2, {3}}}, {a = 1, b = {c = {}}}, {1, 2, nil, 4}, {nil, nil, 3}",
+    "{[1] = 1, [2] = 2, x = 3}, {[1.5] = 1, [true] = 2, [false] = 3, [-7] = 4}",
+    "{[math.maxinteger] = 1, [math.mininteger] = 2, [1/0] = 3}",
+    "(function() local t = {} for i = 1, 70000 do t[i] = i end return t end)()",
+    "(function() local t = {} for i = 1, 70000 do t['k' .. i] = i end return t end)()",
+    "(function() local t = {} for i = 70000, 1, -1 do t[i] = i end return t end)()",
+    "(function() local t = {} for i = 1, 127 do t = {t} end return t end)()",
+};
+
+static void test_values_come_back_as_they_were(void **state) {
+  (void)state;
+  for (size_t i = 0; i < COUNT(lively); i++)
+    expect_round_trip(lively[i]);
+}
+
+static void test_msgpack_c_reads_what_we_pack_and_packs_it_again(void **state) {
+  (void)state;
+  for (size_t i = 0; i < COUNT(lively); i++) {
+    lua_State *L = new_state();
+    struct codec_error e;
+    struct buf b;
+    msgpack_unpacked object;
+    msgpack_sbuffer again;
+    size_t used = 0;
+    assert_int_equal(pack(L, values_of(L, lively[i]), &b, &e), 0);
+    if (strstr(lively[i], "127 do")) { /* deeper than its reader goes */
+      buf_deinit(&b);
+      lua_close(L);
+      continue;
+    }
+    msgpack_unpacked_init(&object);
+    msgpack_sbuffer_init(&again);
+    assert_int_equal(msgpack_unpack_next(&object, (const char *)buf_peek(&b),
+                                         buf_size(&b), &used),
+                     MSGPACK_UNPACK_SUCCESS);
+    assert_int_equal(used, buf_size(&b));
+    msgpack_packer packer;
+    msgpack_packer_init(&packer, &again, msgpack_sbuffer_write);
+    msgpack_pack_object(&packer, object.data);
+    assert_int_equal(again.size, buf_size(&b));
+    assert_memory_equal(again.data, buf_peek(&b), again.size);
+    msgpack_sbuffer_destroy(&again);
+    msgpack_unpacked_destroy(&object);
+    buf_deinit(&b);
+    lua_close(L);
+  }
+}
+
+/* Random octets: where msgpack-c reads a list, we read as many values, or say why not. */
+static void test_our_reader_agrees_with_msgpack_c(void **state) {
+  (void)state;
+  srand(7);
+  lua_State *L = new_state();
+  int read = 0;
+  for (int round = 0; round < 200000; round++) {
+    unsigned char octets[24];
+    size_t n = 1 + (size_t)rand() % (sizeof octets - 1), used = 0;
+    for (size_t i = 0; i < n; i++)
+      octets[i] = (unsigned char)(rand() % 3 ? rand() % 0x30 + 0x90 * (rand() % 2)
+                                             : rand());
+    octets[0] = (unsigned char)(0x90 + rand() % 5);
+    struct codec_error e;
+    int ours = unpack(L, octets, n, &e);
+    msgpack_unpacked object;
+    msgpack_unpacked_init(&object);
+    int theirs = msgpack_unpack_next(&object, (const char *)octets, n, &used) ==
+                     MSGPACK_UNPACK_SUCCESS &&
+                 used == n;
+    if (ours >= 0) {
+      read++;
+      assert_true(theirs);
+      assert_int_equal(object.data.via.array.size, ours);
+    } else if (theirs && !strstr(e.text, "extension") && !strstr(e.text, "as a key") &&
+               !strstr(e.text, "Lua does not have") && !strstr(e.text, "descriptor")) {
+      fail_msg("only msgpack-c reads it: %s", e.text);
+    }
+    msgpack_unpacked_destroy(&object);
+    assert_true(lua_gettop(L) == (ours > 0 ? ours : 0));
+    lua_settop(L, 0);
+  }
+  assert_true(read > 1000);
+  lua_close(L);
+}
+
+static void test_every_beginning_is_cut_short(void **state) {
+  (void)state;
+  for (size_t i = 0; i < COUNT(lively); i++) {
+    lua_State *L = new_state();
+    struct codec_error e;
+    struct buf b;
+    assert_int_equal(pack(L, values_of(L, lively[i]), &b, &e), 0);
+    size_t step = buf_size(&b) / 300 + 1;
+    for (size_t n = 0; n < buf_size(&b); n += step) {
+      lua_settop(L, 0);
+      assert_int_equal(unpack(L, buf_peek(&b), n, &e), -EPROTO);
+      assert_int_equal(lua_gettop(L), 0);
+    }
+    buf_deinit(&b);
+    lua_close(L);
+  }
+}
+
+static void expect_refusal(const char *text, int code, const char *message) {
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct buf b;
+  int n = values_of(L, text);
+  assert_int_equal(pack(L, n, &b, &e), code);
+  if (strcmp(e.text, message) != 0)
+    fail_msg("%s: expected \"%s\", got \"%s\"", text, message, e.text);
+  assert_int_equal(lua_gettop(L), n);
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static void test_a_refusal_names_the_path(void **state) {
+  (void)state;
+  expect_refusal("1, print", -EINVAL, "argument 2: a function can't be sent");
+  expect_refusal("1, {t = {x = print}}", -EINVAL,
+                 "argument 2.t.x: a function can't be sent");
+  expect_refusal("{{1, {[7.5] = coroutine.create(print)}}}", -EINVAL,
+                 "argument 1[1][2][7.5]: a thread can't be sent");
+  expect_refusal("{['a b'] = {[true] = print}}", -EINVAL,
+                 "argument 1[\"a b\"][boolean]: a function can't be sent");
+  expect_refusal("(function() local t = {} t.x = {y = t} return t end)()", -EINVAL,
+                 "argument 1.x.y: a table that contains itself");
+  expect_refusal("{[print] = 1}", -EINVAL,
+                 "argument 1[function]: a function can't be sent");
+  expect_refusal("io.stdout", -EINVAL,
+                 "argument 1: a handle (the option handles=true lets it pass)");
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct buf b;
+  int n = values_of(L, "(function() local t = {} for i = 1, 128 do t = {t} end return t end)()");
+  assert_int_equal(pack(L, n, &b, &e), -EINVAL);
+  assert_non_null(strstr(e.text, "nested too deeply"));
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static void test_a_message_keeps_to_the_buffers_maximum(void **state) {
+  (void)state;
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct buf b;
+  buf_init(&b, 1000);
+  int n = values_of(L, "('x'):rep(2000)");
+  assert_int_equal(codec_pack(L, 1, n, "result", &b, NULL, &e), -E2BIG);
+  assert_string_equal(e.text, "result 1: the message is too long");
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static void test_what_lua_does_not_have_is_refused(void **state) {
+  static const struct {
+    const char *octets;
+    size_t n;
+  } rows[] = {
+      {"\x91\xc1", 2},                                     /* never used */
+      {"\x91\xcf\x80\0\0\0\0\0\0\0", 10},                  /* 2^63 */
+      {"\x91\x81\xc0\x01", 4},                             /* nil as a key */
+      {"\x91\x81\xcb\x7f\xf8\0\0\0\0\0\0\x01", 12},        /* nan as a key */
+      {"\x91\xd4\x05\x00", 4},                             /* some extension */
+      {"\x91\xd4\x01\x00", 4},                             /* no such descriptor */
+      {"\x91\xc7\x02\x01\x00\x00", 6},                     /* a handle of two octets */
+      {"\x91\x01\x01", 3},                                 /* something behind it */
+      {"\x01", 1},                                         /* no list */
+      {"\x81\x01\x01", 3},
+      {"", 0},
+      {"\xdd\xff\xff\xff\xff", 5},
+      {"\x91\xdd\xff\xff\xff\xff", 6},
+      {"\x91\xdf\xff\xff\xff\xff", 6},
+      {"\x91\xdb\xff\xff\xff\xff", 6},
+      {"\x91\xc9\xff\xff\xff\xff\x01", 7},
+  };
+  lua_State *L = new_state();
+  (void)state;
+  for (size_t i = 0; i < COUNT(rows); i++) {
+    struct codec_error e;
+    assert_int_equal(unpack(L, rows[i].octets, rows[i].n, &e), -EPROTO);
+    assert_true(strlen(e.text) > 0);
+    assert_int_equal(lua_gettop(L), 0);
+  }
+  lua_close(L);
+}
+
+static void test_other_encoders_forms_are_read(void **state) {
+  static const unsigned char octets[] = {
+      0x96, 0xc4, 1, 'a', 0xca, 0x3f, 0x80, 0, 0, 0xd3, 0, 0, 0, 0, 0, 0, 0, 5,
+      0xdc, 0, 1, 1, 0xde, 0, 1, 1, 2, 0xcf, 0, 0, 0, 0, 0, 0, 0, 9};
+  lua_State *L = new_state();
+  struct codec_error e;
+  (void)state;
+  assert_int_equal(unpack(L, octets, sizeof octets, &e), 6);
+  assert_string_equal(lua_tostring(L, 1), "a");
+  assert_false(lua_isinteger(L, 2));
+  assert_true(lua_tonumber(L, 2) == 1.0);
+  assert_int_equal(lua_tointeger(L, 3), 5);
+  assert_int_equal(lua_tointeger(L, 6), 9);
+  lua_close(L);
+}
+
+static void test_nesting_is_bounded(void **state) {
+  unsigned char octets[4096];
+  lua_State *L = new_state();
+  struct codec_error e;
+  (void)state;
+  memset(octets, 0x91, sizeof octets);
+  assert_int_equal(unpack(L, octets, sizeof octets, &e), -E2BIG);
+  octets[129] = 0x90;
+  assert_int_equal(unpack(L, octets, 130, &e), -E2BIG);
+  octets[128] = 0x90;
+  assert_int_equal(unpack(L, octets, 129, &e), 1);
+  lua_close(L);
+}
+
+static void test_values_and_memory_are_bounded(void **state) {
+  enum { N = 100000 };
+  static unsigned char octets[N + 5];
+  static const struct codec_limits few = {.nodes = 1000}, small = {.bytes = 1 << 20};
+  lua_State *L = new_state();
+  struct codec_error e;
+  (void)state;
+  octets[0] = 0x91;
+  octets[1] = 0xdc, octets[2] = 0xff, octets[3] = 0xff;
+  memset(octets + 4, 0x90, 0xffff); /* 65,535 empty tables */
+  assert_int_equal(codec_unpack(L, octets, 0xffff + 4, NULL, &few, &e), -E2BIG);
+  assert_int_equal(codec_unpack(L, octets, 0xffff + 4, NULL, &small, &e), -E2BIG);
+  assert_int_equal(codec_unpack(L, octets, 0xffff + 4, NULL, NULL, &e), 1);
+  lua_close(L);
+}
+
+static void put_number(struct buf *b, uint64_t value, int noctets) {
+  for (int i = noctets - 1; i >= 0; i--)
+    buf_put_u8(b, (unsigned)(value >> (8 * i)) & 0xff);
+}
+
+/* F53 */
+static void test_colliding_keys_are_refused_in_time(void **state) {
+  enum { N = 100000 };
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct buf b;
+  (void)state;
+  buf_init(&b, (size_t)1 << 24);
+  buf_put_u8(&b, 0x91);
+  buf_put_u8(&b, 0xdf);
+  put_number(&b, N, 4);
+  for (uint64_t i = 0; i < N; i++) {
+    buf_put_u8(&b, 0xcf);
+    put_number(&b, i * 131071, 8); /* the places of a table of 131,072 */
+    buf_put_u8(&b, 1);
+  }
+  assert_int_equal(unpack(L, buf_peek(&b), buf_size(&b), &e), -E2BIG);
+  assert_string_equal(e.text, "the keys of a table collide");
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static void test_usual_keys_do_not_collide(void **state) {
+  static const unsigned steps[] = {1, 2, 10, 16, 100, 256, 1000, 1024, 4096, 65536};
+  (void)state;
+  for (size_t i = 0; i < COUNT(steps); i++) {
+    char text[200];
+    snprintf(text, sizeof text,
+             "(function() local t = {} for i = -30000, 30000 do t[i * %u] = i end "
+             "return t end)()",
+             steps[i]);
+    expect_round_trip(text);
+  }
+  expect_round_trip("(function() local t = {} for i = 1, 30000 do t[i / 7] = i end "
+                    "return t end)()");
+}
+
+static void test_handles_travel_beside_the_message(void **state) {
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct fdset fds;
+  struct buf b;
+  (void)state;
+  fdset_init(&fds);
+  buf_init(&b, 1000);
+  int n = values_of(L, "io.tmpfile(), 'x', {h = io.stdout}");
+  assert_int_equal(codec_pack(L, 1, n, "argument", &b, &fds, &e), 0);
+  assert_int_equal(fds.n, 2);
+  lua_settop(L, 0);
+  assert_int_equal(codec_unpack(L, buf_peek(&b), buf_size(&b), &fds, NULL, &e), 3);
+  assert_int_equal(fds.fd[0], -1);
+  assert_int_equal(fds.fd[1], -1);
+  assert_int_equal(lua_type(L, 1), LUA_TUSERDATA);
+  fdset_close(&fds);
+
+  /* one place named twice, and a closed handle */
+  fdset_init(&fds);
+  fdset_push(&fds, fd_open_null());
+  assert_int_equal(codec_unpack(L, "\x92\xd4\x01\x00\xd4\x01\x00", 7, &fds, NULL, &e),
+                   -EPROTO);
+  fdset_close(&fds);
+  fdset_init(&fds);
+  n = values_of(L, "(function() local f = io.tmpfile() f:close() return f end)()");
+  assert_int_equal(codec_pack(L, 1, n, "argument", &b, &fds, &e), -EINVAL);
+  fdset_close(&fds);
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_octets_are_as_written_down),
+      cmocka_unit_test(test_values_come_back_as_they_were),
+      cmocka_unit_test(test_msgpack_c_reads_what_we_pack_and_packs_it_again),
+      cmocka_unit_test(test_our_reader_agrees_with_msgpack_c),
+      cmocka_unit_test(test_every_beginning_is_cut_short),
+      cmocka_unit_test(test_a_refusal_names_the_path),
+      cmocka_unit_test(test_a_message_keeps_to_the_buffers_maximum),
+      cmocka_unit_test(test_what_lua_does_not_have_is_refused),
+      cmocka_unit_test(test_other_encoders_forms_are_read),
+      cmocka_unit_test(test_nesting_is_bounded),
+      cmocka_unit_test(test_values_and_memory_are_bounded),
+      cmocka_unit_test(test_colliding_keys_are_refused_in_time),
+      cmocka_unit_test(test_usual_keys_do_not_collide),
+      census_test(test_handles_travel_beside_the_message),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
