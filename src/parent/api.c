@@ -16,7 +16,7 @@ static int result(int r) {
   return r == -ENOMEM ? MF_ENOMEM : r;
 }
 
-static int check(const mf_process *p) {
+int process_check(const mf_process *p) {
   if (!p || !p->open)
     return MF_EINVAL;
   return home_foreign(p->home) ? MF_EFORKED : 0;
@@ -116,7 +116,7 @@ int mf_new_exec(const mf_options *o, mf_process **ret) {
 }
 
 int mf_fork_options(mf_process *p, const mf_options *o, mf_process **ret) {
-  int r = check(p);
+  int r = process_check(p);
   if (!r)
     r = options_check(o);
   if (r)
@@ -192,7 +192,7 @@ static int queue(mf_process *p, struct command *c) {
 
 static int queue_octets(mf_process *p, unsigned type, const void *body, size_t length) {
   struct command c = {.type = type, .body = body, .length = length};
-  int r = check(p);
+  int r = process_check(p);
   return r ? r : queue(p, &c);
 }
 
@@ -205,7 +205,7 @@ int mf_require(mf_process *p, const char *module) {
 int mf_eval(mf_process *p, const char *code, size_t length, int argc,
             const char *const *argv, const size_t *lengths) {
   struct buf body;
-  int r = check(p), i;
+  int r = process_check(p), i;
   if (r)
     return r;
   if (!code || argc < 0 || (argc && !argv))
@@ -235,7 +235,7 @@ static int is_control_socket(const mf_process *p, int fd) {
 int mf_send_fd(mf_process *p, int fd) {
   struct fdset fds;
   struct command c = {.type = CMD_FD, .fds = &fds};
-  int r = check(p), copy;
+  int r = process_check(p), copy;
   if (r)
     return r;
   if (fd < 0 || is_control_socket(p, fd))
@@ -256,7 +256,7 @@ static int count_argument(mf_process *p, size_t length) {
 }
 
 int mf_send_arg(mf_process *p, const void *data, size_t length) {
-  int r = check(p);
+  int r = process_check(p);
   if (!r && !data && length)
     r = MF_EINVAL;
   if (!r)
@@ -271,7 +271,7 @@ int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
                       .length = length,
                       .release = release,
                       .release_data = release_data};
-  int r = check(p);
+  int r = process_check(p);
   if (!r)
     r = count_argument(p, length);
   if (r) {
@@ -310,7 +310,7 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
 
 int mf_seal(mf_process *p, int flags) {
   struct command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
-  int r = check(p);
+  int r = process_check(p);
   if (!r && (flags & ~0x73))
     r = MF_EINVAL;
   return r ? r : queue(p, &c);
@@ -324,7 +324,7 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
                {"core", LIMIT_CORE}, {"fsize", LIMIT_FSIZE}, {"nproc", LIMIT_NPROC}};
   struct buf body;
   size_t i, k;
-  int r = check(p);
+  int r = process_check(p);
   buf_init(&body, FRAME_BODY_MAX);
   for (i = 0; !r && i < count; i++) {
     for (k = 0; k < sizeof known / sizeof known[0]; k++)
@@ -349,7 +349,7 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
 /* ---- finish ---- */
 
 static int finish_with(mf_process *p, enum event ev, struct run_request *run) {
-  int r = check(p);
+  int r = process_check(p);
   if (!r && p->finish.kind != FINISH_NONE)
     r = MF_ESTATE;
   return r ? r : result(process_event(p, ev, run));
@@ -368,14 +368,14 @@ int mf_to_fd(mf_process *p, mf_run_cb cb, void *data) {
 }
 
 int mf_finish(mf_process *p) {
-  int r = check(p);
+  int r = process_check(p);
   return r ? r : result(process_event(p, EV_FINISH, NULL));
 }
 
 /* ---- ask ---- */
 
 int mf_on_error(mf_process *p, mf_error_cb cb, void *data) {
-  int r = check(p);
+  int r = process_check(p);
   if (r)
     return r;
   p->error_to.cb = cb;
@@ -388,7 +388,7 @@ int mf_on_error(mf_process *p, mf_error_cb cb, void *data) {
 }
 
 int mf_on_exit(mf_process *p, mf_exit_cb cb, void *data) {
-  int r = check(p);
+  int r = process_check(p);
   if (r)
     return r;
   p->exit_to.cb = cb;
@@ -400,14 +400,14 @@ int mf_on_exit(mf_process *p, mf_exit_cb cb, void *data) {
 }
 
 void mf_exit_quiet(mf_process *p, int quiet) {
-  if (check(p))
+  if (process_check(p))
     return;
   p->quiet = quiet != 0;
   process_update(p);
 }
 
 int mf_kill(mf_process *p, int signum) {
-  int r = check(p);
+  int r = process_check(p);
   if (r)
     return r;
   if (signum < 0 || signum >= NSIG)
@@ -416,7 +416,7 @@ int mf_kill(mf_process *p, int signum) {
 }
 
 int mf_pid(const mf_process *p) {
-  if (check(p) < 0)
+  if (process_check(p) < 0)
     return p && p->pid > 0 ? p->pid : -1;
   return p->pid > 0 ? p->pid : -1;
 }
@@ -425,7 +425,7 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
   struct command c = {.type = CMD_MEMORY};
   struct memory_request *m;
   struct mf_process *asked = NULL;
-  int r = check(p);
+  int r = process_check(p);
   if (r)
     return r;
   if (p->state == GIVING || p->state == STARTING || p->finish.kind != FINISH_NONE)
@@ -466,7 +466,7 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
 /* ---- end ---- */
 
 void mf_close(mf_process *p, mf_close_cb cb, void *data) {
-  if (check(p) < 0)
+  if (process_check(p) < 0)
     return;
   p->open = 0;
   p->home->nopen--;

@@ -41,6 +41,7 @@ struct home *home_new_on(struct seam *seam) {
   list_init(&h->link);
   list_init(&h->processes);
   list_init(&h->todo);
+  list_init(&h->tasks);
   list_init(&h->held);
   list_init(&h->doomed);
   list_init(&h->parting);
@@ -122,7 +123,7 @@ int home_start(struct home *h) {
   h->wants_turn = 0;
   h->seam->ops->busy(h->seam, h->nbusy != 0);
   if (!list_empty(&h->parting) || !list_empty(&h->todo) || !list_empty(&h->held) ||
-      !list_empty(&h->doomed))
+      !list_empty(&h->doomed) || !list_empty(&h->tasks))
     home_turn(h);
   if (h->def && channel_unpark(&h->def->chan) == 0 && h->def->pidfd >= 0)
     h->seam->ops->watch(h->seam, &h->def->pid_watch, h->def->pidfd, WATCH_READ);
@@ -198,6 +199,23 @@ static void write_held(struct home *h) {
     process_unhold(list_entry(h->held.next, struct mf_process, held_link));
 }
 
+static void run_tasks(struct home *h) {
+  struct list due;
+  list_init(&due);
+  while (!list_empty(&h->tasks)) {
+    struct list *it = h->tasks.next;
+    list_remove(it);
+    list_push(&due, it);
+  }
+  h->in_tasks = 1;
+  while (!list_empty(&due)) {
+    struct task *t = list_entry(due.next, struct task, link);
+    list_remove(&t->link);
+    t->run(t);
+  }
+  h->in_tasks = 0;
+}
+
 void home_leave(struct home *h) {
   if (h->in_dispatch > 1) {
     h->in_dispatch--;
@@ -217,10 +235,27 @@ void home_leave(struct home *h) {
     list_remove(&p->todo_link);
     process_pay(p);
   }
+  run_tasks(h);
   sweep(h);
   h->in_dispatch--;
   if (h->started && !h->nopen && !h->nbusy && list_empty(&h->todo))
     park(h);
+}
+
+void task_init(struct task *t, void (*run)(struct task *t)) {
+  list_init(&t->link);
+  t->run = run;
+}
+
+void task_clear(struct task *t) {
+  list_remove(&t->link);
+}
+
+void home_task(struct home *h, struct task *t) {
+  if (list_empty(&t->link))
+    list_push(&h->tasks, &t->link);
+  if (!h->in_dispatch || h->in_tasks)
+    home_turn(h);
 }
 
 void home_turn(struct home *h) {

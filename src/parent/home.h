@@ -20,13 +20,19 @@ struct deadline {
   void (*on_due)(struct deadline *d);
 };
 
+/* Something to be done once, outside of any event: embedded in its owner. */
+struct task {
+  struct list link; /* empty: not asked for */
+  void (*run)(struct task *t);
+};
+
 struct home {
   struct list link; /* in the process-wide list */
   struct uv_loop_s *loop;
   struct seam *seam;
   unsigned generation; /* of forks, when it was made */
   int started, stopping;
-  int in_dispatch, wants_turn;
+  int in_dispatch, in_tasks, wants_turn;
   int kept;    /* counts as an open process */
   int dropped;      /* free it when it has stopped */
   struct list processes; /* every record */
@@ -36,6 +42,7 @@ struct home {
   size_t nopen; /* handles the user has not closed */
   size_t nbusy;
   struct list todo;      /* processes with completions owed */
+  struct list tasks;
   struct list held;      /* processes whose fork is held */
   struct list doomed;    /* records that nothing needs */
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
@@ -66,6 +73,12 @@ void home_leave(struct home *h);
 /* Completions are owed or forks are held: have a turn. */
 void home_turn(struct home *h);
 void home_count_busy(struct home *h, int delta);
+
+/* Runs t when the event under way is over, or on the next turn; on the next turn, too, when
+ * it is asked for by a task. Asking again is harmless. */
+void home_task(struct home *h, struct task *t);
+void task_init(struct task *t, void (*run)(struct task *t));
+void task_clear(struct task *t);
 
 int home_insert(struct home *h, struct mf_process *p); /* 0 or -ENOMEM */
 void home_remove(struct home *h, struct mf_process *p);

@@ -394,7 +394,7 @@ static void die(struct mf_process *p) {
   spares_drop(p);
   spares_lose(p);
   close_pidfd(p);
-  if (p->exit_to.cb)
+  if (p->exit_to.cb || p->exit_hook.cb)
     process_owe(p, OWE_EXIT);
   fail_memory(p, MF_ECLONE_DIED);
   if (p->close_waits) {
@@ -645,7 +645,14 @@ void process_flush_acks(struct mf_process *p) {
   buf_consume(&p->acks, buf_size(&p->acks));
 }
 
+/* What follows run on p's own socket would be the function's to read: the reaper takes
+ * acknowledgements then, and one without a channel does without. */
 static void acknowledge(struct mf_process *p, uint64_t id) {
+  if (p->state == STARTING) {
+    p = p->reaper;
+    if (!p)
+      return;
+  }
   buf_put_u64(&p->acks, id); /* without memory it stays a zombie a little longer */
   if (list_empty(&p->todo_link))
     list_push(&p->home->todo, &p->todo_link);
@@ -1794,11 +1801,22 @@ static void pay_error(struct mf_process *p) {
 }
 
 static void pay_exit(struct mf_process *p) {
-  mf_exit_cb cb = p->exit_to.cb;
+  mf_exit_cb cb = p->exit_to.cb, hook = p->exit_hook.cb;
   mf_exit unknown = {0};
+  const mf_exit *exit = p->state == DEAD ? &p->exit : &unknown;
   p->exit_to.cb = NULL;
+  p->exit_hook.cb = NULL;
+  if (hook)
+    hook(p, exit, p->exit_hook.data);
   if (cb)
-    cb(p, p->state == DEAD ? &p->exit : &unknown, p->exit_to.data);
+    cb(p, exit, p->exit_to.data);
+}
+
+void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data) {
+  p->exit_hook.cb = cb;
+  p->exit_hook.data = data;
+  if (cb && p->state == DEAD)
+    process_owe(p, OWE_EXIT);
 }
 
 static void pay_close(struct mf_process *p) {

@@ -86,7 +86,7 @@ struct mf_process {
   struct buf acks;
   struct { enum finish_kind kind; mf_run_cb cb; void *data; int fd; } finish;
   struct { mf_error_cb cb; void *data; } error_to;
-  struct { mf_exit_cb cb; void *data; } exit_to;
+  struct { mf_exit_cb cb; void *data; } exit_to, exit_hook; /* hook: of the library's own */
   struct { mf_close_cb cb; void *data; } close_to;
   struct list memory;
   unsigned owed;
@@ -126,6 +126,10 @@ struct mf_process *process_new(struct home *h, enum state state);
 int process_event(struct mf_process *p, enum event ev, void *arg);
 /* Puts p behind source: its forks, its reports. */
 void process_set_source(struct mf_process *p, struct mf_process *source);
+/* 0, or why p can't be used: it is closed, or this is a forked copy of its parent. */
+int process_check(const struct mf_process *p);
+/* As mf_on_exit, for the library itself (an rpc); told before the user. NULL: no more. */
+void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data);
 /* Relies on nobody's reports from now on. */
 void process_forget_source(struct mf_process *p);
 /* Opens the control socket (taken). */

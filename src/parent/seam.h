@@ -28,10 +28,14 @@ struct watch {
 
 struct seam_ops {
   uint64_t (*now_ms)(struct seam *s);
+  uint64_t (*now_us)(struct seam *s);
   int (*pair)(struct seam *s, int ret_fd[2]);
   ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov, const int *fds,
                   int nfds);                                     /* as sock_send */
   ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
+  /* As sock_recv without blocking: descriptors that come along go to fds. */
+  ssize_t (*recv)(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
+                  int *ret_truncated);
   int (*hung_up)(struct seam *s, int fd);
   /* The other end can't write from now on; what it wrote can still be read. */
   void (*refuse)(struct seam *s, int fd);

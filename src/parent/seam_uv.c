@@ -44,6 +44,10 @@ static uint64_t op_now_ms(struct seam *s) {
   return proc_now_ns() / 1000000;
 }
 
+static uint64_t op_now_us(struct seam *s) {
+  return proc_now_ns() / 1000;
+}
+
 static int op_pair(struct seam *s, int ret_fd[2]) {
   return sock_pair(ret_fd, 1);
 }
@@ -55,6 +59,11 @@ static ssize_t op_send(struct seam *s, int fd, const struct iovec *iov, int niov
 
 static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
   return sock_read(fd, data, n);
+}
+
+static ssize_t op_recv(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
+                       int *ret_truncated) {
+  return sock_recv(fd, data, n, 0, fds, ret_truncated);
 }
 
 static int op_hung_up(struct seam *s, int fd) {
@@ -287,9 +296,11 @@ static void op_free(struct seam *s) {
 
 static const struct seam_ops uv_ops = {
     .now_ms = op_now_ms,
+    .now_us = op_now_us,
     .pair = op_pair,
     .send = op_send,
     .read = op_read,
+    .recv = op_recv,
     .hung_up = op_hung_up,
     .refuse = op_refuse,
     .close = op_close,

@@ -50,6 +50,10 @@ static uint64_t op_now_ms(struct seam *seam) {
   return self(seam)->now_ms;
 }
 
+static uint64_t op_now_us(struct seam *seam) {
+  return self(seam)->now_ms * 1000;
+}
+
 static int op_pair(struct seam *seam, int ret_fd[2]) {
   struct sim *s = self(seam);
   int a, b;
@@ -102,6 +106,20 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
   memcpy(data, buf_peek(&f->rx), n);
   buf_consume(&f->rx, n);
   return (ssize_t)n;
+}
+
+static ssize_t op_recv(struct seam *seam, int fd, void *data, size_t n, struct fdset *fds,
+                       int *ret_truncated) {
+  struct sim *s = self(seam);
+  struct sim_fd *f = at(s, fd);
+  ssize_t got = op_read(seam, fd, data, n);
+  *ret_truncated = 0;
+  if (got <= 0)
+    return got;
+  for (int i = 0; i < f->nfds; i++)
+    fdset_push(fds, f->fds[i] < 0 ? -1 : SIM_FD_BASE + f->fds[i]);
+  f->nfds = 0;
+  return got;
 }
 
 static int op_hung_up(struct seam *seam, int fd) {
@@ -223,9 +241,29 @@ static void op_free(struct seam *seam) {
   self(seam)->stopped = 1;
 }
 
-static const struct seam_ops ops = {op_now_ms, op_pair, op_send,  op_read,   op_hung_up, op_refuse, op_close,
-                                    op_watch,  op_timer, op_turn, op_busy,   op_spawn,   op_pidfd,
-                                    op_kill,   op_reap,  op_status, op_start, op_stop,   op_free};
+static const struct seam_ops ops = {
+    .now_ms = op_now_ms,
+    .now_us = op_now_us,
+    .pair = op_pair,
+    .send = op_send,
+    .read = op_read,
+    .recv = op_recv,
+    .hung_up = op_hung_up,
+    .refuse = op_refuse,
+    .close = op_close,
+    .watch = op_watch,
+    .timer = op_timer,
+    .turn = op_turn,
+    .busy = op_busy,
+    .spawn = op_spawn,
+    .pidfd = op_pidfd,
+    .kill = op_kill,
+    .reap = op_reap,
+    .status = op_status,
+    .start = op_start,
+    .stop = op_stop,
+    .free = op_free,
+};
 
 struct sim *sim_new(void) {
   struct sim *s = calloc(1, sizeof *s);
