@@ -293,8 +293,11 @@ end)
 
 story.test("a name shows in messages", function(t)
   local p = fork.new {name = "the-painter"}
-  local err = select(2, p:eval "error 'x'":run "type")
+  local err = select(2, p:eval "os.exit(3)":run "type")
   t.match(tostring(err), "the%-painter")
+  local q = fork.new {name = "the-sculptor", timeout = 0.05}
+  err = select(2, q:eval "require'testkit'.msleep(2000)":run "type")
+  t.match(tostring(err), "the%-sculptor")
 end)
 
 story.test("options are checked before anything is made", function(t)
