@@ -340,6 +340,13 @@ story.test("TIMEOUT counts from the creation; a fork disarms it, success too", f
   fork.step(0.01)
   t.ok(t.alive(r:pid()))
   socket:close()
+  local given = fork.new {timeout = 0.2 * story.scale}
+  local handle = t.got(given:to_fd())
+  kit.msleep(300 * story.scale)
+  fork.step(0.01)
+  local taken = fork.from_fd(handle)
+  handle:close()
+  t.got(taken:run "type")
   local s = fork.new {timeout = 0.05}
   kit.msleep(100)
   t.error(select(2, s:run "type"), "TIMEOUT")

@@ -272,7 +272,7 @@ story.test("AF-42 a program: output on a passed file, errors on the socket", fun
     local fds = text:match("^text\n(.*)" .. q:pid() .. "\n$")
     t.ok(fds, text)
     local numbers = {}
-    for fd in fds:gmatch "%d+" do numbers[#numbers + 1] = math.tointeger(fd) end
+    for n in fds:gmatch "%d+" do numbers[#numbers + 1] = math.tointeger(n) end
     table.sort(numbers)
     if how == "kill" then numbers[5] = nil end
     t.eq(numbers, {0, 1, 2, 3}, how)

@@ -170,7 +170,7 @@ story.test("exec: crossed numbers, and a program that is missing", function(t)
   ]]
   local q = p:fork():eval [[
     function g(socket)
-      local ok, a, b = pcall(require "moonfork.clone".exec, "no-such-program", {"x"})
+      local ok, a, b = pcall(require "moonfork.clone".exec, "/no/such/program", {"x"})
       socket:write(tostring(a), " ", tostring(b))
     end
   ]]
