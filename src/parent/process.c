@@ -647,6 +647,8 @@ void process_flush_acks(struct mf_process *p) {
 
 /* What follows run on p's own socket would be the function's to read: the reaper takes
  * acknowledgements then, and one without a channel does without. */
+/* Behind a run, p's own socket leads to the function: the reaper takes acknowledgements
+ * then, and one without a channel does without. */
 static void acknowledge(struct mf_process *p, uint64_t id) {
   if (p->state == STARTING) {
     p = p->reaper;
@@ -826,6 +828,7 @@ static int start_run(struct mf_process *p, void *arg) {
   c.length = strlen(run->function);
   unhold_child(p);
   spares_drop(p);
+  process_flush_acks(p); /* behind the run they would be the function's */
   fdset_init(&fds);
   if (p->nrefs) { /* clones of it live */
     far = split_reaper(p);
