@@ -13,6 +13,9 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/resource.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -207,13 +210,35 @@ static void stop_timers(void) {
 
 /* Order: no timer may fire into a default disposition, no handler may run on a stack that
  * is gone, and the mask opens last. */
+#ifdef __linux__
+/* Two signals are the C library's own and sigaction refuses them; one that was left ignored
+ * (glibc's posix_spawn does that to what it starts) would be inherited for ever. A handler
+ * is the library's and stays. */
+static void reset_hidden_signals(void) {
+  struct {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)(void);
+    unsigned long long mask;
+  } old, none = {0};
+  for (int signum = 32; signum < SIGRTMIN; signum++)
+    if (syscall(SYS_rt_sigaction, signum, NULL, &old, sizeof old.mask) == 0 &&
+        old.handler == SIG_IGN)
+      syscall(SYS_rt_sigaction, signum, &none, NULL, sizeof none.mask);
+}
+#else
+static void reset_hidden_signals(void) {
+}
+#endif
+
 void proc_reset_signals(void) {
   struct sigaction act = {.sa_handler = SIG_DFL};
   sigset_t none;
   stop_timers();
   sigemptyset(&act.sa_mask);
   for (int signum = 1; signum < NSIG; signum++)
-    sigaction(signum, &act, NULL); /* the few that refuse have no other disposition */
+    sigaction(signum, &act, NULL); /* the few that refuse are seen to below */
+  reset_hidden_signals();
   stack_t no_stack = {.ss_flags = SS_DISABLE};
   sigaltstack(&no_stack, NULL);
   sigemptyset(&none);

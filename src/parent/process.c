@@ -1053,9 +1053,13 @@ static int on_hello(struct mf_process *p, void *arg) {
     p->nsent += executed;
     p->ndone += executed;
     process_set_pid(p, (int)f->id);
-    /* A number that was reused between the answer and the pidfd: its socket is gone. */
-    if (p->home->seam->ops->hung_up(p->home->seam, p->chan.fd))
+    /* It may have ended since it answered, and its number be another's: then its socket is
+     * hung up. What it wrote before is still to be read. */
+    if (p->home->seam->ops->hung_up(p->home->seam, p->chan.fd)) {
       close_pidfd(p);
+      p->gone = 1;
+      set_patience(p, 0);
+    }
   }
   p->forked = 1;
   if (p->state == FORKING)
@@ -1175,6 +1179,11 @@ static void follow_runner(struct mf_process *p) {
   p->lost = 1;
 }
 
+/* Nobody will report its end, and the kernel can't. */
+static int is_unwatched(const struct mf_process *p) {
+  return p->pidfd < 0 && !p->child && (p->lost || !p->source);
+}
+
 static int on_running(struct mf_process *p, void *arg) {
   int pid = *(const int *)arg;
   deadline_clear(&p->limit);
@@ -1186,6 +1195,10 @@ static int on_running(struct mf_process *p, void *arg) {
   p->finish.fd = channel_steal(&p->chan);
   enter_state(p, RUNNING);
   process_owe(p, OWE_FINISH);
+  if (is_unwatched(p)) {
+    p->gone = 1;
+    set_patience(p, 0);
+  }
   return 0;
 }
 
