@@ -5,6 +5,7 @@
 #include "os/fd.h"
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <poll.h>
@@ -26,6 +27,23 @@ static void on_wake(uv_async_t *wake) {
   (void)wake; /* its turn is all that it is for */
 }
 
+/* libuv takes the lowest numbers there are. Where the program runs without standard streams
+ * these have to stay free: what it prints must not end up in an epoll descriptor. */
+static int loop_init(uv_loop_t *loop) {
+  int held[3], n = 0;
+  for (int fd = 0; fd < 3; fd++) {
+    if (fcntl(fd, F_GETFD) >= 0)
+      continue;
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null_fd >= 0)
+      held[n++] = null_fd;
+  }
+  int rc = uv_loop_init(loop);
+  while (n > 0)
+    fd_close(&held[--n]);
+  return rc;
+}
+
 static int reactor_new(struct reactor **ret) {
   struct reactor *r = calloc(1, sizeof(*r));
   if (!r)
@@ -35,7 +53,7 @@ static int reactor_new(struct reactor **ret) {
   list_init(&r->trash);
   list_init(&r->watches);
   r->pid = getpid();
-  int rc = uv_loop_init(&r->loop);
+  int rc = loop_init(&r->loop);
   if (rc < 0) {
     free(r);
     return rc;
