@@ -123,6 +123,7 @@ int cmd_run(struct server *s, struct command *c) {
     server_fail(s);
     return 0;
   }
+  leash_run(&s->leash, s->leash_mode); /* what running promises must hold when it is read */
   announce(s);
   return SERVED_RUN;
 }
@@ -178,7 +179,6 @@ static void leave_last_words(struct server *s) {
 
 void runner_enter(struct server *s) {
   signals_release();
-  leash_run(&s->leash, s->leash_mode);
   clone_exec_prepare = armed_leash;
   int fd = prepare_socket(s);
   server_title(s, NULL);
