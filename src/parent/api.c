@@ -224,8 +224,13 @@ int mf_eval(mf_process *p, const char *code, size_t length, int argc,
   return r;
 }
 
-/* A control socket passed over itself would keep itself alive: p's own and its sources'. */
+/* A control socket passed over itself would keep itself alive: none of ours may be, by its
+ * number, and p's own and its sources' by no other number either. */
 static int is_control_socket(const mf_process *p, int fd) {
+  list_each(it, &p->home->processes) {
+    if (list_entry(it, struct mf_process, link)->chan.fd == fd)
+      return 1;
+  }
   for (; p; p = p->source)
     if (p->chan.fd >= 0 && fd_same(p->chan.fd, fd))
       return 1;

@@ -387,6 +387,11 @@ static void die(struct mf_process *p) {
       process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL,
                    "%s ended instead of answering (%s)", called(p), how);
   }
+  if (p->runner)
+    p->runner->reaper = NULL;
+  if (p->reaper)
+    p->reaper->runner = NULL;
+  p->runner = p->reaper = NULL;
   enter_state(p, DEAD);
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
@@ -798,6 +803,7 @@ static int split_reaper(struct mf_process *p) {
   p->lost = 0;
   process_set_source(p, reaper);
   p->reaper = reaper;
+  reaper->runner = p;
   return pair[1];
 }
 
@@ -807,6 +813,7 @@ static void join_reaper(struct mf_process *p) {
   if (!reaper)
     return;
   p->reaper = NULL;
+  reaper->runner = NULL;
   drop_source(p);
   swap_identity(p, reaper);
   p->source = reaper->source;
@@ -1006,9 +1013,11 @@ static int close_starting(struct mf_process *p, void *arg) {
   if (p->state != STARTING)
     return process_event(p, EV_CLOSE, arg);
   cancel(p);
+  join_reaper(p);
   channel_close(&p->chan);
   p->eof = 1;
   enter_state(p, ENDING);
+  lose_source(p);
   set_patience(p, CLOSE_GRACE_MS);
   return 0;
 }
@@ -1190,6 +1199,8 @@ static int on_running(struct mf_process *p, void *arg) {
   if (p->pid > 0 && pid != p->pid)
     follow_runner(p);
   process_set_pid(p, pid);
+  if (p->reaper)
+    p->reaper->runner = NULL;
   p->reaper = NULL;
   p->ndone = p->nsent;
   p->finish.fd = channel_steal(&p->chan);
@@ -1209,8 +1220,25 @@ struct exit_report { /* argument of EV_EXITED */
   size_t nwords;
 };
 
+/* What is told of a reaper while its runner has not been heard of: there is no runner, it is
+ * the process itself that this is about, unless its socket says otherwise. Gives that
+ * process, or NULL. */
+static struct mf_process *without_runner(struct mf_process *reaper) {
+  struct mf_process *p = reaper->runner;
+  if (!p)
+    return NULL;
+  channel_drain(&p->chan);
+  if (p->reaper != reaper || p->state == DEAD)
+    return NULL;
+  join_reaper(p);
+  return p;
+}
+
 static int on_exited(struct mf_process *p, void *arg) {
   const struct exit_report *e = arg;
+  struct mf_process *itself = without_runner(p);
+  if (itself)
+    return process_event(itself, EV_EXITED, arg);
   p->forked = 1;
   if (p->pid <= 0)
     p->pid = e->pid;
@@ -1235,6 +1263,9 @@ static int on_eof(struct mf_process *p, void *arg) {
   if (why == -EPROTO)
     return broken_by(p, "a frame that is none");
   p->eof = 1;
+  if (p->runner) /* the report channel was dropped with the run: that will be told */
+    return 0;
+  join_reaper(p); /* no runner comes any more */
   if (p->home->def == p)
     boot_default_lost(p->home, p);
   if (p->forked) /* else its fate, and theirs, is its source's to tell */
@@ -1259,6 +1290,11 @@ static int on_eof(struct mf_process *p, void *arg) {
 
 static int on_gone(struct mf_process *p, void *arg) {
   struct seam *s = p->home->seam;
+  struct mf_process *itself = without_runner(p);
+  if (itself)
+    return process_event(itself, EV_PIDFD, arg);
+  if (p->state == DEAD)
+    return 0;
   p->gone = 1;
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
   if (p->child || p->lost || !p->source) {
@@ -1308,6 +1344,7 @@ static int time_out(struct mf_process *p, void *arg) {
     join_reaper(p);
     channel_close(&p->chan);
     p->eof = 1;
+    lose_source(p);
   }
   enter_state(p, ENDING);
   if (p->pid <= 0 && !p->greeting && !p->source)

@@ -78,7 +78,8 @@ struct mf_process {
   unsigned nrefs;        /* records that rely on its reports */
   int pid, pidfd, signal;
   struct watch pid_watch;
-  struct mf_process *source, *held_child, *reaper;
+  struct mf_process *source, *held_child;
+  struct mf_process *reaper, *runner; /* until *running* tells that the two have parted */
   struct channel chan;
   uint64_t nsent, ndone;
   uint64_t narg_octets;

@@ -1,0 +1,1302 @@
+#include "parent/rpc.h"
+
+#include "base/result.h"
+#include "wire/inbox.h"
+#include "wire/outbox.h"
+#include "wire/rpc_proto.h"
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "parent/keyheap.h"
+#include "parent/numbers.h"
+
+enum {
+  OUT_LOW = 64 * 1024,      /* octets that are framed; what comes on top stays parked */
+  REF_MIN = 32 * 1024,      /* octets of a body that is not copied into the outbox */
+  READS_A_TURN = 4,         /* of up to INBOX_ROOM_MAX octets */
+  FRAMES_A_TURN = 1024,
+  DUE_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
+  LAST_WORDS_MAX = 4 << 20, /* octets read from a dead process whose socket others hold */
+  EXIT_PATIENCE_MS = 1000,  /* between end of file and exit; then it is killed */
+  STALL_RETRY_MS = 5,
+  SPARE_CALLS = 4096
+};
+
+/* Where the clone is in its protocol; rpc_proto.h has the same in words. */
+enum far { FAR_STARTING, FAR_INIT, FAR_SERVING, FAR_GONE, FAR_COUNT };
+
+struct call {
+  struct list link;     /* in parked or flying, or in neither */
+  struct list due_link; /* empty: no callback owed */
+  struct keyheap_node deadline;
+  struct mf_rpc *rpc;
+  uint64_t id;
+  uint64_t end; /* octets that were put when its last one was */
+  mf_reply_cb cb;
+  void *data;
+  struct payload *payload; /* parked */
+  unsigned timeout_ms;
+  int code, started; /* of what is owed; code 0: the rpc's failure */
+  int flying, told;  /* told: a ghost, once nothing is owed */
+};
+
+struct mf_rpc {
+  struct mf_process *process;
+  struct home *home;
+  struct seam *seam;
+  mf_rpc_options options; /* its strings are not ours */
+  const struct rpc_owner *owner;
+  void *owner_data;
+
+  int fd; /* -1: not yet, or no more */
+  struct watch watch;
+  struct inbox in;
+  struct outbox out;
+  uint64_t sent; /* octets */
+  unsigned deaf : 1;  /* writing is over */
+  unsigned full : 1;  /* the kernel takes no more for now */
+  unsigned reading : 1, more : 1; /* more: frames wait in the inbox */
+  unsigned eof : 1, exited : 1, bye : 1;
+  unsigned closing : 1, end_put : 1, aborted : 1;
+  unsigned over : 1; /* failed or ended: the socket is gone */
+  unsigned orderly : 1;
+  unsigned error_owed : 1, close_owed : 1, limited : 1;
+  unsigned closed : 1; /* the process has been closed: only its callback is to come */
+  unsigned busy : 1;
+
+  enum far far;
+  unsigned gathering; /* type of the message in parts, or 0 */
+  uint64_t gather_id;
+  struct buf gather;
+  int *fds; /* of HANDLES, then of the message */
+  size_t nfds, fds_cap;
+
+  struct numbers calls;
+  size_t nwaiting; /* callbacks to come */
+  struct list parked, flying, due, spare;
+  size_t nspare, parked_octets;
+  struct keyheap deadlines;
+  struct deadline clock, patience, retry;
+  int killed;
+  struct task work;
+
+  struct failure failure; /* code 0: none */
+  mf_exit exit;
+  char *exit_text;
+  struct buf text; /* of the error being told */
+  mf_rpc_stats stats;
+  mf_rpc_close_cb close_cb;
+  void *close_data;
+};
+
+static void on_ready(struct watch *w, unsigned events);
+static void work(struct task *t);
+static void on_clock(struct deadline *d);
+static void on_patience(struct deadline *d);
+static void on_retry(struct deadline *d);
+static void finish_end(struct mf_rpc *rpc);
+
+static uint64_t now_ms(const struct mf_rpc *rpc) {
+  return rpc->seam->ops->now_ms(rpc->seam);
+}
+
+static void ask_for_work(struct mf_rpc *rpc) {
+  home_task(rpc->home, &rpc->work);
+}
+
+/* The loop stays alive for callbacks that are due and for a close under way. */
+static void update_busy(struct mf_rpc *rpc) {
+  unsigned busy = !rpc->closed && (rpc->nwaiting || rpc->closing || rpc->error_owed ||
+                                   rpc->close_owed);
+  if (busy == rpc->busy)
+    return;
+  rpc->busy = busy;
+  home_count_busy(rpc->home, busy ? 1 : -1);
+}
+
+/* ---- calls ---- */
+
+static struct call *call_new(struct mf_rpc *rpc, mf_reply_cb cb, void *data) {
+  struct call *c;
+  if (list_empty(&rpc->spare)) {
+    c = malloc(sizeof *c);
+    if (!c)
+      return NULL;
+  } else {
+    c = list_entry(rpc->spare.next, struct call, link);
+    list_remove(&c->link);
+    rpc->nspare--;
+  }
+  memset(c, 0, sizeof *c);
+  list_init(&c->link);
+  list_init(&c->due_link);
+  c->rpc = rpc;
+  if (numbers_add(&rpc->calls, c, &c->id) < 0) {
+    free(c);
+    return NULL;
+  }
+  c->cb = cb;
+  c->data = data;
+  rpc->nwaiting++;
+  return c;
+}
+
+static void drop_payload(struct call *c) {
+  if (!c->payload)
+    return;
+  c->rpc->parked_octets -= FRAME_HEADER_SIZE + c->payload->length;
+  payload_drop(c->payload);
+  c->payload = NULL;
+}
+
+static void call_free(struct call *c) {
+  struct mf_rpc *rpc = c->rpc;
+  if (!c->told)
+    rpc->nwaiting--;
+  numbers_remove(&rpc->calls, c->id);
+  keyheap_remove(&rpc->deadlines, &c->deadline);
+  drop_payload(c);
+  list_remove(&c->link);
+  list_remove(&c->due_link);
+  if (rpc->nspare == SPARE_CALLS) {
+    free(c);
+    return;
+  }
+  list_push(&rpc->spare, &c->link);
+  rpc->nspare++;
+}
+
+/* Its callback is owed an error. A flying call stays numbered until its answer comes. */
+static void call_owe(struct call *c, int code, int started) {
+  struct mf_rpc *rpc = c->rpc;
+  if (c->told || !list_empty(&c->due_link))
+    return;
+  keyheap_remove(&rpc->deadlines, &c->deadline);
+  if (!c->flying) {
+    list_remove(&c->link);
+    drop_payload(c);
+  }
+  c->code = code;
+  c->started = started;
+  list_push(&rpc->due, &c->due_link);
+  ask_for_work(rpc);
+}
+
+/* Before its end nobody can have entered it: the clone has not got it whole. */
+static int has_left(const struct mf_rpc *rpc, const struct call *c) {
+  return rpc->sent >= c->end;
+}
+
+static void describe(const struct mf_rpc *rpc, const struct call *c, char *text, size_t n,
+                     mf_error *e) {
+  memset(e, 0, sizeof *e);
+  e->code = c->code ? c->code : rpc->failure.code;
+  e->started = c->started;
+  e->message = mf_strerror(e->code);
+  if (!c->code) {
+    if (rpc->failure.message)
+      e->message = rpc->failure.message;
+    e->traceback = rpc->failure.traceback;
+    e->exit = rpc->exited ? &rpc->exit : NULL;
+  } else if (c->code == MF_ETIMEOUT) {
+    snprintf(text, n, "no answer within %u ms", c->timeout_ms);
+    e->message = text;
+  }
+}
+
+static void pay_due(struct mf_rpc *rpc) {
+  for (int i = 0; i < DUE_A_TURN && !list_empty(&rpc->due); i++) {
+    struct call *c = list_entry(rpc->due.next, struct call, due_link);
+    mf_reply_cb cb = c->cb;
+    void *data = c->data;
+    char text[64];
+    mf_error e;
+    describe(rpc, c, text, sizeof text, &e);
+    list_remove(&c->due_link);
+    if (c->flying) {
+      c->told = 1;
+      rpc->nwaiting--;
+    } else {
+      call_free(c);
+    }
+    if (cb)
+      cb(&e, NULL, data);
+  }
+}
+
+/* ---- writing ---- */
+
+static void rewatch(struct mf_rpc *rpc) {
+  unsigned events = 0;
+  if (rpc->fd < 0)
+    return;
+  if (!rpc->eof)
+    events |= WATCH_READ;
+  if (rpc->full && !rpc->deaf)
+    events |= WATCH_WRITE;
+  rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, events);
+}
+
+static int put_grants(struct mf_rpc *rpc, const int *fds, size_t nfds) {
+  struct fdset set;
+  int *copies = malloc(nfds * sizeof *copies), r = 0;
+  size_t n = 0, i = 0;
+  if (!copies)
+    return MF_ENOMEM;
+  for (; n < nfds; n++) {
+    copies[n] = fd_dup(fds[n]);
+    if (copies[n] < 0) {
+      r = copies[n] == -EBADF ? MF_EINVAL : copies[n];
+      break;
+    }
+  }
+  while (!r && i < n) {
+    fdset_init(&set);
+    while (i < n && set.n < FRAME_FDS_MAX) {
+      fdset_push(&set, copies[i]);
+      copies[i++] = -1;
+    }
+    r = outbox_put(&rpc->out, RPC_GRANT, 0, NULL, 0, &set);
+  }
+  for (; i < n; i++)
+    fd_close(&copies[i]);
+  free(copies);
+  return r;
+}
+
+/* Frames the call. p: the request where it is held by somebody. */
+static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
+                    struct payload *p) {
+  size_t before = rpc->out.nbytes;
+  int r = 0;
+  if (m->nfds)
+    r = put_grants(rpc, m->fds, m->nfds);
+  if (!r && p && m->length >= REF_MIN)
+    r = outbox_put_ref(&rpc->out, RPC_CALL, c->id, m->data, m->length, payload_drop,
+                       payload_hold(p));
+  else if (!r)
+    r = outbox_put(&rpc->out, RPC_CALL, c->id, m->data, m->length, NULL);
+  if (r == -ENOMEM)
+    r = MF_ENOMEM;
+  if (r && rpc->out.nbytes != before) {
+    /* Handles without their call would go to the next one. */
+    outbox_put(&rpc->out, RPC_CALL, c->id, NULL, 0, NULL);
+    rpc->deaf = 1;
+  }
+  if (r)
+    return r;
+  c->end = rpc->sent + rpc->out.nbytes;
+  c->flying = 1;
+  list_push(&rpc->flying, &c->link);
+  return 0;
+}
+
+static void unpark(struct mf_rpc *rpc) {
+  while (!list_empty(&rpc->parked) && rpc->out.nbytes < OUT_LOW) {
+    struct call *c = list_entry(rpc->parked.next, struct call, link);
+    struct payload *p = payload_hold(c->payload);
+    mf_message m = {p->data, p->length, p->fds, p->nfds};
+    int r;
+    list_remove(&c->link);
+    drop_payload(c);
+    r = put_call(rpc, c, &m, p);
+    payload_drop(p);
+    if (r)
+      call_owe(c, r, MF_STARTED_NO);
+  }
+}
+
+static void put_end(struct mf_rpc *rpc) {
+  if (!rpc->closing || rpc->end_put || !list_empty(&rpc->parked))
+    return;
+  if (outbox_put(&rpc->out, RPC_END, 0, NULL, 0, NULL) < 0) {
+    deadline_set(rpc->home, &rpc->retry, STALL_RETRY_MS);
+    return;
+  }
+  rpc->end_put = 1;
+}
+
+static size_t queue_octets(const struct mf_rpc *rpc) {
+  return rpc->out.nbytes + rpc->parked_octets;
+}
+
+static void flush(struct mf_rpc *rpc) {
+  struct iovec iov[OUTBOX_IOV_MAX];
+  const int *fds;
+  int n, nfds;
+  ssize_t sent;
+  rpc->full = 0;
+  while (rpc->fd >= 0 && !rpc->deaf) {
+    unpark(rpc);
+    put_end(rpc);
+    n = outbox_next(&rpc->out, iov, &fds, &nfds);
+    if (!n)
+      break;
+    sent = rpc->seam->ops->send(rpc->seam, rpc->fd, iov, n, fds, nfds);
+    if (sent > 0) {
+      rpc->sent += (uint64_t)sent;
+      outbox_sent(&rpc->out, (size_t)sent);
+    } else if (sent == 0) {
+      rpc->full = 1;
+      break;
+    } else if (sent == -ETOOMANYREFS || sent == -ENOMEM) {
+      deadline_set(rpc->home, &rpc->retry, STALL_RETRY_MS);
+      break;
+    } else {
+      rpc->deaf = 1; /* what it wrote before may still be read: that decides */
+    }
+  }
+  rewatch(rpc);
+}
+
+/* ---- the end ---- */
+
+static void close_socket(struct mf_rpc *rpc) {
+  rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, 0);
+  if (rpc->fd >= 0)
+    rpc->seam->ops->close(rpc->seam, &rpc->fd);
+  deadline_clear(&rpc->patience);
+  deadline_clear(&rpc->retry);
+  rpc->deaf = 1;
+  rpc->more = 0;
+  while (rpc->nfds)
+    fd_close(&rpc->fds[--rpc->nfds]);
+  inbox_deinit(&rpc->in);
+  outbox_deinit(&rpc->out);
+  buf_deinit(&rpc->gather);
+}
+
+/* Every call gets its error. The first of a strict clone's unanswered calls may have been
+ * entered, and each of another's that it got whole, once it was ready. */
+static void fail_calls(struct mf_rpc *rpc) {
+  int possible = rpc->far == FAR_SERVING || rpc->far == FAR_GONE;
+  while (!list_empty(&rpc->flying)) {
+    struct call *c = list_entry(rpc->flying.next, struct call, link);
+    int entered = possible && has_left(rpc, c);
+    list_remove(&c->link);
+    c->flying = 0;
+    if (c->told)
+      call_free(c);
+    else
+      call_owe(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+    if (rpc->options.strict && !rpc->options.async)
+      possible = 0;
+  }
+  while (!list_empty(&rpc->parked))
+    call_owe(list_entry(rpc->parked.next, struct call, link), 0, MF_STARTED_NO);
+}
+
+static void fail(struct mf_rpc *rpc, int code, const char *message, const char *traceback) {
+  if (rpc->over)
+    return;
+  rpc->over = 1;
+  rpc->failure.code = code;
+  rpc->failure.message = message ? strdup(message) : NULL;
+  rpc->failure.traceback = traceback ? strdup(traceback) : NULL;
+  rpc->error_owed = !rpc->aborted;
+  fail_calls(rpc);
+  close_socket(rpc);
+  ask_for_work(rpc);
+}
+
+/* It did what the protocol does not allow: the connection ends, and so does it. */
+static void broken(struct mf_rpc *rpc, const char *what) {
+  char text[160];
+  if (rpc->over)
+    return;
+  snprintf(text, sizeof text, "the process broke the protocol of rpc: %s", what);
+  mf_kill(rpc->process, SIGKILL);
+  fail(rpc, MF_EPROTOCOL, text, NULL);
+}
+
+static void describe_death(const struct mf_rpc *rpc, char *text, size_t n) {
+  const mf_exit *x = &rpc->exit;
+  const char *torn =
+      !rpc->over && inbox_pending(&rpc->in) ? ", in the middle of a message" : "";
+  const char *words = x->error ? x->error : "";
+  if (!rpc->exited)
+    snprintf(text, n, "the process closed its socket and stayed%s", torn);
+  else if (!x->known)
+    snprintf(text, n, "the process ended, nobody knows how%s", torn);
+  else if (x->signal)
+    snprintf(text, n, "the process was ended by signal %d (%s)%s%s", x->signal,
+             strsignal(x->signal), x->core ? ", core dumped" : "", torn);
+  else
+    snprintf(text, n, "the process ended with exit status %d%s%s%s", x->code, torn,
+             *words ? ": " : "", words);
+}
+
+/* Nothing more will come. */
+static void finish_end(struct mf_rpc *rpc) {
+  char text[2048];
+  if (rpc->over)
+    return;
+  if (rpc->bye) {
+    rpc->over = rpc->orderly = 1;
+    rpc->close_owed = !rpc->aborted;
+    close_socket(rpc);
+    ask_for_work(rpc);
+    return;
+  }
+  describe_death(rpc, text, sizeof text);
+  fail(rpc, MF_ECLONE_DIED, text, NULL);
+}
+
+static void on_end_of_file(struct mf_rpc *rpc) {
+  if (rpc->eof)
+    return;
+  rpc->eof = 1;
+  rewatch(rpc);
+  if (rpc->exited)
+    finish_end(rpc);
+  else
+    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
+}
+
+static void on_patience(struct deadline *d) {
+  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, patience);
+  if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
+    rpc->killed = 1;
+    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
+    return;
+  }
+  finish_end(rpc);
+}
+
+/* ---- reading: messages ---- */
+
+static int keep_fds(struct mf_rpc *rpc, unsigned nfds) {
+  size_t need = rpc->nfds + nfds;
+  if (need > rpc->fds_cap) {
+    size_t cap = need < FRAME_FDS_MAX ? FRAME_FDS_MAX : need * 2;
+    int *fds = realloc(rpc->fds, cap * sizeof *fds);
+    if (!fds)
+      return -ENOMEM;
+    rpc->fds = fds;
+    rpc->fds_cap = cap;
+  }
+  while (nfds--)
+    rpc->fds[rpc->nfds++] = inbox_take_fd(&rpc->in);
+  return 0;
+}
+
+/* What the callback has left of the message's handles is closed. The callback may run the
+ * loop again, but reading is not entered twice. */
+static void close_left(int *fds, size_t nfds) {
+  for (size_t i = 0; i < nfds; i++)
+    fd_close(&fds[i]);
+}
+
+static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
+  struct call *c = numbers_get(&rpc->calls, id);
+  if (!c || !c->flying)
+    return NULL;
+  rpc->stats.answers++;
+  return c;
+}
+
+/* A ghost's answer, or one whose error is owed already, is dropped and counted. */
+static int is_late(struct mf_rpc *rpc, struct call *c) {
+  if (!c->told && list_empty(&c->due_link))
+    return 0;
+  rpc->stats.late++;
+  list_remove(&c->link);
+  c->flying = 0;
+  if (c->told)
+    call_free(c);
+  return 1;
+}
+
+static void take_result(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  struct call *c = answered(rpc, id);
+  mf_reply_cb cb;
+  void *data;
+  if (!c) {
+    broken(rpc, "a result of no call");
+    return;
+  }
+  if (is_late(rpc, c))
+    return;
+  cb = c->cb;
+  data = c->data;
+  call_free(c);
+  if (cb)
+    cb(NULL, m, data);
+}
+
+static int error_code(unsigned code) {
+  switch (code) {
+  case FAILURE_REMOTE:
+    return MF_EREMOTE;
+  case FAILURE_INVAL:
+    return MF_EINVAL;
+  case FAILURE_LIMIT:
+    return MF_ELIMIT;
+  case FAILURE_NOMEM:
+    return MF_ENOMEM;
+  case FAILURE_UNSUPPORTED:
+    return MF_EUNSUPPORTED;
+  default:
+    return 0;
+  }
+}
+
+/* Reads a failure into e; its texts lie in rpc->text. 0 when it is none. */
+static int read_failure(struct mf_rpc *rpc, const mf_message *m, mf_error *e) {
+  struct reader r;
+  const char *message, *traceback;
+  size_t nmessage, ntraceback, at;
+  memset(e, 0, sizeof *e);
+  reader_init(&r, m->data, m->length);
+  e->code = error_code(reader_u8(&r));
+  e->started = reader_u8(&r) ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
+  reader_u16(&r);
+  reader_u32(&r);
+  message = reader_str(&r, &nmessage);
+  traceback = reader_str(&r, &ntraceback);
+  if (!r.ok || !e->code || nmessage > FAILURE_TEXT_MAX || ntraceback > FAILURE_TEXT_MAX)
+    return 0;
+  e->message = mf_strerror(e->code);
+  buf_consume(&rpc->text, buf_size(&rpc->text));
+  if (buf_put(&rpc->text, message ? message : "", nmessage) ||
+      buf_put_u8(&rpc->text, 0) ||
+      buf_put(&rpc->text, traceback ? traceback : "", ntraceback) ||
+      buf_put_u8(&rpc->text, 0))
+    return 1; /* without memory for its words */
+  at = nmessage + 1;
+  if (message)
+    e->message = (const char *)buf_peek(&rpc->text);
+  if (traceback)
+    e->traceback = (const char *)buf_peek(&rpc->text) + at;
+  return 1;
+}
+
+static void take_error(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  struct call *c = answered(rpc, id);
+  mf_reply_cb cb;
+  void *data;
+  mf_error e;
+  if (!c || !read_failure(rpc, m, &e)) {
+    broken(rpc, c ? "an error that is none" : "an error of no call");
+    return;
+  }
+  if (is_late(rpc, c))
+    return;
+  cb = c->cb;
+  data = c->data;
+  call_free(c);
+  if (cb)
+    cb(&e, NULL, data);
+}
+
+static void take_event(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  rpc->stats.events++;
+  if (rpc->options.on_event)
+    rpc->options.on_event(m, rpc->options.data);
+  else
+    rpc->stats.events_dropped++;
+}
+
+static void take_hello(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  struct reader r;
+  uint32_t magic;
+  unsigned version;
+  uint64_t longest;
+  char text[80];
+  reader_init(&r, m->data, m->length);
+  magic = reader_u32(&r);
+  version = reader_u16(&r);
+  reader_u16(&r);
+  longest = reader_u64(&r);
+  if (!r.ok || magic != RPC_MAGIC) {
+    broken(rpc, "a hello that is none");
+    return;
+  }
+  if (version != RPC_VERSION) {
+    snprintf(text, sizeof text, "it has version %u, this is version %u", version,
+             RPC_VERSION);
+    broken(rpc, text);
+    return;
+  }
+  if (longest < rpc->options.message_max)
+    rpc->options.message_max = longest;
+  rpc->far = FAR_INIT;
+}
+
+static void take_ready(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  rpc->far = FAR_SERVING;
+  if (rpc->owner && rpc->owner->on_ready)
+    rpc->owner->on_ready(rpc->owner_data);
+}
+
+static void take_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  mf_error e;
+  if (!read_failure(rpc, m, &e)) {
+    broken(rpc, "a failure that is none");
+    return;
+  }
+  fail(rpc, e.code, e.message, e.traceback); /* calls: not started, as it was never ready */
+}
+
+static void take_retire(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  if (rpc->owner && rpc->owner->on_retire)
+    rpc->owner->on_retire(rpc->owner_data);
+}
+
+static void take_usage(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  struct reader r;
+  reader_init(&r, m->data, m->length);
+  rpc->stats.usage = reader_u64(&r);
+  if (!r.ok)
+    broken(rpc, "a report of memory that is none");
+  else if (rpc->owner && rpc->owner->on_usage)
+    rpc->owner->on_usage(rpc->owner_data, rpc->stats.usage);
+}
+
+static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  if (!rpc->end_put || !list_empty(&rpc->flying)) {
+    broken(rpc, "a farewell before the end");
+    return;
+  }
+  rpc->bye = 1;
+  rpc->far = FAR_GONE;
+}
+
+/* Everything that a clone can say: in which states, with a number or not, in parts or not. */
+static const struct kind {
+  unsigned states; /* bits of enum far */
+  unsigned numbered : 1, parts : 1, handles : 1;
+  void (*take)(struct mf_rpc *rpc, uint64_t id, const mf_message *m);
+} kinds[RPC_ANSWER_LAST - RPC_HELLO + 1] = {
+#define IN(far) (1u << FAR_##far)
+    [RPC_HELLO - RPC_HELLO] = {IN(STARTING), 0, 0, 0, take_hello},
+    [RPC_READY - RPC_HELLO] = {IN(INIT), 0, 0, 0, take_ready},
+    [RPC_FAILED - RPC_HELLO] = {IN(INIT), 0, 1, 0, take_failed},
+    [RPC_RESULT - RPC_HELLO] = {IN(SERVING), 1, 1, 1, take_result},
+    [RPC_ERROR - RPC_HELLO] = {IN(SERVING), 1, 1, 0, take_error},
+    [RPC_EVENT - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 1, 1, take_event},
+    [RPC_HANDLES - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 0, 1, NULL},
+    [RPC_RETIRE - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 0, 0, take_retire},
+    [RPC_USAGE - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 0, 0, take_usage},
+    [RPC_BYE - RPC_HELLO] = {IN(SERVING), 0, 0, 0, take_bye},
+#undef IN
+};
+
+/* What is wrong with the frame where the clone is now; NULL: nothing. */
+static const char *objection(const struct mf_rpc *rpc, const struct kind *k,
+                             const struct frame *f) {
+  int first = !rpc->gathering;
+  if (rpc->gathering && f->type != rpc->gathering)
+    return "another message between the parts of one";
+  if (!first && (f->id || f->nfds))
+    return "a part with a number or handles of its own";
+  if (first && !(k->states & (1u << rpc->far)))
+    return "a message that is not due in its state";
+  if (first && !k->numbered != !f->id)
+    return k->numbered ? "an answer without a number" : "a number where none belongs";
+  if ((f->flags & FRAME_MORE) && !k->parts)
+    return "parts of what has none";
+  if (f->nfds && (!k->handles || !rpc->options.handles))
+    return "handles that nobody asked for";
+  if (f->type == RPC_HANDLES && (!f->nfds || f->length))
+    return "handles that are none";
+  if (rpc->nfds && first && !k->handles)
+    return "handles that belong to no message";
+  if (rpc->nfds + f->nfds > RPC_MESSAGE_FDS_MAX)
+    return "too many handles";
+  return NULL;
+}
+
+static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id, const void *data,
+                    size_t length) {
+  size_t nfds = rpc->nfds;
+  mf_message m = {data, length, nfds ? rpc->fds : NULL, nfds};
+  rpc->nfds = 0; /* they are the message's */
+  k->take(rpc, id, &m);
+  close_left(m.fds, nfds);
+}
+
+static void on_frame(struct mf_rpc *rpc, const struct frame *f) {
+  const struct kind *k = &kinds[f->type - RPC_HELLO];
+  const char *wrong = objection(rpc, k, f);
+  int r = 0;
+  if (wrong) {
+    broken(rpc, wrong);
+    return;
+  }
+  if (f->nfds)
+    r = keep_fds(rpc, f->nfds);
+  if (!r && f->type == RPC_HANDLES)
+    return;
+  if (!r && !rpc->gathering && !(f->flags & FRAME_MORE)) {
+    if (f->length > rpc->gather.max)
+      broken(rpc, "a message longer than allowed");
+    else
+      deliver(rpc, k, f->id, f->body, f->length);
+    return;
+  }
+  if (!rpc->gathering)
+    rpc->gather_id = f->id;
+  rpc->gathering = f->type;
+  if (!r)
+    r = buf_put(&rpc->gather, f->body, f->length);
+  if (r == -E2BIG) {
+    broken(rpc, "a message longer than allowed");
+    return;
+  }
+  if (r) {
+    mf_kill(rpc->process, SIGKILL);
+    fail(rpc, MF_ENOMEM, "no memory for a message", NULL);
+    return;
+  }
+  if (f->flags & FRAME_MORE)
+    return;
+  rpc->gathering = 0;
+  deliver(rpc, k, rpc->gather_id, buf_peek(&rpc->gather), buf_size(&rpc->gather));
+  buf_consume(&rpc->gather, buf_size(&rpc->gather));
+}
+
+/* ---- reading: octets ---- */
+
+/* Between frames no descriptor may wait, and in a torn frame no more than its header says:
+ * they come with a frame's first octet. Nor may a whole frame wait for some. */
+static int fds_are_announced(struct mf_rpc *rpc) {
+  size_t waiting = rpc->in.fd_tail - rpc->in.fd_head, have = inbox_pending(&rpc->in);
+  struct frame f;
+  if (!have)
+    return !waiting;
+  if (have < FRAME_HEADER_SIZE)
+    return waiting <= FRAME_FDS_MAX;
+  if (frame_decode(&f, buf_peek(&rpc->in.bytes), RPC_HELLO, RPC_ANSWER_LAST) < 0)
+    return 0;
+  return waiting == f.nfds;
+}
+
+/* Delivers up to *budget frames. 0: more octets are needed; 1: the budget is spent, or all is
+ * over. */
+static int deliver_some(struct mf_rpc *rpc, int *budget) {
+  struct frame f;
+  int r;
+  while (*budget > 0) {
+    r = inbox_next(&rpc->in, &f);
+    if (r == MF_AGAIN && fds_are_announced(rpc))
+      return 0;
+    if (r) {
+      broken(rpc, r < 0 ? "a frame that is none" : "handles that no frame announced");
+      return 1;
+    }
+    (*budget)--;
+    if (rpc->bye)
+      broken(rpc, "more after its farewell");
+    else
+      on_frame(rpc, &f);
+    if (rpc->over)
+      return 1;
+  }
+  return 1;
+}
+
+static ssize_t receive(struct mf_rpc *rpc, void *room, size_t n, struct fdset *fds) {
+  int truncated = 0;
+  ssize_t got;
+  fdset_init(fds);
+  if (!rpc->options.handles)
+    return rpc->seam->ops->read(rpc->seam, rpc->fd, room, n);
+  got = rpc->seam->ops->recv(rpc->seam, rpc->fd, room, n, fds, &truncated);
+  if (!truncated)
+    return got;
+  fdset_close(fds);
+  return -EMFILE;
+}
+
+/* One read and what it brings. 0: there may be more; 1: nothing now; 2: over or end of file. */
+static int read_once(struct mf_rpc *rpc, int *budget) {
+  struct fdset fds;
+  size_t n;
+  unsigned char *room = inbox_room(&rpc->in, &n);
+  ssize_t got;
+  if (!room) {
+    mf_kill(rpc->process, SIGKILL);
+    fail(rpc, MF_ENOMEM, "no memory to read answers", NULL);
+    return 2;
+  }
+  got = receive(rpc, room, n, &fds);
+  if (got == -EAGAIN)
+    return 1;
+  if (got == -EMFILE) {
+    mf_kill(rpc->process, SIGKILL);
+    fail(rpc, MF_ELIMIT, "no room for the descriptors that were sent", NULL);
+    return 2;
+  }
+  if (got <= 0) {
+    on_end_of_file(rpc);
+    return 2;
+  }
+  if (inbox_fed(&rpc->in, (size_t)got, &fds) < 0) {
+    broken(rpc, "more handles than can be");
+    return 2;
+  }
+  rpc->more = deliver_some(rpc, budget) && !rpc->over;
+  if (rpc->over)
+    return 2;
+  return (size_t)got < n && !fds.n ? 1 : 0;
+}
+
+/* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read. */
+static int read_some(struct mf_rpc *rpc) {
+  int budget = FRAMES_A_TURN, reads = READS_A_TURN, r = 0;
+  if (rpc->reading || rpc->fd < 0 || rpc->over)
+    return 0;
+  rpc->reading = 1;
+  if (rpc->more)
+    rpc->more = deliver_some(rpc, &budget) && !rpc->over;
+  while (!rpc->over && !rpc->more && !rpc->eof && reads-- > 0 && r == 0)
+    r = read_once(rpc, &budget);
+  rpc->reading = 0;
+  if (rpc->more)
+    ask_for_work(rpc);
+  return r != 0 && !rpc->more;
+}
+
+/* The process has ended: what it wrote is read to its end, also where another process holds
+ * its socket, then its death is told. */
+static void drain(struct mf_rpc *rpc) {
+  int done;
+  if (rpc->reading || rpc->over)
+    return;
+  done = rpc->fd < 0 || rpc->eof || read_some(rpc);
+  if (rpc->over)
+    return;
+  rpc->killed++; /* here: turns of draining */
+  if (done || rpc->killed > LAST_WORDS_MAX / (READS_A_TURN * INBOX_ROOM_MAX))
+    finish_end(rpc);
+  else
+    ask_for_work(rpc);
+}
+
+static void on_ready(struct watch *w, unsigned events) {
+  struct mf_rpc *rpc = list_entry(w, struct mf_rpc, watch);
+  struct home *h = rpc->home;
+  home_enter(h);
+  if (events & WATCH_WRITE)
+    flush(rpc);
+  if ((events & WATCH_READ) && !rpc->more)
+    read_some(rpc);
+  ask_for_work(rpc);
+  home_leave(h);
+}
+
+/* ---- what is done in tasks ---- */
+
+static int is_relieved(const struct mf_rpc *rpc) {
+  return rpc->calls.used <= rpc->options.pending_max / 2 &&
+         queue_octets(rpc) <= rpc->options.queue_octets_max / 2;
+}
+
+static void on_process_closed(mf_process *p, void *data);
+
+/* The last steps, one after the other, each once nothing of the former is left. */
+static void tell_the_end(struct mf_rpc *rpc) {
+  mf_error e = {0};
+  if (rpc->error_owed) {
+    rpc->error_owed = 0;
+    e.code = rpc->failure.code;
+    e.message = rpc->failure.message ? rpc->failure.message : mf_strerror(e.code);
+    e.traceback = rpc->failure.traceback;
+    e.started = MF_STARTED_UNKNOWN;
+    e.exit = rpc->exited ? &rpc->exit : NULL;
+    if (rpc->options.on_error)
+      rpc->options.on_error(&e, rpc->options.data);
+  }
+  if (rpc->close_owed) {
+    rpc->close_owed = 0;
+    if (rpc->options.on_close)
+      rpc->options.on_close(rpc->options.data);
+  }
+  if (rpc->closing && rpc->over && !rpc->closed) {
+    rpc->closed = 1;
+    process_hook_exit(rpc->process, NULL, NULL);
+    mf_close(rpc->process, on_process_closed, rpc);
+  }
+}
+
+static void work(struct task *t) {
+  struct mf_rpc *rpc = list_entry(t, struct mf_rpc, work);
+  if (rpc->closed)
+    return;
+  if (rpc->more && !rpc->exited)
+    read_some(rpc);
+  if (rpc->exited && !rpc->over)
+    drain(rpc);
+  if (!rpc->full)
+    flush(rpc);
+  pay_due(rpc);
+  if (rpc->limited && !rpc->over && is_relieved(rpc)) {
+    rpc->limited = 0;
+    if (rpc->options.on_drain)
+      rpc->options.on_drain(rpc->options.data);
+  }
+  if (!list_empty(&rpc->due))
+    ask_for_work(rpc);
+  else if (rpc->over)
+    tell_the_end(rpc);
+  update_busy(rpc);
+}
+
+/* ---- time ---- */
+
+static void arm_clock(struct mf_rpc *rpc) {
+  const struct keyheap_node *first = keyheap_first(&rpc->deadlines);
+  uint64_t now;
+  if (!first || (!list_empty(&rpc->clock.link) && rpc->clock.at_ms <= first->key))
+    return;
+  now = now_ms(rpc);
+  deadline_set(rpc->home, &rpc->clock, first->key > now ? first->key - now : 0);
+}
+
+static void on_clock(struct deadline *d) {
+  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, clock);
+  uint64_t now = now_ms(rpc);
+  struct keyheap_node *first;
+  while ((first = keyheap_first(&rpc->deadlines)) && first->key <= now) {
+    struct call *c = list_entry(first, struct call, deadline);
+    call_owe(c, MF_ETIMEOUT, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+  }
+  arm_clock(rpc);
+}
+
+static void on_retry(struct deadline *d) {
+  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, retry);
+  ask_for_work(rpc);
+}
+
+unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms) {
+  return c && c->timeout_ms ? c->timeout_ms : standard_ms;
+}
+
+static int set_deadline(struct mf_rpc *rpc, struct call *c, unsigned timeout_ms) {
+  c->timeout_ms = timeout_ms;
+  if (timeout_ms == MF_NO_TIMEOUT)
+    return 0;
+  if (keyheap_set(&rpc->deadlines, &c->deadline, now_ms(rpc) + timeout_ms) < 0)
+    return MF_ENOMEM;
+  arm_clock(rpc);
+  return 0;
+}
+
+/* ---- calls from outside ---- */
+
+static int check(const mf_rpc *rpc) {
+  if (!rpc)
+    return MF_EINVAL;
+  return home_foreign(rpc->home) ? MF_EFORKED : 0;
+}
+
+static int has_room(struct mf_rpc *rpc, size_t length) {
+  size_t queued = queue_octets(rpc);
+  if (rpc->calls.used < rpc->options.pending_max &&
+      (!queued || queued + length + FRAME_HEADER_SIZE <= rpc->options.queue_octets_max))
+    return 1;
+  rpc->limited = 1;
+  return 0;
+}
+
+static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m, struct payload *p) {
+  int r = 0;
+  if (p)
+    c->payload = payload_hold(p);
+  else
+    r = payload_new(m, NULL, &c->payload);
+  if (r)
+    return r;
+  rpc->parked_octets += FRAME_HEADER_SIZE + c->payload->length;
+  list_push(&rpc->parked, &c->link);
+  return 0;
+}
+
+/* p: the request where it is held already, else NULL. */
+static int submit(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
+                  unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  struct call *c;
+  int r;
+  if (rpc->closing)
+    return MF_ECLOSED;
+  r = payload_check(m, rpc->options.message_max);
+  if (!r && !rpc->over && !has_room(rpc, m->length))
+    r = MF_ELIMIT;
+  if (r)
+    return r;
+  c = call_new(rpc, cb, data);
+  if (!c)
+    return MF_ENOMEM;
+  if (rpc->over) {
+    call_owe(c, 0, MF_STARTED_NO);
+  } else {
+    r = set_deadline(rpc, c, timeout_ms);
+    if (!r && (!list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW ||
+               (m->length >= REF_MIN && !p)))
+      r = park(rpc, c, m, p);
+    else if (!r)
+      r = put_call(rpc, c, m, p);
+    if (r) {
+      call_free(c);
+      return r;
+    }
+    if (rpc->out.nbytes >= OUT_LOW && !rpc->full)
+      flush(rpc);
+    else
+      ask_for_work(rpc);
+  }
+  rpc->stats.calls++;
+  update_busy(rpc);
+  if (ret_id)
+    *ret_id = c->id;
+  return 0;
+}
+
+int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *o, mf_reply_cb cb,
+                void *data, uint64_t *ret_id) {
+  int r = check(rpc);
+  return r ? r
+           : submit(rpc, m, NULL, rpc_timeout(o, rpc->options.timeout_ms), cb, data, ret_id);
+}
+
+int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb cb,
+               void *data, uint64_t *ret_id) {
+  mf_message m = {p->data, p->length, p->fds, p->nfds};
+  return submit(rpc, &m, p, timeout_ms, cb, data, ret_id);
+}
+
+int mf_rpc_cancel(mf_rpc *rpc, uint64_t id) {
+  struct call *c;
+  int r = check(rpc);
+  if (r)
+    return r;
+  c = numbers_get(&rpc->calls, id);
+  if (!c || c->told || !list_empty(&c->due_link))
+    return -ESRCH;
+  call_owe(c, MF_ECANCELLED, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+  return 0;
+}
+
+mf_process *mf_rpc_process(const mf_rpc *rpc) {
+  return rpc ? rpc->process : NULL;
+}
+
+const mf_exit *rpc_exit(const mf_rpc *rpc) {
+  return &rpc->exit;
+}
+
+int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
+  mf_rpc_stats s;
+  int r = check(rpc);
+  if (r)
+    return r;
+  if (!ret || ret->size < sizeof s)
+    return MF_EINVAL;
+  s = rpc->stats;
+  s.size = ret->size;
+  s.pending = rpc->nwaiting;
+  s.queue_octets = queue_octets(rpc);
+  *ret = s;
+  return 0;
+}
+
+/* ---- life ---- */
+
+static void copy_exit(struct mf_rpc *rpc, const mf_exit *x) {
+  rpc->exit = *x;
+  rpc->exit.error = NULL;
+  if (!x->error)
+    return;
+  rpc->exit_text = strdup(x->error);
+  rpc->exit.error = rpc->exit_text;
+}
+
+static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
+  struct mf_rpc *rpc = data;
+  /* "Nobody will ever tell" is no news of its end: the socket's is. */
+  if (!x->known && !p->gone && !rpc->eof && rpc->fd >= 0)
+    return;
+  rpc->exited = 1;
+  rpc->killed = 0;
+  copy_exit(rpc, x);
+  ask_for_work(rpc);
+}
+
+static void on_run(mf_process *p, const mf_error *error, int socket, void *data) {
+  struct mf_rpc *rpc = data;
+  int r;
+  if (error) {
+    if (error->exit) {
+      rpc->exited = 1;
+      copy_exit(rpc, error->exit);
+    }
+    fail(rpc, error->code, error->message, error->traceback);
+    return;
+  }
+  if (rpc->over) { /* given up meanwhile */
+    rpc->seam->ops->close(rpc->seam, &socket);
+    return;
+  }
+  rpc->fd = socket;
+  r = rpc->seam->ops->watch(rpc->seam, &rpc->watch, socket, WATCH_READ);
+  if (r < 0) {
+    mf_kill(rpc->process, SIGKILL);
+    fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the process's socket can't be watched", NULL);
+    return;
+  }
+  ask_for_work(rpc);
+}
+
+static void rpc_free(struct mf_rpc *rpc) {
+  task_clear(&rpc->work);
+  deadline_clear(&rpc->clock);
+  deadline_clear(&rpc->patience);
+  deadline_clear(&rpc->retry);
+  keyheap_deinit(&rpc->deadlines);
+  numbers_deinit(&rpc->calls);
+  list_each_safe(it, next, &rpc->spare) {
+    free(list_entry(it, struct call, link));
+  }
+  inbox_deinit(&rpc->in);
+  outbox_deinit(&rpc->out);
+  buf_deinit(&rpc->gather);
+  buf_deinit(&rpc->text);
+  free(rpc->fds);
+  free(rpc->failure.message);
+  free(rpc->failure.traceback);
+  free(rpc->exit_text);
+  free(rpc);
+}
+
+static void on_process_closed(mf_process *p, void *data) {
+  struct mf_rpc *rpc = data;
+  if (rpc->close_cb)
+    rpc->close_cb(rpc, rpc->close_data);
+  rpc_free(rpc);
+}
+
+/* The server's last argument; rpc_proto.h has its layout. */
+static int put_parameters(struct buf *b, const char *function, const mf_rpc_options *o,
+                          unsigned usage_ms) {
+  const char *init = o->init ? o->init : "";
+  const char *serialiser = o->serialiser ? o->serialiser : "octets";
+  unsigned flags = (o->async ? RPC_ASYNC : 0) | (o->handles ? RPC_TAKES_HANDLES : 0) |
+                   (o->strict && !o->async ? RPC_STRICT : 0) |
+                   (usage_ms ? RPC_MEASURED : 0);
+  int r = buf_put_u32(b, RPC_MAGIC);
+  if (!r)
+    r = buf_put_u16(b, RPC_VERSION);
+  if (!r)
+    r = buf_put_u16(b, flags);
+  if (!r)
+    r = buf_put_u64(b, o->message_max);
+  if (!r)
+    r = buf_put_u32(b, usage_ms);
+  if (!r)
+    r = buf_put_str(b, function, strlen(function));
+  if (!r)
+    r = buf_put_str(b, init, strlen(init));
+  return r ? r : buf_put_str(b, serialiser, strlen(serialiser));
+}
+
+static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *function,
+                        const mf_rpc_options *o, unsigned usage_ms) {
+  struct buf b;
+  int r;
+  buf_init(&b, FRAME_BODY_MAX);
+  r = put_parameters(&b, function, o, usage_ms);
+  r = r == -E2BIG ? MF_ELIMIT
+      : r         ? MF_ENOMEM
+                  : mf_send_arg(p, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+  return r ? r : mf_run(p, RPC_FUNCTION, on_run, rpc);
+}
+
+void mf_rpc_options_init(mf_rpc_options *o) {
+  mf_rpc_options init = MF_RPC_OPTIONS_INIT;
+  *o = init;
+}
+
+int rpc_options_check(const mf_rpc_options *o) {
+  if (o->size < sizeof *o || o->message_max > PROTO_PAYLOAD_MAX || !o->pending_max ||
+      (o->init && !*o->init) || (o->serialiser && !*o->serialiser))
+    return MF_EINVAL;
+  return 0;
+}
+
+int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
+            unsigned usage_ms, const struct rpc_owner *owner, void *owner_data,
+            mf_rpc **ret) {
+  struct mf_rpc *rpc = calloc(1, sizeof *rpc);
+  int r;
+  if (!rpc)
+    return MF_ENOMEM;
+  rpc->process = p;
+  rpc->home = p->home;
+  rpc->seam = p->home->seam;
+  rpc->options = *o;
+  rpc->owner = owner;
+  rpc->owner_data = owner_data;
+  rpc->fd = -1;
+  rpc->watch.on_ready = on_ready;
+  inbox_init(&rpc->in, RPC_HELLO, RPC_ANSWER_LAST);
+  outbox_init(&rpc->out);
+  buf_init(&rpc->gather, (size_t)o->message_max);
+  buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);
+  numbers_init(&rpc->calls);
+  list_init(&rpc->parked);
+  list_init(&rpc->flying);
+  list_init(&rpc->due);
+  list_init(&rpc->spare);
+  keyheap_init(&rpc->deadlines);
+  deadline_init(&rpc->clock, on_clock);
+  deadline_init(&rpc->patience, on_patience);
+  deadline_init(&rpc->retry, on_retry);
+  task_init(&rpc->work, work);
+  r = start_server(rpc, p, function, o, usage_ms);
+  if (r) {
+    rpc_free(rpc);
+    return r;
+  }
+  process_hook_exit(p, on_exit_told, rpc);
+  *ret = rpc;
+  return 0;
+}
+
+int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *o, mf_rpc **ret) {
+  mf_rpc_options standard = MF_RPC_OPTIONS_INIT;
+  int r = process_check(p);
+  if (!o)
+    o = &standard;
+  if (!r && (!function || !*function || !ret))
+    r = MF_EINVAL;
+  if (!r)
+    r = rpc_options_check(o);
+  return r ? r : rpc_new(p, function, o, 0, NULL, NULL, ret);
+}
+
+void mf_rpc_abort(mf_rpc *rpc) {
+  if (check(rpc) || rpc->closed)
+    return;
+  rpc->aborted = 1;
+  rpc->error_owed = rpc->close_owed = 0;
+  fail(rpc, MF_ECANCELLED, "given up by the caller", NULL);
+  ask_for_work(rpc);
+  update_busy(rpc);
+}
+
+void mf_rpc_close(mf_rpc *rpc, mf_rpc_close_cb cb, void *data) {
+  if (check(rpc) || rpc->closing)
+    return;
+  rpc->closing = 1;
+  rpc->close_cb = cb;
+  rpc->close_data = data;
+  ask_for_work(rpc);
+  update_busy(rpc);
+}

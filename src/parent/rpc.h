@@ -1,0 +1,40 @@
+/* Calls of one function in a process that stays: framing, numbers, order, limits, timeouts and
+ * the proof of what was not started, over the socket that `run` gave. doc/rpc-protocol.md has
+ * the protocol. Runs in the parent.
+ *
+ *   rpc_new (takes the process) -> rpc_submit ... -> mf_rpc_close -> freed by its last callback
+ *
+ * A call's life:
+ *
+ *   PARKED -> QUEUED ----------------> answered
+ *     |         \-> GHOST (cancelled or timed out: its answer is awaited and dropped)
+ *     \---------------> DUE: its error is owed and paid from a task
+ */
+#ifndef PARENT_RPC_H
+#define PARENT_RPC_H
+
+#include "parent/payload.h"
+#include "parent/process.h"
+
+/* What a pool wants to know beside the public callbacks; each may be NULL. */
+struct rpc_owner {
+  void (*on_ready)(void *data); /* init is over */
+  void (*on_retire)(void *data);
+  void (*on_usage)(void *data, uint64_t octets);
+};
+
+/* usage_ms: between two reports of memory; 0: none. Otherwise as mf_rpc_new. */
+int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
+            unsigned usage_ms, const struct rpc_owner *owner, void *owner_data,
+            mf_rpc **ret);
+/* Checks the parts of the options that an rpc and a pool share. 0 or MF_EINVAL. */
+int rpc_options_check(const mf_rpc_options *o);
+/* As mf_rpc_call with a request that is held already; holds it while it needs it. */
+int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb cb,
+               void *data, uint64_t *ret_id);
+/* How the process ended, as far as it is known (known 0: it has not, or nobody can know). */
+const mf_exit *rpc_exit(const mf_rpc *rpc);
+/* Milliseconds from now, as a timeout of the calls: 0 for "as o says". */
+unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms);
+
+#endif
