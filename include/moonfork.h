@@ -307,8 +307,8 @@ MF_API int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options 
  * After the rpc's end the callback gets the error of that end. */
 MF_API int mf_rpc_call(mf_rpc *, const mf_message *request, const mf_call_options *,
                        mf_reply_cb, void *data, uint64_t *ret_id);
-/* The callback gets MF_ECANCELLED, from the loop. A call that is not written yet is never
- * sent; else what is at work runs on and its answer is dropped. -ESRCH: no such call waits. */
+/* The callback gets MF_ECANCELLED, from the loop; started NO when the call is never sent.
+ * What is at work runs on and its answer is dropped. -ESRCH: no such call waits. */
 MF_API int mf_rpc_cancel(mf_rpc *, uint64_t id);
 /* Borrows the process, for mf_pid, mf_kill, mf_memory and mf_on_exit. */
 MF_API mf_process *mf_rpc_process(const mf_rpc *);

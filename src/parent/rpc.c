@@ -22,6 +22,7 @@ enum {
   DUE_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
   LAST_WORDS_MAX = 4 << 20, /* octets read from a dead process whose socket others hold */
   EXIT_PATIENCE_MS = 1000,  /* between end of file and exit; then it is killed */
+  BYE_PATIENCE_MS = 10000,  /* the same after an orderly end */
   STALL_RETRY_MS = 5,
   SPARE_CALLS = 4096
 };
@@ -81,7 +82,7 @@ struct mf_rpc {
   size_t nspare, parked_octets;
   struct keyheap deadlines;
   struct deadline clock, patience, retry;
-  int killed;
+  int killed, ndrains;
   struct task work;
 
   struct failure failure; /* code 0: none */
@@ -99,6 +100,7 @@ static void on_clock(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_retry(struct deadline *d);
 static void finish_end(struct mf_rpc *rpc);
+static void fail(struct mf_rpc *rpc, int code, const char *message, const char *traceback);
 
 static uint64_t now_ms(const struct mf_rpc *rpc) {
   return rpc->seam->ops->now_ms(rpc->seam);
@@ -282,10 +284,9 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
     r = outbox_put(&rpc->out, RPC_CALL, c->id, m->data, m->length, NULL);
   if (r == -ENOMEM)
     r = MF_ENOMEM;
-  if (r && rpc->out.nbytes != before) {
-    /* Handles without their call would go to the next one. */
-    outbox_put(&rpc->out, RPC_CALL, c->id, NULL, 0, NULL);
-    rpc->deaf = 1;
+  if (r && rpc->out.nbytes != before) { /* handles without their call */
+    mf_kill(rpc->process, SIGKILL);
+    fail(rpc, r, "no memory for a call with handles", NULL);
   }
   if (r)
     return r;
@@ -355,6 +356,13 @@ static void flush(struct mf_rpc *rpc) {
 
 /* ---- the end ---- */
 
+static void drop_input(struct mf_rpc *rpc) {
+  while (rpc->nfds)
+    fd_close(&rpc->fds[--rpc->nfds]);
+  inbox_deinit(&rpc->in);
+  buf_deinit(&rpc->gather);
+}
+
 static void close_socket(struct mf_rpc *rpc) {
   rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, 0);
   if (rpc->fd >= 0)
@@ -363,11 +371,9 @@ static void close_socket(struct mf_rpc *rpc) {
   deadline_clear(&rpc->retry);
   rpc->deaf = 1;
   rpc->more = 0;
-  while (rpc->nfds)
-    fd_close(&rpc->fds[--rpc->nfds]);
-  inbox_deinit(&rpc->in);
   outbox_deinit(&rpc->out);
-  buf_deinit(&rpc->gather);
+  if (!rpc->reading) /* else a callback may be looking at a message */
+    drop_input(rpc);
 }
 
 /* Every call gets its error. The first of a strict clone's unanswered calls may have been
@@ -454,7 +460,7 @@ static void on_end_of_file(struct mf_rpc *rpc) {
   if (rpc->exited)
     finish_end(rpc);
   else
-    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
+    deadline_set(rpc->home, &rpc->patience, rpc->bye ? BYE_PATIENCE_MS : EXIT_PATIENCE_MS);
 }
 
 static void on_patience(struct deadline *d) {
@@ -786,7 +792,7 @@ static int deliver_some(struct mf_rpc *rpc, int *budget) {
     if (r == MF_AGAIN && fds_are_announced(rpc))
       return 0;
     if (r) {
-      broken(rpc, r < 0 ? "a frame that is none" : "handles that no frame announced");
+      broken(rpc, r < 0 ? "a frame that is none" : "handles and headers that differ");
       return 1;
     }
     (*budget)--;
@@ -819,6 +825,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   size_t n;
   unsigned char *room = inbox_room(&rpc->in, &n);
   ssize_t got;
+  int nfds;
   if (!room) {
     mf_kill(rpc->process, SIGKILL);
     fail(rpc, MF_ENOMEM, "no memory to read answers", NULL);
@@ -836,6 +843,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
     on_end_of_file(rpc);
     return 2;
   }
+  nfds = fds.n;
   if (inbox_fed(&rpc->in, (size_t)got, &fds) < 0) {
     broken(rpc, "more handles than can be");
     return 2;
@@ -843,7 +851,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   rpc->more = deliver_some(rpc, budget) && !rpc->over;
   if (rpc->over)
     return 2;
-  return (size_t)got < n && !fds.n ? 1 : 0;
+  return (size_t)got < n && !nfds ? 1 : 0; /* a piece with descriptors ends a read */
 }
 
 /* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read. */
@@ -857,6 +865,8 @@ static int read_some(struct mf_rpc *rpc) {
   while (!rpc->over && !rpc->more && !rpc->eof && reads-- > 0 && r == 0)
     r = read_once(rpc, &budget);
   rpc->reading = 0;
+  if (rpc->over)
+    drop_input(rpc);
   if (rpc->more)
     ask_for_work(rpc);
   return r != 0 && !rpc->more;
@@ -871,8 +881,7 @@ static void drain(struct mf_rpc *rpc) {
   done = rpc->fd < 0 || rpc->eof || read_some(rpc);
   if (rpc->over)
     return;
-  rpc->killed++; /* here: turns of draining */
-  if (done || rpc->killed > LAST_WORDS_MAX / (READS_A_TURN * INBOX_ROOM_MAX))
+  if (done || ++rpc->ndrains > LAST_WORDS_MAX / (READS_A_TURN * INBOX_ROOM_MAX))
     finish_end(rpc);
   else
     ask_for_work(rpc);
@@ -907,7 +916,7 @@ static void tell_the_end(struct mf_rpc *rpc) {
     e.code = rpc->failure.code;
     e.message = rpc->failure.message ? rpc->failure.message : mf_strerror(e.code);
     e.traceback = rpc->failure.traceback;
-    e.started = MF_STARTED_UNKNOWN;
+    e.started = rpc->far < FAR_SERVING ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
     e.exit = rpc->exited ? &rpc->exit : NULL;
     if (rpc->options.on_error)
       rpc->options.on_error(&e, rpc->options.data);
@@ -1123,7 +1132,6 @@ static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
   if (!x->known && !p->gone && !rpc->eof && rpc->fd >= 0)
     return;
   rpc->exited = 1;
-  rpc->killed = 0;
   copy_exit(rpc, x);
   ask_for_work(rpc);
 }
