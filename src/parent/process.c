@@ -300,6 +300,11 @@ static void fail_like_source(struct mf_process *p) {
   int code = f ? f->code : MF_ETEMPLATE_DIED;
   if (code == MF_ECLONE_DIED)
     code = MF_ETEMPLATE_DIED;
+  if (!f && s && s->greeting) {
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "the template program ended before it said hello");
+    return;
+  }
   if (!f || !f->message) {
     process_fail(p, code, MF_STARTED_NO, NULL, "the template has ended");
     return;
