@@ -30,7 +30,7 @@ local function on_prepare()
   set_alive(reactor.outstanding())
 end
 
-prepare:start(on_prepare)
+prepare:start(reactor.guest(on_prepare))
 prepare:unref()
 poll:start("r", reactor.guest_step)
 set_alive(reactor.outstanding())

@@ -264,11 +264,15 @@ function reactor.step(timeout)
   return reactor.outstanding()
 end
 
--- For foreign loops: never raises.
-function reactor.guest_step()
-  local ok, err = pcall(dispatch)
-  if not ok then kept[#kept + 1] = { err } end
+-- For foreign loops: f, but what it raises is kept for reactor.check.
+function reactor.guest(f)
+  return function()
+    local ok, err = pcall(f)
+    if not ok then kept[#kept + 1] = { err } end
+  end
 end
+
+reactor.guest_step = reactor.guest(dispatch)
 
 function reactor.set_waiter(f) waiter = f end
 

@@ -1,0 +1,157 @@
+---@meta moonfork
+-- luacheck: ignore
+-- Types for editors (LuaCATS). Never required by a program; doc/lua-api.md is the manual.
+
+---@alias moonfork.code
+---| "REMOTE"
+---| "CLONE_DIED"
+---| "TEMPLATE_START"
+---| "TEMPLATE_DIED"
+---| "FORK_FAILED"
+---| "TIMEOUT"
+---| "CANCELLED"
+---| "CLOSED"
+---| "EINVAL"
+---| "LIMIT"
+---| "PROTOCOL"
+---| "NOMEM"
+---| "UNSUPPORTED"
+
+---@class moonfork.error
+---@field code moonfork.code
+---@field message string
+---@field traceback? string of the other process
+---@field started "no"|"unknown"
+---@field exit? moonfork.exit
+
+---@class moonfork.rusage
+---@field utime number seconds
+---@field stime number seconds
+---@field maxrss integer octets
+
+---@class moonfork.exit
+---@field code? integer
+---@field signal? integer
+---@field core? boolean
+---@field error? string
+---@field unknown? true
+---@field rusage? moonfork.rusage
+
+---@class moonfork.memory
+---@field pss integer
+---@field uss integer
+---@field rss integer
+---@field shared integer
+---@field lua integer
+
+---@alias moonfork.handle integer|file*|moonfork.socket|table|userdata
+---@alias moonfork.stream "inherit"|"null"|"socket"|moonfork.handle
+
+---@class moonfork.options
+---@field env? table<string, string|number|false>
+---@field cwd? string
+---@field stdin? moonfork.stream
+---@field stdout? moonfork.stream
+---@field stderr? moonfork.stream
+---@field timeout? number
+---@field session? "inherit"|"new"
+---@field leash? "kill"|"term"|"keep"
+---@field handles? "inherit"|"close"
+---@field name? string
+
+---@class moonfork.exec_options: moonfork.options
+---@field program? string
+---@field path? string
+---@field cpath? string
+---@field gc? "generational"|"incremental"|"stop"
+---@field spares? {min?: integer, max?: integer}
+
+---@class moonfork.limits
+---@field cpu? integer|"unlimited"
+---@field as? integer|"unlimited"
+---@field nofile? integer|"unlimited"
+---@field core? integer|"unlimited"
+---@field fsize? integer|"unlimited"
+---@field nproc? integer|"unlimited"
+
+---@class moonfork.process
+---@field fork fun(self, options?: moonfork.options): moonfork.process
+---@field require fun(self, ...: string): moonfork.process
+---@field eval fun(self, code: string, ...: string|number): moonfork.process
+---@field send_fd fun(self, ...: moonfork.handle): moonfork.process
+---@field send_arg fun(self, ...: string|number): moonfork.process
+---@field take_args fun(self): moonfork.process
+---@field chdir fun(self, path: string): moonfork.process
+---@field setenv fun(self, name: string, value?: string|number|false): moonfork.process
+---@field limit fun(self, limits: moonfork.limits): moonfork.process
+---@field seal fun(self, options?: {gc?: string, audit?: "off"|"warn"|"strict"}): moonfork.process
+---@field pid fun(self): integer?
+---@field kill fun(self, signal?: string|integer): true?, moonfork.error?
+---@field on_exit fun(self, callback: fun(status: moonfork.exit)): moonfork.process
+---@field wait fun(self, timeout?: number): moonfork.exit?, moonfork.error?
+---@field close fun(self)
+local process = {}
+
+---@param name string "module:name" or a global
+---@param callback? fun(err: moonfork.error?, socket: moonfork.socket?)
+---@return moonfork.socket|moonfork.process|nil
+---@return moonfork.error?
+function process:run(name, callback) end
+
+---@param callback? fun(err: moonfork.error?, socket: moonfork.socket?)
+---@return moonfork.socket|moonfork.process|nil
+---@return moonfork.error?
+function process:to_fd(callback) end
+
+---@param callback? fun(err: moonfork.error?, memory: moonfork.memory?)
+---@return moonfork.memory|moonfork.process|nil
+---@return moonfork.error?
+function process:memory(callback) end
+
+---@class moonfork.socket
+---@field read fun(self, ...: integer|string): ...
+---@field lines fun(self, format?: integer|string): fun(): string?
+---@field write fun(self, ...: string|number): moonfork.socket?, string?, integer?, integer?
+---@field flush fun(self): moonfork.socket
+---@field close fun(self)
+---@field accept fun(self): moonfork.socket?, string?, integer?
+---@field shutdown fun(self, how?: string)
+---@field address fun(self): string?
+---@field send_fd fun(self, handle: moonfork.handle, data?: string)
+---@field recv_fd fun(self): moonfork.socket?, string
+---@field settimeout fun(self, seconds?: number)
+---@field fileno fun(self): integer
+---@field detach fun(self): integer, string?
+---@field dup fun(self): moonfork.socket
+---@field file fun(self, mode?: string): file*
+---@field getfd fun(self): integer
+---@field pollfd fun(self): integer
+---@field events fun(self): string
+---@field timeout fun(self): number?
+---@field dirty fun(self): boolean
+
+---@class moonfork.reactor
+---@field pollfd fun(self): integer
+---@field getfd fun(self): integer
+---@field events fun(self): string
+---@field timeout fun(self): number?
+---@field dirty fun(self): boolean
+---@field step fun(self, timeout?: number): boolean
+
+---@class moonfork
+---@field _VERSION string
+---@field reactor moonfork.reactor
+---@field new fun(options?: moonfork.options): moonfork.process
+---@field new_exec fun(options?: moonfork.exec_options): moonfork.process
+---@field template fun(options?: moonfork.options): moonfork.process
+---@field from_fd fun(handle: moonfork.handle, options?: moonfork.options): moonfork.process
+---@field reset fun(): true?, moonfork.error?
+---@field loop fun(): true?, moonfork.error?
+---@field step fun(timeout?: number): boolean
+---@field set_waiter fun(f?: fun(reactor: moonfork.reactor, timeout?: number))
+---@field on_error fun(handler?: fun(error: any, traceback: string?))
+---@field use_loop fun(pointer: lightuserdata)
+---@field ncpu fun(): integer
+local fork = {}
+
+return fork
