@@ -366,7 +366,7 @@ static void assert_text(int fd, const char *expected) {
   assert_string_equal(text, expected);
 }
 
-/* Whether the process exists and is no zombie, for up to two seconds. */
+/* Whether the process ends (or is a zombie) within two seconds. */
 static int ends_soon(pid_t pid) {
   char path[64], text[512];
   for (int ms = 0; ms < 2000; ms += 5) {
@@ -630,7 +630,7 @@ static void test_changes_directory_environment_and_limits(void **state) {
   struct buf b;
   buf_init(&b, 4096);
   start(&t);
-  put_text(t.fd, CMD_CHDIR, "/proc");
+  put_text(t.fd, CMD_CHDIR, "/dev");
   buf_put_str(&b, "MF_TEST", 7);
   buf_put_str(&b, "a=b", 3);
   put(t.fd, CMD_SETENV, 0, buf_peek(&b), buf_size(&b));
@@ -642,16 +642,10 @@ static void test_changes_directory_environment_and_limits(void **state) {
   buf_put_u32(&b, LIMIT_NOFILE);
   buf_put_u32(&b, 0);
   buf_put_u64(&b, 100);
-  buf_put_u32(&b, LIMIT_AS);
-  buf_put_u32(&b, 0);
-  buf_put_u64(&b, 100 << 20);
   put(t.fd, CMD_LIMIT, 0, buf_peek(&b), buf_size(&b));
-  put_eval(t.fd, "assert(io.open 'self/status') assert(os.getenv 'MF_TEST' == 'a=b') "
-                 "assert(not os.getenv 'HOME') local t = {} for i = 1, 500000 do t[i] = {} end "
-                 "assert(not pcall(string.rep, 'x', 150 << 20)) "
-                 "assert(#string.rep('x', 20 << 20) == 20 << 20) "
-                 "local ok, err = pcall(function() for i = 1, 1e7 do t[i] = {i} end end) "
-                 "t = nil assert(not ok and err == 'not enough memory')");
+  put_eval(t.fd, "assert(io.open 'null') assert(os.getenv 'MF_TEST' == 'a=b') "
+                 "assert(not os.getenv 'HOME') local files = {} for i = 1, 100 do "
+                 "files[i] = io.open 'null' end assert(#files < 100)");
   expect_done(t.fd, 6);
   put_text(t.fd, CMD_CHDIR, "/no/such/folder");
   const struct failed *f = expect_failed(t.fd, ANS_FAILED);
@@ -659,6 +653,28 @@ static void test_changes_directory_environment_and_limits(void **state) {
   assert_int_equal(f->error, ENOENT);
   buf_deinit(&b);
   finish(&t, 1);
+}
+
+static void test_limit_of_memory_counts_what_is_used(void **state) {
+#ifdef __SANITIZE_ADDRESS__
+  skip(); /* its shadow is past any limit */
+#endif
+  struct template t;
+  struct buf b;
+  buf_init(&b, 64);
+  start(&t);
+  buf_put_u32(&b, LIMIT_AS);
+  buf_put_u32(&b, 0);
+  buf_put_u64(&b, 100 << 20);
+  put(t.fd, CMD_LIMIT, 0, buf_peek(&b), buf_size(&b));
+  put_eval(t.fd, "local t = {} for i = 1, 500000 do t[i] = {} end "
+                 "assert(not pcall(string.rep, 'x', 150 << 20)) "
+                 "assert(#string.rep('x', 20 << 20) == 20 << 20) "
+                 "local ok, err = pcall(function() for i = 1, 1e7 do t[i] = {i} end end) "
+                 "t = nil assert(not ok and err == 'not enough memory')");
+  expect_done(t.fd, 3);
+  buf_deinit(&b);
+  finish(&t, 0);
 }
 
 /* ---- forks ---- */
@@ -842,11 +858,11 @@ static void test_options_of_a_fork(void **state) {
   put_eval(t.fd, "kept = io.open '/dev/zero' function f(s) "
                  "io.write(os.getenv 'MF_A', tostring(os.getenv 'HOME'), ' ') "
                  "io.stderr:write('on socket ') "
-                 "s:write(io.open 'self/stat' and 'proc ' or 'else ', #(kept:read(1) or ''))"
+                 "s:write(io.open 'null' and 'there ' or 'else ', #(kept:read(1) or ''))"
                  " end");
   option(&o, OPT_ENV, "MF_A=1=2", 8);
   option(&o, OPT_UNENV, "HOME", 4);
-  option(&o, OPT_CWD, "/proc", 5);
+  option(&o, OPT_CWD, "/dev", 4);
   option(&o, OPT_STDIO, "\1\3\2", 3);
   option_octet(&o, OPT_SESSION, 1);
   option_octet(&o, OPT_HANDLES, MF_HANDLES_CLOSE);
@@ -859,7 +875,7 @@ static void test_options_of_a_fork(void **state) {
   put_text(clone, CMD_RUN, "f");
   expect(clone, ANS_RUNNING, &a);
   assert_text(out[0], "1=2nil ");
-  assert_text(clone, "on socket proc 0");
+  assert_text(clone, "on socket there 0");
   close(clone);
   close(out[0]);
   put_ack(t.fd, expect_exited(t.fd, 1)->id);
@@ -1086,6 +1102,8 @@ static void test_leash_ends_what_runs(void **state) {
 }
 
 static void test_leash_ends_user_code_before_run(void **state) {
+  if (access("/proc/self/fd", F_OK) < 0)
+    skip(); /* the leash is armed through it */
   struct template t;
   start(&t);
   put_eval(t.fd, "while true do end");
@@ -1156,6 +1174,8 @@ static void test_random_numbers_differ_in_clones(void **state) {
 }
 
 static void test_clone_has_clean_signals_and_descriptors(void **state) {
+  if (access("/proc/self/fd", F_OK) < 0)
+    skip();
   static struct answer a;
   static char text[4096];
   struct template t;
@@ -1176,17 +1196,19 @@ static void test_clone_has_clean_signals_and_descriptors(void **state) {
   assert_non_null(strstr(text, "SigBlk:\t0000000000000000"));
   assert_non_null(strstr(text, "SigIgn:\t0000000000000000"));
   assert_non_null(strstr(text, "SigCgt:\t0000000000000000"));
-  /* 0 to 2, the socket, the leash, popen's pipe. */
+  /* 0 to 2, the socket, the leash, popen's pipe (whose far end may not be closed yet). */
   int nfds = 0;
   for (const char *p = text; (p = strstr(p, "fd")); p++)
     nfds++;
-  if (nfds > 6)
+  if (nfds > 7)
     fail_msg("too many descriptors: %s", text);
   close(clone);
   finish(&t, 0);
 }
 
 static void test_measures_memory(void **state) {
+  if (access("/proc/self/fd", F_OK) < 0)
+    skip();
   static struct answer a;
   struct template t;
   start(&t);
@@ -1270,6 +1292,7 @@ int main(void) {
       census_test(test_large_arguments_arrive_whole),
       census_test(test_takes_back_arguments),
       census_test(test_changes_directory_environment_and_limits),
+      census_test(test_limit_of_memory_counts_what_is_used),
       census_test(test_forks_a_clone_that_serves),
       census_test(test_fused_fork_runs_at_once),
       census_test(test_exit_kinds_are_reported),
