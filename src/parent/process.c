@@ -257,6 +257,8 @@ static struct failure *failure_new(int code, int started, const char *message,
 /* What is asked of p but not forked yet can't be any more. */
 static void fail_asked(struct mf_process *p) {
   struct home *h = p->home;
+  if (!p->nrefs)
+    return;
   list_each_safe(it, next, &h->processes) {
     struct mf_process *q = list_entry(it, struct mf_process, link);
     if (q->source != p || q->forked || q->state == DEAD)
@@ -433,6 +435,8 @@ void process_stillborn(struct mf_process *p) {
 /* Nobody will report the exits of what p forked. */
 static void lose_source(struct mf_process *p) {
   struct home *h = p->home;
+  if (!p->nrefs)
+    return;
   list_each_safe(it, next, &h->processes) {
     struct mf_process *q = list_entry(it, struct mf_process, link);
     if (q->source == p && q->state != DEAD)
@@ -1295,6 +1299,7 @@ static int on_eof(struct mf_process *p, void *arg) {
 
 static int on_gone(struct mf_process *p, void *arg) {
   struct seam *s = p->home->seam;
+  p->pidfd_told = 1;
   struct mf_process *itself = without_runner(p);
   if (itself)
     return process_event(itself, EV_PIDFD, arg);
