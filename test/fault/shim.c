@@ -5,7 +5,8 @@
  *
  *   SHORTIO=k           read, write, readv, writev, send, recv, sendmsg and recvmsg move a
  *                       random 1..k octets (descriptors in a message travel all the same)
- *   SHIM_SEED=n         seed of that randomness; printed on standard error when SHIM_SAY=1
+ *   SHIM_SEED=n         seed of that randomness
+ *   SHIM_SAY=1          prints the seed, and the stack of every call that is made to fail
  *   FAIL_FN=a,b         which functions fail: the names in `struct point` below, or "all"
  *   FAIL_AT=n           the n-th call of them (1 is the first), counted together
  *   FAIL_ERRNO=e        with this number (default per function: what the kernel would say)
@@ -21,6 +22,7 @@
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -67,7 +69,7 @@ static struct {
   int shortio;
   int child_kind, child_value; /* 1: exit, 2: kill */
   long write_kill;
-  int only_children;
+  int only_children, say;
   pid_t first;
   uint64_t random;
 } shim;
@@ -113,7 +115,8 @@ static void read_environment(void) {
   if (child && strncmp(child, "kill:", 5) == 0) shim.child_kind = 2;
   if (shim.child_kind) shim.child_value = atoi(child + 5);
   shim.random = (uint64_t)number_in("SHIM_SEED", (long)time(NULL)) * 2654435761u + 88172645463325252u;
-  if (number_in("SHIM_SAY", 0))
+  shim.say = (int)number_in("SHIM_SAY", 0);
+  if (shim.say)
     dprintf(2, "shim: seed %ld\n", number_in("SHIM_SEED", (long)time(NULL)));
 }
 
@@ -125,12 +128,22 @@ static int idle(void) {
   return !shim.ready || (shim.only_children && getpid() == shim.first);
 }
 
+/* Addresses; addr2line -e FILE OFFSET names the line. */
+static void say_where(void) {
+  void *frames[16];
+  int armed = shim.armed;
+  shim.armed = 0;
+  backtrace_symbols_fd(frames, backtrace(frames, 16), 2);
+  shim.armed = armed;
+}
+
 /* Whether this call shall fail; sets errno then. */
 static int fails(enum point point) {
   if (!shim.armed || !(shim.mask & (1u << point)) || idle()) return 0;
   long count = atomic_fetch_add(&calls, 1) + 1;
   if (shim.once ? count != shim.at : count < shim.at) return 0;
   atomic_fetch_add(&hits, 1);
+  if (shim.say) say_where();
   errno = shim.number ? shim.number : points[point].number;
   return 1;
 }
