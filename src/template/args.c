@@ -1,11 +1,12 @@
 /* Pending arguments. Runs in templates and clones before run.
  *
  * A long string becomes a Lua string without a second copy: Lua makes a string by one
- * allocation of (header, characters, NUL) and copies the characters into it. args_init finds
- * the size of that header by watching an allocation; a long argument is received into a
- * mapping with as much room in front, and the heap is told to give this very mapping for the
- * next string of that size (heap_offer). Lua writes its header into the free room and copies
- * the characters onto themselves. Where the heap is not ours it is a plain copy. */
+ * allocation of (header, characters, NUL) and copies the characters into it. args_init
+ * finds the size of that header by watching an allocation; a long argument is received
+ * into a mapping with as much room in front, and the heap is told to give this very
+ * mapping for the next string of that size (heap_offer). Lua writes its header into the
+ * free room and copies the characters onto themselves. Where the heap is not ours it is a
+ * plain copy. */
 #include "template/args.h"
 
 #include "luafd/luafd.h"

@@ -24,16 +24,16 @@ void args_init(struct args *a);
 int args_put_handle(struct args *a, int fd);
 /* Copies. 0, -ENOMEM, or -E2BIG: more than PROTO_PAYLOAD_MAX in all. */
 int args_put_string(struct args *a, const void *data, size_t n);
-/* Takes what the gather holds (made with lead a->lead), leaving it empty; also on failure.
- * Same returns. */
+/* Takes what the gather holds (made with lead a->lead), leaving it empty; also on
+ * failure. Same returns. */
 int args_put_gather(struct args *a, struct gather *g);
 /* Closes the handles, forgets everything. */
 void args_clear(struct args *a);
 /* 1 when fd is one of the handles. */
 int args_has_fd(const struct args *a, int fd);
-/* Pushes every argument and empties the list; the handles' objects own them now. heap may be
- * NULL. May raise (memory): what was not pushed is still in the list then. Returns how many
- * were pushed. */
+/* Pushes every argument and empties the list; the handles' objects own them now. heap may
+ * be NULL. May raise (memory): what was not pushed is still in the list then. Returns how
+ * many were pushed. */
 int args_push(struct args *a, lua_State *L, struct heap *heap);
 
 #endif

@@ -2,8 +2,9 @@
  * in the clone from then on.
  *
  * A clone leaves the server loop by returning: cmd_fork returns SERVED_BORN in the child,
- * through serve() to entry.c, which calls clone_born. What the FORK said waits in s->birth;
- * the octets of its body are still in the inbox, which is not read before they are used. */
+ * through serve() to entry.c, which calls clone_born. What the FORK said waits in
+ * s->birth; the octets of its body are still in the inbox, which is not read before they
+ * are used. */
 #include "template/clone.h"
 
 #include "base/result.h"
@@ -47,8 +48,9 @@ struct complaints {
 
 static void on_finding(enum audit_severity severity, const char *line, void *data) {
   struct complaints *c = data;
-  static const char *const labels[] = {
-      [AUDIT_NOTES] = "note", [AUDIT_WARNS] = "warning", [AUDIT_REFUSES] = "not safe to fork"};
+  static const char *const labels[] = {[AUDIT_NOTES] = "note",
+                                       [AUDIT_WARNS] = "warning",
+                                       [AUDIT_REFUSES] = "not safe to fork"};
   if ((int)severity > c->worst)
     c->worst = (int)severity;
   if (c->to_stderr)
@@ -114,7 +116,8 @@ static int refuse_with(struct server *s, const struct command *c, int code, int 
   return refuse(s, c);
 }
 
-/* Hooks don't unseal: a hook that runs at every fork would make every fork a collection. */
+/* Hooks don't unseal: a hook that runs at every fork would make every fork a collection.
+ */
 static int run_before_fork(struct server *s) {
   if (!script_has_before_fork())
     return 0;
@@ -283,7 +286,8 @@ static int is_own(const struct server *s, const struct fdset *fds, int fd) {
 
 /* handles="close": numbers that the template's code remembers must not come to mean
  * something else, so /dev/null takes their places. */
-static int apply_handles(struct server *s, const struct options *o, const struct fdset *fds) {
+static int apply_handles(struct server *s, const struct options *o,
+                         const struct fdset *fds) {
   struct found_fds found = {0};
   if (o->handles != MF_HANDLES_CLOSE)
     return 0;

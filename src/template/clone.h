@@ -4,11 +4,11 @@
 
 #include "template/server.h"
 
-/* In the new process, out of the server loop: all steps up to the inner commands. 0: it goes
- * on serving; SERVED_RUN: it goes into its function. */
+/* In the new process, out of the server loop: all steps up to the inner commands. 0: it
+ * goes on serving; SERVED_RUN: it goes into its function. */
 int clone_born(struct server *s);
-/* Options of SETUP or FORK for this process; stdio handles are taken from fds (from its first
- * on). 0, or -1: failed, and said so. */
+/* Options of SETUP or FORK for this process; stdio handles are taken from fds (from its
+ * first on). 0, or -1: failed, and said so. */
 int clone_apply_options(struct server *s, const struct options *o, struct fdset *fds);
 /* What a fork owes to the process before it happens: stdio flushed, sealed, dispositions
  * noted. 0 or -ENOMEM. */

@@ -16,8 +16,8 @@ int command_malformed(struct server *s, const char *what) {
   return 0;
 }
 
-/* A copy with a NUL at its end, to be freed; NULL with the command failed where it has NUL
- * octets inside or there is no memory. */
+/* A copy with a NUL at its end, to be freed; NULL with the command failed where it has
+ * NUL octets inside or there is no memory. */
 static char *text_dup(struct server *s, struct text t, int phase) {
   char *copy = memchr(t.p, 0, t.n) ? NULL : strndup(t.p, t.n);
   if (!copy)

@@ -10,11 +10,11 @@ int cmd_require(struct server *s, struct command *c);
 int cmd_eval(struct server *s, struct command *c);
 int cmd_arg(struct server *s, struct command *c);
 int cmd_fd(struct server *s, struct command *c);
-int cmd_fork(struct server *s, struct command *c);   /* clone.c */
-int cmd_run(struct server *s, struct command *c);    /* runner.c */
+int cmd_fork(struct server *s, struct command *c); /* clone.c */
+int cmd_run(struct server *s, struct command *c);  /* runner.c */
 int cmd_setenv(struct server *s, struct command *c);
 int cmd_chdir(struct server *s, struct command *c);
-int cmd_limit(struct server *s, struct command *c);  /* limit.c */
+int cmd_limit(struct server *s, struct command *c); /* limit.c */
 int cmd_seal(struct server *s, struct command *c);
 int cmd_take_args(struct server *s, struct command *c);
 int cmd_memory(struct server *s, struct command *c); /* memory.c */

@@ -1,10 +1,12 @@
-/* The control socket of a template or of a clone before run. Reading goes through the pure
- * inbox, so that torn frames and descriptors are its business; answers are small and carry
- * no descriptors, so a plain buffer keeps those that the kernel does not take at once. In
- * a settled template neither of the two allocates: the buffers keep their storage.
+/* The control socket of a template or of a clone before run. Reading goes through the
+ * pure inbox, so that torn frames and descriptors are its business; answers are small and
+ * carry no descriptors, so a plain buffer keeps those that the kernel does not take at
+ * once. In a settled template neither of the two allocates: the buffers keep their
+ * storage.
  *
- * A write that fails makes the connection deaf and no more: what the parent wrote before it
- * went away is still read, and its end of file ends the process in the ordinary way. */
+ * A write that fails makes the connection deaf and no more: what the parent wrote before
+ * it went away is still read, and its end of file ends the process in the ordinary way.
+ */
 #include "template/connection.h"
 
 #include "base/result.h"
@@ -119,7 +121,8 @@ int connection_flush(struct connection *c) {
 int connection_flush_all(struct connection *c) {
   while (connection_flush(c) == MF_AGAIN) {
     struct pollfd p = {.fd = c->fd, .events = POLLOUT};
-    /* ENOBUFS looks like a full socket but polls as writable: try again a little later. */
+    /* ENOBUFS looks like a full socket but polls as writable: try again a little later.
+     */
     if (poll(&p, 1, -1) > 0 && (p.revents & POLLOUT))
       poll(NULL, 0, 1);
   }

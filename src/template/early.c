@@ -1,5 +1,5 @@
-/* mf_early: a template forked from a host at once, without exec, before it has threads and
- * loops. Runs in the parent, from fork() on in the new template. Only in
+/* mf_early: a template forked from a host at once, without exec, before it has threads
+ * and loops. Runs in the parent, from fork() on in the new template. Only in
  * libmoonfork-template; the Lua module has its own (src/bind/copy.c). */
 #include <moonfork/template.h>
 
@@ -16,9 +16,8 @@ static _Noreturn void child_serve(int control_fd, int leash_fd,
                                   const mf_template_options *options) {
   proc_reset_signals();
   mf_forked_child(); /* the leash's write end first of all: it would hold itself */
-  struct template_entry entry = {.control_fd = control_fd,
-                                 .leash_fd = leash_fd,
-                                 .options = options};
+  struct template_entry entry = {
+      .control_fd = control_fd, .leash_fd = leash_fd, .options = options};
   template_enter(&entry);
 }
 

@@ -1,10 +1,11 @@
-/* How a process becomes a template, and the outermost loop of its life and of its clones'.
- * Runs in templates and clones.
+/* How a process becomes a template, and the outermost loop of its life and of its
+ * clones'. Runs in templates and clones.
  *
  *   template_enter --> serve --SERVED_BORN--> clone_born --> serve ...
  *                        \-----SERVED_RUN--> runner_enter (leaves)
  *
- * mf_template_main and mf_template_check are for programs: they read the boot argument. */
+ * mf_template_main and mf_template_check are for programs: they read the boot argument.
+ */
 #include "template/entry.h"
 
 #include "os/proc.h"
@@ -16,6 +17,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <moonfork.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +27,8 @@ static struct server the_server; /* large, and there is one in a process */
 
 /* ---- on an interpreter that is running ---- */
 
-/* What exists stays with the interpreter's own allocator; what comes goes to our heap, which
- * can be sealed. */
+/* What exists stays with the interpreter's own allocator; what comes goes to our heap,
+ * which can be sealed. */
 static void take_over_allocator(struct server *s, lua_State *L) {
   void *ud;
   lua_Alloc alloc = lua_getallocf(L, &ud);
@@ -95,7 +97,7 @@ static void fill_standard_streams(void) {
 
 void template_enter(const struct template_entry *e) {
   struct server *s = &the_server;
-  memset(s, 0, sizeof *s);
+  memset(s, 0, offsetof(struct server, failure)); /* the texts stay untouched pages */
   proc_reset_signals();
   s->entry = e;
   s->options = e->options;

@@ -1,6 +1,6 @@
-/* Bodies in parts. Runs in templates and clones before run. The mapping doubles by mremap,
- * which moves page tables and not octets; pages that were never written cost nothing, so
- * what a parent claims costs nothing, only what it sent. */
+/* Bodies in parts. Runs in templates and clones before run. The mapping doubles by
+ * mremap, which moves page tables and not octets; pages that were never written cost
+ * nothing, so what a parent claims costs nothing, only what it sent. */
 #include "template/gather.h"
 
 #include "base/buf.h"
@@ -32,7 +32,8 @@ static void *move_map(struct gather *g, size_t size) {
 }
 #else
 static void *move_map(struct gather *g, size_t size) {
-  void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void *map =
+      mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED)
     return map;
   memcpy(map, g->map, g->map_size < size ? g->map_size : size);

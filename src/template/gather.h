@@ -1,7 +1,7 @@
-/* A body that came in parts, or one that is grown on the way: one private mapping, enlarged
- * by mremap, so that a gigabyte is held once and never copied to grow. The first `lead`
- * octets are left free for whoever wants a header there (args.c). Runs in templates and
- * clones. */
+/* A body that came in parts, or one that is grown on the way: one private mapping,
+ * enlarged by mremap, so that a gigabyte is held once and never copied to grow. The first
+ * `lead` octets are left free for whoever wants a header there (args.c). Runs in
+ * templates and clones. */
 #ifndef TEMPLATE_GATHER_H
 #define TEMPLATE_GATHER_H
 

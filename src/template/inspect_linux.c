@@ -1,6 +1,6 @@
-/* waitid(2) with WNOWAIT as Linux has it: the system call, unlike the function of libc, has
- * a fifth argument that is filled with the resources the child used. So a thousand exits
- * can be reported exactly while every number stays taken. Runs in templates. */
+/* waitid(2) with WNOWAIT as Linux has it: the system call, unlike the function of libc,
+ * has a fifth argument that is filled with the resources the child used. So a thousand
+ * exits can be reported exactly while every number stays taken. Runs in templates. */
 #include "template/inspect.h"
 
 #include "base/result.h"
@@ -13,9 +13,12 @@
 
 static int to_wait_status(const siginfo_t *i) {
   switch (i->si_code) {
-  case CLD_EXITED: return (i->si_status & 0xff) << 8;
-  case CLD_DUMPED: return (i->si_status & 0x7f) | 0x80;
-  default: return i->si_status & 0x7f;
+  case CLD_EXITED:
+    return (i->si_status & 0xff) << 8;
+  case CLD_DUMPED:
+    return (i->si_status & 0x7f) | 0x80;
+  default:
+    return i->si_status & 0x7f;
   }
 }
 

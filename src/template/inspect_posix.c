@@ -1,4 +1,5 @@
-/* waitid(2) with WNOWAIT as POSIX has it: the status, and no resources. Runs in templates. */
+/* waitid(2) with WNOWAIT as POSIX has it: the status, and no resources. Runs in
+ * templates. */
 #include "template/inspect.h"
 
 #include "base/result.h"
@@ -8,9 +9,12 @@
 
 static int to_wait_status(const siginfo_t *i) {
   switch (i->si_code) {
-  case CLD_EXITED: return (i->si_status & 0xff) << 8;
-  case CLD_DUMPED: return (i->si_status & 0x7f) | 0x80;
-  default: return i->si_status & 0x7f;
+  case CLD_EXITED:
+    return (i->si_status & 0xff) << 8;
+  case CLD_DUMPED:
+    return (i->si_status & 0x7f) | 0x80;
+  default:
+    return i->si_status & 0x7f;
   }
 }
 

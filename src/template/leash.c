@@ -1,9 +1,9 @@
 /* The leash of templates and clones (proc.h tells how the kernel pulls it).
  *
- * A signal that is armed in a template with clones would end their reaper together with the
- * parent; so it is quiet (O_ASYNC off) while the process waits and loud while user code
- * runs. After each switch the pipe is looked at, because a hang-up that happened while it
- * was quiet sends no signal any more. */
+ * A signal that is armed in a template with clones would end their reaper together with
+ * the parent; so it is quiet (O_ASYNC off) while the process waits and loud while user
+ * code runs. After each switch the pipe is looked at, because a hang-up that happened
+ * while it was quiet sends no signal any more. */
 #include "template/leash.h"
 
 #include "moonfork.h"

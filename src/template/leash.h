@@ -1,12 +1,12 @@
-/* This process's end of the parent's leash: armed only when user code is about to run, since
- * a process that waits for commands notices the parent's end by itself. Runs in templates
- * and clones. */
+/* This process's end of the parent's leash: armed only when user code is about to run,
+ * since a process that waits for commands notices the parent's end by itself. Runs in
+ * templates and clones. */
 #ifndef TEMPLATE_LEASH_H
 #define TEMPLATE_LEASH_H
 
 struct leash {
-  int source; /* the pipe's read end as it was given; -1: none */
-  int armed;  /* our own description of it; -1: not armed */
+  int source;  /* the pipe's read end as it was given; -1: none */
+  int armed;   /* our own description of it; -1: not armed */
   int resting; /* armed, but quiet */
   int broken;  /* can't be armed here (no /proc): the template kills instead */
 };
@@ -19,7 +19,8 @@ void leash_forked(struct leash *l);
 void leash_hold(struct leash *l);
 /* Before waiting with clones to look after: quiet, so that it may reap. */
 void leash_rest(struct leash *l);
-/* Into the function: mode is enum mf_leash. Afterwards only the armed descriptor is left. */
+/* Into the function: mode is enum mf_leash. Afterwards only the armed descriptor is left.
+ */
 void leash_run(struct leash *l, int mode);
 /* 1 when the parent's end of the pipe is closed. */
 int leash_snapped(const struct leash *l);

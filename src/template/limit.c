@@ -1,10 +1,10 @@
 /* CMD_LIMIT. Runs in templates and clones before run.
  *
  * RLIMIT_AS counts addresses, and the Lua heap reserves far more of them than it uses. So
- * "as" is taken as what the process may use: the reservation is cut to what the limit leaves,
- * and the system's limit is set to the value plus what is mapped and reserved but unused.
- * The heap can't pass the value, because its region ends there, and mappings outside of it
- * can't, because the system counts them. */
+ * "as" is taken as what the process may use: the reservation is cut to what the limit
+ * leaves, and the system's limit is set to the value plus what is mapped and reserved but
+ * unused. The heap can't pass the value, because its region ends there, and mappings
+ * outside of it can't, because the system counts them. */
 #include "template/commands.h"
 
 #include "base/result.h"
@@ -58,8 +58,7 @@ static int set_limit(struct server *s, const struct limit_value *v) {
   uint64_t value = v->value;
   if (value != UINT64_MAX && v->which == LIMIT_AS)
     value = fit_heap(s, value);
-  limit.rlim_cur = limit.rlim_max =
-      value == UINT64_MAX ? RLIM_INFINITY : (rlim_t)value;
+  limit.rlim_cur = limit.rlim_max = value == UINT64_MAX ? RLIM_INFINITY : (rlim_t)value;
   return setrlimit(limits[v->which].resource, &limit) < 0 ? -errno : 0;
 }
 

@@ -1,6 +1,6 @@
-/* CMD_MEMORY: what a process costs. The system's figures come from /proc, those of Lua from
- * the heap: our own directly, a clone's from its slot, which its heap keeps up to date. Runs
- * in templates and clones before run. */
+/* CMD_MEMORY: what a process costs. The system's figures come from /proc, those of Lua
+ * from the heap: our own directly, a clone's from its slot, which its heap keeps up to
+ * date. Runs in templates and clones before run. */
 #include "template/commands.h"
 
 #include "os/proc.h"
@@ -9,12 +9,14 @@
 static uint64_t own_lua(struct server *s) {
   struct heap_stats st;
   if (!s->heap)
-    return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 + (uint64_t)lua_gc(s->L, LUA_GCCOUNTB);
+    return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 +
+           (uint64_t)lua_gc(s->L, LUA_GCCOUNTB);
   heap_stats(s->heap, &st);
   return st.live;
 }
 
-static int measure(struct server *s, uint64_t id, struct proc_memory *ret, uint64_t *ret_lua) {
+static int measure(struct server *s, uint64_t id, struct proc_memory *ret,
+                   uint64_t *ret_lua) {
   if (id == 0) {
     *ret_lua = own_lua(s);
     return proc_memory(0, ret);

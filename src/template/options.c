@@ -1,7 +1,7 @@
 /* Bodies of commands, parsed. Runs in templates and clones, on octets that the parent
- * wrote; still nothing is believed: a length is compared with what is there, a number with
- * its range, before anybody acts. Whoever breaks the rules gets -EPROTO, and its process a
- * failed command. No memory, no system call. */
+ * wrote; still nothing is believed: a length is compared with what is there, a number
+ * with its range, before anybody acts. Whoever breaks the rules gets -EPROTO, and its
+ * process a failed command. No memory, no system call. */
 #include "template/options.h"
 
 #include "base/result.h"
@@ -87,20 +87,35 @@ static int get_commands(struct options *o, struct text value) {
 
 static int get_option(struct options *o, unsigned tag, struct text v, int fork) {
   switch (tag) {
-  case OPT_NAME: return get_text(&o->name, v);
-  case OPT_CWD: return get_text(&o->cwd, v);
-  case OPT_ENV: return get_env(o, v, 0);
-  case OPT_UNENV: return get_env(o, v, 1);
-  case OPT_STDIO: return get_stdio(o, v);
-  case OPT_SESSION: return get_small(&o->session, v, 1);
-  case OPT_LEASH: o->has_leash = 1; return get_small(&o->leash, v, MF_LEASH_KEEP);
-  case OPT_HANDLES: return get_small(&o->handles, v, MF_HANDLES_CLOSE);
-  case OPT_PATH: return fork ? -EPROTO : get_text(&o->path, v);
-  case OPT_CPATH: return fork ? -EPROTO : get_text(&o->cpath, v);
-  case OPT_GC: return fork ? -EPROTO : get_small(&o->gc, v, MF_GC_STOP);
-  case OPT_HEAP_RESERVE: return fork ? -EPROTO : get_reserve(o, v);
-  case OPT_COMMANDS: return fork ? get_commands(o, v) : -EPROTO;
-  default: return -EPROTO;
+  case OPT_NAME:
+    return get_text(&o->name, v);
+  case OPT_CWD:
+    return get_text(&o->cwd, v);
+  case OPT_ENV:
+    return get_env(o, v, 0);
+  case OPT_UNENV:
+    return get_env(o, v, 1);
+  case OPT_STDIO:
+    return get_stdio(o, v);
+  case OPT_SESSION:
+    return get_small(&o->session, v, 1);
+  case OPT_LEASH:
+    o->has_leash = 1;
+    return get_small(&o->leash, v, MF_LEASH_KEEP);
+  case OPT_HANDLES:
+    return get_small(&o->handles, v, MF_HANDLES_CLOSE);
+  case OPT_PATH:
+    return fork ? -EPROTO : get_text(&o->path, v);
+  case OPT_CPATH:
+    return fork ? -EPROTO : get_text(&o->cpath, v);
+  case OPT_GC:
+    return fork ? -EPROTO : get_small(&o->gc, v, MF_GC_STOP);
+  case OPT_HEAP_RESERVE:
+    return fork ? -EPROTO : get_reserve(o, v);
+  case OPT_COMMANDS:
+    return fork ? get_commands(o, v) : -EPROTO;
+  default:
+    return -EPROTO;
   }
 }
 
@@ -177,8 +192,9 @@ int options_parse_setenv(const void *body, size_t length, struct text *ret_name,
   return ret_value->p && !is_text(*ret_value) ? -EPROTO : 0;
 }
 
-int options_parse_setup(const void *body, size_t length, const unsigned char **ret_options,
-                        size_t *ret_length, unsigned *ret_version) {
+int options_parse_setup(const void *body, size_t length,
+                        const unsigned char **ret_options, size_t *ret_length,
+                        unsigned *ret_version) {
   struct reader r;
   reader_init(&r, body, length);
   uint32_t magic = reader_u32(&r);
@@ -194,7 +210,8 @@ int options_parse_setup(const void *body, size_t length, const unsigned char **r
   return 0;
 }
 
-int options_parse_limit(const void *body, size_t length, size_t at, struct limit_value *ret) {
+int options_parse_limit(const void *body, size_t length, size_t at,
+                        struct limit_value *ret) {
   enum { ENTRY = 16 };
   struct reader r;
   if (length % ENTRY != 0)

@@ -1,6 +1,6 @@
 /* The bodies of commands as plain values: options of SETUP and FORK, the arguments of
- * EVAL, the numbers of LIMIT. Pure, and fuzzed; nothing is copied, every text borrows from
- * the body. Runs in templates and clones. */
+ * EVAL, the numbers of LIMIT. Pure, and fuzzed; nothing is copied, every text borrows
+ * from the body. Runs in templates and clones. */
 #ifndef TEMPLATE_OPTIONS_H
 #define TEMPLATE_OPTIONS_H
 
@@ -16,20 +16,20 @@ struct text { /* borrowed octets; p NULL: none */
 
 struct options {
   struct text name, cwd, path, cpath;
-  struct text raw;       /* all of them, for the environment (options_next_env) */
-  struct text commands;  /* OPT_COMMANDS */
-  uint8_t stdio[3];      /* enum mf_stdio_kind */
+  struct text raw;      /* all of them, for the environment (options_next_env) */
+  struct text commands; /* OPT_COMMANDS */
+  uint8_t stdio[3];     /* enum mf_stdio_kind */
   uint8_t session, leash, handles, gc;
   unsigned has_env : 1, has_stdio : 1, has_leash : 1;
   uint64_t heap_reserve;
-  int nstdio_fds;        /* descriptors that stdio needs */
-  int ncommand_fds;      /* and those of the inner commands */
-  int has_run;           /* the inner commands end with RUN */
+  int nstdio_fds;   /* descriptors that stdio needs */
+  int ncommand_fds; /* and those of the inner commands */
+  int has_run;      /* the inner commands end with RUN */
 };
 
-/* Parses the options of a FORK (fork 1) or SETUP (0). 0 or -EPROTO: short, an unknown tag, a
- * value out of range, text with a NUL octet, options that are not for this command, or
- * inner frames that are none of ARG, FD, RUN, torn, or follow a RUN. */
+/* Parses the options of a FORK (fork 1) or SETUP (0). 0 or -EPROTO: short, an unknown
+ * tag, a value out of range, text with a NUL octet, options that are not for this
+ * command, or inner frames that are none of ARG, FD, RUN, torn, or follow a RUN. */
 int options_parse(struct options *ret, const void *body, size_t length, int fork);
 
 struct env_change {
@@ -50,13 +50,15 @@ int options_parse_setenv(const void *body, size_t length, struct text *ret_name,
                          struct text *ret_value);
 /* SETUP's head: magic and version. Moves *body to the options. 0, -EPROTO, or
  * -EPROTONOSUPPORT: another version (given in *ret_version). */
-int options_parse_setup(const void *body, size_t length, const unsigned char **ret_options,
-                        size_t *ret_length, unsigned *ret_version);
+int options_parse_setup(const void *body, size_t length,
+                        const unsigned char **ret_options, size_t *ret_length,
+                        unsigned *ret_version);
 struct limit_value {
   uint32_t which; /* enum proto_limit */
   uint64_t value; /* UINT64_MAX: infinity */
 };
 /* The at-th of LIMIT. 0, MF_EOF, -EPROTO. */
-int options_parse_limit(const void *body, size_t length, size_t at, struct limit_value *ret);
+int options_parse_limit(const void *body, size_t length, size_t at,
+                        struct limit_value *ret);
 
 #endif

@@ -141,8 +141,8 @@ static void look_at(struct children *c, struct child *child) {
   int r = inspect_child(child->pid, &child->end);
   if (r == MF_AGAIN)
     return;
-  if (r < 0) { /* user code reaped it: its status is lost, the parent finds out by itself */
-    drop_child(c, child);
+  if (r < 0) {
+    drop_child(c, child); /* user code reaped it; the parent finds out by itself */
     return;
   }
   child->state = CHILD_DEAD;

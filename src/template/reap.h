@@ -1,7 +1,7 @@
-/* The processes that this one forked for its parent, from fork to reaping. An exit is found
- * without reaping (the number stays taken), reported, and reaped when the parent has
- * acknowledged it or is gone. Children of user code are none of these. Runs in templates
- * and clones before run. */
+/* The processes that this one forked for its parent, from fork to reaping. An exit is
+ * found without reaping (the number stays taken), reported, and reaped when the parent
+ * has acknowledged it or is gone. Children of user code are none of these. Runs in
+ * templates and clones before run. */
 #ifndef TEMPLATE_REAP_H
 #define TEMPLATE_REAP_H
 
@@ -35,8 +35,8 @@ struct children {
 void children_init(struct children *c);
 /* First thing in a clone: they are the template's. */
 void children_forked(struct children *c);
-/* Room for one more, so that nothing can fail after the fork. 0 or -ENOMEM. Gives the slot
- * for its last words (or SLOT_NONE). children_cancel gives it back. */
+/* Room for one more, so that nothing can fail after the fork. 0 or -ENOMEM. Gives the
+ * slot for its last words (or SLOT_NONE). children_cancel gives it back. */
 int children_reserve(struct children *c, uint32_t *ret_slot);
 void children_cancel(struct children *c, uint32_t slot);
 void children_add(struct children *c, uint64_t id, pid_t pid, uint32_t slot, int leash);

@@ -4,7 +4,8 @@
 
 #include "template/server.h"
 
-/* After cmd_run said SERVED_RUN, out of the server loop: calls the function and leaves. */
+/* After cmd_run said SERVED_RUN, out of the server loop: calls the function and leaves.
+ */
 _Noreturn void runner_enter(struct server *s);
 /* A process that will run no user code any more (a reaper) lets go of what it holds for
  * user code: standard streams, handles, files. Idempotent. */

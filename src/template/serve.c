@@ -29,9 +29,9 @@ enum { LISTENING = IN(SERVING) | IN(FAILED) | IN(CLOSING) | IN(REAPER) };
 
 struct rule {
   int (*handler)(struct server *s, struct command *c);
-  unsigned phases;   /* in which it is executed */
+  unsigned phases; /* in which it is executed */
   int fds_max;
-  int fork_like;     /* descriptors that were lost refuse it, and don't fail the process */
+  int fork_like; /* descriptors that were lost refuse it, and don't fail the process */
 };
 
 static const struct rule rules[CMD_LAST + 1] = {
@@ -55,9 +55,9 @@ static const struct rule rules[CMD_LAST + 1] = {
 
 /* What happens to a command that its rule does not allow in the phase. */
 static const enum serve_verdict strangers[SERVE_COUNT] = {
-    [SERVE_BOOT] = SERVE_REFUSE,   [SERVE_SERVING] = SERVE_REFUSE,
-    [SERVE_FAILED] = SERVE_DROP,   [SERVE_CLOSING] = SERVE_DROP,
-    [SERVE_REAPER] = SERVE_DROP,   [SERVE_REAPING] = SERVE_DROP,
+    [SERVE_BOOT] = SERVE_REFUSE, [SERVE_SERVING] = SERVE_REFUSE,
+    [SERVE_FAILED] = SERVE_DROP, [SERVE_CLOSING] = SERVE_DROP,
+    [SERVE_REAPER] = SERVE_DROP, [SERVE_REAPING] = SERVE_DROP,
 };
 
 enum serve_verdict serve_verdict(unsigned type, enum phase phase) {
@@ -75,9 +75,12 @@ static int fail_lost(struct server *s) {
 static int execute(struct server *s, struct command *c) {
   const struct rule *rule = &rules[c->type];
   switch (serve_verdict(c->type, s->phase)) {
-  case SERVE_DROP: return 0;
-  case SERVE_REFUSE: return command_malformed(s, "a command that is not for now");
-  case SERVE_EXECUTE: break;
+  case SERVE_DROP:
+    return 0;
+  case SERVE_REFUSE:
+    return command_malformed(s, "a command that is not for now");
+  case SERVE_EXECUTE:
+    break;
   }
   if (c->fds->n > rule->fds_max)
     return command_malformed(s, "descriptors with a command that takes none");
@@ -157,7 +160,8 @@ static int serve_part(struct server *s, const struct frame *f, struct fdset *fds
   return f->flags & FRAME_MORE ? 0 : serve_gathered(s);
 }
 
-int serve_frame(struct server *s, const struct frame *f, struct fdset *fds, int lost_fds) {
+int serve_frame(struct server *s, const struct frame *f, struct fdset *fds,
+                int lost_fds) {
   if (s->gather_type || (f->flags & FRAME_MORE))
     return serve_part(s, f, fds, lost_fds);
   struct command c = {.type = f->type,
@@ -171,7 +175,8 @@ int serve_frame(struct server *s, const struct frame *f, struct fdset *fds, int 
 
 /* ---- the loop ---- */
 
-/* Nobody listens any more: what is under way is forgotten, clones are reaped in silence. */
+/* Nobody listens any more: what is under way is forgotten, clones are reaped in silence.
+ */
 static void stop_listening(struct server *s) {
   if (s->gather_type)
     end_gather(s);
@@ -182,9 +187,10 @@ static void stop_listening(struct server *s) {
 /* The stream is no sequence of frames any more. */
 static void break_off(struct server *s, int error) {
   if (s->phase == SERVE_BOOT || s->phase == SERVE_SERVING)
-    server_fail_with(s, error == -ENOMEM ? FAILURE_NOMEM : FAILURE_PROTOCOL, PHASE_PROTOCOL,
-                     -error, error == -ENOMEM ? "not enough memory to read commands"
-                                              : "what came is no command");
+    server_fail_with(s, error == -ENOMEM ? FAILURE_NOMEM : FAILURE_PROTOCOL,
+                     PHASE_PROTOCOL, -error,
+                     error == -ENOMEM ? "not enough memory to read commands"
+                                      : "what came is no command");
   connection_flush_all(&s->conn);
   stop_listening(s);
 }
@@ -258,14 +264,16 @@ static int may_end(const struct server *s) {
   return s->phase >= SERVE_FAILED && s->children.n == 0;
 }
 
-/* Waits for a command, for room to write, for SIGCHLD; not at all when there is more to do. */
+/* Waits for a command, for room to write, for SIGCHLD; not at all when there is more to
+ * do. */
 static void wait_for_work(struct server *s, int dry) {
   struct pollfd p[2] = {{.fd = s->conn.fd, .events = POLLIN}, {.fd = -1}};
   struct timespec t, *timeout = NULL;
   sigset_t none;
   int delay_ms = dry ? children_delay_ms(&s->children) : 0;
   if (buf_size(&s->conn.out) > 0)
-    p[0].events = buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ? POLLOUT : POLLIN | POLLOUT;
+    p[0].events =
+        buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ? POLLOUT : POLLIN | POLLOUT;
   if (s->children.n > 0 && s->leash.broken)
     p[1].fd = s->leash.source;
   if (delay_ms >= 0) {

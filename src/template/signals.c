@@ -1,6 +1,6 @@
-/* Signals of templates and clones before run. Resetting all dispositions in each clone would
- * cost a hundred system calls; so at the first fork after user code has run the template
- * notes which ones are not the default, and clones reset these. */
+/* Signals of templates and clones before run. Resetting all dispositions in each clone
+ * would cost a hundred system calls; so at the first fork after user code has run the
+ * template notes which ones are not the default, and clones reset these. */
 #include "template/signals.h"
 
 #include "os/proc.h"
@@ -11,9 +11,9 @@ enum { HINTS_MAX = 64 };
 
 static volatile sig_atomic_t nhints;
 static pid_t hints[HINTS_MAX];
-static int watching;       /* SIGCHLD is ours, and blocked */
+static int watching; /* SIGCHLD is ours, and blocked */
 static int user_ran = 1, has_altstack;
-static sigset_t changed;   /* dispositions that are not the default */
+static sigset_t changed; /* dispositions that are not the default */
 
 static void on_sigchld(int signum, siginfo_t *info, void *context) {
   int saved = errno;

@@ -1,6 +1,6 @@
-/* Slots in shared memory. Runs in templates and clones. A clone can write where it likes in
- * these mappings; the template therefore believes nothing it reads there but a length that
- * it compares with the maximum, and octets. */
+/* Slots in shared memory. Runs in templates and clones. A clone can write where it likes
+ * in these mappings; the template therefore believes nothing it reads there but a length
+ * that it compares with the maximum, and octets. */
 #include "template/slots.h"
 
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Shared memory between a template and its clones: for each clone one slot with its last
- * words (the error of its function) and its count of Lua memory. Mapped before the fork, in
- * big steps, so that thousands of clones cost a handful of mappings; a page of it exists
- * only once it is written. Runs in templates (all) and clones (their own slot). */
+ * words (the error of its function) and its count of Lua memory. Mapped before the fork,
+ * in big steps, so that thousands of clones cost a handful of mappings; a page of it
+ * exists only once it is written. Runs in templates (all) and clones (their own slot). */
 #ifndef TEMPLATE_SLOTS_H
 #define TEMPLATE_SLOTS_H
 
@@ -11,8 +11,8 @@
 enum { SLOT_TEXT_MAX = 8 * 1024 };
 
 struct slot { /* one cache line, so that neighbours don't disturb each other */
-  volatile uint64_t lua_live;   /* octets, kept up to date by heap_publish */
-  volatile uint32_t text_size;  /* written last */
+  volatile uint64_t lua_live;  /* octets, kept up to date by heap_publish */
+  volatile uint32_t text_size; /* written last */
   uint32_t unused;
   uint64_t reserved[6];
 };

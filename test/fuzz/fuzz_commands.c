@@ -1,11 +1,11 @@
-/* libFuzzer: arbitrary octets as the commands of a template. They go through the real inbox,
- * the real table of commands and phases, the real gathering of parts and the real parsers;
- * the handlers below do what theirs do up to the point where they would act: no fork, no
- * Lua, no descriptor. What must hold: no crash, nothing executed in a phase that forbids it,
- * every text inside the body it came from, the count of commands exact.
+/* libFuzzer: arbitrary octets as the commands of a template. They go through the real
+ * inbox, the real table of commands and phases, the real gathering of parts and the real
+ * parsers; the handlers below do what theirs do up to the point where they would act: no
+ * fork, no Lua, no descriptor. What must hold: no crash, nothing executed in a phase that
+ * forbids it, every text inside the body it came from, the count of commands exact.
  *
- * Input: octet 0 is the phase to begin in (modulo), the rest is what a socket would bring;
- * descriptors are numbers that name nothing, as many as headers ask for. */
+ * Input: octet 0 is the phase to begin in (modulo), the rest is what a socket would
+ * bring; descriptors are numbers that name nothing, as many as headers ask for. */
 #include "base/result.h"
 #include "template/commands.h"
 #include "template/runner.h"
@@ -147,22 +147,36 @@ int cmd_ack(struct server *s, struct command *c) {
 
 /* ---- what the loop would call ---- */
 
-void server_fail_with(struct server *s, int code, int phase, int error, const char *format,
-                      ...) {
+void server_fail_with(struct server *s, int code, int phase, int error,
+                      const char *format, ...) {
   assert(code >= FAILURE_REMOTE && code <= FAILURE_CODE_LAST);
   assert(phase >= PHASE_START && phase <= PHASE_LAST);
   s->phase = SERVE_FAILED;
 }
-void server_exit(struct server *s, int code) { abort(); }
-void server_title(struct server *s, const char *kind) {}
-void runner_retire(struct server *s) {}
-void leash_rest(struct leash *l) {}
-int signals_take_hints(pid_t *ret_pids, int max) { return 0; }
-void children_look(struct children *c, const pid_t *hints, int nhints) {}
-int children_delay_ms(const struct children *c) { return -1; }
-int children_report(struct children *c, struct connection *conn) { return 0; }
-void children_reap_unheard(struct children *c) {}
-void children_pull_leash(struct children *c) {}
+void server_exit(struct server *s, int code) {
+  abort();
+}
+void server_title(struct server *s, const char *kind) {
+}
+void runner_retire(struct server *s) {
+}
+void leash_rest(struct leash *l) {
+}
+int signals_take_hints(pid_t *ret_pids, int max) {
+  return 0;
+}
+void children_look(struct children *c, const pid_t *hints, int nhints) {
+}
+int children_delay_ms(const struct children *c) {
+  return -1;
+}
+int children_report(struct children *c, struct connection *conn) {
+  return 0;
+}
+void children_reap_unheard(struct children *c) {
+}
+void children_pull_leash(struct children *c) {
+}
 
 /* ---- a connection without a socket ---- */
 
