@@ -6,7 +6,8 @@
  * the objects were marked for finalisation; so at its birth each clone makes one object, the
  * sentinel, older than all of its own and younger than all inherited ones. clone.exit(code,
  * true) closes the state; when the sentinel's turn comes, everything of this clone's own is
- * finalised, and the process leaves from inside of the finaliser. */
+ * finalised, and the process leaves from inside of the finaliser. A template has one, too:
+ * what a copied interpreter brought along is not its own. */
 #include "template/clone_lib.h"
 
 #include "os/proc.h"
@@ -130,7 +131,7 @@ static int l_exit(lua_State *L) {
   int code = exit_code_at(L, 1), finalise = lua_toboolean(L, 2);
   if (!s)
     return luaL_error(L, "moonfork.clone.exit: this process is no clone");
-  if (s->exiting || !finalise || !s->is_clone)
+  if (s->exiting || !finalise)
     server_exit(s, code);
   s->exiting = 1;
   exit_code = code;

@@ -198,6 +198,7 @@ static int do_prepare(lua_State *L) {
   seal_init(&s->seal, L, s->heap, s->seal.gc);
   seal_touch(&s->seal);
   clone_lib_install(L);
+  clone_lib_mark_birth(L);
   lua_pushnil(L);
   luafd_set_wait(L); /* whatever reactor a copied interpreter had is not here */
   audit_init(&s->audit, is_ours, s);
