@@ -453,7 +453,7 @@ end
 
 function methods.pid(p)
   open(p, "pid")
-  if p.raw then return core.pid(p.raw) end
+  return p.raw and core.pid(p.raw) or nil
 end
 
 local function signal_number(value)
