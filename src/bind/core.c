@@ -39,6 +39,10 @@ int luaopen_moonfork_core(lua_State *L) {
   lua_setfield(L, -2, "socket");
   lua_pushcfunction(L, template_open_clone);
   lua_setfield(L, -2, "open_clone");
+  lua_pushcfunction(L, template_open_rpc);
+  lua_setfield(L, -2, "open_rpc");
+  lua_pushcfunction(L, template_open_pool);
+  lua_setfield(L, -2, "open_pool");
   lua_pushstring(L, mf_version_string());
   lua_setfield(L, -2, "version");
   return 1;

@@ -5,7 +5,7 @@
  * no process and no loop.
  *
  * A message is one array: the values of a call, a result or an event, nils at the end
- * included. A handle is an extension of one octet, its place among the descriptors that
+ * included. A handle is an extension of two octets, its place among the descriptors that
  * travel with the message.
  *
  * Errors are returned, with a text that names the value by its path ("argument 2.t.x").
@@ -15,12 +15,12 @@
 #define CODEC_CODEC_H
 
 #include "base/buf.h"
-#include "os/fd.h"
 #include <lua.h>
 
 enum {
   CODEC_DEPTH_MAX = 128,        /* tables inside each other */
   CODEC_NODES_MAX = 1 << 24,    /* values of a message that is read */
+  CODEC_FDS_MAX = 1024,         /* handles of a message */
   CODEC_EXT_HANDLE = 1          /* the extension type of a handle */
 };
 #define CODEC_BYTES_MAX ((size_t)1 << 31) /* memory that reading one message may make */
@@ -30,18 +30,29 @@ struct codec_error {
   char text[256];
 };
 
+/* Descriptors that go with a message; owned. */
+struct codec_fds {
+  size_t n;
+  int fd[CODEC_FDS_MAX];
+};
+void codec_fds_close(struct codec_fds *fds);
+
 /* Appends the n values from index first. what is "argument", "result"...; fds gets a
  * duplicate of every handle, NULL: there may be none. 0, or e->code; then out has a
  * beginning that the caller cuts off, and fds what the caller closes. */
 int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
-               struct fdset *fds, struct codec_error *e);
+               struct codec_fds *fds, struct codec_error *e);
 
 struct codec_limits { /* 0: the constants above */
   size_t nodes, bytes;
 };
 /* Pushes the values and returns how many, or e->code with the stack as it was. Steals from
- * fds (which may be NULL) what the message uses; the rest stays the caller's. */
-int codec_unpack(lua_State *L, const void *data, size_t size, struct fdset *fds,
+ * fds, leaving -1, what the message uses; the rest stays the caller's. */
+int codec_unpack(lua_State *L, const void *data, size_t size, int *fds, size_t nfds,
                  const struct codec_limits *limits, struct codec_error *e);
+
+/* Appends the object at idx, which is to be a handle, duplicated. Its place; -EINVAL: it is
+ * none; -EBADF: not open; -E2BIG: too many; or another negated errno. */
+int codec_add_handle(lua_State *L, int idx, struct codec_fds *fds);
 
 #endif

@@ -3,6 +3,7 @@
 #include "codec/codec.h"
 
 #include "luafd/luafd.h"
+#include "os/fd.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <msgpack/pack.h>
@@ -21,7 +22,7 @@ struct level { /* a table under way; keys say where in it we are */
 struct pack {
   lua_State *L;
   struct buf *out;
-  struct fdset *fds;
+  struct codec_fds *fds;
   struct codec_error *e;
   const char *what;
   msgpack_packer packer;
@@ -126,30 +127,52 @@ static int ask_descriptor(lua_State *L) {
   return lua_gettop(L) - 1;
 }
 
-static int pack_handle(struct pack *p, int idx, const struct level *at) {
-  lua_State *L = p->L;
+void codec_fds_close(struct codec_fds *fds) {
+  for (size_t i = 0; i < fds->n; i++)
+    fd_close(&fds->fd[i]);
+  fds->n = 0;
+}
+
+/* The number behind a handle, borrowed. -EINVAL: it is none; -EBADF: it is not open. */
+static int descriptor_of(lua_State *L, int idx) {
   int top = lua_gettop(L);
   lua_pushcfunction(L, ask_descriptor);
   lua_pushvalue(L, idx);
-  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
-    lua_settop(L, top);
-    return fail_type(p, at, idx);
-  }
-  int fd = (int)lua_tointeger(L, -1);
+  int ok = lua_pcall(L, 1, 1, 0) == LUA_OK;
+  int fd = ok ? (int)lua_tointeger(L, -1) : -EINVAL;
   lua_settop(L, top);
+  return ok && fd < 0 ? -EBADF : fd;
+}
+
+int codec_add_handle(lua_State *L, int idx, struct codec_fds *fds) {
+  int fd = descriptor_of(L, idx);
   if (fd < 0)
-    return fail(p, -EINVAL, at, "no open descriptor");
-  if (!p->fds)
-    return fail(p, -EINVAL, at, "a handle (the option handles=true lets it pass)");
-  if (p->fds->n >= FDSET_MAX)
-    return fail(p, -E2BIG, at, "too many handles for one message");
-  char place = (char)(unsigned char)p->fds->n;
+    return fd;
+  if (fds->n >= CODEC_FDS_MAX)
+    return -E2BIG;
   int copy = fd_dup(fd);
   if (copy < 0)
-    return fail(p, copy == -EBADF ? -EINVAL : copy, at, strerror(-copy));
-  fdset_push(p->fds, copy);
-  return written(p, at, msgpack_pack_ext(&p->packer, 1, CODEC_EXT_HANDLE) ||
-                            msgpack_pack_ext_body(&p->packer, &place, 1));
+    return copy;
+  fds->fd[fds->n] = copy;
+  return (int)fds->n++;
+}
+
+static int pack_handle(struct pack *p, int idx, const struct level *at) {
+  static struct codec_fds none = {.n = CODEC_FDS_MAX};
+  int place = codec_add_handle(p->L, idx, p->fds ? p->fds : &none);
+  if (place == -EINVAL)
+    return fail_type(p, at, idx);
+  if (place == -EBADF)
+    return fail(p, -EINVAL, at, "no open descriptor");
+  if (place < 0 && !p->fds)
+    return fail(p, -EINVAL, at, "a handle (the option handles=true lets it pass)");
+  if (place == -E2BIG)
+    return fail(p, place, at, "too many handles for one message");
+  if (place < 0)
+    return fail(p, place, at, strerror(-place));
+  char octets[2] = {(char)(place >> 8), (char)(place & 0xff)};
+  return written(p, at, msgpack_pack_ext(&p->packer, 2, CODEC_EXT_HANDLE) ||
+                            msgpack_pack_ext_body(&p->packer, octets, 2));
 }
 
 /* A table with methods that make it a handle: an object of somebody's Lua class. */
@@ -282,7 +305,7 @@ static int pack_value(struct pack *p, int idx, struct level *at) {
 }
 
 int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
-               struct fdset *fds, struct codec_error *e) {
+               struct codec_fds *fds, struct codec_error *e) {
   struct pack p = {.L = L, .out = out, .fds = fds, .e = e, .what = what};
   struct level at = {NULL, NULL, 0, 0};
   e->code = 0;

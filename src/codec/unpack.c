@@ -22,7 +22,8 @@ enum {
 struct unpack {
   lua_State *L;
   struct reader r;
-  struct fdset *fds;
+  int *fds;
+  size_t nfds;
   struct codec_error *e;
   size_t nodes, bytes; /* what is left of the budget */
   int depth;
@@ -69,16 +70,18 @@ static int read_string(struct unpack *u, size_t n) {
 }
 
 static int read_handle(struct unpack *u, unsigned type, size_t n) {
-  if (type != CODEC_EXT_HANDLE || n != 1)
+  if (type != CODEC_EXT_HANDLE || n != 2)
     return fail(u, -EPROTO, "an extension that is no handle");
-  size_t place = (size_t)number(u, 1);
+  size_t place = (size_t)number(u, 2);
   if (!u->r.ok)
     return cut(u);
-  if (!u->fds || place >= (size_t)u->fds->n || u->fds->fd[place] < 0)
+  if (place >= u->nfds || u->fds[place] < 0)
     return fail(u, -EPROTO, "a handle without its descriptor");
   if (spend(u, HANDLE_COST) < 0)
     return u->e->code;
-  luafd_push(u->L, fdset_steal(u->fds, (int)place), LUAFD_FOREIGN);
+  int fd = u->fds[place];
+  u->fds[place] = -1;
+  luafd_push(u->L, fd, LUAFD_FOREIGN);
   return 0;
 }
 
@@ -350,9 +353,9 @@ static int read_message(struct unpack *u) {
   return (int)n;
 }
 
-int codec_unpack(lua_State *L, const void *data, size_t size, struct fdset *fds,
+int codec_unpack(lua_State *L, const void *data, size_t size, int *fds, size_t nfds,
                  const struct codec_limits *limits, struct codec_error *e) {
-  struct unpack u = {.L = L, .fds = fds, .e = e};
+  struct unpack u = {.L = L, .fds = fds, .nfds = nfds, .e = e};
   u.nodes = limits && limits->nodes ? limits->nodes : CODEC_NODES_MAX;
   u.bytes = limits && limits->bytes ? limits->bytes : CODEC_BYTES_MAX;
   e->code = 0;

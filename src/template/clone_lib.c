@@ -205,6 +205,10 @@ static void install_preload(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   lua_pushcfunction(L, template_open_clone);
   lua_setfield(L, -2, "moonfork.clone");
+  lua_pushcfunction(L, template_open_rpc);
+  lua_setfield(L, -2, "moonfork.rpc");
+  lua_pushcfunction(L, template_open_pool);
+  lua_setfield(L, -2, "moonfork.pool");
   lua_pop(L, 1);
 }
 

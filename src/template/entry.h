@@ -21,5 +21,8 @@ _Noreturn void template_enter(const struct template_entry *e);
  * for a later template() or early, and the rest works or says that this is no clone). Leaves
  * the module table on the stack; a lua_CFunction. */
 int template_open_clone(lua_State *L);
+/* The same for moonfork.rpc (serve, event, flush) and moonfork.pool (retire). */
+int template_open_rpc(lua_State *L);
+int template_open_pool(lua_State *L);
 
 #endif

@@ -46,13 +46,17 @@ static void describe(lua_State *L, int index, struct failure *f) {
   lua_pop(L, 1);
 }
 
-static int on_error(lua_State *L) {
-  struct failure *f = &server_self()->failure;
+void script_describe(lua_State *L, int index, struct failure *f) {
   size_t n;
-  describe(L, 1, f);
+  describe(L, index, f);
   luaL_traceback(L, L, NULL, 1);
   const char *text = lua_tolstring(L, -1, &n);
   failure_set_traceback(f, text, n);
+  lua_pop(L, 1);
+}
+
+static int on_error(lua_State *L) {
+  script_describe(L, 1, &server_self()->failure);
   lua_settop(L, 1);
   return 1;
 }
@@ -198,7 +202,7 @@ static int do_prepare(lua_State *L) {
   seal_init(&s->seal, L, s->heap, s->seal.gc);
   seal_touch(&s->seal);
   clone_lib_install(L);
-  clone_lib_mark_birth(L);
+  luafd_prepare(L);
   lua_pushnil(L);
   luafd_set_wait(L); /* whatever reactor a copied interpreter had is not here */
   audit_init(&s->audit, is_ours, s);
@@ -369,10 +373,11 @@ static int push_loaded(lua_State *L, const char *name, size_t n) {
   return 0;
 }
 
-static int do_resolve(lua_State *L) {
-  const struct text *name = lua_touserdata(L, 1);
-  const char *full = lua_pushlstring(L, name->p, name->n);
-  const char *colon = memchr(full, ':', name->n), *field = colon ? colon + 1 : full;
+void script_push_function(lua_State *L, const char *name, size_t length) {
+  luaL_checkstack(L, 8, NULL);
+  const char *full = lua_pushlstring(L, name, length);
+  int top = lua_gettop(L);
+  const char *colon = memchr(full, ':', length), *field = colon ? colon + 1 : full;
   const char *what = "the template";
   if (colon) {
     size_t n = (size_t)(colon - full);
@@ -386,13 +391,20 @@ static int do_resolve(lua_State *L) {
   } else {
     lua_pushglobaltable(L);
   }
-  walk(L, field, full + name->n, what);
+  walk(L, field, full + length, what);
   if (!lua_isfunction(L, -1)) {
     if (luaL_getmetafield(L, -1, "__call") == LUA_TNIL)
-      return luaL_error(L, "%s has no function '%s' (it is a %s value)", what, field,
-                        luaL_typename(L, -1));
+      luaL_error(L, "%s has no function '%s' (it is a %s value)", what, field,
+                 luaL_typename(L, -1));
     lua_pop(L, 1);
   }
+  lua_replace(L, top);
+  lua_settop(L, top);
+}
+
+static int do_resolve(lua_State *L) {
+  const struct text *name = lua_touserdata(L, 1);
+  script_push_function(L, name->p, name->n);
   return 1;
 }
 

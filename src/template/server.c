@@ -79,7 +79,11 @@ void server_title(struct server *s, const char *kind) {
   s->title_stale = 0;
 }
 
+void (*server_before_exit)(void);
+
 void server_exit(struct server *s, int code) {
+  if (server_before_exit)
+    server_before_exit();
   fflush(NULL);
   _exit(code);
 }

@@ -100,6 +100,9 @@ void server_enter_user(struct server *s);
 void server_leave_user(struct server *s);
 /* kind: "template", "clone" or "reaper"; NULL: the function (s->run.title). */
 void server_title(struct server *s, const char *kind);
+/* Called by server_exit and before an exec, where it is set: what user code believes to be
+ * written. */
+extern void (*server_before_exit)(void);
 /* Flushes stdio and leaves. No atexit handler, no lua_close. */
 _Noreturn void server_exit(struct server *s, int code);
 

@@ -43,14 +43,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   lua_State *L = state();
   struct codec_error e;
   struct buf again;
-  int n = codec_unpack(L, data, size, NULL, &limits, &e);
+  int n = codec_unpack(L, data, size, NULL, 0, &limits, &e);
   assert(lua_gettop(L) == (n > 0 ? n : 0));
   if (n >= 0) {
     buf_init(&again, (size_t)64 << 20);
     int rc = codec_pack(L, 1, n, "value", &again, NULL, &e);
     assert(rc == 0);
     lua_settop(L, 0);
-    assert(codec_unpack(L, buf_peek(&again), buf_size(&again), NULL, NULL, &e) == n);
+    assert(codec_unpack(L, buf_peek(&again), buf_size(&again), NULL, 0, NULL, &e) == n);
     buf_deinit(&again);
   }
   lua_settop(L, 0);

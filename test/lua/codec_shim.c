@@ -25,7 +25,7 @@ static int f_unpack(lua_State *L) { /* unpack(text) -> count, ...; or nil, messa
   size_t size;
   const char *text = luaL_checklstring(L, 1, &size);
   lua_pushnil(L);
-  int n = codec_unpack(L, text, size, NULL, NULL, &e);
+  int n = codec_unpack(L, text, size, NULL, 0, NULL, &e);
   if (n < 0) {
     lua_pushstring(L, e.text);
     return 2;

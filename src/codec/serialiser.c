@@ -1,0 +1,222 @@
+/* The serialisers. Both sides. */
+#include "codec/serialiser.h"
+
+#include "luafd/luafd.h"
+#include <errno.h>
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- open ---- */
+
+static enum serialiser_kind kind_of(const char *name) {
+  static const char *const names[] = {"msgpack", "string", "octets"};
+  for (int i = 0; i < 3; i++)
+    if (strcmp(name, names[i]) == 0)
+      return (enum serialiser_kind)i;
+  return SERIALISER_MODULE;
+}
+
+/* The module's function, from the table on top. */
+static int take_function(lua_State *L, const char *module, const char *field) {
+  if (lua_getfield(L, -1, field) != LUA_TFUNCTION)
+    luaL_error(L, "the serialiser '%s' has no function '%s'", module, field);
+  return luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+void serialiser_open(lua_State *L, const char *name, struct serialiser *ret) {
+  struct serialiser s = {kind_of(name), LUA_NOREF, LUA_NOREF};
+  if (s.kind == SERIALISER_MODULE) {
+    lua_getglobal(L, "require");
+    lua_pushstring(L, name);
+    lua_call(L, 1, 1);
+    if (!lua_istable(L, -1))
+      luaL_error(L, "the serialiser '%s' is no table with encode and decode", name);
+    if (lua_getfield(L, -1, "decode") != LUA_TFUNCTION) /* before one is referenced */
+      luaL_error(L, "the serialiser '%s' has no function 'decode'", name);
+    lua_pop(L, 1);
+    s.encode = take_function(L, name, "encode");
+    s.decode = take_function(L, name, "decode");
+    lua_pop(L, 1);
+  }
+  *ret = s;
+}
+
+void serialiser_close(lua_State *L, struct serialiser *s) {
+  luaL_unref(L, LUA_REGISTRYINDEX, s->encode);
+  luaL_unref(L, LUA_REGISTRYINDEX, s->decode);
+  s->encode = s->decode = LUA_NOREF;
+}
+
+/* ---- encode ---- */
+
+static int fail(struct codec_error *e, int code, const char *what, int n, const char *text) {
+  snprintf(e->text, sizeof e->text, "%s %d: %s", what, n, text);
+  return e->code = code;
+}
+
+static int fail_type(lua_State *L, struct codec_error *e, const char *what, int n, int idx) {
+  char text[80];
+  snprintf(text, sizeof text, "a %s can't be sent by this serialiser", luaL_typename(L, idx));
+  return fail(e, -EINVAL, what, n, text);
+}
+
+static int put_result(struct codec_error *e, const char *what, int n, int rc) {
+  if (rc == 0)
+    return 0;
+  return fail(e, rc, what, n, rc == -E2BIG ? "the message is too long" : "not enough memory");
+}
+
+static int is_text(lua_State *L, int idx) {
+  return lua_type(L, idx) == LUA_TSTRING || lua_type(L, idx) == LUA_TNUMBER;
+}
+
+static int encode_handle(lua_State *L, int idx, const char *what, int n,
+                         struct codec_fds *fds, struct codec_error *e) {
+  if (!lua_isuserdata(L, idx) && !lua_istable(L, idx))
+    return fail_type(L, e, what, n, idx);
+  if (!fds)
+    return fail(e, -EINVAL, what, n, "a handle (the option handles=true lets it pass)");
+  int place = codec_add_handle(L, idx, fds);
+  if (place == -EINVAL)
+    return fail_type(L, e, what, n, idx);
+  if (place == -EBADF)
+    return fail(e, -EINVAL, what, n, "no open descriptor");
+  return place < 0 ? fail(e, place, what, n, strerror(-place)) : 0;
+}
+
+static int encode_strings(lua_State *L, int first, int n, const char *what, struct buf *out,
+                          struct codec_fds *fds, struct codec_error *e) {
+  int rc = 0;
+  for (int i = 0; i < n && rc == 0; i++) {
+    if (!is_text(L, first + i)) {
+      rc = encode_handle(L, first + i, what, i + 1, fds, e);
+      continue;
+    }
+    size_t size;
+    const char *s = lua_tolstring(L, first + i, &size);
+    if (size >= UINT32_MAX)
+      return fail(e, -E2BIG, what, i + 1, "the string is too long");
+    rc = put_result(e, what, i + 1, buf_put_str(out, s, size));
+  }
+  return rc;
+}
+
+static int encode_octets(lua_State *L, int first, int n, const char *what, struct buf *out,
+                         struct codec_error *e) {
+  size_t size;
+  if (n == 0)
+    return 0;
+  if (n > 1)
+    return fail(e, -EINVAL, what, 2, "this serialiser takes one string");
+  if (!is_text(L, first))
+    return fail_type(L, e, what, 1, first);
+  const char *s = lua_tolstring(L, first, &size);
+  return put_result(e, what, 1, buf_put(out, s, size));
+}
+
+/* What a module raised, as a text. */
+static int raised(lua_State *L, struct codec_error *e, const char *what, int top) {
+  const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an error";
+  snprintf(e->text, sizeof e->text, "the serialiser's %s: %s", what, text);
+  lua_settop(L, top);
+  return e->code = -EINVAL;
+}
+
+static int encode_by_module(lua_State *L, const struct serialiser *s, int first, int n,
+                            struct buf *out, struct codec_error *e) {
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, n + 4))
+    return fail(e, -ENOMEM, "value", n, "not enough memory");
+  lua_rawgeti(L, LUA_REGISTRYINDEX, s->encode);
+  for (int i = 0; i < n; i++)
+    lua_pushvalue(L, first + i);
+  if (lua_pcall(L, n, 1, 0) != LUA_OK)
+    return raised(L, e, "encode", top);
+  if (lua_type(L, -1) != LUA_TSTRING) {
+    lua_pushliteral(L, "it gives no string");
+    return raised(L, e, "encode", top);
+  }
+  size_t size;
+  const char *text = lua_tolstring(L, -1, &size);
+  int rc = put_result(e, "value", 1, buf_put(out, text, size));
+  lua_settop(L, top);
+  return rc;
+}
+
+int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n,
+                      const char *what, struct buf *out, struct codec_fds *fds,
+                      struct codec_error *e) {
+  e->code = 0;
+  switch (s->kind) {
+  case SERIALISER_MSGPACK:
+    return codec_pack(L, first, n, what, out, fds, e);
+  case SERIALISER_STRING:
+    return encode_strings(L, first, n, what, out, fds, e);
+  case SERIALISER_OCTETS:
+    return encode_octets(L, first, n, what, out, e);
+  default:
+    return encode_by_module(L, s, first, n, out, e);
+  }
+}
+
+/* ---- decode ---- */
+
+static int broken(struct codec_error *e, const char *text) {
+  snprintf(e->text, sizeof e->text, "%s", text);
+  return e->code = -EPROTO;
+}
+
+static int decode_strings(lua_State *L, const void *data, size_t size, int *fds, size_t nfds,
+                          struct codec_error *e) {
+  struct reader r;
+  int n = 0, top = lua_gettop(L);
+  reader_init(&r, data, size);
+  while (reader_left(&r) > 0) {
+    size_t length;
+    const char *s = reader_str(&r, &length);
+    if (!s || !lua_checkstack(L, 4)) {
+      lua_settop(L, top);
+      return broken(e, s ? "too many values for Lua's stack" : "the message is cut short");
+    }
+    lua_pushlstring(L, s, length);
+    n++;
+  }
+  for (size_t i = 0; i < nfds; i++, n++) {
+    int fd = fds[i];
+    fds[i] = -1;
+    if (!lua_checkstack(L, 4)) {
+      fds[i] = fd;
+      lua_settop(L, top);
+      return broken(e, "too many values for Lua's stack");
+    }
+    luafd_push(L, fd, LUAFD_FOREIGN);
+  }
+  return n;
+}
+
+static int decode_by_module(lua_State *L, const struct serialiser *s, const void *data,
+                            size_t size, struct codec_error *e) {
+  int top = lua_gettop(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, s->decode);
+  lua_pushlstring(L, data, size);
+  if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK)
+    return raised(L, e, "decode", top);
+  return lua_gettop(L) - top;
+}
+
+int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data, size_t size,
+                      int *fds, size_t nfds, struct codec_error *e) {
+  e->code = 0;
+  switch (s->kind) {
+  case SERIALISER_MSGPACK:
+    return codec_unpack(L, data, size, fds, nfds, NULL, e);
+  case SERIALISER_STRING:
+    return decode_strings(L, data, size, fds, nfds, e);
+  case SERIALISER_OCTETS:
+    lua_pushlstring(L, data, size);
+    return 1;
+  default:
+    return decode_by_module(L, s, data, size, e);
+  }
+}

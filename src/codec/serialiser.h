@@ -1,0 +1,37 @@
+/* How the values of calls, results and events become octets and back; both sides of an rpc
+ * have the same one, by its name:
+ *
+ *   "msgpack"  any values (codec.h)
+ *   "string"   octet strings, each u32 length (little-endian) and octets; handles come
+ *              behind the strings, wherever they stood
+ *   "octets"   one string, which is the body
+ *   a module   encode(...) gives one string, decode(string) the values; no handles
+ */
+#ifndef CODEC_SERIALISER_H
+#define CODEC_SERIALISER_H
+
+#include "codec/codec.h"
+
+enum serialiser_kind {
+  SERIALISER_MSGPACK,
+  SERIALISER_STRING,
+  SERIALISER_OCTETS,
+  SERIALISER_MODULE
+};
+struct serialiser {
+  enum serialiser_kind kind;
+  int encode, decode; /* registry references of a module's functions, or LUA_NOREF */
+};
+
+/* Loads a module; raises what its require raises, or where it is no serialiser. */
+void serialiser_open(lua_State *L, const char *name, struct serialiser *ret);
+void serialiser_close(lua_State *L, struct serialiser *s);
+/* As codec_pack and codec_unpack. A module's encode and decode may yield nowhere; what they
+ * raise is -EINVAL with their message. */
+int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n,
+                      const char *what, struct buf *out, struct codec_fds *fds,
+                      struct codec_error *e);
+int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data, size_t size,
+                      int *fds, size_t nfds, struct codec_error *e);
+
+#endif

@@ -1,0 +1,257 @@
+/* Asynchronous calls: f(done, ...) on luv's loop, any number beside each other. Runs in
+ * clones.
+ *
+ * luv is loaded from Lua and used through Lua only: its loop is its own, and the library has
+ * no libuv here. Two of its handles are ours: one watches the socket, the other (a
+ * uv_prepare) runs before the loop sleeps, and writes together what was answered meanwhile.
+ * luv ends the program when a callback raises, so no callback of ours does.
+ *
+ * A function that can never be answered, because its `done` was collected, is answered with
+ * an error by done's finaliser. */
+#include "template/rpc_server.h"
+
+#include "base/result.h"
+#include "os/sock.h"
+#include "template/server.h"
+#include "wire/rpc_proto.h"
+#include <errno.h>
+#include <lauxlib.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { READS_MAX = 16 }; /* before others have a turn */
+
+struct token { /* a call that was entered */
+  uint64_t id;
+  int answered;
+};
+static const char token_key;
+
+/* ---- done ---- */
+
+static void settle(struct rpc_server *s, struct token *t) {
+  t->answered = 1;
+  s->unanswered--;
+}
+
+/* done(...) -> true; false: it was called before. Upvalue: the token */
+static int l_done(lua_State *L) {
+  struct token *t = lua_touserdata(L, lua_upvalueindex(1));
+  struct rpc_server *s = rpc_server_self();
+  int first = !t->answered && s->pid == getpid();
+  if (first) {
+    rpc_server_answer(s, L, t->id, 1);
+    settle(s, t);
+  }
+  lua_pushboolean(L, first);
+  return 1;
+}
+
+static int token_gc(lua_State *L) {
+  struct token *t = lua_touserdata(L, 1);
+  struct rpc_server *s = rpc_server_self();
+  if (t->answered || s->pid != getpid())
+    return 0;
+  settle(s, t);
+  if (buf_put_u64(&s->dropped, t->id) < 0)
+    s->link.broken = 1;
+  return 0;
+}
+
+/* Finalisers run in the middle of other things; so they only take a note. */
+static void refuse_dropped(struct rpc_server *s) {
+  struct reader r;
+  size_t size = buf_size(&s->dropped);
+  reader_init(&r, buf_peek(&s->dropped), size);
+  while (reader_left(&r) > 0) {
+    uint64_t id = reader_u64(&r);
+    rpc_server_fail(s, FAILURE_REMOTE, "the function let go of done without calling it");
+    rpc_server_refuse(s, id, 1);
+  }
+  buf_consume(&s->dropped, size);
+}
+
+static void push_done(lua_State *L, uint64_t id, struct token **ret) {
+  struct token *t = lua_newuserdatauv(L, sizeof *t, 0);
+  *t = (struct token){.id = id, .answered = 1}; /* until it is entered */
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &token_key) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, token_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &token_key);
+  }
+  lua_setmetatable(L, -2);
+  lua_pushcclosure(L, l_done, 1);
+  *ret = t;
+}
+
+/* ---- calls ---- */
+
+struct job {
+  struct rpc_server *s;
+  const struct rpc_call *call;
+  struct token *token; /* lives as long as the job: on the stack, or anchored by the slot */
+  int entered, refused;
+};
+
+/* Protected. Stack: job | slot. The slot keeps done while the error, if any, is told. */
+static int enter(lua_State *L) {
+  struct job *job = lua_touserdata(L, 1);
+  struct rpc_server *s = job->s;
+  struct codec_error e;
+  struct token *t;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, s->function);
+  push_done(L, job->call->id, &t);
+  lua_pushvalue(L, -1);
+  lua_setiuservalue(L, 2, 1);
+  int n = serialiser_decode(L, &s->serialiser, job->call->body, job->call->size,
+                            s->link.fds.fd, s->link.fds.n, &e);
+  if (n < 0) {
+    rpc_server_fail_codec(s, &e);
+    job->refused = 1;
+    return 0;
+  }
+  t->answered = 0;
+  s->unanswered++;
+  job->token = t;
+  job->entered = 1;
+  lua_call(L, n + 1, 0);
+  return 0;
+}
+
+/* The function raised. Where it had called done before, only people can be told. */
+static void tell_error(struct rpc_server *s, const struct job *job) {
+  if (job->token && job->token->answered) {
+    fprintf(stderr, "moonfork: after done: %.*s\n%.*s\n", (int)s->failure.nmessage,
+            s->failure.message, (int)s->failure.ntraceback, s->failure.traceback);
+    return;
+  }
+  rpc_server_refuse(s, job->call->id, job->entered);
+  if (job->token)
+    settle(s, job->token);
+}
+
+/* Stack: handler | slot. */
+static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *call,
+                     int handler) {
+  struct job job = {.s = s, .call = call};
+  if (call->lost) {
+    rpc_server_fail(s, FAILURE_LIMIT, "the process has no room for the handles");
+    return rpc_server_refuse(s, call->id, 0);
+  }
+  failure_clear(&s->failure);
+  lua_pushcfunction(L, enter);
+  lua_pushlightuserdata(L, &job);
+  lua_pushvalue(L, handler + 1);
+  int status = lua_pcall(L, 2, 0, handler);
+  if (status != LUA_OK)
+    rpc_server_complete(s, status);
+  if (status != LUA_OK || job.refused)
+    tell_error(s, &job);
+  lua_settop(L, handler + 1);
+  lua_pushnil(L);
+  lua_setiuservalue(L, handler + 1, 1);
+}
+
+/* ---- turns ---- */
+
+static _Noreturn void leave(int code) {
+  server_exit(server_self(), code);
+}
+
+static int has_room(const struct rpc_server *s) {
+  return s->unanswered < RPC_ASYNC_CALLS_MAX && s->link.out.nbytes <= RPC_ASYNC_OCTETS_MAX;
+}
+
+/* Reads what is there. An end of file before END, or a broken protocol, is the end: within
+ * this turn, whatever is outstanding. */
+static void receive(struct rpc_server *s) {
+  ssize_t n = rpc_link_receive(&s->link, 0);
+  if (n == -EAGAIN || n > 0)
+    return;
+  leave(n == 0 || n == -ECONNRESET ? 0 : 1);
+}
+
+static void take_calls(struct rpc_server *s, lua_State *L, int readable, int handler) {
+  struct rpc_call call;
+  for (int reads = 0; !s->ended && has_room(s);) {
+    int got = rpc_link_next(&s->link, &call);
+    if (got == RPC_REQUEST_CALL) {
+      run_call(s, L, &call, handler);
+    } else if (got == RPC_REQUEST_END) {
+      s->ended = 1;
+    } else if (got < 0) {
+      leave(1);
+    } else if (!readable || reads++ == READS_MAX) {
+      return;
+    } else {
+      size_t before = inbox_pending(&s->link.in);
+      receive(s);
+      readable = inbox_pending(&s->link.in) > before;
+    }
+  }
+}
+
+/* step(readable) -> what to watch the socket for; d: that the parent hangs up */
+static int l_step(lua_State *L) {
+  static const char *const wants[] = {"d", "r", "wd", "rw"};
+  struct rpc_server *s = rpc_server_self();
+  int readable = lua_toboolean(L, 1);
+  lua_settop(L, 0);
+  lua_pushcfunction(L, rpc_server_on_error);
+  lua_newuserdatauv(L, 0, 1);
+  take_calls(s, L, readable, 1);
+  refuse_dropped(s);
+  if (readable && s->ended)
+    receive(s);
+  if (readable && !has_room(s) && sock_hung_up(s->link.fd))
+    leave(0);
+  if (s->ended && s->unanswered == 0) {
+    rpc_link_put(&s->link, RPC_BYE, 0, NULL, NULL);
+    rpc_link_send(&s->link, 1);
+    leave(0);
+  }
+  int rc = rpc_link_send(&s->link, 0);
+  if (rc < 0)
+    leave(0);
+  lua_pushstring(L, wants[(s->ended || has_room(s) ? 1 : 0) | (rc == MF_AGAIN ? 2 : 0)]);
+  return 1;
+}
+
+/* Watches, and turns the loop until step leaves. */
+static const char driver[] =
+    "local uv, fd, step = require 'luv', ...\n"
+    "local poll, prepare = assert(uv.new_poll(fd)), assert(uv.new_prepare())\n"
+    "local watched\n"
+    "local watch\n"
+    "local function turn(readable)\n"
+    "  local wanted = step(readable)\n"
+    "  if wanted ~= watched then watch(wanted) end\n"
+    "end\n"
+    "local function on_ready(err, events)\n"
+    "  turn(err ~= nil or events:find('[rd]') ~= nil)\n"
+    "end\n"
+    "function watch(wanted)\n"
+    "  watched = wanted\n"
+    "  poll:start(wanted, on_ready)\n"
+    "end\n"
+    "prepare:start(function() turn(false) end)\n"
+    "turn(true)\n"
+    "while not prepare:is_closing() do uv.run() end\n";
+
+void rpc_async_check(lua_State *L) {
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "luv");
+  lua_call(L, 1, 0);
+}
+
+void rpc_async_serve(struct rpc_server *s, lua_State *L) {
+  if (luaL_loadbuffer(L, driver, sizeof driver - 1, "=moonfork.rpc") != LUA_OK)
+    lua_error(L);
+  lua_pushinteger(L, s->link.fd);
+  lua_pushcfunction(L, l_step);
+  lua_call(L, 2, 0);
+  leave(0); /* somebody closed every handle of the loop, ours too */
+}

@@ -1,0 +1,47 @@
+/* The clone's end of an rpc: whole requests in, frames out, over the socket of the function
+ * (wire/rpc_proto.h). Knows no Lua. Runs in clones.
+ *
+ * Memory grows with what arrives. The body of a request that came in one frame is lent from
+ * the inbox; one in parts is gathered. */
+#ifndef TEMPLATE_RPC_LINK_H
+#define TEMPLATE_RPC_LINK_H
+
+#include "codec/codec.h"
+#include "wire/inbox.h"
+#include "wire/outbox.h"
+
+struct rpc_link {
+  int fd;     /* borrowed */
+  int broken; /* the parent is gone, or no memory was left for an answer */
+  struct inbox in;
+  struct outbox out;
+  struct buf gather;     /* a body in parts */
+  uint64_t gather_id;
+  int gathering, granting; /* parts, or the CALL of a GRANT, have to come next */
+  int lost;                /* descriptors of this request that found no room */
+  struct codec_fds fds;    /* of the request under way */
+};
+
+enum rpc_request { RPC_REQUEST_CALL = 0, /* 1 is MF_AGAIN */ RPC_REQUEST_END = 2 };
+
+struct rpc_call {
+  uint64_t id;
+  const void *body; /* until the next rpc_link_next */
+  size_t size;
+  int lost; /* it came without some of its handles */
+};
+
+void rpc_link_init(struct rpc_link *l, int fd, size_t body_max);
+/* RPC_REQUEST_CALL: *ret and l->fds are it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
+ * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors. */
+int rpc_link_next(struct rpc_link *l, struct rpc_call *ret);
+/* Octets (>0), 0 at the end, -EAGAIN (never when it may block) or a negated errno. */
+ssize_t rpc_link_receive(struct rpc_link *l, int block);
+/* Queues a frame, its descriptors in frames of type handles_type before it if they are many.
+ * Empties body and fds (either may be NULL), even on failure. 0 or -ENOMEM. */
+int rpc_link_put(struct rpc_link *l, unsigned type, uint64_t id, struct buf *body,
+                 struct codec_fds *fds);
+/* 0: all is written; MF_AGAIN: not yet (never when it may block); negative: broken. */
+int rpc_link_send(struct rpc_link *l, int block);
+
+#endif

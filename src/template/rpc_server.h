@@ -1,0 +1,58 @@
+/* The server of an rpc: what "moonfork.rpc:serve" does with the socket that run gives it, and
+ * the modules moonfork.rpc and moonfork.pool. Runs in clones.
+ *
+ *   serve --HELLO--> init --READY--> a call after the other (rpc_server.c)
+ *                                 \-> luv's loop, calls beside each other (rpc_async.c)
+ *
+ * There is one in a process. A synchronous one needs nothing but the socket and leaves by
+ * returning; an asynchronous one leaves from inside of luv's loop. */
+#ifndef TEMPLATE_RPC_SERVER_H
+#define TEMPLATE_RPC_SERVER_H
+
+#include "codec/serialiser.h"
+#include "template/failure.h"
+#include "template/rpc_link.h"
+#include <lua.h>
+#include <sys/types.h>
+
+enum rpc_server_state { RPC_SERVER_NONE, RPC_SERVER_INIT, RPC_SERVER_SERVING };
+
+struct rpc_server {
+  enum rpc_server_state state;
+  pid_t pid; /* a process that user code has forked is no server */
+  unsigned flags; /* enum rpc_flags */
+  struct rpc_link link;
+  struct serialiser serialiser;
+  const char *serialiser_name; /* not opened yet, or NULL */
+  int function; /* registry reference */
+  struct buf out, event_out;           /* bodies under way */
+  struct codec_fds out_fds, event_fds; /* and their handles */
+  struct failure failure;              /* what the call under way raised */
+  uint64_t usage_interval_ns, usage_next_ns;
+  uint64_t batch_since_ns; /* when the oldest answer was queued; 0: none is */
+  unsigned quick;          /* calls in a row that took next to no time */
+  unsigned unanswered;     /* asynchronous: calls entered */
+  struct buf dropped;      /* u64 numbers of calls whose done was collected */
+  int ended, retired;      /* END has come; RETIRE was sent */
+};
+
+/* The one of this process, also where none serves. */
+struct rpc_server *rpc_server_self(void);
+
+/* Results are on the stack from first on: queues RESULT, or ERROR where they can't go. */
+void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first);
+/* Queues ERROR with s->failure. entered: whether the function was. */
+void rpc_server_refuse(struct rpc_server *s, uint64_t id, int entered);
+/* Puts the reason into s->failure. */
+void rpc_server_fail(struct rpc_server *s, int code, const char *text);
+/* The same for what the serialiser said. */
+void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e);
+/* A message handler for lua_pcall: message and traceback go to s->failure. */
+int rpc_server_on_error(lua_State *L);
+/* What on_error could not tell, because there was no memory. */
+void rpc_server_complete(struct rpc_server *s, int status);
+/* Serves asynchronously: never returns, or raises where luv is missing. */
+void rpc_async_check(lua_State *L); /* raises that, before READY */
+void rpc_async_serve(struct rpc_server *s, lua_State *L);
+
+#endif
