@@ -200,6 +200,8 @@ static int op_kill(struct seam *seam, int pidfd, pid_t pid, int signum) {
     return -ESRCH;
   s->last_signal = signum;
   s->last_signal_pid = (int)pid;
+  if (s->on_kill)
+    s->on_kill(s, (int)pid, signum);
   return 0;
 }
 

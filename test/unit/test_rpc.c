@@ -1,0 +1,750 @@
+/* An rpc on a world without a kernel: every way in which a call can end, each callback
+ * exactly once and later than its call, `started` only on proof, limits, ghosts, hostile
+ * clones. */
+#include "help/far.h"
+#include "parent/boot.h"
+#include "parent/rpc.h"
+#include "unit.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { CALLS = 128 * 1024 };
+
+struct outcome {
+  int told, code, started;
+  char text[32];
+};
+
+struct story {
+  struct sim *sim;
+  struct far *far;
+  struct home *home;
+  mf_process *t;
+  mf_rpc *rpc;
+  mf_rpc_options options;
+  struct outcome *call;
+  uint64_t *id;
+  int ncalls, in_call, ntold;
+  int errors, error_code, closes, drains, events, gone;
+  char order[64], last_event[32], error_text[200];
+  int most_a_turn, this_turn;
+};
+
+static void on_event(const mf_message *m, void *data) {
+  struct story *s = data;
+  s->events++;
+  snprintf(s->last_event, sizeof s->last_event, "%.*s", (int)m->length,
+           (const char *)m->data);
+  if (strlen(s->order) < 60)
+    strcat(s->order, "e");
+}
+
+static void on_error(const mf_error *e, void *data) {
+  struct story *s = data;
+  assert_false(s->in_call);
+  s->errors++;
+  s->error_code = e->code;
+  snprintf(s->error_text, sizeof s->error_text, "%s", e->message);
+}
+
+static void on_close(void *data) {
+  ((struct story *)data)->closes++;
+}
+
+static void on_drain(void *data) {
+  ((struct story *)data)->drains++;
+}
+
+static struct story *now;
+
+static void on_reply(const mf_error *e, const mf_message *m, void *data) {
+  struct outcome *o = data;
+  assert_false(now->in_call);
+  assert_int_equal(o->told, 0);
+  assert_true(!e != !m);
+  o->told = 1;
+  o->code = e ? e->code : 0;
+  o->started = e ? e->started : -1;
+  snprintf(o->text, sizeof o->text, "%.*s", m ? (int)m->length : 20,
+           m ? (const char *)m->data : e->message);
+  if (strlen(now->order) < 60)
+    strcat(now->order, e ? "x" : "r");
+  now->ntold++;
+  now->this_turn++;
+}
+
+static void begin(struct story *s) {
+  mf_process *q;
+  assert_int_equal(mf_fork(s->t, &q), 0);
+  assert_int_equal(mf_rpc_new(q, "f", &s->options, &s->rpc), 0);
+}
+
+static struct story *story_new(void) {
+  struct story *s = calloc(1, sizeof *s);
+  s->sim = sim_new();
+  s->far = far_new(s->sim);
+  s->home = home_new_on(&s->sim->seam);
+  s->home->generation = fork_generation();
+  s->call = calloc(CALLS, sizeof *s->call);
+  s->id = calloc(CALLS, sizeof *s->id);
+  home_start(s->home);
+  assert_int_equal(boot_exec(s->home, NULL, &s->t), 0);
+  far_run(s->far);
+  assert_int_equal(s->t->state, SERVING);
+  mf_rpc_options_init(&s->options);
+  s->options.on_event = on_event;
+  s->options.on_error = on_error;
+  s->options.on_close = on_close;
+  s->options.on_drain = on_drain;
+  s->options.data = s;
+  now = s;
+  return s;
+}
+
+static int call_with(struct story *s, const void *data, size_t n, unsigned timeout_ms) {
+  mf_message m = {data, n, NULL, 0};
+  mf_call_options o = MF_CALL_OPTIONS_INIT;
+  int r;
+  o.timeout_ms = timeout_ms;
+  s->in_call = 1;
+  r = mf_rpc_call(s->rpc, &m, &o, on_reply, &s->call[s->ncalls], &s->id[s->ncalls]);
+  s->in_call = 0;
+  if (r == 0)
+    s->ncalls++;
+  return r;
+}
+
+static int call(struct story *s, const char *text) {
+  return call_with(s, text, strlen(text), 0);
+}
+
+static void on_gone(mf_rpc *rpc, void *data) {
+  struct story *s = data;
+  assert_int_equal(s->ntold, s->ncalls);
+  s->gone++;
+}
+
+/* Closes everything, and nothing is left: no callback, no descriptor, nothing busy. */
+static void story_free(struct story *s) {
+  if (!s->gone)
+    mf_rpc_close(s->rpc, on_gone, s);
+  s->far->deaf = 0;
+  for (int i = 0; i < 20; i++) {
+    while (far_worker(s->far, 0) && far_worker(s->far, 0)->ncalls)
+      far_result(s->far, far_worker(s->far, 0), 0, "late");
+    far_advance(s->far, 2000);
+  }
+  assert_int_equal(s->gone, 1);
+  assert_int_equal(s->ntold, s->ncalls);
+  for (int i = 0; i < s->ncalls; i++)
+    assert_int_equal(s->call[i].told, 1);
+  mf_close(s->t, NULL, NULL);
+  far_advance(s->far, 5000);
+  assert_int_equal(s->home->nopen, 0);
+  assert_int_equal(s->home->nbusy, 0);
+  assert_false(s->sim->started);
+  home_drop(s->home);
+  far_free(s->far);
+  assert_int_equal(sim_free(s->sim), 0);
+  free(s->call);
+  free(s->id);
+  free(s);
+}
+
+/* ---- the plain way ---- */
+
+static void test_calls_before_the_process_is_up_are_sent_later(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  begin(s);
+  call(s, "one");
+  call(s, "two");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  assert_int_equal(w->ncalls, 2);
+  assert_memory_equal(&w->word[0], "one", 3);
+  far_result(s->far, w, 0, "1");
+  far_run(s->far);
+  assert_int_equal(s->ntold, 1);
+  assert_string_equal(s->call[0].text, "1");
+  far_result(s->far, w, 0, "2");
+  far_run(s->far);
+  assert_string_equal(s->call[1].text, "2");
+  story_free(s);
+}
+
+static void test_orderly_end_comes_after_outstanding_calls(void **state) {
+  struct story *s = story_new();
+  begin(s);
+  call(s, "one");
+  far_run(s->far);
+  mf_rpc_close(s->rpc, on_gone, s);
+  assert_int_equal(call(s, "two"), MF_ECLOSED);
+  far_run(s->far);
+  assert_int_equal(s->closes, 0);
+  assert_true(far_worker(s->far, 0)->ended);
+  far_result(s->far, far_worker(s->far, 0), 0, "1");
+  far_run(s->far);
+  assert_int_equal(s->call[0].code, 0);
+  assert_int_equal(s->closes, 1);
+  assert_int_equal(s->errors, 0);
+  assert_int_equal(s->gone, 1);
+  story_free(s);
+}
+
+static void test_events_and_results_keep_their_order(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  begin(s);
+  call(s, "a");
+  call(s, "b");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  far_say(s->far, w, RPC_EVENT, 0, "x", 1);
+  far_result(s->far, w, 0, "1");
+  far_say(s->far, w, RPC_EVENT, 0, "y", 1);
+  far_error(s->far, w, 0, 1);
+  far_say(s->far, w, RPC_EVENT, 0, "z", 1);
+  far_run(s->far);
+  assert_string_equal(s->order, "erexe");
+  assert_int_equal(s->call[1].code, MF_EREMOTE);
+  assert_int_equal(s->call[1].started, MF_STARTED_UNKNOWN);
+  story_free(s);
+}
+
+static void test_answer_out_of_order(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  s->options.async = 1;
+  begin(s);
+  call(s, "a");
+  call(s, "b");
+  call(s, "c");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  far_result(s->far, w, 2, "C");
+  far_result(s->far, w, 0, "A");
+  far_result(s->far, w, 0, "B");
+  far_run(s->far);
+  assert_string_equal(s->call[0].text, "A");
+  assert_string_equal(s->call[1].text, "B");
+  assert_string_equal(s->call[2].text, "C");
+  story_free(s);
+}
+
+static void test_long_bodies_go_and_come_in_parts(void **state) {
+  struct story *s = story_new();
+  size_t n = 3 * FRAME_BODY_MAX + 5, at = 0;
+  char *big = calloc(1, n);
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct far_node *w;
+  begin(s);
+  assert_int_equal(call_with(s, big, n, 0), 0);
+  s->sim->send_limit = 100001;
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  assert_int_equal(w->ncalls, 1);
+  while (at < n) {
+    size_t part = n - at < 1000 ? n - at : 1000;
+    struct frame f = {.type = RPC_RESULT, .length = (uint32_t)part};
+    f.id = at ? 0 : w->call[0];
+    f.flags = at + part < n ? FRAME_MORE : 0;
+    frame_encode(header, &f);
+    sim_octets(s->sim, w->fd, header, sizeof header);
+    sim_octets(s->sim, w->fd, big, part);
+    at += part;
+  }
+  w->ncalls = 0;
+  far_run(s->far);
+  assert_int_equal(s->ntold, 1);
+  assert_int_equal(s->call[0].code, 0);
+  free(big);
+  story_free(s);
+}
+
+/* ---- deaths ---- */
+
+static void test_replies_come_before_the_death(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  begin(s);
+  call(s, "a");
+  call(s, "b");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  far_result(s->far, w, 0, "A");
+  far_die(s->far, w, SIGKILL);
+  far_run(s->far);
+  assert_string_equal(s->order, "rx");
+  assert_int_equal(s->call[1].code, MF_ECLONE_DIED);
+  assert_int_equal(s->call[1].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(s->errors, 1);
+  assert_non_null(strstr(s->error_text, "signal 9"));
+  assert_int_equal(call(s, "later"), 0);
+  far_run(s->far);
+  assert_int_equal(s->call[2].code, MF_ECLONE_DIED);
+  assert_int_equal(s->call[2].started, MF_STARTED_NO);
+  assert_int_equal(s->closes, 0);
+  story_free(s);
+}
+
+static void test_idle_death_is_an_error_with_the_status(void **state) {
+  struct story *s = story_new();
+  begin(s);
+  far_run(s->far);
+  far_die(s->far, far_worker(s->far, 0), 3 << 8);
+  far_run(s->far);
+  assert_int_equal(s->errors, 1);
+  assert_int_equal(s->error_code, MF_ECLONE_DIED);
+  assert_non_null(strstr(s->error_text, "exit status 3"));
+  story_free(s);
+}
+
+static void test_strict_clone_has_entered_only_the_first(void **state) {
+  struct story *s = story_new();
+  s->options.strict = 1;
+  begin(s);
+  for (int i = 0; i < 4; i++)
+    call(s, "x");
+  far_run(s->far);
+  far_result(s->far, far_worker(s->far, 0), 0, "1");
+  far_die(s->far, far_worker(s->far, 0), SIGSEGV);
+  far_run(s->far);
+  assert_int_equal(s->call[0].code, 0);
+  assert_int_equal(s->call[1].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(s->call[2].started, MF_STARTED_NO);
+  assert_int_equal(s->call[3].started, MF_STARTED_NO);
+  story_free(s);
+}
+
+static void test_what_was_never_ready_started_nothing(void **state) {
+  struct story *s = story_new();
+  s->far->slow_hello = 1;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  assert_int_equal(far_worker(s->far, 0)->ncalls, 1);
+  far_die(s->far, far_worker(s->far, 0), SIGKILL);
+  far_run(s->far);
+  assert_int_equal(s->call[0].started, MF_STARTED_NO);
+  story_free(s);
+}
+
+static void test_init_that_fails_is_told_to_every_call(void **state) {
+  struct story *s = story_new();
+  s->far->slow_hello = 1;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  far_fail(s->far, far_worker(s->far, 0));
+  far_run(s->far);
+  assert_int_equal(s->call[0].code, MF_EREMOTE);
+  assert_string_equal(s->call[0].text, "no luck");
+  assert_int_equal(s->call[0].started, MF_STARTED_NO);
+  assert_int_equal(s->errors, 1);
+  story_free(s);
+}
+
+static void test_process_that_cannot_be_forked_fails_the_calls(void **state) {
+  struct story *s = story_new();
+  s->far->fork_failures = 1;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  assert_int_equal(s->call[0].code, MF_EFORK_FAILED);
+  assert_int_equal(s->call[0].started, MF_STARTED_NO);
+  assert_int_equal(s->errors, 1);
+  story_free(s);
+}
+
+/* Half-close: its end of file alone is its end, and then it is not left alive. */
+static void test_closed_socket_of_a_living_process(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  sim_hang_up(s->sim, w->fd);
+  w->fd = -1;
+  far_run(s->far);
+  assert_int_equal(s->ntold, 0);
+  far_advance(s->far, 1000);
+  assert_int_equal(w->kind, FAR_DEAD);
+  assert_int_equal(s->call[0].code, MF_ECLONE_DIED);
+  story_free(s);
+}
+
+/* A grandchild holds the socket: the exit is enough. */
+static void test_exit_without_end_of_file(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  int fd;
+  begin(s);
+  call(s, "x");
+  call(s, "y");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  far_result(s->far, w, 0, "last words");
+  fd = w->fd;
+  w->fd = -1;
+  far_die(s->far, w, 0);
+  far_run(s->far);
+  assert_string_equal(s->order, "rx");
+  assert_int_equal(s->errors, 1);
+  sim_hang_up(s->sim, fd);
+  story_free(s);
+}
+
+static void on_turn_end(struct story *s) {
+  if (s->this_turn > s->most_a_turn)
+    s->most_a_turn = s->this_turn;
+  s->this_turn = 0;
+}
+
+static void test_a_hundred_thousand_calls_fail_in_chunks(void **state) {
+  struct story *s = story_new();
+  s->options.queue_octets_max = 16 << 20;
+  begin(s);
+  far_run(s->far);
+  s->far->deaf = 1;
+  for (int i = 0; i < 100000; i++)
+    assert_int_equal(call(s, "eight..."), 0);
+  far_run(s->far);
+  far_die(s->far, far_worker(s->far, 0), SIGKILL);
+  s->this_turn = 0;
+  while (sim_step(s->sim))
+    on_turn_end(s);
+  assert_int_equal(s->ntold, 100000);
+  assert_true(s->most_a_turn <= 1024);
+  assert_int_equal(s->errors, 1);
+  story_free(s);
+}
+
+/* ---- limits ---- */
+
+static void test_full_queues_refuse_and_tell_when_they_have_room(void **state) {
+  struct story *s = story_new();
+  int n;
+  s->options.pending_max = 100;
+  begin(s);
+  far_run(s->far);
+  for (n = 0; call(s, "x") == 0; n++)
+    ;
+  assert_int_equal(n, 100);
+  assert_int_equal(call(s, "x"), MF_ELIMIT);
+  far_run(s->far);
+  for (int i = 0; i < 49; i++)
+    far_result(s->far, far_worker(s->far, 0), 0, "");
+  far_run(s->far);
+  assert_int_equal(s->drains, 0);
+  far_result(s->far, far_worker(s->far, 0), 0, "");
+  far_run(s->far);
+  assert_int_equal(s->drains, 1);
+  assert_int_equal(call(s, "x"), 0);
+  story_free(s);
+}
+
+static void test_octets_have_a_limit_but_a_long_call_may_go_alone(void **state) {
+  struct story *s = story_new();
+  char *big = calloc(1, 300000);
+  s->options.queue_octets_max = 100000;
+  s->options.message_max = 300000;
+  begin(s);
+  assert_int_equal(call_with(s, big, 300001, 0), MF_ELIMIT);
+  assert_int_equal(call_with(s, big, 300000, 0), 0);
+  assert_int_equal(call_with(s, big, 1, 0), MF_ELIMIT);
+  far_run(s->far);
+  assert_int_equal(call_with(s, big, 99000, 0), 0);
+  assert_int_equal(call_with(s, big, 900, 0), 0);
+  assert_int_equal(call_with(s, big, 99, 0), MF_ELIMIT);
+  free(big);
+  story_free(s);
+}
+
+/* ---- time and cancelling ---- */
+
+static void test_late_answers_are_dropped_and_counted(void **state) {
+  struct story *s = story_new();
+  mf_rpc_stats stats = {.size = sizeof stats};
+  struct far_node *w;
+  begin(s);
+  call_with(s, "a", 1, 50);
+  call_with(s, "b", 1, 0);
+  far_run(s->far);
+  assert_int_equal(mf_rpc_cancel(s->rpc, s->id[1]), 0);
+  assert_int_equal(mf_rpc_cancel(s->rpc, s->id[1]), -ESRCH);
+  assert_int_equal(s->ntold, 0);
+  far_run(s->far);
+  assert_int_equal(s->call[1].code, MF_ECANCELLED);
+  far_advance(s->far, 49);
+  assert_int_equal(s->ntold, 1);
+  far_advance(s->far, 1);
+  assert_int_equal(s->call[0].code, MF_ETIMEOUT);
+  assert_int_equal(s->call[0].started, MF_STARTED_UNKNOWN);
+  w = far_worker(s->far, 0);
+  far_result(s->far, w, 0, "late a");
+  call(s, "c");
+  far_run(s->far);
+  far_result(s->far, w, 1, "c");
+  far_result(s->far, w, 0, "late b");
+  far_run(s->far);
+  assert_string_equal(s->call[2].text, "c");
+  mf_rpc_get_stats(s->rpc, &stats);
+  assert_int_equal(stats.late, 2);
+  assert_int_equal(stats.pending, 0);
+  story_free(s);
+}
+
+static void test_parked_calls_that_are_cancelled_are_never_sent(void **state) {
+  struct story *s = story_new();
+  char big[60000] = {0};
+  begin(s);
+  far_run(s->far);
+  s->sim->send_limit = 1;
+  call_with(s, big, sizeof big, 0);
+  call_with(s, big, 10000, 0);
+  for (int i = 0; i < 10; i++)
+    call_with(s, big, sizeof big, i == 5 ? 10 : 0);
+  mf_rpc_cancel(s->rpc, s->id[11]);
+  s->sim->now_ms += 20;
+  s->sim->send_limit = 0;
+  s->far->deaf = 1;
+  sim_run(s->sim);
+  s->far->deaf = 0;
+  far_run(s->far);
+  assert_int_equal(s->call[11].code, MF_ECANCELLED);
+  assert_int_equal(s->call[11].started, MF_STARTED_NO);
+  assert_int_equal(s->call[7].code, MF_ETIMEOUT);
+  assert_int_equal(s->call[7].started, MF_STARTED_NO);
+  assert_int_equal(far_worker(s->far, 0)->ncalls, 10);
+  story_free(s);
+}
+
+static void test_an_old_call_keeps_its_number(void **state) {
+  struct story *s = story_new();
+  begin(s);
+  call(s, "stays");
+  far_run(s->far);
+  for (int i = 0; i < 1000; i++) {
+    call(s, "x");
+    far_run(s->far);
+    far_result(s->far, far_worker(s->far, 0), 1, "y");
+  }
+  far_run(s->far);
+  assert_int_equal(s->ntold, 1000);
+  assert_int_equal(s->call[0].told, 0);
+  story_free(s);
+}
+
+/* ---- giving up ---- */
+
+static void test_abort_cancels_everything_in_silence(void **state) {
+  struct story *s = story_new();
+  begin(s);
+  call(s, "a");
+  far_run(s->far);
+  call(s, "b");
+  mf_rpc_abort(s->rpc);
+  assert_int_equal(s->ntold, 0);
+  far_run(s->far);
+  assert_int_equal(s->call[0].code, MF_ECANCELLED);
+  assert_int_equal(s->call[0].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(s->call[1].started, MF_STARTED_NO);
+  assert_int_equal(s->errors + s->closes, 0);
+  story_free(s);
+}
+
+static void test_close_before_the_process_is_up(void **state) {
+  struct story *s = story_new();
+  begin(s);
+  call(s, "a");
+  mf_rpc_close(s->rpc, on_gone, s);
+  far_run(s->far);
+  far_result(s->far, far_worker(s->far, 0), 0, "A");
+  far_run(s->far);
+  assert_string_equal(s->call[0].text, "A");
+  assert_int_equal(s->closes, 1);
+  story_free(s);
+}
+
+/* ---- hostile clones ---- */
+
+static void expect_protocol(struct story *s) {
+  far_run(s->far);
+  assert_int_equal(s->errors, 1);
+  assert_int_equal(s->error_code, MF_EPROTOCOL);
+  assert_int_equal(far_nworkers(s->far), 0);
+  story_free(s);
+}
+
+static void test_violations(void **state) {
+  static const struct {
+    unsigned type;
+    uint64_t id;
+    const char *body;
+    size_t length;
+    int early; /* before HELLO */
+  } bad[] = {
+      {RPC_RESULT, 99, "", 0, 0},    /* of no call */
+      {RPC_RESULT, 0, "", 0, 0},     /* without number */
+      {RPC_ERROR, 1, "short", 5, 0}, /* none */
+      {RPC_ERROR, 99, "", 0, 0},
+      {RPC_HELLO, 0, "", 0, 0},  /* again */
+      {RPC_HELLO, 0, "x", 1, 1}, /* none */
+      {RPC_READY, 0, "", 0, 0},  /* again */
+      {RPC_READY, 0, "", 0, 1},
+      {RPC_RESULT, 1, "", 0, 1},
+      {RPC_EVENT, 0, "", 0, 1},
+      {RPC_EVENT, 7, "", 0, 0},
+      {RPC_FAILED, 0, "", 0, 0},
+      {RPC_USAGE, 0, "abc", 3, 0},
+      {RPC_BYE, 0, "", 0, 0}, /* nobody asked */
+      {RPC_HANDLES, 0, "", 0, 0},
+      {RPC_CALL, 1, "", 0, 0}, /* the parent's */
+      {ANS_HELLO, 0, "", 0, 0},
+      {0, 0, "", 0, 0},
+      {255, 0, "", 0, 0},
+  };
+  for (size_t i = 0; i < COUNT(bad); i++) {
+    struct story *s = story_new();
+    s->far->slow_hello = bad[i].early;
+    begin(s);
+    call(s, "x");
+    far_run(s->far);
+    far_say(s->far, far_worker(s->far, 0), bad[i].type, bad[i].id, bad[i].body,
+            bad[i].length);
+    expect_protocol(s);
+  }
+}
+
+static void test_wrong_version_is_named(void **state) {
+  struct story *s = story_new();
+  unsigned char hello[16] = {'M', 'F', 'R', '1', 9};
+  s->far->slow_hello = 1;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  far_say(s->far, far_worker(s->far, 0), RPC_HELLO, 0, hello, sizeof hello);
+  far_run(s->far);
+  assert_non_null(strstr(s->error_text, "version 9"));
+  assert_int_equal(s->call[0].started, MF_STARTED_NO);
+  expect_protocol(s);
+}
+
+static void test_double_answer(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  uint64_t id;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  id = w->call[0];
+  far_result(s->far, w, 0, "1");
+  far_say(s->far, w, RPC_RESULT, id, "2", 1);
+  far_run(s->far);
+  assert_string_equal(s->call[0].text, "1");
+  expect_protocol(s);
+}
+
+static void test_lengths_that_lie(void **state) {
+  static const uint32_t lengths[] = {FRAME_BODY_MAX + 1, 0x7fffffff, 0xffffffff};
+  for (size_t i = 0; i < COUNT(lengths); i++) {
+    struct story *s = story_new();
+    unsigned char header[FRAME_HEADER_SIZE] = {0};
+    begin(s);
+    far_run(s->far);
+    for (int k = 0; k < 4; k++)
+      header[k] = (unsigned char)(lengths[i] >> (8 * k));
+    header[4] = RPC_EVENT;
+    sim_octets(s->sim, far_worker(s->far, 0)->fd, header, sizeof header);
+    expect_protocol(s);
+  }
+}
+
+static void test_message_longer_than_allowed(void **state) {
+  struct story *s = story_new();
+  unsigned char header[FRAME_HEADER_SIZE], body[1000] = {0};
+  struct frame f = {.type = RPC_EVENT, .length = sizeof body, .flags = FRAME_MORE};
+  s->options.message_max = 2500;
+  begin(s);
+  far_run(s->far);
+  frame_encode(header, &f);
+  for (int i = 0; i < 3; i++) {
+    sim_octets(s->sim, far_worker(s->far, 0)->fd, header, sizeof header);
+    sim_octets(s->sim, far_worker(s->far, 0)->fd, body, sizeof body);
+  }
+  expect_protocol(s);
+}
+
+static void test_torn_header_and_death(void **state) {
+  for (size_t cut = 1; cut < FRAME_HEADER_SIZE; cut++) {
+    struct story *s = story_new();
+    unsigned char header[FRAME_HEADER_SIZE];
+    struct frame f = {.type = RPC_EVENT};
+    begin(s);
+    call(s, "x");
+    far_run(s->far);
+    frame_encode(header, &f);
+    sim_octets(s->sim, far_worker(s->far, 0)->fd, header, cut);
+    far_run(s->far);
+    far_die(s->far, far_worker(s->far, 0), SIGKILL);
+    far_run(s->far);
+    assert_int_equal(s->call[0].code, MF_ECLONE_DIED);
+    assert_non_null(strstr(s->error_text, "in the middle"));
+    story_free(s);
+  }
+}
+
+static void test_events_without_end_leave_the_loop_its_turns(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  int most = 0;
+  begin(s);
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  for (int i = 0; i < 20000; i++)
+    far_say(s->far, w, RPC_EVENT, 0, NULL, 0);
+  for (s->events = 0; sim_step(s->sim); s->events = 0)
+    most = s->events > most ? s->events : most;
+  assert_true(most <= 2 * 1024);
+  s->order[0] = 0;
+  story_free(s);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_calls_before_the_process_is_up_are_sent_later),
+      cmocka_unit_test(test_orderly_end_comes_after_outstanding_calls),
+      cmocka_unit_test(test_events_and_results_keep_their_order),
+      cmocka_unit_test(test_answer_out_of_order),
+      cmocka_unit_test(test_long_bodies_go_and_come_in_parts),
+      cmocka_unit_test(test_replies_come_before_the_death),
+      cmocka_unit_test(test_idle_death_is_an_error_with_the_status),
+      cmocka_unit_test(test_strict_clone_has_entered_only_the_first),
+      cmocka_unit_test(test_what_was_never_ready_started_nothing),
+      cmocka_unit_test(test_init_that_fails_is_told_to_every_call),
+      cmocka_unit_test(test_process_that_cannot_be_forked_fails_the_calls),
+      cmocka_unit_test(test_closed_socket_of_a_living_process),
+      cmocka_unit_test(test_exit_without_end_of_file),
+      cmocka_unit_test(test_a_hundred_thousand_calls_fail_in_chunks),
+      cmocka_unit_test(test_full_queues_refuse_and_tell_when_they_have_room),
+      cmocka_unit_test(test_octets_have_a_limit_but_a_long_call_may_go_alone),
+      cmocka_unit_test(test_late_answers_are_dropped_and_counted),
+      cmocka_unit_test(test_parked_calls_that_are_cancelled_are_never_sent),
+      cmocka_unit_test(test_an_old_call_keeps_its_number),
+      cmocka_unit_test(test_abort_cancels_everything_in_silence),
+      cmocka_unit_test(test_close_before_the_process_is_up),
+      cmocka_unit_test(test_violations),
+      cmocka_unit_test(test_wrong_version_is_named),
+      cmocka_unit_test(test_double_answer),
+      cmocka_unit_test(test_lengths_that_lie),
+      cmocka_unit_test(test_message_longer_than_allowed),
+      cmocka_unit_test(test_torn_header_and_death),
+      cmocka_unit_test(test_events_without_end_leave_the_loop_its_turns),
+  };
+  return cmocka_run_group_tests_name("rpc", tests, NULL, NULL);
+}
