@@ -37,6 +37,9 @@ enum luafd_kind {
 /* Pushes a moonfork.socket that owns fd. Takes fd, even when it raises (memory). The fd is
  * made close-on-exec. */
 void luafd_push(lua_State *L, int fd, enum luafd_kind kind);
+/* Makes what all sockets of this state share, so that processes forked from here on don't
+ * each make it themselves. May raise (memory). */
+void luafd_prepare(lua_State *L);
 /* The descriptor behind the value at idx: an integer, an io file, a moonfork.socket, or an
  * object that answers fileno, getfd, pollfd or fd (in this order; methods are called, plain
  * integer fields are taken; may raise what the method raises). Returns the number (borrowed,

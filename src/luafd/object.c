@@ -45,6 +45,12 @@ static void push_metatable(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &metatable_key);
 }
 
+void luafd_prepare(lua_State *L) {
+  luaL_checkstack(L, 4, NULL);
+  push_metatable(L);
+  lua_pop(L, 1);
+}
+
 struct object *object_new(lua_State *L) {
   push_metatable(L);
   struct object *o = lua_newuserdatauv(L, sizeof *o, 0);
