@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the shared objects of a build export and which libraries they need (README of the
+# What the shared objects of a build export and which libraries they need (the
 # layers: doc/design.md). A template that linked libuv, or a module that brought a second
 # Lua core, would work until it did not.
 # usage: symbols.sh BUILD
@@ -30,9 +30,19 @@ needs_no() {
   fi
 }
 
+# declares HEADER FILE: every function of the header is exported.
+declares() {
+  sed 's,/\*.*\*/,,' "$1" | tr '\n' ' ' | grep -o 'MF_API [^;(]*(' |
+    sed 's/.*[ *]\(mf_[a-z0-9_]*\)(/\1/' | sort -u >"$build/declared"
+  nm -D --defined-only "$2" | awk '{ print $NF }' | sort -u >"$build/exported"
+  absent=$(comm -23 "$build/declared" "$build/exported" | tr '\n' ' ')
+  [ -z "$absent" ] || complain "${2##*/} does not define $absent"
+}
+
 find_one 'libmoonfork.so*'
 if [ -n "$found" ]; then
   exports "$found" '^mf_[a-z0-9_]+$'
+  declares include/moonfork.h "$found"
   needs_no "$found" liblua
 fi
 find_one core.so
@@ -43,6 +53,7 @@ fi
 find_one 'libmoonfork-template.so*'
 if [ -n "$found" ]; then
   exports "$found" '^mf_[a-z0-9_]+$'
+  declares include/moonfork/template.h "$found"
 fi
 find_one moonfork-template
 if [ -n "$found" ]; then

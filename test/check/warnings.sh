@@ -10,4 +10,6 @@ if [ ! -f "$folder/build.ninja" ]; then
   CC=$compiler meson setup "$folder" -Dwerror=true -Dtests=enabled --buildtype=debugoptimized ||
     exit 1
 fi
-ninja -C "$folder"
+ninja -C "$folder" -k 0 >"$folder/log" 2>&1 && exit 0
+awk '/^\[/ { next } /^FAILED/ { seen = 1 } seen' "$folder/log" # what failed, and why
+exit 1
