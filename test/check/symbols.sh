@@ -1,7 +1,6 @@
 #!/bin/sh
-# What the shared objects of a build export and which libraries they need (the
-# layers: doc/design.md). A template that linked libuv, or a module that brought a second
-# Lua core, would work until it did not.
+# What the shared objects of a build export and which libraries they need. A template that
+# linked libuv, or a module that brought a second Lua core, would work until it did not.
 # usage: symbols.sh BUILD
 set -u
 build=$1
@@ -33,7 +32,7 @@ needs_no() {
 # declares HEADER FILE: every function of the header is exported.
 declares() {
   sed 's,/\*.*\*/,,' "$1" | tr '\n' ' ' | grep -o 'MF_API [^;(]*(' |
-    sed 's/.*[ *]\(mf_[a-z0-9_]*\)(/\1/' | sort -u >"$build/declared"
+    sed 's/.*[ *]\XX >"$build/declared"
   nm -D --defined-only "$2" | awk '{ print $NF }' | sort -u >"$build/exported"
   absent=$(comm -23 "$build/declared" "$build/exported" | tr '\n' ' ')
   [ -z "$absent" ] || complain "${2##*/} does not define $absent"
