@@ -32,7 +32,7 @@ needs_no() {
 # declares HEADER FILE: every function of the header is exported.
 declares() {
   sed 's,/\*.*\*/,,' "$1" | tr '\n' ' ' | grep -o 'MF_API [^;(]*(' |
-    sed 's/.*[ *]\XX >"$build/declared"
+    sed -n 's/.*[ *]\(mf_[a-z0-9_]*\)($/\1/p' | sort -u >"$build/declared"
   nm -D --defined-only "$2" | awk '{ print $NF }' | sort -u >"$build/exported"
   absent=$(comm -23 "$build/declared" "$build/exported" | tr '\n' ' ')
   [ -z "$absent" ] || complain "${2##*/} does not define $absent"
