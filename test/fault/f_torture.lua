@@ -9,7 +9,7 @@ standing.test("F62 the n-th call of each kind fails", {deadline = host.nightly a
   local torture, shim = host.tool(t, "torture"), host.tool(t, "shim.so")
   local out = t:file("out", "")
   local _, how, code = os.execute(("LD_PRELOAD='%s' exec '%s' %d >'%s' 2>&1 </dev/null"):format(
-    shim, torture, host.rounds(12, 0), out))
+    shim, torture, host.rounds(5, 0), out))
   local text = t.read(out)
   if code == 77 then t.skip(text) end
   t.eq({how, code}, {"exit", 0}, text)
