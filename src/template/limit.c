@@ -59,6 +59,9 @@ static int set_limit(struct server *s, const struct limit_value *v) {
   if (value != UINT64_MAX && v->which == LIMIT_AS)
     value = fit_heap(s, value);
   limit.rlim_cur = limit.rlim_max = value == UINT64_MAX ? RLIM_INFINITY : (rlim_t)value;
+  /* SIGXCPU comes at the soft limit; at the hard one it is SIGKILL, which says nothing. */
+  if (v->which == LIMIT_CPU && value != UINT64_MAX)
+    limit.rlim_max++;
   return setrlimit(limits[v->which].resource, &limit) < 0 ? -errno : 0;
 }
 
