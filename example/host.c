@@ -1,11 +1,13 @@
-/* host.c: a C program with a loop, a C module and scripts of its own. It runs as parent and,
- * executed again by the library, as the template program: mf_template_check() at the top of
- * main() tells which. So its scripts find the host's C module in every clone.
+/* host.c: a C program with a loop, a C module and scripts of its own. It runs as parent
+ * and, executed again by the library, as the template program: mf_template_check() at the
+ * top of main() tells which. So its scripts find the host's C module in every clone.
  *
- *   host: uv_loop_t --- libmoonfork ---> host (as template: luaL_openlibs and module "host")
+ *   host: uv_loop_t --- libmoonfork ---> host (as template: luaL_openlibs and module
+ * "host")
  *     \__ Lua script, fork.use_loop(loop)              \__ clone: greet(socket, ...)
  *
- * 1. From C: a process in a newly executed interpreter, one clone, its answer and its exit.
+ * 1. From C: a process in a newly executed interpreter, one clone, its answer and its
+ * exit.
  * 2. From Lua: a script of the host that uses the module on the same loop. */
 #include <lauxlib.h>
 #include <lua.h>
@@ -67,7 +69,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
 static void on_run(mf_process *process, const mf_error *error, int socket, void *data) {
   struct job *job = data;
   if (error) {
-    fprintf(stderr, "run: %s\n%s\n", error->message, error->traceback ? error->traceback : "");
+    fprintf(stderr, "run: %s\n%s\n", error->message,
+            error->traceback ? error->traceback : "");
     job->failed = 1;
     return;
   }
@@ -113,30 +116,32 @@ static void greet_from_c(uv_loop_t *loop, const char *self) {
   mf_close(template, NULL, NULL);
   uv_run(loop, UV_RUN_DEFAULT);
 
-  if (job.failed || !job.exited) exit(1);
+  if (job.failed || !job.exited)
+    exit(1);
   printf("%.*s\n", (int)job.nanswer, job.answer);
 }
 
 /* ---- 2. from Lua, on the same loop ---- */
 
 static const char SCRIPT[] =
-  "local loop, self = ...\n"
-  "local fork = require 'moonfork'\n"
-  "fork.use_loop(loop)\n"
-  "local template = fork.new_exec { program = self }:eval [[\n"
-  "  local host = require 'host'\n"
-  "  function greet(socket, name) socket:write(host.greeting(name)) end\n"
-  "]]\n"
-  "template:fork():send_arg('Lua'):run('greet', function(err, socket)\n"
-  "  if err then error(err) end\n"
-  "  print(assert(socket:read('a')))\n"
-  "  socket:close()\n"
-  "  template:close()\n"
-  "end)\n";
+    "local loop, self = ...\n"
+    "local fork = require 'moonfork'\n"
+    "fork.use_loop(loop)\n"
+    "local template = fork.new_exec { program = self }:eval [[\n"
+    "  local host = require 'host'\n"
+    "  function greet(socket, name) socket:write(host.greeting(name)) end\n"
+    "]]\n"
+    "template:fork():send_arg('Lua'):run('greet', function(err, socket)\n"
+    "  if err then error(err) end\n"
+    "  print(assert(socket:read('a')))\n"
+    "  socket:close()\n"
+    "  template:close()\n"
+    "end)\n";
 
 static void greet_from_lua(uv_loop_t *loop, const char *self) {
   lua_State *L = luaL_newstate();
-  if (!L) exit(1);
+  if (!L)
+    exit(1);
   open_libs(L, NULL);
   if (luaL_loadstring(L, SCRIPT) == LUA_OK) {
     lua_pushlightuserdata(L, loop);
@@ -165,6 +170,7 @@ int main(int argc, char **argv) {
   greet_from_c(&loop, self);
   greet_from_lua(&loop, self);
   /* A loop that closes has no handle of anybody's left. */
-  if (check(uv_loop_close(&loop), "uv_loop_close") == 0) puts("the loop is empty");
+  if (check(uv_loop_close(&loop), "uv_loop_close") == 0)
+    puts("the loop is empty");
   return 0;
 }

@@ -2,11 +2,11 @@
  * touched memory - and the longest time for which the library kept its loop from turning.
  * A program that forked itself, or waited for anybody, would show here at once.
  *
- * What is measured: each call of a function, and each turn of the loop without waiting. With
- * more threads than processors the kernel makes everybody wait for a processor; that time is
- * not the library's, so it is taken off (run queue delay, schedstat in /proc): ours, and
- * where a program is started the new process's, for which posix_spawn waits until the
- * program is executed. Runs as parent; the template is the installed or built
+ * What is measured: each call of a function, and each turn of the loop without waiting.
+ * With more threads than processors the kernel makes everybody wait for a processor; that
+ * time is not the library's, so it is taken off (run queue delay, schedstat in /proc):
+ * ours, and where a program is started the new process's, for which posix_spawn waits
+ * until the program is executed. Runs as parent; the template is the installed or built
  * moonfork-template. */
 #include <moonfork.h>
 #include <poll.h>
@@ -28,8 +28,10 @@ static const double LIMIT_MS = 10.0;
 static uint64_t delay_ns_in(const char *path) {
   unsigned long long ran = 0, delayed = 0;
   FILE *f = fopen(path, "re");
-  if (!f) return 0;
-  if (fscanf(f, "%llu %llu", &ran, &delayed) != 2) delayed = 0;
+  if (!f)
+    return 0;
+  if (fscanf(f, "%llu %llu", &ran, &delayed) != 2)
+    delayed = 0;
   fclose(f);
   return delayed;
 }
@@ -55,8 +57,10 @@ static void watch_stop_less(const char *name, uint64_t others_delay_ns) {
   double delay_ms = (double)(delay_ns() - watch.start_delay_ns + others_delay_ns) / 1e6;
   double ms = wall_ms > delay_ms ? wall_ms - delay_ms : 0;
   watch.ncalls++;
-  if (wall_ms > watch.worst_wall_ms) watch.worst_wall_ms = wall_ms;
-  if (ms <= watch.worst_ms) return;
+  if (wall_ms > watch.worst_wall_ms)
+    watch.worst_wall_ms = wall_ms;
+  if (ms <= watch.worst_ms)
+    return;
   watch.worst_ms = ms;
   watch.worst_name = name;
 }
@@ -66,7 +70,8 @@ static void watch_stop(const char *name) {
 }
 
 static void check(int code, const char *name) {
-  if (code >= 0) return;
+  if (code >= 0)
+    return;
   fprintf(stderr, "%s: %s\n", name, mf_strerror(code));
   exit(1);
 }
@@ -84,7 +89,8 @@ static atomic_int stopping;
 
 static void *spin(void *data) {
   volatile unsigned *counter = data;
-  while (!atomic_load_explicit(&stopping, memory_order_relaxed)) ++*counter;
+  while (!atomic_load_explicit(&stopping, memory_order_relaxed))
+    ++*counter;
   return NULL;
 }
 
@@ -160,15 +166,17 @@ int main(void) {
     turn(&loop);
   }
   mf_close(template, NULL, NULL);
-  while (uv_loop_alive(&loop)) turn(&loop);
+  while (uv_loop_alive(&loop))
+    turn(&loop);
   atomic_store(&stopping, 1);
-  for (int i = 0; i < NTHREADS; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < NTHREADS; i++)
+    pthread_join(threads[i], NULL);
   int left = uv_loop_close(&loop);
   free(ballast);
 
-  printf("%d processes, %llu calls and turns beside %d busy threads and %zu MiB\n", nanswers,
-         (unsigned long long)watch.ncalls, (int)NTHREADS, BALLAST >> 20);
-  printf("longest: %.3f ms in %s (%.3f ms with the wait for a processor)\n", watch.worst_ms,
-         watch.worst_name, watch.worst_wall_ms);
+  printf("%d processes, %llu calls and turns beside %d busy threads and %zu MiB\n",
+         nanswers, (unsigned long long)watch.ncalls, (int)NTHREADS, BALLAST >> 20);
+  printf("longest: %.3f ms in %s (%.3f ms with the wait for a processor)\n",
+         watch.worst_ms, watch.worst_name, watch.worst_wall_ms);
   return nanswers == NPROCESSES && watch.worst_ms < LIMIT_MS && left == 0 ? 0 : 1;
 }
