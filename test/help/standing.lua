@@ -22,7 +22,8 @@ local standing = {}
 local S = {}
 S.__index = S
 
-local STALL = 0.1
+local STALL = 0.1 -- seconds
+local NOISE = 4096 -- open files of the whole system
 local marker = ("%d-%.6f"):format(kit.getpid(), kit.now())
 -- Set before the first template exists, so that all our processes carry it.
 kit.setenv("MOONFORK_STORY", marker)
@@ -43,13 +44,20 @@ local function signals()
     (status:match("SigCgt:%s*%x+") or "")
 end
 
--- References held from C. A freed slot of luaL_ref holds a number.
+-- References held from C: numbered ones, of which a freed slot holds a number, and others. A
+-- table that is made at first use and kept is no leak: a few of those may appear.
+local KEPT = 4
+
 local function live_references()
-  local n = 0
-  for _, value in pairs(debug.getregistry()) do
-    if type(value) ~= "number" then n = n + 1 end
+  local numbered, others = 0, 0
+  for key, value in pairs(debug.getregistry()) do
+    if type(key) ~= "number" then
+      others = others + 1
+    elseif type(value) ~= "number" then
+      numbered = numbered + 1
+    end
   end
-  return n
+  return numbered, others
 end
 
 local function files_open()
@@ -131,7 +139,8 @@ local function begin(t, options)
   fkit.canary_start() -- before the census of signals: a first thread makes libc catch one
   collect()
   s.fds, s.files, s.signals = kit.fds(), files_open(), signals()
-  s.references, s.memory = live_references(), collectgarbage("count")
+  s.numbered, s.others = live_references()
+  s.memory = collectgarbage("count")
   watch_steps(s)
   return s
 end
@@ -217,13 +226,16 @@ local function check_own(s, t)
     return "A2: own descriptors: " .. tostring(why)
   end}))
   t.eq(in_flight("self"), nil, "A3: a socket of ours holds descriptors")
-  t.ok(files_open() - s.files < 1024, "A3: open files in the system")
+  -- Other programs open files, too: only much is a sign, and only for a while.
+  t.outside(5, function() return files_open() - s.files < NOISE end, "A3: open files in all")
+  local numbered, others
   t.within(2, function()
     collect()
-    return live_references() <= s.references
+    numbered, others = live_references()
+    return numbered <= s.numbered and others <= s.others + KEPT
   end, setmetatable({}, {__tostring = function()
-    return ("A5: references in the registry: %d, were %d"):format(live_references(),
-      s.references)
+    return ("A5: references in the registry: %d and %d, were %d and %d"):format(numbered,
+      others, s.numbered, s.others)
   end}))
   local kept = collectgarbage("count") - s.memory
   t.ok(kept < (s.options.memory or 96), ("A5: %.0f KiB of Lua memory stay"):format(kept))
