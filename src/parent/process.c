@@ -1325,8 +1325,12 @@ static int source_lost(struct mf_process *p, void *arg) {
     return 0;
   }
   if (!p->forked) { /* its own socket will tell: fork or no fork */
-    if (source && source->refuses)
+    if (source && source->refuses) {
       process_stillborn(p);
+    } else if (p->nsent == 0 && (p->state == FORKING || p->state == GIVING)) {
+      p->greeting = 1; /* nothing was asked of it yet that it could answer */
+      send_simple(p, CMD_WHO, 0, NULL, 0);
+    }
     return 0;
   }
   if (p->gone)
