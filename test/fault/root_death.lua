@@ -76,6 +76,59 @@ standing.test("F32 PF-02 root: a kill through a stale handle never hits a reused
   t.eq(hits, "0", "victims that were signalled")
 end)
 
+-- Since Linux 6.14 a process namespace has a pid_max of its own; before, it is everybody's.
+local function own_pid_max(t)
+  local major, minor = t.read("/proc/sys/kernel/osrelease"):match("^(%d+)%.(%d+)")
+  return tonumber(major) > 6 or tonumber(major) == 6 and tonumber(minor) >= 14
+end
+
+standing.test("F32 root: pids wrap around, and handles keep to their processes", options,
+  function(t)
+  need_namespace(t)
+  if not own_pid_max(t) then t.skip("pid_max is the whole system's before Linux 6.14") end
+  local h <close> = host.start(t, [[
+    local f = assert(io.open("/proc/sys/kernel/pid_max", "w"))
+    f:write("500\n")
+    f:close()
+    local template = fork.new_exec():require("actor")
+    local victims, stale, wraps, last = {}, {}, 0, 0
+    for i = 1, 30 do victims[i] = fkit.spawn({"sleep", "60"}, {}) end
+    for i = 1, math.tointeger(tonumber((...))) do
+      local p = template:fork()
+      local socket = assert(p:run("actor:hold"))
+      local pid = p:pid()
+      if pid < last then wraps = wraps + 1 end
+      last = pid
+      socket:close()
+      assert(p:wait(5).code == 0)
+      stale[#stale + 1] = p
+      if i % 7 == 0 then -- new ones take what has become free
+        local n = i // 7 % 30 + 1
+        kit.kill(victims[n], 9)
+        kit.waitpid(victims[n])
+        victims[n] = fkit.spawn({"sleep", "60"}, {})
+      end
+      if #stale > 100 then
+        for _, old in ipairs(stale) do assert(not old:kill("KILL")) end
+        stale = {}
+      end
+    end
+    local alive = 0
+    for _, pid in ipairs(victims) do
+      if kit.waitpid(pid, true) == 0 then alive = alive + 1 end
+      kit.kill(pid, 9)
+      kit.waitpid(pid)
+    end
+    template:close()
+    print("wraps " .. wraps .. " alive " .. alive)
+  ]], {before = {"unshare", "-p", "-f", "--mount-proc", "--kill-child"},
+    script = {tostring(host.rounds(1500, 40000))}})
+  local wraps, alive = h:says("wraps (%d+) alive (%d+)", 35)
+  h:succeeds()
+  t.ok(tonumber(wraps) > 0, "pids have not wrapped")
+  t.eq(alive, "30", "bystanders")
+end)
+
 standing.test("F36 root: a host that is process 1 collects no zombies", options, function(t)
   need_namespace(t)
   local h <close> = host.start(t, [[

@@ -147,7 +147,8 @@ end
 
 --- The descriptors of that process must be at the end what they are now.
 function S:watch(pid)
-  local before, now = nil, kit.fds(pid)
+  local before
+  local now = kit.fds(pid)
   repeat -- a template that has just forked lets go of something yet
     before = now
     kit.msleep(5)
