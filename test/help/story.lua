@@ -183,13 +183,13 @@ local function settle(by_kind)
   repeat
     collectgarbage()
     collectgarbage()
-    fork.step(0)
+    local outstanding = fork.step(0)
     lines = difference(base, take_census(), by_kind)
+    if outstanding then lines[#lines + 1] = "work is outstanding in the reactor" end
     if #lines == 0 then break end
     kit.msleep(5)
   until kit.now() > last
   if #lines > 0 then return lines end
-  if fork.step(0) then return {"work is outstanding in the reactor"} end
   local t0 = kit.now()
   fork.loop()
   if kit.now() - t0 > 0.5 * scale then return {"fork.loop() waits for something"} end

@@ -269,12 +269,16 @@ story.test("pipe_to_fork and pipe_from_fork", function(t)
   local p = fork.new():eval [[
     local clone = require "moonfork.clone"
     function f(socket)
-      local pid, near = clone.pipe_from_fork(function() io.write "printed by the child" end)
+      local pid, near = clone.pipe_from_fork(function()
+        collectgarbage() -- nothing that the collector finds is the far end
+        io.write "printed by the child"
+      end)
       local text = near:read "a"
       near:close()
       clone.waitpid(pid)
       local r, w = clone.pipe()
       local other, out = clone.pipe_to_fork(function()
+        collectgarbage()
         w:write(io.read "l":upper())
         w:close()
       end)
