@@ -8,7 +8,7 @@ standing.test("F62 the n-th call of each kind fails", {deadline = host.nightly a
   stall = false}, function(t)
   local torture, shim = host.tool(t, "torture"), host.tool(t, "shim.so")
   local out = t:file("out", "")
-  local _, how, code = os.execute(("LD_PRELOAD='%s' exec '%s' %d >'%s' 2>&1 </dev/null"):format(
+  local _, how, code = os.execute(("LD_PRELOAD='%s' exec timeout 3600 '%s' %d >'%s' 2>&1 </dev/null"):format(
     shim, torture, host.rounds(5, 0), out))
   local text = t.read(out)
   if code == 77 then t.skip(text) end
