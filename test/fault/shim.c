@@ -114,7 +114,8 @@ static void read_environment(void) {
   if (child && strncmp(child, "exit:", 5) == 0) shim.child_kind = 1;
   if (child && strncmp(child, "kill:", 5) == 0) shim.child_kind = 2;
   if (shim.child_kind) shim.child_value = atoi(child + 5);
-  shim.random = (uint64_t)number_in("SHIM_SEED", (long)time(NULL)) * 2654435761u + 88172645463325252u;
+  shim.random = (uint64_t)number_in("SHIM_SEED", (long)time(NULL)) * 2654435761u +
+                88172645463325252u;
   shim.say = (int)number_in("SHIM_SAY", 0);
   if (shim.say)
     dprintf(2, "shim: seed %ld\n", number_in("SHIM_SEED", (long)time(NULL)));

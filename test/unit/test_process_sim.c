@@ -279,7 +279,8 @@ static void do_run(struct world *w, struct node *n, struct frame *f, int *fds) {
     n->phase = N_FAILED;
     return;
   }
-  if (w->sim->fd[w->sim->fd[far].peer].closed || w->sim->fd[w->sim->fd[far].peer].refused) { /* hung up: no ghost starts */
+  if (w->sim->fd[w->sim->fd[far].peer].closed ||
+      w->sim->fd[w->sim->fd[far].peer].refused) { /* hung up: no ghost starts */
     runner->far = far;
     node_die(w, runner, 0);
     return;
