@@ -41,6 +41,7 @@ static int fork_from(struct mf_process *source, const mf_options *o, mf_process 
   struct hold *hold;
   int r;
   if (q) {
+    q->journal = journal_hold(source->journal);
     if (o && o->timeout_ms)
       process_set_limit(q, o->timeout_ms);
     *ret = q;
@@ -55,6 +56,7 @@ static int fork_from(struct mf_process *source, const mf_options *o, mf_process 
     return MF_ENOMEM;
   }
   q->hold = hold;
+  q->journal = journal_fork(source->journal, o);
   if (o && o->name)
     q->name = strdup(o->name);
   r = process_event(source, EV_FORK, q);
@@ -69,13 +71,16 @@ static int fork_from(struct mf_process *source, const mf_options *o, mf_process 
   return 0;
 }
 
-int mf_new(const mf_options *o, mf_process **ret) {
+static int make_default(struct home *h, const mf_options *o, mf_process **ret) {
   struct mf_process *def;
+  int r = result(boot_default(h, o, &def));
+  return r ? r : fork_from(def, o, ret);
+}
+
+int mf_new(const mf_options *o, mf_process **ret) {
   struct home *h;
   int r = open_home(o, &h);
-  if (!r)
-    r = result(boot_default(h, o, &def));
-  return r ? r : fork_from(def, o, ret);
+  return r ? r : make_default(h, o, ret);
 }
 
 /* package.path and package.cpath of a process that was not executed for it. */
@@ -85,13 +90,9 @@ static int send_paths(struct mf_process *p, const mf_options *o) {
   return mf_eval(p, code, sizeof code - 1, 2, argv, NULL);
 }
 
-int mf_new_exec(const mf_options *o, mf_process **ret) {
+static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
   struct mf_process *p;
-  struct home *h;
-  int r = open_home(o, &h);
-  if (r)
-    return r;
-  r = o && o->program ? 0 : boot_early(h, o);
+  int r = o && o->program ? 0 : boot_early(h, o);
   if (r > 0) { /* the early process stands in for the program */
     r = fork_from(h->def, o, &p);
     if (!r && o && o->lua_path && o->lua_cpath) {
@@ -113,6 +114,16 @@ int mf_new_exec(const mf_options *o, mf_process **ret) {
   process_update(p);
   *ret = p;
   return 0;
+}
+
+int mf_new_exec(const mf_options *o, mf_process **ret) {
+  struct home *h;
+  int r = open_home(o, &h);
+  return r ? r : make_exec(h, o, ret);
+}
+
+int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret) {
+  return exec ? make_exec(h, o, ret) : make_default(h, o, ret);
 }
 
 int mf_fork_options(mf_process *p, const mf_options *o, mf_process **ret) {

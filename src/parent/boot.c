@@ -127,6 +127,7 @@ int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
   int r;
   if (!p)
     return MF_ENOMEM;
+  p->journal = journal_new(JOURNAL_EXEC, o);
   r = introduce(p, o); /* kept until there is a socket */
   if (r < 0) {
     process_abandon(p);
@@ -269,6 +270,7 @@ int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
     if (!p)
       return MF_ENOMEM;
     h->def_early = 0;
+    p->journal = journal_new(JOURNAL_DEFAULT, &t);
     r = introduce(p, &t);
     if (r < 0) {
       process_abandon(p);

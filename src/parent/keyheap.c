@@ -40,8 +40,12 @@ static void sink(struct keyheap *h, struct keyheap_node *node) {
   put(h, i, node);
 }
 
-static int grow(struct keyheap *h) {
-  size_t cap = h->cap ? h->cap * 2 : 16;
+int keyheap_reserve(struct keyheap *h, size_t n) {
+  size_t cap = h->cap ? h->cap : 16;
+  while (cap < n)
+    cap *= 2;
+  if (cap == h->cap)
+    return 0;
   struct keyheap_node **at = realloc(h->at, (cap + 1) * sizeof(struct keyheap_node *));
   if (!at)
     return -ENOMEM;
@@ -52,7 +56,7 @@ static int grow(struct keyheap *h) {
 
 int keyheap_set(struct keyheap *h, struct keyheap_node *node, uint64_t key) {
   if (!node->place) {
-    if (h->n == h->cap && grow(h) < 0)
+    if (keyheap_reserve(h, h->n + 1) < 0)
       return -ENOMEM;
     put(h, ++h->n, node);
   }

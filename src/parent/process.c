@@ -155,6 +155,7 @@ void process_free(struct mf_process *p) {
   if (p->finish.fd >= 0)
     h->seam->ops->close(h->seam, &p->finish.fd);
   hold_free(p->hold);
+  journal_drop(&p->journal);
   buf_deinit(&p->acks);
   failure_free(p->error);
   free(p->exit_text);
@@ -234,6 +235,8 @@ void process_owe(struct mf_process *p, unsigned what) {
 
 static void enter_state(struct mf_process *p, enum state state) {
   p->state = state;
+  if (state != HELD && state != FORKING && state != SERVING && state != FAILED)
+    journal_drop(&p->journal); /* nobody is forked from it any more */
 }
 
 /* ---- failures ---- */
@@ -546,6 +549,34 @@ static void discard(struct command *c) {
     c->release(c->release_data);
 }
 
+/* The commands that were held with a fork which becomes a template after all. */
+static void journal_held(struct mf_process *p, const struct hold *hold) {
+  const unsigned char *at = buf_peek(&hold->commands);
+  size_t left = buf_size(&hold->commands), rest;
+  struct frame f;
+  int nfds = 0;
+  for (size_t i = 0; i < left; i += FRAME_HEADER_SIZE + f.length) {
+    frame_decode(&f, at + i, CMD_SETUP, CMD_LAST); /* our own */
+    nfds += f.nfds;
+  }
+  nfds = hold->fds.n - nfds; /* the handles of standard streams come first */
+  for (size_t i = 0; i < left; i += rest) {
+    struct command c = {0};
+    struct fdset fds;
+    frame_decode(&f, at + i, CMD_SETUP, CMD_LAST);
+    rest = FRAME_HEADER_SIZE + f.length;
+    fdset_init(&fds);
+    while (fds.n < f.nfds)
+      fds.fd[fds.n++] = hold->fds.fd[nfds++]; /* borrowed */
+    c.type = f.type;
+    c.id = f.id;
+    c.body = at + i + FRAME_HEADER_SIZE;
+    c.length = f.length;
+    c.fds = f.nfds ? &fds : NULL;
+    journal_command(&p->journal, &c);
+  }
+}
+
 /* Writes the fork that p has been held back with. */
 void process_unhold(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
@@ -585,6 +616,8 @@ void process_unhold(struct mf_process *p) {
     die(p);
     return;
   }
+  if (p->state == HELD)
+    journal_held(p, hold);
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
   for (i = 0; i < hold->fds.n; i++)
@@ -710,6 +743,7 @@ static int queue_command(struct mf_process *p, void *arg) {
     spares_drop(p);
   if (c->type != CMD_ARG && c->type != CMD_FD)
     process_unhold(p);
+  journal_command(&p->journal, c);
   return send_command(p, c);
 }
 

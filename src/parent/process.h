@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "parent/channel.h"
 #include "parent/home.h"
+#include "parent/journal.h"
 
 enum state {
   HELD,     /* the fork is not written yet; arguments, handles and run may join it */
@@ -100,6 +101,7 @@ struct mf_process {
   unsigned nspares, spares_min, spares_max;
   unsigned limit_ms;
   char *name, *program; /* program: to be started later */
+  struct journal *journal; /* until it can't be a template any more; or NULL */
 };
 
 struct command { /* argument of EV_COMMAND */
@@ -122,6 +124,8 @@ struct run_request { /* argument of EV_RUN and EV_TO_FD */
 int hold_new(const mf_options *o, struct hold **ret);
 void hold_free(struct hold *hold);
 
+/* As mf_new or (exec) mf_new_exec on a home that has been started. */
+int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret);
 /* A new record in the given state, in its home, with the handle open. NULL: no memory. */
 struct mf_process *process_new(struct home *h, enum state state);
 /* One event through the table. What it returns is the user call's result. */

@@ -1,0 +1,278 @@
+#include "parent/journal.h"
+
+#include "parent/process.h"
+#include "wire/proto.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum kind { BEGIN_DEFAULT, BEGIN_EXEC, FORK, COMMAND };
+
+struct journal {
+  struct journal *before;
+  unsigned refs;
+  enum kind kind;
+  size_t narguments, ncode, nhandles, nentries; /* up to here */
+  mf_options options; /* BEGIN, FORK; strings and env are ours */
+  unsigned type;      /* COMMAND */
+  uint64_t id;
+  size_t length;
+  int nfds, fds[FRAME_FDS_MAX];
+  unsigned char body[];
+};
+
+/* ---- options ---- */
+
+static void free_options(mf_options *o) {
+  for (const char *const *e = o->env; e && *e; e++)
+    free((char *)(uintptr_t)*e);
+  free((void *)(uintptr_t)o->env);
+  free((char *)(uintptr_t)o->program);
+  free((char *)(uintptr_t)o->cwd);
+  free((char *)(uintptr_t)o->lua_path);
+  free((char *)(uintptr_t)o->lua_cpath);
+  free((char *)(uintptr_t)o->name);
+}
+
+static int copy_string(const char **s) {
+  if (!*s)
+    return 1;
+  *s = strdup(*s);
+  return *s != NULL;
+}
+
+static int copy_env(mf_options *o) {
+  const char *const *from = o->env;
+  const char **to;
+  size_t n = 0;
+  int ok = 1;
+  o->env = NULL;
+  if (!from)
+    return 1;
+  while (from[n])
+    n++;
+  to = calloc(n + 1, sizeof *to);
+  if (!to)
+    return 0;
+  o->env = to;
+  for (size_t i = 0; i < n && ok; i++) {
+    to[i] = from[i];
+    ok = copy_string(&to[i]);
+  }
+  return ok;
+}
+
+/* Own strings instead of the caller's. What fails stays NULL. */
+static int own_options(mf_options *o) {
+  int ok = copy_string(&o->program);
+  ok &= copy_string(&o->cwd);
+  ok &= copy_string(&o->lua_path);
+  ok &= copy_string(&o->lua_cpath);
+  ok &= copy_string(&o->name);
+  return copy_env(o) & ok;
+}
+
+static int leads_to_descriptor(const mf_options *o) {
+  for (int i = 0; i < 3; i++)
+    if (o->stdio[i].kind == MF_STDIO_FD)
+      return 1;
+  return 0;
+}
+
+/* A fork with these is like any other. */
+static int says_nothing(const mf_options *o) {
+  return !o || (!o->env && !o->cwd && !o->stdio[0].kind && !o->stdio[1].kind &&
+                !o->stdio[2].kind && !o->leash && !o->handles && !o->new_session && !o->name);
+}
+
+/* ---- entries ---- */
+
+static struct journal *entry_new(struct journal *before, enum kind kind, size_t length) {
+  struct journal *j = calloc(1, sizeof *j + length);
+  if (!j)
+    return NULL;
+  j->refs = 1;
+  j->kind = kind;
+  j->length = length;
+  j->before = journal_hold(before);
+  if (before) {
+    j->narguments = before->narguments;
+    j->ncode = before->ncode;
+    j->nhandles = before->nhandles;
+    j->nentries = before->nentries;
+  }
+  j->nentries++;
+  return j;
+}
+
+static struct journal *entry_with_options(struct journal *before, enum kind kind,
+                                          const mf_options *o) {
+  struct journal *j;
+  if (o && leads_to_descriptor(o))
+    return NULL;
+  j = entry_new(before, kind, 0);
+  if (!j)
+    return NULL;
+  mf_options_init(&j->options);
+  if (o)
+    j->options = *o;
+  j->options.loop = NULL;
+  j->options.timeout_ms = 0;
+  if (!own_options(&j->options))
+    journal_drop(&j);
+  return j;
+}
+
+struct journal *journal_new(enum journal_root root, const mf_options *o) {
+  return entry_with_options(NULL, root == JOURNAL_EXEC ? BEGIN_EXEC : BEGIN_DEFAULT, o);
+}
+
+struct journal *journal_hold(struct journal *j) {
+  if (j)
+    j->refs++;
+  return j;
+}
+
+void journal_drop(struct journal **at) {
+  struct journal *j = *at, *before;
+  *at = NULL;
+  for (; j && --j->refs == 0; j = before) {
+    before = j->before;
+    while (j->nfds)
+      fd_close(&j->fds[--j->nfds]);
+    if (j->kind != COMMAND)
+      free_options(&j->options);
+    free(j);
+  }
+}
+
+struct journal *journal_fork(struct journal *j, const mf_options *o) {
+  if (!j || says_nothing(o))
+    return journal_hold(j);
+  return entry_with_options(j, FORK, o);
+}
+
+static int prepares(unsigned type) {
+  switch (type) {
+  case CMD_REQUIRE:
+  case CMD_EVAL:
+  case CMD_ARG:
+  case CMD_FD:
+  case CMD_SETENV:
+  case CMD_CHDIR:
+  case CMD_LIMIT:
+  case CMD_SEAL:
+  case CMD_TAKE_ARGS:
+    return 1;
+  default:
+    return 0;
+  }
+}
+
+static int has_room(const struct journal *j, const struct command *c) {
+  size_t nfds = c->fds ? (size_t)c->fds->n : 0;
+  if (j->nhandles + nfds > JOURNAL_HANDLES_MAX)
+    return 0;
+  if (c->type == CMD_ARG)
+    return c->length <= JOURNAL_ARGUMENTS_MAX - j->narguments;
+  return c->length <= JOURNAL_CODE_MAX - j->ncode;
+}
+
+static int keep_fds(struct journal *j, const struct fdset *fds) {
+  for (int i = 0; fds && i < fds->n; i++) {
+    int fd = fd_dup(fds->fd[i]);
+    if (fd < 0)
+      return 0;
+    j->fds[j->nfds++] = fd;
+  }
+  return 1;
+}
+
+void journal_command(struct journal **at, const struct command *c) {
+  struct journal *j, *before = *at;
+  if (!before || !prepares(c->type))
+    return;
+  j = has_room(before, c) ? entry_new(before, COMMAND, c->length) : NULL;
+  journal_drop(at);
+  if (!j)
+    return;
+  j->type = c->type;
+  j->id = c->id;
+  if (c->length)
+    memcpy(j->body, c->body, c->length);
+  if (c->type == CMD_ARG)
+    j->narguments += c->length;
+  else
+    j->ncode += c->length;
+  if (!keep_fds(j, c->fds)) {
+    journal_drop(&j);
+    return;
+  }
+  j->nhandles += (size_t)j->nfds;
+  *at = j;
+}
+
+/* ---- replay ---- */
+
+static int replay_command(const struct journal *j, struct mf_process *p) {
+  struct fdset fds;
+  struct command c = {.type = j->type, .id = j->id, .body = j->body, .length = j->length};
+  fdset_init(&fds);
+  for (int i = 0; i < j->nfds; i++) {
+    int fd = fd_dup(j->fds[i]);
+    if (fd < 0) {
+      fdset_close(&fds);
+      return fd;
+    }
+    fdset_push(&fds, fd);
+  }
+  if (j->nfds)
+    c.fds = &fds;
+  return process_event(p, EV_COMMAND, &c);
+}
+
+/* What is forked from goes on living as the reaper of its fork. */
+static int replay_fork(const struct journal *j, struct mf_process **p) {
+  struct mf_process *q;
+  int r = mf_fork_options(*p, &j->options, &q);
+  if (r)
+    return r;
+  mf_close(*p, NULL, NULL);
+  *p = q;
+  return 0;
+}
+
+static int replay_entry(const struct journal *j, struct home *h, struct mf_process **p) {
+  switch (j->kind) {
+  case BEGIN_DEFAULT:
+  case BEGIN_EXEC:
+    return process_make(h, j->kind == BEGIN_EXEC, &j->options, p);
+  case FORK:
+    return replay_fork(j, p);
+  default:
+    return replay_command(j, *p);
+  }
+}
+
+int journal_replay(struct journal *last, struct home *h, mf_process **ret) {
+  struct mf_process *p = NULL;
+  struct journal **order, *j = last;
+  size_t n, i;
+  int r = 0;
+  if (!last)
+    return MF_ETEMPLATE_DIED;
+  n = last->nentries;
+  order = malloc(n * sizeof(struct journal *));
+  if (!order)
+    return MF_ENOMEM;
+  for (i = n; i-- > 0; j = j->before)
+    order[i] = j;
+  for (i = 0; i < n && !r; i++)
+    r = replay_entry(order[i], h, &p);
+  free(order);
+  if (r && p)
+    mf_close(p, NULL, NULL);
+  if (!r)
+    *ret = p;
+  return r == -ENOMEM ? MF_ENOMEM : r;
+}

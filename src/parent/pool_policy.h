@@ -1,0 +1,96 @@
+/* When a pool starts, stops and gives up workers, and who gets the next call: plain numbers
+ * in, actions out. It knows no process, no clock and no queue; times are milliseconds that the
+ * caller says. Pure. Runs in the parent.
+ *
+ *   policy_next -> do it, tell the outcome (policy_started, ...) -> policy_next ... until
+ *   POLICY_WAIT; again when anything was told, or at wake_ms
+ *
+ * A worker is a slot here:
+ *
+ *   STARTING -> READY -> LEAVING -> (free)
+ *       \---------\---------\----> (free): policy_ended
+ */
+#ifndef PARENT_POOL_POLICY_H
+#define PARENT_POOL_POLICY_H
+
+#include "parent/keyheap.h"
+
+struct policy_config {
+  unsigned max, idle, load, start_ms, stop_ms, max_calls;
+  unsigned restart_burst, restart_period_ms;
+};
+enum { POLICY_BURST_MAX = 1000 };
+enum { POLICY_BACKOFF_FIRST_MS = 50, POLICY_BACKOFF_MAX_MS = 5000 };
+enum { POLICY_GOOD_CALLS = 16 }; /* answers after which a worker was no failure */
+
+enum policy_slot_state { SLOT_FREE, SLOT_STARTING, SLOT_READY, SLOT_LEAVING };
+
+struct policy_slot {
+  struct keyheap_node by_load; /* in it while it may get a call */
+  enum policy_slot_state state;
+  unsigned load, given, answered, limit; /* limit: calls it may be given; 0: any number */
+};
+
+struct policy {
+  struct policy_config config;
+  struct policy_slot **slots; /* each at its address for life */
+  unsigned nslots;
+  unsigned nstarting, nready, nleaving, nidle; /* idle: ready with no call */
+  struct keyheap takers;
+  unsigned owed;           /* workers that are replaced at once, not at the pace of growth */
+  uint64_t next_start_ms;  /* growth */
+  uint64_t not_before_ms;  /* back-off */
+  uint64_t stop_at_ms;     /* 0: nobody to stop */
+  unsigned deaths_in_a_row;
+  uint64_t *early; /* ring of the last deaths before any answer */
+  unsigned nearly, early_at;
+  int failed, ending; /* ending: no workers but for calls that wait */
+  uint64_t random;
+};
+
+enum policy_act { POLICY_WAIT, POLICY_START, POLICY_STOP };
+struct policy_action {
+  enum policy_act act;
+  unsigned slot;    /* STOP */
+  uint64_t wake_ms; /* WAIT: ask again then; UINT64_MAX: only when something is told */
+};
+
+enum policy_end {
+  END_ASKED,  /* it was told to end, or killed by us */
+  END_UNBORN, /* it could not be started, for no fault of its own: back-off only */
+  END_DIED
+};
+
+/* 0, -EINVAL (load 0, idle above max, burst above POLICY_BURST_MAX), -ENOMEM. */
+int policy_init(struct policy *p, const struct policy_config *c, uint64_t random_seed);
+void policy_deinit(struct policy *p);
+/* What to do next while so many calls wait. */
+struct policy_action policy_next(struct policy *p, uint64_t now_ms, size_t nqueued);
+
+/* A worker is being started: its slot, or -ENOMEM. */
+int policy_started(struct policy *p, uint64_t now_ms);
+void policy_ready(struct policy *p, unsigned slot);
+/* No more calls for it: retired, recycled, or stopped. */
+void policy_leave(struct policy *p, unsigned slot);
+/* As policy_leave, and one is to take its place at once. */
+void policy_replace(struct policy *p, unsigned slot);
+void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t now_ms);
+
+/* A death that is no slot's (the template's). early: before anything was answered. */
+void policy_death(struct policy *p, int early, uint64_t now_ms);
+
+/* The least loaded worker that may get a call (the oldest of several), or -1. */
+int policy_pick(const struct policy *p);
+void policy_give(struct policy *p, unsigned slot);
+/* A call of its is over; answered: by an answer. 1: it has had all the calls it may have: leave. */
+int policy_take_back(struct policy *p, unsigned slot, int answered);
+
+void policy_resize(struct policy *p, unsigned max);
+/* A new template: the failed state and the memory of deaths are over. */
+void policy_renew(struct policy *p);
+void policy_fail(struct policy *p);
+/* No worker is kept or started unless calls wait. */
+void policy_end(struct policy *p);
+unsigned policy_workers(const struct policy *p); /* those that count: starting or ready */
+
+#endif
