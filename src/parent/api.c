@@ -364,8 +364,19 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
 
 /* ---- finish ---- */
 
+/* The loop may not have turned since the time ran out. */
+static void look_at_the_clock(mf_process *p) {
+  struct home *h = p->home;
+  if (list_empty(&p->limit.link) || h->seam->ops->now_ms(h->seam) < p->limit.at_ms)
+    return;
+  deadline_clear(&p->limit);
+  process_event(p, EV_TIMEOUT, NULL);
+}
+
 static int finish_with(mf_process *p, enum event ev, struct run_request *run) {
   int r = process_check(p);
+  if (!r && ev == EV_RUN)
+    look_at_the_clock(p);
   if (!r && p->finish.kind != FINISH_NONE)
     r = MF_ESTATE;
   return r ? r : result(process_event(p, ev, run));

@@ -12,12 +12,11 @@ struct journal {
   struct journal *before;
   unsigned refs;
   enum kind kind;
-  size_t narguments, ncode, nhandles, nentries; /* up to here */
+  size_t narguments, ncode, nentries; /* up to here */
   mf_options options; /* BEGIN, FORK; strings and env are ours */
   unsigned type;      /* COMMAND */
   uint64_t id;
   size_t length;
-  int nfds, fds[FRAME_FDS_MAX];
   unsigned char body[];
 };
 
@@ -98,7 +97,6 @@ static struct journal *entry_new(struct journal *before, enum kind kind, size_t 
   if (before) {
     j->narguments = before->narguments;
     j->ncode = before->ncode;
-    j->nhandles = before->nhandles;
     j->nentries = before->nentries;
   }
   j->nentries++;
@@ -138,8 +136,6 @@ void journal_drop(struct journal **at) {
   *at = NULL;
   for (; j && --j->refs == 0; j = before) {
     before = j->before;
-    while (j->nfds)
-      fd_close(&j->fds[--j->nfds]);
     if (j->kind != COMMAND)
       free_options(&j->options);
     free(j);
@@ -169,23 +165,13 @@ static int prepares(unsigned type) {
   }
 }
 
+/* A handle is not kept: its other end would wait for ever. */
 static int has_room(const struct journal *j, const struct command *c) {
-  size_t nfds = c->fds ? (size_t)c->fds->n : 0;
-  if (j->nhandles + nfds > JOURNAL_HANDLES_MAX)
+  if (c->fds && c->fds->n)
     return 0;
   if (c->type == CMD_ARG)
     return c->length <= JOURNAL_ARGUMENTS_MAX - j->narguments;
   return c->length <= JOURNAL_CODE_MAX - j->ncode;
-}
-
-static int keep_fds(struct journal *j, const struct fdset *fds) {
-  for (int i = 0; fds && i < fds->n; i++) {
-    int fd = fd_dup(fds->fd[i]);
-    if (fd < 0)
-      return 0;
-    j->fds[j->nfds++] = fd;
-  }
-  return 1;
 }
 
 void journal_command(struct journal **at, const struct command *c) {
@@ -204,30 +190,13 @@ void journal_command(struct journal **at, const struct command *c) {
     j->narguments += c->length;
   else
     j->ncode += c->length;
-  if (!keep_fds(j, c->fds)) {
-    journal_drop(&j);
-    return;
-  }
-  j->nhandles += (size_t)j->nfds;
   *at = j;
 }
 
 /* ---- replay ---- */
 
 static int replay_command(const struct journal *j, struct mf_process *p) {
-  struct fdset fds;
   struct command c = {.type = j->type, .id = j->id, .body = j->body, .length = j->length};
-  fdset_init(&fds);
-  for (int i = 0; i < j->nfds; i++) {
-    int fd = fd_dup(j->fds[i]);
-    if (fd < 0) {
-      fdset_close(&fds);
-      return fd;
-    }
-    fdset_push(&fds, fd);
-  }
-  if (j->nfds)
-    c.fds = &fds;
   return process_event(p, EV_COMMAND, &c);
 }
 

@@ -3,8 +3,8 @@
  * what came before the fork. Runs in the parent, on the home's thread.
  *
  * NULL stands for a history that is not known to its beginning (a process taken up from a
- * descriptor, an early one), too long (ARGUMENTS_MAX, HANDLES_MAX) or not repeatable (a standard
- * stream that leads to a descriptor: keeping that open would keep its other end waiting). It
+ * descriptor, an early one), too long (ARGUMENTS_MAX, CODE_MAX) or not repeatable (a handle, or a
+ * standard stream that leads to one: a copy kept here would keep its other end waiting). It
  * stays NULL whatever is added, and never makes an operation fail. */
 #ifndef PARENT_JOURNAL_H
 #define PARENT_JOURNAL_H
@@ -17,14 +17,13 @@ struct journal;
 
 enum { JOURNAL_ARGUMENTS_MAX = 1024 * 1024 }; /* octets of string arguments in all */
 enum { JOURNAL_CODE_MAX = 16 * 1024 * 1024 }; /* of everything else */
-enum { JOURNAL_HANDLES_MAX = 64 };
 
 enum journal_root { JOURNAL_DEFAULT, JOURNAL_EXEC }; /* as by mf_new, by mf_new_exec */
 
 struct journal *journal_new(enum journal_root root, const mf_options *o); /* NULL: no memory */
 struct journal *journal_hold(struct journal *j);
 void journal_drop(struct journal **j);
-/* Adds a command; those that prepare nothing are ignored. Descriptors are duplicated. */
+/* Adds a command; those that prepare nothing are ignored. */
 void journal_command(struct journal **j, const struct command *c);
 /* The history of a fork of the process with history j, with options. */
 struct journal *journal_fork(struct journal *j, const mf_options *o);
