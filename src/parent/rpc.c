@@ -1096,6 +1096,10 @@ mf_process *mf_rpc_process(const mf_rpc *rpc) {
   return rpc ? rpc->process : NULL;
 }
 
+int rpc_is_over(const mf_rpc *rpc) {
+  return rpc->over;
+}
+
 const mf_exit *rpc_exit(const mf_rpc *rpc) {
   return &rpc->exit;
 }

@@ -32,6 +32,8 @@ int rpc_options_check(const mf_rpc_options *o);
 /* As mf_rpc_call with a request that is held already; holds it while it needs it. */
 int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb cb,
                void *data, uint64_t *ret_id);
+/* It has failed or ended: what is told from now on are errors of that end. */
+int rpc_is_over(const mf_rpc *rpc);
 /* How the process ended, as far as it is known (known 0: it has not, or nobody can know). */
 const mf_exit *rpc_exit(const mf_rpc *rpc);
 /* Milliseconds from now, as a timeout of the calls: 0 for "as o says". */

@@ -6,27 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void on_kill(struct sim *s, int pid, int signum) {
-  struct far *f = s->kill_data;
-  if (signum == SIGKILL && f->nkilled < FAR_NODES)
-    f->killed[f->nkilled++] = pid;
-}
-
-struct far *far_new(struct sim *sim) {
-  struct far *f = calloc(1, sizeof *f);
-  f->sim = sim;
-  sim->on_kill = on_kill;
-  sim->kill_data = f;
-  sim->spawned_control = -1;
-  return f;
-}
-
-void far_free(struct far *f) {
-  for (int i = 0; i < f->n; i++)
-    free(f->node[i]);
-  free(f);
-}
-
 static struct far_node *node_new(struct far *f, int pid, int fd, int parent, uint64_t id) {
   struct far_node *n = calloc(1, sizeof *n);
   assert(f->n < FAR_NODES);
@@ -36,6 +15,31 @@ static struct far_node *node_new(struct far *f, int pid, int fd, int parent, uin
   n->parent = parent;
   n->id = id;
   return n;
+}
+
+static void on_kill(struct sim *s, int pid, int signum) {
+  struct far *f = s->far_data;
+  if (signum == SIGKILL && f->nkilled < FAR_NODES)
+    f->killed[f->nkilled++] = pid;
+}
+
+static void on_spawn(struct sim *s, int pid, int control) {
+  node_new(s->far_data, pid, control, -1, 0);
+}
+
+struct far *far_new(struct sim *sim) {
+  struct far *f = calloc(1, sizeof *f);
+  f->sim = sim;
+  sim->on_kill = on_kill;
+  sim->on_spawn = on_spawn;
+  sim->far_data = f;
+  return f;
+}
+
+void far_free(struct far *f) {
+  for (int i = 0; i < f->n; i++)
+    free(f->node[i]);
+  free(f);
 }
 
 static int index_of(struct far *f, struct far_node *n) {
@@ -336,15 +340,9 @@ int far_read(struct far *f, struct far_node *n) {
   return did;
 }
 
-/* Programs that were spawned become templates; signals reach whom they are for. */
-static int notice(struct far *f) {
+int far_notice(struct far *f) {
   struct far_node *n;
   int did = 0;
-  if (f->sim->spawned_control >= 0) {
-    node_new(f, f->sim->next_pid - 1, f->sim->spawned_control, -1, 0);
-    f->sim->spawned_control = -1;
-    did = 1;
-  }
   while (f->nkilled) {
     n = far_by_pid(f, f->killed[--f->nkilled]);
     if (n)
@@ -358,7 +356,7 @@ void far_run(struct far *f) {
   int did = 1;
   for (int round = 0; did; round++) {
     assert(round < 100000);
-    did = notice(f);
+    did = far_notice(f);
     for (int i = 0; i < f->n; i++)
       did |= far_read(f, f->node[i]);
     did |= sim_step(f->sim);

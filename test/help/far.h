@@ -43,6 +43,8 @@ struct far *far_new(struct sim *sim);
 void far_free(struct far *f);
 /* Everybody does what is to be done, the loop turns, until nothing changes. */
 void far_run(struct far *f);
+/* Signals reach whom they are for. 1: some did. */
+int far_notice(struct far *f);
 /* One node reads what has come for it. 1 when something had. */
 int far_read(struct far *f, struct far_node *n);
 void far_advance(struct far *f, uint64_t ms);

@@ -180,6 +180,8 @@ static int op_spawn(struct seam *seam, const struct proc_spawn *spawn, pid_t *re
   s->fd[s->fd[copy].peer].peer = copy;
   s->spawned_control = copy;
   *ret_pid = s->next_pid;
+  if (s->on_spawn)
+    s->on_spawn(s, s->next_pid, copy);
   s->children[s->next_pid++] = 1;
   return 0;
 }

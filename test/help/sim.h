@@ -33,7 +33,8 @@ struct sim {
   int children[SIM_FDS];               /* pids that were spawned and not reaped */
   int last_signal, last_signal_pid;
   void (*on_kill)(struct sim *s, int pid, int signum); /* or NULL */
-  void *kill_data;
+  void (*on_spawn)(struct sim *s, int pid, int control); /* or NULL */
+  void *far_data;
   int spawn_error, pair_error, pidfd_error, send_error; /* to be returned, once set */
   int spawned_control; /* index of the control end given to the last spawned program */
   size_t send_limit;   /* most octets one send takes; 0: all */

@@ -1,0 +1,25 @@
+/* Calls handed to workers that come and go. The decisions are pool_policy's; here are the
+ * processes, the queue, the clock and the callbacks. Runs in the parent.
+ *
+ *   template --fork--> worker (an rpc) ... worker
+ *                        ^ calls, least loaded first
+ *        queue (FIFO) ---+          answers -> callbacks
+ *
+ * A call's life:
+ *
+ *   WAITING -> WORKING ----------------> answered
+ *     | ^        |  \-> told (cancelled or timed out): its answer is awaited and dropped
+ *     | \--------/ its worker died and had not entered it, or it may run again
+ *     \-> DUE: its error is owed, paid from a task
+ *
+ * Everything but giving a call to a worker with room is done in one task, `pump`, so that no
+ * decision is taken in the middle of another. */
+#ifndef PARENT_POOL_H
+#define PARENT_POOL_H
+
+#include "parent/rpc.h"
+
+/* Processors that this process may use: its affinity and its control group's quota. */
+unsigned pool_processors(void);
+
+#endif
