@@ -26,11 +26,12 @@ external_dependencies = {
   LIBUV = { header = "uv.h", library = "uv" },
 }
 
--- meson and ninja do the work; LuaRocks says where things belong.
+-- meson and ninja do the work; LuaRocks says where things belong. The C libraries lie beside
+-- its folders: whatever is in lib would be taken for Lua modules.
 build = {
   type = "command",
   build_command = [[
-    meson setup build-rock --buildtype=release --prefix="$(PREFIX)" -Dtests=disabled \
+    meson setup build-rock --buildtype=release --prefix="$(PREFIX)" --libdir=native -Dtests=disabled \
       -Dlmoddir="$(LUADIR)" -Dcmoddir="$(LIBDIR)" && ninja -C build-rock]],
   install_command = "meson install -C build-rock --no-rebuild",
 }
