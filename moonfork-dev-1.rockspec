@@ -24,6 +24,7 @@ dependencies = {
 
 external_dependencies = {
   LIBUV = { header = "uv.h", library = "uv" },
+  MSGPACK = { header = "msgpack.h" },
 }
 
 -- meson and ninja do the work; LuaRocks says where things belong. The C libraries lie beside
