@@ -10,6 +10,7 @@
 -- `ending` until its end has been told.
 
 local core = require "moonfork.core"
+local calls = require "moonfork.calls"
 local check = require "moonfork.check"
 local options = require "moonfork.options"
 local reactor = require "moonfork.reactor"
@@ -447,6 +448,37 @@ function methods.to_fd(p, callback)
   serving(p, "to_fd")
   callback = check.callback(1, "to_fd", callback)
   return finish_or_wait(p, callback, core.to_fd)
+end
+
+-- The raw process for an rpc or a pool, which has it from now on; or nil, err.
+local function take(p, f)
+  serving(p, f)
+  p.state = "finished"
+  if not p.err then return p.raw end
+  mark_told(p, p.err)
+  return nil, p.err
+end
+
+-- For pool:reload(process): the process, or raises.
+function calls.take(n, f, p)
+  if getmetatable(p) ~= Process then
+    check.fail(n, f, "moonfork.process expected, got " .. check.type_name(p))
+  end
+  return take(p, f)
+end
+
+function methods.rpc(p, name, opts)
+  serving(p, "rpc")
+  local plain, cell = calls.rpc_options(name, opts)
+  local raw, err = take(p, "rpc")
+  return calls.rpc(p, raw, err, name, plain, cell)
+end
+
+function methods.pool(p, name, opts)
+  serving(p, "pool")
+  local plain, cell = calls.pool_options(name, opts)
+  local raw, err = take(p, "pool")
+  return calls.pool(p, raw, err, name, plain, cell)
 end
 
 -- ---- asking ----

@@ -10,6 +10,7 @@ local core = require "moonfork.core"
 local reactor = {
   on_exit = nil, -- called with (cell, status) and (cell, error) of a process;
   on_failure = nil, -- process.lua puts them here
+  on_service = nil, -- called with (kind, cell, error, values...); calls.lua's
   changed = nil, -- an adaptor's: work was given to the library
 }
 
@@ -76,16 +77,21 @@ local function call(f, ...)
 end
 reactor.call = call
 
-local function tell(kind, target, err, value)
-  if failures[target] then
+local function tell(kind, target, err, ...)
+  if kind == "reply" then
+    call(target, err, ...)
+  elseif failures[target] then
     report(failures[target], failures[target].traceback)
   elseif kind == "call" then
-    call(target, err, value)
+    call(target, err, ...)
   elseif kind == "exit" then
-    reactor.on_exit(target, value)
-  else
+    reactor.on_exit(target, ...)
+  elseif kind == "error" then
     reactor.on_failure(target, err)
+  elseif kind then
+    reactor.on_service(kind, target, err, ...)
   end
+  return kind
 end
 
 -- One turn, then what has completed by then, until `wait` has its answer. Callbacks may
@@ -94,10 +100,8 @@ local function dispatch(wait)
   core.turn()
   local n = 0
   for _ = 1, core.waiting() do
-    local kind, target, err, value = core.pop()
-    if not kind then break end
+    if not tell(core.pop()) then break end
     n = n + 1
-    tell(kind, target, err, value)
     if wait and wait.done then break end
   end
   return n

@@ -37,7 +37,18 @@
 
 /* ---- completions ---- */
 
-enum completion_kind { DONE_CALL, DONE_SOCKET, DONE_MEMORY, DONE_EXIT, DONE_ERROR };
+enum completion_kind {
+  DONE_CALL,
+  DONE_SOCKET,
+  DONE_MEMORY,
+  DONE_EXIT,
+  DONE_ERROR,
+  DONE_REPLY, /* from here on: service.c's, inside of a struct reply */
+  DONE_EVENT,
+  DONE_TROUBLE,
+  DONE_CLOSED,
+  DONE_DRAIN
+};
 
 /* A status with a text of its own. */
 struct ending {
@@ -72,7 +83,11 @@ struct proc {
   mf_process *process; /* NULL: closed */
   struct completion exit, error;
   unsigned holds; /* the library's, and one for each completion that is not popped */
-  int watched;    /* mf_on_exit was asked */
+  int watched;    /* somebody wants to be told of its end */
+  int known, told; /* exit has the status; it was queued */
+  int lent;       /* an rpc or a pool has the process; it closes it */
+  int dropped;    /* closed by Lua, and lent still */
+  int pid;        /* when the process is gone, or -1 */
 };
 
 /* A new request whose completion goes to the function at idx, or NULL (no memory). May
@@ -86,8 +101,9 @@ void completion_set_error(struct completion *c, const mf_error *error);
 void completion_set_ending(struct ending *e, const mf_exit *exit);
 /* It is decided: appends it to the reactor's done. */
 void completion_done(struct completion *c);
-/* -> kind, target, error | nil, value | nil; or nothing when none waits. kind is "call"
- * (target: the function), "exit" or "error" (target: the cell of the process). */
+/* -> kind, target, error | nil, value...; or nothing when none waits. kind is "call" or
+ * "reply" (target: the function), "exit" or "error" (target: the cell of the process),
+ * "event", "trouble", "closed" or "drain" (target: the cell of the service). */
 int completion_pop(lua_State *L, struct reactor *r);
 /* Frees what is inside; memory and reference stay. */
 void completion_clear(struct completion *c);
@@ -101,7 +117,7 @@ struct reactor {
   pid_t pid;     /* of the process that made it */
   int exposed;   /* somebody else polls the descriptor */
   int attention; /* a waiting call has its answer and has not looked yet */
-  struct list watches;
+  struct list watches, services;
   int nclosing; /* processes whose close callback is due */
   struct guest *guest;
 };
@@ -177,13 +193,30 @@ void bind_error_open(lua_State *L); /* registers the metatable */
  * the values it pushes: an unknown number of stack slots stays in use. May raise. */
 void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret);
 
+/* ---- service.c: rpcs and pools ---- */
+
+void service_open(lua_State *L); /* registers the metatables */
+/* completion_pop for the kinds of this file. */
+int service_pop(lua_State *L, struct completion *c);
+/* Ends a completion of these kinds that is on no list any more. */
+void service_forget(struct completion *c);
+/* Gives up all that is under way; for the end of the state. */
+void service_release_all(struct reactor *r);
+
 /* ---- functions of the module, by file ---- */
 
 extern const luaL_Reg bind_process_functions[], bind_reactor_functions[],
-    bind_watch_functions[], bind_copy_functions[], bind_system_functions[];
+    bind_watch_functions[], bind_copy_functions[], bind_system_functions[],
+    bind_service_functions[];
 
 /* The raw process at idx whatever became of it. */
 struct proc *bound_check(lua_State *L, int idx);
+/* An rpc has taken the process (bound_gone follows), or a pool, which may close it at
+ * any time. */
+void bound_lend(struct proc *p);
+void bound_give(struct proc *p);
+/* The library has closed, or is about to close, the process that was lent. */
+void bound_gone(struct proc *p);
 /* Closes it without any Lua: cancels what is under way. */
 void bound_release(struct proc *p);
 /* Pushes a raw process that is still empty, its cell (the value at idx) referenced. Gives

@@ -105,6 +105,8 @@ int completion_pop(lua_State *L, struct reactor *r) {
     return 0;
   struct completion *c = list_entry(r->done.next, struct completion, link);
   luaL_checkstack(L, 8, NULL);
+  if (c->kind >= DONE_REPLY)
+    return service_pop(L, c);
   lua_pushstring(L, names[c->kind]);
   lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
   push_error(L, c);

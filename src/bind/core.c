@@ -17,6 +17,7 @@ static void add(lua_State *L, const luaL_Reg *functions) {
 
 static void open_metatables(lua_State *L) {
   bind_error_open(L);
+  service_open(L);
   watch_open(L);
   luaL_newmetatable(L, BIND_PROCESS);
   lua_pushliteral(L, "moonfork.process");
@@ -33,6 +34,7 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_reactor_functions);
   add(L, bind_watch_functions);
   add(L, bind_copy_functions);
+  add(L, bind_service_functions);
   add(L, bind_system_functions);
   lua_pop(L, 1);
   luafd_open(L);

@@ -12,11 +12,19 @@ enum { ARG_COPY_MAX = 4096 }; /* longer strings are lent, not copied */
 
 /* ---- events from the library ---- */
 
+static void tell_exit(struct proc *p) {
+  if (p->told || !p->watched || !p->known)
+    return;
+  p->told = 1;
+  completion_done(&p->exit);
+}
+
 static void on_exit_known(mf_process *process, const mf_exit *status, void *data) {
   struct proc *p = data;
   (void)process;
   completion_set_ending(&p->exit.ending, status);
-  completion_done(&p->exit);
+  p->known = 1;
+  tell_exit(p);
 }
 
 static void on_failure(mf_process *process, const mf_error *error, void *data) {
@@ -98,23 +106,71 @@ int bound_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
   return 1;
 }
 
+/* What a pool was given: told of its end, whatever the pool does with it. */
+static void on_given_exit(mf_process *process, const mf_exit *status, void *data) {
+  on_exit_known(process, status, data);
+  proc_unhold(data);
+}
+
+void bound_lend(struct proc *p) {
+  p->lent = 1;
+  if (p->watched)
+    return;
+  mf_exit_quiet(p->process, 1);
+  mf_on_exit(p->process, on_exit_known, p); /* its end may be asked for when it is gone */
+}
+
+void bound_give(struct proc *p) {
+  p->holds++;
+  p->lent = 1;
+  p->pid = mf_pid(p->process);
+  mf_on_error(p->process, NULL, NULL);
+  mf_exit_quiet(p->process, 1);
+  mf_on_exit(p->process, on_given_exit, p);
+  p->process = NULL;
+}
+
+void bound_gone(struct proc *p) {
+  if (p->process)
+    p->pid = mf_pid(p->process);
+  p->process = NULL;
+  if (p->dropped)
+    proc_unhold(p);
+}
+
 void bound_release(struct proc *p) {
   mf_process *process = p->process;
-  p->process = NULL;
   list_remove(&p->link);
+  if (p->lent && process) {
+    p->dropped = 1; /* bound_gone is still to come */
+    return;
+  }
+  if (p->lent) {
+    proc_unhold(p);
+    return;
+  }
+  p->process = NULL;
   p->reactor->nclosing++;
   mf_close(process, on_closed, p);
 }
 
-struct proc *bound_check(lua_State *L, int idx) {
+/* The same where the process may be gone with the rpc or pool that had it. */
+static struct proc *bound_check_any(lua_State *L, int idx) {
   struct proc **box = luaL_checkudata(L, idx, BIND_PROCESS);
-  if (!*box || !(*box)->process)
+  if (!*box)
     luaL_error(L, "the process is closed");
   if (reactor_foreign((*box)->reactor))
     luaL_error(L,
                "the process object belongs to the process that this one was forked from");
   reactor_get(L);
   return *box;
+}
+
+struct proc *bound_check(lua_State *L, int idx) {
+  struct proc *p = bound_check_any(L, idx);
+  if (!p->process)
+    luaL_error(L, "the process is closed");
+  return p;
 }
 
 /* Ends a call that gave work to the library. */
@@ -300,7 +356,9 @@ static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
 }
 
 static int l_memory(lua_State *L) { /* memory(raw, f) */
-  struct proc *p = bound_check(L, 1);
+  struct proc *p = bound_check_any(L, 1);
+  if (!p->process)
+    return done(L, p, MF_ECLOSED);
   struct completion *c = completion_new(L, p->reactor, DONE_MEMORY, 2);
   return refused(L, p, c, c ? mf_memory(p->process, on_memory, c) : -ENOMEM);
 }
@@ -314,18 +372,20 @@ static int l_finish(lua_State *L) { /* finish(raw) */
 
 /* watch_exit(raw [, quiet]): "exit" for the cell, once; quiet: no loop waits for it */
 static int l_watch_exit(lua_State *L) {
-  struct proc *p = bound_check(L, 1);
-  mf_exit_quiet(p->process, lua_toboolean(L, 2));
-  if (p->watched) {
-    lua_pushboolean(L, 1);
-    return 1;
-  }
+  struct proc *p = bound_check_any(L, 1);
+  int rc = 0;
+  if (p->process)
+    mf_exit_quiet(p->process, lua_toboolean(L, 2));
+  if (p->process && !p->watched && !p->lent)
+    rc = mf_on_exit(p->process, on_exit_known, p);
   p->watched = 1;
-  return done(L, p, mf_on_exit(p->process, on_exit_known, p));
+  tell_exit(p);
+  return done(L, p, rc);
 }
 
 static int l_pid(lua_State *L) { /* pid(raw) -> integer | nil */
-  int pid = mf_pid(bound_check(L, 1)->process);
+  struct proc *p = bound_check_any(L, 1);
+  int pid = p->process ? mf_pid(p->process) : p->pid;
   if (pid < 0)
     lua_pushnil(L);
   else
@@ -334,8 +394,9 @@ static int l_pid(lua_State *L) { /* pid(raw) -> integer | nil */
 }
 
 static int l_kill(lua_State *L) { /* kill(raw, number) -> true; or nil, error */
-  struct proc *p = bound_check(L, 1);
-  int rc = mf_kill(p->process, (int)luaL_checkinteger(L, 2));
+  struct proc *p = bound_check_any(L, 1);
+  int number = (int)luaL_checkinteger(L, 2);
+  int rc = p->process ? mf_kill(p->process, number) : -ESRCH;
   if (rc != -ESRCH)
     return done(L, p, rc);
   lua_pushnil(L);

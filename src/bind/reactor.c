@@ -52,6 +52,7 @@ static int reactor_new(struct reactor **ret) {
   list_init(&r->procs);
   list_init(&r->trash);
   list_init(&r->watches);
+  list_init(&r->services);
   r->pid = getpid();
   int rc = loop_init(&r->loop);
   if (rc < 0) {
@@ -190,6 +191,7 @@ static int drain(struct reactor *r) {
 }
 
 static void reactor_close(lua_State *L, struct reactor *r) {
+  service_release_all(r);
   while (!list_empty(&r->procs))
     bound_release(list_entry(r->procs.next, struct proc, link));
   if (r->guest)
@@ -205,6 +207,10 @@ static void reactor_close(lua_State *L, struct reactor *r) {
   while (!list_empty(&r->done)) {
     struct completion *c = list_entry(r->done.next, struct completion, link);
     list_remove(&c->link);
+    if (c->kind >= DONE_REPLY) {
+      service_forget(c);
+      continue;
+    }
     completion_clear(c);
     reactor_discard(r, c->proc ? &c->proc->exit.trash : &c->trash);
   }

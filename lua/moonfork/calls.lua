@@ -1,0 +1,492 @@
+-- Rpcs and pools: options, calls with and without a callback, what they tell besides, and
+-- pool:map. Runs in the parent.
+--
+--   object -> raw service of moonfork.core
+--      '----> cell <---- the registry, until the service has ended
+--
+-- The cell has the callbacks. An object that is collected closes its service, and what is
+-- outstanding then finishes; the cell is still told.
+
+local core = require "moonfork.core"
+local check = require "moonfork.check"
+local reactor = require "moonfork.reactor"
+
+local calls = {
+  take = nil, -- process.lua's: (n, f, process) -> raw process; or nil, err
+}
+
+local shared = {} -- methods of both
+local rpc_methods = setmetatable({}, { __index = shared })
+local pool_methods = setmetatable({}, { __index = shared })
+local Rpc = { __index = rpc_methods, __name = "moonfork.rpc" }
+local Pool = { __index = pool_methods, __name = "moonfork.pool" }
+local With = { __index = {}, __name = "moonfork.rpc.with" }
+
+local MILLISECONDS_MAX = 0x7fffffff
+local NO_TIMEOUT = 0xffffffff
+local COUNT_MAX = 0x7fffffff
+
+-- ---- options ----
+
+local function set(list)
+  local s = {}
+  for name in list:gmatch("%S+") do s[name] = true end
+  return s
+end
+
+local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
+  .. " message_max"
+local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart grace"
+local valid = {
+  rpc = set(RPC),
+  pool = set((RPC:gsub("on_drain", ""):gsub("strict", "")) .. " " .. POOL),
+  with_rpc = set "timeout",
+  with_pool = set "timeout idempotent",
+  restart = set "burst period",
+}
+
+local function bad(where, name, text)
+  check.fail(where.n, where.f, ("option '%s': %s"):format(name, text))
+end
+
+local function flag(where, given, name)
+  local value = given[name]
+  if value == nil or type(value) == "boolean" then return value or false end
+  bad(where, name, "boolean expected, got " .. check.type_name(value))
+end
+
+local function text(where, given, name)
+  local value = given[name]
+  if value == nil then return nil end
+  if type(value) ~= "string" or value == "" or value:find("\0", 1, true) then
+    bad(where, name, "a name expected, got "
+      .. (type(value) == "string" and ("%q"):format(value) or check.type_name(value)))
+  end
+  return value
+end
+
+local function callback(where, given, name)
+  local value = given[name]
+  if value == nil or type(value) == "function" then return value end
+  local meta = getmetatable(value)
+  if type(meta) == "table" and meta.__call then
+    return function(...) return value(...) end
+  end
+  bad(where, name, "function expected, got " .. check.type_name(value))
+end
+
+-- A duration in milliseconds. Zero only where it means something.
+local function duration(where, given, name, zero)
+  local value = given[name]
+  if value == nil then return nil end
+  if type(value) ~= "number" then
+    bad(where, name, "number expected, got " .. check.type_name(value))
+  end
+  if value ~= value or value < 0 or (value == 0 and not zero) then
+    bad(where, name, ("a %s number of seconds expected, got %s"):format(
+      zero and "non-negative" or "positive", tostring(value)))
+  end
+  if value == math.huge then return NO_TIMEOUT end
+  return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
+end
+
+local function count(where, given, name, least, most)
+  local value = given[name]
+  if value == nil then return nil end
+  local n = math.type(value) and math.tointeger(value)
+  if not n or n < least or n > (most or COUNT_MAX) then
+    bad(where, name, ("a whole number from %d%s expected, got %s"):format(least,
+      most and (" to %d"):format(most) or "", tostring(value)))
+  end
+  return n
+end
+
+-- The plain options and the cell that both kinds have.
+local function common(where, given)
+  local plain = {
+    async = flag(where, given, "async"),
+    handles = flag(where, given, "handles"),
+    init = text(where, given, "init"),
+    serialiser = text(where, given, "serialiser") or "msgpack",
+    timeout = duration(where, given, "timeout"),
+    message_max = count(where, given, "message_max", 16, 1 << 32),
+  }
+  local cell = {
+    on_event = callback(where, given, "on_event"),
+    on_error = callback(where, given, "on_error"),
+    on_close = callback(where, given, "on_close"),
+  }
+  plain.events = cell.on_event ~= nil
+  return plain, cell
+end
+
+local function begin(f, name, given)
+  check.name(1, f, name)
+  if name == "" then check.fail(1, f, "the name of a function expected") end
+  given = check.optional(2, f, given, "table") or {}
+  check.keys(2, f, given, valid[f])
+  return { f = f, n = 2 }, given
+end
+
+function calls.rpc_options(name, given)
+  local where
+  where, given = begin("rpc", name, given)
+  local plain, cell = common(where, given)
+  plain.strict = flag(where, given, "strict")
+  cell.on_drain = callback(where, given, "on_drain")
+  plain.drain = cell.on_drain ~= nil
+  return plain, cell
+end
+
+function calls.pool_options(name, given)
+  local where
+  where, given = begin("pool", name, given)
+  local plain, cell = common(where, given)
+  cell.is_pool = true
+  plain.max = count(where, given, "max", 0, 100000) or require("moonfork.system").ncpu()
+  plain.idle = count(where, given, "idle", 0)
+  plain.load = count(where, given, "load", 1) or 2
+  plain.start = duration(where, given, "start", true)
+  plain.stop = duration(where, given, "stop", true)
+  plain.queue_max = count(where, given, "queue_max", 0) or 65536
+  plain.max_calls = count(where, given, "max_calls", 1)
+  plain.call_timeout = duration(where, given, "call_timeout")
+  plain.max_memory = count(where, given, "max_memory", 1, math.maxinteger)
+  plain.grace = duration(where, given, "grace", true)
+  if plain.idle and plain.idle > plain.max then
+    bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))
+  end
+  local restart = given.restart
+  if restart ~= nil then
+    if type(restart) ~= "table" then
+      bad(where, "restart", "table expected, got " .. check.type_name(restart))
+    end
+    check.keys(2, "pool", restart, valid.restart)
+    plain.burst = count(where, restart, "burst", 0, 1000)
+    plain.period = duration(where, restart, "period")
+  end
+  return plain, cell
+end
+
+-- ---- what services tell besides answers ----
+
+local function post_error(target, err)
+  reactor.post(function() return target(err) end)
+end
+
+-- RP-10: on_error, else on_event("error", text). A pool's workers may die without anybody
+-- asking; an rpc whose end nobody was told of is reported when it is closed.
+local function trouble(cell, err)
+  cell.err = err
+  if cell.on_error then
+    cell.told = true
+    reactor.call(cell.on_error, err)
+  elseif cell.on_event and not cell.is_pool then
+    cell.told = true
+    reactor.call(cell.on_event, "error", tostring(err))
+  elseif cell.closed and not cell.told and not cell.is_pool then
+    cell.told = true
+    reactor.post_failure(err)
+  end
+end
+
+function reactor.on_service(kind, cell, err, ...)
+  if kind == "trouble" or err then
+    trouble(cell, err)
+  elseif kind == "event" then
+    if cell.on_event then reactor.call(cell.on_event, ...) end
+  elseif kind == "closed" then
+    if cell.on_close then reactor.call(cell.on_close) end
+  elseif kind == "drain" then
+    if cell.on_drain then reactor.call(cell.on_drain) end
+  end
+end
+
+-- ---- making ----
+
+-- A service that never came to be answers every call with the reason.
+local function object(meta, process, raw, err, cell)
+  local self = setmetatable({ raw = raw, failure = err, cell = cell, p = process }, meta)
+  if err and (cell.on_error or cell.on_event) then
+    reactor.post(function() return trouble(cell, err) end)
+  end
+  reactor.touch()
+  return self
+end
+
+local function make(meta, new, process, raw, err, name, plain, cell)
+  if raw then raw, err = new(raw, name, cell, plain) end
+  return object(meta, process, raw or nil, err, cell)
+end
+
+function calls.rpc(process, raw, err, name, plain, cell)
+  return make(Rpc, core.rpc_new, process, raw, err, name, plain, cell)
+end
+
+function calls.pool(process, raw, err, name, plain, cell)
+  local self = make(Pool, core.pool_new, process, raw, err, name, plain, cell)
+  self.max, self.load, self.queue_max = plain.max, plain.load, plain.queue_max
+  return self
+end
+
+-- ---- calls ----
+
+local Refused = { __index = { cancel = function() return false end }, __name = "moonfork.call" }
+
+local function reason(self)
+  return self.failure or core.error("CLOSED", "the service is closed")
+end
+
+-- The service takes no calls.
+local function refuse(self, ...)
+  local n = select("#", ...)
+  local last = n > 0 and select(n, ...) or nil
+  if type(last) ~= "function" then return nil, reason(self) end
+  self.cell.told = true
+  post_error(last, reason(self))
+  return setmetatable({}, Refused)
+end
+
+local function wait(self, options, ...)
+  local args = table.pack(...)
+  local results, err = reactor.await(function(done)
+    core.call_with(self.raw, options, function(e, ...)
+      return done(e, not e and table.pack(...))
+    end, table.unpack(args, 1, args.n))
+    reactor.touch()
+  end)
+  if not results then return nil, err end
+  return table.unpack(results, 1, results.n)
+end
+
+local function call(self, options, ...)
+  reactor.check()
+  if self.closed or not self.raw then return refuse(self, ...) end
+  local under_way = core.call(self.raw, options, ...)
+  if not under_way then return wait(self, options, ...) end
+  if reactor.changed then reactor.changed() end
+  return under_way
+end
+
+function shared.call(self, ...)
+  local meta = getmetatable(self)
+  if meta ~= Rpc and meta ~= Pool then
+    check.fail("self", "call", "moonfork.rpc or moonfork.pool expected, got "
+      .. check.type_name(self))
+  end
+  return call(self, nil, ...)
+end
+
+local function with(self, given, keys)
+  check.type(1, "with", given, "table")
+  check.keys(1, "with", given, keys)
+  local where = { f = "with", n = 1 }
+  local options = core.call_options(duration(where, given, "timeout"),
+    keys.idempotent and flag(where, given, "idempotent") or false)
+  return setmetatable({ service = self, options = options }, With)
+end
+
+function rpc_methods.with(self, given)
+  return with(self, given, valid.with_rpc)
+end
+
+function pool_methods.with(self, given)
+  return with(self, given, valid.with_pool)
+end
+
+function With.__index.call(self, ...)
+  return call(self.service, self.options, ...)
+end
+
+With.__call = With.__index.call
+Rpc.__call, Pool.__call = shared.call, shared.call
+
+-- ---- ending ----
+
+local function tell_unreported(cell)
+  if not cell.err or cell.told or cell.is_pool then return end
+  cell.told = true
+  reactor.post_failure(cell.err)
+end
+
+function shared.close(self)
+  if self.closed then return end
+  self.closed, self.cell.closed = true, true
+  tell_unreported(self.cell)
+  if self.raw then core.service_close(self.raw) end
+  reactor.touch()
+end
+
+Rpc.__close, Pool.__close = shared.close, shared.close
+
+function Rpc.__gc(self)
+  if not self.closed then pcall(tell_unreported, self.cell) end
+end
+
+function rpc_methods.process(self)
+  return self.p
+end
+
+-- ---- pools ----
+
+-- Starts start(raw, done) and calls back, or waits: true, or nil, err.
+local function do_or_wait(done, start)
+  if not done then return reactor.await(start) end
+  start(done)
+  return true
+end
+
+-- A function of the core that refuses tells so at once, its callback is told later.
+local function told_later(done, ok, err)
+  if ok == nil then post_error(done, err) end
+  reactor.touch()
+end
+
+function pool_methods.drain(self, timeout, done)
+  if done == nil and timeout ~= nil and type(timeout) ~= "number" then
+    timeout, done = nil, timeout
+  end
+  local at = timeout == nil and 1 or 2
+  done = check.callback(at, "drain", done)
+  local ms = timeout ~= nil and duration({ f = "drain", n = 1 }, { timeout = timeout },
+    "timeout", true) or nil
+  reactor.check()
+  return do_or_wait(done, function(finished)
+    local function drained(err) return finished(err, not err or nil) end
+    local raw = self.raw
+    if not raw then return told_later(drained) end
+    told_later(drained, core.pool_drain(raw, ms, drained))
+  end)
+end
+
+function pool_methods.reload(self, process, done)
+  done = check.callback(2, "reload", done)
+  reactor.check()
+  if self.closed then
+    check.raise("'reload': the pool is closed")
+  end
+  local raw, err = calls.take(1, "reload", process)
+  return do_or_wait(done, function(finished)
+    local function reloaded(e) return finished(e, not e or nil) end
+    if not raw or not self.raw then
+      return told_later(reloaded, nil, err or self.failure)
+    end
+    told_later(reloaded, core.pool_reload(self.raw, raw, reloaded))
+  end)
+end
+
+function pool_methods.resize(self, max)
+  check.type(1, "resize", max, "number")
+  local n = math.tointeger(max)
+  if not n or n < 0 or n > 100000 then
+    check.fail(1, "resize", "a whole number from 0 expected, got " .. tostring(max))
+  end
+  reactor.check()
+  if self.closed or not self.raw then return nil, reason(self) end
+  self.max = n
+  local ok, err = core.pool_resize(self.raw, n)
+  reactor.touch()
+  return ok, err
+end
+
+local ENDED = { state = "closed", workers = 0, idle = 0, starting = 0, leaving = 0, queued = 0,
+  running = 0 }
+
+function pool_methods.stats(self)
+  local stats = self.raw and core.pool_stats(self.raw)
+  if stats then
+    self.last_stats = stats
+    return stats
+  end
+  stats = {}
+  for key, value in pairs(self.last_stats or { done = 0, failed = 0, started = 0, deaths = 0,
+    p50 = 0, p99 = 0, last = {} }) do
+    stats[key] = value
+  end
+  for key, value in pairs(ENDED) do stats[key] = value end
+  if self.failure then stats.state = "failed" end
+  return stats
+end
+
+-- The pids of the workers.
+function pool_methods.pids(self)
+  return self.raw and core.pool_pids(self.raw) or {}
+end
+
+-- ---- map ----
+
+-- The next item of a list or an iterator, or nothing.
+local function source_of(items)
+  local meta = getmetatable(items)
+  if type(items) == "function" or (type(meta) == "table" and meta.__call) then return items end
+  check.type(1, "map", items, "table")
+  local at = 0
+  return function()
+    at = at + 1
+    if at <= #items then return items[at] end
+  end
+end
+
+-- Calls under way, by index: false while they are, then the packed answer.
+local Map = {}
+Map.__index = Map
+
+function Map:look_ahead()
+  local most = 2 * self.pool.max * self.pool.load
+  return math.max(1, math.min(most, self.pool.queue_max))
+end
+
+function Map:start(item)
+  local index = self.started + 1
+  self.started, self.answers[index] = index, false
+  self.under_way[index] = call(self.pool, nil, item, function(...)
+    self.under_way[index] = nil
+    self.answers[index] = table.pack(...)
+    local waiting = self.waiting
+    if waiting and index == self.told + 1 then
+      self.waiting = nil
+      return waiting(nil, true)
+    end
+  end)
+end
+
+function Map:fill()
+  while not self.ended and self.started - self.told < self:look_ahead() do
+    local item = self.next()
+    if item == nil then
+      self.ended = true
+    else
+      self:start(item)
+    end
+  end
+end
+
+-- index, err, results... of the next item in input order; nil at the end.
+function Map:step()
+  self:fill()
+  local index = self.told + 1
+  if index > self.started then return nil end
+  while not self.answers[index] do
+    local ok, err = reactor.await(function(done) self.waiting = done end)
+    self.waiting = nil
+    if not ok then error(err, 0) end
+  end
+  local answer = self.answers[index]
+  self.told, self.answers[index] = index, nil
+  self:fill()
+  return index, table.unpack(answer, 1, answer.n)
+end
+
+-- The loop was left early: nobody wants the rest.
+function Map:__close()
+  self.ended = true
+  for _, under_way in pairs(self.under_way) do under_way:cancel() end
+end
+
+function pool_methods.map(self, items)
+  local map = setmetatable({ pool = self, next = source_of(items), started = 0, told = 0,
+    answers = {}, under_way = {} }, Map)
+  return function() return map:step() end, nil, nil, map
+end
+
+return calls
