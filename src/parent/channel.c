@@ -28,7 +28,8 @@ static void rewatch(struct channel *c) {
     events |= WATCH_READ;
   if (!c->deaf && !outbox_empty(&c->out))
     events |= WATCH_WRITE;
-  c->seam->ops->watch(c->seam, &c->watch, c->fd, events);
+  if (c->seam->ops->watch(c->seam, &c->watch, c->fd, events) < 0)
+    c->events->on_stalled(c); /* no memory: once more, later */
 }
 
 int channel_open(struct channel *c, struct seam *seam, int fd) {

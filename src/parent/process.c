@@ -496,6 +496,14 @@ static int broken(struct mf_process *p, void *arg) {
 
 /* ---- the pid ---- */
 
+/* Without memory for it now, later: else its end would never be noticed. */
+static void watch_pidfd(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  if (p->pidfd >= 0 && !p->gone && !p->pid_watch.events &&
+      s->ops->watch(s, &p->pid_watch, p->pidfd, WATCH_READ) < 0)
+    deadline_set(p->home, &p->retry, STALL_RETRY_MS);
+}
+
 void process_set_pid(struct mf_process *p, int pid) {
   struct seam *s = p->home->seam;
   p->forked = 1;
@@ -503,10 +511,9 @@ void process_set_pid(struct mf_process *p, int pid) {
     return;
   p->pid = pid;
   p->pidfd = s->ops->pidfd(s, pid);
-  if (p->pidfd >= 0)
-    s->ops->watch(s, &p->pid_watch, p->pidfd, WATCH_READ);
-  else
+  if (p->pidfd < 0)
     p->pidfd = -1;
+  watch_pidfd(p);
   if (p->signal) {
     s->ops->kill(s, p->pidfd, pid, p->signal);
     p->signal = 0;
@@ -1445,6 +1452,7 @@ static void on_patience(struct deadline *d) {
 
 static void on_retry(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, retry);
+  watch_pidfd(p);
   channel_flush(&p->chan);
   try_give(p);
 }

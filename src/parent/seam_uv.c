@@ -244,6 +244,9 @@ static int op_reap(struct seam *s, pid_t pid, struct proc_status *ret) {
 }
 
 static int op_status(struct seam *s, int pidfd, pid_t pid, int *ret_status) {
+  /* An orphan whose new parent we are (as process 1, or as subreaper) is ours to reap. */
+  if (pidfd >= 0 && proc_reap_pidfd(pidfd, ret_status) == 0)
+    return 0;
   if (pidfd >= 0 && proc_pidfd_status(pidfd, ret_status) == 0)
     return 0;
   return proc_zombie_status(pidfd, pid, ret_status);
