@@ -231,19 +231,20 @@ MF_API void mf_close(mf_process *, mf_close_cb, void *data);
 
 /* ---- rpc: calls of one function in a process that stays ----
  *
- * Octet strings and descriptors go in and out; what they mean is the serialiser's business.
+ * Octet strings and descriptors go in and out; what they mean is the serialiser's
+ * business.
  * In the clone the function is an ordinary Lua function, called once for each call.
  *
  *   mf_rpc_new -> mf_rpc_call ... -> mf_rpc_close
  *
  * Every call's callback comes once, whatever dies, before the close callback. Results and
- * events come in the order in which the clone made them; what it sent before it died comes
- * before the news of its death. Idle rpcs and pools don't keep the loop alive. */
+ * events come in the order in which the clone made them; what it sent before it died
+ * comes before the news of its death. Idle rpcs and pools don't keep the loop alive. */
 typedef struct mf_rpc mf_rpc;
 
-/* A request: everything is borrowed for the call, descriptors are duplicated. A reply or an
- * event: valid during the callback; a descriptor that the callback wants to keep it replaces
- * by -1 in fds, the others are closed. */
+/* A request: everything is borrowed for the call, descriptors are duplicated. A reply or
+ * an event: valid during the callback; a descriptor that the callback wants to keep it
+ * replaces by -1 in fds, the others are closed. */
 typedef struct mf_message {
   const void *data;
   size_t length;
@@ -262,14 +263,15 @@ typedef void (*mf_notice_cb)(void *data);
 typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   size_t size;
   const char *init;       /* function that is run once, first, with the arguments sent */
-  const char *serialiser; /* NULL: "octets": f gets and gives one string, which is the body;
-                             "string": strings, each u32 length (little-endian) and octets;
-                             "msgpack"; or a Lua module with encode and decode */
-  int async;              /* f(done, ...), needs luv there; else f(...), one after the other */
+  const char *serialiser; /* NULL: "octets": f gets and gives one string, which is the
+                             body; "string": strings, each u32 length (little-endian) and
+                             octets; "msgpack"; or a Lua module with encode and decode */
+  int async;              /* f(done, ...), needs luv there; else f(...), one after the
+                             other */
   int handles;            /* accept descriptors in results and events */
   int strict;             /* answers are written before the next call is entered, so that
                              all calls but the first are known as not started when the
-                             clone dies; costs a write for each call. Ignored with async */
+                             clone dies; costs a write for each call. Not with async */
   unsigned timeout_ms;    /* from call to answer; MF_NO_TIMEOUT: none */
   uint64_t message_max;   /* longest body, in either direction; 256 MiB */
   size_t pending_max;     /* calls without an answer (late ones included); 131,072 */
@@ -279,7 +281,7 @@ typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   mf_trouble_cb on_error; /* once: the process died or broke the protocol, also when idle;
                              after the callbacks of the calls */
   mf_notice_cb on_close;  /* once, last but for the close callback: an orderly end */
-  mf_notice_cb on_drain;  /* after MF_ELIMIT, when half of what was exceeded is free again */
+  mf_notice_cb on_drain;  /* after MF_ELIMIT, when half of the limit is free again */
   void *data;             /* of these four */
 } mf_rpc_options;
 #define MF_RPC_OPTIONS_INIT                                                              \
@@ -289,7 +291,7 @@ typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   }
 MF_API void mf_rpc_options_init(mf_rpc_options *options);
 
-typedef struct mf_call_options { /* NULL or MF_CALL_OPTIONS_INIT: as the rpc or pool says */
+typedef struct mf_call_options { /* NULL: all as the rpc or pool says */
   size_t size;
   unsigned timeout_ms; /* 0: as the rpc or pool says; MF_NO_TIMEOUT: none */
   int idempotent;      /* pool: may run again (twice at most) when its worker dies */
@@ -297,9 +299,9 @@ typedef struct mf_call_options { /* NULL or MF_CALL_OPTIONS_INIT: as the rpc or 
 #define MF_CALL_OPTIONS_INIT                                                             \
   { sizeof(mf_call_options), 0, 0 }
 
-/* Runs `function` ("module:name" or "name") of p as an rpc. Takes p when it succeeds: p is
- * closed by mf_rpc_close. p must not have run. A process that does not start is told by
- * the calls and on_error. */
+/* Runs `function` ("module:name" or "name") of p as an rpc. Takes p when it succeeds: p
+ * is closed by mf_rpc_close. p must not have run. A process that does not start is told
+ * by the calls and on_error. */
 MF_API int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *,
                       mf_rpc **ret);
 /* Queues a call; possible at once, before the process is up. *ret_id (or NULL): for
@@ -340,10 +342,10 @@ typedef struct mf_pool mf_pool;
 typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are meant */
   size_t size;
   const mf_rpc_options *rpc; /* NULL: defaults. pending_max, queue_octets_max, strict and
-                                on_drain are the pool's own business. timeout_ms also counts
-                                while a call waits; on_event gets the events of all workers,
-                                on_error each worker's unasked end, and the pool's failure;
-                                on_close comes when the pool has ended */
+                                on_drain are the pool's own business. timeout_ms also
+                                counts while a call waits; on_event gets the events of all
+                                workers, on_error each worker's unasked end, and the
+                                pool's failure; on_close comes when the pool has ended */
   unsigned max;           /* most workers; MF_POOL_PROCESSORS: as many as processors */
   unsigned idle;          /* workers kept although they have nothing to do; at most max */
   unsigned load;          /* calls under way in one worker; at least 1 */
@@ -351,8 +353,8 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   unsigned stop_ms;       /* so often one with nothing to do above idle is stopped */
   unsigned queue_max;     /* calls that wait for a worker */
   unsigned max_calls;     /* of one worker; 0: any number. Spread by a quarter below it */
-  unsigned call_timeout_ms; /* from the start in a worker; kills the worker; MF_NO_TIMEOUT */
-  uint64_t max_memory;    /* private octets of one worker, looked at after calls; 0: any */
+  unsigned call_timeout_ms; /* from the start in a worker; kills that */
+  uint64_t max_memory;    /* private octets of one worker, seen after calls; 0: any */
   unsigned restart_burst, restart_period_ms; /* more ends before the first answer within
                              the period make the pool failed; burst at most 1000 */
   unsigned grace_ms;      /* that a worker gets to end, before it is killed */
@@ -365,24 +367,24 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
 MF_API void mf_pool_options_init(mf_pool_options *options);
 
 /* Makes p the template of workers that run `function`. Takes p when it succeeds. p is
- * started again with all it was given when it dies (doc/c-api.md says when it can't be). */
+ * started again with all it was given when it dies (doc/c-api.md: when not). */
 MF_API int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *,
                        mf_pool **ret);
-/* As mf_rpc_call. MF_ELIMIT: queue_max calls wait, or the request is too long. In a failed
- * pool the callback gets the reason. */
+/* As mf_rpc_call. MF_ELIMIT: queue_max calls wait, or the request is too long. In a
+ * failed pool the callback gets the reason. */
 MF_API int mf_pool_call(mf_pool *, const mf_message *request, const mf_call_options *,
                         mf_reply_cb, void *data, uint64_t *ret_id);
 MF_API int mf_pool_cancel(mf_pool *, uint64_t id); /* as mf_rpc_cancel */
 MF_API int mf_pool_resize(mf_pool *, unsigned max);
 
 typedef void (*mf_pool_cb)(mf_pool *, const mf_error *error, void *data);
-/* New workers are forked from p. Takes p when it succeeds. A first one is started on trial:
- * when it is ready the old workers finish what they have and are replaced; when it fails, the
- * callback gets why and all stays as it was. Ends the failed state. MF_ESTATE: another
- * reload is under way. */
+/* New workers are forked from p. Takes p when it succeeds. A first one is started on
+ * trial: when it is ready the old workers finish what they have and are replaced; when it
+ * fails, the callback gets why and all stays as it was. Ends the failed state. MF_ESTATE:
+ * another reload is under way. */
 MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
-/* Takes no more calls, lets those it has finish, and tells when the last worker has ended.
- * After timeout_ms (MF_NO_TIMEOUT: none) what is left is killed: error TIMEOUT. */
+/* Takes no more calls, lets those it has finish, and tells when the last worker has
+ * ended. After timeout_ms (MF_NO_TIMEOUT: none) what is left is killed: error TIMEOUT. */
 MF_API int mf_pool_drain(mf_pool *, unsigned timeout_ms, mf_pool_cb, void *data);
 
 enum mf_pool_state {
@@ -398,15 +400,15 @@ typedef struct mf_pool_death {
 typedef struct mf_pool_stats {
   size_t size;          /* set by the caller */
   int state;
-  unsigned max, workers, idle, starting, leaving; /* workers: those that take calls, and those
-                                                     that start; leaving ones don't count */
+  unsigned max, workers; /* workers: those that take calls and those that start */
+  unsigned idle, starting, leaving;
   size_t queued, running;
   uint64_t calls, done, failed; /* accepted; answered with a result; with an error */
   uint64_t refused, timeouts, cancelled, retried, late;
   uint64_t started, deaths, recycled, retired, killed; /* workers */
   uint64_t template_starts, reloads, events;
   uint64_t memory;      /* private octets of all workers, as far as they said */
-  uint64_t p50_us, p99_us; /* from call to answer, of the last calls (over 4,096 or more) */
+  uint64_t p50_us, p99_us; /* from call to answer, of the last 4,096 calls or more */
   mf_pool_death last[MF_POOL_DEATHS]; /* the latest first */
   unsigned nlast;
 } mf_pool_stats;
@@ -414,11 +416,12 @@ MF_API int mf_pool_get_stats(const mf_pool *, mf_pool_stats *);
 /* The pids of the workers, at most n; gives how many there are. */
 MF_API size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);
 
-/* Gives up at once: all calls get MF_ECANCELLED, workers are killed. mf_pool_close is due. */
+/* Gives up at once: all calls get MF_ECANCELLED, workers are killed. mf_pool_close is
+ * due. */
 MF_API void mf_pool_abort(mf_pool *);
 typedef void (*mf_pool_close_cb)(mf_pool *, void *data);
-/* Needed once: as mf_pool_drain without an end, then the callback (or NULL), after which the
- * pointer is invalid. */
+/* Needed once: as mf_pool_drain without an end, then the callback (or NULL), after which
+ * the pointer is invalid. */
 MF_API void mf_pool_close(mf_pool *, mf_pool_close_cb, void *data);
 
 /* ---- texts ---- */

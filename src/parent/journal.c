@@ -13,8 +13,8 @@ struct journal {
   unsigned refs;
   enum kind kind;
   size_t narguments, ncode, nentries; /* up to here */
-  mf_options options; /* BEGIN, FORK; strings and env are ours */
-  unsigned type;      /* COMMAND */
+  mf_options options;                 /* BEGIN, FORK; strings and env are ours */
+  unsigned type;                      /* COMMAND */
   uint64_t id;
   size_t length;
   unsigned char body[];
@@ -80,8 +80,9 @@ static int leads_to_descriptor(const mf_options *o) {
 
 /* A fork with these is like any other. */
 static int says_nothing(const mf_options *o) {
-  return !o || (!o->env && !o->cwd && !o->stdio[0].kind && !o->stdio[1].kind &&
-                !o->stdio[2].kind && !o->leash && !o->handles && !o->new_session && !o->name);
+  return !o ||
+         (!o->env && !o->cwd && !o->stdio[0].kind && !o->stdio[1].kind &&
+          !o->stdio[2].kind && !o->leash && !o->handles && !o->new_session && !o->name);
 }
 
 /* ---- entries ---- */

@@ -1,11 +1,11 @@
-/* What a template has been given since its program was started: enough to make another one
- * like it when it dies. A chain of entries, the latest first; processes that were forked share
- * what came before the fork. Runs in the parent, on the home's thread.
+/* What a template has been given since its program was started: enough to make another
+ * one like it when it dies. A chain of entries, the latest first; processes that were
+ * forked share what came before the fork. Runs in the parent, on the home's thread.
  *
  * NULL stands for a history that is not known to its beginning (a process taken up from a
- * descriptor, an early one), too long (ARGUMENTS_MAX, CODE_MAX) or not repeatable (a handle, or a
- * standard stream that leads to one: a copy kept here would keep its other end waiting). It
- * stays NULL whatever is added, and never makes an operation fail. */
+ * descriptor, an early one), too long (ARGUMENTS_MAX, CODE_MAX) or not repeatable (a
+ * handle, or a standard stream that leads to one: a copy kept here would keep its other
+ * end waiting). It stays NULL whatever is added, and never makes an operation fail. */
 #ifndef PARENT_JOURNAL_H
 #define PARENT_JOURNAL_H
 
@@ -20,14 +20,16 @@ enum { JOURNAL_CODE_MAX = 16 * 1024 * 1024 }; /* of everything else */
 
 enum journal_root { JOURNAL_DEFAULT, JOURNAL_EXEC }; /* as by mf_new, by mf_new_exec */
 
-struct journal *journal_new(enum journal_root root, const mf_options *o); /* NULL: no memory */
+struct journal *journal_new(enum journal_root root,
+                            const mf_options *o); /* NULL: no memory */
 struct journal *journal_hold(struct journal *j);
 void journal_drop(struct journal **j);
 /* Adds a command; those that prepare nothing are ignored. */
 void journal_command(struct journal **j, const struct command *c);
 /* The history of a fork of the process with history j, with options. */
 struct journal *journal_fork(struct journal *j, const mf_options *o);
-/* A process that has been given all this. Its failures come later, as ever. 0 or a code. */
+/* A process that has been given all this. Its failures come later, as ever. 0 or a code.
+ */
 int journal_replay(struct journal *j, struct home *h, mf_process **ret);
 
 #endif

@@ -1,5 +1,5 @@
-/* A number's place is its lowest bits. A number whose place is taken by one that has stayed
- * long is skipped; as the table is never more than half full, few are. */
+/* A number's place is its lowest bits. A number whose place is taken by one that has
+ * stayed long is skipped; as the table is never more than half full, few are. */
 #include "parent/numbers.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
-/* What is known by a number: calls by theirs. Numbers count up from 1 in 64 bits, so none is
- * ever used twice; the table is as large as what it holds at one time. Pure. Runs in the
- * parent. */
+/* What is known by a number: calls by theirs. Numbers count up from 1 in 64 bits, so none
+ * is ever used twice; the table is as large as what it holds at one time. Pure. Runs in
+ * the parent. */
 #ifndef PARENT_NUMBERS_H
 #define PARENT_NUMBERS_H
 
@@ -8,7 +8,10 @@
 #include <stdint.h>
 
 struct numbers {
-  struct number { uint64_t id; void *value; } *slots; /* value NULL: free */
+  struct number {
+    uint64_t id;
+    void *value;
+  } * slots;         /* value NULL: free */
   size_t size, used; /* size: a power of two */
   uint64_t next;
 };

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SMALLEST = 256, KEPT_MAX = 4096 }; /* octets: room at least; kept for reuse at most */
+enum {
+  SMALLEST = 256,
+  KEPT_MAX = 4096
+}; /* octets: room at least; kept for reuse at most */
 
 int payload_check(const mf_message *m, uint64_t message_max) {
   if (!m || (m->length && !m->data) || (m->nfds && !m->fds))

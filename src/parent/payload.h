@@ -1,5 +1,5 @@
-/* A request that has to wait: its octets and duplicates of its descriptors, counted by those
- * who hold it. Runs in the parent. */
+/* A request that has to wait: its octets and duplicates of its descriptors, counted by
+ * those who hold it. Runs in the parent. */
 #ifndef PARENT_PAYLOAD_H
 #define PARENT_PAYLOAD_H
 
@@ -16,9 +16,9 @@ struct payload {
 /* What is wrong with a request: 0 or MF_EINVAL, MF_ELIMIT (longer than message_max, more
  * than RPC_MESSAGE_FDS_MAX handles). */
 int payload_check(const mf_message *m, uint64_t message_max);
-/* A copy with one holder. reuse (or NULL) is a payload that nobody holds, which is used when
- * it is large enough and freed otherwise. 0, MF_EINVAL (a descriptor that is none), MF_ENOMEM,
- * or what dup says. reuse is gone in any case. */
+/* A copy with one holder. reuse (or NULL) is a payload that nobody holds, which is used
+ * when it is large enough and freed otherwise. 0, MF_EINVAL (a descriptor that is none),
+ * MF_ENOMEM, or what dup says. reuse is gone in any case. */
 int payload_new(const mf_message *m, struct payload *reuse, struct payload **ret);
 struct payload *payload_hold(struct payload *p);
 /* The last one to let go closes and frees. */

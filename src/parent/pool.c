@@ -14,9 +14,11 @@
 enum {
   DUE_A_TURN = 512,
   GIVEN_A_TURN = 4096,
-  RUNS_MAX = 3,         /* of an idempotent call */
-  USAGE_MS = 1000, USAGE_LIMITED_MS = 250, /* between two reports of memory */
-  SPARE_CALLS = 1024, SPARE_PAYLOADS = 256
+  RUNS_MAX = 3, /* of an idempotent call */
+  USAGE_MS = 1000,
+  USAGE_LIMITED_MS = 250, /* between two reports of memory */
+  SPARE_CALLS = 1024,
+  SPARE_PAYLOADS = 256
 };
 
 struct worker {
@@ -25,14 +27,14 @@ struct worker {
   mf_rpc *rpc;
   int slot; /* -1: none (a trial, or given up) */
   unsigned ready : 1, leaving : 1, killed : 1, trial : 1;
-  unsigned old : 1; /* of a former template */
+  unsigned old : 1;  /* of a former template */
   struct list calls; /* in the order given */
   unsigned ncalls;
   uint64_t memory;
   struct deadline grace;
 };
 
-struct work { /* one call */
+struct work {       /* one call */
   struct list link; /* in the queue, or in its worker's */
   struct list due_link;
   struct keyheap_node deadline, work_deadline;
@@ -45,7 +47,7 @@ struct work { /* one call */
   void *data;
   unsigned timeout_ms, runs;
   int idempotent, told;
-  int unsure; /* an earlier worker may have entered it */
+  int unsure;        /* an earlier worker may have entered it */
   int code, started; /* of what is owed; code 0: the pool's failure */
 };
 
@@ -74,7 +76,8 @@ struct mf_pool {
   unsigned busy : 1, pumping : 1;
 
   unsigned ending : 1; /* takes no more calls */
-  unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1, told_failure : 1;
+  unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
+      told_failure : 1;
   struct failure failure; /* code 0: none */
   struct {
     mf_process *process;
@@ -84,13 +87,20 @@ struct mf_pool {
     int done; /* the callback is owed */
     struct failure failure;
   } reload;
-  struct { mf_pool_cb cb; void *data; int asked; } drain;
+  struct {
+    mf_pool_cb cb;
+    void *data;
+    int asked;
+  } drain;
   mf_pool_close_cb close_cb;
   void *close_data;
 
   struct latency latency;
   mf_pool_stats stats;
-  struct { mf_pool_death death; uint64_t at_ms; } last[MF_POOL_DEATHS];
+  struct {
+    mf_pool_death death;
+    uint64_t at_ms;
+  } last[MF_POOL_DEATHS];
   unsigned last_at;
 };
 
@@ -105,10 +115,10 @@ static void ask_for_pump(struct mf_pool *pool) {
 }
 
 static void update_busy(struct mf_pool *pool) {
-  unsigned busy = !pool->closed && (pool->nwaiting || pool->reload.process ||
-                                    pool->reload.done ||
-                                    (pool->ending && !pool->ended) ||
-                                    (pool->drain.asked && pool->drain.cb) || pool->closing);
+  unsigned busy =
+      !pool->closed && (pool->nwaiting || pool->reload.process || pool->reload.done ||
+                        (pool->ending && !pool->ended) ||
+                        (pool->drain.asked && pool->drain.cb) || pool->closing);
   if (busy == pool->busy)
     return;
   pool->busy = busy;
@@ -562,15 +572,18 @@ static int provide_template(struct mf_pool *pool) {
     return 0;
   }
   if (!pool->journal) {
-    fail_pool(pool, MF_ETEMPLATE_DIED,
-              "the template has ended and can't be started again: what it was given is not "
-              "known, or too long to be kept", NULL);
+    fail_pool(
+        pool, MF_ETEMPLATE_DIED,
+        "the template has ended and can't be started again: what it was given is not "
+        "known, or too long to be kept",
+        NULL);
     return 0;
   }
   policy_death(&pool->policy, !pool->template_good, now_ms(pool));
   if (pool->policy.failed) {
     fail_pool(pool, MF_ETEMPLATE_DIED,
-              t->error && t->error->message ? t->error->message : "the template has ended",
+              t->error && t->error->message ? t->error->message
+                                            : "the template has ended",
               NULL);
     return 0;
   }
@@ -657,7 +670,8 @@ static int may_run_again(const struct mf_pool *pool, const struct work *c,
   if (pool->given_up || pool->policy.failed || !list_empty(&c->due_link))
     return 0;
   if (e->started == MF_STARTED_NO)
-    return 1; /* it has not run at all; the policy bounds how often workers fail to start */
+    return 1; /* it has not run at all; the policy bounds how often workers fail to start
+               */
   return c->idempotent && c->runs < RUNS_MAX;
 }
 
@@ -922,8 +936,8 @@ static void on_wake(struct deadline *d) {
   ask_for_pump(list_entry(d, struct mf_pool, wake));
 }
 
-/* The time of a call in a worker is over: the worker is killed. What it had not entered goes
- * to others; it may run again itself when it is idempotent? No: its time is over. */
+/* The time of a call in a worker is over: the worker is killed. What it had not entered
+ * goes to others; it may run again itself when it is idempotent? No: its time is over. */
 static void end_work(struct work *c) {
   struct worker *w = c->worker;
   struct mf_pool *pool = c->pool;

@@ -12,8 +12,8 @@
  *     | \--------/ its worker died and had not entered it, or it may run again
  *     \-> DUE: its error is owed, paid from a task
  *
- * Everything but giving a call to a worker with room is done in one task, `pump`, so that no
- * decision is taken in the middle of another. */
+ * Everything but giving a call to a worker with room is done in one task, `pump`, so that
+ * no decision is taken in the middle of another. */
 #ifndef PARENT_POOL_H
 #define PARENT_POOL_H
 

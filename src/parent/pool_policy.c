@@ -43,7 +43,8 @@ static uint32_t next_random(struct policy *p) {
   return (uint32_t)(p->random >> 32);
 }
 
-/* Up to a quarter below max_calls, so that workers that began together don't end together. */
+/* Up to a quarter below max_calls, so that workers that began together don't end
+ * together. */
 static unsigned draw_limit(struct policy *p) {
   unsigned max = p->config.max_calls;
   return max ? max - next_random(p) % (max / 4 + 1) : 0;
@@ -82,8 +83,9 @@ static int room_for_slot(struct policy *p) {
 
 static void set_state(struct policy *p, unsigned slot, enum policy_slot_state state) {
   struct policy_slot *s = p->slots[slot];
-  unsigned *counts[] = {
-      [SLOT_STARTING] = &p->nstarting, [SLOT_READY] = &p->nready, [SLOT_LEAVING] = &p->nleaving};
+  unsigned *counts[] = {[SLOT_STARTING] = &p->nstarting,
+                        [SLOT_READY] = &p->nready,
+                        [SLOT_LEAVING] = &p->nleaving};
   if (s->state == SLOT_READY && !s->load)
     p->nidle--;
   if (s->state != SLOT_FREE)
@@ -222,8 +224,8 @@ static struct policy_action wait_until(uint64_t wake_ms) {
   return a;
 }
 
-/* The best to stop: an idle one, else one that starts, else the least loaded; the youngest
- * of equals. -1: nobody. */
+/* The best to stop: an idle one, else one that starts, else the least loaded; the
+ * youngest of equals. -1: nobody. */
 static int pick_victim(const struct policy *p, int idle_only) {
   unsigned best = 0xffffffff, i;
   int victim = -1;
@@ -275,7 +277,8 @@ static uint64_t start_at(struct policy *p, size_t nqueued) {
     p->owed = 0; /* nobody waits for a replacement: growth will do */
   if (p->failed || !wanted || n >= p->config.max)
     return UINT64_MAX;
-  /* One that starts may be all that the waiting calls need: the pace of growth decides. */
+  /* One that starts may be all that the waiting calls need: the pace of growth decides.
+   */
   if (!lacks && n && !p->owed && p->next_start_ms > at)
     at = p->next_start_ms;
   return at;

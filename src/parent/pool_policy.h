@@ -1,6 +1,6 @@
-/* When a pool starts, stops and gives up workers, and who gets the next call: plain numbers
- * in, actions out. It knows no process, no clock and no queue; times are milliseconds that the
- * caller says. Pure. Runs in the parent.
+/* When a pool starts, stops and gives up workers, and who gets the next call: plain
+ * numbers in, actions out. It knows no process, no clock and no queue; times are
+ * milliseconds that the caller says. Pure. Runs in the parent.
  *
  *   policy_next -> do it, tell the outcome (policy_started, ...) -> policy_next ... until
  *   POLICY_WAIT; again when anything was told, or at wake_ms
@@ -37,10 +37,10 @@ struct policy {
   unsigned nslots;
   unsigned nstarting, nready, nleaving, nidle; /* idle: ready with no call */
   struct keyheap takers;
-  unsigned owed;           /* workers that are replaced at once, not at the pace of growth */
-  uint64_t next_start_ms;  /* growth */
-  uint64_t not_before_ms;  /* back-off */
-  uint64_t stop_at_ms;     /* 0: nobody to stop */
+  unsigned owed; /* workers that are replaced at once, not at the pace of growth */
+  uint64_t next_start_ms; /* growth */
+  uint64_t not_before_ms; /* back-off */
+  uint64_t stop_at_ms;    /* 0: nobody to stop */
   unsigned deaths_in_a_row;
   uint64_t *early; /* ring of the last deaths before any answer */
   unsigned nearly, early_at;
@@ -82,7 +82,8 @@ void policy_death(struct policy *p, int early, uint64_t now_ms);
 /* The least loaded worker that may get a call (the oldest of several), or -1. */
 int policy_pick(const struct policy *p);
 void policy_give(struct policy *p, unsigned slot);
-/* A call of its is over; answered: by an answer. 1: it has had all the calls it may have: leave. */
+/* A call of its is over; answered: by an answer. 1: it has had all the calls it may have:
+ * leave. */
 int policy_take_back(struct policy *p, unsigned slot, int answered);
 
 void policy_resize(struct policy *p, unsigned max);

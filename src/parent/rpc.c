@@ -15,9 +15,9 @@
 #include "parent/numbers.h"
 
 enum {
-  OUT_LOW = 64 * 1024,      /* octets that are framed; what comes on top stays parked */
-  REF_MIN = 32 * 1024,      /* octets of a body that is not copied into the outbox */
-  READS_A_TURN = 4,         /* of up to INBOX_ROOM_MAX octets */
+  OUT_LOW = 64 * 1024, /* octets that are framed; what comes on top stays parked */
+  REF_MIN = 32 * 1024, /* octets of a body that is not copied into the outbox */
+  READS_A_TURN = 4,    /* of up to INBOX_ROOM_MAX octets */
   FRAMES_A_TURN = 1024,
   DUE_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
   LAST_WORDS_MAX = 4 << 20, /* octets read from a dead process whose socket others hold */
@@ -57,9 +57,9 @@ struct mf_rpc {
   struct watch watch;
   struct inbox in;
   struct outbox out;
-  uint64_t sent; /* octets */
-  unsigned deaf : 1;  /* writing is over */
-  unsigned full : 1;  /* the kernel takes no more for now */
+  uint64_t sent;                  /* octets */
+  unsigned deaf : 1;              /* writing is over */
+  unsigned full : 1;              /* the kernel takes no more for now */
   unsigned reading : 1, more : 1; /* more: frames wait in the inbox */
   unsigned eof : 1, exited : 1, bye : 1;
   unsigned closing : 1, end_put : 1, aborted : 1;
@@ -100,7 +100,8 @@ static void on_clock(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_retry(struct deadline *d);
 static void finish_end(struct mf_rpc *rpc);
-static void fail(struct mf_rpc *rpc, int code, const char *message, const char *traceback);
+static void fail(struct mf_rpc *rpc, int code, const char *message,
+                 const char *traceback);
 
 static uint64_t now_ms(const struct mf_rpc *rpc) {
   return rpc->seam->ops->now_ms(rpc->seam);
@@ -112,8 +113,8 @@ static void ask_for_work(struct mf_rpc *rpc) {
 
 /* The loop stays alive for callbacks that are due and for a close under way. */
 static void update_busy(struct mf_rpc *rpc) {
-  unsigned busy = !rpc->closed && (rpc->nwaiting || rpc->closing || rpc->error_owed ||
-                                   rpc->close_owed);
+  unsigned busy = !rpc->closed &&
+                  (rpc->nwaiting || rpc->closing || rpc->error_owed || rpc->close_owed);
   if (busy == rpc->busy)
     return;
   rpc->busy = busy;
@@ -396,7 +397,8 @@ static void fail_calls(struct mf_rpc *rpc) {
     call_owe(list_entry(rpc->parked.next, struct call, link), 0, MF_STARTED_NO);
 }
 
-static void fail(struct mf_rpc *rpc, int code, const char *message, const char *traceback) {
+static void fail(struct mf_rpc *rpc, int code, const char *message,
+                 const char *traceback) {
   if (rpc->over)
     return;
   rpc->over = 1;
@@ -460,7 +462,8 @@ static void on_end_of_file(struct mf_rpc *rpc) {
   if (rpc->exited)
     finish_end(rpc);
   else
-    deadline_set(rpc->home, &rpc->patience, rpc->bye ? BYE_PATIENCE_MS : EXIT_PATIENCE_MS);
+    deadline_set(rpc->home, &rpc->patience,
+                 rpc->bye ? BYE_PATIENCE_MS : EXIT_PATIENCE_MS);
 }
 
 static void on_patience(struct deadline *d) {
@@ -645,7 +648,8 @@ static void take_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
     broken(rpc, "a failure that is none");
     return;
   }
-  fail(rpc, e.code, e.message, e.traceback); /* calls: not started, as it was never ready */
+  fail(rpc, e.code, e.message,
+       e.traceback); /* calls: not started, as it was never ready */
 }
 
 static void take_retire(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
@@ -672,7 +676,8 @@ static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   rpc->far = FAR_GONE;
 }
 
-/* Everything that a clone can say: in which states, with a number or not, in parts or not. */
+/* Everything that a clone can say: in which states, with a number or not, in parts or
+ * not. */
 static const struct kind {
   unsigned states; /* bits of enum far */
   unsigned numbered : 1, parts : 1, handles : 1;
@@ -717,8 +722,8 @@ static const char *objection(const struct mf_rpc *rpc, const struct kind *k,
   return NULL;
 }
 
-static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id, const void *data,
-                    size_t length) {
+static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id,
+                    const void *data, size_t length) {
   size_t nfds = rpc->nfds;
   mf_message m = {data, length, nfds ? rpc->fds : NULL, nfds};
   rpc->nfds = 0; /* they are the message's */
@@ -768,8 +773,8 @@ static void on_frame(struct mf_rpc *rpc, const struct frame *f) {
 
 /* ---- reading: octets ---- */
 
-/* Between frames no descriptor may wait, and in a torn frame no more than its header says:
- * they come with a frame's first octet. Nor may a whole frame wait for some. */
+/* Between frames no descriptor may wait, and in a torn frame no more than its header
+ * says: they come with a frame's first octet. Nor may a whole frame wait for some. */
 static int fds_are_announced(struct mf_rpc *rpc) {
   size_t waiting = rpc->in.fd_tail - rpc->in.fd_head, have = inbox_pending(&rpc->in);
   struct frame f;
@@ -782,8 +787,8 @@ static int fds_are_announced(struct mf_rpc *rpc) {
   return waiting == f.nfds;
 }
 
-/* Delivers up to *budget frames. 0: more octets are needed; 1: the budget is spent, or all is
- * over. */
+/* Delivers up to *budget frames. 0: more octets are needed; 1: the budget is spent, or
+ * all is over. */
 static int deliver_some(struct mf_rpc *rpc, int *budget) {
   struct frame f;
   int r;
@@ -819,7 +824,8 @@ static ssize_t receive(struct mf_rpc *rpc, void *room, size_t n, struct fdset *f
   return -EMFILE;
 }
 
-/* One read and what it brings. 0: there may be more; 1: nothing now; 2: over or end of file. */
+/* One read and what it brings. 0: there may be more; 1: nothing now; 2: over or end of
+ * file. */
 static int read_once(struct mf_rpc *rpc, int *budget) {
   struct fdset fds;
   size_t n;
@@ -854,7 +860,8 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   return (size_t)got < n && !nfds ? 1 : 0; /* a piece with descriptors ends a read */
 }
 
-/* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read. */
+/* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read.
+ */
 static int read_some(struct mf_rpc *rpc) {
   int budget = FRAMES_A_TURN, reads = READS_A_TURN, r = 0;
   if (rpc->reading || rpc->fd < 0 || rpc->over)
@@ -872,8 +879,8 @@ static int read_some(struct mf_rpc *rpc) {
   return r != 0 && !rpc->more;
 }
 
-/* The process has ended: what it wrote is read to its end, also where another process holds
- * its socket, then its death is told. */
+/* The process has ended: what it wrote is read to its end, also where another process
+ * holds its socket, then its death is told. */
 static void drain(struct mf_rpc *rpc) {
   int done;
   if (rpc->reading || rpc->over)
@@ -1014,7 +1021,8 @@ static int has_room(struct mf_rpc *rpc, size_t length) {
   return 0;
 }
 
-static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m, struct payload *p) {
+static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
+                struct payload *p) {
   int r = 0;
   if (p)
     c->payload = payload_hold(p);
@@ -1067,11 +1075,12 @@ static int submit(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
   return 0;
 }
 
-int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *o, mf_reply_cb cb,
-                void *data, uint64_t *ret_id) {
+int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *o,
+                mf_reply_cb cb, void *data, uint64_t *ret_id) {
   int r = check(rpc);
   return r ? r
-           : submit(rpc, m, NULL, rpc_timeout(o, rpc->options.timeout_ms), cb, data, ret_id);
+           : submit(rpc, m, NULL, rpc_timeout(o, rpc->options.timeout_ms), cb, data,
+                    ret_id);
 }
 
 int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb cb,
@@ -1159,7 +1168,8 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
   r = rpc->seam->ops->watch(rpc->seam, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
     mf_kill(rpc->process, SIGKILL);
-    fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the process's socket can't be watched", NULL);
+    fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the process's socket can't be watched",
+         NULL);
     return;
   }
   ask_for_work(rpc);
@@ -1281,7 +1291,8 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   return 0;
 }
 
-int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *o, mf_rpc **ret) {
+int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *o,
+               mf_rpc **ret) {
   mf_rpc_options standard = MF_RPC_OPTIONS_INIT;
   int r = process_check(p);
   if (!o)

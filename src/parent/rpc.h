@@ -1,8 +1,9 @@
-/* Calls of one function in a process that stays: framing, numbers, order, limits, timeouts and
- * the proof of what was not started, over the socket that `run` gave. doc/rpc-protocol.md has
- * the protocol. Runs in the parent.
+/* Calls of one function in a process that stays: framing, numbers, order, limits,
+ * timeouts and the proof of what was not started, over the socket that `run` gave.
+ * doc/rpc-protocol.md has the protocol. Runs in the parent.
  *
- *   rpc_new (takes the process) -> rpc_submit ... -> mf_rpc_close -> freed by its last callback
+ *   rpc_new (takes the process) -> rpc_submit ... -> mf_rpc_close -> freed by its last
+ * callback
  *
  * A call's life:
  *
@@ -34,7 +35,8 @@ int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb 
                void *data, uint64_t *ret_id);
 /* It has failed or ended: what is told from now on are errors of that end. */
 int rpc_is_over(const mf_rpc *rpc);
-/* How the process ended, as far as it is known (known 0: it has not, or nobody can know). */
+/* How the process ended, as far as it is known (known 0: it has not, or nobody can know).
+ */
 const mf_exit *rpc_exit(const mf_rpc *rpc);
 /* Milliseconds from now, as a timeout of the calls: 0 for "as o says". */
 unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms);

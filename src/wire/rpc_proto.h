@@ -1,19 +1,20 @@
 /* The protocol of an rpc: numbers, layouts, limits. Both sides include this page;
  * doc/rpc-protocol.md is the same in words.
  *
- * It is spoken over the socket that `run` gives to the function "moonfork.rpc:serve", whose
- * last argument is the string described under PARAMETERS. Both directions carry the frames
- * of proto.h (wire/frame.h, inbox, outbox):
+ * It is spoken over the socket that `run` gives to the function "moonfork.rpc:serve",
+ * whose last argument is the string described under PARAMETERS. Both directions carry the
+ * frames of proto.h (wire/frame.h, inbox, outbox):
  *
  *     u32 length | u8 type | u8 nfds | u16 flags | u64 id | body (length octets)
  *
- * all little-endian. FRAME_MORE: the body goes on in the next frame, which has the same type
- * (its id and nfds are 0); parts follow each other directly. A body is opaque here: the
- * serialiser makes and reads it. Only CALL, RESULT, ERROR, EVENT and FAILED may come in parts.
+ * all little-endian. FRAME_MORE: the body goes on in the next frame, which has the same
+ * type (its id and nfds are 0); parts follow each other directly. A body is opaque here:
+ * the serialiser makes and reads it. Only CALL, RESULT, ERROR, EVENT and FAILED may come
+ * in parts.
  *
- * Handles travel with the first octet of a frame. A CALL, RESULT or EVENT with more than
- * FRAME_FDS_MAX handles is preceded directly by HANDLES frames with the first of them; the
- * message's handles are those of its HANDLES frames and its own, in order.
+ * Handles travel with the first octet of a frame. A CALL may be preceded directly by any
+ * number of GRANT frames, a RESULT or EVENT by HANDLES frames: a message's handles are
+ * those of these frames and its own, in order.
  */
 #ifndef WIRE_RPC_PROTO_H
 #define WIRE_RPC_PROTO_H
@@ -26,34 +27,35 @@
 
 /* Parent to clone. */
 enum rpc_request_type {
-  RPC_CALL = 128,    /* id: its number, never 0 and never used twice. body: the arguments */
-  RPC_GRANT = 129,   /* nfds 1 to FRAME_FDS_MAX: handles of the next CALL. No id, no body */
+  RPC_CALL = 128,    /* id: its number, not 0, never used twice. body: the arguments */
+  RPC_GRANT = 129,   /* nfds 1 to FRAME_FDS_MAX: handles of the next CALL. Nothing else */
   RPC_END = 130,     /* no call follows. No id, no body, no handles */
   RPC_REQUEST_LAST = RPC_END
 };
 
 /* Clone to parent. */
 enum rpc_answer_type {
-  RPC_HELLO = 160,   /* first. u32 magic, u16 version, u16 0, u64 the longest body of a CALL
-                        that the clone takes */
+  RPC_HELLO = 160,   /* first. u32 magic, u16 version, u16 0, u64 the longest body of a
+                        CALL that the clone takes */
   RPC_READY = 161,   /* init is over, the function found: calls are entered from now on */
   RPC_FAILED = 162,  /* it will never be ready: failure (proto.h). Nothing follows */
   RPC_RESULT = 163,  /* id: the call's. body: the results */
   RPC_ERROR = 164,   /* id: the call's. rpc failure (below) */
   RPC_EVENT = 165,   /* body: the event. No id */
   RPC_HANDLES = 166, /* nfds 1 to FRAME_FDS_MAX: handles of the next RESULT or EVENT */
-  RPC_RETIRE = 167,  /* please no new calls; those that are under way are finished. Again is
-                        harmless. No id, no body */
+  RPC_RETIRE = 167,  /* please no new calls; those that are under way are finished. Again
+                        is harmless. No id, no body */
   RPC_USAGE = 168,   /* body: u64 octets of private memory */
-  RPC_BYE = 169,     /* answer to END: every call is answered, all is written. Nothing follows */
+  RPC_BYE = 169,     /* answer to END: every call is answered, all is written. Nothing
+                        follows */
   RPC_ANSWER_LAST = RPC_BYE
 };
 
 /* rpc failure: u8 enum failure_code, u8 1: the function was not entered (else 0), u16 0,
  * u32 0, str message, str traceback (or none); each text is cut to FAILURE_TEXT_MAX.
- * Codes: FAILURE_REMOTE (it raised), FAILURE_INVAL (arguments that can't be read, results that
- * can't be packed: the message has the path), FAILURE_LIMIT (a result longer than the parent
- * takes), FAILURE_NOMEM. */
+ * Codes: FAILURE_REMOTE (it raised), FAILURE_INVAL (arguments that can't be read, results
+ * that can't be packed: the message has the path), FAILURE_LIMIT (a result longer than
+ * the parent takes), FAILURE_NOMEM. */
 
 /* WHO MAY SEND WHAT WHEN. Anything else breaks the protocol and ends the connection.
  *
@@ -64,38 +66,39 @@ enum rpc_answer_type {
  *  SERVING         RESULT ERROR (of calls it has and has not   BYE (after END, no call
  *                  answered) HANDLES EVENT RETIRE USAGE        unanswered) -> GONE
  *  GONE            nothing; closes the socket and exits        end of file
- *  between HANDLES and its RESULT or EVENT only further HANDLES; HANDLES and nfds > 0 only
- *  where RPC_TAKES_HANDLES was set
+ *  between HANDLES and its RESULT or EVENT only further HANDLES; HANDLES and nfds > 0
+ *  only where RPC_TAKES_HANDLES was set
  *
  *  parent's state  may send
  *  OPEN            GRANT CALL (also before HELLO has come)     END -> ENDED
- *  ENDED           nothing; it goes on reading                 closes after the end of file
+ *  ENDED           nothing; it goes on reading                 closes at the end of file
  *  between GRANT and its CALL only further GRANT
  *
  * ORDER. Results, errors and events arrive in the order in which the clone made them. A
- * synchronous clone enters calls in the order of their frames, an asynchronous one too, and
- * answers in any order.
+ * synchronous clone enters calls in the order of their frames, an asynchronous one too,
+ * and answers in any order.
  *
- * ENDS. The parent's end of file without END: the parent is gone or has given up; the clone
- * leaves at once (asynchronous: within a second), whatever is outstanding. The clone's end
- * of file without BYE is its death: calls without an answer fail.
+ * ENDS. The parent's end of file without END: the parent is gone or has given up; the
+ * clone leaves at once (asynchronous: within a second), whatever is outstanding. The
+ * clone's end of file without BYE is its death: calls without an answer fail.
  *
- * STRICT (never with RPC_ASYNC): the clone enters a call only after it has handed the answers
- * of all former ones to the kernel. So when it dies, the first unanswered call may have
- * been entered and every later one was not. Without it answers may be written together,
- * before the clone would wait for more octets or when RPC_BATCH_OCTETS are queued. In every
- * mode READY is written before the first call is entered.
+ * STRICT (never with RPC_ASYNC): the clone enters a call only after it has handed the
+ * answers of all former ones to the kernel. So when it dies, the first unanswered call
+ * may have been entered and every later one was not. Without it answers may be written
+ * together, before the clone would wait for more octets or when RPC_BATCH_OCTETS are
+ * queued. In every mode READY is written before the first call is entered.
  *
- * FLOW. The parent always reads, also while it can't write; so a clone may simply block in
- * writing. A clone holds no more than a read buffer of calls that it has not entered (in
- * asynchronous mode it stops reading at RPC_ASYNC_CALLS_MAX calls entered and not answered
- * and while more than RPC_ASYNC_OCTETS_MAX octets of answers wait). */
+ * FLOW. The parent always reads, also while it can't write; so a clone may simply block
+ * in writing. A clone holds no more than a read buffer of calls that it has not entered
+ * (in asynchronous mode it stops reading at RPC_ASYNC_CALLS_MAX calls entered and not
+ * answered and while more than RPC_ASYNC_OCTETS_MAX octets of answers wait). */
 enum { RPC_BATCH_OCTETS = 64 * 1024 };
 enum { RPC_ASYNC_CALLS_MAX = 4096, RPC_ASYNC_OCTETS_MAX = 4 * 1024 * 1024 };
 
-/* LIMITS. A message that is too long is refused by its sender: the parent's caller gets LIMIT,
- * the clone sends an ERROR with FAILURE_LIMIT (and raises for an event). One that comes
- * anyway ends the connection. Memory grows with what arrives, never with what is claimed. */
+/* LIMITS. A message that is too long is refused by its sender: the parent's caller gets
+ * LIMIT, the clone sends an ERROR with FAILURE_LIMIT (and raises for an event). One that
+ * comes anyway ends the connection. Memory grows with what arrives, never with what is
+ * claimed. */
 #define RPC_MESSAGE_MAX (UINT64_C(256) << 20) /* body of a message unless changed */
 enum { RPC_MESSAGE_FDS_MAX = 1024 };          /* handles of a message */
 
@@ -106,9 +109,9 @@ enum { RPC_MESSAGE_FDS_MAX = 1024 };          /* handles of a message */
  *   u32 milliseconds between two USAGE | str function | str init | str serialiser
  *
  * in Lua: string.unpack("<I4 I2 I2 I8 I4 s4 s4 s4", parameters). init may be empty: none.
- * Serialisers: "msgpack"; "string": values are octet strings, each as a str, handles behind
- * them; "octets": the body is the one and only string; else a module with encode and decode.
- * A clone that does not know the version raises at once. */
+ * Serialisers: "msgpack"; "string": values are octet strings, each as a str, handles
+ * behind them; "octets": the body is the one and only string; else a module with encode
+ * and decode. A clone that does not know the version raises at once. */
 enum rpc_flags {
   RPC_ASYNC = 1,         /* f(done, ...), any order; else f(...) */
   RPC_TAKES_HANDLES = 2, /* the parent accepts handles in results and events */

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct far_node *node_new(struct far *f, int pid, int fd, int parent, uint64_t id) {
+static struct far_node *node_new(struct far *f, int pid, int fd, int parent,
+                                 uint64_t id) {
   struct far_node *n = calloc(1, sizeof *n);
   assert(f->n < FAR_NODES);
   f->node[f->n++] = n;
@@ -72,8 +73,8 @@ struct far_node *far_by_pid(struct far *f, int pid) {
 
 /* ---- what is said ---- */
 
-void far_say(struct far *f, struct far_node *n, unsigned type, uint64_t id, const void *body,
-             size_t length) {
+void far_say(struct far *f, struct far_node *n, unsigned type, uint64_t id,
+             const void *body, size_t length) {
   if (n->fd >= 0)
     sim_answer(f->sim, n->fd, type, id, body, length);
 }

@@ -15,8 +15,8 @@ struct far_node {
   int pid, fd, parent; /* fd: index of its end, -1: none; parent: node, -1: our child */
   uint64_t id;         /* of the FORK */
   uint64_t executed;
-  int told;            /* forked was answered */
-  int failing;         /* a template: its next command fails */
+  int told;                     /* forked was answered */
+  int failing;                  /* a template: its next command fails */
   int hello, ready, ended, bye; /* worker: said, said, END has come, said */
   int async;
   uint64_t call[FAR_CALLS]; /* numbers that came and were not answered, in order */
@@ -30,12 +30,13 @@ struct far {
   struct sim *sim;
   struct far_node *node[FAR_NODES];
   int n;
-  int slow_hello;    /* workers say HELLO and READY only when told */
-  int deaf;          /* nobody reads */
-  int fork_failures; /* so many forks fail */
-  int broken_loads;  /* so many evals fail */
+  int slow_hello;                 /* workers say HELLO and READY only when told */
+  int deaf;                       /* nobody reads */
+  int fork_failures;              /* so many forks fail */
+  int broken_loads;               /* so many evals fail */
   int killed[FAR_NODES], nkilled; /* pids that were sent SIGKILL */
-  void (*on_evaluated)(struct far *f, struct far_node *n, const char *code, size_t length);
+  void (*on_evaluated)(struct far *f, struct far_node *n, const char *code,
+                       size_t length);
   void *data;
 };
 
@@ -53,11 +54,12 @@ struct far_node *far_worker(struct far *f, int i);
 int far_nworkers(struct far *f);
 struct far_node *far_by_pid(struct far *f, int pid);
 /* What a worker says. */
-void far_say(struct far *f, struct far_node *n, unsigned type, uint64_t id, const void *body,
-             size_t length);
-void far_ready(struct far *f, struct far_node *n);             /* HELLO and READY */
-void far_fail(struct far *f, struct far_node *n);              /* HELLO and FAILED, and ends */
-void far_result(struct far *f, struct far_node *n, int i, const char *text); /* i-th call */
+void far_say(struct far *f, struct far_node *n, unsigned type, uint64_t id,
+             const void *body, size_t length);
+void far_ready(struct far *f, struct far_node *n); /* HELLO and READY */
+void far_fail(struct far *f, struct far_node *n);  /* HELLO and FAILED, and ends */
+void far_result(struct far *f, struct far_node *n, int i,
+                const char *text); /* i-th call */
 void far_error(struct far *f, struct far_node *n, int i, int entered);
 /* It ends, by waitpid's status; reported by its template when that lives. */
 void far_die(struct far *f, struct far_node *n, int status);

@@ -1,5 +1,5 @@
-/* The decisions of a pool, as tables of numbers: who starts when, who stops when, who gets the
- * next call, when it is enough. */
+/* The decisions of a pool, as tables of numbers: who starts when, who stops when, who
+ * gets the next call, when it is enough. */
 #include "parent/pool_policy.h"
 #include "unit.h"
 
@@ -20,8 +20,8 @@ static void begin(struct policy_config c) {
   assert_int_equal(policy_init(&p, &c, 1), 0);
 }
 
-/* Does what the policy wants at that time; new workers are ready at once when they may. Gives
- * how many were started less how many were stopped. */
+/* Does what the policy wants at that time; new workers are ready at once when they may.
+ * Gives how many were started less how many were stopped. */
 static int obey(uint64_t now_ms, size_t nqueued, int ready) {
   int n = 0;
   for (;;) {
@@ -50,10 +50,12 @@ static void test_growth(void **state) {
     size_t nqueued;
     unsigned workers;
   } rows[] = {
-      {1, 4, 0, 200, 0, 0, 0},   {0, 4, 0, 200, 0, 20, 1},   {0, 4, 0, 200, 199, 20, 1},
-      {0, 4, 0, 200, 200, 20, 2}, {0, 4, 0, 200, 400, 20, 3}, {0, 4, 0, 200, 600, 20, 4},
-      {0, 4, 0, 200, 9999, 20, 4}, {1, 3, 0, 0, 0, 20, 3},    {1, 3, 2, 100, 0, 0, 2},
-      {1, 3, 3, 100, 0, 0, 3},   {1, 0, 0, 100, 0, 20, 0},   {0, 0, 0, 100, 99999, 20, 0},
+      {1, 4, 0, 200, 0, 0, 0},     {0, 4, 0, 200, 0, 20, 1},
+      {0, 4, 0, 200, 199, 20, 1},  {0, 4, 0, 200, 200, 20, 2},
+      {0, 4, 0, 200, 400, 20, 3},  {0, 4, 0, 200, 600, 20, 4},
+      {0, 4, 0, 200, 9999, 20, 4}, {1, 3, 0, 0, 0, 20, 3},
+      {1, 3, 2, 100, 0, 0, 2},     {1, 3, 3, 100, 0, 0, 3},
+      {1, 0, 0, 100, 0, 20, 0},    {0, 0, 0, 100, 99999, 20, 0},
   };
   for (size_t i = 0; i < COUNT(rows); i++) {
     if (rows[i].fresh) {
@@ -83,9 +85,9 @@ static void test_shrink(void **state) {
     unsigned idle;
     uint64_t at_ms;
     unsigned workers;
-  } steps[] = {{0, 0, 4},    {0, 399, 4},  {0, 400, 3},  {0, 799, 3},  {0, 800, 2},
-               {0, 1200, 1}, {0, 1600, 0}, {2, 0, 4},    {2, 400, 3},  {2, 800, 2},
-               {2, 1200, 2}, {2, 9999, 2}};
+  } steps[] = {{0, 0, 4},   {0, 399, 4},  {0, 400, 3},  {0, 799, 3},
+               {0, 800, 2}, {0, 1200, 1}, {0, 1600, 0}, {2, 0, 4},
+               {2, 400, 3}, {2, 800, 2},  {2, 1200, 2}, {2, 9999, 2}};
   for (size_t i = 0; i < COUNT(steps); i++) {
     if (steps[i].at_ms == 0) {
       struct policy_config c = standard;
@@ -159,7 +161,8 @@ static void test_starting_workers_get_nothing(void **state) {
   policy_deinit(&p);
 }
 
-/* One worker that dies again and again; gives how many deaths it took to fail, 0: none. */
+/* One worker that dies again and again; gives how many deaths it took to fail, 0: none.
+ */
 static unsigned deaths_to_fail(unsigned burst, unsigned period_ms, unsigned every_ms,
                                int answers, enum policy_end how) {
   struct policy_config c = standard;

@@ -1,14 +1,15 @@
-/* A pool in random schedules against a ledger: calls of every kind, cancelled and timed out,
- * workers that answer, raise, retire, die and are stopped, templates that die or fail to load,
- * forks that fail, reloads, resizes, drains. Deterministic by seed; a failing seed is printed
- * and can be played again:
+/* A pool in random schedules against a ledger: calls of every kind, cancelled and timed
+ * out, workers that answer, raise, retire, die and are stopped, templates that die or
+ * fail to load, forks that fail, reloads, resizes, drains. Deterministic by seed; a
+ * failing seed is printed and can be played again:
  *
  *   test_pool_sim [SCHEDULES [FIRST_SEED]]
  *
- * What must hold in every schedule: each call's callback exactly once, never inside the call
- * that took it, and before the close callback; a call that was reported as not started was
- * never entered; none was entered twice unless it may (and three times at most); answers are
- * those of the call; never more workers than allowed; in the end nothing is left. */
+ * What must hold in every schedule: each call's callback exactly once, never inside the
+ * call that took it, and before the close callback; a call that was reported as not
+ * started was never entered; none was entered twice unless it may (and three times at
+ * most); answers are those of the call; never more workers than allowed; in the end
+ * nothing is left. */
 #include "help/far.h"
 #include "parent/boot.h"
 #include "parent/pool.h"
@@ -243,7 +244,8 @@ static void check_workers(struct world *w) {
   mf_pool_stats s = {.size = sizeof s};
   if (w->gone || mf_pool_get_stats(w->pool, &s) < 0)
     return;
-  CHECK(s.workers <= 1000 && s.idle <= s.workers && s.queued <= w->options.queue_max + 100);
+  CHECK(s.workers <= 1000 && s.idle <= s.workers &&
+        s.queued <= w->options.queue_max + 100);
   CHECK(s.running <= 1000);
 }
 
@@ -295,7 +297,8 @@ static void play_steps(struct world *w) {
 static void finish(struct world *w) {
   w->in_call = 1;
   if (rnd(w, 3) == 0)
-    CHECK(mf_pool_drain(w->pool, rnd(w, 2) ? rnd(w, 1000) : MF_NO_TIMEOUT, on_drained, w) == 0);
+    CHECK(mf_pool_drain(w->pool, rnd(w, 2) ? rnd(w, 1000) : MF_NO_TIMEOUT, on_drained,
+                        w) == 0);
   if (rnd(w, 5) == 0)
     mf_pool_abort(w->pool);
   mf_pool_close(w->pool, on_gone, w);
