@@ -17,30 +17,16 @@ const char *mf_strerror(int code) {
 }
 
 const char *mf_errname(int code) {
+  if (code == MF_EINVAL)
+    return "EINVAL"; /* the one whose name in Lua begins with an E */
   switch (code) {
   case 0:
     return "OK";
-  case MF_EINVAL:
-    return "EINVAL"; /* the one whose name in Lua begins with an E */
 #define NAME(name, value, text)                                                          \
   case value:                                                                            \
     return #name;
-#define MF_ERROR_NAMES(X)                                                                \
-  X(REMOTE, MF_EREMOTE, "")                                                              \
-  X(CLONE_DIED, MF_ECLONE_DIED, "")                                                      \
-  X(TEMPLATE_START, MF_ETEMPLATE_START, "")                                              \
-  X(TEMPLATE_DIED, MF_ETEMPLATE_DIED, "")                                                \
-  X(FORK_FAILED, MF_EFORK_FAILED, "")                                                    \
-  X(TIMEOUT, MF_ETIMEOUT, "")                                                            \
-  X(CANCELLED, MF_ECANCELLED, "")                                                        \
-  X(CLOSED, MF_ECLOSED, "")                                                              \
-  X(LIMIT, MF_ELIMIT, "")                                                                \
-  X(PROTOCOL, MF_EPROTOCOL, "")                                                          \
-  X(NOMEM, MF_ENOMEM, "")                                                                \
-  X(UNSUPPORTED, MF_EUNSUPPORTED, "")                                                    \
-  X(STATE, MF_ESTATE, "")                                                                \
-  X(FORKED, MF_EFORKED, "")
-    MF_ERROR_NAMES(NAME)
+    MF_ERROR_MAP(NAME)
+#undef NAME
   }
   return uv_err_name(code);
 }
