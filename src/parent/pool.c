@@ -696,7 +696,8 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   if (!died)
     begin_first(w);
   start_grace(w);
-  if (pool->nqueued || pool->ending || died)
+  int has_idled = w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
+  if (pool->nqueued || pool->ending || died || has_idled)
     ask_for_pump(pool);
   if (c->told || !list_empty(&c->due_link)) {
     pool->stats.late += !died;
