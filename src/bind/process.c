@@ -106,9 +106,10 @@ int bound_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
   return 1;
 }
 
-/* What a pool was given: told of its end, whatever the pool does with it. */
+/* What a pool was given: told of its end, or before the pool closes it. */
 static void on_given_exit(mf_process *process, const mf_exit *status, void *data) {
   on_exit_known(process, status, data);
+  bound_gone(data);
   proc_unhold(data);
 }
 
@@ -123,11 +124,9 @@ void bound_lend(struct proc *p) {
 void bound_give(struct proc *p) {
   p->holds++;
   p->lent = 1;
-  p->pid = mf_pid(p->process);
   mf_on_error(p->process, NULL, NULL);
   mf_exit_quiet(p->process, 1);
   mf_on_exit(p->process, on_given_exit, p);
-  p->process = NULL;
 }
 
 void bound_gone(struct proc *p) {
