@@ -333,7 +333,9 @@ void proc_random(void *out, size_t n) {
   unsigned char *octets = out;
   int saved = errno;
   size_t done = random_by_call(octets, n);
-  done += random_by_device(octets + done, n - done);
-  random_by_clock(octets + done, n - done);
+  if (done < n)
+    done += random_by_device(octets + done, n - done);
+  if (done < n)
+    random_by_clock(octets + done, n - done);
   errno = saved;
 }

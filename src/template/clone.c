@@ -31,13 +31,15 @@
 /* ---- before ---- */
 
 int clone_prepare_fork(struct server *s) {
-  fflush(NULL);
-  if (!s->seal.dirty)
-    return 0;
-  leash_hold(&s->leash);
-  signals_enter_user(); /* finalisers */
-  int r = seal_now(&s->seal, s->L);
-  signals_leave_user();
+  int r = 0;
+  if (s->seal.dirty) {
+    leash_hold(&s->leash);
+    signals_enter_user(); /* finalisers */
+    r = seal_now(&s->seal, s->L);
+    signals_leave_user();
+  }
+  if (signals_user_ran())
+    fflush(NULL); /* else nothing can be there, and it would touch two pages */
   return r;
 }
 
@@ -140,8 +142,9 @@ static void answer_forked(struct server *s, uint64_t id, pid_t pid) {
 static int be_born(struct server *s, const struct options *o, struct fdset *fds,
                    uint32_t slot) {
   s->birth.options = *o;
-  s->birth.fds = *fds;
-  fdset_init(fds);
+  fdset_init(&s->birth.fds);
+  for (int i = 0; i < fds->n; i++) /* not all at once: it has room for many, in two pages */
+    fdset_push(&s->birth.fds, fdset_steal(fds, i));
   s->birth.slot = slot == SLOT_NONE ? NULL : slots_at(&s->children.slots, slot);
   s->birth.slot_text = slot == SLOT_NONE ? NULL : slots_text(&s->children.slots, slot);
   return SERVED_BORN;

@@ -10,6 +10,7 @@
  * what a copied interpreter brought along is not its own. */
 #include "template/clone_lib.h"
 
+#include "base/birth.h"
 #include "os/proc.h"
 #include "template/clone_posix.h"
 #include "template/server.h"
@@ -87,8 +88,8 @@ static int l_run_args(lua_State *L) {
 
 /* ---- leaving ---- */
 
-static int exit_code;
-static unsigned birth; /* so that an inherited sentinel is no sentinel */
+AT_BIRTH static int exit_code = 0;
+AT_BIRTH static unsigned birth = 0; /* so that an inherited sentinel is no sentinel */
 
 static int sentinel_gc(lua_State *L) {
   const unsigned *made_at = lua_touserdata(L, 1);

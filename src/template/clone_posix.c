@@ -3,6 +3,7 @@
  * executed, in reverse order. */
 #include "template/clone_posix.h"
 
+#include "base/birth.h"
 #include "luafd/luafd.h"
 #include "os/fd.h"
 #include "os/proc.h"
@@ -31,7 +32,7 @@
 
 extern char **environ;
 
-int (*clone_exec_prepare)(void);
+AT_BIRTH int (*clone_exec_prepare)(void) = NULL;
 
 static int fail(lua_State *L, int error) {
   luaL_pushfail(L);

@@ -118,13 +118,36 @@ int connection_flush(struct connection *c) {
   return 0;
 }
 
+/* ENOBUFS looks like a full socket but polls as writable: try again a little later. */
+static void wait_for_room(const struct connection *c) {
+  struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+  if (poll(&p, 1, -1) > 0 && (p.revents & POLLOUT))
+    poll(NULL, 0, 1);
+}
+
 int connection_flush_all(struct connection *c) {
-  while (connection_flush(c) == MF_AGAIN) {
-    struct pollfd p = {.fd = c->fd, .events = POLLOUT};
-    /* ENOBUFS looks like a full socket but polls as writable: try again a little later.
-     */
-    if (poll(&p, 1, -1) > 0 && (p.revents & POLLOUT))
-      poll(NULL, 0, 1);
-  }
+  while (connection_flush(c) == MF_AGAIN)
+    wait_for_room(c);
   return c->fd < 0 || c->deaf ? -EPIPE : 0;
+}
+
+int connection_say(struct connection *c, unsigned type, uint64_t id) {
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct frame f = {.type = (uint8_t)type, .id = id};
+  size_t done = 0;
+  if (connection_flush_all(c) < 0)
+    return -EPIPE;
+  frame_encode(header, &f);
+  while (done < sizeof header) {
+    struct iovec iov = {header + done, sizeof header - done};
+    ssize_t n = sock_send(c->fd, &iov, 1, NULL, 0);
+    if (n < 0) {
+      c->deaf = 1;
+      return -EPIPE;
+    }
+    done += (size_t)n;
+    if (n == 0)
+      wait_for_room(c);
+  }
+  return 0;
 }

@@ -42,6 +42,9 @@ int connection_receive(struct connection *c);
 /* Queues an answer; parts are joined to one body. 0, or -ENOMEM/-E2BIG. */
 int connection_answer(struct connection *c, unsigned type, uint64_t id, const void *body,
                       size_t length);
+/* Writes everything and then an answer without a body, waiting as long as it takes. Takes no
+ * memory, and touches none of the buffers when nothing else is to be written. 0 or -EPIPE. */
+int connection_say(struct connection *c, unsigned type, uint64_t id);
 /* Queues DONE when it has news. */
 int connection_tell_done(struct connection *c);
 /* Writes what goes now. 0: all is written (or nobody listens), MF_AGAIN. */

@@ -18,6 +18,8 @@ static size_t set_text(char *to, size_t max, const char *text, size_t n) {
 }
 
 void failure_clear(struct failure *f) {
+  if (!f->code && !f->nmessage && !f->ntraceback)
+    return; /* a clone whose calls succeed leaves this page to its template */
   f->code = f->phase = f->error = 0;
   f->nmessage = f->ntraceback = 0;
 }

@@ -84,8 +84,7 @@ static int fork_runner(struct server *s, uint64_t id, int report_fd) {
 static void announce(struct server *s) {
   if (sock_hung_up(s->conn.fd))
     server_exit(s, 0);
-  connection_answer(&s->conn, ANS_RUNNING, (uint64_t)getpid(), NULL, 0);
-  if (connection_flush_all(&s->conn) < 0)
+  if (connection_say(&s->conn, ANS_RUNNING, (uint64_t)getpid()) < 0)
     server_exit(s, 0);
 }
 

@@ -64,17 +64,37 @@ void server_leave_user(struct server *s) {
   signals_leave_user();
 }
 
-void server_title(struct server *s, const char *kind) {
-  char text[300];
-  if (kind)
-    snprintf(text, sizeof text, "%llu moonfork: %s %s", (unsigned long long)s->owner_pid,
-             kind, s->name);
-  else
-    snprintf(text, sizeof text, "%llu moonfork: %s", (unsigned long long)s->owner_pid,
-             s->run.title);
+/* Appends as much of text as fits; gives the new end. By hand: every clone makes a title, and
+ * printf would be a dozen pages that it never touches otherwise. */
+static char *append(char *at, const char *end, const char *text) {
   size_t n = strlen(text);
-  while (n > 0 && text[n - 1] == ' ')
-    text[--n] = 0;
+  if (n > (size_t)(end - at))
+    n = (size_t)(end - at);
+  memcpy(at, text, n);
+  return at + n;
+}
+
+static char *append_number(char *at, const char *end, uint64_t number) {
+  char digits[21], *first = digits + sizeof digits - 1;
+  *first = 0;
+  do
+    *--first = (char)('0' + number % 10);
+  while ((number /= 10) > 0);
+  return append(at, end, first);
+}
+
+void server_title(struct server *s, const char *kind) {
+  char text[300], *at = text, *end = text + sizeof text - 1;
+  at = append_number(at, end, s->owner_pid);
+  at = append(at, end, " moonfork: ");
+  if (kind) {
+    at = append(at, end, kind);
+    at = append(at, end, " ");
+  }
+  at = append(at, end, kind ? s->name : s->run.title);
+  while (at > text && at[-1] == ' ')
+    at--;
+  *at = 0;
   proc_set_title(text);
   s->title_stale = 0;
 }

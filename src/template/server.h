@@ -67,20 +67,21 @@ struct server {
   int to_socket[3];        /* standard streams that become the socket at run */
   struct slot *slot;       /* our own, in the template's memory; or NULL */
   char *slot_text;
-  struct audit audit;
   int audit_level;         /* MF_SEAL_AUDIT_...; 0: refuse what audit_check refuses */
   int hide_args;           /* hooks of a birth must not see arguments */
   int being_born;          /* executing the inner commands of a FORK */
   struct {                 /* a clone between fork() and clone_born */
     struct options options;
-    struct fdset fds;
     struct slot *slot;
     char *slot_text;
+    struct fdset fds; /* long, and seldom more than its beginning is written */
   } birth;
   struct {                 /* a function about to be entered */
     int nargs;
     char title[128];
   } run;
+  /* From here on clones don't write, or seldom: the rest lies in one page, or two. */
+  struct audit audit;
   struct failure failure;  /* of the last protected call that failed */
 };
 

@@ -3,17 +3,19 @@
  * template notes which ones are not the default, and clones reset these. */
 #include "template/signals.h"
 
+#include "base/birth.h"
 #include "os/proc.h"
 #include <errno.h>
 #include <string.h>
 
 enum { HINTS_MAX = 64 };
 
-static volatile sig_atomic_t nhints;
-static pid_t hints[HINTS_MAX];
-static int watching; /* SIGCHLD is ours, and blocked */
-static int user_ran = 1, has_altstack;
-static sigset_t changed; /* dispositions that are not the default */
+AT_BIRTH static volatile sig_atomic_t nhints = 0;
+AT_BIRTH static pid_t hints[HINTS_MAX] = {0};
+AT_BIRTH static int watching = 0; /* SIGCHLD is ours, and blocked */
+AT_BIRTH static int user_ran = 1, has_altstack = 0;
+AT_BIRTH static int nchanged = 0;
+AT_BIRTH static sigset_t changed = {{0}}; /* dispositions that are not the default */
 
 static void on_sigchld(int signum, siginfo_t *info, void *context) {
   int saved = errno;
@@ -47,6 +49,10 @@ void signals_watch_children(void) {
   handle_sigchld();
 }
 
+int signals_user_ran(void) {
+  return user_ran;
+}
+
 void signals_enter_user(void) {
   user_ran = 1;
   if (watching)
@@ -55,12 +61,14 @@ void signals_enter_user(void) {
 
 static void note_dispositions(void) {
   stack_t stack;
-  user_ran = 0;
+  user_ran = nchanged = 0;
   sigemptyset(&changed);
   for (int i = 1; i < NSIG; i++) {
     struct sigaction a;
-    if (sigaction(i, NULL, &a) == 0 && a.sa_handler != SIG_DFL)
+    if (sigaction(i, NULL, &a) == 0 && a.sa_handler != SIG_DFL) {
       sigaddset(&changed, i);
+      nchanged++;
+    }
   }
   has_altstack = sigaltstack(NULL, &stack) == 0 && !(stack.ss_flags & SS_DISABLE);
 }
@@ -111,15 +119,17 @@ void signals_release(void) {
 
 void signals_forked(void) {
   sigset_t none;
-  for (int i = 1; i < NSIG; i++)
-    if (i == SIGCHLD ? watching : sigismember(&changed, i))
+  if (watching)
+    set_default(SIGCHLD);
+  for (int i = 1; nchanged > 0 && i < NSIG; i++)
+    if (i != SIGCHLD && sigismember(&changed, i))
       set_default(i);
   if (has_altstack) {
     stack_t off = {.ss_flags = SS_DISABLE};
     sigaltstack(&off, NULL);
   }
   sigemptyset(&changed);
-  has_altstack = watching = 0;
+  nchanged = has_altstack = watching = 0;
   nhints = 0;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);

@@ -12,6 +12,8 @@ void signals_watch_children(void);
 /* Around user code: the mask is empty inside; afterwards SIGCHLD is ours again. */
 void signals_enter_user(void);
 void signals_leave_user(void);
+/* Whether user code ran since the last fork. */
+int signals_user_ran(void);
 /* The children that SIGCHLD named since the last call; at most max. With SIGCHLD blocked.
  */
 int signals_take_hints(pid_t *ret_pids, int max);

@@ -1,0 +1,13 @@
+/* AT_BIRTH marks variables that every new clone writes. They lie side by side at the end of
+ * the program's data, where what is zero at first (the server) follows: so fork copies one
+ * page or two for all of them, instead of one for each. Nothing but speed depends on it. */
+#ifndef BASE_BIRTH_H
+#define BASE_BIRTH_H
+
+#if defined(__ELF__) && defined(__GNUC__)
+#define AT_BIRTH __attribute__((section(".data.birth")))
+#else
+#define AT_BIRTH
+#endif
+
+#endif
