@@ -566,6 +566,8 @@ static void close_descriptors(struct home *h) {
     outbox_init(&p->chan.out);
     if (p->hold)
       fdset_close(&p->hold->fds);
+    if (p->forked_hook.close)
+      p->forked_hook.close(p->forked_hook.guest);
   }
 }
 

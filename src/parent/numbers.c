@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST_SIZE = 64 };
+enum { FIRST_SIZE = 64, KEPT_SIZE = 8192 };
 
 void numbers_init(struct numbers *t) {
   memset(t, 0, sizeof *t);
@@ -60,5 +60,9 @@ void numbers_remove(struct numbers *t, uint64_t id) {
   if (!n || n->id != id || !n->value)
     return;
   n->value = NULL;
-  t->used--;
+  if (--t->used || t->size <= KEPT_SIZE)
+    return;
+  free(t->slots); /* it was large once */
+  t->slots = NULL;
+  t->size = 0;
 }

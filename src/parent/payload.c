@@ -68,14 +68,18 @@ struct payload *payload_hold(struct payload *p) {
   return p;
 }
 
+void payload_close(struct payload *p) {
+  for (size_t i = 0; i < p->nfds; i++)
+    fd_close(&p->fds[i]);
+  p->nfds = 0;
+}
+
 struct payload *payload_recycle(struct payload *p) {
   if (--p->refs)
     return NULL;
-  for (size_t i = 0; i < p->nfds; i++)
-    fd_close(&p->fds[i]);
+  payload_close(p);
   free(p->fds);
   p->fds = NULL;
-  p->nfds = 0;
   if (p->cap <= KEPT_MAX)
     return p;
   free(p);

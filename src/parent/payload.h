@@ -21,6 +21,8 @@ int payload_check(const mf_message *m, uint64_t message_max);
  * MF_ENOMEM, or what dup says. reuse is gone in any case. */
 int payload_new(const mf_message *m, struct payload *reuse, struct payload **ret);
 struct payload *payload_hold(struct payload *p);
+/* Closes the descriptors in a forked copy, where nobody else uses them. */
+void payload_close(struct payload *p);
 /* The last one to let go closes and frees. */
 void payload_drop(void *payload);
 /* As payload_drop, but the last one gets the memory back for payload_new; else NULL. */

@@ -530,11 +530,27 @@ static int put_in_slot(struct worker *w) {
 
 /* ---- the template ---- */
 
-static void close_template(struct mf_pool *pool) {
+/* In a forked copy: the descriptors of requests. The workers' rpcs see to theirs. */
+static void close_in_copy(void *guest) {
+  struct mf_pool *pool = guest;
+  for (size_t i = 0; i < pool->calls.size; i++) {
+    const struct work *c = pool->calls.slots[i].value;
+    if (c && c->payload)
+      payload_close(c->payload);
+  }
+}
+
+static void use_template(struct mf_pool *pool, mf_process *t) {
+  pool->template = t;
+  t->forked_hook.close = close_in_copy;
+  t->forked_hook.guest = pool;
+}
+
+static mf_process *leave_template(struct mf_pool *pool) {
   mf_process *t = pool->template;
   pool->template = NULL;
-  if (t)
-    mf_close(t, NULL, NULL);
+  t->forked_hook.close = NULL;
+  return t;
 }
 
 static void fail_pool(struct mf_pool *pool, int code, const char *message,
@@ -594,8 +610,8 @@ static int provide_template(struct mf_pool *pool) {
       fail_pool(pool, r, mf_strerror(r), NULL);
     return 0;
   }
-  close_template(pool);
-  pool->template = fresh;
+  mf_close(leave_template(pool), NULL, NULL);
+  use_template(pool, fresh);
   pool->template_good = 0;
   pool->stats.template_starts++;
   return 1;
@@ -773,12 +789,10 @@ static void on_drain_limit(struct deadline *d) {
 static void on_template_closed(mf_process *p, void *data);
 
 static void finish_close(struct mf_pool *pool) {
-  mf_process *t = pool->template;
   if (pool->closed)
     return;
   pool->closed = 1;
-  pool->template = NULL;
-  mf_close(t, on_template_closed, pool);
+  mf_close(leave_template(pool), on_template_closed, pool);
 }
 
 /* All workers are gone, all callbacks are paid. */
@@ -815,8 +829,8 @@ static void switch_template(struct mf_pool *pool) {
   unsigned n = 0;
   trial->trial = 0;
   pool->reload.worker = NULL;
-  close_template(pool);
-  pool->template = pool->reload.process;
+  mf_close(leave_template(pool), NULL, NULL);
+  use_template(pool, pool->reload.process);
   pool->reload.process = NULL;
   journal_drop(&pool->journal);
   pool->journal = journal_hold(pool->template->journal);
@@ -1342,7 +1356,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *o,
   }
   pool->home = p->home;
   pool->seam = p->home->seam;
-  pool->template = p;
+  use_template(pool, p);
   pool->journal = journal_hold(p->journal);
   ask_for_pump(pool);
   *ret = pool;

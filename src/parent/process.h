@@ -91,6 +91,8 @@ struct mf_process {
   struct { mf_error_cb cb; void *data; } error_to;
   struct { mf_exit_cb cb; void *data; } exit_to, exit_hook; /* hook: of the library's own */
   struct { mf_close_cb cb; void *data; } close_to;
+  /* In a forked copy that becomes a template: closes what an rpc or pool has open. */
+  struct { void (*close)(void *guest); void *guest; } forked_hook;
   struct list memory;
   unsigned owed;
   struct failure *error;

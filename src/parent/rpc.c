@@ -936,6 +936,7 @@ static void tell_the_end(struct mf_rpc *rpc) {
   if (rpc->closing && rpc->over && !rpc->closed) {
     rpc->closed = 1;
     process_hook_exit(rpc->process, NULL, NULL);
+    rpc->process->forked_hook.close = NULL;
     mf_close(rpc->process, on_process_closed, rpc);
   }
 }
@@ -1252,6 +1253,19 @@ int rpc_options_check(const mf_rpc_options *o) {
   return 0;
 }
 
+/* The copy is no parent of the clone: a socket kept there would hide our end from it. */
+static void close_in_copy(void *guest) {
+  struct mf_rpc *rpc = guest;
+  fd_close(&rpc->fd);
+  outbox_deinit(&rpc->out);
+  inbox_drop_fds(&rpc->in);
+  close_left(rpc->fds, rpc->nfds);
+  rpc->nfds = 0;
+  list_each(it, &rpc->parked) {
+    payload_close(list_entry(it, struct call, link)->payload);
+  }
+}
+
 int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
             unsigned usage_ms, const struct rpc_owner *owner, void *owner_data,
             mf_rpc **ret) {
@@ -1287,6 +1301,8 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
     return r;
   }
   process_hook_exit(p, on_exit_told, rpc);
+  p->forked_hook.close = close_in_copy;
+  p->forked_hook.guest = rpc;
   *ret = rpc;
   return 0;
 }
