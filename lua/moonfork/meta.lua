@@ -78,6 +78,8 @@
 ---@field fork fun(self, options?: moonfork.options): moonfork.process
 ---@field require fun(self, ...: string): moonfork.process
 ---@field eval fun(self, code: string, ...: string|number): moonfork.process
+---@field rpc fun(self, name: string, options?: moonfork.rpc_options): moonfork.rpc
+---@field pool fun(self, name: string, options?: moonfork.pool_options): moonfork.pool
 ---@field send_fd fun(self, ...: moonfork.handle): moonfork.process
 ---@field send_arg fun(self, ...: string|number): moonfork.process
 ---@field take_args fun(self): moonfork.process
@@ -129,6 +131,54 @@ function process:memory(callback) end
 ---@field events fun(self): string
 ---@field timeout fun(self): number?
 ---@field dirty fun(self): boolean
+
+---@class moonfork.call
+---@field cancel fun(self): boolean
+
+---@class moonfork.calls
+---@field call fun(self, ...): any a last argument that is a function is the callback
+---@operator call: any
+
+---@class moonfork.rpc_options
+---@field async? boolean
+---@field init? string
+---@field on_event? fun(...)
+---@field on_error? fun(err: moonfork.error)
+---@field on_close? fun()
+---@field on_drain? fun()
+---@field serialiser? string
+---@field timeout? number
+---@field handles? boolean
+---@field strict? boolean
+---@field message_max? integer
+
+---@class moonfork.rpc: moonfork.calls
+---@field with fun(self, options: {timeout?: number}): moonfork.calls
+---@field process fun(self): moonfork.process
+---@field close fun(self)
+
+---@class moonfork.pool_options: moonfork.rpc_options
+---@field max? integer
+---@field idle? integer
+---@field load? integer
+---@field start? number
+---@field stop? number
+---@field queue_max? integer
+---@field max_calls? integer
+---@field call_timeout? number
+---@field max_memory? integer
+---@field restart? {burst?: integer, period?: number}
+---@field grace? number
+
+---@class moonfork.pool: moonfork.calls
+---@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.calls
+---@field stats fun(self): table
+---@field pids fun(self): integer[]
+---@field drain fun(self, timeout?: number, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
+---@field reload fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
+---@field resize fun(self, max: integer): true?, moonfork.error?
+---@field map fun(self, items: any[]|fun(): any): fun(): integer?, moonfork.error?, ...
+---@field close fun(self)
 
 ---@class moonfork.reactor
 ---@field pollfd fun(self): integer
