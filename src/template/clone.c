@@ -276,7 +276,7 @@ static void collect_fd(int fd, void *data) {
 
 static int is_own(const struct server *s, const struct fdset *fds, int fd) {
   if (fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-      args_has_fd(&s->args, fd))
+      args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd))
     return 1;
   for (int i = 0; i < fds->n; i++)
     if (fds->fd[i] == fd)

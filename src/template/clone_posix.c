@@ -33,6 +33,7 @@
 extern char **environ;
 
 AT_BIRTH int (*clone_exec_prepare)(void) = NULL;
+AT_BIRTH const char *(*clone_fork_refused)(void) = NULL;
 
 static int fail(lua_State *L, int error) {
   luaL_pushfail(L);
@@ -341,7 +342,14 @@ static int f_exec(lua_State *L) {
 
 /* ---- fork and its company ---- */
 
+static void check_may_fork(lua_State *L) {
+  const char *why = clone_fork_refused != NULL ? clone_fork_refused() : NULL;
+  if (why != NULL)
+    luaL_error(L, "%s", why);
+}
+
 static int f_fork(lua_State *L) {
+  check_may_fork(L);
   fflush(NULL); /* else both would write it */
   pid_t pid = fork();
   if (pid < 0)
@@ -488,6 +496,8 @@ static int with_traceback(lua_State *L) {
 
 static int child_body(lua_State *L) { /* 1: f, 2: number of the far end */
   luafd_push(L, (int)lua_tointeger(L, 2), LUAFD_FOREIGN);
+  lua_pushvalue(L, -1);
+  luaL_ref(L, LUA_REGISTRYINDEX); /* collected, it would close the stream that it is */
   lua_replace(L, 2);
   lua_call(L, 1, 0);
   return 0;
@@ -517,6 +527,7 @@ _Noreturn static void child_run(lua_State *L, int far, int target) {
 /* near: which end of the pipe the caller keeps. */
 static int fork_with_pipe(lua_State *L, int near, int target) {
   int fd[2];
+  check_may_fork(L);
   luaL_checktype(L, 1, LUA_TFUNCTION);
   luaL_checkstack(L, 10, NULL);
   int r = open_pipe(fd);

@@ -27,6 +27,8 @@ void clone_posix_open(lua_State *L, int module_index);
  * (borrowed), of which exec lets a duplicate live on in the program, or -1: none. NULL is
  * none, too. */
 extern int (*clone_exec_prepare)(void);
+/* Says why this process may not fork by itself now; NULL (also the variable): it may. */
+extern const char *(*clone_fork_refused)(void);
 /* 128 random bits in hex (33 octets with the NUL): different in every process, the same
  * as long as this one lives. */
 void clone_id(char ret_text[33]);

@@ -182,6 +182,7 @@ static void leave_last_words(struct server *s) {
 void runner_enter(struct server *s) {
   signals_release();
   clone_exec_prepare = armed_leash;
+  clone_fork_refused = NULL;
   int fd = prepare_socket(s);
   server_title(s, NULL);
   if (script_run(s, fd) == 0)

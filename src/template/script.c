@@ -9,6 +9,7 @@
 #include "luafd/luafd.h"
 #include "os/proc.h"
 #include "template/clone_lib.h"
+#include "template/clone_posix.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
@@ -192,9 +193,16 @@ int script_open(struct server *s, const struct options *o) {
   return r < 0 ? r : script_prepare(s);
 }
 
+/* The library's own, what its owner sent, and what has come for commands further on. */
 static int is_ours(int fd, void *data) {
   const struct server *s = data;
-  return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed;
+  return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
+         args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
+}
+
+/* A raw copy of a template in the middle of a command would serve it too. */
+static const char *why_no_raw_fork(void) {
+  return "a template does not fork by itself: its owner forks it, between commands";
 }
 
 static int do_prepare(lua_State *L) {
@@ -202,6 +210,7 @@ static int do_prepare(lua_State *L) {
   seal_init(&s->seal, L, s->heap, s->seal.gc);
   seal_touch(&s->seal);
   clone_lib_install(L);
+  clone_fork_refused = why_no_raw_fork;
   luafd_prepare(L);
   lua_pushnil(L);
   luafd_set_wait(L); /* whatever reactor a copied interpreter had is not here */

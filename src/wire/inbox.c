@@ -212,3 +212,10 @@ int inbox_next(struct inbox *in, struct frame *ret_f) {
   *ret_f = f;
   return 0;
 }
+
+int inbox_holds_fd(const struct inbox *in, int fd) {
+  for (size_t i = in->fd_head; i < in->fd_tail; i++)
+    if (in->fds[i] == fd)
+      return 1;
+  return 0;
+}

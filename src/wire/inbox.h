@@ -55,6 +55,8 @@ int inbox_cut(struct inbox *in);
 int inbox_lost_fds(const struct inbox *in);
 /* In a forked process: closes every unclaimed descriptor, keeps the octets. */
 void inbox_drop_fds(struct inbox *in);
+/* 1 when fd waits here for its frame. */
+int inbox_holds_fd(const struct inbox *in, int fd);
 /* Forgets octets and descriptors (closed), keeps the storage. */
 void inbox_reset(struct inbox *in);
 /* Octets held that belong to no delivered frame (a torn frame at the end of a stream). */
