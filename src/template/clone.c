@@ -131,11 +131,16 @@ static int run_before_fork(struct server *s) {
   return r;
 }
 
-static void answer_forked(struct server *s, uint64_t id, pid_t pid) {
+/* A clone that enters its function at once tells its pid itself: this answer may go with the
+ * news of its end, and does not wake the parent while the clone wants the processor. */
+static void answer_forked(struct server *s, uint64_t id, pid_t pid, int has_run) {
   unsigned char body[4];
   struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
   buf_put_u32(&b, (uint32_t)pid);
-  connection_answer(&s->conn, ANS_FORKED, id, body, sizeof body);
+  if (has_run)
+    connection_answer_later(&s->conn, ANS_FORKED, id, body, sizeof body);
+  else
+    connection_answer(&s->conn, ANS_FORKED, id, body, sizeof body);
 }
 
 /* In the child: everything that outlives the return to entry.c. */
@@ -180,7 +185,7 @@ int cmd_fork(struct server *s, struct command *c) {
     return refuse_with(s, c, FAILURE_FORK, error, "fork");
   }
   children_add(&s->children, c->id, pid, slot, o.has_leash ? o.leash : s->leash_mode);
-  answer_forked(s, c->id, pid);
+  answer_forked(s, c->id, pid, o.has_run);
   return 0;
 }
 

@@ -16,6 +16,7 @@ struct connection {
   struct buf out;
   uint64_t executed, told; /* commands; how many of them DONE has told */
   int deaf;                /* the parent takes nothing any more */
+  uint64_t patient_ns;     /* what waits to be written may wait until then; 0: it may not */
 };
 
 /* Takes fd. */
@@ -45,6 +46,12 @@ int connection_answer(struct connection *c, unsigned type, uint64_t id, const vo
 /* Writes everything and then an answer without a body, waiting as long as it takes. Takes no
  * memory, and touches none of the buffers when nothing else is to be written. 0 or -EPIPE. */
 int connection_say(struct connection *c, unsigned type, uint64_t id);
+/* The same for an answer that nobody waits for: it may go with the next one, or a little
+ * later. */
+int connection_answer_later(struct connection *c, unsigned type, uint64_t id,
+                            const void *body, size_t length);
+/* How many milliseconds what is queued may wait; 0: it is to be written now. */
+int connection_patience_ms(const struct connection *c);
 /* Queues DONE when it has news. */
 int connection_tell_done(struct connection *c);
 /* Writes what goes now. 0: all is written (or nobody listens), MF_AGAIN. */

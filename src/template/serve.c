@@ -266,12 +266,14 @@ static int may_end(const struct server *s) {
 
 /* Waits for a command, for room to write, for SIGCHLD; not at all when there is more to
  * do. */
-static void wait_for_work(struct server *s, int dry) {
+static void wait_for_work(struct server *s, int dry, int patience_ms) {
   struct pollfd p[2] = {{.fd = s->conn.fd, .events = POLLIN}, {.fd = -1}};
   struct timespec t, *timeout = NULL;
   sigset_t none;
   int delay_ms = dry ? children_delay_ms(&s->children) : 0;
-  if (buf_size(&s->conn.out) > 0)
+  if (patience_ms > 0 && (delay_ms < 0 || delay_ms > patience_ms))
+    delay_ms = patience_ms;
+  else if (patience_ms == 0 && buf_size(&s->conn.out) > 0)
     p[0].events =
         buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ? POLLOUT : POLLIN | POLLOUT;
   if (s->children.n > 0 && s->leash.broken)
@@ -289,6 +291,12 @@ static void wait_for_work(struct server *s, int dry) {
   }
 }
 
+static void answer_now(struct server *s, int dry) {
+  if (dry && s->phase != SERVE_FAILED && s->phase != SERVE_REAPER)
+    connection_tell_done(&s->conn);
+  connection_flush(&s->conn);
+}
+
 int serve(struct server *s) {
   int dry;
   for (;;) {
@@ -296,9 +304,9 @@ int serve(struct server *s) {
     if (r != 0)
       return r;
     look_after_children(s);
-    if (dry && s->phase != SERVE_FAILED && s->phase != SERVE_REAPER)
-      connection_tell_done(&s->conn);
-    connection_flush(&s->conn);
+    int patience_ms = connection_patience_ms(&s->conn);
+    if (patience_ms == 0)
+      answer_now(s, dry);
     if (may_end(s) && dry) {
       connection_flush_all(&s->conn);
       server_exit(s, s->exit_code);
@@ -306,6 +314,6 @@ int serve(struct server *s) {
     if (dry && s->title_stale)
       server_title(s, s->is_clone ? "clone" : "template");
     retire_if_idle(s);
-    wait_for_work(s, dry);
+    wait_for_work(s, dry, patience_ms);
   }
 }

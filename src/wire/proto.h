@@ -91,7 +91,8 @@ enum proto_limit {
 enum answer_type {
   ANS_HELLO = 64,   /* id: pid. u32 magic, u16 version, u16 0, u64 commands executed */
   ANS_DONE = 65,    /* id: n. no body. Sent, coalesced, before it waits for more */
-  ANS_FORKED = 66,  /* id: of the FORK. body: u32 pid */
+  ANS_FORKED = 66,  /* id: of the FORK. body: u32 pid. With an inner RUN it may come a few
+                       milliseconds late, after RUNNING */
   ANS_FORK_FAILED = 67, /* id: of the FORK. failure (below) */
   ANS_FAILED = 68,  /* id: number of the failed command, from 1. failure. Nothing is executed
                        any more; the process exits 1 after its last clone */
