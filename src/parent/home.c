@@ -43,6 +43,7 @@ struct home *home_new_on(struct seam *seam) {
   list_init(&h->todo);
   list_init(&h->tasks);
   list_init(&h->held);
+  list_init(&h->acks);
   list_init(&h->doomed);
   list_init(&h->parting);
   list_init(&h->deadlines);
@@ -199,6 +200,17 @@ static void write_held(struct home *h) {
     process_unhold(list_entry(h->held.next, struct mf_process, held_link));
 }
 
+/* A template that is about to get a fork gets them with it. */
+static void write_acks(struct home *h) {
+  list_each_safe(it, next, &h->acks) {
+    struct mf_process *p = list_entry(it, struct mf_process, ack_link);
+    if (p->held_child)
+      continue;
+    list_remove(&p->ack_link);
+    process_flush_acks(p);
+  }
+}
+
 static void run_tasks(struct home *h) {
   struct list due;
   list_init(&due);
@@ -236,6 +248,7 @@ void home_leave(struct home *h) {
     process_pay(p);
   }
   run_tasks(h);
+  write_acks(h);
   sweep(h);
   h->in_dispatch--;
   if (h->started && !h->nopen && !h->nbusy && list_empty(&h->todo))

@@ -44,6 +44,7 @@ struct home {
   struct list todo;      /* processes with completions owed */
   struct list tasks;
   struct list held;      /* processes whose fork is held */
+  struct list acks;      /* templates with acknowledgements to be written */
   struct list doomed;    /* records that nothing needs */
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
   struct list deadlines;

@@ -57,6 +57,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
   p->open = 1;
   list_init(&p->todo_link);
   list_init(&p->held_link);
+  list_init(&p->ack_link);
   list_init(&p->parting_link);
   list_init(&p->doomed_link);
   list_init(&p->memory);
@@ -162,6 +163,7 @@ void process_free(struct mf_process *p) {
   free(p->name);
   free(p->program);
   list_remove(&p->todo_link);
+  list_remove(&p->ack_link);
   list_remove(&p->held_link);
   list_remove(&p->parting_link);
   list_remove(&p->doomed_link);
@@ -543,6 +545,18 @@ static int send_command(struct mf_process *p, const struct command *c) {
   return r;
 }
 
+/* With the acknowledgements that wait, in one message: each one wakes the template. */
+static int send_fork(struct mf_process *source, const struct command *fork) {
+  int corked = source->chan.corked;
+  int r;
+  source->chan.corked = 1;
+  r = send_command(source, fork);
+  process_flush_acks(source);
+  source->chan.corked = corked;
+  channel_flush(&source->chan);
+  return r;
+}
+
 static int send_simple(struct mf_process *p, unsigned type, uint64_t id, const void *body,
                        size_t length) {
   struct command c = {.type = type, .id = id, .body = body, .length = length};
@@ -640,7 +654,7 @@ void process_unhold(struct mf_process *p) {
   fork.length = buf_size(&hold->options);
   fork.fds = &fds;
   if (!r)
-    r = send_command(source, &fork);
+    r = send_fork(source, &fork);
   else
     fdset_close(&fds);
   hold_free(hold);
@@ -699,8 +713,6 @@ void process_flush_acks(struct mf_process *p) {
   buf_consume(&p->acks, buf_size(&p->acks));
 }
 
-/* What follows run on p's own socket would be the function's to read: the reaper takes
- * acknowledgements then, and one without a channel does without. */
 /* Behind a run, p's own socket leads to the function: the reaper takes acknowledgements
  * then, and one without a channel does without. */
 static void acknowledge(struct mf_process *p, uint64_t id) {
@@ -710,9 +722,10 @@ static void acknowledge(struct mf_process *p, uint64_t id) {
       return;
   }
   buf_put_u64(&p->acks, id); /* without memory it stays a zombie a little longer */
-  if (list_empty(&p->todo_link))
-    list_push(&p->home->todo, &p->todo_link);
-  home_turn(p->home);
+  if (list_empty(&p->ack_link))
+    list_push(&p->home->acks, &p->ack_link);
+  if (!p->home->in_dispatch)
+    home_turn(p->home);
 }
 
 /* ---- the cells: what the user asks ---- */
@@ -1946,7 +1959,6 @@ void process_pay(struct mf_process *p) {
     void (*pay)(struct mf_process *);
   } order[] = {{OWE_FINISH, pay_finish}, {OWE_MEMORY, pay_memory}, {OWE_ERROR, pay_error},
                {OWE_EXIT, pay_exit},     {OWE_CLOSE, pay_close}};
-  process_flush_acks(p);
   for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
     if (!(p->owed & order[i].what))
       continue;

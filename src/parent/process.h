@@ -56,7 +56,7 @@ struct memory_request {
 
 struct mf_process {
   struct home *home;
-  struct list link, todo_link, held_link, parting_link, doomed_link;
+  struct list link, todo_link, held_link, ack_link, parting_link, doomed_link;
   struct mf_process *hash_next;
   uint64_t id;
   enum state state;
