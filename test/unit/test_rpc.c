@@ -680,6 +680,82 @@ static void test_message_longer_than_allowed(void **state) {
   expect_protocol(s);
 }
 
+/* A frame that says nfds, with so many descriptors in fact. Gives the far ends of those.
+ */
+static void say_with_fds(struct story *s, unsigned type, unsigned nfds, int nreal,
+                         int *ret_far) {
+  struct far_node *w = far_worker(s->far, 0);
+  struct sim_fd *near = &s->sim->fd[s->sim->fd[w->fd].peer];
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct frame f = {.type = (uint8_t)type, .nfds = (uint8_t)nfds};
+  for (int i = 0; i < nreal; i++) {
+    int pair[2];
+    assert_int_equal(s->sim->seam.ops->pair(&s->sim->seam, pair), 0);
+    near->fds[near->nfds++] = pair[0] - SIM_FD_BASE;
+    ret_far[i] = pair[1] - SIM_FD_BASE;
+  }
+  frame_encode(header, &f);
+  sim_octets(s->sim, w->fd, header, sizeof header);
+}
+
+static int is_hung_up(struct story *s, int far) {
+  return s->sim->fd[s->sim->fd[far].peer].closed;
+}
+
+static int kept_fd;
+
+static void on_event_with_fds(const mf_message *m, void *data) {
+  struct story *s = data;
+  s->events++;
+  assert_int_equal(m->nfds, 3);
+  kept_fd = m->fds[1];
+  m->fds[1] = -1;
+}
+
+static void test_handles_of_a_message_are_kept_or_closed(void **state) {
+  struct story *s = story_new();
+  int far[3];
+  s->options.handles = 1;
+  s->options.on_event = on_event_with_fds;
+  begin(s);
+  far_run(s->far);
+  say_with_fds(s, RPC_HANDLES, 2, 2, far);
+  say_with_fds(s, RPC_EVENT, 1, 1, far + 2);
+  far_run(s->far);
+  assert_int_equal(s->events, 1);
+  assert_true(is_hung_up(s, far[0]));
+  assert_false(is_hung_up(s, far[1]));
+  assert_true(is_hung_up(s, far[2]));
+  s->sim->seam.ops->close(&s->sim->seam, &kept_fd);
+  story_free(s);
+}
+
+static void test_handles_that_do_not_belong(void **state) {
+  static const struct {
+    int accepted;
+    unsigned type, nfds;
+    int nreal;
+  } rows[] = {
+      {1, RPC_EVENT, 0, 1}, /* unannounced */
+      {1, RPC_EVENT, 1, 2}, /* more than announced */
+      {1, RPC_EVENT, 2, 1}, /* fewer */
+      {1, RPC_EVENT, 1, 0},  {0, RPC_EVENT, 1, 0},   {1, RPC_READY, 1, 1},
+      {1, RPC_RETIRE, 1, 1}, {1, RPC_HANDLES, 0, 0},
+  };
+  for (size_t i = 0; i < COUNT(rows); i++) {
+    struct story *s = story_new();
+    int far[3];
+    s->options.handles = rows[i].accepted;
+    begin(s);
+    far_run(s->far);
+    say_with_fds(s, rows[i].type, rows[i].nfds, rows[i].nreal, far);
+    far_run(s->far);
+    for (int k = 0; k < rows[i].nreal; k++)
+      assert_true(is_hung_up(s, far[k]));
+    expect_protocol(s);
+  }
+}
+
 static void test_torn_header_and_death(void **state) {
   for (size_t cut = 1; cut < FRAME_HEADER_SIZE; cut++) {
     struct story *s = story_new();
@@ -743,6 +819,8 @@ int main(void) {
       cmocka_unit_test(test_double_answer),
       cmocka_unit_test(test_lengths_that_lie),
       cmocka_unit_test(test_message_longer_than_allowed),
+      cmocka_unit_test(test_handles_of_a_message_are_kept_or_closed),
+      cmocka_unit_test(test_handles_that_do_not_belong),
       cmocka_unit_test(test_torn_header_and_death),
       cmocka_unit_test(test_events_without_end_leave_the_loop_its_turns),
   };
