@@ -14,6 +14,7 @@ local reactor = {
   changed = nil, -- an adaptor's: work was given to the library
 }
 
+local running, xpcall = coroutine.running, xpcall
 local NESTED_MAX = 50 -- waits inside each other's callbacks: each costs C stack
 
 local waiter, handler
@@ -64,9 +65,10 @@ end
 
 -- Calls f(...) as a callback; an error of its goes to the handler or is raised.
 local function call(f, ...)
-  local here, outer = coroutine.running(), newest[1]
+  local here, outer = running(), newest[1]
   local before = level[here]
-  level[here], newest[1] = depth() + 1, here
+  local inside = (outer == nil or outer == here) and (before or 0) or depth()
+  level[here], newest[1] = inside + 1, here
   local ok, raised = xpcall(f, with_traceback, ...)
   level[here], newest[1] = before, outer
   if ok then return end

@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <math.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -17,8 +18,20 @@ struct box *box_get(lua_State *L) {
   return lua_touserdata(L, lua_upvalueindex(1));
 }
 
+/* getpid(2) is a system call, and every call here asks. */
+static _Atomic pid_t this_pid;
+
+static void on_forked(void) {
+  this_pid = getpid();
+}
+
+static void remember_pid(void) {
+  on_forked();
+  pthread_atfork(NULL, NULL, on_forked);
+}
+
 int reactor_foreign(const struct reactor *r) {
-  return r->pid != getpid();
+  return r->pid != this_pid;
 }
 
 /* ---- making ---- */
@@ -53,7 +66,9 @@ static int reactor_new(struct reactor **ret) {
   list_init(&r->trash);
   list_init(&r->watches);
   list_init(&r->services);
-  r->pid = getpid();
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, remember_pid);
+  r->pid = this_pid;
   int rc = loop_init(&r->loop);
   if (rc < 0) {
     free(r);
