@@ -596,8 +596,8 @@ static int provide_template(struct mf_pool *pool) {
     return 0;
   }
   policy_death(&pool->policy, !pool->template_good, now_ms(pool));
-  if (pool->policy.failed) {
-    fail_pool(pool, MF_ETEMPLATE_DIED,
+  if (pool->policy.failed) { /* by templates that ended before they were of any use */
+    fail_pool(pool, MF_ETEMPLATE_START,
               t->error && t->error->message ? t->error->message
                                             : "the template has ended",
               NULL);
@@ -712,7 +712,8 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   if (!died)
     begin_first(w);
   start_grace(w);
-  int has_idled = w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
+  int has_idled =
+      w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
   if (pool->nqueued || pool->ending || died || has_idled)
     ask_for_pump(pool);
   if (c->told || !list_empty(&c->due_link)) {

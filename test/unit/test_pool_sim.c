@@ -328,6 +328,45 @@ static void finish(struct world *w) {
     far_advance(w->far, 3000);
 }
 
+/* What the schedules have come across, so that one sees that they do. */
+static mf_pool_stats seen;
+
+static void count(struct world *w) {
+  mf_pool_stats s = {.size = sizeof s};
+  CHECK(mf_pool_get_stats(w->pool, &s) == 0);
+  seen.calls += s.calls;
+  seen.done += s.done;
+  seen.timeouts += s.timeouts;
+  seen.cancelled += s.cancelled;
+  seen.retried += s.retried;
+  seen.refused += s.refused;
+  seen.late += s.late;
+  seen.started += s.started;
+  seen.deaths += s.deaths;
+  seen.recycled += s.recycled;
+  seen.retired += s.retired;
+  seen.killed += s.killed;
+  seen.reloads += s.reloads;
+  seen.template_starts += s.template_starts;
+  seen.workers += s.state == MF_POOL_FAILED;
+}
+
+static void tell_seen(void) {
+  static const struct {
+    const char *name;
+    const uint64_t *n;
+  } rows[] = {{"calls", &seen.calls},       {"done", &seen.done},
+              {"timeouts", &seen.timeouts}, {"cancelled", &seen.cancelled},
+              {"retried", &seen.retried},   {"refused", &seen.refused},
+              {"late", &seen.late},         {"started", &seen.started},
+              {"deaths", &seen.deaths},     {"recycled", &seen.recycled},
+              {"retired", &seen.retired},   {"killed", &seen.killed},
+              {"reloads", &seen.reloads},   {"template starts", &seen.template_starts}};
+  for (size_t i = 0; i < COUNT(rows); i++)
+    printf("# %s: %llu\n", rows[i].name, (unsigned long long)*rows[i].n);
+  printf("# failed pools: %u\n", seen.workers);
+}
+
 static void play(unsigned seed) {
   struct world *w = calloc(1, sizeof *w);
   now = w;
@@ -335,6 +374,7 @@ static void play(unsigned seed) {
   w->rng = seed * 2654435761u + 1;
   set_up(w);
   play_steps(w);
+  count(w);
   finish(w);
   CHECK(w->gone);
   CHECK(w->reloads == w->reloaded);
@@ -353,6 +393,7 @@ static unsigned schedules = 2000, first_seed = 1;
 static void test_random_schedules(void **state) {
   for (unsigned i = 0; i < schedules; i++)
     play(first_seed + i);
+  tell_seen();
 }
 
 int main(int argc, char **argv) {
