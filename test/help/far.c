@@ -251,8 +251,8 @@ static void evaluate(struct far *f, struct far_node *n, const struct frame *c) {
 static void execute(struct far *f, struct far_node *n, const struct frame *c,
                     const int *fds) {
   unsigned char hello[16] = {0x4d, 0x46, 0x4b, 0x31, PROTO_VERSION};
-  if (n->failing || n->kind == FAR_DEAD)
-    return;
+  if (n->failing || n->kind == FAR_DEAD || (c->flags & FRAME_MORE))
+    return; /* a body in parts counts once; nobody looks at it */
   switch (c->type) {
   case CMD_SETUP:
     far_say(f, n, ANS_HELLO, (uint64_t)n->pid, hello, sizeof hello);

@@ -1,0 +1,449 @@
+/* A pool on a world without a kernel: one story for each promise that the random
+ * schedules of test_pool_sim.c can't tell from its opposite. */
+#include "help/far.h"
+#include "parent/boot.h"
+#include "parent/pool.h"
+#include "unit.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { CALLS = 64 };
+
+struct outcome {
+  int told, code, started;
+  char text[64];
+};
+
+static struct sim *sim;
+static struct far *far;
+static struct home *home;
+static mf_pool *pool;
+static mf_pool_options options;
+static mf_rpc_options rpc_options;
+static struct outcome call[CALLS];
+static uint64_t id[CALLS];
+static int ncalls, errors, closes, gone, reloads, reload_code, drained, drain_code;
+
+static void on_error(const mf_error *e, void *data) {
+  errors++;
+}
+
+static void on_close(void *data) {
+  closes++;
+}
+
+static void on_reply(const mf_error *e, const mf_message *m, void *data) {
+  struct outcome *o = data;
+  assert_int_equal(o->told, 0);
+  o->told = 1;
+  o->code = e ? e->code : 0;
+  o->started = e ? e->started : -1;
+  snprintf(o->text, sizeof o->text, "%.*s", m ? (int)m->length : 60,
+           m ? (const char *)m->data : e->message);
+}
+
+static void on_reloaded(mf_pool *p, const mf_error *e, void *data) {
+  reloads++;
+  reload_code = e ? e->code : 0;
+}
+
+static void on_drained(mf_pool *p, const mf_error *e, void *data) {
+  drained++;
+  drain_code = e ? e->code : 0;
+}
+
+static void on_gone(mf_pool *p, void *data) {
+  gone++;
+}
+
+static mf_process *make_template(void) {
+  mf_process *t;
+  assert_int_equal(boot_exec(home, NULL, &t), 0);
+  assert_int_equal(mf_eval(t, "code", 4, 0, NULL, NULL), 0);
+  return t;
+}
+
+static int prepare(void **state) {
+  sim = sim_new();
+  far = far_new(sim);
+  home = home_new_on(&sim->seam);
+  home->generation = fork_generation();
+  home_start(home);
+  mf_pool_options_init(&options);
+  mf_rpc_options_init(&rpc_options);
+  rpc_options.on_error = on_error;
+  rpc_options.on_close = on_close;
+  options.rpc = &rpc_options;
+  options.max = 2;
+  memset(call, 0, sizeof call);
+  ncalls = errors = closes = gone = reloads = reload_code = drained = drain_code = 0;
+  return 0;
+}
+
+static void begin(void) {
+  assert_int_equal(mf_pool_new(make_template(), "f", &options, &pool), 0);
+  far_run(far);
+}
+
+static int ask(const char *text, int idempotent) {
+  mf_message m = {text, strlen(text), NULL, 0};
+  mf_call_options o = MF_CALL_OPTIONS_INIT;
+  int r;
+  o.idempotent = idempotent;
+  r = mf_pool_call(pool, &m, &o, on_reply, &call[ncalls], &id[ncalls]);
+  if (r == 0)
+    ncalls++;
+  return r;
+}
+
+static void answer_all(void) {
+  struct far_node *w;
+  for (int i = 0; (w = far_worker(far, i)); i++)
+    while (w->ncalls && w->ready)
+      far_result(far, w, 0, "ok");
+  far_run(far);
+}
+
+static mf_pool_stats stats(void) {
+  mf_pool_stats s = {.size = sizeof s};
+  assert_int_equal(mf_pool_get_stats(pool, &s), 0);
+  return s;
+}
+
+static int finish(void **state) {
+  mf_pool_close(pool, on_gone, NULL);
+  for (int i = 0; i < 30; i++) {
+    answer_all();
+    far_advance(far, 1000);
+  }
+  assert_int_equal(gone, 1);
+  for (int i = 0; i < ncalls; i++)
+    assert_int_equal(call[i].told, 1);
+  assert_int_equal(home->nopen, 0);
+  assert_int_equal(home->nbusy, 0);
+  assert_false(sim->started);
+  home_drop(home);
+  far_free(far);
+  assert_int_equal(sim_free(sim), 0);
+  return 0;
+}
+
+/* ---- stories ---- */
+
+static void test_workers_come_one_by_one(void **state) {
+  static const unsigned expected[] = {1, 2, 3, 4, 4};
+  options.max = 4;
+  options.start_ms = 200;
+  begin();
+  for (int i = 0; i < 20; i++)
+    ask("slow", 0);
+  far_run(far);
+  for (size_t i = 0; i < COUNT(expected); i++) {
+    assert_int_equal(stats().workers, expected[i]);
+    far_advance(far, 200);
+  }
+  assert_int_equal(stats().running, 8);
+  assert_int_equal(stats().queued, 12);
+}
+
+static void test_idle_workers_are_there_from_the_start(void **state) {
+  options.idle = 2;
+  begin();
+  assert_int_equal(far_nworkers(far), 2);
+}
+
+static void test_what_a_dead_worker_had_not_entered_goes_on(void **state) {
+  options.max = 1;
+  options.load = 3;
+  begin();
+  ask("first", 0);
+  ask("second", 0);
+  ask("third", 0);
+  far_run(far);
+  assert_int_equal(far_worker(far, 0)->ncalls, 3);
+  far_die(far, far_worker(far, 0), SIGKILL);
+  far_run(far);
+  assert_int_equal(call[0].code, MF_ECLONE_DIED);
+  assert_int_equal(call[0].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(call[1].told + call[2].told, 0);
+  assert_int_equal(far_worker(far, 0)->ncalls, 2);
+  assert_memory_equal(&far_worker(far, 0)->word[0], "second", 6);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+  assert_int_equal(errors, 1);
+  assert_int_equal(stats().nlast, 1);
+  assert_int_equal(stats().last[0].exit.signal, SIGKILL);
+}
+
+static void test_idempotent_calls_run_again_but_not_for_ever(void **state) {
+  options.max = 1;
+  begin();
+  ask("poison", 1);
+  for (int i = 0; i < 3; i++) {
+    far_advance(far, 1000);
+    assert_int_equal(call[0].told, 0);
+    assert_int_equal(far_worker(far, 0)->ncalls, 1);
+    far_die(far, far_worker(far, 0), SIGSEGV);
+    far_run(far);
+  }
+  assert_int_equal(call[0].code, MF_ECLONE_DIED);
+}
+
+static void test_call_timeout_kills_and_replaces(void **state) {
+  options.max = 1;
+  options.call_timeout_ms = 100;
+  begin();
+  ask("stuck", 0);
+  ask("innocent", 0);
+  far_run(far);
+  far_advance(far, 99);
+  assert_int_equal(call[0].told, 0);
+  far_advance(far, 1);
+  assert_int_equal(call[0].code, MF_ETIMEOUT);
+  assert_int_equal(call[1].told, 0);
+  assert_int_equal(stats().killed, 1);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+  assert_int_equal(errors, 0); /* we did it */
+}
+
+static void test_queue_has_a_limit_and_can_be_left(void **state) {
+  options.max = 0;
+  options.queue_max = 2;
+  begin();
+  assert_int_equal(ask("a", 0), 0);
+  assert_int_equal(ask("b", 0), 0);
+  assert_int_equal(ask("c", 0), MF_ELIMIT);
+  assert_int_equal(mf_pool_cancel(pool, id[0]), 0);
+  assert_int_equal(ask("c", 0), 0);
+  far_run(far);
+  assert_int_equal(call[0].code, MF_ECANCELLED);
+  assert_int_equal(call[0].started, MF_STARTED_NO);
+  mf_pool_resize(pool, 1);
+  far_run(far);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+  assert_int_equal(call[2].code, 0);
+}
+
+static void test_init_that_fails_makes_the_pool_fail_until_reload(void **state) {
+  options.max = 1;
+  options.restart_burst = 2;
+  options.restart_period_ms = 100000;
+  far->slow_hello = 1;
+  begin();
+  ask("a", 0);
+  for (int i = 0; i < 20; i++) {
+    if (far_worker(far, 0))
+      far_fail(far, far_worker(far, 0));
+    far_advance(far, 100);
+  }
+  assert_int_equal(stats().state, MF_POOL_FAILED);
+  assert_int_equal(stats().started, 3);
+  assert_int_equal(call[0].code, MF_EREMOTE);
+  assert_int_equal(call[0].started, MF_STARTED_NO);
+  assert_int_equal(ask("b", 0), 0);
+  far_run(far);
+  assert_int_equal(call[1].code, MF_EREMOTE);
+  far->slow_hello = 0;
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 1);
+  assert_int_equal(reload_code, 0);
+  ask("c", 0);
+  far_run(far);
+  answer_all();
+  assert_int_equal(call[2].code, 0);
+}
+
+static void test_reload_that_fails_changes_nothing(void **state) {
+  begin();
+  ask("a", 0);
+  far_run(far);
+  far->broken_loads = 1;
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 1);
+  assert_int_equal(reload_code, MF_EREMOTE);
+  answer_all();
+  ask("b", 0);
+  far_run(far);
+  answer_all();
+  assert_int_equal(call[0].code + call[1].code, 0);
+  assert_int_equal(stats().started, 2); /* the first worker, and the trial */
+  assert_int_equal(errors, 0);
+}
+
+static void test_reload_replaces_workers_and_loses_nothing(void **state) {
+  struct far_node *old;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  old = far_worker(far, 0);
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_reload(pool, NULL, on_reloaded, NULL), MF_ESTATE);
+  far_run(far);
+  assert_int_equal(reloads, 1);
+  assert_true(old->ended);
+  ask("b", 0);
+  far_run(far);
+  assert_int_equal(old->ncalls, 1);
+  answer_all();
+  assert_int_equal(call[0].code + call[1].code, 0);
+  assert_int_equal(old->kind, FAR_DEAD);
+}
+
+static int nevals;
+
+static void on_evaluated(struct far *f, struct far_node *n, const char *code,
+                         size_t length) {
+  nevals++;
+  assert_memory_equal(code, "code", length);
+}
+
+static void test_template_that_dies_is_started_again(void **state) {
+  nevals = 0;
+  far->on_evaluated = on_evaluated;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  far_die(far, far->node[0], SIGKILL); /* the template */
+  far_die(far, far_worker(far, 0), SIGKILL);
+  far_run(far);
+  ask("b", 0);
+  far_advance(far, 1000);
+  answer_all();
+  assert_int_equal(call[0].code, MF_ECLONE_DIED);
+  assert_int_equal(call[1].code, 0);
+  assert_int_equal(stats().template_starts, 1);
+  assert_int_equal(nevals, 2);
+}
+
+static void test_template_with_too_much_is_not(void **state) {
+  mf_process *t = make_template();
+  char *big = calloc(1, 1024 * 1024 + 1);
+  assert_int_equal(mf_send_arg(t, big, 1024 * 1024 + 1), 0);
+  free(big);
+  assert_int_equal(mf_pool_new(t, "f", &options, &pool), 0);
+  ask("a", 0);
+  far_run(far);
+  far_die(far, far->node[0], SIGKILL);
+  far_run(far);
+  answer_all(); /* living workers go on */
+  assert_int_equal(call[0].code, 0);
+  far_die(far, far_worker(far, 0), SIGKILL);
+  far_run(far);
+  ask("b", 0);
+  far_advance(far, 1000);
+  assert_int_equal(call[1].code, MF_ETEMPLATE_DIED);
+  assert_int_equal(stats().state, MF_POOL_FAILED);
+}
+
+static void test_drain_waits_and_then_kills(void **state) {
+  begin();
+  ask("a", 0);
+  far_run(far);
+  assert_int_equal(mf_pool_drain(pool, 500, on_drained, NULL), 0);
+  assert_int_equal(ask("b", 0), MF_ECLOSED);
+  far_advance(far, 499);
+  assert_int_equal(drained, 0);
+  far_advance(far, 1);
+  assert_int_equal(drained, 1);
+  assert_int_equal(drain_code, MF_ETIMEOUT);
+  assert_int_equal(call[0].code, MF_ECLONE_DIED);
+}
+
+static void test_drain_that_is_in_time(void **state) {
+  begin();
+  ask("a", 0);
+  far_run(far);
+  assert_int_equal(mf_pool_drain(pool, MF_NO_TIMEOUT, on_drained, NULL), 0);
+  answer_all();
+  assert_int_equal(drained, 1);
+  assert_int_equal(drain_code, 0);
+  assert_int_equal(call[0].code, 0);
+  assert_int_equal(closes, 1);
+}
+
+static void test_retired_worker_finishes_and_is_replaced(void **state) {
+  struct far_node *w;
+  options.max = 1;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  w = far_worker(far, 0);
+  far_say(far, w, RPC_RETIRE, 0, NULL, 0);
+  far_say(far, w, RPC_RETIRE, 0, NULL, 0);
+  far_run(far);
+  ask("b", 0);
+  far_run(far);
+  assert_int_equal(w->ncalls, 1);
+  assert_int_equal(far_nworkers(far), 2);
+  answer_all();
+  assert_int_equal(call[0].code + call[1].code, 0);
+  assert_int_equal(w->kind, FAR_DEAD);
+  assert_int_equal(stats().retired, 1);
+}
+
+static void test_worker_that_does_not_end_in_its_grace(void **state) {
+  struct far_node *w;
+  options.max = 1;
+  options.grace_ms = 300;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  w = far_worker(far, 0);
+  far_say(far, w, RPC_RETIRE, 0, NULL, 0);
+  far_run(far);
+  w->hello = 1;
+  answer_all();
+  assert_int_equal(w->kind, FAR_DEAD); /* this one left by itself */
+  ask("b", 0);
+  far_run(far);
+  w = far_worker(far, 0);
+  far->deaf = 1; /* the next hears nothing */
+  far_say(far, w, RPC_RETIRE, 0, NULL, 0);
+  far_result(far, w, 0, "ok");
+  far_run(far);
+  assert_int_equal(w->kind, FAR_WORKER);
+  far_advance(far, 300);
+  assert_int_equal(w->kind, FAR_DEAD);
+  far->deaf = 0;
+}
+
+static void test_abort_cancels_everything(void **state) {
+  begin();
+  for (int i = 0; i < 10; i++)
+    ask("x", 0);
+  far_run(far);
+  mf_pool_abort(pool);
+  far_run(far);
+  for (int i = 0; i < ncalls; i++)
+    assert_int_equal(call[i].code, MF_ECANCELLED);
+}
+
+#define STORY(name) cmocka_unit_test_setup_teardown(name, prepare, finish)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      STORY(test_workers_come_one_by_one),
+      STORY(test_idle_workers_are_there_from_the_start),
+      STORY(test_what_a_dead_worker_had_not_entered_goes_on),
+      STORY(test_idempotent_calls_run_again_but_not_for_ever),
+      STORY(test_call_timeout_kills_and_replaces),
+      STORY(test_queue_has_a_limit_and_can_be_left),
+      STORY(test_init_that_fails_makes_the_pool_fail_until_reload),
+      STORY(test_reload_that_fails_changes_nothing),
+      STORY(test_reload_replaces_workers_and_loses_nothing),
+      STORY(test_template_that_dies_is_started_again),
+      STORY(test_template_with_too_much_is_not),
+      STORY(test_drain_waits_and_then_kills),
+      STORY(test_drain_that_is_in_time),
+      STORY(test_retired_worker_finishes_and_is_replaced),
+      STORY(test_worker_that_does_not_end_in_its_grace),
+      STORY(test_abort_cancels_everything),
+  };
+  return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
+}
