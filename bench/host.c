@@ -1,0 +1,277 @@
+/* The contestant moonfork in C: a host on libmoonfork. Runs as parent; MOONFORK_TEMPLATE
+ * names the template program.
+ *
+ *   host life COUNT INFLIGHT HEAP_MIB SPARES [PAUSE_US]    see bench.h
+ *   host exec COUNT                microseconds from mf_new_exec to the first answer
+ *   host clones COUNT              COUNT idle clones at once: seconds, memory of one
+ *   host memory HEAP_MIB TABLES    private octets of a clone, idle and after TABLES tables
+ *
+ * A life ends when both the end of the socket and the exit status have come. */
+#include "bench.h"
+
+#include <moonfork.h>
+#include <sys/resource.h>
+#include <uv.h>
+
+static uv_loop_t loop;
+static mf_process *template;
+static struct plan plan;
+static double us[LIVES_MAX];
+static int nstarted, nended, nrunning;
+
+static void check(int code, const char *what) {
+  if (code >= 0)
+    return;
+  fprintf(stderr, "%s: %s\n", what, mf_strerror(code));
+  exit(1);
+}
+
+static void fail(const char *what, const mf_error *error) {
+  fprintf(stderr, "%s: %s\n", what, error->message);
+  exit(1);
+}
+
+/* ---- lives ---- */
+
+struct life {
+  uv_pipe_t pipe; /* owns the clone's socket */
+  mf_process *process;
+  double start_us, first_us;
+  int nopen; /* ends that have not come: socket, exit, handle */
+  char room[64];
+};
+
+static void start_life(void);
+
+static void end_life(struct life *l) {
+  if (--l->nopen > 0)
+    return;
+  if (nended >= plan.warmup)
+    us[nended - plan.warmup] = l->first_us - l->start_us;
+  nended++;
+  nrunning--;
+  free(l);
+}
+
+static void on_pipe_closed(uv_handle_t *handle) { end_life(handle->data); }
+static void on_closed(mf_process *p, void *data) { end_life(data); }
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
+  struct life *l = handle->data;
+  *buf = uv_buf_init(l->room, sizeof l->room);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
+  struct life *l = stream->data;
+  if (n > 0 && l->first_us == 0)
+    l->first_us = now_us();
+  else if (n < 0)
+    uv_close((uv_handle_t *)stream, on_pipe_closed);
+}
+
+static void on_run(mf_process *p, const mf_error *error, int socket, void *data) {
+  struct life *l = data;
+  if (error)
+    fail("run", error);
+  /* What is there already is read at once: most clones have written by now. */
+  ssize_t n = read(socket, l->room, sizeof l->room);
+  if (n > 0)
+    l->first_us = now_us();
+  uv_pipe_init(&loop, &l->pipe, 0);
+  l->pipe.data = l;
+  uv_pipe_open(&l->pipe, socket);
+  uv_read_start((uv_stream_t *)&l->pipe, on_alloc, on_read);
+}
+
+static void on_exit_status(mf_process *p, const mf_exit *status, void *data) {
+  struct life *l = data;
+  if (!status->known || status->code || status->signal) {
+    fprintf(stderr, "a clone ended badly: code %d, signal %d\n", status->code, status->signal);
+    exit(1);
+  }
+  mf_close(p, on_closed, l);
+  end_life(l);
+}
+
+static void start_life(void) {
+  struct life *l = calloc(1, sizeof *l);
+  if (!l)
+    give_up("calloc");
+  l->nopen = 3;
+  l->start_us = now_us();
+  nstarted++;
+  nrunning++;
+  check(mf_fork(template, &l->process), "mf_fork");
+  check(mf_on_exit(l->process, on_exit_status, l), "mf_on_exit");
+  check(mf_run(l->process, "octet", on_run, l), "mf_run");
+}
+
+static int ready;
+static void on_ready(mf_process *p, const mf_error *error, const mf_memory_info *info,
+                     void *data) {
+  if (error)
+    fail("memory", error);
+  if (info && data)
+    *(mf_memory_info *)data = *info;
+  ready = 1;
+}
+
+/* Waits until all that p was told is executed. */
+static void settle(mf_process *p, mf_memory_info *ret) {
+  ready = 0;
+  check(mf_memory(p, on_ready, ret), "mf_memory");
+  while (!ready)
+    uv_run(&loop, UV_RUN_ONCE);
+}
+
+static void eval(mf_process *p, const char *code) {
+  check(mf_eval(p, code, strlen(code), 0, NULL, NULL), "mf_eval");
+}
+
+static mf_process *open_template(int spares, int heap_mib) {
+  mf_options options = MF_OPTIONS_INIT;
+  mf_process *p;
+  options.loop = &loop;
+  options.spares_max = (unsigned)spares;
+  options.spares_min = spares > 1 ? (unsigned)spares / 2 : (unsigned)spares;
+  check(mf_new_exec(&options, &p), "mf_new_exec");
+  eval(p, "function octet(socket) socket:write('x') end "
+          "function rest(socket) socket:read(1) end");
+  if (heap_mib)
+    eval(p, heap_code(heap_mib));
+  check(mf_seal(p, MF_SEAL_GENERATIONAL), "mf_seal");
+  settle(p, NULL);
+  return p;
+}
+
+static void close_template(mf_process *p) {
+  mf_close(p, NULL, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+}
+
+static void wait_for_spares(void) {
+  while (mf_spares(template) < 1)
+    uv_run(&loop, UV_RUN_NOWAIT);
+}
+
+static void lives(void) {
+  int all = plan.warmup + plan.count;
+  double start = 0, paused = 0;
+  template = open_template(plan.spares, plan.heap_mib);
+  while (nended < all) {
+    if (start == 0 && nended >= plan.warmup)
+      start = now_us();
+    if (plan.pause_us && nrunning == 0) { /* out of the way of the last one */
+      double pause = now_us();
+      if (plan.spares)
+        wait_for_spares();
+      usleep((unsigned)plan.pause_us);
+      paused += start ? now_us() - pause : 0;
+    }
+    while (nrunning < plan.inflight && nstarted < all)
+      start_life();
+    uv_run(&loop, UV_RUN_ONCE);
+  }
+  print_samples(us, plan.count, now_us() - start - paused);
+  close_template(template);
+}
+
+/* ---- start by exec ---- */
+
+static void execs(int count) {
+  for (int i = -5; i < count; i++) {
+    mf_options options = MF_OPTIONS_INIT;
+    mf_process *p;
+    options.loop = &loop;
+    double start = now_us();
+    check(mf_new_exec(&options, &p), "mf_new_exec");
+    eval(p, "");
+    settle(p, NULL);
+    if (i >= 0)
+      printf("%.1f\n", now_us() - start);
+    close_template(p);
+  }
+}
+
+/* ---- many clones, and their memory ---- */
+
+static int nresting;
+static void on_rest(mf_process *p, const mf_error *error, int socket, void *data) {
+  if (error)
+    fail("run", error);
+  *(int *)data = socket;
+  nresting++;
+}
+
+static void raise_nofile(void) {
+  struct rlimit r;
+  getrlimit(RLIMIT_NOFILE, &r);
+  r.rlim_cur = r.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &r);
+}
+
+static void clones(int count) {
+  mf_process **p = calloc((size_t)count, sizeof *p);
+  int *sockets = calloc((size_t)count, sizeof *sockets);
+  mf_memory_info first = {0}, last = {0};
+  if (!p || !sockets)
+    give_up("calloc");
+  raise_nofile();
+  template = open_template(0, 0);
+  double start = now_us();
+  for (int i = 0; i < count; i++) {
+    check(mf_fork(template, &p[i]), "mf_fork");
+    check(mf_run(p[i], "rest", on_rest, &sockets[i]), "mf_run");
+    while (nresting < i - 256)
+      uv_run(&loop, UV_RUN_ONCE);
+  }
+  while (nresting < count)
+    uv_run(&loop, UV_RUN_ONCE);
+  double started = now_us();
+  settle(p[0], &first);
+  settle(p[count - 1], &last);
+  for (int i = 0; i < count; i++) {
+    mf_close(p[i], NULL, NULL);
+    close(sockets[i]);
+  }
+  close_template(template);
+  printf("clones %d\nseconds %.3f\nprivate_first %llu\nprivate_last %llu\nend_seconds %.3f\n",
+         count, (started - start) / 1e6, (unsigned long long)first.uss,
+         (unsigned long long)last.uss, (now_us() - started) / 1e6);
+  free(p);
+  free(sockets);
+}
+
+static void memory(int heap_mib, int tables) {
+  char code[160];
+  mf_memory_info whole = {0}, idle = {0}, worked = {0};
+  mf_process *p;
+  template = open_template(0, heap_mib);
+  settle(template, &whole);
+  check(mf_fork(template, &p), "mf_fork");
+  settle(p, NULL);
+  settle(p, &idle);
+  snprintf(code, sizeof code, "for i = 1, %d do local t = {x = i, y = i} end", tables);
+  eval(p, code);
+  settle(p, &worked);
+  printf("template %llu\nidle %llu\nworked %llu\n", (unsigned long long)whole.lua,
+         (unsigned long long)idle.uss, (unsigned long long)worked.uss);
+  mf_close(p, NULL, NULL);
+  close_template(template);
+}
+
+int main(int argc, char **argv) {
+  const char *what = argc > 1 ? argv[1] : "life";
+  check(uv_loop_init(&loop), "uv_loop_init");
+  if (strcmp(what, "exec") == 0)
+    execs(argument(argc, argv, 2, 100));
+  else if (strcmp(what, "clones") == 0)
+    clones(argument(argc, argv, 2, 1000));
+  else if (strcmp(what, "memory") == 0)
+    memory(argument(argc, argv, 2, 84), argument(argc, argv, 3, 2000000));
+  else {
+    plan = plan_read(argc, argv, 2);
+    lives();
+  }
+  return 0;
+}
