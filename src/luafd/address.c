@@ -4,7 +4,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -15,6 +17,14 @@ static int copy(char *to, size_t size, const char *from, size_t n) {
   memcpy(to, from, n);
   to[n] = '\0';
   return 0;
+}
+
+/* getaddrinfo would take the number modulo 65,536. */
+static int is_beyond_ports(const char *service) {
+  if (service[strspn(service, "0123456789")] != '\0')
+    return 0;
+  service += strspn(service, "0");
+  return strlen(service) > 5 || atoi(service) > UINT16_MAX;
 }
 
 static int parse_host_port(const char *text, size_t length, struct address *ret) {
@@ -32,7 +42,11 @@ static int parse_host_port(const char *text, size_t length, struct address *ret)
   if (nhost == 1 && text[0] == '*')
     nhost = 0;
   int r = copy(ret->host, sizeof ret->host, text, nhost);
-  return r < 0 ? r : copy(ret->service, sizeof ret->service, port, nport);
+  if (r == 0)
+    r = copy(ret->service, sizeof ret->service, port, nport);
+  if (r < 0)
+    return r;
+  return is_beyond_ports(ret->service) ? -EINVAL : 0;
 }
 
 int address_parse(const char *text, size_t length, struct address *ret) {
