@@ -422,6 +422,7 @@ local function finish(p, callback, start)
   if not err then
     local _
     _, err = start(p.raw, finished)
+    if err then fail(p, err) end -- it could not even be sent: the process has to end too
   end
   if err then reactor.post(function() return finished(err) end) end
   reactor.touch()
