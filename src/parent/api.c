@@ -36,6 +36,14 @@ static int open_home(const mf_options *o, struct home **ret) {
 
 /* ---- make ---- */
 
+/* What a function that was to make a process returns: where it made none, a home that was
+ * started for it has to leave the loop again. */
+static int made(struct home *h, int r) {
+  if (r && !h->nopen)
+    home_turn(h);
+  return result(r);
+}
+
 static int fork_from(struct mf_process *source, const mf_options *o, mf_process **ret) {
   struct mf_process *q = spares_take(source, o);
   struct hold *hold;
@@ -80,7 +88,7 @@ static int make_default(struct home *h, const mf_options *o, mf_process **ret) {
 int mf_new(const mf_options *o, mf_process **ret) {
   struct home *h;
   int r = open_home(o, &h);
-  return r ? r : make_default(h, o, ret);
+  return r ? r : made(h, make_default(h, o, ret));
 }
 
 /* package.path and package.cpath of a process that was not executed for it. */
@@ -119,7 +127,7 @@ static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
 int mf_new_exec(const mf_options *o, mf_process **ret) {
   struct home *h;
   int r = open_home(o, &h);
-  return r ? r : make_exec(h, o, ret);
+  return r ? r : made(h, make_exec(h, o, ret));
 }
 
 int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret) {
@@ -141,36 +149,17 @@ int mf_fork(mf_process *p, mf_process **ret) {
 }
 
 int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
-  struct command who = {.type = CMD_WHO};
-  struct mf_process *p;
   struct home *h;
   int r = open_home(o, &h);
-  if (!r)
-    r = fd_raise(fd);
-  if (r < 0 && r != -EBADF) {
+  if (r) {
     fd_close(&fd);
     return r;
   }
-  if (r < 0)
-    return MF_EINVAL;
-  fd = r;
+  fd = fd_raise(fd); /* closes what it can't raise */
+  if (fd < 0)
+    return made(h, fd == -EBADF ? MF_EINVAL : fd);
   fd_set_nonblocking(fd, 1);
-  p = process_new(h, FORKING);
-  if (!p) {
-    fd_close(&fd);
-    return MF_ENOMEM;
-  }
-  p->greeting = 1;
-  p->taken_up = 1;
-  process_event(p, EV_COMMAND, &who);
-  r = process_connect(p, fd);
-  if (r < 0) {
-    process_abandon(p);
-    return result(r);
-  }
-  process_update(p);
-  *ret = p;
-  return 0;
+  return made(h, boot_take_up(h, fd, ret));
 }
 
 int mf_adopt_fd(const mf_options *o, int fd, int pid, int child, mf_process **ret) {
@@ -183,7 +172,7 @@ int mf_adopt_fd(const mf_options *o, int fd, int pid, int child, mf_process **re
   r = boot_adopt(h, o, fd, pid, child, ret);
   if (!r && o && o->timeout_ms)
     process_set_limit(*ret, o->timeout_ms);
-  return result(r);
+  return made(h, r);
 }
 
 int mf_reset(struct uv_loop_s *loop) {

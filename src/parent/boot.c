@@ -163,6 +163,30 @@ int boot_adopt(struct home *h, const mf_options *o, int fd, int pid, int child,
   return 0;
 }
 
+int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
+  struct command who = {.type = CMD_WHO};
+  struct mf_process *p = process_new(h, FORKING);
+  int r;
+  if (!p) {
+    fd_close(&fd);
+    return MF_ENOMEM;
+  }
+  p->greeting = 1;
+  p->taken_up = 1;
+  r = process_event(p, EV_COMMAND, &who);
+  if (!r)
+    r = process_connect(p, fd);
+  else
+    fd_close(&fd);
+  if (r < 0) {
+    process_abandon(p);
+    return r;
+  }
+  process_update(p);
+  *ret = p;
+  return 0;
+}
+
 int mf_adopt_early(int fd, int pid) {
   int old;
   pthread_mutex_lock(&lock);

@@ -10,6 +10,8 @@ int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret);
 /* A process behind fd (taken) whose number is pid; child: ours to reap. */
 int boot_adopt(struct home *h, const mf_options *o, int fd, int pid, int child,
                struct mf_process **ret);
+/* A process behind fd (taken), which has served somebody else before and says who it is. */
+int boot_take_up(struct home *h, int fd, struct mf_process **ret);
 /* 1 when the home's default template is the early process (taken now when it is free and the
  * home has none), 0 when not, or negative. */
 int boot_early(struct home *h, const mf_options *o);

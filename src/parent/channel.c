@@ -170,8 +170,9 @@ static void read_some(struct channel *c, int most) {
   c->in_drain = 1;
   while (most-- > 0) {
     room = inbox_room(&c->in, &n);
-    if (!room) {
-      end(c, -ENOMEM);
+    c->unread = !room;
+    if (!room) { /* what is there stays there: once more, later */
+      c->events->on_stalled(c);
       break;
     }
     got = c->seam->ops->read(c->seam, c->fd, room, n);

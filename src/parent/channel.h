@@ -20,7 +20,8 @@ struct channel_events {
   /* The socket is ready: to be answered by channel_ready, between what the owner does before
    * and after its events. */
   void (*on_ready)(struct channel *c, unsigned events);
-  /* The kernel takes no more descriptors now (ETOOMANYREFS): flush again later. */
+  /* The kernel takes no more descriptors now (ETOOMANYREFS), or memory is short: flush again
+   * later. */
   void (*on_stalled)(struct channel *c);
 };
 
@@ -36,6 +37,7 @@ struct channel {
   int corked;   /* frames are kept until somebody uncorks */
   int deaf;     /* the other end takes nothing any more */
   int in_drain; /* guards against recursion */
+  int unread;   /* there was no memory to read what may be there */
 };
 
 void channel_init(struct channel *c, const struct channel_events *events);

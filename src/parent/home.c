@@ -126,8 +126,8 @@ int home_start(struct home *h) {
   if (!list_empty(&h->parting) || !list_empty(&h->todo) || !list_empty(&h->held) ||
       !list_empty(&h->doomed) || !list_empty(&h->tasks))
     home_turn(h);
-  if (h->def && channel_unpark(&h->def->chan) == 0 && h->def->pidfd >= 0)
-    h->seam->ops->watch(h->seam, &h->def->pid_watch, h->def->pidfd, WATCH_READ);
+  if (h->def)
+    process_unpark(h->def);
   return 0;
 }
 
@@ -173,10 +173,11 @@ static void call_parting(struct home *h) {
 
 static void on_stopped(void *owner) {
   struct home *h = owner;
-  int dropped = h->dropped;
+  call_parting(h); /* which may start it again, or drop it */
+  if (h->started)
+    return;
   h->stopping = 0;
-  call_parting(h);
-  if (dropped && !h->started && list_empty(&h->processes))
+  if (h->dropped)
     home_free(h);
 }
 

@@ -15,6 +15,7 @@
  * is believed. */
 #include "parent/process.h"
 
+#include "base/result.h"
 #include "parent/private.h"
 #include <assert.h>
 #include <errno.h>
@@ -31,6 +32,7 @@ enum {
   HELLO_PATIENCE_MS = 30000, /* a program that says nothing is no template */
   CLOSE_GRACE_MS = 2000,     /* a closed template may take before it is killed */
   STALL_RETRY_MS = 5,        /* after ETOOMANYREFS */
+  CHILD_POLL_MS = 50,        /* where no pidfd tells of a direct child's end */
   HOLD_OCTETS_MAX = 64 * 1024
 };
 
@@ -42,6 +44,7 @@ static void on_retry(struct deadline *d);
 static void lose_source(struct mf_process *p);
 static void set_patience(struct mf_process *p, unsigned ms);
 static void wait_for_end(struct mf_process *p);
+static void watch_end(struct mf_process *p);
 
 /* ---- making and freeing ---- */
 
@@ -376,8 +379,25 @@ static void measure_all(struct mf_process *p) {
   }
 }
 
+/* p answers no requests any more, those for its clones included. */
+static void measure_clones(struct mf_process *p) {
+  if (!p->nrefs)
+    return;
+  list_each(it, &p->home->processes) {
+    struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source == p && q->state == RUNNING && !list_empty(&q->memory))
+      measure_all(q);
+  }
+}
+
 static const char *called(const struct mf_process *p) {
   return p->name ? p->name : "the process";
+}
+
+/* Whether a function that p was told to run may have been entered, once its socket is
+ * drained: no *running*, no entry, unless memory was too short to read it. */
+static int may_have_started(const struct mf_process *p) {
+  return p->state == STARTING && p->chan.unread ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
 }
 
 /* It has ended (p->exit says how, as far as it is known). */
@@ -393,10 +413,10 @@ static void die(struct mf_process *p) {
   if (p->state != RUNNING && p->state != GIVEN && p->state != ENDING && !p->error) {
     p->idle_death = !has_work(p);
     if (p->greeting)
-      process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+      process_fail(p, MF_ETEMPLATE_START, may_have_started(p), NULL,
                    "the template program ended before it said hello (%s)", how);
     else
-      process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL,
+      process_fail(p, MF_ECLONE_DIED, may_have_started(p), NULL,
                    "%s ended instead of answering (%s)", called(p), how);
   }
   if (p->runner)
@@ -449,24 +469,50 @@ static void lose_source(struct mf_process *p) {
   }
 }
 
+/* Reaps a direct child: 0 and its exit is known, MF_AGAIN: it lives, or -ECHILD: the host
+ * has reaped it, and its number may be another's by now. */
+static int reap_child(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  struct proc_status st;
+  int r = s->ops->reap(s, p->pid, &st);
+  if (r == MF_AGAIN)
+    return r;
+  p->child = 0;
+  if (r < 0)
+    return r;
+  set_exit(p, st.status);
+  p->exit.has_rusage = 1;
+  p->exit.utime_us = st.utime_us;
+  p->exit.stime_us = st.stime_us;
+  p->exit.maxrss_bytes = st.maxrss_bytes;
+  return 0;
+}
+
 /* The status by other ways than a report; then the end. */
 static void die_unreported(struct mf_process *p) {
   struct seam *s = p->home->seam;
-  struct proc_status st;
   int status;
-  if (p->child && p->pid > 0 && s->ops->reap(s, p->pid, &st) == 0) {
-    set_exit(p, st.status);
-    p->exit.has_rusage = 1;
-    p->exit.utime_us = st.utime_us;
-    p->exit.stime_us = st.stime_us;
-    p->exit.maxrss_bytes = st.maxrss_bytes;
-    p->child = 0;
-  } else if (p->pid > 0 && p->pidfd >= 0 &&
-             s->ops->status(s, p->pidfd, p->pid, &status) == 0) {
+  if (p->child && p->pid > 0 && reap_child(p) == 0) {
+    die(p);
+    return;
+  }
+  if (p->pid > 0 && p->pidfd >= 0 && s->ops->status(s, p->pidfd, p->pid, &status) == 0) {
     set_exit(p, status); /* somebody else reaped it, or nobody has */
     p->child = 0;
   }
   die(p);
+}
+
+/* A direct child that no pidfd watches is asked for now and then. */
+static int is_polled(const struct mf_process *p) {
+  return p->child && p->pidfd < 0 && p->pid > 0 && p->state != DEAD;
+}
+
+static void poll_child(struct mf_process *p) {
+  if (is_polled(p) && reap_child(p) != MF_AGAIN)
+    die(p);
+  else
+    watch_end(p);
 }
 
 static void set_patience(struct mf_process *p, unsigned ms) {
@@ -485,6 +531,7 @@ static int broken_by(struct mf_process *p, const char *what) {
   if (p->pid > 0)
     s->ops->kill(s, p->pidfd, p->pid, SIGKILL);
   p->eof = 1;
+  spares_drop(p);
   enter_state(p, FAILED);
   lose_source(p);
   channel_close(&p->chan);
@@ -499,9 +546,11 @@ static int broken(struct mf_process *p, void *arg) {
 /* ---- the pid ---- */
 
 /* Without memory for it now, later: else its end would never be noticed. */
-static void watch_pidfd(struct mf_process *p) {
+static void watch_end(struct mf_process *p) {
   struct seam *s = p->home->seam;
-  if (p->pidfd >= 0 && !p->gone && !p->pid_watch.events &&
+  if (is_polled(p))
+    deadline_set(p->home, &p->retry, CHILD_POLL_MS);
+  else if (p->pidfd >= 0 && !p->gone && !p->pid_watch.events &&
       s->ops->watch(s, &p->pid_watch, p->pidfd, WATCH_READ) < 0)
     deadline_set(p->home, &p->retry, STALL_RETRY_MS);
 }
@@ -515,7 +564,7 @@ void process_set_pid(struct mf_process *p, int pid) {
   p->pidfd = s->ops->pidfd(s, pid);
   if (p->pidfd < 0)
     p->pidfd = -1;
-  watch_pidfd(p);
+  watch_end(p);
   if (p->signal) {
     s->ops->kill(s, p->pidfd, pid, p->signal);
     p->signal = 0;
@@ -709,8 +758,8 @@ static int join_hold(struct mf_process *p, const struct command *c) {
 void process_flush_acks(struct mf_process *p) {
   if (!buf_size(&p->acks))
     return;
-  channel_put(&p->chan, CMD_ACK, 0, buf_peek(&p->acks), buf_size(&p->acks), NULL);
-  buf_consume(&p->acks, buf_size(&p->acks));
+  if (channel_put(&p->chan, CMD_ACK, 0, buf_peek(&p->acks), buf_size(&p->acks), NULL) == 0)
+    buf_consume(&p->acks, buf_size(&p->acks)); /* else with the next ones */
 }
 
 /* Behind a run, p's own socket leads to the function: the reaper takes acknowledgements
@@ -826,10 +875,8 @@ static void swap_identity(struct mf_process *p, struct mf_process *q) {
   q->child = child, q->forked = forked;
   home_insert(h, p); /* no growth: two were taken out */
   home_insert(h, q);
-  if (p->pidfd >= 0)
-    h->seam->ops->watch(h->seam, &p->pid_watch, p->pidfd, WATCH_READ);
-  if (q->pidfd >= 0)
-    h->seam->ops->watch(h->seam, &q->pid_watch, q->pidfd, WATCH_READ);
+  watch_end(p);
+  watch_end(q);
 }
 
 /* Clones of p live: after run the process we know stays as their reaper behind a report
@@ -908,12 +955,16 @@ static int start_run(struct mf_process *p, void *arg) {
     c.id = p->id;
     c.fds = &fds;
   }
+  r = send_command(p, &c);
+  if (r < 0) {
+    join_reaper(p);
+    return r;
+  }
   channel_exact(&p->chan);
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   enter_state(p, STARTING);
-  r = send_command(p, &c);
   process_unhold(p);
-  return r;
+  return 0;
 }
 
 static int hold_run(struct mf_process *p, void *arg) {
@@ -940,6 +991,19 @@ static int run_failed(struct mf_process *p, void *arg) {
   return 0;
 }
 
+/* Nobody will report its end, and the kernel can't. */
+static int is_unwatched(const struct mf_process *p) {
+  return p->pidfd < 0 && !p->child && (p->lost || !p->source);
+}
+
+/* Of an end that nobody will notice it is said at once that it is unknown. */
+static void tell_if_unwatched(struct mf_process *p) {
+  if (!is_unwatched(p))
+    return;
+  p->gone = 1;
+  set_patience(p, 0);
+}
+
 /* All is executed: the socket can go. */
 static void try_give(struct mf_process *p) {
   if (p->state != GIVING || !p->forked || p->ndone < p->nsent || !channel_written(&p->chan) ||
@@ -952,6 +1016,7 @@ static void try_give(struct mf_process *p) {
   enter_state(p, GIVEN);
   lose_source(p);
   process_owe(p, OWE_FINISH);
+  tell_if_unwatched(p);
 }
 
 static int start_giving(struct mf_process *p, void *arg) {
@@ -980,12 +1045,16 @@ static int give_failed(struct mf_process *p, void *arg) {
 }
 
 static int finish(struct mf_process *p, void *arg) {
+  int r;
   unhold_child(p);
   process_unhold(p);
   spares_drop(p);
+  r = send_simple(p, CMD_CLOSE, 0, NULL, 0);
+  if (r < 0)
+    return r;
   deadline_clear(&p->limit);
   enter_state(p, ENDING);
-  return send_simple(p, CMD_CLOSE, 0, NULL, 0);
+  return 0;
 }
 
 static int hold_finish(struct mf_process *p, void *arg) {
@@ -1037,7 +1106,7 @@ static void cancel(struct mf_process *p) {
   if (p->finish.kind != FINISH_NONE && !(p->owed & OWE_FINISH)) {
     if (!p->error)
       p->error =
-          failure_new(MF_ECANCELLED, MF_STARTED_NO, "closed by the caller", NULL);
+          failure_new(MF_ECANCELLED, may_have_started(p), "closed by the caller", NULL);
     process_owe(p, OWE_FINISH);
   }
   fail_memory(p, MF_ECANCELLED);
@@ -1064,10 +1133,25 @@ static int close_held(struct mf_process *p, void *arg) {
   return 0;
 }
 
+/* It ends because nobody speaks to it any more. */
+static void hang_up(struct mf_process *p) {
+  join_reaper(p);
+  channel_close(&p->chan);
+  p->eof = 1;
+  enter_state(p, ENDING);
+  lose_source(p);
+  set_patience(p, CLOSE_GRACE_MS);
+}
+
 static int close_serving(struct mf_process *p, void *arg) {
-  finish(p, NULL);
+  int r = finish(p, NULL);
+  if (p->state == DEAD) /* it went down with what was held back */
+    return process_event(p, EV_CLOSE, arg);
   cancel(p);
-  wait_for_end(p);
+  if (r < 0)
+    hang_up(p);
+  else
+    wait_for_end(p);
   return 0;
 }
 
@@ -1076,12 +1160,7 @@ static int close_starting(struct mf_process *p, void *arg) {
   if (p->state != STARTING)
     return process_event(p, EV_CLOSE, arg);
   cancel(p);
-  join_reaper(p);
-  channel_close(&p->chan);
-  p->eof = 1;
-  enter_state(p, ENDING);
-  lose_source(p);
-  set_patience(p, CLOSE_GRACE_MS);
+  hang_up(p);
   return 0;
 }
 
@@ -1229,18 +1308,31 @@ static int on_failed(struct mf_process *p, void *arg) {
   deadline_clear(&p->limit);
   enter_state(p, FAILED);
   fail_memory(p, f->code);
+  measure_clones(p);
   fail_with(p, f);
   if (p->home->def == p)
     boot_default_lost(p->home, p);
   return 0;
 }
 
+static void forget_identity(struct mf_process *p) {
+  drop_source(p);
+  close_pidfd(p);
+  if (p->child && p->pid > 0)
+    orphans_add(p->pid);
+  p->child = 0;
+  p->pid = -1;
+  p->lost = 1;
+}
+
 /* The process we know stays as the silent reaper of clones that a former owner asked for; a
  * runner of its own has entered the function, whose exit nobody will report. */
 static void follow_runner(struct mf_process *p) {
   struct mf_process *reaper = process_new(p->home, ENDING);
-  if (!reaper)
-    return; /* the number stays the reaper's, which ends later */
+  if (!reaper) { /* the one we knew ends later, unobserved */
+    forget_identity(p);
+    return;
+  }
   reaper->open = 0;
   reaper->internal = 1;
   p->home->nopen--;
@@ -1249,11 +1341,8 @@ static void follow_runner(struct mf_process *p) {
   reaper->lost = p->lost;
   p->source = NULL;
   p->lost = 1;
-}
-
-/* Nobody will report its end, and the kernel can't. */
-static int is_unwatched(const struct mf_process *p) {
-  return p->pidfd < 0 && !p->child && (p->lost || !p->source);
+  if (is_unwatched(reaper)) /* then nothing is to come */
+    die(reaper);
 }
 
 static int on_running(struct mf_process *p, void *arg) {
@@ -1269,10 +1358,7 @@ static int on_running(struct mf_process *p, void *arg) {
   p->finish.fd = channel_steal(&p->chan);
   enter_state(p, RUNNING);
   process_owe(p, OWE_FINISH);
-  if (is_unwatched(p)) {
-    p->gone = 1;
-    set_patience(p, 0);
-  }
+  tell_if_unwatched(p);
   return 0;
 }
 
@@ -1400,7 +1486,7 @@ static int time_out(struct mf_process *p, void *arg) {
     withdraw(p);
   if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
     return 0; /* it came just in time, or has its own error */
-  process_fail(p, MF_ETIMEOUT, MF_STARTED_NO, NULL,
+  process_fail(p, MF_ETIMEOUT, may_have_started(p), NULL,
                "%s was not running its function %u ms after its creation", called(p),
                p->limit_ms);
   if (p->state == HELD) {
@@ -1452,22 +1538,17 @@ static void on_patience(struct deadline *d) {
   /* It hung up, or was closed, and lives: it runs nothing and must end. */
   if (p->pid > 0 && p->state != RUNNING && p->state != GIVEN)
     s->ops->kill(s, p->pidfd, p->pid, SIGKILL);
-  if (p->child) {
-    if (p->pidfd < 0) {
-      die_unreported(p);
-      return;
-    }
-    return; /* the pidfd tells */
-  }
+  if (p->child)
+    return; /* the pidfd tells, or poll_child */
   if (p->pidfd < 0)
     die(p);
 }
 
 static void on_retry(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, retry);
-  watch_pidfd(p);
   channel_flush(&p->chan);
   try_give(p);
+  poll_child(p);
 }
 
 void process_expect_stalls(struct mf_process *p) {
@@ -1499,8 +1580,17 @@ static struct mf_process *from_channel(struct channel *c) {
   return list_entry(c, struct mf_process, chan);
 }
 
+/* The process with that number, if p is the one that reports about it; what it says of
+ * others is not believed. */
+static struct mf_process *reported(struct mf_process *p, uint64_t id) {
+  struct mf_process *q = home_lookup(p->home, id);
+  if (!q || !q->source)
+    return NULL;
+  return q->source == p || q->source == p->reaper ? q : NULL;
+}
+
 static void frame_forked(struct mf_process *p, const struct frame *f) {
-  struct mf_process *q = home_lookup(p->home, f->id);
+  struct mf_process *q = reported(p, f->id);
   struct reader r;
   int pid;
   reader_init(&r, f->body, f->length);
@@ -1514,7 +1604,7 @@ static void frame_forked(struct mf_process *p, const struct frame *f) {
 }
 
 static void frame_exited(struct mf_process *p, const struct frame *f) {
-  struct mf_process *q = home_lookup(p->home, f->id);
+  struct mf_process *q = reported(p, f->id);
   struct exit_report e;
   struct reader r;
   reader_init(&r, f->body, f->length);
@@ -1534,7 +1624,7 @@ static void frame_exited(struct mf_process *p, const struct frame *f) {
 }
 
 static void frame_memory(struct mf_process *p, const struct frame *f) {
-  struct mf_process *q = f->id ? home_lookup(p->home, f->id) : p;
+  struct mf_process *q = f->id ? reported(p, f->id) : p;
   struct memory_request *m = NULL;
   struct reader r;
   if (!q)
@@ -1575,7 +1665,7 @@ static void on_frame(struct channel *c, const struct frame *f) {
     frame_forked(p, f);
     break;
   case ANS_FORK_FAILED:
-    q = home_lookup(p->home, f->id);
+    q = reported(p, f->id);
     if (q)
       process_event(q, EV_FORK_FAILED, &copy);
     break;
@@ -1971,6 +2061,14 @@ void process_pay(struct mf_process *p) {
 
 /* ---- parking ---- */
 
+void process_unpark(struct mf_process *p) {
+  if (channel_unpark(&p->chan) < 0)
+    deadline_set(p->home, &p->retry, STALL_RETRY_MS); /* flushing watches again */
+  watch_end(p);
+  if (p->greeting)
+    set_patience(p, HELLO_PATIENCE_MS);
+}
+
 void process_park(struct mf_process *p) {
   struct home *h = p->home;
   struct seam *s = h->seam;
@@ -1978,7 +2076,7 @@ void process_park(struct mf_process *p) {
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
-  if (h->def == p && !p->error) {
+  if (h->def == p && !p->error && !p->program) { /* one that waits to be started can go */
     channel_park(&p->chan);
     s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
     return;

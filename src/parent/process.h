@@ -179,6 +179,8 @@ void process_measure(const struct mf_process *p, struct memory_request *m);
 void process_flush_acks(struct mf_process *p);
 /* The last handle is closed: lets go of everything; a default template stays, parked. */
 void process_park(struct mf_process *p);
+/* The parked default template is on the loop again. */
+void process_unpark(struct mf_process *p);
 
 /* boot.c: p was the home's default template and is no more. */
 void boot_default_lost(struct home *h, struct mf_process *p);

@@ -83,7 +83,9 @@ static ssize_t op_send(struct seam *seam, int fd, const struct iovec *iov, int n
     return -EPIPE;
   for (i = 0; i < niov && n < most; i++) {
     take = iov[i].iov_len < most - n ? iov[i].iov_len : most - n;
+    s->inside++;
     buf_put(&peer->rx, iov[i].iov_base, take);
+    s->inside--;
     n += take;
   }
   for (i = 0; i < nfds; i++) {
@@ -180,9 +182,9 @@ static int op_spawn(struct seam *seam, const struct proc_spawn *spawn, pid_t *re
   s->fd[s->fd[copy].peer].peer = copy;
   s->spawned_control = copy;
   *ret_pid = s->next_pid;
-  if (s->on_spawn)
-    s->on_spawn(s, s->next_pid, copy);
   s->children[s->next_pid++] = 1;
+  if (s->on_spawn)
+    s->on_spawn(s, *ret_pid, copy);
   return 0;
 }
 
@@ -361,7 +363,7 @@ void sim_answer(struct sim *s, int far, unsigned type, uint64_t id, const void *
 
 void sim_hang_up(struct sim *s, int far) {
   int i;
-  if (s->fd[far].closed)
+  if (far < 0 || s->fd[far].closed) /* below 0: a descriptor of the test itself */
     return;
   s->fd[far].closed = 1;
   /* What was sent and never received goes with it, as in the kernel. */

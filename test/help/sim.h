@@ -38,6 +38,7 @@ struct sim {
   int spawn_error, pair_error, pidfd_error, send_error; /* to be returned, once set */
   int spawned_control; /* index of the control end given to the last spawned program */
   size_t send_limit;   /* most octets one send takes; 0: all */
+  int inside;          /* the world works, whose own memory never runs out */
 };
 
 struct sim *sim_new(void);

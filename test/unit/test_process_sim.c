@@ -19,7 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { NODES = 200, USERS = 40, STEPS = 120 };
+enum { NODES = 300, USERS = 40, STEPS = 120, REQUESTS = 4 };
 
 /* A process of the model. */
 struct node {
@@ -30,7 +30,7 @@ struct node {
   int status, reported, reaped;
   struct buf inner; /* frames from the fork */
   int inner_fds[SIM_QUEUE], ninner;
-  int ran;
+  int ran, gave_way; /* entered a function; left it to a runner */
 };
 enum { N_SERVING, N_CLOSING, N_FAILED, N_REAPER, N_RUNNING, N_DEAD };
 
@@ -41,6 +41,9 @@ struct user {
   int used, closed, close_told;
   int want_finish, finish_told, finish_ok, started, is_run;
   int want_exit, exit_told, asked_late; /* run was asked after the exit was told */
+  int want_error, error_told;
+  int nwanted, ntold; /* requests for memory */
+  int dead_told;      /* all have ended and nobody closed: no more to be told */
   int pid; /* of one that was reported as not started */
 };
 
@@ -50,9 +53,41 @@ struct world {
   struct node node[NODES];
   int nnode;
   struct user user[USERS];
-  int nuser, in_call;
+  int nuser, in_call, short_of_memory, leaving;
   uint32_t rng;
 };
+
+/* ---- memory runs out ---- */
+
+/* The next allocations of the core that fail: counts down. The world's own never do. */
+static unsigned fail_in, fail_count;
+static struct sim *failing;
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+
+static int fails(void) {
+  if (!failing || failing->inside || !fail_in || --fail_in)
+    return 0;
+  fail_in = fail_count && --fail_count ? 1 : 0;
+  return 1;
+}
+
+void *__wrap_malloc(size_t n) {
+  return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size) {
+  return fails() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t n) {
+  return fails() ? NULL : __real_realloc(p, n);
+}
 
 static uint32_t rnd(struct world *w, uint32_t n) {
   w->rng ^= w->rng << 13;
@@ -78,6 +113,9 @@ static struct node *node_by_pid(struct world *w, int pid) {
   return NULL;
 }
 
+/* What was given away comes back to somebody: 1 when it did. */
+static int take_up(struct world *w, int fd);
+
 static void on_finish(mf_process *p, const mf_error *e, int fd, void *data) {
   struct user *u = data;
   struct world *w = u->w;
@@ -96,7 +134,25 @@ static void on_finish(mf_process *p, const mf_error *e, int fd, void *data) {
   if (u->is_run)
     CHECK(mf_pid(p) > 0 && node_by_pid(w, mf_pid(p)) &&
           node_by_pid(w, mf_pid(p))->ran);
+  if (!u->is_run && take_up(w, fd))
+    return;
   w->sim->seam.ops->close(&w->sim->seam, &fd);
+}
+
+static void on_error(mf_process *p, const mf_error *e, void *data) {
+  struct user *u = data;
+  CHECK(!u->w->in_call && u->want_error && !u->error_told && !u->close_told);
+  CHECK(e->code < 0 && e->message);
+  u->error_told = 1;
+}
+
+static void on_memory(mf_process *p, const mf_error *e, const mf_memory_info *info,
+                      void *data) {
+  struct user *u = data;
+  CHECK(!u->w->in_call && !u->close_told);
+  CHECK(!e == !!info);
+  u->ntold++;
+  CHECK(u->ntold <= u->nwanted);
 }
 
 static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
@@ -109,7 +165,7 @@ static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
     CHECK(u->finish_told);
   if (x->known && p->pid > 0) {
     struct node *n = node_by_pid(w, p->pid);
-    CHECK(n && n->phase == N_DEAD);
+    CHECK(n && n->phase == N_DEAD && (!u->is_run || !n->gave_way));
     CHECK(x->signal ? n->status == x->signal : n->status == x->code << 8);
   }
 }
@@ -119,6 +175,7 @@ static void on_close(mf_process *p, void *data) {
   CHECK(!u->w->in_call && !u->close_told);
   CHECK(!u->want_finish || u->finish_told);
   CHECK(!u->want_exit || u->exit_told);
+  CHECK(u->ntold == u->nwanted);
   u->close_told = 1;
 }
 
@@ -239,6 +296,8 @@ static int next_command(struct world *w, struct node *n, struct frame *f, int *f
   if (!buf_size(&n->inner))
     return sim_command(w->sim, n->far, f, fds);
   CHECK(frame_decode(f, buf_peek(&n->inner), CMD_SETUP, CMD_LAST) == 0);
+  for (int i = 0; i < f->nfds; i++)
+    fds[i] = -1; /* the test's own, which came with the fork */
   memcpy(body, buf_peek(&n->inner) + FRAME_HEADER_SIZE, f->length);
   f->body = body;
   buf_consume(&n->inner, FRAME_HEADER_SIZE + f->length);
@@ -273,6 +332,7 @@ static void do_run(struct world *w, struct node *n, struct frame *f, int *fds) {
       return;
     }
     n->phase = N_REAPER;
+    n->gave_way = 1;
     n->far = f->nfds ? fds[0] : -1;
   } else if (rnd(w, 6) == 0) {
     answer_failure(w, n, ANS_FAILED, n->executed);
@@ -399,45 +459,87 @@ static struct user *user_new(struct world *w) {
   return u;
 }
 
-static void adopt_spawned(struct world *w, int before) {
-  /* boot_exec has spawned a program: its model. */
-  if (w->sim->spawned_control != before) {
-    struct node *n;
-    w->sim->next_pid--; /* node_new numbers it as the spawn did */
-    n = node_new(w, w->sim->spawned_control, -1, 0);
-    if (!n)
-      w->sim->next_pid++;
-  }
+/* A program was spawned: its model. */
+static void on_spawn(struct sim *s, int pid, int control) {
+  struct world *w = s->far_data;
+  struct node *n;
+  s->inside++;
+  n = node_new(w, control, -1, 0);
+  CHECK(n);
+  s->next_pid--; /* it has one */
+  n->pid = pid;
+  s->inside--;
+}
+
+static void on_kill(struct sim *s, int pid, int signum) {
+  struct world *w = s->far_data;
+  struct node *n = node_by_pid(w, pid);
+  if (n && n->phase != N_DEAD && signum == SIGKILL)
+    node_die(w, n, SIGKILL);
+}
+
+static int take_up(struct world *w, int fd) {
+  struct user *u;
+  int r;
+  if (w->leaving || rnd(w, 3) == 0 || !(u = user_new(w)))
+    return 0;
+  r = boot_take_up(w->home, fd, &u->p);
+  CHECK(r == 0 || r == MF_ENOMEM || r == -ENOMEM);
+  if (r)
+    u->closed = u->close_told = 1;
+  return 1;
+}
+
+static int user_fork(struct world *w, struct user *from, struct user *u) {
+  static const char *const env[] = {"A=1", NULL};
+  mf_options o = MF_OPTIONS_INIT;
+  int r;
+  if (rnd(w, 4) == 0)
+    o.timeout_ms = 50 + rnd(w, 4000);
+  if (rnd(w, 4) == 0)
+    o.stdio[rnd(w, 3)] = (mf_stdio){MF_STDIO_FD, 1};
+  if (rnd(w, 6) == 0)
+    o.env = env;
+  r = mf_fork_options(from->p, &o, &u->p);
+  CHECK(r == 0 || r == MF_ESTATE || r == MF_ENOMEM);
+  return r;
 }
 
 static void user_make(struct world *w) {
-  int before = w->sim->spawned_control, r;
+  mf_options o = MF_OPTIONS_INIT;
   struct user *from = w->nuser ? &w->user[rnd(w, (uint32_t)w->nuser)] : NULL;
   struct user *u;
-  if (w->nnode > NODES - 4 || !(u = user_new(w)))
+  int r;
+  if (w->nnode > NODES / 2 || !(u = user_new(w)))
     return;
   if (from && from->p && !from->closed && rnd(w, 4)) {
-    mf_options o = MF_OPTIONS_INIT;
-    if (rnd(w, 4) == 0)
-      o.timeout_ms = 50 + rnd(w, 4000);
-    r = mf_fork_options(from->p, &o, &u->p);
-    CHECK(r == 0 || r == MF_ESTATE);
+    r = user_fork(w, from, u);
   } else {
     r = home_start(w->home);
     CHECK(r == 0);
     w->sim->spawn_error = rnd(w, 20) ? 0 : -ENOENT;
-    r = boot_exec(w->home, NULL, &u->p);
-    CHECK(r == 0);
+    if (rnd(w, 4) == 0) {
+      o.spares_min = rnd(w, 3);
+      o.spares_max = 1 + rnd(w, 4);
+    }
+    r = process_make(w->home, rnd(w, 3) != 0, &o, &u->p);
+    CHECK(r == 0 || r == MF_ENOMEM);
+    if (r && !w->home->nopen)
+      home_turn(w->home);
     w->sim->spawn_error = 0;
-    adopt_spawned(w, before);
   }
   if (r)
     u->closed = u->close_told = 1;
 }
 
+/* As far as the caller may know: done, not possible now, no memory. */
+static int asked(int r) {
+  CHECK(r == 0 || r == MF_ESTATE || r == MF_ENOMEM);
+  return r == 0;
+}
+
 static void user_step(struct world *w) {
   struct user *u;
-  int r;
   if (!w->nuser || rnd(w, 5) == 0) {
     user_make(w);
     return;
@@ -445,35 +547,28 @@ static void user_step(struct world *w) {
   u = &w->user[rnd(w, (uint32_t)w->nuser)];
   if (u->closed)
     return;
-  switch (rnd(w, 12)) {
+  switch (rnd(w, 17)) {
   case 0:
   case 1:
   case 2:
     if (!u->want_finish) {
-      r = mf_run(u->p, "f", on_finish, u);
-      CHECK(r == 0 || r == MF_ESTATE);
-      u->want_finish = u->is_run = r == 0;
+      u->want_finish = u->is_run = asked(mf_run(u->p, "f", on_finish, u));
     }
     break;
   case 3:
     if (!u->want_finish) {
-      r = mf_to_fd(u->p, on_finish, u);
-      CHECK(r == 0 || r == MF_ESTATE);
-      u->want_finish = r == 0;
+      u->want_finish = asked(mf_to_fd(u->p, on_finish, u));
     }
     break;
   case 4:
   case 5:
-    r = mf_eval(u->p, "code", 4, 0, NULL, NULL);
-    CHECK(r == 0 || r == MF_ESTATE);
+    asked(mf_eval(u->p, "code", 4, 0, NULL, NULL));
     break;
   case 6:
-    r = mf_send_arg(u->p, "argument", 8);
-    CHECK(r == 0 || r == MF_ESTATE);
+    asked(mf_send_arg(u->p, "argument", 8));
     break;
   case 7:
-    r = mf_finish(u->p);
-    CHECK(r == 0 || r == MF_ESTATE);
+    asked(mf_finish(u->p));
     break;
   case 8:
     if (!u->want_exit) {
@@ -495,7 +590,62 @@ static void user_step(struct world *w) {
     if (rnd(w, 10) == 0)
       w->sim->send_error = -ETOOMANYREFS;
     break;
+  case 12:
+    if (u->nwanted < REQUESTS)
+      u->nwanted += asked(mf_memory(u->p, on_memory, u));
+    break;
+  case 13:
+    if (!u->want_error) {
+      u->want_error = 1;
+      CHECK(mf_on_error(u->p, on_error, u) == 0);
+    }
+    break;
+  case 14:
+    asked(mf_send_fd(u->p, 1));
+    break;
+  case 15:
+    asked(mf_take_args(u->p));
+    break;
+  case 16:
+    if (rnd(w, 10) == 0)
+      boot_reset(w->home);
+    break;
   }
+}
+
+/* Now and then memory is short for the core, once or for a while. */
+static void shorten_memory(struct world *w) {
+  failing = w->sim;
+  fail_in = w->short_of_memory && rnd(w, 3) == 0 ? 1 + rnd(w, 6) : 0;
+  fail_count = 1 + (rnd(w, 4) ? 0 : rnd(w, 5));
+}
+
+static void all_told(struct world *w, const char *when) {
+  for (int i = 0; i < w->nuser; i++) {
+    struct user *u = &w->user[i];
+    if (u->closed)
+      continue;
+    if ((u->want_finish && !u->finish_told) || (u->want_exit && !u->exit_told) ||
+        u->ntold != u->nwanted)
+      fprintf(stderr, "%s: user %d: state %s pid %d: finish %d/%d exit %d/%d memory %d/%d\n",
+              when, i, state_names[u->p->state], u->p->pid, u->finish_told, u->want_finish,
+              u->exit_told, u->want_exit, u->ntold, u->nwanted);
+    CHECK(!u->want_finish || u->finish_told);
+    CHECK(!u->want_exit || u->exit_told);
+    CHECK(u->ntold == u->nwanted);
+  }
+}
+
+/* All processes die, and nobody closes anything: whatever was asked for is told. */
+static void kill_all(struct world *w) {
+  w->sim->send_limit = 0;
+  for (int round = 0; round < 60; round++) {
+    for (int i = 0; i < w->nnode; i++)
+      if (w->node[i].phase != N_DEAD)
+        node_die(w, &w->node[i], SIGKILL);
+    sim_advance(w->sim, 200);
+  }
+  all_told(w, "all are dead");
 }
 
 static void play(uint32_t seed) {
@@ -505,20 +655,32 @@ static void play(uint32_t seed) {
   w->sim->next_pid = 100;
   w->home = home_new_on(&w->sim->seam);
   w->home->generation = fork_generation();
+  w->sim->far_data = w;
+  w->sim->on_spawn = on_spawn;
+  w->sim->on_kill = on_kill;
+  w->short_of_memory = rnd(w, 3) == 0;
+  w->sim->pidfd_error = rnd(w, 6) ? 0 : -ENOSYS;
   for (int step = 0; step < STEPS; step++) {
     uint32_t dice = rnd(w, 10);
     if (dice < 3) {
       w->in_call = 1;
+      shorten_memory(w);
       user_step(w);
+      failing = NULL;
       w->in_call = 0;
     } else if (dice < 7 && w->nnode) {
       node_step(w, &w->node[rnd(w, (uint32_t)w->nnode)]);
     } else if (dice < 9) {
+      shorten_memory(w);
       sim_step(w->sim);
+      failing = NULL;
     } else {
       w->sim->now_ms += rnd(w, 400);
     }
   }
+  w->leaving = 1;
+  if (seed % 3 == 0)
+    kill_all(w);
   /* Everybody lets go. */
   w->in_call = 1;
   for (int i = 0; i < w->nuser; i++)
@@ -535,6 +697,9 @@ static void play(uint32_t seed) {
   }
   for (int i = 0; i < w->nuser; i++) {
     struct user *u = &w->user[i];
+    if (!u->close_told)
+      fprintf(stderr, "seed %u: user %d: state %s, pid %d, nbusy %zu, nopen %zu\n", seed, i,
+              state_names[u->p->state], u->p->pid, w->home->nbusy, w->home->nopen);
     CHECK(u->close_told);
     CHECK(!u->want_finish || u->finish_told);
     CHECK(!u->want_exit || u->exit_told);
@@ -542,8 +707,10 @@ static void play(uint32_t seed) {
       CHECK(!node_by_pid(w, u->pid)->ran);
   }
   CHECK(w->home->nopen == 0 && w->home->nbusy == 0 && !w->sim->started);
-  CHECK(list_empty(&w->home->processes));
+  CHECK(list_empty(&w->home->processes) ||
+        (w->home->def && w->home->processes.next == w->home->processes.prev));
   home_drop(w->home);
+  sim_run(w->sim);
   CHECK(w->sim->stopped);
   for (int i = 0; i < w->nnode; i++)
     buf_deinit(&w->node[i].inner);
