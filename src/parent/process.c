@@ -79,6 +79,8 @@ struct mf_process *process_new(struct home *h, enum state state) {
   }
   list_push(&h->processes, &p->link);
   h->nopen++;
+  if (!list_empty(&h->parting)) /* the loop will not be empty: they are told without */
+    home_turn(h);
   return p;
 }
 

@@ -38,11 +38,23 @@ static int born_otherwise(const mf_options *o) {
                o->stdio[2].kind || o->leash || o->handles || o->new_session || o->name);
 }
 
+/* One that has hung up is as good as dead, though nobody has told its end yet. */
+static struct mf_process *find_fit(const struct mf_process *p) {
+  list_each(it, &p->spares) {
+    struct mf_process *q = list_entry(it, struct mf_process, spare_link);
+    if (!q->eof && !q->gone)
+      return q;
+  }
+  return NULL;
+}
+
 struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   struct mf_process *q;
   if (list_empty(&p->spares) || p->held_child || born_otherwise(o))
     return NULL;
-  q = list_entry(p->spares.next, struct mf_process, spare_link);
+  q = find_fit(p);
+  if (!q)
+    return NULL;
   list_remove(&q->spare_link);
   p->nspares--;
   q->internal = 0;

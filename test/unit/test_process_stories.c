@@ -1,0 +1,289 @@
+/* Single stories of the parent's core through the seam, each named after what went wrong
+ * once or could: reports about others, requests that nobody answers any more, a kernel
+ * without pidfds, a default template that waits while nobody is there. */
+#include "help/sim.h"
+#include "parent/boot.h"
+#include "parent/private.h"
+#include "parent/process.h"
+#include "unit.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct story {
+  struct sim *sim;
+  struct home *home;
+  int exits, exit_known, exit_code, memories, memory_error, runs, run_error, closes;
+};
+
+static void on_exit_told(mf_process *p, const mf_exit *status, void *data) {
+  struct story *s = data;
+  s->exits++;
+  s->exit_known = status->known;
+  s->exit_code = status->code;
+}
+
+static void on_memory(mf_process *p, const mf_error *e, const mf_memory_info *info,
+                      void *data) {
+  struct story *s = data;
+  s->memories++;
+  s->memory_error = e ? e->code : 0;
+}
+
+static void on_run(mf_process *p, const mf_error *e, int fd, void *data) {
+  struct story *s = data;
+  s->runs++;
+  s->run_error = e ? e->code : 0;
+  if (fd >= 0)
+    s->sim->seam.ops->close(&s->sim->seam, &fd);
+}
+
+static void on_close(mf_process *p, void *data) {
+  struct story *s = data;
+  s->closes++;
+}
+
+static struct story *story_new(void) {
+  struct story *s = calloc(1, sizeof *s);
+  s->sim = sim_new();
+  s->home = home_new_on(&s->sim->seam);
+  assert_int_equal(home_start(s->home), 0);
+  return s;
+}
+
+static void story_free(struct story *s) {
+  assert_int_equal(s->home->nopen, 0);
+  for (int pid = 100; pid < s->sim->next_pid; pid++)
+    sim_end_process(s->sim, pid, 0);
+  for (int i = 0; i < 4; i++)
+    sim_advance(s->sim, 3000);
+  assert_int_equal(s->sim->started, 0);
+  home_drop(s->home);
+  sim_run(s->sim);
+  assert_true(s->sim->stopped);
+  assert_int_equal(sim_free(s->sim), 0);
+  free(s);
+}
+
+static void answer_hello(struct story *s, int far, uint64_t pid) {
+  unsigned char body[16] = {0x4d, 0x46, 0x4b, 0x31, PROTO_VERSION};
+  sim_answer(s->sim, far, ANS_HELLO, pid, body, sizeof body);
+}
+
+/* A template that serves; *ret_far is its end. */
+static mf_process *make_template(struct story *s, int *ret_far) {
+  mf_process *t;
+  assert_int_equal(boot_exec(s->home, NULL, &t), 0);
+  *ret_far = s->sim->spawned_control;
+  answer_hello(s, *ret_far, (uint64_t)t->pid);
+  sim_run(s->sim);
+  assert_int_equal(t->state, SERVING);
+  return t;
+}
+
+/* A clone of t with that pid, in its function. */
+static mf_process *make_running(struct story *s, mf_process *t, int far, int pid) {
+  unsigned char body[4] = {(unsigned char)pid, (unsigned char)(pid >> 8)};
+  mf_process *q;
+  int q_far;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  q_far = sim_far_end(s->sim, q->chan.fd);
+  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
+  sim_answer(s->sim, q_far, ANS_RUNNING, (uint64_t)pid, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(q->state, RUNNING);
+  return q;
+}
+
+static void answer_exited(struct story *s, int far, uint64_t id, int pid, int status) {
+  struct buf b;
+  buf_init(&b, 1000);
+  buf_put_u32(&b, (uint32_t)pid);
+  buf_put_u32(&b, (uint32_t)status);
+  for (int i = 0; i < 3; i++)
+    buf_put_u64(&b, 0);
+  buf_put_str(&b, NULL, 0);
+  sim_answer(s->sim, far, ANS_EXITED, id, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static void answer_failed(struct story *s, int far) {
+  struct buf b;
+  buf_init(&b, 1000);
+  buf_put_u8(&b, FAILURE_REMOTE);
+  buf_put_u8(&b, PHASE_EVAL);
+  buf_put_u16(&b, 0);
+  buf_put_u32(&b, 0);
+  buf_put_str(&b, "no luck", 7);
+  buf_put_str(&b, NULL, 0);
+  sim_answer(s->sim, far, ANS_FAILED, 2, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static void close_both(mf_process *a, mf_process *b) {
+  mf_close(a, NULL, NULL);
+  mf_close(b, NULL, NULL);
+}
+
+/* One template says that another one's clone has ended. */
+static void test_a_report_about_anothers_clone_is_not_believed(void **state) {
+  struct story *s = story_new();
+  int far_a, far_b;
+  mf_process *a = make_template(s, &far_a), *b = make_template(s, &far_b);
+  mf_process *q = make_running(s, a, far_a, 501);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  answer_exited(s, far_b, q->id, 501, 3 << 8);
+  sim_run(s->sim);
+  assert_int_equal(s->exits, 0);
+  assert_int_equal(q->state, RUNNING);
+  answer_exited(s, far_a, q->id, 501, 4 << 8);
+  sim_run(s->sim);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_code, 4);
+  mf_close(q, NULL, NULL);
+  close_both(a, b);
+  story_free(s);
+}
+
+static void test_a_fork_answer_about_anothers_clone_is_not_believed(void **state) {
+  unsigned char pid[4] = {77};
+  struct story *s = story_new();
+  int far_a, far_b;
+  mf_process *a = make_template(s, &far_a), *b = make_template(s, &far_b), *q;
+  assert_int_equal(mf_fork(a, &q), 0);
+  process_unhold(q);
+  sim_answer(s->sim, far_b, ANS_FORKED, q->id, pid, sizeof pid);
+  sim_run(s->sim);
+  assert_int_equal(mf_pid(q), -1);
+  mf_close(q, NULL, NULL);
+  close_both(a, b);
+  story_free(s);
+}
+
+/* The template was asked about its clone behind a command that fails, after which it
+ * answers nothing. */
+static void test_memory_is_told_when_the_template_fails_first(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *q = make_running(s, t, far, 501);
+  assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
+  assert_int_equal(mf_memory(q, on_memory, s), 0);
+  sim_run(s->sim);
+  assert_int_equal(s->memories, 0);
+  answer_failed(s, far);
+  sim_run(s->sim);
+  assert_int_equal(s->memories, 1);
+  close_both(q, t);
+  story_free(s);
+}
+
+/* An executed process that runs a function has no source to report its end. */
+static void test_without_pidfds_the_end_of_a_direct_child_is_told(void **state) {
+  struct story *s = story_new();
+  int far;
+  s->sim->pidfd_error = -ENOSYS;
+  mf_process *t = make_template(s, &far);
+  assert_int_equal(mf_run(t, "f", on_run, s), 0);
+  sim_answer(s->sim, far, ANS_RUNNING, (uint64_t)t->pid, NULL, 0);
+  assert_int_equal(mf_on_exit(t, on_exit_told, s), 0);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  sim_advance(s->sim, 1000);
+  assert_int_equal(s->exits, 0);
+  sim_end_process(s->sim, t->pid, 5 << 8);
+  sim_advance(s->sim, 100);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_known, 1);
+  assert_int_equal(s->exit_code, 5);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+/* The last process is closed while the default template waits to be tried again. */
+static void test_a_default_template_that_waits_is_not_kept_parked(void **state) {
+  struct story *s = story_new();
+  mf_process *p;
+  s->sim->spawn_error = -ENOENT;
+  for (int i = 0; i < 3; i++) {
+    assert_int_equal(home_start(s->home), 0);
+    assert_int_equal(process_make(s->home, 0, NULL, &p), 0);
+    mf_close(p, on_close, s);
+    sim_run(s->sim);
+  }
+  assert_int_equal(s->closes, 3);
+  s->sim->spawn_error = 0;
+  s->sim->spawned_control = 0;
+  s->sim->now_ms += 10000;
+  assert_int_equal(home_start(s->home), 0);
+  assert_int_equal(process_make(s->home, 0, NULL, &p), 0);
+  assert_int_equal(mf_run(p, "f", on_run, s), 0);
+  sim_advance(s->sim, 6000);
+  assert_int_not_equal(s->sim->spawned_control, 0);
+  mf_close(p, NULL, NULL);
+  boot_reset(s->home);
+  sim_run(s->sim);
+  story_free(s);
+}
+
+/* A closed process's callback waits for the loop to be empty, because another one is still
+ * ending, when a third is opened that gives the loop nothing to do. */
+static void test_a_new_process_does_not_hold_up_a_close_callback(void **state) {
+  struct story *s = story_new();
+  int far, slow_far;
+  mf_process *slow = make_template(s, &slow_far), *t = make_template(s, &far), *u;
+  mf_close(slow, NULL, NULL);
+  mf_close(t, on_close, s);
+  sim_end_process(s->sim, t->pid, 0);
+  sim_hang_up(s->sim, far);
+  sim_run(s->sim);
+  assert_int_equal(s->closes, 0);
+  assert_int_equal(boot_exec(s->home, NULL, &u), 0);
+  sim_run(s->sim);
+  assert_int_equal(s->closes, 1);
+  mf_close(u, NULL, NULL);
+  story_free(s);
+}
+
+/* A spare was killed; what is left of it is no clone for anybody. */
+static void test_a_dead_spare_is_not_taken(void **state) {
+  struct story *s = story_new();
+  struct frame f;
+  mf_options o = MF_OPTIONS_INIT;
+  int fds[SIM_QUEUE], far, spare_far;
+  mf_process *t, *q, *spare;
+  o.spares_min = o.spares_max = 1;
+  assert_int_equal(process_make(s->home, 1, &o, &t), 0);
+  far = s->sim->spawned_control;
+  answer_hello(s, far, (uint64_t)t->pid);
+  sim_answer(s->sim, far, ANS_DONE, 1, NULL, 0);
+  sim_run(s->sim);
+  sim_advance(s->sim, 10);
+  assert_int_equal(mf_spares(t), 1);
+  while (sim_command(s->sim, far, &f, fds))
+    ;
+  spare = list_entry(t->spares.next, struct mf_process, spare_link);
+  spare_far = sim_far_end(s->sim, spare->chan.fd);
+  sim_hang_up(s->sim, spare_far);
+  sim_run(s->sim);
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_ptr_not_equal(q, spare);
+  mf_close(q, NULL, NULL);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_a_report_about_anothers_clone_is_not_believed),
+      cmocka_unit_test(test_a_fork_answer_about_anothers_clone_is_not_believed),
+      cmocka_unit_test(test_memory_is_told_when_the_template_fails_first),
+      cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
+      cmocka_unit_test(test_a_default_template_that_waits_is_not_kept_parked),
+      cmocka_unit_test(test_a_new_process_does_not_hold_up_a_close_callback),
+      cmocka_unit_test(test_a_dead_spare_is_not_taken),
+  };
+  return cmocka_run_group_tests_name("process stories", tests, NULL, NULL);
+}
