@@ -82,7 +82,8 @@ struct mf_rpc {
   size_t nspare, parked_octets;
   struct keyheap deadlines;
   struct deadline clock, patience, retry;
-  int killed, ndrains;
+  int killed;
+  size_t last_words; /* octets read since the process has ended */
   struct task work;
 
   struct failure failure; /* code 0: none */
@@ -850,6 +851,8 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
     return 2;
   }
   nfds = fds.n;
+  if (rpc->exited)
+    rpc->last_words += (size_t)got;
   if (inbox_fed(&rpc->in, (size_t)got, &fds) < 0) {
     broken(rpc, "more handles than can be");
     return 2;
@@ -888,7 +891,7 @@ static void drain(struct mf_rpc *rpc) {
   done = rpc->fd < 0 || rpc->eof || read_some(rpc);
   if (rpc->over)
     return;
-  if (done || ++rpc->ndrains > LAST_WORDS_MAX / (READS_A_TURN * INBOX_ROOM_MAX))
+  if (done || rpc->last_words > LAST_WORDS_MAX)
     finish_end(rpc);
   else
     ask_for_work(rpc);
