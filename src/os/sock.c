@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 /* Absent on some UNIXes; there fd_raise and SO_NOSIGPIPE do the work, a moment later. */
 #ifndef SOCK_CLOEXEC
@@ -163,6 +164,14 @@ int sock_hung_up(int fd) {
     r = poll(&p, 1, 0);
   while (r < 0 && errno == EINTR);
   return r > 0 && (p.revents & (POLLHUP | POLLRDHUP)) != 0;
+}
+
+int sock_is_nameless(int fd) {
+  struct sockaddr_un name = {0};
+  socklen_t size = sizeof name;
+  if (getsockname(fd, (struct sockaddr *)&name, &size) < 0)
+    return 0;
+  return name.sun_family == AF_UNIX && !name.sun_path[0];
 }
 
 int fd_same(int a, int b) {

@@ -26,6 +26,8 @@ ssize_t sock_recv(int fd, void *data, size_t n, int blocking, struct fdset *fds,
 ssize_t sock_read(int fd, void *data, size_t n);
 /* 1 when the other end is closed for good (POLLHUP or POLLRDHUP), else 0. */
 int sock_hung_up(int fd);
+/* 1 when it may be an end of sock_pair: a socket of this machine's, without a name; else 0. */
+int sock_is_nameless(int fd);
 /* 1 when both descriptors name the same file or socket (device and inode), else 0. */
 int fd_same(int a, int b);
 

@@ -227,6 +227,8 @@ int mf_eval(mf_process *p, const char *code, size_t length, int argc,
 /* A control socket passed over itself would keep itself alive: none of ours may be, by its
  * number, and p's own and its sources' by no other number either. */
 static int is_control_socket(const mf_process *p, int fd) {
+  if (!sock_is_nameless(fd)) /* most are not: with thousands of processes the rest is long */
+    return 0;
   list_each(it, &p->home->processes) {
     if (list_entry(it, struct mf_process, link)->chan.fd == fd)
       return 1;

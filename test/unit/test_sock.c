@@ -241,6 +241,21 @@ static void test_same_file_is_recognised(void **state) {
   close_pair(ends);
 }
 
+static void test_only_ends_of_pairs_are_nameless(void **state) {
+  int ends[2], null_fd = fd_open_null(), tcp = socket(AF_INET, SOCK_STREAM, 0);
+  open_pair(ends);
+  assert_int_equal(sock_is_nameless(ends[0]), 1);
+  assert_int_equal(sock_is_nameless(ends[1]), 1);
+  fd_close(&ends[1]);
+  assert_int_equal(sock_is_nameless(ends[0]), 1);
+  assert_int_equal(sock_is_nameless(null_fd), 0);
+  assert_int_equal(sock_is_nameless(tcp), 0);
+  assert_int_equal(sock_is_nameless(9999), 0);
+  fd_close(&null_fd);
+  fd_close(&tcp);
+  fd_close(&ends[0]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_pair_is_cloexec_and_half_nonblocking),
@@ -255,6 +270,7 @@ int main(void) {
       census_test(test_dropped_descriptors_are_reported),
       census_test(test_without_stdio_everything_lands_above),
       census_test(test_same_file_is_recognised),
+      census_test(test_only_ends_of_pairs_are_nameless),
   };
   return cmocka_run_group_tests_name("sock", tests, NULL, NULL);
 }
