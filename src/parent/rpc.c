@@ -860,7 +860,8 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   rpc->more = deliver_some(rpc, budget) && !rpc->over;
   if (rpc->over)
     return 2;
-  return (size_t)got < n && !nfds ? 1 : 0; /* a piece with descriptors ends a read */
+  /* A piece with descriptors ends a read. Of a dead process all has to be read for sure. */
+  return (size_t)got < n && !nfds && !rpc->exited ? 1 : 0;
 }
 
 /* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read.

@@ -34,6 +34,33 @@ story.test("F40 interrupted system calls are invisible", function(t)
   finish(t, rpc)
 end)
 
+story.test("F41 short input and output everywhere are invisible", function(t)
+  local shim = (os.getenv "MOONFORK_BUILD" or "") .. "/test/fault/shim.so"
+  if not t.read(shim) then t.skip "needs test/fault/shim.so" end
+  local _, code, err = t:lua([[
+    local fork = require "moonfork"
+    local rpc = fork.new_exec():eval "function echo(...) return ... end":rpc("echo",
+      {handles = true})
+    math.randomseed(3)
+    for i = 1, 1500 do
+      local text = ("%d"):format(i):rep(math.random(60))
+      local a, b, c = rpc(i, text, {i, x = text})
+      assert(a == i and b == text and c.x == text)
+    end
+    local file, list = io.open "/dev/null", {}
+    for i = 1, 20 do
+      list[i] = file
+      local got = assert(rpc(list))
+      assert(#got == i)
+      for _, handle in ipairs(got) do handle:close() end
+    end
+    rpc:close()
+    fork.loop()
+  ]], {before = ("LD_PRELOAD=%s SHORTIO=7"):format(shim)})
+  t.eq(err, "")
+  t.eq(code, 0)
+end)
+
 story.test("F45 a flood of events from one clone does not starve another", function(t)
   local events = 0
   local a = server("flood", {on_event = function() events = events + 1 end})
