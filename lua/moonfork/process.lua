@@ -138,6 +138,15 @@ end
 
 -- ---- making ----
 
+-- What a clone of a failed process is told: the failure; that the process has died is the
+-- death of a template to it.
+local function inherited(err)
+  if not err or err.code ~= "CLONE_DIED" then return err end
+  local death = core.error("TEMPLATE_DIED", err.message)
+  death.started = "no"
+  return death
+end
+
 local function blank(source, name)
   local cell = { raw = false, status = false, failure = false }
   local p = setmetatable({
@@ -158,7 +167,7 @@ local function create(f, n, given, source, make)
   reactor.install()
   local plain, err = options.read(f, n, given)
   local p = blank(source, plain and plain.name)
-  err = source and source.err or err
+  err = source and inherited(source.err) or err
   local raw
   if not err then
     raw, err = make(p.cell, plain)

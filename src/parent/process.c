@@ -348,7 +348,8 @@ static void set_exit(struct mf_process *p, int status) {
 
 /* Sent something whose fate is open, or somebody waits for an answer. */
 static int has_work(const struct mf_process *p) {
-  return p->finish.kind != FINISH_NONE || p->ndone < p->nsent || p->state == HELD;
+  return p->finish.kind != FINISH_NONE || p->state == HELD ||
+         (p->ndone < p->nsent && p->nconfirmed < p->nsent);
 }
 
 static void fail_memory(struct mf_process *p, int code) {
@@ -708,6 +709,8 @@ void process_unhold(struct mf_process *p) {
     r = send_fork(source, &fork);
   else
     fdset_close(&fds);
+  if (!r)
+    p->fork_number = source->nsent;
   hold_free(hold);
   if (p->state == HELD)
     enter_state(p, FORKING);
@@ -1221,7 +1224,18 @@ static int on_hello(struct mf_process *p, void *arg) {
   return 0;
 }
 
+/* It lives, so its source has executed the fork and all before, though its DONE may be late. */
+static void confirm_fork(struct mf_process *p) {
+  struct mf_process *source = p->source;
+  if (!source || !p->fork_number || p->fork_number > source->nsent)
+    return;
+  if (source->nconfirmed < p->fork_number)
+    source->nconfirmed = p->fork_number;
+  p->fork_number = 0;
+}
+
 static int on_forked(struct mf_process *p, void *arg) {
+  confirm_fork(p);
   process_set_pid(p, *(const int *)arg);
   if (p->state == FORKING)
     enter_state(p, SERVING);
@@ -1229,6 +1243,7 @@ static int on_forked(struct mf_process *p, void *arg) {
 }
 
 static int on_forked_late(struct mf_process *p, void *arg) {
+  confirm_fork(p);
   process_set_pid(p, *(const int *)arg);
   try_give(p);
   return 0;
@@ -1349,6 +1364,7 @@ static void follow_runner(struct mf_process *p) {
 
 static int on_running(struct mf_process *p, void *arg) {
   int pid = *(const int *)arg;
+  confirm_fork(p);
   deadline_clear(&p->limit);
   if (p->pid > 0 && pid != p->pid)
     follow_runner(p);

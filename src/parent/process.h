@@ -84,6 +84,8 @@ struct mf_process {
   struct mf_process *reaper, *runner; /* until *running* tells that the two have parted */
   struct channel chan;
   uint64_t nsent, ndone;
+  uint64_t fork_number; /* of the FORK among the source's commands, until it is confirmed */
+  uint64_t nconfirmed;  /* executed commands that a clone's life is proof of */
   uint64_t narg_octets;
   struct hold *hold;
   struct buf acks;
