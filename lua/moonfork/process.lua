@@ -556,6 +556,8 @@ function methods.wait(p, timeout)
   end
   if not p.err then return status end
   mark_told(p, p.err)
+  -- That it ended instead of answering is no other news than how it ended.
+  if p.err.code == "CLONE_DIED" then return status end
   return nil, p.err
 end
 
