@@ -1519,7 +1519,7 @@ static int time_out(struct mf_process *p, void *arg) {
     lose_source(p);
   }
   enter_state(p, ENDING);
-  if (p->pid <= 0 && !p->greeting && !p->source)
+  if (p->pid <= 0 && (p->lost || !p->source)) /* nobody will tell of its end */
     die(p);
   return 0;
 }

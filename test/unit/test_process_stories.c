@@ -275,6 +275,28 @@ static void test_a_dead_spare_is_not_taken(void **state) {
   story_free(s);
 }
 
+/* Its template died when it had been asked for the fork, and the time ran out before the
+ * clone's own socket told whether there is one. */
+static void test_the_end_is_told_when_time_runs_out_after_the_template_died(void **state) {
+  struct story *s = story_new();
+  mf_options o = MF_OPTIONS_INIT;
+  int far;
+  mf_process *t = make_template(s, &far), *q;
+  o.timeout_ms = 3000;
+  assert_int_equal(mf_fork_options(t, &o, &q), 0);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  process_unhold(q);
+  sim_end_process(s->sim, t->pid, SIGKILL);
+  s->sim->fd[far].closed = 1; /* but what was sent along lives on in a clone */
+  sim_advance(s->sim, 100);
+  assert_int_equal(q->state, FORKING);
+  sim_advance(s->sim, 3000);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_known, 0);
+  close_both(q, t);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_report_about_anothers_clone_is_not_believed),
@@ -284,6 +306,7 @@ int main(void) {
       cmocka_unit_test(test_a_default_template_that_waits_is_not_kept_parked),
       cmocka_unit_test(test_a_new_process_does_not_hold_up_a_close_callback),
       cmocka_unit_test(test_a_dead_spare_is_not_taken),
+      cmocka_unit_test(test_the_end_is_told_when_time_runs_out_after_the_template_died),
   };
   return cmocka_run_group_tests_name("process stories", tests, NULL, NULL);
 }
