@@ -5,7 +5,8 @@
 #   perl anyevent.pl memory HEAP_MIB   private octets of an idle process
 #
 # The template's memory is a Perl array of small arrays of about as many octets. A life ends
-# with the end of the socket: the module tells of no exits.
+# with the end of the socket: the module tells of no exits. The function leaves by _exit, as a
+# user with a large template would: else Perl would take every structure apart first.
 use strict;
 use warnings;
 use EV;
@@ -17,8 +18,10 @@ my ($what, $count, $inflight, $heap) = (@ARGV, (undef) x 4);
 $inflight ||= 1;
 $heap     ||= 0;
 
+my $EXEC_CODE = 'sub octet { my ($fh) = @_; syswrite $fh, "x" }';
 my $CODE = <<'PERL';
-sub octet { my ($fh) = @_; syswrite $fh, "x"; }
+use POSIX ();
+sub octet { my ($fh) = @_; syswrite $fh, "x"; POSIX::_exit(0); }
 sub size { my ($fh) = @_; my $n = 0;
   open my $f, "<", "/proc/self/smaps_rollup"; /^Private_\w+:\s+(\d+)/ and $n += $1 * 1024 while <$f>;
   syswrite $fh, "$n\n"; }
@@ -79,7 +82,7 @@ elsif ($what eq 'exec') {
     my $t0 = time;
     my $first;
     my $cv = AE::cv;
-    my $t = AnyEvent::Fork->new_exec->eval($CODE);
+    my $t = AnyEvent::Fork->new_exec->eval($EXEC_CODE);
     ask($t, 'main::octet', sub { $first = time }, $cv);
     $cv->recv;
     printf "%.1f\n", 1e6 * ($first - $t0) if $i >= 0;
