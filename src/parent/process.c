@@ -1310,14 +1310,18 @@ static int on_done(struct mf_process *p, void *arg) {
   return 0;
 }
 
+/* No interpreter, the wrong version: the program's failure, and not an option's. */
+static int is_about_start(const struct frame *f) {
+  return f->length > 1 && f->body[1] == PHASE_START;
+}
+
 static int on_failed(struct mf_process *p, void *arg) {
   struct failure *f = failure_decode(arg);
   if (!f)
     return broken_by(p, "a failure that is none");
-  if (p->greeting && p->state == FORKING) {
-    p->greeting = 0;
+  if (p->greeting && is_about_start(arg))
     f->code = MF_ETEMPLATE_START;
-  }
+  p->greeting = 0;
   join_reaper(p);
   p->forked = 1;
   p->refuses = 1;

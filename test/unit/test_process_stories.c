@@ -8,9 +8,11 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct story {
   struct sim *sim;
@@ -110,11 +112,11 @@ static void answer_exited(struct story *s, int far, uint64_t id, int pid, int st
   buf_deinit(&b);
 }
 
-static void answer_failed(struct story *s, int far) {
+static void answer_failure(struct story *s, int far, unsigned code, unsigned phase) {
   struct buf b;
   buf_init(&b, 1000);
-  buf_put_u8(&b, FAILURE_REMOTE);
-  buf_put_u8(&b, PHASE_EVAL);
+  buf_put_u8(&b, code);
+  buf_put_u8(&b, phase);
   buf_put_u16(&b, 0);
   buf_put_u32(&b, 0);
   buf_put_str(&b, "no luck", 7);
@@ -173,7 +175,7 @@ static void test_memory_is_told_when_the_template_fails_first(void **state) {
   assert_int_equal(mf_memory(q, on_memory, s), 0);
   sim_run(s->sim);
   assert_int_equal(s->memories, 0);
-  answer_failed(s, far);
+  answer_failure(s, far, FAILURE_REMOTE, PHASE_EVAL);
   sim_run(s->sim);
   assert_int_equal(s->memories, 1);
   close_both(q, t);
@@ -297,8 +299,65 @@ static void test_the_end_is_told_when_time_runs_out_after_the_template_died(void
   story_free(s);
 }
 
+/* What a start that fails is called, with run asked before or after: an option that can't be
+ * used is the caller's, the rest the program's. */
+static int code_of_failed_start(unsigned code, unsigned phase, int run_first) {
+  struct story *s = story_new();
+  mf_process *t;
+  int far, result;
+  assert_int_equal(boot_exec(s->home, NULL, &t), 0);
+  far = s->sim->spawned_control;
+  if (run_first)
+    assert_int_equal(mf_run(t, "f", on_run, s), 0);
+  answer_failure(s, far, code, phase);
+  sim_run(s->sim);
+  if (!run_first)
+    assert_int_equal(mf_run(t, "f", on_run, s), 0);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  result = s->run_error;
+  mf_close(t, NULL, NULL);
+  story_free(s);
+  return result;
+}
+
+static void test_a_failed_start_has_one_name(void **state) {
+  for (int first = 0; first < 2; first++) {
+    assert_int_equal(code_of_failed_start(FAILURE_INVAL, PHASE_OPTION, first), MF_EINVAL);
+    assert_int_equal(code_of_failed_start(FAILURE_NOMEM, PHASE_START, first),
+                     MF_ETEMPLATE_START);
+  }
+}
+
+static void count_release(void *data) {
+  ++*(int *)data;
+}
+
+/* Each crashed: a NULL where the result, the list or the callback should be. */
+static void test_a_missing_pointer_is_misuse(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  int far, released = 0, fd[2];
+  mf_process *t = make_template(s, &far);
+  assert_int_equal(mf_new(NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_new_exec(NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_fork(t, NULL), MF_EINVAL);
+  assert_int_equal(pipe(fd), 0);
+  assert_int_equal(mf_from_fd(NULL, fd[0], NULL), MF_EINVAL);
+  assert_int_equal(fcntl(fd[0], F_GETFD), -1); /* it is taken even so */
+  close(fd[1]);
+  assert_int_equal(mf_limit(t, NULL, 1), MF_EINVAL);
+  assert_int_equal(mf_memory(t, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_send_arg_ref(t, NULL, 5, count_release, &released), MF_EINVAL);
+  assert_int_equal(released, 1);
+  mf_close(t, NULL, NULL);
+  sim_run(s->sim);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_a_missing_pointer_is_misuse),
       cmocka_unit_test(test_a_report_about_anothers_clone_is_not_believed),
       cmocka_unit_test(test_a_fork_answer_about_anothers_clone_is_not_believed),
       cmocka_unit_test(test_memory_is_told_when_the_template_fails_first),
@@ -307,6 +366,7 @@ int main(void) {
       cmocka_unit_test(test_a_new_process_does_not_hold_up_a_close_callback),
       cmocka_unit_test(test_a_dead_spare_is_not_taken),
       cmocka_unit_test(test_the_end_is_told_when_time_runs_out_after_the_template_died),
+      cmocka_unit_test(test_a_failed_start_has_one_name),
   };
   return cmocka_run_group_tests_name("process stories", tests, NULL, NULL);
 }
