@@ -14,8 +14,8 @@
  *    given it. It may call any function here, mf_close included.
  *  - Strings and buffers are borrowed for the call unless said otherwise.
  *  - No signal disposition, mask, file mode mask, directory or flag of the host's
- *    descriptors is changed. Where the kernel has no pidfd, libuv's SIGCHLD
- *    handler is used for templates (doc/c-api.md).
+ *    descriptors is changed. Where the kernel has no pidfd, the ends of executed
+ *    processes are asked for now and then (doc/c-api.md).
  */
 #ifndef MOONFORK_H
 #define MOONFORK_H
