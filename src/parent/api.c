@@ -87,7 +87,7 @@ static int make_default(struct home *h, const mf_options *o, mf_process **ret) {
 
 int mf_new(const mf_options *o, mf_process **ret) {
   struct home *h;
-  int r = open_home(o, &h);
+  int r = ret ? open_home(o, &h) : MF_EINVAL;
   return r ? r : made(h, make_default(h, o, ret));
 }
 
@@ -126,7 +126,7 @@ static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
 
 int mf_new_exec(const mf_options *o, mf_process **ret) {
   struct home *h;
-  int r = open_home(o, &h);
+  int r = ret ? open_home(o, &h) : MF_EINVAL;
   return r ? r : made(h, make_exec(h, o, ret));
 }
 
@@ -135,7 +135,7 @@ int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret
 }
 
 int mf_fork_options(mf_process *p, const mf_options *o, mf_process **ret) {
-  int r = process_check(p);
+  int r = ret ? process_check(p) : MF_EINVAL;
   if (!r)
     r = options_check(o);
   if (r)
@@ -150,7 +150,7 @@ int mf_fork(mf_process *p, mf_process **ret) {
 
 int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
   struct home *h;
-  int r = open_home(o, &h);
+  int r = ret ? open_home(o, &h) : MF_EINVAL;
   if (r) {
     fd_close(&fd);
     return r;
@@ -279,6 +279,8 @@ int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
                       .release = release,
                       .release_data = release_data};
   int r = process_check(p);
+  if (!r && !data && length)
+    r = MF_EINVAL;
   if (!r)
     r = count_argument(p, length);
   if (r) {
@@ -332,6 +334,8 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
   struct buf body;
   size_t i, k;
   int r = process_check(p);
+  if (!r && !limits && count)
+    r = MF_EINVAL;
   buf_init(&body, FRAME_BODY_MAX);
   for (i = 0; !r && i < count; i++) {
     for (k = 0; k < sizeof known / sizeof known[0]; k++)
@@ -443,7 +447,7 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
   struct command c = {.type = CMD_MEMORY};
   struct memory_request *m;
   struct mf_process *asked = NULL;
-  int r = process_check(p);
+  int r = cb ? process_check(p) : MF_EINVAL;
   if (r)
     return r;
   if (p->state == GIVING || p->state == STARTING || p->finish.kind != FINISH_NONE)

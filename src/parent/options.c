@@ -9,13 +9,21 @@ void mf_options_init(mf_options *o) {
   *o = init;
 }
 
+/* "NAME=value" or "NAME". The template takes anything else for a broken protocol. */
+static int has_nameless(const char *const *env) {
+  for (; env && *env; env++)
+    if (**env == '\0' || **env == '=')
+      return 1;
+  return 0;
+}
+
 int options_check(const mf_options *o) {
   int i;
   if (!o)
     return 0;
   if (o->size < offsetof(mf_options, heap_reserve) || o->gc < 0 || o->gc > MF_GC_STOP ||
       o->leash < 0 || o->leash > MF_LEASH_KEEP || o->handles < 0 ||
-      o->handles > MF_HANDLES_CLOSE)
+      o->handles > MF_HANDLES_CLOSE || has_nameless(o->env))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
     if (o->stdio[i].kind < 0 || o->stdio[i].kind > MF_STDIO_FD)

@@ -355,9 +355,35 @@ static void test_a_missing_pointer_is_misuse(void **state) {
   story_free(s);
 }
 
+/* The template took it for a broken protocol and died, the default one included. */
+static void test_a_variable_without_a_name_is_misuse(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *q;
+  const char *const bad[] = {"=value", ""}, *const good[] = {"NAME", "NAME=", "N=a=b"};
+  for (int i = 0; i < 2; i++) {
+    const char *const env[] = {"A=b", bad[i], NULL};
+    mf_options o = MF_OPTIONS_INIT;
+    o.env = env;
+    assert_int_equal(mf_fork_options(t, &o, &q), MF_EINVAL);
+  }
+  for (int i = 0; i < 3; i++) {
+    const char *const env[] = {good[i], NULL};
+    mf_options o = MF_OPTIONS_INIT;
+    o.env = env;
+    assert_int_equal(mf_fork_options(t, &o, &q), 0);
+    mf_close(q, NULL, NULL);
+  }
+  mf_close(t, NULL, NULL);
+  sim_run(s->sim);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_missing_pointer_is_misuse),
+      cmocka_unit_test(test_a_variable_without_a_name_is_misuse),
       cmocka_unit_test(test_a_report_about_anothers_clone_is_not_believed),
       cmocka_unit_test(test_a_fork_answer_about_anothers_clone_is_not_believed),
       cmocka_unit_test(test_memory_is_told_when_the_template_fails_first),
