@@ -87,11 +87,9 @@ void server_title(struct server *s, const char *kind) {
   char text[300], *at = text, *end = text + sizeof text - 1;
   at = append_number(at, end, s->owner_pid);
   at = append(at, end, " moonfork: ");
-  if (kind) {
-    at = append(at, end, kind);
-    at = append(at, end, " ");
-  }
-  at = append(at, end, kind ? s->name : s->run.title);
+  at = append(at, end, kind ? kind : s->run.title);
+  at = append(at, end, " ");
+  at = append(at, end, s->name);
   while (at > text && at[-1] == ' ')
     at--;
   *at = 0;
