@@ -6,6 +6,7 @@
 #include "base/birth.h"
 #include "os/proc.h"
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 enum { HINTS_MAX = 64 };
@@ -14,11 +15,16 @@ AT_BIRTH static volatile sig_atomic_t nhints = 0;
 AT_BIRTH static pid_t hints[HINTS_MAX] = {0};
 AT_BIRTH static int watching = 0; /* SIGCHLD is ours, and blocked */
 AT_BIRTH static int user_ran = 1, has_altstack = 0;
+AT_BIRTH static pthread_t waiter = 0; /* who serves */
 AT_BIRTH static int nchanged = 0;
 AT_BIRTH static sigset_t changed = {{0}}; /* dispositions that are not the default */
 
+/* Where user code has brought threads (and the audit was switched off), the kernel may choose
+ * one of theirs, and whoever waits would sleep on. */
 static void on_sigchld(int signum, siginfo_t *info, void *context) {
   int saved = errno;
+  if (!pthread_equal(pthread_self(), waiter))
+    pthread_kill(waiter, signum);
   if (nhints < HINTS_MAX)
     hints[nhints] = info->si_pid;
   nhints = nhints < HINTS_MAX ? nhints + 1 : HINTS_MAX;
@@ -45,6 +51,7 @@ void signals_watch_children(void) {
   if (watching)
     return;
   watching = 1;
+  waiter = pthread_self();
   mask_sigchld(SIG_BLOCK);
   handle_sigchld();
 }
