@@ -22,11 +22,11 @@ local start
 function start()
   if started == all then return end
   started = started + 1
-  local begin, first, thread = uv.hrtime(), nil, nil
+  local begin, first = uv.hrtime(), nil
   local fds = uv.pipe({nonblock = true}, {})
   local pipe = uv.new_pipe(false)
   pipe:open(fds.read)
-  thread = assert(uv.new_thread(body, fds.write))
+  local thread = assert(uv.new_thread(body, fds.write))
   pipe:read_start(function(err, data)
     assert(not err, err)
     if data then first = uv.hrtime() return end
