@@ -23,7 +23,8 @@ my $CODE = <<'PERL';
 use POSIX ();
 sub octet { my ($fh) = @_; syswrite $fh, "x"; POSIX::_exit(0); }
 sub size { my ($fh) = @_; my $n = 0;
-  open my $f, "<", "/proc/self/smaps_rollup"; /^Private_\w+:\s+(\d+)/ and $n += $1 * 1024 while <$f>;
+  open my $f, "<", "/proc/self/smaps_rollup";
+  /^Private_\w+:\s+(\d+)/ and $n += $1 * 1024 while <$f>;
   syswrite $fh, "$n\n"; }
 sub fill { my ($mib) = @_; our @big = map { [$_, $_] } 1 .. $mib * 1048576 / 184; }
 PERL
