@@ -34,14 +34,15 @@ plant("a child that stays fails the story", [[
   if kit.fork() == 0 then
     kit.msleep(8000)
     kit.exit(0)
-  end]], "process %d+ of %d+ is left, state S")
+  end]], "process %d+ of %d+ is left, state %u")
 plant("a zombie fails the story", [[if kit.fork() == 0 then kit.exit(0) end]],
   "process %d+ of %d+ is left, state Z")
 plant("a clone that goes on fails the story", [[
   local p = fork.new():require "actor"
   kept = t.got(p:run "actor:hold")]], "process %d+ of %d+ is left")
 plant("outstanding work fails the story", [[
-  fork.new():eval "require'testkit'.msleep(4500)":run("type", function() end)]],
+  fork.new():eval("require'testkit'.msleep(" .. 4500 * story.scale .. ")")
+    :run("type", function() end)]],
   "left over")
 plant("an error that nobody handles fails the story", [[
   fork.new():run("type", function() error "planted error" end)]], "planted error")
