@@ -101,8 +101,8 @@ static void on_pool_closed(mf_pool *pool, void *data) {
 }
 
 static void stop(void) {
-  mf_pool_stats stats = {.size = sizeof stats};
-  check(mf_pool_get_stats(game.pool, &stats), "mf_pool_get_stats");
+  mf_pool_info stats = {.size = sizeof stats};
+  check(mf_pool_stats(game.pool, &stats), "mf_pool_stats");
   printf("%llu calls, %llu answered, %llu errors, %llu workers killed; p50 %llu us, "
          "p99 %llu us\n",
          (unsigned long long)stats.calls, (unsigned long long)stats.done,

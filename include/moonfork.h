@@ -397,7 +397,7 @@ typedef struct mf_pool_death {
   uint64_t age_ms;      /* how long ago */
   char reason[160];
 } mf_pool_death;
-typedef struct mf_pool_stats {
+typedef struct mf_pool_info {
   size_t size;          /* set by the caller */
   int state;
   unsigned max, workers; /* workers: those that take calls and those that start */
@@ -411,8 +411,8 @@ typedef struct mf_pool_stats {
   uint64_t p50_us, p99_us; /* from call to answer, of the last 4,096 calls or more */
   mf_pool_death last[MF_POOL_DEATHS]; /* the latest first */
   unsigned nlast;
-} mf_pool_stats;
-MF_API int mf_pool_get_stats(const mf_pool *, mf_pool_stats *);
+} mf_pool_info;
+MF_API int mf_pool_stats(const mf_pool *, mf_pool_info *);
 /* The pids of the workers, at most n; gives how many there are. */
 MF_API size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);
 

@@ -588,7 +588,7 @@ static void set_seconds(lua_State *L, const char *key, uint64_t us) {
   lua_setfield(L, -2, key);
 }
 
-static void push_deaths(lua_State *L, const mf_pool_stats *st) {
+static void push_deaths(lua_State *L, const mf_pool_info *st) {
   lua_createtable(L, (int)st->nlast, 0);
   for (unsigned i = 0; i < st->nlast; i++) {
     const mf_pool_death *d = &st->last[i];
@@ -608,8 +608,8 @@ static void push_deaths(lua_State *L, const mf_pool_stats *st) {
 static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, error */
   static const char *const states[] = {"running", "failed", "draining", "closed"};
   struct service *s = check_box(L, 1);
-  mf_pool_stats st = {.size = sizeof st};
-  int rc = s && s->pool ? mf_pool_get_stats(s->pool, &st) : MF_ECLOSED;
+  mf_pool_info st = {.size = sizeof st};
+  int rc = s && s->pool ? mf_pool_stats(s->pool, &st) : MF_ECLOSED;
   if (rc < 0)
     return bind_result_push(L, rc);
   lua_createtable(L, 0, 28);

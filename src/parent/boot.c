@@ -182,6 +182,7 @@ int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
     process_abandon(p);
     return r;
   }
+  deadline_set(h, &p->patience, HELLO_MS); /* what says nothing is no process of ours */
   process_update(p);
   *ret = p;
   return 0;

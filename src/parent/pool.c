@@ -96,7 +96,7 @@ struct mf_pool {
   void *close_data;
 
   struct latency latency;
-  mf_pool_stats stats;
+  mf_pool_info stats;
   struct {
     mf_pool_death death;
     uint64_t at_ms;
@@ -1187,8 +1187,8 @@ static int state_of(const struct mf_pool *pool) {
   return pool->policy.failed ? MF_POOL_FAILED : MF_POOL_RUNNING;
 }
 
-int mf_pool_get_stats(const mf_pool *pool, mf_pool_stats *ret) {
-  mf_pool_stats s;
+int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
+  mf_pool_info s;
   uint64_t now;
   int r = check(pool);
   if (r)

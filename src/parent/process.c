@@ -221,7 +221,7 @@ static int is_busy(const struct mf_process *p) {
     return 1;
   return p->exit_to.cb && !p->quiet &&
          (p->state == RUNNING || p->state == ENDING || p->state == FAILED || p->eof ||
-          p->gone);
+          p->gone || (p->dying && p->state != DEAD && p->state != GIVEN));
 }
 
 void process_update(struct mf_process *p) {
@@ -1067,6 +1067,12 @@ static int hold_finish(struct mf_process *p, void *arg) {
   return process_event(p, EV_FINISH, arg);
 }
 
+/* What ends a process that serves: its dispositions are the defaults. */
+static int ends_processes(int signum) {
+  return signum == SIGKILL || signum == SIGTERM || signum == SIGINT || signum == SIGQUIT ||
+         signum == SIGHUP || signum == SIGABRT || signum == SIGSEGV;
+}
+
 static int send_signal(struct mf_process *p, void *arg) {
   struct seam *s = p->home->seam;
   int signum = *(const int *)arg;
@@ -1080,9 +1086,11 @@ static int send_signal(struct mf_process *p, void *arg) {
     /* Without a pidfd the number is true only while somebody holds back the reaping. */
     if (p->pidfd < 0 && !p->child && (p->lost || !p->source))
       return MF_EUNSUPPORTED;
+    p->dying |= ends_processes(signum);
     return s->ops->kill(s, p->pidfd, p->pid, signum);
   }
   p->signal = signum;
+  p->dying |= ends_processes(signum);
   return 0;
 }
 

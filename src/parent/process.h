@@ -67,6 +67,7 @@ struct mf_process {
   unsigned taken_up : 1; /* by from_fd: its hello says who it is */
   unsigned forked : 1;   /* it exists, or existed, as a process */
   unsigned gone : 1;     /* the kernel says that it has ended */
+  unsigned dying : 1;    /* it was sent a signal that ends it while it serves */
   unsigned pidfd_told : 1; /* its pidfd did */
   unsigned eof : 1;      /* its socket has ended */
   unsigned lost : 1;     /* nobody reports its exit */

@@ -222,7 +222,7 @@ int children_report(struct children *c, struct connection *conn) {
 static void reap(struct children *c, struct child *child) {
   pid_t r;
   do
-    r = waitpid(child->pid, NULL, 0);
+    r = waitpid(child->pid, NULL, WNOHANG); /* user code may have reaped it */
   while (r < 0 && errno == EINTR);
   drop_child(c, child);
 }

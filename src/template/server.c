@@ -62,6 +62,7 @@ void server_enter_user(struct server *s) {
 
 void server_leave_user(struct server *s) {
   signals_leave_user();
+  s->children.scan_due = 1; /* a handler of user code's own may have had our SIGCHLD */
 }
 
 /* Appends as much of text as fits; gives the new end. By hand: every clone makes a title, and

@@ -106,9 +106,9 @@ static void answer_all(void) {
   far_run(far);
 }
 
-static mf_pool_stats stats(void) {
-  mf_pool_stats s = {.size = sizeof s};
-  assert_int_equal(mf_pool_get_stats(pool, &s), 0);
+static mf_pool_info stats(void) {
+  mf_pool_info s = {.size = sizeof s};
+  assert_int_equal(mf_pool_stats(pool, &s), 0);
   return s;
 }
 

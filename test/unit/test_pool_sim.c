@@ -241,8 +241,8 @@ static void user_step(struct world *w) {
 }
 
 static void check_workers(struct world *w) {
-  mf_pool_stats s = {.size = sizeof s};
-  if (w->gone || mf_pool_get_stats(w->pool, &s) < 0)
+  mf_pool_info s = {.size = sizeof s};
+  if (w->gone || mf_pool_stats(w->pool, &s) < 0)
     return;
   CHECK(s.workers <= 1000 && s.idle <= s.workers &&
         s.queued <= w->options.queue_max + 100);
@@ -329,11 +329,11 @@ static void finish(struct world *w) {
 }
 
 /* What the schedules have come across, so that one sees that they do. */
-static mf_pool_stats seen;
+static mf_pool_info seen;
 
 static void count(struct world *w) {
-  mf_pool_stats s = {.size = sizeof s};
-  CHECK(mf_pool_get_stats(w->pool, &s) == 0);
+  mf_pool_info s = {.size = sizeof s};
+  CHECK(mf_pool_stats(w->pool, &s) == 0);
   seen.calls += s.calls;
   seen.done += s.done;
   seen.timeouts += s.timeouts;
