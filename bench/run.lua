@@ -4,7 +4,7 @@
 --
 --   lua5.4 bench/run.lua BUILD_FOLDER [--quick] [--results FOLDER] [NAME...]
 --
--- NAME: rate, growth, spares, memory, exec, clones; none: all of them.
+-- NAME: rate, growth, spares, memory, exec, clones, calls; none: all of them.
 --
 -- In a case the contestants take turns, round by round (A B C A B C ...), so that the machine's
 -- moods meet all of them alike. A rate is the median of the rounds; p50 and p99 are those of
@@ -166,7 +166,8 @@ end
 
 -- ---- the cases ----
 
-local cases, order = {}, {"rate", "growth", "spares", "memory", "exec", "clones"}
+local cases, order = {}, {"rate", "growth", "spares", "memory", "exec", "clones",
+                      "calls"}
 
 function cases.rate()
   local names = {"raw_fork", "raw_lua", "c", "lua", "anyevent", "luv_thread", "luv_spawn", "python"}
@@ -341,6 +342,43 @@ function cases.clones()
       "the first: %.0f KiB, of the last: %.0f KiB. All ended and reported %.1f s later.", f.clones,
       f.seconds, f.clones / f.seconds, f.private_first / 1024, f.private_last / 1024,
       f.end_seconds)
+end
+
+function cases.calls()
+  local scale = quick and 0.2 or 1
+  local function cell(key, label, program, ...)
+    local words = {program}
+    for i, word in ipairs {...} do words[i + 1] = tostring(word) end
+    return {key = key, label = label, command = table.concat(words, " ")}
+  end
+  local c, lua = build .. "/bench/calls", "lua5.4 " .. here .. "/calls.lua"
+  local n, big = math.floor(50000 * scale), math.floor(400 * scale)
+  local cells = take_turns("calls", {
+    cell("raw", "raw socketpair echo, C, 64 octets", c .. " echo", n, 64),
+    cell("c1", "mf_rpc, C, 64 octets, one at a time", c .. " rpc", n, 1, 64),
+    cell("lua1", "rpc, Lua, 64 octets, one at a time", lua, n, 1, 64),
+    cell("c64", "mf_rpc, C, 64 octets, 64 in flight", c .. " rpc", n * 10, 64, 64),
+    cell("lua64", "rpc, Lua, 64 octets, 64 in flight", lua, n * 4, 64, 64),
+    cell("rawbig", "raw socketpair echo, C, 1 MiB", c .. " echo", big, 1 << 20),
+    cell("cbig", "mf_rpc, C, 1 MiB, one at a time", c .. " rpc", big, 1, 1 << 20),
+    cell("pool1", "pool, one worker, processor-bound", c .. " pool", big * 2, 1),
+    cell("pool2", "pool, two workers, the same", c .. " pool", big * 2, 2),
+  })
+  for _, x in ipairs(cells) do
+    for round, f in pairs(x.figures) do x.rates[round] = f.calls / f.seconds end
+  end
+  local against = {c1 = "raw", lua1 = "raw", c64 = "raw", lua64 = "raw", cbig = "rawbig",
+                   pool2 = "pool1"}
+  say("")
+  say("## Calls of a Lua function in a process that stays")
+  say("")
+  say("| | calls a second | x |")
+  say("| --- | ---: | --- |")
+  for _, x in ipairs(cells) do
+    local other = against[x.key] and find(cells, against[x.key])
+    say("| %s | %.0f | %s |", x.label, median(x.rates),
+        other and ("%.2f x %s"):format(ratio(x, other, "rates"), other.label) or "")
+  end
 end
 
 -- ---- all together ----
