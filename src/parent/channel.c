@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+enum { STALLS_MAX = 200 }; /* tries to read without memory, one every few milliseconds */
 enum { READS_A_TURN = 32 }; /* so that one chatty process does not starve the others */
 
 static void on_ready(struct watch *w, unsigned events);
@@ -24,7 +25,7 @@ static void rewatch(struct channel *c) {
   unsigned events = 0;
   if (c->fd < 0)
     return;
-  if (c->reading && !c->ended)
+  if (c->reading && !c->ended && !c->unread)
     events |= WATCH_READ;
   if (!c->deaf && !outbox_empty(&c->out))
     events |= WATCH_WRITE;
@@ -159,6 +160,18 @@ static void end(struct channel *c, int why) {
   c->events->on_end(c, why);
 }
 
+/* What is there stays there: once more, later, and not watched meanwhile, which would spin.
+ * After a second without memory it is given up, unread. */
+static void lack_memory(struct channel *c) {
+  c->unread = 1;
+  if (++c->nstalls > STALLS_MAX) {
+    end(c, -ENOMEM);
+    return;
+  }
+  rewatch(c);
+  c->events->on_stalled(c);
+}
+
 static void read_some(struct channel *c, int most) {
   struct fdset none;
   unsigned char *room;
@@ -170,11 +183,12 @@ static void read_some(struct channel *c, int most) {
   c->in_drain = 1;
   while (most-- > 0) {
     room = inbox_room(&c->in, &n);
-    c->unread = !room;
-    if (!room) { /* what is there stays there: once more, later */
-      c->events->on_stalled(c);
+    if (!room) {
+      lack_memory(c);
       break;
     }
+    c->unread = 0;
+    c->nstalls = 0;
     got = c->seam->ops->read(c->seam, c->fd, room, n);
     if (got == -EAGAIN)
       break;

@@ -36,6 +36,7 @@ struct channel {
   int ended;    /* on_end was called */
   int corked;   /* frames are kept until somebody uncorks */
   int deaf;     /* the other end takes nothing any more */
+  int nstalls;  /* tries to read that found no memory, in a row */
   int in_drain; /* guards against recursion */
   int unread;   /* there was no memory to read what may be there */
 };

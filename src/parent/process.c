@@ -1576,6 +1576,7 @@ static void on_patience(struct deadline *d) {
 
 static void on_retry(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, retry);
+  channel_drain(&p->chan);
   channel_flush(&p->chan);
   try_give(p);
   poll_child(p);
