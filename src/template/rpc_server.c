@@ -13,6 +13,9 @@
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <lauxlib.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <string.h>
 #include <unistd.h>
 
@@ -325,6 +328,15 @@ static void start_link(struct rpc_server *s, int fd, const struct parameters *p)
 }
 
 /* serve(socket, ..., parameters): the function of an rpc's run. */
+/* Bodies of some megabytes come and go with every call. As mappings of their own (glibc's way
+ * from 128 KiB on) each would begin with a page fault for every page. */
+static void keep_big_blocks(void) {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 16 << 20);
+  mallopt(M_TRIM_THRESHOLD, 32 << 20);
+#endif
+}
+
 static int l_serve(lua_State *L) {
   struct rpc_server *s = &the_server;
   struct parameters p;
@@ -335,6 +347,7 @@ static int l_serve(lua_State *L) {
   int fd = luafd_check(L, 1);
   if (fd < 0)
     return lua_error(L);
+  keep_big_blocks();
   lua_pushvalue(L, -1);
   read_parameters(L, s, &p);
   int held = lua_gettop(L);
