@@ -100,10 +100,14 @@ static int fork_one(struct mf_process *p) {
 
 void spares_on_refill(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, refill);
+  int has_limit = !list_empty(&p->limit.link);
   p->spares_begun = 1;
   while (p->state == SERVING && p->nspares < p->spares_max && !p->home->stopping)
     if (fork_one(p) < 0)
       break;
+  /* A fork disarms the template's own timeout; these are not the user's. */
+  if (has_limit && p->state == SERVING && list_empty(&p->limit.link))
+    list_push(&p->home->deadlines, &p->limit.link);
 }
 
 int mf_spares(const mf_process *p) {
