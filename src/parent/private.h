@@ -42,7 +42,4 @@ int mf_home_keep(struct uv_loop_s *loop);
  * the loop (when the loop turns) and frees itself. */
 int mf_home_close(struct uv_loop_s *loop);
 
-/* For tests: with this set the home of a new loop runs on the given seam instead of libuv. */
-struct seam;
-
 #endif
