@@ -3,9 +3,9 @@
  *
  *   sharing_bench MIB
  *
- * anonymous, small pages; anonymous, huge pages (what the heap uses); a file in memory
+ * anonymous, small pages; anonymous, huge pages (the heap while it is built); a file in memory
  * (memfd) mapped private and unwritten, whose page tables fork need not copy, in small and
- * in huge pages. For each: fork + exit + wait of a child that touches none, 64 or 1,024
+ * in huge pages (the heap when it is frozen, see src/template/frozen.h). For each: fork + exit + wait of a child that touches none, 64 or 1,024
  * places of it, reading or writing, spread evenly. Best and median of 41, in turns. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +14,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 
 enum kind { SMALL, HUGE, FILE_SMALL, FILE_HUGE, NKINDS };
 static const char *const names[NKINDS] = {"anonymous, small pages", "anonymous, huge pages",
@@ -48,13 +52,18 @@ static void make(enum kind kind) {
   char *p = mmap(reserve(), size, PROT_READ | PROT_WRITE, flags, fd, 0);
   if (p == MAP_FAILED)
     give_up("mmap");
-  madvise(p, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  if (!file)
+    madvise(p, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  for (size_t i = 0; file && huge && i < size; i += HUGE_PAGE) {
+    p[i] = 1; /* an empty file has nothing to collapse */
+    if (madvise(p + i, HUGE_PAGE, MADV_COLLAPSE) < 0)
+      give_up("MADV_COLLAPSE");
+  }
   for (size_t i = 0; i < size; i += 4096)
     p[i] = 1;
   if (file) { /* what was built through the shared mapping is read through a private one */
     if (mmap(p, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE, fd, 0) == MAP_FAILED)
       give_up("mmap");
-    madvise(p, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   }
   map[kind] = p;
 }

@@ -38,6 +38,8 @@ int clone_prepare_fork(struct server *s) {
     r = seal_now(&s->seal, s->L);
     signals_leave_user();
   }
+  if (s->heap)
+    heap_inherit(s->heap);
   if (signals_user_ran())
     fflush(NULL); /* else nothing can be there, and it would touch two pages */
   return r;

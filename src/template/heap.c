@@ -1,7 +1,7 @@
 /* The Lua heap of a template and its clones. Runs in templates and clones; one thread.
  *
  *   region   | struct heap, small run | built by the template     | fresh run | PROT_NONE ...
- *   pages      small                    huge (MADV_HUGEPAGE)        small       not there yet
+ *   pages      small                    huge, then frozen           small       not there yet
  *                                                                 ^sealed_end
  *
  * Blocks are cut from the front of the region in the order they are asked for, so that
@@ -15,12 +15,19 @@
  * A run starts in small pages, because most templates and clones are small and a huge
  * page costs its zeroing; when a template's run outgrows SMALL_RUN, huge pages follow.
  * Blocks of HEAP_BIG octets and more are mappings of their own, listed in a hash table by
- * address. What is neither here nor there belongs to the foreign allocator. */
+ * address. What is neither here nor there belongs to the foreign allocator.
+ *
+ * What is sealed and worth it is frozen (frozen.h): of the region all huge pages but the
+ * first, where the state and the libraries lie, which everybody writes to; of the big
+ * blocks all. A frozen block that grows is a file's mapping with an anonymous end. */
 #include "template/heap.h"
+
+#include "template/frozen.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <lua.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -56,6 +63,7 @@ enum {
   GROW_MAX = 64 << 20,
   SPAN_MIN = 1024,
   GATHER_WORTH = 64 * 1024,  /* freed since the last time */
+  SMALL_COST = 4,            /* to fork: memory in small pages, against huge ones */
   NBIG_FIRST = 64
 };
 #define RESERVE_DEFAULT ((size_t)64 << 30)
@@ -67,7 +75,13 @@ struct free_block {
 struct big {
   char *block; /* NULL: an empty place */
   size_t map_size;
+  size_t frozen; /* octets from the front */
   uint64_t age; /* of the heap when it was made; less than the heap's: sealed */
+};
+
+struct mirror { /* see frozen.h */
+  char *at;
+  size_t size;
 };
 
 struct span { /* free memory without a class, see spans_gather */
@@ -103,9 +117,14 @@ struct heap {
   struct free_block *list[NCLASS], *list_tail[NCLASS];
   struct span *spans;
   uint64_t freed; /* since spans were gathered last */
+  size_t nmirrors; /* ours: a clone has none */
+  int inherited;   /* frozen memory, without a mirror */
   /* From here on clones don't write, or seldom: the rest lies in another page. */
   uint64_t stash_bytes;
   struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
+  char *frozen_end; /* of the region, from the first huge page on */
+  struct mirror *mirrors;
+  size_t mirrors_map;
   struct big big_first[NBIG_FIRST];
 };
 
@@ -436,7 +455,7 @@ static int big_reserve(struct heap *h) { /* a place for one more */
 }
 static void big_insert(struct heap *h, void *block, size_t map_size, uint64_t age) {
   struct big *b = big_place(h, block);
-  *b = (struct big){ block, map_size, age };
+  *b = (struct big){ .block = block, .map_size = map_size, .age = age };
   h->nbigs++;
   h->big_bytes += map_size;
 }
@@ -466,16 +485,13 @@ static size_t big_map_size(const struct heap *h, size_t n) { /* 0: more than the
   size_t map_size = round_up(n, h->page);
   return big_is_huge(h, map_size) ? round_up(n, HUGE_PAGE) : map_size;
 }
-static char *map_aligned(size_t n, int protection) {
-  char *p = mmap(NULL, n + HUGE_PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED)
+static char *map_aligned(size_t n) {
+  char *p = frozen_reserve(n, 0);
+  if (p && mprotect(p, n, PROT_READ | PROT_WRITE) < 0) {
+    munmap(p, n);
     return NULL;
-  char *aligned = align_up(p, HUGE_PAGE), *end = p + n + HUGE_PAGE;
-  if (aligned > p)
-    munmap(p, (size_t)(aligned - p));
-  if (aligned + n < end)
-    munmap(aligned + n, (size_t)(end - aligned - n));
-  return aligned;
+  }
+  return p;
 }
 static void big_advise(void *block, size_t map_size) {
 #ifdef MADV_HUGEPAGE
@@ -487,7 +503,7 @@ static void *big_alloc(struct heap *h, size_t n) {
   if (map_size == 0 || big_reserve(h) < 0)
     return NULL;
   int huge = big_is_huge(h, map_size);
-  void *block = huge ? map_aligned(map_size, PROT_READ | PROT_WRITE) : map_new(map_size);
+  void *block = huge ? map_aligned(map_size) : map_new(map_size);
   if (!block)
     return NULL;
   if (huge)
@@ -508,8 +524,34 @@ static void big_free(struct heap *h, struct big *b, size_t n) {
   publish(h);
 }
 #ifdef MREMAP_MAYMOVE
+static int remap_to(char *from, size_t n, size_t size, char *place) {
+  return mremap(from, n, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place ? 0 : -1;
+}
+/* The file's part keeps its place in a huge page. What follows is moved, or new. */
+static char *frozen_grow(const struct big *b, size_t map_size) {
+  size_t head = b->frozen, tail = b->map_size - head, more = map_size - head;
+  char *place = frozen_reserve(map_size, (uintptr_t)b->block & (HUGE_PAGE - 1));
+  if (!place)
+    return NULL;
+  int r = tail ? remap_to(b->block + head, tail, more, place + head)
+               : mprotect(place + head, more, PROT_READ | PROT_WRITE);
+  if (r == 0 && remap_to(b->block, head, head, place) == 0)
+    return place;
+  if (r == 0 && tail)
+    (void)remap_to(place + head, more, tail, b->block + head);
+  munmap(place, map_size);
+  return NULL;
+}
+static char *frozen_resize(const struct big *b, size_t map_size) {
+  if (map_size > b->map_size)
+    return frozen_grow(b, map_size);
+  munmap(b->block + map_size, b->map_size - map_size);
+  return b->block;
+}
 /* Moves page tables, never octets: what is shared stays shared. NULL: no room. */
 static char *big_remap(const struct heap *h, const struct big *b, size_t map_size) {
+  if (b->frozen)
+    return frozen_resize(b, map_size);
   if (!big_is_huge(h, map_size)) {
     void *moved = mremap(b->block, b->map_size, map_size, MREMAP_MAYMOVE);
     return moved == MAP_FAILED ? NULL : moved;
@@ -517,10 +559,10 @@ static char *big_remap(const struct heap *h, const struct big *b, size_t map_siz
   if (((uintptr_t)b->block & (HUGE_PAGE - 1)) == 0 &&
       mremap(b->block, b->map_size, map_size, 0) != MAP_FAILED)
     return b->block;
-  char *place = map_aligned(map_size, PROT_NONE);
+  char *place = frozen_reserve(map_size, 0);
   if (!place)
     return NULL;
-  if (mremap(b->block, b->map_size, map_size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place)
+  if (remap_to(b->block, b->map_size, map_size, place) == 0)
     return place;
   munmap(place, map_size);
   return NULL;
@@ -549,10 +591,12 @@ static void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsiz
     moved.block = big_remap(h, b, map_size);
     if (!moved.block)
       return nsize < osize ? b->block : NULL;
+    size_t frozen = size_min(moved.frozen, map_size);
     if (big_is_huge(h, map_size))
-      big_advise(moved.block, map_size);
+      big_advise(moved.block + frozen, map_size - frozen);
     big_remove(h, b);
     big_insert(h, moved.block, map_size, moved.age); /* a place has just become free */
+    big_place(h, moved.block)->frozen = frozen;
   }
   h->live += nsize - osize;
   if (moved.age == h->age)
@@ -715,6 +759,7 @@ struct heap *heap_new(size_t reserve) {
   h->end = base + size;
   h->hard_end = base + SMALL_RUN;
   h->top = h->soft_end = align_up(base + sizeof *h, 64);
+  h->frozen_end = base + HUGE_PAGE;
   h->bigs = h->big_first;
   h->big_places = NBIG_FIRST;
 #ifdef HEAP_LSAN
@@ -730,6 +775,9 @@ void heap_free(struct heap *h) {
       munmap(h->bigs[i].block, h->bigs[i].map_size);
   if (h->bigs_map)
     munmap(h->bigs, h->bigs_map);
+  heap_drop_mirrors(h);
+  if (h->mirrors_map)
+    munmap(h->mirrors, h->mirrors_map);
   if (h->scratch)
     munmap(h->scratch, (size_t)(h->scratch_end - h->scratch));
 #ifdef HEAP_LSAN
@@ -800,9 +848,146 @@ void heap_forked(struct heap *h) {
   h->own = 0;
   h->sealed = h->live;
   h->publish = NULL;
+  h->nmirrors = 0;
+  h->inherited = 1;
   if (h->top > h->run_start)
     run_start(h);
   h->sealed_end = h->run_start;
+}
+
+/* --- freezing ------------------------------------------------------------------------- */
+
+struct range {
+  char *from;
+  size_t n;
+};
+static int range_compare(const void *a, const void *b) {
+  const struct range *x = a, *y = b;
+  return x->from < y->from ? -1 : x->from > y->from;
+}
+static char *sealed_huge_end(const struct heap *h) {
+  return h->sealed_end - ((uintptr_t)h->sealed_end & (HUGE_PAGE - 1));
+}
+static size_t region_unfrozen(const struct heap *h) {
+  char *end = sealed_huge_end(h);
+  return end > h->frozen_end ? (size_t)(end - h->frozen_end) : 0;
+}
+static size_t big_unfrozen(const struct heap *h, const struct big *b) {
+  return b->block && b->age < h->age ? b->map_size - b->frozen : 0;
+}
+/* What fork would be spared, in octets of huge pages. */
+static uint64_t freeze_gain(const struct heap *h) {
+  uint64_t gain = region_unfrozen(h);
+  for (size_t i = 0; i < h->big_places; i++)
+    gain += (uint64_t)big_unfrozen(h, &h->bigs[i]) *
+            (h->bigs[i].map_size < BIG_HUGE ? SMALL_COST : 1);
+  return gain;
+}
+static int mirror_room(struct heap *h) {
+  if ((h->nmirrors + 1) * sizeof *h->mirrors <= h->mirrors_map)
+    return 0;
+  size_t size = h->mirrors_map ? h->mirrors_map * 2 : h->page;
+  struct mirror *more = map_new(size);
+  if (!more)
+    return -ENOMEM;
+  if (h->nmirrors)
+    memcpy(more, h->mirrors, h->nmirrors * sizeof *more);
+  if (h->mirrors_map)
+    munmap(h->mirrors, h->mirrors_map);
+  h->mirrors = more;
+  h->mirrors_map = size;
+  return 0;
+}
+/* Returns how much of it is frozen now. */
+static size_t freeze_range(struct heap *h, char *from, size_t n) {
+  size_t done = 0, step;
+  do {
+    size_t piece = size_min(n - done, FROZEN_PIECE);
+    char *mirror;
+    int keep = reserve_limit() == SIZE_MAX && mirror_room(h) == 0;
+    step = frozen_make(from + done, piece, keep, &mirror);
+    if (mirror)
+      h->mirrors[h->nmirrors++] = (struct mirror){ mirror, step };
+    done += step;
+  } while (step && done < n);
+  return done;
+}
+/* Neighbours in one file: fewer mappings, and huge pages that they share. */
+static void freeze_bigs(struct heap *h) {
+  size_t n = 0, map = round_up(h->nbigs * sizeof(struct range) + 1, h->page);
+  struct range *r = map_new(map);
+  if (!r)
+    return;
+  for (size_t i = 0; i < h->big_places; i++) {
+    struct big *b = &h->bigs[i];
+    if (big_unfrozen(h, b))
+      r[n++] = (struct range){ b->block + b->frozen, big_unfrozen(h, b) };
+  }
+  qsort(r, n, sizeof *r, range_compare);
+  size_t joined = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (joined && r[joined - 1].from + r[joined - 1].n == r[i].from)
+      r[joined - 1].n += r[i].n;
+    else
+      r[joined++] = r[i];
+  }
+  for (size_t i = 0; i < joined; i++)
+    r[i].n = freeze_range(h, r[i].from, r[i].n);
+  for (size_t i = 0; i < h->big_places; i++) {
+    struct big *b = &h->bigs[i];
+    if (!big_unfrozen(h, b))
+      continue;
+    struct range key = { b->block + b->frozen, 0 };
+    size_t k = 0, end = joined; /* the last range that begins at or before it */
+    while (end - k > 1) {
+      size_t middle = k + (end - k) / 2;
+      if (r[middle].from <= key.from)
+        k = middle;
+      else
+        end = middle;
+    }
+    char *frozen_end = r[k].from + r[k].n;
+    if (frozen_end > key.from)
+      b->frozen += size_min((size_t)(frozen_end - key.from), b->map_size - b->frozen);
+  }
+  munmap(r, map);
+}
+void heap_inherit(struct heap *h) {
+  char *start = h->base + HUGE_PAGE;
+  if (!h->inherited)
+    return;
+  h->inherited = 0;
+  if (h->frozen_end > start)
+    frozen_map(start, (size_t)(h->frozen_end - start));
+  for (size_t i = 0; i < h->big_places; i++)
+    if (h->bigs[i].block && h->bigs[i].frozen)
+      frozen_map(h->bigs[i].block, h->bigs[i].frozen);
+}
+void heap_freeze(struct heap *h, uint64_t worth) {
+  if (h->clone || freeze_gain(h) < worth)
+    return;
+  size_t n = region_unfrozen(h);
+  if (n)
+    h->frozen_end += freeze_range(h, h->frozen_end, n);
+  freeze_bigs(h);
+}
+void heap_thaw(struct heap *h) {
+  char *start = h->base + HUGE_PAGE;
+  if (h->frozen_end > start)
+    (void)frozen_undo(start, (size_t)(h->frozen_end - start));
+  h->frozen_end = start; /* of what could not be undone, the next freezing makes another file */
+  for (size_t i = 0; i < h->big_places; i++) {
+    struct big *b = &h->bigs[i];
+    if (b->block && b->frozen && frozen_undo(b->block, b->frozen) == b->frozen)
+      b->frozen = 0;
+  }
+  heap_drop_mirrors(h);
+}
+void heap_drop_mirrors(struct heap *h) {
+  while (h->nmirrors) {
+    struct mirror *m = &h->mirrors[--h->nmirrors];
+    munmap(m->at, m->size);
+  }
 }
 void heap_release_reserve(struct heap *h, size_t keep) {
   char *from = align_up(h->hard_end, h->page);
@@ -857,6 +1042,12 @@ void heap_scratch_end(struct heap *h) {
   h->scratch = h->scratch_end = NULL;
 }
 
+static uint64_t frozen_octets(const struct heap *h) {
+  uint64_t n = (uint64_t)(h->frozen_end - (h->base + HUGE_PAGE));
+  for (size_t i = 0; i < h->big_places; i++)
+    n += h->bigs[i].block ? h->bigs[i].frozen : 0;
+  return n;
+}
 void heap_stats(const struct heap *h, struct heap_stats *ret) {
   *ret = (struct heap_stats){
     .live = h->live,
@@ -865,6 +1056,7 @@ void heap_stats(const struct heap *h, struct heap_stats *ret) {
     .reserved = (uint64_t)(h->end - h->base),
     .touched = (uint64_t)(h->top - h->base),
     .huge = h->huge,
+    .frozen = frozen_octets(h),
     .big = h->big_bytes,
     .nbig = h->nbigs,
   };

@@ -28,6 +28,16 @@ void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, siz
 void heap_seal(struct heap *h);
 /* First thing in a forked process. sealed parts stay shared. */
 void heap_forked(struct heap *h);
+/* After heap_seal: moves what is sealed to where forks need not copy its page tables, if that
+ * spares them what `worth` octets in huge pages cost. Where the system can't, all stays. */
+void heap_freeze(struct heap *h, uint64_t worth);
+/* Before something writes to all of the heap (a collection of everything): takes it back into
+ * memory of its own, in huge pages. In a template or a clone. */
+void heap_thaw(struct heap *h);
+/* In a clone that is about to fork: maps what it inherited frozen, as a template's mirrors do. */
+void heap_inherit(struct heap *h);
+/* Gives back the addresses (no memory) that freezing holds beside the heap's. */
+void heap_drop_mirrors(struct heap *h);
 /* Unmaps the untouched rest of the reservation but for `keep` octets (RLIMIT_AS). */
 void heap_release_reserve(struct heap *h, size_t keep);
 /* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a private
@@ -51,6 +61,7 @@ struct heap_stats {
                              seal that had enough to start a new run) */
   uint64_t sealed;        /* octets that were live at that time */
   uint64_t reserved, touched, huge; /* of the region */
+  uint64_t frozen;
   uint64_t big, nbig;
 };
 void heap_stats(const struct heap *h, struct heap_stats *ret);

@@ -103,6 +103,8 @@ static int stress_open(struct stress *s, unsigned seed) {
     return 1;
   luaL_openlibs(s->L);
   seal_init(&s->seal, s->L, s->heap, modes[seed % 4]);
+  if (seed % 8 < 4)
+    s->seal.freeze_worth = 1; /* however small it is */
   lua_pushlightuserdata(s->L, s);
   lua_pushcclosure(s->L, lua_clone_collect, 1);
   lua_setglobal(s->L, "clone_collect");

@@ -1,0 +1,163 @@
+/* See frozen.h. Runs in templates, at a seal; one thread uses the memory concerned. */
+#include "template/frozen.h"
+
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+char *frozen_reserve(size_t n, size_t off) {
+  size_t all = n + off + FROZEN_UNIT;
+  char *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED)
+    return NULL;
+  char *start = p + (-(uintptr_t)p & (FROZEN_UNIT - 1)) + off, *end = p + all;
+  if (start > p)
+    munmap(p, (size_t)(start - p));
+  if (start + n < end)
+    munmap(start + n, (size_t)(end - start - n));
+  return start;
+}
+
+#ifdef __linux__
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+static size_t offset_of(const char *place) {
+  return (uintptr_t)place & (FROZEN_UNIT - 1);
+}
+
+/* Puts `fresh` (a mapping to be made by the caller's flags and descriptor) in the place of what is
+ * there, and gives the address where that can be read meanwhile; NULL: nothing has changed. */
+static char *exchange(char *place, size_t n, int flags, int fd, off_t offset) {
+  char *aside = frozen_reserve(n, offset_of(place));
+  if (!aside)
+    return NULL;
+  if (mremap(place, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, aside) == MAP_FAILED) {
+    munmap(aside, n);
+    return NULL;
+  }
+  if (mmap(place, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | flags, fd, offset) !=
+      MAP_FAILED)
+    return aside;
+  (void)mremap(aside, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+  return NULL;
+}
+
+static int file_new(size_t size) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < size)
+    return -1; /* to try would be a signal */
+  int fd = memfd_create("moonfork-heap", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+  if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+    fd = memfd_create("moonfork-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0)
+    return -1;
+  if (ftruncate(fd, (off_t)size) < 0) {
+    close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+/* The file's pages from off on, n of them in octets, filled from place and put in its place. */
+static int fill(char *mirror, char *place, size_t n, int fd, size_t off) {
+  /* One huge page or none: a unit in small ones would be slower than what it replaces. An empty
+   * file has nothing to collapse yet. */
+  if (n == FROZEN_UNIT) {
+    *(volatile char *)mirror = 0;
+    if (madvise(mirror, n, MADV_COLLAPSE) < 0)
+      return -1;
+  }
+  memcpy(mirror, place, n);
+  char *old = exchange(place, n, 0, fd, (off_t)off);
+  if (!old)
+    return -1;
+  munmap(old, n);
+  return 0;
+}
+
+size_t frozen_make(char *place, size_t n, int keep_mirror, char **mirror) {
+  size_t first = offset_of(place), done = 0;
+  *mirror = NULL;
+  int fd = file_new(first + n);
+  if (fd < 0)
+    return 0;
+  char *copy = frozen_reserve(n, first);
+  if (copy && mmap(copy, n, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)first) ==
+                  MAP_FAILED) {
+    munmap(copy, n);
+    copy = NULL;
+  }
+  while (copy && done < n) {
+    size_t step = FROZEN_UNIT - offset_of(place + done);
+    if (step > n - done)
+      step = n - done;
+    if (fill(copy + done, place + done, step, fd, first + done) < 0)
+      break;
+    done += step;
+  }
+  if (copy && done < n)
+    munmap(copy + done, n - done);
+  if (copy && done && (!keep_mirror || mprotect(copy, done, PROT_READ) < 0 ||
+                       madvise(copy, done, MADV_DONTFORK) < 0)) {
+    munmap(copy, done);
+    copy = NULL;
+  }
+  if (done)
+    *mirror = copy;
+  (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
+  close(fd);
+  return done;
+}
+
+void frozen_map(char *place, size_t n) {
+  (void)madvise(place, n, MADV_POPULATE_READ); /* a wish */
+}
+
+size_t frozen_undo(char *place, size_t n) {
+  size_t done = 0;
+  while (done < n) {
+    size_t step = FROZEN_UNIT - offset_of(place + done);
+    if (step > n - done)
+      step = n - done;
+    char *old = exchange(place + done, step, MAP_ANONYMOUS, -1, 0);
+    if (!old)
+      break;
+    (void)madvise(place + done, step, MADV_HUGEPAGE);
+    memcpy(place + done, old, step);
+    munmap(old, step);
+    done += step;
+  }
+  return done;
+}
+
+#else
+
+size_t frozen_make(char *place, size_t n, int keep_mirror, char **mirror) {
+  (void)place, (void)n, (void)keep_mirror;
+  *mirror = NULL;
+  return 0;
+}
+void frozen_map(char *place, size_t n) {
+  (void)place, (void)n;
+}
+size_t frozen_undo(char *place, size_t n) {
+  (void)place, (void)n;
+  return 0;
+}
+#endif

@@ -1,0 +1,35 @@
+/* Private memory that stays as it is, moved to where fork need not copy anything: a sealed
+ * file in memory, in huge pages, mapped privately at the same addresses. A mapping of a file
+ * that nobody has written through has no page tables that a child could not make anew, so
+ * fork leaves it out (vma_needs_copy() in Linux' mm/memory.c); a child maps 2 MiB at its
+ * first read of them, and copies the 4 KiB that it writes to. Linux 6.1 and later (huge pages
+ * whatever shmem_enabled says: MADV_COLLAPSE, madvise(2)); elsewhere nothing is frozen.
+ *
+ * Each piece has a mirror: the file once more, for reading, in the template alone. It keeps
+ * every page mapped by someone who lives as long as the template, so that the kernel's
+ * counts say "shared" of pages that only one clone looks at for the moment. */
+#ifndef TEMPLATE_FROZEN_H
+#define TEMPLATE_FROZEN_H
+
+#include <stddef.h>
+
+enum { FROZEN_UNIT = 2 << 20, FROZEN_PIECE = 128 << 20 };
+
+/* n octets at a multiple of FROZEN_UNIT plus `off`, without access. NULL: no room. */
+char *frozen_reserve(size_t n, size_t off);
+
+/* Freezes [place, place + n), n at most FROZEN_PIECE, place and n multiples of the page, all of it
+ * readable, writable, private. Returns how many octets from the front are frozen now (fewer
+ * where the system has no more huge pages or descriptors or won't have such files; 0 also on
+ * kernels without). *mirror is NULL, or as many octets for the caller to munmap. The rest
+ * is as it was. keep_mirror 0: none is wanted (address space is limited). */
+size_t frozen_make(char *place, size_t n, int keep_mirror, char **mirror);
+
+/* Looks at every page of a frozen [place, place + n), so that this process has mapped it, too. */
+void frozen_map(char *place, size_t n);
+
+/* Makes [place, place + n) anonymous private memory again, in huge pages. Returns how many octets
+ * from the front are; the rest is as it was. */
+size_t frozen_undo(char *place, size_t n);
+
+#endif
