@@ -59,12 +59,14 @@ struct proc_memory {
 };
 int proc_memory(pid_t pid, struct proc_memory *ret);
 
-/* The leash: a pipe whose write end only the parent holds. proc_leash_arm reopens the read
- * end through /proc/self/fd (an open file description of this process's own) and has the
- * kernel send signum when the write end closes: F_SETOWN, F_SETSIG, O_ASYNC (fcntl(2)).
- * Gives the armed descriptor (close-on-exec) or -errno (no /proc). When the write end is
- * closed already the signal is sent at once. */
-int proc_leash_arm(int leash_fd, int signum);
+/* The leash: a pipe whose write end only the parent holds. proc_leash_prepare reopens the
+ * read end through /proc/self/fd (an open file description that is nobody else's) and has
+ * the kernel send signum when the write end closes: F_SETSIG, O_ASYNC (fcntl(2)). Gives the
+ * descriptor (close-on-exec) or -errno (no /proc). The signal is sent to nobody until
+ * proc_leash_own says to whom: to this process (F_SETOWN), and at once where the write end is
+ * closed already. A process may prepare what its child then owns. */
+int proc_leash_prepare(int leash_fd, int signum);
+int proc_leash_own(int prepared_fd, int signum);
 
 /* Signals: every disposition to default (SIGCHLD included), the mask empty, no alternate
  * stack, no interval timers. */

@@ -263,9 +263,8 @@ static int reopen(int fd) {
 }
 
 static int ask_for_signal(int fd, int signum) {
-  if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETSIG, signum) < 0)
-    return -errno;
-  return fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) < 0 ? -errno : 0;
+  return fcntl(fd, F_SETSIG, signum) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) < 0 ? -errno
+                                                                                         : 0;
 }
 
 static int is_hung_up(int fd) {
@@ -277,8 +276,7 @@ static int is_hung_up(int fd) {
   return r > 0 && (p.revents & POLLHUP) != 0;
 }
 
-/* Asked for first, looked at then: a hang-up in between is seen twice, never missed. */
-int proc_leash_arm(int leash_fd, int signum) {
+int proc_leash_prepare(int leash_fd, int signum) {
   int own = reopen(leash_fd);
   if (own < 0)
     return own;
@@ -287,7 +285,14 @@ int proc_leash_arm(int leash_fd, int signum) {
     fd_close(&own);
     return r;
   }
-  if (is_hung_up(own))
-    kill(getpid(), signum);
   return own;
+}
+
+/* Asked for first, looked at then: a hang-up in between is seen twice, never missed. */
+int proc_leash_own(int prepared_fd, int signum) {
+  if (fcntl(prepared_fd, F_SETOWN, getpid()) < 0)
+    return -errno;
+  if (is_hung_up(prepared_fd))
+    kill(getpid(), signum);
+  return 0;
 }

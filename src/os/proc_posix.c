@@ -56,6 +56,10 @@ int proc_memory(pid_t pid, struct proc_memory *ret) {
   return 0;
 }
 
-int proc_leash_arm(int leash_fd, int signum) {
+int proc_leash_prepare(int leash_fd, int signum) {
+  return -ENOSYS;
+}
+
+int proc_leash_own(int prepared_fd, int signum) {
   return -ENOSYS;
 }

@@ -186,6 +186,7 @@ int cmd_fork(struct server *s, struct command *c) {
     children_cancel(&s->children, slot);
     return refuse_with(s, c, FAILURE_FORK, error, "fork");
   }
+  leash_given(&s->leash);
   children_add(&s->children, c->id, pid, slot, o.has_leash ? o.leash : s->leash_mode);
   answer_forked(s, c->id, pid, o.has_run);
   return 0;
@@ -283,7 +284,7 @@ static void collect_fd(int fd, void *data) {
 
 static int is_own(const struct server *s, const struct fdset *fds, int fd) {
   if (fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-      args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd))
+      fd == s->leash.ready || args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd))
     return 1;
   for (int i = 0; i < fds->n; i++)
     if (fds->fd[i] == fd)

@@ -20,7 +20,19 @@
 #endif
 
 void leash_init(struct leash *l, int source) {
-  *l = (struct leash){.source = source, .armed = -1};
+  *l = (struct leash){.source = source, .armed = -1, .ready = -1};
+}
+
+void leash_prepare(struct leash *l) {
+  if (l->ready >= 0 || l->source < 0 || l->broken)
+    return;
+  l->ready = proc_leash_prepare(l->source, SIGKILL);
+  if (l->ready < 0) /* then the clone tries, and says */
+    l->ready = -1;
+}
+
+void leash_given(struct leash *l) {
+  fd_close(&l->ready);
 }
 
 void leash_forked(struct leash *l) {
@@ -42,11 +54,16 @@ int leash_snapped(const struct leash *l) {
 static void arm(struct leash *l, int signum) {
   if (l->source < 0 || l->broken)
     return;
-  l->armed = proc_leash_arm(l->source, signum);
+  if (signum == SIGKILL && l->ready >= 0) {
+    l->armed = l->ready;
+    l->ready = -1;
+  } else {
+    l->armed = proc_leash_prepare(l->source, signum);
+  }
   l->resting = 0;
-  if (l->armed >= 0)
+  if (l->armed >= 0 && proc_leash_own(l->armed, signum) == 0)
     return;
-  l->armed = -1;
+  fd_close(&l->armed);
   l->broken = 1;
   if (leash_snapped(l))
     raise(signum);
@@ -81,5 +98,6 @@ void leash_run(struct leash *l, int mode) {
     arm(l, SIGTERM);
   else if (mode == MF_LEASH_KILL)
     leash_hold(l);
+  fd_close(&l->ready);
   fd_close(&l->source);
 }

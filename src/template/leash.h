@@ -7,12 +7,18 @@
 struct leash {
   int source;  /* the pipe's read end as it was given; -1: none */
   int armed;   /* our own description of it; -1: not armed */
+  int ready;   /* one for the next clone, with SIGKILL and without an owner; -1: none */
   int resting; /* armed, but quiet */
   int broken;  /* can't be armed here (no /proc): the template kills instead */
 };
 
 /* Takes source (-1: no leash at all). */
 void leash_init(struct leash *l, int source);
+/* Has a description ready for the next clone, which saves it most of the arming. For a template
+ * that has nothing else to do. */
+void leash_prepare(struct leash *l);
+/* After a fork, there: what was ready is the clone's. */
+void leash_given(struct leash *l);
 /* In a forked process: the armed description is the template's. */
 void leash_forked(struct leash *l);
 /* Before user code that is no function given to run: SIGKILL from now on. */

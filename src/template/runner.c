@@ -24,6 +24,7 @@
 void runner_retire(struct server *s) {
   int keep[] = {s->conn.fd, s->leash.source, s->leash.armed};
   int null_fd;
+  leash_given(&s->leash);
   fflush(NULL);
   args_clear(&s->args);
   fd_close_from(3, keep, 3);

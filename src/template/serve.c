@@ -284,6 +284,8 @@ static void wait_for_work(struct server *s, int dry, int patience_ms) {
   }
   if (s->children.n > 0)
     leash_rest(&s->leash);
+  if (s->children.n > 0 && delay_ms != 0 && s->phase == SERVE_SERVING)
+    leash_prepare(&s->leash);
   sigemptyset(&none);
   if (ppoll(p, 2, timeout, &none) > 0 && p[1].revents) {
     children_pull_leash(&s->children);

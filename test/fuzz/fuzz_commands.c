@@ -160,6 +160,8 @@ void server_title(struct server *s, const char *kind) {
 }
 void runner_retire(struct server *s) {
 }
+void leash_prepare(struct leash *l) {
+}
 void leash_rest(struct leash *l) {
 }
 int signals_take_hints(pid_t *ret_pids, int max) {

@@ -419,6 +419,11 @@ _Noreturn static void spin(void) {
     ;
 }
 
+static int leash_arm(int leash_fd, int signum) {
+  int own = proc_leash_prepare(leash_fd, signum);
+  return own < 0 ? own : proc_leash_own(own, signum) < 0 ? -1 : own;
+}
+
 /* parent (killed) -> child on the leash, spinning; alive is open in both. ready tells
  * that the leash is armed. */
 _Noreturn static void parent_of_a_spinner(int ready, int signum, sigset_t *mask) {
@@ -427,7 +432,7 @@ _Noreturn static void parent_of_a_spinner(int ready, int signum, sigset_t *mask)
     _exit(1);
   if (fork() == 0) {
     close(leash[1]);
-    int own = proc_leash_arm(leash[0], signum);
+    int own = leash_arm(leash[0], signum);
     if (own < 3 || !(fcntl(own, F_GETFD) & FD_CLOEXEC))
       _exit(1);
     sigprocmask(SIG_SETMASK, mask, NULL);
@@ -486,7 +491,7 @@ static void test_leash_reaches_every_owner(void **state) {
   for (int i = 0; i < N; i++) {
     if ((pids[i] = fork()) == 0) {
       close(leash[1]);
-      if (proc_leash_arm(leash[0], SIGKILL) < 0 || write(ready[1], "r", 1) != 1)
+      if (leash_arm(leash[0], SIGKILL) < 0 || write(ready[1], "r", 1) != 1)
         _exit(1);
       spin();
     }
@@ -500,12 +505,41 @@ static void test_leash_reaches_every_owner(void **state) {
   fd_close(&ready[1]);
 }
 
+/* What a template does: the description is made ahead, and the child that it forks owns it. */
+static void test_prepared_leash_is_the_childs(void **state) {
+  int leash[2], ready[2];
+  char c;
+  assert_int_equal(pipe2(leash, O_CLOEXEC), 0);
+  assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+  pid_t family = fork();
+  if (family == 0) {
+    close(leash[1]);
+    int own = proc_leash_prepare(leash[0], SIGKILL);
+    int nobodys = proc_leash_prepare(leash[0], SIGKILL);
+    pid_t child = fork();
+    if (child == 0) {
+      if (proc_leash_own(own, SIGKILL) < 0 || write(ready[1], "r", 1) != 1)
+        _exit(1);
+      spin();
+    }
+    close(own);
+    int status = wait_for(child); /* and this one is alive to see it */
+    _exit(nobodys >= 0 && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 42 : 1);
+  }
+  assert_int_equal(read(ready[0], &c, 1), 1);
+  fd_close(&leash[1]);
+  assert_int_equal(WEXITSTATUS(wait_for(family)), 42);
+  fd_close(&leash[0]);
+  fd_close(&ready[0]);
+  fd_close(&ready[1]);
+}
+
 static int arm_a_loose_leash(void) {
   int leash[2];
   if (pipe2(leash, O_CLOEXEC) < 0)
     return 1;
   close(leash[1]);
-  proc_leash_arm(leash[0], SIGKILL);
+  leash_arm(leash[0], SIGKILL);
   return 2;
 }
 
@@ -519,7 +553,7 @@ static void test_loose_leash_kills_at_once(void **state) {
 }
 
 static void test_leash_of_nothing_is_an_error(void **state) {
-  assert_int_equal(proc_leash_arm(9999, SIGKILL), -ENOENT);
+  assert_int_equal(leash_arm(9999, SIGKILL), -ENOENT);
 }
 
 /* It holds for a program that the process becomes. */
@@ -531,7 +565,7 @@ static void test_leash_survives_exec(void **state) {
   pid_t pid = fork();
   if (pid == 0) {
     close(leash[1]);
-    int own = proc_leash_arm(leash[0], SIGKILL);
+    int own = leash_arm(leash[0], SIGKILL);
     fd_set_cloexec(own, 0);
     dup2(started[1], 1);
     execl("/bin/sh", "sh", "-c", "echo; while :; do :; done", (char *)NULL);
@@ -580,6 +614,7 @@ int main(void) {
       census_test(test_leash_kills_a_spinning_child),
       census_test(test_leash_terminates_where_asked),
       census_test(test_leash_reaches_every_owner),
+      census_test(test_prepared_leash_is_the_childs),
       census_test(test_loose_leash_kills_at_once),
       census_test(test_leash_of_nothing_is_an_error),
       census_test(test_leash_survives_exec),
