@@ -173,7 +173,7 @@ int cmd_fork(struct server *s, struct command *c) {
     return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
   if (clone_audit(s, 0) < 0)
     return refuse(s, c);
-  if (children_reserve(&s->children, &slot) < 0)
+  if (children_reserve(&s->children, server_lua_live(s), &slot) < 0)
     return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "one clone more");
   signals_watch_children();
   signals_block_all(&mask);
@@ -341,7 +341,7 @@ void clone_after_fork(struct server *s) {
     heap_forked(s->heap);
   seal_forked(&s->seal, s->L);
   if (s->heap)
-    heap_publish(s->heap, s->slot ? &s->slot->lua_live : NULL);
+    heap_publish(s->heap, s->slot ? &s->slot->lua_live : NULL, 1);
 }
 
 static void run_on_fork(struct server *s) {

@@ -104,6 +104,7 @@ struct heap {
   void *(*foreign)(void *, void *, size_t, size_t);
   void *foreign_ud;
   volatile uint64_t *publish;
+  uint64_t published; /* is there */
   size_t page;
   struct big *bigs;     /* open addressing, a power of two places, half full at most */
   size_t nbigs, big_places, bigs_map;
@@ -174,8 +175,9 @@ static int is_sealed(const struct heap *h, const void *p) {
   return (const char *)p < h->sealed_end;
 }
 static void publish(struct heap *h) {
-  if (h->publish)
-    *h->publish = h->live;
+  if (!h->publish || h->live - h->published + PUBLISH_STEP / 2 < PUBLISH_STEP)
+    return;
+  *h->publish = h->published = h->live;
 }
 
 static void huge_advise(struct heap *h, char *from, size_t n) {
@@ -1061,7 +1063,9 @@ void heap_stats(const struct heap *h, struct heap_stats *ret) {
     .nbig = h->nbigs,
   };
 }
-void heap_publish(struct heap *h, volatile uint64_t *where) {
+void heap_publish(struct heap *h, volatile uint64_t *where, int is_there) {
   h->publish = where;
-  publish(h);
+  h->published = h->live;
+  if (where && !is_there)
+    *where = h->live;
 }

@@ -65,8 +65,9 @@ struct heap_stats {
   uint64_t big, nbig;
 };
 void heap_stats(const struct heap *h, struct heap_stats *ret);
-/* Keeps *where up to date with live octets, coarsely (at each new page run and big block);
- * where may be in shared memory. NULL stops. */
-void heap_publish(struct heap *h, volatile uint64_t *where);
+/* Keeps *where up to date with live octets, to 64 KiB; where may be in shared memory. A clone
+ * whose template has written its live octets there says is_there: then nothing is written
+ * (a page less to map) before there is news. NULL stops. */
+void heap_publish(struct heap *h, volatile uint64_t *where, int is_there);
 
 #endif

@@ -6,7 +6,7 @@
 #include "os/proc.h"
 #include <errno.h>
 
-static uint64_t own_lua(struct server *s) {
+uint64_t server_lua_live(struct server *s) {
   struct heap_stats st;
   if (!s->heap)
     return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 +
@@ -18,7 +18,7 @@ static uint64_t own_lua(struct server *s) {
 static int measure(struct server *s, uint64_t id, struct proc_memory *ret,
                    uint64_t *ret_lua) {
   if (id == 0) {
-    *ret_lua = own_lua(s);
+    *ret_lua = server_lua_live(s);
     return proc_memory(0, ret);
   }
   const struct child *child = children_find(&s->children, id);

@@ -14,18 +14,23 @@
 #include "template/inspect.h"
 #include "wire/proto.h"
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
-enum { FEW = 64, SCAN_SHARE = 8, SCAN_MAX_NS = 45 * 1000 * 1000 };
+enum {
+  FEW = 64,
+  SCAN_SHARE = 8,
+  SCAN_MAX_NS = 45 * 1000 * 1000,
+  REPORT_SIZE = 36 /* without text */
+};
 
 void children_init(struct children *c) {
   memset(c, 0, sizeof *c);
 }
 
 void children_forked(struct children *c) {
-  children_init(c); /* the storage stays behind, shared with the template and unused */
+  children_init(c); /* the storage is the template's, and not even mapped here */
 }
 
 /* ---- the table: an array, a free list, two hashes by chains ---- */
@@ -55,20 +60,35 @@ static void unlink_child(struct children *c, uint32_t at) {
   *p = child->next_pid;
 }
 
+/* Memory that clones don't get: the template writes to it after each fork, which would copy
+ * a page each time. */
+static void *own_memory(size_t size) {
+  void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED)
+    return NULL;
+#ifdef MADV_DONTFORK
+  (void)madvise(p, size, MADV_DONTFORK);
+#endif
+  return p;
+}
+
+static size_t table_size(uint32_t cap) {
+  return cap * (sizeof(struct child) + 2 * sizeof(uint32_t));
+}
+
 static int grow(struct children *c) {
   uint32_t cap = c->cap ? c->cap * 2 : 64;
-  struct child *items = realloc(c->items, cap * sizeof *items);
+  struct child *items = own_memory(table_size(cap));
   if (!items)
     return -ENOMEM;
+  if (c->cap) {
+    memcpy(items, c->items, c->cap * sizeof *items);
+    munmap(c->items, table_size(c->cap));
+  }
   c->items = items;
-  uint32_t *buckets = calloc(2 * (size_t)cap, sizeof *buckets);
-  if (!buckets)
-    return -ENOMEM;
-  free(c->by_id);
-  c->by_id = buckets;
-  c->by_pid = buckets + cap;
+  c->by_id = (uint32_t *)(items + cap);
+  c->by_pid = c->by_id + cap;
   c->nbuckets = cap;
-  memset(items + c->cap, 0, (cap - c->cap) * sizeof *items);
   for (uint32_t i = 0; i < c->cap; i++)
     if (items[i].state != CHILD_FREE)
       link_child(c, i);
@@ -80,11 +100,14 @@ static int grow(struct children *c) {
   return 0;
 }
 
-int children_reserve(struct children *c, uint32_t *ret_slot) {
+int children_reserve(struct children *c, uint64_t lua_live, uint32_t *ret_slot) {
   int r = c->free ? 0 : grow(c);
-  if (r == 0)
-    *ret_slot = slots_get(&c->slots);
-  return r;
+  if (r < 0)
+    return r;
+  *ret_slot = slots_get(&c->slots);
+  if (*ret_slot != SLOT_NONE)
+    slots_at(&c->slots, *ret_slot)->lua_live = lua_live;
+  return 0;
 }
 
 void children_cancel(struct children *c, uint32_t slot) {
@@ -189,11 +212,9 @@ static uint32_t read_last_words(const struct children *c, const struct child *ch
   return n > SLOT_TEXT_MAX ? SLOT_TEXT_MAX : n;
 }
 
-static int report(struct children *c, struct child *child, struct connection *conn) {
-  unsigned char body[36 + SLOT_TEXT_MAX];
-  struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
-  const char *text = NULL;
-  uint32_t n = read_last_words(c, child, &text);
+static int put_report(const struct child *child, const char *text, uint32_t n,
+                      struct connection *conn, unsigned char *body, size_t size) {
+  struct buf b = {.data = body, .cap = size, .max = size};
   buf_put_u32(&b, (uint32_t)child->pid);
   buf_put_u32(&b, (uint32_t)child->end.status);
   buf_put_u64(&b, child->end.utime_us);
@@ -201,6 +222,21 @@ static int report(struct children *c, struct child *child, struct connection *co
   buf_put_u64(&b, child->end.maxrss_bytes);
   buf_put_str(&b, n ? text : NULL, n);
   return connection_answer(conn, ANS_EXITED, child->id, body, buf_size(&b));
+}
+
+/* With much text it needs another page of the stack, which each fork makes a copy of. */
+__attribute__((noinline)) static int report_words(const struct child *child, const char *text,
+                                                  uint32_t n, struct connection *conn) {
+  unsigned char body[REPORT_SIZE + SLOT_TEXT_MAX];
+  return put_report(child, text, n, conn, body, sizeof body);
+}
+
+static int report(struct children *c, struct child *child, struct connection *conn) {
+  unsigned char body[REPORT_SIZE];
+  const char *text = NULL;
+  uint32_t n = read_last_words(c, child, &text);
+  return n ? report_words(child, text, n, conn)
+           : put_report(child, NULL, 0, conn, body, sizeof body);
 }
 
 int children_report(struct children *c, struct connection *conn) {

@@ -36,8 +36,9 @@ void children_init(struct children *c);
 /* First thing in a clone: they are the template's. */
 void children_forked(struct children *c);
 /* Room for one more, so that nothing can fail after the fork. 0 or -ENOMEM. Gives the
- * slot for its last words (or SLOT_NONE). children_cancel gives it back. */
-int children_reserve(struct children *c, uint32_t *ret_slot);
+ * slot for its last words (or SLOT_NONE), which begins with so many octets of live Lua
+ * memory. children_cancel gives it back. */
+int children_reserve(struct children *c, uint64_t lua_live, uint32_t *ret_slot);
 void children_cancel(struct children *c, uint32_t slot);
 void children_add(struct children *c, uint64_t id, pid_t pid, uint32_t slot, int leash);
 /* NULL: none with this id. */

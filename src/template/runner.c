@@ -55,7 +55,7 @@ static int fail_fork(struct server *s, int error) {
 static int fork_runner(struct server *s, uint64_t id, int report_fd) {
   uint32_t slot;
   sigset_t mask;
-  if (children_reserve(&s->children, &slot) < 0)
+  if (children_reserve(&s->children, server_lua_live(s), &slot) < 0)
     return fail_fork(s, ENOMEM);
   fflush(NULL);
   signals_watch_children();

@@ -576,14 +576,22 @@ static void test_heap_offer_becomes_the_string(void **state) {
 static void test_heap_publishes_what_is_live(void **state) {
   struct heap *h = heap_make(state);
   volatile uint64_t where = 1;
-  heap_publish(h, &where);
+  heap_publish(h, &where, 0);
   assert_int_equal(where, 0);
   for (int i = 0; i < 1000; i++)
     heap_alloc(h, NULL, 0, 1000);
   assert_in_range(where, 900000, 1000000);
   heap_alloc(h, NULL, 0, MIB);
   assert_in_range(where, 2000000, 2100000);
-  heap_publish(h, NULL);
+  where = 7; /* no news: not even a look */
+  heap_publish(h, &where, 1);
+  void *p = heap_alloc(h, NULL, 0, 1000);
+  assert_int_equal(where, 7);
+  for (int i = 0; i < 200; i++)
+    heap_alloc(h, NULL, 0, 1000);
+  assert_in_range(where, 2100000, 2300000);
+  heap_alloc(h, p, 1000, 0);
+  heap_publish(h, NULL, 0);
   heap_free(h);
 }
 
