@@ -90,7 +90,7 @@ static void push_value(lua_State *L, struct completion *c) {
     int fd = c->fd;
     c->fd = -1; /* luafd_push takes it, also when it raises */
     c->code = MF_ENOMEM;
-    luafd_push(L, fd, LUAFD_OWN);
+    luafd_push_unix(L, fd);
     c->code = 0;
   } else {
     lua_pushnil(L);

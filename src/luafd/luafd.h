@@ -37,6 +37,9 @@ enum luafd_kind {
 /* Pushes a moonfork.socket that owns fd. Takes fd, even when it raises (memory). The fd is
  * made close-on-exec. */
 void luafd_push(lua_State *L, int fd, enum luafd_kind kind);
+/* The same for a close-on-exec UNIX stream socket that the library created: nothing to ask the
+ * system. */
+void luafd_push_unix(lua_State *L, int fd);
 /* Makes what all sockets of this state share, so that processes forked from here on don't
  * each make it themselves. May raise (memory). */
 void luafd_prepare(lua_State *L);

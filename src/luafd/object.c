@@ -75,7 +75,7 @@ static int new_protected(lua_State *L) {
   return 1;
 }
 
-void luafd_push(lua_State *L, int fd, enum luafd_kind kind) {
+static struct object *push_new(lua_State *L, int fd) {
   if (!lua_checkstack(L, 2)) {
     fd_close(&fd);
     luaL_error(L, "stack overflow");
@@ -85,9 +85,22 @@ void luafd_push(lua_State *L, int fd, enum luafd_kind kind) {
     fd_close(&fd);
     lua_error(L);
   }
+  return lua_touserdata(L, -1);
+}
+
+void luafd_push(lua_State *L, int fd, enum luafd_kind kind) {
+  struct object *o = push_new(L, fd);
   if (fd > 2)
     fd_set_cloexec(fd, 1);
-  object_adopt(lua_touserdata(L, -1), fd, kind);
+  object_adopt(o, fd, kind);
+}
+
+void luafd_push_unix(lua_State *L, int fd) {
+  struct object *o = push_new(L, fd);
+  o->fd = fd;
+  o->kind = LUAFD_OWN;
+  o->type = RAW_SOCKET;
+  o->is_unix = 1;
 }
 
 /* ---- use ---- */

@@ -46,6 +46,10 @@ int fd_raise(int fd) {
   return fd;
 }
 
+int fd_raise_made(int fd) {
+  return fd < FD_FIRST ? fd_raise(fd) : fd;
+}
+
 /* Sets or clears one bit of what get reads and set writes. */
 static int change_flag(int fd, int get, int set, int bit, int on) {
   int flags = fcntl(fd, get);

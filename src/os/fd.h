@@ -12,6 +12,8 @@ int fd_dup(int fd);
 /* Moves fd above 2 when it is below (closing it), sets close-on-exec. Takes fd; gives the
  * new one or a negated errno. */
 int fd_raise(int fd);
+/* The same for one that is close-on-exec from its beginning: nothing to ask the system. */
+int fd_raise_made(int fd);
 int fd_set_nonblocking(int fd, int on); /* 0 or -errno */
 int fd_set_cloexec(int fd, int on);
 /* 1, 0 or -errno. */

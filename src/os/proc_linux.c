@@ -51,7 +51,7 @@ _Static_assert(sizeof(struct exit_info) == 64, "layout of the kernel");
 int proc_pidfd(pid_t pid) {
   long fd = syscall(SYS_pidfd_open, pid, 0);
   if (fd >= 0)
-    return fd_raise((int)fd);
+    return fd_raise_made((int)fd);
   return errno == EPERM ? -ENOSYS : -errno;
 }
 
@@ -259,7 +259,7 @@ static int reopen(int fd) {
   char path[32];
   fd_path(path, fd);
   int own = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  return own < 0 ? -errno : fd_raise(own);
+  return own < 0 ? -errno : fd_raise_made(own);
 }
 
 static int ask_for_signal(int fd, int signum) {

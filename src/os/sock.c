@@ -19,11 +19,14 @@
 #include <sys/un.h>
 
 /* Absent on some UNIXes; there fd_raise and SO_NOSIGPIPE do the work, a moment later. */
-#ifndef SOCK_CLOEXEC
+#if defined(SOCK_CLOEXEC) && defined(MSG_CMSG_CLOEXEC)
+#define raise_made fd_raise_made
+#else
+#undef SOCK_CLOEXEC
+#undef MSG_CMSG_CLOEXEC
 #define SOCK_CLOEXEC 0
-#endif
-#ifndef MSG_CMSG_CLOEXEC
 #define MSG_CMSG_CLOEXEC 0
+#define raise_made fd_raise
 #endif
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
@@ -38,7 +41,7 @@ union control { /* aligned as the kernel wants it */
 };
 
 static int prepare_end(int *fd) {
-  int raised = fd_raise(*fd);
+  int raised = raise_made(*fd);
   *fd = -1;
   if (raised < 0)
     return raised;
@@ -114,7 +117,7 @@ static int collect_fds(const struct cmsghdr *c, struct fdset *fds) {
   for (size_t i = 0; i < n; i++) {
     int fd;
     memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-    fd = fd_raise(fd);
+    fd = raise_made(fd);
     if (fd < 0 || fdset_push(fds, fd) < 0)
       lost = 1;
   }

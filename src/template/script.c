@@ -439,7 +439,7 @@ int script_push_args(struct server *s) {
 static int do_push_socket(lua_State *L) {
   int *fd = lua_touserdata(L, 1), taken = *fd;
   *fd = -1;
-  luafd_push(L, taken, LUAFD_OWN);
+  luafd_push_unix(L, taken);
   return 1;
 }
 
