@@ -285,7 +285,7 @@ static const char *owner(struct audit *a, int fd, char *text, size_t n) {
 /* ---- the check ---- */
 
 /* A thread that was just joined may still be counted for a moment. */
-static int count_threads(void) {
+int audit_count_threads(void) {
   int n = proc_threads();
   for (int i = 0; n > 1 && i < THREAD_PATIENCE_MS; i++) {
     usleep(1000);
@@ -315,7 +315,7 @@ static void first_refused(struct walk *w, int fd, enum kind kind, const char *wh
 }
 
 static int look(struct audit *a) {
-  int threads = count_threads();
+  int threads = audit_count_threads();
   if (threads > 1) {
     thread_reason(a, threads, a->reason, sizeof a->reason);
     return 1;
@@ -391,7 +391,7 @@ int audit_findings(lua_State *L, struct audit *a,
                    void *data) {
   char line[AUDIT_REASON_MAX];
   struct walk w = {.a = a, .each = tell_descriptor, .found = found, .data = data};
-  int threads = count_threads();
+  int threads = audit_count_threads();
   if (threads > 1) {
     thread_reason(a, threads, line, sizeof line);
     tell(&w, AUDIT_REFUSES, line);

@@ -56,6 +56,9 @@ void audit_touch(struct audit *a);
 /* 0: safe. Else nonzero, with the reason (what it is, and the module that brought it). */
 int audit_check(lua_State *L, struct audit *a, char *reason, size_t n);
 
+/* Threads of this process, or -errno (no /proc). */
+int audit_count_threads(void);
+
 enum audit_severity {
   AUDIT_REFUSES = 2, /* as audit_check: no fork */
   AUDIT_WARNS = 1,   /* clones would share or lose it */

@@ -1,4 +1,5 @@
-/* See frozen.h. Runs in templates, at a seal; one thread uses the memory concerned. */
+/* See frozen.h. Runs in templates, at a seal. For a moment what is moved can't be touched: the
+ * caller sees to it that there is no other thread and that no signal is delivered. */
 #include "template/frozen.h"
 
 #include <stdint.h>
@@ -74,16 +75,36 @@ static int file_new(size_t size) {
   return fd;
 }
 
-/* The file's pages from off on, n of them in octets, filled from place and put in its place. */
-static int fill(char *mirror, char *place, size_t n, int fd, size_t off) {
-  /* One huge page or none: a unit in small ones would be slower than what it replaces. An empty
-   * file has nothing to collapse yet. */
-  if (n == FROZEN_UNIT) {
-    *(volatile char *)mirror = 0;
-    if (madvise(mirror, n, MADV_COLLAPSE) < 0)
+/* Written, not stored through the mapping: where memory is short that is an error, and no
+ * SIGBUS. */
+static int put(int fd, const char *data, size_t n, size_t off) {
+  while (n > 0) {
+    ssize_t done = pwrite(fd, data, n, (off_t)off);
+    if (done < 0 && errno == EINTR)
+      continue;
+    if (done <= 0)
       return -1;
+    data += done;
+    off += (size_t)done;
+    n -= (size_t)done;
   }
-  memcpy(mirror, place, n);
+  return 0;
+}
+
+/* One huge page or none: a unit in small ones would be slower than what it replaces. An empty
+ * file has nothing to collapse yet. */
+static int put_unit(char *mirror, const char *place, int fd, size_t off) {
+  if (put(fd, place, 1, off) < 0 || madvise(mirror, FROZEN_UNIT, MADV_COLLAPSE) < 0)
+    return -1;
+  memcpy(mirror, place, FROZEN_UNIT);
+  return 0;
+}
+
+/* The file's octets from off on, n of them, filled from place and put in its place. */
+static int fill(char *mirror, char *place, size_t n, int fd, size_t off) {
+  int r = n == FROZEN_UNIT ? put_unit(mirror, place, fd, off) : put(fd, place, n, off);
+  if (r < 0)
+    return -1;
   char *old = exchange(place, n, 0, fd, (off_t)off);
   if (!old)
     return -1;

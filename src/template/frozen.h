@@ -18,7 +18,9 @@ enum { FROZEN_UNIT = 2 << 20, FROZEN_PIECE = 128 << 20 };
 /* n octets at a multiple of FROZEN_UNIT plus `off`, without access. NULL: no room. */
 char *frozen_reserve(size_t n, size_t off);
 
-/* Freezes [place, place + n), n at most FROZEN_PIECE, place and n multiples of the page, all of it
+/* What moves memory wants the process to have one thread, and all signals blocked.
+ *
+ * Freezes [place, place + n), n at most FROZEN_PIECE, place and n multiples of the page, all of it
  * readable, writable, private. Returns how many octets from the front are frozen now (fewer
  * where the system has no more huge pages or descriptors or won't have such files; 0 also on
  * kernels without). *mirror is NULL, or as many octets for the caller to munmap. The rest

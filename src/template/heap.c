@@ -27,6 +27,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <lua.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -877,8 +879,7 @@ static size_t region_unfrozen(const struct heap *h) {
 static size_t big_unfrozen(const struct heap *h, const struct big *b) {
   return b->block && b->age < h->age ? b->map_size - b->frozen : 0;
 }
-/* What fork would be spared, in octets of huge pages. */
-static uint64_t freeze_gain(const struct heap *h) {
+uint64_t heap_freeze_gain(const struct heap *h) {
   uint64_t gain = region_unfrozen(h);
   for (size_t i = 0; i < h->big_places; i++)
     gain += (uint64_t)big_unfrozen(h, &h->bigs[i]) *
@@ -965,16 +966,35 @@ void heap_inherit(struct heap *h) {
     if (h->bigs[i].block && h->bigs[i].frozen)
       frozen_map(h->bigs[i].block, h->bigs[i].frozen);
 }
-void heap_freeze(struct heap *h, uint64_t worth) {
-  if (h->clone || freeze_gain(h) < worth)
+static sigset_t block_signals(void) {
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  return old;
+}
+void heap_freeze(struct heap *h) {
+  if (h->clone)
     return;
+  sigset_t old = block_signals();
   size_t n = region_unfrozen(h);
   if (n)
     h->frozen_end += freeze_range(h, h->frozen_end, n);
   freeze_bigs(h);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+int heap_is_frozen(const struct heap *h) {
+  if (h->frozen_end > h->base + HUGE_PAGE)
+    return 1;
+  for (size_t i = 0; i < h->big_places; i++)
+    if (h->bigs[i].block && h->bigs[i].frozen)
+      return 1;
+  return 0;
 }
 void heap_thaw(struct heap *h) {
   char *start = h->base + HUGE_PAGE;
+  if (!heap_is_frozen(h))
+    return;
+  sigset_t old = block_signals();
   if (h->frozen_end > start)
     (void)frozen_undo(start, (size_t)(h->frozen_end - start));
   h->frozen_end = start; /* of what could not be undone, the next freezing makes another file */
@@ -984,6 +1004,7 @@ void heap_thaw(struct heap *h) {
       b->frozen = 0;
   }
   heap_drop_mirrors(h);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 void heap_drop_mirrors(struct heap *h) {
   while (h->nmirrors) {

@@ -28,12 +28,16 @@ void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, siz
 void heap_seal(struct heap *h);
 /* First thing in a forked process. sealed parts stay shared. */
 void heap_forked(struct heap *h);
-/* After heap_seal: moves what is sealed to where forks need not copy its page tables, if that
- * spares them what `worth` octets in huge pages cost. Where the system can't, all stays. */
-void heap_freeze(struct heap *h, uint64_t worth);
+/* After heap_seal: moves what is sealed to where forks need not copy its page tables (frozen.h).
+ * Where the system can't, all stays. heap_freeze_gain says beforehand what that spares each
+ * fork, as octets of huge pages. The process must have one thread only, here and for heap_thaw:
+ * for a moment what is moved can't be touched. */
+uint64_t heap_freeze_gain(const struct heap *h);
+void heap_freeze(struct heap *h);
 /* Before something writes to all of the heap (a collection of everything): takes it back into
  * memory of its own, in huge pages. In a template or a clone. */
 void heap_thaw(struct heap *h);
+int heap_is_frozen(const struct heap *h);
 /* In a clone that is about to fork: maps what it inherited frozen, as a template's mirrors do. */
 void heap_inherit(struct heap *h);
 /* Gives back the addresses (no memory) that freezing holds beside the heap's. */

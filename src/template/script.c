@@ -205,9 +205,14 @@ static const char *why_no_raw_fork(void) {
   return "a template does not fork by itself: its owner forks it, between commands";
 }
 
+static int is_alone(void) {
+  return audit_count_threads() == 1;
+}
+
 static int do_prepare(lua_State *L) {
   struct server *s = lua_touserdata(L, 1);
   seal_init(&s->seal, L, s->heap, s->seal.gc);
+  s->seal.is_alone = is_alone;
   seal_touch(&s->seal);
   clone_lib_install(L);
   clone_fork_refused = why_no_raw_fork;

@@ -350,9 +350,12 @@ static void make_string_room(struct seal *s, lua_State *L) {
   if (running)
     lua_gc(L, LUA_GCRESTART);
 }
+static int may_move(const struct seal *s) {
+  return !s->is_alone || s->is_alone();
+}
 /* Twice, because what a finaliser has let go of is free only after the next. */
 static void settle_all(struct seal *s, lua_State *L) {
-  if (s->heap)
+  if (s->heap && heap_is_frozen(s->heap) && may_move(s))
     heap_thaw(s->heap);
   lua_gc(L, LUA_GCCOLLECT);
   if (s->heap)
@@ -415,8 +418,9 @@ int seal_now(struct seal *s, lua_State *L) {
   }
   if (s->heap) {
     heap_seal(s->heap);
-    if (s->gc != SEAL_INCREMENTAL) /* that writes to all of it in every cycle */
-      heap_freeze(s->heap, s->freeze_worth);
+    if (s->gc != SEAL_INCREMENTAL && /* that writes to all of it in every cycle */
+        heap_freeze_gain(s->heap) >= s->freeze_worth && may_move(s))
+      heap_freeze(s->heap);
   }
   return 0;
 }

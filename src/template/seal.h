@@ -13,7 +13,8 @@ struct seal {
   int gc;          /* mode to settle in; follows what scripts ask of collectgarbage */
   int dirty;       /* Lua has run since the last seal */
   int sealed;
-  uint64_t freeze_worth; /* see heap_freeze; seal_init sets it */
+  uint64_t freeze_worth; /* gain from which on the heap is frozen; seal_init sets it */
+  int (*is_alone)(void); /* has the process one thread only? NULL: yes */
   /* The collector's own bookkeeping follows; belongs to seal.c. All in octets of Lua's. */
   uint64_t shared;   /* in use when sealed or forked: what a clone has not made itself */
   uint64_t base;     /* in use after the last collection of everything, or at the fork */
