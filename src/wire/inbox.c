@@ -113,14 +113,15 @@ int inbox_lost_fds(const struct inbox *in) {
   return in->lost;
 }
 
-/* Sees whether the descriptors of a frame with nfds are there. 0 or MF_AGAIN. */
+/* Sees whether the descriptors of a whole frame with nfds are there. They were sent with its
+ * first octet, so what is not there will not come. 0 or -EPROTO. */
 static int match_fds(struct inbox *in, size_t nfds) {
   in->fds_left = nfds;
   in->lost = 0;
   for (size_t i = 0; i < nfds; i++) {
     if (i == fds_held(in)) {
       in->fds_left = 0;
-      return MF_AGAIN;
+      return -EPROTO;
     }
     if (in->fds[in->fd_head + i] != FD_CUT)
       continue;
@@ -205,8 +206,9 @@ int inbox_next(struct inbox *in, struct frame *ret_f) {
     return r;
   if (size < FRAME_HEADER_SIZE + (size_t)f.length)
     return MF_AGAIN;
-  if (match_fds(in, f.nfds) == MF_AGAIN)
-    return in->exact || size >= INBOX_MAX ? -EPROTO : MF_AGAIN;
+  r = match_fds(in, f.nfds);
+  if (r < 0)
+    return r;
   f.body = header + FRAME_HEADER_SIZE;
   in->frame_left = FRAME_HEADER_SIZE + (size_t)f.length;
   *ret_f = f;

@@ -41,9 +41,9 @@ unsigned char *inbox_room(struct inbox *in, size_t *ret_n);
  * failure.
  * 0, -ENOMEM, or -EPROTO: more than INBOX_FDS_MAX unclaimed. */
 int inbox_fed(struct inbox *in, size_t n, struct fdset *fds);
-/* The next whole frame: 0; MF_AGAIN: not whole yet, in octets or in descriptors; -EPROTO: a
- * bad header, or descriptors that can't come any more (exact, or INBOX_MAX octets without
- * them). f->body is valid until the next call of inbox_next or inbox_room. */
+/* The next whole frame: 0; MF_AGAIN: not whole yet; -EPROTO: a bad header, or all octets
+ * without the descriptors, which should have come with the first. f->body is valid until the
+ * next call of inbox_next or inbox_room. */
 int inbox_next(struct inbox *in, struct frame *ret_f);
 /* The frame's next descriptor, to be called at most f->nfds times after inbox_next; what is
  * not taken by the next inbox_next is closed. */
