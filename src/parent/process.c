@@ -558,6 +558,20 @@ static void watch_end(struct mf_process *p) {
     deadline_set(p->home, &p->retry, STALL_RETRY_MS);
 }
 
+/* Nobody whom we know holds back its reaping. */
+static int is_orphan(const struct mf_process *p) {
+  return !p->child && (p->lost || !p->source);
+}
+
+/* It said its number itself, and may have ended since: an orphan's can be another's by now,
+ * unless its socket, looked at after the pidfd was made, shows that it lives. */
+static void doubt_pidfd(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  if (p->pidfd >= 0 && is_orphan(p) && p->chan.fd >= 0 &&
+      s->ops->hung_up(s, p->chan.fd))
+    s->ops->close(s, &p->pidfd);
+}
+
 void process_set_pid(struct mf_process *p, int pid) {
   struct seam *s = p->home->seam;
   p->forked = 1;
@@ -567,11 +581,11 @@ void process_set_pid(struct mf_process *p, int pid) {
   p->pidfd = s->ops->pidfd(s, pid);
   if (p->pidfd < 0)
     p->pidfd = -1;
+  doubt_pidfd(p);
   watch_end(p);
-  if (p->signal) {
+  if (p->signal && (p->pidfd >= 0 || !is_orphan(p)))
     s->ops->kill(s, p->pidfd, pid, p->signal);
-    p->signal = 0;
-  }
+  p->signal = 0;
 }
 
 static void on_pidfd(struct watch *w, unsigned events) {
@@ -998,7 +1012,7 @@ static int run_failed(struct mf_process *p, void *arg) {
 
 /* Nobody will report its end, and the kernel can't. */
 static int is_unwatched(const struct mf_process *p) {
-  return p->pidfd < 0 && !p->child && (p->lost || !p->source);
+  return p->pidfd < 0 && is_orphan(p);
 }
 
 /* Of an end that nobody will notice it is said at once that it is unknown. */
@@ -1084,7 +1098,7 @@ static int send_signal(struct mf_process *p, void *arg) {
     return -ESRCH;
   if (p->pid > 0) {
     /* Without a pidfd the number is true only while somebody holds back the reaping. */
-    if (p->pidfd < 0 && !p->child && (p->lost || !p->source))
+    if (p->pidfd < 0 && is_orphan(p))
       return MF_EUNSUPPORTED;
     p->dying |= ends_processes(signum);
     return s->ops->kill(s, p->pidfd, p->pid, signum);
@@ -1216,9 +1230,10 @@ static int on_hello(struct mf_process *p, void *arg) {
   if (p->taken_up) { /* commands of former owners count before ours */
     p->nsent += executed;
     p->ndone += executed;
-    process_set_pid(p, (int)f->id);
-    /* It may have ended since it answered, and its number be another's: then its socket is
-     * hung up. What it wrote before is still to be read. */
+  }
+  process_set_pid(p, (int)f->id); /* an orphan's answer to WHO is where we learn it */
+  if (p->taken_up) {
+    /* It may have ended since it answered. What it wrote before is still to be read. */
     if (p->home->seam->ops->hung_up(p->home->seam, p->chan.fd)) {
       close_pidfd(p);
       p->gone = 1;
