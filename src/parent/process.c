@@ -824,6 +824,21 @@ static int hold_command(struct mf_process *p, void *arg) {
   return process_event(p, EV_COMMAND, arg);
 }
 
+/* Sent and kept for a pool that starts p again; or neither. (The sending consumes it.) */
+static int send_noted(struct mf_process *p, struct command *c) {
+  struct journal *before = journal_hold(p->journal);
+  int r;
+  journal_command(&p->journal, c);
+  r = send_command(p, c);
+  if (r < 0) {
+    journal_drop(&p->journal);
+    p->journal = before;
+    return r;
+  }
+  journal_drop(&before);
+  return 0;
+}
+
 static int queue_command(struct mf_process *p, void *arg) {
   struct command *c = arg;
   unhold_child(p);
@@ -831,8 +846,7 @@ static int queue_command(struct mf_process *p, void *arg) {
     spares_drop(p);
   if (c->type != CMD_ARG && c->type != CMD_FD)
     process_unhold(p);
-  journal_command(&p->journal, c);
-  return send_command(p, c);
+  return send_noted(p, c);
 }
 
 /* arg: the new record, in HELD, behind p. */
