@@ -148,6 +148,19 @@ int mf_fork(mf_process *p, mf_process **ret) {
   return mf_fork_options(p, NULL, ret);
 }
 
+int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **ret) {
+  mf_process *p;
+  int r = boot_take_up(h, fd, &p);
+  if (r)
+    return r;
+  if (o && o->name)
+    p->name = strdup(o->name);
+  if (o && o->timeout_ms)
+    process_set_limit(p, o->timeout_ms);
+  *ret = p;
+  return 0;
+}
+
 int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
   struct home *h;
   int r = ret ? open_home(o, &h) : MF_EINVAL;
@@ -159,7 +172,7 @@ int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
   if (fd < 0)
     return made(h, fd == -EBADF ? MF_EINVAL : fd);
   fd_set_nonblocking(fd, 1);
-  return made(h, boot_take_up(h, fd, ret));
+  return made(h, process_take_up(h, o, fd, ret));
 }
 
 int mf_adopt_fd(const mf_options *o, int fd, int pid, int child, mf_process **ret) {

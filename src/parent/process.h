@@ -131,6 +131,8 @@ void hold_free(struct hold *hold);
 
 /* As mf_new or (exec) mf_new_exec on a home that has been started. */
 int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret);
+/* As mf_from_fd on a home that has been started. Takes fd. */
+int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **ret);
 /* A new record in the given state, in its home, with the handle open. NULL: no memory. */
 struct mf_process *process_new(struct home *h, enum state state);
 /* One event through the table. What it returns is the user call's result. */
