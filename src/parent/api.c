@@ -22,6 +22,12 @@ int process_check(const mf_process *p) {
   return home_foreign(p->home) ? MF_EFORKED : 0;
 }
 
+/* The same for what a finished process can't be asked, ended already or not. */
+static int check_unfinished(const mf_process *p) {
+  int r = process_check(p);
+  return !r && p->finished ? MF_ESTATE : r;
+}
+
 static struct uv_loop_s *loop_of(const mf_options *o) {
   return o ? o->loop : NULL;
 }
@@ -135,7 +141,7 @@ int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret
 }
 
 int mf_fork_options(mf_process *p, const mf_options *o, mf_process **ret) {
-  int r = ret ? process_check(p) : MF_EINVAL;
+  int r = ret ? check_unfinished(p) : MF_EINVAL;
   if (!r)
     r = options_check(o);
   if (r)
@@ -205,7 +211,7 @@ static int queue(mf_process *p, struct command *c) {
 
 static int queue_octets(mf_process *p, unsigned type, const void *body, size_t length) {
   struct command c = {.type = type, .body = body, .length = length};
-  int r = process_check(p);
+  int r = check_unfinished(p);
   return r ? r : queue(p, &c);
 }
 
@@ -218,7 +224,7 @@ int mf_require(mf_process *p, const char *module) {
 int mf_eval(mf_process *p, const char *code, size_t length, int argc,
             const char *const *argv, const size_t *lengths) {
   struct buf body;
-  int r = process_check(p), i;
+  int r = check_unfinished(p), i;
   if (r)
     return r;
   if (!code || argc < 0 || (argc && !argv))
@@ -255,7 +261,7 @@ static int is_control_socket(const mf_process *p, int fd) {
 int mf_send_fd(mf_process *p, int fd) {
   struct fdset fds;
   struct command c = {.type = CMD_FD, .fds = &fds};
-  int r = process_check(p), copy;
+  int r = check_unfinished(p), copy;
   if (r)
     return r;
   if (fd < 0 || is_control_socket(p, fd))
@@ -276,7 +282,7 @@ static int count_argument(mf_process *p, size_t length) {
 }
 
 int mf_send_arg(mf_process *p, const void *data, size_t length) {
-  int r = process_check(p);
+  int r = check_unfinished(p);
   if (!r && !data && length)
     r = MF_EINVAL;
   if (!r)
@@ -291,7 +297,7 @@ int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
                       .length = length,
                       .release = release,
                       .release_data = release_data};
-  int r = process_check(p);
+  int r = check_unfinished(p);
   if (!r && !data && length)
     r = MF_EINVAL;
   if (!r)
@@ -332,7 +338,7 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
 
 int mf_seal(mf_process *p, int flags) {
   struct command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
-  int r = process_check(p);
+  int r = check_unfinished(p);
   if (!r && (flags & ~0x73))
     r = MF_EINVAL;
   return r ? r : queue(p, &c);
@@ -346,7 +352,7 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
                {"core", LIMIT_CORE}, {"fsize", LIMIT_FSIZE}, {"nproc", LIMIT_NPROC}};
   struct buf body;
   size_t i, k;
-  int r = process_check(p);
+  int r = check_unfinished(p);
   if (!r && !limits && count)
     r = MF_EINVAL;
   buf_init(&body, FRAME_BODY_MAX);
@@ -382,7 +388,7 @@ static void look_at_the_clock(mf_process *p) {
 }
 
 static int finish_with(mf_process *p, enum event ev, struct run_request *run) {
-  int r = process_check(p);
+  int r = check_unfinished(p);
   if (!r && ev == EV_RUN)
     look_at_the_clock(p);
   if (!r && p->finish.kind != FINISH_NONE)
@@ -404,7 +410,11 @@ int mf_to_fd(mf_process *p, mf_run_cb cb, void *data) {
 
 int mf_finish(mf_process *p) {
   int r = process_check(p);
-  return r ? r : result(process_event(p, EV_FINISH, NULL));
+  if (!r)
+    r = result(process_event(p, EV_FINISH, NULL));
+  if (!r)
+    p->finished = 1;
+  return r;
 }
 
 /* ---- ask ---- */

@@ -1096,6 +1096,7 @@ static int prepare_template(mf_process *p) {
   case FORKING:
   case SERVING:
   case FAILED:
+  case ENDING: /* its time ran out */
   case DEAD:
     break;
   default:

@@ -1950,8 +1950,8 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
         },
     [ENDING] =
         {
-            [EV_COMMAND] = refuse_command,
-            [EV_FORK] = refuse,
+            [EV_COMMAND] = ignore_command, /* its time ran out; what mf_finish has ended is */
+            [EV_FORK] = fork_stillborn,    /* refused by api.c */
             [EV_RUN] = run_failed,
             [EV_TO_FD] = give_failed,
             [EV_FINISH] = ignore,

@@ -73,6 +73,7 @@ struct mf_process {
   unsigned lost : 1;     /* nobody reports its exit */
   unsigned refuses : 1;  /* it said that it executes nothing more */
   unsigned busy : 1;
+  unsigned finished : 1; /* by mf_finish: whatever is asked of it from then on is misuse */
   unsigned close_waits : 1; /* the close callback waits for the end of our child */
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */

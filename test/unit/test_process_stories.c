@@ -20,6 +20,17 @@ struct story {
   int exits, exit_known, exit_code, memories, memory_error, runs, run_error, closes;
 };
 
+/* ---- memory runs out ---- */
+
+static int short_of_memory; /* for what is put by malloc(3), as frames are */
+
+void *__real_malloc(size_t n);
+void *__wrap_malloc(size_t n);
+
+void *__wrap_malloc(size_t n) {
+  return short_of_memory ? NULL : __real_malloc(n);
+}
+
 static void on_exit_told(mf_process *p, const mf_exit *status, void *data) {
   struct story *s = data;
   s->exits++;
@@ -329,6 +340,295 @@ static void test_a_failed_start_has_one_name(void **state) {
   }
 }
 
+/* It hung up for good when its parent believed that descriptors were still to come. */
+static void test_an_answer_that_claims_descriptors_breaks_the_protocol(void **state) {
+  unsigned char octets[FRAME_HEADER_SIZE];
+  struct frame f = {.type = ANS_DONE, .nfds = 1, .id = 1};
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  assert_int_equal(mf_run(t, "f", on_run, s), 0);
+  t->chan.in.exact = 0; /* as before run */
+  frame_encode(octets, &f);
+  sim_octets(s->sim, far, octets, sizeof octets);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, MF_EPROTOCOL);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+/* A clone whose template died before it could tell of it: its own *running* tells its pid. */
+static mf_process *make_orphan(struct story *s, mf_process *t, int far, int *ret_far) {
+  mf_process *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  *ret_far = sim_far_end(s->sim, q->chan.fd);
+  sim_end_process(s->sim, t->pid, SIGKILL);
+  s->sim->fd[far].closed = 1; /* but what was sent along lives on in a clone */
+  sim_advance(s->sim, 100);
+  assert_int_equal(q->state, STARTING);
+  assert_int_equal(q->lost, 1);
+  return q;
+}
+
+/* It had ended, and been reaped by whom it fell to, when its last words were read: the number
+ * was another's by then, who got a pidfd and, with it, the signal meant for the clone. */
+static void test_the_number_of_an_orphan_that_hung_up_is_not_believed(void **state) {
+  struct story *s = story_new();
+  int far, q_far;
+  mf_process *t = make_template(s, &far), *q = make_orphan(s, t, far, &q_far);
+  assert_int_equal(mf_kill(q, SIGTERM), 0);
+  sim_answer(s->sim, q_far, ANS_RUNNING, 501, NULL, 0);
+  sim_hang_up(s->sim, q_far);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, 0);
+  assert_int_equal(mf_pid(q), 501);
+  assert_int_not_equal(s->sim->last_signal_pid, 501);
+  assert_int_equal(mf_kill(q, SIGTERM), -ESRCH);
+  assert_int_not_equal(s->sim->last_signal_pid, 501);
+  sim_advance(s->sim, 10);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_known, 0);
+  close_both(q, t);
+  story_free(s);
+}
+
+static void test_an_orphan_that_lives_can_be_killed(void **state) {
+  struct story *s = story_new();
+  int far, q_far;
+  mf_process *t = make_template(s, &far), *q = make_orphan(s, t, far, &q_far);
+  assert_int_equal(mf_kill(q, SIGTERM), 0);
+  sim_answer(s->sim, q_far, ANS_RUNNING, 501, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(s->sim->last_signal, SIGTERM);
+  assert_int_equal(s->sim->last_signal_pid, 501);
+  assert_int_equal(s->exits, 0);
+  assert_int_equal(mf_kill(q, SIGKILL), 0);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  close_both(q, t);
+  story_free(s);
+}
+
+/* One that runs nothing is asked who it is. Its pid was in the answer, and stayed unknown. */
+static void test_an_orphan_tells_its_pid_when_it_is_asked(void **state) {
+  struct story *s = story_new();
+  int far, q_far;
+  mf_process *t = make_template(s, &far), *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  process_unhold(q);
+  q_far = sim_far_end(s->sim, q->chan.fd);
+  sim_end_process(s->sim, t->pid, SIGKILL);
+  s->sim->fd[far].closed = 1;
+  sim_advance(s->sim, 100);
+  assert_int_equal(mf_kill(q, SIGTERM), 0);
+  answer_hello(s, q_far, 501);
+  sim_run(s->sim);
+  assert_int_equal(q->state, SERVING);
+  assert_int_equal(mf_pid(q), 501);
+  assert_int_equal(s->sim->last_signal_pid, 501);
+  sim_end_process(s->sim, 501, SIGTERM);
+  close_both(q, t);
+  story_free(s);
+}
+
+/* Whoever took up a socket had no time limit, whatever the options said. */
+static void test_what_is_taken_up_has_its_timeout(void **state) {
+  struct story *s = story_new();
+  mf_options o = MF_OPTIONS_INIT;
+  int pair[2];
+  mf_process *p;
+  o.timeout_ms = 100;
+  o.name = "guest";
+  assert_int_equal(s->sim->seam.ops->pair(&s->sim->seam, pair), 0);
+  assert_int_equal(process_take_up(s->home, &o, pair[0], &p), 0);
+  assert_int_equal(mf_run(p, "f", on_run, s), 0);
+  answer_hello(s, sim_far_end(s->sim, pair[0]), 501);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 0);
+  sim_advance(s->sim, 101);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, MF_ETIMEOUT);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  assert_int_equal(s->sim->last_signal_pid, 501);
+  assert_string_equal(p->name, "guest");
+  mf_close(p, NULL, NULL);
+  story_free(s);
+}
+
+/* ---- what can be asked of a process that is not to be had any more ---- */
+
+static int ask_require(struct story *s, mf_process *p) {
+  return mf_require(p, "string");
+}
+static int ask_eval(struct story *s, mf_process *p) {
+  return mf_eval(p, "x", 1, 0, NULL, NULL);
+}
+static int ask_send_fd(struct story *s, mf_process *p) {
+  return mf_send_fd(p, 0);
+}
+static int ask_send_arg(struct story *s, mf_process *p) {
+  return mf_send_arg(p, "x", 1);
+}
+static void no_release(void *data) {
+}
+static int ask_send_arg_ref(struct story *s, mf_process *p) {
+  return mf_send_arg_ref(p, "x", 1, no_release, NULL);
+}
+static int ask_take_args(struct story *s, mf_process *p) {
+  return mf_take_args(p);
+}
+static int ask_chdir(struct story *s, mf_process *p) {
+  return mf_chdir(p, "/");
+}
+static int ask_setenv(struct story *s, mf_process *p) {
+  return mf_setenv(p, "x", "y");
+}
+static int ask_seal(struct story *s, mf_process *p) {
+  return mf_seal(p, 0);
+}
+static int ask_limit(struct story *s, mf_process *p) {
+  mf_rlimit core = {"core", 0};
+  return mf_limit(p, &core, 1);
+}
+static int ask_fork(struct story *s, mf_process *p) {
+  mf_process *q = NULL;
+  int r = mf_fork(p, &q);
+  if (q)
+    mf_close(q, NULL, NULL);
+  return r;
+}
+static int ask_run(struct story *s, mf_process *p) {
+  return mf_run(p, "f", on_run, s);
+}
+static int ask_to_fd(struct story *s, mf_process *p) {
+  return mf_to_fd(p, on_run, s);
+}
+static int ask_rpc(struct story *s, mf_process *p) {
+  mf_rpc *rpc = NULL;
+  int r = mf_rpc_new(p, "f", NULL, &rpc);
+  if (rpc)
+    mf_rpc_close(rpc, NULL, NULL);
+  return r;
+}
+static int ask_pool(struct story *s, mf_process *p) {
+  mf_pool *pool = NULL;
+  int r = mf_pool_new(p, "f", NULL, &pool);
+  if (pool)
+    mf_pool_close(pool, NULL, NULL);
+  return r;
+}
+static int ask_finish(struct story *s, mf_process *p) {
+  return mf_finish(p);
+}
+static int ask_kill(struct story *s, mf_process *p) {
+  return mf_kill(p, SIGTERM);
+}
+static int ask_on_exit(struct story *s, mf_process *p) {
+  return mf_on_exit(p, on_exit_told, s);
+}
+static int ask_on_error(struct story *s, mf_process *p) {
+  return mf_on_error(p, NULL, NULL);
+}
+static int ask_memory(struct story *s, mf_process *p) {
+  return mf_memory(p, on_memory, s);
+}
+
+enum ending { FINISHED, FINISHED_DEAD, KILLED, TIMED_OUT, IN_FUNCTION, CLOSED, ENDINGS };
+
+/* What is asked, and what it returns after each ending. Where a run, to_fd or memory is taken
+ * its callback tells of the end. A finished process is one that mf_finish was called for,
+ * whether or not it has come to its end. */
+static const struct {
+  int (*ask)(struct story *s, mf_process *p);
+  int result[ENDINGS];
+} asked[] = {
+#define WORK {MF_ESTATE, MF_ESTATE, 0, 0, MF_ESTATE, MF_EINVAL}
+    {ask_require, WORK},   {ask_eval, WORK},         {ask_send_fd, WORK},
+    {ask_send_arg, WORK},  {ask_send_arg_ref, WORK}, {ask_take_args, WORK},
+    {ask_chdir, WORK},     {ask_setenv, WORK},       {ask_seal, WORK},
+    {ask_limit, WORK},     {ask_fork, WORK},         {ask_run, WORK},
+    {ask_to_fd, WORK},     {ask_rpc, WORK},          {ask_pool, WORK},
+#undef WORK
+    {ask_finish, {0, 0, 0, 0, MF_ESTATE, MF_EINVAL}},
+    {ask_kill, {0, -ESRCH, -ESRCH, 0, 0, MF_EINVAL}},
+    {ask_on_exit, {0, 0, 0, 0, 0, MF_EINVAL}},
+    {ask_on_error, {0, 0, 0, 0, 0, MF_EINVAL}},
+    {ask_memory, {0, 0, 0, 0, 0, MF_EINVAL}},
+};
+
+static mf_process *make_ended(struct story *s, enum ending how, mf_process **ret_t) {
+  unsigned char pid[4] = {0xf5, 1};
+  mf_options o = MF_OPTIONS_INIT;
+  int far;
+  mf_process *t = *ret_t = make_template(s, &far), *q;
+  if (how == IN_FUNCTION)
+    return make_running(s, t, far, 501);
+  o.timeout_ms = how == TIMED_OUT ? 50 : 0;
+  assert_int_equal(mf_fork_options(t, &o, &q), 0);
+  process_unhold(q);
+  sim_answer(s->sim, far, ANS_FORKED, q->id, pid, sizeof pid);
+  sim_run(s->sim);
+  if (how == FINISHED || how == FINISHED_DEAD)
+    assert_int_equal(mf_finish(q), 0);
+  if (how == TIMED_OUT)
+    sim_advance(s->sim, 60);
+  if (how == FINISHED_DEAD || how == KILLED)
+    answer_exited(s, far, q->id, 501, how == KILLED ? SIGKILL : 0);
+  sim_run(s->sim);
+  if (how == CLOSED)
+    mf_close(q, NULL, NULL); /* valid until its callback, that is, until the loop turns */
+  return q;
+}
+
+static void test_what_is_asked_after_the_end(void **state) {
+  for (size_t i = 0; i < COUNT(asked); i++) {
+    for (int how = 0; how < ENDINGS; how++) {
+      struct story *s = story_new();
+      mf_process *t, *q = make_ended(s, (enum ending)how, &t);
+      int started = s->runs, r = asked[i].ask(s, q);
+      if (r != asked[i].result[how])
+        fail_msg("question %zu after ending %d: %d", i, how, r);
+      assert_int_equal(s->runs, started); /* never inside the call */
+      sim_run(s->sim);
+      if (r == 0 && (asked[i].ask == ask_run || asked[i].ask == ask_to_fd)) {
+        assert_int_equal(s->runs, started + 1);
+        assert_int_equal(s->run_error, how == TIMED_OUT ? MF_ETIMEOUT : MF_ECLONE_DIED);
+      }
+      if (r == 0 && asked[i].ask == ask_memory && how != IN_FUNCTION)
+        assert_int_equal(s->memories, 1);
+      if (how != CLOSED && !(r == 0 && (asked[i].ask == ask_rpc || asked[i].ask == ask_pool)))
+        mf_close(q, NULL, NULL);
+      mf_close(t, NULL, NULL);
+      sim_end_process(s->sim, 501, 0);
+      story_free(s);
+    }
+  }
+}
+
+/* It was kept for a pool that starts the template again, which then executed what the caller
+ * had been told was refused; twice, where he had asked again. */
+static void test_a_command_that_was_not_sent_is_not_kept(void **state) {
+  static char code[8192];
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  const struct journal *before = t->journal;
+  assert_non_null(before);
+  memset(code, ' ', sizeof code);
+  short_of_memory = 1;
+  int r = mf_eval(t, code, sizeof code, 0, NULL, NULL);
+  short_of_memory = 0;
+  assert_int_equal(r, MF_ENOMEM);
+  assert_ptr_equal(t->journal, before);
+  assert_int_equal(mf_eval(t, code, sizeof code, 0, NULL, NULL), 0);
+  assert_ptr_not_equal(t->journal, before);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 static void count_release(void *data) {
   ++*(int *)data;
 }
@@ -393,6 +693,13 @@ int main(void) {
       cmocka_unit_test(test_a_dead_spare_is_not_taken),
       cmocka_unit_test(test_the_end_is_told_when_time_runs_out_after_the_template_died),
       cmocka_unit_test(test_a_failed_start_has_one_name),
+      cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),
+      cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
+      cmocka_unit_test(test_the_number_of_an_orphan_that_hung_up_is_not_believed),
+      cmocka_unit_test(test_an_orphan_that_lives_can_be_killed),
+      cmocka_unit_test(test_an_orphan_tells_its_pid_when_it_is_asked),
+      cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
+      cmocka_unit_test(test_what_is_asked_after_the_end),
   };
   return cmocka_run_group_tests_name("process stories", tests, NULL, NULL);
 }
