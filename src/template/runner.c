@@ -81,7 +81,26 @@ static int fork_runner(struct server *s, uint64_t id, int report_fd) {
   return 1;
 }
 
-/* 3. and 4.: nobody enters a function for a parent that is gone. */
+/* 3. Fails before anything is announced: a limit on descriptors can forbid it. The highest
+ * first, so that then none has changed. */
+static int place_streams(struct server *s) {
+  static const char *const names[3] = {"stdin", "stdout", "stderr"};
+  if (signals_user_ran()) { /* what was written before goes where it went before */
+    fflush(stdout);
+    fflush(stderr);
+  }
+  for (int i = 2; i >= 0; i--) {
+    if (!s->to_socket[i] || dup2(s->conn.fd, i) >= 0)
+      continue;
+    int error = errno;
+    server_fail_with(s, FAILURE_LIMIT, PHASE_OPTION, error,
+                     "%s can't become the socket: %s", names[i], strerror(error));
+    return -1;
+  }
+  return 0;
+}
+
+/* 4. and 5.: nobody enters a function for a parent that is gone. */
 static void announce(struct server *s) {
   if (sock_hung_up(s->conn.fd))
     server_exit(s, 0);
@@ -123,6 +142,8 @@ int cmd_run(struct server *s, struct command *c) {
     server_fail(s);
     return 0;
   }
+  if (place_streams(s) < 0)
+    return 0;
   leash_run(&s->leash, s->leash_mode); /* what running promises must hold when it is read */
   announce(s);
   return SERVED_RUN;
@@ -138,13 +159,9 @@ static int armed_leash(void) {
   return s ? s->leash.armed : -1;
 }
 
-/* 5. */
 static int prepare_socket(struct server *s) {
   int fd = s->conn.fd;
   s->conn.fd = -1;
-  for (int i = 0; i < 3; i++)
-    if (s->to_socket[i])
-      dup2(fd, i);
   if (fd_is_nonblocking(fd) == 1)
     fd_set_nonblocking(fd, 0);
   return fd;

@@ -47,6 +47,27 @@ story.test("stdin, stdout, stderr: a handle, duplicated at call time", function(
   t.raises("stdout", fork.new, {stdout = "nowhere"})
 end)
 
+-- It was still in the buffer when the stream became the socket, and came out there.
+story.test("stdio socket: what was written before run is not the function's", function(t)
+  each(function(make, name)
+    local p = make {stdout = "socket"}
+    p:eval [[io.write "before" function f() io.write "in it" end]]
+    t.eq(t.got(p:run "f"):read "a", "in it", name)
+  end)
+end)
+
+-- The limit forbade it, nobody looked, and the output went to /dev/null.
+story.test("stdio socket: a stream that can't become it fails the run", function(t)
+  each(function(make, name)
+    local p = make {stdout = "socket"}:limit {nofile = 1}
+    local socket, err = p:eval "function f() print 'in it' end":run "f"
+    t.eq(socket, nil, name)
+    t.eq({err.code, err.started}, {"LIMIT", "no"})
+    t.match(err.message, "stdout")
+    t.eq(t.status(p).code, 1)
+  end)
+end)
+
 story.test("stdio socket: the socket from run on, /dev/null before", function(t)
   each(function(make, name)
     local p = make {stdin = "socket", stdout = "socket"}
