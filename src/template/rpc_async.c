@@ -174,7 +174,8 @@ static void receive(struct rpc_server *s) {
   leave(n == 0 || n == -ECONNRESET ? 0 : 1);
 }
 
-static void take_calls(struct rpc_server *s, lua_State *L, int readable, int handler) {
+/* 1: there was no room for more, which may have been read already. */
+static int take_calls(struct rpc_server *s, lua_State *L, int readable, int handler) {
   struct rpc_call call;
   for (int reads = 0; !s->ended && has_room(s);) {
     int got = rpc_link_next(&s->link, &call);
@@ -185,13 +186,38 @@ static void take_calls(struct rpc_server *s, lua_State *L, int readable, int han
     } else if (got < 0) {
       leave(1);
     } else if (!readable || reads++ == READS_MAX) {
-      return;
+      return 0;
     } else {
       size_t before = inbox_pending(&s->link.in);
       receive(s);
       readable = inbox_pending(&s->link.in) > before;
     }
   }
+  return !s->ended;
+}
+
+/* Takes calls and sends answers until the socket or the calls say wait: nothing wakes us for
+ * calls that were read already. Gives what rpc_link_send gave. */
+static int work(struct rpc_server *s, lua_State *L, int readable) {
+  int rc, full;
+  do {
+    full = take_calls(s, L, readable, 1);
+    refuse_dropped(s);
+    if (readable && s->ended)
+      receive(s);
+    if (readable && !has_room(s) && sock_hung_up(s->link.fd))
+      leave(0);
+    if (s->ended && s->unanswered == 0) {
+      rpc_link_put(&s->link, RPC_BYE, 0, NULL, NULL);
+      rpc_link_send(&s->link, 1);
+      leave(0);
+    }
+    rc = rpc_link_send(&s->link, 0);
+    if (rc < 0)
+      leave(0);
+    readable = 0;
+  } while (full && has_room(s));
+  return rc;
 }
 
 /* step(readable) -> what to watch the socket for; d: that the parent hangs up */
@@ -202,20 +228,7 @@ static int l_step(lua_State *L) {
   lua_settop(L, 0);
   lua_pushcfunction(L, rpc_server_on_error);
   lua_newuserdatauv(L, 0, 1);
-  take_calls(s, L, readable, 1);
-  refuse_dropped(s);
-  if (readable && s->ended)
-    receive(s);
-  if (readable && !has_room(s) && sock_hung_up(s->link.fd))
-    leave(0);
-  if (s->ended && s->unanswered == 0) {
-    rpc_link_put(&s->link, RPC_BYE, 0, NULL, NULL);
-    rpc_link_send(&s->link, 1);
-    leave(0);
-  }
-  int rc = rpc_link_send(&s->link, 0);
-  if (rc < 0)
-    leave(0);
+  int rc = work(s, L, readable);
   lua_pushstring(L, wants[(s->ended || has_room(s) ? 1 : 0) | (rc == MF_AGAIN ? 2 : 0)]);
   return 1;
 }

@@ -437,6 +437,15 @@ static int state_here(lua_State *L) {
   return state_answer(L, kit);
 }
 
+/* sndbuf(fd, octets) -> what the buffer has now; root may go beyond the system's limit */
+static int kit_sndbuf(lua_State *L) {
+  int fd = arg_int(L, 1), n = arg_int(L, 2);
+  socklen_t size = sizeof n;
+  if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &n, size) < 0)
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n, size);
+  return answer(L, getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n, &size) < 0 ? -1 : n);
+}
+
 static int state_close(lua_State *L) {
   struct kit_state *kit = luaL_checkudata(L, 1, STATE_TYPE);
   if (kit->busy) pthread_join(kit->thread, NULL);
@@ -473,6 +482,7 @@ static const luaL_Reg functions[] = {
   {"canary_start", kit_canary_start},
   {"canary_stop", kit_canary_stop},
   {"state", kit_state},
+  {"sndbuf", kit_sndbuf},
   {NULL, NULL},
 };
 
