@@ -796,21 +796,25 @@ static void finish_close(struct mf_pool *pool) {
   mf_close(leave_template(pool), on_template_closed, pool);
 }
 
-/* All workers are gone, all callbacks are paid. */
-static void end(struct mf_pool *pool) {
+static void tell_drained(struct mf_pool *pool) {
   struct failure late = {.code = MF_ETIMEOUT};
   mf_pool_cb cb = pool->drain.cb;
   mf_error e;
-  pool->ended = 1;
-  deadline_clear(&pool->drain_limit);
-  deadline_clear(&pool->wake);
-  if (!pool->closing)
-    mf_finish(pool->template);
   failure_tell(&late, &e);
   e.message = "workers were killed when the time ran out";
   pool->drain.cb = NULL;
   if (cb)
     cb(pool, pool->cut_short ? &e : NULL, pool->drain.data);
+}
+
+/* All workers are gone, all callbacks are paid. */
+static void end(struct mf_pool *pool) {
+  pool->ended = 1;
+  deadline_clear(&pool->drain_limit);
+  deadline_clear(&pool->wake);
+  if (!pool->closing)
+    mf_finish(pool->template);
+  tell_drained(pool);
   if (pool->rpc_options.on_close && !pool->given_up)
     pool->rpc_options.on_close(pool->rpc_options.data);
 }
@@ -928,6 +932,8 @@ static void pump(struct task *t) {
   if (pool->closed)
     return;
   if (pool->ended) {
+    deadline_clear(&pool->drain_limit);
+    tell_drained(pool); /* asked for when all was over */
     if (pay_due(pool) || pool->reload.done)
       ask_for_pump(pool);
     else if (pool->closing)

@@ -426,6 +426,24 @@ static void test_abort_cancels_everything(void **state) {
 
 #define STORY(name) cmocka_unit_test_setup_teardown(name, prepare, finish)
 
+/* It was never told, and kept the loop alive. */
+static void test_drain_of_a_pool_that_has_ended_is_told(void **state) {
+  begin();
+  ask("x", 0);
+  far_run(far);
+  mf_pool_abort(pool);
+  for (int i = 0; i < 5; i++)
+    far_advance(far, 1000);
+  assert_int_equal(stats().state, MF_POOL_CLOSED);
+  assert_int_equal(mf_pool_drain(pool, 1000, on_drained, NULL), 0);
+  assert_int_equal(drained, 0);
+  far_run(far);
+  assert_int_equal(drained, 1);
+  assert_int_equal(home->nbusy, 0);
+  far_advance(far, 2000);
+  assert_int_equal(drained, 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       STORY(test_workers_come_one_by_one),
@@ -444,6 +462,7 @@ int main(void) {
       STORY(test_retired_worker_finishes_and_is_replaced),
       STORY(test_worker_that_does_not_end_in_its_grace),
       STORY(test_abort_cancels_everything),
+      STORY(test_drain_of_a_pool_that_has_ended_is_told),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }
