@@ -590,8 +590,8 @@ static int provide_template(struct mf_pool *pool) {
   if (!pool->journal) {
     fail_pool(
         pool, MF_ETEMPLATE_DIED,
-        "the template has ended and can't be started again: what it was given is not "
-        "known, or too long to be kept",
+        "the template has ended and can't be started again: it was sent handles, or more "
+        "than is kept, or was not made by new or new_exec",
         NULL);
     return 0;
   }
