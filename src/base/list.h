@@ -28,6 +28,15 @@ static inline void list_remove(struct list *l) { /* leaves l empty; twice is har
   l->next->prev = l->prev;
   list_init(l);
 }
+static inline void list_move(struct list *to, struct list *from) { /* all; to is overwritten */
+  if (list_empty(from)) {
+    list_init(to);
+    return;
+  }
+  *to = *from;
+  to->next->prev = to->prev->next = to;
+  list_init(from);
+}
 #define list_each(it, head) for (struct list *it = (head)->next; it != (head); it = it->next)
 #define list_each_safe(it, tmp, head)                                                    \
   for (struct list *it = (head)->next, *tmp = it->next; it != (head);                    \

@@ -1,10 +1,13 @@
 #include "parent/channel.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 enum { STALLS_MAX = 200 }; /* tries to read without memory, one every few milliseconds */
-enum { READS_A_TURN = 32 }; /* so that one chatty process does not starve the others */
+/* So that one chatty process does not starve the others; and that the reports of thousands of
+ * ends, each of which closes descriptors and calls back, don't make one long call. */
+enum { READS_A_TURN = 32, FRAMES_A_TURN = 512 };
 
 static void on_ready(struct watch *w, unsigned events);
 
@@ -25,7 +28,7 @@ static void rewatch(struct channel *c) {
   unsigned events = 0;
   if (c->fd < 0)
     return;
-  if (c->reading && !c->ended && !c->unread)
+  if (c->reading && !c->ended && !c->unread && !c->resting)
     events |= WATCH_READ;
   if (!c->deaf && !outbox_empty(&c->out))
     events |= WATCH_WRITE;
@@ -139,17 +142,30 @@ void channel_exact(struct channel *c) {
   inbox_set_exact(&c->in, 1);
 }
 
-/* Delivers the frames that are whole. 0: more octets are needed; 1: the channel was closed
- * or stolen meanwhile; -EPROTO: a header that can't be one. */
-static int deliver(struct channel *c) {
+/* Delivers the frames that are whole, at most *most. 0: more octets are needed; 1: the
+ * channel was closed or stolen meanwhile, or the rest waits; -EPROTO: a broken frame. */
+static int deliver(struct channel *c, int *most) {
   struct frame f;
   int r;
   while ((r = inbox_next(&c->in, &f)) == 0) {
     c->events->on_frame(c, &f);
     if (!c->reading)
       return 1;
+    if (--*most == 0) {
+      c->resting = 1;
+      rewatch(c);
+      c->events->on_more(c);
+      return 1;
+    }
   }
   return r < 0 ? r : 0;
+}
+
+static void end_rest(struct channel *c) {
+  if (!c->resting)
+    return;
+  c->resting = 0;
+  rewatch(c);
 }
 
 static void end(struct channel *c, int why) {
@@ -172,7 +188,8 @@ static void lack_memory(struct channel *c) {
   c->events->on_stalled(c);
 }
 
-static void read_some(struct channel *c, int most) {
+/* What an earlier turn has left comes first, so the inbox never grows by it. */
+static void read_some(struct channel *c, int most, int frames) {
   struct fdset none;
   unsigned char *room;
   size_t n;
@@ -181,7 +198,11 @@ static void read_some(struct channel *c, int most) {
   if (c->in_drain || c->fd < 0 || c->ended || !c->reading)
     return;
   c->in_drain = 1;
-  while (most-- > 0) {
+  end_rest(c);
+  r = deliver(c, &frames);
+  if (r < 0)
+    end(c, r);
+  while (!r && most-- > 0) {
     room = inbox_room(&c->in, &n);
     if (!room) {
       lack_memory(c);
@@ -201,11 +222,9 @@ static void read_some(struct channel *c, int most) {
       end(c, -EPROTO);
       break;
     }
-    r = deliver(c);
+    r = deliver(c, &frames);
     if (r < 0)
       end(c, r);
-    if (r)
-      break;
     if (!c->in.exact && (size_t)got < n)
       break; /* that was all */
   }
@@ -213,14 +232,14 @@ static void read_some(struct channel *c, int most) {
 }
 
 void channel_drain(struct channel *c) {
-  read_some(c, 1 << 30);
+  read_some(c, INT_MAX, INT_MAX);
 }
 
 void channel_ready(struct channel *c, unsigned events) {
   if (events & WATCH_WRITE)
     channel_flush(c);
   if (events & WATCH_READ)
-    read_some(c, READS_A_TURN);
+    read_some(c, READS_A_TURN, FRAMES_A_TURN);
 }
 
 static void on_ready(struct watch *w, unsigned events) {

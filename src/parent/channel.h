@@ -23,6 +23,9 @@ struct channel_events {
   /* The kernel takes no more descriptors now (ETOOMANYREFS), or memory is short: flush again
    * later. */
   void (*on_stalled)(struct channel *c);
+  /* Frames enough for one turn were delivered and there may be more, which nothing tells of
+   * now: channel_ready once more, on the next turn. */
+  void (*on_more)(struct channel *c);
 };
 
 struct channel {
@@ -39,6 +42,7 @@ struct channel {
   int nstalls;  /* tries to read that found no memory, in a row */
   int in_drain; /* guards against recursion */
   int unread;   /* there was no memory to read what may be there */
+  int resting;  /* it has had its frames for this turn: not watched until the next */
 };
 
 void channel_init(struct channel *c, const struct channel_events *events);

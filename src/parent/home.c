@@ -44,6 +44,7 @@ struct home *home_new_on(struct seam *seam) {
   list_init(&h->tasks);
   list_init(&h->held);
   list_init(&h->acks);
+  list_init(&h->more);
   list_init(&h->doomed);
   list_init(&h->parting);
   list_init(&h->deadlines);
@@ -124,7 +125,7 @@ int home_start(struct home *h) {
   h->wants_turn = 0;
   h->seam->ops->busy(h->seam, h->nbusy != 0);
   if (!list_empty(&h->parting) || !list_empty(&h->todo) || !list_empty(&h->held) ||
-      !list_empty(&h->doomed) || !list_empty(&h->tasks))
+      !list_empty(&h->doomed) || !list_empty(&h->tasks) || !list_empty(&h->more))
     home_turn(h);
   if (h->def)
     process_unpark(h->def);
@@ -214,12 +215,7 @@ static void write_acks(struct home *h) {
 
 static void run_tasks(struct home *h) {
   struct list due;
-  list_init(&due);
-  while (!list_empty(&h->tasks)) {
-    struct list *it = h->tasks.next;
-    list_remove(it);
-    list_push(&due, it);
-  }
+  list_move(&due, &h->tasks);
   h->in_tasks = 1;
   while (!list_empty(&due)) {
     struct task *t = list_entry(due.next, struct task, link);
@@ -237,12 +233,7 @@ void home_leave(struct home *h) {
   /* Callbacks may ask for more; what they ask for is paid on the next turn, so that a
    * callback that always asks does not keep the loop. */
   struct list due;
-  list_init(&due);
-  while (!list_empty(&h->todo)) {
-    struct list *it = h->todo.next;
-    list_remove(it);
-    list_push(&due, it);
-  }
+  list_move(&due, &h->todo);
   while (!list_empty(&due)) {
     struct mf_process *p = list_entry(due.next, struct mf_process, todo_link);
     list_remove(&p->todo_link);
@@ -279,11 +270,19 @@ void home_turn(struct home *h) {
   h->seam->ops->turn(h->seam);
 }
 
+static void read_more(struct home *h) {
+  struct list due;
+  list_move(&due, &h->more);
+  while (!list_empty(&due))
+    process_read_more(list_entry(due.next, struct mf_process, more_link));
+}
+
 static void on_turn(void *owner) {
   struct home *h = owner;
   home_enter(h);
   h->wants_turn = 0;
   write_held(h);
+  read_more(h);
   if (h->nopen) /* another one was opened meanwhile: the loop will not be empty */
     call_parting(h);
   home_leave(h);

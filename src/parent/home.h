@@ -45,6 +45,7 @@ struct home {
   struct list tasks;
   struct list held;      /* processes whose fork is held */
   struct list acks;      /* templates with acknowledgements to be written */
+  struct list more;      /* templates with answers left for the next turn */
   struct list doomed;    /* records that nothing needs */
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
   struct list deadlines;

@@ -61,6 +61,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
   list_init(&p->todo_link);
   list_init(&p->held_link);
   list_init(&p->ack_link);
+  list_init(&p->more_link);
   list_init(&p->parting_link);
   list_init(&p->doomed_link);
   list_init(&p->memory);
@@ -169,6 +170,7 @@ void process_free(struct mf_process *p) {
   free(p->program);
   list_remove(&p->todo_link);
   list_remove(&p->ack_link);
+  list_remove(&p->more_link);
   list_remove(&p->held_link);
   list_remove(&p->parting_link);
   list_remove(&p->doomed_link);
@@ -1764,7 +1766,21 @@ static void on_stalled(struct channel *c) {
   deadline_set(p->home, &p->retry, STALL_RETRY_MS);
 }
 
-static const struct channel_events channel_events = {on_frame, on_end, on_ready, on_stalled};
+static void on_more(struct channel *c) {
+  struct mf_process *p = from_channel(c);
+  if (list_empty(&p->more_link))
+    list_push(&p->home->more, &p->more_link);
+  home_turn(p->home);
+}
+
+void process_read_more(struct mf_process *p) {
+  list_remove(&p->more_link);
+  channel_ready(&p->chan, WATCH_READ);
+  try_give(p);
+}
+
+static const struct channel_events channel_events = {on_frame, on_end, on_ready, on_stalled,
+                                                     on_more};
 
 /* ---- the table ---- */
 

@@ -56,7 +56,7 @@ struct memory_request {
 
 struct mf_process {
   struct home *home;
-  struct list link, todo_link, held_link, ack_link, parting_link, doomed_link;
+  struct list link, todo_link, held_link, ack_link, more_link, parting_link, doomed_link;
   struct mf_process *hash_next;
   uint64_t id;
   enum state state;
@@ -181,6 +181,8 @@ void spares_lose(struct mf_process *p);
 
 /* Answers a request from /proc, without the process's help. */
 void process_measure(const struct mf_process *p, struct memory_request *m);
+/* Delivers some more of the answers that were left for this turn. */
+void process_read_more(struct mf_process *p);
 /* Writes acknowledgements that wait. */
 void process_flush_acks(struct mf_process *p);
 /* The last handle is closed: lets go of everything; a default template stays, parked. */

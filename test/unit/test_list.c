@@ -58,11 +58,28 @@ static void test_safe_walk_may_remove_every_item(void **state) {
   assert_true(list_empty(&head));
 }
 
+static void test_move_takes_all_and_leaves_none(void **state) {
+  struct list from, to;
+  struct item a = {.value = 1}, b = {.value = 2};
+  list_init(&from);
+  list_move(&to, &from);
+  assert_true(list_empty(&to));
+  list_push(&from, &a.link);
+  list_push(&from, &b.link);
+  list_move(&to, &from);
+  assert_true(list_empty(&from));
+  assert_int_equal(sum_in_order(&to), 12);
+  list_remove(&a.link);
+  list_remove(&b.link);
+  assert_true(list_empty(&to));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_push_keeps_the_order),
       census_test(test_remove_leaves_the_link_empty),
       census_test(test_safe_walk_may_remove_every_item),
+      census_test(test_move_takes_all_and_leaves_none),
   };
   return cmocka_run_group_tests_name("list", tests, NULL, NULL);
 }

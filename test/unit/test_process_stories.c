@@ -629,6 +629,38 @@ static void test_a_command_that_was_not_sent_is_not_kept(void **state) {
   story_free(s);
 }
 
+/* Thousands of clones ended in one instant, and their reports were worked off in one call of
+ * 25 ms. The rest waits for the next turns, without being forgotten when the socket falls
+ * silent. */
+static void test_many_answers_are_spread_over_turns(void **state) {
+  enum { MANY = 1200, A_TURN = 512 };
+  for (int dies = 0; dies < 2; dies++) {
+    struct story *s = story_new();
+    int far, turns = 0;
+    mf_process *t = make_template(s, &far);
+    for (int i = 0; i < MANY; i++)
+      assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
+    for (uint64_t n = 1; n <= t->nsent; n++)
+      sim_answer(s->sim, far, ANS_DONE, n, NULL, 0);
+    if (dies) { /* what is left is heard before its end is believed */
+      sim_step(s->sim);
+      assert_int_equal(t->ndone, A_TURN);
+      sim_end_process(s->sim, t->pid, SIGKILL);
+      sim_step(s->sim);
+    } else {
+      for (; t->ndone < t->nsent && turns < 10; turns++) {
+        uint64_t before = t->ndone;
+        sim_step(s->sim);
+        assert_true(t->ndone - before <= A_TURN);
+      }
+      assert_int_equal(turns, (int)(t->nsent / A_TURN + 1));
+    }
+    assert_int_equal(t->ndone, t->nsent);
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 static void count_release(void *data) {
   ++*(int *)data;
 }
@@ -694,6 +726,7 @@ int main(void) {
       cmocka_unit_test(test_the_end_is_told_when_time_runs_out_after_the_template_died),
       cmocka_unit_test(test_a_failed_start_has_one_name),
       cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),
+      cmocka_unit_test(test_many_answers_are_spread_over_turns),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
       cmocka_unit_test(test_the_number_of_an_orphan_that_hung_up_is_not_believed),
       cmocka_unit_test(test_an_orphan_that_lives_can_be_killed),
