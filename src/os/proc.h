@@ -58,6 +58,9 @@ struct proc_memory {
   unsigned long long pss, uss, rss, shared;
 };
 int proc_memory(pid_t pid, struct proc_memory *ret);
+/* Resident bytes of another process, which the kernel knows without looking at its pages; 0
+ * where it can't be known. */
+unsigned long long proc_resident(pid_t pid);
 
 /* The leash: a pipe whose write end only the parent holds. proc_leash_prepare reopens the
  * read end through /proc/self/fd (an open file description that is nobody else's) and has

@@ -223,6 +223,11 @@ static int memory_by_statm(pid_t pid, struct proc_memory *ret) {
   return 0;
 }
 
+unsigned long long proc_resident(pid_t pid) {
+  struct proc_memory m;
+  return memory_by_statm(pid, &m) == 0 ? m.rss : 0;
+}
+
 static int memory_by_rusage(struct proc_memory *ret) {
   struct rusage usage;
   if (getrusage(RUSAGE_SELF, &usage) < 0)

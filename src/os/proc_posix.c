@@ -56,6 +56,10 @@ int proc_memory(pid_t pid, struct proc_memory *ret) {
   return 0;
 }
 
+unsigned long long proc_resident(pid_t pid) {
+  return 0;
+}
+
 int proc_leash_prepare(int leash_fd, int signum) {
   return -ENOSYS;
 }

@@ -478,13 +478,16 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
   m = calloc(1, sizeof *m);
   if (!m)
     return MF_ENOMEM;
+  m->process = p;
   m->cb = cb;
   m->data = data;
+  list_push(&p->memory, &m->link);
   if (p->state == HELD)
     process_unhold(p);
   if (p->state == DEAD || p->state == FAILED) {
     m->done = 1;
     m->error = p->error ? p->error->code : MF_ECLONE_DIED;
+    process_owe(p, OWE_MEMORY);
   } else if (p->state == FORKING || p->state == SERVING) {
     asked = p;
   } else if (p->state == RUNNING && p->source && p->source->state == SERVING) {
@@ -493,7 +496,6 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
   } else {
     process_measure(p, m);
   }
-  list_push(&p->memory, &m->link);
   if (asked) {
     r = process_event(asked, EV_COMMAND, &c);
     if (r < 0) {
@@ -501,8 +503,6 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
       free(m);
       return result(r);
     }
-  } else {
-    process_owe(p, OWE_MEMORY);
   }
   process_update(p);
   return 0;

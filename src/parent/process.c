@@ -41,6 +41,7 @@ static void on_pidfd(struct watch *w, unsigned events);
 static void on_limit(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_retry(struct deadline *d);
+static void forget_measuring(struct memory_request *m);
 static void lose_source(struct mf_process *p);
 static void set_patience(struct mf_process *p, unsigned ms);
 static void wait_for_end(struct mf_process *p);
@@ -148,8 +149,10 @@ void process_free(struct mf_process *p) {
   if (p->child && p->pid > 0)
     orphans_add(p->pid);
   list_each_safe(it, next, &p->memory) {
+    struct memory_request *m = list_entry(it, struct memory_request, link);
+    forget_measuring(m);
     list_remove(it);
-    free(list_entry(it, struct memory_request, link));
+    free(m);
   }
   drop_source(p);
   deadline_clear(&p->limit);
@@ -354,10 +357,26 @@ static int has_work(const struct mf_process *p) {
          (p->ndone < p->nsent && p->nconfirmed < p->nsent);
 }
 
+static void end_measuring(struct memory_request *m) {
+  struct seam *s = m->process->home->seam;
+  s->ops->watch(s, &m->watch, m->watch.fd, 0);
+  m->aside = NULL;
+}
+
+static void forget_measuring(struct memory_request *m) {
+  struct seam *s = m->process->home->seam;
+  struct measure *aside = m->aside;
+  if (!aside)
+    return;
+  end_measuring(m);
+  s->ops->forget(s, aside);
+}
+
 static void fail_memory(struct mf_process *p, int code) {
   list_each(it, &p->memory) {
     struct memory_request *m = list_entry(it, struct memory_request, link);
     if (!m->done) {
+      forget_measuring(m);
       m->done = 1;
       m->error = code;
     }
@@ -365,14 +384,45 @@ static void fail_memory(struct mf_process *p, int code) {
   }
 }
 
-void process_measure(const struct mf_process *p, struct memory_request *m) {
-  struct proc_memory pm = {0};
-  m->error = p->pid > 0 ? proc_memory(p->pid, &pm) : MF_EUNSUPPORTED;
+static void take_measure(struct memory_request *m, int error, const struct proc_memory *pm) {
   m->done = 1;
-  m->info.pss = pm.pss;
-  m->info.uss = pm.uss;
-  m->info.rss = pm.rss;
-  m->info.shared = pm.shared;
+  m->error = error;
+  m->info.pss = pm->pss;
+  m->info.uss = pm->uss;
+  m->info.rss = pm->rss;
+  m->info.shared = pm->shared;
+  process_owe(m->process, OWE_MEMORY);
+}
+
+static void on_measured(struct watch *w, unsigned events) {
+  struct memory_request *m = list_entry(w, struct memory_request, watch);
+  struct seam *s = m->process->home->seam;
+  struct measure *aside = m->aside;
+  struct proc_memory pm = {0};
+  end_measuring(m);
+  int error = s->ops->measured(s, aside, &pm);
+  take_measure(m, error, &pm);
+}
+
+void process_measure(struct mf_process *p, struct memory_request *m) {
+  struct seam *s = p->home->seam;
+  struct proc_memory pm = {0};
+  int fd, r = MF_EUNSUPPORTED;
+  if (m->aside)
+    return;
+  if (p->pid > 0)
+    r = s->ops->measure(s, p->pid, &pm, &m->aside, &fd);
+  if (r != MF_AGAIN) {
+    take_measure(m, r, &pm);
+    return;
+  }
+  m->watch.on_ready = on_measured;
+  r = s->ops->watch(s, &m->watch, fd, WATCH_READ);
+  if (r == 0)
+    return;
+  s->ops->forget(s, m->aside);
+  m->aside = NULL;
+  take_measure(m, r == -ENOMEM ? MF_ENOMEM : r, &pm);
 }
 
 static void measure_all(struct mf_process *p) {
@@ -380,7 +430,6 @@ static void measure_all(struct mf_process *p) {
     struct memory_request *m = list_entry(it, struct memory_request, link);
     if (!m->done)
       process_measure(p, m);
-    process_owe(p, OWE_MEMORY);
   }
 }
 
@@ -1693,7 +1742,7 @@ static void frame_memory(struct mf_process *p, const struct frame *f) {
     return;
   list_each(it, &q->memory) {
     m = list_entry(it, struct memory_request, link);
-    if (!m->done)
+    if (!m->done && !m->aside)
       break;
     m = NULL;
   }

@@ -48,6 +48,9 @@ struct hold {
 
 struct memory_request {
   struct list link;
+  struct mf_process *process;
+  struct measure *aside; /* the answer comes from there; or NULL */
+  struct watch watch;    /* of that */
   mf_memory_cb cb;
   void *data;
   int done, error;
@@ -179,8 +182,8 @@ void spares_on_refill(struct deadline *d);
 /* p has died: if it was a spare, its template has one less. */
 void spares_lose(struct mf_process *p);
 
-/* Answers a request from /proc, without the process's help. */
-void process_measure(const struct mf_process *p, struct memory_request *m);
+/* Answers a request from /proc, without the process's help; now, or later. */
+void process_measure(struct mf_process *p, struct memory_request *m);
 /* Delivers some more of the answers that were left for this turn. */
 void process_read_more(struct mf_process *p);
 /* Writes acknowledgements that wait. */

@@ -15,6 +15,7 @@
 #include <sys/uio.h>
 
 struct seam;
+struct measure;
 
 enum { WATCH_READ = 1, WATCH_WRITE = 2 };
 
@@ -53,6 +54,12 @@ struct seam_ops {
   /* The status of a process that is no child of ours and has ended: from the pidfd once
    * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */
   int (*status)(struct seam *s, int pidfd, pid_t pid, int *ret_status);
+  /* What a process uses: 0 and *ret, or -errno. MF_AGAIN: it is large, which takes long, and
+   * *ret_later answers when *ret_fd (its own) is readable: `measured` or `forget` takes it. */
+  int (*measure)(struct seam *s, pid_t pid, struct proc_memory *ret,
+                 struct measure **ret_later, int *ret_fd);
+  int (*measured)(struct seam *s, struct measure *m, struct proc_memory *ret);
+  void (*forget)(struct seam *s, struct measure *m);
   int (*start)(struct seam *s);
   /* Takes everything off the loop; on_stopped when that is done. It may be started again
    * at any time, also before. */

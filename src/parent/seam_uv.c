@@ -4,6 +4,8 @@
  * go of them only in a close callback. Runs in the parent. */
 #include "parent/seam.h"
 
+#include "base/result.h"
+#include "os/measure.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include <assert.h>
@@ -252,6 +254,27 @@ static int op_status(struct seam *s, int pidfd, pid_t pid, int *ret_status) {
   return proc_zombie_status(pidfd, pid, ret_status);
 }
 
+/* ---- memory ---- */
+
+/* What is smaller is measured at once: in pages of 4 KiB that takes 0.6 ms. */
+enum { MEASURE_ASIDE = 64 << 20 };
+
+static int op_measure(struct seam *s, pid_t pid, struct proc_memory *ret,
+                      struct measure **ret_later, int *ret_fd) {
+  if (proc_resident(pid) < MEASURE_ASIDE || measure_start(pid, ret_later) < 0)
+    return proc_memory(pid, ret);
+  *ret_fd = measure_fd(*ret_later);
+  return MF_AGAIN;
+}
+
+static int op_measured(struct seam *s, struct measure *m, struct proc_memory *ret) {
+  return measure_end(m, ret);
+}
+
+static void op_forget(struct seam *s, struct measure *m) {
+  measure_drop(m);
+}
+
 /* ---- life ---- */
 
 static int op_start(struct seam *s) {
@@ -316,6 +339,9 @@ static const struct seam_ops uv_ops = {
     .kill = op_kill,
     .reap = op_reap,
     .status = op_status,
+    .measure = op_measure,
+    .measured = op_measured,
+    .forget = op_forget,
     .start = op_start,
     .stop = op_stop,
     .free = op_free,

@@ -225,6 +225,48 @@ static int op_status(struct seam *seam, int pidfd, pid_t pid, int *ret_status) {
   return -ENODATA;
 }
 
+/* ---- memory ---- */
+
+struct measure {
+  int fd;
+};
+
+static const struct proc_memory measured = {.pss = 30, .uss = 20, .rss = 40, .shared = 10};
+
+static int op_measure(struct seam *seam, pid_t pid, struct proc_memory *ret,
+                      struct measure **ret_later, int *ret_fd) {
+  struct sim *s = self(seam);
+  int pair[2], r;
+  if (!s->slow_measures) {
+    *ret = measured;
+    return 0;
+  }
+  r = seam->ops->pair(seam, pair);
+  if (r < 0)
+    return r;
+  s->inside++;
+  *ret_later = calloc(1, sizeof **ret_later);
+  s->inside--;
+  (*ret_later)->fd = *ret_fd = pair[0];
+  seam->ops->close(seam, &pair[1]); /* readable at once, that is, on the next turn */
+  s->nmeasures++;
+  return MF_AGAIN;
+}
+
+static void op_forget(struct seam *seam, struct measure *m) {
+  struct sim *s = self(seam);
+  int fd = m->fd;
+  seam->ops->close(seam, &fd);
+  s->nmeasures--;
+  free(m);
+}
+
+static int op_measured(struct seam *seam, struct measure *m, struct proc_memory *ret) {
+  *ret = measured;
+  op_forget(seam, m);
+  return 0;
+}
+
 static int op_start(struct seam *seam) {
   struct sim *s = self(seam);
   s->started = 1;
@@ -266,6 +308,9 @@ static const struct seam_ops ops = {
     .kill = op_kill,
     .reap = op_reap,
     .status = op_status,
+    .measure = op_measure,
+    .measured = op_measured,
+    .forget = op_forget,
     .start = op_start,
     .stop = op_stop,
     .free = op_free,

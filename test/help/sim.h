@@ -37,6 +37,7 @@ struct sim {
   void *far_data;
   int spawn_error, pair_error, pidfd_error, send_error; /* to be returned, once set */
   int spawned_control; /* index of the control end given to the last spawned program */
+  int slow_measures, nmeasures; /* memory is told on the next turn; measures under way */
   size_t send_limit;   /* most octets one send takes; 0: all */
   int inside;          /* the world works, whose own memory never runs out */
 };

@@ -317,6 +317,25 @@ story.test("memory: of templates and running clones, with and without a callback
   p:close()
 end)
 
+-- The kernel walked all of its pages while the parent waited: 10 ms for each GiB, in one call.
+story.test("memory: of a large process without a template to ask", function(t)
+  local p = fork.new_exec():require "actor":eval "x = ('x'):rep(96 << 20)"
+  t.got(p:run "actor:hold")
+  t.ok(t.got(p:memory()).rss >= 96 << 20)
+  local got
+  for _ = 1, 3 do
+    p:memory(function(err, m) got = (got or 0) + (not err and m.rss >= 96 << 20 and 1 or 0) end)
+  end
+  fork.loop()
+  t.eq(got, 3)
+  local told = 0
+  for _ = 1, 3 do p:memory(function() told = told + 1 end) end
+  t.got(p:kill "KILL")
+  p:wait()
+  t.eq(told, 3, "before the end")
+  t.within(5, function() return #kit.ls "/proc/self/task" == 1 end)
+end)
+
 story.test("a name shows in messages", function(t)
   local p = fork.new {name = "the-painter"}
   local err = select(2, p:eval "os.exit(3)":run "type")

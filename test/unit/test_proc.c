@@ -4,6 +4,7 @@
 
 #include "base/result.h"
 #include "os/fd.h"
+#include "os/measure.h"
 #include "os/proc.h"
 #include "wire/proto.h"
 #include <fcntl.h>
@@ -368,6 +369,37 @@ static void test_memory_counts_what_is_touched(void **state) {
   assert_int_equal(proc_memory(0x3fffffff, &other), -ESRCH);
 }
 
+static void test_memory_measured_aside(void **state) {
+  struct proc_memory here, aside = {0};
+  struct measure *m;
+  pid_t child = fork();
+  if (child == 0)
+    for (;;)
+      pause();
+  assert_true(proc_resident(child) > 0);
+  assert_true(proc_resident(0x3fffffff) == 0);
+  assert_int_equal(measure_start(child, &m), 0);
+  struct pollfd p = {.fd = measure_fd(m), .events = POLLIN};
+  assert_int_equal(poll(&p, 1, 10000), 1);
+  assert_int_equal(measure_end(m, &aside), 0);
+  assert_int_equal(proc_memory(child, &here), 0);
+  assert_true(aside.rss > 0 && aside.rss <= here.rss + (1 << 20));
+  for (int i = 0; i < 50; i++) { /* dropped before, while and after the thread is done */
+    assert_int_equal(measure_start(child, &m), 0);
+    if (i % 5)
+      usleep((unsigned)i * 10);
+    measure_drop(m);
+  }
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  assert_int_equal(measure_start(child, &m), 0); /* no such process now */
+  p.fd = measure_fd(m);
+  assert_int_equal(poll(&p, 1, 10000), 1);
+  assert_int_equal(measure_end(m, &aside), -ESRCH);
+  while (proc_threads() > 1) /* those that nobody joined close their ends */
+    usleep(1000);
+}
+
 static void on_signal(int signum) {
 }
 
@@ -610,6 +642,7 @@ int main(void) {
       census_test(test_random_differs),
       census_test(test_clock_goes_forward),
       census_test(test_memory_counts_what_is_touched),
+      census_test(test_memory_measured_aside),
       census_test(test_reset_leaves_nothing_of_the_parent),
       census_test(test_leash_kills_a_spinning_child),
       census_test(test_leash_terminates_where_asked),

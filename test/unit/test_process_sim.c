@@ -587,6 +587,7 @@ static void user_step(struct world *w) {
     break;
   case 11:
     w->sim->send_limit = rnd(w, 3) ? 0 : 1 + rnd(w, 40);
+    w->sim->slow_measures = (int)rnd(w, 2);
     if (rnd(w, 10) == 0)
       w->sim->send_error = -ETOOMANYREFS;
     break;
@@ -706,6 +707,7 @@ static void play(uint32_t seed) {
     if (u->pid > 0 && node_by_pid(w, u->pid))
       CHECK(!node_by_pid(w, u->pid)->ran);
   }
+  CHECK(w->sim->nmeasures == 0);
   CHECK(w->home->nopen == 0 && w->home->nbusy == 0 && !w->sim->started);
   CHECK(list_empty(&w->home->processes) ||
         (w->home->def && w->home->processes.next == w->home->processes.prev));

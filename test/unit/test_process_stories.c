@@ -661,6 +661,51 @@ static void test_many_answers_are_spread_over_turns(void **state) {
   }
 }
 
+/* What no template can be asked about, and is large, is measured aside. */
+static void test_memory_that_takes_long_is_told_later(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  assert_int_equal(mf_run(t, "f", on_run, s), 0);
+  sim_answer(s->sim, far, ANS_RUNNING, (uint64_t)t->pid, NULL, 0);
+  sim_run(s->sim);
+  s->sim->slow_measures = 1;
+  assert_int_equal(mf_memory(t, on_memory, s), 0);
+  assert_int_equal(mf_memory(t, on_memory, s), 0);
+  assert_int_equal(s->sim->nmeasures, 2);
+  assert_int_equal(s->memories, 0);
+  sim_run(s->sim);
+  assert_int_equal(s->memories, 2);
+  assert_int_equal(s->memory_error, 0);
+  assert_int_equal(s->sim->nmeasures, 0);
+  assert_int_equal(mf_memory(t, on_memory, s), 0);
+  sim_end_process(s->sim, t->pid, SIGKILL); /* meanwhile: its pidfd is looked at first */
+  sim_run(s->sim);
+  assert_int_equal(s->memories, 3);
+  assert_int_equal(s->memory_error, MF_ECLONE_DIED);
+  assert_int_equal(s->sim->nmeasures, 0);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+static void test_closing_forgets_a_measure(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  assert_int_equal(mf_run(t, "f", on_run, s), 0);
+  sim_answer(s->sim, far, ANS_RUNNING, (uint64_t)t->pid, NULL, 0);
+  sim_run(s->sim);
+  s->sim->slow_measures = 1;
+  assert_int_equal(mf_memory(t, on_memory, s), 0);
+  mf_close(t, on_close, s);
+  assert_int_equal(s->sim->nmeasures, 0);
+  sim_run(s->sim);
+  assert_int_equal(s->memories, 1);
+  assert_int_equal(s->memory_error, MF_ECANCELLED);
+  assert_int_equal(s->closes, 1);
+  story_free(s);
+}
+
 static void count_release(void *data) {
   ++*(int *)data;
 }
@@ -727,6 +772,8 @@ int main(void) {
       cmocka_unit_test(test_a_failed_start_has_one_name),
       cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),
       cmocka_unit_test(test_many_answers_are_spread_over_turns),
+      cmocka_unit_test(test_memory_that_takes_long_is_told_later),
+      cmocka_unit_test(test_closing_forgets_a_measure),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
       cmocka_unit_test(test_the_number_of_an_orphan_that_hung_up_is_not_believed),
       cmocka_unit_test(test_an_orphan_that_lives_can_be_killed),
