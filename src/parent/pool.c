@@ -544,6 +544,7 @@ static void use_template(struct mf_pool *pool, mf_process *t) {
   pool->template = t;
   t->forked_hook.close = close_in_copy;
   t->forked_hook.guest = pool;
+  deadline_clear(&t->limit); /* as a fork from it would, which may come much later */
 }
 
 static mf_process *leave_template(struct mf_pool *pool) {

@@ -1242,7 +1242,11 @@ static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *fu
       : r         ? MF_ENOMEM
                   : mf_send_arg(p, buf_peek(&b), buf_size(&b));
   buf_deinit(&b);
-  return r ? r : mf_run(p, RPC_FUNCTION, on_run, rpc);
+  if (!r)
+    r = mf_run(p, RPC_FUNCTION, on_run, rpc);
+  if (!r)
+    deadline_clear(&p->limit); /* calls have their own */
+  return r;
 }
 
 void mf_rpc_options_init(mf_rpc_options *o) {

@@ -336,6 +336,26 @@ story.test("memory: of a large process without a template to ask", function(t)
   t.within(5, function() return #kit.ls "/proc/self/task" == 1 end)
 end)
 
+-- An rpc that had called in time, or a pool that nobody called yet, lost its process.
+story.test("timeout: rpc and pool disarm it", function(t)
+  local slow = [[
+    local t = os.clock()
+    while os.clock() - t < 0.2 do end
+    function f(x) return x end
+  ]]
+  local rpc = fork.new({timeout = 0.1}):eval(slow):rpc "f"
+  local pool = fork.new({timeout = 0.1}):eval(slow):pool "f"
+  t.eq({rpc(5)}, {5})
+  for _ = 1, 20 do -- nobody calls, while the time runs out
+    fork.step()
+    kit.msleep(10)
+  end
+  t.eq({pool(6)}, {6})
+  t.eq(pool:stats().template_starts, 0)
+  rpc:close()
+  pool:close()
+end)
+
 story.test("a name shows in messages", function(t)
   local p = fork.new {name = "the-painter"}
   local err = select(2, p:eval "os.exit(3)":run "type")
