@@ -467,14 +467,10 @@ int mf_pid(const mf_process *p) {
 }
 
 int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
-  struct command c = {.type = CMD_MEMORY};
   struct memory_request *m;
-  struct mf_process *asked = NULL;
   int r = cb ? process_check(p) : MF_EINVAL;
   if (r)
     return r;
-  if (p->state == GIVING || p->state == STARTING || p->finish.kind != FINISH_NONE)
-    return MF_ESTATE;
   m = calloc(1, sizeof *m);
   if (!m)
     return MF_ENOMEM;
@@ -484,28 +480,13 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
   list_push(&p->memory, &m->link);
   if (p->state == HELD)
     process_unhold(p);
-  if (p->state == DEAD || p->state == FAILED) {
-    m->done = 1;
-    m->error = p->error ? p->error->code : MF_ECLONE_DIED;
-    process_owe(p, OWE_MEMORY);
-  } else if (p->state == FORKING || p->state == SERVING) {
-    asked = p;
-  } else if (p->state == RUNNING && p->source && p->source->state == SERVING) {
-    asked = p->source; /* it can't answer any more; its template can */
-    c.id = p->id;
-  } else {
-    process_measure(p, m);
-  }
-  if (asked) {
-    r = process_event(asked, EV_COMMAND, &c);
-    if (r < 0) {
-      list_remove(&m->link);
-      free(m);
-      return result(r);
-    }
+  r = process_ask_memory(p, m);
+  if (r < 0) {
+    list_remove(&m->link);
+    free(m);
   }
   process_update(p);
-  return 0;
+  return result(r);
 }
 
 /* ---- end ---- */

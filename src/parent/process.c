@@ -404,7 +404,8 @@ static void on_measured(struct watch *w, unsigned events) {
   take_measure(m, error, &pm);
 }
 
-void process_measure(struct mf_process *p, struct memory_request *m) {
+/* From /proc, without anybody's help. */
+static void measure(struct mf_process *p, struct memory_request *m) {
   struct seam *s = p->home->seam;
   struct proc_memory pm = {0};
   int fd, r = MF_EUNSUPPORTED;
@@ -429,7 +430,49 @@ static void measure_all(struct mf_process *p) {
   list_each(it, &p->memory) {
     struct memory_request *m = list_entry(it, struct memory_request, link);
     if (!m->done)
-      process_measure(p, m);
+      measure(p, m);
+  }
+}
+
+int process_ask_memory(struct mf_process *p, struct memory_request *m) {
+  struct command c = {.type = CMD_MEMORY};
+  switch (p->state) {
+  case FORKING:
+  case SERVING:
+    return process_event(p, EV_COMMAND, &c);
+  case STARTING:
+  case GIVING:
+    m->waits = 1;
+    return 0;
+  case DEAD:
+  case FAILED:
+    m->done = 1;
+    m->error = p->error ? p->error->code : MF_ECLONE_DIED;
+    process_owe(p, OWE_MEMORY);
+    return 0;
+  default:
+    break;
+  }
+  if (p->state != RUNNING || !p->source || p->source->state != SERVING) {
+    measure(p, m);
+    return 0;
+  }
+  c.id = p->id; /* it can't answer any more; its template can */
+  return process_event(p->source, EV_COMMAND, &c);
+}
+
+/* It has come to rest: what was asked meanwhile. */
+static void ask_waiting(struct mf_process *p) {
+  list_each(it, &p->memory) {
+    struct memory_request *m = list_entry(it, struct memory_request, link);
+    if (!m->waits || m->done)
+      continue;
+    m->waits = 0;
+    if (process_ask_memory(p, m) < 0) {
+      m->done = 1;
+      m->error = MF_ENOMEM;
+      process_owe(p, OWE_MEMORY);
+    }
   }
 }
 
@@ -1100,6 +1143,7 @@ static void try_give(struct mf_process *p) {
   enter_state(p, GIVEN);
   lose_source(p);
   process_owe(p, OWE_FINISH);
+  ask_waiting(p);
   tell_if_unwatched(p);
 }
 
@@ -1468,6 +1512,7 @@ static int on_running(struct mf_process *p, void *arg) {
   p->finish.fd = channel_steal(&p->chan);
   enter_state(p, RUNNING);
   process_owe(p, OWE_FINISH);
+  ask_waiting(p);
   tell_if_unwatched(p);
   return 0;
 }
@@ -1742,7 +1787,7 @@ static void frame_memory(struct mf_process *p, const struct frame *f) {
     return;
   list_each(it, &q->memory) {
     m = list_entry(it, struct memory_request, link);
-    if (!m->done && !m->aside)
+    if (!m->done && !m->aside && !m->waits)
       break;
     m = NULL;
   }

@@ -53,6 +53,7 @@ struct memory_request {
   struct watch watch;    /* of that */
   mf_memory_cb cb;
   void *data;
+  int waits; /* for the end of a run or to_fd */
   int done, error;
   mf_memory_info info;
 };
@@ -182,8 +183,9 @@ void spares_on_refill(struct deadline *d);
 /* p has died: if it was a spare, its template has one less. */
 void spares_lose(struct mf_process *p);
 
-/* Answers a request from /proc, without the process's help; now, or later. */
-void process_measure(struct mf_process *p, struct memory_request *m);
+/* Has the request m of p's answered: by p, its template or /proc, now or later; where a run or
+ * to_fd is under way, when that is over. 0 or -ENOMEM. */
+int process_ask_memory(struct mf_process *p, struct memory_request *m);
 /* Delivers some more of the answers that were left for this turn. */
 void process_read_more(struct mf_process *p);
 /* Writes acknowledgements that wait. */

@@ -688,6 +688,30 @@ static void test_memory_that_takes_long_is_told_later(void **state) {
   story_free(s);
 }
 
+/* It was refused as misuse while a run was under way, which the caller may not even know of
+ * (an rpc's). */
+static void test_memory_asked_while_it_starts_waits_for_that(void **state) {
+  for (int fails = 0; fails < 2; fails++) {
+    struct story *s = story_new();
+    int far;
+    mf_process *t = make_template(s, &far);
+    assert_int_equal(mf_run(t, "f", on_run, s), 0);
+    assert_int_equal(mf_memory(t, on_memory, s), 0);
+    sim_run(s->sim);
+    assert_int_equal(s->memories, 0);
+    if (fails)
+      answer_failure(s, far, FAILURE_REMOTE, PHASE_FUNCTION);
+    else
+      sim_answer(s->sim, far, ANS_RUNNING, (uint64_t)t->pid, NULL, 0);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, 1);
+    assert_int_equal(s->memories, 1);
+    assert_int_equal(s->memory_error, fails ? MF_EREMOTE : 0);
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 static void test_closing_forgets_a_measure(void **state) {
   struct story *s = story_new();
   int far;
@@ -773,6 +797,7 @@ int main(void) {
       cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),
       cmocka_unit_test(test_many_answers_are_spread_over_turns),
       cmocka_unit_test(test_memory_that_takes_long_is_told_later),
+      cmocka_unit_test(test_memory_asked_while_it_starts_waits_for_that),
       cmocka_unit_test(test_closing_forgets_a_measure),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
       cmocka_unit_test(test_the_number_of_an_orphan_that_hung_up_is_not_believed),
