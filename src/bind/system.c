@@ -2,6 +2,7 @@
 #include "bind/bind.h"
 #include "luafd/luafd.h"
 #include "os/fd.h"
+#include "os/signame.h"
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -9,29 +10,13 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct {
-  const char *name;
-  int number;
-} signals[] = {
-    {"HUP", SIGHUP},     {"INT", SIGINT},       {"QUIT", SIGQUIT}, {"ILL", SIGILL},
-    {"TRAP", SIGTRAP},   {"ABRT", SIGABRT},     {"BUS", SIGBUS},   {"FPE", SIGFPE},
-    {"KILL", SIGKILL},   {"USR1", SIGUSR1},     {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
-    {"PIPE", SIGPIPE},   {"ALRM", SIGALRM},     {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
-    {"CONT", SIGCONT},   {"STOP", SIGSTOP},     {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
-    {"TTOU", SIGTTOU},   {"URG", SIGURG},       {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
-    {"PROF", SIGPROF},   {"VTALRM", SIGVTALRM}, {"IO", SIGIO},     {"SYS", SIGSYS},
-    {"WINCH", SIGWINCH},
-#ifdef SIGPWR
-    {"PWR", SIGPWR},
-#endif
-};
-
 static int
 l_signals(lua_State *L) { /* signals() -> {NAME = number}, the highest number */
-  lua_createtable(L, 0, (int)(sizeof(signals) / sizeof(*signals)));
-  for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
-    lua_pushinteger(L, signals[i].number);
-    lua_setfield(L, -2, signals[i].name);
+  const struct signame *s;
+  lua_newtable(L);
+  for (size_t i = 0; (s = signame_at(i)); i++) {
+    lua_pushinteger(L, s->number);
+    lua_setfield(L, -2, s->name);
   }
   lua_pushinteger(L, NSIG - 1);
   return 2;

@@ -7,6 +7,7 @@
 #include "luafd/luafd.h"
 #include "os/fd.h"
 #include "os/proc.h"
+#include "os/signame.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -389,26 +390,12 @@ static int f_waitpid(lua_State *L) {
 }
 
 static int check_signal(lua_State *L, int arg) {
-  static const struct {
-    const char *name;
-    int number;
-  } signals[] = {
-      {"HUP", SIGHUP},       {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ILL", SIGILL},
-      {"TRAP", SIGTRAP},     {"ABRT", SIGABRT}, {"BUS", SIGBUS},   {"FPE", SIGFPE},
-      {"KILL", SIGKILL},     {"USR1", SIGUSR1}, {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
-      {"PIPE", SIGPIPE},     {"ALRM", SIGALRM}, {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
-      {"CONT", SIGCONT},     {"STOP", SIGSTOP}, {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
-      {"TTOU", SIGTTOU},     {"URG", SIGURG},   {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
-      {"VTALRM", SIGVTALRM}, {"PROF", SIGPROF}, {"SYS", SIGSYS},   {"WINCH", SIGWINCH},
-      {"IO", SIGIO},
-  };
   if (lua_type(L, arg) == LUA_TNUMBER)
     return (int)luaL_checkinteger(L, arg);
   const char *name = luaL_optstring(L, arg, "TERM");
-  const char *bare = strncmp(name, "SIG", 3) == 0 ? name + 3 : name;
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-    if (strcmp(bare, signals[i].name) == 0)
-      return signals[i].number;
+  int number = signame_number(name);
+  if (number >= 0)
+    return number;
   return luaL_argerror(L, arg, lua_pushfstring(L, "no signal is called '%s'", name));
 }
 

@@ -4,19 +4,8 @@
 -- file, with a heading where it names one, C programs in them compile, and Lua in them is
 -- Lua; the program of README.md is run, too.
 
-local nbad = 0
-local function complain(...)
-  nbad = nbad + 1
-  print(string.format(...))
-end
-
-local function read(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read("a")
-  file:close()
-  return text
-end
+local check = dofile "test/check/report.lua"
+local complain, read = check.complain, check.find
 
 local function page(path)
   local text = read(path)
@@ -173,4 +162,4 @@ check_header("include/moonfork/template.h")
 check_lua()
 check_links()
 check_code()
-os.exit(nbad == 0)
+check.done()

@@ -7,11 +7,8 @@ local WIDTH = { c = 100, h = 100, lua = 120, sh = 100 }
 local TEXT = { md = true, txt = true, build = true, rockspec = true, ini = true, yml = true }
 for extension in pairs(WIDTH) do TEXT[extension] = true end
 
-local nbad = 0
-local function complain(...)
-  nbad = nbad + 1
-  print(string.format(...))
-end
+local check = dofile "test/check/report.lua"
+local complain = check.complain
 
 local LIST = [[
   git ls-files --cached --others --exclude-standard 2>/dev/null ||
@@ -40,10 +37,8 @@ local function check_line(path, number, line, width)
 end
 
 local function check_file(path, extension)
-  local file = io.open(path, "rb")
-  if not file then return end -- deleted, not yet committed
-  local text = file:read("a")
-  file:close()
+  local text = check.find(path)
+  if not text then return end -- deleted, not yet committed
   if text == "" then return complain("%s: empty", path) end
   if text:sub(-1) ~= "\n" then complain("%s: no newline at the end", path) end
   if text:find("\n\n$") then complain("%s: an empty line at the end", path) end
@@ -61,4 +56,4 @@ for _, path in ipairs(tracked()) do
     check_file(path, extension)
   end
 end
-os.exit(nbad == 0)
+check.done()

@@ -13,18 +13,8 @@ local SYSTEM = {
   ["moonfork/template.h"] = "moonfork/template.h",
 }
 
-local nbad = 0
-local function complain(...)
-  nbad = nbad + 1
-  print(string.format(...))
-end
-
-local function read(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read("a")
-  file:close()
-  return text
-end
+local check = dofile "test/check/report.lua"
+local complain, read = check.complain, check.read
 
 -- "base, os, `os/fd`; never lua" -> { base = true, os = true, ["os/fd"] = true }
 local function parse_words(column)
@@ -99,4 +89,4 @@ for folder in pipe:lines() do
   end
 end
 pipe:close()
-os.exit(nbad == 0)
+check.done()

@@ -3,18 +3,8 @@
 -- "| number | `NAME` |", and no such row may name what the header lacks; the other constants
 -- must be mentioned with their value. Run from the top of the tree.
 
-local nbad = 0
-local function complain(...)
-  nbad = nbad + 1
-  print(string.format(...))
-end
-
-local function read(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read("a")
-  file:close()
-  return text
-end
+local check = dofile "test/check/report.lua"
+local complain, read = check.complain, check.read
 
 local header = read("src/wire/proto.h"):gsub("/%*.-%*/", "")
 local page = read("doc/protocol.md")
@@ -98,5 +88,5 @@ for name in header:gmatch("enum { ([%u_]+) =") do
   if not written[name] then complain("protocol.lua: %s is new, list it here", name) end
 end
 
-if nbad > 0 then os.exit(1) end
-print(nchecked .. " names and numbers of the protocol are written down")
+print(nchecked .. " names and numbers of the protocol were looked for")
+check.done()

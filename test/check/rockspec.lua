@@ -1,18 +1,11 @@
 -- rockspec.lua: the rockspec is Lua that sets the fields LuaRocks wants, its build names
 -- options that meson knows, and its Lua versions are those that meson.build accepts.
 
-local nbad = 0
-local function expect(condition, ...)
-  if condition then return end
-  nbad = nbad + 1
-  print(string.format(...))
-end
+local check = dofile "test/check/report.lua"
+local read = check.read
 
-local function read(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read("a")
-  file:close()
-  return text
+local function expect(condition, ...)
+  if not condition then check.complain(...) end
 end
 
 local SPEC = "moonfork-dev-1.rockspec"
@@ -36,4 +29,4 @@ for option in (build.build_command or ""):gmatch("%-D(%w+)=") do
   expect(options:find("option('" .. option .. "'", 1, true), "meson has no option %s", option)
 end
 expect((build.install_command or ""):find("meson install", 1, true), "install_command")
-os.exit(nbad == 0)
+check.done()
