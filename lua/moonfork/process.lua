@@ -244,7 +244,7 @@ end
 local function serving(p, f)
   open(p, f)
   if p.state ~= "serving" then
-    check.raise(("'%s': the process was given run, rpc, pool or to_fd already"):format(f))
+    check.raise(("'%s': the process was given run or to_fd (rpc, pool) already"):format(f))
   end
   return p
 end

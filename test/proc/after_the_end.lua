@@ -49,7 +49,7 @@ local endings = {
   end},
 }
 
-local CLOSED, USED = "is closed", "was given run, rpc, pool or to_fd already"
+local CLOSED, USED = "is closed", "was given run or to_fd %(rpc, pool%) already"
 
 -- Of preparing calls: what they raise after each ending, or "self".
 local work = {CLOSED, USED, USED, USED, USED, "self", "self", "self"}
