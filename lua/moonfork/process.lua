@@ -469,12 +469,18 @@ local function take(p, f)
   return nil, p.err
 end
 
+-- The same for a pool, whose template it is to be.
+local function take_template(p, f)
+  local raw, err = take(p, f)
+  return raw, inherited(err)
+end
+
 -- For pool:reload(process): the process, or raises.
 function calls.take(n, f, p)
   if getmetatable(p) ~= Process then
     check.fail(n, f, "moonfork.process expected, got " .. check.type_name(p))
   end
-  return take(p, f)
+  return take_template(p, f)
 end
 
 function methods.rpc(p, name, opts)
@@ -487,7 +493,7 @@ end
 function methods.pool(p, name, opts)
   serving(p, "pool")
   local plain, cell = calls.pool_options(name, opts)
-  local raw, err = take(p, "pool")
+  local raw, err = take_template(p, "pool")
   return calls.pool(p, raw, err, name, plain, cell)
 end
 

@@ -30,8 +30,15 @@ local endings = {
     local p = fork.new()
     return p, p:rpc "print"
   end},
-  {name = "killed", make = function(t)
-    local p = fork.new():eval "x = 1"
+  {name = "killed when idle", make = function(t)
+    local p = fork.new()
+    t.got(p:memory())
+    t.got(p:kill "KILL")
+    p:wait()
+    return p
+  end},
+  {name = "killed at work", make = function(t)
+    local p = fork.new():eval "while true do end"
     t.within(5, function() return p:pid() end)
     t.got(p:kill "KILL")
     p:wait()
@@ -52,9 +59,10 @@ local endings = {
 local CLOSED, USED = "is closed", "was given run or to_fd %(rpc, pool%) already"
 
 -- Of preparing calls: what they raise after each ending, or "self".
-local work = {CLOSED, USED, USED, USED, USED, "self", "self", "self"}
+local work = {CLOSED, USED, USED, USED, USED, "self", "self", "self", "self"}
 -- Of finishing calls: the code of the error.
-local codes = {CLOSED, USED, USED, USED, USED, "CLONE_DIED", "REMOTE", "TIMEOUT"}
+local codes = {CLOSED, USED, USED, USED, USED, "CLONE_DIED", "CLONE_DIED", "REMOTE",
+  "TIMEOUT"}
 
 local function each(t, ask)
   for i, ending in ipairs(endings) do
@@ -122,7 +130,7 @@ for _, call in ipairs {"rpc", "pool"} do
 end
 
 story.test("pid, kill, on_exit, wait and memory stay until close", function(t)
-  local lives = {false, true, false, true, true, false, false, false}
+  local lives = {false, true, false, true, true, false, false, false, false}
   each(t, function(i, p, name)
     if i == 1 then
       for _, call in ipairs {"pid", "kill", "on_exit", "wait", "memory"} do
