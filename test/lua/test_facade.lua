@@ -213,7 +213,8 @@ story.test("what another coroutine's turn answered wakes the one that waits", fu
   assert(coroutine.resume(waits))
   t.ok(socket)
   socket:close()
-  t.eq(fork.reactor:timeout(), nil)
+  -- The end of an earlier story's process may still wait for its report.
+  t.within(5, function() return fork.reactor:timeout() == nil end)
 end)
 
 story.test("an abandoned waiting coroutine leaves nothing behind", function(t)
