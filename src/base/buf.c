@@ -18,12 +18,14 @@ enum { BUF_KEEP = 64 * 1024, BUF_FIRST = 256 };
 static const uint32_t no_str = UINT32_MAX; /* PROTO_NO_STR; the wire lies a layer above */
 
 void buf_init(struct buf *b, size_t max) {
-  *b = (struct buf){.max = max};
+  *b = (struct buf){.max = max, .keep = BUF_KEEP};
 }
 
 void buf_deinit(struct buf *b) {
+  size_t keep = b->keep;
   free(b->data);
   buf_init(b, b->max);
+  b->keep = keep;
 }
 
 size_t buf_size(const struct buf *b) {
@@ -46,7 +48,7 @@ void buf_consume(struct buf *b, size_t n) {
   if (b->head < b->tail)
     return;
   b->head = b->tail = 0;
-  if (b->cap > BUF_KEEP)
+  if (b->cap > b->keep)
     drop_storage(b);
 }
 
@@ -97,6 +99,22 @@ unsigned char *buf_reserve(struct buf *b, size_t n) {
 void buf_commit(struct buf *b, size_t n) {
   assert(n <= b->cap - b->tail);
   b->tail += n;
+}
+
+void buf_adopt(struct buf *b, void *block, size_t cap) {
+  assert(buf_size(b) == 0);
+  free(b->data);
+  b->data = block;
+  b->cap = cap < b->max ? cap : b->max;
+  b->head = b->tail = 0;
+}
+
+void *buf_yield(struct buf *b, size_t *ret_cap) {
+  void *block = b->data;
+  *ret_cap = b->cap;
+  b->data = NULL;
+  b->head = b->tail = b->cap = 0;
+  return block;
 }
 
 int buf_put(struct buf *b, const void *data, size_t n) {

@@ -9,19 +9,25 @@
 struct buf {
   unsigned char *data; /* storage; the content is data[head .. tail) */
   size_t head, tail, cap;
-  size_t max; /* the content never grows past this */
+  size_t max;  /* the content never grows past this */
+  size_t keep; /* octets of storage that stay when it runs empty: 64 KiB unless changed */
 };
 
 void buf_init(struct buf *b, size_t max);
 void buf_deinit(struct buf *b);
 size_t buf_size(const struct buf *b);
 const unsigned char *buf_peek(const struct buf *b);
-/* Forgets the first n octets; a buffer that runs empty keeps at most 64 KiB of storage. */
+/* Forgets the first n octets; a buffer that runs empty keeps at most `keep` octets of
+ * storage. */
 void buf_consume(struct buf *b, size_t n);
 /* Room for n more octets, or NULL (-ENOMEM, or past max: errno tells -E2BIG). Octets
  * written there count after buf_commit(n). */
 unsigned char *buf_reserve(struct buf *b, size_t n);
 void buf_commit(struct buf *b, size_t n);
+/* Gives an empty buffer malloc's block of cap octets as its storage, and takes its storage
+ * from it (content and all; the caller frees). */
+void buf_adopt(struct buf *b, void *block, size_t cap);
+void *buf_yield(struct buf *b, size_t *ret_cap);
 /* 0, -ENOMEM or -E2BIG (past max). All or nothing. */
 int buf_put(struct buf *b, const void *data, size_t n);
 int buf_put_u8(struct buf *b, unsigned v);

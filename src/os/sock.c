@@ -126,20 +126,27 @@ static int collect_fds(const struct cmsghdr *c, struct fdset *fds) {
 
 ssize_t sock_recv(int fd, void *data, size_t n, int blocking, struct fdset *fds,
                   int *ret_truncated) {
-  assert(n > 0);
-  union control control;
   struct iovec iov = {data, n};
+  return sock_recv_iov(fd, &iov, 1, blocking, fds, ret_truncated);
+}
+
+ssize_t sock_recv_iov(int fd, const struct iovec *iov, int niov, int blocking,
+                      struct fdset *fds, int *ret_truncated) {
+  assert(has_octets(iov, niov));
+  union control control;
   struct msghdr m;
   ssize_t got;
   do {
-    m = (struct msghdr){.msg_iov = &iov,
-                        .msg_iovlen = 1,
-                        .msg_control = control.octets,
-                        .msg_controllen = sizeof control.octets};
+    m = (struct msghdr){.msg_iov = (struct iovec *)(uintptr_t)iov,
+                        .msg_iovlen = (size_t)niov,
+                        .msg_control = fds ? control.octets : NULL,
+                        .msg_controllen = fds ? sizeof control.octets : 0};
     got = recvmsg(fd, &m, MSG_CMSG_CLOEXEC | (blocking ? 0 : MSG_DONTWAIT));
   } while (got < 0 && errno == EINTR);
   if (got < 0)
     return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+  if (!fds)
+    return got;
   int truncated = (m.msg_flags & MSG_CTRUNC) != 0;
   for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))
     if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
@@ -158,6 +165,14 @@ ssize_t sock_read(int fd, void *data, size_t n) {
   if (got >= 0)
     return got;
   return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+}
+
+/* Linux doubles what it is given, for its own bookkeeping, and tells the double. */
+void sock_widen(int fd, int n) {
+  int now;
+  socklen_t size = sizeof now;
+  if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &now, &size) == 0 && now < n)
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n, sizeof n);
 }
 
 int sock_hung_up(int fd) {

@@ -21,9 +21,16 @@ ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int
  * those that came are in fds. Descriptors land above 2. */
 ssize_t sock_recv(int fd, void *data, size_t n, int blocking, struct fdset *fds,
                   int *ret_truncated);
+/* The same into several places. fds NULL: descriptors sent along are closed by the kernel,
+ * and ret_truncated is not looked at. */
+ssize_t sock_recv_iov(int fd, const struct iovec *iov, int niov, int blocking,
+                      struct fdset *fds, int *ret_truncated);
 /* Plain read without any control buffer: descriptors sent along are closed by the kernel.
  * Same returns. */
 ssize_t sock_read(int fd, void *data, size_t n);
+/* Lets up to n octets be on their way (SO_SNDBUF), or as many as the system allows; they
+ * take memory only while they are. Never less than before. */
+void sock_widen(int fd, int n);
 /* 1 when the other end is closed for good (POLLHUP or POLLRDHUP), else 0. */
 int sock_hung_up(int fd);
 /* 1 when it may be an end of sock_pair: a socket of this machine's, without a name; else 0. */

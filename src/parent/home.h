@@ -8,6 +8,7 @@
 #define PARENT_HOME_H
 
 #include "base/list.h"
+#include "parent/larder.h"
 #include "parent/seam.h"
 #include <moonfork.h>
 #include <stdint.h>
@@ -50,6 +51,7 @@ struct home {
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
   struct list deadlines;
   uint64_t timer_at_ms;
+  struct larder larder;
   struct mf_process *def; /* the default template, or NULL */
   int def_early;          /* it is the early process */
   unsigned def_failures;  /* starts in a row that came to nothing */

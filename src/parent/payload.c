@@ -7,9 +7,9 @@
 #include <string.h>
 
 enum {
-  SMALLEST = 256,
-  KEPT_MAX = 4096
-}; /* octets: room at least; kept for reuse at most */
+  SMALLEST = 256, /* octets: room at least */
+  KEPT_MAX = 4096 /* kept for reuse at most; longer than that: the larder's */
+};
 
 int payload_check(const mf_message *m, uint64_t message_max) {
   if (!m || (m->length && !m->data) || (m->nfds && !m->fds))
@@ -33,25 +33,53 @@ static int copy_fds(struct payload *p, const mf_message *m) {
   return 0;
 }
 
-int payload_new(const mf_message *m, struct payload *reuse, struct payload **ret) {
+/* Those in a larder are cut to the next 64 KiB, so that a little more fits the next time. */
+static int find_room(struct payload *p, size_t length, struct larder *larder) {
+  size_t unit = 64 * 1024;
+  p->larder = larder;
+  p->data = larder_take(larder, (length + unit - 1) / unit * unit, &p->cap);
+  return p->data ? 0 : -ENOMEM;
+}
+
+static struct payload *payload_alloc(size_t length, struct larder *larder) {
+  int outside = larder && length >= LARDER_BLOCK_MIN;
+  size_t cap = outside ? 0 : length < SMALLEST ? SMALLEST : length;
+  struct payload *p = malloc(sizeof *p + cap);
+  if (!p)
+    return NULL;
+  p->cap = cap;
+  p->larder = NULL;
+  p->data = (unsigned char *)(p + 1);
+  if (outside && find_room(p, length, larder) < 0) {
+    free(p);
+    return NULL;
+  }
+  return p;
+}
+
+struct payload *payload_blank(size_t length, struct larder *larder, struct payload *reuse) {
   struct payload *p = reuse;
-  size_t cap = m->length < SMALLEST ? SMALLEST : m->length;
-  int r;
-  if (p && p->cap < m->length) {
+  if (p && p->cap < length) {
     free(p);
     p = NULL;
   }
-  if (!p) {
-    p = malloc(sizeof *p + cap);
-    if (!p)
-      return MF_ENOMEM;
-    p->cap = cap;
-    p->data = (unsigned char *)(p + 1);
-  }
+  if (!p)
+    p = payload_alloc(length, larder);
+  if (!p)
+    return NULL;
   p->refs = 1;
   p->nfds = 0;
   p->fds = NULL;
-  p->length = m->length;
+  p->length = length;
+  return p;
+}
+
+int payload_new(const mf_message *m, struct larder *larder, struct payload *reuse,
+                struct payload **ret) {
+  struct payload *p = payload_blank(m->length, larder, reuse);
+  int r;
+  if (!p)
+    return MF_ENOMEM;
   if (m->length)
     memcpy(p->data, m->data, m->length);
   r = copy_fds(p, m);
@@ -80,8 +108,10 @@ struct payload *payload_recycle(struct payload *p) {
   payload_close(p);
   free(p->fds);
   p->fds = NULL;
-  if (p->cap <= KEPT_MAX)
+  if (!p->larder && p->cap <= KEPT_MAX)
     return p;
+  if (p->larder)
+    larder_give(p->larder, p->data, p->cap);
   free(p);
   return NULL;
 }

@@ -1001,7 +1001,7 @@ static int check(const mf_pool *pool) {
 /* Prepares c's request and deadline. 0 or a code. */
 static int fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
                      const mf_call_options *o) {
-  int r = payload_new(m, take_spare_payload(pool), &c->payload);
+  int r = payload_new(m, &pool->home->larder, take_spare_payload(pool), &c->payload);
   if (r)
     return r;
   c->began_us = pool->seam->ops->now_us(pool->seam);

@@ -17,7 +17,8 @@
 enum {
   OUT_LOW = 64 * 1024, /* octets that are framed; what comes on top stays parked */
   REF_MIN = 32 * 1024, /* octets of a body that is not copied into the outbox */
-  READS_A_TURN = 4,    /* of up to INBOX_ROOM_MAX octets */
+  READS_A_TURN = 4,    /* of up to INBOX_ROOM_MAX octets, or a part of a long body */
+  WIDE = 1 << 20,      /* octets that may be on their way once long bodies go */
   FRAMES_A_TURN = 1024,
   DUE_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
   LAST_WORDS_MAX = 4 << 20, /* octets read from a dead process whose socket others hold */
@@ -72,7 +73,9 @@ struct mf_rpc {
   enum far far;
   unsigned gathering; /* type of the message in parts, or 0 */
   uint64_t gather_id;
-  struct buf gather;
+  struct buf gather; /* storage is lent by the home's larder while a message comes */
+  unsigned torn : 1, torn_more : 1; /* a part is read into it; it has FRAME_MORE */
+  unsigned wide : 1;                /* the socket is widened */
   int *fds; /* of HANDLES, then of the message */
   size_t nfds, fds_cap;
 
@@ -272,6 +275,14 @@ static int put_grants(struct mf_rpc *rpc, const int *fds, size_t nfds) {
   return r;
 }
 
+/* Once long bodies go, more may be on the way: else each is written in six turns. */
+static void widen(struct mf_rpc *rpc) {
+  if (rpc->wide || rpc->fd < 0)
+    return;
+  rpc->wide = 1;
+  rpc->seam->ops->widen(rpc->seam, rpc->fd, WIDE);
+}
+
 /* Frames the call. p: the request where it is held by somebody. */
 static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
                     struct payload *p) {
@@ -279,6 +290,8 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   int r = 0;
   if (m->nfds)
     r = put_grants(rpc, m->fds, m->nfds);
+  if (!r && p && m->length >= REF_MIN)
+    widen(rpc);
   if (!r && p && m->length >= REF_MIN)
     r = outbox_put_ref(&rpc->out, RPC_CALL, c->id, m->data, m->length, payload_drop,
                        payload_hold(p));
@@ -356,6 +369,22 @@ static void flush(struct mf_rpc *rpc) {
   rewatch(rpc);
 }
 
+/* A long request with nothing before it: what the kernel takes goes straight from the
+ * caller's memory, and only the rest is copied. */
+static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
+  struct payload *rest = payload_blank(m->length, &rpc->home->larder, NULL);
+  int r;
+  if (!rest)
+    return MF_ENOMEM;
+  r = put_call(rpc, c, m, rest);
+  if (!r) {
+    flush(rpc);
+    outbox_move(&rpc->out, m->data, m->length, rest->data);
+  }
+  payload_drop(rest);
+  return r;
+}
+
 /* ---- the end ---- */
 
 static void drop_input(struct mf_rpc *rpc) {
@@ -424,8 +453,8 @@ static void broken(struct mf_rpc *rpc, const char *what) {
 
 static void describe_death(const struct mf_rpc *rpc, char *text, size_t n) {
   const mf_exit *x = &rpc->exit;
-  const char *torn =
-      !rpc->over && inbox_pending(&rpc->in) ? ", in the middle of a message" : "";
+  int cut = !rpc->over && (inbox_pending(&rpc->in) || rpc->gathering);
+  const char *torn = cut ? ", in the middle of a message" : "";
   const char *words = x->error ? x->error : "";
   if (!rpc->exited)
     snprintf(text, n, "the process closed its socket and stayed%s", torn);
@@ -732,10 +761,38 @@ static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id,
   close_left(m.fds, nfds);
 }
 
-static void on_frame(struct mf_rpc *rpc, const struct frame *f) {
+static void lack_memory(struct mf_rpc *rpc, const char *text) {
+  mf_kill(rpc->process, SIGKILL);
+  fail(rpc, MF_ENOMEM, text, NULL);
+}
+
+static void begin_gathering(struct mf_rpc *rpc, const struct frame *f) {
+  size_t cap;
+  rpc->gathering = f->type;
+  rpc->gather_id = f->id;
+  if (!rpc->gather.data) {
+    void *block = larder_take_largest(&rpc->home->larder, &cap);
+    buf_adopt(&rpc->gather, block, cap);
+  }
+}
+
+static void end_part(struct mf_rpc *rpc, int more) {
+  const struct kind *k = &kinds[rpc->gathering - RPC_HELLO];
+  size_t cap;
+  void *block;
+  if (more)
+    return;
+  rpc->gathering = 0;
+  deliver(rpc, k, rpc->gather_id, buf_peek(&rpc->gather), buf_size(&rpc->gather));
+  block = buf_yield(&rpc->gather, &cap);
+  larder_give(&rpc->home->larder, block, cap);
+}
+
+/* A frame of whose body the first `have` octets are there. */
+static void on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
   const struct kind *k = &kinds[f->type - RPC_HELLO];
   const char *wrong = objection(rpc, k, f);
-  int r = 0;
+  int more = (f->flags & FRAME_MORE) != 0, r = 0;
   if (wrong) {
     broken(rpc, wrong);
     return;
@@ -744,32 +801,28 @@ static void on_frame(struct mf_rpc *rpc, const struct frame *f) {
     r = keep_fds(rpc, f->nfds);
   if (!r && f->type == RPC_HANDLES)
     return;
-  if (!r && !rpc->gathering && !(f->flags & FRAME_MORE)) {
-    if (f->length > rpc->gather.max)
-      broken(rpc, "a message longer than allowed");
-    else
-      deliver(rpc, k, f->id, f->body, f->length);
-    return;
-  }
-  if (!rpc->gathering)
-    rpc->gather_id = f->id;
-  rpc->gathering = f->type;
-  if (!r)
-    r = buf_put(&rpc->gather, f->body, f->length);
-  if (r == -E2BIG) {
+  if (f->length > rpc->gather.max - buf_size(&rpc->gather)) {
     broken(rpc, "a message longer than allowed");
     return;
   }
-  if (r) {
-    mf_kill(rpc->process, SIGKILL);
-    fail(rpc, MF_ENOMEM, "no memory for a message", NULL);
+  if (!r && !rpc->gathering && !more && have == f->length) {
+    deliver(rpc, k, f->id, f->body, f->length);
     return;
   }
-  if (f->flags & FRAME_MORE)
+  if (!rpc->gathering)
+    begin_gathering(rpc, f);
+  if (!r)
+    r = buf_put(&rpc->gather, f->body, have);
+  if (r) {
+    lack_memory(rpc, "no memory for a message");
     return;
-  rpc->gathering = 0;
-  deliver(rpc, k, rpc->gather_id, buf_peek(&rpc->gather), buf_size(&rpc->gather));
-  buf_consume(&rpc->gather, buf_size(&rpc->gather));
+  }
+  if (have == f->length) {
+    end_part(rpc, more);
+    return;
+  }
+  rpc->torn = 1;
+  rpc->torn_more = more;
 }
 
 /* ---- reading: octets ---- */
@@ -788,6 +841,16 @@ static int fds_are_announced(struct mf_rpc *rpc) {
   return waiting == f.nfds;
 }
 
+/* A long body is not awaited in the inbox, but read to its place. 0, or MF_AGAIN. */
+static int open_frame(struct mf_rpc *rpc) {
+  struct frame f;
+  size_t have;
+  if (inbox_open(&rpc->in, &f, &have) == MF_AGAIN)
+    return MF_AGAIN;
+  on_frame(rpc, &f, have);
+  return 0;
+}
+
 /* Delivers up to *budget frames. 0: more octets are needed; 1: the budget is spent, or
  * all is over. */
 static int deliver_some(struct mf_rpc *rpc, int *budget) {
@@ -795,50 +858,85 @@ static int deliver_some(struct mf_rpc *rpc, int *budget) {
   int r;
   while (*budget > 0) {
     r = inbox_next(&rpc->in, &f);
-    if (r == MF_AGAIN && fds_are_announced(rpc))
-      return 0;
-    if (r) {
+    if (r < 0 || (r == MF_AGAIN && !fds_are_announced(rpc))) {
       broken(rpc, r < 0 ? "a frame that is none" : "handles and headers that differ");
       return 1;
     }
+    if (r == MF_AGAIN && (rpc->bye || open_frame(rpc) == MF_AGAIN))
+      return 0;
     (*budget)--;
     if (rpc->bye)
       broken(rpc, "more after its farewell");
-    else
-      on_frame(rpc, &f);
+    else if (r == 0)
+      on_frame(rpc, &f, f.length);
     if (rpc->over)
       return 1;
   }
   return 1;
 }
 
-static ssize_t receive(struct mf_rpc *rpc, void *room, size_t n, struct fdset *fds) {
+/* Memory grows with what arrives: at most as much room as the message has already, unless
+ * there is more. NULL: no memory. */
+static void *body_room(struct mf_rpc *rpc, size_t *ret_n) {
+  struct buf *b = &rpc->gather;
+  size_t left = inbox_open_left(&rpc->in), size = buf_size(b);
+  size_t least = size < INBOX_ROOM_MAX ? INBOX_ROOM_MAX : size;
+  void *room = buf_reserve(b, left < least ? left : least);
+  *ret_n = left < b->cap - b->tail ? left : b->cap - b->tail;
+  return room;
+}
+
+/* Where to read next. Fills iov and returns how many; 0: no memory. */
+static int find_rooms(struct mf_rpc *rpc, struct iovec iov[2]) {
+  size_t n = 0;
+  void *body = rpc->torn ? body_room(rpc, &n) : NULL;
+  return rpc->torn && !body ? 0 : inbox_rooms(&rpc->in, body, n, iov);
+}
+
+static ssize_t receive(struct mf_rpc *rpc, const struct iovec *iov, int niov,
+                       struct fdset *fds) {
+  const struct seam_ops *ops = rpc->seam->ops;
   int truncated = 0;
   ssize_t got;
   fdset_init(fds);
   if (!rpc->options.handles)
-    return rpc->seam->ops->read(rpc->seam, rpc->fd, room, n);
-  got = rpc->seam->ops->recv(rpc->seam, rpc->fd, room, n, fds, &truncated);
+    return niov == 1 ? ops->read(rpc->seam, rpc->fd, iov->iov_base, iov->iov_len)
+                     : ops->recv(rpc->seam, rpc->fd, iov, niov, NULL, &truncated);
+  got = ops->recv(rpc->seam, rpc->fd, iov, niov, fds, &truncated);
   if (!truncated)
     return got;
   fdset_close(fds);
   return -EMFILE;
 }
 
+/* 0, or -EPROTO: more descriptors than can be. */
+static int sort_octets(struct mf_rpc *rpc, size_t got, struct fdset *fds) {
+  size_t of_body = inbox_took(&rpc->in, got);
+  int r;
+  if (rpc->torn)
+    buf_commit(&rpc->gather, of_body);
+  r = inbox_fed(&rpc->in, got - of_body, fds);
+  if (r < 0 || !rpc->torn || inbox_open_left(&rpc->in))
+    return r;
+  rpc->torn = 0;
+  end_part(rpc, rpc->torn_more);
+  return 0;
+}
+
 /* One read and what it brings. 0: there may be more; 1: nothing now; 2: over or end of
  * file. */
 static int read_once(struct mf_rpc *rpc, int *budget) {
   struct fdset fds;
-  size_t n;
-  unsigned char *room = inbox_room(&rpc->in, &n);
+  struct iovec iov[2];
+  int nfds, niov = find_rooms(rpc, iov);
   ssize_t got;
-  int nfds;
-  if (!room) {
-    mf_kill(rpc->process, SIGKILL);
-    fail(rpc, MF_ENOMEM, "no memory to read answers", NULL);
+  size_t room;
+  if (!niov) {
+    lack_memory(rpc, "no memory to read answers");
     return 2;
   }
-  got = receive(rpc, room, n, &fds);
+  room = iov[0].iov_len + (niov > 1 ? iov[1].iov_len : 0);
+  got = receive(rpc, iov, niov, &fds);
   if (got == -EAGAIN)
     return 1;
   if (got == -EMFILE) {
@@ -853,15 +951,17 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   nfds = fds.n;
   if (rpc->exited)
     rpc->last_words += (size_t)got;
-  if (inbox_fed(&rpc->in, (size_t)got, &fds) < 0) {
+  if (sort_octets(rpc, (size_t)got, &fds) < 0) {
     broken(rpc, "more handles than can be");
     return 2;
   }
+  if (rpc->over)
+    return 2;
   rpc->more = deliver_some(rpc, budget) && !rpc->over;
   if (rpc->over)
     return 2;
   /* A piece with descriptors ends a read. Of a dead process all has to be read for sure. */
-  return (size_t)got < n && !nfds && !rpc->exited ? 1 : 0;
+  return (size_t)got < room && !nfds && !rpc->exited ? 1 : 0;
 }
 
 /* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read.
@@ -1032,7 +1132,7 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (p)
     c->payload = payload_hold(p);
   else
-    r = payload_new(m, NULL, &c->payload);
+    r = payload_new(m, &rpc->home->larder, NULL, &c->payload);
   if (r)
     return r;
   rpc->parked_octets += FRAME_HEADER_SIZE + c->payload->length;
@@ -1058,9 +1158,12 @@ static int submit(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
   if (rpc->over) {
     call_owe(c, 0, MF_STARTED_NO);
   } else {
+    int waits = !list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW;
+    int lent = m->length >= REF_MIN && !p;
     r = set_deadline(rpc, c, timeout_ms);
-    if (!r && (!list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW ||
-               (m->length >= REF_MIN && !p)))
+    if (!r && lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->deaf)
+      r = send_long(rpc, c, m);
+    else if (!r && (waits || lent))
       r = park(rpc, c, m, p);
     else if (!r)
       r = put_call(rpc, c, m, p);

@@ -34,9 +34,11 @@ struct seam_ops {
   ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov, const int *fds,
                   int nfds);                                     /* as sock_send */
   ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
-  /* As sock_recv without blocking: descriptors that come along go to fds. */
-  ssize_t (*recv)(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
-                  int *ret_truncated);
+  /* As sock_recv_iov without blocking: descriptors that come along go to fds (NULL: they
+   * are closed). */
+  ssize_t (*recv)(struct seam *s, int fd, const struct iovec *iov, int niov,
+                  struct fdset *fds, int *ret_truncated);
+  void (*widen)(struct seam *s, int fd, int n); /* as sock_widen */
   int (*hung_up)(struct seam *s, int fd);
   /* The other end can't write from now on; what it wrote can still be read. */
   void (*refuse)(struct seam *s, int fd);

@@ -63,9 +63,13 @@ static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
   return sock_read(fd, data, n);
 }
 
-static ssize_t op_recv(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
-                       int *ret_truncated) {
-  return sock_recv(fd, data, n, 0, fds, ret_truncated);
+static ssize_t op_recv(struct seam *s, int fd, const struct iovec *iov, int niov,
+                       struct fdset *fds, int *ret_truncated) {
+  return sock_recv_iov(fd, iov, niov, 0, fds, ret_truncated);
+}
+
+static void op_widen(struct seam *s, int fd, int n) {
+  sock_widen(fd, n);
 }
 
 static int op_hung_up(struct seam *s, int fd) {
@@ -327,6 +331,7 @@ static const struct seam_ops uv_ops = {
     .send = op_send,
     .read = op_read,
     .recv = op_recv,
+    .widen = op_widen,
     .hung_up = op_hung_up,
     .refuse = op_refuse,
     .close = op_close,

@@ -6,6 +6,10 @@
  * long body costs nothing until the body comes. Descriptors wait in a queue of their own,
  * and a frame takes the first nfds of it, whichever read brought them.
  *
+ * The body of a frame that was opened is read elsewhere; of it only the beginning that came
+ * with its header lies here. While long bodies come, the room is kept small, because what
+ * is read here is copied once more.
+ *
  *   bytes:  | delivered frame (frame_left) | whole or torn frames ... | room |
  *   fds:    | of the delivered one (fds_left) | unclaimed ...
  */
@@ -32,7 +36,7 @@ void inbox_drop_fds(struct inbox *in) {
 void inbox_reset(struct inbox *in) {
   inbox_drop_fds(in);
   buf_consume(&in->bytes, buf_size(&in->bytes));
-  in->frame_left = 0;
+  in->frame_left = in->open_left = in->open_room = 0;
   in->lost = 0;
 }
 
@@ -179,7 +183,7 @@ unsigned char *inbox_room(struct inbox *in, size_t *ret_n) {
   unsigned char *room = buf_reserve(&in->bytes, least);
   if (!room)
     return NULL;
-  size_t free_octets = in->bytes.cap - in->bytes.tail;
+  size_t free_octets = in->opened ? least : in->bytes.cap - in->bytes.tail;
   in->room = free_octets < allowed ? free_octets : allowed;
   *ret_n = in->room;
   return room;
@@ -196,6 +200,8 @@ int inbox_fed(struct inbox *in, size_t n, struct fdset *fds) {
 
 int inbox_next(struct inbox *in, struct frame *ret_f) {
   drop_delivered(in);
+  if (in->open_left > 0)
+    return MF_AGAIN;
   size_t size = buf_size(&in->bytes);
   const unsigned char *header = buf_peek(&in->bytes);
   struct frame f;
@@ -213,6 +219,55 @@ int inbox_next(struct inbox *in, struct frame *ret_f) {
   in->frame_left = FRAME_HEADER_SIZE + (size_t)f.length;
   *ret_f = f;
   return 0;
+}
+
+/* ---- bodies elsewhere ---- */
+
+int inbox_open(struct inbox *in, struct frame *ret_f, size_t *ret_have) {
+  size_t size = buf_size(&in->bytes);
+  const unsigned char *header = buf_peek(&in->bytes);
+  struct frame f;
+  if (in->open_left > 0 || in->frame_left > 0 || size < FRAME_HEADER_SIZE ||
+      frame_decode(&f, header, in->first_type, in->last_type) < 0)
+    return MF_AGAIN;
+  size_t have = size - FRAME_HEADER_SIZE;
+  if (f.length < have + INBOX_OPEN_MIN || match_fds(in, f.nfds) == MF_AGAIN)
+    return MF_AGAIN;
+  f.body = header + FRAME_HEADER_SIZE;
+  in->frame_left = size;
+  in->open_left = f.length - have;
+  in->want = INBOX_ROOM_MIN;
+  in->opened = 1;
+  *ret_f = f;
+  *ret_have = have;
+  return 0;
+}
+
+size_t inbox_open_left(const struct inbox *in) {
+  return in->open_left;
+}
+
+int inbox_rooms(struct inbox *in, void *body, size_t n, struct iovec iov[2]) {
+  int filled = 0;
+  assert(n <= in->open_left);
+  in->open_room = n;
+  if (n > 0)
+    iov[filled++] = (struct iovec){body, n};
+  if (n == in->open_left) {
+    size_t room;
+    void *to = inbox_room(in, &room);
+    if (!to)
+      return 0;
+    iov[filled++] = (struct iovec){to, room};
+  }
+  return filled;
+}
+
+size_t inbox_took(struct inbox *in, size_t octets) {
+  size_t taken = octets < in->open_room ? octets : in->open_room;
+  in->open_left -= taken;
+  in->open_room = 0;
+  return taken;
 }
 
 int inbox_holds_fd(const struct inbox *in, int fd) {

@@ -3,6 +3,12 @@
  * reads. Used by the parent (answers, no descriptors) and by templates (commands).
  *
  *   inbox_room -> read into it -> inbox_fed -> inbox_next ... until MF_AGAIN
+ *
+ * The body of a long frame need not lie here: inbox_open gives the frame as soon as its
+ * header is there, and the rest of the body is read to where the owner wants it:
+ *
+ *   inbox_open -> [inbox_rooms -> read into them -> inbox_took, inbox_fed] ... until
+ *   inbox_open_left is 0 -> inbox_next as before
  */
 #ifndef WIRE_INBOX_H
 #define WIRE_INBOX_H
@@ -10,6 +16,7 @@
 #include "base/buf.h"
 #include "os/fd.h"
 #include "wire/frame.h"
+#include <sys/uio.h>
 
 enum { INBOX_FDS_MAX = 1024 }; /* descriptors waiting for their frames */
 enum { INBOX_ROOM_MIN = 4 * 1024, INBOX_ROOM_MAX = 64 * 1024 };
@@ -26,6 +33,9 @@ struct inbox {
   int lost;          /* descriptors that the delivered frame lacks */
   size_t want, room; /* octets to offer, and offered last: doubled while reads fill it */
   int exact;         /* never ask for an octet past the frame under way */
+  size_t open_left, open_room; /* octets of the open frame that are still to come, and the
+                                  room for them that was offered last */
+  int opened;        /* some frame was: no more room than wanted */
 };
 
 void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type);
@@ -45,6 +55,21 @@ int inbox_fed(struct inbox *in, size_t n, struct fdset *fds);
  * without the descriptors, which should have come with the first. f->body is valid until the
  * next call of inbox_next or inbox_room. */
 int inbox_next(struct inbox *in, struct frame *ret_f);
+enum { INBOX_OPEN_MIN = 16 * 1024 }; /* octets of a body that must be missing */
+/* After MF_AGAIN: the frame under way, if its header and its descriptors are there and
+ * INBOX_OPEN_MIN octets of its body are missing: 0, and *ret_have octets lie at f->body,
+ * valid as long as inbox_next's; else MF_AGAIN. Not for exact inboxes. The inbox then offers
+ * little room at first, so that the next long body is noticed soon. */
+int inbox_open(struct inbox *in, struct frame *ret_f, size_t *ret_have);
+/* Octets of the open frame's body that are still to come; while there are, inbox_next gives
+ * MF_AGAIN. */
+size_t inbox_open_left(const struct inbox *in);
+/* Where to read: n octets at body, at most inbox_open_left (0: body is not looked at), and
+ * behind the end of the body the inbox's own room. Fills iov and returns how many, or 0 as
+ * inbox_room gives NULL. */
+int inbox_rooms(struct inbox *in, void *body, size_t n, struct iovec iov[2]);
+/* Of the octets read, how many went to body; the others are for inbox_fed. */
+size_t inbox_took(struct inbox *in, size_t octets);
 /* The frame's next descriptor, to be called at most f->nfds times after inbox_next; what is
  * not taken by the next inbox_next is closed. */
 int inbox_take_fd(struct inbox *in);

@@ -172,6 +172,17 @@ int outbox_put_ref(struct outbox *o, unsigned type, uint64_t id, const void *bod
   return put_ref(o, type, id, body, length, release, release_data, NULL);
 }
 
+void outbox_move(struct outbox *o, const void *body, size_t length, void *to) {
+  if (list_empty(&o->segments))
+    return;
+  struct outbox_segment *s = segment_of(o->segments.prev);
+  uintptr_t at = s->borrowed ? (uintptr_t)s->u.ref.body : 0;
+  if (!at || at < (uintptr_t)body || at - (uintptr_t)body > length)
+    return;
+  memcpy(to, s->u.ref.body, s->u.ref.left);
+  s->u.ref.body = to;
+}
+
 /* Too long for one frame: one copy of our own, which then goes as a borrowed body does.
  */
 static int put_long(struct outbox *o, unsigned type, uint64_t id, const void *body,

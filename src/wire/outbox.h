@@ -31,6 +31,9 @@ int outbox_put(struct outbox *o, unsigned type, uint64_t id, const void *body, s
 /* The same with a borrowed body; release is called exactly once, also on failure. */
 int outbox_put_ref(struct outbox *o, unsigned type, uint64_t id, const void *body,
                    size_t length, void (*release)(void *), void *release_data);
+/* What is left of a borrowed body at [body, body + length), which must have been put last,
+ * is copied to `to` and sent from there; nothing where it has gone already. */
+void outbox_move(struct outbox *o, const void *body, size_t length, void *to);
 enum { OUTBOX_IOV_MAX = 16 };
 /* What to send next: fills iov (up to OUTBOX_IOV_MAX) and the descriptors that go with its
  * first octet (borrowed, at most FRAME_FDS_MAX). Returns the number of iovecs, 0: empty.

@@ -81,6 +81,8 @@ static ssize_t op_send(struct seam *seam, int fd, const struct iovec *iov, int n
   }
   if (peer->closed)
     return -EPIPE;
+  if (s->full)
+    return 0;
   for (i = 0; i < niov && n < most; i++) {
     take = iov[i].iov_len < most - n ? iov[i].iov_len : most - n;
     s->inside++;
@@ -110,18 +112,29 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
   return (ssize_t)n;
 }
 
-static ssize_t op_recv(struct seam *seam, int fd, void *data, size_t n, struct fdset *fds,
-                       int *ret_truncated) {
+static ssize_t op_recv(struct seam *seam, int fd, const struct iovec *iov, int niov,
+                       struct fdset *fds, int *ret_truncated) {
   struct sim *s = self(seam);
   struct sim_fd *f = at(s, fd);
-  ssize_t got = op_read(seam, fd, data, n);
+  ssize_t total = 0;
   *ret_truncated = 0;
-  if (got <= 0)
-    return got;
-  for (int i = 0; i < f->nfds; i++)
+  for (int i = 0; i < niov; i++) {
+    ssize_t got = op_read(seam, fd, iov[i].iov_base, iov[i].iov_len);
+    if (got <= 0 && i == 0)
+      return got;
+    if (got <= 0)
+      break;
+    total += got;
+    if ((size_t)got < iov[i].iov_len)
+      break;
+  }
+  for (int i = 0; fds && i < f->nfds; i++)
     fdset_push(fds, f->fds[i] < 0 ? -1 : SIM_FD_BASE + f->fds[i]);
   f->nfds = 0;
-  return got;
+  return total;
+}
+
+static void op_widen(struct seam *seam, int fd, int n) {
 }
 
 static int op_hung_up(struct seam *seam, int fd) {
@@ -296,6 +309,7 @@ static const struct seam_ops ops = {
     .send = op_send,
     .read = op_read,
     .recv = op_recv,
+    .widen = op_widen,
     .hung_up = op_hung_up,
     .refuse = op_refuse,
     .close = op_close,
@@ -344,7 +358,7 @@ static unsigned ready(struct sim *s, const struct sim_fd *f) {
     return s->ended[f->pid] ? WATCH_READ : 0;
   if (buf_size(&f->rx) || s->fd[f->peer].closed)
     events |= WATCH_READ;
-  return events | WATCH_WRITE;
+  return s->full ? events : events | WATCH_WRITE;
 }
 
 int sim_step(struct sim *s) {

@@ -39,6 +39,7 @@ struct sim {
   int spawned_control; /* index of the control end given to the last spawned program */
   int slow_measures, nmeasures; /* memory is told on the next turn; measures under way */
   size_t send_limit;   /* most octets one send takes; 0: all */
+  int full;            /* sends take nothing for now */
   int inside;          /* the world works, whose own memory never runs out */
 };
 

@@ -457,9 +457,11 @@ static void test_octets_have_a_limit_but_a_long_call_may_go_alone(void **state) 
   assert_int_equal(call_with(s, big, 300000, 0), 0);
   assert_int_equal(call_with(s, big, 1, 0), MF_ELIMIT);
   far_run(s->far);
+  s->sim->full = 1;
   assert_int_equal(call_with(s, big, 99000, 0), 0);
   assert_int_equal(call_with(s, big, 900, 0), 0);
   assert_int_equal(call_with(s, big, 99, 0), MF_ELIMIT);
+  s->sim->full = 0;
   free(big);
   story_free(s);
 }
@@ -503,14 +505,14 @@ static void test_parked_calls_that_are_cancelled_are_never_sent(void **state) {
   char big[60000] = {0};
   begin(s);
   far_run(s->far);
-  s->sim->send_limit = 1;
+  s->sim->full = 1;
   call_with(s, big, sizeof big, 0);
   call_with(s, big, 10000, 0);
   for (int i = 0; i < 10; i++)
     call_with(s, big, sizeof big, i == 5 ? 10 : 0);
   mf_rpc_cancel(s->rpc, s->id[11]);
   s->sim->now_ms += 20;
-  s->sim->send_limit = 0;
+  s->sim->full = 0;
   s->far->deaf = 1;
   sim_run(s->sim);
   s->far->deaf = 0;
