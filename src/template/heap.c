@@ -15,7 +15,8 @@
  * A run starts in small pages, because most templates and clones are small and a huge
  * page costs its zeroing; when a template's run outgrows SMALL_RUN, huge pages follow.
  * Blocks of HEAP_BIG octets and more are mappings of their own, listed in a hash table by
- * address. What is neither here nor there belongs to the foreign allocator.
+ * address; a process that runs keeps a few that it has freed. What is neither here nor
+ * there belongs to the foreign allocator.
  *
  * What is sealed and worth it is frozen (frozen.h): of the region all huge pages but the
  * first, where the state and the libraries lie, which everybody writes to; of the big
@@ -66,7 +67,9 @@ enum {
   SPAN_MIN = 1024,
   GATHER_WORTH = 64 * 1024,  /* freed since the last time */
   SMALL_COST = 4,            /* to fork: memory in small pages, against huge ones */
-  NBIG_FIRST = 64
+  NBIG_FIRST = 64,
+  NKEPT = 8,
+  KEPT_MAX = 8 << 20         /* octets of freed mappings in all, see heap_keep */
 };
 #define RESERVE_DEFAULT ((size_t)64 << 30)
 #define RESERVE_MIN ((size_t)16 << 20)
@@ -83,6 +86,11 @@ struct big {
 
 struct mirror { /* see frozen.h */
   char *at;
+  size_t size;
+};
+
+struct kept { /* the mapping of a big block that was freed */
+  void *map;
   size_t size;
 };
 
@@ -111,6 +119,9 @@ struct heap {
   struct big *bigs;     /* open addressing, a power of two places, half full at most */
   size_t nbigs, big_places, bigs_map;
   uint64_t big_bytes;
+  struct kept kept[NKEPT]; /* oldest first */
+  size_t nkept, kept_bytes;
+  int keeps;
   void *offer;
   size_t offer_map, offer_nsize;
   int offer_taken;
@@ -502,12 +513,62 @@ static void big_advise(void *block, size_t map_size) {
   (void)madvise(block, map_size, MADV_HUGEPAGE); /* a wish */
 #endif
 }
+/* Where long strings come and go, each page of a fresh mapping would cost a fault. So some
+ * mappings that were made here and freed serve further blocks of about their size. */
+static void kept_remove(struct heap *h, size_t i) {
+  h->kept_bytes -= h->kept[i].size;
+  h->nkept--;
+  memmove(&h->kept[i], &h->kept[i + 1], (h->nkept - i) * sizeof h->kept[i]);
+}
+static void kept_drop(struct heap *h, size_t most) { /* until at most so much is kept */
+  while (h->nkept > 0 && (h->kept_bytes > most || h->nkept == NKEPT)) {
+    munmap(h->kept[0].map, h->kept[0].size);
+    kept_remove(h, 0);
+  }
+}
+static void kept_drop_all(struct heap *h) {
+  kept_drop(h, 0);
+}
+static int kept_put(struct heap *h, const struct big *b) {
+  if (!h->keeps || b->age != h->age || b->map_size >= BIG_HUGE)
+    return 0;
+  kept_drop(h, KEPT_MAX - b->map_size);
+  h->kept[h->nkept++] = (struct kept){ b->block, b->map_size };
+  h->kept_bytes += b->map_size;
+  return 1;
+}
+static void *kept_take(struct heap *h, size_t *map_size) { /* the smallest that fits well */
+  size_t best = h->nkept, most = *map_size + *map_size / 4;
+  for (size_t i = 0; i < h->nkept; i++)
+    if (h->kept[i].size >= *map_size && h->kept[i].size <= most) {
+      best = i;
+      most = h->kept[i].size - 1;
+    }
+  if (best == h->nkept)
+    return NULL;
+  void *map = h->kept[best].map;
+  *map_size = h->kept[best].size;
+  kept_remove(h, best);
+  return map;
+}
+static void *big_map(struct heap *h, size_t *map_size) {
+  void *map = kept_take(h, map_size);
+  if (map)
+    return map;
+  if (big_is_huge(h, *map_size))
+    return map_aligned(*map_size);
+  map = map_new(*map_size);
+  if (map || h->nkept == 0)
+    return map;
+  kept_drop_all(h);
+  return map_new(*map_size);
+}
 static void *big_alloc(struct heap *h, size_t n) {
   size_t map_size = big_map_size(h, n);
   if (map_size == 0 || big_reserve(h) < 0)
     return NULL;
   int huge = big_is_huge(h, map_size);
-  void *block = huge ? map_aligned(map_size) : map_new(map_size);
+  void *block = big_map(h, &map_size);
   if (!block)
     return NULL;
   if (huge)
@@ -521,7 +582,8 @@ static void *big_alloc(struct heap *h, size_t n) {
 static void big_free(struct heap *h, struct big *b, size_t n) {
   struct big gone = *b;
   big_remove(h, b);
-  munmap(gone.block, gone.map_size);
+  if (!kept_put(h, &gone))
+    munmap(gone.block, gone.map_size);
   h->live -= n;
   if (gone.age == h->age)
     h->own -= size_min(n, h->own);
@@ -593,6 +655,10 @@ static void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsiz
   struct big moved = *b;
   if (map_size != b->map_size) {
     moved.block = big_remap(h, b, map_size);
+    if (!moved.block && h->nkept > 0) {
+      kept_drop_all(h);
+      moved.block = big_remap(h, b, map_size);
+    }
     if (!moved.block)
       return nsize < osize ? b->block : NULL;
     size_t frozen = size_min(moved.frozen, map_size);
@@ -777,6 +843,7 @@ void heap_free(struct heap *h) {
   for (size_t i = 0; i < h->big_places; i++)
     if (h->bigs[i].block)
       munmap(h->bigs[i].block, h->bigs[i].map_size);
+  kept_drop_all(h);
   if (h->bigs_map)
     munmap(h->bigs, h->bigs_map);
   heap_drop_mirrors(h);
@@ -826,6 +893,8 @@ static int seal_can_wait(const struct heap *h) {
   return h->sealed_end != h->base && h->top < h->run_start + RUN_WORTH;
 }
 void heap_seal(struct heap *h) {
+  h->keeps = 0;
+  kept_drop_all(h);
   if (h->clone) { /* becomes a template: the holes it inherited stay shared */
     memset(h->stash, 0, sizeof h->stash);
     h->stash_bytes = 0;
@@ -843,6 +912,8 @@ void heap_seal(struct heap *h) {
   h->own = 0;
 }
 void heap_forked(struct heap *h) {
+  h->keeps = 0;
+  kept_drop_all(h);
   memset(h->list, 0, sizeof h->list);
   h->spans = NULL;
   h->freed = 0;
@@ -1011,6 +1082,15 @@ void heap_drop_mirrors(struct heap *h) {
     struct mirror *m = &h->mirrors[--h->nmirrors];
     munmap(m->at, m->size);
   }
+}
+void heap_keep(struct heap *h) {
+  h->keeps = 1;
+}
+void *heap_lend(struct heap *h, size_t n, size_t *ret_size) {
+  *ret_size = round_up(n, h->page);
+  void *map = kept_take(h, ret_size);
+  *ret_size = map ? *ret_size : 0;
+  return map;
 }
 void heap_release_reserve(struct heap *h, size_t keep) {
   char *from = align_up(h->hard_end, h->page);

@@ -42,6 +42,12 @@ int heap_is_frozen(const struct heap *h);
 void heap_inherit(struct heap *h);
 /* Gives back the addresses (no memory) that freezing holds beside the heap's. */
 void heap_drop_mirrors(struct heap *h);
+/* The process will seal and fork no more: from now on mappings of less than 4 MiB that were
+ * made here and freed are kept for the next big blocks, 8 MiB at most. */
+void heap_keep(struct heap *h);
+/* One of these, of *ret_size octets: n or a little more. It is the caller's, who may offer it
+ * back. NULL: none fits. */
+void *heap_lend(struct heap *h, size_t n, size_t *ret_size);
 /* Unmaps the untouched rest of the reservation but for `keep` octets (RLIMIT_AS). */
 void heap_release_reserve(struct heap *h, size_t keep);
 /* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a private

@@ -144,6 +144,8 @@ int cmd_run(struct server *s, struct command *c) {
   }
   if (place_streams(s) < 0)
     return 0;
+  if (s->heap)
+    heap_keep(s->heap);
   leash_run(&s->leash, s->leash_mode); /* what running promises must hold when it is read */
   announce(s);
   return SERVED_RUN;

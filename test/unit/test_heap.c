@@ -222,6 +222,69 @@ static void test_heap_frees_of_sealed_blocks_touch_nothing(void **state) {
   free(s.blocks);
   heap_free(h);
 }
+static int is_fresh(const char *p, size_t n) {
+  for (size_t i = 0; i < n; i += 4096)
+    if (p[i])
+      return 0;
+  return 1;
+}
+static void *used_block(struct heap *h, size_t n) {
+  return memset(heap_alloc(h, NULL, 0, n), 7, n);
+}
+static int has_nothing_kept(struct heap *h, void *data) {
+  (void)data;
+  heap_forked(h);
+  if (!is_fresh(heap_alloc(h, NULL, 0, MIB), MIB))
+    return 0;
+  heap_alloc(h, used_block(h, MIB), MIB, 0); /* nor does a clone keep any before it runs */
+  return is_fresh(heap_alloc(h, NULL, 0, MIB), MIB);
+}
+static void test_heap_keeps_freed_mappings_while_it_runs(void **state) {
+  struct heap *h = heap_make(state);
+  heap_alloc(h, used_block(h, MIB), MIB, 0);
+  assert_true(is_fresh(heap_alloc(h, NULL, 0, MIB), MIB));
+  heap_keep(h);
+  char *p = used_block(h, MIB + 5000);
+  heap_alloc(h, p, MIB + 5000, 0);
+  assert_int_equal(stats_of(h).nbig, 1);
+  char *much_less = heap_alloc(h, NULL, 0, MIB / 2);
+  assert_true(is_fresh(much_less, MIB / 2));
+  assert_ptr_equal(heap_alloc(h, NULL, 0, MIB), p);
+  assert_false(is_fresh(p, MIB));
+  p = heap_alloc(h, p, MIB, 2 * MIB); /* grows as any other */
+  assert_int_equal(p[MIB - 1], 7);
+  heap_alloc(h, p, 2 * MIB, 0);
+  size_t size;
+  assert_null(heap_lend(h, 3 * MIB, &size));
+  assert_ptr_equal(heap_lend(h, 2 * MIB - 100, &size), p);
+  assert_int_equal(size, 2 * MIB);
+  heap_offer(h, p, size, 2 * MIB - 100);
+  assert_ptr_equal(heap_alloc(h, NULL, LUA_TSTRING, 2 * MIB - 100), p);
+  assert_int_equal(heap_withdraw(h), 1);
+  heap_alloc(h, p, 2 * MIB - 100, 0);
+  assert_true(in_child(has_nothing_kept, h, NULL));
+  heap_seal(h);
+  assert_null(heap_lend(h, 2 * MIB, &size));
+  heap_free(h);
+}
+static void test_heap_keeps_eight_mebibytes(void **state) {
+  struct heap *h = heap_make(state);
+  size_t before = private_octets(), n = 3 * MIB + MIB / 2;
+  void *p[30];
+  heap_keep(h);
+  for (int round = 0; round < 3; round++) {
+    for (int i = 0; i < 30; i++)
+      p[i] = used_block(h, i < 15 ? MIB : n);
+    for (int i = 0; i < 30; i++)
+      heap_alloc(h, p[i], i < 15 ? MIB : n, 0);
+  }
+  size_t left = private_octets();
+  assert_true(SANITIZED || left < before + 9 * MIB);
+  assert_true(SANITIZED || left == 0 || left >= before + 6 * MIB);
+  heap_alloc(h, used_block(h, 4 * MIB), 4 * MIB, 0); /* too big to be kept */
+  assert_true(is_fresh(heap_alloc(h, NULL, 0, 4 * MIB), 4 * MIB));
+  heap_free(h);
+}
 static int grows_a_big_sealed_block(struct heap *h, void *data) {
   size_t before = private_octets();
   heap_forked(h);
@@ -769,6 +832,8 @@ int main(void) {
     cmocka_unit_test(test_heap_copies_sealed_blocks_that_grow),
     cmocka_unit_test(test_heap_seal_is_bounded_in_a_template),
     cmocka_unit_test(test_heap_frees_of_sealed_blocks_touch_nothing),
+    cmocka_unit_test(test_heap_keeps_freed_mappings_while_it_runs),
+    cmocka_unit_test(test_heap_keeps_eight_mebibytes),
     cmocka_unit_test(test_heap_shares_big_sealed_blocks_that_grow),
     cmocka_unit_test(test_heap_frozen_is_the_same_and_private_to_each),
     cmocka_unit_test(test_heap_frozen_is_not_copied_by_fork),
