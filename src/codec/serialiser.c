@@ -160,6 +160,13 @@ int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n
   }
 }
 
+const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,
+                              size_t *ret_size) {
+  if (s->kind != SERIALISER_OCTETS || n != 1 || lua_type(L, first) != LUA_TSTRING)
+    return NULL;
+  return lua_tolstring(L, first, ret_size);
+}
+
 /* ---- decode ---- */
 
 static int broken(struct codec_error *e, const char *text) {

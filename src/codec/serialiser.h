@@ -31,6 +31,10 @@ void serialiser_close(lua_State *L, struct serialiser *s);
 int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n,
                       const char *what, struct buf *out, struct codec_fds *fds,
                       struct codec_error *e);
+/* Where the n values from index first are a string that is the body as it is, its octets,
+ * Lua's; else NULL. */
+const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,
+                              size_t *ret_size);
 int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data, size_t size,
                       int *fds, size_t nfds, struct codec_error *e);
 

@@ -55,9 +55,7 @@ static int resize(struct gather *g, size_t size) {
   return 0;
 }
 
-int gather_put(struct gather *g, const void *data, size_t n, uint64_t max) {
-  if (n > max || g->length > max - n)
-    return -E2BIG;
+void *gather_room(struct gather *g, size_t n) {
   size_t need = g->lead + g->length + n;
   if (need > g->map_size) {
     size_t size = g->map_size ? g->map_size : GATHER_FIRST;
@@ -67,12 +65,32 @@ int gather_put(struct gather *g, const void *data, size_t n, uint64_t max) {
     if (r < 0) /* twice may be too much where exactly enough is not */
       r = resize(g, round_to_pages(need));
     if (r < 0)
-      return r;
+      return NULL;
   }
-  if (n)
-    memcpy(g->map + g->lead + g->length, data, n);
+  return g->map + g->lead + g->length;
+}
+
+void gather_commit(struct gather *g, size_t n) {
   g->length += n;
+}
+
+int gather_put(struct gather *g, const void *data, size_t n, uint64_t max) {
+  if (n > max || g->length > max - n)
+    return -E2BIG;
+  if (n == 0)
+    return 0;
+  void *room = gather_room(g, n);
+  if (!room)
+    return -ENOMEM;
+  memcpy(room, data, n);
+  gather_commit(g, n);
   return 0;
+}
+
+void gather_clear(struct gather *g, size_t keep) {
+  g->length = 0;
+  if (g->map_size > keep)
+    gather_deinit(g);
 }
 
 const unsigned char *gather_body(const struct gather *g) {

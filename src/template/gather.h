@@ -1,7 +1,7 @@
 /* A body that came in parts, or one that is grown on the way: one private mapping,
  * enlarged by mremap, so that a gigabyte is held once and never copied to grow. The first
- * `lead` octets are left free for whoever wants a header there (args.c). Runs in
- * templates and clones. */
+ * `lead` octets are left free for whoever wants a header there, as a Lua string does
+ * (args.c). Runs in templates and clones. */
 #ifndef TEMPLATE_GATHER_H
 #define TEMPLATE_GATHER_H
 
@@ -18,6 +18,11 @@ void gather_init(struct gather *g, size_t lead);
 void gather_deinit(struct gather *g);
 /* 0, -ENOMEM, or -E2BIG past max octets in all. */
 int gather_put(struct gather *g, const void *data, size_t n, uint64_t max);
+/* Where to write up to n > 0 octets more; they count after gather_commit. NULL: no memory. */
+void *gather_room(struct gather *g, size_t n);
+void gather_commit(struct gather *g, size_t n);
+/* Begins again, keeping the mapping if it has at most keep octets. */
+void gather_clear(struct gather *g, size_t keep);
 const unsigned char *gather_body(const struct gather *g);
 /* Cuts the mapping to what is used and `tail` octets more. 0 or -ENOMEM. */
 int gather_fit(struct gather *g, size_t tail);

@@ -106,8 +106,7 @@ static int enter(lua_State *L) {
   push_done(L, job->call->id, &t);
   lua_pushvalue(L, -1);
   lua_setiuservalue(L, 2, 1);
-  int n = serialiser_decode(L, &s->serialiser, job->call->body, job->call->size,
-                            s->link.fds.fd, s->link.fds.n, &e);
+  int n = rpc_server_decode(s, L, job->call, &e);
   if (n < 0) {
     rpc_server_fail_codec(s, &e);
     job->refused = 1;
@@ -167,10 +166,10 @@ static int has_room(const struct rpc_server *s) {
 
 /* Reads what is there. An end of file before END, or a broken protocol, is the end: within
  * this turn, whatever is outstanding. */
-static void receive(struct rpc_server *s) {
+static int receive(struct rpc_server *s) { /* 1: something came */
   ssize_t n = rpc_link_receive(&s->link, 0);
   if (n == -EAGAIN || n > 0)
-    return;
+    return n > 0;
   leave(n == 0 || n == -ECONNRESET ? 0 : 1);
 }
 
@@ -188,9 +187,7 @@ static int take_calls(struct rpc_server *s, lua_State *L, int readable, int hand
     } else if (!readable || reads++ == READS_MAX) {
       return 0;
     } else {
-      size_t before = inbox_pending(&s->link.in);
-      receive(s);
-      readable = inbox_pending(&s->link.in) > before;
+      readable = receive(s);
     }
   }
   return !s->ended;

@@ -10,15 +10,23 @@
 #include <poll.h>
 #include <stdlib.h>
 
-enum { HAND_OVER = 64 * 1024 }; /* longer bodies are not copied into the outbox */
+enum {
+  HAND_OVER = 64 * 1024, /* longer bodies are not copied into the outbox */
+  WIDE = 1 << 20         /* octets that may be on their way once long bodies go */
+};
 
-void rpc_link_init(struct rpc_link *l, int fd, size_t body_max) {
+void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
+                   struct heap *heap) {
   l->fd = fd;
   l->broken = l->gathering = l->granting = l->lost = 0;
+  l->torn = l->wide = l->waits = 0;
   l->fds.n = 0;
   inbox_init(&l->in, RPC_CALL, RPC_REQUEST_LAST);
   outbox_init(&l->out);
-  buf_init(&l->gather, body_max);
+  l->body_max = body_max;
+  gather_init(&l->gather, lead);
+  l->heap = heap;
+  l->last_need = 0;
 }
 
 /* ---- in ---- */
@@ -48,35 +56,53 @@ static int on_end(struct rpc_link *l, const struct frame *f) {
 
 static int finish_call(struct rpc_link *l, struct rpc_call *ret, uint64_t id,
                        const void *body, size_t size) {
-  if (size > l->gather.max)
-    return -EPROTO;
-  *ret = (struct rpc_call){id, body, size, l->lost};
+  *ret = (struct rpc_call){.id = id, .body = body, .size = size, .lost = l->lost};
   l->gathering = l->granting = l->lost = 0;
   return RPC_REQUEST_CALL;
 }
 
-static int on_call(struct rpc_link *l, const struct frame *f, struct rpc_call *ret) {
-  int first = !l->gathering;
+static int finish_gathered(struct rpc_link *l, struct rpc_call *ret) {
+  struct gather *g = &l->gather;
+  int rc = finish_call(l, ret, l->gather_id, gather_body(g), g->length);
+  ret->gather = g;
+  l->last_need = g->lead + g->length + 1;
+  return rc;
+}
+
+/* The last one's mapping may have been taken: for one like it. */
+static void begin_gathering(struct rpc_link *l, uint64_t id) {
+  l->gather_id = id;
+  l->gathering = 1;
+  if (!l->gather.map && l->heap && l->last_need)
+    l->gather.map = heap_lend(l->heap, l->last_need, &l->gather.map_size);
+}
+
+/* have: octets of the body that are there. */
+static int on_call(struct rpc_link *l, const struct frame *f, size_t have,
+                   struct rpc_call *ret) {
+  int first = !l->gathering, more = (f->flags & FRAME_MORE) != 0;
   if (first ? f->id == 0 : f->id != 0 || f->nfds > 0)
     return -EPROTO;
   if (take_fds(l, f) < 0)
     return -EPROTO;
-  if (first && !(f->flags & FRAME_MORE))
+  if (f->length > l->body_max - l->gather.length)
+    return -EPROTO;
+  if (first && !more && have == f->length)
     return finish_call(l, ret, f->id, f->body, f->length);
   if (first)
-    l->gather_id = f->id;
-  l->gathering = 1;
-  int rc = buf_put(&l->gather, f->body, f->length);
+    begin_gathering(l, f->id);
+  int rc = gather_put(&l->gather, f->body, have, l->body_max);
   if (rc < 0)
-    return rc == -E2BIG ? -EPROTO : rc;
-  if (f->flags & FRAME_MORE)
-    return MF_AGAIN;
-  return finish_call(l, ret, l->gather_id, buf_peek(&l->gather), buf_size(&l->gather));
+    return rc;
+  l->torn = have < f->length;
+  l->torn_more = more;
+  return more || l->torn ? MF_AGAIN : finish_gathered(l, ret);
 }
 
-static int on_frame(struct rpc_link *l, const struct frame *f, struct rpc_call *ret) {
+static int on_frame(struct rpc_link *l, const struct frame *f, size_t have,
+                    struct rpc_call *ret) {
   if (f->type == RPC_CALL)
-    return on_call(l, f, ret);
+    return on_call(l, f, have, ret);
   return f->type == RPC_END ? on_end(l, f) : on_grant(l, f);
 }
 
@@ -84,17 +110,26 @@ static void forget_request(struct rpc_link *l) {
   if (l->gathering || l->granting)
     return;
   codec_fds_close(&l->fds);
-  buf_consume(&l->gather, buf_size(&l->gather));
+  if (l->gather.length > 0)
+    gather_clear(&l->gather, LINK_KEEP);
 }
 
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
   struct frame f;
   forget_request(l);
+  if (l->torn && inbox_open_left(&l->in) == 0) {
+    l->torn = 0;
+    if (!l->torn_more)
+      return finish_gathered(l, ret);
+  }
   for (;;) {
+    size_t have = SIZE_MAX;
     int rc = inbox_next(&l->in, &f);
+    if (rc == MF_AGAIN)
+      rc = inbox_open(&l->in, &f, &have); /* a long body is not awaited in the inbox */
     if (rc != 0)
       return rc;
-    rc = on_frame(l, &f, ret);
+    rc = on_frame(l, &f, have < f.length ? have : f.length, ret);
     if (rc < 0 || (f.type == RPC_CALL && rc == RPC_REQUEST_CALL) || rc == RPC_REQUEST_END)
       return rc;
   }
@@ -106,19 +141,25 @@ static void wait_for(int fd, short events) {
 }
 
 ssize_t rpc_link_receive(struct rpc_link *l, int block) {
-  size_t room;
   struct fdset fds;
+  struct iovec iov[2];
+  size_t left = inbox_open_left(&l->in); /* of one part */
   int truncated = 0;
-  unsigned char *to = inbox_room(&l->in, &room);
-  if (!to)
+  void *body = left > 0 ? gather_room(&l->gather, left) : NULL;
+  if (left > 0 && !body)
+    return -ENOMEM;
+  int niov = inbox_rooms(&l->in, body, left, iov);
+  if (niov == 0)
     return -errno;
   fdset_init(&fds);
-  ssize_t n = sock_recv(l->fd, to, room, block, &fds, &truncated);
+  ssize_t n = sock_recv_iov(l->fd, iov, niov, block, &fds, &truncated);
   while (n == -EAGAIN && block) {
     wait_for(l->fd, POLLIN);
-    n = sock_recv(l->fd, to, room, block, &fds, &truncated);
+    n = sock_recv_iov(l->fd, iov, niov, block, &fds, &truncated);
   }
-  int rc = inbox_fed(&l->in, n > 0 ? (size_t)n : 0, &fds);
+  size_t octets = n > 0 ? (size_t)n : 0, of_body = inbox_took(&l->in, octets);
+  gather_commit(&l->gather, of_body);
+  int rc = inbox_fed(&l->in, octets - of_body, &fds);
   if (rc == 0 && truncated)
     rc = inbox_cut(&l->in);
   return rc < 0 ? rc : n;
@@ -148,6 +189,23 @@ static int put_handles(struct rpc_link *l, struct codec_fds *fds, struct fdset *
   return rc;
 }
 
+static void widen(struct rpc_link *l) {
+  if (!l->wide)
+    sock_widen(l->fd, WIDE);
+  l->wide = 1;
+}
+
+int rpc_link_put_ref(struct rpc_link *l, unsigned type, uint64_t id, const void *body,
+                     size_t size) {
+  widen(l);
+  int rc = outbox_put_ref(&l->out, type, id, body, size, NULL, NULL);
+  if (rc < 0)
+    l->broken = 1;
+  else
+    rpc_link_send(l, 1);
+  return rc;
+}
+
 static int put_body(struct rpc_link *l, unsigned type, uint64_t id, struct buf *body,
                     struct fdset *fds) {
   if (buf_size(body) < HAND_OVER || fds->n > 0) {
@@ -155,8 +213,15 @@ static int put_body(struct rpc_link *l, unsigned type, uint64_t id, struct buf *
     buf_consume(body, buf_size(body));
     return rc;
   }
+  if (l->waits) {
+    int rc = rpc_link_put_ref(l, type, id, buf_peek(body), buf_size(body));
+    buf_consume(body, buf_size(body));
+    return rc;
+  }
+  widen(l);
   struct buf taken = *body;
   buf_init(body, taken.max);
+  body->keep = taken.keep;
   return outbox_put_ref(&l->out, type, id, buf_peek(&taken), buf_size(&taken), free,
                         taken.data);
 }

@@ -1,12 +1,14 @@
 /* The clone's end of an rpc: whole requests in, frames out, over the socket of the function
  * (wire/rpc_proto.h). Knows no Lua. Runs in clones.
  *
- * Memory grows with what arrives. The body of a request that came in one frame is lent from
- * the inbox; one in parts is gathered. */
+ * Memory grows with what arrives. The body of a short request is lent from the inbox; a long
+ * one is read to where it is gathered. */
 #ifndef TEMPLATE_RPC_LINK_H
 #define TEMPLATE_RPC_LINK_H
 
 #include "codec/codec.h"
+#include "template/gather.h"
+#include "template/heap.h"
 #include "wire/inbox.h"
 #include "wire/outbox.h"
 
@@ -15,12 +17,20 @@ struct rpc_link {
   int broken; /* the parent is gone, or no memory was left for an answer */
   struct inbox in;
   struct outbox out;
-  struct buf gather;     /* a body in parts */
+  size_t body_max;
+  struct gather gather;  /* a long body, or one in parts; keeps LINK_KEEP octets */
+  struct heap *heap;     /* lends mappings for it, or NULL */
+  size_t last_need;      /* octets that the last one needed */
   uint64_t gather_id;
+  int torn, torn_more;   /* a part is read into it; it has FRAME_MORE */
+  int wide;              /* the socket is widened */
+  int waits;             /* long answers are written before rpc_link_put returns */
   int gathering, granting; /* parts, or the CALL of a GRANT, have to come next */
   int lost;                /* descriptors of this request that found no room */
   struct codec_fds fds;    /* of the request under way */
 };
+
+enum { LINK_KEEP = 4 << 20 }; /* octets of storage that stay for the next long message */
 
 enum rpc_request { RPC_REQUEST_CALL = 0, /* 1 is MF_AGAIN */ RPC_REQUEST_END = 2 };
 
@@ -29,14 +39,21 @@ struct rpc_call {
   const void *body; /* until the next rpc_link_next */
   size_t size;
   int lost; /* it came without some of its handles */
+  struct gather *gather; /* where the body lies, to be taken from there; or NULL */
 };
 
-void rpc_link_init(struct rpc_link *l, int fd, size_t body_max);
+/* lead: as gather's. heap: for whoever takes the mappings of bodies, or NULL. */
+void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
+                   struct heap *heap);
 /* RPC_REQUEST_CALL: *ret and l->fds are it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
  * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors. */
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret);
 /* Octets (>0), 0 at the end, -EAGAIN (never when it may block) or a negated errno. */
 ssize_t rpc_link_receive(struct rpc_link *l, int block);
+/* Queues an answer whose body stays where it is until rpc_link_send has returned 0; for links
+ * that wait, so it has gone when this returns. 0 or -ENOMEM. */
+int rpc_link_put_ref(struct rpc_link *l, unsigned type, uint64_t id, const void *body,
+                     size_t size);
 /* Queues a frame, its descriptors in frames of type handles_type before it if they are many.
  * Empties body and fds (either may be NULL), even on failure. 0 or -ENOMEM. */
 int rpc_link_put(struct rpc_link *l, unsigned type, uint64_t id, struct buf *body,

@@ -19,7 +19,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { QUICK_NS = 50 * 1000, QUICK_IN_A_ROW = 16, BATCH_NS = 500 * 1000 };
+enum {
+  QUICK_NS = 50 * 1000,
+  QUICK_IN_A_ROW = 16,
+  BATCH_NS = 500 * 1000,
+  LEND_MIN = 32 * 1024 /* octets of a result that is not copied */
+};
 
 static struct rpc_server the_server; /* large; its pages are touched only by an rpc */
 
@@ -54,7 +59,48 @@ void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e) {
   rpc_server_fail(s, code, e->text);
 }
 
+/* ---- arguments ---- */
+
+static void end_offer(struct rpc_server *s) {
+  struct gather *g = &s->link.gather;
+  s->offering = 0;
+  if (heap_withdraw(s->link.heap))
+    gather_init(g, g->lead); /* the heap owns the mapping now */
+}
+
+/* A long body that is one string becomes that string where it lies: Lua writes its header
+ * before it, and copies the characters onto themselves. */
+static void push_in_place(struct rpc_server *s, lua_State *L, struct gather *g) {
+  s->offering = 1;
+  heap_offer(s->link.heap, g->map, g->map_size, g->lead + g->length + 1);
+  lua_pushlstring(L, (const char *)gather_body(g), g->length);
+  end_offer(s);
+}
+
+static int fits_in_place(const struct rpc_server *s, struct gather *g) {
+  size_t need = g->lead + g->length + 1;
+  if (s->serialiser.kind != SERIALISER_OCTETS || !s->link.heap || g->lead == 0 ||
+      g->length < HEAP_BIG)
+    return 0;
+  return (need <= g->map_size && g->map_size - need <= g->map_size / 4) ||
+         gather_fit(g, 1) == 0;
+}
+
+int rpc_server_decode(struct rpc_server *s, lua_State *L, const struct rpc_call *call,
+                      struct codec_error *e) {
+  if (call->gather && fits_in_place(s, call->gather)) {
+    push_in_place(s, L, call->gather);
+    return 1;
+  }
+  return serialiser_decode(L, &s->serialiser, call->body, call->size, s->link.fds.fd,
+                           s->link.fds.n, e);
+}
+
+/* ---- failures that were raised ---- */
+
 void rpc_server_complete(struct rpc_server *s, int status) {
+  if (s->offering) /* no memory for a string */
+    end_offer(s);
   if (status == LUA_ERRMEM)
     rpc_server_fail(s, FAILURE_NOMEM, "not enough memory");
   else if (s->failure.nmessage == 0)
@@ -102,6 +148,13 @@ static void put_usage(struct rpc_server *s) {
 void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first) {
   struct codec_error e;
   int n = lua_gettop(L) - first + 1;
+  size_t size;
+  const char *lent = s->link.waits ? serialiser_borrow(L, &s->serialiser, first, n, &size)
+                                   : NULL;
+  if (lent && size >= LEND_MIN && size <= s->out.max) {
+    rpc_link_put_ref(&s->link, RPC_RESULT, id, lent, size);
+    return put_usage(s);
+  }
   buf_consume(&s->out, buf_size(&s->out)); /* what an error may have left there */
   codec_fds_close(&s->out_fds);
   int rc = serialiser_encode(L, &s->serialiser, first, n, "result", &s->out,
@@ -130,8 +183,7 @@ static int enter(lua_State *L) {
   struct rpc_server *s = job->s;
   struct codec_error e;
   lua_rawgeti(L, LUA_REGISTRYINDEX, s->function);
-  int n = serialiser_decode(L, &s->serialiser, job->call->body, job->call->size,
-                            s->link.fds.fd, s->link.fds.n, &e);
+  int n = rpc_server_decode(s, L, job->call, &e);
   if (n < 0) {
     rpc_server_fail_codec(s, &e);
     return 0;
@@ -315,9 +367,11 @@ static void leave_failed(struct rpc_server *s) {
 }
 
 static void start_link(struct rpc_server *s, int fd, const struct parameters *p) {
-  rpc_link_init(&s->link, fd, p->body_max);
+  rpc_link_init(&s->link, fd, p->body_max, server_self()->args.lead, server_self()->heap);
   buf_init(&s->out, p->body_max);
   buf_init(&s->event_out, p->body_max);
+  s->out.keep = s->event_out.keep = LINK_KEEP;
+  s->link.waits = !(s->flags & RPC_ASYNC);
   buf_init(&s->dropped, SIZE_MAX);
   s->serialiser_name = p->serialiser; /* on serve's stack during init */
   s->pid = getpid();
@@ -327,9 +381,8 @@ static void start_link(struct rpc_server *s, int fd, const struct parameters *p)
   send_all(s);
 }
 
-/* serve(socket, ..., parameters): the function of an rpc's run. */
-/* Bodies of some megabytes come and go with every call. As mappings of their own (glibc's way
- * from 128 KiB on) each would begin with a page fault for every page. */
+/* An asynchronous server's answers of some megabytes come and go. As mappings of their own
+ * (glibc's way from 128 KiB on) each would begin with a page fault for every page. */
 static void keep_big_blocks(void) {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 16 << 20);
@@ -337,6 +390,7 @@ static void keep_big_blocks(void) {
 #endif
 }
 
+/* serve(socket, ..., parameters): the function of an rpc's run. */
 static int l_serve(lua_State *L) {
   struct rpc_server *s = &the_server;
   struct parameters p;
@@ -347,7 +401,6 @@ static int l_serve(lua_State *L) {
   int fd = luafd_check(L, 1);
   if (fd < 0)
     return lua_error(L);
-  keep_big_blocks();
   lua_pushvalue(L, -1);
   read_parameters(L, s, &p);
   int held = lua_gettop(L);
@@ -370,8 +423,10 @@ static int l_serve(lua_State *L) {
   rpc_link_put(&s->link, RPC_READY, 0, NULL, NULL);
   if (send_all(s) < 0)
     return 0;
-  if (s->flags & RPC_ASYNC)
+  if (s->flags & RPC_ASYNC) {
+    keep_big_blocks();
     rpc_async_serve(s, L);
+  }
   int rc = serve_calls(s, L);
   s->state = RPC_SERVER_NONE;
   if (rc < 0)

@@ -33,12 +33,17 @@ struct rpc_server {
   unsigned quick;          /* calls in a row that took next to no time */
   unsigned unanswered;     /* asynchronous: calls entered */
   struct buf dropped;      /* u64 numbers of calls whose done was collected */
+  int offering;            /* the body of the call under way to the heap, as a string */
   int ended, retired;      /* END has come; RETIRE was sent */
 };
 
 /* The one of this process, also where none serves. */
 struct rpc_server *rpc_server_self(void);
 
+/* Pushes the arguments of the call: how many, or e->code. May raise; rpc_server_complete then
+ * settles what is left. */
+int rpc_server_decode(struct rpc_server *s, lua_State *L, const struct rpc_call *call,
+                      struct codec_error *e);
 /* Results are on the stack from first on: queues RESULT, or ERROR where they can't go. */
 void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first);
 /* Queues ERROR with s->failure. entered: whether the function was. */

@@ -227,7 +227,7 @@ int inbox_open(struct inbox *in, struct frame *ret_f, size_t *ret_have) {
   size_t size = buf_size(&in->bytes);
   const unsigned char *header = buf_peek(&in->bytes);
   struct frame f;
-  if (in->open_left > 0 || in->frame_left > 0 || size < FRAME_HEADER_SIZE ||
+  if (in->exact || in->open_left > 0 || in->frame_left > 0 || size < FRAME_HEADER_SIZE ||
       frame_decode(&f, header, in->first_type, in->last_type) < 0)
     return MF_AGAIN;
   size_t have = size - FRAME_HEADER_SIZE;

@@ -83,6 +83,8 @@ static ssize_t op_send(struct seam *seam, int fd, const struct iovec *iov, int n
     return -EPIPE;
   if (s->full)
     return 0;
+  if (s->room && s->room < most)
+    most = s->room;
   for (i = 0; i < niov && n < most; i++) {
     take = iov[i].iov_len < most - n ? iov[i].iov_len : most - n;
     s->inside++;
@@ -90,6 +92,8 @@ static ssize_t op_send(struct seam *seam, int fd, const struct iovec *iov, int n
     s->inside--;
     n += take;
   }
+  s->full = s->room && n == s->room;
+  s->room -= s->room ? n : 0;
   for (i = 0; i < nfds; i++) {
     assert(peer->nfds < SIM_QUEUE);
     if (fds[i] >= SIM_FD_BASE)

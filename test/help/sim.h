@@ -40,6 +40,7 @@ struct sim {
   int slow_measures, nmeasures; /* memory is told on the next turn; measures under way */
   size_t send_limit;   /* most octets one send takes; 0: all */
   int full;            /* sends take nothing for now */
+  size_t room;         /* octets that are taken before it is full; 0: no matter */
   int inside;          /* the world works, whose own memory never runs out */
 };
 

@@ -225,6 +225,85 @@ story.test("RP-19 large values pass whole", function(t)
   finish(t, rpc)
 end)
 
+-- Bodies that are read and written where they lie, among short ones, in every combination.
+local function pass_mixed(t, opts)
+  local rpc = fork.new():eval [[
+    function echo(text) return text end
+    function later(done, text) done(text) end
+  ]]:rpc(opts.async and "later" or "echo", opts)
+  local sizes = {5, 1 << 20, 70000, 0, 300000, 128 << 10, 3 << 20, 17000, 262144, 40, 5 << 20, 1}
+  local left = 0
+  for round = 1, 3 do
+    for i, n in ipairs(sizes) do
+      local unit = ("%d.%d "):format(round, i)
+      local text = unit:rep(n // #unit + 1):sub(1, n)
+      left = left + 1
+      rpc:call(text, function(err, got)
+        t.eq(err, nil)
+        t.ok(got == text, n)
+        left = left - 1
+      end)
+    end
+    while left > 0 do fork.step(1) end
+  end
+  finish(t, rpc)
+end
+
+story.test("RP-19 long and short ones do not mix", function(t)
+  for _, serialiser in ipairs {"msgpack", "string", "octets"} do
+    pass_mixed(t, {serialiser = serialiser})
+    pass_mixed(t, {serialiser = serialiser, handles = true, strict = true})
+  end
+end)
+
+story.test("RP-19 nor asynchronously", {needs = "luv"}, function(t)
+  for _, serialiser in ipairs {"msgpack", "string", "octets"} do
+    pass_mixed(t, {serialiser = serialiser, async = true})
+  end
+end)
+
+story.test("RP-19 events and errors between long ones", function(t)
+  local events = {}
+  local rpc = fork.new():eval [[
+    local event = require "moonfork.rpc".event
+    function f(text) event(text .. "1") event(text .. "2") error(text:sub(1, 3), 0) end
+  ]]:rpc("f", {on_event = function(text) events[#events + 1] = text end})
+  for _, n in ipairs {1 << 20, 100, 100000} do
+    local text = ("abc"):rep(n)
+    local _, err = rpc(text)
+    t.error(err, "REMOTE", "abc")
+    t.eq(#events, 2)
+    t.ok(events[1] == text .. "1" and events[2] == text .. "2", n)
+    events = {}
+  end
+  finish(t, rpc)
+end)
+
+story.test("long calls need no fresh memory", function(t)
+  local function faults()
+    local f <close> = assert(io.open "/proc/self/stat")
+    return tonumber(f:read "a":match "%) %S+ %S+ %S+ %S+ %S+ %S+ %S+ (%d+)")
+  end
+  if (os.getenv "STORY_PRELOAD" or "") ~= "" then t.skip "the sanitizer's memory is always fresh" end
+  if not pcall(faults) then t.skip "needs /proc" end
+  for _, serialiser in ipairs {"octets", "string", "msgpack"} do
+    local rpc = fork.new():eval [[
+      function faults()
+        local f <close> = assert(io.open "/proc/self/stat")
+        return f:read "a":match "%) %S+ %S+ %S+ %S+ %S+ %S+ %S+ (%d+)"
+      end
+      function f(text) return #text > 0 and text or faults() end
+    ]]:rpc("f", {serialiser = serialiser})
+    local text = ("x"):rep(1 << 20)
+    for _ = 1, 20 do assert(rpc(text)) end
+    local before = tonumber(rpc "")
+    for _ = 1, 50 do assert(rpc(text)) end
+    local each = (tonumber(rpc "") - before) / 50
+    t.ok(each < 30, serialiser .. ": " .. each)
+    finish(t, rpc)
+  end
+end)
+
 story.test("RP-23 handles are arguments", function(t)
   local rpc = fork.new():eval [[
     function write(file, text) file:write(text) file:close() return "done" end

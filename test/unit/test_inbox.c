@@ -486,6 +486,97 @@ static void test_outbox_to_inbox_through_a_socket(void **state) {
   inbox_deinit(&in);
 }
 
+/* ---- bodies elsewhere ---- */
+
+enum { LONG = 40000 };
+
+static void put_header(unsigned char *at, size_t length, unsigned nfds) {
+  struct frame f = {.length = (uint32_t)length, .type = CMD_ARG, .nfds = (uint8_t)nfds};
+  frame_encode(at, &f);
+}
+
+static void test_a_long_body_is_read_elsewhere(void **state) {
+  static unsigned char octets[2 * (FRAME_HEADER_SIZE + LONG)], body[LONG];
+  size_t first = FRAME_HEADER_SIZE + 100, have;
+  struct iovec iov[2];
+  struct inbox in;
+  struct frame f;
+  inbox_init(&in, CMD_SETUP, CMD_LAST);
+  memset(octets, 'a', sizeof octets);
+  put_header(octets, LONG, 0);
+  put_header(octets + FRAME_HEADER_SIZE + LONG, 7, 0);
+  assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
+  assert_int_equal(feed(&in, octets, first, NULL), 0);
+  assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
+  assert_int_equal(inbox_open(&in, &f, &have), 0);
+  assert_int_equal(f.length, LONG);
+  assert_int_equal(have, 100);
+  assert_memory_equal(f.body, octets + FRAME_HEADER_SIZE, 100);
+  assert_int_equal(inbox_open_left(&in), LONG - 100);
+  assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
+  assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
+  assert_int_equal(inbox_rooms(&in, body, 1000, iov), 1); /* not behind a part of it */
+  assert_int_equal(inbox_took(&in, 900), 900);
+  assert_int_equal(inbox_fed(&in, 0, NULL), 0);
+  assert_int_equal(inbox_rooms(&in, body, LONG - 1000, iov), 2);
+  assert_ptr_equal(iov[0].iov_base, body);
+  assert_int_equal(iov[0].iov_len, LONG - 1000);
+  assert_true(iov[1].iov_len <= INBOX_ROOM_MIN);
+  memcpy(iov[1].iov_base, octets + FRAME_HEADER_SIZE + LONG, FRAME_HEADER_SIZE + 7);
+  assert_int_equal(inbox_took(&in, LONG - 1000 + FRAME_HEADER_SIZE + 7), LONG - 1000);
+  assert_int_equal(inbox_fed(&in, FRAME_HEADER_SIZE + 7, NULL), 0);
+  assert_int_equal(inbox_open_left(&in), 0);
+  assert_int_equal(inbox_next(&in, &f), 0);
+  assert_int_equal(f.length, 7);
+  assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
+  assert_int_equal(inbox_pending(&in), 0);
+  inbox_deinit(&in);
+}
+
+static void test_a_body_that_is_nearly_there_is_awaited(void **state) {
+  static unsigned char octets[FRAME_HEADER_SIZE + LONG];
+  struct inbox in;
+  struct frame f;
+  size_t have;
+  inbox_init(&in, CMD_SETUP, CMD_LAST);
+  put_header(octets, LONG, 0);
+  assert_int_equal(feed(&in, octets, FRAME_HEADER_SIZE - 1, NULL), 0);
+  assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
+  assert_int_equal(
+      feed(&in, octets + FRAME_HEADER_SIZE - 1, LONG - INBOX_OPEN_MIN + 2, NULL), 0);
+  assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
+  assert_int_equal(feed(&in, octets, INBOX_OPEN_MIN - 1, NULL), 0);
+  assert_int_equal(inbox_next(&in, &f), 0);
+  assert_int_equal(f.length, LONG);
+  inbox_deinit(&in);
+}
+
+static void test_descriptors_of_an_open_frame(void **state) {
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct iovec iov[2];
+  struct inbox in;
+  struct frame f;
+  struct fdset fds;
+  static unsigned char body[LONG];
+  size_t have;
+  inbox_init(&in, CMD_SETUP, CMD_LAST);
+  put_header(header, LONG, 2);
+  assert_int_equal(feed(&in, header, sizeof header, NULL), 0);
+  assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN); /* they are not there */
+  fdset_init(&fds);
+  fdset_push(&fds, fd_open_null());
+  fdset_push(&fds, fd_open_null());
+  assert_int_equal(feed(&in, body, 1, &fds), 0);
+  assert_int_equal(inbox_open(&in, &f, &have), 0);
+  int fd = inbox_take_fd(&in);
+  fd_close(&fd);
+  assert_int_equal(inbox_rooms(&in, body, LONG - 1, iov), 2); /* closes the other */
+  assert_int_equal(inbox_took(&in, LONG - 1), LONG - 1);
+  assert_int_equal(inbox_fed(&in, 0, NULL), 0);
+  assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
+  inbox_deinit(&in);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_frames_in_every_step),
@@ -504,6 +595,9 @@ int main(void) {
       census_test(test_a_whole_frame_without_its_descriptors_is_an_error),
       census_test(test_too_many_unclaimed_descriptors),
       census_test(test_cut_descriptors_are_charged_to_their_frame),
+      census_test(test_a_long_body_is_read_elsewhere),
+      census_test(test_a_body_that_is_nearly_there_is_awaited),
+      census_test(test_descriptors_of_an_open_frame),
       census_test(test_outbox_to_inbox_through_a_socket),
   };
   return cmocka_run_group_tests_name("inbox", tests, NULL, NULL);

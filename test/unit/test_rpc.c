@@ -12,8 +12,12 @@
 
 enum { CALLS = 128 * 1024 };
 
+static unsigned char whole_text[2 * FRAME_BODY_MAX]; /* of the answer to be kept */
+static size_t whole_length;
+
 struct outcome {
   int told, code, started;
+  int keep;
   char text[32];
 };
 
@@ -69,6 +73,10 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   o->started = e ? e->started : -1;
   snprintf(o->text, sizeof o->text, "%.*s", m ? (int)m->length : 20,
            m ? (const char *)m->data : e->message);
+  if (m && o->keep) {
+    whole_length = m->length;
+    memcpy(whole_text, m->data, m->length);
+  }
   if (strlen(now->order) < 60)
     strcat(now->order, e ? "x" : "r");
   now->ntold++;
@@ -262,6 +270,83 @@ static void test_long_bodies_go_and_come_in_parts(void **state) {
   assert_int_equal(s->call[0].code, 0);
   free(big);
   story_free(s);
+}
+
+/* The caller may change its memory as soon as the call returns, wherever the kernel was full. */
+static void test_long_bodies_are_the_callers_again(void **state) {
+  static const size_t rooms[] = {0, 1, 16, 17, 100000, FRAME_BODY_MAX + 16, FRAME_BODY_MAX + 20};
+  size_t n = 2 * FRAME_BODY_MAX + 5, whole = n + 3 * FRAME_HEADER_SIZE;
+  unsigned char *big = malloc(n);
+  for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) {
+    struct story *s = story_new();
+    begin(s);
+    far_run(s->far);
+    s->far->deaf = 1;
+    s->sim->room = rooms[i];
+    s->sim->full = !rooms[i];
+    for (size_t k = 0; k < n; k++)
+      big[k] = (unsigned char)(k * 7 + k / 251);
+    assert_int_equal(call_with(s, big, n, 0), 0);
+    memset(big, '!', n);
+    const struct buf *rx = &s->sim->fd[far_worker(s->far, 0)->fd].rx;
+    assert_int_equal(buf_size(rx), rooms[i]);
+    s->sim->full = 0;
+    sim_run(s->sim);
+    assert_int_equal(buf_size(rx), whole);
+    for (size_t k = 0; k < n; k++) {
+      size_t at = k + (k / FRAME_BODY_MAX + 1) * FRAME_HEADER_SIZE;
+      assert_int_equal(buf_peek(rx)[at], (unsigned char)(k * 7 + k / 251));
+    }
+    s->far->deaf = 0;
+    story_free(s);
+  }
+  free(big);
+}
+
+/* Whatever the pieces in which it arrives: the octets, the order, and what comes behind. */
+static void answer_in_pieces(size_t piece) {
+  struct story *s = story_new();
+  size_t n = FRAME_BODY_MAX + 30000, at = 0;
+  unsigned char *octets = calloc(1, n + 200), *end = octets;
+  struct far_node *w;
+  begin(s);
+  call(s, "a");
+  call(s, "b");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  for (size_t part = FRAME_BODY_MAX; part; part = part == FRAME_BODY_MAX ? 30000 : 0) {
+    struct frame f = {.type = RPC_RESULT, .length = (uint32_t)part};
+    f.id = part == FRAME_BODY_MAX ? w->call[0] : 0;
+    f.flags = part == FRAME_BODY_MAX ? FRAME_MORE : 0;
+    frame_encode(end, &f);
+    end += FRAME_HEADER_SIZE;
+    for (size_t k = 0; k < part; k++)
+      *end++ = (unsigned char)(at++ * 3);
+  }
+  struct frame last = {.type = RPC_RESULT, .length = 5, .id = w->call[1]};
+  frame_encode(end, &last);
+  memcpy(end + FRAME_HEADER_SIZE, "short", 5);
+  end += FRAME_HEADER_SIZE + 5;
+  w->ncalls = 0;
+  whole_length = 0;
+  s->call[0].keep = 1;
+  for (unsigned char *p = octets; p < end; p += piece) {
+    sim_octets(s->sim, w->fd, p, (size_t)(end - p) < piece ? (size_t)(end - p) : piece);
+    sim_run(s->sim);
+  }
+  assert_string_equal(s->order, "rr");
+  assert_int_equal(whole_length, n);
+  for (size_t k = 0; k < n; k++)
+    assert_int_equal(whole_text[k], (unsigned char)(k * 3));
+  assert_string_equal(s->call[1].text, "short");
+  free(octets);
+  story_free(s);
+}
+
+static void test_long_answers_in_pieces(void **state) {
+  static const size_t pieces[] = {997, 4096, 4112, 16400, 100000, FRAME_BODY_MAX, 1 << 20};
+  for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+    answer_in_pieces(pieces[i]);
 }
 
 /* ---- deaths ---- */
@@ -800,6 +885,8 @@ int main(void) {
       cmocka_unit_test(test_events_and_results_keep_their_order),
       cmocka_unit_test(test_answer_out_of_order),
       cmocka_unit_test(test_long_bodies_go_and_come_in_parts),
+      cmocka_unit_test(test_long_bodies_are_the_callers_again),
+      cmocka_unit_test(test_long_answers_in_pieces),
       cmocka_unit_test(test_replies_come_before_the_death),
       cmocka_unit_test(test_idle_death_is_an_error_with_the_status),
       cmocka_unit_test(test_strict_clone_has_entered_only_the_first),
