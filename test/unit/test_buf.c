@@ -2,6 +2,7 @@
 #include "unit/unit.h"
 
 #include "base/buf.h"
+#include <stdlib.h>
 
 static void test_put_then_consume_gives_the_same_octets(void **state) {
   struct buf b;
@@ -162,6 +163,31 @@ static void test_reader_at_every_length(void **state) {
   }
 }
 
+static void test_storage_is_lent_and_kept(void **state) {
+  struct buf b;
+  size_t cap;
+  buf_init(&b, 1 << 20);
+  unsigned char *block = malloc(300000);
+  buf_adopt(&b, block, 300000);
+  assert_ptr_equal(buf_reserve(&b, 300000), block);
+  assert_int_equal(buf_put(&b, "abc", 3), 0);
+  assert_ptr_equal(buf_yield(&b, &cap), block);
+  assert_int_equal(cap, 300000);
+  assert_int_equal(buf_size(&b), 0);
+  assert_null(buf_yield(&b, &cap));
+  buf_adopt(&b, block, 300000);
+  b.keep = 300000;
+  assert_int_equal(buf_put(&b, "abc", 3), 0);
+  buf_consume(&b, 3);
+  assert_ptr_equal(b.data, block);
+  b.keep = 299999;
+  assert_int_equal(buf_put(&b, "abc", 3), 0);
+  buf_consume(&b, 3);
+  assert_null(b.data);
+  buf_deinit(&b);
+  assert_int_equal(b.keep, 299999);
+}
+
 static void test_reader_of_nothing(void **state) {
   struct reader r;
   reader_init(&r, NULL, 0);
@@ -186,6 +212,7 @@ int main(void) {
       census_test(test_reader_tells_none_empty_and_short_strings_apart),
       census_test(test_reader_at_every_length),
       census_test(test_reader_of_nothing),
+      census_test(test_storage_is_lent_and_kept),
   };
   return cmocka_run_group_tests_name("buf", tests, NULL, NULL);
 }

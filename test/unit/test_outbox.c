@@ -268,6 +268,36 @@ static void test_borrowed_body_is_not_copied(void **state) {
   assert_int_equal(released, 1);
 }
 
+static void test_what_is_left_of_a_borrowed_body_moves(void **state) {
+  static const size_t gone[] = {0, 1, 16, 17, 5000, FRAME_BODY_MAX + 16, FRAME_BODY_MAX + 40};
+  enum { N = FRAME_BODY_MAX + 3000 };
+  static unsigned char body[N], to[N];
+  for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
+    struct outbox o;
+    struct sent sent = {0};
+    outbox_init(&o);
+    buf_init(&sent.wire, SIZE_MAX);
+    outbox_move(&o, body, N, to);
+    assert_int_equal(outbox_put(&o, ANS_DONE, 1, NULL, 0, NULL), 0);
+    outbox_move(&o, body, N, to); /* not a borrowed one */
+    memset(body, 'a', N);
+    assert_int_equal(outbox_put_ref(&o, CMD_ARG, 2, body, N, NULL, NULL), 0);
+    for (size_t left = 16 + gone[i]; left > 0;)
+      left -= send_some(&o, &sent, left);
+    outbox_move(&o, to, N, body); /* nor one that lies elsewhere */
+    outbox_move(&o, body, N, to);
+    memset(body, '!', N);
+    while (send_some(&o, &sent, 100000) > 0)
+      ;
+    assert_int_equal(buf_size(&sent.wire), 16 + N + 32);
+    for (size_t k = 0; k < N; k++)
+      assert_int_equal(buf_peek(&sent.wire)[32 + k + (k >= FRAME_BODY_MAX ? 16 : 0)], 'a');
+    outbox_move(&o, body, N, to); /* all of it has gone */
+    buf_deinit(&sent.wire);
+    outbox_deinit(&o);
+  }
+}
+
 static void test_empty_borrowed_body_is_one_frame(void **state) {
   struct outbox o;
   struct sent sent;
@@ -346,6 +376,7 @@ int main(void) {
       census_test(test_every_short_write_gives_the_same_octets),
       census_test(test_long_bodies_go_in_parts),
       census_test(test_borrowed_body_is_not_copied),
+      census_test(test_what_is_left_of_a_borrowed_body_moves),
       census_test(test_empty_borrowed_body_is_one_frame),
       census_test(test_deinit_closes_and_releases_what_is_left),
       census_test(test_failed_put_takes_descriptors_and_releases),

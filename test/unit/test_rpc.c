@@ -843,6 +843,28 @@ static void test_handles_that_do_not_belong(void **state) {
   }
 }
 
+static void test_torn_long_body_and_death(void **state) {
+  static const size_t cuts[] = {1, 3000, 40000, FRAME_BODY_MAX - 1, FRAME_BODY_MAX};
+  unsigned char *octets = calloc(1, FRAME_HEADER_SIZE + FRAME_BODY_MAX);
+  for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+    struct story *s = story_new();
+    struct frame f = {.type = RPC_RESULT, .length = FRAME_BODY_MAX, .flags = FRAME_MORE};
+    begin(s);
+    call(s, "x");
+    far_run(s->far);
+    f.id = far_worker(s->far, 0)->call[0];
+    frame_encode(octets, &f);
+    sim_octets(s->sim, far_worker(s->far, 0)->fd, octets, FRAME_HEADER_SIZE + cuts[i]);
+    far_run(s->far);
+    far_die(s->far, far_worker(s->far, 0), SIGKILL);
+    far_run(s->far);
+    assert_int_equal(s->call[0].code, MF_ECLONE_DIED);
+    assert_non_null(strstr(s->error_text, "in the middle"));
+    story_free(s);
+  }
+  free(octets);
+}
+
 static void test_torn_header_and_death(void **state) {
   for (size_t cut = 1; cut < FRAME_HEADER_SIZE; cut++) {
     struct story *s = story_new();
@@ -910,6 +932,7 @@ int main(void) {
       cmocka_unit_test(test_message_longer_than_allowed),
       cmocka_unit_test(test_handles_of_a_message_are_kept_or_closed),
       cmocka_unit_test(test_handles_that_do_not_belong),
+      cmocka_unit_test(test_torn_long_body_and_death),
       cmocka_unit_test(test_torn_header_and_death),
       cmocka_unit_test(test_events_without_end_leave_the_loop_its_turns),
   };
