@@ -193,6 +193,12 @@ void home_drop(struct home *h) {
     home_free(h);
 }
 
+/* A wait of the loop without an end is cheaper. */
+static void disarm(struct home *h) {
+  h->timer_at_ms = UINT64_MAX;
+  h->seam->ops->timer(h->seam, UINT64_MAX);
+}
+
 /* ---- dispatch ---- */
 
 void home_enter(struct home *h) {
@@ -244,6 +250,8 @@ void home_leave(struct home *h) {
   run_tasks(h);
   write_acks(h);
   sweep(h);
+  if (h->timer_at_ms != UINT64_MAX && list_empty(&h->deadlines))
+    disarm(h);
   h->in_dispatch--;
   if (h->started && !h->nopen && !h->nbusy && list_empty(&h->todo))
     park(h);

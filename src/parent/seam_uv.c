@@ -192,13 +192,14 @@ static void on_timer(uv_timer_t *handle) {
 
 static void op_timer(struct seam *s, uint64_t at_ms) {
   struct seam_uv *u = self(s);
-  uint64_t now = op_now_ms(s);
+  uint64_t now;
   if (!u->fixed)
     return;
   if (at_ms == UINT64_MAX) {
     uv_timer_stop(&u->fixed->timer);
     return;
   }
+  now = op_now_ms(s);
   uv_update_time(u->loop);
   uv_timer_start(&u->fixed->timer, on_timer, at_ms > now ? at_ms - now : 0, 0);
 }
