@@ -247,15 +247,18 @@ local function refuse(self, ...)
   return setmetatable({}, Refused)
 end
 
+-- As reactor.await does, but with one function and one table a call.
 local function wait(self, options, ...)
-  local args = table.pack(...)
-  local results, err = reactor.await(function(done)
-    core.call_with(self.raw, options, function(e, ...)
-      return done(e, not e and table.pack(...))
-    end, table.unpack(args, 1, args.n))
-    reactor.touch()
-  end)
-  if not results then return nil, err end
+  local begun, full = reactor.wait_new()
+  if not begun then return nil, full end
+  local here <close>, err, results = begun, nil, nil
+  core.call_with(self.raw, options, function(e, ...)
+    err, results = e, not e and table.pack(...)
+    reactor.settle(here)
+  end, ...)
+  reactor.touch()
+  reactor.drive(here)
+  if err then return nil, err end
   return table.unpack(results, 1, results.n)
 end
 

@@ -99,9 +99,8 @@ end
 -- One turn, then what has completed by then, until `wait` has its answer. Callbacks may
 -- wait and thereby take some of it. Gives the number of completions it told.
 local function dispatch(wait)
-  core.turn()
   local n = 0
-  for _ = 1, core.waiting() do
+  for _ = 1, core.turn() do
     if not tell(core.pop()) then break end
     n = n + 1
     if wait and wait.done then break end
@@ -133,7 +132,7 @@ function Wait.__close(wait)
   end
 end
 
-local function wait_new()
+local function wait_begin()
   local here = coroutine.running()
   local wait = setmetatable({ coroutine = here, outer = innermost[here] }, Wait)
   innermost[here] = wait
@@ -169,12 +168,20 @@ local function too_deep()
   return core.error("LIMIT", ("more than %d waiting calls inside each other"):format(NESTED_MAX))
 end
 
--- Calls begin(callback) and waits for callback(err, value): value, or nil, err.
-function reactor.await(begin, timeout)
+-- A wait, to be closed by its maker, that reactor.settle ends and reactor.drive waits for; or
+-- nil, err.
+function reactor.wait_new()
   local full = too_deep()
   if full then return nil, full end
-  local wait <close> = wait_new()
-  local err, value
+  return wait_begin()
+end
+reactor.settle, reactor.drive = settle, drive
+
+-- Calls begin(callback) and waits for callback(err, value): value, or nil, err.
+function reactor.await(begin, timeout)
+  local begun, full = reactor.wait_new()
+  if not begun then return nil, full end
+  local wait <close>, err, value = begun, nil, nil
   begin(function(e, v)
     err, value = e, v
     settle(wait)
@@ -188,7 +195,7 @@ end
 
 -- How a moonfork.socket waits: true to try again, false: time out.
 local function wait_with_waiter(fd, events, timeout)
-  local wait <close> = wait_new()
+  local wait <close> = wait_begin()
   local watch <close> = core.watch(fd, events, function() settle(wait) end)
   if not watch then return true end -- of a kind that never makes anybody wait
   return drive(wait, timeout and core.now() + timeout)

@@ -257,28 +257,23 @@ struct box *box_open(lua_State *L) {
 
 /* ---- for Lua ---- */
 
-static int l_turn(lua_State *L) { /* turn(): one turn without waiting */
+/* One turn without waiting. How many completions wait then: what comes later belongs to the
+ * next batch. */
+static int l_turn(lua_State *L) { /* turn() -> number */
   struct reactor *r = reactor_peek(L);
+  lua_Integer n = 0;
   if (r) {
     reactor_tidy(L, r);
     reactor_turn(r);
+    list_each(it, &r->done) n++;
   }
-  return 0;
+  lua_pushinteger(L, n);
+  return 1;
 }
 
 static int l_pop(lua_State *L) { /* pop() -> kind, target, error, value; or nothing */
   struct reactor *r = reactor_peek(L);
   return r ? completion_pop(L, r) : 0;
-}
-
-/* How many completions wait now: what comes later belongs to the next batch. */
-static int l_waiting(lua_State *L) { /* waiting() -> number */
-  struct reactor *r = reactor_peek(L);
-  lua_Integer n = 0;
-  if (r)
-    list_each(it, &r->done) n++;
-  lua_pushinteger(L, n);
-  return 1;
 }
 
 static int l_outstanding(lua_State *L) { /* outstanding() -> boolean */
@@ -386,7 +381,6 @@ static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from it
 const luaL_Reg bind_reactor_functions[] = {
     {"turn", l_turn},
     {"pop", l_pop},
-    {"waiting", l_waiting},
     {"outstanding", l_outstanding},
     {"timeout", l_timeout},
     {"fd", l_fd},
