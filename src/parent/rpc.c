@@ -845,7 +845,7 @@ static int fds_are_announced(struct mf_rpc *rpc) {
 static int open_frame(struct mf_rpc *rpc) {
   struct frame f;
   size_t have;
-  if (inbox_open(&rpc->in, &f, &have) == MF_AGAIN)
+  if (inbox_open(&rpc->in, &f, &have) != 0) /* its descriptors have been looked at */
     return MF_AGAIN;
   on_frame(rpc, &f, have);
   return 0;

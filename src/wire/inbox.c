@@ -231,8 +231,11 @@ int inbox_open(struct inbox *in, struct frame *ret_f, size_t *ret_have) {
       frame_decode(&f, header, in->first_type, in->last_type) < 0)
     return MF_AGAIN;
   size_t have = size - FRAME_HEADER_SIZE;
-  if (f.length < have + INBOX_OPEN_MIN || match_fds(in, f.nfds) == MF_AGAIN)
+  if (f.length < have + INBOX_OPEN_MIN)
     return MF_AGAIN;
+  int r = match_fds(in, f.nfds);
+  if (r < 0)
+    return r;
   f.body = header + FRAME_HEADER_SIZE;
   in->frame_left = size;
   in->open_left = f.length - have;

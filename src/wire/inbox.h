@@ -56,10 +56,10 @@ int inbox_fed(struct inbox *in, size_t n, struct fdset *fds);
  * next call of inbox_next or inbox_room. */
 int inbox_next(struct inbox *in, struct frame *ret_f);
 enum { INBOX_OPEN_MIN = 16 * 1024 }; /* octets of a body that must be missing */
-/* After MF_AGAIN: the frame under way, if its header and its descriptors are there and
- * INBOX_OPEN_MIN octets of its body are missing: 0, and *ret_have octets lie at f->body,
- * valid as long as inbox_next's; else MF_AGAIN. Not for exact inboxes. The inbox then offers
- * little room at first, so that the next long body is noticed soon. */
+/* After MF_AGAIN: the frame under way, if its header is there and INBOX_OPEN_MIN octets of
+ * its body are missing: 0, and *ret_have octets lie at f->body, valid as long as
+ * inbox_next's; else MF_AGAIN, or -EPROTO without its descriptors. Not for exact inboxes. The
+ * inbox then offers little room at first, so that the next long body is noticed soon. */
 int inbox_open(struct inbox *in, struct frame *ret_f, size_t *ret_have);
 /* Octets of the open frame's body that are still to come; while there are, inbox_next gives
  * MF_AGAIN. */
