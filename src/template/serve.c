@@ -206,6 +206,8 @@ static int serve_inbox(struct server *s, int *budget) {
     r = serve_frame(s, &f, &fds, lost_fds);
     if (r != 0)
       return r;
+    if (f.type == CMD_FORK && s->children.n > 1)
+      *budget = 0; /* the end of another is not to wait for a row of forks */
   }
   if (*budget > 0 && r < 0)
     break_off(s, r);
