@@ -81,6 +81,7 @@ struct mf_process {
   unsigned close_waits : 1; /* the close callback waits for the end of our child */
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */
+  unsigned refilling : 1;    /* up to their maximum, one after the other */
   unsigned quiet : 1;    /* nobody waits for its exit, though it is told */
   unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
   unsigned nrefs;        /* records that rely on its reports */

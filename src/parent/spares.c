@@ -17,6 +17,7 @@ static void let_go(struct mf_process *q) {
 
 void spares_drop(struct mf_process *p) {
   deadline_clear(&p->refill);
+  p->refilling = 0;
   p->nspares = 0;
   while (!list_empty(&p->spares))
     let_go(list_entry(p->spares.next, struct mf_process, spare_link));
@@ -65,18 +66,10 @@ struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   list_push(&q->home->held, &q->held_link);
   home_turn(q->home);
   deadline_clear(&p->limit);
-  if (p->nspares < p->spares_min)
+  if (p->nspares < p->spares_min && !p->refilling)
     deadline_set(p->home, &p->refill, REFILL_DELAY_MS);
   process_update(q);
   return q;
-}
-
-void spares_check(struct mf_process *p) {
-  if (!p->spares_max || p->state != SERVING || p->ndone < p->nsent ||
-      !list_empty(&p->refill.link))
-    return;
-  if (p->nspares < p->spares_min || (p->nspares == 0 && !p->spares_begun))
-    deadline_set(p->home, &p->refill, REFILL_DELAY_MS);
 }
 
 static int fork_one(struct mf_process *p) {
@@ -98,16 +91,33 @@ static int fork_one(struct mf_process *p) {
   return q->state == DEAD ? MF_EFORK_FAILED : 0;
 }
 
-void spares_on_refill(struct deadline *d) {
-  struct mf_process *p = list_entry(d, struct mf_process, refill);
+/* One at a time, each when the last is there: a row of births would keep what was taken from
+ * its processor. */
+static void refill_step(struct mf_process *p) {
   int has_limit = !list_empty(&p->limit.link);
-  p->spares_begun = 1;
-  while (p->state == SERVING && p->nspares < p->spares_max && !p->home->stopping)
-    if (fork_one(p) < 0)
-      break;
+  if (p->state != SERVING || p->nspares >= p->spares_max || p->home->stopping ||
+      fork_one(p) < 0)
+    p->refilling = 0;
   /* A fork disarms the template's own timeout; these are not the user's. */
   if (has_limit && p->state == SERVING && list_empty(&p->limit.link))
     list_push(&p->home->deadlines, &p->limit.link);
+}
+
+void spares_check(struct mf_process *p) {
+  if (!p->spares_max || p->state != SERVING || p->ndone < p->nsent ||
+      !list_empty(&p->refill.link))
+    return;
+  if (p->refilling)
+    refill_step(p);
+  else if (p->nspares < p->spares_min || (p->nspares == 0 && !p->spares_begun))
+    deadline_set(p->home, &p->refill, REFILL_DELAY_MS);
+}
+
+void spares_on_refill(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, refill);
+  p->spares_begun = 1;
+  p->refilling = 1;
+  refill_step(p);
 }
 
 int mf_spares(const mf_process *p) {
