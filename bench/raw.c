@@ -164,7 +164,8 @@ static void memory(int heap_mib, int tables) {
 
 static void execs(int count) {
   extern char **environ;
-  char *command[] = {"lua5.4", "-e", "", NULL};
+  static char program[] = "lua5.4", option[] = "-e", chunk[] = "";
+  char *command[] = {program, option, chunk, NULL};
   for (int i = -5; i < count; i++) {
     pid_t pid;
     int status;

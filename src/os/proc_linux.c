@@ -224,7 +224,7 @@ static int memory_by_statm(pid_t pid, struct proc_memory *ret) {
 }
 
 unsigned long long proc_resident(pid_t pid) {
-  struct proc_memory m;
+  struct proc_memory m = {0};
   return memory_by_statm(pid, &m) == 0 ? m.rss : 0;
 }
 
