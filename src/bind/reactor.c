@@ -3,12 +3,12 @@
  * may wait. Other loops watch its one descriptor (uv_backend_fd). Runs in the parent. */
 #include "bind/bind.h"
 #include "os/fd.h"
+#include "os/fdwait.h"
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <math.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -345,7 +345,7 @@ static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd r
       {.fd = fd, .events = fd < 0 ? 0 : to_poll(luaL_checkstring(L, 3))},
       {.fd = r ? uv_backend_fd(&r->loop) : -1, .events = POLLIN},
   };
-  int n = poll(fds, 2, ms);
+  int n = fdwait(fds, 2, ms);
   lua_pushboolean(L, n > 0 && fds[0].revents != 0);
   return 1;
 }

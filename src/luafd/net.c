@@ -12,9 +12,9 @@
 #include "base/result.h"
 #include "luafd/lookup.h"
 #include "os/fd.h"
+#include "os/fdwait.h"
 #include <errno.h>
 #include <lauxlib.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -164,7 +164,7 @@ static int connect_result(int fd) {
   struct pollfd p = {.fd = fd, .events = POLLOUT};
   int error = 0;
   socklen_t size = sizeof error;
-  if (poll(&p, 1, 0) == 0)
+  if (fdwait(&p, 1, 0) == 0)
     return MF_AGAIN;
   if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
     return -errno;

@@ -6,12 +6,12 @@
  * non-blocking or the caller may sleep. */
 #include "luafd/raw.h"
 
+#include "os/fdwait.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -46,7 +46,7 @@ static int ready_now(int fd, short events) {
   struct pollfd p = {.fd = fd, .events = events};
   int r;
   do
-    r = poll(&p, 1, 0);
+    r = fdwait(&p, 1, 0);
   while (r < 0 && errno == EINTR);
   return r != 0;
 }
@@ -161,7 +161,7 @@ int raw_wait(int fd, const char *events, double timeout) {
       (short)((strchr(events, 'r') ? POLLIN : 0) | (strchr(events, 'w') ? POLLOUT : 0));
   for (;;) {
     int ms = deadline < 0 ? -1 : wait_slice_ms(deadline - raw_now());
-    int r = poll(&p, 1, ms);
+    int r = fdwait(&p, 1, ms);
     if (r > 0)
       return p.revents & POLLNVAL ? -EBADF : 1;
     if (r < 0 && errno != EINTR)

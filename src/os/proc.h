@@ -70,6 +70,8 @@ unsigned long long proc_resident(pid_t pid);
  * closed already. A process may prepare what its child then owns. */
 int proc_leash_prepare(int leash_fd, int signum);
 int proc_leash_own(int prepared_fd, int signum);
+/* Another signal for it, loud again, and owned. 0 or -errno. */
+int proc_leash_change(int prepared_fd, int signum);
 
 /* Signals: every disposition to default (SIGCHLD included), the mask empty, no alternate
  * stack, no interval timers. */

@@ -14,9 +14,9 @@
 #include "os/proc.h"
 
 #include "os/fd.h"
+#include "os/fdwait.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,7 +60,7 @@ static int has_ended(int pidfd) {
   struct pollfd p = {.fd = pidfd, .events = POLLIN};
   int r;
   do
-    r = poll(&p, 1, 0);
+    r = fdwait(&p, 1, 0);
   while (r < 0 && errno == EINTR);
   return r != 0;
 }
@@ -276,7 +276,7 @@ static int is_hung_up(int fd) {
   struct pollfd p = {.fd = fd};
   int r;
   do
-    r = poll(&p, 1, 0);
+    r = fdwait(&p, 1, 0);
   while (r < 0 && errno == EINTR);
   return r > 0 && (p.revents & POLLHUP) != 0;
 }
@@ -300,4 +300,9 @@ int proc_leash_own(int prepared_fd, int signum) {
   if (is_hung_up(prepared_fd))
     kill(getpid(), signum);
   return 0;
+}
+
+int proc_leash_change(int prepared_fd, int signum) {
+  int r = ask_for_signal(prepared_fd, signum);
+  return r < 0 ? r : proc_leash_own(prepared_fd, signum);
 }

@@ -67,3 +67,7 @@ int proc_leash_prepare(int leash_fd, int signum) {
 int proc_leash_own(int prepared_fd, int signum) {
   return -ENOSYS;
 }
+
+int proc_leash_change(int prepared_fd, int signum) {
+  return -ENOSYS;
+}

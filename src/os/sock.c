@@ -9,9 +9,9 @@
  */
 #include "os/sock.h"
 
+#include "os/fdwait.h"
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -179,7 +179,7 @@ int sock_hung_up(int fd) {
   struct pollfd p = {.fd = fd, .events = POLLRDHUP};
   int r;
   do
-    r = poll(&p, 1, 0);
+    r = fdwait(&p, 1, 0);
   while (r < 0 && errno == EINTR);
   return r > 0 && (p.revents & (POLLHUP | POLLRDHUP)) != 0;
 }

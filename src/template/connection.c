@@ -10,10 +10,10 @@
 #include "template/connection.h"
 
 #include "base/result.h"
+#include "os/fdwait.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 
 enum { PATIENCE_NS = 2 * 1000 * 1000 };
@@ -141,7 +141,7 @@ int connection_flush(struct connection *c) {
 /* ENOBUFS looks like a full socket but polls as writable: try again a little later. */
 static void wait_for_room(const struct connection *c) {
   struct pollfd p = {.fd = c->fd, .events = POLLOUT};
-  if (poll(&p, 1, -1) > 0 && (p.revents & POLLOUT))
+  if (fdwait(&p, 1, -1) > 0 && (p.revents & POLLOUT))
     poll(NULL, 0, 1);
 }
 

@@ -8,10 +8,10 @@
 
 #include "moonfork.h"
 #include "os/fd.h"
+#include "os/fdwait.h"
 #include "os/proc.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -46,25 +46,35 @@ int leash_snapped(const struct leash *l) {
   if (l->source < 0)
     return 0;
   do
-    r = poll(&p, 1, 0);
+    r = fdwait(&p, 1, 0);
   while (r < 0 && errno == EINTR);
   return r > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+/* What is ready has SIGKILL already. */
+static int take_ready(struct leash *l, int signum) {
+  l->armed = l->ready;
+  l->ready = -1;
+  return signum == SIGKILL ? proc_leash_own(l->armed, signum)
+                           : proc_leash_change(l->armed, signum);
+}
+
+static int prepare_own(struct leash *l, int signum) {
+  l->armed = proc_leash_prepare(l->source, signum);
+  return l->armed < 0 ? l->armed : proc_leash_own(l->armed, signum);
 }
 
 static void arm(struct leash *l, int signum) {
   if (l->source < 0 || l->broken)
     return;
-  if (signum == SIGKILL && l->ready >= 0) {
-    l->armed = l->ready;
-    l->ready = -1;
-  } else {
-    l->armed = proc_leash_prepare(l->source, signum);
-  }
   l->resting = 0;
-  if (l->armed >= 0 && proc_leash_own(l->armed, signum) == 0)
+  int r = l->ready >= 0 ? take_ready(l, signum) : prepare_own(l, signum);
+  l->full = r == -EMFILE || r == -ENFILE;
+  if (r == 0)
     return;
   fd_close(&l->armed);
-  l->broken = 1;
+  l->armed = -1;
+  l->broken = !l->full;
   if (leash_snapped(l))
     raise(signum);
 }
@@ -91,13 +101,30 @@ void leash_rest(struct leash *l) {
     switch_signal(l, 0);
 }
 
-void leash_run(struct leash *l, int mode) {
-  if (mode != MF_LEASH_KILL)
+void leash_save(struct leash *l) {
+  leash_hold(l);
+  leash_prepare(l);
+}
+
+/* What is armed already needs no new descriptor, and there may be none. */
+static void change_to_term(struct leash *l) {
+  if (l->armed < 0 || proc_leash_change(l->armed, SIGTERM) < 0) {
     fd_close(&l->armed);
-  if (mode == MF_LEASH_TERM)
     arm(l, SIGTERM);
+  }
+  l->resting = 0;
+}
+
+int leash_run(struct leash *l, int mode) {
+  if (mode == MF_LEASH_TERM)
+    change_to_term(l);
   else if (mode == MF_LEASH_KILL)
     leash_hold(l);
+  else
+    fd_close(&l->armed);
+  if (mode != MF_LEASH_KEEP && l->full)
+    return -EMFILE;
   fd_close(&l->ready);
   fd_close(&l->source);
+  return 0;
 }

@@ -10,6 +10,7 @@ struct leash {
   int ready;   /* one for the next clone, with SIGKILL and without an owner; -1: none */
   int resting; /* armed, but quiet */
   int broken;  /* can't be armed here (no /proc): the template kills instead */
+  int full;    /* it could not be armed because no descriptor was to be had */
 };
 
 /* Takes source (-1: no leash at all). */
@@ -25,9 +26,11 @@ void leash_forked(struct leash *l);
 void leash_hold(struct leash *l);
 /* Before waiting with clones to look after: quiet, so that it may reap. */
 void leash_rest(struct leash *l);
-/* Into the function: mode is enum mf_leash. Afterwards only the armed descriptor is left.
- */
-void leash_run(struct leash *l, int mode);
+/* Before a limit on descriptors: armed, and ready for a runner, while there still are some. */
+void leash_save(struct leash *l);
+/* Into the function: mode is enum mf_leash. Afterwards only the armed descriptor is left. 0, or
+ * -EMFILE with everything as it was: the leash is wanted and there is no descriptor for it. */
+int leash_run(struct leash *l, int mode);
 /* 1 when the parent's end of the pipe is closed. */
 int leash_snapped(const struct leash *l);
 

@@ -1,5 +1,8 @@
 /* CMD_LIMIT. Runs in templates and clones before run.
  *
+ * A limit on descriptors may be lower than what is held, which is a way to have a process open
+ * nothing more. So what it will need for its leash is opened before.
+ *
  * RLIMIT_AS counts addresses, and the Lua heap reserves far more of them than it uses. So
  * "as" is taken as what the process may use: the reservation is cut to what the limit
  * leaves, and the system's limit is set to the value plus what is mapped and reserved but
@@ -59,6 +62,8 @@ static int set_limit(struct server *s, const struct limit_value *v) {
   uint64_t value = v->value;
   if (value != UINT64_MAX && v->which == LIMIT_AS)
     value = fit_heap(s, value);
+  if (v->which == LIMIT_NOFILE)
+    leash_save(&s->leash);
   limit.rlim_cur = limit.rlim_max = value == UINT64_MAX ? RLIM_INFINITY : (rlim_t)value;
   /* SIGXCPU comes at the soft limit; at the hard one it is SIGKILL, which says nothing. */
   if (v->which == LIMIT_CPU && value != UINT64_MAX)

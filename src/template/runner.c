@@ -9,6 +9,7 @@
 #include "template/runner.h"
 
 #include "base/result.h"
+#include "os/fdwait.h"
 #include "os/sock.h"
 #include "template/clone.h"
 #include "template/clone_posix.h"
@@ -16,7 +17,6 @@
 #include "template/script.h"
 #include "template/signals.h"
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -100,6 +100,14 @@ static int place_streams(struct server *s) {
   return 0;
 }
 
+static int hold_leash(struct server *s) {
+  int r = leash_run(&s->leash, s->leash_mode);
+  if (r < 0)
+    server_fail_with(s, FAILURE_LIMIT, PHASE_FUNCTION, -r,
+                     "no descriptor is left for the leash (limit nofile)");
+  return r;
+}
+
 /* 4. and 5.: nobody enters a function for a parent that is gone. */
 static void announce(struct server *s) {
   if (sock_hung_up(s->conn.fd))
@@ -146,7 +154,8 @@ int cmd_run(struct server *s, struct command *c) {
     return 0;
   if (s->heap)
     heap_keep(s->heap);
-  leash_run(&s->leash, s->leash_mode); /* what running promises must hold when it is read */
+  if (hold_leash(s) < 0) /* what running promises must hold when it is read */
+    return 0;
   announce(s);
   return SERVED_RUN;
 }
@@ -178,7 +187,7 @@ static void write_stderr(const char *text, size_t n) {
       n -= (size_t)r;
     } else if (r < 0 && errno == EAGAIN) {
       struct pollfd p = {.fd = 2, .events = POLLOUT};
-      if (poll(&p, 1, 1000) == 0)
+      if (fdwait(&p, 1, 1000) == 0)
         return;
     } else if (r == 0 || errno != EINTR) {
       return;

@@ -13,14 +13,15 @@
 #include "template/serve.h"
 
 #include "base/result.h"
+#include "os/fdwait.h"
 #include "template/commands.h"
 #include "template/runner.h"
 #include "template/signals.h"
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 
-enum { BURST_MAX = 64 }; /* commands between two looks at the children */
+enum { BURST_MAX = 64 };  /* commands between two looks at the children */
+enum { REFUSED_MS = 50 }; /* between two attempts to wait */
 
 /* ---- the table ---- */
 
@@ -289,9 +290,12 @@ static void wait_for_work(struct server *s, int dry, int patience_ms) {
   if (s->children.n > 0 && delay_ms != 0 && s->phase == SERVE_SERVING)
     leash_prepare(&s->leash);
   sigemptyset(&none);
-  if (ppoll(p, 2, timeout, &none) > 0 && p[1].revents) {
+  int r = fdwait_masked(p, 2, timeout, &none);
+  if (r > 0 && p[1].revents) {
     children_pull_leash(&s->children);
     fd_close(&s->leash.source);
+  } else if (r < 0 && errno != EINTR) {
+    poll(NULL, 0, REFUSED_MS); /* no memory: whatever it is, it must not become a spin */
   }
 }
 
