@@ -7,14 +7,35 @@
 static const char note[] = "\n... (cut)";
 enum { NOTE_SIZE = sizeof note - 1 };
 
+static size_t count_nuls(const char *text, size_t n) {
+  size_t found = 0;
+  for (const char *p = text, *end = text + n; (p = memchr(p, 0, (size_t)(end - p))); p++)
+    found++;
+  return found;
+}
+
+/* As much as max octets take. A NUL, where C's strings end, is shown as \0. */
+static size_t put_shown(char *to, size_t max, const char *text, size_t n) {
+  size_t at = 0;
+  for (size_t i = 0; i < n && at + (text[i] == 0) < max; i++) {
+    if (text[i] == 0)
+      to[at++] = '\\';
+    to[at++] = (char)(text[i] == 0 ? '0' : text[i]);
+  }
+  return at;
+}
+
 static size_t set_text(char *to, size_t max, const char *text, size_t n) {
-  if (n <= max) {
+  size_t nuls = n <= max ? count_nuls(text, n) : 0;
+  if (n <= max && nuls == 0) {
     memcpy(to, text, n);
     return n;
   }
-  memcpy(to, text, max - NOTE_SIZE);
-  memcpy(to + max - NOTE_SIZE, note, NOTE_SIZE);
-  return max;
+  if (n <= max && n + nuls <= max)
+    return put_shown(to, max, text, n);
+  size_t at = put_shown(to, max - NOTE_SIZE, text, n);
+  memcpy(to + at, note, NOTE_SIZE);
+  return at + NOTE_SIZE;
 }
 
 void failure_clear(struct failure *f) {
@@ -48,9 +69,10 @@ int failure_encode(const struct failure *f, struct buf *out) {
 }
 
 size_t failure_last_words(const struct failure *f, char *out, size_t n) {
-  size_t at = set_text(out, n, f->message, f->nmessage);
-  if (f->ntraceback == 0 || n - at < NOTE_SIZE + 1)
-    return at;
+  size_t half = n / 2, traceback = f->ntraceback < half ? f->ntraceback : half;
+  if (traceback == 0)
+    return set_text(out, n, f->message, f->nmessage);
+  size_t at = set_text(out, n - 1 - traceback, f->message, f->nmessage);
   out[at++] = '\n';
   return at + set_text(out + at, n - at, f->traceback, f->ntraceback);
 }

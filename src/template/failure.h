@@ -15,13 +15,14 @@ struct failure {
 };
 
 void failure_clear(struct failure *f);
-/* Copies, cut with a note. */
+/* Copies, cut with a note; a NUL becomes the two characters \0. */
 void failure_set_message(struct failure *f, const char *text, size_t n);
 void failure_set_traceback(struct failure *f, const char *text, size_t n);
 /* The body of the answer. 0 or a negative errno. */
 int failure_encode(const struct failure *f, struct buf *out);
-/* Message and traceback as one text into out (n octets), cut with a note. Returns its
- * size; not terminated. */
+/* Message and traceback as one text into out (n octets, some dozens at least), each cut with a
+ * note where both don't fit; the traceback gets up to a half. Returns its size; not
+ * terminated. */
 size_t failure_last_words(const struct failure *f, char *out, size_t n);
 
 #endif
