@@ -448,6 +448,19 @@ static int do_push_socket(lua_State *L) {
   return 1;
 }
 
+/* A process that runs its function without ever having been forked was never sealed, and
+ * collects in Lua's own way still. A copied interpreter stays as its program has set it. */
+static void choose_collector(struct server *s) {
+  if (s->seal.sealed || s->entry->L)
+    return;
+  if (s->seal.gc == SEAL_GENERATIONAL)
+    lua_gc(s->L, LUA_GCGEN, 0, 0);
+  else if (s->seal.gc == SEAL_INCREMENTAL)
+    lua_gc(s->L, LUA_GCINC, 0, 0, 0);
+  else
+    lua_gc(s->L, LUA_GCSTOP);
+}
+
 int script_run(struct server *s, int fd) {
   lua_State *L = s->L;
   int function = lua_gettop(L) - s->run.nargs;
@@ -457,6 +470,7 @@ int script_run(struct server *s, int fd) {
   if (!lua_checkstack(L, 4))
     return out_of_memory(s, PHASE_FUNCTION);
   failure_clear(&s->failure);
+  choose_collector(s);
   lua_pushcfunction(L, on_error);
   lua_insert(L, function);
   int status = lua_pcall(L, s->run.nargs, 0, function);
