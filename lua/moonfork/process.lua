@@ -51,6 +51,12 @@ local function tell_unreported(p, err)
   reactor.post_failure(err)
 end
 
+-- Messages begin with the process's name; those from over there have it already.
+local function named(p, err)
+  if p.name then err.message = p.name .. ": " .. err.message end
+  return err
+end
+
 -- The chain has failed on this side of the socket. The process is made to fail as well, so
 -- that it ends as it would after a failure over there.
 local function fail(p, err)
@@ -60,6 +66,11 @@ local function fail(p, err)
     p.spoiled = true
     core.eval(p.raw, "error((...), 0)", err.message)
   end
+  named(p, err)
+end
+
+local function is_empty(n, f)
+  return core.error("EINVAL", ("argument #%d of '%s' is empty"):format(n, f))
 end
 
 -- ---- the end ----
@@ -167,10 +178,12 @@ local function create(f, n, given, source, make)
   reactor.install()
   local plain, err = options.read(f, n, given)
   local p = blank(source, plain and plain.name)
+  err = err and named(p, err)
   err = source and inherited(source.err) or err
   local raw
   if not err then
     raw, err = make(p.cell, plain)
+    err = err and named(p, err)
   end
   if raw then
     p.raw, p.cell.raw = raw, raw
@@ -269,7 +282,10 @@ end
 function methods.require(p, ...)
   serving(p, "require")
   for i = 1, select("#", ...) do check.name(i, "require", (select(i, ...))) end
-  for _, module in ipairs { ... } do command(p, core.require, module) end
+  for i, module in ipairs { ... } do
+    if module == "" then fail(p, is_empty(i, "require")) end
+    command(p, core.require, module)
+  end
   return p
 end
 
@@ -352,7 +368,8 @@ end
 
 function methods.chdir(p, path)
   serving(p, "chdir")
-  return command(p, core.chdir, check.name(1, "chdir", path))
+  if check.name(1, "chdir", path) == "" then fail(p, is_empty(1, "chdir")) end
+  return command(p, core.chdir, path)
 end
 
 function methods.setenv(p, name, value)
@@ -450,6 +467,7 @@ function methods.run(p, name, callback)
   check.name(1, "run", name)
   callback = check.callback(2, "run", callback)
   return finish_or_wait(p, callback, function(raw, finished)
+    if name == "" then return nil, is_empty(1, "run") end
     return core.run(raw, name, finished)
   end)
 end

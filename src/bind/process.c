@@ -4,6 +4,7 @@
  * Lua programs hold. Runs in the parent. */
 #include "bind/bind.h"
 #include "os/fd.h"
+#include "os/sock.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,6 +222,13 @@ static int l_from_fd(lua_State *L) { /* from_fd(cell, options, fd); takes fd */
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
   int fd = (int)luaL_checkinteger(L, 3);
+  if (!sock_is_nameless(fd)) {
+    fd_close(&fd);
+    lua_pushnil(L);
+    bind_error_push(L, "EINVAL", "the handle is no process: no socket that to_fd gave", NULL,
+                    MF_STARTED_NO, NULL);
+    return 2;
+  }
   bind_options_read(L, 2, r, &options);
   struct proc *p = bound_push(L, r, 1);
   if (!p) {

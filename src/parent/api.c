@@ -177,6 +177,10 @@ int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
   fd = fd_raise(fd); /* closes what it can't raise */
   if (fd < 0)
     return made(h, fd == -EBADF ? MF_EINVAL : fd);
+  if (!sock_is_nameless(fd)) {
+    fd_close(&fd);
+    return made(h, MF_EINVAL);
+  }
   fd_set_nonblocking(fd, 1);
   return made(h, process_take_up(h, o, fd, ret));
 }

@@ -257,14 +257,31 @@ static char *copy_text(const char *text) {
   return text ? strdup(text) : NULL;
 }
 
-static struct failure *failure_new(int code, int started, const char *message,
+/* A copy of a message about p, with its name before it where it has one. */
+static char *copy_message(const struct mf_process *p, const char *text, size_t n) {
+  const char *name = p->name ? p->name : "";
+  size_t lead = strlen(name), gap = lead ? 2 : 0;
+  char *message = malloc(lead + gap + n + 1);
+  if (!message)
+    return NULL;
+  memcpy(message, name, lead);
+  memcpy(message + lead, ": ", gap);
+  memcpy(message + lead + gap, text, n);
+  message[lead + gap + n] = 0;
+  return message;
+}
+
+/* Takes message (may be NULL). */
+static struct failure *failure_new(int code, int started, char *message,
                                    const char *traceback) {
   struct failure *f = calloc(1, sizeof *f);
-  if (!f)
+  if (!f) {
+    free(message);
     return NULL;
+  }
   f->code = code;
   f->started = started;
-  f->message = copy_text(message);
+  f->message = message;
   f->traceback = copy_text(traceback);
   return f;
 }
@@ -307,7 +324,7 @@ void process_fail(struct mf_process *p, int code, int started, const char *trace
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  fail_with(p, failure_new(code, started, text, traceback));
+  fail_with(p, failure_new(code, started, copy_message(p, text, strlen(text)), traceback));
 }
 
 /* The error that a process gets because its source can't fork it. */
@@ -326,7 +343,7 @@ static void fail_like_source(struct mf_process *p) {
     process_fail(p, code, MF_STARTED_NO, NULL, "the template has ended");
     return;
   }
-  fail_with(p, failure_new(code, MF_STARTED_NO, f->message, f->traceback));
+  fail_with(p, failure_new(code, MF_STARTED_NO, copy_text(f->message), f->traceback));
 }
 
 /* ---- the end ---- */
@@ -487,10 +504,6 @@ static void measure_clones(struct mf_process *p) {
   }
 }
 
-static const char *called(const struct mf_process *p) {
-  return p->name ? p->name : "the process";
-}
-
 /* Whether a function that p was told to run may have been entered, once its socket is
  * drained: no *running*, no entry, unless memory was too short to read it. */
 static int may_have_started(const struct mf_process *p) {
@@ -514,7 +527,7 @@ static void die(struct mf_process *p) {
                    "the template program ended before it said hello (%s)", how);
     else
       process_fail(p, MF_ECLONE_DIED, may_have_started(p), NULL,
-                   "%s ended instead of answering (%s)", called(p), how);
+                   "the process ended instead of answering (%s)", how);
   }
   if (p->runner)
     p->runner->reaper = NULL;
@@ -1112,7 +1125,7 @@ static int hold_run(struct mf_process *p, void *arg) {
 static int run_failed(struct mf_process *p, void *arg) {
   const struct run_request *run = arg;
   if (!p->error)
-    process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL, "%s has ended", called(p));
+    process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL, "the process has ended");
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   process_owe(p, OWE_FINISH);
   return 0;
@@ -1241,8 +1254,8 @@ static void withdraw(struct mf_process *p) {
 static void cancel(struct mf_process *p) {
   if (p->finish.kind != FINISH_NONE && !(p->owed & OWE_FINISH)) {
     if (!p->error)
-      p->error =
-          failure_new(MF_ECANCELLED, may_have_started(p), "closed by the caller", NULL);
+      p->error = failure_new(MF_ECANCELLED, may_have_started(p),
+                             copy_message(p, "closed by the caller", 20), NULL);
     process_owe(p, OWE_FINISH);
   }
   fail_memory(p, MF_ECANCELLED);
@@ -1394,8 +1407,8 @@ static int failure_code_of(unsigned code) {
   return code && code <= FAILURE_CODE_LAST ? codes[code] : MF_EPROTOCOL;
 }
 
-/* The failure in a frame's body; NULL when it is none (or no memory). */
-static struct failure *failure_decode(const struct frame *f) {
+/* The failure of p in a frame's body; NULL when it is none (or no memory). */
+static struct failure *failure_decode(const struct mf_process *p, const struct frame *f) {
   struct reader r;
   struct failure *fail = calloc(1, sizeof *fail);
   const char *message, *traceback;
@@ -1414,15 +1427,15 @@ static struct failure *failure_decode(const struct frame *f) {
     return NULL;
   }
   fail->started = MF_STARTED_NO;
-  fail->message = message ? strndup(message, nmessage) : NULL;
+  fail->message = message ? copy_message(p, message, nmessage) : NULL;
   fail->traceback = traceback ? strndup(traceback, ntraceback) : NULL;
   return fail;
 }
 
 static int on_fork_failed(struct mf_process *p, void *arg) {
-  struct failure *f = failure_decode(arg);
+  struct failure *f = failure_decode(p, arg);
   if (!f)
-    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, "the fork failed", NULL);
+    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, copy_message(p, "the fork failed", 15), NULL);
   fail_with(p, f);
   die(p);
   return 0;
@@ -1448,7 +1461,7 @@ static int is_about_start(const struct frame *f) {
 }
 
 static int on_failed(struct mf_process *p, void *arg) {
-  struct failure *f = failure_decode(arg);
+  struct failure *f = failure_decode(p, arg);
   if (!f)
     return broken_by(p, "a failure that is none");
   if (p->greeting && is_about_start(arg))
@@ -1584,7 +1597,7 @@ static int on_eof(struct mf_process *p, void *arg) {
   }
   if (!p->source && !p->child && p->pid <= 0) {
     process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
-                 "%s hung up before it could be known", called(p));
+                 "the process hung up before it could be known");
     die(p);
     return 0;
   }
@@ -1642,8 +1655,7 @@ static int time_out(struct mf_process *p, void *arg) {
   if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
     return 0; /* it came just in time, or has its own error */
   process_fail(p, MF_ETIMEOUT, may_have_started(p), NULL,
-               "%s was not running its function %u ms after its creation", called(p),
-               p->limit_ms);
+               "the process was not running its function %u ms after its creation", p->limit_ms);
   if (p->state == HELD) {
     die(p);
     return 0;

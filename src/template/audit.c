@@ -144,7 +144,9 @@ static int watched_randomseed(lua_State *L) {
   if (!lua_isnoneornil(L, 1) && a->seed_at[0] == '\0') {
     luaL_where(L, 1);
     const char *where = lua_tostring(L, -1);
-    copy_name(a->seed_at, *where != '\0' ? where : "a C function ");
+    copy_name(a->seed_at, *where != '\0' ? where : "a C function");
+    for (size_t n = strlen(a->seed_at); n > 0 && strchr(": ", a->seed_at[n - 1]); n--)
+      a->seed_at[n - 1] = '\0'; /* what a message would follow */
     lua_pop(L, 1);
   }
   lua_pushvalue(L, lua_upvalueindex(2));

@@ -205,6 +205,10 @@ static void leave_last_words(struct server *s) {
   text[n++] = '\n';
   fflush(NULL);
   write_stderr("moonfork: ", 10);
+  if (s->name[0]) {
+    write_stderr(s->name, strlen(s->name));
+    write_stderr(": ", 2);
+  }
   write_stderr(text, n);
 }
 
