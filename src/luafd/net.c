@@ -116,19 +116,28 @@ static int new_socket(struct run *r, const struct addrinfo *a) {
   return 0;
 }
 
-/* The socket under an abandoned path refuses; a living one does not, nor does a full one.
- */
+/* The socket under an abandoned path refuses. Asked as datagrams, a stream listener that lives
+ * refuses the type (EPROTOTYPE) and never learns of it: no connection waits to be accepted. */
 static int remove_abandoned(const struct addrinfo *a) {
   const struct sockaddr_un *un = (const void *)a->ai_addr;
   struct stat st;
   if (a->ai_family != AF_UNIX || lstat(un->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
     return 0;
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
     return 0;
   int refused = connect(fd, a->ai_addr, a->ai_addrlen) != 0 && errno == ECONNREFUSED;
   fd_close(&fd);
   return refused && unlink(un->sun_path) == 0;
+}
+
+static int bind_to(int fd, const struct addrinfo *a) {
+  if (bind(fd, a->ai_addr, a->ai_addrlen) == 0)
+    return 0;
+  int error = errno;
+  if (error != EADDRINUSE || !remove_abandoned(a))
+    return -error;
+  return bind(fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : -errno;
 }
 
 static int bind_and_listen(struct run *r, const struct addrinfo *a, int backlog) {
@@ -137,12 +146,10 @@ static int bind_and_listen(struct run *r, const struct addrinfo *a, int backlog)
     return e;
   if (a->ai_family != AF_UNIX)
     setsockopt(r->o->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  int bound = bind(r->o->fd, a->ai_addr, a->ai_addrlen);
-  if (bound != 0 && errno == EADDRINUSE && remove_abandoned(a))
-    bound = bind(r->o->fd, a->ai_addr, a->ai_addrlen);
-  if (bound != 0 || listen(r->o->fd, backlog) != 0)
-    return -errno;
-  return 0;
+  e = bind_to(r->o->fd, a);
+  if (e < 0)
+    return e;
+  return listen(r->o->fd, backlog) == 0 ? 0 : -errno;
 }
 
 int step_listen(struct run *r) {
