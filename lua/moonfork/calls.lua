@@ -117,6 +117,7 @@ local function common(where, given)
     on_close = callback(where, given, "on_close"),
   }
   plain.events = cell.on_event ~= nil
+  plain.tells_end = cell.on_close ~= nil
   return plain, cell
 end
 
@@ -247,18 +248,23 @@ local function refuse(self, ...)
   return setmetatable({}, Refused)
 end
 
+local function give_up(_, wait)
+  if wait.under_way then wait.under_way:cancel() end
+end
+
 -- As reactor.await does, but with one function and one table a call.
 local function wait(self, options, ...)
-  local begun, full = reactor.wait_new()
+  local begun, full = reactor.wait_new(give_up)
   if not begun then return nil, full end
-  local here <close>, err, results = begun, nil, nil
-  core.call_with(self.raw, options, function(e, ...)
-    err, results = e, not e and table.pack(...)
-    reactor.settle(here)
+  local here <close> = begun
+  local number = here.number
+  here.under_way = core.call_with(self.raw, options, function(e, ...)
+    reactor.answer(number, e, not e and table.pack(...))
   end, ...)
   reactor.touch()
   reactor.drive(here)
-  if err then return nil, err end
+  if here.err then return nil, here.err end
+  local results = here.value
   return table.unpack(results, 1, results.n)
 end
 
@@ -332,9 +338,9 @@ end
 
 -- ---- pools ----
 
--- Starts start(raw, done) and calls back, or waits: true, or nil, err.
-local function do_or_wait(done, start)
-  if not done then return reactor.await(start) end
+-- Starts start(done) and calls back, or waits: true, or nil, err.
+local function do_or_wait(done, start, cancel)
+  if not done then return reactor.await(start, cancel) end
   start(done)
   return true
 end
@@ -375,7 +381,7 @@ function pool_methods.reload(self, process, done)
       return told_later(reloaded, nil, err or self.failure)
     end
     told_later(reloaded, core.pool_reload(self.raw, raw, reloaded))
-  end)
+  end, function() if self.raw then core.pool_cancel_reload(self.raw) end end)
 end
 
 function pool_methods.resize(self, max)
@@ -470,7 +476,10 @@ function Map:step()
   local index = self.told + 1
   if index > self.started then return nil end
   while not self.answers[index] do
-    local ok, err = reactor.await(function(done) self.waiting = done end)
+    -- Leaving the loop closes it; but nothing is left where the coroutine is collected.
+    local ok, err = reactor.await(function(done) self.waiting = done end, function(collected)
+      if collected then self:close() end
+    end)
     self.waiting = nil
     if not ok then error(err, 0) end
   end
@@ -481,10 +490,12 @@ function Map:step()
 end
 
 -- The loop was left early: nobody wants the rest.
-function Map:__close()
+function Map:close()
   self.ended = true
   for _, under_way in pairs(self.under_way) do under_way:cancel() end
 end
+
+Map.__close = Map.close
 
 function pool_methods.map(self, items)
   local map = setmetatable({ pool = self, next = source_of(items), started = 0, told = 0,

@@ -119,10 +119,14 @@ local function watch(p, watcher)
   reactor.touch()
 end
 
+-- The last one takes with it that the end is waited for.
 local function unwatch(p, watcher)
   for i, w in ipairs(p.watchers or {}) do
     if w == watcher then table.remove(p.watchers, i) end
   end
+  if not p.watchers or p.watchers[1] then return end
+  p.watchers = nil
+  if p.raw then core.watch_exit(p.raw, true) end
 end
 
 -- What close() and the finaliser share. p.closed is set.
@@ -433,25 +437,39 @@ end
 
 -- ---- finishing ----
 
--- Starts run or to_fd: start(raw, finished). The callback gets err, value.
+local function finished(p, err)
+  p.state = "finished"
+  if not err then return end
+  p.err = p.err or err
+  mark_told(p, err)
+end
+
+-- Starts run or to_fd: start(raw, done). The callback gets err, value. Gives a function that
+-- makes it nobody's: the answer is dropped, with its socket, and nothing of it keeps the
+-- object or counts as outstanding.
 local function finish(p, callback, start)
   p.state = "finishing"
-  local function finished(err, value)
-    p.state = "finished"
-    if err then
-      p.err = p.err or err
-      mark_told(p, err)
-    end
+  local function done(err, value)
+    finished(p, err)
     return callback(err, value)
   end
+  local function told(...) return done(...) end
   local err = p.err
   if not err then
     local _
-    _, err = start(p.raw, finished)
+    _, err = start(p.raw, told)
     if err then fail(p, err) end -- it could not even be sent: the process has to end too
   end
-  if err then reactor.post(function() return finished(err) end) end
+  if err then reactor.post(function() return told(err) end) end
   reactor.touch()
+  return function()
+    local weak = setmetatable({ p }, { __mode = "v" })
+    if p.raw then core.run_quiet(p.raw) end
+    done = function(e, socket)
+      if socket then socket:close() end
+      if weak[1] then finished(weak[1], e) end
+    end
+  end
 end
 
 local function finish_or_wait(p, callback, start)
@@ -459,7 +477,9 @@ local function finish_or_wait(p, callback, start)
     finish(p, callback, start)
     return p
   end
-  return reactor.await(function(done) finish(p, done, start) end)
+  local drop
+  return reactor.await(function(done) drop = finish(p, done, start) end,
+    function() if drop then drop() end end)
 end
 
 function methods.run(p, name, callback)
@@ -573,11 +593,8 @@ function methods.wait(p, timeout)
   local status, err = reactor.await(function(done)
     watcher = function(exit) done(nil, exit) end
     tell_end(p, watcher)
-  end, timeout)
-  if not status then
-    unwatch(p, watcher)
-    return nil, err
-  end
+  end, function() unwatch(p, watcher) end, timeout)
+  if not status then return nil, err end
   if not p.err then return status end
   mark_told(p, p.err)
   -- That it ended instead of answering is no other news than how it ended.
@@ -588,16 +605,20 @@ end
 function methods.memory(p, callback)
   open(p, "memory")
   callback = check.callback(1, "memory", callback)
+  local request
   local function start(done)
     local err = not p.raw and p.err
     if not err then
-      local _
-      _, err = core.memory(p.raw, done)
+      request, err = core.memory(p.raw, done)
     end
     if err then reactor.post(function() return done(err) end) end
     reactor.touch()
   end
-  if not callback then return reactor.await(start) end
+  if not callback then
+    return reactor.await(start, function()
+      if request and p.raw then core.memory_quiet(p.raw, request) end
+    end)
+  end
   start(callback)
   return p
 end

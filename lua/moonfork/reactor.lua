@@ -22,7 +22,7 @@ local kept = {} -- errors of callbacks that a foreign loop called: {error}
 local level = setmetatable({}, { __mode = "k" }) -- of callbacks, by coroutine
 local newest = setmetatable({}, { __mode = "v" }) -- [1]: where the newest callback runs
 local innermost = setmetatable({}, { __mode = "k" }) -- by coroutine: the wait it is in
-local waits = setmetatable({}, { __mode = "k" }) -- every wait under way
+local waits = setmetatable({}, { __mode = "v" }) -- every wait under way, by number
 local answered = setmetatable({}, { __mode = "k" }) -- those to be woken
 local failures = setmetatable({}, { __mode = "k" }) -- posted by post_failure
 
@@ -121,22 +121,43 @@ local function pause(left)
   waiter(reactor.object, timeout)
 end
 
-local Wait = {}
+-- A wait is referred to by the stack of its coroutine only: what is to settle it knows its
+-- number. So it ends with its coroutine, however that ends: when it is left by an error or by
+-- coroutine.close, when the coroutine died of an error (see bury), or with the garbage. What
+-- was asked for is cancelled then, for nobody would take the answer.
+local Wait = {} -- of the main coroutine, which is never garbage
+local Mortal = {} -- of others
+local nwaits = 0
 
-function Wait.__close(wait)
-  innermost[wait.coroutine] = wait.outer
-  waits[wait] = nil
+local function wait_end(wait, collected)
+  waits[wait.number] = nil
   if answered[wait] then
     answered[wait] = nil
     attend()
   end
+  local cancel = wait.cancel
+  wait.cancel = nil
+  if cancel and not wait.done then cancel(collected, wait) end
 end
 
-local function wait_begin()
-  local here = coroutine.running()
-  local wait = setmetatable({ coroutine = here, outer = innermost[here] }, Wait)
+function Wait.__close(wait)
+  innermost[wait.coroutine] = wait.outer
+  wait_end(wait, false)
+end
+
+Mortal.__close = Wait.__close
+
+function Mortal.__gc(wait)
+  pcall(wait_end, wait, true) -- fails only where the state is being closed, or in a copy
+end
+
+local function wait_begin(cancel)
+  local here, main = running()
+  nwaits = nwaits + 1
+  local wait = setmetatable({ coroutine = here, outer = innermost[here], number = nwaits,
+    cancel = cancel }, main and Wait or Mortal)
   innermost[here] = wait
-  waits[wait] = true
+  waits[nwaits] = wait
   return wait
 end
 
@@ -149,6 +170,22 @@ local function settle(wait)
     answered[wait] = true
     attend()
   end
+end
+
+local BURY_EVERY = 0.1
+local bury_at = 0
+
+-- Ends the waits of coroutines that have died of an error: Lua closes nothing on such a stack.
+-- There may be thousands of waits, so it looks now and then. nil, or when the next look is due.
+local function bury()
+  if not next(waits) then return nil end
+  local now = core.now()
+  if now < bury_at then return bury_at - now end
+  for _, wait in pairs(waits) do
+    if coroutine.status(wait.coroutine) == "dead" then wait_end(wait, false) end
+  end
+  bury_at = now + BURY_EVERY
+  return nil
 end
 
 -- Turns until the wait is settled: true, or false when the time is up.
@@ -168,35 +205,48 @@ local function too_deep()
   return core.error("LIMIT", ("more than %d waiting calls inside each other"):format(NESTED_MAX))
 end
 
--- A wait, to be closed by its maker, that reactor.settle ends and reactor.drive waits for; or
--- nil, err.
-function reactor.wait_new()
+-- A wait, to be closed by its maker, that reactor.answer ends by its number and reactor.drive
+-- waits for; or nil, err. Where it ends without an answer, cancel(collected, wait) is called,
+-- once; collected: its coroutine is garbage.
+function reactor.wait_new(cancel)
   local full = too_deep()
   if full then return nil, full end
-  return wait_begin()
+  return wait_begin(cancel)
 end
-reactor.settle, reactor.drive = settle, drive
+
+-- Leaves err and value in the wait with that number, if somebody waits there still.
+function reactor.answer(number, err, value)
+  local wait = waits[number]
+  if not wait then return end
+  wait.err, wait.value = err, value
+  settle(wait)
+end
+
+reactor.drive = drive
 
 -- Calls begin(callback) and waits for callback(err, value): value, or nil, err.
-function reactor.await(begin, timeout)
-  local begun, full = reactor.wait_new()
+function reactor.await(begin, cancel, timeout)
+  local begun, full = reactor.wait_new(cancel)
   if not begun then return nil, full end
-  local wait <close>, err, value = begun, nil, nil
-  begin(function(e, v)
-    err, value = e, v
-    settle(wait)
-  end)
+  local wait <close> = begun
+  local number = wait.number
+  begin(function(e, v) reactor.answer(number, e, v) end)
   if not drive(wait, timeout and core.now() + timeout) then
     return nil, core.error("TIMEOUT", "the time ran out", true)
   end
-  if err then return nil, err end
-  return value
+  if wait.err then return nil, wait.err end
+  return wait.value
 end
 
--- How a moonfork.socket waits: true to try again, false: time out.
+-- How a moonfork.socket waits: true to try again, false: time out. A watch ends with the
+-- stack that it is on.
 local function wait_with_waiter(fd, events, timeout)
   local wait <close> = wait_begin()
-  local watch <close> = core.watch(fd, events, function() settle(wait) end)
+  local number = wait.number
+  local watch <close> = core.watch(fd, events, function()
+    local waiting = waits[number]
+    if waiting then settle(waiting) end
+  end)
   if not watch then return true end -- of a kind that never makes anybody wait
   return drive(wait, timeout and core.now() + timeout)
 end
@@ -216,9 +266,11 @@ end
 
 -- Waits of other coroutines: those of this one are below it on the stack.
 local function others_wait()
-  local here = coroutine.running()
-  for wait in pairs(waits) do
-    if wait.coroutine ~= here then return true end
+  local here = running()
+  for _, wait in pairs(waits) do
+    if wait.coroutine ~= here and coroutine.status(wait.coroutine) ~= "dead" then
+      return true
+    end
   end
   return false
 end
@@ -260,7 +312,7 @@ function reactor.loop()
   while true do
     local n = dispatch()
     if not reactor.outstanding() then return true end
-    if n == 0 then pause() end
+    if n == 0 then pause(bury()) end
   end
 end
 
@@ -268,6 +320,7 @@ function reactor.step(timeout)
   reactor.check()
   local deadline = core.now() + (timeout or 0)
   local n = dispatch()
+  bury()
   while n == 0 and reactor.outstanding() do
     local left = deadline - core.now()
     if left <= 0 then break end

@@ -362,12 +362,34 @@ static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
   return refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
 }
 
-static int l_memory(lua_State *L) { /* memory(raw, f) */
+/* memory(raw, f) -> what memory_quiet takes; or nil, error */
+static int l_memory(lua_State *L) {
   struct proc *p = bound_check_any(L, 1);
   if (!p->process)
     return done(L, p, MF_ECLOSED);
   struct completion *c = completion_new(L, p->reactor, DONE_MEMORY, 2);
-  return refused(L, p, c, c ? mf_memory(p->process, on_memory, c) : -ENOMEM);
+  int rc = c ? mf_memory(p->process, on_memory, c) : -ENOMEM;
+  if (rc < 0)
+    return refused(L, p, c, rc);
+  reactor_touch(p->reactor);
+  lua_pushlightuserdata(L, c);
+  return 1;
+}
+
+/* memory_quiet(raw, what memory gave): it is no outstanding work from now on */
+static int l_memory_quiet(lua_State *L) {
+  struct proc *p = bound_check_any(L, 1);
+  if (p->process)
+    mf_memory_quiet(p->process, lua_touserdata(L, 2));
+  return 0;
+}
+
+/* run_quiet(raw): the run or to_fd under way is no outstanding work from now on */
+static int l_run_quiet(lua_State *L) {
+  struct proc *p = bound_check_any(L, 1);
+  if (p->process)
+    mf_run_quiet(p->process);
+  return 0;
 }
 
 static int l_finish(lua_State *L) { /* finish(raw) */
@@ -445,7 +467,9 @@ const luaL_Reg bind_process_functions[] = {
     {"limit", l_limit},
     {"run", l_run},
     {"to_fd", l_to_fd},
+    {"run_quiet", l_run_quiet},
     {"memory", l_memory},
+    {"memory_quiet", l_memory_quiet},
     {"finish", l_finish},
     {"watch_exit", l_watch_exit},
     {"pid", l_pid},

@@ -32,6 +32,7 @@ struct service {
   struct proc *proc; /* the process of an rpc */
   unsigned holds;
   int closing;
+  int tells_end; /* somebody is told when its close is over */
   struct serialiser serialiser;
   struct buf out; /* the call under way */
   struct codec_fds fds;
@@ -390,6 +391,7 @@ static int l_rpc_new(lua_State *L) {
     return 2;
   buf_init(&s->out, (size_t)o.message_max);
   o.data = s;
+  s->tells_end = get_flag(L, 4, "tells_end");
   int rc = mf_rpc_new(p->process, function, &o, &s->rpc);
   if (rc == 0) {
     s->proc = p;
@@ -413,6 +415,7 @@ static int l_pool_new(lua_State *L) {
     return 2;
   buf_init(&s->out, (size_t)o.message_max);
   o.data = s;
+  s->tells_end = get_flag(L, 4, "tells_end");
   po.rpc = &o;
   int rc = mf_pool_new(p->process, function, &po, &s->pool);
   if (rc == 0)
@@ -470,41 +473,47 @@ static const mf_call_options *check_call_options(lua_State *L, int idx) {
   return lua_isnil(L, idx) ? NULL : luaL_checkudata(L, idx, BIND_CALL_OPTIONS);
 }
 
+/* Pushes what calls give; its id is to be filled in. */
+static struct call *call_push(lua_State *L, struct service *s) {
+  struct call *call = lua_newuserdatauv(L, sizeof *call, 1);
+  *call = (struct call){0, s->box};
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, BIND_CALL);
+  return call;
+}
+
+/* The call on top of the stack with the n arguments from first; its callback is at idx. */
+static int start_call(lua_State *L, struct service *s, struct call *call, int idx,
+                      int first, int n) {
+  int top = lua_gettop(L);
+  const mf_call_options *o = check_call_options(L, 2);
+  struct reply *r = reply_for(L, s, idx);
+  if (!r)
+    return luaL_error(L, "not enough memory");
+  submit(L, s, r, o, first, n, &call->id);
+  lua_settop(L, top);
+  reactor_touch(s->reactor);
+  return 1;
+}
+
 /* call(raw, call options | nil, ...) -> call; nothing where the last is no function */
 static int l_call(lua_State *L) {
   int n = lua_gettop(L);
   if (n < 3 || !lua_isfunction(L, n))
     return 0;
   struct service *s = check(L, 1);
-  const mf_call_options *o = check_call_options(L, 2);
   luaL_checkstack(L, 8, NULL);
-  struct call *call = lua_newuserdatauv(L, sizeof *call, 1);
-  *call = (struct call){0, s->box};
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, 1);
-  luaL_setmetatable(L, BIND_CALL);
-  struct reply *r = reply_for(L, s, n);
-  if (!r)
-    return luaL_error(L, "not enough memory");
-  submit(L, s, r, o, 3, n - 3, &call->id);
-  lua_settop(L, n + 1);
-  reactor_touch(s->reactor);
-  return 1;
+  return start_call(L, s, call_push(L, s), n, 3, n - 3);
 }
 
-/* call_with(raw, call options | nil, callback, ...) */
+/* call_with(raw, call options | nil, callback, ...) -> call */
 static int l_call_with(lua_State *L) {
   struct service *s = check(L, 1);
-  const mf_call_options *o = check_call_options(L, 2);
   luaL_checktype(L, 3, LUA_TFUNCTION);
   luaL_checkstack(L, 8, NULL);
   int n = lua_gettop(L) - 3;
-  struct reply *r = reply_for(L, s, 3);
-  if (!r)
-    return luaL_error(L, "not enough memory");
-  submit(L, s, r, o, 4, n, NULL);
-  reactor_touch(s->reactor);
-  return 0;
+  return start_call(L, s, call_push(L, s), 3, 4, n);
 }
 
 /* call_options(milliseconds | nil, idempotent) -> call options */
@@ -571,6 +580,13 @@ static int l_pool_reload(lua_State *L) { /* pool_reload(raw, raw process, f) */
   if (rc == 0)
     bound_give(p);
   return started(L, s, c, rc);
+}
+
+static int l_pool_cancel_reload(lua_State *L) { /* pool_cancel_reload(raw) */
+  struct service *s = check_box(L, 1);
+  if (s && s->pool)
+    mf_pool_cancel_reload(s->pool);
+  return 0;
 }
 
 static int l_pool_resize(lua_State *L) { /* pool_resize(raw, max) */
@@ -655,7 +671,8 @@ static int l_service_close(lua_State *L) { /* service_close(raw): calls under wa
   return 0;
 }
 
-/* Garbage is closed: what is outstanding finishes. */
+/* Garbage is closed: what is outstanding finishes. No loop waits for the end where nobody is
+ * told of it: the function of a call that was given up may never return. */
 static int service_gc(lua_State *L) {
   struct service **box = luaL_checkudata(L, 1, BIND_SERVICE);
   struct service *s = *box;
@@ -663,6 +680,10 @@ static int service_gc(lua_State *L) {
   if (!s || reactor_foreign(s->reactor))
     return 0;
   s->box = NULL;
+  if (s->rpc && !s->tells_end)
+    mf_rpc_quiet(s->rpc);
+  if (s->pool && !s->tells_end)
+    mf_pool_quiet(s->pool);
   service_close(s);
   reactor_touch(s->reactor);
   return 0;
@@ -691,6 +712,7 @@ const luaL_Reg bind_service_functions[] = {
     {"call_options", l_call_options},
     {"pool_drain", l_pool_drain},
     {"pool_reload", l_pool_reload},
+    {"pool_cancel_reload", l_pool_cancel_reload},
     {"pool_resize", l_pool_resize},
     {"pool_stats", l_pool_stats},
     {"pool_pids", l_pool_pids},

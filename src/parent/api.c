@@ -455,6 +455,13 @@ void mf_exit_quiet(mf_process *p, int quiet) {
   process_update(p);
 }
 
+void mf_run_quiet(mf_process *p) {
+  if (process_check(p))
+    return;
+  p->finish.quiet = 1;
+  process_update(p);
+}
+
 int mf_kill(mf_process *p, int signum) {
   int r = process_check(p);
   if (r)
@@ -491,6 +498,16 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
   }
   process_update(p);
   return result(r);
+}
+
+void mf_memory_quiet(mf_process *p, const void *data) {
+  if (process_check(p))
+    return;
+  list_each(it, &p->memory) {
+    struct memory_request *m = list_entry(it, struct memory_request, link);
+    m->quiet |= m->data == data;
+  }
+  process_update(p);
 }
 
 /* ---- end ---- */

@@ -3,6 +3,7 @@
 #include "parent/latency.h"
 #include "parent/numbers.h"
 #include "parent/pool_policy.h"
+#include "parent/private.h"
 #include "wire/rpc_proto.h"
 #include <assert.h>
 #include <errno.h>
@@ -73,7 +74,8 @@ struct mf_pool {
   struct keyheap deadlines, work_deadlines;
   struct deadline clock, wake, drain_limit;
   struct task pump;
-  unsigned busy : 1, pumping : 1;
+  unsigned busy : 1;
+  unsigned quiet : 1; /* nobody waits for the end of its close */
 
   unsigned ending : 1; /* takes no more calls */
   unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
@@ -115,10 +117,10 @@ static void ask_for_pump(struct mf_pool *pool) {
 }
 
 static void update_busy(struct mf_pool *pool) {
-  unsigned busy =
-      !pool->closed && (pool->nwaiting || pool->reload.process || pool->reload.done ||
-                        (pool->ending && !pool->ended) ||
-                        (pool->drain.asked && pool->drain.cb) || pool->closing);
+  unsigned ends = !pool->quiet && (pool->closing || (pool->ending && !pool->ended));
+  unsigned busy = !pool->closed &&
+                  (pool->nwaiting || pool->reload.process || pool->reload.done || ends ||
+                   (pool->drain.asked && pool->drain.cb));
   if (busy == pool->busy)
     return;
   pool->busy = busy;
@@ -1135,6 +1137,12 @@ int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
   return 0;
 }
 
+void mf_pool_cancel_reload(mf_pool *pool) {
+  if (check(pool) || !pool->reload.process || pool->reload.done)
+    return;
+  reload_over(pool, MF_ECANCELLED, "cancelled by the caller");
+}
+
 static void begin_end(struct mf_pool *pool) {
   pool->ending = 1;
   policy_end(&pool->policy);
@@ -1174,6 +1182,13 @@ void mf_pool_abort(mf_pool *pool) {
     mf_rpc_abort(w->rpc);
     dismiss(w);
   }
+  update_busy(pool);
+}
+
+void mf_pool_quiet(mf_pool *pool) {
+  if (check(pool))
+    return;
+  pool->quiet = 1;
   update_busy(pool);
 }
 

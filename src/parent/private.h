@@ -27,6 +27,16 @@ int mf_busy(struct uv_loop_s *loop);
 /* Whether on_exit of the process counts as outstanding work (it does). A binding that only
  * cleans up then says no. */
 void mf_exit_quiet(mf_process *p, int quiet);
+/* The run or to_fd under way is no outstanding work from now on: its callback is told, but
+ * nobody waits for it. */
+void mf_run_quiet(mf_process *p);
+/* The same of the mf_memory that was given this data. */
+void mf_memory_quiet(mf_process *p, const void *data);
+/* The close of the rpc or pool, to be asked for or under way, is no outstanding work. */
+void mf_rpc_quiet(mf_rpc *rpc);
+void mf_pool_quiet(mf_pool *pool);
+/* The reload under way gets MF_ECANCELLED, and the old template goes on. */
+void mf_pool_cancel_reload(mf_pool *pool);
 /* Whether a deadline is set on the loop. Timers are not stopped when the last one goes, so
  * uv_backend_timeout alone does not tell. */
 int mf_has_deadline(struct uv_loop_s *loop);

@@ -211,14 +211,23 @@ int process_connect(struct mf_process *p, int fd) {
 
 /* ---- busy ---- */
 
+static int is_asked_for_memory(const struct mf_process *p) {
+  list_each(it, &p->memory) {
+    if (!list_entry(it, struct memory_request, link)->quiet)
+      return 1;
+  }
+  return 0;
+}
+
 static int is_busy(const struct mf_process *p) {
   int works;
   if (p->internal || p->home->stopping)
     return 0;
-  if (p->owed || p->finish.kind != FINISH_NONE || !list_empty(&p->memory))
+  if (p->owed || (p->finish.kind != FINISH_NONE && !p->finish.quiet) ||
+      is_asked_for_memory(p))
     return 1;
   works = p->state == FORKING || p->state == SERVING || p->state == ENDING;
-  if (works && p->ndone < p->nsent && !p->chan.deaf && !p->eof)
+  if (works && p->ndone < p->nwork && !p->chan.deaf && !p->eof)
     return 1;
   if (p->state == HELD || (p->state == FORKING && !p->forked))
     return 1;
@@ -389,7 +398,7 @@ static void forget_measuring(struct memory_request *m) {
   s->ops->forget(s, aside);
 }
 
-static void fail_memory(struct mf_process *p, int code) {
+void process_fail_memory(struct mf_process *p, int code) {
   list_each(it, &p->memory) {
     struct memory_request *m = list_entry(it, struct memory_request, link);
     if (!m->done) {
@@ -543,7 +552,7 @@ static void die(struct mf_process *p) {
   close_pidfd(p);
   if (p->exit_to.cb || p->exit_hook.cb)
     process_owe(p, OWE_EXIT);
-  fail_memory(p, MF_ECLONE_DIED);
+  process_fail_memory(p, MF_ECLONE_DIED);
   if (p->close_waits) {
     p->close_waits = 0;
     process_owe(p, OWE_CLOSE);
@@ -715,6 +724,8 @@ static int send_command(struct mf_process *p, const struct command *c) {
     r = channel_put(&p->chan, c->type, c->id, c->body, c->length, c->fds);
   if (r < 0)
     p->nsent--;
+  else if (c->type != CMD_MEMORY && c->type != CMD_WHO)
+    p->nwork = p->nsent;
   return r;
 }
 
@@ -877,7 +888,7 @@ static int join_hold(struct mf_process *p, const struct command *c) {
     fdset_push(&hold->fds, fdset_steal(c->fds, i));
   if (c->release)
     c->release(c->release_data);
-  p->nsent++;
+  p->nwork = ++p->nsent;
   return 1;
 }
 
@@ -984,6 +995,7 @@ static int fork_stillborn(struct mf_process *p, void *arg) {
 static void expect_finish(struct mf_process *p, enum finish_kind kind, mf_run_cb cb,
                           void *data) {
   p->finish.kind = kind;
+  p->finish.quiet = 0;
   p->finish.cb = cb;
   p->finish.data = data;
 }
@@ -1258,7 +1270,7 @@ static void cancel(struct mf_process *p) {
                              copy_message(p, "closed by the caller", 20), NULL);
     process_owe(p, OWE_FINISH);
   }
-  fail_memory(p, MF_ECANCELLED);
+  process_fail_memory(p, MF_ECANCELLED);
   if (p->exit_to.cb && !(p->owed & OWE_EXIT))
     process_owe(p, OWE_EXIT);
 }
@@ -1351,6 +1363,7 @@ static int on_hello(struct mf_process *p, void *arg) {
   deadline_clear(&p->patience);
   if (p->taken_up) { /* commands of former owners count before ours */
     p->nsent += executed;
+    p->nwork += executed;
     p->ndone += executed;
   }
   process_set_pid(p, (int)f->id); /* an orphan's answer to WHO is where we learn it */
@@ -1473,7 +1486,7 @@ static int on_failed(struct mf_process *p, void *arg) {
   spares_drop(p);
   deadline_clear(&p->limit);
   enter_state(p, FAILED);
-  fail_memory(p, f->code);
+  process_fail_memory(p, f->code);
   measure_clones(p);
   fail_with(p, f);
   if (p->home->def == p)

@@ -54,6 +54,7 @@ struct memory_request {
   mf_memory_cb cb;
   void *data;
   int waits; /* for the end of a run or to_fd */
+  int quiet; /* nobody waits for the answer, though it is told */
   int done, error;
   mf_memory_info info;
 };
@@ -91,12 +92,13 @@ struct mf_process {
   struct mf_process *reaper, *runner; /* until *running* tells that the two have parted */
   struct channel chan;
   uint64_t nsent, ndone;
+  uint64_t nwork; /* nsent up to the last command that is no question of ours */
   uint64_t fork_number; /* of the FORK among the source's commands, until it is confirmed */
   uint64_t nconfirmed;  /* executed commands that a clone's life is proof of */
   uint64_t narg_octets;
   struct hold *hold;
   struct buf acks;
-  struct { enum finish_kind kind; mf_run_cb cb; void *data; int fd; } finish;
+  struct { enum finish_kind kind; mf_run_cb cb; void *data; int fd, quiet; } finish;
   struct { mf_error_cb cb; void *data; } error_to;
   struct { mf_exit_cb cb; void *data; } exit_to, exit_hook; /* hook: of the library's own */
   struct { mf_close_cb cb; void *data; } close_to;
@@ -187,6 +189,8 @@ void spares_lose(struct mf_process *p);
 /* Has the request m of p's answered: by p, its template or /proc, now or later; where a run or
  * to_fd is under way, when that is over. 0 or -ENOMEM. */
 int process_ask_memory(struct mf_process *p, struct memory_request *m);
+/* Decides those under way. */
+void process_fail_memory(struct mf_process *p, int code);
 /* Delivers some more of the answers that were left for this turn. */
 void process_read_more(struct mf_process *p);
 /* Writes acknowledgements that wait. */

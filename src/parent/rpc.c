@@ -13,6 +13,7 @@
 
 #include "parent/keyheap.h"
 #include "parent/numbers.h"
+#include "parent/private.h"
 
 enum {
   OUT_LOW = 64 * 1024, /* octets that are framed; what comes on top stays parked */
@@ -69,6 +70,7 @@ struct mf_rpc {
   unsigned error_owed : 1, close_owed : 1, limited : 1;
   unsigned closed : 1; /* the process has been closed: only its callback is to come */
   unsigned busy : 1;
+  unsigned quiet : 1; /* nobody waits for the end of its close */
 
   enum far far;
   unsigned gathering; /* type of the message in parts, or 0 */
@@ -115,10 +117,12 @@ static void ask_for_work(struct mf_rpc *rpc) {
   home_task(rpc->home, &rpc->work);
 }
 
-/* The loop stays alive for callbacks that are due and for a close under way. */
+/* The loop stays alive for callbacks that are due and for a close under way. Of a worker the
+ * pool knows what is waited for: a call that was given up is not. */
 static void update_busy(struct mf_rpc *rpc) {
-  unsigned busy = !rpc->closed &&
-                  (rpc->nwaiting || rpc->closing || rpc->error_owed || rpc->close_owed);
+  unsigned closes = rpc->closing && !rpc->quiet;
+  unsigned busy = !rpc->closed && !rpc->owner &&
+                  (rpc->nwaiting || closes || rpc->error_owed || rpc->close_owed);
   if (busy == rpc->busy)
     return;
   rpc->busy = busy;
@@ -1438,6 +1442,13 @@ void mf_rpc_abort(mf_rpc *rpc) {
   rpc->error_owed = rpc->close_owed = 0;
   fail(rpc, MF_ECANCELLED, "given up by the caller", NULL);
   ask_for_work(rpc);
+  update_busy(rpc);
+}
+
+void mf_rpc_quiet(mf_rpc *rpc) {
+  if (check(rpc))
+    return;
+  rpc->quiet = 1;
   update_busy(rpc);
 }
 
