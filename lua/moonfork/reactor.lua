@@ -24,6 +24,7 @@ local newest = setmetatable({}, { __mode = "v" }) -- [1]: where the newest callb
 local innermost = setmetatable({}, { __mode = "k" }) -- by coroutine: the wait it is in
 local waits = setmetatable({}, { __mode = "v" }) -- every wait under way, by number
 local answered = setmetatable({}, { __mode = "k" }) -- those to be woken
+local inside = setmetatable({}, { __mode = "k" }) -- coroutines whose waiter is called
 local failures = setmetatable({}, { __mode = "k" }) -- posted by post_failure
 
 -- ---- errors of callbacks ----
@@ -114,10 +115,19 @@ local function attend()
   core.attention(next(answered) ~= nil)
 end
 
+local Inside = {}
+
+function Inside.__close(mark) inside[mark.coroutine] = nil end
+
+-- A waiter that turns the reactor itself, by step or by a waiting call, gets there again: then
+-- it is up to us to block.
 local function pause(left)
-  if not waiter then return core.block(left) end
+  local here = running()
+  if not waiter or inside[here] then return core.block(left) end
   local timeout = core.timeout()
   if left and (not timeout or left < timeout) then timeout = left end
+  local _ <close> = setmetatable({ coroutine = here }, Inside)
+  inside[here] = true
   waiter(reactor.object, timeout)
 end
 
@@ -358,7 +368,7 @@ end
 local function copied()
   waiter, handler, reactor.changed = nil, nil, nil
   kept = {}
-  for _, set in ipairs { level, newest, innermost, waits, answered, failures } do
+  for _, set in ipairs { level, newest, innermost, waits, answered, inside, failures } do
     for key in pairs(set) do set[key] = nil end
   end
   installed = false
