@@ -630,6 +630,7 @@ function methods.close(p)
   if p.closed then return end
   p.closed = true
   if p.raw and core.inert(p.raw) then return end
+  if p.raw then core.memory_cancel(p.raw) end -- garbage is still answered
   let_go(p)
 end
 

@@ -384,6 +384,14 @@ static int l_memory_quiet(lua_State *L) {
   return 0;
 }
 
+/* memory_cancel(raw): those under way get CANCELLED */
+static int l_memory_cancel(lua_State *L) {
+  struct proc *p = bound_check_any(L, 1);
+  if (p->process)
+    mf_memory_cancel(p->process);
+  return 0;
+}
+
 /* run_quiet(raw): the run or to_fd under way is no outstanding work from now on */
 static int l_run_quiet(lua_State *L) {
   struct proc *p = bound_check_any(L, 1);
@@ -470,6 +478,7 @@ const luaL_Reg bind_process_functions[] = {
     {"run_quiet", l_run_quiet},
     {"memory", l_memory},
     {"memory_quiet", l_memory_quiet},
+    {"memory_cancel", l_memory_cancel},
     {"finish", l_finish},
     {"watch_exit", l_watch_exit},
     {"pid", l_pid},

@@ -510,6 +510,13 @@ void mf_memory_quiet(mf_process *p, const void *data) {
   process_update(p);
 }
 
+void mf_memory_cancel(mf_process *p) {
+  if (process_check(p))
+    return;
+  process_fail_memory(p, MF_ECANCELLED);
+  process_update(p);
+}
+
 /* ---- end ---- */
 
 void mf_close(mf_process *p, mf_close_cb cb, void *data) {

@@ -32,6 +32,8 @@ void mf_exit_quiet(mf_process *p, int quiet);
 void mf_run_quiet(mf_process *p);
 /* The same of the mf_memory that was given this data. */
 void mf_memory_quiet(mf_process *p, const void *data);
+/* Every mf_memory under way gets MF_ECANCELLED. */
+void mf_memory_cancel(mf_process *p);
 /* The close of the rpc or pool, to be asked for or under way, is no outstanding work. */
 void mf_rpc_quiet(mf_rpc *rpc);
 void mf_pool_quiet(mf_pool *pool);
