@@ -590,6 +590,10 @@ static int provide_template(struct mf_pool *pool) {
     fail_pool(pool, t->error->code, t->error->message, t->error->traceback);
     return 0;
   }
+  if (t->unborn && t->error && !pool->journal) {
+    fail_pool(pool, t->error->code, t->error->message, t->error->traceback);
+    return 0;
+  }
   if (!pool->journal) {
     fail_pool(
         pool, MF_ETEMPLATE_DIED,
@@ -598,9 +602,10 @@ static int provide_template(struct mf_pool *pool) {
         NULL);
     return 0;
   }
-  policy_death(&pool->policy, !pool->template_good, now_ms(pool));
+  policy_death(&pool->policy, t->unborn ? !pool->policy.nready : !pool->template_good,
+               now_ms(pool));
   if (pool->policy.failed) { /* by templates that ended before they were of any use */
-    fail_pool(pool, MF_ETEMPLATE_START,
+    fail_pool(pool, t->unborn && t->error ? t->error->code : MF_ETEMPLATE_START,
               t->error && t->error->message ? t->error->message
                                             : "the template has ended",
               NULL);
@@ -1111,8 +1116,7 @@ static int prepare_template(mf_process *p) {
   default:
     return MF_ESTATE;
   }
-  r = mf_require(p, "moonfork.rpc"); /* once here, not in every worker */
-  return r == MF_ESTATE ? MF_ESTATE : r;
+  return mf_require(p, "moonfork.rpc"); /* once here, not in every worker */
 }
 
 int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {

@@ -42,6 +42,7 @@ static void on_limit(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_retry(struct deadline *d);
 static void forget_measuring(struct memory_request *m);
+static void journal_held(struct mf_process *p, const struct hold *hold);
 static void lose_source(struct mf_process *p);
 static void set_patience(struct mf_process *p, unsigned ms);
 static void wait_for_end(struct mf_process *p);
@@ -256,7 +257,7 @@ void process_owe(struct mf_process *p, unsigned what) {
 
 static void enter_state(struct mf_process *p, enum state state) {
   p->state = state;
-  if (state != HELD && state != FORKING && state != SERVING && state != FAILED)
+  if (state != HELD && state != FORKING && state != SERVING && state != FAILED && !p->unborn)
     journal_drop(&p->journal); /* nobody is forked from it any more */
 }
 
@@ -572,6 +573,11 @@ static void die(struct mf_process *p) {
 
 void process_stillborn(struct mf_process *p) {
   p->refuses |= p->source && p->source->refuses;
+  if (p->source && p->source->unborn) {
+    p->unborn = 1;
+    if (p->hold)
+      journal_held(p, p->hold);
+  }
   fail_like_source(p);
   die(p);
 }
@@ -800,6 +806,8 @@ void process_unhold(struct mf_process *p) {
     return;
   p->hold = NULL;
   list_remove(&p->held_link);
+  if (p->state == HELD)
+    journal_held(p, hold);
   if (source && source->held_child == p)
     source->held_child = NULL;
   if (!source || source->error || source->state == DEAD) {
@@ -816,13 +824,12 @@ void process_unhold(struct mf_process *p) {
   r = h->seam->ops->pair(h->seam, pair);
   if (r < 0) {
     hold_free(hold);
+    p->unborn = 1;
     process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
                  "no socket for the new process: %s", strerror(-r));
     die(p);
     return;
   }
-  if (p->state == HELD)
-    journal_held(p, hold);
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
   for (i = 0; i < hold->fds.n; i++)
@@ -851,6 +858,7 @@ void process_unhold(struct mf_process *p) {
   else
     h->seam->ops->close(h->seam, &pair[0]);
   if (r < 0) {
+    p->unborn = 1;
     process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,
                  "the new process can't be asked for: %s", strerror(-r));
     die(p);
@@ -930,6 +938,8 @@ static int refuse_command(struct mf_process *p, void *arg) {
 }
 
 static int ignore_command(struct mf_process *p, void *arg) {
+  if (p->unborn)
+    journal_command(&p->journal, arg);
   discard(arg);
   return 0;
 }
@@ -1449,6 +1459,7 @@ static int on_fork_failed(struct mf_process *p, void *arg) {
   struct failure *f = failure_decode(p, arg);
   if (!f)
     f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, copy_message(p, "the fork failed", 15), NULL);
+  p->unborn = 1;
   fail_with(p, f);
   die(p);
   return 0;

@@ -76,6 +76,7 @@ struct mf_process {
   unsigned pidfd_told : 1; /* its pidfd did */
   unsigned eof : 1;      /* its socket has ended */
   unsigned lost : 1;     /* nobody reports its exit */
+  unsigned unborn : 1;   /* its fork was refused: what it was given is known, for another try */
   unsigned refuses : 1;  /* it said that it executes nothing more */
   unsigned busy : 1;
   unsigned finished : 1; /* by mf_finish: whatever is asked of it from then on is misuse */
@@ -114,7 +115,7 @@ struct mf_process {
   unsigned nspares, spares_min, spares_max;
   unsigned limit_ms;
   char *name, *program; /* program: to be started later */
-  struct journal *journal; /* until it can't be a template any more; or NULL */
+  struct journal *journal; /* until it can't be a template any more, unborn or not; or NULL */
 };
 
 struct command { /* argument of EV_COMMAND */
