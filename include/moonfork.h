@@ -375,16 +375,17 @@ MF_API int mf_pool_new(mf_process *p, const char *function, const mf_pool_option
 MF_API int mf_pool_call(mf_pool *, const mf_message *request, const mf_call_options *,
                         mf_reply_cb, void *data, uint64_t *ret_id);
 MF_API int mf_pool_cancel(mf_pool *, uint64_t id); /* as mf_rpc_cancel */
-MF_API int mf_pool_resize(mf_pool *, unsigned max);
+MF_API int mf_pool_resize(mf_pool *, unsigned max); /* MF_ECLOSED: as mf_pool_reload */
 
 typedef void (*mf_pool_cb)(mf_pool *, const mf_error *error, void *data);
 /* New workers are forked from p. Takes p when it succeeds. A first one is started on
  * trial: when it is ready the old workers finish what they have and are replaced; when it
  * fails, the callback gets why and all stays as it was. Ends the failed state. MF_ESTATE:
- * another reload is under way. */
+ * another reload is under way. MF_ECLOSED: after mf_pool_drain or mf_pool_close. */
 MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
 /* Takes no more calls, lets those it has finish, and tells when the last worker has
- * ended. After timeout_ms (MF_NO_TIMEOUT: none) what is left is killed: error TIMEOUT. */
+ * ended. After timeout_ms (MF_NO_TIMEOUT: none) what is left is killed: error TIMEOUT.
+ * MF_ECLOSED: that was asked for already, or it is closed. */
 MF_API int mf_pool_drain(mf_pool *, unsigned timeout_ms, mf_pool_cb, void *data);
 
 enum mf_pool_state {

@@ -235,7 +235,8 @@ end
 local Refused = { __index = { cancel = function() return false end }, __name = "moonfork.call" }
 
 local function reason(self)
-  return self.failure or core.error("CLOSED", "the service is closed")
+  return self.failure or core.error("CLOSED",
+    self.cell.is_pool and "the pool is closed" or "the rpc is closed")
 end
 
 -- The service takes no calls.
@@ -362,19 +363,21 @@ function pool_methods.drain(self, timeout, done)
   reactor.check()
   return do_or_wait(done, function(finished)
     local function drained(err) return finished(err, not err or nil) end
-    local raw = self.raw
-    if not raw then return told_later(drained) end
-    told_later(drained, core.pool_drain(raw, ms, drained))
+    if self.closed then return told_later(drained, nil, reason(self)) end
+    if not self.raw then return told_later(drained) end
+    told_later(drained, core.pool_drain(self.raw, ms, drained))
   end)
 end
 
 function pool_methods.reload(self, process, done)
   done = check.callback(2, "reload", done)
   reactor.check()
+  local raw, err
   if self.closed then
-    check.raise("'reload': the pool is closed")
+    err = reason(self)
+  else
+    raw, err = calls.take(1, "reload", process)
   end
-  local raw, err = calls.take(1, "reload", process)
   return do_or_wait(done, function(finished)
     local function reloaded(e) return finished(e, not e or nil) end
     if not raw or not self.raw then

@@ -425,6 +425,13 @@ static int l_pool_new(lua_State *L) {
 
 /* ---- calling ---- */
 
+/* What the library refuses a call for, where the code alone does not tell. */
+static const char *refusal(const struct service *s, int code) {
+  if (code != MF_ECLOSED)
+    return NULL;
+  return s->rpc ? "the rpc is closed" : "the pool is closed";
+}
+
 /* Decided here and now: told as any other, later. */
 static void answer_here(struct reply *r, int code, const char *text) {
   r->c.code = code;
@@ -454,7 +461,7 @@ static void submit(lua_State *L, struct service *s, struct reply *r,
                   : mf_pool_call(s->pool, &m, o, on_reply, r, ret_id);
   codec_fds_close(&s->fds);
   if (rc < 0)
-    answer_here(r, rc, NULL);
+    answer_here(r, rc, refusal(s, rc));
 }
 
 /* The callback is at index idx. May raise; NULL: no memory. */
@@ -554,19 +561,28 @@ static struct service *check_pool(lua_State *L) {
   return s;
 }
 
+/* true; or nil and an error that speaks of the pool */
+static int pool_result_push(lua_State *L, int rc) {
+  const char *text = rc == MF_ECLOSED  ? "the pool is closed"
+                     : rc == MF_ESTATE ? "another reload is under way"
+                                       : NULL;
+  if (!text)
+    return bind_result_push(L, rc);
+  lua_pushnil(L);
+  bind_error_push(L, bind_error_name(rc), text, NULL, MF_STARTED_NO, NULL);
+  return 2;
+}
+
 /* -> true; or nil, error: c is not told */
 static int started(lua_State *L, struct service *s, struct completion *c, int rc) {
   if (rc < 0 && c)
     completion_drop(L, c);
   reactor_touch(s->reactor);
-  return bind_result_push(L, rc);
+  return pool_result_push(L, rc);
 }
 
-/* pool_drain(raw, milliseconds | nil, f) -> true; nil, error; or nothing: it has ended */
-static int l_pool_drain(lua_State *L) {
-  struct service *s = check_box(L, 1);
-  if (!s)
-    return 0;
+static int l_pool_drain(lua_State *L) { /* pool_drain(raw, milliseconds | nil, f) */
+  struct service *s = check_pool(L);
   unsigned ms = (unsigned)luaL_optinteger(L, 2, MF_NO_TIMEOUT);
   struct completion *c = completion_new(L, s->reactor, DONE_CALL, 3);
   return started(L, s, c, c ? mf_pool_drain(s->pool, ms, on_pool_done, c) : -ENOMEM);

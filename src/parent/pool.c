@@ -1156,7 +1156,7 @@ static void begin_end(struct mf_pool *pool) {
 int mf_pool_drain(mf_pool *pool, unsigned timeout_ms, mf_pool_cb cb, void *data) {
   int r = check(pool);
   if (!r && (pool->drain.asked || pool->closing))
-    r = MF_ESTATE;
+    r = MF_ECLOSED;
   if (r)
     return r;
   pool->drain.asked = 1;

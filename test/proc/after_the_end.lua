@@ -161,4 +161,52 @@ story.test("close: twice is harmless", function(t)
   end)
 end)
 
+-- The code CLOSED came from calls and resize, EINVAL from drain, and reload raised.
+story.test("whatever is asked of a pool that is closed or drained is told CLOSED", function(t)
+  local ways = {
+    closed = function(pool) pool:close() end,
+    drained = function(pool) t.got(pool:drain(5)) end,
+    ["drained and closed"] = function(pool)
+      t.got(pool:drain(5))
+      pool:close()
+    end,
+    ["closed, and gone"] = function(pool)
+      pool:close()
+      fork.loop()
+    end,
+  }
+  for name, way in pairs(ways) do
+    local pool = fork.new():eval(SERVER):pool("tostring", {max = 1})
+    t.got(pool(1))
+    way(pool)
+    local asked = {
+      call = function(...) return pool(1, ...) end,
+      with = function(...) return pool:with {timeout = 5}(1, ...) end,
+      drain = function(...) return pool:drain(...) end,
+      ["drain in time"] = function(...) return pool:drain(5, ...) end,
+      reload = function(...) return pool:reload(fork.new(), ...) end,
+    }
+    for what, ask in pairs(asked) do
+      local ok, err = ask()
+      t.eq(ok, nil, what .. " when " .. name)
+      t.error(err, "CLOSED", "the pool is closed")
+      local told, e = 0, nil
+      ask(function(given)
+        told, e = told + 1, given
+      end)
+      t.eq(told, 0)
+      t.within(2, function() return told > 0 end, what .. " when " .. name)
+      t.error(e, "CLOSED", "the pool is closed")
+      t.eq(told, 1)
+    end
+    local ok, err = pool:resize(2)
+    t.eq(ok, nil)
+    t.error(err, "CLOSED", "the pool is closed")
+    pool:close()
+  end
+  local rpc = fork.new():rpc "tostring"
+  rpc:close()
+  t.error(select(2, rpc(1)), "CLOSED", "the rpc is closed")
+end)
+
 story.done()

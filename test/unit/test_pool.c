@@ -442,6 +442,11 @@ static void test_drain_of_a_pool_that_has_ended_is_told(void **state) {
   assert_int_equal(home->nbusy, 0);
   far_advance(far, 2000);
   assert_int_equal(drained, 1);
+  assert_int_equal(mf_pool_drain(pool, 1000, on_drained, NULL), MF_ECLOSED);
+  assert_int_equal(mf_pool_resize(pool, 1), MF_ECLOSED);
+  assert_int_equal(ask("y", 0), MF_ECLOSED);
+  far_run(far);
+  assert_int_equal(drained, 1);
 }
 
 int main(void) {
