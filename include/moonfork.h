@@ -351,7 +351,7 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   unsigned load;          /* calls under way in one worker; at least 1 */
   unsigned start_ms;      /* between two new workers while calls wait */
   unsigned stop_ms;       /* so often one with nothing to do above idle is stopped */
-  unsigned queue_max;     /* calls that wait for a worker */
+  unsigned queue_max;     /* calls that wait, besides those for workers about to be there */
   unsigned max_calls;     /* of one worker; 0: any number. Spread by a quarter below it */
   unsigned call_timeout_ms; /* from the start in a worker; kills that */
   uint64_t max_memory;    /* private octets of one worker, seen after calls; 0: any */
@@ -370,7 +370,7 @@ MF_API void mf_pool_options_init(mf_pool_options *options);
  * started again with all it was given when it dies (doc/c-api.md: when not). */
 MF_API int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *,
                        mf_pool **ret);
-/* As mf_rpc_call. MF_ELIMIT: queue_max calls wait, or the request is too long. In a
+/* As mf_rpc_call. MF_ELIMIT: queue_max is exceeded, or the request is too long. In a
  * failed pool the callback gets the reason. */
 MF_API int mf_pool_call(mf_pool *, const mf_message *request, const mf_call_options *,
                         mf_reply_cb, void *data, uint64_t *ret_id);

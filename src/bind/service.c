@@ -427,9 +427,12 @@ static int l_pool_new(lua_State *L) {
 
 /* What the library refuses a call for, where the code alone does not tell. */
 static const char *refusal(const struct service *s, int code) {
-  if (code != MF_ECLOSED)
+  if (code == MF_ECLOSED)
+    return s->rpc ? "the rpc is closed" : "the pool is closed";
+  if (code != MF_ELIMIT) /* the size of a message was limited when it was packed */
     return NULL;
-  return s->rpc ? "the rpc is closed" : "the pool is closed";
+  return s->rpc ? "too many calls have no answer, or are not written yet"
+                : "as many calls wait as queue_max allows";
 }
 
 /* Decided here and now: told as any other, later. */

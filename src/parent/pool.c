@@ -1031,6 +1031,11 @@ static int room_for_work(struct mf_pool *pool) {
              : 0;
 }
 
+/* A call for a worker that is about to be there waits for it, but is not in its way. */
+static int is_full(const struct mf_pool *pool) {
+  return pool->nqueued >= pool->options.queue_max + policy_room_ahead(&pool->policy);
+}
+
 int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
                  mf_reply_cb cb, void *data, uint64_t *ret_id) {
   struct work *c;
@@ -1044,7 +1049,7 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
   if (r)
     return r;
   slot = pool->nqueued ? -1 : policy_pick(&pool->policy);
-  if (slot < 0 && !pool->policy.failed && pool->nqueued >= pool->options.queue_max) {
+  if (slot < 0 && !pool->policy.failed && is_full(pool)) {
     pool->stats.refused++;
     return MF_ELIMIT;
   }

@@ -28,6 +28,11 @@ unsigned policy_workers(const struct policy *p) {
   return p->nstarting + p->nready;
 }
 
+size_t policy_room_ahead(const struct policy *p) {
+  unsigned next = !p->failed && policy_workers(p) < p->config.max;
+  return ((size_t)p->nstarting + next) * p->config.load;
+}
+
 static unsigned kept(const struct policy *p) {
   if (p->ending)
     return 0;

@@ -93,5 +93,7 @@ void policy_fail(struct policy *p);
 /* No worker is kept or started unless calls wait. */
 void policy_end(struct policy *p);
 unsigned policy_workers(const struct policy *p); /* those that count: starting or ready */
+/* Calls that workers which start, and the one that may start next, will take. */
+size_t policy_room_ahead(const struct policy *p);
 
 #endif

@@ -311,6 +311,42 @@ story.test("PO-13 a full queue refuses", function(t)
   finish(t, pool)
 end)
 
+-- With queue_max = 0 and nothing kept every call was refused, though nothing had begun yet.
+story.test("PO-13 what a worker about to start will take is not in the queue", function(t)
+  for _, case in ipairs {
+    -- max, load, queue_max, calls at once, of which are refused
+    {1, 1, 0, 3, 2}, {1, 2, 0, 3, 1}, {1, 1, 2, 5, 2}, {2, 1, 0, 3, 2}, {0, 2, 0, 2, 2},
+  } do
+    local pool = template():pool("snooze", {max = case[1], load = case[2],
+      queue_max = case[3]})
+    local answers = collect(pool, case[4], 0.05)
+    t.within(5, function() return answers.n == case[4] end)
+    local refused = 0
+    for i = 1, case[4] do
+      if answers[i][1] then
+        t.error(answers[i][1], "LIMIT", "queue_max")
+        refused = refused + 1
+      end
+    end
+    t.eq(refused, case[5], table.concat(case, " "))
+    finish(t, pool)
+  end
+  local pool = template():pool("snooze", {max = 2, load = 1, queue_max = 0, start = 0})
+  local answers = {n = 0}
+  t.within(5, function() -- one call after the other, as places come
+    if #answers < 2 then
+      answers[#answers + 1] = pool(0.3, function(err)
+        t.eq(err, nil)
+        answers.n = answers.n + 1
+      end)
+      t.within(5, function() return pool:stats().queued == 0 end)
+    end
+    return answers.n == 2
+  end)
+  t.eq(pool:stats().started, 2, "the second call had a worker of its own")
+  finish(t, pool)
+end)
+
 story.test("PO-13 call_timeout kills the worker and replaces it", function(t)
   local pool = template():pool("snooze", {max = 1, load = 1, call_timeout = 0.3})
   local pid = t.got(pool(0))
