@@ -22,10 +22,11 @@ int process_check(const mf_process *p) {
   return home_foreign(p->home) ? MF_EFORKED : 0;
 }
 
-/* The same for what a finished process can't be asked, ended already or not. */
+/* The same for what a process that was finished, run or given away can't be asked, ended
+ * already or not. */
 static int check_unfinished(const mf_process *p) {
   int r = process_check(p);
-  return !r && p->finished ? MF_ESTATE : r;
+  return !r && (p->finished || p->used) ? MF_ESTATE : r;
 }
 
 static struct uv_loop_s *loop_of(const mf_options *o) {
@@ -395,9 +396,11 @@ static int finish_with(mf_process *p, enum event ev, struct run_request *run) {
   int r = check_unfinished(p);
   if (!r && ev == EV_RUN)
     look_at_the_clock(p);
-  if (!r && p->finish.kind != FINISH_NONE)
-    r = MF_ESTATE;
-  return r ? r : result(process_event(p, ev, run));
+  if (!r)
+    r = result(process_event(p, ev, run));
+  if (!r)
+    p->used = 1;
+  return r;
 }
 
 int mf_run(mf_process *p, const char *function, mf_run_cb cb, void *data) {
@@ -414,6 +417,8 @@ int mf_to_fd(mf_process *p, mf_run_cb cb, void *data) {
 
 int mf_finish(mf_process *p) {
   int r = process_check(p);
+  if (!r && p->used)
+    r = MF_ESTATE;
   if (!r)
     r = result(process_event(p, EV_FINISH, NULL));
   if (!r)

@@ -80,6 +80,7 @@ struct mf_process {
   unsigned refuses : 1;  /* it said that it executes nothing more */
   unsigned busy : 1;
   unsigned finished : 1; /* by mf_finish: whatever is asked of it from then on is misuse */
+  unsigned used : 1;     /* the same by mf_run or mf_to_fd */
   unsigned close_waits : 1; /* the close callback waits for the end of our child */
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */

@@ -536,27 +536,30 @@ static int ask_memory(struct story *s, mf_process *p) {
   return mf_memory(p, on_memory, s);
 }
 
-enum ending { FINISHED, FINISHED_DEAD, KILLED, TIMED_OUT, IN_FUNCTION, CLOSED, ENDINGS };
+enum ending {
+  FINISHED, FINISHED_DEAD, KILLED, TIMED_OUT, IN_FUNCTION, RETURNED, CLOSED, ENDINGS
+};
 
 /* What is asked, and what it returns after each ending. Where a run, to_fd or memory is taken
  * its callback tells of the end. A finished process is one that mf_finish was called for,
- * whether or not it has come to its end. */
+ * whether or not it has come to its end. One that has returned from its function took commands
+ * and another run again, though none while it was in it. */
 static const struct {
   int (*ask)(struct story *s, mf_process *p);
   int result[ENDINGS];
 } asked[] = {
-#define WORK {MF_ESTATE, MF_ESTATE, 0, 0, MF_ESTATE, MF_EINVAL}
+#define WORK {MF_ESTATE, MF_ESTATE, 0, 0, MF_ESTATE, MF_ESTATE, MF_EINVAL}
     {ask_require, WORK},   {ask_eval, WORK},         {ask_send_fd, WORK},
     {ask_send_arg, WORK},  {ask_send_arg_ref, WORK}, {ask_take_args, WORK},
     {ask_chdir, WORK},     {ask_setenv, WORK},       {ask_seal, WORK},
     {ask_limit, WORK},     {ask_fork, WORK},         {ask_run, WORK},
     {ask_to_fd, WORK},     {ask_rpc, WORK},          {ask_pool, WORK},
 #undef WORK
-    {ask_finish, {0, 0, 0, 0, MF_ESTATE, MF_EINVAL}},
-    {ask_kill, {0, -ESRCH, -ESRCH, 0, 0, MF_EINVAL}},
-    {ask_on_exit, {0, 0, 0, 0, 0, MF_EINVAL}},
-    {ask_on_error, {0, 0, 0, 0, 0, MF_EINVAL}},
-    {ask_memory, {0, 0, 0, 0, 0, MF_EINVAL}},
+    {ask_finish, {0, 0, 0, 0, MF_ESTATE, MF_ESTATE, MF_EINVAL}},
+    {ask_kill, {0, -ESRCH, -ESRCH, 0, 0, -ESRCH, MF_EINVAL}},
+    {ask_on_exit, {0, 0, 0, 0, 0, 0, MF_EINVAL}},
+    {ask_on_error, {0, 0, 0, 0, 0, 0, MF_EINVAL}},
+    {ask_memory, {0, 0, 0, 0, 0, 0, MF_EINVAL}},
 };
 
 static mf_process *make_ended(struct story *s, enum ending how, mf_process **ret_t) {
@@ -564,8 +567,13 @@ static mf_process *make_ended(struct story *s, enum ending how, mf_process **ret
   mf_options o = MF_OPTIONS_INIT;
   int far;
   mf_process *t = *ret_t = make_template(s, &far), *q;
-  if (how == IN_FUNCTION)
-    return make_running(s, t, far, 501);
+  if (how == IN_FUNCTION || how == RETURNED) {
+    q = make_running(s, t, far, 501);
+    if (how == RETURNED)
+      answer_exited(s, far, q->id, 501, 0);
+    sim_run(s->sim);
+    return q;
+  }
   o.timeout_ms = how == TIMED_OUT ? 50 : 0;
   assert_int_equal(mf_fork_options(t, &o, &q), 0);
   process_unhold(q);
