@@ -130,7 +130,7 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   int new_session;         /* setsid(2) in the new process */
   unsigned timeout_ms;     /* until run has entered the function; 0: none */
   const char *name;        /* for titles and messages */
-  unsigned spares_min, spares_max; /* clones forked ahead; max 0: none */
+  unsigned spares_min, spares_max; /* clones forked ahead, min <= max; max 0: none */
   size_t heap_reserve;     /* address space of the template's Lua heap; 0: default */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \

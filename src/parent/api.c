@@ -118,7 +118,7 @@ static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
   } else if (!r) {
     r = boot_exec(h, o, &p);
     if (!r && o) {
-      p->spares_min = o->spares_min < o->spares_max ? o->spares_min : o->spares_max;
+      p->spares_min = o->spares_min;
       p->spares_max = o->spares_max;
     }
     if (!r && o && o->timeout_ms)

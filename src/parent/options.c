@@ -23,7 +23,8 @@ int options_check(const mf_options *o) {
     return 0;
   if (o->size < offsetof(mf_options, heap_reserve) || o->gc < 0 || o->gc > MF_GC_STOP ||
       o->leash < 0 || o->leash > MF_LEASH_KEEP || o->handles < 0 ||
-      o->handles > MF_HANDLES_CLOSE || has_nameless(o->env))
+      o->handles > MF_HANDLES_CLOSE || o->spares_min > o->spares_max ||
+      has_nameless(o->env))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
     if (o->stdio[i].kind < 0 || o->stdio[i].kind > MF_STDIO_FD)

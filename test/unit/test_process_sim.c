@@ -520,7 +520,7 @@ static void user_make(struct world *w) {
     w->sim->spawn_error = rnd(w, 20) ? 0 : -ENOENT;
     if (rnd(w, 4) == 0) {
       o.spares_min = rnd(w, 3);
-      o.spares_max = 1 + rnd(w, 4);
+      o.spares_max = o.spares_min + rnd(w, 4);
     }
     r = process_make(w->home, rnd(w, 3) != 0, &o, &u->p);
     CHECK(r == 0 || r == MF_ENOMEM);

@@ -742,6 +742,27 @@ static void count_release(void *data) {
   ++*(int *)data;
 }
 
+/* Fewer spares were kept than had been asked for, without a word. */
+static void test_more_spares_at_least_than_at_most_are_misuse(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *p = NULL;
+  mf_options o = MF_OPTIONS_INIT;
+  o.spares_min = 2;
+  o.spares_max = 1;
+  assert_int_equal(mf_new_exec(&o, &p), MF_EINVAL);
+  assert_int_equal(mf_fork_options(t, &o, &p), MF_EINVAL);
+  assert_null(p);
+  o.spares_max = 0;
+  assert_int_equal(mf_fork_options(t, &o, &p), MF_EINVAL);
+  o.spares_min = 0;
+  assert_int_equal(mf_fork_options(t, &o, &p), 0);
+  mf_close(p, NULL, NULL);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 /* Each crashed: a NULL where the result, the list or the callback should be. */
 static void test_a_missing_pointer_is_misuse(void **state) {
   (void)state;
@@ -791,6 +812,7 @@ static void test_a_variable_without_a_name_is_misuse(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_more_spares_at_least_than_at_most_are_misuse),
       cmocka_unit_test(test_a_missing_pointer_is_misuse),
       cmocka_unit_test(test_a_variable_without_a_name_is_misuse),
       cmocka_unit_test(test_a_report_about_anothers_clone_is_not_believed),
