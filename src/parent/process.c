@@ -190,6 +190,8 @@ void process_release(struct mf_process *p) {
     return;
   if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
     return;
+  if (p->child && p->state != DEAD && p->home->nopen && !p->home->stopping)
+    return; /* while we are on the loop anyway, a child of ours is reaped when it ends */
   if (!list_empty(&p->doomed_link))
     return;
   list_push(&p->home->doomed, &p->doomed_link);

@@ -742,6 +742,34 @@ static void count_release(void *data) {
   ++*(int *)data;
 }
 
+/* Its zombie stayed until the next call of the library, whatever the loop did. */
+static void test_a_closed_child_that_runs_is_reaped_while_others_are_open(void **state) {
+  (void)state;
+  for (int others = 0; others < 2; others++) {
+    struct story *s = story_new();
+    int far, far_other;
+    mf_process *other = others ? make_template(s, &far_other) : NULL;
+    mf_process *p = make_template(s, &far);
+    int pid = p->pid;
+    assert_int_equal(mf_run(p, "f", on_run, s), 0);
+    sim_answer(s->sim, far, ANS_RUNNING, (uint64_t)pid, NULL, 0);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, 1);
+    mf_close(p, NULL, NULL);
+    sim_run(s->sim);
+    assert_int_equal(s->sim->children[pid], 1);
+    sim_end_process(s->sim, pid, 0);
+    sim_run(s->sim);
+    assert_int_equal(s->sim->children[pid], !others); /* nothing of ours is on the loop */
+    if (other)
+      mf_close(other, NULL, NULL);
+    sim_run(s->sim);
+    orphans_reap(&s->sim->seam); /* as the next call would */
+    assert_int_equal(s->sim->children[pid], 0);
+    story_free(s);
+  }
+}
+
 /* Fewer spares were kept than had been asked for, without a word. */
 static void test_more_spares_at_least_than_at_most_are_misuse(void **state) {
   (void)state;
@@ -812,6 +840,7 @@ static void test_a_variable_without_a_name_is_misuse(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
       cmocka_unit_test(test_more_spares_at_least_than_at_most_are_misuse),
       cmocka_unit_test(test_a_missing_pointer_is_misuse),
       cmocka_unit_test(test_a_variable_without_a_name_is_misuse),
