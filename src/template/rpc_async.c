@@ -4,7 +4,9 @@
  * luv is loaded from Lua and used through Lua only: its loop is its own, and the library has
  * no libuv here. Two of its handles are ours: one watches the socket, the other (a
  * uv_prepare) runs before the loop sleeps, and writes together what was answered meanwhile.
- * luv ends the program when a callback raises, so no callback of ours does.
+ * luv ends the program when a callback raises, so no callback of ours does. Where one of the
+ * user's does, luv asks debug.traceback for a text, prints it, and calls exit(3): we look over
+ * its shoulder at both, so that the text becomes the process's last words.
  *
  * A function that can never be answered, because its `done` was collected, is answered with
  * an error by done's finaliser. */
@@ -12,11 +14,14 @@
 
 #include "base/result.h"
 #include "os/sock.h"
+#include "template/runner.h"
+#include "template/script.h"
 #include "template/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 enum { READS_MAX = 16 }; /* before others have a turn */
@@ -251,6 +256,55 @@ static const char driver[] =
     "turn(true)\n"
     "while not prepare:is_closing() do uv.run() end\n";
 
+/* ---- errors of luv's callbacks ---- */
+
+/* As luv's message handler calls it: from C, with a message and level 2. */
+static int is_uncaught(lua_State *L) {
+  lua_Debug caller;
+  return lua_gettop(L) == 2 && lua_type(L, 1) == LUA_TSTRING && lua_isinteger(L, 2) &&
+         lua_tointeger(L, 2) == 2 && lua_getstack(L, 1, &caller) &&
+         lua_getinfo(L, "S", &caller) && *caller.what == 'C';
+}
+
+/* debug.traceback([thread,] [message [, level]]) with one frame more: this one. Upvalue: the
+ * original */
+static int l_traceback(lua_State *L) {
+  if (is_uncaught(L)) {
+    script_describe(L, 1, &server_self()->failure);
+    rpc_server_self()->uncaught = 1;
+  }
+  int level = lua_isthread(L, 1) ? 0 : 2; /* another thread has no frame of ours */
+  if (level) {
+    lua_settop(L, 2);
+    lua_pushinteger(L, luaL_optinteger(L, 2, 1) + 1);
+    lua_replace(L, 2);
+  }
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, 1);
+  return 1;
+}
+
+/* Nothing else of ours gets here: the library leaves by _exit. */
+static void on_exit_called(void) {
+  struct rpc_server *s = rpc_server_self();
+  if (s->state != RPC_SERVER_SERVING || s->pid != getpid() || !s->uncaught)
+    return;
+  runner_leave_words(server_self());
+  leave(1);
+}
+
+static void watch_errors(lua_State *L) {
+  int top = lua_gettop(L);
+  if (lua_getglobal(L, "debug") == LUA_TTABLE &&
+      lua_getfield(L, -1, "traceback") == LUA_TFUNCTION) {
+    lua_pushcclosure(L, l_traceback, 1);
+    lua_setfield(L, -2, "traceback");
+    atexit(on_exit_called);
+  }
+  lua_settop(L, top);
+}
+
 void rpc_async_check(lua_State *L) {
   lua_getglobal(L, "require");
   lua_pushliteral(L, "luv");
@@ -258,6 +312,7 @@ void rpc_async_check(lua_State *L) {
 }
 
 void rpc_async_serve(struct rpc_server *s, lua_State *L) {
+  watch_errors(L);
   if (luaL_loadbuffer(L, driver, sizeof driver - 1, "=moonfork.rpc") != LUA_OK)
     lua_error(L);
   lua_pushinteger(L, s->link.fd);

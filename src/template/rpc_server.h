@@ -35,6 +35,7 @@ struct rpc_server {
   struct buf dropped;      /* u64 numbers of calls whose done was collected */
   int offering;            /* the body of the call under way to the heap, as a string */
   int ended, retired;      /* END has come; RETIRE was sent */
+  int uncaught;            /* luv is about to end the process: the server's failure says why */
 };
 
 /* The one of this process, also where none serves. */

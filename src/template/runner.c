@@ -195,13 +195,16 @@ static void write_stderr(const char *text, size_t n) {
   }
 }
 
+void runner_leave_words(struct server *s) {
+  if (!s->slot)
+    return;
+  s->slot->text_size = (uint32_t)failure_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
+}
+
 static void leave_last_words(struct server *s) {
   static char text[2 * FAILURE_TEXT_MAX + 1];
   size_t n = failure_last_words(&s->failure, text, sizeof text - 1);
-  if (s->slot) {
-    s->slot->text_size = (uint32_t)failure_last_words(&s->failure, s->slot_text,
-                                                      SLOT_TEXT_MAX);
-  }
+  runner_leave_words(s);
   text[n++] = '\n';
   fflush(NULL);
   write_stderr("moonfork: ", 10);
