@@ -486,9 +486,9 @@ function methods.run(p, name, callback)
   serving(p, "run")
   check.name(1, "run", name)
   callback = check.callback(2, "run", callback)
-  return finish_or_wait(p, callback, function(raw, finished)
+  return finish_or_wait(p, callback, function(raw, told)
     if name == "" then return nil, is_empty(1, "run") end
-    return core.run(raw, name, finished)
+    return core.run(raw, name, told)
   end)
 end
 

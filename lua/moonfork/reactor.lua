@@ -24,7 +24,7 @@ local newest = setmetatable({}, { __mode = "v" }) -- [1]: where the newest callb
 local innermost = setmetatable({}, { __mode = "k" }) -- by coroutine: the wait it is in
 local waits = setmetatable({}, { __mode = "v" }) -- every wait under way, by number
 local answered = setmetatable({}, { __mode = "k" }) -- those to be woken
-local inside = setmetatable({}, { __mode = "k" }) -- coroutines whose waiter is called
+local in_waiter = setmetatable({}, { __mode = "k" }) -- coroutines whose waiter is called
 local failures = setmetatable({}, { __mode = "k" }) -- posted by post_failure
 
 -- ---- errors of callbacks ----
@@ -117,17 +117,17 @@ end
 
 local Inside = {}
 
-function Inside.__close(mark) inside[mark.coroutine] = nil end
+function Inside.__close(mark) in_waiter[mark.coroutine] = nil end
 
 -- A waiter that turns the reactor itself, by step or by a waiting call, gets there again: then
 -- it is up to us to block.
 local function pause(left)
   local here = running()
-  if not waiter or inside[here] then return core.block(left) end
+  if not waiter or in_waiter[here] then return core.block(left) end
   local timeout = core.timeout()
   if left and (not timeout or left < timeout) then timeout = left end
   local _ <close> = setmetatable({ coroutine = here }, Inside)
-  inside[here] = true
+  in_waiter[here] = true
   waiter(reactor.object, timeout)
 end
 
@@ -368,7 +368,7 @@ end
 local function copied()
   waiter, handler, reactor.changed = nil, nil, nil
   kept = {}
-  for _, set in ipairs { level, newest, innermost, waits, answered, inside, failures } do
+  for _, set in ipairs { level, newest, innermost, waits, answered, in_waiter, failures } do
     for key in pairs(set) do set[key] = nil end
   end
   installed = false
