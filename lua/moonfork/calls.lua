@@ -250,7 +250,7 @@ local function refuse(self, ...)
 end
 
 local function give_up(_, wait)
-  if wait.under_way then wait.under_way:cancel() end
+  if wait.under_way then core.cancel(wait.raw, wait.under_way) end
 end
 
 -- As reactor.await does, but with one function and one table a call.
@@ -259,6 +259,7 @@ local function wait(self, options, ...)
   if not begun then return nil, full end
   local here <close> = begun
   local number = here.number
+  here.raw = self.raw
   here.under_way = core.call_with(self.raw, options, function(e, ...)
     reactor.answer(number, e, not e and table.pack(...))
   end, ...)

@@ -483,28 +483,18 @@ static const mf_call_options *check_call_options(lua_State *L, int idx) {
   return lua_isnil(L, idx) ? NULL : luaL_checkudata(L, idx, BIND_CALL_OPTIONS);
 }
 
-/* Pushes what calls give; its id is to be filled in. */
-static struct call *call_push(lua_State *L, struct service *s) {
-  struct call *call = lua_newuserdatauv(L, sizeof *call, 1);
-  *call = (struct call){0, s->box};
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, 1);
-  luaL_setmetatable(L, BIND_CALL);
-  return call;
-}
-
-/* The call on top of the stack with the n arguments from first; its callback is at idx. */
-static int start_call(lua_State *L, struct service *s, struct call *call, int idx,
-                      int first, int n) {
+/* Calls with the n arguments from first; the callback is at idx. Keeps the top. */
+static void start_call(lua_State *L, struct service *s, int idx, int first, int n,
+                       uint64_t *ret_id) {
   int top = lua_gettop(L);
   const mf_call_options *o = check_call_options(L, 2);
   struct reply *r = reply_for(L, s, idx);
   if (!r)
-    return luaL_error(L, "not enough memory");
-  submit(L, s, r, o, first, n, &call->id);
+    luaL_error(L, "not enough memory");
+  else
+    submit(L, s, r, o, first, n, ret_id);
   lua_settop(L, top);
   reactor_touch(s->reactor);
-  return 1;
 }
 
 /* call(raw, call options | nil, ...) -> call; nothing where the last is no function */
@@ -514,16 +504,24 @@ static int l_call(lua_State *L) {
     return 0;
   struct service *s = check(L, 1);
   luaL_checkstack(L, 8, NULL);
-  return start_call(L, s, call_push(L, s), n, 3, n - 3);
+  struct call *call = lua_newuserdatauv(L, sizeof *call, 1);
+  *call = (struct call){0, s->box};
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, BIND_CALL);
+  start_call(L, s, n, 3, n - 3, &call->id);
+  return 1;
 }
 
-/* call_with(raw, call options | nil, callback, ...) -> call */
+/* call_with(raw, call options | nil, callback, ...) -> a number for cancel */
 static int l_call_with(lua_State *L) {
   struct service *s = check(L, 1);
+  uint64_t id = 0;
   luaL_checktype(L, 3, LUA_TFUNCTION);
   luaL_checkstack(L, 8, NULL);
-  int n = lua_gettop(L) - 3;
-  return start_call(L, s, call_push(L, s), 3, 4, n);
+  start_call(L, s, 3, 4, lua_gettop(L) - 3, &id);
+  lua_pushinteger(L, (lua_Integer)id);
+  return 1;
 }
 
 /* call_options(milliseconds | nil, idempotent) -> call options */
@@ -536,17 +534,25 @@ static int l_call_options(lua_State *L) {
   return 1;
 }
 
-/* call:cancel() -> true; false: it is decided already */
-static int l_cancel(lua_State *L) {
+/* s: NULL where it has ended. 1: the callback gets CANCELLED; 0: it is decided already */
+static int cancel(struct service *s, uint64_t id) {
+  if (!s || reactor_foreign(s->reactor) || !id)
+    return 0;
+  int rc = s->rpc ? mf_rpc_cancel(s->rpc, id) : mf_pool_cancel(s->pool, id);
+  reactor_touch(s->reactor);
+  return rc == 0;
+}
+
+static int l_call_cancel(lua_State *L) { /* call:cancel() -> was it under way? */
   struct call *call = luaL_checkudata(L, 1, BIND_CALL);
-  struct service *s = *call->box;
-  int rc = -ESRCH;
-  if (s && !reactor_foreign(s->reactor) && call->id) {
-    rc = s->rpc ? mf_rpc_cancel(s->rpc, call->id) : mf_pool_cancel(s->pool, call->id);
-    reactor_touch(s->reactor);
-  }
-  lua_pushboolean(L, rc == 0);
+  lua_pushboolean(L, cancel(*call->box, call->id));
   return 1;
+}
+
+static int l_cancel(lua_State *L) { /* cancel(raw, what call_with gave) */
+  struct service **box = luaL_checkudata(L, 1, BIND_SERVICE);
+  cancel(*box, (uint64_t)luaL_checkinteger(L, 2));
+  return 0;
 }
 
 /* ---- pools ---- */
@@ -715,7 +721,7 @@ void service_open(lua_State *L) {
   luaL_newmetatable(L, BIND_CALL_OPTIONS);
   luaL_newmetatable(L, BIND_CALL);
   lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, l_cancel);
+  lua_pushcfunction(L, l_call_cancel);
   lua_setfield(L, -2, "cancel");
   lua_setfield(L, -2, "__index");
   lua_pushliteral(L, "moonfork.call");
@@ -728,6 +734,7 @@ const luaL_Reg bind_service_functions[] = {
     {"pool_new", l_pool_new},
     {"call", l_call},
     {"call_with", l_call_with},
+    {"cancel", l_cancel},
     {"call_options", l_call_options},
     {"pool_drain", l_pool_drain},
     {"pool_reload", l_pool_reload},

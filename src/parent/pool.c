@@ -118,9 +118,9 @@ static void ask_for_pump(struct mf_pool *pool) {
 
 static void update_busy(struct mf_pool *pool) {
   unsigned ends = !pool->quiet && (pool->closing || (pool->ending && !pool->ended));
-  unsigned busy = !pool->closed &&
-                  (pool->nwaiting || pool->reload.process || pool->reload.done || ends ||
-                   (pool->drain.asked && pool->drain.cb));
+  unsigned busy =
+      !pool->closed && (pool->nwaiting || pool->reload.process || pool->reload.done ||
+                        ends || (pool->drain.asked && pool->drain.cb));
   if (busy == pool->busy)
     return;
   pool->busy = busy;
