@@ -158,6 +158,27 @@ story.test("exec: env, cwd, descriptors; pid and status are the program's", func
   t.eq(t.read(path), p:pid() .. " yes /\nfive\n")
 end)
 
+-- doc/lua-api.md, "The leash is a descriptor".
+story.test("exec: the leash is the only descriptor that a program gets besides", function(t)
+  for leash, expected in pairs {kill = 1, term = 1, keep = 0} do
+    local p = fork.new {leash = leash, stdout = "socket"}:eval [[
+      function f()
+        require "moonfork.clone".exec("ls", {"ls", "-l", "/proc/self/fd"})
+      end
+    ]]
+    local text = t.got(p:run "f"):read "a"
+    t.eq(t.status(p).code, 0)
+    local pipes = 0
+    for fd, what in text:gmatch "(%d+) %-> (%S+)" do
+      if tonumber(fd) > 2 and not what:find "^/proc/" then -- the folder that ls reads
+        t.match(what, "^pipe:", leash)
+        pipes = pipes + 1
+      end
+    end
+    t.eq(pipes, expected, leash)
+  end
+end)
+
 story.test("exec: crossed numbers, and a program that is missing", function(t)
   local one, two = t:file "one", t:file "two"
   local p = fork.new():send_arg(one, two):eval [[
