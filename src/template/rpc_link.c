@@ -4,10 +4,10 @@
 #include "template/rpc_link.h"
 
 #include "base/result.h"
+#include "os/fdwait.h"
 #include "os/sock.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 
 enum {
@@ -137,7 +137,7 @@ int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
 
 static void wait_for(int fd, short events) {
   struct pollfd p = {.fd = fd, .events = events};
-  poll(&p, 1, -1);
+  fdwait(&p, 1, -1);
 }
 
 ssize_t rpc_link_receive(struct rpc_link *l, int block) {

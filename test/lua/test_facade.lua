@@ -134,7 +134,7 @@ story.test("a waiting call inside a callback works, others run meanwhile", funct
     order[#order + 1] = "outer"
     socket:close()
     local second = t.got(template:fork():run("greet"))
-    order[#order + 1] = second:read("l")
+    order[#order + 1] = t.got(second:read("l"))
     second:close()
   end)
   template:fork():run("greet", function(_, socket) socket:close() order[#order + 1] = "other" end)
