@@ -61,11 +61,14 @@ static void take_some_fds(struct inbox *in, const struct frame *f, struct script
     assert(inbox_take_fd(in) == -1);
 }
 
-static void open_body(struct inbox *in, struct script *s) {
+/* 0, or -EPROTO: a long frame without its descriptors. */
+static int open_body(struct inbox *in, struct script *s) {
   struct frame f;
   size_t have;
-  if (inbox_open(in, &f, &have) == MF_AGAIN)
-    return;
+  int r = inbox_open(in, &f, &have);
+  assert(r == 0 || r == MF_AGAIN || r == -EPROTO);
+  if (r != 0)
+    return r < 0 ? r : 0;
   assert(have + INBOX_OPEN_MIN <= f.length && f.length <= FRAME_BODY_MAX);
   assert(inbox_open_left(in) == f.length - have);
   memcpy(body, f.body, have);
@@ -73,6 +76,7 @@ static void open_body(struct inbox *in, struct script *s) {
   s->delivered += FRAME_HEADER_SIZE + have;
   s->body_at = have;
   s->body_length = f.length;
+  return 0;
 }
 
 /* As much of the body as the script wants, and what comes behind. */
@@ -105,8 +109,9 @@ static int feed(struct inbox *in, struct script *s) {
   size_t room;
   if (how & 64) { /* runs of such reads are longer */
     wanted *= 64;
-    if (inbox_open_left(in) == 0)
-      open_body(in, s);
+    int r = inbox_open_left(in) == 0 ? open_body(in, s) : 0;
+    if (r < 0)
+      return r;
   }
   if (inbox_open_left(in) > 0) {
     size_t left = (size_t)(s->end - s->p);
