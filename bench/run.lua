@@ -401,6 +401,13 @@ say("- %s; libuv %s; %s; %s; AnyEvent::Fork %s, EV %s; %s", capture "gcc --versi
     capture "perl -e 'print \"Perl $^V\"'")
 say("- load before: %s", capture "cut -d' ' -f1-3 /proc/loadavg")
 local any = next(wanted) ~= nil
+for name in pairs(wanted) do
+  if not cases[name] then
+    io.stderr:write("bench: there is nothing named ", name, "; there are: ",
+                    table.concat(order, " "), "\n")
+    os.exit(2)
+  end
+end
 for _, name in ipairs(order) do
   if not any or wanted[name] then cases[name]() end
 end
