@@ -9,10 +9,10 @@
 
 #include "base/result.h"
 #include "os/fd.h"
+#include "os/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,19 +83,6 @@ static void *job_main(void *arg) {
   return NULL;
 }
 
-static int start_thread(struct lookup_job *j) {
-  sigset_t all, before;
-  pthread_attr_t attr;
-  pthread_attr_init(&attr);
-  pthread_attr_setstacksize(&attr, STACK_SIZE);
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&j->thread, &attr, job_main, j);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  pthread_attr_destroy(&attr);
-  return -error;
-}
-
 static int open_pipe(int ret_fd[2]) {
   if (pipe2(ret_fd, O_CLOEXEC | O_NONBLOCK) != 0)
     return -errno;
@@ -123,7 +110,7 @@ static int start_job(struct lookup *k, const struct address *a,
   if (r == 0) {
     k->wait_fd = fd[0];
     j->wake_fd = fd[1];
-    r = start_thread(j);
+    r = thread_start(&j->thread, STACK_SIZE, job_main, j);
   }
   if (r < 0) {
     job_free(j);

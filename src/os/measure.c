@@ -7,10 +7,10 @@
 #include "os/measure.h"
 
 #include "os/fd.h"
+#include "os/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -47,19 +47,6 @@ static void *measure_main(void *arg) {
   return NULL;
 }
 
-static int start_thread(struct measure *m) {
-  sigset_t all, before;
-  pthread_attr_t attr;
-  pthread_attr_init(&attr);
-  pthread_attr_setstacksize(&attr, STACK_SIZE);
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&m->thread, &attr, measure_main, m);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  pthread_attr_destroy(&attr);
-  return -error;
-}
-
 static int open_pipe(struct measure *m) {
   int fd[2];
   if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) != 0)
@@ -77,7 +64,7 @@ int measure_start(pid_t pid, struct measure **ret) {
   m->wait_fd = m->wake_fd = -1;
   int r = open_pipe(m);
   if (r == 0)
-    r = start_thread(m);
+    r = thread_start(&m->thread, STACK_SIZE, measure_main, m);
   if (r < 0) {
     measure_free(m);
     return r;
