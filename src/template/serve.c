@@ -244,8 +244,10 @@ static int serve_readable(struct server *s, int *ret_dry) {
 
 static void look_after_children(struct server *s) {
   pid_t hints[BURST_MAX];
-  if (s->children.n == 0)
+  if (s->children.n == 0) {
+    s->children.scan_due = 0; /* nobody is looked at, so nothing is to be waked up for */
     return;
+  }
   int n = signals_take_hints(hints, BURST_MAX);
   children_look(&s->children, hints, n);
   if (s->conn.fd < 0)

@@ -11,6 +11,7 @@
 --   A6  the loop was never late by more than 100 ms (what the whole machine lost aside)
 --   A7  this process's signal dispositions and mask are unchanged
 --   A8  the next operation works
+--   A9  whoever lives and is asked nothing uses no processor time (story.lua sees to it)
 --
 -- Options: those of story.test; memory (KiB that may stay, default 96), stall=false (the
 -- story blocks the loop on purpose), signals=false.

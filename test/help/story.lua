@@ -8,6 +8,10 @@
 --   end)
 --   story.done()
 --
+-- Before a story's processes are let go of, those that still live are watched for a moment,
+-- and so is this one: whoever waits uses no processor time. A story whose processes work on
+-- says busy=true, and why. At the end of the file the templates that stay are watched, too.
+--
 -- Around every story a census is taken: the descriptors of this process, its descendants
 -- (zombies too) and whether work is outstanding. What differs afterwards fails the story.
 -- What the library keeps for the whole process (its default template, its loop, its leash)
@@ -16,7 +20,8 @@
 --
 -- Options of story.test(name, options, f): deadline (seconds, default 20), census,
 -- new_template (the story replaces the default template: descriptors are then compared by
--- kind), root / user (needs that kind of account), needs (a module that must be there).
+-- kind), root / user (needs that kind of account), needs (a module that must be there), busy
+-- (what it leaves is at work: that nobody uses the processor is not asked for).
 --
 -- The output is TAP. A story has a deadline: first its Lua code is interrupted, then the
 -- process ends, and the runner says which story it was.
@@ -193,6 +198,69 @@ local function settle(by_kind)
   local t0 = kit.now()
   fork.loop()
   if kit.now() - t0 > 0.5 * scale then return {"fork.loop() waits for something"} end
+  return lines
+end
+
+-- ---- whoever waits, sleeps ----
+
+local WINDOW = 0.1 -- seconds of watching
+local QUIET = 0.002 -- seconds of processor time that are no sign of anything
+local LOOKS = 15 -- windows until it is believed that somebody does not come to rest
+
+-- Seconds that the threads of a process have run, and have waited for a processor: on a loaded
+-- machine one that spins does either. nil: it is gone.
+local function used(pid)
+  local run, wait
+  for _, task in ipairs(kit.ls("/proc/" .. pid .. "/task") or {}) do
+    local text = read_file("/proc/" .. pid .. "/task/" .. task .. "/schedstat") or ""
+    local ran, waited = text:match("^(%d+) (%d+)")
+    if ran then run, wait = (run or 0) + ran / 1e9, (wait or 0) + waited / 1e9 end
+  end
+  return run, wait
+end
+
+local function watch(pids)
+  local before = {}
+  for pid in pairs(pids) do before[pid] = table.pack(used(pid)) end
+  local mine, reactor, last = table.pack(used("self")), fork.reactor, kit.now() + WINDOW
+  local left = WINDOW
+  while left > 0 do -- as a foreign loop does, so that idle things are waited for, too
+    local timeout = math.min(reactor:timeout() or left, left)
+    kit.poll(reactor:pollfd(), "r", math.ceil(timeout * 1000))
+    reactor:step()
+    left = last - kit.now()
+  end
+  local lines = {}
+  local function compare(name, old, run, wait)
+    if not run or not old[1] then return end
+    run, wait = run - old[1], wait - old[2]
+    if run > QUIET or wait > WINDOW / 2 then
+      lines[#lines + 1] = ("%s does not sleep: %.1f ms of %.0f, and %.1f more waiting for a " ..
+        "processor"):format(name, run * 1000, WINDOW * 1000, wait * 1000)
+    end
+  end
+  compare("this process", mine, used("self"))
+  for pid, p in pairs(pids) do
+    local line = (read_file("/proc/" .. pid .. "/cmdline") or ""):gsub("%z+", " ")
+    compare(("process %d of %d (%s: %s)"):format(pid, p.ppid, p.comm, line), before[pid], used(pid))
+  end
+  return lines
+end
+
+--- Lines about those who use processor time though nobody asks anything of them: this
+--- process, and its descendants but those in the table `except`. What is under way has a
+--- second and a half to come to an end.
+local function restless(except)
+  local lines = {}
+  for _ = 1, LOOKS do
+    local pids = descendants()
+    for pid, p in pairs(pids) do
+      if except and except[pid] or p.state == "Z" then pids[pid] = nil end
+    end
+    if except and not next(pids) then return {} end
+    lines = watch(pids)
+    if #lines == 0 then break end
+  end
   return lines
 end
 
@@ -409,6 +477,12 @@ function T.status(process, seconds)
   return status
 end
 
+--- Everybody sleeps: this process, and all that descend from it.
+function T.sleeps(what)
+  local lines = restless()
+  if #lines > 0 then fail(2, "%s%s", table.concat(lines, "\n"), about(what)) end
+end
+
 function T.alive(pid)
   local p = kit.processes()[pid]
   return p ~= nil and p.state ~= "Z" and p.state ~= "X"
@@ -501,6 +575,12 @@ function story.test(name, options, f)
   pcall(tidy, t)
   t = nil -- luacheck: ignore
   local left = {}
+  if ok and fork and base and not options.busy then
+    local looked, lines = xpcall(restless, debug.traceback, base.processes)
+    if not looked or #lines > 0 then
+      ok, err = false, {FAIL, text = looked and table.concat(lines, "\n") or tostring(lines)}
+    end
+  end
   if counted and base then
     local settled, lines = xpcall(settle, debug.traceback, options.new_template)
     left = settled and lines or {tostring(lines)}
@@ -519,6 +599,11 @@ end
 
 --- The end of the file: the plan, and the exit status.
 function story.done()
+  if base and failures == 0 then
+    local lines = restless()
+    count = count + 1
+    report(#lines == 0, "what stays sleeps", #lines > 0 and table.concat(lines, "\n") or nil)
+  end
   print("1.." .. count)
   remove_tree(folder)
   os.exit(failures == 0 and 0 or 1, true)

@@ -39,7 +39,8 @@ story.test("AF-24 long strings arrive, and are held once on either side", {deadl
     t.eq(t.status(p).code, 0)
   end)
 
-story.test("beyond four GiB in all: LIMIT, before anything is sent", function(t)
+-- Busy: what was not too much yet is on its way when the story ends.
+story.test("beyond four GiB in all: LIMIT, before anything is sent", {busy = true}, function(t)
   local text = ("x"):rep(1 << 30)
   local p = fork.new():send_arg(text, text, text, text, "x")
   local socket, err = p:run "type"

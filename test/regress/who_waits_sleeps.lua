@@ -1,0 +1,119 @@
+-- Whoever waits uses no processor time: an idle template that had executed code asked the
+-- kernel for a timeout of zero, for ever, while it had no clone. Here is each way in which a
+-- process of the library, or the parent, waits for somebody.
+local fork = require "moonfork"
+local story = require "story"
+local kit = story.kit
+
+-- Its pid is known when everything before was executed.
+local function ready(t, p)
+  t.within(5, function() return p:pid() end, "its pid")
+  return p
+end
+
+story.test("templates that have executed something, without and with clones", function(t)
+  local bare = ready(t, fork.new():eval "x = 1")
+  local executed = ready(t, fork.new_exec():eval "x = 1")
+  t.sleeps("after eval")
+  local sealed = ready(t, fork.new():eval("x = 1"):seal())
+  t.sleeps("after seal")
+  local with = fork.new():eval "function rest(s) s:read('a') end"
+  local clone = with:fork()
+  local socket = t.got(clone:run("rest"))
+  t.sleeps("with a clone")
+  socket:close()
+  t.status(clone)
+  t.sleeps("after its clone")
+  local spares = fork.new_exec{spares = {min = 1, max = 3}}:eval "function rest(s) s:read('a') end"
+  t.got(spares:fork():run("rest")):close()
+  t.sleeps("with spares")
+  t.ok(bare:pid() and executed:pid() and sealed:pid())
+end)
+
+story.test("templates that have failed, or were closed, while clones of theirs live", function(t)
+  local source = "function rest(s) s:read('a') end"
+  local failed, closed, ran = fork.new():eval(source), fork.new_exec():eval(source),
+    fork.new():eval(source)
+  local sockets = {}
+  for i, p in ipairs{failed, closed, ran} do sockets[i] = t.got(p:fork():run("rest")) end
+  fork.on_error(function() end)
+  failed:eval "error 'on purpose'"
+  local _, err = failed:fork():run("rest")
+  t.error(err, "REMOTE")
+  closed:close()
+  sockets[4] = t.got(ran:run("rest")) -- it stays for its clone
+  t.sleeps("failed, closed, running")
+  for _, socket in ipairs(sockets) do socket:close() end
+end)
+
+story.test("children of user code that end in an idle template", function(t)
+  local p = ready(t, fork.new():eval [[
+    local f = io.popen("sleep 0.05")
+    f:close()
+    os.execute "true"
+    hold = io.popen("sleep 0.2") -- ends while the template waits
+  ]])
+  kit.msleep(300)
+  t.sleeps()
+  t.ok(p:pid())
+end)
+
+story.test("workers, calls under way, and a full queue", function(t)
+  local functions = [[
+    function nap(seconds) require("testkit").msleep(seconds * 1000) return true end
+    function echo(...) return ... end
+  ]]
+  local rpc <close> = fork.new():eval(functions):rpc("echo")
+  t.eq(t.got(rpc(1)), 1)
+  t.sleeps("an idle rpc")
+  local pool <close> = fork.new():eval(functions):pool("nap", {max = 2, queue_max = 2})
+  t.ok(t.got(pool(0)))
+  t.sleeps("an idle pool")
+  local done = 0
+  for _ = 1, 4 do pool(0.6, function() done = done + 1 end) end
+  t.sleeps("calls that take long, and others that wait for them")
+  t.within(5, function() return done == 4 end)
+end)
+
+story.test("a worker on luv", {needs = "luv"}, function(t)
+  local rpc <close> = fork.new():eval "function echo(done, ...) done(...) end":rpc("echo",
+    {async = true})
+  t.eq(t.got(rpc(1)), 1)
+  t.sleeps()
+end)
+
+story.test("a copy of this interpreter, and what was given away and taken up", function(t)
+  local copy <close> = fork.template()
+  copy:eval "x = 1"
+  ready(t, copy)
+  t.sleeps("a copy")
+  local p = fork.new():eval "x = 1"
+  local taken <close> = fork.from_fd(t.got(p:to_fd()))
+  taken:eval "y = 1"
+  ready(t, taken)
+  t.sleeps("taken up")
+end)
+
+story.test("a parent that waits for a stopped process", function(t)
+  local p = ready(t, fork.new())
+  t.ok(p:kill(kit.SIGSTOP))
+  local text = ("x"):rep(100000)
+  for _ = 1, 20 do p:send_arg(text) end -- more than the socket takes
+  t.sleeps("with commands that the socket does not take")
+  t.ok(p:kill(kit.SIGCONT))
+end)
+
+story.test("a process in its function, whose children hold its sockets", function(t)
+  local p = fork.new():eval [[
+    function hold(s)
+      io.popen("exec sleep 1 >/dev/null")
+      require("testkit").exit(0)
+    end
+  ]]
+  local socket = t.got(p:run("hold"))
+  t.status(p)
+  t.sleeps()
+  socket:close()
+end)
+
+story.done()
