@@ -53,12 +53,12 @@ typedef struct mf_process mf_process; /* belongs to one loop and its thread */
   X(TEMPLATE_START, -20003, "the template program could not be started")                 \
   X(TEMPLATE_DIED, -20004, "the template has ended")                                     \
   X(FORK_FAILED, -20005, "the fork failed")                                              \
-  X(TIMEOUT, -20006, "the time ran out")                                                 \
+  X(TIMEOUT, -20006, "timed out")                                                        \
   X(CANCELLED, -20007, "closed or cancelled while under way")                            \
   X(CLOSED, -20008, "already closed")                                                    \
   X(INVAL, -20009, "a value that can't be used")                                         \
   X(LIMIT, -20010, "a limit was reached")                                                \
-  X(PROTOCOL, -20011, "the other process broke the protocol")                            \
+  X(PROTOCOL, -20011, "protocol error of the other process")                             \
   X(NOMEM, -20012, "not enough memory")                                                  \
   X(UNSUPPORTED, -20013, "not supported on this system")                                 \
   X(STATE, -20014, "not possible in the process's present state")                        \

@@ -52,7 +52,7 @@ end
 -- A string without a NUL inside, as the system wants names.
 function check.name(n, f, value)
   check.type(n, f, value, "string")
-  if value:find("\0", 1, true) then check.fail(n, f, "string contains a zero octet") end
+  if value:find("\0", 1, true) then check.fail(n, f, "string contains a zero byte") end
   return value
 end
 

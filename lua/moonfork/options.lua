@@ -47,7 +47,7 @@ end
 
 local function text(where, name, value)
   expect(where, name, value, "string")
-  if value:find("\0", 1, true) then bad(where, name, "string contains a zero octet") end
+  if value:find("\0", 1, true) then bad(where, name, "string contains a zero byte") end
   return value
 end
 

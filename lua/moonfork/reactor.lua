@@ -35,7 +35,7 @@ local function with_traceback(err)
   local ok, text = pcall(tostring, err)
   return setmetatable({
     error = err,
-    traceback = debug.traceback(ok and text or "(an error without a text)", 2),
+    traceback = debug.traceback(ok and text or "(error without a message)", 2),
   }, Raised)
 end
 
@@ -242,7 +242,7 @@ function reactor.await(begin, cancel, timeout)
   local number = wait.number
   begin(function(e, v) reactor.answer(number, e, v) end)
   if not drive(wait, timeout and core.now() + timeout) then
-    return nil, core.error("TIMEOUT", "the time ran out", true)
+    return nil, core.error("TIMEOUT", "timed out", true)
   end
   if wait.err then return nil, wait.err end
   return wait.value

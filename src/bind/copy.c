@@ -50,7 +50,7 @@ static int refuse_threads(lua_State *L) {
   if (n <= 1)
     return 0;
   lua_pushnil(L);
-  lua_pushfstring(L, "the program has %d threads and can't be copied", n);
+  lua_pushfstring(L, "the program has %d threads and can't be forked", n);
   bind_error_push(L, "FORK_FAILED", lua_tostring(L, -1), NULL, MF_STARTED_NO, NULL);
   lua_remove(L, -2);
   return 2;

@@ -225,7 +225,8 @@ static int l_from_fd(lua_State *L) { /* from_fd(cell, options, fd); takes fd */
   if (!sock_is_nameless(fd)) {
     fd_close(&fd);
     lua_pushnil(L);
-    bind_error_push(L, "EINVAL", "the handle is no process: no socket that to_fd gave", NULL,
+    bind_error_push(L, "EINVAL",
+                    "the handle is no process: a socket from to_fd expected", NULL,
                     MF_STARTED_NO, NULL);
     return 2;
   }

@@ -130,9 +130,9 @@ struct reactor *reactor_get(lua_State *L) {
   }
   int rc = reactor_new(&box->reactor);
   if (rc < 0)
-    luaL_error(L, "no event loop: %s", mf_strerror(rc));
+    luaL_error(L, "the event loop can't be made: %s", mf_strerror(rc));
   if (box->host && (rc = guest_open(L, box->reactor, box->host)) < 0)
-    luaL_error(L, "the host's loop takes no guest: %s", uv_strerror(rc));
+    luaL_error(L, "the host's event loop can't be used: %s", uv_strerror(rc));
   return box->reactor;
 }
 
@@ -370,7 +370,7 @@ static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from it
   luaL_checktype(L, 1, LUA_TLIGHTUSERDATA);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   if (box->host || reactor_peek(L))
-    return luaL_error(L, "use_loop has to come before anything else");
+    return luaL_error(L, "use_loop must be called before any other function of moonfork");
   lua_pushvalue(L, 2);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "turn");
   box->host = lua_touserdata(L, 1);

@@ -431,8 +431,8 @@ static const char *refusal(const struct service *s, int code) {
     return s->rpc ? "the rpc is closed" : "the pool is closed";
   if (code != MF_ELIMIT) /* the size of a message was limited when it was packed */
     return NULL;
-  return s->rpc ? "too many calls have no answer, or are not written yet"
-                : "as many calls wait as queue_max allows";
+  return s->rpc ? "too many calls are pending, or too many bytes wait to be sent"
+                : "the queue of the pool is full (option queue_max)";
 }
 
 /* Decided here and now: told as any other, later. */

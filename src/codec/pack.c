@@ -163,9 +163,10 @@ static int pack_handle(struct pack *p, int idx, const struct level *at) {
   if (place == -EINVAL)
     return fail_type(p, at, idx);
   if (place == -EBADF)
-    return fail(p, -EINVAL, at, "no open descriptor");
+    return fail(p, -EINVAL, at, "not an open descriptor");
   if (place < 0 && !p->fds)
-    return fail(p, -EINVAL, at, "a handle (the option handles=true lets it pass)");
+    return fail(p, -EINVAL, at,
+                "a handle can't be sent (the option handles=true allows it)");
   if (place == -E2BIG)
     return fail(p, place, at, "too many handles for one message");
   if (place < 0)
@@ -242,7 +243,7 @@ static int pack_map(struct pack *p, int idx, size_t n, struct level *at) {
   }
   lua_settop(L, top);
   if (rc == 0 && left != 0)
-    return fail(p, -EINVAL, at->outer, "the table was changed meanwhile");
+    return fail(p, -EINVAL, at->outer, "the table was changed while it was packed");
   return rc;
 }
 
@@ -250,7 +251,7 @@ static int pack_table(struct pack *p, int idx, struct level *outer) {
   struct level at = {outer, lua_topointer(p->L, idx), 0, 0};
   for (const struct level *l = outer; l; l = l->outer)
     if (l->table == at.table)
-      return fail(p, -EINVAL, outer, "a table that contains itself");
+      return fail(p, -EINVAL, outer, "a table that contains itself can't be sent");
   if (p->depth == CODEC_DEPTH_MAX)
     return fail(p, -EINVAL, outer, "tables are nested too deeply (128 at most)");
   int is_array;

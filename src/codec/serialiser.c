@@ -31,7 +31,7 @@ void serialiser_open(lua_State *L, const char *name, struct serialiser *ret) {
     lua_pushstring(L, name);
     lua_call(L, 1, 1);
     if (!lua_istable(L, -1))
-      luaL_error(L, "the serialiser '%s' is no table with encode and decode", name);
+      luaL_error(L, "the serialiser '%s' is not a table with encode and decode", name);
     if (lua_getfield(L, -1, "decode") != LUA_TFUNCTION) /* before one is referenced */
       luaL_error(L, "the serialiser '%s' has no function 'decode'", name);
     lua_pop(L, 1);
@@ -76,12 +76,13 @@ static int encode_handle(lua_State *L, int idx, const char *what, int n,
   if (!lua_isuserdata(L, idx) && !lua_istable(L, idx))
     return fail_type(L, e, what, n, idx);
   if (!fds)
-    return fail(e, -EINVAL, what, n, "a handle (the option handles=true lets it pass)");
+    return fail(e, -EINVAL, what, n,
+                "a handle can't be sent (the option handles=true allows it)");
   int place = codec_add_handle(L, idx, fds);
   if (place == -EINVAL)
     return fail_type(L, e, what, n, idx);
   if (place == -EBADF)
-    return fail(e, -EINVAL, what, n, "no open descriptor");
+    return fail(e, -EINVAL, what, n, "not an open descriptor");
   return place < 0 ? fail(e, place, what, n, strerror(-place)) : 0;
 }
 
@@ -134,7 +135,7 @@ static int encode_by_module(lua_State *L, const struct serialiser *s, int first,
   if (lua_pcall(L, n, 1, 0) != LUA_OK)
     return raised(L, e, "encode", top);
   if (lua_type(L, -1) != LUA_TSTRING) {
-    lua_pushliteral(L, "it gives no string");
+    lua_pushliteral(L, "it returned no string");
     return raised(L, e, "encode", top);
   }
   size_t size;
@@ -184,7 +185,7 @@ static int decode_strings(lua_State *L, const void *data, size_t size, int *fds,
     const char *s = reader_str(&r, &length);
     if (!s || !lua_checkstack(L, 4)) {
       lua_settop(L, top);
-      return broken(e, s ? "too many values for Lua's stack" : "the message is cut short");
+      return broken(e, s ? "too many values for the Lua stack" : "the message is cut short");
     }
     lua_pushlstring(L, s, length);
     n++;
@@ -195,7 +196,7 @@ static int decode_strings(lua_State *L, const void *data, size_t size, int *fds,
     if (!lua_checkstack(L, 4)) {
       fds[i] = fd;
       lua_settop(L, top);
-      return broken(e, "too many values for Lua's stack");
+      return broken(e, "too many values for the Lua stack");
     }
     luafd_push(L, fd, LUAFD_FOREIGN);
   }

@@ -71,12 +71,12 @@ static int read_string(struct unpack *u, size_t n) {
 
 static int read_handle(struct unpack *u, unsigned type, size_t n) {
   if (type != CODEC_EXT_HANDLE || n != 2)
-    return fail(u, -EPROTO, "an extension that is no handle");
+    return fail(u, -EPROTO, "unknown extension type");
   size_t place = (size_t)number(u, 2);
   if (!u->r.ok)
     return cut(u);
   if (place >= u->nfds || u->fds[place] < 0)
-    return fail(u, -EPROTO, "a handle without its descriptor");
+    return fail(u, -EPROTO, "handle without a descriptor");
   if (spend(u, HANDLE_COST) < 0)
     return u->e->code;
   int fd = u->fds[place];
@@ -100,7 +100,7 @@ static int push_integer(struct unpack *u, lua_Integer value) {
 static int read_u64(struct unpack *u) {
   uint64_t value = number(u, 8);
   if (value > LUA_MAXINTEGER)
-    return fail(u, -EPROTO, "an integer that Lua does not have");
+    return fail(u, -EPROTO, "integer out of the range of Lua");
   return push_integer(u, (lua_Integer)value);
 }
 
@@ -171,7 +171,7 @@ static int crowd_add(struct unpack *u, struct crowd *c, int idx) {
   unsigned place = (unsigned)(hash_of(u->L, idx) % c->places) & (c->ncounts - 1);
   if (++c->counts[place] <= CROWD_MAX)
     return 0;
-  return fail(u, -E2BIG, "the keys of a table collide");
+  return fail(u, -E2BIG, "too many keys of a table collide");
 }
 
 /* ---- tables ---- */
@@ -196,10 +196,10 @@ static int read_key(struct unpack *u, struct crowd *c) {
   if (rc < 0)
     return rc;
   if (lua_isnil(u->L, -1))
-    return fail(u, -EPROTO, "nil as a key");
+    return fail(u, -EPROTO, "table key is nil");
   if (lua_type(u->L, -1) == LUA_TNUMBER && !lua_isinteger(u->L, -1) &&
       isnan(lua_tonumber(u->L, -1)))
-    return fail(u, -EPROTO, "nan as a key");
+    return fail(u, -EPROTO, "table key is nan");
   return crowd_add(u, c, -1);
 }
 
@@ -297,7 +297,7 @@ static int read_marked(struct unpack *u, unsigned mark) {
   case 0xdf:
     return read_table(u, number(u, 4), read_map);
   default:
-    return fail(u, -EPROTO, "an octet that begins no value");
+    return fail(u, -EPROTO, "unknown value type");
   }
 }
 
@@ -332,7 +332,7 @@ static int read_count(struct unpack *u, size_t *ret) {
   else if (mark == 0xdd)
     *ret = (size_t)number(u, 4);
   else
-    return fail(u, -EPROTO, "the message is no list of values");
+    return fail(u, -EPROTO, "the message is not a list of values");
   if (!u->r.ok || *ret > reader_left(&u->r))
     return cut(u);
   return 0;
@@ -344,12 +344,12 @@ static int read_message(struct unpack *u) {
   if (rc < 0)
     return rc;
   if (n > INT_MAX - SLOTS || !lua_checkstack(u->L, (int)n + SLOTS))
-    return fail(u, -E2BIG, "too many values for Lua's stack");
+    return fail(u, -E2BIG, "too many values for the Lua stack");
   for (size_t i = 0; i < n; i++)
     if ((rc = read_value(u)) < 0)
       return rc;
   if (reader_left(&u->r) > 0)
-    return fail(u, -EPROTO, "octets behind the message");
+    return fail(u, -EPROTO, "extra bytes after the message");
   return (int)n;
 }
 

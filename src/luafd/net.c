@@ -243,7 +243,7 @@ static struct net *prepare(lua_State *L) {
   int e = address_parse(text, length, &address);
   if (e == -EINVAL) {
     luaL_pushfail(L);
-    lua_pushfstring(L, "'%s' is no address (\"host:port\", \"[v6]:port\" or \"/path\")",
+    lua_pushfstring(L, "'%s' is not an address (\"host:port\", \"[v6]:port\" or \"/path\")",
                     text);
     lua_pushinteger(L, EINVAL);
     return NULL;

@@ -424,14 +424,14 @@ static void set_methods(lua_State *L) {
 /* ---- handles ---- */
 
 static int not_open(lua_State *L, const char *what) {
-  lua_pushfstring(L, "%s is no open descriptor", what);
+  lua_pushfstring(L, "%s is not an open descriptor", what);
   return -1;
 }
 
 static int check_number(lua_State *L, lua_Integer n) {
   if (n >= 0 && n <= INT_MAX && fcntl((int)n, F_GETFD) != -1)
     return (int)n;
-  lua_pushfstring(L, "%I is no open descriptor", (LUAI_UACINT)n);
+  lua_pushfstring(L, "%I is not an open descriptor", (LUAI_UACINT)n);
   return -1;
 }
 

@@ -76,7 +76,7 @@ static int judge_answer(lua_State *L, enum op op, int nargs) {
   int is_ready = lua_toboolean(L, -3);
   if (lua_isnil(L, -3)) {
     if (lua_isnil(L, -2)) {
-      lua_pushliteral(L, "the wait function gave no answer");
+      lua_pushliteral(L, "the wait function returned nothing");
       lua_replace(L, -3);
     }
     return op_fail_top(L, op, nargs);

@@ -154,7 +154,7 @@ int read_check_formats(lua_State *L, int first) {
   int last = lua_gettop(L);
   for (int i = first; i <= last; i++) {
     if (lua_type(L, i) == LUA_TNUMBER) {
-      luaL_argcheck(L, luaL_checkinteger(L, i) >= 0, i, "negative number of octets");
+      luaL_argcheck(L, luaL_checkinteger(L, i) >= 0, i, "negative number of bytes");
       continue;
     }
     char c = letter_of(luaL_checkstring(L, i));

@@ -254,7 +254,7 @@ static void describe(const struct work *c, char *text, size_t n, mf_error *e) {
   if (c->timeout_ms && c->timeout_ms != MF_NO_TIMEOUT)
     snprintf(text, n, "no answer within %u ms", c->timeout_ms);
   else
-    snprintf(text, n, "the time of the call ran out");
+    snprintf(text, n, "the call did not return within call_timeout");
   e->message = text;
 }
 
@@ -597,8 +597,8 @@ static int provide_template(struct mf_pool *pool) {
   if (!pool->journal) {
     fail_pool(
         pool, MF_ETEMPLATE_DIED,
-        "the template has ended and can't be started again: it was sent handles, or more "
-        "than is kept, or was not made by new or new_exec",
+        "the template has ended and can't be started again: it was sent handles or more "
+        "than 1 MiB, or was not made by new or new_exec",
         NULL);
     return 0;
   }
@@ -809,7 +809,7 @@ static void tell_drained(struct mf_pool *pool) {
   mf_pool_cb cb = pool->drain.cb;
   mf_error e;
   failure_tell(&late, &e);
-  e.message = "workers were killed when the time ran out";
+  e.message = "workers were killed when the timeout of drain had passed";
   pool->drain.cb = NULL;
   if (cb)
     cb(pool, pool->cut_short ? &e : NULL, pool->drain.data);

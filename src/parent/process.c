@@ -653,7 +653,7 @@ static int broken_by(struct mf_process *p, const char *what) {
   int unsure = p->state == STARTING && !p->greeting;
   process_fail(p, code, unsure ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
                p->greeting ? "the program does not speak moonfork's protocol (%s)"
-                           : "the process broke the protocol: %s",
+                           : "protocol error of the process: %s",
                what);
   if (p->pid > 0)
     s->ops->kill(s, p->pidfd, p->pid, SIGKILL);
@@ -667,7 +667,7 @@ static int broken_by(struct mf_process *p, const char *what) {
 }
 
 static int broken(struct mf_process *p, void *arg) {
-  return broken_by(p, "an unexpected answer");
+  return broken_by(p, "answer not allowed in this state");
 }
 
 /* ---- the pid ---- */
@@ -828,7 +828,7 @@ void process_unhold(struct mf_process *p) {
     hold_free(hold);
     p->unborn = 1;
     process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
-                 "no socket for the new process: %s", strerror(-r));
+                 "the socket of the new process can't be made: %s", strerror(-r));
     die(p);
     return;
   }
@@ -862,7 +862,7 @@ void process_unhold(struct mf_process *p) {
   if (r < 0) {
     p->unborn = 1;
     process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,
-                 "the new process can't be asked for: %s", strerror(-r));
+                 "the fork command can't be sent: %s", strerror(-r));
     die(p);
     return;
   }
@@ -1357,14 +1357,14 @@ static int on_hello(struct mf_process *p, void *arg) {
   unsigned version;
   uint64_t executed;
   if (!p->greeting)
-    return broken_by(p, "a second hello");
+    return broken_by(p, "second hello");
   reader_init(&r, f->body, f->length);
   magic = reader_u32(&r);
   version = reader_u16(&r);
   reader_u16(&r);
   executed = reader_u64(&r);
   if (!r.ok || magic != PROTO_MAGIC)
-    return broken_by(p, "a hello that is none");
+    return broken_by(p, "malformed hello");
   if (version != PROTO_VERSION) {
     char what[64];
     snprintf(what, sizeof what, "it has version %u, this is version %u", version,
@@ -1470,7 +1470,7 @@ static int on_fork_failed(struct mf_process *p, void *arg) {
 static int on_done(struct mf_process *p, void *arg) {
   uint64_t n = *(const uint64_t *)arg;
   if (n > p->nsent || n < p->ndone)
-    return broken_by(p, "an impossible count of commands");
+    return broken_by(p, "impossible count of executed commands");
   p->ndone = n;
   if (!p->greeting)
     p->forked = 1;
@@ -1489,7 +1489,7 @@ static int is_about_start(const struct frame *f) {
 static int on_failed(struct mf_process *p, void *arg) {
   struct failure *f = failure_decode(p, arg);
   if (!f)
-    return broken_by(p, "a failure that is none");
+    return broken_by(p, "malformed failure report");
   if (p->greeting && is_about_start(arg))
     f->code = MF_ETEMPLATE_START;
   p->greeting = 0;
@@ -1604,7 +1604,7 @@ static int on_exited(struct mf_process *p, void *arg) {
 static int on_eof(struct mf_process *p, void *arg) {
   int why = *(const int *)arg;
   if (why == -EPROTO)
-    return broken_by(p, "a frame that is none");
+    return broken_by(p, "malformed frame");
   p->eof = 1;
   if (p->runner) /* the report channel was dropped with the run: that will be told */
     return 0;
@@ -1623,7 +1623,7 @@ static int on_eof(struct mf_process *p, void *arg) {
   }
   if (!p->source && !p->child && p->pid <= 0) {
     process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
-                 "the process hung up before it could be known");
+                 "the process closed its socket before its pid was known");
     die(p);
     return 0;
   }
@@ -1681,7 +1681,9 @@ static int time_out(struct mf_process *p, void *arg) {
   if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
     return 0; /* it came just in time, or has its own error */
   process_fail(p, MF_ETIMEOUT, may_have_started(p), NULL,
-               "the process was not running its function %u ms after its creation", p->limit_ms);
+               "the function was not entered within %u ms of the process's creation (option "
+               "timeout)",
+               p->limit_ms);
   if (p->state == HELD) {
     die(p);
     return 0;
@@ -1712,9 +1714,9 @@ static void on_patience(struct deadline *d) {
   struct seam *s = p->home->seam;
   if (p->greeting && !p->eof && !p->gone && !p->close_waits) {
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "the template program said nothing for %d seconds",
+                 "the template program sent nothing for %d seconds",
                  HELLO_PATIENCE_MS / 1000);
-    broken_by(p, "silence");
+    broken_by(p, "no answer");
     return;
   }
   if (p->gone) {
@@ -1790,7 +1792,7 @@ static void frame_forked(struct mf_process *p, const struct frame *f) {
   reader_init(&r, f->body, f->length);
   pid = (int)reader_u32(&r);
   if (!r.ok)
-    broken_by(p, "a fork answer that is none");
+    broken_by(p, "malformed fork answer");
   else if (q)
     process_event(q, EV_FORKED, &pid);
   if (p->home->def == p)
@@ -1809,7 +1811,7 @@ static void frame_exited(struct mf_process *p, const struct frame *f) {
   e.maxrss = reader_u64(&r);
   e.words = reader_str(&r, &e.nwords);
   if (!r.ok) {
-    broken_by(p, "an exit report that is none");
+    broken_by(p, "malformed exit report");
     return;
   }
   acknowledge(p, f->id);
@@ -1876,7 +1878,7 @@ static void on_frame(struct channel *c, const struct frame *f) {
     frame_memory(p, f);
     break;
   default:
-    broken_by(p, "an unknown answer");
+    broken_by(p, "unknown answer");
   }
 }
 

@@ -305,7 +305,7 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
     r = MF_ENOMEM;
   if (r && rpc->out.nbytes != before) { /* handles without their call */
     mf_kill(rpc->process, SIGKILL);
-    fail(rpc, r, "no memory for a call with handles", NULL);
+    fail(rpc, r, "not enough memory for a call with handles", NULL);
   }
   if (r)
     return r;
@@ -450,7 +450,7 @@ static void broken(struct mf_rpc *rpc, const char *what) {
   char text[160];
   if (rpc->over)
     return;
-  snprintf(text, sizeof text, "the process broke the protocol of rpc: %s", what);
+  snprintf(text, sizeof text, "rpc protocol error of the process: %s", what);
   mf_kill(rpc->process, SIGKILL);
   fail(rpc, MF_EPROTOCOL, text, NULL);
 }
@@ -461,9 +461,9 @@ static void describe_death(const struct mf_rpc *rpc, char *text, size_t n) {
   const char *torn = cut ? ", in the middle of a message" : "";
   const char *words = x->error ? x->error : "";
   if (!rpc->exited)
-    snprintf(text, n, "the process closed its socket and stayed%s", torn);
+    snprintf(text, n, "the process closed its socket and did not end%s", torn);
   else if (!x->known)
-    snprintf(text, n, "the process ended, nobody knows how%s", torn);
+    snprintf(text, n, "the process ended, exit status unknown%s", torn);
   else if (x->signal)
     snprintf(text, n, "the process was ended by signal %d (%s)%s%s", x->signal,
              strsignal(x->signal), x->core ? ", core dumped" : "", torn);
@@ -559,7 +559,7 @@ static void take_result(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   mf_reply_cb cb;
   void *data;
   if (!c) {
-    broken(rpc, "a result of no call");
+    broken(rpc, "result for an unknown call");
     return;
   }
   if (is_late(rpc, c))
@@ -624,7 +624,7 @@ static void take_error(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   void *data;
   mf_error e;
   if (!c || !read_failure(rpc, m, &e)) {
-    broken(rpc, c ? "an error that is none" : "an error of no call");
+    broken(rpc, c ? "malformed error reply" : "error reply for an unknown call");
     return;
   }
   if (is_late(rpc, c))
@@ -656,12 +656,12 @@ static void take_hello(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   reader_u16(&r);
   longest = reader_u64(&r);
   if (!r.ok || magic != RPC_MAGIC) {
-    broken(rpc, "a hello that is none");
+    broken(rpc, "malformed hello");
     return;
   }
   if (version != RPC_VERSION) {
-    snprintf(text, sizeof text, "it has version %u, this is version %u", version,
-             RPC_VERSION);
+    snprintf(text, sizeof text, "it speaks version %u, this library version %u", version,
+             (unsigned)RPC_VERSION);
     broken(rpc, text);
     return;
   }
@@ -679,7 +679,7 @@ static void take_ready(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
 static void take_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   mf_error e;
   if (!read_failure(rpc, m, &e)) {
-    broken(rpc, "a failure that is none");
+    broken(rpc, "malformed failure report");
     return;
   }
   fail(rpc, e.code, e.message,
@@ -696,14 +696,14 @@ static void take_usage(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   reader_init(&r, m->data, m->length);
   rpc->stats.usage = reader_u64(&r);
   if (!r.ok)
-    broken(rpc, "a report of memory that is none");
+    broken(rpc, "malformed memory report");
   else if (rpc->owner && rpc->owner->on_usage)
     rpc->owner->on_usage(rpc->owner_data, rpc->stats.usage);
 }
 
 static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   if (!rpc->end_put || !list_empty(&rpc->flying)) {
-    broken(rpc, "a farewell before the end");
+    broken(rpc, "goodbye while calls are pending or before the end was requested");
     return;
   }
   rpc->bye = 1;
@@ -736,23 +736,23 @@ static const char *objection(const struct mf_rpc *rpc, const struct kind *k,
                              const struct frame *f) {
   int first = !rpc->gathering;
   if (rpc->gathering && f->type != rpc->gathering)
-    return "another message between the parts of one";
+    return "another message inside a message in parts";
   if (!first && (f->id || f->nfds))
-    return "a part with a number or handles of its own";
+    return "message part with its own id or handles";
   if (first && !(k->states & (1u << rpc->far)))
-    return "a message that is not due in its state";
+    return "message not allowed in this state";
   if (first && !k->numbered != !f->id)
-    return k->numbered ? "an answer without a number" : "a number where none belongs";
+    return k->numbered ? "reply without an id" : "id on a message that has none";
   if ((f->flags & FRAME_MORE) && !k->parts)
-    return "parts of what has none";
+    return "message type not allowed in parts";
   if (f->nfds && (!k->handles || !rpc->options.handles))
-    return "handles that nobody asked for";
+    return "unexpected handles (the option handles is off, or this message takes none)";
   if (f->type == RPC_HANDLES && (!f->nfds || f->length))
-    return "handles that are none";
+    return "malformed handles frame";
   if (rpc->nfds && first && !k->handles)
-    return "handles that belong to no message";
+    return "handles without a message";
   if (rpc->nfds + f->nfds > RPC_MESSAGE_FDS_MAX)
-    return "too many handles";
+    return "too many handles for one message";
   return NULL;
 }
 
@@ -806,7 +806,7 @@ static void on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
   if (!r && f->type == RPC_HANDLES)
     return;
   if (f->length > rpc->gather.max - buf_size(&rpc->gather)) {
-    broken(rpc, "a message longer than allowed");
+    broken(rpc, "message longer than message_max");
     return;
   }
   if (!r && !rpc->gathering && !more && have == f->length) {
@@ -818,7 +818,7 @@ static void on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
   if (!r)
     r = buf_put(&rpc->gather, f->body, have);
   if (r) {
-    lack_memory(rpc, "no memory for a message");
+    lack_memory(rpc, "not enough memory for a message");
     return;
   }
   if (have == f->length) {
@@ -863,14 +863,14 @@ static int deliver_some(struct mf_rpc *rpc, int *budget) {
   while (*budget > 0) {
     r = inbox_next(&rpc->in, &f);
     if (r < 0 || (r == MF_AGAIN && !fds_are_announced(rpc))) {
-      broken(rpc, r < 0 ? "a frame that is none" : "handles and headers that differ");
+      broken(rpc, r < 0 ? "malformed frame" : "handles without a matching frame");
       return 1;
     }
     if (r == MF_AGAIN && (rpc->bye || open_frame(rpc) == MF_AGAIN))
       return 0;
     (*budget)--;
     if (rpc->bye)
-      broken(rpc, "more after its farewell");
+      broken(rpc, "data after goodbye");
     else if (r == 0)
       on_frame(rpc, &f, f.length);
     if (rpc->over)
@@ -936,7 +936,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   ssize_t got;
   size_t room;
   if (!niov) {
-    lack_memory(rpc, "no memory to read answers");
+    lack_memory(rpc, "not enough memory to read replies");
     return 2;
   }
   room = iov[0].iov_len + (niov > 1 ? iov[1].iov_len : 0);
@@ -945,7 +945,8 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
     return 1;
   if (got == -EMFILE) {
     mf_kill(rpc->process, SIGKILL);
-    fail(rpc, MF_ELIMIT, "no room for the descriptors that were sent", NULL);
+    fail(rpc, MF_ELIMIT, "no free descriptor for the handles of a reply (limit nofile)",
+         NULL);
     return 2;
   }
   if (got <= 0) {
@@ -956,7 +957,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   if (rpc->exited)
     rpc->last_words += (size_t)got;
   if (sort_octets(rpc, (size_t)got, &fds) < 0) {
-    broken(rpc, "more handles than can be");
+    broken(rpc, "too many handles for one frame");
     return 2;
   }
   if (rpc->over)
@@ -1280,7 +1281,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
   r = rpc->seam->ops->watch(rpc->seam, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
     mf_kill(rpc->process, SIGKILL);
-    fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the process's socket can't be watched",
+    fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the socket of the process can't be watched",
          NULL);
     return;
   }
@@ -1440,7 +1441,7 @@ void mf_rpc_abort(mf_rpc *rpc) {
     return;
   rpc->aborted = 1;
   rpc->error_owed = rpc->close_owed = 0;
-  fail(rpc, MF_ECANCELLED, "given up by the caller", NULL);
+  fail(rpc, MF_ECANCELLED, "cancelled by the caller", NULL);
   ask_for_work(rpc);
   update_busy(rpc);
 }

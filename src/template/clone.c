@@ -163,18 +163,18 @@ int cmd_fork(struct server *s, struct command *c) {
   uint32_t slot;
   if (c->lost_fds)
     return refuse_with(s, c, FAILURE_LIMIT, EMFILE,
-                       "the template has no room for the descriptors");
+                       "the template has no free descriptor (limit nofile)");
   if (options_parse(&o, c->body, c->length, 1) < 0 ||
       c->fds->n != 1 + o.nstdio_fds + o.ncommand_fds)
     return command_malformed(s, "a fork that is none");
   if (run_before_fork(s) < 0)
     return refuse(s, c);
   if (clone_prepare_fork(s) < 0)
-    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
+    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "sealing before the fork");
   if (clone_audit(s, 0) < 0)
     return refuse(s, c);
   if (children_reserve(&s->children, server_lua_live(s), &slot) < 0)
-    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "one clone more");
+    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "bookkeeping of one more clone");
   signals_watch_children();
   signals_block_all(&mask);
   pid_t pid = fork();

@@ -111,7 +111,7 @@ static const char *check_text(lua_State *L, int idx, int arg, const char *what) 
                       ? lua_tolstring(L, idx, &length)
                       : NULL;
   if (s == NULL || strlen(s) != length)
-    luaL_argerror(L, arg, lua_pushfstring(L, "%s must be strings without zeros", what));
+    luaL_argerror(L, arg, lua_pushfstring(L, "%s must be strings without zero bytes", what));
   return s;
 }
 
@@ -189,7 +189,7 @@ static int check_fds(lua_State *L, int fds, struct exec *e) {
     int is_integer;
     lua_Integer to = lua_tointegerx(L, -2, &is_integer);
     if (!is_integer || to < 0 || to > INT_MAX / 2)
-      luaL_argerror(L, 3, "fds has a key that is no descriptor's number");
+      luaL_argerror(L, 3, "a key of fds is not the number of a descriptor");
     int source = luafd_check(L, lua_gettop(L));
     if (source < 0)
       return -1;
@@ -333,7 +333,7 @@ static int f_exec(lua_State *L) {
   int r = try_exec(&e);
   int back = put_back(&e);
   if (back < 0)
-    return luaL_error(L, "exec failed (%s) and the way back to the old directory too",
+    return luaL_error(L, "exec failed (%s), and the old directory can't be entered again",
                       strerror(-r));
   luaL_pushfail(L);
   lua_pushfstring(L, "%s: %s", e.file, strerror(-r));
@@ -396,12 +396,12 @@ static int check_signal(lua_State *L, int arg) {
   int number = signame_number(name);
   if (number >= 0)
     return number;
-  return luaL_argerror(L, arg, lua_pushfstring(L, "no signal is called '%s'", name));
+  return luaL_argerror(L, arg, lua_pushfstring(L, "unknown signal '%s'", name));
 }
 
 static int f_kill(lua_State *L) {
   lua_Integer pid = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, pid == (pid_t)pid, 1, "no process id");
+  luaL_argcheck(L, pid == (pid_t)pid, 1, "not a process id");
   if (kill((pid_t)pid, check_signal(L, 2)) != 0)
     return fail(L, errno);
   lua_pushboolean(L, 1);

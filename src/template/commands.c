@@ -21,7 +21,8 @@ int command_malformed(struct server *s, const char *what) {
 static char *text_dup(struct server *s, struct text t, int phase) {
   char *copy = memchr(t.p, 0, t.n) ? NULL : strndup(t.p, t.n);
   if (!copy)
-    server_fail_with(s, FAILURE_INVAL, phase, EINVAL, "a text that can't be used");
+    server_fail_with(s, FAILURE_INVAL, phase, EINVAL,
+                     "a string with a zero byte can't be used here");
   return copy;
 }
 
@@ -58,12 +59,12 @@ int cmd_setup(struct server *s, struct command *c) {
   if (r == -EPROTONOSUPPORT) {
     answer_hello(s); /* says which version we speak */
     server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
-                     "the parent speaks version %u, this program %u", version,
+                     "the parent speaks protocol version %u, this program version %u", version,
                      (unsigned)PROTO_VERSION);
     return 0;
   }
   if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)
-    return command_malformed(s, "a setup that is none");
+    return command_malformed(s, "malformed setup command");
   s->seal.gc = o.gc;
   if (clone_apply_options(s, &o, c->fds) < 0 || open_state(s, &o) < 0)
     return 0;
@@ -87,7 +88,7 @@ int cmd_eval(struct server *s, struct command *c) {
   struct reader args;
   uint32_t argc;
   if (options_parse_eval(c->body, c->length, &code, &argc, &args) < 0)
-    return command_malformed(s, "an eval that is none");
+    return command_malformed(s, "malformed eval command");
   server_enter_user(s);
   int r = script_eval(s, code, argc, args);
   server_leave_user(s);
@@ -121,7 +122,7 @@ int cmd_fd(struct server *s, struct command *c) {
 int cmd_setenv(struct server *s, struct command *c) {
   struct text name, value;
   if (options_parse_setenv(c->body, c->length, &name, &value) < 0)
-    return command_malformed(s, "a setenv that is none");
+    return command_malformed(s, "malformed setenv command");
   char *n = text_dup(s, name, PHASE_SETENV);
   char *v = n && value.p ? text_dup(s, value, PHASE_SETENV) : NULL;
   int r = 0;
@@ -149,7 +150,7 @@ int cmd_chdir(struct server *s, struct command *c) {
 int cmd_seal(struct server *s, struct command *c) {
   int gc = (int)(c->id & 3);
   if (gc > SEAL_STOP)
-    return command_malformed(s, "a seal with an unknown collector");
+    return command_malformed(s, "malformed seal command: unknown collector");
   if (gc != s->seal.gc)
     seal_touch(&s->seal);
   s->seal.gc = gc;
@@ -184,7 +185,7 @@ int cmd_ack(struct server *s, struct command *c) {
   while (reader_left(&r) >= 8)
     children_acknowledged(&s->children, reader_u64(&r));
   if (reader_left(&r) > 0 && s->phase == SERVE_SERVING)
-    return command_malformed(s, "an acknowledgement that is none");
+    return command_malformed(s, "malformed acknowledgement");
   return 0;
 }
 

@@ -82,5 +82,5 @@ int cmd_limit(struct server *s, struct command *c) {
       return 0;
     }
   }
-  return r < 0 ? command_malformed(s, "limits that are none") : 0;
+  return r < 0 ? command_malformed(s, "malformed limit command") : 0;
 }

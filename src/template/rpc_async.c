@@ -70,7 +70,7 @@ static void refuse_dropped(struct rpc_server *s) {
   reader_init(&r, buf_peek(&s->dropped), size);
   while (reader_left(&r) > 0) {
     uint64_t id = reader_u64(&r);
-    rpc_server_fail(s, FAILURE_REMOTE, "the function let go of done without calling it");
+    rpc_server_fail(s, FAILURE_REMOTE, "the function dropped done without calling it");
     rpc_server_refuse(s, id, 1);
   }
   buf_consume(&s->dropped, size);
@@ -142,7 +142,8 @@ static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *
                      int handler) {
   struct job job = {.s = s, .call = call};
   if (call->lost) {
-    rpc_server_fail(s, FAILURE_LIMIT, "the process has no room for the handles");
+    rpc_server_fail(s, FAILURE_LIMIT,
+                    "no free descriptor for the handles of the call (limit nofile)");
     return rpc_server_refuse(s, call->id, 0);
   }
   failure_clear(&s->failure);

@@ -104,7 +104,7 @@ void rpc_server_complete(struct rpc_server *s, int status) {
   if (status == LUA_ERRMEM)
     rpc_server_fail(s, FAILURE_NOMEM, "not enough memory");
   else if (s->failure.nmessage == 0)
-    rpc_server_fail(s, FAILURE_REMOTE, "an error without a message");
+    rpc_server_fail(s, FAILURE_REMOTE, "error without a message");
   s->failure.code = status == LUA_ERRMEM ? FAILURE_NOMEM : FAILURE_REMOTE;
 }
 
@@ -199,7 +199,8 @@ static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *
                      int handler) {
   struct job job = {.s = s, .call = call};
   if (call->lost) {
-    rpc_server_fail(s, FAILURE_LIMIT, "the process has no room for the handles");
+    rpc_server_fail(s, FAILURE_LIMIT,
+                    "no free descriptor for the handles of the call (limit nofile)");
     return rpc_server_refuse(s, call->id, 0);
   }
   failure_clear(&s->failure);
@@ -301,7 +302,7 @@ static void read_parameters(lua_State *L, struct rpc_server *s, struct parameter
   ret->init = push_str(L, &r, &ret->ninit);
   ret->serialiser = push_str(L, &r, &n);
   if (!r.ok)
-    luaL_error(L, "moonfork.rpc: the parameters are cut short");
+    luaL_error(L, "moonfork.rpc: malformed parameters");
 }
 
 /* init may load what the serialiser needs, and may make events: it is opened for the first
@@ -396,7 +397,7 @@ static int l_serve(lua_State *L) {
   struct parameters p;
   int nargs = lua_gettop(L) - 2;
   if (!server_self() || serving())
-    return luaL_error(L, "moonfork.rpc.serve is what p:rpc runs");
+    return luaL_error(L, "moonfork.rpc.serve: only p:rpc and p:pool may call it");
   luaL_argcheck(L, nargs >= 0, 1, "the socket and the parameters expected");
   int fd = luafd_check(L, 1);
   if (fd < 0)
@@ -430,7 +431,7 @@ static int l_serve(lua_State *L) {
   int rc = serve_calls(s, L);
   s->state = RPC_SERVER_NONE;
   if (rc < 0)
-    return luaL_error(L, "moonfork.rpc: %s", rc == -EPROTO ? "the parent broke the protocol"
+    return luaL_error(L, "moonfork.rpc: %s", rc == -EPROTO ? "protocol error of the parent"
                                                            : strerror(-rc));
   return 0;
 }
@@ -440,7 +441,7 @@ static int l_serve(lua_State *L) {
 static struct rpc_server *check_serving(lua_State *L, const char *what) {
   struct rpc_server *s = serving();
   if (!s)
-    luaL_error(L, "%s: this process serves no rpc", what);
+    luaL_error(L, "%s: this process is no rpc server", what);
   if (s->link.broken)
     luaL_error(L, "%s: the parent is gone", what);
   return s;

@@ -94,7 +94,7 @@ static int place_streams(struct server *s) {
       continue;
     int error = errno;
     server_fail_with(s, FAILURE_LIMIT, PHASE_OPTION, error,
-                     "%s can't become the socket: %s", names[i], strerror(error));
+                     "option %s: the socket can't be put there: %s", names[i], strerror(error));
     return -1;
   }
   return 0;
@@ -104,7 +104,7 @@ static int hold_leash(struct server *s) {
   int r = leash_run(&s->leash, s->leash_mode);
   if (r < 0)
     server_fail_with(s, FAILURE_LIMIT, PHASE_FUNCTION, -r,
-                     "no descriptor is left for the leash (limit nofile)");
+                     "no free descriptor for the leash (limit nofile)");
   return r;
 }
 
@@ -135,7 +135,7 @@ int cmd_run(struct server *s, struct command *c) {
   int report_fd = c->fds->n ? fdset_steal(c->fds, 0) : -1;
   if (!s->being_born && inbox_pending(&s->conn.in) > 0) {
     fd_close(&report_fd);
-    return command_malformed(s, "commands after run");
+    return command_malformed(s, "commands after the run command");
   }
   s->title_stale = 0;
   note_title(s, c);

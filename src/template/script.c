@@ -202,7 +202,7 @@ static int is_ours(int fd, void *data) {
 
 /* A raw copy of a template in the middle of a command would serve it too. */
 static const char *why_no_raw_fork(void) {
-  return "a template does not fork by itself: its owner forks it, between commands";
+  return "a template can't fork itself: call p:fork in the process that owns it";
 }
 
 static int is_alone(void) {
@@ -296,7 +296,7 @@ static int do_before_fork(lua_State *L) {
     lua_call(L, 0, 2);
     if (lua_isboolean(L, 3) && !lua_toboolean(L, 3)) {
       if (lua_isnoneornil(L, 4))
-        lua_pushliteral(L, "a before_fork hook refuses");
+        lua_pushliteral(L, "a before_fork hook refused the fork");
       else
         luaL_tolstring(L, 4, NULL);
       return 1;
@@ -365,7 +365,7 @@ static void walk(lua_State *L, const char *name, const char *end, const char *wh
     const char *dot = memchr(p, '.', (size_t)(end - p));
     const char *stop = dot ? dot : end;
     if (!is_indexable(L))
-      luaL_error(L, "%s has no function '%s' (a %s value is in its way)", what, name,
+      luaL_error(L, "%s has no function '%s' (part of the name is a %s value)", what, name,
                  luaL_typename(L, -1));
     lua_pushlstring(L, p, (size_t)(stop - p));
     lua_gettable(L, -2);

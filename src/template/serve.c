@@ -69,7 +69,7 @@ enum serve_verdict serve_verdict(unsigned type, enum phase phase) {
 
 static int fail_lost(struct server *s) {
   server_fail_with(s, FAILURE_LIMIT, PHASE_ARGUMENT, EMFILE,
-                   "descriptors were lost: the process has no room for them");
+                   "handles were lost: the process has no free descriptor (limit nofile)");
   return 0;
 }
 
@@ -79,12 +79,12 @@ static int execute(struct server *s, struct command *c) {
   case SERVE_DROP:
     return 0;
   case SERVE_REFUSE:
-    return command_malformed(s, "a command that is not for now");
+    return command_malformed(s, "command not allowed in this phase");
   case SERVE_EXECUTE:
     break;
   }
   if (c->fds->n > rule->fds_max)
-    return command_malformed(s, "descriptors with a command that takes none");
+    return command_malformed(s, "too many descriptors for this command");
   if (c->lost_fds && !rule->fork_like)
     return fail_lost(s);
   return rule->handler(s, c);
@@ -148,14 +148,14 @@ static int serve_part(struct server *s, const struct frame *f, struct fdset *fds
   else if (s->gather_type != f->type || fds->n > 0) {
     fdset_close(fds);
     end_gather(s);
-    return command_malformed(s, "a body in parts that goes on as something else");
+    return command_malformed(s, "another command inside a command in parts");
   }
   int r = gather_put(&s->gather, f->body, f->length, PROTO_PAYLOAD_MAX);
   if (r < 0) {
     end_gather(s);
     server_fail_with(s, r == -E2BIG ? FAILURE_LIMIT : FAILURE_NOMEM, PHASE_ARGUMENT, -r,
-                     r == -E2BIG ? "a body of more than 4 GiB"
-                                 : "not enough memory for a body in parts");
+                     r == -E2BIG ? "the command is longer than 4 GiB"
+                                 : "not enough memory for a command in parts");
     return 0;
   }
   return f->flags & FRAME_MORE ? 0 : serve_gathered(s);
@@ -191,7 +191,7 @@ static void break_off(struct server *s, int error) {
     server_fail_with(s, error == -ENOMEM ? FAILURE_NOMEM : FAILURE_PROTOCOL,
                      PHASE_PROTOCOL, -error,
                      error == -ENOMEM ? "not enough memory to read commands"
-                                      : "what came is no command");
+                                      : "malformed frame");
   connection_flush_all(&s->conn);
   stop_listening(s);
 }

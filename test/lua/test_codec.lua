@@ -69,7 +69,7 @@ story.test("what can't be sent is named by its path", function(t)
     {"^argument 2%.t%.x: a function can't be sent$", 1, {t = {x = print}}},
     {"^argument 1: a thread can't be sent$", coroutine.create(print)},
     {"^argument 1%[3%]: a function can't be sent$", {1, 2, print}},
-    {"^argument 1%.x%.y: a table that contains itself$", circle},
+    {"^argument 1%.x%.y: a table that contains itself can't be sent$", circle},
     {"^argument 3: a handle", nil, nil, io.stdout},
   } do
     local text, message = codec.pack(table.unpack(row, 2, 4))

@@ -314,7 +314,7 @@ story.test("RP-23 handles are arguments", function(t)
   t.eq(a:read "a", "hello")
   a:close()
   local _, err = rpc({x = b})
-  t.error(err, "EINVAL", "argument 1%.x: no open descriptor")
+  t.error(err, "EINVAL", "argument 1%.x: not an open descriptor")
   finish(t, rpc)
   rpc = fork.new():eval [[
     function count(list)

@@ -223,7 +223,7 @@ story.test("RP-12 the same asynchronously; a done that is lost is answered", {ne
     rpc("lose", function(e) err = e end)
     t.within(5, function()
       rpc "collect"
-      return err.message:find "let go of done"
+      return err.message:find "dropped done"
     end)
     finish(t, rpc)
   end)

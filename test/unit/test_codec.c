@@ -205,8 +205,8 @@ static void test_our_reader_agrees_with_msgpack_c(void **state) {
       read++;
       assert_true(theirs);
       assert_int_equal(object.data.via.array.size, ours);
-    } else if (theirs && !strstr(e.text, "extension") && !strstr(e.text, "as a key") &&
-               !strstr(e.text, "Lua does not have") && !strstr(e.text, "descriptor")) {
+    } else if (theirs && !strstr(e.text, "extension") && !strstr(e.text, "table key") &&
+               !strstr(e.text, "range of Lua") && !strstr(e.text, "descriptor")) {
       fail_msg("only msgpack-c reads it: %s", e.text);
     }
     msgpack_unpacked_destroy(&object);
@@ -258,11 +258,11 @@ static void test_a_refusal_names_the_path(void **state) {
   expect_refusal("{['a b'] = {[true] = print}}", -EINVAL,
                  "argument 1[\"a b\"][boolean]: a function can't be sent");
   expect_refusal("(function() local t = {} t.x = {y = t} return t end)()", -EINVAL,
-                 "argument 1.x.y: a table that contains itself");
+                 "argument 1.x.y: a table that contains itself can't be sent");
   expect_refusal("{[print] = 1}", -EINVAL,
                  "argument 1[function]: a function can't be sent");
   expect_refusal("io.stdout", -EINVAL,
-                 "argument 1: a handle (the option handles=true lets it pass)");
+                 "argument 1: a handle can't be sent (the option handles=true allows it)");
   lua_State *L = new_state();
   struct codec_error e;
   struct buf b;
@@ -388,7 +388,7 @@ static void test_colliding_keys_are_refused_in_time(void **state) {
     buf_put_u8(&b, 1);
   }
   assert_int_equal(unpack(L, buf_peek(&b), buf_size(&b), &e), -E2BIG);
-  assert_string_equal(e.text, "the keys of a table collide");
+  assert_string_equal(e.text, "too many keys of a table collide");
   buf_deinit(&b);
   lua_close(L);
 }
