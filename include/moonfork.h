@@ -425,6 +425,15 @@ typedef void (*mf_pool_close_cb)(mf_pool *, void *data);
  * the pointer is invalid. */
 MF_API void mf_pool_close(mf_pool *, mf_pool_close_cb, void *data);
 
+/* ---- the caller as a template ---- */
+/* Forks the calling process. The copy, which holds nothing of the library any more, calls
+ * serve with its control socket and the read end of its leash, and must not return from it;
+ * the caller's first loop that asks for a default template or for an exec gets that process.
+ * mf_early of <moonfork/template.h> is this with moonfork's own template, and hosts want that
+ * one. -EBUSY with more than one thread. 0, or a negative code. */
+typedef void (*mf_serve_fn)(int control_fd, int leash_fd, void *data);
+MF_API int mf_fork_early(mf_serve_fn serve, void *data);
+
 /* ---- texts ---- */
 MF_API const char *mf_strerror(int code);
 MF_API const char *mf_errname(int code);

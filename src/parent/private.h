@@ -1,5 +1,5 @@
-/* What the Lua binding and libmoonfork-template need of the parent's side beyond
- * <moonfork.h>. Runs in the parent. Not installed. */
+/* What the Lua binding needs of the parent's side beyond <moonfork.h>. Runs in the parent.
+ * Neither installed nor exported. */
 #ifndef PARENT_PRIVATE_H
 #define PARENT_PRIVATE_H
 
@@ -11,15 +11,15 @@ int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_proces
 
 /* The read end of this process's leash pipe, made on demand; borrowed. Or -errno. The pipe's
  * only write end stays here, close-on-exec, and is closed in every forked copy. */
-MF_API int mf_leash_fd(void);
+int mf_leash_fd(void);
 
 /* The early process (a direct child that waits for SETUP behind fd, which is taken): the
  * first home that asks for a default template or for an exec gets it. */
-MF_API int mf_adopt_early(int fd, int pid);
+int mf_adopt_early(int fd, int pid);
 
 /* First thing in a copy of the parent that becomes a template: closes the control sockets,
  * pidfds and the leash of every home; objects made before are inert. */
-MF_API void mf_forked_child(void);
+void mf_forked_child(void);
 
 /* Processes on the loop with work outstanding: a command not executed yet, run, to_fd or
  * memory under way, on_exit of a process that runs or was told to end. */

@@ -1,52 +1,16 @@
-/* mf_early: a template forked from a host at once, without exec, before it has threads
- * and loops. Runs in the parent, from fork() on in the new template. Only in
- * libmoonfork-template; the Lua module has its own (src/bind/copy.c). */
+/* mf_early: the forked copy of a host serves as a template. Runs in that copy; libmoonfork
+ * forks and remembers it. Only in libmoonfork-template, not in the template program. */
+#include <moonfork.h>
 #include <moonfork/template.h>
 
-#include "os/fd.h"
-#include "os/proc.h"
-#include "os/sock.h"
-#include "parent/private.h"
 #include "template/entry.h"
-#include <errno.h>
-#include <stdio.h>
-#include <unistd.h>
 
-static _Noreturn void child_serve(int control_fd, int leash_fd,
-                                  const mf_template_options *options) {
-  proc_reset_signals();
-  mf_forked_child(); /* the leash's write end first of all: it would hold itself */
+static void serve_copy(int control_fd, int leash_fd, void *options) {
   struct template_entry entry = {
       .control_fd = control_fd, .leash_fd = leash_fd, .options = options};
   template_enter(&entry);
 }
 
 int mf_early(const mf_template_options *options) {
-  int fds[2];
-  if (proc_threads() > 1)
-    return -EBUSY;
-  int leash = mf_leash_fd();
-  if (leash >= 0)
-    leash = fd_dup(leash); /* the library closes its own in the copy */
-  if (leash < 0)
-    return leash;
-  int r = sock_pair(fds, 1);
-  if (r < 0) {
-    fd_close(&leash);
-    return r;
-  }
-  fflush(NULL);
-  pid_t pid = fork();
-  r = pid < 0 ? -errno : 0;
-  if (pid == 0) {
-    fd_close(&fds[0]);
-    child_serve(fds[1], leash, options);
-  }
-  fd_close(&fds[1]);
-  fd_close(&leash);
-  if (r < 0) {
-    fd_close(&fds[0]);
-    return r;
-  }
-  return mf_adopt_early(fds[0], (int)pid);
+  return mf_fork_early(serve_copy, (void *)options);
 }

@@ -14,12 +14,17 @@ find_one() {
   [ -n "$found" ] || complain "$1 was not built"
 }
 
-# exports FILE PATTERN: nothing is exported that the pattern does not allow.
-exports() {
-  names=$(nm -D --defined-only "$1" | awk '{ print $NF }' | sed 's/@.*//')
-  [ -n "$names" ] || complain "${1##*/} exports nothing"
-  stray=$(printf '%s\n' "$names" | grep -Ev "$2" | tr '\n' ' ')
-  [ -z "$stray" ] || complain "${1##*/} exports $stray"
+exported() { nm -D --defined-only "$1" | awk '{ print $NF }' | sed 's/@.*//' | sort -u; }
+
+# exports_just FILE HEADER: the functions of the header, all of them and nothing else.
+exports_just() {
+  sed 's,/\*.*\*/,,' "$2" | tr '\n' ' ' | grep -o 'MF_API [^;(]*(' |
+    sed -n 's/.*[ *]\(mf_[a-z0-9_]*\)($/\1/p' | sort -u >"$build/declared"
+  exported "$1" >"$build/exported"
+  absent=$(comm -23 "$build/declared" "$build/exported" | tr '\n' ' ')
+  [ -z "$absent" ] || complain "${1##*/} does not define $absent"
+  stray=$(comm -13 "$build/declared" "$build/exported" | tr '\n' ' ')
+  [ -z "$stray" ] || complain "${1##*/} exports $stray which $2 does not declare"
 }
 
 # needs_no FILE LIBRARY: it is not among the needed ones.
@@ -29,30 +34,20 @@ needs_no() {
   fi
 }
 
-# declares HEADER FILE: every function of the header is exported.
-declares() {
-  sed 's,/\*.*\*/,,' "$1" | tr '\n' ' ' | grep -o 'MF_API [^;(]*(' |
-    sed -n 's/.*[ *]\(mf_[a-z0-9_]*\)($/\1/p' | sort -u >"$build/declared"
-  nm -D --defined-only "$2" | awk '{ print $NF }' | sort -u >"$build/exported"
-  absent=$(comm -23 "$build/declared" "$build/exported" | tr '\n' ' ')
-  [ -z "$absent" ] || complain "${2##*/} does not define $absent"
-}
-
 find_one 'libmoonfork.so*'
 if [ -n "$found" ]; then
-  exports "$found" '^mf_[a-z0-9_]+$'
-  declares include/moonfork.h "$found"
+  exports_just "$found" include/moonfork.h
   needs_no "$found" liblua
 fi
 find_one core.so
 if [ -n "$found" ]; then
-  exports "$found" '^luaopen_moonfork_core$'
+  names=$(exported "$found")
+  [ "$names" = luaopen_moonfork_core ] || complain "core.so exports $names"
   needs_no "$found" liblua
 fi
 find_one 'libmoonfork-template.so*'
 if [ -n "$found" ]; then
-  exports "$found" '^mf_[a-z0-9_]+$'
-  declares include/moonfork/template.h "$found"
+  exports_just "$found" include/moonfork/template.h
 fi
 find_one moonfork-template
 if [ -n "$found" ]; then
