@@ -1,11 +1,12 @@
-/* What the C contestants share: a clock, the arguments, and the way samples are printed.
+/* What the C contestants share: a clock, the arguments, and the slices of their work.
  *
- *   CONTESTANT life COUNT INFLIGHT HEAP_MIB SPARES [PAUSE_US]
+ *   CONTESTANT spawn|first [INFLIGHT [HEAP_MIB [SPARES [PAUSE_US]]]]
  *
- * A life: a process (or thread) is asked for, it writes one octet from the function it runs
- * and ends. Output: one line for each of COUNT lives, the microseconds from asking to the
- * octet's arrival, and at last "total SECONDS" for all of them, ends included. Lives of the
- * warm-up are not printed. HEAP_MIB is what the template holds in small tables. */
+ * A contestant is a coprocess of run.lua. For each number that it reads from standard input
+ * it makes so many processes and answers with one line: the microseconds that all of them
+ * took, ends included, and, for "first", the microseconds of each from before its fork to
+ * the arrival of the byte that a Lua function wrote in it. With "spawn" the function does
+ * nothing. HEAP_MIB is what the template holds in small tables. End of file ends it. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -15,10 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LIVES_MAX = 65536 };
+enum { SLICE_MAX = 65536 };
 
 struct plan {
-  int count, warmup, inflight, heap_mib, spares, pause_us;
+  int first, inflight, heap_mib, spares, pause_us;
 };
 
 static inline double now_us(void) {
@@ -36,28 +37,36 @@ static inline int argument(int argc, char **argv, int i, int otherwise) {
   return argc > i ? atoi(argv[i]) : otherwise;
 }
 
-/* argv[first]: COUNT. */
-static inline struct plan plan_read(int argc, char **argv, int first) {
-  struct plan p = {.count = argument(argc, argv, first, 1000),
-                   .inflight = argument(argc, argv, first + 1, 1),
-                   .heap_mib = argument(argc, argv, first + 2, 0),
-                   .spares = argument(argc, argv, first + 3, 0),
-                   .pause_us = argument(argc, argv, first + 4, 0)};
-  p.warmup = p.count / 5 > 20 ? p.count / 5 : 20;
-  if (p.count > LIVES_MAX || p.count < 1 || p.inflight < 1) {
-    fprintf(stderr, "usage: %s life COUNT INFLIGHT HEAP_MIB SPARES [PAUSE_US]\n", argv[0]);
+static inline struct plan plan_read(int argc, char **argv) {
+  struct plan p = {.first = argc > 1 && strcmp(argv[1], "first") == 0,
+                   .inflight = argument(argc, argv, 2, 1),
+                   .heap_mib = argument(argc, argv, 3, 0),
+                   .spares = argument(argc, argv, 4, 0),
+                   .pause_us = argument(argc, argv, 5, 0)};
+  if (argc < 2 || (!p.first && strcmp(argv[1], "spawn") != 0) || p.inflight < 1) {
+    fprintf(stderr, "usage: %s spawn|first [INFLIGHT [HEAP_MIB [SPARES [PAUSE_US]]]]\n",
+            argv[0]);
     exit(2);
   }
   return p;
 }
 
-static inline void print_samples(const double *us, int n, double total_us) {
-  for (int i = 0; i < n; i++)
-    printf("%.1f\n", us[i]);
-  printf("total %.6f\n", total_us / 1e6);
+/* The processes of the next slice; 0: there is none. */
+static inline int slice_next(void) {
+  int n = 0;
+  return scanf("%d", &n) == 1 && n > 0 && n <= SLICE_MAX ? n : 0;
 }
 
-/* The Lua code that fills a template: tables of two fields, 136 octets each as malloc
+/* first_us: n of them, or n is 0. */
+static inline void slice_done(double total_us, const double *first_us, int n) {
+  printf("%.1f", total_us);
+  for (int i = 0; i < n; i++)
+    printf(" %.1f", first_us[i]);
+  puts("");
+  fflush(stdout);
+}
+
+/* The Lua code that fills a template: tables of two fields, 136 bytes each as malloc
  * counts them. */
 static inline const char *heap_code(int mib) {
   static char code[160];

@@ -1,12 +1,13 @@
-/* The contestant moonfork in C: a host on libmoonfork. Runs as parent; MOONFORK_TEMPLATE
- * names the template program.
+/* The contestant moonfork in C: a host on libmoonfork. MOONFORK_TEMPLATE names the template
+ * program.
  *
- *   host life COUNT INFLIGHT HEAP_MIB SPARES [PAUSE_US]    see bench.h
+ *   host spawn|first INFLIGHT HEAP_MIB SPARES [PAUSE_US]    see bench.h
  *   host exec COUNT                microseconds from mf_new_exec to the entered function
  *   host clones COUNT              COUNT idle clones at once: seconds, memory of one
- *   host memory HEAP_MIB TABLES    private octets of a clone, idle and after TABLES tables
+ *   host memory HEAP_MIB TABLES    private bytes of a clone, idle and after TABLES tables
  *
- * A life ends when both the end of the socket and the exit status have come. */
+ * A process has ended when the end of its socket, its exit status and the close callback of
+ * its handle have come. */
 #include "bench.h"
 
 #include <moonfork.h>
@@ -16,8 +17,8 @@
 static uv_loop_t loop;
 static mf_process *template;
 static struct plan plan;
-static double us[LIVES_MAX];
-static int nstarted, nended, nrunning;
+static double us[SLICE_MAX];
+static int nslice, nstarted, nended;
 
 static void check(int code, const char *what) {
   if (code >= 0)
@@ -31,7 +32,7 @@ static void fail(const char *what, const mf_error *error) {
   exit(1);
 }
 
-/* ---- lives ---- */
+/* ---- processes ---- */
 
 struct life {
   uv_pipe_t pipe; /* owns the clone's socket */
@@ -46,11 +47,10 @@ static void start_life(void);
 static void end_life(struct life *l) {
   if (--l->nopen > 0)
     return;
-  if (nended >= plan.warmup)
-    us[nended - plan.warmup] = l->first_us - l->start_us;
-  nended++;
-  nrunning--;
+  us[nended++] = l->first_us - l->start_us;
   free(l);
+  if (nstarted < nslice && !plan.pause_us)
+    start_life();
 }
 
 static void on_pipe_closed(uv_handle_t *handle) { end_life(handle->data); }
@@ -73,10 +73,15 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
   struct life *l = data;
   if (error)
     fail("run", error);
-  /* What is there already is read at once: most clones have written by now. */
+  /* What is there already is read at once: most clones have written, or ended, by now. */
   ssize_t n = read(socket, l->room, sizeof l->room);
   if (n > 0)
     l->first_us = now_us();
+  if (n == 0) {
+    close(socket);
+    end_life(l);
+    return;
+  }
   uv_pipe_init(&loop, &l->pipe, 0);
   l->pipe.data = l;
   uv_pipe_open(&l->pipe, socket);
@@ -100,10 +105,9 @@ static void start_life(void) {
   l->nopen = 3;
   l->start_us = now_us();
   nstarted++;
-  nrunning++;
   check(mf_fork(template, &l->process), "mf_fork");
   check(mf_on_exit(l->process, on_exit_status, l), "mf_on_exit");
-  check(mf_run(l->process, "octet", on_run, l), "mf_run");
+  check(mf_run(l->process, plan.first ? "first" : "nothing", on_run, l), "mf_run");
 }
 
 static int ready;
@@ -135,7 +139,7 @@ static mf_process *open_template(int spares, int heap_mib) {
   options.spares_max = (unsigned)spares;
   options.spares_min = spares > 1 ? (unsigned)spares / 2 : (unsigned)spares;
   check(mf_new_exec(&options, &p), "mf_new_exec");
-  eval(p, "function octet(socket) socket:write('x') end "
+  eval(p, "function nothing() end function first(socket) socket:write('x') end "
           "function rest(socket) socket:read(1) end");
   if (heap_mib)
     eval(p, heap_code(heap_mib));
@@ -162,26 +166,22 @@ static void wait_for_spares(void) {
   uv_run(&loop, UV_RUN_NOWAIT);
 }
 
-static void lives(void) {
-  int all = plan.warmup + plan.count;
-  double start = 0, paused = 0;
-  template = open_template(plan.spares, plan.heap_mib);
-  while (nended < all) {
-    if (start == 0 && nended >= plan.warmup)
-      start = now_us();
-    if (plan.pause_us && nrunning == 0) { /* out of the way of the last one */
+static void slice(void) {
+  double start = now_us(), paused = 0;
+  nstarted = nended = 0;
+  while (nended < nslice) {
+    if (plan.pause_us && nstarted == nended) { /* out of the way of the last one */
       double pause = now_us();
       if (plan.spares)
         wait_for_spares();
       usleep((unsigned)plan.pause_us);
-      paused += start ? now_us() - pause : 0;
+      paused += now_us() - pause;
     }
-    while (nrunning < plan.inflight && nstarted < all)
+    while (nstarted - nended < plan.inflight && nstarted < nslice)
       start_life();
     uv_run(&loop, UV_RUN_ONCE);
   }
-  print_samples(us, plan.count, now_us() - start - paused);
-  close_template(template);
+  slice_done(now_us() - start - paused, us, plan.first ? nslice : 0);
 }
 
 /* ---- start by exec ---- */
@@ -277,7 +277,7 @@ static void memory(int heap_mib, int tables) {
 }
 
 int main(int argc, char **argv) {
-  const char *what = argc > 1 ? argv[1] : "life";
+  const char *what = argc > 1 ? argv[1] : "";
   check(uv_loop_init(&loop), "uv_loop_init");
   if (strcmp(what, "exec") == 0)
     execs(argument(argc, argv, 2, 100));
@@ -286,8 +286,11 @@ int main(int argc, char **argv) {
   else if (strcmp(what, "memory") == 0)
     memory(argument(argc, argv, 2, 84), argument(argc, argv, 3, 2000000));
   else {
-    plan = plan_read(argc, argv, 2);
-    lives();
+    plan = plan_read(argc, argv);
+    template = open_template(plan.spares, plan.heap_mib);
+    while ((nslice = slice_next()))
+      slice();
+    close_template(template);
   }
   return 0;
 }

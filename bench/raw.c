@@ -1,28 +1,28 @@
-/* The yardsticks in C: what the kernel asks for a process, with nothing around it.
+/* The yardstick: what a plain C program gets from this machine by fork and a socketpair. The
+ * program is linked with Lua and has a state with all libraries open, so that it is about as
+ * large as a template.
  *
- *   raw fork COUNT INFLIGHT HEAP_MIB    socketpair, fork; the child writes and leaves
- *   raw lua COUNT INFLIGHT HEAP_MIB     the same with an interpreter (luaL_newstate, all
- *                                       libraries): the child calls a Lua function with the
- *                                       socket object that clones of moonfork get
- *   raw memory HEAP_MIB TABLES          private octets of such a child, idle and afterwards
- *   raw exec COUNT                      microseconds of lua5.4 -e '', spawned and waited for
- *
- * Both wait for the octet, for the end of the socket and for the child. HEAP_MIB is built in
- * the interpreter by malloc, or touched in plain memory where there is none. */
+ *   raw spawn INFLIGHT HEAP_MIB       socketpair, fork, the child leaves, end of file, waitpid
+ *   raw first INFLIGHT HEAP_MIB       the same; the child calls a Lua function, which writes a
+ *                                     byte by a socket object; one at a time
+ *   raw memory HEAP_MIB TABLES        private bytes of such a child, idle and afterwards
+ *   raw exec COUNT                    microseconds of lua5.4 -e '', spawned and waited for
+ *   raw count FILE COMMAND...         runs the command; writes to FILE what it and all that
+ *                                     was waited for took: page faults, context switches,
+ *                                     microseconds of processor time */
 #include "bench.h"
 
-#include "luafd/luafd.h"
 #include <lauxlib.h>
 #include <lualib.h>
 #include <poll.h>
-#include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 static struct plan plan;
 static lua_State *L;
-static double us[LIVES_MAX];
+static double us[SLICE_MAX];
 
 static void run(const char *code) {
   if (luaL_dostring(L, code) == LUA_OK)
@@ -31,108 +31,131 @@ static void run(const char *code) {
   exit(1);
 }
 
-static void open_lua(void) {
+/* ---- a socket with the two methods that the child uses ---- */
+
+static int sock_write(lua_State *S) {
+  size_t n;
+  const char *text = luaL_checklstring(S, 2, &n);
+  if (write(*(int *)luaL_checkudata(S, 1, "sock"), text, n) != (ssize_t)n)
+    return luaL_error(S, "write");
+  lua_settop(S, 1);
+  return 1;
+}
+static int sock_flush(lua_State *S) {
+  lua_settop(S, 1);
+  return 1;
+}
+
+static void open_lua(int heap_mib) {
+  static const luaL_Reg methods[] = {{"write", sock_write}, {"flush", sock_flush}, {NULL, NULL}};
   L = luaL_newstate();
   if (!L)
     give_up("luaL_newstate");
   luaL_openlibs(L);
-  run("function octet(socket) socket:write('x') end");
-  luafd_push(L, dup(2), LUAFD_OWN); /* the class exists before the fork, as in a template */
+  luaL_newmetatable(L, "sock");
+  luaL_newlib(L, methods);
+  lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-}
-
-static void fill_heap(void) {
-  if (!plan.heap_mib)
-    return;
-  if (L) {
-    run(heap_code(plan.heap_mib));
+  run("function first(socket) socket:write('x') socket:flush() end");
+  if (heap_mib) {
+    run(heap_code(heap_mib));
     run("collectgarbage() collectgarbage()");
-  } else {
-    size_t n = (size_t)plan.heap_mib << 20;
-    char *p = malloc(n);
-    if (!p)
-      give_up("malloc");
-    memset(p, 1, n);
   }
 }
 
-static _Noreturn void child(int fd) {
-  if (!L)
-    _exit(write(fd, "x", 1) != 1);
-  lua_getglobal(L, "octet");
-  luafd_push(L, fd, LUAFD_OWN);
+static _Noreturn void call_first(int fd) {
+  lua_getglobal(L, "first");
+  *(int *)lua_newuserdatauv(L, sizeof fd, 0) = fd;
+  luaL_setmetatable(L, "sock");
   _exit(lua_pcall(L, 1, 0, 0) != LUA_OK);
 }
 
-struct life {
-  pid_t pid; /* 0: free */
-  double start_us, first_us;
-};
+/* ---- processes ---- */
 
-static void begin(struct life *l, struct pollfd *p) {
+static pid_t begin(int *ret_fd) {
   int pair[2];
-  l->start_us = now_us();
-  l->first_us = 0;
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
     give_up("socketpair");
-  l->pid = fork();
-  if (l->pid < 0)
+  pid_t pid = fork();
+  if (pid < 0)
     give_up("fork");
-  if (l->pid == 0) {
+  if (pid == 0 && !plan.first)
+    _exit(0);
+  if (pid == 0) {
     close(pair[0]);
-    child(pair[1]);
+    call_first(pair[1]);
   }
   close(pair[1]);
-  *p = (struct pollfd){.fd = pair[0], .events = POLLIN};
+  *ret_fd = pair[0];
+  return pid;
 }
 
-/* 1: its end has come. */
-static int go_on(struct life *l, struct pollfd *p) {
-  char room[64];
+static void end(pid_t pid, int fd) {
   int status;
-  if (read(p->fd, room, sizeof room) > 0) {
-    l->first_us = now_us();
-    return 0;
-  }
-  close(p->fd);
-  p->fd = -1;
-  if (waitpid(l->pid, &status, 0) < 0 || status != 0)
+  close(fd);
+  if (waitpid(pid, &status, 0) != pid || status != 0)
     give_up("a child ended badly");
-  return 1;
 }
 
-static void lives(void) {
-  int all = plan.warmup + plan.count, nstarted = 0, nended = 0;
-  struct life *life = calloc((size_t)plan.inflight, sizeof *life);
-  struct pollfd *p = calloc((size_t)plan.inflight, sizeof *p);
-  double start = 0;
-  if (!life || !p)
-    give_up("calloc");
-  for (int i = 0; i < plan.inflight; i++)
-    p[i].fd = -1;
-  while (nended < all) {
-    if (start == 0 && nended >= plan.warmup)
-      start = now_us();
-    for (int i = 0; i < plan.inflight; i++)
-      if (p[i].fd < 0 && nstarted < all) {
-        begin(&life[i], &p[i]);
-        nstarted++;
-      }
+static void one_by_one(int n) {
+  char byte;
+  for (int i = 0; i < n; i++) {
+    int fd;
+    double start = now_us();
+    pid_t pid = begin(&fd);
+    if (plan.first) {
+      if (read(fd, &byte, 1) != 1)
+        give_up("the first byte");
+      us[i] = now_us() - start;
+    }
+    while (read(fd, &byte, 1) > 0)
+      ;
+    end(pid, fd);
+  }
+}
+
+static void many(int n) {
+  struct pollfd p[plan.inflight];
+  pid_t pid[plan.inflight];
+  int nstarted = 0, nended = 0;
+  for (int i = 0; i < plan.inflight; i++) {
+    p[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+    if (nstarted < n && ++nstarted)
+      pid[i] = begin(&p[i].fd);
+  }
+  while (nended < n) {
     if (poll(p, (nfds_t)plan.inflight, -1) < 0)
       give_up("poll");
-    for (int i = 0; i < plan.inflight; i++)
-      if (p[i].fd >= 0 && p[i].revents && go_on(&life[i], &p[i])) {
-        if (nended >= plan.warmup)
-          us[nended - plan.warmup] = life[i].first_us - life[i].start_us;
-        nended++;
-      }
+    for (int i = 0; i < plan.inflight; i++) {
+      if (p[i].fd < 0 || !p[i].revents)
+        continue;
+      end(pid[i], p[i].fd);
+      nended++;
+      p[i].fd = -1;
+      if (nstarted < n && ++nstarted)
+        pid[i] = begin(&p[i].fd);
+    }
   }
-  print_samples(us, plan.count, now_us() - start);
+}
+
+static void slices(void) {
+  if (plan.first && plan.inflight > 1) {
+    fputs("raw: first bytes are measured one at a time\n", stderr);
+    exit(2);
+  }
+  for (int n; (n = slice_next());) {
+    double start = now_us();
+    if (plan.inflight == 1)
+      one_by_one(n);
+    else
+      many(n);
+    slice_done(now_us() - start, us, plan.first ? n : 0);
+  }
 }
 
 /* ---- memory ---- */
 
-static unsigned long long private_octets(void) {
+static unsigned long long private_bytes(void) {
   FILE *f = fopen("/proc/self/smaps_rollup", "re");
   char line[256];
   unsigned long long kib = 0, n;
@@ -146,14 +169,12 @@ static unsigned long long private_octets(void) {
 
 static void memory(int heap_mib, int tables) {
   char code[160];
-  plan.heap_mib = heap_mib;
-  open_lua();
-  fill_heap();
+  open_lua(heap_mib);
   snprintf(code, sizeof code, "for i = 1, %d do local t = {x = i, y = i} end", tables);
   if (fork() == 0) {
-    unsigned long long idle = private_octets();
+    unsigned long long idle = private_bytes();
     run(code);
-    printf("idle %llu\nworked %llu\n", idle, private_octets());
+    printf("idle %llu\nworked %llu\n", idle, private_bytes());
     fflush(stdout);
     _exit(0);
   }
@@ -178,9 +199,31 @@ static void execs(int count) {
   }
 }
 
+/* ---- counters ---- */
+
+static int count(const char *file, char **command) {
+  struct rusage r;
+  int status;
+  pid_t pid = fork();
+  if (pid == 0) {
+    execvp(command[0], command);
+    _exit(127);
+  }
+  if (pid < 0 || wait4(pid, &status, 0, &r) != pid)
+    give_up("count");
+  FILE *f = fopen(file, "we");
+  if (!f)
+    give_up(file);
+  fprintf(f, "faults %ld\nswitches %ld\ncpu_us %lld\n", r.ru_minflt + r.ru_majflt,
+          r.ru_nvcsw + r.ru_nivcsw,
+          (long long)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000000 + r.ru_utime.tv_usec +
+              r.ru_stime.tv_usec);
+  fclose(f);
+  return status != 0;
+}
+
 int main(int argc, char **argv) {
-  const char *what = argc > 1 ? argv[1] : "fork";
-  signal(SIGPIPE, SIG_IGN);
+  const char *what = argc > 1 ? argv[1] : "";
   if (strcmp(what, "memory") == 0) {
     memory(argument(argc, argv, 2, 84), argument(argc, argv, 3, 2000000));
     return 0;
@@ -189,10 +232,10 @@ int main(int argc, char **argv) {
     execs(argument(argc, argv, 2, 100));
     return 0;
   }
-  plan = plan_read(argc, argv, 2);
-  if (strcmp(what, "lua") == 0)
-    open_lua();
-  fill_heap();
-  lives();
+  if (strcmp(what, "count") == 0 && argc > 3)
+    return count(argv[2], argv + 3);
+  plan = plan_read(argc, argv);
+  open_lua(plan.heap_mib);
+  slices();
   return 0;
 }

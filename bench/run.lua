@@ -6,10 +6,15 @@
 --
 -- NAME: rate, growth, spares, memory, exec, clones, calls; none: all of them.
 --
--- In a case the contestants take turns, round by round (A B C A B C ...), so that the machine's
--- moods meet all of them alike. A rate is the median of the rounds; p50 and p99 are those of
--- all samples together; a ratio is the median of the rounds' ratios, each within its round.
--- Every round warms up first (a fifth of its lives, at least 20, not counted).
+-- Processes a second: the contestants are coprocesses and take turns in small slices (A B C A B
+-- C ...), so that the machine's moods meet all of them alike. A ratio is the median over the
+-- turns of a slice against the yardstick's slice of the same turn, with quartiles. Where a
+-- control group for processor time can be made, each contestant has its own; then a turn in
+-- which strangers took more than in the run's median slice does not count. Counters come from
+-- runs of their own: what 200 processes more cost.
+--
+-- The other cases run whole programs by turns, round by round; a ratio is the median of the
+-- rounds' ratios, p50 and p99 are those of all samples together.
 local here = arg[0]:match("^(.*)/") or "."
 local build = table.remove(arg, 1)
 local quick, results, wanted = false, here .. "/results", {}
@@ -43,23 +48,23 @@ end
 
 -- ---- the contestants ----
 
-local peer = "cd " .. here .. "/peer && "
-local contestants = {
-  raw_fork = {"raw C fork", build .. "/bench/raw fork"},
-  raw_lua = {"raw C fork, Lua in the child", build .. "/bench/raw lua"},
-  c = {"moonfork, C", build .. "/bench/host life"},
-  lua = {"moonfork, Lua", "lua5.4 " .. here .. "/moonfork.lua life"},
-  anyevent = {"AnyEvent::Fork, EV", peer .. "perl anyevent.pl life",
+local peer = here .. "/peer/"
+local raw = build .. "/bench/raw"
+local contestants = { -- label, command, processes in a slice, how to see that it is installed
+  raw = {"raw C fork", raw, 60},
+  c = {"moonfork, C", build .. "/bench/host", 60},
+  lua = {"moonfork, Lua", "lua5.4 " .. here .. "/moonfork.lua", 60},
+  anyevent = {"AnyEvent::Fork, EV", "perl " .. peer .. "anyevent.pl", 30,
               "perl -MEV -MAnyEvent::Fork -e 1"},
-  python = {"Python forkserver", peer .. "python3 forkserver.py life",
+  python = {"Python forkserver", "python3 " .. peer .. "forkserver.py", 4,
             "python3 -c 'import multiprocessing.forkserver'"},
-  luv_spawn = {"luv uv.spawn lua5.4", "lua5.4 " .. here .. "/peer/luv_spawn.lua life",
+  luv_spawn = {"luv uv.spawn lua5.4", "lua5.4 " .. peer .. "luv_spawn.lua", 16,
                "lua5.4 -e 'require \"luv\"'"},
-  luv_thread = {"luv threads", "lua5.4 " .. here .. "/peer/luv_thread.lua life",
+  luv_thread = {"luv threads", "lua5.4 " .. peer .. "luv_thread.lua", 60,
                 "lua5.4 -e 'require \"luv\"'"},
 }
 for key, c in pairs(contestants) do
-  c.key, c.label, c.command, c.check = key, c[1], c[2], c[3]
+  c.key, c.label, c.command, c.slice, c.check = key, table.unpack(c, 1, 4)
   c.there = not c.check or os.execute(c.check .. " >/dev/null 2>&1") == true
   if not c.there then print("skipped, not installed: " .. c.label) end
 end
@@ -88,14 +93,22 @@ local function quantile(list, q)
   return sorted[math.max(1, math.ceil(q * #sorted))] or 0 / 0
 end
 
--- One run of a program: its samples, the total in seconds, and its named figures.
+-- One run of a program: its samples and its named figures.
 local function run(command, name)
   local f = assert(io.popen("timeout 120 sh -c '" .. command .. "'"))
   local samples, figures, lines = {}, {}, {}
   for line in f:lines() do
     lines[#lines + 1] = line
     local key, value = line:match("^(%a[%w_]*) ([%d.]+)$")
-    if key then figures[key] = tonumber(value) else samples[#samples + 1] = tonumber(line) end
+    if key then
+      figures[key] = tonumber(value)
+    elseif line:find " " then -- a slice; the last one counts
+      samples = {}
+      for us in line:gmatch "[%d.]+" do samples[#samples + 1] = tonumber(us) end
+      figures.total = table.remove(samples, 1) / 1e6
+    else
+      samples[#samples + 1] = tonumber(line)
+    end
   end
   if not f:close() or #lines == 0 then return nil end
   local out = assert(io.open(samples_folder .. "/" .. name .. ".txt", "w"))
@@ -142,15 +155,137 @@ local function find(cells, key)
   for _, cell in ipairs(cells) do if cell.key == key then return cell end end
 end
 
-local function lives(list, count, inflight, heap, spares, pause)
+-- Whole runs in which each process writes a byte, after a fifth of them that does not count.
+local function first_bytes(list, count, heap, spares, pause)
   local cells = {}
   for _, c in ipairs(list) do
-    local n = count[c.key] or count[1]
     cells[#cells + 1] = {key = c.key, label = c.label,
-      command = ("%s %d %d %d %d %d"):format(c.command, n, inflight, heap or 0, spares or 0,
-                                             pause or 0)}
+      command = ('printf "%d\\n%d\\n" | %s first 1 %d %d %d'):format(math.max(count // 5, 20), count,
+        c.command, heap or 0, spares or 0, pause or 0)}
   end
   return cells
+end
+
+-- ---- slices ----
+
+-- Processor time of a control group in us. Two hierarchies: cpuacct of version 1, and version 2.
+local group_root, group_file, group_unit = "/sys/fs/cgroup/cpuacct", "cpuacct.usage", 1e-3
+if not os.execute("test -w " .. group_root) then
+  group_root, group_file, group_unit = "/sys/fs/cgroup", "cpu.stat", 1
+end
+local groups = 0
+local function group_new()
+  groups = groups + 1
+  local folder = ("%s/moonfork-bench.%s.%d"):format(group_root, build:gsub("%W", "_"), groups)
+  if os.execute(("mkdir %s 2>/dev/null && test -f %s/%s -a -w %s/cgroup.procs"):format(folder,
+      folder, group_file, folder)) then
+    return folder
+  end
+end
+local function group_cpu(folder)
+  local f = folder and io.open(folder .. "/" .. group_file)
+  if not f then return end
+  local text = f:read "a"
+  f:close()
+  return tonumber(text:match "%d+") * group_unit
+end
+
+-- A contestant as a coprocess: what io.popen lacks, a second direction, is a FIFO.
+local function coprocess(contestant, arguments)
+  local fifo = samples_folder .. "/answers"
+  os.execute("rm -f " .. fifo .. " && mkfifo " .. fifo)
+  local group = group_new()
+  local enter = group and ("echo $$ >%s/cgroup.procs; "):format(group) or ""
+  local self = {key = contestant.key, label = contestant.label, group = group, slices = {},
+                questions = io.popen(("%sexec %s %s >%s"):format(enter, contestant.command,
+                                                                 arguments, fifo), "w")}
+  self.answers = assert(io.open(fifo))
+  return self
+end
+local function slice(self, n)
+  local cpu, all = group_cpu(self.group), group_cpu(group_root)
+  self.questions:write(n, "\n")
+  self.questions:flush()
+  local line = self.answers:read()
+  if not line then error("it ended: " .. self.label) end
+  local samples = {}
+  for us in line:gmatch "[%d.]+" do samples[#samples + 1] = tonumber(us) end
+  local total = table.remove(samples, 1)
+  local s = {us = total / n, samples = samples, first = samples[1] and median(samples)}
+  if cpu then
+    cpu = group_cpu(self.group) - cpu
+    s.cpu, s.strangers = cpu / n, (group_cpu(group_root) - all - cpu) / total
+  end
+  return s
+end
+local function close(self)
+  self.questions:close()
+  self.answers:close()
+  if self.group then os.execute("rmdir " .. self.group .. " 2>/dev/null") end
+end
+
+-- Turns of slices for so many seconds. The first of the list is the yardstick.
+local function take_slices(list, mode, inflight, seconds)
+  local sides, strangers = {}, {}
+  for i, c in ipairs(list) do
+    sides[i] = coprocess(c, mode .. " " .. inflight)
+    sides[i].n = inflight > 1 and c.slice * 8 // 3 or c.slice
+    slice(sides[i], sides[i].n) -- warms up
+  end
+  local deadline = os.time() + seconds
+  repeat
+    for _, side in ipairs(sides) do
+      local s = slice(side, side.n)
+      side.slices[#side.slices + 1] = s
+      strangers[#strangers + 1] = s.strangers
+    end
+  until os.time() >= deadline
+  for _, side in ipairs(sides) do close(side) end
+  return sides, #strangers > 0 and median(strangers) or math.huge
+end
+
+-- The quartiles of this side's `field` against the yardstick's, turn by turn.
+local function quartiles(side, yard, field, limit)
+  local list = {}
+  for turn, s in ipairs(side.slices) do
+    local y = yard.slices[turn]
+    if s[field] and math.max(s.strangers or 0, y.strangers or 0) <= limit then
+      list[#list + 1] = s[field] / y[field]
+    end
+  end
+  return quantile(list, 0.5), quantile(list, 0.25), quantile(list, 0.75), #list
+end
+local function middle(side, field)
+  local list = {}
+  for _, s in ipairs(side.slices) do list[#list + 1] = s[field] end
+  return median(list)
+end
+
+-- What a process costs in page faults, context switches and system calls, of all that takes part.
+local function counters(contestant, mode)
+  local file = samples_folder .. "/count"
+  local function total(command, n)
+    os.execute("rm -f " .. file)
+    if not os.execute(('printf "20\\n%d\\n" | %s %s %s 1 >/dev/null'):format(n, command:format(file),
+        contestant.command, mode)) then
+      return {}
+    end
+    local figures = {}
+    for line in io.lines(file) do
+      local key, value = line:match "^(%a[%w_]*) (%d+)$"
+      if key then figures[key] = tonumber(value) end
+      figures.calls = tonumber(line:match "^100%.00%s+%S+%s+%S+%s+(%d+).* total$") or figures.calls
+    end
+    return figures
+  end
+  local row = {}
+  for _, command in ipairs {raw .. " count %s", "strace -f -qq -c -o %s"} do
+    if command:find "raw" or os.execute "strace -V >/dev/null 2>&1" then
+      local few, more = total(command, 1), total(command, 201)
+      for key, value in pairs(more) do row[key] = (value - (few[key] or 0)) / 200 end
+    end
+  end
+  return row
 end
 
 local function number(x, format) return x ~= x and "-" or format:format(x) end
@@ -170,44 +305,59 @@ local cases, order = {}, {"rate", "growth", "spares", "memory", "exec", "clones"
                       "calls"}
 
 function cases.rate()
-  local names = {"raw_fork", "raw_lua", "c", "lua", "anyevent", "luv_thread", "luv_spawn", "python"}
-  local scale = quick and 0.2 or 1
-  local count = {math.floor(2000 * scale), anyevent = math.floor(1000 * scale),
-                 luv_spawn = math.floor(400 * scale), python = math.floor(120 * scale)}
-  local one = take_turns("rate-1", lives(present(names), count, 1))
-  local many = take_turns("rate-16", lives(present(names), count, 16))
-  say("")
-  say("## Processes a second, and from fork() to the first octet")
-  say("")
-  say("| | 1 in flight, a second | x raw | p50 us | p99 us | x raw with Lua, p50 " ..
-      "| 16 in flight, a second | x raw |")
-  say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-  for _, cell in ipairs(one) do
-    local at16 = find(many, cell.key)
-    say("| %s | %.0f | %s | %.0f | %.0f | %s | %s | %s |", cell.label, median(cell.rates),
-        number(ratio(cell, find(one, "raw_fork"), "rates"), "%.2f"), quantile(cell.all, 0.5),
-        quantile(cell.all, 0.99), number(ratio(cell, find(one, "raw_lua"), "p50s"), "%.2f"),
-        at16 and ("%.0f"):format(median(at16.rates)) or "-",
-        at16 and number(ratio(at16, find(many, "raw_fork"), "rates"), "%.2f") or "-")
+  local list = present {"raw", "c", "lua", "anyevent", "luv_thread", "luv_spawn", "python"}
+  local seconds = quick and 6 or 60
+  local one, quiet1 = take_slices(list, "spawn", 1, seconds)
+  local many, quiet16 = take_slices(list, "spawn", 16, seconds)
+  local first, quietf = take_slices(list, "first", 1, seconds)
+  local function with_quartiles(side, yard, field, quiet)
+    local q2, q1, q3 = quartiles(side, yard, field, quiet)
+    if field == "us" then q1, q2, q3 = 1 / q3, 1 / q2, 1 / q1 end
+    return q2 ~= q2 and "-" or ("%.2f (%.2f..%.2f)"):format(q2, q1, q3)
   end
+  say("")
+  say("## Processes per second, processor time, and the first byte")
+  say("")
+  say("Ratios to raw C of the same turn: median (quartiles). The function does nothing, or writes " ..
+      "the first byte. %d, %d and %d turns.", #one[1].slices, #many[1].slices, #first[1].slices)
+  say("")
+  say("| | 1 in flight, per second | x raw C | CPU us per process | CPU x raw C " ..
+      "| 16 in flight, per second | x raw C | CPU x raw C | first byte, p50 us | x raw C |")
+  say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
   local data = {"$d << EOD"}
-  for _, cell in ipairs(one) do
-    local at16 = find(many, cell.key)
-    data[#data + 1] = ("%q %.0f %.0f"):format(cell.label, median(cell.rates),
-                                              at16 and median(at16.rates) or 0)
+  for i, side in ipairs(one) do
+    local rate1, rate16 = 1e6 / middle(side, "us"), 1e6 / middle(many[i], "us")
+    say("| %s | %.0f | %s | %s | %s | %.0f | %s | %s | %.0f | %s |", side.label, rate1,
+        with_quartiles(side, one[1], "us", quiet1), number(middle(side, "cpu"), "%.0f"),
+        number(quartiles(side, one[1], "cpu", quiet1), "%.2f"), rate16,
+        with_quartiles(many[i], many[1], "us", quiet16),
+        number(quartiles(many[i], many[1], "cpu", quiet16), "%.2f"), middle(first[i], "first"),
+        with_quartiles(first[i], first[1], "first", quietf))
+    data[#data + 1] = ("%q %.0f %.0f"):format(side.label, rate1, rate16)
+  end
+  say("")
+  say("| counters of one process, all that takes part | page faults | context switches | system calls |")
+  say("| --- | ---: | ---: | ---: |")
+  for _, c in ipairs(present {"raw", "c", "lua"}) do
+    for _, mode in ipairs {"spawn", "first"} do
+      local row = counters(c, mode)
+      say("| %s, %s | %s | %s | %s |", c.label, mode == "first" and "writes a byte" or "does nothing",
+          number(row.faults or 0 / 0, "%.1f"), number(row.switches or 0 / 0, "%.1f"),
+          number(row.calls or 0 / 0, "%.1f"))
+    end
   end
   data[#data + 1] = "EOD\n"
   plot("rate", table.concat(data, "\n") ..
     "set style data histogram\nset style histogram clustered gap 1\nset style fill solid 0.85\n" ..
-    "set xtics rotate by -25\nset ylabel 'lives a second'\nset yrange [0:*]\n" ..
-    "set title 'A process that writes one octet and ends'\n" ..
+    "set xtics rotate by -25\nset ylabel 'processes per second'\nset yrange [0:*]\n" ..
+    "set title 'A process that does nothing and ends'\n" ..
     "plot $d using 2:xtic(1) title '1 in flight' lc rgb '#4477aa', " ..
     "'' using 3 title '16 in flight' lc rgb '#ee8866'\n")
 end
 
 function cases.growth()
   local sizes = quick and {1, 64} or {1, 16, 64, 141, 256, 512, 717, 1024, 1434}
-  local names = {"c", "raw_lua", "anyevent", "python"}
+  local names = {"c", "raw", "anyevent", "python"}
   local rows = {}
   -- Sizes within a round, so that growth is a ratio within one round, too.
   local cells = {}
@@ -216,7 +366,7 @@ function cases.growth()
       local slow = c.key ~= "c"
       if not (slow and size > 560 or c.key == "python" and size > 64) then
         local n = c.key == "python" and 20 or (slow and size > 100) and 30 or 200
-        local cell = lives({c}, {n}, 1, size)[1]
+        local cell = first_bytes({c}, n, size)[1]
         cell.size, cell.name = size, c.key
         cell.key = c.key .. "-" .. size
         cells[#cells + 1] = cell
@@ -225,9 +375,9 @@ function cases.growth()
   end
   cells = take_turns("growth", cells, quick and 1 or 3)
   say("")
-  say("## From fork() to the first octet, against what the template holds (p50, us)")
+  say("## From fork() to the first byte, against what the template holds (p50, us)")
   say("")
-  say("| Lua tables, MiB as malloc counts | moonfork, C | growth | raw C fork, Lua | growth " ..
+  say("| Lua tables, MiB as malloc counts | moonfork, C | growth | raw C fork | growth " ..
       "| AnyEvent::Fork | growth | Python forkserver |")
   say("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
   local data = {"$d << EOD"}
@@ -239,26 +389,26 @@ function cases.growth()
       row[#row + 1] = cell and ("%.1f"):format(quantile(cell.all, 0.5)) or "NaN"
       rows[key] = number(cell and ratio(cell, find(cells, key .. "-1"), "p50s") or 0 / 0, "%.2f")
     end
-    say("| %d | %s | %s | %s | %s | %s | %s | %s |", size, rows[1], rows.c, rows[2], rows.raw_lua,
+    say("| %d | %s | %s | %s | %s | %s | %s | %s |", size, rows[1], rows.c, rows[2], rows.raw,
         rows[3], rows.anyevent, rows[4])
     data[#data + 1] = table.concat(row, " ")
   end
   data[#data + 1] = "EOD\n"
   plot("growth", table.concat(data, "\n") ..
     "set logscale xy\nset xlabel 'MiB of small tables in the template'\n" ..
-    "set ylabel 'us from fork() to the first octet, p50'\nset key left top\n" ..
+    "set ylabel 'us from fork() to the first byte, p50'\nset key left top\n" ..
     "set title 'A clone of a large template'\n" ..
     "plot $d using 1:4 with linespoints title 'AnyEvent::Fork' lc rgb '#bbbbbb' pt 9, " ..
     "'' using 1:5 with linespoints title 'Python forkserver' lc rgb '#aa7744' pt 11, " ..
-    "'' using 1:3 with linespoints title 'raw C fork, Lua' lc rgb '#ee8866' pt 5, " ..
+    "'' using 1:3 with linespoints title 'raw C fork' lc rgb '#ee8866' pt 5, " ..
     "'' using 1:2 with linespoints title 'moonfork' lc rgb '#4477aa' lw 2 pt 7\n")
 end
 
 function cases.spares()
   local n = quick and 200 or 1000
-  local cells = lives(present {"raw_fork", "raw_lua", "c", "anyevent"}, {n}, 1)
+  local cells = first_bytes(present {"raw", "c", "anyevent"}, n)
   local function variant(key, label, ...)
-    local cell = lives(present {"c"}, {n}, 1, 0, ...)[1]
+    local cell = first_bytes(present {"c"}, n, 0, ...)[1]
     cell.key, cell.label = key, label
     cells[#cells + 1] = cell
   end
@@ -269,12 +419,12 @@ function cases.spares()
   say("")
   say("## Spares: clones forked ahead")
   say("")
-  say("| | a second | x AnyEvent::Fork | p50 us | p99 us | x raw with Lua, p50 |")
+  say("| | per second | x AnyEvent::Fork | p50 us | p99 us | x raw, p50 |")
   say("| --- | ---: | ---: | ---: | ---: | ---: |")
   for _, cell in ipairs(cells) do
     say("| %s | %.0f | %s | %.0f | %.0f | %s |", cell.label, median(cell.rates),
         number(ratio(cell, find(cells, "anyevent"), "rates"), "%.2f"), quantile(cell.all, 0.5),
-        quantile(cell.all, 0.99), number(ratio(cell, find(cells, "raw_lua"), "p50s"), "%.2f"))
+        quantile(cell.all, 0.99), number(ratio(cell, find(cells, "raw"), "p50s"), "%.2f"))
   end
 end
 
@@ -282,11 +432,11 @@ function cases.memory()
   local cells = {
     {key = "c", label = "moonfork", command = build .. "/bench/host memory 84 2000000"},
     {key = "c0", label = "moonfork, empty template", command = build .. "/bench/host memory 0 1"},
-    {key = "raw", label = "raw C fork, Lua", command = build .. "/bench/raw memory 84 2000000"},
+    {key = "raw", label = "raw C fork", command = raw .. " memory 84 2000000"},
   }
   if contestants.anyevent.there then
     cells[4] = {key = "anyevent", label = "AnyEvent::Fork, empty template",
-                command = peer .. "perl anyevent.pl memory 0"}
+                command = contestants.anyevent.command .. " memory 0"}
   end
   say("")
   say("## Private memory of a clone, KiB: idle, and after 2,000,000 small tables over 84 MiB")
@@ -308,13 +458,13 @@ function cases.exec()
   local n = quick and 20 or 100
   local cells = {
     {key = "lua", label = "`lua5.4 -e ''`, spawned and waited for",
-     command = ("%s/bench/raw exec %d"):format(build, n)},
+     command = raw .. " exec " .. n},
     {key = "c", label = "moonfork, C: mf_new_exec to ready",
      command = ("%s/bench/host exec %d"):format(build, n)},
   }
   if contestants.anyevent.there then
-    cells[3] = {key = "anyevent", label = "AnyEvent::Fork: new_exec to the first octet",
-                command = ("%sperl anyevent.pl exec %d"):format(peer, n // 4)}
+    cells[3] = {key = "anyevent", label = "AnyEvent::Fork: new_exec to the first byte",
+                command = contestants.anyevent.command .. " exec " .. n // 4}
   end
   cells = take_turns("exec", cells)
   say("")
@@ -338,7 +488,7 @@ function cases.clones()
     say("%d clones: failed (limits on processes or descriptors?)", n)
     return
   end
-  say("%d clones of one template run and wait, after %.1f s (%.0f a second). Private memory of " ..
+  say("%d clones of one template run and wait, after %.1f s (%.0f per second). Private memory of " ..
       "the first: %.0f KiB, of the last: %.0f KiB. All ended and reported %.1f s later.", f.clones,
       f.seconds, f.clones / f.seconds, f.private_first / 1024, f.private_last / 1024,
       f.end_seconds)
@@ -354,11 +504,11 @@ function cases.calls()
   local c, lua = build .. "/bench/calls", "lua5.4 " .. here .. "/calls.lua"
   local n, big = math.floor(50000 * scale), math.floor(400 * scale)
   local cells = take_turns("calls", {
-    cell("raw", "raw socketpair echo, C, 64 octets", c .. " echo", n, 64),
-    cell("c1", "mf_rpc, C, 64 octets, one at a time", c .. " rpc", n, 1, 64),
-    cell("lua1", "rpc, Lua, 64 octets, one at a time", lua, n, 1, 64),
-    cell("c64", "mf_rpc, C, 64 octets, 64 in flight", c .. " rpc", n * 10, 64, 64),
-    cell("lua64", "rpc, Lua, 64 octets, 64 in flight", lua, n * 4, 64, 64),
+    cell("raw", "raw socketpair echo, C, 64 bytes", c .. " echo", n, 64),
+    cell("c1", "mf_rpc, C, 64 bytes, one at a time", c .. " rpc", n, 1, 64),
+    cell("lua1", "rpc, Lua, 64 bytes, one at a time", lua, n, 1, 64),
+    cell("c64", "mf_rpc, C, 64 bytes, 64 in flight", c .. " rpc", n * 10, 64, 64),
+    cell("lua64", "rpc, Lua, 64 bytes, 64 in flight", lua, n * 4, 64, 64),
     cell("rawbig", "raw socketpair echo, C, 1 MiB", c .. " echo", big, 1 << 20),
     cell("cbig", "mf_rpc, C, 1 MiB, one at a time", c .. " rpc", big, 1, 1 << 20),
     cell("pool1", "pool, one worker, processor-bound", c .. " pool", big * 2, 1),
@@ -372,7 +522,7 @@ function cases.calls()
   say("")
   say("## Calls of a Lua function in a process that stays")
   say("")
-  say("| | calls a second | x |")
+  say("| | calls per second | x |")
   say("| --- | ---: | --- |")
   for _, x in ipairs(cells) do
     local other = against[x.key] and find(cells, against[x.key])
@@ -386,8 +536,8 @@ end
 os.execute("mkdir -p " .. results .. " " .. samples_folder)
 say("# Results")
 say("")
-say("%s, %d rounds, taking turns. Made by `./dev bench`; what is measured and how to read it: " ..
-    "[../README.md](../README.md).", os.date("!%Y-%m-%d %H:%M UTC"), rounds)
+say("%s. Made by `./dev bench`; what is measured and how to read it: " ..
+    "[../README.md](../README.md).", os.date("!%Y-%m-%d %H:%M UTC"))
 say("")
 say("- machine: %s processors, %s, %s MiB", capture "nproc",
     capture "sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1",

@@ -1,12 +1,12 @@
-# The contestant AnyEvent::Fork, with EV. Arguments and output: bench.h.
+# The contestant AnyEvent::Fork, with EV. Arguments and output: ../bench.h.
 #
-#   perl anyevent.pl life COUNT INFLIGHT HEAP_MIB
+#   perl anyevent.pl spawn|first INFLIGHT HEAP_MIB
 #   perl anyevent.pl exec COUNT        new_exec to the first answer
-#   perl anyevent.pl memory HEAP_MIB   private octets of an idle process
+#   perl anyevent.pl memory HEAP_MIB   private bytes of an idle process
 #
-# The template's memory is a Perl array of small arrays of about as many octets. A life ends
-# with the end of the socket: the module tells of no exits. The function leaves by _exit, as a
-# user with a large template would: else Perl would take every structure apart first.
+# The template's memory is a Perl array of small arrays of about as many bytes. A process has
+# ended with the end of its socket: the module tells of no exits. The function leaves by _exit,
+# as a user with a large template would: else Perl would take every structure apart first.
 use strict;
 use warnings;
 use EV;
@@ -14,14 +14,13 @@ use AnyEvent;
 use AnyEvent::Fork;
 use Time::HiRes 'time';
 
-my ($what, $count, $inflight, $heap) = (@ARGV, (undef) x 4);
-$inflight ||= 1;
-$heap     ||= 0;
+my ($what, $number, $heap) = (@ARGV, 0, 0);
 
-my $EXEC_CODE = 'sub octet { my ($fh) = @_; syswrite $fh, "x" }';
+my $EXEC_CODE = 'sub first { my ($fh) = @_; syswrite $fh, "x" }';
 my $CODE = <<'PERL';
 use POSIX ();
-sub octet { my ($fh) = @_; syswrite $fh, "x"; POSIX::_exit(0); }
+sub nothing { POSIX::_exit(0); }
+sub first { my ($fh) = @_; syswrite $fh, "x"; POSIX::_exit(0); }
 sub size { my ($fh) = @_; my $n = 0;
   open my $f, "<", "/proc/self/smaps_rollup";
   /^Private_\w+:\s+(\d+)/ and $n += $1 * 1024 while <$f>;
@@ -36,7 +35,7 @@ sub template {
   return $t;
 }
 
-# Runs one function in a fresh process; calls back with the first octets, then with its end.
+# Runs one function in a fresh process; calls back with the first bytes, then with its end.
 sub ask {
   my ($t, $name, $first, $end) = @_;
   $t->run($name, sub {
@@ -51,46 +50,45 @@ sub ask {
   });
 }
 
-sub wait_for { my ($t) = @_; my $cv = AE::cv; ask($t, 'main::octet', sub { }, $cv); $cv->recv }
-
-if ($what eq 'life') {
-  my $t = template;
-  my $warmup = $count / 5 > 20 ? int $count / 5 : 20;
-  my $all    = $warmup + $count;
-  my ($started, $ended, $t0, @us) = (0, 0);
+sub slice {
+  my ($t, $n, $inflight) = @_;
+  my ($started, $ended, @us) = (0, 0);
+  my $function = $what eq 'first' ? 'main::first' : 'main::nothing';
   my $done = AE::cv;
-  wait_for($t->fork);
   my $start; $start = sub {
-    return if $started == $all;
+    return if $started == $n;
     $started++;
     my $begin = time;
-    my $first;
-    ask($t->fork, 'main::octet', sub { $first = time }, sub {
-      push @us, 1e6 * ($first - $begin) if $ended >= $warmup;
-      $ended++;
-      $t0 = time if $ended == $warmup;
-      $ended == $all ? $done->send : $start->();
+    ask($t->fork, $function, sub { push @us, 1e6 * (time - $begin) }, sub {
+      ++$ended == $n ? $done->send : $start->();
     });
   };
   $start->() for 1 .. $inflight;
   $done->recv;
-  my $total = time - $t0;
-  printf "%.1f\n", $_ for @us;
-  printf "total %.6f\n", $total;
+  return @us;
+}
+
+if ($what eq 'spawn' || $what eq 'first') {
+  my $t = template;
+  while (my $n = <STDIN>) {
+    my $begin = time;
+    my @us = slice($t, $n, $number || 1);
+    syswrite STDOUT, join(' ', map { sprintf '%.1f', $_ } 1e6 * (time - $begin), @us) . "\n";
+  }
 }
 elsif ($what eq 'exec') {
-  for my $i (-5 .. $count - 1) {
+  for my $i (-5 .. $number - 1) {
     my $t0 = time;
     my $first;
     my $cv = AE::cv;
     my $t = AnyEvent::Fork->new_exec->eval($EXEC_CODE);
-    ask($t, 'main::octet', sub { $first = time }, $cv);
+    ask($t, 'main::first', sub { $first = time }, $cv);
     $cv->recv;
     printf "%.1f\n", 1e6 * ($first - $t0) if $i >= 0;
   }
 }
 else {
-  $heap = $count || 0;
+  $heap = $number;
   my $t = template;
   my $cv = AE::cv;
   ask($t->fork, 'main::size', sub { print "idle $_[0]" }, $cv);

@@ -1,9 +1,9 @@
 """The contestant multiprocessing with its fork server. Arguments and output: ../bench.h.
 
-  python3 forkserver.py life COUNT INFLIGHT HEAP_MIB
+  python3 forkserver.py spawn|first INFLIGHT HEAP_MIB
 
-Each life is a Process with a one-way Pipe; it ends with the end of the pipe and with join().
-With HEAP_MIB the server preloads a module that makes a list of as much memory.
+Each process is a Process with a one-way Pipe; it has ended with the end of the pipe and with
+join(). With HEAP_MIB the server preloads a module that makes a list of as much memory.
 """
 import multiprocessing as mp
 import os
@@ -12,53 +12,55 @@ import time
 from multiprocessing.connection import wait
 
 
-def octet(pipe):
+def nothing(pipe):
+    pass
+
+
+def first(pipe):
     os.write(pipe.fileno(), b"x")
 
 
-def start(context):
+def start(context, function):
     near, far = context.Pipe(duplex=False)
     begin = time.perf_counter()
-    process = context.Process(target=octet, args=(far,))
+    process = context.Process(target=function, args=(far,))
     process.start()
     far.close()
     return near, process, begin
 
 
-def life(count, inflight, heap_mib):
-    context = mp.get_context("forkserver")
-    if heap_mib:
-        os.environ["BENCH_HEAP_MIB"] = str(heap_mib)
-        context.set_forkserver_preload(["forkserver_heap"])
-    warmup = max(count // 5, 20)
-    everything = warmup + count
-    samples, open_lives = [], {}
+def make(context, function, n, inflight):
+    samples, running = [], {}
     started = ended = 0
-    t0 = None
-    while ended < everything:
-        while len(open_lives) < inflight and started < everything:
-            near, process, begin = start(context)
-            open_lives[near] = (process, begin)
+    while ended < n:
+        while len(running) < inflight and started < n:
+            near, process, begin = start(context, function)
+            running[near] = (process, begin)
             started += 1
-        for near in wait(list(open_lives)):
-            process, begin = open_lives[near]
+        for near in wait(list(running)):
+            process, begin = running[near]
             if os.read(near.fileno(), 64):
-                open_lives[near] = (process, begin)
-                if ended >= warmup:
-                    samples.append(1e6 * (time.perf_counter() - begin))
+                samples.append(1e6 * (time.perf_counter() - begin))
                 continue
             near.close()
             process.join()
             process.close()
-            del open_lives[near]
+            del running[near]
             ended += 1
-            if ended == warmup:
-                t0 = time.perf_counter()
-    total = time.perf_counter() - t0
-    for us in samples:
-        print("%.1f" % us)
-    print("total %.6f" % total)
+    return samples
+
+
+def main(mode, inflight=1, heap_mib=0, *rest):
+    context = mp.get_context("forkserver")
+    if int(heap_mib):
+        os.environ["BENCH_HEAP_MIB"] = heap_mib
+        context.set_forkserver_preload(["forkserver_heap"])
+    for line in sys.stdin:
+        begin = time.perf_counter()
+        samples = make(context, first if mode == "first" else nothing, int(line), int(inflight))
+        total = 1e6 * (time.perf_counter() - begin)
+        print(*("%.1f" % us for us in [total] + samples), flush=True)
 
 
 if __name__ == "__main__":
-    life(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else 0)
+    main(*sys.argv[1:])
