@@ -45,11 +45,12 @@ function fork.on_error(handler)
   reactor.set_handler(check.callback(1, "on_error", handler))
 end
 
--- Callbacks run from the turns of the host's uv_loop_t (light userdata).
+-- Callbacks run from the turns of the host's uv_loop_t (light userdata). true; or nil, err.
 function fork.use_loop(pointer)
   check.type(1, "use_loop", pointer, "userdata")
-  local ok, message = pcall(core.use_loop, pointer, reactor.guest_step)
-  if not ok then check.raise(message) end
+  local ok, done, err = pcall(core.use_loop, pointer, reactor.guest_step)
+  if not ok then check.raise(done) end
+  return done, err
 end
 
 -- Usable processors.

@@ -5,11 +5,25 @@
 -- luv ends the program when a callback raises. So nothing here does: what a callback of
 -- moonfork's raised is kept, and the next call of moonfork raises it.
 
-local uv = require "luv"
+local core = require "moonfork.core"
 local fork = require "moonfork"
 local reactor = require "moonfork.reactor"
 
-local poll = assert(uv.new_poll(fork.reactor:getfd()))
+-- luv makes its loop when it is loaded, and libuv aborts where the first one finds too few
+-- descriptors: so what both need is asked for before. What is raised is an error object.
+local fd, err = fork.reactor:getfd()
+if fd and not package.loaded.luv then
+  local room
+  room, err = core.loop_room()
+  fd = room and fd
+end
+if not fd then
+  err.message = "moonfork.luv: " .. err.message
+  error(err, 0)
+end
+local uv = require "luv"
+
+local poll = assert(uv.new_poll(fd))
 local timer = assert(uv.new_timer())
 local prepare = assert(uv.new_prepare())
 

@@ -181,8 +181,8 @@ function process:memory(callback) end
 ---@field close fun(self)
 
 ---@class moonfork.reactor
----@field pollfd fun(self): integer
----@field getfd fun(self): integer
+---@field pollfd fun(self): integer?, moonfork.error?
+---@field getfd fun(self): integer?, moonfork.error?
 ---@field events fun(self): string
 ---@field timeout fun(self): number?
 ---@field dirty fun(self): boolean
@@ -200,7 +200,7 @@ function process:memory(callback) end
 ---@field step fun(timeout?: number): boolean
 ---@field set_waiter fun(f?: fun(reactor: moonfork.reactor, timeout?: number))
 ---@field on_error fun(handler?: fun(error: any, traceback: string?))
----@field use_loop fun(pointer: lightuserdata)
+---@field use_loop fun(pointer: lightuserdata): true?, moonfork.error?
 ---@field ncpu fun(): integer
 local fork = {}
 

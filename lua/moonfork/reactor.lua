@@ -26,6 +26,9 @@ local waits = setmetatable({}, { __mode = "v" }) -- every wait under way, by num
 local answered = setmetatable({}, { __mode = "k" }) -- those to be woken
 local in_waiter = setmetatable({}, { __mode = "k" }) -- coroutines whose waiter is called
 local failures = setmetatable({}, { __mode = "k" }) -- posted by post_failure
+-- Functions for later that core could not take for lack of descriptors or memory: what an
+-- operation has failed of must be told all the same.
+local posted = {}
 
 -- ---- errors of callbacks ----
 
@@ -101,6 +104,13 @@ end
 -- wait and thereby take some of it. Gives the number of completions it told.
 local function dispatch(wait)
   local n = 0
+  for _ = 1, #posted do
+    local f = table.remove(posted, 1)
+    if not f then break end
+    n = n + 1
+    tell("call", f)
+    if wait and wait.done then return n end
+  end
   for _ = 1, core.turn() do
     if not tell(core.pop()) then break end
     n = n + 1
@@ -122,6 +132,7 @@ function Inside.__close(mark) in_waiter[mark.coroutine] = nil end
 -- A waiter that turns the reactor itself, by step or by a waiting call, gets there again: then
 -- it is up to us to block.
 local function pause(left)
+  if posted[1] then return end
   local here = running()
   if not waiter or in_waiter[here] then return core.block(left) end
   local timeout = core.timeout()
@@ -253,10 +264,11 @@ end
 local function wait_with_waiter(fd, events, timeout)
   local wait <close> = wait_begin()
   local number = wait.number
-  local watch <close> = core.watch(fd, events, function()
+  local watch <close>, message, errno = core.watch(fd, events, function()
     local waiting = waits[number]
     if waiting then settle(waiting) end
   end)
+  if watch == nil then return nil, message, errno end
   if not watch then return true end -- of a kind that never makes anybody wait
   return drive(wait, timeout and core.now() + timeout)
 end
@@ -299,12 +311,12 @@ end
 
 -- Without a waiter nobody resumes other coroutines while this one blocks: they don't count.
 function reactor.outstanding()
-  return core.outstanding() or waiter ~= nil and others_wait()
+  return core.outstanding() or posted[1] ~= nil or waiter ~= nil and others_wait()
 end
 
 -- Calls f later, from the reactor.
 function reactor.post(f)
-  core.post(f)
+  if not core.post(f) then posted[#posted + 1] = f end
   reactor.touch()
 end
 
@@ -368,7 +380,8 @@ end
 local function copied()
   waiter, handler, reactor.changed = nil, nil, nil
   kept = {}
-  for _, set in ipairs { level, newest, innermost, waits, answered, in_waiter, failures } do
+  for _, set in ipairs { level, newest, innermost, waits, answered, in_waiter, failures,
+    posted } do
     for key in pairs(set) do set[key] = nil end
   end
   installed = false
@@ -378,6 +391,7 @@ end
 -- What other loops poll; see doc/lua-api.md.
 local object = {}
 
+-- Its descriptor; or nil, err.
 function object.pollfd() return core.fd() end
 
 function object.getfd() return core.fd() end
@@ -387,7 +401,7 @@ function object.events() return "r" end
 function object.timeout()
   core.turn()
   attend()
-  return core.timeout()
+  return posted[1] and 0 or core.timeout()
 end
 
 function object.dirty() return object.timeout() == 0 end

@@ -132,8 +132,9 @@ struct box {
 struct box *box_get(lua_State *L);
 /* Makes the box, pushes it. Its finaliser cancels everything and empties the loop. */
 struct box *box_open(lua_State *L);
-/* The reactor, made on first use and after a fork. Raises when there is no memory or when
- * the state is closing. */
+/* The reactor, made on first use and after a fork; NULL where that fails, having pushed
+ * `nil, error`: never after it was made in this process, as whoever has one of its objects
+ * may rely on. Raises when the state is closing. */
 struct reactor *reactor_get(lua_State *L);
 /* The same, but NULL where there is none in this process yet. */
 struct reactor *reactor_peek(lua_State *L);

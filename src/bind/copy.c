@@ -133,6 +133,8 @@ static int l_template(lua_State *L) {
   int fd;
   pid_t pid;
   struct reactor *r = reactor_get(L);
+  if (!r)
+    return 2;
   bind_options_read(L, 2, r, &options);
   if (refuse_threads(L))
     return 2;

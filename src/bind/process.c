@@ -185,6 +185,8 @@ static int l_new(lua_State *L) { /* new(cell, options) */
   mf_options options;
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
+  if (!r)
+    return 2;
   bind_options_read(L, 2, r, &options);
   struct proc *p = bound_push(L, r, 1);
   if (!p)
@@ -197,6 +199,8 @@ static int l_new_exec(lua_State *L) { /* new_exec(cell, options) */
   mf_options options;
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
+  if (!r)
+    return 2;
   bind_options_read(L, 2, r, &options);
   struct proc *p = bound_push(L, r, 1);
   if (!p)
@@ -222,6 +226,10 @@ static int l_from_fd(lua_State *L) { /* from_fd(cell, options, fd); takes fd */
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
   int fd = (int)luaL_checkinteger(L, 3);
+  if (!r) {
+    fd_close(&fd);
+    return 2;
+  }
   if (!sock_is_nameless(fd)) {
     fd_close(&fd);
     lua_pushnil(L);

@@ -51,7 +51,9 @@ static int loop_init(uv_loop_t *loop) {
     if (null_fd >= 0)
       held[n++] = null_fd;
   }
-  int rc = uv_loop_init(loop);
+  int rc = mf_check_loop_room();
+  if (rc == 0)
+    rc = uv_loop_init(loop);
   while (n > 0)
     fd_close(&held[--n]);
   return rc;
@@ -81,7 +83,7 @@ static int reactor_new(struct reactor **ret) {
     return rc;
   }
   *ret = r;
-  return mf_home_keep(&r->loop);
+  return 0;
 }
 
 void reactor_forked(void) {
@@ -118,8 +120,21 @@ static void box_renew(struct box *box) {
   box->host = NULL;
 }
 
+static void reactor_close(lua_State *L, struct reactor *r);
+
+/* -> nil, error */
+static struct reactor *refuse(lua_State *L, int rc) {
+  lua_pushnil(L);
+  lua_pushfstring(L, "the event loop can't be made: %s%s", mf_strerror(rc),
+                  rc == -EMFILE ? " (it needs six descriptors)" : "");
+  bind_error_push(L, bind_error_name(rc), lua_tostring(L, -1), NULL, MF_STARTED_NO, NULL);
+  lua_remove(L, -2);
+  return NULL;
+}
+
 struct reactor *reactor_get(lua_State *L) {
   struct box *box = box_get(L);
+  struct reactor *r;
   if (box->closed)
     luaL_error(L, "the Lua state is being closed");
   if (box->reactor && reactor_foreign(box->reactor))
@@ -128,12 +143,18 @@ struct reactor *reactor_get(lua_State *L) {
     reactor_tidy(L, box->reactor);
     return box->reactor;
   }
-  int rc = reactor_new(&box->reactor);
+  int rc = reactor_new(&r);
   if (rc < 0)
-    luaL_error(L, "the event loop can't be made: %s", mf_strerror(rc));
-  if (box->host && (rc = guest_open(L, box->reactor, box->host)) < 0)
-    luaL_error(L, "the host's event loop can't be used: %s", uv_strerror(rc));
-  return box->reactor;
+    return refuse(L, rc);
+  rc = mf_home_keep(&r->loop);
+  if (rc == 0 && box->host)
+    rc = guest_open(L, r, box->host);
+  if (rc < 0) {
+    reactor_close(L, r);
+    return refuse(L, rc);
+  }
+  box->reactor = r;
+  return r;
 }
 
 /* ---- turning ---- */
@@ -292,8 +313,11 @@ static int l_timeout(lua_State *L) { /* timeout() -> seconds, for others; or nil
   return 1;
 }
 
-static int l_fd(lua_State *L) { /* fd() -> the descriptor for other loops, up to date */
+/* fd() -> the descriptor for other loops, up to date; or nil, error */
+static int l_fd(lua_State *L) {
   struct reactor *r = reactor_get(L);
+  if (!r)
+    return 2;
   r->exposed = 1;
   reactor_turn(r);
   lua_pushinteger(L, uv_backend_fd(&r->loop));
@@ -309,16 +333,19 @@ static int l_attention(lua_State *L) { /* attention(on) */
   return 0;
 }
 
-static int l_post(lua_State *L) { /* post(f): f() is a completion from now on */
+/* post(f) -> true: f() is a completion from now on; or nil, error */
+static int l_post(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   struct reactor *r = reactor_get(L);
+  if (!r)
+    return 2;
   struct completion *c = completion_new(L, r, DONE_CALL, 1);
   if (!c)
-    return luaL_error(L, "not enough memory");
+    return bind_result_push(L, -ENOMEM);
   completion_done(c);
   reactor_arm(r);
   reactor_touch(r);
-  return 0;
+  return bind_result_push(L, 0);
 }
 
 static int to_ms(lua_Number seconds) {
@@ -356,16 +383,27 @@ static int l_copied(lua_State *L) { /* copied() -> made by a process this is a c
   return 1;
 }
 
+/* loop_room() -> true: libuv can make a loop; or nil, error */
+static int l_loop_room(lua_State *L) {
+  int rc = mf_check_loop_room();
+  if (rc == 0)
+    return bind_result_push(L, 0);
+  refuse(L, rc);
+  return 2;
+}
+
 static int l_now(lua_State *L) { /* now() -> seconds of a clock that only goes forward */
   lua_pushnumber(L, (lua_Number)uv_hrtime() / 1e9);
   return 1;
 }
 
 static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
-  return bind_result_push(L, mf_reset(&reactor_get(L)->loop));
+  struct reactor *r = reactor_peek(L);
+  return bind_result_push(L, r ? mf_reset(&r->loop) : 0);
 }
 
-static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from its turns */
+/* use_loop(pointer, turn) -> true: turn() from its turns; or nil, error */
+static int l_use_loop(lua_State *L) {
   struct box *box = box_get(L);
   luaL_checktype(L, 1, LUA_TLIGHTUSERDATA);
   luaL_checktype(L, 2, LUA_TFUNCTION);
@@ -374,8 +412,10 @@ static int l_use_loop(lua_State *L) { /* use_loop(pointer, turn): turn() from it
   lua_pushvalue(L, 2);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "turn");
   box->host = lua_touserdata(L, 1);
-  reactor_get(L);
-  return 0;
+  if (reactor_get(L))
+    return bind_result_push(L, 0);
+  box->host = NULL;
+  return 2;
 }
 
 const luaL_Reg bind_reactor_functions[] = {
@@ -388,6 +428,7 @@ const luaL_Reg bind_reactor_functions[] = {
     {"post", l_post},
     {"block", l_block},
     {"copied", l_copied},
+    {"loop_room", l_loop_room},
     {"now", l_now},
     {"reset", l_reset},
     {"use_loop", l_use_loop},

@@ -53,6 +53,28 @@ static int to_events(const char *events) {
          (strchr(events, 'w') ? UV_WRITABLE : 0);
 }
 
+static int is_shortage(int rc) {
+  return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -ENOSPC;
+}
+
+static int failed(lua_State *L, int rc) {
+  lua_pushnil(L);
+  lua_pushstring(L, strerror(-rc));
+  lua_pushinteger(L, -rc);
+  return 3;
+}
+
+/* Stack: nil, error. */
+static int no_loop(lua_State *L) {
+  lua_getfield(L, -1, "code");
+  int error = strcmp(lua_tostring(L, -1), "NOMEM") == 0 ? ENOMEM : EMFILE;
+  lua_getfield(L, -2, "message");
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+  lua_pushinteger(L, error);
+  return 3;
+}
+
 static int start(struct watch *w, int fd, int events) {
   int rc = w->fd = watch_wrap(fd, events);
   if (rc < 0)
@@ -69,12 +91,15 @@ static int start(struct watch *w, int fd, int events) {
 }
 
 /* watch(fd, events, f) -> watch: f() is a completion when fd is ready, at most once;
- * close it. nil: it is ready now, or so broken that an attempt will tell */
+ * close it. false: it is ready now, or so broken that an attempt will tell. nil, message,
+ * errno: it can't be watched for lack of resources */
 static int l_watch(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   int events = to_events(luaL_checkstring(L, 2));
   luaL_checktype(L, 3, LUA_TFUNCTION);
   struct reactor *r = reactor_get(L);
+  if (!r)
+    return no_loop(L);
   struct watch **box = lua_newuserdatauv(L, sizeof(*box), 0);
   *box = NULL;
   luaL_setmetatable(L, BIND_WATCH);
@@ -83,14 +108,15 @@ static int l_watch(lua_State *L) {
   if (!w) {
     if (c)
       completion_drop(L, c);
-    return luaL_error(L, "not enough memory");
+    return failed(L, -ENOMEM);
   }
   w->reactor = r;
   w->completion = c;
-  if (start(w, fd, events) < 0) {
+  int rc = start(w, fd, events);
+  if (rc < 0) {
     completion_drop(L, c);
     free(w);
-    return 0;
+    return is_shortage(rc) ? failed(L, rc) : (lua_pushboolean(L, 0), 1);
   }
   *box = w;
   reactor_touch(r);

@@ -4,6 +4,7 @@
  * one, elsewhere. */
 #include "os/fd.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -93,6 +94,20 @@ int fd_open_null(void) {
   if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
     return -errno;
   return open_dead_pipe();
+}
+
+int fd_check_free(int n) {
+  int held[FD_CHECK_MAX], nheld = 0, r = 0;
+  assert(n <= FD_CHECK_MAX);
+  while (nheld < n) {
+    r = fd_open_null();
+    if (r < 0)
+      break;
+    held[nheld++] = r;
+  }
+  while (nheld > 0)
+    fd_close(&held[--nheld]);
+  return r < 0 ? r : 0;
 }
 
 /* ---- sweeps ---- */

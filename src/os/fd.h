@@ -21,6 +21,11 @@ int fd_is_nonblocking(int fd);
 /* Opens /dev/null read-write, close-on-exec, above 2; where there is no /dev a pipe with
  * the other end closed stands in. */
 int fd_open_null(void);
+/* Whether n descriptors can be had now: 0, or -EMFILE, -ENFILE or another negated errno. For
+ * what is called next and can't be told that there are none; other threads may take them
+ * meanwhile. */
+enum { FD_CHECK_MAX = 16 };
+int fd_check_free(int n);
 /* Closes every descriptor >= from except keep[0..nkeep) (in any order). close_range(2),
  * else /proc/self/fd, else one by one up to the limit. */
 void fd_close_from(int from, const int *keep, size_t nkeep);

@@ -1,10 +1,13 @@
 #include "parent/home.h"
 
+#include "os/fd.h"
 #include "parent/boot.h"
+#include "parent/private.h"
 #include "parent/process.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>
@@ -13,6 +16,10 @@
  * its loop's thread. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct list homes = {&homes, &homes};
+
+/* A loop needs four descriptors; the first of a process needs two more, and libuv ends the
+ * process where it does not get them. */
+enum { LOOP_DESCRIPTORS = 6 };
 
 static void on_timer(void *owner);
 static void on_turn(void *owner);
@@ -63,13 +70,35 @@ struct home *home_find(struct uv_loop_s *loop) {
   return found;
 }
 
+int mf_check_loop_room(void) {
+  return fd_check_free(LOOP_DESCRIPTORS);
+}
+
+/* libuv says only that it has none, and aborts where its first loop finds too few. */
+static int default_loop(struct uv_loop_s **ret) {
+  static _Atomic(uv_loop_t *) made;
+  uv_loop_t *loop = made;
+  if (!loop) {
+    int r = mf_check_loop_room();
+    if (r < 0)
+      return r;
+    loop = uv_default_loop();
+    if (!loop)
+      return -ENOMEM;
+    made = loop;
+  }
+  *ret = loop;
+  return 0;
+}
+
 int home_get(struct uv_loop_s *loop, struct home **ret) {
   struct seam *seam;
   struct home *h;
+  int r = 0;
   if (!loop)
-    loop = uv_default_loop();
-  if (!loop)
-    return -ENOMEM;
+    r = default_loop(&loop);
+  if (r < 0)
+    return r;
   h = home_find(loop);
   if (!h) {
     seam = seam_uv_new(loop);

@@ -58,7 +58,8 @@ struct home {
   uint64_t def_not_before_ms;
 };
 
-/* The home of the loop (NULL: libuv's default loop), made when there is none. 0 or -ENOMEM. */
+/* The home of the loop (NULL: libuv's default loop), made when there is none. 0 or
+ * -errno: no memory, or too few free descriptors for the default loop. */
 int home_get(struct uv_loop_s *loop, struct home **ret);
 /* The home that exists, or NULL. */
 struct home *home_find(struct uv_loop_s *loop);

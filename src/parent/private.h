@@ -46,6 +46,9 @@ int mf_has_deadline(struct uv_loop_s *loop);
 void mf_reap(struct uv_loop_s *loop);
 /* Writes held fork commands now. */
 int mf_flush(struct uv_loop_s *loop);
+/* 0 where a loop of libuv can be made, else a negated errno. uv_loop_init itself aborts in the
+ * first loop of a process where too few descriptors are free. */
+int mf_check_loop_room(void);
 /* Keeps the home on the loop though no process is open, until mf_home_close: for a loop that
  * is the binding's own. Exits of forgotten processes are then acknowledged, and their zombies
  * go, whenever the loop turns. 0 or a negative code. */
