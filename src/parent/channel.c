@@ -2,12 +2,16 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdint.h>
 #include <string.h>
 
 enum { STALLS_MAX = 200 }; /* tries to read without memory, one every few milliseconds */
 /* So that one chatty process does not starve the others; and that the reports of thousands of
  * ends, each of which closes descriptors and calls back, don't make one long call. */
 enum { READS_A_TURN = 32, FRAMES_A_TURN = 512 };
+/* A drain wants what an ended process has left, of which its socket holds 208 KiB as systems
+ * come. Whoever else has the socket may go on writing for ever. */
+enum { DRAIN_MAX = 2 * FRAME_BODY_MAX };
 
 static void on_ready(struct watch *w, unsigned events);
 
@@ -188,58 +192,74 @@ static void lack_memory(struct channel *c) {
   c->events->on_stalled(c);
 }
 
-/* What an earlier turn has left comes first, so the inbox never grows by it. */
-static void read_some(struct channel *c, int most, int frames) {
+struct budget { /* of one turn, or of one drain */
+  int reads, frames;
+  size_t bytes;
+};
+
+/* What an earlier turn has left comes first, so the inbox never grows by it. 1: all that was
+ * there is read. */
+static int read_some(struct channel *c, struct budget left) {
   struct fdset none;
   unsigned char *room;
   size_t n;
   ssize_t got;
-  int r;
+  int r, all = 0;
   if (c->in_drain || c->fd < 0 || c->ended || !c->reading)
-    return;
+    return 1;
   c->in_drain = 1;
   end_rest(c);
-  r = deliver(c, &frames);
+  r = deliver(c, &left.frames);
   if (r < 0)
     end(c, r);
-  while (!r && most-- > 0) {
+  while (!r && left.reads-- > 0 && left.bytes > 0) {
     room = inbox_room(&c->in, &n);
     if (!room) {
       lack_memory(c);
       break;
     }
-    c->unread = 0;
+    if (c->unread) {
+      c->unread = 0;
+      rewatch(c);
+    }
     c->nstalls = 0;
     got = c->seam->ops->read(c->seam, c->fd, room, n);
+    all = got <= 0;
     if (got == -EAGAIN)
       break;
     if (got <= 0) {
       end(c, (int)got);
       break;
     }
+    left.bytes -= (size_t)got < left.bytes ? (size_t)got : left.bytes;
     fdset_init(&none);
     if (inbox_fed(&c->in, (size_t)got, &none) < 0) {
       end(c, -EPROTO);
       break;
     }
-    r = deliver(c, &frames);
+    r = deliver(c, &left.frames);
     if (r < 0)
       end(c, r);
-    if (!c->in.exact && (size_t)got < n)
-      break; /* that was all */
+    all = !c->in.exact && (size_t)got < n;
+    if (all)
+      break;
   }
   c->in_drain = 0;
+  return all || r != 0;
 }
 
 void channel_drain(struct channel *c) {
-  read_some(c, INT_MAX, INT_MAX);
+  struct budget budget = {INT_MAX, INT_MAX, DRAIN_MAX};
+  c->undrained = !read_some(c, budget);
 }
 
 void channel_ready(struct channel *c, unsigned events) {
   if (events & WATCH_WRITE)
     channel_flush(c);
-  if (events & WATCH_READ)
-    read_some(c, READS_A_TURN, FRAMES_A_TURN);
+  if (events & WATCH_READ) {
+    struct budget budget = {READS_A_TURN, FRAMES_A_TURN, SIZE_MAX};
+    read_some(c, budget);
+  }
 }
 
 static void on_ready(struct watch *w, unsigned events) {

@@ -42,6 +42,7 @@ struct channel {
   int nstalls;  /* tries to read that found no memory, in a row */
   int in_drain; /* guards against recursion */
   int unread;   /* there was no memory to read what may be there */
+  int undrained; /* the last drain left something unread */
   int resting;  /* it has had its frames for this turn: not watched until the next */
 };
 
@@ -63,7 +64,8 @@ int channel_written(const struct channel *c);
 /* From now on never an octet past the frame under way. */
 void channel_exact(struct channel *c);
 void channel_ready(struct channel *c, unsigned events);
-/* Reads and delivers all that is there now. */
+/* Reads and delivers what is there now, up to a limit that only a flood reaches: then
+ * `undrained` is set. */
 void channel_drain(struct channel *c);
 /* Off the loop, but open: for a parked default template. And back. */
 void channel_park(struct channel *c);

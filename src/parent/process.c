@@ -33,7 +33,8 @@ enum {
   CLOSE_GRACE_MS = 2000,     /* a closed template may take before it is killed */
   STALL_RETRY_MS = 5,        /* after ETOOMANYREFS */
   CHILD_POLL_MS = 50,        /* where no pidfd tells of a direct child's end */
-  HOLD_OCTETS_MAX = 64 * 1024
+  HOLD_OCTETS_MAX = 64 * 1024,
+  ACKS_MAX = 1 << 20 /* bytes: of 131,072 exits. A template reads between its reports */
 };
 
 static const struct channel_events channel_events;
@@ -67,7 +68,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
   list_init(&p->parting_link);
   list_init(&p->doomed_link);
   list_init(&p->memory);
-  buf_init(&p->acks, 1 << 24);
+  buf_init(&p->acks, ACKS_MAX);
   deadline_init(&p->limit, on_limit);
   deadline_init(&p->patience, on_patience);
   deadline_init(&p->retry, on_retry);
@@ -517,9 +518,11 @@ static void measure_clones(struct mf_process *p) {
 }
 
 /* Whether a function that p was told to run may have been entered, once its socket is
- * drained: no *running*, no entry, unless memory was too short to read it. */
+ * drained: no *running*, no entry, unless memory was too short to read it, or somebody who
+ * still has the socket has buried it. */
 static int may_have_started(const struct mf_process *p) {
-  return p->state == STARTING && p->chan.unread ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
+  int unread = p->chan.unread || p->chan.undrained;
+  return p->state == STARTING && unread ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
 }
 
 /* It has ended (p->exit says how, as far as it is known). */
@@ -737,13 +740,48 @@ static int send_command(struct mf_process *p, const struct command *c) {
   return r;
 }
 
+/* ---- acknowledgements ----
+ * They wait in p->acks, and go only when the socket has taken all that came before: so what
+ * a template that reads nothing can make us keep has a limit. */
+
+static void put_acks(struct mf_process *p) {
+  if (!buf_size(&p->acks))
+    return;
+  if (channel_put(&p->chan, CMD_ACK, 0, buf_peek(&p->acks), buf_size(&p->acks), NULL) == 0)
+    buf_consume(&p->acks, buf_size(&p->acks)); /* else with the next ones */
+}
+
+void process_flush_acks(struct mf_process *p) {
+  if (channel_written(&p->chan) && p->state != STARTING)
+    put_acks(p);
+}
+
+/* Behind a run, p's own socket leads to the function: the reaper takes acknowledgements
+ * then, and one without a channel does without. -EPROTO: there are too many. */
+static int acknowledge(struct mf_process *p, uint64_t id) {
+  if (p->state == STARTING) {
+    p = p->reaper;
+    if (!p)
+      return 0;
+  }
+  /* Without memory it stays a zombie a little longer. */
+  if (buf_put_u64(&p->acks, id) < 0 && buf_size(&p->acks) + sizeof id > ACKS_MAX)
+    return -EPROTO;
+  if (list_empty(&p->ack_link))
+    list_push(&p->home->acks, &p->ack_link);
+  if (!p->home->in_dispatch)
+    home_turn(p->home);
+  return 0;
+}
+
 /* With the acknowledgements that wait, in one message: each one wakes the template. */
 static int send_fork(struct mf_process *source, const struct command *fork) {
-  int corked = source->chan.corked;
+  int corked = source->chan.corked, idle = channel_written(&source->chan);
   int r;
   source->chan.corked = 1;
   r = send_command(source, fork);
-  process_flush_acks(source);
+  if (idle)
+    put_acks(source);
   source->chan.corked = corked;
   channel_flush(&source->chan);
   return r;
@@ -900,28 +938,6 @@ static int join_hold(struct mf_process *p, const struct command *c) {
     c->release(c->release_data);
   p->nwork = ++p->nsent;
   return 1;
-}
-
-void process_flush_acks(struct mf_process *p) {
-  if (!buf_size(&p->acks))
-    return;
-  if (channel_put(&p->chan, CMD_ACK, 0, buf_peek(&p->acks), buf_size(&p->acks), NULL) == 0)
-    buf_consume(&p->acks, buf_size(&p->acks)); /* else with the next ones */
-}
-
-/* Behind a run, p's own socket leads to the function: the reaper takes acknowledgements
- * then, and one without a channel does without. */
-static void acknowledge(struct mf_process *p, uint64_t id) {
-  if (p->state == STARTING) {
-    p = p->reaper;
-    if (!p)
-      return;
-  }
-  buf_put_u64(&p->acks, id); /* without memory it stays a zombie a little longer */
-  if (list_empty(&p->ack_link))
-    list_push(&p->home->acks, &p->ack_link);
-  if (!p->home->in_dispatch)
-    home_turn(p->home);
 }
 
 /* ---- the cells: what the user asks ---- */
@@ -1109,7 +1125,7 @@ static int start_run(struct mf_process *p, void *arg) {
   c.length = strlen(run->function);
   unhold_child(p);
   spares_drop(p);
-  process_flush_acks(p); /* behind the run they would be the function's */
+  put_acks(p); /* behind the run they would be the function's */
   fdset_init(&fds);
   if (p->nrefs) { /* clones of it live */
     far = split_reaper(p);
@@ -1741,8 +1757,9 @@ static void on_patience(struct deadline *d) {
 
 static void on_retry(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, retry);
-  channel_drain(&p->chan);
-  channel_flush(&p->chan);
+  channel_ready(&p->chan, WATCH_READ);
+  channel_flush(&p->chan); /* which watches again */
+  process_flush_acks(p);
   try_give(p);
   poll_child(p);
 }
@@ -1814,8 +1831,9 @@ static void frame_exited(struct mf_process *p, const struct frame *f) {
     broken_by(p, "malformed exit report");
     return;
   }
-  acknowledge(p, f->id);
-  if (q)
+  if (acknowledge(p, f->id) < 0)
+    broken_by(p, "exit reports, of which it reads no acknowledgement");
+  else if (q)
     process_event(q, EV_EXITED, &e);
 }
 
@@ -1891,6 +1909,7 @@ static void on_ready(struct channel *c, unsigned events) {
   struct home *h = p->home;
   home_enter(h);
   channel_ready(c, events);
+  process_flush_acks(p);
   try_give(p);
   home_leave(h);
 }

@@ -113,6 +113,13 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
     n = have;
   memcpy(data, buf_peek(&f->rx), n);
   buf_consume(&f->rx, n);
+  f->nread += n;
+  if (f->flood) {
+    assert(n <= f->flood);
+    s->inside++;
+    buf_put(&f->rx, data, n);
+    s->inside--;
+  }
   return (ssize_t)n;
 }
 

@@ -16,6 +16,8 @@ struct sim_fd {
   int closed;            /* by its holder */
   int sent;              /* travels, or has travelled, to another process */
   int refused;           /* its holder wants to read no more */
+  size_t flood;          /* so many octets come again as soon as they are read, for ever */
+  size_t nread;          /* octets that its holder has read */
   struct buf rx;         /* what the other end wrote */
   int fds[SIM_QUEUE], nfds; /* descriptors sent along, as indices */
   int pid;               /* pidfd */

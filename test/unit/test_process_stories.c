@@ -17,7 +17,7 @@
 struct story {
   struct sim *sim;
   struct home *home;
-  int exits, exit_known, exit_code, memories, memory_error, runs, run_error, closes;
+  int exits, exit_known, exit_code, memories, memory_error, runs, run_error, run_started, closes;
 };
 
 /* ---- memory runs out ---- */
@@ -49,6 +49,7 @@ static void on_run(mf_process *p, const mf_error *e, int fd, void *data) {
   struct story *s = data;
   s->runs++;
   s->run_error = e ? e->code : 0;
+  s->run_started = e ? e->started : -1;
   if (fd >= 0)
     s->sim->seam.ops->close(&s->sim->seam, &fd);
 }
@@ -838,6 +839,85 @@ static void test_a_variable_without_a_name_is_misuse(void **state) {
   story_free(s);
 }
 
+/* ---- limits and budgets ---- */
+
+/* What is reported of processes that nobody knows is acknowledged, in case a former owner
+ * asked for them; one that reads no acknowledgement made us keep them all. */
+static void test_acknowledgements_that_nobody_reads_have_a_limit(void **state) {
+  struct story *s = story_new();
+  mf_process *t;
+  int far;
+  t = make_template(s, &far);
+  s->sim->full = 1;
+  for (int i = 0; i < 200000 && t->state == SERVING; i++) {
+    answer_exited(s, far, (uint64_t)i + 1, 4000, 0);
+    if (i % 100 == 0)
+      sim_run(s->sim);
+    assert_true(buf_size(&t->acks) + t->chan.out.nbytes < 2 << 20);
+  }
+  assert_int_equal(t->state, FAILED);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  mf_close(t, on_close, s);
+  story_free(s);
+}
+
+/* They come late where the socket was full, and they all come. */
+static void test_acknowledgements_wait_for_a_full_socket(void **state) {
+  struct story *s = story_new();
+  struct frame f;
+  mf_process *t;
+  int far, fds[SIM_QUEUE];
+  size_t acked = 0;
+  t = make_template(s, &far);
+  while (sim_command(s->sim, far, &f, fds))
+    ;
+  s->sim->full = 1;
+  assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
+  for (int i = 0; i < 3; i++) {
+    answer_exited(s, far, (uint64_t)i + 1, 4000, 0);
+    sim_run(s->sim);
+  }
+  s->sim->full = 0;
+  t->chan.watch.on_ready(&t->chan.watch, WATCH_WRITE);
+  sim_run(s->sim);
+  while (sim_command(s->sim, far, &f, fds))
+    acked += f.type == CMD_ACK ? f.length / 8 : 0;
+  assert_int_equal(acked, 3);
+  mf_close(t, on_close, s);
+  story_free(s);
+}
+
+/* A process has ended, and children of its own go on writing to its socket. */
+static void test_a_socket_that_never_dries_up_is_read_to_a_limit(void **state) {
+  static const unsigned char done[] = {0, 0, 0, 0, ANS_DONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  struct story *s = story_new();
+  unsigned char body[4] = {500 & 0xff, 500 >> 8};
+  mf_process *t, *q;
+  struct sim_fd *near;
+  int far, q_far;
+  t = make_template(s, &far);
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_eval(q, "x", 1, 0, NULL, NULL), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  q_far = sim_far_end(s->sim, q->chan.fd);
+  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
+  sim_run(s->sim);
+  near = &s->sim->fd[s->sim->fd[q_far].peer];
+  near->flood = sizeof done;
+  sim_octets(s->sim, q_far, done, sizeof done);
+  answer_exited(s, far, q->id, 500, 9);
+  t->chan.watch.on_ready(&t->chan.watch, WATCH_READ);
+  assert_int_equal(q->state, DEAD);
+  assert_true(near->nread < 2 << 20);
+  near->flood = 0;
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, MF_ECLONE_DIED);
+  assert_int_equal(s->run_started, MF_STARTED_UNKNOWN); /* its *running* may lie behind */
+  close_both(t, q);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
@@ -864,6 +944,9 @@ int main(void) {
       cmocka_unit_test(test_an_orphan_tells_its_pid_when_it_is_asked),
       cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
       cmocka_unit_test(test_what_is_asked_after_the_end),
+      cmocka_unit_test(test_acknowledgements_that_nobody_reads_have_a_limit),
+      cmocka_unit_test(test_acknowledgements_wait_for_a_full_socket),
+      cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),
   };
   return cmocka_run_group_tests_name("process stories", tests, NULL, NULL);
 }
