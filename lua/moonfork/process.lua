@@ -129,6 +129,14 @@ local function unwatch(p, watcher)
   if p.raw then core.watch_exit(p.raw, true) end
 end
 
+-- Nothing more is sent: it sees the end of its socket. Watchers are told of an unknown end.
+local function cut_short(p)
+  if not p.watchers then return release(p) end
+  ending[p] = true
+  core.close(p.raw)
+  p.raw = false
+end
+
 -- What close() and the finaliser share. p.closed is set.
 local function let_go(p)
   if p.err then tell_unreported(p, p.err) end
@@ -136,17 +144,16 @@ local function let_go(p)
     release(p)
   elseif p.state == "serving" then
     ending[p] = true
-    core.finish(p.raw)
-    core.watch_exit(p.raw, not p.watchers)
+    if core.finish(p.raw) then
+      core.watch_exit(p.raw, not p.watchers)
+    else
+      cut_short(p) -- no memory for the command that ends it
+    end
   elseif p.state == "finished" and (p.watchers or p.direct) then
     ending[p] = true -- a child of ours is watched, so that it leaves no zombie
     core.watch_exit(p.raw, not p.watchers)
-  elseif p.watchers then -- run or to_fd is under way and gets CANCELLED
-    ending[p] = true
-    core.close(p.raw)
-    p.raw = false
-  else
-    release(p)
+  else -- run or to_fd may be under way, and gets CANCELLED
+    cut_short(p)
   end
   reactor.touch()
 end

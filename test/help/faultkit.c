@@ -6,6 +6,7 @@
  * Nothing in this file knows anything about moonfork.
  */
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
@@ -446,6 +447,33 @@ static int kit_sndbuf(lua_State *L) {
   return answer(L, getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n, &size) < 0 ? -1 : n);
 }
 
+/* ---- the shim of test/fault, where it is preloaded ---- */
+
+/* shim_arm(names, at [, number [, once]]) -> true; nil where there is no shim */
+static int kit_shim_arm(lua_State *L) {
+  void (*arm)(const char *names, long at, int number, int once);
+  *(void **)&arm = dlsym(RTLD_DEFAULT, "shim_arm");
+  if (!arm) return 0;
+  const char *names = luaL_checkstring(L, 1);
+  long at = (long)luaL_checkinteger(L, 2);
+  int number = (int)luaL_optinteger(L, 3, 0), once = lua_toboolean(L, 4);
+  lua_pushboolean(L, 1);
+  arm(names, at, number, once);
+  return 1;
+}
+
+/* shim_disarm() -> how many calls were made to fail */
+static int kit_shim_disarm(lua_State *L) {
+  void (*disarm)(void);
+  long (*hits)(void);
+  *(void **)&disarm = dlsym(RTLD_DEFAULT, "shim_disarm");
+  *(void **)&hits = dlsym(RTLD_DEFAULT, "shim_hits");
+  long n = hits ? hits() : 0;
+  if (disarm) disarm();
+  lua_pushinteger(L, n);
+  return 1;
+}
+
 static int state_close(lua_State *L) {
   struct kit_state *kit = luaL_checkudata(L, 1, STATE_TYPE);
   if (kit->busy) pthread_join(kit->thread, NULL);
@@ -483,6 +511,8 @@ static const luaL_Reg functions[] = {
   {"canary_stop", kit_canary_stop},
   {"state", kit_state},
   {"sndbuf", kit_sndbuf},
+  {"shim_arm", kit_shim_arm},
+  {"shim_disarm", kit_shim_disarm},
   {NULL, NULL},
 };
 
