@@ -93,6 +93,42 @@ story.test("math.random is reseeded in every clone, randomseed() draws anew", fu
   t.eq(a, b, "a seed of one's own still counts")
 end)
 
+story.test("on_fork hooks see the clone's own randomness, and what they seed stays", function(t)
+  local p = fork.new():eval [[
+    local clone = require "moonfork.clone"
+    math.randomseed(42)
+    templates_id = clone.id()
+    clone.on_fork(function()
+      drawn, id = math.random(0), clone.id()
+      if seed_it then math.randomseed(7) end
+    end)
+  ]]
+  local seen = {}
+  local function ask(process)
+    local drawn, id, templates, now, cloned = t.ask(process, [[
+      return drawn, id, templates_id, require "moonfork.clone".id(), math.random(0)
+    ]])
+    t.eq(id, now, "the hook's id is the clone's")
+    t.ok(id ~= templates)
+    for _, value in ipairs {drawn, id} do
+      t.eq(seen[value], nil, "drawn by another hook")
+      seen[value] = true
+    end
+    return cloned
+  end
+  for _ = 1, 5 do
+    ask(p:fork())
+    local middle = p:fork() -- a clone of a clone: the hook runs in both
+    ask(middle:fork())
+    middle:close()
+  end
+  p:eval "seed_it = true"
+  math.randomseed(7)
+  local seventh = math.random(0)
+  t.eq(ask(p:fork():eval "-- ask evaluates something of its own"), seventh)
+  p:close()
+end)
+
 story.test("buffered output is written once, whoever forks", function(t)
   local path = t:file "out"
   local fd = kit.open(path, "a")

@@ -285,6 +285,41 @@ story.test("100 reloads under constant load, 20 of which fail, fail no call", {d
     pool:close()
   end)
 
+story.test("an asynchronous function's events all arrive, however many wait to be written",
+  {needs = "luv", deadline = 40}, function(t)
+    for _, size in ipairs {10, 1000, 70000, 300000} do
+      local n = math.max(6, 400000 // size) -- more than 64 KiB, and than a socket holds
+      local events = {}
+      local rpc = fork.new():eval [[
+        local rpc, uv = require "moonfork.rpc", require "luv"
+        function f(done, n, size)
+          local text = ("x"):rep(size)
+          for i = 1, n do assert(rpc.event("before", i, text)) end
+          done(n)
+          for i = 1, n do assert(rpc.event("after", i, text)) end
+          uv.new_timer():start(1, 0, function()
+            for i = 1, n do assert(rpc.event("later", i, text)) end
+            assert(rpc.event "end")
+          end)
+        end
+      ]]:rpc("f", {async = true, on_event = function(what, i, text)
+        events[#events + 1] = text and #text == size and what .. i or what
+      end})
+      rpc(n, size, function(err, value)
+        t.eq({err, value}, {nil, n})
+        events[#events + 1] = "result"
+      end)
+      t.within(10, function() return events[#events] == "end" end)
+      local expected = {}
+      for _, part in ipairs {"before", "result", "after", "later", "end"} do
+        local more = part == "result" or part == "end"
+        for i = 1, more and 1 or n do expected[#expected + 1] = more and part or part .. i end
+      end
+      t.eq(events, expected, size)
+      finish(t, rpc)
+    end
+  end)
+
 story.test("clone.exec and exit in a function: the answers before it arrive", function(t)
   local rpc = fork.new():eval [[
     function f(how, i)

@@ -6,6 +6,7 @@
 #include "parent/rpc.h"
 #include "unit.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -551,6 +552,36 @@ static void test_octets_have_a_limit_but_a_long_call_may_go_alone(void **state) 
   story_free(s);
 }
 
+/* The kernel has no room for descriptors under way, or no memory: nothing says when it has,
+ * so the rpc itself has to try again. */
+static void test_what_the_kernel_cannot_take_now_is_tried_again(void **state) {
+  static const int errors[] = {-ETOOMANYREFS, -ENOMEM};
+  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+    struct story *s = story_new();
+    begin(s);
+    far_run(s->far);
+    for (int times = 1; times <= 3; times++) {
+      s->sim->send_error = errors[i];
+      assert_int_equal(call(s, "again"), 0);
+      far_run(s->far);
+      assert_int_equal(far_worker(s->far, 0)->ncalls, 0);
+      for (int more = 1; more < times; more++) { /* it fails again */
+        s->sim->send_error = errors[i];
+        far_advance(s->far, 10);
+        assert_int_equal(s->sim->send_error, 0);
+        assert_int_equal(far_worker(s->far, 0)->ncalls, 0);
+      }
+      far_advance(s->far, 10);
+      assert_int_equal(far_worker(s->far, 0)->ncalls, 1);
+      far_result(s->far, far_worker(s->far, 0), 0, "done");
+      far_run(s->far);
+      assert_string_equal(s->call[s->ncalls - 1].text, "done");
+    }
+    s->sim->send_error = errors[i]; /* and the end is written, too */
+    story_free(s);
+  }
+}
+
 /* ---- time and cancelling ---- */
 
 static void test_late_answers_are_dropped_and_counted(void **state) {
@@ -920,6 +951,7 @@ int main(void) {
       cmocka_unit_test(test_a_hundred_thousand_calls_fail_in_chunks),
       cmocka_unit_test(test_full_queues_refuse_and_tell_when_they_have_room),
       cmocka_unit_test(test_octets_have_a_limit_but_a_long_call_may_go_alone),
+      cmocka_unit_test(test_what_the_kernel_cannot_take_now_is_tried_again),
       cmocka_unit_test(test_late_answers_are_dropped_and_counted),
       cmocka_unit_test(test_parked_calls_that_are_cancelled_are_never_sent),
       cmocka_unit_test(test_an_old_call_keeps_its_number),
