@@ -84,7 +84,7 @@ local function duration(where, given, name, zero)
   end
   if value ~= value or value < 0 or (value == 0 and not zero) then
     bad(where, name, ("a %s number of seconds expected, got %s"):format(
-      zero and "non-negative" or "positive", tostring(value)))
+      zero and "non-negative" or "positive", check.show(value)))
   end
   if value == math.huge then return NO_TIMEOUT end
   return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
@@ -96,7 +96,7 @@ local function count(where, given, name, least, most)
   local n = math.type(value) and math.tointeger(value)
   if not n or n < least or n > (most or COUNT_MAX) then
     bad(where, name, ("a whole number from %d%s expected, got %s"):format(least,
-      most and (" to %d"):format(most) or "", tostring(value)))
+      most and (" to %d"):format(most) or "", check.show(value)))
   end
   return n
 end
@@ -392,7 +392,7 @@ function pool_methods.resize(self, max)
   check.type(1, "resize", max, "number")
   local n = math.tointeger(max)
   if not n or n < 0 or n > 100000 then
-    check.fail(1, "resize", "a whole number from 0 expected, got " .. tostring(max))
+    check.fail(1, "resize", "a whole number from 0 expected, got " .. check.show(max))
   end
   reactor.check()
   if self.closed or not self.raw then return nil, reason(self) end

@@ -1,6 +1,8 @@
 -- Checks of arguments: misuse raises here, naming the argument, with the position of the
 -- program's own call. Runs in the parent.
 
+local core = require "moonfork.core"
+
 local check = {}
 
 local function type_name(value)
@@ -8,6 +10,22 @@ local function type_name(value)
   local name = type(meta) == "table" and rawget(meta, "__name")
   return type(name) == "string" and name or type(value)
 end
+
+-- The text of a number that another process reads back as the same one, whatever the locale
+-- is here; nil where it is none (nan).
+function check.number_text(x)
+  if x ~= x then return nil end
+  if x == math.huge then return "1e999" end
+  if x == -math.huge then return "-1e999" end
+  return core.number(x)
+end
+
+-- A value that a message shows.
+local function show(value)
+  if math.type(value) then return core.number(value) end
+  return tostring(value)
+end
+check.show = show
 
 -- Raises "bad argument #n to 'f' (text)". The position is that of the first caller outside
 -- of this library.
@@ -59,7 +77,7 @@ end
 function check.seconds(n, f, value)
   check.type(n, f, value, "number")
   if value ~= value or value < 0 then
-    check.fail(n, f, "a duration in seconds expected, got " .. tostring(value))
+    check.fail(n, f, "a duration in seconds expected, got " .. show(value))
   end
   return value
 end
@@ -71,7 +89,7 @@ function check.keys(n, f, options, valid)
       local names = {}
       for name in pairs(valid) do names[#names + 1] = name end
       table.sort(names)
-      check.fail(n, f, ("unknown option '%s' (valid: %s)"):format(tostring(key),
+      check.fail(n, f, ("unknown option '%s' (valid: %s)"):format(show(key),
         table.concat(names, ", ")))
     end
   end

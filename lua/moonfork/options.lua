@@ -62,24 +62,31 @@ local function choice(where, name, value)
 end
 options.choice = choice
 
--- {NAME = "value" | number | false} to "NAME=value" and "NAME".
+-- {NAME = "value" | number | false} to "NAME=value" and "NAME"; then an error, if one can't be
+-- sent.
 local function environment(where, changes)
-  local list = {}
+  local list, failure = {}, nil
   for name, value in pairs(expect(where, "env", changes, "table")) do
     if type(name) ~= "string" or name == "" or name:find("[=\0]") then
-      bad(where, "env", "not the name of a variable: " .. tostring(name))
+      bad(where, "env", "not the name of a variable: " .. check.show(name))
     end
     if value == false then
       list[#list + 1] = name
-    elseif type(value) == "string" or type(value) == "number" then
-      list[#list + 1] = name .. "=" .. text(where, "env." .. name, tostring(value))
+    elseif math.type(value) then
+      local number = check.number_text(value)
+      if not number then
+        failure = core.error("EINVAL", ("option 'env.%s': it is not a number (nan)"):format(name))
+      end
+      list[#list + 1] = name .. "=" .. (number or "")
+    elseif type(value) == "string" then
+      list[#list + 1] = name .. "=" .. text(where, "env." .. name, value)
     else
       bad(where, "env." .. name, "string, number or false expected, got "
         .. check.type_name(value))
     end
   end
   table.sort(list)
-  return list
+  return list, failure
 end
 
 local function stream(where, plain, name, value)
@@ -102,7 +109,7 @@ end
 local function count(where, name, value)
   local n = math.type(value) and math.tointeger(value)
   if not n or n < 0 or n > NUMBERS_MAX then
-    bad(where, name, "a small whole number expected, got " .. tostring(value))
+    bad(where, name, "a small whole number expected, got " .. check.show(value))
   end
   return n
 end
@@ -111,7 +118,7 @@ local function spares(where, plain, value)
   expect(where, "spares", value, "table")
   for key in pairs(value) do
     if key ~= "min" and key ~= "max" then
-      bad(where, "spares", ("unknown field '%s' (valid: max, min)"):format(tostring(key)))
+      bad(where, "spares", ("unknown field '%s' (valid: max, min)"):format(check.show(key)))
     end
   end
   plain.spares_max = count(where, "spares.max", value.max or value.min)
@@ -124,7 +131,7 @@ end
 local function milliseconds(where, value)
   expect(where, "timeout", value, "number")
   if value ~= value or value <= 0 then
-    bad(where, "timeout", "a positive number of seconds expected, got " .. tostring(value))
+    bad(where, "timeout", "a positive number of seconds expected, got " .. check.show(value))
   end
   return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
 end
@@ -166,7 +173,6 @@ function options.read(f, n, given)
     program = given.program and text(where, "program", given.program),
     cwd = given.cwd and text(where, "cwd", given.cwd),
     name = given.name and text(where, "name", given.name),
-    env = given.env and environment(where, given.env),
     timeout = given.timeout and milliseconds(where, given.timeout),
   }
   for name in pairs(choices) do
@@ -174,6 +180,7 @@ function options.read(f, n, given)
   end
   if given.spares ~= nil then spares(where, plain, given.spares) end
   local failure
+  if given.env then plain.env, failure = environment(where, given.env) end
   for _, name in ipairs { "stdin", "stdout", "stderr" } do
     if given[name] ~= nil then
       failure = stream(where, plain, name, given[name]) or failure

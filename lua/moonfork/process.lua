@@ -300,24 +300,10 @@ function methods.require(p, ...)
   return p
 end
 
--- The shortest decimal text that tonumber reads back as the same float.
-local function float_text(x)
-  if x ~= x then return nil end
-  if x == math.huge then return "1e999" end
-  if x == -math.huge then return "-1e999" end
-  local text
-  for digits = 14, 17 do
-    text = ("%." .. digits .. "g"):format(x):gsub(",", ".")
-    if tonumber(text) == x then break end
-  end
-  return text:find("[.e]") and text or text .. ".0"
-end
-
 -- A string argument; nil where the number has no text (nan).
 local function argument(n, f, value)
   if type(value) == "string" then return value end
-  if math.type(value) == "integer" then return ("%d"):format(value) end
-  if math.type(value) == "float" then return float_text(value) end
+  if math.type(value) then return check.number_text(value) end
   check.fail(n, f, "string or number expected, got " ..
     (value == nil and "nil" or check.type_name(value)))
 end
@@ -389,7 +375,15 @@ function methods.setenv(p, name, value)
   if name == "" or name:find("=", 1, true) then
     check.fail(1, "setenv", "not the name of a variable: '" .. name .. "'")
   end
-  if math.type(value) then value = argument(2, "setenv", value) end
+  local args, err
+  if math.type(value) then
+    args, err = arguments("setenv", 2, value)
+    value = args and args[1]
+  end
+  if err then
+    fail(p, err)
+    return p
+  end
   if value then check.name(2, "setenv", value) end
   return command(p, core.setenv, name, value or nil)
 end
@@ -405,7 +399,7 @@ local function seal_choice(opts, key, values)
   for name in pairs(values) do names[#names + 1] = ("'%s'"):format(name) end
   table.sort(names)
   check.fail(1, "seal", ("option '%s': one of %s expected, got '%s'"):format(key,
-    table.concat(names, ", "), tostring(value)))
+    table.concat(names, ", "), check.show(value)))
 end
 
 function methods.seal(p, opts)
@@ -424,7 +418,7 @@ local function limit_value(name, value)
   local n = math.type(value) and math.tointeger(value)
   if not n or n < 0 then
     check.fail(1, "limit", ("option '%s': a whole number or \"unlimited\" expected, got %s")
-      :format(name, tostring(value)))
+      :format(name, check.show(value)))
   end
   return n
 end
@@ -559,7 +553,7 @@ local function signal_number(value)
   local number = math.type(value) and math.tointeger(value)
   if not number then
     check.fail(1, "kill", "the name or number of a signal expected, got "
-      .. (math.type(value) and tostring(value) or check.type_name(value)))
+      .. (math.type(value) and check.show(value) or check.type_name(value)))
   end
   if number < 0 or number > signal_max then
     check.fail(1, "kill", ("there is no signal %d"):format(number))

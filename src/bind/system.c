@@ -1,6 +1,7 @@
 /* Small questions to the system that Lua has no words for. Runs in the parent. */
 #include "bind/bind.h"
 #include "luafd/luafd.h"
+#include "luafd/number.h"
 #include "os/fd.h"
 #include "os/signame.h"
 #include <errno.h>
@@ -62,6 +63,13 @@ static int l_error(lua_State *L) { /* error(code, message [, started]) -> error 
   return 1;
 }
 
+static int l_number(lua_State *L) { /* number(x) -> its exact text */
+  luaL_checktype(L, 1, LUA_TNUMBER);
+  lua_settop(L, 1);
+  number_to_string(L, 1);
+  return 1;
+}
+
 static int l_dup(lua_State *L) { /* dup(fd) -> fd; or nil, error */
   int fd = fd_dup((int)luaL_checkinteger(L, 1));
   if (fd < 0)
@@ -79,5 +87,6 @@ static int l_socket_wait(lua_State *L) { /* socket_wait(f): luafd_set_wait */
 const luaL_Reg bind_system_functions[] = {
     {"signals", l_signals},         {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
     {"handle", l_handle},           {"error", l_error}, {"dup", l_dup},
+    {"number", l_number},
     {"socket_wait", l_socket_wait}, {NULL, NULL},
 };

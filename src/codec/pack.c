@@ -2,6 +2,7 @@
  * which an object tells its descriptor, protected. */
 #include "codec/codec.h"
 
+#include "base/number.h"
 #include "luafd/luafd.h"
 #include "os/fd.h"
 #include <errno.h>
@@ -70,7 +71,9 @@ static void add_key(lua_State *L, struct text *t, const struct level *at) {
   } else if (lua_isinteger(L, at->key)) {
     n = snprintf(plain, sizeof plain, "[" LUA_INTEGER_FMT "]", lua_tointeger(L, at->key));
   } else if (lua_type(L, at->key) == LUA_TNUMBER) {
-    n = snprintf(plain, sizeof plain, "[%.14g]", lua_tonumber(L, at->key));
+    char number[NUMBER_TEXT_MAX];
+    number_text(lua_tonumber(L, at->key), number);
+    n = snprintf(plain, sizeof plain, "[%s]", number);
   } else {
     n = snprintf(plain, sizeof plain, "[%s]", luaL_typename(L, at->key));
   }

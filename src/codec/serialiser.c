@@ -2,6 +2,7 @@
 #include "codec/serialiser.h"
 
 #include "luafd/luafd.h"
+#include "luafd/number.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <stdio.h>
@@ -95,6 +96,7 @@ static int encode_strings(lua_State *L, int first, int n, const char *what, stru
       continue;
     }
     size_t size;
+    number_to_string(L, first + i);
     const char *s = lua_tolstring(L, first + i, &size);
     if (size >= UINT32_MAX)
       return fail(e, -E2BIG, what, i + 1, "the string is too long");
@@ -112,6 +114,7 @@ static int encode_octets(lua_State *L, int first, int n, const char *what, struc
     return fail(e, -EINVAL, what, 2, "this serialiser takes one string");
   if (!is_text(L, first))
     return fail_type(L, e, what, 1, first);
+  number_to_string(L, first);
   const char *s = lua_tolstring(L, first, &size);
   return put_result(e, what, 1, buf_put(out, s, size));
 }

@@ -4,10 +4,10 @@
  */
 #include "luafd/op.h"
 
+#include "luafd/number.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <lauxlib.h>
-#include <stdio.h>
 #include <string.h>
 
 enum { OP_BITS = 8, GATHER_MAX = 8 };
@@ -308,27 +308,12 @@ static int m_lines(lua_State *L) {
   return 1;
 }
 
-/* A number becomes the text that io's write would write. */
-static void number_to_string(lua_State *L, int i) {
-#if LUA_VERSION_NUM < 505
-  char text[64];
-  if (!lua_isinteger(L, i)) {
-    int n =
-        snprintf(text, sizeof text, LUA_NUMBER_FMT, (LUAI_UACNUMBER)lua_tonumber(L, i));
-    lua_pushlstring(L, text, (size_t)n);
-    lua_replace(L, i);
-    return;
-  }
-#endif
-  lua_tolstring(L, i, NULL);
-}
-
 static int m_write(lua_State *L) {
   const struct object *o = object_open(L, 1);
   int n = lua_gettop(L) - 1;
   for (int i = 2; i <= 1 + n; i++) {
     if (lua_type(L, i) == LUA_TNUMBER)
-      number_to_string(L, i);
+      number_to_plain_string(L, i);
     else
       luaL_checklstring(L, i, NULL);
   }
@@ -349,6 +334,7 @@ static int m_send_fd(lua_State *L) {
   const struct object *o = object_open(L, 1);
   size_t length;
   luaL_checkany(L, 2);
+  number_to_plain_string(L, 3);
   luaL_optlstring(L, 3, "", &length);
   lua_settop(L, 3);
   if (length == 0) {

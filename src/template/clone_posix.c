@@ -5,6 +5,7 @@
 
 #include "base/birth.h"
 #include "luafd/luafd.h"
+#include "luafd/number.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/signame.h"
@@ -107,9 +108,8 @@ static void *scratch(lua_State *L, size_t n, size_t size) {
 
 static const char *check_text(lua_State *L, int idx, int arg, const char *what) {
   size_t length;
-  const char *s = lua_type(L, idx) == LUA_TSTRING || lua_type(L, idx) == LUA_TNUMBER
-                      ? lua_tolstring(L, idx, &length)
-                      : NULL;
+  number_to_string(L, idx);
+  const char *s = lua_type(L, idx) == LUA_TSTRING ? lua_tolstring(L, idx, &length) : NULL;
   if (s == NULL || strlen(s) != length)
     luaL_argerror(L, arg, lua_pushfstring(L, "%s must be strings without zero bytes", what));
   return s;
@@ -419,6 +419,7 @@ static int f_ppid(lua_State *L) {
 }
 
 static int f_title(lua_State *L) {
+  number_to_string(L, 1);
   proc_set_title(luaL_checkstring(L, 1));
   return 0;
 }
@@ -477,6 +478,7 @@ static int f_pipe(lua_State *L) {
 }
 
 static int with_traceback(lua_State *L) {
+  number_to_string(L, 1);
   luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
   return 1;
 }

@@ -7,6 +7,7 @@
 #include "template/script.h"
 
 #include "luafd/luafd.h"
+#include "luafd/number.h"
 #include "os/proc.h"
 #include "template/clone_lib.h"
 #include "template/clone_posix.h"
@@ -27,7 +28,8 @@ static void describe(lua_State *L, int index, struct failure *f) {
   size_t n;
   const char *text = NULL;
   lua_pushvalue(L, index);
-  if (lua_type(L, -1) == LUA_TSTRING || lua_type(L, -1) == LUA_TNUMBER)
+  number_to_string(L, -1);
+  if (lua_type(L, -1) == LUA_TSTRING)
     text = lua_tolstring(L, -1, &n);
   else if (luaL_getmetafield(L, -1, "__tostring") != LUA_TNIL) {
     lua_pop(L, 1);
@@ -297,8 +299,10 @@ static int do_before_fork(lua_State *L) {
     if (lua_isboolean(L, 3) && !lua_toboolean(L, 3)) {
       if (lua_isnoneornil(L, 4))
         lua_pushliteral(L, "a before_fork hook refused the fork");
-      else
+      else {
+        number_to_string(L, 4);
         luaL_tolstring(L, 4, NULL);
+      }
       return 1;
     }
   }
