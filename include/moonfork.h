@@ -88,6 +88,8 @@ typedef struct mf_error { /* valid during the callback */
   const char *message, *traceback; /* traceback (of the other process) may be NULL */
   int started;                     /* MF_STARTED_NO, MF_STARTED_UNKNOWN */
   const mf_exit *exit;             /* how the process ended, or NULL */
+  const void *value;   /* what Lua code raised where that was no string: MessagePack, an */
+  size_t value_length; /* array of that one value. NULL: a string, or it can't be sent */
 } mf_error;
 
 /* Where a standard stream of a new process leads. */

@@ -23,6 +23,7 @@
 ---@field traceback? string of the other process
 ---@field started "no"|"unknown"
 ---@field exit? moonfork.exit
+---@field value any what was raised over there, where it was no string and can be sent
 
 ---@class moonfork.rusage
 ---@field utime number seconds

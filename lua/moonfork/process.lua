@@ -165,7 +165,7 @@ end
 local function inherited(err)
   if not err or err.code ~= "CLONE_DIED" then return err end
   local death = core.error("TEMPLATE_DIED", err.message)
-  death.started = "no"
+  death.started, death.traceback, death.value = "no", err.traceback, err.value
   return death
 end
 

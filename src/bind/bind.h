@@ -70,6 +70,8 @@ struct completion {
   struct proc *proc; /* DONE_EXIT, DONE_ERROR: embedded in it; else NULL */
   int code, started; /* code 0: success */
   char *message, *traceback;
+  void *value; /* packed; NULL: none */
+  size_t value_size;
   int has_ending;
   struct ending ending;
   int fd; /* DONE_SOCKET: owned */
@@ -183,6 +185,8 @@ void bind_error_push(lua_State *L, const char *code, const char *message,
                      const char *traceback, int started, const struct ending *ending);
 /* true, or nil and an error object, for what a function of the library returned. Raises
  * where the object belongs to another process. */
+/* The error of a completion whose code is not 0. */
+void bind_failure_push(lua_State *L, const struct completion *c);
 int bind_result_push(lua_State *L, int rc);
 void bind_ending_push(lua_State *L, const struct ending *e);
 void bind_memory_push(lua_State *L, const mf_memory_info *m);

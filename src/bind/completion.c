@@ -36,8 +36,10 @@ void completion_clear(struct completion *c) {
   fd_close(&c->fd);
   free(c->message);
   free(c->traceback);
+  free(c->value);
   free(c->ending.error);
   c->message = c->traceback = c->ending.error = NULL;
+  c->value = NULL;
 }
 
 void completion_drop(lua_State *L, struct completion *c) {
@@ -59,6 +61,9 @@ void completion_set_error(struct completion *c, const mf_error *error) {
   c->started = error->started;
   c->message = error->message ? strdup(error->message) : NULL;
   c->traceback = error->traceback ? strdup(error->traceback) : NULL;
+  c->value = error->value ? malloc(error->value_length + 1) : NULL;
+  if (c->value)
+    memcpy(c->value, error->value, c->value_size = error->value_length);
   if (!error->exit)
     return;
   c->has_ending = 1;
@@ -72,13 +77,10 @@ void completion_done(struct completion *c) {
 }
 
 static void push_error(lua_State *L, const struct completion *c) {
-  if (!c->code) {
+  if (c->code)
+    bind_failure_push(L, c);
+  else
     lua_pushnil(L);
-    return;
-  }
-  bind_error_push(L, bind_error_name(c->code),
-                  c->message ? c->message : mf_strerror(c->code), c->traceback,
-                  c->started, c->has_ending ? &c->ending : NULL);
 }
 
 static void push_value(lua_State *L, struct completion *c) {

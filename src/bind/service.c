@@ -223,11 +223,6 @@ static void push_target(lua_State *L, const struct reply *r) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, own ? r->c.trash.ref : r->service->trash.ref);
 }
 
-static void push_error(lua_State *L, const struct completion *c) {
-  bind_error_push(L, bind_error_name(c->code), c->message ? c->message : mf_strerror(c->code),
-                  c->traceback, c->started, c->has_ending ? &c->ending : NULL);
-}
-
 /* A call was told the reason: nobody else has to be. */
 static void mark_told(lua_State *L, const struct service *s) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, s->trash.ref);
@@ -245,7 +240,7 @@ int service_pop(lua_State *L, struct completion *c) {
   lua_pushstring(L, names[c->kind - DONE_REPLY]);
   push_target(L, r);
   if (c->code) {
-    push_error(L, c);
+    bind_failure_push(L, c);
     if (c->kind == DONE_REPLY)
       mark_told(L, r->service);
   } else {

@@ -1,8 +1,11 @@
 /* What Lua is told: error objects, exit statuses, memory figures. Runs in the parent. */
 #include "bind/bind.h"
+#include "codec/codec.h"
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+
+#define ERROR_NAME "moonfork.error" /* template/script.c looks for it */
 
 /* The set of err.code is closed, so system errors are put under the nearest name. */
 const char *bind_error_name(int code) {
@@ -104,6 +107,25 @@ void bind_error_push(lua_State *L, const char *code, const char *message,
   luaL_setmetatable(L, BIND_ERROR);
 }
 
+/* The field value of the error object on top. What can't be read is left out. */
+static void set_value(lua_State *L, const void *packed, size_t size) {
+  struct codec_error e;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  int n = codec_unpack(L, packed, size, NULL, 0, NULL, &e);
+  if (n == 1)
+    lua_setfield(L, -2, "value");
+  else if (n > 0)
+    lua_pop(L, n);
+}
+
+void bind_failure_push(lua_State *L, const struct completion *c) {
+  bind_error_push(L, bind_error_name(c->code),
+                  c->message ? c->message : mf_strerror(c->code), c->traceback,
+                  c->started, c->has_ending ? &c->ending : NULL);
+  if (c->value)
+    set_value(L, c->value, c->value_size);
+}
+
 int bind_result_push(lua_State *L, int rc) {
   if (rc >= 0) {
     lua_pushboolean(L, 1);
@@ -117,14 +139,43 @@ int bind_result_push(lua_State *L, int rc) {
   return 2;
 }
 
-/* "CODE: message" */
+/* The message, and on lines of their own the traceback of the other process. */
 static int error_tostring(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
-  lua_getfield(L, 1, "code");
+  lua_settop(L, 1);
   lua_getfield(L, 1, "message");
-  const char *code = luaL_tolstring(L, -2, NULL);
-  const char *message = luaL_tolstring(L, -2, NULL);
-  lua_pushfstring(L, "%s: %s", code, message);
+  luaL_tolstring(L, 2, NULL);
+  if (lua_getfield(L, 1, "traceback") != LUA_TSTRING)
+    lua_pop(L, 1);
+  else {
+    lua_pushliteral(L, "\n");
+    lua_insert(L, -2);
+    lua_concat(L, 3);
+  }
+  return 1;
+}
+
+/* Its message in the place of an error object at idx. */
+static void use_message(lua_State *L, int idx) {
+  if (luaL_getmetafield(L, idx, "__name") == LUA_TNIL)
+    return;
+  int is_error = lua_istable(L, idx) && lua_type(L, -1) == LUA_TSTRING &&
+                 strcmp(lua_tostring(L, -1), ERROR_NAME) == 0;
+  lua_pop(L, 1);
+  if (!is_error)
+    return;
+  lua_getfield(L, idx, "message");
+  luaL_tolstring(L, -1, NULL);
+  lua_replace(L, idx);
+  lua_pop(L, 1);
+}
+
+/* `..` joins the message alone: the traceback does not belong into the middle of a line. */
+static int error_concat(lua_State *L) {
+  lua_settop(L, 2);
+  use_message(L, 1);
+  use_message(L, 2);
+  lua_concat(L, 2);
   return 1;
 }
 
@@ -132,7 +183,9 @@ void bind_error_open(lua_State *L) {
   luaL_newmetatable(L, BIND_ERROR);
   lua_pushcfunction(L, error_tostring);
   lua_setfield(L, -2, "__tostring");
-  lua_pushliteral(L, "moonfork.error");
+  lua_pushcfunction(L, error_concat);
+  lua_setfield(L, -2, "__concat");
+  lua_pushliteral(L, ERROR_NAME);
   lua_setfield(L, -2, "__name");
   lua_pop(L, 1);
 }

@@ -129,25 +129,10 @@ static void update_busy(struct mf_pool *pool) {
 
 /* ---- failures ---- */
 
-static void failure_set(struct failure *f, int code, const char *message,
-                        const char *traceback) {
-  free(f->message);
-  free(f->traceback);
-  f->code = code;
-  f->message = message ? strdup(message) : NULL;
-  f->traceback = traceback ? strdup(traceback) : NULL;
-}
-
-static void failure_clear(struct failure *f) {
-  failure_set(f, 0, NULL, NULL);
-}
-
-static void failure_tell(const struct failure *f, mf_error *e) {
-  memset(e, 0, sizeof *e);
-  e->code = f->code;
-  e->message = f->message ? f->message : mf_strerror(f->code);
-  e->traceback = f->traceback;
-  e->started = MF_STARTED_NO;
+/* No call is sent any more where a pool's failure is told. */
+static void keep_failure(struct failure *f, const mf_error *e) {
+  failure_copy(f, e);
+  f->started = MF_STARTED_NO;
 }
 
 /* ---- calls ---- */
@@ -392,11 +377,11 @@ static void on_worker_error(const mf_error *e, void *data) {
   struct mf_pool *pool = w->pool;
   enum policy_end how = judge(w, e);
   if (w->trial) {
-    failure_set(&pool->reload.failure, e->code, e->message, e->traceback);
+    keep_failure(&pool->reload.failure, e);
   } else if (!w->killed) {
     remember_death(w, e);
     if (!pool->policy.failed)
-      failure_set(&pool->failure, e->code, e->message, e->traceback);
+      keep_failure(&pool->failure, e);
   }
   free_slot(w, how);
   if (!w->trial && !w->killed && pool->rpc_options.on_error)
@@ -562,6 +547,13 @@ static void fail_pool(struct mf_pool *pool, int code, const char *message,
   policy_fail(&pool->policy);
 }
 
+static void fail_like_template(struct mf_pool *pool, const struct mf_process *t) {
+  mf_error e;
+  failure_tell(t->error, &e);
+  keep_failure(&pool->failure, &e);
+  policy_fail(&pool->policy);
+}
+
 /* What the template failed at is no accident that another start might not have. */
 static int failed_by_itself(const struct mf_process *t) {
   if (!t->error)
@@ -587,11 +579,11 @@ static int provide_template(struct mf_pool *pool) {
   if (template_is_usable(pool))
     return 1;
   if (failed_by_itself(t)) {
-    fail_pool(pool, t->error->code, t->error->message, t->error->traceback);
+    fail_like_template(pool, t);
     return 0;
   }
   if (t->unborn && t->error && !pool->journal) {
-    fail_pool(pool, t->error->code, t->error->message, t->error->traceback);
+    fail_like_template(pool, t);
     return 0;
   }
   if (!pool->journal) {
@@ -850,7 +842,7 @@ static void switch_template(struct mf_pool *pool) {
   pool->template_good = 1;
   pool->told_failure = 0;
   policy_renew(&pool->policy);
-  failure_clear(&pool->failure);
+  failure_deinit(&pool->failure);
   list_each_safe(it, next, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
     if (w == trial)
@@ -900,7 +892,7 @@ static void go_on_with_reload(struct mf_pool *pool) {
     failure_tell(&f, &e);
   if (cb)
     cb(pool, f.code ? &e : NULL, pool->reload.data);
-  failure_clear(&f);
+  failure_deinit(&f);
 }
 
 /* ---- the pump ---- */
@@ -1285,8 +1277,8 @@ static void pool_free(struct mf_pool *pool) {
     free(pool->payloads[--pool->npayloads]);
   free(pool->payloads);
   journal_drop(&pool->journal);
-  failure_clear(&pool->failure);
-  failure_clear(&pool->reload.failure);
+  failure_deinit(&pool->failure);
+  failure_deinit(&pool->reload.failure);
   free(pool->by_slot);
   free(pool->function);
   free(pool->init);

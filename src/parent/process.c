@@ -91,8 +91,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
 static void failure_free(struct failure *f) {
   if (!f)
     return;
-  free(f->message);
-  free(f->traceback);
+  failure_deinit(f);
   free(f);
 }
 
@@ -356,7 +355,15 @@ static void fail_like_source(struct mf_process *p) {
     process_fail(p, code, MF_STARTED_NO, NULL, "the template has ended");
     return;
   }
-  fail_with(p, failure_new(code, MF_STARTED_NO, copy_text(f->message), f->traceback));
+  struct failure *copy = failure_new(code, MF_STARTED_NO, NULL, NULL);
+  if (copy) {
+    mf_error e;
+    failure_tell(f, &e);
+    e.code = code;
+    e.started = MF_STARTED_NO;
+    failure_copy(copy, &e);
+  }
+  fail_with(p, copy);
 }
 
 /* ---- the end ---- */
@@ -1435,41 +1442,20 @@ static int on_forked_late(struct mf_process *p, void *arg) {
   return 0;
 }
 
-static int failure_code_of(unsigned code) {
-  static const int codes[] = {
-      [FAILURE_REMOTE] = MF_EREMOTE,
-      [FAILURE_FORK] = MF_EFORK_FAILED,
-      [FAILURE_LIMIT] = MF_ELIMIT,
-      [FAILURE_NOMEM] = MF_ENOMEM,
-      [FAILURE_INVAL] = MF_EINVAL,
-      [FAILURE_UNSUPPORTED] = MF_EUNSUPPORTED,
-      [FAILURE_PROTOCOL] = MF_EPROTOCOL,
-  };
-  return code && code <= FAILURE_CODE_LAST ? codes[code] : MF_EPROTOCOL;
-}
-
-/* The failure of p in a frame's body; NULL when it is none (or no memory). */
+/* The failure of p in a frame's body; NULL when it is malformed (or no memory). */
 static struct failure *failure_decode(const struct mf_process *p, const struct frame *f) {
-  struct reader r;
+  struct failure_body b;
   struct failure *fail = calloc(1, sizeof *fail);
-  const char *message, *traceback;
-  size_t nmessage, ntraceback;
-  if (!fail)
-    return NULL;
-  reader_init(&r, f->body, f->length);
-  fail->code = failure_code_of(reader_u8(&r));
-  reader_u8(&r);
-  reader_u16(&r);
-  reader_u32(&r);
-  message = reader_str(&r, &nmessage);
-  traceback = reader_str(&r, &ntraceback);
-  if (!r.ok) {
+  if (!fail || failure_parse(&b, f->body, f->length) < 0) {
     free(fail);
     return NULL;
   }
+  fail->code = failure_code(b.code);
+  if (!fail->code)
+    fail->code = MF_EPROTOCOL;
   fail->started = MF_STARTED_NO;
-  fail->message = message ? copy_message(p, message, nmessage) : NULL;
-  fail->traceback = traceback ? strndup(traceback, ntraceback) : NULL;
+  fail->message = b.message ? copy_message(p, b.message, b.nmessage) : NULL;
+  failure_take(fail, &b);
   return fail;
 }
 
@@ -2182,11 +2168,9 @@ int process_event(struct mf_process *p, enum event ev, void *arg) {
 
 static void fill_error(const struct mf_process *p, mf_error *e) {
   const struct failure *f = p->error;
-  memset(e, 0, sizeof *e);
-  e->code = f ? f->code : MF_ENOMEM;
-  e->message = f && f->message ? f->message : mf_strerror(e->code);
-  e->traceback = f ? f->traceback : NULL;
-  e->started = f ? f->started : MF_STARTED_UNKNOWN;
+  static const struct failure no_memory = {.code = MF_ENOMEM,
+                                           .started = MF_STARTED_UNKNOWN};
+  failure_tell(f ? f : &no_memory, e);
   e->exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
 }
 

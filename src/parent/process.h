@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "parent/channel.h"
+#include "parent/failure.h"
 #include "parent/home.h"
 #include "parent/journal.h"
 
@@ -34,11 +35,6 @@ enum { /* what is owed to the user, told in this order */
 };
 
 enum finish_kind { FINISH_NONE, FINISH_RUN, FINISH_TO_FD };
-
-struct failure {
-  int code, started;
-  char *message, *traceback;
-};
 
 /* A fork command under construction. */
 struct hold {

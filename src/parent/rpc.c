@@ -106,8 +106,7 @@ static void on_clock(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_retry(struct deadline *d);
 static void finish_end(struct mf_rpc *rpc);
-static void fail(struct mf_rpc *rpc, int code, const char *message,
-                 const char *traceback);
+static void fail(struct mf_rpc *rpc, int code, const char *message);
 
 static uint64_t now_ms(const struct mf_rpc *rpc) {
   return rpc->seam->ops->now_ms(rpc->seam);
@@ -204,16 +203,16 @@ static int has_left(const struct mf_rpc *rpc, const struct call *c) {
 
 static void describe(const struct mf_rpc *rpc, const struct call *c, char *text, size_t n,
                      mf_error *e) {
-  memset(e, 0, sizeof *e);
-  e->code = c->code ? c->code : rpc->failure.code;
+  static const struct failure none;
+  failure_tell(c->code ? &none : &rpc->failure, e);
   e->started = c->started;
-  e->message = mf_strerror(e->code);
-  if (!c->code) {
-    if (rpc->failure.message)
-      e->message = rpc->failure.message;
-    e->traceback = rpc->failure.traceback;
+  if (c->code) {
+    e->code = c->code;
+    e->message = mf_strerror(c->code);
+  } else {
     e->exit = rpc->exited ? &rpc->exit : NULL;
-  } else if (c->code == MF_ETIMEOUT) {
+  }
+  if (c->code == MF_ETIMEOUT) {
     snprintf(text, n, "no answer within %u ms", c->timeout_ms);
     e->message = text;
   }
@@ -305,7 +304,7 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
     r = MF_ENOMEM;
   if (r && rpc->out.nbytes != before) { /* handles without their call */
     mf_kill(rpc->process, SIGKILL);
-    fail(rpc, r, "not enough memory for a call with handles", NULL);
+    fail(rpc, r, "not enough memory for a call with handles");
   }
   if (r)
     return r;
@@ -431,18 +430,20 @@ static void fail_calls(struct mf_rpc *rpc) {
     call_owe(list_entry(rpc->parked.next, struct call, link), 0, MF_STARTED_NO);
 }
 
-static void fail(struct mf_rpc *rpc, int code, const char *message,
-                 const char *traceback) {
+static void fail_with(struct mf_rpc *rpc, const mf_error *e) {
   if (rpc->over)
     return;
   rpc->over = 1;
-  rpc->failure.code = code;
-  rpc->failure.message = message ? strdup(message) : NULL;
-  rpc->failure.traceback = traceback ? strdup(traceback) : NULL;
+  failure_copy(&rpc->failure, e);
   rpc->error_owed = !rpc->aborted;
   fail_calls(rpc);
   close_socket(rpc);
   ask_for_work(rpc);
+}
+
+static void fail(struct mf_rpc *rpc, int code, const char *message) {
+  mf_error e = {.code = code, .message = message};
+  fail_with(rpc, &e);
 }
 
 /* It did what the protocol does not allow: the connection ends, and so does it. */
@@ -452,7 +453,7 @@ static void broken(struct mf_rpc *rpc, const char *what) {
     return;
   snprintf(text, sizeof text, "rpc protocol error of the process: %s", what);
   mf_kill(rpc->process, SIGKILL);
-  fail(rpc, MF_EPROTOCOL, text, NULL);
+  fail(rpc, MF_EPROTOCOL, text);
 }
 
 static void describe_death(const struct mf_rpc *rpc, char *text, size_t n) {
@@ -485,7 +486,7 @@ static void finish_end(struct mf_rpc *rpc) {
     return;
   }
   describe_death(rpc, text, sizeof text);
-  fail(rpc, MF_ECLONE_DIED, text, NULL);
+  fail(rpc, MF_ECLONE_DIED, text);
 }
 
 static void on_end_of_file(struct mf_rpc *rpc) {
@@ -571,50 +572,33 @@ static void take_result(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
     cb(NULL, m, data);
 }
 
+/* A fork or a broken protocol is nothing that an rpc reports. */
 static int error_code(unsigned code) {
-  switch (code) {
-  case FAILURE_REMOTE:
-    return MF_EREMOTE;
-  case FAILURE_INVAL:
-    return MF_EINVAL;
-  case FAILURE_LIMIT:
-    return MF_ELIMIT;
-  case FAILURE_NOMEM:
-    return MF_ENOMEM;
-  case FAILURE_UNSUPPORTED:
-    return MF_EUNSUPPORTED;
-  default:
-    return 0;
-  }
+  return code == FAILURE_FORK || code == FAILURE_PROTOCOL ? 0 : failure_code(code);
 }
 
-/* Reads a failure into e; its texts lie in rpc->text. 0 when it is none. */
+/* Reads a failure into e; its texts lie in rpc->text, its value in the message. 0 when it is
+ * malformed. */
 static int read_failure(struct mf_rpc *rpc, const mf_message *m, mf_error *e) {
-  struct reader r;
-  const char *message, *traceback;
-  size_t nmessage, ntraceback, at;
+  struct failure_body b;
   memset(e, 0, sizeof *e);
-  reader_init(&r, m->data, m->length);
-  e->code = error_code(reader_u8(&r));
-  e->started = reader_u8(&r) ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
-  reader_u16(&r);
-  reader_u32(&r);
-  message = reader_str(&r, &nmessage);
-  traceback = reader_str(&r, &ntraceback);
-  if (!r.ok || !e->code || nmessage > FAILURE_TEXT_MAX || ntraceback > FAILURE_TEXT_MAX)
+  if (failure_parse(&b, m->data, m->length) < 0 || !error_code(b.code))
     return 0;
+  e->code = error_code(b.code);
+  e->started = b.second ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
   e->message = mf_strerror(e->code);
+  e->value = b.value;
+  e->value_length = b.nvalue;
   buf_consume(&rpc->text, buf_size(&rpc->text));
-  if (buf_put(&rpc->text, message ? message : "", nmessage) ||
+  if (buf_put(&rpc->text, b.message ? b.message : "", b.nmessage) ||
       buf_put_u8(&rpc->text, 0) ||
-      buf_put(&rpc->text, traceback ? traceback : "", ntraceback) ||
+      buf_put(&rpc->text, b.traceback ? b.traceback : "", b.ntraceback) ||
       buf_put_u8(&rpc->text, 0))
     return 1; /* without memory for its words */
-  at = nmessage + 1;
-  if (message)
+  if (b.message)
     e->message = (const char *)buf_peek(&rpc->text);
-  if (traceback)
-    e->traceback = (const char *)buf_peek(&rpc->text) + at;
+  if (b.traceback)
+    e->traceback = (const char *)buf_peek(&rpc->text) + b.nmessage + 1;
   return 1;
 }
 
@@ -682,8 +666,7 @@ static void take_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
     broken(rpc, "malformed failure report");
     return;
   }
-  fail(rpc, e.code, e.message,
-       e.traceback); /* calls: not started, as it was never ready */
+  fail_with(rpc, &e); /* calls: not started, as it was never ready */
 }
 
 static void take_retire(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
@@ -767,7 +750,7 @@ static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id,
 
 static void lack_memory(struct mf_rpc *rpc, const char *text) {
   mf_kill(rpc->process, SIGKILL);
-  fail(rpc, MF_ENOMEM, text, NULL);
+  fail(rpc, MF_ENOMEM, text);
 }
 
 static void begin_gathering(struct mf_rpc *rpc, const struct frame *f) {
@@ -945,8 +928,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
     return 1;
   if (got == -EMFILE) {
     mf_kill(rpc->process, SIGKILL);
-    fail(rpc, MF_ELIMIT, "no free descriptor for the handles of a reply (limit nofile)",
-         NULL);
+    fail(rpc, MF_ELIMIT, "no free descriptor for the handles of a reply (limit nofile)");
     return 2;
   }
   if (got <= 0) {
@@ -1029,9 +1011,7 @@ static void tell_the_end(struct mf_rpc *rpc) {
   mf_error e = {0};
   if (rpc->error_owed) {
     rpc->error_owed = 0;
-    e.code = rpc->failure.code;
-    e.message = rpc->failure.message ? rpc->failure.message : mf_strerror(e.code);
-    e.traceback = rpc->failure.traceback;
+    failure_tell(&rpc->failure, &e);
     e.started = rpc->far < FAR_SERVING ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
     e.exit = rpc->exited ? &rpc->exit : NULL;
     if (rpc->options.on_error)
@@ -1270,7 +1250,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
       rpc->exited = 1;
       copy_exit(rpc, error->exit);
     }
-    fail(rpc, error->code, error->message, error->traceback);
+    fail_with(rpc, error);
     return;
   }
   if (rpc->over) { /* given up meanwhile */
@@ -1281,8 +1261,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
   r = rpc->seam->ops->watch(rpc->seam, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
     mf_kill(rpc->process, SIGKILL);
-    fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the socket of the process can't be watched",
-         NULL);
+    fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the socket of the process can't be watched");
     return;
   }
   ask_for_work(rpc);
@@ -1303,8 +1282,7 @@ static void rpc_free(struct mf_rpc *rpc) {
   buf_deinit(&rpc->gather);
   buf_deinit(&rpc->text);
   free(rpc->fds);
-  free(rpc->failure.message);
-  free(rpc->failure.traceback);
+  failure_deinit(&rpc->failure);
   free(rpc->exit_text);
   free(rpc);
 }
@@ -1441,7 +1419,7 @@ void mf_rpc_abort(mf_rpc *rpc) {
     return;
   rpc->aborted = 1;
   rpc->error_owed = rpc->close_owed = 0;
-  fail(rpc, MF_ECANCELLED, "cancelled by the caller", NULL);
+  fail(rpc, MF_ECANCELLED, "cancelled by the caller");
   ask_for_work(rpc);
   update_busy(rpc);
 }

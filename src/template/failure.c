@@ -39,10 +39,10 @@ static size_t set_text(char *to, size_t max, const char *text, size_t n) {
 }
 
 void failure_clear(struct failure *f) {
-  if (!f->code && !f->nmessage && !f->ntraceback)
+  if (!f->code && !f->nmessage && !f->ntraceback && !f->nvalue)
     return; /* a clone whose calls succeed leaves this page to its template */
   f->code = f->phase = f->error = 0;
-  f->nmessage = f->ntraceback = 0;
+  f->nmessage = f->ntraceback = f->nvalue = 0;
 }
 
 void failure_set_message(struct failure *f, const char *text, size_t n) {
@@ -65,6 +65,8 @@ int failure_encode(const struct failure *f, struct buf *out) {
     r = buf_put_str(out, f->message, f->nmessage);
   if (r == 0)
     r = buf_put_str(out, f->ntraceback ? f->traceback : NULL, f->ntraceback);
+  if (r == 0 && f->nvalue)
+    r = buf_put_str(out, f->value, f->nvalue);
   return r;
 }
 

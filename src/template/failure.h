@@ -1,6 +1,6 @@
 /* Why a command failed: the body of FAILED and FORK_FAILED, and the last words of a
- * function. Texts live in the struct, cut to size, so that telling of a failure needs no
- * memory. Runs in templates and clones. */
+ * function. Texts and the raised value live in the struct, texts cut to size, so that telling
+ * of a failure needs no memory. Runs in templates and clones. */
 #ifndef TEMPLATE_FAILURE_H
 #define TEMPLATE_FAILURE_H
 
@@ -10,8 +10,9 @@
 
 struct failure {
   int code, phase, error; /* enum failure_code, failure_phase; errno or 0 */
-  size_t nmessage, ntraceback;
+  size_t nmessage, ntraceback, nvalue; /* nvalue 0: a string was raised, or what can't be sent */
   char message[FAILURE_TEXT_MAX], traceback[FAILURE_TEXT_MAX];
+  unsigned char value[FAILURE_VALUE_MAX]; /* packed, as an array of one */
 };
 
 void failure_clear(struct failure *f);

@@ -6,6 +6,7 @@
  * whose __tostring raises included, becomes a text. */
 #include "template/script.h"
 
+#include "codec/codec.h"
 #include "luafd/luafd.h"
 #include "luafd/number.h"
 #include "os/proc.h"
@@ -24,9 +25,33 @@ static int to_text(lua_State *L) {
   return 1;
 }
 
+/* An error object of moonfork's, which a clone got from a process of its own and raised
+ * again. Pushes its field where that is a string; else nothing, and gives NULL. */
+static const char *get_from_error(lua_State *L, int index, const char *field, size_t *ret_n) {
+  const char *text = NULL;
+  int top = lua_gettop(L);
+  if (!lua_istable(L, index) || luaL_getmetafield(L, index, "__name") != LUA_TSTRING ||
+      strcmp(lua_tostring(L, -1), "moonfork.error") != 0) {
+    lua_settop(L, top);
+    return NULL;
+  }
+  lua_settop(L, top);
+  lua_pushstring(L, field);
+  if (lua_rawget(L, index) == LUA_TSTRING)
+    text = lua_tolstring(L, -1, ret_n);
+  else
+    lua_settop(L, top);
+  return text;
+}
+
 static void describe(lua_State *L, int index, struct failure *f) {
   size_t n;
-  const char *text = NULL;
+  const char *text = get_from_error(L, index, "message", &n);
+  if (text) {
+    failure_set_message(f, text, n);
+    lua_pop(L, 1);
+    return;
+  }
   lua_pushvalue(L, index);
   number_to_string(L, -1);
   if (lua_type(L, -1) == LUA_TSTRING)
@@ -49,13 +74,42 @@ static void describe(lua_State *L, int index, struct failure *f) {
   lua_pop(L, 1);
 }
 
-void script_describe(lua_State *L, int index, struct failure *f) {
+/* The traceback; before it that of the process which an error object came from. */
+static void add_traceback(lua_State *L, int index, struct failure *f) {
   size_t n;
-  describe(L, index, f);
-  luaL_traceback(L, L, NULL, 1);
+  const char *inner = get_from_error(L, index, "traceback", &n);
+  luaL_traceback(L, L, inner, 1);
   const char *text = lua_tolstring(L, -1, &n);
   failure_set_traceback(f, text, n);
-  lua_pop(L, 1);
+  lua_pop(L, inner ? 2 : 1);
+}
+
+/* Protected. Stack: value | failure */
+static int pack_value(lua_State *L) {
+  struct failure *f = lua_touserdata(L, 2);
+  struct buf out = {.data = f->value, .cap = sizeof f->value, .max = sizeof f->value};
+  struct codec_error e;
+  if (codec_pack(L, 1, 1, "value", &out, NULL, &e) == 0)
+    f->nvalue = buf_size(&out);
+  return 0;
+}
+
+/* Nothing where it can't be sent: the text has to do. */
+static void add_value(lua_State *L, int index, struct failure *f) {
+  f->nvalue = 0;
+  if (lua_type(L, index) == LUA_TSTRING || lua_isnil(L, index))
+    return;
+  lua_pushcfunction(L, pack_value);
+  lua_pushvalue(L, index);
+  lua_pushlightuserdata(L, f);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
+}
+
+void script_describe(lua_State *L, int index, struct failure *f) {
+  describe(L, index, f);
+  add_traceback(L, index, f);
+  add_value(L, index, f);
 }
 
 static int on_error(lua_State *L) {

@@ -26,7 +26,7 @@ int script_resolve(struct server *s, const char *name, size_t n);
 int script_push_args(struct server *s);
 /* For functions that call others by name: pushes what script_resolve would find; raises. */
 void script_push_function(lua_State *L, const char *name, size_t n);
-/* Message and traceback of the error object at index, for a message handler. */
+/* Message, traceback and value of the error object at index, for a message handler. */
 void script_describe(lua_State *L, int index, struct failure *f);
 /* Puts the socket (taken) into its place and calls. 0, or -1: it raised. */
 int script_run(struct server *s, int fd);

@@ -106,7 +106,8 @@ enum answer_type {
 };
 
 /* failure: u8 enum failure_code, u8 enum failure_phase, u16 0, u32 errno or 0,
- * str message, str traceback (or none) */
+ * str message, str traceback (or none); then, where a value was raised that is no string and
+ * can be sent, str value: a message of codec/codec.h with this one value */
 enum failure_code {
   FAILURE_REMOTE = 1, FAILURE_FORK = 2, FAILURE_LIMIT = 3, FAILURE_NOMEM = 4,
   FAILURE_INVAL = 5, FAILURE_UNSUPPORTED = 6, FAILURE_PROTOCOL = 7,
@@ -119,5 +120,6 @@ enum failure_phase {
   PHASE_LAST = PHASE_PROTOCOL
 };
 enum { FAILURE_TEXT_MAX = 64 * 1024 }; /* message and traceback each are cut to this */
+enum { FAILURE_VALUE_MAX = 120 * 1024 }; /* a longer value is left out: all is one frame */
 
 #endif

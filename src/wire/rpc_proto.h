@@ -52,7 +52,7 @@ enum rpc_answer_type {
 };
 
 /* rpc failure: u8 enum failure_code, u8 1: the function was not entered (else 0), u16 0,
- * u32 0, str message, str traceback (or none); each text is cut to FAILURE_TEXT_MAX.
+ * u32 0, str message, str traceback (or none), perhaps str value, as in a failure of proto.h.
  * Codes: FAILURE_REMOTE (it raised), FAILURE_INVAL (arguments that can't be read, results
  * that can't be packed: the message has the path), FAILURE_LIMIT (a result longer than
  * the parent takes), FAILURE_NOMEM. */

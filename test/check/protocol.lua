@@ -59,6 +59,7 @@ local written = {
   FRAME_FDS_MAX = {"16", "at most 16"},
   FRAME_MORE = {"1", "bit 0"},
   FAILURE_TEXT_MAX = {"64 * 1024", "65,536"},
+  FAILURE_VALUE_MAX = {"120 * 1024", "122,880"},
   PROTO_MAGIC = {"0x314b464du", "0x314b464d"},
   PROTO_VERSION = {"1", "version 1"},
   PROTO_PAYLOAD_MAX = {"(UINT64_C(4) << 30)", "4 GiB"},

@@ -918,8 +918,82 @@ static void test_a_socket_that_never_dries_up_is_read_to_a_limit(void **state) {
   story_free(s);
 }
 
+/* ---- what a failure says ---- */
+
+static void on_thrown(mf_process *p, const mf_error *e, int fd, void *data) {
+  struct story *s = data;
+  s->runs++;
+  assert_int_equal(e->code, MF_EREMOTE);
+  assert_string_equal(e->message, "it failed");
+  assert_null(e->traceback);
+  assert_int_equal(e->value_length, 2);
+  assert_memory_equal(e->value, "\x91\x2a", 2);
+}
+
+/* message, no traceback, and (size >= 0) a value of that many bytes that claims claim. */
+static void put_failure(struct buf *b, int size, uint32_t claim) {
+  static const unsigned char value[FAILURE_VALUE_MAX + 1] = {0x91, 0x2a};
+  buf_init(b, FRAME_BODY_MAX);
+  buf_put_u8(b, FAILURE_REMOTE);
+  buf_put_u8(b, PHASE_EVAL);
+  buf_put_u16(b, 0);
+  buf_put_u32(b, 0);
+  buf_put_str(b, "it failed", 9);
+  buf_put_str(b, NULL, 0);
+  if (size < 0)
+    return;
+  buf_put_u32(b, claim);
+  buf_put(b, value, (size_t)size);
+}
+
+static void test_a_thrown_value_reaches_the_callback_and_those_of_its_clones(void **state) {
+  struct story *s = story_new();
+  struct buf b;
+  int far;
+  mf_process *t = make_template(s, &far), *q;
+  assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_thrown, s), 0);
+  assert_int_equal(mf_run(t, "f", on_thrown, s), 0);
+  sim_run(s->sim);
+  put_failure(&b, 2, 2);
+  sim_answer(s->sim, far, ANS_FAILED, 1, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 2);
+  close_both(q, t);
+  story_free(s);
+}
+
+static void test_a_value_that_is_cut_or_too_long_is_malformed(void **state) {
+  static const struct {
+    int size;
+    uint32_t claim;
+    int good;
+  } rows[] = {{-1, 0, 1},
+              {0, 0, 1},
+              {2, 2, 1},
+              {2, 3, 0},
+              {2, 1, 0},
+              {0, 1, 0},
+              {0, PROTO_NO_STR, 1},
+              {2, PROTO_NO_STR, 0},
+              {FAILURE_VALUE_MAX, FAILURE_VALUE_MAX, 1},
+              {FAILURE_VALUE_MAX + 1, FAILURE_VALUE_MAX + 1, 0}};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    struct failure_body body;
+    struct buf b;
+    put_failure(&b, rows[i].size, rows[i].claim);
+    int r = failure_parse(&body, buf_peek(&b), buf_size(&b));
+    assert_int_equal(r, rows[i].good ? 0 : -EPROTO);
+    buf_deinit(&b);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_a_thrown_value_reaches_the_callback_and_those_of_its_clones),
+      cmocka_unit_test(test_a_value_that_is_cut_or_too_long_is_malformed),
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
       cmocka_unit_test(test_more_spares_at_least_than_at_most_are_misuse),
       cmocka_unit_test(test_a_missing_pointer_is_misuse),

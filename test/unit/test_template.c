@@ -213,6 +213,8 @@ struct failed {
   uint64_t id;
   int code, phase, error;
   char message[FAILURE_TEXT_MAX + 1], traceback[FAILURE_TEXT_MAX + 1];
+  size_t nvalue;
+  char value[FAILURE_VALUE_MAX];
 };
 
 static void parse_failed(const struct answer *a, struct failed *ret) {
@@ -233,6 +235,10 @@ static void parse_failed(const struct answer *a, struct failed *ret) {
   assert_true(n <= FAILURE_TEXT_MAX);
   memcpy(ret->traceback, text ? text : "", n);
   ret->traceback[n] = 0;
+  text = reader_left(&r) ? reader_str(&r, &n) : NULL;
+  ret->nvalue = text ? n : 0;
+  assert_true(ret->nvalue <= FAILURE_VALUE_MAX);
+  memcpy(ret->value, text ? text : "", ret->nvalue);
   assert_true(r.ok);
   assert_int_equal(reader_left(&r), 0);
 }
@@ -470,17 +476,21 @@ static void test_require_failure_names_paths_and_ends_it(void **state) {
   finish(&t, 1);
 }
 
-static void test_eval_error_objects_become_texts(void **state) {
+static void test_eval_error_objects_become_texts_and_values(void **state) {
   static const struct {
-    const char *code, *message;
+    const char *code, *message, *value; /* packed */
   } rows[] = {
       {"error('plain', 0)", "plain"},
       {"error()", "(error object is a nil value)"},
-      {"error({})", "(error object is a table value)"},
-      {"error(setmetatable({}, {__tostring = function() return 'told' end}))", "told"},
+      {"error({})", "(error object is a table value)", "\x91\x90"},
+      {"error({{true}})", "(error object is a table value)", "\x91\x91\x91\xc3"},
+      {"error({print})", "(error object is a table value)"},
+      {"error(print)", "(error object is a function value)"},
+      {"error(setmetatable({}, {__tostring = function() return 'told' end}))", "told",
+       "\x91\x90"},
       {"error(setmetatable({}, {__tostring = function() error('no') end}))",
-       "(error object is a table value)"},
-      {"error(42)", "42"},
+       "(error object is a table value)", "\x91\x90"},
+      {"error(42)", "42", "\x91\x2a"},
       {"x = = 1", "(eval):1: unexpected symbol near '='"},
       {"string.rep('x', 1 << 40)", "resulting string too large"},
       {"local function f() return f() + 1 end f()", "stack overflow"},
@@ -493,6 +503,8 @@ static void test_eval_error_objects_become_texts(void **state) {
     assert_int_equal(f->phase, PHASE_EVAL);
     if (!strstr(f->message, rows[i].message))
       fail_msg("%s gave %s", rows[i].code, f->message);
+    assert_int_equal(f->nvalue, rows[i].value ? strlen(rows[i].value) : 0);
+    assert_memory_equal(f->value, rows[i].value ? rows[i].value : "", f->nvalue);
     finish(&t, 1);
   }
 }
@@ -1292,7 +1304,7 @@ int main(void) {
       census_test(test_garbage_ends_it_with_a_failure),
       census_test(test_counts_commands),
       census_test(test_require_failure_names_paths_and_ends_it),
-      census_test(test_eval_error_objects_become_texts),
+      census_test(test_eval_error_objects_become_texts_and_values),
       census_test(test_long_error_is_cut_with_a_note),
       census_test(test_os_exit_in_eval_gives_its_code),
       census_test(test_environment_of_lua_is_not_used),

@@ -1,0 +1,81 @@
+/* See failure.h. */
+#include "parent/failure.h"
+
+#include "wire/proto.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void set_value(struct failure *f, const void *value, size_t length) {
+  free(f->value);
+  f->value = value ? malloc(length ? length : 1) : NULL;
+  f->value_length = f->value ? length : 0;
+  if (f->value)
+    memcpy(f->value, value, length);
+}
+
+void failure_set(struct failure *f, int code, const char *message, const char *traceback) {
+  free(f->message);
+  free(f->traceback);
+  set_value(f, NULL, 0);
+  f->code = code;
+  f->message = message ? strdup(message) : NULL;
+  f->traceback = traceback ? strdup(traceback) : NULL;
+}
+
+void failure_copy(struct failure *f, const mf_error *e) {
+  failure_set(f, e->code, e->message, e->traceback);
+  set_value(f, e->value, e->value_length);
+  f->started = e->started;
+}
+
+void failure_deinit(struct failure *f) {
+  failure_set(f, 0, NULL, NULL);
+}
+
+void failure_tell(const struct failure *f, mf_error *e) {
+  memset(e, 0, sizeof *e);
+  e->code = f->code;
+  e->message = f->message ? f->message : mf_strerror(f->code);
+  e->traceback = f->traceback;
+  e->started = f->started;
+  e->value = f->value;
+  e->value_length = f->value_length;
+}
+
+int failure_parse(struct failure_body *ret, const void *body, size_t length) {
+  struct reader r;
+  memset(ret, 0, sizeof *ret);
+  reader_init(&r, body, length);
+  ret->code = reader_u8(&r);
+  ret->second = reader_u8(&r);
+  reader_u16(&r);
+  reader_u32(&r);
+  ret->message = reader_str(&r, &ret->nmessage);
+  ret->traceback = reader_str(&r, &ret->ntraceback);
+  if (r.ok && reader_left(&r) > 0)
+    ret->value = reader_str(&r, &ret->nvalue);
+  if (!r.ok || reader_left(&r) > 0 || ret->nmessage > FAILURE_TEXT_MAX ||
+      ret->ntraceback > FAILURE_TEXT_MAX || ret->nvalue > FAILURE_VALUE_MAX)
+    return -EPROTO;
+  return 0;
+}
+
+int failure_code(unsigned code) {
+  static const int codes[] = {
+      [FAILURE_REMOTE] = MF_EREMOTE,
+      [FAILURE_FORK] = MF_EFORK_FAILED,
+      [FAILURE_LIMIT] = MF_ELIMIT,
+      [FAILURE_NOMEM] = MF_ENOMEM,
+      [FAILURE_INVAL] = MF_EINVAL,
+      [FAILURE_UNSUPPORTED] = MF_EUNSUPPORTED,
+      [FAILURE_PROTOCOL] = MF_EPROTOCOL,
+  };
+  return code <= FAILURE_CODE_LAST ? codes[code] : 0;
+}
+
+void failure_take(struct failure *f, const struct failure_body *b) {
+  free(f->traceback);
+  f->traceback = b->traceback ? strndup(b->traceback, b->ntraceback) : NULL;
+  set_value(f, b->value, b->nvalue);
+}

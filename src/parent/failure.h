@@ -1,0 +1,40 @@
+/* A failure that is kept: the copy of an mf_error, or what a process reported in a frame
+ * (the layout "failure" of wire/proto.h, which the control socket and rpcs share). Runs in
+ * the parent; memory only. */
+#ifndef PARENT_FAILURE_H
+#define PARENT_FAILURE_H
+
+#include "base/buf.h"
+#include <moonfork.h>
+#include <stddef.h>
+
+struct failure {
+  int code, started; /* code 0: none */
+  char *message, *traceback; /* owned, may be NULL */
+  void *value;               /* owned; NULL: none. See mf_error */
+  size_t value_length;
+};
+
+/* Replaces the contents (at first zero) by copies. Where memory is short a text is missing. */
+void failure_set(struct failure *f, int code, const char *message, const char *traceback);
+/* The same with all that the error says, its exit excepted. */
+void failure_copy(struct failure *f, const mf_error *e);
+/* Frees what it owns; it is zero again. */
+void failure_deinit(struct failure *f);
+/* Fills *e with borrowed texts; no exit. */
+void failure_tell(const struct failure *f, mf_error *e);
+
+/* The body of a frame, parsed. Texts are borrowed and not terminated. */
+struct failure_body {
+  unsigned code, second; /* enum failure_code; the phase, or an rpc's "not entered" */
+  const char *message, *traceback, *value; /* NULL: none */
+  size_t nmessage, ntraceback, nvalue;
+};
+/* 0, or -EPROTO. */
+int failure_parse(struct failure_body *ret, const void *body, size_t length);
+/* The MF_E... of an enum failure_code; 0: there is no such. */
+int failure_code(unsigned code);
+/* Traceback and value of the frame, copied; the message is the caller's business. */
+void failure_take(struct failure *f, const struct failure_body *b);
+
+#endif
