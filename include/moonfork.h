@@ -171,6 +171,8 @@ MF_API int mf_reset(struct uv_loop_s *loop);
  * executed. The first failure goes to the run, to_fd or error callback. ---- */
 
 MF_API int mf_require(mf_process *, const char *module);
+/* Runs Lua source. Messages and tracebacks call the chunk NAME where the first line of code is
+ * "-- =NAME", else "(eval)". */
 MF_API int mf_eval(mf_process *, const char *code, size_t length, int argc,
                    const char *const *argv, const size_t *lengths);
 MF_API int mf_send_fd(mf_process *, int fd); /* duplicates */

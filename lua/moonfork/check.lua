@@ -27,19 +27,40 @@ local function show(value)
 end
 check.show = show
 
--- Raises "bad argument #n to 'f' (text)". The position is that of the first caller outside
--- of this library.
-local function raise(text)
+-- This library's own files: they lie beside this one.
+local folder = debug.getinfo(1, "S").source:match "^(.*)check%.lua$" or ""
+
+local function is_ours(info)
+  return info.source:sub(1, #folder) == folder and info.source:find("^%a+%.lua$", #folder + 1)
+end
+
+-- The level, seen from the function that calls this one, and the place of the first caller
+-- outside of this library; or nil.
+local function outside()
   local level = 3
   while true do
-    local info = debug.getinfo(level, "S")
-    if not info then break end
-    if info.what ~= "C" and not info.source:find("moonfork/%a+%.lua$") then
-      error(text, level)
-    end
+    local info = debug.getinfo(level, "Sl")
+    if not info then return nil end
+    if info.what ~= "C" and not is_ours(info) then return level - 1, info end
     level = level + 1
   end
-  error(text, 0)
+end
+
+-- Raises the text with the position of the program's own call.
+local function raise(text)
+  error(text, outside() or 0)
+end
+
+local SHORT = 59 - #"eval at " -- what Lua shows of a chunk's name
+
+-- "main.lua:12": where the program is. A long path loses its beginning.
+function check.place()
+  local _, info = outside()
+  if not info then return "?" end
+  local line = info.currentline > 0 and ":" .. info.currentline or ""
+  local source, room = info.short_src, SHORT - #line
+  if #source > room then source = "..." .. source:sub(-(room - 3)) end
+  return source .. line
 end
 
 function check.fail(n, f, text)

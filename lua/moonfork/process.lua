@@ -64,7 +64,7 @@ local function fail(p, err)
   p.err = err
   if p.raw then
     p.spoiled = true
-    core.eval(p.raw, "error((...), 0)", err.message)
+    core.eval(p.raw, "moonfork", "error((...), 0)", err.message)
   end
   named(p, err)
 end
@@ -330,7 +330,8 @@ function methods.eval(p, code, ...)
     fail(p, err)
     return p
   end
-  return command(p, core.eval, code, table.unpack(args, 1, args.n))
+  return command(p, core.eval, "eval at " .. check.place(), code,
+    table.unpack(args, 1, args.n))
 end
 
 function methods.send_arg(p, ...)

@@ -255,16 +255,17 @@ static int l_require(lua_State *L) { /* require(raw, module) */
   return done(L, p, mf_require(p->process, luaL_checkstring(L, 2)));
 }
 
-static int l_eval(lua_State *L) { /* eval(raw, code, string...) */
+static int l_eval(lua_State *L) { /* eval(raw, name of the chunk, code, string...) */
   struct proc *p = bound_check(L, 1);
   size_t length;
-  const char *code = luaL_checklstring(L, 2, &length);
-  int argc = lua_gettop(L) - 2;
+  const char *name = luaL_checkstring(L, 2);
+  const char *code = luaL_checklstring(L, 3, &length);
+  int argc = lua_gettop(L) - 3;
   const char **argv = lua_newuserdatauv(L, sizeof(*argv) * (size_t)(argc + 1), 0);
   size_t *lengths = lua_newuserdatauv(L, sizeof(*lengths) * (size_t)(argc + 1), 0);
   for (int i = 0; i < argc; i++)
-    argv[i] = luaL_checklstring(L, i + 3, &lengths[i]);
-  return done(L, p, mf_eval(p->process, code, length, argc, argv, lengths));
+    argv[i] = luaL_checklstring(L, i + 4, &lengths[i]);
+  return done(L, p, mf_eval_named(p->process, name, code, length, argc, argv, lengths));
 }
 
 static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */

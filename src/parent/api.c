@@ -102,7 +102,7 @@ int mf_new(const mf_options *o, mf_process **ret) {
 static int send_paths(struct mf_process *p, const mf_options *o) {
   static const char code[] = "package.path, package.cpath = ..., select(2, ...)";
   const char *argv[2] = {o->lua_path, o->lua_cpath};
-  return mf_eval(p, code, sizeof code - 1, 2, argv, NULL);
+  return mf_eval_named(p, "moonfork", code, sizeof code - 1, 2, argv, NULL);
 }
 
 static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
@@ -228,6 +228,11 @@ int mf_require(mf_process *p, const char *module) {
 
 int mf_eval(mf_process *p, const char *code, size_t length, int argc,
             const char *const *argv, const size_t *lengths) {
+  return mf_eval_named(p, NULL, code, length, argc, argv, lengths);
+}
+
+int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length, int argc,
+                  const char *const *argv, const size_t *lengths) {
   struct buf body;
   int r = check_unfinished(p), i;
   if (r)
@@ -241,6 +246,8 @@ int mf_eval(mf_process *p, const char *code, size_t length, int argc,
   for (i = 0; !r && i < argc; i++)
     r = buf_put_str(&body, argv[i] ? argv[i] : "",
                     !argv[i] ? 0 : lengths ? lengths[i] : strlen(argv[i]));
+  if (!r && name)
+    r = buf_put_str(&body, name, strlen(name));
   r = r == -E2BIG ? MF_ELIMIT
       : r         ? MF_ENOMEM
                   : queue_octets(p, CMD_EVAL, buf_peek(&body), buf_size(&body));

@@ -21,6 +21,10 @@ int mf_adopt_early(int fd, int pid);
  * pidfds and the leash of every home; objects made before are inert. */
 void mf_forked_child(void);
 
+/* mf_eval with a name for the chunk, where its first line gives none; NULL: "(eval)". */
+int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length, int argc,
+                  const char *const *argv, const size_t *lengths);
+
 /* Processes on the loop with work outstanding: a command not executed yet, run, to_fd or
  * memory under way, on_exit of a process that runs or was told to end. */
 int mf_busy(struct uv_loop_s *loop);

@@ -84,13 +84,11 @@ int cmd_require(struct server *s, struct command *c) {
 }
 
 int cmd_eval(struct server *s, struct command *c) {
-  struct text code;
-  struct reader args;
-  uint32_t argc;
-  if (options_parse_eval(c->body, c->length, &code, &argc, &args) < 0)
+  struct eval eval;
+  if (options_parse_eval(&eval, c->body, c->length) < 0)
     return command_malformed(s, "malformed eval command");
   server_enter_user(s);
-  int r = script_eval(s, code, argc, args);
+  int r = script_eval(s, &eval);
   server_leave_user(s);
   if (r < 0)
     server_fail(s);

@@ -160,24 +160,25 @@ int options_next_env(const struct options *o, size_t *at, struct env_change *ret
   return 0;
 }
 
-int options_parse_eval(const void *body, size_t length, struct text *ret_code,
-                       uint32_t *ret_argc, struct reader *ret_args) {
-  struct reader r, args;
+int options_parse_eval(struct eval *ret, const void *body, size_t length) {
+  struct reader r;
   size_t n;
+  *ret = (struct eval){0};
   reader_init(&r, body, length);
-  uint32_t argc = reader_u32(&r);
-  ret_code->p = reader_str(&r, &ret_code->n);
-  if (!ret_code->p)
+  ret->argc = reader_u32(&r);
+  ret->code.p = reader_str(&r, &ret->code.n);
+  if (!ret->code.p)
     return -EPROTO;
-  args = r;
-  for (uint32_t i = 0; i < argc; i++)
+  ret->args = r;
+  for (uint32_t i = 0; i < ret->argc; i++)
     if (!reader_str(&r, &n))
       return -EPROTO;
-  if (!r.ok || reader_left(&r) > 0)
-    return -EPROTO;
-  *ret_argc = argc;
-  *ret_args = args;
-  return 0;
+  if (r.ok && reader_left(&r) > 0) {
+    ret->name.p = reader_str(&r, &ret->name.n);
+    if (!ret->name.p || !is_text(ret->name))
+      return -EPROTO;
+  }
+  return r.ok && reader_left(&r) == 0 ? 0 : -EPROTO;
 }
 
 int options_parse_setenv(const void *body, size_t length, struct text *ret_name,

@@ -42,9 +42,13 @@ int options_next_env(const struct options *o, size_t *at, struct env_change *ret
 /* Walks the inner frames; *at begins at 0. 0, MF_EOF at the end, -EPROTO. */
 int options_next_frame(struct text commands, size_t *at, struct frame *ret);
 
-/* EVAL. *args points at the first of ret_argc strings (reader_str). 0 or -EPROTO. */
-int options_parse_eval(const void *body, size_t length, struct text *ret_code,
-                       uint32_t *ret_argc, struct reader *ret_args);
+struct eval {
+  struct text code, name; /* name.p NULL: none was given */
+  uint32_t argc;
+  struct reader args; /* at the first of argc strings (reader_str) */
+};
+/* EVAL. 0 or -EPROTO. */
+int options_parse_eval(struct eval *ret, const void *body, size_t length);
 /* SETENV. 0 or -EPROTO (also a name that is empty or has '=' or NUL in it). */
 int options_parse_setenv(const void *body, size_t length, struct text *ret_name,
                          struct text *ret_value);

@@ -304,28 +304,50 @@ int script_require(struct server *s, const char *name, size_t n) {
   return r;
 }
 
-struct eval_job {
-  struct text code;
-  uint32_t argc;
-  struct reader args;
-};
+/* Pushes "=NAME", as Lua wants the names of chunks that are no files. */
+static const char *push_chunk_name(lua_State *L, const struct eval *eval) {
+  static const char mark[] = "-- =";
+  size_t skip = sizeof mark - 1;
+  struct text code = eval->code;
+  if (code.n > skip && memcmp(code.p, mark, skip) == 0) {
+    const char *first = code.p + skip, *end = memchr(first, '\n', code.n - skip);
+    size_t n = end ? (size_t)(end - first) : code.n - skip;
+    while (n > 0 && (first[n - 1] == ' ' || first[n - 1] == '\t' || first[n - 1] == '\r'))
+      n--;
+    if (n > 0 && *first != '=') { /* else a ruler, as people draw them in comments */
+      lua_pushliteral(L, "=");
+      lua_pushlstring(L, first, n);
+      lua_concat(L, 2);
+      return lua_tostring(L, -1);
+    }
+  }
+  lua_pushliteral(L, "=");
+  if (eval->name.p)
+    lua_pushlstring(L, eval->name.p, eval->name.n);
+  else
+    lua_pushliteral(L, "(eval)");
+  lua_concat(L, 2);
+  return lua_tostring(L, -1);
+}
 
 static int do_eval(lua_State *L) {
-  struct eval_job *job = lua_touserdata(L, 1);
-  if (luaL_loadbuffer(L, job->code.p, job->code.n, "=(eval)") != LUA_OK)
+  const struct eval *eval = lua_touserdata(L, 1);
+  struct reader args = eval->args;
+  const char *name = push_chunk_name(L, eval);
+  if (luaL_loadbuffer(L, eval->code.p, eval->code.n, name) != LUA_OK)
     return lua_error(L);
-  luaL_checkstack(L, (int)job->argc, "too many arguments");
-  for (uint32_t i = 0; i < job->argc; i++) {
+  luaL_checkstack(L, (int)eval->argc, "too many arguments");
+  for (uint32_t i = 0; i < eval->argc; i++) {
     size_t n;
-    const char *text = reader_str(&job->args, &n);
+    const char *text = reader_str(&args, &n);
     lua_pushlstring(L, text, n);
   }
-  lua_call(L, (int)job->argc, 0);
+  lua_call(L, (int)eval->argc, 0);
   return 0;
 }
 
-int script_eval(struct server *s, struct text code, uint32_t argc, struct reader args) {
-  struct eval_job job = {code, argc, args};
+int script_eval(struct server *s, const struct eval *eval) {
+  struct eval job = *eval;
   audit_before(&s->audit, s->L);
   int r = protect(s, do_eval, &job, 0, FAILURE_REMOTE, PHASE_EVAL);
   audit_after(&s->audit, s->L, "eval");

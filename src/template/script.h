@@ -13,7 +13,8 @@ int script_open(struct server *s, const struct options *o);
 /* Prepares s->L, new or given: random numbers, os.exit, the modules of a clone. */
 int script_prepare(struct server *s);
 int script_require(struct server *s, const char *name, size_t n);
-int script_eval(struct server *s, struct text code, uint32_t argc, struct reader args);
+/* The chunk is called as the first line of the code says ("-- =NAME"), else by eval's name. */
+int script_eval(struct server *s, const struct eval *eval);
 int script_before_fork(struct server *s);
 /* In the clone: reseeds, then the host's hook, then the scripts' in order. */
 int script_reseed(struct server *s);

@@ -40,7 +40,7 @@ enum command_type {
                     an executed, early or template() process, and only there. The
                     answer is ANS_HELLO */
   CMD_REQUIRE = 2,   /* body: module name */
-  CMD_EVAL = 3,      /* u32 argc, str code, argc str */
+  CMD_EVAL = 3,      /* u32 argc, str code, argc str; perhaps str name of the chunk */
   CMD_ARG = 4,       /* body: one string argument */
   CMD_FD = 5,        /* nfds handle arguments, in order; no body */
   CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, stdio handles, then

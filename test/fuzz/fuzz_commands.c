@@ -87,16 +87,15 @@ int cmd_fork(struct server *s, struct command *c) {
 }
 
 int cmd_eval(struct server *s, struct command *c) {
-  struct text code;
-  struct reader args;
-  uint32_t argc;
-  if (options_parse_eval(c->body, c->length, &code, &argc, &args) < 0)
+  struct eval e;
+  if (options_parse_eval(&e, c->body, c->length) < 0)
     return command_malformed(s, "eval");
-  touch(code);
-  for (uint32_t i = 0; i < argc; i++) {
+  touch(e.code);
+  touch(e.name);
+  for (uint32_t i = 0; i < e.argc; i++) {
     struct text t;
-    t.p = reader_str(&args, &t.n);
-    assert(t.p && args.ok);
+    t.p = reader_str(&e.args, &t.n);
+    assert(t.p && e.args.ok);
     touch(t);
   }
   return done(s, c, CMD_EVAL, SERVE_SERVING);

@@ -68,7 +68,7 @@ end)
 
 story.test("the audit says where the fixed seed is, and no more", function(t)
   local p = fork.new():eval "\n math.randomseed(42)":seal {audit = "strict"}
-  t.match(message(t, p, "FORK_FAILED"), "fixed seed %(%(eval%):2%);")
+  t.match(message(t, p, "FORK_FAILED"), "fixed seed %(eval at [^%s]*messages_that_say_who.lua:%d+:2%);")
 end)
 
 story.done()
