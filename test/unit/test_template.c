@@ -492,6 +492,7 @@ static void test_eval_error_objects_become_texts_and_values(void **state) {
        "(error object is a table value)", "\x91\x90"},
       {"error(42)", "42", "\x91\x2a"},
       {"x = = 1", "(eval):1: unexpected symbol near '='"},
+      {"-- =set-up\nx = = 1", "set-up:2: unexpected symbol near '='"},
       {"string.rep('x', 1 << 40)", "resulting string too large"},
       {"local function f() return f() + 1 end f()", "stack overflow"},
   };
