@@ -29,15 +29,12 @@ static int check_unfinished(const mf_process *p) {
   return !r && (p->finished || p->used) ? MF_ESTATE : r;
 }
 
-static struct uv_loop_s *loop_of(const mf_options *o) {
-  return o ? o->loop : NULL;
-}
-
-static int open_home(const mf_options *o, struct home **ret) {
-  int r = options_check(o);
+/* The caller's options in full, and the home that they name. */
+static int open_home(const mf_options *from, mf_options *o, struct home **ret) {
+  int r = options_load(from, o);
   if (r)
     return r;
-  r = home_get(loop_of(o), ret);
+  r = home_get(o->loop, ret);
   return result(r ? r : home_start(*ret));
 }
 
@@ -92,10 +89,11 @@ static int make_default(struct home *h, const mf_options *o, mf_process **ret) {
   return r ? r : fork_from(def, o, ret);
 }
 
-int mf_new(const mf_options *o, mf_process **ret) {
+int mf_new(const mf_options *options, mf_process **ret) {
   struct home *h;
-  int r = ret ? open_home(o, &h) : MF_EINVAL;
-  return r ? r : made(h, make_default(h, o, ret));
+  mf_options o;
+  int r = ret ? open_home(options, &o, &h) : MF_EINVAL;
+  return r ? r : made(h, make_default(h, &o, ret));
 }
 
 /* package.path and package.cpath of a process that was not executed for it. */
@@ -131,24 +129,26 @@ static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
   return 0;
 }
 
-int mf_new_exec(const mf_options *o, mf_process **ret) {
+int mf_new_exec(const mf_options *options, mf_process **ret) {
   struct home *h;
-  int r = ret ? open_home(o, &h) : MF_EINVAL;
-  return r ? r : made(h, make_exec(h, o, ret));
+  mf_options o;
+  int r = ret ? open_home(options, &o, &h) : MF_EINVAL;
+  return r ? r : made(h, make_exec(h, &o, ret));
 }
 
 int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret) {
   return exec ? make_exec(h, o, ret) : make_default(h, o, ret);
 }
 
-int mf_fork_options(mf_process *p, const mf_options *o, mf_process **ret) {
+int mf_fork_options(mf_process *p, const mf_options *options, mf_process **ret) {
+  mf_options o;
   int r = ret ? check_unfinished(p) : MF_EINVAL;
   if (!r)
-    r = options_check(o);
+    r = options_load(options, &o);
   if (r)
     return r;
   r = result(home_start(p->home));
-  return r ? r : fork_from(p, o, ret);
+  return r ? r : fork_from(p, &o, ret);
 }
 
 int mf_fork(mf_process *p, mf_process **ret) {
@@ -168,9 +168,10 @@ int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **re
   return 0;
 }
 
-int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
+int mf_from_fd(const mf_options *options, int fd, mf_process **ret) {
   struct home *h;
-  int r = ret ? open_home(o, &h) : MF_EINVAL;
+  mf_options o;
+  int r = ret ? open_home(options, &o, &h) : MF_EINVAL;
   if (r) {
     fd_close(&fd);
     return r;
@@ -183,19 +184,20 @@ int mf_from_fd(const mf_options *o, int fd, mf_process **ret) {
     return made(h, MF_EINVAL);
   }
   fd_set_nonblocking(fd, 1);
-  return made(h, process_take_up(h, o, fd, ret));
+  return made(h, process_take_up(h, &o, fd, ret));
 }
 
-int mf_adopt_fd(const mf_options *o, int fd, int pid, int child, mf_process **ret) {
+int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_process **ret) {
   struct home *h;
-  int r = open_home(o, &h);
+  mf_options o;
+  int r = open_home(options, &o, &h);
   if (r) {
     fd_close(&fd);
     return r;
   }
-  r = boot_adopt(h, o, fd, pid, child, ret);
-  if (!r && o && o->timeout_ms)
-    process_set_limit(*ret, o->timeout_ms);
+  r = boot_adopt(h, &o, fd, pid, child, ret);
+  if (!r && o.timeout_ms)
+    process_set_limit(*ret, o.timeout_ms);
   return made(h, r);
 }
 

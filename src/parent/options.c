@@ -1,4 +1,5 @@
 /* mf_options as octets for SETUP and FORK (src/wire/proto.h). Runs in the parent. */
+#include "base/sized.h"
 #include "parent/process.h"
 
 #include <errno.h>
@@ -17,11 +18,14 @@ static int has_nameless(const char *const *env) {
   return 0;
 }
 
-int options_check(const mf_options *o) {
+int options_load(const mf_options *from, mf_options *o) {
   int i;
-  if (!o)
+  mf_options_init(o);
+  if (!from)
     return 0;
-  if (o->size < offsetof(mf_options, heap_reserve) || o->gc < 0 || o->gc > MF_GC_STOP ||
+  if (sized_load(o, sizeof *o, from) < 0)
+    return MF_EINVAL;
+  if (o->gc < 0 || o->gc > MF_GC_STOP ||
       o->leash < 0 || o->leash > MF_LEASH_KEEP || o->handles < 0 ||
       o->handles > MF_HANDLES_CLOSE || o->spares_min > o->spares_max ||
       has_nameless(o->env))

@@ -1,5 +1,6 @@
 #include "parent/pool.h"
 
+#include "base/sized.h"
 #include "parent/latency.h"
 #include "parent/numbers.h"
 #include "parent/pool_policy.h"
@@ -999,13 +1000,17 @@ static int check(const mf_pool *pool) {
 
 /* Prepares c's request and deadline. 0 or a code. */
 static int fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
-                     const mf_call_options *o) {
-  int r = payload_new(m, &pool->home->larder, take_spare_payload(pool), &c->payload);
+                     const mf_call_options *options) {
+  mf_call_options o;
+  int r = call_options_load(options, &o);
+  if (r)
+    return r;
+  r = payload_new(m, &pool->home->larder, take_spare_payload(pool), &c->payload);
   if (r)
     return r;
   c->began_us = pool->seam->ops->now_us(pool->seam);
-  c->idempotent = o && o->idempotent;
-  c->timeout_ms = rpc_timeout(o, pool->rpc_options.timeout_ms);
+  c->idempotent = o.idempotent != 0;
+  c->timeout_ms = rpc_timeout(&o, pool->rpc_options.timeout_ms);
   if (c->timeout_ms == MF_NO_TIMEOUT)
     return 0;
   if (keyheap_set(&pool->deadlines, &c->deadline, now_ms(pool) + c->timeout_ms) < 0)
@@ -1217,11 +1222,10 @@ int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
   int r = check(pool);
   if (r)
     return r;
-  if (!ret || ret->size < sizeof s)
+  if (!ret)
     return MF_EINVAL;
   now = now_ms(pool);
   s = pool->stats;
-  s.size = ret->size;
   s.state = state_of(pool);
   s.max = pool->policy.config.max;
   s.workers = policy_workers(&pool->policy);
@@ -1240,8 +1244,7 @@ int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
     s.last[i] = pool->last[at].death;
     s.last[i].age_ms = now - pool->last[at].at_ms;
   }
-  *ret = s;
-  return 0;
+  return sized_store(ret, &s, sizeof s) < 0 ? MF_EINVAL : 0;
 }
 
 size_t mf_pool_pids(const mf_pool *pool, int *pids, size_t n) {
@@ -1332,14 +1335,12 @@ static int own_strings(struct mf_pool *pool, const char *function) {
   return 0;
 }
 
-static struct mf_pool *pool_alloc(const mf_pool_options *o) {
+static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options *rpc) {
   struct mf_pool *pool = calloc(1, sizeof *pool);
   if (!pool)
     return NULL;
   pool->options = *o;
-  mf_rpc_options_init(&pool->rpc_options);
-  if (o->rpc)
-    pool->rpc_options = *o->rpc;
+  pool->rpc_options = *rpc;
   pool->options.rpc = NULL;
   list_init(&pool->workers);
   list_init(&pool->queue);
@@ -1355,22 +1356,29 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o) {
   return pool;
 }
 
-int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *o,
+static int pool_options_load(const mf_pool_options *from, mf_pool_options *o) {
+  mf_pool_options_init(o);
+  return from && sized_load(o, sizeof *o, from) < 0 ? MF_EINVAL : 0;
+}
+
+int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *options,
                 mf_pool **ret) {
-  mf_pool_options standard = MF_POOL_OPTIONS_INIT;
+  mf_pool_options o;
+  mf_rpc_options rpc;
   struct mf_pool *pool;
   int r = process_check(p);
-  if (!o)
-    o = &standard;
-  if (!r && (!function || !*function || !ret || o->size < sizeof *o ||
-             (o->rpc && rpc_options_check(o->rpc))))
+  if (!r && (!function || !*function || !ret))
     r = MF_EINVAL;
+  if (!r)
+    r = pool_options_load(options, &o);
+  if (!r)
+    r = rpc_options_load(o.rpc, &rpc);
   if (r)
     return r;
-  pool = pool_alloc(o);
+  pool = pool_alloc(&o, &rpc);
   if (!pool)
     return MF_ENOMEM;
-  r = init_policy(pool, o);
+  r = init_policy(pool, &o);
   if (!r)
     r = own_strings(pool, function);
   if (!r)

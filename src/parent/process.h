@@ -202,7 +202,9 @@ void process_unpark(struct mf_process *p);
 void boot_default_lost(struct home *h, struct mf_process *p);
 /* options.c: SETUP or FORK options as octets; stdio handles are duplicated into fds. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds);
-int options_check(const mf_options *o);
+/* The caller's options (NULL: none, or of an older and shorter version) as a full struct, which
+ * is what every other function of the parent's side gets. 0 or MF_EINVAL. */
+int options_load(const mf_options *from, mf_options *ret);
 
 extern const char *const state_names[STATE_COUNT];
 extern const char *const event_names[EVENT_COUNT];

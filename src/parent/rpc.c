@@ -1,6 +1,7 @@
 #include "parent/rpc.h"
 
 #include "base/result.h"
+#include "base/sized.h"
 #include "wire/inbox.h"
 #include "wire/outbox.h"
 #include "wire/rpc_proto.h"
@@ -1080,8 +1081,13 @@ static void on_retry(struct deadline *d) {
   ask_for_work(rpc);
 }
 
+int call_options_load(const mf_call_options *from, mf_call_options *ret) {
+  *ret = (mf_call_options)MF_CALL_OPTIONS_INIT;
+  return from && sized_load(ret, sizeof *ret, from) < 0 ? MF_EINVAL : 0;
+}
+
 unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms) {
-  return c && c->timeout_ms ? c->timeout_ms : standard_ms;
+  return c->timeout_ms ? c->timeout_ms : standard_ms;
 }
 
 static int set_deadline(struct mf_rpc *rpc, struct call *c, unsigned timeout_ms) {
@@ -1168,11 +1174,14 @@ static int submit(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
   return 0;
 }
 
-int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *o,
+int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *options,
                 mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  mf_call_options o;
   int r = check(rpc);
+  if (!r)
+    r = call_options_load(options, &o);
   return r ? r
-           : submit(rpc, m, NULL, rpc_timeout(o, rpc->options.timeout_ms), cb, data,
+           : submit(rpc, m, NULL, rpc_timeout(&o, rpc->options.timeout_ms), cb, data,
                     ret_id);
 }
 
@@ -1211,14 +1220,12 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
   int r = check(rpc);
   if (r)
     return r;
-  if (!ret || ret->size < sizeof s)
+  if (!ret)
     return MF_EINVAL;
   s = rpc->stats;
-  s.size = ret->size;
   s.pending = rpc->nwaiting;
   s.queue_octets = queue_octets(rpc);
-  *ret = s;
-  return 0;
+  return sized_store(ret, &s, sizeof s) < 0 ? MF_EINVAL : 0;
 }
 
 /* ---- life ---- */
@@ -1340,8 +1347,11 @@ void mf_rpc_options_init(mf_rpc_options *o) {
   *o = init;
 }
 
-int rpc_options_check(const mf_rpc_options *o) {
-  if (o->size < sizeof *o || o->message_max > PROTO_PAYLOAD_MAX || !o->pending_max ||
+int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *o) {
+  mf_rpc_options_init(o);
+  if (from && sized_load(o, sizeof *o, from) < 0)
+    return MF_EINVAL;
+  if (o->message_max > PROTO_PAYLOAD_MAX || !o->pending_max ||
       (o->init && !*o->init) || (o->serialiser && !*o->serialiser))
     return MF_EINVAL;
   return 0;
@@ -1401,17 +1411,15 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   return 0;
 }
 
-int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *o,
+int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *options,
                mf_rpc **ret) {
-  mf_rpc_options standard = MF_RPC_OPTIONS_INIT;
+  mf_rpc_options o;
   int r = process_check(p);
-  if (!o)
-    o = &standard;
   if (!r && (!function || !*function || !ret))
     r = MF_EINVAL;
   if (!r)
-    r = rpc_options_check(o);
-  return r ? r : rpc_new(p, function, o, 0, NULL, NULL, ret);
+    r = rpc_options_load(options, &o);
+  return r ? r : rpc_new(p, function, &o, 0, NULL, NULL, ret);
 }
 
 void mf_rpc_abort(mf_rpc *rpc) {

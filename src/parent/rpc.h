@@ -28,8 +28,10 @@ struct rpc_owner {
 int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
             unsigned usage_ms, const struct rpc_owner *owner, void *owner_data,
             mf_rpc **ret);
-/* Checks the parts of the options that an rpc and a pool share. 0 or MF_EINVAL. */
-int rpc_options_check(const mf_rpc_options *o);
+/* The caller's options (NULL: none, or of an older and shorter version) as a full struct,
+ * checked as far as an rpc and a pool share them. 0 or MF_EINVAL. */
+int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *ret);
+int call_options_load(const mf_call_options *from, mf_call_options *ret);
 /* As mf_rpc_call with a request that is held already; holds it while it needs it. */
 int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb cb,
                void *data, uint64_t *ret_id);

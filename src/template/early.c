@@ -12,5 +12,7 @@ static void serve_copy(int control_fd, int leash_fd, void *options) {
 }
 
 int mf_early(const mf_template_options *options) {
-  return mf_fork_early(serve_copy, (void *)options);
+  static mf_template_options full; /* the copy goes on needing it */
+  int r = template_options_load(options, &full);
+  return r ? r : mf_fork_early(serve_copy, &full);
 }

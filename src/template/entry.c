@@ -8,6 +8,7 @@
  */
 #include "template/entry.h"
 
+#include "base/sized.h"
 #include "os/proc.h"
 #include "template/clone.h"
 #include "template/runner.h"
@@ -148,11 +149,22 @@ static const char help[] =
     "  --version   prints the version and exits with 0\n"
     "  --help      prints this text and exits with 0\n";
 
+int template_options_load(const mf_template_options *from, mf_template_options *ret) {
+  *ret = (mf_template_options)MF_TEMPLATE_OPTIONS_INIT;
+  return from && sized_load(ret, sizeof *ret, from) < 0 ? MF_EINVAL : 0;
+}
+
 int mf_template_check(int argc, char **argv, const mf_template_options *options) {
   static struct template_entry entry;
+  static mf_template_options full;
   if (argc != 2 || parse_boot(argv[1], &entry) < 0)
     return 0;
-  entry.options = options;
+  if (template_options_load(options, &full) < 0) {
+    fprintf(stderr, "moonfork: the size of mf_template_options is not set; start from "
+                    "MF_TEMPLATE_OPTIONS_INIT\n");
+    _exit(2);
+  }
+  entry.options = &full;
   entry.close_rest = 1;
   template_enter(&entry);
 }

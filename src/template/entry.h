@@ -14,6 +14,9 @@ struct template_entry {
   int close_rest;  /* close every other descriptor >= 3 first (after an exec) */
 };
 
+/* The caller's options (NULL: none, or of an older and shorter version) as a full struct. 0 or
+ * MF_EINVAL. */
+int template_options_load(const mf_template_options *from, mf_template_options *ret);
 /* Serves; never returns: the template and each clone end inside with _exit. When L is given
  * it serves on a coroutine above the caller's frames and never returns below them. */
 _Noreturn void template_enter(const struct template_entry *e);
