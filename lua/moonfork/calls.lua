@@ -101,13 +101,29 @@ local function count(where, given, name, least, most)
   return n
 end
 
+local BUILT_IN = { msgpack = true, string = true, octets = true }
+
+-- A module is loaded here, before anything has been changed.
+local function serialiser(where, given)
+  local name = text(where, given, "serialiser") or "msgpack"
+  if BUILT_IN[name] then return name end
+  local ok, module = pcall(require, name)
+  if not ok then bad(where, "serialiser", tostring(module)) end
+  if type(module) ~= "table" or type(module.encode) ~= "function"
+    or type(module.decode) ~= "function" then
+    bad(where, "serialiser", ("module '%s' is not a table with the functions encode and decode")
+      :format(name))
+  end
+  return name
+end
+
 -- The plain options and the cell that both kinds have.
 local function common(where, given)
   local plain = {
     async = flag(where, given, "async"),
     handles = flag(where, given, "handles"),
     init = text(where, given, "init"),
-    serialiser = text(where, given, "serialiser") or "msgpack",
+    serialiser = serialiser(where, given),
     timeout = duration(where, given, "timeout"),
     message_max = count(where, given, "message_max", 16, 1 << 32),
   }
@@ -184,7 +200,7 @@ local function trouble(cell, err)
     reactor.call(cell.on_error, err)
   elseif cell.on_event and not cell.is_pool then
     cell.told = true
-    reactor.call(cell.on_event, "error", tostring(err))
+    reactor.call(cell.on_event, "error", err.code .. ": " .. tostring(err))
   elseif cell.closed and not cell.told and not cell.is_pool then
     cell.told = true
     reactor.post_failure(err)
@@ -217,7 +233,9 @@ end
 
 local function make(meta, new, process, raw, err, name, plain, cell)
   if raw then raw, err = new(raw, name, cell, plain) end
-  return object(meta, process, raw or nil, err, cell)
+  local self = object(meta, process, raw or nil, err, cell)
+  self.name = name
+  return self
 end
 
 function calls.rpc(process, raw, err, name, plain, cell)
@@ -231,6 +249,14 @@ function calls.pool(process, raw, err, name, plain, cell)
 end
 
 -- ---- calls ----
+
+local function is_rpc(self, f)
+  if getmetatable(self) ~= Rpc then check.self(f, "rpc", "moonfork.rpc", self) end
+end
+
+local function is_pool(self, f)
+  if getmetatable(self) ~= Pool then check.self(f, "pool", "moonfork.pool", self) end
+end
 
 local Refused = { __index = { cancel = function() return false end }, __name = "moonfork.call" }
 
@@ -282,8 +308,7 @@ end
 function shared.call(self, ...)
   local meta = getmetatable(self)
   if meta ~= Rpc and meta ~= Pool then
-    check.fail("self", "call", "moonfork.rpc or moonfork.pool expected, got "
-      .. check.type_name(self))
+    check.self("call", "rpc", "moonfork.rpc or moonfork.pool", self)
   end
   return call(self, nil, ...)
 end
@@ -298,14 +323,17 @@ local function with(self, given, keys)
 end
 
 function rpc_methods.with(self, given)
+  is_rpc(self, "with")
   return with(self, given, valid.with_rpc)
 end
 
 function pool_methods.with(self, given)
+  is_pool(self, "with")
   return with(self, given, valid.with_pool)
 end
 
 function With.__index.call(self, ...)
+  if getmetatable(self) ~= With then check.self("call", "with", "moonfork.rpc.with", self) end
   return call(self.service, self.options, ...)
 end
 
@@ -321,6 +349,10 @@ local function tell_unreported(cell)
 end
 
 function shared.close(self)
+  local meta = getmetatable(self)
+  if meta ~= Rpc and meta ~= Pool then
+    check.self("close", "rpc", "moonfork.rpc or moonfork.pool", self)
+  end
   if self.closed then return end
   self.closed, self.cell.closed = true, true
   tell_unreported(self.cell)
@@ -335,6 +367,7 @@ function Rpc.__gc(self)
 end
 
 function rpc_methods.process(self)
+  is_rpc(self, "process")
   return self.p
 end
 
@@ -354,6 +387,7 @@ local function told_later(done, ok, err)
 end
 
 function pool_methods.drain(self, timeout, done)
+  is_pool(self, "drain")
   if done == nil and timeout ~= nil and type(timeout) ~= "number" then
     timeout, done = nil, timeout
   end
@@ -371,6 +405,7 @@ function pool_methods.drain(self, timeout, done)
 end
 
 function pool_methods.reload(self, process, done)
+  is_pool(self, "reload")
   done = check.callback(2, "reload", done)
   reactor.check()
   local raw, err
@@ -389,6 +424,7 @@ function pool_methods.reload(self, process, done)
 end
 
 function pool_methods.resize(self, max)
+  is_pool(self, "resize")
   check.type(1, "resize", max, "number")
   local n = math.tointeger(max)
   if not n or n < 0 or n > 100000 then
@@ -406,6 +442,7 @@ local ENDED = { state = "closed", workers = 0, idle = 0, starting = 0, leaving =
   running = 0 }
 
 function pool_methods.stats(self)
+  is_pool(self, "stats")
   local stats = self.raw and core.pool_stats(self.raw)
   if stats then
     self.last_stats = stats
@@ -423,21 +460,56 @@ end
 
 -- The pids of the workers.
 function pool_methods.pids(self)
+  is_pool(self, "pids")
   return self.raw and core.pool_pids(self.raw) or {}
 end
 
 -- ---- map ----
 
--- The next item of a list or an iterator, or nothing.
+local function is_callable(value)
+  local meta = getmetatable(value)
+  return type(value) == "function" or (type(meta) == "table" and meta.__call ~= nil)
+end
+
+-- An iterator with its state and first value, as pairs gives them: an item is all that it
+-- returns.
+local function generic(f, state, control)
+  return function()
+    local values = table.pack(f(state, control))
+    control = values[1]
+    if control ~= nil then return values end
+  end
+end
+
+-- A function that gives the next item, packed, or nothing.
 local function source_of(items)
-  local meta = getmetatable(items)
-  if type(items) == "function" or (type(meta) == "table" and meta.__call) then return items end
-  check.type(1, "map", items, "table")
+  if is_callable(items) then
+    return function()
+      local item = items()
+      if item ~= nil then return { item, n = 1 } end
+    end
+  end
+  if type(items) ~= "table" then
+    check.fail(1, "map", ("a list, an iterator function, or an iterator's values in a table "
+      .. "expected, got %s"):format(items == nil and "no value" or check.type_name(items)))
+  end
+  if type(items[1]) == "function" then return generic(items[1], items[2], items[3]) end
   local at = 0
   return function()
     at = at + 1
-    if at <= #items then return items[at] end
+    if at <= #items then return { items[at], n = 1 } end
   end
+end
+
+-- pool:map(ipairs(t)) has three values where the items and the options belong.
+local function check_map(items, n, given, third)
+  if given == nil and third == nil then return end
+  if is_callable(items) and (n > 2 or type(given) ~= "table" or next(given) == nil
+    or type(next(given)) ~= "string") then
+    check.fail(1, "map", "the values of an iterator must be in a table: pool:map{ipairs(t)}")
+  end
+  check.optional(2, "map", given, "table")
+  check.keys(2, "map", given or {}, {})
 end
 
 -- Calls under way, by index: false while they are, then the packed answer.
@@ -452,7 +524,7 @@ end
 function Map:start(item)
   local index = self.started + 1
   self.started, self.answers[index] = index, false
-  self.under_way[index] = call(self.pool, nil, item, function(...)
+  item[item.n + 1] = function(...)
     self.under_way[index] = nil
     self.answers[index] = table.pack(...)
     local waiting = self.waiting
@@ -460,7 +532,8 @@ function Map:start(item)
       self.waiting = nil
       return waiting(nil, true)
     end
-  end)
+  end
+  self.under_way[index] = call(self.pool, nil, table.unpack(item, 1, item.n + 1))
 end
 
 function Map:fill()
@@ -485,7 +558,11 @@ function Map:step()
       if collected then self:close() end
     end)
     self.waiting = nil
-    if not ok then error(err, 0) end
+    if not ok then -- too many waits inside each other: no other item has a chance either
+      self:close()
+      self.told = self.started
+      return index, err
+    end
   end
   local answer = self.answers[index]
   self.told, self.answers[index] = index, nil
@@ -501,10 +578,35 @@ end
 
 Map.__close = Map.close
 
-function pool_methods.map(self, items)
+function pool_methods.map(self, items, ...)
+  is_pool(self, "map")
+  check_map(items, 1 + select("#", ...), ...)
   local map = setmetatable({ pool = self, next = source_of(items), started = 0, told = 0,
     answers = {}, under_way = {} }, Map)
   return function() return map:step() end, nil, nil, map
+end
+
+-- ---- texts ----
+
+-- "moonfork.rpc (worker:f, pid 4711, 3 pending)"
+function Rpc.__tostring(self)
+  local raw = self.p and self.p.raw
+  local pid = raw and not core.inert(raw) and core.pid(raw)
+  local state = self.closed and "closed" or self.cell.err and "failed" or "open"
+  return ("moonfork.rpc (%s%s, %s)"):format(self.name, pid and ", pid " .. pid or "", state)
+end
+
+function Pool.__tostring(self)
+  local stats = self.raw and core.pool_stats(self.raw)
+  local state = self.closed and "closed" or stats and stats.state or self.failure and "failed"
+    or "closed"
+  if not stats then return ("moonfork.pool (%s, %s)"):format(self.name, state) end
+  return ("moonfork.pool (%s, %s, workers: %d, running: %d, queued: %d)"):format(self.name,
+    state, stats.workers, stats.running, stats.queued)
+end
+
+function With.__tostring(self)
+  return ("moonfork.rpc.with (%s)"):format(tostring(self.service))
 end
 
 return calls

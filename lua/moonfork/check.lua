@@ -67,6 +67,13 @@ function check.fail(n, f, text)
   raise(("bad argument #%s to '%s' (%s)"):format(n, f, text))
 end
 
+-- A method that was not called on its object: mostly a dot in the place of the colon. name:
+-- what the object is called in the text.
+function check.self(f, name, expected, value)
+  raise(("calling '%s' on bad self (%s expected, got %s; use a colon: %s:%s(...))"):format(f,
+    expected, value == nil and "no value" or type_name(value), name, f))
+end
+
 function check.type(n, f, value, expected)
   if type(value) == expected then return value end
   check.fail(n, f, ("%s expected, got %s"):format(expected,

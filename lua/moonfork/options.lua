@@ -45,7 +45,9 @@ local function expect(where, name, value, kind)
   return value
 end
 
+-- A string, or nil where the option is not there.
 local function text(where, name, value)
+  if value == nil then return nil end
   expect(where, name, value, "string")
   if value:find("\0", 1, true) then bad(where, name, "string contains a zero byte") end
   return value
@@ -129,6 +131,7 @@ local function spares(where, plain, value)
 end
 
 local function milliseconds(where, value)
+  if value == nil then return nil end
   expect(where, "timeout", value, "number")
   if value ~= value or value <= 0 then
     bad(where, "timeout", "a positive number of seconds expected, got " .. check.show(value))
@@ -168,19 +171,19 @@ function options.read(f, n, given)
   local path, cpath
   if STARTS[f] then path, cpath = paths() end
   local plain = {
-    path = given.path and text(where, "path", given.path) or path,
-    cpath = given.cpath and text(where, "cpath", given.cpath) or cpath,
-    program = given.program and text(where, "program", given.program),
-    cwd = given.cwd and text(where, "cwd", given.cwd),
-    name = given.name and text(where, "name", given.name),
-    timeout = given.timeout and milliseconds(where, given.timeout),
+    path = text(where, "path", given.path) or path,
+    cpath = text(where, "cpath", given.cpath) or cpath,
+    program = text(where, "program", given.program),
+    cwd = text(where, "cwd", given.cwd),
+    name = text(where, "name", given.name),
+    timeout = milliseconds(where, given.timeout),
   }
   for name in pairs(choices) do
     if given[name] ~= nil then plain[name] = choice(where, name, given[name]) end
   end
   if given.spares ~= nil then spares(where, plain, given.spares) end
   local failure
-  if given.env then plain.env, failure = environment(where, given.env) end
+  if given.env ~= nil then plain.env, failure = environment(where, given.env) end
   for _, name in ipairs { "stdin", "stdout", "stderr" } do
     if given[name] ~= nil then
       failure = stream(where, plain, name, given[name]) or failure

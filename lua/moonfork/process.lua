@@ -253,7 +253,7 @@ end
 
 local function object(p, f)
   if getmetatable(p) ~= Process then
-    check.fail("self", f, "moonfork.process expected, got " .. check.type_name(p))
+    check.self(f, "process", "moonfork.process", p)
   end
   return p
 end
@@ -268,7 +268,8 @@ end
 local function serving(p, f)
   open(p, f)
   if p.state ~= "serving" then
-    check.raise(("'%s': the process was given run or to_fd (rpc, pool) already"):format(f))
+    check.raise(("'%s': the process was given run or to_fd (rpc, pool) already and takes no more "
+      .. "commands"):format(f))
   end
   return p
 end
@@ -497,13 +498,14 @@ end
 function methods.to_fd(p, callback)
   serving(p, "to_fd")
   callback = check.callback(1, "to_fd", callback)
+  p.given = true
   return finish_or_wait(p, callback, core.to_fd)
 end
 
 -- The raw process for an rpc or a pool, which has it from now on; or nil, err.
 local function take(p, f)
   serving(p, f)
-  p.state = "finished"
+  p.state, p.used_by = "finished", f == "rpc" and "an rpc" or "a pool"
   if not p.err then return p.raw end
   mark_told(p, p.err)
   return nil, p.err
@@ -656,12 +658,29 @@ function Process.__gc(p)
   pcall(revive, p) -- fails only where the state is being closed
 end
 
+local function ending_text(status)
+  if status.unknown then return "ended" end
+  if status.signal then return ("ended by signal %d"):format(status.signal) end
+  return ("exited with %d"):format(status.code)
+end
+
+-- serving: it takes commands; a command under way is no state of its own.
+local function state_text(p)
+  if p.closed then return "closed" end
+  if p.status then return ending_text(p.status) end
+  if p.err then return "failed" end
+  if p.used_by then return "used by " .. p.used_by end
+  if p.state == "finished" then return p.given and "given away" or "running" end
+  return p.state == "finishing" and "starting" or "serving"
+end
+
+-- "moonfork.process (painter, pid 4711, serving)"
 function Process.__tostring(p)
   local parts = {}
   if p.name then parts[#parts + 1] = p.name end
   local pid = p.raw and not core.inert(p.raw) and core.pid(p.raw)
-  if pid then parts[#parts + 1] = "pid " .. pid end
-  if p.closed then parts[#parts + 1] = "closed" end
+  parts[#parts + 1] = pid and "pid " .. pid or p.raw and "no pid yet" or nil
+  parts[#parts + 1] = p.raw and core.inert(p.raw) and "of another process" or state_text(p)
   return ("moonfork.process (%s)"):format(table.concat(parts, ", "))
 end
 

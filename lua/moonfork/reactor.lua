@@ -5,6 +5,7 @@
 -- All of it is Lua, so that a waiting call can be yielded across: a waiter may suspend the
 -- coroutine that waits, and so may a callback that waits in turn.
 
+local check = require "moonfork.check"
 local core = require "moonfork.core"
 
 local reactor = {
@@ -406,9 +407,13 @@ end
 
 function object.dirty() return object.timeout() == 0 end
 
-function object.step(_, timeout) return reactor.step(timeout) end
-
 reactor.object = setmetatable({}, { __index = object, __name = "moonfork.reactor" })
+
+function object.step(self, timeout)
+  if self ~= reactor.object then check.self("step", "reactor", "moonfork.reactor", self) end
+  if timeout ~= nil then check.seconds(1, "step", timeout) end
+  return reactor.step(timeout)
+end
 
 reactor.install()
 core.on_copied(copied)

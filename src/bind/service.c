@@ -539,7 +539,11 @@ static int cancel(struct service *s, uint64_t id) {
 }
 
 static int l_call_cancel(lua_State *L) { /* call:cancel() -> was it under way? */
-  struct call *call = luaL_checkudata(L, 1, BIND_CALL);
+  struct call *call = luaL_testudata(L, 1, BIND_CALL);
+  if (!call)
+    return luaL_error(L, "calling 'cancel' on bad self (moonfork.call expected, got %s; use a "
+                         "colon: call:cancel())",
+                      lua_isnone(L, 1) ? "no value" : luaL_typename(L, 1));
   lua_pushboolean(L, cancel(*call->box, call->id));
   return 1;
 }

@@ -115,9 +115,21 @@ struct object *object_test(lua_State *L, int idx) {
   return is_ours ? o : NULL;
 }
 
+/* Mostly a dot in the place of a colon. */
+static int bad_self(lua_State *L) {
+  lua_Debug ar;
+  const char *name = lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) ? ar.name : NULL;
+  name = name ? name : "?";
+  return luaL_error(L, "calling '%s' on bad self (" OBJECT_NAME
+                       " expected, got %s; use a colon: socket:%s(...))",
+                    name, lua_isnone(L, 1) ? "no value" : luaL_typename(L, 1), name);
+}
+
 struct object *object_check(lua_State *L, int idx) {
   struct object *o = object_test(L, idx);
-  if (o == NULL)
+  if (o == NULL && idx == 1)
+    bad_self(L);
+  else if (o == NULL)
     luaL_typeerror(L, idx, OBJECT_NAME);
   return o;
 }
