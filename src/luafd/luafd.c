@@ -5,6 +5,7 @@
 #include "luafd/luafd.h"
 
 #include "luafd/op.h"
+#include "luafd/option.h"
 #include "os/fd.h"
 #include "os/sock.h"
 #include <errno.h>
@@ -83,6 +84,7 @@ static int f_wrap(lua_State *L) {
   if (n > 2)
     fd_set_cloexec((int)n, 1);
   object_adopt(o, (int)n, LUAFD_FOREIGN);
+  option_set_defaults(o);
   return 1;
 }
 

@@ -21,6 +21,10 @@
  *    leaves them with the original; file() hands them on, or fails with EBUSY;
  *  - listen takes a backlog second, removes the path of a UNIX socket that nobody listens
  *    to, and address() tells what a socket is bound to (port 0);
+ *  - option without a value gives what the system has (Linux doubles sndbuf and rcvbuf for its
+ *    own bookkeeping), with one sets it and gives the socket. nodelay is set whenever a TCP
+ *    descriptor becomes a moonfork.socket, but by dup: whoever switched it off has to do so
+ *    again in the process that he sends it to;
  *  - methods of a closed socket raise, but close, getfd and pollfd (-1). One that is closed
  *    by somebody else while it waits gives EBADF. One coroutine at a time should write.
  */

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "luafd/lookup.h"
+#include "luafd/option.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include <errno.h>
@@ -113,6 +114,7 @@ static int new_socket(struct run *r, const struct addrinfo *a) {
   if (fd < 0)
     return fd;
   object_adopt(r->o, fd, LUAFD_OWN);
+  option_set_defaults(r->o); /* what a listener accepts inherits it (Linux) */
   return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "luafd/object.h"
 
 #include "luafd/address.h"
+#include "luafd/option.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -93,6 +94,7 @@ void luafd_push(lua_State *L, int fd, enum luafd_kind kind) {
   if (fd > 2)
     fd_set_cloexec(fd, 1);
   object_adopt(o, fd, kind);
+  option_set_defaults(o);
 }
 
 void luafd_push_unix(lua_State *L, int fd) {
@@ -428,7 +430,8 @@ static void set_methods(lua_State *L) {
       {"pollfd", m_pollfd},         {"events", m_events}, {"timeout", m_timeout},
       {"dirty", m_dirty},           {"flush", m_flush},   {"detach", m_detach},
       {"settimeout", m_settimeout}, {"dup", m_dup},       {"address", m_address},
-      {"shutdown", m_shutdown},     {"file", m_file},     {NULL, NULL},
+      {"shutdown", m_shutdown},     {"file", m_file},     {"option", option_method},
+      {NULL, NULL},
   };
   luaL_setfuncs(L, methods, 0);
 }
