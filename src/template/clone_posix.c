@@ -97,6 +97,8 @@ struct exec {
   int nmoves, done;   /* done: how many are in place */
   int top;            /* copies go above this number */
   int leash, old_cwd; /* -1: none */
+  const char *step;   /* the option that could not be carried out; NULL: the program */
+  int step_fd;        /* its entry of fds */
 };
 
 /* An array that lives as long as the call: a userdata that stays on the stack. */
@@ -111,7 +113,9 @@ static const char *check_text(lua_State *L, int idx, int arg, const char *what) 
   number_to_string(L, idx);
   const char *s = lua_type(L, idx) == LUA_TSTRING ? lua_tolstring(L, idx, &length) : NULL;
   if (s == NULL || strlen(s) != length)
-    luaL_argerror(L, arg, lua_pushfstring(L, "%s must be strings without zero bytes", what));
+    luaL_argerror(L, arg,
+                  lua_pushfstring(L, "%s must be strings without zero bytes, got %s", what,
+                                  luaL_typename(L, idx)));
   return s;
 }
 
@@ -157,11 +161,11 @@ static size_t add_changes(lua_State *L, int changes, char **envp, size_t n) {
   int keep = lua_gettop(L);
   for (lua_pushnil(L); lua_next(L, changes); lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING || strchr(lua_tostring(L, -2), '=') != NULL)
-      luaL_argerror(L, 3, "names in env must be strings without '='");
-    check_text(L, -2, 3, "names in env");
+      luaL_argerror(L, 3, "option 'env': names in env must be strings without '='");
+    check_text(L, -2, 3, "option 'env': names in env");
     if (lua_isboolean(L, -1) && !lua_toboolean(L, -1))
       continue;
-    const char *value = check_text(L, -1, 3, "values in env");
+    const char *value = check_text(L, -1, 3, "option 'env': values in env");
     envp[n++] = (char *)lua_pushfstring(L, "%s=%s", lua_tostring(L, -2), value);
     lua_rawseti(L, keep, (lua_Integer)n);
   }
@@ -182,15 +186,40 @@ static char **check_env(lua_State *L, int changes) {
   return envp;
 }
 
+static int ask_handle(lua_State *L) {
+  lua_pushinteger(L, luafd_check(L, 1));
+  lua_insert(L, 2); /* before a message that it may have pushed */
+  return lua_gettop(L) - 1;
+}
+
+/* The descriptor of the handle on top, or -1 with a message on top. */
+static int check_handle(lua_State *L, int to) {
+  int top = lua_gettop(L);
+  lua_pushcfunction(L, ask_handle);
+  lua_pushvalue(L, top);
+  if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK)
+    luaL_argerror(L, 3,
+                  lua_pushfstring(L, "option 'fds': a handle expected for [%d], got %s", to,
+                                  luaL_typename(L, top)));
+  int fd = (int)lua_tointeger(L, top + 1);
+  if (fd >= 0)
+    lua_settop(L, top);
+  else
+    lua_pushfstring(L, "option 'fds': [%d]: %s", to, lua_tostring(L, -1));
+  return fd;
+}
+
 /* 0, or -1 with a message on top: a handle that is no open descriptor. */
 static int check_fds(lua_State *L, int fds, struct exec *e) {
   e->moves = scratch(L, count_changes(L, fds), sizeof *e->moves);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
   for (lua_pushnil(L); lua_next(L, fds); lua_pop(L, 1)) {
     int is_integer;
     lua_Integer to = lua_tointegerx(L, -2, &is_integer);
     if (!is_integer || to < 0 || to > INT_MAX / 2)
-      luaL_argerror(L, 3, "a key of fds is not the number of a descriptor");
-    int source = luafd_check(L, lua_gettop(L));
+      luaL_argerror(L, 3,
+                    "option 'fds': a key of fds is not the number of a descriptor");
+    int source = check_handle(L, (int)to);
     if (source < 0)
       return -1;
     e->moves[e->nmoves++] = (struct move){(int)to, source, -1, -1, 0};
@@ -213,14 +242,14 @@ static int check_options(lua_State *L, int options, struct exec *e) {
   luaL_checktype(L, options, LUA_TTABLE);
   check_option_names(L, options);
   if (lua_getfield(L, options, "cwd") != LUA_TNIL)
-    e->cwd = check_text(L, -1, 3, "cwd and others");
+    e->cwd = check_text(L, -1, 3, "option 'cwd': directories");
   if (lua_getfield(L, options, "env") != LUA_TNIL) {
-    luaL_argcheck(L, lua_istable(L, -1), 3, "env must be a table");
+    luaL_argcheck(L, lua_istable(L, -1), 3, "option 'env': a table expected");
     e->envp = check_env(L, lua_gettop(L));
   }
   if (lua_getfield(L, options, "fds") == LUA_TNIL)
     return 0;
-  luaL_argcheck(L, lua_istable(L, -1), 3, "fds must be a table");
+  luaL_argcheck(L, lua_istable(L, -1), 3, "option 'fds': a table expected");
   return check_fds(L, lua_gettop(L), e);
 }
 
@@ -233,8 +262,10 @@ static int copy_above(int fd, int top, int cloexec) {
 
 /* All sources first: a target may be the source of another entry. */
 static int copy_sources(struct exec *e) {
+  e->step = "fds";
   for (int i = 0; i < e->nmoves; i++) {
     struct move *m = &e->moves[i];
+    e->step_fd = m->to;
     m->copy = copy_above(m->source, e->top, 1);
     if (m->copy < 0)
       return m->copy;
@@ -247,14 +278,18 @@ static int copy_sources(struct exec *e) {
 }
 
 static int put_in_place(struct exec *e) {
-  for (; e->done < e->nmoves; e->done++)
+  e->step = "fds";
+  for (; e->done < e->nmoves; e->done++) {
+    e->step_fd = e->moves[e->done].to;
     if (dup2(e->moves[e->done].copy, e->moves[e->done].to) < 0)
       return -errno;
+  }
   return 0;
 }
 
 /* The signal of a leash hangs on its open file description, so a duplicate holds it. */
 static int keep_leash(struct exec *e) {
+  e->step = "leash";
   int leash = clone_exec_prepare != NULL ? clone_exec_prepare() : -1;
   if (leash < 0)
     return 0;
@@ -265,6 +300,7 @@ static int keep_leash(struct exec *e) {
 static int go_to_cwd(struct exec *e) {
   if (e->cwd == NULL)
     return 0;
+  e->step = "cwd";
   int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (here < 0)
     return -errno;
@@ -285,6 +321,7 @@ static int try_exec(struct exec *e) {
     r = put_in_place(e);
   if (r < 0)
     return r;
+  e->step = NULL;
   char **before = environ;
   if (e->envp != NULL)
     environ = e->envp;
@@ -317,6 +354,30 @@ static int put_back(struct exec *e) {
   return r;
 }
 
+static size_t count_bytes(char *const *list) {
+  size_t n = 0;
+  for (; list != NULL && *list != NULL; list++)
+    n += strlen(*list) + 1;
+  return n;
+}
+
+/* What failed, on what: the program is only to blame where everything else was done. */
+static void push_reason(lua_State *L, const struct exec *e, int error) {
+  const char *why = strerror(error);
+  if (e->step == NULL && error == E2BIG)
+    lua_pushfstring(L, "%s: %s (arguments: %I bytes, environment: %I bytes)", e->file,
+                    why, (LUAI_UACINT)count_bytes(e->argv),
+                    (LUAI_UACINT)count_bytes(e->envp ? e->envp : environ));
+  else if (e->step == NULL)
+    lua_pushfstring(L, "%s: %s", e->file, why);
+  else if (strcmp(e->step, "cwd") == 0)
+    lua_pushfstring(L, "option 'cwd': %s: %s", e->cwd, why);
+  else if (strcmp(e->step, "fds") == 0)
+    lua_pushfstring(L, "option 'fds': [%d]: %s", e->step_fd, why);
+  else
+    lua_pushfstring(L, "the leash can't be kept: %s", why);
+}
+
 static int f_exec(lua_State *L) {
   struct exec e = {.top = 2, .leash = -1, .old_cwd = -1};
   lua_settop(L, 3);
@@ -336,7 +397,7 @@ static int f_exec(lua_State *L) {
     return luaL_error(L, "exec failed (%s), and the old directory can't be entered again",
                       strerror(-r));
   luaL_pushfail(L);
-  lua_pushfstring(L, "%s: %s", e.file, strerror(-r));
+  push_reason(L, &e, -r);
   lua_pushinteger(L, -r);
   return 3;
 }
