@@ -19,7 +19,7 @@ static const char *const *get_env(lua_State *L, int idx) {
     return NULL;
   int table = lua_gettop(L);
   size_t n = lua_rawlen(L, table);
-  luaL_checkstack(L, (int)n + 8, "too many variables");
+  luaL_checkstack(L, 8, NULL);
   const char **env = lua_newuserdatauv(L, sizeof(*env) * (n + 1), 0);
   for (size_t i = 0; i < n; i++) {
     lua_rawgeti(L, table, (lua_Integer)i + 1);

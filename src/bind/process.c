@@ -176,7 +176,13 @@ struct proc *bound_check(lua_State *L, int idx) {
 /* Ends a call that gave work to the library. */
 static int done(lua_State *L, struct proc *p, int rc) {
   reactor_touch(p->reactor);
-  return bind_result_push(L, rc);
+  if (rc != MF_ELIMIT)
+    return bind_result_push(L, rc);
+  lua_pushnil(L);
+  bind_error_push(L, "LIMIT",
+                  "a command, and all arguments of a process together, have 4 GiB at most",
+                  NULL, MF_STARTED_NO, NULL);
+  return 2;
 }
 
 /* ---- make: -> raw; or nil, error ---- */
