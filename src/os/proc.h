@@ -32,6 +32,10 @@ struct proc_status {
 int proc_reap(pid_t pid, struct proc_status *ret);
 /* 0 when the child has ended and still can be reaped, MF_AGAIN, or -ECHILD (WNOWAIT). */
 int proc_peek(pid_t pid);
+/* Whether the process is a child of parent, by the kernel's word: 1 or 0; -ESRCH: parent has
+ * ended, so that its children are others' now; -ENOSYS: it can't be known. pidfds: -1 for
+ * none. */
+int proc_is_child(int pidfd, pid_t pid, int parent_pidfd, pid_t parent);
 /* The status of a process that is no child, after somebody has reaped it:
  * PIDFD_GET_INFO with PIDFD_INFO_EXIT (Linux 6.15). 0, or -ENODATA. */
 int proc_pidfd_status(int pidfd, int *ret_status);

@@ -20,6 +20,10 @@ int proc_kill(int pidfd, pid_t pid, int signum) {
   return kill(pid, signum) < 0 ? -errno : 0;
 }
 
+int proc_is_child(int pidfd, pid_t pid, int parent_pidfd, pid_t parent) {
+  return -ENOSYS;
+}
+
 int proc_pidfd_status(int pidfd, int *ret_status) {
   return -ENODATA;
 }

@@ -167,6 +167,70 @@ ssize_t sock_read(int fd, void *data, size_t n) {
   return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 }
 
+/* ---- guarded ends ---- */
+
+#ifdef __linux__
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
+
+void sock_refuse_fds(int fd, int on) {
+  int pass = !on;
+  setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &pass, sizeof pass); /* or as ever */
+}
+
+int sock_guard(int fd, int on) {
+  sock_refuse_fds(fd, on);
+  return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0 ? -ENOSYS : 0;
+}
+
+static pid_t writer_in(struct msghdr *m) {
+  struct ucred who;
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_CREDENTIALS)
+      continue;
+    memcpy(&who, CMSG_DATA(c), sizeof who);
+    return who.pid;
+  }
+  return 0;
+}
+
+/* There is room for what the kernel says, and none for descriptors. */
+ssize_t sock_read_from(int fd, void *data, size_t n, pid_t *ret_writer) {
+  union {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof(struct ucred))];
+  } room;
+  struct iovec iov = {data, n};
+  struct msghdr m;
+  ssize_t got;
+  assert(n > 0);
+  do {
+    m = (struct msghdr){.msg_iov = &iov,
+                        .msg_iovlen = 1,
+                        .msg_control = room.bytes,
+                        .msg_controllen = sizeof room.bytes};
+    got = recvmsg(fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0)
+    return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+  *ret_writer = writer_in(&m);
+  return got;
+}
+#else
+void sock_refuse_fds(int fd, int on) {
+}
+
+int sock_guard(int fd, int on) {
+  return -ENOSYS;
+}
+
+ssize_t sock_read_from(int fd, void *data, size_t n, pid_t *ret_writer) {
+  *ret_writer = 0;
+  return sock_read(fd, data, n);
+}
+#endif
+
 /* Linux doubles what it is given, for its own bookkeeping, and tells the double. */
 void sock_widen(int fd, int n) {
   int now;

@@ -45,6 +45,7 @@ int channel_open(struct channel *c, struct seam *seam, int fd) {
   c->seam = seam;
   c->fd = fd;
   c->reading = 1;
+  c->certified = seam->ops->guard(seam, fd, 1) == 0;
   r = seam->ops->watch(seam, &c->watch, fd, WATCH_READ);
   if (r < 0) {
     channel_close(c);
@@ -75,6 +76,7 @@ void channel_close(struct channel *c) {
 int channel_steal(struct channel *c) {
   int fd = c->fd;
   unwatch(c);
+  c->seam->ops->guard(c->seam, fd, 0);
   c->fd = -1;
   channel_close(c);
   return fd;
@@ -195,6 +197,7 @@ static void lack_memory(struct channel *c) {
 struct budget { /* of one turn, or of one drain */
   int reads, frames;
   size_t bytes;
+  int dry; /* until nothing is there: a short read may end where another writer begins */
 };
 
 /* What an earlier turn has left comes first, so the inbox never grows by it. 1: all that was
@@ -223,7 +226,7 @@ static int read_some(struct channel *c, struct budget left) {
       rewatch(c);
     }
     c->nstalls = 0;
-    got = c->seam->ops->read(c->seam, c->fd, room, n);
+    got = c->seam->ops->read_from(c->seam, c->fd, room, n, &c->writer);
     all = got <= 0;
     if (got == -EAGAIN)
       break;
@@ -240,16 +243,15 @@ static int read_some(struct channel *c, struct budget left) {
     r = deliver(c, &left.frames);
     if (r < 0)
       end(c, r);
-    all = !c->in.exact && (size_t)got < n;
-    if (all)
-      break;
+    if (!left.dry && !c->in.exact && (size_t)got < n)
+      break; /* that was all, or the loop says that it was not */
   }
   c->in_drain = 0;
   return all || r != 0;
 }
 
 void channel_drain(struct channel *c) {
-  struct budget budget = {INT_MAX, INT_MAX, DRAIN_MAX};
+  struct budget budget = {INT_MAX, INT_MAX, DRAIN_MAX, 1};
   c->undrained = !read_some(c, budget);
 }
 
@@ -257,7 +259,7 @@ void channel_ready(struct channel *c, unsigned events) {
   if (events & WATCH_WRITE)
     channel_flush(c);
   if (events & WATCH_READ) {
-    struct budget budget = {READS_A_TURN, FRAMES_A_TURN, SIZE_MAX};
+    struct budget budget = {READS_A_TURN, FRAMES_A_TURN, SIZE_MAX, 0};
     read_some(c, budget);
   }
 }

@@ -42,6 +42,8 @@ struct channel {
   int nstalls;  /* tries to read that found no memory, in a row */
   int in_drain; /* guards against recursion */
   int unread;   /* there was no memory to read what may be there */
+  int certified; /* the kernel tells who writes */
+  pid_t writer;  /* who has written the frame under way; 0: it is not known */
   int undrained; /* the last drain left something unread */
   int resting;  /* it has had its frames for this turn: not watched until the next */
 };

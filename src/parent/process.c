@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 enum {
   REPORT_PATIENCE_MS = 1000, /* the kernel says dead: so long the report may take */
@@ -652,21 +653,32 @@ static void poll_child(struct mf_process *p) {
     watch_end(p);
 }
 
+/* Nobody whom we know holds back its reaping. */
+static int is_orphan(const struct mf_process *p) {
+  return !p->child && (p->lost || !p->source);
+}
+
+/* Without a pidfd the number is true only while somebody holds back the reaping. */
+static int kill_known(struct mf_process *p, int signum) {
+  struct seam *s = p->home->seam;
+  if (p->pid <= 0 || (p->pidfd < 0 && is_orphan(p)))
+    return MF_EUNSUPPORTED;
+  return s->ops->kill(s, p->pidfd, p->pid, signum);
+}
+
 static void set_patience(struct mf_process *p, unsigned ms) {
   deadline_set(p->home, &p->patience, ms);
 }
 
 /* The other side did what the protocol does not allow. */
 static int broken_by(struct mf_process *p, const char *what) {
-  struct seam *s = p->home->seam;
   int code = p->greeting ? MF_ETEMPLATE_START : MF_EPROTOCOL;
   int unsure = p->state == STARTING && !p->greeting;
   process_fail(p, code, unsure ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
                p->greeting ? "the program does not speak moonfork's protocol (%s)"
                            : "protocol error of the process: %s",
                what);
-  if (p->pid > 0)
-    s->ops->kill(s, p->pidfd, p->pid, SIGKILL);
+  kill_known(p, SIGKILL);
   p->eof = 1;
   spares_drop(p);
   enter_state(p, FAILED);
@@ -692,13 +704,8 @@ static void watch_end(struct mf_process *p) {
     deadline_set(p->home, &p->retry, STALL_RETRY_MS);
 }
 
-/* Nobody whom we know holds back its reaping. */
-static int is_orphan(const struct mf_process *p) {
-  return !p->child && (p->lost || !p->source);
-}
-
-/* It said its number itself, and may have ended since: an orphan's can be another's by now,
- * unless its socket, looked at after the pidfd was made, shows that it lives. */
+/* It may have ended since it wrote: an orphan's number can be another's by now, unless its
+ * socket, looked at after the pidfd was made, shows that it lives. */
 static void doubt_pidfd(struct mf_process *p) {
   struct seam *s = p->home->seam;
   if (p->pidfd >= 0 && is_orphan(p) && p->chan.fd >= 0 &&
@@ -706,20 +713,65 @@ static void doubt_pidfd(struct mf_process *p) {
     s->ops->close(s, &p->pidfd);
 }
 
+/* Takes pidfd (a negative value: there is none). */
+static void set_number(struct mf_process *p, int pid, int pidfd) {
+  p->pid = pid;
+  p->pidfd = pidfd < 0 ? -1 : pidfd;
+  doubt_pidfd(p);
+  watch_end(p);
+  if (p->signal)
+    kill_known(p, p->signal);
+  p->signal = 0;
+}
+
 void process_set_pid(struct mf_process *p, int pid) {
   struct seam *s = p->home->seam;
   p->forked = 1;
-  if (p->pid > 0 || pid <= 0)
+  if (p->pid <= 0 && pid > 0)
+    set_number(p, pid, s->ops->pidfd(s, pid));
+}
+
+/* A number that a process tells, its own or a clone's, may be anybody's: code that runs before
+ * `run` can write what it likes. It is taken where the kernel says that its bearer is a child
+ * of the process that p was forked from (parent); where that one has ended, or is not known,
+ * when the kernel says that its bearer has written what was read (by_writer). Systems that
+ * say neither leave no choice. What is left: a clone with CAP_SYS_ADMIN can have the kernel
+ * name another writer, and is believed when its template has ended. */
+static int is_proven(const struct mf_process *p, const struct mf_process *parent, int pid,
+                     int pidfd, int by_writer) {
+  struct seam *s = p->home->seam;
+  int r = -ESRCH;
+  if (pidfd == -ESRCH || pid == (int)getpid())
+    return 0;
+  if (parent && parent->pid > 0)
+    r = s->ops->is_child(s, pidfd, pid, parent->pidfd, parent->pid);
+  if (r >= 0)
+    return r;
+  return by_writer || !p->chan.certified;
+}
+
+/* Takes the number if it is proven. p may have another one, from its own frames: its
+ * template's word is better, for that one has forked it. */
+static void believe(struct mf_process *p, int pid, int by_writer) {
+  struct seam *s = p->home->seam;
+  const struct mf_process *parent = p->lost ? NULL : p->source;
+  int pidfd;
+  p->forked = 1;
+  if (pid <= 0 || pid == p->pid || (p->pid > 0 && (by_writer || p->child)))
     return;
-  p->pid = pid;
-  p->pidfd = s->ops->pidfd(s, pid);
-  if (p->pidfd < 0)
-    p->pidfd = -1;
-  doubt_pidfd(p);
-  watch_end(p);
-  if (p->signal && (p->pidfd >= 0 || !is_orphan(p)))
-    s->ops->kill(s, p->pidfd, pid, p->signal);
-  p->signal = 0;
+  pidfd = s->ops->pidfd(s, pid);
+  if (!is_proven(p, parent, pid, pidfd, by_writer)) {
+    if (pidfd >= 0)
+      s->ops->close(s, &pidfd);
+    return;
+  }
+  close_pidfd(p);
+  set_number(p, pid, pidfd);
+}
+
+/* What p has written of itself: who the kernel says that was, if it does. */
+static int number_of_writer(const struct mf_process *p, int claimed) {
+  return p->chan.certified && p->chan.writer > 0 ? (int)p->chan.writer : claimed;
 }
 
 static void on_pidfd(struct watch *w, unsigned events) {
@@ -891,6 +943,12 @@ void process_unhold(struct mf_process *p) {
   fork.body = buf_peek(&hold->options);
   fork.length = buf_size(&hold->options);
   fork.fds = &fds;
+  if (p->state == HELD)
+    enter_state(p, FORKING);
+  if (!r) /* first, so that its socket is guarded before anybody can write to it */
+    r = process_connect(p, pair[0]);
+  else
+    h->seam->ops->close(h->seam, &pair[0]);
   if (!r)
     r = send_fork(source, &fork);
   else
@@ -898,12 +956,6 @@ void process_unhold(struct mf_process *p) {
   if (!r)
     p->fork_number = source->nsent;
   hold_free(hold);
-  if (p->state == HELD)
-    enter_state(p, FORKING);
-  if (!r)
-    r = process_connect(p, pair[0]);
-  else
-    h->seam->ops->close(h->seam, &pair[0]);
   if (r < 0) {
     p->unborn = 1;
     process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,
@@ -1257,7 +1309,6 @@ static int ends_processes(int signum) {
 }
 
 static int send_signal(struct mf_process *p, void *arg) {
-  struct seam *s = p->home->seam;
   int signum = *(const int *)arg;
   unhold_child(p);
   /* The runner is not there yet: what runs is the process that will be its reaper. */
@@ -1266,12 +1317,13 @@ static int send_signal(struct mf_process *p, void *arg) {
   if (p->gone)
     return -ESRCH;
   if (p->pid > 0) {
-    /* Without a pidfd the number is true only while somebody holds back the reaping. */
-    if (p->pidfd < 0 && is_orphan(p))
-      return MF_EUNSUPPORTED;
-    p->dying |= ends_processes(signum);
-    return s->ops->kill(s, p->pidfd, p->pid, signum);
+    int r = kill_known(p, signum);
+    if (r != MF_EUNSUPPORTED)
+      p->dying |= ends_processes(signum);
+    return r;
   }
+  if (is_orphan(p) && (p->state == RUNNING || p->state == GIVEN))
+    return MF_EUNSUPPORTED; /* its number will never be known */
   p->signal = signum;
   p->dying |= ends_processes(signum);
   return 0;
@@ -1401,7 +1453,8 @@ static int on_hello(struct mf_process *p, void *arg) {
     p->nwork += executed;
     p->ndone += executed;
   }
-  process_set_pid(p, (int)f->id); /* an orphan's answer to WHO is where we learn it */
+  /* An orphan's answer to WHO is where we learn it. The runner is not there yet. */
+  believe(p->reaper ? p->reaper : p, number_of_writer(p, (int)f->id), 1);
   if (p->taken_up) {
     /* It may have ended since it answered. What it wrote before is still to be read. */
     if (p->home->seam->ops->hung_up(p->home->seam, p->chan.fd)) {
@@ -1429,7 +1482,7 @@ static void confirm_fork(struct mf_process *p) {
 
 static int on_forked(struct mf_process *p, void *arg) {
   confirm_fork(p);
-  process_set_pid(p, *(const int *)arg);
+  believe(p, *(const int *)arg, 0);
   if (p->state == FORKING)
     enter_state(p, SERVING);
   return 0;
@@ -1437,7 +1490,7 @@ static int on_forked(struct mf_process *p, void *arg) {
 
 static int on_forked_late(struct mf_process *p, void *arg) {
   confirm_fork(p);
-  process_set_pid(p, *(const int *)arg);
+  believe(p, *(const int *)arg, 0);
   try_give(p);
   return 0;
 }
@@ -1519,9 +1572,8 @@ static void forget_identity(struct mf_process *p) {
   p->lost = 1;
 }
 
-/* The process we know stays as the silent reaper of clones that a former owner asked for; a
- * runner of its own has entered the function, whose exit nobody will report. */
-static void follow_runner(struct mf_process *p) {
+/* The process we know stays as the silent reaper of clones that a former owner asked for. */
+static void leave_reaper(struct mf_process *p) {
   struct mf_process *reaper = process_new(p->home, ENDING);
   if (!reaper) { /* the one we knew ends later, unobserved */
     forget_identity(p);
@@ -1539,13 +1591,27 @@ static void follow_runner(struct mf_process *p) {
     die(reaper);
 }
 
+/* A runner of its own has entered the function, whose exit nobody will report. */
+static void follow_runner(struct mf_process *p, int pid) {
+  struct seam *s = p->home->seam;
+  int pidfd = s->ops->pidfd(s, pid);
+  if (!is_proven(p, p, pid, pidfd, 1)) {
+    if (pidfd >= 0)
+      s->ops->close(s, &pidfd);
+    return;
+  }
+  leave_reaper(p);
+  set_number(p, pid, pidfd);
+}
+
 static int on_running(struct mf_process *p, void *arg) {
-  int pid = *(const int *)arg;
+  int pid = number_of_writer(p, *(const int *)arg);
   confirm_fork(p);
   deadline_clear(&p->limit);
-  if (p->pid > 0 && pid != p->pid)
-    follow_runner(p);
-  process_set_pid(p, pid);
+  if (p->pid > 0 && pid != p->pid && !p->reaper)
+    follow_runner(p, pid);
+  else
+    believe(p, pid, 1);
   if (p->reaper)
     p->reaper->runner = NULL;
   p->reaper = NULL;
@@ -1586,7 +1652,7 @@ static int on_exited(struct mf_process *p, void *arg) {
     return process_event(itself, EV_EXITED, arg);
   p->forked = 1;
   if (p->pid <= 0)
-    p->pid = e->pid;
+    believe(p, e->pid, 0);
   set_exit(p, e->status);
   p->exit.has_rusage = 1;
   p->exit.utime_us = e->utime_us;
@@ -1660,15 +1726,17 @@ static int source_lost(struct mf_process *p, void *arg) {
     process_stillborn(p);
     return 0;
   }
-  if (!p->forked) { /* its own socket will tell: fork or no fork */
-    if (source && source->refuses) {
-      process_stillborn(p);
-    } else if (p->nsent == 0 && (p->state == FORKING || p->state == GIVING)) {
-      p->greeting = 1; /* nothing was asked of it yet that it could answer */
-      send_simple(p, CMD_WHO, 0, NULL, 0);
-    }
+  if (!p->forked && source && source->refuses) {
+    process_stillborn(p);
     return 0;
   }
+  if (p->nsent == 0 && p->pid <= 0 &&
+      (p->state == FORKING || p->state == SERVING || p->state == GIVING)) {
+    p->greeting = 1; /* nothing was asked of it yet that it could answer */
+    send_simple(p, CMD_WHO, 0, NULL, 0);
+  }
+  if (!p->forked) /* its own socket will tell: fork or no fork */
+    return 0;
   if (p->gone)
     die_unreported(p);
   else if (p->pidfd < 0 && (p->state == RUNNING || p->state == GIVEN || p->eof))
@@ -1713,7 +1781,6 @@ static void on_limit(struct deadline *d) {
 /* A report, a hello, or the end of a closed child is overdue. */
 static void on_patience(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, patience);
-  struct seam *s = p->home->seam;
   if (p->greeting && !p->eof && !p->gone && !p->close_waits) {
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
                  "the template program sent nothing for %d seconds",
@@ -1733,8 +1800,8 @@ static void on_patience(struct deadline *d) {
     return;
   }
   /* It hung up, or was closed, and lives: it runs nothing and must end. */
-  if (p->pid > 0 && p->state != RUNNING && p->state != GIVEN)
-    s->ops->kill(s, p->pidfd, p->pid, SIGKILL);
+  if (p->state != RUNNING && p->state != GIVEN)
+    kill_known(p, SIGKILL);
   if (p->child)
     return; /* the pidfd tells, or poll_child */
   if (p->pidfd < 0)
@@ -1854,6 +1921,8 @@ static void on_frame(struct channel *c, const struct frame *f) {
   struct frame copy = *f;
   int pid = (int)f->id;
   uint64_t n = f->id;
+  if (p->pid <= 0 && c->certified && c->writer > 0 && !p->reaper)
+    believe(p, (int)c->writer, 1);
   switch (f->type) {
   case ANS_HELLO:
     process_event(p, EV_HELLO, &copy);

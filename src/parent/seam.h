@@ -34,6 +34,9 @@ struct seam_ops {
   ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov, const int *fds,
                   int nfds);                                     /* as sock_send */
   ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
+  /* As sock_guard and sock_read_from. */
+  int (*guard)(struct seam *s, int fd, int on);
+  ssize_t (*read_from)(struct seam *s, int fd, void *data, size_t n, pid_t *ret_writer);
   /* As sock_recv_iov without blocking: descriptors that come along go to fds (NULL: they
    * are closed). */
   ssize_t (*recv)(struct seam *s, int fd, const struct iovec *iov, int niov,
@@ -52,6 +55,7 @@ struct seam_ops {
   int (*spawn)(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid);
   int (*pidfd)(struct seam *s, pid_t pid);
   int (*kill)(struct seam *s, int pidfd, pid_t pid, int signum);
+  int (*is_child)(struct seam *s, int pidfd, pid_t pid, int parent_pidfd, pid_t parent);
   int (*reap)(struct seam *s, pid_t pid, struct proc_status *ret);
   /* The status of a process that is no child of ours and has ended: from the pidfd once
    * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */

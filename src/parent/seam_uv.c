@@ -63,6 +63,14 @@ static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
   return sock_read(fd, data, n);
 }
 
+static int op_guard(struct seam *s, int fd, int on) {
+  return sock_guard(fd, on);
+}
+
+static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n, pid_t *ret_writer) {
+  return sock_read_from(fd, data, n, ret_writer);
+}
+
 static ssize_t op_recv(struct seam *s, int fd, const struct iovec *iov, int niov,
                        struct fdset *fds, int *ret_truncated) {
   return sock_recv_iov(fd, iov, niov, 0, fds, ret_truncated);
@@ -246,6 +254,10 @@ static int op_kill(struct seam *s, int pidfd, pid_t pid, int signum) {
   return proc_kill(pidfd, pid, signum);
 }
 
+static int op_is_child(struct seam *s, int pidfd, pid_t pid, int parent_pidfd, pid_t parent) {
+  return proc_is_child(pidfd, pid, parent_pidfd, parent);
+}
+
 static int op_reap(struct seam *s, pid_t pid, struct proc_status *ret) {
   return proc_reap(pid, ret);
 }
@@ -331,6 +343,8 @@ static const struct seam_ops uv_ops = {
     .pair = op_pair,
     .send = op_send,
     .read = op_read,
+    .guard = op_guard,
+    .read_from = op_read_from,
     .recv = op_recv,
     .widen = op_widen,
     .hung_up = op_hung_up,
@@ -343,6 +357,7 @@ static const struct seam_ops uv_ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
+    .is_child = op_is_child,
     .reap = op_reap,
     .status = op_status,
     .measure = op_measure,

@@ -123,6 +123,17 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
   return (ssize_t)n;
 }
 
+static int op_guard(struct seam *seam, int fd, int on) {
+  return self(seam)->certifies ? 0 : -ENOSYS;
+}
+
+static ssize_t op_read_from(struct seam *seam, int fd, void *data, size_t n,
+                            pid_t *ret_writer) {
+  struct sim *s = self(seam);
+  *ret_writer = s->fd[at(s, fd)->peer].writer;
+  return op_read(seam, fd, data, n);
+}
+
 static ssize_t op_recv(struct seam *seam, int fd, const struct iovec *iov, int niov,
                        struct fdset *fds, int *ret_truncated) {
   struct sim *s = self(seam);
@@ -233,6 +244,16 @@ static int op_kill(struct seam *seam, int pidfd, pid_t pid, int signum) {
   return 0;
 }
 
+static int op_is_child(struct seam *seam, int pidfd, pid_t pid, int parent_pidfd,
+                       pid_t parent) {
+  struct sim *s = self(seam);
+  if (!s->certifies)
+    return -ENOSYS;
+  if (s->ended[parent])
+    return -ESRCH;
+  return s->parent_of[pid] == parent;
+}
+
 static int op_reap(struct seam *seam, pid_t pid, struct proc_status *ret) {
   struct sim *s = self(seam);
   memset(ret, 0, sizeof *ret);
@@ -319,6 +340,8 @@ static const struct seam_ops ops = {
     .pair = op_pair,
     .send = op_send,
     .read = op_read,
+    .guard = op_guard,
+    .read_from = op_read_from,
     .recv = op_recv,
     .widen = op_widen,
     .hung_up = op_hung_up,
@@ -331,6 +354,7 @@ static const struct seam_ops ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
+    .is_child = op_is_child,
     .reap = op_reap,
     .status = op_status,
     .measure = op_measure,

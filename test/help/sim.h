@@ -16,6 +16,7 @@ struct sim_fd {
   int closed;            /* by its holder */
   int sent;              /* travels, or has travelled, to another process */
   int refused;           /* its holder wants to read no more */
+  int writer;            /* the process that writes to it, as the kernel would say; 0: it won't */
   size_t flood;          /* so many octets come again as soon as they are read, for ever */
   size_t nread;          /* octets that its holder has read */
   struct buf rx;         /* what the other end wrote */
@@ -31,6 +32,8 @@ struct sim {
   struct sim_fd fd[SIM_FDS];
   int nfd;
   int next_pid;
+  int certifies;         /* the kernel tells of writers and parents */
+  int parent_of[SIM_FDS]; /* by pid */
   int ended[SIM_FDS], status[SIM_FDS]; /* by pid: has it ended, how */
   int children[SIM_FDS];               /* pids that were spawned and not reaped */
   int last_signal, last_signal_pid;

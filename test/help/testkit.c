@@ -247,6 +247,12 @@ static int kit_getuid(lua_State *L) {
   return 1;
 }
 
+/* setuid(n): user and group n, for good */
+static int kit_setuid(lua_State *L) {
+  int id = (int)luaL_checkinteger(L, 1);
+  return pushed(L, setgid((gid_t)id) == 0 ? setuid((uid_t)id) : -1);
+}
+
 static int kit_getsid(lua_State *L) {
   return pushed(L, getsid((pid_t)luaL_optinteger(L, 1, 0)));
 }
@@ -615,6 +621,7 @@ static const luaL_Reg functions[] = {
   {"getpid", kit_getpid},
   {"getppid", kit_getppid},
   {"getuid", kit_getuid},
+  {"setuid", kit_setuid},
   {"getsid", kit_getsid},
   {"getpgid", kit_getpgid},
   {"kill", kit_kill},

@@ -839,6 +839,83 @@ static void test_a_variable_without_a_name_is_misuse(void **state) {
   story_free(s);
 }
 
+/* ---- whose number it is ---- */
+
+static mf_process *fork_told(struct story *s, mf_process *t, int far, int told, int *ret_far) {
+  unsigned char body[4] = {(unsigned char)told, (unsigned char)(told >> 8)};
+  mf_process *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  process_unhold(q);
+  *ret_far = sim_far_end(s->sim, q->chan.fd);
+  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
+  sim_run(s->sim);
+  return q;
+}
+
+/* Whatever is written as the number, by the clone or its template, only the kernel's word
+ * counts: 501 is the clone, 502 another child of the template, 600 a stranger. */
+static void test_only_the_kernel_tells_whose_number_it_is(void **state) {
+  static const struct {
+    int told, writer, claimed, pid;
+  } cases[] = {
+      {501, 501, 501, 501}, {501, 501, 600, 501}, {600, 501, 600, 501}, {600, 0, 600, -1},
+      {0, 600, 600, -1},    {0, 501, 600, 501},   {501, 600, 600, 501}, {0, 0, 501, 501},
+  };
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    struct story *s = story_new();
+    int far, q_far;
+    s->sim->certifies = 1;
+    mf_process *t = make_template(s, &far), *q;
+    s->sim->parent_of[501] = s->sim->parent_of[502] = t->pid;
+    q = fork_told(s, t, far, cases[i].told, &q_far);
+    s->sim->fd[q_far].writer = cases[i].writer;
+    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    sim_answer(s->sim, q_far, ANS_RUNNING, (uint64_t)cases[i].claimed, NULL, 0);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, 1);
+    assert_int_equal(s->run_error, 0);
+    if (mf_pid(q) != cases[i].pid)
+      fail_msg("case %zu: %d", i, mf_pid(q));
+    s->sim->last_signal_pid = 0;
+    mf_kill(q, SIGKILL);
+    assert_true(s->sim->last_signal_pid == 0 || s->sim->last_signal_pid == cases[i].pid);
+    answer_exited(s, far, q->id, 501, 9);
+    sim_run(s->sim);
+    close_both(q, t);
+    sim_end_process(s->sim, 501, 0);
+    story_free(s);
+  }
+}
+
+/* The template's last word about a fork can't be proven when it has ended: the clone's next
+ * frame tells, or its answer to WHO. */
+static void test_the_last_word_of_a_dead_template_is_not_believed(void **state) {
+  struct story *s = story_new();
+  unsigned char body[4] = {600 & 0xff, 600 >> 8};
+  struct frame f;
+  int far, q_far, fds[SIM_QUEUE], asked = 0;
+  s->sim->certifies = 1;
+  mf_process *t = make_template(s, &far), *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  process_unhold(q);
+  q_far = sim_far_end(s->sim, q->chan.fd);
+  s->sim->fd[q_far].writer = 501;
+  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
+  sim_end_process(s->sim, t->pid, SIGKILL);
+  s->sim->fd[far].closed = 1; /* but what was sent along lives on in the clone */
+  sim_advance(s->sim, 100);
+  assert_int_equal(mf_pid(q), -1);
+  while (sim_command(s->sim, q_far, &f, fds))
+    asked += f.type == CMD_WHO;
+  assert_int_equal(asked, 1);
+  answer_hello(s, q_far, 600);
+  sim_run(s->sim);
+  assert_int_equal(mf_pid(q), 501);
+  sim_end_process(s->sim, 501, 0);
+  close_both(q, t);
+  story_free(s);
+}
+
 /* ---- limits and budgets ---- */
 
 /* What is reported of processes that nobody knows is acknowledged, in case a former owner
@@ -1018,6 +1095,8 @@ int main(void) {
       cmocka_unit_test(test_an_orphan_tells_its_pid_when_it_is_asked),
       cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
       cmocka_unit_test(test_what_is_asked_after_the_end),
+      cmocka_unit_test(test_only_the_kernel_tells_whose_number_it_is),
+      cmocka_unit_test(test_the_last_word_of_a_dead_template_is_not_believed),
       cmocka_unit_test(test_acknowledgements_that_nobody_reads_have_a_limit),
       cmocka_unit_test(test_acknowledgements_wait_for_a_full_socket),
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),

@@ -256,6 +256,56 @@ static void test_only_ends_of_pairs_are_nameless(void **state) {
   fd_close(&ends[0]);
 }
 
+/* Ends of a pair that children write to, each told from the others, whatever they claim. */
+static void test_a_guarded_end_tells_who_writes(void **state) {
+  int ends[2];
+  char text[100];
+  pid_t writer = 1, pid;
+  open_pair(ends);
+  if (sock_guard(ends[0], 1) < 0) { /* not on this system */
+    close_pair(ends);
+    return;
+  }
+  assert_int_equal(write(ends[1], "me", 2), 2);
+  pid = fork();
+  if (pid == 0)
+    _exit(write(ends[1], "child", 5) != 5);
+  assert_true(pid > 0);
+  assert_int_equal(waitpid(pid, NULL, 0), pid); /* what it wrote is still its own */
+  assert_int_equal(sock_read_from(ends[0], text, sizeof text, &writer), 2);
+  assert_int_equal(writer, getpid());
+  assert_int_equal(sock_read_from(ends[0], text, sizeof text, &writer), 5);
+  assert_int_equal(writer, pid);
+  assert_int_equal(sock_read_from(ends[0], text, sizeof text, &writer), -EAGAIN);
+  assert_int_equal(sock_guard(ends[0], 0), 0);
+  assert_int_equal(write(ends[1], "x", 1), 1);
+  assert_int_equal(sock_read(ends[0], text, sizeof text), 1);
+  close_pair(ends);
+}
+
+/* Either the sender is told at once, or nothing arrives; and it goes again afterwards. */
+static void test_a_guarded_end_takes_no_descriptors(void **state) {
+  int ends[2], truncated, fd = fd_open_null();
+  char c;
+  struct iovec iov = {"x", 1};
+  struct fdset fds;
+  pid_t writer;
+  open_pair(ends);
+  sock_guard(ends[0], 1);
+  ssize_t n = sock_send(ends[1], &iov, 1, &fd, 1);
+  assert_true(n == 1 || n == -EPERM);
+  if (n == 1)
+    assert_int_equal(sock_read_from(ends[0], &c, 1, &writer), 1);
+  sock_guard(ends[0], 0);
+  assert_int_equal(sock_send(ends[1], &iov, 1, &fd, 1), 1);
+  fdset_init(&fds);
+  assert_int_equal(sock_recv(ends[0], &c, 1, 0, &fds, &truncated), 1);
+  assert_int_equal(fds.n, 1);
+  fdset_close(&fds);
+  fd_close(&fd);
+  close_pair(ends);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_pair_is_cloexec_and_half_nonblocking),
@@ -271,6 +321,8 @@ int main(void) {
       census_test(test_without_stdio_everything_lands_above),
       census_test(test_same_file_is_recognised),
       census_test(test_only_ends_of_pairs_are_nameless),
+      census_test(test_a_guarded_end_tells_who_writes),
+      census_test(test_a_guarded_end_takes_no_descriptors),
   };
   return cmocka_run_group_tests_name("sock", tests, NULL, NULL);
 }
