@@ -122,7 +122,7 @@ function process:memory(callback) end
 ---@field address fun(self): string?
 ---@field send_fd fun(self, handle: moonfork.handle, data?: string)
 ---@field recv_fd fun(self): moonfork.socket?, string
----@field option fun(self, name: "nodelay"|"keepalive"|"sndbuf"|"rcvbuf", value?: boolean|integer): any, string?, integer?
+---@field option fun(self, name: string, value?: boolean|integer): any, string?, integer?
 ---@field settimeout fun(self, seconds?: number)
 ---@field fileno fun(self): integer
 ---@field detach fun(self): integer, string?

@@ -11,7 +11,8 @@ static int belongs(char c) {
   return isdigit((unsigned char)c) || c == '-' || c == '+' || c == 'e';
 }
 
-/* What is neither digit, sign nor exponent is the locale's decimal point, of any length. */
+/* What is neither digit, sign nor exponent is the locale's decimal point, of any length.
+ */
 static size_t set_point(const char *from, char *to) {
   size_t n = 0;
   int in_point = 0;

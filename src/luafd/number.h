@@ -1,12 +1,12 @@
-/* Lua numbers that become strings on their way to another process. Both sides. lua_tolstring
- * would cut them to 14 digits and write the locale's decimal point. */
+/* Lua numbers that become strings on their way to another process. Both sides.
+ * lua_tolstring would cut them to 14 digits and write the locale's decimal point. */
 #ifndef LUAFD_NUMBER_H
 #define LUAFD_NUMBER_H
 
 #include <lua.h>
 
-/* Replaces a number at idx by its text: as tostring writes it, but exact. Other values stay.
- * May raise (memory). */
+/* Replaces a number at idx by its text: as tostring writes it, but exact. Other values
+ * stay. May raise (memory). */
 void number_to_string(lua_State *L, int idx);
 /* The same without ".0" behind a whole float, as io's write. */
 void number_to_plain_string(lua_State *L, int idx);

@@ -52,17 +52,14 @@ static int check_value(lua_State *L, const struct option *option) {
   return (int)n;
 }
 
-static int unknown(lua_State *L) {
-  return luaL_argerror(L, 2, lua_pushfstring(L, "unknown option '%s' (valid: keepalive, nodelay, "
-                                                "rcvbuf, sndbuf)", lua_tostring(L, 2)));
-}
-
 static const struct option *check_option(lua_State *L) {
   const char *name = luaL_checkstring(L, 2);
   for (int i = 0; names[i] != NULL; i++)
     if (strcmp(names[i], name) == 0)
       return &options[i];
-  unknown(L);
+  lua_pushfstring(L, "unknown option '%s' (valid: keepalive, nodelay, rcvbuf, sndbuf)",
+                  name);
+  luaL_argerror(L, 2, lua_tostring(L, -1));
   return NULL;
 }
 

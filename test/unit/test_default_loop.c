@@ -1,6 +1,7 @@
-/* mf_new on libuv's default loop, made by the library, with any number of free descriptors:
- * a code, never the end of the process (libuv aborts in its first loop), and a process when
- * there are descriptors again. Each case is a process of its own, as the loop is made once. */
+/* mf_new on libuv's default loop, made by the library, with any number of free
+ * descriptors: a code, never the end of the process (libuv aborts in its first loop), and
+ * a process when there are descriptors again. Each case is a process of its own, as the
+ * loop is made once. */
 #include "unit.h"
 
 #include "os/fd.h"

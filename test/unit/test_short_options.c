@@ -1,8 +1,8 @@
-/* Option structs of an older and shorter version. mf_options with a smaller size was accepted
- * and then read in full; call options were read whatever they said. Each struct here ends where
- * readable memory ends, at every size from size_t on, so that one byte too many ends the test;
- * what the caller's struct lacks has to be the initial value. Structs to be filled end there,
- * too. Uses nothing but the installed interface. */
+/* Option structs of an older and shorter version. mf_options with a smaller size was
+ * accepted and then read in full; call options were read whatever they said. Each struct
+ * here ends where readable memory ends, at every size from size_t on, so that one byte
+ * too many ends the test; what the caller's struct lacks has to be the initial value.
+ * Structs to be filled end there, too. Uses nothing but the installed interface. */
 #include "unit.h"
 
 #include <moonfork.h>
@@ -20,8 +20,10 @@ static int make_page(void **state) {
   (void)state;
   setenv("MOONFORK_TEMPLATE", "/bin/true", 1);
   page_size = (size_t)sysconf(_SC_PAGESIZE);
-  page = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  return page == MAP_FAILED || mprotect(page + page_size, page_size, PROT_NONE) != 0 ? -1 : 0;
+  page = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+              -1, 0);
+  return page == MAP_FAILED || mprotect(page + page_size, page_size, PROT_NONE) != 0 ? -1
+                                                                                     : 0;
 }
 
 /* The first `size` bytes of the struct, which says that this is all. */
@@ -36,7 +38,8 @@ static void turn(uv_loop_t *loop) {
   uv_run(loop, UV_RUN_DEFAULT);
 }
 
-/* Fields of a struct end at multiples of their sizes; half a pointer is nobody's version. */
+/* Fields of a struct end at multiples of their sizes; half a pointer is nobody's version.
+ */
 enum { STEP = sizeof(void *) };
 
 static void test_options(void **state) {
