@@ -48,6 +48,13 @@ int proc_zombie_status(int pidfd, pid_t pid, int *ret_status);
  * 5.4). 0, or -ECHILD: it is not, or still runs. */
 int proc_reap_pidfd(int pidfd, int *ret_status);
 
+/* getenv, but NULL where this process has rights that whoever started it has not (set-user-ID
+ * and the like): he is not to choose what it runs. */
+const char *proc_getenv(const char *name);
+/* Whether the program (as in proc_spawn) is the file that this process executes; 0 where that
+ * can't be known. */
+int proc_is_own_program(const char *program);
+
 /* Number of threads of this process, or -errno. */
 int proc_threads(void);
 /* Process title: comm (15 octets) and the argument area where it can be found. */

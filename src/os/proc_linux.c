@@ -17,10 +17,12 @@
 #include "os/fdwait.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -46,6 +48,34 @@ _Static_assert(sizeof(struct exit_info) == 64, "layout of the kernel");
 #define EXIT_INFO_GET _IOWR(0xFF, 11, struct exit_info) /* PIDFD_GET_INFO */
 #define EXIT_INFO_PID (UINT64_C(1) << 0)                /* PIDFD_INFO_PID */
 #define EXIT_INFO_EXIT (UINT64_C(1) << 3)               /* PIDFD_INFO_EXIT */
+
+/* ---- who we are ---- */
+
+const char *proc_getenv(const char *name) {
+  return getauxval(AT_SECURE) ? NULL : getenv(name);
+}
+
+static int is_own(const char *path) {
+  struct stat own, its;
+  return stat(path, &its) == 0 && stat("/proc/self/exe", &own) == 0 &&
+         own.st_dev == its.st_dev && own.st_ino == its.st_ino;
+}
+
+int proc_is_own_program(const char *program) {
+  char path[PATH_MAX];
+  const char *folder = getenv("PATH");
+  if (strchr(program, '/') || !folder)
+    return is_own(program);
+  for (;; folder++) {
+    int n = (int)strcspn(folder, ":");
+    int length = snprintf(path, sizeof path, "%.*s/%s", n ? n : 1, n ? folder : ".", program);
+    if (length < (int)sizeof path && access(path, X_OK) == 0)
+      return is_own(path);
+    folder += n;
+    if (!*folder)
+      return 0;
+  }
+}
 
 /* ---- pidfds ---- */
 

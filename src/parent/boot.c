@@ -3,6 +3,7 @@
  * Runs in the parent, which never forks itself: programs are started by posix_spawn. */
 #include "parent/boot.h"
 
+#include "parent/mark.h"
 #include "parent/private.h"
 #include <errno.h>
 #include <pthread.h>
@@ -61,7 +62,7 @@ static int introduce(struct mf_process *p, const mf_options *o) {
 /* ---- exec ---- */
 
 static const char *program_of(const mf_options *o) {
-  const char *env = getenv("MOONFORK_TEMPLATE");
+  const char *env = proc_getenv("MOONFORK_TEMPLATE");
   if (o && o->program)
     return o->program;
   return env && *env ? env : MOONFORK_TEMPLATE_PATH;
@@ -70,10 +71,9 @@ static const char *program_of(const mf_options *o) {
 /* Starts the program and connects p to it. A program that does not start is p's failure,
  * not the call's. */
 static int spawn(struct mf_process *p, const mf_options *o, const char *program) {
-  extern char **environ;
   struct seam *s = p->home->seam;
   char boot[sizeof PROTO_BOOT_ARG + 24];
-  char *argv[3];
+  char *argv[3], **environment;
   struct proc_spawn spawn = {.program = program, .stdio = {-1, -1, -1}};
   pid_t pid = -1;
   int pair[2], null_fd = -1, leash, r, i;
@@ -88,8 +88,11 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
       spawn.stdio[i] = null_fd = null_fd < 0 ? fd_open_null() : null_fd;
   }
   leash = mf_leash_fd();
+  environment = mark_environment();
   if (leash < 0) {
     r = leash;
+  } else if (!environment) {
+    r = -ENOMEM;
   } else {
     snprintf(boot, sizeof boot, PROTO_BOOT_ARG "%d,%d", PROTO_BOOT_CONTROL_FD,
              PROTO_BOOT_LEASH_FD);
@@ -97,11 +100,12 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
     argv[1] = boot;
     argv[2] = NULL;
     spawn.argv = argv;
-    spawn.envp = environ;
+    spawn.envp = environment;
     spawn.control_fd = pair[1];
     spawn.leash_fd = leash;
     r = s->ops->spawn(s, &spawn, &pid);
   }
+  mark_free(environment);
   s->ops->close(s, &pair[1]);
   fd_close(&null_fd);
   if (r < 0) {
@@ -109,12 +113,22 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
     return r;
   }
   p->child = 1;
+  p->is_itself = proc_is_own_program(program);
   process_set_pid(p, (int)pid);
   return process_connect(p, pair[0]);
 }
 
 static void spawn_or_fail(struct mf_process *p, const mf_options *o, const char *program) {
-  int r = spawn(p, o, program);
+  int r;
+  if (mark_is_left()) {
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "%s can't be started: this process was started as a template program itself, "
+                 "and went on as a host; main() has to call mf_template_check before anything "
+                 "else", program);
+    process_end_unborn(p);
+    return;
+  }
+  r = spawn(p, o, program);
   if (r == 0)
     return;
   process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",

@@ -340,6 +340,13 @@ void process_fail(struct mf_process *p, int code, int started, const char *trace
   fail_with(p, failure_new(code, started, copy_message(p, text, strlen(text)), traceback));
 }
 
+/* What a program that said no hello may lack. */
+static const char *start_hint(const struct mf_process *p) {
+  return p->is_itself ? "; it is this program itself, whose main() has to call "
+                        "mf_template_check before anything else"
+                      : "";
+}
+
 /* The error that a process gets because its source can't fork it. */
 static void fail_like_source(struct mf_process *p) {
   const struct mf_process *s = p->source;
@@ -349,7 +356,7 @@ static void fail_like_source(struct mf_process *p) {
     code = MF_ETEMPLATE_DIED;
   if (!f && s && s->greeting) {
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "the template program ended before it said hello");
+                 "the template program ended before it said hello%s", start_hint(s));
     return;
   }
   if (!f || !f->message) {
@@ -547,7 +554,8 @@ static void die(struct mf_process *p) {
     p->idle_death = !has_work(p);
     if (p->greeting)
       process_fail(p, MF_ETEMPLATE_START, may_have_started(p), NULL,
-                   "the template program ended before it said hello (%s)", how);
+                   "the template program ended before it said hello (%s)%s", how,
+                   start_hint(p));
     else
       process_fail(p, MF_ECLONE_DIED, may_have_started(p), NULL,
                    "the process ended instead of answering (%s)", how);
@@ -1783,8 +1791,8 @@ static void on_patience(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, patience);
   if (p->greeting && !p->eof && !p->gone && !p->close_waits) {
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "the template program sent nothing for %d seconds",
-                 HELLO_PATIENCE_MS / 1000);
+                 "the template program sent nothing for %d seconds%s",
+                 HELLO_PATIENCE_MS / 1000, start_hint(p));
     broken_by(p, "no answer");
     return;
   }

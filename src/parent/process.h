@@ -65,6 +65,7 @@ struct mf_process {
   unsigned internal : 1; /* the library's: a default template, a reaper */
   unsigned child : 1;    /* our direct child: we reap it */
   unsigned greeting : 1; /* a hello is due before anything else */
+  unsigned is_itself : 1; /* its program is this one */
   unsigned taken_up : 1; /* by from_fd: its hello says who it is */
   unsigned forked : 1;   /* it exists, or existed, as a process */
   unsigned gone : 1;     /* the kernel says that it has ended */

@@ -164,6 +164,7 @@ int mf_template_check(int argc, char **argv, const mf_template_options *options)
                     "MF_TEMPLATE_OPTIONS_INIT\n");
     _exit(2);
   }
+  unsetenv(PROTO_MARK_ENV);
   entry.options = &full;
   entry.close_rest = 1;
   template_enter(&entry);

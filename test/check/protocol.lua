@@ -67,6 +67,7 @@ local written = {
   PROTO_BOOT_ARG = {'"--moonfork-template="', "--moonfork-template="},
   PROTO_BOOT_CONTROL_FD = {"3", "descriptor 3"},
   PROTO_BOOT_LEASH_FD = {"4", "descriptor 4"},
+  PROTO_MARK_ENV = {'"MOONFORK_STARTED"', "MOONFORK_STARTED"},
 }
 local function value_of(name)
   return header:match("enum { " .. name .. " = ([^}]-) };") or
