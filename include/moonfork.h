@@ -384,8 +384,9 @@ MF_API int mf_pool_resize(mf_pool *, unsigned max); /* MF_ECLOSED: as mf_pool_re
 typedef void (*mf_pool_cb)(mf_pool *, const mf_error *error, void *data);
 /* New workers are forked from p. Takes p when it succeeds. A first one is started on
  * trial: when it is ready the old workers finish what they have and are replaced; when it
- * fails, the callback gets why and all stays as it was. Ends the failed state. MF_ESTATE:
- * another reload is under way. MF_ECLOSED: after mf_pool_drain or mf_pool_close. */
+ * fails, the callback gets why and all stays as it was. Ends the failed state. A later reload
+ * takes the place of one that is not over: that one's callback gets MF_ECANCELLED. MF_ESTATE:
+ * p was given to the pool already. MF_ECLOSED: after mf_pool_drain or mf_pool_close. */
 MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
 /* Takes no more calls, lets those it has finish, and tells when the last worker has
  * ended. After timeout_ms (MF_NO_TIMEOUT: none) what is left is killed: error TIMEOUT.

@@ -414,13 +414,18 @@ function pool_methods.reload(self, process, done)
   else
     raw, err = calls.take(1, "reload", process)
   end
+  local request
   return do_or_wait(done, function(finished)
     local function reloaded(e) return finished(e, not e or nil) end
     if not raw or not self.raw then
       return told_later(reloaded, nil, err or self.failure)
     end
-    told_later(reloaded, core.pool_reload(self.raw, raw, reloaded))
-  end, function() if self.raw then core.pool_cancel_reload(self.raw) end end)
+    request, err = core.pool_reload(self.raw, raw, reloaded)
+    if not request then calls.give_back(process) end
+    told_later(reloaded, request, err)
+  end, function()
+    if self.raw and request then core.pool_cancel_reload(self.raw, request) end
+  end)
 end
 
 function pool_methods.resize(self, max)

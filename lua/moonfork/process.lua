@@ -525,6 +525,11 @@ function calls.take(n, f, p)
   return take_template(p, f)
 end
 
+-- The pool did not take it: nothing has changed.
+function calls.give_back(p)
+  p.state, p.used_by = "serving", nil
+end
+
 function methods.rpc(p, name, opts)
   serving(p, "rpc")
   local plain, cell = calls.rpc_options(name, opts)

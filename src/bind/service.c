@@ -572,7 +572,7 @@ static struct service *check_pool(lua_State *L) {
 /* true; or nil and an error that speaks of the pool */
 static int pool_result_push(lua_State *L, int rc) {
   const char *text = rc == MF_ECLOSED  ? "the pool is closed"
-                     : rc == MF_ESTATE ? "another reload is under way"
+                     : rc == MF_ESTATE ? "the process was given to the pool already"
                                        : NULL;
   if (!text)
     return bind_result_push(L, rc);
@@ -596,20 +596,24 @@ static int l_pool_drain(lua_State *L) { /* pool_drain(raw, milliseconds | nil, f
   return started(L, s, c, c ? mf_pool_drain(s->pool, ms, on_pool_done, c) : -ENOMEM);
 }
 
-static int l_pool_reload(lua_State *L) { /* pool_reload(raw, raw process, f) */
+/* pool_reload(raw, raw process, f) -> what pool_cancel_reload takes; or nil, error */
+static int l_pool_reload(lua_State *L) {
   struct service *s = check_pool(L);
   struct proc *p = bound_check(L, 2);
   struct completion *c = completion_new(L, s->reactor, DONE_CALL, 3);
   int rc = c ? mf_pool_reload(s->pool, p->process, on_pool_done, c) : -ENOMEM;
-  if (rc == 0)
-    bound_give(p);
-  return started(L, s, c, rc);
+  if (rc < 0)
+    return started(L, s, c, rc);
+  bound_give(p);
+  reactor_touch(s->reactor);
+  lua_pushlightuserdata(L, c);
+  return 1;
 }
 
-static int l_pool_cancel_reload(lua_State *L) { /* pool_cancel_reload(raw) */
+static int l_pool_cancel_reload(lua_State *L) { /* pool_cancel_reload(raw, request) */
   struct service *s = check_box(L, 1);
   if (s && s->pool)
-    mf_pool_cancel_reload(s->pool);
+    mf_pool_cancel_reload(s->pool, lua_touserdata(L, 2));
   return 0;
 }
 

@@ -89,6 +89,7 @@ struct mf_pool {
     void *data;
     int done; /* the callback is owed */
     struct failure failure;
+    struct list next; /* struct reload_request: only the last of them is carried out */
   } reload;
   struct {
     mf_pool_cb cb;
@@ -107,6 +108,15 @@ struct mf_pool {
   unsigned last_at;
 };
 
+/* A reload that waits for the one before it to be told that it is over. */
+struct reload_request {
+  struct list link;
+  mf_process *process;
+  mf_pool_cb cb;
+  void *data;
+  const char *over; /* why it is not begun; NULL: it is */
+};
+
 static void pump(struct task *t);
 
 static uint64_t now_ms(const struct mf_pool *pool) {
@@ -117,11 +127,14 @@ static void ask_for_pump(struct mf_pool *pool) {
   home_task(pool->home, &pool->pump);
 }
 
+static int reloads(const struct mf_pool *pool) {
+  return pool->reload.process || pool->reload.done || !list_empty(&pool->reload.next);
+}
+
 static void update_busy(struct mf_pool *pool) {
   unsigned ends = !pool->quiet && (pool->closing || (pool->ending && !pool->ended));
   unsigned busy =
-      !pool->closed && (pool->nwaiting || pool->reload.process || pool->reload.done ||
-                        ends || (pool->drain.asked && pool->drain.cb));
+      !pool->closed && (pool->nwaiting || reloads(pool) || ends || (pool->drain.asked && pool->drain.cb));
   if (busy == pool->busy)
     return;
   pool->busy = busy;
@@ -822,6 +835,8 @@ static void end(struct mf_pool *pool) {
 
 /* ---- reload ---- */
 
+#define REPLACED "a later reload has taken the place of this one"
+
 static void reload_over(struct mf_pool *pool, int code, const char *message) {
   if (code)
     failure_set(&pool->reload.failure, code, message, NULL);
@@ -859,6 +874,37 @@ static void switch_template(struct mf_pool *pool) {
   reload_over(pool, 0, NULL);
   if (policy_workers(&pool->policy) >= pool->policy.config.max || put_in_slot(trial) < 0)
     dismiss(trial);
+}
+
+static void begin_reload(struct mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+  if (pool->reload.worker)
+    pool->reload.worker->trial = 1;
+  pool->reload.process = p;
+  pool->reload.cb = cb;
+  pool->reload.data = data;
+}
+
+/* The earliest that waits. A later one takes its place; the last one begins. */
+static void begin_next_reload(struct mf_pool *pool) {
+  struct reload_request *q;
+  int r;
+  if (pool->reload.process || pool->reload.done || list_empty(&pool->reload.next))
+    return;
+  q = list_entry(pool->reload.next.next, struct reload_request, link);
+  list_remove(&q->link);
+  if (!list_empty(&pool->reload.next))
+    q->over = REPLACED;
+  if (q->over) {
+    begin_reload(pool, q->process, q->cb, q->data);
+    reload_over(pool, MF_ECANCELLED, q->over);
+  } else {
+    r = pool->ending ? 0 : worker_new(pool, q->process, &pool->reload.worker);
+    begin_reload(pool, q->process, q->cb, q->data);
+    if (r)
+      reload_over(pool, r, NULL);
+  }
+  free(q);
+  ask_for_pump(pool);
 }
 
 /* 1: the callback was paid. */
@@ -945,10 +991,11 @@ static void pump(struct task *t) {
   give_waiting(pool);
   follow_policy(pool);
   go_on_with_reload(pool);
+  begin_next_reload(pool);
   if (pay_due(pool))
     ask_for_pump(pool);
-  else if (pool->ending && !pool->nwaiting && !pool->nworking && !pool->reload.process &&
-           !pool->reload.done && list_empty(&pool->workers)) {
+  else if (pool->ending && !pool->nwaiting && !pool->nworking && !reloads(pool) &&
+           list_empty(&pool->workers)) {
     end(pool);
     ask_for_pump(pool);
   }
@@ -1121,32 +1168,67 @@ static int prepare_template(mf_process *p) {
   return mf_require(p, "moonfork.rpc"); /* once here, not in every worker */
 }
 
+/* Behind the one under way, which is given up. */
+static int queue_reload(struct mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+  struct reload_request *q = malloc(sizeof *q);
+  if (!q)
+    return MF_ENOMEM;
+  *q = (struct reload_request){.process = p, .cb = cb, .data = data};
+  list_init(&q->link);
+  list_push(&pool->reload.next, &q->link);
+  if (pool->reload.process && !pool->reload.done)
+    reload_over(pool, MF_ECANCELLED, REPLACED);
+  return 0;
+}
+
+/* Whether the process is given to this pool already, by a reload that is not over. */
+static int is_in_reload(const struct mf_pool *pool, const mf_process *p) {
+  if (pool->reload.process == p)
+    return 1;
+  list_each(it, &pool->reload.next) {
+    if (list_entry(it, struct reload_request, link)->process == p)
+      return 1;
+  }
+  return 0;
+}
+
 int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
   int r = check(pool);
   if (!r && pool->ending)
     r = MF_ECLOSED;
-  if (!r && (pool->reload.process || pool->reload.done))
+  if (!r && p && (p == pool->template || is_in_reload(pool, p)))
     r = MF_ESTATE;
   if (!r)
     r = prepare_template(p);
   if (!r && p->home != pool->home)
     r = MF_EINVAL;
-  if (!r)
+  if (!r && reloads(pool)) {
+    r = queue_reload(pool, p, cb, data);
+  } else if (!r) {
     r = worker_new(pool, p, &pool->reload.worker);
-  if (r)
-    return r;
-  pool->reload.worker->trial = 1;
-  pool->reload.process = p;
-  pool->reload.cb = cb;
-  pool->reload.data = data;
-  update_busy(pool);
-  return 0;
+    if (!r)
+      begin_reload(pool, p, cb, data);
+  }
+  if (!r)
+    update_busy(pool);
+  return r;
 }
 
-void mf_pool_cancel_reload(mf_pool *pool) {
-  if (check(pool) || !pool->reload.process || pool->reload.done)
+void mf_pool_cancel_reload(mf_pool *pool, const void *data) {
+  static const char text[] = "cancelled by the caller";
+  if (check(pool))
     return;
-  reload_over(pool, MF_ECANCELLED, "cancelled by the caller");
+  if (pool->reload.process && !pool->reload.done && pool->reload.data == data) {
+    reload_over(pool, MF_ECANCELLED, text);
+    return;
+  }
+  list_each(it, &pool->reload.next) {
+    struct reload_request *q = list_entry(it, struct reload_request, link);
+    if (q->data == data) {
+      q->over = text;
+      ask_for_pump(pool);
+    }
+  }
 }
 
 static void begin_end(struct mf_pool *pool) {
@@ -1343,6 +1425,7 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options
   pool->rpc_options = *rpc;
   pool->options.rpc = NULL;
   list_init(&pool->workers);
+  list_init(&pool->reload.next);
   list_init(&pool->queue);
   list_init(&pool->due);
   list_init(&pool->spare);

@@ -41,8 +41,8 @@ void mf_memory_cancel(mf_process *p);
 /* The close of the rpc or pool, to be asked for or under way, is no outstanding work. */
 void mf_rpc_quiet(mf_rpc *rpc);
 void mf_pool_quiet(mf_pool *pool);
-/* The reload under way gets MF_ECANCELLED, and the old template goes on. */
-void mf_pool_cancel_reload(mf_pool *pool);
+/* The reload that was given this data gets MF_ECANCELLED, and the old template goes on. */
+void mf_pool_cancel_reload(mf_pool *pool, const void *data);
 /* Whether a deadline is set on the loop. Timers are not stopped when the last one goes, so
  * uv_backend_timeout alone does not tell. */
 int mf_has_deadline(struct uv_loop_s *loop);

@@ -463,6 +463,68 @@ story.test("reload exchanges the template under load; one that fails changes not
   finish(t, pool)
 end)
 
+story.test("the last of several reloads counts, the others are cancelled", function(t)
+  local pool = fork.new():eval "function f() return 1 end":pool("f", {max = 2})
+  t.eq(pool(), 1)
+  local order = {}
+  for i = 2, 5 do
+    pool:reload(fork.new():eval(("function f() return %d end"):format(i)), function(err, ok)
+      order[#order + 1] = {i, err and err.code or ok, err and err.message}
+    end)
+  end
+  t.eq(#order, 0)
+  t.within(10, function() return #order == 4 end)
+  for i = 1, 4 do t.eq(order[i][1], i + 1) end
+  for i = 1, 3 do
+    t.eq(order[i][2], "CANCELLED")
+    t.match(order[i][3], "later reload")
+  end
+  t.eq(order[4][2], true)
+  t.eq(pool(), 5)
+  t.eq(pool:stats().reloads, 1)
+  finish(t, pool)
+end)
+
+local LONG = "local t = os.clock() while os.clock() - t < 0.4 do end"
+
+story.test("a reload that takes long is replaced, and one that is refused keeps its process", function(t)
+  local pool = fork.new():eval "function f() return 1 end":pool("f", {max = 1})
+  t.eq(pool(), 1)
+  local first
+  pool:reload(fork.new():eval(LONG), function(err) first = err end)
+  t.got(pool:reload(fork.new():eval "function f() return 2 end"))
+  t.error(first, "CANCELLED")
+  t.eq(pool(), 2)
+  t.got(pool:drain(10))
+  local p = fork.new():eval "function g() end"
+  local ok, err = pool:reload(p)
+  t.eq(ok, nil)
+  t.error(err, "CLOSED")
+  t.got(p:run "g")
+  t.eq(t.status(p).code, 0)
+end)
+
+story.test("a reload whose coroutine is closed is taken back, the ones after it are not", function(t)
+  local pool = fork.new():eval "function f() return 1 end":pool("f", {max = 1})
+  t.eq(pool(), 1)
+  local last
+  pool:reload(fork.new():eval(LONG), function() end)
+  local thread
+  fork.set_waiter(function(reactor, timeout)
+    if coroutine.running() == thread then return coroutine.yield() end
+    fork.socket.poll({reactor}, timeout)
+  end)
+  thread = coroutine.create(function() return pool:reload(fork.new():eval "function f() return 2 end") end)
+  coroutine.resume(thread)
+  coroutine.close(thread)
+  fork.set_waiter(nil)
+  pool:reload(fork.new():eval "function f() return 3 end", function(err) last = err or true end)
+  t.within(10, function() return last end)
+  t.eq(last, true)
+  t.eq(pool(), 3)
+  finish(t, pool)
+end)
+
 story.test("drain with a time limit kills what is left", function(t)
   local pool = template():pool("snooze", {max = 1, load = 1, grace = 0.1})
   t.ok(pool(0))

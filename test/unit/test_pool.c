@@ -283,7 +283,6 @@ static void test_reload_replaces_workers_and_loses_nothing(void **state) {
   far_run(far);
   old = far_worker(far, 0);
   assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
-  assert_int_equal(mf_pool_reload(pool, NULL, on_reloaded, NULL), MF_ESTATE);
   far_run(far);
   assert_int_equal(reloads, 1);
   assert_true(old->ended);
@@ -293,6 +292,36 @@ static void test_reload_replaces_workers_and_loses_nothing(void **state) {
   answer_all();
   assert_int_equal(call[0].code + call[1].code, 0);
   assert_int_equal(old->kind, FAR_DEAD);
+}
+
+/* The last one counts; whoever asked before is told that it was cancelled. */
+static void test_a_later_reload_takes_the_place_of_the_one_under_way(void **state) {
+  mf_process *third;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  third = make_template();
+  assert_int_equal(mf_pool_reload(pool, third, on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_reload(pool, third, on_reloaded, NULL), MF_ESTATE);
+  assert_int_equal(mf_pool_reload(pool, NULL, on_reloaded, NULL), MF_EINVAL);
+  assert_int_equal(reloads, 0); /* never inside of the call */
+  far_run(far);
+  assert_int_equal(reloads, 3);
+  assert_int_equal(reload_code, 0); /* the last of them */
+  assert_int_equal(stats().reloads, 1);
+  answer_all();
+}
+
+static void test_reloads_that_wait_are_told_when_the_pool_ends(void **state) {
+  begin();
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_drain(pool, MF_NO_TIMEOUT, NULL, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 2);
+  assert_int_equal(reload_code, MF_ECANCELLED);
 }
 
 static int nevals;
@@ -460,6 +489,8 @@ int main(void) {
       STORY(test_init_that_fails_makes_the_pool_fail_until_reload),
       STORY(test_reload_that_fails_changes_nothing),
       STORY(test_reload_replaces_workers_and_loses_nothing),
+      STORY(test_a_later_reload_takes_the_place_of_the_one_under_way),
+      STORY(test_reloads_that_wait_are_told_when_the_pool_ends),
       STORY(test_template_that_dies_is_started_again),
       STORY(test_template_with_too_much_is_not),
       STORY(test_drain_waits_and_then_kills),

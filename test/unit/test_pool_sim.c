@@ -208,7 +208,7 @@ static void reload(struct world *w) {
     w->far->broken_loads++;
   t = make_template(w);
   r = mf_pool_reload(w->pool, t, on_reloaded, w);
-  CHECK(r == 0 || r == MF_ESTATE || r == MF_ECLOSED);
+  CHECK(r == 0 || r == MF_ECLOSED);
   if (r)
     mf_close(t, NULL, NULL);
   else
