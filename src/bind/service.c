@@ -452,7 +452,8 @@ static void submit(lua_State *L, struct service *s, struct reply *r,
   codec_fds_close(&s->fds);
   if (serialiser_encode(L, &s->serialiser, first, n, "argument", &s->out, &s->fds, &e) < 0) {
     codec_fds_close(&s->fds);
-    return answer_here(r, code_of(&e), e.text);
+    answer_here(r, code_of(&e), e.text);
+    return;
   }
   mf_message m = {buf_peek(&s->out), buf_size(&s->out), s->fds.fd, s->fds.n};
   int rc = s->rpc ? mf_rpc_call(s->rpc, &m, o, on_reply, r, ret_id)

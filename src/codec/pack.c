@@ -65,7 +65,8 @@ static void add_key(lua_State *L, struct text *t, const struct level *at) {
     const char *s = lua_tolstring(L, at->key, &size);
     if (is_name(s, size)) {
       add(t, ".", 1);
-      return add(t, s, size);
+      add(t, s, size);
+      return;
     }
     n = snprintf(plain, sizeof plain, "[\"%.*s\"]", (int)(size < 40 ? size : 40), s);
   } else if (lua_isinteger(L, at->key)) {
@@ -83,7 +84,8 @@ static void add_key(lua_State *L, struct text *t, const struct level *at) {
 static void add_path(lua_State *L, struct text *t, const struct level *at, const char *what) {
   if (at->outer) {
     add_path(L, t, at->outer, what);
-    return add_key(L, t, at);
+    add_key(L, t, at);
+    return;
   }
   char plain[64];
   int n = snprintf(plain, sizeof plain, "%s " LUA_INTEGER_FMT, what, at->position);

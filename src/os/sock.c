@@ -86,7 +86,8 @@ static void attach_fds(struct msghdr *m, union control *control, const int *fds,
   memcpy(CMSG_DATA(c), fds, size);
 }
 
-static int has_octets(const struct iovec *iov, int niov) {
+/* Used by asserts only. */
+__attribute__((unused)) static int has_octets(const struct iovec *iov, int niov) {
   for (int i = 0; i < niov; i++)
     if (iov[i].iov_len > 0)
       return 1;

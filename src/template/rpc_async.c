@@ -144,7 +144,8 @@ static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *
   if (call->lost) {
     rpc_server_fail(s, FAILURE_LIMIT,
                     "no free descriptor for the handles of the call (limit nofile)");
-    return rpc_server_refuse(s, call->id, 0);
+    rpc_server_refuse(s, call->id, 0);
+    return;
   }
   failure_clear(&s->failure);
   lua_pushcfunction(L, enter);

@@ -153,7 +153,8 @@ void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int firs
                                    : NULL;
   if (lent && size >= LEND_MIN && size <= s->out.max) {
     rpc_link_put_ref(&s->link, RPC_RESULT, id, lent, size);
-    return put_usage(s);
+    put_usage(s);
+    return;
   }
   buf_consume(&s->out, buf_size(&s->out)); /* what an error may have left there */
   codec_fds_close(&s->out_fds);
@@ -201,7 +202,8 @@ static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *
   if (call->lost) {
     rpc_server_fail(s, FAILURE_LIMIT,
                     "no free descriptor for the handles of the call (limit nofile)");
-    return rpc_server_refuse(s, call->id, 0);
+    rpc_server_refuse(s, call->id, 0);
+    return;
   }
   failure_clear(&s->failure);
   lua_pushcfunction(L, enter);

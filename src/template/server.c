@@ -67,7 +67,7 @@ void server_leave_user(struct server *s) {
 
 /* Appends as much of text as fits; gives the new end. By hand: every clone makes a title, and
  * printf would be a dozen pages that it never touches otherwise. */
-static char *append(char *at, const char *end, const char *text) {
+static char *append(char *at, char *end, const char *text) {
   size_t n = strlen(text);
   if (n > (size_t)(end - at))
     n = (size_t)(end - at);
@@ -75,7 +75,7 @@ static char *append(char *at, const char *end, const char *text) {
   return at + n;
 }
 
-static char *append_number(char *at, const char *end, uint64_t number) {
+static char *append_number(char *at, char *end, uint64_t number) {
   char digits[21], *first = digits + sizeof digits - 1;
   *first = 0;
   do

@@ -27,7 +27,7 @@ struct slots {
   uint32_t nfree;
 };
 
-enum { SLOT_NONE = 0xffffffffu };
+#define SLOT_NONE UINT32_C(0xffffffff)
 
 /* A cleared slot, or SLOT_NONE where there is no memory for more. */
 uint32_t slots_get(struct slots *s);

@@ -77,7 +77,7 @@ static _Atomic long calls, hits, forks, writes;
 
 #define REAL(name)                                                                       \
   static __typeof__(&name) real;                                                         \
-  if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+  if (!real) *(void **)&real = dlsym(RTLD_NEXT, #name)
 
 static uint32_t mask_of(const char *names) {
   uint32_t mask = 0;

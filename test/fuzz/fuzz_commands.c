@@ -6,6 +6,7 @@
  *
  * Input: octet 0 is the phase to begin in (modulo), the rest is what a socket would
  * bring; descriptors are numbers that name nothing, as many as headers ask for. */
+#undef NDEBUG /* its asserts are the test */
 #include "base/result.h"
 #include "template/commands.h"
 #include "template/runner.h"

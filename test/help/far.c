@@ -1,6 +1,7 @@
 #include "far.h"
 
 #include "base/result.h"
+#undef NDEBUG /* its asserts are part of the tests */
 #include <assert.h>
 #include <signal.h>
 #include <stdlib.h>
