@@ -19,7 +19,7 @@ The parent completes asynchronously on libuv and never forks itself.]],
 supported_platforms = { "unix" }
 
 dependencies = {
-  "lua >= 5.4, < 5.6",
+  "lua >= 5.4, < 5.5",
 }
 
 external_dependencies = {
@@ -27,12 +27,18 @@ external_dependencies = {
   MSGPACK = { header = "msgpack.h" },
 }
 
--- meson and ninja do the work; LuaRocks says where things belong. The C libraries lie beside
--- its folders: whatever is in lib would be taken for Lua modules.
+-- meson and ninja do the work; LuaRocks says where Lua is and where things belong. The build
+-- folder is made anew each time: it knows only the tree that it was configured for. The C
+-- libraries lie beside LuaRocks's folders (whatever is in lib would be taken for Lua modules),
+-- and the module finds the template program, which stays in the rock's own folder, from where
+-- LuaRocks deploys the module to.
 build = {
   type = "command",
   build_command = [[
-    meson setup build-rock --buildtype=release --prefix="$(PREFIX)" --libdir=native -Dtests=disabled \
-      -Dlmoddir="$(LUADIR)" -Dcmoddir="$(LIBDIR)" && ninja -C build-rock]],
+    rm -rf build-rock && meson setup build-rock --buildtype=release --prefix="$(PREFIX)" \
+      --libdir=native -Dtests=disabled -Dlmoddir="$(LUADIR)" -Dcmoddir="$(LIBDIR)" \
+      -Dlua_include="$(LUA_INCDIR)" -Dlua_library="$(LUA_LIBDIR)" \
+      -Dtemplate_beside=../../../luarocks/rocks-5.4/moonfork/dev-1/libexec/moonfork \
+      && ninja -C build-rock]],
   install_command = "meson install -C build-rock --no-rebuild",
 }

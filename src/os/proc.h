@@ -55,6 +55,11 @@ const char *proc_getenv(const char *name);
  * can't be known. */
 int proc_is_own_program(const char *program);
 
+/* The absolute path of the shared object that has this address, as it was loaded: to be
+ * called at that time, since it may be relative to the working directory. 0, or -ENOENT: the
+ * program itself has it. */
+int proc_object_path(const void *address, char *ret, size_t size);
+
 /* Number of threads of this process, or -errno. */
 int proc_threads(void);
 /* Process title: comm (15 octets) and the argument area where it can be found. */

@@ -5,16 +5,13 @@
 
 #include "parent/mark.h"
 #include "parent/private.h"
+#include "parent/program.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifndef MOONFORK_TEMPLATE_PATH
-#error "the build defines where moonfork-template is installed"
-#endif
 
 enum { BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 5000 };
 enum { HELLO_MS = 30000 };
@@ -61,11 +58,12 @@ static int introduce(struct mf_process *p, const mf_options *o) {
 
 /* ---- exec ---- */
 
-static const char *program_of(const mf_options *o) {
+/* room: of PROGRAM_PATH_MAX bytes, for what is found there. */
+static const char *program_of(const mf_options *o, char *room) {
   const char *env = proc_getenv("MOONFORK_TEMPLATE");
   if (o && o->program)
     return o->program;
-  return env && *env ? env : MOONFORK_TEMPLATE_PATH;
+  return env && *env ? env : program_installed(room);
 }
 
 /* Starts the program and connects p to it. A program that does not start is p's failure,
@@ -118,22 +116,30 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
   return process_connect(p, pair[0]);
 }
 
-static void spawn_or_fail(struct mf_process *p, const mf_options *o, const char *program) {
+static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
   int r;
+  p->unstarted = 0;
   if (mark_is_left()) {
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
                  "%s can't be started: this process was started as a template program itself, "
                  "and went on as a host; main() has to call mf_template_check before anything "
-                 "else", program);
+                 "else", p->program);
     process_end_unborn(p);
     return;
   }
-  r = spawn(p, o, program);
+  r = spawn(p, o, p->program);
   if (r == 0)
     return;
   process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",
-               program, strerror(-r));
+               p->program, strerror(-r));
   process_end_unborn(p);
+}
+
+/* p's program, and its options, which are kept until there is a socket. */
+static int prepare(struct mf_process *p, const mf_options *o) {
+  char room[PROGRAM_PATH_MAX];
+  p->program = strdup(program_of(o, room));
+  return p->program ? introduce(p, o) : MF_ENOMEM;
 }
 
 int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
@@ -142,12 +148,12 @@ int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
   if (!p)
     return MF_ENOMEM;
   p->journal = journal_new(JOURNAL_EXEC, o);
-  r = introduce(p, o); /* kept until there is a socket */
+  r = prepare(p, o);
   if (r < 0) {
     process_abandon(p);
     return r;
   }
-  spawn_or_fail(p, o, program_of(o));
+  spawn_or_fail(p, o);
   *ret = p;
   return 0;
 }
@@ -283,12 +289,11 @@ static uint64_t backoff_ms(unsigned failures) {
 
 static void on_backoff(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, retry);
-  char *program = p->program;
-  p->program = NULL;
   process_expect_stalls(p);
-  if (p->state == FORKING && program)
-    spawn_or_fail(p, NULL, program);
-  free(program);
+  if (p->state == FORKING && p->unstarted)
+    spawn_or_fail(p, NULL);
+  else
+    p->unstarted = 0;
 }
 
 int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
@@ -310,7 +315,7 @@ int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
       return MF_ENOMEM;
     h->def_early = 0;
     p->journal = journal_new(JOURNAL_DEFAULT, &t);
-    r = introduce(p, &t);
+    r = prepare(p, &t);
     if (r < 0) {
       process_abandon(p);
       return r;
@@ -318,16 +323,11 @@ int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
     make_default(h, p);
     if (h->def_not_before_ms > now) {
       /* It came to nothing several times in a row: wait a little, asynchronously. */
-      p->program = strdup(program_of(&t));
-      if (!p->program) {
-        h->def = NULL;
-        process_event(p, EV_CLOSE, NULL);
-        return MF_ENOMEM;
-      }
+      p->unstarted = 1;
       p->retry.on_due = on_backoff;
       deadline_set(h, &p->retry, h->def_not_before_ms - now);
     } else {
-      spawn_or_fail(p, &t, program_of(&t));
+      spawn_or_fail(p, &t);
     }
     if (!h->def) { /* it failed at once; the process that asked gets its error */
       *ret = p;

@@ -2366,7 +2366,7 @@ void process_park(struct mf_process *p) {
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
-  if (h->def == p && !p->error && !p->program) { /* one that waits to be started can go */
+  if (h->def == p && !p->error && !p->unstarted) { /* one that waits to be started can go */
     channel_park(&p->chan);
     s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
     return;

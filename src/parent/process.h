@@ -64,6 +64,7 @@ struct mf_process {
   unsigned open : 1;     /* the user has the handle */
   unsigned internal : 1; /* the library's: a default template, a reaper */
   unsigned child : 1;    /* our direct child: we reap it */
+  unsigned unstarted : 1; /* its program waits for the end of the back-off */
   unsigned greeting : 1; /* a hello is due before anything else */
   unsigned is_itself : 1; /* its program is this one */
   unsigned taken_up : 1; /* by from_fd: its hello says who it is */
@@ -112,7 +113,7 @@ struct mf_process {
   struct list spares, spare_link; /* clones forked ahead; being one */
   unsigned nspares, spares_min, spares_max;
   unsigned limit_ms;
-  char *name, *program; /* program: to be started later */
+  char *name, *program; /* program: what is executed; NULL where the parent executes none */
   struct journal *journal; /* until it can't be a template any more, unborn or not; or NULL */
 };
 

@@ -1,21 +1,23 @@
 #!/bin/sh
-# Installs into a folder of its own and uses what is there as a stranger would: the module
-# from Lua, the libraries by pkg-config from C, the programs by name. Where things belong is
+# Installs into a folder of its own and uses what is there as a stranger would, with the
+# variables that ./dev install prints: the module from Lua, the libraries by pkg-config from
+# C, the programs by name. Then the same after the folder was moved. Where things belong is
 # said in README.md.
 set -u
-build=build-install-check
 room=$(mktemp -d "${TMPDIR:-/tmp}/moonfork-install.XXXXXX")
 trap 'rm -rf "$room"' EXIT
 prefix=$room/prefix
 bad=0
 complain() { echo "$*"; bad=1; }
 
-# A prefix is compiled in, so the folder is configured anew; ccache or not, it is short.
-rm -rf "$build"
-meson setup "$build" --prefix="$prefix" --buildtype=release -Dtests=disabled >"$room/log" 2>&1 &&
-  ninja -C "$build" >>"$room/log" 2>&1 &&
-  meson install -C "$build" --no-rebuild >>"$room/log" 2>&1 || { cat "$room/log"; exit 1; }
-rm -rf "$build" # nothing below may lean on it
+unset LUA_PATH LUA_CPATH LUA_INIT LUA_INIT_5_4 MOONFORK_TEMPLATE MOONFORK_BUILD LD_LIBRARY_PATH
+unset LUA_PATH_5_4 LUA_CPATH_5_4 PKG_CONFIG_PATH
+./dev install "$prefix" >"$room/log" 2>&1 || { cat "$room/log"; exit 1; }
+rm -rf build-install # nothing below may lean on it
+for variable in LUA_PATH_5_4 LUA_CPATH_5_4 PKG_CONFIG_PATH LD_LIBRARY_PATH; do
+  grep -q "^  export $variable='" "$room/log" || complain "./dev install does not set $variable"
+done
+sed -n 's/^  export/export/p' "$room/log" >"$room/variables"
 
 for path in share/lua/5.4/moonfork lib/lua/5.4/moonfork/core.so \
   libexec/moonfork/moonfork-template include/moonfork.h include/moonfork/template.h \
@@ -24,12 +26,9 @@ for path in share/lua/5.4/moonfork lib/lua/5.4/moonfork/core.so \
 done
 [ "$bad" = 0 ] || exit 1
 
-# ---- from Lua: nothing but the two search paths is set ----
+# ---- from Lua ----
 
-unset LUA_PATH LUA_CPATH LUA_INIT LUA_INIT_5_4 MOONFORK_TEMPLATE MOONFORK_BUILD LD_LIBRARY_PATH
-LUA_PATH_5_4="$prefix/share/lua/5.4/?.lua;$prefix/share/lua/5.4/?/init.lua;;"
-LUA_CPATH_5_4="$prefix/lib/lua/5.4/?.so;;"
-export LUA_PATH_5_4 LUA_CPATH_5_4
+. "$room/variables"
 cat >"$room/hello.lua" <<'LUA'
 local fork = require "moonfork"
 local socket = assert(fork.new():eval([[
@@ -42,8 +41,6 @@ answer=$(cd "$room" && lua5.4 hello.lua 2>&1)
 
 # ---- from C ----
 
-PKG_CONFIG_PATH=$prefix/lib/pkgconfig
-export PKG_CONFIG_PATH
 case " $(pkg-config --print-requires --print-requires-private moonfork | tr '\n' ' ')" in
 *" lua"*) complain "moonfork.pc asks for Lua" ;;
 esac
@@ -58,7 +55,7 @@ int main(void) {
 C
 # shellcheck disable=SC2046  # flags are words
 cc -Wall -Werror -o "$room/version" "$room/version.c" \
-  $(pkg-config --cflags --libs moonfork) -Wl,-rpath,"$prefix/lib" &&
+  $(pkg-config --cflags --libs moonfork) &&
   [ "$("$room/version")" = "$(pkg-config --modversion moonfork)" ] ||
   complain "a C program with moonfork.pc does not work"
 
@@ -71,7 +68,7 @@ int main(int argc, char **argv) {
 C
 # shellcheck disable=SC2046
 cc -Wall -Werror -o "$room/template" "$room/template.c" \
-  $(pkg-config --cflags --libs moonfork-template) -Wl,-rpath,"$prefix/lib" ||
+  $(pkg-config --cflags --libs moonfork-template) ||
   complain "a C program with moonfork-template.pc does not compile"
 answer=$(cd "$room" && MOONFORK_TEMPLATE=$room/template lua5.4 hello.lua 2>&1)
 [ "$answer" = "hello world" ] || complain "with a template program of its own: $answer"
@@ -91,4 +88,18 @@ if [ -e "$prefix/bin/moonfork" ]; then
   *) complain "moonfork --version does not say its version" ;;
   esac
 fi
+
+# ---- moved ----
+
+mv "$prefix" "$room/moved"
+sed "s,$prefix/,$room/moved/,g" "$room/variables" >"$room/moved.variables"
+answer=$(. "$room/moved.variables" && cd / && lua5.4 "$room/hello.lua" 2>&1)
+[ "$answer" = "hello world" ] || complain "from Lua, moved: $answer"
+answer=$(cd "$room/moved/lib/lua/5.4" && . "$room/moved.variables" && LUA_CPATH_5_4='./?.so' \
+  lua5.4 "$room/hello.lua" 2>&1)
+[ "$answer" = "hello world" ] || complain "from Lua, moved, by a relative path: $answer"
+# shellcheck disable=SC2046
+(. "$room/moved.variables" && cc -o "$room/version" "$room/version.c" \
+  $(pkg-config --cflags --libs moonfork) && "$room/version" >/dev/null) ||
+  complain "a C program with the moved moonfork.pc does not work"
 exit "$bad"

@@ -18,14 +18,15 @@ expect(type(spec.source) == "table" and type(spec.source.url) == "string", "sour
 expect(type(spec.description) == "table" and spec.description.license == "MIT", "license")
 expect(read("LICENSE"):find("MIT", 1, true), "LICENSE is not MIT")
 
-local range = read("meson.build"):match("version: %['(>=[%d.]+)', '<[%d.]+'%]")
+local low, high = read("src/lua/meson.build"):match("version: %['>=([%d.]+)', '<([%d.]+)'%]")
 local lua = (spec.dependencies or {})[1] or ""
-expect(range and lua:gsub("%s", ""):find(range, 1, true), "lua: %s, meson wants %s", lua, range)
+expect(low and lua == ("lua >= %s, < %s"):format(low, high), "%s: meson wants >= %s, < %s", lua,
+  low, high)
 
 local build = spec.build or {}
 expect(build.type == "command", "build.type is %s", build.type)
 local options = read("meson_options.txt")
-for option in (build.build_command or ""):gmatch("%-D(%w+)=") do
+for option in (build.build_command or ""):gmatch("%-D([%w_]+)=") do
   expect(options:find("option('" .. option .. "'", 1, true), "meson has no option %s", option)
 end
 expect((build.install_command or ""):find("meson install", 1, true), "install_command")
