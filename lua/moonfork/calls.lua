@@ -191,6 +191,30 @@ local function post_error(target, err)
   reactor.post(function() return target(err) end)
 end
 
+-- The failure of the process that was made an rpc or a pool, which no call may ever report.
+-- Of a pool only what its template failed at: that a template or a worker dies is the pool's
+-- business.
+local function unreported(cell)
+  if cell.told then return nil end
+  return cell.chain or not cell.is_pool and cell.err or nil
+end
+
+local function tell_unreported(cell)
+  local err = unreported(cell)
+  if not err then return end
+  cell.told = true
+  reactor.post_failure(err)
+end
+
+local DEATHS = { CLONE_DIED = true, TEMPLATE_DIED = true, FORK_FAILED = true, PROTOCOL = true }
+
+-- For process.lua: the process that a pool has has failed.
+function calls.chain_failed(cell, err)
+  if DEATHS[err.code] then return end
+  cell.chain = err
+  if cell.closed then tell_unreported(cell) end
+end
+
 -- RP-10: on_error, else on_event("error", text). A pool's workers may die without anybody
 -- asking; an rpc whose end nobody was told of is reported when it is closed.
 local function trouble(cell, err)
@@ -201,9 +225,8 @@ local function trouble(cell, err)
   elseif cell.on_event and not cell.is_pool then
     cell.told = true
     reactor.call(cell.on_event, "error", err.code .. ": " .. tostring(err))
-  elseif cell.closed and not cell.told and not cell.is_pool then
-    cell.told = true
-    reactor.post_failure(err)
+  elseif cell.closed then
+    tell_unreported(cell)
   end
 end
 
@@ -224,6 +247,7 @@ end
 -- A service that never came to be answers every call with the reason.
 local function object(meta, process, raw, err, cell)
   local self = setmetatable({ raw = raw, failure = err, cell = cell, p = process }, meta)
+  cell.chain = err
   if err and (cell.on_error or cell.on_event) then
     reactor.post(function() return trouble(cell, err) end)
   end
@@ -269,8 +293,8 @@ end
 local function refuse(self, ...)
   local n = select("#", ...)
   local last = n > 0 and select(n, ...) or nil
+  if self.failure then self.cell.told = true end
   if type(last) ~= "function" then return nil, reason(self) end
-  self.cell.told = true
   post_error(last, reason(self))
   return setmetatable({}, Refused)
 end
@@ -342,12 +366,6 @@ Rpc.__call, Pool.__call = shared.call, shared.call
 
 -- ---- ending ----
 
-local function tell_unreported(cell)
-  if not cell.err or cell.told or cell.is_pool then return end
-  cell.told = true
-  reactor.post_failure(cell.err)
-end
-
 function shared.close(self)
   local meta = getmetatable(self)
   if meta ~= Rpc and meta ~= Pool then
@@ -363,8 +381,12 @@ end
 Rpc.__close, Pool.__close = shared.close, shared.close
 
 function Rpc.__gc(self)
-  if not self.closed then pcall(tell_unreported, self.cell) end
+  if self.closed then return end
+  self.cell.closed = true
+  pcall(tell_unreported, self.cell)
 end
+
+Pool.__gc = Rpc.__gc
 
 function rpc_methods.process(self)
   is_rpc(self, "process")

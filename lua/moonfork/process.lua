@@ -36,10 +36,27 @@ local function mark_told(p, err)
   end
 end
 
+-- What an rpc or a pool tells its calls, it has told for the process that it was made of, too.
+local function follow_service(p, cell)
+  local fate = p.fate
+  while fate do
+    fate.services[cell] = true
+    fate = fate.source
+  end
+end
+
+local function service_told(fate, message)
+  for cell in pairs(fate.services) do
+    local err = cell.chain or cell.err
+    if cell.told and err and err.message == message then return true end
+  end
+  return false
+end
+
 local function was_told(p, err)
   local fate = p.fate
   while fate do
-    if fate.told[err.message] then return true end
+    if fate.told[err.message] or service_told(fate, err.message) then return true end
     fate = fate.source
   end
   return false
@@ -107,6 +124,7 @@ local function failed_over_there(p, err)
 end
 
 function reactor.on_failure(cell, err)
+  if cell.pool then return calls.chain_failed(cell.pool, err) end
   local p = owners[cell]
   cell.failure = err
   if p then failed_over_there(p, err) end
@@ -177,7 +195,8 @@ local function blank(source, name)
     state = "serving", -- "finishing": run or to_fd under way; "finished"
     closed = false,
     name = name,
-    fate = { told = {}, source = source and source.fate },
+    fate = { told = {}, services = setmetatable({}, { __mode = "k" }),
+      source = source and source.fate },
   }, Process)
   owners[cell] = p
   return p
@@ -534,6 +553,7 @@ function methods.rpc(p, name, opts)
   serving(p, "rpc")
   local plain, cell = calls.rpc_options(name, opts)
   local raw, err = take(p, "rpc")
+  follow_service(p, cell)
   return calls.rpc(p, raw, err, name, plain, cell)
 end
 
@@ -541,6 +561,8 @@ function methods.pool(p, name, opts)
   serving(p, "pool")
   local plain, cell = calls.pool_options(name, opts)
   local raw, err = take_template(p, "pool")
+  p.cell.pool = cell
+  follow_service(p, cell)
   return calls.pool(p, raw, err, name, plain, cell)
 end
 

@@ -125,7 +125,6 @@ void bound_lend(struct proc *p) {
 void bound_give(struct proc *p) {
   p->holds++;
   p->lent = 1;
-  mf_on_error(p->process, NULL, NULL);
   mf_exit_quiet(p->process, 1);
   mf_on_exit(p->process, on_given_exit, p);
 }

@@ -605,6 +605,7 @@ static int l_pool_reload(lua_State *L) {
   int rc = c ? mf_pool_reload(s->pool, p->process, on_pool_done, c) : -ENOMEM;
   if (rc < 0)
     return started(L, s, c, rc);
+  mf_on_error(p->process, NULL, NULL); /* the reload's own callback is told */
   bound_give(p);
   reactor_touch(s->reactor);
   lua_pushlightuserdata(L, c);

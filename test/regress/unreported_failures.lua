@@ -1,0 +1,130 @@
+-- The first failure of a chain goes to the call that finishes it; one that no such call ever
+-- reports goes to on_error when the process is closed or collected, once. Processes that had
+-- been made an rpc or a pool lost theirs.
+local story = require "story"
+local fork = require "moonfork"
+
+-- What on_error gets of what f leaves behind, as messages.
+local function unreported(t, f, expected)
+  local got = {}
+  fork.on_error(function(err)
+    got[#got + 1] = err.message
+    t.ok(err.code and err.started, "an error object")
+  end)
+  f()
+  for _ = 1, 3 do collectgarbage() end
+  fork.loop()
+  if expected > 0 then t.within(5, function() return #got >= expected end) end
+  fork.step(0.1)
+  for _ = 1, 3 do collectgarbage() end
+  fork.loop()
+  fork.on_error(nil)
+  t.eq(#got, expected, table.concat(got, "; "))
+  return got[1]
+end
+
+local BREAK = {
+  there = function() return fork.new():eval "error('lost', 0)" end,
+  here = function() return fork.new():send_arg(0 / 0) end,
+}
+
+for where, broken in pairs(BREAK) do
+  local text = where == "there" and "lost" or "argument #1"
+  local function case(name, f)
+    story.test(("%s, a failure %s: told once"):format(name, where), function(t)
+      t.match(unreported(t, function() f(t, broken()) end, 1), text)
+    end)
+  end
+  local function quiet(name, f)
+    story.test(("%s, a failure %s: not told again"):format(name, where), function(t)
+      unreported(t, function() f(t, broken()) end, 0)
+    end)
+  end
+
+  case("closed", function(_, p) p:close() end)
+  case("collected", function() end)
+  case("closed with a clone", function(_, p)
+    p:fork():close()
+    p:close()
+  end)
+  case("an rpc closed", function(_, p) p:rpc "type":close() end)
+  case("an rpc collected", function(_, p) p:rpc "type" end)
+  case("an rpc of a clone closed", function(_, p)
+    p:fork():rpc "type":close()
+    fork.loop()
+    p:close()
+  end)
+  if where == "here" then case("a pool closed", function(_, p) p:pool("type"):close() end) end
+  case("a pool that had begun closed", function(t, p)
+    local pool = p:pool("type", {idle = 1})
+    if where == "there" then t.within(5, function() return pool:stats().state == "failed" end) end
+    pool:close()
+  end)
+
+  quiet("run", function(t, p)
+    t.eq(p:run "type", nil)
+    p:close()
+  end)
+  quiet("run with a callback", function(_, p) p:run("type", function() end) end)
+  quiet("run of a clone", function(t, p)
+    t.eq(p:fork():run "type", nil)
+    p:close()
+  end)
+  quiet("wait", function(t, p)
+    t.eq(p:wait(), nil)
+    p:close()
+  end)
+  quiet("to_fd", function(t, p) t.eq(p:to_fd(), nil) end)
+  quiet("a call", function(t, p)
+    local rpc = p:rpc "type"
+    t.eq(rpc:call(), nil)
+    rpc:close()
+  end)
+  quiet("a call of a clone", function(t, p)
+    local rpc = p:fork():rpc "type"
+    t.eq(rpc:call(), nil)
+    rpc:close()
+    fork.loop()
+    p:close()
+  end)
+  quiet("a pool's call", function(t, p)
+    local pool = p:pool "type"
+    t.eq(pool:call(), nil)
+    pool:close()
+  end)
+  quiet("a pool's call of a clone", function(t, p)
+    local pool = p:fork():pool "type"
+    t.eq(pool:call(), nil)
+    pool:close()
+    fork.loop()
+    p:close()
+  end)
+  quiet("on_error of an rpc", function(t, p)
+    local told
+    local rpc = p:rpc("type", {on_error = function(err) told = err end})
+    t.within(5, function() return told end)
+    rpc:close()
+  end)
+  quiet("on_error of a pool", function(t, p)
+    local told
+    local pool = p:pool("type", {idle = 1, on_error = function(err) told = err end})
+    t.within(5, function() return told end)
+    pool:close()
+  end)
+  quiet("reload", function(t, p)
+    local pool = fork.new():pool "type"
+    t.eq(pool:reload(p), nil)
+    pool:close()
+  end)
+end
+
+story.test("a worker that dies and a template that is started again are no failure of the chain", function(t)
+  unreported(t, function()
+    local pool = fork.new():eval "function f(x) if x then os.exit(1) end return 1 end":pool("f", {max = 1})
+    t.eq(pool:call(true), nil)
+    t.eq(pool:call(), 1)
+    pool:close()
+  end, 0)
+end)
+
+story.done()
