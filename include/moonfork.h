@@ -106,6 +106,9 @@ typedef struct mf_stdio {
 enum mf_leash { MF_LEASH_KILL = 0, MF_LEASH_TERM = 1, MF_LEASH_KEEP = 2 };
 enum mf_gc { MF_GC_GENERATIONAL = 0, MF_GC_INCREMENTAL = 1, MF_GC_STOP = 2 };
 enum mf_handles { MF_HANDLES_INHERIT = 0, MF_HANDLES_CLOSE = 1 };
+/* Whether other processes of the same user may look into a process, take its descriptors and
+ * trace it (PR_SET_DUMPABLE). Clones inherit it. */
+enum mf_dumpable { MF_DUMPABLE_INHERIT = 0, MF_DUMPABLE_YES = 1, MF_DUMPABLE_NO = 2 };
 
 /* Flags of mf_seal: one gc and one audit. */
 enum mf_seal_flags {
@@ -134,11 +137,12 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   const char *name;        /* for titles and messages */
   unsigned spares_min, spares_max; /* clones forked ahead, min <= max; max 0: none */
   size_t heap_reserve;     /* address space of the template's Lua heap; 0: default */
+  int dumpable;            /* enum mf_dumpable; of the first mf_new: the default template's, too */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \
   {                                                                                      \
     sizeof(mf_options), NULL, NULL, NULL, NULL, NULL, NULL, {{0, 0}, {0, 0}, {0, 0}}, 0, \
-        0, 0, 0, 0, NULL, 0, 0, 0                                                        \
+        0, 0, 0, 0, NULL, 0, 0, 0, 0                                                     \
   }
 MF_API void mf_options_init(mf_options *options);
 

@@ -58,6 +58,7 @@
 ---@field session? "inherit"|"new"
 ---@field leash? "kill"|"term"|"keep"
 ---@field handles? "inherit"|"close"
+---@field dumpable? boolean
 ---@field name? string
 
 ---@class moonfork.exec_options: moonfork.options

@@ -13,7 +13,7 @@ local function set(list)
   return s
 end
 
-local COMMON = "env cwd stdin stdout stderr timeout session leash handles name"
+local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable"
 local valid = {
   new = set(COMMON),
   fork = set(COMMON),
@@ -31,6 +31,7 @@ local choices = {
 }
 local STREAMS = { inherit = 0, null = 1, socket = 2 }
 local STREAM_IS_HANDLE = 3
+local DUMPABLE, NOT_DUMPABLE = 1, 2
 local MILLISECONDS_MAX = 0x7fffffff
 local NUMBERS_MAX = 1 << 20
 
@@ -180,6 +181,9 @@ function options.read(f, n, given)
   }
   for name in pairs(choices) do
     if given[name] ~= nil then plain[name] = choice(where, name, given[name]) end
+  end
+  if given.dumpable ~= nil then
+    plain.dumpable = expect(where, "dumpable", given.dumpable, "boolean") and DUMPABLE or NOT_DUMPABLE
   end
   if given.spares ~= nil then spares(where, plain, given.spares) end
   local failure

@@ -56,6 +56,7 @@ void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret
   ret->gc = (int)get_integer(L, idx, "gc");
   ret->leash = (int)get_integer(L, idx, "leash");
   ret->handles = (int)get_integer(L, idx, "handles");
+  ret->dumpable = (int)get_integer(L, idx, "dumpable");
   ret->new_session = (int)get_integer(L, idx, "session");
   ret->timeout_ms = (unsigned)get_integer(L, idx, "timeout");
   ret->spares_min = (unsigned)get_integer(L, idx, "spares_min");

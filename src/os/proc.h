@@ -60,6 +60,11 @@ int proc_is_own_program(const char *program);
  * program itself has it. */
 int proc_object_path(const void *address, char *ret, size_t size);
 
+/* Whether other processes of the same user may trace this one, read its memory and take its
+ * descriptors (PR_SET_DUMPABLE); inherited by its children until they execute a program. 0, or
+ * -1 with errno: ENOTSUP where there is no such thing. */
+int proc_set_dumpable(int on);
+
 /* Number of threads of this process, or -errno. */
 int proc_threads(void);
 /* Process title: comm (15 octets) and the argument area where it can be found. */

@@ -55,6 +55,10 @@ const char *proc_getenv(const char *name) {
   return getauxval(AT_SECURE) ? NULL : getenv(name);
 }
 
+int proc_set_dumpable(int on) {
+  return prctl(PR_SET_DUMPABLE, on != 0, 0, 0, 0);
+}
+
 static int is_own(const char *path) {
   struct stat own, its;
   return stat(path, &its) == 0 && stat("/proc/self/exe", &own) == 0 &&

@@ -25,6 +25,11 @@ const char *proc_getenv(const char *name) {
   return has_more_rights() ? NULL : getenv(name);
 }
 
+int proc_set_dumpable(int on) {
+  errno = ENOTSUP;
+  return -1;
+}
+
 int proc_is_own_program(const char *program) {
   return 0;
 }

@@ -258,6 +258,7 @@ static void template_options(mf_options *t, const mf_options *o) {
   t->lua_cpath = o->lua_cpath;
   t->gc = o->gc;
   t->heap_reserve = o->heap_reserve;
+  t->dumpable = o->dumpable;
 }
 
 int boot_early(struct home *h, const mf_options *o) {

@@ -82,7 +82,8 @@ static int leads_to_descriptor(const mf_options *o) {
 static int says_nothing(const mf_options *o) {
   return !o ||
          (!o->env && !o->cwd && !o->stdio[0].kind && !o->stdio[1].kind &&
-          !o->stdio[2].kind && !o->leash && !o->handles && !o->new_session && !o->name);
+          !o->stdio[2].kind && !o->leash && !o->handles && !o->dumpable && !o->new_session &&
+          !o->name);
 }
 
 /* ---- entries ---- */

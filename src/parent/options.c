@@ -18,6 +18,10 @@ static int has_nameless(const char *const *env) {
   return 0;
 }
 
+static int is_one_of(int value, int last) {
+  return value >= 0 && value <= last;
+}
+
 int options_load(const mf_options *from, mf_options *o) {
   int i;
   mf_options_init(o);
@@ -25,13 +29,12 @@ int options_load(const mf_options *from, mf_options *o) {
     return 0;
   if (sized_load(o, sizeof *o, from) < 0)
     return MF_EINVAL;
-  if (o->gc < 0 || o->gc > MF_GC_STOP ||
-      o->leash < 0 || o->leash > MF_LEASH_KEEP || o->handles < 0 ||
-      o->handles > MF_HANDLES_CLOSE || o->spares_min > o->spares_max ||
-      has_nameless(o->env))
+  if (!is_one_of(o->gc, MF_GC_STOP) || !is_one_of(o->leash, MF_LEASH_KEEP) ||
+      !is_one_of(o->handles, MF_HANDLES_CLOSE) || !is_one_of(o->dumpable, MF_DUMPABLE_NO) ||
+      o->spares_min > o->spares_max || has_nameless(o->env))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
-    if (o->stdio[i].kind < 0 || o->stdio[i].kind > MF_STDIO_FD)
+    if (!is_one_of(o->stdio[i].kind, MF_STDIO_FD))
       return MF_EINVAL;
   return 0;
 }
@@ -91,6 +94,8 @@ int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset
     r = put_octet(out, OPT_LEASH, o->leash);
   if (!r && o->handles != MF_HANDLES_INHERIT)
     r = put_octet(out, OPT_HANDLES, o->handles);
+  if (!r && o->dumpable != MF_DUMPABLE_INHERIT)
+    r = put_octet(out, OPT_DUMPABLE, o->dumpable);
   if (!setup)
     return r == -ENOMEM ? MF_ENOMEM : r;
   if (!r && o->lua_path)

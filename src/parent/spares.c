@@ -36,7 +36,8 @@ void spares_lose(struct mf_process *p) {
 /* Options that act at birth, which is over. */
 static int born_otherwise(const mf_options *o) {
   return o && (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind ||
-               o->stdio[2].kind || o->leash || o->handles || o->new_session || o->name);
+               o->stdio[2].kind || o->leash || o->handles || o->dumpable || o->new_session ||
+               o->name);
 }
 
 /* One that has hung up is as good as dead, though nobody has told its end yet. */

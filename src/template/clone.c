@@ -195,8 +195,8 @@ int cmd_fork(struct server *s, struct command *c) {
 /* ---- options ---- */
 
 static int fail_option(struct server *s, const char *what, int error) {
-  server_fail_with(s, FAILURE_INVAL, PHASE_OPTION, error, "option %s: %s", what,
-                   strerror(error));
+  server_fail_with(s, error == ENOTSUP ? FAILURE_UNSUPPORTED : FAILURE_INVAL, PHASE_OPTION, error,
+                   "option %s: %s", what, strerror(error));
   return -1;
 }
 
@@ -320,6 +320,8 @@ int clone_apply_options(struct server *s, const struct options *o, struct fdset 
     memcpy(s->name, o->name.p, n);
     s->name[n] = 0;
   }
+  if (o->dumpable && proc_set_dumpable(o->dumpable == MF_DUMPABLE_YES) < 0)
+    return fail_option(s, "dumpable", errno);
   if (o->has_leash)
     s->leash_mode = o->leash;
   if (o->session && setsid() < 0 && getsid(0) != getpid())

@@ -104,6 +104,8 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return get_small(&o->leash, v, MF_LEASH_KEEP);
   case OPT_HANDLES:
     return get_small(&o->handles, v, MF_HANDLES_CLOSE);
+  case OPT_DUMPABLE:
+    return get_small(&o->dumpable, v, MF_DUMPABLE_NO);
   case OPT_PATH:
     return fork ? -EPROTO : get_text(&o->path, v);
   case OPT_CPATH:

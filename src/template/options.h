@@ -19,7 +19,7 @@ struct options {
   struct text raw;      /* all of them, for the environment (options_next_env) */
   struct text commands; /* OPT_COMMANDS */
   uint8_t stdio[3];     /* enum mf_stdio_kind */
-  uint8_t session, leash, handles, gc;
+  uint8_t session, leash, handles, gc, dumpable;
   unsigned has_env : 1, has_stdio : 1, has_leash : 1;
   uint64_t heap_reserve;
   int nstdio_fds;   /* descriptors that stdio needs */

@@ -80,7 +80,8 @@ enum option_tag {
   OPT_HEAP_RESERVE = 12,        /* u64 octets (SETUP) */
   OPT_COMMANDS = 13, /* frames which the new process executes before it reads its socket
                         (FORK; last; only ARG, FD, RUN) */
-  OPT_LAST = OPT_COMMANDS
+  OPT_DUMPABLE = 14, /* u8 enum mf_dumpable */
+  OPT_LAST = OPT_DUMPABLE
 };
 
 enum proto_limit {

@@ -28,6 +28,7 @@
 #ifdef __linux__
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #endif
 
 extern char **environ;
@@ -556,6 +557,23 @@ static int kit_epoll(lua_State *L) {
 
 static int counter;
 
+#ifdef __linux__
+static int kit_dumpable(lua_State *L) { /* of this process: 0, 1 or 2 */
+  return pushed(L, prctl(PR_GET_DUMPABLE));
+}
+
+/* A duplicate of another process's descriptor (pidfd_getfd(2), Linux 5.6). */
+static int kit_steal(lua_State *L) {
+  int pidfd = (int)syscall(SYS_pidfd_open, (pid_t)luaL_checkinteger(L, 1), 0);
+  if (pidfd < 0) return luaL_fileresult(L, 0, NULL);
+  int fd = (int)syscall(438, pidfd, (int)luaL_checkinteger(L, 2), 0);
+  int saved = errno;
+  close(pidfd);
+  errno = saved;
+  return pushed(L, fd);
+}
+#endif
+
 static int kit_count(lua_State *L) { /* a static variable of a C module */
   lua_pushinteger(L, ++counter);
   return 1;
@@ -652,6 +670,10 @@ static const luaL_Reg functions[] = {
   {"threads", kit_threads},
   {"threads_stop", kit_threads_stop},
   {"epoll", kit_epoll},
+#ifdef __linux__
+  {"dumpable", kit_dumpable},
+  {"steal", kit_steal},
+#endif
   {"count", kit_count},
   {"atexit", kit_atexit},
   {"atfork", kit_atfork},
