@@ -7,6 +7,7 @@ local check = {}
 
 local function type_name(value)
   local meta = getmetatable(value)
+  if meta == "moonfork.socket" then return meta end -- it hides its metatable
   local name = type(meta) == "table" and rawget(meta, "__name")
   return type(name) == "string" and name or type(value)
 end

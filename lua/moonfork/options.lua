@@ -112,7 +112,8 @@ end
 local function count(where, name, value)
   local n = math.type(value) and math.tointeger(value)
   if not n or n < 0 or n > NUMBERS_MAX then
-    bad(where, name, "a small whole number expected, got " .. check.show(value))
+    bad(where, name, ("a whole number from 0 to %d expected, got %s"):format(NUMBERS_MAX,
+      check.show(value)))
   end
   return n
 end
@@ -127,7 +128,8 @@ local function spares(where, plain, value)
   plain.spares_max = count(where, "spares.max", value.max or value.min)
   plain.spares_min = count(where, "spares.min", value.min or plain.spares_max)
   if plain.spares_min > plain.spares_max then
-    bad(where, "spares", "min is greater than max")
+    bad(where, "spares", ("min (%d) is greater than max (%d)"):format(plain.spares_min,
+      plain.spares_max))
   end
 end
 

@@ -594,7 +594,7 @@ end
 function methods.kill(p, signal)
   open(p, "kill")
   local number = signal_number(signal)
-  if not p.raw then return nil, core.error("CLOSED", "the process does not exist") end
+  if not p.raw then return nil, core.error("CLOSED", "the process has not been started") end
   return core.kill(p.raw, number)
 end
 

@@ -254,7 +254,7 @@ function reactor.await(begin, cancel, timeout)
   local number = wait.number
   begin(function(e, v) reactor.answer(number, e, v) end)
   if not drive(wait, timeout and core.now() + timeout) then
-    return nil, core.error("TIMEOUT", "timed out", true)
+    return nil, core.error("TIMEOUT", ("timed out after %s s"):format(check.show(timeout)), true)
   end
   if wait.err then return nil, wait.err end
   return wait.value

@@ -134,7 +134,8 @@ static int reloads(const struct mf_pool *pool) {
 static void update_busy(struct mf_pool *pool) {
   unsigned ends = !pool->quiet && (pool->closing || (pool->ending && !pool->ended));
   unsigned busy =
-      !pool->closed && (pool->nwaiting || reloads(pool) || ends || (pool->drain.asked && pool->drain.cb));
+      !pool->closed && (pool->nwaiting || reloads(pool) || ends ||
+                        (pool->drain.asked && pool->drain.cb));
   if (busy == pool->busy)
     return;
   pool->busy = busy;

@@ -207,6 +207,33 @@ story.test("wrong arguments of rpcs and pools name the caller", {deadline = 60},
   fork.loop()
 end))
 
+story.test("wrong arguments of sockets name the caller", {deadline = 60}, quietly(function(t)
+  for _, name in ipairs {"listen", "connect", "open", "poll", "wrap"} do
+    local f = fork.socket[name]
+    for i, bad in ipairs(BAD) do
+      if f and type(bad) ~= "number" then
+        try(t, ("socket.%s (%d)"):format(name, i), function()
+          local made = f(bad, bad)
+          if type(made) == "userdata" then made:close() end
+        end)
+      end
+    end
+  end
+  for _, name in ipairs {"read", "lines", "write", "settimeout", "shutdown", "send_fd", "file", "option",
+    "limit", "communicate", "address", "flush"} do
+    for i, bad in ipairs(BAD) do
+      local a, b = fork.socket.pair()
+      a:settimeout(0.001)
+      if a[name] and type(bad) ~= "number" then
+        try(t, ("socket:%s (%d)"):format(name, i), function() return a[name](a, bad, bad) end)
+      end
+      if not tostring(a):find "closed" then a:close() end
+      b:close()
+    end
+  end
+  os.remove "x"
+end))
+
 story.test("what is not possible any more says why", function(t)
   local p = fork.new()
   t.got(p:run "type")
