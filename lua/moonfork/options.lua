@@ -169,6 +169,9 @@ local STARTS = { new = true, new_exec = true, template = true }
 -- argument.
 function options.read(f, n, given)
   local where = { f = f, n = n }
+  if given ~= nil and given == package.loaded.moonfork then
+    check.fail(n, f, ("the module itself is no options table; use a dot: fork.%s(...)"):format(f))
+  end
   given = check.optional(n, f, given, "table") or {}
   check.keys(n, f, given, valid[f])
   local path, cpath

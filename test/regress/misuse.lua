@@ -56,6 +56,14 @@ for kind, make in pairs(DOT) do
   end)
 end
 
+story.test("a colon in the place of a dot says so", function(t)
+  for _, name in ipairs {"new", "new_exec", "template"} do
+    local _, message = pcall(function() local _ = fork[name](fork, {}) end)
+    is_ours(t, message, name)
+    t.match(message, "use a dot: fork%." .. name)
+  end
+end)
+
 story.test("a dot in the place of a colon says so: sockets, calls, the reactor", function(t)
   local a = fork.socket.pair()
   for _, name in ipairs {"read", "write", "lines", "close", "fileno", "detach", "dup", "file", "accept",
