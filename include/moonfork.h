@@ -233,8 +233,8 @@ MF_API int mf_memory(mf_process *, mf_memory_cb, void *data);
  * Every process needs it, once, at any time. What is under way completes with
  * MF_ECANCELLED, a pending on_exit with known = 0, then the callback (or NULL), after
  * which the pointer is invalid. To learn of an exit, close later. A process that runs is
- * not touched; one that does not ends. When all callbacks have run, the library has no
- * handle left on the loop. */
+ * not touched; one that does not ends, after what is queued, or is killed after two
+ * seconds. When all callbacks have run, the library has no handle left on the loop. */
 MF_API void mf_close(mf_process *, mf_close_cb, void *data);
 
 /* ---- rpc: calls of one function in a process that stays ----
@@ -291,11 +291,14 @@ typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   mf_notice_cb on_close;  /* once, last but for the close callback: an orderly end */
   mf_notice_cb on_drain;  /* after MF_ELIMIT, when half of the limit is free again */
   void *data;             /* of these four */
+  unsigned grace_ms;      /* that a closing rpc waits for the next answer, before its process
+                             is killed; 10,000. A call with a timeout of its own may use
+                             all of that. MF_NO_TIMEOUT: for ever */
 } mf_rpc_options;
 #define MF_RPC_OPTIONS_INIT                                                              \
   {                                                                                      \
     sizeof(mf_rpc_options), NULL, NULL, 0, 0, 0, MF_NO_TIMEOUT, 256u << 20, 131072,      \
-        64u << 20, NULL, NULL, NULL, NULL, NULL                                          \
+        64u << 20, NULL, NULL, NULL, NULL, NULL, 10000                                   \
   }
 MF_API void mf_rpc_options_init(mf_rpc_options *options);
 
@@ -335,11 +338,13 @@ typedef struct mf_rpc_stats {
 MF_API int mf_rpc_get_stats(const mf_rpc *, mf_rpc_stats *);
 
 /* Gives up at once: all calls get MF_ECANCELLED (from the loop), the socket is closed, on
- * which the clone leaves. on_error and on_close don't come. mf_rpc_close is still due. */
+ * which the clone leaves, or is killed after a second. on_error and on_close don't come.
+ * mf_rpc_close is still due. */
 MF_API void mf_rpc_abort(mf_rpc *);
 typedef void (*mf_rpc_close_cb)(mf_rpc *, void *data);
 /* Needed once: no more calls. Those under way finish, the clone ends, on_close, then this
- * callback (or NULL), after which the pointer is invalid. */
+ * callback (or NULL), after which the pointer is invalid. When no answer came for grace_ms the
+ * rest gets MF_ECANCELLED, and the clone is killed (on_error instead of on_close). */
 MF_API void mf_rpc_close(mf_rpc *, mf_rpc_close_cb, void *data);
 
 /* ---- pool: calls handed to workers that come and go ---- */
@@ -365,7 +370,8 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   uint64_t max_memory;    /* private octets of one worker, seen after calls; 0: any */
   unsigned restart_burst, restart_period_ms; /* more ends before the first answer within
                              the period make the pool failed; burst at most 1000 */
-  unsigned grace_ms;      /* that a worker gets to end, before it is killed */
+  unsigned grace_ms;      /* that a worker gets to end, before it is killed; and that a
+                             closing pool waits for the next answer, as in mf_rpc_options */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
@@ -393,7 +399,8 @@ typedef void (*mf_pool_cb)(mf_pool *, const mf_error *error, void *data);
  * p was given to the pool already. MF_ECLOSED: after mf_pool_drain or mf_pool_close. */
 MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
 /* Takes no more calls, lets those it has finish, and tells when the last worker has
- * ended. After timeout_ms (MF_NO_TIMEOUT: none) what is left is killed: error TIMEOUT.
+ * ended. After timeout_ms (MF_NO_TIMEOUT: after grace_ms without an answer) what is left is
+ * killed: error TIMEOUT.
  * MF_ECLOSED: that was asked for already, or it is closed. */
 MF_API int mf_pool_drain(mf_pool *, unsigned timeout_ms, mf_pool_cb, void *data);
 
@@ -430,8 +437,8 @@ MF_API size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);
  * due. */
 MF_API void mf_pool_abort(mf_pool *);
 typedef void (*mf_pool_close_cb)(mf_pool *, void *data);
-/* Needed once: as mf_pool_drain without an end, then the callback (or NULL), after which
- * the pointer is invalid. */
+/* Needed once: as mf_pool_drain without a time limit, then the callback (or NULL), after
+ * which the pointer is invalid. */
 MF_API void mf_pool_close(mf_pool *, mf_pool_close_cb, void *data);
 
 /* ---- the caller as a template ---- */

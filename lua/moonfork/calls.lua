@@ -35,8 +35,8 @@ local function set(list)
 end
 
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
-  .. " message_max"
-local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart grace"
+  .. " message_max grace"
+local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart"
 local valid = {
   rpc = set(RPC),
   pool = set((RPC:gsub("on_drain", ""):gsub("strict", "")) .. " " .. POOL),
@@ -126,6 +126,7 @@ local function common(where, given)
     serialiser = serialiser(where, given),
     timeout = duration(where, given, "timeout"),
     message_max = count(where, given, "message_max", 16, 1 << 32),
+    grace = duration(where, given, "grace", true),
   }
   local cell = {
     on_event = callback(where, given, "on_event"),
@@ -169,7 +170,6 @@ function calls.pool_options(name, given)
   plain.max_calls = count(where, given, "max_calls", 1)
   plain.call_timeout = duration(where, given, "call_timeout")
   plain.max_memory = count(where, given, "max_memory", 1, math.maxinteger)
-  plain.grace = duration(where, given, "grace", true)
   if plain.idle and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))
   end
@@ -218,7 +218,7 @@ end
 -- RP-10: on_error, else on_event("error", text). A pool's workers may die without anybody
 -- asking; an rpc whose end nobody was told of is reported when it is closed.
 local function trouble(cell, err)
-  cell.err = err
+  if err.code ~= "CANCELLED" then cell.err = err end -- else it was closed: no news
   if cell.on_error then
     cell.told = true
     reactor.call(cell.on_error, err)

@@ -154,6 +154,7 @@ function process:memory(callback) end
 ---@field handles? boolean
 ---@field strict? boolean
 ---@field message_max? integer
+---@field grace? number
 
 ---@class moonfork.rpc: moonfork.calls
 ---@field with fun(self, options: {timeout?: number}): moonfork.calls
@@ -171,7 +172,6 @@ function process:memory(callback) end
 ---@field call_timeout? number
 ---@field max_memory? integer
 ---@field restart? {burst?: integer, period?: number}
----@field grace? number
 
 ---@class moonfork.pool: moonfork.calls
 ---@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.calls

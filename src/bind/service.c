@@ -350,6 +350,7 @@ static void read_rpc_options(lua_State *L, int idx, mf_rpc_options *o) {
   o->strict = get_flag(L, idx, "strict");
   o->timeout_ms = (unsigned)get_integer(L, idx, "timeout", MF_NO_TIMEOUT);
   o->message_max = (uint64_t)get_integer(L, idx, "message_max", (lua_Integer)o->message_max);
+  o->grace_ms = (unsigned)get_integer(L, idx, "grace", o->grace_ms);
   if (get_flag(L, idx, "events"))
     o->on_event = on_event;
   o->on_error = on_trouble;

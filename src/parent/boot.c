@@ -6,15 +6,13 @@
 #include "parent/mark.h"
 #include "parent/private.h"
 #include "parent/program.h"
+#include "parent/times.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 5000 };
-enum { HELLO_MS = 30000 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int early_fd = -1, early_pid;
@@ -50,7 +48,7 @@ static int send_setup(struct mf_process *p, const mf_options *o) {
 static int introduce(struct mf_process *p, const mf_options *o) {
   p->greeting = 1;
   p->forked = p->pid > 0;
-  deadline_set(p->home, &p->patience, HELLO_MS);
+  deadline_set(p->home, &p->patience, HELLO_PATIENCE_MS);
   if (o && o->name && !p->name)
     p->name = strdup(o->name);
   return send_setup(p, o);
@@ -202,7 +200,7 @@ int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
     process_abandon(p);
     return r;
   }
-  deadline_set(h, &p->patience, HELLO_MS); /* what says nothing is no process of ours */
+  deadline_set(h, &p->patience, HELLO_PATIENCE_MS); /* what says nothing is no process of ours */
   process_update(p);
   *ret = p;
   return 0;
@@ -280,12 +278,12 @@ int boot_early(struct home *h, const mf_options *o) {
 }
 
 static uint64_t backoff_ms(unsigned failures) {
-  uint64_t ms = BACKOFF_FIRST_MS;
+  uint64_t ms = TEMPLATE_BACKOFF_FIRST_MS;
   if (failures < 2)
     return 0;
-  while (failures-- > 2 && ms < BACKOFF_MAX_MS)
+  while (failures-- > 2 && ms < TEMPLATE_BACKOFF_MAX_MS)
     ms *= 2;
-  return ms < BACKOFF_MAX_MS ? ms : BACKOFF_MAX_MS;
+  return ms < TEMPLATE_BACKOFF_MAX_MS ? ms : TEMPLATE_BACKOFF_MAX_MS;
 }
 
 static void on_backoff(struct deadline *d) {

@@ -5,6 +5,7 @@
 #include "parent/numbers.h"
 #include "parent/pool_policy.h"
 #include "parent/private.h"
+#include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <assert.h>
 #include <errno.h>
@@ -29,6 +30,7 @@ struct worker {
   mf_rpc *rpc;
   int slot; /* -1: none (a trial, or given up) */
   unsigned ready : 1, leaving : 1, killed : 1, trial : 1;
+  unsigned slain : 1; /* killed as its grace was over */
   unsigned old : 1;  /* of a former template */
   struct list calls; /* in the order given */
   unsigned ncalls;
@@ -73,7 +75,9 @@ struct mf_pool {
   size_t nwaiting; /* callbacks to come */
   struct numbers calls;
   struct keyheap deadlines, work_deadlines;
-  struct deadline clock, wake, drain_limit;
+  struct deadline clock, wake;
+  struct deadline drain_limit; /* of a drain; then of what was killed */
+  struct deadline close_grace; /* of a close: until the next answer */
   struct task pump;
   unsigned busy : 1;
   unsigned quiet : 1; /* nobody waits for the end of its close */
@@ -94,7 +98,7 @@ struct mf_pool {
   struct {
     mf_pool_cb cb;
     void *data;
-    int asked;
+    int asked, limited;
   } drain;
   mf_pool_close_cb close_cb;
   void *close_data;
@@ -313,11 +317,19 @@ static void kill_worker(struct worker *w) {
   mf_kill(mf_rpc_process(w->rpc), SIGKILL);
 }
 
+/* First it is killed. Where its end is not noticed then, as its template hangs and has not even
+ * forked it, it is given up. */
 static void on_grace(struct deadline *d) {
   struct worker *w = list_entry(d, struct worker, grace);
+  if (w->slain) {
+    mf_rpc_abort(w->rpc);
+    return;
+  }
   if (!w->killed)
     w->pool->stats.killed++;
   kill_worker(w);
+  w->slain = 1;
+  deadline_set(w->pool->home, &w->grace, KILL_PATIENCE_MS);
 }
 
 static void on_worker_gone(mf_rpc *rpc, void *data);
@@ -495,6 +507,7 @@ static int worker_new(struct mf_pool *pool, mf_process *t, struct worker **ret) 
   o.pending_max = SIZE_MAX;
   o.queue_octets_max = SIZE_MAX;
   o.timeout_ms = MF_NO_TIMEOUT;
+  o.grace_ms = MF_NO_TIMEOUT; /* dismissed ones finish what they have; a close has its own */
   o.data = w;
   r = rpc_new(q, pool->function, &o, usage_ms, &worker_owner, w, &w->rpc);
   if (r) {
@@ -650,6 +663,7 @@ static void start_worker(struct mf_pool *pool) {
 /* ---- giving calls to workers ---- */
 
 static void on_reply(const mf_error *e, const mf_message *m, void *data);
+static void start_close_grace(struct mf_pool *pool);
 
 static void give(struct mf_pool *pool, struct work *c, unsigned slot) {
   struct worker *w = pool->by_slot[slot];
@@ -717,6 +731,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   mf_error own;
   c->worker = NULL;
   list_remove(&c->link);
+  start_close_grace(pool);
   w->ncalls--;
   pool->nworking--;
   keyheap_remove(&pool->work_deadlines, &c->work_deadline);
@@ -783,7 +798,8 @@ static void drop_waiting(struct mf_pool *pool, int code) {
     work_owe(list_entry(pool->queue.next, struct work, link), code, MF_STARTED_NO);
 }
 
-/* Nothing runs again, everything under way is killed. */
+/* Nothing runs again, everything under way is killed; on_drain_limit comes once more for those
+ * whose death is not noticed. */
 static void give_up(struct mf_pool *pool, int code) {
   pool->given_up = 1;
   drop_waiting(pool, code);
@@ -791,15 +807,67 @@ static void give_up(struct mf_pool *pool, int code) {
     struct worker *w = list_entry(it, struct worker, link);
     kill_worker(w);
   }
+  deadline_clear(&pool->close_grace);
+  deadline_set(pool->home, &pool->drain_limit, KILL_PATIENCE_MS);
   ask_for_pump(pool);
+}
+
+/* Without waiting for any worker: their calls get that code. */
+static void abandon_workers(struct mf_pool *pool, int code) {
+  list_each_safe(it, next, &pool->workers) {
+    struct worker *w = list_entry(it, struct worker, link);
+    list_each(at, &w->calls) {
+      work_owe(list_entry(at, struct work, link), code, MF_STARTED_UNKNOWN);
+    }
+    mf_rpc_abort(w->rpc);
+    dismiss(w);
+  }
 }
 
 static void on_drain_limit(struct deadline *d) {
   struct mf_pool *pool = list_entry(d, struct mf_pool, drain_limit);
   if (pool->ended)
     return;
+  if (pool->given_up) {
+    abandon_workers(pool, MF_ECLONE_DIED);
+    return;
+  }
   pool->cut_short = 1;
   give_up(pool, MF_ETIMEOUT);
+}
+
+/* A closing pool without a time limit goes on as long as calls are answered. */
+static void start_close_grace(struct mf_pool *pool) {
+  if (!pool->ending || pool->given_up || pool->drain.limited ||
+      pool->options.grace_ms == MF_NO_TIMEOUT)
+    return;
+  deadline_set(pool->home, &pool->close_grace, pool->options.grace_ms);
+}
+
+static uint64_t first_key(const struct keyheap *h) {
+  const struct keyheap_node *first = keyheap_first(h);
+  return first ? first->key : UINT64_MAX;
+}
+
+/* No call was answered for that long, what the host has not read yet included. Calls that have a
+ * time of their own may use it. */
+static void on_close_grace(struct deadline *d) {
+  struct mf_pool *pool = list_entry(d, struct mf_pool, close_grace);
+  uint64_t now = now_ms(pool), at, at_work;
+  list_each_safe(it, next, &pool->workers) {
+    rpc_look(list_entry(it, struct worker, link)->rpc);
+  }
+  if (pool->ended || pool->given_up || !list_empty(&pool->close_grace.link))
+    return;
+  at = first_key(&pool->deadlines);
+  at_work = first_key(&pool->work_deadlines);
+  at = at < at_work ? at : at_work;
+  if (at >= now && at != UINT64_MAX) {
+    deadline_set(pool->home, &pool->close_grace, at - now + 1);
+    return;
+  }
+  pool->cut_short = 1;
+  give_up(pool, pool->drain.asked ? MF_ETIMEOUT : MF_ECANCELLED);
 }
 
 static void on_template_closed(mf_process *p, void *data);
@@ -826,6 +894,7 @@ static void tell_drained(struct mf_pool *pool) {
 static void end(struct mf_pool *pool) {
   pool->ended = 1;
   deadline_clear(&pool->drain_limit);
+  deadline_clear(&pool->close_grace);
   deadline_clear(&pool->wake);
   if (!pool->closing)
     mf_finish(pool->template);
@@ -1235,6 +1304,7 @@ void mf_pool_cancel_reload(mf_pool *pool, const void *data) {
 static void begin_end(struct mf_pool *pool) {
   pool->ending = 1;
   policy_end(&pool->policy);
+  start_close_grace(pool);
   ask_for_pump(pool);
 }
 
@@ -1247,7 +1317,8 @@ int mf_pool_drain(mf_pool *pool, unsigned timeout_ms, mf_pool_cb cb, void *data)
   pool->drain.asked = 1;
   pool->drain.cb = cb;
   pool->drain.data = data;
-  if (timeout_ms != MF_NO_TIMEOUT)
+  pool->drain.limited = timeout_ms != MF_NO_TIMEOUT;
+  if (pool->drain.limited)
     deadline_set(pool->home, &pool->drain_limit, timeout_ms);
   begin_end(pool);
   update_busy(pool);
@@ -1259,18 +1330,8 @@ void mf_pool_abort(mf_pool *pool) {
     return;
   pool->cut_short = 1;
   begin_end(pool);
-  list_each_safe(it, next, &pool->workers) {
-    struct worker *w = list_entry(it, struct worker, link);
-    list_each(at, &w->calls) {
-      work_owe(list_entry(at, struct work, link), MF_ECANCELLED, MF_STARTED_UNKNOWN);
-    }
-  }
   give_up(pool, MF_ECANCELLED);
-  list_each_safe(it, next, &pool->workers) {
-    struct worker *w = list_entry(it, struct worker, link);
-    mf_rpc_abort(w->rpc);
-    dismiss(w);
-  }
+  abandon_workers(pool, MF_ECANCELLED);
   update_busy(pool);
 }
 
@@ -1352,6 +1413,7 @@ static void pool_free(struct mf_pool *pool) {
   deadline_clear(&pool->clock);
   deadline_clear(&pool->wake);
   deadline_clear(&pool->drain_limit);
+  deadline_clear(&pool->close_grace);
   policy_deinit(&pool->policy);
   keyheap_deinit(&pool->deadlines);
   keyheap_deinit(&pool->work_deadlines);
@@ -1436,6 +1498,7 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options
   deadline_init(&pool->clock, on_clock);
   deadline_init(&pool->wake, on_wake);
   deadline_init(&pool->drain_limit, on_drain_limit);
+  deadline_init(&pool->close_grace, on_close_grace);
   task_init(&pool->pump, pump);
   return pool;
 }

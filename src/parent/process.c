@@ -17,6 +17,7 @@
 
 #include "base/result.h"
 #include "parent/private.h"
+#include "parent/times.h"
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -29,11 +30,6 @@
 #include <unistd.h>
 
 enum {
-  REPORT_PATIENCE_MS = 1000, /* the kernel says dead: so long the report may take */
-  HELLO_PATIENCE_MS = 30000, /* a program that says nothing is no template */
-  CLOSE_GRACE_MS = 2000,     /* a closed template may take before it is killed */
-  STALL_RETRY_MS = 5,        /* after ETOOMANYREFS */
-  CHILD_POLL_MS = 50,        /* where no pidfd tells of a direct child's end */
   HOLD_OCTETS_MAX = 64 * 1024,
   ACKS_MAX = 1 << 20 /* bytes: of 131,072 exits. A template reads between its reports */
 };
@@ -138,9 +134,13 @@ static void drop_source(struct mf_process *p) {
   if (source->held_child == p)
     source->held_child = NULL;
   source->nrefs--;
-  /* A closed one that stayed for its clones has no reason left. */
-  if (source->state == ENDING && !source->open && !source->internal)
-    wait_for_end(source);
+  /* A closed one that stayed for its clones has no reason left; a grace that runs goes on. */
+  if (source->state == ENDING && !source->open && !source->internal) {
+    if (list_empty(&source->patience.link))
+      wait_for_end(source);
+    else if (!source->nrefs)
+      source->close_waits = source->child;
+  }
   process_release(source);
 }
 
@@ -235,7 +235,7 @@ static int is_busy(const struct mf_process *p) {
     return 1;
   if (p->state == HELD || (p->state == FORKING && !p->forked))
     return 1;
-  if (p->close_waits)
+  if (p->close_waits || (p->hung_up && p->state == ENDING && !p->finish.quiet))
     return 1;
   return p->exit_to.cb && !p->quiet &&
          (p->state == RUNNING || p->state == ENDING || p->state == FAILED || p->eof ||
@@ -1302,6 +1302,14 @@ static int finish(struct mf_process *p, void *arg) {
     return r;
   deadline_clear(&p->limit);
   enter_state(p, ENDING);
+  set_patience(p, CLOSE_GRACE_MS);
+  return 0;
+}
+
+/* It ends by itself, after its last clone; unless it is stopped, or hangs. */
+static int finish_failed(struct mf_process *p, void *arg) {
+  if (!p->nrefs && !p->eof)
+    set_patience(p, CLOSE_GRACE_MS);
   return 0;
 }
 
@@ -1370,12 +1378,15 @@ static void cancel(struct mf_process *p) {
     process_owe(p, OWE_EXIT);
 }
 
-/* A closed process that runs nothing ends, with a grace. The close callback of a direct
- * child comes when it is reaped, so that no zombie is left behind. */
+/* A closed process that runs nothing ends, within its grace or by a signal (end_of_grace). The
+ * close callback of a direct child comes when it is reaped, so that no zombie is left behind. */
 static void wait_for_end(struct mf_process *p) {
-  if (p->nrefs || p->state == DEAD || p->eof)
+  if (p->state == DEAD)
     return;
-  p->close_waits = p->child;
+  if (!p->nrefs)
+    p->close_waits = p->child;
+  if (p->eof || (p->nrefs && p->state == FAILED)) /* that one stays until its last clone ends */
+    return;
   set_patience(p, CLOSE_GRACE_MS);
 }
 
@@ -1394,6 +1405,7 @@ static void hang_up(struct mf_process *p) {
   join_reaper(p);
   channel_close(&p->chan);
   p->eof = 1;
+  p->hung_up = 1;
   enter_state(p, ENDING);
   lose_source(p);
   set_patience(p, CLOSE_GRACE_MS);
@@ -1774,6 +1786,7 @@ static int time_out(struct mf_process *p, void *arg) {
     lose_source(p);
   }
   enter_state(p, ENDING);
+  set_patience(p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */
   if (p->pid <= 0 && (p->lost || !p->source)) /* nobody will tell of its end */
     die(p);
   return 0;
@@ -1786,34 +1799,67 @@ static void on_limit(struct deadline *d) {
   process_event(p, EV_TIMEOUT, NULL);
 }
 
-/* A report, a hello, or the end of a closed child is overdue. */
-static void on_patience(struct deadline *d) {
-  struct mf_process *p = list_entry(d, struct mf_process, patience);
-  if (p->greeting && !p->eof && !p->gone && !p->close_waits) {
-    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "the template program sent nothing for %d seconds%s",
-                 HELLO_PATIENCE_MS / 1000, start_hint(p));
-    broken_by(p, "no answer");
-    return;
+/* A fork that it was asked for and has not executed is still waited for by somebody. */
+static int owes_a_fork(const struct mf_process *p) {
+  if (!p->nrefs)
+    return 0;
+  list_each(it, &p->home->processes) {
+    const struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source == p && !q->forked && q->open && q->state != DEAD && q->state != ENDING)
+      return 1;
   }
-  if (p->gone) {
+  return 0;
+}
+
+/* It has not ended by itself: it is killed. What does not end by that either (one that does not
+ * exist yet, that changed its user, or that waits in the kernel) is not waited for. */
+static void cut_down(struct mf_process *p) {
+  if (p->slain || kill_known(p, SIGKILL) < 0 ||
+      (p->pidfd < 0 && !p->child)) { /* nobody would tell */
     die_unreported(p);
     return;
   }
-  if (p->state == ENDING && !p->eof && p->ndone >= p->nsent) {
+  p->slain = 1;
+  set_patience(p, REPORT_PATIENCE_MS);
+}
+
+/* It was told to end some time ago, and has not hung up. */
+static void end_of_grace(struct mf_process *p) {
+  if (p->ndone >= p->nsent) {
     /* It has heard the close and stays as reaper of clones we don't know. */
     if (p->close_waits)
       process_owe(p, OWE_CLOSE);
     p->close_waits = 0;
-    return;
+  } else if (owes_a_fork(p)) {
+    set_patience(p, CLOSE_GRACE_MS);
+  } else {
+    cut_down(p);
   }
-  /* It hung up, or was closed, and lives: it runs nothing and must end. */
-  if (p->state != RUNNING && p->state != GIVEN)
-    kill_known(p, SIGKILL);
-  if (p->child)
-    return; /* the pidfd tells, or poll_child */
-  if (p->pidfd < 0)
+}
+
+/* A report, a hello, or the end of one that was told to end is overdue. It may be the host that
+ * was busy: what has come meanwhile counts. */
+static void on_patience(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, patience);
+  channel_drain(&p->chan);
+  if (p->state == DEAD || !list_empty(&p->patience.link))
+    return;
+  if (p->gone)
+    die_unreported(p);
+  else if (p->state == ENDING && !p->eof)
+    end_of_grace(p);
+  else if (p->greeting && !p->eof && !p->close_waits) {
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "the template program sent nothing for %d seconds%s",
+                 HELLO_PATIENCE_MS / 1000, start_hint(p));
+    broken_by(p, "no answer");
+  } else if (p->state != RUNNING && p->state != GIVEN) {
+    cut_down(p); /* it hung up, or was closed, and lives: it runs nothing and must end */
+  } else if (p->pidfd < 0 && !p->child) {
     die(p);
+  }
+  process_update(p);
+  process_release(p);
 }
 
 static void on_retry(struct deadline *d) {
@@ -2165,7 +2211,7 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_FORK] = fork_stillborn,
             [EV_RUN] = run_failed,
             [EV_TO_FD] = give_failed,
-            [EV_FINISH] = ignore,
+            [EV_FINISH] = finish_failed,
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_ending,
             [EV_HELLO] = broken,
@@ -2373,6 +2419,8 @@ void process_park(struct mf_process *p) {
   }
   if (h->def == p)
     h->def = NULL;
+  if (p->hung_up && p->state == ENDING && !p->gone)
+    kill_known(p, SIGKILL); /* nobody will look after it any more */
   enter_state(p, DEAD);
   if (list_empty(&p->parting_link)) {
     process_free(p);

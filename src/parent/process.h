@@ -70,6 +70,8 @@ struct mf_process {
   unsigned taken_up : 1; /* by from_fd: its hello says who it is */
   unsigned forked : 1;   /* it exists, or existed, as a process */
   unsigned gone : 1;     /* the kernel says that it has ended */
+  unsigned hung_up : 1;  /* by us, before it ran: it ends, or is killed */
+  unsigned slain : 1;    /* it was told to end, did not, and was sent SIGKILL */
   unsigned dying : 1;    /* it was sent a signal that ends it while it serves */
   unsigned pidfd_told : 1; /* its pidfd did */
   unsigned eof : 1;      /* its socket has ended */

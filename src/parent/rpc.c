@@ -15,6 +15,7 @@
 #include "parent/keyheap.h"
 #include "parent/numbers.h"
 #include "parent/private.h"
+#include "parent/times.h"
 
 enum {
   OUT_LOW = 64 * 1024, /* octets that are framed; what comes on top stays parked */
@@ -24,9 +25,6 @@ enum {
   FRAMES_A_TURN = 1024,
   DUE_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
   LAST_WORDS_MAX = 4 << 20, /* octets read from a dead process whose socket others hold */
-  EXIT_PATIENCE_MS = 1000,  /* between end of file and exit; then it is killed */
-  BYE_PATIENCE_MS = 10000,  /* the same after an orderly end */
-  STALL_RETRY_MS = 5,
   SPARE_CALLS = 4096
 };
 
@@ -66,6 +64,7 @@ struct mf_rpc {
   unsigned reading : 1, more : 1; /* more: frames wait in the inbox */
   unsigned eof : 1, exited : 1, bye : 1;
   unsigned closing : 1, end_put : 1, aborted : 1;
+  unsigned ran : 1; /* it was in its function */
   unsigned over : 1; /* failed or ended: the socket is gone */
   unsigned orderly : 1;
   unsigned error_owed : 1, close_owed : 1, limited : 1;
@@ -88,6 +87,7 @@ struct mf_rpc {
   size_t nspare, parked_octets;
   struct keyheap deadlines;
   struct deadline clock, patience, retry;
+  struct deadline grace; /* of a close: until the next answer */
   int killed;
   size_t last_words; /* octets read since the process has ended */
   struct task work;
@@ -105,6 +105,7 @@ static void on_ready(struct watch *w, unsigned events);
 static void work(struct task *t);
 static void on_clock(struct deadline *d);
 static void on_patience(struct deadline *d);
+static void on_grace(struct deadline *d);
 static void on_retry(struct deadline *d);
 static void finish_end(struct mf_rpc *rpc);
 static void fail(struct mf_rpc *rpc, int code, const char *message);
@@ -120,7 +121,7 @@ static void ask_for_work(struct mf_rpc *rpc) {
 /* The loop stays alive for callbacks that are due and for a close under way. Of a worker the
  * pool knows what is waited for: a call that was given up is not. */
 static void update_busy(struct mf_rpc *rpc) {
-  unsigned closes = rpc->closing && !rpc->quiet;
+  unsigned closes = rpc->closing && (!rpc->quiet || rpc->aborted);
   unsigned busy = !rpc->closed && !rpc->owner &&
                   (rpc->nwaiting || closes || rpc->error_owed || rpc->close_owed);
   if (busy == rpc->busy)
@@ -403,6 +404,7 @@ static void close_socket(struct mf_rpc *rpc) {
   if (rpc->fd >= 0)
     rpc->seam->ops->close(rpc->seam, &rpc->fd);
   deadline_clear(&rpc->patience);
+  deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
   rpc->deaf = 1;
   rpc->more = 0;
@@ -499,17 +501,58 @@ static void on_end_of_file(struct mf_rpc *rpc) {
     finish_end(rpc);
   else
     deadline_set(rpc->home, &rpc->patience,
-                 rpc->bye ? BYE_PATIENCE_MS : EXIT_PATIENCE_MS);
+                 rpc->bye ? CALLS_GRACE_MS : EXIT_PATIENCE_MS);
 }
 
 static void on_patience(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, patience);
+  if (rpc->over) { /* given up, and it has not left */
+    mf_kill(rpc->process, SIGKILL);
+    rpc->killed = 1;
+    ask_for_work(rpc);
+    return;
+  }
   if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
     rpc->killed = 1;
     deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
     return;
   }
   finish_end(rpc);
+}
+
+/* A closing rpc goes on as long as something comes: a call is answered, the process gets ready,
+ * or says goodbye. */
+static void start_grace(struct mf_rpc *rpc) {
+  if (rpc->closing && !rpc->over && rpc->options.grace_ms != MF_NO_TIMEOUT)
+    deadline_set(rpc->home, &rpc->grace, rpc->options.grace_ms);
+}
+
+static int read_some(struct mf_rpc *rpc);
+
+/* Nothing has come for too long. A call that has a time of its own may use it; what is not
+ * read yet because the host was busy counts, too. */
+static void on_grace(struct deadline *d) {
+  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, grace);
+  const struct keyheap_node *first;
+  uint64_t now = now_ms(rpc);
+  char text[96];
+  read_some(rpc);
+  if (rpc->over || !list_empty(&rpc->grace.link))
+    return;
+  first = keyheap_first(&rpc->deadlines);
+  if (first && first->key >= now) {
+    deadline_set(rpc->home, &rpc->grace, first->key - now + 1);
+    return;
+  }
+  mf_kill(rpc->process, SIGKILL);
+  rpc->killed = 1;
+  if (rpc->bye) {
+    finish_end(rpc);
+    return;
+  }
+  snprintf(text, sizeof text, "closed by the caller, and no answer came within %u ms",
+           rpc->options.grace_ms);
+  fail(rpc, MF_ECANCELLED, text);
 }
 
 /* ---- reading: messages ---- */
@@ -541,6 +584,7 @@ static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
   if (!c || !c->flying)
     return NULL;
   rpc->stats.answers++;
+  start_grace(rpc);
   return c;
 }
 
@@ -657,6 +701,7 @@ static void take_hello(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
 
 static void take_ready(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   rpc->far = FAR_SERVING;
+  start_grace(rpc);
   if (rpc->owner && rpc->owner->on_ready)
     rpc->owner->on_ready(rpc->owner_data);
 }
@@ -692,6 +737,7 @@ static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   }
   rpc->bye = 1;
   rpc->far = FAR_GONE;
+  start_grace(rpc);
 }
 
 /* Everything that a clone can say: in which states, with a number or not, in parts or
@@ -986,6 +1032,10 @@ static void drain(struct mf_rpc *rpc) {
     ask_for_work(rpc);
 }
 
+void rpc_look(mf_rpc *rpc) {
+  read_some(rpc);
+}
+
 static void on_ready(struct watch *w, unsigned events) {
   struct mf_rpc *rpc = list_entry(w, struct mf_rpc, watch);
   struct home *h = rpc->home;
@@ -1007,6 +1057,12 @@ static int is_relieved(const struct mf_rpc *rpc) {
 
 static void on_process_closed(mf_process *p, void *data);
 
+/* Its socket was closed on it, on which it leaves; where its function does not return it is
+ * killed (on_patience). A pool sees to its workers itself. */
+static int is_leaving(const struct mf_rpc *rpc) {
+  return rpc->aborted && !rpc->owner && rpc->ran && !rpc->exited && !rpc->killed;
+}
+
 /* The last steps, one after the other, each once nothing of the former is left. */
 static void tell_the_end(struct mf_rpc *rpc) {
   mf_error e = {0};
@@ -1023,7 +1079,7 @@ static void tell_the_end(struct mf_rpc *rpc) {
     if (rpc->options.on_close)
       rpc->options.on_close(rpc->options.data);
   }
-  if (rpc->closing && rpc->over && !rpc->closed) {
+  if (rpc->closing && rpc->over && !rpc->closed && !is_leaving(rpc)) {
     rpc->closed = 1;
     process_hook_exit(rpc->process, NULL, NULL);
     rpc->process->forked_hook.close = NULL;
@@ -1265,6 +1321,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
     return;
   }
   rpc->fd = socket;
+  rpc->ran = 1;
   r = rpc->seam->ops->watch(rpc->seam, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
     mf_kill(rpc->process, SIGKILL);
@@ -1278,6 +1335,7 @@ static void rpc_free(struct mf_rpc *rpc) {
   task_clear(&rpc->work);
   deadline_clear(&rpc->clock);
   deadline_clear(&rpc->patience);
+  deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
   keyheap_deinit(&rpc->deadlines);
   numbers_deinit(&rpc->calls);
@@ -1397,6 +1455,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   keyheap_init(&rpc->deadlines);
   deadline_init(&rpc->clock, on_clock);
   deadline_init(&rpc->patience, on_patience);
+  deadline_init(&rpc->grace, on_grace);
   deadline_init(&rpc->retry, on_retry);
   task_init(&rpc->work, work);
   r = start_server(rpc, p, function, o, usage_ms);
@@ -1428,6 +1487,8 @@ void mf_rpc_abort(mf_rpc *rpc) {
   rpc->aborted = 1;
   rpc->error_owed = rpc->close_owed = 0;
   fail(rpc, MF_ECANCELLED, "cancelled by the caller");
+  if (is_leaving(rpc))
+    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
   ask_for_work(rpc);
   update_busy(rpc);
 }
@@ -1445,6 +1506,7 @@ void mf_rpc_close(mf_rpc *rpc, mf_rpc_close_cb cb, void *data) {
   rpc->closing = 1;
   rpc->close_cb = cb;
   rpc->close_data = data;
+  start_grace(rpc);
   ask_for_work(rpc);
   update_busy(rpc);
 }

@@ -35,6 +35,8 @@ int call_options_load(const mf_call_options *from, mf_call_options *ret);
 /* As mf_rpc_call with a request that is held already; holds it while it needs it. */
 int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb cb,
                void *data, uint64_t *ret_id);
+/* Delivers what has come and was not read yet, as the loop would. */
+void rpc_look(mf_rpc *rpc);
 /* It has failed or ended: what is told from now on are errors of that end. */
 int rpc_is_over(const mf_rpc *rpc);
 /* How the process ended, as far as it is known (known 0: it has not, or nobody can know).

@@ -36,7 +36,7 @@ end)
 
 story.test("RP-02 options are checked, unknown ones are errors that list the valid", function(t)
   local p <close> = fork.new():eval(FUNCTIONS)
-  t.raises("bad argument #2 to 'rpc' %(unknown option 'buflen' %(valid: async, handles, init",
+  t.raises("bad argument #2 to 'rpc' %(unknown option 'buflen' %(valid: async, grace, handles, init",
     p.rpc, p, "echo", {buflen = 1})
   t.raises("option 'async': boolean expected, got number", p.rpc, p, "echo", {async = 1})
   t.raises("option 'timeout': a positive number", p.rpc, p, "echo", {timeout = 0})

@@ -3,6 +3,7 @@
 #include "help/far.h"
 #include "parent/boot.h"
 #include "parent/pool.h"
+#include "parent/times.h"
 #include "unit.h"
 
 #include <signal.h>
@@ -83,6 +84,7 @@ static int prepare(void **state) {
 }
 
 static void begin(void) {
+  home_start(home); /* it leaves the loop with a story's first pool */
   assert_int_equal(mf_pool_new(make_template(), "f", &options, &pool), 0);
   far_run(far);
 }
@@ -384,6 +386,64 @@ static void test_drain_waits_and_then_kills(void **state) {
   assert_int_equal(call[0].code, MF_ECLONE_DIED);
 }
 
+/* The template never answers: its workers do not even exist. */
+static void test_the_end_with_a_template_that_hangs(void **state) {
+  for (int how = 0; how < 3; how++) {
+    if (how) {
+      ncalls = drained = gone = 0;
+      memset(call, 0, sizeof call);
+    }
+    options.grace_ms = 700;
+    far->deaf = 1;
+    begin();
+    ask("a", 0);
+    far_run(far);
+    if (how == 0)
+      assert_int_equal(mf_pool_drain(pool, 500, on_drained, NULL), 0);
+    else if (how == 1)
+      mf_pool_close(pool, on_gone, NULL);
+    else
+      mf_pool_abort(pool);
+    far_advance(far, how == 0 ? 500 : how == 1 ? 700 : 0);
+    assert_int_equal(call[0].code, how == 0 ? MF_ETIMEOUT : MF_ECANCELLED);
+    assert_int_equal(call[0].started, MF_STARTED_NO);
+    far_advance(far, KILL_PATIENCE_MS);
+    if (how == 0)
+      assert_int_equal(drain_code, MF_ETIMEOUT);
+    if (how != 1)
+      mf_pool_close(pool, on_gone, NULL);
+    far_advance(far, CLOSE_GRACE_MS);
+    far_run(far);
+    assert_int_equal(gone, 1);
+    far->deaf = 0;
+    far_run(far);
+  }
+  gone = 0;
+  begin(); /* for the end of the story */
+}
+
+static void test_close_goes_on_while_calls_are_answered(void **state) {
+  options.grace_ms = 700;
+  options.max = 1;
+  begin();
+  for (int i = 0; i < 4; i++)
+    ask("a", 0);
+  far_run(far);
+  mf_pool_close(pool, on_gone, NULL);
+  for (int i = 0; i < 4; i++) {
+    far_advance(far, 600);
+    assert_int_equal(call[i].told, 0);
+    far_result(far, far_worker(far, 0), 0, "ok");
+    far_run(far);
+    assert_int_equal(call[i].code, 0);
+  }
+  far_run(far);
+  assert_int_equal(gone, 1);
+  assert_int_equal(closes, 1);
+  ncalls = gone = closes = 0;
+  begin();
+}
+
 static void test_drain_that_is_in_time(void **state) {
   begin();
   ask("a", 0);
@@ -497,6 +557,8 @@ int main(void) {
       STORY(test_drain_that_is_in_time),
       STORY(test_retired_worker_finishes_and_is_replaced),
       STORY(test_worker_that_does_not_end_in_its_grace),
+      STORY(test_the_end_with_a_template_that_hangs),
+      STORY(test_close_goes_on_while_calls_are_answered),
       STORY(test_abort_cancels_everything),
       STORY(test_drain_of_a_pool_that_has_ended_is_told),
   };

@@ -5,6 +5,7 @@
 #include "parent/boot.h"
 #include "parent/private.h"
 #include "parent/process.h"
+#include "parent/times.h"
 #include "unit.h"
 
 #include <errno.h>
@@ -1067,10 +1068,59 @@ static void test_a_value_that_is_cut_or_too_long_is_malformed(void **state) {
   }
 }
 
+/* A template that is told to end while it hangs, with and without a clone that somebody waits
+ * for; the host is told in time, and nothing of it stays. */
+static void test_a_closed_template_that_hangs_is_killed(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *q;
+  mf_eval(t, "loop()", 6, 0, NULL, NULL);
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  sim_run(s->sim);
+  int pid = t->pid;
+  mf_close(t, on_close, s);
+  sim_advance(s->sim, 10 * CLOSE_GRACE_MS);
+  assert_int_equal(s->sim->last_signal, 0); /* the run is waited for */
+  mf_close(q, NULL, NULL);
+  sim_run(s->sim);
+  assert_int_equal(s->run_error, MF_ECANCELLED);
+  sim_advance(s->sim, 2 * CLOSE_GRACE_MS);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  assert_int_equal(s->sim->last_signal_pid, pid);
+  sim_end_process(s->sim, pid, SIGKILL);
+  sim_run(s->sim);
+  assert_int_equal(s->closes, 1);
+  story_free(s);
+}
+
+/* The same where even SIGKILL does not end it: it waits in the kernel. */
+static void test_a_closed_template_that_no_signal_ends_is_given_up(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  mf_eval(t, "loop()", 6, 0, NULL, NULL);
+  assert_int_equal(mf_on_exit(t, on_exit_told, s), 0);
+  mf_finish(t);
+  sim_advance(s->sim, CLOSE_GRACE_MS);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  assert_int_equal(s->exits, 0);
+  sim_advance(s->sim, REPORT_PATIENCE_MS);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_known, 0);
+  assert_int_equal(s->home->nbusy, 0);
+  mf_close(t, on_close, s);
+  sim_run(s->sim);
+  assert_int_equal(s->closes, 1);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_thrown_value_reaches_the_callback_and_those_of_its_clones),
       cmocka_unit_test(test_a_value_that_is_cut_or_too_long_is_malformed),
+      cmocka_unit_test(test_a_closed_template_that_hangs_is_killed),
+      cmocka_unit_test(test_a_closed_template_that_no_signal_ends_is_given_up),
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
       cmocka_unit_test(test_more_spares_at_least_than_at_most_are_misuse),
       cmocka_unit_test(test_a_missing_pointer_is_misuse),

@@ -4,6 +4,7 @@
 #include "help/far.h"
 #include "parent/boot.h"
 #include "parent/rpc.h"
+#include "parent/times.h"
 #include "unit.h"
 
 #include <errno.h>
@@ -688,6 +689,48 @@ static void test_close_before_the_process_is_up(void **state) {
   story_free(s);
 }
 
+/* A call that is never answered does not hold up the close for ever. */
+static void test_close_ends_when_nothing_comes(void **state) {
+  struct story *s = story_new();
+  begin(s);
+  call(s, "a");
+  call(s, "b");
+  far_run(s->far);
+  mf_rpc_close(s->rpc, on_gone, s);
+  far_advance(s->far, CALLS_GRACE_MS - 1);
+  far_result(s->far, far_worker(s->far, 0), 0, "A"); /* begins it anew */
+  far_advance(s->far, CALLS_GRACE_MS - 1);
+  assert_int_equal(s->ntold, 1);
+  assert_int_equal(s->gone, 0);
+  far_advance(s->far, 1);
+  assert_int_equal(s->ntold, 2);
+  assert_int_equal(s->call[1].code, MF_ECANCELLED);
+  assert_int_equal(s->call[1].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(far_nworkers(s->far), 0);
+  assert_int_equal(s->errors, 1);
+  assert_int_equal(s->closes, 0);
+  assert_int_equal(s->gone, 1);
+  story_free(s);
+}
+
+/* One that was given up and stays in its function is killed before it is forgotten. */
+static void test_abort_ends_a_clone_that_does_not_leave(void **state) {
+  struct story *s = story_new();
+  begin(s);
+  call(s, "a");
+  far_run(s->far);
+  s->far->deaf = 1;
+  mf_rpc_abort(s->rpc);
+  mf_rpc_close(s->rpc, on_gone, s);
+  far_advance(s->far, EXIT_PATIENCE_MS - 1);
+  assert_int_equal(far_nworkers(s->far), 1);
+  assert_int_equal(s->gone, 0);
+  far_advance(s->far, 1);
+  assert_int_equal(far_nworkers(s->far), 0);
+  assert_int_equal(s->gone, 1);
+  story_free(s);
+}
+
 /* ---- hostile clones ---- */
 
 static void expect_protocol(struct story *s) {
@@ -957,6 +1000,8 @@ int main(void) {
       cmocka_unit_test(test_an_old_call_keeps_its_number),
       cmocka_unit_test(test_abort_cancels_everything_in_silence),
       cmocka_unit_test(test_close_before_the_process_is_up),
+      cmocka_unit_test(test_close_ends_when_nothing_comes),
+      cmocka_unit_test(test_abort_ends_a_clone_that_does_not_leave),
       cmocka_unit_test(test_violations),
       cmocka_unit_test(test_wrong_version_is_named),
       cmocka_unit_test(test_double_answer),

@@ -1,0 +1,186 @@
+-- Every shutdown of a process ends within its documented time, whatever that does: close,
+-- reset, the end of a scope, the collector, the end of the Lua state and of the program, while
+-- a template hangs in user code, loads a module for long, or is stopped. What can be waited for
+-- is waited for.
+--
+-- A template that was closed in an endless eval went on using a whole processor for ever.
+local story = require "story"
+local fork = require "moonfork"
+local trouble = require "trouble"
+local kit = story.kit
+
+local GRACE, SLACK = trouble.grace, trouble.slack
+local ends_within, gone_within = trouble.ends_within, trouble.gone_within
+
+story.test("close ends templates in all kinds of trouble", {deadline = 30}, function(t)
+  local all, statuses = trouble.all(t), {}
+  for i, one in ipairs(all) do
+    one.process:on_exit(function(s) statuses[i] = s end)
+    one.process:close()
+  end
+  ends_within(t, GRACE, fork.loop)
+  for i, one in ipairs(all) do
+    gone_within(t, one.pid, 0, one.name)
+    t.ok(statuses[i], "on_exit is told: " .. one.name)
+  end
+end)
+
+story.test("the end of a scope and the collector close in the same way", {deadline = 30},
+function(t)
+  local pid
+  do
+    local p <close> = fork.new()
+    pid = trouble.kinds.eval(t, p)
+  end
+  gone_within(t, pid, GRACE)
+  pid = trouble.kinds.eval(t, fork.new_exec())
+  t.collect()
+  gone_within(t, pid, GRACE)
+end)
+
+story.test("close executes what is queued, and waits for forks that somebody waits for",
+{deadline = 30}, function(t)
+  local p = fork.new()
+  p:eval "os.execute 'exec sleep 3'"
+  p:eval "function f(socket) socket:write 'entered' end"
+  local outcome
+  p:fork():run("f", function(err, socket) outcome = err or socket end)
+  p:close()
+  fork.loop()
+  t.eq(type(outcome) == "userdata" and outcome:read "a", "entered")
+  outcome:close()
+  local path = t:file "made"
+  p = fork.new()
+  p:eval("os.execute 'exec sleep 0.5' io.open(..., 'w'):close()", path)
+  p:close()
+  fork.loop()
+  t.ok(t.read(path))
+end)
+
+story.test("a fork that is closed before it exists does not wait for its template",
+{deadline = 30}, function(t)
+  local p = fork.new()
+  local pid = trouble.kinds.eval(t, p)
+  local c, status = p:fork(), nil
+  c:eval "x = 1"
+  c:on_exit(function(s) status = s end)
+  fork.step(0)
+  c:close()
+  local outcome
+  local d = p:fork()
+  d:run("print", function(err) outcome = err end)
+  d:close()
+  local e, ended, late = p:fork {timeout = 0.2}, nil, nil
+  e:on_exit(function(s) ended = s end)
+  e:run("print", function(err) late = err end)
+  t.within(GRACE + SLACK, function() return status and outcome and ended end)
+  t.eq(status.unknown, true)
+  t.error(outcome, "CANCELLED")
+  t.error(late, "TIMEOUT")
+  t.ok(t.alive(pid), "nobody has closed the template")
+  p:close()
+  e:close()
+  gone_within(t, pid, GRACE)
+end)
+
+story.test("running clones of a closed template in trouble are not touched", {deadline = 30},
+function(t)
+  local p = fork.new():eval "function f(socket) socket:read 'l' end"
+  local c = p:fork()
+  local socket = t.got(c:run "f")
+  local pid = trouble.kinds.eval(t, p)
+  p:close()
+  gone_within(t, pid, GRACE)
+  t.ok(t.alive(c:pid()))
+  socket:close()
+  t.ok(c:wait(5))
+  c:close()
+end)
+
+story.test("a program that was busy for longer than the grace has lost nothing", {deadline = 30},
+function(t)
+  local p = fork.new():eval "function f(socket) socket:read 'l' os.exit(7) end"
+  local c = p:fork()
+  local socket = t.got(c:run "f")
+  local path = t:file "made"
+  p:eval("io.open(..., 'w'):close()", path)
+  p:close()
+  kit.msleep(2500)
+  fork.step(0.1)
+  t.ok(t.read(path))
+  socket:close()
+  t.eq(t.status(c).code, 7)
+  c:close()
+end)
+
+story.test("reset ends a default template that is stopped", {deadline = 30, new_template = true},
+function(t)
+  local p = fork.new()
+  p:eval "x = 1"
+  local parent = t.ask(fork.new(), "return require 'moonfork.clone'.ppid()")
+  kit.kill(parent, 19)
+  local late = fork.new()
+  local outcome
+  late:run("print", function(err) outcome = err or "entered" end)
+  fork.step(0.05)
+  late:close()
+  fork.reset()
+  ends_within(t, GRACE, fork.loop)
+  gone_within(t, parent, GRACE)
+  t.error(outcome, "CANCELLED")
+  p:close()
+end)
+
+-- ---- the end of the Lua state, and of the program ----
+
+local ENDS = [[
+  local fork, kit = require "moonfork", require "testkit"
+  local p = fork.%s()
+  local path = %q
+  local SAY = [=[
+    local f = io.open(%q, "w")
+    f:write(require "moonfork.clone".pid(), "\n")
+    f:close()
+  ]=]
+  local function pid() local f = io.open(path) return f and f:read "n" end
+  local function go() while not pid() do fork.step(0.01) end end
+  p:eval("SAY = ... function f() load(SAY)() while true do end end", SAY)
+  %s
+  go()
+  %s
+]]
+
+local begun = {
+  eval = "p:eval 'f()'",
+  queued = "p:eval 'f()' local c = p:fork() c:run('print', print)",
+  stopped = "p:eval(SAY) go() fork.step(0.1) kit.kill(pid(), 19)",
+  ["a run"] = "p:eval 'f()' p:run('print', print)",
+  ["a run that nobody waits for"] = "p:eval 'f()' local co = coroutine.wrap(function() "
+    .. "fork.set_waiter(coroutine.yield) p:run 'print' end) co() fork.set_waiter(nil) co = nil",
+  rpc = "local r = p:rpc 'f' r(print)",
+  pool = "local r = p:pool('f', {max = 2}) r(print)",
+}
+
+local finish = {
+  ["the state"] = "os.exit(0, true)",
+  ["the program"] = "os.exit(0)",
+  ["a killed program"] = "kit.kill(kit.getpid(), 9)",
+}
+
+for how, last in pairs(finish) do
+  for kind, first in pairs(begun) do
+    local maker = (kind == "queued" or kind == "rpc") and "new" or "new_exec"
+    story.test(("nobody outlives the end of %s: %s"):format(how, kind), {deadline = 30},
+    function(t)
+      local path = t:file "pid"
+      ends_within(t, 4, function()
+        local _, _, err = t:lua(ENDS:format(maker, path, path, first, last))
+        t.eq(err, "")
+      end)
+      local pid = tonumber(t.read(path))
+      t.outside(GRACE + SLACK, function() return not t.alive(pid) end)
+    end)
+  end
+end
+
+story.done()
