@@ -3,7 +3,7 @@
  * and where that fails the code's own text stands in. Runs in the parent. */
 #include "bind/bind.h"
 #include "luafd/luafd.h"
-#include "os/fd.h"
+#include "os/drop.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +33,9 @@ struct completion *completion_new(lua_State *L, struct reactor *r,
 }
 
 void completion_clear(struct completion *c) {
-  fd_close(&c->fd);
+  if (c->fd >= 0)
+    fd_part(c->fd);
+  c->fd = -1;
   free(c->message);
   free(c->traceback);
   free(c->value);

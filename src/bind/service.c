@@ -80,7 +80,7 @@ static struct reply *reply_new(struct service *s, enum completion_kind kind) {
 
 static void reply_clear(struct reply *r) {
   for (size_t i = 0; i < r->nfds; i++)
-    fd_close(&r->fds[i]);
+    fd_drop(&r->fds[i]);
   free(r->fds);
   if (r->data != r->near)
     free(r->data);

@@ -9,6 +9,7 @@
 
 #include "luafd/address.h"
 #include "luafd/option.h"
+#include "os/drop.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -157,7 +158,7 @@ static void keep_descriptors(struct object *o, struct fdset *fds) {
   }
   for (int i = 0; i < fds->n; i++)
     o->lost |= fds->fd[i] >= 0;
-  fdset_close(fds);
+  fdset_drop(fds);
 }
 
 ssize_t object_fill(struct object *o, size_t wanted, int block) {
@@ -167,7 +168,7 @@ ssize_t object_fill(struct object *o, size_t wanted, int block) {
   unsigned char *room = buf_reserve(&o->in, size);
   if (room == NULL)
     return -ENOMEM;
-  int keep = o->is_unix && o->nqueued < OBJECT_QUEUE_MAX;
+  int keep = o->is_unix; /* else the kernel closes what comes along, here and now */
   if (keep)
     fdset_init(&fds);
   ssize_t n = raw_read(o->fd, o->type, room, size, block, keep ? &fds : NULL, &truncated);
@@ -193,15 +194,13 @@ int object_release(struct object *o) {
   buf_deinit(&o->in);
   o->scanned = 0;
   while (o->nqueued > 0)
-    fd_close(&o->queue[--o->nqueued].fd);
+    fd_drop(&o->queue[--o->nqueued].fd);
   return fd;
 }
 
 int object_close(struct object *o) {
   int fd = object_release(o);
-  if (fd < 0)
-    return 0;
-  return close(fd) == 0 || errno == EINTR ? 0 : -errno; /* EINTR: it is closed (Linux) */
+  return fd < 0 ? 0 : fd_part(fd);
 }
 
 int object_fail(lua_State *L, int error) {

@@ -45,4 +45,9 @@ int fdset_push(struct fdset *s, int fd);
 int fdset_steal(struct fdset *s, int i);
 void fdset_close(struct fdset *s);
 
+/* Closes what another process has sent and nobody has asked for (drop.h); *fd becomes -1.
+ * errno is kept. */
+void fd_drop(int *fd);
+void fdset_drop(struct fdset *s);
+
 #endif

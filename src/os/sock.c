@@ -168,41 +168,29 @@ ssize_t sock_read(int fd, void *data, size_t n) {
   return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 }
 
-/* ---- guarded ends ---- */
+/* ---- who writes, and what is not accepted ---- */
 
 #ifdef __linux__
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83 /* Linux 6.16 */
 #endif
 
-void sock_refuse_fds(int fd, int on) {
+int sock_refuse_fds(int fd, int on) {
   int pass = !on;
-  setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &pass, sizeof pass); /* or as ever */
+  return setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &pass, sizeof pass) < 0 ? -ENOSYS : 0;
 }
 
-int sock_guard(int fd, int on) {
-  sock_refuse_fds(fd, on);
+int sock_name_writers(int fd, int on) {
   return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0 ? -ENOSYS : 0;
 }
 
-static pid_t writer_in(struct msghdr *m) {
-  struct ucred who;
-  for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_CREDENTIALS)
-      continue;
-    memcpy(&who, CMSG_DATA(c), sizeof who);
-    return who.pid;
-  }
-  return 0;
-}
-
-/* There is room for what the kernel says, and none for descriptors. */
-ssize_t sock_read_from(int fd, void *data, size_t n, pid_t *ret_writer) {
+ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds, pid_t *ret_writer) {
   union {
     struct cmsghdr header;
-    char bytes[CMSG_SPACE(sizeof(struct ucred))];
+    char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(FDSET_MAX * sizeof(int))];
   } room;
   struct iovec iov = {data, n};
+  struct ucred who = {0};
   struct msghdr m;
   ssize_t got;
   assert(n > 0);
@@ -215,20 +203,27 @@ ssize_t sock_read_from(int fd, void *data, size_t n, pid_t *ret_writer) {
   } while (got < 0 && errno == EINTR);
   if (got < 0)
     return errno == EWOULDBLOCK ? -EAGAIN : -errno;
-  *ret_writer = writer_in(&m);
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))
+    if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS)
+      memcpy(&who, CMSG_DATA(c), sizeof who);
+    else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+      collect_fds(c, fds);
+  *ret_writer = who.pid;
   return got;
 }
 #else
-void sock_refuse_fds(int fd, int on) {
-}
-
-int sock_guard(int fd, int on) {
+int sock_refuse_fds(int fd, int on) {
   return -ENOSYS;
 }
 
-ssize_t sock_read_from(int fd, void *data, size_t n, pid_t *ret_writer) {
+int sock_name_writers(int fd, int on) {
+  return -ENOSYS;
+}
+
+ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds, pid_t *ret_writer) {
+  int truncated;
   *ret_writer = 0;
-  return sock_read(fd, data, n);
+  return sock_recv(fd, data, n, 0, fds, &truncated);
 }
 #endif
 

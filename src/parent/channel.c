@@ -45,7 +45,8 @@ int channel_open(struct channel *c, struct seam *seam, int fd) {
   c->seam = seam;
   c->fd = fd;
   c->reading = 1;
-  c->certified = seam->ops->guard(seam, fd, 1) == 0;
+  c->certified = seam->ops->name_writers(seam, fd, 1) == 0;
+  c->refuses = seam->ops->refuse_fds(seam, fd, 1) == 0;
   r = seam->ops->watch(seam, &c->watch, fd, WATCH_READ);
   if (r < 0) {
     channel_close(c);
@@ -76,7 +77,7 @@ void channel_close(struct channel *c) {
 int channel_steal(struct channel *c) {
   int fd = c->fd;
   unwatch(c);
-  c->seam->ops->guard(c->seam, fd, 0);
+  c->seam->ops->name_writers(c->seam, fd, 0);
   c->fd = -1;
   channel_close(c);
   return fd;
@@ -148,6 +149,11 @@ void channel_exact(struct channel *c) {
   inbox_set_exact(&c->in, 1);
 }
 
+void channel_accept_fds(struct channel *c) {
+  if (c->fd >= 0)
+    c->seam->ops->refuse_fds(c->seam, c->fd, 0);
+}
+
 /* Delivers the frames that are whole, at most *most. 0: more octets are needed; 1: the
  * channel was closed or stolen meanwhile, or the rest waits; -EPROTO: a broken frame. */
 static int deliver(struct channel *c, int *most) {
@@ -203,7 +209,7 @@ struct budget { /* of one turn, or of one drain */
 /* What an earlier turn has left comes first, so the inbox never grows by it. 1: all that was
  * there is read. */
 static int read_some(struct channel *c, struct budget left) {
-  struct fdset none;
+  struct fdset fds;
   unsigned char *room;
   size_t n;
   ssize_t got;
@@ -226,7 +232,8 @@ static int read_some(struct channel *c, struct budget left) {
       rewatch(c);
     }
     c->nstalls = 0;
-    got = c->seam->ops->read_from(c->seam, c->fd, room, n, &c->writer);
+    fdset_init(&fds);
+    got = c->seam->ops->read_from(c->seam, c->fd, room, n, &fds, &c->writer);
     all = got <= 0;
     if (got == -EAGAIN)
       break;
@@ -235,8 +242,8 @@ static int read_some(struct channel *c, struct budget left) {
       break;
     }
     left.bytes -= (size_t)got < left.bytes ? (size_t)got : left.bytes;
-    fdset_init(&none);
-    if (inbox_fed(&c->in, (size_t)got, &none) < 0) {
+    if (fds.n > 0 || inbox_fed(&c->in, (size_t)got, &fds) < 0) {
+      fdset_drop(&fds); /* answers have none */
       end(c, -EPROTO);
       break;
     }

@@ -42,6 +42,7 @@ struct channel {
   int nstalls;  /* tries to read that found no memory, in a row */
   int in_drain; /* guards against recursion */
   int unread;   /* there was no memory to read what may be there */
+  int refuses;   /* the kernel refuses descriptors while nobody accepts them */
   int certified; /* the kernel tells who writes */
   pid_t writer;  /* who has written the frame under way; 0: it is not known */
   int undrained; /* the last drain left something unread */
@@ -65,6 +66,8 @@ void channel_flush(struct channel *c);
 int channel_written(const struct channel *c);
 /* From now on never an octet past the frame under way. */
 void channel_exact(struct channel *c);
+/* Whoever gets the socket next takes descriptors: the kernel refuses them no more. */
+void channel_accept_fds(struct channel *c);
 void channel_ready(struct channel *c, unsigned events);
 /* Reads and delivers what is there now, up to a limit that only a flood reaches: then
  * `undrained` is set. */

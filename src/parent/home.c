@@ -1,5 +1,6 @@
 #include "parent/home.h"
 
+#include "os/drop.h"
 #include "os/fd.h"
 #include "parent/boot.h"
 #include "parent/private.h"
@@ -101,6 +102,7 @@ int home_get(struct uv_loop_s *loop, struct home **ret) {
     return r;
   h = home_find(loop);
   if (!h) {
+    drop_aside();
     seam = seam_uv_new(loop);
     h = seam ? home_new_on(seam) : NULL;
     if (!h)

@@ -895,6 +895,12 @@ static void journal_held(struct mf_process *p, const struct hold *hold) {
   }
 }
 
+/* Before it can be in its function, which may send some at once. */
+static void open_to_fds(struct mf_process *p) {
+  if (!p->refuses_fds)
+    channel_accept_fds(&p->chan);
+}
+
 /* Writes the fork that p has been held back with. */
 void process_unhold(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
@@ -957,6 +963,8 @@ void process_unhold(struct mf_process *p) {
     r = process_connect(p, pair[0]);
   else
     h->seam->ops->close(h->seam, &pair[0]);
+  if (!r && p->finish.kind == FINISH_RUN)
+    open_to_fds(p);
   if (!r)
     r = send_fork(source, &fork);
   else
@@ -1202,6 +1210,7 @@ static int start_run(struct mf_process *p, void *arg) {
     c.id = p->id;
     c.fds = &fds;
   }
+  open_to_fds(p);
   r = send_command(p, &c);
   if (r < 0) {
     join_reaper(p);

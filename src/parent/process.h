@@ -85,6 +85,7 @@ struct mf_process {
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */
   unsigned refilling : 1;    /* up to their maximum, one after the other */
+  unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
   unsigned quiet : 1;    /* nobody waits for its exit, though it is told */
   unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
   unsigned nrefs;        /* records that rely on its reports */

@@ -394,7 +394,7 @@ static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
 
 static void drop_input(struct mf_rpc *rpc) {
   while (rpc->nfds)
-    fd_close(&rpc->fds[--rpc->nfds]);
+    fd_drop(&rpc->fds[--rpc->nfds]);
   inbox_deinit(&rpc->in);
   buf_deinit(&rpc->gather);
 }
@@ -576,7 +576,7 @@ static int keep_fds(struct mf_rpc *rpc, unsigned nfds) {
  * loop again, but reading is not entered twice. */
 static void close_left(int *fds, size_t nfds) {
   for (size_t i = 0; i < nfds; i++)
-    fd_close(&fds[i]);
+    fd_drop(&fds[i]);
 }
 
 static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
@@ -933,13 +933,13 @@ static ssize_t receive(struct mf_rpc *rpc, const struct iovec *iov, int niov,
   int truncated = 0;
   ssize_t got;
   fdset_init(fds);
-  if (!rpc->options.handles)
+  if (!rpc->options.handles && rpc->process->chan.refuses)
     return niov == 1 ? ops->read(rpc->seam, rpc->fd, iov->iov_base, iov->iov_len)
                      : ops->recv(rpc->seam, rpc->fd, iov, niov, NULL, &truncated);
   got = ops->recv(rpc->seam, rpc->fd, iov, niov, fds, &truncated);
   if (!truncated)
     return got;
-  fdset_close(fds);
+  fdset_drop(fds);
   return -EMFILE;
 }
 
@@ -1393,8 +1393,11 @@ static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *fu
       : r         ? MF_ENOMEM
                   : mf_send_arg(p, buf_peek(&b), buf_size(&b));
   buf_deinit(&b);
+  p->refuses_fds = !o->handles;
   if (!r)
     r = mf_run(p, RPC_FUNCTION, on_run, rpc);
+  if (r)
+    p->refuses_fds = 0;
   if (!r)
     deadline_clear(&p->limit); /* calls have their own */
   return r;

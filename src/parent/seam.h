@@ -34,9 +34,11 @@ struct seam_ops {
   ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov, const int *fds,
                   int nfds);                                     /* as sock_send */
   ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
-  /* As sock_guard and sock_read_from. */
-  int (*guard)(struct seam *s, int fd, int on);
-  ssize_t (*read_from)(struct seam *s, int fd, void *data, size_t n, pid_t *ret_writer);
+  /* As sock_read_from, sock_name_writers, sock_refuse_fds. */
+  ssize_t (*read_from)(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
+                       pid_t *ret_writer);
+  int (*name_writers)(struct seam *s, int fd, int on);
+  int (*refuse_fds)(struct seam *s, int fd, int on);
   /* As sock_recv_iov without blocking: descriptors that come along go to fds (NULL: they
    * are closed). */
   ssize_t (*recv)(struct seam *s, int fd, const struct iovec *iov, int niov,
@@ -45,7 +47,7 @@ struct seam_ops {
   int (*hung_up)(struct seam *s, int fd);
   /* The other end can't write from now on; what it wrote can still be read. */
   void (*refuse)(struct seam *s, int fd);
-  void (*close)(struct seam *s, int *fd);
+  void (*close)(struct seam *s, int *fd); /* as fd_part */
   /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
    * the watch at once. 0 or -errno. */
   int (*watch)(struct seam *s, struct watch *w, int fd, unsigned events);

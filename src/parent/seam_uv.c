@@ -5,6 +5,7 @@
 #include "parent/seam.h"
 
 #include "base/result.h"
+#include "os/drop.h"
 #include "os/measure.h"
 #include "os/proc.h"
 #include "os/sock.h"
@@ -63,12 +64,13 @@ static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
   return sock_read(fd, data, n);
 }
 
-static int op_guard(struct seam *s, int fd, int on) {
-  return sock_guard(fd, on);
+static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
+                            pid_t *ret_writer) {
+  return sock_read_from(fd, data, n, fds, ret_writer);
 }
 
-static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n, pid_t *ret_writer) {
-  return sock_read_from(fd, data, n, ret_writer);
+static int op_name_writers(struct seam *s, int fd, int on) {
+  return sock_name_writers(fd, on);
 }
 
 static ssize_t op_recv(struct seam *s, int fd, const struct iovec *iov, int niov,
@@ -88,8 +90,15 @@ static void op_refuse(struct seam *s, int fd) {
   shutdown(fd, SHUT_RD); /* unix(7): the peer's next write gives EPIPE */
 }
 
+static int op_refuse_fds(struct seam *s, int fd, int on) {
+  return sock_refuse_fds(fd, on);
+}
+
 static void op_close(struct seam *s, int *fd) {
-  fd_close(fd);
+  int saved = errno;
+  fd_part(*fd);
+  *fd = -1;
+  errno = saved;
 }
 
 /* ---- closing ---- */
@@ -343,8 +352,9 @@ static const struct seam_ops uv_ops = {
     .pair = op_pair,
     .send = op_send,
     .read = op_read,
-    .guard = op_guard,
     .read_from = op_read_from,
+    .name_writers = op_name_writers,
+    .refuse_fds = op_refuse_fds,
     .recv = op_recv,
     .widen = op_widen,
     .hung_up = op_hung_up,

@@ -29,7 +29,7 @@ void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type) {
 
 void inbox_drop_fds(struct inbox *in) {
   while (in->fd_head < in->fd_tail)
-    fd_close(&in->fds[in->fd_head++]); /* a mark of the cut is negative: nothing to close */
+    fd_drop(&in->fds[in->fd_head++]); /* a mark of the cut is negative: nothing to close */
   in->fd_head = in->fd_tail = in->fds_left = 0;
 }
 
@@ -95,7 +95,7 @@ static int queue_fds(struct inbox *in, struct fdset *fds) {
   int r = reserve_fds(in, (size_t)fds->n);
   for (int i = 0; r == 0 && i < fds->n; i++)
     in->fds[in->fd_tail++] = fdset_steal(fds, i);
-  fdset_close(fds);
+  fdset_drop(fds);
   return r;
 }
 
@@ -150,7 +150,7 @@ int inbox_take_fd(struct inbox *in) {
 static void drop_delivered(struct inbox *in) {
   for (; in->fds_left > 0; in->fds_left--) {
     int fd = pop_fd(in);
-    fd_close(&fd);
+    fd_drop(&fd);
   }
   buf_consume(&in->bytes, in->frame_left);
   in->frame_left = 0;

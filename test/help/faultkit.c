@@ -12,6 +12,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
@@ -121,6 +122,52 @@ static int kit_nice(lua_State *L) {
     return answer(L, -1);
   lua_pushinteger(L, getpriority(PRIO_PROCESS, 0));
   return 1;
+}
+
+/* ---- what blocks whoever closes it ---- */
+
+/* lingering(seconds) -> a TCP socket with SO_LINGER whose unsent data nobody reads, and the
+ * other end (closed last by whoever wants the test to end) */
+static int kit_lingering(lua_State *L) {
+  static char data[1 << 20];
+  struct linger l = {1, (int)luaL_checkinteger(L, 1)};
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof at;
+  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (bind(listener, (struct sockaddr *)&at, sizeof at) < 0 || listen(listener, 1) < 0 ||
+      getsockname(listener, (struct sockaddr *)&at, &size) < 0 ||
+      connect(fd, (struct sockaddr *)&at, sizeof at) < 0)
+    return answer(L, -1);
+  int other = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+  close(listener);
+  while (send(fd, data, sizeof data, MSG_DONTWAIT) > 0)
+    ;
+  if (setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l) < 0) return answer(L, -1);
+  lua_pushinteger(L, fd);
+  lua_pushinteger(L, other);
+  return 2;
+}
+
+/* sendfd(socket, bytes, fd) -> number of bytes; the descriptor goes with the first one */
+static int kit_sendfd(lua_State *L) {
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 2, &n);
+  int fd = arg_int(L, 3);
+  union {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof fd)];
+  } room = {.bytes = {0}};
+  struct iovec iov = {(void *)bytes, n};
+  struct msghdr m = {.msg_iov = &iov,
+                     .msg_iovlen = 1,
+                     .msg_control = room.bytes,
+                     .msg_controllen = sizeof room.bytes};
+  room.header.cmsg_level = SOL_SOCKET;
+  room.header.cmsg_type = SCM_RIGHTS;
+  room.header.cmsg_len = CMSG_LEN(sizeof fd);
+  memcpy(CMSG_DATA(&room.header), &fd, sizeof fd);
+  return answer(L, sendmsg(arg_int(L, 1), &m, MSG_NOSIGNAL));
 }
 
 /* ---- limits ---- */
@@ -492,6 +539,8 @@ static const luaL_Reg state_methods[] = {{"start", state_start}, {"join", state_
 static const luaL_Reg functions[] = {
   {"setsid", kit_setsid},
   {"spawn", kit_spawn},
+  {"lingering", kit_lingering},
+  {"sendfd", kit_sendfd},
   {"pidfd_open", kit_pidfd_open},
   {"nice", kit_nice},
   {"prlimit", kit_prlimit},

@@ -124,12 +124,16 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
   return (ssize_t)n;
 }
 
-static int op_guard(struct seam *seam, int fd, int on) {
+static int op_name_writers(struct seam *seam, int fd, int on) {
   return self(seam)->certifies ? 0 : -ENOSYS;
 }
 
+static int op_refuse_fds(struct seam *seam, int fd, int on) {
+  return -ENOSYS;
+}
+
 static ssize_t op_read_from(struct seam *seam, int fd, void *data, size_t n,
-                            pid_t *ret_writer) {
+                            struct fdset *fds, pid_t *ret_writer) {
   struct sim *s = self(seam);
   *ret_writer = s->fd[at(s, fd)->peer].writer;
   return op_read(seam, fd, data, n);
@@ -341,8 +345,9 @@ static const struct seam_ops ops = {
     .pair = op_pair,
     .send = op_send,
     .read = op_read,
-    .guard = op_guard,
+    .name_writers = op_name_writers,
     .read_from = op_read_from,
+    .refuse_fds = op_refuse_fds,
     .recv = op_recv,
     .widen = op_widen,
     .hung_up = op_hung_up,
