@@ -372,11 +372,14 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
                              the period make the pool failed; burst at most 1000 */
   unsigned grace_ms;      /* that a worker gets to end, before it is killed; and that a
                              closing pool waits for the next answer, as in mf_rpc_options */
+  unsigned backoff_min_ms, backoff_max_ms; /* before a worker is replaced that ended without
+                             any answer: min (at most max), doubled for each such one before
+                             it in a row; an answer of any worker ends the row */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
     sizeof(mf_pool_options), NULL, MF_POOL_PROCESSORS, 0, 2, 100, 10000, 65536, 0,       \
-        MF_NO_TIMEOUT, 0, 5, 10000, 10000                                                \
+        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000                                      \
   }
 MF_API void mf_pool_options_init(mf_pool_options *options);
 

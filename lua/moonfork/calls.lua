@@ -36,13 +36,14 @@ end
 
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
   .. " message_max grace"
-local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart"
+local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
 local valid = {
   rpc = set(RPC),
   pool = set((RPC:gsub("on_drain", ""):gsub("strict", "")) .. " " .. POOL),
   with_rpc = set "timeout",
   with_pool = set "timeout idempotent",
   restart = set "burst period",
+  backoff = set "min max",
 }
 
 local function bad(where, name, text)
@@ -156,6 +157,29 @@ function calls.rpc_options(name, given)
   return plain, cell
 end
 
+-- An option that is a table of options; an empty one where it is not given.
+local function inner(where, given, name)
+  local value = given[name]
+  if value == nil then return {} end
+  if type(value) ~= "table" then
+    bad(where, name, "table expected, got " .. check.type_name(value))
+  end
+  check.keys(where.n, where.f, value, valid[name])
+  return value
+end
+
+-- One limit alone moves the other's default out of its way.
+local BACKOFF_MIN, BACKOFF_MAX = 50, 5000
+
+local function backoff(where, given)
+  local min, max = duration(where, given, "min", true), duration(where, given, "max", true)
+  if min and max and min > max then
+    bad(where, "backoff", ("min (%s) is more than max (%s)"):format(tostring(given.min),
+      tostring(given.max)))
+  end
+  return min or max and math.min(max, BACKOFF_MIN), max or min and math.max(min, BACKOFF_MAX)
+end
+
 function calls.pool_options(name, given)
   local where
   where, given = begin("pool", name, given)
@@ -173,15 +197,10 @@ function calls.pool_options(name, given)
   if plain.idle and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))
   end
-  local restart = given.restart
-  if restart ~= nil then
-    if type(restart) ~= "table" then
-      bad(where, "restart", "table expected, got " .. check.type_name(restart))
-    end
-    check.keys(2, "pool", restart, valid.restart)
-    plain.burst = count(where, restart, "burst", 0, 1000)
-    plain.period = duration(where, restart, "period")
-  end
+  local restart = inner(where, given, "restart")
+  plain.burst = count(where, restart, "burst", 0, 1000)
+  plain.period = duration(where, restart, "period")
+  plain.backoff_min, plain.backoff_max = backoff(where, inner(where, given, "backoff"))
   return plain, cell
 end
 

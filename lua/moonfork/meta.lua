@@ -172,6 +172,7 @@ function process:memory(callback) end
 ---@field call_timeout? number
 ---@field max_memory? integer
 ---@field restart? {burst?: integer, period?: number}
+---@field backoff? {min?: number, max?: number}
 
 ---@class moonfork.pool: moonfork.calls
 ---@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.calls

@@ -372,6 +372,8 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   o->restart_burst = (unsigned)get_integer(L, idx, "burst", o->restart_burst);
   o->restart_period_ms = (unsigned)get_integer(L, idx, "period", o->restart_period_ms);
   o->grace_ms = (unsigned)get_integer(L, idx, "grace", o->grace_ms);
+  o->backoff_min_ms = (unsigned)get_integer(L, idx, "backoff_min", o->backoff_min_ms);
+  o->backoff_max_ms = (unsigned)get_integer(L, idx, "backoff_max", o->backoff_max_ms);
 }
 
 /* rpc_new(raw process, function, cell, options) -> raw; or nil, error */

@@ -622,8 +622,8 @@ static int provide_template(struct mf_pool *pool) {
         NULL);
     return 0;
   }
-  policy_death(&pool->policy, t->unborn ? !pool->policy.nready : !pool->template_good,
-               now_ms(pool));
+  if (t->unborn || !pool->template_good)
+    policy_death(&pool->policy, t->unborn ? !pool->policy.nready : 1, now_ms(pool));
   if (pool->policy.failed) { /* by templates that ended before they were of any use */
     fail_pool(pool, t->unborn && t->error ? t->error->code : MF_ETEMPLATE_START,
               t->error && t->error->message ? t->error->message
@@ -1454,7 +1454,9 @@ static int init_policy(struct mf_pool *pool, const mf_pool_options *o) {
                             .stop_ms = o->stop_ms,
                             .max_calls = o->max_calls,
                             .restart_burst = o->restart_burst,
-                            .restart_period_ms = o->restart_period_ms};
+                            .restart_period_ms = o->restart_period_ms,
+                            .backoff_min_ms = o->backoff_min_ms,
+                            .backoff_max_ms = o->backoff_max_ms};
   uint64_t seed;
   int r;
   if (c.max == MF_POOL_PROCESSORS) {

@@ -5,7 +5,8 @@
 #include <string.h>
 
 int policy_init(struct policy *p, const struct policy_config *c, uint64_t random_seed) {
-  if (!c->load || c->idle > c->max || c->restart_burst > POLICY_BURST_MAX)
+  if (!c->load || c->idle > c->max || c->restart_burst > POLICY_BURST_MAX ||
+      c->backoff_min_ms > c->backoff_max_ms)
     return -EINVAL;
   memset(p, 0, sizeof *p);
   p->config = *c;
@@ -151,20 +152,33 @@ static int is_too_much(struct policy *p, uint64_t now_ms) {
          now_ms - p->early[p->early_at] <= p->config.restart_period_ms;
 }
 
-static unsigned backoff_ms(unsigned deaths) {
-  unsigned ms = POLICY_BACKOFF_FIRST_MS;
-  if (deaths < 2)
-    return 0;
-  while (deaths-- > 2 && ms < POLICY_BACKOFF_MAX_MS)
+/* The first is replaced after min. Never at once: starting may fail without a wait. */
+static uint64_t backoff_ms(const struct policy *p) {
+  uint64_t ms = p->config.backoff_min_ms, max = p->config.backoff_max_ms;
+  for (unsigned n = p->deaths_in_a_row; n > 1 && ms < max; n--)
     ms *= 2;
-  return ms < POLICY_BACKOFF_MAX_MS ? ms : POLICY_BACKOFF_MAX_MS;
+  ms = ms < max ? ms : max;
+  return ms ? ms : 1;
 }
 
 void policy_death(struct policy *p, int early, uint64_t now_ms) {
-  p->deaths_in_a_row++;
-  p->not_before_ms = now_ms + backoff_ms(p->deaths_in_a_row);
+  if (p->deaths_in_a_row < 64) /* it has doubled enough by then */
+    p->deaths_in_a_row++;
+  p->last_death_ms = now_ms;
+  p->not_before_ms = now_ms + backoff_ms(p);
   if (early && is_too_much(p, now_ms))
     p->failed = 1;
+}
+
+/* Some worker works: what has died without an answer was no sign of trouble for all. Who waits
+ * to be replaced waits as the first would. */
+static void end_backoff(struct policy *p) {
+  uint64_t first = p->last_death_ms + p->config.backoff_min_ms;
+  if (!p->deaths_in_a_row)
+    return;
+  p->deaths_in_a_row = 0;
+  if (p->not_before_ms > first)
+    p->not_before_ms = first;
 }
 
 void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t now_ms) {
@@ -174,8 +188,8 @@ void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t
   set_state(p, slot, SLOT_FREE);
   if (counted)
     p->owed++;
-  if (how != END_ASKED)
-    policy_death(p, how == END_DIED && !answered, now_ms);
+  if (how == END_UNBORN || (how == END_DIED && !answered))
+    policy_death(p, how == END_DIED, now_ms);
 }
 
 void policy_fail(struct policy *p) {
@@ -210,8 +224,10 @@ void policy_give(struct policy *p, unsigned slot) {
 
 int policy_take_back(struct policy *p, unsigned slot, int answered) {
   struct policy_slot *s = p->slots[slot];
-  if (answered && ++s->answered >= POLICY_GOOD_CALLS)
-    p->deaths_in_a_row = 0;
+  if (answered) {
+    s->answered++;
+    end_backoff(p);
+  }
   if (!--s->load && s->state == SLOT_READY)
     p->nidle++;
   place(p, slot);

@@ -18,10 +18,10 @@
 struct policy_config {
   unsigned max, idle, load, start_ms, stop_ms, max_calls;
   unsigned restart_burst, restart_period_ms;
+  unsigned backoff_min_ms, backoff_max_ms; /* before one is replaced that answered nothing: min,
+                                              doubled for each before it in a row */
 };
 enum { POLICY_BURST_MAX = 1000 };
-enum { POLICY_BACKOFF_FIRST_MS = 50, POLICY_BACKOFF_MAX_MS = 5000 };
-enum { POLICY_GOOD_CALLS = 16 }; /* answers after which a worker was no failure */
 
 enum policy_slot_state { SLOT_FREE, SLOT_STARTING, SLOT_READY, SLOT_LEAVING };
 
@@ -39,9 +39,10 @@ struct policy {
   struct keyheap takers;
   unsigned owed; /* workers that are replaced at once, not at the pace of growth */
   uint64_t next_start_ms; /* growth */
-  uint64_t not_before_ms; /* back-off */
+  uint64_t not_before_ms; /* backoff */
+  uint64_t last_death_ms; /* that was counted */
   uint64_t stop_at_ms;    /* 0: nobody to stop */
-  unsigned deaths_in_a_row;
+  unsigned deaths_in_a_row; /* without any answer; the next one sets it to 0 */
   uint64_t *early; /* ring of the last deaths before any answer */
   unsigned nearly, early_at;
   int failed, ending; /* ending: no workers but for calls that wait */
@@ -57,11 +58,12 @@ struct policy_action {
 
 enum policy_end {
   END_ASKED,  /* it was told to end, or killed by us */
-  END_UNBORN, /* it could not be started, for no fault of its own: back-off only */
+  END_UNBORN, /* it could not be started, for no fault of its own: backoff only */
   END_DIED
 };
 
-/* 0, -EINVAL (load 0, idle above max, burst above POLICY_BURST_MAX), -ENOMEM. */
+/* 0, -EINVAL (load 0, idle above max, burst above POLICY_BURST_MAX, backoff_min_ms above
+ * backoff_max_ms), -ENOMEM. */
 int policy_init(struct policy *p, const struct policy_config *c, uint64_t random_seed);
 void policy_deinit(struct policy *p);
 /* What to do next while so many calls wait. */
@@ -76,7 +78,8 @@ void policy_leave(struct policy *p, unsigned slot);
 void policy_replace(struct policy *p, unsigned slot);
 void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t now_ms);
 
-/* A death that is no slot's (the template's). early: before anything was answered. */
+/* A death that is no slot's (the template's), before it was of any use. early: it counts towards
+ * failing. */
 void policy_death(struct policy *p, int early, uint64_t now_ms);
 
 /* The least loaded worker that may get a call (the oldest of several), or -1. */

@@ -19,6 +19,10 @@ enum {
   /* Default of the option `grace` of rpcs and pools: what a closing one waits for the next
    * answer, and a worker's time to end. moonfork.h repeats it in its initialisers. */
   CALLS_GRACE_MS = 10000,
+  /* Default of a pool's backoff: before a worker is replaced that ended without an answer, doubled
+   * for each before it in a row. moonfork.h repeats it. */
+  POOL_BACKOFF_MIN_MS = 50,
+  POOL_BACKOFF_MAX_MS = 5000,
   /* Between end of file and exit of an rpc's process. */
   EXIT_PATIENCE_MS = 1000,
   /* Where no memory, or no room for descriptors, was left: once more after that. */

@@ -54,10 +54,16 @@ end)
 
 story.test("PO-02 options are checked by name", function(t)
   local p <close> = template()
-  t.raises("unknown option 'min' %(valid: async, call_timeout, grace, handles, idle", p.pool, p,
-    "pid", {min = 1})
+  t.raises("unknown option 'min' %(valid: async, backoff, call_timeout, grace, handles, idle",
+    p.pool, p, "pid", {min = 1})
   t.raises("option 'restart': table expected", p.pool, p, "pid", {restart = 1})
   t.raises("unknown option 'bursts'", p.pool, p, "pid", {restart = {bursts = 1}})
+  t.raises("option 'backoff': table expected, got number", p.pool, p, "pid", {backoff = 1})
+  t.raises("unknown option 'most' %(valid: max, min%)", p.pool, p, "pid", {backoff = {most = 1}})
+  t.raises("option 'min': a non%-negative number of seconds expected", p.pool, p, "pid",
+    {backoff = {min = -1}})
+  t.raises("option 'backoff': min %(2%) is more than max %(1%)", p.pool, p, "pid",
+    {backoff = {min = 2, max = 1}})
   local pool = p:pool "echo"
   t.eq(pool(1), 1)
   t.eq(pool:stats().max, fork.ncpu())

@@ -58,8 +58,8 @@ story.test("when there is none for long, it fails with the reason", function(t)
     assert(pool:reload(template))
     print(pool(1))
   ]])
-  t.match(out, "^FORK_FAILED\tno\tFORK_FAILED: the pool has failed; the last reason: "
-    .. "no socket for the new process: Too many open files\nFORK_FAILED\n1\tgiven\n$")
+  t.match(out, "^FORK_FAILED\tno\tthe pool has failed; the last reason: "
+    .. "the socket of the new process can't be made: Too many open files\nFORK_FAILED\n1\tgiven\n$")
 end)
 
 story.test("one that can't be started again says the reason, too", function(t)

@@ -170,6 +170,7 @@ static void test_what_a_dead_worker_had_not_entered_goes_on(void **state) {
   assert_int_equal(call[0].code, MF_ECLONE_DIED);
   assert_int_equal(call[0].started, MF_STARTED_UNKNOWN);
   assert_int_equal(call[1].told + call[2].told, 0);
+  far_advance(far, POOL_BACKOFF_MIN_MS);
   assert_int_equal(far_worker(far, 0)->ncalls, 2);
   assert_memory_equal(&far_worker(far, 0)->word[0], "second", 6);
   answer_all();

@@ -12,7 +12,9 @@ static const struct policy_config standard = {.max = 4,
                                               .start_ms = 100,
                                               .stop_ms = 10000,
                                               .restart_burst = 5,
-                                              .restart_period_ms = 10000};
+                                              .restart_period_ms = 10000,
+                                              .backoff_min_ms = 50,
+                                              .backoff_max_ms = 5000};
 
 static struct policy p;
 
@@ -131,6 +133,9 @@ static void test_refused_by_name(void **state) {
   c = standard;
   c.restart_burst = POLICY_BURST_MAX + 1;
   assert_int_equal(policy_init(&p, &c, 1), -EINVAL);
+  c = standard;
+  c.backoff_max_ms = c.backoff_min_ms - 1;
+  assert_int_equal(policy_init(&p, &c, 1), -EINVAL);
 }
 
 static void test_least_loaded_first(void **state) {
@@ -214,39 +219,79 @@ static void test_failed_pool_starts_nobody_until_renewed(void **state) {
   policy_deinit(&p);
 }
 
+/* The time at which the next worker may start, when one has just ended that was given a call
+ * and answered it or not. */
+static uint64_t after_a_death(uint64_t now, int answered, enum policy_end how) {
+  int slot = policy_started(&p, now);
+  struct policy_action a;
+  policy_ready(&p, (unsigned)slot);
+  policy_give(&p, (unsigned)slot);
+  policy_take_back(&p, (unsigned)slot, answered);
+  policy_ended(&p, (unsigned)slot, how, now);
+  a = policy_next(&p, now, 1);
+  return a.act == POLICY_START ? now : a.wake_ms;
+}
+
 static void test_backoff(void **state) {
-  static const unsigned delays[] = {0, 50, 100, 200, 400, 800, 1600, 3200, 5000, 5000};
-  uint64_t now = 1000;
-  begin(standard);
-  for (size_t i = 0; i < COUNT(delays); i++) {
-    int slot = policy_started(&p, now);
-    policy_ready(&p, (unsigned)slot);
-    policy_give(&p, (unsigned)slot);
-    policy_take_back(&p, (unsigned)slot, 1);
-    policy_ended(&p, (unsigned)slot, END_DIED, now);
-    if (delays[i])
-      assert_int_equal(obey(now + delays[i] - 1, 1, 1), 0);
-    assert_int_equal(policy_next(&p, now + delays[i], 1).act, POLICY_START);
-    now += delays[i];
+  static const struct {
+    unsigned min_ms, max_ms;
+    unsigned delays[10];
+  } rows[] = {
+      {50, 5000, {50, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000}},
+      {200, 300, {200, 300, 300, 300, 300, 300, 300, 300, 300, 300}},
+      {0, 0, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
+      {100, UINT32_MAX, {100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200}},
+  };
+  for (int how = END_UNBORN; how <= END_DIED; how++) {
+    for (size_t i = 0; i < COUNT(rows); i++) {
+      struct policy_config c = standard;
+      uint64_t now = 1000;
+      c.restart_burst = 1000;
+      c.backoff_min_ms = rows[i].min_ms;
+      c.backoff_max_ms = rows[i].max_ms;
+      begin(c);
+      for (size_t k = 0; k < COUNT(rows[i].delays); k++) {
+        assert_int_equal(after_a_death(now, 0, (enum policy_end)how), now + rows[i].delays[k]);
+        now += rows[i].delays[k];
+        assert_int_equal(policy_next(&p, now, 1).act, POLICY_START);
+      }
+      policy_deinit(&p);
+    }
   }
+}
+
+/* One crash in ten calls doubled the delay to five seconds, as each worker had answered less
+ * than sixteen. */
+static void test_one_answer_ends_the_backoff(void **state) {
+  struct policy_config c = standard;
+  c.restart_burst = 1000;
+  begin(c);
+  for (int i = 0; i < 100; i++)
+    assert_int_equal(after_a_death(1000, 1, END_DIED), 1000);
+  for (int i = 0; i < 10; i++)
+    after_a_death(1000, 0, END_DIED);
+  assert_int_equal(after_a_death(9000, 1, END_DIED), 9000);
+  assert_int_equal(after_a_death(9000, 0, END_DIED), 9050);
   policy_deinit(&p);
 }
 
-static void test_good_work_ends_the_backoff(void **state) {
-  int slot;
-  begin(standard);
-  for (int i = 0; i < 3; i++) {
-    slot = policy_started(&p, 0);
-    policy_ended(&p, (unsigned)slot, END_DIED, 0);
-  }
-  slot = policy_started(&p, 100);
-  policy_ready(&p, (unsigned)slot);
-  for (int i = 0; i < POLICY_GOOD_CALLS; i++) {
-    policy_give(&p, (unsigned)slot);
-    policy_take_back(&p, (unsigned)slot, 1);
-  }
-  policy_ended(&p, (unsigned)slot, END_DIED, 1000);
-  assert_int_equal(policy_next(&p, 1000, 1).act, POLICY_START);
+/* While one works, another that dies again and again is replaced after the least delay, but not
+ * faster. */
+static void test_a_neighbours_answer_ends_the_backoff(void **state) {
+  struct policy_config c = standard;
+  int good;
+  c.restart_burst = 1000;
+  begin(c);
+  good = policy_started(&p, 0);
+  policy_ready(&p, (unsigned)good);
+  policy_give(&p, (unsigned)good);
+  policy_give(&p, (unsigned)good); /* it takes no more */
+  for (int i = 0; i < 8; i++)
+    after_a_death(1000, 0, END_DIED);
+  assert_int_equal(policy_next(&p, 1000, 1).wake_ms, 6000);
+  policy_take_back(&p, (unsigned)good, 1);
+  policy_give(&p, (unsigned)good);
+  assert_int_equal(policy_next(&p, 1000, 1).wake_ms, 1050);
   policy_deinit(&p);
 }
 
@@ -387,7 +432,8 @@ int main(void) {
       cmocka_unit_test(test_restart_intensity),
       cmocka_unit_test(test_failed_pool_starts_nobody_until_renewed),
       cmocka_unit_test(test_backoff),
-      cmocka_unit_test(test_good_work_ends_the_backoff),
+      cmocka_unit_test(test_one_answer_ends_the_backoff),
+      cmocka_unit_test(test_a_neighbours_answer_ends_the_backoff),
       cmocka_unit_test(test_recycling_has_jitter_and_a_replacement_at_once),
       cmocka_unit_test(test_resize_to_zero_and_back),
       cmocka_unit_test(test_ending_keeps_nobody_idle),
