@@ -1,13 +1,15 @@
 /* What a clone costs, by allocator and collector of its template. A program of its own: no
  * sockets, no library but the heap and the seal, so that only memory is measured.
  *
- *   heap_bench [clones | growth | strings | all]
+ *   heap_bench [clones | growth | strings | long | all]
  *
  * clones   an 84 MiB heap of 524,288 small tables; fork + exit + wait of a clone that does
  *          nothing; then a clone that makes two million small tables. Three kinds of
  *          template take turns, twice, so that a change of the machine's mood shows
  * growth   fork + exit + wait as the template grows from 1 MiB to 1 GiB
- * strings  a template of short strings, and a clone that makes a million of its own */
+ * strings  a template of short strings, and a clone that makes a million of its own
+ * long     clones that live for long over an 84 MiB template: their most private memory in twenty
+ *          looks, against what is alive at the end. The bound is 4 times that and 32 MiB */
 #include "template/seal.h"
 
 #include <lauxlib.h>
@@ -38,6 +40,11 @@ struct template {
 static double now_us(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+static double cpu_us(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 static long faults(void) {
@@ -175,6 +182,64 @@ static void measure_strings(enum kind kind, size_t size) {
   clone_run(&t, "for i = 1, 1000000 do local s = 'own ' .. i end");
 }
 
+/* ---- clones that live for long ---- */
+
+/* step(i) is called twenty times; what it keeps hangs on `own`. */
+static const struct shape {
+  const char *name, *code;
+} shapes[] = {
+  { "300,000 small tables", "function step(k) for i = 1, 400000 do "
+    "own[i % 300000 + 1] = {x = i, y = i} end end" },
+  { "20,000 small tables", "function step(k) for i = 1, 1000000 do "
+    "own[i % 20000 + 1] = {x = i, y = i} end end" },
+  { "100,000 in a queue", "n = 0 function step(k) for i = 1, 500000 do n = n + 1 "
+    "own[n] = {n} own[n - 100000] = nil end end" },
+  { "100,000 at random", "function step(k) for i = 1, 200000 do "
+    "own[math.random(100000)] = {x = i, y = i} end end" },
+  { "200,000 short strings", "function step(k) for i = 1, 300000 do "
+    "own[i % 200000 + 1] = 'own ' .. k .. ' ' .. i end end" },
+  { "5,000 long strings", "function step(k) for i = 1, 10000 do "
+    "own[i % 5000 + 1] = ('x'):rep(i * 7919 % 8000 + 50) end end" },
+  { "20,000 of mixed size", "function step(k) for i = 1, 40000 do local t = {k = i} "
+    "for j = 1, i * 7919 % 31 do t[j] = j end t.f = function() return t end t.s = 'own ' .. i "
+    "own[i % 20000 + 1] = t end end" },
+  { "other shapes in turn", "function step(k) for i = 1, 200000 do local t = {} "
+    "for j = 1, k do t[j] = j end own[i % 50000 + 1] = t end end" },
+  { "grows and shrinks", "function step(k) local n = k < 10 and k * 100000 or 20000 "
+    "for i = #own, n, -1 do own[i] = nil end "
+    "for i = 1, 500000 do own[i % n + 1] = {x = i, y = i} end end" },
+};
+static void measure_long(enum kind kind, size_t shape) {
+  struct template t;
+  template_open(&t, kind,
+                "big = {} for i = 1, 743000 do big[i] = {x = i, y = i} end own = {}");
+  fflush(NULL);
+  if (fork() != 0)
+    return (void)wait(NULL);
+  become_clone(&t);
+  run(t.L, shapes[shape].code);
+  double start = cpu_us(), most = 0;
+  int shrinks = strstr(shapes[shape].name, "shrinks") != NULL;
+  for (int i = 1; i <= 20; i++) {
+    char code[32];
+    snprintf(code, sizeof code, "step(%d)", i);
+    run(t.L, code);
+    double now = private_mb() * 1e6 / 1048576;
+    most = now > most || (shrinks && i == 20) ? now : most;
+  }
+  double seconds = (cpu_us() - start) / 1e6;
+  lua_gc(t.L, LUA_GCCOLLECT);
+  double all = lua_gc(t.L, LUA_GCCOUNT) / 1024.0;
+  run(t.L, "own = nil");
+  lua_gc(t.L, LUA_GCCOLLECT);
+  double live = all - lua_gc(t.L, LUA_GCCOUNT) / 1024.0;
+  printf("%-24s %-22s CPU %5.2f s, private %6.1f MiB, live %6.1f MiB, bound %6.1f MiB%s\n",
+         kind_names[kind], shapes[shape].name, seconds, most, live, live * 4 + 32,
+         most > live * 4 + 32 ? " EXCEEDED" : "");
+  fflush(stdout);
+  _exit(0);
+}
+
 int main(int argc, char **argv) {
   const char *what = argc > 1 ? argv[1] : "all";
   int all = strcmp(what, "all") == 0;
@@ -190,5 +255,9 @@ int main(int argc, char **argv) {
   if (all || strcmp(what, "strings") == 0)
     for (int kind = 0; kind < NKINDS; kind++)
       apart(measure_strings, (enum kind)kind, 0);
+  if (all || strcmp(what, "long") == 0)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+      for (int kind = GENERATIONAL; kind <= SEALED; kind++)
+        apart(measure_long, (enum kind)kind, i);
   return 0;
 }

@@ -1,4 +1,4 @@
-/* See frozen.h. Runs in templates, at a seal. For a moment what is moved can't be touched: the
+/* See frozen.h. Runs in templates, at a seal, and in clones, at a collection. For a moment what is moved can't be touched: the
  * caller sees to it that there is no other thread and that no signal is delivered. */
 #include "template/frozen.h"
 
@@ -150,6 +150,23 @@ void frozen_map(char *place, size_t n) {
   (void)madvise(place, n, MADV_POPULATE_READ); /* a wish */
 }
 
+char *frozen_cover(char *place, size_t n) {
+  char *aside = exchange(place, n, MAP_ANONYMOUS, -1, 0);
+  if (!aside)
+    return NULL;
+  (void)madvise(place, n, MADV_HUGEPAGE);
+  memcpy(place, aside, n);
+  return aside;
+}
+
+int frozen_uncover(char *place, size_t n, char *aside, size_t page) {
+  (void)madvise(aside, n, MADV_DONTNEED); /* what was copied before is in place, too */
+  for (size_t i = 0; i < n; i += page)
+    if (memcmp(aside + i, place + i, page) != 0)
+      memcpy(aside + i, place + i, page);
+  return mremap(aside, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED ? -1 : 0;
+}
+
 size_t frozen_undo(char *place, size_t n) {
   size_t done = 0;
   while (done < n) {
@@ -176,6 +193,14 @@ size_t frozen_make(char *place, size_t n, int keep_mirror, char **mirror) {
 }
 void frozen_map(char *place, size_t n) {
   (void)place, (void)n;
+}
+char *frozen_cover(char *place, size_t n) {
+  (void)place, (void)n;
+  return NULL;
+}
+int frozen_uncover(char *place, size_t n, char *aside, size_t page) {
+  (void)place, (void)n, (void)aside, (void)page;
+  return -1;
 }
 size_t frozen_undo(char *place, size_t n) {
   (void)place, (void)n;

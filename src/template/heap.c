@@ -69,6 +69,9 @@ enum {
   SMALL_COST = 4,            /* to fork: memory in small pages, against huge ones */
   NBIG_FIRST = 64,
   NKEPT = 8,
+  NCOVERS = 64,
+  RELEASE_WORTH = 16 << 20, /* free in a clone, beside half more than it uses */
+  RELEASE_PAGES = 8,        /* together at least */
   KEPT_MAX = 8 << 20         /* octets of freed mappings in all, see heap_keep */
 };
 #define RESERVE_DEFAULT ((size_t)64 << 30)
@@ -86,6 +89,11 @@ struct big {
 
 struct mirror { /* see frozen.h */
   char *at;
+  size_t size;
+};
+
+struct cover { /* frozen memory that a copy stands for, see heap_cover */
+  char *place, *aside;
   size_t size;
 };
 
@@ -109,7 +117,7 @@ struct heap {
   int clone;            /* forked and not sealed since: small pages only */
   int run_huge;         /* the run has come to its huge pages */
   int reuse;            /* the template may use the stash */
-  uint64_t live, own, sealed, huge;
+  uint64_t live, own, own_big, sealed, huge; /* own: in the region */
   uint64_t age; /* seals and forks so far */
   void *(*foreign)(void *, void *, size_t, size_t);
   void *foreign_ud;
@@ -130,7 +138,9 @@ struct heap {
   size_t table_grown;
   struct free_block *list[NCLASS], *list_tail[NCLASS];
   struct span *spans;
+  uint64_t span_bytes;
   uint64_t freed; /* since spans were gathered last */
+  uint64_t stuck; /* free, and no whole pages, when memory was released last */
   size_t nmirrors; /* ours: a clone has none */
   int inherited;   /* frozen memory, without a mirror */
   /* From here on clones don't write, or seldom: the rest lies in another page. */
@@ -140,6 +150,8 @@ struct heap {
   struct mirror *mirrors;
   size_t mirrors_map;
   struct big big_first[NBIG_FIRST];
+  struct cover covers[NCOVERS];
+  size_t ncovers;
 };
 
 _Static_assert(offsetof(struct heap, stash_bytes) <= 4096, "what clones write: one page");
@@ -326,15 +338,19 @@ static struct free_block *tagged_sort(struct free_block *all) {
   return all;
 }
 static void span_put(struct heap *h, char *start, size_t size) {
-  char *aligned = align_up(start, 16);
-  size -= (size_t)(aligned - start);
-  if (aligned > start)
-    list_put(h, class_of((size_t)(aligned - start)), start);
-  if (size % 16)
-    list_put(h, class_of(size % 16), aligned + size / 16 * 16);
-  struct span *span = (struct span *)(void *)aligned;
-  *span = (struct span){ h->spans, size / 16 * 16 };
+  struct span *span = (struct span *)(void *)start;
+  *span = (struct span){ h->spans, size };
   h->spans = span;
+  h->span_bytes += size;
+}
+/* Back to the lists: every multiple of FINE_STEP up to FINE_MAX is the size of a class. */
+static void pieces_put(struct heap *h, char *start, size_t size) {
+  while (size > 0) {
+    size_t piece = size_min(size, FINE_MAX);
+    list_put(h, class_of(piece), start);
+    start += piece;
+    size -= piece;
+  }
 }
 static void spans_gather(struct heap *h) {
   struct free_block *all = NULL;
@@ -367,25 +383,27 @@ static void spans_gather(struct heap *h) {
   }
 }
 static void *span_cut(struct heap *h, size_t n) {
-  size_t taken = round_up(n, 16);
   struct span **where = &h->spans;
-  while (*where && (*where)->size < taken)
+  while (*where && (*where)->size < n + pad_for((char *)*where, n))
     where = &(*where)->next;
   struct span *span = *where;
   if (!span)
     return NULL;
-  *where = span->next;
-  size_t rest = span->size - taken;
-  char *tail = (char *)span + taken;
-  if (taken > n)
-    list_put(h, class_of(taken - n), (char *)span + n);
-  if (rest >= SPAN_MIN)
-    span_put(h, tail, rest);
-  for (; rest && rest < SPAN_MIN; rest -= size_min(rest, FINE_MAX)) {
-    list_put(h, class_of(size_min(rest, FINE_MAX)), tail);
-    tail += size_min(rest, FINE_MAX);
+  char *block = (char *)span + pad_for((char *)span, n), *tail = block + n;
+  size_t rest = span->size - (size_t)(tail - (char *)span);
+  struct span *next = span->next;
+  h->span_bytes -= span->size;
+  if (block > (char *)span)
+    list_put(h, class_of((size_t)(block - (char *)span)), span);
+  if (rest >= SPAN_MIN) { /* what is cut next begins where this ends */
+    *where = (struct span *)(void *)tail;
+    **where = (struct span){ next, rest };
+    h->span_bytes += rest;
+  } else {
+    *where = next;
+    pieces_put(h, tail, rest);
   }
-  return span;
+  return block;
 }
 static void *last_resort(struct heap *h, size_t n) {
   void *block = span_cut(h, n);
@@ -404,7 +422,10 @@ static void *small_alloc(struct heap *h, size_t n) {
     h->stash[c] = b->next;
     h->stash_bytes -= class_size(c);
   } else {
-    b = region_cut(h, class_size(c));
+    if (h->spans && h->clone)
+      b = span_cut(h, class_size(c));
+    if (!b)
+      b = region_cut(h, class_size(c));
     if (!b)
       b = last_resort(h, class_size(c));
     if (!b)
@@ -575,7 +596,7 @@ static void *big_alloc(struct heap *h, size_t n) {
     big_advise(block, map_size);
   big_insert(h, block, map_size, h->age);
   h->live += n;
-  h->own += n;
+  h->own_big += n;
   publish(h);
   return block;
 }
@@ -586,7 +607,7 @@ static void big_free(struct heap *h, struct big *b, size_t n) {
     munmap(gone.block, gone.map_size);
   h->live -= n;
   if (gone.age == h->age)
-    h->own -= size_min(n, h->own);
+    h->own_big -= size_min(n, h->own_big);
   publish(h);
 }
 #ifdef MREMAP_MAYMOVE
@@ -670,7 +691,7 @@ static void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsiz
   }
   h->live += nsize - osize;
   if (moved.age == h->age)
-    h->own += nsize - osize;
+    h->own_big += nsize - osize;
   publish(h);
   return moved.block;
 }
@@ -685,7 +706,7 @@ static void *offer_take(struct heap *h, size_t nsize) {
   h->offer = NULL;
   h->offer_taken = 1;
   h->live += nsize;
-  h->own += nsize;
+  h->own_big += nsize;
   publish(h);
   return block;
 }
@@ -734,7 +755,9 @@ static void *block_keep(struct heap *h, void *block, size_t less) {
   if (!b && !in_region(h, block))
     return block; /* foreign, or scratch: not counted */
   h->live -= less;
-  if (b ? b->age == h->age : !is_sealed(h, block))
+  if (b && b->age == h->age)
+    h->own_big -= size_min(less, h->own_big);
+  else if (!b && !is_sealed(h, block))
     h->own -= size_min(less, h->own);
   return block;
 }
@@ -909,18 +932,18 @@ void heap_seal(struct heap *h) {
   run_start(h);
   h->sealed_end = h->run_start;
   h->sealed = h->live;
-  h->own = 0;
+  h->own = h->own_big = 0;
 }
 void heap_forked(struct heap *h) {
   h->keeps = 0;
   kept_drop_all(h);
   memset(h->list, 0, sizeof h->list);
   h->spans = NULL;
-  h->freed = 0;
+  h->span_bytes = h->freed = h->stuck = 0;
   h->reuse = 0; /* the stash is left as it is: not to be looked at */
   h->clone = 1;
   h->age++;
-  h->own = 0;
+  h->own = h->own_big = 0;
   h->sealed = h->live;
   h->publish = NULL;
   h->nmirrors = 0;
@@ -928,6 +951,118 @@ void heap_forked(struct heap *h) {
   if (h->top > h->run_start)
     run_start(h);
   h->sealed_end = h->run_start;
+}
+
+/* --- giving back ------------------------------------------------------------------------ */
+
+enum { RELEASED = -1 }; /* in the place of a page's free bytes */
+
+struct pages { /* whole ones of a clone's run */
+  char *first;
+  size_t n;
+  int32_t *free; /* bytes */
+};
+
+static void pages_count(const struct heap *h, struct pages *p, char *from, size_t size) {
+  for (char *end = from + size, *next; from < end; from = next) {
+    ptrdiff_t i = (from - p->first) / (ptrdiff_t)h->page;
+    next = from < p->first ? p->first : p->first + (i + 1) * (ptrdiff_t)h->page;
+    next = next < end ? next : end;
+    if (from >= p->first && (size_t)i < p->n)
+      p->free[i] += (int32_t)(next - from);
+  }
+}
+/* Marks runs of free pages that are worth it. Returns their bytes. */
+static size_t pages_choose(const struct heap *h, struct pages *p) {
+  size_t chosen = 0;
+  for (size_t i = 0, end; i < p->n; i = end + 1) {
+    for (end = i; end < p->n && p->free[end] == (int32_t)h->page; end++)
+      ;
+    if (end - i < RELEASE_PAGES)
+      continue;
+    chosen += (end - i) * h->page;
+    for (size_t k = i; k < end; k++)
+      p->free[k] = RELEASED;
+  }
+  return chosen;
+}
+static int is_released(const struct heap *h, const struct pages *p, const char *at) {
+  return at >= p->first && at < p->first + p->n * h->page &&
+         p->free[(size_t)(at - p->first) / h->page] == RELEASED;
+}
+/* What of a free block is in no released page stays free. Only its ends can be: pages inside
+ * are as free as it is. */
+static void keep_outside(struct heap *h, const struct pages *p, char *from, size_t size) {
+  char *end = from + size, *left = from, *right = end;
+  while (left < end && !is_released(h, p, left))
+    left = align_up(left + 1, h->page);
+  if (left >= end) {
+    if (size >= SPAN_MIN)
+      span_put(h, from, size);
+    else
+      list_put(h, class_of(size), from);
+    return;
+  }
+  while (!is_released(h, p, right - 1))
+    right = align_up(right - h->page, h->page);
+  pieces_put(h, from, (size_t)(left - from));
+  pieces_put(h, right, (size_t)(end - right));
+}
+static void release_pages(struct heap *h, struct pages *p) {
+  struct free_block *old[NCLASS];
+  struct span *spans = h->spans;
+  memcpy(old, h->list, sizeof old);
+  memset(h->list, 0, sizeof h->list);
+  h->spans = NULL;
+  h->span_bytes = 0;
+  for (unsigned c = 0; c < NCLASS; c++)
+    while (old[c]) {
+      struct free_block *b = old[c];
+      old[c] = b->next;
+      char *end = (char *)b + class_size(c);
+      if (is_released(h, p, (char *)b) || is_released(h, p, end - 1) || class_size(c) > h->page)
+        keep_outside(h, p, (char *)b, class_size(c));
+      else
+        list_put(h, c, b);
+    }
+  while (spans) {
+    struct span *s = spans;
+    spans = s->next;
+    keep_outside(h, p, (char *)s, s->size);
+  }
+  for (size_t end = p->n, i; end > 0; end = i) { /* the first will be used first */
+    for (i = end; i > 0 && p->free[i - 1] == RELEASED; i--)
+      ;
+    if (i == end) {
+      i--;
+      continue;
+    }
+    char *from = p->first + i * h->page;
+    (void)madvise(from, (end - i) * h->page, MADV_DONTNEED);
+    span_put(h, from, (end - i) * h->page);
+  }
+}
+void heap_release(struct heap *h) {
+  uint64_t run = (uint64_t)(h->top - h->run_start), used = h->own + h->span_bytes;
+  uint64_t loose = run > used ? run - used : 0;
+  if (!h->clone || loose < RELEASE_WORTH + h->own + h->own / 2 || loose < h->stuck * 2)
+    return;
+  struct pages p = { .first = align_up(h->run_start, h->page) };
+  p.n = (size_t)(h->top - p.first) / h->page;
+  size_t map = round_up(p.n * sizeof *p.free + 1, h->page);
+  p.free = map_new(map);
+  if (!p.free)
+    return;
+  for (unsigned c = 0; c < NCLASS; c++)
+    for (struct free_block *b = h->list[c]; b; b = b->next)
+      pages_count(h, &p, (char *)b, class_size(c));
+  for (struct span *s = h->spans; s; s = s->next)
+    pages_count(h, &p, (char *)s, s->size);
+  size_t chosen = pages_choose(h, &p);
+  h->stuck = run - used + h->span_bytes - size_min(chosen, run - used + h->span_bytes);
+  if (chosen > 0)
+    release_pages(h, &p);
+  munmap(p.free, map);
 }
 
 /* --- freezing ------------------------------------------------------------------------- */
@@ -1053,6 +1188,35 @@ void heap_freeze(struct heap *h) {
   freeze_bigs(h);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
+/* One mapping at a time; where one ends is found by trying. */
+void heap_cover(struct heap *h) {
+  char *at = h->base + HUGE_PAGE;
+  size_t step = (size_t)(h->frozen_end - at);
+  if (!h->clone || h->ncovers > 0)
+    return;
+  sigset_t old = block_signals();
+  while (at < h->frozen_end && step >= FROZEN_UNIT && h->ncovers < NCOVERS) {
+    step = size_min(step, (size_t)(h->frozen_end - at));
+    char *aside = frozen_cover(at, step);
+    if (!aside) {
+      step = step / 2 / FROZEN_UNIT * FROZEN_UNIT;
+      continue;
+    }
+    h->covers[h->ncovers++] = (struct cover){ at, aside, step };
+    at += step;
+    step = (size_t)(h->frozen_end - at);
+  }
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+void heap_uncover(struct heap *h, int may_move) {
+  sigset_t old = block_signals();
+  while (h->ncovers > 0) {
+    struct cover *c = &h->covers[--h->ncovers];
+    if (!may_move || frozen_uncover(c->place, c->size, c->aside, h->page) < 0)
+      munmap(c->aside, c->size);
+  }
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
 int heap_is_frozen(const struct heap *h) {
   if (h->frozen_end > h->base + HUGE_PAGE)
     return 1;
@@ -1154,7 +1318,7 @@ static uint64_t frozen_octets(const struct heap *h) {
 void heap_stats(const struct heap *h, struct heap_stats *ret) {
   *ret = (struct heap_stats){
     .live = h->live,
-    .own = h->own,
+    .own = h->own + h->own_big,
     .sealed = h->sealed,
     .reserved = (uint64_t)(h->end - h->base),
     .touched = (uint64_t)(h->top - h->base),

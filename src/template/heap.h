@@ -48,6 +48,14 @@ void heap_keep(struct heap *h);
 /* One of these, of *ret_size octets: n or a little more. It is the caller's, who may offer it
  * back. NULL: none fits. */
 void *heap_lend(struct heap *h, size_t n, size_t *ret_size);
+/* Between these two a clone may write to all of its frozen memory: what is the same afterwards
+ * is shared as before. may_move 0 at the end: it stays a copy. Nothing happens where there
+ * is nothing frozen or no memory for the copy. */
+void heap_cover(struct heap *h);
+void heap_uncover(struct heap *h, int may_move);
+/* In a clone, after a collection of everything: where far more is free than used, whole free
+ * pages go back to the system. Their addresses are what is used next. */
+void heap_release(struct heap *h);
 /* Unmaps the untouched rest of the reservation but for `keep` octets (RLIMIT_AS). */
 void heap_release_reserve(struct heap *h, size_t keep);
 /* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a private

@@ -30,9 +30,16 @@ enum {
   PROBE_SHARE = 256,  /* one for so many octets of heap */
   PROBE_SIZE = 48
 };
-static const uint64_t YOUNG_MIN = 1 * MIB, YOUNG_MAX = 64 * MIB;
-/* Before a clone's first collection of everything, which copies all that is shared. */
-static const uint64_t GROWTH_MIN = 16 * MIB, GROWTH_SHARED_MAX = 64 * MIB;
+static const uint64_t YOUNG_MIN = 1 * MIB, YOUNG_MAX = 64 * MIB,
+                      YOUNG_MIN_MAX = 8 * MIB;
+/* A clone's own memory stays below 4 times what is alive in it and 32 MiB: before its first
+ * collection of everything it grows by so much, ... */
+static const uint64_t GROWTH_MIN = 16 * MIB, GROWTH_FIRST_MAX = 32 * MIB;
+/* ... afterwards by twice its own and so much at most, ... */
+static const uint64_t GROWTH_MARGIN = 16 * MIB;
+/* ... and where it does not grow, what has died since is looked for when more has been made than
+ * so many times the whole heap: twice as many each time that little is found. */
+enum { PATIENCE_MIN = 2, PATIENCE_MAX = 16 };
 
 /* Measured: with less, fork saves no more than the further mappings cost. */
 static const uint64_t FREEZE_WORTH = 4 * MIB;
@@ -90,13 +97,13 @@ static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
 /* --- a clone's collector -------------------------------------------------------------- */
 
 static uint64_t growth_limit(const struct seal *s) {
-  if (!s->copied)
-    return clamp(s->shared / 2, GROWTH_MIN, GROWTH_SHARED_MAX);
-  uint64_t own = grown(s->base, s->shared), limit = own > s->base / 4 ? own : s->base / 4;
-  return limit > GROWTH_MIN ? limit : GROWTH_MIN;
+  if (!s->collected)
+    return clamp(s->shared / 2, GROWTH_MIN, GROWTH_FIRST_MAX);
+  uint64_t own = grown(s->base, s->shared);
+  return clamp(clamp(s->base / 4, own, own * 2 + GROWTH_MARGIN), GROWTH_MIN, UINT64_MAX);
 }
 static uint64_t young_aim(const struct seal *s, uint64_t now) {
-  return clamp(grown(now, s->shared) / 5, YOUNG_MIN, YOUNG_MAX);
+  return clamp(grown(now, s->shared) / 5, s->young_min, YOUNG_MAX);
 }
 static void note_outside(struct seal *s, uint64_t now) {
   if (!s->heap)
@@ -122,14 +129,44 @@ static void collect_young(struct seal *s, lua_State *L) {
   set_generational(L, s->tuned ? 0 : s->percent, 0);
   step_young(L);
 }
-static void collect_all(struct seal *s, lua_State *L) {
+static int may_move(const struct seal *s) {
+  return !s->is_alone || s->is_alone();
+}
+/* It writes a mark into each object and leaves the old ones with the marks that they had. In
+ * a clone the template's are still shared afterwards, then. (A finaliser may have started a
+ * thread.) */
+static void collect_shared(struct seal *s, lua_State *L) {
+  if (!s->heap || !s->in_clone || !may_move(s)) {
+    lua_gc(L, LUA_GCCOLLECT);
+    return;
+  }
+  heap_cover(s->heap);
   lua_gc(L, LUA_GCCOLLECT);
+  heap_uncover(s->heap, may_move(s));
+  heap_release(s->heap);
+}
+static void collect_all(struct seal *s, lua_State *L) {
+  uint64_t before = in_use(L), own = grown(before, s->shared);
+  int has_grown = grown(before, s->base) >= growth_limit(s);
+  collect_shared(s, L);
   collect_young(s, L); /* 5.4.4 sets no aim after a full collection; a step does */
   s->base = in_use(L);
-  s->copied = s->in_clone;
+  /* What lives a little longer than two young collections is for this one; with fewer of those
+   * more of it dies in time. */
+  uint64_t found = grown(before, s->base);
+  s->patience = has_grown || found >= own / 4 ? PATIENCE_MIN
+                                              : clamp(s->patience * 2, 0, PATIENCE_MAX);
+  if (found > own / 2)
+    s->young_min = clamp(own / 4, YOUNG_MIN, YOUNG_MIN_MAX);
+  s->made = 0;
+  s->collected = s->in_clone;
+}
+static int is_due_at(const struct seal *s, uint64_t now) {
+  return grown(now, s->base) >= growth_limit(s) ||
+         (grown(now, s->shared) > GROWTH_FIRST_MAX && s->made / s->patience > now);
 }
 static int is_due(const struct seal *s, lua_State *L) {
-  return grown(in_use(L), s->base) >= growth_limit(s);
+  return is_due_at(s, in_use(L));
 }
 static int is_ours(const struct seal *s) { /* the collector is ours to drive */
   return s->in_clone && s->sealed && s->gc != SEAL_INCREMENTAL;
@@ -144,7 +181,7 @@ static int wants_turn(const struct seal *s) {
   struct heap_stats stats;
   heap_stats(s->heap, &stats);
   uint64_t now = stats.live + s->outside, next = now / 100 * (uint64_t)s->percent;
-  if (grown(now, s->base) >= growth_limit(s))
+  if (is_due_at(s, now))
     return 1;
   if (next < s->young * 3 / 4 || next > s->young * 3 / 2)
     return !s->tuned;
@@ -172,6 +209,7 @@ static int sentinel_gc(lua_State *L) {
   const uint64_t *serial = lua_touserdata(L, 1);
   if (!serial || *serial != s->sentinel)
     return 0;
+  s->made += s->young;
   if (wants_turn(s) && (!lua_gethook(L) || lua_gethook(L) == turn_hook))
     lua_sethook(L, turn_hook, LUA_MASKCOUNT, 1);
   lua_getmetatable(L, 1);
@@ -250,7 +288,7 @@ static int gc_generational(lua_State *L, struct seal *s) {
   s->tuned = !lua_isnoneornil(L, 2) || !lua_isnoneornil(L, 3);
   int n = call_original(L);
   if (s->gc == SEAL_INCREMENTAL) /* everything has just been marked: the copy is paid */
-    s->copied = s->in_clone;
+    s->collected = s->in_clone;
   s->gc = SEAL_GENERATIONAL;
   return n;
 }
@@ -302,7 +340,8 @@ static int collectgarbage(lua_State *L) {
 }
 
 void seal_init(struct seal *s, lua_State *L, struct heap *heap, int gc) {
-  *s = (struct seal){ .heap = heap, .gc = gc, .dirty = 1, .young = YOUNG_MIN, .percent = 20,
+  *s = (struct seal){ .heap = heap, .gc = gc, .dirty = 1, .young = YOUNG_MIN,
+                      .young_min = YOUNG_MIN, .patience = PATIENCE_MIN, .percent = 20,
                       .freeze_worth = FREEZE_WORTH };
   luaL_checkstack(L, 4, NULL);
   lua_pushlightuserdata(L, s);
@@ -350,9 +389,6 @@ static void make_string_room(struct seal *s, lua_State *L) {
   if (running)
     lua_gc(L, LUA_GCRESTART);
 }
-static int may_move(const struct seal *s) {
-  return !s->is_alone || s->is_alone();
-}
 /* Twice, because what a finaliser has let go of is free only after the next. */
 static void settle_all(struct seal *s, lua_State *L) {
   if (s->heap && heap_is_frozen(s->heap) && may_move(s))
@@ -366,7 +402,7 @@ static void settle_all(struct seal *s, lua_State *L) {
     set_generational(L, 0, 0); /* collects everything when it is entered */
   lua_gc(L, LUA_GCCOLLECT);
   s->base = in_use(L);
-  s->copied = s->in_clone;
+  s->collected = s->in_clone;
 }
 /* A little was added: three steps make it old without a look at the rest. */
 static void settle_young(struct seal *s, lua_State *L) {
@@ -426,7 +462,10 @@ int seal_now(struct seal *s, lua_State *L) {
 }
 void seal_forked(struct seal *s, lua_State *L) {
   s->in_clone = 1;
-  s->copied = 0;
+  s->collected = 0;
+  s->made = 0;
+  s->young_min = YOUNG_MIN;
+  s->patience = PATIENCE_MIN;
   s->shared = s->base = in_use(L);
   note_outside(s, s->base);
   if (s->sealed && s->gc != SEAL_INCREMENTAL)
@@ -437,7 +476,7 @@ void seal_collect(struct seal *s, lua_State *L) {
     return; /* in a finaliser */
   if (!s->sealed || s->gc == SEAL_INCREMENTAL) {
     lua_gc(L, LUA_GCCOLLECT);
-    s->copied = s->in_clone;
+    s->collected = s->in_clone;
     return;
   }
   collect_all(s, L);

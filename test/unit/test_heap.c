@@ -222,6 +222,40 @@ static void test_heap_frees_of_sealed_blocks_touch_nothing(void **state) {
   free(s.blocks);
   heap_free(h);
 }
+enum { NLOOSE = 500000 };
+/* Every 1000th block stays: pages are free around it, not with it. */
+static int gives_free_pages_back(struct heap *h, void *data) {
+  char **p = data;
+  heap_forked(h);
+  size_t before = private_octets();
+  for (size_t i = 0; i < NLOOSE; i++)
+    p[i] = memset(heap_alloc(h, NULL, 0, 96 + i % 4 * 8), (int)i, 96);
+  uint64_t touched = stats_of(h).touched;
+  for (size_t i = 0; i < NLOOSE; i++)
+    if (i % 1000)
+      heap_alloc(h, p[i], 96 + i % 4 * 8, 0);
+  heap_release(h);
+  if (!SANITIZED && private_octets() - before > 12 * MIB)
+    return 0;
+  for (size_t i = 0; i < NLOOSE; i += 1000)
+    if (p[i][0] != (char)i || p[i][95] != (char)i)
+      return 0;
+  /* And other sizes come from there, not from behind it; all stay what they are. */
+  for (size_t i = 1; i < 20000; i++)
+    p[i] = memset(heap_alloc(h, NULL, 0, 16 + i % 250 * 8), (int)i, 16 + i % 250 * 8);
+  for (size_t i = 1; i < 20000; i++)
+    if (p[i][0] != (char)i || p[i][15 + i % 250 * 8] != (char)i)
+      return 0;
+  return stats_of(h).touched == touched;
+}
+static void test_heap_gives_free_pages_back(void **state) {
+  struct heap *h = heap_make(state);
+  void **p = malloc(NLOOSE * sizeof *p);
+  heap_seal(h);
+  assert_true(in_child(gives_free_pages_back, h, p));
+  free(p);
+  heap_free(h);
+}
 static int is_fresh(const char *p, size_t n) {
   for (size_t i = 0; i < n; i += 4096)
     if (p[i])
@@ -834,6 +868,7 @@ int main(void) {
     cmocka_unit_test(test_heap_copies_sealed_blocks_that_grow),
     cmocka_unit_test(test_heap_seal_is_bounded_in_a_template),
     cmocka_unit_test(test_heap_frees_of_sealed_blocks_touch_nothing),
+    cmocka_unit_test(test_heap_gives_free_pages_back),
     cmocka_unit_test(test_heap_keeps_freed_mappings_while_it_runs),
     cmocka_unit_test(test_heap_keeps_eight_mebibytes),
     cmocka_unit_test(test_heap_shares_big_sealed_blocks_that_grow),

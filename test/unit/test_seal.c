@@ -291,6 +291,53 @@ static void test_seal_bounds_a_worker_that_churns(void **state) {
     world_free(w);
   }
 }
+/* A collection of everything marks all objects of the template, and leaves them with the marks
+ * that they had: their pages are shared again afterwards. */
+static void test_seal_shares_after_a_collection_of_everything(void **state) {
+  (void)state;
+  if (SANITIZED) /* whose shadow counts, too */
+    return;
+  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  run(w, build_40_mib);
+  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  if (!heap_is_frozen(w->heap))
+    skip(); /* a kernel without MADV_COLLAPSE */
+  in_clone(w, "local before = private() for i = 1, 3 do\n"
+              "  big[i * 1000].x = i major() assert(big[i * 1000].x == i)\n"
+              "  local own = (private() - before) / 2 ^ 20 assert(own < 8, own)\n"
+              "end");
+  world_free(w);
+}
+/* Four times what is alive and 32 MiB, whatever was alive before and whatever its shape. All
+ * three were beyond it: garbage in the old generation, free memory of other sizes, and what
+ * had died before the clone stopped growing. */
+static void test_seal_bounds_a_clone_that_lives_for_long(void **state) {
+  static const char *const shapes[] = {
+    "for i = 1, 3e6 do own[i % 40000 + 1] = {x = i, y = i} end",
+    "for k = 1, 20 do for i = 1, 60000 do local t = {} for j = 1, k do t[j] = j end\n"
+    "  own[i % 20000 + 1] = t end end",
+    "for i = 1, 5e5 do own[i] = {x = i, y = i} end for i = 1, 5e5 do own[i] = nil end\n"
+    "for i = 1, 4e6 do own[i % 10000 + 1] = {x = i, y = i} end",
+  };
+  (void)state;
+  if (SANITIZED)
+    return;
+  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  run(w, build_40_mib);
+  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  if (!heap_is_frozen(w->heap))
+    skip();
+  for (int i = 0; i < 3; i++) {
+    char code[1024];
+    snprintf(code, sizeof code,
+             "local before = private() own = {} %s local used = private() - before\n"
+             "major() local all = original 'count' own = nil major()\n"
+             "local live = (all - original 'count') * 1024 used = used / 2 ^ 20\n"
+             "assert(used < 4 * live / 2 ^ 20 + 32, used .. ' MiB for ' .. live)", shapes[i]);
+    in_clone(w, code);
+  }
+  world_free(w);
+}
 static void test_seal_bounds_a_worker_with_a_debug_hook(void **state) {
   (void)state;
   struct world *w = world_new(1, SEAL_GENERATIONAL);
@@ -447,6 +494,8 @@ int main(void) {
     cmocka_unit_test(test_seal_answers_the_other_options),
     cmocka_unit_test(test_seal_stop_stays_stopped),
     cmocka_unit_test(test_seal_bounds_a_worker_that_churns),
+    cmocka_unit_test(test_seal_shares_after_a_collection_of_everything),
+    cmocka_unit_test(test_seal_bounds_a_clone_that_lives_for_long),
     cmocka_unit_test(test_seal_bounds_a_worker_with_a_debug_hook),
     cmocka_unit_test(test_seal_bounds_a_clone_of_a_small_template),
     cmocka_unit_test(test_seal_leaves_no_hook_behind),
