@@ -1387,7 +1387,7 @@ static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *fu
                         const mf_rpc_options *o, unsigned usage_ms) {
   struct buf b;
   int r;
-  buf_init(&b, FRAME_BODY_MAX);
+  buf_init(&b, (size_t)PROTO_PAYLOAD_MAX);
   r = put_parameters(&b, function, o, usage_ms);
   r = r == -E2BIG ? MF_ELIMIT
       : r         ? MF_ENOMEM

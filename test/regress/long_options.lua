@@ -43,6 +43,17 @@ story.test("handles come with a long environment, and clones inherit it", functi
   t.eq(t.read(path), "to the file\n")
 end)
 
+story.test("setenv, require, eval and run take long texts, too", function(t)
+  local size = 1 << 20
+  t.eq(lengths(t, fork.new():setenv("BIG", ("x"):rep(size)), "BIG"), size .. " none")
+  local name = ("n"):rep(size)
+  local p = fork.new():eval("package.preload[...] = function() LOADED = true end", name):require(name)
+  p:eval("_G[...] = function(socket) socket:write(tostring(LOADED)) end", name)
+  local socket <close> = t.got(p:run(name))
+  t.eq(socket:read "a", "true")
+  t.status(p)
+end)
+
 story.test("a long directory name is named in its error", function(t)
   local long = ("/x"):rep(200000)
   local err = t.error(select(2, fork.new {cwd = long}:run "type"), "EINVAL")
