@@ -31,7 +31,7 @@ story.test("a long message leaves room for the traceback", function(t)
   for _, unit in ipairs {"z", "\0"} do
     for _, n in ipairs {4096, 8100, 8192, 1000000} do
       local p = fork.new {stderr = "null"}
-      p:eval("local unit, n = ... function f() error(unit:rep(n), 0) end", unit, n)
+      p:eval("-- =e\nlocal unit, n = ... function f() error(unit:rep(n), 0) end", unit, n)
       t.got(p:run "f")
       local text = t.status(p).error
       t.match(text, "\nstack traceback:\n.*in function 'f'$", n)

@@ -3,12 +3,12 @@
 local story = require "story"
 local fork = require "moonfork"
 
-story.test("a port number beyond 65535 is no address", function(t)
+story.test("a port number beyond 65535 is not an address", function(t)
   for _, port in ipairs {"65536", "99999", "4294967296", "00065536"} do
     for _, f in ipairs {"listen", "connect"} do
       local socket, message, errno = fork.socket[f]("127.0.0.1:" .. port)
       t.eq(socket, nil, f .. " " .. port)
-      t.match(message, "is no address")
+      t.match(message, "is not an address")
       t.eq(errno, 22)
     end
   end
