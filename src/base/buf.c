@@ -17,8 +17,8 @@ enum { BUF_KEEP = 64 * 1024, BUF_FIRST = 256 };
 
 static const uint32_t no_str = UINT32_MAX; /* PROTO_NO_STR; the wire lies a layer above */
 
-void buf_init(struct buf *b, size_t max) {
-  *b = (struct buf){.max = max, .keep = BUF_KEEP};
+void buf_init(struct buf *b, uint64_t max) {
+  *b = (struct buf){.max = max < SIZE_MAX ? (size_t)max : SIZE_MAX, .keep = BUF_KEEP};
 }
 
 void buf_deinit(struct buf *b) {

@@ -13,7 +13,8 @@ struct buf {
   size_t keep; /* octets of storage that stay when it runs empty: 64 KiB unless changed */
 };
 
-void buf_init(struct buf *b, size_t max);
+/* A max beyond what this machine can address is what it can address. */
+void buf_init(struct buf *b, uint64_t max);
 void buf_deinit(struct buf *b);
 size_t buf_size(const struct buf *b);
 const unsigned char *buf_peek(const struct buf *b);

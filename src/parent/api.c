@@ -241,7 +241,7 @@ int mf_eval_named(mf_process *p, const char *name, const char *code, size_t leng
     return r;
   if (!code || argc < 0 || (argc && !argv))
     return MF_EINVAL;
-  buf_init(&body, (size_t)PROTO_PAYLOAD_MAX);
+  buf_init(&body, PROTO_PAYLOAD_MAX);
   r = buf_put_u32(&body, (uint32_t)argc);
   if (!r)
     r = buf_put_str(&body, code, length);
@@ -288,7 +288,7 @@ int mf_send_fd(mf_process *p, int fd) {
   return queue(p, &c);
 }
 
-static int count_argument(mf_process *p, size_t length) {
+static int count_argument(mf_process *p, uint64_t length) {
   if (length > PROTO_PAYLOAD_MAX || p->narg_octets > PROTO_PAYLOAD_MAX - length)
     return MF_ELIMIT;
   p->narg_octets += length;

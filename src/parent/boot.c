@@ -26,7 +26,7 @@ static int send_setup(struct mf_process *p, const mf_options *o) {
   struct command c = {.type = CMD_SETUP, .id = (uint64_t)getpid(), .fds = &fds};
   int r;
   fdset_init(&fds);
-  buf_init(&body, (size_t)PROTO_PAYLOAD_MAX); /* a long environment goes in parts */
+  buf_init(&body, PROTO_PAYLOAD_MAX); /* a long environment goes in parts */
   r = buf_put_u32(&body, PROTO_MAGIC);
   if (!r)
     r = buf_put_u16(&body, PROTO_VERSION);

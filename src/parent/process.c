@@ -97,7 +97,7 @@ int hold_new(const mf_options *o, struct hold **ret) {
   int r;
   if (!hold)
     return MF_ENOMEM;
-  buf_init(&hold->options, (size_t)PROTO_PAYLOAD_MAX); /* long ones go in parts */
+  buf_init(&hold->options, PROTO_PAYLOAD_MAX); /* long ones go in parts */
   buf_init(&hold->commands, FRAME_BODY_MAX);
   fdset_init(&hold->fds);
   r = options_encode(o, 0, &hold->options, &hold->fds);

@@ -74,12 +74,14 @@ enum {
   RELEASE_PAGES = 8,        /* together at least */
   KEPT_MAX = 8 << 20         /* octets of freed mappings in all, see heap_keep */
 };
-#define RESERVE_DEFAULT ((size_t)64 << 30)
+#define RESERVE_DEFAULT ((uint64_t)64 << 30) /* where pointers are long enough */
 #define RESERVE_MIN ((size_t)16 << 20)
 
-struct free_block {
-  struct free_block *next;
+union free_block {
+  union free_block *next;
+  uint64_t link; /* in spans_gather: next and the block's class */
 };
+_Static_assert(sizeof(union free_block) <= FINE_STEP, "the smallest block has a link");
 struct big {
   char *block; /* NULL: an empty place */
   size_t map_size;
@@ -136,7 +138,7 @@ struct heap {
   char *scratch, *scratch_top, *scratch_end; /* see heap_scratch */
   uint64_t scratch_live;
   size_t table_grown;
-  struct free_block *list[NCLASS], *list_tail[NCLASS];
+  union free_block *list[NCLASS], *list_tail[NCLASS];
   struct span *spans;
   uint64_t span_bytes;
   uint64_t freed; /* since spans were gathered last */
@@ -145,7 +147,7 @@ struct heap {
   int inherited;   /* frozen memory, without a mirror */
   /* From here on clones don't write, or seldom: the rest lies in another page. */
   uint64_t stash_bytes;
-  struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
+  union free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
   char *frozen_end; /* of the region, from the first huge page on */
   struct mirror *mirrors;
   size_t mirrors_map;
@@ -184,7 +186,7 @@ static size_t class_size(unsigned c) {
 /* --- free lists -------------------------------------------------------------------- */
 
 static void list_put(struct heap *h, unsigned c, void *block) {
-  struct free_block *b = block;
+  union free_block *b = block;
   b->next = h->list[c];
   if (!b->next)
     h->list_tail[c] = b;
@@ -287,31 +289,31 @@ static void *region_cut(struct heap *h, size_t n) {
  * the lists are sorted by address, and neighbours that add up to SPAN_MIN become spans, to
  * be cut again. Needs no memory: a free block's class hides in the top of its link. */
 enum { TAG_SHIFT = 57 }; /* no user address is that long */
-#define TAG_MASK (~(uintptr_t)0 << TAG_SHIFT)
+#define TAG_MASK (~(uint64_t)0 << TAG_SHIFT)
 
-static struct free_block *tagged_next(const struct free_block *b) {
-  return (struct free_block *)((uintptr_t)b->next & ~TAG_MASK);
+static union free_block *tagged_next(const union free_block *b) {
+  return (union free_block *)(uintptr_t)(b->link & ~TAG_MASK);
 }
-static unsigned tagged_class(const struct free_block *b) {
-  return (unsigned)((uintptr_t)b->next >> TAG_SHIFT);
+static unsigned tagged_class(const union free_block *b) {
+  return (unsigned)(b->link >> TAG_SHIFT);
 }
-static void tagged_link(struct free_block *b, const struct free_block *next) {
-  b->next = (struct free_block *)((uintptr_t)next | ((uintptr_t)b->next & TAG_MASK));
+static void tagged_link(union free_block *b, const union free_block *next) {
+  b->link = (uint64_t)(uintptr_t)next | (b->link & TAG_MASK);
 }
-static struct free_block *tagged_push(struct free_block *all, struct free_block *list,
+static union free_block *tagged_push(union free_block *all, union free_block *list,
                                       unsigned c) {
   while (list) {
-    struct free_block *b = list;
+    union free_block *b = list;
     list = b->next;
-    b->next = (struct free_block *)((uintptr_t)all | (uintptr_t)c << TAG_SHIFT);
+    b->link = (uint64_t)(uintptr_t)all | (uint64_t)c << TAG_SHIFT;
     all = b;
   }
   return all;
 }
-static struct free_block *tagged_merge(struct free_block *a, struct free_block *b) {
-  struct free_block head = { NULL }, *last = &head;
+static union free_block *tagged_merge(union free_block *a, union free_block *b) {
+  union free_block head = { .link = 0 }, *last = &head;
   while (a && b) {
-    struct free_block **lower = a < b ? &a : &b, *taken = *lower;
+    union free_block **lower = a < b ? &a : &b, *taken = *lower;
     *lower = tagged_next(taken);
     tagged_link(last, taken);
     last = taken;
@@ -319,10 +321,10 @@ static struct free_block *tagged_merge(struct free_block *a, struct free_block *
   tagged_link(last, a ? a : b);
   return tagged_next(&head);
 }
-static struct free_block *tagged_sort(struct free_block *all) {
-  struct free_block *bins[48] = { NULL }; /* bin i: nothing, or 2^i blocks in order */
+static union free_block *tagged_sort(union free_block *all) {
+  union free_block *bins[48] = { NULL }; /* bin i: nothing, or 2^i blocks in order */
   while (all) {
-    struct free_block *b = all;
+    union free_block *b = all;
     all = tagged_next(b);
     tagged_link(b, NULL);
     unsigned i = 0;
@@ -353,7 +355,7 @@ static void pieces_put(struct heap *h, char *start, size_t size) {
   }
 }
 static void spans_gather(struct heap *h) {
-  struct free_block *all = NULL;
+  union free_block *all = NULL;
   for (unsigned c = 0; c < NCLASS; c++) {
     all = tagged_push(all, h->list[c], c);
     h->list[c] = NULL;
@@ -364,8 +366,8 @@ static void spans_gather(struct heap *h) {
     h->stash_bytes = 0;
   }
   h->freed = 0;
-  for (struct free_block *b = tagged_sort(all); b;) {
-    struct free_block *first = b;
+  for (union free_block *b = tagged_sort(all); b;) {
+    union free_block *first = b;
     char *end = (char *)b;
     while (b && (char *)b == end) {
       end += class_size(tagged_class(b));
@@ -376,7 +378,7 @@ static void spans_gather(struct heap *h) {
       continue;
     }
     while (first != b) {
-      struct free_block *next = tagged_next(first);
+      union free_block *next = tagged_next(first);
       list_put(h, tagged_class(first), first);
       first = next;
     }
@@ -414,7 +416,7 @@ static void *last_resort(struct heap *h, size_t n) {
 }
 static void *small_alloc(struct heap *h, size_t n) {
   unsigned c = class_of(n);
-  struct free_block *b = h->list[c];
+  union free_block *b = h->list[c];
   if (b) {
     h->list[c] = b->next;
   } else if (h->reuse && h->stash[c]) {
@@ -445,7 +447,7 @@ static void small_free(struct heap *h, void *block, size_t n) {
     list_put(h, c, block);
   } else if (!h->clone) {
     /* The template's collector has just been here, so this dirties nothing new. */
-    struct free_block *b = block;
+    union free_block *b = block;
     b->next = h->stash[c];
     h->stash[c] = b;
     h->stash_bytes += class_size(c);
@@ -834,8 +836,11 @@ static char *reserve_map(size_t *size) {
 }
 
 struct heap *heap_new(size_t reserve) {
-  size_t size = reserve ? reserve : RESERVE_DEFAULT;
-  size = size < RESERVE_MIN ? RESERVE_MIN : round_up(size_min(size, SIZE_MAX / 4), HUGE_PAGE);
+  const size_t most = SIZE_MAX / 4;
+  size_t size = reserve                 ? size_min(reserve, most)
+                : RESERVE_DEFAULT <= most ? (size_t)RESERVE_DEFAULT
+                                         : most;
+  size = size < RESERVE_MIN ? RESERVE_MIN : round_up(size, HUGE_PAGE);
   for (size_t limit = reserve_limit(); size > limit && size >= RESERVE_MIN;)
     size = round_up(size / 2, HUGE_PAGE);
   char *base = reserve_map(&size);
@@ -889,7 +894,7 @@ static void stash_lists(struct heap *h) {
   for (unsigned c = 0; c < NCLASS; c++) {
     if (!h->list[c])
       continue;
-    for (struct free_block *b = h->list[c]; b; b = b->next)
+    for (union free_block *b = h->list[c]; b; b = b->next)
       h->stash_bytes += class_size(c);
     h->list_tail[c]->next = h->stash[c];
     h->stash[c] = h->list[c];

@@ -289,7 +289,8 @@ static void test_a_guarded_end_tells_who_writes(void **state) {
 static void test_a_guarded_end_takes_no_descriptors(void **state) {
   int ends[2], fd = fd_open_null();
   char c;
-  struct iovec iov = {"x", 1};
+  char x = 'x';
+  struct iovec iov = {&x, 1};
   struct fdset fds;
   pid_t writer;
   open_pair(ends);
