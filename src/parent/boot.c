@@ -6,6 +6,7 @@
 #include "parent/mark.h"
 #include "parent/private.h"
 #include "parent/program.h"
+#include "wire/build.h"
 #include "parent/times.h"
 #include <errno.h>
 #include <pthread.h>
@@ -32,6 +33,8 @@ static int send_setup(struct mf_process *p, const mf_options *o) {
     r = buf_put_u16(&body, PROTO_VERSION);
   if (!r)
     r = buf_put_u16(&body, 0);
+  if (!r)
+    r = build_put(&body);
   if (!r)
     r = options_encode(o, 1, &body, &fds);
   c.body = buf_peek(&body);

@@ -16,6 +16,7 @@
 #include "parent/process.h"
 
 #include "base/result.h"
+#include "parent/greeting.h"
 #include "parent/private.h"
 #include "parent/times.h"
 #include <assert.h>
@@ -332,19 +333,32 @@ static void fail_with(struct mf_process *p, struct failure *f) {
 
 void process_fail(struct mf_process *p, int code, int started, const char *traceback,
                   const char *format, ...) {
-  char text[1024];
+  char text[1024], *long_text = NULL;
+  const char *message = text;
   va_list args;
   va_start(args, format);
-  vsnprintf(text, sizeof text, format, args);
+  int n = vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  fail_with(p, failure_new(code, started, copy_message(p, text, strlen(text)), traceback));
+  if (n >= (int)sizeof text) { /* long paths; without memory the first part has to do */
+    va_start(args, format);
+    if (vasprintf(&long_text, format, args) >= 0)
+      message = long_text;
+    va_end(args);
+  }
+  fail_with(p, failure_new(code, started, copy_message(p, message, strlen(message)),
+                           traceback));
+  if (message == long_text)
+    free(long_text);
 }
 
-/* What a program that said no hello may lack. */
-static const char *start_hint(const struct mf_process *p) {
-  return p->is_itself ? "; it is this program itself, whose main() has to call "
-                        "mf_template_check before anything else"
-                      : "";
+static void describe_end(const struct mf_process *p, char *text, size_t n) {
+  if (!p->exit.known)
+    snprintf(text, n, "exit status unknown");
+  else if (p->exit.signal)
+    snprintf(text, n, "signal %d (%s)%s", p->exit.signal, strsignal(p->exit.signal),
+             p->exit.core ? ", core dumped" : "");
+  else
+    snprintf(text, n, "exit status %d", p->exit.code);
 }
 
 /* The error that a process gets because its source can't fork it. */
@@ -355,8 +369,11 @@ static void fail_like_source(struct mf_process *p) {
   if (code == MF_ECLONE_DIED)
     code = MF_ETEMPLATE_DIED;
   if (!f && s && s->greeting) {
+    char room[GREETING_NAME_MAX], how[128];
+    describe_end(s, how, sizeof how);
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "the template program ended before it said hello%s", start_hint(s));
+                 "%s ended before it said hello (%s)%s", greeting_name(s, room), how,
+                 greeting_hint(s));
     return;
   }
   if (!f || !f->message) {
@@ -375,16 +392,6 @@ static void fail_like_source(struct mf_process *p) {
 }
 
 /* ---- the end ---- */
-
-static void describe_end(const struct mf_process *p, char *text, size_t n) {
-  if (!p->exit.known)
-    snprintf(text, n, "exit status unknown");
-  else if (p->exit.signal)
-    snprintf(text, n, "signal %d (%s)%s", p->exit.signal, strsignal(p->exit.signal),
-             p->exit.core ? ", core dumped" : "");
-  else
-    snprintf(text, n, "exit status %d", p->exit.code);
-}
 
 static void set_exit(struct mf_process *p, int status) {
   p->exit.known = 1;
@@ -552,11 +559,12 @@ static void die(struct mf_process *p) {
   p->forked = 1;
   if (p->state != RUNNING && p->state != GIVEN && p->state != ENDING && !p->error) {
     p->idle_death = !has_work(p);
-    if (p->greeting)
+    if (p->greeting) {
+      char room[GREETING_NAME_MAX];
       process_fail(p, MF_ETEMPLATE_START, may_have_started(p), NULL,
-                   "the template program ended before it said hello (%s)%s", how,
-                   start_hint(p));
-    else
+                   "%s ended before it said hello (%s)%s", greeting_name(p, room), how,
+                   greeting_hint(p));
+    } else
       process_fail(p, MF_ECLONE_DIED, may_have_started(p), NULL,
                    "the process ended instead of answering (%s)", how);
   }
@@ -678,14 +686,8 @@ static void set_patience(struct mf_process *p, unsigned ms) {
   deadline_set(p->home, &p->patience, ms);
 }
 
-/* The other side did what the protocol does not allow. */
-static int broken_by(struct mf_process *p, const char *what) {
-  int code = p->greeting ? MF_ETEMPLATE_START : MF_EPROTOCOL;
-  int unsure = p->state == STARTING && !p->greeting;
-  process_fail(p, code, unsure ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
-               p->greeting ? "the program does not speak moonfork's protocol (%s)"
-                           : "protocol error of the process: %s",
-               what);
+/* Nothing can be made of it any more. */
+static int cast_off(struct mf_process *p) {
   kill_known(p, SIGKILL);
   p->eof = 1;
   spares_drop(p);
@@ -694,6 +696,28 @@ static int broken_by(struct mf_process *p, const char *what) {
   channel_close(&p->chan);
   set_patience(p, REPORT_PATIENCE_MS);
   return 0;
+}
+
+/* The other side did what the protocol does not allow. */
+static int broken_by(struct mf_process *p, const char *what) {
+  char room[GREETING_NAME_MAX];
+  if (p->greeting)
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "%s does not speak moonfork's protocol (%s), and was killed",
+                 greeting_name(p, room), what);
+  else
+    process_fail(p, MF_EPROTOCOL, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO,
+                 NULL, "protocol error of the process: %s", what);
+  return cast_off(p);
+}
+
+/* It is of another build: it has executed nothing, and says so itself in its next frame. */
+static int foreign_build(struct mf_process *p, const struct greeting *g) {
+  char *text = greeting_complaint(g, p);
+  process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s",
+               text ? text : "the template program is of another build of moonfork");
+  free(text);
+  return cast_off(p);
 }
 
 static int broken(struct mf_process *p, void *arg) {
@@ -1456,31 +1480,19 @@ static int close_ending(struct mf_process *p, void *arg) {
 
 static int on_hello(struct mf_process *p, void *arg) {
   struct frame *f = arg;
-  struct reader r;
-  uint32_t magic;
-  unsigned version;
-  uint64_t executed;
+  struct greeting g;
   if (!p->greeting)
     return broken_by(p, "second hello");
-  reader_init(&r, f->body, f->length);
-  magic = reader_u32(&r);
-  version = reader_u16(&r);
-  reader_u16(&r);
-  executed = reader_u64(&r);
-  if (!r.ok || magic != PROTO_MAGIC)
+  if (greeting_read(f, &g) < 0)
     return broken_by(p, "malformed hello");
-  if (version != PROTO_VERSION) {
-    char what[64];
-    snprintf(what, sizeof what, "it has version %u, this is version %u", version,
-             PROTO_VERSION);
-    return broken_by(p, what);
-  }
+  if (!greeting_is_ours(&g))
+    return foreign_build(p, &g);
   p->greeting = 0;
   deadline_clear(&p->patience);
   if (p->taken_up) { /* commands of former owners count before ours */
-    p->nsent += executed;
-    p->nwork += executed;
-    p->ndone += executed;
+    p->nsent += g.executed;
+    p->nwork += g.executed;
+    p->ndone += g.executed;
   }
   /* An orphan's answer to WHO is where we learn it. The runner is not there yet. */
   believe(p->reaper ? p->reaper : p, number_of_writer(p, (int)f->id), 1);
@@ -1570,12 +1582,25 @@ static int is_about_start(const struct frame *f) {
   return f->length > 1 && f->body[1] == PHASE_START;
 }
 
+static void name_program(const struct mf_process *p, struct failure *f) {
+  char room[GREETING_NAME_MAX], *text = NULL;
+  size_t lead = p->name ? strlen(p->name) + 2 : 0; /* see copy_message */
+  if (asprintf(&text, "%s could not start: %s", greeting_name(p, room),
+               f->message ? f->message + lead : "no reason was given") < 0)
+    return;
+  free(f->message);
+  f->message = copy_message(p, text, strlen(text));
+  free(text);
+}
+
 static int on_failed(struct mf_process *p, void *arg) {
   struct failure *f = failure_decode(p, arg);
   if (!f)
     return broken_by(p, "malformed failure report");
-  if (p->greeting && is_about_start(arg))
+  if (p->greeting && is_about_start(arg)) {
     f->code = MF_ETEMPLATE_START;
+    name_program(p, f);
+  }
   p->greeting = 0;
   join_reaper(p);
   p->forked = 1;
@@ -1708,7 +1733,9 @@ static int on_eof(struct mf_process *p, void *arg) {
   join_reaper(p); /* no runner comes any more */
   if (p->home->def == p)
     boot_default_lost(p->home, p);
-  if (p->forked) /* else its fate, and theirs, is its source's to tell */
+  /* Else its fate, and theirs, is its source's to tell; or the kernel's, which says how a
+   * program ended that never said hello. */
+  if (p->forked && !(p->greeting && p->child))
     lose_source(p);
   if (p->lost && !p->forked) { /* the fork never happened */
     process_stillborn(p);
@@ -1724,7 +1751,7 @@ static int on_eof(struct mf_process *p, void *arg) {
     die(p);
     return 0;
   }
-  set_patience(p, REPORT_PATIENCE_MS);
+  set_patience(p, p->greeting && p->child ? HANGUP_PATIENCE_MS : REPORT_PATIENCE_MS);
   return 0;
 }
 
@@ -1858,10 +1885,11 @@ static void on_patience(struct deadline *d) {
   else if (p->state == ENDING && !p->eof)
     end_of_grace(p);
   else if (p->greeting && !p->eof && !p->close_waits) {
+    char room[GREETING_NAME_MAX];
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "the template program sent nothing for %d seconds%s",
-                 HELLO_PATIENCE_MS / 1000, start_hint(p));
-    broken_by(p, "no answer");
+                 "%s sent nothing for %d seconds, and was killed%s", greeting_name(p, room),
+                 HELLO_PATIENCE_MS / 1000, greeting_hint(p));
+    cast_off(p);
   } else if (p->state != RUNNING && p->state != GIVEN) {
     cut_down(p); /* it hung up, or was closed, and lives: it runs nothing and must end */
   } else if (p->pidfd < 0 && !p->child) {

@@ -24,6 +24,10 @@ __attribute__((constructor)) static void remember_object(void) {
     object[0] = 0;
 }
 
+const char *program_own(void) {
+  return object[0] ? object : "this program";
+}
+
 static int look_beside(const char *from, char *room) {
   const char *slash = strrchr(from, '/');
   for (size_t i = 0; slash && i < sizeof beside / sizeof *beside; i++) {

@@ -13,6 +13,9 @@ enum {
   CLOSE_GRACE_MS = 2000,
   /* The kernel says that it has ended, or it was killed: so long may the news take. */
   REPORT_PATIENCE_MS = 1000,
+  /* A program that hung up instead of saying hello has so long to end by itself. Less than
+   * REPORT_PATIENCE_MS: what was to be forked from it is told how it ended. */
+  HANGUP_PATIENCE_MS = 250,
   /* A killed worker whose end was not noticed is given up after that: its template may hang
    * before it has forked it. */
   KILL_PATIENCE_MS = 500,

@@ -27,13 +27,14 @@ static char *text_dup(struct server *s, struct text t, int phase) {
 }
 
 static void answer_hello(struct server *s) {
-  unsigned char body[16];
+  unsigned char body[16 + 2 * (4 + BUILD_TEXT_MAX)];
   struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
   buf_put_u32(&b, PROTO_MAGIC);
   buf_put_u16(&b, PROTO_VERSION);
   buf_put_u16(&b, 0);
   buf_put_u64(&b, s->conn.executed);
-  connection_answer(&s->conn, ANS_HELLO, (uint64_t)getpid(), body, sizeof body);
+  build_put(&b);
+  connection_answer(&s->conn, ANS_HELLO, (uint64_t)getpid(), body, buf_size(&b));
 }
 
 static int open_state(struct server *s, const struct options *o) {
@@ -54,13 +55,21 @@ int cmd_setup(struct server *s, struct command *c) {
   size_t length;
   unsigned version;
   struct options o;
+  struct build build;
   s->owner_pid = c->id;
-  int r = options_parse_setup(c->body, c->length, &body, &length, &version);
+  int r = options_parse_setup(c->body, c->length, &body, &length, &version, &build);
   if (r == -EPROTONOSUPPORT) {
     answer_hello(s); /* says which version we speak */
     server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
                      "the parent speaks protocol version %u, this program version %u", version,
                      (unsigned)PROTO_VERSION);
+    return 0;
+  }
+  if (r == 0 && !build_is_own(&build)) {
+    answer_hello(s);
+    server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
+                     "the parent is moonfork %s for Lua %s, this program is moonfork %s for "
+                     "Lua %s", build.version, build.lua, build_own.version, build_own.lua);
     return 0;
   }
   if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)

@@ -197,7 +197,7 @@ int options_parse_setenv(const void *body, size_t length, struct text *ret_name,
 
 int options_parse_setup(const void *body, size_t length,
                         const unsigned char **ret_options, size_t *ret_length,
-                        unsigned *ret_version) {
+                        unsigned *ret_version, struct build *ret_build) {
   struct reader r;
   reader_init(&r, body, length);
   uint32_t magic = reader_u32(&r);
@@ -208,6 +208,8 @@ int options_parse_setup(const void *body, size_t length,
   *ret_version = version;
   if (version != PROTO_VERSION)
     return -EPROTONOSUPPORT;
+  if (build_read(&r, ret_build) < 0)
+    return -EPROTO;
   *ret_options = r.p;
   *ret_length = reader_left(&r);
   return 0;

@@ -5,6 +5,7 @@
 #define TEMPLATE_OPTIONS_H
 
 #include "base/buf.h"
+#include "wire/build.h"
 #include "wire/frame.h"
 #include <stddef.h>
 #include <stdint.h>
@@ -52,11 +53,11 @@ int options_parse_eval(struct eval *ret, const void *body, size_t length);
 /* SETENV. 0 or -EPROTO (also a name that is empty or has '=' or NUL in it). */
 int options_parse_setenv(const void *body, size_t length, struct text *ret_name,
                          struct text *ret_value);
-/* SETUP's head: magic and version. Moves *body to the options. 0, -EPROTO, or
+/* SETUP's head: magic, version, build. Moves *body to the options. 0, -EPROTO, or
  * -EPROTONOSUPPORT: another version (given in *ret_version). */
 int options_parse_setup(const void *body, size_t length,
                         const unsigned char **ret_options, size_t *ret_length,
-                        unsigned *ret_version);
+                        unsigned *ret_version, struct build *ret_build);
 struct limit_value {
   uint32_t which; /* enum proto_limit */
   uint64_t value; /* UINT64_MAX: infinity */

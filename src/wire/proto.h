@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define PROTO_MAGIC 0x314b464du /* "MFK1" */
-#define PROTO_VERSION 1
+#define PROTO_VERSION 2 /* 1 did not say its build */
 
 /* argv[1] of a template program: PROTO_BOOT_ARG "3,4": control socket, leash. */
 #define PROTO_BOOT_ARG "--moonfork-template="
@@ -37,9 +37,10 @@ enum { FRAME_MORE = 1 };              /* the only flag */
 /* Parent to process. "str" is u32 length + octets; PROTO_NO_STR as length: none. */
 #define PROTO_NO_STR 0xffffffffu
 enum command_type {
-  CMD_SETUP = 1, /* id: owner pid. u32 magic, u16 version, u16 0, options. First frame of
-                    an executed, early or template() process, and only there. The
-                    answer is ANS_HELLO */
+  CMD_SETUP = 1, /* id: owner pid. u32 magic, u16 version, u16 0, build, options. First
+                    frame of an executed, early or template() process, and only there. The
+                    answer is ANS_HELLO, followed by ANS_FAILED where version or build is
+                    another than its own. build: str moonfork's version, str Lua's */
   CMD_REQUIRE = 2,   /* body: module name */
   CMD_EVAL = 3,      /* u32 argc, str code, argc str; perhaps str name of the chunk */
   CMD_ARG = 4,       /* body: one string argument */
@@ -91,7 +92,8 @@ enum proto_limit {
 
 /* Process to parent. Never with descriptors. */
 enum answer_type {
-  ANS_HELLO = 64,   /* id: pid. u32 magic, u16 version, u16 0, u64 commands executed */
+  ANS_HELLO = 64,   /* id: pid. u32 magic, u16 version, u16 0, u64 commands executed, build.
+                       The first 8 bytes are the same in every version */
   ANS_DONE = 65,    /* id: n. no body. Sent, coalesced, before it waits for more */
   ANS_FORKED = 66,  /* id: of the FORK. body: u32 pid. With an inner RUN it may come a few
                        milliseconds late, after RUNNING */

@@ -61,7 +61,7 @@ local written = {
   FAILURE_TEXT_MAX = {"64 * 1024", "65,536"},
   FAILURE_VALUE_MAX = {"120 * 1024", "122,880"},
   PROTO_MAGIC = {"0x314b464du", "0x314b464d"},
-  PROTO_VERSION = {"1", "version 1"},
+  PROTO_VERSION = {"2", "version 2"},
   PROTO_PAYLOAD_MAX = {"(UINT64_C(4) << 30)", "4 GiB"},
   PROTO_NO_STR = {"0xffffffffu", "0xffffffff"},
   PROTO_BOOT_ARG = {'"--moonfork-template="', "--moonfork-template="},

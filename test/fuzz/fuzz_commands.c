@@ -68,7 +68,8 @@ int cmd_setup(struct server *s, struct command *c) {
   size_t length;
   unsigned version;
   struct options o;
-  if (options_parse_setup(c->body, c->length, &body, &length, &version) < 0 ||
+  struct build build;
+  if (options_parse_setup(c->body, c->length, &body, &length, &version, &build) < 0 ||
       options_parse(&o, body, length, 0) < 0)
     return command_malformed(s, "setup");
   touch_options(&o);

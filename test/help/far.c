@@ -1,4 +1,5 @@
 #include "far.h"
+#include "hello.h"
 
 #include "base/result.h"
 #undef NDEBUG /* its asserts are part of the tests */
@@ -251,12 +252,12 @@ static void evaluate(struct far *f, struct far_node *n, const struct frame *c) {
 
 static void execute(struct far *f, struct far_node *n, const struct frame *c,
                     const int *fds) {
-  unsigned char hello[16] = {0x4d, 0x46, 0x4b, 0x31, PROTO_VERSION};
+  unsigned char hello[HELLO_ROOM];
   if (n->failing || n->kind == FAR_DEAD || (c->flags & FRAME_MORE))
     return; /* a body in parts counts once; nobody looks at it */
   switch (c->type) {
   case CMD_SETUP:
-    far_say(f, n, ANS_HELLO, (uint64_t)n->pid, hello, sizeof hello);
+    far_say(f, n, ANS_HELLO, (uint64_t)n->pid, hello, hello_body(hello, 0));
     break;
   case CMD_FORK:
     fork_node(f, n, c, fds);

@@ -2,6 +2,7 @@
  * seam. What is expected stands in one table here, written from doc/design.md; after each
  * cell the process is closed, and every callback must have come exactly once, later than
  * the call it was given to, and nothing may be left. */
+#include "help/hello.h"
 #include "help/sim.h"
 #include "parent/boot.h"
 #include "parent/private.h"
@@ -53,8 +54,8 @@ static void on_close(mf_process *p, void *data) {
 }
 
 static void answer_hello(struct story *s, int far, uint64_t pid) {
-  unsigned char body[16] = {0x4d, 0x46, 0x4b, 0x31, PROTO_VERSION};
-  sim_answer(s->sim, far, ANS_HELLO, pid, body, sizeof body);
+  unsigned char body[HELLO_ROOM];
+  sim_answer(s->sim, far, ANS_HELLO, pid, body, hello_body(body, 0));
 }
 
 static void answer_forked(struct story *s, int pid) {

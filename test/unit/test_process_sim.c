@@ -9,6 +9,7 @@
  * it, and before the close callback; an exit after the result of run; a function that was
  * reported as not started was never entered; known exit statuses are the true ones; in the end
  * no record, no descriptor and nothing busy is left. */
+#include "help/hello.h"
 #include "help/sim.h"
 #include "parent/boot.h"
 #include "parent/private.h"
@@ -353,7 +354,7 @@ static void do_run(struct world *w, struct node *n, struct frame *f, int *fds) {
 }
 
 static void do_command(struct world *w, struct node *n) {
-  unsigned char hello[16] = {0x4d, 0x46, 0x4b, 0x31, PROTO_VERSION};
+  unsigned char hello[HELLO_ROOM];
   struct frame f;
   int fds[SIM_QUEUE], i;
   if (!next_command(w, n, &f, fds)) {
@@ -374,8 +375,8 @@ static void do_command(struct world *w, struct node *n) {
   switch (f.type) {
   case CMD_SETUP:
   case CMD_WHO:
-    hello[8] = (unsigned char)(n->executed - 1);
-    sim_answer(w->sim, n->far, ANS_HELLO, (uint64_t)n->pid, hello, sizeof hello);
+    sim_answer(w->sim, n->far, ANS_HELLO, (uint64_t)n->pid, hello,
+               hello_body(hello, n->executed - 1));
     break;
   case CMD_FORK:
     do_fork(w, n, &f, fds);

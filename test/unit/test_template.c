@@ -7,6 +7,7 @@
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/sock.h"
+#include "wire/build.h"
 #include "wire/frame.h"
 #include "moonfork.h"
 #include <fcntl.h>
@@ -178,6 +179,7 @@ static void setup(int fd) {
   buf_put_u32(&b, PROTO_MAGIC);
   buf_put_u16(&b, PROTO_VERSION);
   buf_put_u16(&b, 0);
+  build_put(&b);
   option(&b, OPT_NAME, "test", 4);
   put(fd, CMD_SETUP, (uint64_t)getpid(), buf_peek(&b), buf_size(&b));
   buf_deinit(&b);
@@ -415,6 +417,36 @@ static void test_refuses_other_versions_with_its_own_in_hello(void **state) {
   assert_int_equal(a.body[4], PROTO_VERSION);
   assert_int_equal(expect_failed(t.fd, ANS_FAILED)->code, FAILURE_UNSUPPORTED);
   finish(&t, 1);
+}
+
+static void test_refuses_other_builds_with_its_own_in_hello(void **state) {
+  static const struct build other[] = {{"99.9.9", MOONFORK_LUA}, {MOONFORK_VERSION, "5.3.6"}};
+  static struct answer a;
+  for (size_t i = 0; i < 2; i++) {
+    struct template t;
+    struct buf b;
+    struct reader r;
+    struct build said;
+    boot(&t);
+    buf_init(&b, 4096);
+    buf_put_u32(&b, PROTO_MAGIC);
+    buf_put_u32(&b, PROTO_VERSION);
+    buf_put_str(&b, other[i].version, strlen(other[i].version));
+    buf_put_str(&b, other[i].lua, strlen(other[i].lua));
+    put(t.fd, CMD_SETUP, (uint64_t)getpid(), buf_peek(&b), buf_size(&b));
+    put_eval(t.fd, "os.exit(9)"); /* executed it would be seen */
+    buf_deinit(&b);
+    expect(t.fd, ANS_HELLO, &a);
+    reader_init(&r, a.body + 16, a.f.length - 16);
+    assert_int_equal(build_read(&r, &said), 0);
+    assert_true(build_is_own(&said));
+    assert_int_equal(expect_failed(t.fd, ANS_FAILED)->code, FAILURE_UNSUPPORTED);
+    finish(&t, 1);
+  }
+}
+
+static void test_a_build_is_what_the_header_says(void **state) {
+  assert_string_equal(build_own.version, MF_VERSION_STRING);
 }
 
 static void test_takes_only_setup_first(void **state) {
@@ -1301,6 +1333,8 @@ int main(void) {
       census_test(test_says_hello_and_ends_with_its_socket),
       census_test(test_ends_before_setup_when_the_socket_ends),
       census_test(test_refuses_other_versions_with_its_own_in_hello),
+      census_test(test_refuses_other_builds_with_its_own_in_hello),
+      cmocka_unit_test(test_a_build_is_what_the_header_says),
       census_test(test_takes_only_setup_first),
       census_test(test_garbage_ends_it_with_a_failure),
       census_test(test_counts_commands),
