@@ -77,11 +77,13 @@ enum {
 #define RESERVE_DEFAULT ((uint64_t)64 << 30) /* where pointers are long enough */
 #define RESERVE_MIN ((size_t)16 << 20)
 
-union free_block {
-  union free_block *next;
-  uint64_t link; /* in spans_gather: next and the block's class */
+struct free_block {
+  union {
+    struct free_block *next;
+    uint64_t link; /* in spans_gather: next and the block's class */
+  };
 };
-_Static_assert(sizeof(union free_block) <= FINE_STEP, "the smallest block has a link");
+_Static_assert(sizeof(struct free_block) <= FINE_STEP, "the smallest block has a link");
 struct big {
   char *block; /* NULL: an empty place */
   size_t map_size;
@@ -138,7 +140,7 @@ struct heap {
   char *scratch, *scratch_top, *scratch_end; /* see heap_scratch */
   uint64_t scratch_live;
   size_t table_grown;
-  union free_block *list[NCLASS], *list_tail[NCLASS];
+  struct free_block *list[NCLASS], *list_tail[NCLASS];
   struct span *spans;
   uint64_t span_bytes;
   uint64_t freed; /* since spans were gathered last */
@@ -147,7 +149,7 @@ struct heap {
   int inherited;   /* frozen memory, without a mirror */
   /* From here on clones don't write, or seldom: the rest lies in another page. */
   uint64_t stash_bytes;
-  union free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
+  struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
   char *frozen_end; /* of the region, from the first huge page on */
   struct mirror *mirrors;
   size_t mirrors_map;
@@ -186,7 +188,7 @@ static size_t class_size(unsigned c) {
 /* --- free lists -------------------------------------------------------------------- */
 
 static void list_put(struct heap *h, unsigned c, void *block) {
-  union free_block *b = block;
+  struct free_block *b = block;
   b->next = h->list[c];
   if (!b->next)
     h->list_tail[c] = b;
@@ -291,29 +293,29 @@ static void *region_cut(struct heap *h, size_t n) {
 enum { TAG_SHIFT = 57 }; /* no user address is that long */
 #define TAG_MASK (~(uint64_t)0 << TAG_SHIFT)
 
-static union free_block *tagged_next(const union free_block *b) {
-  return (union free_block *)(uintptr_t)(b->link & ~TAG_MASK);
+static struct free_block *tagged_next(const struct free_block *b) {
+  return (struct free_block *)(uintptr_t)(b->link & ~TAG_MASK);
 }
-static unsigned tagged_class(const union free_block *b) {
+static unsigned tagged_class(const struct free_block *b) {
   return (unsigned)(b->link >> TAG_SHIFT);
 }
-static void tagged_link(union free_block *b, const union free_block *next) {
+static void tagged_link(struct free_block *b, const struct free_block *next) {
   b->link = (uint64_t)(uintptr_t)next | (b->link & TAG_MASK);
 }
-static union free_block *tagged_push(union free_block *all, union free_block *list,
+static struct free_block *tagged_push(struct free_block *all, struct free_block *list,
                                       unsigned c) {
   while (list) {
-    union free_block *b = list;
+    struct free_block *b = list;
     list = b->next;
     b->link = (uint64_t)(uintptr_t)all | (uint64_t)c << TAG_SHIFT;
     all = b;
   }
   return all;
 }
-static union free_block *tagged_merge(union free_block *a, union free_block *b) {
-  union free_block head = { .link = 0 }, *last = &head;
+static struct free_block *tagged_merge(struct free_block *a, struct free_block *b) {
+  struct free_block head = { .link = 0 }, *last = &head;
   while (a && b) {
-    union free_block **lower = a < b ? &a : &b, *taken = *lower;
+    struct free_block **lower = a < b ? &a : &b, *taken = *lower;
     *lower = tagged_next(taken);
     tagged_link(last, taken);
     last = taken;
@@ -321,10 +323,10 @@ static union free_block *tagged_merge(union free_block *a, union free_block *b) 
   tagged_link(last, a ? a : b);
   return tagged_next(&head);
 }
-static union free_block *tagged_sort(union free_block *all) {
-  union free_block *bins[48] = { NULL }; /* bin i: nothing, or 2^i blocks in order */
+static struct free_block *tagged_sort(struct free_block *all) {
+  struct free_block *bins[48] = { NULL }; /* bin i: nothing, or 2^i blocks in order */
   while (all) {
-    union free_block *b = all;
+    struct free_block *b = all;
     all = tagged_next(b);
     tagged_link(b, NULL);
     unsigned i = 0;
@@ -355,7 +357,7 @@ static void pieces_put(struct heap *h, char *start, size_t size) {
   }
 }
 static void spans_gather(struct heap *h) {
-  union free_block *all = NULL;
+  struct free_block *all = NULL;
   for (unsigned c = 0; c < NCLASS; c++) {
     all = tagged_push(all, h->list[c], c);
     h->list[c] = NULL;
@@ -366,8 +368,8 @@ static void spans_gather(struct heap *h) {
     h->stash_bytes = 0;
   }
   h->freed = 0;
-  for (union free_block *b = tagged_sort(all); b;) {
-    union free_block *first = b;
+  for (struct free_block *b = tagged_sort(all); b;) {
+    struct free_block *first = b;
     char *end = (char *)b;
     while (b && (char *)b == end) {
       end += class_size(tagged_class(b));
@@ -378,7 +380,7 @@ static void spans_gather(struct heap *h) {
       continue;
     }
     while (first != b) {
-      union free_block *next = tagged_next(first);
+      struct free_block *next = tagged_next(first);
       list_put(h, tagged_class(first), first);
       first = next;
     }
@@ -416,7 +418,7 @@ static void *last_resort(struct heap *h, size_t n) {
 }
 static void *small_alloc(struct heap *h, size_t n) {
   unsigned c = class_of(n);
-  union free_block *b = h->list[c];
+  struct free_block *b = h->list[c];
   if (b) {
     h->list[c] = b->next;
   } else if (h->reuse && h->stash[c]) {
@@ -447,7 +449,7 @@ static void small_free(struct heap *h, void *block, size_t n) {
     list_put(h, c, block);
   } else if (!h->clone) {
     /* The template's collector has just been here, so this dirties nothing new. */
-    union free_block *b = block;
+    struct free_block *b = block;
     b->next = h->stash[c];
     h->stash[c] = b;
     h->stash_bytes += class_size(c);
@@ -894,7 +896,7 @@ static void stash_lists(struct heap *h) {
   for (unsigned c = 0; c < NCLASS; c++) {
     if (!h->list[c])
       continue;
-    for (union free_block *b = h->list[c]; b; b = b->next)
+    for (struct free_block *b = h->list[c]; b; b = b->next)
       h->stash_bytes += class_size(c);
     h->list_tail[c]->next = h->stash[c];
     h->stash[c] = h->list[c];
