@@ -598,6 +598,8 @@ int mf_home_close(struct uv_loop_s *loop) {
 /* Descriptors of a home that a forked copy must not keep. The copy's memory is its own: the
  * records stay as they are, inert. */
 static void close_descriptors(struct home *h) {
+  if (h->seam->ops->forked)
+    h->seam->ops->forked(h->seam);
   list_each(it, &h->processes) {
     struct mf_process *p = list_entry(it, struct mf_process, link);
     fd_close(&p->chan.fd);

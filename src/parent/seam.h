@@ -73,6 +73,8 @@ struct seam_ops {
    * at any time, also before. */
   void (*stop)(struct seam *s);
   void (*free)(struct seam *s); /* a stopped one */
+  /* In a forked copy: lets go of descriptors that are the original's. NULL: it has none. */
+  void (*forked)(struct seam *s);
 };
 
 struct seam {

@@ -1,4 +1,4 @@
-/* The seam on libuv: uv_poll for descriptors, one timer, an idle handle for turns, and a
+/* The seam on libuv: a poller for descriptors, one timer, an idle handle for turns, and a
  * prepare handle that does nothing but keep the loop alive while something is outstanding.
  * Every other handle is unreferenced. Handles live in blocks of their own since libuv lets
  * go of them only in a close callback. Runs in the parent. */
@@ -9,6 +9,7 @@
 #include "os/measure.h"
 #include "os/proc.h"
 #include "os/sock.h"
+#include "parent/poller.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -28,15 +29,10 @@ struct seam_uv {
   struct seam seam;
   uv_loop_t *loop;
   struct fixed *fixed; /* NULL: stopped */
+  struct poller *poller;
   size_t nclosing;     /* handles whose close callback has not come */
   int stopping;        /* on_stopped is owed */
   int turning;
-};
-
-struct poll {
-  uv_poll_t poll;
-  struct watch *watch; /* NULL: closing */
-  struct seam_uv *seam;
 };
 
 static struct seam_uv *self(struct seam *s) {
@@ -104,18 +100,14 @@ static void op_close(struct seam *s, int *fd) {
 /* ---- closing ---- */
 
 static void check_stopped(struct seam_uv *u) {
-  if (u->nclosing || !u->stopping)
+  if (u->nclosing || poller_nclosing(u->poller) || !u->stopping)
     return;
   u->stopping = 0;
   u->seam.on_stopped(u->seam.owner);
 }
 
-static void on_poll_closed(uv_handle_t *handle) {
-  struct poll *p = handle->data;
-  struct seam_uv *u = p->seam;
-  free(p);
-  u->nclosing--;
-  check_stopped(u);
+static void on_poller_closed(void *owner) {
+  check_stopped(owner);
 }
 
 static void on_fixed_closed(uv_handle_t *handle) {
@@ -127,77 +119,8 @@ static void on_fixed_closed(uv_handle_t *handle) {
   check_stopped(u);
 }
 
-/* ---- descriptors ---- */
-
-static int poll_start(struct poll *p);
-
-static void on_poll(uv_poll_t *handle, int status, int events) {
-  struct poll *p = handle->data;
-  unsigned ready = 0;
-  if (!p->watch)
-    return;
-  if (status < 0 || (events & (UV_READABLE | UV_DISCONNECT)))
-    ready |= WATCH_READ;
-  if (status < 0 || (events & UV_WRITABLE))
-    ready |= p->watch->events & WATCH_WRITE;
-  p->watch->on_ready(p->watch, ready);
-  /* On POLLERR libuv stops the handle (a reset socket may still hold octets to read);
-   * whoever still wants it has not seen its end yet. */
-  if (status < 0 && p->watch)
-    poll_start(p);
-}
-
-static int poll_start(struct poll *p) {
-  unsigned events = p->watch->events;
-  return uv_poll_start(&p->poll,
-                       (events & WATCH_READ ? UV_READABLE : 0) |
-                           (events & WATCH_WRITE ? UV_WRITABLE : 0),
-                       on_poll);
-}
-
-static void poll_drop(struct seam_uv *u, struct watch *w) {
-  struct poll *p = w->impl;
-  w->impl = NULL;
-  w->events = 0;
-  if (!p)
-    return;
-  p->watch = NULL;
-  uv_poll_stop(&p->poll);
-  u->nclosing++;
-  uv_close((uv_handle_t *)&p->poll, on_poll_closed);
-}
-
 static int op_watch(struct seam *s, struct watch *w, int fd, unsigned events) {
-  struct seam_uv *u = self(s);
-  struct poll *p = w->impl;
-  int r;
-  if (!events) {
-    poll_drop(u, w);
-    return 0;
-  }
-  if (p && w->events == events)
-    return 0;
-  if (!p) {
-    p = calloc(1, sizeof *p);
-    if (!p)
-      return -ENOMEM;
-    r = uv_poll_init(u->loop, &p->poll, fd);
-    if (r < 0) {
-      free(p);
-      return r;
-    }
-    p->poll.data = p;
-    p->seam = u;
-    p->watch = w;
-    w->impl = p;
-    w->fd = fd;
-    uv_unref((uv_handle_t *)&p->poll);
-  }
-  w->events = events;
-  r = poll_start(p);
-  if (r < 0)
-    poll_drop(u, w);
-  return r;
+  return poller_watch(self(s)->poller, w, fd, events);
 }
 
 /* ---- time and turns ---- */
@@ -311,6 +234,11 @@ static int op_start(struct seam *s) {
   f = calloc(1, sizeof *f);
   if (!f)
     return -ENOMEM;
+  int r = poller_start(u->poller);
+  if (r < 0) {
+    free(f);
+    return r;
+  }
   f->seam = u;
   f->nopen = 3;
   /* None of these three can fail in libuv: they only link themselves into the loop. */
@@ -334,6 +262,7 @@ static void op_stop(struct seam *s) {
   if (f) {
     u->fixed = NULL;
     u->nclosing += 3;
+    poller_stop(u->poller);
     uv_close((uv_handle_t *)&f->timer, on_fixed_closed);
     uv_close((uv_handle_t *)&f->idle, on_fixed_closed);
     uv_close((uv_handle_t *)&f->anchor, on_fixed_closed);
@@ -342,8 +271,13 @@ static void op_stop(struct seam *s) {
 
 static void op_free(struct seam *s) {
   struct seam_uv *u = self(s);
-  assert(!u->fixed && !u->nclosing);
+  assert(!u->fixed && !u->nclosing && !poller_nclosing(u->poller));
+  poller_free(u->poller);
   free(u);
+}
+
+static void op_forked(struct seam *s) {
+  poller_forked(self(s)->poller);
 }
 
 static const struct seam_ops uv_ops = {
@@ -376,6 +310,7 @@ static const struct seam_ops uv_ops = {
     .start = op_start,
     .stop = op_stop,
     .free = op_free,
+    .forked = op_forked,
 };
 
 struct seam *seam_uv_new(struct uv_loop_s *loop) {
@@ -384,5 +319,10 @@ struct seam *seam_uv_new(struct uv_loop_s *loop) {
     return NULL;
   u->seam.ops = &uv_ops;
   u->loop = loop;
+  u->poller = poller_new(loop, on_poller_closed, u);
+  if (!u->poller) {
+    free(u);
+    return NULL;
+  }
   return &u->seam;
 }
