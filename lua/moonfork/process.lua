@@ -184,6 +184,7 @@ local function inherited(err)
   if not err or err.code ~= "CLONE_DIED" then return err end
   local death = core.error("TEMPLATE_DIED", err.message)
   death.started, death.traceback, death.value = "no", err.traceback, err.value
+  death.exit = err.exit
   return death
 end
 

@@ -366,6 +366,10 @@ static void fail_like_source(struct mf_process *p) {
   const struct mf_process *s = p->source;
   const struct failure *f = s ? s->error : NULL;
   int code = f ? f->code : MF_ETEMPLATE_DIED;
+  if (s && s->exit.known) {
+    p->source_exit = s->exit;
+    p->source_exit.error = NULL; /* the source's own, which may be freed first */
+  }
   if (code == MF_ECLONE_DIED)
     code = MF_ETEMPLATE_DIED;
   if (!f && s && s->greeting) {
@@ -621,6 +625,23 @@ static void lose_source(struct mf_process *p) {
     if (q->source == p && q->state != DEAD)
       process_event(q, EV_SOURCE_LOST, NULL);
   }
+}
+
+/* Its socket has ended, and its end will be told soon. Who is forked has a socket of his own to
+ * tell him more; what is only asked for waits, for its error is to say how p has ended. */
+static void lose_forked(struct mf_process *p) {
+  struct home *h = p->home;
+  if (!p->nrefs)
+    return;
+  list_each_safe(it, next, &h->processes) {
+    struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source == p && q->state != DEAD && q->forked)
+      process_event(q, EV_SOURCE_LOST, NULL);
+  }
+}
+
+static int will_be_told(const struct mf_process *p) {
+  return p->child || p->pidfd >= 0 || (p->source && !p->lost);
 }
 
 /* Reaps a direct child: 0 and its exit is known, MF_AGAIN: it lives, or -ECHILD: the host
@@ -1733,9 +1754,9 @@ static int on_eof(struct mf_process *p, void *arg) {
   join_reaper(p); /* no runner comes any more */
   if (p->home->def == p)
     boot_default_lost(p->home, p);
-  /* Else its fate, and theirs, is its source's to tell; or the kernel's, which says how a
-   * program ended that never said hello. */
-  if (p->forked && !(p->greeting && p->child))
+  if (p->forked && will_be_told(p)) /* else its fate, and theirs, is its source's to tell */
+    lose_forked(p);
+  else if (p->forked)
     lose_source(p);
   if (p->lost && !p->forked) { /* the fork never happened */
     process_stillborn(p);
@@ -1751,7 +1772,8 @@ static int on_eof(struct mf_process *p, void *arg) {
     die(p);
     return 0;
   }
-  set_patience(p, p->greeting && p->child ? HANGUP_PATIENCE_MS : REPORT_PATIENCE_MS);
+  if (p->forked || !p->source || !p->source->eof) /* else it waits for its source's end */
+    set_patience(p, p->greeting && p->child ? HANGUP_PATIENCE_MS : REPORT_PATIENCE_MS);
   return 0;
 }
 
@@ -2331,7 +2353,9 @@ static void fill_error(const struct mf_process *p, mf_error *e) {
   static const struct failure no_memory = {.code = MF_ENOMEM,
                                            .started = MF_STARTED_UNKNOWN};
   failure_tell(f ? f : &no_memory, e);
-  e->exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
+  e->exit = p->state == DEAD && p->exit.known ? &p->exit
+            : p->source_exit.known            ? &p->source_exit
+                                              : NULL;
 }
 
 static void pay_finish(struct mf_process *p) {

@@ -111,6 +111,7 @@ struct mf_process {
   unsigned owed;
   struct failure *error;
   mf_exit exit;
+  mf_exit source_exit; /* known: how the source ended that could not fork it */
   char *exit_text;
   struct deadline limit, patience, retry, refill;
   struct list spares, spare_link; /* clones forked ahead; being one */

@@ -36,6 +36,7 @@ int clone_prepare_fork(struct server *s) {
     leash_hold(&s->leash);
     signals_enter_user(); /* finalisers */
     r = seal_now(&s->seal, s->L);
+    server_end_copy(s);
     signals_leave_user();
   }
   if (s->heap)
@@ -128,6 +129,7 @@ static int run_before_fork(struct server *s) {
   leash_hold(&s->leash);
   signals_enter_user();
   int r = script_before_fork(s);
+  server_end_copy(s);
   signals_leave_user();
   audit_touch(&s->audit);
   return r;
@@ -336,6 +338,7 @@ int clone_apply_options(struct server *s, const struct options *o, struct fdset 
 /* The numbers are those of doc/design.md, "Birth of a clone".
  * 3. Signals: until here all are blocked, so that no handler of the template's ran. */
 void clone_after_fork(struct server *s) {
+  s->pid = getpid();
   signals_forked();
   children_forked(&s->children);
   leash_forked(&s->leash);

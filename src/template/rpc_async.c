@@ -174,6 +174,7 @@ static int has_room(const struct rpc_server *s) {
 /* Reads what is there. An end of file before END, or a broken protocol, is the end: within
  * this turn, whatever is outstanding. */
 static int receive(struct rpc_server *s) { /* 1: something came */
+  server_end_copy(server_self());
   ssize_t n = rpc_link_receive(&s->link, 0);
   if (n == -EAGAIN || n > 0)
     return n > 0;

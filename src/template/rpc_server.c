@@ -191,6 +191,7 @@ static int enter(lua_State *L) {
   }
   job->entered = 1;
   lua_call(L, n, LUA_MULTRET);
+  server_end_copy(server_self());
   rpc_server_answer(s, L, job->call->id, 2);
   job->answered = 1;
   return 0;
@@ -209,6 +210,7 @@ static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *
   lua_pushcfunction(L, enter);
   lua_pushlightuserdata(L, &job);
   int status = lua_pcall(L, 1, 0, handler);
+  server_end_copy(server_self());
   if (status != LUA_OK)
     rpc_server_complete(s, status);
   lua_settop(L, handler);
@@ -417,6 +419,7 @@ static int l_serve(lua_State *L) {
     lua_pushvalue(L, 2 + i);
   failure_clear(&s->failure);
   int status = lua_pcall(L, nargs + 1, 0, held + 1);
+  server_end_copy(server_self());
   if (status != LUA_OK) {
     rpc_server_complete(s, status);
     leave_failed(s);

@@ -60,7 +60,15 @@ void server_enter_user(struct server *s) {
   signals_enter_user();
 }
 
+void server_end_copy(const struct server *s) {
+  if (s->pid == getpid())
+    return;
+  fflush(NULL);
+  _exit(0);
+}
+
 void server_leave_user(struct server *s) {
+  server_end_copy(s);
   signals_leave_user();
   s->children.scan_due = 1; /* a handler of user code's own may have had our SIGCHLD */
 }

@@ -61,6 +61,7 @@ struct server {
   int exiting;             /* inside clone.exit */
   int retired;             /* holds nothing any more, only reaps */
   int title_stale;
+  pid_t pid;               /* who serves; a copy that user code forks is another one */
   uint64_t owner_pid;      /* of the parent */
   char name[128];
   int leash_mode;          /* enum mf_leash */
@@ -101,6 +102,9 @@ uint64_t server_lua_live(struct server *s);
  * armed, the mask empty, and the heap is no longer sealed. */
 void server_enter_user(struct server *s);
 void server_leave_user(struct server *s);
+/* Behind any user code: whoever comes back from it must be who went in. A copy that the code
+ * has forked by itself would be a second server on one socket, so it ends here, with 0. */
+void server_end_copy(const struct server *s);
 /* kind: "template", "clone" or "reaper"; NULL: the function (s->run.title). */
 void server_title(struct server *s, const char *kind);
 /* Called by server_exit and before an exec, where it is set: what user code believes to be
