@@ -552,6 +552,13 @@ static int l_call_cancel(lua_State *L) { /* call:cancel() -> was it under way? *
   return 1;
 }
 
+/* "moonfork.call (number 3)" */
+static int l_call_tostring(lua_State *L) {
+  const struct call *call = luaL_checkudata(L, 1, BIND_CALL);
+  lua_pushfstring(L, "moonfork.call (number %I)", (LUAI_UACINT)call->id);
+  return 1;
+}
+
 static int l_cancel(lua_State *L) { /* cancel(raw, what call_with gave) */
   struct service **box = luaL_checkudata(L, 1, BIND_SERVICE);
   cancel(*box, (uint64_t)luaL_checkinteger(L, 2));
@@ -732,6 +739,8 @@ void service_open(lua_State *L) {
   lua_pushcfunction(L, l_call_cancel);
   lua_setfield(L, -2, "cancel");
   lua_setfield(L, -2, "__index");
+  lua_pushcfunction(L, l_call_tostring);
+  lua_setfield(L, -2, "__tostring");
   lua_pushliteral(L, "moonfork.call");
   lua_setfield(L, -2, "__name");
   lua_pop(L, 3);

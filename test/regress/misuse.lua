@@ -322,6 +322,8 @@ story.test("objects without a name say who they are and how they are", function(
   t.got(rpc:call(1))
   t.match(tostring(rpc), "^moonfork%.rpc %(type, pid %d+, open%)$")
   t.match(tostring(rpc:with {timeout = 1}), "moonfork%.rpc %(type")
+  local call = rpc:call(2, function() end)
+  t.match(tostring(call), "^moonfork%.call %(number %d+%)$")
   rpc:close()
   t.match(tostring(rpc), "closed")
   local pool = fork.new():pool("type", {max = 1})

@@ -19,7 +19,7 @@ static size_t whole_length;
 
 struct outcome {
   int told, code, started;
-  int keep;
+  int keep, thrown; /* thrown: the error has the value that far_error sends */
   char text[32];
 };
 
@@ -73,6 +73,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   o->told = 1;
   o->code = e ? e->code : 0;
   o->started = e ? e->started : -1;
+  o->thrown = e && e->value_length == 2 && memcmp(e->value, "\x91\x2a", 2) == 0;
   snprintf(o->text, sizeof o->text, "%.*s", m ? (int)m->length : 20,
            m ? (const char *)m->data : e->message);
   if (m && o->keep) {
@@ -221,6 +222,8 @@ static void test_events_and_results_keep_their_order(void **state) {
   assert_string_equal(s->order, "erexe");
   assert_int_equal(s->call[1].code, MF_EREMOTE);
   assert_int_equal(s->call[1].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(s->call[1].thrown, 1);
+  assert_int_equal(s->call[0].thrown, 0);
   story_free(s);
 }
 
