@@ -7,7 +7,7 @@
 -- The cell has the callbacks. An object that is collected closes its service, and what is
 -- outstanding then finishes; the cell is still told.
 
-local core = require "moonfork.core"
+local core = require "moonfork.load"
 local check = require "moonfork.check"
 local reactor = require "moonfork.reactor"
 

@@ -2,7 +2,7 @@
 -- moonfork.core reads. Wrong types and unknown names raise; a handle that is not open is
 -- the world's fault and comes back as an error. Runs in the parent.
 
-local core = require "moonfork.core"
+local core = require "moonfork.load"
 local check = require "moonfork.check"
 
 local options = {}

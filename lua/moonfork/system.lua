@@ -1,6 +1,6 @@
 -- What the machine allows this process. Runs in the parent.
 
-local core = require "moonfork.core"
+local core = require "moonfork.load"
 
 local system = {}
 

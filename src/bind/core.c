@@ -27,6 +27,7 @@ static void open_metatables(lua_State *L) {
 
 int luaopen_moonfork_core(lua_State *L) {
   luaL_checkversion(L);
+  template_check_build(L, "moonfork.core");
   open_metatables(L);
   lua_newtable(L);
   box_open(L); /* before anything that has to be finalised before it */

@@ -20,6 +20,9 @@ int template_options_load(const mf_template_options *from, mf_template_options *
 /* Serves; never returns: the template and each clone end inside with _exit. When L is given
  * it serves on a coroutine above the caller's frames and never returns below them. */
 _Noreturn void template_enter(const struct template_entry *e);
+/* Raises where L belongs to a template program of another build than this code, which is that
+ * of a module (its name): they would take each other's objects for their own. */
+void template_check_build(lua_State *L, const char *module);
 /* Opens moonfork.clone on L (also in a plain parent, where on_fork and before_fork register
  * for a later template() or early, and the rest works or says that this is no clone). Leaves
  * the module table on the stack; a lua_CFunction. */

@@ -12,6 +12,7 @@
 #include "os/proc.h"
 #include "template/clone_lib.h"
 #include "template/clone_posix.h"
+#include "template/entry.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
@@ -206,6 +207,19 @@ static void set_path(lua_State *L, const char *field, struct text path) {
   lua_setfield(L, -2, field);
 }
 
+/* ---- the interpreter ---- */
+
+#define BUILD_KEY "moonfork.build" /* of the registry */
+static const char build_text[] = "moonfork " MOONFORK_VERSION " for Lua " MOONFORK_LUA;
+
+void template_check_build(lua_State *L, const char *module) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, BUILD_KEY) == LUA_TSTRING &&
+      strcmp(lua_tostring(L, -1), build_text) != 0)
+    luaL_error(L, "the module %s is %s, and the template program that loads it is %s; both "
+                  "have to be of one build", module, build_text, lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
 struct open_job {
   struct server *s;
   const struct options *o;
@@ -216,6 +230,8 @@ static int do_open(lua_State *L) {
   const mf_template_options *host = job->s->options;
   lua_pushboolean(L, 1); /* LUA_INIT and LUA_PATH are the user's, not the template's */
   lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+  lua_pushstring(L, build_text);
+  lua_setfield(L, LUA_REGISTRYINDEX, BUILD_KEY);
   if (host && host->open_libs) {
     lua_settop(L, 0);
     host->open_libs(L, host->data);
