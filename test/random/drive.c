@@ -152,7 +152,7 @@ static void check_error(const mf_error *e) {
            e ? e->message : "");
   if (!e)
     return;
-  CHECK(e->code < 0 && e->message && e->message[0]);
+  CHECK(e->code < 0 && e->message);
   CHECK(e->started == MF_STARTED_NO || e->started == MF_STARTED_UNKNOWN);
   CHECK(mf_errname(e->code));
 }
