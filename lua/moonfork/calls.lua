@@ -13,6 +13,7 @@ local reactor = require "moonfork.reactor"
 
 local calls = {
   take = nil, -- process.lua's: (n, f, process) -> raw process; or nil, err
+  give_back = nil, -- process.lua's: (process), which was not taken after all
 }
 
 local shared = {} -- methods of both
@@ -275,7 +276,10 @@ local function object(meta, process, raw, err, cell)
 end
 
 local function make(meta, new, process, raw, err, name, plain, cell)
-  if raw then raw, err = new(raw, name, cell, plain) end
+  if raw then
+    raw, err = new(raw, name, cell, plain)
+    if not raw then calls.give_back(process) end
+  end
   local self = object(meta, process, raw or nil, err, cell)
   self.name = name
   return self
@@ -459,6 +463,7 @@ function pool_methods.reload(self, process, done)
   return do_or_wait(done, function(finished)
     local function reloaded(e) return finished(e, not e or nil) end
     if not raw or not self.raw then
+      if raw then calls.give_back(process) end
       return told_later(reloaded, nil, err or self.failure)
     end
     request, err = core.pool_reload(self.raw, raw, reloaded)

@@ -19,7 +19,7 @@ says() {
   grep -q -- "$pattern" "$room/out" || complain "./dev $*: no '$pattern' in: $(cat "$room/out")"
 }
 
-commands='demo build run install test check configurations fuzz planted
+commands='demo build run install test check configurations fuzz random planted
   asan bench help'
 for command in $commands; do
   says 0 "^usage: ./dev $command" "$command" --help
@@ -36,6 +36,7 @@ says 2 'PREFIX is empty' install ''
 says 2 "there is no command 'instal'" instal
 says 2 "there is no command 'x'" help x
 says 2 'whole number' fuzz ten
+says 2 'whole number' random ten
 says 2 "no measurement 'speed'" bench speed
 says 2 "no configuration 'x'" configurations x
 says 2 'which command' run

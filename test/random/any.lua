@@ -38,18 +38,19 @@ end
 
 -- ---- callbacks ----
 
-local act -- below
+local act, adopt -- below
 local depth, inside, leaving = 0, 0, false
 local ledger = {} -- what was accepted and is not told yet
 
 local nexpected = 0
 
-local function expect(what)
+local function expect(kind)
   nexpected = nexpected + 1
-  what = ("%s #%d"):format(what, nexpected)
-  local entry = {what = what, times = 0}
+  local what = ("%s #%d"):format(kind, nexpected)
+  local entry = {what = what, kind = kind, times = 0}
   ledger[entry] = true
-  local function callback(err)
+  local function callback(err, value)
+    adopt(entry.kind, value)
     if inside > 0 and entry.running then fail("%s: told inside the call", what) end
     entry.times = entry.times + 1
     if entry.times > 1 then fail("%s: told twice", what) end
@@ -70,7 +71,7 @@ end
 
 -- ---- values ----
 
-local things = {process = {}, rpc = {}, pool = {}, socket = {}, call = {}, other = {}}
+local things = {process = {}, rpc = {}, pool = {}, socket = {}, control = {}, call = {}, other = {}}
 local closed = {} -- some of what was closed: use after close
 
 local function keep(kind, value)
@@ -228,10 +229,8 @@ local sense = {
   new_exec = function() return exec_options() end,
   template = function() return some_options() end,
   from_fd = function()
-    for i, s in ipairs(things.socket) do
-      if one_in(2) then return table.remove(things.socket, i) end
-    end
-    return -1
+    local list = things[one_in(5) and "socket" or "control"]
+    return #list > 0 and table.remove(list, random(#list)) or -1
   end,
   step = function() return pick {0, 0.001, nil} end,
   set_waiter = function() return nil end,
@@ -313,10 +312,13 @@ local function check_raised(what, err)
   end
 end
 
-local function adopt(...)
+-- What a call gave is kept, and used. A command socket is only given back: what else is
+-- written to it is a command, and a process that got hold of its own would live for ever.
+function adopt(what, ...)
   for i = 1, select("#", ...) do
     local value = select(i, ...)
     local kind = value ~= nil and kind_of(value)
+    if kind == "socket" and what == "to_fd" then kind = "control" end
     if kind then
       local known = false
       for _, other in ipairs(things[kind]) do known = known or rawequal(other, value) end
@@ -331,8 +333,7 @@ local deadline -- of the call under way
 
 -- The waiter of all waiting calls: short steps, and past the deadline it raises.
 local function waiter(reactor, timeout)
-  local t = math.min(timeout or 0.02, 0.02)
-  kit.poll({[reactor:pollfd()] = "r"}, t)
+  kit.poll(reactor:pollfd(), "r", math.ceil(math.min(timeout or 0.01, 0.01) * 1000))
   if deadline and kit.now() > deadline then error("too long " .. on_purpose, 0) end
 end
 
@@ -346,12 +347,12 @@ local function finish(what, entry, ok, first, second, third, ...)
   elseif first == nil and second ~= nil and what ~= "call" then -- its results are anybody's
     check_failure(what, second, third)
   end
-  adopt(first, second, third, ...)
+  adopt(what, first, second, third, ...)
   return ok
 end
 
 local function invoke(name, f, self, sensible)
-  local args, entry, done = nil, nil, nil
+  local args, entry, done
   if sensible and sense[name] then
     local want = (name == "on_exit" or name == "timer") or maybe(true)
     if want and counted[name] then done, entry = expect(name) else done = want and nothing end
@@ -579,7 +580,7 @@ end
 
 local function close_all()
   leaving = true
-  for _, kind in ipairs {"socket", "rpc", "pool", "process", "call", "other"} do
+  for _, kind in ipairs {"socket", "control", "rpc", "pool", "process", "call", "other"} do
     for _, value in ipairs(things[kind]) do
       local ok, err = pcall(function() return value:close() end)
       if not ok then check_raised("close", err) end

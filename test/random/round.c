@@ -209,7 +209,10 @@ static int one(const struct rounds *r, int (*round)(uint64_t), uint64_t seed) {
   return good ? 0 : 1;
 }
 
-int rounds_run(const struct rounds *r, int (*round)(uint64_t seed)) {
+int rounds_run(const struct rounds *given, int (*round)(uint64_t seed)) {
+  struct rounds with = *given, *r = &with;
+  if (getenv("RANDOM_REPLAY")) /* what a person types */
+    with.replay = getenv("RANDOM_REPLAY");
   double last = round_now() + r->seconds;
   long n = 0;
   int bad = 0;
