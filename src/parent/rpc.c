@@ -1287,12 +1287,11 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
 /* ---- life ---- */
 
 static void copy_exit(struct mf_rpc *rpc, const mf_exit *x) {
+  char *text = x->error ? strdup(x->error) : NULL;
+  free(rpc->exit_text); /* one that ended before run is told with the run, and once more */
+  rpc->exit_text = text;
   rpc->exit = *x;
-  rpc->exit.error = NULL;
-  if (!x->error)
-    return;
-  rpc->exit_text = strdup(x->error);
-  rpc->exit.error = rpc->exit_text;
+  rpc->exit.error = text;
 }
 
 static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {

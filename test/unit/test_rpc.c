@@ -8,6 +8,9 @@
 #include "unit.h"
 
 #include <errno.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -977,6 +980,49 @@ static void test_events_without_end_leave_the_loop_its_turns(void **state) {
   story_free(s);
 }
 
+/* ---- last words ---- */
+
+static size_t bytes_in_use(void) {
+#ifdef __GLIBC__
+  return mallinfo2().uordblks;
+#else
+  return 0; /* a checker of leaks tells, too */
+#endif
+}
+
+/* Its end was told with the failed run, and once more by itself, and the first copy of its
+ * last words was forgotten. */
+static void test_last_words_before_run_are_kept_once(void **state) {
+  enum { ROUNDS = 50, WORDS = 8000, SOME = 10 };
+  static char words[WORDS];
+  size_t before = 0;
+  memset(words, 'x', sizeof words);
+  for (int i = 0; i < ROUNDS; i++) {
+    struct story *s = story_new();
+    struct buf b;
+    begin(s);
+    s->far->deaf = 1;
+    call(s, "one");
+    mf_process *p = mf_rpc_process(s->rpc);
+    process_unhold(p);
+    buf_init(&b, 10000);
+    buf_put_u32(&b, 600);
+    buf_put_u32(&b, 1 << 8);
+    for (int k = 0; k < 3; k++)
+      buf_put_u64(&b, 0);
+    buf_put_str(&b, words, sizeof words);
+    sim_answer(s->sim, s->far->node[0]->fd, ANS_EXITED, p->id, buf_peek(&b), buf_size(&b));
+    buf_deinit(&b);
+    sim_run(s->sim);
+    assert_int_equal(s->errors, 1);
+    assert_int_equal(s->call[0].told, 1);
+    story_free(s);
+    if (i == SOME)
+      before = bytes_in_use();
+  }
+  assert_true(bytes_in_use() < before + (ROUNDS - SOME) * WORDS / 2);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_calls_before_the_process_is_up_are_sent_later),
@@ -1015,6 +1061,7 @@ int main(void) {
       cmocka_unit_test(test_torn_long_body_and_death),
       cmocka_unit_test(test_torn_header_and_death),
       cmocka_unit_test(test_events_without_end_leave_the_loop_its_turns),
+      cmocka_unit_test(test_last_words_before_run_are_kept_once),
   };
   return cmocka_run_group_tests_name("rpc", tests, NULL, NULL);
 }
