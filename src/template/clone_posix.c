@@ -382,7 +382,9 @@ static int f_exec(lua_State *L) {
   struct exec e = {.top = 2, .leash = -1, .old_cwd = -1};
   lua_settop(L, 3);
   luaL_checkstack(L, 40, NULL);
-  e.file = luaL_checkstring(L, 1);
+  size_t length;
+  e.file = luaL_checklstring(L, 1, &length);
+  luaL_argcheck(L, strlen(e.file) == length, 1, "string contains a zero byte");
   e.argv = check_argv(L, 2);
   if (!lua_isnil(L, 3) && check_options(L, 3, &e) < 0) {
     luaL_pushfail(L);

@@ -290,7 +290,6 @@ static const char *push_str(lua_State *L, struct reader *r, size_t *n) {
 /* Takes the last argument, leaving its three strings on the stack. */
 static void read_parameters(lua_State *L, struct rpc_server *s, struct parameters *ret) {
   size_t size, n;
-  luaL_checktype(L, -1, LUA_TSTRING);
   const char *text = lua_tolstring(L, -1, &size);
   struct reader r;
   reader_init(&r, text, size);
@@ -400,9 +399,8 @@ static int l_serve(lua_State *L) {
   struct rpc_server *s = &the_server;
   struct parameters p;
   int nargs = lua_gettop(L) - 2;
-  if (!server_self() || serving())
+  if (!server_self() || serving() || nargs < 0 || lua_type(L, -1) != LUA_TSTRING)
     return luaL_error(L, "moonfork.rpc.serve: only p:rpc and p:pool may call it");
-  luaL_argcheck(L, nargs >= 0, 1, "the socket and the parameters expected");
   int fd = luafd_check(L, 1);
   if (fd < 0)
     return lua_error(L);

@@ -240,6 +240,7 @@ end
 
 function TestExec.test_misuse_raises()
   lu.assertErrorMsgContains("empty", clone.exec, "sh", {})
+  lu.assertErrorMsgContains("zero byte", clone.exec, "s\0h", {"sh"})
   lu.assertErrorMsgContains("arguments must be strings", clone.exec, "sh", {"sh", {}})
   lu.assertErrorMsgContains("arguments must be strings", clone.exec, "sh", {"sh", "a\0b"})
   lu.assertErrorMsgContains("unknown option 'foo' (valid: fds, env, cwd)", clone.exec, "sh", {"sh"}, {foo = 1})
