@@ -51,7 +51,7 @@ static int send_setup(struct mf_process *p, const mf_options *o) {
 static int introduce(struct mf_process *p, const mf_options *o) {
   p->greeting = 1;
   p->forked = p->pid > 0;
-  deadline_set(p->home, &p->patience, HELLO_PATIENCE_MS);
+  process_await_hello(p);
   if (o && o->name && !p->name)
     p->name = strdup(o->name);
   return send_setup(p, o);
@@ -203,7 +203,7 @@ int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
     process_abandon(p);
     return r;
   }
-  deadline_set(h, &p->patience, HELLO_PATIENCE_MS); /* what says nothing is no process of ours */
+  process_await_hello(p); /* what says nothing is no process of ours */
   process_update(p);
   *ret = p;
   return 0;
@@ -289,13 +289,18 @@ static uint64_t backoff_ms(unsigned failures) {
   return ms < TEMPLATE_BACKOFF_MAX_MS ? ms : TEMPLATE_BACKOFF_MAX_MS;
 }
 
-static void on_backoff(struct deadline *d) {
-  struct mf_process *p = list_entry(d, struct mf_process, retry);
+/* It has waited for that. */
+static void start_late(struct mf_process *p) {
+  deadline_clear(&p->retry);
   process_expect_stalls(p);
   if (p->state == FORKING && p->unstarted)
     spawn_or_fail(p, NULL);
   else
     p->unstarted = 0;
+}
+
+static void on_backoff(struct deadline *d) {
+  start_late(list_entry(d, struct mf_process, retry));
 }
 
 int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
@@ -351,6 +356,11 @@ void boot_default_lost(struct home *h, struct mf_process *p) {
 
 void boot_reset(struct home *h) {
   struct mf_process *def = h->def;
+  /* Processes were asked of one that waits to be started: it is started now, serves them and
+   * ends. Else it never would be, and they would wait for ever. */
+  if (def && def->unstarted && process_owes_a_fork(def))
+    start_late(def);
+  def = h->def; /* it may have failed at once */
   h->def_failures = 0;
   h->def_not_before_ms = 0;
   if (!def)
@@ -363,5 +373,8 @@ void boot_reset(struct home *h) {
   }
   h->def = NULL;
   def->internal = 0;
-  process_event(def, EV_CLOSE, NULL);
+  if (def->unstarted)
+    process_end_unborn(def);
+  else
+    process_event(def, EV_CLOSE, NULL);
 }

@@ -1811,6 +1811,7 @@ static int source_lost(struct mf_process *p, void *arg) {
   if (p->nsent == 0 && p->pid <= 0 &&
       (p->state == FORKING || p->state == SERVING || p->state == GIVING)) {
     p->greeting = 1; /* nothing was asked of it yet that it could answer */
+    p->hello_by_ms = UINT64_MAX; /* a hook at its birth may take its time */
     send_simple(p, CMD_WHO, 0, NULL, 0);
   }
   if (!p->forked) /* its own socket will tell: fork or no fork */
@@ -1857,8 +1858,7 @@ static void on_limit(struct deadline *d) {
   process_event(p, EV_TIMEOUT, NULL);
 }
 
-/* A fork that it was asked for and has not executed is still waited for by somebody. */
-static int owes_a_fork(const struct mf_process *p) {
+int process_owes_a_fork(const struct mf_process *p) {
   if (!p->nrefs)
     return 0;
   list_each(it, &p->home->processes) {
@@ -1888,11 +1888,22 @@ static void end_of_grace(struct mf_process *p) {
     if (p->close_waits)
       process_owe(p, OWE_CLOSE);
     p->close_waits = 0;
-  } else if (owes_a_fork(p)) {
+  } else if (process_owes_a_fork(p)) {
     set_patience(p, CLOSE_GRACE_MS);
   } else {
     cut_down(p);
   }
+}
+
+void process_await_hello(struct mf_process *p) {
+  p->hello_by_ms = p->home->seam->ops->now_ms(p->home->seam) + HELLO_PATIENCE_MS;
+  set_patience(p, HELLO_PATIENCE_MS);
+}
+
+/* Of one that was told to end, too, while somebody waits for a fork of it. */
+static int is_overdue_hello(const struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
 }
 
 /* A report, a hello, or the end of one that was told to end is overdue. It may be the host that
@@ -1902,16 +1913,16 @@ static void on_patience(struct deadline *d) {
   channel_drain(&p->chan);
   if (p->state == DEAD || !list_empty(&p->patience.link))
     return;
-  if (p->gone)
+  if (p->gone) {
     die_unreported(p);
-  else if (p->state == ENDING && !p->eof)
-    end_of_grace(p);
-  else if (p->greeting && !p->eof && !p->close_waits) {
+  } else if (is_overdue_hello(p)) {
     char room[GREETING_NAME_MAX];
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
                  "%s sent nothing for %d seconds, and was killed%s", greeting_name(p, room),
                  HELLO_PATIENCE_MS / 1000, greeting_hint(p));
     cast_off(p);
+  } else if (p->state == ENDING && !p->eof) {
+    end_of_grace(p);
   } else if (p->state != RUNNING && p->state != GIVEN) {
     cut_down(p); /* it hung up, or was closed, and lives: it runs nothing and must end */
   } else if (p->pidfd < 0 && !p->child) {
@@ -2463,7 +2474,7 @@ void process_unpark(struct mf_process *p) {
     deadline_set(p->home, &p->retry, STALL_RETRY_MS); /* flushing watches again */
   watch_end(p);
   if (p->greeting)
-    set_patience(p, HELLO_PATIENCE_MS);
+    process_await_hello(p);
 }
 
 void process_park(struct mf_process *p) {

@@ -116,6 +116,7 @@ struct mf_process {
   struct deadline limit, patience, retry, refill;
   struct list spares, spare_link; /* clones forked ahead; being one */
   unsigned nspares, spares_min, spares_max;
+  uint64_t hello_by_ms; /* while `greeting` */
   unsigned limit_ms;
   char *name, *program; /* program: what is executed; NULL where the parent executes none */
   struct journal *journal; /* until it can't be a template any more, unborn or not; or NULL */
@@ -157,6 +158,10 @@ int process_check(const struct mf_process *p);
 void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data);
 /* Relies on nobody's reports from now on. */
 void process_forget_source(struct mf_process *p);
+/* A fork that it was asked for and has not executed is still waited for by somebody. */
+int process_owes_a_fork(const struct mf_process *p);
+/* Its hello is due: it has a time. */
+void process_await_hello(struct mf_process *p);
 /* Opens the control socket (taken). */
 int process_connect(struct mf_process *p, int fd);
 /* The pid is known from now on. */
