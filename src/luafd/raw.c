@@ -120,7 +120,9 @@ ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
                   int block, int pass_fd) {
   if (type == RAW_SOCKET) {
     ssize_t r = sock_send(fd, iov, niov, &pass_fd, pass_fd >= 0);
-    return r == 0 ? -EAGAIN : r;
+    if (r == -ENOBUFS)
+      poll(NULL, 0, SOCK_PAUSE_MS); /* the socket is writable, and whoever waits would spin */
+    return r == 0 || r == -ENOBUFS ? -EAGAIN : r;
   }
   if (pass_fd >= 0)
     return -ENOTSOCK;

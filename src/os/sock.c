@@ -108,7 +108,7 @@ ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int
   while (n < 0 && errno == EINTR);
   if (n >= 0)
     return n;
-  return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? 0 : -errno;
+  return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
 }
 
 /* Moves the descriptors of one control message into fds. Returns 1 when one was lost. */

@@ -10,10 +10,11 @@
 /* A connected AF_UNIX stream pair, close-on-exec, above 2. The first end is non-blocking
  * when nonblocking is set. 0 or -errno. */
 int sock_pair(int ret_fd[2], int nonblocking);
-/* Sends with MSG_NOSIGNAL | MSG_DONTWAIT, descriptors with the first octet. Returns the
- * octets sent (>0; the descriptors have gone when it is > 0), 0 for "would block" (EAGAIN,
- * ENOBUFS), or a negated errno (ETOOMANYREFS included: retry later). Asserts that there
- * is at least one octet. */
+/* Sends with MSG_NOSIGNAL | MSG_DONTWAIT, descriptors with the first byte. Returns the bytes
+ * sent (>0; the descriptors have gone when it is > 0), 0 for "would block", or a negated
+ * errno. -ENOBUFS and -ETOOMANYREFS: once more, a little later; no poll tells when, the socket
+ * is writable all the time. Asserts that there is at least one byte. */
+enum { SOCK_PAUSE_MS = 5 }; /* for those who have no timer */
 ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int nfds);
 /* Receives with MSG_CMSG_CLOEXEC (and MSG_DONTWAIT unless blocking); appended descriptors
  * go to fds. Returns octets (>0), 0 for end of stream, -EAGAIN for "nothing now", or a

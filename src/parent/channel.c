@@ -98,7 +98,7 @@ void channel_flush(struct channel *c) {
     }
     if (sent == 0)
       break;
-    if (sent == -ETOOMANYREFS || sent == -ENOMEM) {
+    if (sent == -ETOOMANYREFS || sent == -ENOBUFS || sent == -ENOMEM) {
       c->seam->ops->watch(c->seam, &c->watch, c->fd,
                           c->reading && !c->ended ? WATCH_READ : 0);
       c->events->on_stalled(c);

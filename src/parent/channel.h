@@ -20,7 +20,7 @@ struct channel_events {
   /* The socket is ready: to be answered by channel_ready, between what the owner does before
    * and after its events. */
   void (*on_ready)(struct channel *c, unsigned events);
-  /* The kernel takes no more descriptors now (ETOOMANYREFS), or memory is short: flush again
+  /* The kernel takes no more descriptors now (ETOOMANYREFS), or its memory is short: flush again
    * later. */
   void (*on_stalled)(struct channel *c);
   /* Frames enough for one turn were delivered and there may be more, which nothing tells of

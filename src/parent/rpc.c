@@ -364,7 +364,7 @@ static void flush(struct mf_rpc *rpc) {
     } else if (sent == 0) {
       rpc->full = 1;
       break;
-    } else if (sent == -ETOOMANYREFS || sent == -ENOMEM) {
+    } else if (sent == -ETOOMANYREFS || sent == -ENOBUFS || sent == -ENOMEM) {
       deadline_set(rpc->home, &rpc->retry, STALL_RETRY_MS);
       break;
     } else {

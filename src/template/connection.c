@@ -127,7 +127,9 @@ int connection_flush(struct connection *c) {
   while (c->fd >= 0 && !c->deaf && buf_size(&c->out) > 0) {
     struct iovec iov = {(void *)(uintptr_t)buf_peek(&c->out), buf_size(&c->out)};
     ssize_t n = sock_send(c->fd, &iov, 1, NULL, 0);
-    if (n == 0)
+    if (n == -ENOBUFS)
+      poll(NULL, 0, SOCK_PAUSE_MS); /* whoever polls for room then would spin */
+    if (n == 0 || n == -ENOBUFS)
       return MF_AGAIN;
     if (n < 0)
       c->deaf = 1;
@@ -138,11 +140,9 @@ int connection_flush(struct connection *c) {
   return 0;
 }
 
-/* ENOBUFS looks like a full socket but polls as writable: try again a little later. */
 static void wait_for_room(const struct connection *c) {
   struct pollfd p = {.fd = c->fd, .events = POLLOUT};
-  if (fdwait(&p, 1, -1) > 0 && (p.revents & POLLOUT))
-    poll(NULL, 0, 1);
+  fdwait(&p, 1, -1);
 }
 
 int connection_flush_all(struct connection *c) {
@@ -161,13 +161,16 @@ int connection_say(struct connection *c, unsigned type, uint64_t id) {
   while (done < sizeof header) {
     struct iovec iov = {header + done, sizeof header - done};
     ssize_t n = sock_send(c->fd, &iov, 1, NULL, 0);
-    if (n < 0) {
+    if (n == 0) {
+      wait_for_room(c);
+    } else if (n == -ENOBUFS) {
+      poll(NULL, 0, SOCK_PAUSE_MS);
+    } else if (n < 0) {
       c->deaf = 1;
       return -EPIPE;
+    } else {
+      done += (size_t)n;
     }
-    done += (size_t)n;
-    if (n == 0)
-      wait_for_room(c);
   }
   return 0;
 }

@@ -251,10 +251,10 @@ int rpc_link_send(struct rpc_link *l, int block) {
     ssize_t sent = sock_send(l->fd, iov, n, fds, nfds);
     if (sent > 0) {
       outbox_sent(&l->out, (size_t)sent);
-    } else if (sent == -ETOOMANYREFS) { /* others have to receive theirs first */
+    } else if (sent == -ETOOMANYREFS || sent == -ENOBUFS) { /* others have to receive first */
+      poll(NULL, 0, SOCK_PAUSE_MS); /* also on a loop, which would find the socket writable */
       if (!block)
         return MF_AGAIN;
-      poll(NULL, 0, 1);
     } else if (sent == 0) {
       if (!block)
         return MF_AGAIN;

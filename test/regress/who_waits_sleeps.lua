@@ -3,6 +3,7 @@
 -- process of the library, or the parent, waits for somebody.
 local fork = require "moonfork"
 local story = require "story"
+local host = require "host"
 local kit = story.kit
 
 -- Its pid is known when everything before was executed.
@@ -115,5 +116,42 @@ story.test("a process in its function, whose children hold its sockets", functio
   t.sleeps()
   socket:close()
 end)
+
+-- Such a socket is writable, so no poll waits for it.
+for _, row in ipairs{{"a template", function(p) p:eval "x = 1" end},
+                     {"a worker", function(p) return p:rpc("type") end},
+                     {"a function", function(p)
+                       p:eval "function f(s) while true do s:write('x') end end"
+                       return (p:run("f"))
+                     end}} do
+  story.test(row[1] .. " whose kernel has no memory for what it sends", function(t)
+    kit.setenv("LD_PRELOAD", host.tool(t, "shim.so"))
+    kit.setenv("FAIL_FN", "sendmsg")
+    kit.setenv("FAIL_AT", row[1] == "a template" and "2" or "6")
+    local p = fork.new_exec()
+    t.within(5, function() return p:pid() end)
+    for _, name in ipairs{"LD_PRELOAD", "FAIL_FN", "FAIL_AT"} do kit.setenv(name, nil) end
+    local maps
+    t.outside(5, function()
+      maps = t.read("/proc/" .. p:pid() .. "/maps") or ""
+      return maps:find("libc", 1, true) and maps:find("moonfork-template", 1, true)
+    end, "it has been executed")
+    if not maps:find("shim.so", 1, true) then
+      p:close()
+      t.skip("the template does not take preloaded libraries")
+    end
+    local hold = row[2](p)
+    local told = row[1] == "a function"
+    if row[1] == "a worker" then hold(1, function() end) end
+    t.sleeps()
+    fork.on_error(function() told = true end) -- of what is killed here, if at all
+    if row[1] == "a template" then p:on_exit(function() told = true end) end
+    p:kill(kit.SIGKILL)
+    t.within(5, function() return not t.alive(p:pid()) end)
+    if hold then hold:close() end
+    p:close()
+    t.within(5, function() return told end)
+  end)
+end
 
 story.done()
