@@ -339,7 +339,7 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
   int r;
   if (!name || !*name || strchr(name, '='))
     return MF_EINVAL;
-  buf_init(&body, (size_t)PROTO_PAYLOAD_MAX);
+  buf_init(&body, PROTO_PAYLOAD_MAX);
   r = buf_put_str(&body, name, strlen(name));
   if (!r)
     r = buf_put_str(&body, value, value ? strlen(value) : 0);

@@ -1386,7 +1386,7 @@ static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *fu
                         const mf_rpc_options *o, unsigned usage_ms) {
   struct buf b;
   int r;
-  buf_init(&b, (size_t)PROTO_PAYLOAD_MAX);
+  buf_init(&b, PROTO_PAYLOAD_MAX);
   r = put_parameters(&b, function, o, usage_ms);
   r = r == -E2BIG ? MF_ELIMIT
       : r         ? MF_ENOMEM
@@ -1447,7 +1447,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   rpc->watch.on_ready = on_ready;
   inbox_init(&rpc->in, RPC_HELLO, RPC_ANSWER_LAST);
   outbox_init(&rpc->out);
-  buf_init(&rpc->gather, (size_t)o->message_max);
+  buf_init(&rpc->gather, o->message_max);
   buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);
   numbers_init(&rpc->calls);
   list_init(&rpc->parked);

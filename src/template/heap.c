@@ -693,9 +693,9 @@ static void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsiz
     big_insert(h, moved.block, map_size, moved.age); /* a place has just become free */
     big_place(h, moved.block)->frozen = frozen;
   }
-  h->live += nsize - osize;
+  h->live += (uint64_t)nsize - osize;
   if (moved.age == h->age)
-    h->own_big += nsize - osize;
+    h->own_big += (uint64_t)nsize - osize;
   publish(h);
   return moved.block;
 }
@@ -781,9 +781,9 @@ static void *small_resize(struct heap *h, void *block, size_t osize, size_t nsiz
                                    (nsize < have && is_sealed(h, block) && h->clone));
   if (!stays)
     return block_move(h, block, osize, nsize);
-  h->live += nsize - osize;
+  h->live += (uint64_t)nsize - osize;
   if (!is_sealed(h, block))
-    h->own += nsize - osize;
+    h->own += (uint64_t)nsize - osize;
   return block;
 }
 static void *block_resize(struct heap *h, void *block, size_t osize, size_t nsize) {
@@ -838,10 +838,8 @@ static char *reserve_map(size_t *size) {
 }
 
 struct heap *heap_new(size_t reserve) {
-  const size_t most = SIZE_MAX / 4;
-  size_t size = reserve                 ? size_min(reserve, most)
-                : RESERVE_DEFAULT <= most ? (size_t)RESERVE_DEFAULT
-                                         : most;
+  uint64_t wanted = reserve ? reserve : RESERVE_DEFAULT;
+  size_t size = wanted < SIZE_MAX / 4 ? (size_t)wanted : SIZE_MAX / 4;
   size = size < RESERVE_MIN ? RESERVE_MIN : round_up(size, HUGE_PAGE);
   for (size_t limit = reserve_limit(); size > limit && size >= RESERVE_MIN;)
     size = round_up(size / 2, HUGE_PAGE);

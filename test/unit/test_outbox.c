@@ -340,7 +340,7 @@ static void test_failed_put_takes_descriptors_and_releases(void **state) {
   struct fdset fds = some_fds(2);
   int number = fds.fd[0];
   /* A length that no allocator can give; the body is never read. */
-  assert_int_equal(outbox_put(&o, CMD_ARG, 0, &o, SIZE_MAX / 4, &fds), -ENOMEM);
+  assert_int_equal(outbox_put(&o, CMD_ARG, 0, &o, SIZE_MAX / 2 + 4096, &fds), -ENOMEM);
   assert_false(is_open(number));
   assert_int_equal(fds.n, 0);
   assert_true(outbox_empty(&o));
