@@ -172,6 +172,8 @@ local CODE = [[
     waitpid = true, raise = true, dup2 = true, setuid = true, setgid = true, setsid = true}
 ]]
 
+local HANG = "while true do end" -- closing it ends it all the same
+
 local function some_options()
   local opts = {stderr = "null"} -- where functions print their errors
   if one_in(4) then opts.env = {A = "1", B = false, C = 2} end
@@ -190,7 +192,6 @@ local function exec_options()
   local opts = some_options()
   if one_in(6) then opts.program = pick {"/no/such/program", "/bin/true"} end
   if one_in(6) then opts.gc = pick {"generational", "incremental", "stop"} end
-  if one_in(4) then opts.spares = {min = random(0, 2), max = random(2, 3)} end
   return opts
 end
 
@@ -242,7 +243,7 @@ local sense = {
   require = function() return pick {"string", "moonfork.clone", "no.such.module"} end,
   eval = function()
     return pick {"x = ...", CODE, "return", "error 'no'", "error {}", "x =", "os.exit(3)",
-      "require'moonfork.clone'.on_fork(function() y = 1 end)", "t = {} for i = 1, 9e3 do t[i] = {} end"},
+      "require'moonfork.clone'.on_fork(function() y = 1 end)", one_in(4) and HANG or "x = 2", "t = {} for i = 1, 9e3 do t[i] = {} end"},
       values() and "argument"
   end,
   send_fd = function() return pick {0, open_file, any_socket() or 0} end,
@@ -475,15 +476,12 @@ local function in_coroutine()
 end
 
 local function in_finaliser()
-  local ran
   setmetatable({}, {__gc = function()
-    ran = true
     if leaving then return end
     local ok, err = pcall(plain_act)
     if not ok then fail("in a finaliser: %s", tostring(err)) end
   end})
-  collectgarbage()
-  if not ran then fail "a finaliser did not run" end
+  collectgarbage() -- inside another finaliser it does nothing, and this one comes later
 end
 
 local contexts = {
