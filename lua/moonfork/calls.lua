@@ -413,7 +413,7 @@ Pool.__gc = Rpc.__gc
 
 function rpc_methods.process(self)
   is_rpc(self, "process")
-  return self.p
+  return self.p.object
 end
 
 -- ---- pools ----

@@ -4,6 +4,10 @@
 --   object -> cell -> raw process of moonfork.core
 --               ^--------- the registry, until the raw process is closed
 --
+-- The object is a userdata with the methods; all that is known of it is its state table, made
+-- here (`p` in what follows). An object from fork() has none as long as it stays on the common
+-- path of src/bind/object.c, which calls these methods for all that it does not do itself.
+--
 -- The raw process lives as long as somebody may have to be told of it; the object may be
 -- collected before. Events arrive for the cell and find the object, if there is one.
 -- Collecting an object is the same as closing it: its finaliser revives it, and it stays in
@@ -16,7 +20,6 @@ local options = require "moonfork.options"
 local reactor = require "moonfork.reactor"
 
 local methods = {}
-local Process = { __index = methods, __name = "moonfork.process" }
 
 local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
 -- Closed objects whose end is not known yet: kept, nothing more.
@@ -190,16 +193,41 @@ end
 
 local function blank(source, name)
   local cell = { raw = false, status = false, failure = false }
-  local p = setmetatable({
+  local p = {
     cell = cell,
+    object = nil, -- the userdata
     raw = false,
     state = "serving", -- "finishing": run or to_fd under way; "finished"
     closed = false,
     name = name,
     fate = { told = {}, services = setmetatable({}, { __mode = "k" }),
       source = source and source.fate },
-  }, Process)
+  }
   owners[cell] = p
+  return p
+end
+
+-- Takes an object over from the common path.
+local function take_over(object)
+  local p = blank()
+  p.object = object
+  local raw, state, fate, status, err, watcher = core.object_open(object, p.cell, p)
+  p.raw, p.state, p.fate.source = raw or false, state, fate
+  p.cell.raw = p.raw
+  p.closed = not raw
+  p.status, p.cell.status = status, status or false
+  if watcher then p.watchers = { watcher } end
+  if err then
+    p.cell.failure = err
+    failed_over_there(p, err)
+  end
+  return p
+end
+
+-- The state of an object; nil: it is none.
+local function state_of(object)
+  local p = core.object_state(object)
+  if p == false then p = take_over(object) end
   return p
 end
 
@@ -209,6 +237,7 @@ local function create(f, n, given, source, make)
   reactor.install()
   local plain, err = options.read(f, n, given)
   local p = blank(source, plain and plain.name)
+  p.object = core.object_new(p)
   err = err and named(p, err)
   err = source and inherited(source.err) or err
   local raw
@@ -222,25 +251,27 @@ local function create(f, n, given, source, make)
     p.err = err
   end
   reactor.touch()
-  return p
+  return p.object, p
+end
+
+local function create_child(...) -- of this process itself
+  local object, p = create(...)
+  p.direct = true
+  return object
 end
 
 local make = {}
 
 function make.new(given)
-  return create("new", 1, given, nil, core.new)
+  return (create("new", 1, given, nil, core.new))
 end
 
 function make.new_exec(given)
-  local p = create("new_exec", 1, given, nil, core.new_exec)
-  p.direct = true
-  return p
+  return create_child("new_exec", 1, given, nil, core.new_exec)
 end
 
 function make.template(given)
-  local p = create("template", 1, given, nil, core.template)
-  p.direct = true
-  return p
+  return create_child("template", 1, given, nil, core.template)
 end
 
 -- The descriptor to hand over: a moonfork.socket gives its own, an integer is taken, of
@@ -262,31 +293,31 @@ end
 
 function make.from_fd(handle, given)
   check.optional(2, "from_fd", given, "table")
-  return create("from_fd", 2, given, nil, function(cell, plain)
+  return (create("from_fd", 2, given, nil, function(cell, plain)
     local fd, err = taken(handle)
     if not fd then return nil, err end
     return core.from_fd(cell, plain, fd)
-  end)
+  end))
 end
 
 -- ---- checks of state ----
 
-local function object(p, f)
-  if getmetatable(p) ~= Process then
-    check.self(f, "process", "moonfork.process", p)
-  end
+-- They are given the object and give its state.
+local function state(object, f)
+  local p = state_of(object)
+  if not p then check.self(f, "process", "moonfork.process", object) end
   return p
 end
 
-local function open(p, f)
-  object(p, f)
+local function open(object, f)
+  local p = state(object, f)
   reactor.check()
   if p.closed then check.raise(("'%s': the process is closed"):format(f)) end
   return p
 end
 
-local function serving(p, f)
-  open(p, f)
+local function serving(object, f)
+  local p = open(object, f)
   if p.state ~= "serving" then
     check.raise(("'%s': the process was given run or to_fd (rpc, pool) already and takes no more "
       .. "commands"):format(f))
@@ -297,28 +328,28 @@ end
 -- ---- preparing ----
 
 local function command(p, f, ...)
-  if p.err then return p end
+  if p.err then return p.object end
   local ok, err = f(p.raw, ...)
   if not ok then fail(p, err) end
   reactor.touch()
-  return p
+  return p.object
 end
 
 function methods.fork(p, given)
-  serving(p, "fork")
-  return create("fork", 1, given, p, function(cell, plain)
+  p = serving(p, "fork")
+  return (create("fork", 1, given, p, function(cell, plain)
     return core.fork(p.raw, cell, plain)
-  end)
+  end))
 end
 
 function methods.require(p, ...)
-  serving(p, "require")
+  p = serving(p, "require")
   for i = 1, select("#", ...) do check.name(i, "require", (select(i, ...))) end
   for i, module in ipairs { ... } do
     if module == "" then fail(p, is_empty(i, "require")) end
     command(p, core.require, module)
   end
-  return p
+  return p.object
 end
 
 -- A string argument; nil where the number has no text (nan).
@@ -344,26 +375,26 @@ local function arguments(f, first, ...)
 end
 
 function methods.eval(p, code, ...)
-  serving(p, "eval")
+  p = serving(p, "eval")
   check.type(1, "eval", code, "string")
   local args, err = arguments("eval", 2, ...)
   if not args then
     fail(p, err)
-    return p
+    return p.object
   end
   return command(p, core.eval, "eval at " .. check.place(), code,
     table.unpack(args, 1, args.n))
 end
 
 function methods.send_arg(p, ...)
-  serving(p, "send_arg")
+  p = serving(p, "send_arg")
   local args, err = arguments("send_arg", 1, ...)
   if not args then
     fail(p, err)
-    return p
+    return p.object
   end
   for i = 1, args.n do command(p, core.send_arg, args[i]) end
-  return p
+  return p.object
 end
 
 local function send_handle(p, n, handle)
@@ -376,9 +407,9 @@ local function send_handle(p, n, handle)
 end
 
 function methods.send_fd(p, ...)
-  serving(p, "send_fd")
+  p = serving(p, "send_fd")
   for i = 1, select("#", ...) do send_handle(p, i, (select(i, ...))) end
-  return p
+  return p.object
 end
 
 function methods.take_args(p)
@@ -386,13 +417,13 @@ function methods.take_args(p)
 end
 
 function methods.chdir(p, path)
-  serving(p, "chdir")
+  p = serving(p, "chdir")
   if check.name(1, "chdir", path) == "" then fail(p, is_empty(1, "chdir")) end
   return command(p, core.chdir, path)
 end
 
 function methods.setenv(p, name, value)
-  serving(p, "setenv")
+  p = serving(p, "setenv")
   check.name(1, "setenv", name)
   if name == "" or name:find("=", 1, true) then
     check.fail(1, "setenv", "not the name of a variable: '" .. name .. "'")
@@ -404,7 +435,7 @@ function methods.setenv(p, name, value)
   end
   if err then
     fail(p, err)
-    return p
+    return p.object
   end
   if value then check.name(2, "setenv", value) end
   return command(p, core.setenv, name, value or nil)
@@ -425,7 +456,7 @@ local function seal_choice(opts, key, values)
 end
 
 function methods.seal(p, opts)
-  serving(p, "seal")
+  p = serving(p, "seal")
   opts = check.optional(1, "seal", opts, "table") or {}
   check.keys(1, "seal", opts, { gc = true, audit = true })
   return command(p, core.seal, seal_choice(opts, "gc", SEAL_GC),
@@ -446,7 +477,7 @@ local function limit_value(name, value)
 end
 
 function methods.limit(p, limits)
-  serving(p, "limit")
+  p = serving(p, "limit")
   check.type(1, "limit", limits, "table")
   check.keys(1, "limit", limits, LIMITS)
   local list = {}
@@ -454,7 +485,7 @@ function methods.limit(p, limits)
     list[#list + 1] = name
     list[#list + 1] = limit_value(name, value)
   end
-  if #list == 0 then return p end
+  if #list == 0 then return p.object end
   return command(p, core.limit, list)
 end
 
@@ -465,6 +496,12 @@ local function finished(p, err)
   if not err then return end
   p.err = p.err or err
   mark_told(p, err)
+end
+
+-- The callback of a run that the common path has asked for.
+function reactor.on_ran(callback, err, socket, object)
+  finished(state_of(object), err)
+  return reactor.call(callback, err, socket)
 end
 
 -- Starts run or to_fd: start(raw, done). The callback gets err, value. Gives a function that
@@ -498,15 +535,26 @@ end
 local function finish_or_wait(p, callback, start)
   if callback then
     finish(p, callback, start)
-    return p
+    return p.object
   end
   local drop
   return reactor.await(function(done) drop = finish(p, done, start) end,
     function() if drop then drop() end end)
 end
 
+-- Goes on with a waiting run of the common path, whose answer is told to somebody else first, or
+-- which has failed.
+local function go_on(object, completion)
+  local p = state_of(object)
+  p.err = nil -- of the run itself, which is told now
+  return finish_or_wait(p, nil, function(_, told)
+    core.run_told(completion, told)
+    return true
+  end)
+end
+
 function methods.run(p, name, callback)
-  serving(p, "run")
+  p = serving(p, "run")
   check.name(1, "run", name)
   callback = check.callback(2, "run", callback)
   return finish_or_wait(p, callback, function(raw, told)
@@ -516,7 +564,7 @@ function methods.run(p, name, callback)
 end
 
 function methods.to_fd(p, callback)
-  serving(p, "to_fd")
+  p = serving(p, "to_fd")
   callback = check.callback(1, "to_fd", callback)
   p.given = true
   return finish_or_wait(p, callback, core.to_fd)
@@ -524,7 +572,6 @@ end
 
 -- The raw process for an rpc or a pool, which has it from now on; or nil, err.
 local function take(p, f)
-  serving(p, f)
   p.state, p.used_by = "finished", f == "rpc" and "an rpc" or "a pool"
   if not p.err then return p.raw end
   mark_told(p, p.err)
@@ -538,20 +585,21 @@ local function take_template(p, f)
 end
 
 -- For pool:reload(process): the process, or raises.
-function calls.take(n, f, p)
-  if getmetatable(p) ~= Process then
-    check.fail(n, f, "moonfork.process expected, got " .. check.type_name(p))
+function calls.take(n, f, object)
+  if not state_of(object) then
+    check.fail(n, f, "moonfork.process expected, got " .. check.type_name(object))
   end
-  return take_template(p, f)
+  return take_template(serving(object, f), f)
 end
 
 -- The pool did not take it: nothing has changed.
-function calls.give_back(p)
+function calls.give_back(object)
+  local p = state_of(object)
   p.state, p.used_by = "serving", nil
 end
 
 function methods.rpc(p, name, opts)
-  serving(p, "rpc")
+  p = serving(p, "rpc")
   local plain, cell = calls.rpc_options(name, opts)
   local raw, err = take(p, "rpc")
   follow_service(p, cell)
@@ -559,7 +607,7 @@ function methods.rpc(p, name, opts)
 end
 
 function methods.pool(p, name, opts)
-  serving(p, "pool")
+  p = serving(p, "pool")
   local plain, cell = calls.pool_options(name, opts)
   local raw, err = take_template(p, "pool")
   p.cell.pool = cell
@@ -570,7 +618,7 @@ end
 -- ---- asking ----
 
 function methods.pid(p)
-  open(p, "pid")
+  p = open(p, "pid")
   return p.raw and core.pid(p.raw) or nil
 end
 
@@ -593,7 +641,7 @@ local function signal_number(value)
 end
 
 function methods.kill(p, signal)
-  open(p, "kill")
+  p = open(p, "kill")
   local number = signal_number(signal)
   if not p.raw then return nil, core.error("CLOSED", "the process has not been started") end
   return core.kill(p.raw, number)
@@ -610,15 +658,15 @@ local function tell_end(p, callback)
 end
 
 function methods.on_exit(p, callback)
-  open(p, "on_exit")
+  p = open(p, "on_exit")
   callback = check.callback(1, "on_exit", callback)
   if not callback then check.type(1, "on_exit", callback, "function") end
   tell_end(p, callback)
-  return p
+  return p.object
 end
 
 function methods.wait(p, timeout)
-  open(p, "wait")
+  p = open(p, "wait")
   if timeout ~= nil then check.seconds(1, "wait", timeout) end
   if timeout == math.huge then timeout = nil end
   local watcher
@@ -635,7 +683,7 @@ function methods.wait(p, timeout)
 end
 
 function methods.memory(p, callback)
-  open(p, "memory")
+  p = open(p, "memory")
   callback = check.callback(1, "memory", callback)
   local request
   local function start(done)
@@ -652,13 +700,13 @@ function methods.memory(p, callback)
     end)
   end
   start(callback)
-  return p
+  return p.object
 end
 
 -- ---- ending ----
 
 function methods.close(p)
-  object(p, "close")
+  p = state(p, "close")
   if p.closed then return end
   p.closed = true
   if p.raw and core.inert(p.raw) then return end
@@ -666,9 +714,6 @@ function methods.close(p)
   let_go(p)
 end
 
-function Process.__close(p)
-  methods.close(p)
-end
 
 -- What happened while nobody could be told is told now.
 local function revive(p)
@@ -680,7 +725,8 @@ local function revive(p)
   reactor.post(function() return ended(p, cell.status) end)
 end
 
-function Process.__gc(p)
+local function collected(object)
+  local p = state_of(object)
   if p.closed or (p.raw and core.inert(p.raw)) then return end
   p.closed = true
   pcall(revive, p) -- fails only where the state is being closed
@@ -703,7 +749,9 @@ local function state_text(p)
 end
 
 -- "moonfork.process (painter, pid 4711, serving)"
-function Process.__tostring(p)
+local function text(object)
+  local p = state_of(object)
+  if not p then check.self("__tostring", "process", "moonfork.process", object) end
   local parts = {}
   if p.name then parts[#parts + 1] = p.name end
   local pid = p.raw and not core.inert(p.raw) and core.pid(p.raw)
@@ -711,5 +759,11 @@ function Process.__tostring(p)
   parts[#parts + 1] = p.raw and core.inert(p.raw) and "of another process" or state_text(p)
   return ("moonfork.process (%s)"):format(table.concat(parts, ", "))
 end
+
+core.object_class(methods, {
+  fork = methods.fork, run = methods.run, wait = methods.wait, on_exit = methods.on_exit,
+  close = methods.close, __close = methods.close, __gc = collected, __tostring = text,
+  go_on = go_on,
+}, reactor.newest)
 
 return make

@@ -10,7 +10,8 @@ local core = require "moonfork.load"
 
 local reactor = {
   on_exit = nil, -- called with (cell, status) and (cell, error) of a process;
-  on_failure = nil, -- process.lua puts them here
+  on_failure = nil, -- process.lua puts them here, and
+  on_ran = nil, -- (function, error, socket, object): a run that its object has to hear of
   on_service = nil, -- called with (kind, cell, error, values...); calls.lua's
   changed = nil, -- an adaptor's: work was given to the library
 }
@@ -26,6 +27,7 @@ local innermost = setmetatable({}, { __mode = "k" }) -- by coroutine: the wait i
 local waits = setmetatable({}, { __mode = "v" }) -- every wait under way, by number
 local answered = setmetatable({}, { __mode = "k" }) -- those to be woken
 local in_waiter = setmetatable({}, { __mode = "k" }) -- coroutines whose waiter is called
+reactor.newest = newest
 local failures = setmetatable({}, { __mode = "k" }) -- posted by post_failure
 -- Functions for later that core could not take for lack of descriptors or memory: what an
 -- operation has failed of must be told all the same.
@@ -91,6 +93,8 @@ local function tell(kind, target, err, ...)
     report(failures[target], failures[target].traceback)
   elseif kind == "call" then
     call(target, err, ...)
+  elseif kind == "ran" then
+    reactor.on_ran(target, err, ...)
   elseif kind == "exit" then
     reactor.on_exit(target, ...)
   elseif kind == "error" then
@@ -363,7 +367,10 @@ end
 
 reactor.guest_step = reactor.guest(dispatch)
 
-function reactor.set_waiter(f) waiter = f end
+function reactor.set_waiter(f)
+  waiter = f
+  core.has_waiter(f ~= nil)
+end
 
 function reactor.set_handler(f) handler = f end
 
@@ -373,7 +380,7 @@ local installed = false
 function reactor.install()
   if installed then return end
   installed = true
-  core.socket_wait(wait_for_socket)
+  core.socket_wait(wait_for_socket, newest)
 end
 
 -- A copy of this process is a template now: there and in its clones sockets just block,
@@ -386,6 +393,7 @@ local function copied()
     for key in pairs(set) do set[key] = nil end
   end
   installed = false
+  core.has_waiter(false)
   core.socket_wait(nil)
 end
 

@@ -32,6 +32,7 @@
 #define BIND_ID "moonfork.module." MF_VERSION_STRING "."
 #define BIND_BOX BIND_ID "box"
 #define BIND_PROCESS BIND_ID "process"
+#define BIND_OBJECT BIND_ID "object"
 #define BIND_WATCH BIND_ID "watch"
 #define BIND_ERROR BIND_ID "error"
 
@@ -68,6 +69,8 @@ struct completion {
   struct trash trash; /* ref: a function, or the cell of a process */
   struct reactor *reactor;
   struct proc *proc; /* DONE_EXIT, DONE_ERROR: embedded in it; else NULL */
+  struct proc *starts; /* a run of the common path: it is held; else NULL */
+  int keep;            /* its object */
   int code, started; /* code 0: success */
   char *message, *traceback;
   void *value; /* packed; NULL: none */
@@ -87,10 +90,24 @@ struct proc {
   unsigned holds; /* the library's, and one for each completion that is not popped */
   int watched;    /* somebody wants to be told of its end */
   int known, told; /* exit has the status; it was queued */
+  int asked;      /* the library was asked for its end */
   int lent;       /* an rpc or a pool has the process; it closes it */
   int dropped;    /* closed by Lua, and lent still */
   int pid;        /* when the process is gone, or -1 */
+  /* The common path (object.c): nobody's cell; exit's reference is the callback of on_exit. */
+  int common;
+  int failed; /* error has the failure; nobody was told */
+  int popped; /* on_exit's callback was told */
+  int orphan; /* its object is gone: closed when that has been told */
+  struct handle *handle;
 };
+
+/* A process without one of the library's yet; refs: of the cell. NULL: no memory. */
+struct proc *proc_new(struct reactor *r, int ref);
+void proc_begin(struct proc *p, mf_process *process);
+void proc_unhold(struct proc *p);
+/* Asks the library for the end, once. It counts as outstanding where somebody watches it. */
+void proc_ask_exit(struct proc *p);
 
 /* A new request whose completion goes to the function at idx, or NULL (no memory). May
  * raise. From here to the library's call nothing may raise. */
@@ -104,7 +121,8 @@ void completion_set_ending(struct ending *e, const mf_exit *exit);
 /* It is decided: appends it to the reactor's done. */
 void completion_done(struct completion *c);
 /* -> kind, target, error | nil, value...; or nothing when none waits. kind is "call" or
- * "reply" (target: the function), "exit" or "error" (target: the cell of the process),
+ * "reply" (target: the function), "ran" (the same with the object behind the value: a run of
+ * the common path that process.lua has to hear of), "exit" or "error" (target: the cell of the process),
  * "event", "trouble", "closed" or "drain" (target: the cell of the service). */
 int completion_pop(lua_State *L, struct reactor *r);
 /* Frees what is inside; memory and reference stay. */
@@ -117,6 +135,7 @@ struct reactor {
   uv_async_t wake; /* keeps the descriptor readable while completions wait */
   struct list done, procs, trash;
   pid_t pid;     /* of the process that made it */
+  int turned;    /* what libuv watches is known to the kernel */
   int exposed;   /* somebody else polls the descriptor */
   int attention; /* a waiting call has its answer and has not looked yet */
   struct list watches, services;
@@ -128,6 +147,7 @@ struct box {
   struct reactor *reactor; /* NULL: not needed yet */
   uv_loop_t *host;         /* use_loop's, or NULL */
   int closed;              /* the state is closing */
+  int has_waiter;          /* set_waiter: coroutines wait by a function of the program's */
 };
 
 /* The box of the state: upvalue 1 of every function of the module. */
@@ -159,6 +179,8 @@ void reactor_tidy(lua_State *L, struct reactor *r);
 void reactor_abandon(struct reactor *r);
 /* Once per forked copy and before anything else of the library is used there. */
 void reactor_forked(void);
+
+int bind_to_ms(lua_Number seconds); /* rounded up */
 
 /* ---- guest.c: the reactor on a host's loop ---- */
 
@@ -212,7 +234,7 @@ void service_release_all(struct reactor *r);
 
 extern const luaL_Reg bind_process_functions[], bind_reactor_functions[],
     bind_watch_functions[], bind_copy_functions[], bind_system_functions[],
-    bind_service_functions[];
+    bind_service_functions[], bind_object_functions[];
 
 /* The raw process at idx whatever became of it. */
 struct proc *bound_check(lua_State *L, int idx);

@@ -12,6 +12,7 @@ void completion_init(struct completion *c, struct reactor *r, enum completion_ki
   list_init(&c->link);
   list_init(&c->trash.link);
   c->trash.ref = LUA_NOREF;
+  c->keep = LUA_NOREF;
   c->kind = kind;
   c->reactor = r;
   c->fd = -1;
@@ -47,6 +48,7 @@ void completion_clear(struct completion *c) {
 void completion_drop(lua_State *L, struct completion *c) {
   completion_clear(c);
   luaL_unref(L, LUA_REGISTRYINDEX, c->trash.ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
   free(c);
 }
 
@@ -101,6 +103,40 @@ static void push_value(lua_State *L, struct completion *c) {
   }
 }
 
+/* on_exit's callback of an object on the common path: what it knows stays for wait(). */
+static int pop_common_exit(lua_State *L, struct proc *p) {
+  lua_pushliteral(L, "call");
+  lua_rawgeti(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+  bind_ending_push(L, &p->exit.ending);
+  list_remove(&p->exit.link);
+  luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+  p->exit.trash.ref = LUA_NOREF;
+  p->popped = 1;
+  if (p->orphan)
+    bound_release(p);
+  proc_unhold(p);
+  return 3;
+}
+
+/* Of a run of the common path: what its callback is called with, and whether process.lua has to
+ * hear of it first. */
+static int pop_started(lua_State *L, struct reactor *r, struct completion *c) {
+  struct proc *p = c->starts;
+  int is_common = p->common && !c->code;
+  lua_pushstring(L, is_common ? "call" : "ran");
+  lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
+  push_error(L, c);
+  push_value(L, c);
+  if (!is_common)
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->keep);
+  list_remove(&c->link);
+  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
+  completion_clear(c);
+  reactor_discard(r, &c->trash);
+  proc_unhold(p);
+  return is_common ? 4 : 5;
+}
+
 /* Whatever raises here (memory) leaves the completion where it was, to be popped again.
  */
 int completion_pop(lua_State *L, struct reactor *r) {
@@ -111,17 +147,21 @@ int completion_pop(lua_State *L, struct reactor *r) {
   luaL_checkstack(L, 8, NULL);
   if (c->kind >= DONE_REPLY)
     return service_pop(L, c);
+  if (c->kind == DONE_EXIT && c->proc->common)
+    return pop_common_exit(L, c->proc);
+  if (c->keep != LUA_NOREF)
+    return pop_started(L, r, c);
   lua_pushstring(L, names[c->kind]);
   lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
   push_error(L, c);
   push_value(L, c);
   list_remove(&c->link);
   completion_clear(c);
-  if (c->proc) {
-    if (--c->proc->holds == 0)
-      reactor_discard(r, &c->proc->exit.trash);
-  } else {
+  if (c->starts)
+    proc_unhold(c->starts);
+  if (c->proc)
+    proc_unhold(c->proc);
+  else
     reactor_discard(r, &c->trash);
-  }
   return 4;
 }

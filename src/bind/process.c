@@ -23,6 +23,8 @@ static void tell_exit(struct proc *p) {
 static void on_exit_known(mf_process *process, const mf_exit *status, void *data) {
   struct proc *p = data;
   (void)process;
+  if (p->known)
+    return;
   completion_set_ending(&p->exit.ending, status);
   p->known = 1;
   tell_exit(p);
@@ -32,7 +34,10 @@ static void on_failure(mf_process *process, const mf_error *error, void *data) {
   struct proc *p = data;
   (void)process;
   completion_set_error(&p->error, error);
-  completion_done(&p->error);
+  if (p->common)
+    p->failed = 1;
+  else
+    completion_done(&p->error);
 }
 
 static void on_socket(mf_process *process, const mf_error *error, int fd, void *data) {
@@ -53,9 +58,22 @@ static void on_memory(mf_process *process, const mf_error *error,
   completion_done(c);
 }
 
-static void proc_unhold(struct proc *p) {
-  if (--p->holds == 0)
-    reactor_discard(p->reactor, &p->exit.trash);
+void proc_unhold(struct proc *p) {
+  if (--p->holds > 0)
+    return;
+  completion_clear(&p->exit);
+  completion_clear(&p->error);
+  reactor_discard(p->reactor, &p->exit.trash);
+}
+
+void proc_ask_exit(struct proc *p) {
+  if (!p->process)
+    return;
+  mf_exit_quiet(p->process, !p->watched);
+  if (!p->asked)
+    mf_on_exit(p->process, on_exit_known, p);
+  p->asked = 1;
+  tell_exit(p);
 }
 
 static void on_closed(mf_process *process, void *data) {
@@ -67,19 +85,10 @@ static void on_closed(mf_process *process, void *data) {
 
 /* ---- life ---- */
 
-struct proc *bound_push(lua_State *L, struct reactor *r, int cell) {
-  cell = lua_absindex(L, cell);
-  struct proc **box = lua_newuserdatauv(L, sizeof(*box), 0);
-  *box = NULL;
-  luaL_setmetatable(L, BIND_PROCESS);
-  lua_pushvalue(L, cell);
-  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+struct proc *proc_new(struct reactor *r, int ref) {
   struct proc *p = calloc(1, sizeof(*p));
-  if (!p) {
-    luaL_unref(L, LUA_REGISTRYINDEX, ref);
-    bind_result_push(L, -ENOMEM);
+  if (!p)
     return NULL;
-  }
   list_init(&p->link);
   p->reactor = r;
   completion_init(&p->exit, r, DONE_EXIT);
@@ -87,6 +96,30 @@ struct proc *bound_push(lua_State *L, struct reactor *r, int cell) {
   p->exit.proc = p->error.proc = p;
   p->exit.trash.ref = p->error.trash.ref = ref;
   p->exit.trash.block = p;
+  return p;
+}
+
+void proc_begin(struct proc *p, mf_process *process) {
+  p->process = process;
+  p->holds = 1;
+  list_push(&p->reactor->procs, &p->link);
+  mf_on_error(process, on_failure, p);
+  reactor_touch(p->reactor);
+}
+
+struct proc *bound_push(lua_State *L, struct reactor *r, int cell) {
+  cell = lua_absindex(L, cell);
+  struct proc **box = lua_newuserdatauv(L, sizeof(*box), 0);
+  *box = NULL;
+  luaL_setmetatable(L, BIND_PROCESS);
+  lua_pushvalue(L, cell);
+  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  struct proc *p = proc_new(r, ref);
+  if (!p) {
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    bind_result_push(L, -ENOMEM);
+    return NULL;
+  }
   *box = p;
   return p;
 }
@@ -99,11 +132,7 @@ int bound_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
     free(p);
     return bind_result_push(L, rc);
   }
-  p->process = process;
-  p->holds = 1;
-  list_push(&p->reactor->procs, &p->link);
-  mf_on_error(process, on_failure, p);
-  reactor_touch(p->reactor);
+  proc_begin(p, process);
   return 1;
 }
 
@@ -116,7 +145,7 @@ static void on_given_exit(mf_process *process, const mf_exit *status, void *data
 
 void bound_lend(struct proc *p) {
   p->lent = 1;
-  if (p->watched)
+  if (p->watched || p->asked)
     return;
   mf_exit_quiet(p->process, 1);
   mf_on_exit(p->process, on_exit_known, p); /* its end may be asked for when it is gone */
@@ -428,7 +457,7 @@ static int l_watch_exit(lua_State *L) {
   int rc = 0;
   if (p->process)
     mf_exit_quiet(p->process, lua_toboolean(L, 2));
-  if (p->process && !p->watched && !p->lent)
+  if (p->process && !p->watched && !p->asked && !p->lent)
     rc = mf_on_exit(p->process, on_exit_known, p);
   p->watched = 1;
   tell_exit(p);

@@ -180,6 +180,7 @@ void reactor_arm(struct reactor *r) {
 
 void reactor_turn(struct reactor *r) {
   uv_run(&r->loop, UV_RUN_NOWAIT);
+  r->turned = 1;
   mf_reap(&r->loop);
   reactor_arm(r); /* the turn has emptied the eventfd */
 }
@@ -248,6 +249,8 @@ static void reactor_close(lua_State *L, struct reactor *r) {
       continue;
     }
     completion_clear(c);
+    if (c->starts)
+      proc_unhold(c->starts);
     reactor_discard(r, c->proc ? &c->proc->exit.trash : &c->trash);
   }
   reactor_tidy(L, r);
@@ -348,7 +351,7 @@ static int l_post(lua_State *L) {
   return bind_result_push(L, 0);
 }
 
-static int to_ms(lua_Number seconds) {
+int bind_to_ms(lua_Number seconds) {
   lua_Number ms = ceil(seconds * 1000);
   return ms >= INT_MAX ? INT_MAX : ms > 0 ? (int)ms : 0;
 }
@@ -363,7 +366,7 @@ static short to_poll(const char *events) {
 /* Waits until the loop wants a turn, fd is ready, a signal came, or the time is up. */
 static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd ready? */
   struct reactor *r = reactor_peek(L);
-  int limit = lua_isnoneornil(L, 1) ? -1 : to_ms(luaL_checknumber(L, 1));
+  int limit = lua_isnoneornil(L, 1) ? -1 : bind_to_ms(luaL_checknumber(L, 1));
   int fd = lua_isnoneornil(L, 2) ? -1 : (int)luaL_checkinteger(L, 2);
   int ms = r ? reactor_timeout(r) : -1;
   if (ms < 0 || (limit >= 0 && limit < ms))
@@ -399,6 +402,8 @@ static int l_now(lua_State *L) { /* now() -> seconds of a clock that only goes f
 
 static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
   struct reactor *r = reactor_peek(L);
+  if (r)
+    r->turned = 0;
   return bind_result_push(L, r ? mf_reset(&r->loop) : 0);
 }
 

@@ -78,15 +78,9 @@ static int l_dup(lua_State *L) { /* dup(fd) -> fd; or nil, error */
   return 1;
 }
 
-static int l_socket_wait(lua_State *L) { /* socket_wait(f): luafd_set_wait */
-  lua_settop(L, 1);
-  luafd_set_wait(L);
-  return 0;
-}
-
 const luaL_Reg bind_system_functions[] = {
     {"signals", l_signals},         {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
     {"handle", l_handle},           {"error", l_error}, {"dup", l_dup},
     {"number", l_number},
-    {"socket_wait", l_socket_wait}, {NULL, NULL},
+    {NULL, NULL},
 };

@@ -16,6 +16,7 @@
 #include <lauxlib.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -152,7 +153,9 @@ static size_t fill_size(const struct object *o, size_t wanted) {
 
 static void keep_descriptors(struct object *o, struct fdset *fds) {
   uint64_t end = o->taken + buf_size(&o->in);
-  for (int i = 0; i < fds->n && o->nqueued < OBJECT_QUEUE_MAX; i++) {
+  if (fds->n > 0 && !o->queue) /* without memory they are lost */
+    o->queue = calloc(OBJECT_QUEUE_MAX, sizeof *o->queue);
+  for (int i = 0; o->queue && i < fds->n && o->nqueued < OBJECT_QUEUE_MAX; i++) {
     o->queue[o->nqueued].fd = fdset_steal(fds, i);
     o->queue[o->nqueued++].end = end;
   }
@@ -195,6 +198,8 @@ int object_release(struct object *o) {
   o->scanned = 0;
   while (o->nqueued > 0)
     fd_drop(&o->queue[--o->nqueued].fd);
+  free(o->queue);
+  o->queue = NULL;
   return fd;
 }
 

@@ -17,6 +17,11 @@
 #define OBJECT_NAME "moonfork.socket"
 enum { OBJECT_QUEUE_MAX = 16 };
 
+struct queued {
+  int fd;
+  uint64_t end; /* where its message ends, counted like taken */
+};
+
 struct object {
   int fd;             /* -1: closed */
   unsigned char kind; /* enum luafd_kind */
@@ -28,10 +33,7 @@ struct object {
   struct buf in;  /* read, and not yet asked for */
   size_t scanned; /* octets of it known to hold no newline */
   uint64_t taken; /* octets that left it since ever */
-  struct {
-    int fd;
-    uint64_t end; /* where its message ends, counted like taken */
-  } queue[OBJECT_QUEUE_MAX];
+  struct queued *queue; /* OBJECT_QUEUE_MAX of them; NULL: none has come yet */
 };
 
 /* Pushes a closed object; may raise. */

@@ -1,0 +1,466 @@
+/* The process object: what `fork` gives, and its methods on the common path. Runs in the
+ * parent.
+ *
+ *   userdata ---- user value 1: the state table of lua/moonfork/process.lua, or, on the common
+ *     |           path, what its source has told of failures (`fate`)
+ *     '- struct proc, on the common path
+ *
+ * An object from fork() without options begins on the common path: it has no state table and
+ * its cell is nobody; all that is known of it is in struct proc. fork, run, on_exit, wait and
+ * close serve it from here, as long as nothing unusual is asked for and nothing goes wrong.
+ * Whatever does not fit (options, a timeout, a waiter, a wait inside of a callback, completions
+ * of others, an error) calls the method of the same name in process.lua, which takes the
+ * object over first (object_open) and for good. So everything here is an abbreviation: process.lua
+ * says what each method means. */
+#include "bind/bind.h"
+#include "luafd/luafd.h"
+#include "os/fdwait.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { UV_STATE = 1, NUV = 1 };
+enum { UP_BOX = 1, UP_SLOW, UP_NEWEST, UP_GO_ON }; /* upvalues of the methods */
+
+enum state { SERVING, STARTING, RUNNING };
+static const char *const state_names[] = {"serving", "finishing", "finished"};
+
+struct handle {
+  struct proc *p; /* NULL: the state table has it all, or it is closed */
+  enum state state;
+};
+
+/* ---- which path ---- */
+
+/* The method in Lua, with the same arguments and results. */
+static int slow_done(lua_State *L, int status, lua_KContext ctx) {
+  (void)status, (void)ctx;
+  return lua_gettop(L);
+}
+static int slow(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(UP_SLOW));
+  lua_insert(L, 1);
+  lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, slow_done);
+  return lua_gettop(L);
+}
+
+/* Somebody else drives the loop, or it belongs to another process. */
+static int is_ours(const struct box *box, const struct proc *p) {
+  const struct reactor *r = p->reactor;
+  return !box->closed && box->reactor == r && !reactor_foreign(r) && !r->guest && !r->exposed;
+}
+
+/* The object at 1 where it is on the common path, else NULL. */
+static struct handle *common(lua_State *L) {
+  struct handle *h = luaL_testudata(L, 1, BIND_OBJECT);
+  if (!h || !h->p || h->p->failed || !h->p->process || !is_ours(box_get(L), h->p))
+    return NULL;
+  reactor_tidy(L, h->p->reactor);
+  return h;
+}
+
+/* A callback is running: a wait in it counts as one more inside of others. */
+static int in_callback(lua_State *L, int newest) {
+  int inside = lua_rawgeti(L, newest, 1) != LUA_TNIL;
+  lua_pop(L, 1);
+  return inside;
+}
+static int may_wait(lua_State *L) {
+  return !box_get(L)->has_waiter && !in_callback(L, lua_upvalueindex(UP_NEWEST));
+}
+
+/* ---- waiting ---- */
+
+/* Sleeps until fd (-1: none) is ready or the loop wants a turn, and turns it then. Returns
+ * whether fd is ready; negative: a signal has come, whose handler may want to run Lua. */
+static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
+  struct pollfd fds[2] = {{.fd = fd, .events = events},
+                          {.fd = uv_backend_fd(&r->loop), .events = POLLIN}};
+  int ms = reactor_timeout(r), own = ms < 0 || (limit_ms >= 0 && limit_ms < ms);
+  int n = fdwait(fds, 2, own ? limit_ms : ms);
+  if (n < 0)
+    return -1;
+  if (fds[1].revents || (n == 0 && !own))
+    reactor_turn(r);
+  return fd >= 0 && fds[0].revents != 0;
+}
+/* What libuv watches since its last turn is not in the backend's set yet. */
+static void prepare_to_sleep(struct reactor *r) {
+  if (!r->turned || !list_empty(&r->watches))
+    reactor_turn(r);
+}
+
+/* ---- fork ---- */
+
+/* The raw process of a source that is in Lua's hands, where it can be forked from as it is;
+ * its fate is pushed then. */
+static struct proc *source_in_lua(lua_State *L) {
+  struct proc **raw = NULL;
+  int top = lua_gettop(L);
+  if (lua_getiuservalue(L, 1, UV_STATE) != LUA_TTABLE)
+    return NULL;
+  lua_getfield(L, -1, "raw");
+  lua_getfield(L, -2, "err");
+  lua_getfield(L, -3, "closed");
+  lua_getfield(L, -4, "state");
+  if (!lua_toboolean(L, -3) && !lua_toboolean(L, -2) && lua_type(L, -1) == LUA_TSTRING &&
+      strcmp(lua_tostring(L, -1), state_names[SERVING]) == 0)
+    raw = luaL_testudata(L, -4, BIND_PROCESS);
+  lua_getfield(L, top + 1, "fate");
+  lua_replace(L, top + 1);
+  lua_settop(L, top + 1);
+  return raw ? *raw : NULL;
+}
+
+static int m_fork(lua_State *L) { /* fork(object [, options]) -> object */
+  struct handle *source = luaL_testudata(L, 1, BIND_OBJECT);
+  int top = lua_gettop(L);
+  struct proc *from = !source || source->p || !lua_isnoneornil(L, 2) ? NULL : source_in_lua(L);
+  if (!from || !from->process || !is_ours(box_get(L), from)) {
+    lua_settop(L, top);
+    return slow(L);
+  }
+  reactor_tidy(L, from->reactor);
+  struct handle *h = lua_newuserdatauv(L, sizeof(*h), NUV);
+  *h = (struct handle){NULL, SERVING};
+  luaL_setmetatable(L, BIND_OBJECT);
+  lua_pushvalue(L, -2);
+  lua_setiuservalue(L, -2, UV_STATE);
+  struct proc *p = proc_new(from->reactor, LUA_NOREF);
+  mf_options options;
+  mf_process *process;
+  mf_options_init(&options);
+  options.loop = &from->reactor->loop;
+  if (p && mf_fork_options(from->process, &options, &process) == 0) {
+    proc_begin(p, process);
+    p->common = 1;
+    h->p = p;
+    return 1;
+  }
+  free(p);
+  lua_settop(L, top);
+  return slow(L); /* says why */
+}
+
+/* ---- run ---- */
+
+static void on_started(mf_process *process, const mf_error *error, int fd, void *data) {
+  struct completion *c = data;
+  (void)process;
+  completion_set_error(c, error);
+  c->fd = fd;
+  if (!error && c->starts->common && c->starts->handle)
+    c->starts->handle->state = RUNNING;
+  completion_done(c);
+}
+
+/* It is decided and the next one to be told. */
+static int is_next(const struct reactor *r, const struct completion *c) {
+  return r->done.next == &c->link;
+}
+
+static int take_socket(lua_State *L, struct proc *p, struct completion *c) {
+  int fd = c->fd;
+  c->fd = -1;
+  list_remove(&c->link);
+  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
+  c->keep = LUA_NOREF;
+  reactor_discard(p->reactor, &c->trash);
+  proc_unhold(p);
+  luafd_push_unix(L, fd);
+  return 1;
+}
+
+/* run(object, name [, f]) */
+static int m_run(lua_State *L) {
+  struct handle *h = common(L);
+  int calls_back = lua_type(L, 3) == LUA_TFUNCTION;
+  size_t length = 0;
+  const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tolstring(L, 2, &length) : "";
+  if (!h || h->state != SERVING || length == 0 || strlen(name) != length ||
+      (!calls_back && (!lua_isnoneornil(L, 3) || !may_wait(L))))
+    return slow(L);
+  struct proc *p = h->p;
+  struct reactor *r = p->reactor;
+  lua_settop(L, 3);
+  struct completion *c = completion_new(L, r, DONE_SOCKET, 3);
+  if (!c)
+    return slow(L);
+  c->starts = p;
+  p->holds++;
+  lua_pushvalue(L, 1);
+  c->keep = luaL_ref(L, LUA_REGISTRYINDEX); /* until it is told */
+  p->handle = h;
+  if (mf_run(p->process, name, on_started, c) < 0) {
+    completion_drop(L, c);
+    proc_unhold(p);
+    return slow(L); /* says why */
+  }
+  h->state = STARTING;
+  reactor_touch(r);
+  if (calls_back) {
+    lua_settop(L, 1);
+    return 1;
+  }
+  prepare_to_sleep(r);
+  while (list_empty(&r->done) && sleep_once(r, -1, 0, -1) >= 0)
+    ;
+  if (is_next(r, c) && !c->code)
+    return take_socket(L, p, c);
+  /* Others have to be told first, or it has failed: from here on as if it had been asked for
+   * by process.lua. */
+  lua_settop(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(UP_GO_ON));
+  lua_insert(L, 1);
+  lua_pushlightuserdata(L, c);
+  lua_callk(L, 2, LUA_MULTRET, 0, slow_done);
+  return lua_gettop(L);
+}
+
+/* run_told(completion, f): f takes the answer of the run that the common path has asked for. */
+static int l_run_told(lua_State *L) {
+  struct completion *c = lua_touserdata(L, 1);
+  lua_settop(L, 2);
+  lua_pushvalue(L, 2);
+  luaL_unref(L, LUA_REGISTRYINDEX, c->trash.ref);
+  c->trash.ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
+  c->keep = LUA_NOREF;
+  return 0;
+}
+
+/* ---- the end ---- */
+
+static int m_on_exit(lua_State *L) { /* on_exit(object, f) */
+  struct handle *h = common(L);
+  if (!h || h->p->watched || lua_type(L, 2) != LUA_TFUNCTION)
+    return slow(L);
+  struct proc *p = h->p;
+  lua_settop(L, 2);
+  p->exit.trash.ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  p->watched = 1;
+  proc_ask_exit(p);
+  reactor_touch(p->reactor);
+  return 1;
+}
+
+static int m_wait(lua_State *L) { /* wait(object [, timeout]) */
+  struct handle *h = common(L);
+  if (!h || h->state != RUNNING || !lua_isnoneornil(L, 2) || !may_wait(L))
+    return slow(L);
+  struct proc *p = h->p;
+  struct reactor *r = p->reactor;
+  proc_ask_exit(p);
+  prepare_to_sleep(r);
+  while (!p->known && !p->failed)
+    if (!list_empty(&r->done) || sleep_once(r, -1, 0, -1) < 0)
+      return slow(L);
+  if (p->failed || !list_empty(&r->done)) /* what is told of it comes first */
+    return slow(L);
+  bind_ending_push(L, &p->exit.ending);
+  return 1;
+}
+
+/* Nobody can be told of a failure any more: it runs. Its end may still be waited for. */
+static void let_go(struct handle *h) {
+  struct proc *p = h->p;
+  h->p = NULL;
+  p->handle = NULL;
+  if (p->watched && !p->popped)
+    p->orphan = 1;
+  else
+    bound_release(p);
+}
+
+static int m_close(lua_State *L) { /* close(object) */
+  struct handle *h = common(L);
+  if (!h || h->state != RUNNING)
+    return slow(L);
+  reactor_touch(h->p->reactor);
+  let_go(h);
+  return 0;
+}
+
+/* The state table is pushed, or nil: on the common path, or closed there. */
+static int push_state(lua_State *L, const struct handle *h) {
+  if (!h->p && lua_getiuservalue(L, 1, UV_STATE) == LUA_TTABLE) {
+    int is_state = lua_getfield(L, -1, "cell") != LUA_TNIL; /* a fate has none */
+    lua_pop(L, 1);
+    if (is_state)
+      return 1;
+  }
+  lua_pushnil(L);
+  return 0;
+}
+
+static int m_gc(lua_State *L) {
+  struct handle *h = luaL_checkudata(L, 1, BIND_OBJECT);
+  if (h->p ? box_get(L)->closed || reactor_foreign(h->p->reactor) : !push_state(L, h))
+    return 0;
+  lua_settop(L, 1);
+  if (h->p && h->p->process && h->state == RUNNING && !h->p->failed) {
+    reactor_touch(h->p->reactor);
+    let_go(h);
+    return 0;
+  }
+  return slow(L);
+}
+
+/* ---- for process.lua ---- */
+
+/* object_class(methods, slow, newest): fills methods with those of here, and makes the class.
+ * slow: the methods in Lua, also __gc, __close and __tostring; go_on(object, completion) waits
+ * for a run that was begun here. */
+static int l_object_class(lua_State *L) {
+  static const luaL_Reg common_path[] = {{"fork", m_fork}, {"run", m_run},
+                                         {"on_exit", m_on_exit}, {"wait", m_wait},
+                                         {"close", m_close}, {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", m_gc}, {"__close", m_close}, {NULL, NULL}};
+  const luaL_Reg *lists[] = {common_path, meta};
+  lua_settop(L, 3);
+  luaL_newmetatable(L, BIND_OBJECT);
+  for (int i = 0; i < 2; i++)
+    for (const luaL_Reg *m = lists[i]; m->name; m++) {
+      lua_pushvalue(L, lua_upvalueindex(UP_BOX));
+      lua_getfield(L, 2, m->name);
+      lua_pushvalue(L, 3);
+      lua_getfield(L, 2, "go_on");
+      lua_pushcclosure(L, m->func, 4);
+      lua_setfield(L, i == 0 ? 1 : 4, m->name);
+    }
+  lua_getfield(L, 2, "__tostring");
+  lua_setfield(L, 4, "__tostring");
+  lua_pushvalue(L, 1);
+  lua_setfield(L, 4, "__index");
+  lua_pushliteral(L, "moonfork.process");
+  lua_setfield(L, 4, "__name");
+  return 0;
+}
+
+static int l_object_new(lua_State *L) { /* object_new(state) -> object */
+  struct handle *h = lua_newuserdatauv(L, sizeof(*h), NUV);
+  *h = (struct handle){NULL, SERVING};
+  luaL_setmetatable(L, BIND_OBJECT);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, UV_STATE);
+  return 1;
+}
+
+/* object_state(value) -> its state table; false: it has none yet; nil: no process */
+static int l_object_state(lua_State *L) {
+  struct handle *h = luaL_testudata(L, 1, BIND_OBJECT);
+  if (!h)
+    lua_pushnil(L);
+  else if (!push_state(L, h))
+    lua_pushboolean(L, 0);
+  return 1;
+}
+
+/* object_open(object, cell, state): takes it off the common path. Its events are the cell's
+ * from now on, its state is the table.
+ * -> raw, name of the state, fate, status, error, watcher; raw is nil: it is closed */
+static int l_object_open(lua_State *L) {
+  struct handle *h = luaL_checkudata(L, 1, BIND_OBJECT);
+  struct proc *p = h->p;
+  lua_settop(L, 3);
+  struct proc **raw = lua_newuserdatauv(L, sizeof(*raw), 0); /* 4 */
+  *raw = NULL;
+  luaL_setmetatable(L, BIND_PROCESS);
+  lua_getiuservalue(L, 1, UV_STATE); /* 5 */
+  lua_pushvalue(L, 2);
+  int ref = p ? luaL_ref(L, LUA_REGISTRYINDEX) : LUA_NOREF;
+  lua_settop(L, 5);
+  lua_pushvalue(L, 3);
+  lua_setiuservalue(L, 1, UV_STATE);
+  if (!p) {
+    lua_pushnil(L);
+    lua_pushstring(L, state_names[RUNNING]);
+    lua_pushvalue(L, 5);
+    return 3;
+  }
+  *raw = p;
+  lua_pushvalue(L, 4);
+  lua_pushstring(L, state_names[h->state]);
+  lua_pushvalue(L, 5);
+  if (p->known && (p->popped || !p->watched))
+    bind_ending_push(L, &p->exit.ending);
+  else
+    lua_pushnil(L);
+  if (p->failed)
+    bind_failure_push(L, &p->error);
+  else
+    lua_pushnil(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+  p->exit.trash.ref = p->error.trash.ref = ref;
+  p->common = 0;
+  p->told |= p->known && !p->watched;
+  p->handle = NULL;
+  h->p = NULL;
+  return 6;
+}
+
+/* ---- sockets ---- */
+
+enum { UP_WAIT_LUA = 2, UP_WAIT_NEWEST };
+
+/* How a moonfork.socket waits: wait(fd, events, timeout | nil) -> true: try again; false: time
+ * out. The function in Lua where a callback has to be called meanwhile. */
+static int wait_on_socket(lua_State *L) {
+  struct box *box = box_get(L);
+  struct reactor *r = reactor_peek(L);
+  int deadline_set = !lua_isnoneornil(L, 3);
+  double deadline = deadline_set ? (double)uv_hrtime() / 1e9 + lua_tonumber(L, 3) : 0;
+  if (r && !box->has_waiter && !r->guest && !r->exposed && list_empty(&r->done) &&
+      !in_callback(L, lua_upvalueindex(UP_WAIT_NEWEST))) {
+    int fd = (int)luaL_checkinteger(L, 1);
+    short events = *luaL_checkstring(L, 2) == 'w' ? POLLOUT : POLLIN;
+    prepare_to_sleep(r);
+    while (list_empty(&r->done)) {
+      double left = deadline_set ? deadline - (double)uv_hrtime() / 1e9 : 0;
+      int ready = deadline_set && left <= 0
+                      ? 0 : sleep_once(r, fd, events, deadline_set ? bind_to_ms(left) : -1);
+      if (ready > 0 || (ready == 0 && deadline_set && left <= 0)) {
+        lua_pushboolean(L, ready > 0);
+        return 1;
+      }
+      if (ready < 0)
+        break;
+    }
+  }
+  if (deadline_set) {
+    double left = deadline - (double)uv_hrtime() / 1e9;
+    lua_pushnumber(L, left > 0 ? left : 0);
+    lua_replace(L, 3);
+  }
+  lua_settop(L, 3);
+  lua_pushvalue(L, lua_upvalueindex(UP_WAIT_LUA));
+  lua_insert(L, 1);
+  lua_callk(L, 3, LUA_MULTRET, 0, slow_done);
+  return lua_gettop(L);
+}
+
+static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): luafd_set_wait */
+  lua_settop(L, 2);
+  if (lua_isnil(L, 1)) {
+    lua_pop(L, 1);
+  } else {
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_pushcclosure(L, wait_on_socket, 3);
+  }
+  luafd_set_wait(L);
+  return 0;
+}
+
+static int l_has_waiter(lua_State *L) { /* has_waiter(on) */
+  box_get(L)->has_waiter = lua_toboolean(L, 1);
+  return 0;
+}
+
+const luaL_Reg bind_object_functions[] = {
+    {"object_class", l_object_class}, {"object_new", l_object_new},
+    {"object_state", l_object_state}, {"object_open", l_object_open},
+    {"run_told", l_run_told},         {"socket_wait", l_socket_wait},
+    {"has_waiter", l_has_waiter},     {NULL, NULL},
+};
