@@ -117,6 +117,73 @@ story.test("a process in its function, whose children hold its sockets", functio
   socket:close()
 end)
 
+story.test("calls that a stopped worker does not take", function(t)
+  local p = fork.new():eval "function echo(...) return ... end"
+  local rpc = p:rpc("echo")
+  t.eq(t.got(rpc(1)), 1)
+  t.ok(p:kill(kit.SIGSTOP))
+  local told = 0
+  for _ = 1, 100 do rpc(("x"):rep(20000), function() told = told + 1 end) end
+  t.sleeps("with calls on their way and others parked")
+  t.ok(p:kill(kit.SIGCONT))
+  t.within(10, function() return told == 100 end)
+  rpc:close()
+end)
+
+story.test("an answer that a stopped parent's socket does not take", function(t)
+  local p = fork.new():eval [[
+    function f(socket) socket:write(("x"):rep(4000000)) end
+    function big() return ("x"):rep(4000000) end
+  ]]
+  local socket = t.got(p:fork():run("f"))
+  local code = [[
+    local fork, kit = require "moonfork", require "testkit"
+    local p = fork.new():eval "function big() return ('x'):rep(8000000) end"
+    p:rpc("big")(function() end)
+    fork.step(0)
+    kit.msleep(2000) -- does not turn its loop
+  ]]
+  local pid = kit.fork()
+  if pid == 0 then kit.exit(select(2, t:lua(code)) or 1) end
+  kit.msleep(500)
+  t.sleeps()
+  socket:close()
+  kit.waitpid(pid)
+end)
+
+story.test("a socket that says nothing, taken up", function(t)
+  local a, b = fork.socket.pair()
+  local p = fork.from_fd(a)
+  p:eval "x = 1"
+  t.sleeps()
+  a:close()
+  b:close()
+  t.error(select(2, p:wait(5)), "TEMPLATE_START")
+  p:close()
+end)
+
+story.test("processes that hang up and live on", function(t)
+  local p = fork.new():eval [[
+    local hostile, kit = require "hostile", require "testkit"
+    kit.close(hostile.control())
+    kit.msleep(3000)
+  ]]
+  t.eq(p:pid(), nil)
+  t.sleeps()
+  local worker = fork.new():eval [[
+    local hostile, kit = require "hostile", require "testkit"
+    function quiet() kit.close(hostile.control()) kit.msleep(3000) end
+  ]]
+  local rpc = worker:rpc("quiet")
+  local err
+  rpc(function(e) err = e end)
+  t.sleeps("an rpc")
+  t.within(5, function() return err end)
+  fork.on_error(function() end)
+  rpc:close()
+  p:wait(5)
+end)
+
 -- Such a socket is writable, so no poll waits for it.
 for _, row in ipairs{{"a template", function(p) p:eval "x = 1" end},
                      {"a worker", function(p) return p:rpc("type") end},
@@ -141,13 +208,13 @@ for _, row in ipairs{{"a template", function(p) p:eval "x = 1" end},
       t.skip("the template does not take preloaded libraries")
     end
     local hold = row[2](p)
-    local told = row[1] == "a function"
+    local told = row[1] ~= "a worker"
     if row[1] == "a worker" then hold(1, function() end) end
     t.sleeps()
-    fork.on_error(function() told = true end) -- of what is killed here, if at all
-    if row[1] == "a template" then p:on_exit(function() told = true end) end
+    fork.on_error(function() told = true end) -- of what is killed here
     p:kill(kit.SIGKILL)
     t.within(5, function() return not t.alive(p:pid()) end)
+    if row[1] ~= "a worker" then p:wait(5) end -- which reports the end
     if hold then hold:close() end
     p:close()
     t.within(5, function() return told end)
