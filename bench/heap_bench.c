@@ -10,7 +10,7 @@
  * strings  a template of short strings, and a clone that makes a million of its own
  * long     clones that live for long over an 84 MiB template: their most private memory in twenty
  *          looks, against what is alive at the end. The bound is 4 times that and 32 MiB */
-#include "template/seal.h"
+#include "template/heap/collector.h"
 
 #include <lauxlib.h>
 #include <lualib.h>

@@ -5,7 +5,7 @@
  *
  * anonymous, small pages; anonymous, huge pages (the heap while it is built); a file in memory
  * (memfd) mapped private and unwritten, whose page tables fork need not copy, in small and
- * in huge pages (the heap when it is frozen, see src/template/frozen.h). For each: fork +
+ * in huge pages (the heap when it is frozen, see src/template/heap/memfd_map.h). For each: fork +
  * exit + wait of a child that touches none, 64 or 1,024 places of it, reading or writing,
  * spread evenly. Best and median of 41, in turns. */
 #include <stdio.h>

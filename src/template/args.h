@@ -7,7 +7,7 @@
 
 #include "base/buf.h"
 #include "template/gather.h"
-#include "template/heap.h"
+#include "template/heap/heap.h"
 #include <lua.h>
 
 struct args {

@@ -8,7 +8,7 @@
 
 #include "codec/codec.h"
 #include "template/gather.h"
-#include "template/heap.h"
+#include "template/heap/heap.h"
 #include "wire/inbox.h"
 #include "wire/outbox.h"
 

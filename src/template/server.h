@@ -17,7 +17,7 @@
 #include "template/leash.h"
 #include "template/options.h"
 #include "template/reap.h"
-#include "template/seal.h"
+#include "template/heap/collector.h"
 #include "wire/proto.h"
 
 enum phase { /* doc/design.md */

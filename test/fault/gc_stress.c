@@ -3,7 +3,7 @@
  * or whose graph differs from its model, fails the run and names its seed.
  *
  *   gc_stress SCRIPT [SECONDS [SEED]]        three seconds and a seed of the day by default */
-#include "template/seal.h"
+#include "template/heap/collector.h"
 
 #include <lauxlib.h>
 #include <lualib.h>

@@ -1,5 +1,5 @@
 -- Large templates: what their clones share, and that sharing never shows. Frozen memory
--- (src/template/frozen.h) begins at some MiB; these have ten times that.
+-- (src/template/heap/memfd_map.h) begins at some MiB; these have ten times that.
 local story = require "story"
 local fork = require "moonfork"
 

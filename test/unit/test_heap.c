@@ -1,6 +1,6 @@
 /* The heap: classes, seals, forks, and what happens where memory or address space ends. The
  * last test plays random programs against a model that knows what each block holds. */
-#include "template/heap.h"
+#include "template/heap/heap.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -18,12 +18,12 @@
  * address; a process that runs keeps a few that it has freed. What is neither here nor
  * there belongs to the foreign allocator.
  *
- * What is sealed and worth it is frozen (frozen.h): of the region all huge pages but the
+ * What is sealed and worth it is frozen (memfd_map.h): of the region all huge pages but the
  * first, where the state and the libraries lie, which everybody writes to; of the big
  * blocks all. A frozen block that grows is a file's mapping with an anonymous end. */
-#include "template/heap.h"
+#include "template/heap/heap.h"
 
-#include "template/frozen.h"
+#include "template/heap/memfd_map.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -91,7 +91,7 @@ struct big {
   uint64_t age; /* of the heap when it was made; less than the heap's: sealed */
 };
 
-struct mirror { /* see frozen.h */
+struct mirror { /* see memfd_map.h */
   char *at;
   size_t size;
 };

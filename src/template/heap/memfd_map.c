@@ -1,6 +1,7 @@
-/* See frozen.h. Runs in templates, at a seal, and in clones, at a collection. For a moment what is moved can't be touched: the
- * caller sees to it that there is no other thread and that no signal is delivered. */
-#include "template/frozen.h"
+/* See memfd_map.h. Runs in templates, at a seal, and in clones, at a collection. For a moment what
+ * is moved can't be touched: the caller sees to it that there is no other thread and that no signal
+ * is delivered. */
+#include "template/heap/memfd_map.h"
 
 #include <stdint.h>
 #include <string.h>

@@ -8,8 +8,8 @@
  * Each piece has a mirror: the file once more, for reading, in the template alone. It keeps
  * every page mapped by someone who lives as long as the template, so that the kernel's
  * counts say "shared" of pages that only one clone looks at for the moment. */
-#ifndef TEMPLATE_FROZEN_H
-#define TEMPLATE_FROZEN_H
+#ifndef TEMPLATE_MEMFD_MAP_H
+#define TEMPLATE_MEMFD_MAP_H
 
 #include <stddef.h>
 

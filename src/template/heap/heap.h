@@ -28,7 +28,7 @@ void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, siz
 void heap_seal(struct heap *h);
 /* First thing in a forked process. sealed parts stay shared. */
 void heap_forked(struct heap *h);
-/* After heap_seal: moves what is sealed to where forks need not copy its page tables (frozen.h).
+/* After heap_seal: moves what is sealed to where forks need not copy its page tables (memfd_map.h).
  * Where the system can't, all stays. heap_freeze_gain says beforehand what that spares each
  * fork, as octets of huge pages. The process must have one thread only, here and for heap_thaw:
  * for a moment what is moved can't be touched. */

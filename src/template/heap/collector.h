@@ -1,9 +1,9 @@
 /* When the heap of a state is quiet, and how its clones collect. Runs in templates and
  * clones. heap may be NULL (a host's allocator): everything works, sharing less. */
-#ifndef TEMPLATE_SEAL_H
-#define TEMPLATE_SEAL_H
+#ifndef TEMPLATE_COLLECTOR_H
+#define TEMPLATE_COLLECTOR_H
 
-#include "template/heap.h"
+#include "template/heap/heap.h"
 #include <lua.h>
 
 enum seal_gc { SEAL_GENERATIONAL = 0, SEAL_INCREMENTAL = 1, SEAL_STOP = 2 }; /* = enum mf_gc */

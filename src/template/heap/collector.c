@@ -14,7 +14,7 @@
  * Inside __gc the collector can't be called, inside the allocator nothing can; a hook may
  * collect like any other code. A thread with a hook of somebody's keeps it: then Lua's own
  * rule, set to be late, is what bounds the heap. */
-#include "template/seal.h"
+#include "template/heap/collector.h"
 
 #include <errno.h>
 #include <lauxlib.h>

@@ -1,6 +1,6 @@
 /* The seal: what collectgarbage says before and after it, what stays shared in clones, and
  * that clones which live long stay bounded. Clones are real: each test forks. */
-#include "template/seal.h"
+#include "template/heap/collector.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
