@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "os/sock.h"
+#include "template/rpc_watch.h"
 #include "template/runner.h"
 #include "template/script.h"
 #include "template/server.h"
@@ -178,7 +179,7 @@ static int receive(struct rpc_server *s) { /* 1: something came */
   ssize_t n = rpc_link_receive(&s->link, 0);
   if (n == -EAGAIN || n > 0)
     return n > 0;
-  leave(n == 0 || n == -ECONNRESET ? 0 : 1);
+  leave(n == 0 ? 0 : 1);
 }
 
 /* 1: there was no room for more, which may have been read already. */
@@ -238,9 +239,16 @@ static int l_step(lua_State *L) {
   return 1;
 }
 
-/* Watches, and turns the loop until step leaves. */
+/* rewatch(wants); upvalue: the descriptor of rpc_watch_open */
+static int l_rewatch(lua_State *L) {
+  int watch = (int)lua_tointeger(L, lua_upvalueindex(1));
+  rpc_watch_set(watch, rpc_server_self()->link.fd, luaL_checkstring(L, 1));
+  return 0;
+}
+
+/* Watches, and turns the loop until step leaves. rewatch is nil where fd is the socket. */
 static const char driver[] =
-    "local uv, fd, step = require 'luv', ...\n"
+    "local uv, fd, step, rewatch = require 'luv', ...\n"
     "local poll, prepare = assert(uv.new_poll(fd)), assert(uv.new_prepare())\n"
     "local watched\n"
     "local watch\n"
@@ -253,8 +261,9 @@ static const char driver[] =
     "end\n"
     "function watch(wanted)\n"
     "  watched = wanted\n"
-    "  poll:start(wanted, on_ready)\n"
+    "  if rewatch then rewatch(wanted) else poll:start(wanted, on_ready) end\n"
     "end\n"
+    "if rewatch then poll:start('r', on_ready) end\n"
     "prepare:start(function() turn(false) end)\n"
     "turn(true)\n"
     "while not prepare:is_closing() do uv.run() end\n";
@@ -318,8 +327,15 @@ void rpc_async_serve(struct rpc_server *s, lua_State *L) {
   watch_errors(L);
   if (luaL_loadbuffer(L, driver, sizeof driver - 1, "=moonfork.rpc") != LUA_OK)
     lua_error(L);
-  lua_pushinteger(L, s->link.fd);
+  int watch = rpc_watch_open(s->link.fd);
+  lua_pushinteger(L, watch < 0 ? s->link.fd : watch);
   lua_pushcfunction(L, l_step);
-  lua_call(L, 2, 0);
+  if (watch < 0) {
+    lua_pushnil(L);
+  } else {
+    lua_pushinteger(L, watch);
+    lua_pushcclosure(L, l_rewatch, 1);
+  }
+  lua_call(L, 3, 0);
   leave(0); /* somebody closed every handle of the loop, ours too */
 }

@@ -157,6 +157,8 @@ ssize_t rpc_link_receive(struct rpc_link *l, int block) {
     wait_for(l->fd, POLLIN);
     n = sock_recv_iov(l->fd, iov, niov, block, &fds, &truncated);
   }
+  if (n == -ECONNRESET) /* it closed with answers of ours unread: an end as any other */
+    n = 0;
   size_t octets = n > 0 ? (size_t)n : 0, of_body = inbox_took(&l->in, octets);
   gather_commit(&l->gather, of_body);
   int rc = inbox_fed(&l->in, octets - of_body, &fds);

@@ -366,8 +366,8 @@ static void before_exit(void) {
 static void leave_failed(struct rpc_server *s) {
   s->failure.phase = PHASE_FUNCTION;
   put_failure(s, RPC_FAILED, 0);
-  send_all(s);
-  server_exit(server_self(), 1);
+  int gone = send_all(s) < 0; /* then that may be why it failed */
+  server_exit(server_self(), gone ? 0 : 1);
 }
 
 static void start_link(struct rpc_server *s, int fd, const struct parameters *p) {
@@ -445,6 +445,8 @@ static struct rpc_server *check_serving(lua_State *L, const char *what) {
   struct rpc_server *s = serving();
   if (!s)
     luaL_error(L, "%s: this process is no rpc server", what);
+  if (s->link.broken && s->flags & RPC_ASYNC)
+    server_exit(server_self(), 0); /* an error would be printed by luv */
   if (s->link.broken)
     luaL_error(L, "%s: the parent is gone", what);
   return s;

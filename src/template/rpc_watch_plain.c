@@ -1,0 +1,8 @@
+#include "template/rpc_watch.h"
+
+int rpc_watch_open(int socket) {
+  return -1;
+}
+
+void rpc_watch_set(int watch, int socket, const char *wanted) {
+}
