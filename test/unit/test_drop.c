@@ -1,0 +1,150 @@
+/* Descriptors that block whoever closes them last: a TCP socket with SO_LINGER and data that
+ * nobody reads, also one that waits unread in a UNIX socket. */
+#include "help/census.h"
+#include "os/drop.h"
+#include "os/proc.h"
+#include "os/sock.h"
+#include "unit.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { LINGER_S = 3, LONG_NS = 500 * 1000 * 1000 };
+
+/* *ret_other keeps it from being reset. */
+static int lingering(int *ret_other) {
+  static char data[1 << 20];
+  struct linger l = {1, LINGER_S};
+  struct sockaddr_in at = {.sin_family = AF_INET};
+  socklen_t size = sizeof at;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0);
+  assert_int_equal(bind(listener, (struct sockaddr *)&at, sizeof at), 0);
+  assert_int_equal(listen(listener, 1), 0);
+  assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &size), 0);
+  assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+  *ret_other = accept(listener, NULL, NULL);
+  assert_true(*ret_other >= 0);
+  close(listener);
+  while (send(fd, data, sizeof data, MSG_DONTWAIT) > 0)
+    ;
+  assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l), 0);
+  return fd;
+}
+
+/* What happens within is no longer than a close should be; the rest is the thread's. */
+static void expect_quick(void (*act)(int fd), int fd) {
+  unsigned long long before = proc_now_ns();
+  act(fd);
+  assert_true(proc_now_ns() - before < LONG_NS);
+}
+
+static void wait_until_closed(int fd) {
+  for (int i = 0; i < 1000 && fcntl(fd, F_GETFD) >= 0; i++)
+    usleep(10000);
+  assert_int_equal(fcntl(fd, F_GETFD), -1);
+}
+
+static void drop(int fd) {
+  fd_drop(&fd);
+  assert_int_equal(fd, -1);
+}
+
+static void part(int fd) {
+  assert_int_equal(fd_part(fd), 0);
+}
+
+static void test_what_lingers_is_closed_aside(void **state) {
+  int other, fd;
+  drop_aside();
+  fd = lingering(&other);
+  expect_quick(drop, fd);
+  wait_until_closed(fd);
+  close(other);
+  fd = lingering(&other);
+  expect_quick(part, fd);
+  wait_until_closed(fd);
+  close(other);
+}
+
+static void test_what_waits_in_a_socket_is_closed_aside(void **state) {
+  int ends[2], other, fd;
+  struct iovec iov = {"x", 1};
+  drop_aside();
+  assert_int_equal(sock_pair(ends, 1), 0);
+  fd = lingering(&other);
+  assert_int_equal(sock_send(ends[1], &iov, 1, &fd, 1), 1);
+  close(fd);
+  expect_quick(part, ends[0]);
+  wait_until_closed(ends[0]);
+  close(ends[1]);
+  close(other);
+}
+
+static void test_many_are_closed(void **state) {
+  enum { MANY = 200 };
+  struct fdset s;
+  int fds[MANY];
+  drop_aside();
+  fdset_init(&s);
+  for (int i = 0; i < MANY; i++)
+    fdset_push(&s, fds[i] = fd_open_null());
+  fdset_drop(&s);
+  assert_int_equal(s.n, 0);
+  for (int i = 0; i < MANY; i++)
+    wait_until_closed(fds[i]);
+}
+
+/* What does not linger is closed at once, and errors are told. */
+static void test_others_are_closed_here(void **state) {
+  int ends[2], fd = fd_open_null();
+  drop_aside();
+  assert_int_equal(fd_part(fd), 0);
+  assert_int_equal(fcntl(fd, F_GETFD), -1);
+  assert_int_equal(fd_part(fd), -EBADF);
+  assert_int_equal(sock_pair(ends, 1), 0);
+  assert_int_equal(write(ends[1], "unread", 6), 6);
+  assert_int_equal(fd_part(ends[0]), 0);
+  assert_int_equal(fcntl(ends[0], F_GETFD), -1);
+  close(ends[1]);
+  fd = -1;
+  fd_drop(&fd);
+}
+
+/* A forked copy has no such thread. */
+static void test_a_copy_closes_by_itself(void **state) {
+  int status, fd = fd_open_null(), copy = fd;
+  drop_aside();
+  pid_t pid = fork();
+  if (pid == 0) {
+    fd_drop(&copy);
+    if (fcntl(fd, F_GETFD) != -1)
+      _exit(1);
+    fd = copy = fd_open_null();
+    drop_aside();
+    fd_drop(&copy);
+    for (int i = 0; i < 1000 && fcntl(fd, F_GETFD) >= 0; i++)
+      usleep(10000);
+    _exit(fcntl(fd, F_GETFD) != -1);
+  }
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_int_equal(status, 0);
+  fd_close(&fd);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      census_test(test_what_lingers_is_closed_aside),
+      census_test(test_what_waits_in_a_socket_is_closed_aside),
+      census_test(test_many_are_closed),
+      census_test(test_others_are_closed_here),
+      census_test(test_a_copy_closes_by_itself),
+  };
+  return cmocka_run_group_tests_name("drop", tests, NULL, NULL);
+}
