@@ -494,6 +494,16 @@ static int kit_sndbuf(lua_State *L) {
   return answer(L, getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n, &size) < 0 ? -1 : n);
 }
 
+/* altstack([true]) -> whether this thread has an alternate stack for signals; true: make one */
+static int kit_altstack(lua_State *L) {
+  static char room[64 * 1024];
+  stack_t stack = {.ss_sp = room, .ss_size = sizeof room}, now;
+  if (lua_toboolean(L, 1) && sigaltstack(&stack, NULL) < 0) return answer(L, -1);
+  if (sigaltstack(NULL, &now) < 0) return answer(L, -1);
+  lua_pushboolean(L, !(now.ss_flags & SS_DISABLE));
+  return 1;
+}
+
 /* ---- the shim of test/fault, where it is preloaded ---- */
 
 /* shim_arm(names, at [, number [, once]]) -> true; nil where there is no shim */
@@ -560,6 +570,7 @@ static const luaL_Reg functions[] = {
   {"canary_stop", kit_canary_stop},
   {"state", kit_state},
   {"sndbuf", kit_sndbuf},
+  {"altstack", kit_altstack},
   {"shim_arm", kit_shim_arm},
   {"shim_disarm", kit_shim_disarm},
   {NULL, NULL},

@@ -179,6 +179,32 @@ story.test("signals: an empty mask and default dispositions", function(t)
   p:close()
 end)
 
+story.test("signals: every one of them, whatever the template's code did with it", function(t)
+  for _, how in ipairs {"ignore", "count"} do
+    local p = fork.new_exec():send_arg(how):eval([[
+      local kit, how = require "testkit", ...
+      for i = 1, 64 do
+        if i ~= kit.SIGKILL and i ~= kit.SIGSTOP then pcall(kit.disposition, i, how) end
+      end
+    ]], how)
+    local ignored, caught = t.ask(p:fork(), [[
+      local a = require "actor"
+      return a.status_bits "SigIgn", a.status_bits "SigCgt"
+    ]])
+    t.eq(ignored, 0, how)
+    t.ok(caught == 0 or caught & (caught - 1) == 0, "one signal of the library at most")
+    p:close()
+  end
+end)
+
+story.test("signals: a clone has no alternate stack", function(t)
+  local p = fork.new():eval "fkit = require 'faultkit' assert(fkit.altstack(true))"
+  t.eq(t.ask(p:fork(), "return fkit.altstack()"), false)
+  p:eval "assert(fkit.altstack(), 'the template has one still')"
+  t.eq(t.ask(p:fork(), "return fkit.altstack()"), false)
+  p:close()
+end)
+
 story.test("exec: env, cwd, descriptors; pid and status are the program's", function(t)
   local path = t:file "out"
   local p = fork.new():send_arg(path):eval [[

@@ -146,6 +146,37 @@ story.test("env: changes, false removes; and what a program executed there sees"
   t.eq(os.getenv "STORY_A", nil)
 end)
 
+story.test("env: a change replaces what the template has, in forks of forks too", function(t)
+  each(function(make, name)
+    local p = make {env = {STORY_A = "first", STORY_B = "kept", STORY_C = "gone"}}
+    local q = p:fork {env = {STORY_A = "second", STORY_C = false}}
+    local r = q:fork {env = {STORY_A = "third"}}
+    local ask = "return os.getenv 'STORY_A', os.getenv 'STORY_B', os.getenv 'STORY_C'"
+    t.eq({t.ask(r, ask)}, {"third", "kept"}, name)
+    t.eq({t.ask(q, ask)}, {"second", "kept"}, name)
+    t.eq({t.ask(p, ask)}, {"first", "kept", "gone"}, name)
+  end)
+end)
+
+story.test("stdin, stdout, stderr: nothing of them is open besides", function(t)
+  each(function(make, name)
+    local p = make {}:require "actor"
+    local path = t:file "stream"
+    local function count(opts)
+      local listed = t.ask(p:fork(opts), "return require 'actor'.descriptors()")
+      return #listed
+    end
+    local without = count {}
+    for _, stream in ipairs {"stdin", "stdout", "stderr"} do
+      local fd = kit.open(path, "a")
+      t.eq(count {[stream] = "null"}, without, name .. " null " .. stream)
+      t.eq(count {[stream] = fd}, without, name .. " handle " .. stream)
+      kit.close(fd)
+    end
+    t.eq(count {stdin = "null", stdout = "null", stderr = "null"}, without, name)
+  end)
+end)
+
 story.test("cwd: relative names follow it; a missing folder is an error", function(t)
   t:file("here.txt", "found")
   each(function(make, name)

@@ -638,4 +638,27 @@ story.test("events of all workers reach on_event; asynchronous pools", {needs = 
   finish(t, pool)
 end)
 
+story.test("a template that is started again has all that the first one had", function(t)
+  local pool = fork.new_exec {env = {STORY_A = "1", STORY_B = "2", STORY_C = "3", STORY_D = false},
+    cwd = "/", name = "again"}:setenv("STORY_E", "5"):eval("x = ...", "argument"):eval [[
+    function f()
+      local kit = require "testkit"
+      return {os.getenv "STORY_A", os.getenv "STORY_B", os.getenv "STORY_C", os.getenv "STORY_E",
+        x, kit.getcwd(), kit.getppid()}
+    end
+  ]]:pool("f", {max = 1, backoff = {min = 0.01, max = 0.05}})
+  local first = t.got(pool())
+  kit.kill(first[7], kit.SIGKILL)
+  kit.kill(pool:pids()[1], kit.SIGKILL)
+  local again
+  t.within(10, function()
+    again = pool()
+    return again and again[7] ~= first[7]
+  end, "a worker of a new template")
+  first[7], again[7] = nil, nil
+  t.eq(again, first)
+  t.eq(first, {"1", "2", "3", "5", "argument", "/"})
+  pool:close()
+end)
+
 story.done()

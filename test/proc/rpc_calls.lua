@@ -419,4 +419,32 @@ story.test("calls wait in coroutines, many at a time, under a waiter", function(
   finish(t, rpc)
 end)
 
+story.test("RP-23 descriptors of what can't be sent are closed", function(t)
+  for _, how in ipairs {"result", "event", "argument"} do
+    local rpc = fork.new():eval [[
+      local event = require "moonfork.rpc".event
+      function f(how, ...)
+        if how == "count" then
+          local n = 0
+          collectgarbage() -- the handles that came
+          collectgarbage()
+          for _ in pairs(require "testkit".fds()) do n = n + 1 end
+          return n
+        end
+        local file = io.stdin
+        if how == "result" then return file, {file, {file}}, print end
+        if how == "event" then assert(not event(file, {file}, print)) end
+      end
+    ]]:rpc("f", {handles = true})
+    local before = t.got(rpc "count")
+    for _ = 1, 10 do
+      local _, err = rpc(how, io.stdin, how == "argument" and {print} or nil)
+      if how ~= "event" then t.error(err, "EINVAL") end
+    end
+    t.collect()
+    t.eq(t.got(rpc "count"), before, how)
+    finish(t, rpc)
+  end
+end)
+
 story.done()

@@ -243,7 +243,8 @@ local sense = {
   require = function() return pick {"string", "moonfork.clone", "no.such.module"} end,
   eval = function()
     return pick {"x = ...", CODE, "return", "error 'no'", "error {}", "x =", "os.exit(3)",
-      "require'moonfork.clone'.on_fork(function() y = 1 end)", one_in(4) and HANG or "x = 2", "t = {} for i = 1, 9e3 do t[i] = {} end"},
+      "require'moonfork.clone'.on_fork(function() y = 1 end)",
+      one_in(4) and HANG or "x = 2", "t = {} for i = 1, 9e3 do t[i] = {} end"},
       values() and "argument"
   end,
   send_fd = function() return pick {0, open_file, any_socket() or 0} end,

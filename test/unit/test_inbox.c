@@ -390,6 +390,19 @@ static void test_too_many_unclaimed_descriptors(void **state) {
   inbox_deinit(&in);
 }
 
+static void test_as_many_unclaimed_descriptors_as_there_may_be(void **state) {
+  struct inbox in;
+  inbox_init(&in, CMD_SETUP, CMD_LAST);
+  for (int i = 0; i <= INBOX_FDS_MAX; i++) {
+    struct fdset fds;
+    fdset_init(&fds);
+    fdset_push(&fds, -1);
+    assert_int_equal(feed(&in, (const unsigned char *)"", 1, &fds),
+                     i < INBOX_FDS_MAX ? 0 : -EPROTO);
+  }
+  inbox_deinit(&in);
+}
+
 static void test_cut_descriptors_are_charged_to_their_frame(void **state) {
   unsigned char octets[STREAM_SIZE];
   struct inbox in;
@@ -597,6 +610,7 @@ int main(void) {
       census_test(test_exact_without_its_descriptors_is_an_error),
       census_test(test_a_whole_frame_without_its_descriptors_is_an_error),
       census_test(test_too_many_unclaimed_descriptors),
+      census_test(test_as_many_unclaimed_descriptors_as_there_may_be),
       census_test(test_cut_descriptors_are_charged_to_their_frame),
       census_test(test_a_long_body_is_read_elsewhere),
       census_test(test_a_body_that_is_nearly_there_is_awaited),

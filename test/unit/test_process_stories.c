@@ -667,6 +667,12 @@ static void test_many_answers_are_spread_over_turns(void **state) {
       assert_int_equal(turns, (int)(t->nsent / A_TURN + 1));
     }
     assert_int_equal(t->ndone, t->nsent);
+    if (!dies) { /* and it is read on when all that is worked off */
+      assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
+      sim_answer(s->sim, far, ANS_DONE, t->nsent, NULL, 0);
+      sim_run(s->sim);
+      assert_int_equal(t->ndone, t->nsent);
+    }
     mf_close(t, NULL, NULL);
     story_free(s);
   }

@@ -562,7 +562,7 @@ static void test_octets_have_a_limit_but_a_long_call_may_go_alone(void **state) 
 /* The kernel has no room for descriptors under way, or no memory: nothing says when it has,
  * so the rpc itself has to try again. */
 static void test_what_the_kernel_cannot_take_now_is_tried_again(void **state) {
-  static const int errors[] = {-ETOOMANYREFS, -ENOMEM};
+  static const int errors[] = {-ETOOMANYREFS, -ENOBUFS, -ENOMEM};
   for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
     struct story *s = story_new();
     begin(s);
@@ -665,6 +665,36 @@ static void test_an_old_call_keeps_its_number(void **state) {
 }
 
 /* ---- giving up ---- */
+
+/* Numbers share places: an old one must not find the call that has its place now. */
+static void test_an_old_number_finds_no_newer_call(void **state) {
+  struct story *s = story_new();
+  struct far_node *w;
+  begin(s);
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  assert_int_equal(call(s, "first"), 0);
+  far_run(s->far);
+  far_result(s->far, w, 0, "first");
+  far_run(s->far);
+  for (int i = 0; i < 300; i++) { /* each place of a small table has a new call at times */
+    assert_int_equal(call(s, "more"), 0);
+    far_run(s->far);
+    assert_int_equal(mf_rpc_cancel(s->rpc, s->id[0]), -ESRCH);
+    far_run(s->far);
+    assert_int_equal(s->call[i + 1].told, 0);
+    far_result(s->far, w, 0, "answer");
+    far_run(s->far);
+    assert_string_equal(s->call[i + 1].text, "answer");
+  }
+  assert_int_equal(call(s, "last"), 0);
+  far_run(s->far);
+  for (int i = 0; i < 300; i++) /* answered already: that is no answer to anything */
+    far_say(s->far, w, RPC_RESULT, s->id[i], "stale", 5);
+  far_run(s->far);
+  assert_int_equal(s->call[s->ncalls - 1].code, MF_EPROTOCOL);
+  story_free(s);
+}
 
 static void test_abort_cancels_everything_in_silence(void **state) {
   struct story *s = story_new();
@@ -1047,6 +1077,7 @@ int main(void) {
       cmocka_unit_test(test_late_answers_are_dropped_and_counted),
       cmocka_unit_test(test_parked_calls_that_are_cancelled_are_never_sent),
       cmocka_unit_test(test_an_old_call_keeps_its_number),
+      cmocka_unit_test(test_an_old_number_finds_no_newer_call),
       cmocka_unit_test(test_abort_cancels_everything_in_silence),
       cmocka_unit_test(test_close_before_the_process_is_up),
       cmocka_unit_test(test_close_ends_when_nothing_comes),
