@@ -442,6 +442,26 @@ end
 
 TestDescriptors = counted {}
 
+function TestDescriptors.test_what_was_not_taken_is_closed()
+  need_shim()
+  local a, b = pair()
+  for i = 1, 3 do
+    a:send_fd(io.stdout, i .. "\n")
+    lu.assertEquals(b:read(), tostring(i)) -- the descriptors wait; tearDown counts them
+  end
+  a:close()
+  b:close()
+end
+
+function TestDescriptors.test_wrapped_ones_are_closed_by_exec()
+  need_shim()
+  local rd, wr = shim.pipe()
+  local r <close> = socket.wrap(rd)
+  local w <close> = socket.wrap(wr)
+  lu.assertTrue(shim.is_cloexec(r:fileno()))
+  lu.assertTrue(shim.is_cloexec(w:fileno()))
+end
+
 function TestDescriptors.test_send_and_receive()
   need_shim()
   local a, b = pair()

@@ -425,4 +425,41 @@ story.test("shutdown: reading, writing, both", function(t)
   b:close()
 end)
 
+story.test("send_fd with much data sends the handle once", function(t)
+  local p = fork.new():eval [[
+    function f(s) s:send_fd(io.stdin, ("x"):rep(3000000)) s:shutdown "w" end
+  ]]
+  local socket = t.got(p:run "f")
+  local handle, data = t.got(socket:recv_fd())
+  handle:close()
+  t.eq(#data + #t.got(socket:read "a"), 3000000)
+  t.eq({socket:recv_fd()}, {nil, "end of file", 0})
+  socket:close()
+  t.status(p)
+end)
+
+story.test("F40 interrupted writes to a pipe are invisible", function(t)
+  local r, w = kit.pipe()
+  local p = fork.new():send_fd(w):eval [[
+    function f(_, pipe)
+      require "testkit".itimer(1) -- a signal each millisecond, also while it waits
+      assert(pipe:write(("0123456789"):rep(40000)))
+      pipe:close()
+    end
+  ]]
+  kit.close(w)
+  local socket = t.got(p:run "f")
+  local pipe <close> = fork.socket.wrap(r)
+  kit.msleep(30) -- the pipe is full, and the writer waits
+  local n = 0
+  repeat
+    local part = pipe:read(40000)
+    n = n + #(part or "")
+    kit.msleep(3)
+  until not part
+  t.eq(n, 400000)
+  socket:close()
+  t.eq(t.status(p).code, 0)
+end)
+
 story.done()

@@ -126,7 +126,7 @@ local any_values = {
   function() return {} end,
   function() return {random(9), x = 1, [nasty] = 1} end,
   function() return pick {nasty, cycle} end,
-  function() return pick {nothing, print, coroutine.wrap(nothing)} end,
+  function() return pick {nothing, tostring, coroutine.wrap(nothing)} end,
   function() return coroutine.create(nothing) end,
   function() return pick {open_file, closed_file} end,
   function() return fork end,

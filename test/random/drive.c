@@ -1133,8 +1133,10 @@ static void free_all(void) {
       FAIL("%s of %s %d: never told", a->what, a->owner->kind, a->owner->number);
     free(a);
   }
-  for (int i = 0; i < ngraves; i++)
+  for (int i = 0; i < ngraves; i++) {
+    CHECK(owners[i] || *(int *)graves[i] == 2); /* what was lent was released */
     free(graves[i]);
+  }
 }
 
 static void check_memory(void) {
