@@ -23,6 +23,7 @@ local Rpc = { __index = rpc_methods, __name = "moonfork.rpc" }
 local Pool = { __index = pool_methods, __name = "moonfork.pool" }
 local With = { __index = {}, __name = "moonfork.rpc.with" }
 
+local MESSAGE_MAX = (64 << 20) + 1024 -- a string of 64 MiB: to make a longer one holds the loop
 local MILLISECONDS_MAX = 0x7fffffff
 local NO_TIMEOUT = 0xffffffff
 local COUNT_MAX = 0x7fffffff
@@ -127,7 +128,7 @@ local function common(where, given)
     init = text(where, given, "init"),
     serialiser = serialiser(where, given),
     timeout = duration(where, given, "timeout"),
-    message_max = count(where, given, "message_max", 16, 1 << 32),
+    message_max = count(where, given, "message_max", 16, 1 << 32) or MESSAGE_MAX,
     grace = duration(where, given, "grace", true),
   }
   local cell = {

@@ -37,6 +37,15 @@ static inline void list_move(struct list *to, struct list *from) { /* all; to is
   to->next->prev = to->prev->next = to;
   list_init(from);
 }
+static inline void list_append(struct list *to, struct list *from) { /* all, at the end of to */
+  if (list_empty(from))
+    return;
+  from->next->prev = to->prev;
+  to->prev->next = from->next;
+  from->prev->next = to;
+  to->prev = from->prev;
+  list_init(from);
+}
 #define list_each(it, head) for (struct list *it = (head)->next; it != (head); it = it->next)
 #define list_each_safe(it, tmp, head)                                                    \
   for (struct list *it = (head)->next, *tmp = it->next; it != (head);                    \

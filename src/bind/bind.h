@@ -91,6 +91,7 @@ struct proc {
   int watched;    /* somebody wants to be told of its end */
   int known, told; /* exit has the status; it was queued */
   int asked;      /* the library was asked for its end */
+  struct list *behind; /* where its completions wait, while a reply of its rpc is read; or NULL */
   int lent;       /* an rpc or a pool has the process; it closes it */
   int dropped;    /* closed by Lua, and lent still */
   int pid;        /* when the process is gone, or -1 */
@@ -139,6 +140,9 @@ struct reactor {
   int exposed;   /* somebody else polls the descriptor */
   int attention; /* a waiting call has its answer and has not looked yet */
   struct list watches, services;
+  struct list reading;  /* replies that are long and are read in steps (service.c) */
+  uint64_t read_until;  /* when this turn has read enough of them, as proc_now_ns */
+  size_t undelivered;   /* bytes of replies and events that wait in done or to be read */
   int nclosing; /* processes whose close callback is due */
   struct guest *guest;
 };
@@ -223,8 +227,18 @@ void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret
 /* ---- service.c: rpcs and pools ---- */
 
 void service_open(lua_State *L); /* registers the metatables */
-/* completion_pop for the kinds of this file. */
+/* completion_pop for the kinds of this file; 0: it has to be read in steps first, and is no
+ * longer in done. */
 int service_pop(lua_State *L, struct completion *c);
+/* Where a completion has to wait because an earlier one of the same service or process is being
+ * read; or NULL. */
+struct list *service_before(const struct completion *c);
+/* Goes on reading long replies for some milliseconds; those that are read are next in done. */
+void service_read_on(lua_State *L, struct reactor *r);
+/* Whether so much is undelivered that nothing more should be taken in. */
+int service_is_full(const struct reactor *r);
+/* Puts what is being read, and what waits for it, back into done, to be forgotten. */
+void service_stop_reading(struct reactor *r);
 /* Ends a completion of these kinds that is on no list any more. */
 void service_forget(struct completion *c);
 /* Gives up all that is under way; for the end of the state. */

@@ -141,12 +141,24 @@ static int pop_started(lua_State *L, struct reactor *r, struct completion *c) {
  */
 int completion_pop(lua_State *L, struct reactor *r) {
   static const char *const names[] = {"call", "call", "call", "exit", "error"};
-  if (list_empty(&r->done))
-    return 0;
-  struct completion *c = list_entry(r->done.next, struct completion, link);
+  struct completion *c;
   luaL_checkstack(L, 8, NULL);
-  if (c->kind >= DONE_REPLY)
-    return service_pop(L, c);
+  for (;;) {
+    if (list_empty(&r->done))
+      return 0;
+    c = list_entry(r->done.next, struct completion, link);
+    struct list *before = service_before(c);
+    if (before) {
+      list_remove(&c->link);
+      list_push(before, &c->link);
+      continue;
+    }
+    if (c->kind < DONE_REPLY)
+      break;
+    int n = service_pop(L, c);
+    if (n > 0)
+      return n;
+  }
   if (c->kind == DONE_EXIT && c->proc->common)
     return pop_common_exit(L, c->proc);
   if (c->keep != LUA_NOREF)

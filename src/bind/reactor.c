@@ -68,6 +68,7 @@ static int reactor_new(struct reactor **ret) {
   list_init(&r->trash);
   list_init(&r->watches);
   list_init(&r->services);
+  list_init(&r->reading);
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, remember_pid);
   r->pid = this_pid;
@@ -173,8 +174,12 @@ void reactor_tidy(lua_State *L, struct reactor *r) {
   }
 }
 
+static int has_undelivered(const struct reactor *r) {
+  return !list_empty(&r->done) || !list_empty(&r->reading);
+}
+
 void reactor_arm(struct reactor *r) {
-  if (r->exposed && (r->attention || !list_empty(&r->done)))
+  if (r->exposed && (r->attention || has_undelivered(r)))
     uv_async_send(&r->wake);
 }
 
@@ -191,12 +196,11 @@ void reactor_touch(struct reactor *r) {
 }
 
 int reactor_outstanding(struct reactor *r) {
-  return !list_empty(&r->watches) || !list_empty(&r->done) ||
-         mf_busy(&r->loop) > 0;
+  return !list_empty(&r->watches) || has_undelivered(r) || mf_busy(&r->loop) > 0;
 }
 
 int reactor_timeout(struct reactor *r) {
-  if (!list_empty(&r->done))
+  if (has_undelivered(r))
     return 0;
   uv_update_time(&r->loop);
   int ms = uv_backend_timeout(&r->loop);
@@ -241,6 +245,7 @@ static void reactor_close(lua_State *L, struct reactor *r) {
     assert(!"the loop has handles left");
     return;
   }
+  service_stop_reading(r);
   while (!list_empty(&r->done)) {
     struct completion *c = list_entry(r->done.next, struct completion, link);
     list_remove(&c->link);
@@ -288,7 +293,9 @@ static int l_turn(lua_State *L) { /* turn() -> number */
   lua_Integer n = 0;
   if (r) {
     reactor_tidy(L, r);
-    reactor_turn(r);
+    if (!service_is_full(r))
+      reactor_turn(r);
+    service_read_on(L, r);
     list_each(it, &r->done) n++;
   }
   lua_pushinteger(L, n);

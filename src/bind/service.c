@@ -9,8 +9,10 @@
  * A call whose arguments can't be packed, or that the library refuses, is answered as any
  * other: later, from the reactor. */
 #include "bind/bind.h"
+#include "base/result.h"
 #include "codec/serialiser.h"
 #include "os/fd.h"
+#include "os/proc.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +22,15 @@
 #define BIND_CALL_OPTIONS BIND_ID "call_options"
 
 enum { NEAR_OCTETS = 192 }; /* a reply that is shorter needs no block of its own */
+
+/* A message that may have many values is read in steps, so that it does not hold the loop: */
+enum {
+  LONG_BYTES = 16 * 1024,       /* is read in steps */
+  HUGE_BYTES = 4 * 1024 * 1024, /* nor begun in the turn that took it in */
+  STEP_EFFORT = 4096,           /* values between two looks at the clock */
+  TURN_NS = 8 * 1000 * 1000     /* for all that is read in one turn */
+};
+#define UNDELIVERED_MAX ((size_t)64 << 20)
 
 struct service {
   struct list link;   /* reactor->services, while the library has it */
@@ -31,6 +42,8 @@ struct service {
   mf_pool *pool;     /* one of them, or neither: closed */
   struct proc *proc; /* the process of an rpc */
   unsigned holds;
+  struct reply *reading; /* the one that is read in steps, or NULL */
+  struct list behind;    /* what waits for it */
   int closing;
   int tells_end; /* somebody is told when its close is over */
   struct serialiser serialiser;
@@ -45,6 +58,9 @@ struct reply {
   size_t size, nfds;
   unsigned char *data; /* near, or a block */
   int *fds;            /* a block, or NULL; -1: taken */
+  size_t counted;      /* in the reactor's undelivered */
+  struct decoding *decoding; /* in steps; or NULL */
+  struct trash thread;       /* ref: keeps it */
   unsigned char near[NEAR_OCTETS];
 };
 
@@ -74,11 +90,23 @@ static struct reply *reply_new(struct service *s, enum completion_kind kind) {
   r->size = r->nfds = 0;
   r->data = r->near;
   r->fds = NULL;
+  r->counted = 0;
+  r->decoding = NULL;
+  list_init(&r->thread.link);
+  r->thread.ref = LUA_NOREF;
+  r->thread.block = NULL;
   s->holds++;
   return r;
 }
 
+/* From now on it is not in the way of others. */
+static void reply_uncount(struct reply *r) {
+  r->c.reactor->undelivered -= r->counted;
+  r->counted = 0;
+}
+
 static void reply_clear(struct reply *r) {
+  reply_uncount(r);
   for (size_t i = 0; i < r->nfds; i++)
     fd_drop(&r->fds[i]);
   free(r->fds);
@@ -94,11 +122,12 @@ void service_forget(struct completion *c) {
   struct service *s = r->service;
   reply_clear(r);
   completion_clear(c);
+  reactor_discard(c->reactor, &r->thread); /* before the block that it is in */
   reactor_discard(c->reactor, &c->trash);
   service_unhold(s);
 }
 
-/* Copies what is valid during a callback only. 0 or MF_ENOMEM. */
+/* Takes or copies what is valid during a callback only. 0 or MF_ENOMEM. */
 static int reply_fill(struct reply *r, const mf_message *m) {
   if (m->nfds > 0) {
     r->fds = malloc(m->nfds * sizeof *r->fds);
@@ -106,16 +135,22 @@ static int reply_fill(struct reply *r, const mf_message *m) {
       return MF_ENOMEM;
     memcpy(r->fds, m->fds, m->nfds * sizeof *r->fds);
   }
-  if (m->length > NEAR_OCTETS && !(r->data = malloc(m->length))) {
-    r->data = r->near;
-    free(r->fds);
-    r->fds = NULL;
-    return MF_ENOMEM;
+  r->data = m->length > HUGE_BYTES ? mf_message_take(m) : NULL;
+  if (!r->data) {
+    r->data = m->length > NEAR_OCTETS ? malloc(m->length) : r->near;
+    if (!r->data) {
+      r->data = r->near;
+      free(r->fds);
+      r->fds = NULL;
+      return MF_ENOMEM;
+    }
+    if (m->length > 0)
+      memcpy(r->data, m->data, m->length);
   }
-  if (m->length > 0)
-    memcpy(r->data, m->data, m->length);
   r->size = m->length;
   r->nfds = m->nfds;
+  r->counted = sizeof *r + m->length;
+  r->c.reactor->undelivered += r->counted;
   for (size_t i = 0; i < m->nfds; i++)
     m->fds[i] = -1; /* ours now */
   return 0;
@@ -231,11 +266,121 @@ static void mark_told(lua_State *L, const struct service *s) {
   lua_pop(L, 1);
 }
 
+/* ---- reading in steps ----
+ *
+ *   done -> service_pop: it is long -> reading <-> a step in each turn -> first in done -> popped
+ *
+ * What follows it from the same service, and what is told of the process of the same rpc, waits in
+ * the service's list, so that the order stays. All others go on. */
+
+static int has_steps(const struct reply *r) {
+  enum serialiser_kind kind = r->service->serialiser.kind;
+  if (r->c.code || r->c.kind > DONE_EVENT || r->decoding)
+    return 0;
+  return r->size > HUGE_BYTES ||
+         (r->size > LONG_BYTES && (kind == SERIALISER_MSGPACK || kind == SERIALISER_STRING));
+}
+
+/* May raise (memory); then nothing has changed. */
+static void begin_reading(lua_State *L, struct reply *r) {
+  struct service *s = r->service;
+  struct decoding *d = lua_newuserdatauv(L, sizeof *d, 1);
+  decoding_begin(L, d, &s->serialiser, r->data, r->size, r->fds, r->nfds);
+  lua_setiuservalue(L, -2, 1);
+  r->thread.ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  r->decoding = d;
+  s->reading = r;
+  if (s->proc) {
+    s->proc->holds++;
+    s->proc->behind = &s->behind;
+  }
+  reply_uncount(r);
+  list_remove(&r->c.link);
+  list_push(&r->c.reactor->reading, &r->c.link);
+}
+
+/* It is next in done, before all that waited for it. */
+static void end_reading(struct reply *r) {
+  struct service *s = r->service;
+  struct list *done = &r->c.reactor->done, rest;
+  s->reading = NULL;
+  if (s->proc) {
+    s->proc->behind = NULL;
+    proc_unhold(s->proc);
+  }
+  list_remove(&r->c.link);
+  list_move(&rest, done);
+  list_push(done, &r->c.link);
+  list_append(done, &s->behind);
+  list_append(done, &rest);
+}
+
+/* Reads until this turn's time is up. 1: all of it. */
+static int read_some(lua_State *L, struct reply *r) {
+  while (proc_now_ns() < r->c.reactor->read_until) {
+    if (decoding_step(L, r->decoding, STEP_EFFORT) == MF_AGAIN)
+      continue;
+    end_reading(r);
+    return 1;
+  }
+  return 0;
+}
+
+void service_read_on(lua_State *L, struct reactor *r) {
+  struct list due;
+  r->read_until = proc_now_ns() + TURN_NS;
+  list_move(&due, &r->reading);
+  while (!list_empty(&due)) {
+    struct reply *next = list_entry(due.next, struct reply, c.link);
+    if (read_some(L, next))
+      continue;
+    list_remove(&next->c.link); /* the others first, the next time */
+    list_append(&r->reading, &due);
+    list_push(&r->reading, &next->c.link);
+  }
+}
+
+struct list *service_before(const struct completion *c) {
+  if (c->kind < DONE_REPLY)
+    return c->proc ? c->proc->behind : NULL;
+  struct service *s = ((const struct reply *)(const void *)c)->service;
+  return s->reading ? &s->behind : NULL;
+}
+
+int service_is_full(const struct reactor *r) {
+  return r->undelivered > UNDELIVERED_MAX && !list_empty(&r->reading);
+}
+
+void service_stop_reading(struct reactor *r) {
+  while (!list_empty(&r->reading))
+    end_reading(list_entry(r->reading.next, struct reply, c.link));
+}
+
+/* Pushes what was read in steps. Gives how many values, or an error's code. */
+static int push_read(lua_State *L, struct reply *r, struct codec_error *e) {
+  struct decoding *d = r->decoding;
+  if (d->e.code == 0 && lua_checkstack(L, d->nvalues + 8)) {
+    lua_xmove(d->thread, L, d->nvalues);
+    return d->nvalues;
+  }
+  *e = d->e;
+  if (e->code == 0) {
+    e->code = -E2BIG;
+    snprintf(e->text, sizeof e->text, "too many values for the Lua stack");
+  }
+  return e->code;
+}
+
 /* What raises here (memory) leaves the completion to be popped again. */
 int service_pop(lua_State *L, struct completion *c) {
   static const char *const names[] = {"reply", "event", "trouble", "closed", "drain"};
   struct reply *r = (struct reply *)c;
   struct codec_error e;
+  if (has_steps(r)) {
+    begin_reading(L, r);
+    if (r->size > HUGE_BYTES || !read_some(L, r))
+      return 0;
+  }
   int top = lua_gettop(L), n = 0;
   lua_pushstring(L, names[c->kind - DONE_REPLY]);
   push_target(L, r);
@@ -245,7 +390,9 @@ int service_pop(lua_State *L, struct completion *c) {
       mark_told(L, r->service);
   } else {
     lua_pushnil(L);
-    if (c->kind <= DONE_EVENT)
+    if (r->decoding)
+      n = push_read(L, r, &e);
+    else if (c->kind <= DONE_EVENT)
       n = serialiser_decode(L, &r->service->serialiser, r->data, r->size, r->fds, r->nfds,
                             &e);
   }
@@ -294,6 +441,7 @@ static struct service *service_push(lua_State *L, struct reactor *r, int cell,
     return NULL;
   }
   list_init(&s->link);
+  list_init(&s->behind);
   list_init(&s->trash.link);
   s->trash.ref = ref;
   s->trash.block = s;

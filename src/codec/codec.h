@@ -19,7 +19,8 @@
 
 enum {
   CODEC_DEPTH_MAX = 128,        /* tables inside each other */
-  CODEC_NODES_MAX = 1 << 24,    /* values of a message that is read */
+  CODEC_NODES_MAX = 1 << 22,    /* values of a message, keys and tables included */
+  CODEC_OBJECTS_MAX = 1 << 20,  /* of these, tables and strings */
   CODEC_FDS_MAX = 1024,         /* handles of a message */
   CODEC_EXT_HANDLE = 1          /* the extension type of a handle */
 };
@@ -44,7 +45,7 @@ int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out
                struct codec_fds *fds, struct codec_error *e);
 
 struct codec_limits { /* 0: the constants above */
-  size_t nodes, bytes;
+  size_t nodes, objects, bytes;
 };
 /* Pushes the values and returns how many, or e->code with the stack as it was. Steals from
  * fds, leaving -1, what the message uses; the rest stays the caller's. */

@@ -28,6 +28,7 @@ struct pack {
   const char *what;
   msgpack_packer packer;
   int depth;
+  size_t nnodes, nobjects;
 };
 
 static int pack_value(struct pack *p, int idx, struct level *at);
@@ -280,10 +281,28 @@ static int pack_string(struct pack *p, int idx, const struct level *at) {
                             (n > 0 && msgpack_pack_str_body(&p->packer, s, n)));
 }
 
+/* What the other side would not read is not sent. */
+static int count_value(struct pack *p, int type, const struct level *at) {
+  char text[80];
+  if (p->nnodes++ == CODEC_NODES_MAX) {
+    snprintf(text, sizeof text, "the message has more than %d values", CODEC_NODES_MAX);
+    return fail(p, -E2BIG, at, text);
+  }
+  if ((type == LUA_TTABLE || type == LUA_TSTRING) && p->nobjects++ == CODEC_OBJECTS_MAX) {
+    snprintf(text, sizeof text, "the message has more than %d tables and strings",
+             CODEC_OBJECTS_MAX);
+    return fail(p, -E2BIG, at, text);
+  }
+  return 0;
+}
+
 static int pack_value(struct pack *p, int idx, struct level *at) {
   lua_State *L = p->L;
   msgpack_packer *packer = &p->packer;
-  switch (lua_type(L, idx)) {
+  int type = lua_type(L, idx);
+  if (count_value(p, type, at) < 0)
+    return p->e->code;
+  switch (type) {
   case LUA_TNIL:
     return written(p, at, msgpack_pack_nil(packer));
   case LUA_TBOOLEAN:

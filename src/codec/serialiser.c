@@ -1,10 +1,13 @@
 /* The serialisers. Both sides. */
 #include "codec/serialiser.h"
 
+#include "base/result.h"
+#include "codec/unpack.h"
 #include "luafd/luafd.h"
 #include "luafd/number.h"
 #include <errno.h>
 #include <lauxlib.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -178,32 +181,47 @@ static int broken(struct codec_error *e, const char *text) {
   return e->code = -EPROTO;
 }
 
+/* Handles come behind the strings. */
+static int push_handles(lua_State *L, int *fds, size_t nfds, struct codec_error *e) {
+  for (size_t i = 0; i < nfds; i++) {
+    int fd = fds[i];
+    if (!lua_checkstack(L, 4))
+      return broken(e, "too many values for the Lua stack");
+    fds[i] = -1;
+    luafd_push(L, fd, LUAFD_FOREIGN);
+  }
+  return 0;
+}
+
+/* Pushes strings until there is none left (0) or the effort is made (MF_AGAIN); counts them. */
+static int push_strings(lua_State *L, struct reader *r, size_t effort, int *n,
+                        struct codec_error *e) {
+  for (size_t spent = 0; reader_left(r) > 0;) {
+    size_t length;
+    if (spent > effort)
+      return MF_AGAIN;
+    const char *s = reader_str(r, &length);
+    if (!s || !lua_checkstack(L, 4))
+      return broken(e, s ? "too many values for the Lua stack" : "the message is cut short");
+    lua_pushlstring(L, s, length);
+    ++*n;
+    spent += OBJECT_EFFORT + length / BYTES_PER_EFFORT;
+  }
+  return 0;
+}
+
 static int decode_strings(lua_State *L, const void *data, size_t size, int *fds, size_t nfds,
                           struct codec_error *e) {
   struct reader r;
   int n = 0, top = lua_gettop(L);
   reader_init(&r, data, size);
-  while (reader_left(&r) > 0) {
-    size_t length;
-    const char *s = reader_str(&r, &length);
-    if (!s || !lua_checkstack(L, 4)) {
-      lua_settop(L, top);
-      return broken(e, s ? "too many values for the Lua stack" : "the message is cut short");
-    }
-    lua_pushlstring(L, s, length);
-    n++;
-  }
-  for (size_t i = 0; i < nfds; i++, n++) {
-    int fd = fds[i];
-    fds[i] = -1;
-    if (!lua_checkstack(L, 4)) {
-      fds[i] = fd;
-      lua_settop(L, top);
-      return broken(e, "too many values for the Lua stack");
-    }
-    luafd_push(L, fd, LUAFD_FOREIGN);
-  }
-  return n;
+  int rc = push_strings(L, &r, SIZE_MAX, &n, e);
+  if (rc == 0)
+    rc = push_handles(L, fds, nfds, e);
+  if (rc == 0)
+    return n + (int)nfds;
+  lua_settop(L, top);
+  return rc;
 }
 
 static int decode_by_module(lua_State *L, const struct serialiser *s, const void *data,
@@ -230,4 +248,71 @@ int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data
   default:
     return decode_by_module(L, s, data, size, e);
   }
+}
+
+/* ---- in steps ---- */
+
+static int step_strings(lua_State *L, struct decoding *d) {
+  int rc = push_strings(L, &d->strings, d->effort, &d->nvalues, &d->e);
+  if (rc != 0)
+    return rc;
+  d->nvalues += (int)d->nfds;
+  return push_handles(L, d->fds, d->nfds, &d->e);
+}
+
+static int step_unpack(lua_State *L, struct decoding *d) {
+  struct unpack *u = d->unpack;
+  int rc = unpack_step(L, u, d->effort, &d->e);
+  d->nvalues = u->nvalues;
+  return rc;
+}
+
+static int decode_at_once(lua_State *L, struct decoding *d) {
+  int n = serialiser_decode(L, d->serialiser, d->data, d->size, d->fds, d->nfds, &d->e);
+  d->nvalues = n;
+  return n < 0 ? n : 0;
+}
+
+/* The coroutine's stack stays as it is while it is suspended. */
+static int go_on(lua_State *L, int status, lua_KContext ctx) {
+  struct decoding *d = (struct decoding *)ctx; /* NOLINT: it was made of one */
+  enum serialiser_kind kind = d->serialiser->kind;
+  (void)status;
+  int rc = kind == SERIALISER_MSGPACK  ? step_unpack(L, d)
+           : kind == SERIALISER_STRING ? step_strings(L, d)
+                                       : decode_at_once(L, d);
+  if (rc == MF_AGAIN)
+    return lua_yieldk(L, 0, ctx, go_on);
+  return rc < 0 ? 0 : d->nvalues;
+}
+
+static int decode_body(lua_State *L) { /* 1: the decoding */
+  struct decoding *d = lua_touserdata(L, 1);
+  if (d->serialiser->kind == SERIALISER_MSGPACK) {
+    d->unpack = lua_newuserdatauv(L, sizeof(struct unpack), 0);
+    unpack_init(d->unpack, d->data, d->size, d->fds, d->nfds, NULL);
+  }
+  return go_on(L, LUA_OK, (lua_KContext)d);
+}
+
+void decoding_begin(lua_State *L, struct decoding *d, const struct serialiser *s,
+                    const void *data, size_t size, int *fds, size_t nfds) {
+  *d = (struct decoding){
+      .serialiser = s, .data = data, .size = size, .fds = fds, .nfds = nfds};
+  reader_init(&d->strings, data, size);
+  d->thread = lua_newthread(L);
+  lua_pushcfunction(d->thread, decode_body);
+  lua_pushlightuserdata(d->thread, d);
+}
+
+int decoding_step(lua_State *L, struct decoding *d, size_t effort) {
+  int nresults, first = lua_status(d->thread) == LUA_OK;
+  d->effort = effort;
+  int status = lua_resume(d->thread, L, first ? 1 : 0, &nresults);
+  if (status == LUA_YIELD)
+    return MF_AGAIN;
+  if (status == LUA_OK)
+    return d->e.code < 0 ? d->e.code : 0;
+  snprintf(d->e.text, sizeof d->e.text, "not enough memory");
+  return d->e.code = -ENOMEM;
 }

@@ -38,4 +38,27 @@ const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int firs
 int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data, size_t size,
                       int *fds, size_t nfds, struct codec_error *e);
 
+/* The same in steps, so that a long message holds nobody up: in a coroutine that yields behind
+ * each step. "msgpack" and "string" have steps; the others are read in one. */
+struct decoding {
+  const struct serialiser *serialiser; /* these are borrowed until the end */
+  const void *data;
+  size_t size;
+  int *fds;
+  size_t nfds;
+  struct codec_error e;
+  lua_State *thread; /* the values, when they are all read */
+  int nvalues;
+  size_t effort;
+  struct reader strings;
+  void *unpack;
+};
+/* Pushes the coroutine, which the caller keeps from being collected while d is in use. May
+ * raise (memory). */
+void decoding_begin(lua_State *L, struct decoding *d, const struct serialiser *s,
+                    const void *data, size_t size, int *fds, size_t nfds);
+/* Goes on for about `effort` values. 0: they are read, and lie on top of d->thread; MF_AGAIN; or
+ * d->e.code. Raises nothing. */
+int decoding_step(lua_State *L, struct decoding *d, size_t effort);
+
 #endif

@@ -1,15 +1,22 @@
-/* Reading: bounded by what arrived, never by what is claimed. Both sides. */
-#include "codec/codec.h"
+/* Reading: bounded by what arrived, never by what is claimed. Both sides.
+ *
+ * The tables that are open form a stack of levels, of which the innermost is filled: what is
+ * read lies on the Lua stack until it is put into it. So reading can stop behind any value and
+ * go on later (unpack_step). */
+#include "codec/unpack.h"
 
+#include "base/result.h"
 #include "luafd/luafd.h"
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 enum {
   SLOTS = 6,             /* of the Lua stack, for one level */
+  ARRAY_BEGIN_MAX = 1 << 19, /* items; a longer one grows, as clearing it takes long */
   TABLE_COST = 64,       /* octets of memory: estimates, a little above the truth */
   ITEM_COST = 16,
   PAIR_COST = 64,        /* its table may be up to twice as large as needed */
@@ -18,18 +25,6 @@ enum {
   CROWD_PAIRS = 512,     /* maps of this many pairs are watched for colliding keys */
   CROWD_MAX = 256        /* keys that may share a place there */
 };
-
-struct unpack {
-  lua_State *L;
-  struct reader r;
-  int *fds;
-  size_t nfds;
-  struct codec_error *e;
-  size_t nodes, bytes; /* what is left of the budget */
-  int depth;
-};
-
-static int read_value(struct unpack *u);
 
 static int fail(struct unpack *u, int code, const char *text) {
   snprintf(u->e->text, sizeof u->e->text, "%s", text);
@@ -54,7 +49,16 @@ static int spend(struct unpack *u, size_t bytes) {
   if (bytes > u->bytes)
     return fail(u, -E2BIG, "the message would take too much memory");
   u->bytes -= bytes;
+  u->effort += bytes / BYTES_PER_EFFORT;
   return 0;
+}
+
+/* The same for a table or a string, each of which is an object of its own. */
+static int spend_object(struct unpack *u, size_t bytes) {
+  if (u->objects-- == 0)
+    return fail(u, -E2BIG, "the message has too many tables and strings");
+  u->effort += OBJECT_EFFORT;
+  return spend(u, bytes);
 }
 
 /* ---- leaves ---- */
@@ -63,7 +67,7 @@ static int read_string(struct unpack *u, size_t n) {
   const unsigned char *s = reader_take(&u->r, n);
   if (!s)
     return cut(u);
-  if (spend(u, STRING_COST + n) < 0)
+  if (spend_object(u, STRING_COST + n) < 0)
     return u->e->code;
   lua_pushlstring(u->L, (const char *)s, n);
   return 0;
@@ -129,12 +133,6 @@ static int read_double(struct unpack *u) {
  * table, and n of them cost n * n steps. In big maps, which are made with their final size,
  * we count how many fall together. */
 
-struct crowd {
-  unsigned short *counts; /* NULL: the map is small */
-  unsigned ncounts;       /* a power of two */
-  uint64_t places;
-};
-
 static unsigned power_of_two(size_t atleast) {
   unsigned n = 1;
   while (n < atleast && n < 1u << 30)
@@ -176,25 +174,42 @@ static int crowd_add(struct unpack *u, struct crowd *c, int idx) {
 
 /* ---- tables ---- */
 
-static int read_array(struct unpack *u, size_t n) {
+/* Pushes the table and makes it the innermost level. */
+static int open_array(struct unpack *u, size_t n) {
   if (n > reader_left(&u->r)) /* an item has an octet at least */
     return cut(u);
-  if (spend(u, TABLE_COST + n * ITEM_COST) < 0)
+  int grows = n > ARRAY_BEGIN_MAX;
+  if (spend_object(u, TABLE_COST + n * (grows ? 2 * ITEM_COST : ITEM_COST)) < 0)
     return u->e->code;
-  lua_createtable(u->L, (int)(n > INT_MAX ? INT_MAX : n), 0);
-  for (size_t i = 1; i <= n; i++) {
-    int rc = read_value(u);
-    if (rc < 0)
-      return rc;
-    lua_rawseti(u->L, -2, (lua_Integer)i);
-  }
+  lua_createtable(u->L, (int)(grows ? ARRAY_BEGIN_MAX : n), 0);
+  u->levels[++u->depth] = (struct unpack_level){.kind = UNPACK_ARRAY, .left = n};
   return 0;
 }
 
-static int read_key(struct unpack *u, struct crowd *c) {
-  int rc = read_value(u);
-  if (rc < 0)
-    return rc;
+static int open_map(struct unpack *u, size_t n) {
+  struct unpack_level level = {.kind = UNPACK_KEY, .left = n};
+  if (n > reader_left(&u->r) / 2)
+    return cut(u);
+  if (spend_object(u, TABLE_COST + n * PAIR_COST) < 0)
+    return u->e->code;
+  crowd_init(&level.crowd, u->L, n);
+  lua_createtable(u->L, 0, (int)(n > INT_MAX ? INT_MAX : n));
+  u->levels[++u->depth] = level;
+  return 0;
+}
+
+static int open_table(struct unpack *u, size_t n, int (*open)(struct unpack *, size_t)) {
+  if (!u->r.ok)
+    return cut(u);
+  if (u->depth == CODEC_DEPTH_MAX)
+    return fail(u, -E2BIG, "tables are nested too deeply");
+  if (!lua_checkstack(u->L, SLOTS))
+    return fail(u, -ENOMEM, "not enough memory");
+  int rc = open(u, n);
+  return rc < 0 ? rc : MF_AGAIN;
+}
+
+static int check_key(struct unpack *u, struct crowd *c) {
   if (lua_isnil(u->L, -1))
     return fail(u, -EPROTO, "table key is nil");
   if (lua_type(u->L, -1) == LUA_TNUMBER && !lua_isinteger(u->L, -1) &&
@@ -203,40 +218,38 @@ static int read_key(struct unpack *u, struct crowd *c) {
   return crowd_add(u, c, -1);
 }
 
-static int read_map(struct unpack *u, size_t n) {
-  struct crowd crowd = {0};
-  if (n > reader_left(&u->r) / 2)
-    return cut(u);
-  if (spend(u, TABLE_COST + n * PAIR_COST) < 0)
-    return u->e->code;
-  crowd_init(&crowd, u->L, n);
-  lua_createtable(u->L, 0, (int)(n > INT_MAX ? INT_MAX : n));
-  for (size_t i = 0; i < n; i++) {
-    int rc = read_key(u, &crowd);
-    if (rc == 0)
-      rc = read_value(u);
-    if (rc < 0)
-      return rc;
+/* Puts the value on top where it belongs. */
+static int put_value(struct unpack *u) {
+  struct unpack_level *l = &u->levels[u->depth];
+  switch (l->kind) {
+  case UNPACK_LIST: /* the values of the message stay on the stack */
+    l->left--;
+    return 0;
+  case UNPACK_ARRAY:
+    l->left--;
+    lua_rawseti(u->L, -2, (lua_Integer)++l->n);
+    return 0;
+  case UNPACK_KEY:
+    l->kind = UNPACK_VALUE;
+    return check_key(u, &l->crowd);
+  default:
+    l->kind = UNPACK_KEY;
+    l->left--;
     lua_rawset(u->L, -3);
+    return 0;
   }
-  lua_remove(u->L, -2);
-  return 0;
 }
 
-static int read_table(struct unpack *u, size_t n, int (*read)(struct unpack *, size_t)) {
-  if (!u->r.ok)
-    return cut(u);
-  if (u->depth == CODEC_DEPTH_MAX)
-    return fail(u, -E2BIG, "tables are nested too deeply");
-  if (!lua_checkstack(u->L, SLOTS))
-    return fail(u, -ENOMEM, "not enough memory");
-  u->depth++;
-  int rc = read(u, n);
+/* The innermost table is complete. */
+static int close_table(struct unpack *u) {
+  if (u->levels[u->depth].kind == UNPACK_KEY)
+    lua_remove(u->L, -2); /* what the crowd is counted in */
   u->depth--;
-  return rc;
+  return put_value(u);
 }
 
-/* ---- a value ---- */
+/* ---- a value ----
+ * 0: it is on top; MF_AGAIN: a table was opened; or e->code. */
 
 static int read_marked(struct unpack *u, unsigned mark) {
   switch (mark) {
@@ -289,13 +302,13 @@ static int read_marked(struct unpack *u, unsigned mark) {
   case 0xd8:
     return read_ext(u, (size_t)1 << (mark - 0xd4));
   case 0xdc:
-    return read_table(u, number(u, 2), read_array);
+    return open_table(u, number(u, 2), open_array);
   case 0xdd:
-    return read_table(u, number(u, 4), read_array);
+    return open_table(u, number(u, 4), open_array);
   case 0xde:
-    return read_table(u, number(u, 2), read_map);
+    return open_table(u, number(u, 2), open_map);
   case 0xdf:
-    return read_table(u, number(u, 4), read_map);
+    return open_table(u, number(u, 4), open_map);
   default:
     return fail(u, -EPROTO, "unknown value type");
   }
@@ -307,12 +320,13 @@ static int read_value(struct unpack *u) {
     return cut(u);
   if (u->nodes-- == 0)
     return fail(u, -E2BIG, "the message has too many values");
+  u->effort++;
   if (mark < 0x80)
     return push_integer(u, (lua_Integer)mark);
   if (mark < 0x90)
-    return read_table(u, mark & 15, read_map);
+    return open_table(u, mark & 15, open_map);
   if (mark < 0xa0)
-    return read_table(u, mark & 15, read_array);
+    return open_table(u, mark & 15, open_array);
   if (mark < 0xc0)
     return read_string(u, mark & 31);
   if (mark >= 0xe0)
@@ -338,31 +352,69 @@ static int read_count(struct unpack *u, size_t *ret) {
   return 0;
 }
 
-static int read_message(struct unpack *u) {
+/* ---- the message ---- */
+
+void unpack_init(struct unpack *u, const void *data, size_t size, int *fds, size_t nfds,
+                 const struct codec_limits *limits) {
+  u->fds = fds;
+  u->nfds = nfds;
+  u->nodes = limits && limits->nodes ? limits->nodes : CODEC_NODES_MAX;
+  u->objects = limits && limits->objects ? limits->objects : CODEC_OBJECTS_MAX;
+  u->bytes = limits && limits->bytes ? limits->bytes : CODEC_BYTES_MAX;
+  u->depth = -1;
+  u->effort = 0;
+  u->nvalues = 0;
+  reader_init(&u->r, data, size);
+}
+
+static int begin(struct unpack *u) {
   size_t n;
   int rc = read_count(u, &n);
   if (rc < 0)
     return rc;
   if (n > INT_MAX - SLOTS || !lua_checkstack(u->L, (int)n + SLOTS))
     return fail(u, -E2BIG, "too many values for the Lua stack");
-  for (size_t i = 0; i < n; i++)
-    if ((rc = read_value(u)) < 0)
-      return rc;
+  u->depth = 0;
+  u->levels[0] = (struct unpack_level){.kind = UNPACK_LIST, .left = n};
+  u->nvalues = (int)n;
+  return 0;
+}
+
+/* Reads one value, or closes one table. */
+static int advance(struct unpack *u) {
+  if (u->levels[u->depth].left == 0)
+    return close_table(u);
+  int rc = read_value(u);
+  return rc == 0 ? put_value(u) : rc;
+}
+
+int unpack_step(lua_State *L, struct unpack *u, size_t effort, struct codec_error *e) {
+  int rc = 0;
+  u->L = L;
+  u->e = e;
+  e->code = 0;
+  u->effort = 0;
+  if (u->depth < 0)
+    rc = begin(u);
+  while (rc >= 0 && (u->depth > 0 || u->levels[0].left > 0)) {
+    if (u->effort > effort)
+      return MF_AGAIN;
+    rc = advance(u);
+  }
+  if (rc < 0)
+    return rc;
   if (reader_left(&u->r) > 0)
     return fail(u, -EPROTO, "extra bytes after the message");
-  return (int)n;
+  return 0;
 }
 
 int codec_unpack(lua_State *L, const void *data, size_t size, int *fds, size_t nfds,
                  const struct codec_limits *limits, struct codec_error *e) {
-  struct unpack u = {.L = L, .fds = fds, .nfds = nfds, .e = e};
-  u.nodes = limits && limits->nodes ? limits->nodes : CODEC_NODES_MAX;
-  u.bytes = limits && limits->bytes ? limits->bytes : CODEC_BYTES_MAX;
-  e->code = 0;
+  struct unpack u;
   int top = lua_gettop(L);
-  reader_init(&u.r, data, size);
-  int n = read_message(&u);
-  if (n < 0)
-    lua_settop(L, top);
-  return n;
+  unpack_init(&u, data, size, fds, nfds, limits);
+  if (unpack_step(L, &u, SIZE_MAX, e) == 0)
+    return u.nvalues;
+  lua_settop(L, top);
+  return e->code;
 }

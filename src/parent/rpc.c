@@ -786,13 +786,25 @@ static const char *objection(const struct mf_rpc *rpc, const struct kind *k,
   return NULL;
 }
 
-static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id,
-                    const void *data, size_t length) {
+/* Every message that a callback of the user's gets is the first part of one of these. */
+struct delivery {
+  mf_message m;
+  struct buf *gather; /* what its octets lie in, from the first on; or NULL */
+};
+
+static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id, const void *data,
+                    size_t length, struct buf *gather) {
   size_t nfds = rpc->nfds;
-  mf_message m = {data, length, nfds ? rpc->fds : NULL, nfds};
+  struct delivery d = {{data, length, nfds ? rpc->fds : NULL, nfds}, gather};
   rpc->nfds = 0; /* they are the message's */
-  k->take(rpc, id, &m);
-  close_left(m.fds, nfds);
+  k->take(rpc, id, &d.m);
+  close_left(d.m.fds, nfds);
+}
+
+void *mf_message_take(const mf_message *m) {
+  const struct delivery *d = (const void *)m;
+  size_t cap;
+  return d->gather ? buf_yield(d->gather, &cap) : NULL;
 }
 
 static void lack_memory(struct mf_rpc *rpc, const char *text) {
@@ -817,7 +829,7 @@ static void end_part(struct mf_rpc *rpc, int more) {
   if (more)
     return;
   rpc->gathering = 0;
-  deliver(rpc, k, rpc->gather_id, buf_peek(&rpc->gather), buf_size(&rpc->gather));
+  deliver(rpc, k, rpc->gather_id, buf_peek(&rpc->gather), buf_size(&rpc->gather), &rpc->gather);
   block = buf_yield(&rpc->gather, &cap);
   larder_give(&rpc->home->larder, block, cap);
 }
@@ -840,7 +852,7 @@ static void on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
     return;
   }
   if (!r && !rpc->gathering && !more && have == f->length) {
-    deliver(rpc, k, f->id, f->body, f->length);
+    deliver(rpc, k, f->id, f->body, f->length, NULL);
     return;
   }
   if (!rpc->gathering)

@@ -2,7 +2,7 @@
  * with msgpack-c's own reader and writer, and what a hostile message may cost. */
 #include "unit/unit.h"
 
-#include "codec/codec.h"
+#include "codec/serialiser.h"
 #include "os/fd.h"
 
 #include <lauxlib.h>
@@ -366,6 +366,181 @@ static void test_values_and_memory_are_bounded(void **state) {
   lua_close(L);
 }
 
+static void test_objects_are_bounded(void **state) {
+  static const struct codec_limits few = {.objects = 3};
+  lua_State *L = new_state();
+  struct codec_error e;
+  (void)state;
+  /* two tables and a string, then one more table; numbers don't count */
+  assert_int_equal(codec_unpack(L, "\x92\x93\x90\xa1x\x01\x02", 7, NULL, 0, &few, &e), 2);
+  lua_settop(L, 0);
+  assert_int_equal(codec_unpack(L, "\x92\x93\x90\xa1x\x01\x90", 7, NULL, 0, &few, &e), -E2BIG);
+  assert_string_equal(e.text, "the message has too many tables and strings");
+  assert_int_equal(lua_gettop(L), 0);
+  lua_close(L);
+}
+
+static void expect_not_packed(const char *text, const char *message) {
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct buf b;
+  int n = values_of(L, text);
+  assert_int_equal(pack(L, n, &b, &e), -E2BIG);
+  assert_string_equal(e.text, message);
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static void test_what_the_other_side_would_refuse_is_not_packed(void **state) {
+  (void)state;
+  expect_not_packed("(function() local t = {} for i = 1, 1 << 22 do t[i] = i end return t end)()",
+                    "argument 1[4194304]: the message has more than 4194304 values");
+  expect_not_packed(
+      "(function() local t, e = {}, {} for i = 1, 1 << 20 do t[i] = e end return t end)()",
+      "argument 1[1048576]: the message has more than 1048576 tables and strings");
+}
+
+/* ---- in steps ---- */
+
+static const struct serialiser msgpack = {SERIALISER_MSGPACK, LUA_NOREF, LUA_NOREF};
+static const struct serialiser strings = {SERIALISER_STRING, LUA_NOREF, LUA_NOREF};
+
+/* Reads in steps of that effort; the values come to L. How many, or a code. */
+static int read_in_steps(lua_State *L, const struct serialiser *s, const void *data, size_t size,
+                         size_t effort, int *ret_nsteps, struct codec_error *e) {
+  struct decoding d;
+  int rc, n = 1, top = lua_gettop(L);
+  decoding_begin(L, &d, s, data, size, NULL, 0);
+  while ((rc = decoding_step(L, &d, effort)) == 1)
+    n++;
+  if (ret_nsteps)
+    *ret_nsteps = n;
+  *e = d.e;
+  if (rc == 0) {
+    assert_true(lua_checkstack(L, d.nvalues + 2));
+    lua_xmove(d.thread, L, d.nvalues);
+    lua_remove(L, top + 1);
+    return d.nvalues;
+  }
+  lua_settop(L, top);
+  return rc;
+}
+
+static const char *const shapes[] = {
+    "1, 'two', {3, {4}, {five = {6, seven = {[{}] = {[8] = {}}}}}}, nil, nil",
+    "{{{{{{{{}}}}}}}}, {}, {{}, {}}",
+    "(function() local t = {} for i = 1, 2000 do t[i] = {i, tostring(i)} end return t end)()",
+    "(function() local t = {} for i = 1, 1500 do t['k' .. i] = {[i] = i / 3} end return t end)()",
+    "(function() local t = {} for i = 1, 1000 do t[i * 7] = i end return t end)()",
+    "", "nil", "'', 0.5, true, false, {{}}",
+};
+
+static void test_steps_read_the_same_as_one(void **state) {
+  static const size_t efforts[] = {0, 1, 7, 100, 4096};
+  (void)state;
+  for (size_t i = 0; i < COUNT(shapes) * COUNT(efforts); i++) {
+    lua_State *L = new_state();
+    struct codec_error e;
+    struct buf once, again;
+    int nsteps, n = values_of(L, shapes[i / COUNT(efforts)]);
+    assert_int_equal(pack(L, n, &once, &e), 0);
+    lua_settop(L, 0);
+    assert_int_equal(read_in_steps(L, &msgpack, buf_peek(&once), buf_size(&once),
+                                   efforts[i % COUNT(efforts)], &nsteps, &e),
+                     n);
+    assert_int_equal(lua_gettop(L), n);
+    if (efforts[i % COUNT(efforts)] == 0 && buf_size(&once) > 10)
+      assert_true(nsteps > 3);
+    /* Maps come in another order; what is packed of them is as long. */
+    assert_int_equal(pack(L, n, &again, &e), 0);
+    assert_int_equal(buf_size(&once), buf_size(&again));
+    buf_deinit(&once);
+    buf_deinit(&again);
+    lua_close(L);
+  }
+}
+
+static void test_steps_refuse_the_same_as_one(void **state) {
+  lua_State *L = new_state();
+  struct codec_error at_once, e;
+  struct buf b;
+  (void)state;
+  int n = values_of(L, shapes[0]);
+  assert_int_equal(pack(L, n, &b, &e), 0);
+  lua_settop(L, 0);
+  for (size_t size = 0; size < buf_size(&b); size++) {
+    unsigned char copy[256];
+    for (int changed = 0; changed < 2; changed++) {
+      memcpy(copy, buf_peek(&b), buf_size(&b));
+      if (changed)
+        copy[size] ^= 0xd5;
+      size_t length = changed ? buf_size(&b) : size;
+      int rc = unpack(L, copy, length, &at_once);
+      lua_settop(L, 0);
+      assert_int_equal(read_in_steps(L, &msgpack, copy, length, 0, NULL, &e), rc);
+      if (rc < 0)
+        assert_string_equal(e.text, at_once.text);
+      lua_settop(L, 0);
+    }
+  }
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static void test_strings_are_read_in_steps(void **state) {
+  lua_State *L = new_state();
+  struct codec_error e;
+  struct buf b;
+  int nsteps;
+  (void)state;
+  buf_init(&b, 1000000);
+  for (int i = 0; i < 1000; i++)
+    buf_put_str(&b, "text", (size_t)i % 5);
+  assert_int_equal(read_in_steps(L, &strings, buf_peek(&b), buf_size(&b), 80, &nsteps, &e), 1000);
+  assert_true(nsteps >= 80);
+  assert_string_equal(lua_tostring(L, 1000), "text");
+  lua_settop(L, 0);
+  assert_int_equal(
+      read_in_steps(L, &strings, buf_peek(&b), buf_size(&b) - 1, 80, NULL, &e), -EPROTO);
+  buf_deinit(&b);
+  lua_close(L);
+}
+
+static int nallocs_left;
+
+static void *failing_alloc(void *ud, void *block, size_t osize, size_t nsize) {
+  (void)ud, (void)osize;
+  if (nsize == 0) {
+    free(block);
+    return NULL;
+  }
+  return nallocs_left-- > 0 || (block && nsize <= osize) ? realloc(block, nsize) : NULL;
+}
+
+static void test_steps_survive_a_lack_of_memory(void **state) {
+  struct codec_error e;
+  struct buf b;
+  lua_State *L = new_state();
+  int rc = -ENOMEM;
+  (void)state;
+  int n = values_of(L, shapes[2]);
+  assert_int_equal(pack(L, n, &b, &e), 0);
+  lua_close(L);
+  for (int nallocs = 0; rc == -ENOMEM; nallocs = nallocs * 5 / 4 + 1) {
+    nallocs_left = 1 << 30;
+    L = lua_newstate(failing_alloc, NULL);
+    struct decoding d;
+    decoding_begin(L, &d, &msgpack, buf_peek(&b), buf_size(&b), NULL, 0);
+    nallocs_left = nallocs;
+    while ((rc = decoding_step(L, &d, 50)) == 1)
+      ;
+    nallocs_left = 1 << 30;
+    assert_true(rc == 0 || rc == -ENOMEM);
+    lua_close(L);
+  }
+  buf_deinit(&b);
+}
+
 static void put_number(struct buf *b, uint64_t value, int noctets) {
   for (int i = noctets - 1; i >= 0; i--)
     buf_put_u8(b, (unsigned)(value >> (8 * i)) & 0xff);
@@ -451,6 +626,12 @@ int main(void) {
       cmocka_unit_test(test_other_encoders_forms_are_read),
       cmocka_unit_test(test_nesting_is_bounded),
       cmocka_unit_test(test_values_and_memory_are_bounded),
+      cmocka_unit_test(test_objects_are_bounded),
+      cmocka_unit_test(test_what_the_other_side_would_refuse_is_not_packed),
+      cmocka_unit_test(test_steps_read_the_same_as_one),
+      cmocka_unit_test(test_steps_refuse_the_same_as_one),
+      cmocka_unit_test(test_strings_are_read_in_steps),
+      cmocka_unit_test(test_steps_survive_a_lack_of_memory),
       cmocka_unit_test(test_colliding_keys_are_refused_in_time),
       cmocka_unit_test(test_usual_keys_do_not_collide),
       census_test(test_handles_travel_beside_the_message),
