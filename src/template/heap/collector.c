@@ -2,18 +2,18 @@
  * clones.
  *
  * A template is sealed by a collection of everything and then stays in generational mode:
- * all its objects are old, so a clone's young collections neither mark nor sweep them, and
- * their pages stay shared. What Lua's own parameters can say is relative to the size of
- * the whole heap; a clone wants to be judged by what it made itself. So it looks after its
- * collector at each young collection:
+ * all its objects are old, so a clone's young collections neither mark nor sweep them,
+ * and their pages stay shared. What Lua's own parameters can say is relative to the size
+ * of the whole heap; a clone wants to be judged by what it made itself. So it looks after
+ * its collector at each young collection:
  *
  *   young collection -> the sentinel is garbage -> its __gc asks for a turn
  *     -> a count hook, before the next instruction of Lua -> turn(): parameters for the
  *        next young collection, and a collection of everything when one is due
  *
  * Inside __gc the collector can't be called, inside the allocator nothing can; a hook may
- * collect like any other code. A thread with a hook of somebody's keeps it: then Lua's own
- * rule, set to be late, is what bounds the heap. */
+ * collect like any other code. A thread with a hook of somebody's keeps it: then Lua's
+ * own rule, set to be late, is what bounds the heap. */
 #include "template/heap/collector.h"
 
 #include <errno.h>
@@ -26,19 +26,19 @@
 #define MIB (KIB * 1024)
 
 enum {
-  PROBE_MAX = 65536,  /* strings tried to see whether the string table is about to grow */
-  PROBE_SHARE = 256,  /* one for so many octets of heap */
+  PROBE_MAX = 65536, /* strings tried to see whether the string table is about to grow */
+  PROBE_SHARE = 256, /* one for so many bytes of heap */
   PROBE_SIZE = 48
 };
-static const uint64_t YOUNG_MIN = 1 * MIB, YOUNG_MAX = 64 * MIB,
-                      YOUNG_MIN_MAX = 8 * MIB;
-/* A clone's own memory stays below 4 times what is alive in it and 32 MiB: before its first
- * collection of everything it grows by so much, ... */
+static const uint64_t YOUNG_MIN = 1 * MIB, YOUNG_MAX = 64 * MIB, YOUNG_MIN_MAX = 8 * MIB;
+/* A clone's own memory stays below 4 times what is alive in it and 32 MiB: before its
+ * first collection of everything it grows by so much, ... */
 static const uint64_t GROWTH_MIN = 16 * MIB, GROWTH_FIRST_MAX = 32 * MIB;
 /* ... afterwards by twice its own and so much at most, ... */
 static const uint64_t GROWTH_MARGIN = 16 * MIB;
-/* ... and where it does not grow, what has died since is looked for when more has been made than
- * so many times the whole heap: twice as many each time that little is found. */
+/* ... and where it does not grow, what has died since is looked for when more has been
+ * made than so many times the whole heap: twice as many each time that little is found.
+ */
 enum { PATIENCE_MIN = 2, PATIENCE_MAX = 16 };
 
 /* Measured: with less, fork saves no more than the further mappings cost. */
@@ -49,14 +49,16 @@ static const char seal_key, sentinel_key;
 static uint64_t clamp(uint64_t n, uint64_t low, uint64_t high) {
   return n < low ? low : n > high ? high : n;
 }
+
 static uint64_t grown(uint64_t now, uint64_t then) {
   return now > then ? now - then : 0;
 }
+
 static uint64_t in_use(lua_State *L) {
   return (uint64_t)lua_gc(L, LUA_GCCOUNT) * KIB + (uint64_t)lua_gc(L, LUA_GCCOUNTB);
 }
 
-/* --- Lua's parameters ----------------------------------------------------------------- */
+/* ---- Lua's parameters ---- */
 
 #if LUA_VERSION_NUM >= 505
 static void set_generational(lua_State *L, int young_percent, int major_percent) {
@@ -66,12 +68,15 @@ static void set_generational(lua_State *L, int young_percent, int major_percent)
   if (major_percent)
     lua_gc(L, LUA_GCPARAM, LUA_GCPMINORMAJOR, major_percent);
 }
+
 static void set_incremental(lua_State *L) {
   lua_gc(L, LUA_GCINC);
 }
+
 static void step_young(lua_State *L) {
   lua_gc(L, LUA_GCSTEP, (size_t)0);
 }
+
 static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
   (void)L, (void)now, (void)percent, (void)young; /* the parameter says it all */
 }
@@ -79,14 +84,18 @@ static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
 static void set_generational(lua_State *L, int young_percent, int major_percent) {
   lua_gc(L, LUA_GCGEN, young_percent, major_percent);
 }
+
 static void set_incremental(lua_State *L) {
   lua_gc(L, LUA_GCINC, 0, 0, 0);
 }
+
 static void step_young(lua_State *L) {
   lua_gc(L, LUA_GCSTEP, 0);
 }
+
 /* A step of so many KiB only moves the point where the next collection starts, as long as
- * that stays ahead: after a young collection Lua has put it `percent` of the heap ahead. */
+ * that stays ahead: after a young collection Lua has put it `percent` of the heap ahead.
+ */
 static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
   int64_t ahead = (int64_t)(now / 100) * percent, kib = (ahead - (int64_t)young) / 1024;
   if (kib != 0 && kib > -(int64_t)(YOUNG_MAX / KIB) && kib < INT32_MAX)
@@ -94,7 +103,7 @@ static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
 }
 #endif
 
-/* --- a clone's collector -------------------------------------------------------------- */
+/* ---- a clone's collector ---- */
 
 static uint64_t growth_limit(const struct seal *s) {
   if (!s->collected)
@@ -102,9 +111,11 @@ static uint64_t growth_limit(const struct seal *s) {
   uint64_t own = grown(s->base, s->shared);
   return clamp(clamp(s->base / 4, own, own * 2 + GROWTH_MARGIN), GROWTH_MIN, UINT64_MAX);
 }
+
 static uint64_t young_aim(const struct seal *s, uint64_t now) {
   return clamp(grown(now, s->shared) / 5, s->young_min, YOUNG_MAX);
 }
+
 static void note_outside(struct seal *s, uint64_t now) {
   if (!s->heap)
     return;
@@ -112,6 +123,7 @@ static void note_outside(struct seal *s, uint64_t now) {
   heap_stats(s->heap, &stats);
   s->outside = now - stats.live;
 }
+
 /* Where the next young collection shall be. Just after one: exact. */
 static void aim(struct seal *s, lua_State *L) {
   uint64_t now = in_use(L);
@@ -124,17 +136,20 @@ static void aim(struct seal *s, lua_State *L) {
   uint64_t late = growth_limit(s) * 4 + grown(now, s->base);
   set_generational(L, s->percent, (int)clamp(late * 100 / now, 8, 1000));
 }
+
 static void collect_young(struct seal *s, lua_State *L) {
   /* Also clears the mark of a bad collection: the step stays a young one. */
   set_generational(L, s->tuned ? 0 : s->percent, 0);
   step_young(L);
 }
+
 static int may_move(const struct seal *s) {
   return !s->is_alone || s->is_alone();
 }
-/* It writes a mark into each object and leaves the old ones with the marks that they had. In
- * a clone the template's are still shared afterwards, then. (A finaliser may have started a
- * thread.) */
+
+/* It writes a mark into each object and leaves the old ones with the marks that they had.
+ * In a clone the template's are still shared afterwards, then. (A finaliser may have
+ * started a thread.) */
 static void collect_shared(struct seal *s, lua_State *L) {
   if (!s->heap || !s->in_clone || !may_move(s)) {
     lua_gc(L, LUA_GCCOLLECT);
@@ -145,14 +160,15 @@ static void collect_shared(struct seal *s, lua_State *L) {
   heap_uncover(s->heap, may_move(s));
   heap_release(s->heap);
 }
+
 static void collect_all(struct seal *s, lua_State *L) {
   uint64_t before = in_use(L), own = grown(before, s->shared);
   int has_grown = grown(before, s->base) >= growth_limit(s);
   collect_shared(s, L);
   collect_young(s, L); /* 5.4.4 sets no aim after a full collection; a step does */
   s->base = in_use(L);
-  /* What lives a little longer than two young collections is for this one; with fewer of those
-   * more of it dies in time. */
+  /* What lives a little longer than two young collections is for this one; with fewer of
+   * those more of it dies in time. */
   uint64_t found = grown(before, s->base);
   s->patience = has_grown || found >= own / 4 ? PATIENCE_MIN
                                               : clamp(s->patience * 2, 0, PATIENCE_MAX);
@@ -161,16 +177,20 @@ static void collect_all(struct seal *s, lua_State *L) {
   s->made = 0;
   s->collected = s->in_clone;
 }
+
 static int is_due_at(const struct seal *s, uint64_t now) {
   return grown(now, s->base) >= growth_limit(s) ||
          (grown(now, s->shared) > GROWTH_FIRST_MAX && s->made / s->patience > now);
 }
+
 static int is_due(const struct seal *s, lua_State *L) {
   return is_due_at(s, in_use(L));
 }
+
 static int is_ours(const struct seal *s) { /* the collector is ours to drive */
   return s->in_clone && s->sealed && s->gc != SEAL_INCREMENTAL;
 }
+
 /* Is there anything to look after? Asked inside __gc, where Lua won't say what is in use;
  * the heap does. */
 static int wants_turn(const struct seal *s) {
@@ -191,9 +211,9 @@ static int wants_turn(const struct seal *s) {
 
 static void turn_hook(lua_State *L, lua_Debug *ar);
 
-/* A young object that nothing refers to: each collection finds it. Whether one of them has
- * grown old instead (a stale slot of a stack is enough) can't be seen, so a new one may be
- * made at any time: only the newest counts. */
+/* A young object that nothing refers to: each collection finds it. Whether one of them
+ * has grown old instead (a stale slot of a stack is enough) can't be seen, so a new one
+ * may be made at any time: only the newest counts. */
 static int sentinel_new(lua_State *L, struct seal *s) { /* metatable -> */
   uint64_t *serial = lua_newuserdatauv(L, sizeof *serial, 0);
   *serial = ++s->sentinel;
@@ -204,6 +224,7 @@ static int sentinel_new(lua_State *L, struct seal *s) { /* metatable -> */
   lua_pop(L, 1);
   return 0;
 }
+
 static int sentinel_gc(lua_State *L) {
   struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
   const uint64_t *serial = lua_touserdata(L, 1);
@@ -215,11 +236,13 @@ static int sentinel_gc(lua_State *L) {
   lua_getmetatable(L, 1);
   return sentinel_new(L, s);
 }
+
 static int sentinel_make(lua_State *L) { /* protected; seal -> */
   struct seal *s = lua_touserdata(L, 1);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &sentinel_key);
   return sentinel_new(L, s);
 }
+
 static void sentinel_place(struct seal *s, lua_State *L) {
   if (!lua_checkstack(L, 4))
     return;
@@ -245,6 +268,7 @@ static struct seal *seal_of(lua_State *L) {
   lua_pop(L, 1);
   return s;
 }
+
 static void turn_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
   lua_sethook(L, NULL, 0, 0);
@@ -254,7 +278,8 @@ static void turn_hook(lua_State *L, lua_Debug *ar) {
   if (lua_gethook(L) == turn_hook)
     lua_sethook(L, NULL, 0, 0); /* asked for by what the turn itself collected */
 }
-/* --- collectgarbage ------------------------------------------------------------------- */
+
+/* ---- collectgarbage ---- */
 
 static int call_original(lua_State *L) { /* with the arguments as they are */
   int top = lua_gettop(L);
@@ -263,6 +288,7 @@ static int call_original(lua_State *L) { /* with the arguments as they are */
   lua_call(L, top, LUA_MULTRET);
   return lua_gettop(L);
 }
+
 static int gc_collect(lua_State *L, struct seal *s) {
   if (!is_ours(s) || lua_gc(L, LUA_GCCOUNT) < 0) /* in a finaliser it refuses */
     return call_original(L);
@@ -275,6 +301,7 @@ static int gc_collect(lua_State *L, struct seal *s) {
   lua_pushinteger(L, 0);
   return 1;
 }
+
 /* A young collection is the whole cycle, but 5.4 never says so, and scripts that know the
  * incremental mode loop until it does. */
 static int gc_step(lua_State *L, struct seal *s) {
@@ -284,6 +311,7 @@ static int gc_step(lua_State *L, struct seal *s) {
   lua_pushboolean(L, 1);
   return 1;
 }
+
 static int gc_generational(lua_State *L, struct seal *s) {
   s->tuned = !lua_isnoneornil(L, 2) || !lua_isnoneornil(L, 3);
   int n = call_original(L);
@@ -292,11 +320,13 @@ static int gc_generational(lua_State *L, struct seal *s) {
   s->gc = SEAL_GENERATIONAL;
   return n;
 }
+
 static int gc_incremental(lua_State *L, struct seal *s) {
   int n = call_original(L);
   s->gc = SEAL_INCREMENTAL;
   return n;
 }
+
 static int gc_restart(lua_State *L, struct seal *s) {
   int n = call_original(L);
   if (s->gc == SEAL_STOP)
@@ -307,22 +337,22 @@ static int gc_restart(lua_State *L, struct seal *s) {
 
 static const struct gc_option {
   const char *name;
-  int nargs; /* integers that may follow */
+  int nargs;                                /* integers that may follow */
   int (*run)(lua_State *L, struct seal *s); /* NULL: as it always was */
 } gc_options[] = {
-  { "stop", 0, NULL },
-  { "restart", 0, gc_restart },
-  { "collect", 0, gc_collect },
-  { "count", 0, NULL },
-  { "step", 1, gc_step },
-  { "isrunning", 0, NULL },
-  { "generational", 2, gc_generational },
-  { "incremental", 3, gc_incremental },
+    {"stop", 0, NULL},
+    {"restart", 0, gc_restart},
+    {"collect", 0, gc_collect},
+    {"count", 0, NULL},
+    {"step", 1, gc_step},
+    {"isrunning", 0, NULL},
+    {"generational", 2, gc_generational},
+    {"incremental", 3, gc_incremental},
 #if LUA_VERSION_NUM >= 505
-  { "param", 0, NULL },
+    {"param", 0, NULL},
 #else
-  { "setpause", 1, NULL },
-  { "setstepmul", 1, NULL },
+    {"setpause", 1, NULL},
+    {"setstepmul", 1, NULL},
 #endif
 };
 enum { NGC_OPTIONS = sizeof gc_options / sizeof *gc_options };
@@ -330,7 +360,7 @@ enum { NGC_OPTIONS = sizeof gc_options / sizeof *gc_options };
 /* Arguments are checked here, where an error still names the caller's line. */
 static int collectgarbage(lua_State *L) {
   struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
-  const char *names[NGC_OPTIONS + 1] = { NULL };
+  const char *names[NGC_OPTIONS + 1] = {NULL};
   for (int i = 0; i < NGC_OPTIONS; i++)
     names[i] = gc_options[i].name;
   const struct gc_option *option = &gc_options[luaL_checkoption(L, 1, "collect", names)];
@@ -340,9 +370,14 @@ static int collectgarbage(lua_State *L) {
 }
 
 void seal_init(struct seal *s, lua_State *L, struct heap *heap, int gc) {
-  *s = (struct seal){ .heap = heap, .gc = gc, .dirty = 1, .young = YOUNG_MIN,
-                      .young_min = YOUNG_MIN, .patience = PATIENCE_MIN, .percent = 20,
-                      .freeze_worth = FREEZE_WORTH };
+  *s = (struct seal){.heap = heap,
+                     .gc = gc,
+                     .dirty = 1,
+                     .young = YOUNG_MIN,
+                     .young_min = YOUNG_MIN,
+                     .patience = PATIENCE_MIN,
+                     .percent = 20,
+                     .freeze_worth = FREEZE_WORTH};
   luaL_checkstack(L, 4, NULL);
   lua_pushlightuserdata(L, s);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &seal_key);
@@ -364,15 +399,17 @@ void seal_init(struct seal *s, lua_State *L, struct heap *heap, int gc) {
   lua_setfield(L, -2, "collectgarbage");
   lua_pop(L, 1);
 }
+
 void seal_touch(struct seal *s) {
   s->dirty = 1;
 }
 
-/* --- sealing -------------------------------------------------------------------------- */
+/* ---- sealing ---- */
 
 /* Lua doubles the string table when it is full, which writes to every short string there
- * is. So: fill it with strings of no use. If it grows soon, better now than in each clone;
- * where it doesn't, there is room. The strings lie outside the heap and leave no holes. */
+ * is. So: fill it with strings of no use. If it grows soon, better now than in each
+ * clone; where it doesn't, there is room. The strings lie outside the heap and leave no
+ * holes. */
 static void make_string_room(struct seal *s, lua_State *L) {
   uint64_t n = in_use(L) / PROBE_SHARE;
   n = n < PROBE_MAX ? n : PROBE_MAX;
@@ -389,6 +426,7 @@ static void make_string_room(struct seal *s, lua_State *L) {
   if (running)
     lua_gc(L, LUA_GCRESTART);
 }
+
 /* Twice, because what a finaliser has let go of is free only after the next. */
 static void settle_all(struct seal *s, lua_State *L) {
   if (s->heap && heap_is_frozen(s->heap) && may_move(s))
@@ -404,11 +442,13 @@ static void settle_all(struct seal *s, lua_State *L) {
   s->base = in_use(L);
   s->collected = s->in_clone;
 }
+
 /* A little was added: three steps make it old without a look at the rest. */
 static void settle_young(struct seal *s, lua_State *L) {
   for (int i = 0; i < 3; i++)
     collect_young(s, L);
 }
+
 static int settle(lua_State *L) { /* protected; seal -> */
   struct seal *s = lua_touserdata(L, 1);
   uint64_t added = grown(in_use(L), s->base);
@@ -425,6 +465,7 @@ static int settle(lua_State *L) { /* protected; seal -> */
     heap_scratch_end(s->heap);
   return 0;
 }
+
 int seal_now(struct seal *s, lua_State *L) {
   if (!s->dirty)
     return 0;
@@ -460,6 +501,7 @@ int seal_now(struct seal *s, lua_State *L) {
   }
   return 0;
 }
+
 void seal_forked(struct seal *s, lua_State *L) {
   s->in_clone = 1;
   s->collected = 0;
@@ -471,6 +513,7 @@ void seal_forked(struct seal *s, lua_State *L) {
   if (s->sealed && s->gc != SEAL_INCREMENTAL)
     sentinel_place(s, L);
 }
+
 void seal_collect(struct seal *s, lua_State *L) {
   if (lua_gc(L, LUA_GCCOUNT) < 0)
     return; /* in a finaliser */

@@ -1,7 +1,7 @@
 /* The Lua heap of a template and its clones: where blocks live. One region of reserved
  * address space; what the template builds lies in huge pages; after heap_seal, new blocks
  * go to a fresh part of small pages, and frees of sealed blocks touch nothing, so that
- * clones keep sharing. Blocks of HEAP_BIG octets and more are mappings of their own
+ * clones keep sharing. Blocks of HEAP_BIG bytes and more are mappings of their own
  * (mremap to grow, munmap to free). Runs in templates and clones; one thread. */
 #ifndef TEMPLATE_HEAP_H
 #define TEMPLATE_HEAP_H
@@ -13,79 +13,83 @@ struct heap;
 
 enum { HEAP_BIG = 128 * 1024 };
 
-/* reserve: octets of address space (0: a default, 64 GiB where that can be had; halved until
- * the system agrees). NULL where not even a small one can be had (use luaL_newstate then). */
+/* reserve: bytes of address space (0: a default, 64 GiB where that can be had; halved
+ * until the system agrees). NULL where not even a small one can be had (use luaL_newstate
+ * then). */
 struct heap *heap_new(size_t reserve);
 void heap_free(struct heap *h); /* unmaps everything */
 /* A lua_Alloc; ud is the heap. */
 void *heap_alloc(void *ud, void *block, size_t osize, size_t nsize);
-/* For a state that was created with another allocator (template() of a running interpreter):
- * blocks outside the region go to it. Call before the heap is used. */
-void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, size_t), void *ud);
-/* Quiet now: clones begin with fresh small pages and no free lists, and leave sealed blocks
- * alone. May be called again after more was built; the template goes on using its holes, so
- * seals without end do not make it grow. */
+/* For a state that was created with another allocator (template() of a running
+ * interpreter): blocks outside the region go to it. Call before the heap is used. */
+void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, size_t),
+                      void *ud);
+/* Quiet now: clones begin with fresh small pages and no free lists, and leave sealed
+ * blocks alone. May be called again after more was built; the template goes on using its
+ * holes, so seals without end do not make it grow. */
 void heap_seal(struct heap *h);
 /* First thing in a forked process. sealed parts stay shared. */
 void heap_forked(struct heap *h);
-/* After heap_seal: moves what is sealed to where forks need not copy its page tables (memfd_map.h).
- * Where the system can't, all stays. heap_freeze_gain says beforehand what that spares each
- * fork, as octets of huge pages. The process must have one thread only, here and for heap_thaw:
- * for a moment what is moved can't be touched. */
+/* After heap_seal: moves what is sealed to where forks need not copy its page tables
+ * (memfd_map.h). Where the system can't, all stays. heap_freeze_gain says beforehand what
+ * that spares each fork, as bytes of huge pages. The process must have one thread only,
+ * here and for heap_thaw: for a moment what is moved can't be touched. */
 uint64_t heap_freeze_gain(const struct heap *h);
 void heap_freeze(struct heap *h);
-/* Before something writes to all of the heap (a collection of everything): takes it back into
- * memory of its own, in huge pages. In a template or a clone. */
+/* Before something writes to all of the heap (a collection of everything): takes it back
+ * into memory of its own, in huge pages. In a template or a clone. */
 void heap_thaw(struct heap *h);
 int heap_is_frozen(const struct heap *h);
-/* In a clone that is about to fork: maps what it inherited frozen, as a template's mirrors do. */
+/* In a clone that is about to fork: maps what it inherited frozen, as a template's
+ * mirrors do. */
 void heap_inherit(struct heap *h);
 /* Gives back the addresses (no memory) that freezing holds beside the heap's. */
 void heap_drop_mirrors(struct heap *h);
-/* The process will seal and fork no more: from now on mappings of less than 4 MiB that were
- * made here and freed are kept for the next big blocks, 8 MiB at most. */
+/* The process will seal and fork no more: from now on mappings of less than 4 MiB that
+ * were made here and freed are kept for the next big blocks, 8 MiB at most. */
 void heap_keep(struct heap *h);
-/* One of these, of *ret_size octets: n or a little more. It is the caller's, who may offer it
- * back. NULL: none fits. */
+/* One of these, of *ret_size bytes: n or a little more. It is the caller's, who may offer
+ * it back. NULL: none fits. */
 void *heap_lend(struct heap *h, size_t n, size_t *ret_size);
-/* Between these two a clone may write to all of its frozen memory: what is the same afterwards
- * is shared as before. may_move 0 at the end: it stays a copy. Nothing happens where there
- * is nothing frozen or no memory for the copy. */
+/* Between these two a clone may write to all of its frozen memory: what is the same
+ * afterwards is shared as before. may_move 0 at the end: it stays a copy. Nothing happens
+ * where there is nothing frozen or no memory for the copy. */
 void heap_cover(struct heap *h);
 void heap_uncover(struct heap *h, int may_move);
-/* In a clone, after a collection of everything: where far more is free than used, whole free
- * pages go back to the system. Their addresses are what is used next. */
+/* In a clone, after a collection of everything: where far more is free than used, whole
+ * free pages go back to the system. Their addresses are what is used next. */
 void heap_release(struct heap *h);
-/* Unmaps the untouched rest of the reservation but for `keep` octets (RLIMIT_AS). */
+/* Unmaps the untouched rest of the reservation but for `keep` bytes (RLIMIT_AS). */
 void heap_release_reserve(struct heap *h, size_t keep);
-/* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a private
- * anonymous mapping of map_size octets (a multiple of the page), which the heap then owns.
- * NULL withdraws an offer; returns 1 if it had been taken, else 0 (the caller keeps it). */
+/* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a
+ * private anonymous mapping of map_size bytes (a multiple of the page), which the heap
+ * then owns. NULL withdraws an offer; returns 1 if it had been taken, else 0 (the caller
+ * keeps it). */
 void heap_offer(struct heap *h, void *map, size_t map_size, size_t nsize);
 int heap_withdraw(struct heap *h);
 
 /* For the seal, which fills the string table to see whether it is about to grow: between
- * begin and stop, new strings lie in a mapping of size octets of its own, and
- * heap_scratch_grown says whether a table was doubled. end gives the mapping back when the
- * strings have been collected. */
+ * begin and stop, new strings lie in a mapping of size bytes of its own, and
+ * heap_scratch_grown says whether a table was doubled. end gives the mapping back when
+ * the strings have been collected. */
 void heap_scratch_begin(struct heap *h, size_t size);
 int heap_scratch_grown(const struct heap *h);
 void heap_scratch_stop(struct heap *h);
 void heap_scratch_end(struct heap *h);
 
 struct heap_stats {
-  uint64_t live;          /* octets in live blocks */
-  uint64_t own;           /* octets in live blocks made since the fork (in a template: since a
-                             seal that had enough to start a new run) */
-  uint64_t sealed;        /* octets that were live at that time */
+  uint64_t live;   /* bytes in live blocks */
+  uint64_t own;    /* bytes in live blocks made since the fork (in a template: since a
+                      seal that had enough to start a new run) */
+  uint64_t sealed; /* bytes that were live at that time */
   uint64_t reserved, touched, huge; /* of the region */
   uint64_t frozen;
   uint64_t big, nbig;
 };
 void heap_stats(const struct heap *h, struct heap_stats *ret);
-/* Keeps *where up to date with live octets, to 64 KiB; where may be in shared memory. A clone
- * whose template has written its live octets there says is_there: then nothing is written
- * (a page less to map) before there is news. NULL stops. */
+/* Keeps *where up to date with live bytes, to 64 KiB; where may be in shared memory. A
+ * clone whose template has written its live bytes there says is_there: then nothing is
+ * written (a page less to map) before there is news. NULL stops. */
 void heap_publish(struct heap *h, volatile uint64_t *where, int is_there);
 
 #endif

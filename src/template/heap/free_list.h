@@ -1,0 +1,27 @@
+/* The lists of free small blocks, one for each size class. A block's first word is its
+ * link. */
+#ifndef TEMPLATE_HEAP_FREE_LIST_H
+#define TEMPLATE_HEAP_FREE_LIST_H
+
+#include "template/heap/layout.h"
+
+static inline void free_list_put(struct heap *h, unsigned c, void *block) {
+  struct free_block *b = block;
+  b->next = h->list[c];
+  if (!b->next)
+    h->list_tail[c] = b;
+  h->list[c] = b;
+}
+
+/* Back to the lists: every multiple of FINE_STEP up to FINE_MAX is the size of a class.
+ */
+static inline void free_list_put_pieces(struct heap *h, char *start, size_t size) {
+  while (size > 0) {
+    size_t piece = size_min(size, FINE_MAX);
+    free_list_put(h, size_class_of(piece), start);
+    start += piece;
+    size -= piece;
+  }
+}
+
+#endif

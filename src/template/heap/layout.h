@@ -1,0 +1,138 @@
+/* What the files of this folder share: the record of a heap, which lies at the start of
+ * its own region, and the smallest helpers. Each group of fields belongs to the file
+ * named beside it; the others read it. */
+#ifndef TEMPLATE_HEAP_LAYOUT_H
+#define TEMPLATE_HEAP_LAYOUT_H
+
+#include "template/heap/size_class.h"
+
+#include <sys/mman.h>
+
+enum {
+  HUGE_PAGE = 2 << 20,
+  BIG_HUGE = 4 << 20,  /* a mapping of its own worth huge pages */
+  SMALL_RUN = 2 << 20, /* what a run has in small pages before huge ones */
+  PUBLISH_STEP = 64 * 1024,
+  SPAN_MIN = 1024,
+  NBIG_FIRST = 64,
+  NKEPT = 8,
+  NCOVERS = 64
+};
+
+struct free_block {
+  union {
+    struct free_block *next;
+    uint64_t link; /* in span_gather: next and the block's class */
+  };
+};
+_Static_assert(sizeof(struct free_block) <= FINE_STEP, "the smallest block has a link");
+
+struct big {
+  char *block; /* NULL: an empty place */
+  size_t map_size;
+  size_t frozen; /* bytes from the front */
+  uint64_t age;  /* of the heap when it was made; less than the heap's: sealed */
+};
+
+struct mirror { /* see memfd_map.h */
+  char *at;
+  size_t size;
+};
+
+struct cover { /* frozen memory that a copy stands for, see heap_cover */
+  char *place, *aside;
+  size_t size;
+};
+
+struct kept { /* the mapping of a big block that was freed */
+  void *map;
+  size_t size;
+};
+
+struct span { /* free memory without a class, see span.h */
+  struct span *next;
+  size_t size;
+};
+
+struct heap {
+  /* region.c */
+  char *base, *end; /* the reservation */
+  char *top;        /* blocks are cut here */
+  char *soft_end;   /* up to here without asking again */
+  char *hard_end;   /* accessible up to here */
+  char *sealed_end; /* below: sealed */
+  char *run_start;
+  int clone;    /* forked and not sealed since: small pages only */
+  int run_huge; /* the run has come to its huge pages */
+  int reuse;    /* the template may use the stash */
+  /* heap.c: what it counts. own: in the region */
+  uint64_t live, own, own_big, sealed, huge;
+  uint64_t age; /* seals and forks so far */
+  void *(*foreign)(void *, void *, size_t, size_t);
+  void *foreign_ud;
+  volatile uint64_t *publish;
+  uint64_t published; /* is there */
+  size_t page;
+  /* big.c */
+  struct big *bigs; /* open addressing, a power of two places, half full at most */
+  size_t nbigs, big_places, bigs_map;
+  uint64_t big_bytes;
+  void *offer;
+  size_t offer_map, offer_nsize;
+  int offer_taken;
+  /* kept.c */
+  struct kept kept[NKEPT]; /* oldest first */
+  size_t nkept, kept_bytes;
+  int keeps;
+  /* scratch.c */
+  char *scratch, *scratch_top, *scratch_end;
+  uint64_t scratch_live;
+  size_t table_grown;
+  /* small.c, span.c, release.c */
+  struct free_block *list[NCLASS], *list_tail[NCLASS];
+  struct span *spans;
+  uint64_t span_bytes;
+  uint64_t freed; /* since spans were gathered last */
+  uint64_t stuck; /* free, and no whole pages, when memory was released last */
+  /* freeze.c */
+  size_t nmirrors; /* ours: a clone has none */
+  int inherited;   /* frozen memory, without a mirror */
+  /* From here on clones don't write, or seldom: the rest lies in another page. */
+  uint64_t stash_bytes;
+  struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
+  char *frozen_end;                 /* of the region, from the first huge page on */
+  struct mirror *mirrors;
+  size_t mirrors_map;
+  struct big big_first[NBIG_FIRST];
+  struct cover covers[NCOVERS];
+  size_t ncovers;
+};
+
+_Static_assert(offsetof(struct heap, stash_bytes) <= 4096, "what clones write: one page");
+
+static inline size_t round_up(size_t n, size_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
+
+static inline char *align_up(char *p, size_t unit) {
+  return p + (-(uintptr_t)p & (unit - 1));
+}
+
+static inline size_t size_min(size_t a, size_t b) {
+  return a < b ? a : b;
+}
+
+/* Zeroed memory of the system's. NULL: none. */
+static inline void *map_new(size_t n) {
+  void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return p == MAP_FAILED ? NULL : p;
+}
+
+/* Tells who watches (heap_publish) when enough has changed. */
+static inline void live_publish(struct heap *h) {
+  if (!h->publish || h->live - h->published + PUBLISH_STEP / 2 < PUBLISH_STEP)
+    return;
+  *h->publish = h->published = h->live;
+}
+
+#endif

@@ -1,0 +1,184 @@
+/* See region.h. Runs in templates and clones; one thread. */
+#include "template/heap/region.h"
+
+#include <errno.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define HEAP_LSAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HEAP_LSAN 1
+#endif
+#endif
+#ifdef HEAP_LSAN
+#include <sanitizer/lsan_interface.h>
+#endif
+
+#ifndef MAP_NORESERVE
+#define MAP_NORESERVE 0
+#endif
+
+enum {
+  GROW_MIN = 2 << 20, /* made accessible at a time */
+  GROW_MAX = 64 << 20
+};
+#define RESERVE_DEFAULT ((uint64_t)64 << 30) /* where pointers are long enough */
+#define RESERVE_MIN ((size_t)16 << 20)
+
+static void region_advise_huge(struct heap *h, char *from, size_t n) {
+#ifdef MADV_HUGEPAGE
+  if (n &&
+      madvise(from, n, MADV_HUGEPAGE) == 0) /* best effort: not every kernel has them */
+    h->huge += n;
+#endif
+}
+
+static void region_advise_small(struct heap *h, char *from, size_t n, int was_huge) {
+#ifdef MADV_NOHUGEPAGE
+  if (n && madvise(from, n, MADV_NOHUGEPAGE) == 0 && was_huge)
+    h->huge -= n < h->huge ? n : h->huge;
+#endif
+}
+
+/* Makes [hard_end, hard_end + n) accessible. -ENOMEM leaves all as it was. */
+static int region_extend(struct heap *h, size_t n, int huge) {
+  if (n > (size_t)(h->end - h->hard_end))
+    return -ENOMEM;
+  if (mprotect(h->hard_end, n, PROT_READ | PROT_WRITE) < 0)
+    return -ENOMEM;
+  if (huge)
+    region_advise_huge(h, h->hard_end, n);
+  h->hard_end += n;
+  return 0;
+}
+
+static int region_grow(struct heap *h, size_t need) {
+  size_t step = size_min((size_t)(h->top - h->run_start) / 4, GROW_MAX);
+  step = round_up(step > GROW_MIN ? step : GROW_MIN, HUGE_PAGE);
+  if (step < need)
+    step = round_up(need, HUGE_PAGE);
+  int huge = h->run_huge && !h->clone;
+  if (region_extend(h, step, huge) == 0)
+    return 0;
+  /* The end is near, or the system counts: what is needed will do. */
+  return region_extend(h, round_up(need, h->page), huge);
+}
+
+/* A template's run that outgrows its small pages goes on at the next huge page. */
+static void region_turn_huge(struct heap *h) {
+  char *huge = align_up(h->top, HUGE_PAGE);
+  if (huge >= h->end)
+    return;
+  if (huge > h->hard_end && region_extend(h, (size_t)(huge - h->hard_end), 0) < 0)
+    return;
+  region_advise_huge(h, huge, (size_t)(h->hard_end - huge));
+  h->top = huge;
+  h->run_huge = 1;
+}
+
+int region_room(struct heap *h, size_t n) {
+  if (!h->clone && !h->run_huge && h->top + n > h->run_start + SMALL_RUN)
+    region_turn_huge(h);
+  if (n > (size_t)(h->hard_end - h->top)) {
+    int r = region_grow(h, n - (size_t)(h->hard_end - h->top));
+    if (r < 0)
+      return r;
+  }
+  size_t ahead = n > PUBLISH_STEP ? n : PUBLISH_STEP;
+  h->soft_end = h->top + size_min(ahead, (size_t)(h->hard_end - h->top));
+  live_publish(h);
+  return 0;
+}
+
+void region_start_run(struct heap *h) {
+  char *fresh = align_up(h->top, h->run_huge ? HUGE_PAGE : h->page);
+  if (fresh > h->hard_end)
+    fresh = h->hard_end; /* the end of the region is near */
+  if (h->run_huge)
+    region_advise_small(h, fresh, (size_t)(h->hard_end - fresh), 1);
+  h->run_huge = 0;
+  h->top = h->soft_end = h->run_start = fresh;
+  /* Accessible now, so that clones need not ask. */
+  if ((size_t)(h->hard_end - fresh) < SMALL_RUN / 2)
+    (void)region_extend(h, size_min(SMALL_RUN, (size_t)(h->end - h->hard_end)), 0);
+}
+
+size_t region_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+    return SIZE_MAX;
+  return (size_t)(limit.rlim_cur / 2);
+}
+
+static char *region_map(size_t *size) {
+  for (; *size >= RESERVE_MIN; *size = round_up(*size / 2, HUGE_PAGE)) {
+    void *p = mmap(NULL, *size + HUGE_PAGE, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+      continue;
+    char *start = p, *base = align_up(start, HUGE_PAGE);
+    if (base > start)
+      munmap(start, (size_t)(base - start));
+    size_t tail = HUGE_PAGE - (size_t)(base - start);
+    if (tail)
+      munmap(base + *size, tail);
+    return base;
+  }
+  return NULL;
+}
+
+/* The leak checker looks for pointers in the region, too. */
+static void region_register(const struct heap *h) {
+#ifdef HEAP_LSAN
+  __lsan_register_root_region(h->base, (size_t)(h->end - h->base));
+#endif
+}
+
+static void region_unregister(const struct heap *h) {
+#ifdef HEAP_LSAN
+  __lsan_unregister_root_region(h->base, (size_t)(h->end - h->base));
+#endif
+}
+
+struct heap *region_open(size_t reserve) {
+  uint64_t wanted = reserve ? reserve : RESERVE_DEFAULT;
+  size_t size = wanted < SIZE_MAX / 4 ? (size_t)wanted : SIZE_MAX / 4;
+  size = size < RESERVE_MIN ? RESERVE_MIN : round_up(size, HUGE_PAGE);
+  for (size_t limit = region_limit(); size > limit && size >= RESERVE_MIN;)
+    size = round_up(size / 2, HUGE_PAGE);
+  char *base = region_map(&size);
+  if (!base)
+    return NULL;
+  if (mprotect(base, SMALL_RUN, PROT_READ | PROT_WRITE) < 0) {
+    munmap(base, size);
+    return NULL;
+  }
+  struct heap *h = (struct heap *)(void *)base; /* zero, as fresh pages are */
+  region_advise_small(h, base, size, 0);        /* where huge pages are the default */
+  h->page = (size_t)sysconf(_SC_PAGESIZE);
+  h->base = h->sealed_end = h->run_start = base;
+  h->end = base + size;
+  h->hard_end = base + SMALL_RUN;
+  h->top = h->soft_end = align_up(base + sizeof *h, 64);
+  region_register(h);
+  return h;
+}
+
+void region_close(struct heap *h) {
+  region_unregister(h);
+  munmap(h->base, (size_t)(h->end - h->base));
+}
+
+void heap_release_reserve(struct heap *h, size_t keep) {
+  char *from = align_up(h->hard_end, h->page);
+  size_t rest = (size_t)(h->end - from);
+  keep = round_up(keep, h->page);
+  if (keep >= rest)
+    return;
+  region_unregister(h);
+  if (munmap(from + keep, rest - keep) == 0)
+    h->end = from + keep;
+  region_register(h);
+}

@@ -1,0 +1,31 @@
+/* The region: reserved address space that is made accessible from the front as blocks
+ * need it. What a template builds lies in huge pages once it has outgrown SMALL_RUN, what
+ * a clone builds in small ones. A run is what was cut since the last seal or fork. */
+#ifndef TEMPLATE_HEAP_REGION_H
+#define TEMPLATE_HEAP_REGION_H
+
+#include "template/heap/layout.h"
+
+/* Reserves as heap_new says, and puts the heap's record at its start. Gives it zeroed but
+ * for the region's fields; NULL: there is no address space. */
+struct heap *region_open(size_t reserve);
+/* Unmaps all of it, the record too. */
+void region_close(struct heap *h);
+/* Makes room for n bytes at top, up to soft_end. Returns 0 or -ENOMEM. */
+int region_room(struct heap *h, size_t n);
+/* Begins a run of small pages at the end. After huge pages it starts at the next huge
+ * boundary: a clone that wrote into the last huge page would split it. */
+void region_start_run(struct heap *h);
+/* Bytes of address space that the heap may take: half of a limit (RLIMIT_AS), the other
+ * half is left to everything else. SIZE_MAX: no limit. */
+size_t region_limit(void);
+
+static inline int region_holds(const struct heap *h, const void *p) {
+  return (const char *)p >= h->base && (const char *)p < h->end;
+}
+
+static inline int region_is_sealed(const struct heap *h, const void *p) {
+  return (const char *)p < h->sealed_end;
+}
+
+#endif

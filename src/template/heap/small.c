@@ -1,0 +1,70 @@
+/* See small.h. Runs in templates and clones; one thread. */
+#include "template/heap/small.h"
+
+#include "template/heap/free_list.h"
+#include "template/heap/region.h"
+#include "template/heap/span.h"
+
+static void *small_cut(struct heap *h, size_t n) {
+  if (n + size_class_pad(h->top, n) > (size_t)(h->soft_end - h->top) &&
+      region_room(h, n + 16) < 0)
+    return NULL;
+  char *pad = h->top, *block = pad + size_class_pad(pad, n);
+  h->top = block + n;
+  if (block > pad)
+    free_list_put(h, size_class_of((size_t)(block - pad)), pad);
+  return block;
+}
+
+void *small_alloc(struct heap *h, size_t n) {
+  unsigned c = size_class_of(n);
+  struct free_block *b = h->list[c];
+  if (b) {
+    h->list[c] = b->next;
+  } else if (h->reuse && h->stash[c]) {
+    b = h->stash[c];
+    h->stash[c] = b->next;
+    h->stash_bytes -= size_class_bytes(c);
+  } else {
+    if (h->spans && h->clone)
+      b = span_cut(h, size_class_bytes(c));
+    if (!b)
+      b = small_cut(h, size_class_bytes(c));
+    if (!b)
+      b = span_last_resort(h, size_class_bytes(c));
+    if (!b)
+      return NULL;
+  }
+  h->live += n;
+  if (!region_is_sealed(h, b))
+    h->own += n;
+  return b;
+}
+
+void small_free(struct heap *h, void *block, size_t n) {
+  h->live -= n;
+  h->freed += n;
+  unsigned c = size_class_of(n);
+  if (!region_is_sealed(h, block)) {
+    h->own -= size_min(n, h->own);
+    free_list_put(h, c, block);
+  } else if (!h->clone) {
+    /* The template's collector has just been here, so this dirties nothing new. */
+    struct free_block *b = block;
+    b->next = h->stash[c];
+    h->stash[c] = b;
+    h->stash_bytes += size_class_bytes(c);
+  }
+}
+
+void small_stash_all(struct heap *h) {
+  for (unsigned c = 0; c < NCLASS; c++) {
+    if (!h->list[c])
+      continue;
+    for (struct free_block *b = h->list[c]; b; b = b->next)
+      h->stash_bytes += size_class_bytes(c);
+    h->list_tail[c]->next = h->stash[c];
+    h->stash[c] = h->list[c];
+    h->list[c] = NULL;
+  }
+}
