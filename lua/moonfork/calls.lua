@@ -278,8 +278,10 @@ end
 
 local function make(meta, new, process, raw, err, name, plain, cell)
   if raw then
-    raw, err = new(raw, name, cell, plain)
-    if not raw then calls.give_back(process) end
+    local ok, made, refusal = pcall(new, raw, name, cell, plain)
+    if not ok or not made then calls.give_back(process.object) end
+    if not ok then error(made, 0) end -- no memory, for one
+    raw, err = made, refusal
   end
   local self = object(meta, process, raw or nil, err, cell)
   self.name = name

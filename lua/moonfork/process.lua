@@ -274,29 +274,25 @@ function make.template(given)
   return create_child("template", 1, given, nil, core.template)
 end
 
--- The descriptor to hand over: a moonfork.socket gives its own, an integer is taken, of
--- other handles a duplicate is made.
-local function taken(handle)
-  if math.type(handle) == "integer" then
-    local fd, message = core.handle(handle)
-    if not fd then return nil, core.error("EINVAL", message) end
-    return fd
-  end
+-- The descriptor to hand over: of a moonfork.socket and an integer their own, which is consumed
+-- unless it is refused; of other handles a duplicate. Gives it and whether to duplicate it.
+local function offered(handle)
   local ok, fd, message = pcall(core.handle, handle)
   if not ok then
     check.fail(1, "from_fd", "a handle expected, got " .. check.type_name(handle))
   end
   if not fd then return nil, core.error("EINVAL", message) end
-  if getmetatable(handle) == "moonfork.socket" then return handle:detach() end
-  return core.dup(fd)
+  return fd, math.type(handle) ~= "integer" and getmetatable(handle) ~= "moonfork.socket"
 end
 
 function make.from_fd(handle, given)
   check.optional(2, "from_fd", given, "table")
   return (create("from_fd", 2, given, nil, function(cell, plain)
-    local fd, err = taken(handle)
-    if not fd then return nil, err end
-    return core.from_fd(cell, plain, fd)
+    local fd, copy = offered(handle)
+    if not fd then return nil, copy end
+    local raw, err, kept = core.from_fd(cell, plain, fd, copy)
+    if not kept and getmetatable(handle) == "moonfork.socket" then handle:detach() end
+    return raw, err
   end))
 end
 
@@ -397,18 +393,29 @@ function methods.send_arg(p, ...)
   return p.object
 end
 
-local function send_handle(p, n, handle)
-  local ok, fd, message = pcall(core.handle, handle)
-  if not ok then
-    check.fail(n, "send_fd", "a handle expected, got " .. check.type_name(handle))
+-- All of them or none: the descriptors of the handles, or nil and the error of the first that
+-- can't be used. Raises for what is no handle.
+local function descriptors(...)
+  local fds, err = {}, nil
+  for n = 1, select("#", ...) do
+    local handle = select(n, ...)
+    local ok, fd, message = pcall(core.handle, handle)
+    if not ok then
+      check.fail(n, "send_fd", "a handle expected, got " .. check.type_name(handle))
+    end
+    fds[n] = fd or false
+    err = err or not fd
+      and core.error("EINVAL", ("argument #%d of 'send_fd': %s"):format(n, message)) or nil
   end
-  if fd then return command(p, core.send_fd, fd) end
-  fail(p, core.error("EINVAL", ("argument #%d of 'send_fd': %s"):format(n, message)))
+  if err then return nil, err end
+  return fds
 end
 
 function methods.send_fd(p, ...)
   p = serving(p, "send_fd")
-  for i = 1, select("#", ...) do send_handle(p, i, (select(i, ...))) end
+  local fds, err = descriptors(...)
+  if not fds then fail(p, err) end
+  for _, fd in ipairs(fds or {}) do command(p, core.send_fd, fd) end
   return p.object
 end
 
@@ -508,7 +515,6 @@ end
 -- makes it nobody's: the answer is dropped, with its socket, and nothing of it keeps the
 -- object or counts as outstanding.
 local function finish(p, callback, start)
-  p.state = "finishing"
   local function done(err, value)
     finished(p, err)
     return callback(err, value)
@@ -520,6 +526,7 @@ local function finish(p, callback, start)
     _, err = start(p.raw, told)
     if err then fail(p, err) end -- it could not even be sent: the process has to end too
   end
+  p.state = "finishing" -- not before: what raises has changed nothing
   if err then reactor.post(function() return told(err) end) end
   reactor.touch()
   return function()
@@ -602,17 +609,19 @@ function methods.rpc(p, name, opts)
   p = serving(p, "rpc")
   local plain, cell = calls.rpc_options(name, opts)
   local raw, err = take(p, "rpc")
+  local rpc = calls.rpc(p, raw, err, name, plain, cell)
   follow_service(p, cell)
-  return calls.rpc(p, raw, err, name, plain, cell)
+  return rpc
 end
 
 function methods.pool(p, name, opts)
   p = serving(p, "pool")
   local plain, cell = calls.pool_options(name, opts)
   local raw, err = take_template(p, "pool")
-  p.cell.pool = cell
+  local pool = calls.pool(p, raw, err, name, plain, cell)
+  if p.state ~= "serving" then p.cell.pool = cell end -- else it was given back
   follow_service(p, cell)
-  return calls.pool(p, raw, err, name, plain, cell)
+  return pool
 end
 
 -- ---- asking ----

@@ -255,30 +255,34 @@ static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
   return bound_fill(L, p, rc, process);
 }
 
-static int l_from_fd(lua_State *L) { /* from_fd(cell, options, fd); takes fd */
+/* from_fd(cell, options, fd, copy) -> raw; or nil, error, is fd still the caller's? It is taken,
+ * or (copy) a duplicate is used. */
+static int l_from_fd(lua_State *L) {
   mf_options options;
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
-  int fd = (int)luaL_checkinteger(L, 3);
+  int fd = (int)luaL_checkinteger(L, 3), copy = lua_toboolean(L, 4);
   if (!r) {
-    fd_close(&fd);
-    return 2;
+    lua_pushboolean(L, 1);
+    return 3;
   }
   if (!sock_is_nameless(fd)) {
-    fd_close(&fd);
     lua_pushnil(L);
     bind_error_push(L, "EINVAL",
                     "the handle is no process: a socket from to_fd expected", NULL,
                     MF_STARTED_NO, NULL);
-    return 2;
+    lua_pushboolean(L, 1);
+    return 3;
   }
   bind_options_read(L, 2, r, &options);
   struct proc *p = bound_push(L, r, 1);
   if (!p) {
-    fd_close(&fd);
-    return 2;
+    lua_pushboolean(L, 1);
+    return 3;
   }
-  int rc = mf_from_fd(&options, fd, &process);
+  if (copy)
+    fd = fd_dup(fd);
+  int rc = fd < 0 ? fd : mf_from_fd(&options, fd, &process);
   return bound_fill(L, p, rc, process);
 }
 

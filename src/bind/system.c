@@ -70,17 +70,9 @@ static int l_number(lua_State *L) { /* number(x) -> its exact text */
   return 1;
 }
 
-static int l_dup(lua_State *L) { /* dup(fd) -> fd; or nil, error */
-  int fd = fd_dup((int)luaL_checkinteger(L, 1));
-  if (fd < 0)
-    return bind_result_push(L, fd);
-  lua_pushinteger(L, fd);
-  return 1;
-}
-
 const luaL_Reg bind_system_functions[] = {
     {"signals", l_signals},         {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
-    {"handle", l_handle},           {"error", l_error}, {"dup", l_dup},
+    {"handle", l_handle},           {"error", l_error},
     {"number", l_number},
     {NULL, NULL},
 };

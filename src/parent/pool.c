@@ -1269,9 +1269,11 @@ int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
   if (!r && p && (p == pool->template || is_in_reload(pool, p)))
     r = MF_ESTATE;
   if (!r)
-    r = prepare_template(p);
+    r = process_check(p);
   if (!r && p->home != pool->home)
     r = MF_EINVAL;
+  if (!r)
+    r = prepare_template(p);
   if (!r && reloads(pool)) {
     r = queue_reload(pool, p, cb, data);
   } else if (!r) {
