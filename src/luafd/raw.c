@@ -1,6 +1,10 @@
 /* One kernel call at a time, for descriptors of every kind (raw.h). Runs in every
  * process.
  *
+ * Somebody else who has the same description may be faster between a poll and the call that
+ * follows it, which would block then. Where the kernel can it is told not to wait (RWF_NOWAIT:
+ * pipes do, terminals don't).
+ *
  * A pipe that says POLLOUT takes PIPE_BUF octets at once; more may block where its
  * description is blocking. So larger writes go in such steps unless the description is
  * non-blocking or the caller may sleep. */
@@ -51,11 +55,37 @@ static int ready_now(int fd, short events) {
   return r != 0;
 }
 
+#ifdef RWF_NOWAIT
+static int is_unknown_flag(int error) {
+  return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL;
+}
+#endif
+
+static ssize_t read_some(int fd, void *data, size_t n, int now) {
+#ifdef RWF_NOWAIT
+  struct iovec iov = {data, n};
+  ssize_t r = now ? preadv2(fd, &iov, 1, -1, RWF_NOWAIT) : -1;
+  if (now && (r >= 0 || !is_unknown_flag(errno)))
+    return r;
+#endif
+  return read(fd, data, n);
+}
+
+static ssize_t write_some(int fd, const struct iovec *iov, int niov, int now) {
+#ifdef RWF_NOWAIT
+  ssize_t r = now ? pwritev2(fd, iov, niov, -1, RWF_NOWAIT) : -1;
+  if (now && (r >= 0 || !is_unknown_flag(errno)))
+    return r;
+#endif
+  return writev(fd, iov, niov);
+}
+
 static ssize_t read_stream(int fd, enum raw_type type, void *data, size_t n, int block) {
-  if (type == RAW_STREAM && !block && !ready_now(fd, POLLIN))
+  int now = type == RAW_STREAM && !block;
+  if (now && !ready_now(fd, POLLIN))
     return -EAGAIN;
   for (;;) {
-    ssize_t r = read(fd, data, n);
+    ssize_t r = read_some(fd, data, n, now);
     if (r >= 0)
       return r;
     if (errno != EINTR)
@@ -81,7 +111,7 @@ ssize_t raw_read(int fd, enum raw_type type, void *data, size_t n, int block,
 
 /* write(2) with SIGPIPE kept away from the host: blocked in this thread, and the one that
  * this very write caused is taken off again. One that was pending before stays. */
-static ssize_t write_quietly(int fd, const struct iovec *iov, int niov) {
+static ssize_t write_quietly(int fd, const struct iovec *iov, int niov, int now) {
   sigset_t pipe_only, before, pending;
   sigemptyset(&pipe_only);
   sigaddset(&pipe_only, SIGPIPE);
@@ -90,7 +120,7 @@ static ssize_t write_quietly(int fd, const struct iovec *iov, int niov) {
   pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
   ssize_t r;
   do
-    r = writev(fd, iov, niov);
+    r = write_some(fd, iov, niov, now);
   while (r < 0 && errno == EINTR);
   int error = r < 0 ? errno : 0;
   if (error == EPIPE && !was_pending) {
@@ -105,7 +135,7 @@ static ssize_t write_quietly(int fd, const struct iovec *iov, int niov) {
 
 static ssize_t write_stream(int fd, const struct iovec *iov, int niov, int block) {
   if (block || fd_is_nonblocking(fd) == 1)
-    return write_quietly(fd, iov, niov);
+    return write_quietly(fd, iov, niov, 0);
   if (!ready_now(fd, POLLOUT))
     return -EAGAIN;
   struct iovec first = iov[0];
@@ -113,7 +143,7 @@ static ssize_t write_stream(int fd, const struct iovec *iov, int niov, int block
     first = iov[i];
   if (first.iov_len > WRITE_STEP)
     first.iov_len = WRITE_STEP;
-  return write_quietly(fd, &first, 1);
+  return write_quietly(fd, &first, 1, 1);
 }
 
 ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
@@ -126,7 +156,7 @@ ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
   }
   if (pass_fd >= 0)
     return -ENOTSOCK;
-  return type == RAW_FILE ? write_quietly(fd, iov, niov)
+  return type == RAW_FILE ? write_quietly(fd, iov, niov, 0)
                           : write_stream(fd, iov, niov, block);
 }
 

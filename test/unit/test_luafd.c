@@ -4,13 +4,18 @@
 #include "unit/unit.h"
 
 #include "luafd/luafd.h"
+#include "luafd/raw.h"
 #include "os/fd.h"
+#include "os/fdwait.h"
 #include "os/sock.h"
 #include "template/clone_posix.h"
 
+#include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 struct memory {
@@ -145,6 +150,57 @@ static void test_push_takes_also_when_it_fails(void **state) {
   lua_close(L);
 }
 
+/* ---- somebody else is faster ---- */
+
+static int shared_in = -1, shared_out = -1; /* another process has them, too */
+
+int __real_fdwait(struct pollfd *p, int n, int timeout_ms);
+int __wrap_fdwait(struct pollfd *p, int n, int timeout_ms);
+
+/* What the poll has seen is gone when it returns: read by another, or filled. */
+int __wrap_fdwait(struct pollfd *p, int n, int timeout_ms) {
+  static char block[4096];
+  int r = __real_fdwait(p, n, timeout_ms);
+  if (n == 1 && p->fd == shared_in)
+    assert_int_equal(read(shared_in, block, 1), 1);
+  if (n == 1 && p->fd == shared_out) {
+    fd_set_nonblocking(shared_out, 1);
+    while (write(shared_out, block, sizeof block) > 0)
+      ;
+    fd_set_nonblocking(shared_out, 0);
+  }
+  return r;
+}
+
+/* The description of a pipe may be blocking, and then the call waited: in a parent for as
+ * long as another process liked. */
+static void test_no_call_waits_for_what_another_took(void **state) {
+  struct iovec iov = {"x", 1};
+  int ends[2], truncated;
+  char c;
+  assert_int_equal(pipe(ends), 0);
+#ifdef RWF_NOWAIT
+  struct iovec room = {&c, 1};
+  int can = preadv2(ends[0], &room, 1, -1, RWF_NOWAIT) < 0 && errno == EAGAIN;
+#else
+  int can = 0;
+#endif
+  if (!can) { /* a kernel that can't be told not to wait */
+    close(ends[0]);
+    close(ends[1]);
+    return;
+  }
+  assert_int_equal(write(ends[1], "x", 1), 1);
+  shared_in = ends[0];
+  assert_int_equal(raw_read(ends[0], RAW_STREAM, &c, 1, 0, NULL, &truncated), -EAGAIN);
+  shared_in = -1;
+  shared_out = ends[1];
+  assert_int_equal(raw_write(ends[1], RAW_STREAM, &iov, 1, 0, -1), -EAGAIN);
+  shared_out = -1;
+  close(ends[0]);
+  close(ends[1]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_streams_survive_lack_of_memory),
@@ -153,6 +209,7 @@ int main(void) {
       census_test(test_waiting_survives_lack_of_memory),
       census_test(test_posix_survives_lack_of_memory),
       census_test(test_push_takes_also_when_it_fails),
+      census_test(test_no_call_waits_for_what_another_took),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
