@@ -2014,6 +2014,12 @@ static void frame_exited(struct mf_process *p, const struct frame *f) {
     process_event(q, EV_EXITED, &e);
 }
 
+/* The failure that an errno of another process stands for: any number may be there. */
+static int errno_of(uint32_t number) {
+  enum { ERRNO_MAX = 4095 }; /* of Linux; others have fewer */
+  return number <= ERRNO_MAX ? -(int)number : MF_EPROTOCOL;
+}
+
 static void frame_memory(struct mf_process *p, const struct frame *f) {
   struct mf_process *q = f->id ? reported(p, f->id) : p;
   struct memory_request *m = NULL;
@@ -2029,7 +2035,7 @@ static void frame_memory(struct mf_process *p, const struct frame *f) {
   if (!m)
     return;
   reader_init(&r, f->body, f->length);
-  m->error = -(int)reader_u32(&r);
+  m->error = errno_of(reader_u32(&r));
   reader_u32(&r);
   m->info.pss = reader_u64(&r);
   m->info.uss = reader_u64(&r);

@@ -32,7 +32,7 @@
 
 enum {
   PROCS = 14, RPCS = 4, POOLS = 2, SOCKETS = 64, STEPS = 160, DEPTH_MAX = 3, FDS_MAX = 1024,
-  CLOSE_S = 12,      /* the longest grace period is 1 s here, a function 30 ms */
+  CLOSE_S = 16,      /* an rpc waits 10 s for its answers, then kills */
   QUIET_MS = 100,    /* in which nobody may use more than */
   QUIET_CPU_MS = 6,
   LATE_MS = 2000,    /* beyond a deadline that a callback may come */
@@ -1115,9 +1115,17 @@ static void close_all(void) {
   for (int i = 0; i < RPCS; i++) close_rpc(i);
   for (int i = 0; i < PROCS; i++) close_proc(i);
   DO(mf_reset(loop));
-  double last = round_now() + CLOSE_S * slowness;
-  while (round_now() < last && !everything_is_closed())
+  double start = round_now(), last = start + CLOSE_S * slowness;
+  int shown = !telling;
+  while (round_now() < last && !everything_is_closed()) {
     turn(20, everything_is_closed);
+    if (!shown && round_now() > start + 4) {
+      shown = 1; /* who is waited for, and what it does */
+      tell("waiting for", who_is_not_closed() ? who_is_not_closed() : owners[0]);
+      if (system("ps -eo pid,ppid,stat,wchan:25,time,args | grep moonfork") < 0)
+        FAIL("system");
+    }
+  }
   while (nsockets) /* what a callback has brought */
     close_socket(0);
   const struct owner *o = who_is_not_closed();

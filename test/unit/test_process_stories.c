@@ -197,6 +197,36 @@ static void test_memory_is_told_when_the_template_fails_first(void **state) {
 }
 
 /* An executed process that runs a function has no source to report its end. */
+/* Any number may stand where a process says which errno it had; it is not passed on as a code
+ * of ours, which are negative. */
+static void test_an_errno_that_none_is(void **state) {
+  static const struct {
+    uint32_t number;
+    int code;
+  } rows[] = {{0, 0}, {13, -13}, {4095, -4095}, {4096, MF_EPROTOCOL}, {20003, MF_EPROTOCOL},
+              {INT32_MAX, MF_EPROTOCOL}, {1u << 31, MF_EPROTOCOL}, {UINT32_MAX, MF_EPROTOCOL}};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    struct story *s = story_new();
+    struct buf b;
+    int far;
+    mf_process *t = make_template(s, &far);
+    assert_int_equal(mf_memory(t, on_memory, s), 0);
+    sim_run(s->sim);
+    buf_init(&b, 100);
+    buf_put_u32(&b, rows[i].number);
+    buf_put_u32(&b, 0);
+    for (int k = 0; k < 5; k++)
+      buf_put_u64(&b, 1);
+    sim_answer(s->sim, far, ANS_MEMORY, 0, buf_peek(&b), buf_size(&b));
+    buf_deinit(&b);
+    sim_run(s->sim);
+    assert_int_equal(s->memories, 1);
+    assert_int_equal(s->memory_error, rows[i].code);
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 static void test_without_pidfds_the_end_of_a_direct_child_is_told(void **state) {
   struct story *s = story_new();
   int far;
@@ -1135,6 +1165,7 @@ int main(void) {
       cmocka_unit_test(test_a_report_about_anothers_clone_is_not_believed),
       cmocka_unit_test(test_a_fork_answer_about_anothers_clone_is_not_believed),
       cmocka_unit_test(test_memory_is_told_when_the_template_fails_first),
+      cmocka_unit_test(test_an_errno_that_none_is),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
       cmocka_unit_test(test_a_default_template_that_waits_is_not_kept_parked),
       cmocka_unit_test(test_a_new_process_does_not_hold_up_a_close_callback),
