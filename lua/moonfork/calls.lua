@@ -187,7 +187,7 @@ function calls.pool_options(name, given)
   where, given = begin("pool", name, given)
   local plain, cell = common(where, given)
   cell.is_pool = true
-  plain.max = count(where, given, "max", 0, 100000) or require("moonfork.system").ncpu()
+  plain.max = count(where, given, "max", 0, 100000) or core.ncpu()
   plain.idle = count(where, given, "idle", 0)
   plain.load = count(where, given, "load", 1) or 2
   plain.start = duration(where, given, "start", true)

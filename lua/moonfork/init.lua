@@ -6,7 +6,6 @@ local core = require "moonfork.load"
 local check = require "moonfork.check"
 local process = require "moonfork.process"
 local reactor = require "moonfork.reactor"
-local system = require "moonfork.system"
 
 local fork = {
   _VERSION = "moonfork " .. core.version,
@@ -55,7 +54,7 @@ end
 
 -- Usable processors.
 function fork.ncpu()
-  return system.ncpu()
+  return core.ncpu()
 end
 
 return fork

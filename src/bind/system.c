@@ -2,10 +2,10 @@
 #include "bind/bind.h"
 #include "luafd/luafd.h"
 #include "luafd/number.h"
+#include "os/cpus.h"
 #include "os/fd.h"
 #include "os/signame.h"
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,14 +23,8 @@ l_signals(lua_State *L) { /* signals() -> {NAME = number}, the highest number */
   return 2;
 }
 
-static int l_ncpu(lua_State *L) { /* ncpu() -> processors that this process may run on */
-  long n = sysconf(_SC_NPROCESSORS_ONLN);
-#ifdef CPU_COUNT
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0)
-    n = CPU_COUNT(&set);
-#endif
-  lua_pushinteger(L, n > 0 ? n : 1);
+static int l_ncpu(lua_State *L) { /* ncpu() -> processors that this process may use */
+  lua_pushinteger(L, cpus_usable());
   return 1;
 }
 

@@ -1,6 +1,7 @@
 #include "parent/pool.h"
 
 #include "base/sized.h"
+#include "os/cpus.h"
 #include "parent/latency.h"
 #include "parent/numbers.h"
 #include "parent/pool_policy.h"
@@ -1211,7 +1212,7 @@ int mf_pool_resize(mf_pool *pool, unsigned max) {
     return r;
   if (pool->ending)
     return MF_ECLOSED;
-  policy_resize(&pool->policy, max == MF_POOL_PROCESSORS ? pool_processors() : max);
+  policy_resize(&pool->policy, max == MF_POOL_PROCESSORS ? cpus_usable() : max);
   ask_for_pump(pool);
   return 0;
 }
@@ -1462,7 +1463,7 @@ static int init_policy(struct mf_pool *pool, const mf_pool_options *o) {
   uint64_t seed;
   int r;
   if (c.max == MF_POOL_PROCESSORS) {
-    c.max = pool_processors();
+    c.max = cpus_usable();
     if (c.idle > c.max)
       c.max = c.idle;
   }

@@ -19,7 +19,4 @@
 
 #include "parent/rpc.h"
 
-/* Processors that this process may use: its affinity and its control group's quota. */
-unsigned pool_processors(void);
-
 #endif
