@@ -123,8 +123,8 @@ void completion_set_ending(struct ending *e, const mf_exit *exit);
 void completion_done(struct completion *c);
 /* -> kind, target, error | nil, value...; or nothing when none waits. kind is "call" or
  * "reply" (target: the function), "ran" (the same with the object behind the value: a run of
- * the common path that process.lua has to hear of), "exit" or "error" (target: the cell of the process),
- * "event", "trouble", "closed" or "drain" (target: the cell of the service). */
+ * the common path that process.lua has to hear of), "exit" or "error" (target: the cell of the
+ * process), "event", "trouble", "closed" or "drain" (target: the cell of the service). */
 int completion_pop(lua_State *L, struct reactor *r);
 /* Frees what is inside; memory and reference stay. */
 void completion_clear(struct completion *c);
