@@ -170,16 +170,13 @@ local function inner(where, given, name)
   return value
 end
 
--- One limit alone moves the other's default out of its way.
-local BACKOFF_MIN, BACKOFF_MAX = 50, 5000
-
 local function backoff(where, given)
   local min, max = duration(where, given, "min", true), duration(where, given, "max", true)
   if min and max and min > max then
     bad(where, "backoff", ("min (%s) is more than max (%s)"):format(check.show(given.min),
       check.show(given.max)))
   end
-  return min or max and math.min(max, BACKOFF_MIN), max or min and math.max(min, BACKOFF_MAX)
+  return min, max
 end
 
 function calls.pool_options(name, given)

@@ -506,6 +506,20 @@ static void read_rpc_options(lua_State *L, int idx, mf_rpc_options *o) {
   o->on_drain = get_flag(L, idx, "drain") ? on_drain : NULL;
 }
 
+/* One limit alone moves the other's default out of its way. */
+static void read_backoff(lua_State *L, int idx, mf_pool_options *o) {
+  lua_Integer min = get_integer(L, idx, "backoff_min", -1);
+  lua_Integer max = get_integer(L, idx, "backoff_max", -1);
+  if (min >= 0)
+    o->backoff_min_ms = (unsigned)min;
+  if (max >= 0)
+    o->backoff_max_ms = (unsigned)max;
+  if (max < 0 && o->backoff_max_ms < o->backoff_min_ms)
+    o->backoff_max_ms = o->backoff_min_ms;
+  else if (min < 0 && o->backoff_min_ms > o->backoff_max_ms)
+    o->backoff_min_ms = o->backoff_max_ms;
+}
+
 static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   mf_pool_options_init(o);
   o->max = (unsigned)get_integer(L, idx, "max", o->max);
@@ -520,8 +534,7 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   o->restart_burst = (unsigned)get_integer(L, idx, "burst", o->restart_burst);
   o->restart_period_ms = (unsigned)get_integer(L, idx, "period", o->restart_period_ms);
   o->grace_ms = (unsigned)get_integer(L, idx, "grace", o->grace_ms);
-  o->backoff_min_ms = (unsigned)get_integer(L, idx, "backoff_min", o->backoff_min_ms);
-  o->backoff_max_ms = (unsigned)get_integer(L, idx, "backoff_max", o->backoff_max_ms);
+  read_backoff(L, idx, o);
 }
 
 /* rpc_new(raw process, function, cell, options) -> raw; or nil, error */

@@ -387,6 +387,17 @@ static void test_drain_waits_and_then_kills(void **state) {
   assert_int_equal(call[0].code, MF_ECLONE_DIED);
 }
 
+/* The initialisers of moonfork.h repeat times of parent/times.h. */
+static void test_default_times(void **state) {
+  mf_pool_options o = MF_POOL_OPTIONS_INIT;
+  mf_rpc_options r = MF_RPC_OPTIONS_INIT;
+  assert_int_equal(o.grace_ms, CALLS_GRACE_MS);
+  assert_int_equal(r.grace_ms, CALLS_GRACE_MS);
+  assert_int_equal(o.backoff_min_ms, POOL_BACKOFF_MIN_MS);
+  assert_int_equal(o.backoff_max_ms, POOL_BACKOFF_MAX_MS);
+  begin(); /* for the end of the story */
+}
+
 /* The template never answers: its workers do not even exist. */
 static void test_the_end_with_a_template_that_hangs(void **state) {
   for (int how = 0; how < 3; how++) {
@@ -558,6 +569,7 @@ int main(void) {
       STORY(test_drain_that_is_in_time),
       STORY(test_retired_worker_finishes_and_is_replaced),
       STORY(test_worker_that_does_not_end_in_its_grace),
+      STORY(test_default_times),
       STORY(test_the_end_with_a_template_that_hangs),
       STORY(test_close_goes_on_while_calls_are_answered),
       STORY(test_abort_cancels_everything),
