@@ -389,6 +389,18 @@ standing.test("F66 two interpreters on two threads at once", {deadline = 60, sta
   for i = 1, 2 do t.eq(answers[i], {tostring(n)}) end
 end)
 
+standing.test("F65 waits for sockets that time out leave nothing", function(t)
+  local a, b = fork.socket.pair()
+  fork.set_waiter(waiter)
+  a:settimeout(0.001)
+  for _ = 1, 100 do t.eq((a:read "l"), nil) end -- more references than may stay
+  b:write "a line\n"
+  t.eq(a:read "l", "a line")
+  fork.set_waiter(nil)
+  a:close()
+  b:close()
+end)
+
 standing.test("F67 clones have default signals whatever the host has", function(t)
   local out, code, err = t:lua [==[
     local fork, kit, fkit = require "moonfork", require "testkit", require "faultkit"

@@ -160,6 +160,21 @@ for _, row in ipairs{{"exit:3", 3, nil}, {"kill:9", nil, 9}, {"exit:0", 0, nil}}
   end)
 end
 
+for _, number in ipairs {105, 4} do -- ENOBUFS, EINTR
+  standing.test(("F04 the n-th send of a template fails with %d: invisible"):format(number),
+    {deadline = 60}, function(t)
+      for at = 1, 8 do
+        local template = shimmed(t, {FAIL_FN = "sendmsg", FAIL_AT = tostring(at),
+          FAIL_ERRNO = tostring(number), FAIL_ONCE = "1"})
+        for i = 1, 3 do t.eq((t.ask(template:fork(), "return " .. i)), i, at) end
+        local q = template:fork()
+        t.eq((t.ask(q:fork(), "return 'of a clone'")), "of a clone", at)
+        q:close()
+        template:close()
+      end
+    end)
+end
+
 -- Modules that do what modules should not. What each must lead to.
 local preloads = {
   {"f19_missing", nil, "REMOTE", "f19_missing"},

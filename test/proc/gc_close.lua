@@ -199,4 +199,31 @@ story.test("killing and closing hundreds leaves nothing", {deadline = 40}, funct
   end, ended .. " of 300 ended")
 end)
 
+story.test("long errors leave no memory behind", function(t)
+  if (os.getenv "STORY_PRELOAD" or "") ~= "" then t.skip "the sanitizer keeps what is freed" end
+  local function resident()
+    return tonumber(t.read("/proc/self/statm"):match "%d+ (%d+)") * 4096
+  end
+  local function round()
+    local p = fork.new {stderr = "null"}:eval "error(('x'):rep(50000), 0)"
+    local _, err = p:run "type"
+    t.eq(#err.message, 50000)
+    local told
+    p:memory(function(e) told = e end)
+    p:close()
+    t.within(5, function() return told end)
+    local rpc = fork.new():eval "function f() error(('y'):rep(50000), 0) end":rpc "f"
+    _, err = rpc()
+    t.eq(#err.message, 50000)
+    rpc:close()
+  end
+  for _ = 1, 30 do round() end
+  t.collect()
+  local before = resident()
+  for _ = 1, 200 do round() end
+  t.collect()
+  local grown = resident() - before -- 10 MB of each text
+  t.ok(grown < 5e6, ("%d bytes more"):format(grown))
+end)
+
 story.done()

@@ -438,6 +438,14 @@ story.test("send_fd with much data sends the handle once", function(t)
   t.status(p)
 end)
 
+story.test("wrap: programs do not inherit it", function(t)
+  local r, w = kit.pipe()
+  kit.cloexec(r, false)
+  local reader <close> = fork.socket.wrap(r)
+  t.eq(kit.cloexec(r), true)
+  kit.close(w)
+end)
+
 story.test("F40 interrupted writes to a pipe are invisible", function(t)
   local r, w = kit.pipe()
   local p = fork.new():send_fd(w):eval [[

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/time.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -212,6 +213,35 @@ static void test_program_without_slash_is_searched(void **state) {
 }
 
 /* ---- children ---- */
+
+/* In bytes, and not in the unit of the system. */
+static void test_memory_of_the_dead_is_in_bytes(void **state) {
+  enum { TOUCHED = 32 << 20 };
+  struct proc_status status;
+  int told[2];
+  long kilobytes = 0;
+  assert_int_equal(pipe2(told, O_CLOEXEC), 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    struct rusage usage;
+    char *room = malloc(TOUCHED);
+    for (size_t i = 0; room && i < TOUCHED; i += 4096)
+      room[i] = 1;
+    getrusage(RUSAGE_SELF, &usage);
+    _exit(write(told[1], &usage.ru_maxrss, sizeof usage.ru_maxrss) < 0);
+  }
+  assert_int_equal(read(told[0], &kilobytes, sizeof kilobytes), sizeof kilobytes);
+  int r;
+  while ((r = proc_reap(pid, &status)) == MF_AGAIN)
+    usleep(1000);
+  assert_int_equal(r, 0);
+#ifndef __APPLE__
+  assert_true(status.maxrss_bytes > (unsigned long long)kilobytes * 1015);
+  assert_true(status.maxrss_bytes < (unsigned long long)kilobytes * 1033);
+#endif
+  fd_close(&told[0]);
+  fd_close(&told[1]);
+}
 
 static void test_peek_then_reap(void **state) {
   int hold[2];
@@ -671,6 +701,7 @@ int main(void) {
       census_test(test_spawn_gives_default_signals),
       census_test(test_spawn_tells_why_not),
       census_test(test_program_without_slash_is_searched),
+      census_test(test_memory_of_the_dead_is_in_bytes),
       census_test(test_peek_then_reap),
       census_test(test_pidfd_signals_and_tells_the_status),
       census_test(test_kill_never_means_a_group),
