@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "moonfork.h"
+#include "os/flush.h"
 #include "os/proc.h"
 #include "template/commands.h"
 #include "template/script.h"
@@ -41,8 +42,11 @@ int clone_prepare_fork(struct server *s) {
   }
   if (s->heap)
     heap_inherit(s->heap);
-  if (signals_user_ran())
-    fflush(NULL); /* else nothing can be there, and it would touch two pages */
+  if (server_before_first_fork) {
+    server_before_first_fork();
+    server_before_first_fork = NULL;
+  }
+  flush_pending();
   return r;
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "os/fdwait.h"
+#include "os/flush.h"
 #include "os/sock.h"
 #include "template/clone.h"
 #include "template/clone_posix.h"
@@ -85,10 +86,8 @@ static int fork_runner(struct server *s, uint64_t id, int report_fd) {
  * first, so that then none has changed. */
 static int place_streams(struct server *s) {
   static const char *const names[3] = {"stdin", "stdout", "stderr"};
-  if (signals_user_ran()) { /* what was written before goes where it went before */
-    fflush(stdout);
-    fflush(stderr);
-  }
+  if (s->to_socket[0] || s->to_socket[1] || s->to_socket[2])
+    flush_pending(); /* what was written before goes where it went before */
   for (int i = 2; i >= 0; i--) {
     if (!s->to_socket[i] || dup2(s->conn.fd, i) >= 0)
       continue;
@@ -206,7 +205,7 @@ static void leave_last_words(struct server *s) {
   size_t n = failure_last_words(&s->failure, text, sizeof text - 1);
   runner_leave_words(s);
   text[n++] = '\n';
-  fflush(NULL);
+  flush_pending();
   write_stderr("moonfork: ", 10);
   if (s->name[0]) {
     write_stderr(s->name, strlen(s->name));

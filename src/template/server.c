@@ -2,6 +2,7 @@
  * user code, the title, leaving. Runs in templates and clones. */
 #include "template/server.h"
 
+#include "os/flush.h"
 #include "os/proc.h"
 #include "template/signals.h"
 #include <errno.h>
@@ -107,10 +108,11 @@ void server_title(struct server *s, const char *kind) {
 }
 
 void (*server_before_exit)(void);
+void (*server_before_first_fork)(void);
 
 void server_exit(struct server *s, int code) {
   if (server_before_exit)
     server_before_exit();
-  fflush(NULL);
+  flush_pending();
   _exit(code);
 }
