@@ -110,6 +110,8 @@ void server_title(struct server *s, const char *kind);
 /* Called by server_exit and before an exec, where it is set: what user code believes to be
  * written. */
 extern void (*server_before_exit)(void);
+/* The program's own preparations, NULL when done: main.c. */
+extern void (*server_before_first_fork)(void);
 /* Flushes stdio and leaves. No atexit handler, no lua_close. */
 _Noreturn void server_exit(struct server *s, int code);
 
