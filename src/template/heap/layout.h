@@ -65,7 +65,7 @@ struct heap {
   int clone;    /* forked and not sealed since: small pages only */
   int run_huge; /* the run has come to its huge pages */
   int reuse;    /* the template may use the stash */
-  /* heap.c: what it counts. own: in the region */
+  /* alloc.c: what it counts. own: in the region */
   uint64_t live, own, own_big, sealed, huge;
   uint64_t age; /* seals and forks so far */
   void *(*foreign)(void *, void *, size_t, size_t);

@@ -19,7 +19,7 @@
  * address; a process that runs keeps a few that it has freed. What is neither here nor
  * there belongs to the foreign allocator.
  *
- *   heap ---> small --> region, span, free_list, size_class
+ *   alloc --> small --> region, span, free_list, size_class
  *        `--> big   --> kept, memfd_map
  *        `--> scratch, freeze (--> memfd_map), release (--> span) */
 #include "template/heap/big.h"
