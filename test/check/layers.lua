@@ -2,7 +2,12 @@
 -- program reads it there, so the page can't grow old, and looks at every #include below
 -- src/. A row's third column lists folders (`base`, or one header of them: `os/fd`), the
 -- words `lua`, `libuv` and `moonfork.h`, and single headers; what stands in parentheses or
--- after "never" is for the reader. A folder may always use itself.
+-- after "never" is for the reader. A folder may always use itself. Each folder has a row, and
+-- each row a folder.
+--
+-- Inside of a folder: no circle of includes, where a file is X.c and X.h together, and no
+-- file of more than LINES_MAX lines. Today's exceptions are named below; the lists only
+-- get shorter.
 
 local DESIGN = "doc/design.md"
 
@@ -11,6 +16,25 @@ local SYSTEM = {
   ["lua.h"] = "lua", ["lauxlib.h"] = "lua", ["lualib.h"] = "lua", ["luaconf.h"] = "lua",
   ["uv.h"] = "libuv", ["msgpack.h"] = "msgpack", ["moonfork.h"] = "moonfork.h",
   ["moonfork/template.h"] = "moonfork/template.h",
+}
+
+local LINES_MAX = 700
+
+local LONG = {
+  ["src/bind/service.c"] = true,
+  ["src/parent/pool.c"] = true,
+  ["src/parent/process.c"] = true,
+  ["src/parent/rpc.c"] = true,
+}
+
+-- May be in a circle.
+local TIED = {
+  ["luafd/luafd"] = true, ["luafd/object"] = true, ["luafd/op"] = true, ["luafd/option"] = true,
+  ["parent/boot"] = true, ["parent/children"] = true, ["parent/greeting"] = true,
+  ["parent/home"] = true, ["parent/journal"] = true, ["parent/process"] = true,
+  ["template/clone"] = true, ["template/clone_lib"] = true, ["template/commands"] = true,
+  ["template/entry"] = true, ["template/runner"] = true, ["template/script"] = true,
+  ["template/serve"] = true, ["template/server"] = true,
 }
 
 local check = dofile "test/check/report.lua"
@@ -60,16 +84,99 @@ local function check_include(path, own, words, header, system)
   complain("%s includes <%s>, which its layer may not", path, header)
 end
 
-local function check_folder(folder, words)
+local function lines_of(command)
+  local lines = {}
+  local pipe = assert(io.popen(command, "r"))
+  for line in pipe:lines() do lines[#lines + 1] = line end
+  pipe:close()
+  return lines
+end
+
+-- { {"os/fd.h", system = false}, ... }
+local function includes_of(text)
+  local list = {}
+  for open, header in text:gmatch('%f[^\n\0]%s*#%s*include%s*([<"])([^>"\n]+)[>"]') do
+    list[#list + 1] = { header, system = open == "<" }
+  end
+  return list
+end
+
+local function check_folder(folder, words, texts)
   local own = folder:match("^src/(%w+)$")
-  local pipe = assert(io.popen("find " .. folder .. " -name '*.[ch]' | sort", "r"))
-  for path in pipe:lines() do
-    for line in read(path):gmatch("[^\n]*") do
-      local open, header = line:match('^%s*#%s*include%s*([<"])([^>"]+)[>"]')
-      if header then check_include(path, own, words, header, open == "<") end
+  for path, text in pairs(texts) do
+    if path:sub(1, #folder + 1) == folder .. "/" then
+      for _, include in ipairs(includes_of(text)) do
+        check_include(path, own, words, include[1], include.system)
+      end
     end
   end
-  pipe:close()
+end
+
+-- { ["os/sock"] = { ["os/fd"] = true } }: what each file includes of ours.
+local function graph_of(texts)
+  local graph = {}
+  for path in pairs(texts) do graph[path:match("^src/(.*)%.[ch]$")] = {} end
+  for path, text in pairs(texts) do
+    local from = path:match("^src/(.*)%.[ch]$")
+    for _, include in ipairs(includes_of(text)) do
+      local to = include[1]:match("^(.*)%.h$")
+      if graph[to] and to ~= from then graph[from][to] = true end
+    end
+  end
+  return graph
+end
+
+-- Calls found(list) for every set of files that include each other (Tarjan's algorithm).
+local function each_circle(graph, found)
+  local number, low, stack, on_stack, count = {}, {}, {}, {}, 0
+  local function visit(file)
+    count = count + 1
+    number[file], low[file] = count, count
+    stack[#stack + 1], on_stack[file] = file, true
+    for other in pairs(graph[file]) do
+      if not number[other] then
+        visit(other)
+        low[file] = math.min(low[file], low[other])
+      elseif on_stack[other] then
+        low[file] = math.min(low[file], number[other])
+      end
+    end
+    if low[file] < number[file] then return end
+    local circle = {}
+    repeat
+      local member = table.remove(stack)
+      on_stack[member] = nil
+      circle[#circle + 1] = member
+    until member == file
+    if #circle > 1 then
+      table.sort(circle)
+      found(circle)
+    end
+  end
+  for file in pairs(graph) do
+    if not number[file] then visit(file) end
+  end
+end
+
+local function check_circles(texts)
+  each_circle(graph_of(texts), function(circle)
+    for _, file in ipairs(circle) do
+      if not TIED[file] then
+        return complain("src/%s is in a circle of includes: %s", file, table.concat(circle, ", "))
+      end
+    end
+  end)
+end
+
+local function check_lengths(texts)
+  for path, text in pairs(texts) do
+    local _, n = text:gsub("\n", "")
+    if n > LINES_MAX and not LONG[path] then
+      complain("%s: %d lines, more than %d", path, n, LINES_MAX)
+    elseif n <= LINES_MAX and LONG[path] then
+      complain("%s: is short now, take it off the list of long files", path)
+    end
+  end
 end
 
 -- The two rules that matter most, whatever the page says.
@@ -80,13 +187,20 @@ end
 
 local rows = parse_table()
 check_foundations(rows)
-local pipe = assert(io.popen("find src -mindepth 1 -maxdepth 1 -type d | sort", "r"))
-for folder in pipe:lines() do
+local texts = {}
+for _, path in ipairs(lines_of "find src -name '*.[ch]'") do texts[path] = read(path) end
+local folders = {}
+for _, folder in ipairs(lines_of "find src -mindepth 1 -maxdepth 1 -type d") do
+  folders[folder] = true
   if rows[folder] then
-    check_folder(folder, rows[folder])
-  elseif io.popen("ls -A " .. folder):read("l") then
+    check_folder(folder, rows[folder], texts)
+  elseif #lines_of("ls -A " .. folder) > 0 then
     complain("%s has no row in the table of %s", folder, DESIGN)
   end
 end
-pipe:close()
+for folder in pairs(rows) do
+  if not folders[folder] then complain("%s: there is no folder %s", DESIGN, folder) end
+end
+check_circles(texts)
+check_lengths(texts)
 check.done()
