@@ -24,17 +24,10 @@ local Pool = { __index = pool_methods, __name = "moonfork.pool" }
 local With = { __index = {}, __name = "moonfork.rpc.with" }
 
 local MESSAGE_MAX = (64 << 20) + 1024 -- a string of 64 MiB: to make a longer one holds the loop
-local MILLISECONDS_MAX = 0x7fffffff
-local NO_TIMEOUT = 0xffffffff
-local COUNT_MAX = 0x7fffffff
 
 -- ---- options ----
 
-local function set(list)
-  local s = {}
-  for name in list:gmatch("%S+") do s[name] = true end
-  return s
-end
+local set, bad = check.set, check.option_fail
 
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
   .. " message_max grace"
@@ -47,10 +40,6 @@ local valid = {
   restart = set "burst period",
   backoff = set "min max",
 }
-
-local function bad(where, name, text)
-  check.fail(where.n, where.f, ("option '%s': %s"):format(name, text))
-end
 
 local function flag(where, given, name)
   local value = given[name]
@@ -69,39 +58,15 @@ local function text(where, given, name)
 end
 
 local function callback(where, given, name)
-  local value = given[name]
-  if value == nil or type(value) == "function" then return value end
-  local meta = getmetatable(value)
-  if type(meta) == "table" and meta.__call then
-    return function(...) return value(...) end
-  end
-  bad(where, name, "function expected, got " .. check.type_name(value))
+  return check.option_callback(where, name, given[name])
 end
 
--- A duration in milliseconds. Zero only where it means something.
 local function duration(where, given, name, zero)
-  local value = given[name]
-  if value == nil then return nil end
-  if type(value) ~= "number" then
-    bad(where, name, "number expected, got " .. check.type_name(value))
-  end
-  if value ~= value or value < 0 or (value == 0 and not zero) then
-    bad(where, name, ("a %s number of seconds expected, got %s"):format(
-      zero and "non-negative" or "positive", check.show(value)))
-  end
-  if value == math.huge then return NO_TIMEOUT end
-  return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
+  return check.option_duration(where, name, given[name], zero)
 end
 
 local function count(where, given, name, least, most)
-  local value = given[name]
-  if value == nil then return nil end
-  local n = math.type(value) and math.tointeger(value)
-  if not n or n < least or n > (most or COUNT_MAX) then
-    bad(where, name, ("a whole number from %d%s expected, got %s"):format(least,
-      most and (" to %d"):format(most) or "", check.show(value)))
-  end
-  return n
+  return check.option_count(where, name, given[name], least, most)
 end
 
 local BUILT_IN = { msgpack = true, string = true, octets = true }

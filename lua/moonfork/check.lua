@@ -86,14 +86,20 @@ function check.optional(n, f, value, expected)
   return value
 end
 
--- A function, or an object that can be called like one.
-function check.callback(n, f, value)
+-- A function, or an object that can be called like one. fail raises what is wrong.
+local function callable(value, fail)
   if value == nil or type(value) == "function" then return value end
   local meta = getmetatable(value)
   if type(meta) == "table" and meta.__call then
     return function(...) return value(...) end
   end
-  check.fail(n, f, "function expected, got " .. type_name(value))
+  return fail()
+end
+
+function check.callback(n, f, value)
+  return callable(value, function()
+    check.fail(n, f, "function expected, got " .. type_name(value))
+  end)
 end
 
 -- A string without a NUL inside, as the system wants names.
@@ -122,6 +128,71 @@ function check.keys(n, f, options, valid)
         table.concat(names, ", ")))
     end
   end
+end
+
+-- ---- fields of an options table: where = {f = function, n = argument} ----
+
+local MILLISECONDS_MAX = 0x7fffffff
+local COUNT_MAX = 0x7fffffff
+check.FOREVER = 0xffffffff -- what option_duration gives for math.huge
+
+-- The keys of an options table, from a list of words.
+function check.set(list)
+  local set = {}
+  for name in list:gmatch("%S+") do set[name] = true end
+  return set
+end
+
+function check.option_fail(where, name, text)
+  check.fail(where.n, where.f, ("option '%s': %s"):format(name, text))
+end
+
+function check.option_type(where, name, value, kind)
+  if type(value) ~= kind then
+    check.option_fail(where, name, ("%s expected, got %s"):format(kind, type_name(value)))
+  end
+  return value
+end
+
+-- A string without a NUL inside, or nil where the option is not there.
+function check.option_text(where, name, value)
+  if value == nil then return nil end
+  check.option_type(where, name, value, "string")
+  if value:find("\0", 1, true) then
+    check.option_fail(where, name, "string contains a zero byte")
+  end
+  return value
+end
+
+-- A whole number, or nil where the option is not there. most: nil, and the text names no limit.
+function check.option_count(where, name, value, least, most)
+  if value == nil then return nil end
+  local n = math.type(value) and math.tointeger(value)
+  if not n or n < least or n > (most or COUNT_MAX) then
+    check.option_fail(where, name, ("a whole number from %d%s expected, got %s"):format(least,
+      most and (" to %d"):format(most) or "", show(value)))
+  end
+  return n
+end
+
+-- A duration in seconds, as milliseconds, rounded up; nil where the option is not there. Zero
+-- only where it means something.
+function check.option_duration(where, name, value, zero)
+  if value == nil then return nil end
+  check.option_type(where, name, value, "number")
+  if value ~= value or value < 0 or (value == 0 and not zero) then
+    check.option_fail(where, name, ("a %s number of seconds expected, got %s"):format(
+      zero and "non-negative" or "positive", show(value)))
+  end
+  if value == math.huge then return check.FOREVER end
+  return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
+end
+
+-- A function, or an object that can be called like one.
+function check.option_callback(where, name, value)
+  return callable(value, function()
+    check.option_fail(where, name, "function expected, got " .. type_name(value))
+  end)
 end
 
 check.raise = raise

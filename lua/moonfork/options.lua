@@ -7,11 +7,8 @@ local check = require "moonfork.check"
 
 local options = {}
 
-local function set(list)
-  local s = {}
-  for name in list:gmatch("%S+") do s[name] = true end
-  return s
-end
+local set, bad = check.set, check.option_fail
+local expect, text = check.option_type, check.option_text
 
 local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable"
 local valid = {
@@ -32,27 +29,7 @@ local choices = {
 local STREAMS = { inherit = 0, null = 1, socket = 2 }
 local STREAM_IS_HANDLE = 3
 local DUMPABLE, NOT_DUMPABLE = 1, 2
-local MILLISECONDS_MAX = 0x7fffffff
 local NUMBERS_MAX = 1 << 20
-
-local function bad(where, name, text)
-  check.fail(where.n, where.f, ("option '%s': %s"):format(name, text))
-end
-
-local function expect(where, name, value, kind)
-  if type(value) ~= kind then
-    bad(where, name, ("%s expected, got %s"):format(kind, check.type_name(value)))
-  end
-  return value
-end
-
--- A string, or nil where the option is not there.
-local function text(where, name, value)
-  if value == nil then return nil end
-  expect(where, name, value, "string")
-  if value:find("\0", 1, true) then bad(where, name, "string contains a zero byte") end
-  return value
-end
 
 local function choice(where, name, value)
   local number = choices[name][value]
@@ -109,15 +86,6 @@ local function stream(where, plain, name, value)
   plain[name], plain[name .. "_fd"] = STREAM_IS_HANDLE, fd
 end
 
-local function count(where, name, value)
-  local n = math.type(value) and math.tointeger(value)
-  if not n or n < 0 or n > NUMBERS_MAX then
-    bad(where, name, ("a whole number from 0 to %d expected, got %s"):format(NUMBERS_MAX,
-      check.show(value)))
-  end
-  return n
-end
-
 local function spares(where, plain, value)
   expect(where, "spares", value, "table")
   for key in pairs(value) do
@@ -125,21 +93,21 @@ local function spares(where, plain, value)
       bad(where, "spares", ("unknown field '%s' (valid: max, min)"):format(check.show(key)))
     end
   end
-  plain.spares_max = count(where, "spares.max", value.max or value.min)
-  plain.spares_min = count(where, "spares.min", value.min or plain.spares_max)
+  local count = check.option_count
+  local min = count(where, "spares.min", value.min, 0, NUMBERS_MAX)
+  local max = count(where, "spares.max", value.max, 0, NUMBERS_MAX)
+  if not min and not max then bad(where, "spares", "min or max expected") end
+  plain.spares_min, plain.spares_max = min or max, max or min
   if plain.spares_min > plain.spares_max then
     bad(where, "spares", ("min (%d) is greater than max (%d)"):format(plain.spares_min,
       plain.spares_max))
   end
 end
 
-local function milliseconds(where, value)
-  if value == nil then return nil end
-  expect(where, "timeout", value, "number")
-  if value ~= value or value <= 0 then
-    bad(where, "timeout", "a positive number of seconds expected, got " .. check.show(value))
-  end
-  return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
+-- nil: no limit.
+local function timeout(where, value)
+  local ms = check.option_duration(where, "timeout", value)
+  return ms ~= check.FOREVER and ms or nil
 end
 
 -- Relative entries of a path are bound to the directory of this moment.
@@ -182,7 +150,7 @@ function options.read(f, n, given)
     program = text(where, "program", given.program),
     cwd = text(where, "cwd", given.cwd),
     name = text(where, "name", given.name),
-    timeout = milliseconds(where, given.timeout),
+    timeout = timeout(where, given.timeout),
   }
   for name in pairs(choices) do
     if given[name] ~= nil then plain[name] = choice(where, name, given[name]) end

@@ -68,6 +68,31 @@ story.test("wrong types raise with the argument's name and the caller's line", f
   t.raises("moonfork.process expected", p.run, {}, "x")
 end)
 
+story.test("durations and counts mean the same in every options table", function(t)
+  local options, calls = require "moonfork.options", require "moonfork.calls"
+  local p <close> = fork.new()
+  for _, bad in ipairs { -1, 0, 0 / 0, -math.huge } do
+    local text = ("option 'timeout': a positive number of seconds expected, got %s"):format(bad)
+    t.raises(text:gsub("%-", "%%-"), fork.new, { timeout = bad })
+    t.raises(text:gsub("%-", "%%-"), p.rpc, p, "f", { timeout = bad })
+  end
+  for _, f in ipairs { "new", "fork" } do
+    t.raises("option 'timeout': number expected, got string", options.read, f, 1, { timeout = "1" })
+  end
+  t.raises("option 'timeout': number expected, got string", p.rpc, p, "f", { timeout = "1" })
+  t.eq(options.read("new", 1, { timeout = 0.0001 }).timeout, 1)
+  t.eq(calls.rpc_options("f", { timeout = 0.0001 }).timeout, 1)
+  t.eq(options.read("new", 1, { timeout = 1e300 }).timeout, 0x7fffffff)
+  t.eq(calls.rpc_options("f", { timeout = 1e300 }).timeout, 0x7fffffff)
+  -- no limit, and not one of 24 days
+  t.eq(options.read("new", 1, { timeout = math.huge }).timeout, nil)
+  t.raises("option 'spares.max': a whole number from 0 to 1048576 expected, got 1.5",
+    fork.new_exec, { spares = { max = 1.5 } })
+  t.raises("option 'spares': min or max expected", fork.new_exec, { spares = {} })
+  t.raises("option 'max': a whole number from 0 to 100000 expected, got 1.5", p.pool, p, "f",
+    { max = 1.5 })
+end)
+
 story.test("a closed process raises, close does not", function(t)
   local p = fork.new()
   p:close()
