@@ -1,5 +1,5 @@
 /* template() and early: a forked copy of the running interpreter, as it stands, becomes a
- * template. The only place where the library forks its caller.
+ * template. The fork itself is mf_fork_self (src/parent/early.c).
  *
  * In the copy, in this order:
  *  1. dispositions and mask to default, so that no handler of the program runs in it
@@ -13,9 +13,7 @@
 #include "bind/bind.h"
 #include "os/fd.h"
 #include "os/proc.h"
-#include "os/sock.h"
 #include "template/entry.h"
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,9 +27,9 @@ static void tell_lua(lua_State *L) {
     lua_pop(L, 1);
 }
 
-static _Noreturn void child_serve(lua_State *L, int control_fd, int leash_fd) {
+static void child_serve(int control_fd, int leash_fd, void *data) {
+  lua_State *L = data;
   struct box *box = box_get(L);
-  proc_reset_signals();
   lua_sethook(L, NULL, 0, 0);
   if (box->reactor) {
     reactor_abandon(box->reactor);
@@ -86,38 +84,6 @@ static int refuse_loops(lua_State *L) {
   return 2;
 }
 
-/* The copy never returns. Gives the parent its end and the pid. 0 or -errno. */
-static int copy_self(lua_State *L, int *ret_fd, pid_t *ret_pid) {
-  int leash = mf_leash_fd();
-  int fds[2];
-  if (leash < 0)
-    return leash;
-  leash = fd_dup(leash); /* the library closes its own in the copy */
-  if (leash < 0)
-    return leash;
-  int rc = sock_pair(fds, 1);
-  if (rc < 0) {
-    fd_close(&leash);
-    return rc;
-  }
-  fflush(NULL);
-  pid_t pid = fork();
-  rc = pid < 0 ? -errno : 0;
-  if (pid == 0) {
-    fd_close(&fds[0]);
-    child_serve(L, fds[1], leash);
-  }
-  fd_close(&fds[1]);
-  fd_close(&leash);
-  if (rc < 0) {
-    fd_close(&fds[0]);
-    return rc;
-  }
-  *ret_fd = fds[0];
-  *ret_pid = pid;
-  return 0;
-}
-
 static int fork_refused(lua_State *L, int rc) {
   lua_pushnil(L);
   bind_error_push(L, "FORK_FAILED", uv_strerror(rc), NULL, MF_STARTED_NO, NULL);
@@ -130,8 +96,7 @@ static int fork_refused(lua_State *L, int rc) {
 static int l_template(lua_State *L) {
   mf_options options;
   mf_process *process = NULL;
-  int fd;
-  pid_t pid;
+  int fd, pid;
   struct reactor *r = reactor_get(L);
   if (!r)
     return 2;
@@ -141,7 +106,7 @@ static int l_template(lua_State *L) {
   struct proc *p = bound_push(L, r, 1);
   if (!p)
     return 2;
-  int rc = copy_self(L, &fd, &pid);
+  int rc = mf_fork_self(child_serve, L, &fd, &pid);
   if (rc < 0) {
     bound_fill(L, p, rc, NULL);
     return fork_refused(L, rc);
@@ -151,11 +116,10 @@ static int l_template(lua_State *L) {
 }
 
 static int l_early(lua_State *L) { /* early() -> true; or nil, error */
-  int fd;
-  pid_t pid;
+  int fd, pid;
   if (refuse_threads(L) || refuse_loops(L))
     return 2;
-  int rc = copy_self(L, &fd, &pid);
+  int rc = mf_fork_self(child_serve, L, &fd, &pid);
   if (rc < 0)
     return fork_refused(L, rc);
   return bind_result_push(L, mf_adopt_early(fd, pid));

@@ -1,7 +1,8 @@
-/* mf_fork_early: a template forked from a host at once, without exec, before the host has
- * threads and loops. Runs in the parent, from fork() on in the copy. What the copy does then
- * is the caller's: libmoonfork-template serves (src/template/early.c). The Lua module has its
- * own (src/bind/copy.c), which forks below a running interpreter. */
+/* A copy of this process as a template, without exec: mf_fork_self for whoever has it, and
+ * mf_fork_early for a host that has no threads and loops yet. Runs in the parent, from fork()
+ * on in the copy. What the copy does then is the caller's: libmoonfork-template serves
+ * (src/template/early.c), and so does the Lua module, below a running interpreter
+ * (src/bind/copy.c). */
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/sock.h"
@@ -10,21 +11,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-static _Noreturn void child_serve(int control_fd, int leash_fd, mf_serve_fn serve,
-                                  void *data) {
-  proc_reset_signals();
-  mf_forked_child(); /* the leash's write end first of all: it would hold itself */
-  serve(control_fd, leash_fd, data);
-  _exit(2);
-}
-
-int mf_fork_early(mf_serve_fn serve, void *data) {
-  int fds[2];
-  if (!serve)
-    return MF_EINVAL;
-  if (proc_threads() > 1)
-    return -EBUSY;
-  int leash = mf_leash_fd();
+int mf_fork_self(mf_serve_fn serve, void *data, int *ret_fd, int *ret_pid) {
+  int fds[2], leash = mf_leash_fd();
   if (leash >= 0)
     leash = fd_dup(leash); /* the library closes its own in the copy */
   if (leash < 0)
@@ -39,7 +27,9 @@ int mf_fork_early(mf_serve_fn serve, void *data) {
   r = pid < 0 ? -errno : 0;
   if (pid == 0) {
     fd_close(&fds[0]);
-    child_serve(fds[1], leash, serve, data);
+    proc_reset_signals();
+    serve(fds[1], leash, data);
+    _exit(2);
   }
   fd_close(&fds[1]);
   fd_close(&leash);
@@ -47,5 +37,29 @@ int mf_fork_early(mf_serve_fn serve, void *data) {
     fd_close(&fds[0]);
     return r;
   }
-  return mf_adopt_early(fds[0], (int)pid);
+  *ret_fd = fds[0];
+  *ret_pid = (int)pid;
+  return 0;
+}
+
+struct early {
+  mf_serve_fn serve;
+  void *data;
+};
+
+static void serve_early(int control_fd, int leash_fd, void *data) {
+  const struct early *early = data;
+  mf_forked_child(); /* the leash's write end first of all: it would hold itself */
+  early->serve(control_fd, leash_fd, early->data);
+}
+
+int mf_fork_early(mf_serve_fn serve, void *data) {
+  struct early early = {serve, data};
+  int fd, pid;
+  if (!serve)
+    return MF_EINVAL;
+  if (proc_threads() > 1)
+    return -EBUSY;
+  int r = mf_fork_self(serve_early, &early, &fd, &pid);
+  return r < 0 ? r : mf_adopt_early(fd, pid);
 }

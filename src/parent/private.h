@@ -17,6 +17,12 @@ int mf_leash_fd(void);
  * first home that asks for a default template or for an exec gets it. */
 int mf_adopt_early(int fd, int pid);
 
+/* Forks a copy of this process, which calls serve with its end of a control socket and of the
+ * leash, both its own, and signals as a new program has them; when serve returns it exits 2.
+ * The caller has looked for threads, and serve calls mf_forked_child. Gives the other end of
+ * the control socket and the pid, for mf_adopt_fd or mf_adopt_early. 0 or -errno. */
+int mf_fork_self(mf_serve_fn serve, void *data, int *ret_fd, int *ret_pid);
+
 /* First thing in a copy of the parent that becomes a template: closes the control sockets,
  * pidfds and the leash of every home; objects made before are inert. */
 void mf_forked_child(void);
