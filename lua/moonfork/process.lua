@@ -470,7 +470,7 @@ function methods.seal(p, opts)
     seal_choice(opts, "audit", SEAL_AUDIT))
 end
 
-local LIMITS = { cpu = true, as = true, nofile = true, core = true, fsize = true, nproc = true }
+local LIMITS = core.limits()
 local INFINITY = -1
 
 local function limit_value(name, value)

@@ -23,6 +23,16 @@ l_signals(lua_State *L) { /* signals() -> {NAME = number}, the highest number */
   return 2;
 }
 
+static int l_limits(lua_State *L) { /* limits() -> {NAME = true}: what process:limit takes */
+  const char *name;
+  lua_newtable(L);
+  for (unsigned i = 0; (name = mf_limit_name(i)); i++) {
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, name);
+  }
+  return 1;
+}
+
 static int l_ncpu(lua_State *L) { /* ncpu() -> processors that this process may use */
   lua_pushinteger(L, cpus_usable());
   return 1;
@@ -66,7 +76,7 @@ static int l_number(lua_State *L) { /* number(x) -> its exact text */
 
 const luaL_Reg bind_system_functions[] = {
     {"signals", l_signals},         {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
-    {"handle", l_handle},           {"error", l_error},
-    {"number", l_number},
+    {"handle", l_handle},           {"error", l_error}, {"number", l_number},
+    {"limits", l_limits},
     {NULL, NULL},
 };

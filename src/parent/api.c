@@ -358,27 +358,33 @@ int mf_seal(mf_process *p, int flags) {
   return r ? r : queue(p, &c);
 }
 
+#define LIMIT_NAME(part, text) [LIMIT_##part] = text,
+static const char *const limit_names[] = {PROTO_LIMITS(LIMIT_NAME)};
+#undef LIMIT_NAME
+_Static_assert(sizeof limit_names / sizeof *limit_names == LIMIT_LAST + 1, "a name for each");
+
+const char *mf_limit_name(unsigned i) {
+  return i < LIMIT_LAST ? limit_names[i + 1] : NULL;
+}
+
+/* 0: there is none of that name. */
+static unsigned limit_number(const char *name) {
+  for (unsigned i = LIMIT_LAST; name && i > 0; i--)
+    if (!strcmp(limit_names[i], name))
+      return i;
+  return 0;
+}
+
 int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
-  static const struct {
-    const char *name;
-    unsigned number;
-  } known[] = {{"cpu", LIMIT_CPU},   {"as", LIMIT_AS},       {"nofile", LIMIT_NOFILE},
-               {"core", LIMIT_CORE}, {"fsize", LIMIT_FSIZE}, {"nproc", LIMIT_NPROC}};
   struct buf body;
-  size_t i, k;
+  size_t i;
   int r = check_unfinished(p);
   if (!r && !limits && count)
     r = MF_EINVAL;
   buf_init(&body, FRAME_BODY_MAX);
   for (i = 0; !r && i < count; i++) {
-    for (k = 0; k < sizeof known / sizeof known[0]; k++)
-      if (limits[i].name && !strcmp(known[k].name, limits[i].name))
-        break;
-    if (k == sizeof known / sizeof known[0]) {
-      r = MF_EINVAL;
-      break;
-    }
-    r = buf_put_u32(&body, known[k].number);
+    unsigned number = limit_number(limits[i].name);
+    r = number ? buf_put_u32(&body, number) : MF_EINVAL;
     if (!r)
       r = buf_put_u32(&body, 0);
     if (!r)

@@ -31,6 +31,9 @@ void mf_forked_child(void);
 int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length, int argc,
                   const char *const *argv, const size_t *lengths);
 
+/* The names that mf_limit takes, from i = 0 on; NULL behind the last. */
+const char *mf_limit_name(unsigned i);
+
 /* Processes on the loop with work outstanding: a command not executed yet, run, to_fd or
  * memory under way, on_exit of a process that runs or was told to end. */
 int mf_busy(struct uv_loop_s *loop);

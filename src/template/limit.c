@@ -22,9 +22,9 @@ static const struct {
   int resource;
   const char *name;
 } limits[LIMIT_LAST + 1] = {
-    [LIMIT_CPU] = {RLIMIT_CPU, "cpu"},          [LIMIT_AS] = {RLIMIT_AS, "as"},
-    [LIMIT_NOFILE] = {RLIMIT_NOFILE, "nofile"}, [LIMIT_CORE] = {RLIMIT_CORE, "core"},
-    [LIMIT_FSIZE] = {RLIMIT_FSIZE, "fsize"},    [LIMIT_NPROC] = {RLIMIT_NPROC, "nproc"},
+#define LIMIT_ROW(part, text) [LIMIT_##part] = {RLIMIT_##part, text},
+    PROTO_LIMITS(LIMIT_ROW)
+#undef LIMIT_ROW
 };
 
 /* Octets of address space in use, or 0 where the system does not tell. */

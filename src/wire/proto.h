@@ -89,6 +89,10 @@ enum proto_limit {
   LIMIT_CPU = 1, LIMIT_AS, LIMIT_NOFILE, LIMIT_CORE, LIMIT_FSIZE, LIMIT_NPROC,
   LIMIT_LAST = LIMIT_NPROC
 };
+/* X(part of LIMIT_... and of setrlimit's RLIMIT_..., name in the APIs) */
+#define PROTO_LIMITS(X)                                                                  \
+  X(CPU, "cpu") X(AS, "as") X(NOFILE, "nofile") X(CORE, "core") X(FSIZE, "fsize")        \
+  X(NPROC, "nproc")
 
 /* Process to parent. Never with descriptors. */
 enum answer_type {

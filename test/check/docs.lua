@@ -39,6 +39,22 @@ local function check_header(header)
   end
 end
 
+-- The limits' names, which users write, on both pages and in the header.
+local function check_limits()
+  local macro = read("src/wire/proto.h"):match("#define PROTO_LIMITS(.-[^\\])\n")
+  local n = 0
+  for name in macro:gmatch('X%([A-Z]+, "(%l+)"%)') do
+    n = n + 1
+    for path, form in pairs { ["doc/c-api.md"] = '`"%s"`', ["doc/lua-api.md"] = "`%s`",
+      ["include/moonfork.h"] = '"%s"' } do
+      if not page(path):find(form:format(name), 1, true) then
+        complain("%s does not mention the limit %s", path, name)
+      end
+    end
+  end
+  assert(n > 0, "no names of limits found")
+end
+
 -- ---- Lua ----
 
 -- A name counts as documented when it stands behind a dot or a colon, or alone in code.
@@ -159,6 +175,7 @@ end
 
 check_header("include/moonfork.h")
 check_header("include/moonfork/template.h")
+check_limits()
 check_lua()
 check_links()
 check_code()
