@@ -181,7 +181,7 @@ MF_API int mf_eval(mf_process *, const char *code, size_t length, int argc,
                    const char *const *argv, const size_t *lengths);
 MF_API int mf_send_fd(mf_process *, int fd); /* duplicates */
 MF_API int mf_send_arg(mf_process *, const void *data, size_t length); /* copies */
-/* The same without a copy: borrows the octets until release(release_data) is called,
+/* The same without a copy: borrows the bytes until release(release_data) is called,
  * which happens exactly once, also on failure, perhaps inside this call. */
 MF_API int mf_send_arg_ref(mf_process *, const void *data, size_t length,
                            void (*release)(void *release_data), void *release_data);
@@ -239,7 +239,7 @@ MF_API void mf_close(mf_process *, mf_close_cb, void *data);
 
 /* ---- rpc: calls of one function in a process that stays ----
  *
- * Octet strings and descriptors go in and out; what they mean is the serialiser's
+ * Byte strings and descriptors go in and out; what they mean is the serialiser's
  * business.
  * In the clone the function is an ordinary Lua function, called once for each call.
  *
@@ -271,9 +271,9 @@ typedef void (*mf_notice_cb)(void *data);
 typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   size_t size;
   const char *init;       /* function that is run once, first, with the arguments sent */
-  const char *serialiser; /* NULL: "octets": f gets and gives one string, which is the
+  const char *serialiser; /* NULL: "raw": f gets and gives one string, which is the
                              body; "string": strings, each u32 length (little-endian) and
-                             octets; "msgpack"; or a Lua module with encode and decode */
+                             bytes; "msgpack"; or a Lua module with encode and decode */
   int async;              /* f(done, ...), needs luv there; else f(...), one after the
                              other */
   int handles;            /* accept descriptors in results and events */
@@ -283,7 +283,7 @@ typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   unsigned timeout_ms;    /* from call to answer; MF_NO_TIMEOUT: none */
   uint64_t message_max;   /* longest body, in either direction; 256 MiB */
   size_t pending_max;     /* calls without an answer (late ones included); 131,072 */
-  size_t queue_octets_max; /* octets of calls that are not written; 64 MiB. A call that is
+  size_t queue_bytes_max; /* bytes of calls that are not written; 64 MiB. A call that is
                               longer is taken while nothing else waits */
   mf_event_cb on_event;   /* NULL: events are dropped and counted */
   mf_trouble_cb on_error; /* once: the process died or broke the protocol, also when idle;
@@ -329,11 +329,11 @@ MF_API mf_process *mf_rpc_process(const mf_rpc *);
 typedef struct mf_rpc_stats {
   size_t size;           /* set by the caller */
   size_t pending;        /* calls whose callback has not come */
-  size_t queue_octets;   /* not written yet */
+  size_t queue_bytes;   /* not written yet */
   uint64_t calls, answers;
   uint64_t late;         /* answers of calls that had timed out or were cancelled */
   uint64_t events, events_dropped;
-  uint64_t usage;        /* private octets of the clone, where it was asked; else 0 */
+  uint64_t usage;        /* private bytes of the clone, where it was asked; else 0 */
 } mf_rpc_stats;
 MF_API int mf_rpc_get_stats(const mf_rpc *, mf_rpc_stats *);
 
@@ -354,7 +354,7 @@ typedef struct mf_pool mf_pool;
 
 typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are meant */
   size_t size;
-  const mf_rpc_options *rpc; /* NULL: defaults. pending_max, queue_octets_max, strict and
+  const mf_rpc_options *rpc; /* NULL: defaults. pending_max, queue_bytes_max, strict and
                                 on_drain are the pool's own business. timeout_ms also
                                 counts while a call waits; on_event gets the events of all
                                 workers, on_error each worker's unasked end, and the
@@ -367,7 +367,7 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   unsigned queue_max;     /* calls that wait, besides those for workers about to be there */
   unsigned max_calls;     /* of one worker; 0: any number. Spread by a quarter below it */
   unsigned call_timeout_ms; /* from the start in a worker; kills that */
-  uint64_t max_memory;    /* private octets of one worker, seen after calls; 0: any */
+  uint64_t max_memory;    /* private bytes of one worker, seen after calls; 0: any */
   unsigned restart_burst, restart_period_ms; /* more ends before the first answer within
                              the period make the pool failed; burst at most 1000 */
   unsigned grace_ms;      /* that a worker gets to end, before it is killed; and that a
@@ -427,7 +427,7 @@ typedef struct mf_pool_info {
   uint64_t refused, timeouts, cancelled, retried, late;
   uint64_t started, deaths, recycled, retired, killed; /* workers */
   uint64_t template_starts, reloads, events;
-  uint64_t memory;      /* private octets of all workers, as far as they said */
+  uint64_t memory;      /* private bytes of all workers, as far as they said */
   uint64_t p50_us, p99_us; /* from call to answer, of the last 4,096 calls or more */
   mf_pool_death last[MF_POOL_DEATHS]; /* the latest first */
   unsigned nlast;

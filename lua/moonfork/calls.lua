@@ -69,7 +69,7 @@ local function count(where, given, name, least, most)
   return check.option_count(where, name, given[name], least, most)
 end
 
-local BUILT_IN = { msgpack = true, string = true, octets = true }
+local BUILT_IN = { msgpack = true, string = true, raw = true }
 
 -- A module is loaded here, before anything has been changed.
 local function serialiser(where, given)

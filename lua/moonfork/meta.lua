@@ -28,7 +28,7 @@
 ---@class moonfork.rusage
 ---@field utime number seconds
 ---@field stime number seconds
----@field maxrss integer octets
+---@field maxrss integer bytes
 
 ---@class moonfork.exit
 ---@field code? integer

@@ -1,4 +1,4 @@
-/* Growable octets: appended at the end, consumed at the front, never past a maximum.
+/* Growable bytes: appended at the end, consumed at the front, never past a maximum.
  * Runs in every process. Memory only; numbers are written little-endian whatever the
  * machine. Storage grows by doubling what is held, so a hostile length field alone makes
  * nobody allocate; the caller reserves what has arrived or is about to.
@@ -129,10 +129,10 @@ int buf_put(struct buf *b, const void *data, size_t n) {
 }
 
 static int put_number(struct buf *b, uint64_t v, size_t width) {
-  unsigned char octets[8];
+  unsigned char bytes[8];
   for (size_t i = 0; i < width; i++)
-    octets[i] = (unsigned char)(v >> (8 * i));
-  return buf_put(b, octets, width);
+    bytes[i] = (unsigned char)(v >> (8 * i));
+  return buf_put(b, bytes, width);
 }
 
 int buf_put_u8(struct buf *b, unsigned v) {

@@ -4,7 +4,7 @@
 #define BASE_RESULT_H
 
 enum {
-  MF_AGAIN = 1, /* nothing now: would block, or more octets are needed */
+  MF_AGAIN = 1, /* nothing now: would block, or more bytes are needed */
   MF_EOF = 2    /* orderly end of the stream */
 };
 

@@ -21,7 +21,7 @@
 #define BIND_CALL BIND_ID "call"
 #define BIND_CALL_OPTIONS BIND_ID "call_options"
 
-enum { NEAR_OCTETS = 192 }; /* a reply that is shorter needs no block of its own */
+enum { NEAR_BYTES = 192 }; /* a reply that is shorter needs no block of its own */
 
 /* A message that may have many values is read in steps, so that it does not hold the loop: */
 enum {
@@ -51,7 +51,7 @@ struct service {
   struct codec_fds fds;
 };
 
-/* A completion with octets and descriptors. */
+/* A completion with bytes and descriptors. */
 struct reply {
   struct completion c; /* first: it is found by its address */
   struct service *service;
@@ -61,7 +61,7 @@ struct reply {
   size_t counted;      /* in the reactor's undelivered */
   struct decoding *decoding; /* in steps; or NULL */
   struct trash thread;       /* ref: keeps it */
-  unsigned char near[NEAR_OCTETS];
+  unsigned char near[NEAR_BYTES];
 };
 
 struct call { /* what a call with a callback gives */
@@ -137,7 +137,7 @@ static int reply_fill(struct reply *r, const mf_message *m) {
   }
   r->data = m->length > HUGE_BYTES ? mf_message_take(m) : NULL;
   if (!r->data) {
-    r->data = m->length > NEAR_OCTETS ? malloc(m->length) : r->near;
+    r->data = m->length > NEAR_BYTES ? malloc(m->length) : r->near;
     if (!r->data) {
       r->data = r->near;
       free(r->fds);

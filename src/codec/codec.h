@@ -1,11 +1,11 @@
 /* Lua values as MessagePack and back (doc/rpc.md has the mapping). Packing is done by
  * msgpack-c straight from the stack; reading is ours, straight to the stack, because what
  * is read comes from the other process and must be bounded: in depth, in nodes, in the
- * memory it makes, and in the time that its keys cost. Both sides; knows Lua and octets,
+ * memory it makes, and in the time that its keys cost. Both sides; knows Lua and bytes,
  * no process and no loop.
  *
  * A message is one array: the values of a call, a result or an event, nils at the end
- * included. A handle is an extension of two octets, its place among the descriptors that
+ * included. A handle is an extension of two bytes, its place among the descriptors that
  * travel with the message.
  *
  * Errors are returned, with a text that names the value by its path ("argument 2.t.x").

@@ -116,9 +116,9 @@ static int written(struct pack *p, const struct level *at, int rc) {
   return fail(p, code, at, code == -E2BIG ? "the message is too long" : "not enough memory");
 }
 
-static int write_octets(void *data, const char *octets, size_t n) {
+static int write_bytes(void *data, const char *bytes, size_t n) {
   struct pack *p = data;
-  int rc = buf_put(p->out, octets, n);
+  int rc = buf_put(p->out, bytes, n);
   if (rc == 0)
     return 0;
   p->e->code = rc;
@@ -177,9 +177,9 @@ static int pack_handle(struct pack *p, int idx, const struct level *at) {
     return fail(p, place, at, "too many handles for one message");
   if (place < 0)
     return fail(p, place, at, strerror(-place));
-  char octets[2] = {(char)(place >> 8), (char)(place & 0xff)};
+  char bytes[2] = {(char)(place >> 8), (char)(place & 0xff)};
   return written(p, at, msgpack_pack_ext(&p->packer, 2, CODEC_EXT_HANDLE) ||
-                            msgpack_pack_ext_body(&p->packer, octets, 2));
+                            msgpack_pack_ext_body(&p->packer, bytes, 2));
 }
 
 /* A table with methods that make it a handle: an object of somebody's Lua class. */
@@ -334,7 +334,7 @@ int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out
   struct pack p = {.L = L, .out = out, .fds = fds, .e = e, .what = what};
   struct level at = {NULL, NULL, 0, 0};
   e->code = 0;
-  msgpack_packer_init(&p.packer, &p, write_octets);
+  msgpack_packer_init(&p.packer, &p, write_bytes);
   int rc = written(&p, &at, msgpack_pack_array(&p.packer, (size_t)n));
   for (int i = 0; rc == 0 && i < n; i++) {
     at.position = i + 1;

@@ -14,7 +14,7 @@
 /* ---- open ---- */
 
 static enum serialiser_kind kind_of(const char *name) {
-  static const char *const names[] = {"msgpack", "string", "octets"};
+  static const char *const names[] = {"msgpack", "string", "raw"};
   for (int i = 0; i < 3; i++)
     if (strcmp(name, names[i]) == 0)
       return (enum serialiser_kind)i;
@@ -108,7 +108,7 @@ static int encode_strings(lua_State *L, int first, int n, const char *what, stru
   return rc;
 }
 
-static int encode_octets(lua_State *L, int first, int n, const char *what, struct buf *out,
+static int encode_raw(lua_State *L, int first, int n, const char *what, struct buf *out,
                          struct codec_error *e) {
   size_t size;
   if (n == 0)
@@ -160,8 +160,8 @@ int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n
     return codec_pack(L, first, n, what, out, fds, e);
   case SERIALISER_STRING:
     return encode_strings(L, first, n, what, out, fds, e);
-  case SERIALISER_OCTETS:
-    return encode_octets(L, first, n, what, out, e);
+  case SERIALISER_RAW:
+    return encode_raw(L, first, n, what, out, e);
   default:
     return encode_by_module(L, s, first, n, out, e);
   }
@@ -169,7 +169,7 @@ int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n
 
 const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,
                               size_t *ret_size) {
-  if (s->kind != SERIALISER_OCTETS || n != 1 || lua_type(L, first) != LUA_TSTRING)
+  if (s->kind != SERIALISER_RAW || n != 1 || lua_type(L, first) != LUA_TSTRING)
     return NULL;
   return lua_tolstring(L, first, ret_size);
 }
@@ -242,7 +242,7 @@ int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data
     return codec_unpack(L, data, size, fds, nfds, NULL, e);
   case SERIALISER_STRING:
     return decode_strings(L, data, size, fds, nfds, e);
-  case SERIALISER_OCTETS:
+  case SERIALISER_RAW:
     lua_pushlstring(L, data, size);
     return 1;
   default:

@@ -1,10 +1,10 @@
-/* How the values of calls, results and events become octets and back; both sides of an rpc
+/* How the values of calls, results and events become bytes and back; both sides of an rpc
  * have the same one, by its name:
  *
  *   "msgpack"  any values (codec.h)
- *   "string"   octet strings, each u32 length (little-endian) and octets; handles come
+ *   "string"   byte strings, each u32 length (little-endian) and bytes; handles come
  *              behind the strings, wherever they stood
- *   "octets"   one string, which is the body
+ *   "raw"   one string, which is the body
  *   a module   encode(...) gives one string, decode(string) the values; no handles
  */
 #ifndef CODEC_SERIALISER_H
@@ -15,7 +15,7 @@
 enum serialiser_kind {
   SERIALISER_MSGPACK,
   SERIALISER_STRING,
-  SERIALISER_OCTETS,
+  SERIALISER_RAW,
   SERIALISER_MODULE
 };
 struct serialiser {
@@ -31,7 +31,7 @@ void serialiser_close(lua_State *L, struct serialiser *s);
 int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n,
                       const char *what, struct buf *out, struct codec_fds *fds,
                       struct codec_error *e);
-/* Where the n values from index first are a string that is the body as it is, its octets,
+/* Where the n values from index first are a string that is the body as it is, its bytes,
  * Lua's; else NULL. */
 const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,
                               size_t *ret_size);

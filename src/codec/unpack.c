@@ -17,7 +17,7 @@
 enum {
   SLOTS = 6,             /* of the Lua stack, for one level */
   ARRAY_BEGIN_MAX = 1 << 19, /* items; a longer one grows, as clearing it takes long */
-  TABLE_COST = 64,       /* octets of memory: estimates, a little above the truth */
+  TABLE_COST = 64,       /* bytes of memory: estimates, a little above the truth */
   ITEM_COST = 16,
   PAIR_COST = 64,        /* its table may be up to twice as large as needed */
   STRING_COST = 32,
@@ -35,7 +35,7 @@ static int cut(struct unpack *u) {
   return fail(u, -EPROTO, "the message is cut short");
 }
 
-/* A number of n octets; MessagePack is big-endian. 0 where it is cut short (r.ok is 0). */
+/* A number of n bytes; MessagePack is big-endian. 0 where it is cut short (r.ok is 0). */
 static uint64_t number(struct unpack *u, size_t n) {
   const unsigned char *p = reader_take(&u->r, n);
   uint64_t value = 0;
@@ -176,7 +176,7 @@ static int crowd_add(struct unpack *u, struct crowd *c, int idx) {
 
 /* Pushes the table and makes it the innermost level. */
 static int open_array(struct unpack *u, size_t n) {
-  if (n > reader_left(&u->r)) /* an item has an octet at least */
+  if (n > reader_left(&u->r)) /* an item has a byte at least */
     return cut(u);
   int grows = n > ARRAY_BEGIN_MAX;
   if (spend_object(u, TABLE_COST + n * (grows ? 2 * ITEM_COST : ITEM_COST)) < 0)

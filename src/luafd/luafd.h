@@ -12,12 +12,12 @@
  * What API 1.7 leaves open:
  *  - a time limit (settimeout, connect's second argument) holds for one whole method call
  *    and ends it with nil, "timed out", ETIMEDOUT; what was read stays in the buffer, so the
- *    call may be made again. A write that fails tells as a fourth value how many octets went;
- *  - recv_fd waits for a descriptor and gives with it all octets up to the end of its
- *    message that were not read yet; without data send_fd sends one zero octet. A descriptor
+ *    call may be made again. A write that fails tells as a fourth value how many bytes went;
+ *  - recv_fd waits for a descriptor and gives with it all bytes up to the end of its
+ *    message that were not read yet; without data send_fd sends one zero byte. A descriptor
  *    that comes in while read fills its buffer waits for recv_fd (16 at most, the loss of
  *    others is told as EMFILE). At the end: nil, "end of file", 0;
- *  - detach gives as a second value the octets that were read ahead, if there are any; dup
+ *  - detach gives as a second value the bytes that were read ahead, if there are any; dup
  *    leaves them with the original; file() hands them on, or fails with EBUSY;
  *  - listen takes a backlog second, removes the path of a UNIX socket that nobody listens
  *    to, and address() tells what a socket is bound to (port 0);

@@ -302,7 +302,7 @@ static int m_shutdown(lua_State *L) {
   return result(L, shutdown(o->fd, how) == 0 ? 0 : -errno);
 }
 
-/* fd, and where octets were read ahead those as a string: whoever goes on with the
+/* fd, and where bytes were read ahead those as a string: whoever goes on with the
  * descriptor would miss them. */
 static int m_detach(lua_State *L) {
   struct object *o = object_open(L, 1);
@@ -365,7 +365,7 @@ static int is_mode(const char *mode) {
   return *mode == '\0';
 }
 
-/* What was read ahead is put back, last octet first (glibc keeps any number of them). */
+/* What was read ahead is put back, last byte first (glibc keeps any number of them). */
 static int unread(FILE *f, const unsigned char *data, size_t n) {
   while (n > 0)
     if (ungetc(data[--n], f) == EOF)
@@ -373,7 +373,7 @@ static int unread(FILE *f, const unsigned char *data, size_t n) {
   return 0;
 }
 
-/* With octets to put back it works on a duplicate, so that a failure changes nothing. */
+/* With bytes to put back it works on a duplicate, so that a failure changes nothing. */
 static int open_stream(struct object *o, const char *mode, FILE **ret) {
   size_t n = buf_size(&o->in);
   int fd = n > 0 ? fd_dup(o->fd) : o->fd;

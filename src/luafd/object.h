@@ -31,8 +31,8 @@ struct object {
   unsigned char nqueued;
   double timeout; /* seconds a method may wait; negative: for ever */
   struct buf in;  /* read, and not yet asked for */
-  size_t scanned; /* octets of it known to hold no newline */
-  uint64_t taken; /* octets that left it since ever */
+  size_t scanned; /* bytes of it known to hold no newline */
+  uint64_t taken; /* bytes that left it since ever */
   struct queued *queue; /* OBJECT_QUEUE_MAX of them; NULL: none has come yet */
 };
 
@@ -46,10 +46,10 @@ struct object *object_test(lua_State *L, int idx);
 struct object *object_check(lua_State *L, int idx);
 struct object *object_open(lua_State *L, int idx);
 
-/* Octets (>0), 0 at the end, -EAGAIN or a negated errno; appended to o->in. wanted: how
+/* Bytes (>0), 0 at the end, -EAGAIN or a negated errno; appended to o->in. wanted: how
  * many would be of use. */
 ssize_t object_fill(struct object *o, size_t wanted, int block);
-/* Forgets the first n octets of o->in. */
+/* Forgets the first n bytes of o->in. */
 void object_take(struct object *o, size_t n);
 /* Gives the descriptor away; buffer and queue are dropped. */
 int object_release(struct object *o);

@@ -40,7 +40,7 @@ int op_fail_top(lua_State *L, enum op op, int nargs) {
     object_close(object_check(L, SLOT_ARG));
     /* fall through */
   case OP_WRITE:
-    lua_pushvalue(L, SLOT_ARG + nargs); /* how many octets have gone */
+    lua_pushvalue(L, SLOT_ARG + nargs); /* how many bytes have gone */
     return 4;
   case OP_CONNECT:
   case OP_LISTEN:
@@ -119,28 +119,28 @@ static int wait_for(struct run *r) {
 
 /* ---- steps ---- */
 
-static void skip_octets(struct iovec *v, size_t *n) {
+static void skip_bytes(struct iovec *v, size_t *n) {
   size_t skipped = *n < v->iov_len ? *n : v->iov_len;
   v->iov_base = (char *)v->iov_base + skipped;
   v->iov_len -= skipped;
   *n -= skipped;
 }
 
-/* The strings from first on, without their first `done` octets. */
+/* The strings from first on, without their first `done` bytes. */
 static int gather(lua_State *L, int first, int count, size_t done, struct iovec *iov) {
   int n = 0;
   for (int i = first; i < first + count; i++) {
     size_t length;
     iov[n].iov_base = (char *)lua_tolstring(L, i, &length);
     iov[n].iov_len = length;
-    skip_octets(&iov[n], &done);
+    skip_bytes(&iov[n], &done);
     n += iov[n].iov_len > 0;
   }
   return n;
 }
 
 /* Writes the strings in the slots from `first` to the last argument; the counter of
- * octets gone lies behind the arguments. pass_fd goes with the first octet. */
+ * bytes gone lies behind the arguments. pass_fd goes with the first byte. */
 static int write_strings(struct run *r, int first, int pass_fd) {
   struct iovec iov[GATHER_MAX];
   int counter = SLOT_ARG + r->nargs, count = counter - first;
@@ -171,7 +171,7 @@ static int step_write(struct run *r) {
   return 1;
 }
 
-static int step_send_fd(struct run *r) { /* arguments: a copy of the handle, the octets */
+static int step_send_fd(struct run *r) { /* arguments: a copy of the handle, the bytes */
   struct object *handle = object_check(r->L, SLOT_ARG);
   int n = write_strings(r, SLOT_ARG + 1, handle->fd);
   if (n != 0)
@@ -328,7 +328,7 @@ static int m_accept(lua_State *L) {
   return op_start(L, OP_ACCEPT, o->timeout);
 }
 
-/* At least one octet must go along: a zero one where no data was given. The handle is
+/* At least one byte must go along: a zero one where no data was given. The handle is
  * duplicated at once, as the caller may close its own while this waits. */
 static int m_send_fd(lua_State *L) {
   const struct object *o = object_open(L, 1);

@@ -5,7 +5,7 @@
  * follows it, which would block then. Where the kernel can it is told not to wait (RWF_NOWAIT:
  * pipes do, terminals don't).
  *
- * A pipe that says POLLOUT takes PIPE_BUF octets at once; more may block where its
+ * A pipe that says POLLOUT takes PIPE_BUF bytes at once; more may block where its
  * description is blocking. So larger writes go in such steps unless the description is
  * non-blocking or the caller may sleep. */
 #include "luafd/raw.h"

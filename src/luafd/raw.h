@@ -21,13 +21,13 @@ enum raw_type raw_type_of(int fd);
 /* Whether descriptors can be sent through it: an AF_UNIX socket. */
 int raw_is_unix(int fd);
 
-/* Octets (>0), 0 at the end, -EAGAIN for "nothing now", or a negated errno. fds, which
+/* Bytes (>0), 0 at the end, -EAGAIN for "nothing now", or a negated errno. fds, which
  * may be NULL, gets the descriptors that came along (NULL: the kernel closes them), and
  * *ret_truncated is 1 when some were lost on the way. */
 ssize_t raw_read(int fd, enum raw_type type, void *data, size_t n, int block,
                  struct fdset *fds, int *ret_truncated);
-/* Octets (>0), -EAGAIN or a negated errno. Never raises SIGPIPE: -EPIPE comes instead.
- * There must be at least one octet; pass_fd goes with the first one unless it is -1. */
+/* Bytes (>0), -EAGAIN or a negated errno. Never raises SIGPIPE: -EPIPE comes instead.
+ * There must be at least one byte; pass_fd goes with the first one unless it is -1. */
 ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
                   int block, int pass_fd);
 /* A connection (close-on-exec, above 2), -EAGAIN or a negated errno. ask: the description

@@ -17,7 +17,7 @@ enum { NOT_YET = -3 };             /* the buffer has too little */
 enum { GOT = 1, GOT_NOTHING = 0 }; /* pushed a value; pushed nil: the last one */
 
 struct want_bytes {
-  size_t need; /* how many octets the format could use in all, if it knows */
+  size_t need; /* how many bytes the format could use in all, if it knows */
   int at_end;  /* nothing will follow what is in the buffer */
 };
 
@@ -34,7 +34,7 @@ static int nothing(struct run *r) {
   return GOT_NOTHING;
 }
 
-static int read_octets(struct run *r, size_t n, struct want_bytes *w) {
+static int read_bytes(struct run *r, size_t n, struct want_bytes *w) {
   size_t have = buf_size(&r->o->in);
   if (n == 0 ? have > 0 : have >= n)
     return push_taken(r, n, 0);
@@ -167,7 +167,7 @@ static int read_by(struct run *r, int slot, struct want_bytes *w) {
   if (r->nargs == 0)
     return read_line(r, 0, w);
   if (lua_type(r->L, slot) == LUA_TNUMBER)
-    return read_octets(r, (size_t)lua_tointeger(r->L, slot), w);
+    return read_bytes(r, (size_t)lua_tointeger(r->L, slot), w);
   switch (letter_of(lua_tostring(r->L, slot))) {
   case 'n':
     return read_number(r, w);

@@ -285,7 +285,7 @@ unsigned long long proc_now_ns(void) {
   return (unsigned long long)t.tv_sec * 1000000000 + (unsigned long long)t.tv_nsec;
 }
 
-/* Both give the number of octets they could fill from the front. */
+/* Both give the number of bytes they could fill from the front. */
 
 static size_t random_by_call(unsigned char *out, size_t n) {
   enum { CALL_MAX = 256 };
@@ -330,12 +330,12 @@ static void random_by_clock(unsigned char *out, size_t n) {
 }
 
 void proc_random(void *out, size_t n) {
-  unsigned char *octets = out;
+  unsigned char *bytes = out;
   int saved = errno;
-  size_t done = random_by_call(octets, n);
+  size_t done = random_by_call(bytes, n);
   if (done < n)
-    done += random_by_device(octets + done, n - done);
+    done += random_by_device(bytes + done, n - done);
   if (done < n)
-    random_by_clock(octets + done, n - done);
+    random_by_clock(bytes + done, n - done);
   errno = saved;
 }

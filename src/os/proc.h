@@ -67,9 +67,9 @@ int proc_set_dumpable(int on);
 
 /* Number of threads of this process, or -errno. */
 int proc_threads(void);
-/* Process title: comm (15 octets) and the argument area where it can be found. */
+/* Process title: comm (15 bytes) and the argument area where it can be found. */
 void proc_set_title(const char *text);
-/* Random octets: getrandom(2), /dev/urandom; never fails (falls back to the clock and pid). */
+/* Random bytes: getrandom(2), /dev/urandom; never fails (falls back to the clock and pid). */
 void proc_random(void *out, size_t n);
 unsigned long long proc_now_ns(void); /* CLOCK_MONOTONIC */
 

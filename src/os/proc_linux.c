@@ -37,7 +37,7 @@
 #define SYS_pidfd_open 434
 #endif
 
-/* The kernel's struct pidfd_info as first published (64 octets), under a name of ours:
+/* The kernel's struct pidfd_info as first published (64 bytes), under a name of ours:
  * headers older than the kernel lack it, newer ones have more fields. */
 struct exit_info {
   uint64_t mask, cgroupid;
@@ -214,7 +214,7 @@ int proc_is_child(int pidfd, pid_t pid, int parent_pidfd, pid_t parent) {
 
 /* ---- title ---- */
 
-/* The octets that the kernel shows as command line. Found once; a forked process has them
+/* The bytes that the kernel shows as command line. Found once; a forked process has them
  * at the same place. */
 static struct {
   int searched;
@@ -257,7 +257,7 @@ void proc_set_title(const char *text) {
 
 /* ---- memory ---- */
 
-/* The sum of the lines "name:   123 kB" in octets; 0 where there is none. */
+/* The sum of the lines "name:   123 kB" in bytes; 0 where there is none. */
 static unsigned long long rollup_line(const char *text, const char *name) {
   const char *line = strstr(text, name);
   return line ? strtoull(line + strlen(name), NULL, 10) * 1024 : 0;

@@ -5,7 +5,7 @@
  *  - a short write has sent the descriptors already, a write of nothing would lose them;
  *  - a receive that has no room for descriptors, in the buffer or in the table of open
  *    files, drops them and says so by MSG_CTRUNC;
- *  - one receive never joins the octets of two messages that both carried descriptors.
+ *  - one receive never joins the bytes of two messages that both carried descriptors.
  */
 #include "os/sock.h"
 
@@ -37,7 +37,7 @@
 
 union control { /* aligned as the kernel wants it */
   struct cmsghdr header;
-  char octets[CMSG_SPACE(FDSET_MAX * sizeof(int))];
+  char bytes[CMSG_SPACE(FDSET_MAX * sizeof(int))];
 };
 
 static int prepare_end(int *fd) {
@@ -77,7 +77,7 @@ static void attach_fds(struct msghdr *m, union control *control, const int *fds,
                        int nfds) {
   size_t size = (size_t)nfds * sizeof *fds;
   memset(control, 0, CMSG_SPACE(size));
-  m->msg_control = control->octets;
+  m->msg_control = control->bytes;
   m->msg_controllen = CMSG_SPACE(size);
   struct cmsghdr *c = CMSG_FIRSTHDR(m);
   c->cmsg_level = SOL_SOCKET;
@@ -87,7 +87,7 @@ static void attach_fds(struct msghdr *m, union control *control, const int *fds,
 }
 
 /* Used by asserts only. */
-__attribute__((unused)) static int has_octets(const struct iovec *iov, int niov) {
+__attribute__((unused)) static int has_bytes(const struct iovec *iov, int niov) {
   for (int i = 0; i < niov; i++)
     if (iov[i].iov_len > 0)
       return 1;
@@ -95,7 +95,7 @@ __attribute__((unused)) static int has_octets(const struct iovec *iov, int niov)
 }
 
 ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int nfds) {
-  assert(has_octets(iov, niov));
+  assert(has_bytes(iov, niov));
   assert(nfds >= 0 && nfds <= FDSET_MAX);
   union control control;
   struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov,
@@ -133,15 +133,15 @@ ssize_t sock_recv(int fd, void *data, size_t n, int blocking, struct fdset *fds,
 
 ssize_t sock_recv_iov(int fd, const struct iovec *iov, int niov, int blocking,
                       struct fdset *fds, int *ret_truncated) {
-  assert(has_octets(iov, niov));
+  assert(has_bytes(iov, niov));
   union control control;
   struct msghdr m;
   ssize_t got;
   do {
     m = (struct msghdr){.msg_iov = (struct iovec *)(uintptr_t)iov,
                         .msg_iovlen = (size_t)niov,
-                        .msg_control = fds ? control.octets : NULL,
-                        .msg_controllen = fds ? sizeof control.octets : 0};
+                        .msg_control = fds ? control.bytes : NULL,
+                        .msg_controllen = fds ? sizeof control.bytes : 0};
     got = recvmsg(fd, &m, MSG_CMSG_CLOEXEC | (blocking ? 0 : MSG_DONTWAIT));
   } while (got < 0 && errno == EINTR);
   if (got < 0)

@@ -17,7 +17,7 @@ int sock_pair(int ret_fd[2], int nonblocking);
 enum { SOCK_PAUSE_MS = 5 }; /* for those who have no timer */
 ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int nfds);
 /* Receives with MSG_CMSG_CLOEXEC (and MSG_DONTWAIT unless blocking); appended descriptors
- * go to fds. Returns octets (>0), 0 for end of stream, -EAGAIN for "nothing now", or a
+ * go to fds. Returns bytes (>0), 0 for end of stream, -EAGAIN for "nothing now", or a
  * negated errno. *ret_truncated is 1 when the kernel dropped descriptors (MSG_CTRUNC);
  * those that came are in fds. Descriptors land above 2. */
 ssize_t sock_recv(int fd, void *data, size_t n, int blocking, struct fdset *fds,
@@ -38,7 +38,7 @@ int sock_refuse_fds(int fd, int on);
 /* As sock_recv without blocking. *ret_writer: the process, 0 where it is not known (it lives in
  * a namespace of its own). What different processes have written never comes in one piece. */
 ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds, pid_t *ret_writer);
-/* Lets up to n octets be on their way (SO_SNDBUF), or as many as the system allows; they
+/* Lets up to n bytes be on their way (SO_SNDBUF), or as many as the system allows; they
  * take memory only while they are. Never less than before. */
 void sock_widen(int fd, int n);
 /* 1 when the other end is closed for good (POLLHUP or POLLRDHUP), else 0. */

@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include <stddef.h>
 
-/* Starts body(arg) on a stack of so many octets, with all signals blocked: none of the
+/* Starts body(arg) on a stack of so many bytes, with all signals blocked: none of the
  * program's handlers runs there. 0 or -errno. */
 int thread_start(pthread_t *ret, size_t stack_size, void *(*body)(void *), void *arg);
 

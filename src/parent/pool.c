@@ -506,7 +506,7 @@ static int worker_new(struct mf_pool *pool, mf_process *t, struct worker **ret) 
   o.on_drain = NULL;
   o.strict = !o.async;
   o.pending_max = SIZE_MAX;
-  o.queue_octets_max = SIZE_MAX;
+  o.queue_bytes_max = SIZE_MAX;
   o.timeout_ms = MF_NO_TIMEOUT;
   o.grace_ms = MF_NO_TIMEOUT; /* dismissed ones finish what they have; a close has its own */
   o.data = w;

@@ -1064,7 +1064,7 @@ static void on_ready(struct watch *w, unsigned events) {
 
 static int is_relieved(const struct mf_rpc *rpc) {
   return rpc->calls.used <= rpc->options.pending_max / 2 &&
-         queue_octets(rpc) <= rpc->options.queue_octets_max / 2;
+         queue_octets(rpc) <= rpc->options.queue_bytes_max / 2;
 }
 
 static void on_process_closed(mf_process *p, void *data);
@@ -1179,7 +1179,7 @@ static int check(const mf_rpc *rpc) {
 static int has_room(struct mf_rpc *rpc, size_t length) {
   size_t queued = queue_octets(rpc);
   if (rpc->calls.used < rpc->options.pending_max &&
-      (!queued || queued + length + FRAME_HEADER_SIZE <= rpc->options.queue_octets_max))
+      (!queued || queued + length + FRAME_HEADER_SIZE <= rpc->options.queue_bytes_max))
     return 1;
   rpc->limited = 1;
   return 0;
@@ -1292,7 +1292,7 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
     return MF_EINVAL;
   s = rpc->stats;
   s.pending = rpc->nwaiting;
-  s.queue_octets = queue_octets(rpc);
+  s.queue_bytes = queue_octets(rpc);
   return sized_store(ret, &s, sizeof s) < 0 ? MF_EINVAL : 0;
 }
 
@@ -1374,7 +1374,7 @@ static void on_process_closed(mf_process *p, void *data) {
 static int put_parameters(struct buf *b, const char *function, const mf_rpc_options *o,
                           unsigned usage_ms) {
   const char *init = o->init ? o->init : "";
-  const char *serialiser = o->serialiser ? o->serialiser : "octets";
+  const char *serialiser = o->serialiser ? o->serialiser : "raw";
   unsigned flags = (o->async ? RPC_ASYNC : 0) | (o->handles ? RPC_TAKES_HANDLES : 0) |
                    (o->strict && !o->async ? RPC_STRICT : 0) |
                    (usage_ms ? RPC_MEASURED : 0);

@@ -169,7 +169,7 @@ static _Noreturn void leave(int code) {
 }
 
 static int has_room(const struct rpc_server *s) {
-  return s->unanswered < RPC_ASYNC_CALLS_MAX && s->link.out.nbytes <= RPC_ASYNC_OCTETS_MAX;
+  return s->unanswered < RPC_ASYNC_CALLS_MAX && s->link.out.nbytes <= RPC_ASYNC_BYTES_MAX;
 }
 
 /* Reads what is there. An end of file before END, or a broken protocol, is the end: within

@@ -79,7 +79,7 @@ static void push_in_place(struct rpc_server *s, lua_State *L, struct gather *g) 
 
 static int fits_in_place(const struct rpc_server *s, struct gather *g) {
   size_t need = g->lead + g->length + 1;
-  if (s->serialiser.kind != SERIALISER_OCTETS || !s->link.heap || g->lead == 0 ||
+  if (s->serialiser.kind != SERIALISER_RAW || !s->link.heap || g->lead == 0 ||
       g->length < HEAP_BIG)
     return 0;
   return (need <= g->map_size && g->map_size - need <= g->map_size / 4) ||
@@ -224,7 +224,7 @@ static int may_wait(struct rpc_server *s, uint64_t began_ns, uint64_t now_ns) {
   if (!s->batch_since_ns)
     s->batch_since_ns = now_ns;
   return !(s->flags & RPC_STRICT) && s->quick >= QUICK_IN_A_ROW &&
-         now_ns - s->batch_since_ns < BATCH_NS && s->link.out.nbytes < RPC_BATCH_OCTETS;
+         now_ns - s->batch_since_ns < BATCH_NS && s->link.out.nbytes < RPC_BATCH_BYTES;
 }
 
 static int send_all(struct rpc_server *s) {

@@ -1,4 +1,4 @@
-/* A frame's header as sixteen octets, and back. Runs in every process; pure.
+/* A frame's header as sixteen bytes, and back. Runs in every process; pure.
  *
  *   0       4     5     6       8               16
  *   | length | type | nfds | flags |      id      |  body ...

@@ -1,4 +1,4 @@
-/* A frame's header and its octets; pure. */
+/* A frame's header and its bytes; pure. */
 #ifndef WIRE_FRAME_H
 #define WIRE_FRAME_H
 

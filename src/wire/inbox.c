@@ -1,7 +1,7 @@
-/* Octets and descriptors in, whole frames out. Runs in every process; the only system
+/* Bytes and descriptors in, whole frames out. Runs in every process; the only system
  * call is the closing of descriptors that nobody claims.
  *
- * Octets lie in one buffer that grows by what has arrived: first 4 KiB are offered, twice
+ * Bytes lie in one buffer that grows by what has arrived: first 4 KiB are offered, twice
  * as much after every read that filled its room, 64 KiB at most. A header that claims a
  * long body costs nothing until the body comes. Descriptors wait in a queue of their own,
  * and a frame takes the first nfds of it, whichever read brought them.
@@ -118,7 +118,7 @@ int inbox_lost_fds(const struct inbox *in) {
 }
 
 /* Sees whether the descriptors of a whole frame with nfds are there. They were sent with its
- * first octet, so what is not there will not come. 0 or -EPROTO. */
+ * first byte, so what is not there will not come. 0 or -EPROTO. */
 static int match_fds(struct inbox *in, size_t nfds) {
   in->fds_left = nfds;
   in->lost = 0;
@@ -144,7 +144,7 @@ int inbox_take_fd(struct inbox *in) {
   return pop_fd(in);
 }
 
-/* ---- octets ---- */
+/* ---- bytes ---- */
 
 /* Ends the life of the delivered frame. */
 static void drop_delivered(struct inbox *in) {
@@ -156,8 +156,8 @@ static void drop_delivered(struct inbox *in) {
   in->frame_left = 0;
 }
 
-/* Octets that the frame under way still lacks; 0: it lacks none, or its header is bad. */
-static size_t octets_missing(const struct inbox *in) {
+/* Bytes that the frame under way still lacks; 0: it lacks none, or its header is bad. */
+static size_t bytes_missing(const struct inbox *in) {
   size_t size = buf_size(&in->bytes);
   struct frame f;
   if (size < FRAME_HEADER_SIZE)
@@ -168,13 +168,13 @@ static size_t octets_missing(const struct inbox *in) {
   return size < whole ? whole - size : 0;
 }
 
-static size_t octets_allowed(const struct inbox *in) {
-  return in->exact ? octets_missing(in) : INBOX_MAX - buf_size(&in->bytes);
+static size_t bytes_allowed(const struct inbox *in) {
+  return in->exact ? bytes_missing(in) : INBOX_MAX - buf_size(&in->bytes);
 }
 
 unsigned char *inbox_room(struct inbox *in, size_t *ret_n) {
   drop_delivered(in);
-  size_t allowed = octets_allowed(in);
+  size_t allowed = bytes_allowed(in);
   if (allowed == 0) {
     errno = ENOBUFS;
     return NULL;
@@ -183,8 +183,8 @@ unsigned char *inbox_room(struct inbox *in, size_t *ret_n) {
   unsigned char *room = buf_reserve(&in->bytes, least);
   if (!room)
     return NULL;
-  size_t free_octets = in->opened ? least : in->bytes.cap - in->bytes.tail;
-  in->room = free_octets < allowed ? free_octets : allowed;
+  size_t free_bytes = in->opened ? least : in->bytes.cap - in->bytes.tail;
+  in->room = free_bytes < allowed ? free_bytes : allowed;
   *ret_n = in->room;
   return room;
 }
@@ -266,8 +266,8 @@ int inbox_rooms(struct inbox *in, void *body, size_t n, struct iovec iov[2]) {
   return filled;
 }
 
-size_t inbox_took(struct inbox *in, size_t octets) {
-  size_t taken = octets < in->open_room ? octets : in->open_room;
+size_t inbox_took(struct inbox *in, size_t bytes) {
+  size_t taken = bytes < in->open_room ? bytes : in->open_room;
   in->open_left -= taken;
   in->open_room = 0;
   return taken;

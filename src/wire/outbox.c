@@ -1,4 +1,4 @@
-/* Frames and descriptors in; "send these octets with those descriptors" out; "n went"
+/* Frames and descriptors in; "send these bytes with those descriptors" out; "n went"
  * back. Runs in every process; the only system call is the closing of descriptors.
  *
  * The queue is a list of segments of two kinds:
@@ -6,7 +6,7 @@
  *   copied    | frame | frame | frame ... | free |   whole frames, gathered while they
  * fit borrowed  header of the part under way, and the body, which stays where it is
  *
- * Descriptors belong to a segment's first octet, so a frame that has some begins a new
+ * Descriptors belong to a segment's first byte, so a frame that has some begins a new
  * one. A borrowed body is longer than a frame may be as a rule: its parts get their
  * headers one after the other, in place, so that a message of 4 GiB costs one small
  * block.
@@ -23,7 +23,7 @@ enum { SMALL_SEGMENT = 1024 }; /* block size; holds two dozen answers or a fused
 struct outbox_segment {
   struct list link;
   int borrowed;
-  int nfds; /* to go with the first octet; 0 once they went */
+  int nfds; /* to go with the first byte; 0 once they went */
   int fds[FRAME_FDS_MAX];
   union {
     struct {
@@ -138,7 +138,7 @@ static void begin_part(struct outbox_segment *s, uint64_t id) {
   s->u.ref.part_sent = 0;
 }
 
-static size_t octets_in_parts(size_t length) {
+static size_t bytes_in_parts(size_t length) {
   size_t parts = length ? (length - 1) / FRAME_BODY_MAX + 1 : 1;
   return length + parts * FRAME_HEADER_SIZE;
 }
@@ -163,7 +163,7 @@ static int put_ref(struct outbox *o, unsigned type, uint64_t id, const void *bod
   s->u.ref.release_data = release_data;
   begin_part(s, id);
   list_push(&o->segments, &s->link);
-  o->nbytes += octets_in_parts(length);
+  o->nbytes += bytes_in_parts(length);
   return 0;
 }
 
@@ -267,7 +267,7 @@ int outbox_next(struct outbox *o, struct iovec *iov, const int **ret_fds, int *r
   return n;
 }
 
-/* Both give the octets of n that were this segment's, and end it with the last one. */
+/* Both give the bytes of n that were this segment's, and end it with the last one. */
 
 static size_t sent_copied(struct outbox *o, struct outbox_segment *s, size_t n) {
   size_t left = s->u.copied.size - s->u.copied.sent;

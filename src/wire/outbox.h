@@ -1,6 +1,6 @@
-/* Frames and descriptors in; "send these octets with those descriptors" out; "n went" back.
+/* Frames and descriptors in; "send these bytes with those descriptors" out; "n went" back.
  * Pure: no system call but closing descriptors. A frame's descriptors go with its first
- * octet, and a short write has sent them already. Octets are copied unless they are put by
+ * byte, and a short write has sent them already. Bytes are copied unless they are put by
  * reference, so a gigabyte of arguments is held once. */
 #ifndef WIRE_OUTBOX_H
 #define WIRE_OUTBOX_H
@@ -15,7 +15,7 @@ struct outbox_segment;
 
 struct outbox {
   struct list segments;
-  size_t nbytes; /* queued octets, references included */
+  size_t nbytes; /* queued bytes, references included */
   struct outbox_segment *spare; /* one small segment kept, so that an answer now and then
                                    needs no allocation */
 };
@@ -36,10 +36,10 @@ int outbox_put_ref(struct outbox *o, unsigned type, uint64_t id, const void *bod
 void outbox_move(struct outbox *o, const void *body, size_t length, void *to);
 enum { OUTBOX_IOV_MAX = 16 };
 /* What to send next: fills iov (up to OUTBOX_IOV_MAX) and the descriptors that go with its
- * first octet (borrowed, at most FRAME_FDS_MAX). Returns the number of iovecs, 0: empty.
+ * first byte (borrowed, at most FRAME_FDS_MAX). Returns the number of iovecs, 0: empty.
  * Never reaches past a point where further descriptors begin. */
 int outbox_next(struct outbox *o, struct iovec *iov, const int **ret_fds, int *ret_nfds);
-/* n > 0 octets of that went; its descriptors with them, which are closed here. */
+/* n > 0 bytes of that went; its descriptors with them, which are closed here. */
 void outbox_sent(struct outbox *o, size_t n);
 
 #endif

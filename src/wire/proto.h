@@ -3,9 +3,9 @@
  *
  * A control socket is an AF_UNIX stream. Both directions carry frames:
  *
- *     u32 length | u8 type | u8 nfds | u16 flags | u64 id | body (length octets)
+ *     u32 length | u8 type | u8 nfds | u16 flags | u64 id | body (length bytes)
  *
- * all little-endian. Descriptors travel with the first octet of their frame, in order,
+ * all little-endian. Descriptors travel with the first byte of their frame, in order,
  * and only from the parent to the process. FRAME_MORE: the body goes on in the next frame,
  * which has the same type (its id and nfds are 0); the last one has no FRAME_MORE. A body
  * in parts counts as one command.
@@ -34,7 +34,7 @@ enum { FRAME_FDS_MAX = 16 };          /* one frame; more handles go in more fram
 enum { FRAME_MORE = 1 };              /* the only flag */
 #define PROTO_PAYLOAD_MAX (UINT64_C(4) << 30) /* a body in parts, and all arguments */
 
-/* Parent to process. "str" is u32 length + octets; PROTO_NO_STR as length: none. */
+/* Parent to process. "str" is u32 length + bytes; PROTO_NO_STR as length: none. */
 #define PROTO_NO_STR 0xffffffffu
 enum command_type {
   CMD_SETUP = 1, /* id: owner pid. u32 magic, u16 version, u16 0, build, options. First
@@ -78,7 +78,7 @@ enum option_tag {
   OPT_HANDLES = 8, /* u8 enum mf_handles */
   OPT_PATH = 9, OPT_CPATH = 10, /* package.path, package.cpath (SETUP) */
   OPT_GC = 11,                  /* u8 enum mf_gc (SETUP): the gc of the first seal */
-  OPT_HEAP_RESERVE = 12,        /* u64 octets (SETUP) */
+  OPT_HEAP_RESERVE = 12,        /* u64 bytes (SETUP) */
   OPT_COMMANDS = 13, /* frames which the new process executes before it reads its socket
                         (FORK; last; only ARG, FD, RUN) */
   OPT_DUMPABLE = 14, /* u8 enum mf_dumpable */
@@ -104,10 +104,10 @@ enum answer_type {
   ANS_FORK_FAILED = 67, /* id: of the FORK. failure (below) */
   ANS_FAILED = 68,  /* id: number of the failed command, from 1. failure. Nothing is executed
                        any more; the process exits 1 after its last clone */
-  ANS_RUNNING = 69, /* id: pid. no body. The function is entered next; every octet after
+  ANS_RUNNING = 69, /* id: pid. no body. The function is entered next; every byte after
                        this frame is the user's */
   ANS_EXITED = 70,  /* id: of the FORK. u32 pid, u32 wait status (as waitpid), u64 utime_us,
-                       u64 stime_us, u64 maxrss_octets, str last words (message and
+                       u64 stime_us, u64 maxrss_bytes, str last words (message and
                        traceback of the function's error, or none) */
   ANS_MEMORY = 71,  /* id: as asked. u32 errno, u32 0, u64 pss, uss, rss, shared, lua */
   ANS_LAST = ANS_MEMORY

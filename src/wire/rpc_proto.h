@@ -5,14 +5,14 @@
  * whose last argument is the string described under PARAMETERS. Both directions carry the
  * frames of proto.h (wire/frame.h, inbox, outbox):
  *
- *     u32 length | u8 type | u8 nfds | u16 flags | u64 id | body (length octets)
+ *     u32 length | u8 type | u8 nfds | u16 flags | u64 id | body (length bytes)
  *
  * all little-endian. FRAME_MORE: the body goes on in the next frame, which has the same
  * type (its id and nfds are 0); parts follow each other directly. A body is opaque here:
  * the serialiser makes and reads it. Only CALL, RESULT, ERROR, EVENT and FAILED may come
  * in parts.
  *
- * Handles travel with the first octet of a frame. A CALL may be preceded directly by any
+ * Handles travel with the first byte of a frame. A CALL may be preceded directly by any
  * number of GRANT frames, a RESULT or EVENT by HANDLES frames: a message's handles are
  * those of these frames and its own, in order.
  */
@@ -45,7 +45,7 @@ enum rpc_answer_type {
   RPC_HANDLES = 166, /* nfds 1 to FRAME_FDS_MAX: handles of the next RESULT or EVENT */
   RPC_RETIRE = 167,  /* please no new calls; those that are under way are finished. Again
                         is harmless. No id, no body */
-  RPC_USAGE = 168,   /* body: u64 octets of private memory */
+  RPC_USAGE = 168,   /* body: u64 bytes of private memory */
   RPC_BYE = 169,     /* answer to END: every call is answered, all is written. Nothing
                         follows */
   RPC_ANSWER_LAST = RPC_BYE
@@ -85,15 +85,15 @@ enum rpc_answer_type {
  * STRICT (never with RPC_ASYNC): the clone enters a call only after it has handed the
  * answers of all former ones to the kernel. So when it dies, the first unanswered call
  * may have been entered and every later one was not. Without it answers may be written
- * together, before the clone would wait for more octets or when RPC_BATCH_OCTETS are
+ * together, before the clone would wait for more bytes or when RPC_BATCH_BYTES are
  * queued. In every mode READY is written before the first call is entered.
  *
  * FLOW. The parent always reads, also while it can't write; so a clone may simply block
  * in writing. A clone holds no more than a read buffer of calls that it has not entered
  * (in asynchronous mode it stops reading at RPC_ASYNC_CALLS_MAX calls entered and not
- * answered and while more than RPC_ASYNC_OCTETS_MAX octets of answers wait). */
-enum { RPC_BATCH_OCTETS = 64 * 1024 };
-enum { RPC_ASYNC_CALLS_MAX = 4096, RPC_ASYNC_OCTETS_MAX = 4 * 1024 * 1024 };
+ * answered and while more than RPC_ASYNC_BYTES_MAX bytes of answers wait). */
+enum { RPC_BATCH_BYTES = 64 * 1024 };
+enum { RPC_ASYNC_CALLS_MAX = 4096, RPC_ASYNC_BYTES_MAX = 4 * 1024 * 1024 };
 
 /* LIMITS. A message that is too long is refused by its sender: the parent's caller gets
  * LIMIT, the clone sends an ERROR with FAILURE_LIMIT (and raises for an event). One that
@@ -109,8 +109,8 @@ enum { RPC_MESSAGE_FDS_MAX = 1024 };          /* handles of a message */
  *   u32 milliseconds between two USAGE | str function | str init | str serialiser
  *
  * in Lua: string.unpack("<I4 I2 I2 I8 I4 s4 s4 s4", parameters). init may be empty: none.
- * Serialisers: "msgpack"; "string": values are octet strings, each as a str, handles
- * behind them; "octets": the body is the one and only string; else a module with encode
+ * Serialisers: "msgpack"; "string": values are byte strings, each as a str, handles
+ * behind them; "raw": the body is the one and only string; else a module with encode
  * and decode. A clone that does not know the version raises at once. */
 enum rpc_flags {
   RPC_ASYNC = 1,         /* f(done, ...), any order; else f(...) */

@@ -54,7 +54,7 @@ end
 
 -- Constants: the name, and the value as the page writes it, both stand there.
 local written = {
-  FRAME_HEADER_SIZE = {"16", "16 octets"},
+  FRAME_HEADER_SIZE = {"16", "16 bytes"},
   FRAME_BODY_MAX = {"256 * 1024", "262,144"},
   FRAME_FDS_MAX = {"16", "at most 16"},
   FRAME_MORE = {"1", "bit 0"},

@@ -9,7 +9,7 @@ function check.complain(...)
   print(string.format(...))
 end
 
--- The octets of a file; nil where there is none.
+-- The bytes of a file; nil where there is none.
 function check.find(path)
   local file = io.open(path, "rb")
   if not file then return nil end

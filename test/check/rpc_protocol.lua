@@ -34,7 +34,7 @@ end
 for name in header:gmatch("RPC_[%u_]+_MAX") do
   if not page:find(name, 1, true) then complain("doc/rpc-protocol.md: no word of %s", name) end
 end
-for _, name in ipairs { "RPC_BATCH_OCTETS", "moonfork.rpc:serve" } do
+for _, name in ipairs { "RPC_BATCH_BYTES", "moonfork.rpc:serve" } do
   if not page:find(name, 1, true) then complain("doc/rpc-protocol.md: no word of %s", name) end
 end
 

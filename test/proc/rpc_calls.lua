@@ -250,14 +250,14 @@ local function pass_mixed(t, opts)
 end
 
 story.test("RP-19 long and short ones do not mix", function(t)
-  for _, serialiser in ipairs {"msgpack", "string", "octets"} do
+  for _, serialiser in ipairs {"msgpack", "string", "raw"} do
     pass_mixed(t, {serialiser = serialiser})
     pass_mixed(t, {serialiser = serialiser, handles = true, strict = true})
   end
 end)
 
 story.test("RP-19 nor asynchronously", {needs = "luv"}, function(t)
-  for _, serialiser in ipairs {"msgpack", "string", "octets"} do
+  for _, serialiser in ipairs {"msgpack", "string", "raw"} do
     pass_mixed(t, {serialiser = serialiser, async = true})
   end
 end)
@@ -286,7 +286,7 @@ story.test("long calls need no fresh memory", function(t)
   end
   if (os.getenv "STORY_PRELOAD" or "") ~= "" then t.skip "the sanitizer's memory is always fresh" end
   if not pcall(faults) then t.skip "needs /proc" end
-  for _, serialiser in ipairs {"octets", "string", "msgpack"} do
+  for _, serialiser in ipairs {"raw", "string", "msgpack"} do
     local rpc = fork.new():eval [[
       function faults()
         local f <close> = assert(io.open "/proc/self/stat")

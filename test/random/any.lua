@@ -197,7 +197,7 @@ end
 
 local function service_options()
   local opts = {on_error = nothing}
-  if one_in(3) then opts.serialiser = pick {"msgpack", "string", "octets", "no.such.module"} end
+  if one_in(3) then opts.serialiser = pick {"msgpack", "string", "raw", "no.such.module"} end
   if one_in(3) then opts.handles = true end
   if one_in(3) then opts.on_event = function() if one_in(4) and not leaving then act() end end end
   if one_in(6) then opts.timeout = random() * 0.2 + 0.001 end

@@ -635,7 +635,7 @@ static void give_proc(struct proc *it) {
 }
 
 static void some_rpc_options(mf_rpc_options *o) {
-  static const char *const serialisers[] = {NULL, "octets", "string", "msgpack"};
+  static const char *const serialisers[] = {NULL, "raw", "string", "msgpack"};
   mf_rpc_options_init(o);
   o->serialiser = serialisers[random_one_in(3) ? random_below(4) : 0];
   o->handles = random_one_in(2);

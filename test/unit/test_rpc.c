@@ -499,7 +499,7 @@ static void on_turn_end(struct story *s) {
 
 static void test_a_hundred_thousand_calls_fail_in_chunks(void **state) {
   struct story *s = story_new();
-  s->options.queue_octets_max = 16 << 20;
+  s->options.queue_bytes_max = 16 << 20;
   begin(s);
   far_run(s->far);
   s->far->deaf = 1;
@@ -543,7 +543,7 @@ static void test_full_queues_refuse_and_tell_when_they_have_room(void **state) {
 static void test_octets_have_a_limit_but_a_long_call_may_go_alone(void **state) {
   struct story *s = story_new();
   char *big = calloc(1, 300000);
-  s->options.queue_octets_max = 100000;
+  s->options.queue_bytes_max = 100000;
   s->options.message_max = 300000;
   begin(s);
   assert_int_equal(call_with(s, big, 300001, 0), MF_ELIMIT);

@@ -33,7 +33,7 @@ return {
   {name = "rpc server: an asynchronous event is lost behind 64 KiB",
     file = "src/template/rpc_server.c",
     find = "  rpc_link_put(&s->link, RPC_EVENT, 0, &s->event_out, &s->event_fds);",
-    replace = "  if (!(s->flags & RPC_ASYNC) || s->link.out.nbytes <= RPC_BATCH_OCTETS)\n" ..
+    replace = "  if (!(s->flags & RPC_ASYNC) || s->link.out.nbytes <= RPC_BATCH_BYTES)\n" ..
       "    rpc_link_put(&s->link, RPC_EVENT, 0, &s->event_out, &s->event_fds);",
     tests = {{"proc/rpc_more.lua", "events all arrive"}}},
   {name = "binding: a process that is refused leaves its reference",
