@@ -24,18 +24,21 @@ int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid);
 int proc_pidfd(pid_t pid);
 /* pidfd_send_signal, or kill where pidfd is -1. 0 or -errno. */
 int proc_kill(int pidfd, pid_t pid, int signum);
-/* Reaps a child of ours. 0, MF_AGAIN: still running, -ECHILD: somebody else took it. */
+/* Reaps a child of ours. 0, MF_AGAIN: still running, -ECHILD: somebody else took it. pidfd
+ * -1: by number, which the caller vouches for. */
 struct proc_status {
   int status; /* as waitpid(2) gives it */
   unsigned long long utime_us, stime_us, maxrss_bytes;
 };
-int proc_reap(pid_t pid, struct proc_status *ret);
-/* 0 when the child has ended and still can be reaped, MF_AGAIN, or -ECHILD (WNOWAIT). */
-int proc_peek(pid_t pid);
-/* Whether the process is a child of parent, by the kernel's word: 1 or 0; -ESRCH: parent has
- * ended, so that its children are others' now; -ENOSYS: it can't be known. pidfds: -1 for
- * none. */
-int proc_is_child(int pidfd, pid_t pid, int parent_pidfd, pid_t parent);
+int proc_reap(int pidfd, pid_t pid, struct proc_status *ret);
+/* Whether the process is a child of ours that nobody has reaped, alive or not: 0 when it has
+ * ended, MF_AGAIN when it lives, -ECHILD when it is not (any more). pidfd -1: by number. */
+int proc_peek(int pidfd, pid_t pid);
+/* 1 when this process's own wait(2) can't be trusted to have the status of its children: it
+ * ignores SIGCHLD, or handles it, or proc_note_thief was called. */
+int proc_is_careless(void);
+/* A child was reaped by somebody else here. */
+void proc_note_thief(void);
 /* The status of a process that is no child, after somebody has reaped it:
  * PIDFD_GET_INFO with PIDFD_INFO_EXIT (Linux 6.15). 0, or -ENODATA. */
 int proc_pidfd_status(int pidfd, int *ret_status);
@@ -65,6 +68,9 @@ int proc_object_path(const void *address, char *ret, size_t size);
  * -1 with errno: ENOTSUP where there is no such thing. */
 int proc_set_dumpable(int on);
 
+/* 1 on the thread that the process began with (also where that can't be told). */
+int proc_is_main_thread(void);
+
 /* Number of threads of this process, or -errno. */
 int proc_threads(void);
 /* Process title: comm (15 bytes) and the argument area where it can be found. */
@@ -82,6 +88,11 @@ int proc_memory(pid_t pid, struct proc_memory *ret);
 /* Resident bytes of another process, which the kernel knows without looking at its pages; 0
  * where it can't be known. */
 unsigned long long proc_resident(pid_t pid);
+
+/* The signal that the kernel sends to this process when the thread that is its parent ends
+ * (PR_SET_PDEATHSIG, prctl(2)); 0: none. 0, or -errno (no prctl here). It is lost by setuid(2)
+ * and its like, and at the exec of a set-user-ID program; a fork does not inherit it. */
+int proc_parent_death(int signum);
 
 /* The leash: a pipe whose write end only the parent holds. proc_leash_prepare reopens the
  * read end through /proc/self/fd (an open file description that is nobody else's) and has

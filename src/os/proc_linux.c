@@ -46,7 +46,6 @@ struct exit_info {
 };
 _Static_assert(sizeof(struct exit_info) == 64, "layout of the kernel");
 #define EXIT_INFO_GET _IOWR(0xFF, 11, struct exit_info) /* PIDFD_GET_INFO */
-#define EXIT_INFO_PID (UINT64_C(1) << 0)                /* PIDFD_INFO_PID */
 #define EXIT_INFO_EXIT (UINT64_C(1) << 3)               /* PIDFD_INFO_EXIT */
 
 /* ---- who we are ---- */
@@ -176,40 +175,8 @@ int proc_threads(void) {
   return threads > 0 ? threads : -ENODATA;
 }
 
-/* Its parent's number, 0 where that is outside of our namespace; or -errno. */
-static long parent_of(int pidfd, pid_t pid) {
-  struct exit_info info = {.mask = EXIT_INFO_PID};
-  char path[64], text[1024];
-  if (pidfd >= 0 && ioctl(pidfd, EXIT_INFO_GET, &info) == 0 && (info.mask & EXIT_INFO_PID))
-    return (long)info.ppid;
-  proc_path(path, pid, "stat");
-  ssize_t n = read_small(path, text, sizeof text);
-  const char *field = n < 0 ? NULL : stat_field(text, 4);
-  if (!field)
-    return -ENOSYS;
-  /* The number was that process's then, if its process is not reaped now. */
-  if (pidfd >= 0 && syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0 && errno == ESRCH)
-    return 0;
-  return atol(field);
-}
-
-static int is_over(int pidfd, pid_t pid) {
-  char path[64], text[1024];
-  if (pidfd >= 0)
-    return has_ended(pidfd);
-  proc_path(path, pid, "stat");
-  ssize_t n = read_small(path, text, sizeof text);
-  const char *state = n < 0 ? NULL : stat_field(text, 3);
-  return !state || *state == 'Z' || *state == 'X';
-}
-
-int proc_is_child(int pidfd, pid_t pid, int parent_pidfd, pid_t parent) {
-  long found = parent_of(pidfd, pid);
-  if (found < 0)
-    return (int)found;
-  if (found == parent)
-    return 1;
-  return is_over(parent_pidfd, parent) ? -ESRCH : 0;
+int proc_is_main_thread(void) {
+  return syscall(SYS_gettid) == getpid();
 }
 
 /* ---- title ---- */
@@ -350,6 +317,10 @@ static int is_hung_up(int fd) {
     r = fdwait(&p, 1, 0);
   while (r < 0 && errno == EINTR);
   return r > 0 && (p.revents & POLLHUP) != 0;
+}
+
+int proc_parent_death(int signum) {
+  return prctl(PR_SET_PDEATHSIG, signum) < 0 ? -errno : 0;
 }
 
 int proc_leash_prepare(int leash_fd, int signum) {

@@ -1,7 +1,7 @@
 /* Processes where there is no pidfd, no /proc and no signal for a hang-up: macOS, the
  * BSDs and others. Runs in every process; replaces proc_linux.c whole. What the system
- * lacks is said by -ENOSYS or -ENODATA, and the callers have their other way: libuv's
- * SIGCHLD for the end of a template, end of file on the socket for the end of the parent.
+ * lacks is said by -ENOSYS or -ENODATA, and the callers have their other way: they ask
+ * for the end of a template now and then, end of file on the socket for the end of the parent.
  */
 #include "os/proc.h"
 
@@ -45,12 +45,12 @@ int proc_kill(int pidfd, pid_t pid, int signum) {
   return kill(pid, signum) < 0 ? -errno : 0;
 }
 
-int proc_is_child(int pidfd, pid_t pid, int parent_pidfd, pid_t parent) {
-  return -ENOSYS;
-}
-
 int proc_pidfd_status(int pidfd, int *ret_status) {
   return -ENODATA;
+}
+
+int proc_is_main_thread(void) {
+  return 1;
 }
 
 /* No portable way to count them. */
@@ -87,6 +87,10 @@ int proc_memory(pid_t pid, struct proc_memory *ret) {
 
 unsigned long long proc_resident(pid_t pid) {
   return 0;
+}
+
+int proc_parent_death(int signum) {
+  return -ENOSYS;
 }
 
 int proc_leash_prepare(int leash_fd, int signum) {

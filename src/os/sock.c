@@ -174,6 +174,12 @@ ssize_t sock_read(int fd, void *data, size_t n) {
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83 /* Linux 6.16 */
 #endif
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76 /* Linux 6.5 */
+#endif
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 0x04
+#endif
 
 int sock_refuse_fds(int fd, int on) {
   int pass = !on;
@@ -181,19 +187,33 @@ int sock_refuse_fds(int fd, int on) {
 }
 
 int sock_name_writers(int fd, int on) {
-  return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0 ? -ENOSYS : 0;
+  if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
+    return -ENOSYS;
+  setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &on, sizeof on); /* an old kernel: the number */
+  return 0;
 }
 
-ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds, pid_t *ret_writer) {
+static void take_pidfd(const struct cmsghdr *c, struct sock_writer *ret) {
+  int fd;
+  memcpy(&fd, CMSG_DATA(c), sizeof fd);
+  fd_close(&ret->pidfd);
+  if (fd >= 0 && (fd = fd_raise_made(fd)) >= 0)
+    ret->pidfd = fd;
+}
+
+ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds,
+                       struct sock_writer *ret_writer) {
   union {
     struct cmsghdr header;
-    char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(FDSET_MAX * sizeof(int))];
+    char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(sizeof(int)) +
+               CMSG_SPACE(FDSET_MAX * sizeof(int))];
   } room;
   struct iovec iov = {data, n};
-  struct ucred who = {0};
+  struct ucred who;
   struct msghdr m;
   ssize_t got;
   assert(n > 0);
+  *ret_writer = (struct sock_writer){0, -1};
   do {
     m = (struct msghdr){.msg_iov = &iov,
                         .msg_iovlen = 1,
@@ -203,12 +223,18 @@ ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds, pid_t *r
   } while (got < 0 && errno == EINTR);
   if (got < 0)
     return errno == EWOULDBLOCK ? -EAGAIN : -errno;
-  for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))
-    if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS)
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+    if (c->cmsg_level != SOL_SOCKET)
+      continue;
+    if (c->cmsg_type == SCM_CREDENTIALS) {
       memcpy(&who, CMSG_DATA(c), sizeof who);
-    else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+      ret_writer->pid = who.pid;
+    } else if (c->cmsg_type == SCM_PIDFD) {
+      take_pidfd(c, ret_writer);
+    } else if (c->cmsg_type == SCM_RIGHTS) {
       collect_fds(c, fds);
-  *ret_writer = who.pid;
+    }
+  }
   return got;
 }
 #else
@@ -220,9 +246,10 @@ int sock_name_writers(int fd, int on) {
   return -ENOSYS;
 }
 
-ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds, pid_t *ret_writer) {
+ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds,
+                       struct sock_writer *ret_writer) {
   int truncated;
-  *ret_writer = 0;
+  *ret_writer = (struct sock_writer){0, -1};
   return sock_recv(fd, data, n, 0, fds, &truncated);
 }
 #endif

@@ -29,15 +29,21 @@ ssize_t sock_recv_iov(int fd, const struct iovec *iov, int niov, int blocking,
 /* Plain read without any control buffer: descriptors sent along are closed by the kernel.
  * Same returns. */
 ssize_t sock_read(int fd, void *data, size_t n);
-/* Whether the kernel tells, where this end is read by sock_read_from, who has written. 0, or
- * -ENOSYS: this system tells nothing of writers. */
+/* Who wrote what is read: the kernel's word. */
+struct sock_writer {
+  pid_t pid; /* 0: it is not known (it lives in a namespace of its own) */
+  int pidfd; /* -1: not told (Linux before 6.5); close-on-exec, above 2 */
+};
+/* Whether the kernel tells, where this end is read by sock_read_from, who has written from now
+ * on. 0, or -ENOSYS: this system tells nothing of writers. */
 int sock_name_writers(int fd, int on);
 /* Whether the kernel refuses descriptors to whoever sends them here: one that is dropped by a
  * read may block the reader. 0, or -ENOSYS: it can't (Linux before 6.16, others). */
 int sock_refuse_fds(int fd, int on);
-/* As sock_recv without blocking. *ret_writer: the process, 0 where it is not known (it lives in
- * a namespace of its own). What different processes have written never comes in one piece. */
-ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds, pid_t *ret_writer);
+/* As sock_recv without blocking. *ret_writer as asked for by sock_name_writers. What different
+ * processes have written never comes in one piece. */
+ssize_t sock_read_from(int fd, void *data, size_t n, struct fdset *fds,
+                       struct sock_writer *ret_writer);
 /* Lets up to n bytes be on their way (SO_SNDBUF), or as many as the system allows; they
  * take memory only while they are. Never less than before. */
 void sock_widen(int fd, int n);

@@ -1,6 +1,7 @@
 /* The functions of moonfork.h: they check, make one event of what was asked, and say what the
  * table answered. Runs in the parent. */
 #include "parent/boot.h"
+#include "parent/children.h"
 #include "parent/private.h"
 #include "os/sock.h"
 #include "parent/process.h"
@@ -494,7 +495,7 @@ int mf_kill(mf_process *p, int signum) {
 int mf_pid(const mf_process *p) {
   if (process_check(p) < 0)
     return p && p->pid > 0 ? p->pid : -1;
-  return p->pid > 0 ? p->pid : -1;
+  return process_pid((mf_process *)(uintptr_t)p);
 }
 
 int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
@@ -570,7 +571,7 @@ int mf_flush(struct uv_loop_s *loop) {
 void mf_reap(struct uv_loop_s *loop) {
   struct home *h = home_find(loop);
   if (h)
-    orphans_reap(h->seam);
+    children_reap(h->seam);
 }
 
 int mf_has_deadline(struct uv_loop_s *loop) {

@@ -6,6 +6,7 @@
 #include "parent/mark.h"
 #include "parent/private.h"
 #include "parent/program.h"
+#include "parent/spawner.h"
 #include "wire/build.h"
 #include "parent/times.h"
 #include <errno.h>
@@ -21,7 +22,14 @@ static unsigned early_generation;
 
 /* ---- SETUP ---- */
 
-static int send_setup(struct mf_process *p, const mf_options *o) {
+static int put_pipe_leash(struct buf *out) {
+  int r = buf_put_u8(out, OPT_PIPE_LEASH);
+  if (!r)
+    r = buf_put_u32(out, 1);
+  return r ? r : buf_put_u8(out, 1);
+}
+
+static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
   struct buf body;
   struct fdset fds;
   struct command c = {.type = CMD_SETUP, .id = (uint64_t)getpid(), .fds = &fds};
@@ -37,6 +45,8 @@ static int send_setup(struct mf_process *p, const mf_options *o) {
     r = build_put(&body);
   if (!r)
     r = options_encode(o, 1, &body, &fds);
+  if (!r && !spawner_lasts(forked))
+    r = put_pipe_leash(&body);
   c.body = buf_peek(&body);
   c.length = buf_size(&body);
   if (!r)
@@ -48,13 +58,13 @@ static int send_setup(struct mf_process *p, const mf_options *o) {
 }
 
 /* p greets, has its deadline, and gets its options. */
-static int introduce(struct mf_process *p, const mf_options *o) {
+static int introduce(struct mf_process *p, const mf_options *o, int forked) {
   p->greeting = 1;
   p->forked = p->pid > 0;
   process_await_hello(p);
   if (o && o->name && !p->name)
     p->name = strdup(o->name);
-  return send_setup(p, o);
+  return send_setup(p, o, forked);
 }
 
 /* ---- exec ---- */
@@ -140,7 +150,7 @@ static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
 static int prepare(struct mf_process *p, const mf_options *o) {
   char room[PROGRAM_PATH_MAX];
   p->program = strdup(program_of(o, room));
-  return p->program ? introduce(p, o) : MF_ENOMEM;
+  return p->program ? introduce(p, o, 0) : MF_ENOMEM;
 }
 
 int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
@@ -171,7 +181,7 @@ int boot_adopt(struct home *h, const mf_options *o, int fd, int pid, int child,
   }
   p->child = child != 0;
   process_set_pid(p, pid);
-  r = introduce(p, o);
+  r = introduce(p, o, 1);
   if (!r)
     r = process_connect(p, fd);
   else
@@ -184,8 +194,21 @@ int boot_adopt(struct home *h, const mf_options *o, int fd, int pid, int child,
   return 0;
 }
 
+/* Its parent may be another process: then this is the leash on which it is ours. */
+static int add_leash(struct fdset *fds) {
+  int leash = mf_leash_fd();
+  fdset_init(fds);
+  if (leash >= 0)
+    leash = fd_dup(leash);
+  if (leash < 0)
+    return leash;
+  fdset_push(fds, leash);
+  return 0;
+}
+
 int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
-  struct command who = {.type = CMD_WHO};
+  struct fdset fds;
+  struct command who = {.type = CMD_WHO, .id = (uint64_t)getpid(), .fds = &fds};
   struct mf_process *p = process_new(h, FORKING);
   int r;
   if (!p) {
@@ -194,7 +217,10 @@ int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
   }
   p->greeting = 1;
   p->taken_up = 1;
-  r = process_event(p, EV_COMMAND, &who);
+  p->takes_word = channel_ask_writer(&p->chan, h->seam, fd) < 0;
+  r = add_leash(&fds);
+  if (!r)
+    r = process_event(p, EV_COMMAND, &who);
   if (!r)
     r = process_connect(p, fd);
   else

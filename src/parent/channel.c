@@ -45,7 +45,6 @@ int channel_open(struct channel *c, struct seam *seam, int fd) {
   c->seam = seam;
   c->fd = fd;
   c->reading = 1;
-  c->certified = seam->ops->name_writers(seam, fd, 1) == 0;
   c->refuses = seam->ops->refuse_fds(seam, fd, 1) == 0;
   r = seam->ops->watch(seam, &c->watch, fd, WATCH_READ);
   if (r < 0) {
@@ -54,6 +53,12 @@ int channel_open(struct channel *c, struct seam *seam, int fd) {
   }
   channel_flush(c);
   return 0;
+}
+
+int channel_ask_writer(struct channel *c, struct seam *seam, int fd) {
+  int r = seam->ops->name_writers(seam, fd, 1);
+  c->asks_writer = r == 0;
+  return r;
 }
 
 static void unwatch(struct channel *c) {
@@ -77,7 +82,9 @@ void channel_close(struct channel *c) {
 int channel_steal(struct channel *c) {
   int fd = c->fd;
   unwatch(c);
-  c->seam->ops->name_writers(c->seam, fd, 0);
+  if (c->asks_writer && fd >= 0)
+    c->seam->ops->name_writers(c->seam, fd, 0);
+  c->asks_writer = 0;
   c->fd = -1;
   channel_close(c);
   return fd;
@@ -200,6 +207,19 @@ static void lack_memory(struct channel *c) {
   c->events->on_stalled(c);
 }
 
+/* The first word tells who it is; from then on nobody is asked. */
+static ssize_t read_bytes(struct channel *c, void *room, size_t n, struct fdset *fds) {
+  struct sock_writer writer;
+  ssize_t got = c->seam->ops->read_from(c->seam, c->fd, room, n, fds, &writer);
+  if (writer.pid <= 0 && writer.pidfd < 0)
+    return got;
+  if (c->asks_writer)
+    c->seam->ops->name_writers(c->seam, c->fd, 0);
+  c->asks_writer = 0;
+  c->events->on_writer(c, (int)writer.pid, writer.pidfd);
+  return got;
+}
+
 struct budget { /* of one turn, or of one drain */
   int reads, frames;
   size_t bytes;
@@ -233,7 +253,7 @@ static int read_some(struct channel *c, struct budget left) {
     }
     c->nstalls = 0;
     fdset_init(&fds);
-    got = c->seam->ops->read_from(c->seam, c->fd, room, n, &fds, &c->writer);
+    got = read_bytes(c, room, n, &fds);
     all = got <= 0;
     if (got == -EAGAIN)
       break;

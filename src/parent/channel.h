@@ -26,6 +26,9 @@ struct channel_events {
   /* Frames enough for one turn were delivered and there may be more, which nothing tells of
    * now: channel_ready once more, on the next turn. */
   void (*on_more)(struct channel *c);
+  /* Who wrote what comes next, where channel_ask_writer has asked for it: once. Takes pidfd
+   * (-1: not told). */
+  void (*on_writer)(struct channel *c, int pid, int pidfd);
 };
 
 struct channel {
@@ -35,6 +38,7 @@ struct channel {
   struct watch watch;
   struct inbox in;
   struct outbox out;
+  int asks_writer; /* who writes is to be told */
   int reading;  /* frames are wanted */
   int ended;    /* on_end was called */
   int corked;   /* frames are kept until somebody uncorks */
@@ -43,8 +47,6 @@ struct channel {
   int in_drain; /* guards against recursion */
   int unread;   /* there was no memory to read what may be there */
   int refuses;   /* the kernel refuses descriptors while nobody accepts them */
-  int certified; /* the kernel tells who writes */
-  pid_t writer;  /* who has written the frame under way; 0: it is not known */
   int undrained; /* the last drain left something unread */
   int resting;  /* it has had its frames for this turn: not watched until the next */
 };
@@ -52,6 +54,8 @@ struct channel {
 void channel_init(struct channel *c, const struct channel_events *events);
 /* Starts on a socket (taken), watching for frames. 0, or -errno (the socket is closed). */
 int channel_open(struct channel *c, struct seam *seam, int fd);
+/* Has the next bytes tell who wrote them. Before the other end can write. 0 or -ENOSYS. */
+int channel_ask_writer(struct channel *c, struct seam *seam, int fd);
 /* Closes the socket, drops what is queued. */
 void channel_close(struct channel *c);
 /* Gives the socket to the caller, unwatched. */

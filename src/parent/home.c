@@ -3,6 +3,7 @@
 #include "os/drop.h"
 #include "os/fd.h"
 #include "parent/boot.h"
+#include "parent/children.h"
 #include "parent/private.h"
 #include "parent/process.h"
 #include <errno.h>
@@ -51,7 +52,9 @@ struct home *home_new_on(struct seam *seam) {
   list_init(&h->todo);
   list_init(&h->tasks);
   list_init(&h->held);
-  list_init(&h->acks);
+  list_init(&h->orphans);
+  list_init(&h->unborn);
+  deadline_init(&h->births_due, children_on_births_due);
   list_init(&h->more);
   list_init(&h->doomed);
   list_init(&h->parting);
@@ -134,6 +137,7 @@ int home_foreign(const struct home *h) {
 }
 
 static void home_free(struct home *h) {
+  children_forget_unborn(h);
   pthread_mutex_lock(&lock);
   list_remove(&h->link);
   pthread_mutex_unlock(&lock);
@@ -145,7 +149,6 @@ static void home_free(struct home *h) {
 
 int home_start(struct home *h) {
   int r;
-  orphans_reap(h->seam);
   if (h->started)
     return 0;
   r = h->seam->ops->start(h->seam);
@@ -161,6 +164,8 @@ int home_start(struct home *h) {
     home_turn(h);
   if (h->def)
     process_unpark(h->def);
+  children_look_for_unborn(h);
+  children_watch(h);
   return 0;
 }
 
@@ -186,6 +191,9 @@ static void park(struct home *h) {
     process_park(def);
   }
   sweep(h);
+  deadline_clear(&h->births_due);
+  children_look_for_unborn(h);
+  children_unwatch(h);
   h->started = 0;
   h->seam->ops->stop(h->seam);
 }
@@ -241,17 +249,6 @@ static void write_held(struct home *h) {
     process_unhold(list_entry(h->held.next, struct mf_process, held_link));
 }
 
-/* A template that is about to get a fork gets them with it. */
-static void write_acks(struct home *h) {
-  list_each_safe(it, next, &h->acks) {
-    struct mf_process *p = list_entry(it, struct mf_process, ack_link);
-    if (p->held_child)
-      continue;
-    list_remove(&p->ack_link);
-    process_flush_acks(p);
-  }
-}
-
 static void run_tasks(struct home *h) {
   struct list due;
   list_move(&due, &h->tasks);
@@ -279,7 +276,6 @@ void home_leave(struct home *h) {
     process_pay(p);
   }
   run_tasks(h);
-  write_acks(h);
   sweep(h);
   if (h->timer_at_ms != UINT64_MAX && list_empty(&h->deadlines))
     disarm(h);

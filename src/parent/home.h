@@ -45,9 +45,11 @@ struct home {
   struct list todo;      /* processes with completions owed */
   struct list tasks;
   struct list held;      /* processes whose fork is held */
-  struct list acks;      /* templates with acknowledgements to be written */
   struct list more;      /* templates with answers left for the next turn */
   struct list doomed;    /* records that nothing needs */
+  struct list orphans, unborn; /* children.h */
+  struct deadline births_due;
+  unsigned births_wait_ms;
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
   struct list deadlines;
   uint64_t timer_at_ms;
@@ -95,9 +97,6 @@ void deadline_clear(struct deadline *d);
 
 /* Counts the forks of this process's copies (atfork); see leash.c. */
 unsigned fork_generation(void);
-/* Direct children that outlived their objects: reaped whenever the library is called. */
-void orphans_add(int pid);
-void orphans_reap(struct seam *seam);
 /* In a forked copy, before anything else is done with homes. */
 void homes_forked(void);
 /* Calls visit for every home of this process. */

@@ -202,7 +202,7 @@ static int replay_command(const struct journal *j, struct mf_process *p) {
   return process_event(p, EV_COMMAND, &c);
 }
 
-/* What is forked from goes on living as the reaper of its fork. */
+/* What is forked from is closed: it ends when it has executed the fork. */
 static int replay_fork(const struct journal *j, struct mf_process **p) {
   struct mf_process *q;
   int r = mf_fork_options(*p, &j->options, &q);

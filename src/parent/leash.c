@@ -1,9 +1,10 @@
-/* What is one per process and not per loop: the leash pipe, the count of forks, and the
- * direct children that outlived their objects. Runs in the parent.
+/* What is one per process and not per loop: the leash pipe and the count of forks. Runs in the
+ * parent.
  *
  * The leash's write end must exist nowhere but here: a forked copy of the parent closes it
  * first thing (pthread_atfork), else clones would outlive a parent that left a copy behind. */
-#include "parent/home.h"
+#include "parent/children.h"
+#include "parent/spawner.h"
 #include "parent/private.h"
 
 #include "base/result.h"
@@ -18,12 +19,6 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int leash[2] = {-1, -1};
 static volatile unsigned generation;
 
-struct orphan {
-  struct list link;
-  pid_t pid;
-};
-static struct list orphans = {&orphans, &orphans};
-
 static void in_forked_copy(void) {
   /* Only calls that are safe after a fork of a threaded process. What is kept in lists is
    * the parent's; it is left alone. */
@@ -35,7 +30,8 @@ static void in_forked_copy(void) {
     leash[i] = -1;
   }
   lock = fresh;
-  list_init(&orphans);
+  children_forked();
+  spawner_forked();
   generation++;
 }
 
@@ -69,27 +65,4 @@ int mf_leash_fd(void) {
     r = leash[0];
   pthread_mutex_unlock(&lock);
   return r;
-}
-
-void orphans_add(int pid) {
-  struct orphan *o = malloc(sizeof *o);
-  if (!o)
-    return; /* it stays a zombie until this process ends */
-  o->pid = pid;
-  pthread_mutex_lock(&lock);
-  list_push(&orphans, &o->link);
-  pthread_mutex_unlock(&lock);
-}
-
-void orphans_reap(struct seam *seam) {
-  struct proc_status st;
-  pthread_mutex_lock(&lock);
-  list_each_safe(it, next, &orphans) {
-    struct orphan *o = list_entry(it, struct orphan, link);
-    if (seam->ops->reap(seam, o->pid, &st) == MF_AGAIN)
-      continue;
-    list_remove(it);
-    free(o);
-  }
-  pthread_mutex_unlock(&lock);
 }

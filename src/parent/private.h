@@ -66,8 +66,8 @@ int mf_flush(struct uv_loop_s *loop);
  * first loop of a process where too few descriptors are free. */
 int mf_check_loop_room(void);
 /* Keeps the home on the loop though no process is open, until mf_home_close: for a loop that
- * is the binding's own. Exits of forgotten processes are then acknowledged, and their zombies
- * go, whenever the loop turns. 0 or a negative code. */
+ * is the binding's own. Forgotten processes that have ended are then reaped whenever the loop
+ * turns. 0 or a negative code. */
 int mf_home_keep(struct uv_loop_s *loop);
 /* Drops the default template; once no process is open the home takes its last handles off
  * the loop (when the loop turns) and frees itself. */

@@ -9,16 +9,20 @@
  * Only enter_state changes the state. Callbacks are never called from here but owed
  * (process_owe) and paid by the home when the event is over.
  *
- * Who is alive is told by several voices: the report of the source, the pidfd, the socket.
- * The report is the best (it has the status); the pidfd the surest; the socket proves only
- * that nothing more will come. Whichever comes first, the socket is drained before a death
- * is believed. */
+ * A process is our child as a rule, whoever forked it: its number stands in its slot
+ * (births.h) before it runs, its status comes from the kernel. Where it is not (children of
+ * a process that was taken up, sandboxes), its first word tells who it is, and its pidfd
+ * when it ends. liveness.c decides what all that means; `settle` asks it, whenever something
+ * has been heard. Before a death is believed the socket is drained. */
 #include "parent/process.h"
 
 #include "base/result.h"
+#include "parent/children.h"
 #include "parent/greeting.h"
+#include "parent/liveness.h"
 #include "parent/private.h"
 #include "parent/times.h"
+#include "wire/slots.h"
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -32,7 +36,7 @@
 
 enum {
   HOLD_OCTETS_MAX = 64 * 1024,
-  ACKS_MAX = 1 << 20 /* bytes: of 131,072 exits. A template reads between its reports */
+  FORK_FDS_OWN = 3 /* its socket, two of a step of slots */
 };
 
 static const struct channel_events channel_events;
@@ -41,9 +45,15 @@ static void on_limit(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_retry(struct deadline *d);
 static void forget_measuring(struct memory_request *m);
+static void advance(struct mf_process *p, uint64_t n);
+static void identify(struct mf_process *p, int pid, int pidfd);
 static void journal_held(struct mf_process *p, const struct hold *hold);
+static void learn(struct mf_process *p);
 static void lose_source(struct mf_process *p);
 static void set_patience(struct mf_process *p, unsigned ms);
+static void settle(struct mf_process *p);
+static int on_word(struct mf_process *p);
+static void take_words(struct mf_process *p);
 static void wait_for_end(struct mf_process *p);
 static void watch_end(struct mf_process *p);
 
@@ -55,18 +65,18 @@ struct mf_process *process_new(struct home *h, enum state state) {
     return NULL;
   p->home = h;
   p->state = state;
-  p->pid = p->pidfd = -1;
+  p->pid = p->pidfd = p->peer_pidfd = -1;
   p->finish.fd = -1;
   p->pid_watch.on_ready = on_pidfd;
   p->open = 1;
   list_init(&p->todo_link);
   list_init(&p->held_link);
-  list_init(&p->ack_link);
+  list_init(&p->asked);
+  list_init(&p->ask_link);
   list_init(&p->more_link);
   list_init(&p->parting_link);
   list_init(&p->doomed_link);
   list_init(&p->memory);
-  buf_init(&p->acks, ACKS_MAX);
   deadline_init(&p->limit, on_limit);
   deadline_init(&p->patience, on_patience);
   deadline_init(&p->retry, on_retry);
@@ -121,6 +131,8 @@ void hold_free(struct hold *hold) {
 
 static void close_pidfd(struct mf_process *p) {
   struct seam *s = p->home->seam;
+  if (p->peer_pidfd >= 0)
+    s->ops->close(s, &p->peer_pidfd);
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
   if (p->pidfd >= 0)
     s->ops->close(s, &p->pidfd);
@@ -135,22 +147,37 @@ static void drop_source(struct mf_process *p) {
   if (source->held_child == p)
     source->held_child = NULL;
   source->nrefs--;
-  /* A closed one that stayed for its clones has no reason left; a grace that runs goes on. */
-  if (source->state == ENDING && !source->open && !source->internal) {
-    if (list_empty(&source->patience.link))
-      wait_for_end(source);
-    else if (!source->nrefs)
-      source->close_waits = source->child;
-  }
+  list_remove(&p->ask_link);
   process_release(source);
+}
+
+/* Our child is reaped at its end, by whoever. */
+static void leave_child(struct mf_process *p) {
+  if (p->child && p->pid > 0)
+    children_orphan(p->home, p->pid);
+  p->child = 0;
+}
+
+/* A slot whose process may still be born is looked after by the home. */
+static void leave_slot(struct mf_process *p) {
+  struct births *b = p->births;
+  p->births = NULL;
+  if (!b)
+    return;
+  if (p->pid > 0 || p->unborn || p->state == HELD) {
+    births_put(b, p->slot);
+    births_drop(&b);
+  } else {
+    children_unborn(p->home, b, p->slot);
+  }
 }
 
 void process_free(struct mf_process *p) {
   struct home *h = p->home;
   if (p->busy)
     home_count_busy(h, -1);
-  if (p->child && p->pid > 0)
-    orphans_add(p->pid);
+  leave_child(p);
+  leave_slot(p);
   list_each_safe(it, next, &p->memory) {
     struct memory_request *m = list_entry(it, struct memory_request, link);
     forget_measuring(m);
@@ -169,13 +196,13 @@ void process_free(struct mf_process *p) {
     h->seam->ops->close(h->seam, &p->finish.fd);
   hold_free(p->hold);
   journal_drop(&p->journal);
-  buf_deinit(&p->acks);
+  births_drop(&p->own_births);
   failure_free(p->error);
   free(p->exit_text);
   free(p->name);
   free(p->program);
   list_remove(&p->todo_link);
-  list_remove(&p->ack_link);
+  list_remove(&p->ask_link);
   list_remove(&p->more_link);
   list_remove(&p->held_link);
   list_remove(&p->parting_link);
@@ -185,7 +212,7 @@ void process_free(struct mf_process *p) {
   free(p);
 }
 
-/* Dooms a record that nothing needs any more: no handle, nobody who relies on its reports,
+/* Dooms a record that nothing needs any more: no handle, nobody whom it has forked,
  * and nothing to come that matters. The home frees it when no event is under way. */
 void process_release(struct mf_process *p) {
   if (p->open || p->internal || p->nrefs || p->owed || !list_empty(&p->parting_link))
@@ -397,6 +424,20 @@ static void fail_like_source(struct mf_process *p) {
 
 /* ---- the end ---- */
 
+
+/* What a function that failed has left in its slot. */
+static void take_words(struct mf_process *p) {
+  char text[SLOT_TEXT_MAX];
+  size_t n;
+  if (!p->births || !p->exit.known || p->exit.signal || p->exit.code == 0 || p->exit_text)
+    return;
+  n = births_words(p->births, p->slot, text);
+  if (n == 0)
+    return;
+  p->exit_text = strndup(text, n);
+  p->exit.error = p->exit_text;
+}
+
 static void set_exit(struct mf_process *p, int status) {
   p->exit.known = 1;
   if (WIFSIGNALED(status)) {
@@ -410,7 +451,7 @@ static void set_exit(struct mf_process *p, int status) {
 /* Sent something whose fate is open, or somebody waits for an answer. */
 static int has_work(const struct mf_process *p) {
   return p->finish.kind != FINISH_NONE || p->state == HELD ||
-         (p->ndone < p->nsent && p->nconfirmed < p->nsent);
+         p->ndone < p->nwork;
 }
 
 static void end_measuring(struct memory_request *m) {
@@ -490,7 +531,15 @@ static void measure_all(struct mf_process *p) {
   }
 }
 
+/* Which clone a template is asked about. */
+static void put_clone(struct buf *out, const struct mf_process *p) {
+  buf_put_u32(out, (uint32_t)p->pid);
+  buf_put_u32(out, p->births ? p->slot : PROTO_NO_SLOT);
+}
+
 int process_ask_memory(struct mf_process *p, struct memory_request *m) {
+  unsigned char room[8];
+  struct buf body = {.data = room, .cap = sizeof room, .max = sizeof room};
   struct command c = {.type = CMD_MEMORY};
   switch (p->state) {
   case FORKING:
@@ -513,7 +562,14 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
     measure(p, m);
     return 0;
   }
+  if (process_pid(p) <= 0) {
+    measure(p, m);
+    return 0;
+  }
   c.id = p->id; /* it can't answer any more; its template can */
+  put_clone(&body, p);
+  c.body = buf_peek(&body);
+  c.length = buf_size(&body);
   return process_event(p->source, EV_COMMAND, &c);
 }
 
@@ -572,12 +628,8 @@ static void die(struct mf_process *p) {
       process_fail(p, MF_ECLONE_DIED, may_have_started(p), NULL,
                    "the process ended instead of answering (%s)", how);
   }
-  if (p->runner)
-    p->runner->reaper = NULL;
-  if (p->reaper)
-    p->reaper->runner = NULL;
-  p->runner = p->reaper = NULL;
   enter_state(p, DEAD);
+  births_end(p->own_births);
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
@@ -615,7 +667,7 @@ void process_stillborn(struct mf_process *p) {
   die(p);
 }
 
-/* Nobody will report the exits of what p forked. */
+/* p executes nothing any more: what it has not forked by now it never will. */
 static void lose_source(struct mf_process *p) {
   struct home *h = p->home;
   if (!p->nrefs)
@@ -627,79 +679,134 @@ static void lose_source(struct mf_process *p) {
   }
 }
 
-/* Its socket has ended, and its end will be told soon. Who is forked has a socket of his own to
- * tell him more; what is only asked for waits, for its error is to say how p has ended. */
-static void lose_forked(struct mf_process *p) {
-  struct home *h = p->home;
-  if (!p->nrefs)
-    return;
-  list_each_safe(it, next, &h->processes) {
-    struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source == p && q->state != DEAD && q->forked)
-      process_event(q, EV_SOURCE_LOST, NULL);
-  }
+/* ---- is it alive? ---- */
+
+static void take_status(struct mf_process *p, const struct proc_status *st) {
+  set_exit(p, st->status);
+  p->exit.has_rusage = 1;
+  p->exit.utime_us = st->utime_us;
+  p->exit.stime_us = st->stime_us;
+  p->exit.maxrss_bytes = st->maxrss_bytes;
 }
 
-static int will_be_told(const struct mf_process *p) {
-  return p->child || p->pidfd >= 0 || (p->source && !p->lost);
-}
-
-/* Reaps a direct child: 0 and its exit is known, MF_AGAIN: it lives, or -ECHILD: the host
- * has reaped it, and its number may be another's by now. */
+/* Reaps our child: 0 and its exit is known, MF_AGAIN: it lives, or -ECHILD: the host has
+ * reaped it, or will not let it be reaped; its number may be another's by now. */
 static int reap_child(struct mf_process *p) {
   struct seam *s = p->home->seam;
   struct proc_status st;
-  int r = s->ops->reap(s, p->pid, &st);
+  int r = s->ops->reap(s, p->pidfd, p->pid, &st);
   if (r == MF_AGAIN)
     return r;
   p->child = 0;
-  if (r < 0)
-    return r;
-  set_exit(p, st.status);
-  p->exit.has_rusage = 1;
-  p->exit.utime_us = st.utime_us;
-  p->exit.stime_us = st.stime_us;
-  p->exit.maxrss_bytes = st.maxrss_bytes;
-  return 0;
+  children_release(p->pid);
+  if (r == 0)
+    take_status(p, &st);
+  else
+    s->ops->note_thief(s);
+  return r;
 }
 
-/* The status by other ways than a report; then the end. */
-static void die_unreported(struct mf_process *p) {
+/* What the kernel knows of it now. */
+static enum life_kernel ask_kernel(struct mf_process *p) {
   struct seam *s = p->home->seam;
   int status;
-  if (p->child && p->pid > 0 && reap_child(p) == 0) {
-    die(p);
-    return;
+  if (p->pid <= 0 && p->pidfd < 0)
+    return LIFE_KERNEL_MUTE;
+  if (p->child) {
+    int r = reap_child(p);
+    if (r == 0)
+      return LIFE_KERNEL_STATUS;
+    if (r == MF_AGAIN)
+      return LIFE_KERNEL_LIVES;
   }
-  if (p->pid > 0 && p->pidfd >= 0 && s->ops->status(s, p->pidfd, p->pid, &status) == 0) {
-    set_exit(p, status); /* somebody else reaped it, or nobody has */
-    p->child = 0;
-  }
-  die(p);
+  if (p->pidfd < 0)
+    return p->gone ? LIFE_KERNEL_GONE : LIFE_KERNEL_MUTE;
+  if (!p->gone && s->ops->kill(s, p->pidfd, p->pid, 0) != -ESRCH)
+    return LIFE_KERNEL_LIVES; /* a zombie is there, too, until its pidfd tells */
+  if (s->ops->status(s, p->pidfd, p->pid, &status) < 0)
+    return LIFE_KERNEL_GONE;
+  set_exit(p, status); /* somebody else reaped it, or nobody has */
+  return LIFE_KERNEL_STATUS;
 }
 
-/* A direct child that no pidfd watches is asked for now and then. */
+static enum life_source ask_source(const struct mf_process *p) {
+  const struct mf_process *source = p->source;
+  if (!p->was_asked)
+    return LIFE_SOURCE_NONE;
+  if (p->forked)
+    return LIFE_SOURCE_EXECUTED;
+  /* One that hung up has not ended before it is known how: that is what p is told. */
+  return source && !source->refuses && source->state != DEAD ? LIFE_SOURCE_SERVES
+                                                             : LIFE_SOURCE_ENDED;
+}
+
+/* At most so long, and not longer than before. What hung up without a hello is no template, and
+ * its end is awaited only for the sake of its status. */
+static void be_patient(struct mf_process *p, unsigned ms) {
+  if (p->greeting && p->eof && ms > HANGUP_PATIENCE_MS)
+    ms = HANGUP_PATIENCE_MS;
+  if (list_empty(&p->patience.link) ||
+      p->patience.at_ms > p->home->seam->ops->now_ms(p->home->seam) + ms)
+    set_patience(p, ms);
+}
+
+/* Is it alive? overdue: it has had its grace. */
+static void decide(struct mf_process *p, int overdue) {
+  struct life l;
+  unsigned wait_ms = 0;
+  if (p->state == DEAD || p->state == HELD)
+    return;
+  learn(p);
+  l = (struct life){.kernel = ask_kernel(p),
+                    .source = ask_source(p),
+                    .hung_up = p->eof,
+                    .spoke = p->spoke,
+                    .numbered = p->births && births_pid(p->births, p->slot) > 0,
+                    .unheard = p->state == RUNNING || p->state == GIVEN,
+                    .nlooks = (int)p->nlooks};
+  switch (life_decide(&l, &wait_ms)) {
+  case LIFE_NOTHING:
+    break;
+  case LIFE_WAIT:
+    if (overdue && l.kernel == LIFE_KERNEL_LIVES)
+      break;
+    p->nlooks += l.kernel == LIFE_KERNEL_GONE;
+    be_patient(p, wait_ms);
+    break;
+  case LIFE_DEAD:
+    take_words(p);
+    die(p);
+    break;
+  case LIFE_NEVER_STARTED:
+    process_stillborn(p);
+    break;
+  }
+}
+
+/* Something was heard of p, or of its source. */
+static void settle(struct mf_process *p) {
+  decide(p, 0);
+}
+
+/* A child that no pidfd watches is asked for now and then. */
 static int is_polled(const struct mf_process *p) {
   return p->child && p->pidfd < 0 && p->pid > 0 && p->state != DEAD;
 }
 
 static void poll_child(struct mf_process *p) {
-  if (is_polled(p) && reap_child(p) != MF_AGAIN)
-    die(p);
-  else
+  if (is_polled(p))
+    settle(p);
+  if (p->state != DEAD)
     watch_end(p);
 }
 
-/* Nobody whom we know holds back its reaping. */
-static int is_orphan(const struct mf_process *p) {
-  return !p->child && (p->lost || !p->source);
-}
-
-/* Without a pidfd the number is true only while somebody holds back the reaping. */
+/* Without a pidfd the number is true only while it is ours to reap. */
 static int kill_known(struct mf_process *p, int signum) {
   struct seam *s = p->home->seam;
-  if (p->pid <= 0 || (p->pidfd < 0 && is_orphan(p)))
+  if (p->pid <= 0 || (p->pidfd < 0 && !p->child))
     return MF_EUNSUPPORTED;
+  if (p->pidfd < 0 && s->ops->peek(s, -1, p->pid) == -ECHILD)
+    return -ESRCH;
   return s->ops->kill(s, p->pidfd, p->pid, signum);
 }
 
@@ -713,9 +820,9 @@ static int cast_off(struct mf_process *p) {
   p->eof = 1;
   spares_drop(p);
   enter_state(p, FAILED);
-  lose_source(p);
   channel_close(&p->chan);
-  set_patience(p, REPORT_PATIENCE_MS);
+  lose_source(p);
+  settle(p);
   return 0;
 }
 
@@ -757,20 +864,16 @@ static void watch_end(struct mf_process *p) {
     deadline_set(p->home, &p->retry, STALL_RETRY_MS);
 }
 
-/* It may have ended since it wrote: an orphan's number can be another's by now, unless its
- * socket, looked at after the pidfd was made, shows that it lives. */
+/* The number of one that is no child of ours can be another's by now, unless its socket,
+ * looked at after the pidfd was made, shows that it lives. */
 static void doubt_pidfd(struct mf_process *p) {
   struct seam *s = p->home->seam;
-  if (p->pidfd >= 0 && is_orphan(p) && p->chan.fd >= 0 &&
-      s->ops->hung_up(s, p->chan.fd))
+  if (p->pidfd >= 0 && !p->child && p->chan.fd >= 0 && s->ops->hung_up(s, p->chan.fd))
     s->ops->close(s, &p->pidfd);
 }
 
-/* Takes pidfd (a negative value: there is none). */
-static void set_number(struct mf_process *p, int pid, int pidfd) {
-  p->pid = pid;
-  p->pidfd = pidfd < 0 ? -1 : pidfd;
-  doubt_pidfd(p);
+static void begin_watching(struct mf_process *p) {
+  p->forked = 1;
   watch_end(p);
   if (p->signal)
     kill_known(p, p->signal);
@@ -780,51 +883,88 @@ static void set_number(struct mf_process *p, int pid, int pidfd) {
 void process_set_pid(struct mf_process *p, int pid) {
   struct seam *s = p->home->seam;
   p->forked = 1;
-  if (p->pid <= 0 && pid > 0)
-    set_number(p, pid, s->ops->pidfd(s, pid));
-}
-
-/* A number that a process tells, its own or a clone's, may be anybody's: code that runs before
- * `run` can write what it likes. It is taken where the kernel says that its bearer is a child
- * of the process that p was forked from (parent); where that one has ended, or is not known,
- * when the kernel says that its bearer has written what was read (by_writer). Systems that
- * say neither leave no choice. What is left: a clone with CAP_SYS_ADMIN can have the kernel
- * name another writer, and is believed when its template has ended. */
-static int is_proven(const struct mf_process *p, const struct mf_process *parent, int pid,
-                     int pidfd, int by_writer) {
-  struct seam *s = p->home->seam;
-  int r = -ESRCH;
-  if (pidfd == -ESRCH || pid == (int)getpid())
-    return 0;
-  if (parent && parent->pid > 0)
-    r = s->ops->is_child(s, pidfd, pid, parent->pidfd, parent->pid);
-  if (r >= 0)
-    return r;
-  return by_writer || !p->chan.certified;
-}
-
-/* Takes the number if it is proven. p may have another one, from its own frames: its
- * template's word is better, for that one has forked it. */
-static void believe(struct mf_process *p, int pid, int by_writer) {
-  struct seam *s = p->home->seam;
-  const struct mf_process *parent = p->lost ? NULL : p->source;
-  int pidfd;
-  p->forked = 1;
-  if (pid <= 0 || pid == p->pid || (p->pid > 0 && (by_writer || p->child)))
+  if (p->pid > 0 || pid <= 0)
     return;
-  pidfd = s->ops->pidfd(s, pid);
-  if (!is_proven(p, parent, pid, pidfd, by_writer)) {
+  p->pid = pid;
+  if (p->child && children_claim(pid) < 0)
+    p->child = 0;
+  p->ours = p->child;
+  p->pidfd = s->ops->pidfd(s, pid);
+  if (p->pidfd < 0)
+    p->pidfd = -1;
+  doubt_pidfd(p);
+  begin_watching(p);
+}
+
+/* The number in its slot, once it is there and believed. It is the claim of a template, which
+ * may be hostile: it must be a child of ours, and no other record's. A host that reaps what
+ * comes may have reaped this one, too, and have another under its number: there its own word
+ * is waited for, which tells a pidfd. */
+static void learn(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  int pid, pidfd = -1;
+  if (p->pid > 0 || !p->births)
+    return;
+  pid = births_pid(p->births, p->slot);
+  if (pid <= 0)
+    return;
+  p->forked = 1;
+  if (p->source && !list_empty(&p->ask_link))
+    advance(p->source, p->fork_number);
+  if (p->pid > 0)
+    return;
+  if (s->ops->is_careless(s)) {
+    pidfd = s->ops->pidfd(s, pid);
+    if (pidfd < 0 || s->ops->peek(s, pidfd, pid) == -ECHILD || p->chan.fd < 0 ||
+        s->ops->hung_up(s, p->chan.fd)) {
+      if (pidfd >= 0)
+        s->ops->close(s, &pidfd);
+      return;
+    }
+  } else if (s->ops->peek(s, -1, pid) == -ECHILD) {
+    s->ops->note_thief(s);
+    return;
+  }
+  identify(p, pid, pidfd);
+}
+
+/* It is known who it is, by the kernel's word. Takes pidfd (-1: none). */
+static void identify(struct mf_process *p, int pid, int pidfd) {
+  struct seam *s = p->home->seam;
+  int in_slot = p->births ? births_pid(p->births, p->slot) : 0;
+  int ours = s->ops->peek(s, pidfd, pid) != -ECHILD;
+  int child = ours && p->pid <= 0 && p->state != DEAD && children_claim(pid) == 0;
+  /* Another record's: what was taken up may be known here from before, a clone can't be. */
+  int anothers = (ours && !child && !p->taken_up) || pid == (int)getpid();
+  if (p->pid > 0 || p->state == DEAD || anothers) {
     if (pidfd >= 0)
       s->ops->close(s, &pidfd);
     return;
   }
-  close_pidfd(p);
-  set_number(p, pid, pidfd);
+  p->pidfd = pidfd;
+  p->ours = (unsigned)ours;
+  p->child = (unsigned)child;
+  if (in_slot == pid && p->ours) {
+    births_confirm(p->births, p->slot);
+    p->proven = 1;
+    if (p->source)
+      p->source->proven = 1;
+  } else if (in_slot == 0 && p->births && p->source) {
+    p->source->no_siblings = 1;
+  }
+  p->pid = pid;
+  if (p->pidfd < 0)
+    p->pidfd = s->ops->pidfd(s, pid);
+  if (p->pidfd < 0)
+    p->pidfd = -1;
+  if (pidfd < 0)
+    doubt_pidfd(p);
+  begin_watching(p);
 }
 
-/* What p has written of itself: who the kernel says that was, if it does. */
-static int number_of_writer(const struct mf_process *p, int claimed) {
-  return p->chan.certified && p->chan.writer > 0 ? (int)p->chan.writer : claimed;
+int process_pid(struct mf_process *p) {
+  learn(p);
+  return p->pid;
 }
 
 static void on_pidfd(struct watch *w, unsigned events) {
@@ -847,55 +987,8 @@ static int send_command(struct mf_process *p, const struct command *c) {
     r = channel_put(&p->chan, c->type, c->id, c->body, c->length, c->fds);
   if (r < 0)
     p->nsent--;
-  else if (c->type != CMD_MEMORY && c->type != CMD_WHO)
+  else if (c->type != CMD_MEMORY && c->type != CMD_WHO && c->type != CMD_FORK)
     p->nwork = p->nsent;
-  return r;
-}
-
-/* ---- acknowledgements ----
- * They wait in p->acks, and go only when the socket has taken all that came before: so what
- * a template that reads nothing can make us keep has a limit. */
-
-static void put_acks(struct mf_process *p) {
-  if (!buf_size(&p->acks))
-    return;
-  if (channel_put(&p->chan, CMD_ACK, 0, buf_peek(&p->acks), buf_size(&p->acks), NULL) == 0)
-    buf_consume(&p->acks, buf_size(&p->acks)); /* else with the next ones */
-}
-
-void process_flush_acks(struct mf_process *p) {
-  if (channel_written(&p->chan) && p->state != STARTING)
-    put_acks(p);
-}
-
-/* Behind a run, p's own socket leads to the function: the reaper takes acknowledgements
- * then, and one without a channel does without. -EPROTO: there are too many. */
-static int acknowledge(struct mf_process *p, uint64_t id) {
-  if (p->state == STARTING) {
-    p = p->reaper;
-    if (!p)
-      return 0;
-  }
-  /* Without memory it stays a zombie a little longer. */
-  if (buf_put_u64(&p->acks, id) < 0 && buf_size(&p->acks) + sizeof id > ACKS_MAX)
-    return -EPROTO;
-  if (list_empty(&p->ack_link))
-    list_push(&p->home->acks, &p->ack_link);
-  if (!p->home->in_dispatch)
-    home_turn(p->home);
-  return 0;
-}
-
-/* With the acknowledgements that wait, in one message: each one wakes the template. */
-static int send_fork(struct mf_process *source, const struct command *fork) {
-  int corked = source->chan.corked, idle = channel_written(&source->chan);
-  int r;
-  source->chan.corked = 1;
-  r = send_command(source, fork);
-  if (idle)
-    put_acks(source);
-  source->chan.corked = corked;
-  channel_flush(&source->chan);
   return r;
 }
 
@@ -946,6 +1039,65 @@ static void open_to_fds(struct mf_process *p) {
     channel_accept_fds(&p->chan);
 }
 
+/* ---- where a birth goes ---- */
+
+/* Whether clones of it can be our children: it is one itself, as far as we know. */
+static int may_have_siblings(const struct mf_process *source) {
+  if (source->no_siblings || (source->taken_up && source->pid <= 0))
+    return 0;
+  return source->pid <= 0 || source->ours;
+}
+
+static int put_number(struct buf *out, unsigned tag, uint32_t a, const uint32_t *b) {
+  int r = buf_put_u8(out, tag);
+  if (!r)
+    r = buf_put_u32(out, b ? 8 : 4);
+  if (!r)
+    r = buf_put_u32(out, a);
+  return r || !b ? r : buf_put_u32(out, *b);
+}
+
+/* The slot of the new process, and what its template needs to know of it. -ENOSYS: none. */
+static int put_slot(struct mf_process *p, struct mf_process *source, struct buf *options,
+                    struct fdset *fds) {
+  uint32_t first, count;
+  int step[2], r;
+  r = births_take(&source->own_births, p->home->seam, &p->slot);
+  if (r < 0)
+    return r;
+  p->births = births_hold(source->own_births);
+  r = births_step(p->births, p->slot, &first, &count, step);
+  if (r < 0)
+    return r;
+  if (r > 0) {
+    fdset_push(fds, step[0]);
+    fdset_push(fds, step[1]);
+    r = put_number(options, OPT_SLOT_STEP, first, &count);
+    if (r < 0)
+      return r;
+  }
+  return put_number(options, OPT_SLOT, p->slot, NULL);
+}
+
+/* A slot where the clone can be our child; and its own word where the slot is not enough: we
+ * don't know yet whether that works there, or this host reaps what comes. near_fd: our end
+ * of its socket. */
+static int place_birth(struct mf_process *p, struct mf_process *source, struct hold *hold,
+                       int near_fd, struct fdset *fds) {
+  struct seam *s = p->home->seam;
+  int r = may_have_siblings(source) ? put_slot(p, source, &hold->options, fds) : -ENOSYS;
+  if (r < 0 && r != -ENOSYS)
+    return r;
+  if (r == 0 && source->proven && !s->ops->is_careless(s))
+    return 0;
+  p->takes_word = channel_ask_writer(&p->chan, s, near_fd) < 0;
+  p->expects_hello = 1;
+  r = buf_put_u8(&hold->options, OPT_INTRODUCE);
+  if (!r)
+    r = buf_put_u32(&hold->options, 1);
+  return r ? r : buf_put_u8(&hold->options, 1);
+}
+
 /* Writes the fork that p has been held back with. */
 void process_unhold(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
@@ -990,10 +1142,10 @@ void process_unhold(struct mf_process *p) {
   }
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
+  r = place_birth(p, source, hold, pair[0], &fds);
   for (i = 0; i < hold->fds.n; i++)
     fdset_push(&fds, fdset_steal(&hold->fds, i));
-  r = 0;
-  if (buf_size(&hold->commands)) {
+  if (!r && buf_size(&hold->commands)) {
     r = buf_put_u8(&hold->options, OPT_COMMANDS);
     if (!r)
       r = buf_put_str(&hold->options, buf_peek(&hold->commands),
@@ -1011,11 +1163,14 @@ void process_unhold(struct mf_process *p) {
   if (!r && p->finish.kind == FINISH_RUN)
     open_to_fds(p);
   if (!r)
-    r = send_fork(source, &fork);
+    r = send_command(source, &fork);
   else
     fdset_close(&fds);
-  if (!r)
+  if (!r) {
     p->fork_number = source->nsent;
+    p->was_asked = 1;
+    list_push(&source->asked, &p->ask_link);
+  }
   hold_free(hold);
   if (r < 0) {
     p->unborn = 1;
@@ -1042,7 +1197,7 @@ static int join_hold(struct mf_process *p, const struct command *c) {
   size_t size = buf_size(&hold->commands) + buf_size(&hold->options);
   if (c->length > HOLD_OCTETS_MAX ||
       size + c->length + FRAME_HEADER_SIZE > HOLD_OCTETS_MAX ||
-      1 + hold->fds.n + n > FRAME_FDS_MAX)
+      FORK_FDS_OWN + hold->fds.n + n > FRAME_FDS_MAX)
     return 0;
   f.length = (uint32_t)c->length;
   f.nfds = (uint8_t)n;
@@ -1148,119 +1303,17 @@ static void expect_finish(struct mf_process *p, enum finish_kind kind, mf_run_cb
   p->finish.data = data;
 }
 
-static void move_forks(struct mf_process *from, struct mf_process *to) {
-  list_each(it, &from->home->processes) {
-    struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source != from || q == to)
-      continue;
-    q->source = to;
-    from->nrefs--;
-    to->nrefs++;
-  }
-}
-
-/* Exchanges who p and q are as kernel processes. */
-static void swap_identity(struct mf_process *p, struct mf_process *q) {
-  struct home *h = p->home;
-  uint64_t id = p->id;
-  int pid = p->pid, pidfd = p->pidfd, sig = p->signal;
-  unsigned child = p->child, forked = p->forked;
-  h->seam->ops->watch(h->seam, &p->pid_watch, p->pidfd, 0);
-  h->seam->ops->watch(h->seam, &q->pid_watch, q->pidfd, 0);
-  home_remove(h, p);
-  home_remove(h, q);
-  p->id = q->id, p->pid = q->pid, p->pidfd = q->pidfd, p->signal = q->signal;
-  p->child = q->child, p->forked = q->forked;
-  q->id = id, q->pid = pid, q->pidfd = pidfd, q->signal = sig;
-  q->child = child, q->forked = forked;
-  home_insert(h, p); /* no growth: two were taken out */
-  home_insert(h, q);
-  watch_end(p);
-  watch_end(q);
-}
-
-/* Clones of p live: after run the process we know stays as their reaper behind a report
- * channel, and a new one runs the function. The reaper's record takes over p's number, pid
- * and place; p waits for the runner's. Gives the far end of the channel, or -errno. */
-static int split_reaper(struct mf_process *p) {
-  struct home *h = p->home;
-  struct mf_process *reaper;
-  int pair[2], r;
-  r = h->seam->ops->pair(h->seam, pair);
-  if (r < 0)
-    return r;
-  reaper = process_new(h, ENDING);
-  if (!reaper) {
-    h->seam->ops->close(h->seam, &pair[0]);
-    h->seam->ops->close(h->seam, &pair[1]);
-    return -ENOMEM;
-  }
-  reaper->open = 0;
-  reaper->internal = 1;
-  h->nopen--;
-  r = process_connect(reaper, pair[0]);
-  if (r < 0) {
-    enter_state(reaper, DEAD);
-    process_free(reaper);
-    h->seam->ops->close(h->seam, &pair[1]);
-    return r;
-  }
-  move_forks(p, reaper);
-  swap_identity(p, reaper);
-  reaper->source = p->source; /* with its reference */
-  reaper->lost = p->lost;
-  p->source = NULL;
-  p->lost = 0;
-  process_set_source(p, reaper);
-  p->reaper = reaper;
-  reaper->runner = p;
-  return pair[1];
-}
-
-/* The run failed before the runner was forked: all as before. */
-static void join_reaper(struct mf_process *p) {
-  struct mf_process *reaper = p->reaper;
-  if (!reaper)
-    return;
-  p->reaper = NULL;
-  reaper->runner = NULL;
-  drop_source(p);
-  swap_identity(p, reaper);
-  p->source = reaper->source;
-  p->lost = reaper->lost;
-  reaper->source = NULL;
-  move_forks(reaper, p);
-  channel_close(&reaper->chan);
-  enter_state(reaper, DEAD);
-  reaper->internal = 0;
-  reaper->child = 0;
-  process_release(reaper);
-}
-
 static int start_run(struct mf_process *p, void *arg) {
   const struct run_request *run = arg;
   struct command c = {.type = CMD_RUN, .body = run->function};
-  struct fdset fds;
-  int far, r;
+  int r;
   c.length = strlen(run->function);
   unhold_child(p);
   spares_drop(p);
-  put_acks(p); /* behind the run they would be the function's */
-  fdset_init(&fds);
-  if (p->nrefs) { /* clones of it live */
-    far = split_reaper(p);
-    if (far < 0)
-      return far == -ENOMEM ? MF_ENOMEM : far;
-    fdset_push(&fds, far);
-    c.id = p->id;
-    c.fds = &fds;
-  }
   open_to_fds(p);
   r = send_command(p, &c);
-  if (r < 0) {
-    join_reaper(p);
+  if (r < 0)
     return r;
-  }
   channel_exact(&p->chan);
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   enter_state(p, STARTING);
@@ -1292,33 +1345,25 @@ static int run_failed(struct mf_process *p, void *arg) {
   return 0;
 }
 
-/* Nobody will report its end, and the kernel can't. */
-static int is_unwatched(const struct mf_process *p) {
-  return p->pidfd < 0 && is_orphan(p);
-}
-
-/* Of an end that nobody will notice it is said at once that it is unknown. */
-static void tell_if_unwatched(struct mf_process *p) {
-  if (!is_unwatched(p))
-    return;
-  p->gone = 1;
-  set_patience(p, 0);
+/* The socket goes to the user: what ends from now on only the kernel tells. */
+static void leave_to_kernel(struct mf_process *p) {
+  learn(p);
+  if (p->pidfd < 0 && !p->child)
+    set_patience(p, 0); /* nobody will notice its end: it is told at once, as unknown */
 }
 
 /* All is executed: the socket can go. */
 static void try_give(struct mf_process *p) {
-  if (p->state != GIVING || !p->forked || p->ndone < p->nsent || !channel_written(&p->chan) ||
+  if (p->state != GIVING || !p->forked || p->expects_hello || p->ndone < p->nsent ||
+      !channel_written(&p->chan) ||
       inbox_pending(&p->chan.in))
-    return;
-  process_flush_acks(p);
-  if (!channel_written(&p->chan))
     return;
   p->finish.fd = channel_steal(&p->chan);
   enter_state(p, GIVEN);
   lose_source(p);
   process_owe(p, OWE_FINISH);
   ask_waiting(p);
-  tell_if_unwatched(p);
+  leave_to_kernel(p);
 }
 
 static int start_giving(struct mf_process *p, void *arg) {
@@ -1327,6 +1372,8 @@ static int start_giving(struct mf_process *p, void *arg) {
   process_unhold(p);
   spares_drop(p);
   deadline_clear(&p->limit);
+  if (!list_empty(&p->asked)) /* of a fork with its function it would tell nothing */
+    send_simple(p, CMD_MEMORY, 0, NULL, 0);
   channel_exact(&p->chan);
   expect_finish(p, FINISH_TO_FD, to->cb, to->data);
   enter_state(p, GIVING);
@@ -1360,9 +1407,9 @@ static int finish(struct mf_process *p, void *arg) {
   return 0;
 }
 
-/* It ends by itself, after its last clone; unless it is stopped, or hangs. */
+/* It ends by itself, unless it is stopped, or hangs. */
 static int finish_failed(struct mf_process *p, void *arg) {
-  if (!p->nrefs && !p->eof)
+  if (!p->eof)
     set_patience(p, CLOSE_GRACE_MS);
   return 0;
 }
@@ -1381,18 +1428,16 @@ static int ends_processes(int signum) {
 static int send_signal(struct mf_process *p, void *arg) {
   int signum = *(const int *)arg;
   unhold_child(p);
-  /* The runner is not there yet: what runs is the process that will be its reaper. */
-  if (p->pid <= 0 && p->reaper && p->state == STARTING)
-    return process_event(p->reaper, EV_KILL, arg);
   if (p->gone)
     return -ESRCH;
+  learn(p);
   if (p->pid > 0) {
     int r = kill_known(p, signum);
     if (r != MF_EUNSUPPORTED)
       p->dying |= ends_processes(signum);
     return r;
   }
-  if (is_orphan(p) && (p->state == RUNNING || p->state == GIVEN))
+  if (p->state == RUNNING || p->state == GIVEN)
     return MF_EUNSUPPORTED; /* its number will never be known */
   p->signal = signum;
   p->dying |= ends_processes(signum);
@@ -1437,9 +1482,8 @@ static void cancel(struct mf_process *p) {
 static void wait_for_end(struct mf_process *p) {
   if (p->state == DEAD)
     return;
-  if (!p->nrefs)
-    p->close_waits = p->child;
-  if (p->eof || (p->nrefs && p->state == FAILED)) /* that one stays until its last clone ends */
+  p->close_waits = p->child;
+  if (p->eof)
     return;
   set_patience(p, CLOSE_GRACE_MS);
 }
@@ -1456,7 +1500,6 @@ static int close_held(struct mf_process *p, void *arg) {
 
 /* It ends because nobody speaks to it any more. */
 static void hang_up(struct mf_process *p) {
-  join_reaper(p);
   channel_close(&p->chan);
   p->eof = 1;
   p->hung_up = 1;
@@ -1499,9 +1542,55 @@ static int close_ending(struct mf_process *p, void *arg) {
 
 /* ---- the cells: answers ---- */
 
+/* What was asked of p up to the n-th command is executed, the forks among it, too. */
+static void advance(struct mf_process *p, uint64_t n) {
+  if (n <= p->ndone)
+    return;
+  p->ndone = n;
+  while (!list_empty(&p->asked)) {
+    struct mf_process *q = list_entry(p->asked.next, struct mf_process, ask_link);
+    if (q->fork_number > n)
+      break;
+    list_remove(&q->ask_link);
+    q->forked = 1;
+    learn(q);
+    on_word(q);
+    if (q->eof)
+      settle(q);
+    process_update(q);
+  }
+  if (p->home->def == p)
+    p->home->def_failures = 0;
+}
+
+/* A word of p's own is proof that its source has executed the fork and all before, though its
+ * DONE may be late, or not come at all. */
+static void confirm_fork(struct mf_process *p) {
+  struct mf_process *source = p->source;
+  p->spoke = 1;
+  if (source && !list_empty(&p->ask_link))
+    advance(source, p->fork_number);
+}
+
+/* It exists. */
+static int on_word(struct mf_process *p) {
+  p->forked = 1;
+  if (p->state == FORKING)
+    enter_state(p, SERVING);
+  try_give(p);
+  return 0;
+}
+
 static int on_hello(struct mf_process *p, void *arg) {
   struct frame *f = arg;
   struct greeting g;
+  if (p->was_asked && !p->introduced) { /* who it is the kernel has told */
+    p->introduced = 1;
+    p->expects_hello = 0;
+    if (p->takes_word)
+      process_set_pid(p, (int)f->id);
+    return on_word(p);
+  }
   if (!p->greeting)
     return broken_by(p, "second hello");
   if (greeting_read(f, &g) < 0)
@@ -1510,49 +1599,21 @@ static int on_hello(struct mf_process *p, void *arg) {
     return foreign_build(p, &g);
   p->greeting = 0;
   deadline_clear(&p->patience);
+  if (p->peer_pid > 0) {
+    identify(p, p->peer_pid, p->peer_pidfd);
+    p->peer_pid = 0;
+    p->peer_pidfd = -1;
+  }
   if (p->taken_up) { /* commands of former owners count before ours */
     p->nsent += g.executed;
     p->nwork += g.executed;
     p->ndone += g.executed;
   }
-  /* An orphan's answer to WHO is where we learn it. The runner is not there yet. */
-  believe(p->reaper ? p->reaper : p, number_of_writer(p, (int)f->id), 1);
-  if (p->taken_up) {
-    /* It may have ended since it answered. What it wrote before is still to be read. */
-    if (p->home->seam->ops->hung_up(p->home->seam, p->chan.fd)) {
-      close_pidfd(p);
-      p->gone = 1;
-      set_patience(p, 0);
-    }
-  }
+  if (p->takes_word)
+    process_set_pid(p, (int)f->id);
   p->forked = 1;
   if (p->state == FORKING)
     enter_state(p, SERVING);
-  try_give(p);
-  return 0;
-}
-
-/* It lives, so its source has executed the fork and all before, though its DONE may be late. */
-static void confirm_fork(struct mf_process *p) {
-  struct mf_process *source = p->source;
-  if (!source || !p->fork_number || p->fork_number > source->nsent)
-    return;
-  if (source->nconfirmed < p->fork_number)
-    source->nconfirmed = p->fork_number;
-  p->fork_number = 0;
-}
-
-static int on_forked(struct mf_process *p, void *arg) {
-  confirm_fork(p);
-  believe(p, *(const int *)arg, 0);
-  if (p->state == FORKING)
-    enter_state(p, SERVING);
-  return 0;
-}
-
-static int on_forked_late(struct mf_process *p, void *arg) {
-  confirm_fork(p);
-  believe(p, *(const int *)arg, 0);
   try_give(p);
   return 0;
 }
@@ -1586,13 +1647,11 @@ static int on_fork_failed(struct mf_process *p, void *arg) {
 
 static int on_done(struct mf_process *p, void *arg) {
   uint64_t n = *(const uint64_t *)arg;
-  if (n > p->nsent || n < p->ndone)
+  if (n > p->nsent)
     return broken_by(p, "impossible count of executed commands");
-  p->ndone = n;
+  advance(p, n);
   if (!p->greeting)
-    p->forked = 1;
-  if (p->state == FORKING && !p->greeting)
-    enter_state(p, SERVING);
+    on_word(p);
   try_give(p);
   spares_check(p);
   return 0;
@@ -1623,7 +1682,6 @@ static int on_failed(struct mf_process *p, void *arg) {
     name_program(p, f);
   }
   p->greeting = 0;
-  join_reaper(p);
   p->forked = 1;
   p->refuses = 1;
   spares_drop(p);
@@ -1637,189 +1695,63 @@ static int on_failed(struct mf_process *p, void *arg) {
   return 0;
 }
 
-static void forget_identity(struct mf_process *p) {
-  drop_source(p);
-  close_pidfd(p);
-  if (p->child && p->pid > 0)
-    orphans_add(p->pid);
-  p->child = 0;
-  p->pid = -1;
-  p->lost = 1;
-}
-
-/* The process we know stays as the silent reaper of clones that a former owner asked for. */
-static void leave_reaper(struct mf_process *p) {
-  struct mf_process *reaper = process_new(p->home, ENDING);
-  if (!reaper) { /* the one we knew ends later, unobserved */
-    forget_identity(p);
-    return;
-  }
-  reaper->open = 0;
-  reaper->internal = 1;
-  p->home->nopen--;
-  swap_identity(p, reaper);
-  reaper->source = p->source;
-  reaper->lost = p->lost;
-  p->source = NULL;
-  p->lost = 1;
-  if (is_unwatched(reaper)) /* then nothing is to come */
-    die(reaper);
-}
-
-/* A runner of its own has entered the function, whose exit nobody will report. */
-static void follow_runner(struct mf_process *p, int pid) {
-  struct seam *s = p->home->seam;
-  int pidfd = s->ops->pidfd(s, pid);
-  if (!is_proven(p, p, pid, pidfd, 1)) {
-    if (pidfd >= 0)
-      s->ops->close(s, &pidfd);
-    return;
-  }
-  leave_reaper(p);
-  set_number(p, pid, pidfd);
-}
-
 static int on_running(struct mf_process *p, void *arg) {
-  int pid = number_of_writer(p, *(const int *)arg);
-  confirm_fork(p);
   deadline_clear(&p->limit);
-  if (p->pid > 0 && pid != p->pid && !p->reaper)
-    follow_runner(p, pid);
-  else
-    believe(p, pid, 1);
-  if (p->reaper)
-    p->reaper->runner = NULL;
-  p->reaper = NULL;
-  p->ndone = p->nsent;
+  if (p->takes_word)
+    process_set_pid(p, *(const int *)arg);
+  p->forked = 1;
+  advance(p, p->nsent);
   p->finish.fd = channel_steal(&p->chan);
   enter_state(p, RUNNING);
   process_owe(p, OWE_FINISH);
   ask_waiting(p);
-  tell_if_unwatched(p);
-  return 0;
-}
-
-struct exit_report { /* argument of EV_EXITED */
-  int pid, status;
-  uint64_t utime_us, stime_us, maxrss;
-  const char *words;
-  size_t nwords;
-};
-
-/* What is told of a reaper while its runner has not been heard of: there is no runner, it is
- * the process itself that this is about, unless its socket says otherwise. Gives that
- * process, or NULL. */
-static struct mf_process *without_runner(struct mf_process *reaper) {
-  struct mf_process *p = reaper->runner;
-  if (!p)
-    return NULL;
-  channel_drain(&p->chan);
-  if (p->reaper != reaper || p->state == DEAD)
-    return NULL;
-  join_reaper(p);
-  return p;
-}
-
-static int on_exited(struct mf_process *p, void *arg) {
-  const struct exit_report *e = arg;
-  struct mf_process *itself = without_runner(p);
-  if (itself)
-    return process_event(itself, EV_EXITED, arg);
-  p->forked = 1;
-  if (p->pid <= 0)
-    believe(p, e->pid, 0);
-  set_exit(p, e->status);
-  p->exit.has_rusage = 1;
-  p->exit.utime_us = e->utime_us;
-  p->exit.stime_us = e->stime_us;
-  p->exit.maxrss_bytes = e->maxrss;
-  if (e->words) {
-    p->exit_text = strndup(e->words, e->nwords);
-    p->exit.error = p->exit_text;
-  }
-  die(p);
+  leave_to_kernel(p);
   return 0;
 }
 
 /* ---- the cells: ends ---- */
 
-/* Its socket has ended. Whether it has, its source or the kernel will tell soon. */
+/* Its socket has ended. Whether it has, the kernel or its source will tell soon. */
 static int on_eof(struct mf_process *p, void *arg) {
   int why = *(const int *)arg;
   if (why == -EPROTO)
     return broken_by(p, "malformed frame");
   p->eof = 1;
-  if (p->runner) /* the report channel was dropped with the run: that will be told */
-    return 0;
-  join_reaper(p); /* no runner comes any more */
   if (p->home->def == p)
     boot_default_lost(p->home, p);
-  if (p->forked && will_be_told(p)) /* else its fate, and theirs, is its source's to tell */
-    lose_forked(p);
-  else if (p->forked)
+  if (p->forked) /* else there is nobody yet who could have forked */
     lose_source(p);
-  if (p->lost && !p->forked) { /* the fork never happened */
-    process_stillborn(p);
-    return 0;
-  }
-  if (p->gone || (p->lost && !p->child && p->pidfd < 0)) {
-    die_unreported(p);
-    return 0;
-  }
-  if (!p->source && !p->child && p->pid <= 0) {
+  if (!p->was_asked && p->pid <= 0) {
     process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
                  "the process closed its socket before its pid was known");
     die(p);
     return 0;
   }
-  if (p->forked || !p->source || !p->source->eof) /* else it waits for its source's end */
-    set_patience(p, p->greeting && p->child ? HANGUP_PATIENCE_MS : REPORT_PATIENCE_MS);
+  settle(p);
   return 0;
 }
 
 static int on_gone(struct mf_process *p, void *arg) {
   struct seam *s = p->home->seam;
-  p->pidfd_told = 1;
-  struct mf_process *itself = without_runner(p);
-  if (itself)
-    return process_event(itself, EV_PIDFD, arg);
-  if (p->state == DEAD)
-    return 0;
   p->gone = 1;
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
-  if (p->child || p->lost || !p->source) {
-    die_unreported(p);
-    return 0;
-  }
-  set_patience(p, REPORT_PATIENCE_MS);
+  settle(p);
+  if (p->state != DEAD && p->child) /* it was traced, or is about to be reapable */
+    deadline_set(p->home, &p->retry, CHILD_POLL_MS);
   return 0;
 }
 
+/* Nothing of what was asked of its source will be executed any more. Its own socket tells
+ * whether it has been forked before: it ends where nobody has the other end. */
 static int source_lost(struct mf_process *p, void *arg) {
   const struct mf_process *source = p->source;
-  p->lost = 1;
   if (p->state == RUNNING)
     measure_all(p); /* its template was to answer */
-  if (p->state == HELD || (!p->forked && (p->eof || p->chan.fd < 0))) {
+  if (p->state == HELD ||
+      (source && source->refuses && !p->forked && p->fork_number > source->ndone))
     process_stillborn(p);
-    return 0;
-  }
-  if (!p->forked && source && source->refuses) {
-    process_stillborn(p);
-    return 0;
-  }
-  if (p->nsent == 0 && p->pid <= 0 &&
-      (p->state == FORKING || p->state == SERVING || p->state == GIVING)) {
-    p->greeting = 1; /* nothing was asked of it yet that it could answer */
-    p->hello_by_ms = UINT64_MAX; /* a hook at its birth may take its time */
-    send_simple(p, CMD_WHO, 0, NULL, 0);
-  }
-  if (!p->forked) /* its own socket will tell: fork or no fork */
-    return 0;
-  if (p->gone)
-    die_unreported(p);
-  else if (p->pidfd < 0 && (p->state == RUNNING || p->state == GIVEN || p->eof))
-    die(p); /* nobody will ever tell */
+  else
+    settle(p);
   return 0;
 }
 
@@ -1839,15 +1771,13 @@ static int time_out(struct mf_process *p, void *arg) {
   }
   send_signal(p, &signum);
   if (p->pid <= 0) { /* not forked yet: it will find its socket hung up */
-    join_reaper(p);
     channel_close(&p->chan);
     p->eof = 1;
     lose_source(p);
   }
   enter_state(p, ENDING);
   set_patience(p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */
-  if (p->pid <= 0 && (p->lost || !p->source)) /* nobody will tell of its end */
-    die(p);
+  settle(p);
   return 0;
 }
 
@@ -1874,7 +1804,7 @@ int process_owes_a_fork(const struct mf_process *p) {
 static void cut_down(struct mf_process *p) {
   if (p->slain || kill_known(p, SIGKILL) < 0 ||
       (p->pidfd < 0 && !p->child)) { /* nobody would tell */
-    die_unreported(p);
+    die(p);
     return;
   }
   p->slain = 1;
@@ -1883,16 +1813,10 @@ static void cut_down(struct mf_process *p) {
 
 /* It was told to end some time ago, and has not hung up. */
 static void end_of_grace(struct mf_process *p) {
-  if (p->ndone >= p->nsent) {
-    /* It has heard the close and stays as reaper of clones we don't know. */
-    if (p->close_waits)
-      process_owe(p, OWE_CLOSE);
-    p->close_waits = 0;
-  } else if (process_owes_a_fork(p)) {
+  if (p->ndone < p->nsent && process_owes_a_fork(p))
     set_patience(p, CLOSE_GRACE_MS);
-  } else {
+  else
     cut_down(p);
-  }
 }
 
 void process_await_hello(struct mf_process *p) {
@@ -1906,16 +1830,15 @@ static int is_overdue_hello(const struct mf_process *p) {
   return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
 }
 
-/* A report, a hello, or the end of one that was told to end is overdue. It may be the host that
+/* A hello, a status, or the end of one that was told to end is overdue. It may be the host that
  * was busy: what has come meanwhile counts. */
 static void on_patience(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, patience);
   channel_drain(&p->chan);
+  decide(p, 1);
   if (p->state == DEAD || !list_empty(&p->patience.link))
     return;
-  if (p->gone) {
-    die_unreported(p);
-  } else if (is_overdue_hello(p)) {
+  if (is_overdue_hello(p)) {
     char room[GREETING_NAME_MAX];
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
                  "%s sent nothing for %d seconds, and was killed%s", greeting_name(p, room),
@@ -1925,8 +1848,6 @@ static void on_patience(struct deadline *d) {
     end_of_grace(p);
   } else if (p->state != RUNNING && p->state != GIVEN) {
     cut_down(p); /* it hung up, or was closed, and lives: it runs nothing and must end */
-  } else if (p->pidfd < 0 && !p->child) {
-    die(p);
   }
   process_update(p);
   process_release(p);
@@ -1936,7 +1857,6 @@ static void on_retry(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, retry);
   channel_ready(&p->chan, WATCH_READ);
   channel_flush(&p->chan); /* which watches again */
-  process_flush_acks(p);
   try_give(p);
   poll_child(p);
 }
@@ -1970,48 +1890,13 @@ static struct mf_process *from_channel(struct channel *c) {
   return list_entry(c, struct mf_process, chan);
 }
 
-/* The process with that number, if p is the one that reports about it; what it says of
+/* The process with that number, if p is the one that was asked to fork it; what it says of
  * others is not believed. */
 static struct mf_process *reported(struct mf_process *p, uint64_t id) {
   struct mf_process *q = home_lookup(p->home, id);
   if (!q || !q->source)
     return NULL;
-  return q->source == p || q->source == p->reaper ? q : NULL;
-}
-
-static void frame_forked(struct mf_process *p, const struct frame *f) {
-  struct mf_process *q = reported(p, f->id);
-  struct reader r;
-  int pid;
-  reader_init(&r, f->body, f->length);
-  pid = (int)reader_u32(&r);
-  if (!r.ok)
-    broken_by(p, "malformed fork answer");
-  else if (q)
-    process_event(q, EV_FORKED, &pid);
-  if (p->home->def == p)
-    p->home->def_failures = 0;
-}
-
-static void frame_exited(struct mf_process *p, const struct frame *f) {
-  struct mf_process *q = reported(p, f->id);
-  struct exit_report e;
-  struct reader r;
-  reader_init(&r, f->body, f->length);
-  e.pid = (int)reader_u32(&r);
-  e.status = (int)reader_u32(&r);
-  e.utime_us = reader_u64(&r);
-  e.stime_us = reader_u64(&r);
-  e.maxrss = reader_u64(&r);
-  e.words = reader_str(&r, &e.nwords);
-  if (!r.ok) {
-    broken_by(p, "malformed exit report");
-    return;
-  }
-  if (acknowledge(p, f->id) < 0)
-    broken_by(p, "exit reports, of which it reads no acknowledgement");
-  else if (q)
-    process_event(q, EV_EXITED, &e);
+  return q->source == p ? q : NULL;
 }
 
 /* The failure that an errno of another process stands for: any number may be there. */
@@ -2051,17 +1936,14 @@ static void on_frame(struct channel *c, const struct frame *f) {
   struct frame copy = *f;
   int pid = (int)f->id;
   uint64_t n = f->id;
-  if (p->pid <= 0 && c->certified && c->writer > 0 && !p->reaper)
-    believe(p, (int)c->writer, 1);
+  if (!p->spoke)
+    confirm_fork(p);
   switch (f->type) {
   case ANS_HELLO:
     process_event(p, EV_HELLO, &copy);
     break;
   case ANS_DONE:
     process_event(p, EV_DONE, &n);
-    break;
-  case ANS_FORKED:
-    frame_forked(p, f);
     break;
   case ANS_FORK_FAILED:
     q = reported(p, f->id);
@@ -2073,9 +1955,6 @@ static void on_frame(struct channel *c, const struct frame *f) {
     break;
   case ANS_RUNNING:
     process_event(p, EV_RUNNING, &pid);
-    break;
-  case ANS_EXITED:
-    frame_exited(p, f);
     break;
   case ANS_MEMORY:
     frame_memory(p, f);
@@ -2094,7 +1973,6 @@ static void on_ready(struct channel *c, unsigned events) {
   struct home *h = p->home;
   home_enter(h);
   channel_ready(c, events);
-  process_flush_acks(p);
   try_give(p);
   home_leave(h);
 }
@@ -2117,8 +1995,18 @@ void process_read_more(struct mf_process *p) {
   try_give(p);
 }
 
-static const struct channel_events channel_events = {on_frame, on_end, on_ready, on_stalled,
-                                                     on_more};
+static void on_writer(struct channel *c, int pid, int pidfd) {
+  struct mf_process *p = from_channel(c);
+  if (p->taken_up && p->greeting) { /* whoever it is has to show that it is a process of ours */
+    p->peer_pid = pid;
+    p->peer_pidfd = pidfd;
+  } else {
+    identify(p, pid, pidfd);
+  }
+}
+
+static const struct channel_events channel_events = {on_frame,   on_end,  on_ready,
+                                                     on_stalled, on_more, on_writer};
 
 /* ---- the table ---- */
 
@@ -2126,9 +2014,8 @@ const char *const state_names[STATE_COUNT] = {"HELD",   "FORKING", "SERVING", "S
                                               "GIVING", "RUNNING", "GIVEN",   "FAILED",
                                               "ENDING", "DEAD"};
 const char *const event_names[EVENT_COUNT] = {
-    "command", "fork",    "run",  "to_fd",  "finish",  "kill",   "close", "hello",      "forked",
-    "fork_failed", "done", "failed", "running", "exited", "eof",   "pidfd", "source_lost",
-    "timeout"};
+    "command", "fork",   "run",     "to_fd", "finish", "kill",        "close",  "hello",
+    "fork_failed", "done", "failed", "running", "eof",   "pidfd", "source_lost", "timeout"};
 
 typedef int (*cell)(struct mf_process *p, void *arg);
 
@@ -2144,12 +2031,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = hold_signal,
             [EV_CLOSE] = close_held,
             [EV_HELLO] = ignore,
-            [EV_FORKED] = ignore,
             [EV_FORK_FAILED] = ignore,
             [EV_DONE] = ignore,
             [EV_FAILED] = ignore,
             [EV_RUNNING] = ignore,
-            [EV_EXITED] = ignore,
             [EV_EOF] = ignore,
             [EV_PIDFD] = ignore,
             [EV_SOURCE_LOST] = source_lost,
@@ -2165,12 +2050,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_serving,
             [EV_HELLO] = on_hello,
-            [EV_FORKED] = on_forked,
             [EV_FORK_FAILED] = on_fork_failed,
             [EV_DONE] = on_done,
             [EV_FAILED] = on_failed,
             [EV_RUNNING] = broken,
-            [EV_EXITED] = on_exited,
             [EV_EOF] = on_eof,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2186,12 +2069,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_serving,
             [EV_HELLO] = on_hello,
-            [EV_FORKED] = on_forked_late,
             [EV_FORK_FAILED] = broken,
             [EV_DONE] = on_done,
             [EV_FAILED] = on_failed,
             [EV_RUNNING] = broken,
-            [EV_EXITED] = on_exited,
             [EV_EOF] = on_eof,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2207,12 +2088,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_starting,
             [EV_HELLO] = on_hello,
-            [EV_FORKED] = on_forked_late,
             [EV_FORK_FAILED] = on_fork_failed,
             [EV_DONE] = on_done,
             [EV_FAILED] = on_failed,
             [EV_RUNNING] = on_running,
-            [EV_EXITED] = on_exited,
             [EV_EOF] = on_eof,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2228,12 +2107,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_serving,
             [EV_HELLO] = on_hello,
-            [EV_FORKED] = on_forked_late,
             [EV_FORK_FAILED] = on_fork_failed,
             [EV_DONE] = on_done,
             [EV_FAILED] = on_failed,
             [EV_RUNNING] = broken,
-            [EV_EXITED] = on_exited,
             [EV_EOF] = on_eof,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2249,12 +2126,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_quietly,
             [EV_HELLO] = ignore, /* answers can't come: the socket is the user's */
-            [EV_FORKED] = on_forked_late,
             [EV_FORK_FAILED] = ignore,
             [EV_DONE] = ignore,
             [EV_FAILED] = ignore,
             [EV_RUNNING] = ignore,
-            [EV_EXITED] = on_exited,
             [EV_EOF] = ignore,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2270,12 +2145,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_quietly,
             [EV_HELLO] = ignore,
-            [EV_FORKED] = on_forked_late,
             [EV_FORK_FAILED] = ignore,
             [EV_DONE] = ignore,
             [EV_FAILED] = ignore,
             [EV_RUNNING] = ignore,
-            [EV_EXITED] = on_exited,
             [EV_EOF] = ignore,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2291,12 +2164,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_ending,
             [EV_HELLO] = broken,
-            [EV_FORKED] = on_forked_late,
             [EV_FORK_FAILED] = ignore,
             [EV_DONE] = on_done, /* of what came before */
             [EV_FAILED] = ignore,
             [EV_RUNNING] = broken,
-            [EV_EXITED] = on_exited,
             [EV_EOF] = on_eof,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2312,12 +2183,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = send_signal,
             [EV_CLOSE] = close_ending,
             [EV_HELLO] = on_hello,
-            [EV_FORKED] = on_forked_late,
             [EV_FORK_FAILED] = on_fork_failed,
             [EV_DONE] = on_done,
             [EV_FAILED] = on_failed,
             [EV_RUNNING] = ignore, /* it entered the function as it was cancelled */
-            [EV_EXITED] = on_exited,
             [EV_EOF] = on_eof,
             [EV_PIDFD] = on_gone,
             [EV_SOURCE_LOST] = source_lost,
@@ -2333,12 +2202,10 @@ static const cell rules[STATE_COUNT][EVENT_COUNT] = {
             [EV_KILL] = signal_dead,
             [EV_CLOSE] = close_quietly,
             [EV_HELLO] = ignore,
-            [EV_FORKED] = ignore,
             [EV_FORK_FAILED] = ignore,
             [EV_DONE] = ignore,
             [EV_FAILED] = ignore,
             [EV_RUNNING] = ignore,
-            [EV_EXITED] = ignore,
             [EV_EOF] = ignore,
             [EV_PIDFD] = ignore,
             [EV_SOURCE_LOST] = ignore,
@@ -2505,9 +2372,8 @@ void process_park(struct mf_process *p) {
     return;
   }
   /* Only the close callback is left. */
-  if (p->child && p->pid > 0)
-    orphans_add(p->pid);
-  p->child = 0;
+  leave_child(p);
+  leave_slot(p);
   list_remove(&p->link);
   drop_source(p);
   close_pidfd(p);

@@ -25,8 +25,8 @@ enum state {
 
 enum event {
   EV_COMMAND, EV_FORK, EV_RUN, EV_TO_FD, EV_FINISH, EV_KILL, EV_CLOSE, /* the user's */
-  EV_HELLO, EV_FORKED, EV_FORK_FAILED, EV_DONE, EV_FAILED, EV_RUNNING, /* answers */
-  EV_EXITED, EV_EOF, EV_PIDFD, EV_SOURCE_LOST, EV_TIMEOUT,             /* ends */
+  EV_HELLO, EV_FORK_FAILED, EV_DONE, EV_FAILED, EV_RUNNING, /* answers */
+  EV_EOF, EV_PIDFD, EV_SOURCE_LOST, EV_TIMEOUT,             /* ends */
   EVENT_COUNT
 };
 
@@ -57,13 +57,21 @@ struct memory_request {
 
 struct mf_process {
   struct home *home;
-  struct list link, todo_link, held_link, ack_link, more_link, parting_link, doomed_link;
+  struct list link, todo_link, held_link, more_link, parting_link, doomed_link;
   struct mf_process *hash_next;
   uint64_t id;
   enum state state;
   unsigned open : 1;     /* the user has the handle */
-  unsigned internal : 1; /* the library's: a default template, a reaper */
-  unsigned child : 1;    /* our direct child: we reap it */
+  unsigned internal : 1; /* the library's: a default template, a spare */
+  unsigned child : 1;    /* our child: this record reaps it */
+  unsigned ours : 1;     /* our child, whoever reaps it: its clones can be, too */
+  unsigned proven : 1;   /* a clone of it, or itself, was born as our child */
+  unsigned no_siblings : 1; /* a clone of it was not */
+  unsigned was_asked : 1;  /* its fork was written */
+  unsigned spoke : 1;      /* it has said something */
+  unsigned expects_hello : 1; /* its first word is to be one */
+  unsigned introduced : 1;    /* it was */
+  unsigned takes_word : 1; /* the kernel does not tell who it is: its own word must do */
   unsigned unstarted : 1; /* its program waits for the end of the back-off */
   unsigned greeting : 1; /* a hello is due before anything else */
   unsigned is_itself : 1; /* its program is this one */
@@ -73,9 +81,7 @@ struct mf_process {
   unsigned hung_up : 1;  /* by us, before it ran: it ends, or is killed */
   unsigned slain : 1;    /* it was told to end, did not, and was sent SIGKILL */
   unsigned dying : 1;    /* it was sent a signal that ends it while it serves */
-  unsigned pidfd_told : 1; /* its pidfd did */
   unsigned eof : 1;      /* its socket has ended */
-  unsigned lost : 1;     /* nobody reports its exit */
   unsigned unborn : 1;   /* its fork was refused: what it was given is known, for another try */
   unsigned refuses : 1;  /* it said that it executes nothing more */
   unsigned busy : 1;
@@ -88,19 +94,22 @@ struct mf_process {
   unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
   unsigned quiet : 1;    /* nobody waits for its exit, though it is told */
   unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
-  unsigned nrefs;        /* records that rely on its reports */
+  unsigned nrefs;        /* records of what was forked from it */
+  unsigned nlooks;       /* for a status, in vain */
   int pid, pidfd, signal;
+  int peer_pid, peer_pidfd; /* who writes on a socket that was taken up, until its hello */
   struct watch pid_watch;
   struct mf_process *source, *held_child;
-  struct mf_process *reaper, *runner; /* until *running* tells that the two have parted */
+  struct list asked, ask_link; /* forks that were written and not executed yet, in order */
+  struct births *own_births;   /* the slots of what is forked from it, or NULL */
+  struct births *births;       /* its own slot is among these, or NULL */
+  uint32_t slot;
   struct channel chan;
   uint64_t nsent, ndone;
-  uint64_t nwork; /* nsent up to the last command that is no question of ours */
-  uint64_t fork_number; /* of the FORK among the source's commands, until it is confirmed */
-  uint64_t nconfirmed;  /* executed commands that a clone's life is proof of */
+  uint64_t nwork; /* nsent up to the last command that is no fork, and no question of ours */
+  uint64_t fork_number; /* of the FORK among the source's commands */
   uint64_t narg_octets;
   struct hold *hold;
-  struct buf acks;
   struct { enum finish_kind kind; mf_run_cb cb; void *data; int fd, quiet; } finish;
   struct { mf_error_cb cb; void *data; } error_to;
   struct { mf_exit_cb cb; void *data; } exit_to, exit_hook; /* hook: of the library's own */
@@ -150,13 +159,13 @@ int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **re
 struct mf_process *process_new(struct home *h, enum state state);
 /* One event through the table. What it returns is the user call's result. */
 int process_event(struct mf_process *p, enum event ev, void *arg);
-/* Puts p behind source: its forks, its reports. */
+/* Puts p behind source, which forks it. */
 void process_set_source(struct mf_process *p, struct mf_process *source);
 /* 0, or why p can't be used: it is closed, or this is a forked copy of its parent. */
 int process_check(const struct mf_process *p);
 /* As mf_on_exit, for the library itself (an rpc); told before the user. NULL: no more. */
 void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data);
-/* Relies on nobody's reports from now on. */
+/* Relies on nobody from now on. */
 void process_forget_source(struct mf_process *p);
 /* A fork that it was asked for and has not executed is still waited for by somebody. */
 int process_owes_a_fork(const struct mf_process *p);
@@ -164,8 +173,10 @@ int process_owes_a_fork(const struct mf_process *p);
 void process_await_hello(struct mf_process *p);
 /* Opens the control socket (taken). */
 int process_connect(struct mf_process *p, int fd);
-/* The pid is known from now on. */
+/* The pid is known from now on; p->child says whether it is our child. */
 void process_set_pid(struct mf_process *p, int pid);
+/* The pid, or -1: it is not known yet. */
+int process_pid(struct mf_process *p);
 /* Fails it: code, started, and a message in the manner of printf. */
 void process_fail(struct mf_process *p, int code, int started, const char *traceback,
                   const char *format, ...) __attribute__((format(printf, 5, 6)));
@@ -202,8 +213,6 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m);
 void process_fail_memory(struct mf_process *p, int code);
 /* Delivers some more of the answers that were left for this turn. */
 void process_read_more(struct mf_process *p);
-/* Writes acknowledgements that wait. */
-void process_flush_acks(struct mf_process *p);
 /* The last handle is closed: lets go of everything; a default template stays, parked. */
 void process_park(struct mf_process *p);
 /* The parked default template is on the loop again. */

@@ -10,6 +10,7 @@
 
 #include "os/fd.h"
 #include "os/proc.h"
+#include "os/sock.h"
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -36,13 +37,16 @@ struct seam_ops {
   ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
   /* As sock_read_from, sock_name_writers, sock_refuse_fds. */
   ssize_t (*read_from)(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
-                       pid_t *ret_writer);
+                       struct sock_writer *ret_writer);
   int (*name_writers)(struct seam *s, int fd, int on);
   int (*refuse_fds)(struct seam *s, int fd, int on);
   /* As sock_recv_iov without blocking: descriptors that come along go to fds (NULL: they
    * are closed). */
   ssize_t (*recv)(struct seam *s, int fd, const struct iovec *iov, int niov,
                   struct fdset *fds, int *ret_truncated);
+  int (*dup)(struct seam *s, int fd);          /* as fd_dup */
+  int (*share)(struct seam *s, size_t size, int *ret_fd, void **ret_map); /* as share_new */
+  void (*unshare)(struct seam *s, void *map, size_t size);
   void (*widen)(struct seam *s, int fd, int n); /* as sock_widen */
   int (*hung_up)(struct seam *s, int fd);
   /* The other end can't write from now on; what it wrote can still be read. */
@@ -57,8 +61,10 @@ struct seam_ops {
   int (*spawn)(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid);
   int (*pidfd)(struct seam *s, pid_t pid);
   int (*kill)(struct seam *s, int pidfd, pid_t pid, int signum);
-  int (*is_child)(struct seam *s, int pidfd, pid_t pid, int parent_pidfd, pid_t parent);
-  int (*reap)(struct seam *s, pid_t pid, struct proc_status *ret);
+  int (*reap)(struct seam *s, int pidfd, pid_t pid, struct proc_status *ret);
+  int (*peek)(struct seam *s, int pidfd, pid_t pid); /* as proc_peek */
+  int (*is_careless)(struct seam *s);                /* as proc_is_careless */
+  void (*note_thief)(struct seam *s);
   /* The status of a process that is no child of ours and has ended: from the pidfd once
    * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */
   int (*status)(struct seam *s, int pidfd, pid_t pid, int *ret_status);

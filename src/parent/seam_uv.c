@@ -3,11 +3,13 @@
  * Every other handle is unreferenced. Handles live in blocks of their own since libuv lets
  * go of them only in a close callback. Runs in the parent. */
 #include "parent/seam.h"
+#include "parent/spawner.h"
 
 #include "base/result.h"
 #include "os/drop.h"
 #include "os/measure.h"
 #include "os/proc.h"
+#include "os/share.h"
 #include "os/sock.h"
 #include "parent/poller.h"
 #include <assert.h>
@@ -61,7 +63,7 @@ static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
 }
 
 static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
-                            pid_t *ret_writer) {
+                            struct sock_writer *ret_writer) {
   return sock_read_from(fd, data, n, fds, ret_writer);
 }
 
@@ -72,6 +74,18 @@ static int op_name_writers(struct seam *s, int fd, int on) {
 static ssize_t op_recv(struct seam *s, int fd, const struct iovec *iov, int niov,
                        struct fdset *fds, int *ret_truncated) {
   return sock_recv_iov(fd, iov, niov, 0, fds, ret_truncated);
+}
+
+static int op_dup(struct seam *s, int fd) {
+  return fd_dup(fd);
+}
+
+static int op_share(struct seam *s, size_t size, int *ret_fd, void **ret_map) {
+  return share_new(size, ret_fd, ret_map);
+}
+
+static void op_unshare(struct seam *s, void *map, size_t size) {
+  share_unmap(map, size);
 }
 
 static void op_widen(struct seam *s, int fd, int n) {
@@ -175,7 +189,7 @@ static void op_busy(struct seam *s, int on) {
 /* ---- processes ---- */
 
 static int op_spawn(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid) {
-  return proc_spawn(spawn, ret_pid);
+  return spawner_start(spawn, ret_pid);
 }
 
 static int op_pidfd(struct seam *s, pid_t pid) {
@@ -186,12 +200,20 @@ static int op_kill(struct seam *s, int pidfd, pid_t pid, int signum) {
   return proc_kill(pidfd, pid, signum);
 }
 
-static int op_is_child(struct seam *s, int pidfd, pid_t pid, int parent_pidfd, pid_t parent) {
-  return proc_is_child(pidfd, pid, parent_pidfd, parent);
+static int op_reap(struct seam *s, int pidfd, pid_t pid, struct proc_status *ret) {
+  return proc_reap(pidfd, pid, ret);
 }
 
-static int op_reap(struct seam *s, pid_t pid, struct proc_status *ret) {
-  return proc_reap(pid, ret);
+static int op_peek(struct seam *s, int pidfd, pid_t pid) {
+  return proc_peek(pidfd, pid);
+}
+
+static int op_is_careless(struct seam *s) {
+  return proc_is_careless();
+}
+
+static void op_note_thief(struct seam *s) {
+  proc_note_thief();
 }
 
 static int op_status(struct seam *s, int pidfd, pid_t pid, int *ret_status) {
@@ -290,6 +312,9 @@ static const struct seam_ops uv_ops = {
     .name_writers = op_name_writers,
     .refuse_fds = op_refuse_fds,
     .recv = op_recv,
+    .dup = op_dup,
+    .share = op_share,
+    .unshare = op_unshare,
     .widen = op_widen,
     .hung_up = op_hung_up,
     .refuse = op_refuse,
@@ -301,8 +326,10 @@ static const struct seam_ops uv_ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
-    .is_child = op_is_child,
     .reap = op_reap,
+    .peek = op_peek,
+    .is_careless = op_is_careless,
+    .note_thief = op_note_thief,
     .status = op_status,
     .measure = op_measure,
     .measured = op_measured,

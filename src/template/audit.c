@@ -373,13 +373,13 @@ static void tell_timers(struct walk *w) {
   fclose(f);
 }
 
-/* SIGCHLD is the template's own, and the two below 34 belong to the C library. */
+/* sigaction(2) of the C library does not tell of its own two, below 34. */
 static void tell_signals(struct walk *w) {
   char line[AUDIT_REASON_MAX];
   for (int s = 1; s < NSIG; s++) {
     struct sigaction action;
-    if (s == SIGCHLD || s == SIGKILL || s == SIGSTOP ||
-        sigaction(s, NULL, &action) != 0 || action.sa_handler == SIG_DFL)
+    if (s == SIGKILL || s == SIGSTOP || sigaction(s, NULL, &action) != 0 ||
+        action.sa_handler == SIG_DFL)
       continue;
     snprintf(line, sizeof line, "signal %d (%s) is %s; clones have the default", s,
              strsignal(s), action.sa_handler == SIG_IGN ? "ignored" : "caught");

@@ -11,6 +11,8 @@
 #include "moonfork.h"
 #include "os/flush.h"
 #include "os/proc.h"
+#include "template/autoreap.h"
+#include "template/birth.h"
 #include "template/commands.h"
 #include "template/script.h"
 #include "template/serve.h"
@@ -139,62 +141,101 @@ static int run_before_fork(struct server *s) {
   return r;
 }
 
-/* A clone that enters its function at once tells its pid itself: this answer may go with the
- * news of its end, and does not wake the parent while the clone wants the processor. */
-static void answer_forked(struct server *s, uint64_t id, pid_t pid, int has_run) {
-  unsigned char body[4];
-  struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
-  buf_put_u32(&b, (uint32_t)pid);
-  if (has_run)
-    connection_answer_later(&s->conn, ANS_FORKED, id, body, sizeof body);
-  else
-    connection_answer(&s->conn, ANS_FORKED, id, body, sizeof body);
-}
-
 /* In the child: everything that outlives the return to entry.c. */
 static int be_born(struct server *s, const struct options *o, struct fdset *fds,
-                   uint32_t slot) {
+                   int sibling) {
   s->birth.options = *o;
+  s->birth.sibling = sibling;
   fdset_init(&s->birth.fds);
   for (int i = 0; i < fds->n; i++) /* not all at once: it has room for many, in two pages */
     fdset_push(&s->birth.fds, fdset_steal(fds, i));
-  s->birth.slot = slot == SLOT_NONE ? NULL : slots_at(&s->children.slots, slot);
-  s->birth.slot_text = slot == SLOT_NONE ? NULL : slots_text(&s->children.slots, slot);
+  s->birth.slot = slots_at(&s->slots, o->slot);
+  s->birth.slot_text = slots_text(&s->slots, o->slot);
   return SERVED_BORN;
+}
+
+/* Where a clone can't be a child of our parent, it is ours. That shows at the first fork: a
+ * process 1, a sandbox. From then on the pipe is the clones' leash. */
+static int is_refused(int error) {
+  return error == EINVAL || error == EPERM || error == ENOSYS;
+}
+
+static pid_t fork_sibling(struct server *s, const struct options *o) {
+  volatile uint32_t *birth = slots_birth(&s->slots, o->slot);
+  if (!s->may_sibling || !birth) {
+    errno = ENOSYS;
+    return -1;
+  }
+  pid_t pid = birth_sibling(birth);
+  if (pid > 0)
+    leash_drop_pipe(&s->leash);
+  if (pid < 0 && is_refused(errno))
+    s->may_sibling = 0;
+  return pid;
+}
+
+static pid_t fork_child(void) {
+  if (autoreap_prepare() < 0) {
+    errno = ENOMEM;
+    return -1;
+  }
+  pid_t pid = fork();
+  if (pid > 0)
+    autoreap_add(pid);
+  return pid;
+}
+
+/* As fork(); *ret_sibling: whose child it is. */
+static pid_t make_clone(struct server *s, const struct options *o, int *ret_sibling) {
+  *ret_sibling = 1;
+  pid_t pid = fork_sibling(s, o);
+  if (pid >= 0 || !is_refused(errno))
+    return pid;
+  *ret_sibling = 0;
+  return fork_child();
+}
+
+static int take_step(struct server *s, struct command *c, const struct options *o) {
+  int births = fdset_steal(c->fds, 1), words = fdset_steal(c->fds, 2);
+  int r = slots_map(&s->slots, o->step_first, o->step_count, births, words);
+  fd_close(&births);
+  fd_close(&words);
+  return r;
 }
 
 int cmd_fork(struct server *s, struct command *c) {
   struct options o;
-  sigset_t mask;
-  uint32_t slot;
+  int sibling;
   if (c->lost_fds)
     return refuse_with(s, c, FAILURE_LIMIT, EMFILE,
-                       "the template has no free descriptor (limit nofile)");
+                       "the template has no room for the descriptors");
   if (options_parse(&o, c->body, c->length, 1) < 0 ||
-      c->fds->n != 1 + o.nstdio_fds + o.ncommand_fds)
-    return command_malformed(s, "a fork that is none");
+      c->fds->n != 1 + 2 * o.has_step + o.nstdio_fds + o.ncommand_fds)
+    return command_malformed(s, "malformed fork command");
+  if (o.has_step) {
+    int r = take_step(s, c, &o);
+    if (r < 0)
+      return refuse_with(s, c, FAILURE_NOMEM, -r, "memory for the news of clones");
+  }
   if (run_before_fork(s) < 0)
     return refuse(s, c);
   if (clone_prepare_fork(s) < 0)
-    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "sealing before the fork");
+    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
   if (clone_audit(s, 0) < 0)
     return refuse(s, c);
-  if (children_reserve(&s->children, server_lua_live(s), &slot) < 0)
-    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "bookkeeping of one more clone");
-  signals_watch_children();
-  signals_block_all(&mask);
-  pid_t pid = fork();
+  struct slot *slot = slots_at(&s->slots, o.slot);
+  if (slot)
+    slot->lua_live = server_lua_live(s);
+  signals_before_fork();
+  pid_t pid = make_clone(s, &o, &sibling);
   int error = errno;
   if (pid == 0)
-    return be_born(s, &o, c->fds, slot);
-  signals_restore(&mask);
-  if (pid < 0) {
-    children_cancel(&s->children, slot);
+    return be_born(s, &o, c->fds, sibling);
+  signals_after_fork();
+  if (pid < 0)
     return refuse_with(s, c, FAILURE_FORK, error, "fork");
-  }
-  leash_given(&s->leash);
-  children_add(&s->children, c->id, pid, slot, o.has_leash ? o.leash : s->leash_mode);
-  answer_forked(s, c->id, pid, o.has_run);
+  if (sibling && o.has_run)
+    connection_tell_nothing(&s->conn);
   return 0;
 }
 
@@ -290,7 +331,7 @@ static void collect_fd(int fd, void *data) {
 
 static int is_own(const struct server *s, const struct fdset *fds, int fd) {
   if (fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-      fd == s->leash.ready || args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd))
+      args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd))
     return 1;
   for (int i = 0; i < fds->n; i++)
     if (fds->fd[i] == fd)
@@ -344,8 +385,8 @@ int clone_apply_options(struct server *s, const struct options *o, struct fdset 
 void clone_after_fork(struct server *s) {
   s->pid = getpid();
   signals_forked();
-  children_forked(&s->children);
-  leash_forked(&s->leash);
+  slots_forked(&s->slots);
+  leash_forked(&s->leash, s->birth.sibling);
   if (s->heap) /* 4. */
     heap_forked(s->heap);
   seal_forked(&s->seal, s->L);
@@ -365,10 +406,14 @@ static void run_on_fork(struct server *s) {
     server_fail(s);
 }
 
+static int first_stdio(const struct options *o) {
+  return 1 + 2 * o->has_step;
+}
+
 /* 8. The inner commands, each with its descriptors. */
 static int run_inner(struct server *s) {
   const struct options *o = &s->birth.options;
-  int next = 1 + o->nstdio_fds, r = 0;
+  int next = first_stdio(o) + o->nstdio_fds, r = 0;
   size_t at = 0;
   struct frame f;
   s->being_born = 1;
@@ -397,8 +442,14 @@ int clone_born(struct server *s) {
   struct fdset stdio;
   fdset_init(&stdio);
   for (int i = 0; i < s->birth.options.nstdio_fds; i++)
-    fdset_push(&stdio, fdset_steal(&s->birth.fds, 1 + i));
+    fdset_push(&stdio, fdset_steal(&s->birth.fds, first_stdio(&s->birth.options) + i));
   int r = 0;
+  if (!s->birth.sibling)
+    s->may_sibling = 0;
+  if (!s->birth.sibling || s->birth.options.introduce) {
+    command_answer_hello(s);
+    connection_flush(&s->conn);
+  }
   if (script_reseed(s) < 0)
     server_fail(s);
   else if (clone_apply_options(s, &s->birth.options, &stdio) == 0) /* 5. */

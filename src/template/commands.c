@@ -26,7 +26,7 @@ static char *text_dup(struct server *s, struct text t, int phase) {
   return copy;
 }
 
-static void answer_hello(struct server *s) {
+void command_answer_hello(struct server *s) {
   unsigned char body[16 + 2 * (4 + BUILD_TEXT_MAX)];
   struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
   buf_put_u32(&b, PROTO_MAGIC);
@@ -57,16 +57,17 @@ int cmd_setup(struct server *s, struct command *c) {
   struct options o;
   struct build build;
   s->owner_pid = c->id;
+  s->may_sibling = (uint64_t)getppid() == c->id;
   int r = options_parse_setup(c->body, c->length, &body, &length, &version, &build);
   if (r == -EPROTONOSUPPORT) {
-    answer_hello(s); /* says which version we speak */
+    command_answer_hello(s); /* says which version we speak */
     server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
                      "the parent speaks protocol version %u, this program version %u", version,
                      (unsigned)PROTO_VERSION);
     return 0;
   }
   if (r == 0 && !build_is_own(&build)) {
-    answer_hello(s);
+    command_answer_hello(s);
     server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
                      "the parent is moonfork %s for Lua %s, this program is moonfork %s for "
                      "Lua %s", build.version, build.lua, build_own.version, build_own.lua);
@@ -75,11 +76,13 @@ int cmd_setup(struct server *s, struct command *c) {
   if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)
     return command_malformed(s, "malformed setup command");
   s->seal.gc = o.gc;
+  if (o.pipe_leash || !s->may_sibling)
+    leash_use_pipe(&s->leash, -1);
   if (clone_apply_options(s, &o, c->fds) < 0 || open_state(s, &o) < 0)
     return 0;
   s->phase = SERVE_SERVING;
   s->title_stale = 1;
-  answer_hello(s);
+  command_answer_hello(s);
   return 0;
 }
 
@@ -181,22 +184,18 @@ int cmd_take_args(struct server *s, struct command *c) {
 }
 
 int cmd_close(struct server *s, struct command *c) {
-  args_clear(&s->args); /* nobody's descriptors are kept open by a reaper */
-  s->phase = SERVE_CLOSING;
+  s->phase = SERVE_ENDING;
   return 0;
 }
 
-int cmd_ack(struct server *s, struct command *c) {
-  struct reader r;
-  reader_init(&r, c->body, c->length);
-  while (reader_left(&r) >= 8)
-    children_acknowledged(&s->children, reader_u64(&r));
-  if (reader_left(&r) > 0 && s->phase == SERVE_SERVING)
-    return command_malformed(s, "malformed acknowledgement");
-  return 0;
-}
-
+/* Somebody has taken up the socket: clones are theirs from now on, and they are not the parent
+ * of any, unless they are ours. */
 int cmd_who(struct server *s, struct command *c) {
-  answer_hello(s);
+  s->owner_pid = c->id;
+  s->may_sibling = (uint64_t)getppid() == c->id;
+  s->title_stale = 1;
+  if (!s->may_sibling)
+    leash_use_pipe(&s->leash, c->fds->n ? fdset_steal(c->fds, 0) : -1);
+  command_answer_hello(s);
   return 0;
 }

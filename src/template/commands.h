@@ -19,9 +19,10 @@ int cmd_seal(struct server *s, struct command *c);
 int cmd_take_args(struct server *s, struct command *c);
 int cmd_memory(struct server *s, struct command *c); /* memory.c */
 int cmd_close(struct server *s, struct command *c);
-int cmd_ack(struct server *s, struct command *c);
 int cmd_who(struct server *s, struct command *c);
 
+/* Queues ANS_HELLO: who this is, and how many commands it has executed. */
+void command_answer_hello(struct server *s);
 /* Fails with -EPROTO's meaning. */
 int command_malformed(struct server *s, const char *what);
 

@@ -11,12 +11,9 @@
 
 #include "base/result.h"
 #include "os/fdwait.h"
-#include "os/proc.h"
 #include "os/sock.h"
 #include <errno.h>
 #include <string.h>
-
-enum { PATIENCE_NS = 2 * 1000 * 1000 };
 
 void connection_open(struct connection *c, int fd) {
   *c = (struct connection){.fd = fd};
@@ -26,7 +23,6 @@ void connection_open(struct connection *c, int fd) {
 
 static void forget_answers(struct connection *c) {
   buf_consume(&c->out, buf_size(&c->out));
-  c->patient_ns = 0;
 }
 
 void connection_close(struct connection *c) {
@@ -62,7 +58,7 @@ int connection_take_fds(struct connection *c, const struct frame *f, struct fdse
   return lost > 0;
 }
 
-int connection_receive(struct connection *c) {
+int connection_receive(struct connection *c, int sleep) {
   size_t n;
   struct fdset fds;
   int truncated = 0;
@@ -72,7 +68,7 @@ int connection_receive(struct connection *c) {
   if (!room)
     return errno == ENOBUFS ? -EPROTO : -ENOMEM;
   fdset_init(&fds);
-  ssize_t got = sock_recv(c->fd, room, n, 0, &fds, &truncated);
+  ssize_t got = sock_recv(c->fd, room, n, sleep, &fds, &truncated);
   if (got == -EAGAIN)
     return MF_AGAIN;
   if (got == 0 || got == -ECONNRESET) /* reset: it closed with answers of ours unread */
@@ -91,7 +87,6 @@ int connection_answer(struct connection *c, unsigned type, uint64_t id, const vo
   struct frame f = {.length = (uint32_t)length, .type = (uint8_t)type, .id = id};
   if (c->fd < 0 || c->deaf)
     return 0;
-  c->patient_ns = 0;
   frame_encode(header, &f);
   if (!buf_reserve(&c->out, sizeof header + length))
     return errno == E2BIG ? -E2BIG : -ENOMEM;
@@ -99,19 +94,9 @@ int connection_answer(struct connection *c, unsigned type, uint64_t id, const vo
   return length ? buf_put(&c->out, body, length) : 0;
 }
 
-int connection_answer_later(struct connection *c, unsigned type, uint64_t id,
-                            const void *body, size_t length) {
-  uint64_t until_ns = buf_size(&c->out) > 0 ? c->patient_ns : proc_now_ns() + PATIENCE_NS;
-  int r = connection_answer(c, type, id, body, length);
-  c->patient_ns = until_ns;
-  return r;
-}
-
-int connection_patience_ms(const struct connection *c) {
-  if (c->patient_ns == 0)
-    return 0;
-  uint64_t now_ns = proc_now_ns();
-  return now_ns >= c->patient_ns ? 0 : (int)((c->patient_ns - now_ns) / 1000000) + 1;
+void connection_tell_nothing(struct connection *c) {
+  if (c->told == c->executed)
+    c->told++;
 }
 
 int connection_tell_done(struct connection *c) {

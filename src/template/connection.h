@@ -1,6 +1,6 @@
 /* The template's end of a control socket: whole frames in, answers out, and the count of
  * commands. One recvmsg or sendmsg at a time; nothing here blocks but
- * connection_flush_all. Runs in templates and in clones before run. */
+ * connection_flush_all and, when it is told to, connection_receive. Runs in templates and in clones before run. */
 #ifndef TEMPLATE_CONNECTION_H
 #define TEMPLATE_CONNECTION_H
 
@@ -16,7 +16,6 @@ struct connection {
   struct buf out;
   uint64_t executed, told; /* commands; how many of them DONE has told */
   int deaf;                /* the parent takes nothing any more */
-  uint64_t patient_ns;     /* what waits to be written may wait until then; 0: it may not */
 };
 
 /* Takes fd. */
@@ -37,8 +36,9 @@ int connection_next(struct connection *c, struct frame *ret_f);
 /* Moves the frame's descriptors into fds (empty). 1 when the kernel dropped some of them,
  * else 0. */
 int connection_take_fds(struct connection *c, const struct frame *f, struct fdset *fds);
-/* Reads once. 0: something came; MF_AGAIN; MF_EOF; -ENOMEM, -EPROTO or another errno. */
-int connection_receive(struct connection *c);
+/* Reads once; sleep: waits until something comes. 0: something came; MF_AGAIN; MF_EOF;
+ * -ENOMEM, -EPROTO or another errno. */
+int connection_receive(struct connection *c, int sleep);
 
 /* Queues an answer; parts are joined to one body. 0, or -ENOMEM/-E2BIG. */
 int connection_answer(struct connection *c, unsigned type, uint64_t id, const void *body,
@@ -46,12 +46,8 @@ int connection_answer(struct connection *c, unsigned type, uint64_t id, const vo
 /* Writes everything and then an answer without a body, waiting as long as it takes. Takes no
  * memory, and touches none of the buffers when nothing else is to be written. 0 or -EPIPE. */
 int connection_say(struct connection *c, unsigned type, uint64_t id);
-/* The same for an answer that nobody waits for: it may go with the next one, or a little
- * later. */
-int connection_answer_later(struct connection *c, unsigned type, uint64_t id,
-                            const void *body, size_t length);
-/* How many milliseconds what is queued may wait; 0: it is to be written now. */
-int connection_patience_ms(const struct connection *c);
+/* The command under way needs no DONE, unless one is due anyway. Before it is counted. */
+void connection_tell_nothing(struct connection *c);
 /* Queues DONE when it has news. */
 int connection_tell_done(struct connection *c);
 /* Writes what goes now. 0: all is written (or nobody listens), MF_AGAIN. */

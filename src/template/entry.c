@@ -115,7 +115,6 @@ void template_enter(const struct template_entry *e) {
   }
   connection_open(&s->conn, control_fd);
   leash_init(&s->leash, leash_fd);
-  children_init(&s->children);
   args_init(&s->args);
   server_set_self(s);
   if (e->L)

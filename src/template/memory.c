@@ -15,18 +15,22 @@ uint64_t server_lua_live(struct server *s) {
   return st.live;
 }
 
-static int measure(struct server *s, uint64_t id, struct proc_memory *ret,
+/* The parent vouches for the pid: it is its child, or was until it reads the answer. */
+static int measure(struct server *s, const struct command *c, struct proc_memory *ret,
                    uint64_t *ret_lua) {
-  if (id == 0) {
+  struct reader r;
+  if (c->id == 0) {
     *ret_lua = server_lua_live(s);
     return proc_memory(0, ret);
   }
-  const struct child *child = children_find(&s->children, id);
-  if (!child || child->state != CHILD_LIVE)
-    return -ESRCH;
-  if (child->slot != SLOT_NONE)
-    *ret_lua = slots_at(&s->children.slots, child->slot)->lua_live;
-  return proc_memory(child->pid, ret);
+  reader_init(&r, c->body, c->length);
+  pid_t pid = (pid_t)reader_u32(&r);
+  struct slot *slot = slots_at(&s->slots, reader_u32(&r));
+  if (!r.ok || pid <= 0)
+    return -EINVAL;
+  if (slot)
+    *ret_lua = slot->lua_live;
+  return proc_memory(pid, ret);
 }
 
 int cmd_memory(struct server *s, struct command *c) {
@@ -34,7 +38,7 @@ int cmd_memory(struct server *s, struct command *c) {
   struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
   struct proc_memory m = {0};
   uint64_t lua = 0;
-  int r = measure(s, c->id, &m, &lua);
+  int r = measure(s, c, &m, &lua);
   buf_put_u32(&b, (uint32_t)-r);
   buf_put_u32(&b, 0);
   buf_put_u64(&b, m.pss);

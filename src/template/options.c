@@ -49,6 +49,26 @@ static int get_env(struct options *o, struct text value, int unset) {
   return 0;
 }
 
+static int get_u32(uint32_t *to, struct text value) {
+  struct reader r;
+  if (value.n != 4)
+    return -EPROTO;
+  reader_init(&r, value.p, value.n);
+  *to = reader_u32(&r);
+  return 0;
+}
+
+static int get_step(struct options *o, struct text value) {
+  struct reader r;
+  if (value.n != 8 || o->has_step)
+    return -EPROTO;
+  reader_init(&r, value.p, value.n);
+  o->step_first = reader_u32(&r);
+  o->step_count = reader_u32(&r);
+  o->has_step = 1;
+  return 0;
+}
+
 static int get_reserve(struct options *o, struct text value) {
   struct reader r;
   if (value.n != 8)
@@ -116,6 +136,14 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return fork ? -EPROTO : get_reserve(o, v);
   case OPT_COMMANDS:
     return fork ? get_commands(o, v) : -EPROTO;
+  case OPT_PIPE_LEASH:
+    return fork ? -EPROTO : get_small(&o->pipe_leash, v, 1);
+  case OPT_SLOT:
+    return fork ? get_u32(&o->slot, v) : -EPROTO;
+  case OPT_SLOT_STEP:
+    return fork ? get_step(o, v) : -EPROTO;
+  case OPT_INTRODUCE:
+    return fork ? get_small(&o->introduce, v, 1) : -EPROTO;
   default:
     return -EPROTO;
   }
@@ -133,7 +161,7 @@ static int next_option(struct reader *r, unsigned *ret_tag, struct text *ret_val
 
 int options_parse(struct options *ret, const void *body, size_t length, int fork) {
   struct reader r;
-  *ret = (struct options){.raw = {length ? body : "", length}};
+  *ret = (struct options){.raw = {length ? body : "", length}, .slot = PROTO_NO_SLOT};
   reader_init(&r, body, length);
   while (reader_left(&r) > 0) {
     unsigned tag;

@@ -20,8 +20,10 @@ struct options {
   struct text raw;      /* all of them, for the environment (options_next_env) */
   struct text commands; /* OPT_COMMANDS */
   uint8_t stdio[3];     /* enum mf_stdio_kind */
-  uint8_t session, leash, handles, gc, dumpable;
-  unsigned has_env : 1, has_stdio : 1, has_leash : 1;
+  uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce;
+  unsigned has_env : 1, has_stdio : 1, has_leash : 1, has_step : 1;
+  uint32_t slot;                   /* PROTO_NO_SLOT: none */
+  uint32_t step_first, step_count; /* has_step: two descriptors */
   uint64_t heap_reserve;
   int nstdio_fds;   /* descriptors that stdio needs */
   int ncommand_fds; /* and those of the inner commands */

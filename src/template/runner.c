@@ -1,11 +1,4 @@
-/* RUN. Runs in clones and templates, up to the end of the user's function.
- *
- * A process that has clones, or is told to report about itself, stays as their reaper and
- * forks once more for the function:
- *
- *      process --fork()--> runner: takes the socket, runs the function
- *         \--> reaper: closes the socket, reports on the channel (or to nobody)
- */
+/* RUN. Runs in clones and templates, up to the end of the user's function. */
 #include "template/runner.h"
 
 #include "base/result.h"
@@ -21,66 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-void runner_retire(struct server *s) {
-  int keep[] = {s->conn.fd, s->leash.source, s->leash.armed};
-  int null_fd;
-  leash_given(&s->leash);
-  fflush(NULL);
-  args_clear(&s->args);
-  fd_close_from(3, keep, 3);
-  null_fd = fd_open_null();
-  for (int i = 0; i < 3 && null_fd >= 0; i++)
-    dup2(null_fd, i);
-  fd_close(&null_fd);
-}
-
-/* The old process, from now on. Takes report_fd. */
-static void become_reaper(struct server *s, int report_fd) {
-  lua_settop(s->L, 0);
-  connection_close(&s->conn);
-  connection_open(&s->conn, report_fd);
-  s->phase = report_fd >= 0 ? SERVE_REAPER : SERVE_REAPING;
-  s->exit_code = 0;
-  runner_retire(s);
-  server_title(s, "reaper");
-}
-
-static int fail_fork(struct server *s, int error) {
-  server_fail_with(s, FAILURE_FORK, PHASE_FORK, error, "fork of the runner: %s",
-                   strerror(error));
-  return -1;
-}
-
-/* 0: this is the runner; 1: the reaper; -1: failed. */
-static int fork_runner(struct server *s, uint64_t id, int report_fd) {
-  uint32_t slot;
-  sigset_t mask;
-  if (children_reserve(&s->children, server_lua_live(s), &slot) < 0)
-    return fail_fork(s, ENOMEM);
-  fflush(NULL);
-  signals_watch_children();
-  signals_block_all(&mask);
-  pid_t pid = fork();
-  int error = errno;
-  if (pid == 0) {
-    s->slot = slot == SLOT_NONE ? NULL : slots_at(&s->children.slots, slot);
-    s->slot_text = slot == SLOT_NONE ? NULL : slots_text(&s->children.slots, slot);
-    fd_close(&report_fd);
-    clone_after_fork(s);
-    s->is_clone = 1;
-    return 0;
-  }
-  signals_restore(&mask);
-  if (pid < 0) {
-    children_cancel(&s->children, slot);
-    fd_close(&report_fd);
-    return fail_fork(s, error);
-  }
-  children_add(&s->children, id, pid, slot, s->leash_mode);
-  become_reaper(s, report_fd);
-  return 1;
-}
 
 /* 3. Fails before anything is announced: a limit on descriptors can forbid it. The highest
  * first, so that then none has changed. */
@@ -109,7 +42,7 @@ static int hold_leash(struct server *s) {
 
 /* 4. and 5.: nobody enters a function for a parent that is gone. */
 static void announce(struct server *s) {
-  if (sock_hung_up(s->conn.fd))
+  if (!s->leash.by_pipe && leash_snapped(&s->leash))
     server_exit(s, 0);
   if (connection_say(&s->conn, ANS_RUNNING, (uint64_t)getpid()) < 0)
     server_exit(s, 0);
@@ -131,20 +64,13 @@ static int resolve(struct server *s, const struct command *c) {
 }
 
 int cmd_run(struct server *s, struct command *c) {
-  int report_fd = c->fds->n ? fdset_steal(c->fds, 0) : -1;
-  if (!s->being_born && inbox_pending(&s->conn.in) > 0) {
-    fd_close(&report_fd);
-    return command_malformed(s, "commands after the run command");
-  }
+  if (!s->being_born && inbox_pending(&s->conn.in) > 0)
+    return command_malformed(s, "commands after run");
   s->title_stale = 0;
   note_title(s, c);
-  if (resolve(s, c) < 0) {
-    fd_close(&report_fd);
+  if (resolve(s, c) < 0)
     return 0;
-  }
-  connection_flush_all(&s->conn); /* answers of before are the old process's to write */
-  if ((report_fd >= 0 || s->children.n > 0) && fork_runner(s, c->id, report_fd) != 0)
-    return 0;
+  connection_flush_all(&s->conn);
   if (script_push_args(s) < 0) {
     server_fail(s);
     return 0;
@@ -163,10 +89,13 @@ int cmd_run(struct server *s, struct command *c) {
 
 /* For clone.exec. */
 static int armed_leash(void) {
-  const struct server *s = server_self();
+  struct server *s = server_self();
   if (server_before_exit)
     server_before_exit();
-  return s ? s->leash.armed : -1;
+  if (!s)
+    return -1;
+  leash_again(&s->leash);
+  return s->leash.armed;
 }
 
 static int prepare_socket(struct server *s) {

@@ -269,7 +269,7 @@ int script_open(struct server *s, const struct options *o) {
 static int is_ours(int fd, void *data) {
   const struct server *s = data;
   return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-         fd == s->leash.ready || args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
+         args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
 }
 
 /* A raw copy of a template in the middle of a command would serve it too. */

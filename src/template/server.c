@@ -31,7 +31,7 @@ void server_fail(struct server *s) {
   buf_deinit(&body);
   args_clear(&s->args);
   s->exit_code = 1;
-  s->phase = SERVE_FAILED;
+  s->phase = SERVE_ENDING;
 }
 
 void server_fail_with(struct server *s, int code, int phase, int error, const char *format,
@@ -71,7 +71,6 @@ void server_end_copy(const struct server *s) {
 void server_leave_user(struct server *s) {
   server_end_copy(s);
   signals_leave_user();
-  s->children.scan_due = 1; /* a handler of user code's own may have had our SIGCHLD */
 }
 
 /* Appends as much of text as fits; gives the new end. By hand: every clone makes a title, and

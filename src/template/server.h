@@ -16,13 +16,12 @@
 #include "template/gather.h"
 #include "template/leash.h"
 #include "template/options.h"
-#include "template/reap.h"
 #include "template/heap/collector.h"
+#include "template/slots.h"
 #include "wire/proto.h"
 
 enum phase { /* doc/design.md */
-  SERVE_BOOT, SERVE_SERVING, SERVE_FAILED, SERVE_CLOSING, SERVE_REAPER,
-  SERVE_REAPING, SERVE_COUNT
+  SERVE_BOOT, SERVE_SERVING, SERVE_ENDING, SERVE_COUNT
 };
 
 enum served { /* what a handler and serve return besides 0 */
@@ -47,7 +46,7 @@ struct server {
   struct heap *heap;       /* NULL: the host's allocator */
   struct seal seal;
   struct connection conn;
-  struct children children;
+  struct slots slots;      /* of its clones */
   struct args args;
   struct leash leash;
   struct gather gather;    /* a body in parts under way */
@@ -59,20 +58,21 @@ struct server {
   int exit_code;
   int is_clone;
   int exiting;             /* inside clone.exit */
-  int retired;             /* holds nothing any more, only reaps */
   int title_stale;
   pid_t pid;               /* who serves; a copy that user code forks is another one */
   uint64_t owner_pid;      /* of the parent */
+  int may_sibling;         /* the owner is the parent, and may be that of clones, too */
   char name[128];
   int leash_mode;          /* enum mf_leash */
   int to_socket[3];        /* standard streams that become the socket at run */
-  struct slot *slot;       /* our own, in the template's memory; or NULL */
+  struct slot *slot;       /* our own, among the template's; or NULL */
   char *slot_text;
   int audit_level;         /* MF_SEAL_AUDIT_...; 0: refuse what audit_check refuses */
   int hide_args;           /* hooks of a birth must not see arguments */
   int being_born;          /* executing the inner commands of a FORK */
   struct {                 /* a clone between fork() and clone_born */
     struct options options;
+    int sibling; /* a child of the template's parent */
     struct slot *slot;
     char *slot_text;
     struct fdset fds; /* long, and seldom more than its beginning is written */
@@ -105,7 +105,7 @@ void server_leave_user(struct server *s);
 /* Behind any user code: whoever comes back from it must be who went in. A copy that the code
  * has forked by itself would be a second server on one socket, so it ends here, with 0. */
 void server_end_copy(const struct server *s);
-/* kind: "template", "clone" or "reaper"; NULL: the function (s->run.title). */
+/* kind: "template" or "clone"; NULL: the function (s->run.title). */
 void server_title(struct server *s, const char *kind);
 /* Called by server_exit and before an exec, where it is set: what user code believes to be
  * written. */

@@ -4,57 +4,13 @@
 #include "template/signals.h"
 
 #include "base/birth.h"
-#include "os/proc.h"
-#include <errno.h>
-#include <pthread.h>
+#include "template/autoreap.h"
 #include <string.h>
 
-enum { HINTS_MAX = 64 };
-
-AT_BIRTH static volatile sig_atomic_t nhints = 0;
-AT_BIRTH static pid_t hints[HINTS_MAX] = {0};
-AT_BIRTH static int watching = 0; /* SIGCHLD is ours, and blocked */
-AT_BIRTH static int user_ran = 1, has_altstack = 0;
-AT_BIRTH static pthread_t waiter = 0; /* who serves */
+AT_BIRTH static int user_ran = 1, has_altstack = 0, blocked = 0;
 AT_BIRTH static int nchanged = 0;
 AT_BIRTH static sigset_t changed = {{0}}; /* dispositions that are not the default */
-
-/* Where user code has brought threads (and the audit was switched off), the kernel may choose
- * one of theirs, and whoever waits would sleep on. */
-static void on_sigchld(int signum, siginfo_t *info, void *context) {
-  int saved = errno;
-  if (!pthread_equal(pthread_self(), waiter))
-    pthread_kill(waiter, signum);
-  if (nhints < HINTS_MAX)
-    hints[nhints] = info->si_pid;
-  nhints = nhints < HINTS_MAX ? nhints + 1 : HINTS_MAX;
-  errno = saved;
-}
-
-static void handle_sigchld(void) {
-  struct sigaction a;
-  memset(&a, 0, sizeof a);
-  a.sa_sigaction = on_sigchld;
-  a.sa_flags = SA_SIGINFO | SA_RESTART | SA_NOCLDSTOP;
-  sigfillset(&a.sa_mask);
-  sigaction(SIGCHLD, &a, NULL);
-}
-
-static void mask_sigchld(int how) {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGCHLD);
-  sigprocmask(how, &set, NULL);
-}
-
-void signals_watch_children(void) {
-  if (watching)
-    return;
-  watching = 1;
-  waiter = pthread_self();
-  mask_sigchld(SIG_BLOCK);
-  handle_sigchld();
-}
+AT_BIRTH static sigset_t before = {{0}};  /* the mask, while all are blocked */
 
 int signals_user_ran(void) {
   return user_ran;
@@ -62,8 +18,14 @@ int signals_user_ran(void) {
 
 void signals_enter_user(void) {
   user_ran = 1;
-  if (watching)
-    mask_sigchld(SIG_UNBLOCK);
+  autoreap_enter_user();
+}
+
+void signals_leave_user(void) {
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  autoreap_leave_user();
 }
 
 static void note_dispositions(void) {
@@ -80,33 +42,22 @@ static void note_dispositions(void) {
   has_altstack = sigaltstack(NULL, &stack) == 0 && !(stack.ss_flags & SS_DISABLE);
 }
 
-void signals_leave_user(void) {
-  sigset_t mask;
-  sigemptyset(&mask);
-  if (watching) {
-    sigaddset(&mask, SIGCHLD);
-    handle_sigchld();
-  }
-  sigprocmask(SIG_SETMASK, &mask, NULL);
-}
-
-int signals_take_hints(pid_t *ret_pids, int max) {
-  int n = nhints < max ? nhints : max;
-  memcpy(ret_pids, hints, (size_t)n * sizeof *hints);
-  nhints = 0;
-  return n;
-}
-
-void signals_block_all(sigset_t *ret_old) {
+void signals_before_fork(void) {
   sigset_t all;
   if (user_ran)
     note_dispositions();
+  if (nchanged == 0)
+    return;
   sigfillset(&all);
-  sigprocmask(SIG_SETMASK, &all, ret_old);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  blocked = 1;
 }
 
-void signals_restore(const sigset_t *old) {
-  sigprocmask(SIG_SETMASK, old, NULL);
+void signals_after_fork(void) {
+  if (!blocked)
+    return;
+  blocked = 0;
+  sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
 static void set_default(int signum) {
@@ -117,27 +68,24 @@ static void set_default(int signum) {
 }
 
 void signals_release(void) {
-  if (!watching)
-    return;
-  set_default(SIGCHLD);
-  mask_sigchld(SIG_UNBLOCK);
-  watching = 0;
+  autoreap_forget();
 }
 
 void signals_forked(void) {
-  sigset_t none;
-  if (watching)
-    set_default(SIGCHLD);
+  autoreap_forget();
   for (int i = 1; nchanged > 0 && i < NSIG; i++)
-    if (i != SIGCHLD && sigismember(&changed, i))
+    if (sigismember(&changed, i))
       set_default(i);
   if (has_altstack) {
     stack_t off = {.ss_flags = SS_DISABLE};
     sigaltstack(&off, NULL);
+    has_altstack = 0;
   }
+  if (!blocked)
+    return;
+  sigset_t none;
   sigemptyset(&changed);
-  nchanged = has_altstack = watching = 0;
-  nhints = 0;
+  nchanged = blocked = 0;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -1,72 +1,77 @@
-/* Slots in shared memory. Runs in templates and clones. A clone can write where it likes
- * in these mappings; the template therefore believes nothing it reads there but a length
- * that it compares with the maximum, and octets. */
+/* Slots in shared memory. Runs in templates and clones. Births are kept from clones
+ * (MADV_DONTFORK): what stands there decides whom the parent takes for its child. */
 #include "template/slots.h"
 
-#include <stdlib.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-
-enum { SLOTS_FIRST = 64, SLOTS_STEP = 1024 };
+#include <sys/stat.h>
 
 static int find_step(const struct slots *s, uint32_t index) {
-  int i = s->nsteps - 1;
-  while (i > 0 && s->first[i] > index)
-    i--;
-  return i;
+  for (int i = s->nsteps - 1; i >= 0; i--)
+    if (index >= s->first[i] && index - s->first[i] < s->count[i])
+      return i;
+  return -1;
+}
+
+volatile uint32_t *slots_birth(const struct slots *s, uint32_t index) {
+  int i = find_step(s, index);
+  return i < 0 ? NULL : s->births[i] + (index - s->first[i]);
 }
 
 struct slot *slots_at(const struct slots *s, uint32_t index) {
   int i = find_step(s, index);
-  return s->heads[i] + (index - s->first[i]);
+  return i < 0 ? NULL : s->heads[i] + (index - s->first[i]);
 }
 
 char *slots_text(const struct slots *s, uint32_t index) {
   int i = find_step(s, index);
-  return s->texts[i] + (size_t)(index - s->first[i]) * SLOT_TEXT_MAX;
+  if (i < 0)
+    return NULL;
+  char *texts = (char *)s->heads[i] + slot_heads_size(s->count[i]);
+  return texts + (size_t)(index - s->first[i]) * SLOT_TEXT_MAX;
 }
 
-static size_t heads_size(uint32_t count) {
-  return count * sizeof(struct slot); /* a multiple of the page for 64 and 1,024 */
+/* A mapping past the end of its file would be a signal at the first touch. */
+static void *map(int fd, size_t size) {
+  struct stat st;
+  if (fstat(fd, &st) < 0)
+    return MAP_FAILED;
+  if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < size) {
+    errno = EINVAL;
+    return MAP_FAILED;
+  }
+  return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 }
 
-static int grow(struct slots *s) {
-  if (s->nsteps == SLOTS_STEPS_MAX)
-    return 0;
+int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd, int words_fd) {
   int i = s->nsteps;
-  uint32_t first = i ? s->first[i - 1] + s->count[i - 1] : 0;
-  uint32_t count = i == 0 ? SLOTS_FIRST : i < 4 ? SLOTS_STEP : s->count[i - 1] * 2;
-  size_t size = heads_size(count) + (size_t)count * SLOT_TEXT_MAX;
-  uint32_t *stack = realloc(s->free, (first + count) * sizeof *stack);
-  if (!stack)
+  if (count == 0 || count > slot_step_count(SLOT_STEPS_MAX - 1))
+    return -EINVAL;
+  if (find_step(s, first) >= 0)
     return 0;
-  s->free = stack;
-  char *map = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                   MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (map == MAP_FAILED)
-    return 0;
-  s->heads[i] = (struct slot *)(void *)map;
-  s->texts[i] = map + heads_size(count);
+  if (i == SLOT_STEPS_MAX)
+    return -E2BIG;
+  void *births = map(births_fd, slot_births_size(count));
+  if (births == MAP_FAILED)
+    return -errno;
+  void *words = map(words_fd, slot_words_size(count));
+  if (words == MAP_FAILED) {
+    int error = errno;
+    munmap(births, slot_births_size(count));
+    return -error;
+  }
+#ifdef MADV_DONTFORK
+  (void)madvise(births, slot_births_size(count), MADV_DONTFORK);
+#endif
+  s->births[i] = births;
+  s->heads[i] = words;
   s->first[i] = first;
   s->count[i] = count;
   s->nsteps++;
-  for (uint32_t k = count; k-- > 0;)
-    slots_put(s, first + k);
-  return 1;
-}
-
-uint32_t slots_get(struct slots *s) {
-  if (s->nfree == 0 && !grow(s))
-    return SLOT_NONE;
-  uint32_t index = s->free[--s->nfree];
-  memset(slots_at(s, index), 0, sizeof(struct slot));
-  return index;
-}
-
-void slots_put(struct slots *s, uint32_t index) {
-  s->free[s->nfree++] = index;
+  return 0;
 }
 
 void slots_forked(struct slots *s) {
-  memset(s, 0, sizeof *s);
+  s->nsteps = 0; /* the mappings of births are not here; those of words stay, unused */
 }

@@ -10,8 +10,8 @@
  * which has the same type (its id and nfds are 0); the last one has no FRAME_MORE. A body
  * in parts counts as one command.
  *
- * Each process counts the commands it has executed (every frame but ACK; a body in parts
- * once; the inner commands of a FORK count for the new process, which begins at 0).
+ * Each process counts the commands it has executed (a body in parts once; the inner
+ * commands of a FORK count for the new process, which begins at 0).
  * DONE n says that the first n are executed.
  */
 #ifndef WIRE_PROTO_H
@@ -45,26 +45,21 @@ enum command_type {
   CMD_EVAL = 3,      /* u32 argc, str code, argc str; perhaps str name of the chunk */
   CMD_ARG = 4,       /* body: one string argument */
   CMD_FD = 5,        /* nfds handle arguments, in order; no body */
-  CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, stdio handles, then
-                        those of the inner commands */
-  CMD_RUN = 7,       /* id: see REAPER. body: function name. nfds 0, or 1: report channel */
+  CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, the memory of
+                        OPT_SLOT_STEP, stdio handles, those of the inner commands */
+  CMD_RUN = 7,       /* body: function name */
   CMD_SETENV = 8,    /* str name, str value (none: unset) */
   CMD_CHDIR = 9,     /* body: path */
   CMD_LIMIT = 10,    /* n times: u32 enum proto_limit, u32 0, u64 value (~0: infinity) */
   CMD_SEAL = 11,     /* id: enum mf_seal_flags */
   CMD_TAKE_ARGS = 12,/* forget the arguments received so far */
-  CMD_MEMORY = 13,   /* id 0: of this process, else of its clone with that id */
-  CMD_CLOSE = 14,    /* serve no more; exit 0 when the last clone has ended */
-  CMD_ACK = 15,      /* n times u64 id: exit reports received. Not counted */
-  CMD_WHO = 16,      /* answer with ANS_HELLO */
+  CMD_MEMORY = 13,   /* id 0: of this process; else of its clone with that id: u32 pid,
+                        u32 slot (PROTO_NO_SLOT: none) */
+  CMD_CLOSE = 14,    /* exit with 0 */
+  CMD_WHO = 16,      /* id: pid of the owner from now on. Answer with ANS_HELLO. fds: the
+                        read end of the owner's leash, or none */
   CMD_LAST = CMD_WHO
 };
-/* REAPER. A process that is given RUN with a report channel, or while clones of it still run
- * (dead ones whose report is not acknowledged don't count: the parent knows their end),
- * forks once more: the new process takes the socket and runs the function (its pid is in
- * RUNNING); the old one drops the socket, goes on reporting the exits of its clones on the
- * report channel (reads ACK there; with no channel it reaps in silence), the runner's own
- * exit under the id of the RUN frame, and exits 0 when all have ended. */
 
 /* Options of SETUP and FORK: u8 tag, u32 length, value; repeated. */
 enum option_tag {
@@ -82,8 +77,16 @@ enum option_tag {
   OPT_COMMANDS = 13, /* frames which the new process executes before it reads its socket
                         (FORK; last; only ARG, FD, RUN) */
   OPT_DUMPABLE = 14, /* u8 enum mf_dumpable */
-  OPT_LAST = OPT_DUMPABLE
+  OPT_PIPE_LEASH = 15, /* u8 1: the thread that made this process may end before its process;
+                          the pipe is the leash (SETUP) */
+  OPT_SLOT = 16,       /* u32: the new process is to be a child of this one's parent, which
+                          finds its pid and last words in that slot (FORK) */
+  OPT_SLOT_STEP = 17,  /* u32 first, u32 count: slots of which the template may not know yet.
+                          Two descriptors: births, then words (wire/slots.h) (FORK) */
+  OPT_INTRODUCE = 18,  /* u8 1: the new process says ANS_HELLO before anything else (FORK) */
+  OPT_LAST = OPT_INTRODUCE
 };
+#define PROTO_NO_SLOT 0xffffffffu
 
 enum proto_limit {
   LIMIT_CPU = 1, LIMIT_AS, LIMIT_NOFILE, LIMIT_CORE, LIMIT_FSIZE, LIMIT_NPROC,
@@ -97,18 +100,16 @@ enum proto_limit {
 /* Process to parent. Never with descriptors. */
 enum answer_type {
   ANS_HELLO = 64,   /* id: pid. u32 magic, u16 version, u16 0, u64 commands executed, build.
-                       The first 8 bytes are the same in every version */
-  ANS_DONE = 65,    /* id: n. no body. Sent, coalesced, before it waits for more */
-  ANS_FORKED = 66,  /* id: of the FORK. body: u32 pid. With an inner RUN it may come a few
-                       milliseconds late, after RUNNING */
+                       The first 8 bytes are the same in every version. The answer to SETUP
+                       and WHO, and the first word of a clone that was asked to introduce
+                       itself, or that is no child of its template's parent */
+  ANS_DONE = 65,    /* id: n. no body. Sent, coalesced, before it waits for more; not for a
+                       FORK with an inner RUN and a slot: *running* tells that one */
   ANS_FORK_FAILED = 67, /* id: of the FORK. failure (below) */
   ANS_FAILED = 68,  /* id: number of the failed command, from 1. failure. Nothing is executed
-                       any more; the process exits 1 after its last clone */
+                       any more; the process exits with 1 */
   ANS_RUNNING = 69, /* id: pid. no body. The function is entered next; every byte after
                        this frame is the user's */
-  ANS_EXITED = 70,  /* id: of the FORK. u32 pid, u32 wait status (as waitpid), u64 utime_us,
-                       u64 stime_us, u64 maxrss_bytes, str last words (message and
-                       traceback of the function's error, or none) */
   ANS_MEMORY = 71,  /* id: as asked. u32 errno, u32 0, u64 pss, uss, rss, shared, lua */
   ANS_LAST = ANS_MEMORY
 };

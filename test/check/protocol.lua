@@ -63,6 +63,7 @@ local written = {
   PROTO_MAGIC = {"0x314b464du", "0x314b464d"},
   PROTO_VERSION = {"2", "version 2"},
   PROTO_PAYLOAD_MAX = {"(UINT64_C(4) << 30)", "4 GiB"},
+  PROTO_NO_SLOT = {"0xffffffffu", "0xffffffff"},
   PROTO_NO_STR = {"0xffffffffu", "0xffffffff"},
   PROTO_BOOT_ARG = {'"--moonfork-template="', "--moonfork-template="},
   PROTO_BOOT_CONTROL_FD = {"3", "descriptor 3"},

@@ -14,6 +14,7 @@
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
+local templates = require "templates"
 
 local CALLS = math.tointeger(tonumber(arg and arg[1] or os.getenv "CHAOS_CALLS" or 4000))
 local SEED = math.tointeger(tonumber(arg and arg[2] or os.getenv "CHAOS_SEED" or os.time()))
@@ -56,13 +57,11 @@ end
 -- A worker, or the template that forked it; only what descends from this process.
 local function victim(pids)
   local pid = pids[math.random(#pids)]
-  local all = kit.processes()
-  local p = pid and all[pid]
+  local p = pid and kit.processes()[pid]
   if not p then return nil end
   if math.random(12) > 1 then return pid end
-  local parent = all[p.ppid]
-  if parent and p.ppid ~= kit.getpid() and parent.ppid == kit.getpid() then return p.ppid end
-  return pid
+  local all = templates.list()
+  return all[math.random(math.max(#all, 1))] or pid
 end
 
 local function fault(pids, counts)

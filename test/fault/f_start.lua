@@ -55,7 +55,7 @@ for _, errno in ipairs{"EAGAIN", "ENOMEM"} do
     t.eq(bad, injected:detach(), "as many as were injected")
     t.eq({good, bad}, {32, 8})
     t.eq(template:pid(), pid, "the same template")
-    t.eq((t.ask(template:fork(), "return require('testkit').getppid()")), pid)
+    t.eq((t.ask(template:fork(), "return require('testkit').getppid()")), kit.getpid())
     s:forget(pid)
     template:close()
   end)

@@ -9,9 +9,7 @@
 #undef NDEBUG /* its asserts are the test */
 #include "base/result.h"
 #include "template/commands.h"
-#include "template/runner.h"
 #include "template/serve.h"
-#include "template/signals.h"
 #include "wire/inbox.h"
 #include <assert.h>
 #include <errno.h>
@@ -33,7 +31,7 @@ static int done(struct server *s, struct command *c, unsigned type, enum phase p
   assert(c->type == type);
   assert(s->phase == phase);
   touch((struct text){(const char *)c->body, c->length});
-  if (s->phase != SERVE_FAILED)
+  if (s->phase != SERVE_ENDING)
     expected++;
   return 0;
 }
@@ -136,13 +134,7 @@ SIMPLE(cmd_who, CMD_WHO)
 
 int cmd_close(struct server *s, struct command *c) {
   done(s, c, CMD_CLOSE, SERVE_SERVING);
-  s->phase = SERVE_CLOSING;
-  return 0;
-}
-
-int cmd_ack(struct server *s, struct command *c) {
-  assert(s->phase != SERVE_BOOT && s->phase != SERVE_REAPING);
-  touch((struct text){(const char *)c->body, c->length});
+  s->phase = SERVE_ENDING;
   return 0;
 }
 
@@ -152,33 +144,12 @@ void server_fail_with(struct server *s, int code, int phase, int error,
                       const char *format, ...) {
   assert(code >= FAILURE_REMOTE && code <= FAILURE_CODE_LAST);
   assert(phase >= PHASE_START && phase <= PHASE_LAST);
-  s->phase = SERVE_FAILED;
+  s->phase = SERVE_ENDING;
 }
 void server_exit(struct server *s, int code) {
   abort();
 }
 void server_title(struct server *s, const char *kind) {
-}
-void runner_retire(struct server *s) {
-}
-void leash_prepare(struct leash *l) {
-}
-void leash_rest(struct leash *l) {
-}
-int signals_take_hints(pid_t *ret_pids, int max) {
-  return 0;
-}
-void children_look(struct children *c, const pid_t *hints, int nhints) {
-}
-int children_delay_ms(const struct children *c) {
-  return -1;
-}
-int children_report(struct children *c, struct connection *conn) {
-  return 0;
-}
-void children_reap_unheard(struct children *c) {
-}
-void children_pull_leash(struct children *c) {
 }
 
 /* ---- a connection without a socket ---- */
@@ -191,7 +162,7 @@ static void serve_frames(struct server *s) {
     for (int i = 0; i < f.nfds; i++)
       fdset_push(&fds, -1);
     assert(serve_frame(s, &f, &fds, 0) == 0);
-    assert(s->conn.executed >= expected || s->phase == SERVE_FAILED);
+    assert(s->conn.executed >= expected || s->phase == SERVE_ENDING);
     assert(fds.n == 0);
   }
 }
@@ -222,7 +193,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   memset(&server, 0, offsetof(struct server, failure));
   expected = 0;
   connection_open(&server.conn, -1);
-  server.phase = data[0] % SERVE_REAPING;
+  server.phase = data[0] % SERVE_COUNT;
   feed(&server, data + 1, size - 1);
   gather_deinit(&server.gather);
   inbox_deinit(&server.conn.in);

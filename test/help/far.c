@@ -145,8 +145,6 @@ void far_error(struct far *f, struct far_node *n, int i, int entered) {
 }
 
 void far_die(struct far *f, struct far_node *n, int status) {
-  struct far_node *parent = n->parent >= 0 ? f->node[n->parent] : NULL;
-  struct buf b;
   if (n->kind == FAR_DEAD)
     return;
   n->kind = FAR_DEAD;
@@ -154,16 +152,6 @@ void far_die(struct far *f, struct far_node *n, int status) {
     sim_hang_up(f->sim, n->fd);
   n->fd = -1;
   sim_end_process(f->sim, n->pid, status);
-  if (!parent || parent->kind == FAR_DEAD)
-    return;
-  buf_init(&b, 100);
-  buf_put_u32(&b, (uint32_t)n->pid);
-  buf_put_u32(&b, (uint32_t)status);
-  buf_put_u64(&b, 1);
-  buf_put_u64(&b, 2);
-  buf_put_u64(&b, 3);
-  buf_put_str(&b, NULL, 0);
-  say_buf(f, parent, ANS_EXITED, n->id, &b);
 }
 
 /* ---- what is read ---- */
@@ -205,10 +193,22 @@ static void say_failure(struct far *f, struct far_node *n, unsigned type, uint64
   say_buf(f, n, type, id, &b);
 }
 
+static int introduces(const struct frame *fork) {
+  struct reader r;
+  int found = 0;
+  reader_init(&r, fork->body, fork->length);
+  while (reader_left(&r)) {
+    size_t n;
+    found |= reader_u8(&r) == OPT_INTRODUCE;
+    reader_str(&r, &n);
+  }
+  return found;
+}
+
 static void fork_node(struct far *f, struct far_node *n, const struct frame *c,
                       const int *fds) {
+  unsigned char hello[HELLO_ROOM];
   struct far_node *child;
-  unsigned char pid[4];
   struct reader r;
   struct frame inner;
   const unsigned char *p;
@@ -220,9 +220,9 @@ static void fork_node(struct far *f, struct far_node *n, const struct frame *c,
     return;
   }
   child = node_new(f, f->sim->next_pid++, fds[0], index_of(f, n), c->id);
-  for (int i = 0; i < 4; i++)
-    pid[i] = (unsigned char)(child->pid >> (8 * i));
-  far_say(f, n, ANS_FORKED, c->id, pid, 4);
+  sim_fork(f->sim, n->fd, c, fds, child->pid);
+  if (introduces(c))
+    far_say(f, child, ANS_HELLO, (uint64_t)child->pid, hello, hello_body(hello, 0));
   reader_init(&r, c->body, c->length);
   while (reader_left(&r)) {
     unsigned tag = reader_u8(&r);
@@ -277,8 +277,7 @@ static void execute(struct far *f, struct far_node *n, const struct frame *c,
     far_die(f, n, 0);
     return;
   }
-  if (c->type != CMD_ACK)
-    n->executed++;
+  n->executed++;
 }
 
 static void hear(struct far_node *n, const struct frame *c) {

@@ -61,7 +61,7 @@ void far_fail(struct far *f, struct far_node *n);  /* HELLO and FAILED, and ends
 void far_result(struct far *f, struct far_node *n, int i,
                 const char *text); /* i-th call */
 void far_error(struct far *f, struct far_node *n, int i, int entered);
-/* It ends, by waitpid's status; reported by its template when that lives. */
+/* It ends, by waitpid's status. */
 void far_die(struct far *f, struct far_node *n, int status);
 
 #endif

@@ -1,6 +1,8 @@
 #include "sim.h"
 
 #include "base/result.h"
+#include "wire/proto.h"
+#include "wire/slots.h"
 #undef NDEBUG /* its asserts are part of the tests */
 #include <assert.h>
 #include <errno.h>
@@ -125,7 +127,8 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
 }
 
 static int op_name_writers(struct seam *seam, int fd, int on) {
-  return self(seam)->certifies ? 0 : -ENOSYS;
+  at(self(seam), fd)->named = on;
+  return 0;
 }
 
 static int op_refuse_fds(struct seam *seam, int fd, int on) {
@@ -133,10 +136,17 @@ static int op_refuse_fds(struct seam *seam, int fd, int on) {
 }
 
 static ssize_t op_read_from(struct seam *seam, int fd, void *data, size_t n,
-                            struct fdset *fds, pid_t *ret_writer) {
+                            struct fdset *fds, struct sock_writer *ret_writer) {
   struct sim *s = self(seam);
-  *ret_writer = s->fd[at(s, fd)->peer].writer;
-  return op_read(seam, fd, data, n);
+  int pid = at(s, fd)->named ? s->fd[at(s, fd)->peer].pid : 0;
+  ssize_t got = op_read(seam, fd, data, n);
+  *ret_writer = (struct sock_writer){0, -1};
+  if (got > 0 && pid > 0) {
+    int i = fd_new(s, SIM_PIDFD);
+    s->fd[i].pid = pid;
+    *ret_writer = (struct sock_writer){pid, SIM_FD_BASE + i};
+  }
+  return got;
 }
 
 static ssize_t op_recv(struct seam *seam, int fd, const struct iovec *iov, int niov,
@@ -159,6 +169,35 @@ static ssize_t op_recv(struct seam *seam, int fd, const struct iovec *iov, int n
     fdset_push(fds, f->fds[i] < 0 ? -1 : SIM_FD_BASE + f->fds[i]);
   f->nfds = 0;
   return total;
+}
+
+static int op_dup(struct seam *seam, int fd) {
+  struct sim *s = self(seam);
+  int i = fd_new(s, at(s, fd)->kind);
+  s->fd[i].memory = at(s, fd)->memory;
+  return SIM_FD_BASE + i;
+}
+
+static int op_share(struct seam *seam, size_t size, int *ret_fd, void **ret_map) {
+  struct sim *s = self(seam);
+  int i;
+  if (s->share_error)
+    return s->share_error;
+  i = fd_new(s, SIM_MEMORY);
+  s->inside++;
+  s->fd[i].memory = calloc(1, size);
+  s->inside--;
+  s->nshared++;
+  *ret_fd = SIM_FD_BASE + i;
+  *ret_map = s->fd[i].memory;
+  assert(s->nmemories < SIM_MEMORIES);
+  s->memories[s->nmemories++] = s->fd[i].memory;
+  return 0;
+}
+
+static void op_unshare(struct seam *seam, void *map, size_t size) {
+  (void)map, (void)size;
+  self(seam)->nshared--; /* the far side may have it still */
 }
 
 static void op_widen(struct seam *seam, int fd, int n) {
@@ -221,6 +260,7 @@ static int op_spawn(struct seam *seam, const struct proc_spawn *spawn, pid_t *re
   s->fd[copy].peer = at(s, spawn->control_fd)->peer;
   s->fd[s->fd[copy].peer].peer = copy;
   s->spawned_control = copy;
+  s->fd[copy].pid = s->next_pid;
   *ret_pid = s->next_pid;
   s->children[s->next_pid++] = 1;
   if (s->on_spawn)
@@ -242,6 +282,8 @@ static int op_kill(struct seam *seam, int pidfd, pid_t pid, int signum) {
   struct sim *s = self(seam);
   if (s->ended[pid])
     return -ESRCH;
+  if (signum == 0)
+    return 0;
   s->last_signal = signum;
   s->last_signal_pid = (int)pid;
   if (s->on_kill)
@@ -249,17 +291,7 @@ static int op_kill(struct seam *seam, int pidfd, pid_t pid, int signum) {
   return 0;
 }
 
-static int op_is_child(struct seam *seam, int pidfd, pid_t pid, int parent_pidfd,
-                       pid_t parent) {
-  struct sim *s = self(seam);
-  if (!s->certifies)
-    return -ENOSYS;
-  if (s->ended[parent])
-    return -ESRCH;
-  return s->parent_of[pid] == parent;
-}
-
-static int op_reap(struct seam *seam, pid_t pid, struct proc_status *ret) {
+static int op_reap(struct seam *seam, int pidfd, pid_t pid, struct proc_status *ret) {
   struct sim *s = self(seam);
   memset(ret, 0, sizeof *ret);
   if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
@@ -271,8 +303,27 @@ static int op_reap(struct seam *seam, pid_t pid, struct proc_status *ret) {
   return 0;
 }
 
+static int op_peek(struct seam *seam, int pidfd, pid_t pid) {
+  struct sim *s = self(seam);
+  if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
+    return -ECHILD;
+  return s->ended[pid] ? 0 : MF_AGAIN;
+}
+
+static int op_is_careless(struct seam *seam) {
+  return self(seam)->careless;
+}
+
+static void op_note_thief(struct seam *seam) {
+  self(seam)->thief = 1;
+}
+
 static int op_status(struct seam *seam, int pidfd, pid_t pid, int *ret_status) {
-  return -ENODATA;
+  struct sim *s = self(seam);
+  if (!s->tells_status || !s->ended[pid])
+    return -ENODATA;
+  *ret_status = s->status[pid];
+  return 0;
 }
 
 /* ---- memory ---- */
@@ -349,6 +400,9 @@ static const struct seam_ops ops = {
     .read_from = op_read_from,
     .refuse_fds = op_refuse_fds,
     .recv = op_recv,
+    .dup = op_dup,
+    .share = op_share,
+    .unshare = op_unshare,
     .widen = op_widen,
     .hung_up = op_hung_up,
     .refuse = op_refuse,
@@ -360,8 +414,10 @@ static const struct seam_ops ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
-    .is_child = op_is_child,
     .reap = op_reap,
+    .peek = op_peek,
+    .is_careless = op_is_careless,
+    .note_thief = op_note_thief,
     .status = op_status,
     .measure = op_measure,
     .measured = op_measured,
@@ -388,7 +444,11 @@ int sim_free(struct sim *s) {
   for (i = 0; i < s->nfd; i++)
     buf_deinit(&s->fd[i].rx);
   for (i = 0; i < s->nfd; i++)
-    open += s->fd[i].kind == SIM_PIDFD && !s->fd[i].closed;
+    open += (s->fd[i].kind == SIM_PIDFD || s->fd[i].kind == SIM_MEMORY) && !s->fd[i].closed &&
+            !s->fd[i].sent;
+  open += s->nshared;
+  for (i = 0; i < s->nmemories; i++)
+    free(s->memories[i]);
   free(s);
   return open;
 }
@@ -475,6 +535,73 @@ void sim_hang_up(struct sim *s, int far) {
 void sim_end_process(struct sim *s, int pid, int status) {
   s->ended[pid] = 1;
   s->status[pid] = status;
+}
+
+static struct reader options_of(const struct frame *fork) {
+  struct reader r;
+  reader_init(&r, fork->body, fork->length);
+  return r;
+}
+
+/* Where its slot is: an index into s->slots, or -1. */
+static int find_slot(struct sim *s, int far, const struct frame *fork, const int *fds,
+                     uint32_t *ret_slot) {
+  struct reader r = options_of(fork);
+  uint32_t slot = PROTO_NO_SLOT;
+  while (reader_left(&r)) {
+    unsigned tag = reader_u8(&r);
+    size_t n;
+    const unsigned char *p = (const unsigned char *)reader_str(&r, &n);
+    struct reader value;
+    reader_init(&value, p, n);
+    if (tag == OPT_SLOT)
+      slot = reader_u32(&value);
+    if (tag != OPT_SLOT_STEP || !fds)
+      continue;
+    assert(s->nslots < SIM_MEMORIES);
+    s->slots[s->nslots].far = far;
+    s->slots[s->nslots].first = reader_u32(&value);
+    s->slots[s->nslots].count = reader_u32(&value);
+    s->slots[s->nslots].births = s->fd[fds[1]].memory;
+    s->slots[s->nslots++].words = s->fd[fds[2]].memory;
+    s->fd[fds[1]].closed = s->fd[fds[2]].closed = 1;
+  }
+  *ret_slot = slot;
+  for (int i = 0; slot != PROTO_NO_SLOT && i < s->nslots; i++)
+    if (s->slots[i].far == far && slot >= s->slots[i].first &&
+        slot - s->slots[i].first < s->slots[i].count)
+      return i;
+  return -1;
+}
+
+int sim_fork(struct sim *s, int far, const struct frame *fork, const int *fds, int pid) {
+  uint32_t slot;
+  int i = find_slot(s, far, fork, fds, &slot);
+  if (fds && fds[0] >= 0)
+    s->fd[fds[0]].pid = pid;
+  if (i < 0)
+    return 0;
+  s->slots[i].births[slot - s->slots[i].first] = (uint32_t)pid;
+  s->children[pid] = 1;
+  return 1;
+}
+
+volatile uint32_t *sim_birth(struct sim *s, int far, const struct frame *fork) {
+  uint32_t slot;
+  int i = find_slot(s, far, fork, NULL, &slot);
+  assert(i >= 0);
+  return &s->slots[i].births[slot - s->slots[i].first];
+}
+
+void sim_last_words(struct sim *s, int far, const struct frame *fork, const char *text) {
+  uint32_t slot;
+  int i = find_slot(s, far, fork, NULL, &slot);
+  assert(i >= 0);
+  uint32_t at = slot - s->slots[i].first;
+  struct slot *heads = s->slots[i].words;
+  char *texts = (char *)heads + slot_heads_size(s->slots[i].count);
+  memcpy(texts + (size_t)at * SLOT_TEXT_MAX, text, strlen(text));
+  heads[at].text_size = (uint32_t)strlen(text);
 }
 
 int sim_command(struct sim *s, int far, struct frame *ret, int *ret_fds) {

@@ -8,20 +8,21 @@
 #include "parent/seam.h"
 #include "wire/frame.h"
 
-enum { SIM_FD_BASE = 1 << 24, SIM_FDS = 4096, SIM_QUEUE = 64 };
+enum { SIM_FD_BASE = 1 << 24, SIM_FDS = 4096, SIM_QUEUE = 64, SIM_MEMORIES = 1024 };
 
 struct sim_fd {
-  enum { SIM_FREE, SIM_SOCKET, SIM_PIDFD } kind;
+  enum { SIM_FREE, SIM_SOCKET, SIM_PIDFD, SIM_MEMORY } kind;
   int peer;              /* socket: index of the other end */
   int closed;            /* by its holder */
   int sent;              /* travels, or has travelled, to another process */
   int refused;           /* its holder wants to read no more */
-  int writer;            /* the process that writes to it, as the kernel would say; 0: it won't */
+  int named;             /* its holder asked who writes */
   size_t flood;          /* so many octets come again as soon as they are read, for ever */
   size_t nread;          /* octets that its holder has read */
   struct buf rx;         /* what the other end wrote */
   int fds[SIM_QUEUE], nfds; /* descriptors sent along, as indices */
-  int pid;               /* pidfd */
+  int pid;               /* pidfd; socket: who writes there, 0: the kernel does not tell */
+  void *memory;          /* shared */
   struct watch *watch;
 };
 
@@ -32,10 +33,20 @@ struct sim {
   struct sim_fd fd[SIM_FDS];
   int nfd;
   int next_pid;
-  int certifies;         /* the kernel tells of writers and parents */
-  int parent_of[SIM_FDS]; /* by pid */
   int ended[SIM_FDS], status[SIM_FDS]; /* by pid: has it ended, how */
-  int children[SIM_FDS];               /* pids that were spawned and not reaped */
+  int children[SIM_FDS];               /* pids of our children that were not reaped */
+  int careless, thief;                 /* the host reaps what comes; that was noticed */
+  int tells_status;                    /* a pidfd tells the status of what others reaped */
+  int share_error;
+  struct {                             /* shared memory as templates know it */
+    int far;                           /* the template's end */
+    uint32_t first, count;
+    uint32_t *births;
+    void *words;
+  } slots[SIM_MEMORIES];
+  int nslots, nshared;
+  void *memories[SIM_MEMORIES];
+  int nmemories;
   int last_signal, last_signal_pid;
   void (*on_kill)(struct sim *s, int pid, int signum); /* or NULL */
   void (*on_spawn)(struct sim *s, int pid, int control); /* or NULL */
@@ -46,7 +57,7 @@ struct sim {
   size_t send_limit;   /* most octets one send takes; 0: all */
   int full;            /* sends take nothing for now */
   size_t room;         /* octets that are taken before it is full; 0: no matter */
-  int inside;          /* the world works, whose own memory never runs out */
+  volatile int inside; /* the world works, whose own memory never runs out */
 };
 
 struct sim *sim_new(void);
@@ -66,6 +77,13 @@ void sim_answer(struct sim *s, int far, unsigned type, uint64_t id, const void *
 void sim_octets(struct sim *s, int far, const void *data, size_t n);
 void sim_hang_up(struct sim *s, int far);
 void sim_end_process(struct sim *s, int pid, int status);
+/* The process at `far` executes that FORK: the clone is pid. 1: it is our child, whose number
+ * stands in its slot; 0: it is the template's. */
+int sim_fork(struct sim *s, int far, const struct frame *fork, const int *fds, int pid);
+/* Where the number of that clone stands. */
+volatile uint32_t *sim_birth(struct sim *s, int far, const struct frame *fork);
+/* The texts of the slot that the FORK names, for last words; or NULL. */
+void sim_last_words(struct sim *s, int far, const struct frame *fork, const char *text);
 /* The next whole command that the core wrote to this end. 0: none. Its descriptors' indices go
  * to ret_fds. body is valid until the next call for that end. */
 int sim_command(struct sim *s, int far, struct frame *ret, int *ret_fds);

@@ -18,6 +18,7 @@
 local fkit = require "faultkit"
 local kit = require "testkit"
 local story = require "story"
+local templates = require "templates"
 
 local standing = {}
 local S = {}
@@ -30,6 +31,7 @@ local marker = ("%d-%.6f"):format(kit.getpid(), kit.now())
 kit.setenv("MOONFORK_STORY", marker)
 
 local fork
+local default -- the pid of the default template
 
 local function read_file(path)
   local f = io.open(path, "rb")
@@ -104,7 +106,13 @@ end
 
 --- The process that forks for fork.new().
 function standing.default_template(t)
-  return (t.ask(fork.new(), "return require('testkit').getppid()"))
+  local started = templates.started_by(function()
+    local p = fork.new()
+    t.got(p:run "type"):close()
+    t.status(p)
+  end)
+  default = started or default
+  return default
 end
 
 --- The pid of a process that has not run: known some time after it was asked for.

@@ -4,6 +4,7 @@
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
+local templates = require "templates"
 
 story.test("AF-05 the fork point is a position in the command stream", function(t)
   local p = fork.new()
@@ -127,7 +128,11 @@ end)
 
 story.test("AF-48 a dead default template fails what waits for it, and is replaced",
   {new_template = true}, function(t)
-    local template = t.ask(fork.new(), "return require'testkit'.getppid()")
+    local image
+    local template = templates.started_by(function()
+      fork.reset()
+      image = t.ask(fork.new(), "return tostring(package.loaded)")
+    end)
     kit.kill(template, kit.SIGSTOP)
     local failures = {}
     local waiting = {}
@@ -142,18 +147,21 @@ story.test("AF-48 a dead default template fails what waits for it, and is replac
       t.error(failures[i], "TEMPLATE_DIED")
       t.eq(failures[i].started, "no")
     end
-    local fresh = t.ask(fork.new(), "return require'testkit'.getppid()")
-    t.ok(fresh ~= template)
+    t.ok(t.ask(fork.new(), "return tostring(package.loaded)") ~= image)
   end)
 
 story.test("AF-48 an idle default template that died is replaced too", {new_template = true},
   function(t)
     for _, signum in ipairs {kit.SIGKILL, kit.SIGTERM, kit.SIGSEGV} do
-      local template = t.ask(fork.new(), "return require'testkit'.getppid()")
+      local image
+      local template = templates.started_by(function()
+        fork.reset()
+        image = t.ask(fork.new(), "return tostring(package.loaded)")
+      end)
       kit.kill(template, signum)
       t.within(5, function() return not t.alive(template) end)
       for _ = 1, 5 do fork.step(0.01) end
-      t.ok(t.ask(fork.new(), "return require'testkit'.getppid()") ~= template)
+      t.ok(t.ask(fork.new(), "return tostring(package.loaded)") ~= image)
     end
   end)
 

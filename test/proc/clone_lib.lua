@@ -221,8 +221,8 @@ story.test("exec: env, cwd, descriptors; pid and status are the program's", func
 end)
 
 -- doc/lua-api.md, "The leash is a descriptor".
-story.test("exec: the leash is the only descriptor that a program gets besides", function(t)
-  for leash, expected in pairs {kill = 1, term = 1, keep = 0} do
+story.test("exec: a program gets no descriptor of the library's", function(t)
+  for _, leash in ipairs {"kill", "term", "keep"} do
     local p = fork.new {leash = leash, stdout = "socket"}:eval [[
       function f()
         require "moonfork.clone".exec("ls", {"ls", "-l", "/proc/self/fd"})
@@ -230,14 +230,14 @@ story.test("exec: the leash is the only descriptor that a program gets besides",
     ]]
     local text = t.got(p:run "f"):read "a"
     t.eq(t.status(p).code, 0)
-    local pipes = 0
+    local seen = 0
     for fd, what in text:gmatch "(%d+) %-> (%S+)" do
-      if tonumber(fd) > 2 and not what:find "^/proc/" then -- the folder that ls reads
-        t.match(what, "^pipe:", leash)
-        pipes = pipes + 1
+      seen = seen + 1
+      if tonumber(fd) > 2 then
+        t.match(what, "^/proc/", leash) -- the folder that ls reads
       end
     end
-    t.eq(pipes, expected, leash)
+    t.ok(seen >= 3, text)
   end
 end)
 

@@ -142,7 +142,7 @@ story.test("PF-30 priority, session, group and mask of file modes are inherited"
   t.eq(nice, 5)
   t.eq(mask, tonumber("027", 8))
   t.eq(session, kit.getsid())
-  t.eq(parent, template:pid())
+  t.eq(parent, kit.getpid())
   t.eq(group, kit.getpgid(parent))
   local apart, own = t.ask(template:fork{session = "new"}, [[
     local kit = require "testkit"

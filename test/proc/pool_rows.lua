@@ -3,6 +3,7 @@
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
+local templates = require "templates"
 
 local FUNCTIONS = [[
   local clone = require "moonfork.clone"
@@ -639,16 +640,19 @@ story.test("events of all workers reach on_event; asynchronous pools", {needs = 
 end)
 
 story.test("a template that is started again has all that the first one had", function(t)
-  local pool = fork.new_exec {env = {STORY_A = "1", STORY_B = "2", STORY_C = "3", STORY_D = false},
+  local pool, first
+  local template = templates.started_by(function()
+    pool = fork.new_exec {env = {STORY_A = "1", STORY_B = "2", STORY_C = "3", STORY_D = false},
     cwd = "/", name = "again"}:setenv("STORY_E", "5"):eval("x = ...", "argument"):eval [[
     function f()
       local kit = require "testkit"
       return {os.getenv "STORY_A", os.getenv "STORY_B", os.getenv "STORY_C", os.getenv "STORY_E",
-        x, kit.getcwd(), kit.getppid()}
+        x, kit.getcwd(), tostring(package.loaded)} -- an address: another in each template
     end
   ]]:pool("f", {max = 1, backoff = {min = 0.01, max = 0.05}})
-  local first = t.got(pool())
-  kit.kill(first[7], kit.SIGKILL)
+    first = t.got(pool())
+  end)
+  kit.kill(template, kit.SIGKILL)
   kit.kill(pool:pids()[1], kit.SIGKILL)
   local again
   t.within(10, function()

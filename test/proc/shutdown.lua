@@ -6,6 +6,7 @@
 -- A template that was closed in an endless eval went on using a whole processor for ever.
 local story = require "story"
 local fork = require "moonfork"
+local templates = require "templates"
 local trouble = require "trouble"
 local kit = story.kit
 
@@ -115,10 +116,14 @@ end)
 
 story.test("reset ends a default template that is stopped", {deadline = 30, new_template = true},
 function(t)
-  local p = fork.new()
-  p:eval "x = 1"
-  local parent = t.ask(fork.new(), "return require 'moonfork.clone'.ppid()")
-  kit.kill(parent, 19)
+  local p
+  local template = templates.started_by(function()
+    fork.reset()
+    p = fork.new()
+    p:eval "x = 1"
+    t.ask(fork.new(), "return 1")
+  end)
+  kit.kill(template, 19)
   local late = fork.new()
   local outcome
   late:run("print", function(err) outcome = err or "entered" end)
@@ -126,7 +131,7 @@ function(t)
   late:close()
   fork.reset()
   ends_within(t, GRACE, fork.loop)
-  gone_within(t, parent, GRACE)
+  gone_within(t, template, GRACE)
   t.error(outcome, "CANCELLED")
   p:close()
 end)

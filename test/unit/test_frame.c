@@ -145,7 +145,7 @@ static void test_transcript_of_commands(void **state) {
 }
 
 static void test_transcript_of_answers(void **state) {
-  assert_int_equal(check_transcript("answers.frames"), 9);
+  assert_int_equal(check_transcript("answers.frames"), 6);
 }
 
 int main(void) {

@@ -232,7 +232,7 @@ static void test_memory_of_the_dead_is_in_bytes(void **state) {
   }
   assert_int_equal(read(told[0], &kilobytes, sizeof kilobytes), sizeof kilobytes);
   int r;
-  while ((r = proc_reap(pid, &status)) == MF_AGAIN)
+  while ((r = proc_reap(-1, pid, &status)) == MF_AGAIN)
     usleep(1000);
   assert_int_equal(r, 0);
 #ifndef __APPLE__
@@ -253,19 +253,19 @@ static void test_peek_then_reap(void **state) {
     close(hold[1]);
     _exit(read(hold[0], &c, 1) == 0 ? 9 : 1);
   }
-  assert_int_equal(proc_peek(pid), MF_AGAIN);
-  assert_int_equal(proc_reap(pid, &status), MF_AGAIN);
+  assert_int_equal(proc_peek(-1, pid), MF_AGAIN);
+  assert_int_equal(proc_reap(-1, pid, &status), MF_AGAIN);
   int pidfd = proc_pidfd(pid);
   fd_close(&hold[1]);
   siginfo_t info;
   assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
-  assert_int_equal(proc_peek(pid), 0);
-  assert_int_equal(proc_peek(pid), 0); /* looking takes nothing */
-  assert_int_equal(proc_reap(pid, &status), 0);
+  assert_int_equal(proc_peek(-1, pid), 0);
+  assert_int_equal(proc_peek(-1, pid), 0); /* looking takes nothing */
+  assert_int_equal(proc_reap(-1, pid, &status), 0);
   assert_int_equal(WEXITSTATUS(status.status), 9);
   assert_true(status.maxrss_bytes > 4096);
-  assert_int_equal(proc_reap(pid, &status), -ECHILD);
-  assert_int_equal(proc_peek(pid), -ECHILD);
+  assert_int_equal(proc_reap(-1, pid, &status), -ECHILD);
+  assert_int_equal(proc_peek(-1, pid), -ECHILD);
   if (pidfd >= 0)
     assert_int_equal(proc_kill(pidfd, pid, SIGKILL), -ESRCH);
   fd_close(&pidfd);
@@ -297,43 +297,6 @@ static void test_pidfd_signals_and_tells_the_status(void **state) {
     assert_int_equal(WTERMSIG(status), SIGTERM);
   assert_int_equal(proc_pidfd(pid), -ESRCH);
   fd_close(&pidfd);
-}
-
-/* A child, a grandchild, a stranger, and the child of one that has ended. */
-static void test_the_kernel_tells_whose_child_it_is(void **state) {
-  int ends[2], grandchild, pidfd, parent_pidfd;
-  assert_int_equal(pipe(ends), 0);
-  pid_t pid = fork();
-  if (pid == 0) {
-    grandchild = fork();
-    if (grandchild == 0)
-      for (;;)
-        pause();
-    if (write(ends[1], &grandchild, sizeof grandchild) < 0)
-      _exit(1);
-    for (;;)
-      pause();
-  }
-  assert_int_equal(read(ends[0], &grandchild, sizeof grandchild), sizeof grandchild);
-  pidfd = proc_pidfd(grandchild);
-  parent_pidfd = proc_pidfd(pid);
-  for (int with = 0; with < 2; with++) { /* with and without pidfds */
-    int child = with ? pidfd : -1, parent = with ? parent_pidfd : -1;
-    assert_int_equal(proc_is_child(parent, pid, -1, getpid()), 1);
-    assert_int_equal(proc_is_child(child, grandchild, parent, pid), 1);
-    assert_int_equal(proc_is_child(child, grandchild, -1, getpid()), 0);
-    assert_int_equal(proc_is_child(-1, 1, parent, pid), 0);
-  }
-  kill(pid, SIGKILL);
-  assert_int_equal(waitid(P_PID, (id_t)pid, NULL, WEXITED | WNOWAIT), 0);
-  assert_int_equal(proc_is_child(pidfd, grandchild, parent_pidfd, pid), -ESRCH);
-  assert_int_equal(proc_is_child(-1, grandchild, -1, pid), -ESRCH);
-  kill(grandchild, SIGKILL);
-  assert_int_equal(waitpid(pid, NULL, 0), pid);
-  fd_close(&pidfd);
-  fd_close(&parent_pidfd);
-  close(ends[0]);
-  close(ends[1]);
 }
 
 static void test_kill_never_means_a_group(void **state) {
@@ -705,7 +668,6 @@ int main(void) {
       census_test(test_peek_then_reap),
       census_test(test_pidfd_signals_and_tells_the_status),
       census_test(test_kill_never_means_a_group),
-      census_test(test_the_kernel_tells_whose_child_it_is),
       census_test(test_threads_are_counted),
       census_test(test_title_stays_within_the_arguments),
       census_test(test_random_differs),

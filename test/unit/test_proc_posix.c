@@ -43,11 +43,11 @@ static void test_spawned_program_is_killed_and_reaped(void **state) {
   struct proc_status status;
   pid_t pid;
   assert_int_equal(proc_spawn(&spawn, &pid), 0);
-  assert_int_equal(proc_peek(pid), MF_AGAIN);
+  assert_int_equal(proc_peek(-1, pid), MF_AGAIN);
   assert_int_equal(proc_kill(-1, pid, SIGKILL), 0);
   siginfo_t info;
   assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
-  assert_int_equal(proc_reap(pid, &status), 0);
+  assert_int_equal(proc_reap(-1, pid, &status), 0);
   assert_true(WIFSIGNALED(status.status) && WTERMSIG(status.status) == SIGKILL);
 }
 

@@ -5,6 +5,7 @@
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/boot.h"
+#include "parent/children.h"
 #include "parent/private.h"
 #include "parent/process.h"
 #include "unit.h"
@@ -58,9 +59,16 @@ static void answer_hello(struct story *s, int far, uint64_t pid) {
   sim_answer(s->sim, far, ANS_HELLO, pid, body, hello_body(body, 0));
 }
 
-static void answer_forked(struct story *s, int pid) {
-  unsigned char body[4] = {(unsigned char)pid, (unsigned char)(pid >> 8)};
-  sim_answer(s->sim, s->t_far, ANS_FORKED, s->q->id, body, sizeof body);
+/* The template executes the FORK that was written, as a template does: the clone's number
+ * stands in its slot, it introduces itself, and the template says how far it has come. */
+static void execute_fork(struct story *s) {
+  struct frame f;
+  int fds[SIM_QUEUE];
+  while (sim_command(s->sim, s->t_far, &f, fds))
+    if (f.type == CMD_FORK)
+      assert_int_equal(sim_fork(s->sim, s->t_far, &f, fds, 501), 1);
+  answer_hello(s, s->q_far, 501);
+  sim_answer(s->sim, s->t_far, ANS_DONE, s->t->nsent, NULL, 0);
 }
 
 static void answer_failure(struct story *s, int far, unsigned type, uint64_t id) {
@@ -76,22 +84,10 @@ static void answer_failure(struct story *s, int far, unsigned type, uint64_t id)
   buf_deinit(&b);
 }
 
-static void answer_exited(struct story *s, uint64_t id, int status) {
-  struct buf b;
-  buf_init(&b, 1000);
-  buf_put_u32(&b, 501);
-  buf_put_u32(&b, (uint32_t)status);
-  buf_put_u64(&b, 1);
-  buf_put_u64(&b, 2);
-  buf_put_u64(&b, 3);
-  buf_put_str(&b, NULL, 0);
-  sim_answer(s->sim, s->t_far, ANS_EXITED, id, buf_peek(&b), buf_size(&b));
-  buf_deinit(&b);
-}
-
 static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
+  children_forked(); /* what an earlier test left is no child of this one */
   s->home = home_new_on(&s->sim->seam);
   home_start(s->home);
   assert_int_equal(boot_exec(s->home, NULL, &s->t), 0);
@@ -123,7 +119,7 @@ static void write_fork(struct story *s) {
 
 static void serve(struct story *s) {
   write_fork(s);
-  answer_forked(s, 501);
+  execute_fork(s);
   sim_run(s->sim);
   assert_int_equal(s->q->state, SERVING);
 }
@@ -173,7 +169,7 @@ static void reach(struct story *s, enum state state) {
     break;
   case DEAD:
     serve(s);
-    answer_exited(s, s->q->id, 3 << 8);
+    sim_end_process(s->sim, 501, 3 << 8);
     sim_run(s->sim);
     break;
   case STATE_COUNT:
@@ -227,9 +223,6 @@ static int fire(struct story *s, enum event ev) {
     else
       process_event(s->q, ev, &f);
     break;
-  case EV_FORKED:
-    answer_forked(s, 501);
-    break;
   case EV_FORK_FAILED:
     answer_failure(s, s->t_far, ANS_FORK_FAILED, s->q->id);
     break;
@@ -250,9 +243,6 @@ static int fire(struct story *s, enum event ev) {
       sim_answer(s->sim, s->q_far, ANS_RUNNING, 501, NULL, 0);
     else
       process_event(s->q, ev, &zero);
-    break;
-  case EV_EXITED:
-    answer_exited(s, s->q->id, 7 << 8);
     break;
   case EV_EOF:
     if (has_socket(s))
@@ -300,12 +290,10 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
               [EV_KILL] = {FORKING},
               [EV_CLOSE] = {DEAD},
               [EV_HELLO] = {HELD},
-              [EV_FORKED] = {HELD},
               [EV_FORK_FAILED] = {HELD},
               [EV_DONE] = {HELD},
               [EV_FAILED] = {HELD},
               [EV_RUNNING] = {HELD},
-              [EV_EXITED] = {HELD},
               [EV_EOF] = {HELD},
               [EV_PIDFD] = {HELD},
               [EV_SOURCE_LOST] = {DEAD},
@@ -317,13 +305,11 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                  [EV_FINISH] = {ENDING},
                  [EV_KILL] = {FORKING},
                  [EV_CLOSE] = {ENDING},
-                 [EV_HELLO] = {FAILED},
-                 [EV_FORKED] = {SERVING},
+                 [EV_HELLO] = {SERVING},
                  [EV_FORK_FAILED] = {DEAD},
                  [EV_DONE] = {SERVING},
                  [EV_FAILED] = {FAILED},
-                 [EV_RUNNING] = {FAILED},
-                 [EV_EXITED] = {DEAD},
+                 [EV_RUNNING] = {DEAD},
                  [EV_EOF] = {FORKING},
                  [EV_PIDFD] = {FORKING},
                  [EV_SOURCE_LOST] = {DEAD},
@@ -336,14 +322,12 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                  [EV_KILL] = {SERVING},
                  [EV_CLOSE] = {ENDING},
                  [EV_HELLO] = {FAILED},
-                 [EV_FORKED] = {SERVING},
                  [EV_FORK_FAILED] = {FAILED},
                  [EV_DONE] = {SERVING},
                  [EV_FAILED] = {FAILED},
                  [EV_RUNNING] = {FAILED},
-                 [EV_EXITED] = {DEAD},
                  [EV_EOF] = {SERVING},
-                 [EV_PIDFD] = {SERVING},
+                 [EV_PIDFD] = {DEAD},
                  [EV_SOURCE_LOST] = {SERVING},
                  [EV_TIMEOUT] = {ENDING}},
     [STARTING] = {[EV_COMMAND] = {STARTING, REFUSED},
@@ -354,14 +338,12 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                   [EV_KILL] = {STARTING},
                   [EV_CLOSE] = {ENDING},
                   [EV_HELLO] = {FAILED},
-                  [EV_FORKED] = {STARTING},
                   [EV_FORK_FAILED] = {DEAD},
                   [EV_DONE] = {STARTING},
                   [EV_FAILED] = {FAILED},
                   [EV_RUNNING] = {RUNNING},
-                  [EV_EXITED] = {DEAD},
                   [EV_EOF] = {STARTING},
-                  [EV_PIDFD] = {STARTING},
+                  [EV_PIDFD] = {DEAD},
                   [EV_SOURCE_LOST] = {STARTING},
                   [EV_TIMEOUT] = {ENDING}},
     [GIVING] = {[EV_COMMAND] = {GIVING, REFUSED},
@@ -372,14 +354,12 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                 [EV_KILL] = {GIVING},
                 [EV_CLOSE] = {ENDING},
                 [EV_HELLO] = {FAILED},
-                [EV_FORKED] = {GIVING},
                 [EV_FORK_FAILED] = {DEAD},
                 [EV_DONE] = {GIVEN},
                 [EV_FAILED] = {FAILED},
                 [EV_RUNNING] = {FAILED},
-                [EV_EXITED] = {DEAD},
                 [EV_EOF] = {GIVING},
-                [EV_PIDFD] = {GIVING},
+                [EV_PIDFD] = {DEAD},
                 [EV_SOURCE_LOST] = {GIVING},
                 [EV_TIMEOUT] = {GIVING}},
     [RUNNING] = {[EV_COMMAND] = {RUNNING, REFUSED},
@@ -390,14 +370,12 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                  [EV_KILL] = {RUNNING},
                  [EV_CLOSE] = {RUNNING},
                  [EV_HELLO] = {RUNNING},
-                 [EV_FORKED] = {RUNNING},
                  [EV_FORK_FAILED] = {RUNNING},
                  [EV_DONE] = {RUNNING},
                  [EV_FAILED] = {RUNNING},
                  [EV_RUNNING] = {RUNNING},
-                 [EV_EXITED] = {DEAD},
                  [EV_EOF] = {RUNNING},
-                 [EV_PIDFD] = {RUNNING},
+                 [EV_PIDFD] = {DEAD},
                  [EV_SOURCE_LOST] = {RUNNING},
                  [EV_TIMEOUT] = {RUNNING}},
     [GIVEN] = {[EV_COMMAND] = {GIVEN, REFUSED},
@@ -408,14 +386,12 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                [EV_KILL] = {GIVEN},
                [EV_CLOSE] = {GIVEN},
                [EV_HELLO] = {GIVEN},
-               [EV_FORKED] = {GIVEN},
                [EV_FORK_FAILED] = {GIVEN},
                [EV_DONE] = {GIVEN},
                [EV_FAILED] = {GIVEN},
                [EV_RUNNING] = {GIVEN},
-               [EV_EXITED] = {DEAD},
                [EV_EOF] = {GIVEN},
-               [EV_PIDFD] = {GIVEN},
+               [EV_PIDFD] = {DEAD},
                [EV_SOURCE_LOST] = {GIVEN},
                [EV_TIMEOUT] = {GIVEN}},
     [FAILED] = {[EV_COMMAND] = {FAILED},
@@ -426,14 +402,12 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                 [EV_KILL] = {FAILED},
                 [EV_CLOSE] = {FAILED},
                 [EV_HELLO] = {FAILED},
-                [EV_FORKED] = {FAILED},
                 [EV_FORK_FAILED] = {FAILED},
                 [EV_DONE] = {FAILED},
                 [EV_FAILED] = {FAILED},
                 [EV_RUNNING] = {FAILED},
-                [EV_EXITED] = {DEAD},
                 [EV_EOF] = {FAILED},
-                [EV_PIDFD] = {FAILED},
+                [EV_PIDFD] = {DEAD},
                 [EV_SOURCE_LOST] = {FAILED},
                 [EV_TIMEOUT] = {FAILED}},
     [ENDING] = {[EV_COMMAND] = {ENDING, REFUSED},
@@ -444,14 +418,12 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                 [EV_KILL] = {ENDING},
                 [EV_CLOSE] = {ENDING},
                 [EV_HELLO] = {FAILED},
-                [EV_FORKED] = {ENDING},
                 [EV_FORK_FAILED] = {DEAD},
                 [EV_DONE] = {ENDING},
                 [EV_FAILED] = {FAILED},
                 [EV_RUNNING] = {ENDING},
-                [EV_EXITED] = {DEAD},
                 [EV_EOF] = {ENDING},
-                [EV_PIDFD] = {ENDING},
+                [EV_PIDFD] = {DEAD},
                 [EV_SOURCE_LOST] = {ENDING},
                 [EV_TIMEOUT] = {ENDING}},
     [DEAD] = {[EV_COMMAND] = {DEAD},
@@ -462,12 +434,10 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
               [EV_KILL] = {DEAD, -ESRCH},
               [EV_CLOSE] = {DEAD},
               [EV_HELLO] = {DEAD},
-              [EV_FORKED] = {DEAD},
               [EV_FORK_FAILED] = {DEAD},
               [EV_DONE] = {DEAD},
               [EV_FAILED] = {DEAD},
               [EV_RUNNING] = {DEAD},
-              [EV_EXITED] = {DEAD},
               [EV_EOF] = {DEAD},
               [EV_PIDFD] = {DEAD},
               [EV_SOURCE_LOST] = {DEAD},

@@ -7,11 +7,14 @@
  *
  * What must hold in every schedule: each callback exactly once, never inside the call that took
  * it, and before the close callback; an exit after the result of run; a function that was
- * reported as not started was never entered; known exit statuses are the true ones; in the end
- * no record, no descriptor and nothing busy is left. */
+ * reported as not started was never entered; known exit statuses are the true ones; whatever
+ * a template writes into its table of births, only children of ours, and processes that their
+ * pidfd names, are signalled and reaped; in the end no record, no descriptor, no child and
+ * nothing busy is left. */
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/boot.h"
+#include "parent/children.h"
 #include "parent/private.h"
 #include "parent/process.h"
 #include "unit.h"
@@ -24,16 +27,17 @@ enum { NODES = 300, USERS = 40, STEPS = 120, REQUESTS = 4 };
 
 /* A process of the model. */
 struct node {
-  int used, pid, far, parent; /* parent: node index, -1: our child */
-  uint64_t id;                /* of the FORK, or of the RUN for a runner */
+  int used, pid, far;
+  uint64_t id; /* of the FORK */
   uint64_t executed, told;
-  int phase; /* serving, closing, failed, reaper, running, dead */
-  int status, reported, reaped;
+  int phase; /* serving, closing, failed, running, dead */
+  int status;
+  int no_siblings; /* its clones are its own children */
+  int lies;        /* it writes what it likes where the pids of clones are to stand */
   struct buf inner; /* frames from the fork */
-  int inner_fds[SIM_QUEUE], ninner;
-  int ran, gave_way; /* entered a function; left it to a runner */
+  int ran; /* entered a function */
 };
-enum { N_SERVING, N_CLOSING, N_FAILED, N_REAPER, N_RUNNING, N_DEAD };
+enum { N_SERVING, N_CLOSING, N_FAILED, N_RUNNING, N_DEAD };
 
 /* A handle of the user's. */
 struct user {
@@ -55,6 +59,7 @@ struct world {
   int nnode;
   struct user user[USERS];
   int nuser, in_call, short_of_memory, leaving;
+  int liars; /* templates may lie: then only what is done to others counts */
   uint32_t rng;
 };
 
@@ -132,7 +137,7 @@ static void on_finish(mf_process *p, const mf_error *e, int fd, void *data) {
     u->pid = u->is_run && e->started == MF_STARTED_NO ? mf_pid(p) : 0;
     return;
   }
-  if (u->is_run)
+  if (u->is_run && !w->liars)
     CHECK(mf_pid(p) > 0 && node_by_pid(w, mf_pid(p)) &&
           node_by_pid(w, mf_pid(p))->ran);
   if (!u->is_run && take_up(w, fd))
@@ -164,9 +169,9 @@ static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
   u->asked_late = !u->want_finish;
   if (u->want_finish)
     CHECK(u->finish_told);
-  if (x->known && p->pid > 0) {
+  if (x->known && p->pid > 0 && !w->liars) {
     struct node *n = node_by_pid(w, p->pid);
-    CHECK(n && n->phase == N_DEAD && (!u->is_run || !n->gave_way));
+    CHECK(n && n->phase == N_DEAD);
     CHECK(x->signal ? n->status == x->signal : n->status == x->code << 8);
   }
 }
@@ -182,7 +187,7 @@ static void on_close(mf_process *p, void *data) {
 
 /* ---- the model ---- */
 
-static struct node *node_new(struct world *w, int far, int parent, uint64_t id) {
+static struct node *node_new(struct world *w, int far, uint64_t id) {
   struct node *n;
   if (w->nnode == NODES)
     return NULL;
@@ -190,31 +195,10 @@ static struct node *node_new(struct world *w, int far, int parent, uint64_t id) 
   memset(n, 0, sizeof *n);
   n->used = 1;
   n->far = far;
-  n->parent = parent;
   n->id = id;
   n->pid = w->sim->next_pid++;
   buf_init(&n->inner, 1 << 20);
   return n;
-}
-
-static int node_index(struct world *w, struct node *n) {
-  return (int)(n - w->node);
-}
-
-/* Those that still run: an exit that the parent did not acknowledge, but knows by its pidfd,
- * is no reason to stay. */
-static int running_children(struct world *w, struct node *n) {
-  int live = 0;
-  for (int i = 0; i < w->nnode; i++)
-    live += w->node[i].parent == node_index(w, n) && w->node[i].phase != N_DEAD;
-  return live;
-}
-
-static int live_children(struct world *w, struct node *n) {
-  int live = 0;
-  for (int i = 0; i < w->nnode; i++)
-    live += w->node[i].parent == node_index(w, n) && !w->node[i].reaped;
-  return live;
 }
 
 static void node_die(struct world *w, struct node *n, int status) {
@@ -223,16 +207,7 @@ static void node_die(struct world *w, struct node *n, int status) {
   if (n->far >= 0)
     sim_hang_up(w->sim, n->far);
   n->far = -1;
-  for (int i = 0; i < n->ninner; i++)
-    sim_hang_up(w->sim, n->inner_fds[i]);
-  n->ninner = 0;
   sim_end_process(w->sim, n->pid, status);
-  if (n->parent >= 0 && w->node[n->parent].phase == N_DEAD)
-    n->reaped = 1;
-  /* Orphans are reaped by the system. */
-  for (int i = 0; i < w->nnode; i++)
-    if (w->node[i].parent == node_index(w, n))
-      w->node[i].reaped = w->node[i].phase == N_DEAD;
 }
 
 static void answer_failure(struct world *w, struct node *n, unsigned type, uint64_t id) {
@@ -248,31 +223,22 @@ static void answer_failure(struct world *w, struct node *n, unsigned type, uint6
   buf_deinit(&b);
 }
 
-static void report(struct world *w, struct node *n, struct node *child) {
-  struct buf b;
-  child->reported = 1;
-  buf_init(&b, 1000);
-  buf_put_u32(&b, (uint32_t)child->pid);
-  buf_put_u32(&b, (uint32_t)child->status);
-  buf_put_u64(&b, 1);
-  buf_put_u64(&b, 2);
-  buf_put_u64(&b, 3);
-  buf_put_str(&b, NULL, 0);
-  sim_answer(w->sim, n->far, ANS_EXITED, child->id, buf_peek(&b), buf_size(&b));
-  buf_deinit(&b);
-}
-
-static void put_u32(unsigned char *p, uint32_t v) {
-  for (int i = 0; i < 4; i++)
-    p[i] = (unsigned char)(v >> (8 * i));
+/* Where the number is to stand there stands another: one of nobody, or of a sibling. */
+static void lie(struct world *w, struct node *n, struct node *child) {
+  uint32_t pids[] = {(uint32_t)SIM_FDS - 1, 0xffffffffu,
+                     (uint32_t)w->node[rnd(w, (uint32_t)w->nnode)].pid};
+  for (int i = 0; i < w->sim->nslots; i++)
+    for (uint32_t k = 0; w->sim->slots[i].far == n->far && k < w->sim->slots[i].count; k++)
+      if (w->sim->slots[i].births[k] == (uint32_t)child->pid)
+        w->sim->slots[i].births[k] = pids[rnd(w, 3)];
 }
 
 static void do_fork(struct world *w, struct node *n, struct frame *f, int *fds) {
-  unsigned char pid[4];
+  unsigned char hello[HELLO_ROOM];
   struct reader r;
   struct node *child;
-  int i;
-  child = rnd(w, 8) ? node_new(w, fds[0], node_index(w, n), f->id) : NULL;
+  int i, introduces = 0, sibling;
+  child = rnd(w, 8) ? node_new(w, fds[0], f->id) : NULL;
   if (!child) {
     for (i = 0; i < f->nfds; i++)
       sim_hang_up(w->sim, fds[i]);
@@ -287,9 +253,22 @@ static void do_fork(struct world *w, struct node *n, struct frame *f, int *fds) 
     CHECK(r.ok);
     if (tag == OPT_COMMANDS)
       buf_put(&child->inner, value, len);
+    introduces |= tag == OPT_INTRODUCE;
   }
-  put_u32(pid, (uint32_t)child->pid);
-  sim_answer(w->sim, n->far, ANS_FORKED, f->id, pid, 4);
+  sibling = !n->no_siblings && sim_fork(w->sim, n->far, f, fds, child->pid);
+  if (!sibling) {
+    w->sim->fd[fds[0]].pid = child->pid;
+    for (i = 1; i < f->nfds; i++)
+      sim_hang_up(w->sim, fds[i]);
+  }
+  child->no_siblings = !sibling;
+  if (n->lies)
+    lie(w, n, child);
+  if (!sibling || introduces)
+    sim_answer(w->sim, child->far, ANS_HELLO, (uint64_t)child->pid, hello,
+               hello_body(hello, 0));
+  else if (n->told + 1 == n->executed && buf_size(&child->inner))
+    n->told++; /* its *running* tells */
 }
 
 static int next_command(struct world *w, struct node *n, struct frame *f, int *fds) {
@@ -305,52 +284,21 @@ static int next_command(struct world *w, struct node *n, struct frame *f, int *f
   return 1;
 }
 
-static void do_ack(struct world *w, struct node *n, struct frame *f) {
-  struct reader r;
-  reader_init(&r, f->body, f->length);
-  while (reader_left(&r)) {
-    uint64_t id = reader_u64(&r);
-    int found = 0;
-    for (int i = 0; i < w->nnode; i++)
-      if (w->node[i].parent == node_index(w, n) && w->node[i].id == id) {
-        CHECK(w->node[i].reported);
-        w->node[i].reaped = 1;
-        found = 1;
-      }
-    CHECK(found); /* never another's */
-  }
-}
-
-static void do_run(struct world *w, struct node *n, struct frame *f, int *fds) {
-  struct node *runner = n;
-  int far = n->far;
-  if (f->nfds || running_children(w, n)) {
-    if (rnd(w, 6) == 0 || !(runner = node_new(w, far, node_index(w, n), f->id))) {
-      if (f->nfds)
-        sim_hang_up(w->sim, fds[0]);
-      answer_failure(w, n, ANS_FAILED, n->executed);
-      n->phase = N_FAILED;
-      return;
-    }
-    n->phase = N_REAPER;
-    n->gave_way = 1;
-    n->far = f->nfds ? fds[0] : -1;
-  } else if (rnd(w, 6) == 0) {
+static void do_run(struct world *w, struct node *n) {
+  if (rnd(w, 6) == 0) {
     answer_failure(w, n, ANS_FAILED, n->executed);
     n->phase = N_FAILED;
     return;
   }
-  if (w->sim->fd[w->sim->fd[far].peer].closed ||
-      w->sim->fd[w->sim->fd[far].peer].refused) { /* hung up: no ghost starts */
-    runner->far = far;
-    node_die(w, runner, 0);
+  if (w->sim->fd[w->sim->fd[n->far].peer].closed ||
+      w->sim->fd[w->sim->fd[n->far].peer].refused) { /* hung up: no ghost starts */
+    node_die(w, n, 0);
     return;
   }
-  runner->far = far;
-  runner->phase = N_RUNNING;
-  runner->ran = 1;
-  sim_answer(w->sim, far, ANS_RUNNING, (uint64_t)runner->pid, NULL, 0);
-  sim_octets(w->sim, far, "user octets that look like DONE", 31);
+  n->phase = N_RUNNING;
+  n->ran = 1;
+  sim_answer(w->sim, n->far, ANS_RUNNING, (uint64_t)n->pid, NULL, 0);
+  sim_octets(w->sim, n->far, "user octets that look like DONE", 31);
 }
 
 static void do_command(struct world *w, struct node *n) {
@@ -360,10 +308,6 @@ static void do_command(struct world *w, struct node *n) {
   if (!next_command(w, n, &f, fds)) {
     if (n->told < n->executed)
       sim_answer(w->sim, n->far, ANS_DONE, n->told = n->executed, NULL, 0);
-    return;
-  }
-  if (f.type == CMD_ACK) {
-    do_ack(w, n, &f);
     return;
   }
   if (n->phase != N_SERVING) { /* drained */
@@ -382,7 +326,7 @@ static void do_command(struct world *w, struct node *n) {
     do_fork(w, n, &f, fds);
     break;
   case CMD_RUN:
-    do_run(w, n, &f, fds);
+    do_run(w, n);
     break;
   case CMD_CLOSE:
     n->phase = N_CLOSING;
@@ -417,34 +361,17 @@ static void node_step(struct world *w, struct node *n) {
     node_die(w, n, rnd(w, 2) ? SIGKILL : SIGSEGV);
     return;
   }
-  for (int i = 0; i < w->nnode; i++) {
-    struct node *c = &w->node[i];
-    if (c->parent != node_index(w, n) || c->phase != N_DEAD || c->reaped)
-      continue;
-    if (n->phase == N_RUNNING || parent_gone(w, n))
-      c->reaped = 1;
-    else if (!c->reported && rnd(w, 2))
-      report(w, n, c);
-  }
   if (n->phase == N_RUNNING) {
     if (dice < 20)
       node_die(w, n, (int)rnd(w, 256) << 8);
-    return;
+  } else if (n->phase != N_SERVING) {
+    node_die(w, n, n->phase == N_FAILED ? 1 << 8 : 0);
+  } else if (parent_gone(w, n) && buf_size(&n->inner) == 0 &&
+             buf_size(&w->sim->fd[n->far].rx) == 0) {
+    node_die(w, n, 0);
+  } else {
+    do_command(w, n);
   }
-  if (parent_gone(w, n) || n->phase == N_CLOSING || n->phase == N_FAILED ||
-      n->phase == N_REAPER) {
-    if (!parent_gone(w, n))
-      do_command(w, n);
-    else if (buf_size(&n->inner) == 0 && !live_children(w, n)) {
-      node_die(w, n, 0);
-      return;
-    }
-    if (n->phase != N_DEAD && !live_children(w, n) &&
-        (n->phase != N_SERVING || parent_gone(w, n)) && rnd(w, 2))
-      node_die(w, n, n->phase == N_FAILED ? 1 << 8 : 0);
-    return;
-  }
-  do_command(w, n);
 }
 
 /* ---- the user ---- */
@@ -465,17 +392,20 @@ static void on_spawn(struct sim *s, int pid, int control) {
   struct world *w = s->far_data;
   struct node *n;
   s->inside++;
-  n = node_new(w, control, -1, 0);
+  n = node_new(w, control, 0);
   CHECK(n);
   s->next_pid--; /* it has one */
   n->pid = pid;
+  n->no_siblings = rnd(w, 5) == 0;
+  n->lies = w->liars && rnd(w, 2);
   s->inside--;
 }
 
 static void on_kill(struct sim *s, int pid, int signum) {
   struct world *w = s->far_data;
   struct node *n = node_by_pid(w, pid);
-  if (n && n->phase != N_DEAD && signum == SIGKILL)
+  CHECK(n);
+  if (n->phase != N_DEAD && signum == SIGKILL)
     node_die(w, n, SIGKILL);
 }
 
@@ -656,12 +586,16 @@ static void play(uint32_t seed) {
   w->sim = sim_new();
   w->sim->next_pid = 100;
   w->home = home_new_on(&w->sim->seam);
+  children_forked(); /* no child of an earlier schedule */
   w->home->generation = fork_generation();
   w->sim->far_data = w;
   w->sim->on_spawn = on_spawn;
   w->sim->on_kill = on_kill;
   w->short_of_memory = rnd(w, 3) == 0;
+  w->liars = rnd(w, 6) == 0;
   w->sim->pidfd_error = rnd(w, 6) ? 0 : -ENOSYS;
+  w->sim->share_error = rnd(w, 8) ? 0 : -ENOSYS;
+  w->sim->tells_status = rnd(w, 2) != 0;
   for (int step = 0; step < STEPS; step++) {
     uint32_t dice = rnd(w, 10);
     if (dice < 3) {
@@ -705,13 +639,19 @@ static void play(uint32_t seed) {
     CHECK(u->close_told);
     CHECK(!u->want_finish || u->finish_told);
     CHECK(!u->want_exit || u->exit_told);
-    if (u->pid > 0 && node_by_pid(w, u->pid))
+    if (u->pid > 0 && !w->liars && node_by_pid(w, u->pid))
       CHECK(!node_by_pid(w, u->pid)->ran);
   }
   CHECK(w->sim->nmeasures == 0);
   CHECK(w->home->nopen == 0 && w->home->nbusy == 0 && !w->sim->started);
   CHECK(list_empty(&w->home->processes) ||
         (w->home->def && w->home->processes.next == w->home->processes.prev));
+  children_look_for_unborn(w->home); /* as the next call would */
+  children_reap(&w->sim->seam);
+  if (!w->short_of_memory && !w->liars)
+    for (int i = 0; i < w->nnode; i++)
+      CHECK(w->node[i].phase != N_DEAD || !w->sim->children[w->node[i].pid] ||
+            (w->home->def && w->home->def->pid == w->node[i].pid)); /* the next start sees */
   home_drop(w->home);
   sim_run(w->sim);
   CHECK(w->sim->stopped);

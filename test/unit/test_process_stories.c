@@ -4,6 +4,7 @@
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/boot.h"
+#include "parent/children.h"
 #include "parent/private.h"
 #include "parent/process.h"
 #include "parent/times.h"
@@ -19,7 +20,7 @@
 struct story {
   struct sim *sim;
   struct home *home;
-  int exits, exit_known, exit_code, memories, memory_error, runs, run_error, run_started, closes;
+  int exits, exit_known, exit_code, exit_error, memories, memory_error, runs, run_error, run_started, closes;
 };
 
 /* ---- memory runs out ---- */
@@ -38,6 +39,7 @@ static void on_exit_told(mf_process *p, const mf_exit *status, void *data) {
   s->exits++;
   s->exit_known = status->known;
   s->exit_code = status->code;
+  s->exit_error = status->error != NULL;
 }
 
 static void on_memory(mf_process *p, const mf_error *e, const mf_memory_info *info,
@@ -64,6 +66,7 @@ static void on_close(mf_process *p, void *data) {
 static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
+  children_forked(); /* what an earlier story left is no child of this one */
   s->home = home_new_on(&s->sim->seam);
   assert_int_equal(home_start(s->home), 0);
   return s;
@@ -99,31 +102,37 @@ static mf_process *make_template(struct story *s, int *ret_far) {
   return t;
 }
 
-/* A clone of t with that pid, in its function. */
-static mf_process *make_running(struct story *s, mf_process *t, int far, int pid) {
-  unsigned char body[4] = {(unsigned char)pid, (unsigned char)(pid >> 8)};
-  mf_process *q;
-  int q_far;
-  assert_int_equal(mf_fork(t, &q), 0);
-  assert_int_equal(mf_run(q, "f", on_run, s), 0);
-  q_far = sim_far_end(s->sim, q->chan.fd);
-  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
-  sim_answer(s->sim, q_far, ANS_RUNNING, (uint64_t)pid, NULL, 0);
-  sim_run(s->sim);
-  assert_int_equal(q->state, RUNNING);
-  return q;
+/* The template executes the fork that was written last: as its parent's child, or as its own,
+ * which then introduces itself. */
+static void execute_fork(struct story *s, mf_process *t, int far, mf_process *q, int pid,
+                         int sibling) {
+  static struct frame f;
+  int fds[SIM_QUEUE], q_far = sim_far_end(s->sim, q->chan.fd), found = 0;
+  while (sim_command(s->sim, far, &f, fds)) {
+    if (f.type != CMD_FORK)
+      continue;
+    found = 1;
+    if (sibling)
+      assert_int_equal(sim_fork(s->sim, far, &f, fds, pid), 1);
+    else
+      s->sim->fd[q_far].pid = pid;
+  }
+  assert_true(found);
+  if (q->expects_hello || !sibling)
+    answer_hello(s, q_far, (uint64_t)pid);
 }
 
-static void answer_exited(struct story *s, int far, uint64_t id, int pid, int status) {
-  struct buf b;
-  buf_init(&b, 1000);
-  buf_put_u32(&b, (uint32_t)pid);
-  buf_put_u32(&b, (uint32_t)status);
-  for (int i = 0; i < 3; i++)
-    buf_put_u64(&b, 0);
-  buf_put_str(&b, NULL, 0);
-  sim_answer(s->sim, far, ANS_EXITED, id, buf_peek(&b), buf_size(&b));
-  buf_deinit(&b);
+/* A clone of t with that pid, in its function. */
+static mf_process *make_running(struct story *s, mf_process *t, int far, int pid) {
+  mf_process *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  execute_fork(s, t, far, q, pid, 1);
+  sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, (uint64_t)pid, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(q->state, RUNNING);
+  assert_int_equal(q->pid, pid);
+  return q;
 }
 
 static void answer_failure(struct story *s, int far, unsigned code, unsigned phase) {
@@ -139,43 +148,185 @@ static void answer_failure(struct story *s, int far, unsigned code, unsigned pha
   buf_deinit(&b);
 }
 
+/* Long enough for every look at a status that is not there yet. */
+static void wait_for_status(struct story *s) {
+  for (int i = 0; i < 40; i++)
+    sim_advance(s->sim, 10);
+}
+
 static void close_both(mf_process *a, mf_process *b) {
   mf_close(a, NULL, NULL);
   mf_close(b, NULL, NULL);
 }
 
-/* One template says that another one's clone has ended. */
-static void test_a_report_about_anothers_clone_is_not_believed(void **state) {
+/* ---- what stands in the table of births ---- */
+
+/* What a hostile template writes there must be a child of ours, and no other record's. */
+static void test_a_number_that_is_no_child_of_ours_is_not_believed(void **state) {
+  enum { STRANGER = 3000 };
   struct story *s = story_new();
   int far_a, far_b;
   mf_process *a = make_template(s, &far_a), *b = make_template(s, &far_b);
-  mf_process *q = make_running(s, a, far_a, 501);
-  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-  answer_exited(s, far_b, q->id, 501, 3 << 8);
-  sim_run(s->sim);
-  assert_int_equal(s->exits, 0);
-  assert_int_equal(q->state, RUNNING);
-  answer_exited(s, far_a, q->id, 501, 4 << 8);
-  sim_run(s->sim);
-  assert_int_equal(s->exits, 1);
-  assert_int_equal(s->exit_code, 4);
-  mf_close(q, NULL, NULL);
+  mf_process *known = make_running(s, a, far_a, 501);
+  const uint32_t lies[] = {STRANGER, 501, (uint32_t)a->pid, 0xffffffffu};
+  for (size_t i = 0; i < COUNT(lies); i++) {
+    mf_process *q;
+    struct frame f;
+    int fds[SIM_QUEUE];
+    assert_int_equal(mf_fork(b, &q), 0);
+    assert_int_equal(mf_kill(q, SIGKILL), 0); /* as soon as it is known whom */
+    while (sim_command(s->sim, far_b, &f, fds))
+      if (f.type == CMD_FORK)
+        assert_int_equal(sim_fork(s->sim, far_b, &f, fds, 600), 1);
+    s->sim->children[600] = 0;
+    s->sim->fd[sim_far_end(s->sim, q->chan.fd)].pid = 0;
+    *(uint32_t *)(uintptr_t)sim_birth(s->sim, far_b, &f) = lies[i];
+    sim_answer(s->sim, far_b, ANS_DONE, b->nsent, NULL, 0);
+    sim_run(s->sim);
+    assert_int_equal(s->sim->last_signal_pid, 0);
+    assert_int_equal(mf_pid(q), -1);
+    sim_hang_up(s->sim, sim_far_end(s->sim, q->chan.fd));
+    sim_advance(s->sim, 5000);
+    assert_int_equal(s->sim->last_signal_pid, 0);
+    mf_close(q, NULL, NULL);
+    sim_run(s->sim);
+  }
+  assert_int_equal(s->sim->children[501], 1);
+  assert_int_equal(known->state, RUNNING);
+  sim_end_process(s->sim, 501, 0);
+  mf_close(known, NULL, NULL);
   close_both(a, b);
   story_free(s);
 }
 
-static void test_a_fork_answer_about_anothers_clone_is_not_believed(void **state) {
-  unsigned char pid[4] = {77};
+/* A template whose clones can't be our children: they say who they are, and the kernel says who
+ * wrote that. From the second on no slot is needed. */
+static void test_a_clone_that_is_no_child_of_ours_is_known_by_its_pidfd(void **state) {
+  for (int tells = 0; tells < 2; tells++) {
+    struct story *s = story_new();
+    int far;
+    mf_process *t = make_template(s, &far), *q;
+    s->sim->tells_status = tells;
+    for (int pid = 501; pid < 503; pid++) {
+      s->exits = 0;
+      assert_int_equal(mf_fork(t, &q), 0);
+      assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+      assert_int_equal(mf_run(q, "f", on_run, s), 0);
+      assert_int_equal(q->births != NULL, pid == 501);
+      execute_fork(s, t, far, q, pid, 0);
+      sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 77, NULL, 0);
+      sim_run(s->sim);
+      assert_int_equal(mf_pid(q), pid); /* whatever it says itself */
+      sim_end_process(s->sim, pid, 6 << 8);
+      wait_for_status(s);
+      assert_int_equal(s->exits, 1);
+      assert_int_equal(s->exit_known, tells);
+      assert_int_equal(s->exit_code, tells ? 6 : 0);
+      mf_close(q, NULL, NULL);
+    }
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
+/* The host reaps what comes: what can be known is told, once, and a clone is asked to introduce
+ * itself from then on. */
+static void test_a_child_that_the_host_has_reaped_is_told_once(void **state) {
+  for (int tells = 0; tells < 2; tells++) {
+    struct story *s = story_new();
+    int far;
+    mf_process *t = make_template(s, &far), *q = make_running(s, t, far, 501);
+    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+    s->sim->tells_status = tells;
+    s->sim->children[501] = 0;
+    sim_end_process(s->sim, 501, 9 << 8);
+    wait_for_status(s);
+    assert_int_equal(s->exits, 1);
+    assert_int_equal(s->exit_known, tells);
+    assert_int_equal(s->exit_code, tells ? 9 : 0);
+    assert_int_equal(s->sim->thief, 1);
+    assert_int_equal(mf_kill(q, SIGTERM), -ESRCH);
+    close_both(q, t);
+    story_free(s);
+  }
+}
+
+/* Its number may be another's by then. */
+static void test_a_careless_host_believes_no_number_after_the_end(void **state) {
   struct story *s = story_new();
-  int far_a, far_b;
-  mf_process *a = make_template(s, &far_a), *b = make_template(s, &far_b), *q;
-  assert_int_equal(mf_fork(a, &q), 0);
-  process_unhold(q);
-  sim_answer(s->sim, far_b, ANS_FORKED, q->id, pid, sizeof pid);
+  int far;
+  mf_process *t = make_template(s, &far), *q;
+  s->sim->careless = 1;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  struct frame f;
+  int fds[SIM_QUEUE], q_far = sim_far_end(s->sim, q->chan.fd);
+  while (sim_command(s->sim, far, &f, fds))
+    if (f.type == CMD_FORK)
+      assert_int_equal(sim_fork(s->sim, far, &f, fds, 501), 1);
+  sim_hang_up(s->sim, q_far); /* killed before its first word; 501 is a child of the host's now */
   sim_run(s->sim);
-  assert_int_equal(mf_pid(q), -1);
-  mf_close(q, NULL, NULL);
-  close_both(a, b);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_known, 0);
+  assert_int_equal(s->run_error, MF_ECLONE_DIED);
+  assert_int_equal(s->run_started, MF_STARTED_NO);
+  assert_int_equal(s->sim->children[501], 1);
+  s->sim->children[501] = 0;
+  close_both(q, t);
+  story_free(s);
+}
+
+static void test_last_words_are_read_from_the_slot(void **state) {
+  for (int code = 0; code < 2; code++) {
+    struct story *s = story_new();
+    struct frame f;
+    int far, fds[SIM_QUEUE];
+    mf_process *t = make_template(s, &far), *q;
+    assert_int_equal(mf_fork(t, &q), 0);
+    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    while (sim_command(s->sim, far, &f, fds))
+      if (f.type == CMD_FORK) {
+        sim_fork(s->sim, far, &f, fds, 501);
+        sim_last_words(s->sim, far, &f, "it failed");
+      }
+    answer_hello(s, sim_far_end(s->sim, q->chan.fd), 501);
+    sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 501, NULL, 0);
+    sim_run(s->sim);
+    mf_close(t, NULL, NULL); /* they outlive the template */
+    sim_end_process(s->sim, 100, 0);
+    sim_advance(s->sim, 3000);
+    sim_end_process(s->sim, 501, code << 8);
+    sim_run(s->sim);
+    assert_int_equal(s->exits, 1);
+    assert_int_equal(s->exit_code, code);
+    assert_int_equal(s->exit_error, code); /* of one that ended well nobody asks */
+    mf_close(q, NULL, NULL);
+    story_free(s);
+  }
+}
+
+/* Its record was closed and gone when the template executed the fork: a child of ours all the
+ * same, to be reaped. */
+static void test_a_birth_after_the_close_is_reaped(void **state) {
+  struct story *s = story_new();
+  struct frame f;
+  int far, fds[SIM_QUEUE];
+  mf_process *t = make_template(s, &far), *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  process_unhold(q);
+  mf_close(q, on_close, s);
+  sim_advance(s->sim, 3000);
+  while (sim_command(s->sim, far, &f, fds))
+    if (f.type == CMD_FORK)
+      assert_int_equal(sim_fork(s->sim, far, &f, fds, 501), 1);
+  assert_int_equal(s->sim->children[501], 1);
+  sim_end_process(s->sim, 501, 0);
+  for (int i = 0; i < 20; i++)
+    sim_advance(s->sim, 1000);
+  assert_int_equal(s->sim->children[501], 0);
+  mf_close(t, NULL, NULL);
   story_free(s);
 }
 
@@ -321,26 +472,38 @@ static void test_a_dead_spare_is_not_taken(void **state) {
   story_free(s);
 }
 
-/* Its template died when it had been asked for the fork, and the time ran out before the
- * clone's own socket told whether there is one. */
-static void test_the_end_is_told_when_time_runs_out_after_the_template_died(void **state) {
-  struct story *s = story_new();
-  mf_options o = MF_OPTIONS_INIT;
-  int far;
-  mf_process *t = make_template(s, &far), *q;
-  o.timeout_ms = 3000;
-  assert_int_equal(mf_fork_options(t, &o, &q), 0);
-  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-  process_unhold(q);
-  sim_end_process(s->sim, t->pid, SIGKILL);
-  s->sim->fd[far].closed = 1; /* but what was sent along lives on in a clone */
-  sim_advance(s->sim, 100);
-  assert_int_equal(q->state, FORKING);
-  sim_advance(s->sim, 3000);
-  assert_int_equal(s->exits, 1);
-  assert_int_equal(s->exit_known, 0);
-  close_both(q, t);
-  story_free(s);
+/* Its template died when it had been asked for the fork. What was not executed by then never
+ * is; what was is our child, whose number stands in its slot. */
+static void test_a_fork_under_way_when_the_template_dies(void **state) {
+  for (int executed = 0; executed < 2; executed++) {
+    struct story *s = story_new();
+    int far, q_far;
+    mf_process *t = make_template(s, &far), *q;
+    assert_int_equal(mf_fork(t, &q), 0);
+    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    q_far = sim_far_end(s->sim, q->chan.fd);
+    if (executed)
+      execute_fork(s, t, far, q, 501, 1);
+    sim_end_process(s->sim, t->pid, SIGKILL);
+    sim_hang_up(s->sim, far);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, !executed);
+    if (!executed) {
+      assert_int_equal(s->run_error, MF_ETEMPLATE_DIED);
+      assert_int_equal(s->run_started, MF_STARTED_NO);
+    } else {
+      assert_int_equal(mf_pid(q), 501);
+      sim_answer(s->sim, q_far, ANS_RUNNING, 501, NULL, 0);
+      sim_end_process(s->sim, 501, 4 << 8);
+      sim_run(s->sim);
+      assert_int_equal(s->run_error, 0);
+      assert_int_equal(s->exits, 1);
+      assert_int_equal(s->exit_code, 4);
+    }
+    close_both(q, t);
+    story_free(s);
+  }
 }
 
 /* What a start that fails is called, with run asked before or after: an option that can't be
@@ -391,82 +554,6 @@ static void test_an_answer_that_claims_descriptors_breaks_the_protocol(void **st
   story_free(s);
 }
 
-/* A clone whose template died before it could tell of it: its own *running* tells its pid. */
-static mf_process *make_orphan(struct story *s, mf_process *t, int far, int *ret_far) {
-  mf_process *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-  assert_int_equal(mf_run(q, "f", on_run, s), 0);
-  *ret_far = sim_far_end(s->sim, q->chan.fd);
-  sim_end_process(s->sim, t->pid, SIGKILL);
-  s->sim->fd[far].closed = 1; /* but what was sent along lives on in a clone */
-  sim_advance(s->sim, 100);
-  assert_int_equal(q->state, STARTING);
-  assert_int_equal(q->lost, 1);
-  return q;
-}
-
-/* It had ended, and been reaped by whom it fell to, when its last words were read: the number
- * was another's by then, who got a pidfd and, with it, the signal meant for the clone. */
-static void test_the_number_of_an_orphan_that_hung_up_is_not_believed(void **state) {
-  struct story *s = story_new();
-  int far, q_far;
-  mf_process *t = make_template(s, &far), *q = make_orphan(s, t, far, &q_far);
-  assert_int_equal(mf_kill(q, SIGTERM), 0);
-  sim_answer(s->sim, q_far, ANS_RUNNING, 501, NULL, 0);
-  sim_hang_up(s->sim, q_far);
-  sim_run(s->sim);
-  assert_int_equal(s->runs, 1);
-  assert_int_equal(s->run_error, 0);
-  assert_int_equal(mf_pid(q), 501);
-  assert_int_not_equal(s->sim->last_signal_pid, 501);
-  assert_int_equal(mf_kill(q, SIGTERM), -ESRCH);
-  assert_int_not_equal(s->sim->last_signal_pid, 501);
-  sim_advance(s->sim, 10);
-  assert_int_equal(s->exits, 1);
-  assert_int_equal(s->exit_known, 0);
-  close_both(q, t);
-  story_free(s);
-}
-
-static void test_an_orphan_that_lives_can_be_killed(void **state) {
-  struct story *s = story_new();
-  int far, q_far;
-  mf_process *t = make_template(s, &far), *q = make_orphan(s, t, far, &q_far);
-  assert_int_equal(mf_kill(q, SIGTERM), 0);
-  sim_answer(s->sim, q_far, ANS_RUNNING, 501, NULL, 0);
-  sim_run(s->sim);
-  assert_int_equal(s->sim->last_signal, SIGTERM);
-  assert_int_equal(s->sim->last_signal_pid, 501);
-  assert_int_equal(s->exits, 0);
-  assert_int_equal(mf_kill(q, SIGKILL), 0);
-  assert_int_equal(s->sim->last_signal, SIGKILL);
-  close_both(q, t);
-  story_free(s);
-}
-
-/* One that runs nothing is asked who it is. Its pid was in the answer, and stayed unknown. */
-static void test_an_orphan_tells_its_pid_when_it_is_asked(void **state) {
-  struct story *s = story_new();
-  int far, q_far;
-  mf_process *t = make_template(s, &far), *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  process_unhold(q);
-  q_far = sim_far_end(s->sim, q->chan.fd);
-  sim_end_process(s->sim, t->pid, SIGKILL);
-  s->sim->fd[far].closed = 1;
-  sim_advance(s->sim, 100);
-  assert_int_equal(mf_kill(q, SIGTERM), 0);
-  answer_hello(s, q_far, 501);
-  sim_run(s->sim);
-  assert_int_equal(q->state, SERVING);
-  assert_int_equal(mf_pid(q), 501);
-  assert_int_equal(s->sim->last_signal_pid, 501);
-  sim_end_process(s->sim, 501, SIGTERM);
-  close_both(q, t);
-  story_free(s);
-}
-
 /* Whoever took up a socket had no time limit, whatever the options said. */
 static void test_what_is_taken_up_has_its_timeout(void **state) {
   struct story *s = story_new();
@@ -476,6 +563,7 @@ static void test_what_is_taken_up_has_its_timeout(void **state) {
   o.timeout_ms = 100;
   o.name = "guest";
   assert_int_equal(s->sim->seam.ops->pair(&s->sim->seam, pair), 0);
+  s->sim->fd[sim_far_end(s->sim, pair[0])].pid = 501;
   assert_int_equal(process_take_up(s->home, &o, pair[0], &p), 0);
   assert_int_equal(mf_run(p, "f", on_run, s), 0);
   answer_hello(s, sim_far_end(s->sim, pair[0]), 501);
@@ -596,28 +684,27 @@ static const struct {
 };
 
 static mf_process *make_ended(struct story *s, enum ending how, mf_process **ret_t) {
-  unsigned char pid[4] = {0xf5, 1};
   mf_options o = MF_OPTIONS_INIT;
   int far;
   mf_process *t = *ret_t = make_template(s, &far), *q;
   if (how == IN_FUNCTION || how == RETURNED) {
     q = make_running(s, t, far, 501);
     if (how == RETURNED)
-      answer_exited(s, far, q->id, 501, 0);
+      sim_end_process(s->sim, 501, 0);
     sim_run(s->sim);
     return q;
   }
   o.timeout_ms = how == TIMED_OUT ? 50 : 0;
   assert_int_equal(mf_fork_options(t, &o, &q), 0);
   process_unhold(q);
-  sim_answer(s->sim, far, ANS_FORKED, q->id, pid, sizeof pid);
+  execute_fork(s, t, far, q, 501, 1);
   sim_run(s->sim);
   if (how == FINISHED || how == FINISHED_DEAD)
     assert_int_equal(mf_finish(q), 0);
   if (how == TIMED_OUT)
     sim_advance(s->sim, 60);
   if (how == FINISHED_DEAD || how == KILLED)
-    answer_exited(s, far, q->id, 501, how == KILLED ? SIGKILL : 0);
+    sim_end_process(s->sim, 501, how == KILLED ? SIGKILL : 0);
   sim_run(s->sim);
   if (how == CLOSED)
     mf_close(q, NULL, NULL); /* valid until its callback, that is, until the loop turns */
@@ -803,7 +890,7 @@ static void test_a_closed_child_that_runs_is_reaped_while_others_are_open(void *
     if (other)
       mf_close(other, NULL, NULL);
     sim_run(s->sim);
-    orphans_reap(&s->sim->seam); /* as the next call would */
+    children_reap(&s->sim->seam); /* as the next call would */
     assert_int_equal(s->sim->children[pid], 0);
     story_free(s);
   }
@@ -879,35 +966,35 @@ static void test_a_variable_without_a_name_is_misuse(void **state) {
 
 /* ---- whose number it is ---- */
 
-static mf_process *fork_told(struct story *s, mf_process *t, int far, int told, int *ret_far) {
-  unsigned char body[4] = {(unsigned char)told, (unsigned char)(told >> 8)};
-  mf_process *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  process_unhold(q);
-  *ret_far = sim_far_end(s->sim, q->chan.fd);
-  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
-  sim_run(s->sim);
-  return q;
-}
-
 /* Whatever is written as the number, by the clone or its template, only the kernel's word
- * counts: 501 is the clone, 502 another child of the template, 600 a stranger. */
+ * counts: 501 is the clone, a child of ours or not; 502 another record's; 600 a stranger. */
 static void test_only_the_kernel_tells_whose_number_it_is(void **state) {
   static const struct {
-    int told, writer, claimed, pid;
+    int ours, told, writer, claimed, pid; /* told: in the slot; 0: nothing */
   } cases[] = {
-      {501, 501, 501, 501}, {501, 501, 600, 501}, {600, 501, 600, 501}, {600, 0, 600, -1},
-      {0, 600, 600, -1},    {0, 501, 600, 501},   {501, 600, 600, 501}, {0, 0, 501, 501},
+      {1, 501, 501, 501, 501}, {1, 501, 501, 600, 501}, {1, 501, 0, 600, 501},
+      {1, 0, 501, 600, 501},   {1, 600, 501, 600, 501}, {1, 502, 501, 502, 501},
+      {1, 502, 0, 502, -1},    {0, 0, 501, 600, 501},   {0, 600, 501, 600, 501},
+      {0, 600, 0, 600, -1},    {0, 0, 0, 501, -1},      {0, 0, 502, 501, -1},
   };
   for (size_t i = 0; i < COUNT(cases); i++) {
     struct story *s = story_new();
-    int far, q_far;
-    s->sim->certifies = 1;
-    mf_process *t = make_template(s, &far), *q;
-    s->sim->parent_of[501] = s->sim->parent_of[502] = t->pid;
-    q = fork_told(s, t, far, cases[i].told, &q_far);
-    s->sim->fd[q_far].writer = cases[i].writer;
+    struct frame f;
+    int far, fds[SIM_QUEUE];
+    mf_process *t = make_template(s, &far), *other = make_running(s, t, far, 502), *q;
+    t->proven = 0;
+    assert_int_equal(mf_fork(t, &q), 0);
     assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    int q_far = sim_far_end(s->sim, q->chan.fd);
+    while (sim_command(s->sim, far, &f, fds))
+      if (f.type == CMD_FORK) {
+        sim_fork(s->sim, far, &f, fds, 501);
+        *sim_birth(s->sim, far, &f) = (uint32_t)cases[i].told;
+      }
+    s->sim->children[501] = cases[i].ours;
+    s->sim->fd[q_far].pid = cases[i].writer;
+    s->runs = 0;
+    answer_hello(s, q_far, (uint64_t)cases[i].claimed);
     sim_answer(s->sim, q_far, ANS_RUNNING, (uint64_t)cases[i].claimed, NULL, 0);
     sim_run(s->sim);
     assert_int_equal(s->runs, 1);
@@ -917,96 +1004,23 @@ static void test_only_the_kernel_tells_whose_number_it_is(void **state) {
     s->sim->last_signal_pid = 0;
     mf_kill(q, SIGKILL);
     assert_true(s->sim->last_signal_pid == 0 || s->sim->last_signal_pid == cases[i].pid);
-    answer_exited(s, far, q->id, 501, 9);
-    sim_run(s->sim);
-    close_both(q, t);
+    assert_int_equal(s->sim->children[502], 1);
     sim_end_process(s->sim, 501, 0);
+    sim_end_process(s->sim, 502, 0);
+    wait_for_status(s);
+    s->sim->children[501] = 0;
+    mf_close(other, NULL, NULL);
+    close_both(q, t);
     story_free(s);
   }
 }
 
-/* The template's last word about a fork can't be proven when it has ended: the clone's next
- * frame tells, or its answer to WHO. */
-static void test_the_last_word_of_a_dead_template_is_not_believed(void **state) {
-  struct story *s = story_new();
-  unsigned char body[4] = {600 & 0xff, 600 >> 8};
-  struct frame f;
-  int far, q_far, fds[SIM_QUEUE], nasked = 0;
-  s->sim->certifies = 1;
-  mf_process *t = make_template(s, &far), *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  process_unhold(q);
-  q_far = sim_far_end(s->sim, q->chan.fd);
-  s->sim->fd[q_far].writer = 501;
-  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
-  sim_end_process(s->sim, t->pid, SIGKILL);
-  s->sim->fd[far].closed = 1; /* but what was sent along lives on in the clone */
-  sim_advance(s->sim, 100);
-  assert_int_equal(mf_pid(q), -1);
-  while (sim_command(s->sim, q_far, &f, fds))
-    nasked += f.type == CMD_WHO;
-  assert_int_equal(nasked, 1);
-  answer_hello(s, q_far, 600);
-  sim_run(s->sim);
-  assert_int_equal(mf_pid(q), 501);
-  sim_end_process(s->sim, 501, 0);
-  close_both(q, t);
-  story_free(s);
-}
-
 /* ---- limits and budgets ---- */
-
-/* What is reported of processes that nobody knows is acknowledged, in case a former owner
- * asked for them; one that reads no acknowledgement made us keep them all. */
-static void test_acknowledgements_that_nobody_reads_have_a_limit(void **state) {
-  struct story *s = story_new();
-  mf_process *t;
-  int far;
-  t = make_template(s, &far);
-  s->sim->full = 1;
-  for (int i = 0; i < 200000 && t->state == SERVING; i++) {
-    answer_exited(s, far, (uint64_t)i + 1, 4000, 0);
-    if (i % 100 == 0)
-      sim_run(s->sim);
-    assert_true(buf_size(&t->acks) + t->chan.out.nbytes < 2 << 20);
-  }
-  assert_int_equal(t->state, FAILED);
-  assert_int_equal(s->sim->last_signal, SIGKILL);
-  mf_close(t, on_close, s);
-  story_free(s);
-}
-
-/* They come late where the socket was full, and they all come. */
-static void test_acknowledgements_wait_for_a_full_socket(void **state) {
-  struct story *s = story_new();
-  struct frame f;
-  mf_process *t;
-  int far, fds[SIM_QUEUE];
-  size_t acked = 0;
-  t = make_template(s, &far);
-  while (sim_command(s->sim, far, &f, fds))
-    ;
-  s->sim->full = 1;
-  assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
-  for (int i = 0; i < 3; i++) {
-    answer_exited(s, far, (uint64_t)i + 1, 4000, 0);
-    sim_run(s->sim);
-  }
-  s->sim->full = 0;
-  t->chan.watch.on_ready(&t->chan.watch, WATCH_WRITE);
-  sim_run(s->sim);
-  while (sim_command(s->sim, far, &f, fds))
-    acked += f.type == CMD_ACK ? f.length / 8 : 0;
-  assert_int_equal(acked, 3);
-  mf_close(t, on_close, s);
-  story_free(s);
-}
 
 /* A process has ended, and children of its own go on writing to its socket. */
 static void test_a_socket_that_never_dries_up_is_read_to_a_limit(void **state) {
   static const unsigned char done[] = {0, 0, 0, 0, ANS_DONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
   struct story *s = story_new();
-  unsigned char body[4] = {500 & 0xff, 500 >> 8};
   mf_process *t, *q;
   struct sim_fd *near;
   int far, q_far;
@@ -1015,13 +1029,13 @@ static void test_a_socket_that_never_dries_up_is_read_to_a_limit(void **state) {
   assert_int_equal(mf_eval(q, "x", 1, 0, NULL, NULL), 0);
   assert_int_equal(mf_run(q, "f", on_run, s), 0);
   q_far = sim_far_end(s->sim, q->chan.fd);
-  sim_answer(s->sim, far, ANS_FORKED, q->id, body, sizeof body);
+  execute_fork(s, t, far, q, 500, 1);
   sim_run(s->sim);
   near = &s->sim->fd[s->sim->fd[q_far].peer];
   near->flood = sizeof done;
   sim_octets(s->sim, q_far, done, sizeof done);
-  answer_exited(s, far, q->id, 500, 9);
-  t->chan.watch.on_ready(&t->chan.watch, WATCH_READ);
+  sim_end_process(s->sim, 500, 9);
+  q->pid_watch.on_ready(&q->pid_watch, WATCH_READ);
   assert_int_equal(q->state, DEAD);
   assert_true(near->nread < 2 << 20);
   near->flood = 0;
@@ -1154,6 +1168,14 @@ static void test_a_closed_template_that_no_signal_ends_is_given_up(void **state)
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_only_the_kernel_tells_whose_number_it_is),
+      cmocka_unit_test(test_a_number_that_is_no_child_of_ours_is_not_believed),
+      cmocka_unit_test(test_a_clone_that_is_no_child_of_ours_is_known_by_its_pidfd),
+      cmocka_unit_test(test_a_child_that_the_host_has_reaped_is_told_once),
+      cmocka_unit_test(test_a_careless_host_believes_no_number_after_the_end),
+      cmocka_unit_test(test_last_words_are_read_from_the_slot),
+      cmocka_unit_test(test_a_birth_after_the_close_is_reaped),
+      cmocka_unit_test(test_a_fork_under_way_when_the_template_dies),
       cmocka_unit_test(test_a_thrown_value_reaches_the_callback_and_those_of_its_clones),
       cmocka_unit_test(test_a_value_that_is_cut_or_too_long_is_malformed),
       cmocka_unit_test(test_a_closed_template_that_hangs_is_killed),
@@ -1162,15 +1184,12 @@ int main(void) {
       cmocka_unit_test(test_more_spares_at_least_than_at_most_are_misuse),
       cmocka_unit_test(test_a_missing_pointer_is_misuse),
       cmocka_unit_test(test_a_variable_without_a_name_is_misuse),
-      cmocka_unit_test(test_a_report_about_anothers_clone_is_not_believed),
-      cmocka_unit_test(test_a_fork_answer_about_anothers_clone_is_not_believed),
       cmocka_unit_test(test_memory_is_told_when_the_template_fails_first),
       cmocka_unit_test(test_an_errno_that_none_is),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
       cmocka_unit_test(test_a_default_template_that_waits_is_not_kept_parked),
       cmocka_unit_test(test_a_new_process_does_not_hold_up_a_close_callback),
       cmocka_unit_test(test_a_dead_spare_is_not_taken),
-      cmocka_unit_test(test_the_end_is_told_when_time_runs_out_after_the_template_died),
       cmocka_unit_test(test_a_failed_start_has_one_name),
       cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),
       cmocka_unit_test(test_many_answers_are_spread_over_turns),
@@ -1178,15 +1197,8 @@ int main(void) {
       cmocka_unit_test(test_memory_asked_while_it_starts_waits_for_that),
       cmocka_unit_test(test_closing_forgets_a_measure),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
-      cmocka_unit_test(test_the_number_of_an_orphan_that_hung_up_is_not_believed),
-      cmocka_unit_test(test_an_orphan_that_lives_can_be_killed),
-      cmocka_unit_test(test_an_orphan_tells_its_pid_when_it_is_asked),
       cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
       cmocka_unit_test(test_what_is_asked_after_the_end),
-      cmocka_unit_test(test_only_the_kernel_tells_whose_number_it_is),
-      cmocka_unit_test(test_the_last_word_of_a_dead_template_is_not_believed),
-      cmocka_unit_test(test_acknowledgements_that_nobody_reads_have_a_limit),
-      cmocka_unit_test(test_acknowledgements_wait_for_a_full_socket),
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),
   };
   return cmocka_run_group_tests_name("process stories", tests, NULL, NULL);

@@ -1026,23 +1026,24 @@ static void test_last_words_before_run_are_kept_once(void **state) {
   enum { ROUNDS = 50, WORDS = 8000, SOME = 10 };
   static char words[WORDS];
   size_t before = 0;
-  memset(words, 'x', sizeof words);
+  memset(words, 'x', sizeof words - 1);
   for (int i = 0; i < ROUNDS; i++) {
     struct story *s = story_new();
-    struct buf b;
+    struct frame f;
+    int fds[SIM_QUEUE], template;
     begin(s);
     s->far->deaf = 1;
     call(s, "one");
     mf_process *p = mf_rpc_process(s->rpc);
     process_unhold(p);
-    buf_init(&b, 10000);
-    buf_put_u32(&b, 600);
-    buf_put_u32(&b, 1 << 8);
-    for (int k = 0; k < 3; k++)
-      buf_put_u64(&b, 0);
-    buf_put_str(&b, words, sizeof words);
-    sim_answer(s->sim, s->far->node[0]->fd, ANS_EXITED, p->id, buf_peek(&b), buf_size(&b));
-    buf_deinit(&b);
+    template = s->far->node[0]->fd;
+    while (sim_command(s->sim, template, &f, fds))
+      if (f.type == CMD_FORK) {
+        sim_fork(s->sim, template, &f, fds, 600);
+        sim_last_words(s->sim, template, &f, words);
+        sim_hang_up(s->sim, fds[0]);
+      }
+    sim_end_process(s->sim, 600, 1 << 8);
     sim_run(s->sim);
     assert_int_equal(s->errors, 1);
     assert_int_equal(s->call[0].told, 1);

@@ -261,7 +261,8 @@ static void test_a_guarded_end_tells_who_writes(void **state) {
   int ends[2];
   char text[100];
   struct fdset fds;
-  pid_t writer = 1, pid;
+  struct sock_writer writer = {1, -1};
+  pid_t pid;
   open_pair(ends);
   fdset_init(&fds);
   if (sock_name_writers(ends[0], 1) < 0) { /* not on this system */
@@ -275,9 +276,11 @@ static void test_a_guarded_end_tells_who_writes(void **state) {
   assert_true(pid > 0);
   assert_int_equal(waitpid(pid, NULL, 0), pid); /* what it wrote is still its own */
   assert_int_equal(sock_read_from(ends[0], text, sizeof text, &fds, &writer), 2);
-  assert_int_equal(writer, getpid());
+  assert_int_equal(writer.pid, getpid());
+  fd_close(&writer.pidfd);
   assert_int_equal(sock_read_from(ends[0], text, sizeof text, &fds, &writer), 5);
-  assert_int_equal(writer, pid);
+  assert_int_equal(writer.pid, pid);
+  fd_close(&writer.pidfd);
   assert_int_equal(sock_read_from(ends[0], text, sizeof text, &fds, &writer), -EAGAIN);
   assert_int_equal(sock_name_writers(ends[0], 0), 0);
   assert_int_equal(write(ends[1], "x", 1), 1);
@@ -292,7 +295,7 @@ static void test_a_guarded_end_takes_no_descriptors(void **state) {
   char x = 'x';
   struct iovec iov = {&x, 1};
   struct fdset fds;
-  pid_t writer;
+  struct sock_writer writer;
   open_pair(ends);
   fdset_init(&fds);
   sock_refuse_fds(ends[0], 1);

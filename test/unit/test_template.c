@@ -4,17 +4,21 @@
 #include "unit.h"
 
 #include "base/buf.h"
+#include "base/result.h"
 #include "os/fd.h"
 #include "os/proc.h"
+#include "os/share.h"
 #include "os/sock.h"
 #include "wire/build.h"
 #include "wire/frame.h"
+#include "wire/slots.h"
 #include "moonfork.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -173,7 +177,7 @@ static void inner(struct buf *b, unsigned type, unsigned nfds, uint64_t id, cons
   buf_put(b, text, strlen(text));
 }
 
-static void setup(int fd) {
+static void setup_with(int fd, int pipe_leash) {
   struct buf b;
   buf_init(&b, 4096);
   buf_put_u32(&b, PROTO_MAGIC);
@@ -181,19 +185,56 @@ static void setup(int fd) {
   buf_put_u16(&b, 0);
   build_put(&b);
   option(&b, OPT_NAME, "test", 4);
+  if (pipe_leash)
+    option_octet(&b, OPT_PIPE_LEASH, 1);
   put(fd, CMD_SETUP, (uint64_t)getpid(), buf_peek(&b), buf_size(&b));
   buf_deinit(&b);
 }
 
-/* Sends FORK with options, the socket and nfds more descriptors; gives the clone's socket. */
+/* The memory that every template and its clones get: the slot of a clone is its id. */
+enum { SLOTS = 1024 };
+static struct {
+  int births_fd, words_fd;
+  volatile uint32_t *births;
+  struct slot *words;
+} shared;
+
+static void share(void) {
+  void *births, *words;
+  assert_int_equal(share_new(slot_births_size(SLOTS), &shared.births_fd, &births), 0);
+  assert_int_equal(share_new(slot_words_size(SLOTS), &shared.words_fd, &words), 0);
+  shared.births = births;
+  shared.words = words;
+}
+
+static void unshare_all(void) {
+  share_unmap((void *)(uintptr_t)shared.births, slot_births_size(SLOTS));
+  share_unmap(shared.words, slot_words_size(SLOTS));
+  close(shared.births_fd);
+  close(shared.words_fd);
+}
+
+/* Sends FORK with options, the socket and nfds more descriptors; gives the clone's socket. The
+ * clone is to be our child. */
 static int put_fork_with(int fd, uint64_t id, struct buf *options, const int *fds, int nfds) {
   int pair[2], all[FRAME_FDS_MAX];
+  unsigned char step[8] = {0, 0, 0, 0, SLOTS & 0xff, SLOTS >> 8};
+  unsigned char slot[4] = {(unsigned char)id, (unsigned char)(id >> 8)};
+  struct buf b;
   assert_int_equal(sock_pair(pair, 0), 0);
   all[0] = pair[1];
+  all[1] = shared.births_fd;
+  all[2] = shared.words_fd;
   for (int i = 0; i < nfds; i++)
-    all[i + 1] = fds[i];
-  send_flags(fd, CMD_FORK, id, 0, options ? buf_peek(options) : NULL,
-             options ? buf_size(options) : 0, all, nfds + 1);
+    all[i + 3] = fds[i];
+  buf_init(&b, 1 << 20);
+  option(&b, OPT_SLOT_STEP, step, sizeof step);
+  option(&b, OPT_SLOT, slot, sizeof slot);
+  if (options)
+    buf_put(&b, buf_peek(options), buf_size(options));
+  shared.births[id] = 0;
+  send_flags(fd, CMD_FORK, id, 0, buf_peek(&b), buf_size(&b), all, nfds + 3);
+  buf_deinit(&b);
   close(pair[1]);
   return pair[0];
 }
@@ -202,13 +243,16 @@ static int put_fork(int fd, uint64_t id) {
   return put_fork_with(fd, id, NULL, NULL, 0);
 }
 
+/* Its number stands in its slot, and it is our child. */
 static pid_t expect_forked(int fd, uint64_t id) {
-  static struct answer a;
-  struct reader r;
-  expect(fd, ANS_FORKED, &a);
-  assert_int_equal(a.f.id, id);
-  reader_init(&r, a.body, a.f.length);
-  return (pid_t)reader_u32(&r);
+  (void)fd;
+  for (int ms = 0; ms < PATIENCE_MS && !shared.births[id]; ms++)
+    poll(NULL, 0, 1);
+  pid_t pid = (pid_t)shared.births[id];
+  assert_true(pid > 0);
+  int r = proc_peek(-1, pid);
+  assert_true(r == MF_AGAIN || r == 0);
+  return pid;
 }
 
 struct failed {
@@ -257,45 +301,25 @@ struct exited {
   uint64_t id;
   pid_t pid;
   int status;
-  uint64_t utime, stime, maxrss;
+  uint64_t maxrss;
   char words[9000];
 };
 
-static void parse_exited(const struct answer *a, struct exited *ret) {
-  struct reader r;
-  size_t n;
-  reader_init(&r, a->body, a->f.length);
-  ret->id = a->f.id;
-  ret->pid = (pid_t)reader_u32(&r);
-  ret->status = (int)reader_u32(&r);
-  ret->utime = reader_u64(&r);
-  ret->stime = reader_u64(&r);
-  ret->maxrss = reader_u64(&r);
-  const char *text = reader_str(&r, &n);
-  assert_true(r.ok && n < sizeof ret->words);
-  memcpy(ret->words, text ? text : "", n);
-  ret->words[n] = 0;
-}
-
-static const struct exited *expect_some_exited(int fd) {
-  static struct answer a;
-  static struct exited e;
-  expect(fd, ANS_EXITED, &a);
-  parse_exited(&a, &e);
-  return &e;
-}
-
 static const struct exited *expect_exited(int fd, uint64_t id) {
-  const struct exited *e = expect_some_exited(fd);
-  assert_int_equal(e->id, id);
-  return e;
-}
-
-static void put_ack(int fd, uint64_t id) {
-  unsigned char octets[8];
-  for (int i = 0; i < 8; i++)
-    octets[i] = (unsigned char)(id >> (8 * i));
-  put(fd, CMD_ACK, 0, octets, sizeof octets);
+  static struct exited e;
+  struct proc_status st = {0};
+  int r = MF_AGAIN;
+  e = (struct exited){.id = id, .pid = expect_forked(fd, id)};
+  for (int ms = 0; ms < PATIENCE_MS && (r = proc_reap(-1, e.pid, &st)) == MF_AGAIN; ms++)
+    poll(NULL, 0, 1);
+  assert_int_equal(r, 0);
+  e.status = st.status;
+  e.maxrss = st.maxrss_bytes;
+  size_t n = shared.words[id].text_size;
+  assert_true(n < sizeof e.words);
+  memcpy(e.words, (char *)shared.words + slot_heads_size(SLOTS) + id * SLOT_TEXT_MAX, n);
+  e.words[n] = 0;
+  return &e;
 }
 
 /* ---- the fixture ---- */
@@ -320,13 +344,18 @@ static void boot(struct template *t) {
   t->leash = leash[1];
 }
 
-static void start(struct template *t) {
+static void start_with(struct template *t, int pipe_leash) {
   static struct answer a;
+  share();
   boot(t);
-  setup(t->fd);
+  setup_with(t->fd, pipe_leash);
   expect(t->fd, ANS_HELLO, &a);
   assert_int_equal(a.f.id, t->pid);
   expect_done(t->fd, 1);
+}
+
+static void start(struct template *t) {
+  start_with(t, 0);
 }
 
 static int wait_for(pid_t pid) {
@@ -346,6 +375,10 @@ static int wait_for(pid_t pid) {
 
 /* Closes our end and expects that exit code. */
 static void finish(struct template *t, int code) {
+  if (shared.births) {
+    unshare_all();
+    shared.births = NULL;
+  }
   if (t->fd >= 0)
     close(t->fd);
   int status = wait_for(t->pid);
@@ -372,25 +405,6 @@ static void assert_text(int fd, const char *expected) {
   static char text[65536];
   read_text(fd, text, sizeof text);
   assert_string_equal(text, expected);
-}
-
-/* Whether the process ends (or is a zombie) within two seconds. */
-static int ends_soon(pid_t pid) {
-  char path[64], text[512];
-  for (int ms = 0; ms < 2000; ms += 5) {
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    FILE *f = fopen(path, "re");
-    if (!f)
-      return 1;
-    size_t n = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[n] = 0;
-    const char *end = strrchr(text, ')');
-    if (end && end[2] == 'Z')
-      return 1;
-    poll(NULL, 0, 5);
-  }
-  return 0;
 }
 
 /* ---- boot ---- */
@@ -743,11 +757,6 @@ static void test_forks_a_clone_that_serves(void **state) {
   assert_int_equal(e->status, 0);
   assert_true(e->maxrss > 100000);
   assert_string_equal(e->words, "");
-  assert_int_equal(kill(pid, 0), 0); /* its number stays taken */
-  put_ack(t.fd, 5);
-  put(t.fd, CMD_WHO, 0, NULL, 0);
-  expect(t.fd, ANS_HELLO, &a);
-  assert_int_equal(kill(pid, 0), -1);
   close(clone);
   finish(&t, 0);
 }
@@ -779,7 +788,6 @@ static void test_fused_fork_runs_at_once(void **state) {
   assert_int_equal(WEXITSTATUS(e->status), 1);
   assert_non_null(strstr(e->words, "last words"));
   assert_non_null(strstr(e->words, "stack traceback"));
-  put_ack(t.fd, 9);
   close(clone);
   close(pair[0]);
   buf_deinit(&commands);
@@ -787,7 +795,7 @@ static void test_fused_fork_runs_at_once(void **state) {
   finish(&t, 0);
 }
 
-static void test_exit_kinds_are_reported(void **state) {
+static void test_exit_kinds_are_told(void **state) {
   static const struct {
     const char *code;
     int status;
@@ -809,49 +817,7 @@ static void test_exit_kinds_are_reported(void **state) {
     put_text(clone, CMD_RUN, "f");
     const struct exited *e = expect_exited((expect_forked(t.fd, 100 + i), t.fd), 100 + i);
     assert_int_equal(e->status, rows[i].status);
-    put_ack(t.fd, 100 + i);
     close(clone);
-  }
-  finish(&t, 0);
-}
-
-static void test_a_thousand_exits_at_once_are_all_reported(void **state) {
-  enum { MANY = 1000 };
-  static struct answer a;
-  static unsigned char seen[MANY];
-  struct template t;
-  struct exited e;
-  int gate[2];
-  assert_int_equal(pipe2(gate, O_CLOEXEC), 0);
-  start(&t);
-  put_eval(t.fd, "function f(s, gate, n) gate:read(1) os.exit(n % 251) end");
-  send_flags(t.fd, CMD_FD, 0, 0, NULL, 0, gate, 1);
-  close(gate[0]);
-  for (uint64_t i = 0; i < MANY; i++) {
-    struct buf commands, options;
-    char text[16];
-    buf_init(&commands, 4096);
-    buf_init(&options, 4096);
-    sprintf(text, "%d", (int)i);
-    inner(&commands, CMD_ARG, 0, 0, text);
-    inner(&commands, CMD_RUN, 0, 0, "f");
-    option(&options, OPT_COMMANDS, buf_peek(&commands), buf_size(&commands));
-    int clone = put_fork_with(t.fd, i, &options, NULL, 0);
-    expect_forked(t.fd, i);
-    expect(clone, ANS_RUNNING, &a);
-    close(clone);
-    buf_deinit(&commands);
-    buf_deinit(&options);
-  }
-  close(gate[1]);
-  for (int i = 0; i < MANY; i++) {
-    expect(t.fd, ANS_EXITED, &a);
-    parse_exited(&a, &e);
-    assert_true(e.id < MANY && !seen[e.id]);
-    assert_int_equal(e.status, (int)(e.id % 251) << 8);
-    assert_true(e.maxrss > 0);
-    seen[e.id] = 1;
-    put_ack(t.fd, e.id);
   }
   finish(&t, 0);
 }
@@ -873,7 +839,7 @@ static void test_hooks_run_and_refuse(void **state) {
   expect(clone, ANS_RUNNING, &a);
   assert_text(clone, "12x");
   close(clone);
-  put_ack(t.fd, expect_exited(t.fd, 1)->id);
+  expect_exited(t.fd, 1);
   put_eval(t.fd, "refuse = 'not today'");
   clone = put_fork(t.fd, 2);
   const struct failed *f = expect_failed(t.fd, ANS_FORK_FAILED);
@@ -889,7 +855,6 @@ static void test_hooks_run_and_refuse(void **state) {
   assert_int_equal(f->phase, PHASE_HOOK);
   close(clone);
   assert_int_equal(expect_exited(t.fd, 3)->status, 1 << 8);
-  put_ack(t.fd, 3);
   finish(&t, 0);
 }
 
@@ -924,7 +889,7 @@ static void test_options_of_a_fork(void **state) {
   assert_text(clone, "on socket there 0");
   close(clone);
   close(out[0]);
-  put_ack(t.fd, expect_exited(t.fd, 1)->id);
+  expect_exited(t.fd, 1);
   buf_consume(&o, buf_size(&o));
   option(&o, OPT_CWD, "/no/such", 8);
   clone = put_fork_with(t.fd, 2, &o, NULL, 0);
@@ -933,6 +898,7 @@ static void test_options_of_a_fork(void **state) {
   assert_int_equal(f->phase, PHASE_OPTION);
   assert_non_null(strstr(f->message, "cwd"));
   close(clone);
+  assert_int_equal(expect_exited(t.fd, 2)->status, 1 << 8);
   buf_deinit(&o);
   finish(&t, 0);
 }
@@ -988,95 +954,105 @@ static void test_clones_of_clones(void **state) {
 static const char sleeper[] = "function f(s) s:read(1) end "
                               "function spin() while true do end end";
 
-static void test_close_reports_what_still_runs_then_exits(void **state) {
-  static struct answer a;
-  struct template t;
-  start(&t);
-  put_eval(t.fd, sleeper);
-  int clone = put_fork(t.fd, 1);
-  expect_forked(t.fd, 1);
-  put_text(clone, CMD_RUN, "f");
-  expect(clone, ANS_RUNNING, &a);
-  put(t.fd, CMD_CLOSE, 0, NULL, 0);
-  expect_done(t.fd, 4);
-  for (unsigned type = CMD_SETUP; type <= CMD_LAST; type++)
-    if (type != CMD_ACK)
-      put(t.fd, type, 0, "junk", 4); /* nothing is executed any more */
-  close(clone);
-  assert_int_equal(expect_exited(t.fd, 1)->status, 0);
-  put_ack(t.fd, 1);
-  expect_eof(t.fd);
-  finish(&t, 0);
+/* Its clones are ours: whatever becomes of it, they live on, and their ends are told. */
+static void test_nobody_stays_behind(void **state) {
+  enum { CLOSED, HUNG_UP, FAILED, KILLED, RAN, WAYS };
+  for (int way = 0; way < WAYS; way++) {
+    static struct answer a;
+    struct template t;
+    start(&t);
+    put_eval(t.fd, sleeper);
+    int clone = put_fork(t.fd, 1);
+    pid_t pid = expect_forked(t.fd, 1);
+    put_text(clone, CMD_RUN, "f");
+    expect(clone, ANS_RUNNING, &a);
+    int late = -1;
+    switch (way) {
+    case CLOSED:
+      put(t.fd, CMD_CLOSE, 0, NULL, 0);
+      for (unsigned type = CMD_SETUP; type <= CMD_LAST; type++)
+        put(t.fd, type, 0, "junk", 4); /* nothing is executed any more */
+      expect_eof(t.fd);
+      break;
+    case HUNG_UP:
+      close(t.fd);
+      t.fd = -1;
+      break;
+    case FAILED:
+      put_eval(t.fd, "error 'x'");
+      late = put_fork(t.fd, 2);
+      assert_int_equal(expect_failed(t.fd, ANS_FAILED)->id, 4);
+      expect_eof(late);
+      close(late);
+      expect_eof(t.fd);
+      assert_int_equal(shared.births[2], 0);
+      break;
+    case KILLED:
+      kill(t.pid, SIGKILL);
+      break;
+    case RAN: /* the very process, whatever lives that it has forked */
+      put_text(t.fd, CMD_RUN, "f");
+      expect(t.fd, ANS_RUNNING, &a);
+      assert_int_equal(a.f.id, t.pid);
+      assert_int_equal(write(t.fd, "x", 1), 1);
+      break;
+    }
+    int status = wait_for(t.pid);
+    assert_int_equal(status, way == KILLED ? SIGKILL : way == FAILED ? 1 << 8 : 0);
+    assert_int_equal(proc_peek(-1, pid), MF_AGAIN);
+    close(clone);
+    assert_int_equal(expect_exited(t.fd, 1)->status, 0);
+    if (t.fd >= 0)
+      close(t.fd);
+    close(t.leash);
+    unshare_all();
+    shared.births = NULL;
+  }
 }
 
-static void test_end_of_file_leaves_clones_alone(void **state) {
+/* Its owner is not its parent: then its clones can't be the owner's children. They are its own,
+ * introduce themselves, and are reaped by nobody but the kernel. */
+static void test_clones_for_an_owner_that_is_not_the_parent(void **state) {
   static struct answer a;
   struct template t;
+  int leash[2];
   start(&t);
+  assert_int_equal(pipe2(leash, O_CLOEXEC), 0);
+  send_flags(t.fd, CMD_WHO, 1, 0, NULL, 0, leash, 1);
+  close(leash[0]);
+  expect(t.fd, ANS_HELLO, &a);
   put_eval(t.fd, sleeper);
   int clone = put_fork(t.fd, 1);
-  pid_t pid = expect_forked(t.fd, 1);
+  next(clone, &a);
+  assert_int_equal(a.f.type, ANS_HELLO);
+  pid_t pid = (pid_t)a.f.id;
+  assert_int_equal(shared.births[1], 0);
+  assert_int_equal(proc_peek(-1, pid), -ECHILD);
+  int spinner = put_fork(t.fd, 2);
+  next(spinner, &a);
+  pid_t busy = (pid_t)a.f.id;
   put_text(clone, CMD_RUN, "f");
+  put_text(spinner, CMD_RUN, "spin");
   expect(clone, ANS_RUNNING, &a);
+  expect(spinner, ANS_RUNNING, &a);
+  close(clone);
+  for (int ms = 0; ms < PATIENCE_MS && kill(pid, 0) == 0; ms++)
+    poll(NULL, 0, 1);
+  assert_int_equal(kill(pid, 0), -1); /* no zombie */
+  /* What user code starts is reaped by user code, all the same. */
+  put_eval(t.fd, "local p = io.popen('exit 3') assert(select(3, p:close()) == 3)");
+  put(t.fd, CMD_WHO, 1, NULL, 0);
+  expect(t.fd, ANS_HELLO, &a);
+  close(leash[1]); /* the new owner is gone, and not the parent */
+  for (int ms = 0; ms < PATIENCE_MS && kill(busy, 0) == 0; ms++)
+    poll(NULL, 0, 1);
+  assert_int_equal(kill(busy, 0), -1);
+  assert_int_equal(wait_for(t.pid), SIGKILL); /* it has run user code, and is on the same leash */
+  close(spinner);
   close(t.fd);
-  t.fd = -1;
-  poll(NULL, 0, 50);
-  assert_int_equal(waitpid(t.pid, NULL, WNOHANG), 0); /* it stays as reaper */
-  assert_int_equal(kill(pid, 0), 0);
-  close(clone);
-  finish(&t, 0);
-  assert_int_equal(kill(pid, 0), -1);
-}
-
-static void test_failed_template_outlives_its_clones(void **state) {
-  static struct answer a;
-  struct template t;
-  start(&t);
-  put_eval(t.fd, sleeper);
-  int clone = put_fork(t.fd, 1);
-  expect_forked(t.fd, 1);
-  put_text(clone, CMD_RUN, "f");
-  expect(clone, ANS_RUNNING, &a);
-  put_eval(t.fd, "error 'x'");
-  assert_int_equal(expect_failed(t.fd, ANS_FAILED)->id, 4);
-  for (unsigned type = CMD_SETUP; type <= CMD_LAST; type++)
-    if (type != CMD_ACK)
-      put(t.fd, type, 0, "junk", 4);
-  int late = put_fork(t.fd, 2);
-  expect_eof(late);
-  close(late);
-  close(clone);
-  assert_int_equal(expect_exited(t.fd, 1)->status, 0);
-  put_ack(t.fd, 1);
-  expect_eof(t.fd);
-  finish(&t, 1);
-}
-
-static void test_a_process_with_clones_leaves_a_reaper(void **state) {
-  static struct answer a;
-  struct template t;
-  int channel[2];
-  start(&t);
-  put_eval(t.fd, sleeper);
-  int one = put_fork(t.fd, 1);
-  expect_forked(t.fd, 1);
-  put_text(one, CMD_RUN, "f");
-  expect(one, ANS_RUNNING, &a);
-  assert_int_equal(sock_pair(channel, 0), 0);
-  send_flags(t.fd, CMD_RUN, 77, 0, "f", 1, &channel[1], 1);
-  close(channel[1]);
-  expect(t.fd, ANS_RUNNING, &a);
-  assert_true(a.f.id != (uint64_t)t.pid);
-  close(one);
-  assert_int_equal(expect_exited(channel[0], 1)->status, 0);
-  put_ack(channel[0], 1);
-  assert_int_equal(write(t.fd, "x", 1), 1);
-  expect_eof(t.fd); /* the reaper does not hold it */
-  assert_int_equal(expect_exited(channel[0], 77)->pid, (pid_t)a.f.id);
-  put_ack(channel[0], 77);
-  expect_eof(channel[0]);
-  close(channel[0]);
-  finish(&t, 0);
+  close(t.leash);
+  unshare_all();
+  shared.births = NULL;
 }
 
 static void test_commands_after_run_are_refused(void **state) {
@@ -1115,58 +1091,70 @@ static void test_no_ghost_starts_for_a_parent_that_is_gone(void **state) {
   finish(&t, 0);
 }
 
-static void test_leash_ends_what_runs(void **state) {
-  enum { LATER = 10 };
+/* Clones on each leash, busy; and the template busy itself. */
+static void start_spinners(struct template *t, int pipe_leash, pid_t pids[4]) {
   static struct answer a;
-  struct template t;
-  pid_t pids[3];
-  start(&t);
-  put_eval(t.fd, sleeper);
+  start_with(t, pipe_leash);
+  put_eval(t->fd, sleeper);
   for (int mode = MF_LEASH_KILL; mode <= MF_LEASH_KEEP; mode++) {
     struct buf o;
     buf_init(&o, 64);
     option_octet(&o, OPT_LEASH, (unsigned)mode);
-    int clone = put_fork_with(t.fd, (uint64_t)mode, &o, NULL, 0);
-    pids[mode] = expect_forked(t.fd, (uint64_t)mode);
+    int clone = put_fork_with(t->fd, (uint64_t)mode, &o, NULL, 0);
+    pids[mode] = expect_forked(t->fd, (uint64_t)mode);
     put_text(clone, CMD_RUN, "spin");
     expect(clone, ANS_RUNNING, &a);
     close(clone);
     buf_deinit(&o);
   }
-  for (uint64_t id = LATER; id < LATER + 3; id++) { /* theirs was ready before they were */
-    int clone = put_fork(t.fd, id);
-    expect_forked(t.fd, id);
-    put_text(clone, CMD_RUN, "spin");
-    expect(clone, ANS_RUNNING, &a);
-    close(clone);
-  }
-  close(t.leash);
-  t.leash = -1;
-  for (int i = 0; i < 5; i++) { /* in any order */
-    const struct exited *e = expect_some_exited(t.fd);
-    assert_true(e->id == MF_LEASH_KILL || e->id == MF_LEASH_TERM || e->id >= LATER);
-    assert_int_equal(e->status & 0x7f, e->id == MF_LEASH_TERM ? SIGTERM : SIGKILL);
-  }
-  assert_int_equal(kill(pids[MF_LEASH_KEEP], 0), 0);
-  poll(NULL, 0, 50);
-  assert_false(waitpid(pids[MF_LEASH_KEEP], NULL, WNOHANG) > 0);
-  kill(pids[MF_LEASH_KEEP], SIGKILL);
-  assert_int_equal(expect_exited(t.fd, MF_LEASH_KEEP)->status & 0x7f, SIGKILL);
-  finish(&t, 0);
+  put_eval(t->fd, "while true do end");
+  poll(NULL, 0, 100);
+  pids[3] = t->pid;
 }
 
-static void test_leash_ends_user_code_before_run(void **state) {
+static void check_spinners(pid_t pids[4]) {
+  assert_int_equal(wait_for(pids[MF_LEASH_KILL]) & 0x7f, SIGKILL);
+  assert_int_equal(wait_for(pids[MF_LEASH_TERM]) & 0x7f, SIGTERM);
+  assert_int_equal(wait_for(pids[3]) & 0x7f, SIGKILL);
+  poll(NULL, 0, 50);
+  assert_int_equal(waitpid(pids[MF_LEASH_KEEP], NULL, WNOHANG), 0);
+  kill(pids[MF_LEASH_KEEP], SIGKILL);
+  assert_int_equal(wait_for(pids[MF_LEASH_KEEP]) & 0x7f, SIGKILL);
+}
+
+static void test_a_pipe_as_leash_ends_what_runs(void **state) {
   if (access("/proc/self/fd", F_OK) < 0)
     skip(); /* the leash is armed through it */
   struct template t;
-  start(&t);
-  put_eval(t.fd, "while true do end");
-  poll(NULL, 0, 100);
+  pid_t pids[4];
+  start_spinners(&t, 1, pids);
   close(t.leash);
-  t.leash = -1;
-  assert_true(ends_soon(t.pid));
-  assert_int_equal(wait_for(t.pid) & 0x7f, SIGKILL);
+  check_spinners(pids);
   close(t.fd);
+  unshare_all();
+  shared.births = NULL;
+}
+
+/* The parent is a process of its own here, whose children fall to the test. */
+static void test_the_end_of_the_parent_ends_what_runs(void **state) {
+  struct template t;
+  pid_t pids[4];
+  int told[2];
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  assert_int_equal(pipe2(told, O_CLOEXEC), 0);
+  pid_t parent = fork();
+  if (parent == 0) {
+    start_spinners(&t, 0, pids);
+    if (write(told[1], pids, sizeof pids) != sizeof pids)
+      _exit(1);
+    raise(SIGKILL);
+  }
+  close(told[1]);
+  read_exactly(told[0], pids, sizeof pids);
+  assert_int_equal(wait_for(parent), SIGKILL);
+  check_spinners(pids);
+  close(told[0]);
+  prctl(PR_SET_CHILD_SUBREAPER, 0);
 }
 
 static void test_finalisers_of_ones_own_only(void **state) {
@@ -1188,7 +1176,6 @@ static void test_finalisers_of_ones_own_only(void **state) {
     expect(clone, ANS_RUNNING, &a);
     assert_text(clone, expected[i]);
     assert_int_equal(expect_exited(t.fd, 1)->status, 4 << 8);
-    put_ack(t.fd, 1);
     close(clone);
   }
   /* The same in a clone of a clone, whose parent's own objects are inherited ones. */
@@ -1203,6 +1190,8 @@ static void test_finalisers_of_ones_own_only(void **state) {
   assert_text(two, "ba");
   close(one);
   close(two);
+  expect_exited(one, 3);
+  expect_exited(t.fd, 2);
   finish(&t, 0);
 }
 
@@ -1221,7 +1210,7 @@ static void test_random_numbers_differ_in_clones(void **state) {
     read_text(clone, texts[i], sizeof texts[i]);
     for (int k = 0; k < i; k++)
       assert_string_not_equal(texts[i], texts[k]);
-    put_ack(t.fd, expect_exited(t.fd, (uint64_t)i)->id);
+    expect_exited(t.fd, (uint64_t)i);
     close(clone);
   }
   finish(&t, 0);
@@ -1239,7 +1228,7 @@ static void test_clone_has_clean_signals_and_descriptors(void **state) {
                  "local p = io.popen('ls /proc/' .. require 'moonfork.clone'.pid() .. '/fd') "
                  "for l in p:lines() do out[#out + 1] = 'fd' .. l end p:close() "
                  "s:write(table.concat(out, ' '), ' ') end");
-  close(put_fork(t.fd, 1)); /* so that the template has a SIGCHLD handler */
+  close(put_fork(t.fd, 1));
   expect_forked(t.fd, 1);
   expect_exited(t.fd, 1);
   int clone = put_fork(t.fd, 2);
@@ -1250,13 +1239,14 @@ static void test_clone_has_clean_signals_and_descriptors(void **state) {
   assert_non_null(strstr(text, "SigBlk:\t0000000000000000"));
   assert_non_null(strstr(text, "SigIgn:\t0000000000000000"));
   assert_non_null(strstr(text, "SigCgt:\t0000000000000000"));
-  /* 0 to 2, the socket, the leash, popen's pipe (whose far end may not be closed yet). */
+  /* 0 to 2, the socket, popen's pipe (whose far end may not be closed yet). */
   int nfds = 0;
   for (const char *p = text; (p = strstr(p, "fd")); p++)
     nfds++;
-  if (nfds > 7)
+  if (nfds > 6)
     fail_msg("too many descriptors: %s", text);
   close(clone);
+  expect_exited(t.fd, 2);
   finish(&t, 0);
 }
 
@@ -1283,18 +1273,23 @@ static void test_measures_memory(void **state) {
   expect_forked(t.fd, 3);
   put_text(clone, CMD_RUN, "f");
   expect(clone, ANS_RUNNING, &a);
-  put(t.fd, CMD_MEMORY, 3, NULL, 0);
+  unsigned char who[8] = {0};
+  for (int i = 0; i < 4; i++)
+    who[i] = (unsigned char)(shared.births[3] >> (8 * i));
+  who[4] = 3;
+  put(t.fd, CMD_MEMORY, 3, who, sizeof who);
   expect(t.fd, ANS_MEMORY, &a);
   assert_int_equal(a.f.id, 3);
   reader_init(&r, a.body, a.f.length);
   assert_int_equal(reader_u32(&r), 0);
   reader_u32(&r);
   assert_true(reader_u64(&r) > 10000);
-  put(t.fd, CMD_MEMORY, 4, NULL, 0);
+  put(t.fd, CMD_MEMORY, 4, NULL, 0); /* of whom it does not say */
   expect(t.fd, ANS_MEMORY, &a);
   reader_init(&r, a.body, a.f.length);
-  assert_int_equal(reader_u32(&r), ESRCH);
+  assert_int_equal(reader_u32(&r), EINVAL);
   close(clone);
+  expect_exited(t.fd, 3);
   finish(&t, 0);
 }
 
@@ -1318,7 +1313,7 @@ static void test_an_interval_timer_is_invisible(void **state) {
     put_text(clone, CMD_RUN, "f");
     expect(clone, ANS_RUNNING, &a);
     assert_text(clone, "ok");
-    put_ack(t.fd, expect_exited(t.fd, i)->id);
+    expect_exited(t.fd, i);
     close(clone);
   }
   kill(nuisance, SIGKILL);
@@ -1354,20 +1349,17 @@ int main(void) {
       census_test(test_limit_of_memory_counts_what_is_used),
       census_test(test_forks_a_clone_that_serves),
       census_test(test_fused_fork_runs_at_once),
-      census_test(test_exit_kinds_are_reported),
-      census_test(test_a_thousand_exits_at_once_are_all_reported),
+      census_test(test_exit_kinds_are_told),
       census_test(test_hooks_run_and_refuse),
       census_test(test_options_of_a_fork),
       census_test(test_lost_descriptors_refuse_one_fork),
       census_test(test_clones_of_clones),
-      census_test(test_close_reports_what_still_runs_then_exits),
-      census_test(test_end_of_file_leaves_clones_alone),
-      census_test(test_failed_template_outlives_its_clones),
-      census_test(test_a_process_with_clones_leaves_a_reaper),
+      census_test(test_nobody_stays_behind),
+      census_test(test_clones_for_an_owner_that_is_not_the_parent),
       census_test(test_commands_after_run_are_refused),
       census_test(test_no_ghost_starts_for_a_parent_that_is_gone),
-      census_test(test_leash_ends_what_runs),
-      census_test(test_leash_ends_user_code_before_run),
+      census_test(test_a_pipe_as_leash_ends_what_runs),
+      census_test(test_the_end_of_the_parent_ends_what_runs),
       census_test(test_finalisers_of_ones_own_only),
       census_test(test_random_numbers_differ_in_clones),
       census_test(test_clone_has_clean_signals_and_descriptors),
