@@ -24,7 +24,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct server the_server; /* large, and there is one in a process */
+/* Large, and there is one in a process. What a birth writes is its beginning: a page. */
+static _Alignas(4096) struct server the_server;
 
 /* ---- on an interpreter that is running ---- */
 
@@ -68,7 +69,7 @@ static void settle_on(struct server *s, lua_State *L) {
 
 /* ---- the loop of lives ---- */
 
-static _Noreturn void live(struct server *s) {
+static _Noreturn __attribute__((noinline)) void live(struct server *s) {
   for (;;) {
     int r = serve(s);
     while (r == SERVED_BORN)
@@ -76,6 +77,14 @@ static _Noreturn void live(struct server *s) {
     if (r == SERVED_RUN)
       runner_enter(s);
   }
+}
+
+/* A birth needs some 3 KiB of stack: they begin at the top of a page. */
+static _Noreturn void live_at_a_page(struct server *s) {
+  enum { PAGE = 4096 };
+  volatile char *room = __builtin_alloca(((uintptr_t)__builtin_frame_address(0) & (PAGE - 1)) + 64);
+  *room = 0;
+  live(s);
 }
 
 static void close_rest(const struct template_entry *e) {
@@ -119,7 +128,7 @@ void template_enter(const struct template_entry *e) {
   server_set_self(s);
   if (e->L)
     settle_on(s, e->L);
-  live(s);
+  live_at_a_page(s);
 }
 
 /* ---- programs ---- */

@@ -8,8 +8,6 @@
 static inline void free_list_put(struct heap *h, unsigned c, void *block) {
   struct free_block *b = block;
   b->next = h->list[c];
-  if (!b->next)
-    h->list_tail[c] = b;
   h->list[c] = b;
 }
 

@@ -16,7 +16,8 @@ enum {
   SPAN_MIN = 1024,
   NBIG_FIRST = 64,
   NKEPT = 8,
-  NCOVERS = 64
+  NCOVERS = 16,
+  HEAP_SELDOM = 4096 /* a page on most machines */
 };
 
 struct free_block {
@@ -54,7 +55,22 @@ struct span { /* free memory without a class, see span.h */
   size_t size;
 };
 
+/* What clones write lies at the end, and the interpreter's state and stack follow it as the first
+ * blocks of the region: in one page, so that a birth copies one and not three. */
 struct heap {
+  union {
+    struct {
+      struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
+      uint64_t stash_bytes;
+      char *frozen_end; /* of the region, from the first huge page on */
+      struct mirror *mirrors;
+      size_t mirrors_map;
+      struct big big_first[NBIG_FIRST];
+      struct cover covers[NCOVERS];
+      size_t ncovers;
+    };
+    char seldom_written[HEAP_SELDOM];
+  };
   /* region.c */
   char *base, *end; /* the reservation */
   char *top;        /* blocks are cut here */
@@ -89,7 +105,7 @@ struct heap {
   uint64_t scratch_live;
   size_t table_grown;
   /* small.c, span.c, release.c */
-  struct free_block *list[NCLASS], *list_tail[NCLASS];
+  struct free_block *list[NCLASS];
   struct span *spans;
   uint64_t span_bytes;
   uint64_t freed; /* since spans were gathered last */
@@ -97,18 +113,9 @@ struct heap {
   /* freeze.c */
   size_t nmirrors; /* ours: a clone has none */
   int inherited;   /* frozen memory, without a mirror */
-  /* From here on clones don't write, or seldom: the rest lies in another page. */
-  uint64_t stash_bytes;
-  struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
-  char *frozen_end;                 /* of the region, from the first huge page on */
-  struct mirror *mirrors;
-  size_t mirrors_map;
-  struct big big_first[NBIG_FIRST];
-  struct cover covers[NCOVERS];
-  size_t ncovers;
 };
 
-_Static_assert(offsetof(struct heap, stash_bytes) <= 4096, "what clones write: one page");
+_Static_assert(offsetof(struct heap, base) == HEAP_SELDOM, "what clones write has its own page");
 
 static inline size_t round_up(size_t n, size_t unit) {
   return (n + unit - 1) / unit * unit;

@@ -61,9 +61,11 @@ void small_stash_all(struct heap *h) {
   for (unsigned c = 0; c < NCLASS; c++) {
     if (!h->list[c])
       continue;
-    for (struct free_block *b = h->list[c]; b; b = b->next)
+    struct free_block *last = h->list[c];
+    h->stash_bytes += size_class_bytes(c);
+    for (; last->next; last = last->next)
       h->stash_bytes += size_class_bytes(c);
-    h->list_tail[c]->next = h->stash[c];
+    last->next = h->stash[c];
     h->stash[c] = h->list[c];
     h->list[c] = NULL;
   }
