@@ -2,7 +2,7 @@
  * completion has all its memory from the start; only texts are copied when it is decided,
  * and where that fails the code's own text stands in. Runs in the parent. */
 #include "bind/bind.h"
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include "os/drop.h"
 #include <stdlib.h>
 #include <string.h>
@@ -94,9 +94,9 @@ static void push_value(lua_State *L, struct completion *c) {
     bind_memory_push(L, &c->memory);
   } else if (c->kind == DONE_SOCKET && c->fd >= 0) {
     int fd = c->fd;
-    c->fd = -1; /* luafd_push takes it, also when it raises */
+    c->fd = -1; /* socket_push takes it, also when it raises */
     c->code = MF_ENOMEM;
-    luafd_push_unix(L, fd);
+    socket_push_unix(L, fd);
     c->code = 0;
   } else {
     lua_pushnil(L);

@@ -2,7 +2,7 @@
  * interpreter, exports this one symbol, and is never unloaded (the library leaves a
  * handler with pthread_atfork). Runs in the parent. */
 #include "bind/bind.h"
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include "template/entry.h"
 
 MF_API int luaopen_moonfork_core(lua_State *L);
@@ -39,7 +39,7 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_service_functions);
   add(L, bind_system_functions);
   lua_pop(L, 1);
-  luafd_open(L);
+  socket_module_open(L);
   lua_setfield(L, -2, "socket");
   lua_pushcfunction(L, template_open_clone);
   lua_setfield(L, -2, "open_clone");

@@ -13,7 +13,7 @@
  * object over first (object_open) and for good. So everything here is an abbreviation: process.lua
  * says what each method means. */
 #include "bind/bind.h"
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include "os/fdwait.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -167,7 +167,7 @@ static int take_socket(lua_State *L, struct proc *p, struct completion *c) {
   c->keep = LUA_NOREF;
   reactor_discard(p->reactor, &c->trash);
   proc_unhold(p);
-  luafd_push_unix(L, fd);
+  socket_push_unix(L, fd);
   return 1;
 }
 
@@ -440,7 +440,7 @@ static int wait_on_socket(lua_State *L) {
   return lua_gettop(L);
 }
 
-static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): luafd_set_wait */
+static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): socket_set_wait */
   lua_settop(L, 2);
   if (lua_isnil(L, 1)) {
     lua_pop(L, 1);
@@ -449,7 +449,7 @@ static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): luafd_
     lua_insert(L, 1);
     lua_pushcclosure(L, wait_on_socket, 3);
   }
-  luafd_set_wait(L);
+  socket_set_wait(L);
   return 0;
 }
 

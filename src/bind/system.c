@@ -1,7 +1,7 @@
 /* Small questions to the system that Lua has no words for. Runs in the parent. */
 #include "bind/bind.h"
-#include "luafd/luafd.h"
-#include "luafd/number.h"
+#include "socket/module.h"
+#include "socket/numeral.h"
 #include "os/cpus.h"
 #include "os/fd.h"
 #include "os/signame.h"
@@ -48,7 +48,7 @@ static int l_getcwd(lua_State *L) { /* getcwd() -> path; or nil, message */
 }
 
 static int l_handle(lua_State *L) { /* handle(value) -> descriptor; or nil, message */
-  int fd = luafd_check(L, 1);
+  int fd = handle_check(L, 1);
   if (fd < 0) {
     lua_pushnil(L);
     lua_insert(L, -2);
@@ -70,7 +70,7 @@ static int l_error(lua_State *L) { /* error(code, message [, started]) -> error 
 static int l_number(lua_State *L) { /* number(x) -> its exact text */
   luaL_checktype(L, 1, LUA_TNUMBER);
   lua_settop(L, 1);
-  number_to_string(L, 1);
+  numeral_put(L, 1);
   return 1;
 }
 

@@ -3,7 +3,7 @@
 #include "codec/codec.h"
 
 #include "base/number.h"
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <lauxlib.h>
@@ -128,7 +128,7 @@ static int write_bytes(void *data, const char *bytes, size_t n) {
 /* ---- handles ---- */
 
 static int ask_descriptor(lua_State *L) {
-  lua_pushinteger(L, luafd_check(L, 1));
+  lua_pushinteger(L, handle_check(L, 1));
   lua_insert(L, 2); /* before a message that it may have pushed */
   return lua_gettop(L) - 1;
 }

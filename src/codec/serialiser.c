@@ -3,8 +3,8 @@
 
 #include "base/result.h"
 #include "codec/unpack.h"
-#include "luafd/luafd.h"
-#include "luafd/number.h"
+#include "socket/module.h"
+#include "socket/numeral.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <stdint.h>
@@ -99,7 +99,7 @@ static int encode_strings(lua_State *L, int first, int n, const char *what, stru
       continue;
     }
     size_t size;
-    number_to_string(L, first + i);
+    numeral_put(L, first + i);
     const char *s = lua_tolstring(L, first + i, &size);
     if (size >= UINT32_MAX)
       return fail(e, -E2BIG, what, i + 1, "the string is too long");
@@ -117,7 +117,7 @@ static int encode_raw(lua_State *L, int first, int n, const char *what, struct b
     return fail(e, -EINVAL, what, 2, "this serialiser takes one string");
   if (!is_text(L, first))
     return fail_type(L, e, what, 1, first);
-  number_to_string(L, first);
+  numeral_put(L, first);
   const char *s = lua_tolstring(L, first, &size);
   return put_result(e, what, 1, buf_put(out, s, size));
 }
@@ -188,7 +188,7 @@ static int push_handles(lua_State *L, int *fds, size_t nfds, struct codec_error 
     if (!lua_checkstack(L, 4))
       return broken(e, "too many values for the Lua stack");
     fds[i] = -1;
-    luafd_push(L, fd, LUAFD_FOREIGN);
+    socket_push(L, fd, SOCKET_FOREIGN);
   }
   return 0;
 }

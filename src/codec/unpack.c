@@ -6,7 +6,7 @@
 #include "codec/unpack.h"
 
 #include "base/result.h"
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -85,7 +85,7 @@ static int read_handle(struct unpack *u, unsigned type, size_t n) {
     return u->e->code;
   int fd = u->fds[place];
   u->fds[place] = -1;
-  luafd_push(u->L, fd, LUAFD_FOREIGN);
+  socket_push(u->L, fd, SOCKET_FOREIGN);
   return 0;
 }
 

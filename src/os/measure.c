@@ -1,5 +1,5 @@
 /* A thread and its asker share a measure; whoever comes last to the state frees it, as in
- * luafd/lookup.c:
+ * socket/resolve.c:
  *
  *   RUNNING -> DONE       (thread)  the asker is woken, joins and frees
  *   RUNNING -> ABANDONED  (asker)   the thread frees when it is done

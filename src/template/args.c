@@ -9,7 +9,7 @@
  * plain copy. */
 #include "template/args.h"
 
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include "os/fd.h"
 #include "wire/proto.h"
 #include <errno.h>
@@ -184,7 +184,7 @@ static void push_arg(struct args *a, struct arg *arg, lua_State *L, struct heap 
   switch (arg->kind) {
   case ARG_HANDLE:
     arg->fd = -1; /* taken, even when this raises */
-    luafd_push(L, fd, LUAFD_FOREIGN);
+    socket_push(L, fd, SOCKET_FOREIGN);
     break;
   case ARG_STRING:
     lua_pushlstring(L, (const char *)buf_peek(&a->strings) + arg->at, arg->length);

@@ -4,8 +4,8 @@
 #include "template/clone_posix.h"
 
 #include "base/birth.h"
-#include "luafd/luafd.h"
-#include "luafd/number.h"
+#include "socket/module.h"
+#include "socket/numeral.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/signame.h"
@@ -110,7 +110,7 @@ static void *scratch(lua_State *L, size_t n, size_t size) {
 
 static const char *check_text(lua_State *L, int idx, int arg, const char *what) {
   size_t length;
-  number_to_string(L, idx);
+  numeral_put(L, idx);
   const char *s = lua_type(L, idx) == LUA_TSTRING ? lua_tolstring(L, idx, &length) : NULL;
   if (s == NULL || strlen(s) != length)
     luaL_argerror(L, arg,
@@ -187,7 +187,7 @@ static char **check_env(lua_State *L, int changes) {
 }
 
 static int ask_handle(lua_State *L) {
-  lua_pushinteger(L, luafd_check(L, 1));
+  lua_pushinteger(L, handle_check(L, 1));
   lua_insert(L, 2); /* before a message that it may have pushed */
   return lua_gettop(L) - 1;
 }
@@ -482,7 +482,7 @@ static int f_ppid(lua_State *L) {
 }
 
 static int f_title(lua_State *L) {
-  number_to_string(L, 1);
+  numeral_put(L, 1);
   proc_set_title(luaL_checkstring(L, 1));
   return 0;
 }
@@ -513,13 +513,13 @@ struct pushing {
 static int push_one(lua_State *L) {
   struct pushing *p = lua_touserdata(L, 1);
   int fd = p->fd;
-  p->fd = -1; /* luafd_push takes it in any case */
-  luafd_push(L, fd, (enum luafd_kind)p->kind);
+  p->fd = -1; /* socket_push takes it in any case */
+  socket_push(L, fd, (enum socket_kind)p->kind);
   return 1;
 }
 
 static void push_or_close(lua_State *L, int fd, int *other) {
-  struct pushing p = {fd, LUAFD_OWN};
+  struct pushing p = {fd, SOCKET_OWN};
   lua_pushcfunction(L, push_one);
   lua_pushlightuserdata(L, &p);
   if (lua_pcall(L, 1, 1, 0) == LUA_OK)
@@ -536,18 +536,18 @@ static int f_pipe(lua_State *L) {
   if (r < 0)
     return fail(L, -r);
   push_or_close(L, fd[0], &fd[1]);
-  luafd_push(L, fd[1], LUAFD_OWN);
+  socket_push(L, fd[1], SOCKET_OWN);
   return 2;
 }
 
 static int with_traceback(lua_State *L) {
-  number_to_string(L, 1);
+  numeral_put(L, 1);
   luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
   return 1;
 }
 
 static int child_body(lua_State *L) { /* 1: f, 2: number of the far end */
-  luafd_push(L, (int)lua_tointeger(L, 2), LUAFD_FOREIGN);
+  socket_push(L, (int)lua_tointeger(L, 2), SOCKET_FOREIGN);
   lua_pushvalue(L, -1);
   luaL_ref(L, LUA_REGISTRYINDEX); /* collected, it would close the stream that it is */
   lua_replace(L, 2);
@@ -598,7 +598,7 @@ static int fork_with_pipe(lua_State *L, int near, int target) {
     return fail(L, error);
   }
   lua_pushinteger(L, pid);
-  luafd_push(L, fd[near], LUAFD_OWN);
+  socket_push(L, fd[near], SOCKET_OWN);
   return 2;
 }
 

@@ -6,7 +6,7 @@
 #include "template/rpc_server.h"
 
 #include "base/result.h"
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include "os/proc.h"
 #include "template/entry.h"
 #include "template/script.h"
@@ -401,7 +401,7 @@ static int l_serve(lua_State *L) {
   int nargs = lua_gettop(L) - 2;
   if (!server_self() || serving() || nargs < 0 || lua_type(L, -1) != LUA_TSTRING)
     return luaL_error(L, "moonfork.rpc.serve: only p:rpc and p:pool may call it");
-  int fd = luafd_check(L, 1);
+  int fd = handle_check(L, 1);
   if (fd < 0)
     return lua_error(L);
   lua_pushvalue(L, -1);

@@ -7,8 +7,8 @@
 #include "template/script.h"
 
 #include "codec/codec.h"
-#include "luafd/luafd.h"
-#include "luafd/number.h"
+#include "socket/module.h"
+#include "socket/numeral.h"
 #include "os/proc.h"
 #include "template/clone_lib.h"
 #include "template/clone_posix.h"
@@ -54,7 +54,7 @@ static void describe(lua_State *L, int index, struct failure *f) {
     return;
   }
   lua_pushvalue(L, index);
-  number_to_string(L, -1);
+  numeral_put(L, -1);
   if (lua_type(L, -1) == LUA_TSTRING)
     text = lua_tolstring(L, -1, &n);
   else if (luaL_getmetafield(L, -1, "__tostring") != LUA_TNIL) {
@@ -288,9 +288,9 @@ static int do_prepare(lua_State *L) {
   seal_touch(&s->seal);
   clone_lib_install(L);
   clone_fork_refused = why_no_raw_fork;
-  luafd_prepare(L);
+  socket_prepare(L);
   lua_pushnil(L);
-  luafd_set_wait(L); /* whatever reactor a copied interpreter had is not here */
+  socket_set_wait(L); /* whatever reactor a copied interpreter had is not here */
   audit_init(&s->audit, is_ours, s);
   audit_watch(&s->audit, L);
   return 0;
@@ -392,7 +392,7 @@ static int do_before_fork(lua_State *L) {
       if (lua_isnoneornil(L, 4))
         lua_pushliteral(L, "a before_fork hook refused the fork");
       else {
-        number_to_string(L, 4);
+        numeral_put(L, 4);
         luaL_tolstring(L, 4, NULL);
       }
       return 1;
@@ -540,7 +540,7 @@ int script_push_args(struct server *s) {
 static int do_push_socket(lua_State *L) {
   int *fd = lua_touserdata(L, 1), taken = *fd;
   *fd = -1;
-  luafd_push_unix(L, taken);
+  socket_push_unix(L, taken);
   return 1;
 }
 

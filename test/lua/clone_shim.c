@@ -1,6 +1,6 @@
 /* The plain-POSIX part of moonfork.clone and the audit for a stock interpreter, without a
  * template around them. Test only. */
-#include "luafd/luafd.h"
+#include "socket/module.h"
 #include "os/fd.h"
 #include "template/audit.h"
 #include "template/clone_posix.h"
@@ -140,7 +140,7 @@ int luaopen_clone_shim(lua_State *L) {
       {"count_fds", shim_count_fds}, {NULL, NULL},
   };
   luaL_newlib(L, functions);
-  luafd_open(L);
+  socket_module_open(L);
   lua_setfield(L, -2, "socket");
   lua_newtable(L);
   clone_posix_open(L, lua_gettop(L));

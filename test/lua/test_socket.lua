@@ -5,11 +5,11 @@
 local lu = require "luaunit"
 local build = os.getenv "MOONFORK_BUILD"
 if build then package.cpath = build .. "/test/lua/?.so;" .. package.cpath end
-local has_shim, shim = pcall(require, "luafd_shim")
+local has_shim, shim = pcall(require, "socket_shim")
 local socket = has_shim and shim.socket or require "moonfork".socket
 
 local function need_shim()
-  lu.skipIf(not has_shim, "needs luafd_shim")
+  lu.skipIf(not has_shim, "needs socket_shim")
 end
 
 local function need(name)

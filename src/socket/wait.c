@@ -1,10 +1,10 @@
-/* Waiting, and the operations that write or pass descriptors (op.h). Both sides: with a
- * wait function (luafd_set_wait) the reactor turns or the coroutine is suspended, without
+/* Waiting, and the operations that write or pass descriptors (wait.h). Both sides: with a
+ * wait function (socket_set_wait) the reactor turns or the coroutine is suspended, without
  * one the process sleeps in poll(2), or in the call itself where nothing limits the time.
  */
-#include "luafd/op.h"
+#include "socket/wait.h"
 
-#include "luafd/number.h"
+#include "socket/numeral.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <lauxlib.h>
@@ -16,7 +16,7 @@ static const char wait_key = 0;
 
 /* ---- waiting ---- */
 
-void luafd_set_wait(lua_State *L) {
+void socket_set_wait(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &wait_key);
 }
 
@@ -37,7 +37,7 @@ int op_fail_top(lua_State *L, enum op op, int nargs) {
     lua_pop(L, 1);
     return lua_error(L);
   case OP_SEND_FD:
-    object_close(object_check(L, SLOT_ARG));
+    socket_close(socket_check(L, SLOT_ARG));
     /* fall through */
   case OP_WRITE:
     lua_pushvalue(L, SLOT_ARG + nargs); /* how many bytes have gone */
@@ -52,7 +52,7 @@ int op_fail_top(lua_State *L, enum op op, int nargs) {
 }
 
 int op_fail(struct run *r, int error) {
-  object_fail(r->L, error);
+  socket_fail(r->L, error);
   return op_fail_top(r->L, r->op, r->nargs);
 }
 
@@ -60,7 +60,7 @@ int op_fail(struct run *r, int error) {
 static double time_left(lua_State *L) {
   if (lua_isnil(L, SLOT_DEADLINE))
     return -1;
-  double left = lua_tonumber(L, SLOT_DEADLINE) - raw_now();
+  double left = lua_tonumber(L, SLOT_DEADLINE) - sys_now();
   return left > 0 ? left : 0;
 }
 
@@ -84,12 +84,12 @@ static int judge_answer(lua_State *L, enum op op, int nargs) {
   lua_pop(L, 3);
   if (is_ready || time_left(L) != 0)
     return 0;
-  object_fail(L, ETIMEDOUT);
+  socket_fail(L, ETIMEDOUT);
   return op_fail_top(L, op, nargs);
 }
 
 static int poll_answer(struct run *r) {
-  int n = raw_wait(r->want.fd, r->want.events, wait_limit(r->L, &r->want));
+  int n = sys_wait(r->want.fd, r->want.events, wait_limit(r->L, &r->want));
   if (n < 0)
     return op_fail(r, -n);
   return n > 0 || time_left(r->L) != 0 ? 0 : op_fail(r, ETIMEDOUT);
@@ -152,7 +152,7 @@ static int write_strings(struct run *r, int first, int pass_fd) {
     if (r->o->fd < 0)
       return op_fail(r, EBADF);
     int fd = done == 0 ? pass_fd : -1;
-    ssize_t n = raw_write(r->o->fd, r->o->type, iov, niov, r->block, fd);
+    ssize_t n = sys_write(r->o->fd, r->o->type, iov, niov, r->block, fd);
     if (n == -EAGAIN)
       return op_wants(r, "w");
     if (n < 0)
@@ -172,16 +172,16 @@ static int step_write(struct run *r) {
 }
 
 static int step_send_fd(struct run *r) { /* arguments: a copy of the handle, the bytes */
-  struct object *handle = object_check(r->L, SLOT_ARG);
+  struct socket *handle = socket_check(r->L, SLOT_ARG);
   int n = write_strings(r, SLOT_ARG + 1, handle->fd);
   if (n != 0)
     return n;
-  object_close(handle);
+  socket_close(handle);
   lua_settop(r->L, SLOT_SELF);
   return 1;
 }
 
-static int take_queued(struct object *o, uint64_t *ret_end) {
+static int take_queued(struct socket *o, uint64_t *ret_end) {
   int fd = o->queue[0].fd;
   *ret_end = o->queue[0].end;
   o->nqueued--;
@@ -192,10 +192,10 @@ static int take_queued(struct object *o, uint64_t *ret_end) {
 /* A descriptor, and what of its message was not read yet. */
 static int give_queued(struct run *r) {
   uint64_t end;
-  luafd_push(r->L, take_queued(r->o, &end), LUAFD_FOREIGN);
+  socket_push(r->L, take_queued(r->o, &end), SOCKET_FOREIGN);
   size_t n = end > r->o->taken ? (size_t)(end - r->o->taken) : 0;
   lua_pushlstring(r->L, n > 0 ? (const char *)buf_peek(&r->o->in) : "", n);
-  object_take(r->o, n);
+  socket_take(r->o, n);
   return 2;
 }
 
@@ -210,7 +210,7 @@ static int step_recv_fd(struct run *r) {
     }
     if (r->o->fd < 0)
       return op_fail(r, EBADF);
-    ssize_t n = object_fill(r->o, USEFUL, r->block);
+    ssize_t n = socket_fill(r->o, USEFUL, r->block);
     if (n == -EAGAIN)
       return op_wants(r, "r");
     if (n < 0)
@@ -227,13 +227,13 @@ static int step_recv_fd(struct run *r) {
 static int step_accept(struct run *r) {
   if (r->o->fd < 0)
     return op_fail(r, EBADF);
-  int ask = !r->block && r->o->kind != LUAFD_OWN;
-  int fd = raw_accept(r->o->fd, ask, op_has_waiter(r->L));
+  int ask = !r->block && r->o->kind != SOCKET_OWN;
+  int fd = sys_accept(r->o->fd, ask, op_has_waiter(r->L));
   if (fd == -EAGAIN)
     return op_wants(r, "r");
   if (fd < 0)
     return op_fail(r, -fd);
-  luafd_push(r->L, fd, LUAFD_OWN);
+  socket_push(r->L, fd, SOCKET_OWN);
   return 1;
 }
 
@@ -268,7 +268,7 @@ int op_start(lua_State *L, enum op op, double timeout) {
   if (timeout < 0)
     lua_pushnil(L);
   else
-    lua_pushnumber(L, raw_now() + timeout);
+    lua_pushnumber(L, sys_now() + timeout);
   lua_insert(L, SLOT_DEADLINE);
   int nargs = lua_gettop(L) - SLOT_DEADLINE;
   luaL_checkstack(L, LUA_MINSTACK + nargs, "too many arguments");
@@ -280,7 +280,7 @@ int op_start(lua_State *L, enum op op, double timeout) {
 /* ---- methods ---- */
 
 static int m_read(lua_State *L) {
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   read_check_formats(L, 2);
   return op_start(L, OP_READ, o->timeout);
 }
@@ -293,12 +293,12 @@ static int next_line(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(1));
   for (int i = 1; i <= nformats; i++)
     lua_pushvalue(L, lua_upvalueindex(2 + i));
-  return op_start(L, OP_LINES, object_open(L, 1)->timeout);
+  return op_start(L, OP_LINES, socket_check_open(L, 1)->timeout);
 }
 
 static int m_lines(lua_State *L) {
   enum { FORMATS_MAX = 250 };
-  object_open(L, 1);
+  socket_check_open(L, 1);
   int nformats = lua_gettop(L) - 1;
   luaL_argcheck(L, nformats <= FORMATS_MAX, FORMATS_MAX + 2, "too many arguments");
   read_check_formats(L, 2);
@@ -309,11 +309,11 @@ static int m_lines(lua_State *L) {
 }
 
 static int m_write(lua_State *L) {
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   int n = lua_gettop(L) - 1;
   for (int i = 2; i <= 1 + n; i++) {
     if (lua_type(L, i) == LUA_TNUMBER)
-      number_to_plain_string(L, i);
+      numeral_put_plain(L, i);
     else
       luaL_checklstring(L, i, NULL);
   }
@@ -323,7 +323,7 @@ static int m_write(lua_State *L) {
 }
 
 static int m_accept(lua_State *L) {
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   lua_settop(L, 1);
   return op_start(L, OP_ACCEPT, o->timeout);
 }
@@ -331,10 +331,10 @@ static int m_accept(lua_State *L) {
 /* At least one byte must go along: a zero one where no data was given. The handle is
  * duplicated at once, as the caller may close its own while this waits. */
 static int m_send_fd(lua_State *L) {
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   size_t length;
   luaL_checkany(L, 2);
-  number_to_plain_string(L, 3);
+  numeral_put_plain(L, 3);
   luaL_optlstring(L, 3, "", &length);
   lua_settop(L, 3);
   if (length == 0) {
@@ -342,29 +342,29 @@ static int m_send_fd(lua_State *L) {
     lua_replace(L, 3);
   }
   if (!o->is_unix)
-    return object_fail(L, EOPNOTSUPP);
-  int handle = luafd_check(L, 2);
+    return socket_fail(L, EOPNOTSUPP);
+  int handle = handle_check(L, 2);
   if (handle < 0) {
     luaL_pushfail(L);
     lua_insert(L, -2);
     lua_pushinteger(L, EBADF);
     return 3;
   }
-  struct object *copy = object_new(L);
+  struct socket *copy = socket_new(L);
   int fd = fd_dup(handle);
   if (fd < 0)
-    return object_fail(L, -fd);
-  object_adopt(copy, fd, LUAFD_FOREIGN);
+    return socket_fail(L, -fd);
+  socket_adopt(copy, fd, SOCKET_FOREIGN);
   lua_replace(L, 2);
   lua_tolstring(L, 3, NULL);
   return op_start(L, OP_SEND_FD, o->timeout);
 }
 
 static int m_recv_fd(lua_State *L) {
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   lua_settop(L, 1);
   if (!o->is_unix)
-    return object_fail(L, EOPNOTSUPP);
+    return socket_fail(L, EOPNOTSUPP);
   return op_start(L, OP_RECV_FD, o->timeout);
 }
 

@@ -1,17 +1,17 @@
-/* connect and listen: from an address to a socket (op.h). Both sides. The steps:
+/* connect and listen: from an address to a socket (wait.h). Both sides. The steps:
  *
- *   look up -> [wait for the resolver] -> for each socket address:
+ *   resolve -> [wait for the resolver] -> for each socket address:
  *     listen:  socket, bind, listen                        -> done, or the next
  *     connect: socket, connect -> [wait until writable] -> done, or the next
  *
- * The socket under construction lies in the object in slot 1 from its birth, the lookup
+ * The socket under construction lies in the object in slot 1 from its birth, the resolver
  * in a userdata in slot 3, so that nothing leaks when a step raises or is never resumed.
  */
-#include "luafd/op.h"
+#include "socket/wait.h"
 
 #include "base/result.h"
-#include "luafd/lookup.h"
-#include "luafd/option.h"
+#include "socket/resolve.h"
+#include "socket/option.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include <errno.h>
@@ -27,7 +27,7 @@ enum { SLOT_NET = SLOT_ARG };
 static const char net_key = 0;
 
 struct net {
-  struct lookup lookup;
+  struct resolve resolve;
   struct address address;
   const struct addrinfo *next; /* to try */
   int started, connecting;
@@ -37,14 +37,14 @@ struct net {
 
 static int net_gc(lua_State *L) {
   struct net *n = lua_touserdata(L, 1);
-  lookup_deinit(&n->lookup);
+  resolve_deinit(&n->resolve);
   return 0;
 }
 
 static struct net *new_net(lua_State *L) {
   struct net *n = lua_newuserdatauv(L, sizeof *n, 0);
   memset(n, 0, sizeof *n);
-  lookup_init(&n->lookup);
+  resolve_init(&n->resolve);
   n->error = EADDRNOTAVAIL;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &net_key) != LUA_TTABLE) {
     lua_pop(L, 1);
@@ -62,17 +62,17 @@ static struct net *new_net(lua_State *L) {
 
 void net_give_up(lua_State *L) {
   struct net *n = lua_touserdata(L, SLOT_NET);
-  lookup_deinit(&n->lookup);
-  object_close(object_check(L, SLOT_SELF));
+  resolve_deinit(&n->resolve);
+  socket_close(socket_check(L, SLOT_SELF));
 }
 
 static int finish(struct run *r, struct net *n) {
-  lookup_deinit(&n->lookup);
+  resolve_deinit(&n->resolve);
   lua_pushvalue(r->L, SLOT_SELF);
   return 1;
 }
 
-static int fail_lookup(struct run *r, struct net *n, int error, const char *text) {
+static int fail_resolve(struct run *r, struct net *n, int error, const char *text) {
   luaL_pushfail(r->L);
   if (n->address.host[0] != '\0')
     lua_pushfstring(r->L, "%s: %s", n->address.host, text);
@@ -83,37 +83,37 @@ static int fail_lookup(struct run *r, struct net *n, int error, const char *text
 }
 
 /* 0: the list is there. OP_WANTS, or the results of a failure. */
-static int look_up(struct run *r, struct net *n) {
+static int resolve_address(struct run *r, struct net *n) {
   const char *text = "";
   int e = 0;
   if (n->next != NULL || n->started > 1)
     return 0;
   if (!n->started++)
-    e = lookup_start(&n->lookup, &n->address, r->op == OP_LISTEN, r->block, &text);
+    e = resolve_start(&n->resolve, &n->address, r->op == OP_LISTEN, r->block, &text);
   if (e == 0)
-    e = lookup_poll(&n->lookup, &text);
+    e = resolve_poll(&n->resolve, &text);
   if (e == MF_AGAIN) {
     n->started = 1;
-    r->want = (struct want){n->lookup.wait_fd, "r", -1};
+    r->want = (struct want){n->resolve.wait_fd, "r", -1};
     return OP_WANTS;
   }
   if (e < 0)
-    return fail_lookup(r, n, -e, text);
+    return fail_resolve(r, n, -e, text);
   n->started = 2;
-  n->next = n->lookup.list;
+  n->next = n->resolve.list;
   return 0;
 }
 
 /* A socket for the next address goes into the object; 0 or -errno. */
 static int new_socket(struct run *r, const struct addrinfo *a) {
-  object_close(r->o);
+  socket_close(r->o);
   int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
     return -errno;
   fd = fd_raise(fd);
   if (fd < 0)
     return fd;
-  object_adopt(r->o, fd, LUAFD_OWN);
+  socket_adopt(r->o, fd, SOCKET_OWN);
   option_set_defaults(r->o); /* what a listener accepts inherits it (Linux) */
   return 0;
 }
@@ -156,7 +156,7 @@ static int bind_and_listen(struct run *r, const struct addrinfo *a, int backlog)
 
 int step_listen(struct run *r) {
   struct net *n = lua_touserdata(r->L, SLOT_NET);
-  int e = look_up(r, n);
+  int e = resolve_address(r, n);
   if (e != 0)
     return e;
   for (; n->next != NULL; n->next = n->next->ai_next) {
@@ -203,7 +203,7 @@ static int try_connect(struct run *r, struct net *n) {
 
 /* The backlog of a UNIX listener is full; no event tells when it no longer is. */
 static int pause_connect(struct run *r, struct net *n) {
-  int fd = lookup_quiet_fd(&n->lookup);
+  int fd = resolve_quiet_fd(&n->resolve);
   if (fd < 0)
     return op_fail(r, -fd);
   r->want = (struct want){fd, "r", RETRY_SECONDS};
@@ -212,7 +212,7 @@ static int pause_connect(struct run *r, struct net *n) {
 
 int step_connect(struct run *r) {
   struct net *n = lua_touserdata(r->L, SLOT_NET);
-  int e = look_up(r, n);
+  int e = resolve_address(r, n);
   if (e != 0)
     return e;
   while (n->next != NULL) {
@@ -251,11 +251,11 @@ static struct net *prepare(lua_State *L) {
     return NULL;
   }
   if (e < 0) {
-    object_fail(L, -e);
+    socket_fail(L, -e);
     return NULL;
   }
   lua_settop(L, 1);
-  object_new(L);
+  socket_new(L);
   lua_replace(L, 1);
   struct net *n = new_net(L);
   n->address = address;

@@ -1,9 +1,9 @@
-/* The formats of read: what of the buffer satisfies each, and when more is needed (op.h).
+/* The formats of read: what of the buffer satisfies each, and when more is needed (wait.h).
  * Pure but for the call that fills the buffer. Both sides.
  *
  * A format is looked at again from the start of the buffer after each fill. Lines
  * remember how far there is no newline; numerals are short. */
-#include "luafd/op.h"
+#include "socket/wait.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -25,7 +25,7 @@ struct want_bytes {
 
 static int push_taken(struct run *r, size_t n, size_t drop) {
   lua_pushlstring(r->L, n > 0 ? (const char *)buf_peek(&r->o->in) : "", n);
-  object_take(r->o, n + drop);
+  socket_take(r->o, n + drop);
   return GOT;
 }
 
@@ -45,7 +45,7 @@ static int read_bytes(struct run *r, size_t n, struct want_bytes *w) {
 }
 
 static int read_line(struct run *r, int keep_newline, struct want_bytes *w) {
-  struct object *o = r->o;
+  struct socket *o = r->o;
   size_t have = buf_size(&o->in);
   const unsigned char *data = buf_peek(&o->in);
   const unsigned char *newline =
@@ -120,13 +120,13 @@ static void scan_numeral(struct numeral *s) {
   s->text[s->length] = '\0';
 }
 
-static void skip_space(struct object *o) {
+static void skip_space(struct socket *o) {
   const unsigned char *data = buf_peek(&o->in);
   size_t n = 0, have = buf_size(&o->in);
   while (n < have && isspace(data[n]))
     n++;
   if (n > 0)
-    object_take(o, n);
+    socket_take(o, n);
 }
 
 /* The longest beginning that may be a numeral is taken, also where it is none. */
@@ -137,7 +137,7 @@ static int read_number(struct run *r, struct want_bytes *w) {
   scan_numeral(&s);
   if (s.starved && !s.too_long && !w->at_end)
     return NOT_YET;
-  object_take(r->o, s.length);
+  socket_take(r->o, s.length);
   if (s.too_long || s.length == 0 || lua_stringtonumber(r->L, s.text) == 0)
     return nothing(r);
   return GOT;
@@ -192,7 +192,7 @@ static int read_format(struct run *r, int slot, int *ret_count) {
       return FAILED;
     }
     size_t have = buf_size(&r->o->in);
-    ssize_t n = object_fill(r->o, w.need > have ? w.need - have : 0, r->block);
+    ssize_t n = socket_fill(r->o, w.need > have ? w.need - have : 0, r->block);
     if (n == -EAGAIN)
       return op_wants(r, "r");
     if (n < 0) {

@@ -6,30 +6,30 @@
  *
  * No Lua; every process. The struct is the caller's memory: zeroed, start, poll until
  * there, look at list, deinit at any time. */
-#ifndef LUAFD_LOOKUP_H
-#define LUAFD_LOOKUP_H
+#ifndef SOCKET_RESOLVE_H
+#define SOCKET_RESOLVE_H
 
-#include "luafd/address.h"
+#include "socket/address.h"
 #include <netdb.h>
 #include <sys/un.h>
 
-struct lookup {
-  int wait_fd;                 /* readable when lookup_poll has news; -1: none needed */
+struct resolve {
+  int wait_fd;                 /* readable when resolve_poll has news; -1: none needed */
   const struct addrinfo *list; /* the answer */
-  struct lookup_job *job;      /* a thread is at it */
+  struct resolve_job *job;      /* a thread is at it */
   struct addrinfo *answer;
   struct addrinfo unix_info;
   struct sockaddr_un unix_name;
 };
-void lookup_init(struct lookup *k);
+void resolve_init(struct resolve *k);
 /* passive: for bind. may_block: the caller may sleep, so no thread is needed. 0, or a
  * negated errno with *ret_text the reason. */
-int lookup_start(struct lookup *k, const struct address *a, int passive, int may_block,
+int resolve_start(struct resolve *k, const struct address *a, int passive, int may_block,
                  const char **ret_text);
-/* 0: list is there; MF_AGAIN: wait for wait_fd; or as lookup_start. */
-int lookup_poll(struct lookup *k, const char **ret_text);
+/* 0: list is there; MF_AGAIN: wait for wait_fd; or as resolve_start. */
+int resolve_poll(struct resolve *k, const char **ret_text);
 /* A descriptor on which nothing ever comes, to wait a while; or a negated errno. */
-int lookup_quiet_fd(struct lookup *k);
-void lookup_deinit(struct lookup *k);
+int resolve_quiet_fd(struct resolve *k);
+void resolve_deinit(struct resolve *k);
 
 #endif

@@ -1,4 +1,4 @@
-#include "luafd/option.h"
+#include "socket/option.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -20,21 +20,21 @@ static const struct option options[] = {
     {SOL_SOCKET, SO_RCVBUF, 0},
 };
 
-static int set(const struct object *o, const struct option *option, int value) {
+static int set(const struct socket *o, const struct option *option, int value) {
   int r = setsockopt(o->fd, option->level, option->name, &value, sizeof value);
   return r == 0 ? 0 : -errno;
 }
 
-void option_set_defaults(const struct object *o) {
-  if (o->type == RAW_SOCKET && !o->is_unix)
+void option_set_defaults(const struct socket *o) {
+  if (o->type == SYS_SOCKET && !o->is_unix)
     set(o, &options[0], 1); /* of other kinds of sockets it changes nothing */
 }
 
-static int get_value(lua_State *L, const struct object *o, const struct option *option) {
+static int get_value(lua_State *L, const struct socket *o, const struct option *option) {
   int value = 0;
   socklen_t size = sizeof value;
   if (getsockopt(o->fd, option->level, option->name, &value, &size) != 0)
-    return object_fail(L, errno);
+    return socket_fail(L, errno);
   if (option->is_flag)
     lua_pushboolean(L, value);
   else
@@ -64,13 +64,13 @@ static const struct option *check_option(lua_State *L) {
 }
 
 int option_method(lua_State *L) {
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   const struct option *option = check_option(L);
   if (lua_isnoneornil(L, 3))
     return get_value(L, o, option);
   int r = set(o, option, check_value(L, option));
   if (r < 0)
-    return object_fail(L, -r);
+    return socket_fail(L, -r);
   lua_settop(L, 1);
   return 1;
 }

@@ -1,11 +1,11 @@
-/* Host names (lookup.h). The thread and its asker share a job; whoever comes last to the
+/* Host names (resolve.h). The thread and its asker share a job; whoever comes last to the
  * state frees it:
  *
  *   RUNNING -> DONE       (thread)  the asker is woken, joins and frees
  *   RUNNING -> ABANDONED  (asker)   the thread frees when it is done
  *
  * The thread blocks all signals, so that it runs nobody's handler. */
-#include "luafd/lookup.h"
+#include "socket/resolve.h"
 
 #include "base/result.h"
 #include "os/fd.h"
@@ -22,7 +22,7 @@
 enum { RUNNING, DONE, ABANDONED };
 enum { STACK_SIZE = 512 * 1024 };
 
-struct lookup_job {
+struct resolve_job {
   struct address address;
   struct addrinfo hints;
   pthread_t thread;
@@ -48,14 +48,14 @@ static int errno_of(int code, int error) {
   }
 }
 
-static int resolve(const struct address *a, const struct addrinfo *hints, int flags,
+static int ask_resolver(const struct address *a, const struct addrinfo *hints, int flags,
                    struct addrinfo **ret) {
   struct addrinfo h = *hints;
   h.ai_flags |= flags;
   return getaddrinfo(a->host[0] ? a->host : NULL, a->service, &h, ret);
 }
 
-static int settle(struct lookup *k, int code, int error, const char **ret_text) {
+static int settle(struct resolve *k, int code, int error, const char **ret_text) {
   int r = errno_of(code, error);
   if (r < 0)
     *ret_text = code == EAI_SYSTEM ? strerror(-r) : gai_strerror(code);
@@ -64,7 +64,7 @@ static int settle(struct lookup *k, int code, int error, const char **ret_text) 
   return r;
 }
 
-static void job_free(struct lookup_job *j) {
+static void job_free(struct resolve_job *j) {
   if (j->answer != NULL)
     freeaddrinfo(j->answer);
   fd_close(&j->wake_fd);
@@ -72,8 +72,8 @@ static void job_free(struct lookup_job *j) {
 }
 
 static void *job_main(void *arg) {
-  struct lookup_job *j = arg;
-  j->code = resolve(&j->address, &j->hints, 0, &j->answer);
+  struct resolve_job *j = arg;
+  j->code = ask_resolver(&j->address, &j->hints, 0, &j->answer);
   j->error = errno;
   int wake_fd = j->wake_fd;
   j->wake_fd = -1;
@@ -97,10 +97,10 @@ static int open_pipe(int ret_fd[2]) {
   return 0;
 }
 
-static int start_job(struct lookup *k, const struct address *a,
+static int start_job(struct resolve *k, const struct address *a,
                      const struct addrinfo *hints) {
   int fd[2];
-  struct lookup_job *j = calloc(1, sizeof *j);
+  struct resolve_job *j = calloc(1, sizeof *j);
   if (j == NULL)
     return -ENOMEM;
   j->address = *a;
@@ -120,12 +120,12 @@ static int start_job(struct lookup *k, const struct address *a,
   return 0;
 }
 
-void lookup_init(struct lookup *k) {
+void resolve_init(struct resolve *k) {
   memset(k, 0, sizeof *k);
   k->wait_fd = -1;
 }
 
-static void unix_answer(struct lookup *k, const struct address *a) {
+static void unix_answer(struct resolve *k, const struct address *a) {
   k->unix_name.sun_family = AF_UNIX;
   memcpy(k->unix_name.sun_path, a->path, sizeof k->unix_name.sun_path);
   k->unix_info.ai_family = AF_UNIX;
@@ -135,7 +135,7 @@ static void unix_answer(struct lookup *k, const struct address *a) {
   k->list = &k->unix_info;
 }
 
-int lookup_start(struct lookup *k, const struct address *a, int passive, int may_block,
+int resolve_start(struct resolve *k, const struct address *a, int passive, int may_block,
                  const char **ret_text) {
   if (a->path[0] != '\0') {
     unix_answer(k, a);
@@ -143,11 +143,11 @@ int lookup_start(struct lookup *k, const struct address *a, int passive, int may
   }
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
   hints.ai_flags = passive ? AI_PASSIVE : 0;
-  int code = resolve(a, &hints, AI_NUMERICHOST | AI_NUMERICSERV, &k->answer);
+  int code = ask_resolver(a, &hints, AI_NUMERICHOST | AI_NUMERICSERV, &k->answer);
   if (code == 0 || (code != EAI_NONAME && code != EAI_SERVICE))
     return settle(k, code, errno, ret_text);
   if (may_block) {
-    code = resolve(a, &hints, 0, &k->answer);
+    code = ask_resolver(a, &hints, 0, &k->answer);
     return settle(k, code, errno, ret_text);
   }
   int r = start_job(k, a, &hints);
@@ -156,11 +156,11 @@ int lookup_start(struct lookup *k, const struct address *a, int passive, int may
   return r;
 }
 
-int lookup_poll(struct lookup *k, const char **ret_text) {
+int resolve_poll(struct resolve *k, const char **ret_text) {
   char none;
   if (k->list != NULL)
     return 0;
-  struct lookup_job *j = k->job;
+  struct resolve_job *j = k->job;
   if (j == NULL) {
     *ret_text = strerror(EINVAL);
     return -EINVAL;
@@ -179,7 +179,7 @@ int lookup_poll(struct lookup *k, const char **ret_text) {
 }
 
 /* Nobody can send to a datagram socket without a name, and it is a single descriptor. */
-int lookup_quiet_fd(struct lookup *k) {
+int resolve_quiet_fd(struct resolve *k) {
   if (k->wait_fd >= 0)
     return k->wait_fd;
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -188,8 +188,8 @@ int lookup_quiet_fd(struct lookup *k) {
   return k->wait_fd = fd_raise(fd);
 }
 
-void lookup_deinit(struct lookup *k) {
-  struct lookup_job *j = k->job;
+void resolve_deinit(struct resolve *k) {
+  struct resolve_job *j = k->job;
   k->job = NULL;
   if (j != NULL) {
     pthread_t thread = j->thread;

@@ -1,4 +1,4 @@
-/* One kernel call at a time, for descriptors of every kind (raw.h). Runs in every
+/* One kernel call at a time, for descriptors of every kind (sys.h). Runs in every
  * process.
  *
  * Somebody else who has the same description may be faster between a poll and the call that
@@ -8,7 +8,7 @@
  * A pipe that says POLLOUT takes PIPE_BUF bytes at once; more may block where its
  * description is blocking. So larger writes go in such steps unless the description is
  * non-blocking or the caller may sleep. */
-#include "luafd/raw.h"
+#include "socket/sys.h"
 
 #include "os/fdwait.h"
 #include "os/proc.h"
@@ -25,21 +25,21 @@
 
 enum { WRITE_STEP = PIPE_BUF, WAIT_SLICE_MS = 1000 * 1000 };
 
-double raw_now(void) {
+double sys_now(void) {
   return (double)proc_now_ns() / 1e9;
 }
 
-enum raw_type raw_type_of(int fd) {
+enum sys_type sys_type_of(int fd) {
   struct stat st;
   if (fstat(fd, &st) != 0)
-    return RAW_STREAM;
+    return SYS_STREAM;
   if (S_ISSOCK(st.st_mode))
-    return RAW_SOCKET;
-  return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode) ? RAW_FILE
-                                                                           : RAW_STREAM;
+    return SYS_SOCKET;
+  return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode) ? SYS_FILE
+                                                                           : SYS_STREAM;
 }
 
-int raw_is_unix(int fd) {
+int sys_is_unix(int fd) {
   struct sockaddr_storage a = {.ss_family = AF_UNSPEC};
   socklen_t n = sizeof a;
   return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && a.ss_family == AF_UNIX;
@@ -80,8 +80,8 @@ static ssize_t write_some(int fd, const struct iovec *iov, int niov, int now) {
   return writev(fd, iov, niov);
 }
 
-static ssize_t read_stream(int fd, enum raw_type type, void *data, size_t n, int block) {
-  int now = type == RAW_STREAM && !block;
+static ssize_t read_stream(int fd, enum sys_type type, void *data, size_t n, int block) {
+  int now = type == SYS_STREAM && !block;
   if (now && !ready_now(fd, POLLIN))
     return -EAGAIN;
   for (;;) {
@@ -93,10 +93,10 @@ static ssize_t read_stream(int fd, enum raw_type type, void *data, size_t n, int
   }
 }
 
-ssize_t raw_read(int fd, enum raw_type type, void *data, size_t n, int block,
+ssize_t sys_read(int fd, enum sys_type type, void *data, size_t n, int block,
                  struct fdset *fds, int *ret_truncated) {
   *ret_truncated = 0;
-  if (type != RAW_SOCKET)
+  if (type != SYS_SOCKET)
     return read_stream(fd, type, data, n, block);
   if (fds != NULL)
     return sock_recv(fd, data, n, block, fds, ret_truncated);
@@ -146,9 +146,9 @@ static ssize_t write_stream(int fd, const struct iovec *iov, int niov, int block
   return write_quietly(fd, &first, 1, 1);
 }
 
-ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
+ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
                   int block, int pass_fd) {
-  if (type == RAW_SOCKET) {
+  if (type == SYS_SOCKET) {
     ssize_t r = sock_send(fd, iov, niov, &pass_fd, pass_fd >= 0);
     if (r == -ENOBUFS)
       poll(NULL, 0, SOCK_PAUSE_MS); /* the socket is writable, and whoever waits would spin */
@@ -156,7 +156,7 @@ ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
   }
   if (pass_fd >= 0)
     return -ENOTSOCK;
-  return type == RAW_FILE ? write_quietly(fd, iov, niov, 0)
+  return type == SYS_FILE ? write_quietly(fd, iov, niov, 0)
                           : write_stream(fd, iov, niov, block);
 }
 
@@ -167,7 +167,7 @@ static int is_about_the_peer(int error) {
          error == EHOSTUNREACH;
 }
 
-int raw_accept(int fd, int ask, int nonblocking) {
+int sys_accept(int fd, int ask, int nonblocking) {
   for (;;) {
     if (ask && !ready_now(fd, POLLIN))
       return -EAGAIN;
@@ -186,19 +186,19 @@ static int wait_slice_ms(double left) {
   return ms < WAIT_SLICE_MS ? (int)ms : WAIT_SLICE_MS;
 }
 
-int raw_wait(int fd, const char *events, double timeout) {
-  double deadline = timeout < 0 ? -1 : raw_now() + timeout;
+int sys_wait(int fd, const char *events, double timeout) {
+  double deadline = timeout < 0 ? -1 : sys_now() + timeout;
   struct pollfd p = {.fd = fd};
   p.events =
       (short)((strchr(events, 'r') ? POLLIN : 0) | (strchr(events, 'w') ? POLLOUT : 0));
   for (;;) {
-    int ms = deadline < 0 ? -1 : wait_slice_ms(deadline - raw_now());
+    int ms = deadline < 0 ? -1 : wait_slice_ms(deadline - sys_now());
     int r = fdwait(&p, 1, ms);
     if (r > 0)
       return p.revents & POLLNVAL ? -EBADF : 1;
     if (r < 0 && errno != EINTR)
       return -errno;
-    if (deadline >= 0 && raw_now() >= deadline)
+    if (deadline >= 0 && sys_now() >= deadline)
       return 0;
   }
 }

@@ -1,11 +1,11 @@
-/* The module table of moonfork.socket: pair, listen, connect, open, wrap (luafd.h). Both
+/* The module table of moonfork.socket: pair, listen, connect, open, wrap (module.h). Both
  * sides. Where a wait function is set (a parent) what is made here is non-blocking
  * underneath, but for the second end of a pair, which is the one to be given away:
  * programs that it ends up in seldom expect EAGAIN. */
-#include "luafd/luafd.h"
+#include "socket/module.h"
 
-#include "luafd/op.h"
-#include "luafd/option.h"
+#include "socket/wait.h"
+#include "socket/option.h"
 #include "os/fd.h"
 #include "os/sock.h"
 #include <errno.h>
@@ -17,12 +17,12 @@
 
 static int f_pair(lua_State *L) {
   int fd[2];
-  struct object *a = object_new(L), *b = object_new(L);
+  struct socket *a = socket_new(L), *b = socket_new(L);
   int r = sock_pair(fd, op_has_waiter(L));
   if (r < 0)
-    return object_fail(L, -r);
-  object_adopt(a, fd[0], LUAFD_OWN);
-  object_adopt(b, fd[1], LUAFD_OWN);
+    return socket_fail(L, -r);
+  socket_adopt(a, fd[0], SOCKET_OWN);
+  socket_adopt(b, fd[1], SOCKET_OWN);
   return 2;
 }
 
@@ -62,7 +62,7 @@ static int f_open(lua_State *L) {
   int flags = open_flags(luaL_optstring(L, 2, "r"));
   luaL_argcheck(L, flags >= 0, 2, "invalid mode");
   int nonblocking = op_has_waiter(L);
-  struct object *o = object_new(L);
+  struct socket *o = socket_new(L);
   int fd = open_file(path, flags, nonblocking);
   if (fd < 0) {
     luaL_pushfail(L);
@@ -70,25 +70,25 @@ static int f_open(lua_State *L) {
     lua_pushinteger(L, -fd);
     return 3;
   }
-  object_adopt(o, fd, LUAFD_OWN);
-  if (nonblocking && o->type == RAW_FILE)
+  socket_adopt(o, fd, SOCKET_OWN);
+  if (nonblocking && o->type == SYS_FILE)
     fd_set_nonblocking(fd, 0);
   return 1;
 }
 
 static int f_wrap(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1);
-  struct object *o = object_new(L);
+  struct socket *o = socket_new(L);
   if (n < 0 || n > INT_MAX || fcntl((int)n, F_GETFD) == -1)
-    return object_fail(L, EBADF);
+    return socket_fail(L, EBADF);
   if (n > 2)
     fd_set_cloexec((int)n, 1);
-  object_adopt(o, (int)n, LUAFD_FOREIGN);
+  socket_adopt(o, (int)n, SOCKET_FOREIGN);
   option_set_defaults(o);
   return 1;
 }
 
-int luafd_open(lua_State *L) {
+int socket_module_open(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"pair", f_pair}, {"listen", net_listen}, {"connect", net_connect},
       {"open", f_open}, {"wrap", f_wrap},       {NULL, NULL},

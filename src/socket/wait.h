@@ -1,5 +1,5 @@
 /* Operations that may have to wait, as steps that can be taken again. Both sides; private
- * to src/luafd.
+ * to src/socket.
  *
  * A step works on nothing but the object and the stack, so that between two steps the
  * coroutine may be suspended, other coroutines may use the same object, and an operation
@@ -7,10 +7,10 @@
  *
  *   stack: 1 the object | 2 deadline or nil | 3 .. 2+nargs arguments | what the step adds
  */
-#ifndef LUAFD_OP_H
-#define LUAFD_OP_H
+#ifndef SOCKET_WAIT_H
+#define SOCKET_WAIT_H
 
-#include "luafd/object.h"
+#include "socket/socket.h"
 
 enum op {
   OP_READ,
@@ -28,7 +28,7 @@ enum { OP_WANTS = -1 }; /* a step's result: wait as told in want, then again */
 
 struct run { /* one step of one operation */
   lua_State *L;
-  struct object *o;
+  struct socket *o;
   enum op op;
   int nargs;
   int block; /* sleeping in a call is fine: no reactor to turn and no deadline */

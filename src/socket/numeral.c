@@ -1,4 +1,4 @@
-#include "luafd/number.h"
+#include "socket/numeral.h"
 
 #include "base/number.h"
 #include <string.h>
@@ -21,10 +21,10 @@ static void convert(lua_State *L, int idx, const char *whole) {
   lua_replace(L, idx);
 }
 
-void number_to_string(lua_State *L, int idx) {
+void numeral_put(lua_State *L, int idx) {
   convert(L, idx, ".0");
 }
 
-void number_to_plain_string(lua_State *L, int idx) {
+void numeral_put_plain(lua_State *L, int idx) {
   convert(L, idx, "");
 }

@@ -1,5 +1,5 @@
 /* Addresses as text (address.h). Memory only, but for one getsockname(2). */
-#include "luafd/address.h"
+#include "socket/address.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -4,41 +4,41 @@
  *
  * "block" says that the caller may sleep in the call (a clone without a time limit). It
  * is a permission, not a promise: -EAGAIN may still come, and the caller polls then. */
-#ifndef LUAFD_RAW_H
-#define LUAFD_RAW_H
+#ifndef SOCKET_SYS_H
+#define SOCKET_SYS_H
 
 #include "os/fd.h"
 #include <stddef.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
-enum raw_type {
-  RAW_SOCKET = 0, /* takes MSG_DONTWAIT */
-  RAW_FILE = 1,   /* regular files, folders, disks: never would block */
-  RAW_STREAM = 2  /* pipes, terminals, other devices: asked with poll(2) first */
+enum sys_type {
+  SYS_SOCKET = 0, /* takes MSG_DONTWAIT */
+  SYS_FILE = 1,   /* regular files, folders, disks: never would block */
+  SYS_STREAM = 2  /* pipes, terminals, other devices: asked with poll(2) first */
 };
-enum raw_type raw_type_of(int fd);
+enum sys_type sys_type_of(int fd);
 /* Whether descriptors can be sent through it: an AF_UNIX socket. */
-int raw_is_unix(int fd);
+int sys_is_unix(int fd);
 
 /* Bytes (>0), 0 at the end, -EAGAIN for "nothing now", or a negated errno. fds, which
  * may be NULL, gets the descriptors that came along (NULL: the kernel closes them), and
  * *ret_truncated is 1 when some were lost on the way. */
-ssize_t raw_read(int fd, enum raw_type type, void *data, size_t n, int block,
+ssize_t sys_read(int fd, enum sys_type type, void *data, size_t n, int block,
                  struct fdset *fds, int *ret_truncated);
 /* Bytes (>0), -EAGAIN or a negated errno. Never raises SIGPIPE: -EPIPE comes instead.
  * There must be at least one byte; pass_fd goes with the first one unless it is -1. */
-ssize_t raw_write(int fd, enum raw_type type, const struct iovec *iov, int niov,
+ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
                   int block, int pass_fd);
 /* A connection (close-on-exec, above 2), -EAGAIN or a negated errno. ask: the description
  * may be blocking, so poll(2) first. */
-int raw_accept(int fd, int ask, int nonblocking);
+int sys_accept(int fd, int ask, int nonblocking);
 
 /* Waits until one of the events ("r", "w", "rw") can be served. timeout in seconds,
  * negative: none. 1: ready, 0: the time ran out, or a negated errno. */
-int raw_wait(int fd, const char *events, double timeout);
+int sys_wait(int fd, const char *events, double timeout);
 
 /* Seconds on a clock that only goes forward. */
-double raw_now(void);
+double sys_now(void);
 
 #endif

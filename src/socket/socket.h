@@ -1,31 +1,31 @@
 /* The object behind a moonfork.socket: a descriptor with one owner, what was read ahead,
- * and the descriptors that came along with it. Both sides; private to src/luafd.
+ * and the descriptors that came along with it. Both sides; private to src/socket.
  *
  * Read-ahead and descriptors: reading a line takes in more than the line, so a descriptor
  * sent after it may come in with the same call. It is kept, with the place in the stream
- * where its message ends, until recv_fd asks; OBJECT_QUEUE_MAX at most, so that a hostile
+ * where its message ends, until recv_fd asks; SOCKET_QUEUE_MAX at most, so that a hostile
  * peer fills no table. What comes on top is closed and the next recv_fd says so. */
-#ifndef LUAFD_OBJECT_H
-#define LUAFD_OBJECT_H
+#ifndef SOCKET_SOCKET_H
+#define SOCKET_SOCKET_H
 
 #include "base/buf.h"
-#include "luafd/luafd.h"
-#include "luafd/raw.h"
+#include "socket/module.h"
+#include "socket/sys.h"
 
 #include <stdint.h>
 
-#define OBJECT_NAME "moonfork.socket"
-enum { OBJECT_QUEUE_MAX = 16 };
+#define SOCKET_NAME "moonfork.socket"
+enum { SOCKET_QUEUE_MAX = 16 };
 
 struct queued {
   int fd;
   uint64_t end; /* where its message ends, counted like taken */
 };
 
-struct object {
+struct socket {
   int fd;             /* -1: closed */
-  unsigned char kind; /* enum luafd_kind */
-  unsigned char type; /* enum raw_type */
+  unsigned char kind; /* enum socket_kind */
+  unsigned char type; /* enum sys_type */
   unsigned char is_unix;
   unsigned char lost; /* a descriptor came for which there was no room */
   unsigned char nqueued;
@@ -33,33 +33,33 @@ struct object {
   struct buf in;  /* read, and not yet asked for */
   size_t scanned; /* bytes of it known to hold no newline */
   uint64_t taken; /* bytes that left it since ever */
-  struct queued *queue; /* OBJECT_QUEUE_MAX of them; NULL: none has come yet */
+  struct queued *queue; /* SOCKET_QUEUE_MAX of them; NULL: none has come yet */
 };
 
 /* Pushes a closed object; may raise. */
-struct object *object_new(lua_State *L);
+struct socket *socket_new(lua_State *L);
 /* Puts the descriptor into a closed object. Takes fd. */
-void object_adopt(struct object *o, int fd, enum luafd_kind kind);
+void socket_adopt(struct socket *o, int fd, enum socket_kind kind);
 /* The object at idx, or NULL where it is none of ours (another copy's is none). */
-struct object *object_test(lua_State *L, int idx);
-/* Raises an argument error where it is none; object_open also where it is closed. */
-struct object *object_check(lua_State *L, int idx);
-struct object *object_open(lua_State *L, int idx);
+struct socket *socket_test(lua_State *L, int idx);
+/* Raises an argument error where it is none; socket_check_open also where it is closed. */
+struct socket *socket_check(lua_State *L, int idx);
+struct socket *socket_check_open(lua_State *L, int idx);
 
 /* Bytes (>0), 0 at the end, -EAGAIN or a negated errno; appended to o->in. wanted: how
  * many would be of use. */
-ssize_t object_fill(struct object *o, size_t wanted, int block);
+ssize_t socket_fill(struct socket *o, size_t wanted, int block);
 /* Forgets the first n bytes of o->in. */
-void object_take(struct object *o, size_t n);
+void socket_take(struct socket *o, size_t n);
 /* Gives the descriptor away; buffer and queue are dropped. */
-int object_release(struct object *o);
+int socket_release(struct socket *o);
 /* 0 or what close(2) said. Twice is harmless. */
-int object_close(struct object *o);
+int socket_close(struct socket *o);
 
 /* nil, message, errno: always returns 3. error is positive. */
-int object_fail(lua_State *L, int error);
+int socket_fail(lua_State *L, int error);
 
-/* Adds the methods that wait (op.c) to the table on top. */
+/* Adds the methods that wait (wait.c) to the table on top. */
 void op_set_methods(lua_State *L);
 
 #endif

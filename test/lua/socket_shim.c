@@ -1,6 +1,6 @@
 /* moonfork.socket for a stock interpreter, without the rest of the library: the table of
- * luafd.h and what its tests want to see besides. Test only. */
-#include "luafd/luafd.h"
+ * module.h and what its tests want to see besides. Test only. */
+#include "socket/module.h"
 #include "os/fd.h"
 #include "os/proc.h"
 
@@ -14,12 +14,12 @@
 
 static int shim_set_wait(lua_State *L) {
   lua_settop(L, 1);
-  luafd_set_wait(L);
+  socket_set_wait(L);
   return 0;
 }
 
 static int shim_check(lua_State *L) {
-  int fd = luafd_check(L, 1);
+  int fd = handle_check(L, 1);
   if (fd < 0) {
     lua_pushnil(L);
     lua_insert(L, -2);
@@ -30,7 +30,7 @@ static int shim_check(lua_State *L) {
 }
 
 static int shim_push(lua_State *L) {
-  luafd_push(L, (int)luaL_checkinteger(L, 1), (enum luafd_kind)luaL_checkinteger(L, 2));
+  socket_push(L, (int)luaL_checkinteger(L, 1), (enum socket_kind)luaL_checkinteger(L, 2));
   return 1;
 }
 
@@ -123,8 +123,8 @@ static int shim_send_many(lua_State *L) {
   return 1;
 }
 
-__attribute__((visibility("default"))) int luaopen_luafd_shim(lua_State *L);
-int luaopen_luafd_shim(lua_State *L) {
+__attribute__((visibility("default"))) int luaopen_socket_shim(lua_State *L);
+int luaopen_socket_shim(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"set_wait", shim_set_wait},
       {"check", shim_check},
@@ -143,7 +143,7 @@ int luaopen_luafd_shim(lua_State *L) {
       {NULL, NULL},
   };
   luaL_newlib(L, functions);
-  luafd_open(L);
+  socket_module_open(L);
   lua_setfield(L, -2, "socket");
   return 1;
 }

@@ -3,11 +3,11 @@
  * that the reactor turns or a coroutine is suspended. Needs base, os and lua only.
  *
  * Objects of the template program and of a module loaded into it don't mix: the metatable
- * hangs in the registry under an address of the very copy of this code (object.c), and each
+ * hangs in the registry under an address of the very copy of this code (socket.c), and each
  * takes the other's objects for handles through their fileno.
  *
  * In the copy that template() or early make of an interpreter the wait function must be
- * taken off (luafd_set_wait with nil): there is no reactor there.
+ * taken off (socket_set_wait with nil): there is no reactor there.
  *
  * What API 1.7 leaves open:
  *  - a time limit (settimeout, connect's second argument) holds for one whole method call
@@ -28,37 +28,37 @@
  *  - methods of a closed socket raise, but close, getfd and pollfd (-1). One that is closed
  *    by somebody else while it waits gives EBADF. One coroutine at a time should write.
  */
-#ifndef LUAFD_LUAFD_H
-#define LUAFD_LUAFD_H
+#ifndef SOCKET_MODULE_H
+#define SOCKET_MODULE_H
 
 #include <lua.h>
 
-enum luafd_kind {
-  LUAFD_OWN = 0,    /* a description that the library created: may be switched blocking or not */
-  LUAFD_FOREIGN = 1 /* sent, inherited or wrapped: its blocking flag is never changed */
+enum socket_kind {
+  SOCKET_OWN = 0,    /* a description that the library created: may be switched blocking or not */
+  SOCKET_FOREIGN = 1 /* sent, inherited or wrapped: its blocking flag is never changed */
 };
 
 /* Pushes a moonfork.socket that owns fd. Takes fd, even when it raises (memory). The fd is
  * made close-on-exec. */
-void luafd_push(lua_State *L, int fd, enum luafd_kind kind);
+void socket_push(lua_State *L, int fd, enum socket_kind kind);
 /* The same for a close-on-exec UNIX stream socket that the library created: nothing to ask the
  * system. */
-void luafd_push_unix(lua_State *L, int fd);
+void socket_push_unix(lua_State *L, int fd);
 /* Makes what all sockets of this state share, so that processes forked from here on don't
  * each make it themselves. May raise (memory). */
-void luafd_prepare(lua_State *L);
+void socket_prepare(lua_State *L);
 /* The descriptor behind the value at idx: an integer, an io file, a moonfork.socket, or an
  * object that answers fileno, getfd, pollfd or fd (in this order; methods are called, plain
  * integer fields are taken; may raise what the method raises). Returns the number (borrowed,
  * checked to be open with fcntl), or -1 with a message pushed ("... is no open descriptor");
  * raises an argument error where the value is of no such kind. */
-int luafd_check(lua_State *L, int idx);
+int handle_check(lua_State *L, int idx);
 /* The module table (pair, listen, connect, open, wrap). Leaves it on the stack. */
-int luafd_open(lua_State *L);
+int socket_module_open(lua_State *L);
 /* How sockets of this state wait: a function wait(fd, events, timeout) -> true | false
  * ("timed out") | nil, message; events "r", "w" or "rw", timeout seconds or nil. It may
  * yield. Pops it from the stack; nil: poll(2). Methods call it with lua_callk when an
  * operation would block. */
-void luafd_set_wait(lua_State *L);
+void socket_set_wait(lua_State *L);
 
 #endif

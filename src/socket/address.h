@@ -1,6 +1,6 @@
 /* Addresses as text: "host:port", "[v6]:port" or "/path". Knows no Lua; every process. */
-#ifndef LUAFD_ADDRESS_H
-#define LUAFD_ADDRESS_H
+#ifndef SOCKET_ADDRESS_H
+#define SOCKET_ADDRESS_H
 
 #include <stddef.h>
 

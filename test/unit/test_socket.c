@@ -1,10 +1,10 @@
 /* moonfork.socket and the plain-POSIX part of moonfork.clone when the n-th allocation of
  * the Lua state fails, for every n: no descriptor stays, no child, nothing is used after
- * it was freed (with the sanitizers). And what luafd_push promises to its C callers. */
+ * it was freed (with the sanitizers). And what socket_push promises to its C callers. */
 #include "unit/unit.h"
 
-#include "luafd/luafd.h"
-#include "luafd/raw.h"
+#include "socket/module.h"
+#include "socket/sys.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include "os/sock.h"
@@ -41,7 +41,7 @@ static void *stingy_alloc(void *ud, void *block, size_t osize, size_t nsize) {
 
 static int open_all(lua_State *L) {
   luaL_openlibs(L);
-  luafd_open(L);
+  socket_module_open(L);
   lua_setglobal(L, "socket");
   lua_newtable(L);
   clone_posix_open(L, lua_gettop(L));
@@ -124,7 +124,7 @@ static void test_posix_survives_lack_of_memory(void **state) {
 static int push_it(lua_State *L) {
   int *fd = lua_touserdata(L, 1), taken = *fd;
   *fd = -1;
-  luafd_push(L, taken, LUAFD_OWN);
+  socket_push(L, taken, SOCKET_OWN);
   return 1;
 }
 
@@ -192,10 +192,10 @@ static void test_no_call_waits_for_what_another_took(void **state) {
   }
   assert_int_equal(write(ends[1], "x", 1), 1);
   shared_in = ends[0];
-  assert_int_equal(raw_read(ends[0], RAW_STREAM, &c, 1, 0, NULL, &truncated), -EAGAIN);
+  assert_int_equal(sys_read(ends[0], SYS_STREAM, &c, 1, 0, NULL, &truncated), -EAGAIN);
   shared_in = -1;
   shared_out = ends[1];
-  assert_int_equal(raw_write(ends[1], RAW_STREAM, &iov, 1, 0, -1), -EAGAIN);
+  assert_int_equal(sys_write(ends[1], SYS_STREAM, &iov, 1, 0, -1), -EAGAIN);
   shared_out = -1;
   close(ends[0]);
   close(ends[1]);

@@ -1,14 +1,14 @@
 /* The life of a moonfork.socket, its methods that never wait, and what counts as a handle
- * (luafd.h). Both sides; poll and the reactor are op.c's.
+ * (module.h). Both sides; poll and the reactor are wait.c's.
  *
  * The metatable hangs in the registry under the address of a variable of this very copy
  * of the code. So a template program and a module loaded into it, which may be of
  * different builds, never take each other's objects for their own; each sees the other's
  * as an object that answers fileno. */
-#include "luafd/object.h"
+#include "socket/socket.h"
 
-#include "luafd/address.h"
-#include "luafd/option.h"
+#include "socket/address.h"
+#include "socket/option.h"
 #include "os/drop.h"
 #include "os/fd.h"
 #include <errno.h>
@@ -40,23 +40,23 @@ static void push_metatable(lua_State *L) {
   set_methods(L);
   op_set_methods(L);
   lua_setfield(L, -2, "__index");
-  lua_pushliteral(L, OBJECT_NAME);
+  lua_pushliteral(L, SOCKET_NAME);
   lua_setfield(L, -2, "__name");
-  lua_pushliteral(L, OBJECT_NAME);
+  lua_pushliteral(L, SOCKET_NAME);
   lua_setfield(L, -2, "__metatable");
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &metatable_key);
 }
 
-void luafd_prepare(lua_State *L) {
+void socket_prepare(lua_State *L) {
   luaL_checkstack(L, 4, NULL);
   push_metatable(L);
   lua_pop(L, 1);
 }
 
-struct object *object_new(lua_State *L) {
+struct socket *socket_new(lua_State *L) {
   push_metatable(L);
-  struct object *o = lua_newuserdatauv(L, sizeof *o, 0);
+  struct socket *o = lua_newuserdatauv(L, sizeof *o, 0);
   memset(o, 0, sizeof *o);
   o->fd = -1;
   o->timeout = -1;
@@ -66,19 +66,19 @@ struct object *object_new(lua_State *L) {
   return o;
 }
 
-void object_adopt(struct object *o, int fd, enum luafd_kind kind) {
+void socket_adopt(struct socket *o, int fd, enum socket_kind kind) {
   o->fd = fd;
   o->kind = (unsigned char)kind;
-  o->type = (unsigned char)raw_type_of(fd);
-  o->is_unix = o->type == RAW_SOCKET && raw_is_unix(fd);
+  o->type = (unsigned char)sys_type_of(fd);
+  o->is_unix = o->type == SYS_SOCKET && sys_is_unix(fd);
 }
 
 static int new_protected(lua_State *L) {
-  object_new(L);
+  socket_new(L);
   return 1;
 }
 
-static struct object *push_new(lua_State *L, int fd) {
+static struct socket *push_new(lua_State *L, int fd) {
   if (!lua_checkstack(L, 2)) {
     fd_close(&fd);
     luaL_error(L, "stack overflow");
@@ -91,25 +91,25 @@ static struct object *push_new(lua_State *L, int fd) {
   return lua_touserdata(L, -1);
 }
 
-void luafd_push(lua_State *L, int fd, enum luafd_kind kind) {
-  struct object *o = push_new(L, fd);
+void socket_push(lua_State *L, int fd, enum socket_kind kind) {
+  struct socket *o = push_new(L, fd);
   if (fd > 2)
     fd_set_cloexec(fd, 1);
-  object_adopt(o, fd, kind);
+  socket_adopt(o, fd, kind);
   option_set_defaults(o);
 }
 
-void luafd_push_unix(lua_State *L, int fd) {
-  struct object *o = push_new(L, fd);
+void socket_push_unix(lua_State *L, int fd) {
+  struct socket *o = push_new(L, fd);
   o->fd = fd;
-  o->kind = LUAFD_OWN;
-  o->type = RAW_SOCKET;
+  o->kind = SOCKET_OWN;
+  o->type = SYS_SOCKET;
   o->is_unix = 1;
 }
 
 /* ---- use ---- */
 
-struct object *object_test(lua_State *L, int idx) {
+struct socket *socket_test(lua_State *L, int idx) {
   void *o = lua_touserdata(L, idx);
   if (o == NULL || !lua_getmetatable(L, idx))
     return NULL;
@@ -124,38 +124,38 @@ static int bad_self(lua_State *L) {
   lua_Debug ar;
   const char *name = lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) ? ar.name : NULL;
   name = name ? name : "?";
-  return luaL_error(L, "calling '%s' on bad self (" OBJECT_NAME
+  return luaL_error(L, "calling '%s' on bad self (" SOCKET_NAME
                        " expected, got %s; use a colon: socket:%s(...))",
                     name, lua_isnone(L, 1) ? "no value" : luaL_typename(L, 1), name);
 }
 
-struct object *object_check(lua_State *L, int idx) {
-  struct object *o = object_test(L, idx);
+struct socket *socket_check(lua_State *L, int idx) {
+  struct socket *o = socket_test(L, idx);
   if (o == NULL && idx == 1)
     bad_self(L);
   else if (o == NULL)
-    luaL_typeerror(L, idx, OBJECT_NAME);
+    luaL_typeerror(L, idx, SOCKET_NAME);
   return o;
 }
 
-struct object *object_open(lua_State *L, int idx) {
-  struct object *o = object_check(L, idx);
+struct socket *socket_check_open(lua_State *L, int idx) {
+  struct socket *o = socket_check(L, idx);
   if (o->fd < 0)
-    luaL_error(L, "attempt to use a closed " OBJECT_NAME);
+    luaL_error(L, "attempt to use a closed " SOCKET_NAME);
   return o;
 }
 
-static size_t fill_size(const struct object *o, size_t wanted) {
+static size_t fill_size(const struct socket *o, size_t wanted) {
   size_t have = buf_size(&o->in); /* what is long already will be longer */
   size_t n = wanted > have ? wanted : have;
   return n < FILL_MIN ? FILL_MIN : n > FILL_MAX ? FILL_MAX : n;
 }
 
-static void keep_descriptors(struct object *o, struct fdset *fds) {
+static void keep_descriptors(struct socket *o, struct fdset *fds) {
   uint64_t end = o->taken + buf_size(&o->in);
   if (fds->n > 0 && !o->queue) /* without memory they are lost */
-    o->queue = calloc(OBJECT_QUEUE_MAX, sizeof *o->queue);
-  for (int i = 0; o->queue && i < fds->n && o->nqueued < OBJECT_QUEUE_MAX; i++) {
+    o->queue = calloc(SOCKET_QUEUE_MAX, sizeof *o->queue);
+  for (int i = 0; o->queue && i < fds->n && o->nqueued < SOCKET_QUEUE_MAX; i++) {
     o->queue[o->nqueued].fd = fdset_steal(fds, i);
     o->queue[o->nqueued++].end = end;
   }
@@ -164,7 +164,7 @@ static void keep_descriptors(struct object *o, struct fdset *fds) {
   fdset_drop(fds);
 }
 
-ssize_t object_fill(struct object *o, size_t wanted, int block) {
+ssize_t socket_fill(struct socket *o, size_t wanted, int block) {
   struct fdset fds;
   int truncated;
   size_t size = fill_size(o, wanted);
@@ -174,7 +174,7 @@ ssize_t object_fill(struct object *o, size_t wanted, int block) {
   int keep = o->is_unix; /* else the kernel closes what comes along, here and now */
   if (keep)
     fdset_init(&fds);
-  ssize_t n = raw_read(o->fd, o->type, room, size, block, keep ? &fds : NULL, &truncated);
+  ssize_t n = sys_read(o->fd, o->type, room, size, block, keep ? &fds : NULL, &truncated);
   if (n > 0)
     buf_commit(&o->in, (size_t)n);
   if (keep)
@@ -183,7 +183,7 @@ ssize_t object_fill(struct object *o, size_t wanted, int block) {
   return n;
 }
 
-void object_take(struct object *o, size_t n) {
+void socket_take(struct socket *o, size_t n) {
   buf_consume(&o->in, n);
   o->taken += n;
   o->scanned = o->scanned > n ? o->scanned - n : 0;
@@ -191,7 +191,7 @@ void object_take(struct object *o, size_t n) {
 
 /* ---- end ---- */
 
-int object_release(struct object *o) {
+int socket_release(struct socket *o) {
   int fd = o->fd;
   o->fd = -1;
   buf_deinit(&o->in);
@@ -203,12 +203,12 @@ int object_release(struct object *o) {
   return fd;
 }
 
-int object_close(struct object *o) {
-  int fd = object_release(o);
+int socket_close(struct socket *o) {
+  int fd = socket_release(o);
   return fd < 0 ? 0 : fd_part(fd);
 }
 
-int object_fail(lua_State *L, int error) {
+int socket_fail(lua_State *L, int error) {
   luaL_pushfail(L);
   lua_pushstring(L, error == ETIMEDOUT ? "timed out" : strerror(error));
   lua_pushinteger(L, error);
@@ -217,7 +217,7 @@ int object_fail(lua_State *L, int error) {
 
 static int result(lua_State *L, int r) {
   if (r < 0)
-    return object_fail(L, -r);
+    return socket_fail(L, -r);
   lua_pushboolean(L, 1);
   return 1;
 }
@@ -225,46 +225,46 @@ static int result(lua_State *L, int r) {
 /* ---- methods ---- */
 
 static int m_close(lua_State *L) {
-  return result(L, object_close(object_check(L, 1)));
+  return result(L, socket_close(socket_check(L, 1)));
 }
 
 static int m_gc(lua_State *L) {
-  object_close(object_check(L, 1));
+  socket_close(socket_check(L, 1));
   return 0;
 }
 
 static int m_tostring(lua_State *L) {
-  const struct object *o = object_check(L, 1);
+  const struct socket *o = socket_check(L, 1);
   if (o->fd < 0)
-    lua_pushliteral(L, OBJECT_NAME " (closed)");
+    lua_pushliteral(L, SOCKET_NAME " (closed)");
   else
-    lua_pushfstring(L, OBJECT_NAME " (fd %d)", o->fd);
+    lua_pushfstring(L, SOCKET_NAME " (fd %d)", o->fd);
   return 1;
 }
 
 static int m_fileno(lua_State *L) {
-  lua_pushinteger(L, object_open(L, 1)->fd);
+  lua_pushinteger(L, socket_check_open(L, 1)->fd);
   return 1;
 }
 
 /* For loops that ask objects which may have been closed meanwhile: -1 then. */
 static int m_pollfd(lua_State *L) {
-  lua_pushinteger(L, object_check(L, 1)->fd);
+  lua_pushinteger(L, socket_check(L, 1)->fd);
   return 1;
 }
 
 static int m_events(lua_State *L) {
-  object_check(L, 1);
+  socket_check(L, 1);
   lua_pushliteral(L, "r");
   return 1;
 }
 
-static int has_waiting(const struct object *o) {
+static int has_waiting(const struct socket *o) {
   return buf_size(&o->in) > 0 || o->nqueued > 0;
 }
 
 static int m_timeout(lua_State *L) {
-  if (has_waiting(object_check(L, 1)))
+  if (has_waiting(socket_check(L, 1)))
     lua_pushinteger(L, 0);
   else
     lua_pushnil(L);
@@ -272,12 +272,12 @@ static int m_timeout(lua_State *L) {
 }
 
 static int m_dirty(lua_State *L) {
-  lua_pushboolean(L, has_waiting(object_check(L, 1)));
+  lua_pushboolean(L, has_waiting(socket_check(L, 1)));
   return 1;
 }
 
 static int m_settimeout(lua_State *L) {
-  struct object *o = object_check(L, 1);
+  struct socket *o = socket_check(L, 1);
   double seconds = luaL_optnumber(L, 2, -1);
   luaL_argcheck(L, seconds == seconds, 2, "not a number of seconds");
   o->timeout = seconds;
@@ -286,7 +286,7 @@ static int m_settimeout(lua_State *L) {
 }
 
 static int m_flush(lua_State *L) { /* nothing is kept back by write */
-  object_open(L, 1);
+  socket_check_open(L, 1);
   lua_settop(L, 1);
   return 1;
 }
@@ -297,7 +297,7 @@ static int m_shutdown(lua_State *L) {
                                       "both", "receive", "send", NULL};
   static const int hows[] = {SHUT_RD, SHUT_WR,   SHUT_RDWR, SHUT_RD,
                              SHUT_WR, SHUT_RDWR, SHUT_RD,   SHUT_WR};
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   int how = hows[luaL_checkoption(L, 2, "both", names)];
   return result(L, shutdown(o->fd, how) == 0 ? 0 : -errno);
 }
@@ -305,12 +305,12 @@ static int m_shutdown(lua_State *L) {
 /* fd, and where bytes were read ahead those as a string: whoever goes on with the
  * descriptor would miss them. */
 static int m_detach(lua_State *L) {
-  struct object *o = object_open(L, 1);
+  struct socket *o = socket_check_open(L, 1);
   size_t n = buf_size(&o->in);
   if (n > 0)
     lua_pushlstring(L, (const char *)buf_peek(&o->in), n);
   lua_pushinteger(L, o->fd);
-  object_release(o);
+  socket_release(o);
   if (n == 0)
     return 1;
   lua_insert(L, -2);
@@ -318,22 +318,22 @@ static int m_detach(lua_State *L) {
 }
 
 static int m_dup(lua_State *L) {
-  const struct object *o = object_open(L, 1);
-  struct object *copy = object_new(L);
+  const struct socket *o = socket_check_open(L, 1);
+  struct socket *copy = socket_new(L);
   int fd = fd_dup(o->fd);
   if (fd < 0)
-    return object_fail(L, -fd);
-  object_adopt(copy, fd, o->kind);
+    return socket_fail(L, -fd);
+  socket_adopt(copy, fd, o->kind);
   copy->timeout = o->timeout;
   return 1;
 }
 
 static int m_address(lua_State *L) {
   char text[ADDRESS_TEXT_MAX];
-  const struct object *o = object_open(L, 1);
+  const struct socket *o = socket_check_open(L, 1);
   int r = address_format(o->fd, text, sizeof text);
   if (r < 0)
-    return object_fail(L, -r);
+    return socket_fail(L, -r);
   lua_pushstring(L, text);
   return 1;
 }
@@ -374,7 +374,7 @@ static int unread(FILE *f, const unsigned char *data, size_t n) {
 }
 
 /* With bytes to put back it works on a duplicate, so that a failure changes nothing. */
-static int open_stream(struct object *o, const char *mode, FILE **ret) {
+static int open_stream(struct socket *o, const char *mode, FILE **ret) {
   size_t n = buf_size(&o->in);
   int fd = n > 0 ? fd_dup(o->fd) : o->fd;
   if (fd < 0)
@@ -392,15 +392,15 @@ static int open_stream(struct object *o, const char *mode, FILE **ret) {
     return r;
   }
   if (n > 0)
-    object_close(o);
+    socket_close(o);
   else
-    object_release(o);
+    socket_release(o);
   *ret = f;
   return 0;
 }
 
 static int m_file(lua_State *L) {
-  struct object *o = object_open(L, 1);
+  struct socket *o = socket_check_open(L, 1);
   const char *mode = luaL_optstring(L, 2, default_mode(o->fd));
   luaL_argcheck(L, is_mode(mode), 2, "invalid mode");
   luaL_Stream *s = lua_newuserdatauv(L, sizeof *s, 0);
@@ -409,14 +409,14 @@ static int m_file(lua_State *L) {
   if (luaL_getmetatable(L, LUA_FILEHANDLE) != LUA_TTABLE)
     return luaL_error(L, "the io library is not open");
   lua_setmetatable(L, -2);
-  int was_nonblocking = o->kind == LUAFD_OWN && fd_is_nonblocking(o->fd) == 1;
+  int was_nonblocking = o->kind == SOCKET_OWN && fd_is_nonblocking(o->fd) == 1;
   if (was_nonblocking)
     fd_set_nonblocking(o->fd, 0);
   int r = open_stream(o, mode, &s->f);
   if (r < 0) {
     if (was_nonblocking)
       fd_set_nonblocking(o->fd, 1);
-    return object_fail(L, -r);
+    return socket_fail(L, -r);
   }
   s->closef = close_stream;
   return 1;
@@ -504,14 +504,14 @@ static int check_object(lua_State *L, int idx) {
                         "handle (a descriptor, file, socket or object with fileno)");
 }
 
-int luafd_check(lua_State *L, int idx) {
+int handle_check(lua_State *L, int idx) {
   idx = lua_absindex(L, idx);
   luaL_checkstack(L, 6, NULL);
   if (lua_type(L, idx) == LUA_TNUMBER)
     return check_number(L, luaL_checkinteger(L, idx));
-  const struct object *o = object_test(L, idx);
+  const struct socket *o = socket_test(L, idx);
   if (o != NULL)
-    return o->fd < 0 ? not_open(L, "a closed " OBJECT_NAME) : check_number(L, o->fd);
+    return o->fd < 0 ? not_open(L, "a closed " SOCKET_NAME) : check_number(L, o->fd);
   const luaL_Stream *s = luaL_testudata(L, idx, LUA_FILEHANDLE);
   if (s != NULL)
     return s->closef == NULL ? not_open(L, "a closed file")
