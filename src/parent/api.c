@@ -402,7 +402,7 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
 /* The loop may not have turned since the time ran out. */
 static void look_at_the_clock(mf_process *p) {
   struct home *h = p->home;
-  if (list_empty(&p->limit.link) || h->seam->ops->now_ms(h->seam) < p->limit.at_ms)
+  if (h->seam->ops->now_ms(h->seam) < deadline_at(&p->limit))
     return;
   deadline_clear(&p->limit);
   process_event(p, EV_TIMEOUT, NULL);
@@ -576,7 +576,7 @@ void mf_reap(struct uv_loop_s *loop) {
 
 int mf_has_deadline(struct uv_loop_s *loop) {
   struct home *h = home_find(loop);
-  return h && !list_empty(&h->deadlines);
+  return h && minheap_first(&h->deadlines) != NULL;
 }
 
 int mf_home_keep(struct uv_loop_s *loop) {

@@ -58,7 +58,7 @@ struct home *home_new_on(struct seam *seam) {
   list_init(&h->more);
   list_init(&h->doomed);
   list_init(&h->parting);
-  list_init(&h->deadlines);
+  minheap_init(&h->deadlines);
   return h;
 }
 
@@ -277,7 +277,7 @@ void home_leave(struct home *h) {
   }
   run_tasks(h);
   sweep(h);
-  if (h->timer_at_ms != UINT64_MAX && list_empty(&h->deadlines))
+  if (h->timer_at_ms != UINT64_MAX && !minheap_first(&h->deadlines))
     disarm(h);
   h->in_dispatch--;
   if (h->started && !h->nopen && !h->nbusy && list_empty(&h->todo))
@@ -391,7 +391,7 @@ struct mf_process *home_lookup(struct home *h, uint64_t id) {
 /* ---- deadlines ---- */
 
 void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d)) {
-  list_init(&d->link);
+  minheap_node_init(&d->node);
   d->on_due = on_due;
 }
 
@@ -402,37 +402,36 @@ static void arm(struct home *h, uint64_t at_ms) {
   h->seam->ops->timer(h->seam, at_ms);
 }
 
+void deadline_set_at(struct home *h, struct deadline *d, uint64_t at_ms) {
+  minheap_set(&h->deadlines, &d->node, at_ms);
+  arm(h, at_ms);
+}
+
 void deadline_set(struct home *h, struct deadline *d, uint64_t in_ms) {
-  list_remove(&d->link);
-  d->at_ms = h->seam->ops->now_ms(h->seam) + in_ms;
-  list_push(&h->deadlines, &d->link);
-  arm(h, d->at_ms);
+  deadline_set_at(h, d, h->seam->ops->now_ms(h->seam) + in_ms);
 }
 
 void deadline_clear(struct deadline *d) {
-  list_remove(&d->link); /* the timer may fire for nothing: cheaper than a search */
+  minheap_remove(&d->node); /* the timer may fire for nothing: cheaper than to set it */
 }
+
+/* What on_due sets anew is not due before the next turn, also when it is due now. */
 
 static void on_timer(void *owner) {
   struct home *h = owner;
-  uint64_t now = h->seam->ops->now_ms(h->seam), first = UINT64_MAX;
-  struct list due;
+  uint64_t now = h->seam->ops->now_ms(h->seam);
+  struct minheap_node *first;
+  struct minheap due;
   home_enter(h);
-  list_init(&due);
+  minheap_init(&due);
   h->timer_at_ms = UINT64_MAX;
-  list_each_safe(it, next, &h->deadlines) {
-    struct deadline *d = list_entry(it, struct deadline, link);
-    if (d->at_ms <= now) {
-      list_remove(it);
-      list_push(&due, it);
-    } else if (d->at_ms < first) {
-      first = d->at_ms;
-    }
-  }
-  arm(h, first);
-  while (!list_empty(&due)) {
-    struct deadline *d = list_entry(due.next, struct deadline, link);
-    list_remove(&d->link);
+  while ((first = minheap_first(&h->deadlines)) && first->key <= now)
+    minheap_set(&due, first, first->key);
+  if (first)
+    arm(h, first->key);
+  while ((first = minheap_first(&due))) {
+    struct deadline *d = minheap_entry(first, struct deadline, node);
+    minheap_remove(first);
     d->on_due(d);
   }
   home_leave(h);

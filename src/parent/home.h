@@ -8,6 +8,7 @@
 #define PARENT_HOME_H
 
 #include "base/list.h"
+#include "base/minheap.h"
 #include "parent/larder.h"
 #include "parent/seam.h"
 #include <moonfork.h>
@@ -16,8 +17,7 @@
 struct uv_loop_s;
 
 struct deadline {
-  struct list link; /* empty: not set */
-  uint64_t at_ms;
+  struct minheap_node node; /* by time, in milliseconds */
   void (*on_due)(struct deadline *d);
 };
 
@@ -51,7 +51,7 @@ struct home {
   struct deadline births_due;
   unsigned births_wait_ms;
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
-  struct list deadlines;
+  struct minheap deadlines;
   uint64_t timer_at_ms;
   struct larder larder;
   struct mf_process *def; /* the default template, or NULL */
@@ -93,7 +93,12 @@ struct mf_process *home_lookup(struct home *h, uint64_t id);
 
 void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d));
 void deadline_set(struct home *h, struct deadline *d, uint64_t in_ms);
+void deadline_set_at(struct home *h, struct deadline *d, uint64_t at_ms);
 void deadline_clear(struct deadline *d);
+/* When it is due; UINT64_MAX: it is not set. */
+static inline uint64_t deadline_at(const struct deadline *d) {
+  return minheap_holds(&d->node) ? d->node.key : UINT64_MAX;
+}
 
 /* Counts the forks of this process's copies (atfork); see leash.c. */
 unsigned fork_generation(void);

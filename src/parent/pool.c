@@ -291,7 +291,7 @@ static int pay_due(struct mf_pool *pool) {
 static void arm(struct mf_pool *pool, const struct keyheap *h) {
   const struct keyheap_node *first = keyheap_first(h);
   uint64_t now;
-  if (!first || (!list_empty(&pool->clock.link) && pool->clock.at_ms <= first->key))
+  if (!first || deadline_at(&pool->clock) <= first->key)
     return;
   now = now_ms(pool);
   deadline_set(pool->home, &pool->clock, first->key > now ? first->key - now : 0);
@@ -336,7 +336,7 @@ static void on_grace(struct deadline *d) {
 static void on_worker_gone(mf_rpc *rpc, void *data);
 
 static void start_grace(struct worker *w) {
-  if (w->leaving && !w->ncalls && list_empty(&w->grace.link))
+  if (w->leaving && !w->ncalls && deadline_at(&w->grace) == UINT64_MAX)
     deadline_set(w->pool->home, &w->grace, w->pool->options.grace_ms);
 }
 
@@ -858,7 +858,7 @@ static void on_close_grace(struct deadline *d) {
   list_each_safe(it, next, &pool->workers) {
     rpc_look(list_entry(it, struct worker, link)->rpc);
   }
-  if (pool->ended || pool->given_up || !list_empty(&pool->close_grace.link))
+  if (pool->ended || pool->given_up || deadline_at(&pool->close_grace) != UINT64_MAX)
     return;
   at = first_key(&pool->deadlines);
   at_work = first_key(&pool->work_deadlines);

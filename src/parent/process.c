@@ -745,8 +745,7 @@ static enum life_source ask_source(const struct mf_process *p) {
 static void be_patient(struct mf_process *p, unsigned ms) {
   if (p->greeting && p->eof && ms > HANGUP_PATIENCE_MS)
     ms = HANGUP_PATIENCE_MS;
-  if (list_empty(&p->patience.link) ||
-      p->patience.at_ms > p->home->seam->ops->now_ms(p->home->seam) + ms)
+  if (deadline_at(&p->patience) > p->home->seam->ops->now_ms(p->home->seam) + ms)
     set_patience(p, ms);
 }
 
@@ -1836,7 +1835,7 @@ static void on_patience(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, patience);
   channel_drain(&p->chan);
   decide(p, 1);
-  if (p->state == DEAD || !list_empty(&p->patience.link))
+  if (p->state == DEAD || deadline_at(&p->patience) != UINT64_MAX)
     return;
   if (is_overdue_hello(p)) {
     char room[GREETING_NAME_MAX];

@@ -537,7 +537,7 @@ static void on_grace(struct deadline *d) {
   uint64_t now = now_ms(rpc);
   char text[96];
   read_some(rpc);
-  if (rpc->over || !list_empty(&rpc->grace.link))
+  if (rpc->over || deadline_at(&rpc->grace) != UINT64_MAX)
     return;
   first = keyheap_first(&rpc->deadlines);
   if (first && first->key >= now) {
@@ -1127,7 +1127,7 @@ static void work(struct task *t) {
 static void arm_clock(struct mf_rpc *rpc) {
   const struct keyheap_node *first = keyheap_first(&rpc->deadlines);
   uint64_t now;
-  if (!first || (!list_empty(&rpc->clock.link) && rpc->clock.at_ms <= first->key))
+  if (!first || deadline_at(&rpc->clock) <= first->key)
     return;
   now = now_ms(rpc);
   deadline_set(rpc->home, &rpc->clock, first->key > now ? first->key - now : 0);

@@ -95,18 +95,18 @@ static int fork_one(struct mf_process *p) {
 /* One at a time, each when the last is there: a row of births would keep what was taken from
  * its processor. */
 static void refill_step(struct mf_process *p) {
-  int has_limit = !list_empty(&p->limit.link);
+  uint64_t limit_at = deadline_at(&p->limit);
   if (p->state != SERVING || p->nspares >= p->spares_max || p->home->stopping ||
       fork_one(p) < 0)
     p->refilling = 0;
   /* A fork disarms the template's own timeout; these are not the user's. */
-  if (has_limit && p->state == SERVING && list_empty(&p->limit.link))
-    list_push(&p->home->deadlines, &p->limit.link);
+  if (limit_at != UINT64_MAX && p->state == SERVING)
+    deadline_set_at(p->home, &p->limit, limit_at);
 }
 
 void spares_check(struct mf_process *p) {
   if (!p->spares_max || p->state != SERVING || p->ndone < p->nsent ||
-      !list_empty(&p->refill.link))
+      deadline_at(&p->refill) != UINT64_MAX)
     return;
   if (p->refilling)
     refill_step(p);
