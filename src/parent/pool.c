@@ -42,7 +42,7 @@ struct worker {
 struct work {       /* one call */
   struct list link; /* in the queue, or in its worker's */
   struct list due_link;
-  struct keyheap_node deadline, work_deadline;
+  struct deadline deadline, work_deadline; /* of the answer; of its run in a worker */
   struct mf_pool *pool;
   struct worker *worker;
   struct payload *payload;
@@ -75,8 +75,7 @@ struct mf_pool {
   size_t nqueued, nworking, nspare, npayloads;
   size_t nwaiting; /* callbacks to come */
   struct numbers calls;
-  struct keyheap deadlines, work_deadlines;
-  struct deadline clock, wake;
+  struct deadline wake;
   struct deadline drain_limit; /* of a drain; then of what was killed */
   struct deadline close_grace; /* of a close: until the next answer */
   struct task pump;
@@ -123,6 +122,8 @@ struct reload_request {
 };
 
 static void pump(struct task *t);
+static void on_call_timeout(struct deadline *d);
+static void on_work_timeout(struct deadline *d);
 
 static uint64_t now_ms(const struct mf_pool *pool) {
   return pool->seam->ops->now_ms(pool->seam);
@@ -187,6 +188,8 @@ static struct work *work_new(struct mf_pool *pool) {
   memset(c, 0, sizeof *c);
   list_init(&c->link);
   list_init(&c->due_link);
+  deadline_init(&c->deadline, on_call_timeout);
+  deadline_init(&c->work_deadline, on_work_timeout);
   c->pool = pool;
   if (numbers_add(&pool->calls, c, &c->id) < 0) {
     free(c);
@@ -201,8 +204,8 @@ static void work_free(struct work *c) {
   if (!c->told)
     pool->nwaiting--;
   numbers_remove(&pool->calls, c->id);
-  keyheap_remove(&pool->deadlines, &c->deadline);
-  keyheap_remove(&pool->work_deadlines, &c->work_deadline);
+  deadline_clear(&c->deadline);
+  deadline_clear(&c->work_deadline);
   list_remove(&c->link);
   list_remove(&c->due_link);
   if (c->payload)
@@ -234,7 +237,7 @@ static void work_owe(struct work *c, int code, int started) {
   struct mf_pool *pool = c->pool;
   if (c->told || !list_empty(&c->due_link))
     return;
-  keyheap_remove(&pool->deadlines, &c->deadline);
+  deadline_clear(&c->deadline);
   if (!c->worker && !list_empty(&c->link)) {
     list_remove(&c->link);
     pool->nqueued--;
@@ -288,22 +291,12 @@ static int pay_due(struct mf_pool *pool) {
 
 /* ---- time ---- */
 
-static void arm(struct mf_pool *pool, const struct keyheap *h) {
-  const struct keyheap_node *first = keyheap_first(h);
-  uint64_t now;
-  if (!first || deadline_at(&pool->clock) <= first->key)
-    return;
-  now = now_ms(pool);
-  deadline_set(pool->home, &pool->clock, first->key > now ? first->key - now : 0);
-}
-
 /* The call that its worker is at: all of an asynchronous one, the first of another. */
 static void begin_work(struct mf_pool *pool, struct work *c) {
-  if (pool->options.call_timeout_ms == MF_NO_TIMEOUT || c->work_deadline.place)
+  if (pool->options.call_timeout_ms == MF_NO_TIMEOUT ||
+      deadline_at(&c->work_deadline) != UINT64_MAX)
     return;
-  keyheap_set(&pool->work_deadlines, &c->work_deadline,
-              now_ms(pool) + pool->options.call_timeout_ms);
-  arm(pool, &pool->work_deadlines);
+  deadline_set(pool->home, &c->work_deadline, pool->options.call_timeout_ms);
 }
 
 static void begin_first(struct worker *w) {
@@ -735,7 +728,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   start_close_grace(pool);
   w->ncalls--;
   pool->nworking--;
-  keyheap_remove(&pool->work_deadlines, &c->work_deadline);
+  deadline_clear(&c->work_deadline);
   if (w->slot >= 0 && policy_take_back(&pool->policy, (unsigned)w->slot, !died))
     recycle(w);
   if (died && w->slot >= 0)
@@ -845,26 +838,40 @@ static void start_close_grace(struct mf_pool *pool) {
   deadline_set(pool->home, &pool->close_grace, pool->options.grace_ms);
 }
 
-static uint64_t first_key(const struct keyheap *h) {
-  const struct keyheap_node *first = keyheap_first(h);
-  return first ? first->key : UINT64_MAX;
+static uint64_t first_timeout_in(const struct list *calls) {
+  uint64_t first = UINT64_MAX;
+  list_each(it, calls) {
+    const struct work *c = list_entry(it, struct work, link);
+    uint64_t at = deadline_at(&c->deadline), at_work = deadline_at(&c->work_deadline);
+    at = at < at_work ? at : at_work;
+    first = at < first ? at : first;
+  }
+  return first;
+}
+
+/* When the first of the calls times out; UINT64_MAX: never. */
+static uint64_t first_timeout(const struct mf_pool *pool) {
+  uint64_t first = first_timeout_in(&pool->queue);
+  list_each(it, &pool->workers) {
+    uint64_t at = first_timeout_in(&list_entry(it, struct worker, link)->calls);
+    first = at < first ? at : first;
+  }
+  return first;
 }
 
 /* No call was answered for that long, what the host has not read yet included. Calls that have a
  * time of their own may use it. */
 static void on_close_grace(struct deadline *d) {
   struct mf_pool *pool = list_entry(d, struct mf_pool, close_grace);
-  uint64_t now = now_ms(pool), at, at_work;
+  uint64_t now = now_ms(pool), at;
   list_each_safe(it, next, &pool->workers) {
     rpc_look(list_entry(it, struct worker, link)->rpc);
   }
   if (pool->ended || pool->given_up || deadline_at(&pool->close_grace) != UINT64_MAX)
     return;
-  at = first_key(&pool->deadlines);
-  at_work = first_key(&pool->work_deadlines);
-  at = at < at_work ? at : at_work;
+  at = first_timeout(pool);
   if (at >= now && at != UINT64_MAX) {
-    deadline_set(pool->home, &pool->close_grace, at - now + 1);
+    deadline_set_at(pool->home, &pool->close_grace, at + 1);
     return;
   }
   pool->cut_short = 1;
@@ -1077,12 +1084,17 @@ static void on_wake(struct deadline *d) {
   ask_for_pump(list_entry(d, struct mf_pool, wake));
 }
 
-/* The time of a call in a worker is over: the worker is killed. What it had not entered
- * goes to others; it may run again itself when it is idempotent? No: its time is over. */
-static void end_work(struct work *c) {
+static void on_call_timeout(struct deadline *d) {
+  struct work *c = list_entry(d, struct work, deadline);
+  work_owe(c, MF_ETIMEOUT, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+}
+
+/* The time of a call in a worker is over: the worker is killed. What it had not entered goes
+ * to others; this call is not run again, even if it is idempotent. */
+static void on_work_timeout(struct deadline *d) {
+  struct work *c = list_entry(d, struct work, work_deadline);
   struct worker *w = c->worker;
   struct mf_pool *pool = c->pool;
-  keyheap_remove(&pool->work_deadlines, &c->work_deadline);
   if (!c->told) {
     c->timeout_ms = pool->options.call_timeout_ms;
     work_owe(c, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
@@ -1092,20 +1104,6 @@ static void end_work(struct work *c) {
   pool->stats.killed++;
   replace(w);
   kill_worker(w);
-}
-
-static void on_clock(struct deadline *d) {
-  struct mf_pool *pool = list_entry(d, struct mf_pool, clock);
-  uint64_t now = now_ms(pool);
-  struct keyheap_node *first;
-  while ((first = keyheap_first(&pool->deadlines)) && first->key <= now) {
-    struct work *c = list_entry(first, struct work, deadline);
-    work_owe(c, MF_ETIMEOUT, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
-  }
-  while ((first = keyheap_first(&pool->work_deadlines)) && first->key <= now)
-    end_work(list_entry(first, struct work, work_deadline));
-  arm(pool, &pool->deadlines);
-  arm(pool, &pool->work_deadlines);
 }
 
 /* ---- the functions of moonfork.h ---- */
@@ -1129,21 +1127,9 @@ static int fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
   c->began_us = pool->seam->ops->now_us(pool->seam);
   c->idempotent = o.idempotent != 0;
   c->timeout_ms = rpc_timeout(&o, pool->rpc_options.timeout_ms);
-  if (c->timeout_ms == MF_NO_TIMEOUT)
-    return 0;
-  if (keyheap_set(&pool->deadlines, &c->deadline, now_ms(pool) + c->timeout_ms) < 0)
-    return MF_ENOMEM;
-  arm(pool, &pool->deadlines);
+  if (c->timeout_ms != MF_NO_TIMEOUT)
+    deadline_set(pool->home, &c->deadline, c->timeout_ms);
   return 0;
-}
-
-/* No work_deadline may fail to be set later. */
-static int room_for_work(struct mf_pool *pool) {
-  if (pool->options.call_timeout_ms == MF_NO_TIMEOUT)
-    return 0;
-  return keyheap_reserve(&pool->work_deadlines, pool->nwaiting + pool->nworking + 1) < 0
-             ? MF_ENOMEM
-             : 0;
 }
 
 /* A call for a worker that is about to be there waits for it, but is not in its way. */
@@ -1159,8 +1145,6 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
     r = MF_ECLOSED;
   if (!r)
     r = payload_check(m, pool->rpc_options.message_max);
-  if (!r)
-    r = room_for_work(pool);
   if (r)
     return r;
   slot = pool->nqueued ? -1 : policy_pick(&pool->policy);
@@ -1413,13 +1397,10 @@ size_t mf_pool_pids(const mf_pool *pool, int *pids, size_t n) {
 
 static void pool_free(struct mf_pool *pool) {
   task_clear(&pool->pump);
-  deadline_clear(&pool->clock);
   deadline_clear(&pool->wake);
   deadline_clear(&pool->drain_limit);
   deadline_clear(&pool->close_grace);
   policy_deinit(&pool->policy);
-  keyheap_deinit(&pool->deadlines);
-  keyheap_deinit(&pool->work_deadlines);
   numbers_deinit(&pool->calls);
   list_each_safe(it, next, &pool->spare) {
     free(list_entry(it, struct work, link));
@@ -1498,9 +1479,6 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options
   list_init(&pool->due);
   list_init(&pool->spare);
   numbers_init(&pool->calls);
-  keyheap_init(&pool->deadlines);
-  keyheap_init(&pool->work_deadlines);
-  deadline_init(&pool->clock, on_clock);
   deadline_init(&pool->wake, on_wake);
   deadline_init(&pool->drain_limit, on_drain_limit);
   deadline_init(&pool->close_grace, on_close_grace);

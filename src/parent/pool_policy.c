@@ -11,13 +11,12 @@ int policy_init(struct policy *p, const struct policy_config *c, uint64_t random
   memset(p, 0, sizeof *p);
   p->config = *c;
   p->random = random_seed | 1;
-  keyheap_init(&p->takers);
+  minheap_init(&p->available);
   p->early = calloc(c->restart_burst + 1, sizeof *p->early);
   return p->early ? 0 : -ENOMEM;
 }
 
 void policy_deinit(struct policy *p) {
-  keyheap_deinit(&p->takers);
   for (unsigned i = 0; i < p->nslots; i++)
     free(p->slots[i]);
   free(p->slots);
@@ -56,14 +55,14 @@ static unsigned draw_limit(struct policy *p) {
   return max ? max - next_random(p) % (max / 4 + 1) : 0;
 }
 
-/* Puts it where its load and state say; the heap has room for every slot. */
+/* Puts it where its load and state say. */
 static void place(struct policy *p, unsigned slot) {
   struct policy_slot *s = p->slots[slot];
   if (s->state != SLOT_READY || s->load >= p->config.load ||
       (s->limit && s->given >= s->limit))
-    keyheap_remove(&p->takers, &s->by_load);
+    minheap_remove(&s->by_load);
   else
-    keyheap_set(&p->takers, &s->by_load, (uint64_t)s->load << 32 | slot);
+    minheap_set(&p->available, &s->by_load, (uint64_t)s->load << 32 | slot);
 }
 
 static int room_for_slot(struct policy *p) {
@@ -79,10 +78,7 @@ static int room_for_slot(struct policy *p) {
   s = calloc(1, sizeof *s);
   if (!s)
     return -ENOMEM;
-  if (keyheap_reserve(&p->takers, i + 1) < 0) {
-    free(s);
-    return -ENOMEM;
-  }
+  minheap_node_init(&s->by_load);
   p->slots[p->nslots++] = s;
   return (int)i;
 }
@@ -113,8 +109,8 @@ int policy_started(struct policy *p, uint64_t now_ms) {
   s->load = s->given = s->answered = 0;
   s->limit = draw_limit(p);
   set_state(p, (unsigned)slot, SLOT_STARTING);
-  if (p->owed)
-    p->owed--;
+  if (p->replacements_due)
+    p->replacements_due--;
   else
     p->next_start_ms = now_ms + p->config.start_ms;
   return slot;
@@ -135,7 +131,7 @@ void policy_replace(struct policy *p, unsigned slot) {
   enum policy_slot_state s = p->slots[slot]->state;
   if (s != SLOT_STARTING && s != SLOT_READY)
     return;
-  p->owed++;
+  p->replacements_due++;
   policy_leave(p, slot);
 }
 
@@ -187,7 +183,7 @@ void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t
   int answered = s->answered != 0;
   set_state(p, slot, SLOT_FREE);
   if (counted)
-    p->owed++;
+    p->replacements_due++;
   if (how == END_UNBORN || (how == END_DIED && !answered))
     policy_death(p, how == END_DIED, now_ms);
 }
@@ -210,7 +206,7 @@ void policy_end(struct policy *p) {
 /* ---- calls ---- */
 
 int policy_pick(const struct policy *p) {
-  const struct keyheap_node *first = keyheap_first(&p->takers);
+  const struct minheap_node *first = minheap_first(&p->available);
   return first ? (int)(first->key & 0xffffffff) : -1;
 }
 
@@ -295,12 +291,12 @@ static uint64_t start_at(struct policy *p, size_t nqueued) {
   int lacks = n < kept(p);
   int wanted = lacks || (nqueued && policy_pick(p) < 0);
   if (!lacks && !nqueued)
-    p->owed = 0; /* nobody waits for a replacement: growth will do */
+    p->replacements_due = 0; /* nobody waits for a replacement: growth will do */
   if (p->failed || !wanted || n >= p->config.max)
     return UINT64_MAX;
   /* One that starts may be all that the waiting calls need: the pace of growth decides.
    */
-  if (!lacks && n && !p->owed && p->next_start_ms > at)
+  if (!lacks && n && !p->replacements_due && p->next_start_ms > at)
     at = p->next_start_ms;
   return at;
 }

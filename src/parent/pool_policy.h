@@ -13,7 +13,7 @@
 #ifndef PARENT_POOL_POLICY_H
 #define PARENT_POOL_POLICY_H
 
-#include "parent/keyheap.h"
+#include "base/minheap.h"
 
 struct policy_config {
   unsigned max, idle, load, start_ms, stop_ms, max_calls;
@@ -26,7 +26,7 @@ enum { POLICY_BURST_MAX = 1000 };
 enum policy_slot_state { SLOT_FREE, SLOT_STARTING, SLOT_READY, SLOT_LEAVING };
 
 struct policy_slot {
-  struct keyheap_node by_load; /* in it while it may get a call */
+  struct minheap_node by_load; /* in `available` while it may get a call */
   enum policy_slot_state state;
   unsigned load, given, answered, limit; /* limit: calls it may be given; 0: any number */
 };
@@ -36,8 +36,8 @@ struct policy {
   struct policy_slot **slots; /* each at its address for life */
   unsigned nslots;
   unsigned nstarting, nready, nleaving, nidle; /* idle: ready with no call */
-  struct keyheap takers;
-  unsigned owed; /* workers that are replaced at once, not at the pace of growth */
+  struct minheap available; /* the least loaded first */
+  unsigned replacements_due; /* workers that are replaced at once, not at the pace of growth */
   uint64_t next_start_ms; /* growth */
   uint64_t not_before_ms; /* backoff */
   uint64_t last_death_ms; /* that was counted */

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "parent/keyheap.h"
 #include "parent/numbers.h"
 #include "parent/private.h"
 #include "parent/times.h"
@@ -34,7 +33,7 @@ enum far { FAR_STARTING, FAR_INIT, FAR_SERVING, FAR_GONE, FAR_COUNT };
 struct call {
   struct list link;     /* in parked or flying, or in neither */
   struct list due_link; /* empty: no callback owed */
-  struct keyheap_node deadline;
+  struct deadline deadline; /* of the answer */
   struct mf_rpc *rpc;
   uint64_t id;
   uint64_t end; /* octets that were put when its last one was */
@@ -85,8 +84,7 @@ struct mf_rpc {
   size_t nwaiting; /* callbacks to come */
   struct list parked, flying, due, spare;
   size_t nspare, parked_octets;
-  struct keyheap deadlines;
-  struct deadline clock, patience, retry;
+  struct deadline patience, retry;
   struct deadline grace; /* of a close: until the next answer */
   int killed;
   size_t last_words; /* octets read since the process has ended */
@@ -103,7 +101,7 @@ struct mf_rpc {
 
 static void on_ready(struct watch *w, unsigned events);
 static void work(struct task *t);
-static void on_clock(struct deadline *d);
+static void on_call_timeout(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_grace(struct deadline *d);
 static void on_retry(struct deadline *d);
@@ -146,6 +144,7 @@ static struct call *call_new(struct mf_rpc *rpc, mf_reply_cb cb, void *data) {
   memset(c, 0, sizeof *c);
   list_init(&c->link);
   list_init(&c->due_link);
+  deadline_init(&c->deadline, on_call_timeout);
   c->rpc = rpc;
   if (numbers_add(&rpc->calls, c, &c->id) < 0) {
     free(c);
@@ -170,7 +169,7 @@ static void call_free(struct call *c) {
   if (!c->told)
     rpc->nwaiting--;
   numbers_remove(&rpc->calls, c->id);
-  keyheap_remove(&rpc->deadlines, &c->deadline);
+  deadline_clear(&c->deadline);
   drop_payload(c);
   list_remove(&c->link);
   list_remove(&c->due_link);
@@ -187,7 +186,7 @@ static void call_owe(struct call *c, int code, int started) {
   struct mf_rpc *rpc = c->rpc;
   if (c->told || !list_empty(&c->due_link))
     return;
-  keyheap_remove(&rpc->deadlines, &c->deadline);
+  deadline_clear(&c->deadline);
   if (!c->flying) {
     list_remove(&c->link);
     drop_payload(c);
@@ -529,19 +528,30 @@ static void start_grace(struct mf_rpc *rpc) {
 
 static int read_some(struct mf_rpc *rpc);
 
+/* When the first of the calls times out; UINT64_MAX: never. */
+static uint64_t first_timeout(const struct mf_rpc *rpc) {
+  const struct list *queues[] = {&rpc->parked, &rpc->flying};
+  uint64_t first = UINT64_MAX;
+  for (int i = 0; i < 2; i++)
+    list_each(it, queues[i]) {
+      uint64_t at = deadline_at(&list_entry(it, struct call, link)->deadline);
+      first = at < first ? at : first;
+    }
+  return first;
+}
+
 /* Nothing has come for too long. A call that has a time of its own may use it; what is not
  * read yet because the host was busy counts, too. */
 static void on_grace(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, grace);
-  const struct keyheap_node *first;
-  uint64_t now = now_ms(rpc);
+  uint64_t now = now_ms(rpc), first;
   char text[96];
   read_some(rpc);
   if (rpc->over || deadline_at(&rpc->grace) != UINT64_MAX)
     return;
-  first = keyheap_first(&rpc->deadlines);
-  if (first && first->key >= now) {
-    deadline_set(rpc->home, &rpc->grace, first->key - now + 1);
+  first = first_timeout(rpc);
+  if (first >= now && first != UINT64_MAX) {
+    deadline_set_at(rpc->home, &rpc->grace, first + 1);
     return;
   }
   mf_kill(rpc->process, SIGKILL);
@@ -1124,24 +1134,9 @@ static void work(struct task *t) {
 
 /* ---- time ---- */
 
-static void arm_clock(struct mf_rpc *rpc) {
-  const struct keyheap_node *first = keyheap_first(&rpc->deadlines);
-  uint64_t now;
-  if (!first || deadline_at(&rpc->clock) <= first->key)
-    return;
-  now = now_ms(rpc);
-  deadline_set(rpc->home, &rpc->clock, first->key > now ? first->key - now : 0);
-}
-
-static void on_clock(struct deadline *d) {
-  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, clock);
-  uint64_t now = now_ms(rpc);
-  struct keyheap_node *first;
-  while ((first = keyheap_first(&rpc->deadlines)) && first->key <= now) {
-    struct call *c = list_entry(first, struct call, deadline);
-    call_owe(c, MF_ETIMEOUT, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
-  }
-  arm_clock(rpc);
+static void on_call_timeout(struct deadline *d) {
+  struct call *c = list_entry(d, struct call, deadline);
+  call_owe(c, MF_ETIMEOUT, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
 }
 
 static void on_retry(struct deadline *d) {
@@ -1158,14 +1153,10 @@ unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms) {
   return c->timeout_ms ? c->timeout_ms : standard_ms;
 }
 
-static int set_deadline(struct mf_rpc *rpc, struct call *c, unsigned timeout_ms) {
+static void set_timeout(struct call *c, unsigned timeout_ms) {
   c->timeout_ms = timeout_ms;
-  if (timeout_ms == MF_NO_TIMEOUT)
-    return 0;
-  if (keyheap_set(&rpc->deadlines, &c->deadline, now_ms(rpc) + timeout_ms) < 0)
-    return MF_ENOMEM;
-  arm_clock(rpc);
-  return 0;
+  if (timeout_ms != MF_NO_TIMEOUT)
+    deadline_set(c->rpc->home, &c->deadline, timeout_ms);
 }
 
 /* ---- calls from outside ---- */
@@ -1219,12 +1210,12 @@ static int submit(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
   } else {
     int waits = !list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW;
     int lent = m->length >= REF_MIN && !p;
-    r = set_deadline(rpc, c, timeout_ms);
-    if (!r && lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->deaf)
+    set_timeout(c, timeout_ms);
+    if (lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->deaf)
       r = send_long(rpc, c, m);
-    else if (!r && (waits || lent))
+    else if (waits || lent)
       r = park(rpc, c, m, p);
-    else if (!r)
+    else
       r = put_call(rpc, c, m, p);
     if (r) {
       call_free(c);
@@ -1344,11 +1335,9 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
 
 static void rpc_free(struct mf_rpc *rpc) {
   task_clear(&rpc->work);
-  deadline_clear(&rpc->clock);
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
-  keyheap_deinit(&rpc->deadlines);
   numbers_deinit(&rpc->calls);
   list_each_safe(it, next, &rpc->spare) {
     free(list_entry(it, struct call, link));
@@ -1466,8 +1455,6 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   list_init(&rpc->flying);
   list_init(&rpc->due);
   list_init(&rpc->spare);
-  keyheap_init(&rpc->deadlines);
-  deadline_init(&rpc->clock, on_clock);
   deadline_init(&rpc->patience, on_patience);
   deadline_init(&rpc->grace, on_grace);
   deadline_init(&rpc->retry, on_retry);
