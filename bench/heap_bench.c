@@ -33,7 +33,7 @@ static const char *const kind_names[NKINDS] = { "newstate, incremental", "newsta
 struct template {
   enum kind kind;
   struct heap *heap;
-  struct seal seal;
+  struct collector collector;
   lua_State *L;
 };
 
@@ -77,10 +77,10 @@ static void template_open(struct template *t, enum kind kind, const char *code) 
     exit(1);
   luaL_openlibs(t->L);
   if (kind == SEALED)
-    seal_init(&t->seal, t->L, t->heap, SEAL_GENERATIONAL);
+    collector_init(&t->collector, t->L, t->heap, COLLECTOR_GENERATIONAL);
   run(t->L, code);
   if (kind == SEALED) {
-    seal_now(&t->seal, t->L);
+    collector_seal(&t->collector, t->L);
     return;
   }
   run(t->L, "collectgarbage() collectgarbage()");
@@ -91,7 +91,7 @@ static void become_clone(struct template *t) {
   if (t->kind != SEALED)
     return;
   heap_forked(t->heap);
-  seal_forked(&t->seal, t->L);
+  collector_forked(&t->collector, t->L);
 }
 static int by_value(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;

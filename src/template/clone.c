@@ -35,10 +35,10 @@
 
 int clone_prepare_fork(struct server *s) {
   int r = 0;
-  if (s->seal.dirty) {
+  if (s->collector.dirty) {
     leash_hold(&s->leash);
     signals_enter_user(); /* finalisers */
-    r = seal_now(&s->seal, s->L);
+    r = collector_seal(&s->collector, s->L);
     server_end_copy(s);
     signals_leave_user();
   }
@@ -389,7 +389,7 @@ void clone_after_fork(struct server *s) {
   leash_forked(&s->leash, s->birth.sibling);
   if (s->heap) /* 4. */
     heap_forked(s->heap);
-  seal_forked(&s->seal, s->L);
+  collector_forked(&s->collector, s->L);
   if (s->heap)
     heap_publish(s->heap, s->slot ? &s->slot->lua_live : NULL, 1);
 }

@@ -225,7 +225,7 @@ void clone_lib_install(lua_State *L) {
 static int l_collect(lua_State *L) {
   struct server *s = server_self();
   if (s && s->L)
-    seal_collect(&s->seal, L);
+    collector_collect_all(&s->collector, L);
   else
     lua_gc(L, LUA_GCCOLLECT);
   return 0;

@@ -75,7 +75,7 @@ int cmd_setup(struct server *s, struct command *c) {
   }
   if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)
     return command_malformed(s, "malformed setup command");
-  s->seal.gc = o.gc;
+  s->collector.gc = o.gc;
   if (o.pipe_leash || !s->may_sibling)
     leash_use_pipe(&s->leash, -1);
   if (clone_apply_options(s, &o, c->fds) < 0 || open_state(s, &o) < 0)
@@ -159,15 +159,15 @@ int cmd_chdir(struct server *s, struct command *c) {
 
 int cmd_seal(struct server *s, struct command *c) {
   int gc = (int)(c->id & 3);
-  if (gc > SEAL_STOP)
+  if (gc > COLLECTOR_STOP)
     return command_malformed(s, "malformed seal command: unknown collector");
-  if (gc != s->seal.gc)
-    seal_touch(&s->seal);
-  s->seal.gc = gc;
+  if (gc != s->collector.gc)
+    collector_touch(&s->collector);
+  s->collector.gc = gc;
   server_enter_user(s); /* finalisers run, and are user code */
-  int r = seal_now(&s->seal, s->L);
+  int r = collector_seal(&s->collector, s->L);
   server_leave_user(s);
-  s->seal.dirty = 0;
+  s->collector.dirty = 0;
   if (r < 0) {
     server_fail_with(s, FAILURE_NOMEM, PHASE_SEAL, ENOMEM, "not enough memory to seal");
     return 0;

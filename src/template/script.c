@@ -283,9 +283,9 @@ static int is_alone(void) {
 
 static int do_prepare(lua_State *L) {
   struct server *s = lua_touserdata(L, 1);
-  seal_init(&s->seal, L, s->heap, s->seal.gc);
-  s->seal.is_alone = is_alone;
-  seal_touch(&s->seal);
+  collector_init(&s->collector, L, s->heap, s->collector.gc);
+  s->collector.is_alone = is_alone;
+  collector_touch(&s->collector);
   clone_lib_install(L);
   clone_fork_refused = why_no_raw_fork;
   socket_prepare(L);
@@ -547,11 +547,11 @@ static int do_push_socket(lua_State *L) {
 /* A process that runs its function without ever having been forked was never sealed, and
  * collects in Lua's own way still. A copied interpreter stays as its program has set it. */
 static void choose_collector(struct server *s) {
-  if (s->seal.sealed || s->entry->L)
+  if (s->collector.sealed || s->entry->L)
     return;
-  if (s->seal.gc == SEAL_GENERATIONAL)
+  if (s->collector.gc == COLLECTOR_GENERATIONAL)
     lua_gc(s->L, LUA_GCGEN, 0, 0);
-  else if (s->seal.gc == SEAL_INCREMENTAL)
+  else if (s->collector.gc == COLLECTOR_INCREMENTAL)
     lua_gc(s->L, LUA_GCINC, 0, 0, 0);
   else
     lua_gc(s->L, LUA_GCSTOP);

@@ -56,7 +56,7 @@ void server_enter_user(struct server *s) {
   }
   if (s->title_stale)
     server_title(s, s->is_clone ? "clone" : "template");
-  seal_touch(&s->seal);
+  collector_touch(&s->collector);
   leash_hold(&s->leash);
   signals_enter_user();
 }

@@ -44,7 +44,7 @@ struct server {
   const struct template_entry *entry;
   const mf_template_options *options; /* may be NULL */
   struct heap *heap;       /* NULL: the host's allocator */
-  struct seal seal;
+  struct collector collector;
   struct connection conn;
   struct slots slots;      /* of its clones */
   struct args args;

@@ -1,8 +1,9 @@
 /* Plays gc_stress.lua in a template that is changed, sealed and forked, and in clones of
- * its clones, each of which changes the sealed graph in its own way. A clone that crashes,
- * or whose graph differs from its model, fails the run and names its seed.
+ * its clones, each of which changes the sealed graph in its own way. A clone that
+ * crashes, or whose graph differs from its model, fails the run and names its seed.
  *
- *   gc_stress SCRIPT [SECONDS [SEED]]        three seconds and a seed of the day by default */
+ *   gc_stress SCRIPT [SECONDS [SEED]]        three seconds and a seed of the day by
+ * default */
 #include "template/heap/collector.h"
 
 #include <lauxlib.h>
@@ -23,7 +24,7 @@ enum { STEPS = 2500, CLONES = 3, DEPTH = 3 };
 struct stress {
   const char *script;
   struct heap *heap;
-  struct seal seal;
+  struct collector collector;
   lua_State *L;
   unsigned seed, nclones;
 };
@@ -35,7 +36,7 @@ static double now_seconds(void) {
 }
 static int lua_clone_collect(lua_State *L) {
   struct stress *s = lua_touserdata(L, lua_upvalueindex(1));
-  seal_collect(&s->seal, L);
+  collector_collect_all(&s->collector, L);
   return 0;
 }
 static int traceback(lua_State *L) {
@@ -45,7 +46,7 @@ static int traceback(lua_State *L) {
 /* 0, or 1 with the reason on standard error. */
 static int play(struct stress *s, unsigned seed, int steps, const char *role) {
   lua_State *L = s->L;
-  seal_touch(&s->seal);
+  collector_touch(&s->collector);
   lua_pushcfunction(L, traceback);
   int r = luaL_loadfile(L, s->script);
   if (r == LUA_OK) {
@@ -64,14 +65,15 @@ static int wait_for(pid_t pid, unsigned seed) {
   if (waitpid(pid, &status, 0) != pid)
     return 1;
   if (WIFSIGNALED(status))
-    fprintf(stderr, "gc_stress: seed %u: a clone died of signal %d\n", seed, WTERMSIG(status));
+    fprintf(stderr, "gc_stress: seed %u: a clone died of signal %d\n", seed,
+            WTERMSIG(status));
   return status != 0;
 }
 static int fork_clones(struct stress *s, unsigned seed, int depth);
 
 static int be_clone(struct stress *s, unsigned seed, int depth) {
   heap_forked(s->heap);
-  seal_forked(&s->seal, s->L);
+  collector_forked(&s->collector, s->L);
   char role[32];
   snprintf(role, sizeof role, "clone of depth %d", depth);
   int bad = play(s, seed, STEPS * 4, role);
@@ -81,7 +83,7 @@ static int be_clone(struct stress *s, unsigned seed, int depth) {
 }
 static int fork_clones(struct stress *s, unsigned seed, int depth) {
   int bad = 0;
-  if (seal_now(&s->seal, s->L) < 0)
+  if (collector_seal(&s->collector, s->L) < 0)
     return 1;
   fflush(NULL);
   for (unsigned i = 0; i < CLONES && !bad; i++) {
@@ -96,22 +98,23 @@ static int fork_clones(struct stress *s, unsigned seed, int depth) {
   return bad;
 }
 static int stress_open(struct stress *s, unsigned seed) {
-  static const int modes[] = { SEAL_GENERATIONAL, SEAL_GENERATIONAL, SEAL_INCREMENTAL, SEAL_STOP };
+  static const int modes[] = {COLLECTOR_GENERATIONAL, COLLECTOR_GENERATIONAL,
+                              COLLECTOR_INCREMENTAL, COLLECTOR_STOP};
   s->heap = heap_new(0);
   s->L = s->heap ? lua_newstate(heap_alloc, s->heap) : NULL;
   if (!s->L)
     return 1;
   luaL_openlibs(s->L);
-  seal_init(&s->seal, s->L, s->heap, modes[seed % 4]);
+  collector_init(&s->collector, s->L, s->heap, modes[seed % 4]);
   if (seed % 8 < 4)
-    s->seal.freeze_worth = 1; /* however small it is */
+    s->collector.freeze_worth = 1; /* however small it is */
   lua_pushlightuserdata(s->L, s);
   lua_pushcclosure(s->L, lua_clone_collect, 1);
   lua_setglobal(s->L, "clone_collect");
   return 0;
 }
 static int round_of(const char *script, unsigned seed, unsigned *nclones) {
-  struct stress s = { .script = script, .seed = seed };
+  struct stress s = {.script = script, .seed = seed};
   if (stress_open(&s, seed))
     return 1;
   int bad = 0;

@@ -37,7 +37,7 @@
 
 struct world {
   struct heap *heap;
-  struct seal seal;
+  struct collector collector;
   lua_State *L;
 };
 
@@ -66,13 +66,13 @@ static int lua_private(lua_State *L) {
   return 1;
 }
 static int lua_major(lua_State *L) { /* what clone.collect does */
-  seal_collect(lua_touserdata(L, lua_upvalueindex(1)), L);
+  collector_collect_all(lua_touserdata(L, lua_upvalueindex(1)), L);
   return 0;
 }
 static void run(struct world *w, const char *code) {
   if (luaL_dostring(w->L, code) != LUA_OK)
     fail_msg("%s", lua_tostring(w->L, -1));
-  seal_touch(&w->seal);
+  collector_touch(&w->collector);
 }
 static struct world *world_new(int with_heap, int gc) {
   struct world *w = calloc(1, sizeof *w);
@@ -81,9 +81,9 @@ static struct world *world_new(int with_heap, int gc) {
   assert_non_null(w->L);
   luaL_openlibs(w->L);
   run(w, "original = collectgarbage");
-  seal_init(&w->seal, w->L, w->heap, gc);
+  collector_init(&w->collector, w->L, w->heap, gc);
   lua_register(w->L, "private", lua_private);
-  lua_pushlightuserdata(w->L, &w->seal);
+  lua_pushlightuserdata(w->L, &w->collector);
   lua_pushcclosure(w->L, lua_major, 1);
   lua_setglobal(w->L, "major");
   return w;
@@ -96,11 +96,11 @@ static void world_free(struct world *w) {
 static void become_clone(struct world *w) {
   if (w->heap)
     heap_forked(w->heap);
-  seal_forked(&w->seal, w->L);
+  collector_forked(&w->collector, w->L);
 }
 /* Runs code in a clone; the test fails with its error. */
 static void in_clone(struct world *w, const char *code) {
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   fflush(NULL);
   pid_t pid = fork();
   assert_true(pid >= 0);
@@ -120,9 +120,9 @@ static const char build_40_mib[] = "big = {} for i = 1, 300000 do big[i] = {x = 
 
 /* --- collectgarbage before the seal --------------------------------------------------- */
 
-static void test_seal_leaves_collectgarbage_as_it_was(void **state) {
+static void test_collector_leaves_collectgarbage_as_it_was(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, "assert(collectgarbage ~= original)\n"
          "local function both(...)\n"
          "  local a, b = table.pack(pcall(original, ...)), table.pack(pcall(collectgarbage, ...))\n"
@@ -146,16 +146,16 @@ static void test_seal_leaves_collectgarbage_as_it_was(void **state) {
          "collectgarbage() assert(weak[1] == nil)\n");
   world_free(w);
 }
-static void test_seal_says_where_an_option_is_wrong(void **state) {
+static void test_collector_says_where_an_option_is_wrong(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, "local ok, message = pcall(load('collectgarbage(\"step\", {})', '=here'))\n"
          "assert(not ok and message:match '^here:1: bad argument #2', message)\n");
   world_free(w);
 }
-static void test_seal_refuses_inside_finalisers_as_lua_does(void **state) {
+static void test_collector_refuses_inside_finalisers_as_lua_does(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   in_clone(w, "local said\n"
               "setmetatable({}, {__gc = function() said = {collectgarbage(), original()} end})\n"
               "collectgarbage()\n"
@@ -181,9 +181,9 @@ static const char drops_are_noticed[] =
   "  assert(collectgarbage('collect') == 0 and finalised == i + 1 and not template_weak[1])\n"
   "end\n";
 
-static void test_seal_collects_what_was_just_dropped(void **state) {
+static void test_collector_collects_what_was_just_dropped(void **state) {
   (void)state;
-  for (int gc = SEAL_GENERATIONAL; gc <= SEAL_STOP; gc++) {
+  for (int gc = COLLECTOR_GENERATIONAL; gc <= COLLECTOR_STOP; gc++) {
     for (int with_heap = 0; with_heap < 2; with_heap++) {
       struct world *w = world_new(with_heap, gc);
       run(w, "template_weak = setmetatable({}, {__mode = 'v'})");
@@ -192,9 +192,9 @@ static void test_seal_collects_what_was_just_dropped(void **state) {
     }
   }
 }
-static void test_seal_shares_through_two_million_tables(void **state) {
+static void test_collector_shares_through_two_million_tables(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, build_40_mib);
   in_clone(w, "local before = private()\n"
               "for i = 1, 2000000 do local t = {x = i, y = i} end\n"
@@ -203,9 +203,9 @@ static void test_seal_shares_through_two_million_tables(void **state) {
               "assert(more < 4 << 20, more)\n");
   world_free(w);
 }
-static void test_seal_shares_strings(void **state) {
+static void test_collector_shares_strings(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, "names = {} for i = 1, 125000 do names[i] = 'name ' .. i end"); /* table 95 % full */
   in_clone(w, "local before, kept = private(), {}\n"
               "for i = 1, 20000 do kept[i] = 'own ' .. i end\n"
@@ -214,16 +214,16 @@ static void test_seal_shares_strings(void **state) {
               "assert(more < 5 << 20, more)\n"); /* buckets, not strings */
   world_free(w);
 }
-static void test_seal_frees_older_garbage_when_forced(void **state) {
+static void test_collector_frees_older_garbage_when_forced(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, "old = setmetatable({}, {__gc = function() gone = true end}) old = old");
   in_clone(w, "old = nil collectgarbage() assert(not gone) major() assert(gone)");
   world_free(w);
 }
-static void test_seal_answers_the_other_options(void **state) {
+static void test_collector_answers_the_other_options(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   in_clone(w, "assert(collectgarbage 'isrunning' == true)\n"
               "assert(collectgarbage 'stop' == 0 and collectgarbage 'isrunning' == false)\n"
               "local n = collectgarbage 'count'\n"
@@ -244,9 +244,9 @@ static void test_seal_answers_the_other_options(void **state) {
               "for i = 1, 300000 do local t = {i} end\n");
   world_free(w);
 }
-static void test_seal_stop_stays_stopped(void **state) {
+static void test_collector_stop_stays_stopped(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_STOP);
+  struct world *w = world_new(1, COLLECTOR_STOP);
   in_clone(w, "assert(not collectgarbage 'isrunning')\n"
               "local n = collectgarbage 'count'\n"
               "for i = 1, 100000 do local t = {i} end\n"
@@ -254,8 +254,8 @@ static void test_seal_stop_stays_stopped(void **state) {
               "collectgarbage 'restart'\n"
               "for i = 1, 100000 do local t = {i} end\n"
               "assert(collectgarbage 'count' < n + 4000)\n");
-  w->seal.gc = SEAL_GENERATIONAL; /* p:seal{gc=} thought better of it */
-  seal_touch(&w->seal);
+  w->collector.gc = COLLECTOR_GENERATIONAL; /* p:seal{gc=} thought better of it */
+  collector_touch(&w->collector);
   in_clone(w, "assert(collectgarbage 'isrunning')");
   run(w, "collectgarbage 'stop'"); /* a script's own wish is left alone */
   in_clone(w, "assert(not collectgarbage 'isrunning')");
@@ -276,10 +276,10 @@ static const char churn[] =
   "end\n"
   "most = most / 1024\n";
 
-static void test_seal_bounds_a_worker_that_churns(void **state) {
+static void test_collector_bounds_a_worker_that_churns(void **state) {
   (void)state;
   for (int with_heap = 0; with_heap < 2; with_heap++) {
-    struct world *w = world_new(with_heap, SEAL_GENERATIONAL);
+    struct world *w = world_new(with_heap, COLLECTOR_GENERATIONAL);
     run(w, build_40_mib);
     char code[1024];
     snprintf(code, sizeof code, "%s assert(most < 60, most)", churn);
@@ -293,13 +293,13 @@ static void test_seal_bounds_a_worker_that_churns(void **state) {
 }
 /* A collection of everything marks all objects of the template, and leaves them with the marks
  * that they had: their pages are shared again afterwards. */
-static void test_seal_shares_after_a_collection_of_everything(void **state) {
+static void test_collector_shares_after_a_collection_of_everything(void **state) {
   (void)state;
   if (SANITIZED) /* whose shadow counts, too */
     return;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, build_40_mib);
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   if (!heap_is_frozen(w->heap))
     skip(); /* a kernel without MADV_COLLAPSE */
   in_clone(w, "local before = private() for i = 1, 3 do\n"
@@ -311,7 +311,7 @@ static void test_seal_shares_after_a_collection_of_everything(void **state) {
 /* Four times what is alive and 32 MiB, whatever was alive before and whatever its shape. All
  * three were beyond it: garbage in the old generation, free memory of other sizes, and what
  * had died before the clone stopped growing. */
-static void test_seal_bounds_a_clone_that_lives_for_long(void **state) {
+static void test_collector_bounds_a_clone_that_lives_for_long(void **state) {
   static const char *const shapes[] = {
     "for i = 1, 3e6 do own[i % 40000 + 1] = {x = i, y = i} end",
     "for k = 1, 20 do for i = 1, 60000 do local t = {} for j = 1, k do t[j] = j end\n"
@@ -322,9 +322,9 @@ static void test_seal_bounds_a_clone_that_lives_for_long(void **state) {
   (void)state;
   if (SANITIZED)
     return;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, build_40_mib);
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   if (!heap_is_frozen(w->heap))
     skip();
   for (int i = 0; i < 3; i++) {
@@ -338,9 +338,9 @@ static void test_seal_bounds_a_clone_that_lives_for_long(void **state) {
   }
   world_free(w);
 }
-static void test_seal_bounds_a_worker_with_a_debug_hook(void **state) {
+static void test_collector_bounds_a_worker_with_a_debug_hook(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, build_40_mib);
   char code[1024];
   snprintf(code, sizeof code,
@@ -352,9 +352,9 @@ static void test_seal_bounds_a_worker_with_a_debug_hook(void **state) {
   in_clone(w, code);
   world_free(w);
 }
-static void test_seal_bounds_a_clone_of_a_small_template(void **state) {
+static void test_collector_bounds_a_clone_of_a_small_template(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   char code[1024];
   snprintf(code, sizeof code, "%s assert(most < 40, most)", churn);
   in_clone(w, code);
@@ -363,9 +363,9 @@ static void test_seal_bounds_a_clone_of_a_small_template(void **state) {
               "assert(collectgarbage 'count' - n < 4096)");
   world_free(w);
 }
-static void test_seal_leaves_no_hook_behind(void **state) {
+static void test_collector_leaves_no_hook_behind(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   in_clone(w, "for i = 1, 1000000 do local t = {i} end\n"
               "assert(debug.gethook() == nil)\n"
               "local co = coroutine.wrap(function()\n"
@@ -380,16 +380,16 @@ static void test_seal_leaves_no_hook_behind(void **state) {
 
 /* --- seals again ---------------------------------------------------------------------- */
 
-static void test_seal_again_and_again_is_bounded(void **state) {
+static void test_collector_again_and_again_is_bounded(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, "big = {} for i = 1, 50000 do big[i] = {i} end");
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   struct heap_stats before, after;
   heap_stats(w->heap, &before);
   for (int i = 0; i < 3000; i++) {
     run(w, "n = (n or 0) + 1 thing = {name = 'thing ' .. n, f = function() return n end}");
-    assert_int_equal(seal_now(&w->seal, w->L), 0);
+    assert_int_equal(collector_seal(&w->collector, w->L), 0);
   }
   heap_stats(w->heap, &after);
   assert_true(after.live < before.live + 256 * 1024);
@@ -397,22 +397,22 @@ static void test_seal_again_and_again_is_bounded(void **state) {
   in_clone(w, "assert(n == 3000 and thing.f() == 3000 and thing.name == 'thing 3000')");
   world_free(w);
 }
-static void test_seal_does_nothing_for_a_quiet_state(void **state) {
+static void test_collector_does_nothing_for_a_quiet_state(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   struct heap_stats before, after;
   heap_stats(w->heap, &before);
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   heap_stats(w->heap, &after);
   assert_memory_equal(&before, &after, sizeof before);
   world_free(w);
 }
-static void test_seal_works_in_nested_templates(void **state) {
+static void test_collector_works_in_nested_templates(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, build_40_mib);
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   fflush(NULL);
   pid_t pid = fork();
   assert_true(pid >= 0);
@@ -433,19 +433,19 @@ static void test_seal_works_in_nested_templates(void **state) {
   assert_int_equal(status, 0);
   world_free(w);
 }
-static void test_seal_runs_finalisers_before_it_settles(void **state) {
+static void test_collector_runs_finalisers_before_it_settles(void **state) {
   (void)state;
-  struct world *w = world_new(1, SEAL_GENERATIONAL);
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
   run(w, "setmetatable({}, {__gc = function() gone = true end})");
-  assert_int_equal(seal_now(&w->seal, w->L), 0);
+  assert_int_equal(collector_seal(&w->collector, w->L), 0);
   run(w, "assert(gone)");
   world_free(w);
 }
-static void test_seal_leaves_the_string_table_alone(void **state) {
+static void test_collector_leaves_the_string_table_alone(void **state) {
   (void)state;
   /* Wherever the number of strings lies between two doublings, a clone makes a thousand. */
   for (int n = 30000; n < 66000; n += 3000) {
-    struct world *w = world_new(1, SEAL_GENERATIONAL);
+    struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
     char code[256];
     snprintf(code, sizeof code, "names = {} for i = 1, %d do names[i] = 'name ' .. i end", n);
     run(w, code);
@@ -466,14 +466,14 @@ static void *failing_alloc(void *ud, void *block, size_t osize, size_t nsize) {
   }
   return heap_alloc(ud, block, block ? osize : osize, nsize);
 }
-static void test_seal_reports_lack_of_memory(void **state) {
+static void test_collector_reports_lack_of_memory(void **state) {
   (void)state;
   for (long n = 0; n < 100; n++) {
-    struct world *w = world_new(1, SEAL_GENERATIONAL);
+    struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
     run(w, "t = setmetatable({}, {__gc = function() local x = {} end}) t = nil");
     lua_setallocf(w->L, failing_alloc, w->heap);
     allocations_left = n;
-    int r = seal_now(&w->seal, w->L);
+    int r = collector_seal(&w->collector, w->L);
     allocations_left = -1;
     assert_true(r == 0 || r == -ENOMEM);
     assert_int_equal(lua_gettop(w->L), 0);
@@ -484,27 +484,27 @@ static void test_seal_reports_lack_of_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_seal_leaves_collectgarbage_as_it_was),
-    cmocka_unit_test(test_seal_says_where_an_option_is_wrong),
-    cmocka_unit_test(test_seal_refuses_inside_finalisers_as_lua_does),
-    cmocka_unit_test(test_seal_collects_what_was_just_dropped),
-    cmocka_unit_test(test_seal_shares_through_two_million_tables),
-    cmocka_unit_test(test_seal_shares_strings),
-    cmocka_unit_test(test_seal_frees_older_garbage_when_forced),
-    cmocka_unit_test(test_seal_answers_the_other_options),
-    cmocka_unit_test(test_seal_stop_stays_stopped),
-    cmocka_unit_test(test_seal_bounds_a_worker_that_churns),
-    cmocka_unit_test(test_seal_shares_after_a_collection_of_everything),
-    cmocka_unit_test(test_seal_bounds_a_clone_that_lives_for_long),
-    cmocka_unit_test(test_seal_bounds_a_worker_with_a_debug_hook),
-    cmocka_unit_test(test_seal_bounds_a_clone_of_a_small_template),
-    cmocka_unit_test(test_seal_leaves_no_hook_behind),
-    cmocka_unit_test(test_seal_again_and_again_is_bounded),
-    cmocka_unit_test(test_seal_does_nothing_for_a_quiet_state),
-    cmocka_unit_test(test_seal_works_in_nested_templates),
-    cmocka_unit_test(test_seal_runs_finalisers_before_it_settles),
-    cmocka_unit_test(test_seal_leaves_the_string_table_alone),
-    cmocka_unit_test(test_seal_reports_lack_of_memory),
+    cmocka_unit_test(test_collector_leaves_collectgarbage_as_it_was),
+    cmocka_unit_test(test_collector_says_where_an_option_is_wrong),
+    cmocka_unit_test(test_collector_refuses_inside_finalisers_as_lua_does),
+    cmocka_unit_test(test_collector_collects_what_was_just_dropped),
+    cmocka_unit_test(test_collector_shares_through_two_million_tables),
+    cmocka_unit_test(test_collector_shares_strings),
+    cmocka_unit_test(test_collector_frees_older_garbage_when_forced),
+    cmocka_unit_test(test_collector_answers_the_other_options),
+    cmocka_unit_test(test_collector_stop_stays_stopped),
+    cmocka_unit_test(test_collector_bounds_a_worker_that_churns),
+    cmocka_unit_test(test_collector_shares_after_a_collection_of_everything),
+    cmocka_unit_test(test_collector_bounds_a_clone_that_lives_for_long),
+    cmocka_unit_test(test_collector_bounds_a_worker_with_a_debug_hook),
+    cmocka_unit_test(test_collector_bounds_a_clone_of_a_small_template),
+    cmocka_unit_test(test_collector_leaves_no_hook_behind),
+    cmocka_unit_test(test_collector_again_and_again_is_bounded),
+    cmocka_unit_test(test_collector_does_nothing_for_a_quiet_state),
+    cmocka_unit_test(test_collector_works_in_nested_templates),
+    cmocka_unit_test(test_collector_runs_finalisers_before_it_settles),
+    cmocka_unit_test(test_collector_leaves_the_string_table_alone),
+    cmocka_unit_test(test_collector_reports_lack_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@
  * of the whole heap; a clone wants to be judged by what it made itself. So it looks after
  * its collector at each young collection:
  *
- *   young collection -> the sentinel is garbage -> its __gc asks for a turn
+ *   young collection -> the canary is garbage -> its __gc asks for a turn
  *     -> a count hook, before the next instruction of Lua -> turn(): parameters for the
  *        next young collection, and a collection of everything when one is due
  *
@@ -44,7 +44,7 @@ enum { PATIENCE_MIN = 2, PATIENCE_MAX = 16 };
 /* Measured: with less, fork saves no more than the further mappings cost. */
 static const uint64_t FREEZE_WORTH = 4 * MIB;
 
-static const char seal_key, sentinel_key;
+static const char collector_key, canary_key;
 
 static uint64_t clamp(uint64_t n, uint64_t low, uint64_t high) {
   return n < low ? low : n > high ? high : n;
@@ -105,108 +105,108 @@ static void set_debt(lua_State *L, uint64_t now, int percent, uint64_t young) {
 
 /* ---- a clone's collector ---- */
 
-static uint64_t growth_limit(const struct seal *s) {
-  if (!s->collected)
-    return clamp(s->shared / 2, GROWTH_MIN, GROWTH_FIRST_MAX);
-  uint64_t own = grown(s->base, s->shared);
-  return clamp(clamp(s->base / 4, own, own * 2 + GROWTH_MARGIN), GROWTH_MIN, UINT64_MAX);
+static uint64_t growth_limit(const struct collector *c) {
+  if (!c->collected)
+    return clamp(c->shared / 2, GROWTH_MIN, GROWTH_FIRST_MAX);
+  uint64_t own = grown(c->base, c->shared);
+  return clamp(clamp(c->base / 4, own, own * 2 + GROWTH_MARGIN), GROWTH_MIN, UINT64_MAX);
 }
 
-static uint64_t young_aim(const struct seal *s, uint64_t now) {
-  return clamp(grown(now, s->shared) / 5, s->young_min, YOUNG_MAX);
+static uint64_t young_aim(const struct collector *c, uint64_t now) {
+  return clamp(grown(now, c->shared) / 5, c->young_min, YOUNG_MAX);
 }
 
-static void note_outside(struct seal *s, uint64_t now) {
-  if (!s->heap)
+static void note_outside(struct collector *c, uint64_t now) {
+  if (!c->heap)
     return;
   struct heap_stats stats;
-  heap_stats(s->heap, &stats);
-  s->outside = now - stats.live;
+  heap_stats(c->heap, &stats);
+  c->outside = now - stats.live;
 }
 
 /* Where the next young collection shall be. Just after one: exact. */
-static void aim(struct seal *s, lua_State *L) {
+static void aim(struct collector *c, lua_State *L) {
   uint64_t now = in_use(L);
-  note_outside(s, now);
-  s->young = young_aim(s, now);
-  if (s->tuned)
+  note_outside(c, now);
+  c->young = young_aim(c, now);
+  if (c->tuned)
     return;
-  set_debt(L, now, s->percent, s->young);
-  s->percent = (int)clamp(s->young * 100 / now, 1, 100);
-  uint64_t late = growth_limit(s) * 4 + grown(now, s->base);
-  set_generational(L, s->percent, (int)clamp(late * 100 / now, 8, 1000));
+  set_debt(L, now, c->percent, c->young);
+  c->percent = (int)clamp(c->young * 100 / now, 1, 100);
+  uint64_t late = growth_limit(c) * 4 + grown(now, c->base);
+  set_generational(L, c->percent, (int)clamp(late * 100 / now, 8, 1000));
 }
 
-static void collect_young(struct seal *s, lua_State *L) {
+static void collect_young(struct collector *c, lua_State *L) {
   /* Also clears the mark of a bad collection: the step stays a young one. */
-  set_generational(L, s->tuned ? 0 : s->percent, 0);
+  set_generational(L, c->tuned ? 0 : c->percent, 0);
   step_young(L);
 }
 
-static int may_move(const struct seal *s) {
-  return !s->is_alone || s->is_alone();
+static int may_move(const struct collector *c) {
+  return !c->is_alone || c->is_alone();
 }
 
 /* It writes a mark into each object and leaves the old ones with the marks that they had.
  * In a clone the template's are still shared afterwards, then. (A finaliser may have
  * started a thread.) */
-static void collect_shared(struct seal *s, lua_State *L) {
-  if (!s->heap || !s->in_clone || !may_move(s)) {
+static void collect_shared(struct collector *c, lua_State *L) {
+  if (!c->heap || !c->in_clone || !may_move(c)) {
     lua_gc(L, LUA_GCCOLLECT);
     return;
   }
-  heap_cover(s->heap);
+  heap_cover(c->heap);
   lua_gc(L, LUA_GCCOLLECT);
-  heap_uncover(s->heap, may_move(s));
-  heap_release(s->heap);
+  heap_uncover(c->heap, may_move(c));
+  heap_release(c->heap);
 }
 
-static void collect_all(struct seal *s, lua_State *L) {
-  uint64_t before = in_use(L), own = grown(before, s->shared);
-  int has_grown = grown(before, s->base) >= growth_limit(s);
-  collect_shared(s, L);
-  collect_young(s, L); /* 5.4.4 sets no aim after a full collection; a step does */
-  s->base = in_use(L);
+static void collect_all(struct collector *c, lua_State *L) {
+  uint64_t before = in_use(L), own = grown(before, c->shared);
+  int has_grown = grown(before, c->base) >= growth_limit(c);
+  collect_shared(c, L);
+  collect_young(c, L); /* 5.4.4 sets no aim after a full collection; a step does */
+  c->base = in_use(L);
   /* What lives a little longer than two young collections is for this one; with fewer of
    * those more of it dies in time. */
-  uint64_t found = grown(before, s->base);
-  s->patience = has_grown || found >= own / 4 ? PATIENCE_MIN
-                                              : clamp(s->patience * 2, 0, PATIENCE_MAX);
+  uint64_t found = grown(before, c->base);
+  c->patience = has_grown || found >= own / 4 ? PATIENCE_MIN
+                                              : clamp(c->patience * 2, 0, PATIENCE_MAX);
   if (found > own / 2)
-    s->young_min = clamp(own / 4, YOUNG_MIN, YOUNG_MIN_MAX);
-  s->made = 0;
-  s->collected = s->in_clone;
+    c->young_min = clamp(own / 4, YOUNG_MIN, YOUNG_MIN_MAX);
+  c->made = 0;
+  c->collected = c->in_clone;
 }
 
-static int is_due_at(const struct seal *s, uint64_t now) {
-  return grown(now, s->base) >= growth_limit(s) ||
-         (grown(now, s->shared) > GROWTH_FIRST_MAX && s->made / s->patience > now);
+static int is_due_at(const struct collector *c, uint64_t now) {
+  return grown(now, c->base) >= growth_limit(c) ||
+         (grown(now, c->shared) > GROWTH_FIRST_MAX && c->made / c->patience > now);
 }
 
-static int is_due(const struct seal *s, lua_State *L) {
-  return is_due_at(s, in_use(L));
+static int is_due(const struct collector *c, lua_State *L) {
+  return is_due_at(c, in_use(L));
 }
 
-static int is_ours(const struct seal *s) { /* the collector is ours to drive */
-  return s->in_clone && s->sealed && s->gc != SEAL_INCREMENTAL;
+static int is_ours(const struct collector *c) { /* the collector is ours to drive */
+  return c->in_clone && c->sealed && c->gc != COLLECTOR_INCREMENTAL;
 }
 
 /* Is there anything to look after? Asked inside __gc, where Lua won't say what is in use;
  * the heap does. */
-static int wants_turn(const struct seal *s) {
-  if (!is_ours(s))
+static int wants_turn(const struct collector *c) {
+  if (!is_ours(c))
     return 0;
-  if (!s->heap)
+  if (!c->heap)
     return 1;
   struct heap_stats stats;
-  heap_stats(s->heap, &stats);
-  uint64_t now = stats.live + s->outside, next = now / 100 * (uint64_t)s->percent;
-  if (is_due_at(s, now))
+  heap_stats(c->heap, &stats);
+  uint64_t now = stats.live + c->outside, next = now / 100 * (uint64_t)c->percent;
+  if (is_due_at(c, now))
     return 1;
-  if (next < s->young * 3 / 4 || next > s->young * 3 / 2)
-    return !s->tuned;
-  uint64_t young = young_aim(s, now);
-  return young > s->young * 5 / 4 || young < s->young * 4 / 5;
+  if (next < c->young * 3 / 4 || next > c->young * 3 / 2)
+    return !c->tuned;
+  uint64_t young = young_aim(c, now);
+  return young > c->young * 5 / 4 || young < c->young * 4 / 5;
 }
 
 static void turn_hook(lua_State *L, lua_Debug *ar);
@@ -214,9 +214,9 @@ static void turn_hook(lua_State *L, lua_Debug *ar);
 /* A young object that nothing refers to: each collection finds it. Whether one of them
  * has grown old instead (a stale slot of a stack is enough) can't be seen, so a new one
  * may be made at any time: only the newest counts. */
-static int sentinel_new(lua_State *L, struct seal *s) { /* metatable -> */
+static int canary_new(lua_State *L, struct collector *c) { /* metatable -> */
   uint64_t *serial = lua_newuserdatauv(L, sizeof *serial, 0);
-  *serial = ++s->sentinel;
+  *serial = ++c->canary;
   lua_insert(L, -2);
   lua_setmetatable(L, -2);
   lua_pushnil(L); /* over it, so that no stale slot keeps it */
@@ -225,56 +225,56 @@ static int sentinel_new(lua_State *L, struct seal *s) { /* metatable -> */
   return 0;
 }
 
-static int sentinel_gc(lua_State *L) {
-  struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
+static int canary_gc(lua_State *L) {
+  struct collector *c = lua_touserdata(L, lua_upvalueindex(1));
   const uint64_t *serial = lua_touserdata(L, 1);
-  if (!serial || *serial != s->sentinel)
+  if (!serial || *serial != c->canary)
     return 0;
-  s->made += s->young;
-  if (wants_turn(s) && (!lua_gethook(L) || lua_gethook(L) == turn_hook))
+  c->made += c->young;
+  if (wants_turn(c) && (!lua_gethook(L) || lua_gethook(L) == turn_hook))
     lua_sethook(L, turn_hook, LUA_MASKCOUNT, 1);
   lua_getmetatable(L, 1);
-  return sentinel_new(L, s);
+  return canary_new(L, c);
 }
 
-static int sentinel_make(lua_State *L) { /* protected; seal -> */
-  struct seal *s = lua_touserdata(L, 1);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &sentinel_key);
-  return sentinel_new(L, s);
+static int canary_make(lua_State *L) { /* protected; collector -> */
+  struct collector *c = lua_touserdata(L, 1);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &canary_key);
+  return canary_new(L, c);
 }
 
-static void sentinel_place(struct seal *s, lua_State *L) {
+static void canary_place(struct collector *c, lua_State *L) {
   if (!lua_checkstack(L, 4))
     return;
-  lua_pushcfunction(L, sentinel_make);
-  lua_pushlightuserdata(L, s);
+  lua_pushcfunction(L, canary_make);
+  lua_pushlightuserdata(L, c);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     lua_pop(L, 1); /* no memory for it: Lua's own rule bounds the heap */
 }
 
-static void turn(struct seal *s, lua_State *L) {
-  if (!is_ours(s) || !lua_gc(L, LUA_GCISRUNNING))
+static void turn(struct collector *c, lua_State *L) {
+  if (!is_ours(c) || !lua_gc(L, LUA_GCISRUNNING))
     return;
-  if (is_due(s, L)) {
-    collect_all(s, L);
-    sentinel_place(s, L);
+  if (is_due(c, L)) {
+    collect_all(c, L);
+    canary_place(c, L);
   }
-  aim(s, L);
+  aim(c, L);
 }
 
-static struct seal *seal_of(lua_State *L) {
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &seal_key);
-  struct seal *s = lua_touserdata(L, -1);
+static struct collector *collector_of(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &collector_key);
+  struct collector *c = lua_touserdata(L, -1);
   lua_pop(L, 1);
-  return s;
+  return c;
 }
 
 static void turn_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
   lua_sethook(L, NULL, 0, 0);
-  struct seal *s = seal_of(L);
-  if (s)
-    turn(s, L);
+  struct collector *c = collector_of(L);
+  if (c)
+    turn(c, L);
   if (lua_gethook(L) == turn_hook)
     lua_sethook(L, NULL, 0, 0); /* asked for by what the turn itself collected */
 }
@@ -289,56 +289,57 @@ static int call_original(lua_State *L) { /* with the arguments as they are */
   return lua_gettop(L);
 }
 
-static int gc_collect(lua_State *L, struct seal *s) {
-  if (!is_ours(s) || lua_gc(L, LUA_GCCOUNT) < 0) /* in a finaliser it refuses */
+static int gc_collect(lua_State *L, struct collector *c) {
+  if (!is_ours(c) || lua_gc(L, LUA_GCCOUNT) < 0) /* in a finaliser it refuses */
     return call_original(L);
-  if (is_due(s, L))
-    collect_all(s, L);
+  if (is_due(c, L))
+    collect_all(c, L);
   else
-    collect_young(s, L);
-  sentinel_place(s, L);
-  aim(s, L);
+    collect_young(c, L);
+  canary_place(c, L);
+  aim(c, L);
   lua_pushinteger(L, 0);
   return 1;
 }
 
 /* A young collection is the whole cycle, but 5.4 never says so, and scripts that know the
  * incremental mode loop until it does. */
-static int gc_step(lua_State *L, struct seal *s) {
+static int gc_step(lua_State *L, struct collector *c) {
   int n = call_original(L);
-  if (!s->sealed || s->gc == SEAL_INCREMENTAL || !lua_isboolean(L, -1))
+  if (!c->sealed || c->gc == COLLECTOR_INCREMENTAL || !lua_isboolean(L, -1))
     return n;
   lua_pushboolean(L, 1);
   return 1;
 }
 
-static int gc_generational(lua_State *L, struct seal *s) {
-  s->tuned = !lua_isnoneornil(L, 2) || !lua_isnoneornil(L, 3);
+static int gc_generational(lua_State *L, struct collector *c) {
+  c->tuned = !lua_isnoneornil(L, 2) || !lua_isnoneornil(L, 3);
   int n = call_original(L);
-  if (s->gc == SEAL_INCREMENTAL) /* everything has just been marked: the copy is paid */
-    s->collected = s->in_clone;
-  s->gc = SEAL_GENERATIONAL;
+  if (c->gc ==
+      COLLECTOR_INCREMENTAL) /* everything has just been marked: the copy is paid */
+    c->collected = c->in_clone;
+  c->gc = COLLECTOR_GENERATIONAL;
   return n;
 }
 
-static int gc_incremental(lua_State *L, struct seal *s) {
+static int gc_incremental(lua_State *L, struct collector *c) {
   int n = call_original(L);
-  s->gc = SEAL_INCREMENTAL;
+  c->gc = COLLECTOR_INCREMENTAL;
   return n;
 }
 
-static int gc_restart(lua_State *L, struct seal *s) {
+static int gc_restart(lua_State *L, struct collector *c) {
   int n = call_original(L);
-  if (s->gc == SEAL_STOP)
-    s->gc = SEAL_GENERATIONAL;
-  s->stopped = 0;
+  if (c->gc == COLLECTOR_STOP)
+    c->gc = COLLECTOR_GENERATIONAL;
+  c->stopped = 0;
   return n;
 }
 
 static const struct gc_option {
   const char *name;
-  int nargs;                                /* integers that may follow */
-  int (*run)(lua_State *L, struct seal *s); /* NULL: as it always was */
+  int nargs;                                     /* integers that may follow */
+  int (*run)(lua_State *L, struct collector *c); /* NULL: as it always was */
 } gc_options[] = {
     {"stop", 0, NULL},
     {"restart", 0, gc_restart},
@@ -359,38 +360,38 @@ enum { NGC_OPTIONS = sizeof gc_options / sizeof *gc_options };
 
 /* Arguments are checked here, where an error still names the caller's line. */
 static int collectgarbage(lua_State *L) {
-  struct seal *s = lua_touserdata(L, lua_upvalueindex(1));
+  struct collector *c = lua_touserdata(L, lua_upvalueindex(1));
   const char *names[NGC_OPTIONS + 1] = {NULL};
   for (int i = 0; i < NGC_OPTIONS; i++)
     names[i] = gc_options[i].name;
   const struct gc_option *option = &gc_options[luaL_checkoption(L, 1, "collect", names)];
   for (int i = 0; i < option->nargs; i++)
     luaL_optinteger(L, 2 + i, 0);
-  return option->run ? option->run(L, s) : call_original(L);
+  return option->run ? option->run(L, c) : call_original(L);
 }
 
-void seal_init(struct seal *s, lua_State *L, struct heap *heap, int gc) {
-  *s = (struct seal){.heap = heap,
-                     .gc = gc,
-                     .dirty = 1,
-                     .young = YOUNG_MIN,
-                     .young_min = YOUNG_MIN,
-                     .patience = PATIENCE_MIN,
-                     .percent = 20,
-                     .freeze_worth = FREEZE_WORTH};
+void collector_init(struct collector *c, lua_State *L, struct heap *heap, int gc) {
+  *c = (struct collector){.heap = heap,
+                          .gc = gc,
+                          .dirty = 1,
+                          .young = YOUNG_MIN,
+                          .young_min = YOUNG_MIN,
+                          .patience = PATIENCE_MIN,
+                          .percent = 20,
+                          .freeze_worth = FREEZE_WORTH};
   luaL_checkstack(L, 4, NULL);
-  lua_pushlightuserdata(L, s);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &seal_key);
+  lua_pushlightuserdata(L, c);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &collector_key);
   lua_createtable(L, 0, 1);
-  lua_pushlightuserdata(L, s);
-  lua_pushcclosure(L, sentinel_gc, 1);
+  lua_pushlightuserdata(L, c);
+  lua_pushcclosure(L, canary_gc, 1);
   lua_setfield(L, -2, "__gc");
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &sentinel_key);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &canary_key);
   if (lua_getglobal(L, LUA_GNAME) != LUA_TTABLE) {
     lua_pop(L, 1);
     return; /* a host without the base library has no collectgarbage either */
   }
-  lua_pushlightuserdata(L, s);
+  lua_pushlightuserdata(L, c);
   if (lua_getfield(L, -2, "collectgarbage") != LUA_TFUNCTION) {
     lua_pop(L, 3);
     return;
@@ -400,8 +401,8 @@ void seal_init(struct seal *s, lua_State *L, struct heap *heap, int gc) {
   lua_pop(L, 1);
 }
 
-void seal_touch(struct seal *s) {
-  s->dirty = 1;
+void collector_touch(struct collector *c) {
+  c->dirty = 1;
 }
 
 /* ---- sealing ---- */
@@ -410,121 +411,121 @@ void seal_touch(struct seal *s) {
  * is. So: fill it with strings of no use. If it grows soon, better now than in each
  * clone; where it doesn't, there is room. The strings lie outside the heap and leave no
  * holes. */
-static void make_string_room(struct seal *s, lua_State *L) {
+static void make_string_room(struct collector *c, lua_State *L) {
   uint64_t n = in_use(L) / PROBE_SHARE;
   n = n < PROBE_MAX ? n : PROBE_MAX;
   int running = lua_gc(L, LUA_GCISRUNNING);
   lua_gc(L, LUA_GCSTOP); /* else they would be collected as they come */
-  heap_scratch_begin(s->heap, n * PROBE_SIZE);
+  heap_scratch_begin(c->heap, n * PROBE_SIZE);
   char text[24] = "\1\2";
-  for (uint64_t i = 0; i < n && !heap_scratch_grown(s->heap); i++) {
+  for (uint64_t i = 0; i < n && !heap_scratch_grown(c->heap); i++) {
     memcpy(text + 2, &i, sizeof i);
     lua_pushlstring(L, text, 2 + sizeof i);
     lua_pop(L, 1);
   }
-  heap_scratch_stop(s->heap);
+  heap_scratch_stop(c->heap);
   if (running)
     lua_gc(L, LUA_GCRESTART);
 }
 
 /* Twice, because what a finaliser has let go of is free only after the next. */
-static void settle_all(struct seal *s, lua_State *L) {
-  if (s->heap && heap_is_frozen(s->heap) && may_move(s))
-    heap_thaw(s->heap);
+static void settle_all(struct collector *c, lua_State *L) {
+  if (c->heap && heap_is_frozen(c->heap) && may_move(c))
+    heap_thaw(c->heap);
   lua_gc(L, LUA_GCCOLLECT);
-  if (s->heap)
-    make_string_room(s, L);
-  if (s->gc == SEAL_INCREMENTAL)
+  if (c->heap)
+    make_string_room(c, L);
+  if (c->gc == COLLECTOR_INCREMENTAL)
     set_incremental(L);
   else
     set_generational(L, 0, 0); /* collects everything when it is entered */
   lua_gc(L, LUA_GCCOLLECT);
-  s->base = in_use(L);
-  s->collected = s->in_clone;
+  c->base = in_use(L);
+  c->collected = c->in_clone;
 }
 
 /* A little was added: three steps make it old without a look at the rest. */
-static void settle_young(struct seal *s, lua_State *L) {
+static void settle_young(struct collector *c, lua_State *L) {
   for (int i = 0; i < 3; i++)
-    collect_young(s, L);
+    collect_young(c, L);
 }
 
-static int settle(lua_State *L) { /* protected; seal -> */
-  struct seal *s = lua_touserdata(L, 1);
-  uint64_t added = grown(in_use(L), s->base);
-  int all = !s->sealed || added > (s->in_clone ? s->base : s->base / 4);
-  if (s->stopped && s->gc != SEAL_STOP) {
+static int settle(lua_State *L) { /* protected; collector -> */
+  struct collector *c = lua_touserdata(L, 1);
+  uint64_t added = grown(in_use(L), c->base);
+  int all = !c->sealed || added > (c->in_clone ? c->base : c->base / 4);
+  if (c->stopped && c->gc != COLLECTOR_STOP) {
     lua_gc(L, LUA_GCRESTART);
-    s->stopped = 0;
+    c->stopped = 0;
   }
   if (all)
-    settle_all(s, L);
-  else if (s->gc != SEAL_INCREMENTAL)
-    settle_young(s, L);
-  if (s->heap)
-    heap_scratch_end(s->heap);
+    settle_all(c, L);
+  else if (c->gc != COLLECTOR_INCREMENTAL)
+    settle_young(c, L);
+  if (c->heap)
+    heap_scratch_end(c->heap);
   return 0;
 }
 
-int seal_now(struct seal *s, lua_State *L) {
-  if (!s->dirty)
+int collector_seal(struct collector *c, lua_State *L) {
+  if (!c->dirty)
     return 0;
   if (!lua_checkstack(L, 8))
     return -ENOMEM;
   int running = lua_gc(L, LUA_GCISRUNNING);
   lua_pushcfunction(L, settle);
-  lua_pushlightuserdata(L, s);
+  lua_pushlightuserdata(L, c);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
     lua_pop(L, 1);
-    if (s->heap)
-      heap_scratch_stop(s->heap);
+    if (c->heap)
+      heap_scratch_stop(c->heap);
     if (running)
       lua_gc(L, LUA_GCRESTART);
     return -ENOMEM;
   }
-  s->shared = in_use(L);
-  s->sealed = 1;
-  s->dirty = 0;
-  if (s->gc != SEAL_INCREMENTAL) {
-    collect_young(s, L);
-    aim(s, L);
+  c->shared = in_use(L);
+  c->sealed = 1;
+  c->dirty = 0;
+  if (c->gc != COLLECTOR_INCREMENTAL) {
+    collect_young(c, L);
+    aim(c, L);
   }
-  if (s->gc == SEAL_STOP && lua_gc(L, LUA_GCISRUNNING)) {
+  if (c->gc == COLLECTOR_STOP && lua_gc(L, LUA_GCISRUNNING)) {
     lua_gc(L, LUA_GCSTOP);
-    s->stopped = 1;
+    c->stopped = 1;
   }
-  if (s->heap) {
-    heap_seal(s->heap);
-    if (s->gc != SEAL_INCREMENTAL && /* that writes to all of it in every cycle */
-        heap_freeze_gain(s->heap) >= s->freeze_worth && may_move(s))
-      heap_freeze(s->heap);
+  if (c->heap) {
+    heap_seal(c->heap);
+    if (c->gc != COLLECTOR_INCREMENTAL && /* that writes to all of it in every cycle */
+        heap_freeze_gain(c->heap) >= c->freeze_worth && may_move(c))
+      heap_freeze(c->heap);
   }
   return 0;
 }
 
-void seal_forked(struct seal *s, lua_State *L) {
-  s->in_clone = 1;
-  s->collected = 0;
-  s->made = 0;
-  s->young_min = YOUNG_MIN;
-  s->patience = PATIENCE_MIN;
-  s->shared = s->base = in_use(L);
-  note_outside(s, s->base);
-  if (s->sealed && s->gc != SEAL_INCREMENTAL)
-    sentinel_place(s, L);
+void collector_forked(struct collector *c, lua_State *L) {
+  c->in_clone = 1;
+  c->collected = 0;
+  c->made = 0;
+  c->young_min = YOUNG_MIN;
+  c->patience = PATIENCE_MIN;
+  c->shared = c->base = in_use(L);
+  note_outside(c, c->base);
+  if (c->sealed && c->gc != COLLECTOR_INCREMENTAL)
+    canary_place(c, L);
 }
 
-void seal_collect(struct seal *s, lua_State *L) {
+void collector_collect_all(struct collector *c, lua_State *L) {
   if (lua_gc(L, LUA_GCCOUNT) < 0)
     return; /* in a finaliser */
-  if (!s->sealed || s->gc == SEAL_INCREMENTAL) {
+  if (!c->sealed || c->gc == COLLECTOR_INCREMENTAL) {
     lua_gc(L, LUA_GCCOLLECT);
-    s->collected = s->in_clone;
+    c->collected = c->in_clone;
     return;
   }
-  collect_all(s, L);
-  if (!is_ours(s))
+  collect_all(c, L);
+  if (!is_ours(c))
     return;
-  sentinel_place(s, L);
-  aim(s, L);
+  canary_place(c, L);
+  aim(c, L);
 }
