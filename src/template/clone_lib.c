@@ -4,8 +4,8 @@
  * Leaving with finalisers. A clone must run the finalisers of what it made, never those that
  * it inherited. Lua calls finalisers, when a state is closed, in the reverse order in which
  * the objects were marked for finalisation; so at its birth each clone makes one object, the
- * sentinel, older than all of its own and younger than all inherited ones. clone.exit(code,
- * true) closes the state; when the sentinel's turn comes, everything of this clone's own is
+ * birth marker, older than all of its own and younger than all inherited ones. clone.exit(code,
+ * true) closes the state; when the birth marker's turn comes, everything of this clone's own is
  * finalised, and the process leaves from inside of the finaliser. A template has one, too:
  * what a copied interpreter brought along is not its own. */
 #include "template/clone_lib.h"
@@ -21,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char hook_keys[HOOK_KINDS], seed_key, sentinel_key, taken_key;
+static const char hook_keys[HOOK_KINDS], seed_key, birth_marker_key, taken_key;
 static unsigned nhooks[HOOK_KINDS];
 
 /* ---- hooks ---- */
@@ -89,9 +89,9 @@ static int l_run_args(lua_State *L) {
 /* ---- leaving ---- */
 
 AT_BIRTH static int exit_code = 0;
-AT_BIRTH static unsigned birth = 0; /* so that an inherited sentinel is no sentinel */
+AT_BIRTH static unsigned birth = 0; /* so that an inherited marker is none */
 
-static int sentinel_gc(lua_State *L) {
+static int birth_marker_gc(lua_State *L) {
   const unsigned *made_at = lua_touserdata(L, 1);
   struct server *s = server_self();
   if (s && s->exiting && *made_at == birth)
@@ -103,7 +103,7 @@ void clone_lib_mark_birth(lua_State *L) {
   birth++;
   unsigned *made_at = lua_newuserdatauv(L, sizeof *made_at, 0);
   *made_at = birth;
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &sentinel_key) != LUA_TTABLE)
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &birth_marker_key) != LUA_TTABLE)
     luaL_error(L, "moonfork.clone was not installed");
   lua_pushvalue(L, -1);
   lua_setmetatable(L, -3);
@@ -112,13 +112,13 @@ void clone_lib_mark_birth(lua_State *L) {
   lua_pop(L, 1);
 }
 
-static void install_sentinel(lua_State *L) {
+static void install_birth_marker(lua_State *L) {
   lua_createtable(L, 1, 1);
   lua_pushboolean(L, 0);
   lua_rawseti(L, -2, 1);
-  lua_pushcfunction(L, sentinel_gc);
+  lua_pushcfunction(L, birth_marker_gc);
   lua_setfield(L, -2, "__gc");
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &sentinel_key);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &birth_marker_key);
 }
 
 static int exit_code_at(lua_State *L, int index) {
@@ -214,7 +214,7 @@ static void install_preload(lua_State *L) {
 }
 
 void clone_lib_install(lua_State *L) {
-  install_sentinel(L);
+  install_birth_marker(L);
   install_randomseed(L);
   install_exit(L);
   install_preload(L);
