@@ -11,6 +11,7 @@
 #include "moonfork.h"
 #include "os/flush.h"
 #include "os/proc.h"
+#include "os/stdin.h"
 #include "template/autoreap.h"
 #include "template/birth.h"
 #include "template/commands.h"
@@ -23,13 +24,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifdef __linux__
-#include <stdio_ext.h>
-#define forget_input __fpurge
-#else
-#define forget_input fpurge
-#endif
 
 /* ---- before ---- */
 
@@ -264,7 +258,7 @@ static int apply_stdio(struct server *s, const struct options *o, struct fdset *
     if (kind == MF_STDIO_FD)
       fd_close(&fds->fd[next++]);
     if (i == 0)
-      forget_input(stdin); /* what the template had read ahead of its own input */
+      stdin_reset();
   }
   fd_close(&null_fd);
   return r;

@@ -9,6 +9,7 @@
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/signame.h"
+#include "os/stdin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,12 +23,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifdef __linux__
-#include <stdio_ext.h>
-#define discard_input __fpurge
-#else
-#define discard_input fpurge
-#endif
 #ifndef O_PATH
 #define O_PATH O_RDONLY
 #endif
@@ -561,10 +556,8 @@ _Noreturn static void child_run(lua_State *L, int far, int target) {
   if (dup2(far, target) < 0)
     _exit(1);
   fd_close(&far);
-  if (target == STDIN_FILENO) {
-    discard_input(stdin);
-    clearerr(stdin);
-  }
+  if (target == STDIN_FILENO)
+    stdin_reset();
   lua_pushcfunction(L, with_traceback);
   lua_pushcfunction(L, child_body);
   lua_pushvalue(L, 1);
