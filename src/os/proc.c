@@ -258,6 +258,14 @@ static int reap_pidfd(int pidfd, struct proc_status *ret) {
 }
 #endif
 
+int proc_reap_pidfd(int pidfd, int *ret_status) {
+  struct proc_status status;
+  if (reap_pidfd(pidfd, &status) != 0)
+    return -ECHILD;
+  *ret_status = status.status;
+  return 0;
+}
+
 int proc_reap(int pidfd, pid_t pid, struct proc_status *ret) {
   int r = pidfd >= 0 ? reap_pidfd(pidfd, ret) : -EINVAL;
   return r == -EINVAL || r == -ENOSYS ? reap_number(pid, ret) : r; /* before Linux 5.4 */

@@ -44,25 +44,3 @@ int proc_zombie_status(int pidfd, pid_t pid, int *ret_status) {
   *ret_status = atoi(p + 1);
   return 0;
 }
-
-#ifdef __linux__
-int proc_reap_pidfd(int pidfd, int *ret_status) {
-  enum { OF_PIDFD = 3 }; /* P_PIDFD, which older headers lack */
-  siginfo_t info = {0};
-  int r;
-  do
-    r = waitid((idtype_t)OF_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG);
-  while (r < 0 && errno == EINTR);
-  if (r < 0 || info.si_pid == 0)
-    return -ECHILD;
-  *ret_status = info.si_code == CLD_EXITED  ? info.si_status << 8
-                : info.si_code == CLD_DUMPED ? info.si_status | 0x80
-                                             : info.si_status;
-  return 0;
-}
-#else
-int proc_reap_pidfd(int pidfd, int *ret_status) {
-  (void)pidfd, (void)ret_status;
-  return -ECHILD;
-}
-#endif

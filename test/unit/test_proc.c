@@ -656,6 +656,43 @@ static void test_zombie_tells_its_status(void **state) {
   assert_int_equal(proc_zombie_status(-1, getpid(), &status), -ENODATA);
 }
 
+/* The kernel tells an end in two forms, siginfo_t and the number of waitpid; each way to
+ * reap gives the latter. */
+static void test_every_way_to_reap_tells_the_same(void **state) {
+  static const struct {
+    int code, signal;
+  } ends[] = {{0, 0}, {1, 0}, {41, 0}, {255, 0}, {256 + 7, 0}, {0, SIGKILL}, {0, SIGTERM}};
+  for (size_t i = 0; i < COUNT(ends); i++) {
+    for (int by_pidfd = 0; by_pidfd < 2; by_pidfd++) {
+      int status = -1, r;
+      siginfo_t info;
+      pid_t pid = fork();
+      if (pid == 0) {
+        if (ends[i].signal)
+          raise(ends[i].signal);
+        _exit(ends[i].code);
+      }
+      int pidfd = proc_pidfd(pid);
+      if (pidfd < 0) {
+        wait_for(pid);
+        skip();
+      }
+      assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+      if (by_pidfd) {
+        r = proc_reap_pidfd(pidfd, &status);
+      } else {
+        struct proc_status full;
+        r = proc_reap(pidfd, pid, &full);
+        status = full.status;
+      }
+      assert_int_equal(r, 0);
+      assert_int_equal(status, ends[i].signal ? ends[i].signal : (ends[i].code & 255) << 8);
+      assert_int_equal(proc_reap_pidfd(pidfd, &status), -ECHILD);
+      fd_close(&pidfd);
+    }
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_spawn_puts_descriptors_in_place),
@@ -683,6 +720,7 @@ int main(void) {
       census_test(test_leash_of_nothing_is_an_error),
       census_test(test_leash_survives_exec),
       census_test(test_zombie_tells_its_status),
+      census_test(test_every_way_to_reap_tells_the_same),
   };
   return cmocka_run_group_tests_name("proc", tests, NULL, NULL);
 }
