@@ -130,7 +130,8 @@ static void complete(lua_State *L, struct failure *f, int status, int code, int 
     const char *text = lua_tolstring(L, -1, &n);
     failure_set_message(f, text, n);
   } else if (f->nmessage == 0) {
-    failure_set_message(f, "unknown error", 13);
+    static const char text[] = "unknown error";
+    failure_set_message(f, text, sizeof text - 1);
   }
 }
 
