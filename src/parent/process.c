@@ -312,6 +312,10 @@ static char *copy_message(const struct mf_process *p, const char *text, size_t n
   return message;
 }
 
+static char *copy_message_text(const struct mf_process *p, const char *text) {
+  return copy_message(p, text, strlen(text));
+}
+
 /* Takes message (may be NULL). */
 static struct failure *failure_new(int code, int started, char *message,
                                    const char *traceback) {
@@ -372,7 +376,7 @@ void process_fail(struct mf_process *p, int code, int started, const char *trace
       message = long_text;
     va_end(args);
   }
-  fail_with(p, failure_new(code, started, copy_message(p, message, strlen(message)),
+  fail_with(p, failure_new(code, started, copy_message_text(p, message),
                            traceback));
   if (message == long_text)
     free(long_text);
@@ -1468,7 +1472,7 @@ static void cancel(struct mf_process *p) {
   if (p->finish.kind != FINISH_NONE && !(p->owed & OWE_FINISH)) {
     if (!p->error)
       p->error = failure_new(MF_ECANCELLED, may_have_started(p),
-                             copy_message(p, "closed by the caller", 20), NULL);
+                             copy_message_text(p, "closed by the caller"), NULL);
     process_owe(p, OWE_FINISH);
   }
   process_fail_memory(p, MF_ECANCELLED);
@@ -1637,7 +1641,7 @@ static struct failure *failure_decode(const struct mf_process *p, const struct f
 static int on_fork_failed(struct mf_process *p, void *arg) {
   struct failure *f = failure_decode(p, arg);
   if (!f)
-    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, copy_message(p, "the fork failed", 15), NULL);
+    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, copy_message_text(p, "the fork failed"), NULL);
   p->unborn = 1;
   fail_with(p, f);
   die(p);

@@ -123,6 +123,10 @@ static void write_stderr(const char *text, size_t n) {
   }
 }
 
+static void write_text(const char *text) {
+  write_stderr(text, strlen(text));
+}
+
 void runner_leave_words(struct server *s) {
   if (!s->slot || s->pid != getpid()) /* a copy's words are not the function's */
     return;
@@ -135,10 +139,10 @@ static void leave_last_words(struct server *s) {
   runner_leave_words(s);
   text[n++] = '\n';
   flush_pending();
-  write_stderr("moonfork: ", 10);
+  write_text("moonfork: ");
   if (s->name[0]) {
-    write_stderr(s->name, strlen(s->name));
-    write_stderr(": ", 2);
+    write_text(s->name);
+    write_text(": ");
   }
   write_stderr(text, n);
 }
