@@ -159,13 +159,20 @@ local function each_circle(graph, found)
 end
 
 local function check_circles(texts)
+  local found = {}
   each_circle(graph_of(texts), function(circle)
     for _, file in ipairs(circle) do
+      found[file] = true
       if not TIED[file] then
-        return complain("src/%s is in a circle of includes: %s", file, table.concat(circle, ", "))
+        complain("src/%s is in a circle of includes: %s", file, table.concat(circle, ", "))
       end
     end
   end)
+  for file in pairs(TIED) do
+    if not found[file] then
+      complain("src/%s: is in no circle now, take it off the list of those that are", file)
+    end
+  end
 end
 
 local function check_lengths(texts)
