@@ -1,34 +1,25 @@
 #include "os/share.h"
 
 #include "os/fd.h"
+#include "os/memfile.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #ifdef MFD_ALLOW_SEALING
 
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U /* Linux 6.3 complains where it is not said */
-#endif
-
-static int open_memory(void) {
-  unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-  int fd = memfd_create("moonfork", flags | MFD_NOEXEC_SEAL);
-  if (fd < 0 && errno == EINVAL)
-    fd = memfd_create("moonfork", flags);
-  if (fd < 0)
-    return errno == EPERM || errno == EACCES || errno == EINVAL ? -ENOSYS : -errno;
-  return fd_raise_made(fd);
+static int open_memory(size_t size) {
+  int fd = memfile_new("moonfork", size, MEMFILE_DATA);
+  if (fd == -EPERM || fd == -EACCES || fd == -EINVAL || fd == -EFBIG)
+    return -ENOSYS;
+  return fd < 0 ? fd : fd_raise_made(fd);
 }
 
 int share_new(size_t size, int *ret_fd, void **ret_map) {
-  int fd = open_memory(), r = 0;
+  int fd = open_memory(size), r = 0;
   if (fd < 0)
     return fd;
-  if (ftruncate(fd, (off_t)size) < 0)
-    r = -errno;
-  else if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+  if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
     r = -ENOSYS;
   void *map = MAP_FAILED;
   if (r == 0)

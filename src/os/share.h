@@ -6,7 +6,8 @@
 
 /* A file of zeroes in memory, whose size nobody can change any more (who maps it could be
  * killed by that), and a shared mapping of it. The descriptor is close-on-exec, above 2.
- * 0, or -errno; -ENOSYS: not here, or a sandbox refuses. */
+ * 0, or -errno; -ENOSYS: not here, or a sandbox or the limit on file sizes
+ * refuses. */
 int share_new(size_t size, int *ret_fd, void **ret_map);
 void share_unmap(void *map, size_t size);
 

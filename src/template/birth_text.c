@@ -14,6 +14,8 @@
  * glibc 2.35: x 1.03. */
 #include "template/birth_text.h"
 
+#include "os/memfile.h"
+
 #include <link.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,9 +25,6 @@
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
-#endif
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x10U
 #endif
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -51,15 +50,9 @@ static int find_text(struct dl_phdr_info *info, size_t size, void *data) {
   return 1;
 }
 
-static int text_file(void) {
-  int fd = memfd_create("moonfork-text", MFD_CLOEXEC | MFD_EXEC);
-  return fd >= 0 ? fd : memfd_create("moonfork-text", MFD_CLOEXEC); /* before Linux 6.3 */
-}
-
 /* The file in one huge page, with the text at its beginning. */
 static int fill(int fd, const struct text *text) {
-  if (ftruncate(fd, HUGE_PAGE) < 0 || pwrite(fd, text->start, text->size, 0) !=
-                                          (ssize_t)text->size)
+  if (pwrite(fd, text->start, text->size, 0) != (ssize_t)text->size)
     return -1;
   char *room = mmap(NULL, 2 * HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (room == MAP_FAILED)
@@ -91,7 +84,7 @@ static void move_text(void) {
   dl_iterate_phdr(find_text, &text);
   if (text.size == 0 || text.size > HUGE_PAGE || ((uintptr_t)text.start & (HUGE_PAGE - 1)))
     return;
-  int fd = text_file();
+  int fd = memfile_new("moonfork-text", HUGE_PAGE, MEMFILE_CODE);
   if (fd < 0)
     return;
   if (fill(fd, &text) == 0 && own_rest(&text) == 0)

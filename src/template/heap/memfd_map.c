@@ -3,6 +3,8 @@
  * thread and that no signal is delivered. */
 #include "template/heap/memfd_map.h"
 
+#include "os/memfile.h"
+
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,7 +25,6 @@ char *memfd_map_reserve(size_t n, size_t off) {
 #ifdef __linux__
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #ifndef MADV_COLLAPSE
@@ -31,9 +32,6 @@ char *memfd_map_reserve(size_t n, size_t off) {
 #endif
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
-#endif
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U
 #endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -59,22 +57,6 @@ static char *exchange(char *place, size_t n, int flags, int fd, off_t offset) {
     return aside;
   (void)mremap(aside, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, place);
   return NULL;
-}
-
-static int file_new(size_t size) {
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < size)
-    return -1; /* to try would be a signal */
-  int fd = memfd_create("moonfork-heap", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
-  if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-    fd = memfd_create("moonfork-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0)
-    return -1;
-  if (ftruncate(fd, (off_t)size) < 0) {
-    close(fd);
-    return -1;
-  }
-  return fd;
 }
 
 /* Written, not stored through the mapping: where memory is short that is an error, and no
@@ -117,7 +99,7 @@ static int fill(char *mirror, char *place, size_t n, int fd, size_t off) {
 size_t memfd_map_make(char *place, size_t n, int keep_mirror, char **mirror) {
   size_t first = offset_of(place), done = 0;
   *mirror = NULL;
-  int fd = file_new(first + n);
+  int fd = memfile_new("moonfork-heap", first + n, MEMFILE_DATA);
   if (fd < 0)
     return 0;
   char *copy = memfd_map_reserve(n, first);

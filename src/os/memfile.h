@@ -1,0 +1,17 @@
+/* Files in memory (memfd_create(2)). Runs in every process. */
+#ifndef OS_MEMFILE_H
+#define OS_MEMFILE_H
+
+#include <stddef.h>
+
+enum memfile_use {
+  MEMFILE_DATA, /* may be sealed (F_ADD_SEALS), never executed */
+  MEMFILE_CODE  /* may be mapped with PROT_EXEC */
+};
+
+/* A file of size zero bytes; its descriptor is close-on-exec. name is what the system
+ * shows. -errno; -EFBIG: the limit on file sizes forbids it, and to try would have been a
+ * signal (SIGXFSZ) that ends the process; -ENOSYS: not here. */
+int memfile_new(const char *name, size_t size, enum memfile_use use);
+
+#endif
