@@ -642,7 +642,7 @@ end)
 story.test("a template that is started again has all that the first one had", function(t)
   local pool, first
   local template = templates.started_by(function()
-    pool = fork.new_exec {env = {STORY_A = "1", STORY_B = "2", STORY_C = "3", STORY_D = false},
+    pool = fork.new_exec {env = {STORY_A = "1", STORY_B = "2", STORY_C = "3"},
     cwd = "/", name = "again"}:setenv("STORY_E", "5"):eval("x = ...", "argument"):eval [[
     function f()
       local kit = require "testkit"
