@@ -2,7 +2,7 @@
  * completion has all its memory from the start; only texts are copied when it is decided,
  * and where that fails the code's own text stands in. Runs in the parent. */
 #include "bind/bind.h"
-#include "socket/module.h"
+#include "socket/socket.h"
 #include "os/drop.h"
 #include <stdlib.h>
 #include <string.h>

@@ -13,7 +13,8 @@
  * object over first (object_open) and for good. So everything here is an abbreviation: process.lua
  * says what each method means. */
 #include "bind/bind.h"
-#include "socket/module.h"
+#include "socket/socket.h"
+#include "socket/wait.h"
 #include "os/fdwait.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -440,7 +441,7 @@ static int wait_on_socket(lua_State *L) {
   return lua_gettop(L);
 }
 
-static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): socket_set_wait */
+static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): wait_set_function */
   lua_settop(L, 2);
   if (lua_isnil(L, 1)) {
     lua_pop(L, 1);
@@ -449,7 +450,7 @@ static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): socket
     lua_insert(L, 1);
     lua_pushcclosure(L, wait_on_socket, 3);
   }
-  socket_set_wait(L);
+  wait_set_function(L);
   return 0;
 }
 

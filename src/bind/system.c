@@ -1,6 +1,6 @@
 /* Small questions to the system that Lua has no words for. Runs in the parent. */
 #include "bind/bind.h"
-#include "socket/module.h"
+#include "socket/handle.h"
 #include "socket/numeral.h"
 #include "os/cpus.h"
 #include "os/fd.h"

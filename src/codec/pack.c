@@ -3,7 +3,7 @@
 #include "codec/codec.h"
 
 #include "base/number.h"
-#include "socket/module.h"
+#include "socket/handle.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <lauxlib.h>

@@ -3,7 +3,7 @@
 
 #include "base/result.h"
 #include "codec/unpack.h"
-#include "socket/module.h"
+#include "socket/socket.h"
 #include "socket/numeral.h"
 #include <errno.h>
 #include <lauxlib.h>

@@ -6,7 +6,7 @@
 #include "codec/unpack.h"
 
 #include "base/result.h"
-#include "socket/module.h"
+#include "socket/socket.h"
 #include <errno.h>
 #include <limits.h>
 #include <math.h>

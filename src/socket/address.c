@@ -29,14 +29,14 @@ static int is_beyond_ports(const char *service) {
 
 static int parse_host_port(const char *text, size_t length, struct address *ret) {
   const char *colon = memrchr(text, ':', length);
-  if (colon == NULL || colon == text + length - 1)
+  if (!colon || colon == text + length - 1)
     return -EINVAL;
   const char *port = colon + 1;
   size_t nport = (size_t)(text + length - port), nhost = (size_t)(colon - text);
   if (nhost >= 2 && text[0] == '[' && colon[-1] == ']') {
     text++;
     nhost -= 2;
-  } else if (memchr(text, ':', nhost) != NULL) {
+  } else if (memchr(text, ':', nhost)) {
     return -EINVAL; /* a bare v6 address: where would its port begin? */
   }
   if (nhost == 1 && text[0] == '*')
@@ -51,9 +51,9 @@ static int parse_host_port(const char *text, size_t length, struct address *ret)
 
 int address_parse(const char *text, size_t length, struct address *ret) {
   memset(ret, 0, sizeof *ret);
-  if (length == 0 || memchr(text, '\0', length) != NULL)
+  if (length == 0 || memchr(text, '\0', length))
     return -EINVAL;
-  if (memchr(text, '/', length) != NULL)
+  if (memchr(text, '/', length))
     return copy(ret->path, sizeof ret->path, text, length);
   return parse_host_port(text, length, ret);
 }

@@ -4,10 +4,11 @@
  * programs that it ends up in seldom expect EAGAIN. */
 #include "socket/module.h"
 
-#include "socket/wait.h"
-#include "socket/option.h"
 #include "os/fd.h"
 #include "os/sock.h"
+#include "socket/methods.h"
+#include "socket/net.h"
+#include "socket/wait.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
@@ -15,10 +16,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static int f_pair(lua_State *L) {
+static int l_pair(lua_State *L) {
   int fd[2];
   struct socket *a = socket_new(L), *b = socket_new(L);
-  int r = sock_pair(fd, op_has_waiter(L));
+  int r = sock_pair(fd, wait_has_function(L));
   if (r < 0)
     return socket_fail(L, -r);
   socket_adopt(a, fd[0], SOCKET_OWN);
@@ -57,12 +58,12 @@ static int open_file(const char *path, int flags, int nonblocking) {
 
 /* Opening a FIFO waits for its other side; where a reactor turns it is opened without
  * (and for writing, with nobody there, refused: ENXIO). */
-static int f_open(lua_State *L) {
+static int l_open(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   int flags = open_flags(luaL_optstring(L, 2, "r"));
   luaL_argcheck(L, flags >= 0, 2, "invalid mode");
-  int nonblocking = op_has_waiter(L);
-  struct socket *o = socket_new(L);
+  int nonblocking = wait_has_function(L);
+  struct socket *s = socket_new(L);
   int fd = open_file(path, flags, nonblocking);
   if (fd < 0) {
     luaL_pushfail(L);
@@ -70,29 +71,33 @@ static int f_open(lua_State *L) {
     lua_pushinteger(L, -fd);
     return 3;
   }
-  socket_adopt(o, fd, SOCKET_OWN);
-  if (nonblocking && o->type == SYS_FILE)
+  socket_adopt(s, fd, SOCKET_OWN);
+  if (nonblocking && s->type == SYS_FILE)
     fd_set_nonblocking(fd, 0);
   return 1;
 }
 
-static int f_wrap(lua_State *L) {
+static int l_wrap(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1);
-  struct socket *o = socket_new(L);
+  struct socket *s = socket_new(L);
   if (n < 0 || n > INT_MAX || fcntl((int)n, F_GETFD) == -1)
     return socket_fail(L, EBADF);
   if (n > 2)
     fd_set_cloexec((int)n, 1);
-  socket_adopt(o, (int)n, SOCKET_FOREIGN);
-  option_set_defaults(o);
+  socket_adopt(s, (int)n, SOCKET_FOREIGN);
+  socket_set_defaults(s);
   return 1;
+}
+
+void socket_prepare(lua_State *L) {
+  methods_open(L);
 }
 
 int socket_module_open(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"pair", f_pair}, {"listen", net_listen}, {"connect", net_connect},
-      {"open", f_open}, {"wrap", f_wrap},       {NULL, NULL},
-  };
+      {"pair", l_pair}, {"open", l_open}, {"wrap", l_wrap}, {NULL, NULL}};
+  socket_prepare(L);
   luaL_newlib(L, functions);
+  luaL_setfuncs(L, net_functions, 0);
   return 1;
 }

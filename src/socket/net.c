@@ -1,4 +1,5 @@
-/* connect and listen: from an address to a socket (wait.h). Both sides. The steps:
+/* connect, listen and accept (net.h). Both sides. From an address to a socket in these
+ * steps:
  *
  *   resolve -> [wait for the resolver] -> for each socket address:
  *     listen:  socket, bind, listen                        -> done, or the next
@@ -7,13 +8,13 @@
  * The socket under construction lies in the object in slot 1 from its birth, the resolver
  * in a userdata in slot 3, so that nothing leaks when a step raises or is never resumed.
  */
-#include "socket/wait.h"
+#include "socket/net.h"
 
 #include "base/result.h"
-#include "socket/resolve.h"
-#include "socket/option.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
+#include "socket/resolve.h"
+#include "socket/wait.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <string.h>
@@ -31,8 +32,8 @@ struct net {
   struct address address;
   const struct addrinfo *next; /* to try */
   int started, connecting;
-  int error; /* of the last socket address that failed */
-  int backlog;
+  int error;            /* of the last socket address that failed */
+  int passive, backlog; /* of listen */
 };
 
 static int net_gc(lua_State *L) {
@@ -60,66 +61,68 @@ static struct net *new_net(lua_State *L) {
 
 /* ---- steps ---- */
 
-void net_give_up(lua_State *L) {
+static int undo_net(lua_State *L, int nargs) {
   struct net *n = lua_touserdata(L, SLOT_NET);
   resolve_deinit(&n->resolve);
   socket_close(socket_check(L, SLOT_SELF));
+  return 3;
 }
 
-static int finish(struct run *r, struct net *n) {
+static int finish(struct wait *w, struct net *n) {
   resolve_deinit(&n->resolve);
-  lua_pushvalue(r->L, SLOT_SELF);
+  lua_pushvalue(w->L, SLOT_SELF);
   return 1;
 }
 
-static int fail_resolve(struct run *r, struct net *n, int error, const char *text) {
-  luaL_pushfail(r->L);
+static int fail_resolve(struct wait *w, struct net *n, int error, const char *text) {
+  luaL_pushfail(w->L);
   if (n->address.host[0] != '\0')
-    lua_pushfstring(r->L, "%s: %s", n->address.host, text);
+    lua_pushfstring(w->L, "%s: %s", n->address.host, text);
   else
-    lua_pushstring(r->L, text);
-  lua_pushinteger(r->L, error);
-  return op_fail_top(r->L, r->op, r->nargs);
+    lua_pushstring(w->L, text);
+  lua_pushinteger(w->L, error);
+  return wait_fail_top(w);
 }
 
-/* 0: the list is there. OP_WANTS, or the results of a failure. */
-static int resolve_address(struct run *r, struct net *n) {
+/* 0: the list is there. WAIT_MORE, or the results of a failure. */
+static int resolve_address(struct wait *w, struct net *n) {
   const char *text = "";
-  int e = 0;
-  if (n->next != NULL || n->started > 1)
+  int r = 0;
+  if (n->next || n->started > 1)
     return 0;
   if (!n->started++)
-    e = resolve_start(&n->resolve, &n->address, r->op == OP_LISTEN, r->block, &text);
-  if (e == 0)
-    e = resolve_poll(&n->resolve, &text);
-  if (e == MF_AGAIN) {
+    r = resolve_start(&n->resolve, &n->address, n->passive, w->block, &text);
+  if (r == 0)
+    r = resolve_poll(&n->resolve, &text);
+  if (r == MF_AGAIN) {
     n->started = 1;
-    r->want = (struct want){n->resolve.wait_fd, "r", -1};
-    return OP_WANTS;
+    w->want = (struct want){n->resolve.wait_fd, "r", -1};
+    return WAIT_MORE;
   }
-  if (e < 0)
-    return fail_resolve(r, n, -e, text);
+  if (r < 0)
+    return fail_resolve(w, n, -r, text);
   n->started = 2;
   n->next = n->resolve.list;
   return 0;
 }
 
 /* A socket for the next address goes into the object; 0 or -errno. */
-static int new_socket(struct run *r, const struct addrinfo *a) {
-  socket_close(r->o);
+static int new_socket(struct wait *w, const struct addrinfo *a) {
+  socket_close(w->socket);
   int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
     return -errno;
   fd = fd_raise(fd);
   if (fd < 0)
     return fd;
-  socket_adopt(r->o, fd, SOCKET_OWN);
-  option_set_defaults(r->o); /* what a listener accepts inherits it (Linux) */
+  socket_adopt(w->socket, fd, SOCKET_OWN);
+  socket_set_defaults(w->socket); /* what a listener accepts inherits it (Linux) */
   return 0;
 }
 
-/* The socket under an abandoned path refuses. Asked as datagrams, a stream listener that lives
- * refuses the type (EPROTOTYPE) and never learns of it: no connection waits to be accepted. */
+/* The socket under an abandoned path refuses. Asked as datagrams, a stream listener that
+ * lives refuses the type (EPROTOTYPE) and never learns of it: no connection waits to be
+ * accepted. */
 static int remove_abandoned(const struct addrinfo *a) {
   const struct sockaddr_un *un = (const void *)a->ai_addr;
   struct stat st;
@@ -142,30 +145,30 @@ static int bind_to(int fd, const struct addrinfo *a) {
   return bind(fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : -errno;
 }
 
-static int bind_and_listen(struct run *r, const struct addrinfo *a, int backlog) {
-  int on = 1, e = new_socket(r, a);
-  if (e < 0)
-    return e;
+static int bind_and_listen(struct wait *w, const struct addrinfo *a, int backlog) {
+  int on = 1, r = new_socket(w, a);
+  if (r < 0)
+    return r;
   if (a->ai_family != AF_UNIX)
-    setsockopt(r->o->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  e = bind_to(r->o->fd, a);
-  if (e < 0)
-    return e;
-  return listen(r->o->fd, backlog) == 0 ? 0 : -errno;
+    setsockopt(w->socket->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  r = bind_to(w->socket->fd, a);
+  if (r < 0)
+    return r;
+  return listen(w->socket->fd, backlog) == 0 ? 0 : -errno;
 }
 
-int step_listen(struct run *r) {
-  struct net *n = lua_touserdata(r->L, SLOT_NET);
-  int e = resolve_address(r, n);
-  if (e != 0)
-    return e;
-  for (; n->next != NULL; n->next = n->next->ai_next) {
-    e = bind_and_listen(r, n->next, n->backlog);
-    if (e == 0)
-      return finish(r, n);
-    n->error = -e;
+static int step_listen(struct wait *w) {
+  struct net *n = lua_touserdata(w->L, SLOT_NET);
+  int r = resolve_address(w, n);
+  if (r != 0)
+    return r;
+  for (; n->next; n->next = n->next->ai_next) {
+    r = bind_and_listen(w, n->next, n->backlog);
+    if (r == 0)
+      return finish(w, n);
+    n->error = -r;
   }
-  return op_fail(r, n->error);
+  return wait_fail(w, n->error);
 }
 
 /* 0 connected, MF_AGAIN, or -errno of the attempt. */
@@ -181,58 +184,61 @@ static int connect_result(int fd) {
 }
 
 /* 0 connected, MF_AGAIN: it wants to be writable, or -errno of this socket address. */
-static int try_connect(struct run *r, struct net *n) {
+static int try_connect(struct wait *w, struct net *n) {
   const struct addrinfo *a = n->next;
-  int e = 0;
+  int r = 0;
   if (n->connecting) {
-    e = connect_result(r->o->fd);
-    n->connecting = e == MF_AGAIN;
-    return e;
+    r = connect_result(w->socket->fd);
+    n->connecting = r == MF_AGAIN;
+    return r;
   }
-  e = new_socket(r, a);
-  if (e < 0)
-    return e;
+  r = new_socket(w, a);
+  if (r < 0)
+    return r;
   do
-    e = connect(r->o->fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : -errno;
-  while (e == -EINTR && a->ai_family == AF_UNIX);
-  if (e != -EINPROGRESS && e != -EINTR)
-    return e;
+    r = connect(w->socket->fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : -errno;
+  while (r == -EINTR && a->ai_family == AF_UNIX);
+  if (r != -EINPROGRESS && r != -EINTR)
+    return r;
   n->connecting = 1;
   return MF_AGAIN;
 }
 
 /* The backlog of a UNIX listener is full; no event tells when it no longer is. */
-static int pause_connect(struct run *r, struct net *n) {
+static int pause_connect(struct wait *w, struct net *n) {
   int fd = resolve_quiet_fd(&n->resolve);
   if (fd < 0)
-    return op_fail(r, -fd);
-  r->want = (struct want){fd, "r", RETRY_SECONDS};
-  return OP_WANTS;
+    return wait_fail(w, -fd);
+  w->want = (struct want){fd, "r", RETRY_SECONDS};
+  return WAIT_MORE;
 }
 
-int step_connect(struct run *r) {
-  struct net *n = lua_touserdata(r->L, SLOT_NET);
-  int e = resolve_address(r, n);
-  if (e != 0)
-    return e;
-  while (n->next != NULL) {
-    if (n->connecting && r->o->fd < 0)
-      return op_fail(r, EBADF);
-    e = try_connect(r, n);
-    if (e == MF_AGAIN)
-      return op_wants(r, "w");
-    if (e == -EAGAIN && n->next->ai_family == AF_UNIX)
-      return pause_connect(r, n);
-    if (e == 0) {
-      if (!op_has_waiter(r->L))
-        fd_set_nonblocking(r->o->fd, 0);
-      return finish(r, n);
+static int step_connect(struct wait *w) {
+  struct net *n = lua_touserdata(w->L, SLOT_NET);
+  int r = resolve_address(w, n);
+  if (r != 0)
+    return r;
+  while (n->next) {
+    if (n->connecting && w->socket->fd < 0)
+      return wait_fail(w, EBADF);
+    r = try_connect(w, n);
+    if (r == MF_AGAIN)
+      return wait_event(w, "w");
+    if (r == -EAGAIN && n->next->ai_family == AF_UNIX)
+      return pause_connect(w, n);
+    if (r == 0) {
+      if (!wait_has_function(w->L))
+        fd_set_nonblocking(w->socket->fd, 0);
+      return finish(w, n);
     }
-    n->error = -e;
+    n->error = -r;
     n->next = n->next->ai_next;
   }
-  return op_fail(r, n->error);
+  return wait_fail(w, n->error);
 }
+
+static const struct wait_kind connecting = {step_connect, undo_net};
+static const struct wait_kind listening = {step_listen, undo_net};
 
 /* ---- functions ---- */
 
@@ -242,16 +248,16 @@ static struct net *prepare(lua_State *L) {
   struct address address;
   size_t length;
   const char *text = luaL_checklstring(L, 1, &length);
-  int e = address_parse(text, length, &address);
-  if (e == -EINVAL) {
+  int r = address_parse(text, length, &address);
+  if (r == -EINVAL) {
     luaL_pushfail(L);
-    lua_pushfstring(L, "'%s' is not an address (\"host:port\", \"[v6]:port\" or \"/path\")",
-                    text);
+    lua_pushfstring(
+        L, "'%s' is not an address (\"host:port\", \"[v6]:port\" or \"/path\")", text);
     lua_pushinteger(L, EINVAL);
     return NULL;
   }
-  if (e < 0) {
-    socket_fail(L, -e);
+  if (r < 0) {
+    socket_fail(L, -r);
     return NULL;
   }
   lua_settop(L, 1);
@@ -262,17 +268,46 @@ static struct net *prepare(lua_State *L) {
   return n;
 }
 
-int net_connect(lua_State *L) {
+static int l_connect(lua_State *L) {
   double timeout = luaL_optnumber(L, 2, -1);
-  return prepare(L) == NULL ? 3 : op_start(L, OP_CONNECT, timeout);
+  return !prepare(L) ? 3 : wait_start(L, &connecting, timeout);
 }
 
-int net_listen(lua_State *L) {
+static int l_listen(lua_State *L) {
   lua_Integer backlog = luaL_optinteger(L, 2, SOMAXCONN);
   luaL_argcheck(L, backlog >= 0 && backlog <= 65535, 2, "out of range");
   struct net *n = prepare(L);
-  if (n == NULL)
+  if (!n)
     return 3;
+  n->passive = 1;
   n->backlog = (int)backlog;
-  return op_start(L, OP_LISTEN, -1);
+  return wait_start(L, &listening, -1);
 }
+
+const luaL_Reg net_functions[] = {
+    {"connect", l_connect}, {"listen", l_listen}, {NULL, NULL}};
+
+/* ---- accept ---- */
+
+static int step_accept(struct wait *w) {
+  if (w->socket->fd < 0)
+    return wait_fail(w, EBADF);
+  int ask = !w->block && w->socket->kind != SOCKET_OWN;
+  int fd = sys_accept(w->socket->fd, ask, wait_has_function(w->L));
+  if (fd == -EAGAIN)
+    return wait_event(w, "r");
+  if (fd < 0)
+    return wait_fail(w, -fd);
+  socket_push(w->L, fd, SOCKET_OWN);
+  return 1;
+}
+
+static const struct wait_kind accepting = {step_accept, NULL};
+
+static int l_accept(lua_State *L) {
+  const struct socket *s = socket_check_open(L, 1);
+  lua_settop(L, 1);
+  return wait_start(L, &accepting, s->timeout);
+}
+
+const luaL_Reg net_methods[] = {{"accept", l_accept}, {NULL, NULL}};

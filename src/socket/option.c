@@ -20,20 +20,15 @@ static const struct option options[] = {
     {SOL_SOCKET, SO_RCVBUF, 0},
 };
 
-static int set(const struct socket *o, const struct option *option, int value) {
-  int r = setsockopt(o->fd, option->level, option->name, &value, sizeof value);
+static int set(const struct socket *s, const struct option *option, int value) {
+  int r = setsockopt(s->fd, option->level, option->name, &value, sizeof value);
   return r == 0 ? 0 : -errno;
 }
 
-void option_set_defaults(const struct socket *o) {
-  if (o->type == SYS_SOCKET && !o->is_unix)
-    set(o, &options[0], 1); /* of other kinds of sockets it changes nothing */
-}
-
-static int get_value(lua_State *L, const struct socket *o, const struct option *option) {
+static int get_value(lua_State *L, const struct socket *s, const struct option *option) {
   int value = 0;
   socklen_t size = sizeof value;
-  if (getsockopt(o->fd, option->level, option->name, &value, &size) != 0)
+  if (getsockopt(s->fd, option->level, option->name, &value, &size) != 0)
     return socket_fail(L, errno);
   if (option->is_flag)
     lua_pushboolean(L, value);
@@ -54,7 +49,7 @@ static int check_value(lua_State *L, const struct option *option) {
 
 static const struct option *check_option(lua_State *L) {
   const char *name = luaL_checkstring(L, 2);
-  for (int i = 0; names[i] != NULL; i++)
+  for (int i = 0; names[i]; i++)
     if (strcmp(names[i], name) == 0)
       return &options[i];
   lua_pushfstring(L, "unknown option '%s' (valid: keepalive, nodelay, rcvbuf, sndbuf)",
@@ -63,14 +58,16 @@ static const struct option *check_option(lua_State *L) {
   return NULL;
 }
 
-int option_method(lua_State *L) {
-  const struct socket *o = socket_check_open(L, 1);
+static int l_option(lua_State *L) {
+  const struct socket *s = socket_check_open(L, 1);
   const struct option *option = check_option(L);
   if (lua_isnoneornil(L, 3))
-    return get_value(L, o, option);
-  int r = set(o, option, check_value(L, option));
+    return get_value(L, s, option);
+  int r = set(s, option, check_value(L, option));
   if (r < 0)
     return socket_fail(L, -r);
   lua_settop(L, 1);
   return 1;
 }
+
+const luaL_Reg option_methods[] = {{"option", l_option}, {NULL, NULL}};

@@ -1,8 +1,10 @@
-/* The formats of read: what of the buffer satisfies each, and when more is needed (wait.h).
- * Pure but for the call that fills the buffer. Both sides.
+/* The formats of read: what of the buffer satisfies each, and when more is needed
+ * (read.h). Pure but for the call that fills the buffer. Both sides.
  *
  * A format is looked at again from the start of the buffer after each fill. Lines
  * remember how far there is no newline; numerals are short. */
+#include "socket/read.h"
+
 #include "socket/wait.h"
 
 #include <ctype.h>
@@ -12,56 +14,56 @@
 #include <string.h>
 
 enum { NUMERAL_MAX = 200 };        /* as Lua: what is longer is no number */
-enum { FAILED = -2 };              /* besides OP_WANTS; results are on the stack */
+enum { FAILED = -2 };              /* besides WAIT_MORE; results are on the stack */
 enum { NOT_YET = -3 };             /* the buffer has too little */
 enum { GOT = 1, GOT_NOTHING = 0 }; /* pushed a value; pushed nil: the last one */
 
-struct want_bytes {
+struct wanted {
   size_t need; /* how many bytes the format could use in all, if it knows */
   int at_end;  /* nothing will follow what is in the buffer */
 };
 
 /* ---- one format over the buffer ---- */
 
-static int push_taken(struct run *r, size_t n, size_t drop) {
-  lua_pushlstring(r->L, n > 0 ? (const char *)buf_peek(&r->o->in) : "", n);
-  socket_take(r->o, n + drop);
+static int push_taken(struct wait *w, size_t n, size_t drop) {
+  lua_pushlstring(w->L, n > 0 ? (const char *)buf_peek(&w->socket->in) : "", n);
+  socket_take(w->socket, n + drop);
   return GOT;
 }
 
-static int nothing(struct run *r) {
-  luaL_pushfail(r->L);
+static int nothing(struct wait *w) {
+  luaL_pushfail(w->L);
   return GOT_NOTHING;
 }
 
-static int read_bytes(struct run *r, size_t n, struct want_bytes *w) {
-  size_t have = buf_size(&r->o->in);
+static int read_bytes(struct wait *w, size_t n, struct wanted *wanted) {
+  size_t have = buf_size(&w->socket->in);
   if (n == 0 ? have > 0 : have >= n)
-    return push_taken(r, n, 0);
-  w->need = n;
-  if (!w->at_end)
+    return push_taken(w, n, 0);
+  wanted->need = n;
+  if (!wanted->at_end)
     return NOT_YET;
-  return have > 0 ? push_taken(r, have, 0) : nothing(r);
+  return have > 0 ? push_taken(w, have, 0) : nothing(w);
 }
 
-static int read_line(struct run *r, int keep_newline, struct want_bytes *w) {
-  struct socket *o = r->o;
-  size_t have = buf_size(&o->in);
-  const unsigned char *data = buf_peek(&o->in);
+static int read_line(struct wait *w, int keep_newline, struct wanted *wanted) {
+  struct socket *s = w->socket;
+  size_t have = buf_size(&s->in);
+  const unsigned char *data = buf_peek(&s->in);
   const unsigned char *newline =
-      have > o->scanned ? memchr(data + o->scanned, '\n', have - o->scanned) : NULL;
-  if (newline != NULL) {
+      have > s->scanned ? memchr(data + s->scanned, '\n', have - s->scanned) : NULL;
+  if (newline) {
     size_t n = (size_t)(newline - data);
-    return keep_newline ? push_taken(r, n + 1, 0) : push_taken(r, n, 1);
+    return keep_newline ? push_taken(w, n + 1, 0) : push_taken(w, n, 1);
   }
-  o->scanned = have;
-  if (!w->at_end)
+  s->scanned = have;
+  if (!wanted->at_end)
     return NOT_YET;
-  return have > 0 ? push_taken(r, have, 0) : nothing(r);
+  return have > 0 ? push_taken(w, have, 0) : nothing(w);
 }
 
-static int read_all(struct run *r, struct want_bytes *w) {
-  return w->at_end ? push_taken(r, buf_size(&r->o->in), 0) : NOT_YET;
+static int read_all(struct wait *w, struct wanted *wanted) {
+  return wanted->at_end ? push_taken(w, buf_size(&w->socket->in), 0) : NOT_YET;
 }
 
 /* A cursor over the buffer that copies what it accepts. */
@@ -91,7 +93,7 @@ static int accept_char(struct numeral *s) {
 
 static int accept_one_of(struct numeral *s, const char *set) {
   int c = look(s);
-  return c > 0 && strchr(set, c) != NULL && accept_char(s);
+  return c > 0 && strchr(set, c) && accept_char(s);
 }
 
 static int accept_digits(struct numeral *s, int hex) {
@@ -120,26 +122,26 @@ static void scan_numeral(struct numeral *s) {
   s->text[s->length] = '\0';
 }
 
-static void skip_space(struct socket *o) {
-  const unsigned char *data = buf_peek(&o->in);
-  size_t n = 0, have = buf_size(&o->in);
+static void skip_space(struct socket *s) {
+  const unsigned char *data = buf_peek(&s->in);
+  size_t n = 0, have = buf_size(&s->in);
   while (n < have && isspace(data[n]))
     n++;
   if (n > 0)
-    socket_take(o, n);
+    socket_take(s, n);
 }
 
 /* The longest beginning that may be a numeral is taken, also where it is none. */
-static int read_number(struct run *r, struct want_bytes *w) {
-  skip_space(r->o);
-  struct numeral s = {.p = buf_peek(&r->o->in)};
-  s.end = s.p + buf_size(&r->o->in);
+static int read_number(struct wait *w, struct wanted *wanted) {
+  skip_space(w->socket);
+  struct numeral s = {.p = buf_peek(&w->socket->in)};
+  s.end = s.p + buf_size(&w->socket->in);
   scan_numeral(&s);
-  if (s.starved && !s.too_long && !w->at_end)
+  if (s.starved && !s.too_long && !wanted->at_end)
     return NOT_YET;
-  socket_take(r->o, s.length);
-  if (s.too_long || s.length == 0 || lua_stringtonumber(r->L, s.text) == 0)
-    return nothing(r);
+  socket_take(w->socket, s.length);
+  if (s.too_long || s.length == 0 || lua_stringtonumber(w->L, s.text) == 0)
+    return nothing(w);
   return GOT;
 }
 
@@ -150,7 +152,7 @@ static char letter_of(const char *format) {
   return *format;
 }
 
-int read_check_formats(lua_State *L, int first) {
+static int check_formats(lua_State *L, int first) {
   int last = lua_gettop(L);
   for (int i = first; i <= last; i++) {
     if (lua_type(L, i) == LUA_TNUMBER) {
@@ -158,62 +160,105 @@ int read_check_formats(lua_State *L, int first) {
       continue;
     }
     char c = letter_of(luaL_checkstring(L, i));
-    luaL_argcheck(L, c != '\0' && strchr("nlLa", c) != NULL, i, "invalid format");
+    luaL_argcheck(L, c != '\0' && strchr("nlLa", c), i, "invalid format");
   }
   return last - first + 1;
 }
 
-static int read_by(struct run *r, int slot, struct want_bytes *w) {
-  if (r->nargs == 0)
-    return read_line(r, 0, w);
-  if (lua_type(r->L, slot) == LUA_TNUMBER)
-    return read_bytes(r, (size_t)lua_tointeger(r->L, slot), w);
-  switch (letter_of(lua_tostring(r->L, slot))) {
+static int read_by(struct wait *w, int slot, struct wanted *wanted) {
+  if (w->nargs == 0)
+    return read_line(w, 0, wanted);
+  if (lua_type(w->L, slot) == LUA_TNUMBER)
+    return read_bytes(w, (size_t)lua_tointeger(w->L, slot), wanted);
+  switch (letter_of(lua_tostring(w->L, slot))) {
   case 'n':
-    return read_number(r, w);
+    return read_number(w, wanted);
   case 'a':
-    return read_all(r, w);
+    return read_all(w, wanted);
   case 'L':
-    return read_line(r, 1, w);
+    return read_line(w, 1, wanted);
   default:
-    return read_line(r, 0, w);
+    return read_line(w, 0, wanted);
   }
 }
 
 /* Fills the buffer until the format is satisfied. *ret_count: results after a failure. */
-static int read_format(struct run *r, int slot, int *ret_count) {
-  struct want_bytes w = {0, 0};
+static int read_format(struct wait *w, int slot, int *ret_count) {
+  struct wanted wanted = {0, 0};
   for (;;) {
-    int got = read_by(r, slot, &w);
+    int got = read_by(w, slot, &wanted);
     if (got != NOT_YET)
       return got;
-    if (r->o->fd < 0) { /* closed by somebody else meanwhile */
-      *ret_count = op_fail(r, EBADF);
+    if (w->socket->fd < 0) { /* closed by somebody else meanwhile */
+      *ret_count = wait_fail(w, EBADF);
       return FAILED;
     }
-    size_t have = buf_size(&r->o->in);
-    ssize_t n = socket_fill(r->o, w.need > have ? w.need - have : 0, r->block);
+    size_t have = buf_size(&w->socket->in);
+    ssize_t n =
+        socket_fill(w->socket, wanted.need > have ? wanted.need - have : 0, w->block);
     if (n == -EAGAIN)
-      return op_wants(r, "r");
+      return wait_event(w, "r");
     if (n < 0) {
-      *ret_count = op_fail(r, (int)-n);
+      *ret_count = wait_fail(w, (int)-n);
       return FAILED;
     }
-    w.at_end = n == 0;
+    wanted.at_end = n == 0;
   }
 }
 
-int step_read(struct run *r) {
-  int base = SLOT_DEADLINE + r->nargs, count = 0;
-  int total = r->nargs > 0 ? r->nargs : 1;
-  while (lua_gettop(r->L) - base < total) {
-    int got = read_format(r, SLOT_ARG + lua_gettop(r->L) - base, &count);
+static int step_read(struct wait *w) {
+  int base = SLOT_ARG - 1 + w->nargs, count = 0;
+  int total = w->nargs > 0 ? w->nargs : 1;
+  while (lua_gettop(w->L) - base < total) {
+    int got = read_format(w, SLOT_ARG + lua_gettop(w->L) - base, &count);
     if (got == FAILED)
       return count;
-    if (got == OP_WANTS)
-      return OP_WANTS;
+    if (got == WAIT_MORE)
+      return WAIT_MORE;
     if (got == GOT_NOTHING)
       break;
   }
-  return lua_gettop(r->L) - base;
+  return lua_gettop(w->L) - base;
 }
+
+/* ---- methods ---- */
+
+/* A loop has no place for nil and a message. */
+static int raise_error(lua_State *L, int nargs) {
+  lua_pop(L, 1);
+  return lua_error(L);
+}
+
+static const struct wait_kind reading = {step_read, NULL};
+static const struct wait_kind reading_in_loop = {step_read, raise_error};
+
+static int l_read(lua_State *L) {
+  const struct socket *s = socket_check_open(L, 1);
+  check_formats(L, 2);
+  return wait_start(L, &reading, s->timeout);
+}
+
+/* Upvalues: the socket, the number of formats, the formats. */
+static int l_next_line(lua_State *L) {
+  int nformats = (int)lua_tointeger(L, lua_upvalueindex(2));
+  lua_settop(L, 0);
+  luaL_checkstack(L, nformats + LUA_MINSTACK, "too many arguments");
+  lua_pushvalue(L, lua_upvalueindex(1));
+  for (int i = 1; i <= nformats; i++)
+    lua_pushvalue(L, lua_upvalueindex(2 + i));
+  return wait_start(L, &reading_in_loop, socket_check_open(L, 1)->timeout);
+}
+
+static int l_lines(lua_State *L) {
+  enum { FORMATS_MAX = 250 };
+  socket_check_open(L, 1);
+  int nformats = lua_gettop(L) - 1;
+  luaL_argcheck(L, nformats <= FORMATS_MAX, FORMATS_MAX + 2, "too many arguments");
+  check_formats(L, 2);
+  lua_pushinteger(L, nformats);
+  lua_insert(L, 2);
+  lua_pushcclosure(L, l_next_line, 2 + nformats);
+  return 1;
+}
+
+const luaL_Reg read_methods[] = {{"read", l_read}, {"lines", l_lines}, {NULL, NULL}};

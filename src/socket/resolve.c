@@ -49,7 +49,7 @@ static int errno_of(int code, int error) {
 }
 
 static int ask_resolver(const struct address *a, const struct addrinfo *hints, int flags,
-                   struct addrinfo **ret) {
+                        struct addrinfo **ret) {
   struct addrinfo h = *hints;
   h.ai_flags |= flags;
   return getaddrinfo(a->host[0] ? a->host : NULL, a->service, &h, ret);
@@ -65,7 +65,7 @@ static int settle(struct resolve *k, int code, int error, const char **ret_text)
 }
 
 static void job_free(struct resolve_job *j) {
-  if (j->answer != NULL)
+  if (j->answer)
     freeaddrinfo(j->answer);
   fd_close(&j->wake_fd);
   free(j);
@@ -101,7 +101,7 @@ static int start_job(struct resolve *k, const struct address *a,
                      const struct addrinfo *hints) {
   int fd[2];
   struct resolve_job *j = calloc(1, sizeof *j);
-  if (j == NULL)
+  if (!j)
     return -ENOMEM;
   j->address = *a;
   j->hints = *hints;
@@ -136,7 +136,7 @@ static void unix_answer(struct resolve *k, const struct address *a) {
 }
 
 int resolve_start(struct resolve *k, const struct address *a, int passive, int may_block,
-                 const char **ret_text) {
+                  const char **ret_text) {
   if (a->path[0] != '\0') {
     unix_answer(k, a);
     return 0;
@@ -158,10 +158,10 @@ int resolve_start(struct resolve *k, const struct address *a, int passive, int m
 
 int resolve_poll(struct resolve *k, const char **ret_text) {
   char none;
-  if (k->list != NULL)
+  if (k->list)
     return 0;
   struct resolve_job *j = k->job;
-  if (j == NULL) {
+  if (!j) {
     *ret_text = strerror(EINVAL);
     return -EINVAL;
   }
@@ -191,13 +191,13 @@ int resolve_quiet_fd(struct resolve *k) {
 void resolve_deinit(struct resolve *k) {
   struct resolve_job *j = k->job;
   k->job = NULL;
-  if (j != NULL) {
+  if (j) {
     pthread_t thread = j->thread;
     pthread_detach(thread);
     if (atomic_exchange(&j->state, ABANDONED) == DONE)
       job_free(j);
   }
-  if (k->answer != NULL)
+  if (k->answer)
     freeaddrinfo(k->answer);
   k->answer = NULL;
   k->list = NULL;

@@ -16,7 +16,7 @@
 struct resolve {
   int wait_fd;                 /* readable when resolve_poll has news; -1: none needed */
   const struct addrinfo *list; /* the answer */
-  struct resolve_job *job;      /* a thread is at it */
+  struct resolve_job *job;     /* a thread is at it */
   struct addrinfo *answer;
   struct addrinfo unix_info;
   struct sockaddr_un unix_name;
@@ -25,7 +25,7 @@ void resolve_init(struct resolve *k);
 /* passive: for bind. may_block: the caller may sleep, so no thread is needed. 0, or a
  * negated errno with *ret_text the reason. */
 int resolve_start(struct resolve *k, const struct address *a, int passive, int may_block,
-                 const char **ret_text);
+                  const char **ret_text);
 /* 0: list is there; MF_AGAIN: wait for wait_fd; or as resolve_start. */
 int resolve_poll(struct resolve *k, const char **ret_text);
 /* A descriptor on which nothing ever comes, to wait a while; or a negated errno. */

@@ -1,5 +1,5 @@
-/* The object behind a moonfork.socket: a descriptor with one owner, what was read ahead,
- * and the descriptors that came along with it. Both sides; private to src/socket.
+/* A moonfork.socket: a descriptor with one owner, what was read ahead, and the
+ * descriptors that came along with it. Both sides.
  *
  * Read-ahead and descriptors: reading a line takes in more than the line, so a descriptor
  * sent after it may come in with the same call. It is kept, with the place in the stream
@@ -9,13 +9,20 @@
 #define SOCKET_SOCKET_H
 
 #include "base/buf.h"
-#include "socket/module.h"
 #include "socket/sys.h"
 
+#include <lauxlib.h>
+#include <lua.h>
 #include <stdint.h>
 
 #define SOCKET_NAME "moonfork.socket"
 enum { SOCKET_QUEUE_MAX = 16 };
+
+enum socket_kind {
+  SOCKET_OWN =
+      0, /* a description that the library created: may be switched blocking or not */
+  SOCKET_FOREIGN = 1 /* sent, inherited or wrapped: its blocking flag is never changed */
+};
 
 struct queued {
   int fd;
@@ -29,37 +36,52 @@ struct socket {
   unsigned char is_unix;
   unsigned char lost; /* a descriptor came for which there was no room */
   unsigned char nqueued;
-  double timeout; /* seconds a method may wait; negative: for ever */
-  struct buf in;  /* read, and not yet asked for */
-  size_t scanned; /* bytes of it known to hold no newline */
-  uint64_t taken; /* bytes that left it since ever */
+  double timeout;       /* seconds a method may wait; negative: for ever */
+  struct buf in;        /* read, and not yet asked for */
+  size_t scanned;       /* bytes of it known to hold no newline */
+  uint64_t taken;       /* bytes that left it since ever */
   struct queued *queue; /* SOCKET_QUEUE_MAX of them; NULL: none has come yet */
 };
 
-/* Pushes a closed object; may raise. */
+/* Pushes a moonfork.socket that owns fd. Takes fd, even when it raises (memory). The fd
+ * is made close-on-exec. */
+void socket_push(lua_State *L, int fd, enum socket_kind kind);
+/* The same for a close-on-exec UNIX stream socket that the library created: nothing to
+ * ask the system. */
+void socket_push_unix(lua_State *L, int fd);
+
+/* The rest is private to src/socket. */
+
+/* The metatable, with its methods, is on top: takes it as that of all sockets of this
+ * state. */
+void socket_register(lua_State *L);
+int socket_is_registered(lua_State *L);
+/* Pushes a closed socket; may raise. */
 struct socket *socket_new(lua_State *L);
-/* Puts the descriptor into a closed object. Takes fd. */
-void socket_adopt(struct socket *o, int fd, enum socket_kind kind);
-/* The object at idx, or NULL where it is none of ours (another copy's is none). */
+/* Puts the descriptor into a closed socket. Takes fd. */
+void socket_adopt(struct socket *s, int fd, enum socket_kind kind);
+/* For a descriptor that has become a moonfork.socket, made here or not. A TCP socket
+ * sends at once what it is given: with Nagle's algorithm the second of two small writes
+ * waits for the other side's delayed acknowledgement, some 40 ms. */
+void socket_set_defaults(const struct socket *s);
+/* The socket at idx, or NULL where it is none of ours (another copy's is none). */
 struct socket *socket_test(lua_State *L, int idx);
-/* Raises an argument error where it is none; socket_check_open also where it is closed. */
+/* Raises an argument error where it is none; socket_check_open also where it is closed.
+ */
 struct socket *socket_check(lua_State *L, int idx);
 struct socket *socket_check_open(lua_State *L, int idx);
 
-/* Bytes (>0), 0 at the end, -EAGAIN or a negated errno; appended to o->in. wanted: how
+/* Bytes (>0), 0 at the end, -EAGAIN or a negated errno; appended to s->in. wanted: how
  * many would be of use. */
-ssize_t socket_fill(struct socket *o, size_t wanted, int block);
-/* Forgets the first n bytes of o->in. */
-void socket_take(struct socket *o, size_t n);
+ssize_t socket_fill(struct socket *s, size_t wanted, int block);
+/* Forgets the first n bytes of s->in. */
+void socket_take(struct socket *s, size_t n);
 /* Gives the descriptor away; buffer and queue are dropped. */
-int socket_release(struct socket *o);
+int socket_release(struct socket *s);
 /* 0 or what close(2) said. Twice is harmless. */
-int socket_close(struct socket *o);
+int socket_close(struct socket *s);
 
 /* nil, message, errno: always returns 3. error is positive. */
 int socket_fail(lua_State *L, int error);
-
-/* Adds the methods that wait (wait.c) to the table on top. */
-void op_set_methods(lua_State *L);
 
 #endif

@@ -1,9 +1,9 @@
 /* One kernel call at a time, for descriptors of every kind (sys.h). Runs in every
  * process.
  *
- * Somebody else who has the same description may be faster between a poll and the call that
- * follows it, which would block then. Where the kernel can it is told not to wait (RWF_NOWAIT:
- * pipes do, terminals don't).
+ * Somebody else who has the same description may be faster between a poll and the call
+ * that follows it, which would block then. Where the kernel can it is told not to wait
+ * (RWF_NOWAIT: pipes do, terminals don't).
  *
  * A pipe that says POLLOUT takes PIPE_BUF bytes at once; more may block where its
  * description is blocking. So larger writes go in such steps unless the description is
@@ -98,7 +98,7 @@ ssize_t sys_read(int fd, enum sys_type type, void *data, size_t n, int block,
   *ret_truncated = 0;
   if (type != SYS_SOCKET)
     return read_stream(fd, type, data, n, block);
-  if (fds != NULL)
+  if (fds)
     return sock_recv(fd, data, n, block, fds, ret_truncated);
   for (;;) {
     ssize_t r = recv(fd, data, n, block ? 0 : MSG_DONTWAIT);
@@ -151,7 +151,8 @@ ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
   if (type == SYS_SOCKET) {
     ssize_t r = sock_send(fd, iov, niov, &pass_fd, pass_fd >= 0);
     if (r == -ENOBUFS)
-      poll(NULL, 0, SOCK_PAUSE_MS); /* the socket is writable, and whoever waits would spin */
+      poll(NULL, 0,
+           SOCK_PAUSE_MS); /* the socket is writable, and whoever waits would spin */
     return r == 0 || r == -ENOBUFS ? -EAGAIN : r;
   }
   if (pass_fd >= 0)

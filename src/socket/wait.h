@@ -1,35 +1,35 @@
 /* Operations that may have to wait, as steps that can be taken again. Both sides; private
- * to src/socket.
+ * to src/socket but for wait_set_function.
  *
- * A step works on nothing but the object and the stack, so that between two steps the
- * coroutine may be suspended, other coroutines may use the same object, and an operation
- * that ran out of time can be started again: what was read stays in the object's buffer.
+ * A step works on nothing but the socket and the stack, so that between two steps the
+ * coroutine may be suspended, other coroutines may use the same socket, and an operation
+ * that ran out of time can be started again: what was read stays in the socket's buffer.
  *
- *   stack: 1 the object | 2 deadline or nil | 3 .. 2+nargs arguments | what the step adds
+ *   stack: 1 the socket | 2 deadline or nil | 3 the kind | 4 .. 3+nargs arguments | what
+ * the step adds
  */
 #ifndef SOCKET_WAIT_H
 #define SOCKET_WAIT_H
 
 #include "socket/socket.h"
 
-enum op {
-  OP_READ,
-  OP_LINES,
-  OP_WRITE,
-  OP_ACCEPT,
-  OP_SEND_FD,
-  OP_RECV_FD,
-  OP_CONNECT,
-  OP_LISTEN,
-  OP_COUNT
-};
-enum { SLOT_SELF = 1, SLOT_DEADLINE = 2, SLOT_ARG = 3 };
-enum { OP_WANTS = -1 }; /* a step's result: wait as told in want, then again */
+struct wait;
 
-struct run { /* one step of one operation */
+struct wait_kind { /* one per operation, in the file that has it */
+  /* One step: how many results, which are on top, or WAIT_MORE. */
+  int (*step)(struct wait *w);
+  /* The operation has failed, and nil, message, errno are on top: gives back what the
+   * steps made, and tells how many results there are. May raise instead. NULL: 3. */
+  int (*undo)(lua_State *L, int nargs);
+};
+
+enum { SLOT_SELF = 1, SLOT_DEADLINE = 2, SLOT_KIND = 3, SLOT_ARG = 4 };
+enum { WAIT_MORE = -1 }; /* a step's result: wait as told in want, then again */
+
+struct wait { /* one step of one operation */
   lua_State *L;
-  struct socket *o;
-  enum op op;
+  struct socket *socket;
+  const struct wait_kind *kind;
   int nargs;
   int block; /* sleeping in a call is fine: no reactor to turn and no deadline */
   struct want {
@@ -39,23 +39,21 @@ struct run { /* one step of one operation */
   } want;
 };
 
-/* Stack: the object and the arguments. timeout in seconds, negative: none. */
-int op_start(lua_State *L, enum op op, double timeout);
-/* Wants an event of the object's own descriptor. */
-int op_wants(struct run *r, const char *events);
+/* Stack: the socket and the arguments. timeout in seconds, negative: none. */
+int wait_start(lua_State *L, const struct wait_kind *kind, double timeout);
+/* Wants an event of the socket's own descriptor. */
+int wait_event(struct wait *w, const char *events);
 /* The failure of this operation, as its results. error is positive. */
-int op_fail(struct run *r, int error);
+int wait_fail(struct wait *w, int error);
 /* The same where nil, message, errno are on top. */
-int op_fail_top(lua_State *L, enum op op, int nargs);
-/* Whether this side has a reactor that must not be blocked. */
-int op_has_waiter(lua_State *L);
+int wait_fail_top(struct wait *w);
 
-int step_read(struct run *r);    /* read.c; OP_LINES too */
-int step_connect(struct run *r); /* net.c */
-int step_listen(struct run *r);
-int net_connect(lua_State *L); /* the functions connect and listen (net.c) */
-int net_listen(lua_State *L);
-void net_give_up(lua_State *L); /* one of these has failed: what it made goes */
-int read_check_formats(lua_State *L, int first); /* raises what is no format */
+/* How sockets of this state wait: a function wait(fd, events, timeout) -> true | false
+ * ("timed out") | nil, message; events "r", "w" or "rw", timeout seconds or nil. It may
+ * yield. Pops it from the stack; nil: poll(2). Methods call it with lua_callk when an
+ * operation would block. */
+void wait_set_function(lua_State *L);
+/* Whether there is one, and so a reactor that must not be blocked. */
+int wait_has_function(lua_State *L);
 
 #endif

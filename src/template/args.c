@@ -9,7 +9,7 @@
  * plain copy. */
 #include "template/args.h"
 
-#include "socket/module.h"
+#include "socket/socket.h"
 #include "os/fd.h"
 #include "wire/proto.h"
 #include <errno.h>

@@ -4,7 +4,8 @@
 #include "template/clone_posix.h"
 
 #include "base/birth.h"
-#include "socket/module.h"
+#include "socket/handle.h"
+#include "socket/socket.h"
 #include "socket/numeral.h"
 #include "os/fd.h"
 #include "os/proc.h"

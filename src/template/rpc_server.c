@@ -6,7 +6,7 @@
 #include "template/rpc_server.h"
 
 #include "base/result.h"
-#include "socket/module.h"
+#include "socket/handle.h"
 #include "os/proc.h"
 #include "template/entry.h"
 #include "template/script.h"

@@ -8,6 +8,8 @@
 
 #include "codec/codec.h"
 #include "socket/module.h"
+#include "socket/socket.h"
+#include "socket/wait.h"
 #include "socket/numeral.h"
 #include "os/proc.h"
 #include "template/clone_lib.h"
@@ -291,7 +293,7 @@ static int do_prepare(lua_State *L) {
   clone_fork_refused = why_no_raw_fork;
   socket_prepare(L);
   lua_pushnil(L);
-  socket_set_wait(L); /* whatever reactor a copied interpreter had is not here */
+  wait_set_function(L); /* whatever reactor a copied interpreter had is not here */
   audit_init(&s->audit, is_ours, s);
   audit_watch(&s->audit, L);
   return 0;

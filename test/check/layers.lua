@@ -29,7 +29,6 @@ local LONG = {
 
 -- May be in a circle.
 local TIED = {
-  ["socket/module"] = true, ["socket/socket"] = true, ["socket/wait"] = true, ["socket/option"] = true,
   ["parent/boot"] = true, ["parent/children"] = true, ["parent/greeting"] = true,
   ["parent/home"] = true, ["parent/journal"] = true, ["parent/process"] = true,
   ["template/clone"] = true, ["template/clone_lib"] = true, ["template/commands"] = true,

@@ -1,6 +1,9 @@
 /* moonfork.socket for a stock interpreter, without the rest of the library: the table of
  * module.h and what its tests want to see besides. Test only. */
+#include "socket/handle.h"
 #include "socket/module.h"
+#include "socket/socket.h"
+#include "socket/wait.h"
 #include "os/fd.h"
 #include "os/proc.h"
 
@@ -14,7 +17,7 @@
 
 static int shim_set_wait(lua_State *L) {
   lua_settop(L, 1);
-  socket_set_wait(L);
+  wait_set_function(L);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include "codec/serialiser.h"
 #include "os/fd.h"
+#include "socket/module.h"
 
 #include <lauxlib.h>
 #include <lualib.h>
@@ -16,6 +17,7 @@ static lua_State *new_state(void) {
   lua_State *L = luaL_newstate();
   assert_non_null(L);
   luaL_openlibs(L);
+  socket_prepare(L);
   return L;
 }
 

@@ -4,6 +4,7 @@
 #include "unit/unit.h"
 
 #include "socket/module.h"
+#include "socket/socket.h"
 #include "socket/sys.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
@@ -132,6 +133,7 @@ static void test_push_takes_also_when_it_fails(void **state) {
   struct memory m = {-1, 0};
   lua_State *L = lua_newstate(stingy_alloc, &m);
   int failures = 0;
+  socket_prepare(L);
   for (long n = 0;; n++) {
     int fd = fd_open_null();
     m.left = n;

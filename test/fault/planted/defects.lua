@@ -151,12 +151,12 @@ return {
 
   -- ---- sockets ----
   {name = "socket: a newline first in what comes is not seen", file = "src/socket/read.c",
-    find = "  o->scanned = have;\n", replace = "  o->scanned = have + 1;\n",
+    find = "  s->scanned = have;\n", replace = "  s->scanned = have + 1;\n",
     tests = {"lua/test_socket.lua", "proc/sockets.lua"}},
   {name = "socket: descriptors that were not received leak", file = "src/socket/socket.c",
-    find = "    fd_drop(&o->queue[--o->nqueued].fd);", replace = "    o->nqueued--;",
+    find = "    fd_drop(&s->queue[--s->nqueued].fd);", replace = "    s->nqueued--;",
     tests = {"lua/test_socket.lua", "proc/sockets.lua"}},
-  {name = "socket: a descriptor goes with every part of a write", file = "src/socket/wait.c",
+  {name = "socket: a descriptor goes with every part of a write", file = "src/socket/write.c",
     find = "int fd = done == 0 ? pass_fd : -1;", replace = "int fd = pass_fd;",
     tests = {"lua/test_socket.lua", "proc/sockets.lua"}},
   {name = "socket: what is wrapped is inherited by programs", file = "src/socket/module.c",
