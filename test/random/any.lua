@@ -191,6 +191,7 @@ end
 local function exec_options()
   local opts = some_options()
   if one_in(6) then opts.program = pick {"/no/such/program", "/bin/true"} end
+  if one_in(4) then opts.spares = {min = random(0, 2), max = random(2, 3)} end
   if one_in(6) then opts.gc = pick {"generational", "incremental", "stop"} end
   return opts
 end
