@@ -35,6 +35,7 @@ int clone_prepare_fork(struct server *s) {
     r = collector_seal(&s->collector, s->L);
     server_end_copy(s);
     signals_leave_user();
+    leash_rest(&s->leash);
   }
   if (s->heap)
     heap_inherit(s->heap);
@@ -131,6 +132,7 @@ static int run_before_fork(struct server *s) {
   int r = script_before_fork(s);
   server_end_copy(s);
   signals_leave_user();
+  leash_rest(&s->leash);
   audit_touch(&s->audit);
   return r;
 }

@@ -102,8 +102,16 @@ void leash_hold(struct leash *l) {
   set(l, SIGKILL);
 }
 
+void leash_rest(struct leash *l) {
+  if (l->by_pipe || !l->own)
+    return;
+  proc_parent_death(0);
+  l->own = 0;
+}
+
 void leash_save(struct leash *l) {
-  leash_hold(l);
+  if (l->by_pipe)
+    leash_hold(l);
 }
 
 int leash_run(struct leash *l, int mode) {

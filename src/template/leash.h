@@ -3,7 +3,7 @@
  *
  * The kernel sends a signal at the end of the thread that made this process's template
  * (PR_SET_PDEATHSIG): no descriptor, no /proc, and it holds through exec. It is lost when the
- * process changes its credentials, and so set again after user code. Where the parent is not
+ * process changes its credentials, and so set before every piece of user code. Where the parent is not
  * the owner, or that thread may end before its process, or prctl is refused, the leash is a
  * pipe whose write end only the owner has (proc.h). */
 #ifndef TEMPLATE_LEASH_H
@@ -31,6 +31,8 @@ void leash_drop_pipe(struct leash *l);
 void leash_forked(struct leash *l, int sibling);
 /* Before user code that is no function given to run: SIGKILL from now on. */
 void leash_hold(struct leash *l);
+/* User code is over, and this process waits for commands: it ends by itself, with 0. */
+void leash_rest(struct leash *l);
 /* Before a limit on descriptors: armed while there still are some. */
 void leash_save(struct leash *l);
 /* Into the function: mode is enum mf_leash. Afterwards only the armed descriptor is left. 0, or

@@ -71,6 +71,7 @@ void server_end_copy(const struct server *s) {
 void server_leave_user(struct server *s) {
   server_end_copy(s);
   signals_leave_user();
+  leash_rest(&s->leash);
 }
 
 /* Appends as much of text as fits; gives the new end. By hand: every clone makes a title, and

@@ -404,7 +404,8 @@ local smoke = [[
 ]]
 
 local calls = {"pidfd_open", "close_range", "clone3", "prctl", "execveat", "memfd_create",
-  "getrandom", "pidfd_open,pidfd_send_signal,close_range,memfd_create"}
+  "getrandom", "clone_parent", "clone_parent,memfd_create,prctl",
+  "pidfd_open,pidfd_send_signal,close_range,memfd_create"}
 for _, errno in ipairs{"ENOSYS", "EPERM"} do
   for _, call in ipairs(calls) do
     standing.test(("F21 without %s (%s)"):format(call, errno), {stall = false}, function(t)

@@ -3,13 +3,14 @@
  *
  *   seccomp_run ENOSYS|EPERM CALL[,CALL...] PROGRAM [ARGUMENT...]
  *
- * A call is one of the names in the table. "clone3" is what glibc falls back from by
+ * A call is one of the names in the table; "clone_parent" is clone(2) with CLONE_PARENT only. "clone3" is what glibc falls back from by
  * itself when it is ENOSYS; with EPERM it does not, which is the container's fault. The
  * filter lives on in everything the program starts. Exit 77: no filter can be set here.
  */
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -27,7 +28,7 @@
 #define ARCH 0
 #endif
 
-enum { EXIT_SKIP = 77, MAX_CALLS = 16 };
+enum { EXIT_SKIP = 77, MAX_CALLS = 16, CLONE_PARENT_ONLY = -1 };
 
 static const struct {
   const char *name;
@@ -38,6 +39,7 @@ static const struct {
   {"execveat", SYS_execveat},           {"memfd_create", SYS_memfd_create},
   {"getrandom", SYS_getrandom},         {"pidfd_send_signal", SYS_pidfd_send_signal},
   {"madvise", SYS_madvise},             {"statx", SYS_statx},
+  {"clone_parent", CLONE_PARENT_ONLY},
 };
 
 static int number_of(const char *name, size_t length) {
@@ -59,7 +61,7 @@ static size_t parse(const char *list, int *ret_numbers) {
 }
 
 static int set_filter(const int *numbers, size_t count, int error) {
-  struct sock_filter code[2 * MAX_CALLS + 5];
+  struct sock_filter code[5 * MAX_CALLS + 5];
   unsigned short n = 0;
   code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                                            offsetof(struct seccomp_data, arch));
@@ -68,6 +70,17 @@ static int set_filter(const int *numbers, size_t count, int error) {
   code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                                            offsetof(struct seccomp_data, nr));
   for (size_t i = 0; i < count; i++) {
+    if (numbers[i] == CLONE_PARENT_ONLY) {
+      code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 4);
+      code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                                               offsetof(struct seccomp_data, args[0]));
+      code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_PARENT, 0, 1);
+      code[n++] = (struct sock_filter)BPF_STMT(
+        BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
+      code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                                               offsetof(struct seccomp_data, nr));
+      continue;
+    }
     code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
                                              (unsigned)numbers[i], 0, 1);
     code[n++] = (struct sock_filter)BPF_STMT(

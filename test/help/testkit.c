@@ -449,12 +449,22 @@ static void count_signal(int signum) {
 }
 
 /* disposition(signal, "default"|"ignore"|"count") */
+static void reap_any(int signum) { /* as careless programs do at SIGCHLD */
+  int saved = errno;
+  while (waitpid(-1, NULL, WNOHANG) > 0)
+    nsignals++;
+  errno = saved;
+}
+
+/* disposition(signal, "default"|"ignore"|"count"|"nowait"|"thief") */
 static int kit_disposition(lua_State *L) {
-  static const char *const names[] = {"default", "ignore", "count", NULL};
+  static const char *const names[] = {"default", "ignore", "count", "nowait", "thief", NULL};
+  static void (*const handlers[])(int) = {SIG_DFL, SIG_IGN, count_signal, SIG_DFL, reap_any};
   int which = luaL_checkoption(L, 2, NULL, names);
   struct sigaction sa;
   memset(&sa, 0, sizeof sa);
-  sa.sa_handler = which == 0 ? SIG_DFL : which == 1 ? SIG_IGN : count_signal;
+  sa.sa_handler = handlers[which];
+  sa.sa_flags = which == 3 ? SA_NOCLDWAIT : which == 4 ? SA_RESTART : 0;
   return told(L, sigaction((int)luaL_checkinteger(L, 1), &sa, NULL));
 }
 
@@ -607,6 +617,69 @@ static int kit_atfork(lua_State *L) { /* counts from now on; -> births so far */
   return 1;
 }
 
+static struct {
+  int prepare, parent, child;
+  char order[64];
+} forks;
+
+static void note_fork(int *count, char letter) {
+  size_t n = strlen(forks.order);
+  ++*count;
+  if (n + 1 < sizeof forks.order) forks.order[n] = letter;
+}
+static void prepare_first(void) { note_fork(&forks.prepare, 'a'); }
+static void prepare_second(void) { note_fork(&forks.prepare, 'b'); }
+static void parent_first(void) { note_fork(&forks.parent, 'p'); }
+static void child_first(void) { note_fork(&forks.child, 'c'); }
+static void child_second(void) { note_fork(&forks.child, 'd'); }
+
+/* handlers(): registers two sets of all three kinds; -> how often each kind ran, and in which
+ * order */
+static int kit_handlers(lua_State *L) {
+  static int installed;
+  if (!installed) {
+    pthread_atfork(prepare_first, parent_first, child_first);
+    pthread_atfork(prepare_second, NULL, child_second);
+  }
+  installed = 1;
+  lua_pushinteger(L, forks.prepare);
+  lua_pushinteger(L, forks.parent);
+  lua_pushinteger(L, forks.child);
+  lua_pushstring(L, forks.order);
+  return 4;
+}
+
+static void *answer(void *arg) {
+  *(int *)arg = 42;
+  return NULL;
+}
+
+/* selftest(): whether what libc keeps of a thread is right in this process: its number in the
+ * owner of a mutex, new threads, signals to itself, system and fork. -> nil, or what is not */
+static int kit_selftest(lua_State *L) {
+  pthread_mutexattr_t a;
+  pthread_mutex_t m;
+  pthread_t t;
+  int value = 0, status = 0;
+  pthread_mutexattr_init(&a);
+  pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
+  pthread_mutex_init(&m, &a);
+  pthread_mutex_lock(&m);
+#ifdef __GLIBC__
+  if (m.__data.__owner != (int)syscall(SYS_gettid)) return luaL_error(L, "owner of a mutex");
+#endif
+  if (pthread_mutex_lock(&m) != EDEADLK) return luaL_error(L, "a lock taken twice");
+  if (pthread_mutex_unlock(&m) != 0) return luaL_error(L, "a lock given back");
+  if (pthread_create(&t, NULL, answer, &value) != 0 || pthread_join(t, NULL) != 0 || value != 42)
+    return luaL_error(L, "a thread");
+  if (pthread_kill(pthread_self(), 0) != 0) return luaL_error(L, "a signal to itself");
+  if (system("exit 3") != 3 << 8) return luaL_error(L, "system");
+  pid_t pid = fork();
+  if (pid == 0) _exit(getpid() == (pid_t)syscall(SYS_gettid) ? 5 : 6);
+  if (waitpid(pid, &status, 0) != pid || status != 5 << 8) return luaL_error(L, "fork");
+  return 0;
+}
+
 static int kit_printf(lua_State *L) { /* buffered output of a C module, not flushed */
   fputs(luaL_checkstring(L, 1), stdout);
   return 0;
@@ -677,6 +750,8 @@ static const luaL_Reg functions[] = {
   {"count", kit_count},
   {"atexit", kit_atexit},
   {"atfork", kit_atfork},
+  {"handlers", kit_handlers},
+  {"selftest", kit_selftest},
   {"printf", kit_printf},
   {NULL, NULL},
 };

@@ -1,0 +1,296 @@
+-- The flat tree: the program is the parent of every process, at any depth, so that exit status,
+-- resources and last error are exact whatever becomes of the template; no zombie is left; fork
+-- handlers run as at fork(); hosts that reap whatever child they have, or ignore SIGCHLD, are told
+-- each exit once; where clones can't be the program's children everything works all the same.
+local story = require "story"
+local fork = require "moonfork"
+local kit = story.kit
+local templates = require "templates"
+
+-- ---- what a status says ----
+
+local FUNCTIONS = [[
+  function leaves(s) s:read(1) os.exit(7) end
+  function raises(s) s:read(1) error "the last words" end
+  function hangs(s) s:read "a" while true do end end
+  function answers(s) s:write(require "testkit".getppid()) end
+]]
+
+local function zombies()
+  local found = {}
+  for pid, process in pairs(kit.processes()) do
+    if process.ppid == kit.getpid() and process.state == "Z" then found[#found + 1] = pid end
+  end
+  return found
+end
+
+local makers = {
+  executed = function() return fork.new_exec():eval(FUNCTIONS) end,
+  nested = function(t)
+    local first = fork.new_exec():eval(FUNCTIONS)
+    t.keep = first
+    return first:fork():eval "x = 1":fork():eval "x = 2"
+  end,
+  default = function() return fork.new():eval(FUNCTIONS) end,
+  copied = function() return fork.template():eval(FUNCTIONS) end,
+}
+
+local ways = {
+  closed = function(_, p) p:close() end,
+  killed = function(_, _, pid) kit.kill(pid, kit.SIGKILL) end,
+  stuck = function(_, _, pid) kit.kill(pid, kit.SIGSTOP) end,
+  failed = function(t, p) t.error(select(2, p:eval("error 'it fails'"):run "type"), "REMOTE") end,
+}
+
+for kind, make in pairs(makers) do
+  for way, finish in pairs(ways) do
+    story.test(("exact status of clones whose %s template is %s"):format(kind, way), function(t)
+      local p = make(t)
+      local clones, sockets = {}, {}
+      for i, name in ipairs {"leaves", "raises", "hangs"} do
+        clones[i] = p:fork {stderr = "null"}
+        sockets[i] = t.got(clones[i]:run(name))
+      end
+      local pid = t.within(5, function() return p:pid() end)
+      finish(t, p, pid)
+      fork.step(0.02)
+      for _, socket in ipairs(sockets) do socket:write "x" socket:close() end
+      local status = t.status(clones[1])
+      t.eq({status.code, status.signal, status.error, status.unknown}, {7})
+      t.ok(status.rusage.maxrss > 0)
+      status = t.status(clones[2])
+      t.eq({status.code, status.unknown}, {1})
+      t.match(status.error, "the last words.*stack traceback")
+      t.ok(clones[3]:kill "TERM")
+      status = t.status(clones[3])
+      t.eq({status.signal, status.code}, {15})
+      t.ok(status.rusage.utime >= 0)
+      if way == "stuck" then kit.kill(pid, kit.SIGCONT) end
+      if way ~= "closed" then p:close() end
+      t.within(5, function() fork.step(0.01) return not t.alive(pid) end)
+      t.within(5, function() fork.step(0.01) return #zombies() == 0 end)
+    end)
+  end
+end
+
+story.test("the program is the parent, at any depth", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS)
+  local list = {p}
+  for depth = 1, 4 do list[depth + 1] = list[depth]:fork():eval("x = " .. depth) end
+  for i = #list, 1, -1 do
+    t.eq(tonumber(t.got(list[i]:run "answers"):read "a"), kit.getpid(), i)
+    t.eq(t.status(list[i]).code, 0)
+  end
+end)
+
+story.test("a process that is given run while clones of it live just runs", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS)
+  local pid = t.within(5, function() fork.step(0.01) return p:pid() end)
+  local clone = p:fork()
+  local held = t.got(clone:run "leaves")
+  local socket = t.got(p:run "leaves")
+  t.eq(p:pid(), pid)
+  socket:write "x"
+  t.eq(t.status(p).code, 7)
+  held:write "x"
+  t.eq(t.status(clone).code, 7)
+end)
+
+story.test("closed handles leave no zombies while others are open", function(t)
+  local keep = fork.new_exec():eval(FUNCTIONS)
+  t.got(keep:fork():run "answers"):read "a"
+  for _ = 1, 40 do
+    local p = keep:fork()
+    local socket = t.got(p:run "leaves")
+    p:close()
+    socket:write "x"
+    socket:close()
+  end
+  t.within(5, function() fork.step(0.01) return #zombies() == 0 end)
+  for _ = 1, 10 do keep:fork():close() end
+  t.within(5, function() fork.step(0.01) return #zombies() == 0 end)
+  keep:close()
+end)
+
+-- ---- a clone is what fork() would have made ----
+
+story.test("fork handlers of libraries run, in their order, and no more often", function(t)
+  local p = fork.new_exec():eval "kit = require 'testkit' kit.handlers()"
+  local ask = "return kit.handlers()"
+  t.eq({t.ask(p:fork(), ask)}, {2, 0, 2, "bacd"})
+  t.eq({t.ask(p:fork(), ask)}, {4, 1, 2, "bapbacd"})
+  local q = p:fork():eval "x = 1"
+  t.eq({t.ask(q:fork(), ask)}, {8, 2, 4, "bapbapbacdbacd"})
+end)
+
+story.test("threads, mutexes, system and fork work in clones, at any depth", function(t)
+  local p = fork.new_exec()
+  local code = "require 'testkit'.selftest() return 'right'"
+  t.eq(t.ask(p:fork(), code), "right")
+  t.eq(t.ask(p:fork():eval "x = 1":fork(), code), "right")
+  t.eq(t.ask(fork.template():fork(), code), "right")
+end)
+
+-- ---- hosts that reap what comes ----
+
+-- What the kernel keeps of processes that others have reaped (Linux 6.15).
+local major, minor = (io.open "/proc/sys/kernel/osrelease":read "l"):match "^(%d+)%.(%d+)"
+local keeps = tonumber(major) > 6 or (tonumber(major) == 6 and tonumber(minor) >= 16)
+
+local careless = [[
+  local fork, kit = require "moonfork", require "testkit"
+  local how = %q
+  if how ~= "waits" then kit.disposition(kit.SIGCHLD, how) end
+  local p = fork.new_exec():eval "function f(s, i) os.exit(tonumber(i)) end function g(s) s:read 'a' end"
+  local told, exact, wrong, n = {}, 0, 0, 60
+  for i = 1, n do
+    local q = p:fork():send_arg(i)
+    q:run("f", function(err) if err then error(err) end end)
+    q:on_exit(function(status)
+      told[i] = (told[i] or 0) + 1
+      if status.unknown then return end
+      if status.code == i then exact = exact + 1 else wrong = wrong + 1 end
+    end)
+    if i %% 10 == 0 then fork.step(0.01) end
+    if how == "waits" then repeat local pid = kit.waitpid(-1, true) until not pid or pid == 0 end
+  end
+  fork.loop()
+  for i = 1, n do assert(told[i] == 1, i) end
+  assert(wrong == 0, wrong)
+  -- A long one, which is known while it lives.
+  local q = p:fork()
+  local s = assert(q:run "g")
+  assert(q:kill(0))
+  assert(q:kill "KILL")
+  local status = assert(q:wait(10))
+  assert(status.unknown or status.signal == 9)
+  assert(not q:kill "KILL")
+  p:close()
+  fork.loop()
+  io.write(exact, " of ", n, " ", tostring(status.signal))
+]]
+
+for _, how in ipairs {"ignore", "nowait", "thief", "waits"} do
+  story.test(("each exit once, and none wrong, in a host that %s"):format(how), {deadline = 40},
+  function(t)
+    local out, code, err = t:lua(careless:format(how))
+    t.eq({code, err}, {0, ""}, out)
+    local exact, n, signal = out:match "^(%d+) of (%d+) (%w+)$"
+    t.ok(exact, out)
+    if keeps and how ~= "waits" then -- there the first may be gone before it was looked at
+      t.eq({exact, signal}, {n, "9"})
+    end
+  end)
+end
+
+-- ---- where clones can't be the program's children ----
+
+local job = [[
+  local fork, kit = require "moonfork", require "testkit"
+  local p = fork.new_exec():eval(%q)
+  for i = 1, 5 do
+    local q = p:fork {stderr = "null"}
+    local s = assert(q:run(i %% 2 == 0 and "raises" or "leaves"))
+    assert(q:pid() and kit.processes()[q:pid()], "its pid")
+    s:write "x"
+    local status = assert(q:wait(10))
+    assert(status.unknown or status.code == (i %% 2 == 0 and 1 or 7), tostring(status.code))
+    io.write(status.unknown and "?" or "!")
+  end
+  local q = p:fork()
+  local nested = q:fork()
+  local s = assert(nested:run "hangs")
+  assert(nested:kill "KILL")
+  local status = assert(nested:wait(10))
+  assert(status.unknown or status.signal == 9)
+  q:close()
+  p:eval "local f = io.popen 'exit 3' assert(select(3, f:close()) == 3, 'a child of user code')"
+  assert(p:fork():run "leaves"):close()
+  p:close()
+  fork.loop()
+  local deadline = kit.now() + 5
+  repeat
+    fork.step(0.01)
+    local n = 0
+    for _, process in pairs(kit.processes()) do
+      if process.ppid == kit.getpid() and process.state == "Z" then n = n + 1 end
+    end
+  until n == 0 or assert(kit.now() < deadline, "a zombie")
+]]
+
+local function can(command)
+  return os.execute(command .. " >/dev/null 2>&1 </dev/null") == true
+end
+
+story.test("a host that is process 1 of a container", function(t)
+  if not can "unshare -p -f --mount-proc true" then t.skip "no namespace can be made here" end
+  local out, code, err = t:lua(job:format(FUNCTIONS), {before = "unshare -p -f --mount-proc"})
+  t.eq({out, code, err}, {"!!!!!", 0, ""})
+end)
+
+story.test("a template that is process 1 of a container", function(t)
+  if not can "unshare -p sh -c true" then t.skip "no namespace can be made here" end
+  local out, code, err = t:lua(job:format(FUNCTIONS), {before = "unshare -p"})
+  t.eq({code, err}, {0, ""}, out)
+  t.match(out, keeps and "^!!!!!$" or "^[?!]+$")
+end)
+
+-- ---- other owners ----
+
+-- A gives a template away to B and ends: what B forks, and the template, are B's.
+story.test("a process that was taken up, and what it forks, follow their new owner",
+{deadline = 40}, function(t)
+  if keeps == nil then t.skip "no Linux" end
+  local function pid_of(name)
+    local text
+    t.within(10, function() text = t.read(t:tmp() .. "/" .. name) return text and #text > 0 end,
+      name)
+    return tonumber(text)
+  end
+  local b = t:file("b.lua", ([[
+    local fork, kit = require "moonfork", require "testkit"
+    local function tell(name, pid)
+      local f = io.open(%q .. "/" .. name, "w") f:write(pid) f:close()
+    end
+    local p = fork.from_fd(tonumber(arg[1]))
+    local s = assert(p:fork():run "actor_spin")
+    local q = p:fork()
+    assert(q:run "actor_spin")
+    tell("clone", q:pid())
+    tell("template", p:pid())
+    tell("b", kit.getpid())
+    while not io.open(%q .. "/go") do fork.step(0.02) kit.msleep(5) end
+    local status
+    q:kill "KILL"
+    status = assert(q:wait(5))
+    assert(status.unknown or status.signal == 9)
+    local late = p:fork()
+    assert(late:run "actor_spin")
+    tell("late", late:pid())
+    kit.msleep(20000)
+  ]]):format(t:tmp(), t:tmp()))
+  local out, code, err = t:lua(([[
+    local fork, kit = require "moonfork", require "testkit"
+    local p = fork.new_exec():eval "function actor_spin() require 'testkit'.spin() end"
+    local socket = assert(p:to_fd())
+    local fd = socket:detach()
+    kit.cloexec(fd, false)
+    os.execute(("'%%s' '%%s' %%d </dev/null >/dev/null 2>'%%s' &"):format(
+      os.getenv "LUA" or "lua5.4", %q, fd, %q))
+    local deadline = kit.now() + 10
+    while not io.open(%q .. "/b") and kit.now() < deadline do kit.msleep(10) end
+    os.exit(0, false)
+  ]]):format(b, t:tmp() .. "/b.err", t:tmp()))
+  t.eq({code, err}, {0, ""}, out .. (t.read(t:tmp() .. "/b.err") or ""))
+  local template, clone, owner = pid_of "template", pid_of "clone", pid_of "b"
+  kit.msleep(300) -- A is gone; nothing of B's may have gone with it
+  t.ok(t.alive(template) and t.alive(clone) and t.alive(owner), t.read(t:tmp() .. "/b.err"))
+  t:file("go", "x")
+  local late = pid_of "late"
+  t.ok(t.alive(late))
+  kit.kill(owner, kit.SIGKILL)
+  t.outside(2, function() return not t.alive(late) and not t.alive(template) end,
+    "they follow their owner")
+end)
+
+story.done()
