@@ -111,7 +111,7 @@ function standing.default_template(t)
     t.got(p:run "type"):close()
     t.status(p)
   end)
-  default = started or default
+  default = started or default or templates.list()[1] -- the framework may have started it
   return default
 end
 

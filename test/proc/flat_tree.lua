@@ -293,4 +293,105 @@ story.test("a process that was taken up, and what it forks, follow their new own
     "they follow their owner")
 end)
 
+-- ---- who dies with the host ----
+
+local function own_children()
+  local found = {}
+  for pid, process in pairs(kit.processes()) do
+    if process.ppid == kit.getpid() then found[pid] = true end
+  end
+  return found
+end
+
+-- What is left of hosts becomes this process's: their pids, without those in `own`.
+local function orphans(own)
+  local found = {}
+  for pid in pairs(own_children()) do
+    if not own[pid] and kit.waitpid(pid, true) ~= pid then found[#found + 1] = pid end
+  end
+  return found
+end
+
+local HOST = [[
+  local fork, kit = require "moonfork", require "testkit"
+  local kind = tonumber(arg[1])
+  local code = [=[
+    function spin() require 'testkit'.spin() end
+    function wait(s) s:read 'a' end
+  ]=]
+  local p = kind % 3 == 0 and fork.new() or kind % 3 == 1 and fork.new_exec() or fork.template()
+  p:eval(code)
+  if kind % 2 == 0 then p = p:fork():eval "x = 1" end
+  for i = 1, 12 do
+    local q = p:fork()
+    if i % 4 == 0 then q:eval "require 'testkit'.spin()" end
+    q:run(i % 3 == 0 and "wait" or "spin", function() end)
+    fork.step(i % 2 == 0 and 0 or 0.001)
+  end
+  while true do fork.step(1) end
+]]
+
+story.test("hosts that are killed at any moment leave nobody", {deadline = 120, census = false},
+function(t)
+  local seed = tonumber(os.getenv "STORY_SEED" or "") or os.time()
+  math.randomseed(seed)
+  local own = own_children()
+  local script = t:file("host.lua", HOST)
+  kit.subreaper(true)
+  for round = 1, 25 do
+    local file = t:file "pids"
+    local line = {}
+    for i = 1, 8 do
+      line[i] = ("'%s' '%s' %d </dev/null >/dev/null 2>&1 & echo $!;"):format(
+        os.getenv "LUA" or "lua5.4", script, i)
+    end
+    os.execute(("( %s ) >'%s'"):format(table.concat(line, " "), file))
+    local pids = {}
+    for pid in t.read(file):gmatch "%d+" do pids[#pids + 1] = tonumber(pid) end
+    t.eq(#pids, 8)
+    kit.msleep(math.random(2, 60))
+    for _, pid in ipairs(pids) do
+      kit.msleep(math.random(0, 8))
+      kit.kill(pid, kit.SIGKILL)
+    end
+    t.outside(5, function() return #orphans(own) == 0 end,
+      ("round %d of STORY_SEED=%d: %s"):format(round, seed, story.show(orphans(own))))
+  end
+  kit.subreaper(false)
+end)
+
+story.test("a thread of the host that made templates may end", {census = false}, function(t)
+  if not package.searchpath("luv", package.cpath) then t.skip "no luv" end
+  local out = t:file "out"
+  local script = t:file("host.lua", ([[
+    local uv, kit = require "luv", require "testkit"
+    local thread = uv.new_thread(function(out)
+      local fork = require "moonfork"
+      local p = fork.new_exec():eval "function spin() require 'testkit'.spin() end"
+      local q = p:fork():eval "x = 1"
+      local clone, second = p:fork(), q:fork()
+      assert(clone:run "spin")
+      assert(second:run "spin")
+      local f = io.open(out, "w")
+      f:write(clone:pid(), " ", second:pid(), " ", require "testkit".getpid())
+      f:close()
+    end, %q)
+    thread:join()
+    kit.msleep(20000)
+  ]]):format(out))
+  os.execute(("'%s' '%s' </dev/null >/dev/null 2>'%s' &"):format(os.getenv "LUA" or "lua5.4",
+    script, t:tmp() .. "/err"))
+  local first, second, host
+  t.outside(10, function()
+    first, second, host = (t.read(out) or ""):match "(%d+) (%d+) (%d+)"
+    return host
+  end, "the thread has run: " .. (t.read(t:tmp() .. "/err") or ""))
+  first, second, host = tonumber(first), tonumber(second), tonumber(host)
+  kit.msleep(500)
+  t.ok(t.alive(first) and t.alive(second), "they outlive the thread")
+  kit.kill(host, kit.SIGKILL)
+  t.outside(2, function() return not t.alive(first) and not t.alive(second) end,
+    "they die with the host")
+end)
+
 story.done()
