@@ -3,7 +3,8 @@
  *
  * The kernel sends a signal at the end of the thread that made this process's template
  * (PR_SET_PDEATHSIG): no descriptor, no /proc, and it holds through exec. It is lost when the
- * process changes its credentials, and so set before every piece of user code. Where the parent is not
+ * process changes its credentials, and so set again then (credentials.c) and before every piece
+ * of user code. Where the parent is not
  * the owner, or that thread may end before its process, or prctl is refused, the leash is a
  * pipe whose write end only the owner has (proc.h). */
 #ifndef TEMPLATE_LEASH_H

@@ -360,6 +360,31 @@ function(t)
   kit.subreaper(false)
 end)
 
+story.test("who changes its user and group stays on the leash", {census = false}, function(t)
+  if kit.getuid() ~= 0 then t.skip "needs root" end
+  local out = t:file "out"
+  local script = t:file("host.lua", [[
+    local fork, kit = require "moonfork", require "testkit"
+    local p = fork.new_exec():eval "function drop(s) local kit = require 'testkit' kit.setuid(65534) s:write 'x' kit.spin() end"
+    local clone = p:fork()
+    local socket = assert(clone:run "drop")
+    assert(socket:read(1) == "x")
+    print(clone:pid(), kit.getpid())
+    io.stdout:flush()
+    kit.msleep(20000)
+  ]])
+  os.execute(("'%s' '%s' </dev/null >'%s' 2>&1 &"):format(os.getenv "LUA" or "lua5.4", script,
+    out))
+  local clone, host
+  t.outside(10, function()
+    clone, host = (t.read(out) or ""):match "(%d+)%s+(%d+)"
+    return host
+  end, "it runs")
+  t.ok(t.alive(tonumber(clone)))
+  kit.kill(tonumber(host), kit.SIGKILL)
+  t.outside(2, function() return not t.alive(tonumber(clone)) end, "it dies with the host")
+end)
+
 story.test("a thread of the host that made templates may end", {census = false}, function(t)
   if not package.searchpath("luv", package.cpath) then t.skip "no luv" end
   local out = t:file "out"
