@@ -111,7 +111,11 @@ function standing.default_template(t)
     t.got(p:run "type"):close()
     t.status(p)
   end)
-  default = started or default or templates.list()[1] -- the framework may have started it
+  if started then
+    default = started
+  elseif not default or not t.alive(default) then
+    default = templates.list()[1] -- the framework has started it
+  end
   return default
 end
 
