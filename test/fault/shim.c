@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -121,8 +122,17 @@ static void read_environment(void) {
     dprintf(2, "shim: seed %ld\n", number_in("SHIM_SEED", (long)time(NULL)));
 }
 
+static void before_fork(void) { forks++; }
+
+static void in_child(void) {
+  if (forks != shim.at) return;
+  if (shim.child_kind == 1) _exit(shim.child_value);
+  raise(shim.child_value);
+}
+
 __attribute__((constructor)) static void at_start(void) {
   read_environment();
+  if (shim.child_kind) pthread_atfork(before_fork, NULL, in_child); /* of fork and raw clones */
 }
 
 static int idle(void) {
@@ -403,13 +413,7 @@ PUBLIC ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
 
 PUBLIC pid_t fork(void) {
   REAL(fork);
-  if (fails(P_FORK)) return -1;
-  long count = atomic_fetch_add(&forks, 1) + 1;
-  pid_t pid = real();
-  if (pid != 0 || !shim.child_kind || count != shim.at) return pid;
-  if (shim.child_kind == 1) _exit(shim.child_value);
-  raise(shim.child_value);
-  return pid;
+  return fails(P_FORK) ? -1 : real();
 }
 
 #include <spawn.h>
