@@ -208,10 +208,10 @@ story.test("long errors leave no memory behind", function(t)
     local p = fork.new {stderr = "null"}:eval "error(('x'):rep(50000), 0)"
     local _, err = p:run "type"
     t.eq(#err.message, 50000)
-    local told
-    p:memory(function(e) told = e end)
+    local answered
+    p:memory(function(e) answered = e end)
     p:close()
-    t.within(5, function() return told end)
+    t.within(5, function() return answered end)
     local rpc = fork.new():eval "function f() error(('y'):rep(50000), 0) end":rpc "f"
     _, err = rpc()
     t.eq(#err.message, 50000)

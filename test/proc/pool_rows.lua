@@ -641,7 +641,7 @@ end)
 
 story.test("a template that is started again has all that the first one had", function(t)
   local pool, first
-  local template = templates.started_by(function()
+  local forked_from = templates.started_by(function()
     pool = fork.new_exec {env = {STORY_A = "1", STORY_B = "2", STORY_C = "3"},
     cwd = "/", name = "again"}:setenv("STORY_E", "5"):eval("x = ...", "argument"):eval [[
     function f()
@@ -652,7 +652,7 @@ story.test("a template that is started again has all that the first one had", fu
   ]]:pool("f", {max = 1, backoff = {min = 0.01, max = 0.05}})
     first = t.got(pool())
   end)
-  kit.kill(template, kit.SIGKILL)
+  kit.kill(forked_from, kit.SIGKILL)
   kit.kill(pool:pids()[1], kit.SIGKILL)
   local again
   t.within(10, function()
