@@ -274,11 +274,10 @@ static void mark_told(lua_State *L, const struct service *s) {
  * the service's list, so that the order stays. All others go on. */
 
 static int has_steps(const struct reply *r) {
-  enum serialiser_kind kind = r->service->serialiser.kind;
   if (r->c.code || r->c.kind > DONE_EVENT || r->decoding)
     return 0;
   return r->size > HUGE_BYTES ||
-         (r->size > LONG_BYTES && (kind == SERIALISER_MSGPACK || kind == SERIALISER_STRING));
+         (r->size > LONG_BYTES && serialiser_has_steps(&r->service->serialiser));
 }
 
 /* May raise (memory); then nothing has changed. */

@@ -109,8 +109,8 @@ static int fail_type(struct pack *p, const struct level *at, int idx) {
 }
 
 /* What the packer's writes left in e->code: the buffer's refusal. */
-static int written(struct pack *p, const struct level *at, int rc) {
-  if (rc == 0)
+static int written(struct pack *p, const struct level *at, int r) {
+  if (r == 0)
     return 0;
   int code = p->e->code ? p->e->code : -ENOMEM;
   return fail(p, code, at, code == -E2BIG ? "the message is too long" : "not enough memory");
@@ -118,16 +118,16 @@ static int written(struct pack *p, const struct level *at, int rc) {
 
 static int write_bytes(void *data, const char *bytes, size_t n) {
   struct pack *p = data;
-  int rc = buf_put(p->out, bytes, n);
-  if (rc == 0)
+  int r = buf_put(p->out, bytes, n);
+  if (r == 0)
     return 0;
-  p->e->code = rc;
+  p->e->code = r;
   return -1;
 }
 
 /* ---- handles ---- */
 
-static int ask_descriptor(lua_State *L) {
+static int l_ask_descriptor(lua_State *L) {
   lua_pushinteger(L, handle_check(L, 1));
   lua_insert(L, 2); /* before a message that it may have pushed */
   return lua_gettop(L) - 1;
@@ -142,7 +142,7 @@ void codec_fds_close(struct codec_fds *fds) {
 /* The number behind a handle, borrowed. -EINVAL: it is none; -EBADF: it is not open. */
 static int descriptor_of(lua_State *L, int idx) {
   int top = lua_gettop(L);
-  lua_pushcfunction(L, ask_descriptor);
+  lua_pushcfunction(L, l_ask_descriptor);
   lua_pushvalue(L, idx);
   int ok = lua_pcall(L, 1, 1, 0) == LUA_OK;
   int fd = ok ? (int)lua_tointeger(L, -1) : -EINVAL;
@@ -222,35 +222,35 @@ static size_t survey(lua_State *L, int idx, int *ret_is_array) {
 
 static int pack_array(struct pack *p, int idx, size_t n, struct level *at) {
   lua_State *L = p->L;
-  int rc = written(p, at->outer, msgpack_pack_array(&p->packer, n));
-  for (size_t i = 1; rc == 0 && i <= n; i++) {
+  int r = written(p, at->outer, msgpack_pack_array(&p->packer, n));
+  for (size_t i = 1; r == 0 && i <= n; i++) {
     at->position = (lua_Integer)i;
     lua_rawgeti(L, idx, (lua_Integer)i);
-    rc = pack_value(p, lua_gettop(L), at);
+    r = pack_value(p, lua_gettop(L), at);
     lua_pop(L, 1);
   }
-  return rc;
+  return r;
 }
 
 /* n pairs, no more and no fewer, whatever happened to the table meanwhile. */
 static int pack_map(struct pack *p, int idx, size_t n, struct level *at) {
   lua_State *L = p->L;
-  int rc = written(p, at->outer, msgpack_pack_map(&p->packer, n)), top = lua_gettop(L);
+  int r = written(p, at->outer, msgpack_pack_map(&p->packer, n)), top = lua_gettop(L);
   size_t left = n;
   lua_pushnil(L);
   at->key = top + 1;
-  while (rc == 0 && lua_next(L, idx)) {
+  while (r == 0 && lua_next(L, idx)) {
     if (left-- == 0)
       break;
-    rc = pack_value(p, top + 1, at);
-    if (rc == 0)
-      rc = pack_value(p, top + 2, at);
+    r = pack_value(p, top + 1, at);
+    if (r == 0)
+      r = pack_value(p, top + 2, at);
     lua_settop(L, top + 1);
   }
   lua_settop(L, top);
-  if (rc == 0 && left != 0)
+  if (r == 0 && left != 0)
     return fail(p, -EINVAL, at->outer, "the table was changed while it was packed");
-  return rc;
+  return r;
 }
 
 static int pack_table(struct pack *p, int idx, struct level *outer) {
@@ -265,9 +265,9 @@ static int pack_table(struct pack *p, int idx, struct level *outer) {
   if (n > UINT32_MAX)
     return fail(p, -E2BIG, outer, "the table is too big");
   p->depth++;
-  int rc = is_array ? pack_array(p, idx, n, &at) : pack_map(p, idx, n, &at);
+  int r = is_array ? pack_array(p, idx, n, &at) : pack_map(p, idx, n, &at);
   p->depth--;
-  return rc;
+  return r;
 }
 
 /* ---- values ---- */
@@ -335,10 +335,10 @@ int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out
   struct level at = {NULL, NULL, 0, 0};
   e->code = 0;
   msgpack_packer_init(&p.packer, &p, write_bytes);
-  int rc = written(&p, &at, msgpack_pack_array(&p.packer, (size_t)n));
-  for (int i = 0; rc == 0 && i < n; i++) {
+  int r = written(&p, &at, msgpack_pack_array(&p.packer, (size_t)n));
+  for (int i = 0; r == 0 && i < n; i++) {
     at.position = i + 1;
-    rc = pack_value(&p, first + i, &at);
+    r = pack_value(&p, first + i, &at);
   }
-  return rc;
+  return r;
 }

@@ -12,22 +12,20 @@
 
 #include "codec/codec.h"
 
-enum serialiser_kind {
-  SERIALISER_MSGPACK,
-  SERIALISER_STRING,
-  SERIALISER_RAW,
-  SERIALISER_MODULE
-};
 struct serialiser {
-  enum serialiser_kind kind;
+  const struct serialiser_kind *kind;
   int encode, decode; /* registry references of a module's functions, or LUA_NOREF */
 };
 
+/* Whether the body is the one value as it is. */
+int serialiser_is_raw(const struct serialiser *s);
+/* Whether long messages are decoded in steps (struct decoding). */
+int serialiser_has_steps(const struct serialiser *s);
 /* Loads a module; raises what its require raises, or where it is no serialiser. */
 void serialiser_open(lua_State *L, const char *name, struct serialiser *ret);
 void serialiser_close(lua_State *L, struct serialiser *s);
-/* As codec_pack and codec_unpack. A module's encode and decode may yield nowhere; what they
- * raise is -EINVAL with their message. */
+/* As codec_pack and codec_unpack. A module's encode and decode may yield nowhere; what
+ * they raise is -EINVAL with their message. */
 int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n,
                       const char *what, struct buf *out, struct codec_fds *fds,
                       struct codec_error *e);
@@ -35,11 +33,11 @@ int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n
  * Lua's; else NULL. */
 const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,
                               size_t *ret_size);
-int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data, size_t size,
-                      int *fds, size_t nfds, struct codec_error *e);
+int serialiser_decode(lua_State *L, const struct serialiser *s, const void *data,
+                      size_t size, int *fds, size_t nfds, struct codec_error *e);
 
-/* The same in steps, so that a long message holds nobody up: in a coroutine that yields behind
- * each step. "msgpack" and "string" have steps; the others are read in one. */
+/* The same in steps, so that a long message holds nobody up: in a coroutine that yields
+ * behind each step. "msgpack" and "string" have steps; the others are read in one. */
 struct decoding {
   const struct serialiser *serialiser; /* these are borrowed until the end */
   const void *data;
@@ -53,12 +51,12 @@ struct decoding {
   struct reader strings;
   void *unpack;
 };
-/* Pushes the coroutine, which the caller keeps from being collected while d is in use. May
- * raise (memory). */
+/* Pushes the coroutine, which the caller keeps from being collected while d is in use.
+ * May raise (memory). */
 void decoding_begin(lua_State *L, struct decoding *d, const struct serialiser *s,
                     const void *data, size_t size, int *fds, size_t nfds);
-/* Goes on for about `effort` values. 0: they are read, and lie on top of d->thread; MF_AGAIN; or
- * d->e.code. Raises nothing. */
+/* Goes on for about `effort` values. 0: they are read, and lie on top of d->thread;
+ * MF_AGAIN; or d->e.code. Raises nothing. */
 int decoding_step(lua_State *L, struct decoding *d, size_t effort);
 
 #endif

@@ -205,8 +205,8 @@ static int open_table(struct unpack *u, size_t n, int (*open)(struct unpack *, s
     return fail(u, -E2BIG, "tables are nested too deeply");
   if (!lua_checkstack(u->L, SLOTS))
     return fail(u, -ENOMEM, "not enough memory");
-  int rc = open(u, n);
-  return rc < 0 ? rc : MF_AGAIN;
+  int r = open(u, n);
+  return r < 0 ? r : MF_AGAIN;
 }
 
 static int check_key(struct unpack *u, struct crowd *c) {
@@ -369,9 +369,9 @@ void unpack_init(struct unpack *u, const void *data, size_t size, int *fds, size
 
 static int begin(struct unpack *u) {
   size_t n;
-  int rc = read_count(u, &n);
-  if (rc < 0)
-    return rc;
+  int r = read_count(u, &n);
+  if (r < 0)
+    return r;
   if (n > INT_MAX - SLOTS || !lua_checkstack(u->L, (int)n + SLOTS))
     return fail(u, -E2BIG, "too many values for the Lua stack");
   u->depth = 0;
@@ -384,25 +384,25 @@ static int begin(struct unpack *u) {
 static int advance(struct unpack *u) {
   if (u->levels[u->depth].left == 0)
     return close_table(u);
-  int rc = read_value(u);
-  return rc == 0 ? put_value(u) : rc;
+  int r = read_value(u);
+  return r == 0 ? put_value(u) : r;
 }
 
 int unpack_step(lua_State *L, struct unpack *u, size_t effort, struct codec_error *e) {
-  int rc = 0;
+  int r = 0;
   u->L = L;
   u->e = e;
   e->code = 0;
   u->effort = 0;
   if (u->depth < 0)
-    rc = begin(u);
-  while (rc >= 0 && (u->depth > 0 || u->levels[0].left > 0)) {
+    r = begin(u);
+  while (r >= 0 && (u->depth > 0 || u->levels[0].left > 0)) {
     if (u->effort > effort)
       return MF_AGAIN;
-    rc = advance(u);
+    r = advance(u);
   }
-  if (rc < 0)
-    return rc;
+  if (r < 0)
+    return r;
   if (reader_left(&u->r) > 0)
     return fail(u, -EPROTO, "extra bytes after the message");
   return 0;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static int close_stream(lua_State *L) {
+static int l_close_stream(lua_State *L) {
   luaL_Stream *stream = luaL_checkudata(L, 1, LUA_FILEHANDLE);
   return luaL_fileresult(L, fclose(stream->f) == 0, NULL);
 }
@@ -85,7 +85,7 @@ static int l_file(lua_State *L) {
       fd_set_nonblocking(s->fd, 1);
     return socket_fail(L, -r);
   }
-  stream->closef = close_stream;
+  stream->closef = l_close_stream;
   return 1;
 }
 

@@ -36,7 +36,7 @@ struct net {
   int passive, backlog; /* of listen */
 };
 
-static int net_gc(lua_State *L) {
+static int l_net_gc(lua_State *L) {
   struct net *n = lua_touserdata(L, 1);
   resolve_deinit(&n->resolve);
   return 0;
@@ -50,7 +50,7 @@ static struct net *new_net(lua_State *L) {
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &net_key) != LUA_TTABLE) {
     lua_pop(L, 1);
     lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, net_gc);
+    lua_pushcfunction(L, l_net_gc);
     lua_setfield(L, -2, "__gc");
     lua_pushvalue(L, -1);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &net_key);

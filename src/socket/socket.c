@@ -62,7 +62,7 @@ void socket_set_defaults(const struct socket *s) {
     setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-static int new_protected(lua_State *L) {
+static int l_new(lua_State *L) {
   socket_new(L);
   return 1;
 }
@@ -72,7 +72,7 @@ static struct socket *push_new(lua_State *L, int fd) {
     fd_close(&fd);
     luaL_error(L, "stack overflow");
   }
-  lua_pushcfunction(L, new_protected);
+  lua_pushcfunction(L, l_new);
   if (lua_pcall(L, 0, 1, 0) != LUA_OK) {
     fd_close(&fd);
     lua_error(L);

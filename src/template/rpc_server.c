@@ -79,7 +79,7 @@ static void push_in_place(struct rpc_server *s, lua_State *L, struct gather *g) 
 
 static int fits_in_place(const struct rpc_server *s, struct gather *g) {
   size_t need = g->lead + g->length + 1;
-  if (s->serialiser.kind != SERIALISER_RAW || !s->link.heap || g->lead == 0 ||
+  if (!serialiser_is_raw(&s->serialiser) || !s->link.heap || g->lead == 0 ||
       g->length < HEAP_BIG)
     return 0;
   return (need <= g->map_size && g->map_size - need <= g->map_size / 4) ||

@@ -48,9 +48,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   assert(lua_gettop(L) == (n > 0 ? n : 0));
   /* In steps it is the same, but that these limits are not the fuzzer's. */
   struct decoding d;
-  static const struct serialiser msgpack = {SERIALISER_MSGPACK, LUA_NOREF, LUA_NOREF};
+  struct serialiser msgpack;
   int top = lua_gettop(L), rc_steps;
   if (n >= 0) {
+    serialiser_open(L, "msgpack", &msgpack);
     decoding_begin(L, &d, &msgpack, data, size, NULL, 0);
     while ((rc_steps = decoding_step(L, &d, 3)) == 1)
       ;
