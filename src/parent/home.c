@@ -142,7 +142,7 @@ static void home_free(struct home *h) {
   list_remove(&h->link);
   pthread_mutex_unlock(&lock);
   h->seam->ops->free(h->seam);
-  larder_empty(&h->larder);
+  blockcache_empty(&h->blockcache);
   free(h->table);
   free(h);
 }
@@ -217,7 +217,7 @@ static void on_stopped(void *owner) {
   call_parting(h); /* which may start it again, or drop it */
   if (h->started)
     return;
-  larder_empty(&h->larder);
+  blockcache_empty(&h->blockcache);
   h->stopping = 0;
   if (h->dropped)
     home_free(h);

@@ -7,9 +7,9 @@
 #ifndef PARENT_HOME_H
 #define PARENT_HOME_H
 
+#include "base/blockcache.h"
 #include "base/list.h"
 #include "base/minheap.h"
-#include "parent/larder.h"
 #include "parent/seam.h"
 #include <moonfork.h>
 #include <stdint.h>
@@ -53,7 +53,7 @@ struct home {
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
   struct minheap deadlines;
   uint64_t timer_at_ms;
-  struct larder larder;
+  struct blockcache blockcache;
   struct mf_process *def; /* the default template, or NULL */
   int def_early;          /* it is the early process */
   unsigned def_failures;  /* starts in a row that came to nothing */

@@ -22,9 +22,9 @@ local LINES_MAX = 700
 
 local LONG = {
   ["src/bind/service.c"] = true,
-  ["src/parent/pool.c"] = true,
+  ["src/parent/pool/pool.c"] = true,
   ["src/parent/process.c"] = true,
-  ["src/parent/rpc.c"] = true,
+  ["src/parent/rpc/rpc.c"] = true,
 }
 
 -- May be in a circle.

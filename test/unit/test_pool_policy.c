@@ -1,6 +1,6 @@
 /* The decisions of a pool, as tables of numbers: who starts when, who stops when, who
  * gets the next call, when it is enough. */
-#include "parent/pool_policy.h"
+#include "parent/pool/policy.h"
 #include "unit.h"
 
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * clones. */
 #include "help/far.h"
 #include "parent/boot.h"
-#include "parent/rpc.h"
+#include "parent/rpc/rpc.h"
 #include "parent/times.h"
 #include "unit.h"
 
@@ -311,11 +311,11 @@ static void test_long_bodies_are_the_callers_again(void **state) {
   free(big);
 }
 
-/* Whatever the pieces in which it arrives: the octets, the order, and what comes behind. */
+/* Whatever the pieces in which it arrives: the bytes, the order, and what comes behind. */
 static void answer_in_pieces(size_t piece) {
   struct story *s = story_new();
   size_t n = FRAME_BODY_MAX + 30000, at = 0;
-  unsigned char *octets = calloc(1, n + 200), *end = octets;
+  unsigned char *bytes = calloc(1, n + 200), *end = bytes;
   struct far_node *w;
   begin(s);
   call(s, "a");
@@ -338,7 +338,7 @@ static void answer_in_pieces(size_t piece) {
   w->ncalls = 0;
   whole_length = 0;
   s->call[0].keep = 1;
-  for (unsigned char *p = octets; p < end; p += piece) {
+  for (unsigned char *p = bytes; p < end; p += piece) {
     sim_octets(s->sim, w->fd, p, (size_t)(end - p) < piece ? (size_t)(end - p) : piece);
     sim_run(s->sim);
   }
@@ -347,7 +347,7 @@ static void answer_in_pieces(size_t piece) {
   for (size_t k = 0; k < n; k++)
     assert_int_equal(whole_text[k], (unsigned char)(k * 3));
   assert_string_equal(s->call[1].text, "short");
-  free(octets);
+  free(bytes);
   story_free(s);
 }
 
@@ -955,7 +955,7 @@ static void test_handles_that_do_not_belong(void **state) {
 
 static void test_torn_long_body_and_death(void **state) {
   static const size_t cuts[] = {1, 3000, 40000, FRAME_BODY_MAX - 1, FRAME_BODY_MAX};
-  unsigned char *octets = calloc(1, FRAME_HEADER_SIZE + FRAME_BODY_MAX);
+  unsigned char *bytes = calloc(1, FRAME_HEADER_SIZE + FRAME_BODY_MAX);
   for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
     struct story *s = story_new();
     struct frame f = {.type = RPC_RESULT, .length = FRAME_BODY_MAX, .flags = FRAME_MORE};
@@ -963,8 +963,8 @@ static void test_torn_long_body_and_death(void **state) {
     call(s, "x");
     far_run(s->far);
     f.id = far_worker(s->far, 0)->call[0];
-    frame_encode(octets, &f);
-    sim_octets(s->sim, far_worker(s->far, 0)->fd, octets, FRAME_HEADER_SIZE + cuts[i]);
+    frame_encode(bytes, &f);
+    sim_octets(s->sim, far_worker(s->far, 0)->fd, bytes, FRAME_HEADER_SIZE + cuts[i]);
     far_run(s->far);
     far_die(s->far, far_worker(s->far, 0), SIGKILL);
     far_run(s->far);
@@ -972,7 +972,7 @@ static void test_torn_long_body_and_death(void **state) {
     assert_non_null(strstr(s->error_text, "in the middle"));
     story_free(s);
   }
-  free(octets);
+  free(bytes);
 }
 
 static void test_torn_header_and_death(void **state) {

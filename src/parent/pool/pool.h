@@ -17,6 +17,6 @@
 #ifndef PARENT_POOL_H
 #define PARENT_POOL_H
 
-#include "parent/rpc.h"
+#include "parent/rpc/rpc.h"
 
 #endif

@@ -1,7 +1,7 @@
 /* The clone's end of an rpc's socket. Runs in clones. Reading and writing wait by poll(2)
  * where they may, so that it does not matter whether somebody has made the socket
  * non-blocking (luv does). */
-#include "template/rpc_link.h"
+#include "template/rpc/rpc_link.h"
 
 #include "base/result.h"
 #include "os/fdwait.h"
@@ -12,7 +12,7 @@
 
 enum {
   HAND_OVER = 64 * 1024, /* longer bodies are not copied into the outbox */
-  WIDE = 1 << 20         /* octets that may be on their way once long bodies go */
+  WIDE = 1 << 20         /* bytes that may be on their way once long bodies go */
 };
 
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
@@ -77,7 +77,7 @@ static void begin_gathering(struct rpc_link *l, uint64_t id) {
     l->gather.map = heap_lend(l->heap, l->last_need, &l->gather.map_size);
 }
 
-/* have: octets of the body that are there. */
+/* have: bytes of the body that are there. */
 static int on_call(struct rpc_link *l, const struct frame *f, size_t have,
                    struct rpc_call *ret) {
   int first = !l->gathering, more = (f->flags & FRAME_MORE) != 0;
@@ -159,9 +159,9 @@ ssize_t rpc_link_receive(struct rpc_link *l, int block) {
   }
   if (n == -ECONNRESET) /* it closed with answers of ours unread: an end as any other */
     n = 0;
-  size_t octets = n > 0 ? (size_t)n : 0, of_body = inbox_took(&l->in, octets);
+  size_t bytes = n > 0 ? (size_t)n : 0, of_body = inbox_took(&l->in, bytes);
   gather_commit(&l->gather, of_body);
-  int rc = inbox_fed(&l->in, octets - of_body, &fds);
+  int rc = inbox_fed(&l->in, bytes - of_body, &fds);
   if (rc == 0 && truncated)
     rc = inbox_cut(&l->in);
   return rc < 0 ? rc : n;

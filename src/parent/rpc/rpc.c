@@ -1,7 +1,10 @@
-#include "parent/rpc.h"
+#include "parent/rpc/rpc.h"
 
+#include "base/idmap.h"
 #include "base/result.h"
 #include "base/sized.h"
+#include "parent/private.h"
+#include "parent/times.h"
 #include "wire/inbox.h"
 #include "wire/outbox.h"
 #include "wire/rpc_proto.h"
@@ -12,18 +15,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "parent/numbers.h"
-#include "parent/private.h"
-#include "parent/times.h"
-
 enum {
-  OUT_LOW = 64 * 1024, /* octets that are framed; what comes on top stays parked */
-  REF_MIN = 32 * 1024, /* octets of a body that is not copied into the outbox */
-  READS_A_TURN = 4,    /* of up to INBOX_ROOM_MAX octets, or a part of a long body */
-  WIDE = 1 << 20,      /* octets that may be on their way once long bodies go */
+  OUT_LOW = 64 * 1024, /* bytes that are framed; what comes on top stays parked */
+  REF_MIN = 32 * 1024, /* bytes of a body that is not copied into the outbox */
+  READS_A_TURN = 4,    /* of up to INBOX_ROOM_MAX bytes, or a part of a long body */
+  WIDE = 1 << 20,      /* bytes that may be on their way once long bodies go */
   FRAMES_A_TURN = 1024,
   DUE_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
-  LAST_WORDS_MAX = 4 << 20, /* octets read from a dead process whose socket others hold */
+  LAST_WORDS_MAX = 4 << 20, /* bytes read from a dead process whose socket others hold */
   SPARE_CALLS = 4096
 };
 
@@ -36,7 +35,7 @@ struct call {
   struct deadline deadline; /* of the answer */
   struct mf_rpc *rpc;
   uint64_t id;
-  uint64_t end; /* octets that were put when its last one was */
+  uint64_t end; /* bytes that were put when its last one was */
   mf_reply_cb cb;
   void *data;
   struct payload *payload; /* parked */
@@ -57,7 +56,7 @@ struct mf_rpc {
   struct watch watch;
   struct inbox in;
   struct outbox out;
-  uint64_t sent;                  /* octets */
+  uint64_t sent;                  /* bytes */
   unsigned deaf : 1;              /* writing is over */
   unsigned full : 1;              /* the kernel takes no more for now */
   unsigned reading : 1, more : 1; /* more: frames wait in the inbox */
@@ -74,20 +73,20 @@ struct mf_rpc {
   enum far far;
   unsigned gathering; /* type of the message in parts, or 0 */
   uint64_t gather_id;
-  struct buf gather; /* storage is lent by the home's larder while a message comes */
+  struct buf gather; /* storage is lent by the home's blockcache while a message comes */
   unsigned torn : 1, torn_more : 1; /* a part is read into it; it has FRAME_MORE */
   unsigned wide : 1;                /* the socket is widened */
   int *fds; /* of HANDLES, then of the message */
   size_t nfds, fds_cap;
 
-  struct numbers calls;
+  struct idmap calls;
   size_t nwaiting; /* callbacks to come */
   struct list parked, flying, due, spare;
-  size_t nspare, parked_octets;
+  size_t nspare, parked_bytes;
   struct deadline patience, retry;
   struct deadline grace; /* of a close: until the next answer */
   int killed;
-  size_t last_words; /* octets read since the process has ended */
+  size_t last_words; /* bytes read since the process has ended */
   struct task work;
 
   struct failure failure; /* code 0: none */
@@ -146,7 +145,7 @@ static struct call *call_new(struct mf_rpc *rpc, mf_reply_cb cb, void *data) {
   list_init(&c->due_link);
   deadline_init(&c->deadline, on_call_timeout);
   c->rpc = rpc;
-  if (numbers_add(&rpc->calls, c, &c->id) < 0) {
+  if (idmap_add(&rpc->calls, c, &c->id) < 0) {
     free(c);
     return NULL;
   }
@@ -159,7 +158,7 @@ static struct call *call_new(struct mf_rpc *rpc, mf_reply_cb cb, void *data) {
 static void drop_payload(struct call *c) {
   if (!c->payload)
     return;
-  c->rpc->parked_octets -= FRAME_HEADER_SIZE + c->payload->length;
+  c->rpc->parked_bytes -= FRAME_HEADER_SIZE + c->payload->length;
   payload_drop(c->payload);
   c->payload = NULL;
 }
@@ -168,7 +167,7 @@ static void call_free(struct call *c) {
   struct mf_rpc *rpc = c->rpc;
   if (!c->told)
     rpc->nwaiting--;
-  numbers_remove(&rpc->calls, c->id);
+  idmap_remove(&rpc->calls, c->id);
   deadline_clear(&c->deadline);
   drop_payload(c);
   list_remove(&c->link);
@@ -340,8 +339,8 @@ static void put_end(struct mf_rpc *rpc) {
   rpc->end_put = 1;
 }
 
-static size_t queue_octets(const struct mf_rpc *rpc) {
-  return rpc->out.nbytes + rpc->parked_octets;
+static size_t queue_bytes(const struct mf_rpc *rpc) {
+  return rpc->out.nbytes + rpc->parked_bytes;
 }
 
 static void flush(struct mf_rpc *rpc) {
@@ -376,7 +375,7 @@ static void flush(struct mf_rpc *rpc) {
 /* A long request with nothing before it: what the kernel takes goes straight from the
  * caller's memory, and only the rest is copied. */
 static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
-  struct payload *rest = payload_blank(m->length, &rpc->home->larder, NULL);
+  struct payload *rest = payload_blank(m->length, &rpc->home->blockcache, NULL);
   int r;
   if (!rest)
     return MF_ENOMEM;
@@ -590,7 +589,7 @@ static void close_left(int *fds, size_t nfds) {
 }
 
 static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
-  struct call *c = numbers_get(&rpc->calls, id);
+  struct call *c = idmap_get(&rpc->calls, id);
   if (!c || !c->flying)
     return NULL;
   rpc->stats.answers++;
@@ -799,7 +798,7 @@ static const char *objection(const struct mf_rpc *rpc, const struct kind *k,
 /* Every message that a callback of the user's gets is the first part of one of these. */
 struct delivery {
   mf_message m;
-  struct buf *gather; /* what its octets lie in, from the first on; or NULL */
+  struct buf *gather; /* what its bytes lie in, from the first on; or NULL */
 };
 
 static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id, const void *data,
@@ -827,7 +826,7 @@ static void begin_gathering(struct mf_rpc *rpc, const struct frame *f) {
   rpc->gathering = f->type;
   rpc->gather_id = f->id;
   if (!rpc->gather.data) {
-    void *block = larder_take_largest(&rpc->home->larder, &cap);
+    void *block = blockcache_take_largest(&rpc->home->blockcache, &cap);
     buf_adopt(&rpc->gather, block, cap);
   }
 }
@@ -841,10 +840,10 @@ static void end_part(struct mf_rpc *rpc, int more) {
   rpc->gathering = 0;
   deliver(rpc, k, rpc->gather_id, buf_peek(&rpc->gather), buf_size(&rpc->gather), &rpc->gather);
   block = buf_yield(&rpc->gather, &cap);
-  larder_give(&rpc->home->larder, block, cap);
+  blockcache_give(&rpc->home->blockcache, block, cap);
 }
 
-/* A frame of whose body the first `have` octets are there. */
+/* A frame of whose body the first `have` bytes are there. */
 static void on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
   const struct kind *k = &kinds[f->type - RPC_HELLO];
   const char *wrong = objection(rpc, k, f);
@@ -881,10 +880,10 @@ static void on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
   rpc->torn_more = more;
 }
 
-/* ---- reading: octets ---- */
+/* ---- reading: bytes ---- */
 
 /* Between frames no descriptor may wait, and in a torn frame no more than its header
- * says: they come with a frame's first octet. Nor may a whole frame wait for some. */
+ * says: they come with a frame's first byte. Nor may a whole frame wait for some. */
 static int fds_are_announced(struct mf_rpc *rpc) {
   size_t waiting = rpc->in.fd_tail - rpc->in.fd_head, have = inbox_pending(&rpc->in);
   struct frame f;
@@ -907,7 +906,7 @@ static int open_frame(struct mf_rpc *rpc) {
   return 0;
 }
 
-/* Delivers up to *budget frames. 0: more octets are needed; 1: the budget is spent, or
+/* Delivers up to *budget frames. 0: more bytes are needed; 1: the budget is spent, or
  * all is over. */
 static int deliver_some(struct mf_rpc *rpc, int *budget) {
   struct frame f;
@@ -966,7 +965,7 @@ static ssize_t receive(struct mf_rpc *rpc, const struct iovec *iov, int niov,
 }
 
 /* 0, or -EPROTO: more descriptors than can be. */
-static int sort_octets(struct mf_rpc *rpc, size_t got, struct fdset *fds) {
+static int sort_bytes(struct mf_rpc *rpc, size_t got, struct fdset *fds) {
   size_t of_body = inbox_took(&rpc->in, got);
   int r;
   if (rpc->torn)
@@ -1007,7 +1006,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   nfds = fds.n;
   if (rpc->exited)
     rpc->last_words += (size_t)got;
-  if (sort_octets(rpc, (size_t)got, &fds) < 0) {
+  if (sort_bytes(rpc, (size_t)got, &fds) < 0) {
     broken(rpc, "too many handles for one frame");
     return 2;
   }
@@ -1074,7 +1073,7 @@ static void on_ready(struct watch *w, unsigned events) {
 
 static int is_relieved(const struct mf_rpc *rpc) {
   return rpc->calls.used <= rpc->options.pending_max / 2 &&
-         queue_octets(rpc) <= rpc->options.queue_bytes_max / 2;
+         queue_bytes(rpc) <= rpc->options.queue_bytes_max / 2;
 }
 
 static void on_process_closed(mf_process *p, void *data);
@@ -1168,7 +1167,7 @@ static int check(const mf_rpc *rpc) {
 }
 
 static int has_room(struct mf_rpc *rpc, size_t length) {
-  size_t queued = queue_octets(rpc);
+  size_t queued = queue_bytes(rpc);
   if (rpc->calls.used < rpc->options.pending_max &&
       (!queued || queued + length + FRAME_HEADER_SIZE <= rpc->options.queue_bytes_max))
     return 1;
@@ -1182,10 +1181,10 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (p)
     c->payload = payload_hold(p);
   else
-    r = payload_new(m, &rpc->home->larder, NULL, &c->payload);
+    r = payload_new(m, &rpc->home->blockcache, NULL, &c->payload);
   if (r)
     return r;
-  rpc->parked_octets += FRAME_HEADER_SIZE + c->payload->length;
+  rpc->parked_bytes += FRAME_HEADER_SIZE + c->payload->length;
   list_push(&rpc->parked, &c->link);
   return 0;
 }
@@ -1255,7 +1254,7 @@ int mf_rpc_cancel(mf_rpc *rpc, uint64_t id) {
   int r = check(rpc);
   if (r)
     return r;
-  c = numbers_get(&rpc->calls, id);
+  c = idmap_get(&rpc->calls, id);
   if (!c || c->told || !list_empty(&c->due_link))
     return -ESRCH;
   call_owe(c, MF_ECANCELLED, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
@@ -1283,7 +1282,7 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
     return MF_EINVAL;
   s = rpc->stats;
   s.pending = rpc->nwaiting;
-  s.queue_bytes = queue_octets(rpc);
+  s.queue_bytes = queue_bytes(rpc);
   return sized_store(ret, &s, sizeof s) < 0 ? MF_EINVAL : 0;
 }
 
@@ -1338,7 +1337,7 @@ static void rpc_free(struct mf_rpc *rpc) {
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
-  numbers_deinit(&rpc->calls);
+  idmap_deinit(&rpc->calls);
   list_each_safe(it, next, &rpc->spare) {
     free(list_entry(it, struct call, link));
   }
@@ -1450,7 +1449,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   outbox_init(&rpc->out);
   buf_init(&rpc->gather, o->message_max);
   buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);
-  numbers_init(&rpc->calls);
+  idmap_init(&rpc->calls);
   list_init(&rpc->parked);
   list_init(&rpc->flying);
   list_init(&rpc->due);

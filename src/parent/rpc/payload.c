@@ -1,4 +1,4 @@
-#include "parent/payload.h"
+#include "parent/rpc/payload.h"
 
 #include "os/fd.h"
 #include "wire/rpc_proto.h"
@@ -7,8 +7,8 @@
 #include <string.h>
 
 enum {
-  SMALLEST = 256, /* octets: room at least */
-  KEPT_MAX = 4096 /* kept for reuse at most; longer than that: the larder's */
+  SMALLEST = 256, /* bytes: room at least */
+  KEPT_MAX = 4096 /* kept for reuse at most; longer than that: the blockcache's */
 };
 
 int payload_check(const mf_message *m, uint64_t message_max) {
@@ -33,38 +33,38 @@ static int copy_fds(struct payload *p, const mf_message *m) {
   return 0;
 }
 
-/* Those in a larder are cut to the next 64 KiB, so that a little more fits the next time. */
-static int find_room(struct payload *p, size_t length, struct larder *larder) {
+/* Those in a blockcache are cut to the next 64 KiB, so that a little more fits the next time. */
+static int find_room(struct payload *p, size_t length, struct blockcache *blockcache) {
   size_t unit = 64 * 1024;
-  p->larder = larder;
-  p->data = larder_take(larder, (length + unit - 1) / unit * unit, &p->cap);
+  p->blockcache = blockcache;
+  p->data = blockcache_take(blockcache, (length + unit - 1) / unit * unit, &p->cap);
   return p->data ? 0 : -ENOMEM;
 }
 
-static struct payload *payload_alloc(size_t length, struct larder *larder) {
-  int outside = larder && length >= LARDER_BLOCK_MIN;
+static struct payload *payload_alloc(size_t length, struct blockcache *blockcache) {
+  int outside = blockcache && length >= BLOCKCACHE_BLOCK_MIN;
   size_t cap = outside ? 0 : length < SMALLEST ? SMALLEST : length;
   struct payload *p = malloc(sizeof *p + cap);
   if (!p)
     return NULL;
   p->cap = cap;
-  p->larder = NULL;
+  p->blockcache = NULL;
   p->data = (unsigned char *)(p + 1);
-  if (outside && find_room(p, length, larder) < 0) {
+  if (outside && find_room(p, length, blockcache) < 0) {
     free(p);
     return NULL;
   }
   return p;
 }
 
-struct payload *payload_blank(size_t length, struct larder *larder, struct payload *reuse) {
+struct payload *payload_blank(size_t length, struct blockcache *blockcache, struct payload *reuse) {
   struct payload *p = reuse;
   if (p && p->cap < length) {
     free(p);
     p = NULL;
   }
   if (!p)
-    p = payload_alloc(length, larder);
+    p = payload_alloc(length, blockcache);
   if (!p)
     return NULL;
   p->refs = 1;
@@ -74,9 +74,9 @@ struct payload *payload_blank(size_t length, struct larder *larder, struct paylo
   return p;
 }
 
-int payload_new(const mf_message *m, struct larder *larder, struct payload *reuse,
+int payload_new(const mf_message *m, struct blockcache *blockcache, struct payload *reuse,
                 struct payload **ret) {
-  struct payload *p = payload_blank(m->length, larder, reuse);
+  struct payload *p = payload_blank(m->length, blockcache, reuse);
   int r;
   if (!p)
     return MF_ENOMEM;
@@ -108,10 +108,10 @@ struct payload *payload_recycle(struct payload *p) {
   payload_close(p);
   free(p->fds);
   p->fds = NULL;
-  if (!p->larder && p->cap <= KEPT_MAX)
+  if (!p->blockcache && p->cap <= KEPT_MAX)
     return p;
-  if (p->larder)
-    larder_give(p->larder, p->data, p->cap);
+  if (p->blockcache)
+    blockcache_give(p->blockcache, p->data, p->cap);
   free(p);
   return NULL;
 }

@@ -1,9 +1,9 @@
-/* A request that has to wait: its octets and duplicates of its descriptors, counted by
+/* A request that has to wait: its bytes and duplicates of its descriptors, counted by
  * those who hold it. Runs in the parent. */
 #ifndef PARENT_PAYLOAD_H
 #define PARENT_PAYLOAD_H
 
-#include "parent/larder.h"
+#include "base/blockcache.h"
 #include <moonfork.h>
 
 struct payload {
@@ -11,20 +11,20 @@ struct payload {
   size_t length, nfds;
   int *fds; /* owned */
   unsigned char *data;
-  size_t cap;            /* octets that fit */
-  struct larder *larder; /* data is a block of it, or NULL: data lies behind this struct */
+  size_t cap;            /* bytes that fit */
+  struct blockcache *blockcache; /* data is a block of it, or NULL: data lies behind this struct */
 };
 
 /* What is wrong with a request: 0 or MF_EINVAL, MF_ELIMIT (longer than message_max, more
  * than RPC_MESSAGE_FDS_MAX handles). */
 int payload_check(const mf_message *m, uint64_t message_max);
-/* A copy with one holder. Long ones lie in the larder's memory. reuse (or NULL) is a payload
+/* A copy with one holder. Long ones lie in the blockcache's memory. reuse (or NULL) is a payload
  * that nobody holds, which is used when it is large enough and freed otherwise. 0, MF_EINVAL
  * (a descriptor that is none), MF_ENOMEM, or what dup says. reuse is gone in any case. */
-int payload_new(const mf_message *m, struct larder *larder, struct payload *reuse,
+int payload_new(const mf_message *m, struct blockcache *blockcache, struct payload *reuse,
                 struct payload **ret);
-/* One with room for length octets, which are for the caller to fill. NULL: no memory. */
-struct payload *payload_blank(size_t length, struct larder *larder, struct payload *reuse);
+/* One with room for length bytes, which are for the caller to fill. NULL: no memory. */
+struct payload *payload_blank(size_t length, struct blockcache *blockcache, struct payload *reuse);
 struct payload *payload_hold(struct payload *p);
 /* Closes the descriptors in a forked copy, where nobody else uses them. */
 void payload_close(struct payload *p);

@@ -14,14 +14,14 @@
 #ifndef PARENT_RPC_H
 #define PARENT_RPC_H
 
-#include "parent/payload.h"
+#include "parent/rpc/payload.h"
 #include "parent/process.h"
 
 /* What a pool wants to know beside the public callbacks; each may be NULL. */
 struct rpc_owner {
   void (*on_ready)(void *data); /* init is over */
   void (*on_retire)(void *data);
-  void (*on_usage)(void *data, uint64_t octets);
+  void (*on_usage)(void *data, uint64_t bytes);
 };
 
 /* usage_ms: between two reports of memory; 0: none. Otherwise as mf_rpc_new. */

@@ -1,10 +1,10 @@
-#include "parent/pool.h"
+#include "parent/pool/pool.h"
 
+#include "base/idmap.h"
 #include "base/sized.h"
 #include "os/cpus.h"
-#include "parent/latency.h"
-#include "parent/numbers.h"
-#include "parent/pool_policy.h"
+#include "parent/pool/latency.h"
+#include "parent/pool/policy.h"
 #include "parent/private.h"
 #include "parent/times.h"
 #include "wire/rpc_proto.h"
@@ -74,7 +74,7 @@ struct mf_pool {
   struct payload **payloads; /* kept for reuse */
   size_t nqueued, nworking, nspare, npayloads;
   size_t nwaiting; /* callbacks to come */
-  struct numbers calls;
+  struct idmap calls;
   struct deadline wake;
   struct deadline drain_limit; /* of a drain; then of what was killed */
   struct deadline close_grace; /* of a close: until the next answer */
@@ -191,7 +191,7 @@ static struct work *work_new(struct mf_pool *pool) {
   deadline_init(&c->deadline, on_call_timeout);
   deadline_init(&c->work_deadline, on_work_timeout);
   c->pool = pool;
-  if (numbers_add(&pool->calls, c, &c->id) < 0) {
+  if (idmap_add(&pool->calls, c, &c->id) < 0) {
     free(c);
     return NULL;
   }
@@ -203,7 +203,7 @@ static void work_free(struct work *c) {
   struct mf_pool *pool = c->pool;
   if (!c->told)
     pool->nwaiting--;
-  numbers_remove(&pool->calls, c->id);
+  idmap_remove(&pool->calls, c->id);
   deadline_clear(&c->deadline);
   deadline_clear(&c->work_deadline);
   list_remove(&c->link);
@@ -456,11 +456,11 @@ static void recycle(struct worker *w) {
   dismiss(w);
 }
 
-static void on_worker_usage(void *data, uint64_t octets) {
+static void on_worker_usage(void *data, uint64_t bytes) {
   struct worker *w = data;
   uint64_t most = w->pool->options.max_memory;
-  w->memory = octets;
-  if (most && octets > most)
+  w->memory = bytes;
+  if (most && bytes > most)
     recycle(w);
 }
 
@@ -1121,7 +1121,7 @@ static int fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
   int r = call_options_load(options, &o);
   if (r)
     return r;
-  r = payload_new(m, &pool->home->larder, take_spare_payload(pool), &c->payload);
+  r = payload_new(m, &pool->home->blockcache, take_spare_payload(pool), &c->payload);
   if (r)
     return r;
   c->began_us = pool->seam->ops->now_us(pool->seam);
@@ -1183,7 +1183,7 @@ int mf_pool_cancel(mf_pool *pool, uint64_t id) {
   int r = check(pool);
   if (r)
     return r;
-  c = numbers_get(&pool->calls, id);
+  c = idmap_get(&pool->calls, id);
   if (!c || c->told || !list_empty(&c->due_link))
     return -ESRCH;
   work_owe(c, MF_ECANCELLED, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
@@ -1401,7 +1401,7 @@ static void pool_free(struct mf_pool *pool) {
   deadline_clear(&pool->drain_limit);
   deadline_clear(&pool->close_grace);
   policy_deinit(&pool->policy);
-  numbers_deinit(&pool->calls);
+  idmap_deinit(&pool->calls);
   list_each_safe(it, next, &pool->spare) {
     free(list_entry(it, struct work, link));
   }
@@ -1478,7 +1478,7 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options
   list_init(&pool->queue);
   list_init(&pool->due);
   list_init(&pool->spare);
-  numbers_init(&pool->calls);
+  idmap_init(&pool->calls);
   deadline_init(&pool->wake, on_wake);
   deadline_init(&pool->drain_limit, on_drain_limit);
   deadline_init(&pool->close_grace, on_close_grace);

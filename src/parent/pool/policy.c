@@ -1,4 +1,4 @@
-#include "parent/pool_policy.h"
+#include "parent/pool/policy.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -18,9 +18,9 @@ struct rpc_link {
   struct inbox in;
   struct outbox out;
   size_t body_max;
-  struct gather gather;  /* a long body, or one in parts; keeps LINK_KEEP octets */
+  struct gather gather;  /* a long body, or one in parts; keeps LINK_KEEP bytes */
   struct heap *heap;     /* lends mappings for it, or NULL */
-  size_t last_need;      /* octets that the last one needed */
+  size_t last_need;      /* bytes that the last one needed */
   uint64_t gather_id;
   int torn, torn_more;   /* a part is read into it; it has FRAME_MORE */
   int wide;              /* the socket is widened */
@@ -30,7 +30,7 @@ struct rpc_link {
   struct codec_fds fds;    /* of the request under way */
 };
 
-enum { LINK_KEEP = 4 << 20 }; /* octets of storage that stay for the next long message */
+enum { LINK_KEEP = 4 << 20 }; /* bytes of storage that stay for the next long message */
 
 enum rpc_request { RPC_REQUEST_CALL = 0, /* 1 is MF_AGAIN */ RPC_REQUEST_END = 2 };
 
@@ -48,7 +48,7 @@ void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
 /* RPC_REQUEST_CALL: *ret and l->fds are it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
  * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors. */
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret);
-/* Octets (>0), 0 at the end, -EAGAIN (never when it may block) or a negated errno. */
+/* Bytes (>0), 0 at the end, -EAGAIN (never when it may block) or a negated errno. */
 ssize_t rpc_link_receive(struct rpc_link *l, int block);
 /* Queues an answer whose body stays where it is until rpc_link_send has returned 0; for links
  * that wait, so it has gone when this returns. 0 or -ENOMEM. */

@@ -1,4 +1,4 @@
-#include "template/rpc_watch.h"
+#include "template/rpc/rpc_watch.h"
 
 int rpc_watch_open(int socket) {
   return -1;

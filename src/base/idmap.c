@@ -1,6 +1,6 @@
-/* A number's place is its lowest bits. A number whose place is taken by one that has
- * stayed long is skipped; as the table is never more than half full, few are. */
-#include "parent/numbers.h"
+/* An id's place is its lowest bits. An id whose place is taken by one that has stayed long
+ * is skipped; as the table is never more than half full, few are. */
+#include "base/idmap.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -8,23 +8,23 @@
 
 enum { FIRST_SIZE = 64, KEPT_SIZE = 8192 };
 
-void numbers_init(struct numbers *t) {
+void idmap_init(struct idmap *t) {
   memset(t, 0, sizeof *t);
   t->next = 1;
 }
 
-void numbers_deinit(struct numbers *t) {
+void idmap_deinit(struct idmap *t) {
   free(t->slots);
-  numbers_init(t);
+  idmap_init(t);
 }
 
-static struct number *place(const struct numbers *t, uint64_t id) {
+static struct idmap_slot *place(const struct idmap *t, uint64_t id) {
   return &t->slots[id & (t->size - 1)];
 }
 
-/* Numbers that differ in their lowest bits differ in one bit more, too. */
-static int grow(struct numbers *t) {
-  struct numbers larger = *t;
+/* Ids that differ in their lowest bits differ in one bit more, too. */
+static int grow(struct idmap *t) {
+  struct idmap larger = *t;
   larger.size = t->size ? t->size * 2 : FIRST_SIZE;
   larger.slots = calloc(larger.size, sizeof *larger.slots);
   if (!larger.slots)
@@ -37,8 +37,8 @@ static int grow(struct numbers *t) {
   return 0;
 }
 
-int numbers_add(struct numbers *t, void *value, uint64_t *ret_id) {
-  struct number *n;
+int idmap_add(struct idmap *t, void *value, uint64_t *ret_id) {
+  struct idmap_slot *n;
   if (t->used * 2 >= t->size && grow(t) < 0)
     return -ENOMEM;
   while ((n = place(t, t->next))->value || !t->next)
@@ -50,13 +50,13 @@ int numbers_add(struct numbers *t, void *value, uint64_t *ret_id) {
   return 0;
 }
 
-void *numbers_get(const struct numbers *t, uint64_t id) {
-  const struct number *n = t->size ? place(t, id) : NULL;
+void *idmap_get(const struct idmap *t, uint64_t id) {
+  const struct idmap_slot *n = t->size ? place(t, id) : NULL;
   return n && n->id == id ? n->value : NULL;
 }
 
-void numbers_remove(struct numbers *t, uint64_t id) {
-  struct number *n = t->size ? place(t, id) : NULL;
+void idmap_remove(struct idmap *t, uint64_t id) {
+  struct idmap_slot *n = t->size ? place(t, id) : NULL;
   if (!n || n->id != id || !n->value)
     return;
   n->value = NULL;

@@ -1,4 +1,4 @@
-#include "parent/latency.h"
+#include "parent/pool/latency.h"
 
 enum { SUB = 8, FORGET_AT = 8192 };
 

@@ -1,4 +1,4 @@
-#include "template/rpc_watch.h"
+#include "template/rpc/rpc_watch.h"
 
 #include "os/fd.h"
 #include <errno.h>

@@ -10,11 +10,11 @@
  *
  * A function that can never be answered, because its `done` was collected, is answered with
  * an error by done's finaliser. */
-#include "template/rpc_server.h"
+#include "template/rpc/rpc_server.h"
 
 #include "base/result.h"
 #include "os/sock.h"
-#include "template/rpc_watch.h"
+#include "template/rpc/rpc_watch.h"
 #include "template/runner.h"
 #include "template/script.h"
 #include "template/server.h"

@@ -11,7 +11,7 @@
 
 #include "codec/serialiser.h"
 #include "template/failure.h"
-#include "template/rpc_link.h"
+#include "template/rpc/rpc_link.h"
 #include <lua.h>
 #include <sys/types.h>
 

@@ -3,7 +3,7 @@
  * Answers may be written together. A synchronous server can't write while a call is at
  * work, so it collects answers only as long as calls take next to no time; one slow call,
  * and each answer goes at once for a while. With RPC_STRICT it always does. */
-#include "template/rpc_server.h"
+#include "template/rpc/rpc_server.h"
 
 #include "base/result.h"
 #include "socket/handle.h"
@@ -23,7 +23,7 @@ enum {
   QUICK_NS = 50 * 1000,
   QUICK_IN_A_ROW = 16,
   BATCH_NS = 500 * 1000,
-  LEND_MIN = 32 * 1024 /* octets of a result that is not copied */
+  LEND_MIN = 32 * 1024 /* bytes of a result that is not copied */
 };
 
 static struct rpc_server the_server; /* large; its pages are touched only by an rpc */
