@@ -200,7 +200,7 @@ static void test_restart_intensity(void **state) {
       {5, 10000, 10, 0, END_DIED, 6},   {5, 10000, 2000, 0, END_DIED, 6},
       {5, 10000, 2001, 0, END_DIED, 0}, {0, 10000, 10, 0, END_DIED, 1},
       {1, 100, 50, 0, END_DIED, 2},     {5, 10000, 10, 1, END_DIED, 0},
-      {5, 10000, 10, 0, END_ASKED, 0},  {5, 10000, 10, 0, END_UNBORN, 0},
+      {5, 10000, 10, 0, END_ASKED, 0},  {5, 10000, 10, 0, END_NOT_STARTED, 0},
       {5, 0, 10, 0, END_DIED, 0},
   };
   for (size_t i = 0; i < COUNT(rows); i++)
@@ -242,7 +242,7 @@ static void test_backoff(void **state) {
       {0, 0, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
       {100, UINT32_MAX, {100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200}},
   };
-  for (int how = END_UNBORN; how <= END_DIED; how++) {
+  for (int how = END_NOT_STARTED; how <= END_DIED; how++) {
     for (size_t i = 0; i < COUNT(rows); i++) {
       struct policy_config c = standard;
       uint64_t now = 1000;

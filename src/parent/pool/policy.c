@@ -184,7 +184,7 @@ void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t
   set_state(p, slot, SLOT_FREE);
   if (counted)
     p->replacements_due++;
-  if (how == END_UNBORN || (how == END_DIED && !answered))
+  if (how == END_NOT_STARTED || (how == END_DIED && !answered))
     policy_death(p, how == END_DIED, now_ms);
 }
 

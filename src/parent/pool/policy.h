@@ -3,7 +3,7 @@
  * milliseconds that the caller says. Pure. Runs in the parent.
  *
  *   policy_next -> do it, tell the outcome (policy_started, ...) -> policy_next ... until
- *   POLICY_WAIT; again when anything was told, or at wake_ms
+ *   POLICY_WAIT; again after any other call, or at wake_ms
  *
  * A worker is a slot here:
  *
@@ -53,12 +53,12 @@ enum policy_act { POLICY_WAIT, POLICY_START, POLICY_STOP };
 struct policy_action {
   enum policy_act act;
   unsigned slot;    /* STOP */
-  uint64_t wake_ms; /* WAIT: ask again then; UINT64_MAX: only when something is told */
+  uint64_t wake_ms; /* WAIT: ask again then; UINT64_MAX: only after another call */
 };
 
 enum policy_end {
   END_ASKED,  /* it was told to end, or killed by us */
-  END_UNBORN, /* it could not be started, for no fault of its own: backoff only */
+  END_NOT_STARTED, /* it could not be started, for no fault of its own: backoff only */
   END_DIED
 };
 

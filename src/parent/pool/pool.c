@@ -16,7 +16,7 @@
 #include <string.h>
 
 enum {
-  DUE_A_TURN = 512,
+  NOTIFIED_A_TURN = 512,
   GIVEN_A_TURN = 4096,
   RUNS_MAX = 3, /* of an idempotent call */
   USAGE_MS = 1000,
@@ -41,7 +41,7 @@ struct worker {
 
 struct work {       /* one call */
   struct list link; /* in the queue, or in its worker's */
-  struct list due_link;
+  struct list pending_link;
   struct deadline deadline, work_deadline; /* of the answer; of its run in a worker */
   struct mf_pool *pool;
   struct worker *worker;
@@ -51,9 +51,9 @@ struct work {       /* one call */
   mf_reply_cb cb;
   void *data;
   unsigned timeout_ms, runs;
-  int idempotent, told;
+  int idempotent, notified;
   int unsure;        /* an earlier worker may have entered it */
-  int code, started; /* of what is owed; code 0: the pool's failure */
+  int code, started; /* of the pending error; code 0: the pool's failure */
 };
 
 struct mf_pool {
@@ -70,7 +70,7 @@ struct mf_pool {
   unsigned nby_slot;
   int template_good; /* it has brought forth a worker that got ready */
 
-  struct list queue, due, spare;
+  struct list queue, pending, spare;
   struct payload **payloads; /* kept for reuse */
   size_t nqueued, nworking, nspare, npayloads;
   size_t nwaiting; /* callbacks to come */
@@ -78,20 +78,20 @@ struct mf_pool {
   struct deadline wake;
   struct deadline drain_limit; /* of a drain; then of what was killed */
   struct deadline close_grace; /* of a close: until the next answer */
-  struct task pump;
+  struct task task;
   unsigned busy : 1;
   unsigned quiet : 1; /* nobody waits for the end of its close */
 
   unsigned ending : 1; /* takes no more calls */
   unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
-      told_failure : 1;
+      reported_failure : 1;
   struct failure failure; /* code 0: none */
   struct {
     mf_process *process;
     struct worker *worker;
     mf_pool_cb cb;
     void *data;
-    int done; /* the callback is owed */
+    int done; /* the callback is pending */
     struct failure failure;
     struct list next; /* struct reload_request: only the last of them is carried out */
   } reload;
@@ -112,7 +112,7 @@ struct mf_pool {
   unsigned last_at;
 };
 
-/* A reload that waits for the one before it to be told that it is over. */
+/* A reload that waits for the callback of the one before it. */
 struct reload_request {
   struct list link;
   mf_process *process;
@@ -121,7 +121,7 @@ struct reload_request {
   const char *over; /* why it is not begun; NULL: it is */
 };
 
-static void pump(struct task *t);
+static void on_task(struct task *t);
 static void on_call_timeout(struct deadline *d);
 static void on_work_timeout(struct deadline *d);
 
@@ -129,8 +129,8 @@ static uint64_t now_ms(const struct mf_pool *pool) {
   return pool->seam->ops->now_ms(pool->seam);
 }
 
-static void ask_for_pump(struct mf_pool *pool) {
-  home_task(pool->home, &pool->pump);
+static void schedule(struct mf_pool *pool) {
+  home_task(pool->home, &pool->task);
 }
 
 static int reloads(const struct mf_pool *pool) {
@@ -150,7 +150,7 @@ static void update_busy(struct mf_pool *pool) {
 
 /* ---- failures ---- */
 
-/* No call is sent any more where a pool's failure is told. */
+/* No call is sent any more once a pool's failure is reported. */
 static void keep_failure(struct failure *f, const mf_error *e) {
   failure_copy(f, e);
   f->started = MF_STARTED_NO;
@@ -187,7 +187,7 @@ static struct work *work_new(struct mf_pool *pool) {
   }
   memset(c, 0, sizeof *c);
   list_init(&c->link);
-  list_init(&c->due_link);
+  list_init(&c->pending_link);
   deadline_init(&c->deadline, on_call_timeout);
   deadline_init(&c->work_deadline, on_work_timeout);
   c->pool = pool;
@@ -201,13 +201,13 @@ static struct work *work_new(struct mf_pool *pool) {
 
 static void work_free(struct work *c) {
   struct mf_pool *pool = c->pool;
-  if (!c->told)
+  if (!c->notified)
     pool->nwaiting--;
   idmap_remove(&pool->calls, c->id);
   deadline_clear(&c->deadline);
   deadline_clear(&c->work_deadline);
   list_remove(&c->link);
-  list_remove(&c->due_link);
+  list_remove(&c->pending_link);
   if (c->payload)
     let_payload_go(c);
   if (pool->nspare == SPARE_CALLS) {
@@ -232,10 +232,10 @@ static void count_end(struct work *c, int code) {
   latency_add(&pool->latency, now - c->began_us);
 }
 
-/* Its callback is owed an error. While it is with a worker it stays numbered. */
-static void work_owe(struct work *c, int code, int started) {
+/* Its callback gets an error from the task. While it is with a worker it keeps its id. */
+static void work_fail(struct work *c, int code, int started) {
   struct mf_pool *pool = c->pool;
-  if (c->told || !list_empty(&c->due_link))
+  if (c->notified || !list_empty(&c->pending_link))
     return;
   deadline_clear(&c->deadline);
   if (!c->worker && !list_empty(&c->link)) {
@@ -244,8 +244,8 @@ static void work_owe(struct work *c, int code, int started) {
   }
   c->code = code;
   c->started = started;
-  list_push(&pool->due, &c->due_link);
-  ask_for_pump(pool);
+  list_push(&pool->pending, &c->pending_link);
+  schedule(pool);
 }
 
 static void describe(const struct work *c, char *text, size_t n, mf_error *e) {
@@ -266,19 +266,19 @@ static void describe(const struct work *c, char *text, size_t n, mf_error *e) {
   e->message = text;
 }
 
-/* 1 when more are owed. */
-static int pay_due(struct mf_pool *pool) {
-  for (int i = 0; i < DUE_A_TURN && !list_empty(&pool->due); i++) {
-    struct work *c = list_entry(pool->due.next, struct work, due_link);
+/* 1 when more are pending. */
+static int notify_pending(struct mf_pool *pool) {
+  for (int i = 0; i < NOTIFIED_A_TURN && !list_empty(&pool->pending); i++) {
+    struct work *c = list_entry(pool->pending.next, struct work, pending_link);
     mf_reply_cb cb = c->cb;
     void *data = c->data;
     char text[64];
     mf_error e;
     describe(c, text, sizeof text, &e);
     count_end(c, e.code);
-    list_remove(&c->due_link);
+    list_remove(&c->pending_link);
     if (c->worker) {
-      c->told = 1;
+      c->notified = 1;
       pool->nwaiting--;
     } else {
       work_free(c);
@@ -286,7 +286,7 @@ static int pay_due(struct mf_pool *pool) {
     if (cb)
       cb(&e, NULL, data);
   }
-  return !list_empty(&pool->due);
+  return !list_empty(&pool->pending);
 }
 
 /* ---- time ---- */
@@ -345,7 +345,7 @@ static void dismiss(struct worker *w) {
 static void replace(struct worker *w) {
   if (w->slot >= 0)
     policy_replace(&w->pool->policy, (unsigned)w->slot);
-  ask_for_pump(w->pool);
+  schedule(w->pool);
 }
 
 static void free_slot(struct worker *w, enum policy_end how) {
@@ -355,7 +355,7 @@ static void free_slot(struct worker *w, enum policy_end how) {
   pool->by_slot[w->slot] = NULL;
   policy_ended(&pool->policy, (unsigned)w->slot, how, now_ms(pool));
   w->slot = -1;
-  ask_for_pump(pool);
+  schedule(pool);
 }
 
 static void remember_death(struct worker *w, const mf_error *e) {
@@ -389,7 +389,7 @@ static enum policy_end judge(const struct worker *w, const mf_error *e) {
   if (!w->ready && !w->old && e->code != MF_EREMOTE && !template_is_usable(pool))
     return END_ASKED;
   if (e->code == MF_EFORK_FAILED && pool->policy.nready)
-    return END_UNBORN;
+    return END_NOT_STARTED;
   return END_DIED;
 }
 
@@ -408,7 +408,7 @@ static void on_worker_error(const mf_error *e, void *data) {
   if (!w->trial && !w->killed && pool->rpc_options.on_error)
     pool->rpc_options.on_error(e, pool->rpc_options.data);
   dismiss(w);
-  ask_for_pump(pool);
+  schedule(pool);
 }
 
 static void on_worker_close(void *data) {
@@ -425,7 +425,7 @@ static void on_worker_gone(mf_rpc *rpc, void *data) {
     pool->reload.worker = NULL;
   deadline_clear(&w->grace);
   list_remove(&w->link);
-  ask_for_pump(pool);
+  schedule(pool);
   free(w);
 }
 
@@ -436,7 +436,7 @@ static void on_worker_ready(void *data) {
     policy_ready(&w->pool->policy, (unsigned)w->slot);
   if (!w->old && !w->trial)
     w->pool->template_good = 1;
-  ask_for_pump(w->pool);
+  schedule(w->pool);
 }
 
 static void on_worker_retire(void *data) {
@@ -524,7 +524,7 @@ static int put_in_slot(struct worker *w) {
     struct worker **more =
         realloc(pool->by_slot, ((size_t)slot + 1) * sizeof(struct worker *));
     if (!more) {
-      policy_ended(&pool->policy, (unsigned)slot, END_UNBORN, now_ms(pool));
+      policy_ended(&pool->policy, (unsigned)slot, END_NOT_STARTED, now_ms(pool));
       return MF_ENOMEM;
     }
     pool->by_slot = more;
@@ -664,7 +664,7 @@ static void give(struct mf_pool *pool, struct work *c, unsigned slot) {
   uint64_t id;
   int r = rpc_submit(w->rpc, c->payload, MF_NO_TIMEOUT, on_reply, c, &id);
   if (r) {
-    work_owe(c, r, MF_STARTED_NO);
+    work_fail(c, r, MF_STARTED_NO);
     return;
   }
   c->worker = w;
@@ -690,7 +690,7 @@ static void give_waiting(struct mf_pool *pool) {
     give(pool, c, (unsigned)slot);
   }
   if (pool->nqueued)
-    ask_for_pump(pool);
+    schedule(pool);
 }
 
 /* Back to its place in the queue, by its number. */
@@ -701,12 +701,12 @@ static void requeue(struct mf_pool *pool, struct work *c) {
   list_push(before, &c->link); /* in front of it */
   pool->nqueued++;
   pool->stats.retried++;
-  ask_for_pump(pool);
+  schedule(pool);
 }
 
 static int may_run_again(const struct mf_pool *pool, const struct work *c,
                          const mf_error *e) {
-  if (pool->given_up || pool->policy.failed || !list_empty(&c->due_link))
+  if (pool->given_up || pool->policy.failed || !list_empty(&c->pending_link))
     return 0;
   if (e->started == MF_STARTED_NO)
     return 1; /* it has not run at all; the policy bounds how often workers fail to start
@@ -739,12 +739,12 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   int has_idled =
       w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
   if (pool->nqueued || pool->ending || died || has_idled)
-    ask_for_pump(pool);
-  if (c->told || !list_empty(&c->due_link)) {
+    schedule(pool);
+  if (c->notified || !list_empty(&c->pending_link)) {
     pool->stats.late += !died;
-    if (c->told)
+    if (c->notified)
       work_free(c);
-    return; /* else its error is about to be paid */
+    return; /* else its error is pending */
   }
   if (died && may_run_again(pool, c, e)) {
     c->unsure |= e->started != MF_STARTED_NO;
@@ -768,7 +768,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
 static void fail_waiting(struct mf_pool *pool) {
   char text[1024];
   mf_error e;
-  if (!pool->told_failure) {
+  if (!pool->reported_failure) {
     failure_tell(&pool->failure, &e);
     snprintf(text, sizeof text, "the pool has failed; the last reason: %s",
              e.code ? e.message : "unknown");
@@ -778,10 +778,10 @@ static void fail_waiting(struct mf_pool *pool) {
       pool->failure.code = MF_ECLONE_DIED;
   }
   while (pool->nqueued)
-    work_owe(list_entry(pool->queue.next, struct work, link), 0, MF_STARTED_NO);
-  if (pool->told_failure)
+    work_fail(list_entry(pool->queue.next, struct work, link), 0, MF_STARTED_NO);
+  if (pool->reported_failure)
     return;
-  pool->told_failure = 1;
+  pool->reported_failure = 1;
   failure_tell(&pool->failure, &e);
   if (pool->rpc_options.on_error)
     pool->rpc_options.on_error(&e, pool->rpc_options.data);
@@ -789,7 +789,7 @@ static void fail_waiting(struct mf_pool *pool) {
 
 static void drop_waiting(struct mf_pool *pool, int code) {
   while (pool->nqueued)
-    work_owe(list_entry(pool->queue.next, struct work, link), code, MF_STARTED_NO);
+    work_fail(list_entry(pool->queue.next, struct work, link), code, MF_STARTED_NO);
 }
 
 /* Nothing runs again, everything under way is killed; on_drain_limit comes once more for those
@@ -803,7 +803,7 @@ static void give_up(struct mf_pool *pool, int code) {
   }
   deadline_clear(&pool->close_grace);
   deadline_set(pool->home, &pool->drain_limit, KILL_PATIENCE_MS);
-  ask_for_pump(pool);
+  schedule(pool);
 }
 
 /* Without waiting for any worker: their calls get that code. */
@@ -811,7 +811,7 @@ static void abandon_workers(struct mf_pool *pool, int code) {
   list_each_safe(it, next, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
     list_each(at, &w->calls) {
-      work_owe(list_entry(at, struct work, link), code, MF_STARTED_UNKNOWN);
+      work_fail(list_entry(at, struct work, link), code, MF_STARTED_UNKNOWN);
     }
     mf_rpc_abort(w->rpc);
     dismiss(w);
@@ -887,7 +887,7 @@ static void finish_close(struct mf_pool *pool) {
   mf_close(leave_template(pool), on_template_closed, pool);
 }
 
-static void tell_drained(struct mf_pool *pool) {
+static void report_drained(struct mf_pool *pool) {
   struct failure late = {.code = MF_ETIMEOUT};
   mf_pool_cb cb = pool->drain.cb;
   mf_error e;
@@ -898,7 +898,7 @@ static void tell_drained(struct mf_pool *pool) {
     cb(pool, pool->cut_short ? &e : NULL, pool->drain.data);
 }
 
-/* All workers are gone, all callbacks are paid. */
+/* All workers are gone, no callback is pending. */
 static void end(struct mf_pool *pool) {
   pool->ended = 1;
   deadline_clear(&pool->drain_limit);
@@ -906,7 +906,7 @@ static void end(struct mf_pool *pool) {
   deadline_clear(&pool->wake);
   if (!pool->closing)
     mf_finish(pool->template);
-  tell_drained(pool);
+  report_drained(pool);
   if (pool->rpc_options.on_close && !pool->given_up)
     pool->rpc_options.on_close(pool->rpc_options.data);
 }
@@ -919,7 +919,7 @@ static void reload_over(struct mf_pool *pool, int code, const char *message) {
   if (code)
     failure_set(&pool->reload.failure, code, message, NULL);
   pool->reload.done = 1;
-  ask_for_pump(pool);
+  schedule(pool);
 }
 
 /* The trial has come out well: its template is the pool's, the old workers go. */
@@ -934,7 +934,7 @@ static void switch_template(struct mf_pool *pool) {
   journal_drop(&pool->journal);
   pool->journal = journal_hold(pool->template->journal);
   pool->template_good = 1;
-  pool->told_failure = 0;
+  pool->reported_failure = 0;
   policy_renew(&pool->policy);
   failure_deinit(&pool->failure);
   list_each_safe(it, next, &pool->workers) {
@@ -982,10 +982,9 @@ static void begin_next_reload(struct mf_pool *pool) {
       reload_over(pool, r, NULL);
   }
   free(q);
-  ask_for_pump(pool);
+  schedule(pool);
 }
 
-/* 1: the callback was paid. */
 static void go_on_with_reload(struct mf_pool *pool) {
   struct worker *w = pool->reload.worker;
   mf_pool_cb cb = pool->reload.cb;
@@ -1020,7 +1019,7 @@ static void go_on_with_reload(struct mf_pool *pool) {
   failure_deinit(&f);
 }
 
-/* ---- the pump ---- */
+/* ---- the task ---- */
 
 static void stop_worker(struct mf_pool *pool, unsigned slot) {
   struct worker *w = pool->by_slot[slot];
@@ -1052,15 +1051,15 @@ static void follow_policy(struct mf_pool *pool) {
   }
 }
 
-static void pump(struct task *t) {
-  struct mf_pool *pool = list_entry(t, struct mf_pool, pump);
+static void on_task(struct task *t) {
+  struct mf_pool *pool = list_entry(t, struct mf_pool, task);
   if (pool->closed)
     return;
   if (pool->ended) {
     deadline_clear(&pool->drain_limit);
-    tell_drained(pool); /* asked for when all was over */
-    if (pay_due(pool) || pool->reload.done)
-      ask_for_pump(pool);
+    report_drained(pool); /* asked for when all was over */
+    if (notify_pending(pool) || pool->reload.done)
+      schedule(pool);
     else if (pool->closing)
       finish_close(pool);
     update_busy(pool);
@@ -1070,23 +1069,23 @@ static void pump(struct task *t) {
   follow_policy(pool);
   go_on_with_reload(pool);
   begin_next_reload(pool);
-  if (pay_due(pool))
-    ask_for_pump(pool);
+  if (notify_pending(pool))
+    schedule(pool);
   else if (pool->ending && !pool->nwaiting && !pool->nworking && !reloads(pool) &&
            list_empty(&pool->workers)) {
     end(pool);
-    ask_for_pump(pool);
+    schedule(pool);
   }
   update_busy(pool);
 }
 
 static void on_wake(struct deadline *d) {
-  ask_for_pump(list_entry(d, struct mf_pool, wake));
+  schedule(list_entry(d, struct mf_pool, wake));
 }
 
 static void on_call_timeout(struct deadline *d) {
   struct work *c = list_entry(d, struct work, deadline);
-  work_owe(c, MF_ETIMEOUT, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+  work_fail(c, MF_ETIMEOUT, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
 }
 
 /* The time of a call in a worker is over: the worker is killed. What it had not entered goes
@@ -1095,9 +1094,9 @@ static void on_work_timeout(struct deadline *d) {
   struct work *c = list_entry(d, struct work, work_deadline);
   struct worker *w = c->worker;
   struct mf_pool *pool = c->pool;
-  if (!c->told) {
+  if (!c->notified) {
     c->timeout_ms = pool->options.call_timeout_ms;
-    work_owe(c, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
+    work_fail(c, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
   }
   if (w->killed)
     return;
@@ -1166,13 +1165,13 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
   if (ret_id)
     *ret_id = c->id;
   if (pool->policy.failed) {
-    work_owe(c, 0, MF_STARTED_NO);
+    work_fail(c, 0, MF_STARTED_NO);
   } else if (slot >= 0) {
     give(pool, c, (unsigned)slot);
   } else {
     list_push(&pool->queue, &c->link);
     pool->nqueued++;
-    ask_for_pump(pool);
+    schedule(pool);
   }
   update_busy(pool);
   return 0;
@@ -1184,9 +1183,9 @@ int mf_pool_cancel(mf_pool *pool, uint64_t id) {
   if (r)
     return r;
   c = idmap_get(&pool->calls, id);
-  if (!c || c->told || !list_empty(&c->due_link))
+  if (!c || c->notified || !list_empty(&c->pending_link))
     return -ESRCH;
-  work_owe(c, MF_ECANCELLED, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+  work_fail(c, MF_ECANCELLED, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
   return 0;
 }
 
@@ -1197,7 +1196,7 @@ int mf_pool_resize(mf_pool *pool, unsigned max) {
   if (pool->ending)
     return MF_ECLOSED;
   policy_resize(&pool->policy, max == MF_POOL_PROCESSORS ? cpus_usable() : max);
-  ask_for_pump(pool);
+  schedule(pool);
   return 0;
 }
 
@@ -1283,7 +1282,7 @@ void mf_pool_cancel_reload(mf_pool *pool, const void *data) {
     struct reload_request *q = list_entry(it, struct reload_request, link);
     if (q->data == data) {
       q->over = text;
-      ask_for_pump(pool);
+      schedule(pool);
     }
   }
 }
@@ -1292,7 +1291,7 @@ static void begin_end(struct mf_pool *pool) {
   pool->ending = 1;
   policy_end(&pool->policy);
   start_close_grace(pool);
-  ask_for_pump(pool);
+  schedule(pool);
 }
 
 int mf_pool_drain(mf_pool *pool, unsigned timeout_ms, mf_pool_cb cb, void *data) {
@@ -1396,7 +1395,7 @@ size_t mf_pool_pids(const mf_pool *pool, int *pids, size_t n) {
 /* ---- life ---- */
 
 static void pool_free(struct mf_pool *pool) {
-  task_clear(&pool->pump);
+  task_clear(&pool->task);
   deadline_clear(&pool->wake);
   deadline_clear(&pool->drain_limit);
   deadline_clear(&pool->close_grace);
@@ -1476,13 +1475,13 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options
   list_init(&pool->workers);
   list_init(&pool->reload.next);
   list_init(&pool->queue);
-  list_init(&pool->due);
+  list_init(&pool->pending);
   list_init(&pool->spare);
   idmap_init(&pool->calls);
   deadline_init(&pool->wake, on_wake);
   deadline_init(&pool->drain_limit, on_drain_limit);
   deadline_init(&pool->close_grace, on_close_grace);
-  task_init(&pool->pump, pump);
+  task_init(&pool->task, on_task);
   return pool;
 }
 
@@ -1521,7 +1520,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
   pool->seam = p->home->seam;
   use_template(pool, p);
   pool->journal = journal_hold(p->journal);
-  ask_for_pump(pool);
+  schedule(pool);
   *ret = pool;
   return 0;
 }

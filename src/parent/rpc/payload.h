@@ -18,7 +18,7 @@ struct payload {
 /* What is wrong with a request: 0 or MF_EINVAL, MF_ELIMIT (longer than message_max, more
  * than RPC_MESSAGE_FDS_MAX handles). */
 int payload_check(const mf_message *m, uint64_t message_max);
-/* A copy with one holder. Long ones lie in the blockcache's memory. reuse (or NULL) is a payload
+/* A copy with one holder. Long ones lie in a block of the cache. reuse (or NULL) is a payload
  * that nobody holds, which is used when it is large enough and freed otherwise. 0, MF_EINVAL
  * (a descriptor that is none), MF_ENOMEM, or what dup says. reuse is gone in any case. */
 int payload_new(const mf_message *m, struct blockcache *blockcache, struct payload *reuse,

@@ -21,7 +21,7 @@ enum {
   READS_A_TURN = 4,    /* of up to INBOX_ROOM_MAX bytes, or a part of a long body */
   WIDE = 1 << 20,      /* bytes that may be on their way once long bodies go */
   FRAMES_A_TURN = 1024,
-  DUE_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
+  NOTIFIED_A_TURN = 512,         /* callbacks, so that 10^5 of them leave the loop its turns */
   LAST_WORDS_MAX = 4 << 20, /* bytes read from a dead process whose socket others hold */
   SPARE_CALLS = 4096
 };
@@ -31,7 +31,7 @@ enum far { FAR_STARTING, FAR_INIT, FAR_SERVING, FAR_GONE, FAR_COUNT };
 
 struct call {
   struct list link;     /* in parked or flying, or in neither */
-  struct list due_link; /* empty: no callback owed */
+  struct list pending_link; /* empty: no callback pending */
   struct deadline deadline; /* of the answer */
   struct mf_rpc *rpc;
   uint64_t id;
@@ -40,8 +40,8 @@ struct call {
   void *data;
   struct payload *payload; /* parked */
   unsigned timeout_ms;
-  int code, started; /* of what is owed; code 0: the rpc's failure */
-  int flying, told;  /* told: a ghost, once nothing is owed */
+  int code, started; /* of the pending error; code 0: the rpc's failure */
+  int flying, notified; /* notified: abandoned, its answer is awaited and dropped */
 };
 
 struct mf_rpc {
@@ -57,7 +57,7 @@ struct mf_rpc {
   struct inbox in;
   struct outbox out;
   uint64_t sent;                  /* bytes */
-  unsigned deaf : 1;              /* writing is over */
+  unsigned write_closed : 1;              /* writing is over */
   unsigned full : 1;              /* the kernel takes no more for now */
   unsigned reading : 1, more : 1; /* more: frames wait in the inbox */
   unsigned eof : 1, exited : 1, bye : 1;
@@ -65,7 +65,7 @@ struct mf_rpc {
   unsigned ran : 1; /* it was in its function */
   unsigned over : 1; /* failed or ended: the socket is gone */
   unsigned orderly : 1;
-  unsigned error_owed : 1, close_owed : 1, limited : 1;
+  unsigned error_pending : 1, close_pending : 1, limited : 1;
   unsigned closed : 1; /* the process has been closed: only its callback is to come */
   unsigned busy : 1;
   unsigned quiet : 1; /* nobody waits for the end of its close */
@@ -74,32 +74,32 @@ struct mf_rpc {
   unsigned gathering; /* type of the message in parts, or 0 */
   uint64_t gather_id;
   struct buf gather; /* storage is lent by the home's blockcache while a message comes */
-  unsigned torn : 1, torn_more : 1; /* a part is read into it; it has FRAME_MORE */
+  unsigned torn : 1, partial_more : 1; /* a part is read into it; it has FRAME_MORE */
   unsigned wide : 1;                /* the socket is widened */
   int *fds; /* of HANDLES, then of the message */
   size_t nfds, fds_cap;
 
   struct idmap calls;
   size_t nwaiting; /* callbacks to come */
-  struct list parked, flying, due, spare;
+  struct list parked, flying, pending, spare;
   size_t nspare, parked_bytes;
   struct deadline patience, retry;
   struct deadline grace; /* of a close: until the next answer */
   int killed;
   size_t last_words; /* bytes read since the process has ended */
-  struct task work;
+  struct task task;
 
   struct failure failure; /* code 0: none */
   mf_exit exit;
   char *exit_text;
-  struct buf text; /* of the error being told */
+  struct buf text; /* of the error being reported */
   mf_rpc_stats stats;
   mf_rpc_close_cb close_cb;
   void *close_data;
 };
 
 static void on_ready(struct watch *w, unsigned events);
-static void work(struct task *t);
+static void on_task(struct task *t);
 static void on_call_timeout(struct deadline *d);
 static void on_patience(struct deadline *d);
 static void on_grace(struct deadline *d);
@@ -111,16 +111,16 @@ static uint64_t now_ms(const struct mf_rpc *rpc) {
   return rpc->seam->ops->now_ms(rpc->seam);
 }
 
-static void ask_for_work(struct mf_rpc *rpc) {
-  home_task(rpc->home, &rpc->work);
+static void schedule(struct mf_rpc *rpc) {
+  home_task(rpc->home, &rpc->task);
 }
 
-/* The loop stays alive for callbacks that are due and for a close under way. Of a worker the
+/* The loop stays alive for pending callbacks and for a close under way. Of a worker the
  * pool knows what is waited for: a call that was given up is not. */
 static void update_busy(struct mf_rpc *rpc) {
   unsigned closes = rpc->closing && (!rpc->quiet || rpc->aborted);
   unsigned busy = !rpc->closed && !rpc->owner &&
-                  (rpc->nwaiting || closes || rpc->error_owed || rpc->close_owed);
+                  (rpc->nwaiting || closes || rpc->error_pending || rpc->close_pending);
   if (busy == rpc->busy)
     return;
   rpc->busy = busy;
@@ -142,7 +142,7 @@ static struct call *call_new(struct mf_rpc *rpc, mf_reply_cb cb, void *data) {
   }
   memset(c, 0, sizeof *c);
   list_init(&c->link);
-  list_init(&c->due_link);
+  list_init(&c->pending_link);
   deadline_init(&c->deadline, on_call_timeout);
   c->rpc = rpc;
   if (idmap_add(&rpc->calls, c, &c->id) < 0) {
@@ -165,13 +165,13 @@ static void drop_payload(struct call *c) {
 
 static void call_free(struct call *c) {
   struct mf_rpc *rpc = c->rpc;
-  if (!c->told)
+  if (!c->notified)
     rpc->nwaiting--;
   idmap_remove(&rpc->calls, c->id);
   deadline_clear(&c->deadline);
   drop_payload(c);
   list_remove(&c->link);
-  list_remove(&c->due_link);
+  list_remove(&c->pending_link);
   if (rpc->nspare == SPARE_CALLS) {
     free(c);
     return;
@@ -180,10 +180,11 @@ static void call_free(struct call *c) {
   rpc->nspare++;
 }
 
-/* Its callback is owed an error. A flying call stays numbered until its answer comes. */
-static void call_owe(struct call *c, int code, int started) {
+/* Its callback gets an error from the task. A flying call keeps its id until its answer
+ * comes. */
+static void call_fail(struct call *c, int code, int started) {
   struct mf_rpc *rpc = c->rpc;
-  if (c->told || !list_empty(&c->due_link))
+  if (c->notified || !list_empty(&c->pending_link))
     return;
   deadline_clear(&c->deadline);
   if (!c->flying) {
@@ -192,8 +193,8 @@ static void call_owe(struct call *c, int code, int started) {
   }
   c->code = code;
   c->started = started;
-  list_push(&rpc->due, &c->due_link);
-  ask_for_work(rpc);
+  list_push(&rpc->pending, &c->pending_link);
+  schedule(rpc);
 }
 
 /* Before its end nobody can have entered it: the clone has not got it whole. */
@@ -218,17 +219,17 @@ static void describe(const struct mf_rpc *rpc, const struct call *c, char *text,
   }
 }
 
-static void pay_due(struct mf_rpc *rpc) {
-  for (int i = 0; i < DUE_A_TURN && !list_empty(&rpc->due); i++) {
-    struct call *c = list_entry(rpc->due.next, struct call, due_link);
+static void notify_pending(struct mf_rpc *rpc) {
+  for (int i = 0; i < NOTIFIED_A_TURN && !list_empty(&rpc->pending); i++) {
+    struct call *c = list_entry(rpc->pending.next, struct call, pending_link);
     mf_reply_cb cb = c->cb;
     void *data = c->data;
     char text[64];
     mf_error e;
     describe(rpc, c, text, sizeof text, &e);
-    list_remove(&c->due_link);
+    list_remove(&c->pending_link);
     if (c->flying) {
-      c->told = 1;
+      c->notified = 1;
       rpc->nwaiting--;
     } else {
       call_free(c);
@@ -246,7 +247,7 @@ static void rewatch(struct mf_rpc *rpc) {
     return;
   if (!rpc->eof)
     events |= WATCH_READ;
-  if (rpc->full && !rpc->deaf)
+  if (rpc->full && !rpc->write_closed)
     events |= WATCH_WRITE;
   rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, events);
 }
@@ -325,7 +326,7 @@ static void unpark(struct mf_rpc *rpc) {
     r = put_call(rpc, c, &m, p);
     payload_drop(p);
     if (r)
-      call_owe(c, r, MF_STARTED_NO);
+      call_fail(c, r, MF_STARTED_NO);
   }
 }
 
@@ -349,7 +350,7 @@ static void flush(struct mf_rpc *rpc) {
   int n, nfds;
   ssize_t sent;
   rpc->full = 0;
-  while (rpc->fd >= 0 && !rpc->deaf) {
+  while (rpc->fd >= 0 && !rpc->write_closed) {
     unpark(rpc);
     put_end(rpc);
     n = outbox_next(&rpc->out, iov, &fds, &nfds);
@@ -366,7 +367,7 @@ static void flush(struct mf_rpc *rpc) {
       deadline_set(rpc->home, &rpc->retry, STALL_RETRY_MS);
       break;
     } else {
-      rpc->deaf = 1; /* what it wrote before may still be read: that decides */
+      rpc->write_closed = 1; /* what it wrote before may still be read: that decides */
     }
   }
   rewatch(rpc);
@@ -404,7 +405,7 @@ static void close_socket(struct mf_rpc *rpc) {
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
-  rpc->deaf = 1;
+  rpc->write_closed = 1;
   rpc->more = 0;
   outbox_deinit(&rpc->out);
   if (!rpc->reading) /* else a callback may be looking at a message */
@@ -420,15 +421,15 @@ static void fail_calls(struct mf_rpc *rpc) {
     int entered = possible && has_left(rpc, c);
     list_remove(&c->link);
     c->flying = 0;
-    if (c->told)
+    if (c->notified)
       call_free(c);
     else
-      call_owe(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+      call_fail(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
     if (rpc->options.strict && !rpc->options.async)
       possible = 0;
   }
   while (!list_empty(&rpc->parked))
-    call_owe(list_entry(rpc->parked.next, struct call, link), 0, MF_STARTED_NO);
+    call_fail(list_entry(rpc->parked.next, struct call, link), 0, MF_STARTED_NO);
 }
 
 static void fail_with(struct mf_rpc *rpc, const mf_error *e) {
@@ -436,10 +437,10 @@ static void fail_with(struct mf_rpc *rpc, const mf_error *e) {
     return;
   rpc->over = 1;
   failure_copy(&rpc->failure, e);
-  rpc->error_owed = !rpc->aborted;
+  rpc->error_pending = !rpc->aborted;
   fail_calls(rpc);
   close_socket(rpc);
-  ask_for_work(rpc);
+  schedule(rpc);
 }
 
 static void fail(struct mf_rpc *rpc, int code, const char *message) {
@@ -481,9 +482,9 @@ static void finish_end(struct mf_rpc *rpc) {
     return;
   if (rpc->bye) {
     rpc->over = rpc->orderly = 1;
-    rpc->close_owed = !rpc->aborted;
+    rpc->close_pending = !rpc->aborted;
     close_socket(rpc);
-    ask_for_work(rpc);
+    schedule(rpc);
     return;
   }
   describe_death(rpc, text, sizeof text);
@@ -507,7 +508,7 @@ static void on_patience(struct deadline *d) {
   if (rpc->over) { /* given up, and it has not left */
     mf_kill(rpc->process, SIGKILL);
     rpc->killed = 1;
-    ask_for_work(rpc);
+    schedule(rpc);
     return;
   }
   if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
@@ -597,14 +598,14 @@ static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
   return c;
 }
 
-/* A ghost's answer, or one whose error is owed already, is dropped and counted. */
+/* The answer of an abandoned call, or of one whose error is pending, is dropped and counted. */
 static int is_late(struct mf_rpc *rpc, struct call *c) {
-  if (!c->told && list_empty(&c->due_link))
+  if (!c->notified && list_empty(&c->pending_link))
     return 0;
   rpc->stats.late++;
   list_remove(&c->link);
   c->flying = 0;
-  if (c->told)
+  if (c->notified)
     call_free(c);
   return 1;
 }
@@ -877,7 +878,7 @@ static void on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
     return;
   }
   rpc->torn = 1;
-  rpc->torn_more = more;
+  rpc->partial_more = more;
 }
 
 /* ---- reading: bytes ---- */
@@ -974,7 +975,7 @@ static int sort_bytes(struct mf_rpc *rpc, size_t got, struct fdset *fds) {
   if (r < 0 || !rpc->torn || inbox_open_left(&rpc->in))
     return r;
   rpc->torn = 0;
-  end_part(rpc, rpc->torn_more);
+  end_part(rpc, rpc->partial_more);
   return 0;
 }
 
@@ -1034,12 +1035,12 @@ static int read_some(struct mf_rpc *rpc) {
   if (rpc->over)
     drop_input(rpc);
   if (rpc->more)
-    ask_for_work(rpc);
+    schedule(rpc);
   return r != 0 && !rpc->more;
 }
 
 /* The process has ended: what it wrote is read to its end, also where another process
- * holds its socket, then its death is told. */
+ * holds its socket, then its death is reported. */
 static void drain(struct mf_rpc *rpc) {
   int done;
   if (rpc->reading || rpc->over)
@@ -1050,7 +1051,7 @@ static void drain(struct mf_rpc *rpc) {
   if (done || rpc->last_words > LAST_WORDS_MAX)
     finish_end(rpc);
   else
-    ask_for_work(rpc);
+    schedule(rpc);
 }
 
 void rpc_look(mf_rpc *rpc) {
@@ -1065,7 +1066,7 @@ static void on_ready(struct watch *w, unsigned events) {
     flush(rpc);
   if ((events & WATCH_READ) && !rpc->more)
     read_some(rpc);
-  ask_for_work(rpc);
+  schedule(rpc);
   home_leave(h);
 }
 
@@ -1087,16 +1088,16 @@ static int is_leaving(const struct mf_rpc *rpc) {
 /* The last steps, one after the other, each once nothing of the former is left. */
 static void tell_the_end(struct mf_rpc *rpc) {
   mf_error e = {0};
-  if (rpc->error_owed) {
-    rpc->error_owed = 0;
+  if (rpc->error_pending) {
+    rpc->error_pending = 0;
     failure_tell(&rpc->failure, &e);
     e.started = rpc->far < FAR_SERVING ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
     e.exit = rpc->exited ? &rpc->exit : NULL;
     if (rpc->options.on_error)
       rpc->options.on_error(&e, rpc->options.data);
   }
-  if (rpc->close_owed) {
-    rpc->close_owed = 0;
+  if (rpc->close_pending) {
+    rpc->close_pending = 0;
     if (rpc->options.on_close)
       rpc->options.on_close(rpc->options.data);
   }
@@ -1108,8 +1109,8 @@ static void tell_the_end(struct mf_rpc *rpc) {
   }
 }
 
-static void work(struct task *t) {
-  struct mf_rpc *rpc = list_entry(t, struct mf_rpc, work);
+static void on_task(struct task *t) {
+  struct mf_rpc *rpc = list_entry(t, struct mf_rpc, task);
   if (rpc->closed)
     return;
   if (rpc->more && !rpc->exited)
@@ -1118,14 +1119,14 @@ static void work(struct task *t) {
     drain(rpc);
   if (!rpc->full)
     flush(rpc);
-  pay_due(rpc);
+  notify_pending(rpc);
   if (rpc->limited && !rpc->over && is_relieved(rpc)) {
     rpc->limited = 0;
     if (rpc->options.on_drain)
       rpc->options.on_drain(rpc->options.data);
   }
-  if (!list_empty(&rpc->due))
-    ask_for_work(rpc);
+  if (!list_empty(&rpc->pending))
+    schedule(rpc);
   else if (rpc->over)
     tell_the_end(rpc);
   update_busy(rpc);
@@ -1135,12 +1136,12 @@ static void work(struct task *t) {
 
 static void on_call_timeout(struct deadline *d) {
   struct call *c = list_entry(d, struct call, deadline);
-  call_owe(c, MF_ETIMEOUT, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+  call_fail(c, MF_ETIMEOUT, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
 }
 
 static void on_retry(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, retry);
-  ask_for_work(rpc);
+  schedule(rpc);
 }
 
 int call_options_load(const mf_call_options *from, mf_call_options *ret) {
@@ -1205,12 +1206,12 @@ static int submit(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
   if (!c)
     return MF_ENOMEM;
   if (rpc->over) {
-    call_owe(c, 0, MF_STARTED_NO);
+    call_fail(c, 0, MF_STARTED_NO);
   } else {
     int waits = !list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW;
     int lent = m->length >= REF_MIN && !p;
     set_timeout(c, timeout_ms);
-    if (lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->deaf)
+    if (lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->write_closed)
       r = send_long(rpc, c, m);
     else if (waits || lent)
       r = park(rpc, c, m, p);
@@ -1223,7 +1224,7 @@ static int submit(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
     if (rpc->out.nbytes >= OUT_LOW && !rpc->full)
       flush(rpc);
     else
-      ask_for_work(rpc);
+      schedule(rpc);
   }
   rpc->stats.calls++;
   update_busy(rpc);
@@ -1255,9 +1256,9 @@ int mf_rpc_cancel(mf_rpc *rpc, uint64_t id) {
   if (r)
     return r;
   c = idmap_get(&rpc->calls, id);
-  if (!c || c->told || !list_empty(&c->due_link))
+  if (!c || c->notified || !list_empty(&c->pending_link))
     return -ESRCH;
-  call_owe(c, MF_ECANCELLED, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+  call_fail(c, MF_ECANCELLED, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
   return 0;
 }
 
@@ -1290,7 +1291,7 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
 
 static void copy_exit(struct mf_rpc *rpc, const mf_exit *x) {
   char *text = x->error ? strdup(x->error) : NULL;
-  free(rpc->exit_text); /* one that ended before run is told with the run, and once more */
+  free(rpc->exit_text); /* one that ended before run is reported with the run, and once more */
   rpc->exit_text = text;
   rpc->exit = *x;
   rpc->exit.error = text;
@@ -1303,7 +1304,7 @@ static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
     return;
   rpc->exited = 1;
   copy_exit(rpc, x);
-  ask_for_work(rpc);
+  schedule(rpc);
 }
 
 static void on_run(mf_process *p, const mf_error *error, int socket, void *data) {
@@ -1329,11 +1330,11 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
     fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the socket of the process can't be watched");
     return;
   }
-  ask_for_work(rpc);
+  schedule(rpc);
 }
 
 static void rpc_free(struct mf_rpc *rpc) {
-  task_clear(&rpc->work);
+  task_clear(&rpc->task);
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
@@ -1452,12 +1453,12 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   idmap_init(&rpc->calls);
   list_init(&rpc->parked);
   list_init(&rpc->flying);
-  list_init(&rpc->due);
+  list_init(&rpc->pending);
   list_init(&rpc->spare);
   deadline_init(&rpc->patience, on_patience);
   deadline_init(&rpc->grace, on_grace);
   deadline_init(&rpc->retry, on_retry);
-  task_init(&rpc->work, work);
+  task_init(&rpc->task, on_task);
   r = start_server(rpc, p, function, o, usage_ms);
   if (r) {
     rpc_free(rpc);
@@ -1485,11 +1486,11 @@ void mf_rpc_abort(mf_rpc *rpc) {
   if (check(rpc) || rpc->closed)
     return;
   rpc->aborted = 1;
-  rpc->error_owed = rpc->close_owed = 0;
+  rpc->error_pending = rpc->close_pending = 0;
   fail(rpc, MF_ECANCELLED, "cancelled by the caller");
   if (is_leaving(rpc))
     deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
-  ask_for_work(rpc);
+  schedule(rpc);
   update_busy(rpc);
 }
 
@@ -1507,6 +1508,6 @@ void mf_rpc_close(mf_rpc *rpc, mf_rpc_close_cb cb, void *data) {
   rpc->close_cb = cb;
   rpc->close_data = data;
   start_grace(rpc);
-  ask_for_work(rpc);
+  schedule(rpc);
   update_busy(rpc);
 }

@@ -8,8 +8,8 @@
  * A call's life:
  *
  *   PARKED -> QUEUED ----------------> answered
- *     |         \-> GHOST (cancelled or timed out: its answer is awaited and dropped)
- *     \---------------> DUE: its error is owed and paid from a task
+ *     |         \-> ABANDONED (cancelled or timed out: its answer is awaited and dropped)
+ *     \---------------> PENDING: a task calls its callback with an error
  */
 #ifndef PARENT_RPC_H
 #define PARENT_RPC_H
@@ -37,7 +37,7 @@ int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb 
                void *data, uint64_t *ret_id);
 /* Delivers what has come and was not read yet, as the loop would. */
 void rpc_look(mf_rpc *rpc);
-/* It has failed or ended: what is told from now on are errors of that end. */
+/* It has failed or ended: what is reported from now on are errors of that end. */
 int rpc_is_over(const mf_rpc *rpc);
 /* How the process ended, as far as it is known (known 0: it has not, or nobody can know).
  */
