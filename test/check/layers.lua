@@ -24,7 +24,6 @@ local LONG = {
   ["src/bind/service.c"] = true,
   ["src/parent/pool/pool.c"] = true,
   ["src/parent/process.c"] = true,
-  ["src/parent/rpc/rpc.c"] = true,
 }
 
 -- May be in a circle.

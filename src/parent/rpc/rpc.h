@@ -14,15 +14,9 @@
 #ifndef PARENT_RPC_H
 #define PARENT_RPC_H
 
-#include "parent/rpc/payload.h"
 #include "parent/process.h"
-
-/* What a pool wants to know beside the public callbacks; each may be NULL. */
-struct rpc_owner {
-  void (*on_ready)(void *data); /* init is over */
-  void (*on_retire)(void *data);
-  void (*on_usage)(void *data, uint64_t bytes);
-};
+#include "parent/rpc/owner.h"
+#include "parent/rpc/payload.h"
 
 /* usage_ms: between two reports of memory; 0: none. Otherwise as mf_rpc_new. */
 int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,

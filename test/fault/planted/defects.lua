@@ -11,11 +11,11 @@
 -- Where find is not there any more, the code has moved on: write the defect anew, or drop it
 -- when what it breaks is gone.
 return {
-  {name = "rpc: nothing is tried again after ETOOMANYREFS", file = "src/parent/rpc/rpc.c",
+  {name = "rpc: nothing is tried again after ETOOMANYREFS", file = "src/parent/rpc/send.c",
     find = "      deadline_set(rpc->home, &rpc->retry, STALL_RETRY_MS);\n      break;",
     replace = "      break;",
     tests = {"unit/test_rpc"}},
-  {name = "rpc: ENOMEM in sending counts as a peer that is gone", file = "src/parent/rpc/rpc.c",
+  {name = "rpc: ENOMEM in sending counts as a peer that is gone", file = "src/parent/rpc/send.c",
     find = " || sent == -ENOMEM) {\n      deadline_set(rpc->home", replace = ") {\n      deadline_set(rpc->home",
     tests = {"unit/test_rpc"}},
   {name = "clone: the reseed comes after the on_fork hooks", file = "src/template/clone.c",
@@ -175,7 +175,7 @@ return {
     find = "    n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);\n  while (n < 0 && errno == EINTR);",
     replace = "    n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);\n  while (0);",
     tests = {"unit/test_sock", "fault/f_torture.lua", "fault/f_arguments.lua"}},
-  {name = "rpc: ENOBUFS in sending counts as a peer that is gone", file = "src/parent/rpc/rpc.c",
+  {name = "rpc: ENOBUFS in sending counts as a peer that is gone", file = "src/parent/rpc/send.c",
     find = "sent == -ETOOMANYREFS || sent == -ENOBUFS ||", replace = "sent == -ETOOMANYREFS ||",
     tests = {"unit/test_rpc"}},
   {name = "connection: ENOBUFS counts as a parent that is gone",
