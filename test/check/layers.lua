@@ -22,7 +22,6 @@ local LINES_MAX = 700
 
 local LONG = {
   ["src/bind/service.c"] = true,
-  ["src/parent/pool/pool.c"] = true,
   ["src/parent/process.c"] = true,
 }
 

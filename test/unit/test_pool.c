@@ -2,7 +2,7 @@
  * schedules of test_pool_sim.c can't tell from its opposite. */
 #include "help/far.h"
 #include "parent/boot.h"
-#include "parent/pool/pool.h"
+#include "parent/rpc/rpc.h"
 #include "parent/times.h"
 #include "unit.h"
 

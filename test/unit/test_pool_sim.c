@@ -12,7 +12,7 @@
  * nothing is left. */
 #include "help/far.h"
 #include "parent/boot.h"
-#include "parent/pool/pool.h"
+#include "parent/rpc/rpc.h"
 #include "unit.h"
 
 #include <signal.h>

@@ -1,0 +1,166 @@
+/* Calls are given to workers, and come back: answered, failed, or to be run again. */
+#include "parent/pool/dispatch.h"
+
+#include "parent/pool/call.h"
+#include "parent/pool/end.h"
+#include "parent/pool/worker.h"
+#include "parent/rpc/rpc.h"
+
+enum { GIVEN_A_TURN = 4096, RUNS_MAX = 3 /* of an idempotent call */ };
+
+static void on_reply(const mf_error *e, const mf_message *m, void *data);
+
+/* The call that its worker is at: all of an asynchronous one, the first of another. */
+static void begin_work(struct mf_pool *pool, struct work *c) {
+  if (pool->options.call_timeout_ms == MF_NO_TIMEOUT ||
+      deadline_at(&c->work_deadline) != UINT64_MAX)
+    return;
+  deadline_set(pool->home, &c->work_deadline, pool->options.call_timeout_ms);
+}
+
+static void begin_first(struct worker *w) {
+  if (!w->pool->rpc_options.async && !list_empty(&w->calls))
+    begin_work(w->pool, list_entry(w->calls.next, struct work, link));
+}
+
+void pool_give(struct mf_pool *pool, struct work *c, unsigned slot) {
+  struct worker *w = pool->by_slot[slot];
+  uint64_t id;
+  int r = rpc_submit(w->rpc, c->payload, MF_NO_TIMEOUT, on_reply, c, &id);
+  if (r) {
+    pool_work_fail(c, r, MF_STARTED_NO);
+    return;
+  }
+  c->worker = w;
+  c->runs++;
+  list_push(&w->calls, &c->link);
+  w->ncalls++;
+  pool->nworking++;
+  policy_give(&pool->policy, slot);
+  if (pool->rpc_options.async)
+    begin_work(pool, c);
+  else
+    begin_first(w);
+}
+
+void pool_give_waiting(struct mf_pool *pool) {
+  for (int i = 0; i < GIVEN_A_TURN && pool->nqueued; i++) {
+    int slot = policy_pick(&pool->policy);
+    struct work *c = list_entry(pool->queue.next, struct work, link);
+    if (slot < 0)
+      return;
+    list_remove(&c->link);
+    pool->nqueued--;
+    pool_give(pool, c, (unsigned)slot);
+  }
+  if (pool->nqueued)
+    pool_schedule(pool);
+}
+
+/* Back to its place in the queue, by its number. */
+static void requeue(struct mf_pool *pool, struct work *c) {
+  struct list *before = pool->queue.next;
+  while (before != &pool->queue && list_entry(before, struct work, link)->id < c->id)
+    before = before->next;
+  list_push(before, &c->link); /* in front of it */
+  pool->nqueued++;
+  pool->stats.retried++;
+  pool_schedule(pool);
+}
+
+static int may_run_again(const struct mf_pool *pool, const struct work *c,
+                         const mf_error *e) {
+  if (pool->given_up || pool->policy.failed || !list_empty(&c->pending_link))
+    return 0;
+  if (e->started == MF_STARTED_NO)
+    return 1; /* it has not run at all; the policy bounds how often workers fail to start
+               */
+  return c->idempotent && c->runs < RUNS_MAX;
+}
+
+/* The worker's answer, or what became of the call with its death. */
+static void on_reply(const mf_error *e, const mf_message *m, void *data) {
+  struct work *c = data;
+  struct mf_pool *pool = c->pool;
+  struct worker *w = c->worker;
+  int died = rpc_is_over(w->rpc);
+  mf_reply_cb cb = c->cb;
+  void *cb_data = c->data;
+  mf_error own;
+  c->worker = NULL;
+  list_remove(&c->link);
+  pool_start_close_grace(pool);
+  w->ncalls--;
+  pool->nworking--;
+  deadline_clear(&c->work_deadline);
+  if (w->slot >= 0 && policy_take_back(&pool->policy, (unsigned)w->slot, !died))
+    pool_recycle(w);
+  if (died && w->slot >= 0)
+    policy_replace(&pool->policy, (unsigned)w->slot);
+  if (!died)
+    begin_first(w);
+  pool_start_worker_grace(w);
+  int has_idled =
+      w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
+  if (pool->nqueued || pool->ending || died || has_idled)
+    pool_schedule(pool);
+  if (c->notified || !list_empty(&c->pending_link)) {
+    pool->stats.late += !died;
+    if (c->notified)
+      pool_work_free(c);
+    return; /* else its error is pending */
+  }
+  if (died && may_run_again(pool, c, e)) {
+    c->unsure |= e->started != MF_STARTED_NO;
+    requeue(pool, c);
+    return;
+  }
+  if (e && c->unsure) {
+    own = *e;
+    own.started = MF_STARTED_UNKNOWN;
+    e = &own;
+  }
+  pool_count_end(c, e ? e->code : 0);
+  pool_work_free(c);
+  if (cb)
+    cb(e, m, cb_data);
+  pool_update_busy(pool);
+}
+
+/* ---- new calls ---- */
+
+/* The time of a call in a worker is over: the worker is killed. What it had not entered goes
+ * to others; this call is not run again, even if it is idempotent. */
+static void on_work_timeout(struct deadline *d) {
+  struct work *c = list_entry(d, struct work, work_deadline);
+  struct worker *w = c->worker;
+  struct mf_pool *pool = c->pool;
+  if (!c->notified) {
+    c->timeout_ms = pool->options.call_timeout_ms;
+    pool_work_fail(c, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
+  }
+  if (w->killed)
+    return;
+  pool->stats.killed++;
+  pool_replace(w);
+  pool_kill_worker(w);
+}
+
+/* Prepares c's request and deadline. 0 or a code. */
+int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
+                     const mf_call_options *options) {
+  mf_call_options o;
+  int r = call_options_load(options, &o);
+  deadline_init(&c->work_deadline, on_work_timeout);
+  if (r)
+    return r;
+  r = payload_new(m, &pool->home->blockcache, pool_take_spare_payload(pool), &c->payload);
+  if (r)
+    return r;
+  c->began_us = pool->seam->ops->now_us(pool->seam);
+  c->idempotent = o.idempotent != 0;
+  c->timeout_ms = rpc_timeout(&o, pool->rpc_options.timeout_ms);
+  if (c->timeout_ms != MF_NO_TIMEOUT)
+    deadline_set(pool->home, &c->deadline, c->timeout_ms);
+  return 0;
+}

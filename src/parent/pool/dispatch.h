@@ -1,0 +1,15 @@
+/* Calls to workers and back. Runs in the parent. */
+#ifndef PARENT_POOL_DISPATCH_H
+#define PARENT_POOL_DISPATCH_H
+
+#include "parent/pool/record.h"
+
+/* Prepares the request and the deadlines of a new call. 0 or a code. */
+int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
+                   const mf_call_options *options);
+/* Gives it to the worker in that slot, which has room. */
+void pool_give(struct mf_pool *pool, struct work *c, unsigned slot);
+/* The same for calls that wait, as far as there is room. */
+void pool_give_waiting(struct mf_pool *pool);
+
+#endif

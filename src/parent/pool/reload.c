@@ -1,0 +1,204 @@
+/* The pool gets another template: a first worker of it, on trial, has to get ready; then the old
+ * workers go. */
+#include "parent/pool/reload.h"
+
+#include "parent/pool/template.h"
+#include "parent/pool/worker.h"
+#include "parent/private.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define REPLACED "a later reload has taken the place of this one"
+
+static void reload_over(struct mf_pool *pool, int code, const char *message) {
+  if (code)
+    failure_set(&pool->reload.failure, code, message, NULL);
+  pool->reload.done = 1;
+  pool_schedule(pool);
+}
+
+/* The trial has come out well: its template is the pool's, the old workers go. */
+static void switch_template(struct mf_pool *pool) {
+  struct worker *trial = pool->reload.worker;
+  unsigned n = 0;
+  trial->trial = 0;
+  pool->reload.worker = NULL;
+  mf_close(pool_leave_template(pool), NULL, NULL);
+  pool_use_template(pool, pool->reload.process);
+  pool->reload.process = NULL;
+  journal_drop(&pool->journal);
+  pool->journal = journal_hold(pool->template->journal);
+  pool->template_good = 1;
+  pool->reported_failure = 0;
+  policy_renew(&pool->policy);
+  failure_deinit(&pool->failure);
+  list_each_safe(it, next, &pool->workers) {
+    struct worker *w = list_entry(it, struct worker, link);
+    if (w == trial)
+      continue;
+    w->old = 1;
+    if (w->slot >= 0 && !w->leaving) {
+      pool_replace(w);
+      n++;
+    }
+    pool_dismiss(w);
+  }
+  pool->stats.reloads++;
+  reload_over(pool, 0, NULL);
+  if (policy_workers(&pool->policy) >= pool->policy.config.max || pool_put_in_slot(trial) < 0)
+    pool_dismiss(trial);
+}
+
+static void begin_reload(struct mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+  if (pool->reload.worker)
+    pool->reload.worker->trial = 1;
+  pool->reload.process = p;
+  pool->reload.cb = cb;
+  pool->reload.data = data;
+}
+
+/* The earliest that waits. A later one takes its place; the last one begins. */
+void pool_begin_next_reload(struct mf_pool *pool) {
+  struct reload_request *q;
+  int r;
+  if (pool->reload.process || pool->reload.done || list_empty(&pool->reload.next))
+    return;
+  q = list_entry(pool->reload.next.next, struct reload_request, link);
+  list_remove(&q->link);
+  if (!list_empty(&pool->reload.next))
+    q->over = REPLACED;
+  if (q->over) {
+    begin_reload(pool, q->process, q->cb, q->data);
+    reload_over(pool, MF_ECANCELLED, q->over);
+  } else {
+    r = pool->ending ? 0 : pool_worker_new(pool, q->process, &pool->reload.worker);
+    begin_reload(pool, q->process, q->cb, q->data);
+    if (r)
+      reload_over(pool, r, NULL);
+  }
+  free(q);
+  pool_schedule(pool);
+}
+
+void pool_go_on_with_reload(struct mf_pool *pool) {
+  struct worker *w = pool->reload.worker;
+  mf_pool_cb cb = pool->reload.cb;
+  mf_process *p = pool->reload.process;
+  struct failure f = pool->reload.failure;
+  mf_error e;
+  if (p && !pool->reload.done) {
+    if (pool->ending)
+      reload_over(pool, MF_ECANCELLED, "the pool is ending");
+    else if (f.code)
+      reload_over(pool, 0, NULL);
+    else if (w && w->ready)
+      switch_template(pool);
+  }
+  if (!pool->reload.done)
+    return;
+  pool->reload.done = 0;
+  pool->reload.cb = NULL;
+  pool->reload.process = NULL;
+  f = pool->reload.failure;
+  memset(&pool->reload.failure, 0, sizeof f);
+  if (f.code && w) {
+    pool->reload.worker = NULL;
+    pool_dismiss(w);
+  }
+  if (p && f.code)
+    mf_close(p, NULL, NULL);
+  if (f.code)
+    failure_tell(&f, &e);
+  if (cb)
+    cb(pool, f.code ? &e : NULL, pool->reload.data);
+  failure_deinit(&f);
+}
+
+/* ---- asked for ---- */
+
+/* Gets p ready to be forked from, its history whole. */
+int pool_prepare_template(mf_process *p) {
+  int r = process_check(p);
+  if (r)
+    return r;
+  if (p->finish.kind != FINISH_NONE)
+    return MF_ESTATE;
+  if (p->state == HELD)
+    process_unhold(p);
+  switch (p->state) {
+  case FORKING:
+  case SERVING:
+  case FAILED:
+  case ENDING: /* its time ran out */
+  case DEAD:
+    break;
+  default:
+    return MF_ESTATE;
+  }
+  return mf_require(p, "moonfork.rpc"); /* once here, not in every worker */
+}
+
+/* Behind the one under way, which is given up. */
+static int queue_reload(struct mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+  struct reload_request *q = malloc(sizeof *q);
+  if (!q)
+    return MF_ENOMEM;
+  *q = (struct reload_request){.process = p, .cb = cb, .data = data};
+  list_init(&q->link);
+  list_push(&pool->reload.next, &q->link);
+  if (pool->reload.process && !pool->reload.done)
+    reload_over(pool, MF_ECANCELLED, REPLACED);
+  return 0;
+}
+
+/* Whether the process is given to this pool already, by a reload that is not over. */
+static int is_in_reload(const struct mf_pool *pool, const mf_process *p) {
+  if (pool->reload.process == p)
+    return 1;
+  list_each(it, &pool->reload.next) {
+    if (list_entry(it, struct reload_request, link)->process == p)
+      return 1;
+  }
+  return 0;
+}
+
+int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+  int r = pool_check(pool);
+  if (!r && pool->ending)
+    r = MF_ECLOSED;
+  if (!r && p && (p == pool->template || is_in_reload(pool, p)))
+    r = MF_ESTATE;
+  if (!r)
+    r = process_check(p);
+  if (!r && p->home != pool->home)
+    r = MF_EINVAL;
+  if (!r)
+    r = pool_prepare_template(p);
+  if (!r && pool_reloads(pool)) {
+    r = queue_reload(pool, p, cb, data);
+  } else if (!r) {
+    r = pool_worker_new(pool, p, &pool->reload.worker);
+    if (!r)
+      begin_reload(pool, p, cb, data);
+  }
+  if (!r)
+    pool_update_busy(pool);
+  return r;
+}
+
+void mf_pool_cancel_reload(mf_pool *pool, const void *data) {
+  static const char text[] = "cancelled by the caller";
+  if (pool_check(pool))
+    return;
+  if (pool->reload.process && !pool->reload.done && pool->reload.data == data) {
+    reload_over(pool, MF_ECANCELLED, text);
+    return;
+  }
+  list_each(it, &pool->reload.next) {
+    struct reload_request *q = list_entry(it, struct reload_request, link);
+    if (q->data == data) {
+      q->over = text;
+      pool_schedule(pool);
+    }
+  }
+}

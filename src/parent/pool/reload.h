@@ -1,0 +1,13 @@
+/* Reloads, one at a time; of several that wait, the last one. Runs in the parent. */
+#ifndef PARENT_POOL_RELOAD_H
+#define PARENT_POOL_RELOAD_H
+
+#include "parent/pool/record.h"
+
+/* Gets p ready to be forked from, its history whole. 0 or a code. */
+int pool_prepare_template(mf_process *p);
+/* To be called by the task: the one under way, then the next. */
+void pool_go_on_with_reload(struct mf_pool *pool);
+void pool_begin_next_reload(struct mf_pool *pool);
+
+#endif
