@@ -78,6 +78,10 @@ static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
   struct pollfd fds[2] = {{.fd = fd, .events = events},
                           {.fd = uv_backend_fd(&r->loop), .events = POLLIN}};
   int ms = reactor_timeout(r), own = ms < 0 || (limit_ms >= 0 && limit_ms < ms);
+  if (ms == 0 && fd < 0) {
+    reactor_turn(r);
+    return 0;
+  }
   int n = fdwait(fds, 2, own ? limit_ms : ms);
   if (n < 0)
     return -1;
