@@ -1,6 +1,6 @@
 /* The template's end of a control socket: whole frames in, answers out, and the count of
- * commands. One recvmsg or sendmsg at a time; nothing here blocks but
- * connection_flush_all and, when it is told to, connection_receive. Runs in templates and in clones before run. */
+ * commands. One recvmsg or sendmsg at a time; nothing here blocks but connection_flush_all and,
+ * when it is told to, connection_receive. Runs in templates and in clones before run. */
 #ifndef TEMPLATE_CONNECTION_H
 #define TEMPLATE_CONNECTION_H
 

@@ -3,9 +3,10 @@
  *
  *   seccomp_run ENOSYS|EPERM CALL[,CALL...] PROGRAM [ARGUMENT...]
  *
- * A call is one of the names in the table; "clone_parent" is clone(2) with CLONE_PARENT only. "clone3" is what glibc falls back from by
- * itself when it is ENOSYS; with EPERM it does not, which is the container's fault. The
- * filter lives on in everything the program starts. Exit 77: no filter can be set here.
+ * A call is one of the names in the table; "clone_parent" is clone(2) with CLONE_PARENT only.
+ * "clone3" is what glibc falls back from by itself when it is ENOSYS; with EPERM it does not,
+ * which is the container's fault. The filter lives on in everything the program starts. Exit
+ * 77: no filter can be set here.
  */
 #include <errno.h>
 #include <linux/audit.h>

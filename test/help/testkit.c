@@ -6,6 +6,7 @@
  * Functions return their values, or nil, message, errno. Descriptors that this file makes
  * are close-on-exec. */
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
@@ -680,6 +681,39 @@ static int kit_selftest(lua_State *L) {
   return 0;
 }
 
+/* forged(pid): after each fork of this process from now on, all of what it shares with the
+ * program is that number */
+static int forged;
+
+static void forge(void) {
+  char line[512];
+  FILE *maps = fopen("/proc/self/maps", "r");
+  while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
+    unsigned long start, end;
+    if (strstr(line, "rw-s") == NULL || strstr(line, "memfd:moonfork") == NULL) continue;
+    if (sscanf(line, "%lx-%lx", &start, &end) != 2) continue;
+    for (volatile int *word = (volatile int *)start; (unsigned long)word < start + 4096; word++)
+      *word = forged;
+  }
+  if (maps != NULL) fclose(maps);
+}
+
+static int kit_forged(lua_State *L) {
+  forged = (int)luaL_checkinteger(L, 1);
+  return told(L, pthread_atfork(NULL, forge, NULL));
+}
+
+/* random(): 16 octets of libcrypto's generator, or nil where there is none */
+static int kit_random(lua_State *L) {
+  unsigned char octets[16];
+  int (*generate)(unsigned char *, int) = NULL;
+  void *library = dlopen("libcrypto.so.3", RTLD_LAZY | RTLD_GLOBAL);
+  if (library != NULL) *(void **)&generate = dlsym(library, "RAND_bytes");
+  if (generate == NULL || generate(octets, sizeof octets) != 1) return 0;
+  lua_pushlstring(L, (const char *)octets, sizeof octets);
+  return 1;
+}
+
 static int kit_printf(lua_State *L) { /* buffered output of a C module, not flushed */
   fputs(luaL_checkstring(L, 1), stdout);
   return 0;
@@ -752,6 +786,8 @@ static const luaL_Reg functions[] = {
   {"atfork", kit_atfork},
   {"handlers", kit_handlers},
   {"selftest", kit_selftest},
+  {"forged", kit_forged},
+  {"random", kit_random},
   {"printf", kit_printf},
   {NULL, NULL},
 };

@@ -131,6 +131,56 @@ story.test("threads, mutexes, system and fork work in clones, at any depth", fun
   t.eq(t.ask(fork.template():fork(), code), "right")
 end)
 
+story.test("no two clones draw the same of a library's generator", function(t)
+  if not kit.random() then t.skip "no libcrypto" end
+  local p = fork.new_exec():eval "kit = require 'testkit' kit.random()"
+  local seen = {}
+  for i = 1, 20 do
+    local q = i % 2 == 0 and p or p:fork():eval "x = 1"
+    local drawn = t.ask(q:fork(), "return kit.random()")
+    t.eq(#drawn, 16)
+    t.ok(not seen[drawn], "drawn twice")
+    seen[drawn] = true
+  end
+end)
+
+-- ---- templates that lie ----
+
+story.test("numbers that a template has made up are nobody's", {deadline = 40}, function(t)
+  local file = t:file "victim"
+  os.execute(("sleep 60 </dev/null >/dev/null 2>&1 & echo $! >'%s'"):format(file)) -- no child
+  local victim = tonumber((t.read(file):match "%d+"))
+  local before = {}
+  for pid in pairs(kit.processes()) do before[pid] = true end
+  for _, pid in ipairs {victim, kit.getpid(), 1, -1, 0x7fffffff} do
+    local p = fork.new_exec():eval(FUNCTIONS)
+    t.got(p:fork():run "answers"):close()
+    p:eval(("require 'testkit'.forged(%d)"):format(pid))
+    for i = 1, 5 do
+      local q = p:fork()
+      local socket = q:run "hangs"
+      if i % 2 == 0 then q:kill "KILL" end
+      if i == 3 then q:close() else q:on_exit(function(status)
+        if not status.unknown then t.ok(status.code == 0 or status.signal == kit.SIGKILL) end
+      end) end
+      if socket then socket:close() end
+    end
+    fork.step(0.05)
+    t.ok(t.alive(victim))
+    p:kill "KILL"
+    p:close()
+    fork.step(0.05)
+    for left, process in pairs(kit.processes()) do -- nobody knows them
+      if process.ppid == kit.getpid() and not before[left] then
+        kit.kill(left, kit.SIGKILL)
+        kit.waitpid(left)
+      end
+    end
+  end
+  t.ok(t.alive(victim))
+  kit.kill(victim, kit.SIGKILL)
+end)
+
 -- ---- hosts that reap what comes ----
 
 -- What the kernel keeps of processes that others have reaped (Linux 6.15).
@@ -141,7 +191,10 @@ local careless = [[
   local fork, kit = require "moonfork", require "testkit"
   local how = %q
   if how ~= "waits" then kit.disposition(kit.SIGCHLD, how) end
-  local p = fork.new_exec():eval "function f(s, i) os.exit(tonumber(i)) end function g(s) s:read 'a' end"
+  local p = fork.new_exec():eval [=[
+    function f(s, i) os.exit(tonumber(i)) end
+    function g(s) s:read 'a' end
+  ]=]
   local told, exact, wrong, n = {}, 0, 0, 60
   for i = 1, n do
     local q = p:fork():send_arg(i)
@@ -365,7 +418,14 @@ story.test("who changes its user and group stays on the leash", {census = false}
   local out = t:file "out"
   local script = t:file("host.lua", [[
     local fork, kit = require "moonfork", require "testkit"
-    local p = fork.new_exec():eval "function drop(s) local kit = require 'testkit' kit.setuid(65534) s:write 'x' kit.spin() end"
+    local p = fork.new_exec():eval [=[
+      function drop(s)
+        local kit = require "testkit"
+        kit.setuid(65534)
+        s:write "x"
+        kit.spin()
+      end
+    ]=]
     local clone = p:fork()
     local socket = assert(clone:run "drop")
     assert(socket:read(1) == "x")

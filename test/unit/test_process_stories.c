@@ -20,7 +20,8 @@
 struct story {
   struct sim *sim;
   struct home *home;
-  int exits, exit_known, exit_code, exit_error, memories, memory_error, runs, run_error, run_started, closes;
+  int exits, exit_known, exit_code, exit_error, memories, memory_error;
+  int runs, run_error, run_started, closes;
 };
 
 /* ---- memory runs out ---- */
