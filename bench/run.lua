@@ -561,6 +561,8 @@ end
 for _, name in ipairs(order) do
   if not any or wanted[name] then cases[name]() end
 end
+-- Groups of contestants that had processes left when they were closed.
+os.execute(("rmdir %s/moonfork-bench.%s.* 2>/dev/null"):format(group_root, (build:gsub("%W", "_"))))
 say("")
 say("Load afterwards: %s.", capture "cut -d' ' -f1-3 /proc/loadavg")
 
