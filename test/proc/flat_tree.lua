@@ -5,7 +5,6 @@
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
-local templates = require "templates"
 
 -- ---- what a status says ----
 
