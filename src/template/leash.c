@@ -103,10 +103,8 @@ void leash_hold(struct leash *l) {
 }
 
 void leash_rest(struct leash *l) {
-  if (l->by_pipe || !l->own)
-    return;
-  proc_parent_death(0);
-  l->own = 0;
+  if (!l->by_pipe && proc_parent_death(SIGCONT) == 0)
+    l->own = SIGCONT;
 }
 
 void leash_save(struct leash *l) {

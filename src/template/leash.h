@@ -32,7 +32,8 @@ void leash_drop_pipe(struct leash *l);
 void leash_forked(struct leash *l, int sibling);
 /* Before user code that is no function given to run: SIGKILL from now on. */
 void leash_hold(struct leash *l);
-/* User code is over, and this process waits for commands: it ends by itself, with 0. */
+/* User code is over, and this process waits for commands: it ends by itself, with 0. One that is
+ * stopped is continued for that. */
 void leash_rest(struct leash *l);
 /* Before a limit on descriptors: armed while there still are some. */
 void leash_save(struct leash *l);
