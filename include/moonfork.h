@@ -22,6 +22,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -452,6 +453,13 @@ MF_API void mf_pool_close(mf_pool *, mf_pool_close_cb, void *data);
  * one. -EBUSY with more than one thread. 0, or a negative code. */
 typedef void (*mf_serve_fn)(int control_fd, int leash_fd, void *data);
 MF_API int mf_fork_early(mf_serve_fn serve, void *data);
+
+/* ---- looking at it ---- */
+/* Writes a text for a person: every process, rpc and pool of the loop (NULL:
+ * uv_default_loop()) with its state, what is under way and how old it is. Changes nothing, may
+ * be called in a callback, and by a debugger: call mf_dump(0, stderr). The form of the text
+ * may change with every version. 0, MF_EINVAL, or -EIO: out could not be written. */
+MF_API int mf_dump(struct uv_loop_s *loop, FILE *out);
 
 /* ---- texts ---- */
 MF_API const char *mf_strerror(int code);

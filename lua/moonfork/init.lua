@@ -52,6 +52,11 @@ function fork.use_loop(pointer)
   return done, err
 end
 
+-- A text for a person: every process, rpc and pool with its state, what is under way, ages.
+function fork.dump()
+  return core.dump()
+end
+
 -- Usable processors.
 function fork.ncpu()
   return core.ncpu()

@@ -206,6 +206,7 @@ function process:memory(callback) end
 ---@field on_error fun(handler?: fun(error: any, traceback: string?))
 ---@field use_loop fun(pointer: lightuserdata): true?, moonfork.error?
 ---@field ncpu fun(): integer
+---@field dump fun(): string
 local fork = {}
 
 return fork

@@ -7,6 +7,7 @@
 #include "os/signame.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -74,9 +75,41 @@ static int l_number(lua_State *L) { /* number(x) -> its exact text */
   return 1;
 }
 
+struct text {
+  char *data;
+  size_t length;
+};
+
+static int push_text(lua_State *L) { /* protected; struct text -> string */
+  const struct text *t = lua_touserdata(L, 1);
+  lua_pushlstring(L, t->data, t->length);
+  return 1;
+}
+
+static int l_dump(lua_State *L) { /* dump() -> text */
+  struct reactor *r = reactor_peek(L);
+  struct text t = {NULL, 0};
+  if (!r) {
+    lua_pushfstring(L, "moonfork %s, process %d: no processes\n", mf_version_string(),
+                    (int)getpid());
+    return 1;
+  }
+  FILE *out = open_memstream(&t.data, &t.length);
+  int failed = !out || mf_dump(&r->loop, out) < 0;
+  if (out && fclose(out) != 0)
+    failed = 1;
+  lua_pushcfunction(L, push_text);
+  lua_pushlightuserdata(L, &t);
+  int status = failed ? LUA_ERRMEM : lua_pcall(L, 1, 1, 0);
+  free(t.data);
+  if (status == LUA_OK)
+    return 1;
+  return failed ? luaL_error(L, "not enough memory") : lua_error(L);
+}
+
 const luaL_Reg bind_system_functions[] = {
     {"signals", l_signals},         {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
     {"handle", l_handle},           {"error", l_error}, {"number", l_number},
-    {"limits", l_limits},
+    {"limits", l_limits},           {"dump", l_dump},
     {NULL, NULL},
 };

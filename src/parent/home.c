@@ -56,14 +56,19 @@ struct home *home_new_on(struct seam *seam) {
   list_init(&h->unborn);
   deadline_init(&h->births_due, children_on_births_due);
   list_init(&h->more);
+  list_init(&h->residents);
   list_init(&h->doomed);
   list_init(&h->parting);
   minheap_init(&h->deadlines);
   return h;
 }
 
+static _Atomic(uv_loop_t *) default_made; /* libuv's default loop, once we have asked for it */
+
 struct home *home_find(struct uv_loop_s *loop) {
   struct home *found = NULL;
+  if (!loop)
+    loop = default_made;
   pthread_mutex_lock(&lock);
   list_each(it, &homes) {
     struct home *h = list_entry(it, struct home, link);
@@ -80,8 +85,7 @@ int mf_check_loop_room(void) {
 
 /* libuv says only that it has none, and aborts where its first loop finds too few. */
 static int default_loop(struct uv_loop_s **ret) {
-  static _Atomic(uv_loop_t *) made;
-  uv_loop_t *loop = made;
+  uv_loop_t *loop = default_made;
   if (!loop) {
     int r = mf_check_loop_room();
     if (r < 0)
@@ -89,7 +93,7 @@ static int default_loop(struct uv_loop_s **ret) {
     loop = uv_default_loop();
     if (!loop)
       return -ENOMEM;
-    made = loop;
+    default_made = loop;
   }
   *ret = loop;
   return 0;
@@ -287,6 +291,13 @@ void home_leave(struct home *h) {
 void task_init(struct task *t, void (*run)(struct task *t)) {
   list_init(&t->link);
   t->run = run;
+}
+
+void home_admit(struct home *h, struct resident *r,
+                void (*dump)(const struct resident *r, FILE *out)) {
+  r->made_ms = h->seam->ops->now_ms(h->seam);
+  r->dump = dump;
+  list_push(&h->residents, &r->link);
 }
 
 void task_clear(struct task *t) {

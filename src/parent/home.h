@@ -13,6 +13,7 @@
 #include "parent/seam.h"
 #include <moonfork.h>
 #include <stdint.h>
+#include <stdio.h>
 
 struct uv_loop_s;
 
@@ -25,6 +26,13 @@ struct deadline {
 struct task {
   struct list link; /* empty: not asked for */
   void (*run)(struct task *t);
+};
+
+/* What lives on a home besides processes, an rpc or a pool: embedded in it. */
+struct resident {
+  struct list link; /* empty: a pool's worker, which the pool knows */
+  uint64_t made_ms;
+  void (*dump)(const struct resident *r, FILE *out); /* its lines in mf_dump's text */
 };
 
 struct home {
@@ -51,6 +59,7 @@ struct home {
   struct deadline births_due;
   unsigned births_wait_ms;
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
+  struct list residents; /* rpcs and pools */
   struct minheap deadlines;
   uint64_t timer_at_ms;
   struct blockcache blockcache;
@@ -63,7 +72,7 @@ struct home {
 /* The home of the loop (NULL: libuv's default loop), made when there is none. 0 or
  * -errno: no memory, or too few free descriptors for the default loop. */
 int home_get(struct uv_loop_s *loop, struct home **ret);
-/* The home that exists, or NULL. */
+/* The home of the loop (NULL: as above) where there is one, else NULL. */
 struct home *home_find(struct uv_loop_s *loop);
 /* For tests: a home on a seam of theirs (taken), in no list. */
 struct home *home_new_on(struct seam *seam);
@@ -86,6 +95,10 @@ void home_count_busy(struct home *h, int delta);
 void home_task(struct home *h, struct task *t);
 void task_init(struct task *t, void (*run)(struct task *t));
 void task_clear(struct task *t);
+
+/* It is on the home from now on; list_remove of its link ends that. */
+void home_admit(struct home *h, struct resident *r,
+                void (*dump)(const struct resident *r, FILE *out));
 
 int home_insert(struct home *h, struct mf_process *p); /* 0 or -ENOMEM */
 void home_remove(struct home *h, struct mf_process *p);

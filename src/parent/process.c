@@ -65,6 +65,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
     return NULL;
   p->home = h;
   p->state = state;
+  p->made_ms = p->state_since_ms = h->seam->ops->now_ms(h->seam);
   p->pid = p->pidfd = p->peer_pidfd = -1;
   p->finish.fd = -1;
   p->pid_watch.on_ready = on_pidfd;
@@ -288,6 +289,7 @@ void process_owe(struct mf_process *p, unsigned what) {
 
 static void enter_state(struct mf_process *p, enum state state) {
   p->state = state;
+  p->state_since_ms = p->home->seam->ops->now_ms(p->home->seam);
   if (state != HELD && state != FORKING && state != SERVING && state != FAILED && !p->unborn)
     journal_drop(&p->journal); /* nobody is forked from it any more */
 }

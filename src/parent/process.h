@@ -61,6 +61,7 @@ struct mf_process {
   struct mf_process *hash_next;
   uint64_t id;
   enum state state;
+  uint64_t made_ms, state_since_ms;
   unsigned open : 1;     /* the user has the handle */
   unsigned internal : 1; /* the library's: a default template, a spare */
   unsigned child : 1;    /* our child: this record reaps it */

@@ -8,10 +8,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <moonfork.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <uv.h>
 
 enum { TABLE = 64, FREE_MAX = 20 };
 
@@ -74,10 +77,36 @@ static void test_check_free_counts_exactly(void **state) {
   assert_int_equal(status, 0);
 }
 
+static void test_dump_tells_the_process_and_its_program(void **state) {
+  (void)state;
+  mf_process *p;
+  char *text = NULL;
+  size_t length = 0;
+  mf_options o = MF_OPTIONS_INIT;
+  FILE *out = open_memstream(&text, &length);
+  o.program = "/bin/true";
+  o.name = "tried";
+  assert_int_equal(mf_dump(NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_new_exec(&o, &p), 0);
+  assert_int_equal(mf_dump(NULL, out), 0);
+  assert_int_equal(fclose(out), 0);
+  assert_non_null(strstr(text, "\"tried\""));
+  assert_non_null(strstr(text, "/bin/true"));
+  free(text);
+  out = fopen("/dev/full", "w");
+  assert_non_null(out);
+  setvbuf(out, NULL, _IONBF, 0);
+  assert_int_equal(mf_dump(NULL, out), -EIO);
+  fclose(out);
+  mf_close(p, NULL, NULL);
+  uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_any_number_of_free_descriptors_is_survived),
       cmocka_unit_test(test_check_free_counts_exactly),
+      cmocka_unit_test(test_dump_tells_the_process_and_its_program),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 #include "os/cpus.h"
 #include "os/proc.h"
 #include "parent/pool/call.h"
+#include "parent/pool/dump.h"
 #include "parent/pool/dispatch.h"
 #include "parent/pool/end.h"
 #include "parent/pool/reload.h"
@@ -211,14 +212,6 @@ void mf_pool_close(mf_pool *pool, mf_pool_close_cb cb, void *data) {
   pool_update_busy(pool);
 }
 
-static int state_of(const struct mf_pool *pool) {
-  if (pool->ended)
-    return MF_POOL_CLOSED;
-  if (pool->ending)
-    return MF_POOL_DRAINING;
-  return pool->policy.failed ? MF_POOL_FAILED : MF_POOL_RUNNING;
-}
-
 int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
   mf_pool_info s;
   uint64_t now;
@@ -229,7 +222,7 @@ int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
     return MF_EINVAL;
   now = pool_now_ms(pool);
   s = pool->stats;
-  s.state = state_of(pool);
+  s.state = pool_state(pool);
   s.max = pool->policy.config.max;
   s.workers = policy_workers(&pool->policy);
   s.idle = pool->policy.nidle;
@@ -268,6 +261,7 @@ size_t mf_pool_pids(const mf_pool *pool, int *pids, size_t n) {
 /* ---- life ---- */
 
 static void pool_free(struct mf_pool *pool) {
+  list_remove(&pool->resident.link);
   task_clear(&pool->task);
   deadline_clear(&pool->wake);
   deadline_clear(&pool->drain_limit);
@@ -345,6 +339,7 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options
   pool->options = *o;
   pool->rpc_options = *rpc;
   pool->options.rpc = NULL;
+  list_init(&pool->resident.link);
   list_init(&pool->workers);
   list_init(&pool->reload.next);
   list_init(&pool->queue);
@@ -391,6 +386,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
   }
   pool->home = p->home;
   pool->seam = p->home->seam;
+  home_admit(pool->home, &pool->resident, pool_on_dump);
   pool_use_template(pool, p);
   pool->journal = journal_hold(p->journal);
   pool_schedule(pool);

@@ -8,6 +8,14 @@ void pool_schedule(struct mf_pool *pool) {
   home_task(pool->home, &pool->task);
 }
 
+enum mf_pool_state pool_state(const struct mf_pool *pool) {
+  if (pool->ended)
+    return MF_POOL_CLOSED;
+  if (pool->ending)
+    return MF_POOL_DRAINING;
+  return pool->policy.failed ? MF_POOL_FAILED : MF_POOL_RUNNING;
+}
+
 int pool_reloads(const struct mf_pool *pool) {
   return pool->reload.process || pool->reload.done || !list_empty(&pool->reload.next);
 }

@@ -23,6 +23,7 @@
  *   template.c   where workers come from   end.c     failing, draining, closing
  *   worker.c     workers                call.c       calls and their callbacks
  *   policy.c     decisions              latency.c    percentiles
+ *   dump.c       a text of it
  *
  * Each uses only what stands below it. Runs in the parent. */
 #ifndef PARENT_POOL_RECORD_H
@@ -69,6 +70,7 @@ struct work {       /* one call */
 };
 
 struct mf_pool {
+  struct resident resident;
   struct home *home;
   struct seam *seam;
   mf_pool_options options; /* rpc: NULL, see below */
@@ -138,6 +140,7 @@ uint64_t pool_now_ms(const struct mf_pool *pool);
 void pool_schedule(struct mf_pool *pool);
 /* Whether it keeps the loop alive: after every change of what it waits for. */
 void pool_update_busy(struct mf_pool *pool);
+enum mf_pool_state pool_state(const struct mf_pool *pool);
 int pool_reloads(const struct mf_pool *pool); /* is a reload under way? */
 int pool_check(const mf_pool *pool);          /* 0, MF_EINVAL or MF_EFORKED */
 void pool_keep_failure(struct failure *f, const mf_error *e);

@@ -34,6 +34,7 @@ struct call *rpc_call_new(struct mf_rpc *rpc, mf_reply_cb cb, void *data) {
   }
   c->cb = cb;
   c->data = data;
+  c->made_ms = rpc->seam->ops->now_ms(rpc->seam);
   rpc->nwaiting++;
   return c;
 }

@@ -4,7 +4,7 @@
  *   receive.c    bytes in    send.c   requests out
  *   answers.c    messages
  *   end.c        failures and the end
- *   call.c       calls and their callbacks
+ *   call.c       calls and their callbacks   dump.c   a text of it
  *
  * Each uses only what stands below it. Runs in the parent. */
 #ifndef PARENT_RPC_RECORD_H
@@ -26,6 +26,7 @@ struct call {
   struct deadline deadline; /* of the answer */
   struct mf_rpc *rpc;
   uint64_t id;
+  uint64_t made_ms;
   uint64_t end; /* bytes that were put when its last one was */
   mf_reply_cb cb;
   void *data;
@@ -36,6 +37,7 @@ struct call {
 };
 
 struct mf_rpc {
+  struct resident resident;
   struct mf_process *process;
   struct home *home;
   struct seam *seam;

@@ -4,6 +4,7 @@
 #include "base/sized.h"
 #include "parent/private.h"
 #include "parent/rpc/call.h"
+#include "parent/rpc/dump.h"
 #include "parent/rpc/end.h"
 #include "parent/rpc/receive.h"
 #include "parent/rpc/record.h"
@@ -216,6 +217,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
 }
 
 static void rpc_free(struct mf_rpc *rpc) {
+  list_remove(&rpc->resident.link);
   task_clear(&rpc->task);
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
@@ -320,6 +322,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   int r;
   if (!rpc)
     return MF_ENOMEM;
+  list_init(&rpc->resident.link);
   rpc->process = p;
   rpc->home = p->home;
   rpc->seam = p->home->seam;
@@ -346,6 +349,8 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
     rpc_free(rpc);
     return r;
   }
+  if (!owner)
+    home_admit(rpc->home, &rpc->resident, rpc_on_dump);
   process_hook_exit(p, on_exit_told, rpc);
   p->forked_hook.close = close_in_copy;
   p->forked_hook.guest = rpc;

@@ -1,0 +1,14 @@
+/* An rpc in the text of mf_dump. Runs in the parent. */
+#ifndef PARENT_RPC_DUMP_H
+#define PARENT_RPC_DUMP_H
+
+#include <moonfork.h>
+#include <stdio.h>
+
+struct resident;
+
+/* Its line, after so many blanks. */
+void rpc_dump(const mf_rpc *rpc, FILE *out, int indent);
+void rpc_on_dump(const struct resident *r, FILE *out); /* of an rpc that is no worker */
+
+#endif
