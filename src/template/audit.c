@@ -5,6 +5,7 @@
 
 #include "os/fd.h"
 #include "os/proc.h"
+#include "template/signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -379,7 +380,7 @@ static void tell_signals(struct walk *w) {
   for (int s = 1; s < NSIG; s++) {
     struct sigaction action;
     if (s == SIGKILL || s == SIGSTOP || sigaction(s, NULL, &action) != 0 ||
-        action.sa_handler == SIG_DFL)
+        action.sa_handler == SIG_DFL || signals_is_own(&action))
       continue;
     snprintf(line, sizeof line, "signal %d (%s) is %s; clones have the default", s,
              strsignal(s), action.sa_handler == SIG_IGN ? "ignored" : "caught");

@@ -230,6 +230,7 @@ int cmd_fork(struct server *s, struct command *c) {
   signals_after_fork();
   if (pid < 0)
     return refuse_with(s, c, FAILURE_FORK, error, "fork");
+  s->nforks++;
   if (sibling && o.has_run)
     connection_tell_nothing(&s->conn);
   return 0;
@@ -380,6 +381,7 @@ int clone_apply_options(struct server *s, const struct options *o, struct fdset 
  * 3. Signals: until here all are blocked, so that no handler of the template's ran. */
 void clone_after_fork(struct server *s) {
   s->pid = getpid();
+  s->nforks = 0;
   signals_forked();
   slots_forked(&s->slots);
   leash_forked(&s->leash, s->birth.sibling);

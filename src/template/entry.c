@@ -11,6 +11,7 @@
 #include "base/sized.h"
 #include "os/proc.h"
 #include "template/clone.h"
+#include "template/report.h"
 #include "template/runner.h"
 #include "template/script.h"
 #include "template/serve.h"
@@ -126,6 +127,7 @@ void template_enter(const struct template_entry *e) {
   leash_init(&s->leash, leash_fd);
   args_init(&s->args);
   server_set_self(s);
+  report_start(server_report);
   if (e->L)
     settle_on(s, e->L);
   live_at_a_page(s);

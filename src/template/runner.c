@@ -81,6 +81,7 @@ int cmd_run(struct server *s, struct command *c) {
     heap_keep(s->heap);
   if (hold_leash(s) < 0) /* what running promises must hold when it is read */
     return 0;
+  signals_release(); /* the same: a signal that is sent then meets the default */
   announce(s);
   return SERVED_RUN;
 }
@@ -148,7 +149,6 @@ static void leave_last_words(struct server *s) {
 }
 
 void runner_enter(struct server *s) {
-  signals_release();
   clone_exec_prepare = armed_leash;
   clone_fork_refused = NULL;
   int fd = prepare_socket(s);

@@ -88,7 +88,10 @@ static int execute(struct server *s, struct command *c) {
 }
 
 int serve_command(struct server *s, struct command *c) {
+  unsigned outer = s->executing; /* a FORK has commands inside */
+  s->executing = c->type + 1;
   int r = execute(s, c);
+  s->executing = r == SERVED_BORN ? 0 : outer;
   fdset_close(c->fds);
   /* In a new clone the count begins at 0; the FORK was the template's. */
   if (r != SERVED_BORN && (s->phase != SERVE_ENDING || c->type == CMD_CLOSE))

@@ -2,6 +2,7 @@
  * user code, the title, leaving. Runs in templates and clones. */
 #include "template/server.h"
 
+#include "base/append.h"
 #include "os/flush.h"
 #include "os/proc.h"
 #include "template/signals.h"
@@ -19,6 +20,32 @@ struct server *server_self(void) {
 
 void server_set_self(struct server *s) {
   self = s;
+}
+
+static const char *command_name(unsigned type) {
+  static const char *const names[CMD_LAST + 1] = {
+      [CMD_SETUP] = "setup",   [CMD_REQUIRE] = "require",     [CMD_EVAL] = "eval",
+      [CMD_ARG] = "argument",  [CMD_FD] = "handles",          [CMD_FORK] = "fork",
+      [CMD_RUN] = "run",       [CMD_SETENV] = "setenv",       [CMD_CHDIR] = "chdir",
+      [CMD_LIMIT] = "limit",   [CMD_SEAL] = "seal",           [CMD_TAKE_ARGS] = "take_args",
+      [CMD_MEMORY] = "memory", [CMD_CLOSE] = "close",         [CMD_WHO] = "who",
+  };
+  return type <= CMD_LAST && names[type] ? names[type] : "a command that is none";
+}
+
+void server_report(struct report *ret) {
+  static const char *const phases[SERVE_COUNT] = {
+      [SERVE_BOOT] = "boot", [SERVE_SERVING] = "serving", [SERVE_ENDING] = "ending"};
+  const struct server *s = self;
+  *ret = (struct report){.name = s->name,
+                         .phase = phases[s->phase],
+                         .command = s->executing ? command_name(s->executing - 1) : NULL,
+                         .user_since_ns = s->user_since_ns,
+                         .executed = s->conn.executed,
+                         .nforks = s->nforks,
+                         .L = s->L,
+                         .heap = s->heap,
+                         .collector = &s->collector};
 }
 
 void server_fail(struct server *s) {
@@ -59,6 +86,7 @@ void server_enter_user(struct server *s) {
   collector_touch(&s->collector);
   leash_hold(&s->leash);
   signals_enter_user();
+  s->user_since_ns = proc_now_ns();
 }
 
 void server_end_copy(const struct server *s) {
@@ -70,36 +98,19 @@ void server_end_copy(const struct server *s) {
 
 void server_leave_user(struct server *s) {
   server_end_copy(s);
+  s->user_since_ns = 0;
   signals_leave_user();
   leash_rest(&s->leash);
 }
 
-/* Appends as much of text as fits; gives the new end. By hand: every clone makes a title, and
- * printf would be a dozen pages that it never touches otherwise. */
-static char *append(char *at, char *end, const char *text) {
-  size_t n = strlen(text);
-  if (n > (size_t)(end - at))
-    n = (size_t)(end - at);
-  memcpy(at, text, n);
-  return at + n;
-}
-
-static char *append_number(char *at, char *end, uint64_t number) {
-  char digits[21], *first = digits + sizeof digits - 1;
-  *first = 0;
-  do
-    *--first = (char)('0' + number % 10);
-  while ((number /= 10) > 0);
-  return append(at, end, first);
-}
-
+/* By hand: every clone makes a title. */
 void server_title(struct server *s, const char *kind) {
   char text[300], *at = text, *end = text + sizeof text - 1;
   at = append_number(at, end, s->owner_pid);
-  at = append(at, end, " moonfork: ");
-  at = append(at, end, kind ? kind : s->run.title);
-  at = append(at, end, " ");
-  at = append(at, end, s->name);
+  at = append_text(at, end, " moonfork: ");
+  at = append_text(at, end, kind ? kind : s->run.title);
+  at = append_text(at, end, " ");
+  at = append_text(at, end, s->name);
   while (at > text && at[-1] == ' ')
     at--;
   *at = 0;

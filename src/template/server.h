@@ -17,6 +17,7 @@
 #include "template/leash.h"
 #include "template/options.h"
 #include "template/heap/collector.h"
+#include "template/report.h"
 #include "template/slots.h"
 #include "wire/proto.h"
 
@@ -55,6 +56,9 @@ struct server {
   unsigned gather_type;    /* 0: none */
   int gather_lost;
   enum phase phase;
+  unsigned executing;      /* the type of the command under way and 1; 0: none */
+  uint64_t user_since_ns;  /* when user code was entered (server_enter_user); 0: it was not */
+  uint64_t nforks;
   int exit_code;
   int is_clone;
   int exiting;             /* inside clone.exit */
@@ -89,6 +93,7 @@ struct server {
 /* The server of this process, or NULL where it is none (a plain parent). */
 struct server *server_self(void);
 void server_set_self(struct server *s);
+void server_report(struct report *ret); /* for report_start; of the server of this process */
 
 /* Fails the command under way with what s->failure says: FAILED is queued, nothing is
  * executed any more. */
