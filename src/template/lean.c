@@ -57,7 +57,8 @@ static ptrdiff_t errno_offset; /* from the thread pointer: the same in each thre
 
 OURS int *__errno_location(void) {
   if (!errno_offset) {
-    int *(*location)(void) = (int *(*)(void))dlsym(RTLD_NEXT, "__errno_location");
+    int *(*location)(void);
+    *(void **)&location = dlsym(RTLD_NEXT, "__errno_location"); /* as POSIX has it */
     errno_offset = (char *)location() - (char *)__builtin_thread_pointer();
   }
   return (int *)(void *)((char *)__builtin_thread_pointer() + errno_offset);

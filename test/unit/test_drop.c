@@ -75,7 +75,8 @@ static void test_what_lingers_is_closed_aside(void **state) {
 
 static void test_what_waits_in_a_socket_is_closed_aside(void **state) {
   int ends[2], other, fd;
-  struct iovec iov = {"x", 1};
+  char letter = 'x';
+  struct iovec iov = {&letter, 1};
   drop_aside();
   assert_int_equal(sock_pair(ends, 1), 0);
   fd = lingering(&other);

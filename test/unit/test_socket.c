@@ -177,7 +177,8 @@ int __wrap_fdwait(struct pollfd *p, int n, int timeout_ms) {
 /* The description of a pipe may be blocking, and then the call waited: in a parent for as
  * long as another process liked. */
 static void test_no_call_waits_for_what_another_took(void **state) {
-  struct iovec iov = {"x", 1};
+  char letter = 'x';
+  struct iovec iov = {&letter, 1};
   int ends[2], truncated;
   char c;
   assert_int_equal(pipe(ends), 0);
