@@ -254,6 +254,14 @@ void children_forget_unborn(struct home *h) {
 
 void children_forked(void) {
   pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+  if (pthread_mutex_trylock(&lock) == 0) { /* else another thread was in the middle of it */
+    while (!list_empty(&orphans)) {
+      struct list *first = orphans.next;
+      list_remove(first);
+      free(list_entry(first, struct orphan, link));
+    }
+    free(table);
+  }
   lock = fresh;
   list_init(&orphans);
   table = NULL;
