@@ -6,7 +6,7 @@
 --
 -- The object is a userdata with the methods; all that is known of it is its state table, made
 -- here (`p` in what follows). An object from fork() has none as long as it stays on the common
--- path of src/bind/object.c, which calls these methods for all that it does not do itself.
+-- path of src/bind/process_object.c, which calls these methods for all that it does not do itself.
 --
 -- The raw process lives as long as somebody may have to be told of it; the object may be
 -- collected before. Events arrive for the cell and find the object, if there is one.

@@ -1,25 +1,27 @@
 /* Completions: from the library's callback, which may not run Lua, to Lua's pop. A
  * completion has all its memory from the start; only texts are copied when it is decided,
  * and where that fails the code's own text stands in. Runs in the parent. */
-#include "bind/bind.h"
-#include "socket/socket.h"
+#include "bind/completion.h"
+
+#include "codec/codec.h"
 #include "os/drop.h"
 #include <stdlib.h>
 #include <string.h>
 
-void completion_init(struct completion *c, struct reactor *r, enum completion_kind kind) {
+void completion_init(struct completion *c, struct reactor *r,
+                     const struct completion_ops *ops) {
   memset(c, 0, sizeof(*c));
   list_init(&c->link);
   list_init(&c->trash.link);
   c->trash.ref = LUA_NOREF;
   c->keep = LUA_NOREF;
-  c->kind = kind;
+  c->ops = ops;
   c->reactor = r;
   c->fd = -1;
 }
 
 struct completion *completion_new(lua_State *L, struct reactor *r,
-                                  enum completion_kind kind, int idx) {
+                                  const struct completion_ops *ops, int idx) {
   lua_pushvalue(L, idx);
   int ref = luaL_ref(L, LUA_REGISTRYINDEX);
   struct completion *c = malloc(sizeof(*c));
@@ -27,7 +29,7 @@ struct completion *completion_new(lua_State *L, struct reactor *r,
     luaL_unref(L, LUA_REGISTRYINDEX, ref);
     return NULL;
   }
-  completion_init(c, r, kind);
+  completion_init(c, r, ops);
   c->trash.ref = ref;
   c->trash.block = c;
   return c;
@@ -52,12 +54,6 @@ void completion_drop(lua_State *L, struct completion *c) {
   free(c);
 }
 
-void completion_set_ending(struct ending *e, const mf_exit *exit) {
-  e->exit = *exit;
-  e->exit.error = NULL;
-  e->error = exit->error ? strdup(exit->error) : NULL;
-}
-
 void completion_set_error(struct completion *c, const mf_error *error) {
   if (!error)
     return;
@@ -71,109 +67,80 @@ void completion_set_error(struct completion *c, const mf_error *error) {
   if (!error->exit)
     return;
   c->has_ending = 1;
-  completion_set_ending(&c->ending, error->exit);
+  ending_set(&c->ending, error->exit);
 }
 
 void completion_done(struct completion *c) {
-  if (c->proc)
-    c->proc->holds++;
   list_push(&c->reactor->done, &c->link);
 }
 
-static void push_error(lua_State *L, const struct completion *c) {
+/* ---- popping ---- */
+
+/* The field value of the error object on top. What can't be read is left out. */
+static void set_value(lua_State *L, const void *packed, size_t size) {
+  struct codec_error e;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  int n = codec_unpack(L, packed, size, NULL, 0, NULL, &e);
+  if (n == 1)
+    lua_setfield(L, -2, "value");
+  else if (n > 0)
+    lua_pop(L, n);
+}
+
+void completion_push_failure(lua_State *L, const struct completion *c) {
+  bind_error_push(L, bind_error_name(c->code),
+                  c->message ? c->message : mf_strerror(c->code), c->traceback,
+                  c->started, c->has_ending ? &c->ending : NULL);
+  if (c->value)
+    set_value(L, c->value, c->value_size);
+}
+
+int completion_push(lua_State *L, const struct completion *c, const char *kind) {
+  lua_pushstring(L, kind);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
   if (c->code)
-    bind_failure_push(L, c);
+    completion_push_failure(L, c);
   else
     lua_pushnil(L);
-}
-
-static void push_value(lua_State *L, struct completion *c) {
-  if (c->kind == DONE_EXIT) {
-    bind_ending_push(L, &c->ending);
-  } else if (c->kind == DONE_MEMORY && !c->code) {
-    bind_memory_push(L, &c->memory);
-  } else if (c->kind == DONE_SOCKET && c->fd >= 0) {
-    int fd = c->fd;
-    c->fd = -1; /* socket_push takes it, also when it raises */
-    c->code = MF_ENOMEM;
-    socket_push_unix(L, fd);
-    c->code = 0;
-  } else {
-    lua_pushnil(L);
-  }
-}
-
-/* on_exit's callback of an object on the common path: what it knows stays for wait(). */
-static int pop_common_exit(lua_State *L, struct proc *p) {
-  lua_pushliteral(L, "call");
-  lua_rawgeti(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
-  bind_ending_push(L, &p->exit.ending);
-  list_remove(&p->exit.link);
-  luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
-  p->exit.trash.ref = LUA_NOREF;
-  p->popped = 1;
-  if (p->orphan)
-    bound_release(p);
-  proc_unhold(p);
   return 3;
 }
 
-/* Of a run of the common path: what its callback is called with, and whether process.lua has to
- * hear of it first. */
-static int pop_started(lua_State *L, struct reactor *r, struct completion *c) {
-  struct proc *p = c->starts;
-  int is_common = p->common && !c->code;
-  lua_pushstring(L, is_common ? "call" : "ran");
-  lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
-  push_error(L, c);
-  push_value(L, c);
-  if (!is_common)
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->keep);
+/* The memory goes when Lua is there. */
+void completion_end(struct completion *c) {
   list_remove(&c->link);
-  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
   completion_clear(c);
-  reactor_discard(r, &c->trash);
-  proc_unhold(p);
-  return is_common ? 4 : 5;
+  reactor_discard(c->reactor, &c->trash);
 }
 
-/* Whatever raises here (memory) leaves the completion where it was, to be popped again.
- */
+static int push_call(lua_State *L, struct completion *c) {
+  int n = completion_push(L, c, "call");
+  lua_pushnil(L);
+  completion_end(c);
+  return n + 1;
+}
+
+const struct completion_ops completion_call = {push_call, completion_end};
+
 int completion_pop(lua_State *L, struct reactor *r) {
-  static const char *const names[] = {"call", "call", "call", "exit", "error"};
-  struct completion *c;
   luaL_checkstack(L, 8, NULL);
-  for (;;) {
-    if (list_empty(&r->done))
-      return 0;
-    c = list_entry(r->done.next, struct completion, link);
-    struct list *before = service_before(c);
-    if (before) {
+  while (!list_empty(&r->done)) {
+    struct completion *c = list_entry(r->done.next, struct completion, link);
+    if (c->behind && *c->behind) {
       list_remove(&c->link);
-      list_push(before, &c->link);
+      list_push(*c->behind, &c->link);
       continue;
     }
-    if (c->kind < DONE_REPLY)
-      break;
-    int n = service_pop(L, c);
+    int n = c->ops->push(L, c);
     if (n > 0)
       return n;
   }
-  if (c->kind == DONE_EXIT && c->proc->common)
-    return pop_common_exit(L, c->proc);
-  if (c->keep != LUA_NOREF)
-    return pop_started(L, r, c);
-  lua_pushstring(L, names[c->kind]);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
-  push_error(L, c);
-  push_value(L, c);
-  list_remove(&c->link);
-  completion_clear(c);
-  if (c->starts)
-    proc_unhold(c->starts);
-  if (c->proc)
-    proc_unhold(c->proc);
-  else
-    reactor_discard(r, &c->trash);
-  return 4;
+  return 0;
+}
+
+void completion_forget_all(struct reactor *r) {
+  while (!list_empty(&r->done)) {
+    struct completion *c = list_entry(r->done.next, struct completion, link);
+    list_remove(&c->link);
+    c->ops->forget(c);
+  }
 }

@@ -10,7 +10,8 @@
  *  5. served, above the caller's frames, for ever
  *
  * Runs in the parent, from fork() on also in the new template. */
-#include "bind/bind.h"
+#include "bind/lua_options.h"
+#include "bind/lua_process.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "template/entry.h"

@@ -1,7 +1,11 @@
 /* moonfork.core, the C half of `require "moonfork"`. It is loaded into the program's own
  * interpreter, exports this one symbol, and is never unloaded (the library leaves a
  * handler with pthread_atfork). Runs in the parent. */
-#include "bind/bind.h"
+#include "bind/lua_reactor.h"
+#include "bind/service.h"
+#include "bind/service_call.h"
+#include "bind/values.h"
+#include "bind/watch.h"
 #include "socket/module.h"
 #include "template/entry.h"
 
@@ -18,6 +22,7 @@ static void add(lua_State *L, const luaL_Reg *functions) {
 static void open_metatables(lua_State *L) {
   bind_error_open(L);
   service_open(L);
+  call_open(L);
   watch_open(L);
   luaL_newmetatable(L, BIND_PROCESS);
   lua_pushliteral(L, "moonfork.process");
@@ -36,7 +41,11 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_reactor_functions);
   add(L, bind_watch_functions);
   add(L, bind_copy_functions);
+  add(L, bind_guest_functions);
   add(L, bind_service_functions);
+  add(L, bind_call_functions);
+  add(L, bind_rpc_functions);
+  add(L, bind_pool_functions);
   add(L, bind_system_functions);
   lua_pop(L, 1);
   socket_module_open(L);

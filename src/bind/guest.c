@@ -6,11 +6,13 @@
  * alive poll, timer: private turn and dispatch (moonfork's `turn` in the registry)
  *
  * Runs in the parent. */
-#include "bind/bind.h"
+#include "bind/reactor.h"
+#include "bind/values.h"
 #include <errno.h>
 #include <stdlib.h>
 
 struct guest {
+  struct resident resident;
   struct reactor *reactor; /* NULL: closed */
   lua_State *L;            /* a thread of its own: the main one may be busy */
   uv_poll_t poll;
@@ -67,7 +69,7 @@ static void on_prepare(uv_prepare_t *prepare) {
   set_alive(g, r->attention || reactor_outstanding(r));
 }
 
-void guest_touch(struct guest *g) {
+static void touch(struct guest *g) {
   set_alive(g, 1); /* the next prepare looks closer */
 }
 
@@ -77,14 +79,16 @@ static void on_closed(uv_handle_t *handle) {
     free(g);
 }
 
-void guest_close(struct guest *g) {
+/* Its memory goes when the host's loop turns. */
+static void release(struct resident *resident) {
+  struct guest *g = list_entry(resident, struct guest, resident);
   g->reactor = NULL;
   uv_close((uv_handle_t *)&g->prepare, on_closed);
   uv_close((uv_handle_t *)&g->timer, on_closed);
   uv_close((uv_handle_t *)&g->poll, on_closed);
 }
 
-int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
+static int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
   lua_State *thread = lua_newthread(L);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "thread");
   struct guest *g = calloc(1, sizeof(*g));
@@ -102,6 +106,9 @@ int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
   g->reactor = r;
   g->L = thread;
   r->guest = g;
+  r->touch_guest = touch;
+  g->resident.release = release;
+  list_push(&r->residents, &g->resident.link);
   r->exposed = 1;
   uv_prepare_start(&g->prepare, on_prepare);
   uv_poll_start(&g->poll, UV_READABLE, on_poll);
@@ -109,3 +116,22 @@ int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
   set_alive(g, 0);
   return 0;
 }
+
+/* use_loop(pointer, turn) -> true: turn() from its turns; or nil, error */
+static int l_use_loop(lua_State *L) {
+  struct box *box = box_get(L);
+  luaL_checktype(L, 1, LUA_TLIGHTUSERDATA);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  if (box->host || reactor_peek(L))
+    return luaL_error(L, "use_loop must be called before any other function of moonfork");
+  lua_pushvalue(L, 2);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "turn");
+  box->host = lua_touserdata(L, 1);
+  box->open_guest = guest_open;
+  if (reactor_get(L))
+    return bind_result_push(L, 0);
+  box->host = NULL;
+  return 2;
+}
+
+const luaL_Reg bind_guest_functions[] = {{"use_loop", l_use_loop}, {NULL, NULL}};

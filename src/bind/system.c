@@ -1,10 +1,12 @@
 /* Small questions to the system that Lua has no words for. Runs in the parent. */
-#include "bind/bind.h"
-#include "socket/handle.h"
-#include "socket/numeral.h"
+#include "bind/reactor.h"
+#include "bind/values.h"
 #include "os/cpus.h"
 #include "os/fd.h"
 #include "os/signame.h"
+#include "parent/private.h"
+#include "socket/handle.h"
+#include "socket/numeral.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>

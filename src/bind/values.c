@@ -1,6 +1,6 @@
 /* What Lua is told: error objects, exit statuses, memory figures. Runs in the parent. */
-#include "bind/bind.h"
-#include "codec/codec.h"
+#include "bind/values.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -60,6 +60,12 @@ static void set_integer(lua_State *L, const char *key, uint64_t value) {
   lua_setfield(L, -2, key);
 }
 
+void ending_set(struct ending *e, const mf_exit *exit) {
+  e->exit = *exit;
+  e->exit.error = NULL;
+  e->error = exit->error ? strdup(exit->error) : NULL;
+}
+
 void bind_ending_push(lua_State *L, const struct ending *e) {
   lua_createtable(L, 0, 4);
   if (!e->exit.known) {
@@ -107,25 +113,6 @@ void bind_error_push(lua_State *L, const char *code, const char *message,
   luaL_setmetatable(L, BIND_ERROR);
 }
 
-/* The field value of the error object on top. What can't be read is left out. */
-static void set_value(lua_State *L, const void *packed, size_t size) {
-  struct codec_error e;
-  luaL_checkstack(L, LUA_MINSTACK, NULL);
-  int n = codec_unpack(L, packed, size, NULL, 0, NULL, &e);
-  if (n == 1)
-    lua_setfield(L, -2, "value");
-  else if (n > 0)
-    lua_pop(L, n);
-}
-
-void bind_failure_push(lua_State *L, const struct completion *c) {
-  bind_error_push(L, bind_error_name(c->code),
-                  c->message ? c->message : mf_strerror(c->code), c->traceback,
-                  c->started, c->has_ending ? &c->ending : NULL);
-  if (c->value)
-    set_value(L, c->value, c->value_size);
-}
-
 int bind_result_push(lua_State *L, int rc) {
   if (rc >= 0) {
     lua_pushboolean(L, 1);
@@ -140,7 +127,7 @@ int bind_result_push(lua_State *L, int rc) {
 }
 
 /* The message, and on lines of their own the traceback of the other process. */
-static int error_tostring(lua_State *L) {
+static int l_error_tostring(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
   lua_getfield(L, 1, "message");
@@ -170,8 +157,9 @@ static void use_message(lua_State *L, int idx) {
   lua_pop(L, 1);
 }
 
-/* `..` joins the message alone: the traceback does not belong into the middle of a line. */
-static int error_concat(lua_State *L) {
+/* `..` joins the message alone: the traceback does not belong into the middle of a line.
+ */
+static int l_error_concat(lua_State *L) {
   lua_settop(L, 2);
   use_message(L, 1);
   use_message(L, 2);
@@ -181,9 +169,9 @@ static int error_concat(lua_State *L) {
 
 void bind_error_open(lua_State *L) {
   luaL_newmetatable(L, BIND_ERROR);
-  lua_pushcfunction(L, error_tostring);
+  lua_pushcfunction(L, l_error_tostring);
   lua_setfield(L, -2, "__tostring");
-  lua_pushcfunction(L, error_concat);
+  lua_pushcfunction(L, l_error_concat);
   lua_setfield(L, -2, "__concat");
   lua_pushliteral(L, ERROR_NAME);
   lua_setfield(L, -2, "__name");

@@ -2,14 +2,16 @@
  * waits while a waiter suspends the coroutine. The descriptor is wrapped, because
  * uv_poll_t would make its description non-blocking, which is not ours to do. Runs in the
  * parent. */
-#include "bind/bind.h"
+#include "bind/watch.h"
+
+#include "bind/completion.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct watch {
-  struct list link; /* reactor->watches */
+  struct resident resident;
   uv_poll_t poll;
   struct reactor *reactor;
   struct completion *completion; /* NULL: it was told */
@@ -41,7 +43,8 @@ static int l_close(lua_State *L) {
     return 0;
   if (w->completion)
     completion_drop(L, w->completion);
-  list_remove(&w->link);
+  list_remove(&w->resident.link);
+  w->reactor->nwatches--;
   w->reactor->nclosing++;
   uv_close((uv_handle_t *)&w->poll, on_closed);
   fd_close(&w->fd);
@@ -75,6 +78,10 @@ static int no_loop(lua_State *L) {
   return 3;
 }
 
+static void abandon(struct resident *resident) {
+  fd_close(&list_entry(resident, struct watch, resident)->fd);
+}
+
 static int start(struct watch *w, int fd, int events) {
   int rc = w->fd = watch_wrap(fd, events);
   if (rc < 0)
@@ -85,7 +92,9 @@ static int start(struct watch *w, int fd, int events) {
     return rc;
   }
   w->poll.data = w;
-  list_push(&w->reactor->watches, &w->link);
+  w->resident.abandon = abandon;
+  list_push(&w->reactor->residents, &w->resident.link);
+  w->reactor->nwatches++;
   uv_poll_start(&w->poll, UV_READABLE, on_ready);
   return 0;
 }
@@ -103,7 +112,7 @@ static int l_watch(lua_State *L) {
   struct watch **box = lua_newuserdatauv(L, sizeof(*box), 0);
   *box = NULL;
   luaL_setmetatable(L, BIND_WATCH);
-  struct completion *c = completion_new(L, r, DONE_CALL, 3);
+  struct completion *c = completion_new(L, r, &completion_call, 3);
   struct watch *w = c ? calloc(1, sizeof(*w)) : NULL;
   if (!w) {
     if (c)
@@ -121,10 +130,6 @@ static int l_watch(lua_State *L) {
   *box = w;
   reactor_touch(r);
   return 1;
-}
-
-void watch_abandon(struct reactor *r) {
-  list_each(it, &r->watches) fd_close(&list_entry(it, struct watch, link)->fd);
 }
 
 void watch_open(lua_State *L) {

@@ -1,5 +1,5 @@
 /* One descriptor wrapped in an epoll descriptor. Linux; runs in the parent. */
-#include "bind/bind.h"
+#include "bind/watch.h"
 #include "os/fd.h"
 #include <errno.h>
 #include <sys/epoll.h>

@@ -21,7 +21,6 @@ local SYSTEM = {
 local LINES_MAX = 700
 
 local LONG = {
-  ["src/bind/service.c"] = true,
   ["src/parent/process.c"] = true,
 }
 

@@ -2,9 +2,12 @@
  * The userdata has no finaliser: it is kept by its cell, the cell by the registry, until
  * close() or the end of the state, so that what is under way outlives the objects that
  * Lua programs hold. Runs in the parent. */
-#include "bind/bind.h"
+#include "bind/lua_process.h"
+
+#include "bind/lua_options.h"
 #include "os/fd.h"
 #include "os/sock.h"
+#include "socket/socket.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +16,17 @@ enum { ARG_COPY_MAX = 4096 }; /* longer strings are lent, not copied */
 
 /* ---- events from the library ---- */
 
+/* p stays until it was popped. */
+static void deliver(struct proc *p, struct completion *c) {
+  p->holds++;
+  completion_done(c);
+}
+
 static void tell_exit(struct proc *p) {
   if (p->told || !p->watched || !p->known)
     return;
   p->told = 1;
-  completion_done(&p->exit);
+  deliver(p, &p->exit);
 }
 
 static void on_exit_known(mf_process *process, const mf_exit *status, void *data) {
@@ -25,7 +34,7 @@ static void on_exit_known(mf_process *process, const mf_exit *status, void *data
   (void)process;
   if (p->known)
     return;
-  completion_set_ending(&p->exit.ending, status);
+  ending_set(&p->exit.ending, status);
   p->known = 1;
   tell_exit(p);
 }
@@ -37,7 +46,7 @@ static void on_failure(mf_process *process, const mf_error *error, void *data) {
   if (p->common)
     p->failed = 1;
   else
-    completion_done(&p->error);
+    deliver(p, &p->error);
 }
 
 static void on_socket(mf_process *process, const mf_error *error, int fd, void *data) {
@@ -83,17 +92,106 @@ static void on_closed(mf_process *process, void *data) {
   proc_unhold(p);
 }
 
+/* ---- popping ---- */
+
+/* on_exit's callback of an object on the common path: what it knows stays for wait(). */
+static int push_common_exit(lua_State *L, struct proc *p) {
+  lua_pushliteral(L, "call");
+  lua_rawgeti(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+  bind_ending_push(L, &p->exit.ending);
+  list_remove(&p->exit.link);
+  luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+  p->exit.trash.ref = LUA_NOREF;
+  p->popped = 1;
+  if (p->orphan)
+    bound_release(p);
+  proc_unhold(p);
+  return 3;
+}
+
+static int push_exit(lua_State *L, struct completion *c) {
+  struct proc *p = list_entry(c, struct proc, exit);
+  if (p->common)
+    return push_common_exit(L, p);
+  completion_push(L, c, "exit");
+  bind_ending_push(L, &c->ending);
+  list_remove(&c->link);
+  completion_clear(c);
+  proc_unhold(p);
+  return 4;
+}
+
+static int push_failure(lua_State *L, struct completion *c) {
+  completion_push(L, c, "error");
+  lua_pushnil(L);
+  list_remove(&c->link);
+  completion_clear(c);
+  proc_unhold(list_entry(c, struct proc, error));
+  return 4;
+}
+
+/* The end of the state: the process is closed, and nobody pops the other one either. */
+static void forget_exit(struct completion *c) {
+  completion_clear(c);
+  reactor_discard(c->reactor, &c->trash);
+}
+
+static void forget_failure(struct completion *c) {
+  completion_clear(c);
+  reactor_discard(c->reactor, &list_entry(c, struct proc, error)->exit.trash);
+}
+
+static const struct completion_ops exit_ops = {push_exit, forget_exit};
+static const struct completion_ops error_ops = {push_failure, forget_failure};
+
+int proc_push_socket(lua_State *L, struct completion *c, const char *kind) {
+  int n = completion_push(L, c, kind), fd = c->fd;
+  if (fd < 0) {
+    lua_pushnil(L);
+    return n + 1;
+  }
+  c->fd = -1; /* socket_push_unix takes it, also when it raises */
+  c->code = MF_ENOMEM;
+  socket_push_unix(L, fd);
+  c->code = 0;
+  return n + 1;
+}
+
+static int push_socket(lua_State *L, struct completion *c) {
+  int n = proc_push_socket(L, c, "call");
+  completion_end(c);
+  return n;
+}
+
+static int push_memory(lua_State *L, struct completion *c) {
+  int n = completion_push(L, c, "call");
+  if (c->code)
+    lua_pushnil(L);
+  else
+    bind_memory_push(L, &c->memory);
+  completion_end(c);
+  return n + 1;
+}
+
+static const struct completion_ops socket_ops = {push_socket, completion_end};
+static const struct completion_ops memory_ops = {push_memory, completion_end};
+
 /* ---- life ---- */
+
+static void release(struct resident *r) {
+  bound_release(list_entry(r, struct proc, resident));
+}
 
 struct proc *proc_new(struct reactor *r, int ref) {
   struct proc *p = calloc(1, sizeof(*p));
   if (!p)
     return NULL;
-  list_init(&p->link);
+  list_init(&p->resident.link);
+  p->resident.release = release;
   p->reactor = r;
-  completion_init(&p->exit, r, DONE_EXIT);
-  completion_init(&p->error, r, DONE_ERROR);
-  p->exit.proc = p->error.proc = p;
+  completion_init(&p->exit, r, &exit_ops);
+  completion_init(&p->error, r, &error_ops);
+  p->exit.behind = p->error.behind = &p->behind;
   p->exit.trash.ref = p->error.trash.ref = ref;
   p->exit.trash.block = p;
   return p;
@@ -102,7 +200,7 @@ struct proc *proc_new(struct reactor *r, int ref) {
 void proc_begin(struct proc *p, mf_process *process) {
   p->process = process;
   p->holds = 1;
-  list_push(&p->reactor->procs, &p->link);
+  list_push(&p->reactor->residents, &p->resident.link);
   mf_on_error(process, on_failure, p);
   reactor_touch(p->reactor);
 }
@@ -168,7 +266,7 @@ void bound_gone(struct proc *p) {
 
 void bound_release(struct proc *p) {
   mf_process *process = p->process;
-  list_remove(&p->link);
+  list_remove(&p->resident.link);
   if (p->lent && process) {
     p->dropped = 1; /* bound_gone is still to come */
     return;
@@ -207,15 +305,16 @@ static int done(lua_State *L, struct proc *p, int rc) {
   if (rc != MF_ELIMIT)
     return bind_result_push(L, rc);
   lua_pushnil(L);
-  bind_error_push(L, "LIMIT",
-                  "a command, and all arguments of a process together, have 4 GiB at most",
-                  NULL, MF_STARTED_NO, NULL);
+  bind_error_push(
+      L, "LIMIT",
+      "a command, and all arguments of a process together, have 4 GiB at most", NULL,
+      MF_STARTED_NO, NULL);
   return 2;
 }
 
 /* ---- make: -> raw; or nil, error ---- */
 
-static int l_new(lua_State *L) { /* new(cell, options) */
+static int make(lua_State *L, int (*make_process)(const mf_options *, mf_process **)) {
   mf_options options;
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
@@ -225,22 +324,16 @@ static int l_new(lua_State *L) { /* new(cell, options) */
   struct proc *p = bound_push(L, r, 1);
   if (!p)
     return 2;
-  int rc = mf_new(&options, &process);
+  int rc = make_process(&options, &process);
   return bound_fill(L, p, rc, process);
 }
 
+static int l_new(lua_State *L) { /* new(cell, options) */
+  return make(L, mf_new);
+}
+
 static int l_new_exec(lua_State *L) { /* new_exec(cell, options) */
-  mf_options options;
-  mf_process *process = NULL;
-  struct reactor *r = reactor_get(L);
-  if (!r)
-    return 2;
-  bind_options_read(L, 2, r, &options);
-  struct proc *p = bound_push(L, r, 1);
-  if (!p)
-    return 2;
-  int rc = mf_new_exec(&options, &process);
-  return bound_fill(L, p, rc, process);
+  return make(L, mf_new_exec);
 }
 
 static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
@@ -255,8 +348,8 @@ static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
   return bound_fill(L, p, rc, process);
 }
 
-/* from_fd(cell, options, fd, copy) -> raw; or nil, error, is fd still the caller's? It is taken,
- * or (copy) a duplicate is used. */
+/* from_fd(cell, options, fd, copy) -> raw; or nil, error, is fd still the caller's? It is
+ * taken, or (copy) a duplicate is used. */
 static int l_from_fd(lua_State *L) {
   mf_options options;
   mf_process *process = NULL;
@@ -268,9 +361,8 @@ static int l_from_fd(lua_State *L) {
   }
   if (!sock_is_nameless(fd)) {
     lua_pushnil(L);
-    bind_error_push(L, "EINVAL",
-                    "the handle is no process: a socket from to_fd expected", NULL,
-                    MF_STARTED_NO, NULL);
+    bind_error_push(L, "EINVAL", "the handle is no process: a socket from to_fd expected",
+                    NULL, MF_STARTED_NO, NULL);
     lua_pushboolean(L, 1);
     return 3;
   }
@@ -400,13 +492,13 @@ static int refused(lua_State *L, struct proc *p, struct completion *c, int rc) {
 static int l_run(lua_State *L) { /* run(raw, name, f) */
   struct proc *p = bound_check(L, 1);
   const char *name = luaL_checkstring(L, 2);
-  struct completion *c = completion_new(L, p->reactor, DONE_SOCKET, 3);
+  struct completion *c = completion_new(L, p->reactor, &socket_ops, 3);
   return refused(L, p, c, c ? mf_run(p->process, name, on_socket, c) : -ENOMEM);
 }
 
 static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
   struct proc *p = bound_check(L, 1);
-  struct completion *c = completion_new(L, p->reactor, DONE_SOCKET, 2);
+  struct completion *c = completion_new(L, p->reactor, &socket_ops, 2);
   return refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
 }
 
@@ -415,7 +507,7 @@ static int l_memory(lua_State *L) {
   struct proc *p = bound_check_any(L, 1);
   if (!p->process)
     return done(L, p, MF_ECLOSED);
-  struct completion *c = completion_new(L, p->reactor, DONE_MEMORY, 2);
+  struct completion *c = completion_new(L, p->reactor, &memory_ops, 2);
   int rc = c ? mf_memory(p->process, on_memory, c) : -ENOMEM;
   if (rc < 0)
     return refused(L, p, c, rc);

@@ -1,21 +1,21 @@
 /* The process object: what `fork` gives, and its methods on the common path. Runs in the
  * parent.
  *
- *   userdata ---- user value 1: the state table of lua/moonfork/process.lua, or, on the common
- *     |           path, what its source has told of failures (`fate`)
+ *   userdata ---- user value 1: the state table of lua/moonfork/process.lua, or, on the
+ * common |           path, what its source has told of failures (`fate`)
  *     '- struct proc, on the common path
  *
- * An object from fork() without options begins on the common path: it has no state table and
- * its cell is nobody; all that is known of it is in struct proc. fork, run, on_exit, wait and
- * close serve it from here, as long as nothing unusual is asked for and nothing goes wrong.
- * Whatever does not fit (options, a timeout, a waiter, a wait inside of a callback, completions
- * of others, an error) calls the method of the same name in process.lua, which takes the
- * object over first (object_open) and for good. So everything here is an abbreviation: process.lua
- * says what each method means. */
-#include "bind/bind.h"
+ * An object from fork() without options begins on the common path: it has no state table
+ * and its cell is nobody; all that is known of it is in struct proc. fork, run, on_exit,
+ * wait and close serve it from here, as long as nothing unusual is asked for and nothing
+ * goes wrong. Whatever does not fit (options, a timeout, a waiter, a wait inside of a
+ * callback, completions of others, an error) calls the method of the same name in
+ * process.lua, which takes the object over first (object_open) and for good. So
+ * everything here is an abbreviation: process.lua says what each method means. */
+#include "bind/lua_process.h"
+#include "os/fdwait.h"
 #include "socket/socket.h"
 #include "socket/wait.h"
-#include "os/fdwait.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +48,8 @@ static int slow(lua_State *L) {
 /* Somebody else drives the loop, or it belongs to another process. */
 static int is_ours(const struct box *box, const struct proc *p) {
   const struct reactor *r = p->reactor;
-  return !box->closed && box->reactor == r && !reactor_foreign(r) && !r->guest && !r->exposed;
+  return !box->closed && box->reactor == r && !reactor_foreign(r) && !r->guest &&
+         !r->exposed;
 }
 
 /* The object at 1 where it is on the common path, else NULL. */
@@ -72,8 +73,9 @@ static int may_wait(lua_State *L) {
 
 /* ---- waiting ---- */
 
-/* Sleeps until fd (-1: none) is ready or the loop wants a turn, and turns it then. Returns
- * whether fd is ready; negative: a signal has come, whose handler may want to run Lua. */
+/* Sleeps until fd (-1: none) is ready or the loop wants a turn, and turns it then.
+ * Returns whether fd is ready; negative: a signal has come, whose handler may want to run
+ * Lua. */
 static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
   struct pollfd fds[2] = {{.fd = fd, .events = events},
                           {.fd = uv_backend_fd(&r->loop), .events = POLLIN}};
@@ -91,14 +93,14 @@ static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
 }
 /* What libuv watches since its last turn is not in the backend's set yet. */
 static void prepare_to_sleep(struct reactor *r) {
-  if (!r->turned || !list_empty(&r->watches))
+  if (!r->turned || r->nwatches > 0)
     reactor_turn(r);
 }
 
 /* ---- fork ---- */
 
-/* The raw process of a source that is in Lua's hands, where it can be forked from as it is;
- * its fate is pushed then. */
+/* The raw process of a source that is in Lua's hands, where it can be forked from as it
+ * is; its fate is pushed then. */
 static struct proc *source_in_lua(lua_State *L) {
   struct proc **raw = NULL;
   int top = lua_gettop(L);
@@ -117,10 +119,11 @@ static struct proc *source_in_lua(lua_State *L) {
   return raw ? *raw : NULL;
 }
 
-static int m_fork(lua_State *L) { /* fork(object [, options]) -> object */
+static int l_fork(lua_State *L) { /* fork(object [, options]) -> object */
   struct handle *source = luaL_testudata(L, 1, BIND_OBJECT);
   int top = lua_gettop(L);
-  struct proc *from = !source || source->p || !lua_isnoneornil(L, 2) ? NULL : source_in_lua(L);
+  struct proc *from =
+      !source || source->p || !lua_isnoneornil(L, 2) ? NULL : source_in_lua(L);
   if (!from || !from->process || !is_ours(box_get(L), from)) {
     lua_settop(L, top);
     return slow(L);
@@ -159,6 +162,30 @@ static void on_started(mf_process *process, const mf_error *error, int fd, void 
   completion_done(c);
 }
 
+/* What the callback is called with, and whether process.lua has to hear of it first:
+ * "ran", and the object behind the values. Without the object the callback is
+ * process.lua's own. */
+static int push_run(lua_State *L, struct completion *c) {
+  struct proc *p = c->starts;
+  int tells = c->keep != LUA_NOREF && !(p->common && !c->code);
+  int n = proc_push_socket(L, c, tells ? "ran" : "call");
+  if (tells) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->keep);
+    n++;
+  }
+  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
+  completion_end(c);
+  proc_unhold(p);
+  return n;
+}
+
+static void forget_run(struct completion *c) {
+  completion_end(c);
+  proc_unhold(c->starts);
+}
+
+static const struct completion_ops run_ops = {push_run, forget_run};
+
 /* It is decided and the next one to be told. */
 static int is_next(const struct reactor *r, const struct completion *c) {
   return r->done.next == &c->link;
@@ -177,7 +204,7 @@ static int take_socket(lua_State *L, struct proc *p, struct completion *c) {
 }
 
 /* run(object, name [, f]) */
-static int m_run(lua_State *L) {
+static int l_run(lua_State *L) {
   struct handle *h = common(L);
   int calls_back = lua_type(L, 3) == LUA_TFUNCTION;
   size_t length = 0;
@@ -188,7 +215,7 @@ static int m_run(lua_State *L) {
   struct proc *p = h->p;
   struct reactor *r = p->reactor;
   lua_settop(L, 3);
-  struct completion *c = completion_new(L, r, DONE_SOCKET, 3);
+  struct completion *c = completion_new(L, r, &run_ops, 3);
   if (!c)
     return slow(L);
   c->starts = p;
@@ -212,8 +239,8 @@ static int m_run(lua_State *L) {
     ;
   if (is_next(r, c) && !c->code)
     return take_socket(L, p, c);
-  /* Others have to be told first, or it has failed: from here on as if it had been asked for
-   * by process.lua. */
+  /* Others have to be told first, or it has failed: from here on as if it had been asked
+   * for by process.lua. */
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(UP_GO_ON));
   lua_insert(L, 1);
@@ -222,7 +249,8 @@ static int m_run(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* run_told(completion, f): f takes the answer of the run that the common path has asked for. */
+/* run_told(completion, f): f takes the answer of the run that the common path has asked
+ * for. */
 static int l_run_told(lua_State *L) {
   struct completion *c = lua_touserdata(L, 1);
   lua_settop(L, 2);
@@ -236,7 +264,7 @@ static int l_run_told(lua_State *L) {
 
 /* ---- the end ---- */
 
-static int m_on_exit(lua_State *L) { /* on_exit(object, f) */
+static int l_on_exit(lua_State *L) { /* on_exit(object, f) */
   struct handle *h = common(L);
   if (!h || h->p->watched || lua_type(L, 2) != LUA_TFUNCTION)
     return slow(L);
@@ -249,7 +277,7 @@ static int m_on_exit(lua_State *L) { /* on_exit(object, f) */
   return 1;
 }
 
-static int m_wait(lua_State *L) { /* wait(object [, timeout]) */
+static int l_wait(lua_State *L) { /* wait(object [, timeout]) */
   struct handle *h = common(L);
   if (!h || h->state != RUNNING || !lua_isnoneornil(L, 2) || !may_wait(L))
     return slow(L);
@@ -277,7 +305,7 @@ static void let_go(struct handle *h) {
     bound_release(p);
 }
 
-static int m_close(lua_State *L) { /* close(object) */
+static int l_close(lua_State *L) { /* close(object) */
   struct handle *h = common(L);
   if (!h || h->state != RUNNING)
     return slow(L);
@@ -298,7 +326,7 @@ static int push_state(lua_State *L, const struct handle *h) {
   return 0;
 }
 
-static int m_gc(lua_State *L) {
+static int l_gc(lua_State *L) {
   struct handle *h = luaL_checkudata(L, 1, BIND_OBJECT);
   if (h->p ? box_get(L)->closed || reactor_foreign(h->p->reactor) : !push_state(L, h))
     return 0;
@@ -313,14 +341,14 @@ static int m_gc(lua_State *L) {
 
 /* ---- for process.lua ---- */
 
-/* object_class(methods, slow, newest): fills methods with those of here, and makes the class.
- * slow: the methods in Lua, also __gc, __close and __tostring; go_on(object, completion) waits
- * for a run that was begun here. */
+/* object_class(methods, slow, newest): fills methods with those of here, and makes the
+ * class. slow: the methods in Lua, also __gc, __close and __tostring; go_on(object,
+ * completion) waits for a run that was begun here. */
 static int l_object_class(lua_State *L) {
-  static const luaL_Reg common_path[] = {{"fork", m_fork}, {"run", m_run},
-                                         {"on_exit", m_on_exit}, {"wait", m_wait},
-                                         {"close", m_close}, {NULL, NULL}};
-  static const luaL_Reg meta[] = {{"__gc", m_gc}, {"__close", m_close}, {NULL, NULL}};
+  static const luaL_Reg common_path[] = {{"fork", l_fork},       {"run", l_run},
+                                         {"on_exit", l_on_exit}, {"wait", l_wait},
+                                         {"close", l_close},     {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", l_gc}, {"__close", l_close}, {NULL, NULL}};
   const luaL_Reg *lists[] = {common_path, meta};
   lua_settop(L, 3);
   luaL_newmetatable(L, BIND_OBJECT);
@@ -361,8 +389,8 @@ static int l_object_state(lua_State *L) {
   return 1;
 }
 
-/* object_open(object, cell, state): takes it off the common path. Its events are the cell's
- * from now on, its state is the table.
+/* object_open(object, cell, state): takes it off the common path. Its events are the
+ * cell's from now on, its state is the table.
  * -> raw, name of the state, fate, status, error, watcher; raw is nil: it is closed */
 static int l_object_open(lua_State *L) {
   struct handle *h = luaL_checkudata(L, 1, BIND_OBJECT);
@@ -392,7 +420,7 @@ static int l_object_open(lua_State *L) {
   else
     lua_pushnil(L);
   if (p->failed)
-    bind_failure_push(L, &p->error);
+    completion_push_failure(L, &p->error);
   else
     lua_pushnil(L);
   lua_rawgeti(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
@@ -409,9 +437,9 @@ static int l_object_open(lua_State *L) {
 
 enum { UP_WAIT_LUA = 2, UP_WAIT_NEWEST };
 
-/* How a moonfork.socket waits: wait(fd, events, timeout | nil) -> true: try again; false: time
- * out. The function in Lua where a callback has to be called meanwhile. */
-static int wait_on_socket(lua_State *L) {
+/* How a moonfork.socket waits: wait(fd, events, timeout | nil) -> true: try again; false:
+ * time out. The function in Lua where a callback has to be called meanwhile. */
+static int l_wait_on_socket(lua_State *L) {
   struct box *box = box_get(L);
   struct reactor *r = reactor_peek(L);
   int deadline_set = !lua_isnoneornil(L, 3);
@@ -424,7 +452,8 @@ static int wait_on_socket(lua_State *L) {
     while (list_empty(&r->done)) {
       double left = deadline_set ? deadline - (double)uv_hrtime() / 1e9 : 0;
       int ready = deadline_set && left <= 0
-                      ? 0 : sleep_once(r, fd, events, deadline_set ? bind_to_ms(left) : -1);
+                      ? 0
+                      : sleep_once(r, fd, events, deadline_set ? bind_to_ms(left) : -1);
       if (ready > 0 || (ready == 0 && deadline_set && left <= 0)) {
         lua_pushboolean(L, ready > 0);
         return 1;
@@ -445,14 +474,15 @@ static int wait_on_socket(lua_State *L) {
   return lua_gettop(L);
 }
 
-static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): wait_set_function */
+static int
+l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): wait_set_function */
   lua_settop(L, 2);
   if (lua_isnil(L, 1)) {
     lua_pop(L, 1);
   } else {
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_insert(L, 1);
-    lua_pushcclosure(L, wait_on_socket, 3);
+    lua_pushcclosure(L, l_wait_on_socket, 3);
   }
   wait_set_function(L);
   return 0;

@@ -1,0 +1,175 @@
+/* The box of a Lua state, and what Lua asks of the reactor. Turning the loop never runs
+ * Lua and dispatching never turns the loop, so that callbacks may wait. Runs in the
+ * parent. */
+#include "bind/lua_reactor.h"
+
+#include "bind/completion.h"
+#include "bind/reply.h"
+#include "os/fdwait.h"
+
+/* ---- the box ---- */
+
+static int l_box_gc(lua_State *L) {
+  struct box *box = lua_touserdata(L, 1);
+  struct reactor *r = box->reactor;
+  box->closed = 1;
+  box->reactor = NULL;
+  if (!r || reactor_foreign(r) || !reactor_end(r))
+    return 0;
+  reply_stop_reading(r);
+  completion_forget_all(r);
+  reactor_free(L, r);
+  return 0;
+}
+
+struct box *box_open(lua_State *L) {
+  struct box *box = lua_newuserdatauv(L, sizeof(*box), 0);
+  *box = (struct box){0};
+  luaL_newmetatable(L, BIND_BOX);
+  lua_pushcfunction(L, l_box_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_BOX);
+  return box;
+}
+
+/* ---- functions ---- */
+
+/* One turn without waiting. How many completions wait then: what comes later belongs to
+ * the next batch. */
+static int l_turn(lua_State *L) { /* turn() -> number */
+  struct reactor *r = reactor_peek(L);
+  lua_Integer n = 0;
+  if (r) {
+    reactor_tidy(L, r);
+    if (!reply_is_full(r))
+      reactor_turn(r);
+    reply_read_on(L, r);
+    list_each(it, &r->done) n++;
+  }
+  lua_pushinteger(L, n);
+  return 1;
+}
+
+static int l_pop(lua_State *L) { /* pop() -> kind, target, error, value; or nothing */
+  struct reactor *r = reactor_peek(L);
+  return r ? completion_pop(L, r) : 0;
+}
+
+static int l_outstanding(lua_State *L) { /* outstanding() -> boolean */
+  struct reactor *r = reactor_peek(L);
+  lua_pushboolean(L, r && reactor_outstanding(r));
+  return 1;
+}
+
+static int l_timeout(lua_State *L) { /* timeout() -> seconds, for others; or nil: none */
+  struct reactor *r = reactor_peek(L);
+  int ms = r ? reactor_due(r) : -1;
+  if (ms < 0)
+    lua_pushnil(L);
+  else
+    lua_pushnumber(L, (lua_Number)ms / 1000);
+  return 1;
+}
+
+/* fd() -> the descriptor for other loops, up to date; or nil, error */
+static int l_fd(lua_State *L) {
+  struct reactor *r = reactor_get(L);
+  if (!r)
+    return 2;
+  r->exposed = 1;
+  reactor_turn(r);
+  lua_pushinteger(L, uv_backend_fd(&r->loop));
+  return 1;
+}
+
+static int l_attention(lua_State *L) { /* attention(on) */
+  struct reactor *r = reactor_peek(L);
+  if (r) {
+    r->attention = lua_toboolean(L, 1);
+    reactor_arm(r);
+  }
+  return 0;
+}
+
+/* post(f) -> true: f() is a completion from now on; or nil, error */
+static int l_post(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  struct reactor *r = reactor_get(L);
+  if (!r)
+    return 2;
+  struct completion *c = completion_new(L, r, &completion_call, 1);
+  if (!c)
+    return bind_result_push(L, -ENOMEM);
+  completion_done(c);
+  reactor_arm(r);
+  reactor_touch(r);
+  return bind_result_push(L, 0);
+}
+
+static short to_poll(const char *events) {
+  short mask = 0;
+  for (; *events; events++)
+    mask |= *events == 'w' ? POLLOUT : POLLIN;
+  return mask;
+}
+
+/* Waits until the loop wants a turn, fd is ready, a signal came, or the time is up. */
+static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd ready? */
+  struct reactor *r = reactor_peek(L);
+  int limit = lua_isnoneornil(L, 1) ? -1 : bind_to_ms(luaL_checknumber(L, 1));
+  int fd = lua_isnoneornil(L, 2) ? -1 : (int)luaL_checkinteger(L, 2);
+  int ms = r ? reactor_timeout(r) : -1;
+  if (ms < 0 || (limit >= 0 && limit < ms))
+    ms = limit;
+  struct pollfd fds[2] = {
+      {.fd = fd, .events = fd < 0 ? 0 : to_poll(luaL_checkstring(L, 3))},
+      {.fd = r ? uv_backend_fd(&r->loop) : -1, .events = POLLIN},
+  };
+  int n = fdwait(fds, 2, ms);
+  lua_pushboolean(L, n > 0 && fds[0].revents != 0);
+  return 1;
+}
+
+static int l_copied(lua_State *L) { /* copied() -> made by a process this is a copy of? */
+  struct box *box = box_get(L);
+  lua_pushboolean(L, box->reactor && reactor_foreign(box->reactor));
+  return 1;
+}
+
+/* loop_room() -> true: libuv can make a loop; or nil, error */
+static int l_loop_room(lua_State *L) {
+  int rc = mf_check_loop_room();
+  if (rc == 0)
+    return bind_result_push(L, 0);
+  return reactor_refuse(L, rc);
+}
+
+static int l_now(lua_State *L) { /* now() -> seconds of a clock that only goes forward */
+  lua_pushnumber(L, (lua_Number)uv_hrtime() / 1e9);
+  return 1;
+}
+
+static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
+  struct reactor *r = reactor_peek(L);
+  if (r)
+    r->turned = 0;
+  return bind_result_push(L, r ? mf_reset(&r->loop) : 0);
+}
+
+const luaL_Reg bind_reactor_functions[] = {
+    {"turn", l_turn},
+    {"pop", l_pop},
+    {"outstanding", l_outstanding},
+    {"timeout", l_timeout},
+    {"fd", l_fd},
+    {"attention", l_attention},
+    {"post", l_post},
+    {"block", l_block},
+    {"copied", l_copied},
+    {"loop_room", l_loop_room},
+    {"now", l_now},
+    {"reset", l_reset},
+    {NULL, NULL},
+};

@@ -1,0 +1,95 @@
+/* The reactor: a private uv_loop_t of one Lua state, and what waits for Lua. Knows none
+ * of those who use it: they are residents, and completions (completion.h). Runs in the
+ * parent. */
+#ifndef BIND_REACTOR_H
+#define BIND_REACTOR_H
+
+#include "base/list.h"
+#include "bind/bind.h"
+#include "parent/private.h"
+#include <sys/types.h>
+#include <uv.h>
+
+struct trash { /* a registry reference and a block, freed together */
+  struct list link;
+  int ref;
+  void *block;
+};
+
+/* What has work on the loop, or a descriptor, and ends with the reactor. The end releases
+ * them from the newest to the oldest, each taken off the list before; a forked copy
+ * abandons them. */
+struct resident {
+  struct list link;
+  void (*release)(
+      struct resident *r); /* cancels what is under way; NULL: nothing to do */
+  void (*abandon)(struct resident *r); /* closes descriptors, no more; NULL: has none */
+};
+
+struct reactor {
+  uv_loop_t loop;
+  uv_async_t wake;       /* keeps the descriptor readable while completions wait */
+  struct list done;      /* completions to pop */
+  struct list residents; /* newest last */
+  struct list trash;
+  pid_t pid;     /* of the process that made it */
+  int turned;    /* what libuv watches is known to the kernel */
+  int exposed;   /* somebody else polls the descriptor */
+  int attention; /* a waiting call has its answer and has not looked yet */
+  unsigned nwatches;
+  struct list reading; /* replies that are long and are read in steps (reply.c) */
+  uint64_t read_until; /* when this turn has read enough of them, as proc_now_ns */
+  size_t undelivered;  /* bytes of replies and events that wait in done or to be read */
+  int nclosing;        /* processes whose close callback is due */
+  struct guest *guest; /* NULL: none */
+  void (*touch_guest)(struct guest *guest);
+};
+
+struct box {
+  struct reactor *reactor; /* NULL: not needed yet */
+  uv_loop_t *host;         /* use_loop's, or NULL */
+  int (*open_guest)(lua_State *L, struct reactor *r, uv_loop_t *host); /* 0 or -errno */
+  int closed;     /* the state is closing */
+  int has_waiter; /* set_waiter: coroutines wait by a function of the program's */
+};
+
+/* The box of the state: upvalue 1 of every function of the module. */
+struct box *box_get(lua_State *L);
+/* The reactor, made on first use and after a fork; NULL where that fails, having pushed
+ * `nil, error`: never after it was made in this process, as whoever has one of its
+ * objects may rely on. Raises when the state is closing. */
+struct reactor *reactor_get(lua_State *L);
+/* The same, but NULL where there is none in this process yet. */
+struct reactor *reactor_peek(lua_State *L);
+int reactor_foreign(const struct reactor *r);
+/* One turn without waiting; calls no Lua. */
+void reactor_turn(struct reactor *r);
+/* Makes the descriptor readable when somebody should look. */
+void reactor_arm(struct reactor *r);
+/* Work was given to the library: a host's loop has to stay alive. */
+void reactor_touch(struct reactor *r);
+/* Work under way that the library or this module knows of. */
+int reactor_outstanding(struct reactor *r);
+/* Milliseconds until it wants a turn, -1: none. 0 while completions wait. */
+int reactor_timeout(struct reactor *r);
+/* The same for other loops: 0 also while a suspended waiting call has its answer. */
+int reactor_due(struct reactor *r);
+void reactor_discard(struct reactor *r, struct trash *t); /* freed at the next tidy */
+void reactor_tidy(lua_State *L, struct reactor *r);
+/* The end of the state: releases the residents and empties the loop. 1: it is empty, and
+ * the reactor is for reactor_free; 0: never, and it is left as it is. */
+int reactor_end(struct reactor *r);
+void reactor_free(lua_State *L, struct reactor *r);
+/* Pushes nil and an error: a loop can't be made. */
+int reactor_refuse(lua_State *L, int rc);
+/* In a forked copy: closes the loop's descriptors. The rest is left as it is. */
+void reactor_abandon(struct reactor *r);
+/* Once per forked copy and before anything else of the library is used there. */
+void reactor_forked(void);
+
+/* Completions wait, or replies are being read. */
+int reactor_has_undelivered(const struct reactor *r);
+
+int bind_to_ms(lua_Number seconds); /* rounded up */
+
+#endif

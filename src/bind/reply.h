@@ -1,0 +1,45 @@
+/* What an rpc or a pool has for Lua: a reply, an event, or a notice. Runs in the parent.
+ */
+#ifndef BIND_REPLY_H
+#define BIND_REPLY_H
+
+#include "bind/service.h"
+
+enum { NEAR_BYTES = 192 }; /* a reply that is shorter needs no block of its own */
+
+enum reply_kind { REPLY_RESULT, REPLY_EVENT, REPLY_ERROR, REPLY_CLOSED, REPLY_DRAIN };
+
+/* A completion with bytes and descriptors. */
+struct reply {
+  struct completion c; /* first: it is found by its address */
+  enum reply_kind kind;
+  struct service *service;
+  size_t size, nfds;
+  unsigned char *data;       /* near, or a block */
+  int *fds;                  /* a block, or NULL; -1: taken */
+  size_t counted;            /* in the reactor's undelivered */
+  struct decoding *decoding; /* in steps; or NULL */
+  struct trash thread;       /* ref: keeps it */
+  unsigned char near[NEAR_BYTES];
+};
+
+/* NULL: no memory. A result's target is its reference; the others are for the service's
+ * cell. */
+struct reply *reply_new(struct service *s, enum reply_kind kind);
+
+/* The callbacks of the library. data: of the first a reply, of the others a service. */
+void reply_on_result(const mf_error *error, const mf_message *message, void *data);
+void reply_on_event(const mf_message *event, void *data);
+void reply_on_error(const mf_error *error, void *data);
+void reply_on_close(void *data);
+void reply_on_drain(void *data);
+
+/* Goes on reading long replies for some milliseconds; those that are read are next in
+ * done. */
+void reply_read_on(lua_State *L, struct reactor *r);
+/* Whether so much is undelivered that nothing more should be taken in. */
+int reply_is_full(const struct reactor *r);
+/* Puts what is being read, and what waits for it, back into done, to be forgotten. */
+void reply_stop_reading(struct reactor *r);
+
+#endif

@@ -1,0 +1,47 @@
+/* How Lua makes an rpc (rpc_service.h). Runs in the parent. */
+#include "bind/rpc_service.h"
+
+#include "bind/field.h"
+#include "bind/reply.h"
+
+void rpc_options_read(lua_State *L, int idx, mf_rpc_options *o) {
+  mf_rpc_options_init(o);
+  o->init = field_string(L, idx, "init");
+  o->serialiser = field_string(L, idx, "serialiser");
+  o->async = field_flag(L, idx, "async");
+  o->handles = field_flag(L, idx, "handles");
+  o->strict = field_flag(L, idx, "strict");
+  o->timeout_ms = (unsigned)field_integer(L, idx, "timeout", MF_NO_TIMEOUT);
+  o->message_max =
+      (uint64_t)field_integer(L, idx, "message_max", (lua_Integer)o->message_max);
+  o->grace_ms = (unsigned)field_integer(L, idx, "grace", o->grace_ms);
+  if (field_flag(L, idx, "events"))
+    o->on_event = reply_on_event;
+  o->on_error = reply_on_error;
+  o->on_close = reply_on_close;
+  o->on_drain = field_flag(L, idx, "drain") ? reply_on_drain : NULL;
+}
+
+/* rpc_new(raw process, function, cell, options) -> raw; or nil, error */
+static int l_rpc_new(lua_State *L) {
+  struct proc *p = bound_check(L, 1);
+  const char *function = luaL_checkstring(L, 2);
+  mf_rpc_options o;
+  luaL_checktype(L, 3, LUA_TTABLE);
+  luaL_checktype(L, 4, LUA_TTABLE);
+  rpc_options_read(L, 4, &o);
+  struct service *s = service_push(L, p->reactor, 3, o.serialiser);
+  if (!s)
+    return 2;
+  buf_init(&s->out, (size_t)o.message_max);
+  o.data = s;
+  s->tells_end = field_flag(L, 4, "tells_end");
+  int rc = mf_rpc_new(p->process, function, &o, &s->rpc);
+  if (rc == 0) {
+    s->proc = p;
+    bound_lend(p);
+  }
+  return service_fill(L, s, rc);
+}
+
+const luaL_Reg bind_rpc_functions[] = {{"rpc_new", l_rpc_new}, {NULL, NULL}};
