@@ -8,8 +8,8 @@
  * Rules that hold for every function:
  *  - An mf_process belongs to one loop and is used on that loop's thread only.
  *  - A function that returns int returns 0, or a negative code for misuse and for
- *    lack of memory (mf_strerror explains it). What the world refuses - a program
- *    that does not start, a fork that fails - comes to a callback.
+ *    lack of memory (mf_strerror explains it). Runtime failures - a program that
+ *    does not start, a fork that fails - are reported to a callback.
  *  - A callback is called once, from the loop, never inside the function that was
  *    given it. It may call any function here, mf_close included.
  *  - Strings and buffers are borrowed for the call unless said otherwise.

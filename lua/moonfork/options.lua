@@ -1,6 +1,6 @@
 -- Options of new processes: from the table that a program wrote to the plain one that
 -- moonfork.core reads. Wrong types and unknown names raise; a handle that is not open is
--- the world's fault and comes back as an error. Runs in the parent.
+-- a runtime error and is returned. Runs in the parent.
 
 local core = require "moonfork.load"
 local check = require "moonfork.check"

@@ -1,12 +1,9 @@
-/* A service: an rpc, or a pool, behind a userdata. Runs in the
- * parent.
+/* A service: an rpc, or a pool, behind a userdata. Runs in the parent.
  *
  *   userdata -> service -> mf_rpc or mf_pool
- *                  ^------- one for the library until its close callback, one for each
- * reply or event that waits to be popped
- *
- * A call whose arguments can't be packed, or that the library refuses, is answered as any
- * other: later, from the reactor. */
+ *                  ^---- one for the library until its close callback, and one for each
+ *                        reply or event that waits to be popped
+ */
 #ifndef BIND_SERVICE_H
 #define BIND_SERVICE_H
 

@@ -6,7 +6,7 @@ local standing = require "standing"
 local story = require "story"
 local fork = require "moonfork"
 
-standing.test("F01 an unknown function is an error of the other side, entered never", function(t)
+standing.test("an unknown function is an error of the other side, entered never", function(t)
   for _, name in ipairs{"nope", "no.pe", "no_such_module:f", "string:nope", "_VERSION"} do
     local socket, err = fork.new():run(name)
     t.eq(socket, nil, name)
@@ -15,7 +15,7 @@ standing.test("F01 an unknown function is an error of the other side, entered ne
   end
 end)
 
-standing.test("F01 values of the wrong type are named, before anything is sent", function(t)
+standing.test("values of the wrong type are named, before anything is sent", function(t)
   local cycle = {}
   cycle.cycle = cycle
   for _, value in ipairs{print, cycle, {print}, io.stdout, true} do
@@ -31,7 +31,7 @@ standing.test("F01 values of the wrong type are named, before anything is sent",
   t.eq(t.ask(p, "return select('#', ...)"), 1, "none of a refused call was taken")
 end)
 
-standing.test("F01 a bad argument sends nothing", function(t)
+standing.test("a bad argument sends nothing", function(t)
   if not host.can_trace() then t.skip("needs strace and the right to trace") end
   local trace = t:file("trace")
   local h <close> = host.start(t, [[
@@ -52,7 +52,7 @@ standing.test("F01 a bad argument sends nothing", function(t)
   t.eq(between, "", "what was sent for them")
 end)
 
-standing.test("F02 a bad descriptor fails its own process only", function(t, s)
+standing.test("a bad descriptor fails its own process only", function(t, s)
   local template = fork.new_exec():require("actor")
   t.ask(template:fork(), "return 1") -- it has started, and forked
   s:watch(template:pid())
@@ -94,7 +94,7 @@ local identities = [[
   return out
 ]]
 
-standing.test("F02 the same descriptor twice is two handles of one thing", function(t)
+standing.test("the same descriptor twice is two handles of one thing", function(t)
   local fd = assert(kit.open(t:file("twice", "x")))
   local given = t.ask(fork.new():send_fd(fd, fd), identities)
   local identity = kit.fstat(fd)
@@ -102,7 +102,7 @@ standing.test("F02 the same descriptor twice is two handles of one thing", funct
   kit.close(fd)
 end)
 
-standing.test("F03 any number of handles arrives, in order, as itself", {memory = 256},
+standing.test("any number of handles arrives, in order, as itself", {memory = 256},
   function(t)
   local soft = kit.getrlimit("nofile")
   kit.setrlimit("nofile", math.min(select(2, kit.getrlimit("nofile")), 4096))
@@ -152,7 +152,7 @@ for _, row in ipairs{
 } do
   local call, errno, when = table.unpack(row)
   for _, side in ipairs{"host", "template"} do
-    local name = ("F04 %s of %s in the %s is invisible"):format(errno, call, side)
+    local name = ("%s of %s in the %s is invisible"):format(errno, call, side)
     standing.test(name, {deadline = 60, stall = false}, function(t)
       if not host.can_trace() then t.skip("needs strace and the right to trace") end
       local n = host.rounds(150, 1000)
@@ -185,7 +185,7 @@ for _, row in ipairs{
   end
 end
 
-standing.test("F06 a template whose descriptor table is full refuses that frame only",
+standing.test("a template whose descriptor table is full refuses that frame only",
   function(t, s)
   local marker, handles = t:file("entered"), 6
   local template = fork.new_exec():eval([[
@@ -280,7 +280,7 @@ standing.test("P3 too many descriptors in flight wait until the template reads a
 end)
 
 -- The tables that thousands of failing processes pass through stay as large as they were.
-standing.test("F08 the library's own sockets can't be passed, other things can", {
+standing.test("the library's own sockets can't be passed, other things can", {
   memory = 2048}, function(t)
   fork.on_error(function(err) t.error(err, "EINVAL") end)
   local before = kit.fds()
@@ -326,7 +326,7 @@ standing.test("F08 the library's own sockets can't be passed, other things can",
   p:close()
 end)
 
-standing.test("F08 the socket of one clone can be given to another, and closes well", function(t)
+standing.test("the socket of one clone can be given to another, and closes well", function(t)
   local a, b = fork.new():require("actor"), fork.new()
   local socket = t.got(a:run("actor:echo"))
   local line = t.ask(b:send_fd(socket), [[
@@ -339,7 +339,7 @@ standing.test("F08 the socket of one clone can be given to another, and closes w
   t.eq(t.status(a).code, 0)
 end)
 
-standing.test("F09 the flags of descriptions that are passed stay as they are", function(t)
+standing.test("the flags of descriptions that are passed stay as they are", function(t)
   local read, write = kit.pipe()
   local master, slave = fkit.openpty()
   local listener = fork.socket.listen("127.0.0.1:0")
@@ -368,7 +368,7 @@ standing.test("F09 the flags of descriptions that are passed stay as they are", 
   listener:close()
 end)
 
-standing.test("F10 a host without standard streams keeps its descriptors above 2", function(t)
+standing.test("a host without standard streams keeps its descriptors above 2", function(t)
   local answer = t:file("answer")
   local script = t:file("closed.lua", ([[
     local fork, kit = require "moonfork", require "testkit"
@@ -402,7 +402,7 @@ standing.test("F10 a host without standard streams keeps its descriptors above 2
   t.eq(own, "", "descriptors of the library below 3")
 end)
 
-standing.test("F11 small processes do not wait for a big argument", {deadline = 60,
+standing.test("small processes do not wait for a big argument", {deadline = 60,
   memory = 1024}, function(t, s)
   local template = fork.new_exec():eval [[
     function small() end
@@ -449,7 +449,7 @@ standing.test("F11 small processes do not wait for a big argument", {deadline = 
   template:close()
 end)
 
-standing.test("F12 arguments of every size arrive whole", {memory = 512}, function(t)
+standing.test("arguments of every size arrive whole", {memory = 512}, function(t)
   local wmem = math.tointeger(tonumber(t.read("/proc/sys/net/core/wmem_default") or "212992"))
   local template = fork.new_exec():require("faultkit")
   local sizes = {0, 1, 2}

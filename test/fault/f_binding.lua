@@ -8,7 +8,7 @@ local standing = require "standing"
 local story = require "story"
 local fork = require "moonfork"
 
-standing.test("F59 a callback may close its own process, its sibling, its source", function(t, s)
+standing.test("a callback may close its own process, its sibling, its source", function(t, s)
   local template = fork.new_exec():require("actor")
   local a, b = template:fork(), template:fork()
   local order = {}
@@ -29,7 +29,7 @@ standing.test("F59 a callback may close its own process, its sibling, its source
   t.eq(#order, 2)
 end)
 
-standing.test("F59 a callback may start, wait and turn the loop", function(t, s)
+standing.test("a callback may start, wait and turn the loop", function(t, s)
   local depth, results = 0, {}
   local function again(err, socket)
     t.eq(err, nil)
@@ -48,7 +48,7 @@ standing.test("F59 a callback may start, wait and turn the loop", function(t, s)
   t.eq(results, {"inside", "inside", "inside", "inside", "inside"})
 end)
 
-standing.test("F59 waits inside waits end at fifty with LIMIT", {deadline = 60, stall = false,
+standing.test("waits inside waits end at fifty with LIMIT", {deadline = 60, stall = false,
   memory = 2048}, function(t)
   local held = fork.new():require("actor")
   local socket = t.got(held:run("actor:hold"))
@@ -76,7 +76,7 @@ standing.test("F59 waits inside waits end at fifty with LIMIT", {deadline = 60, 
   t.ok(limited == 51 or limited == 52, "LIMIT at " .. tostring(limited) .. " of " .. deepest)
 end)
 
-standing.test("F59 closing twice, and in on_error, is defined", {signals = false}, function(t)
+standing.test("closing twice, and in on_error, is defined", {signals = false}, function(t)
   local p = fork.new()
   p:close()
   p:close()
@@ -95,7 +95,7 @@ standing.test("F59 closing twice, and in on_error, is defined", {signals = false
   fork.on_error(nil)
 end)
 
-standing.test("F59 an error in a callback comes out of the call that drives", function(t)
+standing.test("an error in a callback comes out of the call that drives", function(t)
   fork.new():run("type", function() error("from a callback") end)
   local ok, err = pcall(fork.loop)
   t.eq(ok, false)
@@ -109,7 +109,7 @@ standing.test("F59 an error in a callback comes out of the call that drives", fu
   fork.on_error(nil)
 end)
 
-standing.test("F59 uv.run inside a callback", {needs = "luv", stall = false}, function(t)
+standing.test("uv.run inside a callback", {needs = "luv", stall = false}, function(t)
   local out, code, err = t:lua [[
     local fork, uv = require "moonfork", require "luv"
     require "moonfork.luv"
@@ -151,7 +151,7 @@ local function slow()
   return fork.new():require("testkit"):eval("require('testkit').msleep(50)")
 end
 
-standing.test("F60 a waiting coroutine that is closed is not resumed", function(t)
+standing.test("a waiting coroutine that is closed is not resumed", function(t)
   local after = false
   local co, ok, what = suspended(function()
     local p <close> = slow()
@@ -166,7 +166,7 @@ standing.test("F60 a waiting coroutine that is closed is not resumed", function(
   t.eq(coroutine.status(co), "dead")
 end)
 
-standing.test("F60 a waiting coroutine that is garbage leaves nothing behind", function(t)
+standing.test("a waiting coroutine that is garbage leaves nothing behind", function(t)
   local weak = setmetatable({}, {__mode = "k"})
   do
     local co, ok, what = suspended(function() slow():run("type") end)
@@ -181,7 +181,7 @@ standing.test("F60 a waiting coroutine that is garbage leaves nothing behind", f
   end, "the coroutine is collected")
 end)
 
-standing.test("F60 a waiter may resume as it likes, and waits across pcall and metamethods",
+standing.test("a waiter may resume as it likes, and waits across pcall and metamethods",
   function(t)
   local result
   local object = setmetatable({}, {__index = function(_, key)
@@ -197,7 +197,7 @@ standing.test("F60 a waiter may resume as it likes, and waits across pcall and m
   t.eq(result, {true, 42})
 end)
 
-standing.test("F60 two coroutines wait at once, each gets its own answer", function(t)
+standing.test("two coroutines wait at once, each gets its own answer", function(t)
   fork.set_waiter(waiter)
   local results, n = {}, 0
   local all = {}
@@ -244,7 +244,7 @@ local exits = {
 
 for _, row in ipairs(exits) do
   local code, how, number, signum = table.unpack(row, 1, 4)
-  local name = ("F63 leaving by %s%s with work pending"):format(code,
+  local name = ("leaving by %s%s with work pending"):format(code,
     signum and " and signal " .. signum or "")
   standing.test(name, {stall = false}, function(t)
     local h <close> = host.start(t, pending .. code)
@@ -260,7 +260,7 @@ for _, row in ipairs(exits) do
   end)
 end
 
-standing.test("F64 a process with work under way is not collected", function(t)
+standing.test("a process with work under way is not collected", function(t)
   local done = 0
   for i = 1, 20 do
     fork.new():send_arg(tostring(i)):run("type", function(err, socket)
@@ -282,7 +282,7 @@ standing.test("F64 a process with work under way is not collected", function(t)
   t.within(5, function() return t.read(path) == "done" end, "configured and forgotten")
 end)
 
-standing.test("F64 finalisers of a template's objects do not run in its clones", function(t)
+standing.test("finalisers of a template's objects do not run in its clones", function(t)
   local path, atexit = t:file("finalised"), t:file("atexit")
   local template = fork.new_exec():eval([[
     local path, atexit = ...
@@ -312,7 +312,7 @@ standing.test("F64 finalisers of a template's objects do not run in its clones",
   template:close()
 end)
 
-standing.test("F64 an object made in a clone is finalised when it is asked for", function(t)
+standing.test("an object made in a clone is finalised when it is asked for", function(t)
   local path = t:file("finalised")
   local template = fork.new_exec():eval([[
     local path = ...
@@ -349,7 +349,7 @@ standing.test("F64 an object made in a clone is finalised when it is asked for",
   template:close()
 end)
 
-standing.test("F64 <close> ends a process at the end of its scope", function(t)
+standing.test("<close> ends a process at the end of its scope", function(t)
   local pid
   do
     local p <close> = fork.new()
@@ -360,7 +360,7 @@ standing.test("F64 <close> ends a process at the end of its scope", function(t)
   t.within(2, function() return not t.alive(pid) end)
 end)
 
-standing.test("F66 two interpreters on two threads at once", {deadline = 60, stall = false},
+standing.test("two interpreters on two threads at once", {deadline = 60, stall = false},
   function(t)
   local states = {}
   for i = 1, 2 do states[i] = fkit.state(package.path, package.cpath) end
@@ -389,7 +389,7 @@ standing.test("F66 two interpreters on two threads at once", {deadline = 60, sta
   for i = 1, 2 do t.eq(answers[i], {tostring(n)}) end
 end)
 
-standing.test("F65 waits for sockets that time out leave nothing", function(t)
+standing.test("waits for sockets that time out leave nothing", function(t)
   local a, b = fork.socket.pair()
   fork.set_waiter(waiter)
   a:settimeout(0.001)
@@ -401,7 +401,7 @@ standing.test("F65 waits for sockets that time out leave nothing", function(t)
   b:close()
 end)
 
-standing.test("F67 clones have default signals whatever the host has", function(t)
+standing.test("clones have default signals whatever the host has", function(t)
   local out, code, err = t:lua [==[
     local fork, kit, fkit = require "moonfork", require "testkit", require "faultkit"
     local actor = require "actor"
@@ -437,7 +437,7 @@ standing.test("F67 clones have default signals whatever the host has", function(
   t.eq(out, ("clone 0 0 0\n"):rep(3) .. "unchanged\n")
 end)
 
-standing.test("F67 a clone in a session of its own does not get the terminal's signals",
+standing.test("a clone in a session of its own does not get the terminal's signals",
   function(t)
   local p = fork.new{session = "new"}:require("actor")
   local socket = t.got(p:run("actor:echo"))

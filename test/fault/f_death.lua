@@ -11,7 +11,7 @@ local fork = require "moonfork"
 local LEASH = 2
 
 for _, signum in ipairs{kit.SIGKILL, kit.SIGSEGV, kit.SIGTERM, kit.SIGPIPE} do
-  standing.test("F24 an idle template is ended by signal " .. signum, function(t, s)
+  standing.test("an idle template is ended by signal " .. signum, function(t, s)
     local template = fork.new_exec():limit{core = 0}:require("actor")
     local p, exits, told = template:fork(), 0, nil
     local socket = t.got(p:run("actor:echo"))
@@ -35,7 +35,7 @@ for _, signum in ipairs{kit.SIGKILL, kit.SIGSEGV, kit.SIGTERM, kit.SIGPIPE} do
   end)
 end
 
-standing.test("F24 a default template that was killed is started again", {new_template = true,
+standing.test("a default template that was killed is started again", {new_template = true,
   signals = false}, function(t, s)
   local pid = standing.default_template(t)
   local p = fork.new():require("actor")
@@ -79,7 +79,7 @@ end)
 
 for _, row in ipairs{{"always", "exit 1"}, {"every second time",
   "[ $(( $(wc -l <\"$COUNT\") % 2 )) = 1 ] && exit 1; exec \"$REAL\" \"$@\""}} do
-  standing.test("F27 a default template that crashes at start, " .. row[1], {stall = false},
+  standing.test("a default template that crashes at start, " .. row[1], {stall = false},
     function(t)
     local count = t:file("count", "")
     local wrapper = t:file("wrapper", ("#!/bin/sh\nCOUNT='%s' REAL='%s'\necho x >>\"$COUNT\"\n" ..
@@ -124,7 +124,7 @@ for _, row in ipairs{{"always", "exit 1"}, {"every second time",
   end)
 end
 
-standing.test("F28 a clone killed before run ends that run once", function(t, s)
+standing.test("a clone killed before run ends that run once", function(t, s)
   local template = fork.new_exec():require("actor")
   local p = template:fork()
   standing.pid(t, p) -- it is there, and idle
@@ -144,7 +144,7 @@ standing.test("F28 a clone killed before run ends that run once", function(t, s)
   template:close()
 end)
 
-standing.test("F28 clones killed at random moments: every callback once, every exit once",
+standing.test("clones killed at random moments: every callback once, every exit once",
   {deadline = 40}, function(t, s)
   local seed = tonumber(os.getenv("FAULT_SEED")) or math.floor(kit.now() * 1e6)
   t.note("seed %d (FAULT_SEED)", seed)
@@ -174,7 +174,7 @@ standing.test("F28 clones killed at random moments: every callback once, every e
   template:close()
 end)
 
-standing.test("F28 a clone killed in the middle of an answer", function(t, s)
+standing.test("a clone killed in the middle of an answer", function(t, s)
   local shim = host.tool(t, "shim.so")
   for at = 1, 4 do
     for name, value in pairs{LD_PRELOAD = shim, SHIM_CHILD = "1", WRITE_KILL = tostring(at)} do
@@ -210,7 +210,7 @@ standing.test("F28 a clone killed in the middle of an answer", function(t, s)
   end
 end)
 
-standing.test("F28 a running clone killed halfway through writing to its socket", function(t)
+standing.test("a running clone killed halfway through writing to its socket", function(t)
   local p = fork.new():eval [[
     function half(socket)
       socket:write(("x"):rep(1000))
@@ -225,7 +225,7 @@ standing.test("F28 a running clone killed halfway through writing to its socket"
   socket:close()
 end)
 
-standing.test("F30 kinds of ends", {deadline = 60}, function(t)
+standing.test("kinds of ends", {deadline = 60}, function(t)
   local template = fork.new_exec{stderr = "null"}:limit{core = 0}:require("faultkit"):eval [[
     local kit, fkit = require "testkit", require "faultkit"
     ends = {
@@ -289,7 +289,7 @@ standing.test("F30 kinds of ends", {deadline = 60}, function(t)
   template:close()
 end)
 
-standing.test("F33 a grandchild that keeps the socket does not hide the end", function(t)
+standing.test("a grandchild that keeps the socket does not hide the end", function(t)
   for _, how in ipairs{"fork", "popen"} do
     local p = fork.new():require("testkit"):send_arg(how):eval [[
       function leaves(socket, how)
@@ -347,7 +347,7 @@ local crowd = [[
   while true do fork.step(0.2) kit.msleep(5) end
 ]]
 
-standing.test("F34 a killed host takes everything along within two seconds", {deadline = 40,
+standing.test("a killed host takes everything along within two seconds", {deadline = 40,
   stall = false}, function(t)
   kit.subreaper(true)
   local h <close> = host.start(t, crowd)
@@ -388,7 +388,7 @@ standing.test("F34 a killed host takes everything along within two seconds", {de
 end)
 
 -- The thread that made it is only a thread: PR_SET_PDEATHSIG would kill the template here.
-standing.test("F35 a template outlives the thread that created it", {stall = false}, function(t)
+standing.test("a template outlives the thread that created it", {stall = false}, function(t)
   local state <close> = setmetatable({state = fkit.state(package.path, package.cpath)}, {
     __close = function(self) self.state:close() end})
   local kept = state.state

@@ -1,5 +1,5 @@
 -- The n-th allocation, duplicate or socket pair of every call of the Lua module fails, once,
--- for each n (F62, I6, I7). What the call answers must be a value, an error object, or, where
+-- for each n. What the call answers must be a value, an error object, or, where
 -- Lua itself has no memory, a Lua error; and it must leave nothing: no reference in the
 -- registry, no descriptor, no work outstanding; and the next call works. Runs in a parent of
 -- its own, with the shim preloaded.
@@ -201,7 +201,7 @@ print(("%%d runs, %%d bad"):format(runs, bad))
 os.exit(bad == 0, true)
 ]]
 
-standing.test("F62 the n-th allocation of each call of the module fails", {
+standing.test("the n-th allocation of each call of the module fails", {
   deadline = host.nightly and 1800 or 90}, function(t)
   local shim = host.tool(t, "shim.so")
   if (os.getenv "STORY_PRELOAD" or "") ~= "" then

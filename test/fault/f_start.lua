@@ -30,7 +30,7 @@ local function inject(t, pid, what)
 end
 
 for _, errno in ipairs{"EAGAIN", "ENOMEM"} do
-  standing.test("F14 a fork that fails with " .. errno .. " fails that request only",
+  standing.test("a fork that fails with " .. errno .. " fails that request only",
     function(t, s)
     local template = fork.new_exec():require("actor")
     t.ask(template:fork(), "return 1") -- it has started, and forked
@@ -62,7 +62,7 @@ for _, errno in ipairs{"EAGAIN", "ENOMEM"} do
 end
 
 -- The limit counts all processes of a user, and root is not bound by it: an ordinary user.
-standing.test("F15 at the limit of processes a fork fails, and recovers", {deadline = 40,
+standing.test("at the limit of processes a fork fails, and recovers", {deadline = 40,
   stall = false}, function(t)
   local before = {}
   if kit.getuid() == 0 then
@@ -137,7 +137,7 @@ local function shimmed(t, settings)
 end
 
 for _, row in ipairs{{"exit:3", 3, nil}, {"kill:9", nil, 9}, {"exit:0", 0, nil}} do
-  standing.test("F17 a clone that dies right after the fork is told once: " .. row[1],
+  standing.test("a clone that dies right after the fork is told once: " .. row[1],
     function(t, s)
     local template = shimmed(t, {FORK_CHILD = row[1], FAIL_AT = "2"})
     t.eq((t.ask(template:fork(), "return 1")), 1, "the first fork")
@@ -161,7 +161,7 @@ for _, row in ipairs{{"exit:3", 3, nil}, {"kill:9", nil, 9}, {"exit:0", 0, nil}}
 end
 
 for _, number in ipairs {105, 4} do -- ENOBUFS, EINTR
-  standing.test(("F04 the n-th send of a template fails with %d: invisible"):format(number),
+  standing.test(("the n-th send of a template fails with %d: invisible"):format(number),
     {deadline = 60}, function(t)
       for at = 1, 8 do
         local template = shimmed(t, {FAIL_FN = "sendmsg", FAIL_AT = tostring(at),
@@ -191,7 +191,7 @@ local preloads = {
 
 for _, row in ipairs(preloads) do
   local name, source, code, message, exit = table.unpack(row, 1, 5)
-  standing.test("F19 a module that fails to load: " .. name, function(t, s)
+  standing.test("a module that fails to load: " .. name, function(t, s)
     if source then t:module(name, source) end
     local p = fork.new_exec{stderr = "null"}:limit{core = 0}:require(name)
     local first, second = p:fork(), p:fork()
@@ -226,7 +226,7 @@ for _, row in ipairs(preloads) do
   end)
 end
 
-standing.test("F19 a module that never ends: the timeout ends it", function(t, s)
+standing.test("a module that never ends: the timeout ends it", function(t, s)
   t:module("f19_loop", "while true do end")
   local p = fork.new_exec{timeout = 0.3}:require("f19_loop")
   local before = kit.now()
@@ -239,7 +239,7 @@ standing.test("F19 a module that never ends: the timeout ends it", function(t, s
   t.ok(t.status(p).signal == kit.SIGKILL, "killed")
 end)
 
-standing.test("F19 ten megabytes of output by a module are not mixed with anything", function(t)
+standing.test("ten megabytes of output by a module are not mixed with anything", function(t)
   t:module("f19_loud", [[
     for _, stream in ipairs{io.stdout, io.stderr} do
       for i = 1, 10 * 1024 do stream:write(("x"):rep(1024)) end
@@ -259,7 +259,7 @@ standing.test("F19 ten megabytes of output by a module are not mixed with anythi
   end
 end)
 
-standing.test("F19 a module that closes descriptors it does not own hangs nobody", function(t, s)
+standing.test("a module that closes descriptors it does not own hangs nobody", function(t, s)
   t:module("f19_closes", [[
     local kit = require "testkit"
     for fd = 3, 20 do kit.close(fd) end
@@ -279,7 +279,7 @@ standing.test("F19 a module that closes descriptors it does not own hangs nobody
   t.within(5, function() return ended end, "the template has ended")
 end)
 
-standing.test("F19 a module may change session, directory and mask of its own template",
+standing.test("a module may change session, directory and mask of its own template",
   function(t)
   t:module("f19_moves", [[
     local kit, fkit = require "testkit", require "faultkit"
@@ -324,7 +324,7 @@ local bad_programs = {
 }
 
 for _, row in ipairs(bad_programs) do
-  standing.test("F20 a template program that does not start: " .. row[1], function(t, s)
+  standing.test("a template program that does not start: " .. row[1], function(t, s)
     local path = row[2](t)
     local exits = 0
     local p = fork.new_exec{program = path, stdout = "null", stderr = "null"}
@@ -344,7 +344,7 @@ for _, row in ipairs(bad_programs) do
   end)
 end
 
-standing.test("F20 a template program that is being written (ETXTBSY)", function(t, s)
+standing.test("a template program that is being written (ETXTBSY)", function(t, s)
   local copy = t:file("busy")
   os.execute(("cp '%s' '%s' && chmod 755 '%s'"):format(os.getenv("MOONFORK_TEMPLATE"), copy,
     copy))
@@ -360,7 +360,7 @@ standing.test("F20 a template program that is being written (ETXTBSY)", function
   t.eq((t.ask(fork.new_exec{program = copy}, "return 1")), 1, "and afterwards it starts")
 end)
 
-standing.test("F20 a template program that never speaks: the timeout ends it", function(t, s)
+standing.test("a template program that never speaks: the timeout ends it", function(t, s)
   local path = program(t, "silent", "#!/bin/sh\nexec sleep 1000\n", "755")
   local p = fork.new_exec{program = path, timeout = 0.3}
   s:submit("run", function(callback) p:run("type", callback) end, function(err, socket)
@@ -408,7 +408,7 @@ local calls = {"pidfd_open", "close_range", "clone3", "prctl", "execveat", "memf
   "pidfd_open,pidfd_send_signal,close_range,memfd_create"}
 for _, errno in ipairs{"ENOSYS", "EPERM"} do
   for _, call in ipairs(calls) do
-    standing.test(("F21 without %s (%s)"):format(call, errno), {stall = false}, function(t)
+    standing.test(("without %s (%s)"):format(call, errno), {stall = false}, function(t)
       local h <close> = host.start(t, smoke, {
         before = {host.tool(t, "seccomp_run"), errno, call}})
       local how, number = h:ends(20)
@@ -420,7 +420,7 @@ for _, errno in ipairs{"ENOSYS", "EPERM"} do
   end
 end
 
-standing.test("F22 variables of Lua and of the shell do not change what a template runs",
+standing.test("variables of Lua and of the shell do not change what a template runs",
   function(t)
   local pwned = t:file("pwned")
   local folder = t:tmp()
@@ -449,7 +449,7 @@ standing.test("F22 variables of Lua and of the shell do not change what a templa
   t.ok(not cpath:find(folder, 1, true), "package.cpath is the parent's")
 end)
 
-standing.test("F22 a preloaded library that does not exist only costs ld.so's warning",
+standing.test("a preloaded library that does not exist only costs ld.so's warning",
   function(t)
   kit.setenv("LD_PRELOAD", "/no/such/library.so")
   local p = fork.new_exec{stderr = "null"}
@@ -459,7 +459,7 @@ standing.test("F22 a preloaded library that does not exist only costs ld.so's wa
   t.eq(answer, 1)
 end)
 
-standing.test("F23 an upgrade under a running template touches only the next one", function(t, s)
+standing.test("an upgrade under a running template touches only the next one", function(t, s)
   local copy = t:file("template-program")
   local original = os.getenv("MOONFORK_TEMPLATE")
   os.execute(("cp '%s' '%s' && chmod 755 '%s'"):format(original, copy, copy))

@@ -1,10 +1,10 @@
--- Fault F62: every call that the parent's side makes fails in its turn, once and for ever.
+-- Every call that the parent's side makes fails in its turn, once and for ever.
 -- Runs torture.c with the shim preloaded; shallow, or everything with FAULT_NIGHTLY=1.
 local host = require "host"
 local standing = require "standing"
 local story = require "story"
 
-standing.test("F62 the n-th call of each kind fails", {deadline = host.nightly and 3600 or 90,
+standing.test("the n-th call of each kind fails", {deadline = host.nightly and 3600 or 90,
   stall = false}, function(t)
   local torture, shim = host.tool(t, "torture"), host.tool(t, "shim.so")
   local out = t:file("out", "")

@@ -18,7 +18,7 @@ local function need_namespace(t)
   end
 end
 
-standing.test("F32 PF-02 root: a kill through a stale handle never hits a reused pid", options,
+standing.test("PF-02 root: a kill through a stale handle never hits a reused pid", options,
   function(t)
   need_namespace(t)
   if not can("test -w /proc/sys/kernel/ns_last_pid") then t.skip("no ns_last_pid") end
@@ -82,7 +82,7 @@ local function own_pid_max(t)
   return tonumber(major) > 6 or tonumber(major) == 6 and tonumber(minor) >= 14
 end
 
-standing.test("F32 root: pids wrap around, and handles keep to their processes", options,
+standing.test("root: pids wrap around, and handles keep to their processes", options,
   function(t)
   need_namespace(t)
   if not own_pid_max(t) then t.skip("pid_max is the whole system's before Linux 6.14") end
@@ -129,7 +129,7 @@ standing.test("F32 root: pids wrap around, and handles keep to their processes",
   t.eq(alive, "30", "bystanders")
 end)
 
-standing.test("F36 root: a host that is process 1 collects no zombies", options, function(t)
+standing.test("root: a host that is process 1 collects no zombies", options, function(t)
   need_namespace(t)
   local h <close> = host.start(t, [[
     assert(kit.getpid() == 1, "we are process 1")
@@ -203,7 +203,7 @@ local function memory_group(t)
   return group
 end
 
-standing.test("F37 root: out of memory in a control group ends the clone that grows", options,
+standing.test("root: out of memory in a control group ends the clone that grows", options,
   function(t)
   local group <close> = memory_group(t)
   local h <close> = host.start(t, [[
@@ -229,7 +229,7 @@ standing.test("F37 root: out of memory in a control group ends the clone that gr
   h:succeeds()
 end)
 
-standing.test("F37 root: out of memory in the template is its death, not the host's", options,
+standing.test("root: out of memory in the template is its death, not the host's", options,
   function(t)
   local group <close> = memory_group(t)
   local h <close> = host.start(t, [[

@@ -49,14 +49,14 @@ end
 
 local options = {root = true, stall = false, deadline = 40}
 
-standing.test("F21 root: without /proc it works all the same", options, function(t)
+standing.test("root: without /proc it works all the same", options, function(t)
   if not can("unshare -m umount -l /proc") then t.skip("can't take /proc away here") end
   local code, out, err = run(t, [[unshare -m sh -c 'umount -l /proc && eval "$SMOKE"']])
   t.eq(code, 0, out .. err)
   t.eq(out, "smoke passed\n")
 end)
 
-standing.test("F21 root: with a root file system that can't be written", options, function(t)
+standing.test("root: with a root file system that can't be written", options, function(t)
   if not can("unshare -m mount -o remount,ro,bind /") then
     t.skip("can't make the root file system read-only here")
   end
@@ -103,7 +103,7 @@ local function put(path, text)
   return ok and true or false
 end
 
-standing.test("F16 root: at the limit of a control group a fork fails, and recovers", options,
+standing.test("root: at the limit of a control group a fork fails, and recovers", options,
   function(t)
   local group <close> = cgroup(t, "pids")
   if not put(group.folder .. "/pids.max", "20") then t.skip("no pids.max") end

@@ -1,4 +1,4 @@
-/* torture: asks every call that the parent's side makes "and if you fail?" (F62).
+/* torture: asks every call that the parent's side makes "and if you fail?".
  *
  * Runs as a parent, with shim.so preloaded. A small job - a template, a fork with a handle
  * and arguments, a function, its exit, the closes - is done once in peace; then for each

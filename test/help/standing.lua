@@ -1,6 +1,6 @@
 -- standing: the assertions that hold after every fault, whatever it was. Runs in the parent.
 --
---   standing.test("F24 ...", {options}, function(t, s) ... end)
+--   standing.test("...", {options}, function(t, s) ... end)
 --
 -- is story.test, and afterwards checks
 --   A1  each operation submitted by s:submit ended once, and not inside its own call

@@ -1,4 +1,4 @@
--- moonfork.socket (API 1.7), run by a stock interpreter. The tests use the shim beside this
+-- moonfork.socket, run by a stock interpreter. The tests use the shim beside this
 -- file where it is on the cpath, else the installed module (and skip what needs the shim).
 -- Those of interoperation skip, with a notice, what is not installed.
 -- luacheck: globals TestRead TestWrite TestObject TestDescriptors TestWaiting TestAddresses TestHandles

@@ -1,5 +1,5 @@
 -- What every process does: it is made, prepared, runs its function, and ends. The rows
--- AF-01 to AF-38 of the acceptance list that are neither fork points, handles nor errors.
+-- AF-01 to AF-38 of doc/compatibility.md that are neither fork points, handles nor errors.
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit

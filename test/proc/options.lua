@@ -1,5 +1,5 @@
 -- The options of new, new_exec, template and fork, and the commands that change a process:
--- section 1.2 and 1.3 of the manual. Timeouts are in af_errors.lua, the leash in leash.lua,
+-- "Making processes" and "Preparing" of doc/lua-api.md. Timeouts are in af_errors.lua, the leash in leash.lua,
 -- env and cwd in af_fork_point.lua.
 local story = require "story"
 local fork = require "moonfork"

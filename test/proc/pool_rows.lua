@@ -1,4 +1,4 @@
--- p:pool (API 1.10), row by row of AnyEvent::Fork::Pool: workers that come and go, the queue,
+-- p:pool (doc/lua-api.md), row by row of AnyEvent::Fork::Pool: workers that come and go, the queue,
 -- deaths, retirement, limits, map. Real processes.
 local story = require "story"
 local fork = require "moonfork"
@@ -232,7 +232,7 @@ story.test("PO-09 calls of a dead worker that had not begun run elsewhere or say
   finish(t, pool)
 end)
 
-story.test("F68 a call marked idempotent runs again elsewhere", function(t)
+story.test("a call marked idempotent runs again elsewhere", function(t)
   local path = t:file "once"
   local pool = fork.new():eval([[
     function f(path, always)
@@ -250,7 +250,7 @@ story.test("F68 a call marked idempotent runs again elsewhere", function(t)
   finish(t, pool)
 end)
 
-story.test("F69 a crash loop fails the pool, every call is answered, reload mends it", function(t)
+story.test("a crash loop fails the pool, every call is answered, reload mends it", function(t)
   local told = {}
   local pool = fork.new():eval [[
     function begin() error("no start", 0) end function echo(...) return ... end

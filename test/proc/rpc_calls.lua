@@ -1,4 +1,4 @@
--- p:rpc (API 1.9): options, values, results, init, serialisers, handles. Real processes; the
+-- p:rpc (doc/rpc.md): options, values, results, init, serialisers, handles. Real processes; the
 -- names begin with the row of AnyEvent::Fork::RPC that a story stands for.
 local story = require "story"
 local fork = require "moonfork"

@@ -1,6 +1,6 @@
 -- What an rpc promises when something ends or fails: order, errors, deaths, timeouts,
 -- cancelled calls, both ways of serving. Real processes; names begin with the row of
--- AnyEvent::Fork::RPC, or of FAULTS, that a story stands for.
+-- AnyEvent::Fork::RPC (doc/compatibility.md) that a story stands for.
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
@@ -344,7 +344,7 @@ story.test("RP-22 a process that can't start tells the calls and on_error", func
   finish(t, rpc)
 end)
 
-story.test("F46 timeouts and cancelled calls are told once, late answers never to others",
+story.test("timeouts and cancelled calls are told once, late answers never to others",
   function(t)
     local rpc = server("snooze", {timeout = 0.1})
     local _, err = rpc(0.3)
@@ -362,7 +362,7 @@ story.test("F46 timeouts and cancelled calls are told once, late answers never t
     finish(t, rpc)
   end)
 
-story.test("F43 a stopped clone holds up nobody else", function(t)
+story.test("a stopped clone holds up nobody else", function(t)
   local a, b = server("echo", {timeout = 0.5}), server "echo"
   t.eq(a(1), 1)
   t.eq(b(1), 1)
@@ -379,7 +379,7 @@ story.test("F43 a stopped clone holds up nobody else", function(t)
   finish(t, b)
 end)
 
-story.test("F55 a huge error text is cut", function(t)
+story.test("a huge error text is cut", function(t)
   local rpc = fork.new():eval [[function f() error(("x"):rep(10000000), 0) end]]:rpc "f"
   local _, err = rpc()
   t.error(err, "REMOTE")
@@ -388,7 +388,7 @@ story.test("F55 a huge error text is cut", function(t)
   finish(t, rpc)
 end)
 
-story.test("F59 calls, close and waiting in callbacks", function(t)
+story.test("calls, close and waiting in callbacks", function(t)
   local rpc, seen = server "echo", {}
   rpc(1, function(_, a)
     seen[#seen + 1] = a

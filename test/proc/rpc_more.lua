@@ -1,6 +1,6 @@
 -- More of what rpcs and pools promise: floods, many pending calls, half-done writes, short
 -- input and output, coroutines that die, copies of the interpreter, other loops, the end of
--- the program. Real processes; names begin with the row of FAULTS that a story stands for.
+-- the program. Real processes.
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
@@ -23,7 +23,7 @@ local function finish(t, rpc)
   p:close()
 end
 
-story.test("F40 interrupted system calls are invisible", function(t)
+story.test("interrupted system calls are invisible", function(t)
   local rpc = fork.new():require("testkit"):eval(FUNCTIONS):eval [[
     local kit = require "testkit"
     function begin() kit.itimer(1) end
@@ -34,7 +34,7 @@ story.test("F40 interrupted system calls are invisible", function(t)
   finish(t, rpc)
 end)
 
-story.test("F41 short input and output everywhere are invisible", function(t)
+story.test("short input and output everywhere are invisible", function(t)
   local shim = (os.getenv "MOONFORK_BUILD" or "") .. "/test/fault/shim.so"
   if not t.read(shim) then t.skip "needs test/fault/shim.so" end
   if (os.getenv "STORY_PRELOAD" or "") ~= "" then
@@ -64,7 +64,7 @@ story.test("F41 short input and output everywhere are invisible", function(t)
   t.eq(code, 0)
 end)
 
-story.test("F45 a flood of events from one clone does not starve another", function(t)
+story.test("a flood of events from one clone does not starve another", function(t)
   local events = 0
   local a = server("flood", {on_event = function() events = events + 1 end})
   local b = server "echo"
@@ -84,7 +84,7 @@ story.test("F45 a flood of events from one clone does not starve another", funct
   finish(t, b)
 end)
 
-story.test("F47 a kill with very many pending calls", {deadline = 40}, function(t)
+story.test("a kill with very many pending calls", {deadline = 40}, function(t)
   local rpc = server("stall", {on_error = function() end})
   t.eq(rpc(0), 0)
   local n, told = 100000, 0
@@ -106,7 +106,7 @@ story.test("F47 a kill with very many pending calls", {deadline = 40}, function(
   finish(t, rpc)
 end)
 
-story.test("F48 a function that closes the socket under it is a death", function(t)
+story.test("a function that closes the socket under it is a death", function(t)
   local rpc = fork.new():require("testkit"):eval [[
     local kit = require "testkit"
     function f() for fd in pairs(kit.fds()) do if fd > 2 then kit.close(fd) end end end
@@ -117,7 +117,7 @@ story.test("F48 a function that closes the socket under it is a death", function
   finish(t, rpc)
 end)
 
-story.test("F54 garbage on the socket ends that rpc alone", function(t)
+story.test("garbage on the socket ends that rpc alone", function(t)
   local rpc = fork.new():require("testkit"):eval [[
     local kit = require "testkit"
     function f() for fd, target in pairs(kit.fds()) do
@@ -131,7 +131,7 @@ story.test("F54 garbage on the socket ends that rpc alone", function(t)
   finish(t, other)
 end)
 
-story.test("F60 a waiting coroutine that is dropped or closed wakes nobody", function(t)
+story.test("a waiting coroutine that is dropped or closed wakes nobody", function(t)
   local rpc = server "echo"
   t.eq(rpc(1), 1)
   fork.set_waiter(function()
@@ -150,7 +150,7 @@ story.test("F60 a waiting coroutine that is dropped or closed wakes nobody", fun
   finish(t, rpc)
 end)
 
-story.test("F64 finalisers of the template's objects don't run in workers", function(t)
+story.test("finalisers of the template's objects don't run in workers", function(t)
   local path = t:file("ledger", "")
   local pool = fork.new():eval([[
     local path = ...
@@ -164,7 +164,7 @@ story.test("F64 finalisers of the template's objects don't run in workers", func
   t.eq(t.read(path), "")
 end)
 
-story.test("F63 a program that ends with calls under way ends at once", function(t)
+story.test("a program that ends with calls under way ends at once", function(t)
   for _, how in ipairs {"os.exit(0)", "os.exit(0, true)", "", "error 'top'"} do
     local t0 = kit.now()
     local out, code = t:lua(([[

@@ -447,7 +447,7 @@ story.test("wrap: programs do not inherit it", function(t)
   kit.close(w)
 end)
 
-story.test("F40 interrupted writes to a pipe are invisible", function(t)
+story.test("interrupted writes to a pipe are invisible", function(t)
   local r, w = kit.pipe()
   local p = fork.new():send_fd(w):eval [[
     function f(_, pipe)

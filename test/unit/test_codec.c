@@ -549,7 +549,6 @@ static void put_number(struct buf *b, uint64_t value, int noctets) {
     buf_put_u8(b, (unsigned)(value >> (8 * i)) & 0xff);
 }
 
-/* F53 */
 static void test_colliding_keys_are_refused_in_time(void **state) {
   enum { N = 100000 };
   lua_State *L = new_state();

@@ -165,7 +165,7 @@ return {
   {name = "socket: an interrupted write fails", file = "src/socket/sys.c",
     find = "    r = write_some(fd, iov, niov, now);\n  while (r < 0 && errno == EINTR);",
     replace = "    r = write_some(fd, iov, niov, now);\n  while (0);",
-    tests = {{"proc/sockets.lua", "F40 interrupted writes"}}},
+    tests = {{"proc/sockets.lua", "interrupted writes"}}},
 
   -- ---- operating system ----
   {name = "fd: a duplicate is inherited by programs", file = "src/os/fd.c",
@@ -182,7 +182,7 @@ return {
     file = "src/template/connection.c",
     find = "    } else if (n == -ENOBUFS) {\n      poll(NULL, 0, SOCK_PAUSE_MS);\n    } else if (n < 0) {",
     replace = "    } else if (n < 0) {",
-    tests = {{"fault/f_start.lua", "F04"}}},
+    tests = {{"fault/f_start.lua", "the n-th send of a templa"}}},
   {name = "sock: what is received is inherited by programs", file = "src/os/sock.c",
     find = "recvmsg(fd, &m, MSG_CMSG_CLOEXEC | (blocking ? 0 : MSG_DONTWAIT))",
     replace = "recvmsg(fd, &m, blocking ? 0 : MSG_DONTWAIT)", tests = {"unit/test_sock"}},
@@ -198,7 +198,7 @@ return {
     tests = {"proc/rpc_ends.lua", "proc/rpc_calls.lua", "proc/rpc_more.lua"}},
   {name = "binding: a watch that is closed keeps its reference", file = "src/bind/watch.c",
     find = "  if (w->completion)\n    completion_drop(L, w->completion);\n", replace = "",
-    tests = {{"fault/f_binding.lua", "F65 waits"}}},
+    tests = {{"fault/f_binding.lua", "waits"}}},
   {name = "lua: a wait that timed out stays", file = "lua/moonfork/reactor.lua",
     find = "  if not drive(wait, timeout and core.now() + timeout) then\n    return nil, core.error(\"TIMEOUT\"",
     replace = "  if not drive(wait, timeout and core.now() + timeout) then\n    return nil, core.error(\"CANCELLED\"",
