@@ -144,6 +144,17 @@ int inbox_take_fd(struct inbox *in) {
   return pop_fd(in);
 }
 
+int inbox_fds_are_announced(const struct inbox *in) {
+  size_t waiting = fds_held(in), have = inbox_pending(in);
+  struct frame f;
+  if (have == 0)
+    return waiting == 0;
+  if (have < FRAME_HEADER_SIZE)
+    return waiting <= FRAME_FDS_MAX;
+  return frame_decode(&f, buf_peek(&in->bytes), in->first_type, in->last_type) == 0 &&
+         waiting == f.nfds;
+}
+
 /* ---- bytes ---- */
 
 /* Ends the life of the delivered frame. */

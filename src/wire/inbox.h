@@ -78,6 +78,9 @@ int inbox_take_fd(struct inbox *in);
  * delivered frame says how many it lacks, and so many fewer may be taken. 0 or -ENOMEM. */
 int inbox_cut(struct inbox *in);
 int inbox_lost_fds(const struct inbox *in);
+/* After MF_AGAIN: whether the descriptors that wait are those that the torn frame says, none
+ * between frames, and no more than there can be before its header is whole. */
+int inbox_fds_are_announced(const struct inbox *in);
 /* In a forked process: closes every unclaimed descriptor, keeps the bytes. */
 void inbox_drop_fds(struct inbox *in);
 /* 1 when fd waits here for its frame. */

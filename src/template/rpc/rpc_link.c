@@ -8,6 +8,7 @@
 #include "os/sock.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 enum {
@@ -15,124 +16,76 @@ enum {
   WIDE = 1 << 20         /* bytes that may be on their way once long bodies go */
 };
 
+/* ---- in ---- */
+
+static struct rpc_link *link_of(struct message_store *s) {
+  return (struct rpc_link *)(void *)((char *)s - offsetof(struct rpc_link, store));
+}
+
+/* The last one's mapping may have been taken: for one like it. */
+static void begin_body(struct message_store *s) {
+  struct rpc_link *l = link_of(s);
+  if (!l->gather.map && l->heap && l->last_need)
+    l->gather.map = heap_lend(l->heap, l->last_need, &l->gather.map_size);
+}
+
+static void *body_room(struct message_store *s, size_t n, size_t *ret_n) {
+  *ret_n = n;
+  return gather_room(&link_of(s)->gather, n);
+}
+
+static void commit_body(struct message_store *s, size_t n) {
+  gather_commit(&link_of(s)->gather, n);
+}
+
+static const void *body(struct message_store *s) {
+  return gather_body(&link_of(s)->gather);
+}
+
+static const unsigned char rules[RPC_REQUEST_LAST - RPC_CALL + 1] = {
+    [RPC_CALL - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_HANDLES,
+    [RPC_GRANT - RPC_CALL] = MESSAGE_HANDLES | MESSAGE_AHEAD,
+    [RPC_END - RPC_CALL] = MESSAGE_EMPTY,
+};
+
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
                    struct heap *heap) {
+  struct message_options o = {.first_type = RPC_CALL,
+                              .last_type = RPC_REQUEST_LAST,
+                              .rules = rules,
+                              .body_max = body_max,
+                              .fds_max = CODEC_FDS_MAX,
+                              .store = &l->store};
   l->fd = fd;
-  l->broken = l->gathering = l->granting = l->lost = 0;
-  l->torn = l->wide = l->waits = 0;
-  l->fds.n = 0;
-  inbox_init(&l->in, RPC_CALL, RPC_REQUEST_LAST);
+  l->broken = l->wide = l->waits = 0;
+  l->store = (struct message_store){begin_body, body_room, commit_body, body};
+  message_init(&l->in, &o);
   outbox_init(&l->out);
-  l->body_max = body_max;
   gather_init(&l->gather, lead);
   l->heap = heap;
   l->last_need = 0;
 }
 
-/* ---- in ---- */
-
-static int take_fds(struct rpc_link *l, const struct frame *f) {
-  int lost = inbox_lost_fds(&l->in);
-  if (l->fds.n + f->nfds > CODEC_FDS_MAX)
-    return -EPROTO;
-  for (int i = 0; i < f->nfds - lost; i++)
-    l->fds.fd[l->fds.n++] = inbox_take_fd(&l->in);
-  l->lost |= lost > 0;
-  return 0;
-}
-
-static int on_grant(struct rpc_link *l, const struct frame *f) {
-  if (f->nfds == 0 || f->length > 0 || f->flags || l->gathering)
-    return -EPROTO;
-  l->granting = 1;
-  return take_fds(l, f);
-}
-
-static int on_end(struct rpc_link *l, const struct frame *f) {
-  if (f->nfds || f->length || f->flags || l->gathering || l->granting)
-    return -EPROTO;
-  return RPC_REQUEST_END;
-}
-
-static int finish_call(struct rpc_link *l, struct rpc_call *ret, uint64_t id,
-                       const void *body, size_t size) {
-  *ret = (struct rpc_call){.id = id, .body = body, .size = size, .lost = l->lost};
-  l->gathering = l->granting = l->lost = 0;
-  return RPC_REQUEST_CALL;
-}
-
-static int finish_gathered(struct rpc_link *l, struct rpc_call *ret) {
-  struct gather *g = &l->gather;
-  int rc = finish_call(l, ret, l->gather_id, gather_body(g), g->length);
-  ret->gather = g;
-  l->last_need = g->lead + g->length + 1;
-  return rc;
-}
-
-/* The last one's mapping may have been taken: for one like it. */
-static void begin_gathering(struct rpc_link *l, uint64_t id) {
-  l->gather_id = id;
-  l->gathering = 1;
-  if (!l->gather.map && l->heap && l->last_need)
-    l->gather.map = heap_lend(l->heap, l->last_need, &l->gather.map_size);
-}
-
-/* have: bytes of the body that are there. */
-static int on_call(struct rpc_link *l, const struct frame *f, size_t have,
-                   struct rpc_call *ret) {
-  int first = !l->gathering, more = (f->flags & FRAME_MORE) != 0;
-  if (first ? f->id == 0 : f->id != 0 || f->nfds > 0)
-    return -EPROTO;
-  if (take_fds(l, f) < 0)
-    return -EPROTO;
-  if (f->length > l->body_max - l->gather.length)
-    return -EPROTO;
-  if (first && !more && have == f->length)
-    return finish_call(l, ret, f->id, f->body, f->length);
-  if (first)
-    begin_gathering(l, f->id);
-  int rc = gather_put(&l->gather, f->body, have, l->body_max);
-  if (rc < 0)
-    return rc;
-  l->torn = have < f->length;
-  l->torn_more = more;
-  return more || l->torn ? MF_AGAIN : finish_gathered(l, ret);
-}
-
-static int on_frame(struct rpc_link *l, const struct frame *f, size_t have,
-                    struct rpc_call *ret) {
-  if (f->type == RPC_CALL)
-    return on_call(l, f, have, ret);
-  return f->type == RPC_END ? on_end(l, f) : on_grant(l, f);
-}
-
-static void forget_request(struct rpc_link *l) {
-  if (l->gathering || l->granting)
-    return;
-  codec_fds_close(&l->fds);
-  if (l->gather.length > 0)
-    gather_clear(&l->gather, LINK_KEEP);
-}
-
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
-  struct frame f;
-  forget_request(l);
-  if (l->torn && inbox_open_left(&l->in) == 0) {
-    l->torn = 0;
-    if (!l->torn_more)
-      return finish_gathered(l, ret);
-  }
-  for (;;) {
-    size_t have = SIZE_MAX;
-    int rc = inbox_next(&l->in, &f);
-    if (rc == MF_AGAIN)
-      rc = inbox_open(&l->in, &f, &have); /* a long body is not awaited in the inbox */
-    if (rc != 0)
-      return rc;
-    rc = on_frame(l, &f, have < f.length ? have : f.length, ret);
-    if (rc < 0 || (f.type == RPC_CALL && rc == RPC_REQUEST_CALL) || rc == RPC_REQUEST_END)
-      return rc;
-  }
+  struct message m;
+  struct gather *g = &l->gather;
+  if (!l->in.type && g->length > 0) /* the last one's */
+    gather_clear(g, LINK_KEEP);
+  int rc = message_next(&l->in, &m);
+  if (rc != 0)
+    return rc;
+  if (m.type == RPC_END)
+    return RPC_REQUEST_END;
+  *ret = (struct rpc_call){.id = m.id,
+                           .body = m.body,
+                           .size = m.length,
+                           .lost = m.lost,
+                           .fds = m.fds,
+                           .nfds = m.nfds,
+                           .gather = m.stored ? g : NULL};
+  if (m.stored)
+    l->last_need = g->lead + g->length + 1;
+  return RPC_REQUEST_CALL;
 }
 
 static void wait_for(int fd, short events) {
@@ -143,12 +96,7 @@ static void wait_for(int fd, short events) {
 ssize_t rpc_link_receive(struct rpc_link *l, int block) {
   struct fdset fds;
   struct iovec iov[2];
-  size_t left = inbox_open_left(&l->in); /* of one part */
-  int truncated = 0;
-  void *body = left > 0 ? gather_room(&l->gather, left) : NULL;
-  if (left > 0 && !body)
-    return -ENOMEM;
-  int niov = inbox_rooms(&l->in, body, left, iov);
+  int truncated = 0, niov = message_rooms(&l->in, iov);
   if (niov == 0)
     return -errno;
   fdset_init(&fds);
@@ -159,11 +107,9 @@ ssize_t rpc_link_receive(struct rpc_link *l, int block) {
   }
   if (n == -ECONNRESET) /* it closed with answers of ours unread: an end as any other */
     n = 0;
-  size_t bytes = n > 0 ? (size_t)n : 0, of_body = inbox_took(&l->in, bytes);
-  gather_commit(&l->gather, of_body);
-  int rc = inbox_fed(&l->in, bytes - of_body, &fds);
+  int rc = message_fed(&l->in, n > 0 ? (size_t)n : 0, &fds);
   if (rc == 0 && truncated)
-    rc = inbox_cut(&l->in);
+    rc = message_cut(&l->in);
   return rc < 0 ? rc : n;
 }
 

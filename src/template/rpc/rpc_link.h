@@ -9,25 +9,20 @@
 #include "codec/codec.h"
 #include "template/gather.h"
 #include "template/heap/heap.h"
-#include "wire/inbox.h"
+#include "wire/message.h"
 #include "wire/outbox.h"
 
 struct rpc_link {
   int fd;     /* borrowed */
   int broken; /* the parent is gone, or no memory was left for an answer */
-  struct inbox in;
+  struct message_reader in;
   struct outbox out;
-  size_t body_max;
-  struct gather gather;  /* a long body, or one in parts; keeps LINK_KEEP bytes */
-  struct heap *heap;     /* lends mappings for it, or NULL */
-  size_t last_need;      /* bytes that the last one needed */
-  uint64_t gather_id;
-  int torn, torn_more;   /* a part is read into it; it has FRAME_MORE */
-  int wide;              /* the socket is widened */
-  int waits;             /* long answers are written before rpc_link_put returns */
-  int gathering, granting; /* parts, or the CALL of a GRANT, have to come next */
-  int lost;                /* descriptors of this request that found no room */
-  struct codec_fds fds;    /* of the request under way */
+  struct message_store store; /* for long bodies: */
+  struct gather gather;       /* keeps LINK_KEEP bytes */
+  struct heap *heap;          /* lends mappings for it, or NULL */
+  size_t last_need;           /* bytes that the last one needed */
+  int wide;                   /* the socket is widened */
+  int waits;                  /* long answers are written before rpc_link_put returns */
 };
 
 enum { LINK_KEEP = 4 << 20 }; /* bytes of storage that stay for the next long message */
@@ -39,13 +34,15 @@ struct rpc_call {
   const void *body; /* until the next rpc_link_next */
   size_t size;
   int lost; /* it came without some of its handles */
+  int *fds; /* taken by leaving -1; the others are closed by the next rpc_link_next */
+  size_t nfds;
   struct gather *gather; /* where the body lies, to be taken from there; or NULL */
 };
 
 /* lead: as gather's. heap: for whoever takes the mappings of bodies, or NULL. */
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
                    struct heap *heap);
-/* RPC_REQUEST_CALL: *ret and l->fds are it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
+/* RPC_REQUEST_CALL: *ret is it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
  * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors. */
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret);
 /* Bytes (>0), 0 at the end, -EAGAIN (never when it may block) or a negated errno. */

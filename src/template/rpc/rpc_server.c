@@ -92,8 +92,8 @@ int rpc_server_decode(struct rpc_server *s, lua_State *L, const struct rpc_call 
     push_in_place(s, L, call->gather);
     return 1;
   }
-  return serialiser_decode(L, &s->serialiser, call->body, call->size, s->link.fds.fd,
-                           s->link.fds.n, e);
+  return serialiser_decode(L, &s->serialiser, call->body, call->size, call->fds,
+                           call->nfds, e);
 }
 
 /* ---- failures that were raised ---- */
