@@ -30,7 +30,7 @@ void message_deinit(struct message_reader *r) {
 
 void message_drop_fds(struct message_reader *r) {
   inbox_drop_fds(&r->in);
-  while (r->nfds > 0)
+  while (!r->delivered && r->nfds > 0)
     fd_close(&r->fds[--r->nfds]);
 }
 

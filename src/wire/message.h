@@ -84,7 +84,7 @@ int message_fed(struct message_reader *r, size_t n, struct fdset *fds);
 int message_cut(struct message_reader *r);
 /* Whether the stream ends in the middle of a message if it ends now. */
 int message_is_partial(const struct message_reader *r);
-/* In a forked process: closes every descriptor that nobody has taken. */
+/* In a forked process: closes the descriptors of messages that are not delivered. */
 void message_drop_fds(struct message_reader *r);
 
 #endif

@@ -2,6 +2,7 @@
  * to the caller, the user or the pool. */
 #include "parent/rpc/answers.h"
 
+#include "base/result.h"
 #include "parent/private.h"
 #include "parent/rpc/call.h"
 #include "parent/rpc/end.h"
@@ -10,21 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int keep_fds(struct mf_rpc *rpc, unsigned nfds) {
-  size_t need = rpc->nfds + nfds;
-  if (need > rpc->fds_cap) {
-    size_t cap = need < FRAME_FDS_MAX ? FRAME_FDS_MAX : need * 2;
-    int *fds = realloc(rpc->fds, cap * sizeof *fds);
-    if (!fds)
-      return -ENOMEM;
-    rpc->fds = fds;
-    rpc->fds_cap = cap;
-  }
-  while (nfds--)
-    rpc->fds[rpc->nfds++] = inbox_take_fd(&rpc->in);
-  return 0;
-}
 
 /* ---- by kind ---- */
 
@@ -189,50 +175,88 @@ static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   rpc_start_grace(rpc);
 }
 
-/* Everything that a clone can say: in which states, with a number or not, in parts or
- * not. */
+/* Everything that a clone can say, and in which states. */
 static const struct kind {
   unsigned states; /* bits of enum far */
-  unsigned numbered : 1, parts : 1, handles : 1;
   void (*take)(struct mf_rpc *rpc, uint64_t id, const mf_message *m);
 } kinds[RPC_ANSWER_LAST - RPC_HELLO + 1] = {
 #define IN(far) (1u << FAR_##far)
-    [RPC_HELLO - RPC_HELLO] = {IN(STARTING), 0, 0, 0, take_hello},
-    [RPC_READY - RPC_HELLO] = {IN(INIT), 0, 0, 0, take_ready},
-    [RPC_FAILED - RPC_HELLO] = {IN(INIT), 0, 1, 0, take_failed},
-    [RPC_RESULT - RPC_HELLO] = {IN(SERVING), 1, 1, 1, take_result},
-    [RPC_ERROR - RPC_HELLO] = {IN(SERVING), 1, 1, 0, take_error},
-    [RPC_EVENT - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 1, 1, take_event},
-    [RPC_HANDLES - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 0, 1, NULL},
-    [RPC_RETIRE - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 0, 0, take_retire},
-    [RPC_USAGE - RPC_HELLO] = {IN(INIT) | IN(SERVING), 0, 0, 0, take_usage},
-    [RPC_BYE - RPC_HELLO] = {IN(SERVING), 0, 0, 0, take_bye},
+    [RPC_HELLO - RPC_HELLO] = {IN(STARTING), take_hello},
+    [RPC_READY - RPC_HELLO] = {IN(INIT), take_ready},
+    [RPC_FAILED - RPC_HELLO] = {IN(INIT), take_failed},
+    [RPC_RESULT - RPC_HELLO] = {IN(SERVING), take_result},
+    [RPC_ERROR - RPC_HELLO] = {IN(SERVING), take_error},
+    [RPC_EVENT - RPC_HELLO] = {IN(INIT) | IN(SERVING), take_event},
+    [RPC_HANDLES - RPC_HELLO] = {IN(INIT) | IN(SERVING), NULL},
+    [RPC_RETIRE - RPC_HELLO] = {IN(INIT) | IN(SERVING), take_retire},
+    [RPC_USAGE - RPC_HELLO] = {IN(INIT) | IN(SERVING), take_usage},
+    [RPC_BYE - RPC_HELLO] = {IN(SERVING), take_bye},
 #undef IN
 };
 
-/* What is wrong with the frame where the clone is now; NULL: nothing. */
-static const char *objection(const struct mf_rpc *rpc, const struct kind *k,
-                             const struct frame *f) {
-  int first = !rpc->gathering;
-  if (rpc->gathering && f->type != rpc->gathering)
-    return "another message inside a message in parts";
-  if (!first && (f->id || f->nfds))
-    return "message part with its own id or handles";
-  if (first && !(k->states & (1u << rpc->far)))
-    return "message not allowed in this state";
-  if (first && !k->numbered != !f->id)
-    return k->numbered ? "reply without an id" : "id on a message that has none";
-  if ((f->flags & FRAME_MORE) && !k->parts)
-    return "message type not allowed in parts";
-  if (f->nfds && (!k->handles || !rpc->options.handles))
-    return "unexpected handles (the option handles is off, or this message takes none)";
-  if (f->type == RPC_HANDLES && (!f->nfds || f->length))
-    return "malformed handles frame";
-  if (rpc->nfds && first && !k->handles)
-    return "handles without a message";
-  if (rpc->nfds + f->nfds > RPC_MESSAGE_FDS_MAX)
-    return "too many handles for one message";
-  return NULL;
+static const unsigned char rules[RPC_ANSWER_LAST - RPC_HELLO + 1] = {
+    [RPC_FAILED - RPC_HELLO] = MESSAGE_PARTS,
+    [RPC_RESULT - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_HANDLES,
+    [RPC_ERROR - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS,
+    [RPC_EVENT - RPC_HELLO] = MESSAGE_PARTS | MESSAGE_HANDLES,
+    [RPC_HANDLES - RPC_HELLO] = MESSAGE_HANDLES | MESSAGE_AHEAD,
+};
+
+static const char *refuse(void *owner, unsigned type) {
+  const struct mf_rpc *rpc = owner;
+  if (rpc->bye)
+    return "data after goodbye";
+  return kinds[type - RPC_HELLO].states & (1u << rpc->far) ? NULL
+                                                           : "message not allowed in this state";
+}
+
+/* ---- long bodies ---- */
+
+static struct mf_rpc *rpc_of(struct message_store *s) {
+  return list_entry(s, struct mf_rpc, store);
+}
+
+static void begin_body(struct message_store *s) {
+  struct mf_rpc *rpc = rpc_of(s);
+  size_t cap;
+  if (!rpc->body.data) {
+    void *block = blockcache_take_largest(&rpc->home->blockcache, &cap);
+    buf_adopt(&rpc->body, block, cap);
+  }
+}
+
+/* Memory grows with what arrives: at most as much room as the message has already, unless
+ * there is more. */
+static void *body_room(struct message_store *s, size_t n, size_t *ret_n) {
+  struct buf *b = &rpc_of(s)->body;
+  size_t size = buf_size(b), least = size < INBOX_ROOM_MAX ? INBOX_ROOM_MAX : size;
+  void *room = buf_reserve(b, n < least ? n : least);
+  *ret_n = n < b->cap - b->tail ? n : b->cap - b->tail;
+  return room;
+}
+
+static void commit_body(struct message_store *s, size_t n) {
+  buf_commit(&rpc_of(s)->body, n);
+}
+
+static const void *body(struct message_store *s) {
+  return buf_peek(&rpc_of(s)->body);
+}
+
+void rpc_init_messages(struct mf_rpc *rpc) {
+  struct message_options o = {.first_type = RPC_HELLO,
+                              .last_type = RPC_ANSWER_LAST,
+                              .rules = rules,
+                              .body_max = rpc->options.message_max,
+                              .fds_max = RPC_MESSAGE_FDS_MAX,
+                              .no_handles = !rpc->options.handles,
+                              .exact_fds = 1,
+                              .store = &rpc->store,
+                              .refuse = refuse,
+                              .owner = rpc};
+  rpc->store = (struct message_store){begin_body, body_room, commit_body, body};
+  buf_init(&rpc->body, rpc->options.message_max);
+  message_init(&rpc->messages, &o);
 }
 
 /* ---- delivery ---- */
@@ -240,79 +264,44 @@ static const char *objection(const struct mf_rpc *rpc, const struct kind *k,
 /* Every message that a callback of the user's gets is the first part of one of these. */
 struct delivery {
   mf_message m;
-  struct buf *gather; /* what its bytes lie in, from the first on; or NULL */
+  struct buf *body; /* what its bytes lie in, from the first on; or NULL */
 };
 
-static void deliver(struct mf_rpc *rpc, const struct kind *k, uint64_t id, const void *data,
-                    size_t length, struct buf *gather) {
-  size_t nfds = rpc->nfds;
-  struct delivery d = {{data, length, nfds ? rpc->fds : NULL, nfds}, gather};
-  rpc->nfds = 0; /* they are the message's */
-  k->take(rpc, id, &d.m);
-  rpc_drop_fds(d.m.fds, nfds);
+/* What the callback has left of the message's handles is closed. The callback may run the
+ * loop again, but reading is not entered twice. */
+static void deliver(struct mf_rpc *rpc, const struct message *m) {
+  struct delivery d = {{m->body, m->length, m->nfds ? m->fds : NULL, m->nfds},
+                       m->stored ? &rpc->body : NULL};
+  size_t cap;
+  kinds[m->type - RPC_HELLO].take(rpc, m->id, &d.m);
+  for (size_t i = 0; i < m->nfds; i++)
+    fd_drop(&m->fds[i]);
+  if (m->stored) {
+    void *block = buf_yield(&rpc->body, &cap);
+    blockcache_give(&rpc->home->blockcache, block, cap);
+  }
 }
 
 void *mf_message_take(const mf_message *m) {
   const struct delivery *d = (const void *)m;
   size_t cap;
-  return d->gather ? buf_yield(d->gather, &cap) : NULL;
+  return d->body ? buf_yield(d->body, &cap) : NULL;
 }
 
-static void begin_gathering(struct mf_rpc *rpc, const struct frame *f) {
-  size_t cap;
-  rpc->gathering = f->type;
-  rpc->gather_id = f->id;
-  if (!rpc->gather.data) {
-    void *block = blockcache_take_largest(&rpc->home->blockcache, &cap);
-    buf_adopt(&rpc->gather, block, cap);
+int rpc_deliver(struct mf_rpc *rpc, int *budget) {
+  struct message m;
+  for (; *budget > 0; --*budget) {
+    int r = message_next(&rpc->messages, &m);
+    if (r == MF_AGAIN)
+      return 0;
+    if (r == 0)
+      deliver(rpc, &m);
+    else if (r == -ENOMEM)
+      rpc_lack_memory(rpc, "not enough memory for a message");
+    else
+      rpc_broken(rpc, rpc->messages.wrong);
+    if (rpc->over)
+      return 1;
   }
-}
-
-void rpc_end_part(struct mf_rpc *rpc, int more) {
-  const struct kind *k = &kinds[rpc->gathering - RPC_HELLO];
-  size_t cap;
-  void *block;
-  if (more)
-    return;
-  rpc->gathering = 0;
-  deliver(rpc, k, rpc->gather_id, buf_peek(&rpc->gather), buf_size(&rpc->gather), &rpc->gather);
-  block = buf_yield(&rpc->gather, &cap);
-  blockcache_give(&rpc->home->blockcache, block, cap);
-}
-
-/* A frame of whose body the first `have` bytes are there. */
-void rpc_on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have) {
-  const struct kind *k = &kinds[f->type - RPC_HELLO];
-  const char *wrong = objection(rpc, k, f);
-  int more = (f->flags & FRAME_MORE) != 0, r = 0;
-  if (wrong) {
-    rpc_broken(rpc, wrong);
-    return;
-  }
-  if (f->nfds)
-    r = keep_fds(rpc, f->nfds);
-  if (!r && f->type == RPC_HANDLES)
-    return;
-  if (f->length > rpc->gather.max - buf_size(&rpc->gather)) {
-    rpc_broken(rpc, "message longer than message_max");
-    return;
-  }
-  if (!r && !rpc->gathering && !more && have == f->length) {
-    deliver(rpc, k, f->id, f->body, f->length, NULL);
-    return;
-  }
-  if (!rpc->gathering)
-    begin_gathering(rpc, f);
-  if (!r)
-    r = buf_put(&rpc->gather, f->body, have);
-  if (r) {
-    rpc_lack_memory(rpc, "not enough memory for a message");
-    return;
-  }
-  if (have == f->length) {
-    rpc_end_part(rpc, more);
-    return;
-  }
-  rpc->torn = 1;
-  rpc->partial_more = more;
+  return 1;
 }

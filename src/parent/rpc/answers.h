@@ -5,9 +5,10 @@
 
 #include "parent/rpc/record.h"
 
-/* A frame of whose body the first `have` bytes are there. */
-void rpc_on_frame(struct mf_rpc *rpc, const struct frame *f, size_t have);
-/* The rest of such a body has been read to the end of rpc->gather. */
-void rpc_end_part(struct mf_rpc *rpc, int more);
+/* The reader of its messages; rpc->options are complete. */
+void rpc_init_messages(struct mf_rpc *rpc);
+/* Delivers up to *budget messages. 0: more bytes are needed; 1: the budget is spent, or all is
+ * over. */
+int rpc_deliver(struct mf_rpc *rpc, int *budget);
 
 #endif

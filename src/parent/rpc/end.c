@@ -8,10 +8,8 @@
 #include <string.h>
 
 void rpc_drop_input(struct mf_rpc *rpc) {
-  while (rpc->nfds)
-    fd_drop(&rpc->fds[--rpc->nfds]);
-  inbox_deinit(&rpc->in);
-  buf_deinit(&rpc->gather);
+  message_deinit(&rpc->messages);
+  buf_deinit(&rpc->body);
 }
 
 static void close_socket(struct mf_rpc *rpc) {
@@ -61,18 +59,18 @@ void rpc_lack_memory(struct mf_rpc *rpc, const char *text) {
 
 static void describe_death(const struct mf_rpc *rpc, char *text, size_t n) {
   const mf_exit *x = &rpc->exit;
-  int cut = !rpc->over && (inbox_pending(&rpc->in) || rpc->gathering);
-  const char *torn = cut ? ", in the middle of a message" : "";
+  int partial = !rpc->over && message_is_partial(&rpc->messages);
+  const char *where = partial ? ", in the middle of a message" : "";
   const char *words = x->error ? x->error : "";
   if (!rpc->exited)
-    snprintf(text, n, "the process closed its socket and did not end%s", torn);
+    snprintf(text, n, "the process closed its socket and did not end%s", where);
   else if (!x->known)
-    snprintf(text, n, "the process ended, exit status unknown%s", torn);
+    snprintf(text, n, "the process ended, exit status unknown%s", where);
   else if (x->signal)
     snprintf(text, n, "the process was ended by signal %d (%s)%s%s", x->signal,
-             strsignal(x->signal), x->core ? ", core dumped" : "", torn);
+             strsignal(x->signal), x->core ? ", core dumped" : "", where);
   else
-    snprintf(text, n, "the process ended with exit status %d%s%s%s", x->code, torn,
+    snprintf(text, n, "the process ended with exit status %d%s%s%s", x->code, where,
              *words ? ": " : "", words);
 }
 

@@ -30,10 +30,3 @@ void rpc_rewatch(struct mf_rpc *rpc) {
     events |= WATCH_WRITE;
   rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, events);
 }
-
-/* What the callback has left of the message's handles is closed. The callback may run the
- * loop again, but reading is not entered twice. */
-void rpc_drop_fds(int *fds, size_t nfds) {
-  for (size_t i = 0; i < nfds; i++)
-    fd_drop(&fds[i]);
-}

@@ -14,7 +14,7 @@
 #include "parent/process.h"
 #include "parent/rpc/owner.h"
 #include "parent/rpc/payload.h"
-#include "wire/inbox.h"
+#include "wire/message.h"
 #include "wire/outbox.h"
 
 /* Where the clone is in its protocol; rpc_proto.h has the same in words. */
@@ -47,12 +47,11 @@ struct mf_rpc {
 
   int fd; /* -1: not yet, or no more */
   struct watch watch;
-  struct inbox in;
   struct outbox out;
   uint64_t sent;                  /* bytes */
-  unsigned write_closed : 1;              /* writing is over */
+  unsigned write_closed : 1;      /* writing is over */
   unsigned full : 1;              /* the kernel takes no more for now */
-  unsigned reading : 1, more : 1; /* more: frames wait in the inbox */
+  unsigned reading : 1, more : 1; /* more: messages may be there that nobody has taken */
   unsigned eof : 1, exited : 1, bye : 1;
   unsigned closing : 1, end_put : 1, aborted : 1;
   unsigned ran : 1; /* it was in its function */
@@ -64,13 +63,10 @@ struct mf_rpc {
   unsigned quiet : 1; /* nobody waits for the end of its close */
 
   enum far far;
-  unsigned gathering; /* type of the message in parts, or 0 */
-  uint64_t gather_id;
-  struct buf gather; /* storage is lent by the home's blockcache while a message comes */
-  unsigned torn : 1, partial_more : 1; /* a part is read into it; it has FRAME_MORE */
-  unsigned wide : 1;                /* the socket is widened */
-  int *fds; /* of HANDLES, then of the message */
-  size_t nfds, fds_cap;
+  struct message_reader messages;
+  struct message_store store; /* for long bodies: */
+  struct buf body;            /* storage is lent by the block cache while a message comes */
+  unsigned wide : 1;          /* the socket is widened */
 
   struct idmap calls;
   size_t nwaiting; /* callbacks to come */
@@ -98,6 +94,5 @@ void rpc_schedule(struct mf_rpc *rpc);
 void rpc_update_busy(struct mf_rpc *rpc);
 /* Watches the socket for what is wanted now. */
 void rpc_rewatch(struct mf_rpc *rpc);
-void rpc_drop_fds(int *fds, size_t nfds);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "base/sized.h"
 #include "parent/private.h"
+#include "parent/rpc/answers.h"
 #include "parent/rpc/call.h"
 #include "parent/rpc/dump.h"
 #include "parent/rpc/end.h"
@@ -226,11 +227,9 @@ static void rpc_free(struct mf_rpc *rpc) {
   list_each_safe(it, next, &rpc->spare) {
     free(list_entry(it, struct call, link));
   }
-  inbox_deinit(&rpc->in);
+  rpc_drop_input(rpc);
   outbox_deinit(&rpc->out);
-  buf_deinit(&rpc->gather);
   buf_deinit(&rpc->text);
-  free(rpc->fds);
   failure_deinit(&rpc->failure);
   free(rpc->exit_text);
   free(rpc);
@@ -307,9 +306,7 @@ static void close_in_copy(void *guest) {
   struct mf_rpc *rpc = guest;
   fd_close(&rpc->fd);
   outbox_deinit(&rpc->out);
-  inbox_drop_fds(&rpc->in);
-  rpc_drop_fds(rpc->fds, rpc->nfds);
-  rpc->nfds = 0;
+  message_drop_fds(&rpc->messages);
   list_each(it, &rpc->parked) {
     payload_close(list_entry(it, struct call, link)->payload);
   }
@@ -331,9 +328,8 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   rpc->owner_data = owner_data;
   rpc->fd = -1;
   rpc->watch.on_ready = on_ready;
-  inbox_init(&rpc->in, RPC_HELLO, RPC_ANSWER_LAST);
+  rpc_init_messages(rpc);
   outbox_init(&rpc->out);
-  buf_init(&rpc->gather, o->message_max);
   buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);
   idmap_init(&rpc->calls);
   list_init(&rpc->parked);
