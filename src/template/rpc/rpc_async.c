@@ -10,7 +10,7 @@
  *
  * A function that can never be answered, because its `done` was collected, is answered with
  * an error by done's finaliser. */
-#include "template/rpc/rpc_server.h"
+#include "template/rpc/rpc_async.h"
 
 #include "base/result.h"
 #include "os/sock.h"

@@ -1,8 +1,10 @@
 /* The server of an rpc: what "moonfork.rpc:serve" does with the socket that run gives it, and
  * the modules moonfork.rpc and moonfork.pool. Runs in clones.
  *
- *   serve --HELLO--> init --READY--> a call after the other (rpc_server.c)
+ *   serve --HELLO--> init --READY--> a call after the other (rpc_sync.c)
  *                                 \-> luv's loop, calls beside each other (rpc_async.c)
+ *
+ * rpc_serve.c starts it, by what is here.
  *
  * There is one in a process. A synchronous one needs nothing but the socket and leaves by
  * returning; an asynchronous one leaves from inside of luv's loop. */
@@ -40,6 +42,8 @@ struct rpc_server {
 
 /* The one of this process, also where none serves. */
 struct rpc_server *rpc_server_self(void);
+/* The same if it serves, or NULL. */
+struct rpc_server *rpc_server_serving(void);
 
 /* Pushes the arguments of the call: how many, or e->code. May raise; rpc_server_complete then
  * settles what is left. */
@@ -57,8 +61,11 @@ void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e);
 int rpc_server_on_error(lua_State *L);
 /* What on_error could not tell, because there was no memory. */
 void rpc_server_complete(struct rpc_server *s, int status);
-/* Serves asynchronously: never returns, or raises where luv is missing. */
-void rpc_async_check(lua_State *L); /* raises that, before READY */
-void rpc_async_serve(struct rpc_server *s, lua_State *L);
+/* Queues the server's failure in a frame of that type. */
+void rpc_server_put_failure(struct rpc_server *s, unsigned type, uint64_t id);
+/* fds where the parent takes handles, else NULL. */
+struct codec_fds *rpc_server_handles(struct rpc_server *s, struct codec_fds *fds);
+/* Writes what is queued, waiting for room. 0, or negative: the parent is gone. */
+int rpc_server_send(struct rpc_server *s);
 
 #endif

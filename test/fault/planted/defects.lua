@@ -31,7 +31,7 @@ return {
     server_fail(s);
 ]], tests = {{"proc/clone_lib.lua", "on_fork hooks see"}}},
   {name = "rpc server: an asynchronous event is lost behind 64 KiB",
-    file = "src/template/rpc/rpc_server.c",
+    file = "src/template/rpc/rpc_serve.c",
     find = "  rpc_link_put(&s->link, RPC_EVENT, 0, &s->event_out, &s->event_fds);",
     replace = "  if (!(s->flags & RPC_ASYNC) || s->link.out.nbytes <= RPC_BATCH_BYTES)\n" ..
       "    rpc_link_put(&s->link, RPC_EVENT, 0, &s->event_out, &s->event_fds);",
