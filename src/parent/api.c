@@ -217,7 +217,7 @@ static int queue(mf_process *p, struct command *c) {
   return result(process_event(p, EV_COMMAND, c));
 }
 
-static int queue_octets(mf_process *p, unsigned type, const void *body, size_t length) {
+static int queue_bytes(mf_process *p, unsigned type, const void *body, size_t length) {
   struct command c = {.type = type, .body = body, .length = length};
   int r = check_unfinished(p);
   return r ? r : queue(p, &c);
@@ -226,7 +226,7 @@ static int queue_octets(mf_process *p, unsigned type, const void *body, size_t l
 int mf_require(mf_process *p, const char *module) {
   if (!module || !*module)
     return MF_EINVAL;
-  return queue_octets(p, CMD_REQUIRE, module, strlen(module));
+  return queue_bytes(p, CMD_REQUIRE, module, strlen(module));
 }
 
 int mf_eval(mf_process *p, const char *code, size_t length, int argc,
@@ -253,7 +253,7 @@ int mf_eval_named(mf_process *p, const char *name, const char *code, size_t leng
     r = buf_put_str(&body, name, strlen(name));
   r = r == -E2BIG ? MF_ELIMIT
       : r         ? MF_ENOMEM
-                  : queue_octets(p, CMD_EVAL, buf_peek(&body), buf_size(&body));
+                  : queue_bytes(p, CMD_EVAL, buf_peek(&body), buf_size(&body));
   buf_deinit(&body);
   return r;
 }
@@ -290,9 +290,9 @@ int mf_send_fd(mf_process *p, int fd) {
 }
 
 static int count_argument(mf_process *p, uint64_t length) {
-  if (length > PROTO_PAYLOAD_MAX || p->narg_octets > PROTO_PAYLOAD_MAX - length)
+  if (length > PROTO_PAYLOAD_MAX || p->narg_bytes > PROTO_PAYLOAD_MAX - length)
     return MF_ELIMIT;
-  p->narg_octets += length;
+  p->narg_bytes += length;
   return 0;
 }
 
@@ -302,7 +302,7 @@ int mf_send_arg(mf_process *p, const void *data, size_t length) {
     r = MF_EINVAL;
   if (!r)
     r = count_argument(p, length);
-  return r ? r : queue_octets(p, CMD_ARG, data, length);
+  return r ? r : queue_bytes(p, CMD_ARG, data, length);
 }
 
 int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
@@ -325,14 +325,14 @@ int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
 }
 
 int mf_take_args(mf_process *p) {
-  int r = queue_octets(p, CMD_TAKE_ARGS, NULL, 0);
+  int r = queue_bytes(p, CMD_TAKE_ARGS, NULL, 0);
   if (!r)
-    p->narg_octets = 0;
+    p->narg_bytes = 0;
   return r;
 }
 
 int mf_chdir(mf_process *p, const char *path) {
-  return path && *path ? queue_octets(p, CMD_CHDIR, path, strlen(path)) : MF_EINVAL;
+  return path && *path ? queue_bytes(p, CMD_CHDIR, path, strlen(path)) : MF_EINVAL;
 }
 
 int mf_setenv(mf_process *p, const char *name, const char *value) {
@@ -346,7 +346,7 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
     r = buf_put_str(&body, value, value ? strlen(value) : 0);
   r = r == -E2BIG ? MF_ELIMIT
       : r         ? MF_ENOMEM
-                  : queue_octets(p, CMD_SETENV, buf_peek(&body), buf_size(&body));
+                  : queue_bytes(p, CMD_SETENV, buf_peek(&body), buf_size(&body));
   buf_deinit(&body);
   return r;
 }
@@ -392,7 +392,7 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
       r = buf_put_u64(&body, limits[i].value);
   }
   if (!r)
-    r = queue_octets(p, CMD_LIMIT, buf_peek(&body), buf_size(&body));
+    r = queue_bytes(p, CMD_LIMIT, buf_peek(&body), buf_size(&body));
   buf_deinit(&body);
   return result(r);
 }

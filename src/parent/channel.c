@@ -161,7 +161,7 @@ void channel_accept_fds(struct channel *c) {
     c->seam->ops->refuse_fds(c->seam, c->fd, 0);
 }
 
-/* Delivers the frames that are whole, at most *most. 0: more octets are needed; 1: the
+/* Delivers the frames that are whole, at most *most. 0: more bytes are needed; 1: the
  * channel was closed or stolen meanwhile, or the rest waits; -EPROTO: a broken frame. */
 static int deliver(struct channel *c, int *most) {
   struct frame f;

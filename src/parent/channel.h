@@ -68,7 +68,7 @@ int channel_put_ref(struct channel *c, unsigned type, uint64_t id, const void *b
 void channel_flush(struct channel *c);
 /* Everything queued has been taken by the kernel. */
 int channel_written(const struct channel *c);
-/* From now on never an octet past the frame under way. */
+/* From now on never a byte past the frame under way. */
 void channel_exact(struct channel *c);
 /* Whoever gets the socket next takes descriptors: the kernel refuses them no more. */
 void channel_accept_fds(struct channel *c);

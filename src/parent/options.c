@@ -1,4 +1,4 @@
-/* mf_options as octets for SETUP and FORK (src/wire/proto.h). Runs in the parent. */
+/* mf_options as bytes for SETUP and FORK (src/wire/proto.h). Runs in the parent. */
 #include "base/sized.h"
 #include "parent/process.h"
 
@@ -44,7 +44,7 @@ static int put_text(struct buf *out, unsigned tag, const char *text) {
   return r ? r : buf_put_str(out, text, strlen(text));
 }
 
-static int put_octet(struct buf *out, unsigned tag, int value) {
+static int put_byte(struct buf *out, unsigned tag, int value) {
   unsigned char v = (unsigned char)value;
   int r = buf_put_u8(out, tag);
   return r ? r : buf_put_str(out, &v, 1);
@@ -89,13 +89,13 @@ int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset
   if (!r && o->cwd)
     r = put_text(out, OPT_CWD, o->cwd);
   if (!r && o->new_session)
-    r = put_octet(out, OPT_SESSION, 1);
+    r = put_byte(out, OPT_SESSION, 1);
   if (!r && o->leash != MF_LEASH_KILL)
-    r = put_octet(out, OPT_LEASH, o->leash);
+    r = put_byte(out, OPT_LEASH, o->leash);
   if (!r && o->handles != MF_HANDLES_INHERIT)
-    r = put_octet(out, OPT_HANDLES, o->handles);
+    r = put_byte(out, OPT_HANDLES, o->handles);
   if (!r && o->dumpable != MF_DUMPABLE_INHERIT)
-    r = put_octet(out, OPT_DUMPABLE, o->dumpable);
+    r = put_byte(out, OPT_DUMPABLE, o->dumpable);
   if (!setup)
     return r == -ENOMEM ? MF_ENOMEM : r;
   if (!r && o->lua_path)
@@ -103,7 +103,7 @@ int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset
   if (!r && o->lua_cpath)
     r = put_text(out, OPT_CPATH, o->lua_cpath);
   if (!r && o->gc != MF_GC_GENERATIONAL)
-    r = put_octet(out, OPT_GC, o->gc);
+    r = put_byte(out, OPT_GC, o->gc);
   if (!r && o->heap_reserve)
     r = put_u64(out, OPT_HEAP_RESERVE, o->heap_reserve);
   return r == -ENOMEM ? MF_ENOMEM : r;

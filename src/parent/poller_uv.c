@@ -53,7 +53,7 @@ static void on_poll(uv_poll_t *handle, int status, int events) {
   if (status < 0 || (events & UV_WRITABLE))
     ready |= p->watch->events & WATCH_WRITE;
   p->watch->on_ready(p->watch, ready);
-  /* On POLLERR libuv stops the handle (a reset socket may still hold octets to read);
+  /* On POLLERR libuv stops the handle (a reset socket may still hold bytes to read);
    * whoever still wants it has not seen its end yet. */
   if (status < 0 && p->watch)
     poll_start(p);

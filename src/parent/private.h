@@ -47,7 +47,7 @@ void mf_run_quiet(mf_process *p);
 void mf_memory_quiet(mf_process *p, const void *data);
 /* Every mf_memory under way gets MF_ECANCELLED. */
 void mf_memory_cancel(mf_process *p);
-/* Takes the octets of a message that a callback has got, without a copy: a block to be freed.
+/* Takes the bytes of a message that a callback has got, without a copy: a block to be freed.
  * NULL: they are in no block of their own (short messages), or were taken. */
 void *mf_message_take(const mf_message *m);
 /* The close of the rpc or pool, to be asked for or under way, is no outstanding work. */

@@ -35,7 +35,7 @@
 #include <unistd.h>
 
 enum {
-  HOLD_OCTETS_MAX = 64 * 1024,
+  HOLD_BYTES_MAX = 64 * 1024,
   FORK_FDS_OWN = 3 /* its socket, two of a step of slots */
 };
 
@@ -618,7 +618,7 @@ static void die(struct mf_process *p) {
   char how[128];
   if (p->state == DEAD)
     return;
-  channel_drain(&p->chan); /* queued octets outlive their writer */
+  channel_drain(&p->chan); /* queued bytes outlive their writer */
   if (p->state == DEAD)
     return;
   describe_end(p, how, sizeof how);
@@ -1200,8 +1200,8 @@ static int join_hold(struct mf_process *p, const struct command *c) {
   struct frame f = {.type = (uint8_t)c->type, .id = c->id};
   int n = c->fds ? c->fds->n : 0, i;
   size_t size = buf_size(&hold->commands) + buf_size(&hold->options);
-  if (c->length > HOLD_OCTETS_MAX ||
-      size + c->length + FRAME_HEADER_SIZE > HOLD_OCTETS_MAX ||
+  if (c->length > HOLD_BYTES_MAX ||
+      size + c->length + FRAME_HEADER_SIZE > HOLD_BYTES_MAX ||
       FORK_FDS_OWN + hold->fds.n + n > FRAME_FDS_MAX)
     return 0;
   f.length = (uint32_t)c->length;

@@ -109,7 +109,7 @@ struct mf_process {
   uint64_t nsent, ndone;
   uint64_t nwork; /* nsent up to the last command that is no fork, and no question of ours */
   uint64_t fork_number; /* of the FORK among the source's commands */
-  uint64_t narg_octets;
+  uint64_t narg_bytes;
   struct hold *hold;
   struct { enum finish_kind kind; mf_run_cb cb; void *data; int fd, quiet; } finish;
   struct { mf_error_cb cb; void *data; } error_to;
@@ -221,7 +221,7 @@ void process_unpark(struct mf_process *p);
 
 /* boot.c: p was the home's default template and is no more. */
 void boot_default_lost(struct home *h, struct mf_process *p);
-/* options.c: SETUP or FORK options as octets; stdio handles are duplicated into fds. */
+/* options.c: SETUP or FORK options as bytes; stdio handles are duplicated into fds. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds);
 /* The caller's options (NULL: none, or of an older and shorter version) as a full struct, which
  * is what every other function of the parent's side gets. 0 or MF_EINVAL. */

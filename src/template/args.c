@@ -105,9 +105,9 @@ int args_put_handle(struct args *a, int fd) {
 }
 
 static int charge(struct args *a, size_t n) {
-  if (n > PROTO_PAYLOAD_MAX - a->octets)
+  if (n > PROTO_PAYLOAD_MAX - a->bytes)
     return -E2BIG;
-  a->octets += n;
+  a->bytes += n;
   return 0;
 }
 
@@ -154,7 +154,7 @@ void args_clear(struct args *a) {
     gather_deinit(&a->items[i].map);
   }
   a->n = 0;
-  a->octets = 0;
+  a->bytes = 0;
   buf_consume(&a->strings, buf_size(&a->strings));
 }
 

@@ -14,8 +14,8 @@ struct args {
   struct arg *items;
   size_t n, cap;
   struct buf strings; /* the short ones */
-  uint64_t octets;    /* of all strings */
-  size_t lead;        /* octets before the characters in a block of a Lua string */
+  uint64_t bytes;    /* of all strings */
+  size_t lead;        /* bytes before the characters in a block of a Lua string */
 };
 
 /* Finds out how this Lua lays out its strings. */

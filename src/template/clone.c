@@ -3,7 +3,7 @@
  *
  * A clone leaves the server loop by returning: cmd_fork returns SERVED_BORN in the child,
  * through serve() to entry.c, which calls clone_born. What the FORK said waits in
- * s->birth; the octets of its body are still in the inbox, which is not read before they
+ * s->birth; the bytes of its body are still in the inbox, which is not read before they
  * are used. */
 #include "template/clone.h"
 

@@ -1,4 +1,4 @@
-/* moonfork.clone (API 1.8): hooks, arguments, leaving, collecting. The plain POSIX part is
+/* moonfork.clone (doc/lua-api.md): hooks, arguments, leaving, collecting. The plain POSIX part is
  * clone_posix.c. Runs in templates and clones.
  *
  * Leaving with finalisers. A clone must run the finalisers of what it made, never those that

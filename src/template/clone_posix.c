@@ -59,12 +59,12 @@ static void watch_forks(void) {
 
 void clone_id(char ret_text[33]) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  unsigned char octets[16];
+  unsigned char bytes[16];
   pthread_once(&once, watch_forks);
   if (identity.pid != getpid()) {
-    proc_random(octets, sizeof octets);
-    for (size_t i = 0; i < sizeof octets; i++)
-      snprintf(identity.text + 2 * i, 3, "%02x", octets[i]);
+    proc_random(bytes, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++)
+      snprintf(identity.text + 2 * i, 3, "%02x", bytes[i]);
     identity.pid = getpid();
   }
   memcpy(ret_text, identity.text, sizeof identity.text);

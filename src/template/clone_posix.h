@@ -1,8 +1,8 @@
-/* The plain-POSIX part of moonfork.clone (API 1.8): exec, fork, waitpid, kill, pipe, pid,
+/* The plain-POSIX part of moonfork.clone (doc/lua-api.md): exec, fork, waitpid, kill, pipe, pid,
  * ppid, the forking pipes, title and id. Runs in templates, clones and, as nothing here
  * needs a clone, in a parent that required moonfork.clone.
  *
- * What API 1.8 leaves open:
+ * In detail:
  *  - exec(file, argv): argv begins with the name that the program sees as its own (a
  * field 0, as luaposix has it, comes before that). env is a table of changes, false
  * unsets. What is not close-on-exec stays open besides fds. It returns only on failure,
@@ -29,7 +29,7 @@ void clone_posix_open(lua_State *L, int module_index);
 extern int (*clone_exec_prepare)(void);
 /* Says why this process may not fork by itself now; NULL (also the variable): it may. */
 extern const char *(*clone_fork_refused)(void);
-/* 128 random bits in hex (33 octets with the NUL): different in every process, the same
+/* 128 random bits in hex (33 bytes with the NUL): different in every process, the same
  * as long as this one lives. */
 void clone_id(char ret_text[33]);
 

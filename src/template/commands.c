@@ -17,7 +17,7 @@ int command_malformed(struct server *s, const char *what) {
 }
 
 /* A copy with a NUL at its end, to be freed; NULL with the command failed where it has
- * NUL octets inside or there is no memory. */
+ * NUL bytes inside or there is no memory. */
 static char *text_dup(struct server *s, struct text t, int phase) {
   char *copy = memchr(t.p, 0, t.n) ? NULL : strndup(t.p, t.n);
   if (!copy)

@@ -23,7 +23,7 @@ void connection_open(struct connection *c, int fd);
 /* Closes the socket, forgets what was read and what was not sent, keeps the storage. */
 void connection_close(struct connection *c);
 /* First thing in a clone: the template's socket and every waiting descriptor are closed,
- * unsent answers forgotten, the count begins at 0. The octets of the frame under way stay
+ * unsent answers forgotten, the count begins at 0. The bytes of the frame under way stay
  * readable until connection_forget_input. */
 void connection_forked(struct connection *c);
 /* The clone's own socket (taken). */

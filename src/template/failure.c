@@ -14,7 +14,7 @@ static size_t count_nuls(const char *text, size_t n) {
   return found;
 }
 
-/* As much as max octets take. A NUL, where C's strings end, is shown as \0. */
+/* As much as max bytes take. A NUL, where C's strings end, is shown as \0. */
 static size_t put_shown(char *to, size_t max, const char *text, size_t n) {
   size_t at = 0;
   for (size_t i = 0; i < n && at + (text[i] == 0) < max; i++) {

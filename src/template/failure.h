@@ -21,7 +21,7 @@ void failure_set_message(struct failure *f, const char *text, size_t n);
 void failure_set_traceback(struct failure *f, const char *text, size_t n);
 /* The body of the answer. 0 or a negative errno. */
 int failure_encode(const struct failure *f, struct buf *out);
-/* Message and traceback as one text into out (n octets, some dozens at least), each cut with a
+/* Message and traceback as one text into out (n bytes, some dozens at least), each cut with a
  * note where both don't fit; the traceback gets up to a half. Returns its size; not
  * terminated. */
 size_t failure_last_words(const struct failure *f, char *out, size_t n);

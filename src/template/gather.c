@@ -1,5 +1,5 @@
 /* Bodies in parts. Runs in templates and clones before run. The mapping doubles by
- * mremap, which moves page tables and not octets; pages that were never written cost
+ * mremap, which moves page tables and not bytes; pages that were never written cost
  * nothing, so what a parent claims costs nothing, only what it sent. */
 #include "template/gather.h"
 

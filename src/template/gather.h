@@ -1,6 +1,6 @@
 /* A body that came in parts, or one that is grown on the way: one private mapping,
  * enlarged by mremap, so that a gigabyte is held once and never copied to grow. The first
- * `lead` octets are left free for whoever wants a header there, as a Lua string does
+ * `lead` bytes are left free for whoever wants a header there, as a Lua string does
  * (args.c). Runs in templates and clones. */
 #ifndef TEMPLATE_GATHER_H
 #define TEMPLATE_GATHER_H
@@ -16,15 +16,15 @@ struct gather {
 /* Begins an empty body. No memory yet. */
 void gather_init(struct gather *g, size_t lead);
 void gather_deinit(struct gather *g);
-/* 0, -ENOMEM, or -E2BIG past max octets in all. */
+/* 0, -ENOMEM, or -E2BIG past max bytes in all. */
 int gather_put(struct gather *g, const void *data, size_t n, uint64_t max);
-/* Where to write up to n > 0 octets more; they count after gather_commit. NULL: no memory. */
+/* Where to write up to n > 0 bytes more; they count after gather_commit. NULL: no memory. */
 void *gather_room(struct gather *g, size_t n);
 void gather_commit(struct gather *g, size_t n);
-/* Begins again, keeping the mapping if it has at most keep octets. */
+/* Begins again, keeping the mapping if it has at most keep bytes. */
 void gather_clear(struct gather *g, size_t keep);
 const unsigned char *gather_body(const struct gather *g);
-/* Cuts the mapping to what is used and `tail` octets more. 0 or -ENOMEM. */
+/* Cuts the mapping to what is used and `tail` bytes more. 0 or -ENOMEM. */
 int gather_fit(struct gather *g, size_t tail);
 
 #endif

@@ -27,8 +27,8 @@ static const struct {
 #undef LIMIT_ROW
 };
 
-/* Octets of address space in use, or 0 where the system does not tell. */
-static uint64_t mapped_octets(void) {
+/* Bytes of address space in use, or 0 where the system does not tell. */
+static uint64_t mapped_bytes(void) {
   unsigned long long pages = 0;
   FILE *f = fopen("/proc/self/statm", "re");
   if (!f)
@@ -45,12 +45,12 @@ static uint64_t reserved_unused(const struct heap *h) {
   return st.reserved > st.touched ? st.reserved - st.touched : 0;
 }
 
-/* What RLIMIT_AS has to be so that value octets are usable. */
+/* What RLIMIT_AS has to be so that value bytes are usable. */
 static uint64_t fit_heap(struct server *s, uint64_t value) {
   if (!s->heap)
     return value;
   heap_drop_mirrors(s->heap);
-  uint64_t unused = reserved_unused(s->heap), mapped = mapped_octets();
+  uint64_t unused = reserved_unused(s->heap), mapped = mapped_bytes();
   uint64_t used = mapped > unused ? mapped - unused : 0;
   heap_release_reserve(s->heap, value > used ? (size_t)(value - used) : 0);
   unused = reserved_unused(s->heap);

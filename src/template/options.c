@@ -1,4 +1,4 @@
-/* Bodies of commands, parsed. Runs in templates and clones, on octets that the parent
+/* Bodies of commands, parsed. Runs in templates and clones, on bytes that the parent
  * wrote; still nothing is believed: a length is compared with what is there, a number
  * with its range, before anybody acts. Whoever breaks the rules gets -EPROTO, and its
  * process a failed command. No memory, no system call. */

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct text { /* borrowed octets; p NULL: none */
+struct text { /* borrowed bytes; p NULL: none */
   const char *p;
   size_t n;
 };
@@ -31,7 +31,7 @@ struct options {
 };
 
 /* Parses the options of a FORK (fork 1) or SETUP (0). 0 or -EPROTO: short, an unknown
- * tag, a value out of range, text with a NUL octet, options that are not for this
+ * tag, a value out of range, text with a NUL byte, options that are not for this
  * command, or inner frames that are none of ARG, FD, RUN, torn, or follow a RUN. */
 int options_parse(struct options *ret, const void *body, size_t length, int fork);
 

@@ -101,7 +101,7 @@ void server_fail(struct server *s);
 /* The same with a text in the manner of printf; error is an errno or 0. */
 void server_fail_with(struct server *s, int code, int phase, int error, const char *format,
                       ...) __attribute__((format(printf, 5, 6)));
-/* Octets in use in the state. */
+/* Bytes in use in the state. */
 uint64_t server_lua_live(struct server *s);
 /* Around user code other than the function of run: what was answered is sent, the leash is
  * armed, the mask empty, and the heap is no longer sealed. */

@@ -463,7 +463,7 @@ standing.test("arguments of every size arrive whole", {memory = 512}, function(t
       local _, text, tail = ...
       return #text, require("faultkit").hash(text), tail
     ]])
-    t.eq({length, hash, tail}, {size, fkit.hash(text), "tail"}, size .. " octets")
+    t.eq({length, hash, tail}, {size, fkit.hash(text), "tail"}, size .. " bytes")
   end
   template:close()
 end)

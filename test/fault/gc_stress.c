@@ -128,7 +128,7 @@ static int round_of(const char *script, unsigned seed, unsigned *nclones) {
   struct heap_stats stats;
   heap_stats(s.heap, &stats);
   if (!bad && stats.live != 0) {
-    fprintf(stderr, "gc_stress: seed %u: %llu octets live after the end\n", seed,
+    fprintf(stderr, "gc_stress: seed %u: %llu bytes live after the end\n", seed,
             (unsigned long long)stats.live);
     bad = 1;
   }

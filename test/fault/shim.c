@@ -4,7 +4,7 @@
  * parent stood. What it does is said by the environment, read once at start:
  *
  *   SHORTIO=k           read, write, readv, writev, send, recv, sendmsg and recvmsg move a
- *                       random 1..k octets (descriptors in a message travel all the same)
+ *                       random 1..k bytes (descriptors in a message travel all the same)
  *   SHIM_SEED=n         seed of that randomness
  *   SHIM_SAY=1          prints the seed, and the stack of every call that is made to fail
  *   FAIL_FN=a,b         which functions fail: the names in `struct point` below, or "all"
@@ -13,7 +13,7 @@
  *   FAIL_ONCE=1         only that call; else every one from there on
  *   FORK_CHILD=exit:3   the child of the fork number FAIL_AT leaves with _exit(3) at once;
  *   FORK_CHILD=kill:9   or by a signal; FAIL_FN is then not needed
- *   WRITE_KILL=n        the n-th write or sendmsg moves one octet, then SIGKILL
+ *   WRITE_KILL=n        the n-th write or sendmsg moves one byte, then SIGKILL
  *   SHIM_CHILD=1        nothing happens until the process has been forked from the one
  *                       that was executed (so that templates are left alone)
  *
@@ -168,7 +168,7 @@ static size_t shorter(size_t length) {
   return limit < length ? limit : length;
 }
 
-/* A copy of the vector cut to `limit` octets in all. */
+/* A copy of the vector cut to `limit` bytes in all. */
 static size_t cut_vector(const struct iovec *from, size_t count, struct iovec *to,
                          size_t limit) {
   size_t n = 0;
@@ -323,24 +323,24 @@ PUBLIC int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event) {
   return fails(P_EPOLL_CTL) ? -1 : real(epoll, op, fd, event);
 }
 
-/* ---- octets ---- */
+/* ---- bytes ---- */
 
-PUBLIC ssize_t read(int fd, void *octets, size_t length) {
+PUBLIC ssize_t read(int fd, void *bytes, size_t length) {
   REAL(read);
-  return fails(P_READ) ? -1 : real(fd, octets, shorter(length));
+  return fails(P_READ) ? -1 : real(fd, bytes, shorter(length));
 }
 
-PUBLIC ssize_t __read_chk(int fd, void *octets, size_t length, size_t room);
-ssize_t __read_chk(int fd, void *octets, size_t length, size_t room) {
+PUBLIC ssize_t __read_chk(int fd, void *bytes, size_t length, size_t room);
+ssize_t __read_chk(int fd, void *bytes, size_t length, size_t room) {
   if (length > room) abort();
-  return read(fd, octets, length);
+  return read(fd, bytes, length);
 }
 
-PUBLIC ssize_t write(int fd, const void *octets, size_t length) {
+PUBLIC ssize_t write(int fd, const void *bytes, size_t length) {
   REAL(write);
   if (fails(P_WRITE)) return -1;
-  if (!last_write()) return real(fd, octets, shorter(length));
-  ssize_t unused = real(fd, octets, length > 1 ? 1 : length);
+  if (!last_write()) return real(fd, bytes, shorter(length));
+  ssize_t unused = real(fd, bytes, length > 1 ? 1 : length);
   (void)unused;
   raise(SIGKILL);
   return -1;
@@ -365,16 +365,16 @@ PUBLIC ssize_t writev(int fd, const struct iovec *vector, int count) {
   return moved;
 }
 
-PUBLIC ssize_t recv(int fd, void *octets, size_t length, int flags) {
+PUBLIC ssize_t recv(int fd, void *bytes, size_t length, int flags) {
   REAL(recv);
-  return fails(P_RECVMSG) ? -1 : real(fd, octets, shorter(length), flags);
+  return fails(P_RECVMSG) ? -1 : real(fd, bytes, shorter(length), flags);
 }
 
-PUBLIC ssize_t send(int fd, const void *octets, size_t length, int flags) {
+PUBLIC ssize_t send(int fd, const void *bytes, size_t length, int flags) {
   REAL(send);
   if (fails(P_SENDMSG)) return -1;
   int last = last_write();
-  ssize_t moved = real(fd, octets, last && length > 1 ? 1 : shorter(length), flags);
+  ssize_t moved = real(fd, bytes, last && length > 1 ? 1 : shorter(length), flags);
   if (last) raise(SIGKILL);
   return moved;
 }

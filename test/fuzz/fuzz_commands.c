@@ -1,10 +1,10 @@
-/* libFuzzer: arbitrary octets as the commands of a template. They go through the real
+/* libFuzzer: arbitrary bytes as the commands of a template. They go through the real
  * inbox, the real table of commands and phases, the real gathering of parts and the real
  * parsers; the handlers below do what theirs do up to the point where they would act: no
  * fork, no Lua, no descriptor. What must hold: no crash, nothing executed in a phase that
  * forbids it, every text inside the body it came from, the count of commands exact.
  *
- * Input: octet 0 is the phase to begin in (modulo), the rest is what a socket would
+ * Input: byte 0 is the phase to begin in (modulo), the rest is what a socket would
  * bring; descriptors are numbers that name nothing, as many as headers ask for. */
 #undef NDEBUG /* its asserts are the test */
 #include "base/result.h"

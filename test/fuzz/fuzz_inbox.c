@@ -1,9 +1,9 @@
-/* libFuzzer: arbitrary octets, descriptors and orders of reading against the inbox. One
+/* libFuzzer: arbitrary bytes, descriptors and orders of reading against the inbox. One
  * process; the descriptors are numbers that name nothing, so millions of runs cost no
- * kernel. What must hold: no crash, no octet invented or lost, room within bounds, never
+ * kernel. What must hold: no crash, no byte invented or lost, room within bounds, never
  * more descriptors than came.
  *
- * The input is a script: an octet says what to do, the next how much.
+ * The input is a script: a byte says what to do, the next how much.
  *   bit 0   exact mode from here on (else bulk)
  *   bits 1-3  so many descriptors come with this read
  *   bit 4   the read was cut (MSG_CTRUNC)
@@ -23,14 +23,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct script {
   const uint8_t *p, *end;
-  size_t fed, delivered; /* octets */
+  size_t fed, delivered; /* bytes */
   size_t nfds_fed, nfds_taken;
   size_t body_at, body_length; /* of the open frame */
 };
 
 static unsigned char body[FRAME_BODY_MAX];
 
-static unsigned next_octet(struct script *s) {
+static unsigned next_byte(struct script *s) {
   return s->p < s->end ? *s->p++ : 0;
 }
 
@@ -105,7 +105,7 @@ static int feed_body(struct inbox *in, struct script *s, size_t n) {
 
 /* One read as the script says. 0, or not: the connection would end. */
 static int feed(struct inbox *in, struct script *s) {
-  unsigned how = next_octet(s), wanted = next_octet(s) + 1;
+  unsigned how = next_byte(s), wanted = next_byte(s) + 1;
   struct fdset fds;
   size_t room;
   if (how & 64) { /* runs of such reads are longer */

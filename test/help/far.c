@@ -156,7 +156,7 @@ void far_die(struct far *f, struct far_node *n, int status) {
 
 /* ---- what is read ---- */
 
-/* The next whole frame in the octets at *p. 1 when there was one. */
+/* The next whole frame in the bytes at *p. 1 when there was one. */
 static int next_frame(const unsigned char **p, size_t *n, unsigned first, unsigned last,
                       struct frame *ret) {
   if (*n < FRAME_HEADER_SIZE)

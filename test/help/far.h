@@ -20,7 +20,7 @@ struct far_node {
   int hello, ready, ended, bye; /* worker: said, said, END has come, said */
   int async;
   uint64_t call[FAR_CALLS]; /* numbers that came and were not answered, in order */
-  uint64_t word[FAR_CALLS]; /* the first 8 octets of their bodies */
+  uint64_t word[FAR_CALLS]; /* the first 8 bytes of their bodies */
   uint32_t length[FAR_CALLS];
   int ncalls;
   uint64_t got; /* calls ever */

@@ -307,14 +307,14 @@ static int kit_cputime(lua_State *L) {
   return 1;
 }
 
-/* ---- octets ---- */
+/* ---- bytes ---- */
 
-/* FNV-1a of a string, to compare big octet strings on two sides */
+/* FNV-1a of a string, to compare big byte strings on two sides */
 static int kit_hash(lua_State *L) {
   size_t length;
-  const unsigned char *octets = (const unsigned char *)luaL_checklstring(L, 1, &length);
+  const unsigned char *bytes = (const unsigned char *)luaL_checklstring(L, 1, &length);
   uint64_t hash = 1469598103934665603u;
-  for (size_t i = 0; i < length; i++) hash = (hash ^ octets[i]) * 1099511628211u;
+  for (size_t i = 0; i < length; i++) hash = (hash ^ bytes[i]) * 1099511628211u;
   lua_pushinteger(L, (lua_Integer)hash);
   return 1;
 }
@@ -485,7 +485,7 @@ static int state_here(lua_State *L) {
   return state_answer(L, kit);
 }
 
-/* sndbuf(fd, octets) -> what the buffer has now; root may go beyond the system's limit */
+/* sndbuf(fd, bytes) -> what the buffer has now; root may go beyond the system's limit */
 static int kit_sndbuf(lua_State *L) {
   int fd = arg_int(L, 1), n = arg_int(L, 2);
   socklen_t size = sizeof n;

@@ -507,7 +507,7 @@ int sim_far_end(struct sim *s, int near_fd) {
   return at(s, near_fd)->peer;
 }
 
-void sim_octets(struct sim *s, int far, const void *data, size_t n) {
+void sim_bytes(struct sim *s, int far, const void *data, size_t n) {
   if (!s->fd[s->fd[far].peer].refused)
     buf_put(&s->fd[s->fd[far].peer].rx, data, n);
 }
@@ -517,8 +517,8 @@ void sim_answer(struct sim *s, int far, unsigned type, uint64_t id, const void *
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.type = (uint8_t)type, .id = id, .length = (uint32_t)length};
   frame_encode(header, &f);
-  sim_octets(s, far, header, sizeof header);
-  sim_octets(s, far, body, length);
+  sim_bytes(s, far, header, sizeof header);
+  sim_bytes(s, far, body, length);
 }
 
 void sim_hang_up(struct sim *s, int far) {

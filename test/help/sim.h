@@ -17,8 +17,8 @@ struct sim_fd {
   int sent;              /* travels, or has travelled, to another process */
   int refused;           /* its holder wants to read no more */
   int named;             /* its holder asked who writes */
-  size_t flood;          /* so many octets come again as soon as they are read, for ever */
-  size_t nread;          /* octets that its holder has read */
+  size_t flood;          /* so many bytes come again as soon as they are read, for ever */
+  size_t nread;          /* bytes that its holder has read */
   struct buf rx;         /* what the other end wrote */
   int fds[SIM_QUEUE], nfds; /* descriptors sent along, as indices */
   int pid;               /* pidfd; socket: who writes there, 0: the kernel does not tell */
@@ -54,9 +54,9 @@ struct sim {
   int spawn_error, pair_error, pidfd_error, send_error; /* to be returned, once set */
   int spawned_control; /* index of the control end given to the last spawned program */
   int slow_measures, nmeasures; /* memory is told on the next turn; measures under way */
-  size_t send_limit;   /* most octets one send takes; 0: all */
+  size_t send_limit;   /* most bytes one send takes; 0: all */
   int full;            /* sends take nothing for now */
-  size_t room;         /* octets that are taken before it is full; 0: no matter */
+  size_t room;         /* bytes that are taken before it is full; 0: no matter */
   volatile int inside; /* the world works, whose own memory never runs out */
 };
 
@@ -74,7 +74,7 @@ void sim_advance(struct sim *s, uint64_t ms);
 int sim_far_end(struct sim *s, int near_fd);            /* index of the far end of a core's fd */
 void sim_answer(struct sim *s, int far, unsigned type, uint64_t id, const void *body,
                 size_t length);
-void sim_octets(struct sim *s, int far, const void *data, size_t n);
+void sim_bytes(struct sim *s, int far, const void *data, size_t n);
 void sim_hang_up(struct sim *s, int far);
 void sim_end_process(struct sim *s, int pid, int status);
 /* The process at `far` executes that FORK: the clone is pid. 1: it is our child, whose number

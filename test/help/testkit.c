@@ -703,14 +703,14 @@ static int kit_forged(lua_State *L) {
   return told(L, pthread_atfork(NULL, forge, NULL));
 }
 
-/* random(): 16 octets of libcrypto's generator, or nil where there is none */
+/* random(): 16 bytes of libcrypto's generator, or nil where there is none */
 static int kit_random(lua_State *L) {
-  unsigned char octets[16];
+  unsigned char bytes[16];
   int (*generate)(unsigned char *, int) = NULL;
   void *library = dlopen("libcrypto.so.3", RTLD_LAZY | RTLD_GLOBAL);
   if (library != NULL) *(void **)&generate = dlsym(library, "RAND_bytes");
-  if (generate == NULL || generate(octets, sizeof octets) != 1) return 0;
-  lua_pushlstring(L, (const char *)octets, sizeof octets);
+  if (generate == NULL || generate(bytes, sizeof bytes) != 1) return 0;
+  lua_pushlstring(L, (const char *)bytes, sizeof bytes);
   return 1;
 }
 

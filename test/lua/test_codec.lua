@@ -26,7 +26,7 @@ story.test("integers and floats come back exactly", function(t)
   end
 end)
 
-story.test("every octet passes in a string", function(t)
+story.test("every byte passes in a string", function(t)
   local all = {}
   for i = 0, 255 do all[#all + 1] = string.char(i) end
   local text = table.concat(all):rep(300)
@@ -87,9 +87,9 @@ story.test("mutated messages never do harm", function(t)
   math.randomseed(11)
   local good = t.got(codec.pack({a = {1, 2, {x = "text"}}, [1] = 2.5}, "some text", nil, -70000))
   for _ = 1, 20000 do
-    local octets = {good:byte(1, -1)}
-    for _ = 1, math.random(3) do octets[math.random(#octets)] = math.random(0, 255) end
-    local n, message = codec.unpack(string.char(table.unpack(octets, 1, math.random(#octets))))
+    local bytes = {good:byte(1, -1)}
+    for _ = 1, math.random(3) do bytes[math.random(#bytes)] = math.random(0, 255) end
+    local n, message = codec.unpack(string.char(table.unpack(bytes, 1, math.random(#bytes))))
     t.ok(n or type(message) == "string")
   end
 end)

@@ -374,7 +374,7 @@ story.test("eval takes strings and numbers", function(t)
   t.eq(t.ask(p, "return given"), "a\0b,1,2.5")
 end)
 
-story.test("strings of any octets and any length arrive", function(t)
+story.test("strings of any bytes and any length arrive", function(t)
   local big = ("0123456789abcdef"):rep(1 << 16) .. "\0\255"
   local p = fork.new():send_arg("", "\0", big, big)
   big = nil -- luacheck: ignore

@@ -49,7 +49,7 @@ end
 
 TestRead = counted {}
 
-function TestRead.test_lines_and_octets()
+function TestRead.test_lines_and_bytes()
   local a, b = pair()
   lu.assertIs(a:write("one\n", "two\n", "three\n", "12345"), a)
   a:shutdown("write")
@@ -98,7 +98,7 @@ function TestRead.test_several_formats_stop_at_the_first_failure()
   b:close()
 end
 
--- Every numeral reads as io reads it from a file, whole and octet by octet.
+-- Every numeral reads as io reads it from a file, whole and byte by byte.
 function TestRead.test_numbers_like_io_but_exact()
   local texts = {"1", " 42 ", "-0x1F", "0x.8p1", "3.25e2x", "+7", "0x", "e5", "1e", "1e+", "--1", ".5", "5.", ".",
     "0xA.8", "1 2", "99999999999999999999", "0" .. ("1"):rep(198), ("1"):rep(201), "nan", "\n\t 8", "", "  ", "0b1"}
@@ -507,7 +507,7 @@ function TestDescriptors.test_reading_ahead_loses_no_descriptor()
   for _, s in ipairs {a, b, c, d, x, y} do s:close() end
 end
 
-function TestDescriptors.test_octets_read_before_are_not_given_again()
+function TestDescriptors.test_bytes_read_before_are_not_given_again()
   local a, b = pair()
   a:send_fd(0, "line\n")
   lu.assertEquals(b:read(), "line")

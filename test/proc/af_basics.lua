@@ -285,7 +285,7 @@ local CHECKSUM = [[
   end
 ]]
 
-story.test("AF-31 every octet written after the callback reaches the function", function(t)
+story.test("AF-31 every byte written after the callback reaches the function", function(t)
   local checksum = load(CHECKSUM)()
   local random = {}
   for i = 1, 131072 do random[i] = string.pack("<i8", math.random(0)) end

@@ -105,11 +105,11 @@ story.test("AF-23 a template can forget what it was sent", function(t)
   p:close()
 end)
 
-story.test("AF-24 strings arrive as they are, of any octets and length", function(t)
+story.test("AF-24 strings arrive as they are, of any bytes and length", function(t)
   local all = {}
   for i = 0, 255 do all[#all + 1] = string.char(i) end
-  local octets = table.concat(all)
-  local sent = {"", "\0", "abc", octets, ("x"):rep(300), "", octets:rep(40), ("y"):rep(3000000)}
+  local bytes = table.concat(all)
+  local sent = {"", "\0", "abc", bytes, ("x"):rep(300), "", bytes:rep(40), ("y"):rep(3000000)}
   local p = fork.new():send_arg():send_arg(table.unpack(sent)):send_arg()
   p:eval [[
     function f(socket, ...)

@@ -1,6 +1,6 @@
 -- The options of new, new_exec, template and fork, and the commands that change a process:
--- "Making processes" and "Preparing" of doc/lua-api.md. Timeouts are in af_errors.lua, the leash in leash.lua,
--- env and cwd in af_fork_point.lua.
+-- "Making processes" and "Preparing" of doc/lua-api.md. Timeouts are in af_errors.lua, the leash in
+-- leash.lua, env and cwd in af_fork_point.lua.
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit

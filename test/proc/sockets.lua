@@ -22,7 +22,7 @@ story.test("pair: what is written at one end is read at the other, in every form
   a:close()
 end)
 
-story.test("read: nothing given means a line; 0 octets ask for the end; missing newline", function(t)
+story.test("read: nothing given means a line; 0 bytes ask for the end; missing newline", function(t)
   local a, b = t.got(fork.socket.pair())
   a:write "first\nlast"
   t.eq(b:read(), "first")

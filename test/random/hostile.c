@@ -58,7 +58,7 @@ static void set_patience(int fd) {
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 }
 
-/* All of it, descriptors with the first octet; -1: the other end is gone, or does not read. */
+/* All of it, descriptors with the first byte; -1: the other end is gone, or does not read. */
 static int send_with(int fd, const void *data, size_t n, const int *fds, int nfds) {
   union {
     struct cmsghdr header;
@@ -207,7 +207,7 @@ static void lie(struct line *l, unsigned char *frame, size_t n, int nfds) {
     pass(l, frame, n, nfds);
     pass(l, frame, n, 0);
     return;
-  case 2: case 3: /* some octet */
+  case 2: case 3: /* some byte */
     frame[random_below((uint32_t)(random_one_in(2) ? FRAME_HEADER_SIZE : n))] ^=
       (unsigned char)(1u << random_below(8));
     break;

@@ -1,5 +1,5 @@
 -- A process was given run while clones of it had just ended. The parent still acknowledged
--- their exits on the control socket, behind the run command: the octets reached the function
+-- their exits on the control socket, behind the run command: the bytes reached the function
 -- as if the user had sent them, and where nobody read them the answer's end became
 -- "Connection reset by peer".
 local story = require "story"
@@ -23,7 +23,7 @@ story.test("no acknowledgement of an exit reaches the function's socket", {deadl
       local socket = t.got(p:run "g")
       kit.msleep(2)
       socket:shutdown "w"
-      t.eq(socket:read "a", "0", "octets that the function received")
+      t.eq(socket:read "a", "0", "bytes that the function received")
       socket:close()
       t.eq(t.status(p).code, 0)
     end

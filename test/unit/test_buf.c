@@ -4,7 +4,7 @@
 #include "base/buf.h"
 #include <stdlib.h>
 
-static void test_put_then_consume_gives_the_same_octets(void **state) {
+static void test_put_then_consume_gives_the_same_bytes(void **state) {
   struct buf b;
   buf_init(&b, 1000);
   assert_int_equal(buf_put(&b, "hello", 5), 0);
@@ -150,16 +150,16 @@ static void test_reader_tells_none_empty_and_short_strings_apart(void **state) {
 }
 
 static void test_reader_at_every_length(void **state) {
-  static const unsigned char octets[] = {1, 2, 0, 3, 0, 0, 0, 1, 0, 0, 0, 'x'};
-  for (size_t n = 0; n <= sizeof octets; n++) {
+  static const unsigned char bytes[] = {1, 2, 0, 3, 0, 0, 0, 1, 0, 0, 0, 'x'};
+  for (size_t n = 0; n <= sizeof bytes; n++) {
     struct reader r;
     size_t length;
-    reader_init(&r, octets, n);
+    reader_init(&r, bytes, n);
     reader_u8(&r);
     reader_u16(&r);
     reader_u32(&r);
     reader_str(&r, &length);
-    assert_int_equal(r.ok, n == sizeof octets);
+    assert_int_equal(r.ok, n == sizeof bytes);
   }
 }
 
@@ -200,7 +200,7 @@ static void test_reader_of_nothing(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      census_test(test_put_then_consume_gives_the_same_octets),
+      census_test(test_put_then_consume_gives_the_same_bytes),
       census_test(test_empty_buffer_needs_no_storage),
       census_test(test_maximum_is_reached_but_never_passed),
       census_test(test_str_is_put_whole_or_not_at_all),

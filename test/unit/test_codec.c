@@ -1,4 +1,4 @@
-/* The codec between the Lua stack and MessagePack: exact values, exact octets, agreement
+/* The codec between the Lua stack and MessagePack: exact values, exact bytes, agreement
  * with msgpack-c's own reader and writer, and what a hostile message may cost. */
 #include "unit/unit.h"
 
@@ -44,8 +44,8 @@ static int unpack(lua_State *L, const void *data, size_t size, struct codec_erro
   return codec_unpack(L, data, size, NULL, 0, NULL, e);
 }
 
-/* The octets of the values, as hexadecimal digits. */
-static void expect_octets(const char *text, const char *hex) {
+/* The bytes of the values, as hexadecimal digits. */
+static void expect_bytes(const char *text, const char *hex) {
   lua_State *L = new_state();
   struct codec_error e;
   struct buf b;
@@ -61,7 +61,7 @@ static void expect_octets(const char *text, const char *hex) {
   lua_close(L);
 }
 
-static void test_octets_are_as_written_down(void **state) {
+static void test_bytes_are_as_written_down(void **state) {
   static const struct {
     const char *text, *hex;
   } rows[] = {
@@ -90,7 +90,7 @@ static void test_octets_are_as_written_down(void **state) {
   };
   (void)state;
   for (size_t i = 0; i < COUNT(rows); i++)
-    expect_octets(rows[i].text, rows[i].hex);
+    expect_bytes(rows[i].text, rows[i].hex);
 }
 
 /* Lua's own comparison of what went in and what came out. */
@@ -184,27 +184,27 @@ static void test_msgpack_c_reads_what_we_pack_and_packs_it_again(void **state) {
   }
 }
 
-/* Random octets: where msgpack-c reads a list, we read as many values, or say why not. */
+/* Random bytes: where msgpack-c reads a list, we read as many values, or say why not. */
 static void test_our_reader_agrees_with_msgpack_c(void **state) {
   (void)state;
   srand(7);
   lua_State *L = new_state();
   int read = 0;
   for (int round = 0; round < 200000; round++) {
-    unsigned char octets[24];
-    size_t n = 1 + (size_t)rand() % (sizeof octets - 1), used = 0;
+    unsigned char bytes[24];
+    size_t n = 1 + (size_t)rand() % (sizeof bytes - 1), used = 0;
     for (size_t i = 0; i < n; i++) {
-      octets[i] = (unsigned char)(rand() % 3 ? rand() % 0x30 + 0x90 * (rand() % 2)
+      bytes[i] = (unsigned char)(rand() % 3 ? rand() % 0x30 + 0x90 * (rand() % 2)
                                              : rand());
-      if (octets[i] == 0xdd || octets[i] == 0xdf)
-        octets[i] = 0xdc; /* msgpack-c allocates what these claim: gigabytes */
+      if (bytes[i] == 0xdd || bytes[i] == 0xdf)
+        bytes[i] = 0xdc; /* msgpack-c allocates what these claim: gigabytes */
     }
-    octets[0] = (unsigned char)(0x90 + rand() % 5);
+    bytes[0] = (unsigned char)(0x90 + rand() % 5);
     struct codec_error e;
-    int ours = unpack(L, octets, n, &e);
+    int ours = unpack(L, bytes, n, &e);
     msgpack_unpacked object;
     msgpack_unpacked_init(&object);
-    int theirs = msgpack_unpack_next(&object, (const char *)octets, n, &used) ==
+    int theirs = msgpack_unpack_next(&object, (const char *)bytes, n, &used) ==
                      MSGPACK_UNPACK_SUCCESS &&
                  used == n;
     if (ours >= 0) {
@@ -294,7 +294,7 @@ static void test_a_message_keeps_to_the_buffers_maximum(void **state) {
 
 static void test_what_lua_does_not_have_is_refused(void **state) {
   static const struct {
-    const char *octets;
+    const char *bytes;
     size_t n;
   } rows[] = {
       {"\x91\xc1", 2},                                     /* never used */
@@ -304,7 +304,7 @@ static void test_what_lua_does_not_have_is_refused(void **state) {
       {"\x91\xd4\x05\x00", 4},                             /* some extension */
       {"\x91\xd4\x01\x00", 4},                             /* no such descriptor */
       {"\x91\xd5\x01\x00\x00", 5},
-      {"\x91\xc7\x03\x01\x00\x00\x00", 7},                 /* a handle of three octets */
+      {"\x91\xc7\x03\x01\x00\x00\x00", 7},                 /* a handle of three bytes */
       {"\x91\x01\x01", 3},                                 /* something behind it */
       {"\x01", 1},                                         /* no list */
       {"\x81\x01\x01", 3},
@@ -319,7 +319,7 @@ static void test_what_lua_does_not_have_is_refused(void **state) {
   (void)state;
   for (size_t i = 0; i < COUNT(rows); i++) {
     struct codec_error e;
-    assert_int_equal(unpack(L, rows[i].octets, rows[i].n, &e), -EPROTO);
+    assert_int_equal(unpack(L, rows[i].bytes, rows[i].n, &e), -EPROTO);
     assert_true(strlen(e.text) > 0);
     assert_int_equal(lua_gettop(L), 0);
   }
@@ -327,13 +327,13 @@ static void test_what_lua_does_not_have_is_refused(void **state) {
 }
 
 static void test_other_encoders_forms_are_read(void **state) {
-  static const unsigned char octets[] = {
+  static const unsigned char bytes[] = {
       0x96, 0xc4, 1, 'a', 0xca, 0x3f, 0x80, 0, 0, 0xd3, 0, 0, 0, 0, 0, 0, 0, 5,
       0xdc, 0, 1, 1, 0xde, 0, 1, 1, 2, 0xcf, 0, 0, 0, 0, 0, 0, 0, 9};
   lua_State *L = new_state();
   struct codec_error e;
   (void)state;
-  assert_int_equal(unpack(L, octets, sizeof octets, &e), 6);
+  assert_int_equal(unpack(L, bytes, sizeof bytes, &e), 6);
   assert_string_equal(lua_tostring(L, 1), "a");
   assert_false(lua_isinteger(L, 2));
   assert_true(lua_tonumber(L, 2) == 1.0);
@@ -343,32 +343,32 @@ static void test_other_encoders_forms_are_read(void **state) {
 }
 
 static void test_nesting_is_bounded(void **state) {
-  unsigned char octets[4096];
+  unsigned char bytes[4096];
   lua_State *L = new_state();
   struct codec_error e;
   (void)state;
-  memset(octets, 0x91, sizeof octets);
-  assert_int_equal(unpack(L, octets, sizeof octets, &e), -E2BIG);
-  octets[129] = 0x90;
-  assert_int_equal(unpack(L, octets, 130, &e), -E2BIG);
-  octets[128] = 0x90;
-  assert_int_equal(unpack(L, octets, 129, &e), 1);
+  memset(bytes, 0x91, sizeof bytes);
+  assert_int_equal(unpack(L, bytes, sizeof bytes, &e), -E2BIG);
+  bytes[129] = 0x90;
+  assert_int_equal(unpack(L, bytes, 130, &e), -E2BIG);
+  bytes[128] = 0x90;
+  assert_int_equal(unpack(L, bytes, 129, &e), 1);
   lua_close(L);
 }
 
 static void test_values_and_memory_are_bounded(void **state) {
   enum { N = 100000 };
-  static unsigned char octets[N + 5];
+  static unsigned char bytes[N + 5];
   static const struct codec_limits few = {.nodes = 1000}, small = {.bytes = 1 << 20};
   lua_State *L = new_state();
   struct codec_error e;
   (void)state;
-  octets[0] = 0x91;
-  octets[1] = 0xdc, octets[2] = 0xff, octets[3] = 0xff;
-  memset(octets + 4, 0x90, 0xffff); /* 65,535 empty tables */
-  assert_int_equal(codec_unpack(L, octets, 0xffff + 4, NULL, 0, &few, &e), -E2BIG);
-  assert_int_equal(codec_unpack(L, octets, 0xffff + 4, NULL, 0, &small, &e), -E2BIG);
-  assert_int_equal(codec_unpack(L, octets, 0xffff + 4, NULL, 0, NULL, &e), 1);
+  bytes[0] = 0x91;
+  bytes[1] = 0xdc, bytes[2] = 0xff, bytes[3] = 0xff;
+  memset(bytes + 4, 0x90, 0xffff); /* 65,535 empty tables */
+  assert_int_equal(codec_unpack(L, bytes, 0xffff + 4, NULL, 0, &few, &e), -E2BIG);
+  assert_int_equal(codec_unpack(L, bytes, 0xffff + 4, NULL, 0, &small, &e), -E2BIG);
+  assert_int_equal(codec_unpack(L, bytes, 0xffff + 4, NULL, 0, NULL, &e), 1);
   lua_close(L);
 }
 
@@ -544,8 +544,8 @@ static void test_steps_survive_a_lack_of_memory(void **state) {
   buf_deinit(&b);
 }
 
-static void put_number(struct buf *b, uint64_t value, int noctets) {
-  for (int i = noctets - 1; i >= 0; i--)
+static void put_number(struct buf *b, uint64_t value, int nbytes) {
+  for (int i = nbytes - 1; i >= 0; i--)
     buf_put_u8(b, (unsigned)(value >> (8 * i)) & 0xff);
 }
 
@@ -617,7 +617,7 @@ static void test_handles_travel_beside_the_message(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_octets_are_as_written_down),
+      cmocka_unit_test(test_bytes_are_as_written_down),
       cmocka_unit_test(test_values_come_back_as_they_were),
       cmocka_unit_test(test_msgpack_c_reads_what_we_pack_and_packs_it_again),
       cmocka_unit_test(test_our_reader_agrees_with_msgpack_c),

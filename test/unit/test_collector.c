@@ -48,8 +48,8 @@ static void *malloc_alloc(void *ud, void *block, size_t osize, size_t nsize) {
   free(block);
   return NULL;
 }
-/* Octets that this process has for itself; 0 where there is no /proc. */
-static uint64_t private_octets(void) {
+/* Bytes that this process has for itself; 0 where there is no /proc. */
+static uint64_t private_bytes(void) {
   FILE *f = fopen("/proc/self/smaps_rollup", "re");
   char line[256];
   unsigned long kib = 0, n;
@@ -62,7 +62,7 @@ static uint64_t private_octets(void) {
   return (uint64_t)kib * 1024;
 }
 static int lua_private(lua_State *L) {
-  lua_pushinteger(L, (lua_Integer)private_octets());
+  lua_pushinteger(L, (lua_Integer)private_bytes());
   return 1;
 }
 static int lua_major(lua_State *L) { /* what clone.collect does */
@@ -418,12 +418,12 @@ static void test_collector_works_in_nested_templates(void **state) {
   assert_true(pid >= 0);
   if (pid == 0) {
     become_clone(w);
-    uint64_t before = private_octets();
+    uint64_t before = private_bytes();
     run(w, "more = {} for i = 1, 20000 do more[i] = {x = i} end");
     in_clone(w, "for i = 1, 500000 do local t = {i} end assert(#more == 20000)");
     run(w, "more[20001] = 1");
     in_clone(w, "assert(more[20001] == 1 and more[20000].x == 20000 and big[300000].x == 300000)");
-    uint64_t own = private_octets() - before;
+    uint64_t own = private_bytes() - before;
     if (own > 8 * MIB)
       fprintf(stderr, "a nested template copied %llu\n", (unsigned long long)own);
     _exit(own > 8 * MIB && !SANITIZED);

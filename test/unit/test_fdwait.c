@@ -39,8 +39,8 @@ static void test_pipes_and_their_ends(void **state) {
   assert_int_equal(both(ends[1], POLLOUT), POLLOUT);
   assert_int_equal(write(ends[1], "x", 1), 1);
   assert_int_equal(both(ends[0], POLLIN), POLLIN);
-  char octet;
-  assert_int_equal(read(ends[0], &octet, 1), 1);
+  char byte;
+  assert_int_equal(read(ends[0], &byte, 1), 1);
   fd_close(&ends[1]);
   assert_int_equal(both(ends[0], 0), POLLHUP);
   fd_close(&ends[0]);
@@ -54,8 +54,8 @@ static void test_sockets_and_their_ends(void **state) {
   assert_int_equal(sock_hung_up(ends[0]), 0);
   assert_int_equal(write(ends[1], "x", 1), 1);
   assert_int_equal(both(ends[0], POLLIN | POLLOUT), POLLIN | POLLOUT);
-  char octet;
-  assert_int_equal(read(ends[0], &octet, 1), 1);
+  char byte;
+  assert_int_equal(read(ends[0], &byte, 1), 1);
   fd_close(&ends[1]);
   struct pollfd p = {.fd = ends[0], .events = POLLIN | POLLRDHUP};
   assert_int_equal(limited_wait(&p, 1, -1, 0), 1);

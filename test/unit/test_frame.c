@@ -1,5 +1,5 @@
-/* The sixteen octets of a header: exact layout, and every way to be refused. Then the
- * transcripts of test/data: octets in hex beside what they mean in words, so that a
+/* The sixteen bytes of a header: exact layout, and every way to be refused. Then the
+ * transcripts of test/data: bytes in hex beside what they mean in words, so that a
  * change of the protocol shows as a change of these files. */
 #include "unit/unit.h"
 
@@ -36,7 +36,7 @@ static void test_bad_headers_are_refused(void **state) {
   } rows[] = {
       {"empty body", {0, 0, 0, 0, 2, 0, 0, 0}, 0},
       {"longest body", {0, 0, 4, 0, 2, 0, 0, 0}, 0},
-      {"one octet more", {1, 0, 4, 0, 2, 0, 0, 0}, -EPROTO},
+      {"one byte more", {1, 0, 4, 0, 2, 0, 0, 0}, -EPROTO},
       {"2^31 - 1", {0xff, 0xff, 0xff, 0x7f, 2, 0, 0, 0}, -EPROTO},
       {"2^32 - 1", {0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0}, -EPROTO},
       {"most descriptors", {0, 0, 0, 0, 5, 16, 0, 0}, 0},
@@ -93,14 +93,14 @@ static size_t parse_hex(unsigned char *out, size_t size, const char *line) {
   return n;
 }
 
-static void check_block(const struct frame *words, const unsigned char *octets,
+static void check_block(const struct frame *words, const unsigned char *bytes,
                         size_t n) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f;
   assert_true(n >= FRAME_HEADER_SIZE);
   frame_encode(header, words);
-  assert_memory_equal(octets, header, sizeof header);
-  assert_int_equal(frame_decode(&f, octets, CMD_SETUP, ANS_LAST), 0);
+  assert_memory_equal(bytes, header, sizeof header);
+  assert_int_equal(frame_decode(&f, bytes, CMD_SETUP, ANS_LAST), 0);
   assert_int_equal(f.type, words->type);
   assert_int_equal(f.nfds, words->nfds);
   assert_int_equal(f.flags, words->flags);
@@ -110,7 +110,7 @@ static void check_block(const struct frame *words, const unsigned char *octets,
 
 static int check_transcript(const char *name) {
   char path[512], line[512];
-  unsigned char octets[4096];
+  unsigned char bytes[4096];
   const char *folder = getenv("MOONFORK_TEST_DATA");
   snprintf(path, sizeof path, "%s/%s", folder ? folder : "test/data", name);
   FILE *file = fopen(path, "re");
@@ -128,9 +128,9 @@ static int check_transcript(const char *name) {
       n = 0;
     } else if (line[0] != '\n') {
       assert_true(open_block);
-      n += parse_hex(octets + n, sizeof octets - n, line);
+      n += parse_hex(bytes + n, sizeof bytes - n, line);
     } else if (open_block) {
-      check_block(&words, octets, n);
+      check_block(&words, bytes, n);
       open_block = 0;
       blocks++;
     }

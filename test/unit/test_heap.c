@@ -44,8 +44,8 @@ static struct heap_stats stats_of(const struct heap *h) {
   heap_stats(h, &stats);
   return stats;
 }
-/* Octets that this process has for itself; 0 where there is no /proc. */
-static size_t private_octets(void) {
+/* Bytes that this process has for itself; 0 where there is no /proc. */
+static size_t private_bytes(void) {
   FILE *f = fopen("/proc/self/smaps_rollup", "re");
   char line[256];
   long kib = 0, n;
@@ -204,13 +204,13 @@ struct sharing {
 };
 static int frees_all_and_stays_small(struct heap *h, void *data) {
   struct sharing *s = data;
-  size_t before = private_octets();
+  size_t before = private_bytes();
   heap_forked(h);
   for (size_t i = 0; i < s->n; i++)
     heap_alloc(h, s->blocks[i], 100, 0);
   for (int i = 0; i < 1000; i++)
     memset(heap_alloc(h, NULL, 0, 100), 1, 100);
-  return private_octets() - before < MIB;
+  return private_bytes() - before < MIB;
 }
 static void test_heap_frees_of_sealed_blocks_touch_nothing(void **state) {
   struct heap *h = heap_make(state);
@@ -227,7 +227,7 @@ enum { NLOOSE = 500000 };
 static int gives_free_pages_back(struct heap *h, void *data) {
   char **p = data;
   heap_forked(h);
-  size_t before = private_octets();
+  size_t before = private_bytes();
   for (size_t i = 0; i < NLOOSE; i++)
     p[i] = memset(heap_alloc(h, NULL, 0, 96 + i % 4 * 8), (int)i, 96);
   uint64_t touched = stats_of(h).touched;
@@ -235,7 +235,7 @@ static int gives_free_pages_back(struct heap *h, void *data) {
     if (i % 1000)
       heap_alloc(h, p[i], 96 + i % 4 * 8, 0);
   heap_release(h);
-  if (!SANITIZED && private_octets() - before > 12 * MIB)
+  if (!SANITIZED && private_bytes() - before > 12 * MIB)
     return 0;
   for (size_t i = 0; i < NLOOSE; i += 1000)
     if (p[i][0] != (char)i || p[i][95] != (char)i)
@@ -303,7 +303,7 @@ static void test_heap_keeps_freed_mappings_while_it_runs(void **state) {
 }
 static void test_heap_keeps_eight_mebibytes(void **state) {
   struct heap *h = heap_make(state);
-  size_t before = private_octets(), n = 3 * MIB + MIB / 2;
+  size_t before = private_bytes(), n = 3 * MIB + MIB / 2;
   void *p[30];
   heap_keep(h);
   for (int round = 0; round < 3; round++) {
@@ -312,7 +312,7 @@ static void test_heap_keeps_eight_mebibytes(void **state) {
     for (int i = 0; i < 30; i++)
       heap_alloc(h, p[i], i < 15 ? MIB : n, 0);
   }
-  size_t left = private_octets();
+  size_t left = private_bytes();
   assert_true(SANITIZED || left < before + 9 * MIB);
   assert_true(SANITIZED || left == 0 || left >= before + 6 * MIB);
   heap_alloc(h, used_block(h, 4 * MIB), 4 * MIB, 0); /* too big to be kept */
@@ -320,13 +320,13 @@ static void test_heap_keeps_eight_mebibytes(void **state) {
   heap_free(h);
 }
 static int grows_a_big_sealed_block(struct heap *h, void *data) {
-  size_t before = private_octets();
+  size_t before = private_bytes();
   heap_forked(h);
   unsigned char *p = heap_alloc(h, data, 32 * MIB, 64 * MIB);
   for (size_t i = 0; i < 32 * MIB; i += 4096)
     if (p[i] != 9)
       return 0;
-  return private_octets() - before < MIB;
+  return private_bytes() - before < MIB;
 }
 static void test_heap_shares_big_sealed_blocks_that_grow(void **state) {
   struct heap *h = heap_make(state);
@@ -341,7 +341,7 @@ enum { FROZEN_BLOCK = 100, NFROZEN = 200000 }; /* 20 MB: a few huge pages */
 struct frozen_heap {
   struct heap *h;
   unsigned char **small;
-  unsigned char *huge, *middle; /* blocks of 9 MiB and of 300,000 octets */
+  unsigned char *huge, *middle; /* blocks of 9 MiB and of 300,000 bytes */
 };
 enum { FROZEN_HUGE = 9 << 20, FROZEN_MIDDLE = 300000 };
 static void frozen_fill(struct frozen_heap *f, struct heap *h) {
@@ -383,7 +383,7 @@ static unsigned open_descriptors(void) {
     n += fcntl(fd, F_GETFD) >= 0;
   return n;
 }
-/* Octets of page tables that a fork had to copy. */
+/* Bytes of page tables that a fork had to copy. */
 static size_t page_tables(void) {
   FILE *f = fopen("/proc/self/status", "re");
   char line[256];
@@ -398,12 +398,12 @@ static size_t page_tables(void) {
 static int is_a_private_copy(struct heap *h, void *data) {
   struct frozen_heap *f = data;
   heap_forked(h);
-  size_t before = private_octets();
-  if (!frozen_holds(f) || private_octets() - before > MIB / 2)
+  size_t before = private_bytes();
+  if (!frozen_holds(f) || private_bytes() - before > MIB / 2)
     return 0;
   f->small[NFROZEN / 2][0] = 255; /* and that is nobody else's business */
   f->huge[0] = f->middle[FROZEN_MIDDLE - 1] = 255;
-  return private_octets() - before < MIB / 2 && f->small[NFROZEN / 2][1] != 255;
+  return private_bytes() - before < MIB / 2 && f->small[NFROZEN / 2][1] != 255;
 }
 static void test_heap_frozen_is_the_same_and_private_to_each(void **state) {
   struct frozen_heap f;

@@ -1,5 +1,5 @@
-/* The inbox: frames however the octets and descriptors come. The tables have whole
- * streams that are fed in every granularity, torn at every octet, with the descriptors
+/* The inbox: frames however the bytes and descriptors come. The tables have whole
+ * streams that are fed in every granularity, torn at every byte, with the descriptors
  * early, late or one by one. */
 #include "unit/unit.h"
 
@@ -15,7 +15,7 @@ static int is_open(int fd) {
   return fcntl(fd, F_GETFD) >= 0;
 }
 
-/* Five frames: 16 + 19 + 16 + 18 + 17 octets, with 0, 2, 1, 0, 3 descriptors. */
+/* Five frames: 16 + 19 + 16 + 18 + 17 bytes, with 0, 2, 1, 0, 3 descriptors. */
 enum { STREAM_SIZE = 86, STREAM_FDS = 6, STREAM_FRAMES = 5 };
 static const struct expected {
   unsigned type, nfds, flags;
@@ -42,8 +42,8 @@ static void write_stream(unsigned char out[STREAM_SIZE]) {
   assert_int_equal(at, STREAM_SIZE);
 }
 
-/* Feeds n octets, in as many rooms as it takes, and fds with the first of them. */
-static int feed(struct inbox *in, const unsigned char *octets, size_t n,
+/* Feeds n bytes, in as many rooms as it takes, and fds with the first of them. */
+static int feed(struct inbox *in, const unsigned char *bytes, size_t n,
                 struct fdset *fds) {
   int r = 0;
   do {
@@ -54,10 +54,10 @@ static int feed(struct inbox *in, const unsigned char *octets, size_t n,
     if (room > n)
       room = n;
     if (room > 0)
-      memcpy(to, octets, room);
+      memcpy(to, bytes, room);
     r = inbox_fed(in, room, fds);
     fds = NULL;
-    octets += room;
+    bytes += room;
     n -= room;
   } while (r == 0 && n > 0);
   return r;
@@ -91,7 +91,7 @@ static void take_frames(struct inbox *in, struct walk *walk) {
   assert_int_equal(r, MF_AGAIN);
 }
 
-/* The octet with whose reading the i-th descriptor comes in each manner. */
+/* The byte with whose reading the i-th descriptor comes in each manner. */
 static size_t fd_offset_in_time(int i) {
   return i < 2 ? 16 : i < 3 ? 35 : 69;
 }
@@ -103,10 +103,10 @@ static size_t fd_offset_scattered(int i) {
 }
 
 static void feed_stream(size_t step, size_t (*fd_offset)(int)) {
-  unsigned char octets[STREAM_SIZE];
+  unsigned char bytes[STREAM_SIZE];
   struct walk walk = {0};
   struct inbox in;
-  write_stream(octets);
+  write_stream(bytes);
   inbox_init(&in, CMD_SETUP, CMD_LAST);
   for (int i = 0; i < STREAM_FDS; i++)
     walk.numbers[i] = fd_open_null();
@@ -117,7 +117,7 @@ static void feed_stream(size_t step, size_t (*fd_offset)(int)) {
     fdset_init(&fds);
     while (next_fd < STREAM_FDS && fd_offset(next_fd) < at + n)
       fdset_push(&fds, walk.numbers[next_fd++]);
-    assert_int_equal(feed(&in, octets + at, n, &fds), 0);
+    assert_int_equal(feed(&in, bytes + at, n, &fds), 0);
     assert_int_equal(fds.n, 0);
     take_frames(&in, &walk);
   }
@@ -142,22 +142,22 @@ static void test_descriptors_may_come_one_by_one(void **state) {
     feed_stream(step, fd_offset_scattered);
 }
 
-static void test_torn_at_every_octet(void **state) {
+static void test_torn_at_every_byte(void **state) {
   for (size_t first = 0; first <= STREAM_SIZE; first++) {
-    unsigned char octets[STREAM_SIZE];
+    unsigned char bytes[STREAM_SIZE];
     struct walk walk = {0};
     struct inbox in;
     struct fdset fds;
-    write_stream(octets);
+    write_stream(bytes);
     fdset_init(&fds);
     for (int i = 0; i < STREAM_FDS; i++)
       fdset_push(&fds, walk.numbers[i] = fd_open_null());
     inbox_init(&in, CMD_SETUP, CMD_LAST);
-    assert_int_equal(feed(&in, octets, first, &fds), 0);
+    assert_int_equal(feed(&in, bytes, first, &fds), 0);
     take_frames(&in, &walk);
     size_t held = inbox_pending(&in);
     assert_true(held < 19);
-    assert_int_equal(feed(&in, octets + first, STREAM_SIZE - first, NULL), 0);
+    assert_int_equal(feed(&in, bytes + first, STREAM_SIZE - first, NULL), 0);
     take_frames(&in, &walk);
     assert_int_equal(walk.frames, STREAM_FRAMES);
     inbox_deinit(&in);
@@ -165,12 +165,12 @@ static void test_torn_at_every_octet(void **state) {
 }
 
 static void test_end_within_a_frame_is_seen(void **state) {
-  unsigned char octets[STREAM_SIZE];
+  unsigned char bytes[STREAM_SIZE];
   struct frame f;
   struct inbox in;
-  write_stream(octets);
+  write_stream(bytes);
   inbox_init(&in, CMD_SETUP, CMD_LAST);
-  assert_int_equal(feed(&in, octets, 18, NULL), 0);
+  assert_int_equal(feed(&in, bytes, 18, NULL), 0);
   assert_int_equal(inbox_next(&in, &f), 0);
   assert_int_equal(inbox_pending(&in), 2);
   assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
@@ -179,17 +179,17 @@ static void test_end_within_a_frame_is_seen(void **state) {
 }
 
 static void test_untaken_descriptors_are_closed(void **state) {
-  unsigned char octets[STREAM_SIZE];
+  unsigned char bytes[STREAM_SIZE];
   struct frame f;
   struct inbox in;
   struct fdset fds;
   int numbers[STREAM_FDS];
-  write_stream(octets);
+  write_stream(bytes);
   fdset_init(&fds);
   for (int i = 0; i < STREAM_FDS; i++)
     fdset_push(&fds, numbers[i] = fd_open_null());
   inbox_init(&in, CMD_SETUP, CMD_LAST);
-  assert_int_equal(feed(&in, octets, STREAM_SIZE, &fds), 0);
+  assert_int_equal(feed(&in, bytes, STREAM_SIZE, &fds), 0);
   assert_int_equal(inbox_next(&in, &f), 0);
   assert_int_equal(inbox_next(&in, &f), 0); /* two descriptors, one is taken */
   int taken = inbox_take_fd(&in);
@@ -205,7 +205,7 @@ static void test_untaken_descriptors_are_closed(void **state) {
     assert_false(is_open(numbers[i]));
 }
 
-static void test_bad_header_is_refused_at_its_last_octet(void **state) {
+static void test_bad_header_is_refused_at_its_last_byte(void **state) {
   static const unsigned char bad[][FRAME_HEADER_SIZE] = {
       {1, 0, 4, 0, CMD_ARG},
       {255, 255, 255, 255, CMD_ARG},
@@ -295,10 +295,10 @@ static void test_a_reader_that_does_not_take_is_stopped(void **state) {
 }
 
 static void test_exact_never_reads_past_a_frame(void **state) {
-  unsigned char octets[STREAM_SIZE];
+  unsigned char bytes[STREAM_SIZE];
   struct walk walk = {0};
   struct inbox in;
-  write_stream(octets);
+  write_stream(bytes);
   inbox_init(&in, CMD_SETUP, CMD_LAST);
   inbox_set_exact(&in, 1);
   static const size_t rooms[] = {16, 16, 3, 16, 16, 2, 16, 1};
@@ -315,7 +315,7 @@ static void test_exact_never_reads_past_a_frame(void **state) {
       walk.numbers[walk.fds + k] = fd;
       fdset_push(&fds, fd);
     }
-    memcpy(to, octets + at, room);
+    memcpy(to, bytes + at, room);
     at += room;
     assert_int_equal(inbox_fed(&in, room, &fds), 0);
     take_frames(&in, &walk);
@@ -325,19 +325,19 @@ static void test_exact_never_reads_past_a_frame(void **state) {
 }
 
 static void test_exact_torn_within_header_and_body(void **state) {
-  unsigned char octets[STREAM_SIZE];
+  unsigned char bytes[STREAM_SIZE];
   struct frame f;
   struct inbox in;
   size_t room;
-  write_stream(octets);
+  write_stream(bytes);
   inbox_init(&in, CMD_SETUP, CMD_LAST);
   inbox_set_exact(&in, 1);
-  /* CMD_ARG "xy" begins at 51; every octet alone. */
+  /* CMD_ARG "xy" begins at 51; every byte alone. */
   for (size_t i = 0; i < 18; i++) {
     assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
     unsigned char *to = inbox_room(&in, &room);
     assert_int_equal(room, i < 16 ? 16 - i : 18 - i);
-    *to = octets[51 + i];
+    *to = bytes[51 + i];
     assert_int_equal(inbox_fed(&in, 1, NULL), 0);
   }
   assert_null(inbox_room(&in, &room)); /* take the whole frame first */
@@ -348,12 +348,12 @@ static void test_exact_torn_within_header_and_body(void **state) {
 }
 
 static void test_exact_without_its_descriptors_is_an_error(void **state) {
-  static const unsigned char octets[FRAME_HEADER_SIZE] = {0, 0, 0, 0, CMD_FD, 1};
+  static const unsigned char bytes[FRAME_HEADER_SIZE] = {0, 0, 0, 0, CMD_FD, 1};
   struct frame f;
   struct inbox in;
   inbox_init(&in, CMD_SETUP, CMD_LAST);
   inbox_set_exact(&in, 1);
-  assert_int_equal(feed(&in, octets, sizeof octets, NULL), 0);
+  assert_int_equal(feed(&in, bytes, sizeof bytes, NULL), 0);
   assert_int_equal(inbox_next(&in, &f), -EPROTO);
   inbox_deinit(&in);
 }
@@ -361,13 +361,13 @@ static void test_exact_without_its_descriptors_is_an_error(void **state) {
 /* Once such a frame was waited for until the inbox was full: a process that sent one made its
  * parent deaf to it. */
 static void test_a_whole_frame_without_its_descriptors_is_an_error(void **state) {
-  static const unsigned char octets[FRAME_HEADER_SIZE + 2] = {2, 0, 0, 0, CMD_FD, 1};
+  static const unsigned char bytes[FRAME_HEADER_SIZE + 2] = {2, 0, 0, 0, CMD_FD, 1};
   struct frame f;
   struct inbox in;
   inbox_init(&in, CMD_SETUP, CMD_LAST);
-  assert_int_equal(feed(&in, octets, sizeof octets - 1, NULL), 0);
+  assert_int_equal(feed(&in, bytes, sizeof bytes - 1, NULL), 0);
   assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
-  assert_int_equal(feed(&in, octets + sizeof octets - 1, 1, NULL), 0);
+  assert_int_equal(feed(&in, bytes + sizeof bytes - 1, 1, NULL), 0);
   assert_int_equal(inbox_next(&in, &f), -EPROTO);
   inbox_deinit(&in);
 }
@@ -404,19 +404,19 @@ static void test_as_many_unclaimed_descriptors_as_there_may_be(void **state) {
 }
 
 static void test_cut_descriptors_are_charged_to_their_frame(void **state) {
-  unsigned char octets[STREAM_SIZE];
+  unsigned char bytes[STREAM_SIZE];
   struct inbox in;
   struct frame f;
   struct fdset fds;
-  write_stream(octets);
+  write_stream(bytes);
   inbox_init(&in, CMD_SETUP, CMD_LAST);
   fdset_init(&fds);
   fdset_push(&fds, fd_open_null()); /* one of two */
-  assert_int_equal(feed(&in, octets, 35, &fds), 0);
+  assert_int_equal(feed(&in, bytes, 35, &fds), 0);
   assert_int_equal(inbox_cut(&in), 0);
   int third = fd_open_null();
   fdset_push(&fds, third);
-  assert_int_equal(feed(&in, octets + 35, 16, &fds), 0);
+  assert_int_equal(feed(&in, bytes + 35, 16, &fds), 0);
   assert_int_equal(inbox_next(&in, &f), 0);
   assert_int_equal(inbox_lost_fds(&in), 0);
   assert_int_equal(inbox_next(&in, &f), 0);
@@ -509,22 +509,22 @@ static void put_header(unsigned char *at, size_t length, unsigned nfds) {
 }
 
 static void test_a_long_body_is_read_elsewhere(void **state) {
-  static unsigned char octets[2 * (FRAME_HEADER_SIZE + LONG)], body[LONG];
+  static unsigned char bytes[2 * (FRAME_HEADER_SIZE + LONG)], body[LONG];
   size_t first = FRAME_HEADER_SIZE + 100, have;
   struct iovec iov[2];
   struct inbox in;
   struct frame f;
   inbox_init(&in, CMD_SETUP, CMD_LAST);
-  memset(octets, 'a', sizeof octets);
-  put_header(octets, LONG, 0);
-  put_header(octets + FRAME_HEADER_SIZE + LONG, 7, 0);
+  memset(bytes, 'a', sizeof bytes);
+  put_header(bytes, LONG, 0);
+  put_header(bytes + FRAME_HEADER_SIZE + LONG, 7, 0);
   assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
-  assert_int_equal(feed(&in, octets, first, NULL), 0);
+  assert_int_equal(feed(&in, bytes, first, NULL), 0);
   assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
   assert_int_equal(inbox_open(&in, &f, &have), 0);
   assert_int_equal(f.length, LONG);
   assert_int_equal(have, 100);
-  assert_memory_equal(f.body, octets + FRAME_HEADER_SIZE, 100);
+  assert_memory_equal(f.body, bytes + FRAME_HEADER_SIZE, 100);
   assert_int_equal(inbox_open_left(&in), LONG - 100);
   assert_int_equal(inbox_next(&in, &f), MF_AGAIN);
   assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
@@ -535,7 +535,7 @@ static void test_a_long_body_is_read_elsewhere(void **state) {
   assert_ptr_equal(iov[0].iov_base, body);
   assert_int_equal(iov[0].iov_len, LONG - 1000);
   assert_true(iov[1].iov_len <= INBOX_ROOM_MIN);
-  memcpy(iov[1].iov_base, octets + FRAME_HEADER_SIZE + LONG, FRAME_HEADER_SIZE + 7);
+  memcpy(iov[1].iov_base, bytes + FRAME_HEADER_SIZE + LONG, FRAME_HEADER_SIZE + 7);
   assert_int_equal(inbox_took(&in, LONG - 1000 + FRAME_HEADER_SIZE + 7), LONG - 1000);
   assert_int_equal(inbox_fed(&in, FRAME_HEADER_SIZE + 7, NULL), 0);
   assert_int_equal(inbox_open_left(&in), 0);
@@ -547,18 +547,18 @@ static void test_a_long_body_is_read_elsewhere(void **state) {
 }
 
 static void test_a_body_that_is_nearly_there_is_awaited(void **state) {
-  static unsigned char octets[FRAME_HEADER_SIZE + LONG];
+  static unsigned char bytes[FRAME_HEADER_SIZE + LONG];
   struct inbox in;
   struct frame f;
   size_t have;
   inbox_init(&in, CMD_SETUP, CMD_LAST);
-  put_header(octets, LONG, 0);
-  assert_int_equal(feed(&in, octets, FRAME_HEADER_SIZE - 1, NULL), 0);
+  put_header(bytes, LONG, 0);
+  assert_int_equal(feed(&in, bytes, FRAME_HEADER_SIZE - 1, NULL), 0);
   assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
   assert_int_equal(
-      feed(&in, octets + FRAME_HEADER_SIZE - 1, LONG - INBOX_OPEN_MIN + 2, NULL), 0);
+      feed(&in, bytes + FRAME_HEADER_SIZE - 1, LONG - INBOX_OPEN_MIN + 2, NULL), 0);
   assert_int_equal(inbox_open(&in, &f, &have), MF_AGAIN);
-  assert_int_equal(feed(&in, octets, INBOX_OPEN_MIN - 1, NULL), 0);
+  assert_int_equal(feed(&in, bytes, INBOX_OPEN_MIN - 1, NULL), 0);
   assert_int_equal(inbox_next(&in, &f), 0);
   assert_int_equal(f.length, LONG);
   inbox_deinit(&in);
@@ -598,10 +598,10 @@ int main(void) {
       census_test(test_frames_in_every_step),
       census_test(test_descriptors_may_come_early),
       census_test(test_descriptors_may_come_one_by_one),
-      census_test(test_torn_at_every_octet),
+      census_test(test_torn_at_every_byte),
       census_test(test_end_within_a_frame_is_seen),
       census_test(test_untaken_descriptors_are_closed),
-      census_test(test_bad_header_is_refused_at_its_last_octet),
+      census_test(test_bad_header_is_refused_at_its_last_byte),
       census_test(test_claimed_length_allocates_nothing),
       census_test(test_room_grows_with_what_comes),
       census_test(test_a_reader_that_does_not_take_is_stopped),

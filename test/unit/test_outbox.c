@@ -1,5 +1,5 @@
-/* The outbox: octets and descriptors as a sender would take them, in every granularity.
- * "Sending" here is taking octets out of the iovecs by hand, so a short write may end
+/* The outbox: bytes and descriptors as a sender would take them, in every granularity.
+ * "Sending" here is taking bytes out of the iovecs by hand, so a short write may end
  * anywhere; test_inbox.c has both ends on a real socket. */
 #include "unit/unit.h"
 
@@ -21,13 +21,13 @@ static struct fdset some_fds(int n) {
   return set;
 }
 
-/* One "sendmsg" of at most n octets: appends them to wire; the descriptors that went with
- * its first octet are counted. Returns the octets that went, 0: empty. */
+/* One "sendmsg" of at most n bytes: appends them to wire; the descriptors that went with
+ * its first byte are counted. Returns the bytes that went, 0: empty. */
 struct sent {
   struct buf wire;
   int nfds, messages;
   size_t
-      fds_at[64]; /* offset in wire of the octet that each piece of descriptors joined */
+      fds_at[64]; /* offset in wire of the byte that each piece of descriptors joined */
   int pieces;
 };
 
@@ -157,10 +157,10 @@ static void test_fds_begin_a_message_of_their_own(void **state) {
   outbox_deinit(&o);
 }
 
-static void test_every_short_write_gives_the_same_octets(void **state) {
+static void test_every_short_write_gives_the_same_bytes(void **state) {
   struct sent whole = {0};
   for (size_t step = 0; step <= 130; step++) {
-    static const char lent[] = "borrowed octets";
+    static const char lent[] = "borrowed bytes";
     struct outbox o;
     struct sent sent;
     int released = 0;
@@ -261,7 +261,7 @@ static void test_borrowed_body_is_not_copied(void **state) {
   assert_int_equal(outbox_next(&o, iov, &fds, &nfds), 2);
   assert_ptr_equal(iov[1].iov_base, body);
   outbox_sent(&o, 115);
-  assert_int_equal(released, 0); /* the last octet has not gone */
+  assert_int_equal(released, 0); /* the last byte has not gone */
   outbox_sent(&o, 1);
   assert_int_equal(released, 1);
   outbox_deinit(&o);
@@ -373,7 +373,7 @@ int main(void) {
       census_test(test_more_frames_than_iovecs_still_go),
       census_test(test_outbox_sends_fds_once),
       census_test(test_fds_begin_a_message_of_their_own),
-      census_test(test_every_short_write_gives_the_same_octets),
+      census_test(test_every_short_write_gives_the_same_bytes),
       census_test(test_long_bodies_go_in_parts),
       census_test(test_borrowed_body_is_not_copied),
       census_test(test_what_is_left_of_a_borrowed_body_moves),

@@ -373,7 +373,7 @@ static void test_random_differs(void **state) {
   proc_random(a, 0);
   assert_int_equal(errno, 55);
   assert_memory_not_equal(a, b, sizeof a);
-  assert_memory_not_equal(a + 568, zero, 32); /* to the last octets */
+  assert_memory_not_equal(a + 568, zero, 32); /* to the last bytes */
 }
 
 static void test_clock_goes_forward(void **state) {

@@ -298,7 +298,7 @@ static void do_run(struct world *w, struct node *n) {
   n->phase = N_RUNNING;
   n->ran = 1;
   sim_answer(w->sim, n->far, ANS_RUNNING, (uint64_t)n->pid, NULL, 0);
-  sim_octets(w->sim, n->far, "user octets that look like DONE", 31);
+  sim_bytes(w->sim, n->far, "user bytes that look like DONE", 31);
 }
 
 static void do_command(struct world *w, struct node *n) {

@@ -539,15 +539,15 @@ static void test_a_failed_start_has_one_name(void **state) {
 
 /* It hung up for good when its parent believed that descriptors were still to come. */
 static void test_an_answer_that_claims_descriptors_breaks_the_protocol(void **state) {
-  unsigned char octets[FRAME_HEADER_SIZE];
+  unsigned char bytes[FRAME_HEADER_SIZE];
   struct frame f = {.type = ANS_DONE, .nfds = 1, .id = 1};
   struct story *s = story_new();
   int far;
   mf_process *t = make_template(s, &far);
   assert_int_equal(mf_run(t, "f", on_run, s), 0);
   t->chan.in.exact = 0; /* as before run */
-  frame_encode(octets, &f);
-  sim_octets(s->sim, far, octets, sizeof octets);
+  frame_encode(bytes, &f);
+  sim_bytes(s->sim, far, bytes, sizeof bytes);
   sim_run(s->sim);
   assert_int_equal(s->runs, 1);
   assert_int_equal(s->run_error, MF_EPROTOCOL);
@@ -1034,7 +1034,7 @@ static void test_a_socket_that_never_dries_up_is_read_to_a_limit(void **state) {
   sim_run(s->sim);
   near = &s->sim->fd[s->sim->fd[q_far].peer];
   near->flood = sizeof done;
-  sim_octets(s->sim, q_far, done, sizeof done);
+  sim_bytes(s->sim, q_far, done, sizeof done);
   sim_end_process(s->sim, 500, 9);
   q->pid_watch.on_ready(&q->pid_watch, WATCH_READ);
   assert_int_equal(q->state, DEAD);

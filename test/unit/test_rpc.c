@@ -268,8 +268,8 @@ static void test_long_bodies_go_and_come_in_parts(void **state) {
     f.id = at ? 0 : w->call[0];
     f.flags = at + part < n ? FRAME_MORE : 0;
     frame_encode(header, &f);
-    sim_octets(s->sim, w->fd, header, sizeof header);
-    sim_octets(s->sim, w->fd, big, part);
+    sim_bytes(s->sim, w->fd, header, sizeof header);
+    sim_bytes(s->sim, w->fd, big, part);
     at += part;
   }
   w->ncalls = 0;
@@ -339,7 +339,7 @@ static void answer_in_pieces(size_t piece) {
   whole_length = 0;
   s->call[0].keep = 1;
   for (unsigned char *p = bytes; p < end; p += piece) {
-    sim_octets(s->sim, w->fd, p, (size_t)(end - p) < piece ? (size_t)(end - p) : piece);
+    sim_bytes(s->sim, w->fd, p, (size_t)(end - p) < piece ? (size_t)(end - p) : piece);
     sim_run(s->sim);
   }
   assert_string_equal(s->order, "rr");
@@ -540,7 +540,7 @@ static void test_full_queues_refuse_and_tell_when_they_have_room(void **state) {
   story_free(s);
 }
 
-static void test_octets_have_a_limit_but_a_long_call_may_go_alone(void **state) {
+static void test_bytes_have_a_limit_but_a_long_call_may_go_alone(void **state) {
   struct story *s = story_new();
   char *big = calloc(1, 300000);
   s->options.queue_bytes_max = 100000;
@@ -857,7 +857,7 @@ static void test_lengths_that_lie(void **state) {
     for (int k = 0; k < 4; k++)
       header[k] = (unsigned char)(lengths[i] >> (8 * k));
     header[4] = RPC_EVENT;
-    sim_octets(s->sim, far_worker(s->far, 0)->fd, header, sizeof header);
+    sim_bytes(s->sim, far_worker(s->far, 0)->fd, header, sizeof header);
     expect_protocol(s);
   }
 }
@@ -871,8 +871,8 @@ static void test_message_longer_than_allowed(void **state) {
   far_run(s->far);
   frame_encode(header, &f);
   for (int i = 0; i < 3; i++) {
-    sim_octets(s->sim, far_worker(s->far, 0)->fd, header, sizeof header);
-    sim_octets(s->sim, far_worker(s->far, 0)->fd, body, sizeof body);
+    sim_bytes(s->sim, far_worker(s->far, 0)->fd, header, sizeof header);
+    sim_bytes(s->sim, far_worker(s->far, 0)->fd, body, sizeof body);
   }
   expect_protocol(s);
 }
@@ -892,7 +892,7 @@ static void say_with_fds(struct story *s, unsigned type, unsigned nfds, int nrea
     ret_far[i] = pair[1] - SIM_FD_BASE;
   }
   frame_encode(header, &f);
-  sim_octets(s->sim, w->fd, header, sizeof header);
+  sim_bytes(s->sim, w->fd, header, sizeof header);
 }
 
 static int is_hung_up(struct story *s, int far) {
@@ -964,7 +964,7 @@ static void test_torn_long_body_and_death(void **state) {
     far_run(s->far);
     f.id = far_worker(s->far, 0)->call[0];
     frame_encode(bytes, &f);
-    sim_octets(s->sim, far_worker(s->far, 0)->fd, bytes, FRAME_HEADER_SIZE + cuts[i]);
+    sim_bytes(s->sim, far_worker(s->far, 0)->fd, bytes, FRAME_HEADER_SIZE + cuts[i]);
     far_run(s->far);
     far_die(s->far, far_worker(s->far, 0), SIGKILL);
     far_run(s->far);
@@ -984,7 +984,7 @@ static void test_torn_header_and_death(void **state) {
     call(s, "x");
     far_run(s->far);
     frame_encode(header, &f);
-    sim_octets(s->sim, far_worker(s->far, 0)->fd, header, cut);
+    sim_bytes(s->sim, far_worker(s->far, 0)->fd, header, cut);
     far_run(s->far);
     far_die(s->far, far_worker(s->far, 0), SIGKILL);
     far_run(s->far);
@@ -1073,7 +1073,7 @@ int main(void) {
       cmocka_unit_test(test_exit_without_end_of_file),
       cmocka_unit_test(test_a_hundred_thousand_calls_fail_in_chunks),
       cmocka_unit_test(test_full_queues_refuse_and_tell_when_they_have_room),
-      cmocka_unit_test(test_octets_have_a_limit_but_a_long_call_may_go_alone),
+      cmocka_unit_test(test_bytes_have_a_limit_but_a_long_call_may_go_alone),
       cmocka_unit_test(test_what_the_kernel_cannot_take_now_is_tried_again),
       cmocka_unit_test(test_late_answers_are_dropped_and_counted),
       cmocka_unit_test(test_parked_calls_that_are_cancelled_are_never_sent),

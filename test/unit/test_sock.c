@@ -36,7 +36,7 @@ static void test_pair_is_cloexec_and_half_nonblocking(void **state) {
   close_pair(ends);
 }
 
-static void test_octets_go_in_order_of_iovecs(void **state) {
+static void test_bytes_go_in_order_of_iovecs(void **state) {
   int ends[2], truncated;
   char data[16];
   struct iovec iov[] = {{TEXT("ab"), 2}, {TEXT(""), 0}, {TEXT("cd"), 2}};
@@ -130,7 +130,7 @@ static void test_empty_socket_and_end_are_told_apart(void **state) {
   assert_int_equal(sock_hung_up(ends[0]), 0);
   assert_int_equal(send_text(ends[1], "z", NULL, 0), 1);
   fd_close(&ends[1]);
-  assert_int_equal(sock_hung_up(ends[0]), 1); /* with an octet still to read */
+  assert_int_equal(sock_hung_up(ends[0]), 1); /* with a byte still to read */
   assert_int_equal(sock_read(ends[0], &c, 1), 1);
   assert_int_equal(sock_read(ends[0], &c, 1), 0);
   assert_int_equal(sock_recv(ends[0], &c, 1, 1, &fds, &truncated), 0);
@@ -318,7 +318,7 @@ static void test_a_guarded_end_takes_no_descriptors(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_pair_is_cloexec_and_half_nonblocking),
-      census_test(test_octets_go_in_order_of_iovecs),
+      census_test(test_bytes_go_in_order_of_iovecs),
       census_test(test_descriptors_arrive_in_order_and_cloexec),
       census_test(test_most_descriptors_of_one_message),
       census_test(test_full_socket_gives_zero),

@@ -79,10 +79,10 @@ static void expect_done(int fd, uint64_t n) {
 static void expect_eof(int fd) {
   static struct answer a;
   struct pollfd p = {.fd = fd, .events = POLLIN};
-  unsigned char octet;
+  unsigned char byte;
   for (;;) {
     assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
-    ssize_t n = recv(fd, &octet, 1, MSG_PEEK);
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK);
     if (n == 0 || (n < 0 && errno == ECONNRESET))
       return;
     assert_int_equal(n, 1);
@@ -161,9 +161,9 @@ static void option(struct buf *b, unsigned tag, const void *value, size_t n) {
   buf_put(b, value, n);
 }
 
-static void option_octet(struct buf *b, unsigned tag, unsigned value) {
-  unsigned char octet = (unsigned char)value;
-  option(b, tag, &octet, 1);
+static void option_byte(struct buf *b, unsigned tag, unsigned value) {
+  unsigned char byte = (unsigned char)value;
+  option(b, tag, &byte, 1);
 }
 
 static void inner(struct buf *b, unsigned type, unsigned nfds, uint64_t id, const char *text) {
@@ -186,7 +186,7 @@ static void setup_with(int fd, int pipe_leash) {
   build_put(&b);
   option(&b, OPT_NAME, "test", 4);
   if (pipe_leash)
-    option_octet(&b, OPT_PIPE_LEASH, 1);
+    option_byte(&b, OPT_PIPE_LEASH, 1);
   put(fd, CMD_SETUP, (uint64_t)getpid(), buf_peek(&b), buf_size(&b));
   buf_deinit(&b);
 }
@@ -664,7 +664,7 @@ static void test_takes_back_arguments(void **state) {
   static struct answer a;
   struct template t;
   int pair[2];
-  char octet;
+  char byte;
   assert_int_equal(sock_pair(pair, 0), 0);
   start(&t);
   send_flags(t.fd, CMD_FD, 0, 0, NULL, 0, &pair[1], 1);
@@ -673,7 +673,7 @@ static void test_takes_back_arguments(void **state) {
   put(t.fd, CMD_TAKE_ARGS, 0, NULL, 0);
   put_text(t.fd, CMD_ARG, "kept");
   expect_done(t.fd, 5);
-  assert_int_equal(read(pair[0], &octet, 1), 0); /* the handle was closed */
+  assert_int_equal(read(pair[0], &byte, 1), 0); /* the handle was closed */
   put_eval(t.fd, "local a, b = require 'moonfork.clone'.run_args() "
                  "assert(a == 'kept' and b == nil) "
                  "assert(select('#', require 'moonfork.clone'.run_args()) == 0) "
@@ -875,8 +875,8 @@ static void test_options_of_a_fork(void **state) {
   option(&o, OPT_UNENV, "HOME", 4);
   option(&o, OPT_CWD, "/dev", 4);
   option(&o, OPT_STDIO, "\1\3\2", 3);
-  option_octet(&o, OPT_SESSION, 1);
-  option_octet(&o, OPT_HANDLES, MF_HANDLES_CLOSE);
+  option_byte(&o, OPT_SESSION, 1);
+  option_byte(&o, OPT_HANDLES, MF_HANDLES_CLOSE);
   int clone = put_fork_with(t.fd, 1, &o, &out[1], 1);
   close(out[1]);
   pid_t pid = expect_forked(t.fd, 1);
@@ -1099,7 +1099,7 @@ static void start_spinners(struct template *t, int pipe_leash, pid_t pids[4]) {
   for (int mode = MF_LEASH_KILL; mode <= MF_LEASH_KEEP; mode++) {
     struct buf o;
     buf_init(&o, 64);
-    option_octet(&o, OPT_LEASH, (unsigned)mode);
+    option_byte(&o, OPT_LEASH, (unsigned)mode);
     int clone = put_fork_with(t->fd, (uint64_t)mode, &o, NULL, 0);
     pids[mode] = expect_forked(t->fd, (uint64_t)mode);
     put_text(clone, CMD_RUN, "spin");
