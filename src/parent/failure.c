@@ -1,8 +1,6 @@
 /* See failure.h. */
 #include "parent/failure.h"
 
-#include "wire/proto.h"
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,24 +39,6 @@ void failure_tell(const struct failure *f, mf_error *e) {
   e->started = f->started;
   e->value = f->value;
   e->value_length = f->value_length;
-}
-
-int failure_parse(struct failure_body *ret, const void *body, size_t length) {
-  struct reader r;
-  memset(ret, 0, sizeof *ret);
-  reader_init(&r, body, length);
-  ret->code = reader_u8(&r);
-  ret->second = reader_u8(&r);
-  reader_u16(&r);
-  reader_u32(&r);
-  ret->message = reader_str(&r, &ret->nmessage);
-  ret->traceback = reader_str(&r, &ret->ntraceback);
-  if (r.ok && reader_left(&r) > 0)
-    ret->value = reader_str(&r, &ret->nvalue);
-  if (!r.ok || reader_left(&r) > 0 || ret->nmessage > FAILURE_TEXT_MAX ||
-      ret->ntraceback > FAILURE_TEXT_MAX || ret->nvalue > FAILURE_VALUE_MAX)
-    return -EPROTO;
-  return 0;
 }
 
 int failure_code(unsigned code) {

@@ -1,10 +1,10 @@
 /* A failure that is kept: the copy of an mf_error, or what a process reported in a frame
- * (the layout "failure" of wire/proto.h, which the control socket and rpcs share). Runs in
+ * (wire/failure.h, which the control socket and rpcs share). Runs in
  * the parent; memory only. */
 #ifndef PARENT_FAILURE_H
 #define PARENT_FAILURE_H
 
-#include "base/buf.h"
+#include "wire/failure.h"
 #include <moonfork.h>
 #include <stddef.h>
 
@@ -24,14 +24,6 @@ void failure_deinit(struct failure *f);
 /* Fills *e with borrowed texts; no exit. */
 void failure_tell(const struct failure *f, mf_error *e);
 
-/* The body of a frame, parsed. Texts are borrowed and not terminated. */
-struct failure_body {
-  unsigned code, second; /* enum failure_code; the phase, or an rpc's "not entered" */
-  const char *message, *traceback, *value; /* NULL: none */
-  size_t nmessage, ntraceback, nvalue;
-};
-/* 0, or -EPROTO. */
-int failure_parse(struct failure_body *ret, const void *body, size_t length);
 /* The MF_E... of an enum failure_code; 0: there is no such. */
 int failure_code(unsigned code);
 /* Traceback and value of the frame, copied; the message is the caller's business. */

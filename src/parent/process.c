@@ -1627,7 +1627,7 @@ static int on_hello(struct mf_process *p, void *arg) {
 static struct failure *failure_decode(const struct mf_process *p, const struct frame *f) {
   struct failure_body b;
   struct failure *fail = calloc(1, sizeof *fail);
-  if (!fail || failure_parse(&b, f->body, f->length) < 0) {
+  if (!fail || failure_body_decode(&b, f->body, f->length) < 0) {
     free(fail);
     return NULL;
   }

@@ -2,6 +2,7 @@
  * raise a hundred megabytes, and gets the first of them with a note that it was cut. */
 #include "template/failure.h"
 
+#include "wire/failure.h"
 #include <string.h>
 
 static const char note[] = "\n... (cut)";
@@ -54,20 +55,16 @@ void failure_set_traceback(struct failure *f, const char *text, size_t n) {
 }
 
 int failure_encode(const struct failure *f, struct buf *out) {
-  int r = buf_put_u8(out, (unsigned)f->code);
-  if (r == 0)
-    r = buf_put_u8(out, (unsigned)f->phase);
-  if (r == 0)
-    r = buf_put_u16(out, 0);
-  if (r == 0)
-    r = buf_put_u32(out, (uint32_t)f->error);
-  if (r == 0)
-    r = buf_put_str(out, f->message, f->nmessage);
-  if (r == 0)
-    r = buf_put_str(out, f->ntraceback ? f->traceback : NULL, f->ntraceback);
-  if (r == 0 && f->nvalue)
-    r = buf_put_str(out, f->value, f->nvalue);
-  return r;
+  struct failure_body body = {.code = (unsigned)f->code,
+                              .second = (unsigned)f->phase,
+                              .error = (uint32_t)f->error,
+                              .message = f->message,
+                              .nmessage = f->nmessage,
+                              .traceback = f->ntraceback ? f->traceback : NULL,
+                              .ntraceback = f->ntraceback,
+                              .value = f->nvalue ? f->value : NULL,
+                              .nvalue = f->nvalue};
+  return failure_body_encode(&body, out);
 }
 
 size_t failure_last_words(const struct failure *f, char *out, size_t n) {

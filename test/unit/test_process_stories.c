@@ -1114,7 +1114,7 @@ static void test_a_value_that_is_cut_or_too_long_is_malformed(void **state) {
     struct failure_body body;
     struct buf b;
     put_failure(&b, rows[i].size, rows[i].claim);
-    int r = failure_parse(&body, buf_peek(&b), buf_size(&b));
+    int r = failure_body_decode(&body, buf_peek(&b), buf_size(&b));
     assert_int_equal(r, rows[i].good ? 0 : -EPROTO);
     buf_deinit(&b);
   }

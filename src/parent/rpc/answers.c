@@ -62,7 +62,7 @@ static int error_code(unsigned code) {
 static int read_failure(struct mf_rpc *rpc, const mf_message *m, mf_error *e) {
   struct failure_body b;
   memset(e, 0, sizeof *e);
-  if (failure_parse(&b, m->data, m->length) < 0 || !error_code(b.code))
+  if (failure_body_decode(&b, m->data, m->length) < 0 || !error_code(b.code))
     return 0;
   e->code = error_code(b.code);
   e->started = b.second ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
