@@ -793,9 +793,10 @@ static void settle(struct mf_process *p) {
   decide(p, 0);
 }
 
-/* A child that no pidfd watches is asked for now and then. */
+/* A child that no pidfd watches is asked for now and then, and one that has ended but is traced:
+ * its tracer has it first. */
 static int is_polled(const struct mf_process *p) {
-  return p->child && p->pidfd < 0 && p->pid > 0 && p->state != DEAD;
+  return p->child && (p->pidfd < 0 || p->gone) && p->pid > 0 && p->state != DEAD;
 }
 
 static void poll_child(struct mf_process *p) {
