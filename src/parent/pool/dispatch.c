@@ -20,20 +20,21 @@ static void begin_work(struct mf_pool *pool, struct work *c) {
 
 static void begin_first(struct worker *w) {
   if (!w->pool->rpc_options.async && !list_empty(&w->calls))
-    begin_work(w->pool, list_entry(w->calls.next, struct work, link));
+    begin_work(w->pool, list_entry(w->calls.next, struct work, base.link));
 }
 
 void pool_give(struct mf_pool *pool, struct work *c, unsigned slot) {
   struct worker *w = pool->by_slot[slot];
   uint64_t id;
-  int r = rpc_submit(w->rpc, c->payload, MF_NO_TIMEOUT, on_reply, c, &id);
+  int r = rpc_submit(w->rpc, c->base.payload, MF_NO_TIMEOUT, on_reply, c, &id);
   if (r) {
-    pool_work_fail(c, r, MF_STARTED_NO);
+    request_fail(&c->base, r, MF_STARTED_NO);
     return;
   }
   c->worker = w;
+  c->base.away = 1;
   c->runs++;
-  list_push(&w->calls, &c->link);
+  list_push(&w->calls, &c->base.link);
   w->ncalls++;
   pool->nworking++;
   policy_give(&pool->policy, slot);
@@ -46,10 +47,10 @@ void pool_give(struct mf_pool *pool, struct work *c, unsigned slot) {
 void pool_give_waiting(struct mf_pool *pool) {
   for (int i = 0; i < GIVEN_A_TURN && pool->nqueued; i++) {
     int slot = policy_pick(&pool->policy);
-    struct work *c = list_entry(pool->queue.next, struct work, link);
+    struct work *c = list_entry(pool->queue.next, struct work, base.link);
     if (slot < 0)
       return;
-    list_remove(&c->link);
+    list_remove(&c->base.link);
     pool->nqueued--;
     pool_give(pool, c, (unsigned)slot);
   }
@@ -60,9 +61,9 @@ void pool_give_waiting(struct mf_pool *pool) {
 /* Back to its place in the queue, by its number. */
 static void requeue(struct mf_pool *pool, struct work *c) {
   struct list *before = pool->queue.next;
-  while (before != &pool->queue && list_entry(before, struct work, link)->id < c->id)
+  while (before != &pool->queue && list_entry(before, struct work, base.link)->base.id < c->base.id)
     before = before->next;
-  list_push(before, &c->link); /* in front of it */
+  list_push(before, &c->base.link); /* in front of it */
   pool->nqueued++;
   pool->stats.retried++;
   pool_schedule(pool);
@@ -70,7 +71,7 @@ static void requeue(struct mf_pool *pool, struct work *c) {
 
 static int may_run_again(const struct mf_pool *pool, const struct work *c,
                          const mf_error *e) {
-  if (pool->given_up || pool->policy.failed || !list_empty(&c->pending_link))
+  if (pool->given_up || pool->policy.failed || !list_empty(&c->base.pending_link))
     return 0;
   if (e->started == MF_STARTED_NO)
     return 1; /* it has not run at all; the policy bounds how often workers fail to start
@@ -84,11 +85,12 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   struct mf_pool *pool = c->pool;
   struct worker *w = c->worker;
   int died = rpc_is_over(w->rpc);
-  mf_reply_cb cb = c->cb;
-  void *cb_data = c->data;
+  mf_reply_cb cb = c->base.cb;
+  void *cb_data = c->base.data;
   mf_error own;
   c->worker = NULL;
-  list_remove(&c->link);
+  c->base.away = 0;
+  list_remove(&c->base.link);
   pool_start_close_grace(pool);
   w->ncalls--;
   pool->nworking--;
@@ -104,10 +106,10 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
       w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
   if (pool->nqueued || pool->ending || died || has_idled)
     pool_schedule(pool);
-  if (c->notified || !list_empty(&c->pending_link)) {
+  if (request_is_settled(&c->base)) {
     pool->stats.late += !died;
-    if (c->notified)
-      pool_work_free(c);
+    if (c->base.notified)
+      request_free(&c->base);
     return; /* else its error is pending */
   }
   if (died && may_run_again(pool, c, e)) {
@@ -121,7 +123,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
     e = &own;
   }
   pool_count_end(c, e ? e->code : 0);
-  pool_work_free(c);
+  request_free(&c->base);
   if (cb)
     cb(e, m, cb_data);
   pool_update_busy(pool);
@@ -135,9 +137,9 @@ static void on_work_timeout(struct deadline *d) {
   struct work *c = list_entry(d, struct work, work_deadline);
   struct worker *w = c->worker;
   struct mf_pool *pool = c->pool;
-  if (!c->notified) {
-    c->timeout_ms = pool->options.call_timeout_ms;
-    pool_work_fail(c, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
+  if (!c->base.notified) {
+    c->base.timeout_ms = pool->options.call_timeout_ms;
+    request_fail(&c->base, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
   }
   if (w->killed)
     return;
@@ -154,13 +156,11 @@ int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
   deadline_init(&c->work_deadline, on_work_timeout);
   if (r)
     return r;
-  r = payload_new(m, &pool->home->blockcache, pool_take_spare_payload(pool), &c->payload);
+  r = payload_new(m, &pool->home->blockcache, pool_take_spare_payload(pool), &c->base.payload);
   if (r)
     return r;
   c->began_us = pool->seam->ops->now_us(pool->seam);
   c->idempotent = o.idempotent != 0;
-  c->timeout_ms = rpc_timeout(&o, pool->rpc_options.timeout_ms);
-  if (c->timeout_ms != MF_NO_TIMEOUT)
-    deadline_set(pool->home, &c->deadline, c->timeout_ms);
+  request_set_timeout(&c->base, rpc_timeout(&o, pool->rpc_options.timeout_ms));
   return 0;
 }

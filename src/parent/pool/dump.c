@@ -18,10 +18,10 @@ static void dump_worker(const struct worker *w, FILE *out) {
     fputs(", of a former template", out);
   fprintf(out, ", %u calls", w->ncalls);
   if (!list_empty(&w->calls)) {
-    const struct work *c = list_entry(w->calls.next, struct work, link);
+    const struct work *c = list_entry(w->calls.next, struct work, base.link);
     fputs(", the oldest since ", out);
     dump_seconds(out, w->pool->home, c->began_us / 1000);
-    dump_deadline(out, w->pool->home, "its timeout in", &c->deadline);
+    dump_deadline(out, w->pool->home, "its timeout in", &c->base.deadline);
     dump_deadline(out, w->pool->home, "its worker killed in", &c->work_deadline);
   }
   dump_deadline(out, w->pool->home, "killed in", &w->grace);
@@ -46,10 +46,10 @@ void pool_on_dump(const struct resident *r, FILE *out) {
           policy_workers(p), p->config.max, p->nidle, p->nstarting, p->nleaving,
           pool->nqueued, pool->nworking);
   if (!list_empty(&pool->queue)) {
-    const struct work *c = list_entry(pool->queue.next, struct work, link);
+    const struct work *c = list_entry(pool->queue.next, struct work, base.link);
     fputs(", the oldest queued since ", out);
     dump_seconds(out, pool->home, c->began_us / 1000);
-    dump_deadline(out, pool->home, "its timeout in", &c->deadline);
+    dump_deadline(out, pool->home, "its timeout in", &c->base.deadline);
   }
   if (pool_reloads(pool))
     fputs(", reload under way", out);

@@ -22,7 +22,7 @@ void pool_fail_waiting(struct mf_pool *pool) {
       pool->failure.code = MF_ECLONE_DIED;
   }
   while (pool->nqueued)
-    pool_work_fail(list_entry(pool->queue.next, struct work, link), 0, MF_STARTED_NO);
+    request_fail(&list_entry(pool->queue.next, struct work, base.link)->base, 0, MF_STARTED_NO);
   if (pool->reported_failure)
     return;
   pool->reported_failure = 1;
@@ -33,7 +33,7 @@ void pool_fail_waiting(struct mf_pool *pool) {
 
 void pool_drop_waiting(struct mf_pool *pool, int code) {
   while (pool->nqueued)
-    pool_work_fail(list_entry(pool->queue.next, struct work, link), code, MF_STARTED_NO);
+    request_fail(&list_entry(pool->queue.next, struct work, base.link)->base, code, MF_STARTED_NO);
 }
 
 /* Nothing runs again, everything under way is killed; on_drain_limit comes once more for those
@@ -55,7 +55,7 @@ void pool_abandon_workers(struct mf_pool *pool, int code) {
   list_each_safe(it, next, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
     list_each(at, &w->calls) {
-      pool_work_fail(list_entry(at, struct work, link), code, MF_STARTED_UNKNOWN);
+      request_fail(&list_entry(at, struct work, base.link)->base, code, MF_STARTED_UNKNOWN);
     }
     mf_rpc_abort(w->rpc);
     pool_dismiss(w);

@@ -65,7 +65,7 @@ static void on_task(struct task *t) {
   if (pool->ended) {
     deadline_clear(&pool->drain_limit);
     pool_report_drained(pool); /* asked for when all was over */
-    if (pool_notify_pending(pool) || pool->reload.done)
+    if (requests_notify(&pool->requests) || pool->reload.done)
       pool_schedule(pool);
     else if (pool->closing)
       finish_close(pool);
@@ -76,9 +76,9 @@ static void on_task(struct task *t) {
   follow_policy(pool);
   pool_go_on_with_reload(pool);
   pool_begin_next_reload(pool);
-  if (pool_notify_pending(pool))
+  if (requests_notify(&pool->requests))
     pool_schedule(pool);
-  else if (pool->ending && !pool->nwaiting && !pool->nworking && !pool_reloads(pool) &&
+  else if (pool->ending && !pool->requests.nwaiting && !pool->nworking && !pool_reloads(pool) &&
            list_empty(&pool->workers)) {
     pool_end(pool);
     pool_schedule(pool);
@@ -112,25 +112,24 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
     pool->stats.refused++;
     return MF_ELIMIT;
   }
-  c = pool_work_new(pool);
+  c = request_new(&pool->requests, cb, data);
   if (!c)
     return MF_ENOMEM;
+  c->pool = pool;
   r = pool_fill_work(pool, c, m, o);
   if (r) {
-    pool_work_free(c);
+    request_free(&c->base);
     return r;
   }
-  c->cb = cb;
-  c->data = data;
   pool->stats.calls++;
   if (ret_id)
-    *ret_id = c->id;
+    *ret_id = c->base.id;
   if (pool->policy.failed) {
-    pool_work_fail(c, 0, MF_STARTED_NO);
+    request_fail(&c->base, 0, MF_STARTED_NO);
   } else if (slot >= 0) {
     pool_give(pool, c, (unsigned)slot);
   } else {
-    list_push(&pool->queue, &c->link);
+    list_push(&pool->queue, &c->base.link);
     pool->nqueued++;
     pool_schedule(pool);
   }
@@ -139,15 +138,8 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
 }
 
 int mf_pool_cancel(mf_pool *pool, uint64_t id) {
-  struct work *c;
   int r = pool_check(pool);
-  if (r)
-    return r;
-  c = idmap_get(&pool->calls, id);
-  if (!c || c->notified || !list_empty(&c->pending_link))
-    return -ESRCH;
-  pool_work_fail(c, MF_ECANCELLED, c->worker ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
-  return 0;
+  return r ? r : requests_cancel(&pool->requests, id);
 }
 
 int mf_pool_resize(mf_pool *pool, unsigned max) {
@@ -267,10 +259,7 @@ static void pool_free(struct mf_pool *pool) {
   deadline_clear(&pool->drain_limit);
   deadline_clear(&pool->close_grace);
   policy_deinit(&pool->policy);
-  idmap_deinit(&pool->calls);
-  list_each_safe(it, next, &pool->spare) {
-    free(list_entry(it, struct work, link));
-  }
+  requests_deinit(&pool->requests);
   while (pool->npayloads)
     free(pool->payloads[--pool->npayloads]);
   free(pool->payloads);
@@ -332,10 +321,13 @@ static int own_strings(struct mf_pool *pool, const char *function) {
   return 0;
 }
 
-static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options *rpc) {
+static struct mf_pool *pool_alloc(struct home *home, const mf_pool_options *o,
+                                  const mf_rpc_options *rpc) {
   struct mf_pool *pool = calloc(1, sizeof *pool);
   if (!pool)
     return NULL;
+  pool->home = home;
+  pool->seam = home->seam;
   pool->options = *o;
   pool->rpc_options = *rpc;
   pool->options.rpc = NULL;
@@ -343,13 +335,11 @@ static struct mf_pool *pool_alloc(const mf_pool_options *o, const mf_rpc_options
   list_init(&pool->workers);
   list_init(&pool->reload.next);
   list_init(&pool->queue);
-  list_init(&pool->pending);
-  list_init(&pool->spare);
-  idmap_init(&pool->calls);
   deadline_init(&pool->wake, on_wake);
   deadline_init(&pool->drain_limit, pool_on_drain_limit);
   deadline_init(&pool->close_grace, pool_on_close_grace);
   task_init(&pool->task, on_task);
+  pool_init_calls(pool);
   return pool;
 }
 
@@ -372,7 +362,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
     r = rpc_options_load(o.rpc, &rpc);
   if (r)
     return r;
-  pool = pool_alloc(&o, &rpc);
+  pool = pool_alloc(p->home, &o, &rpc);
   if (!pool)
     return MF_ENOMEM;
   r = init_policy(pool, &o);
@@ -384,8 +374,6 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
     pool_free(pool);
     return r;
   }
-  pool->home = p->home;
-  pool->seam = p->home->seam;
   home_admit(pool->home, &pool->resident, pool_on_dump);
   pool_use_template(pool, p);
   pool->journal = journal_hold(p->journal);

@@ -21,7 +21,7 @@
  *   pool.c       life, task, public functions
  *   reload.c     another template      dispatch.c   calls to workers and back
  *   template.c   where workers come from   end.c     failing, draining, closing
- *   worker.c     workers                call.c       calls and their callbacks
+ *   worker.c     workers                call.c       calls, as rpc/request.h has them
  *   policy.c     decisions              latency.c    percentiles
  *   dump.c       a text of it
  *
@@ -29,12 +29,11 @@
 #ifndef PARENT_POOL_RECORD_H
 #define PARENT_POOL_RECORD_H
 
-#include "base/idmap.h"
 #include "parent/journal.h"
 #include "parent/pool/latency.h"
 #include "parent/pool/policy.h"
 #include "parent/process.h"
-#include "parent/rpc/payload.h"
+#include "parent/rpc/request.h"
 
 enum { SPARE_PAYLOADS = 256 };
 
@@ -52,22 +51,17 @@ struct worker {
   struct deadline grace;
 };
 
-struct work {       /* one call */
-  struct list link; /* in the queue, or in its worker's */
-  struct list pending_link;
-  struct deadline deadline, work_deadline; /* of the answer; of its run in a worker */
+struct work { /* one call */
+  struct request base; /* in the queue, or in its worker's calls; away: with a worker */
+  struct deadline work_deadline; /* of its run in a worker */
   struct mf_pool *pool;
   struct worker *worker;
-  struct payload *payload;
-  uint64_t id;
   uint64_t began_us;
-  mf_reply_cb cb;
-  void *data;
-  unsigned timeout_ms, runs;
-  int idempotent, notified;
-  int unsure;        /* an earlier worker may have entered it */
-  int code, started; /* of the pending error; code 0: the pool's failure */
+  unsigned runs;
+  int idempotent;
+  int unsure; /* an earlier worker may have entered it */
 };
+_Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
 
 struct mf_pool {
   struct resident resident;
@@ -84,11 +78,10 @@ struct mf_pool {
   unsigned nby_slot;
   int template_good; /* it has brought forth a worker that got ready */
 
-  struct list queue, pending, spare;
+  struct request_set requests;
+  struct list queue;
   struct payload **payloads; /* kept for reuse */
-  size_t nqueued, nworking, nspare, npayloads;
-  size_t nwaiting; /* callbacks to come */
-  struct idmap calls;
+  size_t nqueued, nworking, npayloads;
   struct deadline wake;
   struct deadline drain_limit; /* of a drain; then of what was killed */
   struct deadline close_grace; /* of a close: until the next answer */

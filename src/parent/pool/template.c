@@ -8,10 +8,10 @@
 /* In a forked copy: the descriptors of requests. The workers' rpcs see to theirs. */
 static void close_in_copy(void *guest) {
   struct mf_pool *pool = guest;
-  for (size_t i = 0; i < pool->calls.size; i++) {
-    const struct work *c = pool->calls.slots[i].value;
-    if (c && c->payload)
-      payload_close(c->payload);
+  for (size_t i = 0; i < pool->requests.ids.size; i++) {
+    const struct request *r = pool->requests.ids.slots[i].value;
+    if (r && r->payload)
+      payload_close(r->payload);
   }
 }
 

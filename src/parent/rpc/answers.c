@@ -15,8 +15,8 @@
 /* ---- by kind ---- */
 
 static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
-  struct call *c = idmap_get(&rpc->calls, id);
-  if (!c || !c->flying)
+  struct call *c = idmap_get(&rpc->requests.ids, id);
+  if (!c || !c->base.away)
     return NULL;
   rpc->stats.answers++;
   rpc_start_grace(rpc);
@@ -25,13 +25,13 @@ static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
 
 /* The answer of an abandoned call, or of one whose error is pending, is dropped and counted. */
 static int is_late(struct mf_rpc *rpc, struct call *c) {
-  if (!c->notified && list_empty(&c->pending_link))
+  if (!request_is_settled(&c->base))
     return 0;
   rpc->stats.late++;
-  list_remove(&c->link);
-  c->flying = 0;
-  if (c->notified)
-    rpc_call_free(c);
+  list_remove(&c->base.link);
+  c->base.away = 0;
+  if (c->base.notified)
+    request_free(&c->base);
   return 1;
 }
 
@@ -45,9 +45,9 @@ static void take_result(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   }
   if (is_late(rpc, c))
     return;
-  cb = c->cb;
-  data = c->data;
-  rpc_call_free(c);
+  cb = c->base.cb;
+  data = c->base.data;
+  request_free(&c->base);
   if (cb)
     cb(NULL, m, data);
 }
@@ -93,9 +93,9 @@ static void take_error(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   }
   if (is_late(rpc, c))
     return;
-  cb = c->cb;
-  data = c->data;
-  rpc_call_free(c);
+  cb = c->base.cb;
+  data = c->base.data;
+  request_free(&c->base);
   if (cb)
     cb(&e, NULL, data);
 }

@@ -21,12 +21,12 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
     dump_seconds(out, rpc->home, rpc->resident.made_ms);
     fputs(" ago", out);
   }
-  fprintf(out, ", %zu calls wait for an answer", rpc->nwaiting);
+  fprintf(out, ", %zu calls wait for an answer", rpc->requests.nwaiting);
   if (!list_empty(oldest)) {
-    const struct call *c = list_entry(oldest->next, struct call, link);
+    const struct call *c = list_entry(oldest->next, struct call, base.link);
     fputs(", the oldest since ", out);
-    dump_seconds(out, rpc->home, c->made_ms);
-    dump_deadline(out, rpc->home, "its timeout in", &c->deadline);
+    dump_seconds(out, rpc->home, c->base.made_ms);
+    dump_deadline(out, rpc->home, "its timeout in", &c->base.deadline);
   }
   fprintf(out, ", %zu bytes not written", rpc_queue_bytes(rpc));
   fprintf(out, ", %llu calls and %llu answers so far", (unsigned long long)rpc->stats.calls,

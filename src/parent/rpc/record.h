@@ -4,16 +4,15 @@
  *   receive.c    bytes in    send.c   requests out
  *   answers.c    messages
  *   end.c        failures and the end
- *   call.c       calls and their callbacks   dump.c   a text of it
+ *   call.c       calls    request.c  their callbacks and time limits   dump.c   a text of it
  *
  * Each uses only what stands below it. Runs in the parent. */
 #ifndef PARENT_RPC_RECORD_H
 #define PARENT_RPC_RECORD_H
 
-#include "base/idmap.h"
 #include "parent/process.h"
 #include "parent/rpc/owner.h"
-#include "parent/rpc/payload.h"
+#include "parent/rpc/request.h"
 #include "wire/message.h"
 #include "wire/outbox.h"
 
@@ -21,20 +20,11 @@
 enum far { FAR_STARTING, FAR_INIT, FAR_SERVING, FAR_GONE, FAR_COUNT };
 
 struct call {
-  struct list link;     /* in parked or flying, or in neither */
-  struct list pending_link; /* empty: no callback pending */
-  struct deadline deadline; /* of the answer */
+  struct request base; /* in parked or flying, or in neither; away: flying */
   struct mf_rpc *rpc;
-  uint64_t id;
-  uint64_t made_ms;
   uint64_t end; /* bytes that were put when its last one was */
-  mf_reply_cb cb;
-  void *data;
-  struct payload *payload; /* parked */
-  unsigned timeout_ms;
-  int code, started; /* of the pending error; code 0: the rpc's failure */
-  int flying, notified; /* notified: abandoned, its answer is awaited and dropped */
 };
+_Static_assert(offsetof(struct call, base) == 0, "found by id as a request");
 
 struct mf_rpc {
   struct resident resident;
@@ -68,10 +58,9 @@ struct mf_rpc {
   struct buf body;            /* storage is lent by the block cache while a message comes */
   unsigned wide : 1;          /* the socket is widened */
 
-  struct idmap calls;
-  size_t nwaiting; /* callbacks to come */
-  struct list parked, flying, pending, spare;
-  size_t nspare, parked_bytes;
+  struct request_set requests;
+  struct list parked, flying;
+  size_t parked_bytes;
   struct deadline patience, retry;
   struct deadline grace; /* of a close: until the next answer */
   int killed;

@@ -34,7 +34,7 @@ static void on_ready(struct watch *w, unsigned events) {
 /* ---- the task ---- */
 
 static int is_relieved(const struct mf_rpc *rpc) {
-  return rpc->calls.used <= rpc->options.pending_max / 2 &&
+  return rpc->requests.ids.used <= rpc->options.pending_max / 2 &&
          rpc_queue_bytes(rpc) <= rpc->options.queue_bytes_max / 2;
 }
 
@@ -78,13 +78,13 @@ static void on_task(struct task *t) {
     rpc_drain(rpc);
   if (!rpc->full)
     rpc_flush(rpc);
-  rpc_notify_pending(rpc);
+  requests_notify(&rpc->requests);
   if (rpc->limited && !rpc->over && is_relieved(rpc)) {
     rpc->limited = 0;
     if (rpc->options.on_drain)
       rpc->options.on_drain(rpc->options.data);
   }
-  if (!list_empty(&rpc->pending))
+  if (!list_empty(&rpc->requests.pending))
     rpc_schedule(rpc);
   else if (rpc->over)
     tell_the_end(rpc);
@@ -131,15 +131,8 @@ int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb 
 }
 
 int mf_rpc_cancel(mf_rpc *rpc, uint64_t id) {
-  struct call *c;
   int r = check(rpc);
-  if (r)
-    return r;
-  c = idmap_get(&rpc->calls, id);
-  if (!c || c->notified || !list_empty(&c->pending_link))
-    return -ESRCH;
-  rpc_call_fail(c, MF_ECANCELLED, c->flying ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
-  return 0;
+  return r ? r : requests_cancel(&rpc->requests, id);
 }
 
 mf_process *mf_rpc_process(const mf_rpc *rpc) {
@@ -166,7 +159,7 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
   if (!ret)
     return MF_EINVAL;
   s = rpc->stats;
-  s.pending = rpc->nwaiting;
+  s.pending = rpc->requests.nwaiting;
   s.queue_bytes = rpc_queue_bytes(rpc);
   return sized_store(ret, &s, sizeof s) < 0 ? MF_EINVAL : 0;
 }
@@ -223,10 +216,7 @@ static void rpc_free(struct mf_rpc *rpc) {
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
-  idmap_deinit(&rpc->calls);
-  list_each_safe(it, next, &rpc->spare) {
-    free(list_entry(it, struct call, link));
-  }
+  requests_deinit(&rpc->requests);
   rpc_drop_input(rpc);
   outbox_deinit(&rpc->out);
   buf_deinit(&rpc->text);
@@ -308,7 +298,7 @@ static void close_in_copy(void *guest) {
   outbox_deinit(&rpc->out);
   message_drop_fds(&rpc->messages);
   list_each(it, &rpc->parked) {
-    payload_close(list_entry(it, struct call, link)->payload);
+    payload_close(list_entry(it, struct call, base.link)->base.payload);
   }
 }
 
@@ -331,15 +321,13 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   rpc_init_messages(rpc);
   outbox_init(&rpc->out);
   buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);
-  idmap_init(&rpc->calls);
   list_init(&rpc->parked);
   list_init(&rpc->flying);
-  list_init(&rpc->pending);
-  list_init(&rpc->spare);
   deadline_init(&rpc->patience, rpc_on_patience);
   deadline_init(&rpc->grace, rpc_on_grace);
   deadline_init(&rpc->retry, on_retry);
   task_init(&rpc->task, on_task);
+  rpc_init_calls(rpc);
   r = start_server(rpc, p, function, o, usage_ms);
   if (r) {
     rpc_free(rpc);

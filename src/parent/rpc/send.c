@@ -68,10 +68,10 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (!r && p && m->length >= REF_MIN)
     widen(rpc);
   if (!r && p && m->length >= REF_MIN)
-    r = outbox_put_ref(&rpc->out, RPC_CALL, c->id, m->data, m->length, payload_drop,
+    r = outbox_put_ref(&rpc->out, RPC_CALL, c->base.id, m->data, m->length, payload_drop,
                        payload_hold(p));
   else if (!r)
-    r = outbox_put(&rpc->out, RPC_CALL, c->id, m->data, m->length, NULL);
+    r = outbox_put(&rpc->out, RPC_CALL, c->base.id, m->data, m->length, NULL);
   if (r == -ENOMEM)
     r = MF_ENOMEM;
   if (r && rpc->out.nbytes != before) { /* handles without their call */
@@ -81,23 +81,23 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (r)
     return r;
   c->end = rpc->sent + rpc->out.nbytes;
-  c->flying = 1;
-  list_push(&rpc->flying, &c->link);
+  c->base.away = 1;
+  list_push(&rpc->flying, &c->base.link);
   return 0;
 }
 
 static void unpark(struct mf_rpc *rpc) {
   while (!list_empty(&rpc->parked) && rpc->out.nbytes < OUT_LOW) {
-    struct call *c = list_entry(rpc->parked.next, struct call, link);
-    struct payload *p = payload_hold(c->payload);
+    struct call *c = list_entry(rpc->parked.next, struct call, base.link);
+    struct payload *p = payload_hold(c->base.payload);
     mf_message m = {p->data, p->length, p->fds, p->nfds};
     int r;
-    list_remove(&c->link);
+    list_remove(&c->base.link);
     rpc_call_drop_payload(c);
     r = put_call(rpc, c, &m, p);
     payload_drop(p);
     if (r)
-      rpc_call_fail(c, r, MF_STARTED_NO);
+      request_fail(&c->base, r, MF_STARTED_NO);
   }
 }
 
@@ -162,7 +162,7 @@ static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
 
 static int has_room(struct mf_rpc *rpc, size_t length) {
   size_t queued = rpc_queue_bytes(rpc);
-  if (rpc->calls.used < rpc->options.pending_max &&
+  if (rpc->requests.ids.used < rpc->options.pending_max &&
       (!queued || queued + length + FRAME_HEADER_SIZE <= rpc->options.queue_bytes_max))
     return 1;
   rpc->limited = 1;
@@ -173,13 +173,13 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
                 struct payload *p) {
   int r = 0;
   if (p)
-    c->payload = payload_hold(p);
+    c->base.payload = payload_hold(p);
   else
-    r = payload_new(m, &rpc->home->blockcache, NULL, &c->payload);
+    r = payload_new(m, &rpc->home->blockcache, NULL, &c->base.payload);
   if (r)
     return r;
-  rpc->parked_bytes += FRAME_HEADER_SIZE + c->payload->length;
-  list_push(&rpc->parked, &c->link);
+  rpc->parked_bytes += FRAME_HEADER_SIZE + c->base.payload->length;
+  list_push(&rpc->parked, &c->base.link);
   return 0;
 }
 
@@ -195,15 +195,16 @@ int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
     r = MF_ELIMIT;
   if (r)
     return r;
-  c = rpc_call_new(rpc, cb, data);
+  c = request_new(&rpc->requests, cb, data);
   if (!c)
     return MF_ENOMEM;
+  c->rpc = rpc;
   if (rpc->over) {
-    rpc_call_fail(c, 0, MF_STARTED_NO);
+    request_fail(&c->base, 0, MF_STARTED_NO);
   } else {
     int waits = !list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW;
     int lent = m->length >= REF_MIN && !p;
-    rpc_call_set_timeout(c, timeout_ms);
+    request_set_timeout(&c->base, timeout_ms);
     if (lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->write_closed)
       r = send_long(rpc, c, m);
     else if (waits || lent)
@@ -211,7 +212,7 @@ int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
     else
       r = put_call(rpc, c, m, p);
     if (r) {
-      rpc_call_free(c);
+      request_free(&c->base);
       return r;
     }
     if (rpc->out.nbytes >= OUT_LOW && !rpc->full)
@@ -222,6 +223,6 @@ int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
   rpc->stats.calls++;
   rpc_update_busy(rpc);
   if (ret_id)
-    *ret_id = c->id;
+    *ret_id = c->base.id;
   return 0;
 }
