@@ -36,7 +36,7 @@ story.test("with a frame, before run is asked for", function(t)
     local n, text = attach(hostile.control(), hostile.frame(hostile.DONE, 1))
     function tell(socket) socket:write(tostring(n), " ", tostring(text)) end
   ]]
-  t.eq(p:pid(), nil)
+  p:pid() -- asks for it: what was held back is sent
   local first = kit.now()
   worst(t, 5, function() return p:pid() and kit.now() - first > 0.3 end)
   local socket, err = p:run("tell")
