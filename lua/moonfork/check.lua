@@ -4,6 +4,7 @@
 local core = require "moonfork.load"
 
 local check = {}
+local signals, signal_max = core.signals()
 
 local function type_name(value)
   local meta = getmetatable(value)
@@ -115,6 +116,24 @@ function check.seconds(n, f, value)
     check.fail(n, f, "a duration in seconds expected, got " .. show(value))
   end
   return value
+end
+
+-- The number of a signal, from its name in any spelling, or its number.
+function check.signal(n, f, value)
+  if type(value) == "string" then
+    local number = signals[value:upper():gsub("^SIG", "")]
+    if number then return number end
+    check.fail(n, f, ("unknown signal '%s'"):format(value))
+  end
+  local number = math.type(value) and math.tointeger(value)
+  if not number then
+    check.fail(n, f, "the name or number of a signal expected, got "
+      .. (math.type(value) and show(value) or type_name(value)))
+  end
+  if number < 0 or number > signal_max then
+    check.fail(n, f, ("there is no signal %d"):format(number))
+  end
+  return number
 end
 
 -- Unknown keys of an options table, with the list of those there are.

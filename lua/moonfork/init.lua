@@ -7,6 +7,12 @@ local check = require "moonfork.check"
 local process = require "moonfork.process"
 local reactor = require "moonfork.reactor"
 
+-- SIGKILL and SIGSTOP never come; SIGCHLD belongs to who waits for children.
+local SIGNALS_THAT_COME = setmetatable({ [0] = false }, { __index = function() return true end })
+for _, name in ipairs { "CHLD", "KILL", "STOP" } do
+  SIGNALS_THAT_COME[core.signals()[name]] = false
+end
+
 local fork = {
   _VERSION = "moonfork " .. core.version,
   socket = core.socket,
@@ -32,6 +38,35 @@ end
 function fork.step(timeout)
   if timeout ~= nil then check.seconds(1, "step", timeout) end
   return reactor.step(timeout)
+end
+
+-- Waits so many seconds, and drives the reactor: true, or nil, err.
+function fork.sleep(seconds)
+  reactor.check()
+  return reactor.sleep(check.seconds(1, "sleep", seconds))
+end
+
+-- callback() after so many seconds, and then every so many until it is closed: a timer with
+-- close(); or nil, err.
+function fork.timer(seconds, callback, every)
+  reactor.check()
+  check.seconds(1, "timer", seconds)
+  if callback == nil then check.type(2, "timer", callback, "function") end
+  callback = check.callback(2, "timer", callback)
+  if every ~= nil and check.seconds(3, "timer", every) == 0 then
+    check.fail(3, "timer", "a positive number of seconds expected, got 0")
+  end
+  return reactor.timer(seconds, callback, every)
+end
+
+-- callback(name) for each such signal of this process; nil takes it back. true, or nil, err.
+function fork.signal(name, callback)
+  reactor.check()
+  local number = check.signal(1, "signal", name)
+  if not SIGNALS_THAT_COME[number] then
+    check.fail(1, "signal", ("%s can't be watched"):format(check.show(name)))
+  end
+  return core.signal(number, check.callback(2, "signal", callback))
 end
 
 -- f(reactor, timeout) instead of blocking; nil: block again.

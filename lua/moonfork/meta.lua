@@ -192,6 +192,9 @@ function process:memory(callback) end
 ---@field dirty fun(self): boolean
 ---@field step fun(self, timeout?: number): boolean
 
+---@class moonfork.timer
+---@field close fun(self)
+
 ---@class moonfork
 ---@field _VERSION string
 ---@field reactor moonfork.reactor
@@ -205,6 +208,9 @@ function process:memory(callback) end
 ---@field set_waiter fun(f?: fun(reactor: moonfork.reactor, timeout?: number))
 ---@field on_error fun(handler?: fun(error: any, traceback: string?))
 ---@field use_loop fun(pointer: lightuserdata): true?, moonfork.error?
+---@field sleep fun(seconds: number): true?, moonfork.error?
+---@field timer fun(seconds: number, callback: fun(), every?: number): moonfork.timer?, moonfork.error?
+---@field signal fun(name: string|integer, callback?: fun(name: string)): true?, moonfork.error?
 ---@field ncpu fun(): integer
 ---@field dump fun(): string
 local fork = {}

@@ -25,7 +25,6 @@ local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
 -- Closed objects whose end is not known yet: kept, nothing more.
 local ending = {} -- luacheck: ignore
 
-local signals, signal_max = core.signals()
 
 -- ---- failures ----
 
@@ -631,27 +630,9 @@ function methods.pid(p)
   return p.raw and core.pid(p.raw) or nil
 end
 
-local function signal_number(value)
-  if value == nil then return signals.TERM end
-  if type(value) == "string" then
-    local number = signals[value:upper():gsub("^SIG", "")]
-    if number then return number end
-    check.fail(1, "kill", ("unknown signal '%s'"):format(value))
-  end
-  local number = math.type(value) and math.tointeger(value)
-  if not number then
-    check.fail(1, "kill", "the name or number of a signal expected, got "
-      .. (math.type(value) and check.show(value) or check.type_name(value)))
-  end
-  if number < 0 or number > signal_max then
-    check.fail(1, "kill", ("there is no signal %d"):format(number))
-  end
-  return number
-end
-
 function methods.kill(p, signal)
   p = open(p, "kill")
-  local number = signal_number(signal)
+  local number = check.signal(1, "kill", signal == nil and "TERM" or signal)
   if not p.raw then return nil, core.error("CLOSED", "the process has not been started") end
   return core.kill(p.raw, number)
 end

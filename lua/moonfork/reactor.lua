@@ -134,6 +134,24 @@ local Inside = {}
 
 function Inside.__close(mark) in_waiter[mark.coroutine] = nil end
 
+-- Marks the wait of a suspended coroutine: it has to look, for its time is up.
+local function remind(number)
+  local wait = waits[number]
+  if wait and coroutine.status(wait.coroutine) == "suspended" then
+    answered[wait] = true
+    attend()
+  end
+end
+
+-- The date of a wait that a waiter holds is the reactor's, too: who only watches its descriptor
+-- resumes the coroutine in time. nil: there is none, or no descriptor for it.
+local function reminder(left)
+  local wait = innermost[running()]
+  if not left or not wait then return nil end
+  local number = wait.number
+  return core.timer(left, function() remind(number) end, nil, "reminder")
+end
+
 -- A waiter that turns the reactor itself, by step or by a waiting call, gets there again: then
 -- it is up to us to block.
 local function pause(left)
@@ -142,7 +160,9 @@ local function pause(left)
   if not waiter or in_waiter[here] then return core.block(left) end
   local timeout = core.timeout()
   if left and (not timeout or left < timeout) then timeout = left end
+  if timeout == math.huge then timeout = nil end
   local _ <close> = setmetatable({ coroutine = here }, Inside)
+  local _ <close> = reminder(left)
   in_waiter[here] = true
   waiter(reactor.object, timeout)
 end
@@ -262,6 +282,28 @@ function reactor.await(begin, cancel, timeout)
   end
   if wait.err then return nil, wait.err end
   return wait.value
+end
+
+-- Waits so many seconds: true, or nil, err.
+function reactor.sleep(seconds)
+  local begun, full = reactor.wait_new()
+  if not begun then return nil, full end
+  local wait <close> = begun
+  local number = wait.number
+  local timer <close>, err = core.timer(seconds, function() reactor.answer(number) end, nil,
+    "sleep")
+  if not timer then return nil, err end
+  wait.cancel = function() timer:close() end -- of a coroutine that died of an error
+  reactor.touch()
+  drive(wait)
+  return true
+end
+
+-- f() later, and then every so many seconds: a timer, or nil, err.
+function reactor.timer(seconds, f, every)
+  local timer, err = core.timer(seconds, f, every)
+  if timer then reactor.touch() end
+  return timer, err
 end
 
 -- How a moonfork.socket waits: true to try again, false: time out. A watch ends with the

@@ -18,7 +18,7 @@
  *
  * Each file knows those before it:
  *
- *   values < reactor < completion < guest, watch, lua_process, process_object
+ *   values < reactor < completion < guest, watch, timer, signals, lua_process, process_object
  *          < service < reply < service_call, rpc_service, pool_service < lua_reactor <
  * core
  */
@@ -36,6 +36,7 @@
 #define BIND_PROCESS BIND_ID "process"
 #define BIND_OBJECT BIND_ID "object"
 #define BIND_WATCH BIND_ID "watch"
+#define BIND_TIMER BIND_ID "timer"
 #define BIND_ERROR BIND_ID "error"
 #define BIND_SERVICE BIND_ID "service"
 #define BIND_CALL BIND_ID "call"
@@ -44,6 +45,7 @@
 extern const luaL_Reg bind_process_functions[], bind_object_functions[],
     bind_reactor_functions[], bind_guest_functions[], bind_watch_functions[],
     bind_copy_functions[], bind_system_functions[], bind_service_functions[],
-    bind_call_functions[], bind_rpc_functions[], bind_pool_functions[];
+    bind_call_functions[], bind_rpc_functions[], bind_pool_functions[],
+    bind_timer_functions[], bind_signal_functions[];
 
 #endif

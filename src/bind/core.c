@@ -4,6 +4,7 @@
 #include "bind/lua_reactor.h"
 #include "bind/service.h"
 #include "bind/service_call.h"
+#include "bind/timer.h"
 #include "bind/values.h"
 #include "bind/watch.h"
 #include "socket/module.h"
@@ -24,6 +25,7 @@ static void open_metatables(lua_State *L) {
   service_open(L);
   call_open(L);
   watch_open(L);
+  timer_open(L);
   luaL_newmetatable(L, BIND_PROCESS);
   lua_pushliteral(L, "moonfork.process");
   lua_setfield(L, -2, "__name");
@@ -40,6 +42,8 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_object_functions);
   add(L, bind_reactor_functions);
   add(L, bind_watch_functions);
+  add(L, bind_timer_functions);
+  add(L, bind_signal_functions);
   add(L, bind_copy_functions);
   add(L, bind_guest_functions);
   add(L, bind_service_functions);

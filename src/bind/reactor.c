@@ -155,6 +155,8 @@ void reactor_turn(struct reactor *r) {
   uv_run(&r->loop, UV_RUN_NOWAIT);
   r->turned = 1;
   mf_reap(&r->loop);
+  if (r->on_turned)
+    r->on_turned(r);
   reactor_arm(r); /* the turn has emptied the eventfd */
 }
 
@@ -164,7 +166,8 @@ void reactor_touch(struct reactor *r) {
 }
 
 int reactor_outstanding(struct reactor *r) {
-  return r->nwatches > 0 || reactor_has_undelivered(r) || mf_busy(&r->loop) > 0;
+  return r->nwatches > 0 || r->nwork_timers > 0 || reactor_has_undelivered(r) ||
+         mf_busy(&r->loop) > 0;
 }
 
 int reactor_timeout(struct reactor *r) {
@@ -172,7 +175,7 @@ int reactor_timeout(struct reactor *r) {
     return 0;
   uv_update_time(&r->loop);
   int ms = uv_backend_timeout(&r->loop);
-  return ms > 0 && !mf_has_deadline(&r->loop) ? -1 : ms;
+  return ms > 0 && r->ntimers == 0 && !mf_has_deadline(&r->loop) ? -1 : ms;
 }
 
 int reactor_due(struct reactor *r) {
