@@ -80,16 +80,17 @@ pid_t birth_sibling(volatile uint32_t *pid) {
   long r = call_clone(CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID |
                           CLONE_CHILD_CLEARTID | SIGCHLD,
                       pid, tid);
-  int error = errno;
   if (r == 0) {
     syscall(SYS_set_robust_list, robust_list, robust_size);
     if (atfork_child)
       atfork_child();
     return 0;
   }
+  int error = r < 0 ? errno : 0;
   if (atfork_parent)
     atfork_parent();
-  errno = error;
+  if (r < 0) /* else the page with errno would be copied at each birth */
+    errno = error;
   return (pid_t)r;
 }
 

@@ -1,13 +1,21 @@
 /* moonfork-template: the program that becomes a template, with stock Lua and its standard
  * libraries. Executed by the parent; everything is in entry.c. */
+#include "template/birth_data.h"
 #include "template/birth_text.h"
 #include "template/server.h"
 
 #include <moonfork/template.h>
 
+#ifdef MOONFORK_LEAN
+static void prepare_births(void) {
+  birth_text_prepare();
+  birth_data_prepare();
+}
+#endif
+
 int main(int argc, char **argv) {
 #ifdef MOONFORK_LEAN
-  server_before_first_fork = birth_text_prepare;
+  server_before_first_fork = prepare_births;
 #endif
   return mf_template_main(argc, argv, NULL);
 }

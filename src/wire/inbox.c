@@ -23,13 +23,17 @@
 
 void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type) {
   *in = (struct inbox){
-      .first_type = first_type, .last_type = last_type, .want = INBOX_ROOM_MIN};
+      .first_type = first_type, .last_type = last_type, .want = INBOX_ROOM_MIN, .fd_cap = INBOX_FEW};
   buf_init(&in->bytes, INBOX_MAX);
+}
+
+static int *queue(struct inbox *in) {
+  return in->fds ? in->fds : in->few;
 }
 
 void inbox_drop_fds(struct inbox *in) {
   while (in->fd_head < in->fd_tail)
-    fd_drop(&in->fds[in->fd_head++]); /* a mark of the cut is negative: nothing to close */
+    fd_drop(&queue(in)[in->fd_head++]); /* a mark of the cut is negative: nothing to close */
   in->fd_head = in->fd_tail = in->fds_left = 0;
 }
 
@@ -62,7 +66,7 @@ static size_t fds_held(const struct inbox *in) {
 }
 
 static int pop_fd(struct inbox *in) {
-  int fd = in->fds[in->fd_head++];
+  int fd = queue(in)[in->fd_head++];
   if (in->fd_head == in->fd_tail)
     in->fd_head = in->fd_tail = 0;
   return fd;
@@ -75,17 +79,19 @@ static int reserve_fds(struct inbox *in, size_t n) {
   if (in->fd_tail + n <= in->fd_cap)
     return 0;
   if (in->fd_head > 0)
-    memmove(in->fds, in->fds + in->fd_head, held * sizeof *in->fds);
+    memmove(queue(in), queue(in) + in->fd_head, held * sizeof *in->fds);
   in->fd_head = 0;
   in->fd_tail = held;
   if (held + n <= in->fd_cap)
     return 0;
-  size_t cap = in->fd_cap ? in->fd_cap * 2 : FRAME_FDS_MAX;
+  size_t cap = in->fds ? in->fd_cap * 2 : FRAME_FDS_MAX;
   while (cap < held + n)
     cap *= 2;
   int *grown = realloc(in->fds, cap * sizeof *grown);
   if (!grown)
     return -ENOMEM;
+  if (!in->fds)
+    memcpy(grown, in->few, held * sizeof *grown);
   in->fds = grown;
   in->fd_cap = cap;
   return 0;
@@ -94,7 +100,7 @@ static int reserve_fds(struct inbox *in, size_t n) {
 static int queue_fds(struct inbox *in, struct fdset *fds) {
   int r = reserve_fds(in, (size_t)fds->n);
   for (int i = 0; r == 0 && i < fds->n; i++)
-    in->fds[in->fd_tail++] = fdset_steal(fds, i);
+    queue(in)[in->fd_tail++] = fdset_steal(fds, i);
   fdset_drop(fds);
   return r;
 }
@@ -109,7 +115,7 @@ enum { FD_CUT = -2 };
 int inbox_cut(struct inbox *in) {
   int r = reserve_fds(in, 1);
   if (r == 0)
-    in->fds[in->fd_tail++] = FD_CUT;
+    queue(in)[in->fd_tail++] = FD_CUT;
   return r;
 }
 
@@ -127,9 +133,10 @@ static int match_fds(struct inbox *in, size_t nfds) {
       in->fds_left = 0;
       return -EPROTO;
     }
-    if (in->fds[in->fd_head + i] != FD_CUT)
+    int *first = queue(in) + in->fd_head;
+    if (first[i] != FD_CUT)
       continue;
-    memmove(&in->fds[in->fd_head + 1], &in->fds[in->fd_head], i * sizeof *in->fds);
+    memmove(first + 1, first, i * sizeof *first);
     pop_fd(in);
     in->fds_left = i;
     in->lost = (int)(nfds - i);
@@ -285,8 +292,9 @@ size_t inbox_took(struct inbox *in, size_t bytes) {
 }
 
 int inbox_holds_fd(const struct inbox *in, int fd) {
+  const int *fds = in->fds ? in->fds : in->few;
   for (size_t i = in->fd_head; i < in->fd_tail; i++)
-    if (in->fds[i] == fd)
+    if (fds[i] == fd)
       return 1;
   return 0;
 }

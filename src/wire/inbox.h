@@ -19,13 +19,15 @@
 #include <sys/uio.h>
 
 enum { INBOX_FDS_MAX = 1024 }; /* descriptors waiting for their frames */
+enum { INBOX_FEW = 8 };
 enum { INBOX_ROOM_MIN = 4 * 1024, INBOX_ROOM_MAX = 64 * 1024 };
 /* Bytes held at most: a torn frame of the greatest length, and one read more. */
 enum { INBOX_MAX = FRAME_HEADER_SIZE + FRAME_BODY_MAX + INBOX_ROOM_MAX };
 
 struct inbox {
   struct buf bytes;
-  int *fds;          /* queue of descriptors not yet claimed */
+  int *fds;          /* queue of descriptors not yet claimed; NULL: it is `few` */
+  int few[INBOX_FEW]; /* in a template beside what each birth writes anyway */
   size_t fd_head, fd_tail, fd_cap;
   unsigned first_type, last_type;
   size_t frame_left; /* bytes of the delivered frame, consumed by the next call */

@@ -1,0 +1,93 @@
+-- What the template program does before its first fork, so that forks copy less: the libraries'
+-- variables and what malloc gave so far move to a file in memory. Nobody may notice: whatever
+-- libc knew it knows still, who writes writes for himself alone, and only the kernel's list of
+-- mappings tells that forks no longer copy any of it.
+local story = require "story"
+local fork = require "moonfork"
+
+local function is_lean() -- this build's template program does it
+  local f = assert(io.open(os.getenv "MOONFORK_TEMPLATE", "rb"))
+  local program = f:read "a"
+  f:close()
+  return program:find("moonfork-data", 1, true) ~= nil
+end
+
+-- KiB of pages that somebody wrote, of the mappings whose line matches the pattern.
+local function written(pid, pattern)
+  local f = io.open(("/proc/%d/smaps"):format(pid))
+  if not f then return nil end
+  local sum, found, counts = 0, 0, false
+  for line in f:lines() do
+    if line:find "^%x+%-%x+ " then
+      counts = line:find(pattern) ~= nil
+      found = found + (counts and 1 or 0)
+    elseif counts then
+      sum = sum + (tonumber(line:match "^Anonymous:%s+(%d+)") or 0)
+    end
+  end
+  f:close()
+  return sum, found
+end
+
+local function call(p, name, text)
+  if text then p:send_arg(text) end
+  local s = assert(p:run(name))
+  local answer = s:read "a"
+  s:close()
+  return answer
+end
+
+story.test("forks copy nothing of the libraries", function(t)
+  if not is_lean() then t.skip "a template program that leaves data where they are" end
+  local template = fork.new_exec():eval "function nothing() end"
+  call(template:fork(), "nothing")
+  local pid = template:pid()
+  local copied, moved = written(pid, "moonfork%-data")
+  if not copied then t.skip "no /proc/PID/smaps" end
+  t.ok(moved > 0, "something has moved")
+  t.eq((written(pid, "/libc[.-]")), 0, "of libc")
+  t.eq((written(pid, "/libm[.-]")), 0, "of libm")
+  t.eq((written(pid, "/ld%-")), 0, "of the dynamic linker")
+  for _ = 1, 20 do call(template:fork(), "nothing") end
+  t.ok(written(pid, "moonfork%-data") <= copied + 8, "births write next to none of it")
+  template:close()
+end)
+
+-- Streams are libc's own records, and lie in malloc's memory. The locale and the environment are in variables of libc's.
+local KEEPS = [[
+  local name = os.tmpname()
+  written, reader = io.open(name, "w"), io.open(name, "r")
+  written:setvbuf("full", 4096)
+  written:write "of the template, "
+  os.setlocale("C", "numeric")
+  function tells(s, text)
+    written:write(text)
+    written:flush()
+    s:write(reader:read "a", " ", os.setlocale(nil, "numeric"), " ", type(os.getenv "PATH"))
+  end
+  function allocates(s)
+    local kept, first = {}, {}
+    for i = 1, 200 do kept[i] = io.tmpfile() first[i] = tostring(kept[i]) end
+    for i = 1, 200 do kept[i]:write(i) end
+    for i = 1, 200 do kept[i]:seek "set" assert(kept[i]:read "n" == i) end
+    s:write "ok"
+  end
+  function removes() os.remove(name) end
+]]
+
+story.test("what libc knew before the first fork it knows after it", function(t)
+  local template = fork.new_exec():eval(KEEPS)
+  t.eq(call(template:fork(), "tells", "one"), "of the template, one C string")
+  template:eval "written:write ' and once more, '"
+  t.eq(call(template:fork(), "tells", "two"), " and once more, two C string")
+  for _ = 1, 3 do t.eq(call(template:fork(), "allocates"), "ok") end
+  template:eval [[
+    for i = 1, 100 do local f = io.tmpfile() f:write(("x"):rep(10000)) f:close() end
+  ]]
+  t.eq(call(template:fork():fork(), "allocates"), "ok", "in a clone's clone")
+  t.eq(call(template:fork(), "allocates"), "ok")
+  call(template:fork(), "removes")
+  template:close()
+end)
+
+story.done()
