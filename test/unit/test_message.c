@@ -178,13 +178,26 @@ static void run_torn(const unsigned char *stream, size_t size, size_t at, size_t
   owner_free(o);
 }
 
+/* Within a frame's header, or some bytes from its ends: in the middle of a long body all places
+ * are alike. */
+static int is_near_an_edge(const unsigned char *stream, size_t at) {
+  for (size_t from = 0;;) {
+    struct frame f;
+    assert_int_equal(frame_decode(&f, stream + from, RPC_CALL, RPC_REQUEST_LAST), 0);
+    size_t next = from + FRAME_HEADER_SIZE + f.length;
+    if (at < next)
+      return at < from + 100 || at + 100 >= next;
+    from = next;
+  }
+}
+
 static void test_torn_at_every_byte(void **state) {
   (void)state;
   unsigned char *stream = malloc(100000);
   size_t size = write_stream(stream);
-  for (size_t at = 1; at < size; at++)
+  for (size_t at = 1; at < size; at += is_near_an_edge(stream, at) ? 1 : 61)
     run_torn(stream, size, at, size);
-  for (size_t step = 1; step < 40; step++)
+  for (size_t step = 1; step < 40; step += step < 20 ? 1 : 7)
     run_torn(stream, size, 0, step);
   run_torn(stream, size, 0, 4096);
   free(stream);
