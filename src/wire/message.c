@@ -148,7 +148,7 @@ static int on_frame(struct message_reader *r, const struct frame *f, size_t have
   int more = (f->flags & FRAME_MORE) != 0;
   if (wrong)
     return broken(r, wrong);
-  int rc = take_fds(r, f);
+  int rc = f->nfds > 0 ? take_fds(r, f) : 0;
   if (rc < 0)
     return rc;
   if (rules_of(r, f->type) & MESSAGE_AHEAD) {
@@ -171,7 +171,7 @@ static int on_frame(struct message_reader *r, const struct frame *f, size_t have
 }
 
 static void forget_delivered(struct message_reader *r) {
-  if (r->delivered)
+  if (r->delivered && r->nfds > 0)
     drop_fds(r);
   r->delivered = 0;
 }
@@ -179,7 +179,10 @@ static void forget_delivered(struct message_reader *r) {
 /* 0: a frame, *ret_have bytes of its body are there; MF_AGAIN, or -EPROTO. */
 static int next_frame(struct message_reader *r, struct frame *f, size_t *ret_have) {
   int rc = inbox_next(&r->in, f);
-  *ret_have = f->length;
+  if (rc == 0) {
+    *ret_have = f->length;
+    return 0;
+  }
   if (rc == MF_AGAIN && r->options.exact_fds && !inbox_fds_are_announced(&r->in))
     return broken(r, "handles without a matching frame");
   if (rc == MF_AGAIN)
@@ -188,7 +191,7 @@ static int next_frame(struct message_reader *r, struct frame *f, size_t *ret_hav
 }
 
 int message_next(struct message_reader *r, struct message *ret) {
-  struct frame f = {0};
+  struct frame f;
   size_t have;
   forget_delivered(r);
   if (r->partial && inbox_open_left(&r->in) == 0) {
