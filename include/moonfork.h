@@ -307,9 +307,12 @@ typedef struct mf_call_options { /* NULL: all as the rpc or pool says */
   size_t size;
   unsigned timeout_ms; /* 0: as the rpc or pool says; MF_NO_TIMEOUT: none */
   int idempotent;      /* pool: may run again (twice at most) when its worker dies */
+  int chunk;           /* the request is many items, its reply their answers: the layout is
+                          under "Chunks" in doc/rpc-protocol.md. A pool's call_timeout_ms is
+                          then 20 ms longer */
 } mf_call_options;
 #define MF_CALL_OPTIONS_INIT                                                             \
-  { sizeof(mf_call_options), 0, 0 }
+  { sizeof(mf_call_options), 0, 0, 0 }
 
 /* Runs `function` ("module:name" or "name") of p as an rpc. Takes p when it succeeds: p
  * is closed by mf_rpc_close. p must not have run. A process that does not start is told

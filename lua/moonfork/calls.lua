@@ -1,5 +1,5 @@
--- Rpcs and pools: options, calls with and without a callback, what they tell besides, and
--- pool:map. Runs in the parent.
+-- Rpcs and pools: options, calls with and without a callback, what they tell besides. Runs in
+-- the parent.
 --
 --   object -> raw service of moonfork.core
 --      '----> cell <---- the registry, until the service has ended
@@ -9,6 +9,7 @@
 
 local core = require "moonfork.load"
 local check = require "moonfork.check"
+local map = require "moonfork.map"
 local reactor = require "moonfork.reactor"
 
 local calls = {
@@ -257,6 +258,8 @@ end
 function calls.pool(process, raw, err, name, plain, cell)
   local self = make(Pool, core.pool_new, process, raw, err, name, plain, cell)
   self.max, self.load, self.queue_max = plain.max, plain.load, plain.queue_max
+  self.async, self.message_max = plain.async, plain.message_max
+  self.timeout, self.call_timeout = plain.timeout, plain.call_timeout -- milliseconds
   return self
 end
 
@@ -329,9 +332,10 @@ local function with(self, given, keys)
   check.type(1, "with", given, "table")
   check.keys(1, "with", given, keys)
   local where = { f = "with", n = 1 }
-  local options = core.call_options(duration(where, given, "timeout"),
-    keys.idempotent and flag(where, given, "idempotent") or false)
-  return setmetatable({ service = self, options = options }, With)
+  local timeout = duration(where, given, "timeout")
+  local idempotent = keys.idempotent and flag(where, given, "idempotent") or false
+  return setmetatable({ service = self, options = core.call_options(timeout, idempotent),
+    timeout = timeout or self.timeout, idempotent = idempotent }, With)
 end
 
 function rpc_methods.with(self, given)
@@ -482,124 +486,19 @@ end
 
 -- ---- map ----
 
-local function is_callable(value)
-  local meta = getmetatable(value)
-  return type(value) == "function" or (type(meta) == "table" and meta.__call ~= nil)
-end
+map.call = call
 
--- An iterator with its state and first value, as pairs gives them: an item is all that it
--- returns.
-local function generic(f, state, control)
-  return function()
-    local values = table.pack(f(state, control))
-    control = values[1]
-    if control ~= nil then return values end
-  end
-end
-
--- A function that gives the next item, packed, or nothing.
-local function source_of(items)
-  if is_callable(items) then
-    return function()
-      local item = items()
-      if item ~= nil then return { item, n = 1 } end
-    end
-  end
-  if type(items) ~= "table" then
-    check.fail(1, "map", ("a list, an iterator function, or an iterator's values in a table "
-      .. "expected, got %s"):format(items == nil and "no value" or check.type_name(items)))
-  end
-  if type(items[1]) == "function" then return generic(items[1], items[2], items[3]) end
-  local at = 0
-  return function()
-    at = at + 1
-    if at <= #items then return { items[at], n = 1 } end
-  end
-end
-
--- pool:map(ipairs(t)) has three values where the items and the options belong.
-local function check_map(items, n, given, third)
-  if given == nil and third == nil then return end
-  if is_callable(items) and (n > 2 or type(given) ~= "table" or next(given) == nil
-    or type(next(given)) ~= "string") then
-    check.fail(1, "map", "the values of an iterator must be in a table: pool:map{ipairs(t)}")
-  end
-  check.optional(2, "map", given, "table")
-  check.keys(2, "map", given or {}, {})
-end
-
--- Calls under way, by index: false while they are, then the packed answer.
-local Map = {}
-Map.__index = Map
-
-function Map:look_ahead()
-  local most = 2 * self.pool.max * self.pool.load
-  return math.max(1, math.min(most, self.pool.queue_max))
-end
-
-function Map:start(item)
-  local index = self.started + 1
-  self.started, self.answers[index] = index, false
-  item[item.n + 1] = function(...)
-    self.under_way[index] = nil
-    self.answers[index] = table.pack(...)
-    local waiting = self.waiting
-    if waiting and index == self.told + 1 then
-      self.waiting = nil
-      return waiting(nil, true)
-    end
-  end
-  self.under_way[index] = call(self.pool, nil, table.unpack(item, 1, item.n + 1))
-end
-
-function Map:fill()
-  while not self.ended and self.started - self.told < self:look_ahead() do
-    local item = self.next()
-    if item == nil then
-      self.ended = true
-    else
-      self:start(item)
-    end
-  end
-end
-
--- index, err, results... of the next item in input order; nil at the end.
-function Map:step()
-  self:fill()
-  local index = self.told + 1
-  if index > self.started then return nil end
-  while not self.answers[index] do
-    -- Leaving the loop closes it; but nothing is left where the coroutine is collected.
-    local ok, err = reactor.await(function(done) self.waiting = done end, function(collected)
-      if collected then self:close() end
-    end)
-    self.waiting = nil
-    if not ok then -- too many waits inside each other: no other item has a chance either
-      self:close()
-      self.told = self.started
-      return index, err
-    end
-  end
-  local answer = self.answers[index]
-  self.told, self.answers[index] = index, nil
-  self:fill()
-  return index, table.unpack(answer, 1, answer.n)
-end
-
--- The loop was left early: nobody wants the rest.
-function Map:close()
-  self.ended = true
-  for _, under_way in pairs(self.under_way) do under_way:cancel() end
-end
-
-Map.__close = Map.close
-
-function pool_methods.map(self, items, ...)
+function pool_methods.map(self, ...)
   is_pool(self, "map")
-  check_map(items, 1 + select("#", ...), ...)
-  local map = setmetatable({ pool = self, next = source_of(items), started = 0, told = 0,
-    answers = {}, under_way = {} }, Map)
-  return function() return map:step() end, nil, nil, map
+  return map.new(self, { timeout = self.timeout }, ...)
+end
+
+function With.__index.map(self, ...)
+  if getmetatable(self) ~= With then check.self("map", "with", "moonfork.rpc.with", self) end
+  if getmetatable(self.service) ~= Pool then
+    error("bad self of 'map': only pools have it, and this is an rpc's", 2)
+  end
+  return map.new(self.service, self, ...)
 end
 
 -- ---- texts ----

@@ -175,14 +175,23 @@ function process:memory(callback) end
 ---@field backoff? {min?: number, max?: number}
 
 ---@class moonfork.pool: moonfork.calls
----@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.calls
+---@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.mapping_calls
 ---@field stats fun(self): table
 ---@field pids fun(self): integer[]
 ---@field drain fun(self, timeout?: number, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
 ---@field reload fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
 ---@field resize fun(self, max: integer): true?, moonfork.error?
----@field map fun(self, items: any[]|fun(): any): fun(): integer?, moonfork.error?, ...
+---@field map fun(self, items: any[]|fun(): any, options?: moonfork.map_options): fun(): integer?, moonfork.error?, ...
 ---@field close fun(self)
+
+---@class moonfork.mapping_calls: moonfork.calls
+---@field map fun(self, items: any[]|fun(): any, options?: moonfork.map_options): fun(): integer?, moonfork.error?, ...
+
+---@class moonfork.map_options
+---@field chunk? integer|"auto"
+---@field unordered? boolean
+---@field unpack? boolean
+---@field progress? fun(done: integer, failed: integer, total?: integer)
 
 ---@class moonfork.reactor
 ---@field pollfd fun(self): integer?, moonfork.error?

@@ -1,6 +1,7 @@
 /* moonfork.core, the C half of `require "moonfork"`. It is loaded into the program's own
  * interpreter, exports this one symbol, and is never unloaded (the library leaves a
  * handler with pthread_atfork). Runs in the parent. */
+#include "bind/chunk.h"
 #include "bind/lua_reactor.h"
 #include "bind/service.h"
 #include "bind/service_call.h"
@@ -24,6 +25,7 @@ static void open_metatables(lua_State *L) {
   bind_error_open(L);
   service_open(L);
   call_open(L);
+  chunk_open(L);
   watch_open(L);
   timer_open(L);
   luaL_newmetatable(L, BIND_PROCESS);
@@ -48,6 +50,7 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_guest_functions);
   add(L, bind_service_functions);
   add(L, bind_call_functions);
+  add(L, bind_chunk_functions);
   add(L, bind_rpc_functions);
   add(L, bind_pool_functions);
   add(L, bind_system_functions);

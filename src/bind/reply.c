@@ -41,6 +41,8 @@ struct reply *reply_new(struct service *s, enum reply_kind kind) {
   list_init(&r->thread.link);
   r->thread.ref = LUA_NOREF;
   r->thread.block = NULL;
+  r->take = NULL;
+  r->taker = NULL;
   s->holds++;
   return r;
 }
@@ -146,8 +148,25 @@ void reply_on_drain(void *data) {
 
 /* ---- popping ---- */
 
-/* An error object in place of values that can't be read. */
-static void push_unreadable(lua_State *L, const struct codec_error *e) {
+unsigned char *reply_take(struct reply *r, size_t *ret_size, int **ret_fds,
+                          size_t *ret_nfds) {
+  unsigned char *data = r->data;
+  if (data == r->near) {
+    data = malloc(sizeof r->near);
+    if (!data)
+      return NULL;
+    memcpy(data, r->near, r->size);
+  }
+  *ret_size = r->size;
+  *ret_fds = r->fds;
+  *ret_nfds = r->nfds;
+  r->data = r->near;
+  r->fds = NULL;
+  r->size = r->nfds = 0;
+  return data;
+}
+
+void reply_push_unreadable(lua_State *L, const struct codec_error *e) {
   const char *code = e->code == -EPROTO   ? "PROTOCOL"
                      : e->code == -ENOMEM ? "NOMEM"
                      : e->code == -E2BIG  ? "LIMIT"
@@ -177,7 +196,7 @@ static void mark_told(lua_State *L, const struct service *s) {
  * waits in the service's list, so that the order stays. All others go on. */
 
 static int has_steps(const struct reply *r) {
-  if (r->c.code || r->kind > REPLY_EVENT || r->decoding)
+  if (r->c.code || r->kind > REPLY_EVENT || r->decoding || r->take)
     return 0;
   return r->size > HUGE_BYTES ||
          (r->size > LONG_BYTES && serialiser_has_steps(&r->service->serialiser));
@@ -287,7 +306,9 @@ static int push_reply(lua_State *L, struct completion *c) {
       mark_told(L, r->service);
   } else {
     lua_pushnil(L);
-    if (r->decoding)
+    if (r->take)
+      r->take(r, r->taker);
+    else if (r->decoding)
       n = push_read(L, r, &e);
     else if (r->kind <= REPLY_EVENT)
       n = serialiser_decode(L, &r->service->serialiser, r->data, r->size, r->fds, r->nfds,
@@ -295,7 +316,7 @@ static int push_reply(lua_State *L, struct completion *c) {
   }
   if (n < 0) {
     lua_settop(L, top + 2);
-    push_unreadable(L, &e);
+    reply_push_unreadable(L, &e);
     n = 0;
   }
   list_remove(&c->link);

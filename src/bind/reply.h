@@ -21,11 +21,21 @@ struct reply {
   struct decoding *decoding; /* in steps; or NULL */
   struct trash thread;       /* ref: keeps it */
   unsigned char near[NEAR_BYTES];
+  /* Who takes the bytes of a result as they are, and what for; or NULL: they are unpacked. */
+  void (*take)(struct reply *r, void *taker);
+  void *taker;
 };
 
 /* NULL: no memory. A result's target is its reference; the others are for the service's
  * cell. */
 struct reply *reply_new(struct service *s, enum reply_kind kind);
+
+/* For a taker: bytes and descriptors, blocks that are its own. NULL: no memory, and the reply
+ * keeps them. */
+unsigned char *reply_take(struct reply *r, size_t *ret_size, int **ret_fds,
+                          size_t *ret_nfds);
+/* An error object in place of values that can't be read. */
+void reply_push_unreadable(lua_State *L, const struct codec_error *e);
 
 /* The callbacks of the library. data: of the first a reply, of the others a service. */
 void reply_on_result(const mf_error *error, const mf_message *message, void *data);

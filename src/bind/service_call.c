@@ -1,9 +1,8 @@
 /* Calls of rpcs and pools. Values are packed from the stack of the call by the serialiser
  * of the service. A call whose arguments can't be packed, or that the library refuses, is
  * answered as any other: later, from the reactor. Runs in the parent. */
-#include "bind/reply.h"
-
 #include "bind/service_call.h"
+
 #include "os/fd.h"
 #include <errno.h>
 #include <string.h>
@@ -38,6 +37,14 @@ static int code_of(const struct codec_error *e) {
                                                                          : MF_EINVAL;
 }
 
+static void submit_message(struct service *s, struct reply *r, const mf_call_options *o,
+                           const mf_message *m, uint64_t *ret_id) {
+  int rc = s->rpc ? mf_rpc_call(s->rpc, m, o, reply_on_result, r, ret_id)
+                  : mf_pool_call(s->pool, m, o, reply_on_result, r, ret_id);
+  if (rc < 0)
+    answer_here(r, rc, refusal(s, rc));
+}
+
 static void submit(lua_State *L, struct service *s, struct reply *r,
                    const mf_call_options *o, int first, int n, uint64_t *ret_id) {
   struct codec_error e;
@@ -50,11 +57,8 @@ static void submit(lua_State *L, struct service *s, struct reply *r,
     return;
   }
   mf_message m = {buf_peek(&s->out), buf_size(&s->out), s->fds.fd, s->fds.n};
-  int rc = s->rpc ? mf_rpc_call(s->rpc, &m, o, reply_on_result, r, ret_id)
-                  : mf_pool_call(s->pool, &m, o, reply_on_result, r, ret_id);
+  submit_message(s, r, o, &m, ret_id);
   codec_fds_close(&s->fds);
-  if (rc < 0)
-    answer_here(r, rc, refusal(s, rc));
 }
 
 /* The callback is at index idx. May raise; NULL: no memory. */
@@ -87,19 +91,40 @@ static void start_call(lua_State *L, struct service *s, int idx, int first, int 
   reactor_touch(s->reactor);
 }
 
-/* call(raw, call options | nil, ...) -> call; nothing where the last is no function */
-static int l_call(lua_State *L) {
-  int n = lua_gettop(L);
-  if (n < 3 || !lua_isfunction(L, n))
-    return 0;
-  struct service *s = service_check(L, 1);
+/* Of the service at 1. */
+static struct call *push_call(lua_State *L, struct service *s) {
   luaL_checkstack(L, 8, NULL);
   struct call *call = lua_newuserdatauv(L, sizeof *call, 1);
   *call = (struct call){0, s->box};
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, BIND_CALL);
+  return call;
+}
+
+/* call(raw, call options | nil, ...) -> call; nothing where the last is no function */
+static int l_call(lua_State *L) {
+  int n = lua_gettop(L);
+  if (n < 3 || !lua_isfunction(L, n))
+    return 0;
+  struct service *s = service_check(L, 1);
+  struct call *call = push_call(L, s);
   start_call(L, s, n, 3, n - 3, &call->id);
+  return 1;
+}
+
+int call_message(lua_State *L, struct service *s, const mf_call_options *o, const mf_message *m,
+                 int cb, int anchor, void (*take)(struct reply *r, void *taker), void *taker) {
+  struct call *call = push_call(L, s);
+  struct reply *r = reply_for(L, s, cb);
+  if (!r)
+    return luaL_error(L, "not enough memory");
+  r->take = take;
+  r->taker = taker;
+  lua_pushvalue(L, anchor);
+  r->thread.ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  submit_message(s, r, o, m, &call->id);
+  reactor_touch(s->reactor);
   return 1;
 }
 

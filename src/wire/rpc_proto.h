@@ -9,11 +9,11 @@
  *
  * all little-endian. FRAME_MORE: the body goes on in the next frame, which has the same
  * type (its id and nfds are 0); parts follow each other directly. A body is opaque here:
- * the serialiser makes and reads it. Only CALL, RESULT, ERROR, EVENT and FAILED may come
- * in parts.
+ * the serialiser makes and reads it. Only CALL, CHUNK, RESULT, ERROR, EVENT and FAILED may
+ * come in parts.
  *
- * Handles travel with the first byte of a frame. A CALL may be preceded directly by any
- * number of GRANT frames, a RESULT or EVENT by HANDLES frames: a message's handles are
+ * Handles travel with the first byte of a frame. A CALL or CHUNK may be preceded directly by
+ * any number of GRANT frames, a RESULT or EVENT by HANDLES frames: a message's handles are
  * those of these frames and its own, in order.
  */
 #ifndef WIRE_RPC_PROTO_H
@@ -22,15 +22,18 @@
 #include "wire/proto.h"
 
 #define RPC_MAGIC 0x3152464du /* "MFR1" */
-#define RPC_VERSION 1
+#define RPC_VERSION 2
 #define RPC_FUNCTION "moonfork.rpc:serve"
 
 /* Parent to clone. */
 enum rpc_request_type {
   RPC_CALL = 128,    /* id: its number, not 0, never used twice. body: the arguments */
-  RPC_GRANT = 129,   /* nfds 1 to FRAME_FDS_MAX: handles of the next CALL. Nothing else */
+  RPC_GRANT = 129,   /* nfds 1 to FRAME_FDS_MAX: handles of the next CALL or CHUNK. Nothing
+                        else */
   RPC_END = 130,     /* no call follows. No id, no body, no handles */
-  RPC_REQUEST_LAST = RPC_END
+  RPC_CHUNK = 131,   /* as CALL, of a synchronous function that is called once for each
+                        item. body: a chunk (below). One handle, the chunk's record, or none */
+  RPC_REQUEST_LAST = RPC_CHUNK
 };
 
 /* Clone to parent. */
@@ -57,6 +60,28 @@ enum rpc_answer_type {
  * that can't be packed: the message has the path), FAILURE_LIMIT (a result longer than
  * the parent takes), FAILURE_NOMEM. */
 
+/* CHUNKS (wire/chunk.h). Many items in one message: the function is called for each, in
+ * order, as if it had come in a CALL of its own.
+ *
+ *   body of CHUNK:   u32 items, at least 1 | u32 microseconds, 0: any number |
+ *                    items x str, the arguments
+ *   its RESULT:      u32 answered, 0 only where the record says stop | u32 microseconds that
+ *                    they took | answered x (u8 enum chunk_kind, str: results or rpc failure)
+ *
+ * The clone answers when all items are done, and earlier when the microseconds are over, when
+ * its answer is long, when results have handles (the last item's are the message's), or when
+ * the record says stop: the items that are not answered were not entered, and the parent
+ * gives them to whom it likes. An ERROR is about all items, of which none was entered.
+ *
+ * The record is memory that both map: what was entered, and the results so far. So the death
+ * of a clone costs exactly the item that it was at. */
+enum chunk_kind { CHUNK_RESULT = 0, CHUNK_FAILURE = 1 };
+enum {
+  RPC_CHUNK_BYTES = 128 * 1024, /* of answers in a record; also where a chunk ends */
+  RPC_CHUNK_MS = 20 /* after which a chunk with a time limit is answered at the latest,
+                       the item under way excepted */
+};
+
 /* WHO MAY SEND WHAT WHEN. Anything else breaks the protocol and ends the connection.
  *
  *  clone's state   may send                                    goes on
@@ -70,9 +95,9 @@ enum rpc_answer_type {
  *  only where RPC_TAKES_HANDLES was set
  *
  *  parent's state  may send
- *  OPEN            GRANT CALL (also before HELLO has come)     END -> ENDED
+ *  OPEN            GRANT CALL CHUNK (also before HELLO has come)     END -> ENDED
  *  ENDED           nothing; it goes on reading                 closes at the end of file
- *  between GRANT and its CALL only further GRANT
+ *  between GRANT and its CALL or CHUNK only further GRANT
  *
  * ORDER. Results, errors and events arrive in the order in which the clone made them. A
  * synchronous clone enters calls in the order of their frames, an asynchronous one too,

@@ -5,6 +5,7 @@
 #include "parent/pool/end.h"
 #include "parent/pool/worker.h"
 #include "parent/rpc/rpc.h"
+#include "wire/rpc_proto.h"
 
 enum { GIVEN_A_TURN = 4096, RUNS_MAX = 3 /* of an idempotent call */ };
 
@@ -15,7 +16,9 @@ static void begin_work(struct mf_pool *pool, struct work *c) {
   if (pool->options.call_timeout_ms == MF_NO_TIMEOUT ||
       deadline_at(&c->work_deadline) != UINT64_MAX)
     return;
-  deadline_set(pool->home, &c->work_deadline, pool->options.call_timeout_ms);
+  unsigned ms = pool->options.call_timeout_ms, more = c->chunk ? RPC_CHUNK_MS : 0;
+  deadline_set(pool->home, &c->work_deadline,
+               ms < MF_NO_TIMEOUT - more ? ms + more : ms);
 }
 
 static void begin_first(struct worker *w) {
@@ -26,7 +29,8 @@ static void begin_first(struct worker *w) {
 void pool_give(struct mf_pool *pool, struct work *c, unsigned slot) {
   struct worker *w = pool->by_slot[slot];
   uint64_t id;
-  int r = rpc_submit(w->rpc, c->base.payload, MF_NO_TIMEOUT, on_reply, c, &id);
+  int r = rpc_submit(w->rpc, c->base.payload, c->chunk, MF_NO_TIMEOUT, on_reply, c,
+                     &id);
   if (r) {
     request_fail(&c->base, r, MF_STARTED_NO);
     return;
@@ -161,6 +165,7 @@ int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
     return r;
   c->began_us = pool->seam->ops->now_us(pool->seam);
   c->idempotent = o.idempotent != 0;
+  c->chunk = o.chunk != 0;
   request_set_timeout(&c->base, rpc_timeout(&o, pool->rpc_options.timeout_ms));
   return 0;
 }

@@ -58,7 +58,7 @@ struct work { /* one call */
   struct worker *worker;
   uint64_t began_us;
   unsigned runs;
-  int idempotent;
+  int idempotent, chunk;
   int unsure; /* an earlier worker may have entered it */
 };
 _Static_assert(offsetof(struct work, base) == 0, "found by id as a request");

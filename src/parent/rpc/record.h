@@ -22,6 +22,7 @@ enum far { FAR_STARTING, FAR_INIT, FAR_SERVING, FAR_GONE, FAR_COUNT };
 struct call {
   struct request base; /* in parked or flying, or in neither; away: flying */
   struct mf_rpc *rpc;
+  unsigned type; /* RPC_CALL or RPC_CHUNK */
   uint64_t end; /* bytes that were put when its last one was */
 };
 _Static_assert(offsetof(struct call, base) == 0, "found by id as a request");

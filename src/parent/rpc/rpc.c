@@ -120,14 +120,14 @@ int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *options
   if (!r)
     r = call_options_load(options, &o);
   return r ? r
-           : rpc_send(rpc, m, NULL, rpc_timeout(&o, rpc->options.timeout_ms), cb, data,
-                    ret_id);
+           : rpc_send(rpc, m, NULL, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), cb,
+                    data, ret_id);
 }
 
-int rpc_submit(mf_rpc *rpc, struct payload *p, unsigned timeout_ms, mf_reply_cb cb,
-               void *data, uint64_t *ret_id) {
+int rpc_submit(mf_rpc *rpc, struct payload *p, int chunk, unsigned timeout_ms,
+               mf_reply_cb cb, void *data, uint64_t *ret_id) {
   mf_message m = {p->data, p->length, p->fds, p->nfds};
-  return rpc_send(rpc, &m, p, timeout_ms, cb, data, ret_id);
+  return rpc_send(rpc, &m, p, chunk, timeout_ms, cb, data, ret_id);
 }
 
 int mf_rpc_cancel(mf_rpc *rpc, uint64_t id) {

@@ -68,10 +68,10 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (!r && p && m->length >= REF_MIN)
     widen(rpc);
   if (!r && p && m->length >= REF_MIN)
-    r = outbox_put_ref(&rpc->out, RPC_CALL, c->base.id, m->data, m->length, payload_drop,
+    r = outbox_put_ref(&rpc->out, c->type, c->base.id, m->data, m->length, payload_drop,
                        payload_hold(p));
   else if (!r)
-    r = outbox_put(&rpc->out, RPC_CALL, c->base.id, m->data, m->length, NULL);
+    r = outbox_put(&rpc->out, c->type, c->base.id, m->data, m->length, NULL);
   if (r == -ENOMEM)
     r = MF_ENOMEM;
   if (r && rpc->out.nbytes != before) { /* handles without their call */
@@ -184,8 +184,8 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
 }
 
 /* p: the request where it is held already, else NULL. */
-int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
-                  unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id) {
+int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chunk,
+             unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id) {
   struct call *c;
   int r;
   if (rpc->closing)
@@ -199,6 +199,7 @@ int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p,
   if (!c)
     return MF_ENOMEM;
   c->rpc = rpc;
+  c->type = chunk ? RPC_CHUNK : RPC_CALL;
   if (rpc->over) {
     request_fail(&c->base, 0, MF_STARTED_NO);
   } else {

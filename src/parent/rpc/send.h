@@ -6,8 +6,8 @@
 #include "parent/rpc/record.h"
 
 /* As mf_rpc_call. p: the request where it is held already, else NULL. */
-int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, unsigned timeout_ms,
-             mf_reply_cb cb, void *data, uint64_t *ret_id);
+int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chunk,
+             unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id);
 /* Writes what the kernel takes. */
 void rpc_flush(struct mf_rpc *rpc);
 size_t rpc_queue_bytes(const struct mf_rpc *rpc); /* that are not written yet */

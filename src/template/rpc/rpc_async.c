@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "os/sock.h"
+#include "template/rpc/rpc_chunk.h"
 #include "template/rpc/rpc_watch.h"
 #include "template/runner.h"
 #include "template/script.h"
@@ -187,7 +188,9 @@ static int take_calls(struct rpc_server *s, lua_State *L, int readable, int hand
   struct rpc_call call;
   for (int reads = 0; !s->ended && has_room(s);) {
     int got = rpc_link_next(&s->link, &call);
-    if (got == RPC_REQUEST_CALL) {
+    if (got == RPC_REQUEST_CALL && call.chunk) {
+      rpc_chunk_refuse(s, &call);
+    } else if (got == RPC_REQUEST_CALL) {
       run_call(s, L, &call, handler);
     } else if (got == RPC_REQUEST_END) {
       s->ended = 1;

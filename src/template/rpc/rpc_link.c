@@ -46,6 +46,7 @@ static const unsigned char rules[RPC_REQUEST_LAST - RPC_CALL + 1] = {
     [RPC_CALL - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_HANDLES,
     [RPC_GRANT - RPC_CALL] = MESSAGE_HANDLES | MESSAGE_AHEAD,
     [RPC_END - RPC_CALL] = MESSAGE_EMPTY,
+    [RPC_CHUNK - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_HANDLES,
 };
 
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
@@ -79,6 +80,7 @@ int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
   *ret = (struct rpc_call){.id = m.id,
                            .body = m.body,
                            .size = m.length,
+                           .chunk = m.type == RPC_CHUNK,
                            .lost = m.lost,
                            .fds = m.fds,
                            .nfds = m.nfds,

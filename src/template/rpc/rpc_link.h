@@ -33,6 +33,7 @@ struct rpc_call {
   uint64_t id;
   const void *body; /* until the next rpc_link_next */
   size_t size;
+  int chunk; /* it is many items */
   int lost; /* it came without some of its handles */
   int *fds; /* taken by leaving -1; the others are closed by the next rpc_link_next */
   size_t nfds;

@@ -121,7 +121,7 @@ struct codec_fds *rpc_server_handles(struct rpc_server *s, struct codec_fds *fds
   return s->flags & RPC_TAKES_HANDLES ? fds : NULL;
 }
 
-static void put_usage(struct rpc_server *s) {
+void rpc_server_put_usage(struct rpc_server *s) {
   struct proc_memory m;
   uint64_t now = proc_now_ns();
   if (!(s->flags & RPC_MEASURED) || now < s->usage_next_ns)
@@ -136,27 +136,32 @@ static void put_usage(struct rpc_server *s) {
   buf_deinit(&body);
 }
 
-void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first) {
+int rpc_server_encode(struct rpc_server *s, lua_State *L, int first) {
   struct codec_error e;
+  int n = lua_gettop(L) - first + 1;
+  buf_consume(&s->out, buf_size(&s->out)); /* what an error may have left there */
+  codec_fds_close(&s->out_fds);
+  if (serialiser_encode(L, &s->serialiser, first, n, "result", &s->out,
+                        rpc_server_handles(s, &s->out_fds), &e) == 0)
+    return 1;
+  codec_fds_close(&s->out_fds);
+  rpc_server_fail_codec(s, &e);
+  return 0;
+}
+
+void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first) {
   int n = lua_gettop(L) - first + 1;
   size_t size;
   const char *lent = s->link.waits ? serialiser_borrow(L, &s->serialiser, first, n, &size)
                                    : NULL;
   if (lent && size >= LEND_MIN && size <= s->out.max) {
     rpc_link_put_ref(&s->link, RPC_RESULT, id, lent, size);
-    put_usage(s);
+    rpc_server_put_usage(s);
     return;
   }
-  buf_consume(&s->out, buf_size(&s->out)); /* what an error may have left there */
-  codec_fds_close(&s->out_fds);
-  int rc = serialiser_encode(L, &s->serialiser, first, n, "result", &s->out,
-                             rpc_server_handles(s, &s->out_fds), &e);
-  if (rc == 0) {
+  if (rpc_server_encode(s, L, first))
     rpc_link_put(&s->link, RPC_RESULT, id, &s->out, &s->out_fds);
-  } else {
-    codec_fds_close(&s->out_fds);
-    rpc_server_fail_codec(s, &e);
+  else
     rpc_server_refuse(s, id, 1);
-  }
-  put_usage(s);
+  rpc_server_put_usage(s);
 }

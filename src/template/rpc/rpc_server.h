@@ -2,6 +2,7 @@
  * the modules moonfork.rpc and moonfork.pool. Runs in clones.
  *
  *   serve --HELLO--> init --READY--> a call after the other (rpc_sync.c)
+ *                                 |    or an item of a chunk after the other (rpc_chunk.c)
  *                                 \-> luv's loop, calls beside each other (rpc_async.c)
  *
  * rpc_serve.c starts it, by what is here.
@@ -51,6 +52,10 @@ int rpc_server_decode(struct rpc_server *s, lua_State *L, const struct rpc_call 
                       struct codec_error *e);
 /* Results are on the stack from first on: queues RESULT, or ERROR where they can't go. */
 void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first);
+/* Packs them into s->out and s->out_fds: 1; or 0, and s->failure has the reason. */
+int rpc_server_encode(struct rpc_server *s, lua_State *L, int first);
+/* Queues USAGE where it is due; behind an answer. */
+void rpc_server_put_usage(struct rpc_server *s);
 /* Queues ERROR with s->failure. entered: whether the function was. */
 void rpc_server_refuse(struct rpc_server *s, uint64_t id, int entered);
 /* Puts the reason into s->failure. */

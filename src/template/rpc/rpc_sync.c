@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "os/proc.h"
+#include "template/rpc/rpc_chunk.h"
 #include "template/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
@@ -101,7 +102,10 @@ int rpc_sync_serve(struct rpc_server *s, lua_State *L) {
       began = proc_now_ns();
       continue;
     }
-    run_call(s, L, &call, handler);
+    if (call.chunk)
+      rpc_chunk_run(s, L, &call, handler);
+    else
+      run_call(s, L, &call, handler);
     uint64_t now = proc_now_ns();
     if (!may_wait(s, began, now))
       rc = rpc_server_send(s);
