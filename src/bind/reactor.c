@@ -155,8 +155,8 @@ void reactor_turn(struct reactor *r) {
   uv_run(&r->loop, UV_RUN_NOWAIT);
   r->turned = 1;
   mf_reap(&r->loop);
-  if (r->on_turned)
-    r->on_turned(r);
+  while (r->on_turned && r->on_turned(r))
+    uv_run(&r->loop, UV_RUN_NOWAIT);
   reactor_arm(r); /* the turn has emptied the eventfd */
 }
 

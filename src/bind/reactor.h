@@ -38,7 +38,7 @@ struct reactor {
   int attention; /* a waiting call has its answer and has not looked yet */
   unsigned nwatches, ntimers, nwork_timers; /* the last: those that are outstanding */
   struct date *date; /* timer.c's, or NULL */
-  void (*on_turned)(struct reactor *r); /* NULL: nobody asks */
+  int (*on_turned)(struct reactor *r); /* 1: turn once more; NULL: nobody asks */
   struct list reading; /* replies that are long and are read in steps (reply.c) */
   uint64_t read_until; /* when this turn has read enough of them, as proc_now_ns */
   size_t undelivered;  /* bytes of replies and events that wait in done or to be read */

@@ -93,25 +93,32 @@ static struct date *date_new(struct reactor *r) {
   return d;
 }
 
-static void expose(struct reactor *r) {
+/* 1: libuv has to turn once more, to watch what is new. */
+static int expose(struct reactor *r) {
+  int is_new = 0;
   if (!r->exposed)
-    return;
+    return 0;
   if (r->ntimers == 0) {
     if (r->date && !reactor_outstanding(r)) /* else the next wait may want it again */
       date_end(r->date);
-    return;
+    return 0;
   }
-  if (!r->date && !(r->date = date_new(r)))
-    return;
+  if (!r->date) {
+    r->date = date_new(r);
+    is_new = r->date != NULL;
+    if (!is_new)
+      return 0;
+  }
   uv_update_time(&r->loop);
   int ms = uv_backend_timeout(&r->loop);
   if (ms < 0)
-    return;
+    return is_new;
   uint64_t at_ms = uv_now(&r->loop) + (uint64_t)ms;
   if (r->date->at_ms && r->date->at_ms <= at_ms)
-    return;
+    return is_new;
   r->date->at_ms = at_ms;
   timer_date_set(r->date->fd, at_ms);
+  return is_new;
 }
 
 /* ---- dates ---- */
