@@ -55,6 +55,7 @@ void buf_consume(struct buf *b, size_t n) {
 static void move_to_front(struct buf *b) {
   if (b->head == 0)
     return;
+  assert(b->data); /* what was consumed was there */
   memmove(b->data, b->data + b->head, buf_size(b));
   b->tail -= b->head;
   b->head = 0;

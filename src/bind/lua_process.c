@@ -285,7 +285,7 @@ static struct proc *bound_check_any(lua_State *L, int idx) {
   struct proc **box = luaL_checkudata(L, idx, BIND_PROCESS);
   if (!*box)
     luaL_error(L, "the process is closed");
-  if (reactor_foreign((*box)->reactor))
+  else if (reactor_foreign((*box)->reactor))
     luaL_error(L,
                "the process object belongs to the process that this one was forked from");
   reactor_get(L);

@@ -298,6 +298,7 @@ static int push_reply(lua_State *L, struct completion *c) {
       return 0;
   }
   int top = lua_gettop(L), n = 0;
+  e.code = 0;
   lua_pushstring(L, names[r->kind]);
   push_target(L, r);
   if (c->code) {

@@ -156,8 +156,7 @@ static void proc_path(char out[64], pid_t pid, const char *file) {
 static const char *stat_field(const char *text, int field) {
   const char *p = strrchr(text, ')');
   for (int at = 2; p && at < field; at++)
-    if ((p = strchr(p + 1, ' ')) == NULL)
-      return NULL;
+    p = strchr(p + 1, ' ');
   return p ? p + 1 : NULL;
 }
 

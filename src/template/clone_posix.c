@@ -526,7 +526,7 @@ static void push_or_close(lua_State *L, int fd, int *other) {
 }
 
 static int f_pipe(lua_State *L) {
-  int fd[2];
+  int fd[2] = {-1, -1};
   luaL_checkstack(L, 8, NULL);
   int r = open_pipe(fd);
   if (r < 0)

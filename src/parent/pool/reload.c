@@ -166,7 +166,9 @@ int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
   int r = pool_check(pool);
   if (!r && pool->ending)
     r = MF_ECLOSED;
-  if (!r && p && (p == pool->template || is_in_reload(pool, p)))
+  if (!r && !p)
+    r = MF_EINVAL;
+  if (!r && (p == pool->template || is_in_reload(pool, p)))
     r = MF_ESTATE;
   if (!r)
     r = process_check(p);

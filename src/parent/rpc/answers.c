@@ -179,9 +179,9 @@ static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
 static const struct kind {
   unsigned states; /* bits of enum far */
   void (*take)(struct mf_rpc *rpc, uint64_t id, const mf_message *m);
-} kinds[RPC_ANSWER_LAST - RPC_HELLO + 1] = {
+} kinds[RPC_ANSWER_LAST - RPC_HELLO + 1] = { /* the first is RPC_HELLO's */
 #define IN(far) (1u << FAR_##far)
-    [RPC_HELLO - RPC_HELLO] = {IN(STARTING), take_hello},
+    [0] = {IN(STARTING), take_hello},
     [RPC_READY - RPC_HELLO] = {IN(INIT), take_ready},
     [RPC_FAILED - RPC_HELLO] = {IN(INIT), take_failed},
     [RPC_RESULT - RPC_HELLO] = {IN(SERVING), take_result},
