@@ -169,10 +169,10 @@ static void put_home(FILE *out, const struct home *h) {
           "moonfork %s, process %d: %zu processes, %zu with work under way, "
           "%zu rpcs and pools\n",
           mf_version_string(), (int)getpid(), count(&h->processes), h->nbusy,
-          count(&h->residents));
+          count(&h->dump_entries));
   put_processes(out, h);
-  list_each(it, &h->residents) {
-    const struct resident *r = list_entry(it, struct resident, link);
+  list_each(it, &h->dump_entries) {
+    const struct dump_entry *r = list_entry(it, struct dump_entry, link);
     r->dump(r, out);
   }
 }

@@ -56,7 +56,7 @@ struct home *home_new_on(struct seam *seam) {
   list_init(&h->unborn);
   deadline_init(&h->births_due, children_on_births_due);
   list_init(&h->more);
-  list_init(&h->residents);
+  list_init(&h->dump_entries);
   list_init(&h->doomed);
   list_init(&h->parting);
   minheap_init(&h->deadlines);
@@ -293,11 +293,11 @@ void task_init(struct task *t, void (*run)(struct task *t)) {
   t->run = run;
 }
 
-void home_admit(struct home *h, struct resident *r,
-                void (*dump)(const struct resident *r, FILE *out)) {
+void home_admit(struct home *h, struct dump_entry *r,
+                void (*dump)(const struct dump_entry *r, FILE *out)) {
   r->made_ms = h->seam->ops->now_ms(h->seam);
   r->dump = dump;
-  list_push(&h->residents, &r->link);
+  list_push(&h->dump_entries, &r->link);
 }
 
 void task_clear(struct task *t) {

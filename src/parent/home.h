@@ -29,10 +29,10 @@ struct task {
 };
 
 /* What lives on a home besides processes, an rpc or a pool: embedded in it. */
-struct resident {
+struct dump_entry {
   struct list link; /* empty: a pool's worker, which the pool knows */
   uint64_t made_ms;
-  void (*dump)(const struct resident *r, FILE *out); /* its lines in mf_dump's text */
+  void (*dump)(const struct dump_entry *r, FILE *out); /* its lines in mf_dump's text */
 };
 
 struct home {
@@ -59,7 +59,7 @@ struct home {
   struct deadline births_due;
   unsigned births_wait_ms;
   struct list parting;   /* closed ones whose callback waits for the loop to be empty */
-  struct list residents; /* rpcs and pools */
+  struct list dump_entries; /* rpcs and pools */
   struct minheap deadlines;
   uint64_t timer_at_ms;
   struct blockcache blockcache;
@@ -97,8 +97,8 @@ void task_init(struct task *t, void (*run)(struct task *t));
 void task_clear(struct task *t);
 
 /* It is on the home from now on; list_remove of its link ends that. */
-void home_admit(struct home *h, struct resident *r,
-                void (*dump)(const struct resident *r, FILE *out));
+void home_admit(struct home *h, struct dump_entry *r,
+                void (*dump)(const struct dump_entry *r, FILE *out));
 
 int home_insert(struct home *h, struct mf_process *p); /* 0 or -ENOMEM */
 void home_remove(struct home *h, struct mf_process *p);

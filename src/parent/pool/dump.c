@@ -29,12 +29,12 @@ static void dump_worker(const struct worker *w, FILE *out) {
   rpc_dump(w->rpc, out, 6);
 }
 
-void pool_on_dump(const struct resident *r, FILE *out) {
+void pool_on_dump(const struct dump_entry *r, FILE *out) {
   static const char *const names[] = {[MF_POOL_RUNNING] = "running",
                                       [MF_POOL_FAILED] = "failed",
                                       [MF_POOL_DRAINING] = "draining",
                                       [MF_POOL_CLOSED] = "closed"};
-  const struct mf_pool *pool = list_entry(r, struct mf_pool, resident);
+  const struct mf_pool *pool = list_entry(r, struct mf_pool, dump_entry);
   const struct policy *p = &pool->policy;
   fputs("  pool of ", out);
   dump_text(out, pool->function);

@@ -4,8 +4,8 @@
 
 #include <stdio.h>
 
-struct resident;
+struct dump_entry;
 
-void pool_on_dump(const struct resident *r, FILE *out);
+void pool_on_dump(const struct dump_entry *r, FILE *out);
 
 #endif

@@ -253,7 +253,7 @@ size_t mf_pool_pids(const mf_pool *pool, int *pids, size_t n) {
 /* ---- life ---- */
 
 static void pool_free(struct mf_pool *pool) {
-  list_remove(&pool->resident.link);
+  list_remove(&pool->dump_entry.link);
   task_clear(&pool->task);
   deadline_clear(&pool->wake);
   deadline_clear(&pool->drain_limit);
@@ -331,7 +331,7 @@ static struct mf_pool *pool_alloc(struct home *home, const mf_pool_options *o,
   pool->options = *o;
   pool->rpc_options = *rpc;
   pool->options.rpc = NULL;
-  list_init(&pool->resident.link);
+  list_init(&pool->dump_entry.link);
   list_init(&pool->workers);
   list_init(&pool->reload.next);
   list_init(&pool->queue);
@@ -374,7 +374,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
     pool_free(pool);
     return r;
   }
-  home_admit(pool->home, &pool->resident, pool_on_dump);
+  home_admit(pool->home, &pool->dump_entry, pool_on_dump);
   pool_use_template(pool, p);
   pool->journal = journal_hold(p->journal);
   pool_schedule(pool);

@@ -64,7 +64,7 @@ struct work { /* one call */
 _Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
 
 struct mf_pool {
-  struct resident resident;
+  struct dump_entry dump_entry;
   struct home *home;
   struct seam *seam;
   mf_pool_options options; /* rpc: NULL, see below */

@@ -16,9 +16,9 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
   fprintf(out, "%*srpc in ", indent, "");
   dump_process_name(out, rpc->process);
   fprintf(out, ": %s", state_name(rpc));
-  if (rpc->resident.made_ms) {
+  if (rpc->dump_entry.made_ms) {
     fputs(", made ", out);
-    dump_seconds(out, rpc->home, rpc->resident.made_ms);
+    dump_seconds(out, rpc->home, rpc->dump_entry.made_ms);
     fputs(" ago", out);
   }
   fprintf(out, ", %zu calls wait for an answer", rpc->requests.nwaiting);
@@ -37,6 +37,6 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
   putc('\n', out);
 }
 
-void rpc_on_dump(const struct resident *r, FILE *out) {
-  rpc_dump(list_entry(r, struct mf_rpc, resident), out, 2);
+void rpc_on_dump(const struct dump_entry *r, FILE *out) {
+  rpc_dump(list_entry(r, struct mf_rpc, dump_entry), out, 2);
 }

@@ -5,10 +5,10 @@
 #include <moonfork.h>
 #include <stdio.h>
 
-struct resident;
+struct dump_entry;
 
 /* Its line, after so many blanks. */
 void rpc_dump(const mf_rpc *rpc, FILE *out, int indent);
-void rpc_on_dump(const struct resident *r, FILE *out); /* of an rpc that is no worker */
+void rpc_on_dump(const struct dump_entry *r, FILE *out); /* of an rpc that is no worker */
 
 #endif

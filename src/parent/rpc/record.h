@@ -28,7 +28,7 @@ struct call {
 _Static_assert(offsetof(struct call, base) == 0, "found by id as a request");
 
 struct mf_rpc {
-  struct resident resident;
+  struct dump_entry dump_entry;
   struct mf_process *process;
   struct home *home;
   struct seam *seam;

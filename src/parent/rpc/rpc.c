@@ -211,7 +211,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
 }
 
 static void rpc_free(struct mf_rpc *rpc) {
-  list_remove(&rpc->resident.link);
+  list_remove(&rpc->dump_entry.link);
   task_clear(&rpc->task);
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
@@ -309,7 +309,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   int r;
   if (!rpc)
     return MF_ENOMEM;
-  list_init(&rpc->resident.link);
+  list_init(&rpc->dump_entry.link);
   rpc->process = p;
   rpc->home = p->home;
   rpc->seam = p->home->seam;
@@ -334,7 +334,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
     return r;
   }
   if (!owner)
-    home_admit(rpc->home, &rpc->resident, rpc_on_dump);
+    home_admit(rpc->home, &rpc->dump_entry, rpc_on_dump);
   process_hook_exit(p, on_exit_told, rpc);
   p->forked_hook.close = close_in_copy;
   p->forked_hook.guest = rpc;
