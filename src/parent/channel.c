@@ -111,8 +111,10 @@ void channel_flush(struct channel *c) {
       c->events->on_stalled(c);
       return;
     }
-    /* The other end is gone. What it wrote before may still be read: that decides. */
+    /* The other end is gone. What it wrote before may still be read: that decides. If it is there
+     * all the same, it has to know that nothing more comes. */
     c->deaf = 1;
+    c->seam->ops->fall_silent(c->seam, c->fd);
     outbox_deinit(&c->out);
     outbox_init(&c->out);
   }

@@ -51,6 +51,7 @@ struct seam_ops {
   int (*hung_up)(struct seam *s, int fd);
   /* The other end can't write from now on; what it wrote can still be read. */
   void (*refuse)(struct seam *s, int fd);
+  void (*fall_silent)(struct seam *s, int fd); /* the other end reads an end of file */
   void (*close)(struct seam *s, int *fd); /* as fd_part */
   /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
    * the watch at once. 0 or -errno. */

@@ -100,6 +100,10 @@ static void op_refuse(struct seam *s, int fd) {
   shutdown(fd, SHUT_RD); /* unix(7): the peer's next write gives EPIPE */
 }
 
+static void op_fall_silent(struct seam *s, int fd) {
+  shutdown(fd, SHUT_WR);
+}
+
 static int op_refuse_fds(struct seam *s, int fd, int on) {
   return sock_refuse_fds(fd, on);
 }
@@ -311,6 +315,7 @@ static const struct seam_ops uv_ops = {
     .read_from = op_read_from,
     .name_writers = op_name_writers,
     .refuse_fds = op_refuse_fds,
+    .fall_silent = op_fall_silent,
     .recv = op_recv,
     .dup = op_dup,
     .share = op_share,

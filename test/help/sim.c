@@ -131,6 +131,10 @@ static int op_name_writers(struct seam *seam, int fd, int on) {
   return 0;
 }
 
+static void op_fall_silent(struct seam *seam, int fd) {
+  (void)seam, (void)fd;
+}
+
 static int op_refuse_fds(struct seam *seam, int fd, int on) {
   return -ENOSYS;
 }
@@ -398,6 +402,7 @@ static const struct seam_ops ops = {
     .read = op_read,
     .name_writers = op_name_writers,
     .read_from = op_read_from,
+    .fall_silent = op_fall_silent,
     .refuse_fds = op_refuse_fds,
     .recv = op_recv,
     .dup = op_dup,
