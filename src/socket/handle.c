@@ -54,9 +54,26 @@ static int check_nothing(lua_State *L, int idx) {
   return -1;
 }
 
+enum { NNAMES = 4 };
+static const char *const names[NNAMES] = {"fileno", "getfd", "pollfd", "fd"};
+
+int handle_is_kind(lua_State *L, int idx) {
+  idx = lua_absindex(L, idx);
+  luaL_checkstack(L, 6, NULL);
+  if (lua_type(L, idx) == LUA_TNUMBER || socket_test(L, idx) ||
+      luaL_testudata(L, idx, LUA_FILEHANDLE))
+    return 1;
+  for (int i = 0; is_askable(L, idx) && i < NNAMES; i++) {
+    int type = lua_getfield(L, idx, names[i]);
+    lua_pop(L, 1);
+    if (type != LUA_TNIL)
+      return 1;
+  }
+  return 0;
+}
+
 static int check_object(lua_State *L, int idx) {
-  static const char *const names[] = {"fileno", "getfd", "pollfd", "fd"};
-  for (size_t i = 0; is_askable(L, idx) && i < sizeof names / sizeof *names; i++) {
+  for (int i = 0; is_askable(L, idx) && i < NNAMES; i++) {
     if (!ask_by(L, idx, names[i]))
       continue;
     int is_integer;

@@ -10,5 +10,7 @@
  * (borrowed, checked to be open with fcntl), or -1 with a message pushed ("... is no open
  * descriptor"); raises an argument error where the value is of no such kind. */
 int handle_check(lua_State *L, int idx);
+/* Whether the value at idx is of such a kind, open or not. */
+int handle_is_kind(lua_State *L, int idx);
 
 #endif

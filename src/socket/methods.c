@@ -4,6 +4,7 @@
 
 #include "os/fd.h"
 #include "socket/address.h"
+#include "socket/communicate.h"
 #include "socket/file.h"
 #include "socket/net.h"
 #include "socket/option.h"
@@ -55,12 +56,8 @@ static int l_events(lua_State *L) {
   return 1;
 }
 
-static int has_waiting(const struct socket *s) {
-  return buf_size(&s->in) > 0 || s->nqueued > 0;
-}
-
 static int l_timeout(lua_State *L) {
-  if (has_waiting(socket_check(L, 1)))
+  if (socket_has_waiting(socket_check(L, 1)))
     lua_pushinteger(L, 0);
   else
     lua_pushnil(L);
@@ -68,7 +65,7 @@ static int l_timeout(lua_State *L) {
 }
 
 static int l_dirty(lua_State *L) {
-  lua_pushboolean(L, has_waiting(socket_check(L, 1)));
+  lua_pushboolean(L, socket_has_waiting(socket_check(L, 1)));
   return 1;
 }
 
@@ -77,6 +74,16 @@ static int l_settimeout(lua_State *L) {
   double seconds = luaL_optnumber(L, 2, -1);
   luaL_argcheck(L, seconds == seconds, 2, "not a number of seconds");
   s->timeout = seconds;
+  lua_settop(L, 1);
+  return 1;
+}
+
+/* The longest line, and the most that "a" gives; nil: as much as comes. */
+static int l_limit(lua_State *L) {
+  struct socket *s = socket_check_open(L, 1);
+  lua_Integer bytes = luaL_optinteger(L, 2, SOCKET_NO_LIMIT);
+  luaL_argcheck(L, lua_isnoneornil(L, 2) || bytes >= 0, 2, "not a number of bytes");
+  s->limit = bytes;
   lua_settop(L, 1);
   return 1;
 }
@@ -115,17 +122,26 @@ static int l_dup(lua_State *L) {
     return socket_fail(L, -fd);
   socket_adopt(copy, fd, s->kind);
   copy->timeout = s->timeout;
+  copy->limit = s->limit;
   return 1;
 }
 
-static int l_address(lua_State *L) {
+static int push_address(lua_State *L, enum address_end end) {
   char text[ADDRESS_TEXT_MAX];
   const struct socket *s = socket_check_open(L, 1);
-  int r = address_format(s->fd, text, sizeof text);
+  int r = address_format(s->fd, end, text, sizeof text);
   if (r < 0)
     return socket_fail(L, -r);
   lua_pushstring(L, text);
   return 1;
+}
+
+static int l_address(lua_State *L) {
+  return push_address(L, ADDRESS_OWN);
+}
+
+static int l_peer(lua_State *L) {
+  return push_address(L, ADDRESS_PEER);
 }
 
 static const luaL_Reg metamethods[] = {
@@ -135,12 +151,14 @@ static const luaL_Reg methods[] = {
     {"close", l_close},   {"fileno", l_fileno},   {"getfd", l_pollfd},
     {"pollfd", l_pollfd}, {"events", l_events},   {"timeout", l_timeout},
     {"dirty", l_dirty},   {"detach", l_detach},   {"settimeout", l_settimeout},
-    {"dup", l_dup},       {"address", l_address}, {"shutdown", l_shutdown},
+    {"dup", l_dup},       {"address", l_address}, {"peer", l_peer},
+    {"shutdown", l_shutdown}, {"limit", l_limit},
     {NULL, NULL},
 };
 
 void methods_open(lua_State *L) {
   static const luaL_Reg *const all[] = {methods,       read_methods, write_methods,
+                                        communicate_methods,
                                         pass_methods,  net_methods,  file_methods,
                                         option_methods};
   luaL_checkstack(L, 4, NULL);

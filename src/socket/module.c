@@ -1,4 +1,4 @@
-/* The module table of moonfork.socket: pair, listen, connect, open, wrap (module.h). Both
+/* The module table of moonfork.socket: pair, listen, connect, open, wrap (module.h; poll has a file of its own). Both
  * sides. Where a wait function is set (a parent) what is made here is non-blocking
  * underneath, but for the second end of a pair, which is the one to be given away:
  * programs that it ends up in seldom expect EAGAIN. */
@@ -8,6 +8,7 @@
 #include "os/sock.h"
 #include "socket/methods.h"
 #include "socket/net.h"
+#include "socket/ready.h"
 #include "socket/wait.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -99,5 +100,6 @@ int socket_module_open(lua_State *L) {
   socket_prepare(L);
   luaL_newlib(L, functions);
   luaL_setfuncs(L, net_functions, 0);
+  luaL_setfuncs(L, poll_functions, 0);
   return 1;
 }

@@ -22,7 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SLOT_NET = SLOT_ARG };
+enum { SLOT_NET = SLOT_ARG, BACKLOG_MAX = 65535 };
 #define RETRY_SECONDS 0.01
 
 static const char net_key = 0;
@@ -33,7 +33,7 @@ struct net {
   const struct addrinfo *next; /* to try */
   int started, connecting;
   int error;            /* of the last socket address that failed */
-  int passive, backlog; /* of listen */
+  int passive, backlog, reuseport; /* of listen */
 };
 
 static int l_net_gc(lua_State *L) {
@@ -109,7 +109,7 @@ static int resolve_address(struct wait *w, struct net *n) {
 /* A socket for the next address goes into the object; 0 or -errno. */
 static int new_socket(struct wait *w, const struct addrinfo *a) {
   socket_close(w->socket);
-  int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
     return -errno;
   fd = fd_raise(fd);
@@ -145,16 +145,19 @@ static int bind_to(int fd, const struct addrinfo *a) {
   return bind(fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : -errno;
 }
 
-static int bind_and_listen(struct wait *w, const struct addrinfo *a, int backlog) {
+static int bind_and_listen(struct wait *w, const struct net *n, const struct addrinfo *a) {
   int on = 1, r = new_socket(w, a);
   if (r < 0)
     return r;
   if (a->ai_family != AF_UNIX)
     setsockopt(w->socket->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (n->reuseport &&
+      setsockopt(w->socket->fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) != 0)
+    return -errno;
   r = bind_to(w->socket->fd, a);
-  if (r < 0)
+  if (r < 0 || a->ai_socktype == SOCK_DGRAM)
     return r;
-  return listen(w->socket->fd, backlog) == 0 ? 0 : -errno;
+  return listen(w->socket->fd, n->backlog) == 0 ? 0 : -errno;
 }
 
 static int step_listen(struct wait *w) {
@@ -163,7 +166,7 @@ static int step_listen(struct wait *w) {
   if (r != 0)
     return r;
   for (; n->next; n->next = n->next->ai_next) {
-    r = bind_and_listen(w, n->next, n->backlog);
+    r = bind_and_listen(w, n, n->next);
     if (r == 0)
       return finish(w, n);
     n->error = -r;
@@ -252,7 +255,9 @@ static struct net *prepare(lua_State *L) {
   if (r == -EINVAL) {
     luaL_pushfail(L);
     lua_pushfstring(
-        L, "'%s' is not an address (\"host:port\", \"[v6]:port\" or \"/path\")", text);
+        L, "'%s' is not an address (\"host:port\", \"[v6]:port\", \"/path\", \"@name\", "
+        "\"unixgram:/path\" or \"unixgram:@name\")",
+        text);
     lua_pushinteger(L, EINVAL);
     return NULL;
   }
@@ -273,14 +278,66 @@ static int l_connect(lua_State *L) {
   return !prepare(L) ? 3 : wait_start(L, &connecting, timeout);
 }
 
+struct listen_options {
+  int backlog, reuseport;
+};
+
+static int bad_option(lua_State *L, const char *format, const char *name) {
+  lua_pushfstring(L, format, name);
+  return luaL_argerror(L, 2, lua_tostring(L, -1));
+}
+
+/* The value is on top. */
+static int to_backlog(lua_State *L) {
+  int is_integer;
+  lua_Integer n = lua_tointegerx(L, -1, &is_integer);
+  if (!is_integer || lua_type(L, -1) != LUA_TNUMBER || n < 0 || n > BACKLOG_MAX)
+    bad_option(L, "backlog: an integer from 0 to 65535 expected, got %s",
+               luaL_tolstring(L, -1, NULL));
+  return (int)n;
+}
+
+static void take_option(lua_State *L, const char *name, struct listen_options *o) {
+  if (strcmp(name, "backlog") == 0) {
+    o->backlog = to_backlog(L);
+  } else if (strcmp(name, "reuseport") == 0) {
+    if (!lua_isboolean(L, -1))
+      bad_option(L, "reuseport: a boolean expected, got %s", luaL_typename(L, -1));
+    o->reuseport = lua_toboolean(L, -1);
+  } else {
+    bad_option(L, "unknown option '%s' (valid: backlog, reuseport)", name);
+  }
+}
+
+/* The second argument: a table, or the backlog alone. */
+static struct listen_options check_listen_options(lua_State *L) {
+  struct listen_options o = {SOMAXCONN, 0};
+  lua_settop(L, 2);
+  if (lua_isnil(L, 2))
+    return o;
+  if (lua_type(L, 2) == LUA_TNUMBER) {
+    o.backlog = to_backlog(L);
+    return o;
+  }
+  luaL_checktype(L, 2, LUA_TTABLE);
+  for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+    if (lua_type(L, -2) != LUA_TSTRING)
+      bad_option(L, "unknown option '%s' (valid: backlog, reuseport)",
+                 luaL_tolstring(L, -2, NULL));
+    take_option(L, lua_tostring(L, -2), &o);
+  }
+  return o;
+}
+
 static int l_listen(lua_State *L) {
-  lua_Integer backlog = luaL_optinteger(L, 2, SOMAXCONN);
-  luaL_argcheck(L, backlog >= 0 && backlog <= 65535, 2, "out of range");
+  luaL_checkstring(L, 1);
+  struct listen_options o = check_listen_options(L);
   struct net *n = prepare(L);
   if (!n)
     return 3;
   n->passive = 1;
-  n->backlog = (int)backlog;
+  n->backlog = o.backlog;
+  n->reuseport = o.reuseport;
   return wait_start(L, &listening, -1);
 }
 

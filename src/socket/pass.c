@@ -101,6 +101,10 @@ static int step_recv_fd(struct wait *w) {
       return wait_event(w, "r");
     if (n < 0)
       return wait_fail(w, (int)-n);
+    if (s->nqueued == 0 && socket_is_beyond_limit(s, buf_size(&s->in))) {
+      socket_fail_limit(w->L);
+      return wait_fail_top(w);
+    }
     if (n == 0) {
       luaL_pushfail(w->L);
       lua_pushliteral(w->L, "end of file");

@@ -16,6 +16,7 @@
 enum { NUMERAL_MAX = 200 };        /* as Lua: what is longer is no number */
 enum { FAILED = -2 };              /* besides WAIT_MORE; results are on the stack */
 enum { NOT_YET = -3 };             /* the buffer has too little */
+enum { TOO_LONG = -4 };            /* more than socket:limit allows; it stays there */
 enum { GOT = 1, GOT_NOTHING = 0 }; /* pushed a value; pushed nil: the last one */
 
 struct wanted {
@@ -54,8 +55,12 @@ static int read_line(struct wait *w, int keep_newline, struct wanted *wanted) {
       have > s->scanned ? memchr(data + s->scanned, '\n', have - s->scanned) : NULL;
   if (newline) {
     size_t n = (size_t)(newline - data);
+    if (socket_is_beyond_limit(s, n))
+      return TOO_LONG;
     return keep_newline ? push_taken(w, n + 1, 0) : push_taken(w, n, 1);
   }
+  if (socket_is_beyond_limit(s, have))
+    return TOO_LONG;
   s->scanned = have;
   if (!wanted->at_end)
     return NOT_YET;
@@ -63,7 +68,10 @@ static int read_line(struct wait *w, int keep_newline, struct wanted *wanted) {
 }
 
 static int read_all(struct wait *w, struct wanted *wanted) {
-  return wanted->at_end ? push_taken(w, buf_size(&w->socket->in), 0) : NOT_YET;
+  size_t have = buf_size(&w->socket->in);
+  if (socket_is_beyond_limit(w->socket, have))
+    return TOO_LONG;
+  return wanted->at_end ? push_taken(w, have, 0) : NOT_YET;
 }
 
 /* A cursor over the buffer that copies what it accepts. */
@@ -182,11 +190,17 @@ static int read_by(struct wait *w, int slot, struct wanted *wanted) {
   }
 }
 
-/* Fills the buffer until the format is satisfied. *ret_count: results after a failure. */
+/* Fills the buffer until the format is satisfied. *ret_count: results after a failure. Of
+ * a message, what is in the buffer is all that is left, and its end counts as the end. */
 static int read_format(struct wait *w, int slot, int *ret_count) {
-  struct wanted wanted = {0, 0};
+  struct wanted wanted = {0, w->socket->is_datagram && buf_size(&w->socket->in) > 0};
   for (;;) {
     int got = read_by(w, slot, &wanted);
+    if (got == TOO_LONG) {
+      socket_fail_limit(w->L);
+      *ret_count = wait_fail_top(w);
+      return FAILED;
+    }
     if (got != NOT_YET)
       return got;
     if (w->socket->fd < 0) { /* closed by somebody else meanwhile */
@@ -202,7 +216,7 @@ static int read_format(struct wait *w, int slot, int *ret_count) {
       *ret_count = wait_fail(w, (int)-n);
       return FAILED;
     }
-    wanted.at_end = n == 0;
+    wanted.at_end = n == 0 || w->socket->is_datagram;
   }
 }
 

@@ -125,22 +125,24 @@ void resolve_init(struct resolve *k) {
   k->wait_fd = -1;
 }
 
-static void unix_answer(struct resolve *k, const struct address *a) {
-  k->unix_name.sun_family = AF_UNIX;
-  memcpy(k->unix_name.sun_path, a->path, sizeof k->unix_name.sun_path);
+static int unix_answer(struct resolve *k, const struct address *a,
+                       const char **ret_text) {
+  int r = address_to_unix(a, &k->unix_name, &k->unix_info.ai_addrlen);
+  if (r < 0) {
+    *ret_text = strerror(-r);
+    return r;
+  }
   k->unix_info.ai_family = AF_UNIX;
-  k->unix_info.ai_socktype = SOCK_STREAM;
+  k->unix_info.ai_socktype = a->is_datagram ? SOCK_DGRAM : SOCK_STREAM;
   k->unix_info.ai_addr = (struct sockaddr *)&k->unix_name;
-  k->unix_info.ai_addrlen = sizeof k->unix_name;
   k->list = &k->unix_info;
+  return 0;
 }
 
 int resolve_start(struct resolve *k, const struct address *a, int passive, int may_block,
                   const char **ret_text) {
-  if (a->path[0] != '\0') {
-    unix_answer(k, a);
-    return 0;
-  }
+  if (a->path[0] != '\0')
+    return unix_answer(k, a, ret_text);
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
   hints.ai_flags = passive ? AI_PASSIVE : 0;
   int code = ask_resolver(a, &hints, AI_NUMERICHOST | AI_NUMERICSERV, &k->answer);

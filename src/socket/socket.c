@@ -42,6 +42,7 @@ struct socket *socket_new(lua_State *L) {
   memset(s, 0, sizeof *s);
   s->fd = -1;
   s->timeout = -1;
+  s->limit = SOCKET_NO_LIMIT;
   buf_init(&s->in, PTRDIFF_MAX);
   lua_insert(L, -2);
   lua_setmetatable(L, -2);
@@ -53,6 +54,7 @@ void socket_adopt(struct socket *s, int fd, enum socket_kind kind) {
   s->kind = (unsigned char)kind;
   s->type = (unsigned char)sys_type_of(fd);
   s->is_unix = s->type == SYS_SOCKET && sys_is_unix(fd);
+  s->is_datagram = s->type == SYS_SOCKET && sys_is_datagram(fd);
 }
 
 void socket_set_defaults(const struct socket *s) {
@@ -141,6 +143,15 @@ static size_t fill_size(const struct socket *s, size_t wanted) {
   return n < FILL_MIN ? FILL_MIN : n > FILL_MAX ? FILL_MAX : n;
 }
 
+/* A message that does not fit in is cut off by the kernel. No other reader gets between
+ * looking and taking but one who shares the socket; he finds the room that messages have
+ * by default. */
+static size_t message_size(const struct socket *s, size_t size) {
+  ssize_t n = sys_next_message(s->fd);
+  size = size < FILL_MAX ? FILL_MAX : size;
+  return n > 0 && (size_t)n > size ? (size_t)n : size;
+}
+
 static void keep_descriptors(struct socket *s, struct fdset *fds) {
   uint64_t end = s->taken + buf_size(&s->in);
   if (fds->n > 0 && !s->queue) /* without memory they are lost */
@@ -158,19 +169,29 @@ ssize_t socket_fill(struct socket *s, size_t wanted, int block) {
   struct fdset fds;
   int truncated;
   size_t size = fill_size(s, wanted);
+  if (s->is_datagram)
+    size = message_size(s, size);
   unsigned char *room = buf_reserve(&s->in, size);
   if (!room)
     return -ENOMEM;
   int keep = s->is_unix; /* else the kernel closes what comes along, here and now */
   if (keep)
     fdset_init(&fds);
-  ssize_t n = sys_read(s->fd, s->type, room, size, block, keep ? &fds : NULL, &truncated);
+  ssize_t n = sys_read(s->fd, s->type, room, size, block && !s->is_datagram, keep ? &fds : NULL, &truncated);
   if (n > 0)
     buf_commit(&s->in, (size_t)n);
   if (keep)
     keep_descriptors(s, &fds);
   s->lost |= truncated != 0;
   return n;
+}
+
+int socket_has_waiting(const struct socket *s) {
+  return buf_size(&s->in) > 0 || s->nqueued > 0;
+}
+
+int socket_is_beyond_limit(const struct socket *s, size_t n) {
+  return s->limit != SOCKET_NO_LIMIT && n > (uint64_t)s->limit;
 }
 
 void socket_take(struct socket *s, size_t n) {
@@ -202,5 +223,12 @@ int socket_fail(lua_State *L, int error) {
   luaL_pushfail(L);
   lua_pushstring(L, error == ETIMEDOUT ? "timed out" : strerror(error));
   lua_pushinteger(L, error);
+  return 3;
+}
+
+int socket_fail_limit(lua_State *L) {
+  luaL_pushfail(L);
+  lua_pushliteral(L, "line too long");
+  lua_pushinteger(L, EMSGSIZE);
   return 3;
 }

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define SOCKET_NAME "moonfork.socket"
-enum { SOCKET_QUEUE_MAX = 16 };
+enum { SOCKET_QUEUE_MAX = 16, SOCKET_NO_LIMIT = -1 };
 
 enum socket_kind {
   SOCKET_OWN =
@@ -34,9 +34,11 @@ struct socket {
   unsigned char kind; /* enum socket_kind */
   unsigned char type; /* enum sys_type */
   unsigned char is_unix;
+  unsigned char is_datagram; /* a read takes one message, and formats don't cross it */
   unsigned char lost; /* a descriptor came for which there was no room */
   unsigned char nqueued;
   double timeout;       /* seconds a method may wait; negative: for ever */
+  int64_t limit;        /* SOCKET_NO_LIMIT, or the longest line and "a", in bytes */
   struct buf in;        /* read, and not yet asked for */
   size_t scanned;       /* bytes of it known to hold no newline */
   uint64_t taken;       /* bytes that left it since ever */
@@ -74,6 +76,10 @@ struct socket *socket_check_open(lua_State *L, int idx);
 /* Bytes (>0), 0 at the end, -EAGAIN or a negated errno; appended to s->in. wanted: how
  * many would be of use. */
 ssize_t socket_fill(struct socket *s, size_t wanted, int block);
+/* Whether something is there that the kernel no longer knows of. */
+int socket_has_waiting(const struct socket *s);
+/* Whether more than n bytes are more than the user wants of one line, or at once. */
+int socket_is_beyond_limit(const struct socket *s, size_t n);
 /* Forgets the first n bytes of s->in. */
 void socket_take(struct socket *s, size_t n);
 /* Gives the descriptor away; buffer and queue are dropped. */
@@ -83,5 +89,7 @@ int socket_close(struct socket *s);
 
 /* nil, message, errno: always returns 3. error is positive. */
 int socket_fail(lua_State *L, int error);
+/* The same where the other side sends more than socket:limit allows. */
+int socket_fail_limit(lua_State *L);
 
 #endif

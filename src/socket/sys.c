@@ -23,7 +23,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { WRITE_STEP = PIPE_BUF, WAIT_SLICE_MS = 1000 * 1000 };
+enum { WRITE_STEP = PIPE_BUF, WAIT_SLICE_S = 1000 };
 
 double sys_now(void) {
   return (double)proc_now_ns() / 1e9;
@@ -43,6 +43,18 @@ int sys_is_unix(int fd) {
   struct sockaddr_storage a = {.ss_family = AF_UNSPEC};
   socklen_t n = sizeof a;
   return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && a.ss_family == AF_UNIX;
+}
+
+int sys_is_datagram(int fd) {
+  int type = 0;
+  socklen_t n = sizeof type;
+  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0 && type == SOCK_DGRAM;
+}
+
+ssize_t sys_next_message(int fd) {
+  char byte;
+  ssize_t n = recv(fd, &byte, sizeof byte, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+  return n < 0 ? -errno : n;
 }
 
 /* 1 when a poll says that the call has something to do (errors and ends count). */
@@ -180,26 +192,10 @@ int sys_accept(int fd, int ask, int nonblocking) {
   }
 }
 
-static int wait_slice_ms(double left) {
-  if (left < 0)
-    return 0;
-  double ms = left * 1000 + 0.999; /* rounded up: never wakes early and spins */
-  return ms < WAIT_SLICE_MS ? (int)ms : WAIT_SLICE_MS;
-}
-
-int sys_wait(int fd, const char *events, double timeout) {
-  double deadline = timeout < 0 ? -1 : sys_now() + timeout;
-  struct pollfd p = {.fd = fd};
-  p.events =
-      (short)((strchr(events, 'r') ? POLLIN : 0) | (strchr(events, 'w') ? POLLOUT : 0));
-  for (;;) {
-    int ms = deadline < 0 ? -1 : wait_slice_ms(deadline - sys_now());
-    int r = fdwait(&p, 1, ms);
-    if (r > 0)
-      return p.revents & POLLNVAL ? -EBADF : 1;
-    if (r < 0 && errno != EINTR)
-      return -errno;
-    if (deadline >= 0 && sys_now() >= deadline)
-      return 0;
-  }
+int sys_sleep(struct pollfd *p, int n, double timeout, const sigset_t *mask) {
+  double left = timeout < WAIT_SLICE_S ? timeout : WAIT_SLICE_S;
+  struct timespec t = {.tv_sec = (time_t)left};
+  t.tv_nsec = (long)((left - (double)t.tv_sec) * 1e9);
+  int r = fdwait_masked(p, n, timeout < 0 ? NULL : &t, mask);
+  return r < 0 ? -errno : r;
 }

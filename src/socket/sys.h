@@ -8,6 +8,8 @@
 #define SOCKET_SYS_H
 
 #include "os/fd.h"
+#include <poll.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -20,6 +22,10 @@ enum sys_type {
 enum sys_type sys_type_of(int fd);
 /* Whether descriptors can be sent through it: an AF_UNIX socket. */
 int sys_is_unix(int fd);
+/* Whether it is a socket that carries messages, each with an end of its own. */
+int sys_is_datagram(int fd);
+/* Bytes of the message that would be read next; 0 for an empty or no message; or -errno. */
+ssize_t sys_next_message(int fd);
 
 /* Bytes (>0), 0 at the end, -EAGAIN for "nothing now", or a negated errno. fds, which
  * may be NULL, gets the descriptors that came along (NULL: the kernel closes them), and
@@ -34,9 +40,11 @@ ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
  * may be blocking, so poll(2) first. */
 int sys_accept(int fd, int ask, int nonblocking);
 
-/* Waits until one of the events ("r", "w", "rw") can be served. timeout in seconds,
- * negative: none. 1: ready, 0: the time ran out, or a negated errno. */
-int sys_wait(int fd, const char *events, double timeout);
+/* Sleeps until one of the entries has something to serve. timeout in seconds, negative:
+ * none. mask, which may be NULL: what is blocked meanwhile. How many have, 0 when the time
+ * ran out (or, for very long times, a part of it), or a negated errno: -EINTR after a
+ * signal. */
+int sys_sleep(struct pollfd *p, int n, double timeout, const sigset_t *mask);
 
 /* Seconds on a clock that only goes forward. */
 double sys_now(void);

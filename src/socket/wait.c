@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <lauxlib.h>
+#include <pthread.h>
+#include <string.h>
 
 static const char wait_key = 0;
 
@@ -40,8 +42,7 @@ int wait_fail(struct wait *w, int error) {
 
 /* ---- waiting ---- */
 
-/* Negative: no deadline. */
-static double time_left(lua_State *L) {
+double wait_left(lua_State *L) {
   if (lua_isnil(L, SLOT_DEADLINE))
     return -1;
   double left = lua_tonumber(L, SLOT_DEADLINE) - sys_now();
@@ -49,7 +50,7 @@ static double time_left(lua_State *L) {
 }
 
 static double wait_limit(lua_State *L, const struct want *want) {
-  double left = time_left(L);
+  double left = wait_left(L);
   return want->at_most >= 0 && (left < 0 || want->at_most < left) ? want->at_most : left;
 }
 
@@ -66,18 +67,80 @@ static int judge_answer(lua_State *L, const struct wait_kind *kind, int nargs) {
     return undo(L, kind, nargs);
   }
   lua_pop(L, 3);
-  if (is_ready || time_left(L) != 0)
+  if (is_ready || wait_left(L) != 0)
     return 0;
   socket_fail(L, ETIMEDOUT);
   return undo(L, kind, nargs);
 }
 
-static int poll_answer(struct wait *w) {
-  int n = sys_wait(w->want.fd, w->want.events, wait_limit(w->L, &w->want));
-  if (n < 0)
-    return wait_fail(w, -n);
-  return n > 0 || time_left(w->L) != 0 ? 0 : wait_fail(w, ETIMEDOUT);
+/* ---- without a wait function ---- */
+
+/* The function is on top: looks after what the process has to look after, then sleeps. */
+static int attend_and_sleep(lua_State *L, struct pollfd *p, int n, double timeout,
+                            int *ret_attended) {
+  sigset_t term, before;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &term, &before);
+  int status = lua_pcall(L, 0, 1, 0), r = 0;
+  if (status == LUA_OK) {
+    *ret_attended = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    r = *ret_attended ? 0 : sys_sleep(p, n, timeout, &before);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (status != LUA_OK)
+    lua_error(L);
+  return r;
 }
+
+static int sleep_once(lua_State *L, struct pollfd *p, int n, double timeout,
+                      int *ret_attended) {
+  *ret_attended = 0;
+  if (lua_getfield(L, LUA_REGISTRYINDEX, WAIT_ATTEND) == LUA_TFUNCTION)
+    return attend_and_sleep(L, p, n, timeout, ret_attended);
+  lua_pop(L, 1);
+  return sys_sleep(p, n, timeout, NULL);
+}
+
+static double until(double deadline) {
+  double left = deadline - sys_now();
+  return deadline < 0 ? -1 : left > 0 ? left : 0;
+}
+
+int wait_sleep(lua_State *L, struct pollfd *p, int n, double timeout) {
+  double deadline = timeout < 0 ? -1 : sys_now() + timeout;
+  int attended;
+  for (;;) {
+    int r = sleep_once(L, p, n, until(deadline), &attended);
+    if (attended)
+      return -EINTR;
+    if (r != 0 && r != -EINTR)
+      return r;
+    if (deadline >= 0 && sys_now() >= deadline)
+      return 0;
+  }
+}
+
+static int has_attendant(lua_State *L) {
+  int has = lua_getfield(L, LUA_REGISTRYINDEX, WAIT_ATTEND) != LUA_TNIL;
+  lua_pop(L, 1);
+  return has;
+}
+
+static int poll_answer(struct wait *w) {
+  struct pollfd p = {.fd = w->want.fd};
+  p.events = (short)((strchr(w->want.events, 'r') ? POLLIN : 0) |
+                     (strchr(w->want.events, 'w') ? POLLOUT : 0));
+  int n = wait_sleep(w->L, &p, 1, wait_limit(w->L, &w->want));
+  if (n > 0 && (p.revents & POLLNVAL))
+    return wait_fail(w, EBADF);
+  if (n < 0 && n != -EINTR)
+    return wait_fail(w, -n);
+  return n != 0 || wait_left(w->L) != 0 ? 0 : wait_fail(w, ETIMEDOUT);
+}
+
+/* ---- with one ---- */
 
 static int resume(lua_State *L, int status, lua_KContext nargs);
 
@@ -107,7 +170,8 @@ static int drive(lua_State *L, const struct wait_kind *kind, int nargs) {
   for (;;) {
     struct wait w = {.L = L, .kind = kind, .nargs = nargs, .want = {-1, "", -1}};
     w.socket = lua_touserdata(L, SLOT_SELF);
-    w.block = lua_isnil(L, SLOT_DEADLINE) && !wait_has_function(L);
+    w.block =
+        lua_isnil(L, SLOT_DEADLINE) && !wait_has_function(L) && !has_attendant(L);
     int n = kind->step(&w);
     if (n >= 0)
       return n;

@@ -32,7 +32,7 @@ static int counter_slot(int nargs) {
   return SLOT_ARG + nargs - 1;
 }
 
-int write_strings(struct wait *w, int first, int pass_fd) {
+int write_some(struct wait *w, int first, int pass_fd) {
   struct iovec iov[GATHER_MAX];
   int counter = counter_slot(w->nargs);
   size_t done = (size_t)lua_tointeger(w->L, counter);
@@ -41,17 +41,22 @@ int write_strings(struct wait *w, int first, int pass_fd) {
     if (niov == 0)
       return 0;
     if (w->socket->fd < 0)
-      return wait_fail(w, EBADF);
+      return -EBADF;
     int fd = done == 0 ? pass_fd : -1;
     ssize_t n = sys_write(w->socket->fd, w->socket->type, iov, niov, w->block, fd);
-    if (n == -EAGAIN)
-      return wait_event(w, "w");
     if (n < 0)
-      return wait_fail(w, (int)-n);
+      return (int)n;
     done += (size_t)n;
     lua_pushinteger(w->L, (lua_Integer)done);
     lua_replace(w->L, counter);
   }
+}
+
+int write_strings(struct wait *w, int first, int pass_fd) {
+  int r = write_some(w, first, pass_fd);
+  if (r == -EAGAIN)
+    return wait_event(w, "w");
+  return r < 0 ? wait_fail(w, -r) : 0;
 }
 
 int write_undo(lua_State *L, int nargs) {

@@ -12,6 +12,7 @@
 #include <lauxlib.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -103,6 +104,70 @@ static int shim_count_fds(lua_State *L) {
   return 1;
 }
 
+static int shim_send_empty(lua_State *L) {
+  lua_pushinteger(L, send((int)luaL_checkinteger(L, 1), "", 0, MSG_NOSIGNAL));
+  return 1;
+}
+
+static int shim_cloexec(lua_State *L) {
+  lua_pushinteger(L, fd_set_cloexec((int)luaL_checkinteger(L, 1), lua_toboolean(L, 2)));
+  return 1;
+}
+
+static int shim_dup(lua_State *L) {
+  lua_pushinteger(L, fcntl((int)luaL_checkinteger(L, 1), F_DUPFD_CLOEXEC, 3));
+  return 1;
+}
+
+/* limit_fds() leaves no free descriptor and gives what it was; limit_fds(that) ends it. */
+static int shim_limit_fds(lua_State *L) {
+  struct rlimit r;
+  getrlimit(RLIMIT_NOFILE, &r);
+  rlim_t before = r.rlim_cur;
+  int lowest = fcntl(0, F_DUPFD, 0);
+  close(lowest);
+  r.rlim_cur = lua_isnoneornil(L, 1) ? (rlim_t)lowest : (rlim_t)lua_tointeger(L, 1);
+  setrlimit(RLIMIT_NOFILE, &r);
+  lua_pushinteger(L, (lua_Integer)before);
+  return 1;
+}
+
+static int shim_set_attend(lua_State *L) {
+  lua_settop(L, 1);
+  lua_setfield(L, LUA_REGISTRYINDEX, WAIT_ATTEND);
+  return 0;
+}
+
+static volatile sig_atomic_t signals;
+
+static void on_signal(int signum) {
+  (void)signum;
+  signals++;
+}
+
+/* With a number: counts that signal from now on. How many have come. */
+static int shim_count_signal(lua_State *L) {
+  struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+  if (!lua_isnoneornil(L, 1)) {
+    signals = 0;
+    sigaction((int)luaL_checkinteger(L, 1), &a, NULL);
+  }
+  lua_pushinteger(L, signals);
+  return 1;
+}
+
+static int shim_raise(lua_State *L) {
+  raise((int)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+static int shim_is_blocked(lua_State *L) {
+  sigset_t now;
+  sigprocmask(SIG_BLOCK, NULL, &now);
+  lua_pushboolean(L, sigismember(&now, (int)luaL_checkinteger(L, 1)));
+  return 1;
+}
+
 /* Sends `n` copies of a descriptor in one message, as a peer of another make may. */
 static int shim_send_many(lua_State *L) {
   union {
@@ -143,6 +208,14 @@ int luaopen_socket_shim(lua_State *L) {
       {"sigpipe_pending", shim_sigpipe_pending},
       {"count_fds", shim_count_fds},
       {"send_many", shim_send_many},
+      {"send_empty", shim_send_empty},
+      {"cloexec", shim_cloexec},
+      {"dup", shim_dup},
+      {"limit_fds", shim_limit_fds},
+      {"set_attend", shim_set_attend},
+      {"count_signal", shim_count_signal},
+      {"raise", shim_raise},
+      {"is_blocked", shim_is_blocked},
       {NULL, NULL},
   };
   luaL_newlib(L, functions);

@@ -1,6 +1,7 @@
 -- moonfork.socket, run by a stock interpreter. The tests use the shim beside this
 -- file where it is on the cpath, else the installed module (and skip what needs the shim).
 -- Those of interoperation skip, with a notice, what is not installed.
+-- luacheck: globals TestLimits TestCommunicate TestDatagrams TestPoll
 -- luacheck: globals TestRead TestWrite TestObject TestDescriptors TestWaiting TestAddresses TestHandles
 local lu = require "luaunit"
 local build = os.getenv "MOONFORK_BUILD"
@@ -896,6 +897,590 @@ function TestHandles.test_cqueues()
   end)
   lu.assertTrue(loop:loop())
   lu.assertEquals(order, {"write", "one", "two"})
+  a:close()
+  b:close()
+end
+
+---- limits ----
+
+TestLimits = counted {}
+
+function TestLimits.test_lines_at_the_boundary()
+  for _, format in ipairs {"l", "L"} do
+    local a, b = pair()
+    lu.assertIs(b:limit(5), b)
+    local newline = format == "L" and "\n" or ""
+    a:write("12345\n", "\n", "1234\n", "123456\n")
+    lu.assertEquals(b:read(format), "12345" .. newline)
+    lu.assertEquals(b:read(format), newline)
+    lu.assertEquals(b:read(format), "1234" .. newline)
+    local r, message, errno = b:read(format)
+    lu.assertNil(r)
+    lu.assertEquals(message, "line too long")
+    lu.assertEquals(errno, 90)
+    lu.assertNil((b:read(format))) -- nothing of it is gone
+    lu.assertEquals(b:read(6), "123456") -- whoever names the number knows it
+    lu.assertEquals(b:read(format), newline)
+    a:close()
+    b:close()
+  end
+end
+
+function TestLimits.test_a_line_that_comes_slowly()
+  need_shim()
+  shim.set_wait(coroutine.yield)
+  local a, b = pair()
+  b:limit(3)
+  local function read_slowly(text)
+    local reader = coroutine.wrap(function() return table.pack(b:read("l")) end)
+    local r = reader()
+    for c in text:gmatch "." do
+      lu.assertIsNumber(r)
+      a:write(c)
+      r = reader(true)
+    end
+    if type(r) == "number" then
+      a:write("\n")
+      r = reader(true)
+    end
+    return r
+  end
+  lu.assertEquals(read_slowly("abc")[1], "abc")
+  lu.assertEquals(read_slowly("abcd")[2], "line too long")
+  a:close()
+  b:close()
+end
+
+function TestLimits.test_everything_at_the_boundary()
+  for n, good in pairs {[0] = true, [4] = true, [5] = true, [6] = false} do
+    local a, b = pair()
+    b:limit(5)
+    a:write(("x"):rep(n))
+    a:close()
+    local r, message = b:read("a")
+    lu.assertEquals(r, good and ("x"):rep(n) or nil)
+    lu.assertEquals(message, not good and "line too long" or nil)
+    lu.assertEquals(b:limit(nil):read("a"), good and "" or ("x"):rep(n))
+    b:close()
+  end
+end
+
+function TestLimits.test_an_endless_line_takes_no_memory()
+  need_shim()
+  shim.set_wait(coroutine.yield)
+  local a, b = pair()
+  b:limit(10000)
+  local reader = coroutine.wrap(function() return b:read("l") end)
+  reader()
+  a:settimeout(0)
+  local writer = coroutine.create(function() a:write(("x"):rep(10000000)) end)
+  coroutine.resume(writer)
+  local r, message = reader(true)
+  lu.assertNil(r)
+  lu.assertEquals(message, "line too long")
+  local fd, ahead = b:detach()
+  shim.close(fd)
+  lu.assertTrue(#ahead <= 10000 + 256 * 1024)
+  a:close()
+end
+
+function TestLimits.test_lines_raise_and_misuse()
+  local a, b = pair()
+  a:write("ok\ntoo long\n")
+  b:limit(2)
+  local next_line = b:lines()
+  lu.assertEquals(next_line(), "ok")
+  lu.assertErrorMsgContains("line too long", next_line)
+  lu.assertErrorMsgContains("number of bytes", b.limit, b, -1)
+  lu.assertErrorMsgContains("number", b.limit, b, "x")
+  lu.assertEquals(b:limit():read(), "too long")
+  b:limit(0)
+  a:write("\nx")
+  lu.assertEquals(b:read(), "")
+  lu.assertEquals(select(2, b:read()), "line too long")
+  a:close()
+  b:close()
+  lu.assertErrorMsgContains("closed", b.limit, b, 1)
+end
+
+---- communicate ----
+
+TestCommunicate = counted {}
+
+local function with_command(text, f)
+  need_shim()
+  local a, b = pair()
+  local number = b:fileno()
+  shim.cloexec(number, false)
+  local program = assert(io.popen(("exec %s <&%d >&%d %d>&-"):format(text, number, number, number), "w"))
+  b:close()
+  f(a)
+  a:close()
+  program:close()
+end
+
+function TestCommunicate.test_ten_megabytes_both_ways()
+  local data = {}
+  for i = 1, 1250000 do data[i] = ("%08d"):format(i) end
+  data = table.concat(data)
+  with_command("cat", function(a)
+    local answer = a:communicate(data)
+    lu.assertEquals(#answer, #data)
+    lu.assertTrue(answer == data)
+    lu.assertNil(a:read(1))
+  end)
+end
+
+function TestCommunicate.test_an_answer_after_the_end()
+  with_command("sort", function(a) lu.assertEquals(a:communicate("b\na\n"), "a\nb\n") end)
+  with_command("cat", function(a) lu.assertEquals(a:communicate(), "") end)
+  with_command("cat", function(a) lu.assertEquals(a:communicate(42), "42") end)
+end
+
+-- It stops reading, and its answer counts nevertheless.
+function TestCommunicate.test_a_peer_that_reads_only_the_beginning()
+  with_command("head -n 1", function(a)
+    lu.assertEquals(a:communicate("first\n" .. ("x"):rep(5000000)), "first\n")
+  end)
+end
+
+function TestCommunicate.test_what_was_read_ahead_counts()
+  local a, b = pair()
+  b:write("hello\nrest,")
+  lu.assertEquals(a:read(), "hello")
+  b:write("and more")
+  b:shutdown("w")
+  lu.assertEquals(a:communicate("question"), "rest,and more")
+  lu.assertEquals(b:read("a"), "question")
+  a:close()
+  b:close()
+end
+
+function TestCommunicate.test_with_a_reactor()
+  need_shim()
+  shim.set_wait(coroutine.yield)
+  local a, b = pair()
+  local text = ("0123456789"):rep(300000)
+  local asks = coroutine.wrap(function() return a:communicate(text) end)
+  local echoes = coroutine.wrap(function()
+    while true do
+      local part = b:read(65536)
+      if not part then break end
+      b:write(part)
+    end
+    b:close()
+    return "done"
+  end)
+  local fd, events = asks()
+  lu.assertEquals({fd, events}, {a:fileno(), "rw"})
+  local answer
+  local e = echoes()
+  repeat
+    answer = asks(true)
+    if e ~= "done" then e = echoes(true) end
+  until type(answer) == "string"
+  lu.assertTrue(answer == text)
+  a:close()
+end
+
+function TestCommunicate.test_failures()
+  local a, b = pair()
+  a:settimeout(0.02)
+  local r, message, errno, n = a:communicate(("x"):rep(3000000))
+  lu.assertNil(r)
+  lu.assertEquals(message, "timed out")
+  lu.assertEquals(errno, 110)
+  a:settimeout(nil)
+  lu.assertEquals(#b:read(n), n)
+  b:write("answer")
+  b:shutdown("w")
+  lu.assertEquals(a:communicate("rest"), "answer") -- goes on where it stopped
+  lu.assertEquals(b:read("a"), "rest")
+  a:close()
+  b:close()
+  a, b = pair()
+  a:limit(10)
+  b:write("01234567890")
+  b:close()
+  lu.assertEquals({a:communicate("")}, {nil, "line too long", 90, 0})
+  a:close()
+  lu.assertErrorMsgContains("closed", a.communicate, a, "")
+  local path = os.tmpname()
+  local f <close> = socket.open(path, "w")
+  lu.assertEquals(select(3, f:communicate("x")), 88)
+  os.remove(path)
+  a, b = pair()
+  lu.assertErrorMsgContains("string", a.communicate, a, {})
+  a:close()
+  b:close()
+end
+
+---- datagrams and names ----
+
+TestDatagrams = counted {}
+
+local names = 0
+local function fresh_name()
+  names = names + 1
+  return ("moonfork-test-%d-%d-%d"):format(os.time(), names, math.random(1 << 30))
+end
+
+local function check_datagrams(address)
+  local here = assert(socket.listen(address))
+  lu.assertEquals(here:address(), address)
+  local there = assert(socket.connect(address))
+  lu.assertEquals(there:peer(), address)
+  lu.assertEquals(there:address(), "")
+  lu.assertNil((here:peer())) -- it is connected to nobody
+  there:write("READY=1\n", "STATUS=up")
+  there:write("STOPPING=1")
+  lu.assertEquals(here:read("a"), "READY=1\nSTATUS=up")
+  lu.assertEquals(here:read("l"), "STOPPING=1")
+  there:write("one\ntwo\n")
+  there:write("three")
+  lu.assertEquals({here:read("l", "l", "l")}, {"one", "two", "three"})
+  here:settimeout(0.01)
+  lu.assertEquals(select(2, here:read("a")), "timed out")
+  lu.assertEquals(select(2, here:accept()) ~= nil, true)
+  there:write("a longer one")
+  lu.assertEquals(here:read(3), "a l")
+  lu.assertEquals(here:read("a"), "onger one")
+  local many = ("x"):rep(150000)
+  there:write(many)
+  lu.assertTrue(here:read("a") == many)
+  here:limit(4)
+  there:write("12345")
+  lu.assertEquals(select(2, here:read("a")), "line too long")
+  lu.assertEquals(select(3, there:write(("x"):rep(1 << 24))), 90)
+  lu.assertEquals(select(3, there:communicate("x")), 95)
+  here:close()
+  lu.assertEquals(select(3, there:write("nobody")), 111)
+  there:close()
+end
+
+function TestDatagrams.test_path()
+  local path = os.tmpname()
+  os.remove(path)
+  check_datagrams("unixgram:" .. path)
+  lu.assertEquals(select(3, socket.connect("unixgram:" .. path)), 111)
+  local again = assert(socket.listen("unixgram:" .. path)) -- nobody has it any more
+  local r, _, errno = socket.listen("unixgram:" .. path)
+  lu.assertNil(r)
+  lu.assertEquals(errno, 98)
+  r, _, errno = socket.listen(path) -- nor may a stream take it
+  lu.assertNil(r)
+  lu.assertEquals(errno, 98)
+  again:close()
+  os.remove(path)
+end
+
+function TestDatagrams.test_abstract()
+  check_datagrams("unixgram:@" .. fresh_name())
+end
+
+function TestDatagrams.test_descriptors_go_along()
+  local name = "unixgram:@" .. fresh_name()
+  local here, there = assert(socket.listen(name)), assert(socket.connect(name))
+  local a, b = pair()
+  there:send_fd(a, "FDSTORE=1")
+  local got, data = here:recv_fd()
+  lu.assertEquals(data, "FDSTORE=1")
+  got:write("x")
+  lu.assertEquals(b:read(1), "x")
+  for _, s in ipairs {here, there, a, b, got} do s:close() end
+end
+
+function TestDatagrams.test_empty_messages()
+  need_shim()
+  local name = "unixgram:@" .. fresh_name()
+  local here, there = assert(socket.listen(name)), assert(socket.connect(name))
+  shim.send_empty(there:fileno())
+  there:write("next")
+  lu.assertEquals(here:read("a"), "")
+  lu.assertEquals(here:read("a"), "next")
+  here:close()
+  there:close()
+end
+
+function TestAddresses.test_abstract_stream()
+  local address = "@" .. fresh_name() .. "/with:odd@signs"
+  local l = assert(socket.listen(address))
+  lu.assertEquals(l:address(), address)
+  local c = assert(socket.connect(address))
+  local s = assert(l:accept())
+  lu.assertEquals(c:peer(), address)
+  lu.assertEquals(s:address(), address)
+  lu.assertEquals(s:peer(), "")
+  c:write("x")
+  lu.assertEquals(s:read(1), "x")
+  lu.assertEquals(select(3, socket.listen(address)), 98)
+  l:close()
+  lu.assertEquals(select(3, socket.connect(address)), 111) -- the name is gone at once
+  l = assert(socket.listen(address))
+  for _, x in ipairs {l, c, s} do x:close() end
+  local longest = "@" .. ("n"):rep(107)
+  l = assert(socket.listen(longest))
+  lu.assertEquals(l:address(), longest)
+  l:close()
+  for _, text in ipairs {longest .. "n", "unixgram:" .. longest .. "n", "/" .. ("n"):rep(108)} do
+    lu.assertEquals(select(3, socket.connect(text)), 36)
+  end
+  for _, text in ipairs {"@", "unixgram:", "unixgram:@", "unixgram:name", "unixgram:1:2"} do
+    lu.assertEquals(select(3, socket.listen(text)), 22)
+  end
+end
+
+function TestAddresses.test_peer()
+  local l = assert(socket.listen("127.0.0.1:0"))
+  local c = assert(socket.connect(l:address()))
+  local s = assert(l:accept())
+  lu.assertEquals(c:peer(), l:address())
+  lu.assertEquals(s:peer(), c:address())
+  lu.assertStrMatches(s:peer(), "127%.0%.0%.1:%d+")
+  lu.assertEquals(select(3, l:peer()), 107)
+  for _, x in ipairs {l, c, s} do x:close() end
+  lu.assertErrorMsgContains("closed", s.peer, s)
+  local six = socket.listen("[::1]:0")
+  if six then
+    c = assert(socket.connect(six:address()))
+    lu.assertEquals(c:peer(), six:address())
+    lu.assertStrMatches(c:peer(), "%[::1%]:%d+")
+    c:close()
+    six:close()
+  end
+  local a, b = pair()
+  lu.assertEquals(a:peer(), "")
+  a:close()
+  b:close()
+  local path = os.tmpname()
+  local f <close> = socket.open(path)
+  lu.assertEquals(select(3, f:peer()), 88)
+  os.remove(path)
+end
+
+function TestAddresses.test_listen_options()
+  local l = assert(socket.listen("127.0.0.1:0", {reuseport = true, backlog = 5}))
+  local again = assert(socket.listen(l:address(), {reuseport = true}))
+  lu.assertEquals(again:address(), l:address())
+  local r, _, errno = socket.listen(l:address())
+  lu.assertNil(r)
+  lu.assertEquals(errno, 98)
+  l:close()
+  again:close()
+  l = assert(socket.listen("127.0.0.1:0", {}))
+  lu.assertEquals(select(3, socket.listen(l:address(), {reuseport = true})), 98)
+  l:close()
+  socket.listen("127.0.0.1:0", 3):close()
+  lu.assertErrorMsgContains("unknown option 'reuse'", socket.listen, "127.0.0.1:0", {reuse = true})
+  lu.assertErrorMsgContains("unknown option '1'", socket.listen, "127.0.0.1:0", {5})
+  lu.assertErrorMsgContains("backlog", socket.listen, "127.0.0.1:0", {backlog = -1})
+  lu.assertErrorMsgContains("backlog", socket.listen, "127.0.0.1:0", {backlog = "5"})
+  lu.assertErrorMsgContains("backlog", socket.listen, "127.0.0.1:0", 70000)
+  lu.assertErrorMsgContains("reuseport", socket.listen, "127.0.0.1:0", {reuseport = 1})
+end
+
+---- several at once ----
+
+TestPoll = counted {}
+
+function TestPoll.test_those_that_can_be_read()
+  local a, b = pair()
+  local c, d = pair()
+  lu.assertEquals(socket.poll({a, b, c, d}, 0), {})
+  a:write("x")
+  local ready = socket.poll({a, b, c, d})
+  lu.assertEquals(#ready, 1)
+  lu.assertIs(ready[1], b)
+  c:close() -- an end can be read, too
+  ready = socket.poll({d, a, b}, math.huge)
+  lu.assertEquals(#ready, 2)
+  lu.assertIs(ready[1], d)
+  lu.assertIs(ready[2], b)
+  for _, s in ipairs {a, b, d} do s:close() end
+end
+
+function TestPoll.test_a_listener_and_what_was_read_ahead()
+  local l = assert(socket.listen("127.0.0.1:0"))
+  local a, b = pair()
+  a:write("one\ntwo\n")
+  lu.assertEquals(b:read(), "one")
+  lu.assertEquals(socket.poll({l, b}, 0), {b})
+  lu.assertEquals(b:read(), "two")
+  lu.assertEquals(socket.poll({l, b}, 0), {})
+  local c = assert(socket.connect(l:address()))
+  lu.assertEquals(socket.poll({l, b}, 5), {l})
+  l:accept():close()
+  a:send_fd(0, "line\n")
+  lu.assertEquals(b:read(), "line")
+  lu.assertEquals(socket.poll({l, b}, 0), {b}) -- its descriptor waits
+  for _, s in ipairs {a, b, c, l} do s:close() end
+end
+
+function TestPoll.test_time_out_is_an_empty_list()
+  need_shim()
+  local a, b = pair()
+  local t0 = shim.now()
+  lu.assertEquals(socket.poll({a, b}, 0.05), {})
+  lu.assertTrue(shim.now() - t0 >= 0.05)
+  b:settimeout(0) -- is of no account
+  t0 = shim.now()
+  lu.assertEquals(socket.poll({b}, 0.02), {})
+  lu.assertTrue(shim.now() - t0 >= 0.02)
+  a:close()
+  b:close()
+end
+
+function TestPoll.test_misuse()
+  local a, b = pair()
+  b:close()
+  lu.assertErrorMsgContains("entry 2: a closed moonfork.socket", socket.poll, {a, b}, 0)
+  lu.assertErrorMsgContains("entry 1", socket.poll, {"x"}, 0)
+  lu.assertErrorMsgContains("entry 1", socket.poll, {{}}, 0)
+  lu.assertErrorMsgContains("entry 2", socket.poll, {a, 99999}, 0)
+  lu.assertErrorMsgContains("got none", socket.poll, {}, 0)
+  lu.assertErrorMsgContains("table", socket.poll, a, 0)
+  lu.assertErrorMsgContains("not a number of seconds", socket.poll, {a}, 0/0)
+  lu.assertErrorMsgContains("number", socket.poll, {a}, "soon")
+  lu.assertError(socket.poll)
+  a:close()
+end
+
+function TestPoll.test_all_kinds()
+  need_shim()
+  local rd, wr = shim.pipe()
+  local r <close> = socket.wrap(rd)
+  local w <close> = socket.wrap(wr)
+  local path = os.tmpname()
+  local f <close> = socket.open(path)
+  lu.assertEquals(socket.poll({r, f}), {f}) -- a file never waits
+  os.remove(path)
+  lu.assertEquals(socket.poll({r, rd}, 0), {})
+  w:write("x")
+  lu.assertEquals(socket.poll({r, rd}), {r, rd})
+  local foreign = setmetatable({}, {__index = {fileno = function() return rd end}})
+  lu.assertEquals(socket.poll({foreign}), {foreign})
+  r:read(1)
+  lu.assertEquals(socket.poll({foreign}, 0), {})
+  getmetatable(foreign).__index.dirty = function() return true end
+  lu.assertEquals(socket.poll({foreign}, 0), {foreign})
+end
+
+-- Behind one descriptor, which is there only while it waits.
+function TestPoll.test_with_a_reactor()
+  need_shim()
+  local a, b = pair()
+  local c, d = pair()
+  local before = shim.count_fds()
+  shim.set_wait(coroutine.yield)
+  local list = {b, d, b}
+  local poller = coroutine.wrap(function() return socket.poll(list) end)
+  local fd, events, timeout = poller()
+  lu.assertEquals({events, timeout}, {"r", nil})
+  lu.assertTrue(shim.is_cloexec(fd))
+  list[1] = nil -- it has its own
+  lu.assertEquals(poller(true), fd)
+  local gathered <close> = socket.wrap(shim.dup(fd))
+  shim.set_wait(nil)
+  lu.assertEquals(socket.poll({gathered}, 0), {})
+  c:write("x")
+  lu.assertEquals(socket.poll({gathered}), {gathered})
+  shim.set_wait(coroutine.yield)
+  gathered:close()
+  lu.assertEquals(poller(true), {d})
+  lu.assertEquals(shim.count_fds(), before)
+  -- Time out: no failure. One socket alone, or no time at all, needs no descriptor.
+  for _, args in ipairs {{{b, a}, 5}, {{b}, 5}, {{b, a}, 0}} do
+    poller = coroutine.wrap(function() return socket.poll(args[1], args[2]) end)
+    fd, events, timeout = poller()
+    lu.assertEquals(events, "r")
+    lu.assertTrue(timeout <= 5)
+    lu.assertEquals(shim.is_open(fd), true)
+    lu.assertEquals(fd == b:fileno(), #args[1] == 1 or args[2] == 0)
+    if args[2] == 0 then
+      lu.assertEquals(poller(false), {})
+    else
+      a:write("y")
+      lu.assertEquals(poller(true), {b})
+      b:read(1)
+    end
+    lu.assertEquals(shim.count_fds(), before)
+  end
+  -- Closed meanwhile, and a wait that failed.
+  poller = coroutine.wrap(function() return socket.poll({a, b}) end)
+  poller()
+  lu.assertEquals({poller(nil, "no memory", 12)}, {nil, "no memory", 12})
+  poller = coroutine.wrap(function() return socket.poll({a, b}) end)
+  poller()
+  b:close()
+  lu.assertEquals({poller(true)}, {nil, "Bad file descriptor", 9})
+  for _, s in ipairs {a, c, d} do s:close() end
+end
+
+function TestPoll.test_without_a_free_descriptor()
+  need_shim()
+  local a, b = pair()
+  local restore = shim.limit_fds()
+  shim.set_wait(function() return false end)
+  local r, message, errno = socket.poll({a, b}, 1)
+  local zero, one = socket.poll({a, b}, 0), socket.poll({a}, 0.001)
+  shim.set_wait(nil)
+  local blocking = socket.poll({a, b}, 0.001)
+  local listener = table.pack(socket.listen("@" .. fresh_name()))
+  shim.limit_fds(restore)
+  lu.assertNil(r)
+  lu.assertEquals(message, "Too many open files")
+  lu.assertEquals(errno, 24)
+  lu.assertEquals({zero, one, blocking}, {{}, {}, {}})
+  lu.assertEquals(listener[3], 24)
+  a:write("x")
+  lu.assertEquals(socket.poll({a, b}), {b})
+  a:close()
+  b:close()
+end
+
+-- What a clone has to look after runs between two waits, and ends a poll.
+function TestPoll.test_attending()
+  need_shim()
+  local a, b = pair()
+  local calls, answers = 0, {false, true}
+  shim.set_attend(function()
+    calls = calls + 1
+    return answers[calls]
+  end)
+  a:settimeout(5)
+  lu.assertEquals(socket.poll({a, b}, 0.01), {}) -- looked once, then slept
+  lu.assertEquals(calls, 1)
+  lu.assertEquals(socket.poll({a, b}), {})
+  lu.assertEquals(calls, 2)
+  answers = {true, true, false}
+  calls = 0
+  local reader = function() b:settimeout(0.02) return select(2, b:read("l")) end
+  lu.assertEquals(reader(), "timed out") -- others go on waiting
+  lu.assertTrue(calls >= 3)
+  shim.set_attend(function() error("from there", 0) end)
+  b:settimeout(nil)
+  lu.assertErrorMsgContains("from there", b.read, b, "l")
+  lu.assertErrorMsgContains("from there", socket.poll, {a, b})
+  lu.assertFalse(shim.is_blocked(15))
+  shim.set_attend(nil)
+  a:close()
+  b:close()
+end
+
+-- A signal between the look and the sleep is not slept through.
+function TestPoll.test_attending_to_a_signal_of_just_now()
+  need_shim()
+  local a, b = pair()
+  local calls = 0
+  shim.count_signal(15)
+  shim.set_attend(function()
+    calls = calls + 1
+    if calls == 1 then shim.raise(15) end -- stays pending until the sleep
+    return shim.count_signal() > 0
+  end)
+  lu.assertEquals(socket.poll({a, b}), {})
+  lu.assertEquals(calls, 2)
+  shim.set_attend(nil)
   a:close()
   b:close()
 end
