@@ -120,7 +120,10 @@ function process:memory(callback) end
 ---@field close fun(self)
 ---@field accept fun(self): moonfork.socket?, string?, integer?
 ---@field shutdown fun(self, how?: string)
----@field address fun(self): string?
+---@field address fun(self): string?, string?, integer?
+---@field peer fun(self): string?, string?, integer?
+---@field limit fun(self, bytes?: integer): moonfork.socket
+---@field communicate fun(self, data?: string|number): string?, string?, integer?, integer?
 ---@field send_fd fun(self, handle: moonfork.handle, data?: string)
 ---@field recv_fd fun(self): moonfork.socket?, string
 ---@field option fun(self, name: string, value?: boolean|integer): any, string?, integer?
@@ -134,6 +137,18 @@ function process:memory(callback) end
 ---@field events fun(self): string
 ---@field timeout fun(self): number?
 ---@field dirty fun(self): boolean
+
+---@class moonfork.listen_options
+---@field backlog? integer connections that may wait to be accepted
+---@field reuseport? boolean several processes may listen on the same port
+
+---@class moonfork.sockets
+---@field pair fun(): moonfork.socket?, moonfork.socket|string, integer?
+---@field listen fun(address: string, options?: moonfork.listen_options|integer): moonfork.socket?, string?, integer?
+---@field connect fun(address: string, timeout?: number): moonfork.socket?, string?, integer?
+---@field poll fun(sockets: moonfork.handle[], timeout?: number): moonfork.handle[]?, string?, integer?
+---@field open fun(path: string, mode?: string): moonfork.socket?, string?, integer?
+---@field wrap fun(fd: integer): moonfork.socket?, string?, integer?
 
 ---@class moonfork.call
 ---@field cancel fun(self): boolean
@@ -207,6 +222,7 @@ function process:memory(callback) end
 ---@class moonfork
 ---@field _VERSION string
 ---@field reactor moonfork.reactor
+---@field socket moonfork.sockets
 ---@field new fun(options?: moonfork.options): moonfork.process
 ---@field new_exec fun(options?: moonfork.exec_options): moonfork.process
 ---@field template fun(options?: moonfork.options): moonfork.process

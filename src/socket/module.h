@@ -21,8 +21,10 @@
  * loss of others is told as EMFILE). At the end: nil, "end of file", 0;
  *  - detach gives as a second value the bytes that were read ahead, if there are any; dup
  *    leaves them with the original; file() hands them on, or fails with EBUSY;
- *  - listen takes a backlog second, removes the path of a UNIX socket that nobody listens
- *    to, and address() tells what a socket is bound to (port 0);
+ *  - listen takes backlog and reuseport second, removes the path of a UNIX socket that
+ *    nobody listens to, and address() tells what a socket is bound to (port 0);
+ *  - poll takes any handles; a datagram is read like a file that ends with it, and limit
+ *    keeps what it refuses in the buffer;
  *  - option without a value gives what the system has (Linux doubles sndbuf and rcvbuf
  * for its own bookkeeping), with one sets it and gives the socket. nodelay is set
  * whenever a TCP descriptor becomes a moonfork.socket, but by dup: whoever switched it
@@ -39,7 +41,7 @@
 /* Makes what all sockets of this state share: before the first socket_push. Processes
  * forked from here on don't each make it themselves. May raise (memory). */
 void socket_prepare(lua_State *L);
-/* The module table (pair, listen, connect, open, wrap), prepared. Leaves it on the stack.
+/* The module table (pair, listen, connect, poll, open, wrap), prepared. Leaves it on the stack.
  */
 int socket_module_open(lua_State *L);
 

@@ -6,6 +6,7 @@
 #include "socket/module.h"
 #include "socket/socket.h"
 #include "socket/sys.h"
+#include "socket/wait.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include "os/sock.h"
@@ -40,10 +41,18 @@ static void *stingy_alloc(void *ud, void *block, size_t osize, size_t nsize) {
   return realloc(block, nsize);
 }
 
+static int l_set_wait(lua_State *L) {
+  lua_settop(L, 1);
+  wait_set_function(L);
+  return 0;
+}
+
 static int open_all(lua_State *L) {
   luaL_openlibs(L);
   socket_module_open(L);
   lua_setglobal(L, "socket");
+  lua_pushcfunction(L, l_set_wait);
+  lua_setglobal(L, "set_wait");
   lua_newtable(L);
   clone_posix_open(L, lua_gettop(L));
   lua_setglobal(L, "clone");
@@ -93,6 +102,32 @@ static void test_descriptors_survive_lack_of_memory(void **state) {
         "a:write('x')\n"
         "local f = b:file()\n"
         "c:recv_fd()");
+}
+
+static void test_servers_survive_lack_of_memory(void **state) {
+  sweep("local l = assert(socket.listen('127.0.0.1:0', {backlog = 3, reuseport = true}))\n"
+        "local c = assert(socket.connect(l:address()))\n"
+        "assert(c:peer() == l:address())\n"
+        "local s = assert(l:accept())\n"
+        "s:limit(3):write('answer')\n"
+        "s:shutdown('w')\n"
+        "assert(#socket.poll({l, c, c:fileno()}, 1) == 2)\n"
+        "assert(c:communicate('question') == 'answer')\n"
+        "assert(select(2, s:read('a')) == 'line too long')\n"
+        "local a, b = socket.pair()\n"
+        "assert(#socket.poll({a, b}, 0) == 0)");
+}
+
+/* With a wait function the sockets lie behind one descriptor while it waits. */
+static void test_a_poll_with_a_reactor_survives_lack_of_memory(void **state) {
+  sweep("set_wait(function() return false end)\n"
+        "local a, b = socket.pair()\n"
+        "assert(#socket.poll({a, b}, 0) == 0)\n"
+        "assert(#socket.poll({a, b}, 0.001) == 0)\n"
+        "set_wait(function() error('no', 0) end)\n"
+        "local ok, message = pcall(socket.poll, {a, b})\n"
+        "assert(not ok)\n"
+        "if message ~= 'no' then error(message, 0) end");
 }
 
 static void test_addresses_survive_lack_of_memory(void **state) {
@@ -208,6 +243,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_streams_survive_lack_of_memory),
       census_test(test_descriptors_survive_lack_of_memory),
+      census_test(test_servers_survive_lack_of_memory),
+      census_test(test_a_poll_with_a_reactor_survives_lack_of_memory),
       census_test(test_addresses_survive_lack_of_memory),
       census_test(test_waiting_survives_lack_of_memory),
       census_test(test_posix_survives_lack_of_memory),
