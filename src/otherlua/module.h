@@ -1,0 +1,83 @@
+/* The C part of "moonfork.ffi" for Lua 5.1 to 5.3 (and LuaJIT without its ffi): the public C
+ * API as plain functions, and the queue of what it completed. Runs in the parent.
+ *
+ *   lua/moonfork/ffi.lua --> functions.c, service.c --> libmoonfork
+ *                      <-- pop() <-- queue.c <-- its callbacks, which never run Lua
+ *
+ * lua/moonfork/ffi_luajit.lua is the same in Lua, by LuaJIT's ffi. Both are raw: handles are
+ * light userdata, and ffi.lua sees to it that none is used after its end. Each completion has
+ * the token (a whole number) that ffi.lua gave; nothing here refers to a Lua value. */
+#ifndef MOONFORK_OTHERLUA_MODULE_H
+#define MOONFORK_OTHERLUA_MODULE_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <moonfork.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+enum completion_kind { GOT_ERROR, GOT_SOCKET, GOT_EXIT, GOT_BYTES, GOT_END };
+
+/* One callback of the library's. It has all its memory from the start but for texts and
+ * bytes; where there is none for those, the code's own text stands in. */
+struct completion {
+  struct completion *next;
+  struct core *core;
+  double token;
+  enum completion_kind kind;
+  int is_queued;
+  int code, started; /* code 0: success */
+  int fd;            /* of GOT_SOCKET; -1: none */
+  char *message, *traceback, *bytes;
+  size_t length; /* of bytes */
+  int has_exit;
+  mf_exit exit; /* its error is ours */
+  uint64_t call; /* id of the rpc's or pool's call, for cancelling */
+  void (*release)(struct completion *); /* frees it with what it is part of */
+  void *owner;                          /* for release */
+};
+
+/* The library's side of one Lua state. */
+struct core {
+  uv_loop_t loop;
+  uv_async_t wake; /* keeps the loop turning where nothing else does */
+  int is_open;     /* the loop exists */
+  int nhandles;    /* processes, rpcs and pools that are not closed */
+  struct completion *first, **last;
+};
+
+/* A process of ffi.lua's, until it is closed. */
+struct proc {
+  mf_process *mf; /* NULL: a service had taken it, and its end is about to be told */
+  struct completion error; /* the first failure that nothing else reports */
+  int is_closed;
+  struct proc *next; /* of those that a service has taken */
+};
+
+/* ---- queue.c ---- */
+void queue_init(struct core *core);
+void completion_init(struct completion *c, struct core *core, double token,
+                     enum completion_kind kind);
+struct completion *completion_new(struct core *core, double token, enum completion_kind kind);
+void completion_free(struct completion *c); /* one of completion_new that is not queued */
+void completion_set_error(struct completion *c, const mf_error *error);
+void completion_set_exit(struct completion *c, const mf_exit *status);
+void completion_set_bytes(struct completion *c, const mf_message *message);
+void completion_done(struct completion *c); /* to the queue, which owns it from now on */
+void queue_clear(struct core *core);        /* drops what nobody popped */
+int l_pop(lua_State *L);
+
+/* ---- functions.c ---- */
+struct core *core_get(lua_State *L);
+double get_token(lua_State *L, int idx);
+void *get_pointer(lua_State *L, int idx);
+int push_code(lua_State *L, int code); /* -> true; or nil, code */
+const char *field_string(lua_State *L, int idx, const char *name); /* leaves a slot */
+double field_number(lua_State *L, int idx, const char *name, double fallback);
+void proc_free(struct proc *p);                                    /* of a closed process */
+
+/* ---- service.c ---- */
+extern const luaL_Reg service_functions[];
+
+#endif

@@ -1,0 +1,334 @@
+/* Rpcs and pools, as functions for lua/moonfork/ffi.lua. Runs in the parent. */
+#include "otherlua/module.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* An rpc or a pool, until it is closed. */
+struct service {
+  struct core *core;
+  mf_rpc *rpc;   /* one of the two */
+  mf_pool *pool;
+  struct proc *procs; /* that it has taken */
+  int is_ending;
+  int is_over; /* the pointers above are invalid, and that is about to be told */
+  double event, trouble, notice;
+  struct completion end; /* the last thing that is told; then this is freed */
+};
+
+/* ---- what the library tells ---- */
+
+/* News that nobody asked for: where there is no memory for them they are lost. */
+static struct completion *news(struct service *s, double token) {
+  return completion_new(s->core, token, GOT_BYTES);
+}
+
+static void on_event(const mf_message *event, void *data) {
+  struct service *s = data;
+  struct completion *c = news(s, s->event);
+  if (!c)
+    return;
+  completion_set_bytes(c, event);
+  completion_done(c);
+}
+
+static void on_trouble(const mf_error *error, void *data) {
+  struct service *s = data;
+  struct completion *c = news(s, s->trouble);
+  if (!c)
+    return;
+  completion_set_error(c, error);
+  completion_done(c);
+}
+
+static void on_notice(void *data) {
+  struct service *s = data;
+  struct completion *c = news(s, s->notice);
+  if (c)
+    completion_done(c);
+}
+
+static void on_reply(const mf_error *error, const mf_message *reply, void *data) {
+  struct completion *c = data;
+  completion_set_error(c, error);
+  if (reply)
+    completion_set_bytes(c, reply);
+  completion_done(c);
+}
+
+static void release_service(struct completion *c) {
+  struct service *s = c->owner;
+  while (s->procs) {
+    struct proc *p = s->procs;
+    s->procs = p->next;
+    proc_free(p);
+  }
+  free(s);
+}
+
+static void ended(struct service *s) {
+  for (struct proc *p = s->procs; p; p = p->next) {
+    p->mf = NULL;
+    s->core->nhandles--;
+  }
+  s->core->nhandles--;
+  s->is_over = 1;
+  completion_done(&s->end);
+}
+
+static void on_rpc_closed(mf_rpc *rpc, void *data) {
+  (void)rpc;
+  ended(data);
+}
+
+static void on_pool_closed(mf_pool *pool, void *data) {
+  (void)pool;
+  ended(data);
+}
+
+/* ---- making ---- */
+
+static unsigned to_unsigned(double number) {
+  return number >= UINT_MAX ? UINT_MAX : (unsigned)number;
+}
+
+static void read_rpc_options(lua_State *L, int idx, struct service *s, mf_rpc_options *ret) {
+  mf_rpc_options_init(ret);
+  ret->init = field_string(L, idx, "init");
+  ret->serialiser = field_string(L, idx, "serialiser");
+  ret->async = field_number(L, idx, "async", 0) != 0;
+  ret->strict = field_number(L, idx, "strict", 0) != 0;
+  ret->timeout_ms = to_unsigned(field_number(L, idx, "timeout", MF_NO_TIMEOUT));
+  ret->grace_ms = to_unsigned(field_number(L, idx, "grace", ret->grace_ms));
+  ret->message_max =
+      (uint64_t)field_number(L, idx, "message_max", (double)ret->message_max);
+  s->event = field_number(L, idx, "event", 0);
+  s->trouble = field_number(L, idx, "trouble", 0);
+  s->notice = field_number(L, idx, "notice", 0);
+  ret->on_event = s->event > 0 ? on_event : NULL;
+  ret->on_error = on_trouble;
+  ret->on_close = on_notice;
+  ret->data = s;
+}
+
+static void read_pool_options(lua_State *L, int idx, mf_pool_options *ret) {
+  mf_pool_options_init(ret);
+  ret->max = to_unsigned(field_number(L, idx, "max", ret->max));
+  ret->idle = to_unsigned(field_number(L, idx, "idle", ret->idle));
+  ret->load = to_unsigned(field_number(L, idx, "load", ret->load));
+  ret->start_ms = to_unsigned(field_number(L, idx, "start", ret->start_ms));
+  ret->stop_ms = to_unsigned(field_number(L, idx, "stop", ret->stop_ms));
+  ret->queue_max = to_unsigned(field_number(L, idx, "queue_max", ret->queue_max));
+  ret->max_calls = to_unsigned(field_number(L, idx, "max_calls", ret->max_calls));
+  ret->call_timeout_ms =
+      to_unsigned(field_number(L, idx, "call_timeout", ret->call_timeout_ms));
+  ret->max_memory = (uint64_t)field_number(L, idx, "max_memory", 0);
+  ret->restart_burst = to_unsigned(field_number(L, idx, "burst", ret->restart_burst));
+  ret->restart_period_ms =
+      to_unsigned(field_number(L, idx, "period", ret->restart_period_ms));
+  ret->grace_ms = to_unsigned(field_number(L, idx, "grace", ret->grace_ms));
+  ret->backoff_min_ms =
+      to_unsigned(field_number(L, idx, "backoff_min", ret->backoff_min_ms));
+  ret->backoff_max_ms =
+      to_unsigned(field_number(L, idx, "backoff_max", ret->backoff_max_ms));
+}
+
+static void take(struct service *s, struct proc *p) {
+  p->next = s->procs;
+  s->procs = p;
+}
+
+/* serve("rpc" | "pool", process, name, options) -> service; or nil, code. Takes the process when
+ * it succeeds. The options have the tokens `event` (0: nobody wants them), `trouble`, `notice`
+ * (an orderly end) and `over` (the last that comes). */
+static int l_serve(lua_State *L) {
+  struct core *core = core_get(L);
+  int is_pool = strcmp(luaL_checkstring(L, 1), "pool") == 0;
+  struct proc *p = get_pointer(L, 2);
+  const char *name = luaL_checkstring(L, 3);
+  luaL_checktype(L, 4, LUA_TTABLE);
+  luaL_checkstack(L, 20, "too many values");
+  struct service room = {0};
+  mf_rpc_options rpc_options;
+  mf_pool_options pool_options;
+  read_rpc_options(L, 4, &room, &rpc_options);
+  read_pool_options(L, 4, &pool_options);
+  double over = field_number(L, 4, "over", 0);
+  struct service *s = malloc(sizeof *s);
+  if (!s)
+    return push_code(L, MF_ENOMEM);
+  *s = room;
+  s->core = core;
+  rpc_options.data = s;
+  pool_options.rpc = &rpc_options;
+  completion_init(&s->end, core, over, GOT_END);
+  s->end.release = release_service;
+  s->end.owner = s;
+  int rc = is_pool ? mf_pool_new(p->mf, name, &pool_options, &s->pool)
+                   : mf_rpc_new(p->mf, name, &rpc_options, &s->rpc);
+  if (rc < 0) {
+    free(s);
+    return push_code(L, rc);
+  }
+  core->nhandles++;
+  take(s, p);
+  lua_pushlightuserdata(L, s);
+  return 1;
+}
+
+/* ---- calls ---- */
+
+/* call(service, bytes, timeout in ms or 0, idempotent, token) -> call; or nil, code */
+static int l_call(lua_State *L) {
+  struct core *core = core_get(L);
+  struct service *s = get_pointer(L, 1);
+  size_t length;
+  const char *bytes = luaL_checklstring(L, 2, &length);
+  mf_call_options options = MF_CALL_OPTIONS_INIT;
+  options.timeout_ms = to_unsigned((double)luaL_checknumber(L, 3));
+  options.idempotent = lua_toboolean(L, 4);
+  struct completion *c = completion_new(core, get_token(L, 5), GOT_BYTES);
+  if (!c)
+    return push_code(L, MF_ENOMEM);
+  mf_message request = {bytes, length, NULL, 0};
+  int rc = s->pool ? mf_pool_call(s->pool, &request, &options, on_reply, c, &c->call)
+                   : mf_rpc_call(s->rpc, &request, &options, on_reply, c, &c->call);
+  if (rc < 0) {
+    completion_free(c);
+    return push_code(L, rc);
+  }
+  lua_pushlightuserdata(L, c);
+  return 1;
+}
+
+/* cancel(service, call) -> true; or nil, code. The call has not been popped. */
+static int l_cancel(lua_State *L) {
+  struct service *s = get_pointer(L, 1);
+  uint64_t id = ((struct completion *)get_pointer(L, 2))->call;
+  if (s->is_over)
+    return push_code(L, MF_ECLOSED);
+  return push_code(L, s->pool ? mf_pool_cancel(s->pool, id) : mf_rpc_cancel(s->rpc, id));
+}
+
+/* ---- pools ---- */
+
+static void on_pool(mf_pool *pool, const mf_error *error, void *data) {
+  struct completion *c = data;
+  (void)pool;
+  completion_set_error(c, error);
+  completion_done(c);
+}
+
+static int l_drain(lua_State *L) { /* drain(pool, ms or nil, token) -> true; or nil, code */
+  struct core *core = core_get(L);
+  struct service *s = get_pointer(L, 1);
+  unsigned ms = lua_isnil(L, 2) ? MF_NO_TIMEOUT : to_unsigned((double)luaL_checknumber(L, 2));
+  struct completion *c = completion_new(core, get_token(L, 3), GOT_ERROR);
+  if (!c)
+    return push_code(L, MF_ENOMEM);
+  int rc = mf_pool_drain(s->pool, ms, on_pool, c);
+  if (rc < 0)
+    completion_free(c);
+  return push_code(L, rc);
+}
+
+/* reload(pool, process, token) -> true; or nil, code. Takes the process when it succeeds. */
+static int l_reload(lua_State *L) {
+  struct core *core = core_get(L);
+  struct service *s = get_pointer(L, 1);
+  struct proc *p = get_pointer(L, 2);
+  struct completion *c = completion_new(core, get_token(L, 3), GOT_ERROR);
+  if (!c)
+    return push_code(L, MF_ENOMEM);
+  int rc = mf_pool_reload(s->pool, p->mf, on_pool, c);
+  if (rc < 0)
+    completion_free(c);
+  else
+    take(s, p);
+  return push_code(L, rc);
+}
+
+static int l_resize(lua_State *L) { /* resize(pool, max) -> true; or nil, code */
+  struct service *s = get_pointer(L, 1);
+  return push_code(L, mf_pool_resize(s->pool, to_unsigned((double)luaL_checknumber(L, 2))));
+}
+
+static void set_count(lua_State *L, const char *name, double n) {
+#if LUA_VERSION_NUM >= 503
+  lua_pushinteger(L, (lua_Integer)n);
+#else
+  lua_pushnumber(L, (lua_Number)n);
+#endif
+  lua_setfield(L, -2, name);
+}
+
+static int l_stats(lua_State *L) { /* stats(pool) -> table */
+  static const char *const states[] = {"running", "failed", "draining", "closed"};
+  struct service *s = get_pointer(L, 1);
+  mf_pool_info info = {.size = sizeof info};
+  if (s->is_over)
+    return push_code(L, MF_ECLOSED);
+  int rc = mf_pool_stats(s->pool, &info);
+  if (rc < 0)
+    return push_code(L, rc);
+  lua_createtable(L, 0, 28);
+  lua_pushstring(L, states[info.state]);
+  lua_setfield(L, -2, "state");
+#define COUNT(name) set_count(L, #name, (double)info.name)
+  COUNT(max), COUNT(workers), COUNT(idle), COUNT(starting), COUNT(leaving);
+  COUNT(queued), COUNT(running), COUNT(calls), COUNT(done), COUNT(failed);
+  COUNT(refused), COUNT(timeouts), COUNT(cancelled), COUNT(retried), COUNT(late);
+  COUNT(started), COUNT(deaths), COUNT(recycled), COUNT(retired), COUNT(killed);
+  COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
+#undef COUNT
+  lua_pushnumber(L, (lua_Number)info.p50_us / 1e6);
+  lua_setfield(L, -2, "p50");
+  lua_pushnumber(L, (lua_Number)info.p99_us / 1e6);
+  lua_setfield(L, -2, "p99");
+  return 1;
+}
+
+static int l_pids(lua_State *L) { /* pids(pool) -> list */
+  struct service *s = get_pointer(L, 1);
+  size_t n = s->is_over ? 0 : mf_pool_pids(s->pool, NULL, 0);
+  int *pids = lua_newuserdata(L, sizeof *pids * (n + 1));
+  size_t now = s->is_over ? 0 : mf_pool_pids(s->pool, pids, n);
+  lua_createtable(L, (int)n, 0);
+  for (size_t i = 0; i < n && i < now; i++) {
+    lua_pushinteger(L, pids[i]);
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+  return 1;
+}
+
+/* ---- ending ---- */
+
+static int l_abort(lua_State *L) { /* abort(service): gives up at once; end() is still due */
+  struct service *s = get_pointer(L, 1);
+  if (s->is_over)
+    return 0;
+  if (s->pool)
+    mf_pool_abort(s->pool);
+  else
+    mf_rpc_abort(s->rpc);
+  return 0;
+}
+
+static int l_end(lua_State *L) { /* end(service): takes no more; `over` comes last */
+  struct service *s = get_pointer(L, 1);
+  if (s->is_ending)
+    return 0;
+  s->is_ending = 1;
+  if (s->pool)
+    mf_pool_close(s->pool, on_pool_closed, s);
+  else
+    mf_rpc_close(s->rpc, on_rpc_closed, s);
+  return 0;
+}
+
+const luaL_Reg service_functions[] = {
+    {"serve", l_serve}, {"call", l_call},     {"cancel", l_cancel}, {"drain", l_drain},
+    {"reload", l_reload}, {"resize", l_resize}, {"stats", l_stats},   {"pids", l_pids},
+    {"abort", l_abort}, {"finish_service", l_end}, {NULL, NULL},
+};
