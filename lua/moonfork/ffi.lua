@@ -349,8 +349,13 @@ local function await(begin, cancel, timeout)
   return unpack(answer, 2, answer.n)
 end
 
+-- The ends of these processes are awaited although nobody asked: so they leave no zombie. They
+-- keep libuv's loop alive, which then says nothing of the commands of others.
+local unasked = {}
+
 local function outstanding()
-  return due > 0 or posted[1] ~= nil or core.outstanding()
+  if due > 0 or posted[1] ~= nil then return true end
+  return core.outstanding(next(unasked) ~= nil)
 end
 
 -- Runs until nothing is outstanding.
@@ -572,9 +577,14 @@ local function release(cell)
   if cell.error_token then drop_token(cell.error_token) end
 end
 
+local function note_unasked(cell)
+  unasked[cell] = cell.is_watched and not cell.status and not cell.watchers or nil
+end
+
 local function ended(cell, status)
   if cell.status then return end
   cell.status = status
+  note_unasked(cell)
   if cell.err and not cell.err.exit then cell.err.exit = status end
   if cell.closed then release(cell) end
   local watchers = cell.watchers
@@ -597,15 +607,16 @@ local function watch(cell)
     return nil, code
   end
   cell.is_watched = true
+  note_unasked(cell)
   return true
 end
 
 local function let_go(cell)
+  if cell.service then return end -- the rpc or pool has it, and tells of it
   if cell.err then tell_unreported(cell, cell.err) end
-  if cell.service then return end -- the rpc or pool has it
-  if cell.raw and not cell.status and cell.watchers then
-    if cell.state == "finished" then return end -- the end is told first
-    if cell.state == "serving" and core.finish(cell.raw) then return end
+  if cell.raw and not cell.status then -- released when the end is told
+    if cell.state == "finished" and watch(cell) then return end
+    if cell.watchers and cell.state == "serving" and core.finish(cell.raw) then return end
   end
   release(cell)
   if cell.watchers and not cell.is_watched then ended(cell, { unknown = true }) end
@@ -621,7 +632,7 @@ local function failed_over_there(cell, err)
   cell.error_token = nil
   if cell.is_spoiled or cell.err then return end
   cell.err = err
-  if cell.service then return cell.service.chain_failed(err) end
+  if cell.service then return cell.service.chain_failed(cell, err) end
   if cell.closed then tell_unreported(cell, err) end
 end
 
@@ -874,6 +885,7 @@ local function tell_end(cell, watcher)
     if ok then
       cell.watchers = cell.watchers or {}
       table.insert(cell.watchers, watcher)
+      note_unasked(cell)
       return
     end
   end
@@ -912,6 +924,7 @@ function methods.wait(self, timeout)
       end
     end
     if cell.watchers and not cell.watchers[1] then cell.watchers = nil end
+    note_unasked(cell)
   end, timeout)
   if not status then return nil, err end
   if not cell.err then return status end
@@ -1124,8 +1137,8 @@ local function begin_service(self, f, name, given)
   local cell = serving(self, f)
   local plain, service = service_options(f, name, given)
   service.process, service.cells, service.tokens = cell, {}, {}
-  function service.chain_failed(err)
-    if DEATHS[err.code] then return end
+  function service.chain_failed(failed, err)
+    if DEATHS[err.code] or failed ~= cell then return end -- a reload tells of its own
     service.chain = err
     if service.closed then tell_service(service) end
   end
@@ -1228,6 +1241,7 @@ local function begin_call(self, options, done, ...)
     call.raw = nil
     if failure then
       mark_told(service.process, failure)
+      if failure.started == "no" or DEATHS[failure.code] then service.is_told = true end
       return done(failure, nil, self) -- self: the object stays until now
     end
     local values = decode(reply)

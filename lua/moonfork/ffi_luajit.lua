@@ -391,8 +391,8 @@ function core.turn()
   if loop then turn() end
 end
 
-function core.outstanding()
-  return first ~= nil or (loop ~= nil and lib.uv_loop_alive(loop) ~= 0)
+function core.outstanding(is_queue_alone)
+  return first ~= nil or (not is_queue_alone and loop ~= nil and lib.uv_loop_alive(loop) ~= 0)
 end
 
 local function loop_timeout()

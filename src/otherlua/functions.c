@@ -103,9 +103,11 @@ static int l_turn(lua_State *L) { /* turn(): without waiting */
   return 0;
 }
 
-static int l_outstanding(lua_State *L) { /* outstanding() -> boolean */
+/* outstanding(is_queue_alone) -> boolean: completions wait, or the loop is alive */
+static int l_outstanding(lua_State *L) {
   struct core *core = core_get(L);
-  lua_pushboolean(L, core->first || (core->is_open && uv_loop_alive(&core->loop)));
+  int asks_loop = core->is_open && !lua_toboolean(L, 1);
+  lua_pushboolean(L, core->first || (asks_loop && uv_loop_alive(&core->loop)));
   return 1;
 }
 

@@ -326,7 +326,8 @@ tests["errors of calls"] = function()
   eq(call:cancel(), false)
   eq(sleeper "0.01", "slept")
   sleeper:close()
-  local dead, told = t:fork():rpc("die", { on_error = function(e) told = e end })
+  local told
+  local dead = t:fork():rpc("die", { on_error = function(e) told = e end })
   local first = is_error(select(2, dead()), "CLONE_DIED")
   eq(first.started, "unknown")
   is_error(select(2, dead()), "CLONE_DIED")
@@ -496,6 +497,7 @@ tests["a callback may wait, and not without end"] = function()
   eq(inner, "ABhello ")
   local deepest, limit = 0, nil
   local function down()
+    if limit then return end
     deepest = deepest + 1
     rpc("x", down)
     local s, err = rpc "y"
@@ -601,12 +603,12 @@ assert(tests[wanted], "there is no test " .. tostring(wanted))()
 local after, left
 local ok, why = pcall(within, 4, function()
   for _ = 1, 3 do collectgarbage() end
-  fork.step(0)
+  fork.step(0.01)
   after, left = descriptors(), children()
   return same(before, after) and #left <= 1
 end, "the same as before")
 if not ok then
-  error(("%s\nbefore:\n%s\nafter:\n%s\nchildren:\n%s"):format(why, table.concat(before, "\n"),
-    table.concat(after, "\n"), table.concat(left, "\n")), 0)
+  error(("%s\nbefore:\n%s\nafter:\n%s\nchildren:\n%s"):format(tostring(why),
+    table.concat(before, "\n"), table.concat(after or {}, "\n"), table.concat(left or {}, "\n")), 0)
 end
 assert(not fork.step(0), "work is outstanding")
