@@ -88,6 +88,7 @@ local template_code = [[
   end
   function echo(...) return ... end
   function sleep(seconds) os.execute("sleep " .. seconds) return "slept" end
+  function work(what) while what == "hang" do end return what end
   function fail(text) error(text, 0) end
   function die() os.exit(7) end
   function wait(socket) socket:read(1) end
@@ -554,11 +555,11 @@ local function left_behind()
   local t = template()
   local pids = {}
   local function note(p) pids[#pids + 1] = p:pid() end
-  local keep = { t, t:fork():rpc "sleep", t:fork():pool("sleep", { max = 2 }), t:fork() }
-  assert(keep[2] "0")
-  assert(keep[3] "0")
-  keep[2]("100", function() end)
-  keep[3]("100", function() end)
+  local keep = { t, t:fork():rpc "work", t:fork():pool("work", { max = 2 }), t:fork() }
+  assert(keep[2] "once")
+  assert(keep[3] "once")
+  keep[2]("hang", function() end)
+  keep[3]("hang", function() end)
   keep[4]:run("wait", function() end)
   fork.step(0.05)
   note(t)

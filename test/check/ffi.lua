@@ -1,0 +1,46 @@
+-- ffi.lua: what lua/moonfork/ffi_luajit.lua tells LuaJIT of moonfork.h is what stands there: each
+-- of its declarations is one of the header's, word by word, comments apart; and the numbers that
+-- it and ffi.lua know are those of the header.
+
+local check = dofile "test/check/report.lua"
+local complain, read = check.complain, check.read
+
+local function plain(text)
+  return " " .. text:gsub("/%*.-%*/", " "):gsub("MF_API", " "):gsub("%s+", " ")
+end
+
+local header = plain(read "include/moonfork.h")
+local luajit = read "lua/moonfork/ffi_luajit.lua"
+local ours = luajit:match "ffi%.cdef %[%[(.-)/%* %-%-%-%- libuv"
+ours = plain(assert(ours, "no declarations found"))
+
+local n = 0
+local at = 1
+while true do -- declarations end with a semicolon outside of braces
+  local depth, stop = 0, nil
+  for position, mark in ours:gmatch("()([{};])", at) do
+    if mark == "{" then depth = depth + 1 elseif mark == "}" then depth = depth - 1
+    elseif depth == 0 then
+      stop = position
+      break
+    end
+  end
+  if not stop then break end
+  local declaration = ours:sub(at, stop):match "^%s*(.*)$"
+  n = n + 1
+  if not header:find(" " .. declaration, 1, true) then
+    complain("lua/moonfork/ffi_luajit.lua declares what moonfork.h does not:\n  %s", declaration)
+  end
+  at = stop + 1
+end
+assert(n > 50, "only " .. n .. " declarations found")
+
+local function expect_code(name, constant)
+  local number = read("include/moonfork.h"):match("X%(" .. name .. ", (%-%d+),")
+  if not luajit:find(constant .. "[^\n]*" .. number:gsub("%-", "%%-")) then
+    complain("ffi_luajit.lua: %s is not %s", constant, number)
+  end
+end
+expect_code("NOMEM", "NOMEM")
+expect_code("CLOSED", "CLOSED")
+check.done()
