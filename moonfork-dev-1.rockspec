@@ -36,7 +36,7 @@ build = {
   type = "command",
   build_command = [[
     rm -rf build-rock && meson setup build-rock --buildtype=release --prefix="$(PREFIX)" \
-      --libdir=native -Dtests=disabled -Dlmoddir="$(LUADIR)" -Dcmoddir="$(LIBDIR)" \
+      --libdir=native -Dtests=disabled -Dffi=disabled -Dlmoddir="$(LUADIR)" -Dcmoddir="$(LIBDIR)" \
       -Dlua_include="$(LUA_INCDIR)" -Dlua_library="$(LUA_LIBDIR)" \
       -Dtemplate_beside=../../../luarocks/rocks-5.4/moonfork/dev-1/libexec/moonfork \
       && ninja -C build-rock]],

@@ -11,7 +11,7 @@
 -- In the syntax of every Lua.
 
 local jit = rawget(_G, "jit")
-local unpack = rawget(_G, "unpack") or table.unpack
+local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
 
 if _VERSION ~= "Lua 5.1" and _VERSION ~= "Lua 5.2" and _VERSION ~= "Lua 5.3" then
   error("moonfork.ffi is for LuaJIT and Lua 5.1 to 5.3, and this interpreter is " .. _VERSION ..
@@ -167,7 +167,8 @@ end
 
 -- ---- numbers as text: exact, whatever the locale is; nil where it is none (nan) ----
 
-local is_integer = math.type and function(x) return math.type(x) == "integer" end
+local math_type = rawget(math, "type")
+local is_integer = math_type and function(x) return math_type(x) == "integer" end
   or function(x) return x == math.floor(x) and x > -2 ^ 53 and x < 2 ^ 53 end
 
 local function number_text(x)

@@ -11,7 +11,8 @@ end
 
 if _VERSION ~= "Lua 5.4" or rawget(_G, "jit") then
   error("moonfork needs Lua 5.4, and this interpreter is " .. interpreter() ..
-    "; run the program with lua5.4", 0)
+    "; run the program with lua5.4, or use require \"moonfork.ffi\", which is for LuaJIT and " ..
+    "Lua 5.1 to 5.3", 0)
 end
 
 -- What the loader's message means for a person.

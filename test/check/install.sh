@@ -39,6 +39,29 @@ LUA
 answer=$(cd "$room" && lua5.4 hello.lua 2>&1)
 [ "$answer" = "hello world" ] || complain "from Lua: $answer"
 
+# ---- from other Lua versions, where they are here ----
+
+cat >"$room/other.lua" <<'LUA'
+local fork = require "moonfork.ffi"
+local fd = assert(fork.new():eval([[
+  function hello(socket, name) socket:write("hello ", name) end
+]]):send_arg("world"):run("hello"))
+io.write(fork.read(fd), "\n")
+LUA
+# others FOLDER: each interpreter with what is installed there, and with nothing else set.
+others() {
+  for other in lua5.1 lua5.2 lua5.3 luajit; do
+    version=${other#lua}
+    [ "$version" != jit ] || version=5.1
+    command -v "$other" >/dev/null && [ -d "$1/lib/lua/$version" ] || continue
+    answer=$(cd / && LUA_PATH="$1/share/lua/$version/?.lua" LUA_CPATH="$1/lib/lua/$version/?.so" \
+      "$other" "$room/other.lua" 2>&1)
+    [ "$answer" = "hello world" ] || complain "from $other in $1: $answer"
+  done
+}
+[ -e "$prefix/share/lua/5.1/moonfork/ffi.lua" ] || complain "moonfork.ffi is not installed"
+(unset LD_LIBRARY_PATH; others "$prefix"; exit "$bad") || bad=1
+
 # ---- from C ----
 
 case " $(pkg-config --print-requires --print-requires-private moonfork | tr '\n' ' ')" in
@@ -98,6 +121,7 @@ answer=$(. "$room/moved.variables" && cd / && lua5.4 "$room/hello.lua" 2>&1)
 answer=$(cd "$room/moved/lib/lua/5.4" && . "$room/moved.variables" && LUA_CPATH_5_4='./?.so' \
   lua5.4 "$room/hello.lua" 2>&1)
 [ "$answer" = "hello world" ] || complain "from Lua, moved, by a relative path: $answer"
+(unset LD_LIBRARY_PATH; others "$room/moved"; exit "$bad") || bad=1
 # shellcheck disable=SC2046
 (. "$room/moved.variables" && cc -o "$room/version" "$room/version.c" \
   $(pkg-config --cflags --libs moonfork) && "$room/version" >/dev/null) ||

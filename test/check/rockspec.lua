@@ -23,12 +23,14 @@ local lua = (spec.dependencies or {})[1] or ""
 expect(low and lua == ("lua >= %s, < %s"):format(low, high), "%s: meson wants >= %s, < %s", lua,
   low, high)
 
--- The version stands in three places that can't read each other.
+-- The version stands in four places that can't read each other.
 local version = read("meson.build"):match("version: '([%d.]+)'")
 expect(read("include/moonfork.h"):find('MF_VERSION_STRING "' .. version .. '"', 1, true),
   "moonfork.h is not of version %s", version)
 expect(read("lua/moonfork/load.lua"):find('VERSION = "' .. version .. '"', 1, true),
   "lua/moonfork/load.lua is not of version %s", version)
+expect(read("lua/moonfork/ffi.lua"):find('VERSION = "' .. version .. '"', 1, true),
+  "lua/moonfork/ffi.lua is not of version %s", version)
 
 local build = spec.build or {}
 expect(build.type == "command", "build.type is %s", build.type)

@@ -6,7 +6,7 @@ local wanted, without_ffi = ...
 
 if without_ffi then package.preload.ffi = nil end -- LuaJIT takes the C module then
 local fork = require "moonfork.ffi"
-local unpack = rawget(_G, "unpack") or table.unpack
+local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
 
 local tests = {}
 

@@ -5,13 +5,10 @@ local kit = story.kit
 
 local build, source = os.getenv "MOONFORK_BUILD", os.getenv "MOONFORK_SOURCE"
 local script = source .. "/test/help/other_lua.lua"
-local environment = ("env -u LUA_INIT LUA_PATH='%s/lua/?.lua;;' LUA_CPATH='%s/?.so;;' " ..
-  "MOONFORK_LIBRARY=%s/src/parent/libmoonfork.so.0"):format(source, build, build)
 
--- Preloading a sanitizer's runtime is for what is compiled with it.
 local function run(program, name, more)
-  local pipe = assert(io.popen(("%s timeout 60 %s %s '%s' %s 2>&1 </dev/null"):format(environment,
-    program, script, name, more or "")))
+  local pipe = assert(io.popen(("timeout 60 %s %s '%s' %s 2>&1 </dev/null"):format(program, script, name,
+    more or "")))
   local text = pipe:read "a"
   local ok, _, code = pipe:close()
   return ok == true, code, text
