@@ -616,8 +616,8 @@ local function let_go(cell)
   if cell.service then return end -- the rpc or pool has it, and tells of it
   if cell.err then tell_unreported(cell, cell.err) end
   if cell.raw and not cell.status then -- released when the end is told
-    if cell.state == "finished" and watch(cell) then return end
-    if cell.watchers and cell.state == "serving" and core.finish(cell.raw) then return end
+    local ends = cell.state == "finished" or cell.state == "serving" and core.finish(cell.raw)
+    if ends and watch(cell) then return end
   end
   release(cell)
   if cell.watchers and not cell.is_watched then ended(cell, { unknown = true }) end
