@@ -236,8 +236,9 @@ static void test_memory_of_the_dead_is_in_bytes(void **state) {
     usleep(1000);
   assert_int_equal(r, 0);
 #ifndef __APPLE__
-  assert_true(status.maxrss_bytes > (unsigned long long)kilobytes * 1015);
-  assert_true(status.maxrss_bytes < (unsigned long long)kilobytes * 1033);
+  /* It may grow a little until it has ended; but no wrong unit is that near. */
+  assert_true(status.maxrss_bytes >= (unsigned long long)kilobytes * 1015);
+  assert_true(status.maxrss_bytes < (unsigned long long)kilobytes * 1500);
 #endif
   fd_close(&told[0]);
   fd_close(&told[1]);
