@@ -78,14 +78,6 @@ static int leads_to_descriptor(const mf_options *o) {
   return 0;
 }
 
-/* A fork with these is like any other. */
-static int says_nothing(const mf_options *o) {
-  return !o ||
-         (!o->env && !o->cwd && !o->stdio[0].kind && !o->stdio[1].kind &&
-          !o->stdio[2].kind && !o->leash && !o->handles && !o->dumpable && !o->new_session &&
-          !o->name);
-}
-
 /* ---- entries ---- */
 
 static struct journal *entry_new(struct journal *before, enum kind kind, size_t length) {
@@ -145,7 +137,7 @@ void journal_drop(struct journal **at) {
 }
 
 struct journal *journal_fork(struct journal *j, const mf_options *o) {
-  if (!j || says_nothing(o))
+  if (!j || !options_act_at_birth(o))
     return journal_hold(j);
   return entry_with_options(j, FORK, o);
 }

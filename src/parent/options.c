@@ -76,6 +76,12 @@ static int put_stdio(const mf_options *o, struct buf *out, struct fdset *fds) {
   return r ? r : buf_put_str(out, kinds, 3);
 }
 
+int options_act_at_birth(const mf_options *o) {
+  return o && (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind || o->stdio[2].kind ||
+               o->leash || o->handles || o->dumpable || o->new_session || o->name);
+}
+
+/* What it writes without setup is what options_act_at_birth tells of; test_options compares. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds) {
   const char *const *e;
   int r;

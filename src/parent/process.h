@@ -221,7 +221,9 @@ void process_unpark(struct mf_process *p);
 
 /* boot.c: p was the home's default template and is no more. */
 void boot_default_lost(struct home *h, struct mf_process *p);
-/* options.c: SETUP or FORK options as bytes; stdio handles are duplicated into fds. */
+/* options.c: whether a fork with them differs from one without options. NULL is none. */
+int options_act_at_birth(const mf_options *o);
+/* SETUP or FORK options as bytes; stdio handles are duplicated into fds. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds);
 /* The caller's options (NULL: none, or of an older and shorter version) as a full struct, which
  * is what every other function of the parent's side gets. 0 or MF_EINVAL. */

@@ -33,13 +33,6 @@ void spares_lose(struct mf_process *p) {
     deadline_set(template->home, &template->refill, RETRY_DELAY_MS);
 }
 
-/* Options that act at birth, which is over. */
-static int born_otherwise(const mf_options *o) {
-  return o && (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind ||
-               o->stdio[2].kind || o->leash || o->handles || o->dumpable || o->new_session ||
-               o->name);
-}
-
 /* One that has hung up is as good as dead, though nobody has told its end yet. */
 static struct mf_process *find_fit(const struct mf_process *p) {
   list_each(it, &p->spares) {
@@ -52,7 +45,8 @@ static struct mf_process *find_fit(const struct mf_process *p) {
 
 struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   struct mf_process *q;
-  if (list_empty(&p->spares) || p->held_child || born_otherwise(o))
+  if (list_empty(&p->spares) || p->held_child ||
+      options_act_at_birth(o)) /* which is over */
     return NULL;
   q = find_fit(p);
   if (!q)
