@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
+#include "os/term.h"
 #include "socket/resolve.h"
 #include "socket/wait.h"
 #include <errno.h>
@@ -349,7 +350,7 @@ const luaL_Reg net_functions[] = {
 static int step_accept(struct wait *w) {
   if (w->socket->fd < 0)
     return wait_fail(w, EBADF);
-  int ask = !w->block && w->socket->kind != SOCKET_OWN;
+  int ask = !w->block && (w->socket->kind != SOCKET_OWN || term_watched());
   int fd = sys_accept(w->socket->fd, ask, wait_has_function(w->L));
   if (fd == -EAGAIN)
     return wait_event(w, "r");

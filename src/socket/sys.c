@@ -13,6 +13,7 @@
 #include "os/fdwait.h"
 #include "os/proc.h"
 #include "os/sock.h"
+#include "os/term.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -184,9 +185,13 @@ int sys_accept(int fd, int ask, int nonblocking) {
   for (;;) {
     if (ask && !ready_now(fd, POLLIN))
       return -EAGAIN;
-    int c = accept4(fd, NULL, NULL, SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0));
+    int flags = SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0);
+    int c = ask && term_watched() ? term_accept(fd, flags)
+                                  : accept4(fd, NULL, NULL, flags);
     if (c >= 0)
       return c > 2 ? c : fd_raise(c);
+    if (errno == EINTR && term_noted())
+      return -EAGAIN; /* whoever waits next sees why */
     if (!is_about_the_peer(errno))
       return -errno;
   }

@@ -13,6 +13,7 @@
 #include "base/birth.h"
 #include "os/proc.h"
 #include "template/clone_posix.h"
+#include "template/on_term.h"
 #include "template/server.h"
 #include <lauxlib.h>
 #include <lualib.h>
@@ -259,6 +260,7 @@ int template_open_clone(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"on_fork", l_on_fork},   {"before_fork", l_before_fork}, {"run_args", l_run_args},
       {"exit", l_exit},         {"collect", l_collect},         {"findings", l_findings},
+      {"on_term", on_term_set},
       {NULL, NULL},
   };
   luaL_newlib(L, functions);

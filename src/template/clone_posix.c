@@ -7,10 +7,12 @@
 #include "socket/handle.h"
 #include "socket/socket.h"
 #include "socket/numeral.h"
+#include "socket/wait.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/signame.h"
 #include "os/stdin.h"
+#include "os/term.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -431,14 +433,25 @@ static void push_status(lua_State *L, int status) {
   lua_setfield(L, -2, "core");
 }
 
+/* What the process has to look after between two waits. */
+static void attend(lua_State *L) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, WAIT_ATTEND) == LUA_TFUNCTION)
+    lua_call(L, 0, 0);
+  else
+    lua_pop(L, 1);
+}
+
 static int f_waitpid(lua_State *L) {
   static const char *const names[] = {"hang", "nohang", NULL};
   static const int flags[] = {0, WNOHANG};
   pid_t wanted = (pid_t)luaL_optinteger(L, 1, -1), pid;
   int how = flags[luaL_checkoption(L, 2, "hang", names)], status;
-  do
-    pid = waitpid(wanted, &status, how);
-  while (pid < 0 && errno == EINTR);
+  do {
+    int looks = how == 0 && term_watched();
+    if (looks && term_wait_child(wanted) < 0 && errno == EINTR)
+      attend(L);
+    pid = waitpid(wanted, &status, looks && term_watched() ? WNOHANG : how);
+  } while (pid < 0 ? errno == EINTR : pid == 0 && how == 0);
   if (pid < 0)
     return fail(L, errno);
   lua_pushinteger(L, pid);

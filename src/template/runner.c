@@ -8,6 +8,7 @@
 #include "template/clone.h"
 #include "template/clone_posix.h"
 #include "template/commands.h"
+#include "template/on_term.h"
 #include "template/script.h"
 #include "template/signals.h"
 #include <errno.h>
@@ -153,6 +154,7 @@ void runner_enter(struct server *s) {
   clone_fork_refused = NULL;
   int fd = prepare_socket(s);
   server_title(s, NULL);
+  on_term_enter(s->L);
   if (script_run(s, fd) == 0)
     server_exit(s, 0);
   leave_last_words(s);

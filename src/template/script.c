@@ -14,7 +14,9 @@
 #include "os/proc.h"
 #include "template/clone_lib.h"
 #include "template/clone_posix.h"
+#include "template/coroutine.h"
 #include "template/entry.h"
+#include "template/on_term.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
@@ -288,8 +290,10 @@ static int do_prepare(lua_State *L) {
   struct server *s = lua_touserdata(L, 1);
   collector_init(&s->collector, L, s->heap, s->collector.gc);
   s->collector.is_alone = is_alone;
+  s->collector.after_hook = on_term_look;
   collector_touch(&s->collector);
   clone_lib_install(L);
+  coroutine_install(L);
   clone_fork_refused = why_no_raw_fork;
   socket_prepare(L);
   lua_pushnil(L);

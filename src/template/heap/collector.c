@@ -277,6 +277,8 @@ static void turn_hook(lua_State *L, lua_Debug *ar) {
     turn(c, L);
   if (lua_gethook(L) == turn_hook)
     lua_sethook(L, NULL, 0, 0); /* asked for by what the turn itself collected */
+  if (c && c->after_hook)
+    c->after_hook(L); /* a signal may have come while there was none */
 }
 
 /* ---- collectgarbage ---- */

@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "os/sock.h"
+#include "os/term.h"
 #include "template/rpc/rpc_chunk.h"
 #include "template/rpc/rpc_watch.h"
 #include "template/runner.h"
@@ -331,6 +332,9 @@ void rpc_async_serve(struct rpc_server *s, lua_State *L) {
   if (luaL_loadbuffer(L, driver, sizeof driver - 1, "=moonfork.rpc") != LUA_OK)
     lua_error(L);
   int watch = rpc_watch_open(s->link.fd);
+  int wake = watch < 0 ? -1 : term_wake_fd(); /* luv's wait is no wait of ours (on_term.c) */
+  if (wake >= 0)
+    rpc_watch_also(watch, wake);
   lua_pushinteger(L, watch < 0 ? s->link.fd : watch);
   lua_pushcfunction(L, l_step);
   if (watch < 0) {

@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "os/fdwait.h"
+#include "os/term.h"
 #include "os/sock.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
@@ -92,7 +93,7 @@ int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
 
 static void wait_for(int fd, short events) {
   struct pollfd p = {.fd = fd, .events = events};
-  fdwait(&p, 1, -1);
+  term_wait(&p, 1, -1);
 }
 
 ssize_t rpc_link_receive(struct rpc_link *l, int block) {
@@ -102,10 +103,13 @@ ssize_t rpc_link_receive(struct rpc_link *l, int block) {
   if (niov == 0)
     return -errno;
   fdset_init(&fds);
-  ssize_t n = sock_recv_iov(l->fd, iov, niov, block, &fds, &truncated);
+  int sleeps = block && !term_watched();
+  ssize_t n = sock_recv_iov(l->fd, iov, niov, sleeps, &fds, &truncated);
   while (n == -EAGAIN && block) {
     wait_for(l->fd, POLLIN);
-    n = sock_recv_iov(l->fd, iov, niov, block, &fds, &truncated);
+    if (term_noted())
+      return -EINTR;
+    n = sock_recv_iov(l->fd, iov, niov, sleeps, &fds, &truncated);
   }
   if (n == -ECONNRESET) /* it closed with answers of ours unread: an end as any other */
     n = 0;

@@ -46,7 +46,8 @@ void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
 /* RPC_REQUEST_CALL: *ret is it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
  * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors. */
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret);
-/* Bytes (>0), 0 at the end, -EAGAIN (never when it may block) or a negated errno. */
+/* Bytes (>0), 0 at the end, -EAGAIN (never when it may block), -EINTR: SIGTERM was noted while it
+ * waited (os/term.h), or a negated errno. */
 ssize_t rpc_link_receive(struct rpc_link *l, int block);
 /* Queues an answer whose body stays where it is until rpc_link_send has returned 0; for links
  * that wait, so it has gone when this returns. 0 or -ENOMEM. */

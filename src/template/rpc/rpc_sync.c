@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "os/proc.h"
+#include "template/on_term.h"
 #include "template/rpc/rpc_chunk.h"
 #include "template/server.h"
 #include "wire/rpc_proto.h"
@@ -99,6 +100,10 @@ int rpc_sync_serve(struct rpc_server *s, lua_State *L) {
     }
     if (got == MF_AGAIN) {
       rc = wait_for_calls(s);
+      if (rc == -EINTR) {
+        on_term_safe_point(L);
+        rc = 0;
+      }
       began = proc_now_ns();
       continue;
     }

@@ -7,6 +7,8 @@
 
 /* A descriptor to be watched for reading; negative: watch the socket itself. */
 int rpc_watch_open(int socket);
+/* The watch is readable also when that descriptor is; nothing where it can't be. */
+void rpc_watch_also(int watch, int fd);
 /* wanted: of 'r' (readable), 'w' (writable) and 'd' (hung up). */
 void rpc_watch_set(int watch, int socket, const char *wanted);
 

@@ -21,3 +21,8 @@ void rpc_watch_set(int watch, int socket, const char *wanted) {
     event.events |= *wanted == 'w' ? EPOLLOUT : *wanted == 'r' ? EPOLLIN : EPOLLRDHUP;
   epoll_ctl(watch, EPOLL_CTL_MOD, socket, &event); /* it is there: this can't fail */
 }
+
+void rpc_watch_also(int watch, int fd) {
+  struct epoll_event event = {.events = EPOLLIN};
+  epoll_ctl(watch, EPOLL_CTL_ADD, fd, &event);
+}

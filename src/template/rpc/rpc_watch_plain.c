@@ -6,3 +6,6 @@ int rpc_watch_open(int socket) {
 
 void rpc_watch_set(int watch, int socket, const char *wanted) {
 }
+
+void rpc_watch_also(int watch, int fd) {
+}

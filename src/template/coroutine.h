@@ -1,0 +1,9 @@
+/* coroutine.resume and wrap that say which thread of Lua runs. Runs in templates and clones. */
+#ifndef TEMPLATE_COROUTINE_H
+#define TEMPLATE_COROUTINE_H
+
+#include <lua.h>
+
+void coroutine_install(lua_State *L); /* after the libraries are open. May raise (memory) */
+
+#endif
