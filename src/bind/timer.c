@@ -16,6 +16,7 @@
 
 #include "bind/completion.h"
 #include "os/fd.h"
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -135,6 +136,7 @@ static void on_due(uv_timer_t *uv) {
 /* libuv counts in milliseconds, and cuts off what is below: so the date is rounded up. */
 static void arm(struct timer *t) {
   struct reactor *r = t->told.reactor;
+  assert(r); /* completion_init has set it */
   if (t->due_ns == NEVER)
     return;
   uint64_t due_ms = t->due_ns / MS + (t->due_ns % MS > 0);

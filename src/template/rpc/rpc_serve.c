@@ -185,9 +185,9 @@ static struct rpc_server *check_serving(lua_State *L, const char *what) {
   struct rpc_server *s = rpc_server_serving();
   if (!s)
     luaL_error(L, "%s: this process is no rpc server", what);
-  if (s->link.broken && s->flags & RPC_ASYNC)
+  else if (s->link.broken && s->flags & RPC_ASYNC)
     server_exit(server_self(), 0); /* an error would be printed by luv */
-  if (s->link.broken)
+  else if (s->link.broken)
     luaL_error(L, "%s: the parent is gone", what);
   return s;
 }
