@@ -108,13 +108,6 @@ static int l_post(lua_State *L) {
   return bind_result_push(L, 0);
 }
 
-static short to_poll(const char *events) {
-  short mask = 0;
-  for (; *events; events++)
-    mask |= *events == 'w' ? POLLOUT : POLLIN;
-  return mask;
-}
-
 /* Waits until the loop wants a turn, fd is ready, a signal came, or the time is up. */
 static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd ready? */
   struct reactor *r = reactor_peek(L);
@@ -124,7 +117,7 @@ static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd r
   if (ms < 0 || (limit >= 0 && limit < ms))
     ms = limit;
   struct pollfd fds[2] = {
-      {.fd = fd, .events = fd < 0 ? 0 : to_poll(luaL_checkstring(L, 3))},
+      {.fd = fd, .events = fd < 0 ? 0 : bind_to_poll(luaL_checkstring(L, 3))},
       {.fd = r ? uv_backend_fd(&r->loop) : -1, .events = POLLIN},
   };
   int n = fdwait(fds, 2, ms);

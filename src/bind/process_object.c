@@ -447,7 +447,7 @@ static int l_wait_on_socket(lua_State *L) {
   if (r && !box->has_waiter && !r->guest && !r->exposed && list_empty(&r->done) &&
       !in_callback(L, lua_upvalueindex(UP_WAIT_NEWEST))) {
     int fd = (int)luaL_checkinteger(L, 1);
-    short events = *luaL_checkstring(L, 2) == 'w' ? POLLOUT : POLLIN;
+    short events = bind_to_poll(luaL_checkstring(L, 2));
     prepare_to_sleep(r);
     while (list_empty(&r->done)) {
       double left = deadline_set ? deadline - (double)uv_hrtime() / 1e9 : 0;

@@ -272,3 +272,10 @@ int bind_to_ms(lua_Number seconds) {
   lua_Number ms = ceil(seconds * 1000);
   return ms >= INT_MAX ? INT_MAX : ms > 0 ? (int)ms : 0;
 }
+
+short bind_to_poll(const char *events) {
+  int mask = 0;
+  for (; *events; events++)
+    mask |= *events == 'w' ? POLLOUT : POLLIN;
+  return (short)mask;
+}

@@ -93,5 +93,7 @@ void reactor_forked(void);
 int reactor_has_undelivered(const struct reactor *r);
 
 int bind_to_ms(lua_Number seconds); /* rounded up */
+/* "r", "w" or "rw" as poll(2) has it. */
+short bind_to_poll(const char *events);
 
 #endif

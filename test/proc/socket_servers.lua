@@ -318,6 +318,40 @@ story.test("communicate: ten megabytes through cat, here and in a clone", {deadl
     t.eq(t.status(q).code, 0)
   end)
 
+-- It answers late: until then only the writing can go on.
+story.test("communicate with a peer that first reads everything", {deadline = 60}, function(t)
+  local template = fork.new():eval [[
+    function f(s)
+      local all = s:read "a"
+      s:write(all:upper())
+    end
+  ]]
+  local data = ("x"):rep(4 * 1024 * 1024)
+  local s = t.got(template:fork():run "f")
+  t.ok(s:communicate(data) == data:upper())
+  s:close()
+  local ticks, timer = 0
+  timer = fork.timer(0.001, function() ticks = ticks + 1 end, 0.001)
+  s = t.got(template:fork():run "f")
+  t.ok(s:communicate(data) == data:upper())
+  t.ok(ticks > 0)
+  timer:close()
+  s:close()
+  s = t.got(template:fork():run "f")
+  local waits = 0
+  fork.set_waiter(function(reactor, timeout)
+    waits = waits + 1
+    kit.poll(reactor:pollfd(), "r", timeout and math.ceil(timeout * 1000) or 2000)
+    reactor:step()
+  end)
+  local co = coroutine.wrap(function() return s:communicate(data) end)
+  t.ok(co() == data:upper())
+  fork.set_waiter(nil)
+  t.ok(waits > 0)
+  s:close()
+  template:close()
+end)
+
 story.test("communicate with a peer that dies in the middle ends", function(t)
   local p = fork.new():eval [[
     function f(s)
