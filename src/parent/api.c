@@ -3,8 +3,9 @@
 #include "parent/boot.h"
 #include "parent/children.h"
 #include "parent/private.h"
+#include "parent/process/journal.h"
 #include "os/sock.h"
-#include "parent/process.h"
+#include "parent/process/process.h"
 
 #include <errno.h>
 #include <signal.h>

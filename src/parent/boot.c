@@ -5,6 +5,7 @@
 
 #include "parent/mark.h"
 #include "parent/private.h"
+#include "parent/process/journal.h"
 #include "parent/program.h"
 #include "parent/spawner.h"
 #include "wire/build.h"

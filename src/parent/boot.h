@@ -2,7 +2,7 @@
 #ifndef PARENT_BOOT_H
 #define PARENT_BOOT_H
 
-#include "parent/process.h"
+#include "parent/process/process.h"
 
 /* A process in a newly executed program. 0, MF_ENOMEM, MF_EINVAL or -errno; a program that
  * does not start is the new process's failure. */

@@ -5,7 +5,7 @@
 #ifndef PARENT_DUMP_H
 #define PARENT_DUMP_H
 
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include <stdio.h>
 
 /* "process 3 (pid 4711)", with the name where it has one. */

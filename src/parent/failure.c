@@ -31,6 +31,13 @@ void failure_deinit(struct failure *f) {
   failure_set(f, 0, NULL, NULL);
 }
 
+void failure_free(struct failure *f) {
+  if (!f)
+    return;
+  failure_deinit(f);
+  free(f);
+}
+
 void failure_tell(const struct failure *f, mf_error *e) {
   memset(e, 0, sizeof *e);
   e->code = f->code;

@@ -21,6 +21,8 @@ void failure_set(struct failure *f, int code, const char *message, const char *t
 void failure_copy(struct failure *f, const mf_error *e);
 /* Frees what it owns; it is zero again. */
 void failure_deinit(struct failure *f);
+/* The same, and the struct itself (may be NULL). */
+void failure_free(struct failure *f);
 /* Fills *e with borrowed texts; no exit. */
 void failure_tell(const struct failure *f, mf_error *e);
 

@@ -2,7 +2,7 @@
  * nothing, and here is the one who can tell a person about it. */
 #include "parent/greeting.h"
 
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include "parent/program.h"
 #include <errno.h>
 #include <stdio.h>

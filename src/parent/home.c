@@ -5,7 +5,7 @@
 #include "parent/boot.h"
 #include "parent/children.h"
 #include "parent/private.h"
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 /* mf_options as bytes for SETUP and FORK (src/wire/proto.h). Runs in the parent. */
 #include "base/sized.h"
-#include "parent/process.h"
+#include "parent/process/process.h"
 
 #include <errno.h>
 #include <string.h>

@@ -20,14 +20,12 @@ local SYSTEM = {
 
 local LINES_MAX = 700
 
-local LONG = {
-  ["src/parent/process.c"] = true,
-}
+local LONG = {}
 
 -- May be in a circle.
 local TIED = {
-  ["parent/boot"] = true, ["parent/children"] = true, ["parent/greeting"] = true,
-  ["parent/home"] = true, ["parent/journal"] = true, ["parent/process"] = true,
+  ["parent/boot"] = true, ["parent/children"] = true, ["parent/home"] = true,
+  ["parent/process/journal"] = true, ["parent/process/process"] = true,
   ["template/clone"] = true, ["template/clone_lib"] = true, ["template/commands"] = true,
   ["template/entry"] = true, ["template/runner"] = true, ["template/script"] = true,
   ["template/serve"] = true, ["template/server"] = true,

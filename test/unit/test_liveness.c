@@ -1,5 +1,5 @@
 /* What follows from what is known of a process: the table of liveness.c, by its rows. */
-#include "parent/liveness.h"
+#include "parent/process/liveness.h"
 #include "unit.h"
 
 enum { M = LIFE_KERNEL_MUTE, L = LIFE_KERNEL_LIVES, G = LIFE_KERNEL_GONE, S = LIFE_KERNEL_STATUS };

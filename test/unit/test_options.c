@@ -4,7 +4,7 @@
  * this test holds the two against each other for every field of the struct. */
 #include "unit.h"
 
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include <string.h>
 
 enum { ACTS, SETUP_ONLY, PARENT_ONLY };

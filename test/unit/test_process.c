@@ -7,7 +7,7 @@
 #include "parent/boot.h"
 #include "parent/children.h"
 #include "parent/private.h"
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include "unit.h"
 
 #include <signal.h>

@@ -6,7 +6,7 @@
 #include "parent/boot.h"
 #include "parent/children.h"
 #include "parent/private.h"
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include "parent/times.h"
 #include "unit.h"
 

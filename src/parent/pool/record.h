@@ -29,10 +29,10 @@
 #ifndef PARENT_POOL_RECORD_H
 #define PARENT_POOL_RECORD_H
 
-#include "parent/journal.h"
+#include "parent/process/journal.h"
 #include "parent/pool/latency.h"
 #include "parent/pool/policy.h"
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include "parent/rpc/request.h"
 
 enum { SPARE_PAYLOADS = 256 };

@@ -10,7 +10,7 @@
 #ifndef PARENT_RPC_RECORD_H
 #define PARENT_RPC_RECORD_H
 
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include "parent/rpc/owner.h"
 #include "parent/rpc/request.h"
 #include "wire/message.h"

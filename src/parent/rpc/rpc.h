@@ -14,7 +14,7 @@
 #ifndef PARENT_RPC_H
 #define PARENT_RPC_H
 
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include "parent/rpc/owner.h"
 #include "parent/rpc/payload.h"
 

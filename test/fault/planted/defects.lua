@@ -48,10 +48,10 @@ return {
     tests = {"fault/f_memory.lua"}},
 
   -- ---- parent ----
-  {name = "spares: one that has hung up is handed out", file = "src/parent/spares.c",
+  {name = "spares: one that has hung up is handed out", file = "src/parent/process/spares.c",
     find = "    if (!q->eof && !q->gone)\n      return q;", replace = "    return q;",
     tests = {"unit/test_process", "unit/test_process_stories", "proc/pf_template.lua"}},
-  {name = "journal: the last change of an environment is lost", file = "src/parent/journal.c",
+  {name = "journal: the last change of an environment is lost", file = "src/parent/process/journal.c",
     find = "for (size_t i = 0; i < n && ok; i++) {", replace = "for (size_t i = 0; i + 1 < n && ok; i++) {",
     tests = {{"proc/pool_rows.lua", "started again has all"}}},
   {name = "pool: a call that may have run is said not to have started",

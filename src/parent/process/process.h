@@ -1,5 +1,5 @@
 /* One process as its parent sees it: the record behind an mf_process. doc/design.md tells
- * the states; process.c has the table. Runs in the parent. */
+ * the states; table.c has the table. Runs in the parent. */
 #ifndef PARENT_PROCESS_H
 #define PARENT_PROCESS_H
 
@@ -7,7 +7,8 @@
 #include "parent/channel.h"
 #include "parent/failure.h"
 #include "parent/home.h"
-#include "parent/journal.h"
+
+struct journal;
 
 enum state {
   HELD,     /* the fork is not written yet; arguments, handles and run may join it */

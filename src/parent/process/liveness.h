@@ -1,5 +1,5 @@
 /* Whether a process has come to be, lives, or has ended, decided from what is known of it:
- * numbers in, a verdict out. Pure. Runs in the parent. process.c collects the numbers, asks
+ * numbers in, a verdict out. Pure. Runs in the parent. death.c collects the numbers, asks
  * at each event that may have changed one, and acts. */
 #ifndef PARENT_LIVENESS_H
 #define PARENT_LIVENESS_H

@@ -1,6 +1,6 @@
-#include "parent/journal.h"
+#include "parent/process/journal.h"
 
-#include "parent/process.h"
+#include "parent/process/process.h"
 #include "wire/proto.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -133,6 +133,33 @@ void journal_drop(struct journal **at) {
     if (j->kind != COMMAND)
       free_options(&j->options);
     free(j);
+  }
+}
+
+void journal_batch(struct journal **j, const struct hold *hold) {
+  const unsigned char *at = buf_peek(&hold->commands);
+  size_t left = buf_size(&hold->commands), rest;
+  struct frame f;
+  int nfds = 0;
+  for (size_t i = 0; i < left; i += FRAME_HEADER_SIZE + f.length) {
+    frame_decode(&f, at + i, CMD_SETUP, CMD_LAST); /* our own */
+    nfds += f.nfds;
+  }
+  nfds = hold->fds.n - nfds; /* the handles of standard streams come first */
+  for (size_t i = 0; i < left; i += rest) {
+    struct command c = {0};
+    struct fdset fds;
+    frame_decode(&f, at + i, CMD_SETUP, CMD_LAST);
+    rest = FRAME_HEADER_SIZE + f.length;
+    fdset_init(&fds);
+    while (fds.n < f.nfds)
+      fds.fd[fds.n++] = hold->fds.fd[nfds++]; /* borrowed */
+    c.type = f.type;
+    c.id = f.id;
+    c.body = at + i + FRAME_HEADER_SIZE;
+    c.length = f.length;
+    c.fds = f.nfds ? &fds : NULL;
+    journal_command(j, &c);
   }
 }
 

@@ -4,7 +4,7 @@
  *
  * They are exact copies of the template as it is, so every later command to the template
  * makes them stale; a fork with options of its own that act at birth is not served by them. */
-#include "parent/process.h"
+#include "parent/process/process.h"
 
 enum { REFILL_DELAY_MS = 1 }; /* out of the way of what was just taken */
 enum { RETRY_DELAY_MS = 1000 }; /* after a fork that failed */

@@ -1,4 +1,4 @@
-#include "parent/liveness.h"
+#include "parent/process/liveness.h"
 
 /* Nobody will tell of its end by the kernel's word: its own socket, and its source. */
 static enum life_verdict decide_mute(const struct life *l) {

@@ -1,0 +1,219 @@
+/* A fork command under construction, and its sending. Runs in the parent. */
+#include "parent/process/internal.h"
+
+#include "parent/children.h"
+#include "parent/process/journal.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+  HOLD_BYTES_MAX = 64 * 1024,
+  FORK_FDS_OWN = 3 /* its socket, two of a step of slots */
+};
+
+int hold_new(const mf_options *o, struct hold **ret) {
+  struct hold *hold = malloc(sizeof *hold);
+  int r;
+  if (!hold)
+    return MF_ENOMEM;
+  buf_init(&hold->options, PROTO_PAYLOAD_MAX); /* long ones go in parts */
+  buf_init(&hold->commands, FRAME_BODY_MAX);
+  fdset_init(&hold->fds);
+  r = options_encode(o, 0, &hold->options, &hold->fds);
+  if (r) {
+    hold_free(hold);
+    return r;
+  }
+  *ret = hold;
+  return 0;
+}
+
+void hold_free(struct hold *hold) {
+  if (!hold)
+    return;
+  buf_deinit(&hold->options);
+  buf_deinit(&hold->commands);
+  fdset_close(&hold->fds);
+  free(hold);
+}
+
+/* Before it can be in its function, which may send some at once. */
+void process_open_to_fds(struct mf_process *p) {
+  if (!p->refuses_fds)
+    channel_accept_fds(&p->chan);
+}
+
+/* Whether clones of it can be our children: it is one itself, as far as we know. */
+static int may_have_siblings(const struct mf_process *source) {
+  if (source->no_siblings || (source->taken_up && source->pid <= 0))
+    return 0;
+  return source->pid <= 0 || source->ours;
+}
+
+static int put_number(struct buf *out, unsigned tag, uint32_t a, const uint32_t *b) {
+  int r = buf_put_u8(out, tag);
+  if (!r)
+    r = buf_put_u32(out, b ? 8 : 4);
+  if (!r)
+    r = buf_put_u32(out, a);
+  return r || !b ? r : buf_put_u32(out, *b);
+}
+
+/* The slot of the new process, and what its template needs to know of it. -ENOSYS: none. */
+static int put_slot(struct mf_process *p, struct mf_process *source, struct buf *options,
+                    struct fdset *fds) {
+  uint32_t first, count;
+  int step[2], r;
+  r = births_take(&source->own_births, p->home->seam, &p->slot);
+  if (r < 0)
+    return r;
+  p->births = births_hold(source->own_births);
+  r = births_step(p->births, p->slot, &first, &count, step);
+  if (r < 0)
+    return r;
+  if (r > 0) {
+    fdset_push(fds, step[0]);
+    fdset_push(fds, step[1]);
+    r = put_number(options, OPT_SLOT_STEP, first, &count);
+    if (r < 0)
+      return r;
+  }
+  return put_number(options, OPT_SLOT, p->slot, NULL);
+}
+
+/* A slot where the clone can be our child; and its own word where the slot is not enough: we
+ * don't know yet whether that works there, or this host reaps what comes. near_fd: our end
+ * of its socket. */
+static int place_birth(struct mf_process *p, struct mf_process *source, struct hold *hold,
+                       int near_fd, struct fdset *fds) {
+  struct seam *s = p->home->seam;
+  int r = may_have_siblings(source) ? put_slot(p, source, &hold->options, fds) : -ENOSYS;
+  if (r < 0 && r != -ENOSYS)
+    return r;
+  if (r == 0 && source->proven && !s->ops->is_careless(s))
+    return 0;
+  p->takes_word = channel_ask_writer(&p->chan, s, near_fd) < 0;
+  p->expects_hello = 1;
+  r = buf_put_u8(&hold->options, OPT_INTRODUCE);
+  if (!r)
+    r = buf_put_u32(&hold->options, 1);
+  return r ? r : buf_put_u8(&hold->options, 1);
+}
+
+/* Writes the fork that p has been held back with. */
+void process_unhold(struct mf_process *p) {
+  if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
+    p->chan.corked = 0;
+    list_remove(&p->held_link);
+    channel_flush(&p->chan);
+    return;
+  }
+  struct mf_process *source = p->source;
+  struct hold *hold = p->hold;
+  struct home *h = p->home;
+  struct command fork = {.type = CMD_FORK, .id = p->id};
+  struct fdset fds;
+  int pair[2], r, i;
+  if (!hold)
+    return;
+  p->hold = NULL;
+  list_remove(&p->held_link);
+  if (p->state == HELD)
+    journal_batch(&p->journal, hold);
+  if (source && source->held_child == p)
+    source->held_child = NULL;
+  if (!source || source->error || source->state == DEAD) {
+    hold_free(hold);
+    process_stillborn(p);
+    return;
+  }
+  if (source->hold)
+    process_unhold(source);
+  if (p->state == DEAD) { /* it went down with its source */
+    hold_free(hold);
+    return;
+  }
+  r = h->seam->ops->pair(h->seam, pair);
+  if (r < 0) {
+    hold_free(hold);
+    p->unborn = 1;
+    process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
+                 "the socket of the new process can't be made: %s", strerror(-r));
+    process_die(p);
+    return;
+  }
+  fdset_init(&fds);
+  fdset_push(&fds, pair[1]);
+  r = place_birth(p, source, hold, pair[0], &fds);
+  for (i = 0; i < hold->fds.n; i++)
+    fdset_push(&fds, fdset_steal(&hold->fds, i));
+  if (!r && buf_size(&hold->commands)) {
+    r = buf_put_u8(&hold->options, OPT_COMMANDS);
+    if (!r)
+      r = buf_put_str(&hold->options, buf_peek(&hold->commands),
+                      buf_size(&hold->commands));
+  }
+  fork.body = buf_peek(&hold->options);
+  fork.length = buf_size(&hold->options);
+  fork.fds = &fds;
+  if (p->state == HELD)
+    process_enter(p, FORKING);
+  if (!r) /* first, so that its socket is guarded before anybody can write to it */
+    r = process_connect(p, pair[0]);
+  else
+    h->seam->ops->close(h->seam, &pair[0]);
+  if (!r && p->finish.kind == FINISH_RUN)
+    process_open_to_fds(p);
+  if (!r)
+    r = command_send(source, &fork);
+  else
+    fdset_close(&fds);
+  if (!r) {
+    p->fork_number = source->nsent;
+    p->was_asked = 1;
+    list_push(&source->asked, &p->ask_link);
+  }
+  hold_free(hold);
+  if (r < 0) {
+    p->unborn = 1;
+    process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,
+                 "the fork command can't be sent: %s", strerror(-r));
+    process_die(p);
+    return;
+  }
+  process_update(source);
+  process_update(p);
+}
+
+void process_unhold_child(struct mf_process *p) {
+  if (p->held_child)
+    process_unhold(p->held_child);
+}
+
+/* Adds a command to the held fork: 1 when there was room. */
+int hold_join(struct mf_process *p, const struct command *c) {
+  struct hold *hold = p->hold;
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct frame f = {.type = (uint8_t)c->type, .id = c->id};
+  int n = c->fds ? c->fds->n : 0, i;
+  size_t size = buf_size(&hold->commands) + buf_size(&hold->options);
+  if (c->length > HOLD_BYTES_MAX ||
+      size + c->length + FRAME_HEADER_SIZE > HOLD_BYTES_MAX ||
+      FORK_FDS_OWN + hold->fds.n + n > FRAME_FDS_MAX)
+    return 0;
+  f.length = (uint32_t)c->length;
+  f.nfds = (uint8_t)n;
+  frame_encode(header, &f);
+  if (!buf_reserve(&hold->commands, FRAME_HEADER_SIZE + c->length))
+    return 0;
+  buf_put(&hold->commands, header, sizeof header);
+  if (c->length)
+    buf_put(&hold->commands, c->body, c->length);
+  for (i = 0; i < n; i++)
+    fdset_push(&hold->fds, fdset_steal(c->fds, i));
+  if (c->release)
+    c->release(c->release_data);
+  p->nwork = ++p->nsent;
+  return 1;
+}

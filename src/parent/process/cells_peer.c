@@ -1,0 +1,205 @@
+/* The cells of the table: answers of the process, and its end. Runs in the parent. */
+#include "parent/process/cells.h"
+
+#include "parent/greeting.h"
+#include "parent/process/internal.h"
+#include "parent/times.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* It is of another build: it has executed nothing, and says so itself in its next frame. */
+static int foreign_build(struct mf_process *p, const struct greeting *g) {
+  char *text = greeting_complaint(g, p);
+  process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s",
+               text ? text : "the template program is of another build of moonfork");
+  free(text);
+  return process_cast_off(p);
+}
+
+int cell_broken(struct mf_process *p, void *arg) {
+  return process_broken_by(p, "answer not allowed in this state");
+}
+
+int cell_on_hello(struct mf_process *p, void *arg) {
+  struct frame *f = arg;
+  struct greeting g;
+  if (p->was_asked && !p->introduced) { /* who it is the kernel has told */
+    p->introduced = 1;
+    p->expects_hello = 0;
+    if (p->takes_word)
+      process_set_pid(p, (int)f->id);
+    return process_on_word(p);
+  }
+  if (!p->greeting)
+    return process_broken_by(p, "second hello");
+  if (greeting_read(f, &g) < 0)
+    return process_broken_by(p, "malformed hello");
+  if (!greeting_is_ours(&g))
+    return foreign_build(p, &g);
+  p->greeting = 0;
+  deadline_clear(&p->patience);
+  if (p->peer_pid > 0) {
+    process_identify(p, p->peer_pid, p->peer_pidfd);
+    p->peer_pid = 0;
+    p->peer_pidfd = -1;
+  }
+  if (p->taken_up) { /* commands of former owners count before ours */
+    p->nsent += g.executed;
+    p->nwork += g.executed;
+    p->ndone += g.executed;
+  }
+  if (p->takes_word)
+    process_set_pid(p, (int)f->id);
+  p->forked = 1;
+  if (p->state == FORKING)
+    process_enter(p, SERVING);
+  process_try_give(p);
+  return 0;
+}
+
+int cell_on_fork_failed(struct mf_process *p, void *arg) {
+  struct failure *f = failure_decode(p, arg);
+  if (!f)
+    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, failure_text(p, "the fork failed"), NULL);
+  p->unborn = 1;
+  process_fail_with(p, f);
+  process_die(p);
+  return 0;
+}
+
+int cell_on_done(struct mf_process *p, void *arg) {
+  uint64_t n = *(const uint64_t *)arg;
+  if (n > p->nsent)
+    return process_broken_by(p, "impossible count of executed commands");
+  process_advance(p, n);
+  if (!p->greeting)
+    process_on_word(p);
+  process_try_give(p);
+  spares_check(p);
+  return 0;
+}
+
+/* No interpreter, the wrong version: the program's failure, and not an option's. */
+static int is_about_start(const struct frame *f) {
+  return f->length > 1 && f->body[1] == PHASE_START;
+}
+
+static void name_program(const struct mf_process *p, struct failure *f) {
+  char room[GREETING_NAME_MAX], *text = NULL;
+  size_t lead = p->name ? strlen(p->name) + 2 : 0; /* see copy_message */
+  if (asprintf(&text, "%s could not start: %s", greeting_name(p, room),
+               f->message ? f->message + lead : "no reason was given") < 0)
+    return;
+  free(f->message);
+  f->message = failure_message(p, text, strlen(text));
+  free(text);
+}
+
+int cell_on_failed(struct mf_process *p, void *arg) {
+  struct failure *f = failure_decode(p, arg);
+  if (!f)
+    return process_broken_by(p, "malformed failure report");
+  if (p->greeting && is_about_start(arg)) {
+    f->code = MF_ETEMPLATE_START;
+    name_program(p, f);
+  }
+  p->greeting = 0;
+  p->forked = 1;
+  p->refuses = 1;
+  spares_drop(p);
+  deadline_clear(&p->limit);
+  process_enter(p, FAILED);
+  process_fail_memory(p, f->code);
+  process_measure_clones(p);
+  process_fail_with(p, f);
+  if (p->home->def == p)
+    boot_default_lost(p->home, p);
+  return 0;
+}
+
+int cell_on_running(struct mf_process *p, void *arg) {
+  deadline_clear(&p->limit);
+  if (p->takes_word)
+    process_set_pid(p, *(const int *)arg);
+  p->forked = 1;
+  process_advance(p, p->nsent);
+  p->finish.fd = channel_steal(&p->chan);
+  process_enter(p, RUNNING);
+  process_owe(p, OWE_FINISH);
+  process_ask_waiting(p);
+  process_leave_to_kernel(p);
+  return 0;
+}
+
+/* Its socket has ended. Whether it has, the kernel or its source will tell soon. */
+int cell_on_eof(struct mf_process *p, void *arg) {
+  int why = *(const int *)arg;
+  if (why == -EPROTO)
+    return process_broken_by(p, "malformed frame");
+  p->eof = 1;
+  if (p->home->def == p)
+    boot_default_lost(p->home, p);
+  if (p->forked) /* else there is nobody yet who could have forked */
+    process_lose_source(p);
+  if (!p->was_asked && p->pid <= 0) {
+    process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
+                 "the process closed its socket before its pid was known");
+    process_die(p);
+    return 0;
+  }
+  process_settle(p);
+  return 0;
+}
+
+int cell_on_gone(struct mf_process *p, void *arg) {
+  struct seam *s = p->home->seam;
+  p->gone = 1;
+  s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
+  process_settle(p);
+  if (p->state != DEAD && p->child) /* it was traced, or is about to be reapable */
+    deadline_set(p->home, &p->retry, CHILD_POLL_MS);
+  return 0;
+}
+
+/* Nothing of what was asked of its source will be executed any more. Its own socket tells
+ * whether it has been forked before: it ends where nobody has the other end. */
+int cell_source_lost(struct mf_process *p, void *arg) {
+  const struct mf_process *source = p->source;
+  if (p->state == RUNNING)
+    process_measure(p); /* its template was to answer */
+  if (p->state == HELD ||
+      (source && source->refuses && !p->forked && p->fork_number > source->ndone))
+    process_stillborn(p);
+  else
+    process_settle(p);
+  return 0;
+}
+
+int cell_time_out(struct mf_process *p, void *arg) {
+  int signum = SIGKILL;
+  if (p->state == STARTING)
+    process_withdraw(p);
+  if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
+    return 0; /* it came just in time, or has its own error */
+  process_fail(p, MF_ETIMEOUT, process_may_have_started(p), NULL,
+               "the function was not entered within %u ms of the process's creation (option "
+               "timeout)",
+               p->limit_ms);
+  if (p->state == HELD) {
+    process_die(p);
+    return 0;
+  }
+  cell_send_signal(p, &signum);
+  if (p->pid <= 0) { /* not forked yet: it will find its socket hung up */
+    channel_close(&p->chan);
+    p->eof = 1;
+    process_lose_source(p);
+  }
+  process_enter(p, ENDING);
+  process_set_patience(p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */
+  process_settle(p);
+  return 0;
+}

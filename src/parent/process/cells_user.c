@@ -1,0 +1,294 @@
+/* The cells of the table: what the user asks. Runs in the parent. */
+#include "parent/process/cells.h"
+
+#include "parent/process/internal.h"
+#include "parent/process/journal.h"
+#include "parent/times.h"
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+int cell_refuse(struct mf_process *p, void *arg) {
+  return MF_ESTATE;
+}
+
+int cell_ignore(struct mf_process *p, void *arg) {
+  return 0;
+}
+
+int cell_refuse_command(struct mf_process *p, void *arg) {
+  command_discard(arg);
+  return MF_ESTATE;
+}
+
+int cell_ignore_command(struct mf_process *p, void *arg) {
+  if (p->unborn)
+    journal_command(&p->journal, arg);
+  command_discard(arg);
+  return 0;
+}
+
+int cell_hold_command(struct mf_process *p, void *arg) {
+  struct command *c = arg;
+  if ((c->type == CMD_ARG || c->type == CMD_FD) && hold_join(p, c))
+    return 0;
+  process_unhold(p);
+  return process_event(p, EV_COMMAND, arg);
+}
+
+int cell_queue_command(struct mf_process *p, void *arg) {
+  struct command *c = arg;
+  process_unhold_child(p);
+  if (c->type != CMD_MEMORY && c->type != CMD_WHO)
+    spares_drop(p);
+  if (c->type != CMD_ARG && c->type != CMD_FD)
+    process_unhold(p);
+  return command_send_noted(p, c);
+}
+
+/* arg: the new record, in HELD, behind p. */
+int cell_hold_fork(struct mf_process *p, void *arg) {
+  struct mf_process *q = arg;
+  process_unhold_child(p);
+  process_unhold(p); /* a taken spare */
+  process_set_source(q, p);
+  p->held_child = q;
+  deadline_clear(&p->limit);
+  list_push(&p->home->held, &q->held_link);
+  home_turn(p->home);
+  return 0;
+}
+
+int cell_unhold_fork(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_FORK, arg);
+}
+
+int cell_fork_stillborn(struct mf_process *p, void *arg) {
+  struct mf_process *q = arg;
+  process_set_source(q, p);
+  process_stillborn(q);
+  return 0;
+}
+
+static void expect_finish(struct mf_process *p, enum finish_kind kind, mf_run_cb cb,
+                          void *data) {
+  p->finish.kind = kind;
+  p->finish.quiet = 0;
+  p->finish.cb = cb;
+  p->finish.data = data;
+}
+
+int cell_start_run(struct mf_process *p, void *arg) {
+  const struct run_request *run = arg;
+  struct command c = {.type = CMD_RUN, .body = run->function};
+  int r;
+  c.length = strlen(run->function);
+  process_unhold_child(p);
+  spares_drop(p);
+  process_open_to_fds(p);
+  r = command_send(p, &c);
+  if (r < 0)
+    return r;
+  channel_exact(&p->chan);
+  expect_finish(p, FINISH_RUN, run->cb, run->data);
+  process_enter(p, STARTING);
+  process_unhold(p);
+  return 0;
+}
+
+int cell_hold_run(struct mf_process *p, void *arg) {
+  const struct run_request *run = arg;
+  struct command c = {.type = CMD_RUN, .body = run->function};
+  c.length = strlen(run->function);
+  if (!hold_join(p, &c)) {
+    process_unhold(p);
+    return process_event(p, EV_RUN, arg);
+  }
+  expect_finish(p, FINISH_RUN, run->cb, run->data);
+  channel_exact(&p->chan);
+  process_enter(p, STARTING);
+  process_unhold(p);
+  return 0;
+}
+
+int cell_run_failed(struct mf_process *p, void *arg) {
+  const struct run_request *run = arg;
+  if (!p->error)
+    process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL, "the process has ended");
+  expect_finish(p, FINISH_RUN, run->cb, run->data);
+  process_owe(p, OWE_FINISH);
+  return 0;
+}
+
+int cell_start_giving(struct mf_process *p, void *arg) {
+  const struct run_request *to = arg;
+  process_unhold_child(p);
+  process_unhold(p);
+  spares_drop(p);
+  deadline_clear(&p->limit);
+  if (!list_empty(&p->asked)) /* of a fork with its function it would tell nothing */
+    command_send_simple(p, CMD_MEMORY, 0, NULL, 0);
+  channel_exact(&p->chan);
+  expect_finish(p, FINISH_TO_FD, to->cb, to->data);
+  process_enter(p, GIVING);
+  process_try_give(p);
+  return 0;
+}
+
+int cell_hold_giving(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_TO_FD, arg);
+}
+
+int cell_give_failed(struct mf_process *p, void *arg) {
+  const struct run_request *to = arg;
+  cell_run_failed(p, arg);
+  expect_finish(p, FINISH_TO_FD, to->cb, to->data);
+  return 0;
+}
+
+int cell_finish(struct mf_process *p, void *arg) {
+  int r;
+  process_unhold_child(p);
+  process_unhold(p);
+  spares_drop(p);
+  r = command_send_simple(p, CMD_CLOSE, 0, NULL, 0);
+  if (r < 0)
+    return r;
+  deadline_clear(&p->limit);
+  process_enter(p, ENDING);
+  process_set_patience(p, CLOSE_GRACE_MS);
+  return 0;
+}
+
+/* It ends by itself, unless it is stopped, or hangs. */
+int cell_finish_failed(struct mf_process *p, void *arg) {
+  if (!p->eof)
+    process_set_patience(p, CLOSE_GRACE_MS);
+  return 0;
+}
+
+int cell_hold_finish(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_FINISH, arg);
+}
+
+/* What ends a process that serves: its dispositions are the defaults. */
+static int ends_processes(int signum) {
+  return signum == SIGKILL || signum == SIGTERM || signum == SIGINT || signum == SIGQUIT ||
+         signum == SIGHUP || signum == SIGABRT || signum == SIGSEGV;
+}
+
+int cell_send_signal(struct mf_process *p, void *arg) {
+  int signum = *(const int *)arg;
+  process_unhold_child(p);
+  if (p->gone)
+    return -ESRCH;
+  process_learn(p);
+  if (p->pid > 0) {
+    int r = process_kill(p, signum);
+    if (r != MF_EUNSUPPORTED)
+      p->dying |= ends_processes(signum);
+    return r;
+  }
+  if (p->state == RUNNING || p->state == GIVEN)
+    return MF_EUNSUPPORTED; /* its number will never be known */
+  p->signal = signum;
+  p->dying |= ends_processes(signum);
+  return 0;
+}
+
+int cell_hold_signal(struct mf_process *p, void *arg) {
+  process_unhold(p);
+  return process_event(p, EV_KILL, arg);
+}
+
+int cell_signal_dead(struct mf_process *p, void *arg) {
+  return -ESRCH;
+}
+
+/* Makes it certain whether the function was entered: from now on the process can't write its
+ * *running* any more, without which it does not enter; what it wrote before is read. */
+void process_withdraw(struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  if (p->chan.fd < 0)
+    return;
+  s->ops->refuse(s, p->chan.fd);
+  channel_drain(&p->chan);
+}
+
+static void cancel(struct mf_process *p) {
+  if (p->finish.kind != FINISH_NONE && !(p->owed & OWE_FINISH)) {
+    if (!p->error)
+      p->error = failure_new(MF_ECANCELLED, process_may_have_started(p),
+                             failure_text(p, "closed by the caller"), NULL);
+    process_owe(p, OWE_FINISH);
+  }
+  process_fail_memory(p, MF_ECANCELLED);
+  if (p->exit_to.cb && !(p->owed & OWE_EXIT))
+    process_owe(p, OWE_EXIT);
+}
+
+/* A closed process that runs nothing ends, within its grace or by a signal (end_of_grace). The
+ * close callback of a direct child comes when it is reaped, so that no zombie is left behind. */
+static void wait_for_end(struct mf_process *p) {
+  if (p->state == DEAD)
+    return;
+  p->close_waits = p->child;
+  if (p->eof)
+    return;
+  process_set_patience(p, CLOSE_GRACE_MS);
+}
+
+int cell_close_held(struct mf_process *p, void *arg) {
+  cancel(p);
+  p->exit.known = 0;
+  if (!p->error)
+    p->idle_death = 1;
+  process_fail(p, MF_ECANCELLED, MF_STARTED_NO, NULL, "closed by the caller");
+  process_die(p);
+  return 0;
+}
+
+/* It ends because nobody speaks to it any more. */
+static void hang_up(struct mf_process *p) {
+  channel_close(&p->chan);
+  p->eof = 1;
+  p->hung_up = 1;
+  process_enter(p, ENDING);
+  process_lose_source(p);
+  process_set_patience(p, CLOSE_GRACE_MS);
+}
+
+int cell_close_serving(struct mf_process *p, void *arg) {
+  int r = cell_finish(p, NULL);
+  if (p->state == DEAD) /* it went down with what was held back */
+    return process_event(p, EV_CLOSE, arg);
+  cancel(p);
+  if (r < 0)
+    hang_up(p);
+  else
+    wait_for_end(p);
+  return 0;
+}
+
+int cell_close_starting(struct mf_process *p, void *arg) {
+  process_withdraw(p);
+  if (p->state != STARTING)
+    return process_event(p, EV_CLOSE, arg);
+  cancel(p);
+  hang_up(p);
+  return 0;
+}
+
+int cell_close_quietly(struct mf_process *p, void *arg) {
+  cancel(p);
+  return 0;
+}
+
+int cell_close_ending(struct mf_process *p, void *arg) {
+  cancel(p);
+  wait_for_end(p);
+  return 0;
+}

@@ -1,0 +1,236 @@
+/* The end of a process. liveness.c decides what the news of it mean; `process_settle` asks it,
+ * whenever something has been heard. Before a death is believed the socket is drained. Runs in
+ * the parent. */
+#include "parent/process/internal.h"
+
+#include "parent/boot.h"
+#include "parent/children.h"
+#include "parent/greeting.h"
+#include "parent/private.h"
+#include "parent/process/journal.h"
+#include "parent/process/liveness.h"
+#include "parent/times.h"
+#include "wire/slots.h"
+#include <signal.h>
+#include <string.h>
+
+/* What a function that failed has left in its slot. */
+static void take_words(struct mf_process *p) {
+  char text[SLOT_TEXT_MAX];
+  size_t n;
+  if (!p->births || !p->exit.known || p->exit.signal || p->exit.code == 0 || p->exit_text)
+    return;
+  n = births_words(p->births, p->slot, text);
+  if (n == 0)
+    return;
+  p->exit_text = strndup(text, n);
+  p->exit.error = p->exit_text;
+}
+
+/* Sent something whose fate is open, or somebody waits for an answer. */
+static int has_work(const struct mf_process *p) {
+  return p->finish.kind != FINISH_NONE || p->state == HELD ||
+         p->ndone < p->nwork;
+}
+
+/* Whether a function that p was told to run may have been entered, once its socket is
+ * drained: no *running*, no entry, unless memory was too short to read it, or somebody who
+ * still has the socket has buried it. */
+int process_may_have_started(const struct mf_process *p) {
+  int unread = p->chan.unread || p->chan.undrained;
+  return p->state == STARTING && unread ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
+}
+
+/* p executes nothing any more: what it has not forked by now it never will. */
+void process_lose_source(struct mf_process *p) {
+  struct home *h = p->home;
+  if (!p->nrefs)
+    return;
+  list_each_safe(it, next, &h->processes) {
+    struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source == p && q->state != DEAD)
+      process_event(q, EV_SOURCE_LOST, NULL);
+  }
+}
+
+/* It has ended (p->exit says how, as far as it is known). */
+void process_die(struct mf_process *p) {
+  char how[128];
+  if (p->state == DEAD)
+    return;
+  channel_drain(&p->chan); /* queued bytes outlive their writer */
+  if (p->state == DEAD)
+    return;
+  process_describe_end(p, how, sizeof how);
+  p->forked = 1;
+  if (p->state != RUNNING && p->state != GIVEN && p->state != ENDING && !p->error) {
+    p->idle_death = !has_work(p);
+    if (p->greeting) {
+      char room[GREETING_NAME_MAX];
+      process_fail(p, MF_ETEMPLATE_START, process_may_have_started(p), NULL,
+                   "%s ended before it said hello (%s)%s", greeting_name(p, room), how,
+                   greeting_hint(p));
+    } else
+      process_fail(p, MF_ECLONE_DIED, process_may_have_started(p), NULL,
+                   "the process ended instead of answering (%s)", how);
+  }
+  process_enter(p, DEAD);
+  births_end(p->own_births);
+  deadline_clear(&p->limit);
+  deadline_clear(&p->patience);
+  deadline_clear(&p->retry);
+  spares_drop(p);
+  spares_lose(p);
+  process_close_pidfd(p);
+  if (p->exit_to.cb || p->exit_hook.cb)
+    process_owe(p, OWE_EXIT);
+  process_fail_memory(p, MF_ECLONE_DIED);
+  if (p->close_waits) {
+    p->close_waits = 0;
+    process_owe(p, OWE_CLOSE);
+  }
+  process_lose_source(p);
+  channel_close(&p->chan);
+  hold_free(p->hold);
+  p->hold = NULL;
+  list_remove(&p->held_link);
+  if (p->home->def == p)
+    boot_default_lost(p->home, p);
+  p->internal = 0;
+  process_forget_source(p);
+  process_update(p);
+  process_release(p);
+}
+
+void process_stillborn(struct mf_process *p) {
+  p->refuses |= p->source && p->source->refuses;
+  if (p->source && p->source->unborn) {
+    p->unborn = 1;
+    if (p->hold)
+      journal_batch(&p->journal, p->hold);
+  }
+  process_fail_like_source(p);
+  process_die(p);
+}
+
+void process_end_unborn(struct mf_process *p) {
+  process_die(p);
+  process_update(p);
+}
+
+static enum life_source ask_source(const struct mf_process *p) {
+  const struct mf_process *source = p->source;
+  if (!p->was_asked)
+    return LIFE_SOURCE_NONE;
+  if (p->forked)
+    return LIFE_SOURCE_EXECUTED;
+  /* One that hung up has not ended before it is known how: that is what p is told. */
+  return source && !source->refuses && source->state != DEAD ? LIFE_SOURCE_SERVES
+                                                             : LIFE_SOURCE_ENDED;
+}
+
+void process_set_patience(struct mf_process *p, unsigned ms) {
+  deadline_set(p->home, &p->patience, ms);
+}
+
+/* At most so long, and not longer than before. What hung up without a hello is no template, and
+ * its end is awaited only for the sake of its status. */
+static void be_patient(struct mf_process *p, unsigned ms) {
+  if (p->greeting && p->eof && ms > HANGUP_PATIENCE_MS)
+    ms = HANGUP_PATIENCE_MS;
+  if (deadline_at(&p->patience) > p->home->seam->ops->now_ms(p->home->seam) + ms)
+    process_set_patience(p, ms);
+}
+
+/* Is it alive? overdue: it has had its grace. */
+void process_decide(struct mf_process *p, int overdue) {
+  struct life l;
+  unsigned wait_ms = 0;
+  if (p->state == DEAD || p->state == HELD)
+    return;
+  process_learn(p);
+  l = (struct life){.kernel = process_ask_kernel(p),
+                    .source = ask_source(p),
+                    .hung_up = p->eof,
+                    .spoke = p->spoke,
+                    .numbered = p->births && births_pid(p->births, p->slot) > 0,
+                    .unheard = p->state == RUNNING || p->state == GIVEN,
+                    .nlooks = (int)p->nlooks};
+  switch (life_decide(&l, &wait_ms)) {
+  case LIFE_NOTHING:
+    break;
+  case LIFE_WAIT:
+    if (overdue && l.kernel == LIFE_KERNEL_LIVES)
+      break;
+    p->nlooks += l.kernel == LIFE_KERNEL_GONE;
+    be_patient(p, wait_ms);
+    break;
+  case LIFE_DEAD:
+    take_words(p);
+    process_die(p);
+    break;
+  case LIFE_NEVER_STARTED:
+    process_stillborn(p);
+    break;
+  }
+}
+
+/* Something was heard of p, or of its source. */
+void process_settle(struct mf_process *p) {
+  process_decide(p, 0);
+}
+
+void process_poll_child(struct mf_process *p) {
+  if (process_is_polled(p))
+    process_settle(p);
+  if (p->state != DEAD)
+    process_watch_end(p);
+}
+
+/* Nothing can be made of it any more. */
+int process_cast_off(struct mf_process *p) {
+  process_kill(p, SIGKILL);
+  p->eof = 1;
+  spares_drop(p);
+  process_enter(p, FAILED);
+  channel_close(&p->chan);
+  process_lose_source(p);
+  process_settle(p);
+  return 0;
+}
+
+/* The other side did what the protocol does not allow. */
+int process_broken_by(struct mf_process *p, const char *what) {
+  char room[GREETING_NAME_MAX];
+  if (p->greeting)
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "%s does not speak moonfork's protocol (%s), and was killed",
+                 greeting_name(p, room), what);
+  else
+    process_fail(p, MF_EPROTOCOL, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO,
+                 NULL, "protocol error of the process: %s", what);
+  return process_cast_off(p);
+}
+
+int process_owes_a_fork(const struct mf_process *p) {
+  if (!p->nrefs)
+    return 0;
+  list_each(it, &p->home->processes) {
+    const struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source == p && !q->forked && q->open && q->state != DEAD && q->state != ENDING)
+      return 1;
+  }
+  return 0;
+}
+
+/* It has not ended by itself: it is killed. What does not end by that either (one that does not
+ * exist yet, that changed its user, or that waits in the kernel) is not waited for. */
+void process_cut_down(struct mf_process *p) {
+  if (p->slain || process_kill(p, SIGKILL) < 0 ||
+      (p->pidfd < 0 && !p->child)) { /* nobody would tell */
+    process_die(p);
+    return;
+  }
+  p->slain = 1;
+  process_set_patience(p, REPORT_PATIENCE_MS);
+}

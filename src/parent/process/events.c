@@ -1,0 +1,173 @@
+/* Where events come from: frames, the pidfd, deadlines. Runs in the parent. */
+#include "parent/process/internal.h"
+
+#include "parent/greeting.h"
+#include "parent/times.h"
+
+static void on_pidfd(struct watch *w, unsigned events) {
+  struct mf_process *p = list_entry(w, struct mf_process, pid_watch);
+  struct home *h = p->home;
+  home_enter(h);
+  process_event(p, EV_PIDFD, NULL);
+  home_leave(h);
+}
+
+static void on_limit(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, limit);
+  process_event(p, EV_TIMEOUT, NULL);
+}
+
+/* It was told to end some time ago, and has not hung up. */
+static void end_of_grace(struct mf_process *p) {
+  if (p->ndone < p->nsent && process_owes_a_fork(p))
+    process_set_patience(p, CLOSE_GRACE_MS);
+  else
+    process_cut_down(p);
+}
+
+void process_await_hello(struct mf_process *p) {
+  p->hello_by_ms = p->home->seam->ops->now_ms(p->home->seam) + HELLO_PATIENCE_MS;
+  process_set_patience(p, HELLO_PATIENCE_MS);
+}
+
+/* Of one that was told to end, too, while somebody waits for a fork of it. */
+static int is_overdue_hello(const struct mf_process *p) {
+  struct seam *s = p->home->seam;
+  return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
+}
+
+/* A hello, a status, or the end of one that was told to end is overdue. It may be the host that
+ * was busy: what has come meanwhile counts. */
+static void on_patience(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, patience);
+  channel_drain(&p->chan);
+  process_decide(p, 1);
+  if (p->state == DEAD || deadline_at(&p->patience) != UINT64_MAX)
+    return;
+  if (is_overdue_hello(p)) {
+    char room[GREETING_NAME_MAX];
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "%s sent nothing for %d seconds, and was killed%s", greeting_name(p, room),
+                 HELLO_PATIENCE_MS / 1000, greeting_hint(p));
+    process_cast_off(p);
+  } else if (p->state == ENDING && !p->eof) {
+    end_of_grace(p);
+  } else if (p->state != RUNNING && p->state != GIVEN) {
+    process_cut_down(p); /* it hung up, or was closed, and lives: it runs nothing and must end */
+  }
+  process_update(p);
+  process_release(p);
+}
+
+static void on_retry(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, retry);
+  channel_ready(&p->chan, WATCH_READ);
+  channel_flush(&p->chan); /* which watches again */
+  process_try_give(p);
+  process_poll_child(p);
+}
+
+void process_expect_stalls(struct mf_process *p) {
+  p->retry.on_due = on_retry;
+}
+
+static struct mf_process *from_channel(struct channel *c) {
+  return list_entry(c, struct mf_process, chan);
+}
+
+/* The process with that number, if p is the one that was asked to fork it; what it says of
+ * others is not believed. */
+static struct mf_process *reported(struct mf_process *p, uint64_t id) {
+  struct mf_process *q = home_lookup(p->home, id);
+  if (!q || !q->source)
+    return NULL;
+  return q->source == p ? q : NULL;
+}
+
+static void on_frame(struct channel *c, const struct frame *f) {
+  struct mf_process *p = from_channel(c), *q;
+  struct frame copy = *f;
+  int pid = (int)f->id;
+  uint64_t n = f->id;
+  if (!p->spoke)
+    process_confirm_fork(p);
+  switch (f->type) {
+  case ANS_HELLO:
+    process_event(p, EV_HELLO, &copy);
+    break;
+  case ANS_DONE:
+    process_event(p, EV_DONE, &n);
+    break;
+  case ANS_FORK_FAILED:
+    q = reported(p, f->id);
+    if (q)
+      process_event(q, EV_FORK_FAILED, &copy);
+    break;
+  case ANS_FAILED:
+    process_event(p, EV_FAILED, &copy);
+    break;
+  case ANS_RUNNING:
+    process_event(p, EV_RUNNING, &pid);
+    break;
+  case ANS_MEMORY:
+    q = f->id ? reported(p, f->id) : p;
+    if (q)
+      process_take_memory(q, f);
+    break;
+  default:
+    process_broken_by(p, "unknown answer");
+  }
+}
+
+static void on_end(struct channel *c, int why) {
+  process_event(from_channel(c), EV_EOF, &why);
+}
+
+static void on_ready(struct channel *c, unsigned events) {
+  struct mf_process *p = from_channel(c);
+  struct home *h = p->home;
+  home_enter(h);
+  channel_ready(c, events);
+  process_try_give(p);
+  home_leave(h);
+}
+
+static void on_stalled(struct channel *c) {
+  struct mf_process *p = from_channel(c);
+  deadline_set(p->home, &p->retry, STALL_RETRY_MS);
+}
+
+static void on_more(struct channel *c) {
+  struct mf_process *p = from_channel(c);
+  if (list_empty(&p->more_link))
+    list_push(&p->home->more, &p->more_link);
+  home_turn(p->home);
+}
+
+void process_read_more(struct mf_process *p) {
+  list_remove(&p->more_link);
+  channel_ready(&p->chan, WATCH_READ);
+  process_try_give(p);
+}
+
+static void on_writer(struct channel *c, int pid, int pidfd) {
+  struct mf_process *p = from_channel(c);
+  if (p->taken_up && p->greeting) { /* whoever it is has to show that it is a process of ours */
+    p->peer_pid = pid;
+    p->peer_pidfd = pidfd;
+  } else {
+    process_identify(p, pid, pidfd);
+  }
+}
+
+static const struct channel_events channel_events = {on_frame,   on_end,  on_ready,
+                                                     on_stalled, on_more, on_writer};
+
+/* What happens to p comes here. */
+void process_listen(struct mf_process *p) {
+  p->pid_watch.on_ready = on_pidfd;
+  deadline_init(&p->limit, on_limit);
+  deadline_init(&p->patience, on_patience);
+  deadline_init(&p->retry, on_retry);
+  channel_init(&p->chan, &channel_events);
+}

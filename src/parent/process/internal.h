@@ -1,0 +1,122 @@
+/* What the files of this folder call of each other; process.h is for everybody else. Runs in
+ * the parent. */
+#ifndef PARENT_PROCESS_INTERNAL_H
+#define PARENT_PROCESS_INTERNAL_H
+
+#include "parent/process/liveness.h"
+#include "parent/process/process.h"
+
+/* record.c */
+/* Its end is not watched any more. */
+void process_close_pidfd(struct mf_process *p);
+/* The only way to another state. */
+void process_enter(struct mf_process *p, enum state state);
+
+/* failure.c */
+/* A copy of a message about p, with its name before it where it has one. */
+char *failure_message(const struct mf_process *p, const char *text, size_t n);
+char *failure_text(const struct mf_process *p, const char *text);
+/* Takes message (may be NULL). */
+struct failure *failure_new(int code, int started, char *message, const char *traceback);
+/* Takes f (may be NULL: no memory). */
+void process_fail_with(struct mf_process *p, struct failure *f);
+void process_describe_end(const struct mf_process *p, char *text, size_t n);
+/* The error that a process gets because its source can't fork it. */
+void process_fail_like_source(struct mf_process *p);
+/* The failure of p in a frame's body; NULL when it is malformed (or no memory). */
+struct failure *failure_decode(const struct mf_process *p, const struct frame *f);
+
+/* pid.c */
+/* What the kernel knows of it now. */
+enum life_kernel process_ask_kernel(struct mf_process *p);
+/* A child that no pidfd watches is asked for now and then, and one that has ended but is traced:
+ * its tracer has it first. */
+int process_is_polled(const struct mf_process *p);
+/* Without a pidfd the number is true only while it is ours to reap. */
+int process_kill(struct mf_process *p, int signum);
+/* Without memory for it now, later: else its end would never be noticed. */
+void process_watch_end(struct mf_process *p);
+/* The number in its slot, once it is there and believed. It is the claim of a template, which
+ * may be hostile: it must be a child of ours, and no other record's. A host that reaps what
+ * comes may have reaped this one, too, and have another under its number: there its own word
+ * is waited for, which tells a pidfd. */
+void process_learn(struct mf_process *p);
+/* It is known who it is, by the kernel's word. Takes pidfd (-1: none). */
+void process_identify(struct mf_process *p, int pid, int pidfd);
+
+/* death.c */
+/* Whether a function that p was told to run may have been entered, once its socket is
+ * drained: no *running*, no entry, unless memory was too short to read it, or somebody who
+ * still has the socket has buried it. */
+int process_may_have_started(const struct mf_process *p);
+/* p executes nothing any more: what it has not forked by now it never will. */
+void process_lose_source(struct mf_process *p);
+/* It has ended (p->exit says how, as far as it is known). */
+void process_die(struct mf_process *p);
+void process_set_patience(struct mf_process *p, unsigned ms);
+/* Is it alive? overdue: it has had its grace. */
+void process_decide(struct mf_process *p, int overdue);
+/* Something was heard of p, or of its source. */
+void process_settle(struct mf_process *p);
+void process_poll_child(struct mf_process *p);
+/* Nothing can be made of it any more. */
+int process_cast_off(struct mf_process *p);
+/* The other side did what the protocol does not allow. */
+int process_broken_by(struct mf_process *p, const char *what);
+/* It has not ended by itself: it is killed. What does not end by that either (one that does not
+ * exist yet, that changed its user, or that waits in the kernel) is not waited for. */
+void process_cut_down(struct mf_process *p);
+
+/* memory.c */
+/* Frees its requests. */
+void process_forget_memory(struct mf_process *p);
+/* Has /proc answer all that are open. */
+void process_measure(struct mf_process *p);
+/* It has come to rest: what was asked meanwhile. */
+void process_ask_waiting(struct mf_process *p);
+/* p answers no requests any more, those for its clones included. */
+void process_measure_clones(struct mf_process *p);
+/* An answer to a request of p, by itself or its template. */
+void process_take_memory(struct mf_process *p, const struct frame *f);
+
+/* send.c */
+int command_send(struct mf_process *p, const struct command *c);
+int command_send_simple(struct mf_process *p, unsigned type, uint64_t id, const void *body,
+                        size_t length);
+void command_discard(struct command *c);
+/* Sent and kept for a pool that starts p again; or neither. (The sending consumes it.) */
+int command_send_noted(struct mf_process *p, struct command *c);
+
+/* batch.c */
+/* Before it can be in its function, which may send some at once. */
+void process_open_to_fds(struct mf_process *p);
+void process_unhold_child(struct mf_process *p);
+/* Adds a command to the held fork: 1 when there was room. */
+int hold_join(struct mf_process *p, const struct command *c);
+
+/* progress.c */
+/* The socket goes to the user: what ends from now on only the kernel tells. */
+void process_leave_to_kernel(struct mf_process *p);
+/* All is executed: the socket can go. */
+void process_try_give(struct mf_process *p);
+/* It exists. */
+int process_on_word(struct mf_process *p);
+/* What was asked of p up to the n-th command is executed, the forks among it, too. */
+void process_advance(struct mf_process *p, uint64_t n);
+/* A word of p's own is proof that its source has executed the fork and all before, though its
+ * DONE may be late, or not come at all. */
+void process_confirm_fork(struct mf_process *p);
+
+/* cells_user.c */
+/* Makes it certain whether the function was entered: from now on the process can't write its
+ * *running* any more, without which it does not enter; what it wrote before is read. */
+void process_withdraw(struct mf_process *p);
+
+/* cells_peer.c */
+
+
+/* events.c */
+/* What happens to p comes there. */
+void process_listen(struct mf_process *p);
+
+#endif

@@ -1,0 +1,121 @@
+/* Callbacks are never called while an event is under way but owed (process_owe), and paid by
+ * the home when it is over. Runs in the parent. */
+#include "parent/process/internal.h"
+
+#include <stdlib.h>
+
+void process_owe(struct mf_process *p, unsigned what) {
+  p->owed |= what;
+  list_remove(&p->doomed_link); /* what is owed keeps it */
+  if (list_empty(&p->todo_link))
+    list_push(&p->home->todo, &p->todo_link);
+  home_turn(p->home);
+}
+
+void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data) {
+  p->exit_hook.cb = cb;
+  p->exit_hook.data = data;
+  if (cb && p->state == DEAD)
+    process_owe(p, OWE_EXIT);
+}
+
+static void fill_error(const struct mf_process *p, mf_error *e) {
+  const struct failure *f = p->error;
+  static const struct failure no_memory = {.code = MF_ENOMEM,
+                                           .started = MF_STARTED_UNKNOWN};
+  failure_tell(f ? f : &no_memory, e);
+  e->exit = p->state == DEAD && p->exit.known ? &p->exit
+            : p->source_exit.known            ? &p->source_exit
+                                              : NULL;
+}
+
+static void pay_finish(struct mf_process *p) {
+  mf_run_cb cb = p->finish.cb;
+  void *data = p->finish.data;
+  int fd = p->finish.fd;
+  mf_error e;
+  p->finish.kind = FINISH_NONE;
+  p->finish.cb = NULL;
+  if (fd >= 0) {
+    if (!cb)
+      return; /* kept open until the handle is closed */
+    p->finish.fd = -1;
+    cb(p, NULL, fd, data);
+    return;
+  }
+  p->error_told = 1;
+  fill_error(p, &e);
+  if (cb)
+    cb(p, &e, -1, data);
+}
+
+static void pay_memory(struct mf_process *p) {
+  while (!list_empty(&p->memory)) {
+    struct memory_request *m = list_entry(p->memory.next, struct memory_request, link);
+    mf_error e = {0};
+    if (!m->done)
+      return;
+    list_remove(&m->link);
+    if (m->error) {
+      e.code = m->error;
+      e.message = mf_strerror(m->error);
+      e.started = MF_STARTED_NO;
+      e.exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
+      m->cb(p, &e, NULL, m->data);
+    } else {
+      m->cb(p, NULL, &m->info, m->data);
+    }
+    free(m);
+  }
+}
+
+static void pay_error(struct mf_process *p) {
+  mf_error_cb cb = p->error_to.cb;
+  mf_error e;
+  p->error_to.cb = NULL;
+  if (!cb || p->error_told)
+    return;
+  p->error_told = 1;
+  fill_error(p, &e);
+  cb(p, &e, p->error_to.data);
+}
+
+static void pay_exit(struct mf_process *p) {
+  mf_exit_cb cb = p->exit_to.cb, hook = p->exit_hook.cb;
+  mf_exit unknown = {0};
+  const mf_exit *exit = p->state == DEAD ? &p->exit : &unknown;
+  p->exit_to.cb = NULL;
+  p->exit_hook.cb = NULL;
+  if (hook)
+    hook(p, exit, p->exit_hook.data);
+  if (cb)
+    cb(p, exit, p->exit_to.data);
+}
+
+static void pay_close(struct mf_process *p) {
+  mf_close_cb cb = p->close_to.cb;
+  if (!cb || !list_empty(&p->parting_link))
+    return;
+  if (p->home->nopen == 0) { /* its callback says that the loop is empty: wait for that */
+    list_push(&p->home->parting, &p->parting_link);
+    return;
+  }
+  p->close_to.cb = NULL;
+  cb(p, p->close_to.data);
+}
+
+void process_pay(struct mf_process *p) {
+  static const struct {
+    unsigned what;
+    void (*pay)(struct mf_process *);
+  } order[] = {{OWE_FINISH, pay_finish}, {OWE_MEMORY, pay_memory}, {OWE_ERROR, pay_error},
+               {OWE_EXIT, pay_exit},     {OWE_CLOSE, pay_close}};
+  for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+    if (!(p->owed & order[i].what))
+      continue;
+    p->owed &= ~order[i].what;
+    order[i].pay(p);
+  }
+  process_update(p);
+  process_release(p);
+}

@@ -1,0 +1,61 @@
+/* What a process has executed, as it says itself. Runs in the parent. */
+#include "parent/process/internal.h"
+
+/* The socket goes to the user: what ends from now on only the kernel tells. */
+void process_leave_to_kernel(struct mf_process *p) {
+  process_learn(p);
+  if (p->pidfd < 0 && !p->child)
+    process_set_patience(p, 0); /* nobody will notice its end: report it as unknown at once */
+}
+
+/* All is executed: the socket can go. */
+void process_try_give(struct mf_process *p) {
+  if (p->state != GIVING || !p->forked || p->expects_hello || p->ndone < p->nsent ||
+      !channel_written(&p->chan) || inbox_pending(&p->chan.in))
+    return;
+  p->finish.fd = channel_steal(&p->chan);
+  process_enter(p, GIVEN);
+  process_lose_source(p);
+  process_owe(p, OWE_FINISH);
+  process_ask_waiting(p);
+  process_leave_to_kernel(p);
+}
+
+/* It exists. */
+int process_on_word(struct mf_process *p) {
+  p->forked = 1;
+  if (p->state == FORKING)
+    process_enter(p, SERVING);
+  process_try_give(p);
+  return 0;
+}
+
+/* What was asked of p up to the n-th command is executed, the forks among it, too. */
+void process_advance(struct mf_process *p, uint64_t n) {
+  if (n <= p->ndone)
+    return;
+  p->ndone = n;
+  while (!list_empty(&p->asked)) {
+    struct mf_process *q = list_entry(p->asked.next, struct mf_process, ask_link);
+    if (q->fork_number > n)
+      break;
+    list_remove(&q->ask_link);
+    q->forked = 1;
+    process_learn(q);
+    process_on_word(q);
+    if (q->eof)
+      process_settle(q);
+    process_update(q);
+  }
+  if (p->home->def == p)
+    p->home->def_failures = 0;
+}
+
+/* A word of p's own is proof that its source has executed the fork and all before, though
+ * its DONE may be late, or not come at all. */
+void process_confirm_fork(struct mf_process *p) {
+  struct mf_process *source = p->source;
+  p->spoke = 1;
+  if (source && !list_empty(&p->ask_link))
+    process_advance(source, p->fork_number);
+}
