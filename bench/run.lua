@@ -4,7 +4,7 @@
 --
 --   lua5.4 bench/run.lua BUILD_FOLDER [--quick] [--results FOLDER] [NAME...]
 --
--- NAME: rate, growth, spares, memory, exec, clones, calls; none: all of them.
+-- NAME: rate, growth, spares, memory, exec, clones, calls, map; none: all of them.
 --
 -- Processes a second: the contestants are coprocesses and take turns in small slices (A B C A B
 -- C ...), so that the machine's moods meet all of them alike. A ratio is the median over the
@@ -302,7 +302,7 @@ end
 -- ---- the cases ----
 
 local cases, order = {}, {"rate", "growth", "spares", "memory", "exec", "clones",
-                      "calls"}
+                      "calls", "map"}
 
 function cases.rate()
   local list = present {"raw", "c", "lua", "anyevent", "luv_thread", "luv_spawn", "python"}
@@ -528,6 +528,37 @@ function cases.calls()
     local other = against[x.key] and find(cells, against[x.key])
     say("| %s | %.0f | %s |", x.label, median(x.rates),
         other and ("%.2f x %s"):format(ratio(x, other, "rates"), other.label) or "")
+  end
+end
+
+function cases.map()
+  local scale = quick and 0.2 or 1
+  local script = "lua5.4 " .. here .. "/map.lua "
+  say("")
+  say("## Many items: pool:map with two workers")
+  say("")
+  say("An x of more than 1 is faster. An item is a string, its work a loop in Lua.")
+  say("")
+  say("| items | x a loop without a pool | x chunk = 1 | x GNU parallel --pipe -j2 |")
+  say("| --- | ---: | ---: | ---: |")
+  local parallel = capture("parallel --version"):find("GNU parallel", 1, true)
+  for _, row in ipairs {{"3 us", 3, 100000}, {"13 us", 13, 100000}, {"100 us", 100, 10000},
+                        {"10 ms", 10000, 200}} do
+    local label, us, n = row[1], row[2], math.floor(row[3] * scale)
+    local repeats = capture(script .. "calibrate " .. us)
+    local cells = {}
+    for _, mode in ipairs {"plain", "map", "single", parallel and "parallel"} do
+      cells[#cells + 1] = {key = mode, label = mode,
+        command = ("%s%s %d %s"):format(script, mode, n, repeats)}
+    end
+    cells = take_turns("map-" .. us, cells)
+    for _, x in ipairs(cells) do
+      for round, f in pairs(x.figures) do x.rates[round] = f.items / f.seconds end
+    end
+    local own = find(cells, "map") or {rates = {}}
+    say("| %d of %s | %s | %s | %s |", n, label, number(ratio(own, find(cells, "plain"), "rates"), "%.2f"),
+      number(ratio(own, find(cells, "single"), "rates"), "%.2f"),
+      number(ratio(own, find(cells, "parallel"), "rates"), "%.2f"))
   end
 end
 

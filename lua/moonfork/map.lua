@@ -24,6 +24,7 @@ local ITEM_BYTES = 16384 -- items or results that are longer travel alone
 local CHUNK_BYTES = 65536
 local LIMIT_US = 20000 -- a worker answers what it has after that time: RPC_CHUNK_MS
 local MESSAGE_MIN = 1 << 20 -- of message_max, for chunks
+local PROBES = 8 -- chunks of one item under way, each with a descriptor; the others are calls
 local RUNS_MAX = 3 -- of an idempotent item, as of an idempotent call
 local LOST_MAX = 3 -- times that a chunk gets lost before its first item
 
@@ -162,10 +163,23 @@ function Map:read_chunk()
   until not bytes or self.filled >= size or bytes >= CHUNK_BYTES
 end
 
+-- A chunk without items; nil where none can be had.
+function Map:new_chunk()
+  if self.pool.closed or not self.pool.raw then return nil end
+  local chunk = table.remove(self.free) or core.chunk_new(self.pool.raw)
+  if chunk then self.chunks = self.chunks + 1 end
+  return chunk
+end
+
+function Map:free_chunk(chunk)
+  self.chunks = self.chunks - 1
+  self.free[#self.free + 1] = chunk
+end
+
 -- Reads what is to travel in the next message. May raise what the iterator raises.
 function Map:read_more()
-  if not self.plain and not self.pool.closed and self.pool.raw then
-    self.filling = table.remove(self.free) or core.chunk_new(self.pool.raw)
+  if not self.plain and (self.fixed or self.size > 1 or self.chunks < PROBES) then
+    self.filling = self:new_chunk()
   end
   if self.filling then
     self:read_chunk()
@@ -189,7 +203,7 @@ function Map:next_piece()
     self.read = self.read + self.filled
     return { chunk = chunk, n = self.filled }
   end
-  if chunk then self.free[#self.free + 1] = chunk end
+  if chunk then self:free_chunk(chunk) end
   piece = self.apart
   self.apart = nil
   return piece
@@ -266,7 +280,7 @@ end
 
 -- The items from `from` on were not begun: they are pieces of their own, which follow this one.
 function Map:split(piece, from, size, lost)
-  local chunk = table.remove(self.free) or core.chunk_new(self.pool.raw)
+  local chunk = self:new_chunk()
   if not chunk then
     piece.rest_err = core.error("LIMIT", "no memory or descriptor for a chunk of items")
     return nil
@@ -280,6 +294,21 @@ function Map:split(piece, from, size, lost)
   self.waiting_pieces[#self.waiting_pieces + 1] = rest
   if rest.n > size then self:split(rest, size, size) end
   return rest
+end
+
+-- A worker has no descriptor or memory for the record of a chunk: its items are calls.
+function Map:unchunk(piece)
+  local last, after = piece, piece.after
+  self.plain = true
+  for i, args in ipairs(core.chunk_unpack(piece.chunk)) do
+    local own = { args = args, n = 1, at = 0, first = piece.first + i - 1 }
+    last.after, last = own, own
+    self.outstanding = self.outstanding + 1
+    self.waiting_pieces[#self.waiting_pieces + 1] = own
+  end
+  last.after = after
+  if self.tail == piece then self.tail = last end
+  piece.n, piece.err = 0, nil
 end
 
 -- So that all workers have something of it.
@@ -350,7 +379,9 @@ function Map:failed(piece, err)
   local ready, failures, begun = core.chunk_settle(piece.chunk)
   local expired = piece.deadline and core.now() >= piece.deadline - 0.001
   piece.err = err
-  if err.started == "no" or not LOST[err.code] or (err.code == "TIMEOUT" and expired) then
+  if err.started == "no" and err.code == "LIMIT" then
+    self:unchunk(piece)
+  elseif err.started == "no" or not LOST[err.code] or (err.code == "TIMEOUT" and expired) then
     if begun < piece.n then piece.begun, piece.rest_err = begun, not_begun(err) end
   else
     local lost = begun == 0 and (piece.lost or 0) + 1 or nil
@@ -410,7 +441,9 @@ function Map:finish(piece)
   self.outstanding = self.outstanding - 1
   if piece.clean then
     core.chunk_reset(piece.chunk)
-    self.free[#self.free + 1] = piece.chunk
+    self:free_chunk(piece.chunk)
+  elseif piece.chunk then
+    self.chunks = self.chunks - 1
   end
 end
 
@@ -475,7 +508,7 @@ function map.new(pool, settings, items, ...)
     fixed = o.chunk ~= nil, size = o.chunk or 1, workers = math.max(pool.max, 1),
     limit = (not o.chunk or pool.call_timeout) and LIMIT_US or 0,
     unordered = o.unordered, progress = o.progress, done = 0, failed_items = 0,
-    flying = 0, outstanding = 0, under_way = {}, waiting_pieces = {}, ready = {}, free = {},
+    flying = 0, outstanding = 0, chunks = 0, under_way = {}, waiting_pieces = {}, ready = {}, free = {},
   }, Map)
   return function() return self:step() end, nil, nil, self
 end

@@ -162,6 +162,31 @@ static int l_chunk_split(lua_State *L) {
   return 0;
 }
 
+/* chunk_unpack(chunk) -> a list of the items, each as table.pack has it */
+static int l_chunk_unpack(lua_State *L) {
+  struct chunk *c = check_chunk(L, 1);
+  struct codec_error e;
+  struct reader r;
+  size_t size;
+  reader_init(&r, buf_peek(&c->items), buf_size(&c->items));
+  reader_take(&r, CHUNK_HEADER);
+  lua_createtable(L, (int)c->n, 0);
+  for (uint32_t i = 1; *c->box && i <= c->n; i++) {
+    const char *item = reader_str(&r, &size);
+    int n = serialiser_decode(L, &(*c->box)->serialiser, item, size, NULL, 0, &e);
+    if (n < 0)
+      return luaL_error(L, "%s", e.text);
+    lua_createtable(L, n, 1);
+    lua_pushinteger(L, n);
+    lua_setfield(L, -2, "n");
+    lua_insert(L, -1 - n);
+    for (int at = n; at > 0; at--)
+      lua_rawseti(L, -1 - at, at);
+    lua_rawseti(L, -2, (lua_Integer)i);
+  }
+  return 1;
+}
+
 /* ---- sending, answers ---- */
 
 /* The reply's bytes become the chunk's. */
@@ -303,5 +328,6 @@ const luaL_Reg bind_chunk_functions[] = {
     {"chunk_add", l_chunk_add},       {"chunk_split", l_chunk_split},
     {"chunk_send", l_chunk_send},     {"chunk_result", l_chunk_result},
     {"chunk_settle", l_chunk_settle}, {"chunk_stop", l_chunk_stop},
-    {"chunk_next", l_chunk_next},     {NULL, NULL},
+    {"chunk_next", l_chunk_next},     {"chunk_unpack", l_chunk_unpack},
+    {NULL, NULL},
 };

@@ -24,6 +24,7 @@ local FUNCTIONS = [[
   function mortal(i, dies) note(i) if dies then clone.kill(clone.pid(), 9) end return i end
   function hangs(i) note(i) if i == 7 then while true do end end return i end
   function work(i, ms) note(i) spin(ms / 1000) return i end
+  function nap(i, ms) note(i) require "testkit".msleep(ms) return i end
   function slow(i) spin(0.002) return i end
   function first_slow(i) if i == 1 then spin(0.3) end return i end
   function say(handle, text) handle:write(text) handle:close() return text end
@@ -183,9 +184,9 @@ end)
 
 story.test("items together may take longer than call_timeout", function(t)
   local p, read = template()
-  local pool = p:pool("work", {max = 1, start = 0, call_timeout = 0.5})
+  local pool = p:pool("nap", {max = 1, start = 0, call_timeout = 1})
   local items = {}
-  for i = 1, 30 do items[i] = {i, 30} end -- 0.9 s
+  for i = 1, 30 do items[i] = {i, 60} end -- 1.8 s
   local told = tell(t, false, pool:map(items, {chunk = 30, unpack = true}))
   for i = 1, 30 do t.eq(told[i], {i}) end
   t.eq(select(2, read()), 30)
@@ -357,6 +358,21 @@ story.test("long results, short messages, asynchronous functions, small queues",
   pool:close()
   pool = template():pool("slow", {max = 2, queue_max = 1, call_timeout = 5})
   for i, err, v in pool:map(count_to(100), {chunk = 25}) do t.eq({err, v}, {nil, i}) end
+  pool:close()
+end)
+
+story.test("workers without a free descriptor take the items as calls", function(t)
+  local pool = fork.new():eval [[
+    local kit = require "testkit"
+    local held = {}
+    function init() while true do local r, w = kit.pipe() if not r then break end held[#held + 1] = r end end
+    function f(i, ...) return i + 1, ... end
+  ]]:limit {nofile = 40}:pool("f", {init = "init", max = 2})
+  for _, unordered in ipairs {false, true} do
+    local told = tell(t, unordered, pool:map({{1, nil, "x"}, {2}, {3, true}, {4}, {5}},
+      {chunk = 3, unpack = true, unordered = unordered}))
+    t.eq(told, {{2, nil, "x"}, {3}, {4, true}, {5}, {6}})
+  end
   pool:close()
 end)
 

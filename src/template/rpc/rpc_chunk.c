@@ -32,8 +32,8 @@ static struct chunk_record *map_record(int fd) {
   return map == MAP_FAILED ? NULL : map;
 }
 
-/* NULL, or what is wrong; then there is nothing to undo. */
-static const char *open_chunk(struct chunk *c, const struct rpc_call *call) {
+/* 0: it is malformed. */
+static int read_chunk(struct chunk *c, const struct rpc_call *call) {
   size_t size;
   reader_init(&c->items, call->body, call->size);
   c->n = reader_u32(&c->items);
@@ -42,12 +42,7 @@ static const char *open_chunk(struct chunk *c, const struct rpc_call *call) {
   for (uint32_t i = 0; i < c->n && all.ok; i++)
     if (!reader_str(&all, &size))
       all.ok = 0;
-  if (c->n == 0 || !all.ok || reader_left(&all) > 0 || call->nfds > 1)
-    return "malformed chunk";
-  if (call->nfds == 0)
-    return NULL;
-  c->record = map_record(call->fds[0]);
-  return c->record ? NULL : "the record of the chunk can't be mapped";
+  return c->n > 0 && all.ok && reader_left(&all) == 0 && call->nfds <= 1;
 }
 
 /* ---- an item ---- */
@@ -149,13 +144,17 @@ static uint32_t us_since(uint64_t began_ns) {
 void rpc_chunk_run(struct rpc_server *s, lua_State *L, const struct rpc_call *call,
                    int handler) {
   struct chunk c = {.s = s};
-  const char *wrong;
-  if (call->lost)
-    wrong = "no free descriptor for the record of the chunk (limit nofile)";
-  else
-    wrong = open_chunk(&c, call);
-  if (wrong) {
-    refuse(s, call, c.n && !c.record ? FAILURE_LIMIT : FAILURE_INVAL, wrong);
+  if (call->lost) {
+    refuse(s, call, FAILURE_LIMIT,
+           "no free descriptor for the record of the chunk (limit nofile)");
+    return;
+  }
+  if (!read_chunk(&c, call)) {
+    refuse(s, call, FAILURE_INVAL, "malformed chunk");
+    return;
+  }
+  if (call->nfds > 0 && !(c.record = map_record(call->fds[0]))) {
+    refuse(s, call, FAILURE_LIMIT, "the record of the chunk can't be mapped");
     return;
   }
   uint64_t began = proc_now_ns();
