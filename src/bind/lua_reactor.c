@@ -6,6 +6,7 @@
 #include "bind/completion.h"
 #include "bind/reply.h"
 #include "os/fdwait.h"
+#include "socket/wait.h"
 
 /* ---- the box ---- */
 
@@ -108,6 +109,13 @@ static int l_post(lua_State *L) {
   return bind_result_push(L, 0);
 }
 
+/* In a clone that makes processes of its own, clone.on_term is looked after here as well. */
+static int sleep_for(lua_State *L, struct pollfd *p, int n, int ms) {
+  int attends = lua_getfield(L, LUA_REGISTRYINDEX, WAIT_ATTEND) != LUA_TNIL;
+  lua_pop(L, 1);
+  return attends ? wait_sleep(L, p, n, ms < 0 ? -1 : (double)ms / 1000) : fdwait(p, n, ms);
+}
+
 /* Waits until the loop wants a turn, fd is ready, a signal came, or the time is up. */
 static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd ready? */
   struct reactor *r = reactor_peek(L);
@@ -120,7 +128,7 @@ static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd r
       {.fd = fd, .events = fd < 0 ? 0 : bind_to_poll(luaL_checkstring(L, 3))},
       {.fd = r ? uv_backend_fd(&r->loop) : -1, .events = POLLIN},
   };
-  int n = fdwait(fds, 2, ms);
+  int n = sleep_for(L, fds, 2, ms);
   lua_pushboolean(L, n > 0 && fds[0].revents != 0);
   return 1;
 }

@@ -80,11 +80,26 @@ static int l_wrap(lua_State *L) {
   return 1;
 }
 
+/* A signal's handler may have set a hook between two steps of this. Upvalue: the original */
+static int l_sethook(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+  on_term_look(L);
+  return lua_gettop(L);
+}
+
 void coroutine_install(lua_State *L) {
   static const luaL_Reg functions[] = {{"resume", l_resume}, {"wrap", l_wrap}, {NULL, NULL}};
   int top = lua_gettop(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   if (lua_getfield(L, -1, LUA_COLIBNAME) == LUA_TTABLE)
     luaL_setfuncs(L, functions, 0);
+  lua_settop(L, top + 1);
+  if (lua_getfield(L, -1, LUA_DBLIBNAME) == LUA_TTABLE &&
+      lua_getfield(L, -1, "sethook") == LUA_TFUNCTION) {
+    lua_pushcclosure(L, l_sethook, 1);
+    lua_setfield(L, -2, "sethook");
+  }
   lua_settop(L, top);
 }

@@ -1,4 +1,5 @@
-/* coroutine.resume and wrap that say which thread of Lua runs. Runs in templates and clones. */
+/* coroutine.resume and wrap that say which thread of Lua runs, and a debug.sethook that does not
+ * lose a hook of ours. Runs in templates and clones. */
 #ifndef TEMPLATE_COROUTINE_H
 #define TEMPLATE_COROUTINE_H
 

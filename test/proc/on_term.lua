@@ -305,6 +305,33 @@ story.test("a debug hook of the program's is kept, and gets its events", functio
   end
 end)
 
+story.test("nothing is lost where a program sets and clears hooks all the time", {deadline = 60},
+  function(t)
+    local p = fork.new():eval [[
+      local clone = require "moonfork.clone"
+      function f(socket)
+        local stop
+        clone.on_term(function() stop = true end)
+        local function hook() end
+        socket:write "ready\n"
+        while not stop do debug.sethook(hook, "l") debug.sethook() end
+        socket:write "drained"
+      end
+    ]]
+    for i = 1, 60 do
+      local q = p:fork()
+      local socket = t.got(q:run "f")
+      t.eq(socket:read "l", "ready")
+      for _ = 1, i * 500 do end -- luacheck: ignore
+      q:kill "TERM"
+      socket:settimeout(10)
+      t.eq(socket:read "a", "drained")
+      socket:close()
+      t.eq(t.status(q).code, 0)
+    end
+    p:close()
+  end)
+
 story.test("set in the template: it holds in the functions of its clones, not in templates", function(t)
   local p = fork.new():eval [[
     local clone = require "moonfork.clone"
@@ -375,6 +402,29 @@ story.test("an asynchronous rpc server that waits in luv's loop", {needs = "luv"
   rpc:close()
   t.eq(t.status(q).code, 0)
   p:close()
+end)
+
+story.test("a clone that is a parent itself: in sleep, loop, and a wait for its own process", function(t)
+  for i, wait in ipairs {"fork.sleep(60)", "fork.timer(60, print) fork.loop()",
+    "local p = fork.new():eval [[function g(s) s:read 'a' end]] assert(p:run 'g') p:wait()"} do
+    local p, socket = clone_with(t, [[
+      local fork = require "moonfork"
+      local ok, err = pcall(function()
+        clone.on_term(function() error("asked", 0) end)
+        socket:write "ready\n"
+        ]] .. wait .. [[
+
+      end)
+      socket:write(tostring(ok), " ", err)
+    ]])
+    t.eq(socket:read "l", "ready")
+    kit.msleep(i * 20)
+    p:kill "TERM"
+    socket:settimeout(10)
+    t.eq(socket:read "a", "false asked", wait)
+    socket:close()
+    t.eq(t.status(p).code, 0)
+  end
 end)
 
 story.test("at any moment: nothing is lost", {deadline = 60}, function(t)
