@@ -1,7 +1,7 @@
 -- drain_server.lua: blocking workers that wait for three things at once. Each has the
 -- listener, its connection, and the socket to its parent, and one call tells which of them
--- has something: a new client, the next line, or the request to drain. A worker that drains
--- takes no new connection, finishes the one it has, and ends.
+-- has something: a new client, the next line, or the request to drain, which may be a SIGTERM,
+-- too. A worker that drains takes no new connection, finishes the one it has, and ends.
 --
 --   example/run drain_server 8080       serves lines until end of file on standard input
 --   example/run drain_server            serves itself two clients, drains, and ends
@@ -9,6 +9,7 @@
 local fork = require "moonfork"
 
 local WORKER = [[
+  local clone = require "moonfork.clone"
   local poll = require "moonfork".socket.poll
   local LINE_MAX, PATIENCE = 1000, 10
 
@@ -27,6 +28,7 @@ local WORKER = [[
 
   function work(parent, listener)
     local draining, connection = false, nil
+    clone.on_term(function() draining = true end) -- poll returns then
     while connection or not draining do
       local waited_for = { connection }
       if not draining then table.insert(waited_for, parent) end
@@ -38,7 +40,7 @@ local WORKER = [[
       if connection and ready[connection] and not answer(connection) then
         connection:close()
         connection = nil
-      elseif ready[listener] and not ready[parent] then
+      elseif ready[listener] and not draining then
         -- Of all workers that were woken one gets it; the others find nothing in time.
         listener:settimeout(0)
         connection = accept(listener)

@@ -66,6 +66,7 @@ function fork.signal(name, callback)
   if not SIGNALS_THAT_COME[number] then
     check.fail(1, "signal", ("%s can't be watched"):format(check.show(name)))
   end
+  reactor.install()
   return core.signal(number, check.callback(2, "signal", callback))
 end
 
@@ -82,6 +83,7 @@ end
 -- Callbacks run from the turns of the host's uv_loop_t (light userdata). true; or nil, err.
 function fork.use_loop(pointer)
   check.type(1, "use_loop", pointer, "userdata")
+  reactor.install()
   local ok, done, err = pcall(core.use_loop, pointer, reactor.guest_step)
   if not ok then check.raise(done) end
   return done, err

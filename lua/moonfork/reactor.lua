@@ -286,6 +286,7 @@ end
 
 -- Waits so many seconds: true, or nil, err.
 function reactor.sleep(seconds)
+  reactor.install()
   local begun, full = reactor.wait_new()
   if not begun then return nil, full end
   local wait <close> = begun
@@ -301,6 +302,7 @@ end
 
 -- f() later, and then every so many seconds: a timer, or nil, err.
 function reactor.timer(seconds, f, every)
+  reactor.install()
   local timer, err = core.timer(seconds, f, every)
   if timer then reactor.touch() end
   return timer, err
@@ -410,6 +412,7 @@ end
 reactor.guest_step = reactor.guest(dispatch)
 
 function reactor.set_waiter(f)
+  reactor.install()
   waiter = f
   core.has_waiter(f ~= nil)
 end
@@ -418,7 +421,8 @@ function reactor.set_handler(f) handler = f end
 
 local installed = false
 
--- Sockets wait by turning the reactor; called before the first process is made.
+-- Sockets wait by turning the reactor. In a program from the start; in templates and clones,
+-- where they just block, before the first process, timer or waiter is made there.
 function reactor.install()
   if installed then return end
   installed = true
@@ -465,7 +469,8 @@ function object.step(self, timeout)
   return reactor.step(timeout)
 end
 
-reactor.install()
+-- Where templates and clones come from the template program, their moonfork.clone is built in.
+if not package.preload["moonfork.clone"] then reactor.install() end
 core.on_copied(copied)
 
 return reactor

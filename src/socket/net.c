@@ -350,7 +350,8 @@ const luaL_Reg net_functions[] = {
 static int step_accept(struct wait *w) {
   if (w->socket->fd < 0)
     return wait_fail(w, EBADF);
-  int ask = !w->block && (w->socket->kind != SOCKET_OWN || term_watched());
+  int ask = !w->block && (w->socket->kind != SOCKET_OWN || term_watched() ||
+                          fd_is_nonblocking(w->socket->fd) != 1); /* made to block once */
   int fd = sys_accept(w->socket->fd, ask, wait_has_function(w->L));
   if (fd == -EAGAIN)
     return wait_event(w, "r");

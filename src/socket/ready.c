@@ -109,11 +109,15 @@ static int step_poll(struct wait *w) {
   if (r == 0 && count == 0) {
     if (wait_has_function(L))
       return want_all(w, p, n);
+    if (wait_poll_ends(L))
+      return give_ready(L, p, n);
     r = wait_sleep(L, p, n, wait_left(L));
     if (r >= 0)
       return give_ready(L, p, n);
-    if (r == -EINTR)
+    if (r == -EINTR) {
+      wait_poll_ends(L); /* this is the one */
       r = look(L, p, n, &count); /* what came meanwhile, or nothing */
+    }
   }
   if (r < 0)
     return wait_fail(w, -r);

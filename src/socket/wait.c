@@ -75,6 +75,23 @@ static int judge_answer(lua_State *L, const struct wait_kind *kind, int nargs) {
 
 /* ---- without a wait function ---- */
 
+#define END_NEXT_POLL "moonfork.end_next_poll" /* for every copy of this code, too */
+
+void wait_end_next_poll(lua_State *L) {
+  lua_pushboolean(L, 1);
+  lua_setfield(L, LUA_REGISTRYINDEX, END_NEXT_POLL);
+}
+
+int wait_poll_ends(lua_State *L) {
+  int ends = lua_getfield(L, LUA_REGISTRYINDEX, END_NEXT_POLL) != LUA_TNIL;
+  lua_pop(L, 1);
+  if (ends) {
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, END_NEXT_POLL);
+  }
+  return ends;
+}
+
 /* The function is on top: looks after what the process has to look after, then sleeps. */
 static int attend_and_sleep(lua_State *L, struct pollfd *p, int n, double timeout,
                             int *ret_attended) {

@@ -66,6 +66,13 @@ double wait_left(lua_State *L);
  * this code in one state share it. */
 #define WAIT_ATTEND "moonfork.attend"
 
+/* What the function does may also have been done elsewhere: in Lua code, a moment before a
+ * poll that would then sleep without having looked. So the next poll of this state doesn't
+ * sleep. */
+void wait_end_next_poll(lua_State *L);
+/* Whether that was said since the last time that this was asked. */
+int wait_poll_ends(lua_State *L);
+
 /* Sleeps until one of the entries can be served: this is the one place where a process
  * without a reactor waits for its sockets. timeout in seconds, negative: none. How many are
  * ready, 0: the time ran out, -EINTR when the attending function had something to do, or

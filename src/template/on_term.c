@@ -102,6 +102,7 @@ void on_term_safe_point(lua_State *L) {
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &function_key);
   forget(L);
+  wait_end_next_poll(L);
   lua_call(L, 0, 0);
 }
 

@@ -138,6 +138,11 @@ static int shim_set_attend(lua_State *L) {
   return 0;
 }
 
+static int shim_end_next_poll(lua_State *L) {
+  wait_end_next_poll(L);
+  return 0;
+}
+
 static volatile sig_atomic_t signals;
 
 static void on_signal(int signum) {
@@ -213,6 +218,7 @@ int luaopen_socket_shim(lua_State *L) {
       {"dup", shim_dup},
       {"limit_fds", shim_limit_fds},
       {"set_attend", shim_set_attend},
+      {"end_next_poll", shim_end_next_poll},
       {"count_signal", shim_count_signal},
       {"raise", shim_raise},
       {"is_blocked", shim_is_blocked},

@@ -1467,6 +1467,22 @@ function TestPoll.test_attending()
   b:close()
 end
 
+-- It was done in Lua code, after the worker has looked at its flag and before it polls.
+function TestPoll.test_attended_a_moment_before()
+  need_shim()
+  local a, b = pair()
+  shim.end_next_poll()
+  lu.assertEquals(socket.poll({a, b}), {})
+  lu.assertEquals(socket.poll({a, b}, 0.001), {})
+  shim.end_next_poll()
+  a:write("x")
+  lu.assertEquals(socket.poll({a, b}), {b}) -- what is ready comes first
+  b:read(1)
+  lu.assertEquals(socket.poll({a, b}), {})
+  a:close()
+  b:close()
+end
+
 -- A signal between the look and the sleep is not slept through.
 function TestPoll.test_attending_to_a_signal_of_just_now()
   need_shim()

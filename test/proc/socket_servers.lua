@@ -194,6 +194,49 @@ story.test("an idle poll uses no processor time, here and in clones", function(t
   for _, x in ipairs {a, b, s} do x:close() end
 end)
 
+story.test("SIGTERM with on_term ends a poll, whenever it comes", function(t)
+  local listener = t.got(socket.listen "127.0.0.1:0")
+  local template = fork.new():send_fd(listener):eval [[
+    local clone, poll = require "moonfork.clone", require "moonfork".socket.poll
+    function idle(s, listener)
+      local draining
+      clone.on_term(function() draining = true end)
+      s:write "ready\n"
+      while not draining do
+        for _, ready in ipairs(poll {s, listener}) do
+          if ready == s then os.exit(7) end
+        end
+      end
+      s:write "drained\n"
+    end
+    -- The signal comes after the flag was looked at.
+    function just_before(s, listener)
+      local draining
+      clone.on_term(function() draining = true end)
+      s:write "ready\n"
+      while not draining do
+        clone.kill(clone.pid(), "TERM")
+        poll {s, listener}
+      end
+      s:write "drained\n"
+    end
+  ]]
+  for _, name in ipairs {"idle", "just_before"} do
+    local p = template:fork()
+    local s = t.got(p:run(name))
+    t.eq(s:read "l", "ready")
+    if name == "idle" then
+      kit.msleep(20)
+      p:kill "TERM"
+    end
+    t.eq(s:read "l", "drained")
+    t.eq(t.status(p).code, 0)
+    s:close()
+  end
+  template:close()
+  listener:close()
+end)
+
 story.test("a datagram, as sd_notify sends it", function(t)
   local path = t:file "notify"
   for _, name in ipairs {path, "@moonfork-notify-" .. fresh()} do
