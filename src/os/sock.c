@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -54,14 +55,14 @@ static int prepare_end(int *fd) {
 }
 
 int sock_pair(int ret_fd[2], int nonblocking) {
-  int ends[2];
+  int ends[2], on = 1;
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
     return -errno;
   int r = prepare_end(&ends[0]);
   if (r == 0)
     r = prepare_end(&ends[1]);
   if (r == 0 && nonblocking)
-    r = fd_set_nonblocking(ends[0], 1);
+    r = ioctl(ends[0], FIONBIO, &on) < 0 ? -errno : 0; /* its flags are known: in one call */
   if (r < 0) {
     fd_close(&ends[0]);
     fd_close(&ends[1]);

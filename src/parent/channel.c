@@ -45,7 +45,7 @@ int channel_open(struct channel *c, struct seam *seam, int fd) {
   c->seam = seam;
   c->fd = fd;
   c->reading = 1;
-  c->refuses = seam->ops->refuse_fds(seam, fd, 1) == 0;
+  c->refuses = !c->takes_fds && seam->ops->refuse_fds(seam, fd, 1) == 0;
   r = seam->ops->watch(seam, &c->watch, fd, WATCH_READ);
   if (r < 0) {
     channel_close(c);
@@ -159,6 +159,7 @@ void channel_exact(struct channel *c) {
 }
 
 void channel_accept_fds(struct channel *c) {
+  c->takes_fds = 1;
   if (c->fd >= 0)
     c->seam->ops->refuse_fds(c->seam, c->fd, 0);
 }

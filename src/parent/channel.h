@@ -47,6 +47,7 @@ struct channel {
   int in_drain; /* guards against recursion */
   int unread;   /* there was no memory to read what may be there */
   int refuses;   /* the kernel refuses descriptors while nobody accepts them */
+  int takes_fds; /* whoever gets the socket next does */
   int undrained; /* the last drain left something unread */
   int resting;  /* it has had its frames for this turn: not watched until the next */
 };
@@ -70,7 +71,8 @@ void channel_flush(struct channel *c);
 int channel_written(const struct channel *c);
 /* From now on never a byte past the frame under way. */
 void channel_exact(struct channel *c);
-/* Whoever gets the socket next takes descriptors: the kernel refuses them no more. */
+/* Whoever gets the socket next takes descriptors: the kernel is not told to refuse them when it
+ * is opened, or refuses them no more. */
 void channel_accept_fds(struct channel *c);
 void channel_ready(struct channel *c, unsigned events);
 /* Reads and delivers what is there now, up to a limit that only a flood reaches: then

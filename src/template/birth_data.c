@@ -2,9 +2,9 @@
  *
  * A library's variables, its tables of addresses that are read-only after relocation, and what
  * malloc gave so far are pages that were written: fork copies their entries, and an anon_vma for
- * each mapping that has such. A birth reads little of them and writes nothing. So their bytes are copied to a
- * file in memory (memfd), which is mapped privately in their place, with the protection that was
- * there: the same bytes at the same addresses. fork copies nothing of a private mapping of a file
+ * each mapping that has such. A birth reads little of them and writes nothing. So their bytes are
+ * copied to a file in memory (memfd), which is mapped privately in their place, with the
+ * protection that was there: the same bytes at the same addresses. fork copies nothing of a private mapping of a file
  * that nobody has written through; whoever writes gets a page of his own, as ever. Measured:
  * processor time of a process x 0.94.
  *

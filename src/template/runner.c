@@ -12,6 +12,7 @@
 #include "template/script.h"
 #include "template/signals.h"
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -43,9 +44,9 @@ static int hold_leash(struct server *s) {
 
 /* 4. and 5.: nobody enters a function for a parent that is gone. */
 static void announce(struct server *s) {
-  if (!s->leash.by_pipe && leash_snapped(&s->leash))
+  if (!s->leash.by_pipe && s->leash.own != SIGKILL && leash_snapped(&s->leash))
     server_exit(s, 0);
-  if (connection_say(&s->conn, ANS_RUNNING, (uint64_t)getpid()) < 0)
+  if (connection_say(&s->conn, ANS_RUNNING, (uint64_t)s->pid) < 0)
     server_exit(s, 0);
 }
 
@@ -55,7 +56,10 @@ static void note_title(struct server *s, const struct command *c) {
   s->run.title[n] = 0;
 }
 
+/* A global function is found without any user code, and so without what is around that. */
 static int resolve(struct server *s, const struct command *c) {
+  if (script_find_global(s, (const char *)c->body, c->length))
+    return 0;
   server_enter_user(s);
   int r = script_resolve(s, (const char *)c->body, c->length);
   server_leave_user(s);
@@ -69,6 +73,7 @@ int cmd_run(struct server *s, struct command *c) {
     return command_malformed(s, "commands after run");
   s->title_stale = 0;
   note_title(s, c);
+  s->run.is_fresh = s->being_born;
   if (resolve(s, c) < 0)
     return 0;
   connection_flush_all(&s->conn);
@@ -103,7 +108,7 @@ static int armed_leash(void) {
 static int prepare_socket(struct server *s) {
   int fd = s->conn.fd;
   s->conn.fd = -1;
-  if (fd_is_nonblocking(fd) == 1)
+  if (!s->run.is_fresh && fd_is_nonblocking(fd) == 1)
     fd_set_nonblocking(fd, 0);
   return fd;
 }

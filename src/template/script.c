@@ -530,6 +530,26 @@ int script_resolve(struct server *s, const char *name, size_t n) {
   return protect(s, do_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
 }
 
+/* Without a metamethod: no code of the user's. */
+static int do_find_global(lua_State *L) {
+  const struct text *name = lua_touserdata(L, 1);
+  lua_pushglobaltable(L);
+  lua_pushlstring(L, name->p, name->n);
+  lua_rawget(L, -2);
+  return 1;
+}
+
+int script_find_global(struct server *s, const char *name, size_t n) {
+  struct text job = {name, n};
+  if (memchr(name, ':', n) || memchr(name, '.', n) ||
+      protect(s, do_find_global, &job, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
+    return 0;
+  if (lua_isfunction(s->L, -1))
+    return 1;
+  lua_pop(s->L, 1);
+  return 0;
+}
+
 static int do_push_args(lua_State *L) {
   struct server *s = lua_touserdata(L, 1);
   lua_settop(L, 0);

@@ -24,6 +24,9 @@ int script_has_on_fork(const struct server *s);
 /* Leaves function, a place for the socket, and the arguments on the stack of s->L;
  * s->run.nargs counts the place too. */
 int script_resolve(struct server *s, const char *name, size_t n);
+/* The same for a global function, which needs no user code to be found: 1, or 0 with nothing
+ * left on the stack: it is not one. */
+int script_find_global(struct server *s, const char *name, size_t n);
 int script_push_args(struct server *s);
 /* For functions that call others by name: pushes what script_resolve would find; raises. */
 void script_push_function(lua_State *L, const char *name, size_t n);

@@ -83,6 +83,7 @@ struct server {
   } birth;
   struct {                 /* a function about to be entered */
     int nargs;
+    int is_fresh; /* its socket is as the parent made it, for it alone: blocking */
     char title[128];
   } run;
   /* From here on clones don't write, or seldom: the rest lies in one page, or two. */

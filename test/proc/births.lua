@@ -90,4 +90,25 @@ story.test("what libc knew before the first fork it knows after it", function(t)
   template:close()
 end)
 
+-- A global function is looked up raw, without anything of what surrounds user code; every other
+-- name is looked up by Lua's rules.
+story.test("a name that only Lua's rules find is found", function(t)
+  local template = fork.new_exec():eval [[
+    function plain(s) s:write "plain" end
+    callable = setmetatable({}, {__call = function(_, s) s:write "callable" end})
+    inner = {f = function(s) s:write "inner" end}
+    setmetatable(_G, {__index = function(_, name)
+      return function(s) s:write("made for ", name) end
+    end})
+  ]]
+  for name, answer in pairs {plain = "plain", callable = "callable", ["inner.f"] = "inner",
+                             other = "made for other"} do
+    t.eq(call(template:fork(), name), answer)
+    local p = template:fork()
+    t.ok(p:memory()) -- it has been born before it is told to run
+    t.eq(call(p, name), answer)
+  end
+  template:close()
+end)
+
 story.done()

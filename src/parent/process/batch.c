@@ -159,12 +159,12 @@ void process_unhold(struct mf_process *p) {
   fork.fds = &fds;
   if (p->state == HELD)
     process_enter(p, FORKING);
+  if (p->finish.kind == FINISH_RUN)
+    process_open_to_fds(p);
   if (!r) /* first, so that its socket is guarded before anybody can write to it */
     r = process_connect(p, pair[0]);
   else
     h->seam->ops->close(h->seam, &pair[0]);
-  if (!r && p->finish.kind == FINISH_RUN)
-    process_open_to_fds(p);
   if (!r)
     r = command_send(source, &fork);
   else

@@ -130,6 +130,8 @@ void process_set_pid(struct mf_process *p, int pid) {
   begin_watching(p);
 }
 
+static void identify(struct mf_process *p, int pid, int pidfd, int ours);
+
 /* The number in its slot, once it is there and believed. It is the claim of a template,
  * which may be hostile: it must be a child of ours, and no other record's. A host that
  * reaps what comes may have reaped this one, too, and have another under its number:
@@ -159,14 +161,19 @@ void process_learn(struct mf_process *p) {
     s->ops->note_thief(s);
     return;
   }
-  process_identify(p, pid, pidfd);
+  identify(p, pid, pidfd, 1);
 }
 
 /* It is known who it is, by the kernel's word. Takes pidfd (-1: none). */
 void process_identify(struct mf_process *p, int pid, int pidfd) {
   struct seam *s = p->home->seam;
+  identify(p, pid, pidfd, s->ops->peek(s, pidfd, pid) != -ECHILD);
+}
+
+/* ours: it is our child, and unreaped. */
+static void identify(struct mf_process *p, int pid, int pidfd, int ours) {
+  struct seam *s = p->home->seam;
   int in_slot = p->births ? births_pid(p->births, p->slot) : 0;
-  int ours = s->ops->peek(s, pidfd, pid) != -ECHILD;
   int child = ours && p->pid <= 0 && p->state != DEAD && children_claim(pid) == 0;
   /* Another record's: what was taken up may be known here from before, a clone can't be.
    */
