@@ -53,7 +53,8 @@ story.test("forks copy nothing of the libraries", function(t)
   template:close()
 end)
 
--- Streams are libc's own records, and lie in malloc's memory. The locale and the environment are in variables of libc's.
+-- Streams are libc's own records, and lie in malloc's memory. The locale and the environment
+-- are in variables of libc's.
 local KEEPS = [[
   local name = os.tmpname()
   written, reader = io.open(name, "w"), io.open(name, "r")
