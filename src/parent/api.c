@@ -73,7 +73,7 @@ static int fork_from(struct mf_process *source, const mf_options *o, mf_process 
   q->journal = journal_fork(source->journal, o);
   if (o && o->name)
     q->name = strdup(o->name);
-  r = process_event(source, EV_FORK, q);
+  r = process_event(source, &(struct event){EV_FORK, .fork = q});
   if (r < 0) {
     process_abandon(q);
     return r;
@@ -215,7 +215,7 @@ int mf_reset(struct uv_loop_s *loop) {
 /* ---- prepare ---- */
 
 static int queue(mf_process *p, struct command *c) {
-  return result(process_event(p, EV_COMMAND, c));
+  return result(process_event(p, &(struct event){EV_COMMAND, .command = c}));
 }
 
 static int queue_bytes(mf_process *p, unsigned type, const void *body, size_t length) {
@@ -406,15 +406,15 @@ static void look_at_the_clock(mf_process *p) {
   if (h->seam->ops->now_ms(h->seam) < deadline_at(&p->limit))
     return;
   deadline_clear(&p->limit);
-  process_event(p, EV_TIMEOUT, NULL);
+  process_event(p, &(struct event){EV_TIMEOUT});
 }
 
-static int finish_with(mf_process *p, enum event ev, struct run_request *run) {
+static int finish_with(mf_process *p, enum event_kind kind, struct run_request *run) {
   int r = check_unfinished(p);
-  if (!r && ev == EV_RUN)
+  if (!r && kind == EV_RUN)
     look_at_the_clock(p);
   if (!r)
-    r = result(process_event(p, ev, run));
+    r = result(process_event(p, &(struct event){kind, .run = run}));
   if (!r)
     p->used = 1;
   return r;
@@ -437,7 +437,7 @@ int mf_finish(mf_process *p) {
   if (!r && p->used)
     r = MF_ESTATE;
   if (!r)
-    r = result(process_event(p, EV_FINISH, NULL));
+    r = result(process_event(p, &(struct event){EV_FINISH}));
   if (!r)
     p->finished = 1;
   return r;
@@ -490,7 +490,7 @@ int mf_kill(mf_process *p, int signum) {
     return r;
   if (signum < 0 || signum >= NSIG)
     return MF_EINVAL;
-  return process_event(p, EV_KILL, &signum);
+  return process_event(p, &(struct event){EV_KILL, .signum = signum});
 }
 
 int mf_pid(const mf_process *p) {
@@ -549,7 +549,7 @@ void mf_close(mf_process *p, mf_close_cb cb, void *data) {
   p->close_to.cb = cb;
   p->close_to.data = data;
   p->error_to.cb = NULL;
-  process_event(p, EV_CLOSE, NULL);
+  process_event(p, &(struct event){EV_CLOSE});
   if (!p->close_waits)
     process_owe(p, OWE_CLOSE);
   process_update(p);

@@ -51,7 +51,7 @@ static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
   c.body = buf_peek(&body);
   c.length = buf_size(&body);
   if (!r)
-    r = process_event(p, EV_COMMAND, &c);
+    r = process_event(p, &(struct event){EV_COMMAND, .command = &c});
   else
     fdset_close(&fds);
   buf_deinit(&body);
@@ -221,7 +221,7 @@ int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
   p->takes_word = channel_ask_writer(&p->chan, h->seam, fd) < 0;
   r = add_leash(&fds);
   if (!r)
-    r = process_event(p, EV_COMMAND, &who);
+    r = process_event(p, &(struct event){EV_COMMAND, .command = &who});
   if (!r)
     r = process_connect(p, fd);
   else
@@ -403,5 +403,5 @@ void boot_reset(struct home *h) {
   if (def->unstarted)
     process_end_unborn(def);
   else
-    process_event(def, EV_CLOSE, NULL);
+    process_event(def, &(struct event){EV_CLOSE});
 }

@@ -184,14 +184,13 @@ static int has_socket(const struct story *s) {
 
 /* Gives the event to the process, by the way it really takes where there is one. Returns
  * what a user's call returned. */
-static int fire(struct story *s, enum event ev) {
-  int r = 0, zero = 0;
-  uint64_t n = 1;
+static int fire(struct story *s, enum event_kind ev) {
+  int r = 0;
   unsigned char dummy[16] = {0};
   struct frame f = {.body = dummy, .length = 0};
   if (s->q->state == HELD && ev >= EV_HELLO && ev <= EV_SOURCE_LOST) {
     /* It is written when the loop turns; nothing can come before. The source can go. */
-    process_event(s->q, ev, &f);
+    process_event(s->q, &(struct event){ev, .frame = &f});
     return 0;
   }
   s->in_call = 1;
@@ -221,7 +220,7 @@ static int fire(struct story *s, enum event ev) {
     if (has_socket(s))
       answer_hello(s, s->q_far, 501);
     else
-      process_event(s->q, ev, &f);
+      process_event(s->q, &(struct event){ev, .frame = &f});
     break;
   case EV_FORK_FAILED:
     answer_failure(s, s->t_far, ANS_FORK_FAILED, s->q->id);
@@ -230,31 +229,31 @@ static int fire(struct story *s, enum event ev) {
     if (has_socket(s))
       sim_answer(s->sim, s->q_far, ANS_DONE, s->q->nsent, NULL, 0);
     else
-      process_event(s->q, ev, &n);
+      process_event(s->q, &(struct event){ev, .ndone = 1});
     break;
   case EV_FAILED:
     if (has_socket(s))
       answer_failure(s, s->q_far, ANS_FAILED, 1);
     else
-      process_event(s->q, ev, &f);
+      process_event(s->q, &(struct event){ev, .frame = &f});
     break;
   case EV_RUNNING:
     if (has_socket(s))
       sim_answer(s->sim, s->q_far, ANS_RUNNING, 501, NULL, 0);
     else
-      process_event(s->q, ev, &zero);
+      process_event(s->q, &(struct event){ev});
     break;
   case EV_EOF:
     if (has_socket(s))
       sim_hang_up(s->sim, s->q_far);
     else
-      process_event(s->q, ev, &zero);
+      process_event(s->q, &(struct event){ev});
     break;
   case EV_PIDFD:
     if (s->q->pidfd >= 0)
       sim_end_process(s->sim, 501, 0);
     else
-      process_event(s->q, ev, NULL);
+      process_event(s->q, &(struct event){ev});
     break;
   case EV_SOURCE_LOST:
     sim_hang_up(s->sim, s->t_far);
@@ -444,7 +443,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
               [EV_TIMEOUT] = {DEAD}},
 };
 
-static int was_finishing(enum state state, enum event ev) {
+static int was_finishing(enum state state, enum event_kind ev) {
   int begun = state == STARTING || state == GIVING || state == RUNNING || state == GIVEN;
   int refused = expect[state][ev].result != 0;
   return begun || ((ev == EV_RUN || ev == EV_TO_FD) && !refused);
@@ -461,7 +460,7 @@ static void settle(struct story *s) {
     sim_advance(s->sim, 3000);
 }
 
-static void check_cell(enum state state, enum event ev) {
+static void check_cell(enum state state, enum event_kind ev) {
   struct story *s = story_new();
   const struct expectation *x = &expect[state][ev];
   mf_process *q;
@@ -497,7 +496,7 @@ static void check_cell(enum state state, enum event ev) {
 
 struct cell {
   enum state state;
-  enum event ev;
+  enum event_kind ev;
 };
 
 static void test_cell(void **state) {
@@ -517,7 +516,7 @@ int main(void) {
   for (int st = 0; st < STATE_COUNT; st++)
     for (int ev = 0; ev < EVENT_COUNT; ev++, n++) {
       cells[n].state = (enum state)st;
-      cells[n].ev = (enum event)ev;
+      cells[n].ev = (enum event_kind)ev;
       snprintf(names[n], sizeof names[n], "test_%s_%s", state_names[st], event_names[ev]);
       tests[n].name = names[n];
       tests[n].test_func = test_cell;

@@ -19,12 +19,12 @@ static int foreign_build(struct mf_process *p, const struct greeting *g) {
   return process_cast_off(p);
 }
 
-int cell_broken(struct mf_process *p, void *arg) {
+int cell_broken(struct mf_process *p, const struct event *e) {
   return process_broken_by(p, "answer not allowed in this state");
 }
 
-int cell_on_hello(struct mf_process *p, void *arg) {
-  struct frame *f = arg;
+int cell_hello(struct mf_process *p, const struct event *e) {
+  const struct frame *f = e->frame;
   struct greeting g;
   if (p->was_asked && !p->introduced) { /* who it is the kernel has told */
     p->introduced = 1;
@@ -60,8 +60,8 @@ int cell_on_hello(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_on_fork_failed(struct mf_process *p, void *arg) {
-  struct failure *f = failure_decode(p, arg);
+int cell_denied(struct mf_process *p, const struct event *e) {
+  struct failure *f = failure_decode(p, e->frame);
   if (!f)
     f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, failure_text(p, "the fork failed"), NULL);
   p->unborn = 1;
@@ -70,8 +70,8 @@ int cell_on_fork_failed(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_on_done(struct mf_process *p, void *arg) {
-  uint64_t n = *(const uint64_t *)arg;
+int cell_done(struct mf_process *p, const struct event *e) {
+  uint64_t n = e->ndone;
   if (n > p->nsent)
     return process_broken_by(p, "impossible count of executed commands");
   process_advance(p, n);
@@ -98,11 +98,11 @@ static void name_program(const struct mf_process *p, struct failure *f) {
   free(text);
 }
 
-int cell_on_failed(struct mf_process *p, void *arg) {
-  struct failure *f = failure_decode(p, arg);
+int cell_failed(struct mf_process *p, const struct event *e) {
+  struct failure *f = failure_decode(p, e->frame);
   if (!f)
     return process_broken_by(p, "malformed failure report");
-  if (p->greeting && is_about_start(arg)) {
+  if (p->greeting && is_about_start(e->frame)) {
     f->code = MF_ETEMPLATE_START;
     name_program(p, f);
   }
@@ -120,10 +120,10 @@ int cell_on_failed(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_on_running(struct mf_process *p, void *arg) {
+int cell_enter(struct mf_process *p, const struct event *e) {
   deadline_clear(&p->limit);
   if (p->takes_word)
-    process_set_pid(p, *(const int *)arg);
+    process_set_pid(p, e->pid);
   p->forked = 1;
   process_advance(p, p->nsent);
   p->finish.fd = channel_steal(&p->chan);
@@ -135,8 +135,8 @@ int cell_on_running(struct mf_process *p, void *arg) {
 }
 
 /* Its socket has ended. Whether it has, the kernel or its source will tell soon. */
-int cell_on_eof(struct mf_process *p, void *arg) {
-  int why = *(const int *)arg;
+int cell_eof(struct mf_process *p, const struct event *e) {
+  int why = e->why;
   if (why == -EPROTO)
     return process_broken_by(p, "malformed frame");
   p->eof = 1;
@@ -154,7 +154,7 @@ int cell_on_eof(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_on_gone(struct mf_process *p, void *arg) {
+int cell_gone(struct mf_process *p, const struct event *e) {
   struct seam *s = p->home->seam;
   p->gone = 1;
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
@@ -166,7 +166,7 @@ int cell_on_gone(struct mf_process *p, void *arg) {
 
 /* Nothing of what was asked of its source will be executed any more. Its own socket tells
  * whether it has been forked before: it ends where nobody has the other end. */
-int cell_source_lost(struct mf_process *p, void *arg) {
+int cell_lost(struct mf_process *p, const struct event *e) {
   const struct mf_process *source = p->source;
   if (p->state == RUNNING)
     process_measure(p); /* its template was to answer */
@@ -178,8 +178,7 @@ int cell_source_lost(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_time_out(struct mf_process *p, void *arg) {
-  int signum = SIGKILL;
+int cell_expire(struct mf_process *p, const struct event *e) {
   if (p->state == STARTING)
     process_withdraw(p);
   if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
@@ -192,7 +191,7 @@ int cell_time_out(struct mf_process *p, void *arg) {
     process_die(p);
     return 0;
   }
-  cell_send_signal(p, &signum);
+  cell_kill(p, &(struct event){EV_KILL, .signum = SIGKILL});
   if (p->pid <= 0) { /* not forked yet: it will find its socket hung up */
     channel_close(&p->chan);
     p->eof = 1;

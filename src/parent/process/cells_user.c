@@ -8,36 +8,36 @@
 #include <signal.h>
 #include <string.h>
 
-int cell_refuse(struct mf_process *p, void *arg) {
+int cell_refuse(struct mf_process *p, const struct event *e) {
   return MF_ESTATE;
 }
 
-int cell_ignore(struct mf_process *p, void *arg) {
+int cell_ignore(struct mf_process *p, const struct event *e) {
   return 0;
 }
 
-int cell_refuse_command(struct mf_process *p, void *arg) {
-  command_discard(arg);
+int cell_reject(struct mf_process *p, const struct event *e) {
+  command_discard(e->command);
   return MF_ESTATE;
 }
 
-int cell_ignore_command(struct mf_process *p, void *arg) {
+int cell_note(struct mf_process *p, const struct event *e) {
   if (p->unborn)
-    journal_command(&p->journal, arg);
-  command_discard(arg);
+    journal_command(&p->journal, e->command);
+  command_discard(e->command);
   return 0;
 }
 
-int cell_hold_command(struct mf_process *p, void *arg) {
-  struct command *c = arg;
+int cell_join(struct mf_process *p, const struct event *e) {
+  struct command *c = e->command;
   if ((c->type == CMD_ARG || c->type == CMD_FD) && hold_join(p, c))
     return 0;
   process_unhold(p);
-  return process_event(p, EV_COMMAND, arg);
+  return process_event(p, e);
 }
 
-int cell_queue_command(struct mf_process *p, void *arg) {
-  struct command *c = arg;
+int cell_queue(struct mf_process *p, const struct event *e) {
+  struct command *c = e->command;
   process_unhold_child(p);
   if (c->type != CMD_MEMORY && c->type != CMD_WHO)
     spares_drop(p);
@@ -46,9 +46,8 @@ int cell_queue_command(struct mf_process *p, void *arg) {
   return command_send_noted(p, c);
 }
 
-/* arg: the new record, in HELD, behind p. */
-int cell_hold_fork(struct mf_process *p, void *arg) {
-  struct mf_process *q = arg;
+int cell_fork(struct mf_process *p, const struct event *e) {
+  struct mf_process *q = e->fork;
   process_unhold_child(p);
   process_unhold(p); /* a taken spare */
   process_set_source(q, p);
@@ -59,13 +58,14 @@ int cell_hold_fork(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_unhold_fork(struct mf_process *p, void *arg) {
+/* The fork command is written first; what is asked is the new state's business. */
+int cell_unhold(struct mf_process *p, const struct event *e) {
   process_unhold(p);
-  return process_event(p, EV_FORK, arg);
+  return process_event(p, e);
 }
 
-int cell_fork_stillborn(struct mf_process *p, void *arg) {
-  struct mf_process *q = arg;
+int cell_nofork(struct mf_process *p, const struct event *e) {
+  struct mf_process *q = e->fork;
   process_set_source(q, p);
   process_stillborn(q);
   return 0;
@@ -79,8 +79,8 @@ static void expect_finish(struct mf_process *p, enum finish_kind kind, mf_run_cb
   p->finish.data = data;
 }
 
-int cell_start_run(struct mf_process *p, void *arg) {
-  const struct run_request *run = arg;
+int cell_run(struct mf_process *p, const struct event *e) {
+  const struct run_request *run = e->run;
   struct command c = {.type = CMD_RUN, .body = run->function};
   int r;
   c.length = strlen(run->function);
@@ -97,13 +97,13 @@ int cell_start_run(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_hold_run(struct mf_process *p, void *arg) {
-  const struct run_request *run = arg;
+int cell_launch(struct mf_process *p, const struct event *e) {
+  const struct run_request *run = e->run;
   struct command c = {.type = CMD_RUN, .body = run->function};
   c.length = strlen(run->function);
   if (!hold_join(p, &c)) {
     process_unhold(p);
-    return process_event(p, EV_RUN, arg);
+    return process_event(p, e);
   }
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   channel_exact(&p->chan);
@@ -112,8 +112,8 @@ int cell_hold_run(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_run_failed(struct mf_process *p, void *arg) {
-  const struct run_request *run = arg;
+int cell_norun(struct mf_process *p, const struct event *e) {
+  const struct run_request *run = e->run;
   if (!p->error)
     process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL, "the process has ended");
   expect_finish(p, FINISH_RUN, run->cb, run->data);
@@ -121,8 +121,8 @@ int cell_run_failed(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_start_giving(struct mf_process *p, void *arg) {
-  const struct run_request *to = arg;
+int cell_give(struct mf_process *p, const struct event *e) {
+  const struct run_request *to = e->run;
   process_unhold_child(p);
   process_unhold(p);
   spares_drop(p);
@@ -136,19 +136,14 @@ int cell_start_giving(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_hold_giving(struct mf_process *p, void *arg) {
-  process_unhold(p);
-  return process_event(p, EV_TO_FD, arg);
-}
-
-int cell_give_failed(struct mf_process *p, void *arg) {
-  const struct run_request *to = arg;
-  cell_run_failed(p, arg);
+int cell_nogive(struct mf_process *p, const struct event *e) {
+  const struct run_request *to = e->run;
+  cell_norun(p, e);
   expect_finish(p, FINISH_TO_FD, to->cb, to->data);
   return 0;
 }
 
-int cell_finish(struct mf_process *p, void *arg) {
+int cell_finish(struct mf_process *p, const struct event *e) {
   int r;
   process_unhold_child(p);
   process_unhold(p);
@@ -163,15 +158,10 @@ int cell_finish(struct mf_process *p, void *arg) {
 }
 
 /* It ends by itself, unless it is stopped, or hangs. */
-int cell_finish_failed(struct mf_process *p, void *arg) {
+int cell_grace(struct mf_process *p, const struct event *e) {
   if (!p->eof)
     process_set_patience(p, CLOSE_GRACE_MS);
   return 0;
-}
-
-int cell_hold_finish(struct mf_process *p, void *arg) {
-  process_unhold(p);
-  return process_event(p, EV_FINISH, arg);
 }
 
 /* What ends a process that serves: its dispositions are the defaults. */
@@ -180,8 +170,8 @@ static int ends_processes(int signum) {
          signum == SIGHUP || signum == SIGABRT || signum == SIGSEGV;
 }
 
-int cell_send_signal(struct mf_process *p, void *arg) {
-  int signum = *(const int *)arg;
+int cell_kill(struct mf_process *p, const struct event *e) {
+  int signum = e->signum;
   process_unhold_child(p);
   if (p->gone)
     return -ESRCH;
@@ -199,12 +189,7 @@ int cell_send_signal(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_hold_signal(struct mf_process *p, void *arg) {
-  process_unhold(p);
-  return process_event(p, EV_KILL, arg);
-}
-
-int cell_signal_dead(struct mf_process *p, void *arg) {
+int cell_nokill(struct mf_process *p, const struct event *e) {
   return -ESRCH;
 }
 
@@ -241,7 +226,7 @@ static void wait_for_end(struct mf_process *p) {
   process_set_patience(p, CLOSE_GRACE_MS);
 }
 
-int cell_close_held(struct mf_process *p, void *arg) {
+int cell_drop(struct mf_process *p, const struct event *e) {
   cancel(p);
   p->exit.known = 0;
   if (!p->error)
@@ -261,10 +246,10 @@ static void hang_up(struct mf_process *p) {
   process_set_patience(p, CLOSE_GRACE_MS);
 }
 
-int cell_close_serving(struct mf_process *p, void *arg) {
-  int r = cell_finish(p, NULL);
+int cell_close(struct mf_process *p, const struct event *e) {
+  int r = cell_finish(p, e);
   if (p->state == DEAD) /* it went down with what was held back */
-    return process_event(p, EV_CLOSE, arg);
+    return process_event(p, e);
   cancel(p);
   if (r < 0)
     hang_up(p);
@@ -273,21 +258,21 @@ int cell_close_serving(struct mf_process *p, void *arg) {
   return 0;
 }
 
-int cell_close_starting(struct mf_process *p, void *arg) {
+int cell_revoke(struct mf_process *p, const struct event *e) {
   process_withdraw(p);
   if (p->state != STARTING)
-    return process_event(p, EV_CLOSE, arg);
+    return process_event(p, e);
   cancel(p);
   hang_up(p);
   return 0;
 }
 
-int cell_close_quietly(struct mf_process *p, void *arg) {
+int cell_forget(struct mf_process *p, const struct event *e) {
   cancel(p);
   return 0;
 }
 
-int cell_close_ending(struct mf_process *p, void *arg) {
+int cell_wait(struct mf_process *p, const struct event *e) {
   cancel(p);
   wait_for_end(p);
   return 0;

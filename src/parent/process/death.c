@@ -49,7 +49,7 @@ void process_lose_source(struct mf_process *p) {
   list_each_safe(it, next, &h->processes) {
     struct mf_process *q = list_entry(it, struct mf_process, link);
     if (q->source == p && q->state != DEAD)
-      process_event(q, EV_SOURCE_LOST, NULL);
+      process_event(q, &(struct event){EV_SOURCE_LOST});
   }
 }
 

@@ -8,13 +8,13 @@ static void on_pidfd(struct watch *w, unsigned events) {
   struct mf_process *p = list_entry(w, struct mf_process, pid_watch);
   struct home *h = p->home;
   home_enter(h);
-  process_event(p, EV_PIDFD, NULL);
+  process_event(p, &(struct event){EV_PIDFD});
   home_leave(h);
 }
 
 static void on_limit(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, limit);
-  process_event(p, EV_TIMEOUT, NULL);
+  process_event(p, &(struct event){EV_TIMEOUT});
 }
 
 /* It was told to end some time ago, and has not hung up. */
@@ -86,28 +86,25 @@ static struct mf_process *reported(struct mf_process *p, uint64_t id) {
 
 static void on_frame(struct channel *c, const struct frame *f) {
   struct mf_process *p = from_channel(c), *q;
-  struct frame copy = *f;
-  int pid = (int)f->id;
-  uint64_t n = f->id;
   if (!p->spoke)
     process_confirm_fork(p);
   switch (f->type) {
   case ANS_HELLO:
-    process_event(p, EV_HELLO, &copy);
+    process_event(p, &(struct event){EV_HELLO, .frame = f});
     break;
   case ANS_DONE:
-    process_event(p, EV_DONE, &n);
+    process_event(p, &(struct event){EV_DONE, .ndone = f->id});
     break;
   case ANS_FORK_FAILED:
     q = reported(p, f->id);
     if (q)
-      process_event(q, EV_FORK_FAILED, &copy);
+      process_event(q, &(struct event){EV_FORK_FAILED, .frame = f});
     break;
   case ANS_FAILED:
-    process_event(p, EV_FAILED, &copy);
+    process_event(p, &(struct event){EV_FAILED, .frame = f});
     break;
   case ANS_RUNNING:
-    process_event(p, EV_RUNNING, &pid);
+    process_event(p, &(struct event){EV_RUNNING, .pid = (int)f->id});
     break;
   case ANS_MEMORY:
     q = f->id ? reported(p, f->id) : p;
@@ -120,7 +117,7 @@ static void on_frame(struct channel *c, const struct frame *f) {
 }
 
 static void on_end(struct channel *c, int why) {
-  process_event(from_channel(c), EV_EOF, &why);
+  process_event(from_channel(c), &(struct event){EV_EOF, .why = why});
 }
 
 static void on_ready(struct channel *c, unsigned events) {

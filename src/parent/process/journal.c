@@ -218,7 +218,7 @@ void journal_command(struct journal **at, const struct command *c) {
 
 static int replay_command(const struct journal *j, struct mf_process *p) {
   struct command c = {.type = j->type, .id = j->id, .body = j->body, .length = j->length};
-  return process_event(p, EV_COMMAND, &c);
+  return process_event(p, &(struct event){EV_COMMAND, .command = &c});
 }
 
 /* What is forked from is closed: it ends when it has executed the fork. */

@@ -106,7 +106,7 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   switch (p->state) {
   case FORKING:
   case SERVING:
-    return process_event(p, EV_COMMAND, &c);
+    return process_event(p, &(struct event){EV_COMMAND, .command = &c});
   case STARTING:
   case GIVING:
     m->waits = 1;
@@ -132,7 +132,7 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   put_clone(&body, p);
   c.body = buf_peek(&body);
   c.length = buf_size(&body);
-  return process_event(p->source, EV_COMMAND, &c);
+  return process_event(p->source, &(struct event){EV_COMMAND, .command = &c});
 }
 
 /* It has come to rest: what was asked meanwhile. */

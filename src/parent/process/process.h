@@ -24,7 +24,7 @@ enum state {
   STATE_COUNT
 };
 
-enum event {
+enum event_kind {
   EV_COMMAND, EV_FORK, EV_RUN, EV_TO_FD, EV_FINISH, EV_KILL, EV_CLOSE, /* the user's */
   EV_HELLO, EV_FORK_FAILED, EV_DONE, EV_FAILED, EV_RUNNING, /* answers */
   EV_EOF, EV_PIDFD, EV_SOURCE_LOST, EV_TIMEOUT,             /* ends */
@@ -133,7 +133,7 @@ struct mf_process {
   struct journal *journal; /* until it can't be a template any more, unborn or not; or NULL */
 };
 
-struct command { /* argument of EV_COMMAND */
+struct command {
   unsigned type;
   uint64_t id;
   const void *body;
@@ -143,10 +143,25 @@ struct command { /* argument of EV_COMMAND */
   void *release_data;
 };
 
-struct run_request { /* argument of EV_RUN and EV_TO_FD */
+struct run_request {
   const char *function;
   mf_run_cb cb;
   void *data;
+};
+
+/* What happens to a process, with what belongs to it: borrowed for the call. */
+struct event {
+  enum event_kind kind;
+  union {
+    struct command *command;       /* EV_COMMAND */
+    struct mf_process *fork;       /* EV_FORK: the new record, in HELD */
+    const struct run_request *run; /* EV_RUN, EV_TO_FD */
+    int signum;                    /* EV_KILL */
+    const struct frame *frame;     /* EV_HELLO, EV_FORK_FAILED, EV_FAILED */
+    uint64_t ndone;                /* EV_DONE: commands executed */
+    int pid;                       /* EV_RUNNING */
+    int why;                       /* EV_EOF: 0 or -errno */
+  };
 };
 
 /* 0, or a code: lack of memory, a stdio handle that is no descriptor. */
@@ -160,7 +175,7 @@ int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **re
 /* A new record in the given state, in its home, with the handle open. NULL: no memory. */
 struct mf_process *process_new(struct home *h, enum state state);
 /* One event through the table. What it returns is the user call's result. */
-int process_event(struct mf_process *p, enum event ev, void *arg);
+int process_event(struct mf_process *p, const struct event *e);
 /* Puts p behind source, which forks it. */
 void process_set_source(struct mf_process *p, struct mf_process *source);
 /* 0, or why p can't be used: it is closed, or this is a forked copy of its parent. */
@@ -234,6 +249,6 @@ extern const char *const state_names[STATE_COUNT];
 extern const char *const event_names[EVENT_COUNT];
 /* For tests: 1 when the table has something to do for the pair, 0 when it refuses, 2 when it
  * ignores, 3 when the peer broke the protocol. */
-int process_rule_kind(enum state s, enum event e);
+int process_rule_kind(enum state s, enum event_kind k);
 
 #endif

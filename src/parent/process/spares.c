@@ -12,7 +12,7 @@ enum { RETRY_DELAY_MS = 1000 }; /* after a fork that failed */
 static void let_go(struct mf_process *q) {
   list_remove(&q->spare_link);
   q->internal = 0;
-  process_event(q, EV_CLOSE, NULL);
+  process_event(q, &(struct event){EV_CLOSE});
 }
 
 void spares_drop(struct mf_process *p) {
@@ -74,7 +74,7 @@ static int fork_one(struct mf_process *p) {
   q->open = 0;
   q->internal = 1;
   p->home->nopen--;
-  if (hold_new(NULL, &q->hold) < 0 || process_event(p, EV_FORK, q) < 0) {
+  if (hold_new(NULL, &q->hold) < 0 || process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {
     q->internal = 0;
     process_end_unborn(q);
     return MF_ENOMEM;

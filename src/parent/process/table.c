@@ -5,8 +5,21 @@
  *             |          \-> ENDING --------------------/
  *             \-> FAILED ------------------------------/
  *
- * Every event goes through one table, in which every cell is filled: `rules`. Only
- * process_enter changes the state. Runs in the parent. */
+ * Only process_enter changes the state:
+ *
+ *   HELD              -> FORKING (process_unhold), STARTING (cell_launch)
+ *   FORKING           -> SERVING (process_on_word, cell_hello)
+ *   FORKING, SERVING  -> STARTING (cell_run), GIVING (cell_give), ENDING (cell_finish)
+ *   STARTING          -> RUNNING (cell_enter), ENDING (cell_revoke)
+ *   GIVING            -> GIVEN (process_try_give), ENDING (cell_close)
+ *   any from FORKING to GIVING -> FAILED (cell_failed), ENDING (cell_expire)
+ *   any that has a socket      -> FAILED (process_cast_off)
+ *   any               -> DEAD (process_die; process_abandon and process_park: of the record)
+ *
+ * What holds between two events: HELD has its fork command (`hold`) and no socket; RUNNING and
+ * GIVEN have no socket of ours any more; DEAD has neither socket, command, source nor deadline.
+ * Every event goes through one table, in which every cell is filled: `rules`. A cell's name
+ * there is that of its function without cell_. Runs in the parent. */
 #include "parent/process/cells.h"
 
 #include "parent/process/process.h"
@@ -18,212 +31,49 @@ const char *const event_names[EVENT_COUNT] = {
     "command", "fork",   "run",     "to_fd", "finish", "kill",        "close",  "hello",
     "fork_failed", "done", "failed", "running", "eof",   "pidfd", "source_lost", "timeout"};
 
-/* `broken` in a column of answers: the process can't have sent that in this state. */
-static cell_function *const rules[STATE_COUNT][EVENT_COUNT] = {
-    [HELD] =
-        {
-            [EV_COMMAND] = cell_hold_command,
-            [EV_FORK] = cell_unhold_fork,
-            [EV_RUN] = cell_hold_run,
-            [EV_TO_FD] = cell_hold_giving,
-            [EV_FINISH] = cell_hold_finish,
-            [EV_KILL] = cell_hold_signal,
-            [EV_CLOSE] = cell_close_held,
-            [EV_HELLO] = cell_ignore,
-            [EV_FORK_FAILED] = cell_ignore,
-            [EV_DONE] = cell_ignore,
-            [EV_FAILED] = cell_ignore,
-            [EV_RUNNING] = cell_ignore,
-            [EV_EOF] = cell_ignore,
-            [EV_PIDFD] = cell_ignore,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_time_out,
-        },
-    [FORKING] =
-        {
-            [EV_COMMAND] = cell_queue_command,
-            [EV_FORK] = cell_hold_fork,
-            [EV_RUN] = cell_start_run,
-            [EV_TO_FD] = cell_start_giving,
-            [EV_FINISH] = cell_finish,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_serving,
-            [EV_HELLO] = cell_on_hello,
-            [EV_FORK_FAILED] = cell_on_fork_failed,
-            [EV_DONE] = cell_on_done,
-            [EV_FAILED] = cell_on_failed,
-            [EV_RUNNING] = cell_broken,
-            [EV_EOF] = cell_on_eof,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_time_out,
-        },
-    [SERVING] =
-        {
-            [EV_COMMAND] = cell_queue_command,
-            [EV_FORK] = cell_hold_fork,
-            [EV_RUN] = cell_start_run,
-            [EV_TO_FD] = cell_start_giving,
-            [EV_FINISH] = cell_finish,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_serving,
-            [EV_HELLO] = cell_on_hello,
-            [EV_FORK_FAILED] = cell_broken,
-            [EV_DONE] = cell_on_done,
-            [EV_FAILED] = cell_on_failed,
-            [EV_RUNNING] = cell_broken,
-            [EV_EOF] = cell_on_eof,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_time_out,
-        },
-    [STARTING] =
-        {
-            [EV_COMMAND] = cell_refuse_command,
-            [EV_FORK] = cell_refuse,
-            [EV_RUN] = cell_refuse,
-            [EV_TO_FD] = cell_refuse,
-            [EV_FINISH] = cell_refuse,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_starting,
-            [EV_HELLO] = cell_on_hello,
-            [EV_FORK_FAILED] = cell_on_fork_failed,
-            [EV_DONE] = cell_on_done,
-            [EV_FAILED] = cell_on_failed,
-            [EV_RUNNING] = cell_on_running,
-            [EV_EOF] = cell_on_eof,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_time_out,
-        },
-    [GIVING] =
-        {
-            [EV_COMMAND] = cell_refuse_command,
-            [EV_FORK] = cell_refuse,
-            [EV_RUN] = cell_refuse,
-            [EV_TO_FD] = cell_refuse,
-            [EV_FINISH] = cell_refuse,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_serving,
-            [EV_HELLO] = cell_on_hello,
-            [EV_FORK_FAILED] = cell_on_fork_failed,
-            [EV_DONE] = cell_on_done,
-            [EV_FAILED] = cell_on_failed,
-            [EV_RUNNING] = cell_broken,
-            [EV_EOF] = cell_on_eof,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_ignore, /* to_fd has disarmed it */
-        },
-    [RUNNING] =
-        {
-            [EV_COMMAND] = cell_refuse_command,
-            [EV_FORK] = cell_refuse,
-            [EV_RUN] = cell_refuse,
-            [EV_TO_FD] = cell_refuse,
-            [EV_FINISH] = cell_refuse,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_quietly,
-            [EV_HELLO] = cell_ignore, /* answers can't come: the socket is the user's */
-            [EV_FORK_FAILED] = cell_ignore,
-            [EV_DONE] = cell_ignore,
-            [EV_FAILED] = cell_ignore,
-            [EV_RUNNING] = cell_ignore,
-            [EV_EOF] = cell_ignore,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_ignore,
-        },
-    [GIVEN] =
-        {
-            [EV_COMMAND] = cell_refuse_command,
-            [EV_FORK] = cell_refuse,
-            [EV_RUN] = cell_refuse,
-            [EV_TO_FD] = cell_refuse,
-            [EV_FINISH] = cell_refuse,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_quietly,
-            [EV_HELLO] = cell_ignore,
-            [EV_FORK_FAILED] = cell_ignore,
-            [EV_DONE] = cell_ignore,
-            [EV_FAILED] = cell_ignore,
-            [EV_RUNNING] = cell_ignore,
-            [EV_EOF] = cell_ignore,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_ignore,
-        },
-    [FAILED] =
-        {
-            [EV_COMMAND] = cell_ignore_command, /* the failure is remembered */
-            [EV_FORK] = cell_fork_stillborn,
-            [EV_RUN] = cell_run_failed,
-            [EV_TO_FD] = cell_give_failed,
-            [EV_FINISH] = cell_finish_failed,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_ending,
-            [EV_HELLO] = cell_broken,
-            [EV_FORK_FAILED] = cell_ignore,
-            [EV_DONE] = cell_on_done, /* of what came before */
-            [EV_FAILED] = cell_ignore,
-            [EV_RUNNING] = cell_broken,
-            [EV_EOF] = cell_on_eof,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_ignore,
-        },
-    [ENDING] =
-        {
-            [EV_COMMAND] = cell_ignore_command, /* its time ran out; what mf_finish has ended is */
-            [EV_FORK] = cell_fork_stillborn,    /* refused by api.c */
-            [EV_RUN] = cell_run_failed,
-            [EV_TO_FD] = cell_give_failed,
-            [EV_FINISH] = cell_ignore,
-            [EV_KILL] = cell_send_signal,
-            [EV_CLOSE] = cell_close_ending,
-            [EV_HELLO] = cell_on_hello,
-            [EV_FORK_FAILED] = cell_on_fork_failed,
-            [EV_DONE] = cell_on_done,
-            [EV_FAILED] = cell_on_failed,
-            [EV_RUNNING] = cell_ignore, /* it entered the function as it was cancelled */
-            [EV_EOF] = cell_on_eof,
-            [EV_PIDFD] = cell_on_gone,
-            [EV_SOURCE_LOST] = cell_source_lost,
-            [EV_TIMEOUT] = cell_ignore,
-        },
-    [DEAD] =
-        {
-            [EV_COMMAND] = cell_ignore_command,
-            [EV_FORK] = cell_fork_stillborn,
-            [EV_RUN] = cell_run_failed,
-            [EV_TO_FD] = cell_give_failed,
-            [EV_FINISH] = cell_ignore,
-            [EV_KILL] = cell_signal_dead,
-            [EV_CLOSE] = cell_close_quietly,
-            [EV_HELLO] = cell_ignore,
-            [EV_FORK_FAILED] = cell_ignore,
-            [EV_DONE] = cell_ignore,
-            [EV_FAILED] = cell_ignore,
-            [EV_RUNNING] = cell_ignore,
-            [EV_EOF] = cell_ignore,
-            [EV_PIDFD] = cell_ignore,
-            [EV_SOURCE_LOST] = cell_ignore,
-            [EV_TIMEOUT] = cell_ignore,
-        },
-};
+/* clang-format off */
+#define R(kind, held, forking, serving, starting, giving, running, given, failed, ending, dead) \
+  [EV_##kind] = {cell_##held, cell_##forking, cell_##serving, cell_##starting, cell_##giving,   \
+                 cell_##running, cell_##given, cell_##failed, cell_##ending, cell_##dead},
 
-int process_rule_kind(enum state s, enum event e) {
-  cell_function *c = rules[s][e];
-  if (c == cell_refuse || c == cell_refuse_command)
+/* `broken`: the process can't have sent that in this state. In RUNNING and GIVEN answers can't
+ * come, since the socket is the user's. `to_fd` has disarmed the time-out of GIVING. FAILED and
+ * ENDING (by a time-out; what mf_finish has ended is refused by api.c) remember why: `note`,
+ * `norun`. ENDING ignores *running*: it entered the function as it was cancelled. */
+static cell_function *const rules[EVENT_COUNT][STATE_COUNT] = {
+/*             HELD    FORKING  SERVING  STARTING  GIVING  RUNNING  GIVEN   FAILED  ENDING  DEAD */
+R(COMMAND,     join,   queue,   queue,   reject,   reject, reject,  reject, note,   note,   note)
+R(FORK,        unhold, fork,    fork,    refuse,   refuse, refuse,  refuse, nofork, nofork, nofork)
+R(RUN,         launch, run,     run,     refuse,   refuse, refuse,  refuse, norun,  norun,  norun)
+R(TO_FD,       unhold, give,    give,    refuse,   refuse, refuse,  refuse, nogive, nogive, nogive)
+R(FINISH,      unhold, finish,  finish,  refuse,   refuse, refuse,  refuse, grace,  ignore, ignore)
+R(KILL,        unhold, kill,    kill,    kill,     kill,   kill,    kill,   kill,   kill,   nokill)
+R(CLOSE,       drop,   close,   close,   revoke,   close,  forget,  forget, wait,   wait,   forget)
+R(HELLO,       ignore, hello,   hello,   hello,    hello,  ignore,  ignore, broken, hello,  ignore)
+R(FORK_FAILED, ignore, denied,  broken,  denied,   denied, ignore,  ignore, ignore, denied, ignore)
+R(DONE,        ignore, done,    done,    done,     done,   ignore,  ignore, done,   done,   ignore)
+R(FAILED,      ignore, failed,  failed,  failed,   failed, ignore,  ignore, ignore, failed, ignore)
+R(RUNNING,     ignore, broken,  broken,  enter,    broken, ignore,  ignore, broken, ignore, ignore)
+R(EOF,         ignore, eof,     eof,     eof,      eof,    ignore,  ignore, eof,    eof,    ignore)
+R(PIDFD,       ignore, gone,    gone,    gone,     gone,   gone,    gone,   gone,   gone,   ignore)
+R(SOURCE_LOST, lost,   lost,    lost,    lost,     lost,   lost,    lost,   lost,   lost,   ignore)
+R(TIMEOUT,     expire, expire,  expire,  expire,   ignore, ignore,  ignore, ignore, ignore, ignore)
+};
+#undef R
+/* clang-format on */
+
+int process_rule_kind(enum state s, enum event_kind k) {
+  cell_function *c = rules[k][s];
+  if (c == cell_refuse || c == cell_reject)
     return 0;
-  if (c == cell_ignore || c == cell_ignore_command)
+  if (c == cell_ignore || c == cell_note)
     return 2;
   return c == cell_broken ? 3 : 1;
 }
 
-int process_event(struct mf_process *p, enum event ev, void *arg) {
-  cell_function *act = rules[p->state][ev];
-  int r = act(p, arg);
+int process_event(struct mf_process *p, const struct event *e) {
+  cell_function *act = rules[e->kind][p->state];
+  int r = act(p, e);
   process_update(p);
   process_release(p);
   return r;
