@@ -312,6 +312,7 @@ end
 -- stack that it is on.
 local function wait_with_waiter(fd, events, timeout)
   local wait <close> = wait_begin()
+  wait.on_socket = true
   local number = wait.number
   local watch <close>, message, errno = core.watch(fd, events, function()
     local waiting = waits[number]
@@ -322,7 +323,16 @@ local function wait_with_waiter(fd, events, timeout)
   return drive(wait, timeout and core.now() + timeout)
 end
 
+-- A socket goes, and a kernel that watches it says nothing: all look again. It is rare that
+-- one is closed which somebody waits for.
+local function look_again()
+  for _, wait in pairs(waits) do
+    if wait.on_socket then settle(wait) end
+  end
+end
+
 local function wait_for_socket(fd, events, timeout)
+  if events == "" then return look_again() end
   if depth() > NESTED_MAX then return nil, tostring(too_deep()) end
   if waiter then return wait_with_waiter(fd, events, timeout) end
   local deadline = timeout and core.now() + timeout

@@ -2,6 +2,7 @@
 #include "socket/file.h"
 
 #include "os/fd.h"
+#include "socket/wait.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -76,6 +77,7 @@ static int l_file(lua_State *L) {
   if (luaL_getmetatable(L, LUA_FILEHANDLE) != LUA_TTABLE)
     return luaL_error(L, "the io library is not open");
   lua_setmetatable(L, -2);
+  wait_closing(L, s);
   int was_nonblocking = s->kind == SOCKET_OWN && fd_is_nonblocking(s->fd) == 1;
   if (was_nonblocking)
     fd_set_nonblocking(s->fd, 0);

@@ -10,6 +10,7 @@
 #include "socket/option.h"
 #include "socket/pass.h"
 #include "socket/read.h"
+#include "socket/wait.h"
 #include "socket/write.h"
 #include <errno.h>
 #include <sys/socket.h>
@@ -22,7 +23,9 @@ static int result(lua_State *L, int r) {
 }
 
 static int l_close(lua_State *L) {
-  return result(L, socket_close(socket_check(L, 1)));
+  struct socket *s = socket_check(L, 1);
+  wait_closing(L, s);
+  return result(L, socket_close(s));
 }
 
 static int l_gc(lua_State *L) {
@@ -103,6 +106,7 @@ static int l_shutdown(lua_State *L) {
  * descriptor would miss them. */
 static int l_detach(lua_State *L) {
   struct socket *s = socket_check_open(L, 1);
+  wait_closing(L, s);
   size_t n = buf_size(&s->in);
   if (n > 0)
     lua_pushlstring(L, (const char *)buf_peek(&s->in), n);
@@ -145,7 +149,7 @@ static int l_peer(lua_State *L) {
 }
 
 static const luaL_Reg metamethods[] = {
-    {"__gc", l_gc}, {"__close", l_gc}, {"__tostring", l_tostring}, {NULL, NULL}};
+    {"__gc", l_gc}, {"__close", l_close}, {"__tostring", l_tostring}, {NULL, NULL}};
 
 static const luaL_Reg methods[] = {
     {"close", l_close},   {"fileno", l_fileno},   {"getfd", l_pollfd},

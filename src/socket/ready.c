@@ -21,6 +21,11 @@
 
 enum { SLOT_LIST = SLOT_ARG, SLOT_ENTRIES = SLOT_ARG + 1 };
 
+struct entries {
+  int marked; /* the members count this wait among theirs */
+  struct pollfd p[];
+};
+
 /* The handle is on top. */
 static int has_read_ahead(lua_State *L) {
   const struct socket *s = socket_test(L, -1);
@@ -101,14 +106,38 @@ static int want_all(struct wait *w, const struct pollfd *p, int n) {
   return WAIT_MORE;
 }
 
+/* So that the close of a member ends the wait, which is one of the descriptor for all. */
+static void mark_members(lua_State *L, int n, int by) {
+  for (int i = 1; i <= n; i++) {
+    lua_rawgeti(L, SLOT_LIST, i);
+    struct socket *s = socket_test(L, -1);
+    if (s)
+      s->waiting += (unsigned)by;
+    lua_pop(L, 1);
+  }
+}
+
+static void leave(lua_State *L, int n) {
+  struct entries *entries = lua_touserdata(L, SLOT_ENTRIES);
+  if (entries->marked)
+    mark_members(L, n, -1);
+  entries->marked = 0;
+  socket_close(socket_check(L, SLOT_SELF));
+}
+
 static int step_poll(struct wait *w) {
   lua_State *L = w->L;
-  struct pollfd *p = lua_touserdata(L, SLOT_ENTRIES);
+  struct entries *entries = lua_touserdata(L, SLOT_ENTRIES);
+  struct pollfd *p = entries->p;
   int n = (int)lua_rawlen(L, SLOT_LIST), count;
   int r = look(L, p, n, &count);
   if (r == 0 && count == 0) {
-    if (wait_has_function(L))
-      return want_all(w, p, n);
+    if (wait_has_function(L)) {
+      r = want_all(w, p, n);
+      if (r == WAIT_MORE && !entries->marked++)
+        mark_members(L, n, 1);
+      return r;
+    }
     if (wait_poll_ends(L))
       return give_ready(L, p, n);
     r = wait_sleep(L, p, n, wait_left(L));
@@ -121,14 +150,14 @@ static int step_poll(struct wait *w) {
   }
   if (r < 0)
     return wait_fail(w, -r);
-  socket_close(w->socket);
+  leave(L, n);
   return give_ready(L, p, n);
 }
 
 /* nil, message, errno are on top. That none was ready in time is no failure. */
 static int undo_poll(lua_State *L, int nargs) {
   (void)nargs;
-  socket_close(socket_check(L, SLOT_SELF));
+  leave(L, (int)lua_rawlen(L, SLOT_LIST));
   if (lua_tointeger(L, -1) != ETIMEDOUT)
     return 3;
   lua_newtable(L);
@@ -171,7 +200,9 @@ static int l_poll(lua_State *L) {
     check_member(L, i);
     lua_rawseti(L, -2, i);
   }
-  lua_newuserdatauv(L, (size_t)n * sizeof(struct pollfd), 0);
+  struct entries *entries =
+      lua_newuserdatauv(L, sizeof *entries + (size_t)n * sizeof(struct pollfd), 0);
+  entries->marked = 0;
   lua_remove(L, 1);
   return wait_start(L, &polling, timeout);
 }

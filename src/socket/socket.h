@@ -38,6 +38,7 @@ struct socket {
   unsigned char lost; /* a descriptor came for which there was no room */
   unsigned char nqueued;
   double timeout;       /* seconds a method may wait; negative: for ever */
+  unsigned waiting;     /* operations that a wait function holds; some may be abandoned */
   int64_t limit;        /* SOCKET_NO_LIMIT, or the longest line and "a", in bytes */
   struct buf in;        /* read, and not yet asked for */
   size_t scanned;       /* bytes of it known to hold no newline */

@@ -25,6 +25,20 @@ int wait_event(struct wait *w, const char *events) {
   return WAIT_MORE;
 }
 
+void wait_closing(lua_State *L, const struct socket *s) {
+  if (s->waiting == 0 || s->fd < 0)
+    return;
+  luaL_checkstack(L, 5, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &wait_key);
+  lua_pushinteger(L, s->fd);
+  lua_pushliteral(L, "");
+  lua_pushnil(L);
+  if (lua_isnil(L, -4))
+    lua_pop(L, 4);
+  else if (lua_pcall(L, 3, 0, 0) != LUA_OK)
+    lua_pop(L, 1); /* those who wait do so in vain; the closing goes on */
+}
+
 /* ---- failing ---- */
 
 static int undo(lua_State *L, const struct wait_kind *kind, int nargs) {
@@ -58,7 +72,9 @@ static double wait_limit(lua_State *L, const struct want *want) {
  * results the operation has failed with. "Timed out" counts when the clock agrees: pauses
  * end that way too. */
 static int judge_answer(lua_State *L, const struct wait_kind *kind, int nargs) {
+  struct socket *s = lua_touserdata(L, SLOT_SELF);
   int is_ready = lua_toboolean(L, -3);
+  s->waiting--;
   if (lua_isnil(L, -3)) {
     if (lua_isnil(L, -2)) {
       lua_pushliteral(L, "the wait function returned nothing");
@@ -170,6 +186,7 @@ static int ask_function(struct wait *w) {
     lua_pushnil(L);
   else
     lua_pushnumber(L, limit);
+  w->socket->waiting++;
   lua_callk(L, 3, 3, w->nargs, resume);
   return judge_answer(L, w->kind, w->nargs);
 }

@@ -50,11 +50,14 @@ int wait_fail_top(struct wait *w);
 
 /* How sockets of this state wait: a function wait(fd, events, timeout) -> true | false
  * ("timed out") | nil, message; events "r", "w" or "rw", timeout seconds or nil. It may
- * yield. Pops it from the stack; nil: poll(2). Methods call it with lua_callk when an
+ * yield. With "" nobody waits: it ends all waits with true, for one of the sockets goes. Pops it from the stack; nil: poll(2). Methods call it with lua_callk when an
  * operation would block. */
 void wait_set_function(lua_State *L);
 /* Whether there is one, and so a reactor that must not be blocked. */
 int wait_has_function(lua_State *L);
+/* The socket is about to be closed or given away: who waits for it shall look again, for the
+ * kernel tells nothing of a closed descriptor. Calls the wait function with no events. */
+void wait_closing(lua_State *L, const struct socket *s);
 /* Seconds until the operation's deadline; negative: none. */
 double wait_left(lua_State *L);
 

@@ -661,6 +661,38 @@ function TestWaiting.test_non_blocking_underneath_with_a_reactor()
   b:close()
 end
 
+-- The kernel says nothing to who watches a descriptor that is closed: the wait function does.
+function TestWaiting.test_a_close_tells_who_waits()
+  need_shim()
+  local told = {}
+  shim.set_wait(function(fd, events)
+    if events == "" then told[#told + 1] = fd return end
+    return coroutine.yield(fd)
+  end)
+  for _, give in ipairs {"close", "detach", "file"} do
+    for _, wait in ipairs {function(s) return s:read(1) end, function(s, t) return socket.poll({t, s}) end} do
+      local a, b = pair()
+      local fd = b:fileno()
+      local waiting = coroutine.wrap(wait)
+      waiting(b, a)
+      told = {}
+      local result = b[give](b)
+      lu.assertEquals(told, {fd})
+      lu.assertEquals({waiting(true)}, {nil, "Bad file descriptor", 9})
+      if give == "detach" then shim.close(result) elseif give == "file" then result:close() end
+      a:close()
+      lu.assertEquals(#told, 1) -- nobody waits for that one any more
+    end
+  end
+  local a, b = pair()
+  a:write("x")
+  b:read(1)
+  told = {}
+  a:close()
+  b:close()
+  lu.assertEquals(told, {})
+end
+
 ---- addresses ----
 
 TestAddresses = counted {}

@@ -128,6 +128,41 @@ story.test("poll with a waiter: the coroutine is suspended, others go on", funct
   for _, s in ipairs {a, b, c, d} do s:close() end
 end)
 
+story.test("a socket that is closed by another coroutine ends the waits for it", function(t)
+  local waiting
+  fork.set_waiter(function(reactor, timeout)
+    if select(2, coroutine.running()) then
+      return kit.poll(reactor:pollfd(), "r", timeout and math.ceil(timeout * 1000) or 1000)
+    end
+    coroutine.yield()
+  end)
+  local a, b = t.got(socket.pair())
+  for _, wait in ipairs {
+    function(s) return s:read(1) end,
+    function(s) return s:communicate "x" end,
+    function(s) return socket.poll {s} end,
+    function(s) return socket.poll {s, a} end,
+  } do
+    local c, d = t.got(socket.pair())
+    local got
+    waiting = coroutine.create(function() got = table.pack(wait(d)) end)
+    assert(coroutine.resume(waiting))
+    t.eq(got, nil)
+    d:close()
+    t.eq(kit.poll(fork.reactor:pollfd(), "r", 2000) > 0, true) -- whoever watches it is told
+    t.within(5, function()
+      fork.step(0)
+      if coroutine.status(waiting) == "suspended" then assert(coroutine.resume(waiting)) end
+      return got
+    end)
+    t.eq({got[1], got[3]}, {nil, 9})
+    c:close()
+  end
+  fork.set_waiter(nil)
+  a:close()
+  b:close()
+end)
+
 story.test("poll beside cqueues", {needs = "cqueues"}, function(t)
   local cqueues = require "cqueues"
   fork.set_waiter(function(reactor, timeout) cqueues.poll(reactor, timeout) end)
