@@ -93,7 +93,7 @@ static void stop_watching(struct orphan *o) {
   struct seam *s = o->home->seam;
   s->ops->watch(s, &o->watch, o->pidfd, 0);
   if (o->pidfd >= 0)
-    s->ops->close(s, &o->pidfd);
+    s->ops->close_pidfd(s, &o->pidfd);
   o->pidfd = -1;
   o->home = NULL;
 }

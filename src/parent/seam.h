@@ -53,6 +53,7 @@ struct seam_ops {
   void (*refuse)(struct seam *s, int fd);
   void (*fall_silent)(struct seam *s, int fd); /* the other end reads an end of file */
   void (*close)(struct seam *s, int *fd); /* as fd_part */
+  void (*close_pidfd)(struct seam *s, int *fd); /* nothing can block there: as fd_close */
   /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
    * the watch at once. 0 or -errno. */
   int (*watch)(struct seam *s, struct watch *w, int fd, unsigned events);

@@ -108,6 +108,10 @@ static int op_refuse_fds(struct seam *s, int fd, int on) {
   return sock_refuse_fds(fd, on);
 }
 
+static void op_close_pidfd(struct seam *s, int *fd) {
+  fd_close(fd);
+}
+
 static void op_close(struct seam *s, int *fd) {
   int saved = errno;
   fd_part(*fd);
@@ -324,6 +328,7 @@ static const struct seam_ops uv_ops = {
     .hung_up = op_hung_up,
     .refuse = op_refuse,
     .close = op_close,
+    .close_pidfd = op_close_pidfd,
     .watch = op_watch,
     .timer = op_timer,
     .turn = op_turn,

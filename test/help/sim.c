@@ -412,6 +412,7 @@ static const struct seam_ops ops = {
     .hung_up = op_hung_up,
     .refuse = op_refuse,
     .close = op_close,
+    .close_pidfd = op_close,
     .watch = op_watch,
     .timer = op_timer,
     .turn = op_turn,
