@@ -69,8 +69,9 @@ static int open_stream(struct socket *s, const char *mode, FILE **ret) {
 
 static int l_file(lua_State *L) {
   struct socket *s = socket_check_open(L, 1);
-  const char *mode = luaL_optstring(L, 2, default_mode(s->fd));
-  luaL_argcheck(L, is_mode(mode), 2, "invalid mode");
+  size_t nmode;
+  const char *mode = luaL_optlstring(L, 2, default_mode(s->fd), &nmode);
+  luaL_argcheck(L, is_mode(mode) && strlen(mode) == nmode, 2, "invalid mode");
   luaL_Stream *stream = lua_newuserdatauv(L, sizeof *stream, 0);
   stream->f = NULL;
   stream->closef = NULL;

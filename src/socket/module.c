@@ -60,9 +60,12 @@ static int open_file(const char *path, int flags, int nonblocking) {
 /* Opening a FIFO waits for its other side; where a reactor turns it is opened without
  * (and for writing, with nobody there, refused: ENXIO). */
 static int l_open(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
-  int flags = open_flags(luaL_optstring(L, 2, "r"));
-  luaL_argcheck(L, flags >= 0, 2, "invalid mode");
+  size_t npath, nmode;
+  const char *path = luaL_checklstring(L, 1, &npath);
+  const char *mode = luaL_optlstring(L, 2, "r", &nmode);
+  int flags = open_flags(mode);
+  luaL_argcheck(L, strlen(path) == npath, 1, "a path without zero bytes expected");
+  luaL_argcheck(L, flags >= 0 && strlen(mode) == nmode, 2, "invalid mode");
   int nonblocking = wait_has_function(L);
   struct socket *s = socket_new(L);
   int fd = open_file(path, flags, nonblocking);

@@ -215,6 +215,14 @@ story.test("wrong arguments of rpcs and pools name the caller", {deadline = 60},
   fork.loop()
 end))
 
+-- It opened, and made, the file "a".
+story.test("a path with a zero byte is no path", function(t)
+  local name = t:file "a"
+  t.raises("zero byte", fork.socket.open, name .. "\0b", "w")
+  t.raises("invalid mode", fork.socket.open, name, "w\0b")
+  t.eq(io.open(name), nil)
+end)
+
 story.test("wrong arguments of sockets name the caller", {deadline = 60}, quietly(function(t)
   for _, name in ipairs {"listen", "connect", "open", "poll", "wrap"} do
     local f = fork.socket[name]
