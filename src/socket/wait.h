@@ -50,8 +50,9 @@ int wait_fail_top(struct wait *w);
 
 /* How sockets of this state wait: a function wait(fd, events, timeout) -> true | false
  * ("timed out") | nil, message; events "r", "w" or "rw", timeout seconds or nil. It may
- * yield. With "" nobody waits: it ends all waits with true, for one of the sockets goes. Pops it from the stack; nil: poll(2). Methods call it with lua_callk when an
- * operation would block. */
+ * yield. With "" nobody waits: it ends all waits with true, for one of the sockets goes.
+ * Pops it from the stack; nil: poll(2). Methods call it with lua_callk when an operation
+ * would block. */
 void wait_set_function(lua_State *L);
 /* Whether there is one, and so a reactor that must not be blocked. */
 int wait_has_function(lua_State *L);
