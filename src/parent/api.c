@@ -453,7 +453,7 @@ int mf_on_error(mf_process *p, mf_error_cb cb, void *data) {
   p->error_to.data = data;
   if (cb && p->error && !p->idle_death && !p->error_told &&
       p->finish.kind == FINISH_NONE)
-    process_owe(p, OWE_ERROR);
+    process_pend(p, PENDING_ERROR);
   process_update(p);
   return 0;
 }
@@ -465,7 +465,7 @@ int mf_on_exit(mf_process *p, mf_exit_cb cb, void *data) {
   p->exit_to.cb = cb;
   p->exit_to.data = data;
   if (cb && p->state == DEAD)
-    process_owe(p, OWE_EXIT);
+    process_pend(p, PENDING_EXIT);
   process_update(p);
   return 0;
 }
@@ -551,7 +551,7 @@ void mf_close(mf_process *p, mf_close_cb cb, void *data) {
   p->error_to.cb = NULL;
   process_event(p, &(struct event){EV_CLOSE});
   if (!p->close_waits)
-    process_owe(p, OWE_CLOSE);
+    process_pend(p, PENDING_CLOSE);
   process_update(p);
 }
 

@@ -91,7 +91,7 @@ static void put_under_way(FILE *out, const struct mf_process *p) {
   put_flag(out, p->finish.kind == FINISH_TO_FD, "to_fd under way");
   put_count(out, count(&p->memory), "questions about memory under way");
   put_flag(out, p->exit_to.cb != NULL, "its exit is awaited");
-  put_flag(out, p->owed != 0, "a callback is due");
+  put_flag(out, p->pending != 0, "a callback is due");
   dump_deadline(out, p->home, "timeout in", &p->limit);
   dump_deadline(out, p->home, "next check in", &p->patience);
   dump_deadline(out, p->home, "retry in", &p->retry);

@@ -179,7 +179,7 @@ static void sweep(struct home *h) {
 }
 
 /* The last handle is closed: nothing of ours stays on the loop. Records whose close callback
- * is owed wait in `parting` until the loop has let go; a default template stays. */
+ * is pending wait in `parting` until the loop has let go; a default template stays. */
 static void park(struct home *h) {
   struct mf_process *def = h->def;
   h->stopping = 1;
@@ -277,7 +277,7 @@ void home_leave(struct home *h) {
   while (!list_empty(&due)) {
     struct mf_process *p = list_entry(due.next, struct mf_process, todo_link);
     list_remove(&p->todo_link);
-    process_pay(p);
+    process_deliver(p);
   }
   run_tasks(h);
   sweep(h);

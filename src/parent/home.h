@@ -1,5 +1,5 @@
 /* What the parent's side keeps for one loop: its processes by id, the default template, the
- * deadlines, and the completions that are owed. Runs in the parent, on the loop's thread.
+ * deadlines, and the pending callbacks. Runs in the parent, on the loop's thread.
  *
  *   home_get -> processes come and go -> the last handle is closed: parked (off the loop,
  *   the default template kept) -> home_get again, or home_drop
@@ -50,7 +50,7 @@ struct home {
   uint64_t next_id;
   size_t nopen; /* handles the user has not closed */
   size_t nbusy;
-  struct list todo;      /* processes with completions owed */
+  struct list todo;      /* processes with pending callbacks */
   struct list tasks;
   struct list held;      /* processes whose fork is held */
   struct list more;      /* templates with answers left for the next turn */
@@ -86,7 +86,7 @@ void home_drop(struct home *h);
 /* Events from the loop are bracketed, so that completions follow them at once. */
 void home_enter(struct home *h);
 void home_leave(struct home *h);
-/* Completions are owed or forks are held: have a turn. */
+/* Callbacks are pending or forks are held: have a turn. */
 void home_turn(struct home *h);
 void home_count_busy(struct home *h, int delta);
 

@@ -128,7 +128,7 @@ int cell_enter(struct mf_process *p, const struct event *e) {
   process_advance(p, p->nsent);
   p->finish.fd = channel_steal(&p->chan);
   process_enter(p, RUNNING);
-  process_owe(p, OWE_FINISH);
+  process_pend(p, PENDING_FINISH);
   process_ask_waiting(p);
   process_leave_to_kernel(p);
   return 0;

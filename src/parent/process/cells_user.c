@@ -117,7 +117,7 @@ int cell_norun(struct mf_process *p, const struct event *e) {
   if (!p->error)
     process_fail(p, MF_ECLONE_DIED, MF_STARTED_NO, NULL, "the process has ended");
   expect_finish(p, FINISH_RUN, run->cb, run->data);
-  process_owe(p, OWE_FINISH);
+  process_pend(p, PENDING_FINISH);
   return 0;
 }
 
@@ -204,15 +204,15 @@ void process_withdraw(struct mf_process *p) {
 }
 
 static void cancel(struct mf_process *p) {
-  if (p->finish.kind != FINISH_NONE && !(p->owed & OWE_FINISH)) {
+  if (p->finish.kind != FINISH_NONE && !(p->pending & PENDING_FINISH)) {
     if (!p->error)
       p->error = failure_new(MF_ECANCELLED, process_may_have_started(p),
                              failure_text(p, "closed by the caller"), NULL);
-    process_owe(p, OWE_FINISH);
+    process_pend(p, PENDING_FINISH);
   }
   process_fail_memory(p, MF_ECANCELLED);
-  if (p->exit_to.cb && !(p->owed & OWE_EXIT))
-    process_owe(p, OWE_EXIT);
+  if (p->exit_to.cb && !(p->pending & PENDING_EXIT))
+    process_pend(p, PENDING_EXIT);
 }
 
 /* A closed process that runs nothing ends, within its grace or by a signal (end_of_grace). The

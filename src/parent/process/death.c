@@ -83,11 +83,11 @@ void process_die(struct mf_process *p) {
   spares_lose(p);
   process_close_pidfd(p);
   if (p->exit_to.cb || p->exit_hook.cb)
-    process_owe(p, OWE_EXIT);
+    process_pend(p, PENDING_EXIT);
   process_fail_memory(p, MF_ECLONE_DIED);
   if (p->close_waits) {
     p->close_waits = 0;
-    process_owe(p, OWE_CLOSE);
+    process_pend(p, PENDING_CLOSE);
   }
   process_lose_source(p);
   channel_close(&p->chan);

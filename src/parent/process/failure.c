@@ -68,9 +68,9 @@ void process_fail_with(struct mf_process *p, struct failure *f) {
   }
   p->error = f;
   if (p->finish.kind != FINISH_NONE)
-    process_owe(p, OWE_FINISH);
+    process_pend(p, PENDING_FINISH);
   else if (p->error_to.cb && !p->idle_death)
-    process_owe(p, OWE_ERROR);
+    process_pend(p, PENDING_ERROR);
   fail_asked(p);
 }
 

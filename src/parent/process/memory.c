@@ -38,7 +38,7 @@ void process_fail_memory(struct mf_process *p, int code) {
       m->done = 1;
       m->error = code;
     }
-    process_owe(p, OWE_MEMORY);
+    process_pend(p, PENDING_MEMORY);
   }
 }
 
@@ -50,7 +50,7 @@ static void take_measure(struct memory_request *m, int error,
   m->info.uss = pm->uss;
   m->info.rss = pm->rss;
   m->info.shared = pm->shared;
-  process_owe(m->process, OWE_MEMORY);
+  process_pend(m->process, PENDING_MEMORY);
 }
 
 static void on_measured(struct watch *w, unsigned events) {
@@ -115,7 +115,7 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   case FAILED:
     m->done = 1;
     m->error = p->error ? p->error->code : MF_ECLONE_DIED;
-    process_owe(p, OWE_MEMORY);
+    process_pend(p, PENDING_MEMORY);
     return 0;
   default:
     break;
@@ -145,7 +145,7 @@ void process_ask_waiting(struct mf_process *p) {
     if (process_ask_memory(p, m) < 0) {
       m->done = 1;
       m->error = MF_ENOMEM;
-      process_owe(p, OWE_MEMORY);
+      process_pend(p, PENDING_MEMORY);
     }
   }
 }
@@ -187,5 +187,5 @@ void process_take_memory(struct mf_process *p, const struct frame *f) {
   m->info.shared = reader_u64(&r);
   m->info.lua = reader_u64(&r);
   m->done = 1;
-  process_owe(p, OWE_MEMORY);
+  process_pend(p, PENDING_MEMORY);
 }

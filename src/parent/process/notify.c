@@ -1,12 +1,12 @@
-/* Callbacks are never called while an event is under way but owed (process_owe), and paid by
- * the home when it is over. Runs in the parent. */
+/* Callbacks are never called while an event is under way: they are pending (process_pend), and
+ * the home delivers them when it is over. Runs in the parent. */
 #include "parent/process/internal.h"
 
 #include <stdlib.h>
 
-void process_owe(struct mf_process *p, unsigned what) {
-  p->owed |= what;
-  list_remove(&p->doomed_link); /* what is owed keeps it */
+void process_pend(struct mf_process *p, unsigned what) {
+  p->pending |= what;
+  list_remove(&p->doomed_link); /* a pending callback keeps it */
   if (list_empty(&p->todo_link))
     list_push(&p->home->todo, &p->todo_link);
   home_turn(p->home);
@@ -16,7 +16,7 @@ void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data) {
   p->exit_hook.cb = cb;
   p->exit_hook.data = data;
   if (cb && p->state == DEAD)
-    process_owe(p, OWE_EXIT);
+    process_pend(p, PENDING_EXIT);
 }
 
 static void fill_error(const struct mf_process *p, mf_error *e) {
@@ -29,7 +29,7 @@ static void fill_error(const struct mf_process *p, mf_error *e) {
                                               : NULL;
 }
 
-static void pay_finish(struct mf_process *p) {
+static void deliver_finish(struct mf_process *p) {
   mf_run_cb cb = p->finish.cb;
   void *data = p->finish.data;
   int fd = p->finish.fd;
@@ -49,7 +49,7 @@ static void pay_finish(struct mf_process *p) {
     cb(p, &e, -1, data);
 }
 
-static void pay_memory(struct mf_process *p) {
+static void deliver_memory(struct mf_process *p) {
   while (!list_empty(&p->memory)) {
     struct memory_request *m = list_entry(p->memory.next, struct memory_request, link);
     mf_error e = {0};
@@ -69,7 +69,7 @@ static void pay_memory(struct mf_process *p) {
   }
 }
 
-static void pay_error(struct mf_process *p) {
+static void deliver_error(struct mf_process *p) {
   mf_error_cb cb = p->error_to.cb;
   mf_error e;
   p->error_to.cb = NULL;
@@ -80,7 +80,7 @@ static void pay_error(struct mf_process *p) {
   cb(p, &e, p->error_to.data);
 }
 
-static void pay_exit(struct mf_process *p) {
+static void deliver_exit(struct mf_process *p) {
   mf_exit_cb cb = p->exit_to.cb, hook = p->exit_hook.cb;
   mf_exit unknown = {0};
   const mf_exit *exit = p->state == DEAD ? &p->exit : &unknown;
@@ -92,7 +92,7 @@ static void pay_exit(struct mf_process *p) {
     cb(p, exit, p->exit_to.data);
 }
 
-static void pay_close(struct mf_process *p) {
+static void deliver_close(struct mf_process *p) {
   mf_close_cb cb = p->close_to.cb;
   if (!cb || !list_empty(&p->parting_link))
     return;
@@ -104,17 +104,20 @@ static void pay_close(struct mf_process *p) {
   cb(p, p->close_to.data);
 }
 
-void process_pay(struct mf_process *p) {
+void process_deliver(struct mf_process *p) {
   static const struct {
     unsigned what;
-    void (*pay)(struct mf_process *);
-  } order[] = {{OWE_FINISH, pay_finish}, {OWE_MEMORY, pay_memory}, {OWE_ERROR, pay_error},
-               {OWE_EXIT, pay_exit},     {OWE_CLOSE, pay_close}};
+    void (*deliver)(struct mf_process *);
+  } order[] = {{PENDING_FINISH, deliver_finish},
+               {PENDING_MEMORY, deliver_memory},
+               {PENDING_ERROR, deliver_error},
+               {PENDING_EXIT, deliver_exit},
+               {PENDING_CLOSE, deliver_close}};
   for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
-    if (!(p->owed & order[i].what))
+    if (!(p->pending & order[i].what))
       continue;
-    p->owed &= ~order[i].what;
-    order[i].pay(p);
+    p->pending &= ~order[i].what;
+    order[i].deliver(p);
   }
   process_update(p);
   process_release(p);

@@ -31,8 +31,8 @@ enum event_kind {
   EVENT_COUNT
 };
 
-enum { /* what is owed to the user, told in this order */
-  OWE_FINISH = 1, OWE_MEMORY = 2, OWE_ERROR = 4, OWE_EXIT = 8, OWE_CLOSE = 16
+enum { /* callbacks still to be delivered, in this order */
+  PENDING_FINISH = 1, PENDING_MEMORY = 2, PENDING_ERROR = 4, PENDING_EXIT = 8, PENDING_CLOSE = 16
 };
 
 enum finish_kind { FINISH_NONE, FINISH_RUN, FINISH_TO_FD };
@@ -119,7 +119,7 @@ struct mf_process {
   /* In a forked copy that becomes a template: closes what an rpc or pool has open. */
   struct { void (*close)(void *guest); void *guest; } forked_hook;
   struct list memory;
-  unsigned owed;
+  unsigned pending;
   struct failure *error;
   mf_exit exit;
   mf_exit source_exit; /* known: how the source ended that could not fork it */
@@ -206,9 +206,9 @@ void process_end_unborn(struct mf_process *p);
 /* A process that can never be: fails it and ends it, exit unknown. */
 void process_stillborn(struct mf_process *p);
 void process_unhold(struct mf_process *p); /* writes the held fork */
-void process_owe(struct mf_process *p, unsigned what);
-/* Pays what is owed to p; called by the home, outside of any event. */
-void process_pay(struct mf_process *p);
+void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
+/* Delivers the pending callbacks of p; called by the home, outside of any event. */
+void process_deliver(struct mf_process *p);
 void process_update(struct mf_process *p); /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);
 void process_release(struct mf_process *p); /* frees it when nothing needs it */

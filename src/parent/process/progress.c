@@ -16,7 +16,7 @@ void process_try_give(struct mf_process *p) {
   p->finish.fd = channel_steal(&p->chan);
   process_enter(p, GIVEN);
   process_lose_source(p);
-  process_owe(p, OWE_FINISH);
+  process_pend(p, PENDING_FINISH);
   process_ask_waiting(p);
   process_leave_to_kernel(p);
 }

@@ -122,7 +122,7 @@ void process_free(struct mf_process *p) {
 /* Dooms a record that nothing needs any more: no handle, nobody whom it has forked,
  * and nothing to come that matters. The home frees it when no event is under way. */
 void process_release(struct mf_process *p) {
-  if (p->open || p->internal || p->nrefs || p->owed || !list_empty(&p->parting_link))
+  if (p->open || p->internal || p->nrefs || p->pending || !list_empty(&p->parting_link))
     return;
   if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
     return;

@@ -13,7 +13,7 @@ static int is_busy(const struct mf_process *p) {
   int works;
   if (p->internal || p->home->stopping)
     return 0;
-  if (p->owed || (p->finish.kind != FINISH_NONE && !p->finish.quiet) ||
+  if (p->pending || (p->finish.kind != FINISH_NONE && !p->finish.quiet) ||
       is_asked_for_memory(p))
     return 1;
   works = p->state == FORKING || p->state == SERVING || p->state == ENDING;
