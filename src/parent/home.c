@@ -57,8 +57,8 @@ struct home *home_new_on(struct seam *seam) {
   deadline_init(&h->births_due, children_on_births_due);
   list_init(&h->more);
   list_init(&h->dump_entries);
-  list_init(&h->doomed);
-  list_init(&h->parting);
+  list_init(&h->to_free);
+  list_init(&h->closing);
   minheap_init(&h->deadlines);
   return h;
 }
@@ -163,8 +163,8 @@ int home_start(struct home *h) {
   h->timer_at_ms = UINT64_MAX;
   h->wants_turn = 0;
   h->seam->ops->busy(h->seam, h->nbusy != 0);
-  if (!list_empty(&h->parting) || !list_empty(&h->todo) || !list_empty(&h->held) ||
-      !list_empty(&h->doomed) || !list_empty(&h->tasks) || !list_empty(&h->more))
+  if (!list_empty(&h->closing) || !list_empty(&h->todo) || !list_empty(&h->held) ||
+      !list_empty(&h->to_free) || !list_empty(&h->tasks) || !list_empty(&h->more))
     home_turn(h);
   if (h->def)
     process_unpark(h->def);
@@ -174,12 +174,12 @@ int home_start(struct home *h) {
 }
 
 static void sweep(struct home *h) {
-  while (!list_empty(&h->doomed))
-    process_free(list_entry(h->doomed.next, struct mf_process, doomed_link));
+  while (!list_empty(&h->to_free))
+    process_free(list_entry(h->to_free.next, struct mf_process, free_link));
 }
 
 /* The last handle is closed: nothing of ours stays on the loop. Records whose close callback
- * is pending wait in `parting` until the loop has let go; a default template stays. */
+ * is pending wait in `closing` until the loop has let go; a default template stays. */
 static void park(struct home *h) {
   struct mf_process *def = h->def;
   h->stopping = 1;
@@ -203,10 +203,10 @@ static void park(struct home *h) {
 }
 
 static void call_parting(struct home *h) {
-  while (!list_empty(&h->parting)) {
-    struct mf_process *p = list_entry(h->parting.next, struct mf_process, parting_link);
+  while (!list_empty(&h->closing)) {
+    struct mf_process *p = list_entry(h->closing.next, struct mf_process, closing_link);
     mf_close_cb cb = p->close_to.cb;
-    list_remove(&p->parting_link);
+    list_remove(&p->closing_link);
     p->close_to.cb = NULL;
     cb(p, p->close_to.data);
     if (list_empty(&p->link))

@@ -54,11 +54,11 @@ struct home {
   struct list tasks;
   struct list held;      /* processes whose fork is held */
   struct list more;      /* templates with answers left for the next turn */
-  struct list doomed;    /* records that nothing needs */
+  struct list to_free;    /* records that nothing needs */
   struct list orphans, unborn; /* children.h */
   struct deadline births_due;
   unsigned births_wait_ms;
-  struct list parting;   /* closed ones whose callback waits for the loop to be empty */
+  struct list closing;   /* closed ones whose callback waits for the loop to be empty */
   struct list dump_entries; /* rpcs and pools */
   struct minheap deadlines;
   uint64_t timer_at_ms;

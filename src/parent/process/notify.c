@@ -6,7 +6,7 @@
 
 void process_pend(struct mf_process *p, unsigned what) {
   p->pending |= what;
-  list_remove(&p->doomed_link); /* a pending callback keeps it */
+  list_remove(&p->free_link); /* a pending callback keeps it */
   if (list_empty(&p->todo_link))
     list_push(&p->home->todo, &p->todo_link);
   home_turn(p->home);
@@ -94,10 +94,10 @@ static void deliver_exit(struct mf_process *p) {
 
 static void deliver_close(struct mf_process *p) {
   mf_close_cb cb = p->close_to.cb;
-  if (!cb || !list_empty(&p->parting_link))
+  if (!cb || !list_empty(&p->closing_link))
     return;
   if (p->home->nopen == 0) { /* its callback says that the loop is empty: wait for that */
-    list_push(&p->home->parting, &p->parting_link);
+    list_push(&p->home->closing, &p->closing_link);
     return;
   }
   p->close_to.cb = NULL;

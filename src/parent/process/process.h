@@ -58,7 +58,7 @@ struct memory_request {
 
 struct mf_process {
   struct home *home;
-  struct list link, todo_link, held_link, more_link, parting_link, doomed_link;
+  struct list link, todo_link, held_link, more_link, closing_link, free_link;
   struct mf_process *hash_next;
   uint64_t id;
   enum state state;

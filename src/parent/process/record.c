@@ -23,8 +23,8 @@ struct mf_process *process_new(struct home *h, enum state state) {
   list_init(&p->asked);
   list_init(&p->ask_link);
   list_init(&p->more_link);
-  list_init(&p->parting_link);
-  list_init(&p->doomed_link);
+  list_init(&p->closing_link);
+  list_init(&p->free_link);
   list_init(&p->memory);
   deadline_init(&p->refill, spares_on_refill);
   list_init(&p->spares);
@@ -37,7 +37,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
   }
   list_push(&h->processes, &p->link);
   h->nopen++;
-  if (!list_empty(&h->parting)) /* the loop will not be empty: they are told without */
+  if (!list_empty(&h->closing)) /* the loop will not be empty: they are told without */
     home_turn(h);
   return p;
 }
@@ -112,25 +112,25 @@ void process_free(struct mf_process *p) {
   list_remove(&p->ask_link);
   list_remove(&p->more_link);
   list_remove(&p->held_link);
-  list_remove(&p->parting_link);
-  list_remove(&p->doomed_link);
+  list_remove(&p->closing_link);
+  list_remove(&p->free_link);
   list_remove(&p->link);
   home_remove(h, p);
   free(p);
 }
 
-/* Dooms a record that nothing needs any more: no handle, nobody whom it has forked,
+/* Marks a record to be freed that nothing needs any more: no handle, nobody whom it has forked,
  * and nothing to come that matters. The home frees it when no event is under way. */
 void process_release(struct mf_process *p) {
-  if (p->open || p->internal || p->nrefs || p->pending || !list_empty(&p->parting_link))
+  if (p->open || p->internal || p->nrefs || p->pending || !list_empty(&p->closing_link))
     return;
   if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
     return;
   if (p->child && p->state != DEAD && p->home->nopen && !p->home->stopping)
     return; /* while we are on the loop anyway, a child of ours is reaped when it ends */
-  if (!list_empty(&p->doomed_link))
+  if (!list_empty(&p->free_link))
     return;
-  list_push(&p->home->doomed, &p->doomed_link);
+  list_push(&p->home->to_free, &p->free_link);
   home_turn(p->home);
 }
 
@@ -192,7 +192,7 @@ void process_park(struct mf_process *p) {
   if (p->hung_up && p->state == ENDING && !p->gone)
     process_kill(p, SIGKILL); /* nobody will look after it any more */
   process_enter(p, DEAD);
-  if (list_empty(&p->parting_link)) {
+  if (list_empty(&p->closing_link)) {
     process_free(p);
     return;
   }
