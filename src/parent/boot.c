@@ -136,7 +136,7 @@ static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
                  "%s can't be started: this process was started as a template program itself, "
                  "and went on as a host; main() has to call mf_template_check before anything "
                  "else", p->program);
-    process_end_unborn(p);
+    process_end_unstarted(p);
     return;
   }
   r = spawn(p, o, p->program);
@@ -144,7 +144,7 @@ static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
     return;
   process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",
                p->program, strerror(-r));
-  process_end_unborn(p);
+  process_end_unstarted(p);
 }
 
 /* p's program, and its options, which are kept until there is a socket. */
@@ -401,7 +401,7 @@ void boot_reset(struct home *h) {
   h->def = NULL;
   def->internal = 0;
   if (def->unstarted)
-    process_end_unborn(def);
+    process_end_unstarted(def);
   else
     process_event(def, &(struct event){EV_CLOSE});
 }

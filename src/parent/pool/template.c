@@ -70,7 +70,7 @@ static int provide_template(struct mf_pool *pool) {
     fail_like_template(pool, t);
     return 0;
   }
-  if (t->unborn && t->error && !pool->journal) {
+  if (t->fork_refused && t->error && !pool->journal) {
     fail_like_template(pool, t);
     return 0;
   }
@@ -82,10 +82,10 @@ static int provide_template(struct mf_pool *pool) {
         NULL);
     return 0;
   }
-  if (t->unborn || !pool->template_good)
-    policy_death(&pool->policy, t->unborn ? !pool->policy.nready : 1, pool_now_ms(pool));
+  if (t->fork_refused || !pool->template_good)
+    policy_death(&pool->policy, t->fork_refused ? !pool->policy.nready : 1, pool_now_ms(pool));
   if (pool->policy.failed) { /* by templates that ended before they were of any use */
-    fail_pool(pool, t->unborn && t->error ? t->error->code : MF_ETEMPLATE_START,
+    fail_pool(pool, t->fork_refused && t->error ? t->error->code : MF_ETEMPLATE_START,
               t->error && t->error->message ? t->error->message
                                             : "the template has ended",
               NULL);

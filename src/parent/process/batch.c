@@ -125,7 +125,7 @@ void process_unhold(struct mf_process *p) {
     source->held_child = NULL;
   if (!source || source->error || source->state == DEAD) {
     hold_free(hold);
-    process_stillborn(p);
+    process_never_starts(p);
     return;
   }
   if (source->hold)
@@ -137,7 +137,7 @@ void process_unhold(struct mf_process *p) {
   r = h->seam->ops->pair(h->seam, pair);
   if (r < 0) {
     hold_free(hold);
-    p->unborn = 1;
+    p->fork_refused = 1;
     process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
                  "the socket of the new process can't be made: %s", strerror(-r));
     process_die(p);
@@ -176,7 +176,7 @@ void process_unhold(struct mf_process *p) {
   }
   hold_free(hold);
   if (r < 0) {
-    p->unborn = 1;
+    p->fork_refused = 1;
     process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,
                  "the fork command can't be sent: %s", strerror(-r));
     process_die(p);

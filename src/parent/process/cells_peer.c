@@ -64,7 +64,7 @@ int cell_denied(struct mf_process *p, const struct event *e) {
   struct failure *f = failure_decode(p, e->frame);
   if (!f)
     f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, failure_text(p, "the fork failed"), NULL);
-  p->unborn = 1;
+  p->fork_refused = 1;
   process_fail_with(p, f);
   process_die(p);
   return 0;
@@ -172,7 +172,7 @@ int cell_lost(struct mf_process *p, const struct event *e) {
     process_measure(p); /* its template was to answer */
   if (p->state == HELD ||
       (source && source->refuses && !p->forked && p->fork_number > source->ndone))
-    process_stillborn(p);
+    process_never_starts(p);
   else
     process_settle(p);
   return 0;

@@ -22,7 +22,7 @@ int cell_reject(struct mf_process *p, const struct event *e) {
 }
 
 int cell_note(struct mf_process *p, const struct event *e) {
-  if (p->unborn)
+  if (p->fork_refused)
     journal_command(&p->journal, e->command);
   command_discard(e->command);
   return 0;
@@ -67,7 +67,7 @@ int cell_unhold(struct mf_process *p, const struct event *e) {
 int cell_nofork(struct mf_process *p, const struct event *e) {
   struct mf_process *q = e->fork;
   process_set_source(q, p);
-  process_stillborn(q);
+  process_never_starts(q);
   return 0;
 }
 

@@ -102,10 +102,10 @@ void process_die(struct mf_process *p) {
   process_release(p);
 }
 
-void process_stillborn(struct mf_process *p) {
+void process_never_starts(struct mf_process *p) {
   p->refuses |= p->source && p->source->refuses;
-  if (p->source && p->source->unborn) {
-    p->unborn = 1;
+  if (p->source && p->source->fork_refused) {
+    p->fork_refused = 1;
     if (p->hold)
       journal_batch(&p->journal, p->hold);
   }
@@ -113,7 +113,7 @@ void process_stillborn(struct mf_process *p) {
   process_die(p);
 }
 
-void process_end_unborn(struct mf_process *p) {
+void process_end_unstarted(struct mf_process *p) {
   process_die(p);
   process_update(p);
 }
@@ -170,7 +170,7 @@ void process_decide(struct mf_process *p, int overdue) {
     process_die(p);
     break;
   case LIFE_NEVER_STARTED:
-    process_stillborn(p);
+    process_never_starts(p);
     break;
   }
 }

@@ -56,7 +56,7 @@ static void fail_asked(struct mf_process *p) {
      * happened: its socket will tell. */
     if (!p->refuses && q->state != HELD && !q->eof && q->chan.fd >= 0 && !q->chan.ended)
       continue;
-    process_stillborn(q);
+    process_never_starts(q);
   }
 }
 

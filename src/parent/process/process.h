@@ -84,7 +84,7 @@ struct mf_process {
   unsigned slain : 1;    /* it was told to end, did not, and was sent SIGKILL */
   unsigned dying : 1;    /* it was sent a signal that ends it while it serves */
   unsigned eof : 1;      /* its socket has ended */
-  unsigned unborn : 1;   /* its fork was refused: what it was given is known, for another try */
+  unsigned fork_refused : 1; /* its fork was refused: what it was given is known, for another try */
   unsigned refuses : 1;  /* it said that it executes nothing more */
   unsigned busy : 1;
   unsigned finished : 1; /* by mf_finish: whatever is asked of it from then on is misuse */
@@ -130,7 +130,7 @@ struct mf_process {
   uint64_t hello_by_ms; /* while `greeting` */
   unsigned limit_ms;
   char *name, *program; /* program: what is executed; NULL where the parent executes none */
-  struct journal *journal; /* until it can't be a template any more, unborn or not; or NULL */
+  struct journal *journal; /* until it can't be a template any more, forked or not; or NULL */
 };
 
 struct command {
@@ -202,9 +202,9 @@ void process_expect_stalls(struct mf_process *p);
 /* A record that the user never got. */
 void process_abandon(struct mf_process *p);
 /* It has failed before it came to be: ends it, exit unknown. */
-void process_end_unborn(struct mf_process *p);
+void process_end_unstarted(struct mf_process *p);
 /* A process that can never be: fails it and ends it, exit unknown. */
-void process_stillborn(struct mf_process *p);
+void process_never_starts(struct mf_process *p);
 void process_unhold(struct mf_process *p); /* writes the held fork */
 void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
 /* Delivers the pending callbacks of p; called by the home, outside of any event. */

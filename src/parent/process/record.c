@@ -76,7 +76,7 @@ static void leave_slot(struct mf_process *p) {
   p->births = NULL;
   if (!b)
     return;
-  if (p->pid > 0 || p->unborn || p->state == HELD) {
+  if (p->pid > 0 || p->fork_refused || p->state == HELD) {
     births_put(b, p->slot);
     births_drop(&b);
   } else {
@@ -148,7 +148,7 @@ void process_enter(struct mf_process *p, enum state state) {
   p->state = state;
   p->state_since_ms = p->home->seam->ops->now_ms(p->home->seam);
   if (state != HELD && state != FORKING && state != SERVING && state != FAILED &&
-      !p->unborn)
+      !p->fork_refused)
     journal_drop(&p->journal); /* nobody is forked from it any more */
 }
 

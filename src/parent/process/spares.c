@@ -76,7 +76,7 @@ static int fork_one(struct mf_process *p) {
   p->home->nopen--;
   if (hold_new(NULL, &q->hold) < 0 || process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {
     q->internal = 0;
-    process_end_unborn(q);
+    process_end_unstarted(q);
     return MF_ENOMEM;
   }
   list_push(&p->spares, &q->spare_link);
