@@ -39,6 +39,25 @@ function(t)
   gone_within(t, pid, GRACE)
 end)
 
+-- The hello of a template that was closed before it came took the time limit of the close away.
+story.test("close and drain end a template that was not started yet", {deadline = 30},
+function(t)
+  local endless = "while true do end"
+  local status
+  local p = fork.new_exec():eval(endless)
+  p:on_exit(function(s) status = s end)
+  p:close()
+  ends_within(t, GRACE, fork.loop)
+  t.eq(status and status.signal, 9)
+  local pool = fork.new_exec():eval(endless):pool("f", {idle = 2})
+  pool:drain(0.1)
+  ends_within(t, GRACE, fork.loop)
+  p = fork.new_exec():eval(endless)
+  p:fork():close()
+  p:close()
+  ends_within(t, 2 * GRACE, fork.loop)
+end)
+
 story.test("close executes what is queued, and waits for forks that somebody waits for",
 {deadline = 30}, function(t)
   local p = fork.new()

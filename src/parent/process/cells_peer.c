@@ -40,7 +40,9 @@ int cell_hello(struct mf_process *p, const struct event *e) {
   if (!greeting_is_ours(&g))
     return foreign_build(p, &g);
   p->greeting = 0;
-  deadline_clear(&p->patience);
+  /* What is left to one that was closed meanwhile is no deadline of the hello. */
+  if (p->state != ENDING && deadline_at(&p->patience) >= p->hello_by_ms)
+    deadline_clear(&p->patience);
   if (p->peer_pid > 0) {
     process_identify(p, p->peer_pid, p->peer_pidfd);
     p->peer_pid = 0;
