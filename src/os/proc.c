@@ -132,11 +132,11 @@ static int spawn_by_vfork(const struct proc_spawn *s, const struct sources *sour
   if (pid == 0) {
     for (int i = 0; i < TARGETS; i++)
       if (sources->fd[i] >= 0 && dup2(sources->fd[i], targets[i]) < 0)
-        _exit(error = errno);
+        _Exit(error = errno); /* not _exit: coverage.c replaces that, and writes files */
     proc_reset_signals();
     execvpe(s->program, s->argv, s->envp);
     error = errno;
-    _exit(127);
+    _Exit(127);
   }
   int r = pid < 0 ? -errno : -error;
   pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -18,8 +18,9 @@
  *   _setjmp, longjmp                     lua_pcall
  *
  * Long strings and blocks go to libc's functions, which are faster from some hundred bytes on.
- * Left out of builds with sanitizers, which want to see these calls, and of machines other
- * than x86-64 with glibc (meson.build). */
+ * Left out of builds with sanitizers, which want to see these calls, of builds that count
+ * lines (os/coverage.c has their _exit), and of machines other than x86-64 with glibc
+ * (meson.build). */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

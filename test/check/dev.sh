@@ -20,7 +20,7 @@ says() {
 }
 
 commands='demo build run install test check configurations fuzz random planted
-  asan bench help'
+  asan coverage bench help'
 for command in $commands; do
   says 0 "^usage: ./dev $command" "$command" --help
   says 0 "^usage: ./dev $command" "$command" -h
@@ -39,6 +39,7 @@ says 2 'whole number' fuzz ten
 says 2 'whole number' random ten
 says 2 "no measurement 'speed'" bench speed
 says 2 "no configuration 'x'" configurations x
+says 2 'there is no file .*no_such_story.lua' coverage no_such_story.lua
 says 2 'which command' run
 [ ! -e ./--help ] && [ ! -e "$room/prefix" ] || complain 'something was installed'
 
