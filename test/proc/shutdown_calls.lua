@@ -146,6 +146,21 @@ story.test("rpc:close and pool:close end with a template in trouble", {deadline 
   end
 end)
 
+-- The error named call_timeout, which nobody had set.
+story.test("a call that waited to the end of a drain is told so", {deadline = 20}, function(t)
+  for _, timeout in ipairs {false, 60} do
+    local pool = fork.new():eval "while true do end":pool("f", {timeout = timeout or nil})
+    local err
+    pool:call(function(e) err = e end)
+    pool:drain(0.1)
+    t.within(5, function() return err ~= nil end)
+    t.error(err, "TIMEOUT", "drained")
+    t.eq(err.started, "no")
+    pool:close()
+    fork.loop()
+  end
+end)
+
 story.test("pool:drain(0.5) returns with a template in trouble", {deadline = 40}, function(t)
   local all, pools, drained = trouble.all(t), {}, 0
   for i, one in ipairs(all) do

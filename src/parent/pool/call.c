@@ -62,8 +62,8 @@ static void describe_error(const struct work *c, char *text, size_t n, mf_error 
     return;
   if (r->timeout_ms && r->timeout_ms != MF_NO_TIMEOUT)
     snprintf(text, n, "no answer within %u ms", r->timeout_ms);
-  else
-    snprintf(text, n, "the call did not return within call_timeout");
+  else /* it waited for a worker to the end */
+    snprintf(text, n, "the pool was drained, and its time was over before the call was started");
   e->message = text;
 }
 

@@ -32,8 +32,11 @@ void pool_fail_waiting(struct mf_pool *pool) {
 }
 
 void pool_drop_waiting(struct mf_pool *pool, int code) {
-  while (pool->nqueued)
-    request_fail(&list_entry(pool->queue.next, struct work, base.link)->base, code, MF_STARTED_NO);
+  while (pool->nqueued) {
+    struct request *r = &list_entry(pool->queue.next, struct work, base.link)->base;
+    r->timeout_ms = 0; /* it is not its own time that is over */
+    request_fail(r, code, MF_STARTED_NO);
+  }
 }
 
 /* Nothing runs again, everything under way is killed; on_drain_limit comes once more for those
