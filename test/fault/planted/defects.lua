@@ -145,8 +145,8 @@ return {
     tests = {"unit/test_codec", "lua/test_codec.lua"}},
   {name = "serialiser: a result's descriptors stay when it can't be sent",
     file = "src/template/rpc/rpc_server.c",
-    find = "    codec_fds_close(&s->out_fds);\n    rpc_server_fail_codec(s, &e);",
-    replace = "    s->out_fds.n = 0;\n    rpc_server_fail_codec(s, &e);",
+    find = "  codec_fds_close(&s->out_fds);\n  rpc_server_fail_codec(s, &e);",
+    replace = "  s->out_fds.n = 0;\n  rpc_server_fail_codec(s, &e);",
     tests = {"proc/rpc_calls.lua", "proc/rpc_ends.lua", "proc/rpc_more.lua"}},
 
   -- ---- sockets ----
