@@ -2,11 +2,12 @@
  *
  *   CONTESTANT spawn|first [INFLIGHT [HEAP_MIB [SPARES [PAUSE_US]]]]
  *
- * A contestant is a coprocess of run.lua. For each number that it reads from standard input
- * it makes so many processes and answers with one line: the microseconds that all of them
- * took, ends included, and, for "first", the microseconds of each from before its fork to
- * the arrival of the byte that a Lua function wrote in it. With "spawn" the function does
- * nothing. HEAP_MIB is what the template holds in small tables. End of file ends it. */
+ * A contestant is a coprocess of run.lua. For each number that it reads from standard
+ * input it makes so many processes and answers with one line: the microseconds that all
+ * of them took, ends included, and, for "first", the microseconds of each from before its
+ * fork to the arrival of the byte that a Lua function wrote in it. With "spawn" the
+ * function does nothing. HEAP_MIB is what the template holds in small tables. End of file
+ * ends it. */
 #ifndef BENCH_H
 #define BENCH_H
 

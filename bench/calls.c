@@ -1,10 +1,10 @@
-/* Calls of a function in a process that stays. Runs as parent; MOONFORK_TEMPLATE names the
- * template program. Each prints "calls N" and "seconds S".
+/* Calls of a function in a process that stays. Runs as parent; MOONFORK_TEMPLATE names
+ * the template program. Each prints "calls N" and "seconds S".
  *
- *   calls echo COUNT SIZE            a raw socketpair: a forked child writes back what it read,
- *                                    one message at a time; blocking reads and writes
- *   calls rpc COUNT INFLIGHT SIZE    mf_rpc_call of a Lua function that returns its string
- *   calls pool COUNT WORKERS         a pool of processor-bound Lua calls
+ *   calls echo COUNT SIZE            a raw socketpair: a forked child writes back what it
+ * read, one message at a time; blocking reads and writes calls rpc COUNT INFLIGHT SIZE
+ * mf_rpc_call of a Lua function that returns its string calls pool COUNT WORKERS a pool
+ * of processor-bound Lua calls
  */
 #include "bench.h"
 

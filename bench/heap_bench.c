@@ -1,15 +1,15 @@
-/* What a clone costs, by allocator and collector of its template. A program of its own: no
- * sockets, no library but the heap and the seal, so that only memory is measured.
+/* What a clone costs, by allocator and collector of its template. A program of its own:
+ * no sockets, no library but the heap and the seal, so that only memory is measured.
  *
  *   heap_bench [clones | growth | strings | long | all]
  *
- * clones   an 84 MiB heap of 524,288 small tables; fork + exit + wait of a clone that does
- *          nothing; then a clone that makes two million small tables. Three kinds of
- *          template take turns, twice, so that a change of the machine's mood shows
- * growth   fork + exit + wait as the template grows from 1 MiB to 1 GiB
- * strings  a template of short strings, and a clone that makes a million of its own
- * long     clones that live for long over an 84 MiB template: their most private memory in twenty
- *          looks, against what is alive at the end. The bound is 4 times that and 32 MiB */
+ * clones   an 84 MiB heap of 524,288 small tables; fork + exit + wait of a clone that
+ * does nothing; then a clone that makes two million small tables. Three kinds of template
+ * take turns, twice, so that a change of the machine's mood shows growth   fork + exit +
+ * wait as the template grows from 1 MiB to 1 GiB strings  a template of short strings,
+ * and a clone that makes a million of its own long     clones that live for long over an
+ * 84 MiB template: their most private memory in twenty looks, against what is alive at
+ * the end. The bound is 4 times that and 32 MiB */
 #include "template/heap/collector.h"
 
 #include <lauxlib.h>
@@ -27,8 +27,8 @@
 #endif
 
 enum kind { INCREMENTAL, GENERATIONAL, SEALED, NKINDS };
-static const char *const kind_names[NKINDS] = { "newstate, incremental", "newstate, generational",
-                                                "heap + seal" };
+static const char *const kind_names[NKINDS] = {"newstate, incremental",
+                                               "newstate, generational", "heap + seal"};
 
 struct template {
   enum kind kind;
@@ -70,7 +70,7 @@ static void run(lua_State *L, const char *code) {
   exit(1);
 }
 static void template_open(struct template *t, enum kind kind, const char *code) {
-  *t = (struct template){ .kind = kind };
+  *t = (struct template){.kind = kind};
   t->heap = kind == SEALED ? heap_new(0) : NULL;
   t->L = t->heap ? lua_newstate(heap_alloc, t->heap) : luaL_newstate();
   if (!t->L)
@@ -118,7 +118,7 @@ static struct cost fork_cost(struct template *t, int touch) {
     us[i] = now_us() - start;
   }
   qsort(us, N, sizeof *us, by_value);
-  return (struct cost){ us[0], us[N / 2] };
+  return (struct cost){us[0], us[N / 2]};
 }
 static void clone_run(struct template *t, const char *code) {
   fflush(NULL);
@@ -155,7 +155,8 @@ static void measure_clones(enum kind kind, size_t size) {
   struct template t;
   template_open(&t, kind, "big = {} for i = 1, 524288 do big[i] = {x = i, y = i} end");
   struct cost cost = fork_cost(&t, 0);
-  printf("%-24s fork+exit+wait %6.0f us (best %5.0f);", kind_names[kind], cost.median, cost.best);
+  printf("%-24s fork+exit+wait %6.0f us (best %5.0f);", kind_names[kind], cost.median,
+         cost.best);
   clone_run(&t, many_tables);
 }
 static void measure_growth(enum kind kind, size_t size) {
@@ -168,9 +169,10 @@ static void measure_growth(enum kind kind, size_t size) {
   double built = (now_us() - start) / 1e6;
   double mib = lua_gc(t.L, LUA_GCCOUNT) / 1024.0;
   struct cost bare = fork_cost(&t, 0), lua = fork_cost(&t, 1);
-  printf("%-24s %7.1f MiB: %6.0f us (best %5.0f), with a little Lua %6.0f us (best %5.0f); "
-         "built in %.2f s\n",
-         kind_names[kind], mib, bare.median, bare.best, lua.median, lua.best, built);
+  printf(
+      "%-24s %7.1f MiB: %6.0f us (best %5.0f), with a little Lua %6.0f us (best %5.0f); "
+      "built in %.2f s\n",
+      kind_names[kind], mib, bare.median, bare.best, lua.median, lua.best, built);
 }
 static void measure_strings(enum kind kind, size_t size) {
   (void)size;
@@ -188,26 +190,28 @@ static void measure_strings(enum kind kind, size_t size) {
 static const struct shape {
   const char *name, *code;
 } shapes[] = {
-  { "300,000 small tables", "function step(k) for i = 1, 400000 do "
-    "own[i % 300000 + 1] = {x = i, y = i} end end" },
-  { "20,000 small tables", "function step(k) for i = 1, 1000000 do "
-    "own[i % 20000 + 1] = {x = i, y = i} end end" },
-  { "100,000 in a queue", "n = 0 function step(k) for i = 1, 500000 do n = n + 1 "
-    "own[n] = {n} own[n - 100000] = nil end end" },
-  { "100,000 at random", "function step(k) for i = 1, 200000 do "
-    "own[math.random(100000)] = {x = i, y = i} end end" },
-  { "200,000 short strings", "function step(k) for i = 1, 300000 do "
-    "own[i % 200000 + 1] = 'own ' .. k .. ' ' .. i end end" },
-  { "5,000 long strings", "function step(k) for i = 1, 10000 do "
-    "own[i % 5000 + 1] = ('x'):rep(i * 7919 % 8000 + 50) end end" },
-  { "20,000 of mixed size", "function step(k) for i = 1, 40000 do local t = {k = i} "
-    "for j = 1, i * 7919 % 31 do t[j] = j end t.f = function() return t end t.s = 'own ' .. i "
-    "own[i % 20000 + 1] = t end end" },
-  { "other shapes in turn", "function step(k) for i = 1, 200000 do local t = {} "
-    "for j = 1, k do t[j] = j end own[i % 50000 + 1] = t end end" },
-  { "grows and shrinks", "function step(k) local n = k < 10 and k * 100000 or 20000 "
-    "for i = #own, n, -1 do own[i] = nil end "
-    "for i = 1, 500000 do own[i % n + 1] = {x = i, y = i} end end" },
+    {"300,000 small tables", "function step(k) for i = 1, 400000 do "
+                             "own[i % 300000 + 1] = {x = i, y = i} end end"},
+    {"20,000 small tables", "function step(k) for i = 1, 1000000 do "
+                            "own[i % 20000 + 1] = {x = i, y = i} end end"},
+    {"100,000 in a queue", "n = 0 function step(k) for i = 1, 500000 do n = n + 1 "
+                           "own[n] = {n} own[n - 100000] = nil end end"},
+    {"100,000 at random", "function step(k) for i = 1, 200000 do "
+                          "own[math.random(100000)] = {x = i, y = i} end end"},
+    {"200,000 short strings", "function step(k) for i = 1, 300000 do "
+                              "own[i % 200000 + 1] = 'own ' .. k .. ' ' .. i end end"},
+    {"5,000 long strings", "function step(k) for i = 1, 10000 do "
+                           "own[i % 5000 + 1] = ('x'):rep(i * 7919 % 8000 + 50) end end"},
+    {"20,000 of mixed size", "function step(k) for i = 1, 40000 do local t = {k = i} "
+                             "for j = 1, i * 7919 % 31 do t[j] = j end t.f = function() "
+                             "return t end t.s = 'own ' .. i "
+                             "own[i % 20000 + 1] = t end end"},
+    {"other shapes in turn",
+     "function step(k) for i = 1, 200000 do local t = {} "
+     "for j = 1, k do t[j] = j end own[i % 50000 + 1] = t end end"},
+    {"grows and shrinks", "function step(k) local n = k < 10 and k * 100000 or 20000 "
+                          "for i = #own, n, -1 do own[i] = nil end "
+                          "for i = 1, 500000 do own[i % n + 1] = {x = i, y = i} end end"},
 };
 static void measure_long(enum kind kind, size_t shape) {
   struct template t;
@@ -233,9 +237,10 @@ static void measure_long(enum kind kind, size_t shape) {
   run(t.L, "own = nil");
   lua_gc(t.L, LUA_GCCOLLECT);
   double live = all - lua_gc(t.L, LUA_GCCOUNT) / 1024.0;
-  printf("%-24s %-22s CPU %5.2f s, private %6.1f MiB, live %6.1f MiB, bound %6.1f MiB%s\n",
-         kind_names[kind], shapes[shape].name, seconds, most, live, live * 4 + 32,
-         most > live * 4 + 32 ? " EXCEEDED" : "");
+  printf(
+      "%-24s %-22s CPU %5.2f s, private %6.1f MiB, live %6.1f MiB, bound %6.1f MiB%s\n",
+      kind_names[kind], shapes[shape].name, seconds, most, live, live * 4 + 32,
+      most > live * 4 + 32 ? " EXCEEDED" : "");
   fflush(stdout);
   _exit(0);
 }

@@ -1,13 +1,13 @@
-/* The contestant moonfork in C: a host on libmoonfork. MOONFORK_TEMPLATE names the template
- * program.
+/* The contestant moonfork in C: a host on libmoonfork. MOONFORK_TEMPLATE names the
+ * template program.
  *
  *   host spawn|first INFLIGHT HEAP_MIB SPARES [PAUSE_US]    see bench.h
  *   host exec COUNT                microseconds from mf_new_exec to the entered function
  *   host clones COUNT              COUNT idle clones at once: seconds, memory of one
  *   host memory HEAP_MIB TABLES    private bytes of a clone, idle and after TABLES tables
  *
- * A process has ended when the end of its socket, its exit status and the close callback of
- * its handle have come. */
+ * A process has ended when the end of its socket, its exit status and the close callback
+ * of its handle have come. */
 #include "bench.h"
 
 #include <moonfork.h>
@@ -53,8 +53,12 @@ static void end_life(struct life *l) {
     start_life();
 }
 
-static void on_pipe_closed(uv_handle_t *handle) { end_life(handle->data); }
-static void on_closed(mf_process *p, void *data) { end_life(data); }
+static void on_pipe_closed(uv_handle_t *handle) {
+  end_life(handle->data);
+}
+static void on_closed(mf_process *p, void *data) {
+  end_life(data);
+}
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
   struct life *l = handle->data;
@@ -91,7 +95,8 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
 static void on_exit_status(mf_process *p, const mf_exit *status, void *data) {
   struct life *l = data;
   if (!status->known || status->code || status->signal) {
-    fprintf(stderr, "a clone ended badly: code %d, signal %d\n", status->code, status->signal);
+    fprintf(stderr, "a clone ended badly: code %d, signal %d\n", status->code,
+            status->signal);
     exit(1);
   }
   mf_close(p, on_closed, l);
@@ -153,8 +158,10 @@ static void close_template(mf_process *p) {
   uv_run(&loop, UV_RUN_DEFAULT);
 }
 
-/* Spares are made while the loop turns, and a loop on which nothing waits does not turn. */
-static void on_tick(uv_timer_t *timer) {}
+/* Spares are made while the loop turns, and a loop on which nothing waits does not turn.
+ */
+static void on_tick(uv_timer_t *timer) {
+}
 
 static void wait_for_spares(void) {
   uv_timer_t tick;
@@ -251,7 +258,8 @@ static void clones(int count) {
     close(sockets[i]);
   }
   close_template(template);
-  printf("clones %d\nseconds %.3f\nprivate_first %llu\nprivate_last %llu\nend_seconds %.3f\n",
+  printf("clones %d\nseconds %.3f\nprivate_first %llu\nprivate_last %llu\nend_seconds "
+         "%.3f\n",
          count, (started - start) / 1e6, (unsigned long long)first.uss,
          (unsigned long long)last.uss, (now_us() - started) / 1e6);
   free(p);

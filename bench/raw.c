@@ -1,15 +1,14 @@
-/* The yardstick: what a plain C program gets from this machine by fork and a socketpair. The
- * program is linked with Lua and has a state with all libraries open, so that it is about as
- * large as a template.
+/* The yardstick: what a plain C program gets from this machine by fork and a socketpair.
+ * The program is linked with Lua and has a state with all libraries open, so that it is
+ * about as large as a template.
  *
- *   raw spawn INFLIGHT HEAP_MIB       socketpair, fork, the child leaves, end of file, waitpid
- *   raw first INFLIGHT HEAP_MIB       the same; the child calls a Lua function, which writes a
- *                                     byte by a socket object; one at a time
- *   raw memory HEAP_MIB TABLES        private bytes of such a child, idle and afterwards
- *   raw exec COUNT                    microseconds of lua5.4 -e '', spawned and waited for
- *   raw count FILE COMMAND...         runs the command; writes to FILE what it and all that
- *                                     was waited for took: page faults, context switches,
- *                                     microseconds of processor time */
+ *   raw spawn INFLIGHT HEAP_MIB       socketpair, fork, the child leaves, end of file,
+ * waitpid raw first INFLIGHT HEAP_MIB       the same; the child calls a Lua function,
+ * which writes a byte by a socket object; one at a time raw memory HEAP_MIB TABLES
+ * private bytes of such a child, idle and afterwards raw exec COUNT microseconds of
+ * lua5.4 -e '', spawned and waited for raw count FILE COMMAND...         runs the
+ * command; writes to FILE what it and all that was waited for took: page faults, context
+ * switches, microseconds of processor time */
 #include "bench.h"
 
 #include <lauxlib.h>
@@ -47,7 +46,8 @@ static int sock_flush(lua_State *S) {
 }
 
 static void open_lua(int heap_mib) {
-  static const luaL_Reg methods[] = {{"write", sock_write}, {"flush", sock_flush}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"write", sock_write}, {"flush", sock_flush}, {NULL, NULL}};
   L = luaL_newstate();
   if (!L)
     give_up("luaL_newstate");
@@ -216,8 +216,8 @@ static int count(const char *file, char **command) {
     give_up(file);
   fprintf(f, "faults %ld\nswitches %ld\ncpu_us %lld\n", r.ru_minflt + r.ru_majflt,
           r.ru_nvcsw + r.ru_nivcsw,
-          (long long)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000000 + r.ru_utime.tv_usec +
-              r.ru_stime.tv_usec);
+          (long long)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000000 +
+              r.ru_utime.tv_usec + r.ru_stime.tv_usec);
   fclose(f);
   return status != 0;
 }

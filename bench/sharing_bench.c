@@ -1,13 +1,14 @@
-/* How fork's cost grows with memory that the child shares, by the kind of its mapping. No Lua
- * and no library: the kernel alone.
+/* How fork's cost grows with memory that the child shares, by the kind of its mapping. No
+ * Lua and no library: the kernel alone.
  *
  *   sharing_bench MIB
  *
- * anonymous, small pages; anonymous, huge pages (the heap while it is built); a file in memory
- * (memfd) mapped private and unwritten, whose page tables fork need not copy, in small and
- * in huge pages (the heap when it is frozen, see src/template/heap/memfd_map.h). For each: fork +
- * exit + wait of a child that touches none, 64 or 1,024 places of it, reading or writing,
- * spread evenly. Best and median of 41, in turns. */
+ * anonymous, small pages; anonymous, huge pages (the heap while it is built); a file in
+ * memory (memfd) mapped private and unwritten, whose page tables fork need not copy, in
+ * small and in huge pages (the heap when it is frozen, see
+ * src/template/heap/memfd_map.h). For each: fork + exit + wait of a child that touches
+ * none, 64 or 1,024 places of it, reading or writing, spread evenly. Best and median of
+ * 41, in turns. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +22,9 @@
 #endif
 
 enum kind { SMALL, HUGE, FILE_SMALL, FILE_HUGE, NKINDS };
-static const char *const names[NKINDS] = {"anonymous, small pages", "anonymous, huge pages",
-                                          "private memfd, small pages",
-                                          "private memfd, huge pages"};
+static const char *const names[NKINDS] = {
+    "anonymous, small pages", "anonymous, huge pages", "private memfd, small pages",
+    "private memfd, huge pages"};
 enum { ROUNDS = 41, HUGE_PAGE = 2 << 20 };
 static char *map[NKINDS];
 static size_t size;
@@ -62,8 +63,10 @@ static void make(enum kind kind) {
   }
   for (size_t i = 0; i < size; i += 4096)
     p[i] = 1;
-  if (file) { /* what was built through the shared mapping is read through a private one */
-    if (mmap(p, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE, fd, 0) == MAP_FAILED)
+  if (file) { /* what was built through the shared mapping is read through a private one
+               */
+    if (mmap(p, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE, fd, 0) ==
+        MAP_FAILED)
       give_up("mmap");
   }
   map[kind] = p;

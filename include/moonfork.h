@@ -89,7 +89,7 @@ typedef struct mf_error { /* valid during the callback */
   const char *message, *traceback; /* traceback (of the other process) may be NULL */
   int started;                     /* MF_STARTED_NO, MF_STARTED_UNKNOWN */
   const mf_exit *exit;             /* how the process ended, or NULL */
-  const void *value;   /* what Lua code raised where that was no string: MessagePack, an */
+  const void *value; /* what Lua code raised where that was no string: MessagePack, an */
   size_t value_length; /* array of that one value. NULL: a string, or it can't be sent */
 } mf_error;
 
@@ -107,8 +107,8 @@ typedef struct mf_stdio {
 enum mf_leash { MF_LEASH_KILL = 0, MF_LEASH_TERM = 1, MF_LEASH_KEEP = 2 };
 enum mf_gc { MF_GC_GENERATIONAL = 0, MF_GC_INCREMENTAL = 1, MF_GC_STOP = 2 };
 enum mf_handles { MF_HANDLES_INHERIT = 0, MF_HANDLES_CLOSE = 1 };
-/* Whether other processes of the same user may look into a process, take its descriptors and
- * trace it (PR_SET_DUMPABLE). Clones inherit it. */
+/* Whether other processes of the same user may look into a process, take its descriptors
+ * and trace it (PR_SET_DUMPABLE). Clones inherit it. */
 enum mf_dumpable { MF_DUMPABLE_INHERIT = 0, MF_DUMPABLE_YES = 1, MF_DUMPABLE_NO = 2 };
 
 /* Flags of mf_seal: one gc and one audit. */
@@ -123,22 +123,22 @@ enum mf_seal_flags {
 
 typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() */
   size_t size;
-  struct uv_loop_s *loop;  /* NULL: uv_default_loop(). Ignored by mf_fork_options */
-  const char *program;     /* template program; NULL: $MOONFORK_TEMPLATE, else the
-                              installed moonfork-template. mf_new_exec only */
-  const char *const *env;  /* changes, NULL-terminated: "NAME=value", "NAME" unsets */
-  const char *cwd;         /* NULL: inherited */
+  struct uv_loop_s *loop; /* NULL: uv_default_loop(). Ignored by mf_fork_options */
+  const char *program;    /* template program; NULL: $MOONFORK_TEMPLATE, else the
+                             installed moonfork-template. mf_new_exec only */
+  const char *const *env; /* changes, NULL-terminated: "NAME=value", "NAME" unsets */
+  const char *cwd;        /* NULL: inherited */
   const char *lua_path, *lua_cpath; /* package.path, package.cpath; NULL: built in */
   mf_stdio stdio[3];
-  int gc;                  /* enum mf_gc */
-  int leash;               /* enum mf_leash: what the parent's end does to a function */
-  int handles;             /* enum mf_handles */
-  int new_session;         /* setsid(2) in the new process */
-  unsigned timeout_ms;     /* until run has entered the function; 0: none */
-  const char *name;        /* for titles and messages */
+  int gc;              /* enum mf_gc */
+  int leash;           /* enum mf_leash: what the parent's end does to a function */
+  int handles;         /* enum mf_handles */
+  int new_session;     /* setsid(2) in the new process */
+  unsigned timeout_ms; /* until run has entered the function; 0: none */
+  const char *name;    /* for titles and messages */
   unsigned spares_min, spares_max; /* clones forked ahead, min <= max; max 0: none */
-  size_t heap_reserve;     /* address space of the template's Lua heap; 0: default */
-  int dumpable;            /* enum mf_dumpable; of the first mf_new: the default template's, too */
+  size_t heap_reserve; /* address space of the template's Lua heap; 0: default */
+  int dumpable; /* enum mf_dumpable; of the first mf_new: the default template's, too */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \
   {                                                                                      \
@@ -163,7 +163,8 @@ MF_API int mf_new(const mf_options *, mf_process **ret);
 MF_API int mf_new_exec(const mf_options *, mf_process **ret);
 /* A process forked from p with all that p was given so far. */
 MF_API int mf_fork(mf_process *, mf_process **ret);
-/* The same with options (env, cwd, stdio, leash, handles, new_session, timeout_ms, name). */
+/* The same with options (env, cwd, stdio, leash, handles, new_session, timeout_ms, name).
+ */
 MF_API int mf_fork_options(mf_process *, const mf_options *, mf_process **ret);
 /* A process from what mf_to_fd gave, in this or another process. Takes fd, even on
  * failure. */
@@ -176,11 +177,12 @@ MF_API int mf_reset(struct uv_loop_s *loop);
  * executed. The first failure goes to the run, to_fd or error callback. ---- */
 
 MF_API int mf_require(mf_process *, const char *module);
-/* Runs Lua source. Messages and tracebacks call the chunk NAME where the first line of code is
+/* Runs Lua source. Messages and tracebacks call the chunk NAME where the first line of
+ * code is
  * "-- =NAME", else "(eval)". */
 MF_API int mf_eval(mf_process *, const char *code, size_t length, int argc,
                    const char *const *argv, const size_t *lengths);
-MF_API int mf_send_fd(mf_process *, int fd); /* duplicates */
+MF_API int mf_send_fd(mf_process *, int fd);                           /* duplicates */
 MF_API int mf_send_arg(mf_process *, const void *data, size_t length); /* copies */
 /* The same without a copy: borrows the bytes until release(release_data) is called,
  * which happens exactly once, also on failure, perhaps inside this call. */
@@ -292,9 +294,9 @@ typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   mf_notice_cb on_close;  /* once, last but for the close callback: an orderly end */
   mf_notice_cb on_drain;  /* after MF_ELIMIT, when half of the limit is free again */
   void *data;             /* of these four */
-  unsigned grace_ms;      /* that a closing rpc waits for the next answer, before its process
-                             is killed; 10,000. A call with a timeout of its own may use
-                             all of that. MF_NO_TIMEOUT: for ever */
+  unsigned grace_ms; /* that a closing rpc waits for the next answer, before its process
+                        is killed; 10,000. A call with a timeout of its own may use
+                        all of that. MF_NO_TIMEOUT: for ever */
 } mf_rpc_options;
 #define MF_RPC_OPTIONS_INIT                                                              \
   {                                                                                      \
@@ -307,9 +309,9 @@ typedef struct mf_call_options { /* NULL: all as the rpc or pool says */
   size_t size;
   unsigned timeout_ms; /* 0: as the rpc or pool says; MF_NO_TIMEOUT: none */
   int idempotent;      /* pool: may run again (twice at most) when its worker dies */
-  int chunk;           /* the request is many items, its reply their answers: the layout is
-                          under "Chunks" in doc/rpc-protocol.md. A pool's call_timeout_ms is
-                          then 20 ms longer */
+  int chunk; /* the request is many items, its reply their answers: the layout is
+                under "Chunks" in doc/rpc-protocol.md. A pool's call_timeout_ms is
+                then 20 ms longer */
 } mf_call_options;
 #define MF_CALL_OPTIONS_INIT                                                             \
   { sizeof(mf_call_options), 0, 0, 0 }
@@ -331,13 +333,13 @@ MF_API int mf_rpc_cancel(mf_rpc *, uint64_t id);
 MF_API mf_process *mf_rpc_process(const mf_rpc *);
 
 typedef struct mf_rpc_stats {
-  size_t size;           /* set by the caller */
-  size_t pending;        /* calls whose callback has not come */
-  size_t queue_bytes;   /* not written yet */
+  size_t size;        /* set by the caller */
+  size_t pending;     /* calls whose callback has not come */
+  size_t queue_bytes; /* not written yet */
   uint64_t calls, answers;
-  uint64_t late;         /* answers of calls that had timed out or were cancelled */
+  uint64_t late; /* answers of calls that had timed out or were cancelled */
   uint64_t events, events_dropped;
-  uint64_t usage;        /* private bytes of the clone, where it was asked; else 0 */
+  uint64_t usage; /* private bytes of the clone, where it was asked; else 0 */
 } mf_rpc_stats;
 MF_API int mf_rpc_get_stats(const mf_rpc *, mf_rpc_stats *);
 
@@ -347,8 +349,9 @@ MF_API int mf_rpc_get_stats(const mf_rpc *, mf_rpc_stats *);
 MF_API void mf_rpc_abort(mf_rpc *);
 typedef void (*mf_rpc_close_cb)(mf_rpc *, void *data);
 /* Needed once: no more calls. Those under way finish, the clone ends, on_close, then this
- * callback (or NULL), after which the pointer is invalid. When no answer came for grace_ms the
- * rest gets MF_ECANCELLED, and the clone is killed (on_error instead of on_close). */
+ * callback (or NULL), after which the pointer is invalid. When no answer came for
+ * grace_ms the rest gets MF_ECANCELLED, and the clone is killed (on_error instead of
+ * on_close). */
 MF_API void mf_rpc_close(mf_rpc *, mf_rpc_close_cb, void *data);
 
 /* ---- pool: calls handed to workers that come and go ---- */
@@ -363,22 +366,23 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
                                 counts while a call waits; on_event gets the events of all
                                 workers, on_error each worker's unasked end, and the
                                 pool's failure; on_close comes when the pool has ended */
-  unsigned max;           /* most workers; MF_POOL_PROCESSORS: as many as processors */
-  unsigned idle;          /* workers kept although they have nothing to do; at most max */
-  unsigned load;          /* calls under way in one worker; at least 1 */
-  unsigned start_ms;      /* between two new workers while calls wait */
-  unsigned stop_ms;       /* so often one with nothing to do above idle is stopped */
-  unsigned queue_max;     /* calls that wait, besides those for workers about to be there */
-  unsigned max_calls;     /* of one worker; 0: any number. Spread by a quarter below it */
+  unsigned max;              /* most workers; MF_POOL_PROCESSORS: as many as processors */
+  unsigned idle;      /* workers kept although they have nothing to do; at most max */
+  unsigned load;      /* calls under way in one worker; at least 1 */
+  unsigned start_ms;  /* between two new workers while calls wait */
+  unsigned stop_ms;   /* so often one with nothing to do above idle is stopped */
+  unsigned queue_max; /* calls that wait, besides those for workers about to be there */
+  unsigned max_calls; /* of one worker; 0: any number. Spread by a quarter below it */
   unsigned call_timeout_ms; /* from the start in a worker; kills that */
-  uint64_t max_memory;    /* private bytes of one worker, seen after calls; 0: any */
+  uint64_t max_memory;      /* private bytes of one worker, seen after calls; 0: any */
   unsigned restart_burst, restart_period_ms; /* more ends before the first answer within
                              the period make the pool failed; burst at most 1000 */
-  unsigned grace_ms;      /* that a worker gets to end, before it is killed; and that a
-                             closing pool waits for the next answer, as in mf_rpc_options */
-  unsigned backoff_min_ms, backoff_max_ms; /* before a worker is replaced that ended without
-                             any answer: min (at most max), doubled for each such one before
-                             it in a row; an answer of any worker ends the row */
+  unsigned grace_ms; /* that a worker gets to end, before it is killed; and that a
+                        closing pool waits for the next answer, as in mf_rpc_options */
+  unsigned backoff_min_ms,
+      backoff_max_ms; /* before a worker is replaced that ended without
+        any answer: min (at most max), doubled for each such one before
+        it in a row; an answer of any worker ends the row */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
@@ -395,34 +399,37 @@ MF_API int mf_pool_new(mf_process *p, const char *function, const mf_pool_option
  * failed pool the callback gets the reason. */
 MF_API int mf_pool_call(mf_pool *, const mf_message *request, const mf_call_options *,
                         mf_reply_cb, void *data, uint64_t *ret_id);
-MF_API int mf_pool_cancel(mf_pool *, uint64_t id); /* as mf_rpc_cancel */
+MF_API int mf_pool_cancel(mf_pool *, uint64_t id);  /* as mf_rpc_cancel */
 MF_API int mf_pool_resize(mf_pool *, unsigned max); /* MF_ECLOSED: as mf_pool_reload */
 
 typedef void (*mf_pool_cb)(mf_pool *, const mf_error *error, void *data);
 /* New workers are forked from p. Takes p when it succeeds. A first one is started on
  * trial: when it is ready the old workers finish what they have and are replaced; when it
- * fails, the callback gets why and all stays as it was. Ends the failed state. A later reload
- * takes the place of one that is not over: that one's callback gets MF_ECANCELLED. MF_ESTATE:
- * p was given to the pool already. MF_ECLOSED: after mf_pool_drain or mf_pool_close. */
+ * fails, the callback gets why and all stays as it was. Ends the failed state. A later
+ * reload takes the place of one that is not over: that one's callback gets MF_ECANCELLED.
+ * MF_ESTATE: p was given to the pool already. MF_ECLOSED: after mf_pool_drain or
+ * mf_pool_close. */
 MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
 /* Takes no more calls, lets those it has finish, and tells when the last worker has
- * ended. After timeout_ms (MF_NO_TIMEOUT: after grace_ms without an answer) what is left is
- * killed: error TIMEOUT.
- * MF_ECLOSED: that was asked for already, or it is closed. */
+ * ended. After timeout_ms (MF_NO_TIMEOUT: after grace_ms without an answer) what is left
+ * is killed: error TIMEOUT. MF_ECLOSED: that was asked for already, or it is closed. */
 MF_API int mf_pool_drain(mf_pool *, unsigned timeout_ms, mf_pool_cb, void *data);
 
 enum mf_pool_state {
-  MF_POOL_RUNNING = 0, MF_POOL_FAILED = 1, MF_POOL_DRAINING = 2, MF_POOL_CLOSED = 3
+  MF_POOL_RUNNING = 0,
+  MF_POOL_FAILED = 1,
+  MF_POOL_DRAINING = 2,
+  MF_POOL_CLOSED = 3
 };
 enum { MF_POOL_DEATHS = 8 };
 typedef struct mf_pool_death {
-  int pid;              /* -1: it never came to be */
-  mf_exit exit;         /* its error is NULL; see reason */
-  uint64_t age_ms;      /* how long ago */
+  int pid;         /* -1: it never came to be */
+  mf_exit exit;    /* its error is NULL; see reason */
+  uint64_t age_ms; /* how long ago */
   char reason[160];
 } mf_pool_death;
 typedef struct mf_pool_info {
-  size_t size;          /* set by the caller */
+  size_t size; /* set by the caller */
   int state;
   unsigned max, workers; /* workers: those that take calls and those that start */
   unsigned idle, starting, leaving;
@@ -431,7 +438,7 @@ typedef struct mf_pool_info {
   uint64_t refused, timeouts, cancelled, retried, late;
   uint64_t started, deaths, recycled, retired, killed; /* workers */
   uint64_t template_starts, reloads, events;
-  uint64_t memory;      /* private bytes of all workers, as far as they said */
+  uint64_t memory;         /* private bytes of all workers, as far as they said */
   uint64_t p50_us, p99_us; /* from call to answer, of the last 4,096 calls or more */
   mf_pool_death last[MF_POOL_DEATHS]; /* the latest first */
   unsigned nlast;
@@ -450,18 +457,19 @@ MF_API void mf_pool_close(mf_pool *, mf_pool_close_cb, void *data);
 
 /* ---- the caller as a template ---- */
 /* Forks the calling process. The copy, which holds nothing of the library any more, calls
- * serve with its control socket and the read end of its leash, and must not return from it;
- * the caller's first loop that asks for a default template or for an exec gets that process.
- * mf_early of <moonfork/template.h> is this with moonfork's own template, and hosts want that
- * one. -EBUSY with more than one thread. 0, or a negative code. */
+ * serve with its control socket and the read end of its leash, and must not return from
+ * it; the caller's first loop that asks for a default template or for an exec gets that
+ * process. mf_early of <moonfork/template.h> is this with moonfork's own template, and
+ * hosts want that one. -EBUSY with more than one thread. 0, or a negative code. */
 typedef void (*mf_serve_fn)(int control_fd, int leash_fd, void *data);
 MF_API int mf_fork_early(mf_serve_fn serve, void *data);
 
 /* ---- looking at it ---- */
 /* Writes a text for a person: every process, rpc and pool of the loop (NULL:
- * uv_default_loop()) with its state, what is under way and how old it is. Changes nothing, may
- * be called in a callback, and by a debugger: call mf_dump(0, stderr). The form of the text
- * may change with every version. 0, MF_EINVAL, or -EIO: out could not be written. */
+ * uv_default_loop()) with its state, what is under way and how old it is. Changes
+ * nothing, may be called in a callback, and by a debugger: call mf_dump(0, stderr). The
+ * form of the text may change with every version. 0, MF_EINVAL, or -EIO: out could not be
+ * written. */
 MF_API int mf_dump(struct uv_loop_s *loop, FILE *out);
 
 /* ---- texts ---- */

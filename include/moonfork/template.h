@@ -22,9 +22,10 @@ typedef struct mf_template_options { /* start from MF_TEMPLATE_OPTIONS_INIT */
   size_t size;
   int (*open_libs)(lua_State *L, void *data); /* a lua_CFunction's contract: opens what
                                    scripts may use; NULL: luaL_openlibs */
-  void (*on_fork)(lua_State *L, void *data); /* in every clone, before any Lua */
+  void (*on_fork)(lua_State *L, void *data);  /* in every clone, before any Lua */
   void *data;
-  lua_Alloc alloc; /* the host's own allocator; NULL: moonfork's, which keeps clones small */
+  lua_Alloc
+      alloc; /* the host's own allocator; NULL: moonfork's, which keeps clones small */
   void *alloc_data;
 } mf_template_options;
 #define MF_TEMPLATE_OPTIONS_INIT                                                         \
@@ -32,8 +33,8 @@ typedef struct mf_template_options { /* start from MF_TEMPLATE_OPTIONS_INIT */
 
 /* A whole template program: serves, and returns the exit status of the process. */
 MF_API int mf_template_main(int argc, char **argv, const mf_template_options *);
-/* First thing in a host's main(): returns 0 in the host; in a template (the host's program
- * was executed as one) it does not return. */
+/* First thing in a host's main(): returns 0 in the host; in a template (the host's
+ * program was executed as one) it does not return. */
 MF_API int mf_template_check(int argc, char **argv, const mf_template_options *);
 /* Forks a template at once, without exec. The first loop that asks for a default template
  * or for an exec gets it. Call it before threads and loops exist: -EBUSY with more than

@@ -1,6 +1,7 @@
-/* Appends to a fixed room without printf: for signal handlers, where printf is not allowed,
- * and for clones, where it would be a dozen pages that are not touched otherwise. What does
- * not fit is cut off. Each gives the new end. Runs in every process. */
+/* Appends to a fixed room without printf: for signal handlers, where printf is not
+ * allowed, and for clones, where it would be a dozen pages that are not touched
+ * otherwise. What does not fit is cut off. Each gives the new end. Runs in every process.
+ */
 #ifndef BASE_APPEND_H
 #define BASE_APPEND_H
 

@@ -1,6 +1,6 @@
-/* A few big blocks that long messages have used, kept for the next ones: fresh memory costs
- * a page fault for every 4 KiB, which is more than copying them. The parent has one for each
- * loop, shared by its rpcs and pools. Memory only. */
+/* A few big blocks that long messages have used, kept for the next ones: fresh memory
+ * costs a page fault for every 4 KiB, which is more than copying them. The parent has one
+ * for each loop, shared by its rpcs and pools. Memory only. */
 #ifndef BASE_BLOCKCACHE_H
 #define BASE_BLOCKCACHE_H
 
@@ -21,7 +21,8 @@ struct blockcache {
   size_t bytes;
 };
 
-/* A block of least bytes or more, kept or fresh; *ret_size are its bytes. NULL: no memory. */
+/* A block of least bytes or more, kept or fresh; *ret_size are its bytes. NULL: no
+ * memory. */
 void *blockcache_take(struct blockcache *c, size_t least, size_t *ret_size);
 /* The largest that is kept; NULL: none. */
 void *blockcache_take_largest(struct blockcache *c, size_t *ret_size);

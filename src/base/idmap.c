@@ -1,5 +1,5 @@
-/* An id's place is its lowest bits. An id whose place is taken by one that has stayed long
- * is skipped; as the table is never more than half full, few are. */
+/* An id's place is its lowest bits. An id whose place is taken by one that has stayed
+ * long is skipped; as the table is never more than half full, few are. */
 #include "base/idmap.h"
 
 #include <errno.h>

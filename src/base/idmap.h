@@ -1,5 +1,5 @@
-/* Pointers by id. Ids count up from 1 in 64 bits, so none is ever used twice; the table is
- * as large as what it holds at one time. Memory only. Runs in every process. */
+/* Pointers by id. Ids count up from 1 in 64 bits, so none is ever used twice; the table
+ * is as large as what it holds at one time. Memory only. Runs in every process. */
 #ifndef BASE_IDMAP_H
 #define BASE_IDMAP_H
 

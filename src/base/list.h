@@ -28,7 +28,8 @@ static inline void list_remove(struct list *l) { /* leaves l empty; twice is har
   l->next->prev = l->prev;
   list_init(l);
 }
-static inline void list_move(struct list *to, struct list *from) { /* all; to is overwritten */
+static inline void list_move(struct list *to,
+                             struct list *from) { /* all; to is overwritten */
   if (list_empty(from)) {
     list_init(to);
     return;
@@ -37,7 +38,8 @@ static inline void list_move(struct list *to, struct list *from) { /* all; to is
   to->next->prev = to->prev->next = to;
   list_init(from);
 }
-static inline void list_append(struct list *to, struct list *from) { /* all, at the end of to */
+static inline void list_append(struct list *to,
+                               struct list *from) { /* all, at the end of to */
   if (list_empty(from))
     return;
   from->next->prev = to->prev;
@@ -46,7 +48,8 @@ static inline void list_append(struct list *to, struct list *from) { /* all, at 
   to->prev = from->prev;
   list_init(from);
 }
-#define list_each(it, head) for (struct list *it = (head)->next; it != (head); it = it->next)
+#define list_each(it, head)                                                              \
+  for (struct list *it = (head)->next; it != (head); it = it->next)
 #define list_each_safe(it, tmp, head)                                                    \
   for (struct list *it = (head)->next, *tmp = it->next; it != (head);                    \
        it = tmp, tmp = it->next)

@@ -18,9 +18,9 @@
  *
  * Each file knows those before it:
  *
- *   values < reactor < completion < guest, watch, timer, signals, lua_process, process_object
- *          < service < reply < service_call, rpc_service, pool_service < lua_reactor <
- * core
+ *   values < reactor < completion < guest, watch, timer, signals, lua_process,
+ * process_object < service < reply < service_call, rpc_service, pool_service <
+ * lua_reactor < core
  */
 #ifndef BIND_BIND_H
 #define BIND_BIND_H

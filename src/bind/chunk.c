@@ -1,5 +1,6 @@
-/* Chunks (wire/chunk.h) behind a userdata: items are packed one by one, travel together, and
- * their answers are unpacked one by one. What is sent when is for Lua (moonfork/map.lua).
+/* Chunks (wire/chunk.h) behind a userdata: items are packed one by one, travel together,
+ * and their answers are unpacked one by one. What is sent when is for Lua
+ * (moonfork/map.lua).
  *
  *   new -> add ... -> send -> answered: result | failed: settle -> next ... -> reset
  *                                    \-> split: the rest is another chunk
@@ -209,8 +210,9 @@ static void take_reply(struct reply *r, void *chunk) {
   reader_init(&c->reader, c->answers + CHUNK_HEADER, c->size - CHUNK_HEADER);
 }
 
-/* chunk_send(raw, milliseconds, microseconds, chunk, callback) -> call. milliseconds: of the
- * timeout, 0: as the pool says; microseconds: when the worker answers, 0: when it is done */
+/* chunk_send(raw, milliseconds, microseconds, chunk, callback) -> call. milliseconds: of
+ * the timeout, 0: as the pool says; microseconds: when the worker answers, 0: when it is
+ * done */
 static int l_chunk_send(lua_State *L) {
   struct service *s = service_check(L, 1);
   mf_call_options o = MF_CALL_OPTIONS_INIT;
@@ -225,8 +227,8 @@ static int l_chunk_send(lua_State *L) {
   return call_message(L, s, &o, &m, 5, 4, take_reply, c);
 }
 
-/* chunk_result(chunk) -> answered, failures, microseconds, bytes: after an answer. answered 0:
- * it was malformed, or the worker was told to stop before the first */
+/* chunk_result(chunk) -> answered, failures, microseconds, bytes: after an answer.
+ * answered 0: it was malformed, or the worker was told to stop before the first */
 static int l_chunk_result(lua_State *L) {
   struct chunk *c = check_chunk(L, 1);
   lua_pushinteger(L, c->answered);
@@ -236,8 +238,8 @@ static int l_chunk_result(lua_State *L) {
   return 4;
 }
 
-/* chunk_settle(chunk) -> answered, failures, entered: after an error. Nothing more is entered;
- * those that were entered and are not answered are as the error says */
+/* chunk_settle(chunk) -> answered, failures, entered: after an error. Nothing more is
+ * entered; those that were entered and are not answered are as the error says */
 static int l_chunk_settle(lua_State *L) {
   struct chunk *c = check_chunk(L, 1);
   uint32_t bytes = 0, entered = 0;
@@ -324,10 +326,15 @@ void chunk_open(lua_State *L) {
 }
 
 const luaL_Reg bind_chunk_functions[] = {
-    {"chunk_new", l_chunk_new},       {"chunk_reset", l_chunk_reset},
-    {"chunk_add", l_chunk_add},       {"chunk_split", l_chunk_split},
-    {"chunk_send", l_chunk_send},     {"chunk_result", l_chunk_result},
-    {"chunk_settle", l_chunk_settle}, {"chunk_stop", l_chunk_stop},
-    {"chunk_next", l_chunk_next},     {"chunk_unpack", l_chunk_unpack},
+    {"chunk_new", l_chunk_new},
+    {"chunk_reset", l_chunk_reset},
+    {"chunk_add", l_chunk_add},
+    {"chunk_split", l_chunk_split},
+    {"chunk_send", l_chunk_send},
+    {"chunk_result", l_chunk_result},
+    {"chunk_settle", l_chunk_settle},
+    {"chunk_stop", l_chunk_stop},
+    {"chunk_next", l_chunk_next},
+    {"chunk_unpack", l_chunk_unpack},
     {NULL, NULL},
 };

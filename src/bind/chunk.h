@@ -1,4 +1,5 @@
-/* Chunks: many items of pool:map in one message, and their answers. Runs in the parent. */
+/* Chunks: many items of pool:map in one message, and their answers. Runs in the parent.
+ */
 #ifndef BIND_CHUNK_H
 #define BIND_CHUNK_H
 

@@ -109,11 +109,13 @@ static int l_post(lua_State *L) {
   return bind_result_push(L, 0);
 }
 
-/* In a clone that makes processes of its own, clone.on_term is looked after here as well. */
+/* In a clone that makes processes of its own, clone.on_term is looked after here as well.
+ */
 static int sleep_for(lua_State *L, struct pollfd *p, int n, int ms) {
   int attends = lua_getfield(L, LUA_REGISTRYINDEX, WAIT_ATTEND) != LUA_TNIL;
   lua_pop(L, 1);
-  return attends ? wait_sleep(L, p, n, ms < 0 ? -1 : (double)ms / 1000) : fdwait(p, n, ms);
+  return attends ? wait_sleep(L, p, n, ms < 0 ? -1 : (double)ms / 1000)
+                 : fdwait(p, n, ms);
 }
 
 /* Waits until the loop wants a turn, fd is ready, a signal came, or the time is up. */

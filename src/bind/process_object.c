@@ -445,8 +445,8 @@ static int l_wait_on_socket(lua_State *L) {
   int deadline_set = !lua_isnoneornil(L, 3);
   double deadline = deadline_set ? (double)uv_hrtime() / 1e9 + lua_tonumber(L, 3) : 0;
   int is_closing = *luaL_checkstring(L, 2) == '\0';
-  if (r && !is_closing && !box->has_waiter && !r->guest && !r->exposed && list_empty(&r->done) &&
-      !in_callback(L, lua_upvalueindex(UP_WAIT_NEWEST))) {
+  if (r && !is_closing && !box->has_waiter && !r->guest && !r->exposed &&
+      list_empty(&r->done) && !in_callback(L, lua_upvalueindex(UP_WAIT_NEWEST))) {
     int fd = (int)luaL_checkinteger(L, 1);
     short events = bind_to_poll(luaL_checkstring(L, 2));
     prepare_to_sleep(r);

@@ -21,7 +21,8 @@ struct reply {
   struct decoding *decoding; /* in steps; or NULL */
   struct trash thread;       /* ref: keeps it */
   unsigned char near[NEAR_BYTES];
-  /* Who takes the bytes of a result as they are, and what for; or NULL: they are unpacked. */
+  /* Who takes the bytes of a result as they are, and what for; or NULL: they are
+   * unpacked. */
   void (*take)(struct reply *r, void *taker);
   void *taker;
 };
@@ -30,8 +31,8 @@ struct reply {
  * cell. */
 struct reply *reply_new(struct service *s, enum reply_kind kind);
 
-/* For a taker: bytes and descriptors, blocks that are its own. NULL: no memory, and the reply
- * keeps them. */
+/* For a taker: bytes and descriptors, blocks that are its own. NULL: no memory, and the
+ * reply keeps them. */
 unsigned char *reply_take(struct reply *r, size_t *ret_size, int **ret_fds,
                           size_t *ret_nfds);
 /* An error object in place of values that can't be read. */

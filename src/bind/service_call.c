@@ -113,8 +113,9 @@ static int l_call(lua_State *L) {
   return 1;
 }
 
-int call_message(lua_State *L, struct service *s, const mf_call_options *o, const mf_message *m,
-                 int cb, int anchor, void (*take)(struct reply *r, void *taker), void *taker) {
+int call_message(lua_State *L, struct service *s, const mf_call_options *o,
+                 const mf_message *m, int cb, int anchor,
+                 void (*take)(struct reply *r, void *taker), void *taker) {
   struct call *call = push_call(L, s);
   struct reply *r = reply_for(L, s, cb);
   if (!r)

@@ -1,17 +1,17 @@
 /* fork.signal: signals of this process, told as completions. Runs in the parent.
  *
- * They are libuv's to catch (uv_signal_t on the private loop), because there is one disposition a
- * process and other users of libuv in it, luv for one, may watch the same signal: libuv tells
- * each of them, whoever comes or goes first. What libuv lacks is here: the disposition that was
- * there is put back, where it leaves the default.
+ * They are libuv's to catch (uv_signal_t on the private loop), because there is one
+ * disposition a process and other users of libuv in it, luv for one, may watch the same
+ * signal: libuv tells each of them, whoever comes or goes first. What libuv lacks is
+ * here: the disposition that was there is put back, where it leaves the default.
  *
  *   first of this process for a signal: `before` = the disposition found
- *   last:                               `before` is put back, unless somebody else of libuv still
- *                                       watches, or has put a handler of his own over libuv's
+ *   last:                               `before` is put back, unless somebody else of
+ * libuv still watches, or has put a handler of his own over libuv's
  *
- * A process forked from here must not tell this one of its own signals, through libuv's pipe
- * that both would have: all of ours are blocked around fork(2), and the child has the
- * dispositions of before. */
+ * A process forked from here must not tell this one of its own signals, through libuv's
+ * pipe that both would have: all of ours are blocked around fork(2), and the child has
+ * the dispositions of before. */
 #include "bind/completion.h"
 #include "os/signame.h"
 #include <errno.h>
@@ -43,7 +43,8 @@ static handler_fn handler_of(const struct sigaction *a) {
   return a->sa_flags & SA_SIGINFO ? (handler_fn)(void *)a->sa_sigaction : a->sa_handler;
 }
 
-/* Puts back what was there, unless it was libuv's: that had watched for somebody who is gone. */
+/* Puts back what was there, unless it was libuv's: that had watched for somebody who is
+ * gone. */
 static void put_back(int signum) {
   if (handler_of(&table[signum].before) != uv_handler)
     sigaction(signum, &table[signum].before, NULL);
@@ -74,7 +75,8 @@ static void after_fork(void) {
 static void in_child(void) {
   for (int i = 1; is_blocked && i < NSIG; i++) {
     struct sigaction now;
-    if (table[i].users > 0 && sigaction(i, NULL, &now) == 0 && handler_of(&now) == uv_handler)
+    if (table[i].users > 0 && sigaction(i, NULL, &now) == 0 &&
+        handler_of(&now) == uv_handler)
       put_back(i);
     table[i].users = 0;
   }
@@ -111,8 +113,8 @@ static int start(struct watched *w) {
   return rc;
 }
 
-/* The signal is blocked meanwhile: between libuv's default and what is put back it would end the
- * process. */
+/* The signal is blocked meanwhile: between libuv's default and what is put back it would
+ * end the process. */
 static void stop(struct watched *w) {
   struct sigaction found, left;
   sigset_t one, mask;
@@ -152,8 +154,8 @@ static void release(struct resident *resident) {
   end(w);
 }
 
-/* libuv forgets that it was watched here: it would take a later watch in the copy for the second
- * one. The fork has put the disposition back. */
+/* libuv forgets that it was watched here: it would take a later watch in the copy for the
+ * second one. The fork has put the disposition back. */
 static void abandon(struct resident *resident) {
   struct watched *w = list_entry(resident, struct watched, resident);
   struct sigaction found;
@@ -229,8 +231,8 @@ static int watch(lua_State *L, struct reactor *r, int signum, int ref) {
   return bind_result_push(L, rc);
 }
 
-/* signal(number, f) -> true: f(name) is a completion for each of them, in place of an earlier
- * function. signal(number, nil) -> true: taken back. Or nil, error */
+/* signal(number, f) -> true: f(name) is a completion for each of them, in place of an
+ * earlier function. signal(number, nil) -> true: taken back. Or nil, error */
 static int l_signal(lua_State *L) {
   int signum = (int)luaL_checkinteger(L, 1);
   luaL_argcheck(L, signum > 0 && signum < NSIG, 1, "not the number of a signal");

@@ -26,7 +26,8 @@ l_signals(lua_State *L) { /* signals() -> {NAME = number}, the highest number */
   return 2;
 }
 
-static int l_limits(lua_State *L) { /* limits() -> {NAME = true}: what process:limit takes */
+static int
+l_limits(lua_State *L) { /* limits() -> {NAME = true}: what process:limit takes */
   const char *name;
   lua_newtable(L);
   for (unsigned i = 0; (name = mf_limit_name(i)); i++) {
@@ -110,8 +111,7 @@ static int l_dump(lua_State *L) { /* dump() -> text */
 }
 
 const luaL_Reg bind_system_functions[] = {
-    {"signals", l_signals},         {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
-    {"handle", l_handle},           {"error", l_error}, {"number", l_number},
-    {"limits", l_limits},           {"dump", l_dump},
-    {NULL, NULL},
+    {"signals", l_signals}, {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
+    {"handle", l_handle},   {"error", l_error}, {"number", l_number},
+    {"limits", l_limits},   {"dump", l_dump},   {NULL, NULL},
 };

@@ -1,17 +1,19 @@
-/* fork.timer and what fork.sleep waits for: one uv_timer_t of the private loop each, counted in
- * nanoseconds so that none is early, and a completion that is part of it, so that it needs no
- * memory to be told. Runs in the parent.
+/* fork.timer and what fork.sleep waits for: one uv_timer_t of the private loop each,
+ * counted in nanoseconds so that none is early, and a completion that is part of it, so
+ * that it needs no memory to be told. Runs in the parent.
  *
  *   timer() -> waiting -> due: its completion is in the reactor's done -> pop: called
  *                 ^                                                         |
  *                 '------------------- every: the next date ---------------'
  *
- * The struct lives until it has been told for the last time, whether or not Lua still has the
- * object: a timer that was started is outstanding, and outstanding work is not collected.
+ * The struct lives until it has been told for the last time, whether or not Lua still has
+ * the object: a timer that was started is outstanding, and outstanding work is not
+ * collected.
  *
- * A loop that only watches the reactor's descriptor (select in copas) learns nothing of dates:
- * where there are timers and somebody has asked for the descriptor, a further one (timerfd) is
- * in the set, which is readable at the next date. Without it timeout() has to do. */
+ * A loop that only watches the reactor's descriptor (select in copas) learns nothing of
+ * dates: where there are timers and somebody has asked for the descriptor, a further one
+ * (timerfd) is in the set, which is readable at the next date. Without it timeout() has
+ * to do. */
 #include "bind/timer.h"
 
 #include "bind/completion.h"
@@ -27,7 +29,7 @@ struct timer {
   struct resident resident;
   uv_timer_t uv;
   struct completion told;
-  struct timer **object; /* Lua's, or NULL: collected */
+  struct timer **object;     /* Lua's, or NULL: collected */
   uint64_t due_ns, every_ns; /* NEVER; every_ns 0: once */
   int is_work;               /* counts as outstanding */
   int is_owned;              /* ends with Lua's object */
@@ -226,9 +228,9 @@ static int l_close(lua_State *L) {
   return 0;
 }
 
-/* timer(seconds, f [, every [, of]]) -> timer: f() is a completion after so many seconds, and then
- * every so many. of: what it belongs to, and ends with when it is collected: "sleep", or
- * "reminder", which is not outstanding. Or nil, error */
+/* timer(seconds, f [, every [, of]]) -> timer: f() is a completion after so many seconds,
+ * and then every so many. of: what it belongs to, and ends with when it is collected:
+ * "sleep", or "reminder", which is not outstanding. Or nil, error */
 static int l_timer(lua_State *L) {
   lua_Number seconds = luaL_checknumber(L, 1), every = luaL_optnumber(L, 3, 0);
   luaL_checktype(L, 2, LUA_TFUNCTION);

@@ -28,8 +28,7 @@ int timer_date_open(void) {
 }
 
 void timer_date_set(int fd, uint64_t ms) {
-  struct itimerspec t = {
-      .it_value = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)}};
+  struct itimerspec t = {.it_value = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)}};
   timerfd_settime(fd, TFD_TIMER_ABSTIME, &t, NULL);
 }
 

@@ -39,7 +39,8 @@ static uint64_t now_ms(void) {
 void timer_date_set(int fd, uint64_t ms) {
   struct kevent change;
   uint64_t now = now_ms();
-  EV_SET(&change, 1, EVFILT_TIMER, EV_ADD | EV_ONESHOT, 0, ms > now ? (intptr_t)(ms - now) : 1, 0);
+  EV_SET(&change, 1, EVFILT_TIMER, EV_ADD | EV_ONESHOT, 0,
+         ms > now ? (intptr_t)(ms - now) : 1, 0);
   kevent(fd, &change, 1, NULL, 0, NULL);
 }
 

@@ -9,8 +9,8 @@
  * travel with the message.
  *
  * Errors are returned, with a text that names the value by its path ("argument 2.t.x").
- * What may still raise is Lua's own lack of memory; nothing is held by then that its owner
- * does not know of. */
+ * What may still raise is Lua's own lack of memory; nothing is held by then that its
+ * owner does not know of. */
 #ifndef CODEC_CODEC_H
 #define CODEC_CODEC_H
 
@@ -18,11 +18,11 @@
 #include <lua.h>
 
 enum {
-  CODEC_DEPTH_MAX = 128,        /* tables inside each other */
-  CODEC_NODES_MAX = 1 << 22,    /* values of a message, keys and tables included */
-  CODEC_OBJECTS_MAX = 1 << 20,  /* of these, tables and strings */
-  CODEC_FDS_MAX = 1024,         /* handles of a message */
-  CODEC_EXT_HANDLE = 1          /* the extension type of a handle */
+  CODEC_DEPTH_MAX = 128,       /* tables inside each other */
+  CODEC_NODES_MAX = 1 << 22,   /* values of a message, keys and tables included */
+  CODEC_OBJECTS_MAX = 1 << 20, /* of these, tables and strings */
+  CODEC_FDS_MAX = 1024,        /* handles of a message */
+  CODEC_EXT_HANDLE = 1         /* the extension type of a handle */
 };
 #define CODEC_BYTES_MAX ((size_t)1 << 31) /* memory that reading one message may make */
 
@@ -47,13 +47,13 @@ int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out
 struct codec_limits { /* 0: the constants above */
   size_t nodes, objects, bytes;
 };
-/* Pushes the values and returns how many, or e->code with the stack as it was. Steals from
- * fds, leaving -1, what the message uses; the rest stays the caller's. */
+/* Pushes the values and returns how many, or e->code with the stack as it was. Steals
+ * from fds, leaving -1, what the message uses; the rest stays the caller's. */
 int codec_unpack(lua_State *L, const void *data, size_t size, int *fds, size_t nfds,
                  const struct codec_limits *limits, struct codec_error *e);
 
-/* Appends the object at idx, which is to be a handle, duplicated. Its place; -EINVAL: it is
- * none; -EBADF: not open; -E2BIG: too many; or another negated errno. */
+/* Appends the object at idx, which is to be a handle, duplicated. Its place; -EINVAL: it
+ * is none; -EBADF: not open; -E2BIG: too many; or another negated errno. */
 int codec_add_handle(lua_State *L, int idx, struct codec_fds *fds);
 
 #endif

@@ -3,8 +3,8 @@
 #include "codec/codec.h"
 
 #include "base/number.h"
-#include "socket/handle.h"
 #include "os/fd.h"
+#include "socket/handle.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <msgpack/pack.h>
@@ -82,7 +82,8 @@ static void add_key(lua_State *L, struct text *t, const struct level *at) {
   add(t, plain, (size_t)n);
 }
 
-static void add_path(lua_State *L, struct text *t, const struct level *at, const char *what) {
+static void add_path(lua_State *L, struct text *t, const struct level *at,
+                     const char *what) {
   if (at->outer) {
     add_path(L, t, at->outer, what);
     add_key(L, t, at);
@@ -113,7 +114,8 @@ static int written(struct pack *p, const struct level *at, int r) {
   if (r == 0)
     return 0;
   int code = p->e->code ? p->e->code : -ENOMEM;
-  return fail(p, code, at, code == -E2BIG ? "the message is too long" : "not enough memory");
+  return fail(p, code, at,
+              code == -E2BIG ? "the message is too long" : "not enough memory");
 }
 
 static int write_bytes(void *data, const char *bytes, size_t n) {
@@ -178,8 +180,9 @@ static int pack_handle(struct pack *p, int idx, const struct level *at) {
   if (place < 0)
     return fail(p, place, at, strerror(-place));
   char bytes[2] = {(char)(place >> 8), (char)(place & 0xff)};
-  return written(p, at, msgpack_pack_ext(&p->packer, 2, CODEC_EXT_HANDLE) ||
-                            msgpack_pack_ext_body(&p->packer, bytes, 2));
+  return written(p, at,
+                 msgpack_pack_ext(&p->packer, 2, CODEC_EXT_HANDLE) ||
+                     msgpack_pack_ext_body(&p->packer, bytes, 2));
 }
 
 /* A table with methods that make it a handle: an object of somebody's Lua class. */
@@ -277,8 +280,9 @@ static int pack_string(struct pack *p, int idx, const struct level *at) {
   const char *s = lua_tolstring(p->L, idx, &n);
   if (n > UINT32_MAX)
     return fail(p, -E2BIG, at, "the string is too long");
-  return written(p, at, msgpack_pack_str(&p->packer, n) ||
-                            (n > 0 && msgpack_pack_str_body(&p->packer, s, n)));
+  return written(p, at,
+                 msgpack_pack_str(&p->packer, n) ||
+                     (n > 0 && msgpack_pack_str_body(&p->packer, s, n)));
 }
 
 /* What the other side would not read is not sent. */

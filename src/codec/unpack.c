@@ -1,8 +1,8 @@
 /* Reading: bounded by what arrived, never by what is claimed. Both sides.
  *
- * The tables that are open form a stack of levels, of which the innermost is filled: what is
- * read lies on the Lua stack until it is put into it. So reading can stop behind any value and
- * go on later (unpack_step). */
+ * The tables that are open form a stack of levels, of which the innermost is filled: what
+ * is read lies on the Lua stack until it is put into it. So reading can stop behind any
+ * value and go on later (unpack_step). */
 #include "codec/unpack.h"
 
 #include "base/result.h"
@@ -15,15 +15,15 @@
 #include <string.h>
 
 enum {
-  SLOTS = 6,             /* of the Lua stack, for one level */
+  SLOTS = 6,                 /* of the Lua stack, for one level */
   ARRAY_BEGIN_MAX = 1 << 19, /* items; a longer one grows, as clearing it takes long */
-  TABLE_COST = 64,       /* bytes of memory: estimates, a little above the truth */
+  TABLE_COST = 64,           /* bytes of memory: estimates, a little above the truth */
   ITEM_COST = 16,
-  PAIR_COST = 64,        /* its table may be up to twice as large as needed */
+  PAIR_COST = 64, /* its table may be up to twice as large as needed */
   STRING_COST = 32,
   HANDLE_COST = 256,
-  CROWD_PAIRS = 512,     /* maps of this many pairs are watched for colliding keys */
-  CROWD_MAX = 256        /* keys that may share a place there */
+  CROWD_PAIRS = 512, /* maps of this many pairs are watched for colliding keys */
+  CROWD_MAX = 256    /* keys that may share a place there */
 };
 
 static int fail(struct unpack *u, int code, const char *text) {
@@ -130,8 +130,8 @@ static int read_double(struct unpack *u) {
 
 /* ---- colliding keys ----
  * Numbers have no seed in Lua's hash: keys can be chosen that all fall on one place of a
- * table, and n of them cost n * n steps. In big maps, which are made with their final size,
- * we count how many fall together. */
+ * table, and n of them cost n * n steps. In big maps, which are made with their final
+ * size, we count how many fall together. */
 
 static unsigned power_of_two(size_t atleast) {
   unsigned n = 1;

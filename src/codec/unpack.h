@@ -1,5 +1,5 @@
-/* A message that is read, in steps where it is long: one that has many values would hold the
- * reader for seconds. Both sides; private to src/codec. */
+/* A message that is read, in steps where it is long: one that has many values would hold
+ * the reader for seconds. Both sides; private to src/codec. */
 #ifndef CODEC_UNPACK_H
 #define CODEC_UNPACK_H
 
@@ -40,10 +40,10 @@ struct unpack {
 /* Borrows all that it is given, until the message is read. */
 void unpack_init(struct unpack *u, const void *data, size_t size, int *fds, size_t nfds,
                  const struct codec_limits *limits);
-/* Reads until the message is complete (0; the nvalues lie on the stack), it has cost more than
- * `effort` (MF_AGAIN; about the number of values, where tables, strings and their bytes count
- * more), or it can't be read (e->code; what was read lies on the stack). The stack has to be
- * the one of the step before. */
+/* Reads until the message is complete (0; the nvalues lie on the stack), it has cost more
+ * than `effort` (MF_AGAIN; about the number of values, where tables, strings and their
+ * bytes count more), or it can't be read (e->code; what was read lies on the stack). The
+ * stack has to be the one of the step before. */
 int unpack_step(lua_State *L, struct unpack *u, size_t effort, struct codec_error *e);
 
 #endif

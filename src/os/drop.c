@@ -3,8 +3,8 @@
  * that sets it again at the same moment defeats. Runs in every process; has threads in
  * parents only.
  *
- * What is queued is bounded by the table of open files; each message that is refused ends its
- * sender's connection. */
+ * What is queued is bounded by the table of open files; each message that is refused ends
+ * its sender's connection. */
 #include "os/drop.h"
 
 #include "os/thread.h"
@@ -87,8 +87,8 @@ static int hand_over(int fd) {
   return r;
 }
 
-/* A copy has nobody's thread, a lock that may be held for ever, and its own descriptors of
- * what was queued, as of everything that a fork copies. */
+/* A copy has nobody's thread, a lock that may be held for ever, and its own descriptors
+ * of what was queued, as of everything that a fork copies. */
 static int is_ours(void) {
   return queue.owner != 0 && queue.owner == getpid();
 }
@@ -128,11 +128,12 @@ void fdset_drop(struct fdset *s) {
 static int is_unix(int fd) {
   struct sockaddr_storage name = {.ss_family = AF_UNSPEC};
   socklen_t size = sizeof name;
-  return getsockname(fd, (struct sockaddr *)&name, &size) == 0 && name.ss_family == AF_UNIX;
+  return getsockname(fd, (struct sockaddr *)&name, &size) == 0 &&
+         name.ss_family == AF_UNIX;
 }
 
-/* Whether descriptors wait in a socket, by the number that Linux shows; where it does not,
- * whether anything waits must do. */
+/* Whether descriptors wait in a socket, by the number that Linux shows; where it does
+ * not, whether anything waits must do. */
 static int holds_fds(int fd) {
   char path[40], text[512];
   int unread = 0;

@@ -12,7 +12,8 @@ int fd_dup(int fd);
 /* Moves fd above 2 when it is below (closing it), sets close-on-exec. Takes fd; gives the
  * new one or a negated errno. */
 int fd_raise(int fd);
-/* The same for one that is close-on-exec from its beginning: nothing to ask the system. */
+/* The same for one that is close-on-exec from its beginning: nothing to ask the system.
+ */
 int fd_raise_made(int fd);
 int fd_set_nonblocking(int fd, int on); /* 0 or -errno */
 int fd_set_cloexec(int fd, int on);
@@ -21,15 +22,16 @@ int fd_is_nonblocking(int fd);
 /* Opens /dev/null read-write, close-on-exec, above 2; where there is no /dev a pipe with
  * the other end closed stands in. */
 int fd_open_null(void);
-/* Whether n descriptors can be had now: 0, or -EMFILE, -ENFILE or another negated errno. For
- * what is called next and can't be told that there are none; other threads may take them
- * meanwhile. */
+/* Whether n descriptors can be had now: 0, or -EMFILE, -ENFILE or another negated errno.
+ * For what is called next and can't be told that there are none; other threads may take
+ * them meanwhile. */
 enum { FD_CHECK_MAX = 16 };
 int fd_check_free(int n);
 /* Closes every descriptor >= from except keep[0..nkeep) (in any order). close_range(2),
  * else /proc/self/fd, else one by one up to the limit. */
 void fd_close_from(int from, const int *keep, size_t nkeep);
-/* Calls visit(fd, data) for every open descriptor >= from. Same fallbacks. 0 or -errno. */
+/* Calls visit(fd, data) for every open descriptor >= from. Same fallbacks. 0 or -errno.
+ */
 int fd_each(int from, void (*visit)(int fd, void *data), void *data);
 
 /* A small owned array of descriptors. */

@@ -1,7 +1,7 @@
-/* Waiting for descriptors where poll(2) is refused. A process may live with a limit that is
- * lower than what it holds already: the kernel then gives it no new descriptor, which is what
- * such a limit is for, and refuses to poll those it has, which is an accident. Its select(2)
- * knows no limit but the largest open number. Runs in every process. */
+/* Waiting for descriptors where poll(2) is refused. A process may live with a limit that
+ * is lower than what it holds already: the kernel then gives it no new descriptor, which
+ * is what such a limit is for, and refuses to poll those it has, which is an accident.
+ * Its select(2) knows no limit but the largest open number. Runs in every process. */
 #include "os/fdwait.h"
 
 #include <errno.h>
@@ -66,7 +66,8 @@ static int select_with(struct pollfd *p, int n, int top, word *in, word *out,
     if (p[i].fd >= 0 && (p[i].events & POLLOUT))
       set_add(out, p[i].fd);
   }
-  if (pselect(top + 1, (fd_set *)(void *)in, (fd_set *)(void *)out, NULL, timeout, mask) < 0)
+  if (pselect(top + 1, (fd_set *)(void *)in, (fd_set *)(void *)out, NULL, timeout, mask) <
+      0)
     return -1;
   int ready = 0;
   for (int i = 0; i < n; i++) {
@@ -97,7 +98,7 @@ static int select_instead(struct pollfd *p, int n, const struct timespec *timeou
 /* ---- poll ---- */
 
 int fdwait_masked(struct pollfd *p, int n, const struct timespec *timeout,
-                     const sigset_t *mask) {
+                  const sigset_t *mask) {
   int r = ppoll(p, (nfds_t)n, timeout, mask);
   return r < 0 && errno == EINVAL ? select_instead(p, n, timeout, mask) : r;
 }

@@ -11,13 +11,14 @@
 
 #ifdef CAN_LOOK
 
-/* glibc's list of all streams; it is exported, but no header tells of it. The fields are those
- * of the public struct. Other threads open and close streams meanwhile, so only a process that
- * has none may look. */
+/* glibc's list of all streams; it is exported, but no header tells of it. The fields are
+ * those of the public struct. Other threads open and close streams meanwhile, so only a
+ * process that has none may look. */
 extern FILE *all_streams __asm__("_IO_list_all");
 
 static int is_pending(const FILE *f) {
-  return f->_IO_write_ptr > f->_IO_write_base || f->_mode > 0; /* _mode: wide characters */
+  return f->_IO_write_ptr > f->_IO_write_base ||
+         f->_mode > 0; /* _mode: wide characters */
 }
 
 static int has_pending(void) {

@@ -1,5 +1,6 @@
-/* The memory of another process, read aside. The kernel walks the whole of it for the answer,
- * which takes 10 ms for each GiB in small pages: too long for a loop. Runs in the parent.
+/* The memory of another process, read aside. The kernel walks the whole of it for the
+ * answer, which takes 10 ms for each GiB in small pages: too long for a loop. Runs in the
+ * parent.
  *
  *   measure_start -> measure_fd is readable -> measure_end
  *              \---> measure_drop, at any time

@@ -24,8 +24,8 @@ static int in_program(const Dl_info *info) {
 int proc_object_path(const void *address, char *ret, size_t size) {
   Dl_info info;
   char folder[4096];
-  if (!dladdr((void *)address, &info) || !info.dli_fname || !strchr(info.dli_fname, '/') ||
-      in_program(&info))
+  if (!dladdr((void *)address, &info) || !info.dli_fname ||
+      !strchr(info.dli_fname, '/') || in_program(&info))
     return -ENOENT;
   int absolute = info.dli_fname[0] == '/';
   if (!absolute && !getcwd(folder, sizeof folder))

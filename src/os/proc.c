@@ -120,8 +120,8 @@ static int set_attributes(posix_spawnattr_t *attr) {
   return -r;
 }
 
-/* Where a sandbox answers clone3 with EPERM, posix_spawn gives up (it expects ENOSYS). The
- * child of vfork(2) borrows our memory until it has executed: it only makes calls. */
+/* Where a sandbox answers clone3 with EPERM, posix_spawn gives up (it expects ENOSYS).
+ * The child of vfork(2) borrows our memory until it has executed: it only makes calls. */
 static int spawn_by_vfork(const struct proc_spawn *s, const struct sources *sources,
                           pid_t *ret_pid) {
   volatile int error = 0;
@@ -233,8 +233,8 @@ static int to_wait_status(const siginfo_t *i) {
   }
 }
 
-/* The system call, unlike the function of libc, has a fifth argument that is filled with the
- * resources that the child used. */
+/* The system call, unlike the function of libc, has a fifth argument that is filled with
+ * the resources that the child used. */
 static int reap_pidfd(int pidfd, struct proc_status *ret) {
   siginfo_t info = {0};
   struct rusage usage = {0};
@@ -277,8 +277,9 @@ int proc_peek(int pidfd, pid_t pid) {
   assert(pid > 0 || pidfd >= 0);
   do {
     info.si_pid = 0;
-    r = pidfd >= 0 ? waitid((idtype_t)OF_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT)
-                   : waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT);
+    r = pidfd >= 0
+            ? waitid((idtype_t)OF_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT)
+            : waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT);
   } while (r < 0 && errno == EINTR);
   if (r < 0 && errno == EINVAL && pidfd >= 0 && pid > 0)
     return proc_peek(-1, pid);
@@ -313,9 +314,9 @@ static void stop_timers(void) {
 /* Order: no timer may fire into a default disposition, no handler may run on a stack that
  * is gone, and the mask opens last. */
 #ifdef __linux__
-/* Two signals are the C library's own and sigaction refuses them; one that was left ignored
- * (glibc's posix_spawn does that to what it starts) would be inherited for ever. A handler
- * is the library's and stays. */
+/* Two signals are the C library's own and sigaction refuses them; one that was left
+ * ignored (glibc's posix_spawn does that to what it starts) would be inherited for ever.
+ * A handler is the library's and stays. */
 static void reset_hidden_signals(void) {
   struct {
     void (*handler)(int);

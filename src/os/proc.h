@@ -7,13 +7,16 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-enum { PROC_CONTROL_FD = 3, PROC_LEASH_FD = 4 }; /* PROTO_BOOT_..._FD of the wire's layer */
+enum {
+  PROC_CONTROL_FD = 3,
+  PROC_LEASH_FD = 4
+}; /* PROTO_BOOT_..._FD of the wire's layer */
 struct proc_spawn {
-  const char *program;      /* with a slash: that file; else searched in PATH */
+  const char *program; /* with a slash: that file; else searched in PATH */
   char *const *argv, *const *envp;
   int control_fd, leash_fd; /* become these two; -1: none. Borrowed */
-  int stdio[3];             /* become 0, 1, 2; -1: inherited (/dev/null where it is closed or
-                               close-on-exec here). Borrowed */
+  int stdio[3]; /* become 0, 1, 2; -1: inherited (/dev/null where it is closed or
+                   close-on-exec here). Borrowed */
 };
 /* Starts a program with posix_spawn: default dispositions, empty mask, no copy of the
  * caller's memory. 0, or the negated errno of the exec. */
@@ -24,18 +27,19 @@ int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid);
 int proc_pidfd(pid_t pid);
 /* pidfd_send_signal, or kill where pidfd is -1. 0 or -errno. */
 int proc_kill(int pidfd, pid_t pid, int signum);
-/* Reaps a child of ours. 0, MF_AGAIN: still running, -ECHILD: somebody else took it. pidfd
- * -1: by number, which the caller vouches for. */
+/* Reaps a child of ours. 0, MF_AGAIN: still running, -ECHILD: somebody else took it.
+ * pidfd -1: by number, which the caller vouches for. */
 struct proc_status {
   int status; /* as waitpid(2) gives it */
   unsigned long long utime_us, stime_us, maxrss_bytes;
 };
 int proc_reap(int pidfd, pid_t pid, struct proc_status *ret);
-/* Whether the process is a child of ours that nobody has reaped, alive or not: 0 when it has
- * ended, MF_AGAIN when it lives, -ECHILD when it is not (any more). pidfd -1: by number. */
+/* Whether the process is a child of ours that nobody has reaped, alive or not: 0 when it
+ * has ended, MF_AGAIN when it lives, -ECHILD when it is not (any more). pidfd -1: by
+ * number. */
 int proc_peek(int pidfd, pid_t pid);
-/* 1 when this process's own wait(2) can't be trusted to have the status of its children: it
- * ignores SIGCHLD, or handles it, or proc_note_thief was called. */
+/* 1 when this process's own wait(2) can't be trusted to have the status of its children:
+ * it ignores SIGCHLD, or handles it, or proc_note_thief was called. */
 int proc_is_careless(void);
 /* A child was reaped by somebody else here. */
 void proc_note_thief(void);
@@ -47,25 +51,25 @@ int proc_pidfd_status(int pidfd, int *ret_status);
  * against a reused number; -1: the caller vouches for it. 0, or -ENODATA. */
 int proc_zombie_status(int pidfd, pid_t pid, int *ret_status);
 
-/* Reaps the process behind a pidfd where it is a child of ours (waitid(2) with P_PIDFD, Linux
- * 5.4). 0, or -ECHILD: it is not, or still runs. */
+/* Reaps the process behind a pidfd where it is a child of ours (waitid(2) with P_PIDFD,
+ * Linux 5.4). 0, or -ECHILD: it is not, or still runs. */
 int proc_reap_pidfd(int pidfd, int *ret_status);
 
-/* getenv, but NULL where this process has rights that whoever started it has not (set-user-ID
- * and the like): he is not to choose what it runs. */
+/* getenv, but NULL where this process has rights that whoever started it has not
+ * (set-user-ID and the like): he is not to choose what it runs. */
 const char *proc_getenv(const char *name);
-/* Whether the program (as in proc_spawn) is the file that this process executes; 0 where that
- * can't be known. */
+/* Whether the program (as in proc_spawn) is the file that this process executes; 0 where
+ * that can't be known. */
 int proc_is_own_program(const char *program);
 
 /* The absolute path of the shared object that has this address, as it was loaded: to be
- * called at that time, since it may be relative to the working directory. 0, or -ENOENT: the
- * program itself has it. */
+ * called at that time, since it may be relative to the working directory. 0, or -ENOENT:
+ * the program itself has it. */
 int proc_object_path(const void *address, char *ret, size_t size);
 
-/* Whether other processes of the same user may trace this one, read its memory and take its
- * descriptors (PR_SET_DUMPABLE); inherited by its children until they execute a program. 0, or
- * -1 with errno: ENOTSUP where there is no such thing. */
+/* Whether other processes of the same user may trace this one, read its memory and take
+ * its descriptors (PR_SET_DUMPABLE); inherited by its children until they execute a
+ * program. 0, or -1 with errno: ENOTSUP where there is no such thing. */
 int proc_set_dumpable(int on);
 
 /* 1 on the thread that the process began with (also where that can't be told). */
@@ -75,7 +79,8 @@ int proc_is_main_thread(void);
 int proc_threads(void);
 /* Process title: comm (15 bytes) and the argument area where it can be found. */
 void proc_set_title(const char *text);
-/* Random bytes: getrandom(2), /dev/urandom; never fails (falls back to the clock and pid). */
+/* Random bytes: getrandom(2), /dev/urandom; never fails (falls back to the clock and
+ * pid). */
 void proc_random(void *out, size_t n);
 unsigned long long proc_now_ns(void); /* CLOCK_MONOTONIC */
 
@@ -85,21 +90,22 @@ struct proc_memory {
   unsigned long long pss, uss, rss, shared;
 };
 int proc_memory(pid_t pid, struct proc_memory *ret);
-/* Resident bytes of another process, which the kernel knows without looking at its pages; 0
- * where it can't be known. */
+/* Resident bytes of another process, which the kernel knows without looking at its pages;
+ * 0 where it can't be known. */
 unsigned long long proc_resident(pid_t pid);
 
-/* The signal that the kernel sends to this process when the thread that is its parent ends
- * (PR_SET_PDEATHSIG, prctl(2)); 0: none. 0, or -errno (no prctl here). It is lost by setuid(2)
- * and its like, and at the exec of a set-user-ID program; a fork does not inherit it. */
+/* The signal that the kernel sends to this process when the thread that is its parent
+ * ends (PR_SET_PDEATHSIG, prctl(2)); 0: none. 0, or -errno (no prctl here). It is lost by
+ * setuid(2) and its like, and at the exec of a set-user-ID program; a fork does not
+ * inherit it. */
 int proc_parent_death(int signum);
 
 /* The leash: a pipe whose write end only the parent holds. proc_leash_prepare reopens the
  * read end through /proc/self/fd (an open file description that is nobody else's) and has
- * the kernel send signum when the write end closes: F_SETSIG, O_ASYNC (fcntl(2)). Gives the
- * descriptor (close-on-exec) or -errno (no /proc). The signal is sent to nobody until
- * proc_leash_own says to whom: to this process (F_SETOWN), and at once where the write end is
- * closed already. A process may prepare what its child then owns. */
+ * the kernel send signum when the write end closes: F_SETSIG, O_ASYNC (fcntl(2)). Gives
+ * the descriptor (close-on-exec) or -errno (no /proc). The signal is sent to nobody until
+ * proc_leash_own says to whom: to this process (F_SETOWN), and at once where the write
+ * end is closed already. A process may prepare what its child then owns. */
 int proc_leash_prepare(int leash_fd, int signum);
 int proc_leash_own(int prepared_fd, int signum);
 /* Another signal for it, loud again, and owned. 0 or -errno. */

@@ -71,7 +71,8 @@ int proc_is_own_program(const char *program) {
     return is_own(program);
   for (;; folder++) {
     int n = (int)strcspn(folder, ":");
-    int length = snprintf(path, sizeof path, "%.*s/%s", n ? n : 1, n ? folder : ".", program);
+    int length =
+        snprintf(path, sizeof path, "%.*s/%s", n ? n : 1, n ? folder : ".", program);
     if (length < (int)sizeof path && access(path, X_OK) == 0)
       return is_own(path);
     folder += n;
@@ -284,8 +285,8 @@ int proc_memory(pid_t pid, struct proc_memory *ret) {
 
 /* ---- leash ---- */
 
-/* By hand: each clone needs this path at its birth, and printf would be pages of libc that it
- * need not touch otherwise. */
+/* By hand: each clone needs this path at its birth, and printf would be pages of libc
+ * that it need not touch otherwise. */
 static void fd_path(char out[32], int fd) {
   static const char prefix[] = "/proc/self/fd/";
   char digits[12], *first = digits + sizeof digits - 1;
@@ -305,8 +306,9 @@ static int reopen(int fd) {
 }
 
 static int ask_for_signal(int fd, int signum) {
-  return fcntl(fd, F_SETSIG, signum) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) < 0 ? -errno
-                                                                                         : 0;
+  return fcntl(fd, F_SETSIG, signum) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) < 0
+             ? -errno
+             : 0;
 }
 
 static int is_hung_up(int fd) {

@@ -1,7 +1,8 @@
 /* Processes where there is no pidfd, no /proc and no signal for a hang-up: macOS, the
  * BSDs and others. Runs in every process; replaces proc_linux.c whole. What the system
  * lacks is said by -ENOSYS or -ENODATA, and the callers have their other way: they ask
- * for the end of a template now and then, end of file on the socket for the end of the parent.
+ * for the end of a template now and then, end of file on the socket for the end of the
+ * parent.
  */
 #include "os/proc.h"
 

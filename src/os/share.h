@@ -1,4 +1,5 @@
-/* Memory that other processes can map by a descriptor (memfd_create(2)). Every process. */
+/* Memory that other processes can map by a descriptor (memfd_create(2)). Every process.
+ */
 #ifndef OS_SHARE_H
 #define OS_SHARE_H
 

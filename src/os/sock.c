@@ -62,7 +62,8 @@ int sock_pair(int ret_fd[2], int nonblocking) {
   if (r == 0)
     r = prepare_end(&ends[1]);
   if (r == 0 && nonblocking)
-    r = ioctl(ends[0], FIONBIO, &on) < 0 ? -errno : 0; /* its flags are known: in one call */
+    r = ioctl(ends[0], FIONBIO, &on) < 0 ? -errno
+                                         : 0; /* its flags are known: in one call */
   if (r < 0) {
     fd_close(&ends[0]);
     fd_close(&ends[1]);
@@ -190,7 +191,8 @@ int sock_refuse_fds(int fd, int on) {
 int sock_name_writers(int fd, int on) {
   if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
     return -ENOSYS;
-  setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &on, sizeof on); /* an old kernel: the number */
+  setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &on,
+             sizeof on); /* an old kernel: the number */
   return 0;
 }
 

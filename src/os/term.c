@@ -1,9 +1,9 @@
-/* The handler restarts what it interrupts (SA_RESTART), so that the C library and other modules
- * see no EINTR; poll(2) is never restarted, and our own waits are made of it. The signal is
- * blocked between the look at the note and the sleep, which unblocks it.
+/* The handler restarts what it interrupts (SA_RESTART), so that the C library and other
+ * modules see no EINTR; poll(2) is never restarted, and our own waits are made of it. The
+ * signal is blocked between the look at the note and the sleep, which unblocks it.
  *
- * waitpid(2) can't be told to unblock anything. So the handler leaps out of a waitid(2) that
- * only looks (WNOWAIT): whatever it had found is still there for the next look. */
+ * waitpid(2) can't be told to unblock anything. So the handler leaps out of a waitid(2)
+ * that only looks (WNOWAIT): whatever it had found is still there for the next look. */
 #include "os/term.h"
 
 #include "base/birth.h"
@@ -160,9 +160,7 @@ int term_wait(struct pollfd *p, int n, int timeout_ms) {
 int term_wait_child(pid_t which) {
   siginfo_t info;
   idtype_t type = which > 0 ? P_PID : which == -1 ? P_ALL : P_PGID;
-  id_t id = which > 0    ? (id_t)which
-            : which == 0 ? (id_t)getpgrp()
-                         : (id_t)-which;
+  id_t id = which > 0 ? (id_t)which : which == 0 ? (id_t)getpgrp() : (id_t)-which;
   if (sigsetjmp(leap, 1))
     return interrupted();
   may_leap = 1;

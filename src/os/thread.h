@@ -1,4 +1,5 @@
-/* A thread of the library's own in a program that did not ask for it. Runs in the parent. */
+/* A thread of the library's own in a program that did not ask for it. Runs in the parent.
+ */
 #ifndef OS_THREAD_H
 #define OS_THREAD_H
 

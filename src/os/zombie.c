@@ -1,8 +1,8 @@
 /* The exit status of a process that somebody else forked.
  *
  * While its parent has not reaped it:
- * /proc/PID/stat of a zombie has it in its last field (proc(5), "exit_code", readable with
- * the rights of ptrace's PTRACE_MODE_READ). Runs in the parent. */
+ * /proc/PID/stat of a zombie has it in its last field (proc(5), "exit_code", readable
+ * with the rights of ptrace's PTRACE_MODE_READ). Runs in the parent. */
 #include "os/proc.h"
 
 #include "os/fd.h"

@@ -1,5 +1,6 @@
-/* Processes, the loop and descriptors, as functions for lua/moonfork/ffi.lua. Its comments say
- * what each one means; lua/moonfork/ffi_luajit.lua has the same ones. Runs in the parent. */
+/* Processes, the loop and descriptors, as functions for lua/moonfork/ffi.lua. Its
+ * comments say what each one means; lua/moonfork/ffi_luajit.lua has the same ones. Runs
+ * in the parent. */
 #include "otherlua/module.h"
 
 #include <errno.h>
@@ -59,7 +60,8 @@ static void on_wake(uv_async_t *wake) {
   (void)wake; /* its turn is all that it is for */
 }
 
-/* libuv aborts where its first loop finds too few descriptors: three pipes are as many. */
+/* libuv aborts where its first loop finds too few descriptors: three pipes are as many.
+ */
 static int check_loop_room(void) {
   int fds[6], n = 0;
   while (n < 6 && pipe(fds + n) == 0)
@@ -123,8 +125,8 @@ static int loop_timeout(struct core *core) { /* in ms; -1: none */
   return ms;
 }
 
-/* block(seconds or nil [, fd, "r" or "w"]) -> is fd ready? Until the loop wants a turn, fd is
- * ready, a signal came, or the time is over. */
+/* block(seconds or nil [, fd, "r" or "w"]) -> is fd ready? Until the loop wants a turn,
+ * fd is ready, a signal came, or the time is over. */
 static int l_block(lua_State *L) {
   struct core *core = core_get(L);
   int ms = loop_timeout(core);
@@ -156,8 +158,8 @@ static void on_wake_closed(uv_handle_t *wake) {
   *(int *)wake->data = 1;
 }
 
-/* shutdown(): everything was closed; lets the loop go. The limit is never met; it stands against
- * a hang at exit. */
+/* shutdown(): everything was closed; lets the loop go. The limit is never met; it stands
+ * against a hang at exit. */
 static int l_shutdown(lua_State *L) {
   struct box *box = lua_touserdata(L, lua_upvalueindex(1));
   struct core *core = core_get(L);
@@ -271,8 +273,8 @@ static int make(mf_process *source, const char *how, const mf_options *options,
   return strcmp(how, "new_exec") == 0 ? mf_new_exec(options, ret) : mf_new(options, ret);
 }
 
-/* make(source or nil, "new" | "new_exec" | "fork", options, token) -> process; or nil, code. The
- * completion of the token has the first failure that run does not report. */
+/* make(source or nil, "new" | "new_exec" | "fork", options, token) -> process; or nil,
+ * code. The completion of the token has the first failure that run does not report. */
 static int l_make(lua_State *L) {
   struct core *core = core_get(L);
   struct proc *source = lua_isnil(L, 1) ? NULL : get_pointer(L, 1);
@@ -308,7 +310,8 @@ static int l_require(lua_State *L) { /* require(process, module) -> true; or nil
   return push_code(L, mf_require(get_process(L, 1), luaL_checkstring(L, 2)));
 }
 
-static int l_eval(lua_State *L) { /* eval(process, code, string...) -> true; or nil, code */
+static int
+l_eval(lua_State *L) { /* eval(process, code, string...) -> true; or nil, code */
   mf_process *mf = get_process(L, 1);
   size_t length;
   const char *code = luaL_checklstring(L, 2, &length);
@@ -321,7 +324,8 @@ static int l_eval(lua_State *L) { /* eval(process, code, string...) -> true; or 
   return push_code(L, mf_eval(mf, code, length, n, texts, lengths));
 }
 
-static int l_send_arg(lua_State *L) { /* send_arg(process, string) -> true; or nil, code */
+static int
+l_send_arg(lua_State *L) { /* send_arg(process, string) -> true; or nil, code */
   size_t length;
   const char *text = luaL_checklstring(L, 2, &length);
   return push_code(L, mf_send_arg(get_process(L, 1), text, length));
@@ -477,11 +481,12 @@ static void push_signals(lua_State *L) {
   static const struct {
     const char *name;
     int number;
-  } signals[] = {{"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ABRT", SIGABRT},
-                 {"KILL", SIGKILL}, {"USR1", SIGUSR1}, {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
-                 {"PIPE", SIGPIPE}, {"ALRM", SIGALRM}, {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
-                 {"CONT", SIGCONT}, {"STOP", SIGSTOP}, {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
-                 {"TTOU", SIGTTOU}, {"URG", SIGURG},   {"XCPU", SIGXCPU}, {"WINCH", SIGWINCH}};
+  } signals[] = {
+      {"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ABRT", SIGABRT},
+      {"KILL", SIGKILL}, {"USR1", SIGUSR1}, {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
+      {"PIPE", SIGPIPE}, {"ALRM", SIGALRM}, {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
+      {"CONT", SIGCONT}, {"STOP", SIGSTOP}, {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
+      {"TTOU", SIGTTOU}, {"URG", SIGURG},   {"XCPU", SIGXCPU}, {"WINCH", SIGWINCH}};
   lua_createtable(L, 0, (int)(sizeof signals / sizeof *signals));
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
     lua_pushinteger(L, signals[i].number);

@@ -1,12 +1,14 @@
-/* The C part of "moonfork.ffi" for Lua 5.1 to 5.3 (and LuaJIT without its ffi): the public C
- * API as plain functions, and the queue of what it completed. Runs in the parent.
+/* The C part of "moonfork.ffi" for Lua 5.1 to 5.3 (and LuaJIT without its ffi): the
+ * public C API as plain functions, and the queue of what it completed. Runs in the
+ * parent.
  *
  *   lua/moonfork/ffi.lua --> functions.c, service.c --> libmoonfork
  *                      <-- pop() <-- queue.c <-- its callbacks, which never run Lua
  *
- * lua/moonfork/ffi_luajit.lua is the same in Lua, by LuaJIT's ffi. Both are raw: handles are
- * light userdata, and ffi.lua sees to it that none is used after its end. Each completion has
- * the token (a whole number) that ffi.lua gave; nothing here refers to a Lua value. */
+ * lua/moonfork/ffi_luajit.lua is the same in Lua, by LuaJIT's ffi. Both are raw: handles
+ * are light userdata, and ffi.lua sees to it that none is used after its end. Each
+ * completion has the token (a whole number) that ffi.lua gave; nothing here refers to a
+ * Lua value. */
 #ifndef MOONFORK_OTHERLUA_MODULE_H
 #define MOONFORK_OTHERLUA_MODULE_H
 
@@ -32,7 +34,7 @@ struct completion {
   char *message, *traceback, *bytes;
   size_t length; /* of bytes */
   int has_exit;
-  mf_exit exit; /* its error is ours */
+  mf_exit exit;  /* its error is ours */
   uint64_t call; /* id of the rpc's or pool's call, for cancelling */
   void (*release)(struct completion *); /* frees it with what it is part of */
   void *owner;                          /* for release */
@@ -59,7 +61,8 @@ struct proc {
 void queue_init(struct core *core);
 void completion_init(struct completion *c, struct core *core, double token,
                      enum completion_kind kind);
-struct completion *completion_new(struct core *core, double token, enum completion_kind kind);
+struct completion *completion_new(struct core *core, double token,
+                                  enum completion_kind kind);
 void completion_free(struct completion *c); /* one of completion_new that is not queued */
 void completion_set_error(struct completion *c, const mf_error *error);
 void completion_set_exit(struct completion *c, const mf_exit *status);
@@ -75,7 +78,7 @@ void *get_pointer(lua_State *L, int idx);
 int push_code(lua_State *L, int code); /* -> true; or nil, code */
 const char *field_string(lua_State *L, int idx, const char *name); /* leaves a slot */
 double field_number(lua_State *L, int idx, const char *name, double fallback);
-void proc_free(struct proc *p);                                    /* of a closed process */
+void proc_free(struct proc *p); /* of a closed process */
 
 /* ---- service.c ---- */
 extern const luaL_Reg service_functions[];

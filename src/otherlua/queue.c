@@ -24,7 +24,8 @@ void completion_init(struct completion *c, struct core *core, double token,
   c->release = release_single;
 }
 
-struct completion *completion_new(struct core *core, double token, enum completion_kind kind) {
+struct completion *completion_new(struct core *core, double token,
+                                  enum completion_kind kind) {
   struct completion *c = malloc(sizeof *c);
   if (c)
     completion_init(c, core, token, kind);
@@ -174,9 +175,9 @@ static void push_value(lua_State *L, const struct completion *c) {
     lua_pushnil(L);
 }
 
-/* pop() -> token, error or nil, value or nil; or nothing. Whatever raises here (memory) leaves
- * the completion where it was, to be popped again. A finaliser may run at any of the pushes: it
- * adds to the queue's end at most. */
+/* pop() -> token, error or nil, value or nil; or nothing. Whatever raises here (memory)
+ * leaves the completion where it was, to be popped again. A finaliser may run at any of
+ * the pushes: it adds to the queue's end at most. */
 int l_pop(lua_State *L) {
   struct core *core = core_get(L);
   struct completion *c = core->first;

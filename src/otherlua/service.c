@@ -8,7 +8,7 @@
 /* An rpc or a pool, until it is closed. */
 struct service {
   struct core *core;
-  mf_rpc *rpc;   /* one of the two */
+  mf_rpc *rpc; /* one of the two */
   mf_pool *pool;
   struct proc *procs; /* that it has taken */
   int is_ending;
@@ -93,7 +93,8 @@ static unsigned to_unsigned(double number) {
   return number >= UINT_MAX ? UINT_MAX : (unsigned)number;
 }
 
-static void read_rpc_options(lua_State *L, int idx, struct service *s, mf_rpc_options *ret) {
+static void read_rpc_options(lua_State *L, int idx, struct service *s,
+                             mf_rpc_options *ret) {
   mf_rpc_options_init(ret);
   ret->init = field_string(L, idx, "init");
   ret->serialiser = field_string(L, idx, "serialiser");
@@ -139,9 +140,9 @@ static void take(struct service *s, struct proc *p) {
   s->procs = p;
 }
 
-/* serve("rpc" | "pool", process, name, options) -> service; or nil, code. Takes the process when
- * it succeeds. The options have the tokens `event` (0: nobody wants them), `trouble`, `notice`
- * (an orderly end) and `over` (the last that comes). */
+/* serve("rpc" | "pool", process, name, options) -> service; or nil, code. Takes the
+ * process when it succeeds. The options have the tokens `event` (0: nobody wants them),
+ * `trouble`, `notice` (an orderly end) and `over` (the last that comes). */
 static int l_serve(lua_State *L) {
   struct core *core = core_get(L);
   int is_pool = strcmp(luaL_checkstring(L, 1), "pool") == 0;
@@ -220,10 +221,12 @@ static void on_pool(mf_pool *pool, const mf_error *error, void *data) {
   completion_done(c);
 }
 
-static int l_drain(lua_State *L) { /* drain(pool, ms or nil, token) -> true; or nil, code */
+static int
+l_drain(lua_State *L) { /* drain(pool, ms or nil, token) -> true; or nil, code */
   struct core *core = core_get(L);
   struct service *s = get_pointer(L, 1);
-  unsigned ms = lua_isnil(L, 2) ? MF_NO_TIMEOUT : to_unsigned((double)luaL_checknumber(L, 2));
+  unsigned ms =
+      lua_isnil(L, 2) ? MF_NO_TIMEOUT : to_unsigned((double)luaL_checknumber(L, 2));
   struct completion *c = completion_new(core, get_token(L, 3), GOT_ERROR);
   if (!c)
     return push_code(L, MF_ENOMEM);
@@ -233,7 +236,8 @@ static int l_drain(lua_State *L) { /* drain(pool, ms or nil, token) -> true; or 
   return push_code(L, rc);
 }
 
-/* reload(pool, process, token) -> true; or nil, code. Takes the process when it succeeds. */
+/* reload(pool, process, token) -> true; or nil, code. Takes the process when it succeeds.
+ */
 static int l_reload(lua_State *L) {
   struct core *core = core_get(L);
   struct service *s = get_pointer(L, 1);
@@ -251,7 +255,8 @@ static int l_reload(lua_State *L) {
 
 static int l_resize(lua_State *L) { /* resize(pool, max) -> true; or nil, code */
   struct service *s = get_pointer(L, 1);
-  return push_code(L, mf_pool_resize(s->pool, to_unsigned((double)luaL_checknumber(L, 2))));
+  return push_code(L,
+                   mf_pool_resize(s->pool, to_unsigned((double)luaL_checknumber(L, 2))));
 }
 
 static void set_count(lua_State *L, const char *name, double n) {
@@ -304,7 +309,8 @@ static int l_pids(lua_State *L) { /* pids(pool) -> list */
 
 /* ---- ending ---- */
 
-static int l_abort(lua_State *L) { /* abort(service): gives up at once; end() is still due */
+static int
+l_abort(lua_State *L) { /* abort(service): gives up at once; end() is still due */
   struct service *s = get_pointer(L, 1);
   if (s->is_over)
     return 0;
@@ -328,7 +334,8 @@ static int l_end(lua_State *L) { /* end(service): takes no more; `over` comes la
 }
 
 const luaL_Reg service_functions[] = {
-    {"serve", l_serve}, {"call", l_call},     {"cancel", l_cancel}, {"drain", l_drain},
-    {"reload", l_reload}, {"resize", l_resize}, {"stats", l_stats},   {"pids", l_pids},
-    {"abort", l_abort}, {"finish_service", l_end}, {NULL, NULL},
+    {"serve", l_serve},        {"call", l_call},     {"cancel", l_cancel},
+    {"drain", l_drain},        {"reload", l_reload}, {"resize", l_resize},
+    {"stats", l_stats},        {"pids", l_pids},     {"abort", l_abort},
+    {"finish_service", l_end}, {NULL, NULL},
 };

@@ -1,10 +1,10 @@
-/* The functions of moonfork.h: they check, make one event of what was asked, and say what the
- * table answered. Runs in the parent. */
+/* The functions of moonfork.h: they check, make one event of what was asked, and say what
+ * the table answered. Runs in the parent. */
+#include "os/sock.h"
 #include "parent/boot.h"
 #include "parent/children.h"
 #include "parent/private.h"
 #include "parent/process/journal.h"
-#include "os/sock.h"
 #include "parent/process/process.h"
 
 #include <errno.h>
@@ -235,8 +235,8 @@ int mf_eval(mf_process *p, const char *code, size_t length, int argc,
   return mf_eval_named(p, NULL, code, length, argc, argv, lengths);
 }
 
-int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length, int argc,
-                  const char *const *argv, const size_t *lengths) {
+int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length,
+                  int argc, const char *const *argv, const size_t *lengths) {
   struct buf body;
   int r = check_unfinished(p), i;
   if (r)
@@ -249,7 +249,9 @@ int mf_eval_named(mf_process *p, const char *name, const char *code, size_t leng
     r = buf_put_str(&body, code, length);
   for (i = 0; !r && i < argc; i++)
     r = buf_put_str(&body, argv[i] ? argv[i] : "",
-                    !argv[i] ? 0 : lengths ? lengths[i] : strlen(argv[i]));
+                    !argv[i]  ? 0
+                    : lengths ? lengths[i]
+                              : strlen(argv[i]));
   if (!r && name)
     r = buf_put_str(&body, name, strlen(name));
   r = r == -E2BIG ? MF_ELIMIT
@@ -259,10 +261,11 @@ int mf_eval_named(mf_process *p, const char *name, const char *code, size_t leng
   return r;
 }
 
-/* A control socket passed over itself would keep itself alive: none of ours may be, by its
- * number, and p's own and its sources' by no other number either. */
+/* A control socket passed over itself would keep itself alive: none of ours may be, by
+ * its number, and p's own and its sources' by no other number either. */
 static int is_control_socket(const mf_process *p, int fd) {
-  if (!sock_is_nameless(fd)) /* most are not: with thousands of processes the rest is long */
+  if (!sock_is_nameless(
+          fd)) /* most are not: with thousands of processes the rest is long */
     return 0;
   list_each(it, &p->home->processes) {
     if (list_entry(it, struct mf_process, link)->chan.fd == fd)
@@ -363,7 +366,8 @@ int mf_seal(mf_process *p, int flags) {
 #define LIMIT_NAME(part, text) [LIMIT_##part] = text,
 static const char *const limit_names[] = {PROTO_LIMITS(LIMIT_NAME)};
 #undef LIMIT_NAME
-_Static_assert(sizeof limit_names / sizeof *limit_names == LIMIT_LAST + 1, "a name for each");
+_Static_assert(sizeof limit_names / sizeof *limit_names == LIMIT_LAST + 1,
+               "a name for each");
 
 const char *mf_limit_name(unsigned i) {
   return i < LIMIT_LAST ? limit_names[i + 1] : NULL;
@@ -451,8 +455,7 @@ int mf_on_error(mf_process *p, mf_error_cb cb, void *data) {
     return r;
   p->error_to.cb = cb;
   p->error_to.data = data;
-  if (cb && p->error && !p->idle_death && !p->error_told &&
-      p->finish.kind == FINISH_NONE)
+  if (cb && p->error && !p->idle_death && !p->error_told && p->finish.kind == FINISH_NONE)
     process_pend(p, PENDING_ERROR);
   process_update(p);
   return 0;
@@ -603,8 +606,8 @@ int mf_home_close(struct uv_loop_s *loop) {
   return 0;
 }
 
-/* Descriptors of a home that a forked copy must not keep. The copy's memory is its own: the
- * records stay as they are, inert. */
+/* Descriptors of a home that a forked copy must not keep. The copy's memory is its own:
+ * the records stay as they are, inert. */
 static void close_descriptors(struct home *h) {
   if (h->seam->ops->forked)
     h->seam->ops->forked(h->seam);

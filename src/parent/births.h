@@ -1,9 +1,9 @@
-/* The slots that a template shares with us (wire/slots.h): where the kernel writes a clone's
- * pid and the clone its last words. One of these for each process that forks; its clones
- * hold it, too, since their words outlive it. Runs in the parent.
+/* The slots that a template shares with us (wire/slots.h): where the kernel writes a
+ * clone's pid and the clone its last words. One of these for each process that forks; its
+ * clones hold it, too, since their words outlive it. Runs in the parent.
  *
- * What stands there was perhaps written by a hostile template: the number is a claim, to be
- * believed only of a child of ours that is nobody else's (children.h). */
+ * What stands there was perhaps written by a hostile template: the number is a claim, to
+ * be believed only of a child of ours that is nobody else's (children.h). */
 #ifndef PARENT_BIRTHS_H
 #define PARENT_BIRTHS_H
 
@@ -12,11 +12,11 @@
 
 struct births;
 
-/* A free slot, zeroed, of *at, which is made where it is NULL. 0, -ENOSYS: there is no shared
- * memory here, or another -errno. */
+/* A free slot, zeroed, of *at, which is made where it is NULL. 0, -ENOSYS: there is no
+ * shared memory here, or another -errno. */
 int births_take(struct births **at, struct seam *seam, uint32_t *ret_slot);
-/* Duplicates the descriptors of the slot's step for the template that does not know it yet.
- * 1 with *ret_first, *ret_count and both, 0: it knows it, or -errno. */
+/* Duplicates the descriptors of the slot's step for the template that does not know it
+ * yet. 1 with *ret_first, *ret_count and both, 0: it knows it, or -errno. */
 int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *ret_count,
                 int ret_fds[2]);
 /* A clone was born there: the template knows the step. */

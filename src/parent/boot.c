@@ -8,8 +8,8 @@
 #include "parent/process/journal.h"
 #include "parent/program.h"
 #include "parent/spawner.h"
-#include "wire/build.h"
 #include "parent/times.h"
+#include "wire/build.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -132,10 +132,12 @@ static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
   int r;
   p->unstarted = 0;
   if (mark_is_left()) {
-    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "%s can't be started: this process was started as a template program itself, "
-                 "and went on as a host; main() has to call mf_template_check before anything "
-                 "else", p->program);
+    process_fail(
+        p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+        "%s can't be started: this process was started as a template program itself, "
+        "and went on as a host; main() has to call mf_template_check before anything "
+        "else",
+        p->program);
     process_end_unstarted(p);
     return;
   }
@@ -336,8 +338,7 @@ int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
   uint64_t now = h->seam->ops->now_ms(h->seam);
   int r;
   /* One that was parked may have ended unnoticed. */
-  if (h->def && h->def->chan.fd >= 0 &&
-      h->seam->ops->hung_up(h->seam, h->def->chan.fd))
+  if (h->def && h->def->chan.fd >= 0 && h->seam->ops->hung_up(h->seam, h->def->chan.fd))
     channel_drain(&h->def->chan);
   r = boot_early(h, o);
   if (r < 0)
@@ -383,8 +384,8 @@ void boot_default_lost(struct home *h, struct mf_process *p) {
 
 void boot_reset(struct home *h) {
   struct mf_process *def = h->def;
-  /* Processes were asked of one that waits to be started: it is started now, serves them and
-   * ends. Else it never would be, and they would wait for ever. */
+  /* Processes were asked of one that waits to be started: it is started now, serves them
+   * and ends. Else it never would be, and they would wait for ever. */
   if (def && def->unstarted && process_owes_a_fork(def))
     start_late(def);
   def = h->def; /* it may have failed at once */

@@ -6,11 +6,12 @@
 #include <string.h>
 
 enum { STALLS_MAX = 200 }; /* tries to read without memory, one every few milliseconds */
-/* So that one chatty process does not starve the others; and that the reports of thousands of
- * ends, each of which closes descriptors and calls back, don't make one long call. */
+/* So that one chatty process does not starve the others; and that the reports of
+ * thousands of ends, each of which closes descriptors and calls back, don't make one long
+ * call. */
 enum { READS_A_TURN = 32, FRAMES_A_TURN = 512 };
-/* A drain wants what an ended process has left, of which its socket holds 208 KiB as systems
- * come. Whoever else has the socket may go on writing for ever. */
+/* A drain wants what an ended process has left, of which its socket holds 208 KiB as
+ * systems come. Whoever else has the socket may go on writing for ever. */
 enum { DRAIN_MAX = 2 * FRAME_BODY_MAX };
 
 static void on_ready(struct watch *w, unsigned events);
@@ -111,8 +112,8 @@ void channel_flush(struct channel *c) {
       c->events->on_stalled(c);
       return;
     }
-    /* The other end is gone. What it wrote before may still be read: that decides. If it is there
-     * all the same, it has to know that nothing more comes. */
+    /* The other end is gone. What it wrote before may still be read: that decides. If it
+     * is there all the same, it has to know that nothing more comes. */
     c->deaf = 1;
     c->seam->ops->fall_silent(c->seam, c->fd);
     outbox_deinit(&c->out);
@@ -198,8 +199,8 @@ static void end(struct channel *c, int why) {
   c->events->on_end(c, why);
 }
 
-/* What is there stays there: once more, later, and not watched meanwhile, which would spin.
- * After a second without memory it is given up, unread. */
+/* What is there stays there: once more, later, and not watched meanwhile, which would
+ * spin. After a second without memory it is given up, unread. */
 static void lack_memory(struct channel *c) {
   c->unread = 1;
   if (++c->nstalls > STALLS_MAX) {
@@ -229,8 +230,8 @@ struct budget { /* of one turn, or of one drain */
   int dry; /* until nothing is there: a short read may end where another writer begins */
 };
 
-/* What an earlier turn has left comes first, so the inbox never grows by it. 1: all that was
- * there is read. */
+/* What an earlier turn has left comes first, so the inbox never grows by it. 1: all that
+ * was there is read. */
 static int read_some(struct channel *c, struct budget left) {
   struct fdset fds;
   unsigned char *room;

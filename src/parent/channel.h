@@ -14,19 +14,20 @@ struct channel;
 struct channel_events {
   /* A frame; its body is valid during the call. The handler may close the channel. */
   void (*on_frame)(struct channel *c, const struct frame *f);
-  /* Nothing comes any more: 0 end of stream, -EPROTO a broken frame, else the errno of the
-   * read. Everything that came before has been delivered. Once. */
+  /* Nothing comes any more: 0 end of stream, -EPROTO a broken frame, else the errno of
+   * the read. Everything that came before has been delivered. Once. */
   void (*on_end)(struct channel *c, int why);
-  /* The socket is ready: to be answered by channel_ready, between what the owner does before
-   * and after its events. */
+  /* The socket is ready: to be answered by channel_ready, between what the owner does
+   * before and after its events. */
   void (*on_ready)(struct channel *c, unsigned events);
-  /* The kernel takes no more descriptors now (ETOOMANYREFS), or its memory is short: flush again
-   * later. */
+  /* The kernel takes no more descriptors now (ETOOMANYREFS), or its memory is short:
+   * flush again later. */
   void (*on_stalled)(struct channel *c);
-  /* Frames enough for one turn were delivered and there may be more, which nothing tells of
-   * now: channel_ready once more, on the next turn. */
+  /* Frames enough for one turn were delivered and there may be more, which nothing tells
+   * of now: channel_ready once more, on the next turn. */
   void (*on_more)(struct channel *c);
-  /* Who wrote what comes next, where channel_ask_writer has asked for it: once. Takes pidfd
+  /* Who wrote what comes next, where channel_ask_writer has asked for it: once. Takes
+   * pidfd
    * (-1: not told). */
   void (*on_writer)(struct channel *c, int pid, int pidfd);
 };
@@ -39,23 +40,25 @@ struct channel {
   struct inbox in;
   struct outbox out;
   int asks_writer; /* who writes is to be told */
-  int reading;  /* frames are wanted */
-  int ended;    /* on_end was called */
-  int corked;   /* frames are kept until somebody uncorks */
-  int deaf;     /* the other end takes nothing any more */
-  int nstalls;  /* tries to read that found no memory, in a row */
-  int in_drain; /* guards against recursion */
-  int unread;   /* there was no memory to read what may be there */
-  int refuses;   /* the kernel refuses descriptors while nobody accepts them */
-  int takes_fds; /* whoever gets the socket next does */
-  int undrained; /* the last drain left something unread */
-  int resting;  /* it has had its frames for this turn: not watched until the next */
+  int reading;     /* frames are wanted */
+  int ended;       /* on_end was called */
+  int corked;      /* frames are kept until somebody uncorks */
+  int deaf;        /* the other end takes nothing any more */
+  int nstalls;     /* tries to read that found no memory, in a row */
+  int in_drain;    /* guards against recursion */
+  int unread;      /* there was no memory to read what may be there */
+  int refuses;     /* the kernel refuses descriptors while nobody accepts them */
+  int takes_fds;   /* whoever gets the socket next does */
+  int undrained;   /* the last drain left something unread */
+  int resting;     /* it has had its frames for this turn: not watched until the next */
 };
 
 void channel_init(struct channel *c, const struct channel_events *events);
-/* Starts on a socket (taken), watching for frames. 0, or -errno (the socket is closed). */
+/* Starts on a socket (taken), watching for frames. 0, or -errno (the socket is closed).
+ */
 int channel_open(struct channel *c, struct seam *seam, int fd);
-/* Has the next bytes tell who wrote them. Before the other end can write. 0 or -ENOSYS. */
+/* Has the next bytes tell who wrote them. Before the other end can write. 0 or -ENOSYS.
+ */
 int channel_ask_writer(struct channel *c, struct seam *seam, int fd);
 /* Closes the socket, drops what is queued. */
 void channel_close(struct channel *c);
@@ -71,8 +74,8 @@ void channel_flush(struct channel *c);
 int channel_written(const struct channel *c);
 /* From now on never a byte past the frame under way. */
 void channel_exact(struct channel *c);
-/* Whoever gets the socket next takes descriptors: the kernel is not told to refuse them when it
- * is opened, or refuses them no more. */
+/* Whoever gets the socket next takes descriptors: the kernel is not told to refuse them
+ * when it is opened, or refuses them no more. */
 void channel_accept_fds(struct channel *c);
 void channel_ready(struct channel *c, unsigned events);
 /* Reads and delivers what is there now, up to a limit that only a flood reaches: then

@@ -190,7 +190,10 @@ void children_reap(struct seam *seam) {
 
 /* ---- births to come ---- */
 
-enum { FIRST_LOOK_MS = 10, LAST_LOOK_MS = 5000 }; /* the second after twice the time, ... */
+enum {
+  FIRST_LOOK_MS = 10,
+  LAST_LOOK_MS = 5000
+}; /* the second after twice the time, ... */
 
 struct unborn {
   struct list link;
@@ -243,7 +246,8 @@ void children_look_for_unborn(struct home *h) {
 
 void children_on_births_due(struct deadline *d) {
   struct home *h = list_entry(d, struct home, births_due);
-  h->births_wait_ms = h->births_wait_ms < LAST_LOOK_MS / 2 ? h->births_wait_ms * 2 : LAST_LOOK_MS;
+  h->births_wait_ms =
+      h->births_wait_ms < LAST_LOOK_MS / 2 ? h->births_wait_ms * 2 : LAST_LOOK_MS;
   children_look_for_unborn(h);
 }
 
@@ -254,7 +258,8 @@ void children_forget_unborn(struct home *h) {
 
 void children_forked(void) {
   pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
-  if (pthread_mutex_trylock(&lock) == 0) { /* else another thread was in the middle of it */
+  if (pthread_mutex_trylock(&lock) ==
+      0) { /* else another thread was in the middle of it */
     while (!list_empty(&orphans)) {
       struct list *first = orphans.next;
       list_remove(first);

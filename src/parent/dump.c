@@ -132,10 +132,11 @@ static void put_process(FILE *out, const struct mf_process *p, int depth) {
   putc('\n', out);
 }
 
-/* The records make trees: a clone stands below what it was forked from. Without recursion,
- * so that a chain of any length can be printed: after p comes the first record whose source
- * is p, else the next one with p's own source, and so on upwards. */
-static const struct mf_process *next_with_source(const struct home *h, const struct list *from,
+/* The records make trees: a clone stands below what it was forked from. Without
+ * recursion, so that a chain of any length can be printed: after p comes the first record
+ * whose source is p, else the next one with p's own source, and so on upwards. */
+static const struct mf_process *next_with_source(const struct home *h,
+                                                 const struct list *from,
                                                  const struct mf_process *source) {
   for (const struct list *it = from->next; it != &h->processes; it = it->next) {
     const struct mf_process *p = list_entry(it, struct mf_process, link);

@@ -12,7 +12,8 @@ static void set_value(struct failure *f, const void *value, size_t length) {
     memcpy(f->value, value, length);
 }
 
-void failure_set(struct failure *f, int code, const char *message, const char *traceback) {
+void failure_set(struct failure *f, int code, const char *message,
+                 const char *traceback) {
   free(f->message);
   free(f->traceback);
   set_value(f, NULL, 0);
@@ -50,12 +51,9 @@ void failure_tell(const struct failure *f, mf_error *e) {
 
 int failure_code(unsigned code) {
   static const int codes[] = {
-      [FAILURE_REMOTE] = MF_EREMOTE,
-      [FAILURE_FORK] = MF_EFORK_FAILED,
-      [FAILURE_LIMIT] = MF_ELIMIT,
-      [FAILURE_NOMEM] = MF_ENOMEM,
-      [FAILURE_INVAL] = MF_EINVAL,
-      [FAILURE_UNSUPPORTED] = MF_EUNSUPPORTED,
+      [FAILURE_REMOTE] = MF_EREMOTE,     [FAILURE_FORK] = MF_EFORK_FAILED,
+      [FAILURE_LIMIT] = MF_ELIMIT,       [FAILURE_NOMEM] = MF_ENOMEM,
+      [FAILURE_INVAL] = MF_EINVAL,       [FAILURE_UNSUPPORTED] = MF_EUNSUPPORTED,
       [FAILURE_PROTOCOL] = MF_EPROTOCOL,
   };
   return code <= FAILURE_CODE_LAST ? codes[code] : 0;

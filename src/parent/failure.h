@@ -9,13 +9,14 @@
 #include <stddef.h>
 
 struct failure {
-  int code, started; /* code 0: none */
+  int code, started;         /* code 0: none */
   char *message, *traceback; /* owned, may be NULL */
   void *value;               /* owned; NULL: none. See mf_error */
   size_t value_length;
 };
 
-/* Replaces the contents (at first zero) by copies. Where memory is short a text is missing. */
+/* Replaces the contents (at first zero) by copies. Where memory is short a text is
+ * missing. */
 void failure_set(struct failure *f, int code, const char *message, const char *traceback);
 /* The same with all that the error says, its exit excepted. */
 void failure_copy(struct failure *f, const mf_error *e);

@@ -45,14 +45,16 @@ char *greeting_complaint(const struct greeting *g, const struct mf_process *p) {
   const char *name = greeting_name(p, room);
   int n;
   if (g->version != PROTO_VERSION)
-    n = asprintf(&text,
-                 "%s is of another moonfork: it speaks version %u of the protocol, and %s "
-                 "(moonfork %s for Lua %s) speaks version %d%s",
-                 name, g->version, program_own(), build_own.version, build_own.lua,
-                 PROTO_VERSION, advice);
+    n = asprintf(
+        &text,
+        "%s is of another moonfork: it speaks version %u of the protocol, and %s "
+        "(moonfork %s for Lua %s) speaks version %d%s",
+        name, g->version, program_own(), build_own.version, build_own.lua, PROTO_VERSION,
+        advice);
   else
-    n = asprintf(&text, "%s is moonfork %s for Lua %s, but %s is moonfork %s for Lua %s%s",
-                 name, g->build.version, g->build.lua, program_own(), build_own.version,
+    n = asprintf(&text,
+                 "%s is moonfork %s for Lua %s, but %s is moonfork %s for Lua %s%s", name,
+                 g->build.version, g->build.lua, program_own(), build_own.version,
                  build_own.lua, advice);
   return n < 0 ? NULL : text;
 }

@@ -19,8 +19,8 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct list homes = {&homes, &homes};
 
-/* A loop needs four descriptors; the first of a process needs two more, and libuv ends the
- * process where it does not get them. */
+/* A loop needs four descriptors; the first of a process needs two more, and libuv ends
+ * the process where it does not get them. */
 enum { LOOP_DESCRIPTORS = 6 };
 
 static void on_timer(void *owner);
@@ -63,7 +63,8 @@ struct home *home_new_on(struct seam *seam) {
   return h;
 }
 
-static _Atomic(uv_loop_t *) default_made; /* libuv's default loop, once we have asked for it */
+static _Atomic(uv_loop_t *)
+    default_made; /* libuv's default loop, once we have asked for it */
 
 struct home *home_find(struct uv_loop_s *loop) {
   struct home *found = NULL;
@@ -178,8 +179,9 @@ static void sweep(struct home *h) {
     process_free(list_entry(h->to_free.next, struct mf_process, free_link));
 }
 
-/* The last handle is closed: nothing of ours stays on the loop. Records whose close callback
- * is pending wait in `closing` until the loop has let go; a default template stays. */
+/* The last handle is closed: nothing of ours stays on the loop. Records whose close
+ * callback is pending wait in `closing` until the loop has let go; a default template
+ * stays. */
 static void park(struct home *h) {
   struct mf_process *def = h->def;
   h->stopping = 1;

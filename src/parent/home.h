@@ -1,5 +1,5 @@
-/* What the parent's side keeps for one loop: its processes by id, the default template, the
- * deadlines, and the pending callbacks. Runs in the parent, on the loop's thread.
+/* What the parent's side keeps for one loop: its processes by id, the default template,
+ * the deadlines, and the pending callbacks. Runs in the parent, on the loop's thread.
  *
  *   home_get -> processes come and go -> the last handle is closed: parked (off the loop,
  *   the default template kept) -> home_get again, or home_drop
@@ -42,23 +42,23 @@ struct home {
   unsigned generation; /* of forks, when it was made */
   int started, stopping;
   int in_dispatch, in_tasks, wants_turn;
-  int kept;    /* counts as an open process */
-  int dropped;      /* free it when it has stopped */
-  struct list processes; /* every record */
+  int kept;                  /* counts as an open process */
+  int dropped;               /* free it when it has stopped */
+  struct list processes;     /* every record */
   struct mf_process **table; /* by id */
   size_t table_size, table_used;
   uint64_t next_id;
   size_t nopen; /* handles the user has not closed */
   size_t nbusy;
-  struct list todo;      /* processes with pending callbacks */
+  struct list todo; /* processes with pending callbacks */
   struct list tasks;
-  struct list held;      /* processes whose fork is held */
-  struct list more;      /* templates with answers left for the next turn */
-  struct list to_free;    /* records that nothing needs */
+  struct list held;            /* processes whose fork is held */
+  struct list more;            /* templates with answers left for the next turn */
+  struct list to_free;         /* records that nothing needs */
   struct list orphans, unborn; /* children.h */
   struct deadline births_due;
   unsigned births_wait_ms;
-  struct list closing;   /* closed ones whose callback waits for the loop to be empty */
+  struct list closing; /* closed ones whose callback waits for the loop to be empty */
   struct list dump_entries; /* rpcs and pools */
   struct minheap deadlines;
   uint64_t timer_at_ms;
@@ -90,8 +90,8 @@ void home_leave(struct home *h);
 void home_turn(struct home *h);
 void home_count_busy(struct home *h, int delta);
 
-/* Runs t when the event under way is over, or on the next turn; on the next turn, too, when
- * it is asked for by a task. Asking again is harmless. */
+/* Runs t when the event under way is over, or on the next turn; on the next turn, too,
+ * when it is asked for by a task. Asking again is harmless. */
 void home_task(struct home *h, struct task *t);
 void task_init(struct task *t, void (*run)(struct task *t));
 void task_clear(struct task *t);

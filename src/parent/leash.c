@@ -1,11 +1,12 @@
-/* What is one per process and not per loop: the leash pipe and the count of forks. Runs in the
- * parent.
+/* What is one per process and not per loop: the leash pipe and the count of forks. Runs
+ * in the parent.
  *
- * The leash's write end must exist nowhere but here: a forked copy of the parent closes it
- * first thing (pthread_atfork), else clones would outlive a parent that left a copy behind. */
+ * The leash's write end must exist nowhere but here: a forked copy of the parent closes
+ * it first thing (pthread_atfork), else clones would outlive a parent that left a copy
+ * behind. */
 #include "parent/children.h"
-#include "parent/spawner.h"
 #include "parent/private.h"
+#include "parent/spawner.h"
 
 #include "base/result.h"
 #include <errno.h>

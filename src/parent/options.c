@@ -30,8 +30,9 @@ int options_load(const mf_options *from, mf_options *o) {
   if (sized_load(o, sizeof *o, from) < 0)
     return MF_EINVAL;
   if (!is_one_of(o->gc, MF_GC_STOP) || !is_one_of(o->leash, MF_LEASH_KEEP) ||
-      !is_one_of(o->handles, MF_HANDLES_CLOSE) || !is_one_of(o->dumpable, MF_DUMPABLE_NO) ||
-      o->spares_min > o->spares_max || has_nameless(o->env))
+      !is_one_of(o->handles, MF_HANDLES_CLOSE) ||
+      !is_one_of(o->dumpable, MF_DUMPABLE_NO) || o->spares_min > o->spares_max ||
+      has_nameless(o->env))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
     if (!is_one_of(o->stdio[i].kind, MF_STDIO_FD))
@@ -77,11 +78,13 @@ static int put_stdio(const mf_options *o, struct buf *out, struct fdset *fds) {
 }
 
 int options_act_at_birth(const mf_options *o) {
-  return o && (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind || o->stdio[2].kind ||
-               o->leash || o->handles || o->dumpable || o->new_session || o->name);
+  return o &&
+         (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind || o->stdio[2].kind ||
+          o->leash || o->handles || o->dumpable || o->new_session || o->name);
 }
 
-/* What it writes without setup is what options_act_at_birth tells of; test_options compares. */
+/* What it writes without setup is what options_act_at_birth tells of; test_options
+ * compares. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds) {
   const char *const *e;
   int r;

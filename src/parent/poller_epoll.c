@@ -11,7 +11,8 @@
  * loop is back with its other work after a millisecond or two. */
 enum { BATCH = 64 };
 
-/* libuv lets go of a handle in its close callback only; until then a restart needs another. */
+/* libuv lets go of a handle in its close callback only; until then a restart needs
+ * another. */
 struct gate {
   uv_poll_t poll; /* of the epoll */
   struct poller *poller;
@@ -106,7 +107,8 @@ static void unwatch(struct poller *p, struct watch *w) {
   struct epoll_event unused = {0};
   if (!w->impl)
     return;
-  /* Explicitly, even where the descriptor will be closed: a forked process may have it, too. */
+  /* Explicitly, even where the descriptor will be closed: a forked process may have it,
+   * too. */
   epoll_ctl(p->epoll, EPOLL_CTL_DEL, w->fd, &unused);
   w->impl = NULL;
   w->events = 0;
@@ -123,7 +125,8 @@ int poller_watch(struct poller *p, struct watch *w, int fd, unsigned events) {
   }
   if (w->impl && w->events == events)
     return 0;
-  e.events = (events & WATCH_READ ? EPOLLIN : 0u) | (events & WATCH_WRITE ? EPOLLOUT : 0u);
+  e.events =
+      (events & WATCH_READ ? EPOLLIN : 0u) | (events & WATCH_WRITE ? EPOLLOUT : 0u);
   if (epoll_ctl(p->epoll, w->impl ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e) < 0) {
     int r = -errno;
     unwatch(p, w);

@@ -1,35 +1,36 @@
-/* What the Lua binding needs of the parent's side beyond <moonfork.h>. Runs in the parent.
- * Neither installed nor exported. */
+/* What the Lua binding needs of the parent's side beyond <moonfork.h>. Runs in the
+ * parent. Neither installed nor exported. */
 #ifndef PARENT_PRIVATE_H
 #define PARENT_PRIVATE_H
 
 #include <moonfork.h>
 
-/* A process behind a control socket. Takes fd, even on failure; its SETUP is sent with the
- * options. pid: its number. child 1: it is our direct child, reaped by us. */
+/* A process behind a control socket. Takes fd, even on failure; its SETUP is sent with
+ * the options. pid: its number. child 1: it is our direct child, reaped by us. */
 int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_process **ret);
 
-/* The read end of this process's leash pipe, made on demand; borrowed. Or -errno. The pipe's
- * only write end stays here, close-on-exec, and is closed in every forked copy. */
+/* The read end of this process's leash pipe, made on demand; borrowed. Or -errno. The
+ * pipe's only write end stays here, close-on-exec, and is closed in every forked copy. */
 int mf_leash_fd(void);
 
 /* The early process (a direct child that waits for SETUP behind fd, which is taken): the
  * first home that asks for a default template or for an exec gets it. */
 int mf_adopt_early(int fd, int pid);
 
-/* Forks a copy of this process, which calls serve with its end of a control socket and of the
- * leash, both its own, and signals as a new program has them; when serve returns it exits 2.
- * The caller has looked for threads, and serve calls mf_forked_child. Gives the other end of
- * the control socket and the pid, for mf_adopt_fd or mf_adopt_early. 0 or -errno. */
+/* Forks a copy of this process, which calls serve with its end of a control socket and of
+ * the leash, both its own, and signals as a new program has them; when serve returns it
+ * exits 2. The caller has looked for threads, and serve calls mf_forked_child. Gives the
+ * other end of the control socket and the pid, for mf_adopt_fd or mf_adopt_early. 0 or
+ * -errno. */
 int mf_fork_self(mf_serve_fn serve, void *data, int *ret_fd, int *ret_pid);
 
-/* First thing in a copy of the parent that becomes a template: closes the control sockets,
- * pidfds and the leash of every home; objects made before are inert. */
+/* First thing in a copy of the parent that becomes a template: closes the control
+ * sockets, pidfds and the leash of every home; objects made before are inert. */
 void mf_forked_child(void);
 
 /* mf_eval with a name for the chunk, where its first line gives none; NULL: "(eval)". */
-int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length, int argc,
-                  const char *const *argv, const size_t *lengths);
+int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length,
+                  int argc, const char *const *argv, const size_t *lengths);
 
 /* The names that mf_limit takes, from i = 0 on; NULL behind the last. */
 const char *mf_limit_name(unsigned i);
@@ -37,37 +38,38 @@ const char *mf_limit_name(unsigned i);
 /* Processes on the loop with work outstanding: a command not executed yet, run, to_fd or
  * memory under way, on_exit of a process that runs or was told to end. */
 int mf_busy(struct uv_loop_s *loop);
-/* Whether on_exit of the process counts as outstanding work (it does). A binding that only
- * cleans up then says no. */
+/* Whether on_exit of the process counts as outstanding work (it does). A binding that
+ * only cleans up then says no. */
 void mf_exit_quiet(mf_process *p, int quiet);
-/* The run or to_fd under way is no outstanding work from now on: its callback is told, but
- * nobody waits for it. */
+/* The run or to_fd under way is no outstanding work from now on: its callback is told,
+ * but nobody waits for it. */
 void mf_run_quiet(mf_process *p);
 /* The same of the mf_memory that was given this data. */
 void mf_memory_quiet(mf_process *p, const void *data);
 /* Every mf_memory under way gets MF_ECANCELLED. */
 void mf_memory_cancel(mf_process *p);
-/* Takes the bytes of a message that a callback has got, without a copy: a block to be freed.
- * NULL: they are in no block of their own (short messages), or were taken. */
+/* Takes the bytes of a message that a callback has got, without a copy: a block to be
+ * freed. NULL: they are in no block of their own (short messages), or were taken. */
 void *mf_message_take(const mf_message *m);
 /* The close of the rpc or pool, to be asked for or under way, is no outstanding work. */
 void mf_rpc_quiet(mf_rpc *rpc);
 void mf_pool_quiet(mf_pool *pool);
-/* The reload that was given this data gets MF_ECANCELLED, and the old template goes on. */
+/* The reload that was given this data gets MF_ECANCELLED, and the old template goes on.
+ */
 void mf_pool_cancel_reload(mf_pool *pool, const void *data);
-/* Whether a deadline is set on the loop. Timers are not stopped when the last one goes, so
- * uv_backend_timeout alone does not tell. */
+/* Whether a deadline is set on the loop. Timers are not stopped when the last one goes,
+ * so uv_backend_timeout alone does not tell. */
 int mf_has_deadline(struct uv_loop_s *loop);
 /* Reaps direct children that outlived their objects; cheap when there are none. */
 void mf_reap(struct uv_loop_s *loop);
 /* Writes held fork commands now. */
 int mf_flush(struct uv_loop_s *loop);
-/* 0 where a loop of libuv can be made, else a negated errno. uv_loop_init itself aborts in the
- * first loop of a process where too few descriptors are free. */
+/* 0 where a loop of libuv can be made, else a negated errno. uv_loop_init itself aborts
+ * in the first loop of a process where too few descriptors are free. */
 int mf_check_loop_room(void);
-/* Keeps the home on the loop though no process is open, until mf_home_close: for a loop that
- * is the binding's own. Forgotten processes that have ended are then reaped whenever the loop
- * turns. 0 or a negative code. */
+/* Keeps the home on the loop though no process is open, until mf_home_close: for a loop
+ * that is the binding's own. Forgotten processes that have ended are then reaped whenever
+ * the loop turns. 0 or a negative code. */
 int mf_home_keep(struct uv_loop_s *loop);
 /* Drops the default template; once no process is open the home takes its last handles off
  * the loop (when the loop turns) and frees itself. */

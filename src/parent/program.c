@@ -1,6 +1,6 @@
-/* The installed template program is looked for from two ends: relative to the shared object
- * that this code is in (libmoonfork, or the Lua module), as the build installs or a rock
- * deploys them, and at the compiled path. Runs in the parent. */
+/* The installed template program is looked for from two ends: relative to the shared
+ * object that this code is in (libmoonfork, or the Lua module), as the build installs or
+ * a rock deploys them, and at the compiled path. Runs in the parent. */
 #include "parent/program.h"
 
 #include "os/proc.h"
@@ -15,10 +15,11 @@
 
 /* From the folder of each object to that of the program. */
 static const char *const beside[] = {MOONFORK_BESIDE_MODULE, MOONFORK_BESIDE_LIBRARY};
-static char object[PROGRAM_PATH_MAX]; /* "": not known, or the code is in the program itself */
+static char
+    object[PROGRAM_PATH_MAX]; /* "": not known, or the code is in the program itself */
 
-/* When the object is loaded: it may be known by a relative name, and the working directory
- * may change. */
+/* When the object is loaded: it may be known by a relative name, and the working
+ * directory may change. */
 __attribute__((constructor)) static void remember_object(void) {
   if (proc_object_path(object, object, sizeof object) < 0)
     object[0] = 0;
@@ -31,8 +32,8 @@ const char *program_own(void) {
 static int look_beside(const char *from, char *room) {
   const char *slash = strrchr(from, '/');
   for (size_t i = 0; slash && i < sizeof beside / sizeof *beside; i++) {
-    int n = snprintf(room, PROGRAM_PATH_MAX, "%.*s/%s/moonfork-template", (int)(slash - from),
-                     from, beside[i]);
+    int n = snprintf(room, PROGRAM_PATH_MAX, "%.*s/%s/moonfork-template",
+                     (int)(slash - from), from, beside[i]);
     if (n > 0 && n < PROGRAM_PATH_MAX && access(room, X_OK) == 0)
       return 1;
   }

@@ -2,9 +2,9 @@
  * sockets, processes, the clock and the loop. seam_uv.c is the real one; the tests put a
  * scripted world in its place. Runs in the parent.
  *
- * A seam is started by its home while processes are open and stopped (no handle left on the
- * loop) when the last one is closed. Its callbacks come from the loop, never from inside a
- * call. */
+ * A seam is started by its home while processes are open and stopped (no handle left on
+ * the loop) when the last one is closed. Its callbacks come from the loop, never from
+ * inside a call. */
 #ifndef PARENT_SEAM_H
 #define PARENT_SEAM_H
 
@@ -32,8 +32,8 @@ struct seam_ops {
   uint64_t (*now_ms)(struct seam *s);
   uint64_t (*now_us)(struct seam *s);
   int (*pair)(struct seam *s, int ret_fd[2]);
-  ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov, const int *fds,
-                  int nfds);                                     /* as sock_send */
+  ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov,
+                  const int *fds, int nfds);                     /* as sock_send */
   ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
   /* As sock_read_from, sock_name_writers, sock_refuse_fds. */
   ssize_t (*read_from)(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
@@ -44,15 +44,16 @@ struct seam_ops {
    * are closed). */
   ssize_t (*recv)(struct seam *s, int fd, const struct iovec *iov, int niov,
                   struct fdset *fds, int *ret_truncated);
-  int (*dup)(struct seam *s, int fd);          /* as fd_dup */
-  int (*share)(struct seam *s, size_t size, int *ret_fd, void **ret_map); /* as share_new */
+  int (*dup)(struct seam *s, int fd); /* as fd_dup */
+  int (*share)(struct seam *s, size_t size, int *ret_fd,
+               void **ret_map); /* as share_new */
   void (*unshare)(struct seam *s, void *map, size_t size);
   void (*widen)(struct seam *s, int fd, int n); /* as sock_widen */
   int (*hung_up)(struct seam *s, int fd);
   /* The other end can't write from now on; what it wrote can still be read. */
   void (*refuse)(struct seam *s, int fd);
-  void (*fall_silent)(struct seam *s, int fd); /* the other end reads an end of file */
-  void (*close)(struct seam *s, int *fd); /* as fd_part */
+  void (*fall_silent)(struct seam *s, int fd);  /* the other end reads an end of file */
+  void (*close)(struct seam *s, int *fd);       /* as fd_part */
   void (*close_pidfd)(struct seam *s, int *fd); /* nothing can block there: as fd_close */
   /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
    * the watch at once. 0 or -errno. */
@@ -70,8 +71,9 @@ struct seam_ops {
   /* The status of a process that is no child of ours and has ended: from the pidfd once
    * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */
   int (*status)(struct seam *s, int pidfd, pid_t pid, int *ret_status);
-  /* What a process uses: 0 and *ret, or -errno. MF_AGAIN: it is large, which takes long, and
-   * *ret_later answers when *ret_fd (its own) is readable: `measured` or `forget` takes it. */
+  /* What a process uses: 0 and *ret, or -errno. MF_AGAIN: it is large, which takes long,
+   * and *ret_later answers when *ret_fd (its own) is readable: `measured` or `forget`
+   * takes it. */
   int (*measure)(struct seam *s, pid_t pid, struct proc_memory *ret,
                  struct measure **ret_later, int *ret_fd);
   int (*measured)(struct seam *s, struct measure *m, struct proc_memory *ret);
@@ -81,7 +83,8 @@ struct seam_ops {
    * at any time, also before. */
   void (*stop)(struct seam *s);
   void (*free)(struct seam *s); /* a stopped one */
-  /* In a forked copy: lets go of descriptors that are the original's. NULL: it has none. */
+  /* In a forked copy: lets go of descriptors that are the original's. NULL: it has none.
+   */
   void (*forked)(struct seam *s);
 };
 

@@ -1,7 +1,7 @@
 /* The seam on libuv: a poller for descriptors, one timer, an idle handle for turns, and a
- * prepare handle that does nothing but keep the loop alive while something is outstanding.
- * Every other handle is unreferenced. Handles live in blocks of their own since libuv lets
- * go of them only in a close callback. Runs in the parent. */
+ * prepare handle that does nothing but keep the loop alive while something is
+ * outstanding. Every other handle is unreferenced. Handles live in blocks of their own
+ * since libuv lets go of them only in a close callback. Runs in the parent. */
 #include "parent/seam.h"
 #include "parent/spawner.h"
 
@@ -32,8 +32,8 @@ struct seam_uv {
   uv_loop_t *loop;
   struct fixed *fixed; /* NULL: stopped */
   struct poller *poller;
-  size_t nclosing;     /* handles whose close callback has not come */
-  int stopping;        /* on_stopped is owed */
+  size_t nclosing; /* handles whose close callback has not come */
+  int stopping;    /* on_stopped is owed */
   int turning;
 };
 
@@ -62,8 +62,8 @@ static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
   return sock_read(fd, data, n);
 }
 
-static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
-                            struct sock_writer *ret_writer) {
+static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n,
+                            struct fdset *fds, struct sock_writer *ret_writer) {
   return sock_read_from(fd, data, n, fds, ret_writer);
 }
 

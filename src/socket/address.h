@@ -2,9 +2,9 @@
  *
  *   "host:port", "[v6]:port"                TCP
  *   "/path" (any text with a slash)         a UNIX stream socket
- *   "@name"                                 the same under an abstract name (Linux), which
- *                                           ends with its last descriptor
- *   "unixgram:/path", "unixgram:@name"      a UNIX datagram socket */
+ *   "@name"                                 the same under an abstract name (Linux),
+ * which ends with its last descriptor "unixgram:/path", "unixgram:@name"      a UNIX
+ * datagram socket */
 #ifndef SOCKET_ADDRESS_H
 #define SOCKET_ADDRESS_H
 
@@ -23,12 +23,13 @@ struct address {
 /* 0, -EINVAL (no such form) or -ENAMETOOLONG. */
 int address_parse(const char *text, size_t length, struct address *ret);
 /* A socket as getaddrinfo's answers have it, for an address with a path. 0 or -errno. */
-int address_to_unix(const struct address *a, struct sockaddr_un *ret, socklen_t *ret_size);
+int address_to_unix(const struct address *a, struct sockaddr_un *ret,
+                    socklen_t *ret_size);
 
 enum address_end { ADDRESS_OWN, ADDRESS_PEER };
 /* The address of a socket's own end or of the one that it is connected to, in the same
- * form; an end without a name is "". Zero bytes in an abstract name are shown as '@'. 0 or
- * -errno. */
+ * form; an end without a name is "". Zero bytes in an abstract name are shown as '@'. 0
+ * or -errno. */
 int address_format(int fd, enum address_end end, char *text, size_t size);
 
 #endif

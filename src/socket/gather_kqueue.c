@@ -4,9 +4,9 @@
 #include "os/fd.h"
 #include <errno.h>
 #include <stddef.h>
-#include <sys/types.h>
 #include <sys/event.h>
 #include <sys/time.h>
+#include <sys/types.h>
 
 static int add(int set, int fd) {
   struct kevent change;

@@ -152,19 +152,17 @@ static const luaL_Reg metamethods[] = {
     {"__gc", l_gc}, {"__close", l_close}, {"__tostring", l_tostring}, {NULL, NULL}};
 
 static const luaL_Reg methods[] = {
-    {"close", l_close},   {"fileno", l_fileno},   {"getfd", l_pollfd},
-    {"pollfd", l_pollfd}, {"events", l_events},   {"timeout", l_timeout},
-    {"dirty", l_dirty},   {"detach", l_detach},   {"settimeout", l_settimeout},
-    {"dup", l_dup},       {"address", l_address}, {"peer", l_peer},
-    {"shutdown", l_shutdown}, {"limit", l_limit},
-    {NULL, NULL},
+    {"close", l_close},       {"fileno", l_fileno},   {"getfd", l_pollfd},
+    {"pollfd", l_pollfd},     {"events", l_events},   {"timeout", l_timeout},
+    {"dirty", l_dirty},       {"detach", l_detach},   {"settimeout", l_settimeout},
+    {"dup", l_dup},           {"address", l_address}, {"peer", l_peer},
+    {"shutdown", l_shutdown}, {"limit", l_limit},     {NULL, NULL},
 };
 
 void methods_open(lua_State *L) {
-  static const luaL_Reg *const all[] = {methods,       read_methods, write_methods,
-                                        communicate_methods,
-                                        pass_methods,  net_methods,  file_methods,
-                                        option_methods};
+  static const luaL_Reg *const all[] = {
+      methods,      read_methods, write_methods, communicate_methods,
+      pass_methods, net_methods,  file_methods,  option_methods};
   luaL_checkstack(L, 4, NULL);
   if (socket_is_registered(L))
     return;

@@ -41,7 +41,8 @@
 /* Makes what all sockets of this state share: before the first socket_push. Processes
  * forked from here on don't each make it themselves. May raise (memory). */
 void socket_prepare(lua_State *L);
-/* The module table (pair, listen, connect, poll, open, wrap), prepared. Leaves it on the stack.
+/* The module table (pair, listen, connect, poll, open, wrap), prepared. Leaves it on the
+ * stack.
  */
 int socket_module_open(lua_State *L);
 

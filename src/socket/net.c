@@ -33,7 +33,7 @@ struct net {
   struct address address;
   const struct addrinfo *next; /* to try */
   int started, connecting;
-  int error;            /* of the last socket address that failed */
+  int error;                       /* of the last socket address that failed */
   int passive, backlog, reuseport; /* of listen */
 };
 
@@ -146,7 +146,8 @@ static int bind_to(int fd, const struct addrinfo *a) {
   return bind(fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : -errno;
 }
 
-static int bind_and_listen(struct wait *w, const struct net *n, const struct addrinfo *a) {
+static int bind_and_listen(struct wait *w, const struct net *n,
+                           const struct addrinfo *a) {
   int on = 1, r = new_socket(w, a);
   if (r < 0)
     return r;
@@ -256,7 +257,8 @@ static struct net *prepare(lua_State *L) {
   if (r == -EINVAL) {
     luaL_pushfail(L);
     lua_pushfstring(
-        L, "'%s' is not an address (\"host:port\", \"[v6]:port\", \"/path\", \"@name\", "
+        L,
+        "'%s' is not an address (\"host:port\", \"[v6]:port\", \"/path\", \"@name\", "
         "\"unixgram:/path\" or \"unixgram:@name\")",
         text);
     lua_pushinteger(L, EINVAL);

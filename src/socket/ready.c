@@ -1,15 +1,15 @@
 /* fork.socket.poll (ready.h). Both sides.
  *
- *   without a reactor   one poll(2) over all, with an attending function beside it (wait.h)
- *   with one            a poll(2) that doesn't wait; where nothing is ready all of them go
- *                       behind one descriptor (gather.h), which the wait function waits for
+ *   without a reactor   one poll(2) over all, with an attending function beside it
+ * (wait.h) with one            a poll(2) that doesn't wait; where nothing is ready all of
+ * them go behind one descriptor (gather.h), which the wait function waits for
  *
  *   slots: 1 a socket object that owns that descriptor | arguments: a copy of the list,
  *   memory for the entries
  *
  * Any handle will do: the sockets that a function is given and those of a module that it
- * loads may come from different copies of this code. What an object has read ahead counts;
- * those that are not ours are asked for it by dirty(). */
+ * loads may come from different copies of this code. What an object has read ahead
+ * counts; those that are not ours are asked for it by dirty(). */
 #include "socket/ready.h"
 
 #include "socket/gather.h"
@@ -144,7 +144,7 @@ static int step_poll(struct wait *w) {
     if (r >= 0)
       return give_ready(L, p, n);
     if (r == -EINTR) {
-      wait_poll_ends(L); /* this is the one */
+      wait_poll_ends(L);         /* this is the one */
       r = look(L, p, n, &count); /* what came meanwhile, or nothing */
     }
   }

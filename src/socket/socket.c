@@ -177,7 +177,8 @@ ssize_t socket_fill(struct socket *s, size_t wanted, int block) {
   int keep = s->is_unix; /* else the kernel closes what comes along, here and now */
   if (keep)
     fdset_init(&fds);
-  int may_sleep = block && !s->is_datagram; /* the room is that of what is there already */
+  int may_sleep =
+      block && !s->is_datagram; /* the room is that of what is there already */
   ssize_t n =
       sys_read(s->fd, s->type, room, size, may_sleep, keep ? &fds : NULL, &truncated);
   if (n > 0)

@@ -35,7 +35,7 @@ struct socket {
   unsigned char type; /* enum sys_type */
   unsigned char is_unix;
   unsigned char is_datagram; /* a read takes one message, and formats don't cross it */
-  unsigned char lost; /* a descriptor came for which there was no room */
+  unsigned char lost;        /* a descriptor came for which there was no room */
   unsigned char nqueued;
   double timeout;       /* seconds a method may wait; negative: for ever */
   unsigned waiting;     /* operations that a wait function holds; some may be abandoned */

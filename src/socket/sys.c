@@ -186,8 +186,8 @@ int sys_accept(int fd, int ask, int nonblocking) {
     if (ask && !ready_now(fd, POLLIN))
       return -EAGAIN;
     int flags = SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0);
-    int c = ask && term_watched() ? term_accept(fd, flags)
-                                  : accept4(fd, NULL, NULL, flags);
+    int c =
+        ask && term_watched() ? term_accept(fd, flags) : accept4(fd, NULL, NULL, flags);
     if (c >= 0)
       return c > 2 ? c : fd_raise(c);
     if (errno == EINTR && term_noted())

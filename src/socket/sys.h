@@ -24,7 +24,8 @@ enum sys_type sys_type_of(int fd);
 int sys_is_unix(int fd);
 /* Whether it is a socket that carries messages, each with an end of its own. */
 int sys_is_datagram(int fd);
-/* Bytes of the message that would be read next; 0 for an empty or no message; or -errno. */
+/* Bytes of the message that would be read next; 0 for an empty or no message; or -errno.
+ */
 ssize_t sys_next_message(int fd);
 
 /* Bytes (>0), 0 at the end, -EAGAIN for "nothing now", or a negated errno. fds, which
@@ -41,9 +42,9 @@ ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
 int sys_accept(int fd, int ask, int nonblocking);
 
 /* Sleeps until one of the entries has something to serve. timeout in seconds, negative:
- * none. mask, which may be NULL: what is blocked meanwhile. How many have, 0 when the time
- * ran out (or, for very long times, a part of it), or a negated errno: -EINTR after a
- * signal. */
+ * none. mask, which may be NULL: what is blocked meanwhile. How many have, 0 when the
+ * time ran out (or, for very long times, a part of it), or a negated errno: -EINTR after
+ * a signal. */
 int sys_sleep(struct pollfd *p, int n, double timeout, const sigset_t *mask);
 
 /* Seconds on a clock that only goes forward. */

@@ -204,8 +204,7 @@ static int drive(lua_State *L, const struct wait_kind *kind, int nargs) {
   for (;;) {
     struct wait w = {.L = L, .kind = kind, .nargs = nargs, .want = {-1, "", -1}};
     w.socket = lua_touserdata(L, SLOT_SELF);
-    w.block =
-        lua_isnil(L, SLOT_DEADLINE) && !wait_has_function(L) && !has_attendant(L);
+    w.block = lua_isnil(L, SLOT_DEADLINE) && !wait_has_function(L) && !has_attendant(L);
     int n = kind->step(&w);
     if (n >= 0)
       return n;

@@ -56,31 +56,32 @@ int wait_fail_top(struct wait *w);
 void wait_set_function(lua_State *L);
 /* Whether there is one, and so a reactor that must not be blocked. */
 int wait_has_function(lua_State *L);
-/* The socket is about to be closed or given away: who waits for it shall look again, for the
- * kernel tells nothing of a closed descriptor. Calls the wait function with no events. */
+/* The socket is about to be closed or given away: who waits for it shall look again, for
+ * the kernel tells nothing of a closed descriptor. Calls the wait function with no
+ * events. */
 void wait_closing(lua_State *L, const struct socket *s);
 /* Seconds until the operation's deadline; negative: none. */
 double wait_left(lua_State *L);
 
-/* registry[WAIT_ATTEND]: what a process where sockets just block has to look after between
- * two waits: a Lua function, called with SIGTERM blocked before each of them. A signal that
- * comes between that look and the sleep ends the sleep (ppoll), and the function is called
- * again. It returns whether it had something to do: then a poll of several sockets gives
- * what it has. It may raise, and may not yield. A name and not an address, as the copies of
- * this code in one state share it. */
+/* registry[WAIT_ATTEND]: what a process where sockets just block has to look after
+ * between two waits: a Lua function, called with SIGTERM blocked before each of them. A
+ * signal that comes between that look and the sleep ends the sleep (ppoll), and the
+ * function is called again. It returns whether it had something to do: then a poll of
+ * several sockets gives what it has. It may raise, and may not yield. A name and not an
+ * address, as the copies of this code in one state share it. */
 #define WAIT_ATTEND "moonfork.attend"
 
-/* What the function does may also have been done elsewhere: in Lua code, a moment before a
- * poll that would then sleep without having looked. So the next poll of this state doesn't
- * sleep. */
+/* What the function does may also have been done elsewhere: in Lua code, a moment before
+ * a poll that would then sleep without having looked. So the next poll of this state
+ * doesn't sleep. */
 void wait_end_next_poll(lua_State *L);
 /* Whether that was said since the last time that this was asked. */
 int wait_poll_ends(lua_State *L);
 
 /* Sleeps until one of the entries can be served: this is the one place where a process
- * without a reactor waits for its sockets. timeout in seconds, negative: none. How many are
- * ready, 0: the time ran out, -EINTR when the attending function had something to do, or
- * another negated errno. */
+ * without a reactor waits for its sockets. timeout in seconds, negative: none. How many
+ * are ready, 0: the time ran out, -EINTR when the attending function had something to do,
+ * or another negated errno. */
 int wait_sleep(lua_State *L, struct pollfd *p, int n, double timeout);
 
 #endif

@@ -9,8 +9,8 @@
  * plain copy. */
 #include "template/args.h"
 
-#include "socket/socket.h"
 #include "os/fd.h"
+#include "socket/socket.h"
 #include "wire/proto.h"
 #include <errno.h>
 #include <lauxlib.h>

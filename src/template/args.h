@@ -14,7 +14,7 @@ struct args {
   struct arg *items;
   size_t n, cap;
   struct buf strings; /* the short ones */
-  uint64_t bytes;    /* of all strings */
+  uint64_t bytes;     /* of all strings */
   size_t lead;        /* bytes before the characters in a block of a Lua string */
 };
 

@@ -1,9 +1,9 @@
-/* Takes the registrations of fork handlers: a definition in the program comes before libc's.
- * Linked into the program and into libmoonfork-template, not into the Lua module. Handlers go
- * on to libc too, so that fork() works as ever.
+/* Takes the registrations of fork handlers: a definition in the program comes before
+ * libc's. Linked into the program and into libmoonfork-template, not into the Lua module.
+ * Handlers go on to libc too, so that fork() works as ever.
  *
- * A library whose handlers are known here must not be unloaded: libc forgets the handlers of
- * what it unloads, and does not tell. */
+ * A library whose handlers are known here must not be unloaded: libc forgets the handlers
+ * of what it unloads, and does not tell. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

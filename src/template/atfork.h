@@ -1,6 +1,6 @@
-/* The fork handlers that libraries have registered (pthread_atfork), as far as they can be
- * seen: the program and libmoonfork-template stand before libc and take the registrations
- * (atfork.c); the Lua module comes too late for that, and has none. */
+/* The fork handlers that libraries have registered (pthread_atfork), as far as they can
+ * be seen: the program and libmoonfork-template stand before libc and take the
+ * registrations (atfork.c); the Lua module comes too late for that, and has none. */
 #ifndef TEMPLATE_ATFORK_H
 #define TEMPLATE_ATFORK_H
 

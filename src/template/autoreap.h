@@ -1,7 +1,7 @@
 /* Clones that are children of their template, where they can't be its parent's
- * (birth_sibling fails, or the owner is not the parent). Nobody waits for them: the kernel
- * takes them away at their end (SA_NOCLDWAIT). Children of user code must not go that way:
- * while user code runs the disposition is the default. Runs in templates. */
+ * (birth_sibling fails, or the owner is not the parent). Nobody waits for them: the
+ * kernel takes them away at their end (SA_NOCLDWAIT). Children of user code must not go
+ * that way: while user code runs the disposition is the default. Runs in templates. */
 #ifndef TEMPLATE_AUTOREAP_H
 #define TEMPLATE_AUTOREAP_H
 

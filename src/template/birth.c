@@ -18,8 +18,8 @@ void (*atfork_prepare)(void), (*atfork_parent)(void), (*atfork_child)(void);
 #if defined(__linux__) && defined(__NR_clone) && !defined(__s390x__)
 
 /* Where libc keeps the number of this thread, which the kernel writes for a new process:
- * what the kernel was told at the thread's start. Where no thread id stands there (musl has a
- * lock there) it is of no use. */
+ * what the kernel was told at the thread's start. Where no thread id stands there (musl
+ * has a lock there) it is of no use. */
 static int *told_tid(int own) {
   int *at = NULL;
 #ifdef PR_GET_TID_ADDRESS
@@ -29,8 +29,8 @@ static int *told_tid(int own) {
   return at && *at == own ? at : NULL;
 }
 
-/* Where the kernel does not tell (a sandbox without prctl): the only place in the thread's
- * descriptor where its number stands. */
+/* Where the kernel does not tell (a sandbox without prctl): the only place in the
+ * thread's descriptor where its number stands. */
 static int *search_tid(int own) {
 #ifdef __GLIBC__
   enum { HEAD = 1024 };
@@ -55,7 +55,8 @@ static int *find_tid(void) {
 
 /* As the kernel wants the arguments: most machines have the last two the other way round
  * than x86-64. */
-static long call_clone(unsigned long flags, volatile uint32_t *parent_tid, int *child_tid) {
+static long call_clone(unsigned long flags, volatile uint32_t *parent_tid,
+                       int *child_tid) {
 #ifdef __x86_64__
   return syscall(SYS_clone, flags, NULL, parent_tid, child_tid, 0L);
 #else

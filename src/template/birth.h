@@ -1,9 +1,11 @@
-/* The system call that makes a clone, and what libc's fork() does around it. Runs in templates.
+/* The system call that makes a clone, and what libc's fork() does around it. Runs in
+ * templates.
  *
- * A clone is to be a child of the template's parent (CLONE_PARENT), which then has its pid,
- * status and resource use from the kernel, whatever becomes of the template. libc has no
- * function for that; so the call is made directly, and this file does the rest of fork():
- * fork handlers (atfork.h), the thread id in the thread's descriptor, the robust list. */
+ * A clone is to be a child of the template's parent (CLONE_PARENT), which then has its
+ * pid, status and resource use from the kernel, whatever becomes of the template. libc
+ * has no function for that; so the call is made directly, and this file does the rest of
+ * fork(): fork handlers (atfork.h), the thread id in the thread's descriptor, the robust
+ * list. */
 #ifndef TEMPLATE_BIRTH_H
 #define TEMPLATE_BIRTH_H
 

@@ -1,16 +1,17 @@
 /* See birth_data.h. Linux, glibc; linked into moonfork-template only.
  *
- * A library's variables, its tables of addresses that are read-only after relocation, and what
- * malloc gave so far are pages that were written: fork copies their entries, and an anon_vma for
- * each mapping that has such. A birth reads little of them and writes nothing. So their bytes are
- * copied to a file in memory (memfd), which is mapped privately in their place, with the
- * protection that was there: the same bytes at the same addresses. fork copies nothing of a private mapping of a file
- * that nobody has written through; whoever writes gets a page of his own, as ever. Measured:
- * processor time of a process x 0.94.
+ * A library's variables, its tables of addresses that are read-only after relocation, and
+ * what malloc gave so far are pages that were written: fork copies their entries, and an
+ * anon_vma for each mapping that has such. A birth reads little of them and writes
+ * nothing. So their bytes are copied to a file in memory (memfd), which is mapped
+ * privately in their place, with the protection that was there: the same bytes at the
+ * same addresses. fork copies nothing of a private mapping of a file that nobody has
+ * written through; whoever writes gets a page of his own, as ever. Measured: processor
+ * time of a process x 0.94.
  *
- * Between copy and mapping nobody may write there: one thread, all signals blocked, and what is
- * called is system calls. Mappings about which the kernel was told something (locked memory,
- * memory that forks leave out or wipe) stay as they are. */
+ * Between copy and mapping nobody may write there: one thread, all signals blocked, and
+ * what is called is system calls. Mappings about which the kernel was told something
+ * (locked memory, memory that forks leave out or wipe) stay as they are. */
 #include "template/birth_data.h"
 
 #include "os/memfile.h"
@@ -26,7 +27,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { RANGES_MAX = 64, MEMORY_MAX = 16 << 20 }; /* more from malloc would take its time */
+enum {
+  RANGES_MAX = 64,
+  MEMORY_MAX = 16 << 20
+}; /* more from malloc would take its time */
 
 struct range {
   uintptr_t start, end;
@@ -53,7 +57,8 @@ static void add(struct ranges *to, uintptr_t start, uintptr_t end, int prot) {
 
 /* ---- what the libraries have ---- */
 
-/* The first object is the program: births write to its variables, but not to its tables. */
+/* The first object is the program: births write to its variables, but not to its tables.
+ */
 static int find_data(struct dl_phdr_info *info, size_t size, void *data) {
   struct plan *plan = data;
   (void)size;
@@ -85,7 +90,8 @@ struct mapping {
 static int is_plain(char *flags) {
   static const char known[] = " rd wr mr mw me ac sd ";
   char *rest;
-  for (char *flag = strtok_r(flags, " \n", &rest); flag; flag = strtok_r(NULL, " \n", &rest)) {
+  for (char *flag = strtok_r(flags, " \n", &rest); flag;
+       flag = strtok_r(NULL, " \n", &rest)) {
     char word[8];
     if (snprintf(word, sizeof word, " %s ", flag) != 4 || !strstr(known, word))
       return 0;

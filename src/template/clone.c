@@ -143,15 +143,16 @@ static int be_born(struct server *s, const struct options *o, struct fdset *fds,
   s->birth.options = *o;
   s->birth.sibling = sibling;
   fdset_init(&s->birth.fds);
-  for (int i = 0; i < fds->n; i++) /* not all at once: it has room for many, in two pages */
+  for (int i = 0; i < fds->n;
+       i++) /* not all at once: it has room for many, in two pages */
     fdset_push(&s->birth.fds, fdset_steal(fds, i));
   s->birth.slot = slots_at(&s->slots, o->slot);
   s->birth.slot_text = slots_text(&s->slots, o->slot);
   return SERVED_BORN;
 }
 
-/* Where a clone can't be a child of our parent, it is ours. That shows at the first fork: a
- * process 1, a sandbox. From then on the pipe is the clones' leash. */
+/* Where a clone can't be a child of our parent, it is ours. That shows at the first fork:
+ * a process 1, a sandbox. From then on the pipe is the clones' leash. */
 static int is_refused(int error) {
   return error == EINVAL || error == EPERM || error == ENOSYS;
 }
@@ -239,8 +240,8 @@ int cmd_fork(struct server *s, struct command *c) {
 /* ---- options ---- */
 
 static int fail_option(struct server *s, const char *what, int error) {
-  server_fail_with(s, error == ENOTSUP ? FAILURE_UNSUPPORTED : FAILURE_INVAL, PHASE_OPTION, error,
-                   "option %s: %s", what, strerror(error));
+  server_fail_with(s, error == ENOTSUP ? FAILURE_UNSUPPORTED : FAILURE_INVAL,
+                   PHASE_OPTION, error, "option %s: %s", what, strerror(error));
   return -1;
 }
 

@@ -1,13 +1,14 @@
-/* moonfork.clone (doc/lua-api.md): hooks, arguments, leaving, collecting. The plain POSIX part is
- * clone_posix.c. Runs in templates and clones.
+/* moonfork.clone (doc/lua-api.md): hooks, arguments, leaving, collecting. The plain POSIX
+ * part is clone_posix.c. Runs in templates and clones.
  *
- * Leaving with finalisers. A clone must run the finalisers of what it made, never those that
- * it inherited. Lua calls finalisers, when a state is closed, in the reverse order in which
- * the objects were marked for finalisation; so at its birth each clone makes one object, the
- * birth marker, older than all of its own and younger than all inherited ones. clone.exit(code,
- * true) closes the state; when the birth marker's turn comes, everything of this clone's own is
- * finalised, and the process leaves from inside of the finaliser. A template has one, too:
- * what a copied interpreter brought along is not its own. */
+ * Leaving with finalisers. A clone must run the finalisers of what it made, never those
+ * that it inherited. Lua calls finalisers, when a state is closed, in the reverse order
+ * in which the objects were marked for finalisation; so at its birth each clone makes one
+ * object, the birth marker, older than all of its own and younger than all inherited
+ * ones. clone.exit(code, true) closes the state; when the birth marker's turn comes,
+ * everything of this clone's own is finalised, and the process leaves from inside of the
+ * finaliser. A template has one, too: what a copied interpreter brought along is not its
+ * own. */
 #include "template/clone_lib.h"
 
 #include "base/birth.h"
@@ -258,10 +259,10 @@ static int l_findings(lua_State *L) {
 
 int template_open_clone(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"on_fork", l_on_fork},   {"before_fork", l_before_fork}, {"run_args", l_run_args},
-      {"exit", l_exit},         {"collect", l_collect},         {"findings", l_findings},
-      {"on_term", on_term_set},
-      {NULL, NULL},
+      {"on_fork", l_on_fork},   {"before_fork", l_before_fork},
+      {"run_args", l_run_args}, {"exit", l_exit},
+      {"collect", l_collect},   {"findings", l_findings},
+      {"on_term", on_term_set}, {NULL, NULL},
   };
   luaL_newlib(L, functions);
   clone_posix_open(L, lua_gettop(L));

@@ -5,9 +5,11 @@
 
 #include <lua.h>
 
-/* Replaces os.exit and math.randomseed of a state that becomes a template's. May raise. */
+/* Replaces os.exit and math.randomseed of a state that becomes a template's. May raise.
+ */
 void clone_lib_install(lua_State *L);
-/* In a clone: objects with finalisers made from here on are this clone's own. May raise. */
+/* In a clone: objects with finalisers made from here on are this clone's own. May raise.
+ */
 void clone_lib_mark_birth(lua_State *L);
 /* Calls the original math.randomseed with two numbers. May raise. */
 void clone_lib_reseed(lua_State *L);

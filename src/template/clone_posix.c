@@ -4,15 +4,15 @@
 #include "template/clone_posix.h"
 
 #include "base/birth.h"
-#include "socket/handle.h"
-#include "socket/socket.h"
-#include "socket/numeral.h"
-#include "socket/wait.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/signame.h"
 #include "os/stdin.h"
 #include "os/term.h"
+#include "socket/handle.h"
+#include "socket/numeral.h"
+#include "socket/socket.h"
+#include "socket/wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -112,8 +112,8 @@ static const char *check_text(lua_State *L, int idx, int arg, const char *what) 
   const char *s = lua_type(L, idx) == LUA_TSTRING ? lua_tolstring(L, idx, &length) : NULL;
   if (s == NULL || strlen(s) != length)
     luaL_argerror(L, arg,
-                  lua_pushfstring(L, "%s must be strings without zero bytes, got %s", what,
-                                  luaL_typename(L, idx)));
+                  lua_pushfstring(L, "%s must be strings without zero bytes, got %s",
+                                  what, luaL_typename(L, idx)));
   return s;
 }
 
@@ -197,8 +197,8 @@ static int check_handle(lua_State *L, int to) {
   lua_pushvalue(L, top);
   if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK)
     luaL_argerror(L, 3,
-                  lua_pushfstring(L, "option 'fds': a handle expected for [%d], got %s", to,
-                                  luaL_typename(L, top)));
+                  lua_pushfstring(L, "option 'fds': a handle expected for [%d], got %s",
+                                  to, luaL_typename(L, top)));
   int fd = (int)lua_tointeger(L, top + 1);
   if (fd >= 0)
     lua_settop(L, top);
@@ -215,8 +215,7 @@ static int check_fds(lua_State *L, int fds, struct exec *e) {
     int is_integer;
     lua_Integer to = lua_tointegerx(L, -2, &is_integer);
     if (!is_integer || to < 0 || to > INT_MAX / 2)
-      luaL_argerror(L, 3,
-                    "option 'fds': a key of fds is not the number of a descriptor");
+      luaL_argerror(L, 3, "option 'fds': a key of fds is not the number of a descriptor");
     int source = check_handle(L, (int)to);
     if (source < 0)
       return -1;

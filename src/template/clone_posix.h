@@ -1,6 +1,6 @@
-/* The plain-POSIX part of moonfork.clone (doc/lua-api.md): exec, fork, waitpid, kill, pipe, pid,
- * ppid, the forking pipes, title and id. Runs in templates, clones and, as nothing here
- * needs a clone, in a parent that required moonfork.clone.
+/* The plain-POSIX part of moonfork.clone (doc/lua-api.md): exec, fork, waitpid, kill,
+ * pipe, pid, ppid, the forking pipes, title and id. Runs in templates, clones and, as
+ * nothing here needs a clone, in a parent that required moonfork.clone.
  *
  * In detail:
  *  - exec(file, argv): argv begins with the name that the program sees as its own (a

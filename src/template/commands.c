@@ -62,15 +62,17 @@ int cmd_setup(struct server *s, struct command *c) {
   if (r == -EPROTONOSUPPORT) {
     command_answer_hello(s); /* says which version we speak */
     server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
-                     "the parent speaks protocol version %u, this program version %u", version,
-                     (unsigned)PROTO_VERSION);
+                     "the parent speaks protocol version %u, this program version %u",
+                     version, (unsigned)PROTO_VERSION);
     return 0;
   }
   if (r == 0 && !build_is_own(&build)) {
     command_answer_hello(s);
-    server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
-                     "the parent is moonfork %s for Lua %s, this program is moonfork %s for "
-                     "Lua %s", build.version, build.lua, build_own.version, build_own.lua);
+    server_fail_with(
+        s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
+        "the parent is moonfork %s for Lua %s, this program is moonfork %s for "
+        "Lua %s",
+        build.version, build.lua, build_own.version, build_own.lua);
     return 0;
   }
   if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)
@@ -188,8 +190,8 @@ int cmd_close(struct server *s, struct command *c) {
   return 0;
 }
 
-/* Somebody has taken up the socket: clones are theirs from now on, and they are not the parent
- * of any, unless they are ours. */
+/* Somebody has taken up the socket: clones are theirs from now on, and they are not the
+ * parent of any, unless they are ours. */
 int cmd_who(struct server *s, struct command *c) {
   s->owner_pid = c->id;
   s->may_sibling = (uint64_t)getppid() == c->id;

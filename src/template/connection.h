@@ -1,6 +1,7 @@
 /* The template's end of a control socket: whole frames in, answers out, and the count of
- * commands. One recvmsg or sendmsg at a time; nothing here blocks but connection_flush_all and,
- * when it is told to, connection_receive. Runs in templates and in clones before run. */
+ * commands. One recvmsg or sendmsg at a time; nothing here blocks but
+ * connection_flush_all and, when it is told to, connection_receive. Runs in templates and
+ * in clones before run. */
 #ifndef TEMPLATE_CONNECTION_H
 #define TEMPLATE_CONNECTION_H
 
@@ -43,8 +44,9 @@ int connection_receive(struct connection *c, int sleep);
 /* Queues an answer; parts are joined to one body. 0, or -ENOMEM/-E2BIG. */
 int connection_answer(struct connection *c, unsigned type, uint64_t id, const void *body,
                       size_t length);
-/* Writes everything and then an answer without a body, waiting as long as it takes. Takes no
- * memory, and touches none of the buffers when nothing else is to be written. 0 or -EPIPE. */
+/* Writes everything and then an answer without a body, waiting as long as it takes. Takes
+ * no memory, and touches none of the buffers when nothing else is to be written. 0 or
+ * -EPIPE. */
 int connection_say(struct connection *c, unsigned type, uint64_t id);
 /* The command under way needs no DONE, unless one is due anyway. Before it is counted. */
 void connection_tell_nothing(struct connection *c);

@@ -1,14 +1,14 @@
-/* A handler that wants to stop Lua code has to know the thread whose code runs, and Lua does not
- * tell. So the two functions that make another thread run are ours; otherwise they are as Lua's.
- * What C modules resume by themselves (cqueues) runs unnoticed. */
+/* A handler that wants to stop Lua code has to know the thread whose code runs, and Lua
+ * does not tell. So the two functions that make another thread run are ours; otherwise
+ * they are as Lua's. What C modules resume by themselves (cqueues) runs unnoticed. */
 #include "template/coroutine.h"
 
 #include "template/on_term.h"
 #include <lauxlib.h>
 #include <lualib.h>
 
-/* Moves n arguments over and lets it run. The number of results, which are on L then, or -1 and
- * the error is. */
+/* Moves n arguments over and lets it run. The number of results, which are on L then, or
+ * -1 and the error is. */
 static int resume(lua_State *L, lua_State *co, int n) {
   int nresults = 0;
   if (!lua_checkstack(co, n)) {
@@ -52,7 +52,8 @@ static int close_thread(lua_State *L, lua_State *co) {
 #endif
 }
 
-/* Upvalue: the thread. Its errors go on in the caller, with the place where they are strings. */
+/* Upvalue: the thread. Its errors go on in the caller, with the place where they are
+ * strings. */
 static int l_wrapped(lua_State *L) {
   lua_State *co = lua_tothread(L, lua_upvalueindex(1));
   int n = resume(L, co, lua_gettop(L));
@@ -80,7 +81,8 @@ static int l_wrap(lua_State *L) {
   return 1;
 }
 
-/* A signal's handler may have set a hook between two steps of this. Upvalue: the original */
+/* A signal's handler may have set a hook between two steps of this. Upvalue: the original
+ */
 static int l_sethook(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_insert(L, 1);
@@ -90,7 +92,8 @@ static int l_sethook(lua_State *L) {
 }
 
 void coroutine_install(lua_State *L) {
-  static const luaL_Reg functions[] = {{"resume", l_resume}, {"wrap", l_wrap}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"resume", l_resume}, {"wrap", l_wrap}, {NULL, NULL}};
   int top = lua_gettop(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   if (lua_getfield(L, -1, LUA_COLIBNAME) == LUA_TTABLE)

@@ -1,5 +1,5 @@
-/* The kernel takes the leash (leash.h) from a process that changes its credentials: set once
- * more. Definitions in the program come before libc's. Linked as atfork.c is. */
+/* The kernel takes the leash (leash.h) from a process that changes its credentials: set
+ * once more. Definitions in the program come before libc's. Linked as atfork.c is. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -20,12 +20,12 @@ static int changed(int r) {
   return r;
 }
 
-#define CHANGES(name, parameters, arguments)                                               \
-  __attribute__((visibility("default"))) int name parameters {                             \
-    static int(*next) parameters;                                                          \
-    if (!next)                                                                             \
-      *(void **)&next = dlsym(RTLD_NEXT, #name);                                           \
-    return changed(next arguments);                                                        \
+#define CHANGES(name, parameters, arguments)                                             \
+  __attribute__((visibility("default"))) int name parameters {                           \
+    static int(*next) parameters;                                                        \
+    if (!next)                                                                           \
+      *(void **)&next = dlsym(RTLD_NEXT, #name);                                         \
+    return changed(next arguments);                                                      \
   }
 
 CHANGES(setuid, (uid_t id), (id))

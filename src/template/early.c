@@ -1,5 +1,6 @@
-/* mf_early: the forked copy of a host serves as a template. Runs in that copy; libmoonfork
- * forks and remembers it. Only in libmoonfork-template, not in the template program. */
+/* mf_early: the forked copy of a host serves as a template. Runs in that copy;
+ * libmoonfork forks and remembers it. Only in libmoonfork-template, not in the template
+ * program. */
 #include <moonfork.h>
 #include <moonfork/template.h>
 

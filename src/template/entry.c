@@ -83,7 +83,8 @@ static _Noreturn __attribute__((noinline)) void live(struct server *s) {
 /* A birth needs some 3 KiB of stack: they begin at the top of a page. */
 static _Noreturn void live_at_a_page(struct server *s) {
   enum { PAGE = 4096 };
-  volatile char *room = __builtin_alloca(((uintptr_t)__builtin_frame_address(0) & (PAGE - 1)) + 64);
+  volatile char *room =
+      __builtin_alloca(((uintptr_t)__builtin_frame_address(0) & (PAGE - 1)) + 64);
   *room = 0;
   live(s);
 }

@@ -1,10 +1,10 @@
-/* What the birth of a clone needs of libc, in the program itself. Linked into moonfork-template
- * only; runs in templates and clones.
+/* What the birth of a clone needs of libc, in the program itself. Linked into
+ * moonfork-template only; runs in templates and clones.
  *
- * A forked process begins without libc's code: the first call into each 64 KiB of it is a page
- * fault of 3.3 us (with its teardown), and a life that calls ten functions takes ten of them, a
- * fifth of what a process costs. So the program brings these functions along, beside its own
- * code. They are hidden: libraries and modules go on using libc's.
+ * A forked process begins without libc's code: the first call into each 64 KiB of it is a
+ * page fault of 3.3 us (with its teardown), and a life that calls ten functions takes ten
+ * of them, a fifth of what a process costs. So the program brings these functions along,
+ * beside its own code. They are hidden: libraries and modules go on using libc's.
  *
  *   functions                            why they are called at birth
  *   syscall, close, sendmsg, recvmsg,    the birth itself, the answer, the title
@@ -17,10 +17,10 @@
  *   memchr
  *   _setjmp, longjmp                     lua_pcall
  *
- * Long strings and blocks go to libc's functions, which are faster from some hundred bytes on.
- * Left out of builds with sanitizers, which want to see these calls, of builds that count
- * lines (os/coverage.c has their _exit), and of machines other than x86-64 with glibc
- * (meson.build). */
+ * Long strings and blocks go to libc's functions, which are faster from some hundred
+ * bytes on. Left out of builds with sanitizers, which want to see these calls, of builds
+ * that count lines (os/coverage.c has their _exit), and of machines other than x86-64
+ * with glibc (meson.build). */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -105,8 +105,8 @@ OURS int ppoll(struct pollfd *p, nfds_t n, const struct timespec *timeout,
   struct timespec left; /* the kernel writes what is left of it */
   if (timeout)
     left = *timeout;
-  return (int)call(SYS_ppoll, (long)p, (long)n, (long)(timeout ? &left : NULL), (long)mask,
-                   _NSIG / 8, 0);
+  return (int)call(SYS_ppoll, (long)p, (long)n, (long)(timeout ? &left : NULL),
+                   (long)mask, _NSIG / 8, 0);
 }
 OURS pid_t getpid(void) {
   return (pid_t)call(SYS_getpid, 0, 0, 0, 0, 0, 0);
@@ -275,8 +275,9 @@ OURS void *memset(void *to, int c, size_t n) {
 
 /* ---- lua_pcall ---- */
 
-/* glibc's pair hides the pointers that it saves, and needs a page of its code for that. All
- * names that the program's objects may use are here, for either half alone is of no use. */
+/* glibc's pair hides the pointers that it saves, and needs a page of its code for that.
+ * All names that the program's objects may use are here, for either half alone is of no
+ * use. */
 __asm__(".section .text.hot,\"ax\",@progbits\n"
         ".hidden _setjmp, longjmp, _longjmp, __longjmp_chk\n"
         ".globl _setjmp, longjmp, _longjmp, __longjmp_chk\n"

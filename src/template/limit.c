@@ -1,7 +1,7 @@
 /* CMD_LIMIT. Runs in templates and clones before run.
  *
- * A limit on descriptors may be lower than what is held, which is a way to have a process open
- * nothing more. So what it will need for its leash is opened before.
+ * A limit on descriptors may be lower than what is held, which is a way to have a process
+ * open nothing more. So what it will need for its leash is opened before.
  *
  * RLIMIT_AS counts addresses, and the Lua heap reserves far more of them than it uses. So
  * "as" is taken as what the process may use: the reservation is cut to what the limit
@@ -65,7 +65,8 @@ static int set_limit(struct server *s, const struct limit_value *v) {
   if (v->which == LIMIT_NOFILE)
     leash_save(&s->leash);
   limit.rlim_cur = limit.rlim_max = value == UINT64_MAX ? RLIM_INFINITY : (rlim_t)value;
-  /* SIGXCPU comes at the soft limit; at the hard one it is SIGKILL, which says nothing. */
+  /* SIGXCPU comes at the soft limit; at the hard one it is SIGKILL, which says nothing.
+   */
   if (v->which == LIMIT_CPU && value != UINT64_MAX)
     limit.rlim_max++;
   return setrlimit(limits[v->which].resource, &limit) < 0 ? -errno : 0;

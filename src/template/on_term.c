@@ -1,10 +1,11 @@
 /* Where the function is called:
  *
- *  - Lua code runs: the signal's handler sets a count hook, which Lua allows it, on the thread
- *    of Lua that runs (coroutine.c knows which). The hook puts back what hook was there, a
- *    debugger's or the collector's, and calls the function before the next instruction;
- *  - a blocking call of the library waits: it returns (os/term.h), and calls it between two
- *    waits;
+ *  - Lua code runs: the signal's handler sets a count hook, which Lua allows it, on the
+ * thread of Lua that runs (coroutine.c knows which). The hook puts back what hook was
+ * there, a debugger's or the collector's, and calls the function before the next
+ * instruction;
+ *  - a blocking call of the library waits: it returns (os/term.h), and calls it between
+ * two waits;
  *  - a C function of somebody else's runs: when it returns to Lua.
  *
  * The function is called once, and what it raises goes on from that very place. */
@@ -106,8 +107,8 @@ void on_term_safe_point(lua_State *L) {
   lua_call(L, 0, 0);
 }
 
-/* Sockets ask before they sleep, with the signal blocked; the function runs without that, so that
- * a second one ends it. Whoever called restores the mask. */
+/* Sockets ask before they sleep, with the signal blocked; the function runs without that,
+ * so that a second one ends it. Whoever called restores the mask. */
 static int l_attend(lua_State *L) { /* attend() -> was there something to do? */
   int noted = term_noted();
   if (noted) {

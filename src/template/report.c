@@ -19,7 +19,8 @@ static void put(const char *text, const char *end) {
     text += n > 0 ? n : 0;
 }
 
-static char *put_figure(char *at, char *end, const char *label, uint64_t n, const char *unit) {
+static char *put_figure(char *at, char *end, const char *label, uint64_t n,
+                        const char *unit) {
   at = append_text(at, end, label);
   at = append_number(at, end, n);
   return append_text(at, end, unit);
@@ -84,9 +85,10 @@ static void write_stack(lua_State *L, lua_Debug *ar) {
     return;
   for (int i = 0; i < LEVELS_MAX && lua_getstack(L, i, &level); i++) {
     lua_getinfo(L, "Snl", &level); /* these three allocate nothing and so can't raise */
-    int n = snprintf(line, sizeof line, "moonfork:   %s:%d: in %s %.80s\n", level.short_src,
-                     level.currentline, *level.namewhat ? level.namewhat : level.what,
-                     level.name ? level.name : "");
+    int n =
+        snprintf(line, sizeof line, "moonfork:   %s:%d: in %s %.80s\n", level.short_src,
+                 level.currentline, *level.namewhat ? level.namewhat : level.what,
+                 level.name ? level.name : "");
     put(line, line + (n < (int)sizeof line ? n : (int)sizeof line - 1));
   }
 }
@@ -96,7 +98,8 @@ static char *ask_for_stack(char *at, char *end, const struct report *r) {
   if (!r->user_since_ns || !r->L)
     return at;
   if (lua_gethook(r->L) && lua_gethook(r->L) != write_stack)
-    return append_text(at, end, "moonfork:   a debug hook is set, so there is no stack\n");
+    return append_text(at, end,
+                       "moonfork:   a debug hook is set, so there is no stack\n");
   lua_sethook(r->L, write_stack, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
   return append_text(at, end, "moonfork:   the Lua stack, when Lua runs again:\n");
 }

@@ -17,8 +17,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* 3. Fails before anything is announced: a limit on descriptors can forbid it. The highest
- * first, so that then none has changed. */
+/* 3. Fails before anything is announced: a limit on descriptors can forbid it. The
+ * highest first, so that then none has changed. */
 static int place_streams(struct server *s) {
   static const char *const names[3] = {"stdin", "stdout", "stderr"};
   if (s->to_socket[0] || s->to_socket[1] || s->to_socket[2])
@@ -28,7 +28,8 @@ static int place_streams(struct server *s) {
       continue;
     int error = errno;
     server_fail_with(s, FAILURE_LIMIT, PHASE_OPTION, error,
-                     "option %s: the socket can't be put there: %s", names[i], strerror(error));
+                     "option %s: the socket can't be put there: %s", names[i],
+                     strerror(error));
     return -1;
   }
   return 0;
@@ -56,7 +57,8 @@ static void note_title(struct server *s, const struct command *c) {
   s->run.title[n] = 0;
 }
 
-/* A global function is found without any user code, and so without what is around that. */
+/* A global function is found without any user code, and so without what is around that.
+ */
 static int resolve(struct server *s, const struct command *c) {
   if (script_find_global(s, (const char *)c->body, c->length))
     return 0;
@@ -137,7 +139,8 @@ static void write_text(const char *text) {
 void runner_leave_words(struct server *s) {
   if (!s->slot || s->pid != getpid()) /* a copy's words are not the function's */
     return;
-  s->slot->text_size = (uint32_t)failure_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
+  s->slot->text_size =
+      (uint32_t)failure_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
 }
 
 static void leave_last_words(struct server *s) {

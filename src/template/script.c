@@ -1,17 +1,17 @@
 /* The template's Lua, each step inside one protected call. Runs in templates and clones.
  *
  * A step is a C function that gets its job as light userdata, so that not even pushing a
- * string can raise outside. The message handler writes message and traceback straight into
- * s->failure: no Lua value has to survive the error, and an error object of any kind, one
- * whose __tostring raises included, becomes a text. */
+ * string can raise outside. The message handler writes message and traceback straight
+ * into s->failure: no Lua value has to survive the error, and an error object of any
+ * kind, one whose __tostring raises included, becomes a text. */
 #include "template/script.h"
 
 #include "codec/codec.h"
+#include "os/proc.h"
 #include "socket/module.h"
+#include "socket/numeral.h"
 #include "socket/socket.h"
 #include "socket/wait.h"
-#include "socket/numeral.h"
-#include "os/proc.h"
 #include "template/clone_lib.h"
 #include "template/clone_posix.h"
 #include "template/coroutine.h"
@@ -32,7 +32,8 @@ static int to_text(lua_State *L) {
 
 /* An error object of moonfork's, which a clone got from a process of its own and raised
  * again. Pushes its field where that is a string; else nothing, and gives NULL. */
-static const char *get_from_error(lua_State *L, int index, const char *field, size_t *ret_n) {
+static const char *get_from_error(lua_State *L, int index, const char *field,
+                                  size_t *ret_n) {
   const char *text = NULL;
   int top = lua_gettop(L);
   if (!lua_istable(L, index) || luaL_getmetafield(L, index, "__name") != LUA_TSTRING ||
@@ -150,8 +151,8 @@ static int out_of_memory(struct server *s, int phase) {
 }
 
 /* step(job), whose results (nresults of them) stay on the stack. */
-static int protect(struct server *s, lua_CFunction step, void *job, int nresults, int code,
-                   int phase) {
+static int protect(struct server *s, lua_CFunction step, void *job, int nresults,
+                   int code, int phase) {
   lua_State *L = s->L;
   if (!lua_checkstack(L, 8))
     return out_of_memory(s, phase);
@@ -220,8 +221,10 @@ static const char build_text[] = "moonfork " MOONFORK_VERSION " for Lua " MOONFO
 void template_check_build(lua_State *L, const char *module) {
   if (lua_getfield(L, LUA_REGISTRYINDEX, BUILD_KEY) == LUA_TSTRING &&
       strcmp(lua_tostring(L, -1), build_text) != 0)
-    luaL_error(L, "the module %s is %s, and the template program that loads it is %s; both "
-                  "have to be of one build", module, build_text, lua_tostring(L, -1));
+    luaL_error(L,
+               "the module %s is %s, and the template program that loads it is %s; both "
+               "have to be of one build",
+               module, build_text, lua_tostring(L, -1));
   lua_pop(L, 1);
 }
 
@@ -320,7 +323,8 @@ static int do_require(lua_State *L) {
 int script_require(struct server *s, const char *name, size_t n) {
   struct text job = {name, n};
   char label[AUDIT_NAME_MAX];
-  snprintf(label, sizeof label, "%.*s", (int)(n < sizeof label ? n : sizeof label - 1), name);
+  snprintf(label, sizeof label, "%.*s", (int)(n < sizeof label ? n : sizeof label - 1),
+           name);
   audit_before(&s->audit, s->L);
   int r = protect(s, do_require, &job, 0, FAILURE_REMOTE, PHASE_REQUIRE);
   audit_after(&s->audit, s->L, label);
@@ -387,7 +391,8 @@ int script_has_on_fork(const struct server *s) {
   return (s->options && s->options->on_fork) || clone_lib_has_hooks(HOOK_ON_FORK);
 }
 
-/* Calls each; stops at one that returns false and gives its reason (a string), or nothing. */
+/* Calls each; stops at one that returns false and gives its reason (a string), or
+ * nothing. */
 static int do_before_fork(lua_State *L) {
   clone_lib_push_hooks(L, HOOK_BEFORE_FORK);
   lua_Integer n = lua_istable(L, -1) ? (lua_Integer)lua_rawlen(L, -1) : 0;
@@ -462,14 +467,15 @@ static int is_indexable(lua_State *L) {
   return 1;
 }
 
-/* Replaces the value at the top by its field of a dotted name. what: "module 'm'" or so. */
+/* Replaces the value at the top by its field of a dotted name. what: "module 'm'" or so.
+ */
 static void walk(lua_State *L, const char *name, const char *end, const char *what) {
   for (const char *p = name; p <= end;) {
     const char *dot = memchr(p, '.', (size_t)(end - p));
     const char *stop = dot ? dot : end;
     if (!is_indexable(L))
-      luaL_error(L, "%s has no function '%s' (part of the name is a %s value)", what, name,
-                 luaL_typename(L, -1));
+      luaL_error(L, "%s has no function '%s' (part of the name is a %s value)", what,
+                 name, luaL_typename(L, -1));
     lua_pushlstring(L, p, (size_t)(stop - p));
     lua_gettable(L, -2);
     lua_remove(L, -2);
@@ -477,8 +483,8 @@ static void walk(lua_State *L, const char *name, const char *end, const char *wh
   }
 }
 
-/* Pushes package.loaded[name] when that is true: what require would give, without whatever
- * watches require. 1, or 0 with nothing pushed. */
+/* Pushes package.loaded[name] when that is true: what require would give, without
+ * whatever watches require. 1, or 0 with nothing pushed. */
 static int push_loaded(lua_State *L, const char *name, size_t n) {
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushlstring(L, name, n);
@@ -572,7 +578,8 @@ static int do_push_socket(lua_State *L) {
 }
 
 /* A process that runs its function without ever having been forked was never sealed, and
- * collects in Lua's own way still. A copied interpreter stays as its program has set it. */
+ * collects in Lua's own way still. A copied interpreter stays as its program has set it.
+ */
 static void choose_collector(struct server *s) {
   if (s->collector.sealed || s->entry->L)
     return;

@@ -1,11 +1,11 @@
-/* The loop: a read of the control socket in which it sleeps, and the table that says which
- * command is served in which phase. Runs in templates and in clones before run.
+/* The loop: a read of the control socket in which it sleeps, and the table that says
+ * which command is served in which phase. Runs in templates and in clones before run.
  *
  *   BOOT -> SERVING           (SETUP; a forked clone begins in SERVING)
  *   BOOT, SERVING -> ENDING   (a command failed; CLOSE; nobody listens any more)
  *
- * An ending process writes its answers and exits: nobody needs it, since its clones are its
- * parent's children.
+ * An ending process writes its answers and exits: nobody needs it, since its clones are
+ * its parent's children.
  *
  * Between two forks it runs no Lua and allocates nothing: the inbox and the answers keep
  * their storage. It goes on reading while a write would block, up to a limit, since the
@@ -65,8 +65,9 @@ enum serve_verdict serve_verdict(unsigned type, enum phase phase) {
 }
 
 static int fail_lost(struct server *s) {
-  server_fail_with(s, FAILURE_LIMIT, PHASE_ARGUMENT, EMFILE,
-                   "handles were lost: the process has no free descriptor (limit nofile)");
+  server_fail_with(
+      s, FAILURE_LIMIT, PHASE_ARGUMENT, EMFILE,
+      "handles were lost: the process has no free descriptor (limit nofile)");
   return 0;
 }
 
@@ -180,10 +181,9 @@ int serve_frame(struct server *s, const struct frame *f, struct fdset *fds,
 static void break_off(struct server *s, int error) {
   if (s->phase == SERVE_ENDING)
     return;
-  server_fail_with(s, error == -ENOMEM ? FAILURE_NOMEM : FAILURE_PROTOCOL, PHASE_PROTOCOL,
-                   -error,
-                   error == -ENOMEM ? "not enough memory to read commands"
-                                    : "malformed frame");
+  server_fail_with(
+      s, error == -ENOMEM ? FAILURE_NOMEM : FAILURE_PROTOCOL, PHASE_PROTOCOL, -error,
+      error == -ENOMEM ? "not enough memory to read commands" : "malformed frame");
 }
 
 static _Noreturn void end(struct server *s) {
@@ -230,11 +230,13 @@ static int has_news(const struct server *s) {
   return buf_size(&s->conn.out) > 0 || s->conn.executed != s->conn.told || s->title_stale;
 }
 
-/* Nothing more is here to be executed: what was done is told, and written as far as it goes. */
+/* Nothing more is here to be executed: what was done is told, and written as far as it
+ * goes. */
 static void come_to_rest(struct server *s) {
   connection_tell_done(&s->conn);
   if (connection_flush(&s->conn) == MF_AGAIN)
-    wait_for(s, buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ? POLLOUT : POLLIN | POLLOUT);
+    wait_for(s,
+             buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ? POLLOUT : POLLIN | POLLOUT);
   if (s->title_stale)
     server_title(s, s->is_clone ? "clone" : "template");
 }
@@ -247,9 +249,11 @@ int serve(struct server *s) {
     if (s->phase == SERVE_ENDING)
       end(s);
     if (!has_news(s)) {
-      if (receive(s, 1) == MF_AGAIN) /* whoever has the socket, too, made it non-blocking */
+      if (receive(s, 1) ==
+          MF_AGAIN) /* whoever has the socket, too, made it non-blocking */
         wait_for(s, POLLIN);
-    } else if (buf_size(&s->conn.out) > CONNECTION_OUT_HIGH || receive(s, 0) == MF_AGAIN) {
+    } else if (buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ||
+               receive(s, 0) == MF_AGAIN) {
       come_to_rest(s);
     }
   }

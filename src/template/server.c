@@ -1,5 +1,5 @@
-/* What every part of a serving process shares: the one record, failing, the bracket around
- * user code, the title, leaving. Runs in templates and clones. */
+/* What every part of a serving process shares: the one record, failing, the bracket
+ * around user code, the title, leaving. Runs in templates and clones. */
 #include "template/server.h"
 
 #include "base/append.h"
@@ -24,11 +24,11 @@ void server_set_self(struct server *s) {
 
 static const char *command_name(unsigned type) {
   static const char *const names[CMD_LAST + 1] = {
-      [CMD_SETUP] = "setup",   [CMD_REQUIRE] = "require",     [CMD_EVAL] = "eval",
-      [CMD_ARG] = "argument",  [CMD_FD] = "handles",          [CMD_FORK] = "fork",
-      [CMD_RUN] = "run",       [CMD_SETENV] = "setenv",       [CMD_CHDIR] = "chdir",
-      [CMD_LIMIT] = "limit",   [CMD_SEAL] = "seal",           [CMD_TAKE_ARGS] = "take_args",
-      [CMD_MEMORY] = "memory", [CMD_CLOSE] = "close",         [CMD_WHO] = "who",
+      [CMD_SETUP] = "setup",   [CMD_REQUIRE] = "require", [CMD_EVAL] = "eval",
+      [CMD_ARG] = "argument",  [CMD_FD] = "handles",      [CMD_FORK] = "fork",
+      [CMD_RUN] = "run",       [CMD_SETENV] = "setenv",   [CMD_CHDIR] = "chdir",
+      [CMD_LIMIT] = "limit",   [CMD_SEAL] = "seal",       [CMD_TAKE_ARGS] = "take_args",
+      [CMD_MEMORY] = "memory", [CMD_CLOSE] = "close",     [CMD_WHO] = "who",
   };
   return type <= CMD_LAST && names[type] ? names[type] : "a command that is none";
 }
@@ -61,8 +61,8 @@ void server_fail(struct server *s) {
   s->phase = SERVE_ENDING;
 }
 
-void server_fail_with(struct server *s, int code, int phase, int error, const char *format,
-                      ...) {
+void server_fail_with(struct server *s, int code, int phase, int error,
+                      const char *format, ...) {
   struct failure *f = &s->failure;
   va_list ap;
   failure_clear(f);
@@ -72,7 +72,9 @@ void server_fail_with(struct server *s, int code, int phase, int error, const ch
   va_start(ap, format);
   int n = vsnprintf(f->message, sizeof f->message, format, ap);
   va_end(ap);
-  f->nmessage = n < 0 ? 0 : (size_t)n < sizeof f->message ? (size_t)n : sizeof f->message - 1;
+  f->nmessage = n < 0                           ? 0
+                : (size_t)n < sizeof f->message ? (size_t)n
+                                                : sizeof f->message - 1;
   server_fail(s);
 }
 

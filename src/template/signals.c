@@ -96,15 +96,17 @@ static void reset_own(void) {
   own = 0;
 }
 
-/* Asks nothing: clones have defaults for what user code has set, too. By the kernel itself,
- * since libc's sigaction is a page of code that a clone does not touch otherwise. */
+/* Asks nothing: clones have defaults for what user code has set, too. By the kernel
+ * itself, since libc's sigaction is a page of code that a clone does not touch otherwise.
+ */
 static void reset_own_in_clone(void) {
   int signum = own;
   if (!signum)
     return;
   own = 0;
 #ifdef SYS_rt_sigaction
-  static const unsigned long defaults[8]; /* as the kernel has it; longer than on any machine */
+  static const unsigned long
+      defaults[8]; /* as the kernel has it; longer than on any machine */
   if (syscall(SYS_rt_sigaction, signum, defaults, NULL, (size_t)(_NSIG / 8)) == 0)
     return;
 #endif

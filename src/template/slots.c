@@ -44,7 +44,8 @@ static void *map(int fd, size_t size) {
   return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 }
 
-int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd, int words_fd) {
+int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd,
+              int words_fd) {
   int i = s->nsteps;
   if (count == 0 || count > slot_step_count(SLOT_STEPS_MAX - 1))
     return -EINVAL;

@@ -1,5 +1,5 @@
-/* The slots of a template's clones (wire/slots.h), as the parent gave them. Runs in templates
- * (all slots) and in clones (their own). */
+/* The slots of a template's clones (wire/slots.h), as the parent gave them. Runs in
+ * templates (all slots) and in clones (their own). */
 #ifndef TEMPLATE_SLOTS_H
 #define TEMPLATE_SLOTS_H
 
@@ -13,8 +13,10 @@ struct slots {
   int nsteps;
 };
 
-/* Maps one more step (borrows the descriptors); a known one is left as it is. 0 or -errno. */
-int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd, int words_fd);
+/* Maps one more step (borrows the descriptors); a known one is left as it is. 0 or
+ * -errno. */
+int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd,
+              int words_fd);
 /* Where the kernel is to write the pid; NULL: no such slot. */
 volatile uint32_t *slots_birth(const struct slots *s, uint32_t index);
 /* NULL: no such slot. */

@@ -32,8 +32,8 @@ uint32_t chunk_answers_count(const void *data, size_t size, uint32_t max,
   return n;
 }
 
-/* Both sides write their word and then read the other's, in one order for all: so not both
- * miss what the other wrote. */
+/* Both sides write their word and then read the other's, in one order for all: so not
+ * both miss what the other wrote. */
 int chunk_record_enter(struct chunk_record *record, uint32_t count) {
   atomic_store(&record->entered, count);
   if (!atomic_load(&record->stop))
@@ -69,7 +69,8 @@ static uint32_t least(uint32_t a, uint32_t b) {
 }
 
 void chunk_record_read(const struct chunk_record *record, uint32_t n, unsigned char *out,
-                       uint32_t *ret_bytes, uint32_t *ret_finished, uint32_t *ret_entered) {
+                       uint32_t *ret_bytes, uint32_t *ret_finished,
+                       uint32_t *ret_entered) {
   uint32_t entered = least(atomic_load(&record->entered), n), failures;
   uint32_t finished = least(atomic_load(&record->finished), entered);
   *ret_bytes = least(atomic_load(&record->bytes), RPC_CHUNK_BYTES);

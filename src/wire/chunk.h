@@ -1,6 +1,6 @@
-/* Chunks of rpc_proto.h: many items in one message, and their record. Both sides; knows bytes
- * and memory only. The record is written by the other process at any time: what is read from
- * it is copied first and believed never. */
+/* Chunks of rpc_proto.h: many items in one message, and their record. Both sides; knows
+ * bytes and memory only. The record is written by the other process at any time: what is
+ * read from it is copied first and believed never. */
 #ifndef WIRE_CHUNK_H
 #define WIRE_CHUNK_H
 
@@ -44,9 +44,10 @@ int chunk_record_finish(struct chunk_record *record, uint32_t count, const void 
 
 void chunk_record_clear(struct chunk_record *record);
 void chunk_record_stop(struct chunk_record *record);
-/* Of a chunk of n items: copies the answers into out (RPC_CHUNK_BYTES), *ret_bytes of them.
- * *ret_finished of these are whole; *ret_entered, not less, were begun. */
+/* Of a chunk of n items: copies the answers into out (RPC_CHUNK_BYTES), *ret_bytes of
+ * them. *ret_finished of these are whole; *ret_entered, not less, were begun. */
 void chunk_record_read(const struct chunk_record *record, uint32_t n, unsigned char *out,
-                       uint32_t *ret_bytes, uint32_t *ret_finished, uint32_t *ret_entered);
+                       uint32_t *ret_bytes, uint32_t *ret_finished,
+                       uint32_t *ret_entered);
 
 #endif

@@ -1,4 +1,5 @@
-/* u8 code | u8 second | u16 0 | u32 errno | str message | str traceback | perhaps str value */
+/* u8 code | u8 second | u16 0 | u32 errno | str message | str traceback | perhaps str
+ * value */
 #include "wire/failure.h"
 
 #include <errno.h>

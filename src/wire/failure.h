@@ -1,5 +1,5 @@
-/* The body of a failure (proto.h; of an rpc's, rpc_proto.h), both ways. Runs in every process;
- * memory only. */
+/* The body of a failure (proto.h; of an rpc's, rpc_proto.h), both ways. Runs in every
+ * process; memory only. */
 #ifndef WIRE_FAILURE_H
 #define WIRE_FAILURE_H
 
@@ -17,8 +17,8 @@ struct failure_body {
 
 /* Appends it. 0 or what buf_put says. */
 int failure_body_encode(const struct failure_body *f, struct buf *out);
-/* 0, or -EPROTO: malformed, or longer than FAILURE_TEXT_MAX and FAILURE_VALUE_MAX. What is
- * borrowed lies in body. */
+/* 0, or -EPROTO: malformed, or longer than FAILURE_TEXT_MAX and FAILURE_VALUE_MAX. What
+ * is borrowed lies in body. */
 int failure_body_decode(struct failure_body *ret, const void *body, size_t length);
 
 #endif

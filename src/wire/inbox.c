@@ -6,9 +6,9 @@
  * long body costs nothing until the body comes. Descriptors wait in a queue of their own,
  * and a frame takes the first nfds of it, whichever read brought them.
  *
- * The body of a frame that was opened is read elsewhere; of it only the beginning that came
- * with its header lies here. While long bodies come, the room is kept small, because what
- * is read here is copied once more.
+ * The body of a frame that was opened is read elsewhere; of it only the beginning that
+ * came with its header lies here. While long bodies come, the room is kept small, because
+ * what is read here is copied once more.
  *
  *   bytes:  | delivered frame (frame_left) | whole or torn frames ... | room |
  *   fds:    | of the delivered one (fds_left) | unclaimed ...
@@ -22,8 +22,10 @@
 #include <string.h>
 
 void inbox_init(struct inbox *in, unsigned first_type, unsigned last_type) {
-  *in = (struct inbox){
-      .first_type = first_type, .last_type = last_type, .want = INBOX_ROOM_MIN, .fd_cap = INBOX_FEW};
+  *in = (struct inbox){.first_type = first_type,
+                       .last_type = last_type,
+                       .want = INBOX_ROOM_MIN,
+                       .fd_cap = INBOX_FEW};
   buf_init(&in->bytes, INBOX_MAX);
 }
 
@@ -33,7 +35,8 @@ static int *queue(struct inbox *in) {
 
 void inbox_drop_fds(struct inbox *in) {
   while (in->fd_head < in->fd_tail)
-    fd_drop(&queue(in)[in->fd_head++]); /* a mark of the cut is negative: nothing to close */
+    fd_drop(
+        &queue(in)[in->fd_head++]); /* a mark of the cut is negative: nothing to close */
   in->fd_head = in->fd_tail = in->fds_left = 0;
 }
 
@@ -123,8 +126,8 @@ int inbox_lost_fds(const struct inbox *in) {
   return in->lost;
 }
 
-/* Sees whether the descriptors of a whole frame with nfds are there. They were sent with its
- * first byte, so what is not there will not come. 0 or -EPROTO. */
+/* Sees whether the descriptors of a whole frame with nfds are there. They were sent with
+ * its first byte, so what is not there will not come. 0 or -EPROTO. */
 static int match_fds(struct inbox *in, size_t nfds) {
   in->fds_left = nfds;
   in->lost = 0;

@@ -2,8 +2,8 @@
  *
  *   type 0 --first part--> type T, growing in the store --last part--> delivered, type 0
  *
- * A part of which many bytes are missing is opened in the inbox (partial), and the missing ones
- * are read to the store. */
+ * A part of which many bytes are missing is opened in the inbox (partial), and the
+ * missing ones are read to the store. */
 #include "wire/message.h"
 
 #include "base/result.h"
@@ -76,7 +76,8 @@ static const char *refuse(const struct message_reader *r, const struct frame *f)
     return wrong;
   if (r->nfds + f->nfds > r->options.fds_max)
     return "too many handles for one message";
-  return f->length > r->options.body_max - r->length ? "message longer than message_max" : NULL;
+  return f->length > r->options.body_max - r->length ? "message longer than message_max"
+                                                     : NULL;
 }
 
 static int broken(struct message_reader *r, const char *wrong) {
@@ -119,8 +120,8 @@ static int put(struct message_reader *r, const unsigned char *data, size_t n) {
   return 0;
 }
 
-static int deliver(struct message_reader *r, struct message *ret, unsigned type, uint64_t id,
-                   const void *body, size_t length) {
+static int deliver(struct message_reader *r, struct message *ret, unsigned type,
+                   uint64_t id, const void *body, size_t length) {
   *ret = (struct message){.type = type,
                           .id = id,
                           .body = body,

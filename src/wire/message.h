@@ -1,7 +1,7 @@
 /* Frames in, whole messages out: parts are put together, handles that came ahead go with
- * their message, a long body is read to where its owner wants it. Pure, as the inbox that it
- * is made of: the caller reads, and closing descriptors is the only system call. Used on both
- * sides of an rpc (rpc_proto.h).
+ * their message, a long body is read to where its owner wants it. Pure, as the inbox that
+ * it is made of: the caller reads, and closing descriptors is the only system call. Used
+ * on both sides of an rpc (rpc_proto.h).
  *
  *   message_rooms -> read into them -> message_fed -> message_next ... until MF_AGAIN
  *
@@ -16,14 +16,15 @@ enum message_rule {
   MESSAGE_NUMBERED = 1, /* has an id; others have none */
   MESSAGE_PARTS = 2,    /* may come in parts */
   MESSAGE_HANDLES = 4,  /* may have descriptors */
-  MESSAGE_AHEAD = 8,    /* is no message, but has descriptors of the next one, and no body */
-  MESSAGE_EMPTY = 16    /* has no body */
+  MESSAGE_AHEAD = 8, /* is no message, but has descriptors of the next one, and no body */
+  MESSAGE_EMPTY = 16 /* has no body */
 };
 
 /* The owner's memory for one long body, in which bytes are appended. */
 struct message_store {
   void (*begin)(struct message_store *s); /* the body is about to grow from nothing */
-  /* Room for up to n > 0 bytes more; *ret_n: for how many, at least 1. NULL: no memory. */
+  /* Room for up to n > 0 bytes more; *ret_n: for how many, at least 1. NULL: no memory.
+   */
   void *(*room)(struct message_store *s, size_t n, size_t *ret_n);
   void (*commit)(struct message_store *s, size_t n); /* so many were written there */
   const void *(*body)(struct message_store *s);
@@ -34,8 +35,8 @@ struct message_options {
   const unsigned char *rules; /* bits of enum message_rule, by type - first_type */
   size_t body_max, fds_max;   /* of one message */
   int no_handles;             /* no message has any, whatever the rules say */
-  int exact_fds;              /* descriptors come with the first byte of their frame, or break
-                                 the protocol; not where the kernel may drop some */
+  int exact_fds; /* descriptors come with the first byte of their frame, or break
+                    the protocol; not where the kernel may drop some */
   struct message_store *store;
   /* What is wrong with the first frame of a message now; NULL: nothing. May be NULL. */
   const char *(*refuse)(void *owner, unsigned type);
@@ -47,11 +48,11 @@ struct message_reader {
   struct inbox in;
   unsigned type; /* of the message in parts, or 0 */
   uint64_t id;
-  size_t length;      /* of its body so far */
-  int partial, more;  /* a part is being read into the store; it has FRAME_MORE */
-  int ahead;          /* descriptors came whose message has to follow */
-  int lost;           /* some descriptors of the message found no room */
-  int delivered;      /* the descriptors are those of a delivered message */
+  size_t length;     /* of its body so far */
+  int partial, more; /* a part is being read into the store; it has FRAME_MORE */
+  int ahead;         /* descriptors came whose message has to follow */
+  int lost;          /* some descriptors of the message found no room */
+  int delivered;     /* the descriptors are those of a delivered message */
   int *fds;
   size_t nfds, fds_cap;
   const char *wrong; /* what broke the protocol */
@@ -71,14 +72,14 @@ struct message { /* borrowed until the next message_next */
 void message_init(struct message_reader *r, const struct message_options *o);
 /* Closes what nobody has taken. */
 void message_deinit(struct message_reader *r);
-/* 0: *ret is the next message; MF_AGAIN: more bytes are needed; -ENOMEM; -EPROTO: r->wrong says
- * what is wrong. Closes what is left of the last message's descriptors. */
+/* 0: *ret is the next message; MF_AGAIN: more bytes are needed; -ENOMEM; -EPROTO:
+ * r->wrong says what is wrong. Closes what is left of the last message's descriptors. */
 int message_next(struct message_reader *r, struct message *ret);
-/* Where to read. Fills iov and returns how many, or 0: no memory, or messages are in the way
- * (errno ENOMEM, ENOBUFS). */
+/* Where to read. Fills iov and returns how many, or 0: no memory, or messages are in the
+ * way (errno ENOMEM, ENOBUFS). */
 int message_rooms(struct message_reader *r, struct iovec iov[2]);
-/* n bytes were read there. Takes the descriptors that came with them (NULL: none), even on
- * failure. 0, -ENOMEM or -EPROTO. */
+/* n bytes were read there. Takes the descriptors that came with them (NULL: none), even
+ * on failure. 0, -ENOMEM or -EPROTO. */
 int message_fed(struct message_reader *r, size_t n, struct fdset *fds);
 /* The kernel dropped some of the descriptors of the last read: as inbox_cut. */
 int message_cut(struct message_reader *r);

@@ -6,9 +6,9 @@
  *     u32 length | u8 type | u8 nfds | u16 flags | u64 id | body (length bytes)
  *
  * all little-endian. Descriptors travel with the first byte of their frame, in order,
- * and only from the parent to the process. FRAME_MORE: the body goes on in the next frame,
- * which has the same type (its id and nfds are 0); the last one has no FRAME_MORE. A body
- * in parts counts as one command.
+ * and only from the parent to the process. FRAME_MORE: the body goes on in the next
+ * frame, which has the same type (its id and nfds are 0); the last one has no FRAME_MORE.
+ * A body in parts counts as one command.
  *
  * Each process counts the commands it has executed (a body in parts once; the inner
  * commands of a FORK count for the new process, which begins at 0).
@@ -16,6 +16,9 @@
  */
 #ifndef WIRE_PROTO_H
 #define WIRE_PROTO_H
+
+/* Tables that are read as a page, and by test/check/protocol.lua. */
+/* clang-format off */
 
 #include <stdint.h>
 
@@ -130,5 +133,7 @@ enum failure_phase {
 };
 enum { FAILURE_TEXT_MAX = 64 * 1024 }; /* message and traceback each are cut to this */
 enum { FAILURE_VALUE_MAX = 120 * 1024 }; /* a longer value is left out: all is one frame */
+
+/* clang-format on */
 
 #endif

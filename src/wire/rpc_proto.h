@@ -9,15 +9,18 @@
  *
  * all little-endian. FRAME_MORE: the body goes on in the next frame, which has the same
  * type (its id and nfds are 0); parts follow each other directly. A body is opaque here:
- * the serialiser makes and reads it. Only CALL, CHUNK, RESULT, ERROR, EVENT and FAILED may
- * come in parts.
+ * the serialiser makes and reads it. Only CALL, CHUNK, RESULT, ERROR, EVENT and FAILED
+ * may come in parts.
  *
- * Handles travel with the first byte of a frame. A CALL or CHUNK may be preceded directly by
- * any number of GRANT frames, a RESULT or EVENT by HANDLES frames: a message's handles are
- * those of these frames and its own, in order.
+ * Handles travel with the first byte of a frame. A CALL or CHUNK may be preceded directly
+ * by any number of GRANT frames, a RESULT or EVENT by HANDLES frames: a message's handles
+ * are those of these frames and its own, in order.
  */
 #ifndef WIRE_RPC_PROTO_H
 #define WIRE_RPC_PROTO_H
+
+/* Tables that are read as a page, and by test/check/protocol.lua. */
+/* clang-format off */
 
 #include "wire/proto.h"
 
@@ -143,5 +146,7 @@ enum rpc_flags {
   RPC_STRICT = 4,        /* see above; never with RPC_ASYNC */
   RPC_MEASURED = 8       /* send USAGE: after an answer, not more often than given */
 };
+
+/* clang-format on */
 
 #endif

@@ -1,10 +1,10 @@
 /* The memory that a template shares with its parent and with its clones: for each clone a
  * slot of two parts, in two files of memory that come with a FORK (OPT_SLOT_STEP):
  *
- *   births  u32[count]: the pid, written by the kernel before the clone runs. Mapped by the
- *           parent and the template; clones don't have it
- *   words   struct slot[count], then count texts of SLOT_TEXT_MAX bytes: the clone's last
- *           words and how much memory its Lua uses. Mapped by all three
+ *   births  u32[count]: the pid, written by the kernel before the clone runs. Mapped by
+ * the parent and the template; clones don't have it words   struct slot[count], then
+ * count texts of SLOT_TEXT_MAX bytes: the clone's last words and how much memory its Lua
+ * uses. Mapped by all three
  *
  * A page of it exists once it is written. Whoever maps it can write anything at any time:
  * each reader copies a value, compares it with its limit, and then uses the copy. */

@@ -6,7 +6,7 @@ command -v clang-format >/dev/null || { echo "clang-format is not installed"; ex
 
 # Whether a difference is a failure. "no" until the whole tree has been formatted once: then it
 # is a notice.
-enforced=no
+enforced=yes
 
 differing=$( (git ls-files -- '*.c' '*.h' 2>/dev/null || find src include test bench example \
   -name '*.[ch]') | xargs clang-format --dry-run 2>&1 |

@@ -3,10 +3,10 @@
  *
  *   seccomp_run ENOSYS|EPERM CALL[,CALL...] PROGRAM [ARGUMENT...]
  *
- * A call is one of the names in the table; "clone_parent" is clone(2) with CLONE_PARENT only.
- * "clone3" is what glibc falls back from by itself when it is ENOSYS; with EPERM it does not,
- * which is the container's fault. The filter lives on in everything the program starts. Exit
- * 77: no filter can be set here.
+ * A call is one of the names in the table; "clone_parent" is clone(2) with CLONE_PARENT
+ * only. "clone3" is what glibc falls back from by itself when it is ENOSYS; with EPERM it
+ * does not, which is the container's fault. The filter lives on in everything the program
+ * starts. Exit 77: no filter can be set here.
  */
 #include <errno.h>
 #include <linux/audit.h>
@@ -35,12 +35,17 @@ static const struct {
   const char *name;
   int number;
 } calls[] = {
-  {"pidfd_open", SYS_pidfd_open},       {"close_range", SYS_close_range},
-  {"clone3", SYS_clone3},               {"prctl", SYS_prctl},
-  {"execveat", SYS_execveat},           {"memfd_create", SYS_memfd_create},
-  {"getrandom", SYS_getrandom},         {"pidfd_send_signal", SYS_pidfd_send_signal},
-  {"madvise", SYS_madvise},             {"statx", SYS_statx},
-  {"clone_parent", CLONE_PARENT_ONLY},
+    {"pidfd_open", SYS_pidfd_open},
+    {"close_range", SYS_close_range},
+    {"clone3", SYS_clone3},
+    {"prctl", SYS_prctl},
+    {"execveat", SYS_execveat},
+    {"memfd_create", SYS_memfd_create},
+    {"getrandom", SYS_getrandom},
+    {"pidfd_send_signal", SYS_pidfd_send_signal},
+    {"madvise", SYS_madvise},
+    {"statx", SYS_statx},
+    {"clone_parent", CLONE_PARENT_ONLY},
 };
 
 static int number_of(const char *name, size_t length) {
@@ -72,12 +77,14 @@ static int set_filter(const int *numbers, size_t count, int error) {
                                            offsetof(struct seccomp_data, nr));
   for (size_t i = 0; i < count; i++) {
     if (numbers[i] == CLONE_PARENT_ONLY) {
-      code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 4);
+      code[n++] =
+          (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 4);
       code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                                                offsetof(struct seccomp_data, args[0]));
-      code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_PARENT, 0, 1);
+      code[n++] =
+          (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_PARENT, 0, 1);
       code[n++] = (struct sock_filter)BPF_STMT(
-        BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
+          BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
       code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                                                offsetof(struct seccomp_data, nr));
       continue;
@@ -85,11 +92,12 @@ static int set_filter(const int *numbers, size_t count, int error) {
     code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
                                              (unsigned)numbers[i], 0, 1);
     code[n++] = (struct sock_filter)BPF_STMT(
-      BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
+        BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
   }
   code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   struct sock_fprog program = {n, code};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return -1;
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+    return -1;
   return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
@@ -101,7 +109,8 @@ int main(int argc, char **argv) {
   }
   int error = strcmp(argv[1], "ENOSYS") == 0 ? ENOSYS : EPERM;
   size_t count = parse(argv[2], numbers);
-  if (ARCH == 0 || set_filter(numbers, count, error) < 0) return EXIT_SKIP;
+  if (ARCH == 0 || set_filter(numbers, count, error) < 0)
+    return EXIT_SKIP;
   execvp(argv[3], argv + 3);
   fprintf(stderr, "seccomp_run: %s: %s\n", argv[3], strerror(errno));
   return 127;

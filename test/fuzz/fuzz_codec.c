@@ -1,6 +1,6 @@
 /* libFuzzer: arbitrary bytes as a message. One process, one Lua state that is renewed now
- * and then. What must hold: no crash, the stack as promised, memory within the budget, and
- * what was read can be packed and is then read as the same number of values. */
+ * and then. What must hold: no crash, the stack as promised, memory within the budget,
+ * and what was read can be packed and is then read as the same number of values. */
 #undef NDEBUG /* its asserts are the test */
 #include "codec/serialiser.h"
 #include <assert.h>

@@ -1,14 +1,13 @@
-/* libFuzzer: arbitrary bytes, descriptors and orders of reading against the reader of messages.
- * The descriptors are numbers that name nothing. What must hold: no crash; a message is as long
- * as its parts and within the limit; no byte is invented or lost; memory only for what came.
+/* libFuzzer: arbitrary bytes, descriptors and orders of reading against the reader of
+ * messages. The descriptors are numbers that name nothing. What must hold: no crash; a
+ * message is as long as its parts and within the limit; no byte is invented or lost;
+ * memory only for what came.
  *
- * The input is a script: the first byte chooses the options (bit 0: descriptors only with their
- * frame; bit 1: none in any message; bit 2: memory for bodies in small pieces); then each byte
- * says how a read goes, the next how long it is.
- *   bits 0-2  so many descriptors come with this read
- *   bit 3     the read was cut (MSG_CTRUNC)
- *   bit 4     messages are not taken after this read
- *   bits 5-7  a factor: reads of up to 64 KiB
+ * The input is a script: the first byte chooses the options (bit 0: descriptors only with
+ * their frame; bit 1: none in any message; bit 2: memory for bodies in small pieces);
+ * then each byte says how a read goes, the next how long it is. bits 0-2  so many
+ * descriptors come with this read bit 3     the read was cut (MSG_CTRUNC) bit 4 messages
+ * are not taken after this read bits 5-7  a factor: reads of up to 64 KiB
  */
 #undef NDEBUG /* its asserts are the test */
 #include "base/result.h"

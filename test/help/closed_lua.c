@@ -1,5 +1,5 @@
-/* closed_lua FILE: a Lua interpreter inside a program that was linked without -Wl,-E, so that
- * C modules don't find Lua's functions. */
+/* closed_lua FILE: a Lua interpreter inside a program that was linked without -Wl,-E, so
+ * that C modules don't find Lua's functions. */
 #include <lauxlib.h>
 #include <lualib.h>
 #include <stdio.h>

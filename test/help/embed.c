@@ -1,6 +1,6 @@
-/* embed: a host program with an interpreter of its own and no template program anywhere. It
- * forks itself early; new and new_exec are served by that copy. Runs as parent, as template
- * and as clones. Prints a line per process: its parent, and how often the host's
+/* embed: a host program with an interpreter of its own and no template program anywhere.
+ * It forks itself early; new and new_exec are served by that copy. Runs as parent, as
+ * template and as clones. Prints a line per process: its parent, and how often the host's
  * hook ran. Ends with 0 when all is well. */
 #include <lauxlib.h>
 #include <lua.h>
@@ -55,7 +55,8 @@ static void on_exit_status(mf_process *process, const mf_exit *status, void *dat
 static const char CODE[] = "function f(socket) socket:write(host_ppid()) end";
 
 static void check(int code, const char *what) {
-  if (code >= 0) return;
+  if (code >= 0)
+    return;
   fprintf(stderr, "%s: %s\n", what, mf_strerror(code));
   exit(1);
 }
@@ -81,6 +82,7 @@ int main(void) {
   check(mf_reset(NULL), "mf_reset");
   uv_run(uv_default_loop(), UV_RUN_DEFAULT);
   int left = uv_loop_close(uv_default_loop());
-  if (left < 0) printf("the loop: %s\n", uv_strerror(left));
+  if (left < 0)
+    printf("the loop: %s\n", uv_strerror(left));
   return ndone == 2 ? 0 : 1;
 }

@@ -54,7 +54,8 @@ static int kit_setsid(lua_State *L) {
 }
 
 static void free_strings(char **list) {
-  for (char **at = list; *at; at++) free(*at);
+  for (char **at = list; *at; at++)
+    free(*at);
   free(list);
 }
 
@@ -87,7 +88,8 @@ static int kit_spawn(lua_State *L) {
     lua_pop(L, 1);
   }
   char **argv = copy_strings(L, 1);
-  if (!argv || !argv[0]) return luaL_error(L, "spawn: nothing to run");
+  if (!argv || !argv[0])
+    return luaL_error(L, "spawn: nothing to run");
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
   sigset_t all, none;
@@ -126,12 +128,13 @@ static int kit_nice(lua_State *L) {
 
 /* ---- what blocks whoever closes it ---- */
 
-/* lingering(seconds) -> a TCP socket with SO_LINGER whose unsent data nobody reads, and the
- * other end (closed last by whoever wants the test to end) */
+/* lingering(seconds) -> a TCP socket with SO_LINGER whose unsent data nobody reads, and
+ * the other end (closed last by whoever wants the test to end) */
 static int kit_lingering(lua_State *L) {
   static char data[1 << 20];
   struct linger l = {1, (int)luaL_checkinteger(L, 1)};
-  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in at = {.sin_family = AF_INET,
+                           .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t size = sizeof at;
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -143,7 +146,8 @@ static int kit_lingering(lua_State *L) {
   close(listener);
   while (send(fd, data, sizeof data, MSG_DONTWAIT) > 0)
     ;
-  if (setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l) < 0) return answer(L, -1);
+  if (setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l) < 0)
+    return answer(L, -1);
   lua_pushinteger(L, fd);
   lua_pushinteger(L, other);
   return 2;
@@ -175,14 +179,19 @@ static int kit_sendfd(lua_State *L) {
 static const struct {
   const char *name;
   int resource;
-} limits[] = {{"cpu", RLIMIT_CPU},     {"as", RLIMIT_AS},     {"nofile", RLIMIT_NOFILE},
-              {"core", RLIMIT_CORE},   {"nproc", RLIMIT_NPROC}, {"fsize", RLIMIT_FSIZE},
+} limits[] = {{"cpu", RLIMIT_CPU},
+              {"as", RLIMIT_AS},
+              {"nofile", RLIMIT_NOFILE},
+              {"core", RLIMIT_CORE},
+              {"nproc", RLIMIT_NPROC},
+              {"fsize", RLIMIT_FSIZE},
               {NULL, 0}};
 
 static int limit_named(lua_State *L, int index) {
   const char *name = luaL_checkstring(L, index);
   for (int i = 0; limits[i].name; i++)
-    if (strcmp(limits[i].name, name) == 0) return limits[i].resource;
+    if (strcmp(limits[i].name, name) == 0)
+      return limits[i].resource;
   return luaL_argerror(L, index, "no such limit");
 }
 
@@ -213,7 +222,8 @@ static int kit_prlimit(lua_State *L) {
 /* ---- descriptors ---- */
 
 static int push_pair(lua_State *L, int result, const int *fds) {
-  if (result < 0) return answer(L, -1);
+  if (result < 0)
+    return answer(L, -1);
   lua_pushinteger(L, fds[0]);
   lua_pushinteger(L, fds[1]);
   return 2;
@@ -221,10 +231,12 @@ static int push_pair(lua_State *L, int result, const int *fds) {
 
 static int kit_openpty(lua_State *L) {
   int fds[2] = {posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), -1};
-  if (fds[0] < 0) return answer(L, -1);
+  if (fds[0] < 0)
+    return answer(L, -1);
   if (grantpt(fds[0]) == 0 && unlockpt(fds[0]) == 0)
     fds[1] = open(ptsname(fds[0]), O_RDWR | O_NOCTTY | O_CLOEXEC);
-  if (fds[1] >= 0) return push_pair(L, 0, fds);
+  if (fds[1] >= 0)
+    return push_pair(L, 0, fds);
   int error = errno;
   close(fds[0]);
   errno = error;
@@ -234,18 +246,21 @@ static int kit_openpty(lua_State *L) {
 static int kit_readlink(lua_State *L) {
   char target[4096];
   ssize_t count = readlink(luaL_checkstring(L, 1), target, sizeof target);
-  if (count < 0) return answer(L, -1);
+  if (count < 0)
+    return answer(L, -1);
   lua_pushlstring(L, target, (size_t)count);
   return 1;
 }
 
 /* listdirat(fd): names in that directory, through a fresh stream; fd is not touched */
 static int list_stream(lua_State *L, DIR *stream) {
-  if (!stream) return answer(L, -1);
+  if (!stream)
+    return answer(L, -1);
   lua_newtable(L);
   struct dirent *entry;
   for (lua_Integer n = 1; (entry = readdir(stream));) {
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+      continue;
     lua_pushstring(L, entry->d_name);
     lua_rawseti(L, -2, n++);
   }
@@ -261,7 +276,8 @@ static int kit_listdirat(lua_State *L) {
 /* getlk(fd) -> pid of another process that holds a record lock on the file, or 0 */
 static int kit_getlk(lua_State *L) {
   struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-  if (fcntl(arg_int(L, 1), F_GETLK, &lock) < 0) return answer(L, -1);
+  if (fcntl(arg_int(L, 1), F_GETLK, &lock) < 0)
+    return answer(L, -1);
   return answer(L, lock.l_type == F_UNLCK ? 0 : lock.l_pid);
 }
 
@@ -314,7 +330,8 @@ static int kit_hash(lua_State *L) {
   size_t length;
   const unsigned char *bytes = (const unsigned char *)luaL_checklstring(L, 1, &length);
   uint64_t hash = 1469598103934665603u;
-  for (size_t i = 0; i < length; i++) hash = (hash ^ bytes[i]) * 1099511628211u;
+  for (size_t i = 0; i < length; i++)
+    hash = (hash ^ bytes[i]) * 1099511628211u;
   lua_pushinteger(L, (lua_Integer)hash);
   return 1;
 }
@@ -326,10 +343,12 @@ enum { CELLS = 512 };
 
 /* share(): maps the cells; processes forked afterwards see the same ones */
 static int kit_share(lua_State *L) {
-  if (cells) return answer(L, 0);
+  if (cells)
+    return answer(L, 0);
   void *memory = mmap(NULL, CELLS * sizeof *cells, PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return answer(L, -1);
+  if (memory == MAP_FAILED)
+    return answer(L, -1);
   cells = memory;
   return answer(L, 0);
 }
@@ -351,8 +370,10 @@ static int kit_cell(lua_State *L) {
 /* touch(bytes): takes so much memory, really, and keeps it */
 static int kit_touch(lua_State *L) {
   size_t size = (size_t)luaL_checkinteger(L, 1);
-  char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return answer(L, -1);
+  char *memory =
+      mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED)
+    return answer(L, -1);
   memset(memory, 1, size);
   return answer(L, 0);
 }
@@ -382,22 +403,26 @@ static void *canary_thread(void *unused) {
     struct timespec ts = {0, 10 * 1000 * 1000};
     nanosleep(&ts, NULL);
     int64_t late = (int64_t)((clock_seconds(CLOCK_MONOTONIC) - before) * 1e6) - 10000;
-    if (late > atomic_load(&canary_worst_us)) atomic_store(&canary_worst_us, late);
+    if (late > atomic_load(&canary_worst_us))
+      atomic_store(&canary_worst_us, late);
   }
   return NULL;
 }
 
 static int kit_canary_start(lua_State *L) {
-  if (atomic_exchange(&canary_on, 1)) return answer(L, 0);
+  if (atomic_exchange(&canary_on, 1))
+    return answer(L, 0);
   atomic_store(&canary_worst_us, 0);
   int result = start_thread(&canary, canary_thread, NULL);
-  if (result < 0) atomic_store(&canary_on, 0);
+  if (result < 0)
+    atomic_store(&canary_on, 0);
   return answer(L, result);
 }
 
 /* canary_stop() -> seconds it was late at worst */
 static int kit_canary_stop(lua_State *L) {
-  if (atomic_exchange(&canary_on, 0)) pthread_join(canary, NULL);
+  if (atomic_exchange(&canary_on, 0))
+    pthread_join(canary, NULL);
   lua_pushnumber(L, (double)atomic_load(&canary_worst_us) / 1e6);
   return 1;
 }
@@ -430,7 +455,8 @@ static int kit_state(lua_State *L) {
   memset(kit, 0, sizeof *kit);
   luaL_setmetatable(L, STATE_TYPE);
   kit->job.state = luaL_newstate();
-  if (!kit->job.state) return luaL_error(L, "no memory");
+  if (!kit->job.state)
+    return luaL_error(L, "no memory");
   luaL_openlibs(kit->job.state);
   lua_getglobal(kit->job.state, "package");
   lua_pushstring(kit->job.state, luaL_checkstring(L, 1));
@@ -443,7 +469,8 @@ static int kit_state(lua_State *L) {
 
 static int state_answer(lua_State *L, struct kit_state *kit) {
   int failed = kit->job.failed;
-  if (failed) lua_pushnil(L);
+  if (failed)
+    lua_pushnil(L);
   if (lua_gettop(kit->job.state) > 0)
     lua_pushstring(L, luaL_tolstring(kit->job.state, -1, NULL));
   else
@@ -464,7 +491,8 @@ static int state_start(lua_State *L) {
   luaL_argcheck(L, !kit->busy, 1, "busy");
   free(kit->job.code);
   kit->job.code = strdup(luaL_checkstring(L, 2));
-  if (start_thread(&kit->thread, state_thread, &kit->job) < 0) return answer(L, -1);
+  if (start_thread(&kit->thread, state_thread, &kit->job) < 0)
+    return answer(L, -1);
   kit->busy = 1;
   return answer(L, 0);
 }
@@ -494,12 +522,15 @@ static int kit_sndbuf(lua_State *L) {
   return answer(L, getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n, &size) < 0 ? -1 : n);
 }
 
-/* altstack([true]) -> whether this thread has an alternate stack for signals; true: make one */
+/* altstack([true]) -> whether this thread has an alternate stack for signals; true: make
+ * one */
 static int kit_altstack(lua_State *L) {
   static char room[64 * 1024];
   stack_t stack = {.ss_sp = room, .ss_size = sizeof room}, now;
-  if (lua_toboolean(L, 1) && sigaltstack(&stack, NULL) < 0) return answer(L, -1);
-  if (sigaltstack(NULL, &now) < 0) return answer(L, -1);
+  if (lua_toboolean(L, 1) && sigaltstack(&stack, NULL) < 0)
+    return answer(L, -1);
+  if (sigaltstack(NULL, &now) < 0)
+    return answer(L, -1);
   lua_pushboolean(L, !(now.ss_flags & SS_DISABLE));
   return 1;
 }
@@ -510,7 +541,8 @@ static int kit_altstack(lua_State *L) {
 static int kit_shim_arm(lua_State *L) {
   void (*arm)(const char *names, long at, int number, int once);
   *(void **)&arm = dlsym(RTLD_DEFAULT, "shim_arm");
-  if (!arm) return 0;
+  if (!arm)
+    return 0;
   const char *names = luaL_checkstring(L, 1);
   long at = (long)luaL_checkinteger(L, 2);
   int number = (int)luaL_optinteger(L, 3, 0), once = lua_toboolean(L, 4);
@@ -526,54 +558,59 @@ static int kit_shim_disarm(lua_State *L) {
   *(void **)&disarm = dlsym(RTLD_DEFAULT, "shim_disarm");
   *(void **)&hits = dlsym(RTLD_DEFAULT, "shim_hits");
   long n = hits ? hits() : 0;
-  if (disarm) disarm();
+  if (disarm)
+    disarm();
   lua_pushinteger(L, n);
   return 1;
 }
 
 static int state_close(lua_State *L) {
   struct kit_state *kit = luaL_checkudata(L, 1, STATE_TYPE);
-  if (kit->busy) pthread_join(kit->thread, NULL);
+  if (kit->busy)
+    pthread_join(kit->thread, NULL);
   kit->busy = 0;
-  if (kit->job.state) lua_close(kit->job.state);
+  if (kit->job.state)
+    lua_close(kit->job.state);
   free(kit->job.code);
   kit->job.state = NULL;
   kit->job.code = NULL;
   return 0;
 }
 
-static const luaL_Reg state_methods[] = {{"start", state_start}, {"join", state_join},
-                                         {"here", state_here},   {"close", state_close},
+static const luaL_Reg state_methods[] = {{"start", state_start},
+                                         {"join", state_join},
+                                         {"here", state_here},
+                                         {"close", state_close},
                                          {NULL, NULL}};
 
 static const luaL_Reg functions[] = {
-  {"setsid", kit_setsid},
-  {"spawn", kit_spawn},
-  {"lingering", kit_lingering},
-  {"sendfd", kit_sendfd},
-  {"pidfd_open", kit_pidfd_open},
-  {"nice", kit_nice},
-  {"prlimit", kit_prlimit},
-  {"openpty", kit_openpty},
-  {"readlink", kit_readlink},
-  {"listdirat", kit_listdirat},
-  {"getlk", kit_getlk},
-  {"sigmask", kit_sigmask},
-  {"pending", kit_pending},
-  {"itimer_left", kit_itimer_left},
-  {"cputime", kit_cputime},
-  {"hash", kit_hash},
-  {"share", kit_share},
-  {"cell", kit_cell},
-  {"touch", kit_touch},
-  {"canary_start", kit_canary_start},
-  {"canary_stop", kit_canary_stop},
-  {"state", kit_state},
-  {"sndbuf", kit_sndbuf},
-  {"altstack", kit_altstack},
-  {"shim_arm", kit_shim_arm},
-  {"shim_disarm", kit_shim_disarm},
-  {NULL, NULL},
+    {"setsid", kit_setsid},
+    {"spawn", kit_spawn},
+    {"lingering", kit_lingering},
+    {"sendfd", kit_sendfd},
+    {"pidfd_open", kit_pidfd_open},
+    {"nice", kit_nice},
+    {"prlimit", kit_prlimit},
+    {"openpty", kit_openpty},
+    {"readlink", kit_readlink},
+    {"listdirat", kit_listdirat},
+    {"getlk", kit_getlk},
+    {"sigmask", kit_sigmask},
+    {"pending", kit_pending},
+    {"itimer_left", kit_itimer_left},
+    {"cputime", kit_cputime},
+    {"hash", kit_hash},
+    {"share", kit_share},
+    {"cell", kit_cell},
+    {"touch", kit_touch},
+    {"canary_start", kit_canary_start},
+    {"canary_stop", kit_canary_stop},
+    {"state", kit_state},
+    {"sndbuf", kit_sndbuf},
+    {"altstack", kit_altstack},
+    {"shim_arm", kit_shim_arm},
+    {"shim_disarm", kit_shim_disarm},
+    {NULL, NULL},
 };
 
 __attribute__((visibility("default"))) int luaopen_faultkit(lua_State *L);

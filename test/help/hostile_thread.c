@@ -5,7 +5,8 @@
 #include <pthread.h>
 
 static void *sleeper(void *unused) {
-  for (;;) poll(NULL, 0, -1);
+  for (;;)
+    poll(NULL, 0, -1);
   return unused;
 }
 

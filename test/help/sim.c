@@ -10,7 +10,8 @@
 #include <string.h>
 
 /* Queued descriptors are closed by the wire layer, not through the seam: the linker shows
- * these two calls to the world (--wrap), so that an end which was never sent is hung up. */
+ * these two calls to the world (--wrap), so that an end which was never sent is hung up.
+ */
 static struct sim *world;
 void __real_fd_close(int *fd);
 void __real_fdset_close(struct fdset *s);
@@ -336,7 +337,8 @@ struct measure {
   int fd;
 };
 
-static const struct proc_memory measured = {.pss = 30, .uss = 20, .rss = 40, .shared = 10};
+static const struct proc_memory measured = {
+    .pss = 30, .uss = 20, .rss = 40, .shared = 10};
 
 static int op_measure(struct seam *seam, pid_t pid, struct proc_memory *ret,
                       struct measure **ret_later, int *ret_fd) {
@@ -450,8 +452,8 @@ int sim_free(struct sim *s) {
   for (i = 0; i < s->nfd; i++)
     buf_deinit(&s->fd[i].rx);
   for (i = 0; i < s->nfd; i++)
-    open += (s->fd[i].kind == SIM_PIDFD || s->fd[i].kind == SIM_MEMORY) && !s->fd[i].closed &&
-            !s->fd[i].sent;
+    open += (s->fd[i].kind == SIM_PIDFD || s->fd[i].kind == SIM_MEMORY) &&
+            !s->fd[i].closed && !s->fd[i].sent;
   open += s->nshared;
   for (i = 0; i < s->nmemories; i++)
     free(s->memories[i]);

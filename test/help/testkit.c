@@ -35,7 +35,8 @@
 extern char **environ;
 
 static int pushed(lua_State *L, long result) {
-  if (result < 0) return luaL_fileresult(L, 0, NULL);
+  if (result < 0)
+    return luaL_fileresult(L, 0, NULL);
   lua_pushinteger(L, result);
   return 1;
 }
@@ -47,7 +48,8 @@ static int told(lua_State *L, int result) {
 /* An integer, or an io file. */
 static int fd_arg(lua_State *L, int idx) {
   luaL_Stream *stream = luaL_testudata(L, idx, LUA_FILEHANDLE);
-  if (stream != NULL) return fileno(stream->f);
+  if (stream != NULL)
+    return fileno(stream->f);
   return (int)luaL_checkinteger(L, idx);
 }
 
@@ -59,8 +61,11 @@ static int kit_fileno(lua_State *L) {
 
 static int kit_open(lua_State *L) {
   static const char *const names[] = {"r", "w", "a", "rw", "path", "dir", NULL};
-  static const int flags[] = {O_RDONLY, O_WRONLY | O_CREAT | O_TRUNC,
-                              O_WRONLY | O_CREAT | O_APPEND, O_RDWR | O_CREAT, O_RDONLY,
+  static const int flags[] = {O_RDONLY,
+                              O_WRONLY | O_CREAT | O_TRUNC,
+                              O_WRONLY | O_CREAT | O_APPEND,
+                              O_RDWR | O_CREAT,
+                              O_RDONLY,
                               O_RDONLY | O_DIRECTORY};
   const char *path = luaL_checkstring(L, 1);
   int which = luaL_checkoption(L, 2, "r", names);
@@ -73,7 +78,8 @@ static int kit_close(lua_State *L) {
 
 static int kit_pipe(lua_State *L) {
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) < 0) return luaL_fileresult(L, 0, NULL);
+  if (pipe2(ends, O_CLOEXEC) < 0)
+    return luaL_fileresult(L, 0, NULL);
   lua_pushinteger(L, ends[0]);
   lua_pushinteger(L, ends[1]);
   return 2;
@@ -102,7 +108,8 @@ static int kit_read(lua_State *L) {
   luaL_Buffer b;
   char *room = luaL_buffinitsize(L, &b, want);
   ssize_t got = read(fd, room, want);
-  if (got < 0) return luaL_fileresult(L, 0, NULL);
+  if (got < 0)
+    return luaL_fileresult(L, 0, NULL);
   luaL_pushresultsize(&b, (size_t)got);
   return 1;
 }
@@ -125,7 +132,8 @@ static int kit_poll(lua_State *L) {
   const char *events = luaL_optstring(L, 2, "r");
   struct pollfd p = {fd_arg(L, 1), events[0] == 'w' ? POLLOUT : POLLIN, 0};
   int n = poll(&p, 1, (int)luaL_optinteger(L, 3, 0));
-  if (n < 0) return luaL_fileresult(L, 0, NULL);
+  if (n < 0)
+    return luaL_fileresult(L, 0, NULL);
   lua_pushinteger(L, n);
   lua_pushinteger(L, p.revents);
   return 2;
@@ -141,10 +149,12 @@ static int kit_getfd(lua_State *L) {
 
 static int kit_nonblocking(lua_State *L) { /* ask, or set with a second argument */
   int fd = fd_arg(L, 1), flags = fcntl(fd, F_GETFL);
-  if (flags < 0) return luaL_fileresult(L, 0, NULL);
+  if (flags < 0)
+    return luaL_fileresult(L, 0, NULL);
   if (!lua_isnoneornil(L, 2)) {
     flags = lua_toboolean(L, 2) ? flags | O_NONBLOCK : flags & ~O_NONBLOCK;
-    if (fcntl(fd, F_SETFL, flags) < 0) return luaL_fileresult(L, 0, NULL);
+    if (fcntl(fd, F_SETFL, flags) < 0)
+      return luaL_fileresult(L, 0, NULL);
   }
   lua_pushboolean(L, (flags & O_NONBLOCK) != 0);
   return 1;
@@ -152,19 +162,23 @@ static int kit_nonblocking(lua_State *L) { /* ask, or set with a second argument
 
 static int kit_cloexec(lua_State *L) { /* ask, or set with a second argument */
   int fd = fd_arg(L, 1), flags = fcntl(fd, F_GETFD);
-  if (flags < 0) return luaL_fileresult(L, 0, NULL);
+  if (flags < 0)
+    return luaL_fileresult(L, 0, NULL);
   if (!lua_isnoneornil(L, 2)) {
     flags = lua_toboolean(L, 2) ? FD_CLOEXEC : 0;
-    if (fcntl(fd, F_SETFD, flags) < 0) return luaL_fileresult(L, 0, NULL);
+    if (fcntl(fd, F_SETFD, flags) < 0)
+      return luaL_fileresult(L, 0, NULL);
   }
   lua_pushboolean(L, (flags & FD_CLOEXEC) != 0);
   return 1;
 }
 
-/* fstat(fd) -> "dev:ino", kind ("socket", "fifo", "file", "dir", "char", "other"), size */
+/* fstat(fd) -> "dev:ino", kind ("socket", "fifo", "file", "dir", "char", "other"), size
+ */
 static int kit_fstat(lua_State *L) {
   struct stat st;
-  if (fstat(fd_arg(L, 1), &st) < 0) return luaL_fileresult(L, 0, NULL);
+  if (fstat(fd_arg(L, 1), &st) < 0)
+    return luaL_fileresult(L, 0, NULL);
   lua_pushfstring(L, "%I:%I", (LUAI_UACINT)st.st_dev, (LUAI_UACINT)st.st_ino);
   lua_pushstring(L, S_ISSOCK(st.st_mode)   ? "socket"
                     : S_ISFIFO(st.st_mode) ? "fifo"
@@ -192,15 +206,19 @@ static int kit_fds(lua_State *L) {
   int own = lua_isnoneornil(L, 1);
   snprintf(folder, sizeof folder, "/proc/%d/fd", (int)luaL_optinteger(L, 1, getpid()));
   DIR *dir = opendir(folder);
-  if (dir == NULL) return luaL_fileresult(L, 0, folder);
+  if (dir == NULL)
+    return luaL_fileresult(L, 0, folder);
   lua_newtable(L);
   for (struct dirent *e; (e = readdir(dir)) != NULL;) {
-    if (e->d_name[0] == '.') continue;
+    if (e->d_name[0] == '.')
+      continue;
     int fd = atoi(e->d_name);
-    if (own && fd == dirfd(dir)) continue;
+    if (own && fd == dirfd(dir))
+      continue;
     snprintf(link, sizeof link, "%s/%d", folder, fd);
     ssize_t n = readlink(link, target, sizeof target - 1);
-    if (n < 0) continue;
+    if (n < 0)
+      continue;
     lua_pushlstring(L, target, (size_t)n);
     lua_rawseti(L, -2, fd);
   }
@@ -227,7 +245,8 @@ static int kit_waitpid(lua_State *L) {
     pid = waitpid((pid_t)luaL_checkinteger(L, 1), &status,
                   lua_toboolean(L, 2) ? WNOHANG : 0);
   while (pid < 0 && errno == EINTR);
-  if (pid <= 0) return pushed(L, pid);
+  if (pid <= 0)
+    return pushed(L, pid);
   lua_pushinteger(L, pid);
   lua_pushstring(L, WIFEXITED(status) ? "exit" : "signal");
   lua_pushinteger(L, WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
@@ -280,15 +299,18 @@ static int kit_subreaper(lua_State *L) {
 /* processes() -> {[pid] = {ppid=, state=, comm=}} of the whole machine */
 static int kit_processes(lua_State *L) {
   DIR *dir = opendir("/proc");
-  if (dir == NULL) return luaL_fileresult(L, 0, "/proc");
+  if (dir == NULL)
+    return luaL_fileresult(L, 0, "/proc");
   lua_newtable(L);
   for (struct dirent *e; (e = readdir(dir)) != NULL;) {
     int pid = atoi(e->d_name), ppid;
     char path[64], line[512], state;
-    if (pid <= 0) continue;
+    if (pid <= 0)
+      continue;
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     FILE *f = fopen(path, "re");
-    if (f == NULL) continue;
+    if (f == NULL)
+      continue;
     size_t n = fread(line, 1, sizeof line - 1, f);
     fclose(f);
     line[n] = 0;
@@ -319,7 +341,8 @@ static int kit_segv(lua_State *L) {
 }
 
 static int kit_spin(lua_State *L) { /* never returns, never enters the kernel */
-  for (volatile unsigned long n = 0;; n++) continue;
+  for (volatile unsigned long n = 0;; n++)
+    continue;
   return 0;
 }
 
@@ -327,7 +350,8 @@ static int kit_spin(lua_State *L) { /* never returns, never enters the kernel */
 
 static int kit_umask(lua_State *L) {
   mode_t old = umask((mode_t)luaL_optinteger(L, 1, 022));
-  if (lua_isnoneornil(L, 1)) umask(old);
+  if (lua_isnoneornil(L, 1))
+    umask(old);
   lua_pushinteger(L, old);
   return 1;
 }
@@ -338,14 +362,16 @@ static int kit_chdir(lua_State *L) {
 
 static int kit_getcwd(lua_State *L) {
   char path[PATH_MAX];
-  if (getcwd(path, sizeof path) == NULL) return luaL_fileresult(L, 0, NULL);
+  if (getcwd(path, sizeof path) == NULL)
+    return luaL_fileresult(L, 0, NULL);
   lua_pushstring(L, path);
   return 1;
 }
 
 static int kit_setenv(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  if (lua_isnoneornil(L, 2)) return told(L, unsetenv(name));
+  if (lua_isnoneornil(L, 2))
+    return told(L, unsetenv(name));
   return told(L, setenv(name, luaL_checkstring(L, 2), 1));
 }
 
@@ -375,7 +401,8 @@ static int kit_mkdtemp(lua_State *L) {
   char path[PATH_MAX];
   const char *base = getenv("TMPDIR");
   snprintf(path, sizeof path, "%s/story.XXXXXX", base != NULL ? base : "/tmp");
-  if (mkdtemp(path) == NULL) return luaL_fileresult(L, 0, path);
+  if (mkdtemp(path) == NULL)
+    return luaL_fileresult(L, 0, path);
   lua_pushstring(L, path);
   return 1;
 }
@@ -383,10 +410,12 @@ static int kit_mkdtemp(lua_State *L) {
 static int kit_ls(lua_State *L) {
   DIR *dir = opendir(luaL_checkstring(L, 1));
   int n = 0;
-  if (dir == NULL) return luaL_fileresult(L, 0, lua_tostring(L, 1));
+  if (dir == NULL)
+    return luaL_fileresult(L, 0, lua_tostring(L, 1));
   lua_newtable(L);
   for (struct dirent *e; (e = readdir(dir)) != NULL;) {
-    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+      continue;
     lua_pushstring(L, e->d_name);
     lua_rawseti(L, -2, ++n);
   }
@@ -395,7 +424,8 @@ static int kit_ls(lua_State *L) {
 }
 
 static int which_limit(lua_State *L, int idx) {
-  static const char *const names[] = {"as", "core", "cpu", "fsize", "nofile", "nproc", NULL};
+  static const char *const names[] = {"as",     "core",  "cpu", "fsize",
+                                      "nofile", "nproc", NULL};
   static const int which[] = {RLIMIT_AS,    RLIMIT_CORE,   RLIMIT_CPU,
                               RLIMIT_FSIZE, RLIMIT_NOFILE, RLIMIT_NPROC};
   return which[luaL_checkoption(L, idx, NULL, names)];
@@ -403,7 +433,8 @@ static int which_limit(lua_State *L, int idx) {
 
 static int kit_getrlimit(lua_State *L) { /* -> soft, hard; -1 is infinity */
   struct rlimit r;
-  if (getrlimit(which_limit(L, 1), &r) < 0) return luaL_fileresult(L, 0, NULL);
+  if (getrlimit(which_limit(L, 1), &r) < 0)
+    return luaL_fileresult(L, 0, NULL);
   lua_pushinteger(L, r.rlim_cur == RLIM_INFINITY ? -1 : (lua_Integer)r.rlim_cur);
   lua_pushinteger(L, r.rlim_max == RLIM_INFINITY ? -1 : (lua_Integer)r.rlim_max);
   return 2;
@@ -412,7 +443,8 @@ static int kit_getrlimit(lua_State *L) { /* -> soft, hard; -1 is infinity */
 static int kit_setrlimit(lua_State *L) { /* the soft limit */
   struct rlimit r;
   int which = which_limit(L, 1);
-  if (getrlimit(which, &r) < 0) return luaL_fileresult(L, 0, NULL);
+  if (getrlimit(which, &r) < 0)
+    return luaL_fileresult(L, 0, NULL);
   r.rlim_cur = (rlim_t)luaL_checkinteger(L, 2);
   return told(L, setrlimit(which, &r));
 }
@@ -431,11 +463,13 @@ static int kit_msleep(lua_State *L) { /* all of it, whatever signals come */
   lua_Number ms = luaL_checknumber(L, 1);
   left.tv_sec = (time_t)(ms / 1000);
   left.tv_nsec = (long)((ms - (lua_Number)left.tv_sec * 1000) * 1e6);
-  while (nanosleep(&left, &left) < 0 && errno == EINTR) continue;
+  while (nanosleep(&left, &left) < 0 && errno == EINTR)
+    continue;
   return 0;
 }
 
-static int kit_block(lua_State *L) { /* block(signal [, false]): the mask of this thread */
+static int
+kit_block(lua_State *L) { /* block(signal [, false]): the mask of this thread */
   sigset_t set;
   int how = lua_isboolean(L, 2) && !lua_toboolean(L, 2) ? SIG_UNBLOCK : SIG_BLOCK;
   sigemptyset(&set);
@@ -459,8 +493,10 @@ static void reap_any(int signum) { /* as careless programs do at SIGCHLD */
 
 /* disposition(signal, "default"|"ignore"|"count"|"nowait"|"thief") */
 static int kit_disposition(lua_State *L) {
-  static const char *const names[] = {"default", "ignore", "count", "nowait", "thief", NULL};
-  static void (*const handlers[])(int) = {SIG_DFL, SIG_IGN, count_signal, SIG_DFL, reap_any};
+  static const char *const names[] = {"default", "ignore", "count",
+                                      "nowait",  "thief",  NULL};
+  static void (*const handlers[])(int) = {SIG_DFL, SIG_IGN, count_signal, SIG_DFL,
+                                          reap_any};
   int which = luaL_checkoption(L, 2, NULL, names);
   struct sigaction sa;
   memset(&sa, 0, sizeof sa);
@@ -500,7 +536,8 @@ static void on_deadline(int signum) {
   int mask = LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT | LUA_MASKLINE;
   signal(SIGALRM, SIG_DFL); /* the second one ends us */
   alarm((unsigned)deadline_hard_s);
-  if (deadline_state != NULL) lua_sethook(deadline_state, deadline_hook, mask, 1);
+  if (deadline_state != NULL)
+    lua_sethook(deadline_state, deadline_hook, mask, 1);
 }
 
 static int kit_deadline(lua_State *L) {
@@ -523,16 +560,19 @@ static int kit_deadline(lua_State *L) {
 static volatile int threads_stop;
 
 static void *thread_idle(void *unused) {
-  while (!threads_stop) poll(NULL, 0, 20);
+  while (!threads_stop)
+    poll(NULL, 0, 20);
   return NULL;
 }
 
-static void *thread_busy(void *unused) { /* allocates, and gives the processor away often */
+static void *
+thread_busy(void *unused) { /* allocates, and gives the processor away often */
   for (unsigned n = 1; !threads_stop; n++) {
     void *block = malloc(16 + n % 5000);
     memset(block, 1, 16);
     free(block);
-    if (n % 256 == 0) poll(NULL, 0, 1);
+    if (n % 256 == 0)
+      poll(NULL, 0, 1);
   }
   return NULL;
 }
@@ -545,8 +585,10 @@ static int kit_threads(lua_State *L) { /* threads(n, "idle"|"busy") */
   int n = (int)luaL_checkinteger(L, 1), busy = luaL_checkoption(L, 2, "idle", names);
   threads_stop = 0;
   while (n-- > 0 && nthreads < 64) {
-    int e = pthread_create(&threads[nthreads], NULL, busy ? thread_busy : thread_idle, NULL);
-    if (e != 0) return luaL_error(L, "pthread_create: %s", strerror(e));
+    int e =
+        pthread_create(&threads[nthreads], NULL, busy ? thread_busy : thread_idle, NULL);
+    if (e != 0)
+      return luaL_error(L, "pthread_create: %s", strerror(e));
     nthreads++;
   }
   return 0;
@@ -554,7 +596,8 @@ static int kit_threads(lua_State *L) { /* threads(n, "idle"|"busy") */
 
 static int kit_threads_stop(lua_State *L) {
   threads_stop = 1;
-  while (nthreads > 0) pthread_join(threads[--nthreads], NULL);
+  while (nthreads > 0)
+    pthread_join(threads[--nthreads], NULL);
   return 0;
 }
 
@@ -576,7 +619,8 @@ static int kit_dumpable(lua_State *L) { /* of this process: 0, 1 or 2 */
 /* A duplicate of another process's descriptor (pidfd_getfd(2), Linux 5.6). */
 static int kit_steal(lua_State *L) {
   int pidfd = (int)syscall(SYS_pidfd_open, (pid_t)luaL_checkinteger(L, 1), 0);
-  if (pidfd < 0) return luaL_fileresult(L, 0, NULL);
+  if (pidfd < 0)
+    return luaL_fileresult(L, 0, NULL);
   int fd = (int)syscall(438, pidfd, (int)luaL_checkinteger(L, 2), 0);
   int saved = errno;
   close(pidfd);
@@ -594,8 +638,10 @@ static char atexit_path[PATH_MAX];
 
 static void atexit_mark(void) {
   int fd = open(atexit_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd < 0) return;
-  if (write(fd, "atexit\n", 7) < 0) return;
+  if (fd < 0)
+    return;
+  if (write(fd, "atexit\n", 7) < 0)
+    return;
   close(fd);
 }
 
@@ -612,7 +658,8 @@ static void atfork_child(void) {
 
 static int kit_atfork(lua_State *L) { /* counts from now on; -> births so far */
   static int installed;
-  if (!installed) pthread_atfork(NULL, NULL, atfork_child);
+  if (!installed)
+    pthread_atfork(NULL, NULL, atfork_child);
   installed = 1;
   lua_pushinteger(L, atfork_births);
   return 1;
@@ -626,16 +673,27 @@ static struct {
 static void note_fork(int *count, char letter) {
   size_t n = strlen(forks.order);
   ++*count;
-  if (n + 1 < sizeof forks.order) forks.order[n] = letter;
+  if (n + 1 < sizeof forks.order)
+    forks.order[n] = letter;
 }
-static void prepare_first(void) { note_fork(&forks.prepare, 'a'); }
-static void prepare_second(void) { note_fork(&forks.prepare, 'b'); }
-static void parent_first(void) { note_fork(&forks.parent, 'p'); }
-static void child_first(void) { note_fork(&forks.child, 'c'); }
-static void child_second(void) { note_fork(&forks.child, 'd'); }
+static void prepare_first(void) {
+  note_fork(&forks.prepare, 'a');
+}
+static void prepare_second(void) {
+  note_fork(&forks.prepare, 'b');
+}
+static void parent_first(void) {
+  note_fork(&forks.parent, 'p');
+}
+static void child_first(void) {
+  note_fork(&forks.child, 'c');
+}
+static void child_second(void) {
+  note_fork(&forks.child, 'd');
+}
 
-/* handlers(): registers two sets of all three kinds; -> how often each kind ran, and in which
- * order */
+/* handlers(): registers two sets of all three kinds; -> how often each kind ran, and in
+ * which order */
 static int kit_handlers(lua_State *L) {
   static int installed;
   if (!installed) {
@@ -655,8 +713,9 @@ static void *answer(void *arg) {
   return NULL;
 }
 
-/* selftest(): whether what libc keeps of a thread is right in this process: its number in the
- * owner of a mutex, new threads, signals to itself, system and fork. -> nil, or what is not */
+/* selftest(): whether what libc keeps of a thread is right in this process: its number in
+ * the owner of a mutex, new threads, signals to itself, system and fork. -> nil, or what
+ * is not */
 static int kit_selftest(lua_State *L) {
   pthread_mutexattr_t a;
   pthread_mutex_t m;
@@ -667,22 +726,30 @@ static int kit_selftest(lua_State *L) {
   pthread_mutex_init(&m, &a);
   pthread_mutex_lock(&m);
 #ifdef __GLIBC__
-  if (m.__data.__owner != (int)syscall(SYS_gettid)) return luaL_error(L, "owner of a mutex");
+  if (m.__data.__owner != (int)syscall(SYS_gettid))
+    return luaL_error(L, "owner of a mutex");
 #endif
-  if (pthread_mutex_lock(&m) != EDEADLK) return luaL_error(L, "a lock taken twice");
-  if (pthread_mutex_unlock(&m) != 0) return luaL_error(L, "a lock given back");
-  if (pthread_create(&t, NULL, answer, &value) != 0 || pthread_join(t, NULL) != 0 || value != 42)
+  if (pthread_mutex_lock(&m) != EDEADLK)
+    return luaL_error(L, "a lock taken twice");
+  if (pthread_mutex_unlock(&m) != 0)
+    return luaL_error(L, "a lock given back");
+  if (pthread_create(&t, NULL, answer, &value) != 0 || pthread_join(t, NULL) != 0 ||
+      value != 42)
     return luaL_error(L, "a thread");
-  if (pthread_kill(pthread_self(), 0) != 0) return luaL_error(L, "a signal to itself");
-  if (system("exit 3") != 3 << 8) return luaL_error(L, "system");
+  if (pthread_kill(pthread_self(), 0) != 0)
+    return luaL_error(L, "a signal to itself");
+  if (system("exit 3") != 3 << 8)
+    return luaL_error(L, "system");
   pid_t pid = fork();
-  if (pid == 0) _exit(getpid() == (pid_t)syscall(SYS_gettid) ? 5 : 6);
-  if (waitpid(pid, &status, 0) != pid || status != 5 << 8) return luaL_error(L, "fork");
+  if (pid == 0)
+    _exit(getpid() == (pid_t)syscall(SYS_gettid) ? 5 : 6);
+  if (waitpid(pid, &status, 0) != pid || status != 5 << 8)
+    return luaL_error(L, "fork");
   return 0;
 }
 
-/* forged(pid): after each fork of this process from now on, all of what it shares with the
- * program is that number */
+/* forged(pid): after each fork of this process from now on, all of what it shares with
+ * the program is that number */
 static int forged;
 
 static void forge(void) {
@@ -690,12 +757,16 @@ static void forge(void) {
   FILE *maps = fopen("/proc/self/maps", "r");
   while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
     unsigned long start, end;
-    if (strstr(line, "rw-s") == NULL || strstr(line, "memfd:moonfork") == NULL) continue;
-    if (sscanf(line, "%lx-%lx", &start, &end) != 2) continue;
-    for (volatile int *word = (volatile int *)start; (unsigned long)word < start + 4096; word++)
+    if (strstr(line, "rw-s") == NULL || strstr(line, "memfd:moonfork") == NULL)
+      continue;
+    if (sscanf(line, "%lx-%lx", &start, &end) != 2)
+      continue;
+    for (volatile int *word = (volatile int *)start; (unsigned long)word < start + 4096;
+         word++)
       *word = forged;
   }
-  if (maps != NULL) fclose(maps);
+  if (maps != NULL)
+    fclose(maps);
 }
 
 static int kit_forged(lua_State *L) {
@@ -708,8 +779,10 @@ static int kit_random(lua_State *L) {
   unsigned char bytes[16];
   int (*generate)(unsigned char *, int) = NULL;
   void *library = dlopen("libcrypto.so.3", RTLD_LAZY | RTLD_GLOBAL);
-  if (library != NULL) *(void **)&generate = dlsym(library, "RAND_bytes");
-  if (generate == NULL || generate(bytes, sizeof bytes) != 1) return 0;
+  if (library != NULL)
+    *(void **)&generate = dlsym(library, "RAND_bytes");
+  if (generate == NULL || generate(bytes, sizeof bytes) != 1)
+    return 0;
   lua_pushlstring(L, (const char *)bytes, sizeof bytes);
   return 1;
 }
@@ -720,86 +793,88 @@ static int kit_printf(lua_State *L) { /* buffered output of a C module, not flus
 }
 
 static const luaL_Reg functions[] = {
-  {"fileno", kit_fileno},
-  {"open", kit_open},
-  {"close", kit_close},
-  {"pipe", kit_pipe},
-  {"socketpair", kit_socketpair},
-  {"dup", kit_dup},
-  {"dup2", kit_dup2},
-  {"read", kit_read},
-  {"write", kit_write},
-  {"lseek", kit_lseek},
-  {"poll", kit_poll},
-  {"getfl", kit_getfl},
-  {"getfd", kit_getfd},
-  {"fcntl_getfl", kit_getfl},
-  {"fcntl_getfd", kit_getfd},
-  {"nonblocking", kit_nonblocking},
-  {"cloexec", kit_cloexec},
-  {"fstat", kit_fstat},
-  {"lock", kit_lock},
-  {"fds", kit_fds},
-  {"fork", kit_fork},
-  {"exit", kit_exit},
-  {"waitpid", kit_waitpid},
-  {"getpid", kit_getpid},
-  {"getppid", kit_getppid},
-  {"getuid", kit_getuid},
-  {"setuid", kit_setuid},
-  {"getsid", kit_getsid},
-  {"getpgid", kit_getpgid},
-  {"kill", kit_kill},
-  {"subreaper", kit_subreaper},
-  {"processes", kit_processes},
-  {"abort", kit_abort},
-  {"segv", kit_segv},
-  {"spin", kit_spin},
-  {"umask", kit_umask},
-  {"chdir", kit_chdir},
-  {"getcwd", kit_getcwd},
-  {"setenv", kit_setenv},
-  {"environ", kit_environ},
-  {"mkdir", kit_mkdir},
-  {"rmdir", kit_rmdir},
-  {"chmod", kit_chmod},
-  {"mkdtemp", kit_mkdtemp},
-  {"ls", kit_ls},
-  {"getrlimit", kit_getrlimit},
-  {"setrlimit", kit_setrlimit},
-  {"now", kit_now},
-  {"msleep", kit_msleep},
-  {"block", kit_block},
-  {"disposition", kit_disposition},
-  {"nsignals", kit_nsignals},
-  {"itimer", kit_itimer},
-  {"deadline", kit_deadline},
-  {"threads", kit_threads},
-  {"threads_stop", kit_threads_stop},
-  {"epoll", kit_epoll},
+    {"fileno", kit_fileno},
+    {"open", kit_open},
+    {"close", kit_close},
+    {"pipe", kit_pipe},
+    {"socketpair", kit_socketpair},
+    {"dup", kit_dup},
+    {"dup2", kit_dup2},
+    {"read", kit_read},
+    {"write", kit_write},
+    {"lseek", kit_lseek},
+    {"poll", kit_poll},
+    {"getfl", kit_getfl},
+    {"getfd", kit_getfd},
+    {"fcntl_getfl", kit_getfl},
+    {"fcntl_getfd", kit_getfd},
+    {"nonblocking", kit_nonblocking},
+    {"cloexec", kit_cloexec},
+    {"fstat", kit_fstat},
+    {"lock", kit_lock},
+    {"fds", kit_fds},
+    {"fork", kit_fork},
+    {"exit", kit_exit},
+    {"waitpid", kit_waitpid},
+    {"getpid", kit_getpid},
+    {"getppid", kit_getppid},
+    {"getuid", kit_getuid},
+    {"setuid", kit_setuid},
+    {"getsid", kit_getsid},
+    {"getpgid", kit_getpgid},
+    {"kill", kit_kill},
+    {"subreaper", kit_subreaper},
+    {"processes", kit_processes},
+    {"abort", kit_abort},
+    {"segv", kit_segv},
+    {"spin", kit_spin},
+    {"umask", kit_umask},
+    {"chdir", kit_chdir},
+    {"getcwd", kit_getcwd},
+    {"setenv", kit_setenv},
+    {"environ", kit_environ},
+    {"mkdir", kit_mkdir},
+    {"rmdir", kit_rmdir},
+    {"chmod", kit_chmod},
+    {"mkdtemp", kit_mkdtemp},
+    {"ls", kit_ls},
+    {"getrlimit", kit_getrlimit},
+    {"setrlimit", kit_setrlimit},
+    {"now", kit_now},
+    {"msleep", kit_msleep},
+    {"block", kit_block},
+    {"disposition", kit_disposition},
+    {"nsignals", kit_nsignals},
+    {"itimer", kit_itimer},
+    {"deadline", kit_deadline},
+    {"threads", kit_threads},
+    {"threads_stop", kit_threads_stop},
+    {"epoll", kit_epoll},
 #ifdef __linux__
-  {"dumpable", kit_dumpable},
-  {"steal", kit_steal},
+    {"dumpable", kit_dumpable},
+    {"steal", kit_steal},
 #endif
-  {"count", kit_count},
-  {"atexit", kit_atexit},
-  {"atfork", kit_atfork},
-  {"handlers", kit_handlers},
-  {"selftest", kit_selftest},
-  {"forged", kit_forged},
-  {"random", kit_random},
-  {"printf", kit_printf},
-  {NULL, NULL},
+    {"count", kit_count},
+    {"atexit", kit_atexit},
+    {"atfork", kit_atfork},
+    {"handlers", kit_handlers},
+    {"selftest", kit_selftest},
+    {"forged", kit_forged},
+    {"random", kit_random},
+    {"printf", kit_printf},
+    {NULL, NULL},
 };
 
 static const struct {
   const char *name;
   int number;
 } signals[] = {
-  {"SIGHUP", SIGHUP},   {"SIGINT", SIGINT},   {"SIGKILL", SIGKILL}, {"SIGUSR1", SIGUSR1},
-  {"SIGUSR2", SIGUSR2}, {"SIGPIPE", SIGPIPE}, {"SIGALRM", SIGALRM}, {"SIGTERM", SIGTERM},
-  {"SIGCHLD", SIGCHLD}, {"SIGCONT", SIGCONT}, {"SIGSTOP", SIGSTOP}, {"SIGSEGV", SIGSEGV},
-  {"SIGABRT", SIGABRT}, {"SIGXCPU", SIGXCPU}, {"SIGXFSZ", SIGXFSZ}, {"SIGQUIT", SIGQUIT},
+    {"SIGHUP", SIGHUP},   {"SIGINT", SIGINT},   {"SIGKILL", SIGKILL},
+    {"SIGUSR1", SIGUSR1}, {"SIGUSR2", SIGUSR2}, {"SIGPIPE", SIGPIPE},
+    {"SIGALRM", SIGALRM}, {"SIGTERM", SIGTERM}, {"SIGCHLD", SIGCHLD},
+    {"SIGCONT", SIGCONT}, {"SIGSTOP", SIGSTOP}, {"SIGSEGV", SIGSEGV},
+    {"SIGABRT", SIGABRT}, {"SIGXCPU", SIGXCPU}, {"SIGXFSZ", SIGXFSZ},
+    {"SIGQUIT", SIGQUIT},
 };
 
 __attribute__((visibility("default"))) int luaopen_testkit(lua_State *L);

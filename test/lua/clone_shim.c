@@ -1,7 +1,7 @@
 /* The plain-POSIX part of moonfork.clone and the audit for a stock interpreter, without a
  * template around them. Test only. */
-#include "socket/module.h"
 #include "os/fd.h"
+#include "socket/module.h"
 #include "template/audit.h"
 #include "template/clone_posix.h"
 

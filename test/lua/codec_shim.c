@@ -36,7 +36,8 @@ static int f_unpack(lua_State *L) { /* unpack(text) -> count, ...; or nil, messa
 }
 
 int luaopen_codec_shim(lua_State *L) {
-  static const luaL_Reg functions[] = {{"pack", f_pack}, {"unpack", f_unpack}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"pack", f_pack}, {"unpack", f_unpack}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

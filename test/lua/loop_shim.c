@@ -1,8 +1,8 @@
-/* A C host's loop for scripts: what fork.use_loop needs to be tried from a stock interpreter.
- * new() -> light userdata; turn(loop, mode) runs uv_run ("default", "once", "nowait") and
- * tells whether something is alive; close(loop) -> true when it was empty. Also a second Lua
- * state of this process: other(code) runs the code in one and closes it -> true, or nil and
- * the message. Runs in the parent. */
+/* A C host's loop for scripts: what fork.use_loop needs to be tried from a stock
+ * interpreter. new() -> light userdata; turn(loop, mode) runs uv_run ("default", "once",
+ * "nowait") and tells whether something is alive; close(loop) -> true when it was empty.
+ * Also a second Lua state of this process: other(code) runs the code in one and closes it
+ * -> true, or nil and the message. Runs in the parent. */
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
@@ -65,8 +65,11 @@ static int l_other(lua_State *L) {
 }
 
 int luaopen_loop_shim(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"new", l_new}, {"turn", l_turn}, {"close", l_close}, {"other", l_other}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"new", l_new},
+                                       {"turn", l_turn},
+                                       {"close", l_close},
+                                       {"other", l_other},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -1,11 +1,11 @@
 /* moonfork.socket for a stock interpreter, without the rest of the library: the table of
  * module.h and what its tests want to see besides. Test only. */
+#include "os/fd.h"
+#include "os/proc.h"
 #include "socket/handle.h"
 #include "socket/module.h"
 #include "socket/socket.h"
 #include "socket/wait.h"
-#include "os/fd.h"
-#include "os/proc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,7 +119,8 @@ static int shim_dup(lua_State *L) {
   return 1;
 }
 
-/* limit_fds() leaves no free descriptor and gives what it was; limit_fds(that) ends it. */
+/* limit_fds() leaves no free descriptor and gives what it was; limit_fds(that) ends it.
+ */
 static int shim_limit_fds(lua_State *L) {
   struct rlimit r;
   getrlimit(RLIMIT_NOFILE, &r);

@@ -2,12 +2,13 @@
  *
  *   drive [--seconds S] [--rounds N] [--seed N] [--verbose] [--hostile PROGRAM]
  *
- * A round makes processes, forks, rpcs and pools, asks them for anything with good and bad
- * values, kills and stops them, and closes each at a random moment; a part of it happens
- * inside callbacks. With --hostile the template program is PROGRAM, which says what it likes.
- * What must hold in each round (beside what round.h looks at):
+ * A round makes processes, forks, rpcs and pools, asks them for anything with good and
+ * bad values, kills and stops them, and closes each at a random moment; a part of it
+ * happens inside callbacks. With --hostile the template program is PROGRAM, which says
+ * what it likes. What must hold in each round (beside what round.h looks at):
  *
- *   - each callback comes once, later than the call that took it, before its owner's close
+ *   - each callback comes once, later than the call that took it, before its owner's
+ * close
  *   - everything is closed within CLOSE_S, and the loop has no handle left
  *   - descriptors and children are as before
  *   - while nothing is under way nobody uses the processor
@@ -31,12 +32,18 @@
 #include <uv.h>
 
 enum {
-  PROCS = 14, RPCS = 4, POOLS = 2, SOCKETS = 64, STEPS = 160, DEPTH_MAX = 3, FDS_MAX = 1024,
-  CLOSE_S = 16,      /* an rpc waits 10 s for its answers, then kills */
-  QUIET_MS = 100,    /* in which nobody may use more than */
+  PROCS = 14,
+  RPCS = 4,
+  POOLS = 2,
+  SOCKETS = 64,
+  STEPS = 160,
+  DEPTH_MAX = 3,
+  FDS_MAX = 1024,
+  CLOSE_S = 16,   /* an rpc waits 10 s for its answers, then kills */
+  QUIET_MS = 100, /* in which nobody may use more than */
   QUIET_CPU_MS = 6,
-  LATE_MS = 2000,    /* beyond a deadline that a callback may come */
-  STALL_MS = 300,    /* of processor time in one turn */
+  LATE_MS = 2000, /* beyond a deadline that a callback may come */
+  STALL_MS = 300, /* of processor time in one turn */
   MEMORY_MB = 500
 };
 
@@ -57,7 +64,8 @@ static uv_loop_t *loop;
   } while (0)
 #define CHECK(x)                                                                         \
   do {                                                                                   \
-    if (!(x)) FAIL("%s", #x);                                                            \
+    if (!(x))                                                                            \
+      FAIL("%s", #x);                                                                    \
   } while (0)
 #define CALL(x) call_end(#x, (inside++, (x)))
 #define DO(x) CALL(((x), 0))
@@ -114,7 +122,8 @@ static void ask_settle(struct ask *a, int r) {
 
 static void tell(const char *what, const struct owner *o) {
   if (telling)
-    printf("# %.3f %*s%s of %s %d\n", round_now() - began, 2 * depth, "", what, o->kind, o->number);
+    printf("# %.3f %*s%s of %s %d\n", round_now() - began, 2 * depth, "", what, o->kind,
+           o->number);
 }
 
 static void ask_told(struct ask *a) {
@@ -182,7 +191,7 @@ static struct proc *procs[PROCS];
 static struct rpc *rpcs[RPCS];
 static struct pool *pools[POOLS];
 enum { GRAVES = 4096 };
-static void *graves[GRAVES]; /* freed at the end: callbacks may point into them */
+static void *graves[GRAVES];         /* freed at the end: callbacks may point into them */
 static struct owner *owners[GRAVES]; /* the first member of some of them */
 static int ngraves;
 static int sockets[SOCKETS], nsockets;
@@ -246,7 +255,8 @@ static void on_error_told(mf_process *p, const mf_error *e, void *data) {
   maybe_act();
 }
 
-static void on_memory(mf_process *p, const mf_error *e, const mf_memory_info *m, void *data) {
+static void on_memory(mf_process *p, const mf_error *e, const mf_memory_info *m,
+                      void *data) {
   (void)p;
   ask_told(data);
   check_error(e);
@@ -324,18 +334,18 @@ static void on_release(void *data) {
 /* ---- values ---- */
 
 static const char functions[] =
-  "function quick() end\n"
-  "function hold(s) s:read 'a' end\n"
-  "function say(s, ...) s:write('hello', select('#', ...)) end\n"
-  "function talk(s) for i = 1, 1000 do s:write(('x'):rep(i)) end end\n"
-  "function fails() error 'on purpose' end\n"
-  "function exits() os.exit(3) end\n"
-  "function spins() local t = os.clock() while os.clock() - t < 0.02 do end end\n"
-  "local rpc = require 'moonfork.rpc'\n"
-  "function echo(x) return x end\n"
-  "function events(x) for i = 1, #x % 50 do rpc.event(x) end return x end\n"
-  "function sometimes(x) if #x % 5 == 0 then error('no') end\n"
-  "  if #x % 41 == 1 then os.exit(7) end return x end\n";
+    "function quick() end\n"
+    "function hold(s) s:read 'a' end\n"
+    "function say(s, ...) s:write('hello', select('#', ...)) end\n"
+    "function talk(s) for i = 1, 1000 do s:write(('x'):rep(i)) end end\n"
+    "function fails() error 'on purpose' end\n"
+    "function exits() os.exit(3) end\n"
+    "function spins() local t = os.clock() while os.clock() - t < 0.02 do end end\n"
+    "local rpc = require 'moonfork.rpc'\n"
+    "function echo(x) return x end\n"
+    "function events(x) for i = 1, #x % 50 do rpc.event(x) end return x end\n"
+    "function sometimes(x) if #x % 5 == 0 then error('no') end\n"
+    "  if #x % 41 == 1 then os.exit(7) end return x end\n";
 
 static const char *pick(const char *const *list, uint32_t n) {
   return list[random_below(n)];
@@ -343,10 +353,10 @@ static const char *pick(const char *const *list, uint32_t n) {
 #define PICK(list) pick(list, sizeof list / sizeof *list)
 
 static const char *a_function(void) {
-  static const char *const good[] = {"quick", "hold", "hold", "say", "talk", "fails", "exits",
-                                     "spins", "type"};
-  static const char *const bad[] = {"nothing", "", "no.such.thing", "nomodule:f", "string:",
-                                    ":x", "\xff\xfe", "string:format"};
+  static const char *const good[] = {"quick", "hold",  "hold",  "say", "talk",
+                                     "fails", "exits", "spins", "type"};
+  static const char *const bad[] = {"nothing", "",   "no.such.thing", "nomodule:f",
+                                    "string:", ":x", "\xff\xfe",      "string:format"};
   return random_one_in(6) ? PICK(bad) : PICK(good);
 }
 
@@ -369,18 +379,28 @@ static int a_descriptor(void) { /* borrowed */
 
 static const char *some_code(void) {
   static const char *const list[] = {
-    "x = 1", "x = (x or 0) + 1", "return", "error 'no'", "error {}", "syntax error",
-    "os.exit(4)", "t = {} for i = 1, 20000 do t[i] = {i} end", "collectgarbage()",
-    "local t = os.clock() while os.clock() - t < 0.01 do end",
-    "require 'moonfork.clone'.on_fork(function() y = 1 end)",
-    "require 'moonfork.clone'.before_fork(function() return z ~= 1, 'no forks' end)", "z = 1",
-    "require 'moonfork.clone'.on_fork(function() if z then error 'hook' end end)",
-    "string.gsub(('a'):rep(100), '.', print and tostring)", ""};
+      "x = 1",
+      "x = (x or 0) + 1",
+      "return",
+      "error 'no'",
+      "error {}",
+      "syntax error",
+      "os.exit(4)",
+      "t = {} for i = 1, 20000 do t[i] = {i} end",
+      "collectgarbage()",
+      "local t = os.clock() while os.clock() - t < 0.01 do end",
+      "require 'moonfork.clone'.on_fork(function() y = 1 end)",
+      "require 'moonfork.clone'.before_fork(function() return z ~= 1, 'no forks' end)",
+      "z = 1",
+      "require 'moonfork.clone'.on_fork(function() if z then error 'hook' end end)",
+      "string.gsub(('a'):rep(100), '.', print and tostring)",
+      ""};
   return PICK(list);
 }
 
 static void a_stdio(mf_options *o) {
-  static const int kinds[] = {MF_STDIO_INHERIT, MF_STDIO_NULL, MF_STDIO_SOCKET, MF_STDIO_FD};
+  static const int kinds[] = {MF_STDIO_INHERIT, MF_STDIO_NULL, MF_STDIO_SOCKET,
+                              MF_STDIO_FD};
   for (int i = 0; i < 2; i++) {
     o->stdio[i].kind = kinds[random_below(4)];
     o->stdio[i].fd = random_one_in(10) ? a_descriptor() : 0;
@@ -412,10 +432,18 @@ static void some_options(mf_options *o) {
     o->name = "a name";
   if (random_one_in(16)) { /* what no number stands for */
     switch (random_below(4)) {
-    case 0: o->leash = 17; break;
-    case 1: o->handles = -1; break;
-    case 2: o->stdio[0].kind = 99; break;
-    default: o->gc = 1000; break;
+    case 0:
+      o->leash = 17;
+      break;
+    case 1:
+      o->handles = -1;
+      break;
+    case 2:
+      o->stdio[0].kind = 99;
+      break;
+    default:
+      o->gc = 1000;
+      break;
     }
   }
 }
@@ -459,7 +487,8 @@ static void add_proc(mf_process *p) {
   struct proc **place = free_place();
   struct proc *it = calloc(1, sizeof *it);
   CHECK(place && it && p);
-  *it = (struct proc){.owner = {.kind = "process", .open = 1, .number = nowners++}, .p = p};
+  *it =
+      (struct proc){.owner = {.kind = "process", .open = 1, .number = nowners++}, .p = p};
   *place = it;
   bury(it, &it->owner);
   if (random_one_in(2))
@@ -531,25 +560,45 @@ static void prepare_proc(void) {
     somebody_hangs = 1;
   }
   switch (random_below(12)) {
-  case 0: DO(mf_require(p, PICK(modules))); break;
-  case 1: DO(mf_eval(p, code, strlen(code), 0, NULL, NULL)); break;
+  case 0:
+    DO(mf_require(p, PICK(modules)));
+    break;
+  case 1:
+    DO(mf_eval(p, code, strlen(code), 0, NULL, NULL));
+    break;
   case 2: {
     const char *argv[] = {"one", "", (const char *)bytes};
     size_t lengths[] = {3, 0, a_size()};
     DO(mf_eval(p, code, strlen(code), 3, argv, lengths));
     break;
   }
-  case 3: DO(mf_send_fd(p, a_descriptor())); break;
-  case 4: DO(mf_send_arg(p, bytes, a_size())); break;
-  case 5: lend(p); break;
-  case 6: DO(mf_take_args(p)); break;
-  case 7: DO(mf_chdir(p, PICK(paths))); break;
-  case 8: DO(mf_setenv(p, PICK(names), random_one_in(2) ? NULL : "value")); break;
-  case 9: DO(mf_seal(p, (int)random_below(3) | MF_SEAL_AUDIT_OFF)); break;
-  case 10: DO(mf_seal(p, random_one_in(3) ? (int)random_below(1u << 30) : 0)); break;
+  case 3:
+    DO(mf_send_fd(p, a_descriptor()));
+    break;
+  case 4:
+    DO(mf_send_arg(p, bytes, a_size()));
+    break;
+  case 5:
+    lend(p);
+    break;
+  case 6:
+    DO(mf_take_args(p));
+    break;
+  case 7:
+    DO(mf_chdir(p, PICK(paths)));
+    break;
+  case 8:
+    DO(mf_setenv(p, PICK(names), random_one_in(2) ? NULL : "value"));
+    break;
+  case 9:
+    DO(mf_seal(p, (int)random_below(3) | MF_SEAL_AUDIT_OFF));
+    break;
+  case 10:
+    DO(mf_seal(p, random_one_in(3) ? (int)random_below(1u << 30) : 0));
+    break;
   default: {
-    mf_rlimit l = {PICK(limits), random_one_in(2) ? 64 + random_below(1000)
-                                                   : MF_LIMIT_INFINITY};
+    mf_rlimit l = {PICK(limits),
+                   random_one_in(2) ? 64 + random_below(1000) : MF_LIMIT_INFINITY};
     DO(mf_limit(p, &l, random_below(2)));
   }
   }
@@ -592,16 +641,27 @@ static void ask_proc(void) {
   if (!it || it->taken)
     return;
   switch (random_below(6)) {
-  case 0: ask_exit(it); break;
-  case 1: ask_error(it); break;
+  case 0:
+    ask_exit(it);
+    break;
+  case 1:
+    ask_error(it);
+    break;
   case 2:
     a = ask_new("memory", &it->owner);
     a->quiet = program != NULL;
     ask_settle(a, CALL(mf_memory(it->p, on_memory, a)));
     break;
-  case 3: DO(mf_kill(it->p, signals[random_below(7)])); break;
-  case 4: DO(mf_pid(it->p)); DO(mf_spares(it->p)); break;
-  default: DO(mf_finish(it->p)); break;
+  case 3:
+    DO(mf_kill(it->p, signals[random_below(7)]));
+    break;
+  case 4:
+    DO(mf_pid(it->p));
+    DO(mf_spares(it->p));
+    break;
+  default:
+    DO(mf_finish(it->p));
+    break;
   }
 }
 
@@ -697,7 +757,8 @@ static void use_rpc(void) {
   if (!it)
     return;
   if (random_one_in(12)) {
-    int r = CALL(mf_rpc_cancel(it->rpc, random_one_in(3) ? random_below(1000) : it->last));
+    int r =
+        CALL(mf_rpc_cancel(it->rpc, random_one_in(3) ? random_below(1000) : it->last));
     CHECK(r == 0 || r == -ESRCH);
     return;
   }
@@ -803,9 +864,15 @@ static void use_pool(void) {
   if (!it)
     return;
   switch (random_below(16)) {
-  case 0: DO(mf_pool_cancel(it->pool, random_one_in(2) ? it->last : 12345)); break;
-  case 1: DO(mf_pool_resize(it->pool, random_below(5))); break;
-  case 2: disturb_pool(it); break;
+  case 0:
+    DO(mf_pool_cancel(it->pool, random_one_in(2) ? it->last : 12345));
+    break;
+  case 1:
+    DO(mf_pool_resize(it->pool, random_below(5)));
+    break;
+  case 2:
+    disturb_pool(it);
+    break;
   case 3:
     a = ask_new("drain", &it->owner);
     a->quiet = program != NULL;
@@ -821,7 +888,9 @@ static void use_pool(void) {
     else
       ask_settle(a, -1);
     break;
-  default: call_pool(it); break;
+  default:
+    call_pool(it);
+    break;
   }
 }
 
@@ -841,22 +910,62 @@ static void close_pool(int i) {
 
 static void act(void) {
   switch (random_below(24)) {
-  case 0: case 1: make_proc(); break;
-  case 2: case 3: fork_proc(); break;
-  case 4: case 5: case 6: prepare_proc(); break;
-  case 7: case 8: run_proc(); break;
-  case 9: case 10: ask_proc(); break;
-  case 11: close_proc((int)random_below(PROCS)); break;
-  case 12: make_rpc(); break;
-  case 13: case 14: case 15: use_rpc(); break;
-  case 16: make_pool(); break;
-  case 17: case 18: case 19: use_pool(); break;
-  case 20: if (random_one_in(3)) close_rpc((int)random_below(RPCS)); break;
-  case 21: if (random_one_in(6)) close_pool((int)random_below(POOLS)); break;
-  case 22: if (nsockets) close_socket((int)random_below((uint32_t)nsockets)); break;
+  case 0:
+  case 1:
+    make_proc();
+    break;
+  case 2:
+  case 3:
+    fork_proc();
+    break;
+  case 4:
+  case 5:
+  case 6:
+    prepare_proc();
+    break;
+  case 7:
+  case 8:
+    run_proc();
+    break;
+  case 9:
+  case 10:
+    ask_proc();
+    break;
+  case 11:
+    close_proc((int)random_below(PROCS));
+    break;
+  case 12:
+    make_rpc();
+    break;
+  case 13:
+  case 14:
+  case 15:
+    use_rpc();
+    break;
+  case 16:
+    make_pool();
+    break;
+  case 17:
+  case 18:
+  case 19:
+    use_pool();
+    break;
+  case 20:
+    if (random_one_in(3))
+      close_rpc((int)random_below(RPCS));
+    break;
+  case 21:
+    if (random_one_in(6))
+      close_pool((int)random_below(POOLS));
+    break;
+  case 22:
+    if (nsockets)
+      close_socket((int)random_below((uint32_t)nsockets));
+    break;
   default:
     adopt();
-    if (random_one_in(12)) DO(mf_reset(loop));
+    if (random_one_in(12))
+      DO(mf_reset(loop));
   }
 }
 
@@ -952,8 +1061,8 @@ static int nothing_is_due(void) {
   return nasked(0) == 0;
 }
 
-/* Waits until nothing is under way, and sees whether somebody works all the same. What has
- * begun late (a spare, a worker that goes) gets three more chances. */
+/* Waits until nothing is under way, and sees whether somebody works all the same. What
+ * has begun late (a spare, a worker that goes) gets three more chances. */
 static void check_quiet(void) {
   double mine = 0, theirs = 0;
   turn(1500, nothing_is_due);
@@ -966,7 +1075,8 @@ static void check_quiet(void) {
     we = own_ns() - we;
     uint64_t now = descendants_ns();
     mine = (double)we / 1e6;
-    theirs = now > they ? (double)(now - they) / 1e6 : 0; /* who has ended counts no more */
+    theirs =
+        now > they ? (double)(now - they) / 1e6 : 0; /* who has ended counts no more */
     if (mine < QUIET_CPU_MS * slowness && theirs < QUIET_CPU_MS * slowness)
       return;
   }
@@ -1083,9 +1193,9 @@ static void nudge(void) {
     uv_run(loop, UV_RUN_ONCE);
 }
 
-/* Everything is closed. A template that lies can leave the host any number of dead children
- * that the library was never told of (it forks for the host, who is their parent, and says
- * nothing): only living ones count there. */
+/* Everything is closed. A template that lies can leave the host any number of dead
+ * children that the library was never told of (it forks for the host, who is their
+ * parent, and says nothing): only living ones count there. */
 static void reap_what_nobody_knows(void) {
   while (program && waitpid(-1, NULL, WNOHANG) > 0)
     continue;
@@ -1121,9 +1231,12 @@ static void close_all(void) {
   }
   while (nsockets)
     close_socket(0);
-  for (int i = 0; i < POOLS; i++) close_pool(i);
-  for (int i = 0; i < RPCS; i++) close_rpc(i);
-  for (int i = 0; i < PROCS; i++) close_proc(i);
+  for (int i = 0; i < POOLS; i++)
+    close_pool(i);
+  for (int i = 0; i < RPCS; i++)
+    close_rpc(i);
+  for (int i = 0; i < PROCS; i++)
+    close_proc(i);
   DO(mf_reset(loop));
   double start = round_now(), last = start + CLOSE_S * slowness;
   int shown = !telling;
@@ -1162,7 +1275,8 @@ static void check_memory(void) {
   getrusage(RUSAGE_SELF, &usage);
   if (telling)
     printf("# %ld MB at most\n", usage.ru_maxrss / 1024);
-  if (slowness == 1 && usage.ru_maxrss / 1024 > MEMORY_MB) /* a sanitizer keeps what is freed */
+  if (slowness == 1 &&
+      usage.ru_maxrss / 1024 > MEMORY_MB) /* a sanitizer keeps what is freed */
     FAIL("%ld MB of memory", usage.ru_maxrss / 1024);
 }
 
@@ -1225,8 +1339,11 @@ static _Noreturn void usage(void) {
 
 int main(int argc, char **argv) {
   static char replay[600];
-  struct rounds r = {.name = "random: the C API", .seconds = 10, .deadline_s = 60,
-                     .first_seed = (uint64_t)time(NULL) * 1000 + (uint64_t)getpid() % 1000};
+  struct rounds r = {.name = "random: the C API",
+                     .seconds = 10,
+                     .deadline_s = 60,
+                     .first_seed =
+                         (uint64_t)time(NULL) * 1000 + (uint64_t)getpid() % 1000};
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--verbose") == 0)
       r.verbose = 1;

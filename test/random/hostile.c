@@ -1,12 +1,12 @@
 /* hostile: a template program that stands between a parent and a real template, and lies.
  *
- * The process that the parent has started becomes the real template ($HOSTILE_REAL); a child
- * of it, this program, has the parent's socket and passes everything on, in both directions,
- * the sockets of clones and their rpcs too. What it changes on the way is said by
- * $HOSTILE_SEED: frames are altered, repeated, dropped, delayed, torn, invented by the
- * thousand; numbers, lengths and pids are wrong; descriptors come along that nobody asked
- * for; ends are early. Knows no more of the protocol than the header of a frame and which
- * commands bring a socket, so that it need not change with it.
+ * The process that the parent has started becomes the real template ($HOSTILE_REAL); a
+ * child of it, this program, has the parent's socket and passes everything on, in both
+ * directions, the sockets of clones and their rpcs too. What it changes on the way is
+ * said by $HOSTILE_SEED: frames are altered, repeated, dropped, delayed, torn, invented
+ * by the thousand; numbers, lengths and pids are wrong; descriptors come along that
+ * nobody asked for; ends are early. Knows no more of the protocol than the header of a
+ * frame and which commands bring a socket, so that it need not change with it.
  *
  *   parent ====== (3) hostile ====== real template
  *      \========= (a FORK's socket) hostile ====== clone
@@ -30,15 +30,19 @@
 #include <unistd.h>
 
 enum {
-  LIFE_S = 25, LINES = 400, FDS = 253, CHUNK = 64 * 1024, BODY = 4096,
+  LIFE_S = 25,
+  LINES = 400,
+  FDS = 253,
+  CHUNK = 64 * 1024,
+  BODY = 4096,
   BUFFER = FRAME_HEADER_SIZE + FRAME_BODY_MAX + CHUNK
 };
 
 /* One direction of a connection. */
 struct line {
   int from, to;
-  int raw;        /* no frames any more */
-  int downwards;  /* from the parent */
+  int raw;       /* no frames any more */
+  int downwards; /* from the parent */
   unsigned char *data;
   size_t n;
   int fds[2 * FDS];
@@ -58,7 +62,8 @@ static void set_patience(int fd) {
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 }
 
-/* All of it, descriptors with the first byte; -1: the other end is gone, or does not read. */
+/* All of it, descriptors with the first byte; -1: the other end is gone, or does not
+ * read. */
 static int send_with(int fd, const void *data, size_t n, const int *fds, int nfds) {
   union {
     struct cmsghdr header;
@@ -150,8 +155,10 @@ static void step_between(int *fd) {
 
 static uint64_t nasty_number(void) {
   static const char *const names[] = {"HOSTILE_DRIVER", "HOSTILE_VICTIM"};
-  static const uint64_t numbers[] = {0, 1, 2, UINT64_MAX, UINT32_MAX, INT32_MAX, 1u << 31, 3,
-                                     FRAME_BODY_MAX, FRAME_BODY_MAX + 1, 64, 100000};
+  static const uint64_t numbers[] = {
+      0,         1,        2, UINT64_MAX,     UINT32_MAX,
+      INT32_MAX, 1u << 31, 3, FRAME_BODY_MAX, FRAME_BODY_MAX + 1,
+      64,        100000};
   const char *text = getenv(names[random_below(2)]);
   if (text && random_one_in(3))
     return strtoull(text, NULL, 10);
@@ -207,14 +214,17 @@ static void lie(struct line *l, unsigned char *frame, size_t n, int nfds) {
     pass(l, frame, n, nfds);
     pass(l, frame, n, 0);
     return;
-  case 2: case 3: /* some byte */
+  case 2:
+  case 3: /* some byte */
     frame[random_below((uint32_t)(random_one_in(2) ? FRAME_HEADER_SIZE : n))] ^=
-      (unsigned char)(1u << random_below(8));
+        (unsigned char)(1u << random_below(8));
     break;
-  case 4: case 5:
+  case 4:
+  case 5:
     put(frame + 8, nasty_number(), 8); /* its id, often a pid */
     break;
-  case 6: case 7:
+  case 6:
+  case 7:
     if (n >= FRAME_HEADER_SIZE + 4)
       put(frame + FRAME_HEADER_SIZE, nasty_number(), 4);
     break;
@@ -297,7 +307,9 @@ static void receive(struct line *l) {
     char space[CMSG_SPACE(FDS * sizeof(int))];
   } control;
   struct iovec iov = {l->data + l->n, BUFFER - l->n < CHUNK ? BUFFER - l->n : CHUNK};
-  struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+  struct msghdr m = {.msg_iov = &iov,
+                     .msg_iovlen = 1,
+                     .msg_control = &control,
                      .msg_controllen = sizeof control};
   ssize_t n = recvmsg(l->from, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -372,7 +384,8 @@ int main(int argc, char **argv) {
     fprintf(stderr, "hostile: is started by drive\n");
     return 2;
   }
-  if (fcntl(control, F_GETFD) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+  if (fcntl(control, F_GETFD) < 0 ||
+      socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
     return 1;
   real_pid = getpid();
   pid_t pid = fork();

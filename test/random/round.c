@@ -61,8 +61,8 @@ static int somebody_stays(double seconds) {
       char command[80];
       stayed = 1;
       fflush(stdout);
-      snprintf(command, sizeof command, "ps -o pid,ppid,stat,args --ppid %ld 2>&1 | grep -v ps",
-               (long)getpid());
+      snprintf(command, sizeof command,
+               "ps -o pid,ppid,stat,args --ppid %ld 2>&1 | grep -v ps", (long)getpid());
       if (system(command) < 0)
         printf("  (there is no ps)\n");
     }
@@ -95,8 +95,8 @@ static pid_t make_stranger(void) {
   return pid;
 }
 
-/* The first process of the namespace: reaps, and ends as the round did, if only the stranger
- * is left. */
+/* The first process of the namespace: reaps, and ends as the round did, if only the
+ * stranger is left. */
 static _Noreturn void be_first(pid_t round, pid_t stranger) {
   int status, own;
   while (waitpid(round, &status, 0) < 0 && errno == EINTR)
@@ -192,7 +192,8 @@ static int one(const struct rounds *r, int (*round)(uint64_t), uint64_t seed) {
   int silent = ftell(err) == 0;
   int good = WIFEXITED(status) && WEXITSTATUS(status) == 0 && silent && !stays;
   if (!good) {
-    printf("not ok seed %llu after %.1f s: ", (unsigned long long)seed, round_now() - began);
+    printf("not ok seed %llu after %.1f s: ", (unsigned long long)seed,
+           round_now() - began);
     if (WIFSIGNALED(status))
       printf("ended by signal %d%s", WTERMSIG(status),
              WTERMSIG(status) == SIGALRM ? " (its deadline)" : "");

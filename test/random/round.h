@@ -1,9 +1,10 @@
-/* round: runs one function for each of many seeds, each in a forked copy of the program, and
- * looks at what the copy leaves. Runs in the test program, before it has used anything.
+/* round: runs one function for each of many seeds, each in a forked copy of the program,
+ * and looks at what the copy leaves. Runs in the test program, before it has used
+ * anything.
  *
- * A round fails when it does not end with 0, when it takes too long, when it writes anything
- * to standard error, or when a process that descends from it outlives it. What failed is
- * printed with its seed and the command that plays it again. */
+ * A round fails when it does not end with 0, when it takes too long, when it writes
+ * anything to standard error, or when a process that descends from it outlives it. What
+ * failed is printed with its seed and the command that plays it again. */
 #ifndef RANDOM_ROUND_H
 #define RANDOM_ROUND_H
 
@@ -24,11 +25,11 @@ static inline int random_one_in(uint32_t n) {
 struct rounds {
   const char *name, *replay; /* what is printed: "random c", "drive --seed" */
   uint64_t first_seed;
-  long count;       /* rounds, or 0: as many as `seconds` allow */
+  long count; /* rounds, or 0: as many as `seconds` allow */
   double seconds;
   unsigned deadline_s; /* for one round */
   int verbose;
-  int confined;     /* in a process namespace of its own, where that is possible */
+  int confined; /* in a process namespace of its own, where that is possible */
 };
 
 /* Returns the number of rounds that failed, and prints "N passed, N failed". */

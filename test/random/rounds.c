@@ -26,8 +26,12 @@ static int run_command(uint64_t seed) {
 int main(int argc, char **argv) {
   static char replay[1000];
   const char *scale = getenv("STORY_SCALE");
-  struct rounds r = {.name = "random", .seconds = 10, .deadline_s = 60, .replay = replay,
-                     .first_seed = (uint64_t)time(NULL) * 1000 + (uint64_t)getpid() % 1000};
+  struct rounds r = {.name = "random",
+                     .seconds = 10,
+                     .deadline_s = 60,
+                     .replay = replay,
+                     .first_seed =
+                         (uint64_t)time(NULL) * 1000 + (uint64_t)getpid() % 1000};
   int i = 1;
   for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i++) {
     if (strcmp(argv[i], "--verbose") == 0)
@@ -52,6 +56,7 @@ int main(int argc, char **argv) {
   nwords = argc - i;
   size_t n = 0;
   for (int k = 0; k < nwords && n < sizeof replay; k++)
-    n += (size_t)snprintf(replay + n, sizeof replay - n, "%s%s", k ? " " : "", command[k]);
+    n +=
+        (size_t)snprintf(replay + n, sizeof replay - n, "%s%s", k ? " " : "", command[k]);
   return rounds_run(&r, run_command) > 0;
 }

@@ -1,4 +1,5 @@
-/* wire/chunk.c: answers that lie, and the record of a worker that may stop at any moment. */
+/* wire/chunk.c: answers that lie, and the record of a worker that may stop at any moment.
+ */
 #include "wire/chunk.h"
 
 #include "unit.h"
@@ -126,8 +127,8 @@ static void test_record_that_lies(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_answers),        cmocka_unit_test(test_answers_that_lie),
-      cmocka_unit_test(test_record),         cmocka_unit_test(test_record_is_full),
+      cmocka_unit_test(test_answers),          cmocka_unit_test(test_answers_that_lie),
+      cmocka_unit_test(test_record),           cmocka_unit_test(test_record_is_full),
       cmocka_unit_test(test_record_that_lies),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

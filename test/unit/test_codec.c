@@ -98,9 +98,11 @@ static const char same[] =
     "local function same(a, b)\n"
     "  if math.type(a) ~= math.type(b) or type(a) ~= type(b) then return false end\n"
     "  if a ~= a then return b ~= b end\n"
-    "  if type(a) ~= 'table' then return a == b and ('%q'):format(a) == ('%q'):format(b) end\n"
+    "  if type(a) ~= 'table' then return a == b and ('%q'):format(a) == ('%q'):format(b) "
+    "end\n"
     "  local n, m = 0, 0\n"
-    "  for k, v in pairs(a) do n = n + 1; if type(k) ~= 'table' and not same(v, b[k]) then "
+    "  for k, v in pairs(a) do n = n + 1; if type(k) ~= 'table' and not same(v, b[k]) "
+    "then "
     "return false end end\n"
     "  for _ in pairs(b) do m = m + 1 end\n"
     "  return n == m\n"
@@ -130,7 +132,11 @@ static void expect_round_trip(const char *text) {
 }
 
 static const char *const lively[] = {
-    "", "nil", "1, nil, nil", "true, false", "0, -1, 127, 128, 255, 256, 65535, 65536",
+    "",
+    "nil",
+    "1, nil, nil",
+    "true, false",
+    "0, -1, 127, 128, 255, 256, 65535, 65536",
     "-32, -33, -128, -129, -32768, -32769, 2^31, -2^31, 1 << 31, -(1 << 31), 1 << 32",
     "math.maxinteger, math.mininteger, (1 << 53) + 1, 2^53 + 1, -0.0, 0.0, 1.0, 1",
     "0/0, 1/0, -1/0, math.pi, 5e-324, 1.7976931348623157e308",
@@ -168,9 +174,9 @@ static void test_msgpack_c_reads_what_we_pack_and_packs_it_again(void **state) {
     }
     msgpack_unpacked_init(&object);
     msgpack_sbuffer_init(&again);
-    assert_int_equal(msgpack_unpack_next(&object, (const char *)buf_peek(&b),
-                                         buf_size(&b), &used),
-                     MSGPACK_UNPACK_SUCCESS);
+    assert_int_equal(
+        msgpack_unpack_next(&object, (const char *)buf_peek(&b), buf_size(&b), &used),
+        MSGPACK_UNPACK_SUCCESS);
     assert_int_equal(used, buf_size(&b));
     msgpack_packer packer;
     msgpack_packer_init(&packer, &again, msgpack_sbuffer_write);
@@ -194,8 +200,8 @@ static void test_our_reader_agrees_with_msgpack_c(void **state) {
     unsigned char bytes[24];
     size_t n = 1 + (size_t)rand() % (sizeof bytes - 1), used = 0;
     for (size_t i = 0; i < n; i++) {
-      bytes[i] = (unsigned char)(rand() % 3 ? rand() % 0x30 + 0x90 * (rand() % 2)
-                                             : rand());
+      bytes[i] =
+          (unsigned char)(rand() % 3 ? rand() % 0x30 + 0x90 * (rand() % 2) : rand());
       if (bytes[i] == 0xdd || bytes[i] == 0xdf)
         bytes[i] = 0xdc; /* msgpack-c allocates what these claim: gigabytes */
     }
@@ -267,12 +273,14 @@ static void test_a_refusal_names_the_path(void **state) {
                  "argument 1.x.y: a table that contains itself can't be sent");
   expect_refusal("{[print] = 1}", -EINVAL,
                  "argument 1[function]: a function can't be sent");
-  expect_refusal("io.stdout", -EINVAL,
-                 "argument 1: a handle can't be sent (the option handles=true allows it)");
+  expect_refusal(
+      "io.stdout", -EINVAL,
+      "argument 1: a handle can't be sent (the option handles=true allows it)");
   lua_State *L = new_state();
   struct codec_error e;
   struct buf b;
-  int n = values_of(L, "(function() local t = {} for i = 1, 128 do t = {t} end return t end)()");
+  int n = values_of(
+      L, "(function() local t = {} for i = 1, 128 do t = {t} end return t end)()");
   assert_int_equal(pack(L, n, &b, &e), -EINVAL);
   assert_non_null(strstr(e.text, "nested too deeply"));
   buf_deinit(&b);
@@ -297,16 +305,16 @@ static void test_what_lua_does_not_have_is_refused(void **state) {
     const char *bytes;
     size_t n;
   } rows[] = {
-      {"\x91\xc1", 2},                                     /* never used */
-      {"\x91\xcf\x80\0\0\0\0\0\0\0", 10},                  /* 2^63 */
-      {"\x91\x81\xc0\x01", 4},                             /* nil as a key */
-      {"\x91\x81\xcb\x7f\xf8\0\0\0\0\0\0\x01", 12},        /* nan as a key */
-      {"\x91\xd4\x05\x00", 4},                             /* some extension */
-      {"\x91\xd4\x01\x00", 4},                             /* no such descriptor */
+      {"\x91\xc1", 2},                              /* never used */
+      {"\x91\xcf\x80\0\0\0\0\0\0\0", 10},           /* 2^63 */
+      {"\x91\x81\xc0\x01", 4},                      /* nil as a key */
+      {"\x91\x81\xcb\x7f\xf8\0\0\0\0\0\0\x01", 12}, /* nan as a key */
+      {"\x91\xd4\x05\x00", 4},                      /* some extension */
+      {"\x91\xd4\x01\x00", 4},                      /* no such descriptor */
       {"\x91\xd5\x01\x00\x00", 5},
-      {"\x91\xc7\x03\x01\x00\x00\x00", 7},                 /* a handle of three bytes */
-      {"\x91\x01\x01", 3},                                 /* something behind it */
-      {"\x01", 1},                                         /* no list */
+      {"\x91\xc7\x03\x01\x00\x00\x00", 7}, /* a handle of three bytes */
+      {"\x91\x01\x01", 3},                 /* something behind it */
+      {"\x01", 1},                         /* no list */
       {"\x81\x01\x01", 3},
       {"", 0},
       {"\xdd\xff\xff\xff\xff", 5},
@@ -329,7 +337,7 @@ static void test_what_lua_does_not_have_is_refused(void **state) {
 static void test_other_encoders_forms_are_read(void **state) {
   static const unsigned char bytes[] = {
       0x96, 0xc4, 1, 'a', 0xca, 0x3f, 0x80, 0, 0, 0xd3, 0, 0, 0, 0, 0, 0, 0, 5,
-      0xdc, 0, 1, 1, 0xde, 0, 1, 1, 2, 0xcf, 0, 0, 0, 0, 0, 0, 0, 9};
+      0xdc, 0,    1, 1,   0xde, 0,    1,    1, 2, 0xcf, 0, 0, 0, 0, 0, 0, 0, 9};
   lua_State *L = new_state();
   struct codec_error e;
   (void)state;
@@ -380,7 +388,8 @@ static void test_objects_are_bounded(void **state) {
   /* two tables and a string, then one more table; numbers don't count */
   assert_int_equal(codec_unpack(L, "\x92\x93\x90\xa1x\x01\x02", 7, NULL, 0, &few, &e), 2);
   lua_settop(L, 0);
-  assert_int_equal(codec_unpack(L, "\x92\x93\x90\xa1x\x01\x90", 7, NULL, 0, &few, &e), -E2BIG);
+  assert_int_equal(codec_unpack(L, "\x92\x93\x90\xa1x\x01\x90", 7, NULL, 0, &few, &e),
+                   -E2BIG);
   assert_string_equal(e.text, "the message has too many tables and strings");
   assert_int_equal(lua_gettop(L), 0);
   lua_close(L);
@@ -399,18 +408,21 @@ static void expect_not_packed(const char *text, const char *message) {
 
 static void test_what_the_other_side_would_refuse_is_not_packed(void **state) {
   (void)state;
-  expect_not_packed("(function() local t = {} for i = 1, 1 << 22 do t[i] = i end return t end)()",
-                    "argument 1[4194304]: the message has more than 4194304 values");
   expect_not_packed(
-      "(function() local t, e = {}, {} for i = 1, 1 << 20 do t[i] = e end return t end)()",
+      "(function() local t = {} for i = 1, 1 << 22 do t[i] = i end return t end)()",
+      "argument 1[4194304]: the message has more than 4194304 values");
+  expect_not_packed(
+      "(function() local t, e = {}, {} for i = 1, 1 << 20 do t[i] = e end return t "
+      "end)()",
       "argument 1[1048576]: the message has more than 1048576 tables and strings");
 }
 
 /* ---- in steps ---- */
 
 /* Reads in steps of that effort; the values come to L. How many, or a code. */
-static int read_in_steps(lua_State *L, const struct serialiser *s, const void *data, size_t size,
-                         size_t effort, int *ret_nsteps, struct codec_error *e) {
+static int read_in_steps(lua_State *L, const struct serialiser *s, const void *data,
+                         size_t size, size_t effort, int *ret_nsteps,
+                         struct codec_error *e) {
   struct decoding d;
   int rc, n = 1, top = lua_gettop(L);
   decoding_begin(L, &d, s, data, size, NULL, 0);
@@ -432,10 +444,14 @@ static int read_in_steps(lua_State *L, const struct serialiser *s, const void *d
 static const char *const shapes[] = {
     "1, 'two', {3, {4}, {five = {6, seven = {[{}] = {[8] = {}}}}}}, nil, nil",
     "{{{{{{{{}}}}}}}}, {}, {{}, {}}",
-    "(function() local t = {} for i = 1, 2000 do t[i] = {i, tostring(i)} end return t end)()",
-    "(function() local t = {} for i = 1, 1500 do t['k' .. i] = {[i] = i / 3} end return t end)()",
+    "(function() local t = {} for i = 1, 2000 do t[i] = {i, tostring(i)} end return t "
+    "end)()",
+    "(function() local t = {} for i = 1, 1500 do t['k' .. i] = {[i] = i / 3} end return "
+    "t end)()",
     "(function() local t = {} for i = 1, 1000 do t[i * 7] = i end return t end)()",
-    "", "nil", "'', 0.5, true, false, {{}}",
+    "",
+    "nil",
+    "'', 0.5, true, false, {{}}",
 };
 
 static void test_steps_read_the_same_as_one(void **state) {
@@ -499,7 +515,8 @@ static void test_strings_are_read_in_steps(void **state) {
   buf_init(&b, 1000000);
   for (int i = 0; i < 1000; i++)
     buf_put_str(&b, "text", (size_t)i % 5);
-  assert_int_equal(read_in_steps(L, &strings, buf_peek(&b), buf_size(&b), 80, &nsteps, &e), 1000);
+  assert_int_equal(
+      read_in_steps(L, &strings, buf_peek(&b), buf_size(&b), 80, &nsteps, &e), 1000);
   assert_true(nsteps >= 80);
   assert_string_equal(lua_tostring(L, 1000), "text");
   lua_settop(L, 0);
@@ -596,7 +613,8 @@ static void test_handles_travel_beside_the_message(void **state) {
   assert_int_equal(codec_pack(L, 1, n, "argument", &b, &fds, &e), 0);
   assert_int_equal(fds.n, 2);
   lua_settop(L, 0);
-  assert_int_equal(codec_unpack(L, buf_peek(&b), buf_size(&b), fds.fd, fds.n, NULL, &e), 3);
+  assert_int_equal(codec_unpack(L, buf_peek(&b), buf_size(&b), fds.fd, fds.n, NULL, &e),
+                   3);
   assert_int_equal(fds.fd[0], -1);
   assert_int_equal(fds.fd[1], -1);
   assert_int_equal(lua_type(L, 1), LUA_TUSERDATA);
@@ -604,9 +622,9 @@ static void test_handles_travel_beside_the_message(void **state) {
 
   /* one place named twice, and a closed handle */
   fds.fd[fds.n++] = fd_open_null();
-  assert_int_equal(codec_unpack(L, "\x92\xd5\x01\x00\x00\xd5\x01\x00\x00", 9, fds.fd,
-                                fds.n, NULL, &e),
-                   -EPROTO);
+  assert_int_equal(
+      codec_unpack(L, "\x92\xd5\x01\x00\x00\xd5\x01\x00\x00", 9, fds.fd, fds.n, NULL, &e),
+      -EPROTO);
   codec_fds_close(&fds);
   n = values_of(L, "(function() local f = io.tmpfile() f:close() return f end)()");
   assert_int_equal(codec_pack(L, 1, n, "argument", &b, &fds, &e), -EINVAL);

@@ -1,5 +1,5 @@
-/* Descriptors that block whoever closes them last: a TCP socket with SO_LINGER and data that
- * nobody reads, also one that waits unread in a UNIX socket. */
+/* Descriptors that block whoever closes them last: a TCP socket with SO_LINGER and data
+ * that nobody reads, also one that waits unread in a UNIX socket. */
 #include "help/census.h"
 #include "os/drop.h"
 #include "os/proc.h"

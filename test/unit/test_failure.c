@@ -18,12 +18,25 @@ static void test_what_is_written_is_read(void **state) {
   memset(value, 'v', sizeof value);
   const struct failure_body failures[] = {
       {.code = FAILURE_REMOTE, .message = "x", .nmessage = 1},
-      {.code = FAILURE_FORK, .second = PHASE_FUNCTION, .error = ENOMEM, .message = "a\0b",
-       .nmessage = 3, .traceback = "t", .ntraceback = 1},
-      {.code = FAILURE_INVAL, .second = 1, .error = UINT32_MAX, .message = "", .value = value,
+      {.code = FAILURE_FORK,
+       .second = PHASE_FUNCTION,
+       .error = ENOMEM,
+       .message = "a\0b",
+       .nmessage = 3,
+       .traceback = "t",
+       .ntraceback = 1},
+      {.code = FAILURE_INVAL,
+       .second = 1,
+       .error = UINT32_MAX,
+       .message = "",
+       .value = value,
        .nvalue = 5},
-      {.code = FAILURE_LIMIT, .message = longest, .nmessage = sizeof longest,
-       .traceback = longest, .ntraceback = sizeof longest, .value = value,
+      {.code = FAILURE_LIMIT,
+       .message = longest,
+       .nmessage = sizeof longest,
+       .traceback = longest,
+       .ntraceback = sizeof longest,
+       .value = value,
        .nvalue = sizeof value},
       {.code = FAILURE_CODE_LAST},
   };
@@ -41,7 +54,8 @@ static void test_what_is_written_is_read(void **state) {
     check_text(got.message, got.nmessage, f->message, f->nmessage);
     check_text(got.traceback, got.ntraceback, f->traceback, f->ntraceback);
     check_text(got.value, got.nvalue, f->value, f->nvalue);
-    for (size_t n = 0; n < buf_size(&b) && i < 3; n++) { /* cut anywhere, unless before the value */
+    for (size_t n = 0; n < buf_size(&b) && i < 3;
+         n++) { /* cut anywhere, unless before the value */
       int r = failure_body_decode(&got, buf_peek(&b), n);
       size_t without = 8 + 4 + f->nmessage + 4 + f->ntraceback;
       assert_int_equal(r, f->value && n == without ? 0 : -EPROTO);
@@ -72,7 +86,8 @@ static void test_too_long(void **state) {
 
 static void test_more_than_a_failure(void **state) {
   (void)state;
-  const struct failure_body f = {.message = "x", .nmessage = 1, .value = "v", .nvalue = 1};
+  const struct failure_body f = {
+      .message = "x", .nmessage = 1, .value = "v", .nvalue = 1};
   struct failure_body got;
   struct buf b;
   buf_init(&b, SIZE_MAX);

@@ -106,7 +106,8 @@ static void test_the_time_runs_out(void **state) {
   clock_gettime(CLOCK_MONOTONIC, &from);
   assert_int_equal(limited_wait(&p, 1, 30, 0), 0);
   clock_gettime(CLOCK_MONOTONIC, &to);
-  assert_true((to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000 >= 29);
+  assert_true((to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000 >=
+              29);
   fd_close(&ends[0]);
   fd_close(&ends[1]);
 }

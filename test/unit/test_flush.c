@@ -1,4 +1,5 @@
-/* flush_pending: what stdio holds back is written, whatever stream has it; else nothing is. */
+/* flush_pending: what stdio holds back is written, whatever stream has it; else nothing
+ * is. */
 #include "os/flush.h"
 
 #include <setjmp.h>
@@ -12,7 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 #include <wchar.h>
-
 
 static ssize_t arrived(int fd, char *text, size_t n) {
   return read(fd, text, n);
@@ -74,9 +74,9 @@ static void test_flush_leaves_input_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_flush_writes_what_any_stream_holds),
-    cmocka_unit_test(test_flush_writes_wide_characters),
-    cmocka_unit_test(test_flush_leaves_input_alone),
+      cmocka_unit_test(test_flush_writes_what_any_stream_holds),
+      cmocka_unit_test(test_flush_writes_wide_characters),
+      cmocka_unit_test(test_flush_leaves_input_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

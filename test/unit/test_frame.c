@@ -93,8 +93,7 @@ static size_t parse_hex(unsigned char *out, size_t size, const char *line) {
   return n;
 }
 
-static void check_block(const struct frame *words, const unsigned char *bytes,
-                        size_t n) {
+static void check_block(const struct frame *words, const unsigned char *bytes, size_t n) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f;
   assert_true(n >= FRAME_HEADER_SIZE);

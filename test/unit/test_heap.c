@@ -1,5 +1,6 @@
-/* The heap: classes, seals, forks, and what happens where memory or address space ends. The
- * last test plays random programs against a model that knows what each block holds. */
+/* The heap: classes, seals, forks, and what happens where memory or address space ends.
+ * The last test plays random programs against a model that knows what each block holds.
+ */
 #include "template/heap/heap.h"
 
 #include <setjmp.h>
@@ -80,8 +81,8 @@ static int in_child(int (*f)(struct heap *h, void *data), struct heap *h, void *
 
 static void test_heap_gives_blocks_of_every_size(void **state) {
   struct heap *h = heap_make(state);
-  static const size_t sizes[] = { 1,    7,    8,     9,     16,    512,        513,       1024,
-                                  1025, 4096, 65536, 98305, 131071, HEAP_BIG, 5 * MIB };
+  static const size_t sizes[] = {1,    7,    8,     9,     16,     512,      513,    1024,
+                                 1025, 4096, 65536, 98305, 131071, HEAP_BIG, 5 * MIB};
   enum { N = sizeof sizes / sizeof *sizes };
   unsigned char *blocks[N];
   for (size_t i = 0; i < N; i++) {
@@ -214,7 +215,7 @@ static int frees_all_and_stays_small(struct heap *h, void *data) {
 }
 static void test_heap_frees_of_sealed_blocks_touch_nothing(void **state) {
   struct heap *h = heap_make(state);
-  struct sharing s = { malloc(200000 * sizeof(void *)), 200000 };
+  struct sharing s = {malloc(200000 * sizeof(void *)), 200000};
   for (size_t i = 0; i < s.n; i++)
     s.blocks[i] = memset(heap_alloc(h, NULL, 0, 100), 7, 100);
   heap_seal(h);
@@ -270,7 +271,8 @@ static int has_nothing_kept(struct heap *h, void *data) {
   heap_forked(h);
   if (!is_fresh(heap_alloc(h, NULL, 0, MIB), MIB))
     return 0;
-  heap_alloc(h, used_block(h, MIB), MIB, 0); /* nor does a clone keep any before it runs */
+  heap_alloc(h, used_block(h, MIB), MIB,
+             0); /* nor does a clone keep any before it runs */
   return is_fresh(heap_alloc(h, NULL, 0, MIB), MIB);
 }
 static void test_heap_keeps_freed_mappings_while_it_runs(void **state) {
@@ -348,7 +350,8 @@ static void frozen_fill(struct frozen_heap *f, struct heap *h) {
   f->h = h;
   f->small = malloc(NFROZEN * sizeof *f->small);
   for (unsigned i = 0; i < NFROZEN; i++)
-    f->small[i] = memset(heap_alloc(h, NULL, 0, FROZEN_BLOCK), (int)(i % 251), FROZEN_BLOCK);
+    f->small[i] =
+        memset(heap_alloc(h, NULL, 0, FROZEN_BLOCK), (int)(i % 251), FROZEN_BLOCK);
   f->huge = memset(heap_alloc(h, NULL, 0, FROZEN_HUGE), 77, FROZEN_HUGE);
   f->middle = memset(heap_alloc(h, NULL, 0, FROZEN_MIDDLE), 78, FROZEN_MIDDLE);
   heap_seal(h);
@@ -437,8 +440,8 @@ static void test_heap_frozen_is_not_copied_by_fork(void **state) {
   struct frozen_heap f;
   if (SANITIZED) /* whose shadow has page tables of its own */
     skip();
-  volatile size_t *told = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                               -1, 0);
+  volatile size_t *told =
+      mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   frozen_fill(&f, heap_make(state));
   in_child(tells_its_page_tables, f.h, (void *)(uintptr_t)told);
   size_t before = *told;
@@ -475,7 +478,7 @@ static void test_heap_freezes_in_a_clone_that_is_a_template(void **state) {
 }
 static void test_heap_frozen_blocks_grow_and_shrink(void **state) {
   struct heap *h = heap_make(state);
-  static const size_t sizes[] = { FROZEN_HUGE, FROZEN_MIDDLE, 5 << 20, HEAP_BIG };
+  static const size_t sizes[] = {FROZEN_HUGE, FROZEN_MIDDLE, 5 << 20, HEAP_BIG};
   for (unsigned i = 0; i < 4; i++) {
     size_t n = sizes[i];
     unsigned char *p = memset(heap_alloc(h, NULL, 0, n), 7, n), *neighbour;
@@ -509,11 +512,11 @@ static int freezes_without(struct heap *h, void *data) {
   return stats_of(h).frozen == 0 && frozen_holds(f);
 }
 static int freezes_without_descriptors(struct heap *h, void *data) {
-  struct rlimit none = { 0, 0 };
+  struct rlimit none = {0, 0};
   return setrlimit(RLIMIT_NOFILE, &none) == 0 && freezes_without(h, data);
 }
 static int freezes_without_files(struct heap *h, void *data) {
-  struct rlimit none = { 4096, 4096 }; /* to pass that limit would be a signal */
+  struct rlimit none = {4096, 4096}; /* to pass that limit would be a signal */
   return setrlimit(RLIMIT_FSIZE, &none) == 0 && freezes_without(h, data);
 }
 static int freezes_without_huge_pages(struct heap *h, void *data) {
@@ -533,7 +536,7 @@ static int freezes_in_little_space(struct heap *h, void *data) {
   struct frozen_heap *f = data;
   heap_release_reserve(h, 64 * MIB);
   size_t before = address_space();
-  struct rlimit limit = { before + 64 * MIB, before + 64 * MIB };
+  struct rlimit limit = {before + 64 * MIB, before + 64 * MIB};
   if (setrlimit(RLIMIT_AS, &limit) < 0)
     return 0;
   heap_freeze(h); /* keeps no mirrors */
@@ -601,9 +604,9 @@ static void test_heap_says_no_when_it_is_full(void **state) {
 }
 static void test_heap_cuts_free_blocks_again_when_it_is_full(void **state) {
   (void)state;
-  static const size_t sizes[] = { 24, 40, 56, 48, 200 };
+  static const size_t sizes[] = {24, 40, 56, 48, 200};
   struct heap *h = heap_new(16 * MIB);
-  void *last[5] = { NULL }, *p;
+  void *last[5] = {NULL}, *p;
   int k = 0;
   for (; (p = heap_alloc(h, NULL, 0, sizes[k])); k = (k + 1) % 5) {
     *(void **)p = last[k];
@@ -627,7 +630,7 @@ static void test_heap_cuts_free_blocks_again_when_it_is_full(void **state) {
 }
 static int lives_in_little_space(struct heap *h, void *data) {
   (void)h;
-  struct rlimit limit = { *(size_t *)data, *(size_t *)data };
+  struct rlimit limit = {*(size_t *)data, *(size_t *)data};
   if (setrlimit(RLIMIT_AS, &limit) < 0)
     return 0;
   struct heap *little = heap_new(0);
@@ -666,7 +669,8 @@ static void test_heap_gives_the_reserve_back(void **state) {
 static void test_heap_offer_becomes_the_string(void **state) {
   struct heap *h = heap_make(state);
   size_t map_size = 4 * MIB;
-  void *map = mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void *map =
+      mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   heap_offer(h, map, map_size, 3 * MIB);
   assert_ptr_not_equal(heap_alloc(h, NULL, LUA_TTABLE, 3 * MIB), map);
   assert_ptr_not_equal(heap_alloc(h, NULL, LUA_TSTRING, 3 * MIB - 1), map);
@@ -748,13 +752,18 @@ static void test_heap_scratch_is_given_back(void **state) {
   heap_free(h);
 }
 
-/* --- random programs against a model -------------------------------------------------- */
+/* --- random programs against a model --------------------------------------------------
+ */
 
 enum { MODEL_BLOCKS = 600 };
 struct model {
   struct heap *h;
   uint64_t random;
-  struct { unsigned char *p; size_t n; unsigned char fill; } blocks[MODEL_BLOCKS];
+  struct {
+    unsigned char *p;
+    size_t n;
+    unsigned char fill;
+  } blocks[MODEL_BLOCKS];
   int depth, may_fail; /* in a small region: refused is fine, and changes nothing */
 };
 static uint64_t model_random(struct model *m) {
@@ -766,11 +775,17 @@ static uint64_t model_random(struct model *m) {
 static size_t model_size(struct model *m) {
   uint64_t r = model_random(m);
   switch (r % 16) {
-  case 0: return HEAP_BIG - 2000 + (r >> 8) % 4000;
-  case 1: return (r >> 8) % (r % 8 ? 400000 : 2 * MIB) + 1;
-  case 2: case 3: return (r >> 8) % 20000 + 1;
-  case 4: return (size_t)1 << ((r >> 8) % 18);
-  default: return (r >> 8) % 300 + 1;
+  case 0:
+    return HEAP_BIG - 2000 + (r >> 8) % 4000;
+  case 1:
+    return (r >> 8) % (r % 8 ? 400000 : 2 * MIB) + 1;
+  case 2:
+  case 3:
+    return (r >> 8) % 20000 + 1;
+  case 4:
+    return (size_t)1 << ((r >> 8) % 18);
+  default:
+    return (r >> 8) % 300 + 1;
   }
 }
 static int model_holds(const struct model *m, int i, size_t n) {
@@ -861,35 +876,35 @@ static void test_heap_agrees_with_a_model(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_heap_gives_blocks_of_every_size),
-    cmocka_unit_test(test_heap_aligns_multiples_of_16),
-    cmocka_unit_test(test_heap_uses_freed_blocks_again),
-    cmocka_unit_test(test_heap_moves_big_blocks_without_copying_them),
-    cmocka_unit_test(test_heap_takes_many_big_blocks),
-    cmocka_unit_test(test_heap_never_reuses_sealed_holes_in_clones),
-    cmocka_unit_test(test_heap_copies_sealed_blocks_that_grow),
-    cmocka_unit_test(test_heap_seal_is_bounded_in_a_template),
-    cmocka_unit_test(test_heap_frees_of_sealed_blocks_touch_nothing),
-    cmocka_unit_test(test_heap_gives_free_pages_back),
-    cmocka_unit_test(test_heap_keeps_freed_mappings_while_it_runs),
-    cmocka_unit_test(test_heap_keeps_eight_mebibytes),
-    cmocka_unit_test(test_heap_shares_big_sealed_blocks_that_grow),
-    cmocka_unit_test(test_heap_frozen_is_the_same_and_private_to_each),
-    cmocka_unit_test(test_heap_frozen_is_not_copied_by_fork),
-    cmocka_unit_test(test_heap_freezes_in_a_clone_that_is_a_template),
-    cmocka_unit_test(test_heap_frozen_blocks_grow_and_shrink),
-    cmocka_unit_test(test_heap_stays_as_it_is_where_it_cannot_freeze),
-    cmocka_unit_test(test_heap_freezes_in_limited_address_space),
-    cmocka_unit_test(test_heap_counts_what_a_clone_made),
-    cmocka_unit_test(test_heap_says_no_when_it_is_full),
-    cmocka_unit_test(test_heap_cuts_free_blocks_again_when_it_is_full),
-    cmocka_unit_test(test_heap_fits_into_limited_address_space),
-    cmocka_unit_test(test_heap_gives_the_reserve_back),
-    cmocka_unit_test(test_heap_offer_becomes_the_string),
-    cmocka_unit_test(test_heap_publishes_what_is_live),
-    cmocka_unit_test(test_heap_leaves_foreign_blocks_to_their_owner),
-    cmocka_unit_test(test_heap_scratch_is_given_back),
-    cmocka_unit_test(test_heap_agrees_with_a_model),
+      cmocka_unit_test(test_heap_gives_blocks_of_every_size),
+      cmocka_unit_test(test_heap_aligns_multiples_of_16),
+      cmocka_unit_test(test_heap_uses_freed_blocks_again),
+      cmocka_unit_test(test_heap_moves_big_blocks_without_copying_them),
+      cmocka_unit_test(test_heap_takes_many_big_blocks),
+      cmocka_unit_test(test_heap_never_reuses_sealed_holes_in_clones),
+      cmocka_unit_test(test_heap_copies_sealed_blocks_that_grow),
+      cmocka_unit_test(test_heap_seal_is_bounded_in_a_template),
+      cmocka_unit_test(test_heap_frees_of_sealed_blocks_touch_nothing),
+      cmocka_unit_test(test_heap_gives_free_pages_back),
+      cmocka_unit_test(test_heap_keeps_freed_mappings_while_it_runs),
+      cmocka_unit_test(test_heap_keeps_eight_mebibytes),
+      cmocka_unit_test(test_heap_shares_big_sealed_blocks_that_grow),
+      cmocka_unit_test(test_heap_frozen_is_the_same_and_private_to_each),
+      cmocka_unit_test(test_heap_frozen_is_not_copied_by_fork),
+      cmocka_unit_test(test_heap_freezes_in_a_clone_that_is_a_template),
+      cmocka_unit_test(test_heap_frozen_blocks_grow_and_shrink),
+      cmocka_unit_test(test_heap_stays_as_it_is_where_it_cannot_freeze),
+      cmocka_unit_test(test_heap_freezes_in_limited_address_space),
+      cmocka_unit_test(test_heap_counts_what_a_clone_made),
+      cmocka_unit_test(test_heap_says_no_when_it_is_full),
+      cmocka_unit_test(test_heap_cuts_free_blocks_again_when_it_is_full),
+      cmocka_unit_test(test_heap_fits_into_limited_address_space),
+      cmocka_unit_test(test_heap_gives_the_reserve_back),
+      cmocka_unit_test(test_heap_offer_becomes_the_string),
+      cmocka_unit_test(test_heap_publishes_what_is_live),
+      cmocka_unit_test(test_heap_leaves_foreign_blocks_to_their_owner),
+      cmocka_unit_test(test_heap_scratch_is_given_back),
+      cmocka_unit_test(test_heap_agrees_with_a_model),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -358,8 +358,8 @@ static void test_exact_without_its_descriptors_is_an_error(void **state) {
   inbox_deinit(&in);
 }
 
-/* Once such a frame was waited for until the inbox was full: a process that sent one made its
- * parent deaf to it. */
+/* Once such a frame was waited for until the inbox was full: a process that sent one made
+ * its parent deaf to it. */
 static void test_a_whole_frame_without_its_descriptors_is_an_error(void **state) {
   static const unsigned char bytes[FRAME_HEADER_SIZE + 2] = {2, 0, 0, 0, CMD_FD, 1};
   struct frame f;
@@ -575,7 +575,8 @@ static void test_descriptors_of_an_open_frame(void **state) {
   inbox_init(&in, CMD_SETUP, CMD_LAST);
   put_header(header, LONG, 2);
   assert_int_equal(feed(&in, header, sizeof header, NULL), 0);
-  assert_int_equal(inbox_open(&in, &f, &have), -EPROTO); /* they came with the header, or never */
+  assert_int_equal(inbox_open(&in, &f, &have),
+                   -EPROTO); /* they came with the header, or never */
   inbox_deinit(&in);
   inbox_init(&in, CMD_SETUP, CMD_LAST);
   fdset_init(&fds);

@@ -1,5 +1,6 @@
-/* The program's own versions of libc's functions (lean.c), linked into this test as into the
- * template program: each does what libc's does, for every length around its limits. */
+/* The program's own versions of libc's functions (lean.c), linked into this test as into
+ * the template program: each does what libc's does, for every length around its limits.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -165,13 +166,13 @@ static void test_lean_jumps_back(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_lean_is_what_this_program_calls),
-    cmocka_unit_test(test_lean_copies_every_length),
-    cmocka_unit_test(test_lean_moves_what_overlaps),
-    cmocka_unit_test(test_lean_compares_and_finds),
-    cmocka_unit_test(test_lean_errno_is_each_threads_own),
-    cmocka_unit_test(test_lean_calls_the_system),
-    cmocka_unit_test(test_lean_jumps_back),
+      cmocka_unit_test(test_lean_is_what_this_program_calls),
+      cmocka_unit_test(test_lean_copies_every_length),
+      cmocka_unit_test(test_lean_moves_what_overlaps),
+      cmocka_unit_test(test_lean_compares_and_finds),
+      cmocka_unit_test(test_lean_errno_is_each_threads_own),
+      cmocka_unit_test(test_lean_calls_the_system),
+      cmocka_unit_test(test_lean_jumps_back),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

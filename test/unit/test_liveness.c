@@ -2,9 +2,18 @@
 #include "parent/process/liveness.h"
 #include "unit.h"
 
-enum { M = LIFE_KERNEL_MUTE, L = LIFE_KERNEL_LIVES, G = LIFE_KERNEL_GONE, S = LIFE_KERNEL_STATUS };
-enum { NONE = LIFE_SOURCE_NONE, SERVES = LIFE_SOURCE_SERVES, EXECUTED = LIFE_SOURCE_EXECUTED,
-       ENDED = LIFE_SOURCE_ENDED };
+enum {
+  M = LIFE_KERNEL_MUTE,
+  L = LIFE_KERNEL_LIVES,
+  G = LIFE_KERNEL_GONE,
+  S = LIFE_KERNEL_STATUS
+};
+enum {
+  NONE = LIFE_SOURCE_NONE,
+  SERVES = LIFE_SOURCE_SERVES,
+  EXECUTED = LIFE_SOURCE_EXECUTED,
+  ENDED = LIFE_SOURCE_ENDED
+};
 enum { ANY = -1 };
 
 static const struct row {
@@ -18,7 +27,8 @@ static const struct row {
     {L, ANY, ANY, ANY, ANY, 1, ANY, LIFE_NOTHING, 0, "its socket proves nothing"},
     {L, ANY, 1, ANY, ANY, 0, ANY, LIFE_WAIT, LIFE_GRACE_MS, "it must end, or be killed"},
     {G, ANY, ANY, ANY, ANY, ANY, 0, LIFE_WAIT, LIFE_LOOK_MS, "its status may come"},
-    {G, ANY, ANY, ANY, ANY, ANY, LIFE_LOOKS_MAX - 1, LIFE_WAIT, LIFE_LOOK_MS, "once more"},
+    {G, ANY, ANY, ANY, ANY, ANY, LIFE_LOOKS_MAX - 1, LIFE_WAIT, LIFE_LOOK_MS,
+     "once more"},
     {G, ANY, ANY, ANY, ANY, ANY, LIFE_LOOKS_MAX, LIFE_DEAD, 0, "nobody releases it"},
     {M, ANY, ANY, ANY, ANY, 1, ANY, LIFE_DEAD, 0, "nobody would ever tell"},
     {M, ANY, 0, ANY, ANY, 0, ANY, LIFE_NOTHING, 0, "somebody has the other end"},

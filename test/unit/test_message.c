@@ -1,5 +1,5 @@
-/* Whole messages from frames, torn at every byte: parts, handles ahead, long bodies read to
- * the owner's memory; and what breaks the protocol. */
+/* Whole messages from frames, torn at every byte: parts, handles ahead, long bodies read
+ * to the owner's memory; and what breaks the protocol. */
 #include "unit/unit.h"
 
 #include "base/buf.h"
@@ -84,7 +84,8 @@ static void owner_free(struct owner *o) {
 }
 
 /* Feeds n bytes in as many rooms as it takes, descriptors with the first of them. */
-static int feed(struct owner *o, const unsigned char *bytes, size_t n, struct fdset *fds) {
+static int feed(struct owner *o, const unsigned char *bytes, size_t n,
+                struct fdset *fds) {
   int r = 0;
   while (n > 0 && r == 0) {
     struct iovec iov[2];
@@ -107,8 +108,11 @@ static int feed(struct owner *o, const unsigned char *bytes, size_t n, struct fd
 
 static unsigned char *put(unsigned char *to, unsigned type, unsigned flags, uint64_t id,
                           unsigned nfds, const unsigned char *from, size_t n) {
-  struct frame f = {.length = (uint32_t)n, .type = (uint8_t)type, .nfds = (uint8_t)nfds,
-                    .flags = (uint16_t)flags, .id = id};
+  struct frame f = {.length = (uint32_t)n,
+                    .type = (uint8_t)type,
+                    .nfds = (uint8_t)nfds,
+                    .flags = (uint16_t)flags,
+                    .id = id};
   frame_encode(to, &f);
   if (n > 0)
     memcpy(to + FRAME_HEADER_SIZE, from, n);
@@ -122,7 +126,8 @@ static const unsigned char *text(void) {
   return t;
 }
 
-/* A short message, one in parts (one of them empty), a long one, one in long parts, the end. */
+/* A short message, one in parts (one of them empty), a long one, one in long parts, the
+ * end. */
 static size_t write_stream(unsigned char *out) {
   unsigned char *at = put(out, RPC_CALL, 0, 5, 0, text(), 10);
   at = put(at, RPC_CALL, FRAME_MORE, 6, 0, text(), 3);
@@ -139,8 +144,11 @@ static const struct expected {
   unsigned type;
   uint64_t id;
   size_t length;
-} expected[] = {{RPC_CALL, 5, 10}, {RPC_CALL, 6, 12}, {RPC_CALL, 7, 17000},
-                {RPC_CALL, 8, 33300}, {RPC_END, 0, 0}};
+} expected[] = {{RPC_CALL, 5, 10},
+                {RPC_CALL, 6, 12},
+                {RPC_CALL, 7, 17000},
+                {RPC_CALL, 8, 33300},
+                {RPC_END, 0, 0}};
 enum { NEXPECTED = sizeof expected / sizeof expected[0] };
 
 /* Takes what is whole. How many messages were taken in all. */
@@ -168,7 +176,8 @@ static void run_torn(const unsigned char *stream, size_t size, size_t at, size_t
   assert_int_equal(feed(o, stream, at, NULL), 0);
   n = take(o, n);
   for (size_t from = at; from < size; from += step) {
-    assert_int_equal(feed(o, stream + from, size - from < step ? size - from : step, NULL), 0);
+    assert_int_equal(
+        feed(o, stream + from, size - from < step ? size - from : step, NULL), 0);
     n = take(o, n);
     if (from + step < size)
       assert_true(n < NEXPECTED);
@@ -178,8 +187,8 @@ static void run_torn(const unsigned char *stream, size_t size, size_t at, size_t
   owner_free(o);
 }
 
-/* Within a frame's header, or some bytes from its ends: in the middle of a long body all places
- * are alike. */
+/* Within a frame's header, or some bytes from its ends: in the middle of a long body all
+ * places are alike. */
 static int is_near_an_edge(const unsigned char *stream, size_t at) {
   for (size_t from = 0;;) {
     struct frame f;
@@ -281,18 +290,37 @@ static const struct {
     {"id on a message that has none", {{RPC_END, 0, 0, 1, 0}}, 0, 0, NULL},
     {"message type not allowed in parts", {{RPC_END, FRAME_MORE, 0, 0, 0}}, 0, 0, NULL},
     {"unexpected handles (the option handles is off, or this message takes none)",
-     {{RPC_END, 0, 1, 0, 0}}, 1, 0, NULL},
+     {{RPC_END, 0, 1, 0, 0}},
+     1,
+     0,
+     NULL},
     {"unexpected handles (the option handles is off, or this message takes none)",
-     {{RPC_CALL, 0, 1, 1, 0}}, 1, 1, NULL},
+     {{RPC_CALL, 0, 1, 1, 0}},
+     1,
+     1,
+     NULL},
     {"malformed handles frame", {{RPC_GRANT, 0, 0, 0, 0}}, 0, 0, NULL},
     {"malformed handles frame", {{RPC_GRANT, 0, 1, 0, 2}}, 1, 0, NULL},
     {"body on a message that has none", {{RPC_END, 0, 0, 0, 1}}, 0, 0, NULL},
-    {"handles without a message", {{RPC_GRANT, 0, 1, 0, 0}, {RPC_END, 0, 0, 0, 0}}, 1, 0, NULL},
+    {"handles without a message",
+     {{RPC_GRANT, 0, 1, 0, 0}, {RPC_END, 0, 0, 0, 0}},
+     1,
+     0,
+     NULL},
     {"another message inside a message in parts",
-     {{RPC_CALL, FRAME_MORE, 0, 1, 4}, {RPC_END, 0, 0, 0, 0}}, 0, 0, NULL},
+     {{RPC_CALL, FRAME_MORE, 0, 1, 4}, {RPC_END, 0, 0, 0, 0}},
+     0,
+     0,
+     NULL},
     {"message part with its own id or handles",
-     {{RPC_CALL, FRAME_MORE, 0, 1, 4}, {RPC_CALL, 0, 0, 1, 4}}, 0, 0, NULL},
-    {"too many handles for one message", {{RPC_CALL, 0, FDS_MAX + 1, 1, 0}}, FDS_MAX + 1, 0,
+     {{RPC_CALL, FRAME_MORE, 0, 1, 4}, {RPC_CALL, 0, 0, 1, 4}},
+     0,
+     0,
+     NULL},
+    {"too many handles for one message",
+     {{RPC_CALL, 0, FDS_MAX + 1, 1, 0}},
+     FDS_MAX + 1,
+     0,
      NULL},
     {"message longer than message_max", {{RPC_CALL, 0, 0, 1, BODY_MAX + 1}}, 0, 0, NULL},
     {"handles without a matching frame", {{RPC_CALL, 0, 1, 1, 100}}, 2, 0, NULL},

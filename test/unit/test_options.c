@@ -1,7 +1,8 @@
-/* Which options make a fork differ from a plain one. Two lists of the same nine fields stood in
- * two files: an option that one of them lacked would have been dropped in silence by a spare or
- * by a pool that starts its template again. Now one predicate stands beside the encoder, and
- * this test holds the two against each other for every field of the struct. */
+/* Which options make a fork differ from a plain one. Two lists of the same nine fields
+ * stood in two files: an option that one of them lacked would have been dropped in
+ * silence by a spare or by a pool that starts its template again. Now one predicate
+ * stands beside the encoder, and this test holds the two against each other for every
+ * field of the struct. */
 #include "unit.h"
 
 #include "parent/process/process.h"
@@ -11,10 +12,10 @@ enum { ACTS, SETUP_ONLY, PARENT_ONLY };
 
 static const char *const changes[] = {"NAME=value", NULL};
 
-#define NUMBER(field, what) \
-  {#field, what, offsetof(mf_options, field), sizeof(((mf_options *)0)->field), NULL}
-#define POINTER(field, value, what) \
-  {#field, what, offsetof(mf_options, field), sizeof(void *), value}
+#define NUMBER(field, what)                                                              \
+  { #field, what, offsetof(mf_options, field), sizeof(((mf_options *)0)->field), NULL }
+#define POINTER(field, value, what)                                                      \
+  { #field, what, offsetof(mf_options, field), sizeof(void *), value }
 
 static const struct field {
   const char *name;
@@ -93,8 +94,8 @@ static void test_what_acts_at_birth_is_what_a_fork_sends(void **state) {
     set(&o, &fields[i]);
     int acts = fields[i].what == ACTS;
     if (options_act_at_birth(&o) != acts || (encoded(&o, 0) != 0) != acts)
-      fail_msg("%s: %d, and %zu bytes in a fork", fields[i].name, options_act_at_birth(&o),
-               encoded(&o, 0));
+      fail_msg("%s: %d, and %zu bytes in a fork", fields[i].name,
+               options_act_at_birth(&o), encoded(&o, 0));
     if ((encoded(&o, 1) != 0) != (fields[i].what != PARENT_ONLY))
       fail_msg("%s: %zu bytes in a setup", fields[i].name, encoded(&o, 1));
   }

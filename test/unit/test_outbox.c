@@ -269,7 +269,8 @@ static void test_borrowed_body_is_not_copied(void **state) {
 }
 
 static void test_what_is_left_of_a_borrowed_body_moves(void **state) {
-  static const size_t gone[] = {0, 1, 16, 17, 5000, FRAME_BODY_MAX + 16, FRAME_BODY_MAX + 40};
+  static const size_t gone[] = {
+      0, 1, 16, 17, 5000, FRAME_BODY_MAX + 16, FRAME_BODY_MAX + 40};
   enum { N = FRAME_BODY_MAX + 3000 };
   static unsigned char body[N], to[N];
   for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
@@ -291,7 +292,8 @@ static void test_what_is_left_of_a_borrowed_body_moves(void **state) {
       ;
     assert_int_equal(buf_size(&sent.wire), 16 + N + 32);
     for (size_t k = 0; k < N; k++)
-      assert_int_equal(buf_peek(&sent.wire)[32 + k + (k >= FRAME_BODY_MAX ? 16 : 0)], 'a');
+      assert_int_equal(buf_peek(&sent.wire)[32 + k + (k >= FRAME_BODY_MAX ? 16 : 0)],
+                       'a');
     outbox_move(&o, body, N, to); /* all of it has gone */
     buf_deinit(&sent.wire);
     outbox_deinit(&o);

@@ -219,8 +219,8 @@ static void test_failed_pool_starts_nobody_until_renewed(void **state) {
   policy_deinit(&p);
 }
 
-/* The time at which the next worker may start, when one has just ended that was given a call
- * and answered it or not. */
+/* The time at which the next worker may start, when one has just ended that was given a
+ * call and answered it or not. */
 static uint64_t after_a_death(uint64_t now, int answered, enum policy_end how) {
   int slot = policy_started(&p, now);
   struct policy_action a;
@@ -251,7 +251,8 @@ static void test_backoff(void **state) {
       c.backoff_max_ms = rows[i].max_ms;
       begin(c);
       for (size_t k = 0; k < COUNT(rows[i].delays); k++) {
-        assert_int_equal(after_a_death(now, 0, (enum policy_end)how), now + rows[i].delays[k]);
+        assert_int_equal(after_a_death(now, 0, (enum policy_end)how),
+                         now + rows[i].delays[k]);
         now += rows[i].delays[k];
         assert_int_equal(policy_next(&p, now, 1).act, POLICY_START);
       }
@@ -260,8 +261,8 @@ static void test_backoff(void **state) {
   }
 }
 
-/* One crash in ten calls doubled the delay to five seconds, as each worker had answered less
- * than sixteen. */
+/* One crash in ten calls doubled the delay to five seconds, as each worker had answered
+ * less than sixteen. */
 static void test_one_answer_ends_the_backoff(void **state) {
   struct policy_config c = standard;
   c.restart_burst = 1000;
@@ -275,8 +276,8 @@ static void test_one_answer_ends_the_backoff(void **state) {
   policy_deinit(&p);
 }
 
-/* While one works, another that dies again and again is replaced after the least delay, but not
- * faster. */
+/* While one works, another that dies again and again is replaced after the least delay,
+ * but not faster. */
 static void test_a_neighbours_answer_ends_the_backoff(void **state) {
   struct policy_config c = standard;
   int good;

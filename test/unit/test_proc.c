@@ -15,8 +15,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/time.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -568,7 +568,8 @@ static void test_leash_reaches_every_owner(void **state) {
   fd_close(&ready[1]);
 }
 
-/* What a template does: the description is made ahead, and the child that it forks owns it. */
+/* What a template does: the description is made ahead, and the child that it forks owns
+ * it. */
 static void test_prepared_leash_is_the_childs(void **state) {
   int leash[2], ready[2];
   char c;
@@ -662,7 +663,8 @@ static void test_zombie_tells_its_status(void **state) {
 static void test_every_way_to_reap_tells_the_same(void **state) {
   static const struct {
     int code, signal;
-  } ends[] = {{0, 0}, {1, 0}, {41, 0}, {255, 0}, {256 + 7, 0}, {0, SIGKILL}, {0, SIGTERM}};
+  } ends[] = {{0, 0},       {1, 0},       {41, 0},     {255, 0},
+              {256 + 7, 0}, {0, SIGKILL}, {0, SIGTERM}};
   for (size_t i = 0; i < COUNT(ends); i++) {
     for (int by_pidfd = 0; by_pidfd < 2; by_pidfd++) {
       int status = -1, r;
@@ -687,7 +689,8 @@ static void test_every_way_to_reap_tells_the_same(void **state) {
         status = full.status;
       }
       assert_int_equal(r, 0);
-      assert_int_equal(status, ends[i].signal ? ends[i].signal : (ends[i].code & 255) << 8);
+      assert_int_equal(status,
+                       ends[i].signal ? ends[i].signal : (ends[i].code & 255) << 8);
       assert_int_equal(proc_reap_pidfd(pidfd, &status), -ECHILD);
       fd_close(&pidfd);
     }

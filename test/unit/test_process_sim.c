@@ -1,16 +1,16 @@
-/* The parent's core in random schedules against a model of templates and clones: commands are
- * executed late, processes die in the middle, forks and commands fail, answers arrive torn,
- * handles are closed at any moment. Deterministic by seed; a failing seed is printed and can
- * be played again:
+/* The parent's core in random schedules against a model of templates and clones: commands
+ * are executed late, processes die in the middle, forks and commands fail, answers arrive
+ * torn, handles are closed at any moment. Deterministic by seed; a failing seed is
+ * printed and can be played again:
  *
  *   test_process_sim [SCHEDULES [FIRST_SEED]]
  *
- * What must hold in every schedule: each callback exactly once, never inside the call that took
- * it, and before the close callback; an exit after the result of run; a function that was
- * reported as not started was never entered; known exit statuses are the true ones; whatever
- * a template writes into its table of births, only children of ours, and processes that their
- * pidfd names, are signalled and reaped; in the end no record, no descriptor, no child and
- * nothing busy is left. */
+ * What must hold in every schedule: each callback exactly once, never inside the call
+ * that took it, and before the close callback; an exit after the result of run; a
+ * function that was reported as not started was never entered; known exit statuses are
+ * the true ones; whatever a template writes into its table of births, only children of
+ * ours, and processes that their pidfd names, are signalled and reaped; in the end no
+ * record, no descriptor, no child and nothing busy is left. */
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/boot.h"
@@ -32,10 +32,10 @@ struct node {
   uint64_t executed, told;
   int phase; /* serving, closing, failed, running, dead */
   int status;
-  int no_siblings; /* its clones are its own children */
-  int lies;        /* it writes what it likes where the pids of clones are to stand */
+  int no_siblings;  /* its clones are its own children */
+  int lies;         /* it writes what it likes where the pids of clones are to stand */
   struct buf inner; /* frames from the fork */
-  int ran; /* entered a function */
+  int ran;          /* entered a function */
 };
 enum { N_SERVING, N_CLOSING, N_FAILED, N_RUNNING, N_DEAD };
 
@@ -49,7 +49,7 @@ struct user {
   int want_error, error_told;
   int nwanted, ntold; /* requests for memory */
   int dead_told;      /* all have ended and nobody closed: no more to be told */
-  int pid; /* of one that was reported as not started */
+  int pid;            /* of one that was reported as not started */
 };
 
 struct world {
@@ -138,8 +138,7 @@ static void on_finish(mf_process *p, const mf_error *e, int fd, void *data) {
     return;
   }
   if (u->is_run && !w->liars)
-    CHECK(mf_pid(p) > 0 && node_by_pid(w, mf_pid(p)) &&
-          node_by_pid(w, mf_pid(p))->ran);
+    CHECK(mf_pid(p) > 0 && node_by_pid(w, mf_pid(p)) && node_by_pid(w, mf_pid(p))->ran);
   if (!u->is_run && take_up(w, fd))
     return;
   w->sim->seam.ops->close(&w->sim->seam, &fd);
@@ -228,7 +227,8 @@ static void lie(struct world *w, struct node *n, struct node *child) {
   uint32_t pids[] = {(uint32_t)SIM_FDS - 1, 0xffffffffu,
                      (uint32_t)w->node[rnd(w, (uint32_t)w->nnode)].pid};
   for (int i = 0; i < w->sim->nslots; i++)
-    for (uint32_t k = 0; w->sim->slots[i].far == n->far && k < w->sim->slots[i].count; k++)
+    for (uint32_t k = 0; w->sim->slots[i].far == n->far && k < w->sim->slots[i].count;
+         k++)
       if (w->sim->slots[i].births[k] == (uint32_t)child->pid)
         w->sim->slots[i].births[k] = pids[rnd(w, 3)];
 }
@@ -559,9 +559,10 @@ static void all_told(struct world *w, const char *when) {
       continue;
     if ((u->want_finish && !u->finish_told) || (u->want_exit && !u->exit_told) ||
         u->ntold != u->nwanted)
-      fprintf(stderr, "%s: user %d: state %s pid %d: finish %d/%d exit %d/%d memory %d/%d\n",
-              when, i, state_names[u->p->state], u->p->pid, u->finish_told, u->want_finish,
-              u->exit_told, u->want_exit, u->ntold, u->nwanted);
+      fprintf(stderr,
+              "%s: user %d: state %s pid %d: finish %d/%d exit %d/%d memory %d/%d\n",
+              when, i, state_names[u->p->state], u->p->pid, u->finish_told,
+              u->want_finish, u->exit_told, u->want_exit, u->ntold, u->nwanted);
     CHECK(!u->want_finish || u->finish_told);
     CHECK(!u->want_exit || u->exit_told);
     CHECK(u->ntold == u->nwanted);
@@ -634,8 +635,8 @@ static void play(uint32_t seed) {
   for (int i = 0; i < w->nuser; i++) {
     struct user *u = &w->user[i];
     if (!u->close_told)
-      fprintf(stderr, "seed %u: user %d: state %s, pid %d, nbusy %zu, nopen %zu\n", seed, i,
-              state_names[u->p->state], u->p->pid, w->home->nbusy, w->home->nopen);
+      fprintf(stderr, "seed %u: user %d: state %s, pid %d, nbusy %zu, nopen %zu\n", seed,
+              i, state_names[u->p->state], u->p->pid, w->home->nbusy, w->home->nopen);
     CHECK(u->close_told);
     CHECK(!u->want_finish || u->finish_told);
     CHECK(!u->want_exit || u->exit_told);
@@ -651,7 +652,8 @@ static void play(uint32_t seed) {
   if (!w->short_of_memory && !w->liars)
     for (int i = 0; i < w->nnode; i++)
       CHECK(w->node[i].phase != N_DEAD || !w->sim->children[w->node[i].pid] ||
-            (w->home->def && w->home->def->pid == w->node[i].pid)); /* the next start sees */
+            (w->home->def &&
+             w->home->def->pid == w->node[i].pid)); /* the next start sees */
   home_drop(w->home);
   sim_run(w->sim);
   CHECK(w->sim->stopped);

@@ -103,8 +103,8 @@ static mf_process *make_template(struct story *s, int *ret_far) {
   return t;
 }
 
-/* The template executes the fork that was written last: as its parent's child, or as its own,
- * which then introduces itself. */
+/* The template executes the fork that was written last: as its parent's child, or as its
+ * own, which then introduces itself. */
 static void execute_fork(struct story *s, mf_process *t, int far, mf_process *q, int pid,
                          int sibling) {
   static struct frame f;
@@ -129,7 +129,8 @@ static mf_process *make_running(struct story *s, mf_process *t, int far, int pid
   assert_int_equal(mf_fork(t, &q), 0);
   assert_int_equal(mf_run(q, "f", on_run, s), 0);
   execute_fork(s, t, far, q, pid, 1);
-  sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, (uint64_t)pid, NULL, 0);
+  sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, (uint64_t)pid, NULL,
+             0);
   sim_run(s->sim);
   assert_int_equal(q->state, RUNNING);
   assert_int_equal(q->pid, pid);
@@ -200,8 +201,8 @@ static void test_a_number_that_is_no_child_of_ours_is_not_believed(void **state)
   story_free(s);
 }
 
-/* A template whose clones can't be our children: they say who they are, and the kernel says who
- * wrote that. From the second on no slot is needed. */
+/* A template whose clones can't be our children: they say who they are, and the kernel
+ * says who wrote that. From the second on no slot is needed. */
 static void test_a_clone_that_is_no_child_of_ours_is_known_by_its_pidfd(void **state) {
   for (int tells = 0; tells < 2; tells++) {
     struct story *s = story_new();
@@ -230,8 +231,8 @@ static void test_a_clone_that_is_no_child_of_ours_is_known_by_its_pidfd(void **s
   }
 }
 
-/* The host reaps what comes: what can be known is told, once, and a clone is asked to introduce
- * itself from then on. */
+/* The host reaps what comes: what can be known is told, once, and a clone is asked to
+ * introduce itself from then on. */
 static void test_a_child_that_the_host_has_reaped_is_told_once(void **state) {
   for (int tells = 0; tells < 2; tells++) {
     struct story *s = story_new();
@@ -266,7 +267,8 @@ static void test_a_careless_host_believes_no_number_after_the_end(void **state) 
   while (sim_command(s->sim, far, &f, fds))
     if (f.type == CMD_FORK)
       assert_int_equal(sim_fork(s->sim, far, &f, fds, 501), 1);
-  sim_hang_up(s->sim, q_far); /* killed before its first word; 501 is a child of the host's now */
+  sim_hang_up(s->sim,
+              q_far); /* killed before its first word; 501 is a child of the host's now */
   sim_run(s->sim);
   assert_int_equal(s->exits, 1);
   assert_int_equal(s->exit_known, 0);
@@ -308,8 +310,8 @@ static void test_last_words_are_read_from_the_slot(void **state) {
   }
 }
 
-/* Its record was closed and gone when the template executed the fork: a child of ours all the
- * same, to be reaped. */
+/* Its record was closed and gone when the template executed the fork: a child of ours all
+ * the same, to be reaped. */
 static void test_a_birth_after_the_close_is_reaped(void **state) {
   struct story *s = story_new();
   struct frame f;
@@ -349,14 +351,20 @@ static void test_memory_is_told_when_the_template_fails_first(void **state) {
 }
 
 /* An executed process that runs a function has no source to report its end. */
-/* Any number may stand where a process says which errno it had; it is not passed on as a code
- * of ours, which are negative. */
+/* Any number may stand where a process says which errno it had; it is not passed on as a
+ * code of ours, which are negative. */
 static void test_an_errno_that_none_is(void **state) {
   static const struct {
     uint32_t number;
     int code;
-  } rows[] = {{0, 0}, {13, -13}, {4095, -4095}, {4096, MF_EPROTOCOL}, {20003, MF_EPROTOCOL},
-              {INT32_MAX, MF_EPROTOCOL}, {1u << 31, MF_EPROTOCOL}, {UINT32_MAX, MF_EPROTOCOL}};
+  } rows[] = {{0, 0},
+              {13, -13},
+              {4095, -4095},
+              {4096, MF_EPROTOCOL},
+              {20003, MF_EPROTOCOL},
+              {INT32_MAX, MF_EPROTOCOL},
+              {1u << 31, MF_EPROTOCOL},
+              {UINT32_MAX, MF_EPROTOCOL}};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     struct story *s = story_new();
     struct buf b;
@@ -426,8 +434,8 @@ static void test_a_default_template_that_waits_is_not_kept_parked(void **state) 
   story_free(s);
 }
 
-/* A closed process's callback waits for the loop to be empty, because another one is still
- * ending, when a third is opened that gives the loop nothing to do. */
+/* A closed process's callback waits for the loop to be empty, because another one is
+ * still ending, when a third is opened that gives the loop nothing to do. */
 static void test_a_new_process_does_not_hold_up_a_close_callback(void **state) {
   struct story *s = story_new();
   int far, slow_far;
@@ -473,8 +481,8 @@ static void test_a_dead_spare_is_not_taken(void **state) {
   story_free(s);
 }
 
-/* Its template died when it had been asked for the fork. What was not executed by then never
- * is; what was is our child, whose number stands in its slot. */
+/* Its template died when it had been asked for the fork. What was not executed by then
+ * never is; what was is our child, whose number stands in its slot. */
 static void test_a_fork_under_way_when_the_template_dies(void **state) {
   for (int executed = 0; executed < 2; executed++) {
     struct story *s = story_new();
@@ -507,8 +515,8 @@ static void test_a_fork_under_way_when_the_template_dies(void **state) {
   }
 }
 
-/* What a start that fails is called, with run asked before or after: an option that can't be
- * used is the caller's, the rest the program's. */
+/* What a start that fails is called, with run asked before or after: an option that can't
+ * be used is the caller's, the rest the program's. */
 static int code_of_failed_start(unsigned code, unsigned phase, int run_first) {
   struct story *s = story_new();
   mf_process *t;
@@ -659,23 +667,41 @@ static int ask_memory(struct story *s, mf_process *p) {
 }
 
 enum ending {
-  FINISHED, FINISHED_DEAD, KILLED, TIMED_OUT, IN_FUNCTION, RETURNED, CLOSED, ENDINGS
+  FINISHED,
+  FINISHED_DEAD,
+  KILLED,
+  TIMED_OUT,
+  IN_FUNCTION,
+  RETURNED,
+  CLOSED,
+  ENDINGS
 };
 
-/* What is asked, and what it returns after each ending. Where a run, to_fd or memory is taken
- * its callback tells of the end. A finished process is one that mf_finish was called for,
- * whether or not it has come to its end. One that has returned from its function took commands
- * and another run again, though none while it was in it. */
+/* What is asked, and what it returns after each ending. Where a run, to_fd or memory is
+ * taken its callback tells of the end. A finished process is one that mf_finish was
+ * called for, whether or not it has come to its end. One that has returned from its
+ * function took commands and another run again, though none while it was in it. */
 static const struct {
   int (*ask)(struct story *s, mf_process *p);
   int result[ENDINGS];
 } asked[] = {
-#define WORK {MF_ESTATE, MF_ESTATE, 0, 0, MF_ESTATE, MF_ESTATE, MF_EINVAL}
-    {ask_require, WORK},   {ask_eval, WORK},         {ask_send_fd, WORK},
-    {ask_send_arg, WORK},  {ask_send_arg_ref, WORK}, {ask_take_args, WORK},
-    {ask_chdir, WORK},     {ask_setenv, WORK},       {ask_seal, WORK},
-    {ask_limit, WORK},     {ask_fork, WORK},         {ask_run, WORK},
-    {ask_to_fd, WORK},     {ask_rpc, WORK},          {ask_pool, WORK},
+#define WORK                                                                             \
+  { MF_ESTATE, MF_ESTATE, 0, 0, MF_ESTATE, MF_ESTATE, MF_EINVAL }
+    {ask_require, WORK},
+    {ask_eval, WORK},
+    {ask_send_fd, WORK},
+    {ask_send_arg, WORK},
+    {ask_send_arg_ref, WORK},
+    {ask_take_args, WORK},
+    {ask_chdir, WORK},
+    {ask_setenv, WORK},
+    {ask_seal, WORK},
+    {ask_limit, WORK},
+    {ask_fork, WORK},
+    {ask_run, WORK},
+    {ask_to_fd, WORK},
+    {ask_rpc, WORK},
+    {ask_pool, WORK},
 #undef WORK
     {ask_finish, {0, 0, 0, 0, MF_ESTATE, MF_ESTATE, MF_EINVAL}},
     {ask_kill, {0, -ESRCH, -ESRCH, 0, 0, -ESRCH, MF_EINVAL}},
@@ -728,7 +754,8 @@ static void test_what_is_asked_after_the_end(void **state) {
       }
       if (r == 0 && asked[i].ask == ask_memory && how != IN_FUNCTION)
         assert_int_equal(s->memories, 1);
-      if (how != CLOSED && !(r == 0 && (asked[i].ask == ask_rpc || asked[i].ask == ask_pool)))
+      if (how != CLOSED &&
+          !(r == 0 && (asked[i].ask == ask_rpc || asked[i].ask == ask_pool)))
         mf_close(q, NULL, NULL);
       mf_close(t, NULL, NULL);
       sim_end_process(s->sim, 501, 0);
@@ -737,8 +764,8 @@ static void test_what_is_asked_after_the_end(void **state) {
   }
 }
 
-/* It was kept for a pool that starts the template again, which then executed what the caller
- * had been told was refused; twice, where he had asked again. */
+/* It was kept for a pool that starts the template again, which then executed what the
+ * caller had been told was refused; twice, where he had asked again. */
 static void test_a_command_that_was_not_sent_is_not_kept(void **state) {
   static char code[8192];
   struct story *s = story_new();
@@ -758,9 +785,9 @@ static void test_a_command_that_was_not_sent_is_not_kept(void **state) {
   story_free(s);
 }
 
-/* Thousands of clones ended in one instant, and their reports were worked off in one call of
- * 25 ms. The rest waits for the next turns, without being forgotten when the socket falls
- * silent. */
+/* Thousands of clones ended in one instant, and their reports were worked off in one call
+ * of 25 ms. The rest waits for the next turns, without being forgotten when the socket
+ * falls silent. */
 static void test_many_answers_are_spread_over_turns(void **state) {
   enum { MANY = 1200, A_TURN = 512 };
   for (int dies = 0; dies < 2; dies++) {
@@ -823,8 +850,8 @@ static void test_memory_that_takes_long_is_told_later(void **state) {
   story_free(s);
 }
 
-/* It was refused as misuse while a run was under way, which the caller may not even know of
- * (an rpc's). */
+/* It was refused as misuse while a run was under way, which the caller may not even know
+ * of (an rpc's). */
 static void test_memory_asked_while_it_starts_waits_for_that(void **state) {
   for (int fails = 0; fails < 2; fails++) {
     struct story *s = story_new();
@@ -968,7 +995,8 @@ static void test_a_variable_without_a_name_is_misuse(void **state) {
 /* ---- whose number it is ---- */
 
 /* Whatever is written as the number, by the clone or its template, only the kernel's word
- * counts: 501 is the clone, a child of ours or not; 502 another record's; 600 a stranger. */
+ * counts: 501 is the clone, a child of ours or not; 502 another record's; 600 a stranger.
+ */
 static void test_only_the_kernel_tells_whose_number_it_is(void **state) {
   static const struct {
     int ours, told, writer, claimed, pid; /* told: in the slot; 0: nothing */
@@ -1020,7 +1048,8 @@ static void test_only_the_kernel_tells_whose_number_it_is(void **state) {
 
 /* A process has ended, and children of its own go on writing to its socket. */
 static void test_a_socket_that_never_dries_up_is_read_to_a_limit(void **state) {
-  static const unsigned char done[] = {0, 0, 0, 0, ANS_DONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  static const unsigned char done[] = {0, 0, 0, 0, ANS_DONE, 0, 0, 0,
+                                       0, 0, 0, 0, 0,        0, 0, 0};
   struct story *s = story_new();
   mf_process *t, *q;
   struct sim_fd *near;
@@ -1076,7 +1105,8 @@ static void put_failure(struct buf *b, int size, uint32_t claim) {
   buf_put(b, value, (size_t)size);
 }
 
-static void test_a_thrown_value_reaches_the_callback_and_those_of_its_clones(void **state) {
+static void
+test_a_thrown_value_reaches_the_callback_and_those_of_its_clones(void **state) {
   struct story *s = story_new();
   struct buf b;
   int far;
@@ -1120,8 +1150,8 @@ static void test_a_value_that_is_cut_or_too_long_is_malformed(void **state) {
   }
 }
 
-/* A template that is told to end while it hangs, with and without a clone that somebody waits
- * for; the host is told in time, and nothing of it stays. */
+/* A template that is told to end while it hangs, with and without a clone that somebody
+ * waits for; the host is told in time, and nothing of it stays. */
 static void test_a_closed_template_that_hangs_is_killed(void **state) {
   struct story *s = story_new();
   int far;

@@ -280,9 +280,11 @@ static void test_long_bodies_go_and_come_in_parts(void **state) {
   story_free(s);
 }
 
-/* The caller may change its memory as soon as the call returns, wherever the kernel was full. */
+/* The caller may change its memory as soon as the call returns, wherever the kernel was
+ * full. */
 static void test_long_bodies_are_the_callers_again(void **state) {
-  static const size_t rooms[] = {0, 1, 16, 17, 100000, FRAME_BODY_MAX + 16, FRAME_BODY_MAX + 20};
+  static const size_t rooms[] = {
+      0, 1, 16, 17, 100000, FRAME_BODY_MAX + 16, FRAME_BODY_MAX + 20};
   size_t n = 2 * FRAME_BODY_MAX + 5, whole = n + 3 * FRAME_HEADER_SIZE;
   unsigned char *big = malloc(n);
   for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) {
@@ -311,7 +313,8 @@ static void test_long_bodies_are_the_callers_again(void **state) {
   free(big);
 }
 
-/* Whatever the pieces in which it arrives: the bytes, the order, and what comes behind. */
+/* Whatever the pieces in which it arrives: the bytes, the order, and what comes behind.
+ */
 static void answer_in_pieces(size_t piece) {
   struct story *s = story_new();
   size_t n = FRAME_BODY_MAX + 30000, at = 0;
@@ -352,7 +355,8 @@ static void answer_in_pieces(size_t piece) {
 }
 
 static void test_long_answers_in_pieces(void **state) {
-  static const size_t pieces[] = {997, 4096, 4112, 16400, 100000, FRAME_BODY_MAX, 1 << 20};
+  static const size_t pieces[] = {997,    4096,           4112,   16400,
+                                  100000, FRAME_BODY_MAX, 1 << 20};
   for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
     answer_in_pieces(pieces[i]);
 }
@@ -559,8 +563,8 @@ static void test_bytes_have_a_limit_but_a_long_call_may_go_alone(void **state) {
   story_free(s);
 }
 
-/* The kernel has no room for descriptors under way, or no memory: nothing says when it has,
- * so the rpc itself has to try again. */
+/* The kernel has no room for descriptors under way, or no memory: nothing says when it
+ * has, so the rpc itself has to try again. */
 static void test_what_the_kernel_cannot_take_now_is_tried_again(void **state) {
   static const int errors[] = {-ETOOMANYREFS, -ENOBUFS, -ENOMEM};
   for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
@@ -677,7 +681,8 @@ static void test_an_old_number_finds_no_newer_call(void **state) {
   far_run(s->far);
   far_result(s->far, w, 0, "first");
   far_run(s->far);
-  for (int i = 0; i < 300; i++) { /* each place of a small table has a new call at times */
+  for (int i = 0; i < 300;
+       i++) { /* each place of a small table has a new call at times */
     assert_int_equal(call(s, "more"), 0);
     far_run(s->far);
     assert_int_equal(mf_rpc_cancel(s->rpc, s->id[0]), -ESRCH);
@@ -1020,8 +1025,8 @@ static size_t bytes_in_use(void) {
 #endif
 }
 
-/* Its end was told with the failed run, and once more by itself, and the first copy of its
- * last words was forgotten. */
+/* Its end was told with the failed run, and once more by itself, and the first copy of
+ * its last words was forgotten. */
 static void test_last_words_before_run_are_kept_once(void **state) {
   enum { ROUNDS = 50, WORDS = 8000, SOME = 10 };
   static char words[WORDS];

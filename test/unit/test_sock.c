@@ -256,7 +256,8 @@ static void test_only_ends_of_pairs_are_nameless(void **state) {
   fd_close(&ends[0]);
 }
 
-/* Ends of a pair that children write to, each told from the others, whatever they claim. */
+/* Ends of a pair that children write to, each told from the others, whatever they claim.
+ */
 static void test_a_guarded_end_tells_who_writes(void **state) {
   int ends[2];
   char text[100];
@@ -300,7 +301,8 @@ static void test_a_guarded_end_takes_no_descriptors(void **state) {
   fdset_init(&fds);
   sock_refuse_fds(ends[0], 1);
   ssize_t n = sock_send(ends[1], &iov, 1, &fd, 1);
-  assert_true(n == 1 || n == -EPERM); /* an older kernel lets them pass, and the reader sees */
+  assert_true(n == 1 ||
+              n == -EPERM); /* an older kernel lets them pass, and the reader sees */
   if (n == 1) {
     assert_int_equal(sock_read_from(ends[0], &c, 1, &fds, &writer), 1);
     assert_int_equal(fds.n, 1);

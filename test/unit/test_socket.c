@@ -3,13 +3,13 @@
  * it was freed (with the sanitizers). And what socket_push promises to its C callers. */
 #include "unit/unit.h"
 
+#include "os/fd.h"
+#include "os/fdwait.h"
+#include "os/sock.h"
 #include "socket/module.h"
 #include "socket/socket.h"
 #include "socket/sys.h"
 #include "socket/wait.h"
-#include "os/fd.h"
-#include "os/fdwait.h"
-#include "os/sock.h"
 #include "template/clone_posix.h"
 
 #include <errno.h>
@@ -105,17 +105,18 @@ static void test_descriptors_survive_lack_of_memory(void **state) {
 }
 
 static void test_servers_survive_lack_of_memory(void **state) {
-  sweep("local l = assert(socket.listen('127.0.0.1:0', {backlog = 3, reuseport = true}))\n"
-        "local c = assert(socket.connect(l:address()))\n"
-        "assert(c:peer() == l:address())\n"
-        "local s = assert(l:accept())\n"
-        "s:limit(3):write('answer')\n"
-        "s:shutdown('w')\n"
-        "assert(#socket.poll({l, c, c:fileno()}, 1) == 2)\n"
-        "assert(c:communicate('question') == 'answer')\n"
-        "assert(select(2, s:read('a')) == 'line too long')\n"
-        "local a, b = socket.pair()\n"
-        "assert(#socket.poll({a, b}, 0) == 0)");
+  sweep(
+      "local l = assert(socket.listen('127.0.0.1:0', {backlog = 3, reuseport = true}))\n"
+      "local c = assert(socket.connect(l:address()))\n"
+      "assert(c:peer() == l:address())\n"
+      "local s = assert(l:accept())\n"
+      "s:limit(3):write('answer')\n"
+      "s:shutdown('w')\n"
+      "assert(#socket.poll({l, c, c:fileno()}, 1) == 2)\n"
+      "assert(c:communicate('question') == 'answer')\n"
+      "assert(select(2, s:read('a')) == 'line too long')\n"
+      "local a, b = socket.pair()\n"
+      "assert(#socket.poll({a, b}, 0) == 0)");
 }
 
 /* With a wait function the sockets lie behind one descriptor while it waits. */

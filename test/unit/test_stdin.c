@@ -1,5 +1,5 @@
-/* stdin_reset: it was done in two places, and only one of them forgot that the old file had
- * come to its end. */
+/* stdin_reset: it was done in two places, and only one of them forgot that the old file
+ * had come to its end. */
 #include "unit/unit.h"
 
 #include "os/fd.h"

@@ -1,10 +1,11 @@
 /* The template program, played by transcripts: each test starts it by its boot contract,
- * sends frames over its socket and compares what comes back. No parent library takes part;
- * what is proved here is src/wire/proto.h as the template serves it. */
+ * sends frames over its socket and compares what comes back. No parent library takes
+ * part; what is proved here is src/wire/proto.h as the template serves it. */
 #include "unit.h"
 
 #include "base/buf.h"
 #include "base/result.h"
+#include "moonfork.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/share.h"
@@ -12,7 +13,6 @@
 #include "wire/build.h"
 #include "wire/frame.h"
 #include "wire/slots.h"
-#include "moonfork.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -91,8 +91,8 @@ static void expect_eof(int fd) {
   }
 }
 
-static void send_flags(int fd, unsigned type, uint64_t id, unsigned flags, const void *body,
-                       size_t n, const int *fds, int nfds) {
+static void send_flags(int fd, unsigned type, uint64_t id, unsigned flags,
+                       const void *body, size_t n, const int *fds, int nfds) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.length = (uint32_t)n,
                     .type = (uint8_t)type,
@@ -166,7 +166,8 @@ static void option_byte(struct buf *b, unsigned tag, unsigned value) {
   option(b, tag, &byte, 1);
 }
 
-static void inner(struct buf *b, unsigned type, unsigned nfds, uint64_t id, const char *text) {
+static void inner(struct buf *b, unsigned type, unsigned nfds, uint64_t id,
+                  const char *text) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.length = (uint32_t)strlen(text),
                     .type = (uint8_t)type,
@@ -214,9 +215,10 @@ static void unshare_all(void) {
   close(shared.words_fd);
 }
 
-/* Sends FORK with options, the socket and nfds more descriptors; gives the clone's socket. The
- * clone is to be our child. */
-static int put_fork_with(int fd, uint64_t id, struct buf *options, const int *fds, int nfds) {
+/* Sends FORK with options, the socket and nfds more descriptors; gives the clone's
+ * socket. The clone is to be our child. */
+static int put_fork_with(int fd, uint64_t id, struct buf *options, const int *fds,
+                         int nfds) {
   int pair[2], all[FRAME_FDS_MAX];
   unsigned char step[8] = {0, 0, 0, 0, SLOTS & 0xff, SLOTS >> 8};
   unsigned char slot[4] = {(unsigned char)id, (unsigned char)(id >> 8)};
@@ -328,12 +330,14 @@ static void boot(struct template *t) {
   int pair[2], leash[2], nothing;
   const char *program = getenv("MOONFORK_TEMPLATE");
   assert_non_null(program);
-  char *argv[] = {(char *)(uintptr_t)program, (char *)(uintptr_t)PROTO_BOOT_ARG "3,4", NULL};
+  char *argv[] = {(char *)(uintptr_t)program, (char *)(uintptr_t)PROTO_BOOT_ARG "3,4",
+                  NULL};
   extern char **environ;
   assert_int_equal(sock_pair(pair, 0), 0);
   assert_int_equal(pipe2(leash, O_CLOEXEC), 0);
   nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-  struct proc_spawn s = {program, argv, environ, pair[1], leash[0], {nothing, -1, nothing}};
+  struct proc_spawn s = {program, argv,     environ,
+                         pair[1], leash[0], {nothing, -1, nothing}};
   if (getenv("TEMPLATE_STDERR"))
     s.stdio[2] = -1;
   assert_int_equal(proc_spawn(&s, &t->pid), 0);
@@ -434,7 +438,8 @@ static void test_refuses_other_versions_with_its_own_in_hello(void **state) {
 }
 
 static void test_refuses_other_builds_with_its_own_in_hello(void **state) {
-  static const struct build other[] = {{"99.9.9", MOONFORK_LUA}, {MOONFORK_VERSION, "5.3.6"}};
+  static const struct build other[] = {{"99.9.9", MOONFORK_LUA},
+                                       {MOONFORK_VERSION, "5.3.6"}};
   static struct answer a;
   for (size_t i = 0; i < 2; i++) {
     struct template t;
@@ -769,7 +774,8 @@ static void test_fused_fork_runs_at_once(void **state) {
   buf_init(&commands, 4096);
   buf_init(&options, 4096);
   start(&t);
-  put_eval(t.fd, "function f(s, a, h, b) h:write(a, b) s:write 'done' error('last words') end");
+  put_eval(t.fd,
+           "function f(s, a, h, b) h:write(a, b) s:write 'done' error('last words') end");
   assert_int_equal(sock_pair(pair, 0), 0);
   inner(&commands, CMD_ARG, 0, 0, "a");
   inner(&commands, CMD_FD, 1, 0, "");
@@ -826,12 +832,14 @@ static void test_hooks_run_and_refuse(void **state) {
   static struct answer a;
   struct template t;
   start(&t);
-  put_eval(t.fd, "local clone = require 'moonfork.clone' order = '' "
-                 "clone.on_fork(function() order = order .. '1' "
-                 "assert(select('#', clone.run_args()) == 0) end) "
-                 "clone.on_fork(function() order = order .. '2' if fails then error 'hook' end "
-                 "end) clone.before_fork(function() if refuse then return false, refuse end end)"
-                 "function f(s, a) s:write(order, a) end");
+  put_eval(
+      t.fd,
+      "local clone = require 'moonfork.clone' order = '' "
+      "clone.on_fork(function() order = order .. '1' "
+      "assert(select('#', clone.run_args()) == 0) end) "
+      "clone.on_fork(function() order = order .. '2' if fails then error 'hook' end "
+      "end) clone.before_fork(function() if refuse then return false, refuse end end)"
+      "function f(s, a) s:write(order, a) end");
   put_text(t.fd, CMD_ARG, "x");
   int clone = put_fork(t.fd, 1);
   expect_forked(t.fd, 1);
@@ -1010,8 +1018,8 @@ static void test_nobody_stays_behind(void **state) {
   }
 }
 
-/* Its owner is not its parent: then its clones can't be the owner's children. They are its own,
- * introduce themselves, and are reaped by nobody but the kernel. */
+/* Its owner is not its parent: then its clones can't be the owner's children. They are
+ * its own, introduce themselves, and are reaped by nobody but the kernel. */
 static void test_clones_for_an_owner_that_is_not_the_parent(void **state) {
   static struct answer a;
   struct template t;
@@ -1047,7 +1055,8 @@ static void test_clones_for_an_owner_that_is_not_the_parent(void **state) {
   for (int ms = 0; ms < PATIENCE_MS && kill(busy, 0) == 0; ms++)
     poll(NULL, 0, 1);
   assert_int_equal(kill(busy, 0), -1);
-  assert_int_equal(wait_for(t.pid), SIGKILL); /* it has run user code, and is on the same leash */
+  assert_int_equal(wait_for(t.pid),
+                   SIGKILL); /* it has run user code, and is on the same leash */
   close(spinner);
   close(t.fd);
   close(t.leash);
@@ -1161,12 +1170,14 @@ static void test_finalisers_of_ones_own_only(void **state) {
   static struct answer a;
   struct template t;
   start(&t);
-  put_eval(t.fd, "local function object(n) return setmetatable({}, {__gc = function() "
-                 "out:write(n) end}) end "
-                 "inherited = object 'T' shared = {__gc = function(o) out:write(o[1]) end} "
-                 "old = setmetatable({'O'}, shared) "
-                 "function f(s, finalise) out = s a = object 'a' b = setmetatable({'b'}, shared) "
-                 "require 'moonfork.clone'.exit(4, finalise == 'yes') end");
+  put_eval(
+      t.fd,
+      "local function object(n) return setmetatable({}, {__gc = function() "
+      "out:write(n) end}) end "
+      "inherited = object 'T' shared = {__gc = function(o) out:write(o[1]) end} "
+      "old = setmetatable({'O'}, shared) "
+      "function f(s, finalise) out = s a = object 'a' b = setmetatable({'b'}, shared) "
+      "require 'moonfork.clone'.exit(4, finalise == 'yes') end");
   static const char *const expected[] = {"ba", ""};
   for (int i = 0; i < 2; i++) {
     int clone = put_fork(t.fd, 1);
@@ -1223,11 +1234,12 @@ static void test_clone_has_clean_signals_and_descriptors(void **state) {
   static char text[4096];
   struct template t;
   start(&t);
-  put_eval(t.fd, "function f(s) local out = {} for l in io.lines '/proc/self/status' do "
-                 "if l:match '^Sig[BCI]' then out[#out + 1] = l end end "
-                 "local p = io.popen('ls /proc/' .. require 'moonfork.clone'.pid() .. '/fd') "
-                 "for l in p:lines() do out[#out + 1] = 'fd' .. l end p:close() "
-                 "s:write(table.concat(out, ' '), ' ') end");
+  put_eval(t.fd,
+           "function f(s) local out = {} for l in io.lines '/proc/self/status' do "
+           "if l:match '^Sig[BCI]' then out[#out + 1] = l end end "
+           "local p = io.popen('ls /proc/' .. require 'moonfork.clone'.pid() .. '/fd') "
+           "for l in p:lines() do out[#out + 1] = 'fd' .. l end p:close() "
+           "s:write(table.concat(out, ' '), ' ') end");
   close(put_fork(t.fd, 1));
   expect_forked(t.fd, 1);
   expect_exited(t.fd, 1);
@@ -1259,7 +1271,8 @@ static void test_measures_memory(void **state) {
   static struct answer a;
   struct template t;
   start(&t);
-  put_eval(t.fd, "t = {} for i = 1, 100000 do t[i] = {} end " "function f(s) s:read(1) end");
+  put_eval(t.fd, "t = {} for i = 1, 100000 do t[i] = {} end "
+                 "function f(s) s:read(1) end");
   put(t.fd, CMD_MEMORY, 0, NULL, 0);
   expect(t.fd, ANS_MEMORY, &a);
   struct reader r;

@@ -63,7 +63,8 @@ static void describe_error(const struct work *c, char *text, size_t n, mf_error 
   if (r->timeout_ms && r->timeout_ms != MF_NO_TIMEOUT)
     snprintf(text, n, "no answer within %u ms", r->timeout_ms);
   else /* it waited for a worker to the end */
-    snprintf(text, n, "the pool was drained, and its time was over before the call was started");
+    snprintf(text, n,
+             "the pool was drained, and its time was over before the call was started");
   e->message = text;
 }
 
@@ -81,8 +82,8 @@ static void let_go(struct request *r) {
 }
 
 void pool_init_calls(struct mf_pool *pool) {
-  static const struct request_ops ops = {sizeof(struct work), SPARE_CALLS, leave_queue, describe,
-                                         let_go};
+  static const struct request_ops ops = {sizeof(struct work), SPARE_CALLS, leave_queue,
+                                         describe, let_go};
   requests_init(&pool->requests, &ops, pool->home, &pool->task);
 }
 
@@ -90,7 +91,8 @@ uint64_t pool_first_timeout_in(const struct list *calls) {
   uint64_t first = UINT64_MAX;
   list_each(it, calls) {
     const struct work *c = list_entry(it, struct work, base.link);
-    uint64_t at = deadline_at(&c->base.deadline), at_work = deadline_at(&c->work_deadline);
+    uint64_t at = deadline_at(&c->base.deadline),
+             at_work = deadline_at(&c->work_deadline);
     at = at < at_work ? at : at_work;
     first = at < first ? at : first;
   }

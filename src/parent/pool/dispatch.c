@@ -17,8 +17,7 @@ static void begin_work(struct mf_pool *pool, struct work *c) {
       deadline_at(&c->work_deadline) != UINT64_MAX)
     return;
   unsigned ms = pool->options.call_timeout_ms, more = c->chunk ? RPC_CHUNK_MS : 0;
-  deadline_set(pool->home, &c->work_deadline,
-               ms < MF_NO_TIMEOUT - more ? ms + more : ms);
+  deadline_set(pool->home, &c->work_deadline, ms < MF_NO_TIMEOUT - more ? ms + more : ms);
 }
 
 static void begin_first(struct worker *w) {
@@ -29,8 +28,7 @@ static void begin_first(struct worker *w) {
 void pool_give(struct mf_pool *pool, struct work *c, unsigned slot) {
   struct worker *w = pool->by_slot[slot];
   uint64_t id;
-  int r = rpc_submit(w->rpc, c->base.payload, c->chunk, MF_NO_TIMEOUT, on_reply, c,
-                     &id);
+  int r = rpc_submit(w->rpc, c->base.payload, c->chunk, MF_NO_TIMEOUT, on_reply, c, &id);
   if (r) {
     request_fail(&c->base, r, MF_STARTED_NO);
     return;
@@ -65,7 +63,8 @@ void pool_give_waiting(struct mf_pool *pool) {
 /* Back to its place in the queue, by its number. */
 static void requeue(struct mf_pool *pool, struct work *c) {
   struct list *before = pool->queue.next;
-  while (before != &pool->queue && list_entry(before, struct work, base.link)->base.id < c->base.id)
+  while (before != &pool->queue &&
+         list_entry(before, struct work, base.link)->base.id < c->base.id)
     before = before->next;
   list_push(before, &c->base.link); /* in front of it */
   pool->nqueued++;
@@ -135,8 +134,8 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
 
 /* ---- new calls ---- */
 
-/* The time of a call in a worker is over: the worker is killed. What it had not entered goes
- * to others; this call is not run again, even if it is idempotent. */
+/* The time of a call in a worker is over: the worker is killed. What it had not entered
+ * goes to others; this call is not run again, even if it is idempotent. */
 static void on_work_timeout(struct deadline *d) {
   struct work *c = list_entry(d, struct work, work_deadline);
   struct worker *w = c->worker;
@@ -154,13 +153,14 @@ static void on_work_timeout(struct deadline *d) {
 
 /* Prepares c's request and deadline. 0 or a code. */
 int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
-                     const mf_call_options *options) {
+                   const mf_call_options *options) {
   mf_call_options o;
   int r = call_options_load(options, &o);
   deadline_init(&c->work_deadline, on_work_timeout);
   if (r)
     return r;
-  r = payload_new(m, &pool->home->blockcache, pool_take_spare_payload(pool), &c->base.payload);
+  r = payload_new(m, &pool->home->blockcache, pool_take_spare_payload(pool),
+                  &c->base.payload);
   if (r)
     return r;
   c->began_us = pool->seam->ops->now_us(pool->seam);

@@ -1,4 +1,5 @@
-/* How calls and workers of a pool end: when the pool fails, drains, closes, or gives up. */
+/* How calls and workers of a pool end: when the pool fails, drains, closes, or gives up.
+ */
 #include "parent/pool/end.h"
 
 #include "parent/pool/call.h"
@@ -22,7 +23,8 @@ void pool_fail_waiting(struct mf_pool *pool) {
       pool->failure.code = MF_ECLONE_DIED;
   }
   while (pool->nqueued)
-    request_fail(&list_entry(pool->queue.next, struct work, base.link)->base, 0, MF_STARTED_NO);
+    request_fail(&list_entry(pool->queue.next, struct work, base.link)->base, 0,
+                 MF_STARTED_NO);
   if (pool->reported_failure)
     return;
   pool->reported_failure = 1;
@@ -39,8 +41,8 @@ void pool_drop_waiting(struct mf_pool *pool, int code) {
   }
 }
 
-/* Nothing runs again, everything under way is killed; on_drain_limit comes once more for those
- * whose death is not noticed. */
+/* Nothing runs again, everything under way is killed; on_drain_limit comes once more for
+ * those whose death is not noticed. */
 void pool_give_up(struct mf_pool *pool, int code) {
   pool->given_up = 1;
   pool_drop_waiting(pool, code);
@@ -58,7 +60,8 @@ void pool_abandon_workers(struct mf_pool *pool, int code) {
   list_each_safe(it, next, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
     list_each(at, &w->calls) {
-      request_fail(&list_entry(at, struct work, base.link)->base, code, MF_STARTED_UNKNOWN);
+      request_fail(&list_entry(at, struct work, base.link)->base, code,
+                   MF_STARTED_UNKNOWN);
     }
     mf_rpc_abort(w->rpc);
     pool_dismiss(w);
@@ -95,8 +98,8 @@ static uint64_t first_timeout(const struct mf_pool *pool) {
   return first;
 }
 
-/* No call was answered for that long, what the host has not read yet included. Calls that have a
- * time of their own may use it. */
+/* No call was answered for that long, what the host has not read yet included. Calls that
+ * have a time of their own may use it. */
 void pool_on_close_grace(struct deadline *d) {
   struct mf_pool *pool = list_entry(d, struct mf_pool, close_grace);
   uint64_t now = pool_now_ms(pool), at;

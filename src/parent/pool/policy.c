@@ -166,8 +166,8 @@ void policy_death(struct policy *p, int early, uint64_t now_ms) {
     p->failed = 1;
 }
 
-/* Some worker works: what has died without an answer was no sign of trouble for all. Who waits
- * to be replaced waits as the first would. */
+/* Some worker works: what has died without an answer was no sign of trouble for all. Who
+ * waits to be replaced waits as the first would. */
 static void end_backoff(struct policy *p) {
   uint64_t first = p->last_death_ms + p->config.backoff_min_ms;
   if (!p->deaths_in_a_row)

@@ -18,8 +18,9 @@
 struct policy_config {
   unsigned max, idle, load, start_ms, stop_ms, max_calls;
   unsigned restart_burst, restart_period_ms;
-  unsigned backoff_min_ms, backoff_max_ms; /* before one is replaced that answered nothing: min,
-                                              doubled for each before it in a row */
+  unsigned backoff_min_ms,
+      backoff_max_ms; /* before one is replaced that answered nothing: min,
+                         doubled for each before it in a row */
 };
 enum { POLICY_BURST_MAX = 1000 };
 
@@ -36,14 +37,15 @@ struct policy {
   struct policy_slot **slots; /* each at its address for life */
   unsigned nslots;
   unsigned nstarting, nready, nleaving, nidle; /* idle: ready with no call */
-  struct minheap available; /* the least loaded first */
-  unsigned replacements_due; /* workers that are replaced at once, not at the pace of growth */
-  uint64_t next_start_ms; /* growth */
-  uint64_t not_before_ms; /* backoff */
-  uint64_t last_death_ms; /* that was counted */
-  uint64_t stop_at_ms;    /* 0: nobody to stop */
+  struct minheap available;                    /* the least loaded first */
+  unsigned
+      replacements_due; /* workers that are replaced at once, not at the pace of growth */
+  uint64_t next_start_ms;   /* growth */
+  uint64_t not_before_ms;   /* backoff */
+  uint64_t last_death_ms;   /* that was counted */
+  uint64_t stop_at_ms;      /* 0: nobody to stop */
   unsigned deaths_in_a_row; /* without any answer; the next one sets it to 0 */
-  uint64_t *early; /* ring of the last deaths before any answer */
+  uint64_t *early;          /* ring of the last deaths before any answer */
   unsigned nearly, early_at;
   int failed, ending; /* ending: no workers but for calls that wait */
   uint64_t random;
@@ -57,7 +59,7 @@ struct policy_action {
 };
 
 enum policy_end {
-  END_ASKED,  /* it was told to end, or killed by us */
+  END_ASKED,       /* it was told to end, or killed by us */
   END_NOT_STARTED, /* it could not be started, for no fault of its own: backoff only */
   END_DIED
 };
@@ -78,8 +80,8 @@ void policy_leave(struct policy *p, unsigned slot);
 void policy_replace(struct policy *p, unsigned slot);
 void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t now_ms);
 
-/* A death that is no slot's (the template's), before it was of any use. early: it counts towards
- * failing. */
+/* A death that is no slot's (the template's), before it was of any use. early: it counts
+ * towards failing. */
 void policy_death(struct policy *p, int early, uint64_t now_ms);
 
 /* The least loaded worker that may get a call (the oldest of several), or -1. */

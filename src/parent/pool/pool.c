@@ -5,8 +5,8 @@
 #include "os/cpus.h"
 #include "os/proc.h"
 #include "parent/pool/call.h"
-#include "parent/pool/dump.h"
 #include "parent/pool/dispatch.h"
+#include "parent/pool/dump.h"
 #include "parent/pool/end.h"
 #include "parent/pool/reload.h"
 #include "parent/pool/template.h"
@@ -78,8 +78,8 @@ static void on_task(struct task *t) {
   pool_begin_next_reload(pool);
   if (requests_notify(&pool->requests))
     pool_schedule(pool);
-  else if (pool->ending && !pool->requests.nwaiting && !pool->nworking && !pool_reloads(pool) &&
-           list_empty(&pool->workers)) {
+  else if (pool->ending && !pool->requests.nwaiting && !pool->nworking &&
+           !pool_reloads(pool) && list_empty(&pool->workers)) {
     pool_end(pool);
     pool_schedule(pool);
   }

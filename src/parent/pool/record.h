@@ -8,15 +8,15 @@
  * A call's life:
  *
  *   WAITING -> WORKING ----------------> answered
- *     | ^        |  \-> ABANDONED (cancelled or timed out): its answer is awaited and dropped
- *     | \--------/ its worker died and had not entered it, or it may run again
+ *     | ^        |  \-> ABANDONED (cancelled or timed out): its answer is awaited and
+ * dropped | \--------/ its worker died and had not entered it, or it may run again
  *     \-> PENDING: the task calls its callback with an error
  *
  * Everything but giving a call to a worker with room is done in one task, so that no
  * decision is taken in the middle of another.
  *
- * This is the record of a pool, of its workers and of its calls, and what every file of this
- * folder does with it:
+ * This is the record of a pool, of its workers and of its calls, and what every file of
+ * this folder does with it:
  *
  *   pool.c       life, task, public functions
  *   reload.c     another template      dispatch.c   calls to workers and back
@@ -29,9 +29,9 @@
 #ifndef PARENT_POOL_RECORD_H
 #define PARENT_POOL_RECORD_H
 
-#include "parent/process/journal.h"
 #include "parent/pool/latency.h"
 #include "parent/pool/policy.h"
+#include "parent/process/journal.h"
 #include "parent/process/process.h"
 #include "parent/rpc/request.h"
 
@@ -44,14 +44,14 @@ struct worker {
   int slot; /* -1: none (a trial, or given up) */
   unsigned ready : 1, leaving : 1, killed : 1, trial : 1;
   unsigned slain : 1; /* killed as its grace was over */
-  unsigned old : 1;  /* of a former template */
-  struct list calls; /* in the order given */
+  unsigned old : 1;   /* of a former template */
+  struct list calls;  /* in the order given */
   unsigned ncalls;
   uint64_t memory;
   struct deadline grace;
 };
 
-struct work { /* one call */
+struct work {          /* one call */
   struct request base; /* in the queue, or in its worker's calls; away: with a worker */
   struct deadline work_deadline; /* of its run in a worker */
   struct mf_pool *pool;

@@ -1,5 +1,5 @@
-/* The pool gets another template: a first worker of it, on trial, has to get ready; then the old
- * workers go. */
+/* The pool gets another template: a first worker of it, on trial, has to get ready; then
+ * the old workers go. */
 #include "parent/pool/reload.h"
 
 #include "parent/pool/template.h"
@@ -45,7 +45,8 @@ static void switch_template(struct mf_pool *pool) {
   }
   pool->stats.reloads++;
   reload_over(pool, 0, NULL);
-  if (policy_workers(&pool->policy) >= pool->policy.config.max || pool_put_in_slot(trial) < 0)
+  if (policy_workers(&pool->policy) >= pool->policy.config.max ||
+      pool_put_in_slot(trial) < 0)
     pool_dismiss(trial);
 }
 

@@ -83,7 +83,8 @@ static int provide_template(struct mf_pool *pool) {
     return 0;
   }
   if (t->fork_refused || !pool->template_good)
-    policy_death(&pool->policy, t->fork_refused ? !pool->policy.nready : 1, pool_now_ms(pool));
+    policy_death(&pool->policy, t->fork_refused ? !pool->policy.nready : 1,
+                 pool_now_ms(pool));
   if (pool->policy.failed) { /* by templates that ended before they were of any use */
     fail_pool(pool, t->fork_refused && t->error ? t->error->code : MF_ETEMPLATE_START,
               t->error && t->error->message ? t->error->message

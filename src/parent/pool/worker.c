@@ -19,8 +19,8 @@ void pool_kill_worker(struct worker *w) {
   mf_kill(mf_rpc_process(w->rpc), SIGKILL);
 }
 
-/* First it is killed. Where its end is not noticed then, as its template hangs and has not even
- * forked it, it is given up. */
+/* First it is killed. Where its end is not noticed then, as its template hangs and has
+ * not even forked it, it is given up. */
 static void on_grace(struct deadline *d) {
   struct worker *w = list_entry(d, struct worker, grace);
   if (w->slain) {
@@ -205,7 +205,8 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, struct worker **ret) {
   o.pending_max = SIZE_MAX;
   o.queue_bytes_max = SIZE_MAX;
   o.timeout_ms = MF_NO_TIMEOUT;
-  o.grace_ms = MF_NO_TIMEOUT; /* dismissed ones finish what they have; a close has its own */
+  o.grace_ms =
+      MF_NO_TIMEOUT; /* dismissed ones finish what they have; a close has its own */
   o.data = w;
   r = rpc_new(q, pool->function, &o, usage_ms, &worker_owner, w, &w->rpc);
   if (r) {

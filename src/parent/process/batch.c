@@ -60,7 +60,8 @@ static int put_number(struct buf *out, unsigned tag, uint32_t a, const uint32_t 
   return r || !b ? r : buf_put_u32(out, *b);
 }
 
-/* The slot of the new process, and what its template needs to know of it. -ENOSYS: none. */
+/* The slot of the new process, and what its template needs to know of it. -ENOSYS: none.
+ */
 static int put_slot(struct mf_process *p, struct mf_process *source, struct buf *options,
                     struct fdset *fds) {
   uint32_t first, count;
@@ -82,9 +83,9 @@ static int put_slot(struct mf_process *p, struct mf_process *source, struct buf 
   return put_number(options, OPT_SLOT, p->slot, NULL);
 }
 
-/* A slot where the clone can be our child; and its own word where the slot is not enough: we
- * don't know yet whether that works there, or this host reaps what comes. near_fd: our end
- * of its socket. */
+/* A slot where the clone can be our child; and its own word where the slot is not enough:
+ * we don't know yet whether that works there, or this host reaps what comes. near_fd: our
+ * end of its socket. */
 static int place_birth(struct mf_process *p, struct mf_process *source, struct hold *hold,
                        int near_fd, struct fdset *fds) {
   struct seam *s = p->home->seam;

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* It is of another build: it has executed nothing, and says so itself in its next frame. */
+/* It is of another build: it has executed nothing, and says so itself in its next frame.
+ */
 static int foreign_build(struct mf_process *p, const struct greeting *g) {
   char *text = greeting_complaint(g, p);
   process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s",
@@ -65,7 +66,8 @@ int cell_hello(struct mf_process *p, const struct event *e) {
 int cell_denied(struct mf_process *p, const struct event *e) {
   struct failure *f = failure_decode(p, e->frame);
   if (!f)
-    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, failure_text(p, "the fork failed"), NULL);
+    f = failure_new(MF_EFORK_FAILED, MF_STARTED_NO, failure_text(p, "the fork failed"),
+                    NULL);
   p->fork_refused = 1;
   process_fail_with(p, f);
   process_die(p);
@@ -147,8 +149,8 @@ int cell_eof(struct mf_process *p, const struct event *e) {
   if (p->forked) /* else there is nobody yet who could have forked */
     process_lose_source(p);
   if (!p->was_asked && p->pid <= 0) {
-    process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
-                 "the process closed its socket before its pid was known");
+    process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO,
+                 NULL, "the process closed its socket before its pid was known");
     process_die(p);
     return 0;
   }
@@ -185,10 +187,11 @@ int cell_expire(struct mf_process *p, const struct event *e) {
     process_withdraw(p);
   if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
     return 0; /* it came just in time, or has its own error */
-  process_fail(p, MF_ETIMEOUT, process_may_have_started(p), NULL,
-               "the function was not entered within %u ms of the process's creation (option "
-               "timeout)",
-               p->limit_ms);
+  process_fail(
+      p, MF_ETIMEOUT, process_may_have_started(p), NULL,
+      "the function was not entered within %u ms of the process's creation (option "
+      "timeout)",
+      p->limit_ms);
   if (p->state == HELD) {
     process_die(p);
     return 0;
@@ -200,7 +203,8 @@ int cell_expire(struct mf_process *p, const struct event *e) {
     process_lose_source(p);
   }
   process_enter(p, ENDING);
-  process_set_patience(p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */
+  process_set_patience(
+      p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */
   process_settle(p);
   return 0;
 }

@@ -166,8 +166,8 @@ int cell_grace(struct mf_process *p, const struct event *e) {
 
 /* What ends a process that serves: its dispositions are the defaults. */
 static int ends_processes(int signum) {
-  return signum == SIGKILL || signum == SIGTERM || signum == SIGINT || signum == SIGQUIT ||
-         signum == SIGHUP || signum == SIGABRT || signum == SIGSEGV;
+  return signum == SIGKILL || signum == SIGTERM || signum == SIGINT ||
+         signum == SIGQUIT || signum == SIGHUP || signum == SIGABRT || signum == SIGSEGV;
 }
 
 int cell_kill(struct mf_process *p, const struct event *e) {
@@ -193,8 +193,9 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
   return -ESRCH;
 }
 
-/* Makes it certain whether the function was entered: from now on the process can't write its
- * *running* any more, without which it does not enter; what it wrote before is read. */
+/* Makes it certain whether the function was entered: from now on the process can't write
+ * its *running* any more, without which it does not enter; what it wrote before is read.
+ */
 void process_withdraw(struct mf_process *p) {
   struct seam *s = p->home->seam;
   if (p->chan.fd < 0)
@@ -215,8 +216,9 @@ static void cancel(struct mf_process *p) {
     process_pend(p, PENDING_EXIT);
 }
 
-/* A closed process that runs nothing ends, within its grace or by a signal (end_of_grace). The
- * close callback of a direct child comes when it is reaped, so that no zombie is left behind. */
+/* A closed process that runs nothing ends, within its grace or by a signal
+ * (end_of_grace). The close callback of a direct child comes when it is reaped, so that
+ * no zombie is left behind. */
 static void wait_for_end(struct mf_process *p) {
   if (p->state == DEAD)
     return;

@@ -1,6 +1,6 @@
-/* The end of a process. liveness.c decides what the news of it mean; `process_settle` asks it,
- * whenever something has been heard. Before a death is believed the socket is drained. Runs in
- * the parent. */
+/* The end of a process. liveness.c decides what the news of it mean; `process_settle`
+ * asks it, whenever something has been heard. Before a death is believed the socket is
+ * drained. Runs in the parent. */
 #include "parent/process/internal.h"
 
 #include "parent/boot.h"
@@ -29,13 +29,12 @@ static void take_words(struct mf_process *p) {
 
 /* Sent something whose fate is open, or somebody waits for an answer. */
 static int has_work(const struct mf_process *p) {
-  return p->finish.kind != FINISH_NONE || p->state == HELD ||
-         p->ndone < p->nwork;
+  return p->finish.kind != FINISH_NONE || p->state == HELD || p->ndone < p->nwork;
 }
 
 /* Whether a function that p was told to run may have been entered, once its socket is
- * drained: no *running*, no entry, unless memory was too short to read it, or somebody who
- * still has the socket has buried it. */
+ * drained: no *running*, no entry, unless memory was too short to read it, or somebody
+ * who still has the socket has buried it. */
 int process_may_have_started(const struct mf_process *p) {
   int unread = p->chan.unread || p->chan.undrained;
   return p->state == STARTING && unread ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
@@ -133,8 +132,8 @@ void process_set_patience(struct mf_process *p, unsigned ms) {
   deadline_set(p->home, &p->patience, ms);
 }
 
-/* At most so long, and not longer than before. What hung up without a hello is no template, and
- * its end is awaited only for the sake of its status. */
+/* At most so long, and not longer than before. What hung up without a hello is no
+ * template, and its end is awaited only for the sake of its status. */
 static void be_patient(struct mf_process *p, unsigned ms) {
   if (p->greeting && p->eof && ms > HANGUP_PATIENCE_MS)
     ms = HANGUP_PATIENCE_MS;
@@ -207,8 +206,9 @@ int process_broken_by(struct mf_process *p, const char *what) {
                  "%s does not speak moonfork's protocol (%s), and was killed",
                  greeting_name(p, room), what);
   else
-    process_fail(p, MF_EPROTOCOL, p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO,
-                 NULL, "protocol error of the process: %s", what);
+    process_fail(p, MF_EPROTOCOL,
+                 p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
+                 "protocol error of the process: %s", what);
   return process_cast_off(p);
 }
 
@@ -223,8 +223,9 @@ int process_owes_a_fork(const struct mf_process *p) {
   return 0;
 }
 
-/* It has not ended by itself: it is killed. What does not end by that either (one that does not
- * exist yet, that changed its user, or that waits in the kernel) is not waited for. */
+/* It has not ended by itself: it is killed. What does not end by that either (one that
+ * does not exist yet, that changed its user, or that waits in the kernel) is not waited
+ * for. */
 void process_cut_down(struct mf_process *p) {
   if (p->slain || process_kill(p, SIGKILL) < 0 ||
       (p->pidfd < 0 && !p->child)) { /* nobody would tell */

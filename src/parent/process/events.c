@@ -36,8 +36,8 @@ static int is_overdue_hello(const struct mf_process *p) {
   return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
 }
 
-/* A hello, a status, or the end of one that was told to end is overdue. It may be the host that
- * was busy: what has come meanwhile counts. */
+/* A hello, a status, or the end of one that was told to end is overdue. It may be the
+ * host that was busy: what has come meanwhile counts. */
 static void on_patience(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, patience);
   channel_drain(&p->chan);
@@ -47,13 +47,14 @@ static void on_patience(struct deadline *d) {
   if (is_overdue_hello(p)) {
     char room[GREETING_NAME_MAX];
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "%s sent nothing for %d seconds, and was killed%s", greeting_name(p, room),
-                 HELLO_PATIENCE_MS / 1000, greeting_hint(p));
+                 "%s sent nothing for %d seconds, and was killed%s",
+                 greeting_name(p, room), HELLO_PATIENCE_MS / 1000, greeting_hint(p));
     process_cast_off(p);
   } else if (p->state == ENDING && !p->eof) {
     end_of_grace(p);
   } else if (p->state != RUNNING && p->state != GIVEN) {
-    process_cut_down(p); /* it hung up, or was closed, and lives: it runs nothing and must end */
+    process_cut_down(
+        p); /* it hung up, or was closed, and lives: it runs nothing and must end */
   }
   process_update(p);
   process_release(p);
@@ -75,8 +76,8 @@ static struct mf_process *from_channel(struct channel *c) {
   return list_entry(c, struct mf_process, chan);
 }
 
-/* The process with that number, if p is the one that was asked to fork it; what it says of
- * others is not believed. */
+/* The process with that number, if p is the one that was asked to fork it; what it says
+ * of others is not believed. */
 static struct mf_process *reported(struct mf_process *p, uint64_t id) {
   struct mf_process *q = home_lookup(p->home, id);
   if (!q || !q->source)
@@ -149,7 +150,8 @@ void process_read_more(struct mf_process *p) {
 
 static void on_writer(struct channel *c, int pid, int pidfd) {
   struct mf_process *p = from_channel(c);
-  if (p->taken_up && p->greeting) { /* whoever it is has to show that it is a process of ours */
+  if (p->taken_up &&
+      p->greeting) { /* whoever it is has to show that it is a process of ours */
     p->peer_pid = pid;
     p->peer_pidfd = pidfd;
   } else {

@@ -1,5 +1,5 @@
-/* What the files of this folder call of each other; process.h is for everybody else. Runs in
- * the parent. */
+/* What the files of this folder call of each other; process.h is for everybody else. Runs
+ * in the parent. */
 #ifndef PARENT_PROCESS_INTERNAL_H
 #define PARENT_PROCESS_INTERNAL_H
 
@@ -29,25 +29,25 @@ struct failure *failure_decode(const struct mf_process *p, const struct frame *f
 /* pid.c */
 /* What the kernel knows of it now. */
 enum life_kernel process_ask_kernel(struct mf_process *p);
-/* A child that no pidfd watches is asked for now and then, and one that has ended but is traced:
- * its tracer has it first. */
+/* A child that no pidfd watches is asked for now and then, and one that has ended but is
+ * traced: its tracer has it first. */
 int process_is_polled(const struct mf_process *p);
 /* Without a pidfd the number is true only while it is ours to reap. */
 int process_kill(struct mf_process *p, int signum);
 /* Without memory for it now, later: else its end would never be noticed. */
 void process_watch_end(struct mf_process *p);
-/* The number in its slot, once it is there and believed. It is the claim of a template, which
- * may be hostile: it must be a child of ours, and no other record's. A host that reaps what
- * comes may have reaped this one, too, and have another under its number: there its own word
- * is waited for, which tells a pidfd. */
+/* The number in its slot, once it is there and believed. It is the claim of a template,
+ * which may be hostile: it must be a child of ours, and no other record's. A host that
+ * reaps what comes may have reaped this one, too, and have another under its number:
+ * there its own word is waited for, which tells a pidfd. */
 void process_learn(struct mf_process *p);
 /* It is known who it is, by the kernel's word. Takes pidfd (-1: none). */
 void process_identify(struct mf_process *p, int pid, int pidfd);
 
 /* death.c */
 /* Whether a function that p was told to run may have been entered, once its socket is
- * drained: no *running*, no entry, unless memory was too short to read it, or somebody who
- * still has the socket has buried it. */
+ * drained: no *running*, no entry, unless memory was too short to read it, or somebody
+ * who still has the socket has buried it. */
 int process_may_have_started(const struct mf_process *p);
 /* p executes nothing any more: what it has not forked by now it never will. */
 void process_lose_source(struct mf_process *p);
@@ -63,8 +63,9 @@ void process_poll_child(struct mf_process *p);
 int process_cast_off(struct mf_process *p);
 /* The other side did what the protocol does not allow. */
 int process_broken_by(struct mf_process *p, const char *what);
-/* It has not ended by itself: it is killed. What does not end by that either (one that does not
- * exist yet, that changed its user, or that waits in the kernel) is not waited for. */
+/* It has not ended by itself: it is killed. What does not end by that either (one that
+ * does not exist yet, that changed its user, or that waits in the kernel) is not waited
+ * for. */
 void process_cut_down(struct mf_process *p);
 
 /* memory.c */
@@ -81,8 +82,8 @@ void process_take_memory(struct mf_process *p, const struct frame *f);
 
 /* send.c */
 int command_send(struct mf_process *p, const struct command *c);
-int command_send_simple(struct mf_process *p, unsigned type, uint64_t id, const void *body,
-                        size_t length);
+int command_send_simple(struct mf_process *p, unsigned type, uint64_t id,
+                        const void *body, size_t length);
 void command_discard(struct command *c);
 /* Sent and kept for a pool that starts p again; or neither. (The sending consumes it.) */
 int command_send_noted(struct mf_process *p, struct command *c);
@@ -103,17 +104,17 @@ void process_try_give(struct mf_process *p);
 int process_on_word(struct mf_process *p);
 /* What was asked of p up to the n-th command is executed, the forks among it, too. */
 void process_advance(struct mf_process *p, uint64_t n);
-/* A word of p's own is proof that its source has executed the fork and all before, though its
- * DONE may be late, or not come at all. */
+/* A word of p's own is proof that its source has executed the fork and all before, though
+ * its DONE may be late, or not come at all. */
 void process_confirm_fork(struct mf_process *p);
 
 /* cells_user.c */
-/* Makes it certain whether the function was entered: from now on the process can't write its
- * *running* any more, without which it does not enter; what it wrote before is read. */
+/* Makes it certain whether the function was entered: from now on the process can't write
+ * its *running* any more, without which it does not enter; what it wrote before is read.
+ */
 void process_withdraw(struct mf_process *p);
 
 /* cells_peer.c */
-
 
 /* events.c */
 /* What happens to p comes there. */

@@ -27,7 +27,8 @@ struct journal *journal_hold(struct journal *j);
 void journal_drop(struct journal **j);
 /* Adds a command; those that prepare nothing are ignored. */
 void journal_command(struct journal **j, const struct command *c);
-/* The same with the commands that were held with a fork which becomes a template after all. */
+/* The same with the commands that were held with a fork which becomes a template after
+ * all. */
 void journal_batch(struct journal **j, const struct hold *hold);
 /* The history of a fork of the process with history j, with options. */
 struct journal *journal_fork(struct journal *j, const mf_options *o);

@@ -3,7 +3,8 @@
 /* Nobody will tell of its end by the kernel's word: its own socket, and its source. */
 static enum life_verdict decide_mute(const struct life *l) {
   if (l->unheard)
-    return LIFE_DEAD; /* at once: of an end that nobody notices nothing can be said later */
+    return LIFE_DEAD; /* at once: of an end that nobody notices nothing can be said later
+                       */
   if (!l->hung_up)
     return LIFE_NOTHING; /* somebody holds the other end */
   if (l->spoke || l->numbered)

@@ -1,5 +1,5 @@
-/* Callbacks are never called while an event is under way: they are pending (process_pend), and
- * the home delivers them when it is over. Runs in the parent. */
+/* Callbacks are never called while an event is under way: they are pending
+ * (process_pend), and the home delivers them when it is over. Runs in the parent. */
 #include "parent/process/internal.h"
 
 #include <stdlib.h>

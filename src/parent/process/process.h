@@ -25,14 +25,31 @@ enum state {
 };
 
 enum event_kind {
-  EV_COMMAND, EV_FORK, EV_RUN, EV_TO_FD, EV_FINISH, EV_KILL, EV_CLOSE, /* the user's */
-  EV_HELLO, EV_FORK_FAILED, EV_DONE, EV_FAILED, EV_RUNNING, /* answers */
-  EV_EOF, EV_PIDFD, EV_SOURCE_LOST, EV_TIMEOUT,             /* ends */
+  EV_COMMAND,
+  EV_FORK,
+  EV_RUN,
+  EV_TO_FD,
+  EV_FINISH,
+  EV_KILL,
+  EV_CLOSE, /* the user's */
+  EV_HELLO,
+  EV_FORK_FAILED,
+  EV_DONE,
+  EV_FAILED,
+  EV_RUNNING, /* answers */
+  EV_EOF,
+  EV_PIDFD,
+  EV_SOURCE_LOST,
+  EV_TIMEOUT, /* ends */
   EVENT_COUNT
 };
 
 enum { /* callbacks still to be delivered, in this order */
-  PENDING_FINISH = 1, PENDING_MEMORY = 2, PENDING_ERROR = 4, PENDING_EXIT = 8, PENDING_CLOSE = 16
+       PENDING_FINISH = 1,
+       PENDING_MEMORY = 2,
+       PENDING_ERROR = 4,
+       PENDING_EXIT = 8,
+       PENDING_CLOSE = 16
 };
 
 enum finish_kind { FINISH_NONE, FINISH_RUN, FINISH_TO_FD };
@@ -63,61 +80,83 @@ struct mf_process {
   uint64_t id;
   enum state state;
   uint64_t made_ms, state_since_ms;
-  unsigned open : 1;     /* the user has the handle */
-  unsigned internal : 1; /* the library's: a default template, a spare */
-  unsigned child : 1;    /* our child: this record reaps it */
-  unsigned ours : 1;     /* our child, whoever reaps it: its clones can be, too */
-  unsigned proven : 1;   /* a clone of it, or itself, was born as our child */
-  unsigned no_siblings : 1; /* a clone of it was not */
-  unsigned was_asked : 1;  /* its fork was written */
-  unsigned spoke : 1;      /* it has said something */
+  unsigned open : 1;          /* the user has the handle */
+  unsigned internal : 1;      /* the library's: a default template, a spare */
+  unsigned child : 1;         /* our child: this record reaps it */
+  unsigned ours : 1;          /* our child, whoever reaps it: its clones can be, too */
+  unsigned proven : 1;        /* a clone of it, or itself, was born as our child */
+  unsigned no_siblings : 1;   /* a clone of it was not */
+  unsigned was_asked : 1;     /* its fork was written */
+  unsigned spoke : 1;         /* it has said something */
   unsigned expects_hello : 1; /* its first word is to be one */
   unsigned introduced : 1;    /* it was */
   unsigned takes_word : 1; /* the kernel does not tell who it is: its own word must do */
-  unsigned unstarted : 1; /* its program waits for the end of the back-off */
-  unsigned greeting : 1; /* a hello is due before anything else */
-  unsigned is_itself : 1; /* its program is this one */
-  unsigned taken_up : 1; /* by from_fd: its hello says who it is */
-  unsigned forked : 1;   /* it exists, or existed, as a process */
-  unsigned gone : 1;     /* the kernel says that it has ended */
-  unsigned hung_up : 1;  /* by us, before it ran: it ends, or is killed */
-  unsigned slain : 1;    /* it was told to end, did not, and was sent SIGKILL */
-  unsigned dying : 1;    /* it was sent a signal that ends it while it serves */
-  unsigned eof : 1;      /* its socket has ended */
-  unsigned fork_refused : 1; /* its fork was refused: what it was given is known, for another try */
-  unsigned refuses : 1;  /* it said that it executes nothing more */
+  unsigned unstarted : 1;  /* its program waits for the end of the back-off */
+  unsigned greeting : 1;   /* a hello is due before anything else */
+  unsigned is_itself : 1;  /* its program is this one */
+  unsigned taken_up : 1;   /* by from_fd: its hello says who it is */
+  unsigned forked : 1;     /* it exists, or existed, as a process */
+  unsigned gone : 1;       /* the kernel says that it has ended */
+  unsigned hung_up : 1;    /* by us, before it ran: it ends, or is killed */
+  unsigned slain : 1;      /* it was told to end, did not, and was sent SIGKILL */
+  unsigned dying : 1;      /* it was sent a signal that ends it while it serves */
+  unsigned eof : 1;        /* its socket has ended */
+  unsigned fork_refused : 1; /* its fork was refused: what it was given is known, for
+                                another try */
+  unsigned refuses : 1;      /* it said that it executes nothing more */
   unsigned busy : 1;
-  unsigned finished : 1; /* by mf_finish: whatever is asked of it from then on is misuse */
-  unsigned used : 1;     /* the same by mf_run or mf_to_fd */
+  unsigned
+      finished : 1;  /* by mf_finish: whatever is asked of it from then on is misuse */
+  unsigned used : 1; /* the same by mf_run or mf_to_fd */
   unsigned close_waits : 1; /* the close callback waits for the end of our child */
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */
   unsigned refilling : 1;    /* up to their maximum, one after the other */
   unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
-  unsigned quiet : 1;    /* nobody waits for its exit, though it is told */
-  unsigned idle_death : 1;  /* the error is no failed command: on_error is not told */
-  unsigned nrefs;        /* records of what was forked from it */
-  unsigned nlooks;       /* for a status, in vain */
+  unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
+  unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
+  unsigned nrefs;            /* records of what was forked from it */
+  unsigned nlooks;           /* for a status, in vain */
   int pid, pidfd, signal;
-  int peer_pid, peer_pidfd; /* who writes on a socket that was taken up, until its hello */
+  int peer_pid,
+      peer_pidfd; /* who writes on a socket that was taken up, until its hello */
   struct watch pid_watch;
   struct mf_process *source, *held_child;
-  struct list asked, ask_link; /* forks that were written and not executed yet, in order */
-  struct births *own_births;   /* the slots of what is forked from it, or NULL */
-  struct births *births;       /* its own slot is among these, or NULL */
+  struct list asked,
+      ask_link;              /* forks that were written and not executed yet, in order */
+  struct births *own_births; /* the slots of what is forked from it, or NULL */
+  struct births *births;     /* its own slot is among these, or NULL */
   uint32_t slot;
   struct channel chan;
   uint64_t nsent, ndone;
-  uint64_t nwork; /* nsent up to the last command that is no fork, and no question of ours */
+  uint64_t
+      nwork; /* nsent up to the last command that is no fork, and no question of ours */
   uint64_t fork_number; /* of the FORK among the source's commands */
   uint64_t narg_bytes;
   struct hold *hold;
-  struct { enum finish_kind kind; mf_run_cb cb; void *data; int fd, quiet; } finish;
-  struct { mf_error_cb cb; void *data; } error_to;
-  struct { mf_exit_cb cb; void *data; } exit_to, exit_hook; /* hook: of the library's own */
-  struct { mf_close_cb cb; void *data; } close_to;
+  struct {
+    enum finish_kind kind;
+    mf_run_cb cb;
+    void *data;
+    int fd, quiet;
+  } finish;
+  struct {
+    mf_error_cb cb;
+    void *data;
+  } error_to;
+  struct {
+    mf_exit_cb cb;
+    void *data;
+  } exit_to, exit_hook; /* hook: of the library's own */
+  struct {
+    mf_close_cb cb;
+    void *data;
+  } close_to;
   /* In a forked copy that becomes a template: closes what an rpc or pool has open. */
-  struct { void (*close)(void *guest); void *guest; } forked_hook;
+  struct {
+    void (*close)(void *guest);
+    void *guest;
+  } forked_hook;
   struct list memory;
   unsigned pending;
   struct failure *error;
@@ -129,8 +168,10 @@ struct mf_process {
   unsigned nspares, spares_min, spares_max;
   uint64_t hello_by_ms; /* while `greeting` */
   unsigned limit_ms;
-  char *name, *program; /* program: what is executed; NULL where the parent executes none */
-  struct journal *journal; /* until it can't be a template any more, forked or not; or NULL */
+  char *name,
+      *program; /* program: what is executed; NULL where the parent executes none */
+  struct journal
+      *journal; /* until it can't be a template any more, forked or not; or NULL */
 };
 
 struct command {
@@ -138,8 +179,8 @@ struct command {
   uint64_t id;
   const void *body;
   size_t length;
-  struct fdset *fds;             /* taken */
-  void (*release)(void *);       /* set: body is borrowed until it is called */
+  struct fdset *fds;       /* taken */
+  void (*release)(void *); /* set: body is borrowed until it is called */
   void *release_data;
 };
 
@@ -205,7 +246,7 @@ void process_abandon(struct mf_process *p);
 void process_end_unstarted(struct mf_process *p);
 /* A process that can never be: fails it and ends it, exit unknown. */
 void process_never_starts(struct mf_process *p);
-void process_unhold(struct mf_process *p); /* writes the held fork */
+void process_unhold(struct mf_process *p);              /* writes the held fork */
 void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
 /* Delivers the pending callbacks of p; called by the home, outside of any event. */
 void process_deliver(struct mf_process *p);
@@ -213,7 +254,8 @@ void process_update(struct mf_process *p); /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);
 void process_release(struct mf_process *p); /* frees it when nothing needs it */
 void process_free(struct mf_process *p);
-/* spares.c: a clone forked ahead, which is the caller's from now on; NULL: none is fit. */
+/* spares.c: a clone forked ahead, which is the caller's from now on; NULL: none is fit.
+ */
 struct mf_process *spares_take(struct mf_process *p, const mf_options *o);
 /* They are stale, or p forks no more. */
 void spares_drop(struct mf_process *p);
@@ -223,8 +265,8 @@ void spares_on_refill(struct deadline *d);
 /* p has died: if it was a spare, its template has one less. */
 void spares_lose(struct mf_process *p);
 
-/* Has the request m of p's answered: by p, its template or /proc, now or later; where a run or
- * to_fd is under way, when that is over. 0 or -ENOMEM. */
+/* Has the request m of p's answered: by p, its template or /proc, now or later; where a
+ * run or to_fd is under way, when that is over. 0 or -ENOMEM. */
 int process_ask_memory(struct mf_process *p, struct memory_request *m);
 /* Decides those under way. */
 void process_fail_memory(struct mf_process *p, int code);
@@ -241,14 +283,14 @@ void boot_default_lost(struct home *h, struct mf_process *p);
 int options_act_at_birth(const mf_options *o);
 /* SETUP or FORK options as bytes; stdio handles are duplicated into fds. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds);
-/* The caller's options (NULL: none, or of an older and shorter version) as a full struct, which
- * is what every other function of the parent's side gets. 0 or MF_EINVAL. */
+/* The caller's options (NULL: none, or of an older and shorter version) as a full struct,
+ * which is what every other function of the parent's side gets. 0 or MF_EINVAL. */
 int options_load(const mf_options *from, mf_options *ret);
 
 extern const char *const state_names[STATE_COUNT];
 extern const char *const event_names[EVENT_COUNT];
-/* For tests: 1 when the table has something to do for the pair, 0 when it refuses, 2 when it
- * ignores, 3 when the peer broke the protocol. */
+/* For tests: 1 when the table has something to do for the pair, 0 when it refuses, 2 when
+ * it ignores, 3 when the peer broke the protocol. */
 int process_rule_kind(enum state s, enum event_kind k);
 
 #endif

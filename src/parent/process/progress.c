@@ -5,7 +5,8 @@
 void process_leave_to_kernel(struct mf_process *p) {
   process_learn(p);
   if (p->pidfd < 0 && !p->child)
-    process_set_patience(p, 0); /* nobody will notice its end: report it as unknown at once */
+    process_set_patience(
+        p, 0); /* nobody will notice its end: report it as unknown at once */
 }
 
 /* All is executed: the socket can go. */

@@ -119,8 +119,9 @@ void process_free(struct mf_process *p) {
   free(p);
 }
 
-/* Marks a record to be freed that nothing needs any more: no handle, nobody whom it has forked,
- * and nothing to come that matters. The home frees it when no event is under way. */
+/* Marks a record to be freed that nothing needs any more: no handle, nobody whom it has
+ * forked, and nothing to come that matters. The home frees it when no event is under way.
+ */
 void process_release(struct mf_process *p) {
   if (p->open || p->internal || p->nrefs || p->pending || !list_empty(&p->closing_link))
     return;

@@ -1,12 +1,13 @@
-/* Clones forked ahead: while a template has nothing else to do it is asked for a few, which
- * wait in their command loops until a fork takes one. A spare is a record like any other, but
- * the library's (internal) until it is taken. Runs in the parent.
+/* Clones forked ahead: while a template has nothing else to do it is asked for a few,
+ * which wait in their command loops until a fork takes one. A spare is a record like any
+ * other, but the library's (internal) until it is taken. Runs in the parent.
  *
  * They are exact copies of the template as it is, so every later command to the template
- * makes them stale; a fork with options of its own that act at birth is not served by them. */
+ * makes them stale; a fork with options of its own that act at birth is not served by
+ * them. */
 #include "parent/process/process.h"
 
-enum { REFILL_DELAY_MS = 1 }; /* out of the way of what was just taken */
+enum { REFILL_DELAY_MS = 1 };   /* out of the way of what was just taken */
 enum { RETRY_DELAY_MS = 1000 }; /* after a fork that failed */
 
 static void let_go(struct mf_process *q) {
@@ -74,7 +75,8 @@ static int fork_one(struct mf_process *p) {
   q->open = 0;
   q->internal = 1;
   p->home->nopen--;
-  if (hold_new(NULL, &q->hold) < 0 || process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {
+  if (hold_new(NULL, &q->hold) < 0 ||
+      process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {
     q->internal = 0;
     process_end_unstarted(q);
     return MF_ENOMEM;
@@ -86,8 +88,8 @@ static int fork_one(struct mf_process *p) {
   return q->state == DEAD ? MF_EFORK_FAILED : 0;
 }
 
-/* One at a time, each when the last is there: a row of births would keep what was taken from
- * its processor. */
+/* One at a time, each when the last is there: a row of births would keep what was taken
+ * from its processor. */
 static void refill_step(struct mf_process *p) {
   uint64_t limit_at = deadline_at(&p->limit);
   if (p->state != SERVING || p->nspares >= p->spares_max || p->home->stopping ||

@@ -14,12 +14,14 @@
  *   GIVING            -> GIVEN (process_try_give), ENDING (cell_close)
  *   any from FORKING to GIVING -> FAILED (cell_failed), ENDING (cell_expire)
  *   any that has a socket      -> FAILED (process_cast_off)
- *   any               -> DEAD (process_die; process_abandon and process_park: of the record)
+ *   any               -> DEAD (process_die; process_abandon and process_park: of the
+ * record)
  *
- * What holds between two events: HELD has its fork command (`hold`) and no socket; RUNNING and
- * GIVEN have no socket of ours any more; DEAD has neither socket, command, source nor deadline.
- * Every event goes through one table, in which every cell is filled: `rules`. A cell's name
- * there is that of its function without cell_. Runs in the parent. */
+ * What holds between two events: HELD has its fork command (`hold`) and no socket;
+ * RUNNING and GIVEN have no socket of ours any more; DEAD has neither socket, command,
+ * source nor deadline. Every event goes through one table, in which every cell is filled:
+ * `rules`. A cell's name there is that of its function without cell_. Runs in the parent.
+ */
 #include "parent/process/cells.h"
 
 #include "parent/process/process.h"
@@ -28,8 +30,9 @@ const char *const state_names[STATE_COUNT] = {"HELD",   "FORKING", "SERVING", "S
                                               "GIVING", "RUNNING", "GIVEN",   "FAILED",
                                               "ENDING", "DEAD"};
 const char *const event_names[EVENT_COUNT] = {
-    "command", "fork",   "run",     "to_fd", "finish", "kill",        "close",  "hello",
-    "fork_failed", "done", "failed", "running", "eof",   "pidfd", "source_lost", "timeout"};
+    "command", "fork",  "run",         "to_fd",  "finish", "kill",
+    "close",   "hello", "fork_failed", "done",   "failed", "running",
+    "eof",     "pidfd", "source_lost", "timeout"};
 
 /* clang-format off */
 #define R(kind, held, forking, serving, starting, giving, running, given, failed, ending, dead) \

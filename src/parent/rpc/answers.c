@@ -1,5 +1,5 @@
-/* What the process says: each message is checked against its place in the protocol, and handed
- * to the caller, the user or the pool. */
+/* What the process says: each message is checked against its place in the protocol, and
+ * handed to the caller, the user or the pool. */
 #include "parent/rpc/answers.h"
 
 #include "base/result.h"
@@ -23,7 +23,8 @@ static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
   return c;
 }
 
-/* The answer of an abandoned call, or of one whose error is pending, is dropped and counted. */
+/* The answer of an abandoned call, or of one whose error is pending, is dropped and
+ * counted. */
 static int is_late(struct mf_rpc *rpc, struct call *c) {
   if (!request_is_settled(&c->base))
     return 0;
@@ -57,8 +58,8 @@ static int error_code(unsigned code) {
   return code == FAILURE_FORK || code == FAILURE_PROTOCOL ? 0 : failure_code(code);
 }
 
-/* Reads a failure into e; its texts lie in rpc->text, its value in the message. 0 when it is
- * malformed. */
+/* Reads a failure into e; its texts lie in rpc->text, its value in the message. 0 when it
+ * is malformed. */
 static int read_failure(struct mf_rpc *rpc, const mf_message *m, mf_error *e) {
   struct failure_body b;
   memset(e, 0, sizeof *e);
@@ -179,7 +180,8 @@ static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
 static const struct kind {
   unsigned states; /* bits of enum far */
   void (*take)(struct mf_rpc *rpc, uint64_t id, const mf_message *m);
-} kinds[RPC_ANSWER_LAST - RPC_HELLO + 1] = { /* the first is RPC_HELLO's */
+} kinds[RPC_ANSWER_LAST - RPC_HELLO + 1] = {
+/* the first is RPC_HELLO's */
 #define IN(far) (1u << FAR_##far)
     [0] = {IN(STARTING), take_hello},
     [RPC_READY - RPC_HELLO] = {IN(INIT), take_ready},
@@ -206,8 +208,9 @@ static const char *refuse(void *owner, unsigned type) {
   const struct mf_rpc *rpc = owner;
   if (rpc->bye)
     return "data after goodbye";
-  return kinds[type - RPC_HELLO].states & (1u << rpc->far) ? NULL
-                                                           : "message not allowed in this state";
+  return kinds[type - RPC_HELLO].states & (1u << rpc->far)
+             ? NULL
+             : "message not allowed in this state";
 }
 
 /* ---- long bodies ---- */

@@ -7,8 +7,8 @@
 
 /* The reader of its messages; rpc->options are complete. */
 void rpc_init_messages(struct mf_rpc *rpc);
-/* Delivers up to *budget messages. 0: more bytes are needed; 1: the budget is spent, or all is
- * over. */
+/* Delivers up to *budget messages. 0: more bytes are needed; 1: the budget is spent, or
+ * all is over. */
 int rpc_deliver(struct mf_rpc *rpc, int *budget);
 
 #endif

@@ -35,7 +35,8 @@ void rpc_fail_calls(struct mf_rpc *rpc) {
       possible = 0;
   }
   while (!list_empty(&rpc->parked))
-    request_fail(&list_entry(rpc->parked.next, struct call, base.link)->base, 0, MF_STARTED_NO);
+    request_fail(&list_entry(rpc->parked.next, struct call, base.link)->base, 0,
+                 MF_STARTED_NO);
 }
 
 /* ---- as requests ---- */
@@ -71,8 +72,8 @@ static void let_go(struct request *r) {
 }
 
 void rpc_init_calls(struct mf_rpc *rpc) {
-  static const struct request_ops ops = {sizeof(struct call), SPARE_CALLS, leave_queue, describe,
-                                         let_go};
+  static const struct request_ops ops = {sizeof(struct call), SPARE_CALLS, leave_queue,
+                                         describe, let_go};
   requests_init(&rpc->requests, &ops, rpc->home, &rpc->task);
 }
 

@@ -5,9 +5,10 @@
 #include "parent/rpc/send.h"
 
 static const char *state_name(const struct mf_rpc *rpc) {
-  static const char *const names[FAR_COUNT] = {
-      [FAR_STARTING] = "starting", [FAR_INIT] = "in init", [FAR_SERVING] = "serving",
-      [FAR_GONE] = "has left"};
+  static const char *const names[FAR_COUNT] = {[FAR_STARTING] = "starting",
+                                               [FAR_INIT] = "in init",
+                                               [FAR_SERVING] = "serving",
+                                               [FAR_GONE] = "has left"};
   return rpc->over ? "over" : rpc->closing ? "closing" : names[rpc->far];
 }
 
@@ -29,8 +30,8 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
     dump_deadline(out, rpc->home, "its timeout in", &c->base.deadline);
   }
   fprintf(out, ", %zu bytes not written", rpc_queue_bytes(rpc));
-  fprintf(out, ", %llu calls and %llu answers so far", (unsigned long long)rpc->stats.calls,
-          (unsigned long long)rpc->stats.answers);
+  fprintf(out, ", %llu calls and %llu answers so far",
+          (unsigned long long)rpc->stats.calls, (unsigned long long)rpc->stats.answers);
   dump_deadline(out, rpc->home, "killed in", &rpc->patience);
   dump_deadline(out, rpc->home, "given up in", &rpc->grace);
   dump_failure(out, "failed", &rpc->failure);

@@ -98,8 +98,7 @@ void rpc_end_of_file(struct mf_rpc *rpc) {
   if (rpc->exited)
     rpc_finish_end(rpc);
   else
-    deadline_set(rpc->home, &rpc->patience,
-                 rpc->bye ? CALLS_GRACE_MS : EXIT_PATIENCE_MS);
+    deadline_set(rpc->home, &rpc->patience, rpc->bye ? CALLS_GRACE_MS : EXIT_PATIENCE_MS);
 }
 
 void rpc_on_patience(struct deadline *d) {
@@ -118,8 +117,8 @@ void rpc_on_patience(struct deadline *d) {
   rpc_finish_end(rpc);
 }
 
-/* A closing rpc goes on as long as something comes: a call is answered, the process gets ready,
- * or says goodbye. */
+/* A closing rpc goes on as long as something comes: a call is answered, the process gets
+ * ready, or says goodbye. */
 void rpc_start_grace(struct mf_rpc *rpc) {
   if (rpc->closing && !rpc->over && rpc->options.grace_ms != MF_NO_TIMEOUT)
     deadline_set(rpc->home, &rpc->grace, rpc->options.grace_ms);

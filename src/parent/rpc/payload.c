@@ -33,7 +33,8 @@ static int copy_fds(struct payload *p, const mf_message *m) {
   return 0;
 }
 
-/* Those in a blockcache are cut to the next 64 KiB, so that a little more fits the next time. */
+/* Those in a blockcache are cut to the next 64 KiB, so that a little more fits the next
+ * time. */
 static int find_room(struct payload *p, size_t length, struct blockcache *blockcache) {
   size_t unit = 64 * 1024;
   p->blockcache = blockcache;
@@ -57,7 +58,8 @@ static struct payload *payload_alloc(size_t length, struct blockcache *blockcach
   return p;
 }
 
-struct payload *payload_blank(size_t length, struct blockcache *blockcache, struct payload *reuse) {
+struct payload *payload_blank(size_t length, struct blockcache *blockcache,
+                              struct payload *reuse) {
   struct payload *p = reuse;
   if (p && p->cap < length) {
     free(p);

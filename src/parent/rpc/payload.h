@@ -11,20 +11,23 @@ struct payload {
   size_t length, nfds;
   int *fds; /* owned */
   unsigned char *data;
-  size_t cap;            /* bytes that fit */
-  struct blockcache *blockcache; /* data is a block of it, or NULL: data lies behind this struct */
+  size_t cap; /* bytes that fit */
+  struct blockcache
+      *blockcache; /* data is a block of it, or NULL: data lies behind this struct */
 };
 
 /* What is wrong with a request: 0 or MF_EINVAL, MF_ELIMIT (longer than message_max, more
  * than RPC_MESSAGE_FDS_MAX handles). */
 int payload_check(const mf_message *m, uint64_t message_max);
-/* A copy with one holder. Long ones lie in a block of the cache. reuse (or NULL) is a payload
- * that nobody holds, which is used when it is large enough and freed otherwise. 0, MF_EINVAL
- * (a descriptor that is none), MF_ENOMEM, or what dup says. reuse is gone in any case. */
+/* A copy with one holder. Long ones lie in a block of the cache. reuse (or NULL) is a
+ * payload that nobody holds, which is used when it is large enough and freed otherwise.
+ * 0, MF_EINVAL (a descriptor that is none), MF_ENOMEM, or what dup says. reuse is gone in
+ * any case. */
 int payload_new(const mf_message *m, struct blockcache *blockcache, struct payload *reuse,
                 struct payload **ret);
 /* One with room for length bytes, which are for the caller to fill. NULL: no memory. */
-struct payload *payload_blank(size_t length, struct blockcache *blockcache, struct payload *reuse);
+struct payload *payload_blank(size_t length, struct blockcache *blockcache,
+                              struct payload *reuse);
 struct payload *payload_hold(struct payload *p);
 /* Closes the descriptors in a forked copy, where nobody else uses them. */
 void payload_close(struct payload *p);

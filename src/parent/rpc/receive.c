@@ -1,5 +1,5 @@
-/* Bytes and descriptors from the process. Reading never waits, leaves the loop its turns, and
- * is not entered twice. */
+/* Bytes and descriptors from the process. Reading never waits, leaves the loop its turns,
+ * and is not entered twice. */
 #include "parent/rpc/receive.h"
 
 #include "parent/rpc/answers.h"
@@ -50,7 +50,8 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
     return 1;
   if (got == -EMFILE) {
     mf_kill(rpc->process, SIGKILL);
-    rpc_fail(rpc, MF_ELIMIT, "no free descriptor for the handles of a reply (limit nofile)");
+    rpc_fail(rpc, MF_ELIMIT,
+             "no free descriptor for the handles of a reply (limit nofile)");
     return 2;
   }
   if (got <= 0) {
@@ -67,7 +68,8 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   rpc->more = rpc_deliver(rpc, budget) && !rpc->over;
   if (rpc->over)
     return 2;
-  /* A piece with descriptors ends a read. Of a dead process all has to be read for sure. */
+  /* A piece with descriptors ends a read. Of a dead process all has to be read for sure.
+   */
   return (size_t)got < room && !nfds && !rpc->exited ? 1 : 0;
 }
 
@@ -105,8 +107,8 @@ void rpc_drain(struct mf_rpc *rpc) {
     rpc_schedule(rpc);
 }
 
-/* Nothing has come for too long. A call that has a time of its own may use it; what is not
- * read yet because the host was busy counts, too. */
+/* Nothing has come for too long. A call that has a time of its own may use it; what is
+ * not read yet because the host was busy counts, too. */
 void rpc_on_grace(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, grace);
   uint64_t now = rpc_now_ms(rpc), first;

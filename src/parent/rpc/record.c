@@ -12,8 +12,9 @@ void rpc_schedule(struct mf_rpc *rpc) {
  * pool knows what is waited for: a call that was given up is not. */
 void rpc_update_busy(struct mf_rpc *rpc) {
   unsigned closes = rpc->closing && (!rpc->quiet || rpc->aborted);
-  unsigned busy = !rpc->closed && !rpc->owner &&
-                  (rpc->requests.nwaiting || closes || rpc->error_pending || rpc->close_pending);
+  unsigned busy =
+      !rpc->closed && !rpc->owner &&
+      (rpc->requests.nwaiting || closes || rpc->error_pending || rpc->close_pending);
   if (busy == rpc->busy)
     return;
   rpc->busy = busy;

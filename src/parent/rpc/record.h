@@ -4,7 +4,8 @@
  *   receive.c    bytes in    send.c   requests out
  *   answers.c    messages
  *   end.c        failures and the end
- *   call.c       calls    request.c  their callbacks and time limits   dump.c   a text of it
+ *   call.c       calls    request.c  their callbacks and time limits   dump.c   a text of
+ * it
  *
  * Each uses only what stands below it. Runs in the parent. */
 #ifndef PARENT_RPC_RECORD_H
@@ -23,7 +24,7 @@ struct call {
   struct request base; /* in parked or flying, or in neither; away: flying */
   struct mf_rpc *rpc;
   unsigned type; /* RPC_CALL or RPC_CHUNK */
-  uint64_t end; /* bytes that were put when its last one was */
+  uint64_t end;  /* bytes that were put when its last one was */
 };
 _Static_assert(offsetof(struct call, base) == 0, "found by id as a request");
 
@@ -45,7 +46,7 @@ struct mf_rpc {
   unsigned reading : 1, more : 1; /* more: messages may be there that nobody has taken */
   unsigned eof : 1, exited : 1, bye : 1;
   unsigned closing : 1, end_put : 1, aborted : 1;
-  unsigned ran : 1; /* it was in its function */
+  unsigned ran : 1;  /* it was in its function */
   unsigned over : 1; /* failed or ended: the socket is gone */
   unsigned orderly : 1;
   unsigned error_pending : 1, close_pending : 1, limited : 1;
@@ -56,8 +57,8 @@ struct mf_rpc {
   enum far far;
   struct message_reader messages;
   struct message_store store; /* for long bodies: */
-  struct buf body;            /* storage is lent by the block cache while a message comes */
-  unsigned wide : 1;          /* the socket is widened */
+  struct buf body;   /* storage is lent by the block cache while a message comes */
+  unsigned wide : 1; /* the socket is widened */
 
   struct request_set requests;
   struct list parked, flying;

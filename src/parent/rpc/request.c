@@ -5,10 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOTIFIED_A_TURN = 512 }; /* callbacks, so that 10^5 of them leave the loop its turns */
+enum {
+  NOTIFIED_A_TURN = 512
+}; /* callbacks, so that 10^5 of them leave the loop its turns */
 
-void requests_init(struct request_set *s, const struct request_ops *ops, struct home *home,
-                   struct task *task) {
+void requests_init(struct request_set *s, const struct request_ops *ops,
+                   struct home *home, struct task *task) {
   *s = (struct request_set){.ops = ops, .home = home, .task = task};
   idmap_init(&s->ids);
   list_init(&s->pending);

@@ -1,5 +1,5 @@
-/* One call, as an rpc and a pool have it: its id, callback, time limit, and the error that is
- * pending. Each embeds it first in a record of its own. Runs in the parent.
+/* One call, as an rpc and a pool have it: its id, callback, time limit, and the error
+ * that is pending. Each embeds it first in a record of its own. Runs in the parent.
  *
  *   request_new -> [away: with a process, it keeps its id] -> answered: request_free
  *        |                 \-> request_fail: abandoned; its answer is awaited, then freed
@@ -28,8 +28,8 @@ struct request {
 };
 
 struct request_ops {
-  size_t size;      /* of the owner's record */
-  size_t spare_max; /* records kept for reuse */
+  size_t size;                            /* of the owner's record */
+  size_t spare_max;                       /* records kept for reuse */
   void (*leave_queue)(struct request *r); /* it has failed and is not away */
   /* Fills *e, perhaps with a text in text[n]; it is about to be told to the callback. */
   void (*describe)(struct request *r, char *text, size_t n, mf_error *e);
@@ -46,8 +46,8 @@ struct request_set {
   size_t nwaiting; /* callbacks to come */
 };
 
-void requests_init(struct request_set *s, const struct request_ops *ops, struct home *home,
-                   struct task *task);
+void requests_init(struct request_set *s, const struct request_ops *ops,
+                   struct home *home, struct task *task);
 void requests_deinit(struct request_set *s); /* none is left */
 /* A record, zero but for this part. NULL: no memory. */
 void *request_new(struct request_set *s, mf_reply_cb cb, void *data);
@@ -62,7 +62,8 @@ static inline int request_is_settled(const struct request *r) {
 void request_fail(struct request *r, int code, int started);
 /* By id: 0, or -ESRCH: there is none that is not settled. */
 int requests_cancel(struct request_set *s, uint64_t id);
-/* Calls pending callbacks, up to so many as leave the loop its turns. 1 when more are pending. */
+/* Calls pending callbacks, up to so many as leave the loop its turns. 1 when more are
+ * pending. */
 int requests_notify(struct request_set *s);
 
 #endif

@@ -38,8 +38,8 @@ static int is_relieved(const struct mf_rpc *rpc) {
          rpc_queue_bytes(rpc) <= rpc->options.queue_bytes_max / 2;
 }
 
-/* Its socket was closed on it, on which it leaves; where its function does not return it is
- * killed (on_patience). A pool sees to its workers itself. */
+/* Its socket was closed on it, on which it leaves; where its function does not return it
+ * is killed (on_patience). A pool sees to its workers itself. */
 static int is_leaving(const struct mf_rpc *rpc) {
   return rpc->aborted && !rpc->owner && rpc->ran && !rpc->exited && !rpc->killed;
 }
@@ -121,7 +121,7 @@ int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *options
     r = call_options_load(options, &o);
   return r ? r
            : rpc_send(rpc, m, NULL, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), cb,
-                    data, ret_id);
+                      data, ret_id);
 }
 
 int rpc_submit(mf_rpc *rpc, struct payload *p, int chunk, unsigned timeout_ms,
@@ -168,7 +168,8 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
 
 static void copy_exit(struct mf_rpc *rpc, const mf_exit *x) {
   char *text = x->error ? strdup(x->error) : NULL;
-  free(rpc->exit_text); /* one that ended before run is reported with the run, and once more */
+  free(rpc->exit_text); /* one that ended before run is reported with the run, and once
+                           more */
   rpc->exit_text = text;
   rpc->exit = *x;
   rpc->exit.error = text;
@@ -204,7 +205,8 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
   r = rpc->seam->ops->watch(rpc->seam, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
     mf_kill(rpc->process, SIGKILL);
-    rpc_fail(rpc, r == -ENOMEM ? MF_ENOMEM : r, "the socket of the process can't be watched");
+    rpc_fail(rpc, r == -ENOMEM ? MF_ENOMEM : r,
+             "the socket of the process can't be watched");
     return;
   }
   rpc_schedule(rpc);
@@ -285,8 +287,8 @@ int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *o) {
   mf_rpc_options_init(o);
   if (from && sized_load(o, sizeof *o, from) < 0)
     return MF_EINVAL;
-  if (o->message_max > PROTO_PAYLOAD_MAX || !o->pending_max ||
-      (o->init && !*o->init) || (o->serialiser && !*o->serialiser))
+  if (o->message_max > PROTO_PAYLOAD_MAX || !o->pending_max || (o->init && !*o->init) ||
+      (o->serialiser && !*o->serialiser))
     return MF_EINVAL;
   return 0;
 }

@@ -1,5 +1,5 @@
-/* Requests on their way to the process. A call is framed while less than OUT_LOW bytes are
- * queued; the others stay parked, so that each can still be taken back. */
+/* Requests on their way to the process. A call is framed while less than OUT_LOW bytes
+ * are queued; the others stay parked, so that each can still be taken back. */
 #include "parent/rpc/send.h"
 
 #include "parent/private.h"

@@ -55,12 +55,14 @@ struct span { /* free memory without a class, see span.h */
   size_t size;
 };
 
-/* What clones write lies at the end, and the interpreter's state and stack follow it as the first
- * blocks of the region: in one page, so that a birth copies one and not three. */
+/* What clones write lies at the end, and the interpreter's state and stack follow it as
+ * the first blocks of the region: in one page, so that a birth copies one and not three.
+ */
 struct heap {
   union {
     struct {
-      struct free_block *stash[NCLASS]; /* holes in the sealed part; the template's only */
+      struct free_block
+          *stash[NCLASS]; /* holes in the sealed part; the template's only */
       uint64_t stash_bytes;
       char *frozen_end; /* of the region, from the first huge page on */
       struct mirror *mirrors;
@@ -115,7 +117,8 @@ struct heap {
   int inherited;   /* frozen memory, without a mirror */
 };
 
-_Static_assert(offsetof(struct heap, base) == HEAP_SELDOM, "what clones write has its own page");
+_Static_assert(offsetof(struct heap, base) == HEAP_SELDOM,
+               "what clones write has its own page");
 
 static inline size_t round_up(size_t n, size_t unit) {
   return (n + unit - 1) / unit * unit;

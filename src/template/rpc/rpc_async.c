@@ -1,15 +1,16 @@
 /* Asynchronous calls: f(done, ...) on luv's loop, any number beside each other. Runs in
  * clones.
  *
- * luv is loaded from Lua and used through Lua only: its loop is its own, and the library has
- * no libuv here. Two of its handles are ours: one watches the socket, the other (a
- * uv_prepare) runs before the loop sleeps, and writes together what was answered meanwhile.
- * luv ends the program when a callback raises, so no callback of ours does. Where one of the
- * user's does, luv asks debug.traceback for a text, prints it, and calls exit(3): we look over
- * its shoulder at both, so that the text becomes the process's last words.
+ * luv is loaded from Lua and used through Lua only: its loop is its own, and the library
+ * has no libuv here. Two of its handles are ours: one watches the socket, the other (a
+ * uv_prepare) runs before the loop sleeps, and writes together what was answered
+ * meanwhile. luv ends the program when a callback raises, so no callback of ours does.
+ * Where one of the user's does, luv asks debug.traceback for a text, prints it, and calls
+ * exit(3): we look over its shoulder at both, so that the text becomes the process's last
+ * words.
  *
- * A function that can never be answered, because its `done` was collected, is answered with
- * an error by done's finaliser. */
+ * A function that can never be answered, because its `done` was collected, is answered
+ * with an error by done's finaliser. */
 #include "template/rpc/rpc_async.h"
 
 #include "base/result.h"
@@ -100,7 +101,8 @@ static void push_done(lua_State *L, uint64_t id, struct token **ret) {
 struct job {
   struct rpc_server *s;
   const struct rpc_call *call;
-  struct token *token; /* lives as long as the job: on the stack, or anchored by the slot */
+  struct token
+      *token; /* lives as long as the job: on the stack, or anchored by the slot */
   int entered, refused;
 };
 
@@ -174,8 +176,8 @@ static int has_room(const struct rpc_server *s) {
   return s->unanswered < RPC_ASYNC_CALLS_MAX && s->link.out.nbytes <= RPC_ASYNC_BYTES_MAX;
 }
 
-/* Reads what is there. An end of file before END, or a broken protocol, is the end: within
- * this turn, whatever is outstanding. */
+/* Reads what is there. An end of file before END, or a broken protocol, is the end:
+ * within this turn, whatever is outstanding. */
 static int receive(struct rpc_server *s) { /* 1: something came */
   server_end_copy(server_self());
   ssize_t n = rpc_link_receive(&s->link, 0);
@@ -206,8 +208,8 @@ static int take_calls(struct rpc_server *s, lua_State *L, int readable, int hand
   return !s->ended;
 }
 
-/* Takes calls and sends answers until the socket or the calls say wait: nothing wakes us for
- * calls that were read already. Gives what rpc_link_send gave. */
+/* Takes calls and sends answers until the socket or the calls say wait: nothing wakes us
+ * for calls that were read already. Gives what rpc_link_send gave. */
 static int work(struct rpc_server *s, lua_State *L, int readable) {
   int rc, full;
   do {
@@ -250,7 +252,8 @@ static int l_rewatch(lua_State *L) {
   return 0;
 }
 
-/* Watches, and turns the loop until step leaves. rewatch is nil where fd is the socket. */
+/* Watches, and turns the loop until step leaves. rewatch is nil where fd is the socket.
+ */
 static const char driver[] =
     "local uv, fd, step, rewatch = require 'luv', ...\n"
     "local poll, prepare = assert(uv.new_poll(fd)), assert(uv.new_prepare())\n"
@@ -282,8 +285,8 @@ static int is_uncaught(lua_State *L) {
          lua_getinfo(L, "S", &caller) && *caller.what == 'C';
 }
 
-/* debug.traceback([thread,] [message [, level]]) with one frame more: this one. Upvalue: the
- * original */
+/* debug.traceback([thread,] [message [, level]]) with one frame more: this one. Upvalue:
+ * the original */
 static int l_traceback(lua_State *L) {
   if (is_uncaught(L)) {
     script_describe(L, 1, &server_self()->failure);
@@ -332,7 +335,8 @@ void rpc_async_serve(struct rpc_server *s, lua_State *L) {
   if (luaL_loadbuffer(L, driver, sizeof driver - 1, "=moonfork.rpc") != LUA_OK)
     lua_error(L);
   int watch = rpc_watch_open(s->link.fd);
-  int wake = watch < 0 ? -1 : term_wake_fd(); /* luv's wait is no wait of ours (on_term.c) */
+  int wake =
+      watch < 0 ? -1 : term_wake_fd(); /* luv's wait is no wait of ours (on_term.c) */
   if (wake >= 0)
     rpc_watch_also(watch, wake);
   lua_pushinteger(L, watch < 0 ? s->link.fd : watch);

@@ -1,6 +1,6 @@
-/* Chunks (rpc_proto.h, wire/chunk.h): item after item, each as protected as a call of its own.
- * The record in memory that both sides map costs an item some nanoseconds, where a message
- * would cost microseconds. */
+/* Chunks (rpc_proto.h, wire/chunk.h): item after item, each as protected as a call of its
+ * own. The record in memory that both sides map costs an item some nanoseconds, where a
+ * message would cost microseconds. */
 #include "template/rpc/rpc_chunk.h"
 
 #include "os/proc.h"
@@ -75,12 +75,14 @@ static void put_failure(struct chunk *c) {
   buf_init(&body, FRAME_BODY_MAX);
   c->s->failure.phase = c->entered ? 0 : 1; /* of an rpc failure: it was not entered */
   c->s->failure.error = 0;
-  if (failure_encode(&c->s->failure, &body) < 0 || put_answer(c, CHUNK_FAILURE, &body) < 0)
+  if (failure_encode(&c->s->failure, &body) < 0 ||
+      put_answer(c, CHUNK_FAILURE, &body) < 0)
     c->s->link.broken = 1;
   buf_deinit(&body);
 }
 
-/* Answers that are long together end the chunk, so that only one too many can be too long. */
+/* Answers that are long together end the chunk, so that only one too many can be too
+ * long. */
 static void put_item_answer(struct chunk *c) {
   struct rpc_server *s = c->s;
   size_t before = buf_size(&c->out);

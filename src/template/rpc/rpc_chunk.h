@@ -1,4 +1,5 @@
-/* A chunk of items for a synchronous function, which is called for each. Runs in clones. */
+/* A chunk of items for a synchronous function, which is called for each. Runs in clones.
+ */
 #ifndef TEMPLATE_RPC_CHUNK_H
 #define TEMPLATE_RPC_CHUNK_H
 

@@ -5,8 +5,8 @@
 
 #include "base/result.h"
 #include "os/fdwait.h"
-#include "os/term.h"
 #include "os/sock.h"
+#include "os/term.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <stddef.h>
@@ -205,8 +205,10 @@ int rpc_link_send(struct rpc_link *l, int block) {
     ssize_t sent = sock_send(l->fd, iov, n, fds, nfds);
     if (sent > 0) {
       outbox_sent(&l->out, (size_t)sent);
-    } else if (sent == -ETOOMANYREFS || sent == -ENOBUFS) { /* others have to receive first */
-      poll(NULL, 0, SOCK_PAUSE_MS); /* also on a loop, which would find the socket writable */
+    } else if (sent == -ETOOMANYREFS ||
+               sent == -ENOBUFS) { /* others have to receive first */
+      poll(NULL, 0,
+           SOCK_PAUSE_MS); /* also on a loop, which would find the socket writable */
       if (!block)
         return MF_AGAIN;
     } else if (sent == 0) {

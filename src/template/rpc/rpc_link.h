@@ -1,8 +1,8 @@
-/* The clone's end of an rpc: whole requests in, frames out, over the socket of the function
- * (wire/rpc_proto.h). Knows no Lua. Runs in clones.
+/* The clone's end of an rpc: whole requests in, frames out, over the socket of the
+ * function (wire/rpc_proto.h). Knows no Lua. Runs in clones.
  *
- * Memory grows with what arrives. The body of a short request is lent from the inbox; a long
- * one is read to where it is gathered. */
+ * Memory grows with what arrives. The body of a short request is lent from the inbox; a
+ * long one is read to where it is gathered. */
 #ifndef TEMPLATE_RPC_LINK_H
 #define TEMPLATE_RPC_LINK_H
 
@@ -34,8 +34,8 @@ struct rpc_call {
   const void *body; /* until the next rpc_link_next */
   size_t size;
   int chunk; /* it is many items */
-  int lost; /* it came without some of its handles */
-  int *fds; /* taken by leaving -1; the others are closed by the next rpc_link_next */
+  int lost;  /* it came without some of its handles */
+  int *fds;  /* taken by leaving -1; the others are closed by the next rpc_link_next */
   size_t nfds;
   struct gather *gather; /* where the body lies, to be taken from there; or NULL */
 };
@@ -44,17 +44,18 @@ struct rpc_call {
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
                    struct heap *heap);
 /* RPC_REQUEST_CALL: *ret is it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
- * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors. */
+ * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors.
+ */
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret);
-/* Bytes (>0), 0 at the end, -EAGAIN (never when it may block), -EINTR: SIGTERM was noted while it
- * waited (os/term.h), or a negated errno. */
+/* Bytes (>0), 0 at the end, -EAGAIN (never when it may block), -EINTR: SIGTERM was noted
+ * while it waited (os/term.h), or a negated errno. */
 ssize_t rpc_link_receive(struct rpc_link *l, int block);
-/* Queues an answer whose body stays where it is until rpc_link_send has returned 0; for links
- * that wait, so it has gone when this returns. 0 or -ENOMEM. */
+/* Queues an answer whose body stays where it is until rpc_link_send has returned 0; for
+ * links that wait, so it has gone when this returns. 0 or -ENOMEM. */
 int rpc_link_put_ref(struct rpc_link *l, unsigned type, uint64_t id, const void *body,
                      size_t size);
-/* Queues a frame, its descriptors in frames of type handles_type before it if they are many.
- * Empties body and fds (either may be NULL), even on failure. 0 or -ENOMEM. */
+/* Queues a frame, its descriptors in frames of type handles_type before it if they are
+ * many. Empties body and fds (either may be NULL), even on failure. 0 or -ENOMEM. */
 int rpc_link_put(struct rpc_link *l, unsigned type, uint64_t id, struct buf *body,
                  struct codec_fds *fds);
 /* 0: all is written; MF_AGAIN: not yet (never when it may block); negative: broken. */

@@ -35,8 +35,10 @@ static void read_parameters(lua_State *L, struct rpc_server *s, struct parameter
   reader_init(&r, text, size);
   unsigned long magic = reader_u32(&r), version = reader_u16(&r);
   if (magic != RPC_MAGIC || version != RPC_VERSION)
-    luaL_error(L, "moonfork.rpc: the parent speaks version %d of the rpc protocol, this "
-                  "template %d", (int)version, RPC_VERSION);
+    luaL_error(L,
+               "moonfork.rpc: the parent speaks version %d of the rpc protocol, this "
+               "template %d",
+               (int)version, RPC_VERSION);
   s->flags = reader_u16(&r);
   ret->body_max = (size_t)reader_u64(&r);
   s->usage_interval_ns = reader_u32(&r) * UINT64_C(1000000);
@@ -48,8 +50,8 @@ static void read_parameters(lua_State *L, struct rpc_server *s, struct parameter
     luaL_error(L, "moonfork.rpc: malformed parameters");
 }
 
-/* init may load what the serialiser needs, and may make events: it is opened for the first
- * of them, or after init. */
+/* init may load what the serialiser needs, and may make events: it is opened for the
+ * first of them, or after init. */
 static void open_serialiser(struct rpc_server *s, lua_State *L) {
   if (!s->serialiser_name)
     return;
@@ -125,8 +127,8 @@ static void start_link(struct rpc_server *s, int fd, const struct parameters *p)
   rpc_server_send(s);
 }
 
-/* An asynchronous server's answers of some megabytes come and go. As mappings of their own
- * (glibc's way from 128 KiB on) each would begin with a page fault for every page. */
+/* An asynchronous server's answers of some megabytes come and go. As mappings of their
+ * own (glibc's way from 128 KiB on) each would begin with a page fault for every page. */
 static void keep_big_blocks(void) {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 16 << 20);
@@ -139,7 +141,8 @@ static int l_serve(lua_State *L) {
   struct rpc_server *s = rpc_server_self();
   struct parameters p;
   int nargs = lua_gettop(L) - 2;
-  if (!server_self() || rpc_server_serving() || nargs < 0 || lua_type(L, -1) != LUA_TSTRING)
+  if (!server_self() || rpc_server_serving() || nargs < 0 ||
+      lua_type(L, -1) != LUA_TSTRING)
     return luaL_error(L, "moonfork.rpc.serve: only p:rpc and p:pool may call it");
   int fd = handle_check(L, 1);
   if (fd < 0)
@@ -174,8 +177,8 @@ static int l_serve(lua_State *L) {
   int rc = rpc_sync_serve(s, L);
   s->state = RPC_SERVER_NONE;
   if (rc < 0)
-    return luaL_error(L, "moonfork.rpc: %s", rc == -EPROTO ? "protocol error of the parent"
-                                                           : strerror(-rc));
+    return luaL_error(L, "moonfork.rpc: %s",
+                      rc == -EPROTO ? "protocol error of the parent" : strerror(-rc));
   return 0;
 }
 

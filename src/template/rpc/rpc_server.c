@@ -105,7 +105,8 @@ void rpc_server_put_failure(struct rpc_server *s, unsigned type, uint64_t id) {
 }
 
 void rpc_server_refuse(struct rpc_server *s, uint64_t id, int entered) {
-  s->failure.phase = entered ? 0 : 1; /* of an rpc failure: the function was not entered */
+  s->failure.phase =
+      entered ? 0 : 1; /* of an rpc failure: the function was not entered */
   s->failure.error = 0;
   rpc_server_put_failure(s, RPC_ERROR, id);
 }
@@ -152,8 +153,8 @@ int rpc_server_encode(struct rpc_server *s, lua_State *L, int first) {
 void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first) {
   int n = lua_gettop(L) - first + 1;
   size_t size;
-  const char *lent = s->link.waits ? serialiser_borrow(L, &s->serialiser, first, n, &size)
-                                   : NULL;
+  const char *lent =
+      s->link.waits ? serialiser_borrow(L, &s->serialiser, first, n, &size) : NULL;
   if (lent && size >= LEND_MIN && size <= s->out.max) {
     rpc_link_put_ref(&s->link, RPC_RESULT, id, lent, size);
     rpc_server_put_usage(s);

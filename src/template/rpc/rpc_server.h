@@ -1,8 +1,9 @@
-/* The server of an rpc: what "moonfork.rpc:serve" does with the socket that run gives it, and
- * the modules moonfork.rpc and moonfork.pool. Runs in clones.
+/* The server of an rpc: what "moonfork.rpc:serve" does with the socket that run gives it,
+ * and the modules moonfork.rpc and moonfork.pool. Runs in clones.
  *
  *   serve --HELLO--> init --READY--> a call after the other (rpc_sync.c)
- *                                 |    or an item of a chunk after the other (rpc_chunk.c)
+ *                                 |    or an item of a chunk after the other
+ * (rpc_chunk.c)
  *                                 \-> luv's loop, calls beside each other (rpc_async.c)
  *
  * rpc_serve.c starts it, by what is here.
@@ -22,12 +23,12 @@ enum rpc_server_state { RPC_SERVER_NONE, RPC_SERVER_INIT, RPC_SERVER_SERVING };
 
 struct rpc_server {
   enum rpc_server_state state;
-  pid_t pid; /* a process that user code has forked is no server */
+  pid_t pid;      /* a process that user code has forked is no server */
   unsigned flags; /* enum rpc_flags */
   struct rpc_link link;
   struct serialiser serialiser;
-  const char *serialiser_name; /* not opened yet, or NULL */
-  int function; /* registry reference */
+  const char *serialiser_name;         /* not opened yet, or NULL */
+  int function;                        /* registry reference */
   struct buf out, event_out;           /* bodies under way */
   struct codec_fds out_fds, event_fds; /* and their handles */
   struct failure failure;              /* what the call under way raised */
@@ -38,7 +39,7 @@ struct rpc_server {
   struct buf dropped;      /* u64 numbers of calls whose done was collected */
   int offering;            /* the body of the call under way to the heap, as a string */
   int ended, retired;      /* END has come; RETIRE was sent */
-  int uncaught;            /* luv is about to end the process: the server's failure says why */
+  int uncaught; /* luv is about to end the process: the server's failure says why */
 };
 
 /* The one of this process, also where none serves. */
@@ -46,8 +47,8 @@ struct rpc_server *rpc_server_self(void);
 /* The same if it serves, or NULL. */
 struct rpc_server *rpc_server_serving(void);
 
-/* Pushes the arguments of the call: how many, or e->code. May raise; rpc_server_complete then
- * settles what is left. */
+/* Pushes the arguments of the call: how many, or e->code. May raise; rpc_server_complete
+ * then settles what is left. */
 int rpc_server_decode(struct rpc_server *s, lua_State *L, const struct rpc_call *call,
                       struct codec_error *e);
 /* Results are on the stack from first on: queues RESULT, or ERROR where they can't go. */

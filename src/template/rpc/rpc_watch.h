@@ -1,7 +1,8 @@
-/* How an asynchronous server has luv watch its socket: through a descriptor that is readable when
- * the socket is ready. luv prints a line by itself when a watched descriptor has an error, and a
- * socket has one when the parent is gone with answers unread. rpc_watch_epoll.c, or
- * rpc_watch_plain.c where there is no epoll. Runs in clones. */
+/* How an asynchronous server has luv watch its socket: through a descriptor that is
+ * readable when the socket is ready. luv prints a line by itself when a watched
+ * descriptor has an error, and a socket has one when the parent is gone with answers
+ * unread. rpc_watch_epoll.c, or rpc_watch_plain.c where there is no epoll. Runs in
+ * clones. */
 #ifndef TEMPLATE_RPC_WATCH_H
 #define TEMPLATE_RPC_WATCH_H
 
