@@ -26,13 +26,15 @@ for _, name in ipairs {"hang", "flood", "stop"} do
   story.test("rpc:close ends although its function does not return: " .. name, function(t)
     local p = template()
     local rpc = p:rpc(name, {grace = 0.5, on_event = function() end})
-    local outcome
+    local outcome, status
+    p:on_exit(function(s) status = s end)
     rpc(function(err) outcome = err end)
     fork.step(0.2)
     local pid = t.ok(p:pid())
     rpc:close()
     ends_within(t, 0.5, fork.loop)
     t.error(outcome, "CANCELLED", "no answer came within 500 ms")
+    t.eq(status and status.signal, 9) -- the program killed it, so it can tell
     gone_within(t, pid, 0)
     p:close()
   end)

@@ -104,7 +104,8 @@ void rpc_end_of_file(struct mf_rpc *rpc) {
 void rpc_on_patience(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, patience);
   if (rpc->over) { /* given up, and it has not left */
-    mf_kill(rpc->process, SIGKILL);
+    if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0)
+      deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS); /* for its status */
     rpc->killed = 1;
     rpc_schedule(rpc);
     return;

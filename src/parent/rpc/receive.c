@@ -5,6 +5,7 @@
 #include "parent/rpc/answers.h"
 #include "parent/rpc/call.h"
 #include "parent/rpc/end.h"
+#include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <signal.h>
@@ -130,4 +131,6 @@ void rpc_on_grace(struct deadline *d) {
   snprintf(text, sizeof text, "closed by the caller, and no answer came within %u ms",
            rpc->options.grace_ms);
   rpc_fail(rpc, MF_ECANCELLED, text);
+  if (!rpc->exited)
+    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS); /* for its status */
 }

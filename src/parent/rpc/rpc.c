@@ -38,10 +38,14 @@ static int is_relieved(const struct mf_rpc *rpc) {
          rpc_queue_bytes(rpc) <= rpc->options.queue_bytes_max / 2;
 }
 
-/* Its socket was closed on it, on which it leaves; where its function does not return it
- * is killed (on_patience). A pool sees to its workers itself. */
+/* Its end is still to come, and `patience` bounds the wait for it: its socket was closed
+ * on it, on which it leaves, and where its function does not return it is killed; or it
+ * was killed. A pool sees to its workers itself. */
 static int is_leaving(const struct mf_rpc *rpc) {
-  return rpc->aborted && !rpc->owner && rpc->ran && !rpc->exited && !rpc->killed;
+  if (rpc->owner || rpc->exited)
+    return 0;
+  return rpc->killed ? deadline_at(&rpc->patience) != UINT64_MAX
+                     : rpc->aborted && rpc->ran;
 }
 
 /* The last steps, one after the other, each once nothing of the former is left. */
