@@ -184,6 +184,22 @@ story.test("pool:drain(0.5) returns with a template in trouble", {deadline = 40}
   for _, one in ipairs(all) do gone_within(t, one.pid, 0, one.name) end
 end)
 
+-- A closed pool closed its template at once, and who had asked heard "unknown".
+story.test("who asks how a pool's template ends is told when the pool is closed", function(t)
+  local function ended(p, options)
+    local told = {}
+    p:on_exit(function(status) told[#told + 1] = status end)
+    local pool = p:pool("echo", options)
+    pool(1, function() end)
+    pool:close()
+    ends_within(t, GRACE + 1, fork.loop)
+    t.eq(#told, 1)
+    return told[1]
+  end
+  t.eq(ended(template()).code, 0)
+  t.eq(ended(template():eval "while true do end", {grace = 0.3}).signal, 9)
+end)
+
 story.test("a reload onto a template that hangs does not hold up the end", {deadline = 30},
 function(t)
   local pool = template():pool("echo", {grace = 0.5})

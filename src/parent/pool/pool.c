@@ -19,9 +19,31 @@
 
 static void on_template_closed(mf_process *p, void *data);
 
+static void on_template_end(mf_process *p, const mf_exit *exit, void *data) {
+  struct mf_pool *pool = data;
+  pool->template_waits = 0;
+  pool_schedule(pool);
+}
+
+/* Somebody wants to know how the template ends: so it is told to, and closed afterwards
+ * (a close forgets who asked). A process that is told to end has ended within its grace.
+ */
+static int awaits_template(struct mf_pool *pool) {
+  struct mf_process *t = pool->template;
+  if (!t->exit_to.cb || t->state == DEAD || pool->template_asked)
+    return pool->template_waits;
+  pool->template_asked = 1;
+  if (mf_finish(t) < 0)
+    return 0;
+  pool->template_waits = 1;
+  process_hook_exit(t, on_template_end, pool);
+  return 1;
+}
+
 static void finish_close(struct mf_pool *pool) {
-  if (pool->closed)
+  if (pool->closed || awaits_template(pool))
     return;
+  process_hook_exit(pool->template, NULL, NULL);
   pool->closed = 1;
   mf_close(pool_leave_template(pool), on_template_closed, pool);
 }

@@ -91,7 +91,7 @@ struct mf_pool {
 
   unsigned ending : 1; /* takes no more calls */
   unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
-      reported_failure : 1;
+      template_asked : 1, template_waits : 1, reported_failure : 1;
   struct failure failure; /* code 0: none */
   struct {
     mf_process *process;
