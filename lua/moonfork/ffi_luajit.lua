@@ -106,6 +106,7 @@ typedef struct mf_call_options {
   size_t size;
   unsigned timeout_ms;
   int idempotent;
+  int chunk;
 } mf_call_options;
 int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *,
                mf_rpc **ret);

@@ -40,7 +40,9 @@ static struct {
 } table[NSIG];
 
 static handler_fn handler_of(const struct sigaction *a) {
-  return a->sa_flags & SA_SIGINFO ? (handler_fn)(void *)a->sa_sigaction : a->sa_handler;
+  handler_fn with_info;
+  memcpy(&with_info, &a->sa_sigaction, sizeof with_info); /* only to be compared */
+  return a->sa_flags & SA_SIGINFO ? with_info : a->sa_handler;
 }
 
 /* Puts back what was there, unless it was libuv's: that had watched for somebody who is

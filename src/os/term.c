@@ -50,7 +50,7 @@ static void wake(void) {
 static void pass_on(void) {
   if (!forwarded) {
     forwarded = 1;
-    pthread_kill(owner, SIGTERM);
+    pthread_kill(owner, SIGTERM); /* NOLINT: it is caught; that is what it is for */
     return;
   }
   set_default();

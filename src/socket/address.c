@@ -128,7 +128,8 @@ int address_format(int fd, enum address_end end, char *text, size_t size) {
   char host[INET6_ADDRSTRLEN + IF_NAMESIZE];
   memset(&a, 0, sizeof a);
   socklen_t n = sizeof a;
-  if ((end == ADDRESS_OWN ? getsockname : getpeername)(fd, &a.any, &n) != 0)
+  if ((end == ADDRESS_OWN ? getsockname(fd, &a.any, &n) : getpeername(fd, &a.any, &n)) !=
+      0)
     return -errno;
   switch (a.any.sa_family) {
   case AF_INET:

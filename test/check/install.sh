@@ -10,8 +10,9 @@ prefix=$room/prefix
 bad=0
 complain() { echo "$*"; bad=1; }
 
-unset LUA_PATH LUA_CPATH LUA_INIT LUA_INIT_5_4 MOONFORK_TEMPLATE MOONFORK_BUILD LD_LIBRARY_PATH
+unset LUA_PATH LUA_CPATH LUA_INIT LUA_INIT_5_4 LD_LIBRARY_PATH
 unset LUA_PATH_5_4 LUA_CPATH_5_4 PKG_CONFIG_PATH
+unset MOONFORK_TEMPLATE MOONFORK_LIBRARY MOONFORK_BUILD
 ./dev install "$prefix" >"$room/log" 2>&1 || { cat "$room/log"; exit 1; }
 rm -rf build-install # nothing below may lean on it
 for variable in LUA_PATH_5_4 LUA_CPATH_5_4 PKG_CONFIG_PATH LD_LIBRARY_PATH; do
