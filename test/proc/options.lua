@@ -248,8 +248,7 @@ story.test("spares are refilled while the reactor turns", function(t)
   t.status(first) -- it has ended, so what is counted from now on are spares
   t.within(5, function() return p:pid() and clones() == 5 end, "five wait")
   for _ = 1, 4 do t.got(p:fork():run "type") end
-  -- A fork beside a refill may be a plain one; so it is the minimum that is sure to be there.
-  t.within(5, function() return clones() >= 2 end, "refilled")
+  t.within(5, function() return clones() == 5 end, "refilled")
   local pid = p:pid()
   p:close()
   t.within(5, function() return not t.alive(pid) end)
