@@ -412,8 +412,7 @@ function(t)
   kit.subreaper(false)
 end)
 
-story.test("who changes its user and group stays on the leash", {census = false}, function(t)
-  if kit.getuid() ~= 0 then t.skip "needs root" end
+story.test("who changes its user and group stays on the leash", {census = false, root = true}, function(t)
   local out = t:file "out"
   local script = t:file("host.lua", [[
     local fork, kit = require "moonfork", require "testkit"
