@@ -14,7 +14,7 @@
 #include "bind/lua_process.h"
 #include "os/fd.h"
 #include "os/proc.h"
-#include "template/entry.h"
+#include "template/serve/entry.h"
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>

@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <string.h>
 
-#define ERROR_NAME "moonfork.error" /* template/script.c looks for it */
+#define ERROR_NAME "moonfork.error" /* template/lua/script.c looks for it */
 
 /* The set of err.code is closed, so system errors are put under the nearest name. */
 const char *bind_error_name(int code) {

@@ -4,7 +4,7 @@
 #include <moonfork.h>
 #include <moonfork/template.h>
 
-#include "template/entry.h"
+#include "template/serve/entry.h"
 
 static void serve_copy(int control_fd, int leash_fd, void *options) {
   struct template_entry entry = {

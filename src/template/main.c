@@ -1,8 +1,8 @@
 /* moonfork-template: the program that becomes a template, with stock Lua and its standard
  * libraries. Executed by the parent; everything is in entry.c. */
-#include "template/birth_data.h"
-#include "template/birth_text.h"
-#include "template/server.h"
+#include "template/fork/birth_data.h"
+#include "template/fork/birth_text.h"
+#include "template/server/server.h"
 
 #include <moonfork/template.h>
 

@@ -26,9 +26,9 @@ local LONG = {}
 local TIED = {
   ["parent/boot"] = true, ["parent/children"] = true, ["parent/home"] = true,
   ["parent/process/journal"] = true, ["parent/process/process"] = true,
-  ["template/clone"] = true, ["template/clone_lib"] = true, ["template/commands"] = true,
-  ["template/entry"] = true, ["template/runner"] = true, ["template/script"] = true,
-  ["template/serve"] = true, ["template/server"] = true,
+  ["template/fork/clone"] = true, ["template/lua/clone_lib"] = true, ["template/serve/commands"] = true,
+  ["template/serve/entry"] = true, ["template/serve/runner"] = true, ["template/lua/script"] = true,
+  ["template/serve/serve"] = true, ["template/server/server"] = true,
 }
 
 local check = dofile "test/check/report.lua"

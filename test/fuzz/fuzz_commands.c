@@ -8,8 +8,8 @@
  * bring; descriptors are numbers that name nothing, as many as headers ask for. */
 #undef NDEBUG /* its asserts are the test */
 #include "base/result.h"
-#include "template/commands.h"
-#include "template/serve.h"
+#include "template/serve/commands.h"
+#include "template/serve/serve.h"
 #include "wire/inbox.h"
 #include <assert.h>
 #include <errno.h>

@@ -2,8 +2,8 @@
  * template around them. Test only. */
 #include "os/fd.h"
 #include "socket/module.h"
-#include "template/audit.h"
-#include "template/clone_posix.h"
+#include "template/lua/clone_posix.h"
+#include "template/server/audit.h"
 
 #include <fcntl.h>
 #include <lauxlib.h>

@@ -1,4 +1,4 @@
--- The plain-POSIX part of moonfork.clone (src/template/clone_posix.h), run by a stock
+-- The plain-POSIX part of moonfork.clone (src/template/lua/clone_posix.h), run by a stock
 -- interpreter with the shim beside this file.
 -- luacheck: globals TestPosix TestExec
 local lu = require "luaunit"

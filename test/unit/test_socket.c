@@ -10,7 +10,7 @@
 #include "socket/socket.h"
 #include "socket/sys.h"
 #include "socket/wait.h"
-#include "template/clone_posix.h"
+#include "template/lua/clone_posix.h"
 
 #include <errno.h>
 #include <lauxlib.h>

@@ -16,11 +16,11 @@
 #include "base/result.h"
 #include "os/sock.h"
 #include "os/term.h"
+#include "template/lua/script.h"
 #include "template/rpc/rpc_chunk.h"
 #include "template/rpc/rpc_watch.h"
-#include "template/runner.h"
-#include "template/script.h"
-#include "template/server.h"
+#include "template/serve/runner.h"
+#include "template/server/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <lauxlib.h>

@@ -4,7 +4,7 @@
 #include "template/rpc/rpc_chunk.h"
 
 #include "os/proc.h"
-#include "template/server.h"
+#include "template/server/server.h"
 #include "wire/chunk.h"
 #include <lauxlib.h>
 #include <string.h>

@@ -7,8 +7,8 @@
 #define TEMPLATE_RPC_LINK_H
 
 #include "codec/codec.h"
-#include "template/gather.h"
 #include "template/heap/heap.h"
+#include "template/server/gather.h"
 #include "wire/message.h"
 #include "wire/outbox.h"
 

@@ -1,12 +1,12 @@
 /* The start of a server, and what its function may call: events, retire, flush. Runs in
  * clones. */
 #include "socket/handle.h"
-#include "template/entry.h"
+#include "template/lua/script.h"
 #include "template/rpc/rpc_async.h"
 #include "template/rpc/rpc_server.h"
 #include "template/rpc/rpc_sync.h"
-#include "template/script.h"
-#include "template/server.h"
+#include "template/serve/entry.h"
+#include "template/server/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <lauxlib.h>

@@ -3,8 +3,8 @@
 #include "template/rpc/rpc_server.h"
 
 #include "os/proc.h"
-#include "template/script.h"
-#include "template/server.h"
+#include "template/lua/script.h"
+#include "template/server/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <string.h>

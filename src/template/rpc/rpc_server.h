@@ -14,8 +14,8 @@
 #define TEMPLATE_RPC_SERVER_H
 
 #include "codec/serialiser.h"
-#include "template/failure.h"
 #include "template/rpc/rpc_link.h"
+#include "template/server/failure.h"
 #include <lua.h>
 #include <sys/types.h>
 

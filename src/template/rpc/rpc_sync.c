@@ -7,9 +7,9 @@
 
 #include "base/result.h"
 #include "os/proc.h"
-#include "template/on_term.h"
+#include "template/lua/on_term.h"
 #include "template/rpc/rpc_chunk.h"
-#include "template/server.h"
+#include "template/server/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 

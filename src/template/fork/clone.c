@@ -1,0 +1,462 @@
+/* fork, and what a new process does before it is a clone. Runs in templates up to fork(),
+ * in the clone from then on.
+ *
+ * A clone leaves the server loop by returning: cmd_fork returns SERVED_BORN in the child,
+ * through serve() to entry.c, which calls clone_born. What the FORK said waits in
+ * s->birth; the bytes of its body are still in the inbox, which is not read before they
+ * are used. */
+#include "template/fork/clone.h"
+
+#include "base/result.h"
+#include "moonfork.h"
+#include "os/flush.h"
+#include "os/proc.h"
+#include "os/stdin.h"
+#include "template/fork/birth.h"
+#include "template/lua/script.h"
+#include "template/serve/commands.h"
+#include "template/serve/serve.h"
+#include "template/server/autoreap.h"
+#include "template/server/signals.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- before ---- */
+
+int clone_prepare_fork(struct server *s) {
+  int r = 0;
+  if (s->collector.dirty) {
+    leash_hold(&s->leash);
+    signals_enter_user(); /* finalisers */
+    r = collector_seal(&s->collector, s->L);
+    server_end_copy(s);
+    signals_leave_user();
+    leash_rest(&s->leash);
+  }
+  if (s->heap)
+    heap_inherit(s->heap);
+  if (server_before_first_fork) {
+    server_before_first_fork();
+    server_before_first_fork = NULL;
+  }
+  flush_pending();
+  return r;
+}
+
+struct complaints {
+  struct failure *f;
+  int to_stderr, worst;
+};
+
+static void on_finding(enum audit_severity severity, const char *line, void *data) {
+  struct complaints *c = data;
+  static const char *const labels[] = {[AUDIT_NOTES] = "note",
+                                       [AUDIT_WARNS] = "warning",
+                                       [AUDIT_REFUSES] = "not safe to fork"};
+  if ((int)severity > c->worst)
+    c->worst = (int)severity;
+  if (c->to_stderr)
+    fprintf(stderr, "moonfork: %s: %s\n", labels[severity], line);
+  if (severity == AUDIT_NOTES)
+    return;
+  size_t at = c->f->nmessage, room = sizeof c->f->message - at;
+  int n = snprintf(c->f->message + at, room, "%s%s", at ? "\n" : "", line);
+  if (n > 0)
+    c->f->nmessage += (size_t)n < room ? (size_t)n : room - 1;
+}
+
+/* The findings of an explicit seal. */
+static int audit_aloud(struct server *s, int level) {
+  struct complaints c = {&s->failure, level == MF_SEAL_AUDIT_WARN, -1};
+  failure_clear(&s->failure);
+  audit_touch(&s->audit);
+  audit_findings(s->L, &s->audit, on_finding, &c);
+  if (level != MF_SEAL_AUDIT_STRICT || c.worst < AUDIT_WARNS)
+    return 0;
+  s->failure.code = FAILURE_FORK;
+  s->failure.phase = PHASE_SEAL;
+  return -1;
+}
+
+int clone_audit(struct server *s, int level) {
+  char reason[AUDIT_REASON_MAX];
+  if (level) {
+    s->audit_level = level;
+    return level == MF_SEAL_AUDIT_OFF ? 0 : audit_aloud(s, level);
+  }
+  if (s->audit_level == MF_SEAL_AUDIT_OFF ||
+      audit_check(s->L, &s->audit, reason, sizeof reason) == 0)
+    return 0;
+  failure_clear(&s->failure);
+  s->failure.code = FAILURE_FORK;
+  s->failure.phase = PHASE_FORK;
+  failure_set_message(&s->failure, reason, strlen(reason));
+  return -1;
+}
+
+/* ---- fork ---- */
+
+/* FORK_FAILED with s->failure; the template lives on. */
+static int refuse(struct server *s, const struct command *c) {
+  struct buf body;
+  buf_init(&body, FRAME_BODY_MAX);
+  if (failure_encode(&s->failure, &body) == 0)
+    connection_answer(&s->conn, ANS_FORK_FAILED, c->id, buf_peek(&body), buf_size(&body));
+  buf_deinit(&body);
+  return 0;
+}
+
+static int refuse_with(struct server *s, const struct command *c, int code, int error,
+                       const char *what) {
+  char text[256];
+  int n = snprintf(text, sizeof text, "%s: %s", what, strerror(error));
+  failure_clear(&s->failure);
+  s->failure.code = code;
+  s->failure.phase = PHASE_FORK;
+  s->failure.error = error;
+  failure_set_message(&s->failure, text, (size_t)n);
+  return refuse(s, c);
+}
+
+/* Hooks don't unseal: a hook that runs at every fork would make every fork a collection.
+ */
+static int run_before_fork(struct server *s) {
+  if (!script_has_before_fork())
+    return 0;
+  leash_hold(&s->leash);
+  signals_enter_user();
+  int r = script_before_fork(s);
+  server_end_copy(s);
+  signals_leave_user();
+  leash_rest(&s->leash);
+  audit_touch(&s->audit);
+  return r;
+}
+
+/* In the child: everything that outlives the return to entry.c. */
+static int be_born(struct server *s, const struct options *o, struct fdset *fds,
+                   int sibling) {
+  s->birth.options = *o;
+  s->birth.sibling = sibling;
+  fdset_init(&s->birth.fds);
+  for (int i = 0; i < fds->n;
+       i++) /* not all at once: it has room for many, in two pages */
+    fdset_push(&s->birth.fds, fdset_steal(fds, i));
+  s->birth.slot = slots_at(&s->slots, o->slot);
+  s->birth.slot_text = slots_text(&s->slots, o->slot);
+  return SERVED_BORN;
+}
+
+/* Where a clone can't be a child of our parent, it is ours. That shows at the first fork:
+ * a process 1, a sandbox. From then on the pipe is the clones' leash. */
+static int is_refused(int error) {
+  return error == EINVAL || error == EPERM || error == ENOSYS;
+}
+
+static pid_t fork_sibling(struct server *s, const struct options *o) {
+  volatile uint32_t *birth = slots_birth(&s->slots, o->slot);
+  if (!s->may_sibling || !birth) {
+    errno = ENOSYS;
+    return -1;
+  }
+  pid_t pid = birth_sibling(birth);
+  if (pid > 0)
+    leash_drop_pipe(&s->leash);
+  if (pid < 0 && is_refused(errno))
+    s->may_sibling = 0;
+  return pid;
+}
+
+static pid_t fork_child(void) {
+  if (autoreap_prepare() < 0) {
+    errno = ENOMEM;
+    return -1;
+  }
+  pid_t pid = fork();
+  if (pid > 0)
+    autoreap_add(pid);
+  return pid;
+}
+
+/* As fork(); *ret_sibling: whose child it is. */
+static pid_t make_clone(struct server *s, const struct options *o, int *ret_sibling) {
+  *ret_sibling = 1;
+  pid_t pid = fork_sibling(s, o);
+  if (pid >= 0 || !is_refused(errno))
+    return pid;
+  *ret_sibling = 0;
+  return fork_child();
+}
+
+static int take_step(struct server *s, struct command *c, const struct options *o) {
+  int births = fdset_steal(c->fds, 1), words = fdset_steal(c->fds, 2);
+  int r = slots_map(&s->slots, o->step_first, o->step_count, births, words);
+  fd_close(&births);
+  fd_close(&words);
+  return r;
+}
+
+int cmd_fork(struct server *s, struct command *c) {
+  struct options o;
+  int sibling;
+  if (c->lost_fds)
+    return refuse_with(s, c, FAILURE_LIMIT, EMFILE,
+                       "the template has no room for the descriptors");
+  if (options_parse(&o, c->body, c->length, 1) < 0 ||
+      c->fds->n != 1 + 2 * o.has_step + o.nstdio_fds + o.ncommand_fds)
+    return command_malformed(s, "malformed fork command");
+  if (o.has_step) {
+    int r = take_step(s, c, &o);
+    if (r < 0)
+      return refuse_with(s, c, FAILURE_NOMEM, -r, "memory for the news of clones");
+  }
+  if (run_before_fork(s) < 0)
+    return refuse(s, c);
+  if (clone_prepare_fork(s) < 0)
+    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
+  if (clone_audit(s, 0) < 0)
+    return refuse(s, c);
+  struct slot *slot = slots_at(&s->slots, o.slot);
+  if (slot)
+    slot->lua_live = server_lua_live(s);
+  signals_before_fork();
+  pid_t pid = make_clone(s, &o, &sibling);
+  int error = errno;
+  if (pid == 0)
+    return be_born(s, &o, c->fds, sibling);
+  signals_after_fork();
+  if (pid < 0)
+    return refuse_with(s, c, FAILURE_FORK, error, "fork");
+  s->nforks++;
+  if (sibling && o.has_run)
+    connection_tell_nothing(&s->conn);
+  return 0;
+}
+
+/* ---- options ---- */
+
+static int fail_option(struct server *s, const char *what, int error) {
+  server_fail_with(s, error == ENOTSUP ? FAILURE_UNSUPPORTED : FAILURE_INVAL,
+                   PHASE_OPTION, error, "option %s: %s", what, strerror(error));
+  return -1;
+}
+
+static int apply_stdio(struct server *s, const struct options *o, struct fdset *fds) {
+  static const char *const names[3] = {"stdin", "stdout", "stderr"};
+  int next = 0, null_fd = -1, r = 0;
+  for (int i = 0; i < 3 && r == 0; i++) {
+    int kind = o->stdio[i], from = -1;
+    s->to_socket[i] = kind == MF_STDIO_SOCKET;
+    if (kind == MF_STDIO_INHERIT)
+      continue;
+    if (kind == MF_STDIO_FD)
+      from = fds->fd[next];
+    else
+      from = null_fd = null_fd < 0 ? fd_open_null() : null_fd;
+    if (from < 0 || dup2(from, i) < 0)
+      r = fail_option(s, names[i], from < 0 ? -from : errno);
+    if (kind == MF_STDIO_FD)
+      fd_close(&fds->fd[next++]);
+    if (i == 0)
+      stdin_reset();
+  }
+  fd_close(&null_fd);
+  return r;
+}
+
+static int apply_change(struct text t, int unset) {
+  char *copy = strndup(t.p, t.n);
+  if (!copy)
+    return -ENOMEM;
+  char *equals = strchr(copy, '=');
+  if (equals)
+    *equals = 0;
+  int r = unset ? unsetenv(copy) : setenv(copy, equals ? equals + 1 : "", 1);
+  int error = errno;
+  free(copy);
+  return r < 0 ? -error : 0;
+}
+
+static int apply_env(struct server *s, const struct options *o) {
+  struct env_change change;
+  size_t at = 0;
+  int r;
+  if (!o->has_env)
+    return 0;
+  while (options_next_env(o, &at, &change))
+    if ((r = apply_change(change.text, change.unset)) < 0)
+      return fail_option(s, "env", -r);
+  return 0;
+}
+
+static int apply_cwd(struct server *s, const struct options *o) {
+  char what[300];
+  if (!o->cwd.p)
+    return 0;
+  char *path = strndup(o->cwd.p, o->cwd.n);
+  if (!path)
+    return fail_option(s, "cwd", ENOMEM);
+  int r = chdir(path), error = errno;
+  snprintf(what, sizeof what, "cwd %s", path);
+  free(path);
+  return r < 0 ? fail_option(s, what, error) : 0;
+}
+
+struct found_fds {
+  int *fd;
+  size_t n, cap;
+  int failed;
+};
+
+static void collect_fd(int fd, void *data) {
+  struct found_fds *f = data;
+  if (f->n == f->cap) {
+    size_t cap = f->cap ? f->cap * 2 : 64;
+    int *grown = realloc(f->fd, cap * sizeof *grown);
+    if (!grown) {
+      f->failed = 1;
+      return;
+    }
+    f->fd = grown;
+    f->cap = cap;
+  }
+  f->fd[f->n++] = fd;
+}
+
+static int is_own(const struct server *s, const struct fdset *fds, int fd) {
+  if (fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
+      args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd))
+    return 1;
+  for (int i = 0; i < fds->n; i++)
+    if (fds->fd[i] == fd)
+      return 1;
+  for (int i = 0; i < s->birth.fds.n; i++)
+    if (s->birth.fds.fd[i] == fd)
+      return 1;
+  return 0;
+}
+
+/* handles="close": numbers that the template's code remembers must not come to mean
+ * something else, so /dev/null takes their places. */
+static int apply_handles(struct server *s, const struct options *o,
+                         const struct fdset *fds) {
+  struct found_fds found = {0};
+  if (o->handles != MF_HANDLES_CLOSE)
+    return 0;
+  fd_each(3, collect_fd, &found);
+  int null_fd = fd_open_null(), r = 0;
+  if (found.failed || null_fd < 0)
+    r = fail_option(s, "handles", null_fd < 0 ? -null_fd : ENOMEM);
+  for (size_t i = 0; i < found.n && r == 0; i++)
+    if (!is_own(s, fds, found.fd[i]) && dup3(null_fd, found.fd[i], O_CLOEXEC) < 0)
+      r = fail_option(s, "handles", errno);
+  fd_close(&null_fd);
+  free(found.fd);
+  return r;
+}
+
+int clone_apply_options(struct server *s, const struct options *o, struct fdset *fds) {
+  if (o->name.p) {
+    size_t n = o->name.n < sizeof s->name ? o->name.n : sizeof s->name - 1;
+    memcpy(s->name, o->name.p, n);
+    s->name[n] = 0;
+  }
+  if (o->dumpable && proc_set_dumpable(o->dumpable == MF_DUMPABLE_YES) < 0)
+    return fail_option(s, "dumpable", errno);
+  if (o->has_leash)
+    s->leash_mode = o->leash;
+  if (o->session && setsid() < 0 && getsid(0) != getpid())
+    return fail_option(s, "session", errno);
+  if (apply_stdio(s, o, fds) < 0 || apply_env(s, o) < 0 || apply_cwd(s, o) < 0)
+    return -1;
+  return apply_handles(s, o, fds);
+}
+
+/* ---- after ---- */
+
+/* The numbers are those of doc/design.md, "Birth of a clone".
+ * 3. Signals: until here all are blocked, so that no handler of the template's ran. */
+void clone_after_fork(struct server *s) {
+  s->pid = getpid();
+  s->nforks = 0;
+  signals_forked();
+  slots_forked(&s->slots);
+  leash_forked(&s->leash, s->birth.sibling);
+  if (s->heap) /* 4. */
+    heap_forked(s->heap);
+  collector_forked(&s->collector, s->L);
+  if (s->heap)
+    heap_publish(s->heap, s->slot ? &s->slot->lua_live : NULL, 1);
+}
+
+static void run_on_fork(struct server *s) {
+  if (!script_has_on_fork(s))
+    return;
+  s->hide_args = 1;
+  server_enter_user(s); /* 6. arms the leash */
+  int r = script_on_fork(s);
+  server_leave_user(s);
+  s->hide_args = 0;
+  if (r < 0)
+    server_fail(s);
+}
+
+static int first_stdio(const struct options *o) {
+  return 1 + 2 * o->has_step;
+}
+
+/* 8. The inner commands, each with its descriptors. */
+static int run_inner(struct server *s) {
+  const struct options *o = &s->birth.options;
+  int next = first_stdio(o) + o->nstdio_fds, r = 0;
+  size_t at = 0;
+  struct frame f;
+  s->being_born = 1;
+  while (r == 0 && s->phase == SERVE_SERVING &&
+         options_next_frame(o->commands, &at, &f) == 0) {
+    struct fdset fds;
+    fdset_init(&fds);
+    for (int i = 0; i < f.nfds; i++)
+      fdset_push(&fds, fdset_steal(&s->birth.fds, next++));
+    r = serve_frame(s, &f, &fds, 0);
+  }
+  s->being_born = 0;
+  return r;
+}
+
+int clone_born(struct server *s) {
+  connection_forked(&s->conn); /* 2. the template's socket first of all */
+  s->slot = s->birth.slot;
+  s->slot_text = s->birth.slot_text;
+  clone_after_fork(s);
+  connection_adopt(&s->conn, fdset_steal(&s->birth.fds, 0));
+  s->is_clone = 1;
+  s->phase = SERVE_SERVING;
+  s->exit_code = 0;
+  s->title_stale = !s->birth.options.has_run;
+  struct fdset stdio;
+  fdset_init(&stdio);
+  for (int i = 0; i < s->birth.options.nstdio_fds; i++)
+    fdset_push(&stdio, fdset_steal(&s->birth.fds, first_stdio(&s->birth.options) + i));
+  int r = 0;
+  if (!s->birth.sibling)
+    s->may_sibling = 0;
+  if (!s->birth.sibling || s->birth.options.introduce) {
+    command_answer_hello(s);
+    connection_flush(&s->conn);
+  }
+  if (script_reseed(s) < 0)
+    server_fail(s);
+  else if (clone_apply_options(s, &s->birth.options, &stdio) == 0) /* 5. */
+    run_on_fork(s);                                                /* 7. */
+  fdset_close(&stdio);
+  if (s->phase == SERVE_SERVING && s->birth.options.commands.p)
+    r = run_inner(s);
+  fdset_close(&s->birth.fds);
+  connection_forget_input(&s->conn);
+  return r;
+}

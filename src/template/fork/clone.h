@@ -1,0 +1,22 @@
+/* The birth of a clone: fork, and the numbered steps after it (doc/design.md). */
+#ifndef TEMPLATE_FORK_CLONE_H
+#define TEMPLATE_FORK_CLONE_H
+
+#include "template/server/server.h"
+
+/* In the new process, out of the server loop: all steps up to the inner commands. 0: it
+ * goes on serving; SERVED_RUN: it goes into its function. */
+int clone_born(struct server *s);
+/* Options of SETUP or FORK for this process; stdio handles are taken from fds (from its
+ * first on). 0, or -1: failed, and said so. */
+int clone_apply_options(struct server *s, const struct options *o, struct fdset *fds);
+/* What a fork owes to the process before it happens: stdio flushed, sealed, dispositions
+ * noted. 0 or -ENOMEM. */
+int clone_prepare_fork(struct server *s);
+/* Inside the child, before anything else runs: signals, heap, seal, leash, children. */
+void clone_after_fork(struct server *s);
+/* Looks whether it is safe to fork; level as in enum mf_seal_flags, 0: the one in force.
+ * 0, or -1 with s->failure set. */
+int clone_audit(struct server *s, int level);
+
+#endif

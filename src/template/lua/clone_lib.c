@@ -1,0 +1,270 @@
+/* moonfork.clone (doc/lua-api.md): hooks, arguments, leaving, collecting. The plain POSIX
+ * part is clone_posix.c. Runs in templates and clones.
+ *
+ * Leaving with finalisers. A clone must run the finalisers of what it made, never those
+ * that it inherited. Lua calls finalisers, when a state is closed, in the reverse order
+ * in which the objects were marked for finalisation; so at its birth each clone makes one
+ * object, the birth marker, older than all of its own and younger than all inherited
+ * ones. clone.exit(code, true) closes the state; when the birth marker's turn comes,
+ * everything of this clone's own is finalised, and the process leaves from inside of the
+ * finaliser. A template has one, too: what a copied interpreter brought along is not its
+ * own. */
+#include "template/lua/clone_lib.h"
+
+#include "base/birth.h"
+#include "os/proc.h"
+#include "template/lua/clone_posix.h"
+#include "template/lua/on_term.h"
+#include "template/server/server.h"
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char hook_keys[HOOK_KINDS], seed_key, birth_marker_key, taken_key;
+static unsigned nhooks[HOOK_KINDS];
+
+/* ---- hooks ---- */
+
+int clone_lib_has_hooks(enum clone_hook kind) {
+  return nhooks[kind] > 0;
+}
+
+void clone_lib_push_hooks(lua_State *L, enum clone_hook kind) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &hook_keys[kind]);
+}
+
+static int add_hook(lua_State *L, enum clone_hook kind) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  clone_lib_push_hooks(L, kind);
+  if (lua_isnil(L, -1)) {
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &hook_keys[kind]);
+  }
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+  nhooks[kind]++;
+  return 0;
+}
+
+static int l_on_fork(lua_State *L) {
+  return add_hook(L, HOOK_ON_FORK);
+}
+
+static int l_before_fork(lua_State *L) {
+  return add_hook(L, HOOK_BEFORE_FORK);
+}
+
+/* ---- arguments ---- */
+
+/* Handles given to a template stay open in it and its clones, whether or not scripts keep
+ * the objects: these are kept here. */
+static void keep_handles(lua_State *L, int first, int last) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &taken_key) == LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &taken_key);
+  }
+  for (int i = first; i <= last; i++)
+    if (lua_isuserdata(L, i)) {
+      lua_pushvalue(L, i);
+      lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    }
+  lua_pop(L, 1);
+}
+
+static int l_run_args(lua_State *L) {
+  struct server *s = server_self();
+  lua_settop(L, 0);
+  if (!s || s->hide_args || s->args.n == 0)
+    return 0;
+  int n = args_push(&s->args, L, s->heap);
+  luaL_checkstack(L, 4, NULL);
+  keep_handles(L, 1, n);
+  return n;
+}
+
+/* ---- leaving ---- */
+
+AT_BIRTH static int exit_code = 0;
+AT_BIRTH static unsigned birth = 0; /* so that an inherited marker is none */
+
+static int birth_marker_gc(lua_State *L) {
+  const unsigned *made_at = lua_touserdata(L, 1);
+  struct server *s = server_self();
+  if (s && s->exiting && *made_at == birth)
+    server_exit(s, exit_code);
+  return 0;
+}
+
+void clone_lib_mark_birth(lua_State *L) {
+  birth++;
+  unsigned *made_at = lua_newuserdatauv(L, sizeof *made_at, 0);
+  *made_at = birth;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &birth_marker_key) != LUA_TTABLE)
+    luaL_error(L, "moonfork.clone was not installed");
+  lua_pushvalue(L, -1);
+  lua_setmetatable(L, -3);
+  lua_insert(L, -2);
+  lua_rawseti(L, -2, 1); /* anchored in its own metatable's list */
+  lua_pop(L, 1);
+}
+
+static void install_birth_marker(lua_State *L) {
+  lua_createtable(L, 1, 1);
+  lua_pushboolean(L, 0);
+  lua_rawseti(L, -2, 1);
+  lua_pushcfunction(L, birth_marker_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &birth_marker_key);
+}
+
+static int exit_code_at(lua_State *L, int index) {
+  if (lua_isboolean(L, index))
+    return lua_toboolean(L, index) ? EXIT_SUCCESS : EXIT_FAILURE;
+  return (int)luaL_optinteger(L, index, EXIT_SUCCESS);
+}
+
+static int l_exit(lua_State *L) {
+  struct server *s = server_self();
+  int code = exit_code_at(L, 1), finalise = lua_toboolean(L, 2);
+  if (!s)
+    return luaL_error(L, "moonfork.clone.exit: this process is no clone");
+  if (s->exiting || !finalise)
+    server_exit(s, code);
+  s->exiting = 1;
+  exit_code = code;
+  lua_close(L);
+  server_exit(s, code);
+}
+
+/* ---- random numbers ---- */
+
+static void random_integers(lua_State *L) {
+  lua_Integer seeds[2];
+  proc_random(seeds, sizeof seeds);
+  lua_pushinteger(L, seeds[0]);
+  lua_pushinteger(L, seeds[1]);
+}
+
+static int l_randomseed(lua_State *L) { /* upvalue: the original */
+  int n = lua_gettop(L);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  if (n == 0) {
+    random_integers(L);
+    n = 2;
+  }
+  lua_call(L, n, LUA_MULTRET);
+  return lua_gettop(L);
+}
+
+void clone_lib_reseed(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &seed_key) == LUA_TFUNCTION) {
+    random_integers(L);
+    lua_call(L, 2, 0);
+  } else {
+    lua_pop(L, 1);
+  }
+}
+
+/* Pushes package.loaded[name]; 1 when it is a table, else pushes nothing. */
+static int push_library(lua_State *L, const char *name) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  int found = lua_getfield(L, -1, name) == LUA_TTABLE;
+  lua_remove(L, -2);
+  if (!found)
+    lua_pop(L, 1);
+  return found;
+}
+
+static void install_randomseed(lua_State *L) {
+  if (!push_library(L, LUA_MATHLIBNAME))
+    return;
+  if (lua_getfield(L, -1, "randomseed") == LUA_TFUNCTION) {
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &seed_key);
+    lua_pushcclosure(L, l_randomseed, 1);
+    lua_setfield(L, -2, "randomseed");
+  } else {
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+}
+
+static void install_exit(lua_State *L) {
+  if (!push_library(L, LUA_OSLIBNAME))
+    return;
+  lua_pushcfunction(L, l_exit);
+  lua_setfield(L, -2, "exit");
+  lua_pop(L, 1);
+}
+
+static void install_preload(lua_State *L) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_pushcfunction(L, template_open_clone);
+  lua_setfield(L, -2, "moonfork.clone");
+  lua_pushcfunction(L, template_open_rpc);
+  lua_setfield(L, -2, "moonfork.rpc");
+  lua_pushcfunction(L, template_open_pool);
+  lua_setfield(L, -2, "moonfork.pool");
+  lua_pop(L, 1);
+}
+
+void clone_lib_install(lua_State *L) {
+  install_birth_marker(L);
+  install_randomseed(L);
+  install_exit(L);
+  install_preload(L);
+}
+
+/* ---- the module ---- */
+
+static int l_collect(lua_State *L) {
+  struct server *s = server_self();
+  if (s && s->L)
+    collector_collect_all(&s->collector, L);
+  else
+    lua_gc(L, LUA_GCCOLLECT);
+  return 0;
+}
+
+static void add_finding(enum audit_severity severity, const char *line, void *data) {
+  lua_State *L = data;
+  static const char *const names[] = {
+      [AUDIT_NOTES] = "note", [AUDIT_WARNS] = "warning", [AUDIT_REFUSES] = "refuses"};
+  lua_createtable(L, 0, 2);
+  lua_pushstring(L, names[severity]);
+  lua_setfield(L, -2, "severity");
+  lua_pushstring(L, line);
+  lua_setfield(L, -2, "text");
+  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+}
+
+/* findings(): what the audit of this template says, {severity=, text=} each; for
+ * `moonfork doctor`. */
+static int l_findings(lua_State *L) {
+  struct server *s = server_self();
+  lua_newtable(L);
+  if (s && s->L) {
+    audit_touch(&s->audit);
+    audit_findings(L, &s->audit, add_finding, L);
+  }
+  return 1;
+}
+
+int template_open_clone(lua_State *L) {
+  static const luaL_Reg functions[] = {
+      {"on_fork", l_on_fork},   {"before_fork", l_before_fork},
+      {"run_args", l_run_args}, {"exit", l_exit},
+      {"collect", l_collect},   {"findings", l_findings},
+      {"on_term", on_term_set}, {NULL, NULL},
+  };
+  luaL_newlib(L, functions);
+  clone_posix_open(L, lua_gettop(L));
+  return 1;
+}

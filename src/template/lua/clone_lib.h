@@ -1,0 +1,23 @@
+/* moonfork.clone, and how a clone leaves. Runs in templates and clones; in a plain parent
+ * on_fork and before_fork register for a later template() or early. */
+#ifndef TEMPLATE_LUA_CLONE_LIB_H
+#define TEMPLATE_LUA_CLONE_LIB_H
+
+#include <lua.h>
+
+/* Replaces os.exit and math.randomseed of a state that becomes a template's. May raise.
+ */
+void clone_lib_install(lua_State *L);
+/* In a clone: objects with finalisers made from here on are this clone's own. May raise.
+ */
+void clone_lib_mark_birth(lua_State *L);
+/* Calls the original math.randomseed with two numbers. May raise. */
+void clone_lib_reseed(lua_State *L);
+
+enum clone_hook { HOOK_ON_FORK, HOOK_BEFORE_FORK, HOOK_KINDS };
+/* Whether any were registered in this process. */
+int clone_lib_has_hooks(enum clone_hook kind);
+/* Pushes the list of hooks, or nil. */
+void clone_lib_push_hooks(lua_State *L, enum clone_hook kind);
+
+#endif

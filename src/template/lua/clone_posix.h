@@ -1,0 +1,36 @@
+/* The plain-POSIX part of moonfork.clone (doc/lua-api.md): exec, fork, waitpid, kill,
+ * pipe, pid, ppid, the forking pipes, title and id. Runs in templates, clones and, as
+ * nothing here needs a clone, in a parent that required moonfork.clone.
+ *
+ * In detail:
+ *  - exec(file, argv): argv begins with the name that the program sees as its own (a
+ * field 0, as luaposix has it, comes before that). env is a table of changes, false
+ * unsets. What is not close-on-exec stays open besides fds. It returns only on failure,
+ * with nil, message, errno, and has changed nothing then;
+ *  - fork() gives 0 in the new process, its pid in the old one;
+ *  - waitpid([pid [, "nohang"]]) gives the pid and {code=, signal=, core=}, or 0 when
+ *    nothing has ended yet. In a template wait by pid: its clones are reaped by itself;
+ *  - kill(pid [, signal]): name or number, "TERM" by default;
+ *  - pipe() gives reader and writer as moonfork.sockets;
+ *  - pipe_to_fork(f): the new process reads on its standard input what the caller writes
+ * to the near end; pipe_from_fork(f): the other way round, with its standard output. f
+ * gets the far end as a moonfork.socket; when it returns, the process leaves with 0, when
+ * it raises with 1 and the traceback on standard error. */
+#ifndef TEMPLATE_LUA_CLONE_POSIX_H
+#define TEMPLATE_LUA_CLONE_POSIX_H
+
+#include <lua.h>
+
+/* Sets the functions as fields of the table at module_index. */
+void clone_posix_open(lua_State *L, int module_index);
+/* Set by the template: called by exec, it gives the number of this process's armed leash
+ * (borrowed), of which exec lets a duplicate live on in the program, or -1: none. NULL is
+ * none, too. */
+extern int (*clone_exec_prepare)(void);
+/* Says why this process may not fork by itself now; NULL (also the variable): it may. */
+extern const char *(*clone_fork_refused)(void);
+/* 128 random bits in hex (33 bytes with the NUL): different in every process, the same
+ * as long as this one lives. */
+void clone_id(char ret_text[33]);
+
+#endif

@@ -1,0 +1,611 @@
+/* The template's Lua, each step inside one protected call. Runs in templates and clones.
+ *
+ * A step is a C function that gets its job as light userdata, so that not even pushing a
+ * string can raise outside. The message handler writes message and traceback straight
+ * into s->failure: no Lua value has to survive the error, and an error object of any
+ * kind, one whose __tostring raises included, becomes a text. */
+#include "template/lua/script.h"
+
+#include "codec/codec.h"
+#include "os/proc.h"
+#include "socket/module.h"
+#include "socket/numeral.h"
+#include "socket/socket.h"
+#include "socket/wait.h"
+#include "template/lua/clone_lib.h"
+#include "template/lua/clone_posix.h"
+#include "template/lua/coroutine.h"
+#include "template/lua/on_term.h"
+#include "template/serve/entry.h"
+#include <errno.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- errors ---- */
+
+static int to_text(lua_State *L) {
+  luaL_tolstring(L, 1, NULL);
+  return 1;
+}
+
+/* An error object of moonfork's, which a clone got from a process of its own and raised
+ * again. Pushes its field where that is a string; else nothing, and gives NULL. */
+static const char *get_from_error(lua_State *L, int index, const char *field,
+                                  size_t *ret_n) {
+  const char *text = NULL;
+  int top = lua_gettop(L);
+  if (!lua_istable(L, index) || luaL_getmetafield(L, index, "__name") != LUA_TSTRING ||
+      strcmp(lua_tostring(L, -1), "moonfork.error") != 0) {
+    lua_settop(L, top);
+    return NULL;
+  }
+  lua_settop(L, top);
+  lua_pushstring(L, field);
+  if (lua_rawget(L, index) == LUA_TSTRING)
+    text = lua_tolstring(L, -1, ret_n);
+  else
+    lua_settop(L, top);
+  return text;
+}
+
+static void describe(lua_State *L, int index, struct failure *f) {
+  size_t n;
+  const char *text = get_from_error(L, index, "message", &n);
+  if (text) {
+    failure_set_message(f, text, n);
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pushvalue(L, index);
+  numeral_put(L, -1);
+  if (lua_type(L, -1) == LUA_TSTRING)
+    text = lua_tolstring(L, -1, &n);
+  else if (luaL_getmetafield(L, -1, "__tostring") != LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_pushcfunction(L, to_text);
+    lua_insert(L, -2);
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK)
+      text = lua_tolstring(L, -1, &n);
+  }
+  if (!text) {
+    char plain[64];
+    int size = snprintf(plain, sizeof plain, "(error object is a %s value)",
+                        luaL_typename(L, index));
+    failure_set_message(f, plain, (size_t)size);
+  } else {
+    failure_set_message(f, text, n);
+  }
+  lua_pop(L, 1);
+}
+
+/* The traceback; before it that of the process which an error object came from. */
+static void add_traceback(lua_State *L, int index, struct failure *f) {
+  size_t n;
+  const char *inner = get_from_error(L, index, "traceback", &n);
+  luaL_traceback(L, L, inner, 1);
+  const char *text = lua_tolstring(L, -1, &n);
+  failure_set_traceback(f, text, n);
+  lua_pop(L, inner ? 2 : 1);
+}
+
+/* Protected. Stack: value | failure */
+static int pack_value(lua_State *L) {
+  struct failure *f = lua_touserdata(L, 2);
+  struct buf out = {.data = f->value, .cap = sizeof f->value, .max = sizeof f->value};
+  struct codec_error e;
+  if (codec_pack(L, 1, 1, "value", &out, NULL, &e) == 0)
+    f->nvalue = buf_size(&out);
+  return 0;
+}
+
+/* Nothing where it can't be sent: the text has to do. */
+static void add_value(lua_State *L, int index, struct failure *f) {
+  f->nvalue = 0;
+  if (lua_type(L, index) == LUA_TSTRING || lua_isnil(L, index))
+    return;
+  lua_pushcfunction(L, pack_value);
+  lua_pushvalue(L, index);
+  lua_pushlightuserdata(L, f);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
+}
+
+void script_describe(lua_State *L, int index, struct failure *f) {
+  describe(L, index, f);
+  add_traceback(L, index, f);
+  add_value(L, index, f);
+}
+
+static int on_error(lua_State *L) {
+  script_describe(L, 1, &server_self()->failure);
+  lua_settop(L, 1);
+  return 1;
+}
+
+/* What the handler could not tell: no memory for it, or it failed itself. */
+static void complete(lua_State *L, struct failure *f, int status, int code, int phase) {
+  f->code = code;
+  f->phase = phase;
+  if (f->nmessage > 0 && status != LUA_ERRMEM)
+    return;
+  if (lua_type(L, -1) == LUA_TSTRING) {
+    size_t n;
+    const char *text = lua_tolstring(L, -1, &n);
+    failure_set_message(f, text, n);
+  } else if (f->nmessage == 0) {
+    static const char text[] = "unknown error";
+    failure_set_message(f, text, sizeof text - 1);
+  }
+}
+
+static int out_of_memory(struct server *s, int phase) {
+  static const char text[] = "not enough memory";
+  failure_clear(&s->failure);
+  s->failure.code = FAILURE_NOMEM;
+  s->failure.phase = phase;
+  s->failure.error = ENOMEM;
+  failure_set_message(&s->failure, text, sizeof text - 1);
+  return -1;
+}
+
+/* step(job), whose results (nresults of them) stay on the stack. */
+static int protect(struct server *s, lua_CFunction step, void *job, int nresults,
+                   int code, int phase) {
+  lua_State *L = s->L;
+  if (!lua_checkstack(L, 8))
+    return out_of_memory(s, phase);
+  int base = lua_gettop(L);
+  failure_clear(&s->failure);
+  lua_pushcfunction(L, on_error);
+  lua_pushcfunction(L, step);
+  lua_pushlightuserdata(L, job);
+  int status = lua_pcall(L, 1, nresults, base + 1);
+  if (status == LUA_OK) {
+    lua_remove(L, base + 1);
+    return 0;
+  }
+  complete(L, &s->failure, status, code, phase);
+  lua_settop(L, base);
+  return -1;
+}
+
+/* ---- the interpreter ---- */
+
+static int panic(lua_State *L) {
+  const char *text = lua_tostring(L, -1);
+  fprintf(stderr, "moonfork: error outside of any protected call: %s\n",
+          text ? text : "(no text)");
+  return 0; /* Lua aborts */
+}
+
+/* warn(): off until "@on", as in the stand-alone interpreter. */
+static void on_warning(void *ud, const char *text, int to_continue) {
+  static int on, continued;
+  if (!continued && !to_continue && text[0] == '@') {
+    if (strcmp(text, "@on") == 0 || strcmp(text, "@off") == 0)
+      on = text[2] == 'n';
+    return;
+  }
+  if (on)
+    fprintf(stderr, "%s%s%s", continued ? "" : "Lua warning: ", text,
+            to_continue ? "" : "\n");
+  continued = to_continue;
+}
+
+#if LUA_VERSION_NUM >= 505
+static lua_State *new_state(lua_Alloc alloc, void *ud) {
+  unsigned seed;
+  proc_random(&seed, sizeof seed);
+  return lua_newstate(alloc, ud, seed);
+}
+#else
+static lua_State *new_state(lua_Alloc alloc, void *ud) {
+  return lua_newstate(alloc, ud);
+}
+#endif
+
+static void set_path(lua_State *L, const char *field, struct text path) {
+  if (!path.p)
+    return;
+  lua_pushlstring(L, path.p, path.n);
+  lua_setfield(L, -2, field);
+}
+
+/* ---- the interpreter ---- */
+
+#define BUILD_KEY "moonfork.build" /* of the registry */
+static const char build_text[] = "moonfork " MOONFORK_VERSION " for Lua " MOONFORK_LUA;
+
+void template_check_build(lua_State *L, const char *module) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, BUILD_KEY) == LUA_TSTRING &&
+      strcmp(lua_tostring(L, -1), build_text) != 0)
+    luaL_error(L,
+               "the module %s is %s, and the template program that loads it is %s; both "
+               "have to be of one build",
+               module, build_text, lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
+struct open_job {
+  struct server *s;
+  const struct options *o;
+};
+
+static int do_open(lua_State *L) {
+  const struct open_job *job = lua_touserdata(L, 1);
+  const mf_template_options *host = job->s->options;
+  lua_pushboolean(L, 1); /* LUA_INIT and LUA_PATH are the user's, not the template's */
+  lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+  lua_pushstring(L, build_text);
+  lua_setfield(L, LUA_REGISTRYINDEX, BUILD_KEY);
+  if (host && host->open_libs) {
+    lua_settop(L, 0);
+    host->open_libs(L, host->data);
+  } else {
+    luaL_openlibs(L);
+  }
+  lua_settop(L, 0);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, LUA_LOADLIBNAME) == LUA_TTABLE) {
+    set_path(L, "path", job->o->path);
+    set_path(L, "cpath", job->o->cpath);
+  }
+  return 0;
+}
+
+int script_open(struct server *s, const struct options *o) {
+  const mf_template_options *host = s->options;
+  struct open_job job = {s, o};
+  failure_clear(&s->failure);
+  if (host && host->alloc) {
+    s->L = new_state(host->alloc, host->alloc_data);
+  } else {
+    s->heap = heap_new(o->heap_reserve);
+    s->L = s->heap ? new_state(heap_alloc, s->heap) : luaL_newstate();
+  }
+  if (!s->L)
+    return -ENOMEM;
+  lua_atpanic(s->L, panic);
+  lua_setwarnf(s->L, on_warning, NULL);
+  int r = protect(s, do_open, &job, 0, FAILURE_REMOTE, PHASE_START);
+  return r < 0 ? r : script_prepare(s);
+}
+
+/* The library's own, what its owner sent, and what has come for commands further on. */
+static int is_ours(int fd, void *data) {
+  const struct server *s = data;
+  return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
+         args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
+}
+
+/* A raw copy of a template in the middle of a command would serve it too. */
+static const char *why_no_raw_fork(void) {
+  return "a template can't fork itself: call p:fork in the process that owns it";
+}
+
+static int is_alone(void) {
+  return audit_count_threads() == 1;
+}
+
+static int do_prepare(lua_State *L) {
+  struct server *s = lua_touserdata(L, 1);
+  collector_init(&s->collector, L, s->heap, s->collector.gc);
+  s->collector.is_alone = is_alone;
+  s->collector.after_hook = on_term_look;
+  collector_touch(&s->collector);
+  clone_lib_install(L);
+  coroutine_install(L);
+  clone_fork_refused = why_no_raw_fork;
+  socket_prepare(L);
+  lua_pushnil(L);
+  wait_set_function(L); /* whatever reactor a copied interpreter had is not here */
+  audit_init(&s->audit, is_ours, s);
+  audit_watch(&s->audit, L);
+  return 0;
+}
+
+int script_prepare(struct server *s) {
+  return protect(s, do_prepare, s, 0, FAILURE_NOMEM, PHASE_START);
+}
+
+/* ---- require and eval ---- */
+
+static int do_require(lua_State *L) {
+  const struct text *name = lua_touserdata(L, 1);
+  lua_getglobal(L, "require");
+  lua_pushlstring(L, name->p, name->n);
+  lua_call(L, 1, 0);
+  return 0;
+}
+
+int script_require(struct server *s, const char *name, size_t n) {
+  struct text job = {name, n};
+  char label[AUDIT_NAME_MAX];
+  snprintf(label, sizeof label, "%.*s", (int)(n < sizeof label ? n : sizeof label - 1),
+           name);
+  audit_before(&s->audit, s->L);
+  int r = protect(s, do_require, &job, 0, FAILURE_REMOTE, PHASE_REQUIRE);
+  audit_after(&s->audit, s->L, label);
+  return r;
+}
+
+/* Pushes "=NAME", as Lua wants the names of chunks that are no files. */
+static const char *push_chunk_name(lua_State *L, const struct eval *eval) {
+  static const char mark[] = "-- =";
+  size_t skip = sizeof mark - 1;
+  struct text code = eval->code;
+  if (code.n > skip && memcmp(code.p, mark, skip) == 0) {
+    const char *first = code.p + skip, *end = memchr(first, '\n', code.n - skip);
+    size_t n = end ? (size_t)(end - first) : code.n - skip;
+    while (n > 0 && (first[n - 1] == ' ' || first[n - 1] == '\t' || first[n - 1] == '\r'))
+      n--;
+    if (n > 0 && *first != '=') { /* else a ruler, as people draw them in comments */
+      lua_pushliteral(L, "=");
+      lua_pushlstring(L, first, n);
+      lua_concat(L, 2);
+      return lua_tostring(L, -1);
+    }
+  }
+  lua_pushliteral(L, "=");
+  if (eval->name.p)
+    lua_pushlstring(L, eval->name.p, eval->name.n);
+  else
+    lua_pushliteral(L, "(eval)");
+  lua_concat(L, 2);
+  return lua_tostring(L, -1);
+}
+
+static int do_eval(lua_State *L) {
+  const struct eval *eval = lua_touserdata(L, 1);
+  struct reader args = eval->args;
+  const char *name = push_chunk_name(L, eval);
+  if (luaL_loadbuffer(L, eval->code.p, eval->code.n, name) != LUA_OK)
+    return lua_error(L);
+  luaL_checkstack(L, (int)eval->argc, "too many arguments");
+  for (uint32_t i = 0; i < eval->argc; i++) {
+    size_t n;
+    const char *text = reader_str(&args, &n);
+    lua_pushlstring(L, text, n);
+  }
+  lua_call(L, (int)eval->argc, 0);
+  return 0;
+}
+
+int script_eval(struct server *s, const struct eval *eval) {
+  struct eval job = *eval;
+  audit_before(&s->audit, s->L);
+  int r = protect(s, do_eval, &job, 0, FAILURE_REMOTE, PHASE_EVAL);
+  audit_after(&s->audit, s->L, "eval");
+  return r;
+}
+
+/* ---- hooks ---- */
+
+int script_has_before_fork(void) {
+  return clone_lib_has_hooks(HOOK_BEFORE_FORK);
+}
+
+int script_has_on_fork(const struct server *s) {
+  return (s->options && s->options->on_fork) || clone_lib_has_hooks(HOOK_ON_FORK);
+}
+
+/* Calls each; stops at one that returns false and gives its reason (a string), or
+ * nothing. */
+static int do_before_fork(lua_State *L) {
+  clone_lib_push_hooks(L, HOOK_BEFORE_FORK);
+  lua_Integer n = lua_istable(L, -1) ? (lua_Integer)lua_rawlen(L, -1) : 0;
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_settop(L, 2);
+    lua_rawgeti(L, 2, i);
+    lua_call(L, 0, 2);
+    if (lua_isboolean(L, 3) && !lua_toboolean(L, 3)) {
+      if (lua_isnoneornil(L, 4))
+        lua_pushliteral(L, "a before_fork hook refused the fork");
+      else {
+        numeral_put(L, 4);
+        luaL_tolstring(L, 4, NULL);
+      }
+      return 1;
+    }
+  }
+  return 0;
+}
+
+int script_before_fork(struct server *s) {
+  lua_State *L = s->L;
+  if (protect(s, do_before_fork, s, 1, FAILURE_REMOTE, PHASE_HOOK) < 0)
+    return -1;
+  size_t n;
+  const char *reason = lua_tolstring(L, -1, &n);
+  if (reason) {
+    s->failure.code = FAILURE_FORK;
+    s->failure.phase = PHASE_HOOK;
+    failure_set_message(&s->failure, reason, n);
+  }
+  lua_pop(L, 1);
+  return reason ? -1 : 0;
+}
+
+static int do_reseed(lua_State *L) {
+  clone_lib_mark_birth(L);
+  clone_lib_reseed(L);
+  return 0;
+}
+
+int script_reseed(struct server *s) {
+  return protect(s, do_reseed, s, 0, FAILURE_NOMEM, PHASE_START);
+}
+
+static int do_on_fork(lua_State *L) {
+  const struct server *s = lua_touserdata(L, 1);
+  if (s->options && s->options->on_fork)
+    s->options->on_fork(L, s->options->data);
+  lua_settop(L, 1);
+  clone_lib_push_hooks(L, HOOK_ON_FORK);
+  lua_Integer n = lua_istable(L, -1) ? (lua_Integer)lua_rawlen(L, -1) : 0;
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_rawgeti(L, 2, i);
+    lua_call(L, 0, 0);
+  }
+  return 0;
+}
+
+int script_on_fork(struct server *s) {
+  return protect(s, do_on_fork, s, 0, FAILURE_REMOTE, PHASE_HOOK);
+}
+
+/* ---- the function ---- */
+
+static int is_indexable(lua_State *L) {
+  if (lua_istable(L, -1))
+    return 1;
+  if (luaL_getmetafield(L, -1, "__index") == LUA_TNIL)
+    return 0;
+  lua_pop(L, 1);
+  return 1;
+}
+
+/* Replaces the value at the top by its field of a dotted name. what: "module 'm'" or so.
+ */
+static void walk(lua_State *L, const char *name, const char *end, const char *what) {
+  for (const char *p = name; p <= end;) {
+    const char *dot = memchr(p, '.', (size_t)(end - p));
+    const char *stop = dot ? dot : end;
+    if (!is_indexable(L))
+      luaL_error(L, "%s has no function '%s' (part of the name is a %s value)", what,
+                 name, luaL_typename(L, -1));
+    lua_pushlstring(L, p, (size_t)(stop - p));
+    lua_gettable(L, -2);
+    lua_remove(L, -2);
+    p = stop + 1;
+  }
+}
+
+/* Pushes package.loaded[name] when that is true: what require would give, without
+ * whatever watches require. 1, or 0 with nothing pushed. */
+static int push_loaded(lua_State *L, const char *name, size_t n) {
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushlstring(L, name, n);
+  lua_gettable(L, -2);
+  lua_remove(L, -2);
+  if (lua_toboolean(L, -1))
+    return 1;
+  lua_pop(L, 1);
+  return 0;
+}
+
+void script_push_function(lua_State *L, const char *name, size_t length) {
+  luaL_checkstack(L, 8, NULL);
+  const char *full = lua_pushlstring(L, name, length);
+  int top = lua_gettop(L);
+  const char *colon = memchr(full, ':', length), *field = colon ? colon + 1 : full;
+  const char *what = "the template";
+  if (colon) {
+    size_t n = (size_t)(colon - full);
+    lua_pushlstring(L, full, n);
+    what = lua_pushfstring(L, "module '%s'", lua_tostring(L, -1));
+    if (!push_loaded(L, full, n)) {
+      lua_getglobal(L, "require");
+      lua_pushlstring(L, full, n);
+      lua_call(L, 1, 1);
+    }
+  } else {
+    lua_pushglobaltable(L);
+  }
+  walk(L, field, full + length, what);
+  if (!lua_isfunction(L, -1)) {
+    if (luaL_getmetafield(L, -1, "__call") == LUA_TNIL)
+      luaL_error(L, "%s has no function '%s' (it is a %s value)", what, field,
+                 luaL_typename(L, -1));
+    lua_pop(L, 1);
+  }
+  lua_replace(L, top);
+  lua_settop(L, top);
+}
+
+static int do_resolve(lua_State *L) {
+  const struct text *name = lua_touserdata(L, 1);
+  script_push_function(L, name->p, name->n);
+  return 1;
+}
+
+int script_resolve(struct server *s, const char *name, size_t n) {
+  struct text job = {name, n};
+  return protect(s, do_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
+}
+
+/* Without a metamethod: no code of the user's. */
+static int do_find_global(lua_State *L) {
+  const struct text *name = lua_touserdata(L, 1);
+  lua_pushglobaltable(L);
+  lua_pushlstring(L, name->p, name->n);
+  lua_rawget(L, -2);
+  return 1;
+}
+
+int script_find_global(struct server *s, const char *name, size_t n) {
+  struct text job = {name, n};
+  if (memchr(name, ':', n) || memchr(name, '.', n) ||
+      protect(s, do_find_global, &job, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
+    return 0;
+  if (lua_isfunction(s->L, -1))
+    return 1;
+  lua_pop(s->L, 1);
+  return 0;
+}
+
+static int do_push_args(lua_State *L) {
+  struct server *s = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  lua_pushnil(L); /* the place of the socket */
+  return 1 + args_push(&s->args, L, s->heap);
+}
+
+int script_push_args(struct server *s) {
+  int base = lua_gettop(s->L);
+  int r = protect(s, do_push_args, s, LUA_MULTRET, FAILURE_NOMEM, PHASE_ARGUMENT);
+  s->run.nargs = lua_gettop(s->L) - base;
+  return r;
+}
+
+static int do_push_socket(lua_State *L) {
+  int *fd = lua_touserdata(L, 1), taken = *fd;
+  *fd = -1;
+  socket_push_unix(L, taken);
+  return 1;
+}
+
+/* A process that runs its function without ever having been forked was never sealed, and
+ * collects in Lua's own way still. A copied interpreter stays as its program has set it.
+ */
+static void choose_collector(struct server *s) {
+  if (s->collector.sealed || s->entry->L)
+    return;
+  if (s->collector.gc == COLLECTOR_GENERATIONAL)
+    lua_gc(s->L, LUA_GCGEN, 0, 0);
+  else if (s->collector.gc == COLLECTOR_INCREMENTAL)
+    lua_gc(s->L, LUA_GCINC, 0, 0, 0);
+  else
+    lua_gc(s->L, LUA_GCSTOP);
+}
+
+int script_run(struct server *s, int fd) {
+  lua_State *L = s->L;
+  int function = lua_gettop(L) - s->run.nargs;
+  if (protect(s, do_push_socket, &fd, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
+    return -1;
+  lua_replace(L, function + 1);
+  if (!lua_checkstack(L, 4))
+    return out_of_memory(s, PHASE_FUNCTION);
+  failure_clear(&s->failure);
+  choose_collector(s);
+  lua_pushcfunction(L, on_error);
+  lua_insert(L, function);
+  int status = lua_pcall(L, s->run.nargs, 0, function);
+  if (status == LUA_OK)
+    return 0;
+  complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
+  return -1;
+}

@@ -1,0 +1,40 @@
+/* What a server does in Lua, each step protected: loading, evaluating, hooks, finding the
+ * function and calling it. A failure is told in s->failure, whatever the error object
+ * was. Runs in templates and clones. */
+#ifndef TEMPLATE_LUA_SCRIPT_H
+#define TEMPLATE_LUA_SCRIPT_H
+
+#include "template/server/server.h"
+
+/* All return 0, or -1 with s->failure set (code, phase, texts). */
+
+/* A new interpreter for SETUP's options on s->heap: s->L. -ENOMEM too. */
+int script_open(struct server *s, const struct options *o);
+/* Prepares s->L, new or given: random numbers, os.exit, the modules of a clone. */
+int script_prepare(struct server *s);
+int script_require(struct server *s, const char *name, size_t n);
+/* The chunk is called as the first line of the code says ("-- =NAME"), else by eval's
+ * name. */
+int script_eval(struct server *s, const struct eval *eval);
+int script_before_fork(struct server *s);
+/* In the clone: reseeds, then the host's hook, then the scripts' in order. */
+int script_reseed(struct server *s);
+int script_on_fork(struct server *s);
+int script_has_before_fork(void);
+int script_has_on_fork(const struct server *s);
+/* Leaves function, a place for the socket, and the arguments on the stack of s->L;
+ * s->run.nargs counts the place too. */
+int script_resolve(struct server *s, const char *name, size_t n);
+/* The same for a global function, which needs no user code to be found: 1, or 0 with
+ * nothing left on the stack: it is not one. */
+int script_find_global(struct server *s, const char *name, size_t n);
+int script_push_args(struct server *s);
+/* For functions that call others by name: pushes what script_resolve would find; raises.
+ */
+void script_push_function(lua_State *L, const char *name, size_t n);
+/* Message, traceback and value of the error object at index, for a message handler. */
+void script_describe(lua_State *L, int index, struct failure *f);
+/* Puts the socket (taken) into its place and calls. 0, or -1: it raised. */
+int script_run(struct server *s, int fd);
+
+#endif

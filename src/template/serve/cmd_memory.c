@@ -1,0 +1,51 @@
+/* CMD_MEMORY: what a process costs. The system's figures come from /proc, those of Lua
+ * from the heap: our own directly, a clone's from its slot, which its heap keeps up to
+ * date. Runs in templates and clones before run. */
+#include "template/serve/commands.h"
+
+#include "os/proc.h"
+#include <errno.h>
+
+uint64_t server_lua_live(struct server *s) {
+  struct heap_stats st;
+  if (!s->heap)
+    return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 +
+           (uint64_t)lua_gc(s->L, LUA_GCCOUNTB);
+  heap_stats(s->heap, &st);
+  return st.live;
+}
+
+/* The parent vouches for the pid: it is its child, or was until it reads the answer. */
+static int measure(struct server *s, const struct command *c, struct proc_memory *ret,
+                   uint64_t *ret_lua) {
+  struct reader r;
+  if (c->id == 0) {
+    *ret_lua = server_lua_live(s);
+    return proc_memory(0, ret);
+  }
+  reader_init(&r, c->body, c->length);
+  pid_t pid = (pid_t)reader_u32(&r);
+  struct slot *slot = slots_at(&s->slots, reader_u32(&r));
+  if (!r.ok || pid <= 0)
+    return -EINVAL;
+  if (slot)
+    *ret_lua = slot->lua_live;
+  return proc_memory(pid, ret);
+}
+
+int cmd_memory(struct server *s, struct command *c) {
+  unsigned char body[48];
+  struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
+  struct proc_memory m = {0};
+  uint64_t lua = 0;
+  int r = measure(s, c, &m, &lua);
+  buf_put_u32(&b, (uint32_t)-r);
+  buf_put_u32(&b, 0);
+  buf_put_u64(&b, m.pss);
+  buf_put_u64(&b, m.uss);
+  buf_put_u64(&b, m.rss);
+  buf_put_u64(&b, m.shared);
+  buf_put_u64(&b, lua);
+  connection_answer(&s->conn, ANS_MEMORY, c->id, body, sizeof body);
+  return 0;
+}

@@ -1,0 +1,29 @@
+/* The handlers of commands, one each: 0, or enum served. A command that fails says so by
+ * server_fail and returns 0. Runs in templates and clones before run. */
+#ifndef TEMPLATE_SERVE_COMMANDS_H
+#define TEMPLATE_SERVE_COMMANDS_H
+
+#include "template/server/server.h"
+
+int cmd_setup(struct server *s, struct command *c);
+int cmd_require(struct server *s, struct command *c);
+int cmd_eval(struct server *s, struct command *c);
+int cmd_arg(struct server *s, struct command *c);
+int cmd_fd(struct server *s, struct command *c);
+int cmd_fork(struct server *s, struct command *c); /* clone.c */
+int cmd_run(struct server *s, struct command *c);  /* runner.c */
+int cmd_setenv(struct server *s, struct command *c);
+int cmd_chdir(struct server *s, struct command *c);
+int cmd_limit(struct server *s, struct command *c); /* limit.c */
+int cmd_seal(struct server *s, struct command *c);
+int cmd_take_args(struct server *s, struct command *c);
+int cmd_memory(struct server *s, struct command *c); /* memory.c */
+int cmd_close(struct server *s, struct command *c);
+int cmd_who(struct server *s, struct command *c);
+
+/* Queues ANS_HELLO: who this is, and how many commands it has executed. */
+void command_answer_hello(struct server *s);
+/* Fails with -EPROTO's meaning. */
+int command_malformed(struct server *s, const char *what);
+
+#endif

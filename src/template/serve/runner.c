@@ -1,0 +1,170 @@
+/* RUN. Runs in clones and templates, up to the end of the user's function. */
+#include "template/serve/runner.h"
+
+#include "base/result.h"
+#include "os/fdwait.h"
+#include "os/flush.h"
+#include "os/sock.h"
+#include "template/fork/clone.h"
+#include "template/lua/clone_posix.h"
+#include "template/lua/on_term.h"
+#include "template/lua/script.h"
+#include "template/serve/commands.h"
+#include "template/server/signals.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* 3. Fails before anything is announced: a limit on descriptors can forbid it. The
+ * highest first, so that then none has changed. */
+static int place_streams(struct server *s) {
+  static const char *const names[3] = {"stdin", "stdout", "stderr"};
+  if (s->to_socket[0] || s->to_socket[1] || s->to_socket[2])
+    flush_pending(); /* what was written before goes where it went before */
+  for (int i = 2; i >= 0; i--) {
+    if (!s->to_socket[i] || dup2(s->conn.fd, i) >= 0)
+      continue;
+    int error = errno;
+    server_fail_with(s, FAILURE_LIMIT, PHASE_OPTION, error,
+                     "option %s: the socket can't be put there: %s", names[i],
+                     strerror(error));
+    return -1;
+  }
+  return 0;
+}
+
+static int hold_leash(struct server *s) {
+  int r = leash_run(&s->leash, s->leash_mode);
+  if (r < 0)
+    server_fail_with(s, FAILURE_LIMIT, PHASE_FUNCTION, -r,
+                     "no free descriptor for the leash (limit nofile)");
+  return r;
+}
+
+/* 4. and 5.: nobody enters a function for a parent that is gone. */
+static void announce(struct server *s) {
+  if (!s->leash.by_pipe && s->leash.own != SIGKILL && leash_snapped(&s->leash))
+    server_exit(s, 0);
+  if (connection_say(&s->conn, ANS_RUNNING, (uint64_t)s->pid) < 0)
+    server_exit(s, 0);
+}
+
+static void note_title(struct server *s, const struct command *c) {
+  size_t n = c->length < sizeof s->run.title ? c->length : sizeof s->run.title - 1;
+  memcpy(s->run.title, c->body, n);
+  s->run.title[n] = 0;
+}
+
+/* A global function is found without any user code, and so without what is around that.
+ */
+static int resolve(struct server *s, const struct command *c) {
+  if (script_find_global(s, (const char *)c->body, c->length))
+    return 0;
+  server_enter_user(s);
+  int r = script_resolve(s, (const char *)c->body, c->length);
+  server_leave_user(s);
+  if (r < 0)
+    server_fail(s);
+  return r;
+}
+
+int cmd_run(struct server *s, struct command *c) {
+  if (!s->being_born && inbox_pending(&s->conn.in) > 0)
+    return command_malformed(s, "commands after run");
+  s->title_stale = 0;
+  note_title(s, c);
+  s->run.is_fresh = s->being_born;
+  if (resolve(s, c) < 0)
+    return 0;
+  connection_flush_all(&s->conn);
+  if (script_push_args(s) < 0) {
+    server_fail(s);
+    return 0;
+  }
+  if (place_streams(s) < 0)
+    return 0;
+  if (s->heap)
+    heap_keep(s->heap);
+  if (hold_leash(s) < 0) /* what running promises must hold when it is read */
+    return 0;
+  signals_release(); /* the same: a signal that is sent then meets the default */
+  announce(s);
+  return SERVED_RUN;
+}
+
+/* ---- the function ---- */
+
+/* For clone.exec. */
+static int armed_leash(void) {
+  struct server *s = server_self();
+  if (server_before_exit)
+    server_before_exit();
+  if (!s)
+    return -1;
+  leash_again(&s->leash);
+  return s->leash.armed;
+}
+
+static int prepare_socket(struct server *s) {
+  int fd = s->conn.fd;
+  s->conn.fd = -1;
+  if (!s->run.is_fresh && fd_is_nonblocking(fd) == 1)
+    fd_set_nonblocking(fd, 0);
+  return fd;
+}
+
+/* To a standard error that may be a full pipe: waits a moment, not for ever. */
+static void write_stderr(const char *text, size_t n) {
+  while (n > 0) {
+    ssize_t r = write(2, text, n);
+    if (r > 0) {
+      text += r;
+      n -= (size_t)r;
+    } else if (r < 0 && errno == EAGAIN) {
+      struct pollfd p = {.fd = 2, .events = POLLOUT};
+      if (fdwait(&p, 1, 1000) == 0)
+        return;
+    } else if (r == 0 || errno != EINTR) {
+      return;
+    }
+  }
+}
+
+static void write_text(const char *text) {
+  write_stderr(text, strlen(text));
+}
+
+void runner_leave_words(struct server *s) {
+  if (!s->slot || s->pid != getpid()) /* a copy's words are not the function's */
+    return;
+  s->slot->text_size =
+      (uint32_t)failure_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
+}
+
+static void leave_last_words(struct server *s) {
+  static char text[2 * FAILURE_TEXT_MAX + 1];
+  size_t n = failure_last_words(&s->failure, text, sizeof text - 1);
+  runner_leave_words(s);
+  text[n++] = '\n';
+  flush_pending();
+  write_text("moonfork: ");
+  if (s->name[0]) {
+    write_text(s->name);
+    write_text(": ");
+  }
+  write_stderr(text, n);
+}
+
+void runner_enter(struct server *s) {
+  clone_exec_prepare = armed_leash;
+  clone_fork_refused = NULL;
+  int fd = prepare_socket(s);
+  server_title(s, NULL);
+  on_term_enter(s->L);
+  if (script_run(s, fd) == 0)
+    server_exit(s, 0);
+  leave_last_words(s);
+  server_exit(s, 1);
+}

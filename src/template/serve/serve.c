@@ -1,0 +1,260 @@
+/* The loop: a read of the control socket in which it sleeps, and the table that says
+ * which command is served in which phase. Runs in templates and in clones before run.
+ *
+ *   BOOT -> SERVING           (SETUP; a forked clone begins in SERVING)
+ *   BOOT, SERVING -> ENDING   (a command failed; CLOSE; nobody listens any more)
+ *
+ * An ending process writes its answers and exits: nobody needs it, since its clones are
+ * its parent's children.
+ *
+ * Between two forks it runs no Lua and allocates nothing: the inbox and the answers keep
+ * their storage. It goes on reading while a write would block, up to a limit, since the
+ * parent may be writing to us meanwhile. */
+#include "template/serve/serve.h"
+
+#include "base/result.h"
+#include "os/fdwait.h"
+#include "template/serve/commands.h"
+#include "template/serve/runner.h"
+#include "template/server/signals.h"
+#include <errno.h>
+#include <string.h>
+
+enum { REFUSED_MS = 50 }; /* between two attempts to wait */
+
+/* ---- the table ---- */
+
+#define IN(phase) (1u << SERVE_##phase)
+
+struct rule {
+  int (*handler)(struct server *s, struct command *c);
+  unsigned phases; /* in which it is executed */
+  int fds_max;
+  int fork_like; /* descriptors that were lost refuse it, and don't fail the process */
+};
+
+static const struct rule rules[CMD_LAST + 1] = {
+    [CMD_SETUP] = {cmd_setup, IN(BOOT), 3, 0},
+    [CMD_REQUIRE] = {cmd_require, IN(SERVING), 0, 0},
+    [CMD_EVAL] = {cmd_eval, IN(SERVING), 0, 0},
+    [CMD_ARG] = {cmd_arg, IN(SERVING), 0, 0},
+    [CMD_FD] = {cmd_fd, IN(SERVING), FRAME_FDS_MAX, 0},
+    [CMD_FORK] = {cmd_fork, IN(SERVING), FRAME_FDS_MAX, 1},
+    [CMD_RUN] = {cmd_run, IN(SERVING), 0, 0},
+    [CMD_SETENV] = {cmd_setenv, IN(SERVING), 0, 0},
+    [CMD_CHDIR] = {cmd_chdir, IN(SERVING), 0, 0},
+    [CMD_LIMIT] = {cmd_limit, IN(SERVING), 0, 0},
+    [CMD_SEAL] = {cmd_seal, IN(SERVING), 0, 0},
+    [CMD_TAKE_ARGS] = {cmd_take_args, IN(SERVING), 0, 0},
+    [CMD_MEMORY] = {cmd_memory, IN(SERVING), 0, 0},
+    [CMD_CLOSE] = {cmd_close, IN(SERVING), 0, 0},
+    [CMD_WHO] = {cmd_who, IN(SERVING), 1, 0},
+};
+
+/* What happens to a command that its rule does not allow in the phase. */
+static const enum serve_verdict strangers[SERVE_COUNT] = {
+    [SERVE_BOOT] = SERVE_REFUSE,
+    [SERVE_SERVING] = SERVE_REFUSE,
+    [SERVE_ENDING] = SERVE_DROP,
+};
+
+enum serve_verdict serve_verdict(unsigned type, enum phase phase) {
+  if (type > CMD_LAST || !rules[type].handler)
+    return strangers[phase];
+  return rules[type].phases & (1u << phase) ? SERVE_EXECUTE : strangers[phase];
+}
+
+static int fail_lost(struct server *s) {
+  server_fail_with(
+      s, FAILURE_LIMIT, PHASE_ARGUMENT, EMFILE,
+      "handles were lost: the process has no free descriptor (limit nofile)");
+  return 0;
+}
+
+static int execute(struct server *s, struct command *c) {
+  const struct rule *rule = &rules[c->type];
+  switch (serve_verdict(c->type, s->phase)) {
+  case SERVE_DROP:
+    return 0;
+  case SERVE_REFUSE:
+    return command_malformed(s, "command not allowed in this phase");
+  case SERVE_EXECUTE:
+    break;
+  }
+  if (c->fds->n > rule->fds_max)
+    return command_malformed(s, "too many descriptors for this command");
+  if (c->lost_fds && !rule->fork_like)
+    return fail_lost(s);
+  return rule->handler(s, c);
+}
+
+int serve_command(struct server *s, struct command *c) {
+  unsigned outer = s->executing; /* a FORK has commands inside */
+  s->executing = c->type + 1;
+  int r = execute(s, c);
+  s->executing = r == SERVED_BORN ? 0 : outer;
+  fdset_close(c->fds);
+  /* In a new clone the count begins at 0; the FORK was the template's. */
+  if (r != SERVED_BORN && (s->phase != SERVE_ENDING || c->type == CMD_CLOSE))
+    s->conn.executed++;
+  return r;
+}
+
+/* ---- bodies in parts ---- */
+
+static void begin_gather(struct server *s, const struct frame *f, struct fdset *fds,
+                         int lost_fds) {
+  gather_init(&s->gather, f->type == CMD_ARG ? s->args.lead : 0);
+  s->gather_type = f->type;
+  s->gather_id = f->id;
+  s->gather_lost = lost_fds;
+  s->gather_fds = *fds;
+  fdset_init(fds);
+}
+
+static void end_gather(struct server *s) {
+  s->gather_type = 0;
+  gather_deinit(&s->gather);
+  fdset_close(&s->gather_fds);
+}
+
+static int serve_gathered(struct server *s) {
+  struct gather g = s->gather; /* a handler, or a birth inside, begins with a clean one */
+  struct fdset fds = s->gather_fds;
+  struct command c = {.type = s->gather_type,
+                      .id = s->gather_id,
+                      .body = gather_body(&g),
+                      .length = g.length,
+                      .fds = &fds,
+                      .lost_fds = s->gather_lost,
+                      .gather = &g};
+  gather_init(&s->gather, 0);
+  fdset_init(&s->gather_fds);
+  s->gather_type = 0;
+  int r = serve_command(s, &c);
+  if (r != SERVED_BORN) /* a birth still reads its options there; clones are few enough */
+    gather_deinit(&g);
+  return r;
+}
+
+static int serve_part(struct server *s, const struct frame *f, struct fdset *fds,
+                      int lost_fds) {
+  if (serve_verdict(f->type, s->phase) == SERVE_DROP) {
+    end_gather(s);
+    fdset_close(fds);
+    return 0;
+  }
+  if (s->gather_type == 0)
+    begin_gather(s, f, fds, lost_fds);
+  else if (s->gather_type != f->type || fds->n > 0) {
+    fdset_close(fds);
+    end_gather(s);
+    return command_malformed(s, "another command inside a command in parts");
+  }
+  int r = gather_put(&s->gather, f->body, f->length, PROTO_PAYLOAD_MAX);
+  if (r < 0) {
+    end_gather(s);
+    server_fail_with(s, r == -E2BIG ? FAILURE_LIMIT : FAILURE_NOMEM, PHASE_ARGUMENT, -r,
+                     r == -E2BIG ? "the command is longer than 4 GiB"
+                                 : "not enough memory for a command in parts");
+    return 0;
+  }
+  return f->flags & FRAME_MORE ? 0 : serve_gathered(s);
+}
+
+int serve_frame(struct server *s, const struct frame *f, struct fdset *fds,
+                int lost_fds) {
+  if (s->gather_type || (f->flags & FRAME_MORE))
+    return serve_part(s, f, fds, lost_fds);
+  struct command c = {.type = f->type,
+                      .id = f->id,
+                      .body = f->body,
+                      .length = f->length,
+                      .fds = fds,
+                      .lost_fds = lost_fds};
+  return serve_command(s, &c);
+}
+
+/* ---- the loop ---- */
+
+/* The stream is no sequence of frames any more. */
+static void break_off(struct server *s, int error) {
+  if (s->phase == SERVE_ENDING)
+    return;
+  server_fail_with(
+      s, error == -ENOMEM ? FAILURE_NOMEM : FAILURE_PROTOCOL, PHASE_PROTOCOL, -error,
+      error == -ENOMEM ? "not enough memory to read commands" : "malformed frame");
+}
+
+static _Noreturn void end(struct server *s) {
+  connection_flush_all(&s->conn);
+  server_exit(s, s->exit_code);
+}
+
+/* Executes the commands that are here. */
+static int serve_inbox(struct server *s) {
+  struct frame f;
+  struct fdset fds;
+  int r = 0;
+  while (s->phase != SERVE_ENDING && (r = connection_next(&s->conn, &f)) == 0) {
+    fdset_init(&fds);
+    int lost_fds = connection_take_fds(&s->conn, &f, &fds);
+    r = serve_frame(s, &f, &fds, lost_fds);
+    if (r != 0)
+      return r;
+  }
+  if (r < 0)
+    break_off(s, r);
+  return 0;
+}
+
+/* 0, or MF_AGAIN: nothing is there now. */
+static int receive(struct server *s, int sleep) {
+  int r = connection_receive(&s->conn, sleep);
+  if (r == MF_EOF)
+    server_exit(s, s->exit_code); /* the parent is gone, or wants it so */
+  if (r < 0)
+    break_off(s, r);
+  return r < 0 ? 0 : r;
+}
+
+/* Waits for a command, and for room to write where that is wanted. */
+static void wait_for(struct server *s, int events) {
+  struct pollfd p = {.fd = s->conn.fd, .events = (short)events};
+  if (fdwait(&p, 1, -1) < 0 && errno != EINTR)
+    poll(NULL, 0, REFUSED_MS); /* no memory: whatever it is, it must not become a spin */
+}
+
+/* Something is to be told, or done before a sleep. */
+static int has_news(const struct server *s) {
+  return buf_size(&s->conn.out) > 0 || s->conn.executed != s->conn.told || s->title_stale;
+}
+
+/* Nothing more is here to be executed: what was done is told, and written as far as it
+ * goes. */
+static void come_to_rest(struct server *s) {
+  connection_tell_done(&s->conn);
+  if (connection_flush(&s->conn) == MF_AGAIN)
+    wait_for(s,
+             buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ? POLLOUT : POLLIN | POLLOUT);
+  if (s->title_stale)
+    server_title(s, s->is_clone ? "clone" : "template");
+}
+
+int serve(struct server *s) {
+  for (;;) {
+    int r = serve_inbox(s);
+    if (r != 0)
+      return r;
+    if (s->phase == SERVE_ENDING)
+      end(s);
+    if (!has_news(s)) {
+      if (receive(s, 1) ==
+          MF_AGAIN) /* whoever has the socket, too, made it non-blocking */
+        wait_for(s, POLLIN);
+    } else if (buf_size(&s->conn.out) > CONNECTION_OUT_HIGH ||
+               receive(s, 0) == MF_AGAIN) {
+      come_to_rest(s);
+    }
+  }
+}

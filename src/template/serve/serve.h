@@ -1,0 +1,20 @@
+/* The loop of a template and of a clone before run. */
+#ifndef TEMPLATE_SERVE_SERVE_H
+#define TEMPLATE_SERVE_SERVE_H
+
+#include "template/server/server.h"
+
+/* Executes commands until this process is a new clone (SERVED_BORN) or is to enter its
+ * function (SERVED_RUN). Every other end exits inside. */
+int serve(struct server *s);
+/* One command through the table, counted: 0 or enum served. The command's descriptors
+ * that nobody stole are closed. */
+int serve_command(struct server *s, struct command *c);
+/* One frame of the socket or of a FORK's inner commands; parts are gathered. fds: its
+ * descriptors (taken). 0 or enum served. */
+int serve_frame(struct server *s, const struct frame *f, struct fdset *fds, int lost_fds);
+/* For tests: what the table does with a command in a phase. */
+enum serve_verdict { SERVE_EXECUTE, SERVE_REFUSE, SERVE_DROP };
+enum serve_verdict serve_verdict(unsigned type, enum phase phase);
+
+#endif

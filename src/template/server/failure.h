@@ -1,0 +1,30 @@
+/* Why a command failed: the body of FAILED and FORK_FAILED, and the last words of a
+ * function. Texts and the raised value live in the struct, texts cut to size, so that
+ * telling of a failure needs no memory. Runs in templates and clones. */
+#ifndef TEMPLATE_SERVER_FAILURE_H
+#define TEMPLATE_SERVER_FAILURE_H
+
+#include "base/buf.h"
+#include "wire/proto.h"
+#include <stddef.h>
+
+struct failure {
+  int code, phase, error; /* enum failure_code, failure_phase; errno or 0 */
+  size_t nmessage, ntraceback,
+      nvalue; /* nvalue 0: a string was raised, or what can't be sent */
+  char message[FAILURE_TEXT_MAX], traceback[FAILURE_TEXT_MAX];
+  unsigned char value[FAILURE_VALUE_MAX]; /* packed, as an array of one */
+};
+
+void failure_clear(struct failure *f);
+/* Copies, cut with a note; a NUL becomes the two characters \0. */
+void failure_set_message(struct failure *f, const char *text, size_t n);
+void failure_set_traceback(struct failure *f, const char *text, size_t n);
+/* The body of the answer. 0 or a negative errno. */
+int failure_encode(const struct failure *f, struct buf *out);
+/* Message and traceback as one text into out (n bytes, some dozens at least), each cut
+ * with a note where both don't fit; the traceback gets up to a half. Returns its size;
+ * not terminated. */
+size_t failure_last_words(const struct failure *f, char *out, size_t n);
+
+#endif

@@ -1,0 +1,126 @@
+#include "template/server/leash.h"
+
+#include "moonfork.h"
+#include "os/fd.h"
+#include "os/fdwait.h"
+#include "os/proc.h"
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+void leash_init(struct leash *l, int source) {
+  *l = (struct leash){.source = source, .armed = -1, .parent = getppid()};
+}
+
+void leash_use_pipe(struct leash *l, int source) {
+  if (source >= 0) {
+    fd_close(&l->armed);
+    fd_close(&l->source);
+    l->source = source;
+  }
+  if (!l->by_pipe)
+    proc_parent_death(0);
+  l->by_pipe = 1;
+  l->own = 0;
+}
+
+void leash_drop_pipe(struct leash *l) {
+  if (!l->by_pipe)
+    fd_close(&l->source);
+}
+
+void leash_forked(struct leash *l, int sibling) {
+  fd_close(&l->armed);
+  l->own = 0;
+  if (!sibling)
+    l->by_pipe = 1;
+  if (!l->by_pipe && l->source >= 0)
+    fd_close(&l->source);
+}
+
+static int is_hung_up(int fd) {
+  struct pollfd p = {.fd = fd};
+  int r;
+  if (fd < 0)
+    return 0;
+  do
+    r = fdwait(&p, 1, 0);
+  while (r < 0 && errno == EINTR);
+  return r > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+int leash_snapped(const struct leash *l) {
+  return l->by_pipe ? is_hung_up(l->source) : getppid() != l->parent;
+}
+
+/* ---- by the pipe ---- */
+
+static int arm(struct leash *l, int signum) {
+  l->armed = proc_leash_prepare(l->source, signum);
+  return l->armed < 0 ? l->armed : proc_leash_own(l->armed, signum);
+}
+
+static void set_by_pipe(struct leash *l, int signum) {
+  if (l->source < 0 && l->armed < 0)
+    return;
+  /* What is armed already needs no new descriptor, and there may be none. */
+  int r = l->armed >= 0 ? proc_leash_change(l->armed, signum) : arm(l, signum);
+  l->full = r == -EMFILE || r == -ENFILE;
+  if (r == 0) {
+    l->own = signum;
+    return;
+  }
+  fd_close(&l->armed);
+  if (leash_snapped(l))
+    raise(signum);
+}
+
+/* ---- by the parent ---- */
+
+/* Asked for first, looked at then: an end in between is seen twice, never missed. */
+static void set(struct leash *l, int signum) {
+  if (!l->by_pipe && proc_parent_death(signum) < 0)
+    l->by_pipe = 1;
+  if (l->by_pipe) {
+    set_by_pipe(l, signum);
+    return;
+  }
+  l->own = signum;
+  if (signum && leash_snapped(l))
+    raise(signum);
+}
+
+void leash_again(struct leash *l) {
+  if (!l->by_pipe && l->own)
+    set(l, l->own);
+}
+
+void leash_hold(struct leash *l) {
+  if (l->by_pipe && l->own)
+    return;
+  set(l, SIGKILL);
+}
+
+void leash_rest(struct leash *l) {
+  if (!l->by_pipe && proc_parent_death(SIGCONT) == 0)
+    l->own = SIGCONT;
+}
+
+void leash_save(struct leash *l) {
+  if (l->by_pipe)
+    leash_hold(l);
+}
+
+int leash_run(struct leash *l, int mode) {
+  static const int signals[] = {
+      [MF_LEASH_KILL] = SIGKILL, [MF_LEASH_TERM] = SIGTERM, [MF_LEASH_KEEP] = 0};
+  if (signals[mode] == 0 && l->by_pipe)
+    fd_close(&l->armed);
+  else if (!l->by_pipe || l->own != signals[mode])
+    set(l, signals[mode]);
+  if (mode != MF_LEASH_KEEP && l->full)
+    return -EMFILE;
+  fd_close(&l->source);
+  return 0;
+}

@@ -1,0 +1,131 @@
+/* What every part of a serving process shares: the one record, failing, the bracket
+ * around user code, the title, leaving. Runs in templates and clones. */
+#include "template/server/server.h"
+
+#include "base/append.h"
+#include "os/flush.h"
+#include "os/proc.h"
+#include "template/server/signals.h"
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct server *self;
+
+struct server *server_self(void) {
+  return self;
+}
+
+void server_set_self(struct server *s) {
+  self = s;
+}
+
+static const char *command_name(unsigned type) {
+  static const char *const names[CMD_LAST + 1] = {
+      [CMD_SETUP] = "setup",   [CMD_REQUIRE] = "require", [CMD_EVAL] = "eval",
+      [CMD_ARG] = "argument",  [CMD_FD] = "handles",      [CMD_FORK] = "fork",
+      [CMD_RUN] = "run",       [CMD_SETENV] = "setenv",   [CMD_CHDIR] = "chdir",
+      [CMD_LIMIT] = "limit",   [CMD_SEAL] = "seal",       [CMD_TAKE_ARGS] = "take_args",
+      [CMD_MEMORY] = "memory", [CMD_CLOSE] = "close",     [CMD_WHO] = "who",
+  };
+  return type <= CMD_LAST && names[type] ? names[type] : "a command that is none";
+}
+
+void server_report(struct report *ret) {
+  static const char *const phases[SERVE_COUNT] = {
+      [SERVE_BOOT] = "boot", [SERVE_SERVING] = "serving", [SERVE_ENDING] = "ending"};
+  const struct server *s = self;
+  *ret = (struct report){.name = s->name,
+                         .phase = phases[s->phase],
+                         .command = s->executing ? command_name(s->executing - 1) : NULL,
+                         .user_since_ns = s->user_since_ns,
+                         .executed = s->conn.executed,
+                         .nforks = s->nforks,
+                         .L = s->L,
+                         .heap = s->heap,
+                         .collector = &s->collector};
+}
+
+void server_fail(struct server *s) {
+  struct buf body;
+  buf_init(&body, FRAME_BODY_MAX);
+  connection_tell_done(&s->conn);
+  if (failure_encode(&s->failure, &body) == 0)
+    connection_answer(&s->conn, ANS_FAILED, s->conn.executed + 1, buf_peek(&body),
+                      buf_size(&body));
+  buf_deinit(&body);
+  args_clear(&s->args);
+  s->exit_code = 1;
+  s->phase = SERVE_ENDING;
+}
+
+void server_fail_with(struct server *s, int code, int phase, int error,
+                      const char *format, ...) {
+  struct failure *f = &s->failure;
+  va_list ap;
+  failure_clear(f);
+  f->code = code;
+  f->phase = phase;
+  f->error = error;
+  va_start(ap, format);
+  int n = vsnprintf(f->message, sizeof f->message, format, ap);
+  va_end(ap);
+  f->nmessage = n < 0                           ? 0
+                : (size_t)n < sizeof f->message ? (size_t)n
+                                                : sizeof f->message - 1;
+  server_fail(s);
+}
+
+void server_enter_user(struct server *s) {
+  if (buf_size(&s->conn.out) > 0) {
+    connection_tell_done(&s->conn);
+    connection_flush(&s->conn); /* it may take long; what goes not now goes later */
+  }
+  if (s->title_stale)
+    server_title(s, s->is_clone ? "clone" : "template");
+  collector_touch(&s->collector);
+  leash_hold(&s->leash);
+  signals_enter_user();
+  s->user_since_ns = proc_now_ns();
+}
+
+void server_end_copy(const struct server *s) {
+  if (s->pid == getpid())
+    return;
+  fflush(NULL);
+  _exit(0);
+}
+
+void server_leave_user(struct server *s) {
+  server_end_copy(s);
+  s->user_since_ns = 0;
+  signals_leave_user();
+  leash_rest(&s->leash);
+}
+
+/* By hand: every clone makes a title. */
+void server_title(struct server *s, const char *kind) {
+  char text[300], *at = text, *end = text + sizeof text - 1;
+  at = append_number(at, end, s->owner_pid);
+  at = append_text(at, end, " moonfork: ");
+  at = append_text(at, end, kind ? kind : s->run.title);
+  at = append_text(at, end, " ");
+  at = append_text(at, end, s->name);
+  while (at > text && at[-1] == ' ')
+    at--;
+  *at = 0;
+  proc_set_title(text);
+  s->title_stale = 0;
+}
+
+void (*server_before_exit)(void);
+void (*server_before_first_fork)(void);
+
+void server_exit(struct server *s, int code) {
+  if (server_before_exit)
+    server_before_exit();
+  flush_pending();
+  _exit(code);
+}

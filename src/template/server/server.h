@@ -1,0 +1,130 @@
+/* One process that serves commands: a template, or a clone that has not run yet. There is
+ * one of these in a process (server_self), and everything in this folder works on it.
+ *
+ * Its life: template_enter makes it; serve executes commands until a fork makes this very
+ * process a clone (SERVED_BORN), or run is to be entered (SERVED_RUN); both leave the
+ * loop by returning to entry.c, which goes on with the clone or the function. Every other
+ * end is inside, by server_exit. */
+#ifndef TEMPLATE_SERVER_SERVER_H
+#define TEMPLATE_SERVER_SERVER_H
+
+#include "template/heap/collector.h"
+#include "template/serve/entry.h"
+#include "template/server/args.h"
+#include "template/server/audit.h"
+#include "template/server/connection.h"
+#include "template/server/failure.h"
+#include "template/server/gather.h"
+#include "template/server/leash.h"
+#include "template/server/options_parse.h"
+#include "template/server/report.h"
+#include "template/server/slots.h"
+#include "wire/proto.h"
+
+enum phase { /* doc/design.md */
+             SERVE_BOOT,
+             SERVE_SERVING,
+             SERVE_ENDING,
+             SERVE_COUNT
+};
+
+enum served {                  /* what a handler and serve return besides 0 */
+              SERVED_BORN = 1, /* this process is a new clone */
+              SERVED_RUN = 2   /* enter the function */
+};
+
+struct command {
+  unsigned type;
+  uint64_t id;
+  const unsigned char *body; /* borrowed */
+  size_t length;
+  struct fdset *fds;     /* handlers steal, the dispatcher closes the rest */
+  int lost_fds;          /* the kernel dropped some of them */
+  struct gather *gather; /* owns the body where it came in parts, else NULL */
+};
+
+struct server {
+  lua_State *L; /* where user code runs; NULL before SETUP of a program */
+  const struct template_entry *entry;
+  const mf_template_options *options; /* may be NULL */
+  struct heap *heap;                  /* NULL: the host's allocator */
+  struct collector collector;
+  struct connection conn;
+  struct slots slots; /* of its clones */
+  struct args args;
+  struct leash leash;
+  struct gather gather; /* a body in parts under way */
+  struct fdset gather_fds;
+  uint64_t gather_id;
+  unsigned gather_type; /* 0: none */
+  int gather_lost;
+  enum phase phase;
+  unsigned executing; /* the type of the command under way and 1; 0: none */
+  uint64_t
+      user_since_ns; /* when user code was entered (server_enter_user); 0: it was not */
+  uint64_t nforks;
+  int exit_code;
+  int is_clone;
+  int exiting; /* inside clone.exit */
+  int title_stale;
+  pid_t pid;          /* who serves; a copy that user code forks is another one */
+  uint64_t owner_pid; /* of the parent */
+  int may_sibling;    /* the owner is the parent, and may be that of clones, too */
+  char name[128];
+  int leash_mode;    /* enum mf_leash */
+  int to_socket[3];  /* standard streams that become the socket at run */
+  struct slot *slot; /* our own, among the template's; or NULL */
+  char *slot_text;
+  int audit_level; /* MF_SEAL_AUDIT_...; 0: refuse what audit_check refuses */
+  int hide_args;   /* hooks of a birth must not see arguments */
+  int being_born;  /* executing the inner commands of a FORK */
+  struct {         /* a clone between fork() and clone_born */
+    struct options options;
+    int sibling; /* a child of the template's parent */
+    struct slot *slot;
+    char *slot_text;
+    struct fdset fds; /* long, and seldom more than its beginning is written */
+  } birth;
+  struct { /* a function about to be entered */
+    int nargs;
+    int is_fresh; /* its socket is as the parent made it, for it alone: blocking */
+    char title[128];
+  } run;
+  /* From here on clones don't write, or seldom: the rest lies in one page, or two. */
+  struct audit audit;
+  struct failure failure; /* of the last protected call that failed */
+};
+
+/* The server of this process, or NULL where it is none (a plain parent). */
+struct server *server_self(void);
+void server_set_self(struct server *s);
+void server_report(
+    struct report *ret); /* for report_start; of the server of this process */
+
+/* Fails the command under way with what s->failure says: FAILED is queued, nothing is
+ * executed any more. */
+void server_fail(struct server *s);
+/* The same with a text in the manner of printf; error is an errno or 0. */
+void server_fail_with(struct server *s, int code, int phase, int error,
+                      const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* Bytes in use in the state. */
+uint64_t server_lua_live(struct server *s);
+/* Around user code other than the function of run: what was answered is sent, the leash
+ * is armed, the mask empty, and the heap is no longer sealed. */
+void server_enter_user(struct server *s);
+void server_leave_user(struct server *s);
+/* Behind any user code: whoever comes back from it must be who went in. A copy that the
+ * code has forked by itself would be a second server on one socket, so it ends here, with
+ * 0. */
+void server_end_copy(const struct server *s);
+/* kind: "template" or "clone"; NULL: the function (s->run.title). */
+void server_title(struct server *s, const char *kind);
+/* Called by server_exit and before an exec, where it is set: what user code believes to
+ * be written. */
+extern void (*server_before_exit)(void);
+/* The program's own preparations, NULL when done: main.c. */
+extern void (*server_before_first_fork)(void);
+/* Flushes stdio and leaves. No atexit handler, no lua_close. */
+_Noreturn void server_exit(struct server *s, int code);
+
+#endif

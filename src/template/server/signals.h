@@ -1,0 +1,29 @@
+/* Signals of a process that serves: user code runs with an empty mask, a clone begins
+ * with default dispositions. Runs in templates and clones before run. */
+#ifndef TEMPLATE_SERVER_SIGNALS_H
+#define TEMPLATE_SERVER_SIGNALS_H
+
+#include <signal.h>
+
+/* Around user code: the mask is empty inside, and afterwards. */
+void signals_enter_user(void);
+void signals_leave_user(void);
+/* A handler of the library's own, for one signal: set now, where the disposition is the
+ * default, and never again, so that what user code sets stays. Clones, and the function
+ * of run, have the default. It may run at any time, in a clone as well until
+ * signals_forked: it must be async-signal-safe and may not rely on being in the template.
+ */
+void signals_set_own(int signum, void (*handler)(int));
+int signals_is_own(const struct sigaction *action);
+/* Whether user code ran since the last fork. */
+int signals_user_ran(void);
+/* Around a fork: no handler of the template's runs in the clone. Takes note of the
+ * dispositions that user code has changed; where there are none, nothing is blocked. */
+void signals_before_fork(void);
+void signals_after_fork(void); /* in the template */
+/* Before the function: nothing of ours is left. */
+void signals_release(void);
+/* In the clone: defaults for everything, the mask empty. */
+void signals_forked(void);
+
+#endif
