@@ -1,7 +1,7 @@
 /* moonfork.core, the C half of `require "moonfork"`. It is loaded into the program's own
  * interpreter, exports this one symbol, and is never unloaded (the library leaves a
  * handler with pthread_atfork). Runs in the parent. */
-#include "bind/chunk.h"
+#include "bind/lua_chunk.h"
 #include "bind/lua_reactor.h"
 #include "bind/service.h"
 #include "bind/service_call.h"

@@ -1,11 +1,11 @@
 /* The functions of moonfork.h: they check, make one event of what was asked, and say what
  * the table answered. Runs in the parent. */
 #include "os/sock.h"
-#include "parent/boot.h"
-#include "parent/children.h"
 #include "parent/private.h"
+#include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include "parent/process/process.h"
+#include "parent/start/boot.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -1,7 +1,7 @@
 /* A readable text of everything that lives on a loop, for a person who looks for what
  * hangs: mf_dump of <moonfork.h>. The parts that several files print with are here; an
- * rpc and a pool print themselves (struct dump_entry in home.h). Only reads records: it
- * changes nothing, allocates nothing and can be called from a debugger. Runs in the
+ * rpc and a pool print themselves (struct dump_entry in context.h). Only reads records:
+ * it changes nothing, allocates nothing and can be called from a debugger. Runs in the
  * parent. */
 #ifndef PARENT_DUMP_H
 #define PARENT_DUMP_H

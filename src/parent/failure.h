@@ -1,10 +1,10 @@
 /* A failure that is kept: the copy of an mf_error, or what a process reported in a frame
- * (wire/failure.h, which the control socket and rpcs share). Runs in
+ * (wire/failure_body.h, which the control socket and rpcs share). Runs in
  * the parent; memory only. */
 #ifndef PARENT_FAILURE_H
 #define PARENT_FAILURE_H
 
-#include "wire/failure.h"
+#include "wire/failure_body.h"
 #include <moonfork.h>
 #include <stddef.h>
 

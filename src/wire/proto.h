@@ -27,7 +27,7 @@
 
 /* argv[1] of a template program: PROTO_BOOT_ARG "3,4": control socket, leash. */
 #define PROTO_BOOT_ARG "--moonfork-template="
-#define PROTO_MARK_ENV "MOONFORK_STARTED" /* src/parent/mark.h; taken away with the argument */
+#define PROTO_MARK_ENV "MOONFORK_STARTED" /* src/parent/start/mark.h; taken away with the argument */
 #define PROTO_BOOT_CONTROL_FD 3
 #define PROTO_BOOT_LEASH_FD 4
 

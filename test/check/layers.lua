@@ -24,7 +24,7 @@ local LONG = {}
 
 -- May be in a circle.
 local TIED = {
-  ["parent/boot"] = true, ["parent/children"] = true, ["parent/home"] = true,
+  ["parent/start/boot"] = true, ["parent/process/children"] = true, ["parent/loop/context"] = true,
   ["parent/process/journal"] = true, ["parent/process/process"] = true,
   ["template/fork/clone"] = true, ["template/lua/clone_lib"] = true, ["template/serve/commands"] = true,
   ["template/serve/entry"] = true, ["template/serve/runner"] = true, ["template/lua/script"] = true,

@@ -5,7 +5,7 @@
 #define HELP_SIM_H
 
 #include "base/buf.h"
-#include "parent/seam.h"
+#include "parent/loop/backend.h"
 #include "wire/frame.h"
 
 enum { SIM_FD_BASE = 1 << 24, SIM_FDS = 4096, SIM_QUEUE = 64, SIM_MEMORIES = 1024 };

@@ -1,7 +1,7 @@
 /* The body of a failure: what one side writes the other reads; and what is none. */
 #include "unit/unit.h"
 
-#include "wire/failure.h"
+#include "wire/failure_body.h"
 #include <stdlib.h>
 
 static void check_text(const void *got, size_t ngot, const void *want, size_t nwant) {

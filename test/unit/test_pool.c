@@ -1,8 +1,8 @@
 /* A pool on a world without a kernel: one story for each promise that the random
  * schedules of test_pool_sim.c can't tell from its opposite. */
 #include "help/far.h"
-#include "parent/boot.h"
 #include "parent/rpc/rpc.h"
+#include "parent/start/boot.h"
 #include "parent/times.h"
 #include "unit.h"
 

@@ -11,8 +11,8 @@
  * most); answers are those of the call; never more workers than allowed; in the end
  * nothing is left. */
 #include "help/far.h"
-#include "parent/boot.h"
 #include "parent/rpc/rpc.h"
+#include "parent/start/boot.h"
 #include "unit.h"
 
 #include <signal.h>

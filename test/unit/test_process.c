@@ -4,10 +4,10 @@
  * the call it was given to, and nothing may be left. */
 #include "help/hello.h"
 #include "help/sim.h"
-#include "parent/boot.h"
-#include "parent/children.h"
 #include "parent/private.h"
+#include "parent/process/children.h"
 #include "parent/process/process.h"
+#include "parent/start/boot.h"
 #include "unit.h"
 
 #include <signal.h>

@@ -3,10 +3,10 @@
  * without pidfds, a default template that waits while nobody is there. */
 #include "help/hello.h"
 #include "help/sim.h"
-#include "parent/boot.h"
-#include "parent/children.h"
 #include "parent/private.h"
+#include "parent/process/children.h"
 #include "parent/process/process.h"
+#include "parent/start/boot.h"
 #include "parent/times.h"
 #include "unit.h"
 

@@ -2,8 +2,8 @@
  * exactly once and later than its call, `started` only on proof, limits, ghosts, hostile
  * clones. */
 #include "help/far.h"
-#include "parent/boot.h"
 #include "parent/rpc/rpc.h"
+#include "parent/start/boot.h"
 #include "parent/times.h"
 #include "unit.h"
 

@@ -1,9 +1,9 @@
 /* Calls are given to workers, and come back: answered, failed, or to be run again. */
 #include "parent/pool/dispatch.h"
 
-#include "parent/pool/call.h"
-#include "parent/pool/end.h"
-#include "parent/pool/worker.h"
+#include "parent/pool/pool_call.h"
+#include "parent/pool/pool_end.h"
+#include "parent/pool/pool_worker.h"
 #include "parent/rpc/rpc.h"
 #include "wire/rpc_proto.h"
 

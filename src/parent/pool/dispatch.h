@@ -2,7 +2,7 @@
 #ifndef PARENT_POOL_DISPATCH_H
 #define PARENT_POOL_DISPATCH_H
 
-#include "parent/pool/record.h"
+#include "parent/pool/pool_record.h"
 
 /* Prepares the request and the deadlines of a new call. 0 or a code. */
 int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,

@@ -1,16 +1,16 @@
 /* The life of a pool, its task, and the functions of moonfork.h. */
-#include "parent/pool/record.h"
+#include "parent/pool/pool_record.h"
 
 #include "base/sized.h"
 #include "os/cpus.h"
 #include "os/proc.h"
-#include "parent/pool/call.h"
 #include "parent/pool/dispatch.h"
-#include "parent/pool/dump.h"
-#include "parent/pool/end.h"
+#include "parent/pool/pool_call.h"
+#include "parent/pool/pool_dump.h"
+#include "parent/pool/pool_end.h"
+#include "parent/pool/pool_template.h"
+#include "parent/pool/pool_worker.h"
 #include "parent/pool/reload.h"
-#include "parent/pool/template.h"
-#include "parent/pool/worker.h"
 #include "parent/private.h"
 #include "parent/rpc/rpc.h"
 #include <errno.h>

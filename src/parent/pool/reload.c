@@ -2,8 +2,8 @@
  * the old workers go. */
 #include "parent/pool/reload.h"
 
-#include "parent/pool/template.h"
-#include "parent/pool/worker.h"
+#include "parent/pool/pool_template.h"
+#include "parent/pool/pool_worker.h"
 #include "parent/private.h"
 #include <stdlib.h>
 #include <string.h>

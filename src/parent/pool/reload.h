@@ -2,7 +2,7 @@
 #ifndef PARENT_POOL_RELOAD_H
 #define PARENT_POOL_RELOAD_H
 
-#include "parent/pool/record.h"
+#include "parent/pool/pool_record.h"
 
 /* Gets p ready to be forked from, its history whole. 0 or a code. */
 int pool_prepare_template(mf_process *p);

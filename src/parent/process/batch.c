@@ -1,7 +1,7 @@
 /* A fork command under construction, and its sending. Runs in the parent. */
 #include "parent/process/internal.h"
 
-#include "parent/children.h"
+#include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include <errno.h>
 #include <stdlib.h>

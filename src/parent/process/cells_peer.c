@@ -1,8 +1,8 @@
 /* The cells of the table: answers of the process, and its end. Runs in the parent. */
 #include "parent/process/cells.h"
 
-#include "parent/greeting.h"
 #include "parent/process/internal.h"
+#include "parent/start/greeting.h"
 #include "parent/times.h"
 #include <errno.h>
 #include <signal.h>

@@ -3,12 +3,12 @@
  * drained. Runs in the parent. */
 #include "parent/process/internal.h"
 
-#include "parent/boot.h"
-#include "parent/children.h"
-#include "parent/greeting.h"
 #include "parent/private.h"
+#include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include "parent/process/liveness.h"
+#include "parent/start/boot.h"
+#include "parent/start/greeting.h"
 #include "parent/times.h"
 #include "wire/slots.h"
 #include <signal.h>

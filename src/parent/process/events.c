@@ -1,7 +1,7 @@
 /* Where events come from: frames, the pidfd, deadlines. Runs in the parent. */
 #include "parent/process/internal.h"
 
-#include "parent/greeting.h"
+#include "parent/start/greeting.h"
 #include "parent/times.h"
 
 static void on_pidfd(struct watch *w, unsigned events) {

@@ -12,7 +12,7 @@ void process_close_pidfd(struct mf_process *p);
 /* The only way to another state. */
 void process_enter(struct mf_process *p, enum state state);
 
-/* failure.c */
+/* fail.c */
 /* A copy of a message about p, with its name before it where it has one. */
 char *failure_message(const struct mf_process *p, const char *text, size_t n);
 char *failure_text(const struct mf_process *p, const char *text);
@@ -80,7 +80,7 @@ void process_measure_clones(struct mf_process *p);
 /* An answer to a request of p, by itself or its template. */
 void process_take_memory(struct mf_process *p, const struct frame *f);
 
-/* send.c */
+/* process_send.c */
 int command_send(struct mf_process *p, const struct command *c);
 int command_send_simple(struct mf_process *p, unsigned type, uint64_t id,
                         const void *body, size_t length);

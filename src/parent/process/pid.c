@@ -7,7 +7,7 @@
 #include "parent/process/internal.h"
 
 #include "base/result.h"
-#include "parent/children.h"
+#include "parent/process/children.h"
 #include "parent/process/liveness.h"
 #include "parent/times.h"
 #include <errno.h>

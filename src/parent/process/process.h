@@ -4,9 +4,9 @@
 #define PARENT_PROCESS_H
 
 #include "base/buf.h"
-#include "parent/channel.h"
 #include "parent/failure.h"
-#include "parent/home.h"
+#include "parent/loop/channel.h"
+#include "parent/loop/context.h"
 
 struct journal;
 
@@ -279,7 +279,8 @@ void process_unpark(struct mf_process *p);
 
 /* boot.c: p was the home's default template and is no more. */
 void boot_default_lost(struct home *h, struct mf_process *p);
-/* options.c: whether a fork with them differs from one without options. NULL is none. */
+/* options_encode.c: whether a fork with them differs from one without options. NULL is
+ * none. */
 int options_act_at_birth(const mf_options *o);
 /* SETUP or FORK options as bytes; stdio handles are duplicated into fds. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds);

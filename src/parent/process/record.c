@@ -1,7 +1,7 @@
 /* One record: made, connected, parked, freed. Runs in the parent. */
 #include "parent/process/internal.h"
 
-#include "parent/children.h"
+#include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include "parent/times.h"
 #include <assert.h>

@@ -4,8 +4,8 @@
 
 #include "base/result.h"
 #include "parent/private.h"
-#include "parent/rpc/call.h"
-#include "parent/rpc/end.h"
+#include "parent/rpc/rpc_call.h"
+#include "parent/rpc/rpc_end.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 #ifndef PARENT_RPC_ANSWERS_H
 #define PARENT_RPC_ANSWERS_H
 
-#include "parent/rpc/record.h"
+#include "parent/rpc/rpc_record.h"
 
 /* The reader of its messages; rpc->options are complete. */
 void rpc_init_messages(struct mf_rpc *rpc);

@@ -3,8 +3,8 @@
 #include "parent/rpc/receive.h"
 
 #include "parent/rpc/answers.h"
-#include "parent/rpc/call.h"
-#include "parent/rpc/end.h"
+#include "parent/rpc/rpc_call.h"
+#include "parent/rpc/rpc_end.h"
 #include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>

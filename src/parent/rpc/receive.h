@@ -3,7 +3,7 @@
 #ifndef PARENT_RPC_RECEIVE_H
 #define PARENT_RPC_RECEIVE_H
 
-#include "parent/rpc/record.h"
+#include "parent/rpc/rpc_record.h"
 
 /* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read.
  */

@@ -9,7 +9,7 @@
 #define PARENT_RPC_REQUEST_H
 
 #include "base/idmap.h"
-#include "parent/home.h"
+#include "parent/loop/context.h"
 #include "parent/rpc/payload.h"
 
 struct request {

@@ -1,5 +1,5 @@
 /* The handlers of the short commands. Runs in templates and clones before run. Bodies are
- * parsed by options.c, Lua is run by script.c; what is here connects the two. */
+ * parsed by options_parse.c, Lua is run by script.c; what is here connects the two. */
 #include "template/serve/commands.h"
 
 #include "base/result.h"

@@ -14,10 +14,10 @@ int cmd_fork(struct server *s, struct command *c); /* clone.c */
 int cmd_run(struct server *s, struct command *c);  /* runner.c */
 int cmd_setenv(struct server *s, struct command *c);
 int cmd_chdir(struct server *s, struct command *c);
-int cmd_limit(struct server *s, struct command *c); /* limit.c */
+int cmd_limit(struct server *s, struct command *c); /* cmd_limit.c */
 int cmd_seal(struct server *s, struct command *c);
 int cmd_take_args(struct server *s, struct command *c);
-int cmd_memory(struct server *s, struct command *c); /* memory.c */
+int cmd_memory(struct server *s, struct command *c); /* cmd_memory.c */
 int cmd_close(struct server *s, struct command *c);
 int cmd_who(struct server *s, struct command *c);
 

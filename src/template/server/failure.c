@@ -2,7 +2,7 @@
  * raise a hundred megabytes, and gets the first of them with a note that it was cut. */
 #include "template/server/failure.h"
 
-#include "wire/failure.h"
+#include "wire/failure_body.h"
 #include <string.h>
 
 static const char note[] = "\n... (cut)";

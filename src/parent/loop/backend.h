@@ -1,0 +1,102 @@
+/* The seam: the only way by which the parent's core (home, channel, process) reaches
+ * sockets, processes, the clock and the loop. backend_uv.c is the real one; the tests put
+ * a scripted world in its place. Runs in the parent.
+ *
+ * A seam is started by its home while processes are open and stopped (no handle left on
+ * the loop) when the last one is closed. Its callbacks come from the loop, never from
+ * inside a call. */
+#ifndef PARENT_LOOP_BACKEND_H
+#define PARENT_LOOP_BACKEND_H
+
+#include "os/fd.h"
+#include "os/proc.h"
+#include "os/sock.h"
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct seam;
+struct measure;
+
+enum { WATCH_READ = 1, WATCH_WRITE = 2 };
+
+/* One watched descriptor, embedded in its owner. */
+struct watch {
+  void (*on_ready)(struct watch *w, unsigned events); /* READ also stands for hang-up */
+  int fd;
+  unsigned events;
+  void *impl; /* the seam's */
+};
+
+struct seam_ops {
+  uint64_t (*now_ms)(struct seam *s);
+  uint64_t (*now_us)(struct seam *s);
+  int (*pair)(struct seam *s, int ret_fd[2]);
+  ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov,
+                  const int *fds, int nfds);                     /* as sock_send */
+  ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
+  /* As sock_read_from, sock_name_writers, sock_refuse_fds. */
+  ssize_t (*read_from)(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
+                       struct sock_writer *ret_writer);
+  int (*name_writers)(struct seam *s, int fd, int on);
+  int (*refuse_fds)(struct seam *s, int fd, int on);
+  /* As sock_recv_iov without blocking: descriptors that come along go to fds (NULL: they
+   * are closed). */
+  ssize_t (*recv)(struct seam *s, int fd, const struct iovec *iov, int niov,
+                  struct fdset *fds, int *ret_truncated);
+  int (*dup)(struct seam *s, int fd); /* as fd_dup */
+  int (*share)(struct seam *s, size_t size, int *ret_fd,
+               void **ret_map); /* as share_new */
+  void (*unshare)(struct seam *s, void *map, size_t size);
+  void (*widen)(struct seam *s, int fd, int n); /* as sock_widen */
+  int (*hung_up)(struct seam *s, int fd);
+  /* The other end can't write from now on; what it wrote can still be read. */
+  void (*refuse)(struct seam *s, int fd);
+  void (*fall_silent)(struct seam *s, int fd);  /* the other end reads an end of file */
+  void (*close)(struct seam *s, int *fd);       /* as fd_part */
+  void (*close_pidfd)(struct seam *s, int *fd); /* nothing can block there: as fd_close */
+  /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
+   * the watch at once. 0 or -errno. */
+  int (*watch)(struct seam *s, struct watch *w, int fd, unsigned events);
+  void (*timer)(struct seam *s, uint64_t at_ms); /* on_timer then; UINT64_MAX: never */
+  void (*turn)(struct seam *s);                  /* on_turn, soon */
+  void (*busy)(struct seam *s, int on);          /* keeps the loop alive */
+  int (*spawn)(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid);
+  int (*pidfd)(struct seam *s, pid_t pid);
+  int (*kill)(struct seam *s, int pidfd, pid_t pid, int signum);
+  int (*reap)(struct seam *s, int pidfd, pid_t pid, struct proc_status *ret);
+  int (*peek)(struct seam *s, int pidfd, pid_t pid); /* as proc_peek */
+  int (*is_careless)(struct seam *s);                /* as proc_is_careless */
+  void (*note_thief)(struct seam *s);
+  /* The status of a process that is no child of ours and has ended: from the pidfd once
+   * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */
+  int (*status)(struct seam *s, int pidfd, pid_t pid, int *ret_status);
+  /* What a process uses: 0 and *ret, or -errno. MF_AGAIN: it is large, which takes long,
+   * and *ret_later answers when *ret_fd (its own) is readable: `measured` or `forget`
+   * takes it. */
+  int (*measure)(struct seam *s, pid_t pid, struct proc_memory *ret,
+                 struct measure **ret_later, int *ret_fd);
+  int (*measured)(struct seam *s, struct measure *m, struct proc_memory *ret);
+  void (*forget)(struct seam *s, struct measure *m);
+  int (*start)(struct seam *s);
+  /* Takes everything off the loop; on_stopped when that is done. It may be started again
+   * at any time, also before. */
+  void (*stop)(struct seam *s);
+  void (*free)(struct seam *s); /* a stopped one */
+  /* In a forked copy: lets go of descriptors that are the original's. NULL: it has none.
+   */
+  void (*forked)(struct seam *s);
+};
+
+struct seam {
+  const struct seam_ops *ops;
+  void *owner;
+  void (*on_timer)(void *owner);
+  void (*on_turn)(void *owner);
+  void (*on_stopped)(void *owner);
+};
+
+struct uv_loop_s;
+struct seam *seam_uv_new(struct uv_loop_s *loop); /* NULL: no memory */
+
+#endif

@@ -1,0 +1,365 @@
+/* The seam on libuv: a poller for descriptors, one timer, an idle handle for turns, and a
+ * prepare handle that does nothing but keep the loop alive while something is
+ * outstanding. Every other handle is unreferenced. Handles live in blocks of their own
+ * since libuv lets go of them only in a close callback. Runs in the parent. */
+#include "parent/loop/backend.h"
+#include "parent/start/spawner.h"
+
+#include "base/result.h"
+#include "os/drop.h"
+#include "os/measure.h"
+#include "os/proc.h"
+#include "os/share.h"
+#include "os/sock.h"
+#include "parent/loop/poller.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <uv.h>
+
+/* The fixed handles of one start; freed when the last is closed. */
+struct fixed {
+  struct seam_uv *seam; /* NULL once nobody waits for the close */
+  uv_timer_t timer;
+  uv_idle_t idle;
+  uv_prepare_t anchor;
+  int nopen;
+};
+
+struct seam_uv {
+  struct seam seam;
+  uv_loop_t *loop;
+  struct fixed *fixed; /* NULL: stopped */
+  struct poller *poller;
+  size_t nclosing; /* handles whose close callback has not come */
+  int stopping;    /* on_stopped is owed */
+  int turning;
+};
+
+static struct seam_uv *self(struct seam *s) {
+  return (struct seam_uv *)(void *)s;
+}
+
+static uint64_t op_now_ms(struct seam *s) {
+  return proc_now_ns() / 1000000;
+}
+
+static uint64_t op_now_us(struct seam *s) {
+  return proc_now_ns() / 1000;
+}
+
+static int op_pair(struct seam *s, int ret_fd[2]) {
+  return sock_pair(ret_fd, 1);
+}
+
+static ssize_t op_send(struct seam *s, int fd, const struct iovec *iov, int niov,
+                       const int *fds, int nfds) {
+  return sock_send(fd, iov, niov, fds, nfds);
+}
+
+static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
+  return sock_read(fd, data, n);
+}
+
+static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n,
+                            struct fdset *fds, struct sock_writer *ret_writer) {
+  return sock_read_from(fd, data, n, fds, ret_writer);
+}
+
+static int op_name_writers(struct seam *s, int fd, int on) {
+  return sock_name_writers(fd, on);
+}
+
+static ssize_t op_recv(struct seam *s, int fd, const struct iovec *iov, int niov,
+                       struct fdset *fds, int *ret_truncated) {
+  return sock_recv_iov(fd, iov, niov, 0, fds, ret_truncated);
+}
+
+static int op_dup(struct seam *s, int fd) {
+  return fd_dup(fd);
+}
+
+static int op_share(struct seam *s, size_t size, int *ret_fd, void **ret_map) {
+  return share_new(size, ret_fd, ret_map);
+}
+
+static void op_unshare(struct seam *s, void *map, size_t size) {
+  share_unmap(map, size);
+}
+
+static void op_widen(struct seam *s, int fd, int n) {
+  sock_widen(fd, n);
+}
+
+static int op_hung_up(struct seam *s, int fd) {
+  return sock_hung_up(fd);
+}
+
+static void op_refuse(struct seam *s, int fd) {
+  shutdown(fd, SHUT_RD); /* unix(7): the peer's next write gives EPIPE */
+}
+
+static void op_fall_silent(struct seam *s, int fd) {
+  shutdown(fd, SHUT_WR);
+}
+
+static int op_refuse_fds(struct seam *s, int fd, int on) {
+  return sock_refuse_fds(fd, on);
+}
+
+static void op_close_pidfd(struct seam *s, int *fd) {
+  fd_close(fd);
+}
+
+static void op_close(struct seam *s, int *fd) {
+  int saved = errno;
+  fd_part(*fd);
+  *fd = -1;
+  errno = saved;
+}
+
+/* ---- closing ---- */
+
+static void check_stopped(struct seam_uv *u) {
+  if (u->nclosing || poller_nclosing(u->poller) || !u->stopping)
+    return;
+  u->stopping = 0;
+  u->seam.on_stopped(u->seam.owner);
+}
+
+static void on_poller_closed(void *owner) {
+  check_stopped(owner);
+}
+
+static void on_fixed_closed(uv_handle_t *handle) {
+  struct fixed *f = handle->data;
+  struct seam_uv *u = f->seam;
+  u->nclosing--;
+  if (--f->nopen == 0)
+    free(f);
+  check_stopped(u);
+}
+
+static int op_watch(struct seam *s, struct watch *w, int fd, unsigned events) {
+  return poller_watch(self(s)->poller, w, fd, events);
+}
+
+/* ---- time and turns ---- */
+
+static void on_timer(uv_timer_t *handle) {
+  struct fixed *f = handle->data;
+  f->seam->seam.on_timer(f->seam->seam.owner);
+}
+
+static void op_timer(struct seam *s, uint64_t at_ms) {
+  struct seam_uv *u = self(s);
+  uint64_t now;
+  if (!u->fixed)
+    return;
+  if (at_ms == UINT64_MAX) {
+    uv_timer_stop(&u->fixed->timer);
+    return;
+  }
+  now = op_now_ms(s);
+  uv_update_time(u->loop);
+  uv_timer_start(&u->fixed->timer, on_timer, at_ms > now ? at_ms - now : 0, 0);
+}
+
+static void on_idle(uv_idle_t *handle) {
+  struct fixed *f = handle->data;
+  f->seam->turning = 0;
+  uv_idle_stop(handle);
+  f->seam->seam.on_turn(f->seam->seam.owner);
+}
+
+static void op_turn(struct seam *s) {
+  struct seam_uv *u = self(s);
+  if (u->turning || !u->fixed)
+    return;
+  u->turning = 1;
+  uv_idle_start(&u->fixed->idle, on_idle); /* referenced: it must come */
+}
+
+static void on_anchor(uv_prepare_t *handle) {
+}
+
+static void op_busy(struct seam *s, int on) {
+  struct seam_uv *u = self(s);
+  if (!u->fixed)
+    return;
+  if (on)
+    uv_ref((uv_handle_t *)&u->fixed->anchor);
+  else
+    uv_unref((uv_handle_t *)&u->fixed->anchor);
+}
+
+/* ---- processes ---- */
+
+static int op_spawn(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid) {
+  return spawner_start(spawn, ret_pid);
+}
+
+static int op_pidfd(struct seam *s, pid_t pid) {
+  return proc_pidfd(pid);
+}
+
+static int op_kill(struct seam *s, int pidfd, pid_t pid, int signum) {
+  return proc_kill(pidfd, pid, signum);
+}
+
+static int op_reap(struct seam *s, int pidfd, pid_t pid, struct proc_status *ret) {
+  return proc_reap(pidfd, pid, ret);
+}
+
+static int op_peek(struct seam *s, int pidfd, pid_t pid) {
+  return proc_peek(pidfd, pid);
+}
+
+static int op_is_careless(struct seam *s) {
+  return proc_is_careless();
+}
+
+static void op_note_thief(struct seam *s) {
+  proc_note_thief();
+}
+
+static int op_status(struct seam *s, int pidfd, pid_t pid, int *ret_status) {
+  /* An orphan whose new parent we are (as process 1, or as subreaper) is ours to reap. */
+  if (pidfd >= 0 && proc_reap_pidfd(pidfd, ret_status) == 0)
+    return 0;
+  if (pidfd >= 0 && proc_pidfd_status(pidfd, ret_status) == 0)
+    return 0;
+  return proc_zombie_status(pidfd, pid, ret_status);
+}
+
+/* ---- memory ---- */
+
+/* What is smaller is measured at once: in pages of 4 KiB that takes 0.6 ms. */
+enum { MEASURE_ASIDE = 64 << 20 };
+
+static int op_measure(struct seam *s, pid_t pid, struct proc_memory *ret,
+                      struct measure **ret_later, int *ret_fd) {
+  if (proc_resident(pid) < MEASURE_ASIDE || measure_start(pid, ret_later) < 0)
+    return proc_memory(pid, ret);
+  *ret_fd = measure_fd(*ret_later);
+  return MF_AGAIN;
+}
+
+static int op_measured(struct seam *s, struct measure *m, struct proc_memory *ret) {
+  return measure_end(m, ret);
+}
+
+static void op_forget(struct seam *s, struct measure *m) {
+  measure_drop(m);
+}
+
+/* ---- life ---- */
+
+static int op_start(struct seam *s) {
+  struct seam_uv *u = self(s);
+  struct fixed *f;
+  if (u->fixed)
+    return 0;
+  f = calloc(1, sizeof *f);
+  if (!f)
+    return -ENOMEM;
+  int r = poller_start(u->poller);
+  if (r < 0) {
+    free(f);
+    return r;
+  }
+  f->seam = u;
+  f->nopen = 3;
+  /* None of these three can fail in libuv: they only link themselves into the loop. */
+  uv_timer_init(u->loop, &f->timer);
+  uv_idle_init(u->loop, &f->idle);
+  uv_prepare_init(u->loop, &f->anchor);
+  f->timer.data = f->idle.data = f->anchor.data = f;
+  uv_prepare_start(&f->anchor, on_anchor);
+  uv_unref((uv_handle_t *)&f->timer);
+  uv_unref((uv_handle_t *)&f->anchor);
+  u->fixed = f;
+  u->turning = 0;
+  u->stopping = 0;
+  return 0;
+}
+
+static void op_stop(struct seam *s) {
+  struct seam_uv *u = self(s);
+  struct fixed *f = u->fixed;
+  u->stopping = 1;
+  if (f) {
+    u->fixed = NULL;
+    u->nclosing += 3;
+    poller_stop(u->poller);
+    uv_close((uv_handle_t *)&f->timer, on_fixed_closed);
+    uv_close((uv_handle_t *)&f->idle, on_fixed_closed);
+    uv_close((uv_handle_t *)&f->anchor, on_fixed_closed);
+  }
+}
+
+static void op_free(struct seam *s) {
+  struct seam_uv *u = self(s);
+  assert(!u->fixed && !u->nclosing && !poller_nclosing(u->poller));
+  poller_free(u->poller);
+  free(u);
+}
+
+static void op_forked(struct seam *s) {
+  poller_forked(self(s)->poller);
+}
+
+static const struct seam_ops uv_ops = {
+    .now_ms = op_now_ms,
+    .now_us = op_now_us,
+    .pair = op_pair,
+    .send = op_send,
+    .read = op_read,
+    .read_from = op_read_from,
+    .name_writers = op_name_writers,
+    .refuse_fds = op_refuse_fds,
+    .fall_silent = op_fall_silent,
+    .recv = op_recv,
+    .dup = op_dup,
+    .share = op_share,
+    .unshare = op_unshare,
+    .widen = op_widen,
+    .hung_up = op_hung_up,
+    .refuse = op_refuse,
+    .close = op_close,
+    .close_pidfd = op_close_pidfd,
+    .watch = op_watch,
+    .timer = op_timer,
+    .turn = op_turn,
+    .busy = op_busy,
+    .spawn = op_spawn,
+    .pidfd = op_pidfd,
+    .kill = op_kill,
+    .reap = op_reap,
+    .peek = op_peek,
+    .is_careless = op_is_careless,
+    .note_thief = op_note_thief,
+    .status = op_status,
+    .measure = op_measure,
+    .measured = op_measured,
+    .forget = op_forget,
+    .start = op_start,
+    .stop = op_stop,
+    .free = op_free,
+    .forked = op_forked,
+};
+
+struct seam *seam_uv_new(struct uv_loop_s *loop) {
+  struct seam_uv *u = calloc(1, sizeof *u);
+  if (!u)
+    return NULL;
+  u->seam.ops = &uv_ops;
+  u->loop = loop;
+  u->poller = poller_new(loop, on_poller_closed, u);
+  if (!u->poller) {
+    free(u);
+    return NULL;
+  }
+  return &u->seam;
+}

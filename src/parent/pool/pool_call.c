@@ -1,0 +1,100 @@
+/* The calls of a pool: their requests, their errors, and what is counted of them. */
+#include "parent/pool/pool_call.h"
+
+#include "parent/pool/pool_record.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SPARE_CALLS = 1024 };
+
+struct payload *pool_take_spare_payload(struct mf_pool *pool) {
+  return pool->npayloads ? pool->payloads[--pool->npayloads] : NULL;
+}
+
+static void let_payload_go(struct work *c) {
+  struct mf_pool *pool = c->pool;
+  struct payload *p = payload_recycle(c->base.payload);
+  c->base.payload = NULL;
+  if (!p)
+    return;
+  if (pool->npayloads < SPARE_PAYLOADS)
+    pool->payloads[pool->npayloads++] = p;
+  else
+    free(p);
+}
+
+void pool_count_end(struct work *c, int code) {
+  struct mf_pool *pool = c->pool;
+  uint64_t now = pool->seam->ops->now_us(pool->seam);
+  if (code)
+    pool->stats.failed++;
+  else
+    pool->stats.done++;
+  if (code == MF_ETIMEOUT)
+    pool->stats.timeouts++;
+  if (code == MF_ECANCELLED)
+    pool->stats.cancelled++;
+  latency_add(&pool->latency, now - c->began_us);
+}
+
+/* ---- as requests ---- */
+
+static void leave_queue(struct request *r) {
+  struct work *c = list_entry(r, struct work, base);
+  if (list_empty(&r->link))
+    return;
+  list_remove(&r->link);
+  c->pool->nqueued--;
+}
+
+static void describe_error(const struct work *c, char *text, size_t n, mf_error *e) {
+  const struct request *r = &c->base;
+  if (!r->code) {
+    failure_tell(&c->pool->failure, e);
+  } else {
+    memset(e, 0, sizeof *e);
+    e->code = r->code;
+    e->message = mf_strerror(r->code);
+  }
+  e->started = c->unsure ? MF_STARTED_UNKNOWN : r->started;
+  if (r->code != MF_ETIMEOUT)
+    return;
+  if (r->timeout_ms && r->timeout_ms != MF_NO_TIMEOUT)
+    snprintf(text, n, "no answer within %u ms", r->timeout_ms);
+  else /* it waited for a worker to the end */
+    snprintf(text, n,
+             "the pool was drained, and its time was over before the call was started");
+  e->message = text;
+}
+
+static void describe(struct request *r, char *text, size_t n, mf_error *e) {
+  struct work *c = list_entry(r, struct work, base);
+  describe_error(c, text, n, e);
+  pool_count_end(c, e->code);
+}
+
+static void let_go(struct request *r) {
+  struct work *c = list_entry(r, struct work, base);
+  deadline_clear(&c->work_deadline);
+  if (r->payload)
+    let_payload_go(c);
+}
+
+void pool_init_calls(struct mf_pool *pool) {
+  static const struct request_ops ops = {sizeof(struct work), SPARE_CALLS, leave_queue,
+                                         describe, let_go};
+  requests_init(&pool->requests, &ops, pool->home, &pool->task);
+}
+
+uint64_t pool_first_timeout_in(const struct list *calls) {
+  uint64_t first = UINT64_MAX;
+  list_each(it, calls) {
+    const struct work *c = list_entry(it, struct work, base.link);
+    uint64_t at = deadline_at(&c->base.deadline),
+             at_work = deadline_at(&c->work_deadline);
+    at = at < at_work ? at : at_work;
+    first = at < first ? at : first;
+  }
+  return first;
+}

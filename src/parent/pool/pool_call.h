@@ -1,0 +1,16 @@
+/* One call of a pool. It stays in the id map until its worker has answered, also when its
+ * callback has been called before: cancelled, or timed out. Runs in the parent. */
+#ifndef PARENT_POOL_POOL_CALL_H
+#define PARENT_POOL_POOL_CALL_H
+
+#include "parent/pool/pool_record.h"
+
+void pool_init_calls(struct mf_pool *pool);
+/* For the statistics: its callback is about to be called. code 0: with an answer. */
+void pool_count_end(struct work *c, int code);
+/* When the first of a list of calls times out; UINT64_MAX: never. */
+uint64_t pool_first_timeout_in(const struct list *calls);
+/* For payload_new's reuse; NULL: there is none. */
+struct payload *pool_take_spare_payload(struct mf_pool *pool);
+
+#endif

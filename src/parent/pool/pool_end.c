@@ -1,0 +1,142 @@
+/* How calls and workers of a pool end: when the pool fails, drains, closes, or gives up.
+ */
+#include "parent/pool/pool_end.h"
+
+#include "parent/pool/pool_call.h"
+#include "parent/pool/pool_worker.h"
+#include "parent/rpc/rpc.h"
+#include "parent/times.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void pool_fail_waiting(struct mf_pool *pool) {
+  char text[1024];
+  mf_error e;
+  if (!pool->reported_failure) {
+    failure_tell(&pool->failure, &e);
+    snprintf(text, sizeof text, "the pool has failed; the last reason: %s",
+             e.code ? e.message : "unknown");
+    free(pool->failure.message);
+    pool->failure.message = strdup(text);
+    if (!e.code)
+      pool->failure.code = MF_ECLONE_DIED;
+  }
+  while (pool->nqueued)
+    request_fail(&list_entry(pool->queue.next, struct work, base.link)->base, 0,
+                 MF_STARTED_NO);
+  if (pool->reported_failure)
+    return;
+  pool->reported_failure = 1;
+  failure_tell(&pool->failure, &e);
+  if (pool->rpc_options.on_error)
+    pool->rpc_options.on_error(&e, pool->rpc_options.data);
+}
+
+void pool_drop_waiting(struct mf_pool *pool, int code) {
+  while (pool->nqueued) {
+    struct request *r = &list_entry(pool->queue.next, struct work, base.link)->base;
+    r->timeout_ms = 0; /* it is not its own time that is over */
+    request_fail(r, code, MF_STARTED_NO);
+  }
+}
+
+/* Nothing runs again, everything under way is killed; on_drain_limit comes once more for
+ * those whose death is not noticed. */
+void pool_give_up(struct mf_pool *pool, int code) {
+  pool->given_up = 1;
+  pool_drop_waiting(pool, code);
+  list_each(it, &pool->workers) {
+    struct worker *w = list_entry(it, struct worker, link);
+    pool_kill_worker(w);
+  }
+  deadline_clear(&pool->close_grace);
+  deadline_set(pool->home, &pool->drain_limit, KILL_PATIENCE_MS);
+  pool_schedule(pool);
+}
+
+/* Without waiting for any worker: their calls get that code. */
+void pool_abandon_workers(struct mf_pool *pool, int code) {
+  list_each_safe(it, next, &pool->workers) {
+    struct worker *w = list_entry(it, struct worker, link);
+    list_each(at, &w->calls) {
+      request_fail(&list_entry(at, struct work, base.link)->base, code,
+                   MF_STARTED_UNKNOWN);
+    }
+    mf_rpc_abort(w->rpc);
+    pool_dismiss(w);
+  }
+}
+
+void pool_on_drain_limit(struct deadline *d) {
+  struct mf_pool *pool = list_entry(d, struct mf_pool, drain_limit);
+  if (pool->ended)
+    return;
+  if (pool->given_up) {
+    pool_abandon_workers(pool, MF_ECLONE_DIED);
+    return;
+  }
+  pool->cut_short = 1;
+  pool_give_up(pool, MF_ETIMEOUT);
+}
+
+/* A closing pool without a time limit goes on as long as calls are answered. */
+void pool_start_close_grace(struct mf_pool *pool) {
+  if (!pool->ending || pool->given_up || pool->drain.limited ||
+      pool->options.grace_ms == MF_NO_TIMEOUT)
+    return;
+  deadline_set(pool->home, &pool->close_grace, pool->options.grace_ms);
+}
+
+/* When the first of the calls times out; UINT64_MAX: never. */
+static uint64_t first_timeout(const struct mf_pool *pool) {
+  uint64_t first = pool_first_timeout_in(&pool->queue);
+  list_each(it, &pool->workers) {
+    uint64_t at = pool_first_timeout_in(&list_entry(it, struct worker, link)->calls);
+    first = at < first ? at : first;
+  }
+  return first;
+}
+
+/* No call was answered for that long, what the host has not read yet included. Calls that
+ * have a time of their own may use it. */
+void pool_on_close_grace(struct deadline *d) {
+  struct mf_pool *pool = list_entry(d, struct mf_pool, close_grace);
+  uint64_t now = pool_now_ms(pool), at;
+  list_each_safe(it, next, &pool->workers) {
+    rpc_look(list_entry(it, struct worker, link)->rpc);
+  }
+  if (pool->ended || pool->given_up || deadline_at(&pool->close_grace) != UINT64_MAX)
+    return;
+  at = first_timeout(pool);
+  if (at >= now && at != UINT64_MAX) {
+    deadline_set_at(pool->home, &pool->close_grace, at + 1);
+    return;
+  }
+  pool->cut_short = 1;
+  pool_give_up(pool, pool->drain.asked ? MF_ETIMEOUT : MF_ECANCELLED);
+}
+
+void pool_report_drained(struct mf_pool *pool) {
+  struct failure late = {.code = MF_ETIMEOUT};
+  mf_pool_cb cb = pool->drain.cb;
+  mf_error e;
+  failure_tell(&late, &e);
+  e.message = "workers were killed when the timeout of drain had passed";
+  pool->drain.cb = NULL;
+  if (cb)
+    cb(pool, pool->cut_short ? &e : NULL, pool->drain.data);
+}
+
+/* All workers are gone, no callback is pending. */
+void pool_end(struct mf_pool *pool) {
+  pool->ended = 1;
+  deadline_clear(&pool->drain_limit);
+  deadline_clear(&pool->close_grace);
+  deadline_clear(&pool->wake);
+  if (!pool->closing)
+    mf_finish(pool->template);
+  pool_report_drained(pool);
+  if (pool->rpc_options.on_close && !pool->given_up)
+    pool->rpc_options.on_close(pool->rpc_options.data);
+}

@@ -1,0 +1,49 @@
+#include "parent/pool/pool_record.h"
+
+uint64_t pool_now_ms(const struct mf_pool *pool) {
+  return pool->seam->ops->now_ms(pool->seam);
+}
+
+void pool_schedule(struct mf_pool *pool) {
+  home_task(pool->home, &pool->task);
+}
+
+enum mf_pool_state pool_state(const struct mf_pool *pool) {
+  if (pool->ended)
+    return MF_POOL_CLOSED;
+  if (pool->ending)
+    return MF_POOL_DRAINING;
+  return pool->policy.failed ? MF_POOL_FAILED : MF_POOL_RUNNING;
+}
+
+int pool_reloads(const struct mf_pool *pool) {
+  return pool->reload.process || pool->reload.done || !list_empty(&pool->reload.next);
+}
+
+void pool_update_busy(struct mf_pool *pool) {
+  unsigned ends = !pool->quiet && (pool->closing || (pool->ending && !pool->ended));
+  unsigned busy = !pool->closed && (pool->requests.nwaiting || pool_reloads(pool) ||
+                                    ends || (pool->drain.asked && pool->drain.cb));
+  if (busy == pool->busy)
+    return;
+  pool->busy = busy;
+  home_count_busy(pool->home, busy ? 1 : -1);
+}
+
+int pool_check(const mf_pool *pool) {
+  if (!pool)
+    return MF_EINVAL;
+  return home_foreign(pool->home) ? MF_EFORKED : 0;
+}
+
+/* No call is sent any more once a pool's failure is reported. */
+void pool_keep_failure(struct failure *f, const mf_error *e) {
+  failure_copy(f, e);
+  f->started = MF_STARTED_NO;
+}
+
+int pool_template_is_usable(const struct mf_pool *pool) {
+  const struct mf_process *t = pool->template;
+  return !t->error && !t->gone && !t->eof &&
+         (t->state == HELD || t->state == FORKING || t->state == SERVING);
+}

@@ -1,0 +1,147 @@
+/* Calls handed to workers that come and go. The decisions are policy.h's; here are the
+ * processes, the queue, the clock and the callbacks.
+ *
+ *   template --fork--> worker (an rpc) ... worker
+ *                        ^ calls, least loaded first
+ *        queue (FIFO) ---+          answers -> callbacks
+ *
+ * A call's life:
+ *
+ *   WAITING -> WORKING ----------------> answered
+ *     | ^        |  \-> ABANDONED (cancelled or timed out): its answer is awaited and
+ * dropped | \--------/ its worker died and had not entered it, or it may run again
+ *     \-> PENDING: the task calls its callback with an error
+ *
+ * Everything but giving a call to a worker with room is done in one task, so that no
+ * decision is taken in the middle of another.
+ *
+ * This is the record of a pool, of its workers and of its calls, and what every file of
+ * this folder does with it:
+ *
+ *   pool.c           life, task, public functions
+ *   reload.c         another template
+ *   dispatch.c       calls to workers and back
+ *   pool_template.c  where workers come from
+ *   pool_end.c       failing, draining, closing
+ *   pool_worker.c    workers
+ *   pool_call.c      calls, as rpc/request.h has them
+ *   policy.c         decisions
+ *   latency.c        percentiles
+ *   pool_dump.c      a text of it
+ *
+ * Each uses only what stands below it. Runs in the parent. */
+#ifndef PARENT_POOL_POOL_RECORD_H
+#define PARENT_POOL_POOL_RECORD_H
+
+#include "parent/pool/latency.h"
+#include "parent/pool/policy.h"
+#include "parent/process/journal.h"
+#include "parent/process/process.h"
+#include "parent/rpc/request.h"
+
+enum { SPARE_PAYLOADS = 256 };
+
+struct worker {
+  struct mf_pool *pool;
+  struct list link;
+  mf_rpc *rpc;
+  int slot; /* -1: none (a trial, or given up) */
+  unsigned ready : 1, leaving : 1, killed : 1, trial : 1;
+  unsigned slain : 1; /* killed as its grace was over */
+  unsigned old : 1;   /* of a former template */
+  struct list calls;  /* in the order given */
+  unsigned ncalls;
+  uint64_t memory;
+  struct deadline grace;
+};
+
+struct work {          /* one call */
+  struct request base; /* in the queue, or in its worker's calls; away: with a worker */
+  struct deadline work_deadline; /* of its run in a worker */
+  struct mf_pool *pool;
+  struct worker *worker;
+  uint64_t began_us;
+  unsigned runs;
+  int idempotent, chunk;
+  int unsure; /* an earlier worker may have entered it */
+};
+_Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
+
+struct mf_pool {
+  struct dump_entry dump_entry;
+  struct home *home;
+  struct seam *seam;
+  mf_pool_options options; /* rpc: NULL, see below */
+  mf_rpc_options rpc_options;
+  char *function, *init, *serialiser;
+  mf_process *template;
+  struct journal *journal;
+  struct policy policy;
+  struct list workers;
+  struct worker **by_slot;
+  unsigned nby_slot;
+  int template_good; /* it has brought forth a worker that got ready */
+
+  struct request_set requests;
+  struct list queue;
+  struct payload **payloads; /* kept for reuse */
+  size_t nqueued, nworking, npayloads;
+  struct deadline wake;
+  struct deadline drain_limit; /* of a drain; then of what was killed */
+  struct deadline close_grace; /* of a close: until the next answer */
+  struct task task;
+  unsigned busy : 1;
+  unsigned quiet : 1; /* nobody waits for the end of its close */
+
+  unsigned ending : 1; /* takes no more calls */
+  unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
+      template_asked : 1, template_waits : 1, reported_failure : 1;
+  struct failure failure; /* code 0: none */
+  struct {
+    mf_process *process;
+    struct worker *worker;
+    mf_pool_cb cb;
+    void *data;
+    int done; /* the callback is pending */
+    struct failure failure;
+    struct list next; /* struct reload_request: only the last of them is carried out */
+  } reload;
+  struct {
+    mf_pool_cb cb;
+    void *data;
+    int asked, limited;
+  } drain;
+  mf_pool_close_cb close_cb;
+  void *close_data;
+
+  struct latency latency;
+  mf_pool_info stats;
+  struct {
+    mf_pool_death death;
+    uint64_t at_ms;
+  } last[MF_POOL_DEATHS];
+  unsigned last_at;
+};
+
+/* A reload that waits for the callback of the one before it. */
+struct reload_request {
+  struct list link;
+  mf_process *process;
+  mf_pool_cb cb;
+  void *data;
+  const char *over; /* why it is not begun; NULL: it is */
+};
+
+uint64_t pool_now_ms(const struct mf_pool *pool);
+/* The task runs once the event under way is over. */
+void pool_schedule(struct mf_pool *pool);
+/* Whether it keeps the loop alive: after every change of what it waits for. */
+void pool_update_busy(struct mf_pool *pool);
+enum mf_pool_state pool_state(const struct mf_pool *pool);
+int pool_reloads(const struct mf_pool *pool); /* is a reload under way? */
+int pool_check(const mf_pool *pool);          /* 0, MF_EINVAL or MF_EFORKED */
+void pool_keep_failure(struct failure *f, const mf_error *e);
+/* Can workers be forked from its template? */
+int pool_template_is_usable(const struct mf_pool *pool);
+
+#endif

@@ -1,0 +1,176 @@
+#include "parent/process/births.h"
+
+#include "wire/slots.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct step {
+  uint32_t first, count;
+  volatile uint32_t *births;
+  struct slot *heads;
+  int fds[2]; /* births and words, until the template knows the step */
+};
+
+struct births {
+  struct seam *seam;
+  unsigned refs;
+  int ended;
+  struct step steps[SLOT_STEPS_MAX];
+  int nsteps;
+  uint32_t *free; /* a stack */
+  uint32_t nfree;
+};
+
+static struct step *find(const struct births *b, uint32_t slot) {
+  int i = b->nsteps - 1;
+  while (i > 0 && b->steps[i].first > slot)
+    i--;
+  return (struct step *)(uintptr_t)&b->steps[i];
+}
+
+static void close_fds(struct births *b, struct step *s) {
+  for (int i = 0; i < 2; i++)
+    if (s->fds[i] >= 0)
+      b->seam->ops->close(b->seam, &s->fds[i]);
+}
+
+static int share(struct births *b, size_t size, int *ret_fd, void **ret_map) {
+  return b->seam->ops->share(b->seam, size, ret_fd, ret_map);
+}
+
+static int grow(struct births *b) {
+  struct step *s = &b->steps[b->nsteps];
+  void *births, *words;
+  int r;
+  if (b->nsteps == SLOT_STEPS_MAX)
+    return -ENOMEM;
+  s->first = b->nsteps ? s[-1].first + s[-1].count : 0;
+  s->count = slot_step_count(b->nsteps);
+  uint32_t *stack = realloc(b->free, (s->first + s->count) * sizeof *stack);
+  if (!stack)
+    return -ENOMEM;
+  b->free = stack;
+  r = share(b, slot_births_size(s->count), &s->fds[0], &births);
+  if (r < 0)
+    return r;
+  r = share(b, slot_words_size(s->count), &s->fds[1], &words);
+  if (r < 0) {
+    b->seam->ops->close(b->seam, &s->fds[0]);
+    b->seam->ops->unshare(b->seam, births, slot_births_size(s->count));
+    return r;
+  }
+  s->births = births;
+  s->heads = words;
+  b->nsteps++;
+  for (uint32_t i = s->count; i-- > 0;)
+    b->free[b->nfree++] = s->first + i;
+  return 0;
+}
+
+int births_take(struct births **at, struct seam *seam, uint32_t *ret_slot) {
+  struct births *b = *at;
+  int r;
+  if (!b) {
+    b = calloc(1, sizeof *b);
+    if (!b)
+      return -ENOMEM;
+    b->seam = seam;
+    b->refs = 1;
+  }
+  r = b->nfree ? 0 : grow(b);
+  if (r < 0) {
+    if (!*at)
+      births_drop(&b);
+    return r;
+  }
+  *at = b;
+  uint32_t slot = b->free[--b->nfree];
+  struct step *s = find(b, slot);
+  s->births[slot - s->first] = 0;
+  s->heads[slot - s->first].lua_live = 0;
+  s->heads[slot - s->first].text_size = 0;
+  *ret_slot = slot;
+  return 0;
+}
+
+int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *ret_count,
+                int ret_fds[2]) {
+  struct step *s = find(b, slot);
+  if (s->fds[0] < 0)
+    return 0;
+  for (int i = 0; i < 2; i++) {
+    int copy = b->seam->ops->dup(b->seam, s->fds[i]);
+    if (copy < 0) {
+      if (i == 1)
+        b->seam->ops->close(b->seam, &ret_fds[0]);
+      return copy;
+    }
+    ret_fds[i] = copy;
+  }
+  *ret_first = s->first;
+  *ret_count = s->count;
+  return 1;
+}
+
+void births_confirm(struct births *b, uint32_t slot) {
+  close_fds(b, find(b, slot));
+}
+
+int births_pid(const struct births *b, uint32_t slot) {
+  struct step *s = find(b, slot);
+  return (int)s->births[slot - s->first];
+}
+
+size_t births_words(const struct births *b, uint32_t slot, char *text) {
+  struct step *s = find(b, slot);
+  uint32_t at = slot - s->first;
+  size_t n = s->heads[at].text_size;
+  if (n > SLOT_TEXT_MAX)
+    n = SLOT_TEXT_MAX;
+  const char *texts = (const char *)s->heads + slot_heads_size(s->count);
+  memcpy(text, texts + (size_t)at * SLOT_TEXT_MAX, n);
+  return n;
+}
+
+uint64_t births_lua(const struct births *b, uint32_t slot) {
+  struct step *s = find(b, slot);
+  return s->heads[slot - s->first].lua_live;
+}
+
+void births_put(struct births *b, uint32_t slot) {
+  b->free[b->nfree++] = slot;
+}
+
+struct births *births_hold(struct births *b) {
+  b->refs++;
+  return b;
+}
+
+void births_drop(struct births **at) {
+  struct births *b = *at;
+  *at = NULL;
+  if (!b || --b->refs > 0)
+    return;
+  for (int i = 0; i < b->nsteps; i++) {
+    struct step *s = &b->steps[i];
+    close_fds(b, s);
+    b->seam->ops->unshare(b->seam, (void *)(uintptr_t)s->births,
+                          slot_births_size(s->count));
+    b->seam->ops->unshare(b->seam, s->heads, slot_words_size(s->count));
+  }
+  free(b->free);
+  free(b);
+}
+
+void births_end(struct births *b) {
+  if (!b)
+    return;
+  b->ended = 1;
+  for (int i = 0; i < b->nsteps; i++)
+    close_fds(b, &b->steps[i]);
+}
+
+int births_ended(const struct births *b) {
+  return b->ended;
+}

@@ -1,0 +1,37 @@
+/* The slots that a template shares with us (wire/slots.h): where the kernel writes a
+ * clone's pid and the clone its last words. One of these for each process that forks; its
+ * clones hold it, too, since their words outlive it. Runs in the parent.
+ *
+ * What stands there was perhaps written by a hostile template: the number is a claim, to
+ * be believed only of a child of ours that is nobody else's (children.h). */
+#ifndef PARENT_PROCESS_BIRTHS_H
+#define PARENT_PROCESS_BIRTHS_H
+
+#include "parent/loop/backend.h"
+#include <stdint.h>
+
+struct births;
+
+/* A free slot, zeroed, of *at, which is made where it is NULL. 0, -ENOSYS: there is no
+ * shared memory here, or another -errno. */
+int births_take(struct births **at, struct seam *seam, uint32_t *ret_slot);
+/* Duplicates the descriptors of the slot's step for the template that does not know it
+ * yet. 1 with *ret_first, *ret_count and both, 0: it knows it, or -errno. */
+int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *ret_count,
+                int ret_fds[2]);
+/* A clone was born there: the template knows the step. */
+void births_confirm(struct births *b, uint32_t slot);
+int births_pid(const struct births *b, uint32_t slot); /* 0: none yet */
+/* Copies the last words: their length, 0 for none. text: SLOT_TEXT_MAX bytes. */
+size_t births_words(const struct births *b, uint32_t slot, char *text);
+/* Bytes that the clone's Lua uses. */
+uint64_t births_lua(const struct births *b, uint32_t slot);
+/* Nobody writes there any more. */
+void births_put(struct births *b, uint32_t slot);
+struct births *births_hold(struct births *b);
+void births_drop(struct births **at);
+/* The template has ended: what has no number by now never gets one. */
+void births_end(struct births *b);
+int births_ended(const struct births *b);
+
+#endif

@@ -1,0 +1,274 @@
+#include "parent/process/children.h"
+
+#include "base/result.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- claims: a hash set with open addressing ---- */
+
+static int *table; /* 0: free */
+static size_t size, used;
+
+static size_t place_of(int pid) {
+  size_t at = ((unsigned)pid * 2654435761u) & (size - 1);
+  while (table[at] && table[at] != pid)
+    at = (at + 1) & (size - 1);
+  return at;
+}
+
+static int grow(void) {
+  size_t old_size = size;
+  int *old = table, *fresh = calloc(size ? size * 2 : 256, sizeof *fresh);
+  if (!fresh)
+    return -ENOMEM;
+  size = size ? size * 2 : 256;
+  table = fresh;
+  for (size_t i = 0; i < old_size; i++)
+    if (old[i])
+      table[place_of(old[i])] = old[i];
+  free(old);
+  return 0;
+}
+
+static int claim(int pid) {
+  if (used * 2 >= size && grow() < 0)
+    return 0;
+  size_t at = place_of(pid);
+  if (table[at])
+    return -EEXIST;
+  table[at] = pid;
+  used++;
+  return 0;
+}
+
+/* What follows is put in again, so that no search ends before it. */
+static void release(int pid) {
+  if (!size)
+    return;
+  size_t at = place_of(pid);
+  if (!table[at])
+    return;
+  table[at] = 0;
+  used--;
+  for (at = (at + 1) & (size - 1); table[at]; at = (at + 1) & (size - 1)) {
+    int moved = table[at];
+    table[at] = 0;
+    table[place_of(moved)] = moved;
+  }
+}
+
+int children_claim(int pid) {
+  pthread_mutex_lock(&lock);
+  int r = claim(pid);
+  pthread_mutex_unlock(&lock);
+  return r;
+}
+
+void children_release(int pid) {
+  pthread_mutex_lock(&lock);
+  release(pid);
+  pthread_mutex_unlock(&lock);
+}
+
+/* ---- orphans ---- */
+
+struct orphan {
+  struct list link; /* of `orphans`, or of its home */
+  int pid, pidfd;
+  struct home *home; /* NULL: nobody watches it */
+  struct watch watch;
+};
+static struct list orphans = {&orphans, &orphans};
+
+static void free_orphan(struct orphan *o) {
+  list_remove(&o->link);
+  children_release(o->pid);
+  free(o);
+}
+
+static void stop_watching(struct orphan *o) {
+  struct seam *s = o->home->seam;
+  s->ops->watch(s, &o->watch, o->pidfd, 0);
+  if (o->pidfd >= 0)
+    s->ops->close_pidfd(s, &o->pidfd);
+  o->pidfd = -1;
+  o->home = NULL;
+}
+
+static int has_gone(struct seam *seam, const struct orphan *o) {
+  struct proc_status st;
+  return seam->ops->reap(seam, o->pidfd, o->pid, &st) != MF_AGAIN;
+}
+
+static void on_end(struct watch *w, unsigned events) {
+  struct orphan *o = list_entry(w, struct orphan, watch);
+  if (!has_gone(o->home->seam, o))
+    return;
+  stop_watching(o);
+  free_orphan(o);
+}
+
+static void start_watching(struct home *h, struct orphan *o) {
+  struct seam *s = h->seam;
+  o->home = h;
+  o->pidfd = s->ops->pidfd(s, o->pid);
+  if (o->pidfd < 0) {
+    o->pidfd = -1; /* then it is looked for when the library is called */
+    return;
+  }
+  o->watch.on_ready = on_end;
+  s->ops->watch(s, &o->watch, o->pidfd, WATCH_READ);
+}
+
+void children_orphan(struct home *h, int pid) {
+  struct orphan *o = calloc(1, sizeof *o);
+  if (!o)
+    return; /* it stays a zombie until this process ends */
+  o->pid = pid;
+  o->pidfd = -1;
+  if (h->started && !h->stopping) {
+    list_push(&h->orphans, &o->link);
+    start_watching(h, o);
+    return;
+  }
+  pthread_mutex_lock(&lock);
+  list_push(&orphans, &o->link);
+  pthread_mutex_unlock(&lock);
+}
+
+static void take_all(struct list *to) {
+  pthread_mutex_lock(&lock);
+  list_move(to, &orphans);
+  pthread_mutex_unlock(&lock);
+}
+
+void children_watch(struct home *h) {
+  struct list all;
+  take_all(&all);
+  list_each_safe(it, next, &all) {
+    struct orphan *o = list_entry(it, struct orphan, link);
+    if (has_gone(h->seam, o)) {
+      free_orphan(o);
+      continue;
+    }
+    list_remove(it);
+    list_push(&h->orphans, it);
+    start_watching(h, o);
+  }
+}
+
+static void give_back(struct list *from) {
+  pthread_mutex_lock(&lock);
+  while (!list_empty(from)) {
+    struct list *first = from->next;
+    list_remove(first);
+    list_push(&orphans, first);
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+void children_unwatch(struct home *h) {
+  list_each(it, &h->orphans) {
+    stop_watching(list_entry(it, struct orphan, link));
+  }
+  give_back(&h->orphans);
+}
+
+void children_reap(struct seam *seam) {
+  struct list all;
+  take_all(&all);
+  list_each_safe(it, next, &all) {
+    struct orphan *o = list_entry(it, struct orphan, link);
+    if (has_gone(seam, o))
+      free_orphan(o);
+  }
+  give_back(&all);
+}
+
+/* ---- births to come ---- */
+
+enum {
+  FIRST_LOOK_MS = 10,
+  LAST_LOOK_MS = 5000
+}; /* the second after twice the time, ... */
+
+struct unborn {
+  struct list link;
+  struct births *births;
+  uint32_t slot;
+};
+
+static void free_unborn(struct unborn *u) {
+  list_remove(&u->link);
+  births_drop(&u->births);
+  free(u);
+}
+
+void children_unborn(struct home *h, struct births *b, uint32_t slot) {
+  struct unborn *u = calloc(1, sizeof *u);
+  if (!u) {
+    births_drop(&b);
+    return;
+  }
+  u->births = b;
+  u->slot = slot;
+  list_push(&h->unborn, &u->link);
+  h->births_wait_ms = FIRST_LOOK_MS;
+  children_look_for_unborn(h);
+}
+
+/* Whether nothing more is to come from there. */
+static int is_settled(struct home *h, const struct unborn *u) {
+  struct seam *seam = h->seam;
+  int ended = births_ended(u->births), pid = births_pid(u->births, u->slot);
+  if (pid <= 0)
+    return ended;
+  if (seam->ops->peek(seam, -1, pid) != -ECHILD && children_claim(pid) == 0)
+    children_orphan(h, pid);
+  births_put(u->births, u->slot);
+  return 1;
+}
+
+void children_look_for_unborn(struct home *h) {
+  list_each_safe(it, next, &h->unborn) {
+    struct unborn *u = list_entry(it, struct unborn, link);
+    if (is_settled(h, u))
+      free_unborn(u);
+  }
+  if (list_empty(&h->unborn))
+    deadline_clear(&h->births_due);
+  else if (h->started && !h->stopping)
+    deadline_set(h, &h->births_due, h->births_wait_ms);
+}
+
+void children_on_births_due(struct deadline *d) {
+  struct home *h = list_entry(d, struct home, births_due);
+  h->births_wait_ms =
+      h->births_wait_ms < LAST_LOOK_MS / 2 ? h->births_wait_ms * 2 : LAST_LOOK_MS;
+  children_look_for_unborn(h);
+}
+
+void children_forget_unborn(struct home *h) {
+  while (!list_empty(&h->unborn))
+    free_unborn(list_entry(h->unborn.next, struct unborn, link));
+}
+
+void children_forked(void) {
+  pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+  if (pthread_mutex_trylock(&lock) ==
+      0) { /* else another thread was in the middle of it */
+    while (!list_empty(&orphans)) {
+      struct list *first = orphans.next;
+      list_remove(first);
+      free(list_entry(first, struct orphan, link));
+    }
+    free(table);
+  }
+  lock = fresh;
+  list_init(&orphans);
+  table = NULL;
+  size = used = 0;
+}

@@ -1,0 +1,43 @@
+#include "parent/rpc/rpc_dump.h"
+
+#include "parent/dump.h"
+#include "parent/rpc/rpc_record.h"
+#include "parent/rpc/rpc_send.h"
+
+static const char *state_name(const struct mf_rpc *rpc) {
+  static const char *const names[FAR_COUNT] = {[FAR_STARTING] = "starting",
+                                               [FAR_INIT] = "in init",
+                                               [FAR_SERVING] = "serving",
+                                               [FAR_GONE] = "has left"};
+  return rpc->over ? "over" : rpc->closing ? "closing" : names[rpc->far];
+}
+
+void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
+  const struct list *oldest = list_empty(&rpc->flying) ? &rpc->parked : &rpc->flying;
+  fprintf(out, "%*srpc in ", indent, "");
+  dump_process_name(out, rpc->process);
+  fprintf(out, ": %s", state_name(rpc));
+  if (rpc->dump_entry.made_ms) {
+    fputs(", made ", out);
+    dump_seconds(out, rpc->home, rpc->dump_entry.made_ms);
+    fputs(" ago", out);
+  }
+  fprintf(out, ", %zu calls wait for an answer", rpc->requests.nwaiting);
+  if (!list_empty(oldest)) {
+    const struct call *c = list_entry(oldest->next, struct call, base.link);
+    fputs(", the oldest since ", out);
+    dump_seconds(out, rpc->home, c->base.made_ms);
+    dump_deadline(out, rpc->home, "its timeout in", &c->base.deadline);
+  }
+  fprintf(out, ", %zu bytes not written", rpc_queue_bytes(rpc));
+  fprintf(out, ", %llu calls and %llu answers so far",
+          (unsigned long long)rpc->stats.calls, (unsigned long long)rpc->stats.answers);
+  dump_deadline(out, rpc->home, "killed in", &rpc->patience);
+  dump_deadline(out, rpc->home, "given up in", &rpc->grace);
+  dump_failure(out, "failed", &rpc->failure);
+  putc('\n', out);
+}
+
+void rpc_on_dump(const struct dump_entry *r, FILE *out) {
+  rpc_dump(list_entry(r, struct mf_rpc, dump_entry), out, 2);
+}

@@ -1,0 +1,126 @@
+/* How an rpc ends: orderly, by an error, by its process's death, or by a time limit. */
+#include "parent/rpc/rpc_end.h"
+
+#include "parent/rpc/rpc_call.h"
+#include "parent/times.h"
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+void rpc_drop_input(struct mf_rpc *rpc) {
+  message_deinit(&rpc->messages);
+  buf_deinit(&rpc->body);
+}
+
+static void close_socket(struct mf_rpc *rpc) {
+  rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, 0);
+  if (rpc->fd >= 0)
+    rpc->seam->ops->close(rpc->seam, &rpc->fd);
+  deadline_clear(&rpc->patience);
+  deadline_clear(&rpc->grace);
+  deadline_clear(&rpc->retry);
+  rpc->write_closed = 1;
+  rpc->more = 0;
+  outbox_deinit(&rpc->out);
+  if (!rpc->reading) /* else a callback may be looking at a message */
+    rpc_drop_input(rpc);
+}
+
+void rpc_fail_with(struct mf_rpc *rpc, const mf_error *e) {
+  if (rpc->over)
+    return;
+  rpc->over = 1;
+  failure_copy(&rpc->failure, e);
+  rpc->error_pending = !rpc->aborted;
+  rpc_fail_calls(rpc);
+  close_socket(rpc);
+  rpc_schedule(rpc);
+}
+
+void rpc_fail(struct mf_rpc *rpc, int code, const char *message) {
+  mf_error e = {.code = code, .message = message};
+  rpc_fail_with(rpc, &e);
+}
+
+/* It did what the protocol does not allow: the connection ends, and so does it. */
+void rpc_broken(struct mf_rpc *rpc, const char *what) {
+  char text[160];
+  if (rpc->over)
+    return;
+  snprintf(text, sizeof text, "rpc protocol error of the process: %s", what);
+  mf_kill(rpc->process, SIGKILL);
+  rpc_fail(rpc, MF_EPROTOCOL, text);
+}
+
+void rpc_lack_memory(struct mf_rpc *rpc, const char *text) {
+  mf_kill(rpc->process, SIGKILL);
+  rpc_fail(rpc, MF_ENOMEM, text);
+}
+
+static void describe_death(const struct mf_rpc *rpc, char *text, size_t n) {
+  const mf_exit *x = &rpc->exit;
+  int partial = !rpc->over && message_is_partial(&rpc->messages);
+  const char *where = partial ? ", in the middle of a message" : "";
+  const char *words = x->error ? x->error : "";
+  if (!rpc->exited)
+    snprintf(text, n, "the process closed its socket and did not end%s", where);
+  else if (!x->known)
+    snprintf(text, n, "the process ended, exit status unknown%s", where);
+  else if (x->signal)
+    snprintf(text, n, "the process was ended by signal %d (%s)%s%s", x->signal,
+             strsignal(x->signal), x->core ? ", core dumped" : "", where);
+  else
+    snprintf(text, n, "the process ended with exit status %d%s%s%s", x->code, where,
+             *words ? ": " : "", words);
+}
+
+/* Nothing more will come. */
+void rpc_finish_end(struct mf_rpc *rpc) {
+  char text[2048];
+  if (rpc->over)
+    return;
+  if (rpc->bye) {
+    rpc->over = rpc->orderly = 1;
+    rpc->close_pending = !rpc->aborted;
+    close_socket(rpc);
+    rpc_schedule(rpc);
+    return;
+  }
+  describe_death(rpc, text, sizeof text);
+  rpc_fail(rpc, MF_ECLONE_DIED, text);
+}
+
+void rpc_end_of_file(struct mf_rpc *rpc) {
+  if (rpc->eof)
+    return;
+  rpc->eof = 1;
+  rpc_rewatch(rpc);
+  if (rpc->exited)
+    rpc_finish_end(rpc);
+  else
+    deadline_set(rpc->home, &rpc->patience, rpc->bye ? CALLS_GRACE_MS : EXIT_PATIENCE_MS);
+}
+
+void rpc_on_patience(struct deadline *d) {
+  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, patience);
+  if (rpc->over) { /* given up, and it has not left */
+    if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0)
+      deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS); /* for its status */
+    rpc->killed = 1;
+    rpc_schedule(rpc);
+    return;
+  }
+  if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
+    rpc->killed = 1;
+    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
+    return;
+  }
+  rpc_finish_end(rpc);
+}
+
+/* A closing rpc goes on as long as something comes: a call is answered, the process gets
+ * ready, or says goodbye. */
+void rpc_start_grace(struct mf_rpc *rpc) {
+  if (rpc->closing && !rpc->over && rpc->options.grace_ms != MF_NO_TIMEOUT)
+    deadline_set(rpc->home, &rpc->grace, rpc->options.grace_ms);
+}

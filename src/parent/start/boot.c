@@ -1,0 +1,408 @@
+/* Templates that are not forked by templates: the executed program, the early process, a
+ * copy of the running interpreter; and the default template of a home with its restarts.
+ * Runs in the parent, which never forks itself: programs are started by posix_spawn. */
+#include "parent/start/boot.h"
+
+#include "parent/private.h"
+#include "parent/process/journal.h"
+#include "parent/start/mark.h"
+#include "parent/start/program.h"
+#include "parent/start/spawner.h"
+#include "parent/times.h"
+#include "wire/build.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int early_fd = -1, early_pid;
+static unsigned early_generation;
+
+/* ---- SETUP ---- */
+
+static int put_pipe_leash(struct buf *out) {
+  int r = buf_put_u8(out, OPT_PIPE_LEASH);
+  if (!r)
+    r = buf_put_u32(out, 1);
+  return r ? r : buf_put_u8(out, 1);
+}
+
+static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
+  struct buf body;
+  struct fdset fds;
+  struct command c = {.type = CMD_SETUP, .id = (uint64_t)getpid(), .fds = &fds};
+  int r;
+  fdset_init(&fds);
+  buf_init(&body, PROTO_PAYLOAD_MAX); /* a long environment goes in parts */
+  r = buf_put_u32(&body, PROTO_MAGIC);
+  if (!r)
+    r = buf_put_u16(&body, PROTO_VERSION);
+  if (!r)
+    r = buf_put_u16(&body, 0);
+  if (!r)
+    r = build_put(&body);
+  if (!r)
+    r = options_encode(o, 1, &body, &fds);
+  if (!r && !spawner_lasts(forked))
+    r = put_pipe_leash(&body);
+  c.body = buf_peek(&body);
+  c.length = buf_size(&body);
+  if (!r)
+    r = process_event(p, &(struct event){EV_COMMAND, .command = &c});
+  else
+    fdset_close(&fds);
+  buf_deinit(&body);
+  return r;
+}
+
+/* p greets, has its deadline, and gets its options. */
+static int introduce(struct mf_process *p, const mf_options *o, int forked) {
+  p->greeting = 1;
+  p->forked = p->pid > 0;
+  process_await_hello(p);
+  if (o && o->name && !p->name)
+    p->name = strdup(o->name);
+  return send_setup(p, o, forked);
+}
+
+/* ---- exec ---- */
+
+/* room: of PROGRAM_PATH_MAX bytes, for what is found there. */
+static const char *program_of(const mf_options *o, char *room) {
+  const char *env = proc_getenv("MOONFORK_TEMPLATE");
+  if (o && o->program)
+    return o->program;
+  return env && *env ? env : program_installed(room);
+}
+
+/* Starts the program and connects p to it. A program that does not start is p's failure,
+ * not the call's. */
+static int spawn(struct mf_process *p, const mf_options *o, const char *program) {
+  struct seam *s = p->home->seam;
+  char boot[sizeof PROTO_BOOT_ARG + 24];
+  char *argv[3], **environment;
+  struct proc_spawn spawn = {.program = program, .stdio = {-1, -1, -1}};
+  pid_t pid = -1;
+  int pair[2], null_fd = -1, leash, r, i;
+  r = s->ops->pair(s, pair);
+  if (r < 0)
+    return r;
+  /* SETUP says the same once more; this is for what the program says before. */
+  for (i = 0; o && i < 3; i++) {
+    if (o->stdio[i].kind == MF_STDIO_FD)
+      spawn.stdio[i] = o->stdio[i].fd;
+    else if (o->stdio[i].kind != MF_STDIO_INHERIT)
+      spawn.stdio[i] = null_fd = null_fd < 0 ? fd_open_null() : null_fd;
+  }
+  leash = mf_leash_fd();
+  environment = mark_environment();
+  if (leash < 0) {
+    r = leash;
+  } else if (!environment) {
+    r = -ENOMEM;
+  } else {
+    snprintf(boot, sizeof boot, PROTO_BOOT_ARG "%d,%d", PROTO_BOOT_CONTROL_FD,
+             PROTO_BOOT_LEASH_FD);
+    argv[0] = (char *)program;
+    argv[1] = boot;
+    argv[2] = NULL;
+    spawn.argv = argv;
+    spawn.envp = environment;
+    spawn.control_fd = pair[1];
+    spawn.leash_fd = leash;
+    r = s->ops->spawn(s, &spawn, &pid);
+  }
+  mark_free(environment);
+  s->ops->close(s, &pair[1]);
+  fd_close(&null_fd);
+  if (r < 0) {
+    s->ops->close(s, &pair[0]);
+    return r;
+  }
+  p->child = 1;
+  p->is_itself = proc_is_own_program(program);
+  process_set_pid(p, (int)pid);
+  return process_connect(p, pair[0]);
+}
+
+static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
+  int r;
+  p->unstarted = 0;
+  if (mark_is_left()) {
+    process_fail(
+        p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+        "%s can't be started: this process was started as a template program itself, "
+        "and went on as a host; main() has to call mf_template_check before anything "
+        "else",
+        p->program);
+    process_end_unstarted(p);
+    return;
+  }
+  r = spawn(p, o, p->program);
+  if (r == 0)
+    return;
+  process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",
+               p->program, strerror(-r));
+  process_end_unstarted(p);
+}
+
+/* p's program, and its options, which are kept until there is a socket. */
+static int prepare(struct mf_process *p, const mf_options *o) {
+  char room[PROGRAM_PATH_MAX];
+  p->program = strdup(program_of(o, room));
+  return p->program ? introduce(p, o, 0) : MF_ENOMEM;
+}
+
+int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
+  struct mf_process *p = process_new(h, FORKING);
+  int r;
+  if (!p)
+    return MF_ENOMEM;
+  p->journal = journal_new(JOURNAL_EXEC, o);
+  r = prepare(p, o);
+  if (r < 0) {
+    process_abandon(p);
+    return r;
+  }
+  spawn_or_fail(p, o);
+  *ret = p;
+  return 0;
+}
+
+/* ---- processes that exist already ---- */
+
+int boot_adopt(struct home *h, const mf_options *o, int fd, int pid, int child,
+               struct mf_process **ret) {
+  struct mf_process *p = process_new(h, FORKING);
+  int r;
+  if (!p) {
+    fd_close(&fd);
+    return MF_ENOMEM;
+  }
+  p->child = child != 0;
+  process_set_pid(p, pid);
+  r = introduce(p, o, 1);
+  if (!r)
+    r = process_connect(p, fd);
+  else
+    fd_close(&fd);
+  if (r < 0) {
+    process_abandon(p);
+    return r == -ENOMEM ? MF_ENOMEM : r;
+  }
+  *ret = p;
+  return 0;
+}
+
+/* Its parent may be another process: then this is the leash on which it is ours. */
+static int add_leash(struct fdset *fds) {
+  int leash = mf_leash_fd();
+  fdset_init(fds);
+  if (leash >= 0)
+    leash = fd_dup(leash);
+  if (leash < 0)
+    return leash;
+  fdset_push(fds, leash);
+  return 0;
+}
+
+int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
+  struct fdset fds;
+  struct command who = {.type = CMD_WHO, .id = (uint64_t)getpid(), .fds = &fds};
+  struct mf_process *p = process_new(h, FORKING);
+  int r;
+  if (!p) {
+    fd_close(&fd);
+    return MF_ENOMEM;
+  }
+  p->greeting = 1;
+  p->taken_up = 1;
+  p->takes_word = channel_ask_writer(&p->chan, h->seam, fd) < 0;
+  r = add_leash(&fds);
+  if (!r)
+    r = process_event(p, &(struct event){EV_COMMAND, .command = &who});
+  if (!r)
+    r = process_connect(p, fd);
+  else
+    fd_close(&fd);
+  if (r < 0) {
+    process_abandon(p);
+    return r;
+  }
+  process_await_hello(p); /* what says nothing is no process of ours */
+  process_update(p);
+  *ret = p;
+  return 0;
+}
+
+int mf_adopt_early(int fd, int pid) {
+  int old;
+  pthread_mutex_lock(&lock);
+  old = early_generation == fork_generation() ? early_fd : -1;
+  early_fd = fd;
+  early_pid = pid;
+  early_generation = fork_generation();
+  pthread_mutex_unlock(&lock);
+  fd_close(&old);
+  return 0;
+}
+
+void boot_forget_early(void) {
+  pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+  lock = fresh;
+  fd_close(&early_fd);
+}
+
+static int take_early(int *ret_pid) {
+  int fd = -1;
+  pthread_mutex_lock(&lock);
+  if (early_fd >= 0 && early_generation == fork_generation()) {
+    fd = early_fd;
+    *ret_pid = early_pid;
+    early_fd = -1;
+  }
+  pthread_mutex_unlock(&lock);
+  return fd;
+}
+
+/* ---- the default template ---- */
+
+static void make_default(struct home *h, struct mf_process *p) {
+  p->open = 0;
+  p->internal = 1;
+  h->nopen--;
+  h->def = p;
+  process_update(p);
+}
+
+/* What of the caller's options concerns the template that its process is forked from. */
+static void template_options(mf_options *t, const mf_options *o) {
+  mf_options_init(t);
+  if (!o)
+    return;
+  t->program = o->program;
+  t->lua_path = o->lua_path;
+  t->lua_cpath = o->lua_cpath;
+  t->gc = o->gc;
+  t->heap_reserve = o->heap_reserve;
+  t->dumpable = o->dumpable;
+}
+
+int boot_early(struct home *h, const mf_options *o) {
+  mf_options t;
+  struct mf_process *p;
+  int pid = -1, fd, r;
+  if (h->def)
+    return h->def_early;
+  fd = take_early(&pid);
+  if (fd < 0)
+    return 0;
+  template_options(&t, o);
+  r = boot_adopt(h, &t, fd, pid, 1, &p);
+  if (r < 0)
+    return r;
+  make_default(h, p);
+  h->def_early = 1;
+  return 1;
+}
+
+static uint64_t backoff_ms(unsigned failures) {
+  uint64_t ms = TEMPLATE_BACKOFF_FIRST_MS;
+  if (failures < 2)
+    return 0;
+  while (failures-- > 2 && ms < TEMPLATE_BACKOFF_MAX_MS)
+    ms *= 2;
+  return ms < TEMPLATE_BACKOFF_MAX_MS ? ms : TEMPLATE_BACKOFF_MAX_MS;
+}
+
+/* It has waited for that. */
+static void start_late(struct mf_process *p) {
+  deadline_clear(&p->retry);
+  process_expect_stalls(p);
+  if (p->state == FORKING && p->unstarted)
+    spawn_or_fail(p, NULL);
+  else
+    p->unstarted = 0;
+}
+
+static void on_backoff(struct deadline *d) {
+  start_late(list_entry(d, struct mf_process, retry));
+}
+
+int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
+  mf_options t;
+  struct mf_process *p;
+  uint64_t now = h->seam->ops->now_ms(h->seam);
+  int r;
+  /* One that was parked may have ended unnoticed. */
+  if (h->def && h->def->chan.fd >= 0 && h->seam->ops->hung_up(h->seam, h->def->chan.fd))
+    channel_drain(&h->def->chan);
+  r = boot_early(h, o);
+  if (r < 0)
+    return r;
+  if (!h->def) {
+    template_options(&t, o);
+    p = process_new(h, FORKING);
+    if (!p)
+      return MF_ENOMEM;
+    h->def_early = 0;
+    p->journal = journal_new(JOURNAL_DEFAULT, &t);
+    r = prepare(p, &t);
+    if (r < 0) {
+      process_abandon(p);
+      return r;
+    }
+    make_default(h, p);
+    if (h->def_not_before_ms > now) {
+      /* It came to nothing several times in a row: wait a little, asynchronously. */
+      p->unstarted = 1;
+      p->retry.on_due = on_backoff;
+      deadline_set(h, &p->retry, h->def_not_before_ms - now);
+    } else {
+      spawn_or_fail(p, &t);
+    }
+    if (!h->def) { /* it failed at once; the process that asked gets its error */
+      *ret = p;
+      return 0;
+    }
+  }
+  *ret = h->def;
+  return 0;
+}
+
+void boot_default_lost(struct home *h, struct mf_process *p) {
+  uint64_t now = h->seam->ops->now_ms(h->seam);
+  h->def = NULL;
+  h->def_early = 0;
+  p->internal = 0;
+  h->def_failures++; /* its first fork sets it to 0 */
+  h->def_not_before_ms = now + backoff_ms(h->def_failures);
+}
+
+void boot_reset(struct home *h) {
+  struct mf_process *def = h->def;
+  /* Processes were asked of one that waits to be started: it is started now, serves them
+   * and ends. Else it never would be, and they would wait for ever. */
+  if (def && def->unstarted && process_owes_a_fork(def))
+    start_late(def);
+  def = h->def; /* it may have failed at once */
+  h->def_failures = 0;
+  h->def_not_before_ms = 0;
+  if (!def)
+    return;
+  if (!h->started) {
+    h->def = NULL;
+    def->internal = 0;
+    process_park(def);
+    return;
+  }
+  h->def = NULL;
+  def->internal = 0;
+  if (def->unstarted)
+    process_end_unstarted(def);
+  else
+    process_event(def, &(struct event){EV_CLOSE});
+}

@@ -1,0 +1,17 @@
+/* Where the installed template program lies. Runs in the parent. */
+#ifndef PARENT_START_PROGRAM_H
+#define PARENT_START_PROGRAM_H
+
+#include <stddef.h>
+
+enum { PROGRAM_PATH_MAX = 4096 };
+/* The program that was installed with this library or Lua module: the one that lies where
+ * it belongs beside the shared object that this code is in (so a tree may be moved, and a
+ * rock unpacked anywhere), else the path that the build compiled in, which need not
+ * exist. room has PROGRAM_PATH_MAX bytes. */
+const char *program_installed(char *room);
+/* What this code is in: the path of libmoonfork or of the Lua module, as it was loaded,
+ * or "this program". */
+const char *program_own(void);
+
+#endif
