@@ -407,7 +407,7 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
 /* The loop may not have turned since the time ran out. */
 static void look_at_the_clock(mf_process *p) {
   struct home *h = p->home;
-  if (h->seam->ops->now_ms(h->seam) < deadline_at(&p->limit))
+  if (h->backend->ops->now_ms(h->backend) < deadline_at(&p->limit))
     return;
   deadline_clear(&p->limit);
   process_event(p, &(struct event){EV_TIMEOUT});
@@ -575,7 +575,7 @@ int mf_flush(struct uv_loop_s *loop) {
 void mf_reap(struct uv_loop_s *loop) {
   struct home *h = home_find(loop);
   if (h)
-    children_reap(h->seam);
+    children_reap(h->backend);
 }
 
 int mf_has_deadline(struct uv_loop_s *loop) {
@@ -609,8 +609,8 @@ int mf_home_close(struct uv_loop_s *loop) {
 /* Descriptors of a home that a forked copy must not keep. The copy's memory is its own:
  * the records stay as they are, inert. */
 static void close_descriptors(struct home *h) {
-  if (h->seam->ops->forked)
-    h->seam->ops->forked(h->seam);
+  if (h->backend->ops->forked)
+    h->backend->ops->forked(h->backend);
   list_each(it, &h->processes) {
     struct mf_process *p = list_entry(it, struct mf_process, link);
     fd_close(&p->chan.fd);

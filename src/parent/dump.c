@@ -18,7 +18,7 @@ void dump_text(FILE *out, const char *text) {
 }
 
 static uint64_t now_ms(const struct home *h) {
-  return h->seam->ops->now_ms(h->seam);
+  return h->backend->ops->now_ms(h->backend);
 }
 
 void dump_seconds(FILE *out, const struct home *h, uint64_t since_ms) {

@@ -9,8 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Queued descriptors are closed by the wire layer, not through the seam: the linker shows
- * these two calls to the world (--wrap), so that an end which was never sent is hung up.
+/* Queued descriptors are closed by the wire layer, not through the backend: the linker
+ * shows these two calls to the world (--wrap), so that an end which was never sent is
+ * hung up.
  */
 static struct sim *world;
 void __real_fd_close(int *fd);
@@ -34,8 +35,8 @@ void __wrap_fdset_close(struct fdset *s) {
   __real_fdset_close(s);
 }
 
-static struct sim *self(struct seam *seam) {
-  return (struct sim *)(void *)seam;
+static struct sim *self(struct backend *backend) {
+  return (struct sim *)(void *)backend;
 }
 
 static struct sim_fd *at(struct sim *s, int fd) {
@@ -50,16 +51,16 @@ static int fd_new(struct sim *s, int kind) {
   return s->nfd++;
 }
 
-static uint64_t op_now_ms(struct seam *seam) {
-  return self(seam)->now_ms;
+static uint64_t op_now_ms(struct backend *backend) {
+  return self(backend)->now_ms;
 }
 
-static uint64_t op_now_us(struct seam *seam) {
-  return self(seam)->now_ms * 1000;
+static uint64_t op_now_us(struct backend *backend) {
+  return self(backend)->now_ms * 1000;
 }
 
-static int op_pair(struct seam *seam, int ret_fd[2]) {
-  struct sim *s = self(seam);
+static int op_pair(struct backend *backend, int ret_fd[2]) {
+  struct sim *s = self(backend);
   int a, b;
   if (s->pair_error)
     return s->pair_error;
@@ -72,9 +73,9 @@ static int op_pair(struct seam *seam, int ret_fd[2]) {
   return 0;
 }
 
-static ssize_t op_send(struct seam *seam, int fd, const struct iovec *iov, int niov,
+static ssize_t op_send(struct backend *backend, int fd, const struct iovec *iov, int niov,
                        const int *fds, int nfds) {
-  struct sim *s = self(seam);
+  struct sim *s = self(backend);
   struct sim_fd *peer = &s->fd[at(s, fd)->peer];
   size_t n = 0, take, most = s->send_limit ? s->send_limit : SIZE_MAX;
   int i;
@@ -107,8 +108,8 @@ static ssize_t op_send(struct seam *seam, int fd, const struct iovec *iov, int n
   return (ssize_t)n;
 }
 
-static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
-  struct sim *s = self(seam);
+static ssize_t op_read(struct backend *backend, int fd, void *data, size_t n) {
+  struct sim *s = self(backend);
   struct sim_fd *f = at(s, fd);
   size_t have = buf_size(&f->rx);
   if (!have)
@@ -127,24 +128,24 @@ static ssize_t op_read(struct seam *seam, int fd, void *data, size_t n) {
   return (ssize_t)n;
 }
 
-static int op_name_writers(struct seam *seam, int fd, int on) {
-  at(self(seam), fd)->named = on;
+static int op_name_writers(struct backend *backend, int fd, int on) {
+  at(self(backend), fd)->named = on;
   return 0;
 }
 
-static void op_fall_silent(struct seam *seam, int fd) {
-  (void)seam, (void)fd;
+static void op_fall_silent(struct backend *backend, int fd) {
+  (void)backend, (void)fd;
 }
 
-static int op_refuse_fds(struct seam *seam, int fd, int on) {
+static int op_refuse_fds(struct backend *backend, int fd, int on) {
   return -ENOSYS;
 }
 
-static ssize_t op_read_from(struct seam *seam, int fd, void *data, size_t n,
+static ssize_t op_read_from(struct backend *backend, int fd, void *data, size_t n,
                             struct fdset *fds, struct sock_writer *ret_writer) {
-  struct sim *s = self(seam);
+  struct sim *s = self(backend);
   int pid = at(s, fd)->named ? s->fd[at(s, fd)->peer].pid : 0;
-  ssize_t got = op_read(seam, fd, data, n);
+  ssize_t got = op_read(backend, fd, data, n);
   *ret_writer = (struct sock_writer){0, -1};
   if (got > 0 && pid > 0) {
     int i = fd_new(s, SIM_PIDFD);
@@ -154,14 +155,14 @@ static ssize_t op_read_from(struct seam *seam, int fd, void *data, size_t n,
   return got;
 }
 
-static ssize_t op_recv(struct seam *seam, int fd, const struct iovec *iov, int niov,
+static ssize_t op_recv(struct backend *backend, int fd, const struct iovec *iov, int niov,
                        struct fdset *fds, int *ret_truncated) {
-  struct sim *s = self(seam);
+  struct sim *s = self(backend);
   struct sim_fd *f = at(s, fd);
   ssize_t total = 0;
   *ret_truncated = 0;
   for (int i = 0; i < niov; i++) {
-    ssize_t got = op_read(seam, fd, iov[i].iov_base, iov[i].iov_len);
+    ssize_t got = op_read(backend, fd, iov[i].iov_base, iov[i].iov_len);
     if (got <= 0 && i == 0)
       return got;
     if (got <= 0)
@@ -176,15 +177,15 @@ static ssize_t op_recv(struct seam *seam, int fd, const struct iovec *iov, int n
   return total;
 }
 
-static int op_dup(struct seam *seam, int fd) {
-  struct sim *s = self(seam);
+static int op_dup(struct backend *backend, int fd) {
+  struct sim *s = self(backend);
   int i = fd_new(s, at(s, fd)->kind);
   s->fd[i].memory = at(s, fd)->memory;
   return SIM_FD_BASE + i;
 }
 
-static int op_share(struct seam *seam, size_t size, int *ret_fd, void **ret_map) {
-  struct sim *s = self(seam);
+static int op_share(struct backend *backend, size_t size, int *ret_fd, void **ret_map) {
+  struct sim *s = self(backend);
   int i;
   if (s->share_error)
     return s->share_error;
@@ -200,25 +201,25 @@ static int op_share(struct seam *seam, size_t size, int *ret_fd, void **ret_map)
   return 0;
 }
 
-static void op_unshare(struct seam *seam, void *map, size_t size) {
+static void op_unshare(struct backend *backend, void *map, size_t size) {
   (void)map, (void)size;
-  self(seam)->nshared--; /* the far side may have it still */
+  self(backend)->nshared--; /* the far side may have it still */
 }
 
-static void op_widen(struct seam *seam, int fd, int n) {
+static void op_widen(struct backend *backend, int fd, int n) {
 }
 
-static int op_hung_up(struct seam *seam, int fd) {
-  struct sim *s = self(seam);
+static int op_hung_up(struct backend *backend, int fd) {
+  struct sim *s = self(backend);
   return s->fd[at(s, fd)->peer].closed;
 }
 
-static void op_refuse(struct seam *seam, int fd) {
-  at(self(seam), fd)->refused = 1;
+static void op_refuse(struct backend *backend, int fd) {
+  at(self(backend), fd)->refused = 1;
 }
 
-static void op_close(struct seam *seam, int *fd) {
-  struct sim *s = self(seam);
+static void op_close(struct backend *backend, int *fd) {
+  struct sim *s = self(backend);
   if (*fd < 0)
     return;
   assert(!at(s, *fd)->closed);
@@ -227,8 +228,8 @@ static void op_close(struct seam *seam, int *fd) {
   *fd = -1;
 }
 
-static int op_watch(struct seam *seam, struct watch *w, int fd, unsigned events) {
-  struct sim *s = self(seam);
+static int op_watch(struct backend *backend, struct watch *w, int fd, unsigned events) {
+  struct sim *s = self(backend);
   if (!events) {
     if (w->impl)
       ((struct sim_fd *)w->impl)->watch = NULL;
@@ -243,20 +244,21 @@ static int op_watch(struct seam *seam, struct watch *w, int fd, unsigned events)
   return 0;
 }
 
-static void op_timer(struct seam *seam, uint64_t at_ms) {
-  self(seam)->timer_at_ms = at_ms;
+static void op_timer(struct backend *backend, uint64_t at_ms) {
+  self(backend)->timer_at_ms = at_ms;
 }
 
-static void op_turn(struct seam *seam) {
-  self(seam)->turn = 1;
+static void op_turn(struct backend *backend) {
+  self(backend)->turn = 1;
 }
 
-static void op_busy(struct seam *seam, int on) {
-  self(seam)->busy = on;
+static void op_busy(struct backend *backend, int on) {
+  self(backend)->busy = on;
 }
 
-static int op_spawn(struct seam *seam, const struct proc_spawn *spawn, pid_t *ret_pid) {
-  struct sim *s = self(seam);
+static int op_spawn(struct backend *backend, const struct proc_spawn *spawn,
+                    pid_t *ret_pid) {
+  struct sim *s = self(backend);
   int copy;
   if (s->spawn_error)
     return s->spawn_error;
@@ -273,8 +275,8 @@ static int op_spawn(struct seam *seam, const struct proc_spawn *spawn, pid_t *re
   return 0;
 }
 
-static int op_pidfd(struct seam *seam, pid_t pid) {
-  struct sim *s = self(seam);
+static int op_pidfd(struct backend *backend, pid_t pid) {
+  struct sim *s = self(backend);
   int i;
   if (s->pidfd_error)
     return s->pidfd_error;
@@ -283,8 +285,8 @@ static int op_pidfd(struct seam *seam, pid_t pid) {
   return SIM_FD_BASE + i;
 }
 
-static int op_kill(struct seam *seam, int pidfd, pid_t pid, int signum) {
-  struct sim *s = self(seam);
+static int op_kill(struct backend *backend, int pidfd, pid_t pid, int signum) {
+  struct sim *s = self(backend);
   if (s->ended[pid])
     return -ESRCH;
   if (signum == 0)
@@ -296,8 +298,9 @@ static int op_kill(struct seam *seam, int pidfd, pid_t pid, int signum) {
   return 0;
 }
 
-static int op_reap(struct seam *seam, int pidfd, pid_t pid, struct proc_status *ret) {
-  struct sim *s = self(seam);
+static int op_reap(struct backend *backend, int pidfd, pid_t pid,
+                   struct proc_status *ret) {
+  struct sim *s = self(backend);
   memset(ret, 0, sizeof *ret);
   if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
     return -ECHILD;
@@ -308,23 +311,23 @@ static int op_reap(struct seam *seam, int pidfd, pid_t pid, struct proc_status *
   return 0;
 }
 
-static int op_peek(struct seam *seam, int pidfd, pid_t pid) {
-  struct sim *s = self(seam);
+static int op_peek(struct backend *backend, int pidfd, pid_t pid) {
+  struct sim *s = self(backend);
   if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
     return -ECHILD;
   return s->ended[pid] ? 0 : MF_AGAIN;
 }
 
-static int op_is_careless(struct seam *seam) {
-  return self(seam)->careless;
+static int op_is_careless(struct backend *backend) {
+  return self(backend)->careless;
 }
 
-static void op_note_thief(struct seam *seam) {
-  self(seam)->thief = 1;
+static void op_note_thief(struct backend *backend) {
+  self(backend)->thief = 1;
 }
 
-static int op_status(struct seam *seam, int pidfd, pid_t pid, int *ret_status) {
-  struct sim *s = self(seam);
+static int op_status(struct backend *backend, int pidfd, pid_t pid, int *ret_status) {
+  struct sim *s = self(backend);
   if (!s->tells_status || !s->ended[pid])
     return -ENODATA;
   *ret_status = s->status[pid];
@@ -340,50 +343,52 @@ struct measure {
 static const struct proc_memory measured = {
     .pss = 30, .uss = 20, .rss = 40, .shared = 10};
 
-static int op_measure(struct seam *seam, pid_t pid, struct proc_memory *ret,
+static int op_measure(struct backend *backend, pid_t pid, struct proc_memory *ret,
                       struct measure **ret_later, int *ret_fd) {
-  struct sim *s = self(seam);
+  struct sim *s = self(backend);
   int pair[2], r;
   if (!s->slow_measures) {
     *ret = measured;
     return 0;
   }
-  r = seam->ops->pair(seam, pair);
+  r = backend->ops->pair(backend, pair);
   if (r < 0)
     return r;
   s->inside++;
   *ret_later = calloc(1, sizeof **ret_later);
   s->inside--;
   (*ret_later)->fd = *ret_fd = pair[0];
-  seam->ops->close(seam, &pair[1]); /* readable at once, that is, on the next turn */
+  backend->ops->close(backend,
+                      &pair[1]); /* readable at once, that is, on the next turn */
   s->nmeasures++;
   return MF_AGAIN;
 }
 
-static void op_forget(struct seam *seam, struct measure *m) {
-  struct sim *s = self(seam);
+static void op_forget(struct backend *backend, struct measure *m) {
+  struct sim *s = self(backend);
   int fd = m->fd;
-  seam->ops->close(seam, &fd);
+  backend->ops->close(backend, &fd);
   s->nmeasures--;
   free(m);
 }
 
-static int op_measured(struct seam *seam, struct measure *m, struct proc_memory *ret) {
+static int op_measured(struct backend *backend, struct measure *m,
+                       struct proc_memory *ret) {
   *ret = measured;
-  op_forget(seam, m);
+  op_forget(backend, m);
   return 0;
 }
 
-static int op_start(struct seam *seam) {
-  struct sim *s = self(seam);
+static int op_start(struct backend *backend) {
+  struct sim *s = self(backend);
   s->started = 1;
   s->stopping = 0;
   s->timer_at_ms = UINT64_MAX;
   return 0;
 }
 
-static void op_stop(struct seam *seam) {
-  struct sim *s = self(seam);
+static void op_stop(struct backend *backend) {
+  struct sim *s = self(backend);
   int i;
   for (i = 0; i < s->nfd; i++)
     assert(!s->fd[i].watch);
@@ -392,11 +397,11 @@ static void op_stop(struct seam *seam) {
   s->stopping = 1;
 }
 
-static void op_free(struct seam *seam) {
-  self(seam)->stopped = 1;
+static void op_free(struct backend *backend) {
+  self(backend)->stopped = 1;
 }
 
-static const struct seam_ops ops = {
+static const struct backend_ops ops = {
     .now_ms = op_now_ms,
     .now_us = op_now_us,
     .pair = op_pair,
@@ -438,7 +443,7 @@ static const struct seam_ops ops = {
 struct sim *sim_new(void) {
   struct sim *s = calloc(1, sizeof *s);
   assert(s);
-  s->seam.ops = &ops;
+  s->backend.ops = &ops;
   s->next_pid = 100;
   s->timer_at_ms = UINT64_MAX;
   s->now_ms = 1000;
@@ -474,19 +479,19 @@ int sim_step(struct sim *s) {
   int i, did = 0;
   if (s->stopping) {
     s->stopping = 0;
-    s->seam.on_stopped(s->seam.owner);
+    s->backend.on_stopped(s->backend.owner);
     return 1;
   }
   if (!s->started)
     return 0;
   if (s->timer_at_ms <= s->now_ms) {
     s->timer_at_ms = UINT64_MAX;
-    s->seam.on_timer(s->seam.owner);
+    s->backend.on_timer(s->backend.owner);
     did = 1;
   }
   if (s->started && s->turn) {
     s->turn = 0;
-    s->seam.on_turn(s->seam.owner);
+    s->backend.on_turn(s->backend.owner);
     did = 1;
   }
   for (i = 0; s->started && i < s->nfd; i++) {

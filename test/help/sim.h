@@ -1,6 +1,6 @@
 /* A world for the parent's core without a kernel: sockets, processes, a clock and a loop
- * that do what the test says, behind the seam. Deterministic: one thread, no time passes
- * but by sim_advance. Runs in unit tests. */
+ * that do what the test says, behind the backend. Deterministic: one thread, no time
+ * passes but by sim_advance. Runs in unit tests. */
 #ifndef HELP_SIM_H
 #define HELP_SIM_H
 
@@ -27,7 +27,7 @@ struct sim_fd {
 };
 
 struct sim {
-  struct seam seam;
+  struct backend backend;
   uint64_t now_ms, timer_at_ms;
   int turn, busy, started, stopping, stopped;
   struct sim_fd fd[SIM_FDS];

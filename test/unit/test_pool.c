@@ -69,7 +69,7 @@ static mf_process *make_template(void) {
 static int prepare(void **state) {
   sim = sim_new();
   far = far_new(sim);
-  home = home_new_on(&sim->seam);
+  home = home_new_on(&sim->backend);
   home->generation = fork_generation();
   home_start(home);
   mf_pool_options_init(&options);

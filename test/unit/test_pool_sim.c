@@ -253,7 +253,7 @@ static void set_up(struct world *w) {
   w->sim = sim_new();
   w->far = far_new(w->sim);
   w->far->slow_hello = 1;
-  w->home = home_new_on(&w->sim->seam);
+  w->home = home_new_on(&w->sim->backend);
   w->home->generation = fork_generation();
   home_start(w->home);
   mf_pool_options_init(&w->options);

@@ -1,7 +1,7 @@
 /* Every cell of the parent's table: each event in each state of a process, through the
- * seam. What is expected stands in one table here, written from doc/design.md; after each
- * cell the process is closed, and every callback must have come exactly once, later than
- * the call it was given to, and nothing may be left. */
+ * backend. What is expected stands in one table here, written from doc/design.md; after
+ * each cell the process is closed, and every callback must have come exactly once, later
+ * than the call it was given to, and nothing may be left. */
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/private.h"
@@ -88,7 +88,7 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   children_forked(); /* what an earlier test left is no child of this one */
-  s->home = home_new_on(&s->sim->seam);
+  s->home = home_new_on(&s->sim->backend);
   home_start(s->home);
   assert_int_equal(boot_exec(s->home, NULL, &s->t), 0);
   s->t_far = s->sim->spawned_control;

@@ -141,7 +141,7 @@ static void on_finish(mf_process *p, const mf_error *e, int fd, void *data) {
     CHECK(mf_pid(p) > 0 && node_by_pid(w, mf_pid(p)) && node_by_pid(w, mf_pid(p))->ran);
   if (!u->is_run && take_up(w, fd))
     return;
-  w->sim->seam.ops->close(&w->sim->seam, &fd);
+  w->sim->backend.ops->close(&w->sim->backend, &fd);
 }
 
 static void on_error(mf_process *p, const mf_error *e, void *data) {
@@ -586,7 +586,7 @@ static void play(uint32_t seed) {
   w->rng = seed * 2654435761u + 1;
   w->sim = sim_new();
   w->sim->next_pid = 100;
-  w->home = home_new_on(&w->sim->seam);
+  w->home = home_new_on(&w->sim->backend);
   children_forked(); /* no child of an earlier schedule */
   w->home->generation = fork_generation();
   w->sim->far_data = w;
@@ -648,7 +648,7 @@ static void play(uint32_t seed) {
   CHECK(list_empty(&w->home->processes) ||
         (w->home->def && w->home->processes.next == w->home->processes.prev));
   children_look_for_unborn(w->home); /* as the next call would */
-  children_reap(&w->sim->seam);
+  children_reap(&w->sim->backend);
   if (!w->short_of_memory && !w->liars)
     for (int i = 0; i < w->nnode; i++)
       CHECK(w->node[i].phase != N_DEAD || !w->sim->children[w->node[i].pid] ||

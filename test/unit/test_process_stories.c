@@ -1,6 +1,6 @@
-/* Single stories of the parent's core through the seam, each named after what went wrong
- * once or could: reports about others, requests that nobody answers any more, a kernel
- * without pidfds, a default template that waits while nobody is there. */
+/* Single stories of the parent's core through the backend, each named after what went
+ * wrong once or could: reports about others, requests that nobody answers any more, a
+ * kernel without pidfds, a default template that waits while nobody is there. */
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/private.h"
@@ -56,7 +56,7 @@ static void on_run(mf_process *p, const mf_error *e, int fd, void *data) {
   s->run_error = e ? e->code : 0;
   s->run_started = e ? e->started : -1;
   if (fd >= 0)
-    s->sim->seam.ops->close(&s->sim->seam, &fd);
+    s->sim->backend.ops->close(&s->sim->backend, &fd);
 }
 
 static void on_close(mf_process *p, void *data) {
@@ -68,7 +68,7 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   children_forked(); /* what an earlier story left is no child of this one */
-  s->home = home_new_on(&s->sim->seam);
+  s->home = home_new_on(&s->sim->backend);
   assert_int_equal(home_start(s->home), 0);
   return s;
 }
@@ -571,7 +571,7 @@ static void test_what_is_taken_up_has_its_timeout(void **state) {
   mf_process *p;
   o.timeout_ms = 100;
   o.name = "guest";
-  assert_int_equal(s->sim->seam.ops->pair(&s->sim->seam, pair), 0);
+  assert_int_equal(s->sim->backend.ops->pair(&s->sim->backend, pair), 0);
   s->sim->fd[sim_far_end(s->sim, pair[0])].pid = 501;
   assert_int_equal(process_take_up(s->home, &o, pair[0], &p), 0);
   assert_int_equal(mf_run(p, "f", on_run, s), 0);
@@ -918,7 +918,7 @@ static void test_a_closed_child_that_runs_is_reaped_while_others_are_open(void *
     if (other)
       mf_close(other, NULL, NULL);
     sim_run(s->sim);
-    children_reap(&s->sim->seam); /* as the next call would */
+    children_reap(&s->sim->backend); /* as the next call would */
     assert_int_equal(s->sim->children[pid], 0);
     story_free(s);
   }

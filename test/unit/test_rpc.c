@@ -99,7 +99,7 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   s->far = far_new(s->sim);
-  s->home = home_new_on(&s->sim->seam);
+  s->home = home_new_on(&s->sim->backend);
   s->home->generation = fork_generation();
   s->call = calloc(CALLS, sizeof *s->call);
   s->id = calloc(CALLS, sizeof *s->id);
@@ -892,7 +892,7 @@ static void say_with_fds(struct story *s, unsigned type, unsigned nfds, int nrea
   struct frame f = {.type = (uint8_t)type, .nfds = (uint8_t)nfds};
   for (int i = 0; i < nreal; i++) {
     int pair[2];
-    assert_int_equal(s->sim->seam.ops->pair(&s->sim->seam, pair), 0);
+    assert_int_equal(s->sim->backend.ops->pair(&s->sim->backend, pair), 0);
     near->fds[near->nfds++] = pair[0] - SIM_FD_BASE;
     ret_far[i] = pair[1] - SIM_FD_BASE;
   }
@@ -928,7 +928,7 @@ static void test_handles_of_a_message_are_kept_or_closed(void **state) {
   assert_true(is_hung_up(s, far[0]));
   assert_false(is_hung_up(s, far[1]));
   assert_true(is_hung_up(s, far[2]));
-  s->sim->seam.ops->close(&s->sim->seam, &kept_fd);
+  s->sim->backend.ops->close(&s->sim->backend, &kept_fd);
   story_free(s);
 }
 

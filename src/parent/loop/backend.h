@@ -1,9 +1,9 @@
-/* The seam: the only way by which the parent's core (home, channel, process) reaches
+/* The backend: the only way by which the parent's core (home, channel, process) reaches
  * sockets, processes, the clock and the loop. backend_uv.c is the real one; the tests put
  * a scripted world in its place. Runs in the parent.
  *
- * A seam is started by its home while processes are open and stopped (no handle left on
- * the loop) when the last one is closed. Its callbacks come from the loop, never from
+ * A backend is started by its home while processes are open and stopped (no handle left
+ * on the loop) when the last one is closed. Its callbacks come from the loop, never from
  * inside a call. */
 #ifndef PARENT_LOOP_BACKEND_H
 #define PARENT_LOOP_BACKEND_H
@@ -15,7 +15,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-struct seam;
+struct backend;
 struct measure;
 
 enum { WATCH_READ = 1, WATCH_WRITE = 2 };
@@ -25,71 +25,72 @@ struct watch {
   void (*on_ready)(struct watch *w, unsigned events); /* READ also stands for hang-up */
   int fd;
   unsigned events;
-  void *impl; /* the seam's */
+  void *impl; /* the backend's */
 };
 
-struct seam_ops {
-  uint64_t (*now_ms)(struct seam *s);
-  uint64_t (*now_us)(struct seam *s);
-  int (*pair)(struct seam *s, int ret_fd[2]);
-  ssize_t (*send)(struct seam *s, int fd, const struct iovec *iov, int niov,
-                  const int *fds, int nfds);                     /* as sock_send */
-  ssize_t (*read)(struct seam *s, int fd, void *data, size_t n); /* as sock_read */
+struct backend_ops {
+  uint64_t (*now_ms)(struct backend *s);
+  uint64_t (*now_us)(struct backend *s);
+  int (*pair)(struct backend *s, int ret_fd[2]);
+  ssize_t (*send)(struct backend *s, int fd, const struct iovec *iov, int niov,
+                  const int *fds, int nfds);                        /* as sock_send */
+  ssize_t (*read)(struct backend *s, int fd, void *data, size_t n); /* as sock_read */
   /* As sock_read_from, sock_name_writers, sock_refuse_fds. */
-  ssize_t (*read_from)(struct seam *s, int fd, void *data, size_t n, struct fdset *fds,
+  ssize_t (*read_from)(struct backend *s, int fd, void *data, size_t n, struct fdset *fds,
                        struct sock_writer *ret_writer);
-  int (*name_writers)(struct seam *s, int fd, int on);
-  int (*refuse_fds)(struct seam *s, int fd, int on);
+  int (*name_writers)(struct backend *s, int fd, int on);
+  int (*refuse_fds)(struct backend *s, int fd, int on);
   /* As sock_recv_iov without blocking: descriptors that come along go to fds (NULL: they
    * are closed). */
-  ssize_t (*recv)(struct seam *s, int fd, const struct iovec *iov, int niov,
+  ssize_t (*recv)(struct backend *s, int fd, const struct iovec *iov, int niov,
                   struct fdset *fds, int *ret_truncated);
-  int (*dup)(struct seam *s, int fd); /* as fd_dup */
-  int (*share)(struct seam *s, size_t size, int *ret_fd,
+  int (*dup)(struct backend *s, int fd); /* as fd_dup */
+  int (*share)(struct backend *s, size_t size, int *ret_fd,
                void **ret_map); /* as share_new */
-  void (*unshare)(struct seam *s, void *map, size_t size);
-  void (*widen)(struct seam *s, int fd, int n); /* as sock_widen */
-  int (*hung_up)(struct seam *s, int fd);
+  void (*unshare)(struct backend *s, void *map, size_t size);
+  void (*widen)(struct backend *s, int fd, int n); /* as sock_widen */
+  int (*hung_up)(struct backend *s, int fd);
   /* The other end can't write from now on; what it wrote can still be read. */
-  void (*refuse)(struct seam *s, int fd);
-  void (*fall_silent)(struct seam *s, int fd);  /* the other end reads an end of file */
-  void (*close)(struct seam *s, int *fd);       /* as fd_part */
-  void (*close_pidfd)(struct seam *s, int *fd); /* nothing can block there: as fd_close */
+  void (*refuse)(struct backend *s, int fd);
+  void (*fall_silent)(struct backend *s, int fd); /* the other end reads an end of file */
+  void (*close)(struct backend *s, int *fd);      /* as fd_part */
+  void (*close_pidfd)(struct backend *s,
+                      int *fd); /* nothing can block there: as fd_close */
   /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
    * the watch at once. 0 or -errno. */
-  int (*watch)(struct seam *s, struct watch *w, int fd, unsigned events);
-  void (*timer)(struct seam *s, uint64_t at_ms); /* on_timer then; UINT64_MAX: never */
-  void (*turn)(struct seam *s);                  /* on_turn, soon */
-  void (*busy)(struct seam *s, int on);          /* keeps the loop alive */
-  int (*spawn)(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid);
-  int (*pidfd)(struct seam *s, pid_t pid);
-  int (*kill)(struct seam *s, int pidfd, pid_t pid, int signum);
-  int (*reap)(struct seam *s, int pidfd, pid_t pid, struct proc_status *ret);
-  int (*peek)(struct seam *s, int pidfd, pid_t pid); /* as proc_peek */
-  int (*is_careless)(struct seam *s);                /* as proc_is_careless */
-  void (*note_thief)(struct seam *s);
+  int (*watch)(struct backend *s, struct watch *w, int fd, unsigned events);
+  void (*timer)(struct backend *s, uint64_t at_ms); /* on_timer then; UINT64_MAX: never */
+  void (*turn)(struct backend *s);                  /* on_turn, soon */
+  void (*busy)(struct backend *s, int on);          /* keeps the loop alive */
+  int (*spawn)(struct backend *s, const struct proc_spawn *spawn, pid_t *ret_pid);
+  int (*pidfd)(struct backend *s, pid_t pid);
+  int (*kill)(struct backend *s, int pidfd, pid_t pid, int signum);
+  int (*reap)(struct backend *s, int pidfd, pid_t pid, struct proc_status *ret);
+  int (*peek)(struct backend *s, int pidfd, pid_t pid); /* as proc_peek */
+  int (*is_careless)(struct backend *s);                /* as proc_is_careless */
+  void (*note_thief)(struct backend *s);
   /* The status of a process that is no child of ours and has ended: from the pidfd once
    * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */
-  int (*status)(struct seam *s, int pidfd, pid_t pid, int *ret_status);
+  int (*status)(struct backend *s, int pidfd, pid_t pid, int *ret_status);
   /* What a process uses: 0 and *ret, or -errno. MF_AGAIN: it is large, which takes long,
    * and *ret_later answers when *ret_fd (its own) is readable: `measured` or `forget`
    * takes it. */
-  int (*measure)(struct seam *s, pid_t pid, struct proc_memory *ret,
+  int (*measure)(struct backend *s, pid_t pid, struct proc_memory *ret,
                  struct measure **ret_later, int *ret_fd);
-  int (*measured)(struct seam *s, struct measure *m, struct proc_memory *ret);
-  void (*forget)(struct seam *s, struct measure *m);
-  int (*start)(struct seam *s);
+  int (*measured)(struct backend *s, struct measure *m, struct proc_memory *ret);
+  void (*forget)(struct backend *s, struct measure *m);
+  int (*start)(struct backend *s);
   /* Takes everything off the loop; on_stopped when that is done. It may be started again
    * at any time, also before. */
-  void (*stop)(struct seam *s);
-  void (*free)(struct seam *s); /* a stopped one */
+  void (*stop)(struct backend *s);
+  void (*free)(struct backend *s); /* a stopped one */
   /* In a forked copy: lets go of descriptors that are the original's. NULL: it has none.
    */
-  void (*forked)(struct seam *s);
+  void (*forked)(struct backend *s);
 };
 
-struct seam {
-  const struct seam_ops *ops;
+struct backend {
+  const struct backend_ops *ops;
   void *owner;
   void (*on_timer)(void *owner);
   void (*on_turn)(void *owner);
@@ -97,6 +98,6 @@ struct seam {
 };
 
 struct uv_loop_s;
-struct seam *seam_uv_new(struct uv_loop_s *loop); /* NULL: no memory */
+struct backend *backend_uv_new(struct uv_loop_s *loop); /* NULL: no memory */
 
 #endif

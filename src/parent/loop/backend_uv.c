@@ -1,5 +1,5 @@
-/* The seam on libuv: a poller for descriptors, one timer, an idle handle for turns, and a
- * prepare handle that does nothing but keep the loop alive while something is
+/* The backend on libuv: a poller for descriptors, one timer, an idle handle for turns,
+ * and a prepare handle that does nothing but keep the loop alive while something is
  * outstanding. Every other handle is unreferenced. Handles live in blocks of their own
  * since libuv lets go of them only in a close callback. Runs in the parent. */
 #include "parent/loop/backend.h"
@@ -20,15 +20,15 @@
 
 /* The fixed handles of one start; freed when the last is closed. */
 struct fixed {
-  struct seam_uv *seam; /* NULL once nobody waits for the close */
+  struct backend_uv *backend; /* NULL once nobody waits for the close */
   uv_timer_t timer;
   uv_idle_t idle;
   uv_prepare_t anchor;
   int nopen;
 };
 
-struct seam_uv {
-  struct seam seam;
+struct backend_uv {
+  struct backend backend;
   uv_loop_t *loop;
   struct fixed *fixed; /* NULL: stopped */
   struct poller *poller;
@@ -37,82 +37,82 @@ struct seam_uv {
   int turning;
 };
 
-static struct seam_uv *self(struct seam *s) {
-  return (struct seam_uv *)(void *)s;
+static struct backend_uv *self(struct backend *s) {
+  return (struct backend_uv *)(void *)s;
 }
 
-static uint64_t op_now_ms(struct seam *s) {
+static uint64_t op_now_ms(struct backend *s) {
   return proc_now_ns() / 1000000;
 }
 
-static uint64_t op_now_us(struct seam *s) {
+static uint64_t op_now_us(struct backend *s) {
   return proc_now_ns() / 1000;
 }
 
-static int op_pair(struct seam *s, int ret_fd[2]) {
+static int op_pair(struct backend *s, int ret_fd[2]) {
   return sock_pair(ret_fd, 1);
 }
 
-static ssize_t op_send(struct seam *s, int fd, const struct iovec *iov, int niov,
+static ssize_t op_send(struct backend *s, int fd, const struct iovec *iov, int niov,
                        const int *fds, int nfds) {
   return sock_send(fd, iov, niov, fds, nfds);
 }
 
-static ssize_t op_read(struct seam *s, int fd, void *data, size_t n) {
+static ssize_t op_read(struct backend *s, int fd, void *data, size_t n) {
   return sock_read(fd, data, n);
 }
 
-static ssize_t op_read_from(struct seam *s, int fd, void *data, size_t n,
+static ssize_t op_read_from(struct backend *s, int fd, void *data, size_t n,
                             struct fdset *fds, struct sock_writer *ret_writer) {
   return sock_read_from(fd, data, n, fds, ret_writer);
 }
 
-static int op_name_writers(struct seam *s, int fd, int on) {
+static int op_name_writers(struct backend *s, int fd, int on) {
   return sock_name_writers(fd, on);
 }
 
-static ssize_t op_recv(struct seam *s, int fd, const struct iovec *iov, int niov,
+static ssize_t op_recv(struct backend *s, int fd, const struct iovec *iov, int niov,
                        struct fdset *fds, int *ret_truncated) {
   return sock_recv_iov(fd, iov, niov, 0, fds, ret_truncated);
 }
 
-static int op_dup(struct seam *s, int fd) {
+static int op_dup(struct backend *s, int fd) {
   return fd_dup(fd);
 }
 
-static int op_share(struct seam *s, size_t size, int *ret_fd, void **ret_map) {
+static int op_share(struct backend *s, size_t size, int *ret_fd, void **ret_map) {
   return share_new(size, ret_fd, ret_map);
 }
 
-static void op_unshare(struct seam *s, void *map, size_t size) {
+static void op_unshare(struct backend *s, void *map, size_t size) {
   share_unmap(map, size);
 }
 
-static void op_widen(struct seam *s, int fd, int n) {
+static void op_widen(struct backend *s, int fd, int n) {
   sock_widen(fd, n);
 }
 
-static int op_hung_up(struct seam *s, int fd) {
+static int op_hung_up(struct backend *s, int fd) {
   return sock_hung_up(fd);
 }
 
-static void op_refuse(struct seam *s, int fd) {
+static void op_refuse(struct backend *s, int fd) {
   shutdown(fd, SHUT_RD); /* unix(7): the peer's next write gives EPIPE */
 }
 
-static void op_fall_silent(struct seam *s, int fd) {
+static void op_fall_silent(struct backend *s, int fd) {
   shutdown(fd, SHUT_WR);
 }
 
-static int op_refuse_fds(struct seam *s, int fd, int on) {
+static int op_refuse_fds(struct backend *s, int fd, int on) {
   return sock_refuse_fds(fd, on);
 }
 
-static void op_close_pidfd(struct seam *s, int *fd) {
+static void op_close_pidfd(struct backend *s, int *fd) {
   fd_close(fd);
 }
 
-static void op_close(struct seam *s, int *fd) {
+static void op_close(struct backend *s, int *fd) {
   int saved = errno;
   fd_part(*fd);
   *fd = -1;
@@ -121,11 +121,11 @@ static void op_close(struct seam *s, int *fd) {
 
 /* ---- closing ---- */
 
-static void check_stopped(struct seam_uv *u) {
+static void check_stopped(struct backend_uv *u) {
   if (u->nclosing || poller_nclosing(u->poller) || !u->stopping)
     return;
   u->stopping = 0;
-  u->seam.on_stopped(u->seam.owner);
+  u->backend.on_stopped(u->backend.owner);
 }
 
 static void on_poller_closed(void *owner) {
@@ -134,14 +134,14 @@ static void on_poller_closed(void *owner) {
 
 static void on_fixed_closed(uv_handle_t *handle) {
   struct fixed *f = handle->data;
-  struct seam_uv *u = f->seam;
+  struct backend_uv *u = f->backend;
   u->nclosing--;
   if (--f->nopen == 0)
     free(f);
   check_stopped(u);
 }
 
-static int op_watch(struct seam *s, struct watch *w, int fd, unsigned events) {
+static int op_watch(struct backend *s, struct watch *w, int fd, unsigned events) {
   return poller_watch(self(s)->poller, w, fd, events);
 }
 
@@ -149,11 +149,11 @@ static int op_watch(struct seam *s, struct watch *w, int fd, unsigned events) {
 
 static void on_timer(uv_timer_t *handle) {
   struct fixed *f = handle->data;
-  f->seam->seam.on_timer(f->seam->seam.owner);
+  f->backend->backend.on_timer(f->backend->backend.owner);
 }
 
-static void op_timer(struct seam *s, uint64_t at_ms) {
-  struct seam_uv *u = self(s);
+static void op_timer(struct backend *s, uint64_t at_ms) {
+  struct backend_uv *u = self(s);
   uint64_t now;
   if (!u->fixed)
     return;
@@ -168,13 +168,13 @@ static void op_timer(struct seam *s, uint64_t at_ms) {
 
 static void on_idle(uv_idle_t *handle) {
   struct fixed *f = handle->data;
-  f->seam->turning = 0;
+  f->backend->turning = 0;
   uv_idle_stop(handle);
-  f->seam->seam.on_turn(f->seam->seam.owner);
+  f->backend->backend.on_turn(f->backend->backend.owner);
 }
 
-static void op_turn(struct seam *s) {
-  struct seam_uv *u = self(s);
+static void op_turn(struct backend *s) {
+  struct backend_uv *u = self(s);
   if (u->turning || !u->fixed)
     return;
   u->turning = 1;
@@ -184,8 +184,8 @@ static void op_turn(struct seam *s) {
 static void on_anchor(uv_prepare_t *handle) {
 }
 
-static void op_busy(struct seam *s, int on) {
-  struct seam_uv *u = self(s);
+static void op_busy(struct backend *s, int on) {
+  struct backend_uv *u = self(s);
   if (!u->fixed)
     return;
   if (on)
@@ -196,35 +196,35 @@ static void op_busy(struct seam *s, int on) {
 
 /* ---- processes ---- */
 
-static int op_spawn(struct seam *s, const struct proc_spawn *spawn, pid_t *ret_pid) {
+static int op_spawn(struct backend *s, const struct proc_spawn *spawn, pid_t *ret_pid) {
   return spawner_start(spawn, ret_pid);
 }
 
-static int op_pidfd(struct seam *s, pid_t pid) {
+static int op_pidfd(struct backend *s, pid_t pid) {
   return proc_pidfd(pid);
 }
 
-static int op_kill(struct seam *s, int pidfd, pid_t pid, int signum) {
+static int op_kill(struct backend *s, int pidfd, pid_t pid, int signum) {
   return proc_kill(pidfd, pid, signum);
 }
 
-static int op_reap(struct seam *s, int pidfd, pid_t pid, struct proc_status *ret) {
+static int op_reap(struct backend *s, int pidfd, pid_t pid, struct proc_status *ret) {
   return proc_reap(pidfd, pid, ret);
 }
 
-static int op_peek(struct seam *s, int pidfd, pid_t pid) {
+static int op_peek(struct backend *s, int pidfd, pid_t pid) {
   return proc_peek(pidfd, pid);
 }
 
-static int op_is_careless(struct seam *s) {
+static int op_is_careless(struct backend *s) {
   return proc_is_careless();
 }
 
-static void op_note_thief(struct seam *s) {
+static void op_note_thief(struct backend *s) {
   proc_note_thief();
 }
 
-static int op_status(struct seam *s, int pidfd, pid_t pid, int *ret_status) {
+static int op_status(struct backend *s, int pidfd, pid_t pid, int *ret_status) {
   /* An orphan whose new parent we are (as process 1, or as subreaper) is ours to reap. */
   if (pidfd >= 0 && proc_reap_pidfd(pidfd, ret_status) == 0)
     return 0;
@@ -238,7 +238,7 @@ static int op_status(struct seam *s, int pidfd, pid_t pid, int *ret_status) {
 /* What is smaller is measured at once: in pages of 4 KiB that takes 0.6 ms. */
 enum { MEASURE_ASIDE = 64 << 20 };
 
-static int op_measure(struct seam *s, pid_t pid, struct proc_memory *ret,
+static int op_measure(struct backend *s, pid_t pid, struct proc_memory *ret,
                       struct measure **ret_later, int *ret_fd) {
   if (proc_resident(pid) < MEASURE_ASIDE || measure_start(pid, ret_later) < 0)
     return proc_memory(pid, ret);
@@ -246,18 +246,18 @@ static int op_measure(struct seam *s, pid_t pid, struct proc_memory *ret,
   return MF_AGAIN;
 }
 
-static int op_measured(struct seam *s, struct measure *m, struct proc_memory *ret) {
+static int op_measured(struct backend *s, struct measure *m, struct proc_memory *ret) {
   return measure_end(m, ret);
 }
 
-static void op_forget(struct seam *s, struct measure *m) {
+static void op_forget(struct backend *s, struct measure *m) {
   measure_drop(m);
 }
 
 /* ---- life ---- */
 
-static int op_start(struct seam *s) {
-  struct seam_uv *u = self(s);
+static int op_start(struct backend *s) {
+  struct backend_uv *u = self(s);
   struct fixed *f;
   if (u->fixed)
     return 0;
@@ -269,7 +269,7 @@ static int op_start(struct seam *s) {
     free(f);
     return r;
   }
-  f->seam = u;
+  f->backend = u;
   f->nopen = 3;
   /* None of these three can fail in libuv: they only link themselves into the loop. */
   uv_timer_init(u->loop, &f->timer);
@@ -285,8 +285,8 @@ static int op_start(struct seam *s) {
   return 0;
 }
 
-static void op_stop(struct seam *s) {
-  struct seam_uv *u = self(s);
+static void op_stop(struct backend *s) {
+  struct backend_uv *u = self(s);
   struct fixed *f = u->fixed;
   u->stopping = 1;
   if (f) {
@@ -299,18 +299,18 @@ static void op_stop(struct seam *s) {
   }
 }
 
-static void op_free(struct seam *s) {
-  struct seam_uv *u = self(s);
+static void op_free(struct backend *s) {
+  struct backend_uv *u = self(s);
   assert(!u->fixed && !u->nclosing && !poller_nclosing(u->poller));
   poller_free(u->poller);
   free(u);
 }
 
-static void op_forked(struct seam *s) {
+static void op_forked(struct backend *s) {
   poller_forked(self(s)->poller);
 }
 
-static const struct seam_ops uv_ops = {
+static const struct backend_ops uv_ops = {
     .now_ms = op_now_ms,
     .now_us = op_now_us,
     .pair = op_pair,
@@ -350,16 +350,16 @@ static const struct seam_ops uv_ops = {
     .forked = op_forked,
 };
 
-struct seam *seam_uv_new(struct uv_loop_s *loop) {
-  struct seam_uv *u = calloc(1, sizeof *u);
+struct backend *backend_uv_new(struct uv_loop_s *loop) {
+  struct backend_uv *u = calloc(1, sizeof *u);
   if (!u)
     return NULL;
-  u->seam.ops = &uv_ops;
+  u->backend.ops = &uv_ops;
   u->loop = loop;
   u->poller = poller_new(loop, on_poller_closed, u);
   if (!u->poller) {
     free(u);
     return NULL;
   }
-  return &u->seam;
+  return &u->backend;
 }

@@ -37,17 +37,17 @@ static void rewatch(struct channel *c) {
     events |= WATCH_READ;
   if (!c->deaf && !outbox_empty(&c->out))
     events |= WATCH_WRITE;
-  if (c->seam->ops->watch(c->seam, &c->watch, c->fd, events) < 0)
+  if (c->backend->ops->watch(c->backend, &c->watch, c->fd, events) < 0)
     c->events->on_stalled(c); /* no memory: once more, later */
 }
 
-int channel_open(struct channel *c, struct seam *seam, int fd) {
+int channel_open(struct channel *c, struct backend *backend, int fd) {
   int r;
-  c->seam = seam;
+  c->backend = backend;
   c->fd = fd;
   c->reading = 1;
-  c->refuses = !c->takes_fds && seam->ops->refuse_fds(seam, fd, 1) == 0;
-  r = seam->ops->watch(seam, &c->watch, fd, WATCH_READ);
+  c->refuses = !c->takes_fds && backend->ops->refuse_fds(backend, fd, 1) == 0;
+  r = backend->ops->watch(backend, &c->watch, fd, WATCH_READ);
   if (r < 0) {
     channel_close(c);
     return r;
@@ -56,21 +56,21 @@ int channel_open(struct channel *c, struct seam *seam, int fd) {
   return 0;
 }
 
-int channel_ask_writer(struct channel *c, struct seam *seam, int fd) {
-  int r = seam->ops->name_writers(seam, fd, 1);
+int channel_ask_writer(struct channel *c, struct backend *backend, int fd) {
+  int r = backend->ops->name_writers(backend, fd, 1);
   c->asks_writer = r == 0;
   return r;
 }
 
 static void unwatch(struct channel *c) {
-  if (c->seam)
-    c->seam->ops->watch(c->seam, &c->watch, c->fd, 0);
+  if (c->backend)
+    c->backend->ops->watch(c->backend, &c->watch, c->fd, 0);
 }
 
 void channel_close(struct channel *c) {
   unwatch(c);
   if (c->fd >= 0)
-    c->seam->ops->close(c->seam, &c->fd);
+    c->backend->ops->close(c->backend, &c->fd);
   c->reading = 0;
   c->ended = 1;
   c->deaf = 1;
@@ -84,7 +84,7 @@ int channel_steal(struct channel *c) {
   int fd = c->fd;
   unwatch(c);
   if (c->asks_writer && fd >= 0)
-    c->seam->ops->name_writers(c->seam, fd, 0);
+    c->backend->ops->name_writers(c->backend, fd, 0);
   c->asks_writer = 0;
   c->fd = -1;
   channel_close(c);
@@ -99,7 +99,7 @@ void channel_flush(struct channel *c) {
   if (c->fd < 0 || c->corked)
     return;
   while (!c->deaf && (n = outbox_next(&c->out, iov, &fds, &nfds)) > 0) {
-    sent = c->seam->ops->send(c->seam, c->fd, iov, n, fds, nfds);
+    sent = c->backend->ops->send(c->backend, c->fd, iov, n, fds, nfds);
     if (sent > 0) {
       outbox_sent(&c->out, (size_t)sent);
       continue;
@@ -107,15 +107,15 @@ void channel_flush(struct channel *c) {
     if (sent == 0)
       break;
     if (sent == -ETOOMANYREFS || sent == -ENOBUFS || sent == -ENOMEM) {
-      c->seam->ops->watch(c->seam, &c->watch, c->fd,
-                          c->reading && !c->ended ? WATCH_READ : 0);
+      c->backend->ops->watch(c->backend, &c->watch, c->fd,
+                             c->reading && !c->ended ? WATCH_READ : 0);
       c->events->on_stalled(c);
       return;
     }
     /* The other end is gone. What it wrote before may still be read: that decides. If it
      * is there all the same, it has to know that nothing more comes. */
     c->deaf = 1;
-    c->seam->ops->fall_silent(c->seam, c->fd);
+    c->backend->ops->fall_silent(c->backend, c->fd);
     outbox_deinit(&c->out);
     outbox_init(&c->out);
   }
@@ -162,7 +162,7 @@ void channel_exact(struct channel *c) {
 void channel_accept_fds(struct channel *c) {
   c->takes_fds = 1;
   if (c->fd >= 0)
-    c->seam->ops->refuse_fds(c->seam, c->fd, 0);
+    c->backend->ops->refuse_fds(c->backend, c->fd, 0);
 }
 
 /* Delivers the frames that are whole, at most *most. 0: more bytes are needed; 1: the
@@ -214,11 +214,11 @@ static void lack_memory(struct channel *c) {
 /* The first word tells who it is; from then on nobody is asked. */
 static ssize_t read_bytes(struct channel *c, void *room, size_t n, struct fdset *fds) {
   struct sock_writer writer;
-  ssize_t got = c->seam->ops->read_from(c->seam, c->fd, room, n, fds, &writer);
+  ssize_t got = c->backend->ops->read_from(c->backend, c->fd, room, n, fds, &writer);
   if (writer.pid <= 0 && writer.pidfd < 0)
     return got;
   if (c->asks_writer)
-    c->seam->ops->name_writers(c->seam, c->fd, 0);
+    c->backend->ops->name_writers(c->backend, c->fd, 0);
   c->asks_writer = 0;
   c->events->on_writer(c, (int)writer.pid, writer.pidfd);
   return got;
@@ -307,5 +307,5 @@ void channel_park(struct channel *c) {
 int channel_unpark(struct channel *c) {
   if (c->fd < 0)
     return 0;
-  return c->seam->ops->watch(c->seam, &c->watch, c->fd, WATCH_READ);
+  return c->backend->ops->watch(c->backend, &c->watch, c->fd, WATCH_READ);
 }

@@ -33,7 +33,7 @@ struct channel_events {
 };
 
 struct channel {
-  struct seam *seam;
+  struct backend *backend;
   const struct channel_events *events;
   int fd; /* owned; -1: not open yet (frames are kept), or closed */
   struct watch watch;
@@ -56,10 +56,10 @@ struct channel {
 void channel_init(struct channel *c, const struct channel_events *events);
 /* Starts on a socket (taken), watching for frames. 0, or -errno (the socket is closed).
  */
-int channel_open(struct channel *c, struct seam *seam, int fd);
+int channel_open(struct channel *c, struct backend *backend, int fd);
 /* Has the next bytes tell who wrote them. Before the other end can write. 0 or -ENOSYS.
  */
-int channel_ask_writer(struct channel *c, struct seam *seam, int fd);
+int channel_ask_writer(struct channel *c, struct backend *backend, int fd);
 /* Closes the socket, drops what is queued. */
 void channel_close(struct channel *c);
 /* Gives the socket to the caller, unwatched. */

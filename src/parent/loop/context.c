@@ -29,19 +29,19 @@ static void on_stopped(void *owner);
 
 /* ---- life ---- */
 
-struct home *home_new_on(struct seam *seam) {
+struct home *home_new_on(struct backend *backend) {
   struct home *h = calloc(1, sizeof *h);
   uint32_t start;
   if (!h) {
-    seam->ops->free(seam);
+    backend->ops->free(backend);
     return NULL;
   }
-  h->seam = seam;
+  h->backend = backend;
   h->generation = fork_generation();
-  seam->owner = h;
-  seam->on_timer = on_timer;
-  seam->on_turn = on_turn;
-  seam->on_stopped = on_stopped;
+  backend->owner = h;
+  backend->on_timer = on_timer;
+  backend->on_turn = on_turn;
+  backend->on_stopped = on_stopped;
   /* Numbers differ between owners of one process, so that a report meant for a former one
    * is not taken for ours; 0 means "none" on the wire. */
   proc_random(&start, sizeof start);
@@ -101,7 +101,7 @@ static int default_loop(struct uv_loop_s **ret) {
 }
 
 int home_get(struct uv_loop_s *loop, struct home **ret) {
-  struct seam *seam;
+  struct backend *backend;
   struct home *h;
   int r = 0;
   if (!loop)
@@ -111,8 +111,8 @@ int home_get(struct uv_loop_s *loop, struct home **ret) {
   h = home_find(loop);
   if (!h) {
     drop_aside();
-    seam = seam_uv_new(loop);
-    h = seam ? home_new_on(seam) : NULL;
+    backend = backend_uv_new(loop);
+    h = backend ? home_new_on(backend) : NULL;
     if (!h)
       return -ENOMEM;
     h->loop = loop;
@@ -146,7 +146,7 @@ static void home_free(struct home *h) {
   pthread_mutex_lock(&lock);
   list_remove(&h->link);
   pthread_mutex_unlock(&lock);
-  h->seam->ops->free(h->seam);
+  h->backend->ops->free(h->backend);
   blockcache_empty(&h->blockcache);
   free(h->table);
   free(h);
@@ -156,14 +156,14 @@ int home_start(struct home *h) {
   int r;
   if (h->started)
     return 0;
-  r = h->seam->ops->start(h->seam);
+  r = h->backend->ops->start(h->backend);
   if (r < 0)
     return r;
   h->started = 1;
   h->stopping = 0;
   h->timer_at_ms = UINT64_MAX;
   h->wants_turn = 0;
-  h->seam->ops->busy(h->seam, h->nbusy != 0);
+  h->backend->ops->busy(h->backend, h->nbusy != 0);
   if (!list_empty(&h->closing) || !list_empty(&h->todo) || !list_empty(&h->held) ||
       !list_empty(&h->to_free) || !list_empty(&h->tasks) || !list_empty(&h->more))
     home_turn(h);
@@ -201,7 +201,7 @@ static void park(struct home *h) {
   children_look_for_unborn(h);
   children_unwatch(h);
   h->started = 0;
-  h->seam->ops->stop(h->seam);
+  h->backend->ops->stop(h->backend);
 }
 
 static void call_parting(struct home *h) {
@@ -241,7 +241,7 @@ void home_drop(struct home *h) {
 /* A wait of the loop without an end is cheaper. */
 static void disarm(struct home *h) {
   h->timer_at_ms = UINT64_MAX;
-  h->seam->ops->timer(h->seam, UINT64_MAX);
+  h->backend->ops->timer(h->backend, UINT64_MAX);
 }
 
 /* ---- dispatch ---- */
@@ -297,7 +297,7 @@ void task_init(struct task *t, void (*run)(struct task *t)) {
 
 void home_admit(struct home *h, struct dump_entry *r,
                 void (*dump)(const struct dump_entry *r, FILE *out)) {
-  r->made_ms = h->seam->ops->now_ms(h->seam);
+  r->made_ms = h->backend->ops->now_ms(h->backend);
   r->dump = dump;
   list_push(&h->dump_entries, &r->link);
 }
@@ -317,7 +317,7 @@ void home_turn(struct home *h) {
   if (!h->started || h->wants_turn)
     return;
   h->wants_turn = 1;
-  h->seam->ops->turn(h->seam);
+  h->backend->ops->turn(h->backend);
 }
 
 static void read_more(struct home *h) {
@@ -343,7 +343,7 @@ void home_count_busy(struct home *h, int delta) {
   h->nbusy += (size_t)delta;
   if (was == (h->nbusy != 0))
     return;
-  h->seam->ops->busy(h->seam, !was);
+  h->backend->ops->busy(h->backend, !was);
   if (was && !h->nopen)
     home_turn(h); /* it may be time to park */
 }
@@ -412,7 +412,7 @@ static void arm(struct home *h, uint64_t at_ms) {
   if (at_ms >= h->timer_at_ms)
     return;
   h->timer_at_ms = at_ms;
-  h->seam->ops->timer(h->seam, at_ms);
+  h->backend->ops->timer(h->backend, at_ms);
 }
 
 void deadline_set_at(struct home *h, struct deadline *d, uint64_t at_ms) {
@@ -421,7 +421,7 @@ void deadline_set_at(struct home *h, struct deadline *d, uint64_t at_ms) {
 }
 
 void deadline_set(struct home *h, struct deadline *d, uint64_t in_ms) {
-  deadline_set_at(h, d, h->seam->ops->now_ms(h->seam) + in_ms);
+  deadline_set_at(h, d, h->backend->ops->now_ms(h->backend) + in_ms);
 }
 
 void deadline_clear(struct deadline *d) {
@@ -432,7 +432,7 @@ void deadline_clear(struct deadline *d) {
 
 static void on_timer(void *owner) {
   struct home *h = owner;
-  uint64_t now = h->seam->ops->now_ms(h->seam);
+  uint64_t now = h->backend->ops->now_ms(h->backend);
   struct minheap_node *first;
   struct minheap due;
   home_enter(h);

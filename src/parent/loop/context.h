@@ -38,7 +38,7 @@ struct dump_entry {
 struct home {
   struct list link; /* in the process-wide list */
   struct uv_loop_s *loop;
-  struct seam *seam;
+  struct backend *backend;
   unsigned generation; /* of forks, when it was made */
   int started, stopping;
   int in_dispatch, in_tasks, wants_turn;
@@ -74,8 +74,8 @@ struct home {
 int home_get(struct uv_loop_s *loop, struct home **ret);
 /* The home of the loop (NULL: as above) where there is one, else NULL. */
 struct home *home_find(struct uv_loop_s *loop);
-/* For tests: a home on a seam of theirs (taken), in no list. */
-struct home *home_new_on(struct seam *seam);
+/* For tests: a home on a backend of theirs (taken), in no list. */
+struct home *home_new_on(struct backend *backend);
 /* Puts it on the loop when it is not there. 0 or -errno. */
 int home_start(struct home *h);
 /* 1 when this process is a forked copy of the one that made the home. */

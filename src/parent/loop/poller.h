@@ -1,4 +1,4 @@
-/* The descriptors that a seam watches, on its libuv loop. Runs in the parent, on the
+/* The descriptors that a backend watches, on its libuv loop. Runs in the parent, on the
  * loop's thread. poller_epoll.c (Linux): an epoll of the library's behind one uv_poll. So
  * watching costs one system call where uv_poll needs four, and a turn of the loop handles
  * a bounded number of events however many come at once. poller_uv.c: a uv_poll for each.

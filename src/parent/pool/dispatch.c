@@ -163,7 +163,7 @@ int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
                   &c->base.payload);
   if (r)
     return r;
-  c->began_us = pool->seam->ops->now_us(pool->seam);
+  c->began_us = pool->backend->ops->now_us(pool->backend);
   c->idempotent = o.idempotent != 0;
   c->chunk = o.chunk != 0;
   request_set_timeout(&c->base, rpc_timeout(&o, pool->rpc_options.timeout_ms));

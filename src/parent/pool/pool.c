@@ -349,7 +349,7 @@ static struct mf_pool *pool_alloc(struct home *home, const mf_pool_options *o,
   if (!pool)
     return NULL;
   pool->home = home;
-  pool->seam = home->seam;
+  pool->backend = home->backend;
   pool->options = *o;
   pool->rpc_options = *rpc;
   pool->options.rpc = NULL;

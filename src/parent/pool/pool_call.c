@@ -26,7 +26,7 @@ static void let_payload_go(struct work *c) {
 
 void pool_count_end(struct work *c, int code) {
   struct mf_pool *pool = c->pool;
-  uint64_t now = pool->seam->ops->now_us(pool->seam);
+  uint64_t now = pool->backend->ops->now_us(pool->backend);
   if (code)
     pool->stats.failed++;
   else

@@ -1,7 +1,7 @@
 #include "parent/pool/pool_record.h"
 
 uint64_t pool_now_ms(const struct mf_pool *pool) {
-  return pool->seam->ops->now_ms(pool->seam);
+  return pool->backend->ops->now_ms(pool->backend);
 }
 
 void pool_schedule(struct mf_pool *pool) {

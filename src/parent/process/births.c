@@ -13,7 +13,7 @@ struct step {
 };
 
 struct births {
-  struct seam *seam;
+  struct backend *backend;
   unsigned refs;
   int ended;
   struct step steps[SLOT_STEPS_MAX];
@@ -32,11 +32,11 @@ static struct step *find(const struct births *b, uint32_t slot) {
 static void close_fds(struct births *b, struct step *s) {
   for (int i = 0; i < 2; i++)
     if (s->fds[i] >= 0)
-      b->seam->ops->close(b->seam, &s->fds[i]);
+      b->backend->ops->close(b->backend, &s->fds[i]);
 }
 
 static int share(struct births *b, size_t size, int *ret_fd, void **ret_map) {
-  return b->seam->ops->share(b->seam, size, ret_fd, ret_map);
+  return b->backend->ops->share(b->backend, size, ret_fd, ret_map);
 }
 
 static int grow(struct births *b) {
@@ -56,8 +56,8 @@ static int grow(struct births *b) {
     return r;
   r = share(b, slot_words_size(s->count), &s->fds[1], &words);
   if (r < 0) {
-    b->seam->ops->close(b->seam, &s->fds[0]);
-    b->seam->ops->unshare(b->seam, births, slot_births_size(s->count));
+    b->backend->ops->close(b->backend, &s->fds[0]);
+    b->backend->ops->unshare(b->backend, births, slot_births_size(s->count));
     return r;
   }
   s->births = births;
@@ -68,14 +68,14 @@ static int grow(struct births *b) {
   return 0;
 }
 
-int births_take(struct births **at, struct seam *seam, uint32_t *ret_slot) {
+int births_take(struct births **at, struct backend *backend, uint32_t *ret_slot) {
   struct births *b = *at;
   int r;
   if (!b) {
     b = calloc(1, sizeof *b);
     if (!b)
       return -ENOMEM;
-    b->seam = seam;
+    b->backend = backend;
     b->refs = 1;
   }
   r = b->nfree ? 0 : grow(b);
@@ -100,10 +100,10 @@ int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *
   if (s->fds[0] < 0)
     return 0;
   for (int i = 0; i < 2; i++) {
-    int copy = b->seam->ops->dup(b->seam, s->fds[i]);
+    int copy = b->backend->ops->dup(b->backend, s->fds[i]);
     if (copy < 0) {
       if (i == 1)
-        b->seam->ops->close(b->seam, &ret_fds[0]);
+        b->backend->ops->close(b->backend, &ret_fds[0]);
       return copy;
     }
     ret_fds[i] = copy;
@@ -155,9 +155,9 @@ void births_drop(struct births **at) {
   for (int i = 0; i < b->nsteps; i++) {
     struct step *s = &b->steps[i];
     close_fds(b, s);
-    b->seam->ops->unshare(b->seam, (void *)(uintptr_t)s->births,
-                          slot_births_size(s->count));
-    b->seam->ops->unshare(b->seam, s->heads, slot_words_size(s->count));
+    b->backend->ops->unshare(b->backend, (void *)(uintptr_t)s->births,
+                             slot_births_size(s->count));
+    b->backend->ops->unshare(b->backend, s->heads, slot_words_size(s->count));
   }
   free(b->free);
   free(b);

@@ -14,7 +14,7 @@ struct births;
 
 /* A free slot, zeroed, of *at, which is made where it is NULL. 0, -ENOSYS: there is no
  * shared memory here, or another -errno. */
-int births_take(struct births **at, struct seam *seam, uint32_t *ret_slot);
+int births_take(struct births **at, struct backend *backend, uint32_t *ret_slot);
 /* Duplicates the descriptors of the slot's step for the template that does not know it
  * yet. 1 with *ret_first, *ret_count and both, 0: it knows it, or -errno. */
 int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *ret_count,

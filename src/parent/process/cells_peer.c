@@ -159,7 +159,7 @@ int cell_eof(struct mf_process *p, const struct event *e) {
 }
 
 int cell_gone(struct mf_process *p, const struct event *e) {
-  struct seam *s = p->home->seam;
+  struct backend *s = p->home->backend;
   p->gone = 1;
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
   process_settle(p);

@@ -197,7 +197,7 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
  * its *running* any more, without which it does not enter; what it wrote before is read.
  */
 void process_withdraw(struct mf_process *p) {
-  struct seam *s = p->home->seam;
+  struct backend *s = p->home->backend;
   if (p->chan.fd < 0)
     return;
   s->ops->refuse(s, p->chan.fd);

@@ -90,7 +90,7 @@ static void free_orphan(struct orphan *o) {
 }
 
 static void stop_watching(struct orphan *o) {
-  struct seam *s = o->home->seam;
+  struct backend *s = o->home->backend;
   s->ops->watch(s, &o->watch, o->pidfd, 0);
   if (o->pidfd >= 0)
     s->ops->close_pidfd(s, &o->pidfd);
@@ -98,21 +98,21 @@ static void stop_watching(struct orphan *o) {
   o->home = NULL;
 }
 
-static int has_gone(struct seam *seam, const struct orphan *o) {
+static int has_gone(struct backend *backend, const struct orphan *o) {
   struct proc_status st;
-  return seam->ops->reap(seam, o->pidfd, o->pid, &st) != MF_AGAIN;
+  return backend->ops->reap(backend, o->pidfd, o->pid, &st) != MF_AGAIN;
 }
 
 static void on_end(struct watch *w, unsigned events) {
   struct orphan *o = list_entry(w, struct orphan, watch);
-  if (!has_gone(o->home->seam, o))
+  if (!has_gone(o->home->backend, o))
     return;
   stop_watching(o);
   free_orphan(o);
 }
 
 static void start_watching(struct home *h, struct orphan *o) {
-  struct seam *s = h->seam;
+  struct backend *s = h->backend;
   o->home = h;
   o->pidfd = s->ops->pidfd(s, o->pid);
   if (o->pidfd < 0) {
@@ -150,7 +150,7 @@ void children_watch(struct home *h) {
   take_all(&all);
   list_each_safe(it, next, &all) {
     struct orphan *o = list_entry(it, struct orphan, link);
-    if (has_gone(h->seam, o)) {
+    if (has_gone(h->backend, o)) {
       free_orphan(o);
       continue;
     }
@@ -177,12 +177,12 @@ void children_unwatch(struct home *h) {
   give_back(&h->orphans);
 }
 
-void children_reap(struct seam *seam) {
+void children_reap(struct backend *backend) {
   struct list all;
   take_all(&all);
   list_each_safe(it, next, &all) {
     struct orphan *o = list_entry(it, struct orphan, link);
-    if (has_gone(seam, o))
+    if (has_gone(backend, o))
       free_orphan(o);
   }
   give_back(&all);
@@ -222,11 +222,11 @@ void children_unborn(struct home *h, struct births *b, uint32_t slot) {
 
 /* Whether nothing more is to come from there. */
 static int is_settled(struct home *h, const struct unborn *u) {
-  struct seam *seam = h->seam;
+  struct backend *backend = h->backend;
   int ended = births_ended(u->births), pid = births_pid(u->births, u->slot);
   if (pid <= 0)
     return ended;
-  if (seam->ops->peek(seam, -1, pid) != -ECHILD && children_claim(pid) == 0)
+  if (backend->ops->peek(backend, -1, pid) != -ECHILD && children_claim(pid) == 0)
     children_orphan(h, pid);
   births_put(u->births, u->slot);
   return 1;

@@ -19,7 +19,7 @@ void children_orphan(struct home *h, int pid);
 void children_watch(struct home *h);
 void children_unwatch(struct home *h);
 /* Reaps those that have ended and nobody watches. */
-void children_reap(struct seam *seam);
+void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
  * then. Takes b. */
 void children_unborn(struct home *h, struct births *b, uint32_t slot);

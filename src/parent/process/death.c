@@ -137,7 +137,7 @@ void process_set_patience(struct mf_process *p, unsigned ms) {
 static void be_patient(struct mf_process *p, unsigned ms) {
   if (p->greeting && p->eof && ms > HANGUP_PATIENCE_MS)
     ms = HANGUP_PATIENCE_MS;
-  if (deadline_at(&p->patience) > p->home->seam->ops->now_ms(p->home->seam) + ms)
+  if (deadline_at(&p->patience) > p->home->backend->ops->now_ms(p->home->backend) + ms)
     process_set_patience(p, ms);
 }
 

@@ -26,13 +26,13 @@ static void end_of_grace(struct mf_process *p) {
 }
 
 void process_await_hello(struct mf_process *p) {
-  p->hello_by_ms = p->home->seam->ops->now_ms(p->home->seam) + HELLO_PATIENCE_MS;
+  p->hello_by_ms = p->home->backend->ops->now_ms(p->home->backend) + HELLO_PATIENCE_MS;
   process_set_patience(p, HELLO_PATIENCE_MS);
 }
 
 /* Of one that was told to end, too, while somebody waits for a fork of it. */
 static int is_overdue_hello(const struct mf_process *p) {
-  struct seam *s = p->home->seam;
+  struct backend *s = p->home->backend;
   return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
 }
 

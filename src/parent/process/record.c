@@ -14,7 +14,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
     return NULL;
   p->home = h;
   p->state = state;
-  p->made_ms = p->state_since_ms = h->seam->ops->now_ms(h->seam);
+  p->made_ms = p->state_since_ms = h->backend->ops->now_ms(h->backend);
   p->pid = p->pidfd = p->peer_pidfd = -1;
   p->finish.fd = -1;
   p->open = 1;
@@ -43,7 +43,7 @@ struct mf_process *process_new(struct home *h, enum state state) {
 }
 
 void process_close_pidfd(struct mf_process *p) {
-  struct seam *s = p->home->seam;
+  struct backend *s = p->home->backend;
   if (p->peer_pidfd >= 0)
     s->ops->close_pidfd(s, &p->peer_pidfd);
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
@@ -100,7 +100,7 @@ void process_free(struct mf_process *p) {
   process_close_pidfd(p);
   channel_close(&p->chan);
   if (p->finish.fd >= 0)
-    h->seam->ops->close(h->seam, &p->finish.fd);
+    h->backend->ops->close(h->backend, &p->finish.fd);
   hold_free(p->hold);
   journal_drop(&p->journal);
   births_drop(&p->own_births);
@@ -142,12 +142,12 @@ void process_set_source(struct mf_process *p, struct mf_process *source) {
 }
 
 int process_connect(struct mf_process *p, int fd) {
-  return channel_open(&p->chan, p->home->seam, fd);
+  return channel_open(&p->chan, p->home->backend, fd);
 }
 
 void process_enter(struct mf_process *p, enum state state) {
   p->state = state;
-  p->state_since_ms = p->home->seam->ops->now_ms(p->home->seam);
+  p->state_since_ms = p->home->backend->ops->now_ms(p->home->backend);
   if (state != HELD && state != FORKING && state != SERVING && state != FAILED &&
       !p->fork_refused)
     journal_drop(&p->journal); /* nobody is forked from it any more */
@@ -177,7 +177,7 @@ void process_unpark(struct mf_process *p) {
 
 void process_park(struct mf_process *p) {
   struct home *h = p->home;
-  struct seam *s = h->seam;
+  struct backend *s = h->backend;
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);

@@ -19,14 +19,14 @@ enum {
 
 static ssize_t receive(struct mf_rpc *rpc, const struct iovec *iov, int niov,
                        struct fdset *fds) {
-  const struct seam_ops *ops = rpc->seam->ops;
+  const struct backend_ops *ops = rpc->backend->ops;
   int truncated = 0;
   ssize_t got;
   fdset_init(fds);
   if (!rpc->options.handles && rpc->process->chan.refuses)
-    return niov == 1 ? ops->read(rpc->seam, rpc->fd, iov->iov_base, iov->iov_len)
-                     : ops->recv(rpc->seam, rpc->fd, iov, niov, NULL, &truncated);
-  got = ops->recv(rpc->seam, rpc->fd, iov, niov, fds, &truncated);
+    return niov == 1 ? ops->read(rpc->backend, rpc->fd, iov->iov_base, iov->iov_len)
+                     : ops->recv(rpc->backend, rpc->fd, iov, niov, NULL, &truncated);
+  got = ops->recv(rpc->backend, rpc->fd, iov, niov, fds, &truncated);
   if (!truncated)
     return got;
   fdset_drop(fds);

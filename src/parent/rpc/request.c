@@ -58,7 +58,7 @@ void *request_new(struct request_set *s, mf_reply_cb cb, void *data) {
     free(r);
     return NULL;
   }
-  r->made_ms = s->home->seam->ops->now_ms(s->home->seam);
+  r->made_ms = s->home->backend->ops->now_ms(s->home->backend);
   s->nwaiting++;
   return r;
 }

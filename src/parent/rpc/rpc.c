@@ -201,12 +201,12 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
     return;
   }
   if (rpc->over) { /* given up meanwhile */
-    rpc->seam->ops->close(rpc->seam, &socket);
+    rpc->backend->ops->close(rpc->backend, &socket);
     return;
   }
   rpc->fd = socket;
   rpc->ran = 1;
-  r = rpc->seam->ops->watch(rpc->seam, &rpc->watch, socket, WATCH_READ);
+  r = rpc->backend->ops->watch(rpc->backend, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
     mf_kill(rpc->process, SIGKILL);
     rpc_fail(rpc, r == -ENOMEM ? MF_ENOMEM : r,
@@ -318,7 +318,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   list_init(&rpc->dump_entry.link);
   rpc->process = p;
   rpc->home = p->home;
-  rpc->seam = p->home->seam;
+  rpc->backend = p->home->backend;
   rpc->options = *o;
   rpc->owner = owner;
   rpc->owner_data = owner_data;

@@ -13,9 +13,9 @@ void rpc_drop_input(struct mf_rpc *rpc) {
 }
 
 static void close_socket(struct mf_rpc *rpc) {
-  rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, 0);
+  rpc->backend->ops->watch(rpc->backend, &rpc->watch, rpc->fd, 0);
   if (rpc->fd >= 0)
-    rpc->seam->ops->close(rpc->seam, &rpc->fd);
+    rpc->backend->ops->close(rpc->backend, &rpc->fd);
   deadline_clear(&rpc->patience);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);

@@ -1,7 +1,7 @@
 #include "parent/rpc/rpc_record.h"
 
 uint64_t rpc_now_ms(const struct mf_rpc *rpc) {
-  return rpc->seam->ops->now_ms(rpc->seam);
+  return rpc->backend->ops->now_ms(rpc->backend);
 }
 
 void rpc_schedule(struct mf_rpc *rpc) {
@@ -29,5 +29,5 @@ void rpc_rewatch(struct mf_rpc *rpc) {
     events |= WATCH_READ;
   if (rpc->full && !rpc->write_closed)
     events |= WATCH_WRITE;
-  rpc->seam->ops->watch(rpc->seam, &rpc->watch, rpc->fd, events);
+  rpc->backend->ops->watch(rpc->backend, &rpc->watch, rpc->fd, events);
 }

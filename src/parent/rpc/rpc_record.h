@@ -34,7 +34,7 @@ struct mf_rpc {
   struct dump_entry dump_entry;
   struct mf_process *process;
   struct home *home;
-  struct seam *seam;
+  struct backend *backend;
   mf_rpc_options options; /* its strings are not ours */
   const struct rpc_owner *owner;
   void *owner_data;

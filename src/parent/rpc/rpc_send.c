@@ -55,7 +55,7 @@ static void widen(struct mf_rpc *rpc) {
   if (rpc->wide || rpc->fd < 0)
     return;
   rpc->wide = 1;
-  rpc->seam->ops->widen(rpc->seam, rpc->fd, WIDE);
+  rpc->backend->ops->widen(rpc->backend, rpc->fd, WIDE);
 }
 
 /* Frames the call. p: the request where it is held by somebody. */
@@ -125,7 +125,7 @@ void rpc_flush(struct mf_rpc *rpc) {
     n = outbox_next(&rpc->out, iov, &fds, &nfds);
     if (!n)
       break;
-    sent = rpc->seam->ops->send(rpc->seam, rpc->fd, iov, n, fds, nfds);
+    sent = rpc->backend->ops->send(rpc->backend, rpc->fd, iov, n, fds, nfds);
     if (sent > 0) {
       rpc->sent += (uint64_t)sent;
       outbox_sent(&rpc->out, (size_t)sent);

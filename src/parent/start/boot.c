@@ -81,7 +81,7 @@ static const char *program_of(const mf_options *o, char *room) {
 /* Starts the program and connects p to it. A program that does not start is p's failure,
  * not the call's. */
 static int spawn(struct mf_process *p, const mf_options *o, const char *program) {
-  struct seam *s = p->home->seam;
+  struct backend *s = p->home->backend;
   char boot[sizeof PROTO_BOOT_ARG + 24];
   char *argv[3], **environment;
   struct proc_spawn spawn = {.program = program, .stdio = {-1, -1, -1}};
@@ -220,7 +220,7 @@ int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
   }
   p->greeting = 1;
   p->taken_up = 1;
-  p->takes_word = channel_ask_writer(&p->chan, h->seam, fd) < 0;
+  p->takes_word = channel_ask_writer(&p->chan, h->backend, fd) < 0;
   r = add_leash(&fds);
   if (!r)
     r = process_event(p, &(struct event){EV_COMMAND, .command = &who});
@@ -335,10 +335,11 @@ static void on_backoff(struct deadline *d) {
 int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
   mf_options t;
   struct mf_process *p;
-  uint64_t now = h->seam->ops->now_ms(h->seam);
+  uint64_t now = h->backend->ops->now_ms(h->backend);
   int r;
   /* One that was parked may have ended unnoticed. */
-  if (h->def && h->def->chan.fd >= 0 && h->seam->ops->hung_up(h->seam, h->def->chan.fd))
+  if (h->def && h->def->chan.fd >= 0 &&
+      h->backend->ops->hung_up(h->backend, h->def->chan.fd))
     channel_drain(&h->def->chan);
   r = boot_early(h, o);
   if (r < 0)
@@ -374,7 +375,7 @@ int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
 }
 
 void boot_default_lost(struct home *h, struct mf_process *p) {
-  uint64_t now = h->seam->ops->now_ms(h->seam);
+  uint64_t now = h->backend->ops->now_ms(h->backend);
   h->def = NULL;
   h->def_early = 0;
   p->internal = 0;
