@@ -137,16 +137,16 @@ class Dump(gdb.Command):
         super().__init__("moonfork", gdb.COMMAND_DATA)
 
     def invoke(self, argument, from_tty):
-        symbol = gdb.lookup_static_symbol("homes")
+        symbol = gdb.lookup_static_symbol("contexts")
         if symbol is None:
             raise gdb.GdbError("no moonfork here: is the library loaded, with debug information?")
-        for home in entries(symbol.value(), "struct home", "link"):
-            print("loop %s: %d with work under way" % (home["loop"], int(home["nbusy"])))
-            for p in entries(home["processes"], "struct mf_process", "link"):
+        for context in entries(symbol.value(), "struct context", "link"):
+            print("loop %s: %d with work under way" % (context["loop"], int(context["nbusy"])))
+            for p in entries(context["processes"], "struct mf_process", "link"):
                 print("  " + process_line(p))
                 for line in Inbox(p["chan"]["in"]).children():
                     print("    frame " + line[1])
-            for r in entries(home["dump_entries"], "struct dump_entry", "link"):
+            for r in entries(context["dump_entries"], "struct dump_entry", "link"):
                 print("  " + self.resident(r))
 
     @staticmethod

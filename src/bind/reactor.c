@@ -213,7 +213,7 @@ static void release_residents(struct reactor *r) {
 
 int reactor_end(struct reactor *r) {
   release_residents(r);
-  mf_home_close(&r->loop);
+  mf_context_close(&r->loop);
   r->wake.data = r;
   r->nclosing++;
   uv_close((uv_handle_t *)&r->wake, on_wake_closed);
@@ -255,7 +255,7 @@ struct reactor *reactor_get(lua_State *L) {
     reactor_refuse(L, rc);
     return NULL;
   }
-  rc = mf_home_keep(&r->loop);
+  rc = mf_context_keep(&r->loop);
   if (rc == 0 && box->host)
     rc = box->open_guest(L, r, box->host);
   if (rc < 0) {

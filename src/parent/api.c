@@ -21,7 +21,7 @@ static int result(int r) {
 int process_check(const mf_process *p) {
   if (!p || !p->open)
     return MF_EINVAL;
-  return home_foreign(p->home) ? MF_EFORKED : 0;
+  return context_foreign(p->context) ? MF_EFORKED : 0;
 }
 
 /* The same for what a process that was finished, run or given away can't be asked, ended
@@ -31,22 +31,22 @@ static int check_unfinished(const mf_process *p) {
   return !r && (p->finished || p->used) ? MF_ESTATE : r;
 }
 
-/* The caller's options in full, and the home that they name. */
-static int open_home(const mf_options *from, mf_options *o, struct home **ret) {
+/* The caller's options in full, and the context that they name. */
+static int open_context(const mf_options *from, mf_options *o, struct context **ret) {
   int r = options_load(from, o);
   if (r)
     return r;
-  r = home_get(o->loop, ret);
-  return result(r ? r : home_start(*ret));
+  r = context_get(o->loop, ret);
+  return result(r ? r : context_start(*ret));
 }
 
 /* ---- make ---- */
 
-/* What a function that was to make a process returns: where it made none, a home that was
- * started for it has to leave the loop again. */
-static int made(struct home *h, int r) {
-  if (r && !h->nopen)
-    home_turn(h);
+/* What a function that was to make a process returns: where it made none, a context that
+ * was started for it has to leave the loop again. */
+static int made(struct context *ctx, int r) {
+  if (r && !ctx->nopen)
+    context_turn(ctx);
   return result(r);
 }
 
@@ -64,7 +64,7 @@ static int fork_from(struct mf_process *source, const mf_options *o, mf_process 
   r = hold_new(o, &hold);
   if (r)
     return r;
-  q = process_new(source->home, HELD);
+  q = process_new(source->context, HELD);
   if (!q) {
     hold_free(hold);
     return MF_ENOMEM;
@@ -85,17 +85,17 @@ static int fork_from(struct mf_process *source, const mf_options *o, mf_process 
   return 0;
 }
 
-static int make_default(struct home *h, const mf_options *o, mf_process **ret) {
+static int make_default(struct context *ctx, const mf_options *o, mf_process **ret) {
   struct mf_process *def;
-  int r = result(boot_default(h, o, &def));
+  int r = result(boot_default(ctx, o, &def));
   return r ? r : fork_from(def, o, ret);
 }
 
 int mf_new(const mf_options *options, mf_process **ret) {
-  struct home *h;
+  struct context *ctx;
   mf_options o;
-  int r = ret ? open_home(options, &o, &h) : MF_EINVAL;
-  return r ? r : made(h, make_default(h, &o, ret));
+  int r = ret ? open_context(options, &o, &ctx) : MF_EINVAL;
+  return r ? r : made(ctx, make_default(ctx, &o, ret));
 }
 
 /* package.path and package.cpath of a process that was not executed for it. */
@@ -105,18 +105,18 @@ static int send_paths(struct mf_process *p, const mf_options *o) {
   return mf_eval_named(p, "moonfork", code, sizeof code - 1, 2, argv, NULL);
 }
 
-static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
+static int make_exec(struct context *ctx, const mf_options *o, mf_process **ret) {
   struct mf_process *p;
-  int r = o && o->program ? 0 : boot_early(h, o);
+  int r = o && o->program ? 0 : boot_early(ctx, o);
   if (r > 0) { /* the early process stands in for the program */
-    r = fork_from(h->def, o, &p);
+    r = fork_from(ctx->def, o, &p);
     if (!r && o && o->lua_path && o->lua_cpath) {
       r = send_paths(p, o);
       if (r)
         mf_close(p, NULL, NULL);
     }
   } else if (!r) {
-    r = boot_exec(h, o, &p);
+    r = boot_exec(ctx, o, &p);
     if (!r && o) {
       p->spares_min = o->spares_min;
       p->spares_max = o->spares_max;
@@ -132,14 +132,14 @@ static int make_exec(struct home *h, const mf_options *o, mf_process **ret) {
 }
 
 int mf_new_exec(const mf_options *options, mf_process **ret) {
-  struct home *h;
+  struct context *ctx;
   mf_options o;
-  int r = ret ? open_home(options, &o, &h) : MF_EINVAL;
-  return r ? r : made(h, make_exec(h, &o, ret));
+  int r = ret ? open_context(options, &o, &ctx) : MF_EINVAL;
+  return r ? r : made(ctx, make_exec(ctx, &o, ret));
 }
 
-int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret) {
-  return exec ? make_exec(h, o, ret) : make_default(h, o, ret);
+int process_make(struct context *ctx, int exec, const mf_options *o, mf_process **ret) {
+  return exec ? make_exec(ctx, o, ret) : make_default(ctx, o, ret);
 }
 
 int mf_fork_options(mf_process *p, const mf_options *options, mf_process **ret) {
@@ -149,7 +149,7 @@ int mf_fork_options(mf_process *p, const mf_options *options, mf_process **ret) 
     r = options_load(options, &o);
   if (r)
     return r;
-  r = result(home_start(p->home));
+  r = result(context_start(p->context));
   return r ? r : fork_from(p, &o, ret);
 }
 
@@ -157,9 +157,9 @@ int mf_fork(mf_process *p, mf_process **ret) {
   return mf_fork_options(p, NULL, ret);
 }
 
-int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **ret) {
+int process_take_up(struct context *ctx, const mf_options *o, int fd, mf_process **ret) {
   mf_process *p;
-  int r = boot_take_up(h, fd, &p);
+  int r = boot_take_up(ctx, fd, &p);
   if (r)
     return r;
   if (o && o->name)
@@ -171,44 +171,44 @@ int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **re
 }
 
 int mf_from_fd(const mf_options *options, int fd, mf_process **ret) {
-  struct home *h;
+  struct context *ctx;
   mf_options o;
-  int r = ret ? open_home(options, &o, &h) : MF_EINVAL;
+  int r = ret ? open_context(options, &o, &ctx) : MF_EINVAL;
   if (r) {
     fd_close(&fd);
     return r;
   }
   fd = fd_raise(fd); /* closes what it can't raise */
   if (fd < 0)
-    return made(h, fd == -EBADF ? MF_EINVAL : fd);
+    return made(ctx, fd == -EBADF ? MF_EINVAL : fd);
   if (!sock_is_nameless(fd)) {
     fd_close(&fd);
-    return made(h, MF_EINVAL);
+    return made(ctx, MF_EINVAL);
   }
   fd_set_nonblocking(fd, 1);
-  return made(h, process_take_up(h, &o, fd, ret));
+  return made(ctx, process_take_up(ctx, &o, fd, ret));
 }
 
 int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_process **ret) {
-  struct home *h;
+  struct context *ctx;
   mf_options o;
-  int r = open_home(options, &o, &h);
+  int r = open_context(options, &o, &ctx);
   if (r) {
     fd_close(&fd);
     return r;
   }
-  r = boot_adopt(h, &o, fd, pid, child, ret);
+  r = boot_adopt(ctx, &o, fd, pid, child, ret);
   if (!r && o.timeout_ms)
     process_set_limit(*ret, o.timeout_ms);
-  return made(h, r);
+  return made(ctx, r);
 }
 
 int mf_reset(struct uv_loop_s *loop) {
-  struct home *h;
-  int r = home_get(loop, &h);
+  struct context *ctx;
+  int r = context_get(loop, &ctx);
   if (r < 0)
     return result(r);
-  boot_reset(h);
+  boot_reset(ctx);
   return 0;
 }
 
@@ -267,7 +267,7 @@ static int is_control_socket(const mf_process *p, int fd) {
   if (!sock_is_nameless(
           fd)) /* most are not: with thousands of processes the rest is long */
     return 0;
-  list_each(it, &p->home->processes) {
+  list_each(it, &p->context->processes) {
     if (list_entry(it, struct mf_process, link)->chan.fd == fd)
       return 1;
   }
@@ -406,8 +406,8 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
 
 /* The loop may not have turned since the time ran out. */
 static void look_at_the_clock(mf_process *p) {
-  struct home *h = p->home;
-  if (h->backend->ops->now_ms(h->backend) < deadline_at(&p->limit))
+  struct context *ctx = p->context;
+  if (ctx->backend->ops->now_ms(ctx->backend) < deadline_at(&p->limit))
     return;
   deadline_clear(&p->limit);
   process_event(p, &(struct event){EV_TIMEOUT});
@@ -548,7 +548,7 @@ void mf_close(mf_process *p, mf_close_cb cb, void *data) {
   if (process_check(p) < 0)
     return;
   p->open = 0;
-  p->home->nopen--;
+  p->context->nopen--;
   p->close_to.cb = cb;
   p->close_to.data = data;
   p->error_to.cb = NULL;
@@ -561,57 +561,57 @@ void mf_close(mf_process *p, mf_close_cb cb, void *data) {
 /* ---- for the binding ---- */
 
 int mf_busy(struct uv_loop_s *loop) {
-  struct home *h = home_find(loop);
-  return h ? (int)h->nbusy : 0;
+  struct context *ctx = context_find(loop);
+  return ctx ? (int)ctx->nbusy : 0;
 }
 
 int mf_flush(struct uv_loop_s *loop) {
-  struct home *h = home_find(loop);
-  while (h && !list_empty(&h->held))
-    process_unhold(list_entry(h->held.next, struct mf_process, held_link));
+  struct context *ctx = context_find(loop);
+  while (ctx && !list_empty(&ctx->held))
+    process_unhold(list_entry(ctx->held.next, struct mf_process, held_link));
   return 0;
 }
 
 void mf_reap(struct uv_loop_s *loop) {
-  struct home *h = home_find(loop);
-  if (h)
-    children_reap(h->backend);
+  struct context *ctx = context_find(loop);
+  if (ctx)
+    children_reap(ctx->backend);
 }
 
 int mf_has_deadline(struct uv_loop_s *loop) {
-  struct home *h = home_find(loop);
-  return h && minheap_first(&h->deadlines) != NULL;
+  struct context *ctx = context_find(loop);
+  return ctx && minheap_first(&ctx->deadlines) != NULL;
 }
 
-int mf_home_keep(struct uv_loop_s *loop) {
-  struct home *h;
-  int r = home_get(loop, &h);
+int mf_context_keep(struct uv_loop_s *loop) {
+  struct context *ctx;
+  int r = context_get(loop, &ctx);
   if (!r)
-    r = home_start(h);
-  if (r < 0 || h->kept)
+    r = context_start(ctx);
+  if (r < 0 || ctx->kept)
     return result(r);
-  h->kept = 1;
-  h->nopen++;
+  ctx->kept = 1;
+  ctx->nopen++;
   return 0;
 }
 
-int mf_home_close(struct uv_loop_s *loop) {
-  struct home *h = home_find(loop);
-  if (!h)
+int mf_context_close(struct uv_loop_s *loop) {
+  struct context *ctx = context_find(loop);
+  if (!ctx)
     return 0;
-  if (h->kept)
-    h->nopen--;
-  h->kept = 0;
-  home_drop(h);
+  if (ctx->kept)
+    ctx->nopen--;
+  ctx->kept = 0;
+  context_drop(ctx);
   return 0;
 }
 
-/* Descriptors of a home that a forked copy must not keep. The copy's memory is its own:
- * the records stay as they are, inert. */
-static void close_descriptors(struct home *h) {
-  if (h->backend->ops->forked)
-    h->backend->ops->forked(h->backend);
-  list_each(it, &h->processes) {
+/* Descriptors of a context that a forked copy must not keep. The copy's memory is its
+ * own: the records stay as they are, inert. */
+static void close_descriptors(struct context *ctx) {
+  if (ctx->backend->ops->forked)
+    ctx->backend->ops->forked(ctx->backend);
+  list_each(it, &ctx->processes) {
     struct mf_process *p = list_entry(it, struct mf_process, link);
     fd_close(&p->chan.fd);
     fd_close(&p->pidfd);
@@ -627,6 +627,6 @@ static void close_descriptors(struct home *h) {
 
 void mf_forked_child(void) {
   boot_forget_early();
-  homes_forked();
-  home_each(close_descriptors);
+  contexts_forked();
+  context_each(close_descriptors);
 }

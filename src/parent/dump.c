@@ -17,20 +17,20 @@ void dump_text(FILE *out, const char *text) {
   putc('"', out);
 }
 
-static uint64_t now_ms(const struct home *h) {
-  return h->backend->ops->now_ms(h->backend);
+static uint64_t now_ms(const struct context *ctx) {
+  return ctx->backend->ops->now_ms(ctx->backend);
 }
 
-void dump_seconds(FILE *out, const struct home *h, uint64_t since_ms) {
-  uint64_t ms = now_ms(h) - since_ms;
+void dump_seconds(FILE *out, const struct context *ctx, uint64_t since_ms) {
+  uint64_t ms = now_ms(ctx) - since_ms;
   fprintf(out, "%" PRIu64 ".%03u s", ms / 1000, (unsigned)(ms % 1000));
 }
 
-void dump_deadline(FILE *out, const struct home *h, const char *label,
+void dump_deadline(FILE *out, const struct context *ctx, const char *label,
                    const struct deadline *d) {
   if (deadline_at(d) == UINT64_MAX)
     return;
-  int64_t ms = (int64_t)(deadline_at(d) - now_ms(h));
+  int64_t ms = (int64_t)(deadline_at(d) - now_ms(ctx));
   fprintf(out, ", %s %.3f s", label, (double)ms / 1000);
 }
 
@@ -45,7 +45,7 @@ void dump_failure(FILE *out, const char *label, const struct failure *f) {
 }
 
 void dump_process_name(FILE *out, const struct mf_process *p) {
-  fprintf(out, "process %u", (unsigned)(p->id & 0x7fffffff)); /* home_new_on: from 1 */
+  fprintf(out, "process %u", (unsigned)(p->id & 0x7fffffff)); /* context_new_on: from 1 */
   if (p->pid > 0)
     fprintf(out, " (pid %d)", p->pid);
   if (p->name) {
@@ -72,10 +72,10 @@ static void put_flag(FILE *out, unsigned flag, const char *what) {
 
 /* What it is. */
 static void put_role(FILE *out, const struct mf_process *p) {
-  put_flag(out, p->home->def == p, "default template");
-  put_flag(out, p->internal && p->home->def != p, "spare");
+  put_flag(out, p->context->def == p, "default template");
+  put_flag(out, p->internal && p->context->def != p, "spare");
   put_flag(out, p->taken_up, "from a descriptor");
-  put_flag(out, !p->open && !p->internal && p->home->def != p, "closed by the user");
+  put_flag(out, !p->open && !p->internal && p->context->def != p, "closed by the user");
   if (p->program) {
     fputs(", program ", out);
     dump_text(out, p->program);
@@ -92,9 +92,9 @@ static void put_under_way(FILE *out, const struct mf_process *p) {
   put_count(out, count(&p->memory), "questions about memory under way");
   put_flag(out, p->exit_to.cb != NULL, "its exit is awaited");
   put_flag(out, p->pending != 0, "a callback is due");
-  dump_deadline(out, p->home, "timeout in", &p->limit);
-  dump_deadline(out, p->home, "next check in", &p->patience);
-  dump_deadline(out, p->home, "retry in", &p->retry);
+  dump_deadline(out, p->context, "timeout in", &p->limit);
+  dump_deadline(out, p->context, "next check in", &p->patience);
+  dump_deadline(out, p->context, "retry in", &p->retry);
   if (p->spares_max)
     fprintf(out, ", %u spares (%u to %u)", p->nspares, p->spares_min, p->spares_max);
 }
@@ -122,9 +122,9 @@ static void put_process(FILE *out, const struct mf_process *p, int depth) {
   fprintf(out, "%*s", 2 * depth, "");
   dump_process_name(out, p);
   fprintf(out, ": %s for ", state_names[p->state]);
-  dump_seconds(out, p->home, p->state_since_ms);
+  dump_seconds(out, p->context, p->state_since_ms);
   fputs(", made ", out);
-  dump_seconds(out, p->home, p->made_ms);
+  dump_seconds(out, p->context, p->made_ms);
   fputs(" ago", out);
   put_role(out, p);
   put_under_way(out, p);
@@ -135,10 +135,10 @@ static void put_process(FILE *out, const struct mf_process *p, int depth) {
 /* The records make trees: a clone stands below what it was forked from. Without
  * recursion, so that a chain of any length can be printed: after p comes the first record
  * whose source is p, else the next one with p's own source, and so on upwards. */
-static const struct mf_process *next_with_source(const struct home *h,
+static const struct mf_process *next_with_source(const struct context *ctx,
                                                  const struct list *from,
                                                  const struct mf_process *source) {
-  for (const struct list *it = from->next; it != &h->processes; it = it->next) {
+  for (const struct list *it = from->next; it != &ctx->processes; it = it->next) {
     const struct mf_process *p = list_entry(it, struct mf_process, link);
     if (p->source == source)
       return p;
@@ -146,16 +146,16 @@ static const struct mf_process *next_with_source(const struct home *h,
   return NULL;
 }
 
-static void put_processes(FILE *out, const struct home *h) {
-  const struct mf_process *p = next_with_source(h, &h->processes, NULL), *next;
+static void put_processes(FILE *out, const struct context *ctx) {
+  const struct mf_process *p = next_with_source(ctx, &ctx->processes, NULL), *next;
   int depth = 1;
   while (p) {
     put_process(out, p, depth);
-    next = p->nrefs ? next_with_source(h, &h->processes, p) : NULL;
+    next = p->nrefs ? next_with_source(ctx, &ctx->processes, p) : NULL;
     if (next)
       depth++;
     while (!next && p) {
-      next = next_with_source(h, &p->link, p->source);
+      next = next_with_source(ctx, &p->link, p->source);
       if (!next) {
         p = p->source;
         depth--;
@@ -165,14 +165,14 @@ static void put_processes(FILE *out, const struct home *h) {
   }
 }
 
-static void put_home(FILE *out, const struct home *h) {
+static void put_context(FILE *out, const struct context *ctx) {
   fprintf(out,
           "moonfork %s, process %d: %zu processes, %zu with work under way, "
           "%zu rpcs and pools\n",
-          mf_version_string(), (int)getpid(), count(&h->processes), h->nbusy,
-          count(&h->dump_entries));
-  put_processes(out, h);
-  list_each(it, &h->dump_entries) {
+          mf_version_string(), (int)getpid(), count(&ctx->processes), ctx->nbusy,
+          count(&ctx->dump_entries));
+  put_processes(out, ctx);
+  list_each(it, &ctx->dump_entries) {
     const struct dump_entry *r = list_entry(it, struct dump_entry, link);
     r->dump(r, out);
   }
@@ -181,9 +181,9 @@ static void put_home(FILE *out, const struct home *h) {
 int mf_dump(struct uv_loop_s *loop, FILE *out) {
   if (!out)
     return MF_EINVAL;
-  const struct home *h = home_find(loop);
-  if (h)
-    put_home(out, h);
+  const struct context *ctx = context_find(loop);
+  if (ctx)
+    put_context(out, ctx);
   else
     fprintf(out, "moonfork %s, process %d: no processes\n", mf_version_string(),
             (int)getpid());

@@ -14,9 +14,9 @@ void dump_process_name(FILE *out, const struct mf_process *p);
 /* In quotes; bytes that a terminal would take for something else are escaped. */
 void dump_text(FILE *out, const char *text);
 /* "1.234 s": the time since then. */
-void dump_seconds(FILE *out, const struct home *h, uint64_t since_ms);
+void dump_seconds(FILE *out, const struct context *ctx, uint64_t since_ms);
 /* ", LABEL 1.234 s" where the deadline is set; what is overdue shows as negative. */
-void dump_deadline(FILE *out, const struct home *h, const char *label,
+void dump_deadline(FILE *out, const struct context *ctx, const char *label,
                    const struct deadline *d);
 /* ", LABEL: code and message" where there is a failure (may be NULL). */
 void dump_failure(FILE *out, const char *label, const struct failure *f);

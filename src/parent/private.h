@@ -14,7 +14,7 @@ int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_proces
 int mf_leash_fd(void);
 
 /* The early process (a direct child that waits for SETUP behind fd, which is taken): the
- * first home that asks for a default template or for an exec gets it. */
+ * first context that asks for a default template or for an exec gets it. */
 int mf_adopt_early(int fd, int pid);
 
 /* Forks a copy of this process, which calls serve with its end of a control socket and of
@@ -25,7 +25,7 @@ int mf_adopt_early(int fd, int pid);
 int mf_fork_self(mf_serve_fn serve, void *data, int *ret_fd, int *ret_pid);
 
 /* First thing in a copy of the parent that becomes a template: closes the control
- * sockets, pidfds and the leash of every home; objects made before are inert. */
+ * sockets, pidfds and the leash of every context; objects made before are inert. */
 void mf_forked_child(void);
 
 /* mf_eval with a name for the chunk, where its first line gives none; NULL: "(eval)". */
@@ -67,12 +67,12 @@ int mf_flush(struct uv_loop_s *loop);
 /* 0 where a loop of libuv can be made, else a negated errno. uv_loop_init itself aborts
  * in the first loop of a process where too few descriptors are free. */
 int mf_check_loop_room(void);
-/* Keeps the home on the loop though no process is open, until mf_home_close: for a loop
- * that is the binding's own. Forgotten processes that have ended are then reaped whenever
- * the loop turns. 0 or a negative code. */
-int mf_home_keep(struct uv_loop_s *loop);
-/* Drops the default template; once no process is open the home takes its last handles off
- * the loop (when the loop turns) and frees itself. */
-int mf_home_close(struct uv_loop_s *loop);
+/* Keeps the context on the loop though no process is open, until mf_context_close: for a
+ * loop that is the binding's own. Forgotten processes that have ended are then reaped
+ * whenever the loop turns. 0 or a negative code. */
+int mf_context_keep(struct uv_loop_s *loop);
+/* Drops the default template; once no process is open the context takes its last handles
+ * off the loop (when the loop turns) and frees itself. */
+int mf_context_close(struct uv_loop_s *loop);
 
 #endif

@@ -24,7 +24,7 @@ local function print_first(record, where)
     where, record)
 end
 
-local HOME = "next(entries(gdb.lookup_static_symbol(\"homes\").value(), \"struct home\", \"link\"))"
+local CONTEXT = "next(entries(gdb.lookup_static_symbol(\"contexts\").value(), \"struct context\", \"link\"))"
 
 story.test("gdb shows processes, an rpc with its call, a pool with its workers", function(t)
   if not os.execute "command -v gdb >/dev/null 2>&1" then t.skip "gdb is not installed" end
@@ -42,9 +42,9 @@ story.test("gdb shows processes, an rpc with its call, a pool with its workers",
   end)
   local out = ask("moonfork",
     print_first("struct mf_process",
-      "next(entries(" .. HOME .. "[\"processes\"], \"struct mf_process\", \"link\"))"),
+      "next(entries(" .. CONTEXT .. "[\"processes\"], \"struct mf_process\", \"link\"))"),
     print_first("struct inbox",
-      "next(entries(" .. HOME .. "[\"processes\"], \"struct mf_process\", \"link\"))[\"chan\"][\"in\"]"))
+      "next(entries(" .. CONTEXT .. "[\"processes\"], \"struct mf_process\", \"link\"))[\"chan\"][\"in\"]"))
   if out:find "ptrace: Operation not permitted" then t.skip "gdb may not attach to its parent" end
   for _, words in ipairs {
     "process %d+ pid " .. p:pid() .. " SERVING 'mother', .*open child", "RUNNING, of process %d+",

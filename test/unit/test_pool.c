@@ -19,7 +19,7 @@ struct outcome {
 
 static struct sim *sim;
 static struct far *far;
-static struct home *home;
+static struct context *context;
 static mf_pool *pool;
 static mf_pool_options options;
 static mf_rpc_options rpc_options;
@@ -61,7 +61,7 @@ static void on_gone(mf_pool *p, void *data) {
 
 static mf_process *make_template(void) {
   mf_process *t;
-  assert_int_equal(boot_exec(home, NULL, &t), 0);
+  assert_int_equal(boot_exec(context, NULL, &t), 0);
   assert_int_equal(mf_eval(t, "code", 4, 0, NULL, NULL), 0);
   return t;
 }
@@ -69,9 +69,9 @@ static mf_process *make_template(void) {
 static int prepare(void **state) {
   sim = sim_new();
   far = far_new(sim);
-  home = home_new_on(&sim->backend);
-  home->generation = fork_generation();
-  home_start(home);
+  context = context_new_on(&sim->backend);
+  context->generation = fork_generation();
+  context_start(context);
   mf_pool_options_init(&options);
   mf_rpc_options_init(&rpc_options);
   rpc_options.on_error = on_error;
@@ -84,7 +84,7 @@ static int prepare(void **state) {
 }
 
 static void begin(void) {
-  home_start(home); /* it leaves the loop with a story's first pool */
+  context_start(context); /* it leaves the loop with a story's first pool */
   assert_int_equal(mf_pool_new(make_template(), "f", &options, &pool), 0);
   far_run(far);
 }
@@ -123,10 +123,10 @@ static int finish(void **state) {
   assert_int_equal(gone, 1);
   for (int i = 0; i < ncalls; i++)
     assert_int_equal(call[i].told, 1);
-  assert_int_equal(home->nopen, 0);
-  assert_int_equal(home->nbusy, 0);
+  assert_int_equal(context->nopen, 0);
+  assert_int_equal(context->nbusy, 0);
   assert_false(sim->started);
-  home_drop(home);
+  context_drop(context);
   far_free(far);
   assert_int_equal(sim_free(sim), 0);
   return 0;
@@ -540,7 +540,7 @@ static void test_drain_of_a_pool_that_has_ended_is_told(void **state) {
   assert_int_equal(drained, 0);
   far_run(far);
   assert_int_equal(drained, 1);
-  assert_int_equal(home->nbusy, 0);
+  assert_int_equal(context->nbusy, 0);
   far_advance(far, 2000);
   assert_int_equal(drained, 1);
   assert_int_equal(mf_pool_drain(pool, 1000, on_drained, NULL), MF_ECLOSED);

@@ -29,7 +29,7 @@ struct ledger {
 struct world {
   struct sim *sim;
   struct far *far;
-  struct home *home;
+  struct context *context;
   mf_pool *pool;
   mf_pool_options options;
   mf_rpc_options rpc;
@@ -194,7 +194,7 @@ static void make_call(struct world *w) {
 
 static mf_process *make_template(struct world *w) {
   mf_process *t;
-  CHECK(boot_exec(w->home, NULL, &t) == 0);
+  CHECK(boot_exec(w->context, NULL, &t) == 0);
   CHECK(mf_eval(t, "code", 4, 0, NULL, NULL) == 0);
   return t;
 }
@@ -253,9 +253,9 @@ static void set_up(struct world *w) {
   w->sim = sim_new();
   w->far = far_new(w->sim);
   w->far->slow_hello = 1;
-  w->home = home_new_on(&w->sim->backend);
-  w->home->generation = fork_generation();
-  home_start(w->home);
+  w->context = context_new_on(&w->sim->backend);
+  w->context->generation = fork_generation();
+  context_start(w->context);
   mf_pool_options_init(&w->options);
   mf_rpc_options_init(&w->rpc);
   w->rpc.async = rnd(w, 3) == 0;
@@ -380,9 +380,9 @@ static void play(unsigned seed) {
   CHECK(w->reloads == w->reloaded);
   for (int i = 0; i < w->ncalls; i++)
     CHECK(w->call[i].told);
-  CHECK(w->home->nopen == 0 && w->home->nbusy == 0 && !w->sim->started);
-  CHECK(list_empty(&w->home->processes));
-  home_drop(w->home);
+  CHECK(w->context->nopen == 0 && w->context->nbusy == 0 && !w->sim->started);
+  CHECK(list_empty(&w->context->processes));
+  context_drop(w->context);
   far_free(w->far);
   CHECK(sim_free(w->sim) == 0);
   free(w);

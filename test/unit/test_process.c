@@ -17,7 +17,7 @@
 
 struct story {
   struct sim *sim;
-  struct home *home;
+  struct context *context;
   mf_process *t, *q,
       *child; /* template, its clone (the one under test), a clone of that */
   int t_far, q_far;
@@ -88,9 +88,9 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   children_forked(); /* what an earlier test left is no child of this one */
-  s->home = home_new_on(&s->sim->backend);
-  home_start(s->home);
-  assert_int_equal(boot_exec(s->home, NULL, &s->t), 0);
+  s->context = context_new_on(&s->sim->backend);
+  context_start(s->context);
+  assert_int_equal(boot_exec(s->context, NULL, &s->t), 0);
   s->t_far = s->sim->spawned_control;
   answer_hello(s, s->t_far, 100);
   sim_run(s->sim);
@@ -484,11 +484,11 @@ static void check_cell(enum state state, enum event_kind ev) {
   assert_int_equal(s->closes, 1);
   assert_int_equal(s->exits, 1);
   assert_int_equal(s->runs, was_finishing(state, ev));
-  assert_int_equal(s->home->nopen, 0);
-  assert_int_equal(s->home->nbusy, 0);
+  assert_int_equal(s->context->nopen, 0);
+  assert_int_equal(s->context->nbusy, 0);
   assert_int_equal(s->sim->started, 0);
-  assert_true(list_empty(&s->home->processes));
-  home_drop(s->home);
+  assert_true(list_empty(&s->context->processes));
+  context_drop(s->context);
   assert_true(s->sim->stopped);
   assert_int_equal(sim_free(s->sim), 0);
   free(s);

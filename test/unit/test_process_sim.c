@@ -54,7 +54,7 @@ struct user {
 
 struct world {
   struct sim *sim;
-  struct home *home;
+  struct context *context;
   struct node node[NODES];
   int nnode;
   struct user user[USERS];
@@ -414,7 +414,7 @@ static int take_up(struct world *w, int fd) {
   int r;
   if (w->leaving || rnd(w, 3) == 0 || !(u = user_new(w)))
     return 0;
-  r = boot_take_up(w->home, fd, &u->p);
+  r = boot_take_up(w->context, fd, &u->p);
   CHECK(r == 0 || r == MF_ENOMEM || r == -ENOMEM);
   if (r)
     u->closed = u->close_told = 1;
@@ -446,17 +446,17 @@ static void user_make(struct world *w) {
   if (from && from->p && !from->closed && rnd(w, 4)) {
     r = user_fork(w, from, u);
   } else {
-    r = home_start(w->home);
+    r = context_start(w->context);
     CHECK(r == 0);
     w->sim->spawn_error = rnd(w, 20) ? 0 : -ENOENT;
     if (rnd(w, 4) == 0) {
       o.spares_min = rnd(w, 3);
       o.spares_max = o.spares_min + rnd(w, 4);
     }
-    r = process_make(w->home, rnd(w, 3) != 0, &o, &u->p);
+    r = process_make(w->context, rnd(w, 3) != 0, &o, &u->p);
     CHECK(r == 0 || r == MF_ENOMEM);
-    if (r && !w->home->nopen)
-      home_turn(w->home);
+    if (r && !w->context->nopen)
+      context_turn(w->context);
     w->sim->spawn_error = 0;
   }
   if (r)
@@ -540,7 +540,7 @@ static void user_step(struct world *w) {
     break;
   case 16:
     if (rnd(w, 10) == 0)
-      boot_reset(w->home);
+      boot_reset(w->context);
     break;
   }
 }
@@ -586,9 +586,9 @@ static void play(uint32_t seed) {
   w->rng = seed * 2654435761u + 1;
   w->sim = sim_new();
   w->sim->next_pid = 100;
-  w->home = home_new_on(&w->sim->backend);
+  w->context = context_new_on(&w->sim->backend);
   children_forked(); /* no child of an earlier schedule */
-  w->home->generation = fork_generation();
+  w->context->generation = fork_generation();
   w->sim->far_data = w;
   w->sim->on_spawn = on_spawn;
   w->sim->on_kill = on_kill;
@@ -636,7 +636,8 @@ static void play(uint32_t seed) {
     struct user *u = &w->user[i];
     if (!u->close_told)
       fprintf(stderr, "seed %u: user %d: state %s, pid %d, nbusy %zu, nopen %zu\n", seed,
-              i, state_names[u->p->state], u->p->pid, w->home->nbusy, w->home->nopen);
+              i, state_names[u->p->state], u->p->pid, w->context->nbusy,
+              w->context->nopen);
     CHECK(u->close_told);
     CHECK(!u->want_finish || u->finish_told);
     CHECK(!u->want_exit || u->exit_told);
@@ -644,17 +645,17 @@ static void play(uint32_t seed) {
       CHECK(!node_by_pid(w, u->pid)->ran);
   }
   CHECK(w->sim->nmeasures == 0);
-  CHECK(w->home->nopen == 0 && w->home->nbusy == 0 && !w->sim->started);
-  CHECK(list_empty(&w->home->processes) ||
-        (w->home->def && w->home->processes.next == w->home->processes.prev));
-  children_look_for_unborn(w->home); /* as the next call would */
+  CHECK(w->context->nopen == 0 && w->context->nbusy == 0 && !w->sim->started);
+  CHECK(list_empty(&w->context->processes) ||
+        (w->context->def && w->context->processes.next == w->context->processes.prev));
+  children_look_for_unborn(w->context); /* as the next call would */
   children_reap(&w->sim->backend);
   if (!w->short_of_memory && !w->liars)
     for (int i = 0; i < w->nnode; i++)
       CHECK(w->node[i].phase != N_DEAD || !w->sim->children[w->node[i].pid] ||
-            (w->home->def &&
-             w->home->def->pid == w->node[i].pid)); /* the next start sees */
-  home_drop(w->home);
+            (w->context->def &&
+             w->context->def->pid == w->node[i].pid)); /* the next start sees */
+  context_drop(w->context);
   sim_run(w->sim);
   CHECK(w->sim->stopped);
   for (int i = 0; i < w->nnode; i++)

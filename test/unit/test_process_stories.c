@@ -19,7 +19,7 @@
 
 struct story {
   struct sim *sim;
-  struct home *home;
+  struct context *context;
   int exits, exit_known, exit_code, exit_error, memories, memory_error;
   int runs, run_error, run_started, closes;
 };
@@ -68,19 +68,19 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   children_forked(); /* what an earlier story left is no child of this one */
-  s->home = home_new_on(&s->sim->backend);
-  assert_int_equal(home_start(s->home), 0);
+  s->context = context_new_on(&s->sim->backend);
+  assert_int_equal(context_start(s->context), 0);
   return s;
 }
 
 static void story_free(struct story *s) {
-  assert_int_equal(s->home->nopen, 0);
+  assert_int_equal(s->context->nopen, 0);
   for (int pid = 100; pid < s->sim->next_pid; pid++)
     sim_end_process(s->sim, pid, 0);
   for (int i = 0; i < 4; i++)
     sim_advance(s->sim, 3000);
   assert_int_equal(s->sim->started, 0);
-  home_drop(s->home);
+  context_drop(s->context);
   sim_run(s->sim);
   assert_true(s->sim->stopped);
   assert_int_equal(sim_free(s->sim), 0);
@@ -95,7 +95,7 @@ static void answer_hello(struct story *s, int far, uint64_t pid) {
 /* A template that serves; *ret_far is its end. */
 static mf_process *make_template(struct story *s, int *ret_far) {
   mf_process *t;
-  assert_int_equal(boot_exec(s->home, NULL, &t), 0);
+  assert_int_equal(boot_exec(s->context, NULL, &t), 0);
   *ret_far = s->sim->spawned_control;
   answer_hello(s, *ret_far, (uint64_t)t->pid);
   sim_run(s->sim);
@@ -414,8 +414,8 @@ static void test_a_default_template_that_waits_is_not_kept_parked(void **state) 
   mf_process *p;
   s->sim->spawn_error = -ENOENT;
   for (int i = 0; i < 3; i++) {
-    assert_int_equal(home_start(s->home), 0);
-    assert_int_equal(process_make(s->home, 0, NULL, &p), 0);
+    assert_int_equal(context_start(s->context), 0);
+    assert_int_equal(process_make(s->context, 0, NULL, &p), 0);
     mf_close(p, on_close, s);
     sim_run(s->sim);
   }
@@ -423,13 +423,13 @@ static void test_a_default_template_that_waits_is_not_kept_parked(void **state) 
   s->sim->spawn_error = 0;
   s->sim->spawned_control = 0;
   s->sim->now_ms += 10000;
-  assert_int_equal(home_start(s->home), 0);
-  assert_int_equal(process_make(s->home, 0, NULL, &p), 0);
+  assert_int_equal(context_start(s->context), 0);
+  assert_int_equal(process_make(s->context, 0, NULL, &p), 0);
   assert_int_equal(mf_run(p, "f", on_run, s), 0);
   sim_advance(s->sim, 6000);
   assert_int_not_equal(s->sim->spawned_control, 0);
   mf_close(p, NULL, NULL);
-  boot_reset(s->home);
+  boot_reset(s->context);
   sim_run(s->sim);
   story_free(s);
 }
@@ -446,7 +446,7 @@ static void test_a_new_process_does_not_hold_up_a_close_callback(void **state) {
   sim_hang_up(s->sim, far);
   sim_run(s->sim);
   assert_int_equal(s->closes, 0);
-  assert_int_equal(boot_exec(s->home, NULL, &u), 0);
+  assert_int_equal(boot_exec(s->context, NULL, &u), 0);
   sim_run(s->sim);
   assert_int_equal(s->closes, 1);
   mf_close(u, NULL, NULL);
@@ -461,7 +461,7 @@ static void test_a_dead_spare_is_not_taken(void **state) {
   int fds[SIM_QUEUE], far, spare_far;
   mf_process *t, *q, *spare;
   o.spares_min = o.spares_max = 1;
-  assert_int_equal(process_make(s->home, 1, &o, &t), 0);
+  assert_int_equal(process_make(s->context, 1, &o, &t), 0);
   far = s->sim->spawned_control;
   answer_hello(s, far, (uint64_t)t->pid);
   sim_answer(s->sim, far, ANS_DONE, 1, NULL, 0);
@@ -521,7 +521,7 @@ static int code_of_failed_start(unsigned code, unsigned phase, int run_first) {
   struct story *s = story_new();
   mf_process *t;
   int far, result;
-  assert_int_equal(boot_exec(s->home, NULL, &t), 0);
+  assert_int_equal(boot_exec(s->context, NULL, &t), 0);
   far = s->sim->spawned_control;
   if (run_first)
     assert_int_equal(mf_run(t, "f", on_run, s), 0);
@@ -573,7 +573,7 @@ static void test_what_is_taken_up_has_its_timeout(void **state) {
   o.name = "guest";
   assert_int_equal(s->sim->backend.ops->pair(&s->sim->backend, pair), 0);
   s->sim->fd[sim_far_end(s->sim, pair[0])].pid = 501;
-  assert_int_equal(process_take_up(s->home, &o, pair[0], &p), 0);
+  assert_int_equal(process_take_up(s->context, &o, pair[0], &p), 0);
   assert_int_equal(mf_run(p, "f", on_run, s), 0);
   answer_hello(s, sim_far_end(s->sim, pair[0]), 501);
   sim_run(s->sim);
@@ -1190,7 +1190,7 @@ static void test_a_closed_template_that_no_signal_ends_is_given_up(void **state)
   sim_advance(s->sim, REPORT_PATIENCE_MS);
   assert_int_equal(s->exits, 1);
   assert_int_equal(s->exit_known, 0);
-  assert_int_equal(s->home->nbusy, 0);
+  assert_int_equal(s->context->nbusy, 0);
   mf_close(t, on_close, s);
   sim_run(s->sim);
   assert_int_equal(s->closes, 1);

@@ -29,7 +29,7 @@ struct outcome {
 struct story {
   struct sim *sim;
   struct far *far;
-  struct home *home;
+  struct context *context;
   mf_process *t;
   mf_rpc *rpc;
   mf_rpc_options options;
@@ -99,12 +99,12 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   s->far = far_new(s->sim);
-  s->home = home_new_on(&s->sim->backend);
-  s->home->generation = fork_generation();
+  s->context = context_new_on(&s->sim->backend);
+  s->context->generation = fork_generation();
   s->call = calloc(CALLS, sizeof *s->call);
   s->id = calloc(CALLS, sizeof *s->id);
-  home_start(s->home);
-  assert_int_equal(boot_exec(s->home, NULL, &s->t), 0);
+  context_start(s->context);
+  assert_int_equal(boot_exec(s->context, NULL, &s->t), 0);
   far_run(s->far);
   assert_int_equal(s->t->state, SERVING);
   mf_rpc_options_init(&s->options);
@@ -156,10 +156,10 @@ static void story_free(struct story *s) {
     assert_int_equal(s->call[i].told, 1);
   mf_close(s->t, NULL, NULL);
   far_advance(s->far, 5000);
-  assert_int_equal(s->home->nopen, 0);
-  assert_int_equal(s->home->nbusy, 0);
+  assert_int_equal(s->context->nopen, 0);
+  assert_int_equal(s->context->nbusy, 0);
   assert_false(s->sim->started);
-  home_drop(s->home);
+  context_drop(s->context);
   far_free(s->far);
   assert_int_equal(sim_free(s->sim), 0);
   free(s->call);

@@ -700,7 +700,7 @@ static void test_changes_directory_environment_and_limits(void **state) {
   buf_put_str(&b, "a=b", 3);
   put(t.fd, CMD_SETENV, 0, buf_peek(&b), buf_size(&b));
   buf_consume(&b, buf_size(&b));
-  buf_put_str(&b, "HOME", 4);
+  buf_put_str(&b, "CONTEXT", 4);
   buf_put_str(&b, NULL, 0);
   put(t.fd, CMD_SETENV, 0, buf_peek(&b), buf_size(&b));
   buf_consume(&b, buf_size(&b));
@@ -709,7 +709,7 @@ static void test_changes_directory_environment_and_limits(void **state) {
   buf_put_u64(&b, 100);
   put(t.fd, CMD_LIMIT, 0, buf_peek(&b), buf_size(&b));
   put_eval(t.fd, "assert(io.open 'null') assert(os.getenv 'MF_TEST' == 'a=b') "
-                 "assert(not os.getenv 'HOME') local files = {} for i = 1, 100 do "
+                 "assert(not os.getenv 'CONTEXT') local files = {} for i = 1, 100 do "
                  "files[i] = io.open 'null' end assert(#files < 100)");
   expect_done(t.fd, 6);
   put_text(t.fd, CMD_CHDIR, "/no/such/folder");
@@ -875,12 +875,12 @@ static void test_options_of_a_fork(void **state) {
   buf_init(&o, 4096);
   start(&t);
   put_eval(t.fd, "kept = io.open '/dev/zero' function f(s) "
-                 "io.write(os.getenv 'MF_A', tostring(os.getenv 'HOME'), ' ') "
+                 "io.write(os.getenv 'MF_A', tostring(os.getenv 'CONTEXT'), ' ') "
                  "io.stderr:write('on socket ') "
                  "s:write(io.open 'null' and 'there ' or 'else ', #(kept:read(1) or ''))"
                  " end");
   option(&o, OPT_ENV, "MF_A=1=2", 8);
-  option(&o, OPT_UNENV, "HOME", 4);
+  option(&o, OPT_UNENV, "CONTEXT", 4);
   option(&o, OPT_CWD, "/dev", 4);
   option(&o, OPT_STDIO, "\1\3\2", 3);
   option_byte(&o, OPT_SESSION, 1);

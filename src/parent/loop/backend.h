@@ -1,10 +1,10 @@
-/* The backend: the only way by which the parent's core (home, channel, process) reaches
- * sockets, processes, the clock and the loop. backend_uv.c is the real one; the tests put
- * a scripted world in its place. Runs in the parent.
+/* The backend: the only way by which the parent's core (context, channel, process)
+ * reaches sockets, processes, the clock and the loop. backend_uv.c is the real one; the
+ * tests put a scripted world in its place. Runs in the parent.
  *
- * A backend is started by its home while processes are open and stopped (no handle left
- * on the loop) when the last one is closed. Its callbacks come from the loop, never from
- * inside a call. */
+ * A backend is started by its context while processes are open and stopped (no handle
+ * left on the loop) when the last one is closed. Its callbacks come from the loop, never
+ * from inside a call. */
 #ifndef PARENT_LOOP_BACKEND_H
 #define PARENT_LOOP_BACKEND_H
 

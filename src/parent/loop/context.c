@@ -14,10 +14,10 @@
 #include <string.h>
 #include <uv.h>
 
-/* Every home of this process. Only the list is shared between threads; a home belongs to
- * its loop's thread. */
+/* Every context of this process. Only the list is shared between threads; a context
+ * belongs to its loop's thread. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct list homes = {&homes, &homes};
+static struct list contexts = {&contexts, &contexts};
 
 /* A loop needs four descriptors; the first of a process needs two more, and libuv ends
  * the process where it does not get them. */
@@ -29,52 +29,52 @@ static void on_stopped(void *owner);
 
 /* ---- life ---- */
 
-struct home *home_new_on(struct backend *backend) {
-  struct home *h = calloc(1, sizeof *h);
+struct context *context_new_on(struct backend *backend) {
+  struct context *ctx = calloc(1, sizeof *ctx);
   uint32_t start;
-  if (!h) {
+  if (!ctx) {
     backend->ops->free(backend);
     return NULL;
   }
-  h->backend = backend;
-  h->generation = fork_generation();
-  backend->owner = h;
+  ctx->backend = backend;
+  ctx->generation = fork_generation();
+  backend->owner = ctx;
   backend->on_timer = on_timer;
   backend->on_turn = on_turn;
   backend->on_stopped = on_stopped;
   /* Numbers differ between owners of one process, so that a report meant for a former one
    * is not taken for ours; 0 means "none" on the wire. */
   proc_random(&start, sizeof start);
-  h->next_id = ((uint64_t)start << 31) + 1;
-  h->timer_at_ms = UINT64_MAX;
-  list_init(&h->link);
-  list_init(&h->processes);
-  list_init(&h->todo);
-  list_init(&h->tasks);
-  list_init(&h->held);
-  list_init(&h->orphans);
-  list_init(&h->unborn);
-  deadline_init(&h->births_due, children_on_births_due);
-  list_init(&h->more);
-  list_init(&h->dump_entries);
-  list_init(&h->to_free);
-  list_init(&h->closing);
-  minheap_init(&h->deadlines);
-  return h;
+  ctx->next_id = ((uint64_t)start << 31) + 1;
+  ctx->timer_at_ms = UINT64_MAX;
+  list_init(&ctx->link);
+  list_init(&ctx->processes);
+  list_init(&ctx->todo);
+  list_init(&ctx->tasks);
+  list_init(&ctx->held);
+  list_init(&ctx->orphans);
+  list_init(&ctx->unborn);
+  deadline_init(&ctx->births_due, children_on_births_due);
+  list_init(&ctx->more);
+  list_init(&ctx->dump_entries);
+  list_init(&ctx->to_free);
+  list_init(&ctx->closing);
+  minheap_init(&ctx->deadlines);
+  return ctx;
 }
 
 static _Atomic(uv_loop_t *)
     default_made; /* libuv's default loop, once we have asked for it */
 
-struct home *home_find(struct uv_loop_s *loop) {
-  struct home *found = NULL;
+struct context *context_find(struct uv_loop_s *loop) {
+  struct context *found = NULL;
   if (!loop)
     loop = default_made;
   pthread_mutex_lock(&lock);
-  list_each(it, &homes) {
-    struct home *h = list_entry(it, struct home, link);
-    if (h->loop == loop && !home_foreign(h) && !h->dropped)
-      found = h;
+  list_each(it, &contexts) {
+    struct context *ctx = list_entry(it, struct context, link);
+    if (ctx->loop == loop && !context_foreign(ctx) && !ctx->dropped)
+      found = ctx;
   }
   pthread_mutex_unlock(&lock);
   return found;
@@ -100,113 +100,113 @@ static int default_loop(struct uv_loop_s **ret) {
   return 0;
 }
 
-int home_get(struct uv_loop_s *loop, struct home **ret) {
+int context_get(struct uv_loop_s *loop, struct context **ret) {
   struct backend *backend;
-  struct home *h;
+  struct context *ctx;
   int r = 0;
   if (!loop)
     r = default_loop(&loop);
   if (r < 0)
     return r;
-  h = home_find(loop);
-  if (!h) {
+  ctx = context_find(loop);
+  if (!ctx) {
     drop_aside();
     backend = backend_uv_new(loop);
-    h = backend ? home_new_on(backend) : NULL;
-    if (!h)
+    ctx = backend ? context_new_on(backend) : NULL;
+    if (!ctx)
       return -ENOMEM;
-    h->loop = loop;
+    ctx->loop = loop;
     pthread_mutex_lock(&lock);
-    list_push(&homes, &h->link);
+    list_push(&contexts, &ctx->link);
     pthread_mutex_unlock(&lock);
   }
-  *ret = h;
+  *ret = ctx;
   return 0;
 }
 
-void home_each(void (*visit)(struct home *h)) {
+void context_each(void (*visit)(struct context *ctx)) {
   pthread_mutex_lock(&lock);
-  list_each(it, &homes) {
-    visit(list_entry(it, struct home, link));
+  list_each(it, &contexts) {
+    visit(list_entry(it, struct context, link));
   }
   pthread_mutex_unlock(&lock);
 }
 
-void homes_forked(void) {
+void contexts_forked(void) {
   pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
   lock = fresh; /* another thread of the original may have held it */
 }
 
-int home_foreign(const struct home *h) {
-  return h->generation != fork_generation();
+int context_foreign(const struct context *ctx) {
+  return ctx->generation != fork_generation();
 }
 
-static void home_free(struct home *h) {
-  children_forget_unborn(h);
+static void context_free(struct context *ctx) {
+  children_forget_unborn(ctx);
   pthread_mutex_lock(&lock);
-  list_remove(&h->link);
+  list_remove(&ctx->link);
   pthread_mutex_unlock(&lock);
-  h->backend->ops->free(h->backend);
-  blockcache_empty(&h->blockcache);
-  free(h->table);
-  free(h);
+  ctx->backend->ops->free(ctx->backend);
+  blockcache_empty(&ctx->blockcache);
+  free(ctx->table);
+  free(ctx);
 }
 
-int home_start(struct home *h) {
+int context_start(struct context *ctx) {
   int r;
-  if (h->started)
+  if (ctx->started)
     return 0;
-  r = h->backend->ops->start(h->backend);
+  r = ctx->backend->ops->start(ctx->backend);
   if (r < 0)
     return r;
-  h->started = 1;
-  h->stopping = 0;
-  h->timer_at_ms = UINT64_MAX;
-  h->wants_turn = 0;
-  h->backend->ops->busy(h->backend, h->nbusy != 0);
-  if (!list_empty(&h->closing) || !list_empty(&h->todo) || !list_empty(&h->held) ||
-      !list_empty(&h->to_free) || !list_empty(&h->tasks) || !list_empty(&h->more))
-    home_turn(h);
-  if (h->def)
-    process_unpark(h->def);
-  children_look_for_unborn(h);
-  children_watch(h);
+  ctx->started = 1;
+  ctx->stopping = 0;
+  ctx->timer_at_ms = UINT64_MAX;
+  ctx->wants_turn = 0;
+  ctx->backend->ops->busy(ctx->backend, ctx->nbusy != 0);
+  if (!list_empty(&ctx->closing) || !list_empty(&ctx->todo) || !list_empty(&ctx->held) ||
+      !list_empty(&ctx->to_free) || !list_empty(&ctx->tasks) || !list_empty(&ctx->more))
+    context_turn(ctx);
+  if (ctx->def)
+    process_unpark(ctx->def);
+  children_look_for_unborn(ctx);
+  children_watch(ctx);
   return 0;
 }
 
-static void sweep(struct home *h) {
-  while (!list_empty(&h->to_free))
-    process_free(list_entry(h->to_free.next, struct mf_process, free_link));
+static void sweep(struct context *ctx) {
+  while (!list_empty(&ctx->to_free))
+    process_free(list_entry(ctx->to_free.next, struct mf_process, free_link));
 }
 
 /* The last handle is closed: nothing of ours stays on the loop. Records whose close
  * callback is pending wait in `closing` until the loop has let go; a default template
  * stays. */
-static void park(struct home *h) {
-  struct mf_process *def = h->def;
-  h->stopping = 1;
-  list_each(it, &h->processes) {
+static void park(struct context *ctx) {
+  struct mf_process *def = ctx->def;
+  ctx->stopping = 1;
+  list_each(it, &ctx->processes) {
     process_forget_source(list_entry(it, struct mf_process, link));
   }
   if (def)
     list_remove(&def->link);
-  while (!list_empty(&h->processes))
-    process_park(list_entry(h->processes.next, struct mf_process, link));
+  while (!list_empty(&ctx->processes))
+    process_park(list_entry(ctx->processes.next, struct mf_process, link));
   if (def) {
-    list_push(&h->processes, &def->link);
+    list_push(&ctx->processes, &def->link);
     process_park(def);
   }
-  sweep(h);
-  deadline_clear(&h->births_due);
-  children_look_for_unborn(h);
-  children_unwatch(h);
-  h->started = 0;
-  h->backend->ops->stop(h->backend);
+  sweep(ctx);
+  deadline_clear(&ctx->births_due);
+  children_look_for_unborn(ctx);
+  children_unwatch(ctx);
+  ctx->started = 0;
+  ctx->backend->ops->stop(ctx->backend);
 }
 
-static void call_parting(struct home *h) {
-  while (!list_empty(&h->closing)) {
-    struct mf_process *p = list_entry(h->closing.next, struct mf_process, closing_link);
+static void call_parting(struct context *ctx) {
+  while (!list_empty(&ctx->closing)) {
+    struct mf_process *p = list_entry(ctx->closing.next, struct mf_process, closing_link);
     mf_close_cb cb = p->close_to.cb;
     list_remove(&p->closing_link);
     p->close_to.cb = NULL;
@@ -219,75 +219,75 @@ static void call_parting(struct home *h) {
 }
 
 static void on_stopped(void *owner) {
-  struct home *h = owner;
-  call_parting(h); /* which may start it again, or drop it */
-  if (h->started)
+  struct context *ctx = owner;
+  call_parting(ctx); /* which may start it again, or drop it */
+  if (ctx->started)
     return;
-  blockcache_empty(&h->blockcache);
-  h->stopping = 0;
-  if (h->dropped)
-    home_free(h);
+  blockcache_empty(&ctx->blockcache);
+  ctx->stopping = 0;
+  if (ctx->dropped)
+    context_free(ctx);
 }
 
-void home_drop(struct home *h) {
-  boot_reset(h);
-  h->dropped = 1;
-  if (h->started)
-    home_turn(h);
-  else if (!h->stopping)
-    home_free(h);
+void context_drop(struct context *ctx) {
+  boot_reset(ctx);
+  ctx->dropped = 1;
+  if (ctx->started)
+    context_turn(ctx);
+  else if (!ctx->stopping)
+    context_free(ctx);
 }
 
 /* A wait of the loop without an end is cheaper. */
-static void disarm(struct home *h) {
-  h->timer_at_ms = UINT64_MAX;
-  h->backend->ops->timer(h->backend, UINT64_MAX);
+static void disarm(struct context *ctx) {
+  ctx->timer_at_ms = UINT64_MAX;
+  ctx->backend->ops->timer(ctx->backend, UINT64_MAX);
 }
 
 /* ---- dispatch ---- */
 
-void home_enter(struct home *h) {
-  h->in_dispatch++;
+void context_enter(struct context *ctx) {
+  ctx->in_dispatch++;
 }
 
-static void write_held(struct home *h) {
-  while (!list_empty(&h->held))
-    process_unhold(list_entry(h->held.next, struct mf_process, held_link));
+static void write_held(struct context *ctx) {
+  while (!list_empty(&ctx->held))
+    process_unhold(list_entry(ctx->held.next, struct mf_process, held_link));
 }
 
-static void run_tasks(struct home *h) {
+static void run_tasks(struct context *ctx) {
   struct list due;
-  list_move(&due, &h->tasks);
-  h->in_tasks = 1;
+  list_move(&due, &ctx->tasks);
+  ctx->in_tasks = 1;
   while (!list_empty(&due)) {
     struct task *t = list_entry(due.next, struct task, link);
     list_remove(&t->link);
     t->run(t);
   }
-  h->in_tasks = 0;
+  ctx->in_tasks = 0;
 }
 
-void home_leave(struct home *h) {
-  if (h->in_dispatch > 1) {
-    h->in_dispatch--;
+void context_leave(struct context *ctx) {
+  if (ctx->in_dispatch > 1) {
+    ctx->in_dispatch--;
     return;
   }
   /* Callbacks may ask for more; what they ask for is paid on the next turn, so that a
    * callback that always asks does not keep the loop. */
   struct list due;
-  list_move(&due, &h->todo);
+  list_move(&due, &ctx->todo);
   while (!list_empty(&due)) {
     struct mf_process *p = list_entry(due.next, struct mf_process, todo_link);
     list_remove(&p->todo_link);
     process_deliver(p);
   }
-  run_tasks(h);
-  sweep(h);
-  if (h->timer_at_ms != UINT64_MAX && !minheap_first(&h->deadlines))
-    disarm(h);
-  h->in_dispatch--;
-  if (h->started && !h->nopen && !h->nbusy && list_empty(&h->todo))
-    park(h);
+  run_tasks(ctx);
+  sweep(ctx);
+  if (ctx->timer_at_ms != UINT64_MAX && !minheap_first(&ctx->deadlines))
+    disarm(ctx);
+  ctx->in_dispatch--;
+  if (ctx->started && !ctx->nopen && !ctx->nbusy && list_empty(&ctx->todo))
+    park(ctx);
 }
 
 void task_init(struct task *t, void (*run)(struct task *t)) {
@@ -295,110 +295,110 @@ void task_init(struct task *t, void (*run)(struct task *t)) {
   t->run = run;
 }
 
-void home_admit(struct home *h, struct dump_entry *r,
-                void (*dump)(const struct dump_entry *r, FILE *out)) {
-  r->made_ms = h->backend->ops->now_ms(h->backend);
+void context_admit(struct context *ctx, struct dump_entry *r,
+                   void (*dump)(const struct dump_entry *r, FILE *out)) {
+  r->made_ms = ctx->backend->ops->now_ms(ctx->backend);
   r->dump = dump;
-  list_push(&h->dump_entries, &r->link);
+  list_push(&ctx->dump_entries, &r->link);
 }
 
 void task_clear(struct task *t) {
   list_remove(&t->link);
 }
 
-void home_task(struct home *h, struct task *t) {
+void context_task(struct context *ctx, struct task *t) {
   if (list_empty(&t->link))
-    list_push(&h->tasks, &t->link);
-  if (!h->in_dispatch || h->in_tasks)
-    home_turn(h);
+    list_push(&ctx->tasks, &t->link);
+  if (!ctx->in_dispatch || ctx->in_tasks)
+    context_turn(ctx);
 }
 
-void home_turn(struct home *h) {
-  if (!h->started || h->wants_turn)
+void context_turn(struct context *ctx) {
+  if (!ctx->started || ctx->wants_turn)
     return;
-  h->wants_turn = 1;
-  h->backend->ops->turn(h->backend);
+  ctx->wants_turn = 1;
+  ctx->backend->ops->turn(ctx->backend);
 }
 
-static void read_more(struct home *h) {
+static void read_more(struct context *ctx) {
   struct list due;
-  list_move(&due, &h->more);
+  list_move(&due, &ctx->more);
   while (!list_empty(&due))
     process_read_more(list_entry(due.next, struct mf_process, more_link));
 }
 
 static void on_turn(void *owner) {
-  struct home *h = owner;
-  home_enter(h);
-  h->wants_turn = 0;
-  write_held(h);
-  read_more(h);
-  if (h->nopen) /* another one was opened meanwhile: the loop will not be empty */
-    call_parting(h);
-  home_leave(h);
+  struct context *ctx = owner;
+  context_enter(ctx);
+  ctx->wants_turn = 0;
+  write_held(ctx);
+  read_more(ctx);
+  if (ctx->nopen) /* another one was opened meanwhile: the loop will not be empty */
+    call_parting(ctx);
+  context_leave(ctx);
 }
 
-void home_count_busy(struct home *h, int delta) {
-  int was = h->nbusy != 0;
-  h->nbusy += (size_t)delta;
-  if (was == (h->nbusy != 0))
+void context_count_busy(struct context *ctx, int delta) {
+  int was = ctx->nbusy != 0;
+  ctx->nbusy += (size_t)delta;
+  if (was == (ctx->nbusy != 0))
     return;
-  h->backend->ops->busy(h->backend, !was);
-  if (was && !h->nopen)
-    home_turn(h); /* it may be time to park */
+  ctx->backend->ops->busy(ctx->backend, !was);
+  if (was && !ctx->nopen)
+    context_turn(ctx); /* it may be time to park */
 }
 
 /* ---- by id ---- */
 
-static struct mf_process **slot(struct home *h, uint64_t id) {
-  struct mf_process **p = &h->table[id & (h->table_size - 1)];
+static struct mf_process **slot(struct context *ctx, uint64_t id) {
+  struct mf_process **p = &ctx->table[id & (ctx->table_size - 1)];
   while (*p && (*p)->id != id)
     p = &(*p)->hash_next;
   return p;
 }
 
-static int grow(struct home *h) {
-  size_t size = h->table_size ? h->table_size * 2 : 64, i;
-  struct mf_process **old = h->table, *p, *next;
+static int grow(struct context *ctx) {
+  size_t size = ctx->table_size ? ctx->table_size * 2 : 64, i;
+  struct mf_process **old = ctx->table, *p, *next;
   struct mf_process **table = calloc(size, sizeof *table);
   if (!table)
-    return h->table ? 0 : -ENOMEM; /* longer chains will do */
-  h->table = table;
-  for (i = 0; i < h->table_size; i++)
+    return ctx->table ? 0 : -ENOMEM; /* longer chains will do */
+  ctx->table = table;
+  for (i = 0; i < ctx->table_size; i++)
     for (p = old[i]; p; p = next) {
       next = p->hash_next;
       p->hash_next = table[p->id & (size - 1)];
       table[p->id & (size - 1)] = p;
     }
-  h->table_size = size;
+  ctx->table_size = size;
   free(old);
   return 0;
 }
 
-int home_insert(struct home *h, struct mf_process *p) {
+int context_insert(struct context *ctx, struct mf_process *p) {
   struct mf_process **at;
-  if (h->table_used >= h->table_size && grow(h) < 0)
+  if (ctx->table_used >= ctx->table_size && grow(ctx) < 0)
     return -ENOMEM;
-  at = slot(h, p->id);
+  at = slot(ctx, p->id);
   p->hash_next = *at;
   *at = p;
-  h->table_used++;
+  ctx->table_used++;
   return 0;
 }
 
-void home_remove(struct home *h, struct mf_process *p) {
-  struct mf_process **at = &h->table[p->id & (h->table_size - 1)];
+void context_remove(struct context *ctx, struct mf_process *p) {
+  struct mf_process **at = &ctx->table[p->id & (ctx->table_size - 1)];
   while (*at && *at != p)
     at = &(*at)->hash_next;
   if (!*at)
     return;
   *at = p->hash_next;
   p->hash_next = NULL;
-  h->table_used--;
+  ctx->table_used--;
 }
 
-struct mf_process *home_lookup(struct home *h, uint64_t id) {
-  return h->table ? *slot(h, id) : NULL;
+struct mf_process *context_lookup(struct context *ctx, uint64_t id) {
+  return ctx->table ? *slot(ctx, id) : NULL;
 }
 
 /* ---- deadlines ---- */
@@ -408,20 +408,20 @@ void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d)) {
   d->on_due = on_due;
 }
 
-static void arm(struct home *h, uint64_t at_ms) {
-  if (at_ms >= h->timer_at_ms)
+static void arm(struct context *ctx, uint64_t at_ms) {
+  if (at_ms >= ctx->timer_at_ms)
     return;
-  h->timer_at_ms = at_ms;
-  h->backend->ops->timer(h->backend, at_ms);
+  ctx->timer_at_ms = at_ms;
+  ctx->backend->ops->timer(ctx->backend, at_ms);
 }
 
-void deadline_set_at(struct home *h, struct deadline *d, uint64_t at_ms) {
-  minheap_set(&h->deadlines, &d->node, at_ms);
-  arm(h, at_ms);
+void deadline_set_at(struct context *ctx, struct deadline *d, uint64_t at_ms) {
+  minheap_set(&ctx->deadlines, &d->node, at_ms);
+  arm(ctx, at_ms);
 }
 
-void deadline_set(struct home *h, struct deadline *d, uint64_t in_ms) {
-  deadline_set_at(h, d, h->backend->ops->now_ms(h->backend) + in_ms);
+void deadline_set(struct context *ctx, struct deadline *d, uint64_t in_ms) {
+  deadline_set_at(ctx, d, ctx->backend->ops->now_ms(ctx->backend) + in_ms);
 }
 
 void deadline_clear(struct deadline *d) {
@@ -431,21 +431,21 @@ void deadline_clear(struct deadline *d) {
 /* What on_due sets anew is not due before the next turn, also when it is due now. */
 
 static void on_timer(void *owner) {
-  struct home *h = owner;
-  uint64_t now = h->backend->ops->now_ms(h->backend);
+  struct context *ctx = owner;
+  uint64_t now = ctx->backend->ops->now_ms(ctx->backend);
   struct minheap_node *first;
   struct minheap due;
-  home_enter(h);
+  context_enter(ctx);
   minheap_init(&due);
-  h->timer_at_ms = UINT64_MAX;
-  while ((first = minheap_first(&h->deadlines)) && first->key <= now)
+  ctx->timer_at_ms = UINT64_MAX;
+  while ((first = minheap_first(&ctx->deadlines)) && first->key <= now)
     minheap_set(&due, first, first->key);
   if (first)
-    arm(h, first->key);
+    arm(ctx, first->key);
   while ((first = minheap_first(&due))) {
     struct deadline *d = minheap_entry(first, struct deadline, node);
     minheap_remove(first);
     d->on_due(d);
   }
-  home_leave(h);
+  context_leave(ctx);
 }

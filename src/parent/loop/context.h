@@ -1,8 +1,8 @@
 /* What the parent's side keeps for one loop: its processes by id, the default template,
  * the deadlines, and the pending callbacks. Runs in the parent, on the loop's thread.
  *
- *   home_get -> processes come and go -> the last handle is closed: parked (off the loop,
- *   the default template kept) -> home_get again, or home_drop
+ *   context_get -> processes come and go -> the last handle is closed: parked (off the
+ * loop, the default template kept) -> context_get again, or context_drop
  */
 #ifndef PARENT_LOOP_CONTEXT_H
 #define PARENT_LOOP_CONTEXT_H
@@ -28,14 +28,14 @@ struct task {
   void (*run)(struct task *t);
 };
 
-/* What lives on a home besides processes, an rpc or a pool: embedded in it. */
+/* What lives on a context besides processes, an rpc or a pool: embedded in it. */
 struct dump_entry {
   struct list link; /* empty: a pool's worker, which the pool knows */
   uint64_t made_ms;
   void (*dump)(const struct dump_entry *r, FILE *out); /* its lines in mf_dump's text */
 };
 
-struct home {
+struct context {
   struct list link; /* in the process-wide list */
   struct uv_loop_s *loop;
   struct backend *backend;
@@ -69,44 +69,44 @@ struct home {
   uint64_t def_not_before_ms;
 };
 
-/* The home of the loop (NULL: libuv's default loop), made when there is none. 0 or
+/* The context of the loop (NULL: libuv's default loop), made when there is none. 0 or
  * -errno: no memory, or too few free descriptors for the default loop. */
-int home_get(struct uv_loop_s *loop, struct home **ret);
-/* The home of the loop (NULL: as above) where there is one, else NULL. */
-struct home *home_find(struct uv_loop_s *loop);
-/* For tests: a home on a backend of theirs (taken), in no list. */
-struct home *home_new_on(struct backend *backend);
+int context_get(struct uv_loop_s *loop, struct context **ret);
+/* The context of the loop (NULL: as above) where there is one, else NULL. */
+struct context *context_find(struct uv_loop_s *loop);
+/* For tests: a context on a backend of theirs (taken), in no list. */
+struct context *context_new_on(struct backend *backend);
 /* Puts it on the loop when it is not there. 0 or -errno. */
-int home_start(struct home *h);
-/* 1 when this process is a forked copy of the one that made the home. */
-int home_foreign(const struct home *h);
+int context_start(struct context *ctx);
+/* 1 when this process is a forked copy of the one that made the context. */
+int context_foreign(const struct context *ctx);
 /* Frees it as soon as no process is open; the default template is let go. */
-void home_drop(struct home *h);
+void context_drop(struct context *ctx);
 
 /* Events from the loop are bracketed, so that completions follow them at once. */
-void home_enter(struct home *h);
-void home_leave(struct home *h);
+void context_enter(struct context *ctx);
+void context_leave(struct context *ctx);
 /* Callbacks are pending or forks are held: have a turn. */
-void home_turn(struct home *h);
-void home_count_busy(struct home *h, int delta);
+void context_turn(struct context *ctx);
+void context_count_busy(struct context *ctx, int delta);
 
 /* Runs t when the event under way is over, or on the next turn; on the next turn, too,
  * when it is asked for by a task. Asking again is harmless. */
-void home_task(struct home *h, struct task *t);
+void context_task(struct context *ctx, struct task *t);
 void task_init(struct task *t, void (*run)(struct task *t));
 void task_clear(struct task *t);
 
-/* It is on the home from now on; list_remove of its link ends that. */
-void home_admit(struct home *h, struct dump_entry *r,
-                void (*dump)(const struct dump_entry *r, FILE *out));
+/* It is on the context from now on; list_remove of its link ends that. */
+void context_admit(struct context *ctx, struct dump_entry *r,
+                   void (*dump)(const struct dump_entry *r, FILE *out));
 
-int home_insert(struct home *h, struct mf_process *p); /* 0 or -ENOMEM */
-void home_remove(struct home *h, struct mf_process *p);
-struct mf_process *home_lookup(struct home *h, uint64_t id);
+int context_insert(struct context *ctx, struct mf_process *p); /* 0 or -ENOMEM */
+void context_remove(struct context *ctx, struct mf_process *p);
+struct mf_process *context_lookup(struct context *ctx, uint64_t id);
 
 void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d));
-void deadline_set(struct home *h, struct deadline *d, uint64_t in_ms);
-void deadline_set_at(struct home *h, struct deadline *d, uint64_t at_ms);
+void deadline_set(struct context *ctx, struct deadline *d, uint64_t in_ms);
+void deadline_set_at(struct context *ctx, struct deadline *d, uint64_t at_ms);
 void deadline_clear(struct deadline *d);
 /* When it is due; UINT64_MAX: it is not set. */
 static inline uint64_t deadline_at(const struct deadline *d) {
@@ -115,9 +115,9 @@ static inline uint64_t deadline_at(const struct deadline *d) {
 
 /* Counts the forks of this process's copies (atfork); see leash_pipe.c. */
 unsigned fork_generation(void);
-/* In a forked copy, before anything else is done with homes. */
-void homes_forked(void);
-/* Calls visit for every home of this process. */
-void home_each(void (*visit)(struct home *h));
+/* In a forked copy, before anything else is done with contexts. */
+void contexts_forked(void);
+/* Calls visit for every context of this process. */
+void context_each(void (*visit)(struct context *ctx));
 
 #endif

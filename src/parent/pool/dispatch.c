@@ -17,7 +17,8 @@ static void begin_work(struct mf_pool *pool, struct work *c) {
       deadline_at(&c->work_deadline) != UINT64_MAX)
     return;
   unsigned ms = pool->options.call_timeout_ms, more = c->chunk ? RPC_CHUNK_MS : 0;
-  deadline_set(pool->home, &c->work_deadline, ms < MF_NO_TIMEOUT - more ? ms + more : ms);
+  deadline_set(pool->context, &c->work_deadline,
+               ms < MF_NO_TIMEOUT - more ? ms + more : ms);
 }
 
 static void begin_first(struct worker *w) {
@@ -159,7 +160,7 @@ int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
   deadline_init(&c->work_deadline, on_work_timeout);
   if (r)
     return r;
-  r = payload_new(m, &pool->home->blockcache, pool_take_spare_payload(pool),
+  r = payload_new(m, &pool->context->blockcache, pool_take_spare_payload(pool),
                   &c->base.payload);
   if (r)
     return r;

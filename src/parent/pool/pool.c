@@ -76,7 +76,7 @@ static void follow_policy(struct mf_pool *pool) {
   deadline_clear(&pool->wake);
   if (a.wake_ms != UINT64_MAX) {
     uint64_t now = pool_now_ms(pool);
-    deadline_set(pool->home, &pool->wake, a.wake_ms > now ? a.wake_ms - now : 0);
+    deadline_set(pool->context, &pool->wake, a.wake_ms > now ? a.wake_ms - now : 0);
   }
 }
 
@@ -193,7 +193,7 @@ int mf_pool_drain(mf_pool *pool, unsigned timeout_ms, mf_pool_cb cb, void *data)
   pool->drain.data = data;
   pool->drain.limited = timeout_ms != MF_NO_TIMEOUT;
   if (pool->drain.limited)
-    deadline_set(pool->home, &pool->drain_limit, timeout_ms);
+    deadline_set(pool->context, &pool->drain_limit, timeout_ms);
   begin_end(pool);
   pool_update_busy(pool);
   return 0;
@@ -343,13 +343,13 @@ static int own_strings(struct mf_pool *pool, const char *function) {
   return 0;
 }
 
-static struct mf_pool *pool_alloc(struct home *home, const mf_pool_options *o,
+static struct mf_pool *pool_alloc(struct context *context, const mf_pool_options *o,
                                   const mf_rpc_options *rpc) {
   struct mf_pool *pool = calloc(1, sizeof *pool);
   if (!pool)
     return NULL;
-  pool->home = home;
-  pool->backend = home->backend;
+  pool->context = context;
+  pool->backend = context->backend;
   pool->options = *o;
   pool->rpc_options = *rpc;
   pool->options.rpc = NULL;
@@ -384,7 +384,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
     r = rpc_options_load(o.rpc, &rpc);
   if (r)
     return r;
-  pool = pool_alloc(p->home, &o, &rpc);
+  pool = pool_alloc(p->context, &o, &rpc);
   if (!pool)
     return MF_ENOMEM;
   r = init_policy(pool, &o);
@@ -396,7 +396,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
     pool_free(pool);
     return r;
   }
-  home_admit(pool->home, &pool->dump_entry, pool_on_dump);
+  context_admit(pool->context, &pool->dump_entry, pool_on_dump);
   pool_use_template(pool, p);
   pool->journal = journal_hold(p->journal);
   pool_schedule(pool);

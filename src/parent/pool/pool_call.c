@@ -84,7 +84,7 @@ static void let_go(struct request *r) {
 void pool_init_calls(struct mf_pool *pool) {
   static const struct request_ops ops = {sizeof(struct work), SPARE_CALLS, leave_queue,
                                          describe, let_go};
-  requests_init(&pool->requests, &ops, pool->home, &pool->task);
+  requests_init(&pool->requests, &ops, pool->context, &pool->task);
 }
 
 uint64_t pool_first_timeout_in(const struct list *calls) {

@@ -20,11 +20,11 @@ static void dump_worker(const struct worker *w, FILE *out) {
   if (!list_empty(&w->calls)) {
     const struct work *c = list_entry(w->calls.next, struct work, base.link);
     fputs(", the oldest since ", out);
-    dump_seconds(out, w->pool->home, c->began_us / 1000);
-    dump_deadline(out, w->pool->home, "its timeout in", &c->base.deadline);
-    dump_deadline(out, w->pool->home, "its worker killed in", &c->work_deadline);
+    dump_seconds(out, w->pool->context, c->began_us / 1000);
+    dump_deadline(out, w->pool->context, "its timeout in", &c->base.deadline);
+    dump_deadline(out, w->pool->context, "its worker killed in", &c->work_deadline);
   }
-  dump_deadline(out, w->pool->home, "killed in", &w->grace);
+  dump_deadline(out, w->pool->context, "killed in", &w->grace);
   putc('\n', out);
   rpc_dump(w->rpc, out, 6);
 }
@@ -39,7 +39,7 @@ void pool_on_dump(const struct dump_entry *r, FILE *out) {
   fputs("  pool of ", out);
   dump_text(out, pool->function);
   fprintf(out, ": %s, made ", names[pool_state(pool)]);
-  dump_seconds(out, pool->home, r->made_ms);
+  dump_seconds(out, pool->context, r->made_ms);
   fprintf(out,
           " ago, %u workers of at most %u (%u idle, %u starting, %u leaving), "
           "%zu calls queued, %zu running",
@@ -48,14 +48,14 @@ void pool_on_dump(const struct dump_entry *r, FILE *out) {
   if (!list_empty(&pool->queue)) {
     const struct work *c = list_entry(pool->queue.next, struct work, base.link);
     fputs(", the oldest queued since ", out);
-    dump_seconds(out, pool->home, c->began_us / 1000);
-    dump_deadline(out, pool->home, "its timeout in", &c->base.deadline);
+    dump_seconds(out, pool->context, c->began_us / 1000);
+    dump_deadline(out, pool->context, "its timeout in", &c->base.deadline);
   }
   if (pool_reloads(pool))
     fputs(", reload under way", out);
   if (pool->drain.asked)
     fputs(", drain under way", out);
-  dump_deadline(out, pool->home, "next worker in", &pool->wake);
+  dump_deadline(out, pool->context, "next worker in", &pool->wake);
   dump_failure(out, "failed", &pool->failure);
   if (pool->template) {
     fputs(", template: ", out);

@@ -5,7 +5,7 @@ uint64_t pool_now_ms(const struct mf_pool *pool) {
 }
 
 void pool_schedule(struct mf_pool *pool) {
-  home_task(pool->home, &pool->task);
+  context_task(pool->context, &pool->task);
 }
 
 enum mf_pool_state pool_state(const struct mf_pool *pool) {
@@ -27,13 +27,13 @@ void pool_update_busy(struct mf_pool *pool) {
   if (busy == pool->busy)
     return;
   pool->busy = busy;
-  home_count_busy(pool->home, busy ? 1 : -1);
+  context_count_busy(pool->context, busy ? 1 : -1);
 }
 
 int pool_check(const mf_pool *pool) {
   if (!pool)
     return MF_EINVAL;
-  return home_foreign(pool->home) ? MF_EFORKED : 0;
+  return context_foreign(pool->context) ? MF_EFORKED : 0;
 }
 
 /* No call is sent any more once a pool's failure is reported. */

@@ -69,7 +69,7 @@ _Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
 
 struct mf_pool {
   struct dump_entry dump_entry;
-  struct home *home;
+  struct context *context;
   struct backend *backend;
   mf_pool_options options; /* rpc: NULL, see below */
   mf_rpc_options rpc_options;

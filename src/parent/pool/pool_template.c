@@ -92,7 +92,7 @@ static int provide_template(struct mf_pool *pool) {
               NULL);
     return 0;
   }
-  r = journal_replay(pool->journal, pool->home, &fresh);
+  r = journal_replay(pool->journal, pool->context, &fresh);
   if (r) {
     policy_death(&pool->policy, 1, pool_now_ms(pool));
     if (pool->policy.failed)

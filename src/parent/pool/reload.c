@@ -173,7 +173,7 @@ int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
     r = MF_ESTATE;
   if (!r)
     r = process_check(p);
-  if (!r && p->home != pool->home)
+  if (!r && p->context != pool->context)
     r = MF_EINVAL;
   if (!r)
     r = pool_prepare_template(p);

@@ -66,7 +66,7 @@ static int put_slot(struct mf_process *p, struct mf_process *source, struct buf 
                     struct fdset *fds) {
   uint32_t first, count;
   int step[2], r;
-  r = births_take(&source->own_births, p->home->backend, &p->slot);
+  r = births_take(&source->own_births, p->context->backend, &p->slot);
   if (r < 0)
     return r;
   p->births = births_hold(source->own_births);
@@ -88,7 +88,7 @@ static int put_slot(struct mf_process *p, struct mf_process *source, struct buf 
  * end of its socket. */
 static int place_birth(struct mf_process *p, struct mf_process *source, struct hold *hold,
                        int near_fd, struct fdset *fds) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   int r = may_have_siblings(source) ? put_slot(p, source, &hold->options, fds) : -ENOSYS;
   if (r < 0 && r != -ENOSYS)
     return r;
@@ -112,7 +112,7 @@ void process_unhold(struct mf_process *p) {
   }
   struct mf_process *source = p->source;
   struct hold *hold = p->hold;
-  struct home *h = p->home;
+  struct context *ctx = p->context;
   struct command fork = {.type = CMD_FORK, .id = p->id};
   struct fdset fds;
   int pair[2], r, i;
@@ -135,7 +135,7 @@ void process_unhold(struct mf_process *p) {
     hold_free(hold);
     return;
   }
-  r = h->backend->ops->pair(h->backend, pair);
+  r = ctx->backend->ops->pair(ctx->backend, pair);
   if (r < 0) {
     hold_free(hold);
     p->fork_refused = 1;
@@ -165,7 +165,7 @@ void process_unhold(struct mf_process *p) {
   if (!r) /* first, so that its socket is guarded before anybody can write to it */
     r = process_connect(p, pair[0]);
   else
-    h->backend->ops->close(h->backend, &pair[0]);
+    ctx->backend->ops->close(ctx->backend, &pair[0]);
   if (!r)
     r = command_send(source, &fork);
   else

@@ -119,8 +119,8 @@ int cell_failed(struct mf_process *p, const struct event *e) {
   process_fail_memory(p, f->code);
   process_measure_clones(p);
   process_fail_with(p, f);
-  if (p->home->def == p)
-    boot_default_lost(p->home, p);
+  if (p->context->def == p)
+    boot_default_lost(p->context, p);
   return 0;
 }
 
@@ -144,8 +144,8 @@ int cell_eof(struct mf_process *p, const struct event *e) {
   if (why == -EPROTO)
     return process_broken_by(p, "malformed frame");
   p->eof = 1;
-  if (p->home->def == p)
-    boot_default_lost(p->home, p);
+  if (p->context->def == p)
+    boot_default_lost(p->context, p);
   if (p->forked) /* else there is nobody yet who could have forked */
     process_lose_source(p);
   if (!p->was_asked && p->pid <= 0) {
@@ -159,12 +159,12 @@ int cell_eof(struct mf_process *p, const struct event *e) {
 }
 
 int cell_gone(struct mf_process *p, const struct event *e) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   p->gone = 1;
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
   process_settle(p);
   if (p->state != DEAD && p->child) /* it was traced, or is about to be reapable */
-    deadline_set(p->home, &p->retry, CHILD_POLL_MS);
+    deadline_set(p->context, &p->retry, CHILD_POLL_MS);
   return 0;
 }
 

@@ -53,8 +53,8 @@ int cell_fork(struct mf_process *p, const struct event *e) {
   process_set_source(q, p);
   p->held_child = q;
   deadline_clear(&p->limit);
-  list_push(&p->home->held, &q->held_link);
-  home_turn(p->home);
+  list_push(&p->context->held, &q->held_link);
+  context_turn(p->context);
   return 0;
 }
 
@@ -197,7 +197,7 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
  * its *running* any more, without which it does not enter; what it wrote before is read.
  */
 void process_withdraw(struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   if (p->chan.fd < 0)
     return;
   s->ops->refuse(s, p->chan.fd);

@@ -76,9 +76,9 @@ void children_release(int pid) {
 /* ---- orphans ---- */
 
 struct orphan {
-  struct list link; /* of `orphans`, or of its home */
+  struct list link; /* of `orphans`, or of its context */
   int pid, pidfd;
-  struct home *home; /* NULL: nobody watches it */
+  struct context *context; /* NULL: nobody watches it */
   struct watch watch;
 };
 static struct list orphans = {&orphans, &orphans};
@@ -90,12 +90,12 @@ static void free_orphan(struct orphan *o) {
 }
 
 static void stop_watching(struct orphan *o) {
-  struct backend *s = o->home->backend;
+  struct backend *s = o->context->backend;
   s->ops->watch(s, &o->watch, o->pidfd, 0);
   if (o->pidfd >= 0)
     s->ops->close_pidfd(s, &o->pidfd);
   o->pidfd = -1;
-  o->home = NULL;
+  o->context = NULL;
 }
 
 static int has_gone(struct backend *backend, const struct orphan *o) {
@@ -105,15 +105,15 @@ static int has_gone(struct backend *backend, const struct orphan *o) {
 
 static void on_end(struct watch *w, unsigned events) {
   struct orphan *o = list_entry(w, struct orphan, watch);
-  if (!has_gone(o->home->backend, o))
+  if (!has_gone(o->context->backend, o))
     return;
   stop_watching(o);
   free_orphan(o);
 }
 
-static void start_watching(struct home *h, struct orphan *o) {
-  struct backend *s = h->backend;
-  o->home = h;
+static void start_watching(struct context *ctx, struct orphan *o) {
+  struct backend *s = ctx->backend;
+  o->context = ctx;
   o->pidfd = s->ops->pidfd(s, o->pid);
   if (o->pidfd < 0) {
     o->pidfd = -1; /* then it is looked for when the library is called */
@@ -123,15 +123,15 @@ static void start_watching(struct home *h, struct orphan *o) {
   s->ops->watch(s, &o->watch, o->pidfd, WATCH_READ);
 }
 
-void children_orphan(struct home *h, int pid) {
+void children_orphan(struct context *ctx, int pid) {
   struct orphan *o = calloc(1, sizeof *o);
   if (!o)
     return; /* it stays a zombie until this process ends */
   o->pid = pid;
   o->pidfd = -1;
-  if (h->started && !h->stopping) {
-    list_push(&h->orphans, &o->link);
-    start_watching(h, o);
+  if (ctx->started && !ctx->stopping) {
+    list_push(&ctx->orphans, &o->link);
+    start_watching(ctx, o);
     return;
   }
   pthread_mutex_lock(&lock);
@@ -145,18 +145,18 @@ static void take_all(struct list *to) {
   pthread_mutex_unlock(&lock);
 }
 
-void children_watch(struct home *h) {
+void children_watch(struct context *ctx) {
   struct list all;
   take_all(&all);
   list_each_safe(it, next, &all) {
     struct orphan *o = list_entry(it, struct orphan, link);
-    if (has_gone(h->backend, o)) {
+    if (has_gone(ctx->backend, o)) {
       free_orphan(o);
       continue;
     }
     list_remove(it);
-    list_push(&h->orphans, it);
-    start_watching(h, o);
+    list_push(&ctx->orphans, it);
+    start_watching(ctx, o);
   }
 }
 
@@ -170,11 +170,11 @@ static void give_back(struct list *from) {
   pthread_mutex_unlock(&lock);
 }
 
-void children_unwatch(struct home *h) {
-  list_each(it, &h->orphans) {
+void children_unwatch(struct context *ctx) {
+  list_each(it, &ctx->orphans) {
     stop_watching(list_entry(it, struct orphan, link));
   }
-  give_back(&h->orphans);
+  give_back(&ctx->orphans);
 }
 
 void children_reap(struct backend *backend) {
@@ -207,7 +207,7 @@ static void free_unborn(struct unborn *u) {
   free(u);
 }
 
-void children_unborn(struct home *h, struct births *b, uint32_t slot) {
+void children_unborn(struct context *ctx, struct births *b, uint32_t slot) {
   struct unborn *u = calloc(1, sizeof *u);
   if (!u) {
     births_drop(&b);
@@ -215,45 +215,45 @@ void children_unborn(struct home *h, struct births *b, uint32_t slot) {
   }
   u->births = b;
   u->slot = slot;
-  list_push(&h->unborn, &u->link);
-  h->births_wait_ms = FIRST_LOOK_MS;
-  children_look_for_unborn(h);
+  list_push(&ctx->unborn, &u->link);
+  ctx->births_wait_ms = FIRST_LOOK_MS;
+  children_look_for_unborn(ctx);
 }
 
 /* Whether nothing more is to come from there. */
-static int is_settled(struct home *h, const struct unborn *u) {
-  struct backend *backend = h->backend;
+static int is_settled(struct context *ctx, const struct unborn *u) {
+  struct backend *backend = ctx->backend;
   int ended = births_ended(u->births), pid = births_pid(u->births, u->slot);
   if (pid <= 0)
     return ended;
   if (backend->ops->peek(backend, -1, pid) != -ECHILD && children_claim(pid) == 0)
-    children_orphan(h, pid);
+    children_orphan(ctx, pid);
   births_put(u->births, u->slot);
   return 1;
 }
 
-void children_look_for_unborn(struct home *h) {
-  list_each_safe(it, next, &h->unborn) {
+void children_look_for_unborn(struct context *ctx) {
+  list_each_safe(it, next, &ctx->unborn) {
     struct unborn *u = list_entry(it, struct unborn, link);
-    if (is_settled(h, u))
+    if (is_settled(ctx, u))
       free_unborn(u);
   }
-  if (list_empty(&h->unborn))
-    deadline_clear(&h->births_due);
-  else if (h->started && !h->stopping)
-    deadline_set(h, &h->births_due, h->births_wait_ms);
+  if (list_empty(&ctx->unborn))
+    deadline_clear(&ctx->births_due);
+  else if (ctx->started && !ctx->stopping)
+    deadline_set(ctx, &ctx->births_due, ctx->births_wait_ms);
 }
 
 void children_on_births_due(struct deadline *d) {
-  struct home *h = list_entry(d, struct home, births_due);
-  h->births_wait_ms =
-      h->births_wait_ms < LAST_LOOK_MS / 2 ? h->births_wait_ms * 2 : LAST_LOOK_MS;
-  children_look_for_unborn(h);
+  struct context *ctx = list_entry(d, struct context, births_due);
+  ctx->births_wait_ms =
+      ctx->births_wait_ms < LAST_LOOK_MS / 2 ? ctx->births_wait_ms * 2 : LAST_LOOK_MS;
+  children_look_for_unborn(ctx);
 }
 
-void children_forget_unborn(struct home *h) {
-  while (!list_empty(&h->unborn))
-    free_unborn(list_entry(h->unborn.next, struct unborn, link));
+void children_forget_unborn(struct context *ctx) {
+  while (!list_empty(&ctx->unborn))
+    free_unborn(list_entry(ctx->unborn.next, struct unborn, link));
 }
 
 void children_forked(void) {

@@ -12,20 +12,20 @@
 int children_claim(int pid);
 /* It was reaped, or is no child any more. */
 void children_release(int pid);
-/* A claimed child that outlives its record: reaped at its end by its home while that is
- * on the loop, else by the next that is, or when the library is called. */
-void children_orphan(struct home *h, int pid);
-/* The home has come on its loop: it watches all orphans there are; and off it. */
-void children_watch(struct home *h);
-void children_unwatch(struct home *h);
+/* A claimed child that outlives its record: reaped at its end by its context while that
+ * is on the loop, else by the next that is, or when the library is called. */
+void children_orphan(struct context *ctx, int pid);
+/* The context has come on its loop: it watches all orphans there are; and off it. */
+void children_watch(struct context *ctx);
+void children_unwatch(struct context *ctx);
 /* Reaps those that have ended and nobody watches. */
 void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
  * then. Takes b. */
-void children_unborn(struct home *h, struct births *b, uint32_t slot);
-void children_look_for_unborn(struct home *h);
-void children_forget_unborn(struct home *h);
-void children_on_births_due(struct deadline *d); /* of the home */
+void children_unborn(struct context *ctx, struct births *b, uint32_t slot);
+void children_look_for_unborn(struct context *ctx);
+void children_forget_unborn(struct context *ctx);
+void children_on_births_due(struct deadline *d); /* of the context */
 /* In a forked copy: all of them are the original's. */
 void children_forked(void);
 

@@ -42,10 +42,10 @@ int process_may_have_started(const struct mf_process *p) {
 
 /* p executes nothing any more: what it has not forked by now it never will. */
 void process_lose_source(struct mf_process *p) {
-  struct home *h = p->home;
+  struct context *ctx = p->context;
   if (!p->nrefs)
     return;
-  list_each_safe(it, next, &h->processes) {
+  list_each_safe(it, next, &ctx->processes) {
     struct mf_process *q = list_entry(it, struct mf_process, link);
     if (q->source == p && q->state != DEAD)
       process_event(q, &(struct event){EV_SOURCE_LOST});
@@ -93,8 +93,8 @@ void process_die(struct mf_process *p) {
   hold_free(p->hold);
   p->hold = NULL;
   list_remove(&p->held_link);
-  if (p->home->def == p)
-    boot_default_lost(p->home, p);
+  if (p->context->def == p)
+    boot_default_lost(p->context, p);
   p->internal = 0;
   process_forget_source(p);
   process_update(p);
@@ -129,7 +129,7 @@ static enum life_source ask_source(const struct mf_process *p) {
 }
 
 void process_set_patience(struct mf_process *p, unsigned ms) {
-  deadline_set(p->home, &p->patience, ms);
+  deadline_set(p->context, &p->patience, ms);
 }
 
 /* At most so long, and not longer than before. What hung up without a hello is no
@@ -137,7 +137,8 @@ void process_set_patience(struct mf_process *p, unsigned ms) {
 static void be_patient(struct mf_process *p, unsigned ms) {
   if (p->greeting && p->eof && ms > HANGUP_PATIENCE_MS)
     ms = HANGUP_PATIENCE_MS;
-  if (deadline_at(&p->patience) > p->home->backend->ops->now_ms(p->home->backend) + ms)
+  if (deadline_at(&p->patience) >
+      p->context->backend->ops->now_ms(p->context->backend) + ms)
     process_set_patience(p, ms);
 }
 
@@ -215,7 +216,7 @@ int process_broken_by(struct mf_process *p, const char *what) {
 int process_owes_a_fork(const struct mf_process *p) {
   if (!p->nrefs)
     return 0;
-  list_each(it, &p->home->processes) {
+  list_each(it, &p->context->processes) {
     const struct mf_process *q = list_entry(it, struct mf_process, link);
     if (q->source == p && !q->forked && q->open && q->state != DEAD && q->state != ENDING)
       return 1;

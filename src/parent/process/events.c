@@ -6,10 +6,10 @@
 
 static void on_pidfd(struct watch *w, unsigned events) {
   struct mf_process *p = list_entry(w, struct mf_process, pid_watch);
-  struct home *h = p->home;
-  home_enter(h);
+  struct context *ctx = p->context;
+  context_enter(ctx);
   process_event(p, &(struct event){EV_PIDFD});
-  home_leave(h);
+  context_leave(ctx);
 }
 
 static void on_limit(struct deadline *d) {
@@ -26,13 +26,14 @@ static void end_of_grace(struct mf_process *p) {
 }
 
 void process_await_hello(struct mf_process *p) {
-  p->hello_by_ms = p->home->backend->ops->now_ms(p->home->backend) + HELLO_PATIENCE_MS;
+  p->hello_by_ms =
+      p->context->backend->ops->now_ms(p->context->backend) + HELLO_PATIENCE_MS;
   process_set_patience(p, HELLO_PATIENCE_MS);
 }
 
 /* Of one that was told to end, too, while somebody waits for a fork of it. */
 static int is_overdue_hello(const struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
 }
 
@@ -79,7 +80,7 @@ static struct mf_process *from_channel(struct channel *c) {
 /* The process with that number, if p is the one that was asked to fork it; what it says
  * of others is not believed. */
 static struct mf_process *reported(struct mf_process *p, uint64_t id) {
-  struct mf_process *q = home_lookup(p->home, id);
+  struct mf_process *q = context_lookup(p->context, id);
   if (!q || !q->source)
     return NULL;
   return q->source == p ? q : NULL;
@@ -123,23 +124,23 @@ static void on_end(struct channel *c, int why) {
 
 static void on_ready(struct channel *c, unsigned events) {
   struct mf_process *p = from_channel(c);
-  struct home *h = p->home;
-  home_enter(h);
+  struct context *ctx = p->context;
+  context_enter(ctx);
   channel_ready(c, events);
   process_try_give(p);
-  home_leave(h);
+  context_leave(ctx);
 }
 
 static void on_stalled(struct channel *c) {
   struct mf_process *p = from_channel(c);
-  deadline_set(p->home, &p->retry, STALL_RETRY_MS);
+  deadline_set(p->context, &p->retry, STALL_RETRY_MS);
 }
 
 static void on_more(struct channel *c) {
   struct mf_process *p = from_channel(c);
   if (list_empty(&p->more_link))
-    list_push(&p->home->more, &p->more_link);
-  home_turn(p->home);
+    list_push(&p->context->more, &p->more_link);
+  context_turn(p->context);
 }
 
 void process_read_more(struct mf_process *p) {

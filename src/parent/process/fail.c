@@ -45,10 +45,10 @@ struct failure *failure_new(int code, int started, char *message, const char *tr
 
 /* What is asked of p but not forked yet can't be any more. */
 static void fail_asked(struct mf_process *p) {
-  struct home *h = p->home;
+  struct context *ctx = p->context;
   if (!p->nrefs)
     return;
-  list_each_safe(it, next, &h->processes) {
+  list_each_safe(it, next, &ctx->processes) {
     struct mf_process *q = list_entry(it, struct mf_process, link);
     if (q->source != p || q->forked || q->state == DEAD)
       continue;

@@ -232,11 +232,12 @@ static int replay_fork(const struct journal *j, struct mf_process **p) {
   return 0;
 }
 
-static int replay_entry(const struct journal *j, struct home *h, struct mf_process **p) {
+static int replay_entry(const struct journal *j, struct context *ctx,
+                        struct mf_process **p) {
   switch (j->kind) {
   case BEGIN_DEFAULT:
   case BEGIN_EXEC:
-    return process_make(h, j->kind == BEGIN_EXEC, &j->options, p);
+    return process_make(ctx, j->kind == BEGIN_EXEC, &j->options, p);
   case FORK:
     return replay_fork(j, p);
   default:
@@ -244,7 +245,7 @@ static int replay_entry(const struct journal *j, struct home *h, struct mf_proce
   }
 }
 
-int journal_replay(struct journal *last, struct home *h, mf_process **ret) {
+int journal_replay(struct journal *last, struct context *ctx, mf_process **ret) {
   struct mf_process *p = NULL;
   struct journal **order, *j = last;
   size_t n, i;
@@ -258,7 +259,7 @@ int journal_replay(struct journal *last, struct home *h, mf_process **ret) {
   for (i = n; i-- > 0; j = j->before)
     order[i] = j;
   for (i = 0; i < n && !r; i++)
-    r = replay_entry(order[i], h, &p);
+    r = replay_entry(order[i], ctx, &p);
   free(order);
   if (r && p)
     mf_close(p, NULL, NULL);

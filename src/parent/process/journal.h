@@ -1,6 +1,6 @@
 /* What a template has been given since its program was started: enough to make another
  * one like it when it dies. A chain of entries, the latest first; processes that were
- * forked share what came before the fork. Runs in the parent, on the home's thread.
+ * forked share what came before the fork. Runs in the parent, on the context's thread.
  *
  * NULL stands for a history that is not known to its beginning (a process taken up from a
  * descriptor, an early one), too long (ARGUMENTS_MAX, CODE_MAX) or not repeatable (a
@@ -13,7 +13,7 @@
 
 struct command;
 struct hold;
-struct home;
+struct context;
 struct journal;
 
 enum { JOURNAL_ARGUMENTS_MAX = 1024 * 1024 }; /* bytes of string arguments in all */
@@ -34,6 +34,6 @@ void journal_batch(struct journal **j, const struct hold *hold);
 struct journal *journal_fork(struct journal *j, const mf_options *o);
 /* A process that has been given all this. Its failures come later, as ever. 0 or a code.
  */
-int journal_replay(struct journal *j, struct home *h, mf_process **ret);
+int journal_replay(struct journal *j, struct context *ctx, mf_process **ret);
 
 #endif

@@ -7,13 +7,13 @@
 #include <stdlib.h>
 
 static void end_measuring(struct memory_request *m) {
-  struct backend *s = m->process->home->backend;
+  struct backend *s = m->process->context->backend;
   s->ops->watch(s, &m->watch, m->watch.fd, 0);
   m->aside = NULL;
 }
 
 static void forget_measuring(struct memory_request *m) {
-  struct backend *s = m->process->home->backend;
+  struct backend *s = m->process->context->backend;
   struct measure *aside = m->aside;
   if (!aside)
     return;
@@ -55,7 +55,7 @@ static void take_measure(struct memory_request *m, int error,
 
 static void on_measured(struct watch *w, unsigned events) {
   struct memory_request *m = list_entry(w, struct memory_request, watch);
-  struct backend *s = m->process->home->backend;
+  struct backend *s = m->process->context->backend;
   struct measure *aside = m->aside;
   struct proc_memory pm = {0};
   end_measuring(m);
@@ -65,7 +65,7 @@ static void on_measured(struct watch *w, unsigned events) {
 
 /* From /proc, without anybody's help. */
 static void measure(struct mf_process *p, struct memory_request *m) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   struct proc_memory pm = {0};
   int fd, r = MF_EUNSUPPORTED;
   if (m->aside)
@@ -154,7 +154,7 @@ void process_ask_waiting(struct mf_process *p) {
 void process_measure_clones(struct mf_process *p) {
   if (!p->nrefs)
     return;
-  list_each(it, &p->home->processes) {
+  list_each(it, &p->context->processes) {
     struct mf_process *q = list_entry(it, struct mf_process, link);
     if (q->source == p && q->state == RUNNING && !list_empty(&q->memory))
       process_measure(q);

@@ -1,5 +1,5 @@
 /* Callbacks are never called while an event is under way: they are pending
- * (process_pend), and the home delivers them when it is over. Runs in the parent. */
+ * (process_pend), and the context delivers them when it is over. Runs in the parent. */
 #include "parent/process/internal.h"
 
 #include <stdlib.h>
@@ -8,8 +8,8 @@ void process_pend(struct mf_process *p, unsigned what) {
   p->pending |= what;
   list_remove(&p->free_link); /* a pending callback keeps it */
   if (list_empty(&p->todo_link))
-    list_push(&p->home->todo, &p->todo_link);
-  home_turn(p->home);
+    list_push(&p->context->todo, &p->todo_link);
+  context_turn(p->context);
 }
 
 void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data) {
@@ -96,8 +96,9 @@ static void deliver_close(struct mf_process *p) {
   mf_close_cb cb = p->close_to.cb;
   if (!cb || !list_empty(&p->closing_link))
     return;
-  if (p->home->nopen == 0) { /* its callback says that the loop is empty: wait for that */
-    list_push(&p->home->closing, &p->closing_link);
+  if (p->context->nopen ==
+      0) { /* its callback says that the loop is empty: wait for that */
+    list_push(&p->context->closing, &p->closing_link);
     return;
   }
   p->close_to.cb = NULL;

@@ -35,7 +35,7 @@ static void take_status(struct mf_process *p, const struct proc_status *st) {
 /* Reaps our child: 0 and its exit is known, MF_AGAIN: it lives, or -ECHILD: the host has
  * reaped it, or will not let it be reaped; its number may be another's by now. */
 static int reap_child(struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   struct proc_status st;
   int r = s->ops->reap(s, p->pidfd, p->pid, &st);
   if (r == MF_AGAIN)
@@ -51,7 +51,7 @@ static int reap_child(struct mf_process *p) {
 
 /* What the kernel knows of it now. */
 enum life_kernel process_ask_kernel(struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   int status;
   if (p->pid <= 0 && p->pidfd < 0)
     return LIFE_KERNEL_MUTE;
@@ -80,7 +80,7 @@ int process_is_polled(const struct mf_process *p) {
 
 /* Without a pidfd the number is true only while it is ours to reap. */
 int process_kill(struct mf_process *p, int signum) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   if (p->pid <= 0 || (p->pidfd < 0 && !p->child))
     return MF_EUNSUPPORTED;
   if (p->pidfd < 0 && s->ops->peek(s, -1, p->pid) == -ECHILD)
@@ -90,18 +90,18 @@ int process_kill(struct mf_process *p, int signum) {
 
 /* Without memory for it now, later: else its end would never be noticed. */
 void process_watch_end(struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   if (process_is_polled(p))
-    deadline_set(p->home, &p->retry, CHILD_POLL_MS);
+    deadline_set(p->context, &p->retry, CHILD_POLL_MS);
   else if (p->pidfd >= 0 && !p->gone && !p->pid_watch.events &&
            s->ops->watch(s, &p->pid_watch, p->pidfd, WATCH_READ) < 0)
-    deadline_set(p->home, &p->retry, STALL_RETRY_MS);
+    deadline_set(p->context, &p->retry, STALL_RETRY_MS);
 }
 
 /* The number of one that is no child of ours can be another's by now, unless its socket,
  * looked at after the pidfd was made, shows that it lives. */
 static void doubt_pidfd(struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   if (p->pidfd >= 0 && !p->child && p->chan.fd >= 0 && s->ops->hung_up(s, p->chan.fd))
     s->ops->close_pidfd(s, &p->pidfd);
 }
@@ -115,7 +115,7 @@ static void begin_watching(struct mf_process *p) {
 }
 
 void process_set_pid(struct mf_process *p, int pid) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   p->forked = 1;
   if (p->pid > 0 || pid <= 0)
     return;
@@ -137,7 +137,7 @@ static void identify(struct mf_process *p, int pid, int pidfd, int ours);
  * reaps what comes may have reaped this one, too, and have another under its number:
  * there its own word is waited for, which tells a pidfd. */
 void process_learn(struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   int pid, pidfd = -1;
   if (p->pid > 0 || !p->births)
     return;
@@ -166,13 +166,13 @@ void process_learn(struct mf_process *p) {
 
 /* It is known who it is, by the kernel's word. Takes pidfd (-1: none). */
 void process_identify(struct mf_process *p, int pid, int pidfd) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   identify(p, pid, pidfd, s->ops->peek(s, pidfd, pid) != -ECHILD);
 }
 
 /* ours: it is our child, and unreaped. */
 static void identify(struct mf_process *p, int pid, int pidfd, int ours) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   int in_slot = p->births ? births_pid(p->births, p->slot) : 0;
   int child = ours && p->pid <= 0 && p->state != DEAD && children_claim(pid) == 0;
   /* Another record's: what was taken up may be known here from before, a clone can't be.

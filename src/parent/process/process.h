@@ -74,7 +74,7 @@ struct memory_request {
 };
 
 struct mf_process {
-  struct home *home;
+  struct context *context;
   struct list link, todo_link, held_link, more_link, closing_link, free_link;
   struct mf_process *hash_next;
   uint64_t id;
@@ -209,12 +209,13 @@ struct event {
 int hold_new(const mf_options *o, struct hold **ret);
 void hold_free(struct hold *hold);
 
-/* As mf_new or (exec) mf_new_exec on a home that has been started. */
-int process_make(struct home *h, int exec, const mf_options *o, mf_process **ret);
-/* As mf_from_fd on a home that has been started. Takes fd. */
-int process_take_up(struct home *h, const mf_options *o, int fd, mf_process **ret);
-/* A new record in the given state, in its home, with the handle open. NULL: no memory. */
-struct mf_process *process_new(struct home *h, enum state state);
+/* As mf_new or (exec) mf_new_exec on a context that has been started. */
+int process_make(struct context *ctx, int exec, const mf_options *o, mf_process **ret);
+/* As mf_from_fd on a context that has been started. Takes fd. */
+int process_take_up(struct context *ctx, const mf_options *o, int fd, mf_process **ret);
+/* A new record in the given state, in its context, with the handle open. NULL: no memory.
+ */
+struct mf_process *process_new(struct context *ctx, enum state state);
 /* One event through the table. What it returns is the user call's result. */
 int process_event(struct mf_process *p, const struct event *e);
 /* Puts p behind source, which forks it. */
@@ -248,7 +249,7 @@ void process_end_unstarted(struct mf_process *p);
 void process_never_starts(struct mf_process *p);
 void process_unhold(struct mf_process *p);              /* writes the held fork */
 void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
-/* Delivers the pending callbacks of p; called by the home, outside of any event. */
+/* Delivers the pending callbacks of p; called by the context, outside of any event. */
 void process_deliver(struct mf_process *p);
 void process_update(struct mf_process *p); /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);
@@ -277,8 +278,8 @@ void process_park(struct mf_process *p);
 /* The parked default template is on the loop again. */
 void process_unpark(struct mf_process *p);
 
-/* boot.c: p was the home's default template and is no more. */
-void boot_default_lost(struct home *h, struct mf_process *p);
+/* boot.c: p was the context's default template and is no more. */
+void boot_default_lost(struct context *ctx, struct mf_process *p);
 /* options_encode.c: whether a fork with them differs from one without options. NULL is
  * none. */
 int options_act_at_birth(const mf_options *o);

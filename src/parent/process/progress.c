@@ -48,8 +48,8 @@ void process_advance(struct mf_process *p, uint64_t n) {
       process_settle(q);
     process_update(q);
   }
-  if (p->home->def == p)
-    p->home->def_failures = 0;
+  if (p->context->def == p)
+    p->context->def_failures = 0;
 }
 
 /* A word of p's own is proof that its source has executed the fork and all before, though

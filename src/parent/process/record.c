@@ -8,13 +8,13 @@
 #include <signal.h>
 #include <stdlib.h>
 
-struct mf_process *process_new(struct home *h, enum state state) {
+struct mf_process *process_new(struct context *ctx, enum state state) {
   struct mf_process *p = calloc(1, sizeof *p);
   if (!p)
     return NULL;
-  p->home = h;
+  p->context = ctx;
   p->state = state;
-  p->made_ms = p->state_since_ms = h->backend->ops->now_ms(h->backend);
+  p->made_ms = p->state_since_ms = ctx->backend->ops->now_ms(ctx->backend);
   p->pid = p->pidfd = p->peer_pidfd = -1;
   p->finish.fd = -1;
   p->open = 1;
@@ -30,20 +30,20 @@ struct mf_process *process_new(struct home *h, enum state state) {
   list_init(&p->spares);
   list_init(&p->spare_link);
   process_listen(p);
-  p->id = h->next_id++;
-  if (home_insert(h, p) < 0) {
+  p->id = ctx->next_id++;
+  if (context_insert(ctx, p) < 0) {
     free(p);
     return NULL;
   }
-  list_push(&h->processes, &p->link);
-  h->nopen++;
-  if (!list_empty(&h->closing)) /* the loop will not be empty: they are told without */
-    home_turn(h);
+  list_push(&ctx->processes, &p->link);
+  ctx->nopen++;
+  if (!list_empty(&ctx->closing)) /* the loop will not be empty: they are told without */
+    context_turn(ctx);
   return p;
 }
 
 void process_close_pidfd(struct mf_process *p) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   if (p->peer_pidfd >= 0)
     s->ops->close_pidfd(s, &p->peer_pidfd);
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
@@ -66,11 +66,11 @@ void process_forget_source(struct mf_process *p) {
 /* Our child is reaped at its end, by whoever. */
 static void leave_child(struct mf_process *p) {
   if (p->child && p->pid > 0)
-    children_orphan(p->home, p->pid);
+    children_orphan(p->context, p->pid);
   p->child = 0;
 }
 
-/* A slot whose process may still be born is looked after by the home. */
+/* A slot whose process may still be born is looked after by the context. */
 static void leave_slot(struct mf_process *p) {
   struct births *b = p->births;
   p->births = NULL;
@@ -80,14 +80,14 @@ static void leave_slot(struct mf_process *p) {
     births_put(b, p->slot);
     births_drop(&b);
   } else {
-    children_unborn(p->home, b, p->slot);
+    children_unborn(p->context, b, p->slot);
   }
 }
 
 void process_free(struct mf_process *p) {
-  struct home *h = p->home;
+  struct context *ctx = p->context;
   if (p->busy)
-    home_count_busy(h, -1);
+    context_count_busy(ctx, -1);
   leave_child(p);
   leave_slot(p);
   process_forget_memory(p);
@@ -100,7 +100,7 @@ void process_free(struct mf_process *p) {
   process_close_pidfd(p);
   channel_close(&p->chan);
   if (p->finish.fd >= 0)
-    h->backend->ops->close(h->backend, &p->finish.fd);
+    ctx->backend->ops->close(ctx->backend, &p->finish.fd);
   hold_free(p->hold);
   journal_drop(&p->journal);
   births_drop(&p->own_births);
@@ -115,24 +115,25 @@ void process_free(struct mf_process *p) {
   list_remove(&p->closing_link);
   list_remove(&p->free_link);
   list_remove(&p->link);
-  home_remove(h, p);
+  context_remove(ctx, p);
   free(p);
 }
 
 /* Marks a record to be freed that nothing needs any more: no handle, nobody whom it has
- * forked, and nothing to come that matters. The home frees it when no event is under way.
+ * forked, and nothing to come that matters. The context frees it when no event is under
+ * way.
  */
 void process_release(struct mf_process *p) {
   if (p->open || p->internal || p->nrefs || p->pending || !list_empty(&p->closing_link))
     return;
   if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
     return;
-  if (p->child && p->state != DEAD && p->home->nopen && !p->home->stopping)
+  if (p->child && p->state != DEAD && p->context->nopen && !p->context->stopping)
     return; /* while we are on the loop anyway, a child of ours is reaped when it ends */
   if (!list_empty(&p->free_link))
     return;
-  list_push(&p->home->to_free, &p->free_link);
-  home_turn(p->home);
+  list_push(&p->context->to_free, &p->free_link);
+  context_turn(p->context);
 }
 
 void process_set_source(struct mf_process *p, struct mf_process *source) {
@@ -142,12 +143,12 @@ void process_set_source(struct mf_process *p, struct mf_process *source) {
 }
 
 int process_connect(struct mf_process *p, int fd) {
-  return channel_open(&p->chan, p->home->backend, fd);
+  return channel_open(&p->chan, p->context->backend, fd);
 }
 
 void process_enter(struct mf_process *p, enum state state) {
   p->state = state;
-  p->state_since_ms = p->home->backend->ops->now_ms(p->home->backend);
+  p->state_since_ms = p->context->backend->ops->now_ms(p->context->backend);
   if (state != HELD && state != FORKING && state != SERVING && state != FAILED &&
       !p->fork_refused)
     journal_drop(&p->journal); /* nobody is forked from it any more */
@@ -155,7 +156,7 @@ void process_enter(struct mf_process *p, enum state state) {
 
 void process_abandon(struct mf_process *p) {
   p->open = 0;
-  p->home->nopen--;
+  p->context->nopen--;
   process_enter(p, DEAD);
   process_update(p);
   process_release(p);
@@ -164,32 +165,32 @@ void process_abandon(struct mf_process *p) {
 void process_set_limit(struct mf_process *p, unsigned limit_ms) {
   p->limit_ms = limit_ms;
   if (limit_ms)
-    deadline_set(p->home, &p->limit, limit_ms);
+    deadline_set(p->context, &p->limit, limit_ms);
 }
 
 void process_unpark(struct mf_process *p) {
   if (channel_unpark(&p->chan) < 0)
-    deadline_set(p->home, &p->retry, STALL_RETRY_MS); /* flushing watches again */
+    deadline_set(p->context, &p->retry, STALL_RETRY_MS); /* flushing watches again */
   process_watch_end(p);
   if (p->greeting)
     process_await_hello(p);
 }
 
 void process_park(struct mf_process *p) {
-  struct home *h = p->home;
-  struct backend *s = h->backend;
+  struct context *ctx = p->context;
+  struct backend *s = ctx->backend;
   deadline_clear(&p->limit);
   deadline_clear(&p->patience);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
-  if (h->def == p && !p->error &&
+  if (ctx->def == p && !p->error &&
       !p->unstarted) { /* one that waits to be started can go */
     channel_park(&p->chan);
     s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
     return;
   }
-  if (h->def == p)
-    h->def = NULL;
+  if (ctx->def == p)
+    ctx->def = NULL;
   if (p->hung_up && p->state == ENDING && !p->gone)
     process_kill(p, SIGKILL); /* nobody will look after it any more */
   process_enter(p, DEAD);

@@ -31,7 +31,7 @@ void spares_lose(struct mf_process *p) {
   list_remove(&p->spare_link);
   template->nspares--;
   if (template->state == SERVING)
-    deadline_set(template->home, &template->refill, RETRY_DELAY_MS);
+    deadline_set(template->context, &template->refill, RETRY_DELAY_MS);
 }
 
 /* One that has hung up is as good as dead, though nobody has told its end yet. */
@@ -56,25 +56,25 @@ struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   p->nspares--;
   q->internal = 0;
   q->open = 1;
-  q->home->nopen++;
+  q->context->nopen++;
   /* What it is given until run goes in one message, as with a fork that is held. */
   q->chan.corked = 1;
-  list_push(&q->home->held, &q->held_link);
-  home_turn(q->home);
+  list_push(&q->context->held, &q->held_link);
+  context_turn(q->context);
   deadline_clear(&p->limit);
   if (p->nspares < p->spares_min && !p->refilling)
-    deadline_set(p->home, &p->refill, REFILL_DELAY_MS);
+    deadline_set(p->context, &p->refill, REFILL_DELAY_MS);
   process_update(q);
   return q;
 }
 
 static int fork_one(struct mf_process *p) {
-  struct mf_process *q = process_new(p->home, HELD);
+  struct mf_process *q = process_new(p->context, HELD);
   if (!q)
     return MF_ENOMEM;
   q->open = 0;
   q->internal = 1;
-  p->home->nopen--;
+  p->context->nopen--;
   if (hold_new(NULL, &q->hold) < 0 ||
       process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {
     q->internal = 0;
@@ -92,12 +92,12 @@ static int fork_one(struct mf_process *p) {
  * from its processor. */
 static void refill_step(struct mf_process *p) {
   uint64_t limit_at = deadline_at(&p->limit);
-  if (p->state != SERVING || p->nspares >= p->spares_max || p->home->stopping ||
+  if (p->state != SERVING || p->nspares >= p->spares_max || p->context->stopping ||
       fork_one(p) < 0)
     p->refilling = 0;
   /* A fork disarms the template's own timeout; these are not the user's. */
   if (limit_at != UINT64_MAX && p->state == SERVING)
-    deadline_set_at(p->home, &p->limit, limit_at);
+    deadline_set_at(p->context, &p->limit, limit_at);
 }
 
 void spares_check(struct mf_process *p) {
@@ -107,7 +107,7 @@ void spares_check(struct mf_process *p) {
   if (p->refilling)
     refill_step(p);
   else if (p->nspares < p->spares_min || (p->nspares == 0 && !p->spares_begun))
-    deadline_set(p->home, &p->refill, REFILL_DELAY_MS);
+    deadline_set(p->context, &p->refill, REFILL_DELAY_MS);
 }
 
 void spares_on_refill(struct deadline *d) {

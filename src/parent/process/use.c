@@ -11,7 +11,7 @@ static int is_asked_for_memory(const struct mf_process *p) {
 
 static int is_busy(const struct mf_process *p) {
   int works;
-  if (p->internal || p->home->stopping)
+  if (p->internal || p->context->stopping)
     return 0;
   if (p->pending || (p->finish.kind != FINISH_NONE && !p->finish.quiet) ||
       is_asked_for_memory(p))
@@ -33,5 +33,5 @@ void process_update(struct mf_process *p) {
   if (busy == p->busy)
     return;
   p->busy = busy;
-  home_count_busy(p->home, busy ? 1 : -1);
+  context_count_busy(p->context, busy ? 1 : -1);
 }

@@ -223,7 +223,7 @@ static void begin_body(struct message_store *s) {
   struct mf_rpc *rpc = rpc_of(s);
   size_t cap;
   if (!rpc->body.data) {
-    void *block = blockcache_take_largest(&rpc->home->blockcache, &cap);
+    void *block = blockcache_take_largest(&rpc->context->blockcache, &cap);
     buf_adopt(&rpc->body, block, cap);
   }
 }
@@ -281,7 +281,7 @@ static void deliver(struct mf_rpc *rpc, const struct message *m) {
     fd_drop(&m->fds[i]);
   if (m->stored) {
     void *block = buf_yield(&rpc->body, &cap);
-    blockcache_give(&rpc->home->blockcache, block, cap);
+    blockcache_give(&rpc->context->blockcache, block, cap);
   }
 }
 

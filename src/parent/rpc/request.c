@@ -10,8 +10,8 @@ enum {
 }; /* callbacks, so that 10^5 of them leave the loop its turns */
 
 void requests_init(struct request_set *s, const struct request_ops *ops,
-                   struct home *home, struct task *task) {
-  *s = (struct request_set){.ops = ops, .home = home, .task = task};
+                   struct context *context, struct task *task) {
+  *s = (struct request_set){.ops = ops, .context = context, .task = task};
   idmap_init(&s->ids);
   list_init(&s->pending);
   list_init(&s->spare);
@@ -58,7 +58,7 @@ void *request_new(struct request_set *s, mf_reply_cb cb, void *data) {
     free(r);
     return NULL;
   }
-  r->made_ms = s->home->backend->ops->now_ms(s->home->backend);
+  r->made_ms = s->context->backend->ops->now_ms(s->context->backend);
   s->nwaiting++;
   return r;
 }
@@ -83,7 +83,7 @@ void request_free(struct request *r) {
 void request_set_timeout(struct request *r, unsigned timeout_ms) {
   r->timeout_ms = timeout_ms;
   if (timeout_ms != MF_NO_TIMEOUT)
-    deadline_set(r->set->home, &r->deadline, timeout_ms);
+    deadline_set(r->set->context, &r->deadline, timeout_ms);
 }
 
 void request_fail(struct request *r, int code, int started) {
@@ -96,7 +96,7 @@ void request_fail(struct request *r, int code, int started) {
   r->code = code;
   r->started = started;
   list_push(&s->pending, &r->pending_link);
-  home_task(s->home, s->task);
+  context_task(s->context, s->task);
 }
 
 int requests_cancel(struct request_set *s, uint64_t id) {

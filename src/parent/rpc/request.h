@@ -38,7 +38,7 @@ struct request_ops {
 
 struct request_set {
   const struct request_ops *ops;
-  struct home *home;
+  struct context *context;
   struct task *task; /* calls requests_notify */
   struct idmap ids;
   struct list pending, spare;
@@ -47,7 +47,7 @@ struct request_set {
 };
 
 void requests_init(struct request_set *s, const struct request_ops *ops,
-                   struct home *home, struct task *task);
+                   struct context *context, struct task *task);
 void requests_deinit(struct request_set *s); /* none is left */
 /* A record, zero but for this part. NULL: no memory. */
 void *request_new(struct request_set *s, mf_reply_cb cb, void *data);

@@ -21,14 +21,14 @@ static void on_process_closed(mf_process *p, void *data);
 
 static void on_ready(struct watch *w, unsigned events) {
   struct mf_rpc *rpc = list_entry(w, struct mf_rpc, watch);
-  struct home *h = rpc->home;
-  home_enter(h);
+  struct context *ctx = rpc->context;
+  context_enter(ctx);
   if (events & WATCH_WRITE)
     rpc_flush(rpc);
   if ((events & WATCH_READ) && !rpc->more)
     rpc_read(rpc);
   rpc_schedule(rpc);
-  home_leave(h);
+  context_leave(ctx);
 }
 
 /* ---- the task ---- */
@@ -114,7 +114,7 @@ unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms) {
 static int check(const mf_rpc *rpc) {
   if (!rpc)
     return MF_EINVAL;
-  return home_foreign(rpc->home) ? MF_EFORKED : 0;
+  return context_foreign(rpc->context) ? MF_EFORKED : 0;
 }
 
 int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *options,
@@ -317,8 +317,8 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
     return MF_ENOMEM;
   list_init(&rpc->dump_entry.link);
   rpc->process = p;
-  rpc->home = p->home;
-  rpc->backend = p->home->backend;
+  rpc->context = p->context;
+  rpc->backend = p->context->backend;
   rpc->options = *o;
   rpc->owner = owner;
   rpc->owner_data = owner_data;
@@ -340,7 +340,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
     return r;
   }
   if (!owner)
-    home_admit(rpc->home, &rpc->dump_entry, rpc_on_dump);
+    context_admit(rpc->context, &rpc->dump_entry, rpc_on_dump);
   process_hook_exit(p, on_exit_told, rpc);
   p->forked_hook.close = close_in_copy;
   p->forked_hook.guest = rpc;
@@ -366,7 +366,7 @@ void mf_rpc_abort(mf_rpc *rpc) {
   rpc->error_pending = rpc->close_pending = 0;
   rpc_fail(rpc, MF_ECANCELLED, "cancelled by the caller");
   if (is_leaving(rpc))
-    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
+    deadline_set(rpc->context, &rpc->patience, EXIT_PATIENCE_MS);
   rpc_schedule(rpc);
   rpc_update_busy(rpc);
 }

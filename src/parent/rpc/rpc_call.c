@@ -74,7 +74,7 @@ static void let_go(struct request *r) {
 void rpc_init_calls(struct mf_rpc *rpc) {
   static const struct request_ops ops = {sizeof(struct call), SPARE_CALLS, leave_queue,
                                          describe, let_go};
-  requests_init(&rpc->requests, &ops, rpc->home, &rpc->task);
+  requests_init(&rpc->requests, &ops, rpc->context, &rpc->task);
 }
 
 /* When the first of the calls times out; UINT64_MAX: never. */

@@ -19,21 +19,21 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
   fprintf(out, ": %s", state_name(rpc));
   if (rpc->dump_entry.made_ms) {
     fputs(", made ", out);
-    dump_seconds(out, rpc->home, rpc->dump_entry.made_ms);
+    dump_seconds(out, rpc->context, rpc->dump_entry.made_ms);
     fputs(" ago", out);
   }
   fprintf(out, ", %zu calls wait for an answer", rpc->requests.nwaiting);
   if (!list_empty(oldest)) {
     const struct call *c = list_entry(oldest->next, struct call, base.link);
     fputs(", the oldest since ", out);
-    dump_seconds(out, rpc->home, c->base.made_ms);
-    dump_deadline(out, rpc->home, "its timeout in", &c->base.deadline);
+    dump_seconds(out, rpc->context, c->base.made_ms);
+    dump_deadline(out, rpc->context, "its timeout in", &c->base.deadline);
   }
   fprintf(out, ", %zu bytes not written", rpc_queue_bytes(rpc));
   fprintf(out, ", %llu calls and %llu answers so far",
           (unsigned long long)rpc->stats.calls, (unsigned long long)rpc->stats.answers);
-  dump_deadline(out, rpc->home, "killed in", &rpc->patience);
-  dump_deadline(out, rpc->home, "given up in", &rpc->grace);
+  dump_deadline(out, rpc->context, "killed in", &rpc->patience);
+  dump_deadline(out, rpc->context, "given up in", &rpc->grace);
   dump_failure(out, "failed", &rpc->failure);
   putc('\n', out);
 }

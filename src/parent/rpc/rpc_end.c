@@ -98,21 +98,22 @@ void rpc_end_of_file(struct mf_rpc *rpc) {
   if (rpc->exited)
     rpc_finish_end(rpc);
   else
-    deadline_set(rpc->home, &rpc->patience, rpc->bye ? CALLS_GRACE_MS : EXIT_PATIENCE_MS);
+    deadline_set(rpc->context, &rpc->patience,
+                 rpc->bye ? CALLS_GRACE_MS : EXIT_PATIENCE_MS);
 }
 
 void rpc_on_patience(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, patience);
   if (rpc->over) { /* given up, and it has not left */
     if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0)
-      deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS); /* for its status */
+      deadline_set(rpc->context, &rpc->patience, EXIT_PATIENCE_MS); /* for its status */
     rpc->killed = 1;
     rpc_schedule(rpc);
     return;
   }
   if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
     rpc->killed = 1;
-    deadline_set(rpc->home, &rpc->patience, EXIT_PATIENCE_MS);
+    deadline_set(rpc->context, &rpc->patience, EXIT_PATIENCE_MS);
     return;
   }
   rpc_finish_end(rpc);
@@ -122,5 +123,5 @@ void rpc_on_patience(struct deadline *d) {
  * ready, or says goodbye. */
 void rpc_start_grace(struct mf_rpc *rpc) {
   if (rpc->closing && !rpc->over && rpc->options.grace_ms != MF_NO_TIMEOUT)
-    deadline_set(rpc->home, &rpc->grace, rpc->options.grace_ms);
+    deadline_set(rpc->context, &rpc->grace, rpc->options.grace_ms);
 }

@@ -5,7 +5,7 @@ uint64_t rpc_now_ms(const struct mf_rpc *rpc) {
 }
 
 void rpc_schedule(struct mf_rpc *rpc) {
-  home_task(rpc->home, &rpc->task);
+  context_task(rpc->context, &rpc->task);
 }
 
 /* The loop stays alive for pending callbacks and for a close under way. Of a worker the
@@ -18,7 +18,7 @@ void rpc_update_busy(struct mf_rpc *rpc) {
   if (busy == rpc->busy)
     return;
   rpc->busy = busy;
-  home_count_busy(rpc->home, busy ? 1 : -1);
+  context_count_busy(rpc->context, busy ? 1 : -1);
 }
 
 void rpc_rewatch(struct mf_rpc *rpc) {

@@ -33,7 +33,7 @@ _Static_assert(offsetof(struct call, base) == 0, "found by id as a request");
 struct mf_rpc {
   struct dump_entry dump_entry;
   struct mf_process *process;
-  struct home *home;
+  struct context *context;
   struct backend *backend;
   mf_rpc_options options; /* its strings are not ours */
   const struct rpc_owner *owner;

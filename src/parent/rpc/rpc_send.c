@@ -105,7 +105,7 @@ static void put_end(struct mf_rpc *rpc) {
   if (!rpc->closing || rpc->end_put || !list_empty(&rpc->parked))
     return;
   if (outbox_put(&rpc->out, RPC_END, 0, NULL, 0, NULL) < 0) {
-    deadline_set(rpc->home, &rpc->retry, STALL_RETRY_MS);
+    deadline_set(rpc->context, &rpc->retry, STALL_RETRY_MS);
     return;
   }
   rpc->end_put = 1;
@@ -133,7 +133,7 @@ void rpc_flush(struct mf_rpc *rpc) {
       rpc->full = 1;
       break;
     } else if (sent == -ETOOMANYREFS || sent == -ENOBUFS || sent == -ENOMEM) {
-      deadline_set(rpc->home, &rpc->retry, STALL_RETRY_MS);
+      deadline_set(rpc->context, &rpc->retry, STALL_RETRY_MS);
       break;
     } else {
       rpc->write_closed = 1; /* what it wrote before may still be read: that decides */
@@ -145,7 +145,7 @@ void rpc_flush(struct mf_rpc *rpc) {
 /* A long request with nothing before it: what the kernel takes goes straight from the
  * caller's memory, and only the rest is copied. */
 static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
-  struct payload *rest = payload_blank(m->length, &rpc->home->blockcache, NULL);
+  struct payload *rest = payload_blank(m->length, &rpc->context->blockcache, NULL);
   int r;
   if (!rest)
     return MF_ENOMEM;
@@ -175,7 +175,7 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (p)
     c->base.payload = payload_hold(p);
   else
-    r = payload_new(m, &rpc->home->blockcache, NULL, &c->base.payload);
+    r = payload_new(m, &rpc->context->blockcache, NULL, &c->base.payload);
   if (r)
     return r;
   rpc->parked_bytes += FRAME_HEADER_SIZE + c->base.payload->length;

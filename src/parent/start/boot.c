@@ -1,6 +1,7 @@
 /* Templates that are not forked by templates: the executed program, the early process, a
- * copy of the running interpreter; and the default template of a home with its restarts.
- * Runs in the parent, which never forks itself: programs are started by posix_spawn. */
+ * copy of the running interpreter; and the default template of a context with its
+ * restarts. Runs in the parent, which never forks itself: programs are started by
+ * posix_spawn. */
 #include "parent/start/boot.h"
 
 #include "parent/private.h"
@@ -81,7 +82,7 @@ static const char *program_of(const mf_options *o, char *room) {
 /* Starts the program and connects p to it. A program that does not start is p's failure,
  * not the call's. */
 static int spawn(struct mf_process *p, const mf_options *o, const char *program) {
-  struct backend *s = p->home->backend;
+  struct backend *s = p->context->backend;
   char boot[sizeof PROTO_BOOT_ARG + 24];
   char *argv[3], **environment;
   struct proc_spawn spawn = {.program = program, .stdio = {-1, -1, -1}};
@@ -156,8 +157,8 @@ static int prepare(struct mf_process *p, const mf_options *o) {
   return p->program ? introduce(p, o, 0) : MF_ENOMEM;
 }
 
-int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
-  struct mf_process *p = process_new(h, FORKING);
+int boot_exec(struct context *ctx, const mf_options *o, struct mf_process **ret) {
+  struct mf_process *p = process_new(ctx, FORKING);
   int r;
   if (!p)
     return MF_ENOMEM;
@@ -174,9 +175,9 @@ int boot_exec(struct home *h, const mf_options *o, struct mf_process **ret) {
 
 /* ---- processes that exist already ---- */
 
-int boot_adopt(struct home *h, const mf_options *o, int fd, int pid, int child,
+int boot_adopt(struct context *ctx, const mf_options *o, int fd, int pid, int child,
                struct mf_process **ret) {
-  struct mf_process *p = process_new(h, FORKING);
+  struct mf_process *p = process_new(ctx, FORKING);
   int r;
   if (!p) {
     fd_close(&fd);
@@ -209,10 +210,10 @@ static int add_leash(struct fdset *fds) {
   return 0;
 }
 
-int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
+int boot_take_up(struct context *ctx, int fd, struct mf_process **ret) {
   struct fdset fds;
   struct command who = {.type = CMD_WHO, .id = (uint64_t)getpid(), .fds = &fds};
-  struct mf_process *p = process_new(h, FORKING);
+  struct mf_process *p = process_new(ctx, FORKING);
   int r;
   if (!p) {
     fd_close(&fd);
@@ -220,7 +221,7 @@ int boot_take_up(struct home *h, int fd, struct mf_process **ret) {
   }
   p->greeting = 1;
   p->taken_up = 1;
-  p->takes_word = channel_ask_writer(&p->chan, h->backend, fd) < 0;
+  p->takes_word = channel_ask_writer(&p->chan, ctx->backend, fd) < 0;
   r = add_leash(&fds);
   if (!r)
     r = process_event(p, &(struct event){EV_COMMAND, .command = &who});
@@ -270,11 +271,11 @@ static int take_early(int *ret_pid) {
 
 /* ---- the default template ---- */
 
-static void make_default(struct home *h, struct mf_process *p) {
+static void make_default(struct context *ctx, struct mf_process *p) {
   p->open = 0;
   p->internal = 1;
-  h->nopen--;
-  h->def = p;
+  ctx->nopen--;
+  ctx->def = p;
   process_update(p);
 }
 
@@ -291,21 +292,21 @@ static void template_options(mf_options *t, const mf_options *o) {
   t->dumpable = o->dumpable;
 }
 
-int boot_early(struct home *h, const mf_options *o) {
+int boot_early(struct context *ctx, const mf_options *o) {
   mf_options t;
   struct mf_process *p;
   int pid = -1, fd, r;
-  if (h->def)
-    return h->def_early;
+  if (ctx->def)
+    return ctx->def_early;
   fd = take_early(&pid);
   if (fd < 0)
     return 0;
   template_options(&t, o);
-  r = boot_adopt(h, &t, fd, pid, 1, &p);
+  r = boot_adopt(ctx, &t, fd, pid, 1, &p);
   if (r < 0)
     return r;
-  make_default(h, p);
-  h->def_early = 1;
+  make_default(ctx, p);
+  ctx->def_early = 1;
   return 1;
 }
 
@@ -332,75 +333,75 @@ static void on_backoff(struct deadline *d) {
   start_late(list_entry(d, struct mf_process, retry));
 }
 
-int boot_default(struct home *h, const mf_options *o, struct mf_process **ret) {
+int boot_default(struct context *ctx, const mf_options *o, struct mf_process **ret) {
   mf_options t;
   struct mf_process *p;
-  uint64_t now = h->backend->ops->now_ms(h->backend);
+  uint64_t now = ctx->backend->ops->now_ms(ctx->backend);
   int r;
   /* One that was parked may have ended unnoticed. */
-  if (h->def && h->def->chan.fd >= 0 &&
-      h->backend->ops->hung_up(h->backend, h->def->chan.fd))
-    channel_drain(&h->def->chan);
-  r = boot_early(h, o);
+  if (ctx->def && ctx->def->chan.fd >= 0 &&
+      ctx->backend->ops->hung_up(ctx->backend, ctx->def->chan.fd))
+    channel_drain(&ctx->def->chan);
+  r = boot_early(ctx, o);
   if (r < 0)
     return r;
-  if (!h->def) {
+  if (!ctx->def) {
     template_options(&t, o);
-    p = process_new(h, FORKING);
+    p = process_new(ctx, FORKING);
     if (!p)
       return MF_ENOMEM;
-    h->def_early = 0;
+    ctx->def_early = 0;
     p->journal = journal_new(JOURNAL_DEFAULT, &t);
     r = prepare(p, &t);
     if (r < 0) {
       process_abandon(p);
       return r;
     }
-    make_default(h, p);
-    if (h->def_not_before_ms > now) {
+    make_default(ctx, p);
+    if (ctx->def_not_before_ms > now) {
       /* It came to nothing several times in a row: wait a little, asynchronously. */
       p->unstarted = 1;
       p->retry.on_due = on_backoff;
-      deadline_set(h, &p->retry, h->def_not_before_ms - now);
+      deadline_set(ctx, &p->retry, ctx->def_not_before_ms - now);
     } else {
       spawn_or_fail(p, &t);
     }
-    if (!h->def) { /* it failed at once; the process that asked gets its error */
+    if (!ctx->def) { /* it failed at once; the process that asked gets its error */
       *ret = p;
       return 0;
     }
   }
-  *ret = h->def;
+  *ret = ctx->def;
   return 0;
 }
 
-void boot_default_lost(struct home *h, struct mf_process *p) {
-  uint64_t now = h->backend->ops->now_ms(h->backend);
-  h->def = NULL;
-  h->def_early = 0;
+void boot_default_lost(struct context *ctx, struct mf_process *p) {
+  uint64_t now = ctx->backend->ops->now_ms(ctx->backend);
+  ctx->def = NULL;
+  ctx->def_early = 0;
   p->internal = 0;
-  h->def_failures++; /* its first fork sets it to 0 */
-  h->def_not_before_ms = now + backoff_ms(h->def_failures);
+  ctx->def_failures++; /* its first fork sets it to 0 */
+  ctx->def_not_before_ms = now + backoff_ms(ctx->def_failures);
 }
 
-void boot_reset(struct home *h) {
-  struct mf_process *def = h->def;
+void boot_reset(struct context *ctx) {
+  struct mf_process *def = ctx->def;
   /* Processes were asked of one that waits to be started: it is started now, serves them
    * and ends. Else it never would be, and they would wait for ever. */
   if (def && def->unstarted && process_owes_a_fork(def))
     start_late(def);
-  def = h->def; /* it may have failed at once */
-  h->def_failures = 0;
-  h->def_not_before_ms = 0;
+  def = ctx->def; /* it may have failed at once */
+  ctx->def_failures = 0;
+  ctx->def_not_before_ms = 0;
   if (!def)
     return;
-  if (!h->started) {
-    h->def = NULL;
+  if (!ctx->started) {
+    ctx->def = NULL;
     def->internal = 0;
     process_park(def);
     return;
   }
-  h->def = NULL;
+  ctx->def = NULL;
   def->internal = 0;
   if (def->unstarted)
     process_end_unstarted(def);
