@@ -93,7 +93,7 @@ static void put_under_way(FILE *out, const struct mf_process *p) {
   put_flag(out, p->exit_to.cb != NULL, "its exit is awaited");
   put_flag(out, p->pending != 0, "a callback is due");
   dump_deadline(out, p->context, "timeout in", &p->limit);
-  dump_deadline(out, p->context, "next check in", &p->patience);
+  dump_deadline(out, p->context, "next check in", &p->response_timeout);
   dump_deadline(out, p->context, "retry in", &p->retry);
   if (p->spares_max)
     fprintf(out, ", %u spares (%u to %u)", p->nspares, p->spares_min, p->spares_max);

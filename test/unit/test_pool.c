@@ -419,7 +419,7 @@ static void test_the_end_with_a_template_that_hangs(void **state) {
     far_advance(far, how == 0 ? 500 : how == 1 ? 700 : 0);
     assert_int_equal(call[0].code, how == 0 ? MF_ETIMEOUT : MF_ECANCELLED);
     assert_int_equal(call[0].started, MF_STARTED_NO);
-    far_advance(far, KILL_PATIENCE_MS);
+    far_advance(far, KILL_TIMEOUT_MS);
     if (how == 0)
       assert_int_equal(drain_code, MF_ETIMEOUT);
     if (how != 1)

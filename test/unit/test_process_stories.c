@@ -1187,7 +1187,7 @@ static void test_a_closed_template_that_no_signal_ends_is_given_up(void **state)
   sim_advance(s->sim, CLOSE_GRACE_MS);
   assert_int_equal(s->sim->last_signal, SIGKILL);
   assert_int_equal(s->exits, 0);
-  sim_advance(s->sim, REPORT_PATIENCE_MS);
+  sim_advance(s->sim, REPORT_TIMEOUT_MS);
   assert_int_equal(s->exits, 1);
   assert_int_equal(s->exit_known, 0);
   assert_int_equal(s->context->nbusy, 0);

@@ -763,7 +763,7 @@ static void test_abort_ends_a_clone_that_does_not_leave(void **state) {
   s->far->deaf = 1;
   mf_rpc_abort(s->rpc);
   mf_rpc_close(s->rpc, on_gone, s);
-  far_advance(s->far, EXIT_PATIENCE_MS - 1);
+  far_advance(s->far, EXIT_TIMEOUT_MS - 1);
   assert_int_equal(far_nworkers(s->far), 1);
   assert_int_equal(s->gone, 0);
   far_advance(s->far, 1);

@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PATIENCE_MS = 20000 };
+enum { TIMEOUT_MS = 20000 };
 
 /* ---- a blocking parent ---- */
 
@@ -42,7 +42,7 @@ static void read_exactly(int fd, void *to, size_t n) {
   unsigned char *p = to;
   while (n > 0) {
     struct pollfd poller = {.fd = fd, .events = POLLIN};
-    assert_int_equal(poll(&poller, 1, PATIENCE_MS), 1);
+    assert_int_equal(poll(&poller, 1, TIMEOUT_MS), 1);
     ssize_t got = read(fd, p, n);
     assert_true(got > 0);
     p += got;
@@ -81,7 +81,7 @@ static void expect_eof(int fd) {
   struct pollfd p = {.fd = fd, .events = POLLIN};
   unsigned char byte;
   for (;;) {
-    assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+    assert_int_equal(poll(&p, 1, TIMEOUT_MS), 1);
     ssize_t n = recv(fd, &byte, 1, MSG_PEEK);
     if (n == 0 || (n < 0 && errno == ECONNRESET))
       return;
@@ -110,7 +110,7 @@ static void send_flags(int fd, unsigned type, uint64_t id, unsigned flags,
     ssize_t sent = sock_send(fd, at, (int)(iov + 2 - at), fds, nfds);
     if (sent == 0) {
       struct pollfd p = {.fd = fd, .events = POLLOUT};
-      poll(&p, 1, PATIENCE_MS);
+      poll(&p, 1, TIMEOUT_MS);
       continue;
     }
     if (sent < 0)
@@ -248,7 +248,7 @@ static int put_fork(int fd, uint64_t id) {
 /* Its number stands in its slot, and it is our child. */
 static pid_t expect_forked(int fd, uint64_t id) {
   (void)fd;
-  for (int ms = 0; ms < PATIENCE_MS && !shared.births[id]; ms++)
+  for (int ms = 0; ms < TIMEOUT_MS && !shared.births[id]; ms++)
     poll(NULL, 0, 1);
   pid_t pid = (pid_t)shared.births[id];
   assert_true(pid > 0);
@@ -312,7 +312,7 @@ static const struct exited *expect_exited(int fd, uint64_t id) {
   struct proc_status st = {0};
   int r = MF_AGAIN;
   e = (struct exited){.id = id, .pid = expect_forked(fd, id)};
-  for (int ms = 0; ms < PATIENCE_MS && (r = proc_reap(-1, e.pid, &st)) == MF_AGAIN; ms++)
+  for (int ms = 0; ms < TIMEOUT_MS && (r = proc_reap(-1, e.pid, &st)) == MF_AGAIN; ms++)
     poll(NULL, 0, 1);
   assert_int_equal(r, 0);
   e.status = st.status;
@@ -364,7 +364,7 @@ static void start(struct template *t) {
 
 static int wait_for(pid_t pid) {
   int status = -1;
-  for (int ms = 0; ms < PATIENCE_MS; ms++) {
+  for (int ms = 0; ms < TIMEOUT_MS; ms++) {
     pid_t r = waitpid(pid, &status, WNOHANG);
     if (r == pid)
       return status;
@@ -395,7 +395,7 @@ static void read_text(int fd, char *to, size_t n) {
   size_t at = 0;
   for (;;) {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+    assert_int_equal(poll(&p, 1, TIMEOUT_MS), 1);
     ssize_t got = read(fd, to + at, n - 1 - at);
     assert_true(got >= 0);
     if (got == 0)
@@ -1044,7 +1044,7 @@ static void test_clones_for_an_owner_that_is_not_the_parent(void **state) {
   expect(clone, ANS_RUNNING, &a);
   expect(spinner, ANS_RUNNING, &a);
   close(clone);
-  for (int ms = 0; ms < PATIENCE_MS && kill(pid, 0) == 0; ms++)
+  for (int ms = 0; ms < TIMEOUT_MS && kill(pid, 0) == 0; ms++)
     poll(NULL, 0, 1);
   assert_int_equal(kill(pid, 0), -1); /* no zombie */
   /* What user code starts is reaped by user code, all the same. */
@@ -1052,7 +1052,7 @@ static void test_clones_for_an_owner_that_is_not_the_parent(void **state) {
   put(t.fd, CMD_WHO, 1, NULL, 0);
   expect(t.fd, ANS_HELLO, &a);
   close(leash[1]); /* the new owner is gone, and not the parent */
-  for (int ms = 0; ms < PATIENCE_MS && kill(busy, 0) == 0; ms++)
+  for (int ms = 0; ms < TIMEOUT_MS && kill(busy, 0) == 0; ms++)
     poll(NULL, 0, 1);
   assert_int_equal(kill(busy, 0), -1);
   assert_int_equal(wait_for(t.pid),

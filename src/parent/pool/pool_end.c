@@ -51,7 +51,7 @@ void pool_give_up(struct mf_pool *pool, int code) {
     pool_kill_worker(w);
   }
   deadline_clear(&pool->close_grace);
-  deadline_set(pool->context, &pool->drain_limit, KILL_PATIENCE_MS);
+  deadline_set(pool->context, &pool->drain_limit, KILL_TIMEOUT_MS);
   pool_schedule(pool);
 }
 

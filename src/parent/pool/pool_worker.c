@@ -31,7 +31,7 @@ static void on_grace(struct deadline *d) {
     w->pool->stats.killed++;
   pool_kill_worker(w);
   w->slain = 1;
-  deadline_set(w->pool->context, &w->grace, KILL_PATIENCE_MS);
+  deadline_set(w->pool->context, &w->grace, KILL_TIMEOUT_MS);
 }
 
 void pool_start_worker_grace(struct worker *w) {

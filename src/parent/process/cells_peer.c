@@ -42,8 +42,8 @@ int cell_hello(struct mf_process *p, const struct event *e) {
     return foreign_build(p, &g);
   p->greeting = 0;
   /* What is left to one that was closed meanwhile is no deadline of the hello. */
-  if (p->state != ENDING && deadline_at(&p->patience) >= p->hello_by_ms)
-    deadline_clear(&p->patience);
+  if (p->state != ENDING && deadline_at(&p->response_timeout) >= p->hello_by_ms)
+    deadline_clear(&p->response_timeout);
   if (p->peer_pid > 0) {
     process_identify(p, p->peer_pid, p->peer_pidfd);
     p->peer_pid = 0;
@@ -203,7 +203,7 @@ int cell_expire(struct mf_process *p, const struct event *e) {
     process_lose_source(p);
   }
   process_enter(p, ENDING);
-  process_set_patience(
+  process_set_response_timeout(
       p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */
   process_settle(p);
   return 0;

@@ -153,14 +153,14 @@ int cell_finish(struct mf_process *p, const struct event *e) {
     return r;
   deadline_clear(&p->limit);
   process_enter(p, ENDING);
-  process_set_patience(p, CLOSE_GRACE_MS);
+  process_set_response_timeout(p, CLOSE_GRACE_MS);
   return 0;
 }
 
 /* It ends by itself, unless it is stopped, or hangs. */
 int cell_grace(struct mf_process *p, const struct event *e) {
   if (!p->eof)
-    process_set_patience(p, CLOSE_GRACE_MS);
+    process_set_response_timeout(p, CLOSE_GRACE_MS);
   return 0;
 }
 
@@ -225,7 +225,7 @@ static void wait_for_end(struct mf_process *p) {
   p->close_waits = p->child;
   if (p->eof)
     return;
-  process_set_patience(p, CLOSE_GRACE_MS);
+  process_set_response_timeout(p, CLOSE_GRACE_MS);
 }
 
 int cell_drop(struct mf_process *p, const struct event *e) {
@@ -245,7 +245,7 @@ static void hang_up(struct mf_process *p) {
   p->hung_up = 1;
   process_enter(p, ENDING);
   process_lose_source(p);
-  process_set_patience(p, CLOSE_GRACE_MS);
+  process_set_response_timeout(p, CLOSE_GRACE_MS);
 }
 
 int cell_close(struct mf_process *p, const struct event *e) {

@@ -76,7 +76,7 @@ void process_die(struct mf_process *p) {
   process_enter(p, DEAD);
   births_end(p->own_births);
   deadline_clear(&p->limit);
-  deadline_clear(&p->patience);
+  deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);
   spares_drop(p);
   spares_lose(p);
@@ -128,18 +128,18 @@ static enum life_source ask_source(const struct mf_process *p) {
                                                              : LIFE_SOURCE_ENDED;
 }
 
-void process_set_patience(struct mf_process *p, unsigned ms) {
-  deadline_set(p->context, &p->patience, ms);
+void process_set_response_timeout(struct mf_process *p, unsigned ms) {
+  deadline_set(p->context, &p->response_timeout, ms);
 }
 
 /* At most so long, and not longer than before. What hung up without a hello is no
  * template, and its end is awaited only for the sake of its status. */
 static void be_patient(struct mf_process *p, unsigned ms) {
-  if (p->greeting && p->eof && ms > HANGUP_PATIENCE_MS)
-    ms = HANGUP_PATIENCE_MS;
-  if (deadline_at(&p->patience) >
+  if (p->greeting && p->eof && ms > HANGUP_TIMEOUT_MS)
+    ms = HANGUP_TIMEOUT_MS;
+  if (deadline_at(&p->response_timeout) >
       p->context->backend->ops->now_ms(p->context->backend) + ms)
-    process_set_patience(p, ms);
+    process_set_response_timeout(p, ms);
 }
 
 /* Is it alive? overdue: it has had its grace. */
@@ -234,5 +234,5 @@ void process_cut_down(struct mf_process *p) {
     return;
   }
   p->slain = 1;
-  process_set_patience(p, REPORT_PATIENCE_MS);
+  process_set_response_timeout(p, REPORT_TIMEOUT_MS);
 }

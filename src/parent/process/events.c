@@ -20,15 +20,15 @@ static void on_limit(struct deadline *d) {
 /* It was told to end some time ago, and has not hung up. */
 static void end_of_grace(struct mf_process *p) {
   if (p->ndone < p->nsent && process_owes_a_fork(p))
-    process_set_patience(p, CLOSE_GRACE_MS);
+    process_set_response_timeout(p, CLOSE_GRACE_MS);
   else
     process_cut_down(p);
 }
 
 void process_await_hello(struct mf_process *p) {
   p->hello_by_ms =
-      p->context->backend->ops->now_ms(p->context->backend) + HELLO_PATIENCE_MS;
-  process_set_patience(p, HELLO_PATIENCE_MS);
+      p->context->backend->ops->now_ms(p->context->backend) + HELLO_TIMEOUT_MS;
+  process_set_response_timeout(p, HELLO_TIMEOUT_MS);
 }
 
 /* Of one that was told to end, too, while somebody waits for a fork of it. */
@@ -39,17 +39,17 @@ static int is_overdue_hello(const struct mf_process *p) {
 
 /* A hello, a status, or the end of one that was told to end is overdue. It may be the
  * host that was busy: what has come meanwhile counts. */
-static void on_patience(struct deadline *d) {
-  struct mf_process *p = list_entry(d, struct mf_process, patience);
+static void on_response_timeout(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, response_timeout);
   channel_drain(&p->chan);
   process_decide(p, 1);
-  if (p->state == DEAD || deadline_at(&p->patience) != UINT64_MAX)
+  if (p->state == DEAD || deadline_at(&p->response_timeout) != UINT64_MAX)
     return;
   if (is_overdue_hello(p)) {
     char room[GREETING_NAME_MAX];
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
                  "%s sent nothing for %d seconds, and was killed%s",
-                 greeting_name(p, room), HELLO_PATIENCE_MS / 1000, greeting_hint(p));
+                 greeting_name(p, room), HELLO_TIMEOUT_MS / 1000, greeting_hint(p));
     process_cast_off(p);
   } else if (p->state == ENDING && !p->eof) {
     end_of_grace(p);
@@ -167,7 +167,7 @@ static const struct channel_events channel_events = {on_frame,   on_end,  on_rea
 void process_listen(struct mf_process *p) {
   p->pid_watch.on_ready = on_pidfd;
   deadline_init(&p->limit, on_limit);
-  deadline_init(&p->patience, on_patience);
+  deadline_init(&p->response_timeout, on_response_timeout);
   deadline_init(&p->retry, on_retry);
   channel_init(&p->chan, &channel_events);
 }

@@ -53,7 +53,7 @@ int process_may_have_started(const struct mf_process *p);
 void process_lose_source(struct mf_process *p);
 /* It has ended (p->exit says how, as far as it is known). */
 void process_die(struct mf_process *p);
-void process_set_patience(struct mf_process *p, unsigned ms);
+void process_set_response_timeout(struct mf_process *p, unsigned ms);
 /* Is it alive? overdue: it has had its grace. */
 void process_decide(struct mf_process *p, int overdue);
 /* Something was heard of p, or of its source. */

@@ -5,7 +5,7 @@
 void process_leave_to_kernel(struct mf_process *p) {
   process_learn(p);
   if (p->pidfd < 0 && !p->child)
-    process_set_patience(
+    process_set_response_timeout(
         p, 0); /* nobody will notice its end: report it as unknown at once */
 }
 

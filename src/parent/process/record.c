@@ -93,7 +93,7 @@ void process_free(struct mf_process *p) {
   process_forget_memory(p);
   process_forget_source(p);
   deadline_clear(&p->limit);
-  deadline_clear(&p->patience);
+  deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
   list_remove(&p->spare_link);
@@ -180,7 +180,7 @@ void process_park(struct mf_process *p) {
   struct context *ctx = p->context;
   struct backend *s = ctx->backend;
   deadline_clear(&p->limit);
-  deadline_clear(&p->patience);
+  deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
   if (ctx->def == p && !p->error &&

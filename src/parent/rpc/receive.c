@@ -132,5 +132,5 @@ void rpc_on_grace(struct deadline *d) {
            rpc->options.grace_ms);
   rpc_fail(rpc, MF_ECANCELLED, text);
   if (!rpc->exited)
-    deadline_set(rpc->context, &rpc->patience, EXIT_PATIENCE_MS); /* for its status */
+    deadline_set(rpc->context, &rpc->exit_timeout, EXIT_TIMEOUT_MS); /* for its status */
 }

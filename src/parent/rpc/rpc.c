@@ -38,13 +38,13 @@ static int is_relieved(const struct mf_rpc *rpc) {
          rpc_queue_bytes(rpc) <= rpc->options.queue_bytes_max / 2;
 }
 
-/* Its end is still to come, and `patience` bounds the wait for it: its socket was closed
- * on it, on which it leaves, and where its function does not return it is killed; or it
- * was killed. A pool sees to its workers itself. */
+/* Its end is still to come, and `exit_timeout` bounds the wait for it: its socket was
+ * closed on it, on which it leaves, and where its function does not return it is killed;
+ * or it was killed. A pool sees to its workers itself. */
 static int is_leaving(const struct mf_rpc *rpc) {
   if (rpc->owner || rpc->exited)
     return 0;
-  return rpc->killed ? deadline_at(&rpc->patience) != UINT64_MAX
+  return rpc->killed ? deadline_at(&rpc->exit_timeout) != UINT64_MAX
                      : rpc->aborted && rpc->ran;
 }
 
@@ -219,7 +219,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
 static void rpc_free(struct mf_rpc *rpc) {
   list_remove(&rpc->dump_entry.link);
   task_clear(&rpc->task);
-  deadline_clear(&rpc->patience);
+  deadline_clear(&rpc->exit_timeout);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
   requests_deinit(&rpc->requests);
@@ -329,7 +329,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);
   list_init(&rpc->parked);
   list_init(&rpc->flying);
-  deadline_init(&rpc->patience, rpc_on_patience);
+  deadline_init(&rpc->exit_timeout, rpc_on_exit_timeout);
   deadline_init(&rpc->grace, rpc_on_grace);
   deadline_init(&rpc->retry, on_retry);
   task_init(&rpc->task, on_task);
@@ -366,7 +366,7 @@ void mf_rpc_abort(mf_rpc *rpc) {
   rpc->error_pending = rpc->close_pending = 0;
   rpc_fail(rpc, MF_ECANCELLED, "cancelled by the caller");
   if (is_leaving(rpc))
-    deadline_set(rpc->context, &rpc->patience, EXIT_PATIENCE_MS);
+    deadline_set(rpc->context, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
   rpc_schedule(rpc);
   rpc_update_busy(rpc);
 }

@@ -32,7 +32,7 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
   fprintf(out, ", %zu bytes not written", rpc_queue_bytes(rpc));
   fprintf(out, ", %llu calls and %llu answers so far",
           (unsigned long long)rpc->stats.calls, (unsigned long long)rpc->stats.answers);
-  dump_deadline(out, rpc->context, "killed in", &rpc->patience);
+  dump_deadline(out, rpc->context, "killed in", &rpc->exit_timeout);
   dump_deadline(out, rpc->context, "given up in", &rpc->grace);
   dump_failure(out, "failed", &rpc->failure);
   putc('\n', out);

@@ -16,7 +16,7 @@ static void close_socket(struct mf_rpc *rpc) {
   rpc->backend->ops->watch(rpc->backend, &rpc->watch, rpc->fd, 0);
   if (rpc->fd >= 0)
     rpc->backend->ops->close(rpc->backend, &rpc->fd);
-  deadline_clear(&rpc->patience);
+  deadline_clear(&rpc->exit_timeout);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
   rpc->write_closed = 1;
@@ -98,22 +98,23 @@ void rpc_end_of_file(struct mf_rpc *rpc) {
   if (rpc->exited)
     rpc_finish_end(rpc);
   else
-    deadline_set(rpc->context, &rpc->patience,
-                 rpc->bye ? CALLS_GRACE_MS : EXIT_PATIENCE_MS);
+    deadline_set(rpc->context, &rpc->exit_timeout,
+                 rpc->bye ? CALLS_GRACE_MS : EXIT_TIMEOUT_MS);
 }
 
-void rpc_on_patience(struct deadline *d) {
-  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, patience);
+void rpc_on_exit_timeout(struct deadline *d) {
+  struct mf_rpc *rpc = list_entry(d, struct mf_rpc, exit_timeout);
   if (rpc->over) { /* given up, and it has not left */
     if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0)
-      deadline_set(rpc->context, &rpc->patience, EXIT_PATIENCE_MS); /* for its status */
+      deadline_set(rpc->context, &rpc->exit_timeout,
+                   EXIT_TIMEOUT_MS); /* for its status */
     rpc->killed = 1;
     rpc_schedule(rpc);
     return;
   }
   if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
     rpc->killed = 1;
-    deadline_set(rpc->context, &rpc->patience, EXIT_PATIENCE_MS);
+    deadline_set(rpc->context, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
     return;
   }
   rpc_finish_end(rpc);

@@ -20,6 +20,6 @@ void rpc_finish_end(struct mf_rpc *rpc);
 void rpc_drop_input(struct mf_rpc *rpc);
 /* Begins, or begins again, the grace of a close. */
 void rpc_start_grace(struct mf_rpc *rpc);
-void rpc_on_patience(struct deadline *d);
+void rpc_on_exit_timeout(struct deadline *d);
 
 #endif

@@ -65,7 +65,7 @@ struct mf_rpc {
   struct request_set requests;
   struct list parked, flying;
   size_t parked_bytes;
-  struct deadline patience, retry;
+  struct deadline exit_timeout, retry;
   struct deadline grace; /* of a close: until the next answer */
   int killed;
   size_t last_words; /* bytes read since the process has ended */

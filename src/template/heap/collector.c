@@ -39,7 +39,7 @@ static const uint64_t GROWTH_MARGIN = 16 * MIB;
 /* ... and where it does not grow, what has died since is looked for when more has been
  * made than so many times the whole heap: twice as many each time that little is found.
  */
-enum { PATIENCE_MIN = 2, PATIENCE_MAX = 16 };
+enum { SEARCH_INTERVAL_MIN = 2, SEARCH_INTERVAL_MAX = 16 };
 
 /* Measured: with less, fork saves no more than the further mappings cost. */
 static const uint64_t FREEZE_WORTH = 4 * MIB;
@@ -170,8 +170,9 @@ static void collect_all(struct collector *c, lua_State *L) {
   /* What lives a little longer than two young collections is for this one; with fewer of
    * those more of it dies in time. */
   uint64_t found = grown(before, c->base);
-  c->patience = has_grown || found >= own / 4 ? PATIENCE_MIN
-                                              : clamp(c->patience * 2, 0, PATIENCE_MAX);
+  c->search_interval = has_grown || found >= own / 4
+                           ? SEARCH_INTERVAL_MIN
+                           : clamp(c->search_interval * 2, 0, SEARCH_INTERVAL_MAX);
   if (found > own / 2)
     c->young_min = clamp(own / 4, YOUNG_MIN, YOUNG_MIN_MAX);
   c->made = 0;
@@ -180,7 +181,7 @@ static void collect_all(struct collector *c, lua_State *L) {
 
 static int is_due_at(const struct collector *c, uint64_t now) {
   return grown(now, c->base) >= growth_limit(c) ||
-         (grown(now, c->shared) > GROWTH_FIRST_MAX && c->made / c->patience > now);
+         (grown(now, c->shared) > GROWTH_FIRST_MAX && c->made / c->search_interval > now);
 }
 
 static int is_due(const struct collector *c, lua_State *L) {
@@ -378,7 +379,7 @@ void collector_init(struct collector *c, lua_State *L, struct heap *heap, int gc
                           .dirty = 1,
                           .young = YOUNG_MIN,
                           .young_min = YOUNG_MIN,
-                          .patience = PATIENCE_MIN,
+                          .search_interval = SEARCH_INTERVAL_MIN,
                           .percent = 20,
                           .freeze_worth = FREEZE_WORTH};
   luaL_checkstack(L, 4, NULL);
@@ -510,7 +511,7 @@ void collector_forked(struct collector *c, lua_State *L) {
   c->collected = 0;
   c->made = 0;
   c->young_min = YOUNG_MIN;
-  c->patience = PATIENCE_MIN;
+  c->search_interval = SEARCH_INTERVAL_MIN;
   c->shared = c->base = in_use(L);
   note_outside(c, c->base);
   if (c->sealed && c->gc != COLLECTOR_INCREMENTAL)

@@ -28,14 +28,14 @@ struct collector {
   uint64_t young;     /* aim: a young collection each time so much was made */
   uint64_t young_min; /* raised where what had grown old was garbage */
   uint64_t made;      /* in young collections since then, as aimed at */
-  uint64_t patience;  /* so many heaps may be made before garbage is looked for */
-  uint64_t outside;   /* in use outside the heap; modulo 2^64 */
-  int percent;        /* Lua's parameter for that, as last set */
-  uint64_t canary;    /* the newest */
-  int in_clone;       /* forked: what is sealed is somebody else's too */
-  int collected;      /* a collection of everything has run in this clone */
-  int stopped;        /* by us, for COLLECTOR_STOP */
-  int tuned;          /* scripts chose the generational parameters: theirs stay */
+  uint64_t search_interval; /* so many heaps may be made before garbage is looked for */
+  uint64_t outside;         /* in use outside the heap; modulo 2^64 */
+  int percent;              /* Lua's parameter for that, as last set */
+  uint64_t canary;          /* the newest */
+  int in_clone;             /* forked: what is sealed is somebody else's too */
+  int collected;            /* a collection of everything has run in this clone */
+  int stopped;              /* by us, for COLLECTOR_STOP */
+  int tuned;                /* scripts chose the generational parameters: theirs stay */
 };
 
 /* Replaces collectgarbage by one that knows about seals (and otherwise is Lua's). Borrows

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 enum { MARK_BITS = 8 * sizeof(((struct audit_mark *)0)->open), LINK_MAX_SIZE = 64 };
-enum { THREAD_PATIENCE_MS = 20 };
+enum { THREAD_EXIT_TIMEOUT_MS = 20 };
 
 void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data) {
   memset(a, 0, sizeof *a);
@@ -290,7 +290,7 @@ static const char *owner(struct audit *a, int fd, char *text, size_t n) {
 /* A thread that was just joined may still be counted for a moment. */
 int audit_count_threads(void) {
   int n = proc_threads();
-  for (int i = 0; n > 1 && i < THREAD_PATIENCE_MS; i++) {
+  for (int i = 0; n > 1 && i < THREAD_EXIT_TIMEOUT_MS; i++) {
     usleep(1000);
     n = proc_threads();
   }
