@@ -72,7 +72,7 @@ void clone_id(char ret_text[33]) {
   memcpy(ret_text, identity.text, sizeof identity.text);
 }
 
-static int f_id(lua_State *L) {
+static int l_id(lua_State *L) {
   char text[33];
   clone_id(text);
   lua_pushstring(L, text);
@@ -375,7 +375,7 @@ static void push_reason(lua_State *L, const struct exec *e, int error) {
     lua_pushfstring(L, "the leash can't be kept: %s", why);
 }
 
-static int f_exec(lua_State *L) {
+static int l_exec(lua_State *L) {
   struct exec e = {.top = 2, .leash = -1, .old_cwd = -1};
   lua_settop(L, 3);
   luaL_checkstack(L, 40, NULL);
@@ -409,7 +409,7 @@ static void check_may_fork(lua_State *L) {
     luaL_error(L, "%s", why);
 }
 
-static int f_fork(lua_State *L) {
+static int l_fork(lua_State *L) {
   check_may_fork(L);
   fflush(NULL); /* else both would write it */
   pid_t pid = fork();
@@ -440,7 +440,7 @@ static void attend(lua_State *L) {
     lua_pop(L, 1);
 }
 
-static int f_waitpid(lua_State *L) {
+static int l_waitpid(lua_State *L) {
   static const char *const names[] = {"hang", "nohang", NULL};
   static const int flags[] = {0, WNOHANG};
   pid_t wanted = (pid_t)luaL_optinteger(L, 1, -1), pid;
@@ -470,7 +470,7 @@ static int check_signal(lua_State *L, int arg) {
   return luaL_argerror(L, arg, lua_pushfstring(L, "unknown signal '%s'", name));
 }
 
-static int f_kill(lua_State *L) {
+static int l_kill(lua_State *L) {
   lua_Integer pid = luaL_checkinteger(L, 1);
   luaL_argcheck(L, pid == (pid_t)pid, 1, "not a process id");
   if (kill((pid_t)pid, check_signal(L, 2)) != 0)
@@ -479,17 +479,17 @@ static int f_kill(lua_State *L) {
   return 1;
 }
 
-static int f_pid(lua_State *L) {
+static int l_pid(lua_State *L) {
   lua_pushinteger(L, getpid());
   return 1;
 }
 
-static int f_ppid(lua_State *L) {
+static int l_ppid(lua_State *L) {
   lua_pushinteger(L, getppid());
   return 1;
 }
 
-static int f_title(lua_State *L) {
+static int l_title(lua_State *L) {
   numeral_put(L, 1);
   proc_set_title(luaL_checkstring(L, 1));
   return 0;
@@ -537,7 +537,7 @@ static void push_or_close(lua_State *L, int fd, int *other) {
   lua_error(L);
 }
 
-static int f_pipe(lua_State *L) {
+static int l_pipe(lua_State *L) {
   int fd[2] = {-1, -1};
   luaL_checkstack(L, 8, NULL);
   int r = open_pipe(fd);
@@ -608,27 +608,27 @@ static int fork_with_pipe(lua_State *L, int near, int target) {
   return 2;
 }
 
-static int f_pipe_to_fork(lua_State *L) {
+static int l_pipe_to_fork(lua_State *L) {
   return fork_with_pipe(L, 1, STDIN_FILENO);
 }
 
-static int f_pipe_from_fork(lua_State *L) {
+static int l_pipe_from_fork(lua_State *L) {
   return fork_with_pipe(L, 0, STDOUT_FILENO);
 }
 
 void clone_posix_open(lua_State *L, int module_index) {
   static const luaL_Reg functions[] = {
-      {"exec", f_exec},
-      {"fork", f_fork},
-      {"waitpid", f_waitpid},
-      {"kill", f_kill},
-      {"pipe", f_pipe},
-      {"pid", f_pid},
-      {"ppid", f_ppid},
-      {"pipe_to_fork", f_pipe_to_fork},
-      {"pipe_from_fork", f_pipe_from_fork},
-      {"title", f_title},
-      {"id", f_id},
+      {"exec", l_exec},
+      {"fork", l_fork},
+      {"waitpid", l_waitpid},
+      {"kill", l_kill},
+      {"pipe", l_pipe},
+      {"pid", l_pid},
+      {"ppid", l_ppid},
+      {"pipe_to_fork", l_pipe_to_fork},
+      {"pipe_from_fork", l_pipe_from_fork},
+      {"title", l_title},
+      {"id", l_id},
       {NULL, NULL},
   };
   lua_pushvalue(L, module_index);

@@ -233,7 +233,7 @@ struct open_job {
   const struct options *o;
 };
 
-static int do_open(lua_State *L) {
+static int l_open(lua_State *L) {
   const struct open_job *job = lua_touserdata(L, 1);
   const mf_template_options *host = job->s->options;
   lua_pushboolean(L, 1); /* LUA_INIT and LUA_PATH are the user's, not the template's */
@@ -269,7 +269,7 @@ int script_open(struct server *s, const struct options *o) {
     return -ENOMEM;
   lua_atpanic(s->L, panic);
   lua_setwarnf(s->L, on_warning, NULL);
-  int r = protect(s, do_open, &job, 0, FAILURE_REMOTE, PHASE_START);
+  int r = protect(s, l_open, &job, 0, FAILURE_REMOTE, PHASE_START);
   return r < 0 ? r : script_prepare(s);
 }
 
@@ -289,7 +289,7 @@ static int is_alone(void) {
   return audit_count_threads() == 1;
 }
 
-static int do_prepare(lua_State *L) {
+static int l_prepare(lua_State *L) {
   struct server *s = lua_touserdata(L, 1);
   collector_init(&s->collector, L, s->heap, s->collector.gc);
   s->collector.is_alone = is_alone;
@@ -307,12 +307,12 @@ static int do_prepare(lua_State *L) {
 }
 
 int script_prepare(struct server *s) {
-  return protect(s, do_prepare, s, 0, FAILURE_NOMEM, PHASE_START);
+  return protect(s, l_prepare, s, 0, FAILURE_NOMEM, PHASE_START);
 }
 
 /* ---- require and eval ---- */
 
-static int do_require(lua_State *L) {
+static int l_require(lua_State *L) {
   const struct text *name = lua_touserdata(L, 1);
   lua_getglobal(L, "require");
   lua_pushlstring(L, name->p, name->n);
@@ -326,7 +326,7 @@ int script_require(struct server *s, const char *name, size_t n) {
   snprintf(label, sizeof label, "%.*s", (int)(n < sizeof label ? n : sizeof label - 1),
            name);
   audit_before(&s->audit, s->L);
-  int r = protect(s, do_require, &job, 0, FAILURE_REMOTE, PHASE_REQUIRE);
+  int r = protect(s, l_require, &job, 0, FAILURE_REMOTE, PHASE_REQUIRE);
   audit_after(&s->audit, s->L, label);
   return r;
 }
@@ -357,7 +357,7 @@ static const char *push_chunk_name(lua_State *L, const struct eval *eval) {
   return lua_tostring(L, -1);
 }
 
-static int do_eval(lua_State *L) {
+static int l_eval(lua_State *L) {
   const struct eval *eval = lua_touserdata(L, 1);
   struct reader args = eval->args;
   const char *name = push_chunk_name(L, eval);
@@ -376,7 +376,7 @@ static int do_eval(lua_State *L) {
 int script_eval(struct server *s, const struct eval *eval) {
   struct eval job = *eval;
   audit_before(&s->audit, s->L);
-  int r = protect(s, do_eval, &job, 0, FAILURE_REMOTE, PHASE_EVAL);
+  int r = protect(s, l_eval, &job, 0, FAILURE_REMOTE, PHASE_EVAL);
   audit_after(&s->audit, s->L, "eval");
   return r;
 }
@@ -393,7 +393,7 @@ int script_has_on_fork(const struct server *s) {
 
 /* Calls each; stops at one that returns false and gives its reason (a string), or
  * nothing. */
-static int do_before_fork(lua_State *L) {
+static int l_before_fork(lua_State *L) {
   clone_lib_push_hooks(L, HOOK_BEFORE_FORK);
   lua_Integer n = lua_istable(L, -1) ? (lua_Integer)lua_rawlen(L, -1) : 0;
   for (lua_Integer i = 1; i <= n; i++) {
@@ -415,7 +415,7 @@ static int do_before_fork(lua_State *L) {
 
 int script_before_fork(struct server *s) {
   lua_State *L = s->L;
-  if (protect(s, do_before_fork, s, 1, FAILURE_REMOTE, PHASE_HOOK) < 0)
+  if (protect(s, l_before_fork, s, 1, FAILURE_REMOTE, PHASE_HOOK) < 0)
     return -1;
   size_t n;
   const char *reason = lua_tolstring(L, -1, &n);
@@ -428,17 +428,17 @@ int script_before_fork(struct server *s) {
   return reason ? -1 : 0;
 }
 
-static int do_reseed(lua_State *L) {
+static int l_reseed(lua_State *L) {
   clone_lib_mark_birth(L);
   clone_lib_reseed(L);
   return 0;
 }
 
 int script_reseed(struct server *s) {
-  return protect(s, do_reseed, s, 0, FAILURE_NOMEM, PHASE_START);
+  return protect(s, l_reseed, s, 0, FAILURE_NOMEM, PHASE_START);
 }
 
-static int do_on_fork(lua_State *L) {
+static int l_on_fork(lua_State *L) {
   const struct server *s = lua_touserdata(L, 1);
   if (s->options && s->options->on_fork)
     s->options->on_fork(L, s->options->data);
@@ -453,7 +453,7 @@ static int do_on_fork(lua_State *L) {
 }
 
 int script_on_fork(struct server *s) {
-  return protect(s, do_on_fork, s, 0, FAILURE_REMOTE, PHASE_HOOK);
+  return protect(s, l_on_fork, s, 0, FAILURE_REMOTE, PHASE_HOOK);
 }
 
 /* ---- the function ---- */
@@ -525,7 +525,7 @@ void script_push_function(lua_State *L, const char *name, size_t length) {
   lua_settop(L, top);
 }
 
-static int do_resolve(lua_State *L) {
+static int l_resolve(lua_State *L) {
   const struct text *name = lua_touserdata(L, 1);
   script_push_function(L, name->p, name->n);
   return 1;
@@ -533,11 +533,11 @@ static int do_resolve(lua_State *L) {
 
 int script_resolve(struct server *s, const char *name, size_t n) {
   struct text job = {name, n};
-  return protect(s, do_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
+  return protect(s, l_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
 }
 
 /* Without a metamethod: no code of the user's. */
-static int do_find_global(lua_State *L) {
+static int l_find_global(lua_State *L) {
   const struct text *name = lua_touserdata(L, 1);
   lua_pushglobaltable(L);
   lua_pushlstring(L, name->p, name->n);
@@ -548,7 +548,7 @@ static int do_find_global(lua_State *L) {
 int script_find_global(struct server *s, const char *name, size_t n) {
   struct text job = {name, n};
   if (memchr(name, ':', n) || memchr(name, '.', n) ||
-      protect(s, do_find_global, &job, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
+      protect(s, l_find_global, &job, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
     return 0;
   if (lua_isfunction(s->L, -1))
     return 1;
@@ -556,7 +556,7 @@ int script_find_global(struct server *s, const char *name, size_t n) {
   return 0;
 }
 
-static int do_push_args(lua_State *L) {
+static int l_push_args(lua_State *L) {
   struct server *s = lua_touserdata(L, 1);
   lua_settop(L, 0);
   lua_pushnil(L); /* the place of the socket */
@@ -565,12 +565,12 @@ static int do_push_args(lua_State *L) {
 
 int script_push_args(struct server *s) {
   int base = lua_gettop(s->L);
-  int r = protect(s, do_push_args, s, LUA_MULTRET, FAILURE_NOMEM, PHASE_ARGUMENT);
+  int r = protect(s, l_push_args, s, LUA_MULTRET, FAILURE_NOMEM, PHASE_ARGUMENT);
   s->run.nargs = lua_gettop(s->L) - base;
   return r;
 }
 
-static int do_push_socket(lua_State *L) {
+static int l_push_socket(lua_State *L) {
   int *fd = lua_touserdata(L, 1), taken = *fd;
   *fd = -1;
   socket_push_unix(L, taken);
@@ -594,7 +594,7 @@ static void choose_collector(struct server *s) {
 int script_run(struct server *s, int fd) {
   lua_State *L = s->L;
   int function = lua_gettop(L) - s->run.nargs;
-  if (protect(s, do_push_socket, &fd, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
+  if (protect(s, l_push_socket, &fd, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
     return -1;
   lua_replace(L, function + 1);
   if (!lua_checkstack(L, 4))
