@@ -9,7 +9,7 @@
 #include "bind/values.h"
 #include "bind/watch.h"
 #include "socket/module.h"
-#include "template/serve/entry.h"
+#include "template/modules.h"
 
 MF_API int luaopen_moonfork_core(lua_State *L);
 

@@ -26,9 +26,6 @@ local LONG = {}
 local TIED = {
   ["parent/start/boot"] = true, ["parent/process/children"] = true, ["parent/loop/context"] = true,
   ["parent/process/journal"] = true, ["parent/process/process"] = true,
-  ["template/fork/clone"] = true, ["template/lua/clone_lib"] = true, ["template/serve/commands"] = true,
-  ["template/serve/entry"] = true, ["template/serve/runner"] = true, ["template/lua/script"] = true,
-  ["template/serve/serve"] = true, ["template/server/server"] = true,
 }
 
 local check = dofile "test/check/report.lua"

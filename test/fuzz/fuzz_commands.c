@@ -8,7 +8,9 @@
  * bring; descriptors are numbers that name nothing, as many as headers ask for. */
 #undef NDEBUG /* its asserts are the test */
 #include "base/result.h"
+#include "template/fork/clone.h"
 #include "template/serve/commands.h"
+#include "template/serve/runner.h"
 #include "template/serve/serve.h"
 #include "wire/inbox.h"
 #include <assert.h>
@@ -38,7 +40,7 @@ static int done(struct server *s, struct command *c, unsigned type, enum phase p
 
 /* ---- the handlers, up to where they would act ---- */
 
-int command_malformed(struct server *s, const char *what) {
+int server_malformed(struct server *s, const char *what) {
   server_fail_with(s, FAILURE_PROTOCOL, PHASE_PROTOCOL, EPROTO, "%s", what);
   return 0;
 }
@@ -69,7 +71,7 @@ int cmd_setup(struct server *s, struct command *c) {
   struct build build;
   if (options_parse_setup(c->body, c->length, &body, &length, &version, &build) < 0 ||
       options_parse(&o, body, length, 0) < 0)
-    return command_malformed(s, "setup");
+    return server_malformed(s, "setup");
   touch_options(&o);
   assert(!o.commands.p);
   done(s, c, CMD_SETUP, SERVE_BOOT);
@@ -80,7 +82,7 @@ int cmd_setup(struct server *s, struct command *c) {
 int cmd_fork(struct server *s, struct command *c) {
   struct options o;
   if (options_parse(&o, c->body, c->length, 1) < 0)
-    return command_malformed(s, "fork");
+    return server_malformed(s, "fork");
   touch_options(&o);
   assert(!o.path.p && !o.cpath.p);
   return done(s, c, CMD_FORK, SERVE_SERVING);
@@ -89,7 +91,7 @@ int cmd_fork(struct server *s, struct command *c) {
 int cmd_eval(struct server *s, struct command *c) {
   struct eval e;
   if (options_parse_eval(&e, c->body, c->length) < 0)
-    return command_malformed(s, "eval");
+    return server_malformed(s, "eval");
   touch(e.code);
   touch(e.name);
   for (uint32_t i = 0; i < e.argc; i++) {
@@ -104,7 +106,7 @@ int cmd_eval(struct server *s, struct command *c) {
 int cmd_setenv(struct server *s, struct command *c) {
   struct text name, value;
   if (options_parse_setenv(c->body, c->length, &name, &value) < 0)
-    return command_malformed(s, "setenv");
+    return server_malformed(s, "setenv");
   assert(name.n > 0 && !memchr(name.p, '=', name.n));
   touch(name), touch(value);
   return done(s, c, CMD_SETENV, SERVE_SERVING);
@@ -115,7 +117,7 @@ int cmd_limit(struct server *s, struct command *c) {
   int r;
   for (size_t i = 0; (r = options_parse_limit(c->body, c->length, i, &v)) == 0; i++)
     assert(v.which >= LIMIT_CPU && v.which <= LIMIT_LAST);
-  return r < 0 ? command_malformed(s, "limit") : done(s, c, CMD_LIMIT, SERVE_SERVING);
+  return r < 0 ? server_malformed(s, "limit") : done(s, c, CMD_LIMIT, SERVE_SERVING);
 }
 
 #define SIMPLE(name, type)                                                               \

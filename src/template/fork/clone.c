@@ -14,8 +14,6 @@
 #include "os/stdin.h"
 #include "template/fork/birth.h"
 #include "template/lua/script.h"
-#include "template/serve/commands.h"
-#include "template/serve/serve.h"
 #include "template/server/autoreap.h"
 #include "template/server/signals.h"
 #include <errno.h>
@@ -207,8 +205,8 @@ int cmd_fork(struct server *s, struct command *c) {
     return refuse_with(s, c, FAILURE_LIMIT, EMFILE,
                        "the template has no room for the descriptors");
   if (options_parse(&o, c->body, c->length, 1) < 0 ||
-      c->fds->n != 1 + 2 * o.has_step + o.nstdio_fds + o.ncommand_fds)
-    return command_malformed(s, "malformed fork command");
+      c->fds->n != options_first_stdio(&o) + o.nstdio_fds + o.ncommand_fds)
+    return server_malformed(s, "malformed fork command");
   if (o.has_step) {
     int r = take_step(s, c, &o);
     if (r < 0)
@@ -405,30 +403,7 @@ static void run_on_fork(struct server *s) {
     server_fail(s);
 }
 
-static int first_stdio(const struct options *o) {
-  return 1 + 2 * o->has_step;
-}
-
-/* 8. The inner commands, each with its descriptors. */
-static int run_inner(struct server *s) {
-  const struct options *o = &s->birth.options;
-  int next = first_stdio(o) + o->nstdio_fds, r = 0;
-  size_t at = 0;
-  struct frame f;
-  s->being_born = 1;
-  while (r == 0 && s->phase == SERVE_SERVING &&
-         options_next_frame(o->commands, &at, &f) == 0) {
-    struct fdset fds;
-    fdset_init(&fds);
-    for (int i = 0; i < f.nfds; i++)
-      fdset_push(&fds, fdset_steal(&s->birth.fds, next++));
-    r = serve_frame(s, &f, &fds, 0);
-  }
-  s->being_born = 0;
-  return r;
-}
-
-int clone_born(struct server *s) {
+void clone_born(struct server *s) {
   connection_forked(&s->conn); /* 2. the template's socket first of all */
   s->slot = s->birth.slot;
   s->slot_text = s->birth.slot_text;
@@ -441,12 +416,12 @@ int clone_born(struct server *s) {
   struct fdset stdio;
   fdset_init(&stdio);
   for (int i = 0; i < s->birth.options.nstdio_fds; i++)
-    fdset_push(&stdio, fdset_steal(&s->birth.fds, first_stdio(&s->birth.options) + i));
-  int r = 0;
+    fdset_push(&stdio,
+               fdset_steal(&s->birth.fds, options_first_stdio(&s->birth.options) + i));
   if (!s->birth.sibling)
     s->may_sibling = 0;
   if (!s->birth.sibling || s->birth.options.introduce) {
-    command_answer_hello(s);
+    server_answer_hello(s);
     connection_flush(&s->conn);
   }
   if (script_reseed(s) < 0)
@@ -454,9 +429,4 @@ int clone_born(struct server *s) {
   else if (clone_apply_options(s, &s->birth.options, &stdio) == 0) /* 5. */
     run_on_fork(s);                                                /* 7. */
   fdset_close(&stdio);
-  if (s->phase == SERVE_SERVING && s->birth.options.commands.p)
-    r = run_inner(s);
-  fdset_close(&s->birth.fds);
-  connection_forget_input(&s->conn);
-  return r;
 }

@@ -4,9 +4,11 @@
 
 #include "template/server/server.h"
 
-/* In the new process, out of the server loop: all steps up to the inner commands. 0: it
- * goes on serving; SERVED_RUN: it goes into its function. */
-int clone_born(struct server *s);
+/* The handler of FORK: as those of serve/commands.h. */
+int cmd_fork(struct server *s, struct command *c);
+/* In the new process, out of the server loop: all steps up to the inner commands, which
+ * wait in s->birth. */
+void clone_born(struct server *s);
 /* Options of SETUP or FORK for this process; stdio handles are taken from fds (from its
  * first on). 0, or -1: failed, and said so. */
 int clone_apply_options(struct server *s, const struct options *o, struct fdset *fds);

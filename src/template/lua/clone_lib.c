@@ -15,6 +15,7 @@
 #include "os/proc.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
+#include "template/modules.h"
 #include "template/server/server.h"
 #include <lauxlib.h>
 #include <lualib.h>

@@ -16,7 +16,7 @@
 #include "template/lua/clone_posix.h"
 #include "template/lua/coroutine.h"
 #include "template/lua/on_term.h"
-#include "template/serve/entry.h"
+#include "template/modules.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
@@ -581,7 +581,7 @@ static int l_push_socket(lua_State *L) {
  * collects in Lua's own way still. A copied interpreter stays as its program has set it.
  */
 static void choose_collector(struct server *s) {
-  if (s->collector.sealed || s->entry->L)
+  if (s->collector.sealed || s->given)
     return;
   if (s->collector.gc == COLLECTOR_GENERATIONAL)
     lua_gc(s->L, LUA_GCGEN, 0, 0);

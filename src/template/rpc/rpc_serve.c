@@ -2,10 +2,10 @@
  * clones. */
 #include "socket/handle.h"
 #include "template/lua/script.h"
+#include "template/modules.h"
 #include "template/rpc/rpc_async.h"
 #include "template/rpc/rpc_server.h"
 #include "template/rpc/rpc_sync.h"
-#include "template/serve/entry.h"
 #include "template/server/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>

@@ -83,5 +83,5 @@ int cmd_limit(struct server *s, struct command *c) {
       return 0;
     }
   }
-  return r < 0 ? command_malformed(s, "malformed limit command") : 0;
+  return r < 0 ? server_malformed(s, "malformed limit command") : 0;
 }

@@ -6,15 +6,6 @@
 #include "os/proc.h"
 #include <errno.h>
 
-uint64_t server_lua_live(struct server *s) {
-  struct heap_stats st;
-  if (!s->heap)
-    return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 +
-           (uint64_t)lua_gc(s->L, LUA_GCCOUNTB);
-  heap_stats(s->heap, &st);
-  return st.live;
-}
-
 /* The parent vouches for the pid: it is its child, or was until it reads the answer. */
 static int measure(struct server *s, const struct command *c, struct proc_memory *ret,
                    uint64_t *ret_lua) {

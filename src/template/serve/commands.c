@@ -11,11 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-int command_malformed(struct server *s, const char *what) {
-  server_fail_with(s, FAILURE_PROTOCOL, PHASE_PROTOCOL, EPROTO, "%s", what);
-  return 0;
-}
-
 /* A copy with a NUL at its end, to be freed; NULL with the command failed where it has
  * NUL bytes inside or there is no memory. */
 static char *text_dup(struct server *s, struct text t, int phase) {
@@ -24,17 +19,6 @@ static char *text_dup(struct server *s, struct text t, int phase) {
     server_fail_with(s, FAILURE_INVAL, phase, EINVAL,
                      "a string with a zero byte can't be used here");
   return copy;
-}
-
-void command_answer_hello(struct server *s) {
-  unsigned char body[16 + 2 * (4 + BUILD_TEXT_MAX)];
-  struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
-  buf_put_u32(&b, PROTO_MAGIC);
-  buf_put_u16(&b, PROTO_VERSION);
-  buf_put_u16(&b, 0);
-  buf_put_u64(&b, s->conn.executed);
-  build_put(&b);
-  connection_answer(&s->conn, ANS_HELLO, (uint64_t)getpid(), body, buf_size(&b));
 }
 
 static int open_state(struct server *s, const struct options *o) {
@@ -60,14 +44,14 @@ int cmd_setup(struct server *s, struct command *c) {
   s->may_sibling = (uint64_t)getppid() == c->id;
   int r = options_parse_setup(c->body, c->length, &body, &length, &version, &build);
   if (r == -EPROTONOSUPPORT) {
-    command_answer_hello(s); /* says which version we speak */
+    server_answer_hello(s); /* says which version we speak */
     server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
                      "the parent speaks protocol version %u, this program version %u",
                      version, (unsigned)PROTO_VERSION);
     return 0;
   }
   if (r == 0 && !build_is_own(&build)) {
-    command_answer_hello(s);
+    server_answer_hello(s);
     server_fail_with(
         s, FAILURE_UNSUPPORTED, PHASE_START, EPROTONOSUPPORT,
         "the parent is moonfork %s for Lua %s, this program is moonfork %s for "
@@ -76,7 +60,7 @@ int cmd_setup(struct server *s, struct command *c) {
     return 0;
   }
   if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)
-    return command_malformed(s, "malformed setup command");
+    return server_malformed(s, "malformed setup command");
   s->collector.gc = o.gc;
   if (o.pipe_leash || !s->may_sibling)
     leash_use_pipe(&s->leash, -1);
@@ -84,7 +68,7 @@ int cmd_setup(struct server *s, struct command *c) {
     return 0;
   s->phase = SERVE_SERVING;
   s->title_stale = 1;
-  command_answer_hello(s);
+  server_answer_hello(s);
   return 0;
 }
 
@@ -100,7 +84,7 @@ int cmd_require(struct server *s, struct command *c) {
 int cmd_eval(struct server *s, struct command *c) {
   struct eval eval;
   if (options_parse_eval(&eval, c->body, c->length) < 0)
-    return command_malformed(s, "malformed eval command");
+    return server_malformed(s, "malformed eval command");
   server_enter_user(s);
   int r = script_eval(s, &eval);
   server_leave_user(s);
@@ -134,7 +118,7 @@ int cmd_fd(struct server *s, struct command *c) {
 int cmd_setenv(struct server *s, struct command *c) {
   struct text name, value;
   if (options_parse_setenv(c->body, c->length, &name, &value) < 0)
-    return command_malformed(s, "malformed setenv command");
+    return server_malformed(s, "malformed setenv command");
   char *n = text_dup(s, name, PHASE_SETENV);
   char *v = n && value.p ? text_dup(s, value, PHASE_SETENV) : NULL;
   int r = 0;
@@ -162,7 +146,7 @@ int cmd_chdir(struct server *s, struct command *c) {
 int cmd_seal(struct server *s, struct command *c) {
   int gc = (int)(c->id & 3);
   if (gc > COLLECTOR_STOP)
-    return command_malformed(s, "malformed seal command: unknown collector");
+    return server_malformed(s, "malformed seal command: unknown collector");
   if (gc != s->collector.gc)
     collector_touch(&s->collector);
   s->collector.gc = gc;
@@ -198,6 +182,6 @@ int cmd_who(struct server *s, struct command *c) {
   s->title_stale = 1;
   if (!s->may_sibling)
     leash_use_pipe(&s->leash, c->fds->n ? fdset_steal(c->fds, 0) : -1);
-  command_answer_hello(s);
+  server_answer_hello(s);
   return 0;
 }

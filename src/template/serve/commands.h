@@ -1,5 +1,6 @@
 /* The handlers of commands, one each: 0, or enum served. A command that fails says so by
- * server_fail and returns 0. Runs in templates and clones before run. */
+ * server_fail and returns 0; cmd_fork is in fork/clone.h, cmd_run in runner.h. Runs in
+ * templates and clones before run. */
 #ifndef TEMPLATE_SERVE_COMMANDS_H
 #define TEMPLATE_SERVE_COMMANDS_H
 
@@ -10,8 +11,6 @@ int cmd_require(struct server *s, struct command *c);
 int cmd_eval(struct server *s, struct command *c);
 int cmd_arg(struct server *s, struct command *c);
 int cmd_fd(struct server *s, struct command *c);
-int cmd_fork(struct server *s, struct command *c); /* clone.c */
-int cmd_run(struct server *s, struct command *c);  /* runner.c */
 int cmd_setenv(struct server *s, struct command *c);
 int cmd_chdir(struct server *s, struct command *c);
 int cmd_limit(struct server *s, struct command *c); /* cmd_limit.c */
@@ -20,10 +19,5 @@ int cmd_take_args(struct server *s, struct command *c);
 int cmd_memory(struct server *s, struct command *c); /* cmd_memory.c */
 int cmd_close(struct server *s, struct command *c);
 int cmd_who(struct server *s, struct command *c);
-
-/* Queues ANS_HELLO: who this is, and how many commands it has executed. */
-void command_answer_hello(struct server *s);
-/* Fails with -EPROTO's meaning. */
-int command_malformed(struct server *s, const char *what);
 
 #endif

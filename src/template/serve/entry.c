@@ -1,7 +1,7 @@
 /* How a process becomes a template, and the outermost loop of its life and of its
  * clones'. Runs in templates and clones.
  *
- *   template_enter --> serve --SERVED_BORN--> clone_born --> serve ...
+ *   template_enter --> serve --SERVED_BORN--> clone_born --> serve_inner --> serve ...
  *                        \-----SERVED_RUN--> runner_enter (leaves)
  *
  * mf_template_main and mf_template_check are for programs: they read the boot argument.
@@ -73,8 +73,10 @@ static void settle_on(struct server *s, lua_State *L) {
 static _Noreturn __attribute__((noinline)) void live(struct server *s) {
   for (;;) {
     int r = serve(s);
-    while (r == SERVED_BORN)
-      r = clone_born(s);
+    while (r == SERVED_BORN) {
+      clone_born(s);
+      r = serve_inner(s);
+    }
     if (r == SERVED_RUN)
       runner_enter(s);
   }
@@ -111,7 +113,7 @@ void template_enter(const struct template_entry *e) {
   struct server *s = &the_server;
   memset(s, 0, offsetof(struct server, failure)); /* the texts stay untouched pages */
   proc_reset_signals();
-  s->entry = e;
+  s->given = e->L;
   s->options = e->options;
   s->pid = getpid();
   s->owner_pid = (uint64_t)getppid();

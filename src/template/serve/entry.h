@@ -21,15 +21,4 @@ int template_options_load(const mf_template_options *from, mf_template_options *
  * given it serves on a coroutine above the caller's frames and never returns below them.
  */
 _Noreturn void template_enter(const struct template_entry *e);
-/* Raises where L belongs to a template program of another build than this code, which is
- * that of a module (its name): they would take each other's objects for their own. */
-void template_check_build(lua_State *L, const char *module);
-/* Opens moonfork.clone on L (also in a plain parent, where on_fork and before_fork
- * register for a later template() or early, and the rest works or says that this is no
- * clone). Leaves the module table on the stack; a lua_CFunction. */
-int template_open_clone(lua_State *L);
-/* The same for moonfork.rpc (serve, event, flush) and moonfork.pool (retire). */
-int template_open_rpc(lua_State *L);
-int template_open_pool(lua_State *L);
-
 #endif

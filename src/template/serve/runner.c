@@ -5,11 +5,9 @@
 #include "os/fdwait.h"
 #include "os/flush.h"
 #include "os/sock.h"
-#include "template/fork/clone.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
-#include "template/serve/commands.h"
 #include "template/server/signals.h"
 #include <errno.h>
 #include <signal.h>
@@ -72,7 +70,7 @@ static int resolve(struct server *s, const struct command *c) {
 
 int cmd_run(struct server *s, struct command *c) {
   if (!s->being_born && inbox_pending(&s->conn.in) > 0)
-    return command_malformed(s, "commands after run");
+    return server_malformed(s, "commands after run");
   s->title_stale = 0;
   note_title(s, c);
   s->run.is_fresh = s->being_born;

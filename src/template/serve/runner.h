@@ -4,6 +4,8 @@
 
 #include "template/server/server.h"
 
+/* The handler of RUN: as those of commands.h. */
+int cmd_run(struct server *s, struct command *c);
 /* After cmd_run said SERVED_RUN, out of the server loop: calls the function and leaves.
  */
 _Noreturn void runner_enter(struct server *s);

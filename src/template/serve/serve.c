@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "os/fdwait.h"
+#include "template/fork/clone.h"
 #include "template/serve/commands.h"
 #include "template/serve/runner.h"
 #include "template/server/signals.h"
@@ -77,12 +78,12 @@ static int execute(struct server *s, struct command *c) {
   case SERVE_DROP:
     return 0;
   case SERVE_REFUSE:
-    return command_malformed(s, "command not allowed in this phase");
+    return server_malformed(s, "command not allowed in this phase");
   case SERVE_EXECUTE:
     break;
   }
   if (c->fds->n > rule->fds_max)
-    return command_malformed(s, "too many descriptors for this command");
+    return server_malformed(s, "too many descriptors for this command");
   if (c->lost_fds && !rule->fork_like)
     return fail_lost(s);
   return rule->handler(s, c);
@@ -149,7 +150,7 @@ static int serve_part(struct server *s, const struct frame *f, struct fdset *fds
   else if (s->gather_type != f->type || fds->n > 0) {
     fdset_close(fds);
     end_gather(s);
-    return command_malformed(s, "another command inside a command in parts");
+    return server_malformed(s, "another command inside a command in parts");
   }
   int r = gather_put(&s->gather, f->body, f->length, PROTO_PAYLOAD_MAX);
   if (r < 0) {
@@ -173,6 +174,35 @@ int serve_frame(struct server *s, const struct frame *f, struct fdset *fds,
                       .fds = fds,
                       .lost_fds = lost_fds};
   return serve_command(s, &c);
+}
+
+/* ---- what came with a fork ---- */
+
+static int run_inner(struct server *s) {
+  const struct options *o = &s->birth.options;
+  int next = options_first_stdio(o) + o->nstdio_fds, r = 0;
+  size_t at = 0;
+  struct frame f;
+  s->being_born = 1;
+  while (r == 0 && s->phase == SERVE_SERVING &&
+         options_next_frame(o->commands, &at, &f) == 0) {
+    struct fdset fds;
+    fdset_init(&fds);
+    for (int i = 0; i < f.nfds; i++)
+      fdset_push(&fds, fdset_steal(&s->birth.fds, next++));
+    r = serve_frame(s, &f, &fds, 0);
+  }
+  s->being_born = 0;
+  return r;
+}
+
+int serve_inner(struct server *s) {
+  int r = 0;
+  if (s->phase == SERVE_SERVING && s->birth.options.commands.p)
+    r = run_inner(s);
+  fdset_close(&s->birth.fds);
+  connection_forget_input(&s->conn);
+  return r;
 }
 
 /* ---- the loop ---- */

@@ -35,6 +35,11 @@ struct options {
  * command, or inner frames that are none of ARG, FD, RUN, torn, or follow a RUN. */
 int options_parse(struct options *ret, const void *body, size_t length, int fork);
 
+/* Before the descriptors of stdio: the socket, and those of a step. */
+static inline int options_first_stdio(const struct options *o) {
+  return 1 + 2 * o->has_step;
+}
+
 struct env_change {
   struct text text; /* "NAME=value", or "NAME": unset */
   int unset;

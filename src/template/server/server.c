@@ -6,6 +6,7 @@
 #include "os/flush.h"
 #include "os/proc.h"
 #include "template/server/signals.h"
+#include "wire/build.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -76,6 +77,31 @@ void server_fail_with(struct server *s, int code, int phase, int error,
                 : (size_t)n < sizeof f->message ? (size_t)n
                                                 : sizeof f->message - 1;
   server_fail(s);
+}
+
+int server_malformed(struct server *s, const char *what) {
+  server_fail_with(s, FAILURE_PROTOCOL, PHASE_PROTOCOL, EPROTO, "%s", what);
+  return 0;
+}
+
+void server_answer_hello(struct server *s) {
+  unsigned char body[16 + 2 * (4 + BUILD_TEXT_MAX)];
+  struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
+  buf_put_u32(&b, PROTO_MAGIC);
+  buf_put_u16(&b, PROTO_VERSION);
+  buf_put_u16(&b, 0);
+  buf_put_u64(&b, s->conn.executed);
+  build_put(&b);
+  connection_answer(&s->conn, ANS_HELLO, (uint64_t)getpid(), body, buf_size(&b));
+}
+
+uint64_t server_lua_live(struct server *s) {
+  struct heap_stats st;
+  if (!s->heap)
+    return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 +
+           (uint64_t)lua_gc(s->L, LUA_GCCOUNTB);
+  heap_stats(s->heap, &st);
+  return st.live;
 }
 
 void server_enter_user(struct server *s) {

@@ -9,7 +9,6 @@
 #define TEMPLATE_SERVER_SERVER_H
 
 #include "template/heap/collector.h"
-#include "template/serve/entry.h"
 #include "template/server/args.h"
 #include "template/server/audit.h"
 #include "template/server/connection.h"
@@ -20,6 +19,7 @@
 #include "template/server/report.h"
 #include "template/server/slots.h"
 #include "wire/proto.h"
+#include <moonfork/template.h>
 
 enum phase { /* doc/design.md */
              SERVE_BOOT,
@@ -44,8 +44,8 @@ struct command {
 };
 
 struct server {
-  lua_State *L; /* where user code runs; NULL before SETUP of a program */
-  const struct template_entry *entry;
+  lua_State *L;     /* where user code runs; NULL before SETUP of a program */
+  lua_State *given; /* an interpreter that was running before, or NULL */
   const mf_template_options *options; /* may be NULL */
   struct heap *heap;                  /* NULL: the host's allocator */
   struct collector collector;
@@ -107,6 +107,10 @@ void server_fail(struct server *s);
 /* The same with a text in the manner of printf; error is an errno or 0. */
 void server_fail_with(struct server *s, int code, int phase, int error,
                       const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* Its body breaks the protocol. 0. */
+int server_malformed(struct server *s, const char *what);
+/* Queues ANS_HELLO: who this is, and how many commands it has executed. */
+void server_answer_hello(struct server *s);
 /* Bytes in use in the state. */
 uint64_t server_lua_live(struct server *s);
 /* Around user code other than the function of run: what was answered is sent, the leash

@@ -1,0 +1,19 @@
+/* The modules of a template's Lua that C code of a host opens, too. Implemented where
+ * each of them lives (lua/script.c, lua/clone_lib.c, rpc/rpc_serve.c). */
+#ifndef TEMPLATE_MODULES_H
+#define TEMPLATE_MODULES_H
+
+#include <lua.h>
+
+/* Raises where L belongs to a template program of another build than this code, which is
+ * that of a module (its name): they would take each other's objects for their own. */
+void template_check_build(lua_State *L, const char *module);
+/* Opens moonfork.clone on L (also in a plain parent, where on_fork and before_fork
+ * register for a later template() or early, and the rest works or says that this is no
+ * clone). Leaves the module table on the stack; a lua_CFunction. */
+int template_open_clone(lua_State *L);
+/* The same for moonfork.rpc (serve, event, flush) and moonfork.pool (retire). */
+int template_open_rpc(lua_State *L);
+int template_open_pool(lua_State *L);
+
+#endif
