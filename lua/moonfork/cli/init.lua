@@ -1,0 +1,115 @@
+-- The program `moonfork`: one file of this folder is one command. main(arg) gives the exit code.
+--
+--   NAME.lua     a command: a definition (parser.lua says of what) and main(options)
+--   parser.lua   definitions -> argparse: --help, wrong usage, completion for shells
+--   manual.lua   definitions -> manual pages and completion
+--   template.lua what run, map and serve have in common: a template from -l and -e
+--   interrupt.lua the first Ctrl-C drains, the second kills
+--   terminal.lua what is written to the terminal, and with which colours
+--
+-- Definitions need neither the library nor a terminal, so that manual pages and completion can be
+-- made when moonfork is built.
+
+local cli = {
+  -- in the order of --help
+  commands = {"run"},
+}
+
+-- Exit codes, as --help and the manual pages tell them.
+cli.OK, cli.FAILED, cli.USAGE, cli.UNUSABLE, cli.INTERRUPTED, cli.TERMINATED = 0, 1, 2, 126, 130, 143
+
+cli.exit_codes = {
+  {"0", "all went well"},
+  {"1", "a call, a clone or a check failed"},
+  {"2", "wrong usage"},
+  {"126", "a function, a module or a file can't be used"},
+  {"130, 143", "ended by an interrupt (Ctrl-C), by SIGTERM"},
+}
+
+cli.about = {
+  name = "moonfork",
+  summary = "template processes for Lua: load once, fork ready interpreters",
+  description = [[
+A template process loads modules once. From it clones are forked, each in the time of a fork with
+everything loaded and with memory that is shared, and each runs one named Lua function.]],
+}
+
+cli.environment = {
+  {"NO_COLOR", "no colours, whatever the terminal can do"},
+  {"LUA_PATH, LUA_CPATH", "where Lua modules are looked for, in the template too"},
+  {"MOONFORK_TEMPLATE", "the template program, instead of the installed one"},
+}
+
+--- definition(name): a command's definition.
+function cli.definition(name)
+  return require("moonfork.cli." .. name)
+end
+
+--- fail(code, text): ends the program with one line on standard error; never returns.
+function cli.fail(code, format, ...)
+  error({exit = code, message = select("#", ...) > 0 and format:format(...) or format}, 0)
+end
+
+--- quit(code): ends the program with that exit code; never returns.
+function cli.quit(code)
+  error({exit = code}, 0)
+end
+
+local deferred = {}
+
+--- defer(f): f() runs when the command has ended, however it ended; the last one first.
+function cli.defer(f)
+  deferred[#deferred + 1] = f
+end
+
+local function finish()
+  while #deferred > 0 do
+    local ok, err = pcall(table.remove(deferred))
+    if not ok then io.stderr:write("moonfork: ", tostring(err), "\n") end
+  end
+end
+
+local function version()
+  local system = package.loaded["moonfork.cli.system"]
+  local core = require "moonfork.load"
+  if system and system.version ~= core.version then
+    cli.fail(cli.FAILED, "this program is of version %s, and the modules that Lua finds (%s) are of "
+      .. "version %s; install one version, or correct LUA_PATH and LUA_CPATH", system.version,
+      package.searchpath("moonfork.load", package.path) or "?", core.version)
+  end
+  return core.version
+end
+
+local function with_traceback(err)
+  if type(err) == "table" then return err end
+  return debug.traceback(err, 2)
+end
+
+--- main(arg): parses the command line and executes the command; the exit code.
+function cli.main(arguments)
+  local name = "moonfork"
+  local ok, result = xpcall(function()
+    local parser = require "moonfork.cli.parser"
+    local command, options = parser.parse(cli, arguments)
+    if options.version then
+      io.stdout:write(("moonfork %s, %s\n"):format(version(), require("moonfork.load").lua or _VERSION))
+      return cli.OK
+    end
+    name = "moonfork " .. command.name
+    version()
+    return command.main(options) or cli.OK
+  end, with_traceback)
+  finish()
+  if ok then return result end
+  if type(result) == "table" and result.exit then
+    if result.message then
+      io.stdout:flush()
+      io.stderr:write((result.name or name), ": ", result.message, "\n")
+    end
+    return result.exit
+  end
+  io.stderr:write(name, ": ", type(result) == "table" and result.message or tostring(result), "\n")
+  return cli.FAILED
+end
+
+return cli

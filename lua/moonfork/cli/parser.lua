@@ -1,0 +1,208 @@
+-- Definitions of commands, and the argparse parsers made of them.
+--
+-- A definition is a table: name, summary (one line), description, arguments, options, examples,
+-- notes and main. Of an argument: name ("FUNCTION"), help, many (any number, also none), optional,
+-- rest (it and all that follows belong to it, options too), file. Of an option:
+--
+--   short, long   "-n", "--count"; the field of the result is the long name, with "_" for "-"
+--   value         "N": it takes a value, which help and errors call so
+--   kind          what the value is: "count" (1, 2, ...), "number" (0, 1, ...), "seconds", "bytes"
+--                 (K, M, G), "file", or a list of words to choose from; default: any text
+--   many          it may be given several times; the result is a list
+--   list          the name of a list that several options append to, {option, value} each, so
+--                 that the order among them is kept
+--   default       a text for help
+--   help          a sentence without its full stop
+
+local parser = {}
+
+local UNITS = {[""] = 1, k = 1 << 10, m = 1 << 20, g = 1 << 30}
+
+local kinds = {}
+
+function kinds.count(text)
+  local n = text:match("^%d+$") and math.tointeger(tonumber(text))
+  if not n or n < 1 then return nil, "a whole number from 1 on" end
+  return n
+end
+
+function kinds.number(text)
+  local n = text:match("^%d+$") and math.tointeger(tonumber(text))
+  if not n then return nil, "a whole number from 0 on" end
+  return n
+end
+
+function kinds.seconds(text)
+  local n = text:match("^%d*%.?%d*$") and tonumber(text)
+  if not n or n <= 0 then return nil, "seconds, a number above 0" end
+  return n
+end
+
+function kinds.bytes(text)
+  local digits, unit = text:lower():match("^(%d+)([kmg]?)i?b?$")
+  local n = digits and math.tointeger(tonumber(digits))
+  if not n or n < 1 or n > (1 << 62) // UNITS[unit] then
+    return nil, "bytes, a whole number with K, M or G at its end"
+  end
+  return n * UNITS[unit]
+end
+
+local function choice(words)
+  return function(text)
+    for _, word in ipairs(words) do
+      if word == text then return text end
+    end
+    return nil, "one of " .. table.concat(words, ", ")
+  end
+end
+
+--- field(option): the name of an option's value in the result.
+function parser.field(option)
+  return ((option.long or option.short):gsub("^%-+", ""):gsub("%-", "_"))
+end
+
+local function convert(option)
+  local read = type(option.kind) == "table" and choice(option.kind) or kinds[option.kind]
+  if not read then return nil end
+  return function(text)
+    local value, wanted = read(text)
+    if value ~= nil then return value end
+    return nil, ("%s takes %s, not '%s'"):format(option.long or option.short, wanted, text)
+  end
+end
+
+local function help_of(option)
+  if not option.default then return option.help end
+  return ("%s (default: %s)"):format(option.help, option.default)
+end
+
+-- An option that is given again replaces its value; one of a list appends to it.
+local function append_to(option)
+  return function(result, _, value)
+    result[option.list] = result[option.list] or {}
+    table.insert(result[option.list], {parser.field(option), value})
+  end
+end
+
+local function add_option(command, option)
+  local names = (option.short or "") .. " " .. (option.long or "")
+  local target = parser.field(option)
+  if not option.value then
+    command:flag(names):description(help_of(option)):target(target)
+    return
+  end
+  local made = command:option(names):description(help_of(option)):argname(option.value)
+    :target(target)
+  if option.many or option.list then made:count("*") end
+  if option.list then made:action(append_to(option)) end
+  local read = convert(option)
+  if read then made:convert(read) end
+end
+
+local function add_argument(command, argument)
+  local made = command:argument(argument.name):target(argument.name:lower())
+    :description(argument.help)
+  if argument.many or argument.rest then made:args("*") elseif argument.optional then made:args("?") end
+end
+
+-- argparse keeps line ends, and those of a description are where its source has them.
+local function joined(text)
+  return (text:gsub("(%S)\n(%S)", "%1 %2"))
+end
+
+local function examples_of(definition)
+  if not definition.examples then return nil end
+  local lines = {"Examples:"}
+  for _, example in ipairs(definition.examples) do
+    lines[#lines + 1] = "   # " .. example[2]
+    for line in example[1]:gmatch "[^\n]+" do lines[#lines + 1] = "   " .. line end
+  end
+  return table.concat(lines, "\n")
+end
+
+--- build(cli): the argparse parser of all commands.
+function parser.build(cli)
+  local ok, argparse = pcall(require, "argparse")
+  if not ok then
+    cli.fail(cli.FAILED, "the Lua module argparse is missing (Debian: lua-argparse; LuaRocks: "
+      .. "luarocks install argparse)")
+  end
+  local codes = {"Exit codes:"}
+  for _, code in ipairs(cli.exit_codes) do
+    codes[#codes + 1] = ("   %-9s %s"):format(code[1], code[2])
+  end
+  local program = argparse("moonfork", joined(cli.about.description),
+    table.concat(codes, "\n") .. "\n\nmoonfork COMMAND --help says more about a command.")
+  program:help_max_width(90):help_description_margin(24)
+  program:command_target("command"):require_command(false)
+  program:flag("--version"):description("Print the version and exit.")
+  for _, name in ipairs(cli.commands) do
+    local definition = cli.definition(name)
+    local command = program:command(definition.name):summary(definition.summary .. ".")
+      :description(joined(definition.description or definition.summary .. "."))
+      :epilog(examples_of(definition))
+    for _, option in ipairs(definition.options or {}) do add_option(command, option) end
+    for _, argument in ipairs(definition.arguments or {}) do add_argument(command, argument) end
+  end
+  return program
+end
+
+-- Where a command's last argument takes the rest of the line, what follows the argument before it
+-- is not read as options: "--" is put there.
+local function protect_rest(definition, words)
+  local arguments = definition.arguments or {}
+  local last = arguments[#arguments]
+  if not (last and last.rest) then return words end
+  local takes_value = {}
+  for _, option in ipairs(definition.options or {}) do
+    if option.value then
+      if option.short then takes_value[option.short] = true end
+      if option.long then takes_value[option.long] = true end
+    end
+  end
+  local needed = #arguments - 1
+  local result, i = {}, 1
+  while i <= #words and needed > 0 do
+    local word = words[i]
+    if word == "--" then return words end
+    result[#result + 1] = word
+    if takes_value[word] then
+      i = i + 1
+      result[#result + 1] = words[i]
+    elseif not word:match("^%-.") then
+      needed = needed - 1
+    end
+    i = i + 1
+  end
+  if i <= #words and words[i] ~= "--" then result[#result + 1] = "--" end
+  for k = i, #words do result[#result + 1] = words[k] end
+  return result
+end
+
+--- parse(cli, arg): the command's definition and the options. Wrong usage ends the program.
+function parser.parse(cli, arguments)
+  local program = parser.build(cli)
+  local words = table.move(arguments, 1, #arguments, 1, {})
+  local known = {}
+  for _, name in ipairs(cli.commands) do known[name] = cli.definition(name) end
+  local definition = known[words[1]]
+  if definition then
+    local rest = protect_rest(definition, table.move(words, 2, #words, 1, {}))
+    words = table.move(rest, 1, #rest, 2, {definition.name})
+  elseif words[1] and words[1]:sub(1, 1) ~= "-" then
+    cli.fail(cli.USAGE, "there is no command '%s' (there are: %s); see moonfork --help", words[1],
+      table.concat(cli.commands, ", "))
+  elseif not words[1] then
+    cli.fail(cli.USAGE, "a command is missing (there are: %s); see moonfork --help",
+      table.concat(cli.commands, ", "))
+  end
+  local ok, result = program:pparse(words)
+  if not ok then
+    local name = definition and "moonfork " .. definition.name or "moonfork"
+    error({exit = cli.USAGE, name = name, message = ("%s; see %s --help"):format(
+      result:gsub("^option '.-': ", ""), name)}, 0)
+  end
+  return definition, result
+end
+
+return parser

@@ -1,0 +1,113 @@
+-- moonfork run: a template, some clones of it, and what they write to their sockets.
+
+local cli = require "moonfork.cli"
+local template = require "moonfork.cli.template"
+
+local run = {
+  name = "run",
+  summary = "run a function in clones of a template",
+  description = [[
+Loads the modules in a template, forks clones of it, and runs FUNCTION in each, as
+f(socket, ARG...). What a clone writes to its socket goes to standard output, line by line; what
+it prints goes there directly. The exit code is that of the clone that ended worst: the highest
+one, and 128 and the number of the signal for a clone that was killed.]],
+  arguments = {
+    template.argument,
+    {name = "ARG", help = "An argument of the function, a string", rest = true},
+  },
+  options = {
+    template.options[1],
+    template.options[2],
+    {short = "-n", long = "--count", value = "N", kind = "count", default = "1",
+     help = "Run it in N clones at the same time"},
+    {long = "--trace", value = "FILE", kind = "file",
+     help = "Write a timeline for Perfetto (ui.perfetto.dev)"},
+  },
+  examples = {
+    {[[moonfork run -e 'function hi(socket, name) socket:write("hi ", name, "\n") end' hi you]],
+     "one clone, one argument"},
+    {[[moonfork run -n 4 -l app app:work]], "the function work of the module app, four times"},
+  },
+}
+
+local LINE_MAX = 65536 -- a longer one goes out in pieces
+
+-- Copies whole lines that are there to standard output; false at the end.
+local function copy(socket, output)
+  while true do
+    local line, message, errno = socket:read "L"
+    if not line and message == "line too long" then
+      line = socket:read(LINE_MAX)
+    end
+    if line then
+      output.write(line)
+    else
+      return errno ~= nil and message == "timed out"
+    end
+  end
+end
+
+local function worst(a, b)
+  return a > b and a or b
+end
+
+local function code_of(status)
+  if status.unknown then return 1 end
+  return status.signal and 128 + status.signal or status.code
+end
+
+function run.main(options)
+  local fork = require "moonfork"
+  local output = require "moonfork.cli.output"
+  local interrupt = require "moonfork.cli.interrupt"
+  if options.trace then template.trace(options.trace) end
+  local process = template.make(options)
+  local clones, draining = {}, false
+  local function signal(name)
+    for _, clone in ipairs(clones) do clone.process:kill(name) end
+  end
+  interrupt.watch(function() draining = true; signal "TERM" end, function() signal "KILL" end)
+  cli.defer(function()
+    for _, clone in ipairs(clones) do
+      if clone.process:kill "KILL" then clone.process:wait() end
+    end
+  end)
+
+  local sockets, code = {}, cli.OK
+  for _ = 1, options.count or 1 do
+    if draining then break end
+    local clone = process:fork()
+    if #options.arg > 0 then clone:send_arg(table.unpack(options.arg)) end
+    local socket, err = clone:run(options["function"])
+    if socket then
+      socket:settimeout(0)
+      socket:limit(LINE_MAX)
+      sockets[#sockets + 1] = socket
+      clones[#clones + 1] = {process = clone}
+    elseif not draining then
+      if #clones == 0 and err.started == "no" and err.code == "REMOTE" then template.unusable(err) end
+      io.stderr:write("moonfork run: ", template.first_line(err), "\n")
+      code = cli.FAILED
+      break
+    end
+  end
+
+  while #sockets > 0 do
+    for _, socket in ipairs(fork.socket.poll(sockets)) do
+      if not copy(socket, output) then
+        socket:close()
+        for i, other in ipairs(sockets) do
+          if other == socket then table.remove(sockets, i) break end
+        end
+      end
+    end
+    output.flush()
+  end
+  for _, clone in ipairs(clones) do
+    local status = clone.process:wait()
+    code = worst(code, status and code_of(status) or cli.FAILED)
+  end
+  return interrupt.code or code
+end
+
+return run

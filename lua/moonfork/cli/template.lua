@@ -1,0 +1,78 @@
+-- The template of a command: an executed interpreter that has loaded what -l and -e say.
+
+local cli = require "moonfork.cli"
+
+local template = {}
+
+--- The options and the argument that commands with a template have in common.
+template.options = {
+  {short = "-l", long = "--load", value = "MODULE", list = "code",
+   help = "Load a module in the template, in the order of the -l and -e"},
+  {short = "-e", long = "--eval", value = "CODE", list = "code",
+   help = "Run Lua source in the template"},
+}
+template.argument = {name = "FUNCTION",
+  help = "'module:name' (the module is loaded), or the name of a global, dotted for fields"}
+
+-- Looks for the function as a run or a call will, so that a name that is none is told before
+-- anything is started.
+local RESOLVE = [[-- =moonfork
+local name = ...
+local module, field = name:match("^([^:]+):(.+)$")
+local value = module and require(module) or _G
+for key in (field or name):gmatch("[^.]+") do
+  if type(value) ~= "table" then value = nil break end
+  value = value[key]
+end
+local meta = debug.getmetatable(value)
+if type(value) ~= "function" and not (meta and meta.__call) then
+  local what = module and ("the module '%s' has no function '%s'"):format(module, field)
+    or ("there is no global function '%s'; -l loads a module, 'module:name' names one of its functions")
+      :format(name)
+  error(what .. (value ~= nil and (" (it is a %s)"):format(type(value)) or ""), 0)
+end
+]]
+
+-- Runs CODE under the name that messages give it.
+local EVAL = [[-- =moonfork
+local code, name = ...
+assert(load(code, "=" .. name))()
+]]
+
+--- first_line(err): an error in one line, without what Lua puts before it on the way.
+function template.first_line(err)
+  local text = type(err) == "table" and err.message or tostring(err)
+  return (text:match("^[^\n]*"))
+end
+
+--- make(options): the template, loaded, and the function found in it. What can't be loaded ends
+-- the program with 126.
+function template.make(options)
+  local fork = require "moonfork"
+  local process = fork.new_exec{session = "new"}
+  local count = 0
+  for _, item in ipairs(options.code or {}) do
+    if item[1] == "load" then
+      process:require(item[2])
+    else
+      count = count + 1
+      process:eval(EVAL, item[2], count == 1 and "(-e)" or ("(-e %d)"):format(count))
+    end
+  end
+  process:eval(RESOLVE, options["function"])
+  process:seal()
+  return process
+end
+
+--- trace(path): option --trace.
+function template.trace(path)
+  local ok, err = require("moonfork").trace(path)
+  if not ok then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
+end
+
+--- unusable(err): ends the program because a function, a module or the template can't be used.
+function template.unusable(err)
+  cli.fail(cli.UNUSABLE, "%s", template.first_line(err))
+end
+
+return template
