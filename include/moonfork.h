@@ -428,6 +428,10 @@ typedef struct mf_pool_death {
   uint64_t age_ms; /* how long ago */
   char reason[160];
 } mf_pool_death;
+typedef struct mf_pool_times { /* microseconds; of the last 4,096 calls or more; 0: none
+                                */
+  uint64_t p50_us, p90_us, p99_us, max_us; /* at most 1/32 too long; the longest: exact */
+} mf_pool_times;
 typedef struct mf_pool_info {
   size_t size; /* set by the caller */
   int state;
@@ -439,13 +443,26 @@ typedef struct mf_pool_info {
   uint64_t started, deaths, recycled, retired, killed; /* workers */
   uint64_t template_starts, reloads, events;
   uint64_t memory;         /* private bytes of all workers, as far as they said */
-  uint64_t p50_us, p99_us; /* from call to answer, of the last 4,096 calls or more */
+  uint64_t p50_us, p99_us; /* from call to answer; as mf_pool_times */
   mf_pool_death last[MF_POOL_DEATHS]; /* the latest first */
   unsigned nlast;
+  mf_pool_times
+      queue_time;         /* from the call until a worker starts it, or it is given up */
+  mf_pool_times run_time; /* from there to the answer, or to the worker's death */
 } mf_pool_info;
 MF_API int mf_pool_stats(const mf_pool *, mf_pool_info *);
 /* The pids of the workers, at most n; gives how many there are. */
 MF_API size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);
+typedef struct mf_pool_worker {
+  int pid;
+  unsigned running;       /* calls under way in it, those that wait there included */
+  uint64_t calls;         /* that it has answered */
+  uint64_t run_us;        /* that it was at calls, in all */
+  mf_pool_times run_time; /* of its calls */
+} mf_pool_worker;
+/* The same with what they have done. size: sizeof(mf_pool_worker). */
+MF_API size_t mf_pool_workers(const mf_pool *, mf_pool_worker *workers, size_t size,
+                              size_t n);
 
 /* Gives up at once: all calls get MF_ECANCELLED, workers are killed. mf_pool_close is
  * due. */

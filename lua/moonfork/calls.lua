@@ -461,6 +461,12 @@ end
 local ENDED = { state = "closed", workers = 0, idle = 0, starting = 0, leaving = 0, queued = 0,
   running = 0 }
 
+local function no_stats()
+  local function times() return { p50 = 0, p90 = 0, p99 = 0, max = 0 } end
+  return { done = 0, failed = 0, started = 0, deaths = 0, p50 = 0, p99 = 0, queue_time = times(),
+    run_time = times(), last = {} }
+end
+
 function pool_methods.stats(self)
   is_pool(self, "stats")
   local stats = self.raw and core.pool_stats(self.raw)
@@ -469,11 +475,9 @@ function pool_methods.stats(self)
     return stats
   end
   stats = {}
-  for key, value in pairs(self.last_stats or { done = 0, failed = 0, started = 0, deaths = 0,
-    p50 = 0, p99 = 0, last = {} }) do
-    stats[key] = value
-  end
+  for key, value in pairs(self.last_stats or no_stats()) do stats[key] = value end
   for key, value in pairs(ENDED) do stats[key] = value end
+  stats.per_worker = {}
   if self.failure then stats.state = "failed" end
   return stats
 end

@@ -1405,7 +1405,8 @@ function pool_methods.stats(self)
   end
   stats = {}
   for key, value in pairs(service.last_stats or { done = 0, failed = 0, started = 0, deaths = 0,
-    p50 = 0, p99 = 0 }) do
+    p50 = 0, p99 = 0, queue_time = { p50 = 0, p90 = 0, p99 = 0, max = 0 },
+    run_time = { p50 = 0, p90 = 0, p99 = 0, max = 0 } }) do
     stats[key] = value
   end
   for _, key in ipairs { "workers", "idle", "starting", "leaving", "queued", "running" } do

@@ -150,6 +150,7 @@ typedef struct mf_pool_death {
   uint64_t age_ms;
   char reason[160];
 } mf_pool_death;
+typedef struct mf_pool_times { uint64_t p50_us, p90_us, p99_us, max_us; } mf_pool_times;
 typedef struct mf_pool_info {
   size_t size;
   int state;
@@ -164,6 +165,8 @@ typedef struct mf_pool_info {
   uint64_t p50_us, p99_us;
   mf_pool_death last[MF_POOL_DEATHS];
   unsigned nlast;
+  mf_pool_times queue_time;
+  mf_pool_times run_time;
 } mf_pool_info;
 int mf_pool_stats(const mf_pool *, mf_pool_info *);
 size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);
@@ -747,6 +750,11 @@ local COUNTS = { "max", "workers", "idle", "starting", "leaving", "queued", "run
   "done", "failed", "refused", "timeouts", "cancelled", "retried", "late", "started", "deaths",
   "recycled", "retired", "killed", "template_starts", "reloads", "events", "memory" }
 
+local function times(t)
+  return { p50 = tonumber(t.p50_us) / 1e6, p90 = tonumber(t.p90_us) / 1e6,
+    p99 = tonumber(t.p99_us) / 1e6, max = tonumber(t.max_us) / 1e6 }
+end
+
 function core.stats(s)
   if s.is_over then return nil, CLOSED end
   local info = ffi.new "mf_pool_info"
@@ -754,7 +762,8 @@ function core.stats(s)
   local code = lib.mf_pool_stats(s.pool, info)
   if code < 0 then return nil, code end
   local stats = { state = STATES[info.state], p50 = tonumber(info.p50_us) / 1e6,
-    p99 = tonumber(info.p99_us) / 1e6 }
+    p99 = tonumber(info.p99_us) / 1e6, queue_time = times(info.queue_time),
+    run_time = times(info.run_time) }
   for _, name in ipairs(COUNTS) do stats[name] = tonumber(info[name]) end
   return stats
 end

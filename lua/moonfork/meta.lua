@@ -189,9 +189,55 @@ function process:memory(callback) end
 ---@field restart? {burst?: integer, period?: number}
 ---@field backoff? {min?: number, max?: number}
 
+---@class moonfork.pool_times seconds
+---@field p50 number
+---@field p90 number
+---@field p99 number
+---@field max number
+---@field total? number of a worker: all its calls together
+
+---@class moonfork.pool_worker
+---@field pid integer
+---@field calls integer
+---@field running integer
+---@field run_time moonfork.pool_times
+
+---@class moonfork.pool_stats
+---@field state "running"|"failed"|"draining"|"closed"
+---@field max integer
+---@field workers integer
+---@field idle integer
+---@field starting integer
+---@field leaving integer
+---@field queued integer
+---@field running integer
+---@field calls integer
+---@field done integer
+---@field failed integer
+---@field refused integer
+---@field timeouts integer
+---@field cancelled integer
+---@field retried integer
+---@field late integer
+---@field events integer
+---@field started integer
+---@field deaths integer
+---@field recycled integer
+---@field retired integer
+---@field killed integer
+---@field template_starts integer
+---@field reloads integer
+---@field memory integer
+---@field p50 number
+---@field p99 number
+---@field queue_time moonfork.pool_times
+---@field run_time moonfork.pool_times
+---@field per_worker moonfork.pool_worker[]
+---@field last {pid?: integer, age: number, reason: string, exit: table}[]
+
 ---@class moonfork.pool: moonfork.calls
 ---@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.mapping_calls
----@field stats fun(self): table
+---@field stats fun(self): moonfork.pool_stats
 ---@field pids fun(self): integer[]
 ---@field drain fun(self, timeout?: number, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
 ---@field reload fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?

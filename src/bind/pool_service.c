@@ -155,6 +155,33 @@ static void push_deaths(lua_State *L, const mf_pool_info *st) {
   }
 }
 
+static void push_times(lua_State *L, const mf_pool_times *t) {
+  lua_createtable(L, 0, 5);
+  set_seconds(L, "p50", t->p50_us);
+  set_seconds(L, "p90", t->p90_us);
+  set_seconds(L, "p99", t->p99_us);
+  set_seconds(L, "max", t->max_us);
+}
+
+/* The memory is the collector's, whatever raises. */
+static void push_workers(lua_State *L, const mf_pool *pool) {
+  size_t n = mf_pool_workers(pool, NULL, sizeof(mf_pool_worker), 0);
+  mf_pool_worker *w = lua_newuserdatauv(L, (n + 1) * sizeof *w, 0);
+  n = mf_pool_workers(pool, w, sizeof *w, n);
+  lua_createtable(L, (int)n, 0);
+  for (size_t i = 0; i < n; i++) {
+    lua_createtable(L, 0, 4);
+    set_count(L, "pid", (uint64_t)w[i].pid);
+    set_count(L, "calls", w[i].calls);
+    set_count(L, "running", w[i].running);
+    push_times(L, &w[i].run_time);
+    set_seconds(L, "total", w[i].run_us);
+    lua_setfield(L, -2, "run_time");
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  lua_remove(L, -2);
+}
+
 static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, error */
   static const char *const states[] = {"running", "failed", "draining", "closed"};
   struct service *s = service_check_any(L, 1);
@@ -162,7 +189,7 @@ static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, err
   int rc = s && s->pool ? mf_pool_stats(s->pool, &st) : MF_ECLOSED;
   if (rc < 0)
     return bind_result_push(L, rc);
-  lua_createtable(L, 0, 28);
+  lua_createtable(L, 0, 32);
   lua_pushstring(L, states[st.state & 3]);
   lua_setfield(L, -2, "state");
 #define COUNT(name) set_count(L, #name, st.name)
@@ -174,6 +201,12 @@ static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, err
 #undef COUNT
   set_seconds(L, "p50", st.p50_us);
   set_seconds(L, "p99", st.p99_us);
+  push_times(L, &st.queue_time);
+  lua_setfield(L, -2, "queue_time");
+  push_times(L, &st.run_time);
+  lua_setfield(L, -2, "run_time");
+  push_workers(L, s->pool);
+  lua_setfield(L, -2, "per_worker");
   push_deaths(L, &st);
   lua_setfield(L, -2, "last");
   return 1;

@@ -268,6 +268,20 @@ static void set_count(lua_State *L, const char *name, double n) {
   lua_setfield(L, -2, name);
 }
 
+static void set_seconds(lua_State *L, const char *name, uint64_t us) {
+  lua_pushnumber(L, (lua_Number)us / 1e6);
+  lua_setfield(L, -2, name);
+}
+
+static void set_times(lua_State *L, const char *name, const mf_pool_times *t) {
+  lua_createtable(L, 0, 4);
+  set_seconds(L, "p50", t->p50_us);
+  set_seconds(L, "p90", t->p90_us);
+  set_seconds(L, "p99", t->p99_us);
+  set_seconds(L, "max", t->max_us);
+  lua_setfield(L, -2, name);
+}
+
 static int l_stats(lua_State *L) { /* stats(pool) -> table */
   static const char *const states[] = {"running", "failed", "draining", "closed"};
   struct service *s = get_pointer(L, 1);
@@ -277,7 +291,7 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
   int rc = mf_pool_stats(s->pool, &info);
   if (rc < 0)
     return push_code(L, rc);
-  lua_createtable(L, 0, 28);
+  lua_createtable(L, 0, 30);
   lua_pushstring(L, states[info.state]);
   lua_setfield(L, -2, "state");
 #define COUNT(name) set_count(L, #name, (double)info.name)
@@ -287,10 +301,10 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
   COUNT(started), COUNT(deaths), COUNT(recycled), COUNT(retired), COUNT(killed);
   COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
 #undef COUNT
-  lua_pushnumber(L, (lua_Number)info.p50_us / 1e6);
-  lua_setfield(L, -2, "p50");
-  lua_pushnumber(L, (lua_Number)info.p99_us / 1e6);
-  lua_setfield(L, -2, "p99");
+  set_seconds(L, "p50", info.p50_us);
+  set_seconds(L, "p99", info.p99_us);
+  set_times(L, "queue_time", &info.queue_time);
+  set_times(L, "run_time", &info.run_time);
   return 1;
 }
 

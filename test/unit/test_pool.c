@@ -132,6 +132,8 @@ static int finish(void **state) {
   return 0;
 }
 
+#define STORY(name) cmocka_unit_test_setup_teardown(name, prepare, finish)
+
 /* ---- stories ---- */
 
 static void test_workers_come_one_by_one(void **state) {
@@ -525,8 +527,6 @@ static void test_abort_cancels_everything(void **state) {
     assert_int_equal(call[i].code, MF_ECANCELLED);
 }
 
-#define STORY(name) cmocka_unit_test_setup_teardown(name, prepare, finish)
-
 /* It was never told, and kept the loop alive. */
 static void test_drain_of_a_pool_that_has_ended_is_told(void **state) {
   begin();
@@ -548,6 +548,69 @@ static void test_drain_of_a_pool_that_has_ended_is_told(void **state) {
   assert_int_equal(ask("y", 0), MF_ECLOSED);
   far_run(far);
   assert_int_equal(drained, 1);
+}
+
+/* A worker with two calls is at the first; the second one's wait goes on. */
+static void test_times_in_the_queue_and_in_workers(void **state) {
+  mf_pool_worker w[2];
+  options.max = 1;
+  begin();
+  ask("first", 0);
+  ask("second", 0);
+  ask("third", 0);
+  far_run(far);
+  far_advance(far, 100);
+  far_result(far, far_worker(far, 0), 0, "ok");
+  far_advance(far, 50);
+  assert_int_equal(mf_pool_workers(pool, w, sizeof *w, 2), 1);
+  assert_int_equal(w[0].pid, far_worker(far, 0)->pid);
+  assert_int_equal(w[0].calls, 1);
+  assert_int_equal(w[0].running, 2);
+  assert_int_equal(w[0].run_us, 100000);
+  far_result(far, far_worker(far, 0), 0, "ok");
+  far_advance(far, 10);
+  answer_all();
+  assert_int_equal(stats().run_time.max_us, 100000);
+  assert_in_range(stats().run_time.p50_us, 50000, 51562);
+  assert_int_equal(stats().queue_time.max_us, 150000);
+  assert_in_range(stats().queue_time.p50_us, 100000, 103125);
+  mf_pool_workers(pool, w, sizeof *w, 2);
+  assert_int_equal(w[0].run_us, 160000);
+  assert_int_equal(w[0].run_time.max_us, 100000);
+  assert_int_equal(w[0].calls, 3);
+}
+
+/* Those that are never started have waited longest. */
+static void test_a_wait_that_is_given_up_is_a_wait(void **state) {
+  options.max = 0;
+  rpc_options.timeout_ms = 300;
+  begin();
+  ask("never", 0);
+  far_advance(far, 300);
+  assert_int_equal(call[0].code, MF_ETIMEOUT);
+  assert_int_equal(stats().queue_time.max_us, 300000);
+  assert_int_equal(stats().run_time.max_us, 0);
+}
+
+/* What waited behind the one that a worker died of was not at work there. */
+static void test_a_death_ends_the_run_of_its_call_alone(void **state) {
+  mf_pool_worker w;
+  options.max = 1;
+  begin();
+  ask("first", 0);
+  ask("second", 0);
+  far_advance(far, 70);
+  far_die(far, far_worker(far, 0), SIGKILL);
+  far_run(far);
+  assert_int_equal(stats().run_time.max_us, 70000);
+  far_advance(far, 1000);
+  far_advance(far, 5);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+  assert_int_equal(mf_pool_workers(pool, &w, sizeof w, 1), 1);
+  assert_int_equal(w.calls, 1);
+  assert_true(w.run_us < 70000);
+  assert_in_range(stats().run_time.p50_us, w.run_us, w.run_us + w.run_us / 32);
 }
 
 int main(void) {
@@ -574,6 +637,9 @@ int main(void) {
       STORY(test_close_goes_on_while_calls_are_answered),
       STORY(test_abort_cancels_everything),
       STORY(test_drain_of_a_pool_that_has_ended_is_told),
+      STORY(test_times_in_the_queue_and_in_workers),
+      STORY(test_a_wait_that_is_given_up_is_a_wait),
+      STORY(test_a_death_ends_the_run_of_its_call_alone),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

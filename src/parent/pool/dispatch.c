@@ -12,21 +12,24 @@ enum { GIVEN_A_TURN = 4096, RUNS_MAX = 3 /* of an idempotent call */ };
 static void on_reply(const mf_error *e, const mf_message *m, void *data);
 
 /* The call that its worker is at: all of an asynchronous one, the first of another. */
-static void begin_work(struct mf_pool *pool, struct work *c) {
-  if (pool->options.call_timeout_ms == MF_NO_TIMEOUT ||
-      deadline_at(&c->work_deadline) != UINT64_MAX)
+static void begin_work(struct mf_pool *pool, struct work *c, uint64_t now_us) {
+  if (c->started_us)
+    return;
+  c->started_us = now_us;
+  pool_count_wait(c, now_us);
+  if (pool->options.call_timeout_ms == MF_NO_TIMEOUT)
     return;
   unsigned ms = pool->options.call_timeout_ms, more = c->chunk ? RPC_CHUNK_MS : 0;
   deadline_set(pool->context, &c->work_deadline,
                ms < MF_NO_TIMEOUT - more ? ms + more : ms);
 }
 
-static void begin_first(struct worker *w) {
+static void begin_first(struct worker *w, uint64_t now_us) {
   if (!w->pool->rpc_options.async && !list_empty(&w->calls))
-    begin_work(w->pool, list_entry(w->calls.next, struct work, base.link));
+    begin_work(w->pool, list_entry(w->calls.next, struct work, base.link), now_us);
 }
 
-void pool_give(struct mf_pool *pool, struct work *c, unsigned slot) {
+void pool_give(struct mf_pool *pool, struct work *c, unsigned slot, uint64_t now_us) {
   struct worker *w = pool->by_slot[slot];
   uint64_t id;
   int r = rpc_submit(w->rpc, c->base.payload, c->chunk, MF_NO_TIMEOUT, on_reply, c, &id);
@@ -42,12 +45,13 @@ void pool_give(struct mf_pool *pool, struct work *c, unsigned slot) {
   pool->nworking++;
   policy_give(&pool->policy, slot);
   if (pool->rpc_options.async)
-    begin_work(pool, c);
+    begin_work(pool, c, now_us);
   else
-    begin_first(w);
+    begin_first(w, now_us);
 }
 
 void pool_give_waiting(struct mf_pool *pool) {
+  uint64_t now_us = pool->nqueued ? pool_now_us(pool) : 0;
   for (int i = 0; i < GIVEN_A_TURN && pool->nqueued; i++) {
     int slot = policy_pick(&pool->policy);
     struct work *c = list_entry(pool->queue.next, struct work, base.link);
@@ -55,7 +59,7 @@ void pool_give_waiting(struct mf_pool *pool) {
       return;
     list_remove(&c->base.link);
     pool->nqueued--;
-    pool_give(pool, c, (unsigned)slot);
+    pool_give(pool, c, (unsigned)slot, now_us);
   }
   if (pool->nqueued)
     pool_schedule(pool);
@@ -68,6 +72,7 @@ static void requeue(struct mf_pool *pool, struct work *c) {
          list_entry(before, struct work, base.link)->base.id < c->base.id)
     before = before->next;
   list_push(before, &c->base.link); /* in front of it */
+  c->started_us = 0;
   pool->nqueued++;
   pool->stats.retried++;
   pool_schedule(pool);
@@ -88,6 +93,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   struct work *c = data;
   struct mf_pool *pool = c->pool;
   struct worker *w = c->worker;
+  uint64_t now_us = pool_now_us(pool);
   int died = rpc_is_over(w->rpc);
   mf_reply_cb cb = c->base.cb;
   void *cb_data = c->base.data;
@@ -98,13 +104,14 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   pool_start_close_grace(pool);
   w->ncalls--;
   pool->nworking--;
+  pool_count_run(c, w, now_us, !died);
   deadline_clear(&c->work_deadline);
   if (w->slot >= 0 && policy_take_back(&pool->policy, (unsigned)w->slot, !died))
     pool_recycle(w);
   if (died && w->slot >= 0)
     policy_replace(&pool->policy, (unsigned)w->slot);
   if (!died)
-    begin_first(w);
+    begin_first(w, now_us);
   pool_start_worker_grace(w);
   int has_idled =
       w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
@@ -126,7 +133,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
     own.started = MF_STARTED_UNKNOWN;
     e = &own;
   }
-  pool_count_end(c, e ? e->code : 0);
+  pool_count_end(c, e ? e->code : 0, now_us);
   request_free(&c->base);
   if (cb)
     cb(e, m, cb_data);
@@ -164,7 +171,7 @@ int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
                   &c->base.payload);
   if (r)
     return r;
-  c->began_us = pool->backend->ops->now_us(pool->backend);
+  c->began_us = pool_now_us(pool);
   c->idempotent = o.idempotent != 0;
   c->chunk = o.chunk != 0;
   request_set_timeout(&c->base, rpc_timeout(&o, pool->rpc_options.timeout_ms));

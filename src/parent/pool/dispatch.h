@@ -8,7 +8,7 @@
 int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
                    const mf_call_options *options);
 /* Gives it to the worker in that slot, which has room. */
-void pool_give(struct mf_pool *pool, struct work *c, unsigned slot);
+void pool_give(struct mf_pool *pool, struct work *c, unsigned slot, uint64_t now_us);
 /* The same for calls that wait, as far as there is room. */
 void pool_give_waiting(struct mf_pool *pool);
 

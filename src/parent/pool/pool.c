@@ -149,7 +149,7 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
   if (pool->policy.failed) {
     request_fail(&c->base, 0, MF_STARTED_NO);
   } else if (slot >= 0) {
-    pool_give(pool, c, (unsigned)slot);
+    pool_give(pool, c, (unsigned)slot, c->began_us);
   } else {
     list_push(&pool->queue, &c->base.link);
     pool->nqueued++;
@@ -224,52 +224,6 @@ void mf_pool_close(mf_pool *pool, mf_pool_close_cb cb, void *data) {
   pool->close_data = data;
   begin_end(pool);
   pool_update_busy(pool);
-}
-
-int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
-  mf_pool_info s;
-  uint64_t now;
-  int r = pool_check(pool);
-  if (r)
-    return r;
-  if (!ret)
-    return MF_EINVAL;
-  now = pool_now_ms(pool);
-  s = pool->stats;
-  s.state = pool_state(pool);
-  s.max = pool->policy.config.max;
-  s.workers = policy_workers(&pool->policy);
-  s.idle = pool->policy.nidle;
-  s.starting = pool->policy.nstarting;
-  s.leaving = pool->policy.nleaving;
-  s.queued = pool->nqueued;
-  s.running = pool->nworking;
-  s.p50_us = latency_at(&pool->latency, 50);
-  s.p99_us = latency_at(&pool->latency, 99);
-  list_each(it, &pool->workers) {
-    s.memory += list_entry(it, struct worker, link)->memory;
-  }
-  for (unsigned i = 0; i < s.nlast; i++) {
-    unsigned at = (pool->last_at + MF_POOL_DEATHS - i) % MF_POOL_DEATHS;
-    s.last[i] = pool->last[at].death;
-    s.last[i].age_ms = now - pool->last[at].at_ms;
-  }
-  return sized_store(ret, &s, sizeof s) < 0 ? MF_EINVAL : 0;
-}
-
-size_t mf_pool_pids(const mf_pool *pool, int *pids, size_t n) {
-  size_t i = 0;
-  if (pool_check(pool))
-    return 0;
-  list_each(it, &pool->workers) {
-    int pid = mf_pid(mf_rpc_process(list_entry(it, struct worker, link)->rpc));
-    if (pid <= 0)
-      continue;
-    if (i < n)
-      pids[i] = pid;
-    i++;
-  }
-  return i;
 }
 
 /* ---- life ---- */

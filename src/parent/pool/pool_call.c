@@ -24,9 +24,26 @@ static void let_payload_go(struct work *c) {
     free(p);
 }
 
-void pool_count_end(struct work *c, int code) {
+void pool_count_wait(struct work *c, uint64_t now_us) {
+  if (c->waited)
+    return;
+  c->waited = 1;
+  latency_add(&c->pool->queue_time, now_us - c->began_us);
+}
+
+void pool_count_run(const struct work *c, struct worker *w, uint64_t now_us,
+                    int answered) {
+  uint64_t us = now_us - c->started_us;
+  w->nanswers += (unsigned)answered;
+  if (!c->started_us)
+    return;
+  latency_add(&c->pool->run_time, us);
+  latency_add(&w->run_time, us);
+  w->run_us += us;
+}
+
+void pool_count_end(struct work *c, int code, uint64_t now_us) {
   struct mf_pool *pool = c->pool;
-  uint64_t now = pool->backend->ops->now_us(pool->backend);
   if (code)
     pool->stats.failed++;
   else
@@ -35,7 +52,7 @@ void pool_count_end(struct work *c, int code) {
     pool->stats.timeouts++;
   if (code == MF_ECANCELLED)
     pool->stats.cancelled++;
-  latency_add(&pool->latency, now - c->began_us);
+  latency_add(&pool->latency, now_us - c->began_us);
 }
 
 /* ---- as requests ---- */
@@ -70,8 +87,10 @@ static void describe_error(const struct work *c, char *text, size_t n, mf_error 
 
 static void describe(struct request *r, char *text, size_t n, mf_error *e) {
   struct work *c = list_entry(r, struct work, base);
+  uint64_t now_us = pool_now_us(c->pool);
   describe_error(c, text, n, e);
-  pool_count_end(c, e->code);
+  pool_count_wait(c, now_us);
+  pool_count_end(c, e->code, now_us);
 }
 
 static void let_go(struct request *r) {

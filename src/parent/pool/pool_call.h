@@ -6,8 +6,13 @@
 #include "parent/pool/pool_record.h"
 
 void pool_init_calls(struct mf_pool *pool);
-/* For the statistics: its callback is about to be called. code 0: with an answer. */
-void pool_count_end(struct work *c, int code);
+/* For the statistics: its wait is over, as a worker starts it or it is given up; it is
+ * over in a worker that was at it, or had not come to it; its callback is about to be
+ * called (code 0: with an answer). */
+void pool_count_wait(struct work *c, uint64_t now_us);
+void pool_count_run(const struct work *c, struct worker *w, uint64_t now_us,
+                    int answered);
+void pool_count_end(struct work *c, int code, uint64_t now_us);
 /* When the first of a list of calls times out; UINT64_MAX: never. */
 uint64_t pool_first_timeout_in(const struct list *calls);
 /* For payload_new's reuse; NULL: there is none. */

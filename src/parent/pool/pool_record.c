@@ -4,6 +4,10 @@ uint64_t pool_now_ms(const struct mf_pool *pool) {
   return pool->backend->ops->now_ms(pool->backend);
 }
 
+uint64_t pool_now_us(const struct mf_pool *pool) {
+  return pool->backend->ops->now_us(pool->backend);
+}
+
 void pool_schedule(struct mf_pool *pool) {
   context_task(pool->context, &pool->task);
 }

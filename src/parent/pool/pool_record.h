@@ -26,7 +26,8 @@
  *   pool_worker.c    workers
  *   pool_call.c      calls, as rpc/request.h has them
  *   policy.c         decisions
- *   latency.c        percentiles
+ *   latency.c        histograms of times
+ *   pool_stats.c     counts and times, for the host
  *   pool_dump.c      a text of it
  *
  * Each uses only what stands below it. Runs in the parent. */
@@ -52,6 +53,8 @@ struct worker {
   struct list calls;  /* in the order given */
   unsigned ncalls;
   uint64_t memory;
+  uint64_t nanswers, run_us; /* calls answered; microseconds in calls */
+  struct latency run_time;
   struct deadline grace;
 };
 
@@ -60,9 +63,10 @@ struct work {          /* one call */
   struct deadline work_deadline; /* of its run in a worker */
   struct mf_pool *pool;
   struct worker *worker;
-  uint64_t began_us;
+  uint64_t began_us, started_us; /* started: its worker is at it since then; 0: not yet */
   unsigned runs;
   int idempotent, chunk;
+  int waited; /* its time in the queue is counted */
   int unsure; /* an earlier worker may have entered it */
 };
 _Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
@@ -114,7 +118,7 @@ struct mf_pool {
   mf_pool_close_cb close_cb;
   void *close_data;
 
-  struct latency latency;
+  struct latency latency, queue_time, run_time;
   mf_pool_info stats;
   struct {
     mf_pool_death death;
@@ -133,6 +137,7 @@ struct reload_request {
 };
 
 uint64_t pool_now_ms(const struct mf_pool *pool);
+uint64_t pool_now_us(const struct mf_pool *pool);
 /* The task runs once the event under way is over. */
 void pool_schedule(struct mf_pool *pool);
 /* Whether it keeps the loop alive: after every change of what it waits for. */
