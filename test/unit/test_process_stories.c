@@ -481,6 +481,138 @@ static void test_a_dead_spare_is_not_taken(void **state) {
   story_free(s);
 }
 
+/* The template executes the forks that have come. Returns how many. */
+static int execute_forks(struct story *s, int far) {
+  static struct frame f;
+  int fds[SIM_QUEUE], n = 0;
+  sim_run(s->sim);
+  while (sim_command(s->sim, far, &f, fds))
+    if (f.type == CMD_FORK) {
+      int pid = s->sim->next_pid++;
+      n++;
+      assert_int_equal(sim_fork(s->sim, far, &f, fds, pid), 1);
+      list_each(it, &s->context->processes) {
+        mf_process *q = list_entry(it, mf_process, link);
+        if (q->id == f.id && q->expects_hello)
+          answer_hello(s, sim_far_end(s->sim, q->chan.fd), (uint64_t)pid);
+      }
+    }
+  return n;
+}
+
+static void tell_done(struct story *s, mf_process *t, int far) {
+  sim_answer(s->sim, far, ANS_DONE, t->nsent, NULL, 0);
+  sim_run(s->sim);
+}
+
+/* All that is asked, and answered, with time for a refill to begin. */
+static void let_refill(struct story *s, mf_process *t, int far) {
+  do {
+    tell_done(s, t, far);
+    sim_advance(s->sim, 10);
+  } while (execute_forks(s, far));
+}
+
+static mf_process *make_template_with_spares(struct story *s, int *ret_far) {
+  mf_process *t;
+  mf_options o = MF_OPTIONS_INIT;
+  o.spares_min = 2;
+  o.spares_max = 5;
+  assert_int_equal(process_make(s->context, 1, &o, &t), 0);
+  *ret_far = s->sim->spawned_control;
+  answer_hello(s, *ret_far, (uint64_t)t->pid);
+  sim_run(s->sim);
+  return t;
+}
+
+static void take_spares(mf_process *t, int n) {
+  int spares = mf_spares(t);
+  for (int i = 0; i < n; i++) {
+    mf_process *q;
+    assert_int_equal(mf_fork(t, &q), 0);
+    assert_int_equal(mf_spares(t), --spares);
+    mf_close(q, NULL, NULL);
+  }
+}
+
+/* Two of at most five were left at times, and no more came, when four had been taken: the
+ * last fork of a refill was not yet answered when the first was taken, so this one was
+ * replaced. */
+static void test_spares_are_refilled_when_fewer_than_min_are_left(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template_with_spares(s, &far);
+  let_refill(s, t, far);
+  assert_int_equal(mf_spares(t), 5);
+  take_spares(t, 3);
+  let_refill(s, t, far);
+  assert_int_equal(mf_spares(t), 2); /* not fewer than min */
+  take_spares(t, 1);
+  let_refill(s, t, far);
+  assert_int_equal(mf_spares(t), 5);
+  take_spares(t, 4);
+  while (mf_spares(t) < 5) { /* one by one, until the last is asked for */
+    tell_done(s, t, far);
+    sim_advance(s->sim, 10);
+    execute_forks(s, far);
+  }
+  take_spares(t, 2); /* a refill ends at max, whatever is taken meanwhile */
+  let_refill(s, t, far);
+  assert_int_equal(mf_spares(t), 5);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+/* None were made when only forks with their function had been asked for: of these a
+ * template says nothing, only their clones do. */
+static void test_spares_begin_when_a_clone_tells_of_its_fork(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_options o = MF_OPTIONS_INIT;
+  mf_process *t, *q;
+  o.spares_min = o.spares_max = 1;
+  assert_int_equal(process_make(s->context, 1, &o, &t), 0);
+  far = s->sim->spawned_control;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  answer_hello(s, far, (uint64_t)t->pid);
+  execute_fork(s, t, far, q, 501, 1);
+  sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 501, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(mf_spares(t), 0);
+  sim_advance(s->sim, 10);
+  assert_int_equal(execute_forks(s, far), 1);
+  assert_int_equal(mf_spares(t), 1);
+  close_both(q, t);
+  story_free(s);
+}
+
+/* A refill that memory or descriptors were missing for was given up until somebody asked
+ * the template for something else. */
+static void test_a_refill_that_failed_is_tried_again(void **state) {
+  for (int descriptors = 0; descriptors < 2; descriptors++) {
+    struct story *s = story_new();
+    int far;
+    mf_process *t = make_template_with_spares(s, &far);
+    let_refill(s, t, far);
+    take_spares(t, 4);
+    s->sim->pair_error = descriptors ? -EMFILE : 0;
+    short_of_memory = !descriptors;
+    sim_advance(s->sim, 10);
+    sim_run(s->sim);
+    short_of_memory = 0;
+    s->sim->pair_error = 0;
+    assert_int_equal(mf_spares(t), 1);
+    sim_advance(s->sim, 2000);
+    assert_int_equal(execute_forks(s, far), 1);
+    let_refill(s, t, far);
+    assert_int_equal(mf_spares(t), 5);
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 /* Its template died when it had been asked for the fork. What was not executed by then
  * never is; what was is our child, whose number stands in its slot. */
 static void test_a_fork_under_way_when_the_template_dies(void **state) {
@@ -1221,6 +1353,9 @@ int main(void) {
       cmocka_unit_test(test_a_default_template_that_waits_is_not_kept_parked),
       cmocka_unit_test(test_a_new_process_does_not_hold_up_a_close_callback),
       cmocka_unit_test(test_a_dead_spare_is_not_taken),
+      cmocka_unit_test(test_spares_are_refilled_when_fewer_than_min_are_left),
+      cmocka_unit_test(test_spares_begin_when_a_clone_tells_of_its_fork),
+      cmocka_unit_test(test_a_refill_that_failed_is_tried_again),
       cmocka_unit_test(test_a_failed_start_has_one_name),
       cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),
       cmocka_unit_test(test_many_answers_are_spread_over_turns),

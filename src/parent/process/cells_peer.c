@@ -82,7 +82,8 @@ int cell_done(struct mf_process *p, const struct event *e) {
   if (!p->greeting)
     process_on_word(p);
   process_try_give(p);
-  spares_check(p);
+  spares_go_on(p);
+  spares_want(p);
   return 0;
 }
 

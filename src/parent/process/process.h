@@ -260,8 +260,10 @@ void process_free(struct mf_process *p);
 struct mf_process *spares_take(struct mf_process *p, const mf_options *o);
 /* They are stale, or p forks no more. */
 void spares_drop(struct mf_process *p);
-/* All commands are executed: have some forked when there are too few. */
-void spares_check(struct mf_process *p);
+/* Commands were executed: were those all, and are there too few, a refill begins soon. */
+void spares_want(struct mf_process *p);
+/* The template has answered: the next fork of a refill that is under way. */
+void spares_go_on(struct mf_process *p);
 void spares_on_refill(struct deadline *d);
 /* p has died: if it was a spare, its template has one less. */
 void spares_lose(struct mf_process *p);

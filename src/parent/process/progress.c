@@ -31,7 +31,8 @@ int process_on_word(struct mf_process *p) {
   return 0;
 }
 
-/* What was asked of p up to the n-th command is executed, the forks among it, too. */
+/* What was asked of p up to the n-th command is executed, the forks among it, too. Who
+ * tells may be a clone: of a fork that carries run a template says nothing. */
 void process_advance(struct mf_process *p, uint64_t n) {
   if (n <= p->ndone)
     return;
@@ -50,6 +51,7 @@ void process_advance(struct mf_process *p, uint64_t n) {
   }
   if (p->context->def == p)
     p->context->def_failures = 0;
+  spares_want(p);
 }
 
 /* A word of p's own is proof that its source has executed the fork and all before, though

@@ -92,22 +92,30 @@ static int fork_one(struct mf_process *p) {
  * from its processor. */
 static void refill_step(struct mf_process *p) {
   uint64_t limit_at = deadline_at(&p->limit);
-  if (p->state != SERVING || p->nspares >= p->spares_max || p->context->stopping ||
-      fork_one(p) < 0)
+  if (p->state != SERVING || p->nspares >= p->spares_max || p->context->stopping) {
     p->refilling = 0;
+  } else if (fork_one(p) < 0) {
+    p->refilling = 0;
+    if (p->state == SERVING) /* nobody else may ask it for anything that reminds of it */
+      deadline_set(p->context, &p->refill, RETRY_DELAY_MS);
+  }
   /* A fork disarms the template's own timeout; these are not the user's. */
   if (limit_at != UINT64_MAX && p->state == SERVING)
     deadline_set_at(p->context, &p->limit, limit_at);
 }
 
-void spares_check(struct mf_process *p) {
-  if (!p->spares_max || p->state != SERVING || p->ndone < p->nsent ||
+void spares_want(struct mf_process *p) {
+  if (!p->spares_max || p->state != SERVING || p->refilling || p->ndone < p->nsent ||
       deadline_at(&p->refill) != UINT64_MAX)
     return;
-  if (p->refilling)
-    refill_step(p);
-  else if (p->nspares < p->spares_min || (p->nspares == 0 && !p->spares_begun))
+  if (p->nspares < p->spares_min || (p->nspares == 0 && !p->spares_begun))
     deadline_set(p->context, &p->refill, REFILL_DELAY_MS);
+}
+
+void spares_go_on(struct mf_process *p) {
+  if (p->refilling && p->state == SERVING && p->ndone == p->nsent &&
+      deadline_at(&p->refill) == UINT64_MAX)
+    refill_step(p);
 }
 
 void spares_on_refill(struct deadline *d) {
