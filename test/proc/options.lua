@@ -229,10 +229,14 @@ story.test("spares: clones forked ahead are as good as others", {deadline = 40},
   p:close()
 end)
 
-story.test("spares are refilled while the reactor turns", function(t)
+-- A refill goes on until it has reached the maximum, whatever is taken meanwhile; when it is
+-- over, nothing comes before fewer than the minimum are left. Both are counted here, so the
+-- story has to know when a refill is over: what is asked of the template behind its last fork
+-- is answered when that fork is done.
+story.test("spares are refilled to max when fewer than min are left", function(t)
   local p
   local others = kit.processes() -- some of them end meanwhile
-  local function clones()
+  local function spares()
     local n = 0
     for pid, process in pairs(kit.processes()) do
       if process.ppid == kit.getpid() and process.state ~= "Z" and not others[pid]
@@ -242,16 +246,38 @@ story.test("spares are refilled while the reactor turns", function(t)
     end
     return n
   end
+  local function refilled(what)
+    t.within(10, function() return p:pid() and spares() == 5 end, what)
+    t.got(p:memory())
+    t.eq(spares(), 5, what)
+  end
+  -- What is taken has ended when this returns, so what is counted are spares.
+  local function take(n)
+    local taken = {}
+    for i = 1, n do -- the reactor does not turn in between: no refill is beside it
+      taken[i] = p:fork()
+    end
+    for i = 1, n do
+      t.got(taken[i]:run "type"):close()
+      t.status(taken[i])
+    end
+  end
   p = fork.new_exec {spares = {min = 2, max = 5}}
-  local first = p:fork()
-  t.got(first:run "type")
-  t.status(first) -- it has ended, so what is counted from now on are spares
-  t.within(5, function() return p:pid() and clones() == 5 end, "five wait")
-  for _ = 1, 4 do t.got(p:fork():run "type") end
-  t.within(5, function() return clones() == 5 end, "refilled")
+  take(1)
+  refilled "the first ones"
+  for round = 1, 3 do
+    take(3)
+    t.eq(spares(), 2, "the minimum is left, round " .. round)
+    t.got(p:memory()) -- as long as a refill would need to begin, and longer
+    fork.sleep(0.02)
+    t.got(p:memory())
+    t.eq(spares(), 2, "nothing is refilled, round " .. round)
+    take(1)
+    refilled("fewer than the minimum were left, round " .. round)
+  end
   local pid = p:pid()
   p:close()
-  t.within(5, function() return not t.alive(pid) end)
+  t.within(10, function() return not t.alive(pid) end)
 end)
 
 story.test("take_args forgets, chdir and setenv change what follows", function(t)
