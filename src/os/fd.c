@@ -21,8 +21,9 @@ void fd_close(int *fd) {
   if (*fd < 0)
     return;
   int saved = errno;
-  close(*fd); /* after EINTR the number is free already (Linux): never again */
-  errno = saved;
+  close(*fd);         /* after EINTR the number is free already (Linux): never again */
+  if (errno != saved) /* else a template would copy the page with errno at each fork */
+    errno = saved;
   *fd = -1;
 }
 

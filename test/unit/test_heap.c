@@ -172,6 +172,41 @@ static void test_heap_never_reuses_sealed_holes_in_clones(void **state) {
   assert_ptr_not_equal(heap_alloc(h, NULL, 0, 56), kept);
   heap_free(h);
 }
+static uintptr_t page_of(const void *p) {
+  return (uintptr_t)p / 4096;
+}
+/* What births write lies in one page, whatever is made in between, and the first blocks
+ * of a clone lie there, too. */
+static void test_heap_has_a_hot_page(void **state) {
+  struct heap *h = heap_make(state);
+  char *block[100];
+  heap_set_hot(h, HEAP_HOT_USERDATA);
+  void *first = heap_alloc(h, NULL, LUA_TUSERDATA, 64);
+  for (int i = 0; i < 100; i++)
+    assert_true(page_of(heap_alloc(h, NULL, LUA_TSTRING, 64)) != page_of(first));
+  heap_set_hot(h, HEAP_HOT_ALL);
+  assert_int_equal(page_of(heap_alloc(h, NULL, 0, 200)), page_of(first));
+  heap_alloc(h, NULL, 0, 5000); /* has no room there */
+  heap_set_hot(h, HEAP_HOT_NONE);
+  assert_true(page_of(heap_alloc(h, NULL, LUA_TUSERDATA, 64)) != page_of(first));
+  heap_seal(h);
+  heap_forked(h);
+  uint64_t before = stats_of(h).live;
+  for (int i = 0; i < 100; i++) {
+    block[i] = heap_alloc(h, NULL, 0, 56);
+    memset(block[i], i, 56);
+  }
+  assert_int_equal(page_of(block[0]), page_of(first));
+  assert_int_equal(page_of(block[9]), page_of(first));
+  assert_true(page_of(block[99]) != page_of(first));
+  for (int i = 0; i < 100; i++) {
+    assert_int_equal(block[i][0], i);
+    assert_int_equal(block[i][55], i);
+    heap_alloc(h, block[i], 56, 0);
+  }
+  assert_int_equal(stats_of(h).live, before);
+  heap_free(h);
+}
 static void test_heap_copies_sealed_blocks_that_grow(void **state) {
   struct heap *h = heap_make(state);
   char *p = heap_alloc(h, NULL, 0, 64);
@@ -849,6 +884,8 @@ static int model_play(struct model *m, int steps) {
       heap_freeze(m->h);
     } else if ((r >> 32) % 4000 == 3)
       heap_thaw(m->h);
+    else if ((r >> 32) % 1000 == 4)
+      heap_set_hot(m->h, (enum heap_hot)((r >> 20) % 3));
     else
       fine = model_resize(m, i, m->blocks[i].n && (r >> 20) % 3 == 0 ? 0 : model_size(m));
     if (!fine || (step % 256 == 0 && !model_live(m)))
@@ -882,6 +919,7 @@ int main(void) {
       cmocka_unit_test(test_heap_moves_big_blocks_without_copying_them),
       cmocka_unit_test(test_heap_takes_many_big_blocks),
       cmocka_unit_test(test_heap_never_reuses_sealed_holes_in_clones),
+      cmocka_unit_test(test_heap_has_a_hot_page),
       cmocka_unit_test(test_heap_copies_sealed_blocks_that_grow),
       cmocka_unit_test(test_heap_seal_is_bounded_in_a_template),
       cmocka_unit_test(test_heap_frees_of_sealed_blocks_touch_nothing),

@@ -45,7 +45,7 @@ static void *block_new(struct heap *h, size_t tag, size_t n) {
     if (block)
       return block;
   }
-  return n < HEAP_BIG ? small_alloc(h, n) : big_alloc(h, n);
+  return n < HEAP_BIG ? small_alloc(h, tag, n) : big_alloc(h, n);
 }
 
 static void block_free(struct heap *h, void *block, size_t n) {

@@ -5,6 +5,45 @@
 #include "template/heap/region.h"
 #include "template/heap/span.h"
 
+#include <lua.h>
+
+/* ---- the hot page ---- */
+
+enum { HOT_MIN = 1024 }; /* less is not worth being one */
+
+void heap_set_hot(struct heap *h, enum heap_hot what) {
+  h->hot = what;
+  if (h->hot_end || what == HEAP_HOT_NONE)
+    return;
+  char *from = h->top, *end = align_up(from, h->page);
+  if (end < from + HOT_MIN) {
+    from = end;
+    end += h->page;
+  }
+  if (end > h->hard_end)
+    return;
+  h->hot_top = from;
+  h->hot_end = h->top = end;
+  if (h->soft_end < end)
+    h->soft_end = end;
+}
+
+static void *hot_cut(struct heap *h, size_t n) {
+  size_t pad = size_class_pad(h->hot_top, n);
+  if (pad + n > (size_t)(h->hot_end - h->hot_top))
+    return NULL;
+  char *block = h->hot_top + pad;
+  h->hot_top = block + n;
+  return block;
+}
+
+static int is_hot(const struct heap *h, size_t tag) {
+  return h->hot == HEAP_HOT_ALL ||
+         (h->hot == HEAP_HOT_USERDATA && tag == LUA_TUSERDATA);
+}
+
+/* ---- blocks ---- */
+
 static void *small_cut(struct heap *h, size_t n) {
   if (n + size_class_pad(h->top, n) > (size_t)(h->soft_end - h->top) &&
       region_room(h, n + 16) < 0)
@@ -16,17 +55,22 @@ static void *small_cut(struct heap *h, size_t n) {
   return block;
 }
 
-void *small_alloc(struct heap *h, size_t n) {
+void *small_alloc(struct heap *h, size_t tag, size_t n) {
   unsigned c = size_class_of(n);
-  struct free_block *b = h->list[c];
+  struct free_block *b = is_hot(h, tag) ? hot_cut(h, size_class_bytes(c)) : NULL;
   if (b) {
+    /* it is a clone's first write, or a page less for each */
+  } else if (h->list[c]) {
+    b = h->list[c];
     h->list[c] = b->next;
   } else if (h->reuse && h->stash[c]) {
     b = h->stash[c];
     h->stash[c] = b->next;
     h->stash_bytes -= size_class_bytes(c);
   } else {
-    if (h->spans && h->clone)
+    if (h->clone)
+      b = hot_cut(h, size_class_bytes(c));
+    if (!b && h->spans && h->clone)
       b = span_cut(h, size_class_bytes(c));
     if (!b)
       b = small_cut(h, size_class_bytes(c));

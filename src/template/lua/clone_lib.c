@@ -116,7 +116,12 @@ void clone_lib_mark_birth(lua_State *L) {
 }
 
 static void install_birth_marker(lua_State *L) {
+  struct heap *heap = server_self()->heap;
+  if (heap)
+    heap_set_hot(heap, HEAP_HOT_ALL);
   lua_createtable(L, 1, 1);
+  if (heap)
+    heap_set_hot(heap, HEAP_HOT_NONE);
   lua_pushboolean(L, 0);
   lua_rawseti(L, -2, 1);
   lua_pushcfunction(L, birth_marker_gc);

@@ -233,9 +233,38 @@ struct open_job {
   const struct options *o;
 };
 
+/* Lua keeps a record of each call, and uses those of former calls again. */
+static int l_call_deep(lua_State *L) {
+  lua_Integer more = lua_tointeger(L, 1);
+  if (more > 0) {
+    lua_pushcfunction(L, l_call_deep);
+    lua_pushinteger(L, more - 1);
+    lua_call(L, 1, 0);
+  }
+  return 0;
+}
+
+/* What births write to, in the heap's hot page: the records of calls, and the state of
+ * math.random. */
+static void prepare_hot_page(lua_State *L, struct heap *heap, int opens_math) {
+  enum { DEPTH = 3 };
+  heap_set_hot(heap, HEAP_HOT_ALL);
+  lua_pushcfunction(L, l_call_deep);
+  lua_pushinteger(L, DEPTH);
+  lua_call(L, 1, 0);
+  if (opens_math) {
+    heap_set_hot(heap, HEAP_HOT_USERDATA);
+    luaL_requiref(L, LUA_MATHLIBNAME, luaopen_math, 1);
+    lua_pop(L, 1);
+  }
+  heap_set_hot(heap, HEAP_HOT_NONE);
+}
+
 static int l_open(lua_State *L) {
   const struct open_job *job = lua_touserdata(L, 1);
   const mf_template_options *host = job->s->options;
+  if (job->s->heap)
+    prepare_hot_page(L, job->s->heap, !(host && host->open_libs));
   lua_pushboolean(L, 1); /* LUA_INIT and LUA_PATH are the user's, not the template's */
   lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
   lua_pushstring(L, build_text);
