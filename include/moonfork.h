@@ -359,6 +359,17 @@ typedef struct mf_pool mf_pool;
 
 #define MF_POOL_PROCESSORS 0xffffffffu
 
+enum mf_worker_event { /* a worker starts once, and then ends in one of three ways */
+                       MF_WORKER_STARTED =
+                           0, /* it is ready for calls, or ended before it was */
+                       MF_WORKER_ENDED = 1,  /* by itself, or told to by the pool */
+                       MF_WORKER_KILLED = 2, /* by the pool */
+                       MF_WORKER_RECYCLED =
+                           3 /* told to, at its max_calls or max_memory, or it retired */
+};
+/* reason: a text that begins with a word (doc/rpc.md), valid during the callback. */
+typedef void (*mf_worker_cb)(int event, int pid, const char *reason, void *data);
+
 typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are meant */
   size_t size;
   const mf_rpc_options *rpc; /* NULL: defaults. pending_max, queue_bytes_max, strict and
@@ -380,14 +391,16 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   unsigned grace_ms; /* that a worker gets to end, before it is killed; and that a
                         closing pool waits for the next answer, as in mf_rpc_options */
   unsigned backoff_min_ms,
-      backoff_max_ms; /* before a worker is replaced that ended without
-        any answer: min (at most max), doubled for each such one before
-        it in a row; an answer of any worker ends the row */
+      backoff_max_ms;     /* before a worker is replaced that ended without
+            any answer: min (at most max), doubled for each such one before
+            it in a row; an answer of any worker ends the row */
+  mf_worker_cb on_worker; /* NULL: nobody is told */
+  void *worker_data;
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
     sizeof(mf_pool_options), NULL, MF_POOL_PROCESSORS, 0, 2, 100, 10000, 65536, 0,       \
-        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000                                      \
+        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL                          \
   }
 MF_API void mf_pool_options_init(mf_pool_options *options);
 
@@ -414,6 +427,17 @@ MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
  * ended. After timeout_ms (MF_NO_TIMEOUT: after grace_ms without an answer) what is left
  * is killed: error TIMEOUT. MF_ECLOSED: that was asked for already, or it is closed. */
 MF_API int mf_pool_drain(mf_pool *, unsigned timeout_ms, mf_pool_cb, void *data);
+typedef struct mf_drain_report { /* of what was accepted before mf_pool_drain */
+  size_t size;                   /* set by the caller */
+  uint64_t answered;             /* calls, with a result or the function's error */
+  uint64_t dropped;              /* calls that no worker had started */
+  uint64_t interrupted; /* calls that may have been started, and have no answer: their
+                           worker died or was killed, they timed out, were cancelled */
+  unsigned killed;      /* workers */
+} mf_drain_report;
+/* What has become of it by now; in the callback of mf_pool_drain, of all. MF_ESTATE: no
+ * mf_pool_drain or mf_pool_close was called. */
+MF_API int mf_pool_drain_report(const mf_pool *, mf_drain_report *);
 
 enum mf_pool_state {
   MF_POOL_RUNNING = 0,

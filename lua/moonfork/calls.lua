@@ -33,6 +33,7 @@ local set, bad = check.set, check.option_fail
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
   .. " message_max grace"
 local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
+  .. " on_worker"
 local valid = {
   rpc = set(RPC),
   pool = set((RPC:gsub("on_drain", ""):gsub("strict", "")) .. " " .. POOL),
@@ -150,6 +151,8 @@ function calls.pool_options(name, given)
   where, given = begin("pool", name, given)
   local plain, cell = common(where, given)
   cell.is_pool = true
+  cell.on_worker = callback(where, given, "on_worker")
+  plain.workers = cell.on_worker ~= nil
   plain.max = count(where, given, "max", 0, 100000) or core.ncpu()
   plain.idle = count(where, given, "idle", 0)
   plain.load = count(where, given, "load", 1) or 2
@@ -223,6 +226,8 @@ function reactor.on_service(kind, cell, err, ...)
     if cell.on_close then reactor.call(cell.on_close) end
   elseif kind == "drain" then
     if cell.on_drain then reactor.call(cell.on_drain) end
+  elseif kind == "worker" then
+    if cell.on_worker then reactor.call(cell.on_worker, ...) end
   end
 end
 
@@ -410,12 +415,19 @@ function pool_methods.drain(self, timeout, done)
   local ms = timeout ~= nil and duration({ f = "drain", n = 1 }, { timeout = timeout },
     "timeout", true) or nil
   reactor.check()
-  return do_or_wait(done, function(finished)
-    local function drained(err) return finished(err, not err or nil) end
+  local report = { answered = 0, dropped = 0, interrupted = 0, killed = 0 }
+  local ok, err = do_or_wait(done, function(finished)
+    local function drained(e, told)
+      report = told or report
+      return finished(e, not e or nil, report)
+    end
     if self.closed then return told_later(drained, nil, reason(self)) end
     if not self.raw then return told_later(drained) end
     told_later(drained, core.pool_drain(self.raw, ms, drained))
   end)
+  if done then return true end
+  if ok then return true, report end
+  return nil, err, report
 end
 
 function pool_methods.reload(self, process, done)

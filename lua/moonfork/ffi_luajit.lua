@@ -117,6 +117,7 @@ void mf_rpc_abort(mf_rpc *);
 typedef void (*mf_rpc_close_cb)(mf_rpc *, void *data);
 void mf_rpc_close(mf_rpc *, mf_rpc_close_cb, void *data);
 typedef struct mf_pool mf_pool;
+typedef void (*mf_worker_cb)(int event, int pid, const char *reason, void *data);
 typedef struct mf_pool_options {
   size_t size;
   const mf_rpc_options *rpc;
@@ -132,6 +133,8 @@ typedef struct mf_pool_options {
   unsigned restart_burst, restart_period_ms;
   unsigned grace_ms;
   unsigned backoff_min_ms, backoff_max_ms;
+  mf_worker_cb on_worker;
+  void *worker_data;
 } mf_pool_options;
 void mf_pool_options_init(mf_pool_options *options);
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *,

@@ -188,6 +188,15 @@ function process:memory(callback) end
 ---@field max_memory? integer
 ---@field restart? {burst?: integer, period?: number}
 ---@field backoff? {min?: number, max?: number}
+---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)
+
+---@class moonfork.drain_report
+---@field answered integer
+---@field dropped integer
+---@field interrupted integer
+---@field killed integer
+
+---@alias moonfork.drain_callback fun(err?: moonfork.error, ok?: true, report: moonfork.drain_report)
 
 ---@class moonfork.pool_times seconds
 ---@field p50 number
@@ -239,7 +248,7 @@ function process:memory(callback) end
 ---@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.mapping_calls
 ---@field stats fun(self): moonfork.pool_stats
 ---@field pids fun(self): integer[]
----@field drain fun(self, timeout?: number, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
+---@field drain fun(self, timeout?: number, callback?: moonfork.drain_callback): true?, any, moonfork.drain_report?
 ---@field reload fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
 ---@field resize fun(self, max: integer): true?, moonfork.error?
 ---@field map fun(self, items: any[]|fun(): any, options?: moonfork.map_options): fun(): integer?, moonfork.error?, ...

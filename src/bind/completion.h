@@ -32,7 +32,10 @@ struct completion {
   int has_ending;
   struct ending ending;
   int fd; /* owned; -1: none */
-  mf_memory_info memory;
+  union { /* the answer */
+    mf_memory_info memory;
+    mf_drain_report drained;
+  };
 };
 
 /* A new request whose completion goes to the function at idx, or NULL (no memory). May
@@ -49,8 +52,8 @@ void completion_done(struct completion *c);
 /* -> kind, target, error | nil, value...; or nothing when none waits. kind is "call" or
  * "reply" (target: the function), "ran" (the same with the object behind the value: a run
  * of the common path that process.lua has to hear of), "exit" or "error" (target: the
- * cell of the process), "event", "trouble", "closed" or "drain" (target: the cell of the
- * service). */
+ * cell of the process), "event", "trouble", "closed", "drain" or "worker" (target: the
+ * cell of the service). */
 int completion_pop(lua_State *L, struct reactor *r);
 /* Frees what is inside; memory and reference stay. */
 void completion_clear(struct completion *c);

@@ -2,8 +2,14 @@
 #include "bind/service.h"
 
 #include "bind/field.h"
+#include "bind/reply.h"
 #include "bind/rpc_service.h"
 #include <errno.h>
+
+static void set_count(lua_State *L, const char *key, uint64_t n) {
+  lua_pushinteger(L, (lua_Integer)n);
+  lua_setfield(L, -2, key);
+}
 
 /* One limit alone moves the other's default out of its way. */
 static void read_backoff(lua_State *L, int idx, mf_pool_options *o) {
@@ -55,10 +61,33 @@ static int l_pool_new(lua_State *L) {
   o.data = s;
   s->tells_end = field_flag(L, 4, "tells_end");
   po.rpc = &o;
+  po.on_worker = field_flag(L, 4, "workers") ? reply_on_worker : NULL;
+  po.worker_data = s;
   int rc = mf_pool_new(p->process, function, &po, &s->pool);
   if (rc == 0)
     bound_give(p);
   return service_fill(L, s, rc);
+}
+
+static int push_drained(lua_State *L, struct completion *c) {
+  int n = completion_push(L, c, "call");
+  lua_createtable(L, 0, 4);
+  set_count(L, "answered", c->drained.answered);
+  set_count(L, "dropped", c->drained.dropped);
+  set_count(L, "interrupted", c->drained.interrupted);
+  set_count(L, "killed", c->drained.killed);
+  completion_end(c);
+  return n + 1;
+}
+
+static const struct completion_ops drained_ops = {push_drained, completion_end};
+
+static void on_pool_drained(mf_pool *pool, const mf_error *error, void *data) {
+  struct completion *c = data;
+  c->drained.size = sizeof c->drained;
+  mf_pool_drain_report(pool, &c->drained);
+  completion_set_error(c, error);
+  completion_done(c);
 }
 
 static void on_pool_done(mf_pool *pool, const mf_error *error, void *data) {
@@ -97,8 +126,8 @@ static int started(lua_State *L, struct service *s, struct completion *c, int rc
 static int l_pool_drain(lua_State *L) { /* pool_drain(raw, milliseconds | nil, f) */
   struct service *s = check_pool(L);
   unsigned ms = (unsigned)luaL_optinteger(L, 2, MF_NO_TIMEOUT);
-  struct completion *c = completion_new(L, s->reactor, &completion_call, 3);
-  return started(L, s, c, c ? mf_pool_drain(s->pool, ms, on_pool_done, c) : -ENOMEM);
+  struct completion *c = completion_new(L, s->reactor, &drained_ops, 3);
+  return started(L, s, c, c ? mf_pool_drain(s->pool, ms, on_pool_drained, c) : -ENOMEM);
 }
 
 /* pool_reload(raw, raw process, f) -> what pool_cancel_reload takes; or nil, error */
@@ -126,11 +155,6 @@ static int l_pool_cancel_reload(lua_State *L) { /* pool_cancel_reload(raw, reque
 static int l_pool_resize(lua_State *L) { /* pool_resize(raw, max) */
   struct service *s = check_pool(L);
   return started(L, s, NULL, mf_pool_resize(s->pool, (unsigned)luaL_checkinteger(L, 2)));
-}
-
-static void set_count(lua_State *L, const char *key, uint64_t n) {
-  lua_pushinteger(L, (lua_Integer)n);
-  lua_setfield(L, -2, key);
 }
 
 static void set_seconds(lua_State *L, const char *key, uint64_t us) {

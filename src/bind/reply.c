@@ -146,6 +146,21 @@ void reply_on_drain(void *data) {
   on_notice(data, REPLY_DRAIN);
 }
 
+struct worker_news {
+  int event, pid;
+  char reason[NEAR_BYTES - 2 * sizeof(int)];
+};
+
+void reply_on_worker(int event, int pid, const char *reason, void *data) {
+  struct worker_news news = {.event = event, .pid = pid};
+  struct reply *r = reply_new(data, REPLY_WORKER);
+  if (!r)
+    return;
+  snprintf(news.reason, sizeof news.reason, "%s", reason);
+  memcpy(r->near, &news, sizeof news);
+  completion_done(&r->c);
+}
+
 /* ---- popping ---- */
 
 unsigned char *reply_take(struct reply *r, size_t *ret_size, int **ret_fds,
@@ -287,9 +302,23 @@ static int push_read(lua_State *L, struct reply *r, struct codec_error *e) {
   return e->code;
 }
 
+static int push_news(lua_State *L, const struct reply *r) {
+  static const char *const events[] = {[MF_WORKER_STARTED] = "started",
+                                       [MF_WORKER_ENDED] = "ended",
+                                       [MF_WORKER_KILLED] = "killed",
+                                       [MF_WORKER_RECYCLED] = "recycled"};
+  struct worker_news news;
+  memcpy(&news, r->near, sizeof news);
+  lua_pushstring(L, events[news.event & 3]);
+  lua_pushinteger(L, news.pid);
+  lua_pushstring(L, news.reason);
+  return 3;
+}
+
 /* What raises here (memory) leaves the completion to be popped again. */
 static int push_reply(lua_State *L, struct completion *c) {
-  static const char *const names[] = {"reply", "event", "trouble", "closed", "drain"};
+  static const char *const names[] = {"reply",  "event", "trouble",
+                                      "closed", "drain", "worker"};
   struct reply *r = (struct reply *)c;
   struct codec_error e;
   if (has_steps(r)) {
@@ -311,6 +340,8 @@ static int push_reply(lua_State *L, struct completion *c) {
       r->take(r, r->taker);
     else if (r->decoding)
       n = push_read(L, r, &e);
+    else if (r->kind == REPLY_WORKER)
+      n = push_news(L, r);
     else if (r->kind <= REPLY_EVENT)
       n = serialiser_decode(L, &r->service->serialiser, r->data, r->size, r->fds, r->nfds,
                             &e);

@@ -7,7 +7,14 @@
 
 enum { NEAR_BYTES = 192 }; /* a reply that is shorter needs no block of its own */
 
-enum reply_kind { REPLY_RESULT, REPLY_EVENT, REPLY_ERROR, REPLY_CLOSED, REPLY_DRAIN };
+enum reply_kind {
+  REPLY_RESULT,
+  REPLY_EVENT,
+  REPLY_ERROR,
+  REPLY_CLOSED,
+  REPLY_DRAIN,
+  REPLY_WORKER
+};
 
 /* A completion with bytes and descriptors. */
 struct reply {
@@ -44,6 +51,7 @@ void reply_on_event(const mf_message *event, void *data);
 void reply_on_error(const mf_error *error, void *data);
 void reply_on_close(void *data);
 void reply_on_drain(void *data);
+void reply_on_worker(int event, int pid, const char *reason, void *data);
 
 /* Goes on reading long replies for some milliseconds; those that are read are next in
  * done. */

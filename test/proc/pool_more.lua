@@ -7,6 +7,7 @@ local FUNCTIONS = [[
   function echo(...) return ... end
   function pid() return clone.pid() end
   function snooze(s) os.execute("sleep " .. s) return clone.pid() end
+  function retire() require("moonfork.pool").retire() return clone.pid() end
   function die() clone.kill(clone.pid(), 9) end
 ]]
 
@@ -62,7 +63,7 @@ story.test("PM-01 asynchronous calls run beside each other", {needs = "luv"}, fu
   local w = pool:stats().per_worker[1]
   t.eq(w.calls, 5)
   t.eq(w.running, 0)
-  t.ok(w.run_time.total >= 1, "five times 0.2 seconds")
+  t.ok(w.run_time.total > 2 * w.run_time.max, "they overlap")
   finish(t, pool)
 end)
 
@@ -76,6 +77,175 @@ story.test("PM-01 statistics of a pool that never came to be have all fields", f
     for _, key in ipairs {"p50", "p90", "p99", "max"} do t.eq(type(times[key]), "number") end
   end
   t.eq(#s.per_worker, 0)
+end)
+
+-- ---- on_worker ----
+
+-- A function for on_worker, and the list that it fills: "event word" of each pid, in order.
+local function watcher()
+  local log = {}
+  return function(event, pid, reason)
+    assert(math.type(pid) == "integer" and type(reason) == "string")
+    log[pid] = log[pid] or {}
+    log[pid][#log[pid] + 1] = event .. " " .. reason:match "^[^:]+"
+    log[#log + 1] = {event = event, pid = pid, reason = reason}
+  end, log
+end
+
+-- Every process has started, and has ended once.
+local function check_pairs(t, log)
+  local pids = {}
+  for _, e in ipairs(log) do pids[e.pid] = true end
+  for pid in pairs(pids) do
+    t.eq(#log[pid], 2)
+    t.ok(log[pid][1]:find "^started ")
+    t.ok(not log[pid][2]:find "^started ")
+  end
+end
+
+local function count(log, text)
+  local n = 0
+  for _, e in ipairs(log) do
+    if (e.event .. " " .. e.reason):find(text, 1, true) then n = n + 1 end
+  end
+  return n
+end
+
+story.test("PM-02 on_worker: workers that come and go with the work", function(t)
+  local on_worker, log = watcher()
+  local pool = template():pool("pid", {max = 1, stop = 0.1, on_worker = on_worker})
+  local pid = t.got(pool())
+  t.within(10, function() return log[pid] and #log[pid] == 2 end)
+  t.eq(log[pid][1], "started calls wait")
+  t.eq(log[pid][2], "ended idle")
+  finish(t, pool)
+  check_pairs(t, log)
+end)
+
+story.test("PM-02 on_worker: max_calls, retire, resize, reload, drain", function(t)
+  local on_worker, log = watcher()
+  local pool = template():pool("pid", {max = 2, idle = 1, max_calls = 1, on_worker = on_worker})
+  local pid = t.got(pool())
+  t.within(10, function() return log[pid] and log[pid][2] == "recycled max_calls" end)
+  t.eq(pool:reload(template()), true)
+  t.within(10, function() return count(log, "ended reload") == 1 end)
+  t.eq(count(log, "started reload"), 1)
+  t.ok(pool:resize(0))
+  t.within(10, function() return count(log, "ended resize") == 1 end)
+  t.ok(pool:resize(1))
+  t.within(10, function() return pool:stats().idle == 1 end)
+  finish(t, pool)
+  t.eq(count(log, "ended drain"), 1)
+  check_pairs(t, log)
+  local more, log2 = watcher()
+  pool = template():pool("retire", {max = 1, on_worker = more})
+  pid = t.got(pool())
+  t.within(10, function() return log2[pid] and log2[pid][2] == "recycled retire" end)
+  pool:close()
+  t.within(10, function() return pool:stats().state == "closed" end)
+  check_pairs(t, log2)
+end)
+
+story.test("PM-02 on_worker: crashes have their status, and come from init, too", function(t)
+  local on_worker, log = watcher()
+  local pool = template():pool("die", {max = 1, on_worker = on_worker})
+  t.error(select(2, pool()), "CLONE_DIED")
+  t.within(10, function() return count(log, "ended crash") == 1 end)
+  t.ok(log[#log].reason:find "signal 9")
+  finish(t, pool)
+  check_pairs(t, log)
+  local more, log2 = watcher()
+  pool = fork.new():eval(FUNCTIONS):eval "function bad() error 'no luck' end"
+    :pool("pid", {max = 1, init = "bad", restart = {burst = 0}, on_worker = more})
+  t.error(select(2, pool()), "REMOTE")
+  t.within(10, function() return count(log2, "no luck") > 0 end)
+  pool:close()
+  t.within(10, function() return pool:stats().state == "closed" end)
+  t.ok(count(log2, "ended init") > 0)
+  check_pairs(t, log2)
+end)
+
+story.test("PM-02 on_worker: those that the pool kills", function(t)
+  local on_worker, log = watcher()
+  local pool = template():pool("snooze", {max = 1, call_timeout = 0.1, on_worker = on_worker})
+  t.error(select(2, pool(30)), "TIMEOUT")
+  t.within(10, function() return count(log, "killed call_timeout") == 1 end)
+  finish(t, pool)
+  check_pairs(t, log)
+  local more, log2 = watcher()
+  pool = fork.new():eval "function grow() local s = ('x'):rep(1 << 22) kept = s return #s end"
+    :pool("grow", {max = 1, max_memory = 1 << 20, on_worker = more})
+  t.got(pool())
+  t.within(20, function() pool(function() end) return count(log2, "recycled max_memory") > 0 end)
+  finish(t, pool)
+  check_pairs(t, log2)
+end)
+
+story.test("PM-02 on_worker: an error in it is on_error's; a pool without it works", function(t)
+  local told
+  fork.on_error(function(e) told = tostring(e) end)
+  local pool = template():pool("pid", {max = 1, on_worker = function() error "my own" end})
+  t.got(pool())
+  t.within(10, function() return told end)
+  t.ok(told:find "my own")
+  fork.on_error(nil)
+  fork.on_error(function() end)
+  finish(t, pool)
+  fork.on_error(nil)
+  local p <close> = template()
+  t.raises("option 'on_worker'", p.pool, p, "pid", {on_worker = 1})
+end)
+
+-- ---- the report of a drain ----
+
+story.test("PM-03 drain tells what it finished", function(t)
+  local pool = template():pool("snooze", {max = 1, load = 1})
+  local n = 0
+  for _ = 1, 3 do pool(0.05, function(err) t.eq(err, nil) n = n + 1 end) end
+  local ok, report = pool:drain()
+  t.eq(ok, true)
+  t.eq(n, 3)
+  t.eq(report.answered, 3)
+  t.eq(report.dropped + report.interrupted + report.killed, 0)
+  pool:close()
+end)
+
+story.test("PM-03 drain tells what it could not finish", function(t)
+  local pool = template():pool("snooze", {max = 1, load = 2})
+  local codes = {}
+  for i = 1, 4 do
+    pool(i == 1 and 0.01 or 60, function(err) codes[i] = err and err.started or "ok" end)
+  end
+  t.within(10, function() return codes[1] end)
+  local told, ok, report
+  t.ok(pool:drain(0.1, function(...) told, ok, report = ... end))
+  t.within(10, function() return told end)
+  t.error(told, "TIMEOUT")
+  t.eq(ok, nil)
+  t.eq(report.answered, 0)
+  t.eq(report.interrupted, 1)
+  t.eq(report.dropped, 2)
+  t.eq(report.killed, 1)
+  t.eq(codes[2], "unknown")
+  t.eq(codes[3], "no")
+  t.eq(codes[4], "no")
+  pool:close()
+end)
+
+story.test("PM-03 drain without a callback gives the report behind the error, too", function(t)
+  local pool = template():pool("snooze", {max = 1, load = 1})
+  pool(60, function() end)
+  t.within(10, function() return pool:stats().running == 1 end)
+  local ok, err, report = pool:drain(0)
+  t.eq(ok, nil)
+  t.error(err, "TIMEOUT")
+  t.eq(report.interrupted, 1)
+  t.eq(report.killed, 1)
+  ok, err, report = pool:drain(0)
+  t.eq(ok, nil)
+  t.error(err, "CLOSED")
+  t.eq(report.killed, 0)
+  pool:close()
 end)
 
 story.done()

@@ -25,6 +25,7 @@ static mf_pool_options options;
 static mf_rpc_options rpc_options;
 static struct outcome call[CALLS];
 static uint64_t id[CALLS];
+static char news[1000]; /* what on_worker was told */
 static int ncalls, errors, closes, gone, reloads, reload_code, drained, drain_code;
 
 static void on_error(const mf_error *e, void *data) {
@@ -55,6 +56,13 @@ static void on_drained(mf_pool *p, const mf_error *e, void *data) {
   drain_code = e ? e->code : 0;
 }
 
+static void on_worker(int event, int pid, const char *reason, void *data) {
+  static const char *const events[] = {"started", "ended", "killed", "recycled"};
+  size_t at = strlen(news);
+  assert_ptr_equal(data, &options);
+  snprintf(news + at, sizeof news - at, "%s: %s\n", events[event], reason);
+}
+
 static void on_gone(mf_pool *p, void *data) {
   gone++;
 }
@@ -78,6 +86,9 @@ static int prepare(void **state) {
   rpc_options.on_close = on_close;
   options.rpc = &rpc_options;
   options.max = 2;
+  options.on_worker = on_worker;
+  options.worker_data = &options;
+  *news = 0;
   memset(call, 0, sizeof call);
   ncalls = errors = closes = gone = reloads = reload_code = drained = drain_code = 0;
   return 0;
@@ -613,6 +624,71 @@ static void test_a_death_ends_the_run_of_its_call_alone(void **state) {
   assert_in_range(stats().run_time.p50_us, w.run_us, w.run_us + w.run_us / 32);
 }
 
+/* Told by the loop, never inside of the call that ends them. */
+static void test_on_worker_is_told_of_starts_and_ends(void **state) {
+  options.idle = 1;
+  begin();
+  assert_string_equal(news, "started: idle\n");
+  ask("a", 0);
+  ask("b", 0);
+  ask("c", 0);
+  *news = 0;
+  far_advance(far, 100);
+  assert_string_equal(news, "started: calls wait\n");
+  *news = 0;
+  far_die(far, far_worker(far, 0), SIGSEGV);
+  far_run(far);
+  assert_non_null(strstr(news, "ended: crash: "));
+  assert_non_null(strstr(news, "signal 11"));
+  *news = 0;
+  mf_pool_abort(pool);
+  assert_string_equal(news, "");
+  far_run(far);
+  assert_non_null(strstr(news, "killed: abort\n"));
+}
+
+/* One that is stopped while it starts has started all the same; one whose fork was
+ * refused has not. */
+static void test_on_worker_knows_no_worker_that_never_was(void **state) {
+  options.restart_burst = 10;
+  options.idle = 1;
+  far->fork_failures = 1;
+  begin();
+  assert_string_equal(news, "");
+  far->slow_hello = 1;
+  far_advance(far, 1000);
+  assert_string_equal(news, "");
+  mf_pool_resize(pool, 0);
+  far_run(far);
+  assert_string_equal(news, "started: idle\nended: resize\n");
+}
+
+static void test_report_of_a_drain(void **state) {
+  mf_drain_report r = {.size = sizeof r};
+  options.max = 1;
+  begin();
+  for (int i = 0; i < 4; i++)
+    ask("x", 0);
+  far_run(far);
+  far_result(far, far_worker(far, 0), 0, "ok");
+  far_run(far);
+  assert_int_equal(mf_pool_drain_report(pool, &r), MF_ESTATE);
+  assert_int_equal(mf_pool_drain(pool, 500, on_drained, NULL), 0);
+  far_result(far, far_worker(far, 0), 0, "ok");
+  far_run(far);
+  assert_int_equal(mf_pool_drain_report(pool, &r), 0);
+  assert_int_equal(r.answered, 1);
+  assert_int_equal(r.dropped + r.interrupted + r.killed, 0);
+  far_advance(far, 500);
+  assert_int_equal(drain_code, MF_ETIMEOUT);
+  assert_int_equal(mf_pool_drain_report(pool, &r), 0);
+  assert_int_equal(r.answered, 1);
+  assert_int_equal(r.interrupted, 1);
+  assert_int_equal(r.dropped, 1);
+  assert_int_equal(r.killed, 1);
+  assert_non_null(strstr(news, "killed: drain: its timeout was over\n"));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       STORY(test_workers_come_one_by_one),
@@ -640,6 +716,9 @@ int main(void) {
       STORY(test_times_in_the_queue_and_in_workers),
       STORY(test_a_wait_that_is_given_up_is_a_wait),
       STORY(test_a_death_ends_the_run_of_its_call_alone),
+      STORY(test_on_worker_is_told_of_starts_and_ends),
+      STORY(test_on_worker_knows_no_worker_that_never_was),
+      STORY(test_report_of_a_drain),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

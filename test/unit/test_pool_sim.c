@@ -35,6 +35,8 @@ struct world {
   mf_rpc_options rpc;
   struct ledger call[CALLS];
   int ncalls, in_call, drained, gone, reloads, reloaded;
+  unsigned char worker[100000]; /* by pid: 1 it has started, 2 it has ended */
+  int told_before_end;
   unsigned max, seed;
   uint32_t rng;
 };
@@ -76,9 +78,20 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
 
 static void on_drained(mf_pool *pool, const mf_error *e, void *data) {
   CHECK(!now->in_call && !now->drained && !now->gone);
+  mf_drain_report r = {.size = sizeof r};
   now->drained = 1;
   for (int i = 0; i < now->ncalls; i++)
     CHECK(now->call[i].told);
+  CHECK(mf_pool_drain_report(pool, &r) == 0);
+  CHECK(r.answered + r.dropped + r.interrupted ==
+        (uint64_t)(now->ncalls - now->told_before_end));
+}
+
+static void on_worker(int event, int pid, const char *reason, void *data) {
+  CHECK(!now->in_call && !now->gone && *reason);
+  CHECK(pid > 0 && (size_t)pid < sizeof now->worker);
+  CHECK(now->worker[pid] == (event == MF_WORKER_STARTED ? 0 : 1));
+  now->worker[pid]++;
 }
 
 static void on_reloaded(mf_pool *pool, const mf_error *e, void *data) {
@@ -89,6 +102,8 @@ static void on_reloaded(mf_pool *pool, const mf_error *e, void *data) {
 static void on_gone(mf_pool *pool, void *data) {
   CHECK(!now->in_call && !now->gone);
   now->gone = 1;
+  for (size_t pid = 0; pid < sizeof now->worker; pid++)
+    CHECK(now->worker[pid] != 1);
 }
 
 /* ---- the far side ---- */
@@ -260,6 +275,7 @@ static void set_up(struct world *w) {
   mf_rpc_options_init(&w->rpc);
   w->rpc.async = rnd(w, 3) == 0;
   w->options.rpc = &w->rpc;
+  w->options.on_worker = on_worker;
   w->options.max = w->max = 1 + rnd(w, 4);
   w->options.idle = rnd(w, w->options.max + 1);
   w->options.load = 1 + rnd(w, 3);
@@ -296,6 +312,8 @@ static void play_steps(struct world *w) {
 
 static void finish(struct world *w) {
   w->in_call = 1;
+  for (int i = 0; i < w->ncalls; i++)
+    w->told_before_end += w->call[i].told;
   if (rnd(w, 3) == 0)
     CHECK(mf_pool_drain(w->pool, rnd(w, 2) ? rnd(w, 1000) : MF_NO_TIMEOUT, on_drained,
                         w) == 0);

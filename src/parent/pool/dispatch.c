@@ -106,8 +106,11 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   pool->nworking--;
   pool_count_run(c, w, now_us, !died);
   deadline_clear(&c->work_deadline);
-  if (w->slot >= 0 && policy_take_back(&pool->policy, (unsigned)w->slot, !died))
+  if (w->slot >= 0 && policy_take_back(&pool->policy, (unsigned)w->slot, !died)) {
+    pool_note_end(w, MF_WORKER_RECYCLED, "max_calls: it has had %llu calls",
+                  (unsigned long long)w->nanswers);
     pool_recycle(w);
+  }
   if (died && w->slot >= 0)
     policy_replace(&pool->policy, (unsigned)w->slot);
   if (!died)
@@ -134,6 +137,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
     e = &own;
   }
   pool_count_end(c, e ? e->code : 0, now_us);
+  pool_count_drained(pool, !died, e ? e->started : MF_STARTED_UNKNOWN);
   request_free(&c->base);
   if (cb)
     cb(e, m, cb_data);
@@ -154,7 +158,8 @@ static void on_work_timeout(struct deadline *d) {
   }
   if (w->killed)
     return;
-  pool->stats.killed++;
+  pool_note_end(w, MF_WORKER_KILLED, "call_timeout: no answer within %u ms",
+                pool->options.call_timeout_ms);
   pool_replace(w);
   pool_kill_worker(w);
 }

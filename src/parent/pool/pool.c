@@ -52,6 +52,11 @@ static void finish_close(struct mf_pool *pool) {
 
 static void stop_worker(struct mf_pool *pool, unsigned slot) {
   struct worker *w = pool->by_slot[slot];
+  int too_many = policy_workers(&pool->policy) > pool->policy.config.max;
+  pool_note_end(w, MF_WORKER_ENDED, "%s",
+                pool->ending ? pool->why
+                : too_many   ? "resize"
+                             : "idle");
   policy_leave(&pool->policy, slot);
   pool_dismiss(w);
 }
@@ -176,7 +181,11 @@ int mf_pool_resize(mf_pool *pool, unsigned max) {
 }
 
 static void begin_end(struct mf_pool *pool) {
+  if (!pool->ending)
+    pool->drain.report.killed = 0;
   pool->ending = 1;
+  if (!pool->why)
+    pool->why = pool->drain.asked ? "drain" : "close";
   policy_end(&pool->policy);
   pool_start_close_grace(pool);
   pool_schedule(pool);
@@ -199,10 +208,22 @@ int mf_pool_drain(mf_pool *pool, unsigned timeout_ms, mf_pool_cb cb, void *data)
   return 0;
 }
 
+int mf_pool_drain_report(const mf_pool *pool, mf_drain_report *ret) {
+  int r = pool_check(pool);
+  if (!r && !ret)
+    r = MF_EINVAL;
+  if (!r && !pool->ending)
+    r = MF_ESTATE;
+  if (r)
+    return r;
+  return sized_store(ret, &pool->drain.report, sizeof *ret) < 0 ? MF_EINVAL : 0;
+}
+
 void mf_pool_abort(mf_pool *pool) {
   if (pool_check(pool) || pool->ended || pool->closed)
     return;
   pool->cut_short = 1;
+  pool->why = "abort";
   begin_end(pool);
   pool_give_up(pool, MF_ECANCELLED);
   pool_abandon_workers(pool, MF_ECANCELLED);

@@ -55,6 +55,18 @@ void pool_count_end(struct work *c, int code, uint64_t now_us) {
   latency_add(&pool->latency, now_us - c->began_us);
 }
 
+void pool_count_drained(struct mf_pool *pool, int answered, int started) {
+  mf_drain_report *r = &pool->drain.report;
+  if (!pool->ending)
+    return;
+  if (answered)
+    r->answered++;
+  else if (started == MF_STARTED_NO)
+    r->dropped++;
+  else
+    r->interrupted++;
+}
+
 /* ---- as requests ---- */
 
 static void leave_queue(struct request *r) {
@@ -91,6 +103,7 @@ static void describe(struct request *r, char *text, size_t n, mf_error *e) {
   describe_error(c, text, n, e);
   pool_count_wait(c, now_us);
   pool_count_end(c, e->code, now_us);
+  pool_count_drained(c->pool, 0, e->started);
 }
 
 static void let_go(struct request *r) {

@@ -13,6 +13,7 @@ void pool_count_wait(struct work *c, uint64_t now_us);
 void pool_count_run(const struct work *c, struct worker *w, uint64_t now_us,
                     int answered);
 void pool_count_end(struct work *c, int code, uint64_t now_us);
+void pool_count_drained(struct mf_pool *pool, int answered, int started);
 /* When the first of a list of calls times out; UINT64_MAX: never. */
 uint64_t pool_first_timeout_in(const struct list *calls);
 /* For payload_new's reuse; NULL: there is none. */

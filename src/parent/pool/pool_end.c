@@ -48,6 +48,7 @@ void pool_give_up(struct mf_pool *pool, int code) {
   pool_drop_waiting(pool, code);
   list_each(it, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
+    pool_note_end(w, MF_WORKER_KILLED, "%s", pool->why);
     pool_kill_worker(w);
   }
   deadline_clear(&pool->close_grace);
@@ -63,6 +64,7 @@ void pool_abandon_workers(struct mf_pool *pool, int code) {
       request_fail(&list_entry(at, struct work, base.link)->base, code,
                    MF_STARTED_UNKNOWN);
     }
+    pool_note_end(w, MF_WORKER_KILLED, "%s", pool->why);
     mf_rpc_abort(w->rpc);
     pool_dismiss(w);
   }
@@ -77,6 +79,7 @@ void pool_on_drain_limit(struct deadline *d) {
     return;
   }
   pool->cut_short = 1;
+  pool->why = "drain: its timeout was over";
   pool_give_up(pool, MF_ETIMEOUT);
 }
 
@@ -114,6 +117,8 @@ void pool_on_close_grace(struct deadline *d) {
     return;
   }
   pool->cut_short = 1;
+  pool->why = pool->drain.asked ? "drain: no answer within the grace period"
+                                : "close: no answer within the grace period";
   pool_give_up(pool, pool->drain.asked ? MF_ETIMEOUT : MF_ECANCELLED);
 }
 

@@ -42,6 +42,8 @@
 
 enum { SPARE_PAYLOADS = 256 };
 
+enum { WORKER_REASON_MAX = 256 };
+
 struct worker {
   struct mf_pool *pool;
   struct list link;
@@ -50,7 +52,12 @@ struct worker {
   unsigned ready : 1, leaving : 1, killed : 1, trial : 1;
   unsigned slain : 1; /* killed as its grace was over */
   unsigned old : 1;   /* of a former template */
-  struct list calls;  /* in the order given */
+  unsigned told : 1;  /* on_worker knows it */
+  const char *why_started;
+  int pid;                   /* once it is known, also after its end; else 0 */
+  enum mf_worker_event ends; /* how, and why; no reason: nobody has said so yet */
+  char reason[WORKER_REASON_MAX];
+  struct list calls; /* in the order given */
   unsigned ncalls;
   uint64_t memory;
   uint64_t nanswers, run_us; /* calls answered; microseconds in calls */
@@ -100,6 +107,7 @@ struct mf_pool {
   unsigned ending : 1; /* takes no more calls */
   unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
       template_asked : 1, template_waits : 1, reported_failure : 1;
+  const char *why;        /* workers are ended, for on_worker; NULL: it does not end */
   struct failure failure; /* code 0: none */
   struct {
     mf_process *process;
@@ -114,6 +122,7 @@ struct mf_pool {
     mf_pool_cb cb;
     void *data;
     int asked, limited;
+    mf_drain_report report; /* since `ending` */
   } drain;
   mf_pool_close_cb close_cb;
   void *close_data;

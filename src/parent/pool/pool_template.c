@@ -111,7 +111,7 @@ void pool_start_worker(struct mf_pool *pool) {
   int r;
   if (!provide_template(pool))
     return;
-  r = pool_worker_new(pool, pool->template, &w);
+  r = pool_worker_new(pool, pool->template, pool->nqueued ? "calls wait" : "idle", &w);
   if (!r && pool_put_in_slot(w) == 0)
     return;
   if (!r)

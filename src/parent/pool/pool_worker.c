@@ -6,6 +6,7 @@
 #include "parent/times.h"
 #include <assert.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,51 @@ enum { USAGE_MS = 1000, USAGE_LIMITED_MS = 250 }; /* between two reports of memo
 
 static void on_worker_gone(mf_rpc *rpc, void *data);
 
+/* ---- what on_worker is told ---- */
+
+static void tell(struct worker *w, enum mf_worker_event event, const char *reason) {
+  const mf_pool_options *o = &w->pool->options;
+  if (o->on_worker)
+    o->on_worker(event, w->pid, reason, o->worker_data);
+}
+
+static void learn_pid(struct worker *w) {
+  if (w->pid <= 0)
+    w->pid = mf_pid(mf_rpc_process(w->rpc));
+}
+
+static void tell_start(struct worker *w) {
+  if (w->told || w->pid <= 0)
+    return;
+  w->told = 1;
+  tell(w, MF_WORKER_STARTED, w->why_started);
+}
+
+/* In pairs: one that was never ready has started, too. One that was never forked has not.
+ */
+static void tell_end(struct worker *w) {
+  tell_start(w);
+  if (w->told)
+    tell(w, w->ends, *w->reason ? w->reason : "exit");
+}
+
+void pool_note_end(struct worker *w, enum mf_worker_event ends, const char *format, ...) {
+  va_list ap;
+  if (*w->reason && (w->ends == MF_WORKER_KILLED || ends != MF_WORKER_KILLED))
+    return;
+  w->ends = ends;
+  va_start(ap, format);
+  vsnprintf(w->reason, sizeof w->reason, format, ap);
+  va_end(ap);
+}
+
+/* ---- ending ---- */
+
 void pool_kill_worker(struct worker *w) {
+  if (!w->killed) {
+    w->pool->stats.killed++;
+    w->pool->drain.report.killed++;
+  }
   w->killed = 1;
   mf_kill(mf_rpc_process(w->rpc), SIGKILL);
 }
@@ -27,8 +72,8 @@ static void on_grace(struct deadline *d) {
     mf_rpc_abort(w->rpc);
     return;
   }
-  if (!w->killed)
-    w->pool->stats.killed++;
+  pool_note_end(w, MF_WORKER_KILLED, "grace: told to end, it did not within %u ms",
+                w->pool->options.grace_ms);
   pool_kill_worker(w);
   w->slain = 1;
   deadline_set(w->pool->context, &w->grace, KILL_TIMEOUT_MS);
@@ -44,6 +89,7 @@ void pool_dismiss(struct worker *w) {
   if (w->leaving)
     return;
   w->leaving = 1;
+  learn_pid(w);
   mf_rpc_close(w->rpc, on_worker_gone, w);
   pool_start_worker_grace(w);
 }
@@ -91,6 +137,15 @@ static void remember_death(struct worker *w, const mf_error *e) {
     pool->stats.nlast++;
 }
 
+/* Its end was not asked for. */
+static void note_crash(struct worker *w, const mf_error *e) {
+  const char *what = e->code == MF_EPROTOCOL ? "protocol"
+                     : w->ready              ? "crash"
+                     : e->code == MF_EREMOTE ? "init"
+                                             : "start";
+  pool_note_end(w, MF_WORKER_ENDED, "%s: %s", what, e->message);
+}
+
 /* It is the template's death, or the system refuses while others work: not its own. */
 static enum policy_end judge(const struct worker *w, const mf_error *e) {
   const struct mf_pool *pool = w->pool;
@@ -107,6 +162,8 @@ static void on_worker_error(const mf_error *e, void *data) {
   struct worker *w = data;
   struct mf_pool *pool = w->pool;
   enum policy_end how = judge(w, e);
+  learn_pid(w);
+  note_crash(w, e);
   if (w->trial) {
     pool_keep_failure(&pool->reload.failure, e);
   } else if (!w->killed) {
@@ -123,6 +180,7 @@ static void on_worker_error(const mf_error *e, void *data) {
 
 static void on_worker_close(void *data) {
   struct worker *w = data;
+  learn_pid(w);
   free_slot(w, END_ASKED);
 }
 
@@ -135,6 +193,7 @@ static void on_worker_gone(mf_rpc *rpc, void *data) {
     pool->reload.worker = NULL;
   deadline_clear(&w->grace);
   list_remove(&w->link);
+  tell_end(w);
   pool_schedule(pool);
   free(w);
 }
@@ -147,6 +206,8 @@ static void on_worker_ready(void *data) {
   if (!w->old && !w->trial)
     w->pool->template_good = 1;
   pool_schedule(w->pool);
+  learn_pid(w);
+  tell_start(w);
 }
 
 static void on_worker_retire(void *data) {
@@ -154,6 +215,7 @@ static void on_worker_retire(void *data) {
   if (w->leaving)
     return;
   w->pool->stats.retired++;
+  pool_note_end(w, MF_WORKER_RECYCLED, "retire: it asked for no more calls");
   pool_replace(w);
   pool_dismiss(w);
 }
@@ -162,8 +224,12 @@ static void on_worker_usage(void *data, uint64_t bytes) {
   struct worker *w = data;
   uint64_t most = w->pool->options.max_memory;
   w->memory = bytes;
-  if (most && bytes > most)
-    pool_recycle(w);
+  if (!most || bytes <= most)
+    return;
+  pool_note_end(w, MF_WORKER_RECYCLED,
+                "max_memory: %llu bytes of its own, %llu are allowed",
+                (unsigned long long)bytes, (unsigned long long)most);
+  pool_recycle(w);
 }
 
 static void on_worker_event(const mf_message *m, void *data) {
@@ -180,7 +246,8 @@ static const struct rpc_owner worker_owner = {on_worker_ready, on_worker_retire,
                                               on_worker_usage};
 
 /* Forks a worker from t. 0 or a code. */
-int pool_worker_new(struct mf_pool *pool, mf_process *t, struct worker **ret) {
+int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
+                    struct worker **ret) {
   mf_rpc_options o = pool->rpc_options;
   unsigned usage_ms = pool->options.max_memory ? USAGE_LIMITED_MS : USAGE_MS;
   struct worker *w = calloc(1, sizeof *w);
@@ -194,6 +261,8 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, struct worker **ret) {
     return r;
   }
   w->pool = pool;
+  w->why_started = why;
+  w->ends = MF_WORKER_ENDED;
   w->slot = -1;
   list_init(&w->calls);
   deadline_init(&w->grace, on_grace);

@@ -41,13 +41,16 @@ static void switch_template(struct mf_pool *pool) {
       pool_replace(w);
       n++;
     }
+    pool_note_end(w, MF_WORKER_ENDED, "reload");
     pool_dismiss(w);
   }
   pool->stats.reloads++;
   reload_over(pool, 0, NULL);
   if (policy_workers(&pool->policy) >= pool->policy.config.max ||
-      pool_put_in_slot(trial) < 0)
+      pool_put_in_slot(trial) < 0) {
+    pool_note_end(trial, MF_WORKER_ENDED, "max: the trial is over");
     pool_dismiss(trial);
+  }
 }
 
 static void begin_reload(struct mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
@@ -72,7 +75,8 @@ void pool_begin_next_reload(struct mf_pool *pool) {
     begin_reload(pool, q->process, q->cb, q->data);
     reload_over(pool, MF_ECANCELLED, q->over);
   } else {
-    r = pool->ending ? 0 : pool_worker_new(pool, q->process, &pool->reload.worker);
+    r = pool->ending ? 0
+                     : pool_worker_new(pool, q->process, "reload", &pool->reload.worker);
     begin_reload(pool, q->process, q->cb, q->data);
     if (r)
       reload_over(pool, r, NULL);
@@ -104,6 +108,7 @@ void pool_go_on_with_reload(struct mf_pool *pool) {
   memset(&pool->reload.failure, 0, sizeof f);
   if (f.code && w) {
     pool->reload.worker = NULL;
+    pool_note_end(w, MF_WORKER_ENDED, "reload: %s", f.message ? f.message : "given up");
     pool_dismiss(w);
   }
   if (p && f.code)
@@ -180,7 +185,7 @@ int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
   if (!r && pool_reloads(pool)) {
     r = queue_reload(pool, p, cb, data);
   } else if (!r) {
-    r = pool_worker_new(pool, p, &pool->reload.worker);
+    r = pool_worker_new(pool, p, "reload", &pool->reload.worker);
     if (!r)
       begin_reload(pool, p, cb, data);
   }
