@@ -407,7 +407,7 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
 /* The loop may not have turned since the time ran out. */
 static void look_at_the_clock(mf_process *p) {
   struct context *ctx = p->context;
-  if (ctx->backend->ops->now_ms(ctx->backend) < deadline_at(&p->limit))
+  if (context_now_ms(ctx) < deadline_at(&p->limit))
     return;
   deadline_clear(&p->limit);
   process_event(p, &(struct event){EV_TIMEOUT});
@@ -580,7 +580,7 @@ void mf_reap(struct uv_loop_s *loop) {
 
 int mf_has_deadline(struct uv_loop_s *loop) {
   struct context *ctx = context_find(loop);
-  return ctx && minheap_first(&ctx->deadlines) != NULL;
+  return ctx && deadlines_any(&ctx->deadlines);
 }
 
 int mf_context_keep(struct uv_loop_s *loop) {

@@ -18,7 +18,7 @@ void dump_text(FILE *out, const char *text) {
 }
 
 static uint64_t now_ms(const struct context *ctx) {
-  return ctx->backend->ops->now_ms(ctx->backend);
+  return context_now_ms(ctx);
 }
 
 void dump_seconds(FILE *out, const struct context *ctx, uint64_t since_ms) {

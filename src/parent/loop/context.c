@@ -46,7 +46,7 @@ struct context *context_new_on(struct backend *backend) {
    * is not taken for ours; 0 means "none" on the wire. */
   proc_random(&start, sizeof start);
   ctx->next_id = ((uint64_t)start << 31) + 1;
-  ctx->timer_at_ms = UINT64_MAX;
+  deadlines_init(&ctx->deadlines, backend);
   list_init(&ctx->link);
   list_init(&ctx->processes);
   list_init(&ctx->todo);
@@ -59,7 +59,6 @@ struct context *context_new_on(struct backend *backend) {
   list_init(&ctx->dump_entries);
   list_init(&ctx->to_free);
   list_init(&ctx->closing);
-  minheap_init(&ctx->deadlines);
   return ctx;
 }
 
@@ -161,7 +160,7 @@ int context_start(struct context *ctx) {
     return r;
   ctx->started = 1;
   ctx->stopping = 0;
-  ctx->timer_at_ms = UINT64_MAX;
+  deadlines_restart(&ctx->deadlines);
   ctx->wants_turn = 0;
   ctx->backend->ops->busy(ctx->backend, ctx->nbusy != 0);
   if (!list_empty(&ctx->closing) || !list_empty(&ctx->todo) || !list_empty(&ctx->held) ||
@@ -238,12 +237,6 @@ void context_drop(struct context *ctx) {
     context_free(ctx);
 }
 
-/* A wait of the loop without an end is cheaper. */
-static void disarm(struct context *ctx) {
-  ctx->timer_at_ms = UINT64_MAX;
-  ctx->backend->ops->timer(ctx->backend, UINT64_MAX);
-}
-
 /* ---- dispatch ---- */
 
 void context_enter(struct context *ctx) {
@@ -283,8 +276,7 @@ void context_leave(struct context *ctx) {
   }
   run_tasks(ctx);
   sweep(ctx);
-  if (ctx->timer_at_ms != UINT64_MAX && !minheap_first(&ctx->deadlines))
-    disarm(ctx);
+  deadlines_rest(&ctx->deadlines);
   ctx->in_dispatch--;
   if (ctx->started && !ctx->nopen && !ctx->nbusy && list_empty(&ctx->todo))
     park(ctx);
@@ -297,7 +289,7 @@ void task_init(struct task *t, void (*run)(struct task *t)) {
 
 void context_admit(struct context *ctx, struct dump_entry *r,
                    void (*dump)(const struct dump_entry *r, FILE *out)) {
-  r->made_ms = ctx->backend->ops->now_ms(ctx->backend);
+  r->made_ms = context_now_ms(ctx);
   r->dump = dump;
   list_push(&ctx->dump_entries, &r->link);
 }
@@ -318,6 +310,13 @@ void context_turn(struct context *ctx) {
     return;
   ctx->wants_turn = 1;
   ctx->backend->ops->turn(ctx->backend);
+}
+
+static void on_timer(void *owner) {
+  struct context *ctx = owner;
+  context_enter(ctx);
+  deadlines_run(&ctx->deadlines);
+  context_leave(ctx);
 }
 
 static void read_more(struct context *ctx) {
@@ -399,53 +398,4 @@ void context_remove(struct context *ctx, struct mf_process *p) {
 
 struct mf_process *context_lookup(struct context *ctx, uint64_t id) {
   return ctx->table ? *slot(ctx, id) : NULL;
-}
-
-/* ---- deadlines ---- */
-
-void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d)) {
-  minheap_node_init(&d->node);
-  d->on_due = on_due;
-}
-
-static void arm(struct context *ctx, uint64_t at_ms) {
-  if (at_ms >= ctx->timer_at_ms)
-    return;
-  ctx->timer_at_ms = at_ms;
-  ctx->backend->ops->timer(ctx->backend, at_ms);
-}
-
-void deadline_set_at(struct context *ctx, struct deadline *d, uint64_t at_ms) {
-  minheap_set(&ctx->deadlines, &d->node, at_ms);
-  arm(ctx, at_ms);
-}
-
-void deadline_set(struct context *ctx, struct deadline *d, uint64_t in_ms) {
-  deadline_set_at(ctx, d, ctx->backend->ops->now_ms(ctx->backend) + in_ms);
-}
-
-void deadline_clear(struct deadline *d) {
-  minheap_remove(&d->node); /* the timer may fire for nothing: cheaper than to set it */
-}
-
-/* What on_due sets anew is not due before the next turn, also when it is due now. */
-
-static void on_timer(void *owner) {
-  struct context *ctx = owner;
-  uint64_t now = ctx->backend->ops->now_ms(ctx->backend);
-  struct minheap_node *first;
-  struct minheap due;
-  context_enter(ctx);
-  minheap_init(&due);
-  ctx->timer_at_ms = UINT64_MAX;
-  while ((first = minheap_first(&ctx->deadlines)) && first->key <= now)
-    minheap_set(&due, first, first->key);
-  if (first)
-    arm(ctx, first->key);
-  while ((first = minheap_first(&due))) {
-    struct deadline *d = minheap_entry(first, struct deadline, node);
-    minheap_remove(first);
-    d->on_due(d);
-  }
-  context_leave(ctx);
 }

@@ -1,5 +1,5 @@
 /* What the parent's side keeps for one loop: its processes by id, the default template,
- * the deadlines, and the pending callbacks. Runs in the parent, on the loop's thread.
+ * and the pending callbacks. Runs in the parent, on the loop's thread.
  *
  *   context_get -> processes come and go -> the last handle is closed: parked (off the
  * loop, the default template kept) -> context_get again, or context_drop
@@ -9,18 +9,13 @@
 
 #include "base/blockcache.h"
 #include "base/list.h"
-#include "base/minheap.h"
 #include "parent/loop/backend.h"
+#include "parent/loop/deadline.h"
 #include <moonfork.h>
 #include <stdint.h>
 #include <stdio.h>
 
 struct uv_loop_s;
-
-struct deadline {
-  struct minheap_node node; /* by time, in milliseconds */
-  void (*on_due)(struct deadline *d);
-};
 
 /* Something to be done once, outside of any event: embedded in its owner. */
 struct task {
@@ -60,8 +55,7 @@ struct context {
   unsigned births_wait_ms;
   struct list closing; /* closed ones whose callback waits for the loop to be empty */
   struct list dump_entries; /* rpcs and pools */
-  struct minheap deadlines;
-  uint64_t timer_at_ms;
+  struct deadlines deadlines;
   struct blockcache blockcache;
   struct mf_process *def; /* the default template, or NULL */
   int def_early;          /* it is the early process */
@@ -83,6 +77,10 @@ int context_foreign(const struct context *ctx);
 /* Frees it as soon as no process is open; the default template is let go. */
 void context_drop(struct context *ctx);
 
+static inline uint64_t context_now_ms(const struct context *ctx) {
+  return ctx->backend->ops->now_ms(ctx->backend);
+}
+
 /* Events from the loop are bracketed, so that completions follow them at once. */
 void context_enter(struct context *ctx);
 void context_leave(struct context *ctx);
@@ -103,15 +101,6 @@ void context_admit(struct context *ctx, struct dump_entry *r,
 int context_insert(struct context *ctx, struct mf_process *p); /* 0 or -ENOMEM */
 void context_remove(struct context *ctx, struct mf_process *p);
 struct mf_process *context_lookup(struct context *ctx, uint64_t id);
-
-void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d));
-void deadline_set(struct context *ctx, struct deadline *d, uint64_t in_ms);
-void deadline_set_at(struct context *ctx, struct deadline *d, uint64_t at_ms);
-void deadline_clear(struct deadline *d);
-/* When it is due; UINT64_MAX: it is not set. */
-static inline uint64_t deadline_at(const struct deadline *d) {
-  return minheap_holds(&d->node) ? d->node.key : UINT64_MAX;
-}
 
 /* Counts the forks of this process's copies (atfork); see leash_pipe.c. */
 unsigned fork_generation(void);

@@ -20,7 +20,7 @@ static void begin_work(struct mf_pool *pool, struct work *c, uint64_t now_us) {
   if (pool->options.call_timeout_ms == MF_NO_TIMEOUT)
     return;
   unsigned ms = pool->options.call_timeout_ms, more = c->chunk ? RPC_CHUNK_MS : 0;
-  deadline_set(pool->context, &c->work_deadline,
+  deadline_set(&pool->context->deadlines, &c->work_deadline,
                ms < MF_NO_TIMEOUT - more ? ms + more : ms);
 }
 

@@ -81,7 +81,8 @@ static void follow_policy(struct mf_pool *pool) {
   deadline_clear(&pool->wake);
   if (a.wake_ms != UINT64_MAX) {
     uint64_t now = pool_now_ms(pool);
-    deadline_set(pool->context, &pool->wake, a.wake_ms > now ? a.wake_ms - now : 0);
+    deadline_set(&pool->context->deadlines, &pool->wake,
+                 a.wake_ms > now ? a.wake_ms - now : 0);
   }
 }
 
@@ -202,7 +203,7 @@ int mf_pool_drain(mf_pool *pool, unsigned timeout_ms, mf_pool_cb cb, void *data)
   pool->drain.data = data;
   pool->drain.limited = timeout_ms != MF_NO_TIMEOUT;
   if (pool->drain.limited)
-    deadline_set(pool->context, &pool->drain_limit, timeout_ms);
+    deadline_set(&pool->context->deadlines, &pool->drain_limit, timeout_ms);
   begin_end(pool);
   pool_update_busy(pool);
   return 0;

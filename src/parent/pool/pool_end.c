@@ -52,7 +52,7 @@ void pool_give_up(struct mf_pool *pool, int code) {
     pool_kill_worker(w);
   }
   deadline_clear(&pool->close_grace);
-  deadline_set(pool->context, &pool->drain_limit, KILL_TIMEOUT_MS);
+  deadline_set(&pool->context->deadlines, &pool->drain_limit, KILL_TIMEOUT_MS);
   pool_schedule(pool);
 }
 
@@ -88,7 +88,7 @@ void pool_start_close_grace(struct mf_pool *pool) {
   if (!pool->ending || pool->given_up || pool->drain.limited ||
       pool->options.grace_ms == MF_NO_TIMEOUT)
     return;
-  deadline_set(pool->context, &pool->close_grace, pool->options.grace_ms);
+  deadline_set(&pool->context->deadlines, &pool->close_grace, pool->options.grace_ms);
 }
 
 /* When the first of the calls times out; UINT64_MAX: never. */
@@ -113,7 +113,7 @@ void pool_on_close_grace(struct deadline *d) {
     return;
   at = first_timeout(pool);
   if (at >= now && at != UINT64_MAX) {
-    deadline_set_at(pool->context, &pool->close_grace, at + 1);
+    deadline_set_at(&pool->context->deadlines, &pool->close_grace, at + 1);
     return;
   }
   pool->cut_short = 1;

@@ -76,12 +76,12 @@ static void on_grace(struct deadline *d) {
                 w->pool->options.grace_ms);
   pool_kill_worker(w);
   w->slain = 1;
-  deadline_set(w->pool->context, &w->grace, KILL_TIMEOUT_MS);
+  deadline_set(&w->pool->context->deadlines, &w->grace, KILL_TIMEOUT_MS);
 }
 
 void pool_start_worker_grace(struct worker *w) {
   if (w->leaving && !w->ncalls && deadline_at(&w->grace) == UINT64_MAX)
-    deadline_set(w->pool->context, &w->grace, w->pool->options.grace_ms);
+    deadline_set(&w->pool->context->deadlines, &w->grace, w->pool->options.grace_ms);
 }
 
 /* It gets no more calls, finishes those it has, and ends. */

@@ -165,7 +165,7 @@ int cell_gone(struct mf_process *p, const struct event *e) {
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
   process_settle(p);
   if (p->state != DEAD && p->child) /* it was traced, or is about to be reapable */
-    deadline_set(p->context, &p->retry, CHILD_POLL_MS);
+    deadline_set(&p->context->deadlines, &p->retry, CHILD_POLL_MS);
   return 0;
 }
 

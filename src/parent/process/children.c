@@ -241,7 +241,7 @@ void children_look_for_unborn(struct context *ctx) {
   if (list_empty(&ctx->unborn))
     deadline_clear(&ctx->births_due);
   else if (ctx->started && !ctx->stopping)
-    deadline_set(ctx, &ctx->births_due, ctx->births_wait_ms);
+    deadline_set(&ctx->deadlines, &ctx->births_due, ctx->births_wait_ms);
 }
 
 void children_on_births_due(struct deadline *d) {

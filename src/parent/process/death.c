@@ -129,7 +129,7 @@ static enum life_source ask_source(const struct mf_process *p) {
 }
 
 void process_set_response_timeout(struct mf_process *p, unsigned ms) {
-  deadline_set(p->context, &p->response_timeout, ms);
+  deadline_set(&p->context->deadlines, &p->response_timeout, ms);
 }
 
 /* At most so long, and not longer than before. What hung up without a hello is no
@@ -137,8 +137,7 @@ void process_set_response_timeout(struct mf_process *p, unsigned ms) {
 static void be_patient(struct mf_process *p, unsigned ms) {
   if (p->greeting && p->eof && ms > HANGUP_TIMEOUT_MS)
     ms = HANGUP_TIMEOUT_MS;
-  if (deadline_at(&p->response_timeout) >
-      p->context->backend->ops->now_ms(p->context->backend) + ms)
+  if (deadline_at(&p->response_timeout) > context_now_ms(p->context) + ms)
     process_set_response_timeout(p, ms);
 }
 

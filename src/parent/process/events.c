@@ -26,8 +26,7 @@ static void end_of_grace(struct mf_process *p) {
 }
 
 void process_await_hello(struct mf_process *p) {
-  p->hello_by_ms =
-      p->context->backend->ops->now_ms(p->context->backend) + HELLO_TIMEOUT_MS;
+  p->hello_by_ms = context_now_ms(p->context) + HELLO_TIMEOUT_MS;
   process_set_response_timeout(p, HELLO_TIMEOUT_MS);
 }
 
@@ -133,7 +132,7 @@ static void on_ready(struct channel *c, unsigned events) {
 
 static void on_stalled(struct channel *c) {
   struct mf_process *p = from_channel(c);
-  deadline_set(p->context, &p->retry, STALL_RETRY_MS);
+  deadline_set(&p->context->deadlines, &p->retry, STALL_RETRY_MS);
 }
 
 static void on_more(struct channel *c) {

@@ -92,10 +92,10 @@ int process_kill(struct mf_process *p, int signum) {
 void process_watch_end(struct mf_process *p) {
   struct backend *s = p->context->backend;
   if (process_is_polled(p))
-    deadline_set(p->context, &p->retry, CHILD_POLL_MS);
+    deadline_set(&p->context->deadlines, &p->retry, CHILD_POLL_MS);
   else if (p->pidfd >= 0 && !p->gone && !p->pid_watch.events &&
            s->ops->watch(s, &p->pid_watch, p->pidfd, WATCH_READ) < 0)
-    deadline_set(p->context, &p->retry, STALL_RETRY_MS);
+    deadline_set(&p->context->deadlines, &p->retry, STALL_RETRY_MS);
 }
 
 /* The number of one that is no child of ours can be another's by now, unless its socket,

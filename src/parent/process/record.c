@@ -14,7 +14,7 @@ struct mf_process *process_new(struct context *ctx, enum state state) {
     return NULL;
   p->context = ctx;
   p->state = state;
-  p->made_ms = p->state_since_ms = ctx->backend->ops->now_ms(ctx->backend);
+  p->made_ms = p->state_since_ms = context_now_ms(ctx);
   p->pid = p->pidfd = p->peer_pidfd = -1;
   p->finish.fd = -1;
   p->open = 1;
@@ -148,7 +148,7 @@ int process_connect(struct mf_process *p, int fd) {
 
 void process_enter(struct mf_process *p, enum state state) {
   p->state = state;
-  p->state_since_ms = p->context->backend->ops->now_ms(p->context->backend);
+  p->state_since_ms = context_now_ms(p->context);
   if (state != HELD && state != FORKING && state != SERVING && state != FAILED &&
       !p->fork_refused)
     journal_drop(&p->journal); /* nobody is forked from it any more */
@@ -165,12 +165,13 @@ void process_abandon(struct mf_process *p) {
 void process_set_limit(struct mf_process *p, unsigned limit_ms) {
   p->limit_ms = limit_ms;
   if (limit_ms)
-    deadline_set(p->context, &p->limit, limit_ms);
+    deadline_set(&p->context->deadlines, &p->limit, limit_ms);
 }
 
 void process_unpark(struct mf_process *p) {
   if (channel_unpark(&p->chan) < 0)
-    deadline_set(p->context, &p->retry, STALL_RETRY_MS); /* flushing watches again */
+    deadline_set(&p->context->deadlines, &p->retry,
+                 STALL_RETRY_MS); /* flushing watches again */
   process_watch_end(p);
   if (p->greeting)
     process_await_hello(p);

@@ -31,7 +31,7 @@ void spares_lose(struct mf_process *p) {
   list_remove(&p->spare_link);
   template->nspares--;
   if (template->state == SERVING)
-    deadline_set(template->context, &template->refill, RETRY_DELAY_MS);
+    deadline_set(&template->context->deadlines, &template->refill, RETRY_DELAY_MS);
 }
 
 /* One that has hung up is as good as dead, though nobody has told its end yet. */
@@ -63,7 +63,7 @@ struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   context_turn(q->context);
   deadline_clear(&p->limit);
   if (p->nspares < p->spares_min && !p->refilling)
-    deadline_set(p->context, &p->refill, REFILL_DELAY_MS);
+    deadline_set(&p->context->deadlines, &p->refill, REFILL_DELAY_MS);
   process_update(q);
   return q;
 }
@@ -97,11 +97,11 @@ static void refill_step(struct mf_process *p) {
   } else if (fork_one(p) < 0) {
     p->refilling = 0;
     if (p->state == SERVING) /* nobody else may ask it for anything that reminds of it */
-      deadline_set(p->context, &p->refill, RETRY_DELAY_MS);
+      deadline_set(&p->context->deadlines, &p->refill, RETRY_DELAY_MS);
   }
   /* A fork disarms the template's own timeout; these are not the user's. */
   if (limit_at != UINT64_MAX && p->state == SERVING)
-    deadline_set_at(p->context, &p->limit, limit_at);
+    deadline_set_at(&p->context->deadlines, &p->limit, limit_at);
 }
 
 void spares_want(struct mf_process *p) {
@@ -109,7 +109,7 @@ void spares_want(struct mf_process *p) {
       deadline_at(&p->refill) != UINT64_MAX)
     return;
   if (p->nspares < p->spares_min || (p->nspares == 0 && !p->spares_begun))
-    deadline_set(p->context, &p->refill, REFILL_DELAY_MS);
+    deadline_set(&p->context->deadlines, &p->refill, REFILL_DELAY_MS);
 }
 
 void spares_go_on(struct mf_process *p) {

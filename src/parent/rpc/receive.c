@@ -119,7 +119,7 @@ void rpc_on_grace(struct deadline *d) {
     return;
   first = rpc_first_timeout(rpc);
   if (first >= now && first != UINT64_MAX) {
-    deadline_set_at(rpc->context, &rpc->grace, first + 1);
+    deadline_set_at(&rpc->context->deadlines, &rpc->grace, first + 1);
     return;
   }
   mf_kill(rpc->process, SIGKILL);
@@ -132,5 +132,6 @@ void rpc_on_grace(struct deadline *d) {
            rpc->options.grace_ms);
   rpc_fail(rpc, MF_ECANCELLED, text);
   if (!rpc->exited)
-    deadline_set(rpc->context, &rpc->exit_timeout, EXIT_TIMEOUT_MS); /* for its status */
+    deadline_set(&rpc->context->deadlines, &rpc->exit_timeout,
+                 EXIT_TIMEOUT_MS); /* for its status */
 }

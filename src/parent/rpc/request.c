@@ -58,7 +58,7 @@ void *request_new(struct request_set *s, mf_reply_cb cb, void *data) {
     free(r);
     return NULL;
   }
-  r->made_ms = s->context->backend->ops->now_ms(s->context->backend);
+  r->made_ms = context_now_ms(s->context);
   s->nwaiting++;
   return r;
 }
@@ -83,7 +83,7 @@ void request_free(struct request *r) {
 void request_set_timeout(struct request *r, unsigned timeout_ms) {
   r->timeout_ms = timeout_ms;
   if (timeout_ms != MF_NO_TIMEOUT)
-    deadline_set(r->set->context, &r->deadline, timeout_ms);
+    deadline_set(&r->set->context->deadlines, &r->deadline, timeout_ms);
 }
 
 void request_fail(struct request *r, int code, int started) {

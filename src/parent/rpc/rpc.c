@@ -366,7 +366,7 @@ void mf_rpc_abort(mf_rpc *rpc) {
   rpc->error_pending = rpc->close_pending = 0;
   rpc_fail(rpc, MF_ECANCELLED, "cancelled by the caller");
   if (is_leaving(rpc))
-    deadline_set(rpc->context, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
+    deadline_set(&rpc->context->deadlines, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
   rpc_schedule(rpc);
   rpc_update_busy(rpc);
 }

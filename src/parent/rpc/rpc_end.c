@@ -98,7 +98,7 @@ void rpc_end_of_file(struct mf_rpc *rpc) {
   if (rpc->exited)
     rpc_finish_end(rpc);
   else
-    deadline_set(rpc->context, &rpc->exit_timeout,
+    deadline_set(&rpc->context->deadlines, &rpc->exit_timeout,
                  rpc->bye ? CALLS_GRACE_MS : EXIT_TIMEOUT_MS);
 }
 
@@ -106,7 +106,7 @@ void rpc_on_exit_timeout(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, exit_timeout);
   if (rpc->over) { /* given up, and it has not left */
     if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0)
-      deadline_set(rpc->context, &rpc->exit_timeout,
+      deadline_set(&rpc->context->deadlines, &rpc->exit_timeout,
                    EXIT_TIMEOUT_MS); /* for its status */
     rpc->killed = 1;
     rpc_schedule(rpc);
@@ -114,7 +114,7 @@ void rpc_on_exit_timeout(struct deadline *d) {
   }
   if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
     rpc->killed = 1;
-    deadline_set(rpc->context, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
+    deadline_set(&rpc->context->deadlines, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
     return;
   }
   rpc_finish_end(rpc);
@@ -124,5 +124,5 @@ void rpc_on_exit_timeout(struct deadline *d) {
  * ready, or says goodbye. */
 void rpc_start_grace(struct mf_rpc *rpc) {
   if (rpc->closing && !rpc->over && rpc->options.grace_ms != MF_NO_TIMEOUT)
-    deadline_set(rpc->context, &rpc->grace, rpc->options.grace_ms);
+    deadline_set(&rpc->context->deadlines, &rpc->grace, rpc->options.grace_ms);
 }

@@ -105,7 +105,7 @@ static void put_end(struct mf_rpc *rpc) {
   if (!rpc->closing || rpc->end_put || !list_empty(&rpc->parked))
     return;
   if (outbox_put(&rpc->out, RPC_END, 0, NULL, 0, NULL) < 0) {
-    deadline_set(rpc->context, &rpc->retry, STALL_RETRY_MS);
+    deadline_set(&rpc->context->deadlines, &rpc->retry, STALL_RETRY_MS);
     return;
   }
   rpc->end_put = 1;
@@ -133,7 +133,7 @@ void rpc_flush(struct mf_rpc *rpc) {
       rpc->full = 1;
       break;
     } else if (sent == -ETOOMANYREFS || sent == -ENOBUFS || sent == -ENOMEM) {
-      deadline_set(rpc->context, &rpc->retry, STALL_RETRY_MS);
+      deadline_set(&rpc->context->deadlines, &rpc->retry, STALL_RETRY_MS);
       break;
     } else {
       rpc->write_closed = 1; /* what it wrote before may still be read: that decides */

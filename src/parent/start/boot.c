@@ -336,7 +336,7 @@ static void on_backoff(struct deadline *d) {
 int boot_default(struct context *ctx, const mf_options *o, struct mf_process **ret) {
   mf_options t;
   struct mf_process *p;
-  uint64_t now = ctx->backend->ops->now_ms(ctx->backend);
+  uint64_t now = context_now_ms(ctx);
   int r;
   /* One that was parked may have ended unnoticed. */
   if (ctx->def && ctx->def->chan.fd >= 0 &&
@@ -362,7 +362,7 @@ int boot_default(struct context *ctx, const mf_options *o, struct mf_process **r
       /* It came to nothing several times in a row: wait a little, asynchronously. */
       p->unstarted = 1;
       p->retry.on_due = on_backoff;
-      deadline_set(ctx, &p->retry, ctx->def_not_before_ms - now);
+      deadline_set(&ctx->deadlines, &p->retry, ctx->def_not_before_ms - now);
     } else {
       spawn_or_fail(p, &t);
     }
@@ -376,7 +376,7 @@ int boot_default(struct context *ctx, const mf_options *o, struct mf_process **r
 }
 
 void boot_default_lost(struct context *ctx, struct mf_process *p) {
-  uint64_t now = ctx->backend->ops->now_ms(ctx->backend);
+  uint64_t now = context_now_ms(ctx);
   ctx->def = NULL;
   ctx->def_early = 0;
   p->internal = 0;
