@@ -132,30 +132,44 @@ static void put_process(FILE *out, const struct mf_process *p, int depth) {
   putc('\n', out);
 }
 
-/* The records make trees: a clone stands below what it was forked from. Without
- * recursion, so that a chain of any length can be printed: after p comes the first record
- * whose source is p, else the next one with p's own source, and so on upwards. */
-static const struct mf_process *next_with_source(const struct context *ctx,
-                                                 const struct list *from,
-                                                 const struct mf_process *source) {
+static const struct mf_process *next_root(const struct context *ctx,
+                                          const struct list *from) {
   for (const struct list *it = from->next; it != &ctx->processes; it = it->next) {
     const struct mf_process *p = list_entry(it, struct mf_process, link);
-    if (p->source == source)
+    if (!p->source)
       return p;
   }
   return NULL;
 }
 
+static const struct mf_process *first_fork(const struct mf_process *p) {
+  return list_empty(&p->forks) ? NULL
+                               : list_entry(p->forks.next, struct mf_process, fork_link);
+}
+
+/* The next one with p's own source. */
+static const struct mf_process *next_fork(const struct context *ctx,
+                                          const struct mf_process *p) {
+  if (!p->source)
+    return next_root(ctx, &p->link);
+  const struct list *next = p->fork_link.next;
+  return next == &p->source->forks ? NULL
+                                   : list_entry(next, struct mf_process, fork_link);
+}
+
+/* The records make trees: a clone stands below what it was forked from. Without
+ * recursion, so that a chain of any length can be printed: after p comes the first that
+ * was forked from it, else the next one with p's own source, and so on upwards. */
 static void put_processes(FILE *out, const struct context *ctx) {
-  const struct mf_process *p = next_with_source(ctx, &ctx->processes, NULL), *next;
+  const struct mf_process *p = next_root(ctx, &ctx->processes), *next;
   int depth = 1;
   while (p) {
     put_process(out, p, depth);
-    next = p->nrefs ? next_with_source(ctx, &ctx->processes, p) : NULL;
+    next = first_fork(p);
     if (next)
       depth++;
     while (!next && p) {
-      next = next_with_source(ctx, &p->link, p->source);
+      next = next_fork(ctx, p);
       if (!next) {
         p = p->source;
         depth--;

@@ -255,6 +255,9 @@ static int fire(struct story *s, enum event_kind ev) {
     else
       process_event(s->q, &(struct event){ev});
     break;
+  case EV_SOURCE_FAILED:
+    answer_failure(s, s->t_far, ANS_FAILED, 2);
+    break;
   case EV_SOURCE_LOST:
     sim_hang_up(s->sim, s->t_far);
     sim_end_process(s->sim, 100, SIGKILL);
@@ -295,6 +298,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
               [EV_RUNNING] = {HELD},
               [EV_EOF] = {HELD},
               [EV_PIDFD] = {HELD},
+              [EV_SOURCE_FAILED] = {DEAD},
               [EV_SOURCE_LOST] = {DEAD},
               [EV_TIMEOUT] = {DEAD}},
     [FORKING] = {[EV_COMMAND] = {FORKING},
@@ -311,6 +315,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                  [EV_RUNNING] = {DEAD},
                  [EV_EOF] = {FORKING},
                  [EV_PIDFD] = {FORKING},
+                 [EV_SOURCE_FAILED] = {DEAD},
                  [EV_SOURCE_LOST] = {DEAD},
                  [EV_TIMEOUT] = {ENDING}},
     [SERVING] = {[EV_COMMAND] = {SERVING},
@@ -327,6 +332,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                  [EV_RUNNING] = {FAILED},
                  [EV_EOF] = {SERVING},
                  [EV_PIDFD] = {DEAD},
+                 [EV_SOURCE_FAILED] = {SERVING},
                  [EV_SOURCE_LOST] = {SERVING},
                  [EV_TIMEOUT] = {ENDING}},
     [STARTING] = {[EV_COMMAND] = {STARTING, REFUSED},
@@ -343,6 +349,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                   [EV_RUNNING] = {RUNNING},
                   [EV_EOF] = {STARTING},
                   [EV_PIDFD] = {DEAD},
+                  [EV_SOURCE_FAILED] = {STARTING},
                   [EV_SOURCE_LOST] = {STARTING},
                   [EV_TIMEOUT] = {ENDING}},
     [GIVING] = {[EV_COMMAND] = {GIVING, REFUSED},
@@ -359,6 +366,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                 [EV_RUNNING] = {FAILED},
                 [EV_EOF] = {GIVING},
                 [EV_PIDFD] = {DEAD},
+                [EV_SOURCE_FAILED] = {GIVING},
                 [EV_SOURCE_LOST] = {GIVING},
                 [EV_TIMEOUT] = {GIVING}},
     [RUNNING] = {[EV_COMMAND] = {RUNNING, REFUSED},
@@ -375,6 +383,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                  [EV_RUNNING] = {RUNNING},
                  [EV_EOF] = {RUNNING},
                  [EV_PIDFD] = {DEAD},
+                 [EV_SOURCE_FAILED] = {RUNNING},
                  [EV_SOURCE_LOST] = {RUNNING},
                  [EV_TIMEOUT] = {RUNNING}},
     [GIVEN] = {[EV_COMMAND] = {GIVEN, REFUSED},
@@ -391,6 +400,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                [EV_RUNNING] = {GIVEN},
                [EV_EOF] = {GIVEN},
                [EV_PIDFD] = {DEAD},
+               [EV_SOURCE_FAILED] = {GIVEN},
                [EV_SOURCE_LOST] = {GIVEN},
                [EV_TIMEOUT] = {GIVEN}},
     [FAILED] = {[EV_COMMAND] = {FAILED},
@@ -407,6 +417,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                 [EV_RUNNING] = {FAILED},
                 [EV_EOF] = {FAILED},
                 [EV_PIDFD] = {DEAD},
+                [EV_SOURCE_FAILED] = {FAILED},
                 [EV_SOURCE_LOST] = {FAILED},
                 [EV_TIMEOUT] = {FAILED}},
     [ENDING] = {[EV_COMMAND] = {ENDING, REFUSED},
@@ -423,6 +434,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                 [EV_RUNNING] = {ENDING},
                 [EV_EOF] = {ENDING},
                 [EV_PIDFD] = {DEAD},
+                [EV_SOURCE_FAILED] = {ENDING},
                 [EV_SOURCE_LOST] = {ENDING},
                 [EV_TIMEOUT] = {ENDING}},
     [DEAD] = {[EV_COMMAND] = {DEAD},
@@ -439,6 +451,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
               [EV_RUNNING] = {DEAD},
               [EV_EOF] = {DEAD},
               [EV_PIDFD] = {DEAD},
+              [EV_SOURCE_FAILED] = {DEAD},
               [EV_SOURCE_LOST] = {DEAD},
               [EV_TIMEOUT] = {DEAD}},
 };

@@ -3,6 +3,7 @@
  * kernel without pidfds, a default template that waits while nobody is there. */
 #include "help/hello.h"
 #include "help/sim.h"
+#include "os/thread.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/process.h"
@@ -1329,6 +1330,76 @@ static void test_a_closed_template_that_no_signal_ends_is_given_up(void **state)
   story_free(s);
 }
 
+/* A clone of a clone of a clone ..., none of them forked yet, when the template ends:
+ * each loses its source. It once took a stack as deep as they were nested. */
+enum { NESTED = 1500, SMALL_STACK = 128 * 1024 };
+
+struct nested {
+  struct story *s;
+  mf_process *p[NESTED];
+  int far;
+};
+
+static void *run_nested(void *arg) {
+  struct nested *n = arg;
+  sim_run(n->s->sim);
+  return NULL;
+}
+
+static void test_clones_nested_deeply_end_one_after_the_other(void **state) {
+  static struct nested n;
+  pthread_t thread;
+  n.s = story_new();
+  n.s->sim->share_error = -ENOSYS;
+  mf_process *t = make_template(n.s, &n.far), *source = t;
+  for (int i = 0; i < NESTED; source = n.p[i++]) {
+    assert_int_equal(mf_fork(source, &n.p[i]), 0);
+    assert_int_equal(mf_on_exit(n.p[i], on_exit_told, n.s), 0);
+  }
+  sim_run(n.s->sim);
+  assert_int_equal(source->state, FORKING);
+  for (int i = 0; i < NESTED; i++) /* which they learn first, and wait for the source */
+    sim_hang_up(n.s->sim, sim_far_end(n.s->sim, n.p[i]->chan.fd));
+  sim_run(n.s->sim);
+  assert_int_equal(n.s->exits, 0);
+  sim_hang_up(n.s->sim, n.far);
+  sim_end_process(n.s->sim, 100, SIGKILL);
+  assert_int_equal(thread_start(&thread, SMALL_STACK, run_nested, &n), 0);
+  pthread_join(thread, NULL);
+  assert_int_equal(n.s->exits, NESTED);
+  for (int i = 0; i < NESTED; i++) {
+    assert_int_equal(n.p[i]->state, DEAD);
+    assert_int_equal(n.p[i]->error->code, MF_ETEMPLATE_DIED);
+    mf_close(n.p[i], NULL, NULL);
+  }
+  mf_close(t, NULL, NULL);
+  sim_run(n.s->sim);
+  story_free(n.s);
+}
+
+static void test_clones_nested_deeply_fail_one_after_the_other(void **state) {
+  static struct nested n;
+  pthread_t thread;
+  n.s = story_new();
+  n.s->sim->share_error = -ENOSYS;
+  mf_process *t = make_template(n.s, &n.far), *source = t;
+  for (int i = 0; i < NESTED; source = n.p[i++])
+    assert_int_equal(mf_fork(source, &n.p[i]), 0);
+  sim_run(n.s->sim);
+  answer_failure(n.s, n.far, FAILURE_REMOTE, PHASE_EVAL);
+  assert_int_equal(thread_start(&thread, SMALL_STACK, run_nested, &n), 0);
+  pthread_join(thread, NULL);
+  assert_int_equal(t->state, FAILED);
+  for (int i = 0; i < NESTED; i++) {
+    assert_int_equal(n.p[i]->state, DEAD);
+    assert_int_equal(n.p[i]->error->code, MF_EREMOTE);
+    mf_close(n.p[i], NULL, NULL);
+  }
+  mf_close(t, NULL, NULL);
+  sim_run(n.s->sim);
+  story_free(n.s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_only_the_kernel_tells_whose_number_it_is),
@@ -1366,6 +1437,8 @@ int main(void) {
       cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
       cmocka_unit_test(test_what_is_asked_after_the_end),
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),
+      cmocka_unit_test(test_clones_nested_deeply_end_one_after_the_other),
+      cmocka_unit_test(test_clones_nested_deeply_fail_one_after_the_other),
   };
   return cmocka_run_group_tests_name("process stories", tests, NULL, NULL);
 }

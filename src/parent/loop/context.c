@@ -49,6 +49,7 @@ struct context *context_new_on(struct backend *backend) {
   deadlines_init(&ctx->deadlines, backend);
   list_init(&ctx->link);
   list_init(&ctx->processes);
+  list_init(&ctx->posts);
   list_init(&ctx->todo);
   list_init(&ctx->tasks);
   list_init(&ctx->held);

@@ -45,6 +45,8 @@ struct context {
   uint64_t next_id;
   size_t nopen; /* handles the user has not closed */
   size_t nbusy;
+  struct list posts; /* processes with events to come (process/post.c) */
+  int in_posts;
   struct list todo; /* processes with pending callbacks */
   struct list tasks;
   struct list held;            /* processes whose fork is held */

@@ -169,6 +169,17 @@ int cell_gone(struct mf_process *p, const struct event *e) {
   return 0;
 }
 
+/* Its source has failed. Unless that said that it executes nothing more, a fork that was
+ * written may have happened: its socket will tell. */
+int cell_orphan(struct mf_process *p, const struct event *e) {
+  const struct mf_process *source = p->source;
+  int may_be_there = p->state != HELD && !p->eof && p->chan.fd >= 0 && !p->chan.ended;
+  if (p->forked || !source || (may_be_there && !source->refuses))
+    return 0;
+  process_never_starts(p);
+  return 0;
+}
+
 /* Nothing of what was asked of its source will be executed any more. Its own socket tells
  * whether it has been forked before: it ends where nobody has the other end. */
 int cell_lost(struct mf_process *p, const struct event *e) {

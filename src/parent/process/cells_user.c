@@ -33,7 +33,7 @@ int cell_join(struct mf_process *p, const struct event *e) {
   if ((c->type == CMD_ARG || c->type == CMD_FD) && hold_join(p, c))
     return 0;
   process_unhold(p);
-  return process_event(p, e);
+  return CELL_AGAIN;
 }
 
 int cell_queue(struct mf_process *p, const struct event *e) {
@@ -61,7 +61,7 @@ int cell_fork(struct mf_process *p, const struct event *e) {
 /* The fork command is written first; what is asked is the new state's business. */
 int cell_unhold(struct mf_process *p, const struct event *e) {
   process_unhold(p);
-  return process_event(p, e);
+  return CELL_AGAIN;
 }
 
 int cell_nofork(struct mf_process *p, const struct event *e) {
@@ -103,7 +103,7 @@ int cell_launch(struct mf_process *p, const struct event *e) {
   c.length = strlen(run->function);
   if (!hold_join(p, &c)) {
     process_unhold(p);
-    return process_event(p, e);
+    return CELL_AGAIN;
   }
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   channel_exact(&p->chan);
@@ -251,7 +251,7 @@ static void hang_up(struct mf_process *p) {
 int cell_close(struct mf_process *p, const struct event *e) {
   int r = cell_finish(p, e);
   if (p->state == DEAD) /* it went down with what was held back */
-    return process_event(p, e);
+    return CELL_AGAIN;
   cancel(p);
   if (r < 0)
     hang_up(p);
@@ -263,7 +263,7 @@ int cell_close(struct mf_process *p, const struct event *e) {
 int cell_revoke(struct mf_process *p, const struct event *e) {
   process_withdraw(p);
   if (p->state != STARTING)
-    return process_event(p, e);
+    return CELL_AGAIN;
   cancel(p);
   hang_up(p);
   return 0;

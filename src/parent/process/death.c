@@ -42,14 +42,7 @@ int process_may_have_started(const struct mf_process *p) {
 
 /* p executes nothing any more: what it has not forked by now it never will. */
 void process_lose_source(struct mf_process *p) {
-  struct context *ctx = p->context;
-  if (!p->nrefs)
-    return;
-  list_each_safe(it, next, &ctx->processes) {
-    struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source == p && q->state != DEAD)
-      process_event(q, &(struct event){EV_SOURCE_LOST});
-  }
+  process_post_to_forks(p, EV_SOURCE_LOST);
 }
 
 /* It has ended (p->exit says how, as far as it is known). */
@@ -213,11 +206,9 @@ int process_broken_by(struct mf_process *p, const char *what) {
 }
 
 int process_owes_a_fork(const struct mf_process *p) {
-  if (!p->nrefs)
-    return 0;
-  list_each(it, &p->context->processes) {
-    const struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source == p && !q->forked && q->open && q->state != DEAD && q->state != ENDING)
+  list_each(it, &p->forks) {
+    const struct mf_process *q = list_entry(it, struct mf_process, fork_link);
+    if (!q->forked && q->open && q->state != DEAD && q->state != ENDING)
       return 1;
   }
   return 0;

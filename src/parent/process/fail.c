@@ -43,23 +43,6 @@ struct failure *failure_new(int code, int started, char *message, const char *tr
   return f;
 }
 
-/* What is asked of p but not forked yet can't be any more. */
-static void fail_asked(struct mf_process *p) {
-  struct context *ctx = p->context;
-  if (!p->nrefs)
-    return;
-  list_each_safe(it, next, &ctx->processes) {
-    struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source != p || q->forked || q->state == DEAD)
-      continue;
-    /* Unless p said that it executes nothing more, a fork that was written may have
-     * happened: its socket will tell. */
-    if (!p->refuses && q->state != HELD && !q->eof && q->chan.fd >= 0 && !q->chan.ended)
-      continue;
-    process_never_starts(q);
-  }
-}
-
 /* Takes f (may be NULL: no memory). */
 void process_fail_with(struct mf_process *p, struct failure *f) {
   if (p->error) {
@@ -71,7 +54,7 @@ void process_fail_with(struct mf_process *p, struct failure *f) {
     process_pend(p, PENDING_FINISH);
   else if (p->error_to.cb && !p->idle_death)
     process_pend(p, PENDING_ERROR);
-  fail_asked(p);
+  process_post_to_forks(p, EV_SOURCE_FAILED);
 }
 
 void process_fail(struct mf_process *p, int code, int started, const char *traceback,

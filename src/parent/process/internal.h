@@ -68,6 +68,11 @@ int process_broken_by(struct mf_process *p, const char *what);
  * for. */
 void process_cut_down(struct mf_process *p);
 
+/* post.c */
+/* The event happens to every process that was forked from p and is not dead, when those
+ * that are under way are over; before this returns, unless it is called inside of one. */
+void process_post_to_forks(struct mf_process *p, enum event_kind kind);
+
 /* memory.c */
 /* Frees its requests. */
 void process_forget_memory(struct mf_process *p);

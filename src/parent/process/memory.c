@@ -152,11 +152,9 @@ void process_ask_waiting(struct mf_process *p) {
 
 /* p answers no requests any more, those for its clones included. */
 void process_measure_clones(struct mf_process *p) {
-  if (!p->nrefs)
-    return;
-  list_each(it, &p->context->processes) {
-    struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source == p && q->state == RUNNING && !list_empty(&q->memory))
+  list_each(it, &p->forks) {
+    struct mf_process *q = list_entry(it, struct mf_process, fork_link);
+    if (q->state == RUNNING && !list_empty(&q->memory))
       process_measure(q);
   }
 }

@@ -39,6 +39,7 @@ enum event_kind {
   EV_RUNNING, /* answers */
   EV_EOF,
   EV_PIDFD,
+  EV_SOURCE_FAILED,
   EV_SOURCE_LOST,
   EV_TIMEOUT, /* ends */
   EVENT_COUNT
@@ -115,13 +116,15 @@ struct mf_process {
   unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
   unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
-  unsigned nrefs;            /* records of what was forked from it */
   unsigned nlooks;           /* for a status, in vain */
   int pid, pidfd, signal;
   int peer_pid,
       peer_pidfd; /* who writes on a socket that was taken up, until its hello */
   struct watch pid_watch;
   struct mf_process *source, *held_child;
+  struct list forks, fork_link; /* records of what was forked from it, in order */
+  struct list post_link;        /* while there are posts for it (post.c) */
+  unsigned posts;               /* bits, by enum event_kind */
   struct list asked,
       ask_link;              /* forks that were written and not executed yet, in order */
   struct births *own_births; /* the slots of what is forked from it, or NULL */

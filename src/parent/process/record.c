@@ -18,6 +18,9 @@ struct mf_process *process_new(struct context *ctx, enum state state) {
   p->pid = p->pidfd = p->peer_pidfd = -1;
   p->finish.fd = -1;
   p->open = 1;
+  list_init(&p->forks);
+  list_init(&p->fork_link);
+  list_init(&p->post_link);
   list_init(&p->todo_link);
   list_init(&p->held_link);
   list_init(&p->asked);
@@ -58,7 +61,7 @@ void process_forget_source(struct mf_process *p) {
   p->source = NULL;
   if (source->held_child == p)
     source->held_child = NULL;
-  source->nrefs--;
+  list_remove(&p->fork_link);
   list_remove(&p->ask_link);
   process_release(source);
 }
@@ -108,6 +111,7 @@ void process_free(struct mf_process *p) {
   free(p->exit_text);
   free(p->name);
   free(p->program);
+  list_remove(&p->post_link);
   list_remove(&p->todo_link);
   list_remove(&p->ask_link);
   list_remove(&p->more_link);
@@ -124,7 +128,8 @@ void process_free(struct mf_process *p) {
  * way.
  */
 void process_release(struct mf_process *p) {
-  if (p->open || p->internal || p->nrefs || p->pending || !list_empty(&p->closing_link))
+  if (p->open || p->internal || !list_empty(&p->forks) || p->pending ||
+      !list_empty(&p->closing_link))
     return;
   if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
     return;
@@ -139,7 +144,7 @@ void process_release(struct mf_process *p) {
 void process_set_source(struct mf_process *p, struct mf_process *source) {
   assert(!p->source);
   p->source = source;
-  source->nrefs++;
+  list_push(&source->forks, &p->fork_link);
 }
 
 int process_connect(struct mf_process *p, int fd) {

@@ -30,9 +30,9 @@ const char *const state_names[STATE_COUNT] = {"HELD",   "FORKING", "SERVING", "S
                                               "GIVING", "RUNNING", "GIVEN",   "FAILED",
                                               "ENDING", "DEAD"};
 const char *const event_names[EVENT_COUNT] = {
-    "command", "fork",  "run",         "to_fd",  "finish", "kill",
-    "close",   "hello", "fork_failed", "done",   "failed", "running",
-    "eof",     "pidfd", "source_lost", "timeout"};
+    "command", "fork",  "run",           "to_fd",       "finish", "kill",
+    "close",   "hello", "fork_failed",   "done",        "failed", "running",
+    "eof",     "pidfd", "source_failed", "source_lost", "timeout"};
 
 /* clang-format off */
 #define R(kind, held, forking, serving, starting, giving, running, given, failed, ending, dead) \
@@ -59,6 +59,7 @@ R(FAILED,      ignore, failed,  failed,  failed,   failed, ignore,  ignore, igno
 R(RUNNING,     ignore, broken,  broken,  enter,    broken, ignore,  ignore, broken, ignore, ignore)
 R(EOF,         ignore, eof,     eof,     eof,      eof,    ignore,  ignore, eof,    eof,    ignore)
 R(PIDFD,       ignore, gone,    gone,    gone,     gone,   gone,    gone,   gone,   gone,   ignore)
+R(SOURCE_FAILED, orphan, orphan, orphan, orphan, orphan, ignore, ignore, orphan, orphan, ignore)
 R(SOURCE_LOST, lost,   lost,    lost,    lost,     lost,   lost,    lost,   lost,   lost,   ignore)
 R(TIMEOUT,     expire, expire,  expire,  expire,   ignore, ignore,  ignore, ignore, ignore, ignore)
 };
@@ -75,8 +76,10 @@ int process_rule_kind(enum state s, enum event_kind k) {
 }
 
 int process_event(struct mf_process *p, const struct event *e) {
-  cell_function *act = rules[e->kind][p->state];
-  int r = act(p, e);
+  int r;
+  do
+    r = rules[e->kind][p->state](p, e);
+  while (r == CELL_AGAIN);
   process_update(p);
   process_release(p);
   return r;
