@@ -9,8 +9,8 @@
  * Descriptors belong to a segment's first byte, so a frame that has some begins a new
  * one. A borrowed body is longer than a frame may be as a rule: its parts get their
  * headers one after the other, in place, so that a message of 4 GiB costs one small
- * block.
- */
+ * block. A body in pieces is a borrowed segment for each, and a part never has bytes of
+ * two: more follow says that a piece is not the last. */
 #include "wire/outbox.h"
 
 #include <assert.h>
@@ -36,6 +36,7 @@ struct outbox_segment {
       size_t part, part_sent; /* of header and body together */
       unsigned char header[FRAME_HEADER_SIZE];
       uint8_t type;
+      int more_follow; /* pieces of the same body */
       void (*release)(void *);
       void *release_data;
     } ref;
@@ -131,7 +132,8 @@ static void begin_part(struct outbox_segment *s, uint64_t id) {
   struct frame f = {.length = (uint32_t)length,
                     .type = s->u.ref.type,
                     .nfds = (uint8_t)s->nfds,
-                    .flags = length < s->u.ref.left ? FRAME_MORE : 0,
+                    .flags =
+                        length < s->u.ref.left || s->u.ref.more_follow ? FRAME_MORE : 0,
                     .id = id};
   frame_encode(s->u.ref.header, &f);
   s->u.ref.part = FRAME_HEADER_SIZE + length;
@@ -143,27 +145,86 @@ static size_t bytes_in_parts(size_t length) {
   return length + parts * FRAME_HEADER_SIZE;
 }
 
+/* Without a release so far, and not in the outbox. NULL: no memory. */
+static struct outbox_segment *new_borrowed(unsigned type, const void *body,
+                                           size_t length) {
+  struct outbox_segment *s = malloc(sizeof *s);
+  if (!s)
+    return NULL;
+  list_init(&s->link);
+  s->borrowed = 1;
+  s->nfds = s->u.ref.more_follow = 0;
+  s->u.ref.body = body;
+  s->u.ref.left = length;
+  s->u.ref.type = (uint8_t)type;
+  s->u.ref.release = NULL;
+  return s;
+}
+
 static int put_ref(struct outbox *o, unsigned type, uint64_t id, const void *body,
                    size_t length, void (*release)(void *), void *release_data,
                    struct fdset *fds) {
-  struct outbox_segment *s = malloc(sizeof *s);
+  struct outbox_segment *s = new_borrowed(type, body, length);
   if (!s) {
     if (release)
       release(release_data);
     return -ENOMEM;
   }
-  list_init(&s->link);
-  s->borrowed = 1;
-  s->nfds = 0;
   move_fds(s, fds);
-  s->u.ref.body = body;
-  s->u.ref.left = length;
-  s->u.ref.type = (uint8_t)type;
   s->u.ref.release = release;
   s->u.ref.release_data = release_data;
   begin_part(s, id);
   list_push(&o->segments, &s->link);
   o->nbytes += bytes_in_parts(length);
+  return 0;
+}
+
+/* A segment for each piece. 0: no memory for all. */
+static int new_segments(struct list *to, unsigned type, const struct iovec *pieces,
+                        size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    struct outbox_segment *s = new_borrowed(type, pieces[i].iov_base, pieces[i].iov_len);
+    if (!s)
+      return 0;
+    s->u.ref.more_follow = i + 1 < n;
+    list_push(to, &s->link);
+  }
+  return 1;
+}
+
+static void free_segments(struct list *l) {
+  while (!list_empty(l)) {
+    struct outbox_segment *s = segment_of(l->next);
+    list_remove(&s->link);
+    free(s);
+  }
+}
+
+int outbox_put_pieces(struct outbox *o, unsigned type, uint64_t id,
+                      const struct iovec *pieces, size_t n, struct fdset *fds,
+                      void (*release)(void *), void *release_data) {
+  struct list segments;
+  list_init(&segments);
+  if (!new_segments(&segments, type, pieces, n)) {
+    free_segments(&segments);
+    if (fds)
+      fdset_close(fds);
+    release(release_data);
+    return -ENOMEM;
+  }
+  move_fds(segment_of(segments.next), fds);
+  if (fds)
+    fdset_close(fds);
+  for (size_t i = 0; i < n; i++) {
+    struct outbox_segment *s = segment_of(segments.next);
+    begin_part(s, i == 0 ? id : 0);
+    o->nbytes += bytes_in_parts(s->u.ref.left);
+    list_remove(&s->link);
+    list_push(&o->segments, &s->link);
+  }
+  struct outbox_segment *last = segment_of(o->segments.prev);
+  last->u.ref.release = release;
+  last->u.ref.release_data = release_data;
   return 0;
 }
 

@@ -31,6 +31,11 @@ int outbox_put(struct outbox *o, unsigned type, uint64_t id, const void *body,
 /* The same with a borrowed body; release is called exactly once, also on failure. */
 int outbox_put_ref(struct outbox *o, unsigned type, uint64_t id, const void *body,
                    size_t length, void (*release)(void *), void *release_data);
+/* The same with a body whose n > 0 pieces lie in different places. The array is not
+ * needed any more when this returns. Takes fds as outbox_put does. */
+int outbox_put_pieces(struct outbox *o, unsigned type, uint64_t id,
+                      const struct iovec *pieces, size_t n, struct fdset *fds,
+                      void (*release)(void *), void *release_data);
 /* What is left of a borrowed body at [body, body + length), which must have been put
  * last, is copied to `to` and sent from there; nothing where it has gone already. */
 void outbox_move(struct outbox *o, const void *body, size_t length, void *to);

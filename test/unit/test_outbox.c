@@ -268,6 +268,68 @@ static void test_borrowed_body_is_not_copied(void **state) {
   assert_int_equal(released, 1);
 }
 
+/* A part never has bytes of two pieces; the last one's last part has no FRAME_MORE. */
+static void test_pieces_are_one_body(void **state) {
+  enum { LONG = FRAME_BODY_MAX + 10 };
+  unsigned char *body = malloc(LONG);
+  for (size_t i = 0; i < LONG; i++)
+    body[i] = (unsigned char)i;
+  const struct iovec pieces[] = {
+      {body, 5}, {body + 5, LONG - 20}, {body + LONG - 15, 1}, {body + LONG - 14, 14}};
+  for (size_t step = 1; step < LONG * 2; step = step * 3 + 1) {
+    struct outbox o;
+    struct sent sent;
+    struct fdset fds = some_fds(2);
+    int released = 0;
+    outbox_init(&o);
+    assert_int_equal(
+        outbox_put_pieces(&o, CMD_ARG, 0, pieces, 4, &fds, count_release, &released), 0);
+    assert_int_equal(fds.n, 0);
+    assert_int_equal(o.nbytes, LONG + 4 * FRAME_HEADER_SIZE);
+    outbox_put(&o, CMD_ARG, 0, "z", 1, NULL);
+    send_all(&o, &sent, step);
+    assert_int_equal(released, 1);
+    assert_int_equal(sent.nfds, 2);
+    assert_int_equal(sent.fds_at[0], 0);
+    const unsigned char *at = buf_peek(&sent.wire);
+    size_t n = 0;
+    for (int i = 0; i < 4; i++) {
+      struct frame f;
+      assert_int_equal(frame_decode(&f, at, CMD_SETUP, CMD_LAST), 0);
+      assert_int_equal(f.type, CMD_ARG);
+      assert_int_equal(f.length, pieces[i].iov_len);
+      assert_int_equal(f.nfds, i == 0 ? 2 : 0);
+      assert_int_equal(f.flags, i < 3 ? FRAME_MORE : 0);
+      assert_memory_equal(at + FRAME_HEADER_SIZE, body + n, f.length);
+      n += f.length;
+      at += FRAME_HEADER_SIZE + f.length;
+    }
+    assert_int_equal(n, LONG);
+    buf_deinit(&sent.wire);
+    outbox_deinit(&o);
+  }
+  free(body);
+}
+
+static void test_pieces_that_are_dropped_are_released_once(void **state) {
+  const struct iovec pieces[] = {{(void *)(uintptr_t) "ab", 2},
+                                 {(void *)(uintptr_t) "c", 1}};
+  for (size_t step = 0; step < 3 + 2 * FRAME_HEADER_SIZE; step++) {
+    struct outbox o;
+    struct sent sent = {0};
+    int released = 0;
+    buf_init(&sent.wire, SIZE_MAX);
+    outbox_init(&o);
+    outbox_put_pieces(&o, CMD_ARG, 0, pieces, 2, NULL, count_release, &released);
+    if (step > 0)
+      send_some(&o, &sent, step);
+    assert_int_equal(released, 0);
+    outbox_deinit(&o);
+    assert_int_equal(released, 1);
+    buf_deinit(&sent.wire);
+  }
+}
+
 static void test_what_is_left_of_a_borrowed_body_moves(void **state) {
   static const size_t gone[] = {
       0, 1, 16, 17, 5000, FRAME_BODY_MAX + 16, FRAME_BODY_MAX + 40};
@@ -378,6 +440,8 @@ int main(void) {
       census_test(test_every_short_write_gives_the_same_bytes),
       census_test(test_long_bodies_go_in_parts),
       census_test(test_borrowed_body_is_not_copied),
+      census_test(test_pieces_are_one_body),
+      census_test(test_pieces_that_are_dropped_are_released_once),
       census_test(test_what_is_left_of_a_borrowed_body_moves),
       census_test(test_empty_borrowed_body_is_one_frame),
       census_test(test_deinit_closes_and_releases_what_is_left),
