@@ -6,7 +6,9 @@
  *
  * A message is one array: the values of a call, a result or an event, nils at the end
  * included. A handle is an extension of two bytes, its place among the descriptors that
- * travel with the message.
+ * travel with the message. An object of a registered class (classes.h) is an extension,
+ * too, whose bytes are MessagePack: the name of its class (str), and what its class packs
+ * it to.
  *
  * Errors are returned, with a text that names the value by its path ("argument 2.t.x").
  * What may still raise is Lua's own lack of memory; nothing is held by then that its
@@ -15,14 +17,16 @@
 #define CODEC_CODEC_H
 
 #include "base/buf.h"
+#include "base/lent.h"
 #include <lua.h>
 
 enum {
-  CODEC_DEPTH_MAX = 128,       /* tables inside each other */
+  CODEC_DEPTH_MAX = 128,       /* tables and objects inside each other */
   CODEC_NODES_MAX = 1 << 22,   /* values of a message, keys and tables included */
   CODEC_OBJECTS_MAX = 1 << 20, /* of these, tables and strings */
   CODEC_FDS_MAX = 1024,        /* handles of a message */
-  CODEC_EXT_HANDLE = 1         /* the extension type of a handle */
+  CODEC_EXT_HANDLE = 1,        /* extension types: of a handle, */
+  CODEC_EXT_OBJECT = 2         /* of an object of a class */
 };
 #define CODEC_BYTES_MAX ((size_t)1 << 31) /* memory that reading one message may make */
 
@@ -38,14 +42,30 @@ struct codec_fds {
 };
 void codec_fds_close(struct codec_fds *fds);
 
-/* Appends the n values from index first. what is "argument", "result"...; fds gets a
- * duplicate of every handle, NULL: there may be none. 0, or e->code; then out has a
- * beginning that the caller cuts off, and fds what the caller closes. */
+/* Appends the n values from index first. what is "argument", "result"..., which errors
+ * give with a number; NULL: "value", without one. fds gets a duplicate of every handle,
+ * NULL: there may be none. 0, or e->code; then out has a beginning that the caller cuts
+ * off, and fds what the caller closes. */
 int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
                struct codec_fds *fds, struct codec_error *e);
 
-struct codec_limits { /* 0: the constants above */
+/* Strings that are not copied to a message, but lent (base/lent.h). */
+struct codec_lending {
+  size_t least; /* bytes of a string that is lent */
+  int anchor;   /* a place on the stack, nil: of a table that is made to keep them all */
+  struct lent *lent; /* the caller's, with room for max of them */
+  size_t max, n, bytes;
+};
+/* The same, with lending (or NULL); the limit of out holds for both together. */
+int codec_pack_lending(lua_State *L, int first, int n, const char *what, struct buf *out,
+                       struct codec_fds *fds, struct codec_lending *lending,
+                       struct codec_error *e);
+
+/* How a message is read. Zero: the constants above, "value", no. */
+struct codec_limits {
   size_t nodes, objects, bytes;
+  const char *what;   /* as codec_pack's, for errors */
+  int strict_classes; /* an object whose class is not registered is -EINVAL */
 };
 /* Pushes the values and returns how many, or e->code with the stack as it was. Steals
  * from fds, leaving -1, what the message uses; the rest stays the caller's. */

@@ -1,14 +1,16 @@
 /* Packing. Both sides. Tables are read raw; the only user code that runs is the method by
- * which an object tells its descriptor, protected. */
+ * which an object tells its descriptor, and the function of its class, both protected. */
 #include "codec/codec.h"
 
-#include "base/number.h"
+#include "codec/classes.h"
+#include "codec/path.h"
 #include "os/fd.h"
 #include "socket/handle.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <msgpack/pack.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { SLOTS = 8 }; /* of the Lua stack, for one level */
@@ -18,12 +20,14 @@ struct level { /* a table under way; keys say where in it we are */
   const void *table;
   int key;              /* stack index of the present key, or 0 */
   lua_Integer position; /* where there is no key: place in an array or in the message */
+  int is_object;        /* neither: what an object was packed to */
 };
 
 struct pack {
   lua_State *L;
   struct buf *out;
   struct codec_fds *fds;
+  struct codec_lending *lending; /* or NULL */
   struct codec_error *e;
   const char *what;
   msgpack_packer packer;
@@ -35,71 +39,25 @@ static int pack_value(struct pack *p, int idx, struct level *at);
 
 /* ---- errors ---- */
 
-struct text {
-  char *p;
-  size_t n, room;
-};
+enum { REASON_ROOM = 100 }; /* bytes of an error's text that its path does not use up */
 
-static void add(struct text *t, const char *s, size_t n) {
-  for (size_t i = 0; i < n && t->n + 1 < t->room; i++)
-    t->p[t->n++] = (unsigned char)s[i] < 32 || s[i] == 127 ? '?' : s[i];
-  t->p[t->n] = 0;
-}
-
-static int is_name(const char *s, size_t n) {
-  if (n == 0 || n > 60)
-    return 0;
-  for (size_t i = 0; i < n; i++)
-    if (!strchr("_-", s[i]) && !((s[i] | 32) >= 'a' && (s[i] | 32) <= 'z') &&
-        !(s[i] >= '0' && s[i] <= '9'))
-      return 0;
-  return 1;
-}
-
-static void add_key(lua_State *L, struct text *t, const struct level *at) {
-  char plain[80];
-  int n;
-  if (!at->key) {
-    n = snprintf(plain, sizeof plain, "[" LUA_INTEGER_FMT "]", at->position);
-  } else if (lua_type(L, at->key) == LUA_TSTRING) {
-    size_t size;
-    const char *s = lua_tolstring(L, at->key, &size);
-    if (is_name(s, size)) {
-      add(t, ".", 1);
-      add(t, s, size);
-      return;
-    }
-    n = snprintf(plain, sizeof plain, "[\"%.*s\"]", (int)(size < 40 ? size : 40), s);
-  } else if (lua_isinteger(L, at->key)) {
-    n = snprintf(plain, sizeof plain, "[" LUA_INTEGER_FMT "]", lua_tointeger(L, at->key));
-  } else if (lua_type(L, at->key) == LUA_TNUMBER) {
-    char number[NUMBER_TEXT_MAX];
-    number_text(lua_tonumber(L, at->key), number);
-    n = snprintf(plain, sizeof plain, "[%s]", number);
-  } else {
-    n = snprintf(plain, sizeof plain, "[%s]", luaL_typename(L, at->key));
-  }
-  add(t, plain, (size_t)n);
-}
-
-static void add_path(lua_State *L, struct text *t, const struct level *at,
+static void add_path(lua_State *L, struct path *t, const struct level *at,
                      const char *what) {
-  if (at->outer) {
-    add_path(L, t, at->outer, what);
-    add_key(L, t, at);
+  if (!at->outer) {
+    path_begin(t, what ? what : "value", what ? at->position : 0);
     return;
   }
-  char plain[64];
-  int n = snprintf(plain, sizeof plain, "%s " LUA_INTEGER_FMT, what, at->position);
-  add(t, plain, (size_t)n);
+  add_path(L, t, at->outer, what);
+  if (at->key)
+    path_add_key(L, t, at->key);
+  else if (!at->is_object)
+    path_add_position(t, at->position);
 }
 
 static int fail(struct pack *p, int code, const struct level *at, const char *reason) {
-  struct text t = {p->e->text, 0, sizeof p->e->text - 100};
+  struct path t = {p->e->text, 0, sizeof p->e->text - REASON_ROOM};
   add_path(p->L, &t, at, p->what);
-  t.room = sizeof p->e->text;
-  add(&t, ": ", 2);
-  add(&t, reason, strlen(reason));
+  path_end(&t, REASON_ROOM, reason);
   return p->e->code = code;
 }
 
@@ -118,9 +76,14 @@ static int written(struct pack *p, const struct level *at, int r) {
               code == -E2BIG ? "the message is too long" : "not enough memory");
 }
 
+/* Bytes of the message so far. */
+static size_t length_of(const struct pack *p) {
+  return buf_size(p->out) + (p->lending ? p->lending->bytes : 0);
+}
+
 static int write_bytes(void *data, const char *bytes, size_t n) {
   struct pack *p = data;
-  int r = buf_put(p->out, bytes, n);
+  int r = n > p->out->max - length_of(p) ? -E2BIG : buf_put(p->out, bytes, n);
   if (r == 0)
     return 0;
   p->e->code = r;
@@ -257,7 +220,7 @@ static int pack_map(struct pack *p, int idx, size_t n, struct level *at) {
 }
 
 static int pack_table(struct pack *p, int idx, struct level *outer) {
-  struct level at = {outer, lua_topointer(p->L, idx), 0, 0};
+  struct level at = {outer, lua_topointer(p->L, idx), 0, 0, 0};
   for (const struct level *l = outer; l; l = l->outer)
     if (l->table == at.table)
       return fail(p, -EINVAL, outer, "a table that contains itself can't be sent");
@@ -273,13 +236,132 @@ static int pack_table(struct pack *p, int idx, struct level *outer) {
   return r;
 }
 
+/* ---- objects of classes ---- */
+
+/* How the functions of a class find the message: empty. They may use what it is packed to
+ * for another one. */
+struct aside {
+  struct buf out;
+  int *fds;
+  size_t nfds;
+};
+
+static int put_aside(struct pack *p, struct aside *a) {
+  a->fds = NULL;
+  a->nfds = p->fds ? p->fds->n : 0;
+  if (a->nfds > 0) {
+    a->fds = malloc(a->nfds * sizeof *a->fds);
+    if (!a->fds)
+      return -ENOMEM;
+    memcpy(a->fds, p->fds->fd, a->nfds * sizeof *a->fds);
+    p->fds->n = 0;
+  }
+  a->out = *p->out;
+  buf_init(p->out, a->out.max);
+  return 0;
+}
+
+static void put_back(struct pack *p, struct aside *a) {
+  buf_deinit(p->out);
+  *p->out = a->out;
+  if (!p->fds)
+    return;
+  codec_fds_close(p->fds);
+  p->fds->n = a->nfds;
+  if (a->nfds > 0)
+    memcpy(p->fds->fd, a->fds, a->nfds * sizeof *a->fds);
+  free(a->fds);
+}
+
+static int fail_class(struct pack *p, int class_idx, const struct level *at) {
+  char reason[160];
+  size_t n;
+  const char *text = lua_tostring(p->L, -1);
+  snprintf(reason, sizeof reason, "the class '%.40s' can't pack it: %s",
+           classes_name(p->L, class_idx, &n), text ? text : "an error without a text");
+  return fail(p, -EINVAL, at, reason);
+}
+
+/* An extension whose length is not known yet; *ret_at: the place of the length. */
+static int begin_object(struct pack *p, int class_idx, size_t *ret_at) {
+  static const char header[6] = {(char)0xc9, 0, 0, 0, 0, CODEC_EXT_OBJECT};
+  size_t n;
+  const char *name = classes_name(p->L, class_idx, &n);
+  *ret_at = buf_size(p->out) + 1;
+  return write_bytes(p, header, sizeof header) || msgpack_pack_str(&p->packer, n) ||
+         msgpack_pack_str_body(&p->packer, name, n);
+}
+
+static int end_object(struct pack *p, size_t at, size_t length, const struct level *l) {
+  if (length > UINT32_MAX)
+    return fail(p, -E2BIG, l, "the object is too long");
+  unsigned char *to = p->out->data + p->out->head + at;
+  for (int i = 0; i < 4; i++)
+    to[i] = (unsigned char)(length >> (24 - 8 * i));
+  return 0;
+}
+
+/* The class is on top of the stack. */
+static int pack_object(struct pack *p, int idx, struct level *outer) {
+  struct level at = {outer, lua_topointer(p->L, idx), 0, 0, 1};
+  int class_idx = lua_gettop(p->L);
+  struct aside aside;
+  for (const struct level *l = outer; l; l = l->outer)
+    if (l->table == at.table)
+      return fail(p, -EINVAL, outer, "an object that contains itself can't be sent");
+  if (p->depth == CODEC_DEPTH_MAX)
+    return fail(p, -EINVAL, outer, "objects are nested too deeply (128 at most)");
+  if (put_aside(p, &aside) < 0)
+    return fail(p, -ENOMEM, outer, "not enough memory");
+  int ok = classes_pack(p->L, class_idx, idx) == 0;
+  put_back(p, &aside);
+  if (!ok)
+    return fail_class(p, class_idx, outer);
+  size_t place, before = length_of(p) + 6;
+  int r = written(p, outer, begin_object(p, class_idx, &place));
+  p->depth++;
+  if (r == 0)
+    r = pack_value(p, class_idx + 1, &at);
+  p->depth--;
+  return r < 0 ? r : end_object(p, place, length_of(p) - before, outer);
+}
+
 /* ---- values ---- */
+
+/* 1: it is lent; 0: it is to be copied; or e->code. May raise (memory). */
+static int lend(struct pack *p, int idx, const char *s, size_t n,
+                const struct level *at) {
+  struct codec_lending *l = p->lending;
+  if (!l || n < l->least || l->n == l->max)
+    return 0;
+  if (n > p->out->max - length_of(p)) {
+    p->e->code = -E2BIG;
+    return written(p, at, -1);
+  }
+  if (lua_isnil(p->L, l->anchor)) {
+    lua_createtable(p->L, 1, 0);
+    lua_replace(p->L, l->anchor);
+  }
+  lua_pushvalue(p->L, idx);
+  lua_rawseti(p->L, l->anchor, (lua_Integer)l->n + 1);
+  l->lent[l->n++] = (struct lent){buf_size(p->out), s, n};
+  l->bytes += n;
+  return 1;
+}
 
 static int pack_string(struct pack *p, int idx, const struct level *at) {
   size_t n;
   const char *s = lua_tolstring(p->L, idx, &n);
   if (n > UINT32_MAX)
     return fail(p, -E2BIG, at, "the string is too long");
+  if (p->lending && n >= p->lending->least) {
+    int r = written(p, at, msgpack_pack_str(&p->packer, n));
+    if (r == 0)
+      r = lend(p, idx, s, n, at);
+    if (r != 0)
+      return r < 0 ? r : 0;
+    return written(p, at, msgpack_pack_str_body(&p->packer, s, n));
+  }
   return written(p, at,
                  msgpack_pack_str(&p->packer, n) ||
                      (n > 0 && msgpack_pack_str_body(&p->packer, s, n)));
@@ -292,7 +374,8 @@ static int count_value(struct pack *p, int type, const struct level *at) {
     snprintf(text, sizeof text, "the message has more than %d values", CODEC_NODES_MAX);
     return fail(p, -E2BIG, at, text);
   }
-  if ((type == LUA_TTABLE || type == LUA_TSTRING) && p->nobjects++ == CODEC_OBJECTS_MAX) {
+  if ((type == LUA_TTABLE || type == LUA_TSTRING || type == LUA_TUSERDATA) &&
+      p->nobjects++ == CODEC_OBJECTS_MAX) {
     snprintf(text, sizeof text, "the message has more than %d tables and strings",
              CODEC_OBJECTS_MAX);
     return fail(p, -E2BIG, at, text);
@@ -303,7 +386,7 @@ static int count_value(struct pack *p, int type, const struct level *at) {
 static int pack_value(struct pack *p, int idx, struct level *at) {
   lua_State *L = p->L;
   msgpack_packer *packer = &p->packer;
-  int type = lua_type(L, idx);
+  int type = lua_type(L, idx), top = lua_gettop(L);
   if (count_value(p, type, at) < 0)
     return p->e->code;
   switch (type) {
@@ -328,15 +411,22 @@ static int pack_value(struct pack *p, int idx, struct level *at) {
   }
   if (!lua_checkstack(L, SLOTS))
     return fail(p, -ENOMEM, at, "not enough memory");
-  if (lua_isuserdata(L, idx) || is_handle_table(L, idx))
+  if (classes_push_of(L, idx)) {
+    int r = pack_object(p, idx, at);
+    lua_settop(L, top);
+    return r;
+  }
+  if (type == LUA_TUSERDATA || is_handle_table(L, idx))
     return pack_handle(p, idx, at);
   return pack_table(p, idx, at);
 }
 
-int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
-               struct codec_fds *fds, struct codec_error *e) {
-  struct pack p = {.L = L, .out = out, .fds = fds, .e = e, .what = what};
-  struct level at = {NULL, NULL, 0, 0};
+int codec_pack_lending(lua_State *L, int first, int n, const char *what, struct buf *out,
+                       struct codec_fds *fds, struct codec_lending *lending,
+                       struct codec_error *e) {
+  struct pack p = {
+      .L = L, .out = out, .fds = fds, .lending = lending, .e = e, .what = what};
+  struct level at = {NULL, NULL, 0, 0, 0};
   e->code = 0;
   msgpack_packer_init(&p.packer, &p, write_bytes);
   int r = written(&p, &at, msgpack_pack_array(&p.packer, (size_t)n));
@@ -345,4 +435,9 @@ int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out
     r = pack_value(&p, first + i, &at);
   }
   return r;
+}
+
+int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
+               struct codec_fds *fds, struct codec_error *e) {
+  return codec_pack_lending(L, first, n, what, out, fds, NULL, e);
 }

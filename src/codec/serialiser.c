@@ -185,9 +185,14 @@ static int decode_by_module(lua_State *L, const struct serialiser *s, const void
   return lua_gettop(L) - top;
 }
 
+static struct codec_limits how_to_read(const struct serialiser *s) {
+  return (struct codec_limits){.what = s->reads, .strict_classes = s->strict_classes};
+}
+
 static int decode_msgpack(lua_State *L, const struct serialiser *s, const void *data,
                           size_t size, int *fds, size_t nfds, struct codec_error *e) {
-  return codec_unpack(L, data, size, fds, nfds, NULL, e);
+  struct codec_limits how = how_to_read(s);
+  return codec_unpack(L, data, size, fds, nfds, &how, e);
 }
 
 static int decode_raw(lua_State *L, const struct serialiser *s, const void *data,
@@ -209,7 +214,8 @@ static int step_strings(lua_State *L, struct decoding *d) {
 static int step_unpack(lua_State *L, struct decoding *d) {
   if (!d->unpack) {
     d->unpack = lua_newuserdatauv(L, sizeof(struct unpack), 0);
-    unpack_init(d->unpack, d->data, d->size, d->fds, d->nfds, NULL);
+    struct codec_limits how = how_to_read(d->serialiser);
+    unpack_init(d->unpack, d->data, d->size, d->fds, d->nfds, &how);
   }
   struct unpack *u = d->unpack;
   int r = unpack_step(L, u, d->effort, &d->e);
@@ -261,7 +267,7 @@ static int take_function(lua_State *L, const char *module, const char *field) {
 }
 
 void serialiser_open(lua_State *L, const char *name, struct serialiser *ret) {
-  struct serialiser s = {kind_of(name), LUA_NOREF, LUA_NOREF};
+  struct serialiser s = {.kind = kind_of(name), .encode = LUA_NOREF, .decode = LUA_NOREF};
   if (!s.kind->name) {
     lua_getglobal(L, "require");
     lua_pushstring(L, name);
@@ -291,6 +297,14 @@ int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n
                       struct codec_error *e) {
   e->code = 0;
   return s->kind->encode(L, s, first, n, what, out, fds, e);
+}
+
+int serialiser_encode_lending(lua_State *L, const struct serialiser *s, int first, int n,
+                              const char *what, struct buf *out, struct codec_fds *fds,
+                              struct codec_lending *lending, struct codec_error *e) {
+  if (s->kind->encode != encode_msgpack)
+    return serialiser_encode(L, s, first, n, what, out, fds, e);
+  return codec_pack_lending(L, first, n, what, out, fds, lending, e);
 }
 
 const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,

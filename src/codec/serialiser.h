@@ -15,6 +15,8 @@
 struct serialiser {
   const struct serialiser_kind *kind;
   int encode, decode; /* registry references of a module's functions, or LUA_NOREF */
+  const char *reads;  /* "argument", "result": what it decodes, for errors; or NULL */
+  int strict_classes; /* as codec_limits; set by the owner, as `reads` */
 };
 
 /* Whether the body is the one value as it is. */
@@ -29,6 +31,10 @@ void serialiser_close(lua_State *L, struct serialiser *s);
 int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n,
                       const char *what, struct buf *out, struct codec_fds *fds,
                       struct codec_error *e);
+/* The same, but long strings may be lent; "msgpack" does that. */
+int serialiser_encode_lending(lua_State *L, const struct serialiser *s, int first, int n,
+                              const char *what, struct buf *out, struct codec_fds *fds,
+                              struct codec_lending *lending, struct codec_error *e);
 /* Where the n values from index first are a string that is the body as it is, its bytes,
  * Lua's; else NULL. */
 const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,

@@ -6,6 +6,8 @@
 #include "codec/unpack.h"
 
 #include "base/result.h"
+#include "codec/classes.h"
+#include "codec/path.h"
 #include "socket/socket.h"
 #include <errno.h>
 #include <limits.h>
@@ -15,19 +17,36 @@
 #include <string.h>
 
 enum {
-  SLOTS = 6,                 /* of the Lua stack, for one level */
+  SLOTS = 8,                 /* of the Lua stack, for one level */
   ARRAY_BEGIN_MAX = 1 << 19, /* items; a longer one grows, as clearing it takes long */
   TABLE_COST = 64,           /* bytes of memory: estimates, a little above the truth */
   ITEM_COST = 16,
   PAIR_COST = 64, /* its table may be up to twice as large as needed */
   STRING_COST = 32,
   HANDLE_COST = 256,
+  CLASS_EFFORT = 32, /* of the user's code, as a number of plain values */
   CROWD_PAIRS = 512, /* maps of this many pairs are watched for colliding keys */
   CROWD_MAX = 256    /* keys that may share a place there */
 };
 
 static int fail(struct unpack *u, int code, const char *text) {
   snprintf(u->e->text, sizeof u->e->text, "%s", text);
+  return u->e->code = code;
+}
+
+/* The same for a reason that concerns the value which is read now. */
+static int fail_here(struct unpack *u, int code, const char *reason) {
+  enum { REASON_ROOM = 100 };
+  struct path t = {u->e->text, 0, sizeof u->e->text - REASON_ROOM};
+  const struct unpack_level *l = u->levels;
+  path_begin(&t, u->what ? u->what : "value", u->nvalues - (lua_Integer)l->left + 1);
+  for (l++; l <= u->levels + u->depth; l++) {
+    if (l->kind == UNPACK_ARRAY)
+      path_add_position(&t, (lua_Integer)l->n + 1);
+    else if (l->kind == UNPACK_VALUE)
+      path_add_key(u->L, &t, l->at + 1);
+  }
+  path_end(&t, REASON_ROOM, reason);
   return u->e->code = code;
 }
 
@@ -73,9 +92,9 @@ static int read_string(struct unpack *u, size_t n) {
   return 0;
 }
 
-static int read_handle(struct unpack *u, unsigned type, size_t n) {
-  if (type != CODEC_EXT_HANDLE || n != 2)
-    return fail(u, -EPROTO, "unknown extension type");
+static int read_handle(struct unpack *u, size_t n) {
+  if (n != 2)
+    return fail(u, -EPROTO, "malformed extension of a handle");
   size_t place = (size_t)number(u, 2);
   if (!u->r.ok)
     return cut(u);
@@ -87,11 +106,6 @@ static int read_handle(struct unpack *u, unsigned type, size_t n) {
   u->fds[place] = -1;
   socket_push(u->L, fd, SOCKET_FOREIGN);
   return 0;
-}
-
-static int read_ext(struct unpack *u, size_t n) {
-  unsigned type = (unsigned)number(u, 1);
-  return u->r.ok ? read_handle(u, type, n) : cut(u);
 }
 
 static int push_integer(struct unpack *u, lua_Integer value) {
@@ -141,6 +155,7 @@ static unsigned power_of_two(size_t atleast) {
 }
 
 static void crowd_init(struct crowd *c, lua_State *L, size_t npairs) {
+  c->counts = NULL;
   if (npairs < CROWD_PAIRS) {
     lua_pushnil(L); /* keeps the stack the same */
     return;
@@ -182,7 +197,8 @@ static int open_array(struct unpack *u, size_t n) {
   if (spend_object(u, TABLE_COST + n * (grows ? 2 * ITEM_COST : ITEM_COST)) < 0)
     return u->e->code;
   lua_createtable(u->L, (int)(grows ? ARRAY_BEGIN_MAX : n), 0);
-  u->levels[++u->depth] = (struct unpack_level){.kind = UNPACK_ARRAY, .left = n};
+  u->levels[++u->depth] =
+      (struct unpack_level){.kind = UNPACK_ARRAY, .at = lua_gettop(u->L), .left = n};
   return 0;
 }
 
@@ -192,8 +208,9 @@ static int open_map(struct unpack *u, size_t n) {
     return cut(u);
   if (spend_object(u, TABLE_COST + n * PAIR_COST) < 0)
     return u->e->code;
-  crowd_init(&level.crowd, u->L, n);
+  crowd_init(&level.u.crowd, u->L, n);
   lua_createtable(u->L, 0, (int)(n > INT_MAX ? INT_MAX : n));
+  level.at = lua_gettop(u->L);
   u->levels[++u->depth] = level;
   return 0;
 }
@@ -223,6 +240,7 @@ static int put_value(struct unpack *u) {
   struct unpack_level *l = &u->levels[u->depth];
   switch (l->kind) {
   case UNPACK_LIST: /* the values of the message stay on the stack */
+  case UNPACK_OBJECT:
     l->left--;
     return 0;
   case UNPACK_ARRAY:
@@ -231,7 +249,7 @@ static int put_value(struct unpack *u) {
     return 0;
   case UNPACK_KEY:
     l->kind = UNPACK_VALUE;
-    return check_key(u, &l->crowd);
+    return check_key(u, &l->u.crowd);
   default:
     l->kind = UNPACK_KEY;
     l->left--;
@@ -240,12 +258,98 @@ static int put_value(struct unpack *u) {
   }
 }
 
-/* The innermost table is complete. */
-static int close_table(struct unpack *u) {
-  if (u->levels[u->depth].kind == UNPACK_KEY)
+/* ---- objects of classes ----
+ * The name of the class lies on the stack, and then what the object was packed to. Names
+ * come from the other process: they are looked up, and kept nowhere. */
+
+/* Pushes the name. 0, or e->code. */
+static int read_class_name(struct unpack *u) {
+  unsigned mark = (unsigned)number(u, 1);
+  size_t n = mark >= 0xa0 && mark < 0xc0 ? mark & 31
+             : mark == 0xd9              ? (size_t)number(u, 1)
+                                         : 0;
+  const unsigned char *name = reader_take(&u->r, n);
+  if (!u->r.ok)
+    return cut(u);
+  if (n == 0)
+    return fail(u, -EPROTO, "malformed extension of an object: no name of a class");
+  if (spend_object(u, STRING_COST + n) < 0)
+    return u->e->code;
+  lua_pushlstring(u->L, (const char *)name, n);
+  return 0;
+}
+
+static int refuse_class(struct unpack *u) {
+  char reason[160];
+  snprintf(reason, sizeof reason,
+           "the class '%.60s' is not registered here (option strict_classes)",
+           lua_tostring(u->L, -1));
+  return fail_here(u, -EINVAL, reason);
+}
+
+static int open_object(struct unpack *u, size_t n) {
+  struct unpack_level level = {
+      .kind = UNPACK_OBJECT, .at = lua_gettop(u->L) + 1, .left = 1};
+  if (n > reader_left(&u->r))
+    return cut(u);
+  level.u.end = u->r.p + n;
+  int r = read_class_name(u);
+  if (r < 0)
+    return r;
+  if (u->strict_classes) {
+    if (!classes_push_named(u->L, -1))
+      return refuse_class(u);
+    lua_pop(u->L, 1);
+  }
+  u->levels[++u->depth] = level;
+  return 0;
+}
+
+static int fail_class(struct unpack *u) {
+  char reason[160];
+  const char *text = lua_tostring(u->L, -1);
+  snprintf(reason, sizeof reason, "the class '%.40s' can't unpack it: %s",
+           lua_tostring(u->L, u->levels[u->depth].at),
+           text ? text : "an error without a text");
+  return fail_here(u, -EINVAL, reason);
+}
+
+/* Puts the object in the place of its name; or the value, where nobody knows the class.
+ */
+static int make_object(struct unpack *u) {
+  const struct unpack_level *l = &u->levels[u->depth];
+  if (u->r.p != l->u.end)
+    return fail(u, -EPROTO, "malformed extension of an object: it ends elsewhere");
+  if (classes_push_named(u->L, l->at)) {
+    u->effort += CLASS_EFFORT;
+    if (classes_unpack(u->L, l->at + 2, l->at + 1) < 0)
+      return fail_class(u);
+  }
+  lua_replace(u->L, l->at);
+  lua_settop(u->L, l->at);
+  return 0;
+}
+
+/* The innermost table, or object, is complete. */
+static int close_level(struct unpack *u) {
+  enum unpack_kind kind = u->levels[u->depth].kind;
+  if (kind == UNPACK_KEY)
     lua_remove(u->L, -2); /* what the crowd is counted in */
+  if (kind == UNPACK_OBJECT && make_object(u) < 0)
+    return u->e->code;
   u->depth--;
   return put_value(u);
+}
+
+static int read_ext(struct unpack *u, size_t n) {
+  unsigned type = (unsigned)number(u, 1);
+  if (!u->r.ok)
+    return cut(u);
+  if (type == CODEC_EXT_HANDLE)
+    return read_handle(u, n);
+  if (type == CODEC_EXT_OBJECT)
+    return open_table(u, n, open_object);
+  return fail(u, -EPROTO, "unknown extension type");
 }
 
 /* ---- a value ----
@@ -361,6 +465,8 @@ void unpack_init(struct unpack *u, const void *data, size_t size, int *fds, size
   u->nodes = limits && limits->nodes ? limits->nodes : CODEC_NODES_MAX;
   u->objects = limits && limits->objects ? limits->objects : CODEC_OBJECTS_MAX;
   u->bytes = limits && limits->bytes ? limits->bytes : CODEC_BYTES_MAX;
+  u->what = limits ? limits->what : NULL;
+  u->strict_classes = limits && limits->strict_classes;
   u->depth = -1;
   u->effort = 0;
   u->nvalues = 0;
@@ -383,7 +489,7 @@ static int begin(struct unpack *u) {
 /* Reads one value, or closes one table. */
 static int advance(struct unpack *u) {
   if (u->levels[u->depth].left == 0)
-    return close_table(u);
+    return close_level(u);
   int r = read_value(u);
   return r == 0 ? put_value(u) : r;
 }

@@ -17,11 +17,21 @@ struct crowd {
   uint64_t places;
 };
 
-enum unpack_kind { UNPACK_LIST, UNPACK_ARRAY, UNPACK_KEY, UNPACK_VALUE };
-struct unpack_level { /* an open table; KEY and VALUE: of a map, and what comes next */
+enum unpack_kind {
+  UNPACK_LIST,
+  UNPACK_ARRAY,
+  UNPACK_KEY, /* of a map, and so is VALUE: what comes next */
+  UNPACK_VALUE,
+  UNPACK_OBJECT
+};
+struct unpack_level { /* an open table, or the object of a class */
   enum unpack_kind kind;
+  int at;         /* where on the stack it is; of an object the name of its class */
   size_t left, n; /* items to come, items put */
-  struct crowd crowd;
+  union {
+    struct crowd crowd;
+    const unsigned char *end; /* of an object: where its bytes end */
+  } u;
 };
 
 struct unpack {
@@ -32,7 +42,9 @@ struct unpack {
   size_t nfds;
   size_t nodes, objects, bytes; /* what is left of the budgets */
   size_t effort;                /* of this step */
-  int depth;                    /* -1: nothing was read yet */
+  const char *what;             /* for errors */
+  int strict_classes;
+  int depth; /* -1: nothing was read yet */
   int nvalues;
   struct unpack_level levels[CODEC_DEPTH_MAX + 1];
 };

@@ -1,7 +1,9 @@
 /* libFuzzer: arbitrary bytes as a message. One process, one Lua state that is renewed now
  * and then. What must hold: no crash, the stack as promised, memory within the budget,
- * and what was read can be packed and is then read as the same number of values. */
+ * and what was read can be packed and is then read as the same number of values. Two
+ * classes are registered: "p", and "e", whose objects can't be read. */
 #undef NDEBUG /* its asserts are the test */
+#include "codec/classes.h"
 #include "codec/serialiser.h"
 #include <assert.h>
 #include <lauxlib.h>
@@ -26,6 +28,34 @@ static void *bounded_alloc(void *ud, void *block, size_t osize, size_t nsize) {
   return realloc(block, nsize);
 }
 
+static int pack_object(lua_State *L) { /* 1: the object */
+  lua_rawgeti(L, 1, 1);
+  return 1;
+}
+
+static int unpack_object(lua_State *L) { /* 1: the value; upvalue: the class */
+  lua_createtable(L, 1, 0);
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, -2, 1);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_setmetatable(L, -2);
+  return 1;
+}
+
+static int raise(lua_State *L) {
+  return luaL_error(L, "not this one");
+}
+
+static void register_class(lua_State *L, const char *name, int is_readable) {
+  lua_pushcfunction(L, classes_register);
+  lua_pushstring(L, name);
+  lua_newtable(L);
+  lua_pushcfunction(L, pack_object);
+  lua_pushvalue(L, -2);
+  lua_pushcclosure(L, is_readable ? unpack_object : raise, 1);
+  lua_call(L, 4, 0);
+}
+
 static lua_State *state(void) {
   static lua_State *L;
   static int rounds;
@@ -33,9 +63,12 @@ static lua_State *state(void) {
     lua_close(L);
     L = NULL;
   }
-  if (!L)
+  if (!L) {
     L = lua_newstate(bounded_alloc, NULL);
-  assert(L);
+    assert(L);
+    register_class(L, "p", 1);
+    register_class(L, "e", 0);
+  }
   return L;
 }
 
