@@ -31,12 +31,12 @@ local MESSAGE_MAX = (64 << 20) + 1024 -- a string of 64 MiB: to make a longer on
 local set, bad = check.set, check.option_fail
 
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
-  .. " message_max grace"
+  .. " message_max grace strict_classes"
 local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
   .. " on_worker"
 local valid = {
   rpc = set(RPC),
-  pool = set((RPC:gsub("on_drain", ""):gsub("strict", "")) .. " " .. POOL),
+  pool = set((RPC:gsub(" on_drain ", " "):gsub(" strict ", " ")) .. " " .. POOL),
   with_rpc = set "timeout",
   with_pool = set "timeout idempotent",
   restart = set "burst period",
@@ -92,6 +92,7 @@ local function common(where, given)
   local plain = {
     async = flag(where, given, "async"),
     handles = flag(where, given, "handles"),
+    strict_classes = flag(where, given, "strict_classes"),
     init = text(where, given, "init"),
     serialiser = serialiser(where, given),
     timeout = duration(where, given, "timeout"),

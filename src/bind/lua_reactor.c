@@ -5,6 +5,7 @@
 
 #include "bind/completion.h"
 #include "bind/reply.h"
+#include "codec/classes.h"
 #include "os/fdwait.h"
 #include "socket/wait.h"
 
@@ -42,6 +43,8 @@ struct box *box_open(lua_State *L) {
 static int l_turn(lua_State *L) { /* turn() -> number */
   struct reactor *r = reactor_peek(L);
   lua_Integer n = 0;
+  if (classes_at_work())
+    return luaL_error(L, "the pack and unpack functions of a class can't wait");
   if (r) {
     reactor_tidy(L, r);
     if (!reply_is_full(r))

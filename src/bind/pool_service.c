@@ -58,6 +58,8 @@ static int l_pool_new(lua_State *L) {
   if (!s)
     return 2;
   buf_init(&s->out, (size_t)o.message_max);
+  s->serialiser.reads = "result";
+  s->serialiser.strict_classes = o.strict_classes;
   o.data = s;
   s->tells_end = field_flag(L, 4, "tells_end");
   po.rpc = &o;

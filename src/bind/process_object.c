@@ -13,6 +13,7 @@
  * process.lua, which takes the object over first (object_open) and for good. So
  * everything here is an abbreviation: process.lua says what each method means. */
 #include "bind/lua_process.h"
+#include "codec/classes.h"
 #include "os/fdwait.h"
 #include "socket/socket.h"
 #include "socket/wait.h"
@@ -68,7 +69,8 @@ static int in_callback(lua_State *L, int newest) {
   return inside;
 }
 static int may_wait(lua_State *L) {
-  return !box_get(L)->has_waiter && !in_callback(L, lua_upvalueindex(UP_NEWEST));
+  return !box_get(L)->has_waiter && !classes_at_work() &&
+         !in_callback(L, lua_upvalueindex(UP_NEWEST));
 }
 
 /* ---- waiting ---- */
@@ -445,8 +447,9 @@ static int l_wait_on_socket(lua_State *L) {
   int deadline_set = !lua_isnoneornil(L, 3);
   double deadline = deadline_set ? (double)uv_hrtime() / 1e9 + lua_tonumber(L, 3) : 0;
   int is_closing = *luaL_checkstring(L, 2) == '\0';
-  if (r && !is_closing && !box->has_waiter && !r->guest && !r->exposed &&
-      list_empty(&r->done) && !in_callback(L, lua_upvalueindex(UP_WAIT_NEWEST))) {
+  if (r && !is_closing && !box->has_waiter && !classes_at_work() && !r->guest &&
+      !r->exposed && list_empty(&r->done) &&
+      !in_callback(L, lua_upvalueindex(UP_WAIT_NEWEST))) {
     int fd = (int)luaL_checkinteger(L, 1);
     short events = bind_to_poll(luaL_checkstring(L, 2));
     prepare_to_sleep(r);

@@ -4,6 +4,7 @@
 #include "bind/reactor.h"
 
 #include "bind/values.h"
+#include "codec/classes.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include <assert.h>
@@ -152,6 +153,8 @@ void reactor_arm(struct reactor *r) {
 }
 
 void reactor_turn(struct reactor *r) {
+  if (classes_at_work()) /* a message is half made, or half read */
+    return;
   uv_run(&r->loop, UV_RUN_NOWAIT);
   r->turned = 1;
   mf_reap(&r->loop);

@@ -11,6 +11,7 @@ void rpc_options_read(lua_State *L, int idx, mf_rpc_options *o) {
   o->async = field_flag(L, idx, "async");
   o->handles = field_flag(L, idx, "handles");
   o->strict = field_flag(L, idx, "strict");
+  o->strict_classes = field_flag(L, idx, "strict_classes");
   o->timeout_ms = (unsigned)field_integer(L, idx, "timeout", MF_NO_TIMEOUT);
   o->message_max =
       (uint64_t)field_integer(L, idx, "message_max", (lua_Integer)o->message_max);
@@ -34,6 +35,8 @@ static int l_rpc_new(lua_State *L) {
   if (!s)
     return 2;
   buf_init(&s->out, (size_t)o.message_max);
+  s->serialiser.reads = "result";
+  s->serialiser.strict_classes = o.strict_classes;
   o.data = s;
   s->tells_end = field_flag(L, 4, "tells_end");
   int rc = mf_rpc_new(p->process, function, &o, &s->rpc);

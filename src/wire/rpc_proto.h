@@ -144,7 +144,8 @@ enum rpc_flags {
   RPC_ASYNC = 1,         /* f(done, ...), any order; else f(...) */
   RPC_TAKES_HANDLES = 2, /* the parent accepts handles in results and events */
   RPC_STRICT = 4,        /* see above; never with RPC_ASYNC */
-  RPC_MEASURED = 8       /* send USAGE: after an answer, not more often than given */
+  RPC_MEASURED = 8,      /* send USAGE: after an answer, not more often than given */
+  RPC_STRICT_CLASSES = 16 /* objects of classes that are not registered are refused */
 };
 
 /* clang-format on */

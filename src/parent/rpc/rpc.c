@@ -245,7 +245,8 @@ static int put_parameters(struct buf *b, const char *function, const mf_rpc_opti
   const char *serialiser = o->serialiser ? o->serialiser : "raw";
   unsigned flags = (o->async ? RPC_ASYNC : 0) | (o->handles ? RPC_TAKES_HANDLES : 0) |
                    (o->strict && !o->async ? RPC_STRICT : 0) |
-                   (usage_ms ? RPC_MEASURED : 0);
+                   (usage_ms ? RPC_MEASURED : 0) |
+                   (o->strict_classes ? RPC_STRICT_CLASSES : 0);
   int r = buf_put_u32(b, RPC_MAGIC);
   if (!r)
     r = buf_put_u16(b, RPC_VERSION);

@@ -1,5 +1,6 @@
 /* The start of a server, and what its function may call: events, retire, flush. Runs in
  * clones. */
+#include "codec/classes.h"
 #include "socket/handle.h"
 #include "template/lua/script.h"
 #include "template/modules.h"
@@ -57,6 +58,8 @@ static void open_serialiser(struct rpc_server *s, lua_State *L) {
     return;
   serialiser_open(L, s->serialiser_name, &s->serialiser);
   s->serialiser_name = NULL;
+  s->serialiser.reads = "argument";
+  s->serialiser.strict_classes = (s->flags & RPC_STRICT_CLASSES) != 0;
 }
 
 struct start {
@@ -243,8 +246,11 @@ static int l_retire(lua_State *L) {
 }
 
 int template_open_rpc(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"serve", l_serve}, {"event", l_event}, {"flush", l_flush}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"serve", l_serve},
+                                       {"event", l_event},
+                                       {"flush", l_flush},
+                                       {"register", classes_register},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }
