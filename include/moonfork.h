@@ -191,6 +191,10 @@ MF_API int mf_send_arg_ref(mf_process *, const void *data, size_t length,
 MF_API int mf_take_args(mf_process *); /* forget what was sent so far */
 MF_API int mf_chdir(mf_process *, const char *path);
 MF_API int mf_setenv(mf_process *, const char *name, const char *value); /* NULL: unset */
+/* Sets a Lua global, or a field ("config.depth"), to one value in MessagePack as calls
+ * have it (doc/rpc.md; no handles), of at most 1 GiB: MF_ELIMIT. Copies. Clones forked
+ * from then on have it. */
+MF_API int mf_set(mf_process *, const char *name, const void *value, size_t length);
 MF_API int mf_seal(mf_process *, int flags);
 
 #define MF_LIMIT_INFINITY UINT64_MAX
@@ -294,14 +298,17 @@ typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
   mf_notice_cb on_close;  /* once, last but for the close callback: an orderly end */
   mf_notice_cb on_drain;  /* after MF_ELIMIT, when half of the limit is free again */
   void *data;             /* of these four */
-  unsigned grace_ms; /* that a closing rpc waits for the next answer, before its process
-                        is killed; 10,000. A call with a timeout of its own may use
-                        all of that. MF_NO_TIMEOUT: for ever */
+  unsigned grace_ms;  /* that a closing rpc waits for the next answer, before its process
+                         is killed; 10,000. A call with a timeout of its own may use
+                         all of that. MF_NO_TIMEOUT: for ever */
+  int strict_classes; /* "msgpack": a call with an object whose Lua class is not
+                         registered in the clone is refused; else the function gets a
+                         plain value */
 } mf_rpc_options;
 #define MF_RPC_OPTIONS_INIT                                                              \
   {                                                                                      \
     sizeof(mf_rpc_options), NULL, NULL, 0, 0, 0, MF_NO_TIMEOUT, 256u << 20, 131072,      \
-        64u << 20, NULL, NULL, NULL, NULL, NULL, 10000                                   \
+        64u << 20, NULL, NULL, NULL, NULL, NULL, 10000, 0                                \
   }
 MF_API void mf_rpc_options_init(mf_rpc_options *options);
 

@@ -85,6 +85,7 @@
 ---@field send_fd fun(self, ...: moonfork.handle): moonfork.process
 ---@field send_arg fun(self, ...: string|number): moonfork.process
 ---@field take_args fun(self): moonfork.process
+---@field set fun(self, name: string, value: any): moonfork.process
 ---@field chdir fun(self, path: string): moonfork.process
 ---@field setenv fun(self, name: string, value?: string|number|false): moonfork.process
 ---@field limit fun(self, limits: moonfork.limits): moonfork.process
@@ -168,8 +169,15 @@ function process:memory(callback) end
 ---@field timeout? number
 ---@field handles? boolean
 ---@field strict? boolean
+---@field strict_classes? boolean
 ---@field message_max? integer
 ---@field grace? number
+
+--- What require("moonfork.rpc") gives.
+---@class moonfork.rpc_functions
+---@field event fun(...): true?, string?, moonfork.code? in a process that serves
+---@field flush fun(): boolean
+---@field register fun(name: string, metatable?: table, pack?: (fun(object: any): any), unpack?: (fun(value: any): any))
 
 ---@class moonfork.rpc: moonfork.calls
 ---@field with fun(self, options: {timeout?: number}): moonfork.calls

@@ -447,6 +447,22 @@ function methods.setenv(p, name, value)
   return command(p, core.setenv, name, value or nil)
 end
 
+-- "a" or "a.b": no part is empty.
+local function is_dotted(name)
+  return not ("." .. name .. "."):find("..", 1, true)
+end
+
+function methods.set(p, name, ...)
+  p = serving(p, "set")
+  check.name(1, "set", name)
+  if select("#", ...) == 0 then check.fail(2, "set", "value expected") end
+  if name == "" then fail(p, is_empty(1, "set")) end
+  if not is_dotted(name) then
+    fail(p, core.error("EINVAL", ("argument #1 of 'set' has an empty part: '%s'"):format(name)))
+  end
+  return command(p, core.set, name, (...))
+end
+
 local SEAL_GC = { generational = 0, incremental = 1, stop = 2 }
 local SEAL_AUDIT = { off = 1, warn = 2, strict = 3 }
 

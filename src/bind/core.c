@@ -41,6 +41,7 @@ int luaopen_moonfork_core(lua_State *L) {
   lua_newtable(L);
   box_open(L); /* before anything that has to be finalised before it */
   add(L, bind_process_functions);
+  add(L, bind_set_functions);
   add(L, bind_object_functions);
   add(L, bind_reactor_functions);
   add(L, bind_watch_functions);

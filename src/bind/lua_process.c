@@ -4,6 +4,7 @@
  * Lua programs hold. Runs in the parent. */
 #include "bind/lua_process.h"
 
+#include "bind/loan.h"
 #include "bind/lua_options.h"
 #include "os/fd.h"
 #include "os/sock.h"
@@ -403,31 +404,6 @@ static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
   return done(L, p, mf_send_fd(p->process, (int)luaL_checkinteger(L, 2)));
 }
 
-struct loan { /* a long string, kept alive until the library has written it */
-  struct trash trash;
-  struct reactor *reactor;
-};
-
-static void on_release(void *data) {
-  struct loan *loan = data;
-  reactor_discard(loan->reactor, &loan->trash);
-}
-
-static int lend(lua_State *L, struct proc *p, const char *s, size_t length) {
-  lua_pushvalue(L, 2);
-  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  struct loan *loan = malloc(sizeof(*loan));
-  if (!loan) {
-    luaL_unref(L, LUA_REGISTRYINDEX, ref);
-    return -ENOMEM;
-  }
-  list_init(&loan->trash.link);
-  loan->trash.ref = ref;
-  loan->trash.block = loan;
-  loan->reactor = p->reactor;
-  return mf_send_arg_ref(p->process, s, length, on_release, loan);
-}
-
 static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
   struct proc *p = bound_check(L, 1);
   size_t length;
@@ -435,7 +411,9 @@ static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
   const char *s = lua_tolstring(L, 2, &length);
   if (length <= ARG_COPY_MAX)
     return done(L, p, mf_send_arg(p->process, s, length));
-  return done(L, p, lend(L, p, s, length));
+  void *loan = loan_new(L, p->reactor, 2, NULL);
+  return done(
+      L, p, loan ? mf_send_arg_ref(p->process, s, length, loan_release, loan) : -ENOMEM);
 }
 
 static int l_take_args(lua_State *L) { /* take_args(raw) */

@@ -26,7 +26,7 @@ int process_check(const mf_process *p) {
 
 /* The same for what a process that was finished, run or given away can't be asked, ended
  * already or not. */
-static int check_unfinished(const mf_process *p) {
+int process_check_unfinished(const mf_process *p) {
   int r = process_check(p);
   return !r && (p->finished || p->used) ? MF_ESTATE : r;
 }
@@ -144,7 +144,7 @@ int process_make(struct context *ctx, int exec, const mf_options *o, mf_process 
 
 int mf_fork_options(mf_process *p, const mf_options *options, mf_process **ret) {
   mf_options o;
-  int r = ret ? check_unfinished(p) : MF_EINVAL;
+  int r = ret ? process_check_unfinished(p) : MF_EINVAL;
   if (!r)
     r = options_load(options, &o);
   if (r)
@@ -220,7 +220,7 @@ static int queue(mf_process *p, struct command *c) {
 
 static int queue_bytes(mf_process *p, unsigned type, const void *body, size_t length) {
   struct command c = {.type = type, .body = body, .length = length};
-  int r = check_unfinished(p);
+  int r = process_check_unfinished(p);
   return r ? r : queue(p, &c);
 }
 
@@ -238,7 +238,7 @@ int mf_eval(mf_process *p, const char *code, size_t length, int argc,
 int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length,
                   int argc, const char *const *argv, const size_t *lengths) {
   struct buf body;
-  int r = check_unfinished(p), i;
+  int r = process_check_unfinished(p), i;
   if (r)
     return r;
   if (!code || argc < 0 || (argc && !argv))
@@ -263,7 +263,7 @@ int mf_eval_named(mf_process *p, const char *name, const char *code, size_t leng
 
 /* A control socket passed over itself would keep itself alive: none of ours may be, by
  * its number, and p's own and its sources' by no other number either. */
-static int is_control_socket(const mf_process *p, int fd) {
+int process_is_control_socket(const mf_process *p, int fd) {
   if (!sock_is_nameless(
           fd)) /* most are not: with thousands of processes the rest is long */
     return 0;
@@ -280,10 +280,10 @@ static int is_control_socket(const mf_process *p, int fd) {
 int mf_send_fd(mf_process *p, int fd) {
   struct fdset fds;
   struct command c = {.type = CMD_FD, .fds = &fds};
-  int r = check_unfinished(p), copy;
+  int r = process_check_unfinished(p), copy;
   if (r)
     return r;
-  if (fd < 0 || is_control_socket(p, fd))
+  if (fd < 0 || process_is_control_socket(p, fd))
     return MF_EINVAL;
   copy = fd_dup(fd);
   if (copy < 0)
@@ -301,7 +301,7 @@ static int count_argument(mf_process *p, uint64_t length) {
 }
 
 int mf_send_arg(mf_process *p, const void *data, size_t length) {
-  int r = check_unfinished(p);
+  int r = process_check_unfinished(p);
   if (!r && !data && length)
     r = MF_EINVAL;
   if (!r)
@@ -316,7 +316,7 @@ int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
                       .length = length,
                       .release = release,
                       .release_data = release_data};
-  int r = check_unfinished(p);
+  int r = process_check_unfinished(p);
   if (!r && !data && length)
     r = MF_EINVAL;
   if (!r)
@@ -357,7 +357,7 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
 
 int mf_seal(mf_process *p, int flags) {
   struct command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
-  int r = check_unfinished(p);
+  int r = process_check_unfinished(p);
   if (!r && (flags & ~0x73))
     r = MF_EINVAL;
   return r ? r : queue(p, &c);
@@ -384,7 +384,7 @@ static unsigned limit_number(const char *name) {
 int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
   struct buf body;
   size_t i;
-  int r = check_unfinished(p);
+  int r = process_check_unfinished(p);
   if (!r && !limits && count)
     r = MF_EINVAL;
   buf_init(&body, FRAME_BODY_MAX);
@@ -414,7 +414,7 @@ static void look_at_the_clock(mf_process *p) {
 }
 
 static int finish_with(mf_process *p, enum event_kind kind, struct run_request *run) {
-  int r = check_unfinished(p);
+  int r = process_check_unfinished(p);
   if (!r && kind == EV_RUN)
     look_at_the_clock(p);
   if (!r)

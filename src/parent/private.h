@@ -3,6 +3,7 @@
 #ifndef PARENT_PRIVATE_H
 #define PARENT_PRIVATE_H
 
+#include "base/lent.h"
 #include <moonfork.h>
 
 /* A process behind a control socket. Takes fd, even on failure; its SETUP is sent with
@@ -31,6 +32,12 @@ void mf_forked_child(void);
 /* mf_eval with a name for the chunk, where its first line gives none; NULL: "(eval)". */
 int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length,
                   int argc, const char *const *argv, const size_t *lengths);
+
+enum { MF_SET_BYTES_MAX = 1 << 30, MF_SET_FDS_MAX = 16 };
+/* mf_set of a whole body of CMD_SET, of which n parts are lent. All is borrowed until
+ * release(release_data), which is called once, also on failure. Takes fds, leaving -1. */
+int mf_set_packed(mf_process *p, const mf_message *body, const struct lent *lent,
+                  size_t n, void (*release)(void *), void *release_data);
 
 /* The names that mf_limit takes, from i = 0 on; NULL behind the last. */
 const char *mf_limit_name(unsigned i);

@@ -61,7 +61,9 @@ enum command_type {
   CMD_CLOSE = 14,    /* exit with 0 */
   CMD_WHO = 16,      /* id: pid of the owner from now on. Answer with ANS_HELLO. fds: the
                         read end of the owner's leash, or none */
-  CMD_LAST = CMD_WHO
+  CMD_SET = 17,      /* str name (of a global; dotted: of a field), then a message of codec/codec.h
+                        with one value. fds: those of its handles */
+  CMD_LAST = CMD_SET
 };
 
 /* Options of SETUP and FORK: u8 tag, u32 length, value; repeated. */
@@ -128,8 +130,8 @@ enum failure_code {
 enum failure_phase {
   PHASE_START = 1, PHASE_OPTION, PHASE_HOOK, PHASE_REQUIRE, PHASE_EVAL, PHASE_FUNCTION,
   PHASE_FORK, PHASE_LIMIT, PHASE_CHDIR, PHASE_SETENV, PHASE_SEAL, PHASE_ARGUMENT,
-  PHASE_PROTOCOL,
-  PHASE_LAST = PHASE_PROTOCOL
+  PHASE_PROTOCOL, PHASE_SET,
+  PHASE_LAST = PHASE_SET
 };
 enum { FAILURE_TEXT_MAX = 64 * 1024 }; /* message and traceback each are cut to this */
 enum { FAILURE_VALUE_MAX = 120 * 1024 }; /* a longer value is left out: all is one frame */

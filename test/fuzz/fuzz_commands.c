@@ -120,6 +120,15 @@ int cmd_limit(struct server *s, struct command *c) {
   return r < 0 ? server_malformed(s, "limit") : done(s, c, CMD_LIMIT, SERVE_SERVING);
 }
 
+int cmd_set(struct server *s, struct command *c) {
+  struct set set;
+  if (options_parse_set(&set, c->body, c->length) < 0)
+    return server_malformed(s, "set");
+  assert(set.name.n > 0);
+  touch(set.name), touch(set.message);
+  return done(s, c, CMD_SET, SERVE_SERVING);
+}
+
 #define SIMPLE(name, type)                                                               \
   int name(struct server *s, struct command *c) {                                        \
     return done(s, c, type, SERVE_SERVING);                                              \

@@ -25,6 +25,9 @@ test("single_file", {}, { "7 x 1 = 7\n", "7 x 5 = 35\n" })
 test("nested_templates", {}, { "^MOON\nmoon\nFORK\nfork\n$" })
 test("exec_redirect", {}, { "^dog\ncat\n$" })
 test("pass_process", {}, { "who%? asked of a process", "where%? asked of a process" })
+test("shared_values", {}, { "^be do question\ten\nbe do question day\ten\n$" })
+test("classes", {}, { "^the worker says: 16%.50 EUR\nand one more makes 20%.00 EUR\n",
+  "amounts of different currencies can't be added\n$" })
 test("wordcount", {}, { "%d+ words, %d+ different", "%d+ the\n" })
 test("prefork_server", {}, { "20 connections, answered by %d+ of %d+ processes" })
 test("drain_server", {}, { "two clients of 127%.0%.0%.1:%d+ were served",

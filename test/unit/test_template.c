@@ -720,6 +720,69 @@ static void test_changes_directory_environment_and_limits(void **state) {
   finish(&t, 1);
 }
 
+static void put_set(int fd, const char *name, const void *message, size_t n) {
+  struct buf b;
+  buf_init(&b, 4096);
+  buf_put_str(&b, name, strlen(name));
+  buf_put(&b, message, n);
+  put(fd, CMD_SET, 0, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static void test_sets_globals_and_fields(void **state) {
+  struct template t;
+  start(&t);
+  put_set(t.fd, "x",
+          "\x91\x82\xa1"
+          "a\x01\xa1"
+          "b\x90",
+          8);
+  put_set(t.fd, "x.b.c", "\x91\xa2hi", 4);
+  put_eval(t.fd, "assert(x.a == 1 and x.b.c == 'hi')");
+  expect_done(t.fd, 4);
+  put_set(t.fd, "x.a.b", "\x91\x01", 2);
+  const struct failed *f = expect_failed(t.fd, ANS_FAILED);
+  assert_int_equal(f->code, FAILURE_REMOTE);
+  assert_int_equal(f->phase, PHASE_SET);
+  assert_string_equal(f->message, "can't set 'x.a.b': 'x.a' is a number value");
+  finish(&t, 1);
+}
+
+/* What a parent sends that packs by itself (mf_set), or is broken. */
+static void test_values_that_cannot_be_read(void **state) {
+  static const struct {
+    const char *message;
+    size_t n;
+    int code;
+  } cases[] = {
+      {"", 0, FAILURE_INVAL},
+      {"\x90", 1, FAILURE_INVAL},
+      {"\x92\x01\x02", 3, FAILURE_INVAL},
+      {"\x91\xc1", 2, FAILURE_INVAL},
+      {"\x91\xdb\xff\xff\xff\xff", 6, FAILURE_INVAL},
+      {"\x91\x01\x01", 3, FAILURE_INVAL},
+      {"\x91\xd5\x01\x00\x00", 5, FAILURE_INVAL},  /* a handle that did not come */
+      {"\x91\xc7\x02\x07\xa1p", 6, FAILURE_INVAL}, /* of an unknown kind */
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    struct template t;
+    start(&t);
+    put_set(t.fd, "x", cases[i].message, cases[i].n);
+    const struct failed *f = expect_failed(t.fd, ANS_FAILED);
+    assert_int_equal(f->code, cases[i].code);
+    assert_non_null(strstr(f->message, "the value for 'x' can't be read: "));
+    finish(&t, 1);
+  }
+  static const char *const names[] = {"", ".", "a.", ".a", "a..b"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    struct template t;
+    start(&t);
+    put_set(t.fd, names[i], "\x91\x01", 2);
+    assert_int_equal(expect_failed(t.fd, ANS_FAILED)->code, FAILURE_PROTOCOL);
+    finish(&t, 1);
+  }
+}
+
 static void test_limit_of_memory_counts_what_is_used(void **state) {
 #ifdef __SANITIZE_ADDRESS__
   skip(); /* its shadow is past any limit */
@@ -1359,6 +1422,8 @@ int main(void) {
       census_test(test_large_arguments_arrive_whole),
       census_test(test_takes_back_arguments),
       census_test(test_changes_directory_environment_and_limits),
+      census_test(test_sets_globals_and_fields),
+      census_test(test_values_that_cannot_be_read),
       census_test(test_limit_of_memory_counts_what_is_used),
       census_test(test_forks_a_clone_that_serves),
       census_test(test_fused_fork_runs_at_once),

@@ -155,6 +155,22 @@ int channel_put_ref(struct channel *c, unsigned type, uint64_t id, const void *b
   return 0;
 }
 
+int channel_put_pieces(struct channel *c, unsigned type, uint64_t id,
+                       const struct iovec *pieces, size_t n, struct fdset *fds,
+                       void (*release)(void *), void *release_data) {
+  if (c->deaf) {
+    if (fds)
+      fdset_close(fds);
+    release(release_data);
+    return 0;
+  }
+  int r = outbox_put_pieces(&c->out, type, id, pieces, n, fds, release, release_data);
+  if (r < 0)
+    return r;
+  channel_flush(c);
+  return 0;
+}
+
 void channel_exact(struct channel *c) {
   inbox_set_exact(&c->in, 1);
 }

@@ -69,6 +69,9 @@ int channel_put(struct channel *c, unsigned type, uint64_t id, const void *body,
                 size_t length, struct fdset *fds);
 int channel_put_ref(struct channel *c, unsigned type, uint64_t id, const void *body,
                     size_t length, void (*release)(void *), void *release_data);
+int channel_put_pieces(struct channel *c, unsigned type, uint64_t id,
+                       const struct iovec *pieces, size_t n, struct fdset *fds,
+                       void (*release)(void *), void *release_data);
 void channel_flush(struct channel *c);
 /* Everything queued has been taken by the kernel. */
 int channel_written(const struct channel *c);

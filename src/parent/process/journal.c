@@ -180,19 +180,33 @@ static int prepares(unsigned type) {
   case CMD_LIMIT:
   case CMD_SEAL:
   case CMD_TAKE_ARGS:
+  case CMD_SET:
     return 1;
   default:
     return 0;
   }
 }
 
+static int is_data(const struct command *c) {
+  return c->type == CMD_ARG || c->type == CMD_SET;
+}
+
 /* A handle is not kept: its other end would wait for ever. */
 static int has_room(const struct journal *j, const struct command *c) {
   if (c->fds && c->fds->n)
     return 0;
-  if (c->type == CMD_ARG)
+  if (is_data(c))
     return c->length <= JOURNAL_ARGUMENTS_MAX - j->narguments;
   return c->length <= JOURNAL_CODE_MAX - j->ncode;
+}
+
+static void copy_body(unsigned char *to, const struct command *c) {
+  for (size_t i = 0; i < c->npieces; i++) {
+    memcpy(to, c->pieces[i].iov_base, c->pieces[i].iov_len);
+    to += c->pieces[i].iov_len;
+  }
+  if (!c->pieces && c->length)
+    memcpy(to, c->body, c->length);
 }
 
 void journal_command(struct journal **at, const struct command *c) {
@@ -205,9 +219,8 @@ void journal_command(struct journal **at, const struct command *c) {
     return;
   j->type = c->type;
   j->id = c->id;
-  if (c->length)
-    memcpy(j->body, c->body, c->length);
-  if (c->type == CMD_ARG)
+  copy_body(j->body, c);
+  if (is_data(c))
     j->narguments += c->length;
   else
     j->ncode += c->length;

@@ -16,7 +16,9 @@ struct hold;
 struct context;
 struct journal;
 
-enum { JOURNAL_ARGUMENTS_MAX = 1024 * 1024 }; /* bytes of string arguments in all */
+enum {
+  JOURNAL_ARGUMENTS_MAX = 1024 * 1024
+}; /* bytes of string arguments and values in all */
 enum { JOURNAL_CODE_MAX = 16 * 1024 * 1024 }; /* of everything else */
 
 enum journal_root { JOURNAL_DEFAULT, JOURNAL_EXEC }; /* as by mf_new, by mf_new_exec */

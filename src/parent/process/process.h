@@ -182,6 +182,9 @@ struct command {
   uint64_t id;
   const void *body;
   size_t length;
+  const struct iovec
+      *pieces; /* of the body, in the place of `body`; or NULL. With release */
+  size_t npieces;
   struct fdset *fds;       /* taken */
   void (*release)(void *); /* set: body is borrowed until it is called */
   void *release_data;
@@ -225,6 +228,12 @@ int process_event(struct mf_process *p, const struct event *e);
 void process_set_source(struct mf_process *p, struct mf_process *source);
 /* 0, or why p can't be used: it is closed, or this is a forked copy of its parent. */
 int process_check(const struct mf_process *p);
+/* The same for what a process that was finished, run or given away can't be asked, ended
+ * already or not. */
+int process_check_unfinished(const struct mf_process *p);
+/* Whether fd is a control socket that must not be passed to p: one of ours by its number,
+ * p's own and its sources' by any number. */
+int process_is_control_socket(const struct mf_process *p, int fd);
 /* As mf_on_exit, for the library itself (an rpc); told before the user. NULL: no more. */
 void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data);
 /* Relies on nobody from now on. */

@@ -6,7 +6,10 @@
 int command_send(struct mf_process *p, const struct command *c) {
   int r;
   p->nsent++;
-  if (c->release)
+  if (c->pieces)
+    r = channel_put_pieces(&p->chan, c->type, c->id, c->pieces, c->npieces, c->fds,
+                           c->release, c->release_data);
+  else if (c->release)
     r = channel_put_ref(&p->chan, c->type, c->id, c->body, c->length, c->release,
                         c->release_data);
   else

@@ -150,8 +150,7 @@ static int out_of_memory(struct server *s, int phase) {
   return -1;
 }
 
-/* step(job), whose results (nresults of them) stay on the stack. */
-static int protect(struct server *s, lua_CFunction step, void *job, int nresults,
+int script_protect(struct server *s, lua_CFunction step, void *job, int nresults,
                    int code, int phase) {
   lua_State *L = s->L;
   if (!lua_checkstack(L, 8))
@@ -298,7 +297,7 @@ int script_open(struct server *s, const struct options *o) {
     return -ENOMEM;
   lua_atpanic(s->L, panic);
   lua_setwarnf(s->L, on_warning, NULL);
-  int r = protect(s, l_open, &job, 0, FAILURE_REMOTE, PHASE_START);
+  int r = script_protect(s, l_open, &job, 0, FAILURE_REMOTE, PHASE_START);
   return r < 0 ? r : script_prepare(s);
 }
 
@@ -336,7 +335,7 @@ static int l_prepare(lua_State *L) {
 }
 
 int script_prepare(struct server *s) {
-  return protect(s, l_prepare, s, 0, FAILURE_NOMEM, PHASE_START);
+  return script_protect(s, l_prepare, s, 0, FAILURE_NOMEM, PHASE_START);
 }
 
 /* ---- require and eval ---- */
@@ -355,7 +354,7 @@ int script_require(struct server *s, const char *name, size_t n) {
   snprintf(label, sizeof label, "%.*s", (int)(n < sizeof label ? n : sizeof label - 1),
            name);
   audit_before(&s->audit, s->L);
-  int r = protect(s, l_require, &job, 0, FAILURE_REMOTE, PHASE_REQUIRE);
+  int r = script_protect(s, l_require, &job, 0, FAILURE_REMOTE, PHASE_REQUIRE);
   audit_after(&s->audit, s->L, label);
   return r;
 }
@@ -405,7 +404,7 @@ static int l_eval(lua_State *L) {
 int script_eval(struct server *s, const struct eval *eval) {
   struct eval job = *eval;
   audit_before(&s->audit, s->L);
-  int r = protect(s, l_eval, &job, 0, FAILURE_REMOTE, PHASE_EVAL);
+  int r = script_protect(s, l_eval, &job, 0, FAILURE_REMOTE, PHASE_EVAL);
   audit_after(&s->audit, s->L, "eval");
   return r;
 }
@@ -444,7 +443,7 @@ static int l_before_fork(lua_State *L) {
 
 int script_before_fork(struct server *s) {
   lua_State *L = s->L;
-  if (protect(s, l_before_fork, s, 1, FAILURE_REMOTE, PHASE_HOOK) < 0)
+  if (script_protect(s, l_before_fork, s, 1, FAILURE_REMOTE, PHASE_HOOK) < 0)
     return -1;
   size_t n;
   const char *reason = lua_tolstring(L, -1, &n);
@@ -464,7 +463,7 @@ static int l_reseed(lua_State *L) {
 }
 
 int script_reseed(struct server *s) {
-  return protect(s, l_reseed, s, 0, FAILURE_NOMEM, PHASE_START);
+  return script_protect(s, l_reseed, s, 0, FAILURE_NOMEM, PHASE_START);
 }
 
 static int l_on_fork(lua_State *L) {
@@ -482,7 +481,7 @@ static int l_on_fork(lua_State *L) {
 }
 
 int script_on_fork(struct server *s) {
-  return protect(s, l_on_fork, s, 0, FAILURE_REMOTE, PHASE_HOOK);
+  return script_protect(s, l_on_fork, s, 0, FAILURE_REMOTE, PHASE_HOOK);
 }
 
 /* ---- the function ---- */
@@ -562,7 +561,7 @@ static int l_resolve(lua_State *L) {
 
 int script_resolve(struct server *s, const char *name, size_t n) {
   struct text job = {name, n};
-  return protect(s, l_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
+  return script_protect(s, l_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
 }
 
 /* Without a metamethod: no code of the user's. */
@@ -577,7 +576,7 @@ static int l_find_global(lua_State *L) {
 int script_find_global(struct server *s, const char *name, size_t n) {
   struct text job = {name, n};
   if (memchr(name, ':', n) || memchr(name, '.', n) ||
-      protect(s, l_find_global, &job, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
+      script_protect(s, l_find_global, &job, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
     return 0;
   if (lua_isfunction(s->L, -1))
     return 1;
@@ -594,7 +593,7 @@ static int l_push_args(lua_State *L) {
 
 int script_push_args(struct server *s) {
   int base = lua_gettop(s->L);
-  int r = protect(s, l_push_args, s, LUA_MULTRET, FAILURE_NOMEM, PHASE_ARGUMENT);
+  int r = script_protect(s, l_push_args, s, LUA_MULTRET, FAILURE_NOMEM, PHASE_ARGUMENT);
   s->run.nargs = lua_gettop(s->L) - base;
   return r;
 }
@@ -623,7 +622,7 @@ static void choose_collector(struct server *s) {
 int script_run(struct server *s, int fd) {
   lua_State *L = s->L;
   int function = lua_gettop(L) - s->run.nargs;
-  if (protect(s, l_push_socket, &fd, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
+  if (script_protect(s, l_push_socket, &fd, 1, FAILURE_NOMEM, PHASE_FUNCTION) < 0)
     return -1;
   lua_replace(L, function + 1);
   if (!lua_checkstack(L, 4))

@@ -8,6 +8,9 @@
 
 /* All return 0, or -1 with s->failure set (code, phase, texts). */
 
+/* step(job), whose results (nresults of them) stay on the stack. */
+int script_protect(struct server *s, lua_CFunction step, void *job, int nresults,
+                   int code, int phase);
 /* A new interpreter for SETUP's options on s->heap: s->L. -ENOMEM too. */
 int script_open(struct server *s, const struct options *o);
 /* Prepares s->L, new or given: random numbers, os.exit, the modules of a clone. */

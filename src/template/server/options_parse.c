@@ -223,6 +223,25 @@ int options_parse_setenv(const void *body, size_t length, struct text *ret_name,
   return ret_value->p && !is_text(*ret_value) ? -EPROTO : 0;
 }
 
+/* "a", "a.b": no part is empty. */
+static int is_dotted_name(struct text t) {
+  char before = '.';
+  for (size_t i = 0; i < t.n; before = t.p[i++])
+    if (t.p[i] == '.' && before == '.')
+      return 0;
+  return before != '.';
+}
+
+int options_parse_set(struct set *ret, const void *body, size_t length) {
+  struct reader r;
+  reader_init(&r, body, length);
+  ret->name.p = reader_str(&r, &ret->name.n);
+  if (!r.ok || !ret->name.p || !is_text(ret->name) || !is_dotted_name(ret->name))
+    return -EPROTO;
+  ret->message = (struct text){(const char *)r.p, reader_left(&r)};
+  return 0;
+}
+
 int options_parse_setup(const void *body, size_t length,
                         const unsigned char **ret_options, size_t *ret_length,
                         unsigned *ret_version, struct build *ret_build) {

@@ -60,6 +60,12 @@ int options_parse_eval(struct eval *ret, const void *body, size_t length);
 /* SETENV. 0 or -EPROTO (also a name that is empty or has '=' or NUL in it). */
 int options_parse_setenv(const void *body, size_t length, struct text *ret_name,
                          struct text *ret_value);
+struct set {
+  struct text name; /* no part of it is empty */
+  struct text message;
+};
+/* SET. 0 or -EPROTO (also a malformed name). */
+int options_parse_set(struct set *ret, const void *body, size_t length);
 /* SETUP's head: magic, version, build. Moves *body to the options. 0, -EPROTO, or
  * -EPROTONOSUPPORT: another version (given in *ret_version). */
 int options_parse_setup(const void *body, size_t length,

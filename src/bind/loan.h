@@ -1,0 +1,14 @@
+/* Strings of Lua's that the library sends from where they are: kept from being collected
+ * until it has written them. Runs in the parent. */
+#ifndef BIND_LOAN_H
+#define BIND_LOAN_H
+
+#include "bind/reactor.h"
+
+/* Keeps the value at idx, and takes a block of malloc's (or NULL), which goes with it.
+ * May raise (memory); NULL: no memory. Then nothing is taken. */
+void *loan_new(lua_State *L, struct reactor *r, int idx, void *block);
+/* Once; from the library's callbacks, too. */
+void loan_release(void *loan);
+
+#endif
