@@ -430,6 +430,11 @@ typedef void (*mf_pool_cb)(mf_pool *, const mf_error *error, void *data);
  * MF_ESTATE: p was given to the pool already. MF_ECLOSED: after mf_pool_drain or
  * mf_pool_close. */
 MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
+/* New workers are forked from p, too: from the template with the fewest. Takes p when it
+ * succeeds; a first worker is on trial, and results are as of mf_pool_reload. A template
+ * whose workers end too early fails alone, and on_error is told; the pool fails with the
+ * last one. Later additions wait for those before; a reload replaces all templates. */
+MF_API int mf_pool_add(mf_pool *, mf_process *p, mf_pool_cb, void *data);
 /* Takes no more calls, lets those it has finish, and tells when the last worker has
  * ended. After timeout_ms (MF_NO_TIMEOUT: after grace_ms without an answer) what is left
  * is killed: error TIMEOUT. MF_ECLOSED: that was asked for already, or it is closed. */
@@ -480,6 +485,7 @@ typedef struct mf_pool_info {
   mf_pool_times
       queue_time;         /* from the call until a worker starts it, or it is given up */
   mf_pool_times run_time; /* from there to the answer, or to the worker's death */
+  unsigned templates;     /* that have not failed */
 } mf_pool_info;
 MF_API int mf_pool_stats(const mf_pool *, mf_pool_info *);
 /* The pids of the workers, at most n; gives how many there are. */

@@ -431,29 +431,38 @@ function pool_methods.drain(self, timeout, done)
   return nil, err, report
 end
 
-function pool_methods.reload(self, process, done)
-  is_pool(self, "reload")
-  done = check.callback(2, "reload", done)
+-- What gives the pool a template: f is its name, start the function of the core.
+local function give_template(self, f, start, process, done)
+  is_pool(self, f)
+  done = check.callback(2, f, done)
   reactor.check()
   local raw, err
   if self.closed then
     err = reason(self)
   else
-    raw, err = calls.take(1, "reload", process)
+    raw, err = calls.take(1, f, process)
   end
   local request
   return do_or_wait(done, function(finished)
-    local function reloaded(e) return finished(e, not e or nil) end
+    local function given(e) return finished(e, not e or nil) end
     if not raw or not self.raw then
       if raw then calls.give_back(process) end
-      return told_later(reloaded, nil, err or self.failure)
+      return told_later(given, nil, err or self.failure)
     end
-    request, err = core.pool_reload(self.raw, raw, reloaded)
+    request, err = start(self.raw, raw, given)
     if not request then calls.give_back(process) end
-    told_later(reloaded, request, err)
+    told_later(given, request, err)
   end, function()
     if self.raw and request then core.pool_cancel_reload(self.raw, request) end
   end)
+end
+
+function pool_methods.reload(self, process, done)
+  return give_template(self, "reload", core.pool_reload, process, done)
+end
+
+function pool_methods.add(self, process, done)
+  return give_template(self, "add", core.pool_add, process, done)
 end
 
 function pool_methods.resize(self, max)

@@ -170,6 +170,7 @@ typedef struct mf_pool_info {
   unsigned nlast;
   mf_pool_times queue_time;
   mf_pool_times run_time;
+  unsigned templates;
 } mf_pool_info;
 int mf_pool_stats(const mf_pool *, mf_pool_info *);
 size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);
@@ -751,7 +752,8 @@ end
 local STATES = { [0] = "running", "failed", "draining", "closed" }
 local COUNTS = { "max", "workers", "idle", "starting", "leaving", "queued", "running", "calls",
   "done", "failed", "refused", "timeouts", "cancelled", "retried", "late", "started", "deaths",
-  "recycled", "retired", "killed", "template_starts", "reloads", "events", "memory" }
+  "recycled", "retired", "killed", "templates", "template_starts", "reloads", "events",
+  "memory" }
 
 local function times(t)
   return { p50 = tonumber(t.p50_us) / 1e6, p90 = tonumber(t.p90_us) / 1e6,

@@ -242,6 +242,7 @@ function process:memory(callback) end
 ---@field recycled integer
 ---@field retired integer
 ---@field killed integer
+---@field templates integer
 ---@field template_starts integer
 ---@field reloads integer
 ---@field memory integer
@@ -258,6 +259,7 @@ function process:memory(callback) end
 ---@field pids fun(self): integer[]
 ---@field drain fun(self, timeout?: number, callback?: moonfork.drain_callback): true?, any, moonfork.drain_report?
 ---@field reload fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
+---@field add fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
 ---@field resize fun(self, max: integer): true?, moonfork.error?
 ---@field map fun(self, items: any[]|fun(): any, options?: moonfork.map_options): fun(): integer?, moonfork.error?, ...
 ---@field close fun(self)

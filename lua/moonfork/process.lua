@@ -606,7 +606,7 @@ local function take_template(p, f)
   return raw, inherited(err)
 end
 
--- For pool:reload(process): the process, or raises.
+-- For pool:reload(process) and pool:add(process): the process, or raises.
 function calls.take(n, f, object)
   if not state_of(object) then
     check.fail(n, f, "moonfork.process expected, got " .. check.type_name(object))

@@ -132,19 +132,29 @@ static int l_pool_drain(lua_State *L) { /* pool_drain(raw, milliseconds | nil, f
   return started(L, s, c, c ? mf_pool_drain(s->pool, ms, on_pool_drained, c) : -ENOMEM);
 }
 
-/* pool_reload(raw, raw process, f) -> what pool_cancel_reload takes; or nil, error */
-static int l_pool_reload(lua_State *L) {
+typedef int give_template(mf_pool *, mf_process *, mf_pool_cb, void *);
+
+/* (raw, raw process, f) -> what pool_cancel_reload takes; or nil, error */
+static int take_template(lua_State *L, give_template *give) {
   struct service *s = check_pool(L);
   struct proc *p = bound_check(L, 2);
   struct completion *c = completion_new(L, s->reactor, &completion_call, 3);
-  int rc = c ? mf_pool_reload(s->pool, p->process, on_pool_done, c) : -ENOMEM;
+  int rc = c ? give(s->pool, p->process, on_pool_done, c) : -ENOMEM;
   if (rc < 0)
     return started(L, s, c, rc);
-  mf_on_error(p->process, NULL, NULL); /* the reload's own callback is told */
+  mf_on_error(p->process, NULL, NULL); /* the request's own callback is told */
   bound_give(p);
   reactor_touch(s->reactor);
   lua_pushlightuserdata(L, c);
   return 1;
+}
+
+static int l_pool_reload(lua_State *L) { /* pool_reload: as take_template */
+  return take_template(L, mf_pool_reload);
+}
+
+static int l_pool_add(lua_State *L) { /* pool_add: the same */
+  return take_template(L, mf_pool_add);
 }
 
 static int l_pool_cancel_reload(lua_State *L) { /* pool_cancel_reload(raw, request) */
@@ -215,7 +225,7 @@ static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, err
   int rc = s && s->pool ? mf_pool_stats(s->pool, &st) : MF_ECLOSED;
   if (rc < 0)
     return bind_result_push(L, rc);
-  lua_createtable(L, 0, 32);
+  lua_createtable(L, 0, 34);
   lua_pushstring(L, states[st.state & 3]);
   lua_setfield(L, -2, "state");
 #define COUNT(name) set_count(L, #name, st.name)
@@ -223,7 +233,7 @@ static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, err
   COUNT(queued), COUNT(running), COUNT(calls), COUNT(done), COUNT(failed);
   COUNT(refused), COUNT(timeouts), COUNT(cancelled), COUNT(retried), COUNT(late);
   COUNT(started), COUNT(deaths), COUNT(recycled), COUNT(retired), COUNT(killed);
-  COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
+  COUNT(templates), COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
 #undef COUNT
   set_seconds(L, "p50", st.p50_us);
   set_seconds(L, "p99", st.p99_us);
@@ -253,8 +263,13 @@ static int l_pool_pids(lua_State *L) { /* pool_pids(raw) -> list */
 }
 
 const luaL_Reg bind_pool_functions[] = {
-    {"pool_new", l_pool_new},       {"pool_drain", l_pool_drain},
-    {"pool_reload", l_pool_reload}, {"pool_cancel_reload", l_pool_cancel_reload},
-    {"pool_resize", l_pool_resize}, {"pool_stats", l_pool_stats},
-    {"pool_pids", l_pool_pids},     {NULL, NULL},
+    {"pool_new", l_pool_new},
+    {"pool_drain", l_pool_drain},
+    {"pool_reload", l_pool_reload},
+    {"pool_cancel_reload", l_pool_cancel_reload},
+    {"pool_add", l_pool_add},
+    {"pool_resize", l_pool_resize},
+    {"pool_stats", l_pool_stats},
+    {"pool_pids", l_pool_pids},
+    {NULL, NULL},
 };

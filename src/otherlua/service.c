@@ -291,7 +291,7 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
   int rc = mf_pool_stats(s->pool, &info);
   if (rc < 0)
     return push_code(L, rc);
-  lua_createtable(L, 0, 30);
+  lua_createtable(L, 0, 31);
   lua_pushstring(L, states[info.state]);
   lua_setfield(L, -2, "state");
 #define COUNT(name) set_count(L, #name, (double)info.name)
@@ -299,7 +299,7 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
   COUNT(queued), COUNT(running), COUNT(calls), COUNT(done), COUNT(failed);
   COUNT(refused), COUNT(timeouts), COUNT(cancelled), COUNT(retried), COUNT(late);
   COUNT(started), COUNT(deaths), COUNT(recycled), COUNT(retired), COUNT(killed);
-  COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
+  COUNT(templates), COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
 #undef COUNT
   set_seconds(L, "p50", info.p50_us);
   set_seconds(L, "p99", info.p99_us);

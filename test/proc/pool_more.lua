@@ -196,6 +196,118 @@ story.test("PM-02 on_worker: an error in it is on_error's; a pool without it wor
   t.raises("option 'on_worker'", p.pool, p, "pid", {on_worker = 1})
 end)
 
+-- ---- several templates ----
+
+local function of(name, more)
+  return fork.new():eval(FUNCTIONS):eval("function who(s) if s then os.execute('sleep ' .. s) end "
+    .. "return '" .. name .. "' end " .. (more or ""))
+end
+
+-- Who answers n calls that need n workers.
+local function ask_all(t, pool, n)
+  local names, told = {}, 0
+  for _ = 1, n do
+    pool(0.1, function(err, name)
+      t.eq(err, nil)
+      names[name], told = (names[name] or 0) + 1, told + 1
+    end)
+  end
+  t.within(20, function() return told == n end)
+  return names
+end
+
+story.test("PM-04 workers of two templates share the work", function(t)
+  local pool = of "A":pool("who", {max = 4, load = 1, start = 0, idle = 4})
+  t.within(10, function() return pool:stats().idle == 4 end)
+  t.eq(ask_all(t, pool, 4).A, 4)
+  t.eq(pool:add(of "B"), true)
+  t.eq(pool:stats().templates, 2)
+  t.ok(ask_all(t, pool, 4).B)
+  local other
+  t.ok(pool:add(of "C", function(err, ok) other = {err, ok} end))
+  t.within(10, function() return other end)
+  t.eq(other[1], nil)
+  t.eq(other[2], true)
+  local names = ask_all(t, pool, 4)
+  t.ok(names.A and names.B and names.C)
+  t.eq(pool:reload(of "D"), true)
+  t.eq(pool:stats().templates, 1)
+  t.eq(ask_all(t, pool, 4).D, 4)
+  finish(t, pool)
+end)
+
+story.test("PM-04 a template that can't load is refused, and nothing has changed", function(t)
+  local pool = of "A":pool("who", {max = 1})
+  t.error(select(2, pool:add(fork.new():eval "error 'broken'")), "REMOTE", "broken")
+  t.error(select(2, pool:add(of("B", "who = nil"))), "REMOTE", "who")
+  t.eq(pool:stats().templates, 1)
+  t.eq((t.got(pool())), "A")
+  finish(t, pool)
+end)
+
+story.test("PM-04 what can't be added", function(t)
+  local pool, p = of "A":pool("who", {max = 2}), of "B"
+  t.eq(pool:add(p), true)
+  t.raises("was given run", pool.add, pool, p)
+  t.raises("moonfork.process expected", pool.add, pool, "B")
+  t.raises("function expected", pool.add, pool, of "C", 1)
+  local q = of "C"
+  finish(t, pool)
+  t.error(select(2, pool:add(q)), "CLOSED")
+  local told
+  t.eq(pool:add(q, function(err) told = err end), true)
+  t.within(10, function() return told end)
+  t.error(told, "CLOSED")
+  t.eq((t.got(q:rpc "who"())), "C")
+end)
+
+-- The one that is killed is started again with what it had been given; the other one's workers
+-- never notice.
+story.test("PM-04 one of two templates dies", function(t)
+  local b = fork.new_exec():eval(FUNCTIONS):eval "function who(s) os.execute('sleep ' .. s) return 'B' end"
+  local pool = of "A":pool("who", {max = 2, load = 1, start = 0, idle = 2})
+  t.within(10, function() return pool:stats().idle == 2 end)
+  t.eq(pool:add(b), true)
+  t.within(10, function() local n = ask_all(t, pool, 2) return n.A == 1 and n.B == 1 end)
+  t.ok(b:kill "KILL")
+  t.ok(b:wait(10))
+  local names = ask_all(t, pool, 2)
+  t.eq(names.A, 1)
+  t.eq(names.B, 1)
+  t.eq(pool:stats().deaths, 0)
+  t.ok(pool:resize(0))
+  t.within(10, function() return pool:stats().workers == 0 end)
+  t.ok(pool:resize(2))
+  names = ask_all(t, pool, 2)
+  t.eq(names.A, 1)
+  t.eq(names.B, 1)
+  t.eq(pool:stats().template_starts, 1)
+  finish(t, pool)
+end)
+
+-- B's workers can't start any more: it fails, is told of, and A does the work.
+story.test("PM-04 one of two templates fails", function(t)
+  local errors, file = {}, os.tmpname()
+  os.remove(file)
+  local pool = of("A", "function begin() end"):pool("who", {max = 2, load = 1, start = 0, idle = 2,
+    init = "begin", restart = {burst = 0},
+    on_error = function(err) errors[#errors + 1] = tostring(err) end})
+  t.within(10, function() return pool:stats().idle == 2 end)
+  t.eq(pool:add(of("B", ("function begin() if io.open(%q) then error 'gone bad' end end")
+    :format(file))), true)
+  assert(io.open(file, "w")):close()
+  t.ok(pool:resize(0))
+  t.within(10, function() return pool:stats().workers == 0 end)
+  t.ok(pool:resize(2))
+  t.eq(ask_all(t, pool, 4).A, 4)
+  t.within(10, function() return pool:stats().templates == 1 end)
+  t.eq(pool:stats().state, "running")
+  t.within(10, function() return #errors == 2 end)
+  t.ok(errors[2]:find "a template of the pool has failed, 1 left; the last reason: .*gone bad")
+  finish(t, pool)
+  os.remove(file)
+end)
+
 -- ---- the report of a drain ----
 
 story.test("PM-03 drain tells what it finished", function(t)

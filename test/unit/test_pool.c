@@ -689,6 +689,170 @@ static void test_report_of_a_drain(void **state) {
   assert_non_null(strstr(news, "killed: drain: its timeout was over\n"));
 }
 
+/* The i-th template that lives. */
+static struct far_node *template_node(int i) {
+  for (int k = 0; k < far->n; k++)
+    if (far->node[k]->kind == FAR_TEMPLATE && i-- == 0)
+      return far->node[k];
+  return NULL;
+}
+
+static int workers_of(const struct far_node *t) {
+  int n = 0;
+  for (int i = 0; far_worker(far, i); i++)
+    n += far->node[far_worker(far, i)->parent] == t;
+  return n;
+}
+
+static void test_workers_come_from_all_templates(void **state) {
+  options.max = options.idle = 4;
+  begin();
+  assert_int_equal(workers_of(template_node(0)), 4);
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(reloads, 0);
+  far_run(far);
+  assert_int_equal(reloads, 1);
+  assert_int_equal(reload_code, 0);
+  assert_int_equal(stats().templates, 2);
+  assert_int_equal(workers_of(template_node(0)), 3); /* one went for the first of it */
+  assert_int_equal(workers_of(template_node(1)), 1);
+  far_die(far, far_worker(far, 0), SIGSEGV);
+  far_advance(far, 5000);
+  assert_int_equal(workers_of(template_node(0)), 2);
+  assert_int_equal(workers_of(template_node(1)), 2);
+  for (int i = 0; i < 8; i++)
+    ask("x", 0);
+  far_run(far);
+  answer_all();
+  for (int i = 0; i < 8; i++)
+    assert_int_equal(call[i].code, 0);
+  assert_int_equal(errors, 1);
+}
+
+static void test_an_addition_that_fails_changes_nothing(void **state) {
+  begin();
+  far->broken_loads = 1;
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 1);
+  assert_int_equal(reload_code, MF_EREMOTE);
+  assert_int_equal(stats().templates, 1);
+  assert_int_equal(errors, 0);
+  ask("a", 0);
+  far_run(far);
+  answer_all();
+  assert_int_equal(call[0].code, 0);
+}
+
+static void test_additions_wait_for_each_other_and_a_reload_ends_them(void **state) {
+  mf_process *twice = make_template();
+  begin();
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_add(pool, twice, on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_add(pool, twice, on_reloaded, NULL), MF_ESTATE);
+  far_run(far);
+  assert_int_equal(reloads, 2);
+  assert_int_equal(reload_code, 0);
+  assert_int_equal(stats().templates, 3);
+  assert_int_equal(mf_pool_add(pool, twice, on_reloaded, NULL), MF_ESTATE);
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 6);
+  assert_int_equal(reload_code, 0);
+  assert_int_equal(stats().templates, 2); /* the reload's, and the one after it */
+  assert_int_equal(stats().reloads, 1);
+  assert_int_equal(mf_pool_drain(pool, MF_NO_TIMEOUT, NULL, NULL), 0);
+  twice = make_template();
+  assert_int_equal(mf_pool_add(pool, twice, on_reloaded, NULL), MF_ECLOSED);
+  mf_close(twice, NULL, NULL);
+}
+
+/* A template that dies is started again; its workers, and the others, live on. */
+static void test_one_of_two_templates_dies(void **state) {
+  struct far_node *second;
+  options.max = options.idle = 2;
+  begin();
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  second = template_node(1);
+  ask("a", 0);
+  ask("b", 0);
+  far_run(far);
+  answer_all(); /* they are good: replaced at once */
+  assert_int_equal(workers_of(template_node(0)), 1);
+  assert_int_equal(workers_of(second), 1);
+  far_die(far, second, SIGKILL);
+  far_run(far);
+  assert_int_equal(workers_of(second), 1);
+  for (int i = 0; far_worker(far, i); i++)
+    if (far->node[far_worker(far, i)->parent] == second)
+      far_die(far, far_worker(far, i), SIGKILL);
+  far_advance(far, 1000);
+  far_advance(far, 1000);
+  assert_int_equal(stats().template_starts, 1);
+  assert_int_equal(stats().templates, 2);
+  assert_int_equal(workers_of(template_node(0)), 1);
+  assert_int_equal(workers_of(template_node(1)), 1);
+}
+
+/* Its workers crash at once: it fails, and is told of once; the other one does all. */
+static void test_one_of_two_templates_fails(void **state) {
+  struct far_node *bad;
+  options.restart_burst = 1;
+  begin();
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  bad = template_node(1);
+  assert_int_equal(mf_pool_resize(pool, 4), 0);
+  for (int i = 0; i < 8; i++)
+    ask("x", 0);
+  for (int i = 0; i < 4; i++)
+    far_advance(far, 100);
+  assert_int_equal(workers_of(bad), 2);
+  while (workers_of(bad))
+    for (int i = 0; far_worker(far, i); i++)
+      if (far->node[far_worker(far, i)->parent] == bad)
+        far_die(far, far_worker(far, i), SIGSEGV);
+  far_advance(far, 1000);
+  assert_int_equal(stats().templates, 1);
+  assert_int_equal(stats().state, MF_POOL_RUNNING);
+  assert_int_equal(errors, 2 + 1);
+  for (int i = 0; i < 4; i++)
+    far_advance(far, 1000);
+  assert_int_equal(workers_of(bad), 0);
+  answer_all();
+  answer_all();
+  for (int i = 0, failed = 0; i < 8; i++) {
+    failed += call[i].code != 0; /* those that the two were at */
+    assert_true(call[i].told && failed <= 2);
+  }
+}
+
+/* As a reload, it ends the failed state; the old template stays out of use. */
+static void test_an_addition_to_a_failed_pool(void **state) {
+  options.max = 1;
+  options.restart_burst = 0;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  far_die(far, far_worker(far, 0), SIGSEGV);
+  far_run(far);
+  assert_int_equal(stats().state, MF_POOL_FAILED);
+  assert_int_equal(stats().templates, 0);
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reload_code, 0);
+  assert_int_equal(stats().state, MF_POOL_RUNNING);
+  assert_int_equal(stats().templates, 1);
+  ask("b", 0);
+  far_run(far);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       STORY(test_workers_come_one_by_one),
@@ -719,6 +883,12 @@ int main(void) {
       STORY(test_on_worker_is_told_of_starts_and_ends),
       STORY(test_on_worker_knows_no_worker_that_never_was),
       STORY(test_report_of_a_drain),
+      STORY(test_workers_come_from_all_templates),
+      STORY(test_an_addition_that_fails_changes_nothing),
+      STORY(test_additions_wait_for_each_other_and_a_reload_ends_them),
+      STORY(test_one_of_two_templates_dies),
+      STORY(test_one_of_two_templates_fails),
+      STORY(test_an_addition_to_a_failed_pool),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

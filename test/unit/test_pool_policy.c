@@ -6,20 +6,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const struct policy_config standard = {.max = 4,
-                                              .idle = 0,
-                                              .load = 2,
-                                              .start_ms = 100,
-                                              .stop_ms = 10000,
-                                              .restart_burst = 5,
-                                              .restart_period_ms = 10000,
-                                              .backoff_min_ms = 50,
-                                              .backoff_max_ms = 5000};
+static const struct policy_config standard = {
+    .max = 4,
+    .idle = 0,
+    .load = 2,
+    .start_ms = 100,
+    .stop_ms = 10000,
+    .restarts = {
+        .burst = 5, .period_ms = 10000, .backoff_min_ms = 50, .backoff_max_ms = 5000}};
 
 static struct policy p;
 
 static void begin(struct policy_config c) {
   assert_int_equal(policy_init(&p, &c, 1), 0);
+  assert_int_equal(policy_add_source(&p), 0);
 }
 
 /* Does what the policy wants at that time; new workers are ready at once when they may.
@@ -29,7 +29,7 @@ static int obey(uint64_t now_ms, size_t nqueued, int ready) {
   for (;;) {
     struct policy_action a = policy_next(&p, now_ms, nqueued);
     if (a.act == POLICY_START) {
-      int slot = policy_started(&p, now_ms);
+      int slot = policy_started(&p, a.source, now_ms);
       assert_true(slot >= 0);
       if (ready)
         policy_ready(&p, (unsigned)slot);
@@ -101,7 +101,7 @@ static void test_shrink(void **state) {
         policy_deinit(&p);
       begin(c);
       for (unsigned k = 0; k < 4; k++) {
-        int slot = policy_started(&p, 0);
+        int slot = policy_started(&p, 0, 0);
         policy_ready(&p, (unsigned)slot);
       }
     }
@@ -131,10 +131,10 @@ static void test_refused_by_name(void **state) {
   c.idle = 5;
   assert_int_equal(policy_init(&p, &c, 1), -EINVAL);
   c = standard;
-  c.restart_burst = POLICY_BURST_MAX + 1;
+  c.restarts.burst = POLICY_BURST_MAX + 1;
   assert_int_equal(policy_init(&p, &c, 1), -EINVAL);
   c = standard;
-  c.backoff_max_ms = c.backoff_min_ms - 1;
+  c.restarts.backoff_max_ms = c.restarts.backoff_min_ms - 1;
   assert_int_equal(policy_init(&p, &c, 1), -EINVAL);
 }
 
@@ -172,11 +172,11 @@ static unsigned deaths_to_fail(unsigned burst, unsigned period_ms, unsigned ever
                                int answers, enum policy_end how) {
   struct policy_config c = standard;
   unsigned n, failed = 0;
-  c.restart_burst = burst;
-  c.restart_period_ms = period_ms;
+  c.restarts.burst = burst;
+  c.restarts.period_ms = period_ms;
   begin(c);
   for (n = 1; n <= 50 && !failed; n++) {
-    int slot = policy_started(&p, n * every_ms);
+    int slot = policy_started(&p, 0, n * every_ms);
     policy_ready(&p, (unsigned)slot);
     if (answers) {
       policy_give(&p, (unsigned)slot);
@@ -209,20 +209,141 @@ static void test_restart_intensity(void **state) {
                      rows[i].deaths);
 }
 
-static void test_failed_pool_starts_nobody_until_renewed(void **state) {
+static void test_failed_pool_starts_nobody_until_it_has_another_source(void **state) {
   begin(standard);
-  policy_fail(&p);
+  policy_fail_source(&p, 0);
+  assert_true(p.failed);
   assert_int_equal(obey(0, 5, 1), 0);
   assert_true(policy_next(&p, 0, 5).wake_ms == UINT64_MAX);
-  policy_renew(&p);
+  assert_int_equal(policy_add_source(&p), 1);
+  policy_drop_source(&p, 0);
+  assert_false(p.failed);
   assert_int_equal(obey(0, 5, 1), 1);
+  policy_deinit(&p);
+}
+
+static unsigned start_from(uint64_t now_ms) {
+  struct policy_action a = policy_next(&p, now_ms, 100);
+  assert_int_equal(a.act, POLICY_START);
+  return a.source;
+}
+
+static void test_workers_are_spread_over_sources(void **state) {
+  struct policy_config c = standard;
+  unsigned slots[9], n[3] = {0};
+  c.max = 9;
+  c.start_ms = 0;
+  begin(c);
+  assert_int_equal(policy_add_source(&p), 1);
+  assert_int_equal(policy_add_source(&p), 2);
+  for (int i = 0; i < 9; i++) {
+    unsigned source = start_from(0);
+    slots[i] = (unsigned)policy_started(&p, source, 0);
+    n[source]++;
+    if (i % 3 == 2)
+      assert_true(n[0] == n[1] && n[1] == n[2]);
+  }
+  for (int i = 0; i < 9; i += 3) /* all of source 0 */
+    policy_ended(&p, slots[i], END_ASKED, 0);
+  for (int i = 0; i < 3; i++) {
+    assert_int_equal(start_from(0), 0);
+    policy_started(&p, 0, 0);
+  }
+  policy_deinit(&p);
+}
+
+/* With room for one worker each has its turn. */
+static void test_sources_take_turns(void **state) {
+  struct policy_config c = standard;
+  c.max = 1;
+  begin(c);
+  policy_add_source(&p);
+  for (unsigned i = 0; i < 6; i++) {
+    unsigned source = start_from(0);
+    int slot = policy_started(&p, source, 0);
+    assert_int_equal(source, i % 2);
+    policy_ended(&p, (unsigned)slot, END_ASKED, 0);
+  }
+  policy_deinit(&p);
+}
+
+static void die_early(unsigned source, uint64_t now_ms) {
+  int slot = policy_started(&p, source, now_ms);
+  policy_ended(&p, (unsigned)slot, END_DIED, now_ms);
+}
+
+/* Its deaths are its own: the other one goes on at once, and the pool fails with both. */
+static void test_a_source_that_fails_fails_alone(void **state) {
+  begin(standard);
+  policy_add_source(&p);
+  die_early(0, 1000);
+  assert_int_equal(start_from(1000), 1);
+  for (int i = 0; i < 5; i++)
+    die_early(0, 2000);
+  assert_true(policy_source_has_failed(&p, 0));
+  assert_false(policy_source_has_failed(&p, 1));
+  assert_false(p.failed);
+  for (uint64_t i = 0; i < 5; i++) {
+    assert_int_equal(start_from(9000 + i * 6000), 1);
+    die_early(1, 9000 + i * 6000);
+  }
+  assert_false(p.failed);
+  for (int i = 0; i < 6; i++)
+    die_early(1, 90000);
+  assert_true(p.failed);
+  policy_deinit(&p);
+}
+
+/* While both wait, the pool waits for the one that is sooner. */
+static void test_the_sooner_of_two_backoffs(void **state) {
+  begin(standard);
+  policy_add_source(&p);
+  die_early(0, 1000);
+  die_early(0, 1000);
+  die_early(1, 1020);
+  assert_int_equal(policy_next(&p, 1020, 1).act, POLICY_WAIT);
+  assert_int_equal(policy_next(&p, 1020, 1).wake_ms, 1070);
+  assert_int_equal(start_from(1070), 1);
+  policy_deinit(&p);
+}
+
+/* Those of a source that is dropped don't count for who gets its number. */
+static void test_ends_of_a_dropped_source(void **state) {
+  int slots[6];
+  begin(standard);
+  for (int i = 0; i < 6; i++)
+    slots[i] = policy_started(&p, 0, 0);
+  policy_drop_source(&p, 0);
+  assert_int_equal(policy_add_source(&p), 0);
+  for (int i = 0; i < 6; i++)
+    policy_ended(&p, (unsigned)slots[i], END_DIED, 0);
+  assert_false(p.failed);
+  assert_int_equal(start_from(0), 0);
+  policy_deinit(&p);
+}
+
+static void test_surplus_is_of_the_source_with_most(void **state) {
+  begin(standard);
+  policy_add_source(&p);
+  assert_int_equal(policy_pick_surplus(&p, 1), -1);
+  policy_started(&p, 0, 0);
+  assert_int_equal(policy_pick_surplus(&p, 1),
+                   -1); /* its place would only change hands */
+  policy_started(&p, 0, 0);
+  policy_ready(&p, 0);
+  policy_ready(&p, 1);
+  policy_give(&p, 0);
+  assert_int_equal(policy_pick_surplus(&p, 1), 1);
+  assert_int_equal(policy_pick_surplus(&p, 0), -1);
+  policy_started(&p, 1, 0);
+  assert_int_equal(policy_pick_surplus(&p, 1), -1);
   policy_deinit(&p);
 }
 
 /* The time at which the next worker may start, when one has just ended that was given a
  * call and answered it or not. */
 static uint64_t after_a_death(uint64_t now, int answered, enum policy_end how) {
-  int slot = policy_started(&p, now);
+  int slot = policy_started(&p, 0, now);
   struct policy_action a;
   policy_ready(&p, (unsigned)slot);
   policy_give(&p, (unsigned)slot);
@@ -246,9 +367,9 @@ static void test_backoff(void **state) {
     for (size_t i = 0; i < COUNT(rows); i++) {
       struct policy_config c = standard;
       uint64_t now = 1000;
-      c.restart_burst = 1000;
-      c.backoff_min_ms = rows[i].min_ms;
-      c.backoff_max_ms = rows[i].max_ms;
+      c.restarts.burst = 1000;
+      c.restarts.backoff_min_ms = rows[i].min_ms;
+      c.restarts.backoff_max_ms = rows[i].max_ms;
       begin(c);
       for (size_t k = 0; k < COUNT(rows[i].delays); k++) {
         assert_int_equal(after_a_death(now, 0, (enum policy_end)how),
@@ -265,7 +386,7 @@ static void test_backoff(void **state) {
  * less than sixteen. */
 static void test_one_answer_ends_the_backoff(void **state) {
   struct policy_config c = standard;
-  c.restart_burst = 1000;
+  c.restarts.burst = 1000;
   begin(c);
   for (int i = 0; i < 100; i++)
     assert_int_equal(after_a_death(1000, 1, END_DIED), 1000);
@@ -281,9 +402,9 @@ static void test_one_answer_ends_the_backoff(void **state) {
 static void test_a_neighbours_answer_ends_the_backoff(void **state) {
   struct policy_config c = standard;
   int good;
-  c.restart_burst = 1000;
+  c.restarts.burst = 1000;
   begin(c);
-  good = policy_started(&p, 0);
+  good = policy_started(&p, 0, 0);
   policy_ready(&p, (unsigned)good);
   policy_give(&p, (unsigned)good);
   policy_give(&p, (unsigned)good); /* it takes no more */
@@ -366,7 +487,7 @@ static void test_random_events(void **state) {
     c.start_ms = RND(50);
     c.stop_ms = RND(50);
     c.max_calls = RND(20);
-    c.restart_burst = 1000;
+    c.restarts.burst = 1000;
     begin(c);
     for (int step = 0; step < 400; step++) {
       unsigned slot = p.nslots ? RND(p.nslots) : 0, nready = 0, idle = 0;
@@ -400,7 +521,7 @@ static void test_random_events(void **state) {
       default: {
         struct policy_action a = policy_next(&p, now, RND(3));
         if (a.act == POLICY_START)
-          assert_true(policy_started(&p, now) >= 0);
+          assert_true(policy_started(&p, 0, now) >= 0);
         else if (a.act == POLICY_STOP)
           policy_leave(&p, a.slot);
       }
@@ -431,7 +552,13 @@ int main(void) {
       cmocka_unit_test(test_least_loaded_first),
       cmocka_unit_test(test_starting_workers_get_nothing),
       cmocka_unit_test(test_restart_intensity),
-      cmocka_unit_test(test_failed_pool_starts_nobody_until_renewed),
+      cmocka_unit_test(test_failed_pool_starts_nobody_until_it_has_another_source),
+      cmocka_unit_test(test_workers_are_spread_over_sources),
+      cmocka_unit_test(test_sources_take_turns),
+      cmocka_unit_test(test_a_source_that_fails_fails_alone),
+      cmocka_unit_test(test_the_sooner_of_two_backoffs),
+      cmocka_unit_test(test_ends_of_a_dropped_source),
+      cmocka_unit_test(test_surplus_is_of_the_source_with_most),
       cmocka_unit_test(test_backoff),
       cmocka_unit_test(test_one_answer_ends_the_backoff),
       cmocka_unit_test(test_a_neighbours_answer_ends_the_backoff),

@@ -222,7 +222,8 @@ static void reload(struct world *w) {
   if (rnd(w, 5) == 0)
     w->far->broken_loads++;
   t = make_template(w);
-  r = mf_pool_reload(w->pool, t, on_reloaded, w);
+  r = rnd(w, 2) ? mf_pool_reload(w->pool, t, on_reloaded, w)
+                : mf_pool_add(w->pool, t, on_reloaded, w);
   CHECK(r == 0 || r == MF_ECLOSED);
   if (r)
     mf_close(t, NULL, NULL);
@@ -255,6 +256,8 @@ static void user_step(struct world *w) {
   }
 }
 
+static unsigned seen_templates;
+
 static void check_workers(struct world *w) {
   mf_pool_info s = {.size = sizeof s};
   if (w->gone || mf_pool_stats(w->pool, &s) < 0)
@@ -262,6 +265,9 @@ static void check_workers(struct world *w) {
   CHECK(s.workers <= 1000 && s.idle <= s.workers &&
         s.queued <= w->options.queue_max + 100);
   CHECK(s.running <= 1000);
+  CHECK(s.templates > 0 || s.state != MF_POOL_RUNNING);
+  if (seen_templates < s.templates)
+    seen_templates = s.templates;
 }
 
 static void set_up(struct world *w) {
@@ -383,6 +389,7 @@ static void tell_seen(void) {
   for (size_t i = 0; i < COUNT(rows); i++)
     printf("# %s: %llu\n", rows[i].name, (unsigned long long)*rows[i].n);
   printf("# failed pools: %u\n", seen.workers);
+  printf("# most templates of a pool: %u\n", seen_templates);
 }
 
 static void play(unsigned seed) {

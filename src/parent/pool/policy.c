@@ -1,26 +1,28 @@
 #include "parent/pool/policy.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 int policy_init(struct policy *p, const struct policy_config *c, uint64_t random_seed) {
-  if (!c->load || c->idle > c->max || c->restart_burst > POLICY_BURST_MAX ||
-      c->backoff_min_ms > c->backoff_max_ms)
+  if (!c->load || c->idle > c->max || c->restarts.burst > POLICY_BURST_MAX ||
+      c->restarts.backoff_min_ms > c->restarts.backoff_max_ms)
     return -EINVAL;
   memset(p, 0, sizeof *p);
   p->config = *c;
   p->random = random_seed | 1;
   minheap_init(&p->available);
-  p->early = calloc(c->restart_burst + 1, sizeof *p->early);
-  return p->early ? 0 : -ENOMEM;
+  return 0;
 }
 
 void policy_deinit(struct policy *p) {
   for (unsigned i = 0; i < p->nslots; i++)
     free(p->slots[i]);
   free(p->slots);
-  free(p->early);
+  for (unsigned i = 0; i < p->nsources; i++)
+    restarts_deinit(&p->sources[i].restarts);
+  free(p->sources);
   memset(p, 0, sizeof *p);
 }
 
@@ -37,6 +39,101 @@ static unsigned kept(const struct policy *p) {
   if (p->ending)
     return 0;
   return p->config.idle < p->config.max ? p->config.idle : p->config.max;
+}
+
+/* ---- sources ---- */
+
+static void update_failed(struct policy *p) {
+  unsigned nused = 0, nfailed = 0;
+  for (unsigned i = 0; i < p->nsources; i++) {
+    nused += (unsigned)p->sources[i].used;
+    nfailed += p->sources[i].used && p->sources[i].restarts.failed;
+  }
+  p->failed = nused > 0 && nused == nfailed;
+}
+
+int policy_add_source(struct policy *p) {
+  struct policy_source *s;
+  unsigned i = 0;
+  while (i < p->nsources && p->sources[i].used)
+    i++;
+  if (i == p->nsources) {
+    s = realloc(p->sources, (i + 1) * sizeof *s);
+    if (!s)
+      return -ENOMEM;
+    p->sources = s;
+    memset(&s[i], 0, sizeof *s);
+    p->nsources++;
+  }
+  s = &p->sources[i];
+  if (restarts_init(&s->restarts, &p->config.restarts) < 0)
+    return -ENOMEM;
+  s->used = 1;
+  s->nworkers = 0;
+  s->last_start = 0;
+  update_failed(p);
+  return (int)i;
+}
+
+void policy_drop_source(struct policy *p, unsigned source) {
+  for (unsigned i = 0; i < p->nslots; i++)
+    if (p->slots[i]->source == (int)source)
+      p->slots[i]->source = -1;
+  restarts_deinit(&p->sources[source].restarts);
+  p->sources[source].used = 0;
+  update_failed(p);
+}
+
+void policy_fail_source(struct policy *p, unsigned source) {
+  p->sources[source].restarts.failed = 1;
+  update_failed(p);
+}
+
+int policy_source_has_failed(const struct policy *p, unsigned source) {
+  return p->sources[source].restarts.failed;
+}
+
+/* Who may start a worker at that time: the one with the fewest. -1: none. */
+static int pick_source(const struct policy *p, uint64_t now_ms) {
+  const struct policy_source *best = NULL;
+  for (unsigned i = 0; i < p->nsources; i++) {
+    const struct policy_source *s = &p->sources[i];
+    if (!s->used || s->restarts.failed || s->restarts.not_before_ms > now_ms)
+      continue;
+    if (!best || s->nworkers < best->nworkers ||
+        (s->nworkers == best->nworkers && s->last_start < best->last_start))
+      best = s;
+  }
+  return best ? (int)(best - p->sources) : -1;
+}
+
+/* When the first of them may. */
+static uint64_t first_source_at(const struct policy *p) {
+  uint64_t at = UINT64_MAX;
+  for (unsigned i = 0; i < p->nsources; i++) {
+    const struct policy_source *s = &p->sources[i];
+    if (s->used && !s->restarts.failed && s->restarts.not_before_ms < at)
+      at = s->restarts.not_before_ms;
+  }
+  return at;
+}
+
+int policy_pick_surplus(const struct policy *p, unsigned source) {
+  unsigned most = p->sources[source].nworkers + 2, least = UINT_MAX;
+  int slot = -1;
+  for (unsigned i = 0; i < p->nsources; i++)
+    if (p->sources[i].used && p->sources[i].nworkers > most)
+      most = p->sources[i].nworkers;
+  for (unsigned i = 0; i < p->nslots; i++) {
+    const struct policy_slot *s = p->slots[i];
+    if ((s->state != SLOT_STARTING && s->state != SLOT_READY) || s->source < 0 ||
+        p->sources[s->source].nworkers < most || (unsigned)s->source == source ||
+        s->load >= least)
+      continue;
+    least = s->load;
+    slot = (int)i;
+  }
+  return slot;
 }
 
 /* ---- slots ---- */
@@ -83,6 +180,11 @@ static int room_for_slot(struct policy *p) {
   return (int)i;
 }
 
+static void count_in_source(struct policy *p, const struct policy_slot *s, int change) {
+  if (s->source >= 0 && (s->state == SLOT_STARTING || s->state == SLOT_READY))
+    p->sources[s->source].nworkers += (unsigned)change;
+}
+
 static void set_state(struct policy *p, unsigned slot, enum policy_slot_state state) {
   struct policy_slot *s = p->slots[slot];
   unsigned *counts[] = {[SLOT_STARTING] = &p->nstarting,
@@ -92,7 +194,9 @@ static void set_state(struct policy *p, unsigned slot, enum policy_slot_state st
     p->nidle--;
   if (s->state != SLOT_FREE)
     --*counts[s->state];
+  count_in_source(p, s, -1);
   s->state = state;
+  count_in_source(p, s, 1);
   if (state != SLOT_FREE)
     ++*counts[state];
   if (state == SLOT_READY && !s->load)
@@ -100,7 +204,7 @@ static void set_state(struct policy *p, unsigned slot, enum policy_slot_state st
   place(p, slot);
 }
 
-int policy_started(struct policy *p, uint64_t now_ms) {
+int policy_started(struct policy *p, unsigned source, uint64_t now_ms) {
   int slot = room_for_slot(p);
   struct policy_slot *s;
   if (slot < 0)
@@ -108,6 +212,8 @@ int policy_started(struct policy *p, uint64_t now_ms) {
   s = p->slots[slot];
   s->load = s->given = s->answered = 0;
   s->limit = draw_limit(p);
+  s->source = (int)source;
+  p->sources[source].last_start = ++p->nstarts;
   set_state(p, (unsigned)slot, SLOT_STARTING);
   if (p->replacements_due)
     p->replacements_due--;
@@ -137,44 +243,9 @@ void policy_replace(struct policy *p, unsigned slot) {
 
 /* ---- deaths ---- */
 
-/* More than burst deaths within the period: the ring has room for burst + 1. */
-static int is_too_much(struct policy *p, uint64_t now_ms) {
-  unsigned size = p->config.restart_burst + 1;
-  p->early[p->early_at] = now_ms;
-  p->early_at = (p->early_at + 1) % size;
-  if (p->nearly < size)
-    p->nearly++;
-  return p->nearly == size &&
-         now_ms - p->early[p->early_at] <= p->config.restart_period_ms;
-}
-
-/* The first is replaced after min. Never at once: starting may fail without a wait. */
-static uint64_t backoff_ms(const struct policy *p) {
-  uint64_t ms = p->config.backoff_min_ms, max = p->config.backoff_max_ms;
-  for (unsigned n = p->deaths_in_a_row; n > 1 && ms < max; n--)
-    ms *= 2;
-  ms = ms < max ? ms : max;
-  return ms ? ms : 1;
-}
-
-void policy_death(struct policy *p, int early, uint64_t now_ms) {
-  if (p->deaths_in_a_row < 64) /* it has doubled enough by then */
-    p->deaths_in_a_row++;
-  p->last_death_ms = now_ms;
-  p->not_before_ms = now_ms + backoff_ms(p);
-  if (early && is_too_much(p, now_ms))
-    p->failed = 1;
-}
-
-/* Some worker works: what has died without an answer was no sign of trouble for all. Who
- * waits to be replaced waits as the first would. */
-static void end_backoff(struct policy *p) {
-  uint64_t first = p->last_death_ms + p->config.backoff_min_ms;
-  if (!p->deaths_in_a_row)
-    return;
-  p->deaths_in_a_row = 0;
-  if (p->not_before_ms > first)
-    p->not_before_ms = first;
+void policy_death(struct policy *p, unsigned source, int early, uint64_t now_ms) {
+  restarts_death(&p->sources[source].restarts, early, now_ms);
+  update_failed(p);
 }
 
 void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t now_ms) {
@@ -184,19 +255,8 @@ void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t
   set_state(p, slot, SLOT_FREE);
   if (counted)
     p->replacements_due++;
-  if (how == END_NOT_STARTED || (how == END_DIED && !answered))
-    policy_death(p, how == END_DIED, now_ms);
-}
-
-void policy_fail(struct policy *p) {
-  p->failed = 1;
-}
-
-void policy_renew(struct policy *p) {
-  p->failed = 0;
-  p->nearly = 0;
-  p->deaths_in_a_row = 0;
-  p->not_before_ms = 0;
+  if (s->source >= 0 && (how == END_NOT_STARTED || (how == END_DIED && !answered)))
+    policy_death(p, (unsigned)s->source, how == END_DIED, now_ms);
 }
 
 void policy_end(struct policy *p) {
@@ -222,7 +282,8 @@ int policy_take_back(struct policy *p, unsigned slot, int answered) {
   struct policy_slot *s = p->slots[slot];
   if (answered) {
     s->answered++;
-    end_backoff(p);
+    if (s->source >= 0)
+      restarts_answer(&p->sources[s->source].restarts);
   }
   if (!--s->load && s->state == SLOT_READY)
     p->nidle++;
@@ -237,7 +298,7 @@ void policy_resize(struct policy *p, unsigned max) {
 /* ---- what to do ---- */
 
 static struct policy_action wait_until(uint64_t wake_ms) {
-  struct policy_action a = {POLICY_WAIT, 0, wake_ms};
+  struct policy_action a = {.act = POLICY_WAIT, .wake_ms = wake_ms};
   return a;
 }
 
@@ -262,7 +323,7 @@ static int pick_victim(const struct policy *p, int idle_only) {
 }
 
 static struct policy_action stop(int slot) {
-  struct policy_action a = {POLICY_STOP, (unsigned)slot, 0};
+  struct policy_action a = {.act = POLICY_STOP, .slot = (unsigned)slot};
   return a;
 }
 
@@ -287,12 +348,12 @@ static int overdue(struct policy *p, uint64_t now_ms, size_t nqueued, uint64_t *
 /* When another worker may start: UINT64_MAX: none is wanted. */
 static uint64_t start_at(struct policy *p, size_t nqueued) {
   unsigned n = policy_workers(p);
-  uint64_t at = p->not_before_ms;
+  uint64_t at = first_source_at(p);
   int lacks = n < kept(p);
   int wanted = lacks || (nqueued && policy_pick(p) < 0);
   if (!lacks && !nqueued)
     p->replacements_due = 0; /* nobody waits for a replacement: growth will do */
-  if (p->failed || !wanted || n >= p->config.max)
+  if (!wanted || n >= p->config.max || at == UINT64_MAX)
     return UINT64_MAX;
   /* One that starts may be all that the waiting calls need: the pace of growth decides.
    */
@@ -303,13 +364,15 @@ static uint64_t start_at(struct policy *p, size_t nqueued) {
 
 struct policy_action policy_next(struct policy *p, uint64_t now_ms, size_t nqueued) {
   uint64_t wake = UINT64_MAX, at;
-  struct policy_action start = {POLICY_START, 0, 0};
+  struct policy_action start = {.act = POLICY_START};
   if (policy_workers(p) > p->config.max)
     return stop(pick_victim(p, 0));
   if (overdue(p, now_ms, nqueued, &wake))
     return stop(pick_victim(p, 1));
   at = start_at(p, nqueued);
-  if (at <= now_ms)
+  if (at <= now_ms) {
+    start.source = (unsigned)pick_source(p, now_ms);
     return start;
+  }
   return wait_until(at < wake ? at : wake);
 }

@@ -19,33 +19,11 @@
 
 static void on_template_closed(mf_process *p, void *data);
 
-static void on_template_end(mf_process *p, const mf_exit *exit, void *data) {
-  struct mf_pool *pool = data;
-  pool->template_waits = 0;
-  pool_schedule(pool);
-}
-
-/* Somebody wants to know how the template ends: so it is told to, and closed afterwards
- * (a close forgets who asked). A process that is told to end has ended within its grace.
- */
-static int awaits_template(struct mf_pool *pool) {
-  struct mf_process *t = pool->template;
-  if (!t->exit_to.cb || t->state == DEAD || pool->template_asked)
-    return pool->template_waits;
-  pool->template_asked = 1;
-  if (mf_finish(t) < 0)
-    return 0;
-  pool->template_waits = 1;
-  process_hook_exit(t, on_template_end, pool);
-  return 1;
-}
-
 static void finish_close(struct mf_pool *pool) {
-  if (pool->closed || awaits_template(pool))
+  if (pool->closed || pool_awaits_templates(pool))
     return;
-  process_hook_exit(pool->template, NULL, NULL);
   pool->closed = 1;
-  mf_close(pool_leave_template(pool), on_template_closed, pool);
+  pool_close_templates(pool, on_template_closed);
 }
 
 /* ---- the task ---- */
@@ -66,13 +44,14 @@ static void follow_policy(struct mf_pool *pool) {
   if (pool->given_up)
     return;
   for (;;) {
+    pool_report_failed_templates(pool);
     if (pool->policy.failed)
       pool_fail_waiting(pool);
     if (pool->ending && !pool->policy.config.max)
       pool_drop_waiting(pool, MF_ECANCELLED); /* nobody would ever take them */
     a = policy_next(&pool->policy, pool_now_ms(pool), pool->nqueued);
     if (a.act == POLICY_START)
-      pool_start_worker(pool);
+      pool_start_worker(pool, a.source);
     else if (a.act == POLICY_STOP)
       stop_worker(pool, a.slot);
     else
@@ -261,7 +240,7 @@ static void pool_free(struct mf_pool *pool) {
   while (pool->npayloads)
     free(pool->payloads[--pool->npayloads]);
   free(pool->payloads);
-  journal_drop(&pool->journal);
+  pool_free_templates(pool);
   failure_deinit(&pool->failure);
   failure_deinit(&pool->reload.failure);
   free(pool->by_slot);
@@ -273,6 +252,8 @@ static void pool_free(struct mf_pool *pool) {
 
 static void on_template_closed(mf_process *p, void *data) {
   struct mf_pool *pool = data;
+  if (--pool->nclosing)
+    return;
   if (pool->close_cb)
     pool->close_cb(pool, pool->close_data);
   pool_free(pool);
@@ -290,10 +271,10 @@ static int init_policy(struct mf_pool *pool, const mf_pool_options *o) {
                             .start_ms = o->start_ms,
                             .stop_ms = o->stop_ms,
                             .max_calls = o->max_calls,
-                            .restart_burst = o->restart_burst,
-                            .restart_period_ms = o->restart_period_ms,
-                            .backoff_min_ms = o->backoff_min_ms,
-                            .backoff_max_ms = o->backoff_max_ms};
+                            .restarts = {.burst = o->restart_burst,
+                                         .period_ms = o->restart_period_ms,
+                                         .backoff_min_ms = o->backoff_min_ms,
+                                         .backoff_max_ms = o->backoff_max_ms}};
   uint64_t seed;
   int r;
   if (c.max == MF_POOL_PROCESSORS) {
@@ -330,6 +311,7 @@ static struct mf_pool *pool_alloc(struct context *context, const mf_pool_options
   pool->rpc_options = *rpc;
   pool->options.rpc = NULL;
   list_init(&pool->dump_entry.link);
+  list_init(&pool->templates);
   list_init(&pool->workers);
   list_init(&pool->reload.next);
   list_init(&pool->queue);
@@ -351,6 +333,7 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
   mf_pool_options o;
   mf_rpc_options rpc;
   struct mf_pool *pool;
+  struct pool_template *t;
   int r = process_check(p);
   if (!r && (!function || !*function || !ret))
     r = MF_EINVAL;
@@ -367,14 +350,15 @@ int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *opti
   if (!r)
     r = own_strings(pool, function);
   if (!r)
+    r = pool_template_new(pool, &t);
+  if (!r)
     r = pool_prepare_template(p);
   if (r) {
     pool_free(pool);
     return r;
   }
+  pool_template_use(t, p);
   context_admit(pool->context, &pool->dump_entry, pool_on_dump);
-  pool_use_template(pool, p);
-  pool->journal = journal_hold(p->journal);
   pool_schedule(pool);
   *ret = pool;
   return 0;

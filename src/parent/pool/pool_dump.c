@@ -57,9 +57,9 @@ void pool_on_dump(const struct dump_entry *r, FILE *out) {
     fputs(", drain under way", out);
   dump_deadline(out, pool->context, "next worker in", &pool->wake);
   dump_failure(out, "failed", &pool->failure);
-  if (pool->template) {
+  list_each(it, &pool->templates) {
     fputs(", template: ", out);
-    dump_process_name(out, pool->template);
+    dump_process_name(out, list_entry(it, struct pool_template, link)->process);
   }
   putc('\n', out);
   list_each(it, &pool->workers) {

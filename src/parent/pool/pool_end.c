@@ -3,6 +3,7 @@
 #include "parent/pool/pool_end.h"
 
 #include "parent/pool/pool_call.h"
+#include "parent/pool/pool_template.h"
 #include "parent/pool/pool_worker.h"
 #include "parent/rpc/rpc.h"
 #include "parent/times.h"
@@ -140,7 +141,7 @@ void pool_end(struct mf_pool *pool) {
   deadline_clear(&pool->close_grace);
   deadline_clear(&pool->wake);
   if (!pool->closing)
-    mf_finish(pool->template);
+    pool_finish_templates(pool);
   pool_report_drained(pool);
   if (pool->rpc_options.on_close && !pool->given_up)
     pool->rpc_options.on_close(pool->rpc_options.data);

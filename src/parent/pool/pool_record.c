@@ -46,8 +46,8 @@ void pool_keep_failure(struct failure *f, const mf_error *e) {
   f->started = MF_STARTED_NO;
 }
 
-int pool_template_is_usable(const struct mf_pool *pool) {
-  const struct mf_process *t = pool->template;
-  return !t->error && !t->gone && !t->eof &&
-         (t->state == HELD || t->state == FORKING || t->state == SERVING);
+int pool_template_is_usable(const struct pool_template *t) {
+  const struct mf_process *p = t->process;
+  return !p->error && !p->gone && !p->eof &&
+         (p->state == HELD || p->state == FORKING || p->state == SERVING);
 }

@@ -46,6 +46,7 @@ enum { WORKER_REASON_MAX = 256 };
 
 struct worker {
   struct mf_pool *pool;
+  struct pool_template *template; /* NULL: on trial, or of a former template */
   struct list link;
   mf_rpc *rpc;
   int slot; /* -1: none (a trial, or given up) */
@@ -65,6 +66,18 @@ struct worker {
   struct deadline grace;
 };
 
+struct pool_template { /* what workers are forked from */
+  struct list link;
+  struct mf_pool *pool;
+  mf_process *process;
+  struct journal *journal; /* to start it again; or NULL */
+  unsigned source;         /* its number for the policy */
+  unsigned good : 1;       /* it has brought forth a worker that got ready */
+  unsigned asked : 1;      /* to end, as somebody wants to know how */
+  unsigned waits : 1;      /* for that */
+  unsigned told : 1;       /* that it has failed */
+};
+
 struct work {          /* one call */
   struct request base; /* in the queue, or in its worker's calls; away: with a worker */
   struct deadline work_deadline; /* of its run in a worker */
@@ -78,6 +91,8 @@ struct work {          /* one call */
 };
 _Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
 
+enum reload_kind { RELOAD_ALL, RELOAD_ADD };
+
 struct mf_pool {
   struct dump_entry dump_entry;
   struct context *context;
@@ -85,13 +100,12 @@ struct mf_pool {
   mf_pool_options options; /* rpc: NULL, see below */
   mf_rpc_options rpc_options;
   char *function, *init, *serialiser;
-  mf_process *template;
-  struct journal *journal;
+  struct list templates;
+  unsigned nclosing; /* of them, when the pool closes */
   struct policy policy;
   struct list workers;
   struct worker **by_slot;
   unsigned nby_slot;
-  int template_good; /* it has brought forth a worker that got ready */
 
   struct request_set requests;
   struct list queue;
@@ -106,17 +120,18 @@ struct mf_pool {
 
   unsigned ending : 1; /* takes no more calls */
   unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
-      template_asked : 1, template_waits : 1, reported_failure : 1;
+      reported_failure : 1;
   const char *why;        /* workers are ended, for on_worker; NULL: it does not end */
   struct failure failure; /* code 0: none */
-  struct {
+  struct {                /* or an addition: a template's first worker is on trial */
+    enum reload_kind kind;
     mf_process *process;
     struct worker *worker;
     mf_pool_cb cb;
     void *data;
     int done; /* the callback is pending */
     struct failure failure;
-    struct list next; /* struct reload_request: only the last of them is carried out */
+    struct list next; /* struct reload_request */
   } reload;
   struct {
     mf_pool_cb cb;
@@ -136,9 +151,10 @@ struct mf_pool {
   unsigned last_at;
 };
 
-/* A reload that waits for the callback of the one before it. */
+/* One that waits for the callback of the one before it. A reload ends all before it. */
 struct reload_request {
   struct list link;
+  enum reload_kind kind;
   mf_process *process;
   mf_pool_cb cb;
   void *data;
@@ -155,7 +171,7 @@ enum mf_pool_state pool_state(const struct mf_pool *pool);
 int pool_reloads(const struct mf_pool *pool); /* is a reload under way? */
 int pool_check(const mf_pool *pool);          /* 0, MF_EINVAL or MF_EFORKED */
 void pool_keep_failure(struct failure *f, const mf_error *e);
-/* Can workers be forked from its template? */
-int pool_template_is_usable(const struct mf_pool *pool);
+/* Can workers be forked from it? */
+int pool_template_is_usable(const struct pool_template *t);
 
 #endif

@@ -1,5 +1,5 @@
 /* What a pool counts, as the host may see it. Runs in the parent. */
-#include "parent/pool/pool_record.h"
+#include "parent/pool/pool_template.h"
 
 #include "base/sized.h"
 #include <string.h>
@@ -26,6 +26,7 @@ int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
   s.starting = pool->policy.nstarting;
   s.leaving = pool->policy.nleaving;
   s.queued = pool->nqueued;
+  s.templates = pool_count_templates(pool);
   s.running = pool->nworking;
   s.p50_us = latency_at(&pool->latency, 50);
   s.p99_us = latency_at(&pool->latency, 99);

@@ -151,7 +151,8 @@ static enum policy_end judge(const struct worker *w, const mf_error *e) {
   const struct mf_pool *pool = w->pool;
   if (w->leaving || w->killed)
     return END_ASKED;
-  if (!w->ready && !w->old && e->code != MF_EREMOTE && !pool_template_is_usable(pool))
+  if (!w->ready && w->template && e->code != MF_EREMOTE &&
+      !pool_template_is_usable(w->template))
     return END_ASKED;
   if (e->code == MF_EFORK_FAILED && pool->policy.nready)
     return END_NOT_STARTED;
@@ -203,8 +204,8 @@ static void on_worker_ready(void *data) {
   w->ready = 1;
   if (w->slot >= 0)
     policy_ready(&w->pool->policy, (unsigned)w->slot);
-  if (!w->old && !w->trial)
-    w->pool->template_good = 1;
+  if (w->template)
+    w->template->good = 1;
   pool_schedule(w->pool);
   learn_pid(w);
   tell_start(w);
@@ -291,7 +292,7 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
 
 int pool_put_in_slot(struct worker *w) {
   struct mf_pool *pool = w->pool;
-  int slot = policy_started(&pool->policy, pool_now_ms(pool));
+  int slot = policy_started(&pool->policy, w->template->source, pool_now_ms(pool));
   if (slot < 0)
     return MF_ENOMEM;
   if ((unsigned)slot >= pool->nby_slot) {

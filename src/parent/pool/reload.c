@@ -1,5 +1,5 @@
-/* The pool gets another template: a first worker of it, on trial, has to get ready; then
- * the old workers go. */
+/* The pool gets another template, or one more: a first worker of it, on trial, has to get
+ * ready; then the old workers go, or not. */
 #include "parent/pool/reload.h"
 
 #include "parent/pool/pool_template.h"
@@ -17,34 +17,61 @@ static void reload_over(struct mf_pool *pool, int code, const char *message) {
   pool_schedule(pool);
 }
 
-/* The trial has come out well: its template is the pool's, the old workers go. */
-static void switch_template(struct mf_pool *pool) {
-  struct worker *trial = pool->reload.worker;
-  unsigned n = 0;
-  trial->trial = 0;
-  pool->reload.worker = NULL;
-  mf_close(pool_leave_template(pool), NULL, NULL);
-  pool_use_template(pool, pool->reload.process);
-  pool->reload.process = NULL;
-  journal_drop(&pool->journal);
-  pool->journal = journal_hold(pool->template->journal);
-  pool->template_good = 1;
-  pool->reported_failure = 0;
-  policy_renew(&pool->policy);
-  failure_deinit(&pool->failure);
+/* The old workers go, with the templates that they came from. */
+static void replace_all(struct mf_pool *pool, struct pool_template *now) {
+  list_each_safe(it, next, &pool->templates) {
+    struct pool_template *t = list_entry(it, struct pool_template, link);
+    if (t != now)
+      pool_template_drop(t);
+  }
   list_each_safe(it, next, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
-    if (w == trial)
+    if (w == pool->reload.worker)
       continue;
     w->old = 1;
-    if (w->slot >= 0 && !w->leaving) {
+    if (w->slot >= 0 && !w->leaving)
       pool_replace(w);
-      n++;
-    }
     pool_note_end(w, MF_WORKER_ENDED, "reload");
     pool_dismiss(w);
   }
   pool->stats.reloads++;
+}
+
+/* In a pool that has its workers already, one of the template with most goes for it. */
+static void make_room(struct mf_pool *pool, unsigned source) {
+  struct policy *policy = &pool->policy;
+  int slot;
+  if (policy_workers(policy) < policy->config.max)
+    return;
+  slot = policy_pick_surplus(policy, source);
+  if (slot < 0)
+    return;
+  pool_note_end(pool->by_slot[slot], MF_WORKER_ENDED,
+                "add: a worker of another template takes its place");
+  policy_leave(policy, (unsigned)slot);
+  pool_dismiss(pool->by_slot[slot]);
+}
+
+/* The trial has come out well: its template is the pool's. */
+static void keep_template(struct mf_pool *pool) {
+  struct worker *trial = pool->reload.worker;
+  struct pool_template *t;
+  if (pool_template_new(pool, &t) < 0) {
+    reload_over(pool, MF_ENOMEM, NULL);
+    return;
+  }
+  pool_template_use(t, pool->reload.process);
+  pool->reload.process = NULL;
+  t->good = 1;
+  trial->template = t;
+  trial->trial = 0;
+  pool->reported_failure = 0;
+  failure_deinit(&pool->failure);
+  if (pool->reload.kind == RELOAD_ALL)
+    replace_all(pool, t);
+  else
+    make_room(pool, t->source);
+  pool->reload.worker = NULL;
   reload_over(pool, 0, NULL);
   if (policy_workers(&pool->policy) >= pool->policy.config.max ||
       pool_put_in_slot(trial) < 0) {
@@ -53,15 +80,30 @@ static void switch_template(struct mf_pool *pool) {
   }
 }
 
-static void begin_reload(struct mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+static void begin_reload(struct mf_pool *pool, enum reload_kind kind, mf_process *p,
+                         mf_pool_cb cb, void *data) {
   if (pool->reload.worker)
     pool->reload.worker->trial = 1;
+  pool->reload.kind = kind;
   pool->reload.process = p;
   pool->reload.cb = cb;
   pool->reload.data = data;
 }
 
-/* The earliest that waits. A later one takes its place; the last one begins. */
+static int start_trial(struct mf_pool *pool, enum reload_kind kind, mf_process *p) {
+  return pool_worker_new(pool, p, kind == RELOAD_ADD ? "add" : "reload",
+                         &pool->reload.worker);
+}
+
+static int awaits_reload_of_all(const struct mf_pool *pool) {
+  list_each(it, &pool->reload.next) {
+    if (list_entry(it, struct reload_request, link)->kind == RELOAD_ALL)
+      return 1;
+  }
+  return 0;
+}
+
+/* The earliest that waits. A later reload takes its place. */
 void pool_begin_next_reload(struct mf_pool *pool) {
   struct reload_request *q;
   int r;
@@ -69,15 +111,14 @@ void pool_begin_next_reload(struct mf_pool *pool) {
     return;
   q = list_entry(pool->reload.next.next, struct reload_request, link);
   list_remove(&q->link);
-  if (!list_empty(&pool->reload.next))
+  if (awaits_reload_of_all(pool))
     q->over = REPLACED;
   if (q->over) {
-    begin_reload(pool, q->process, q->cb, q->data);
+    begin_reload(pool, q->kind, q->process, q->cb, q->data);
     reload_over(pool, MF_ECANCELLED, q->over);
   } else {
-    r = pool->ending ? 0
-                     : pool_worker_new(pool, q->process, "reload", &pool->reload.worker);
-    begin_reload(pool, q->process, q->cb, q->data);
+    r = pool->ending ? 0 : start_trial(pool, q->kind, q->process);
+    begin_reload(pool, q->kind, q->process, q->cb, q->data);
     if (r)
       reload_over(pool, r, NULL);
   }
@@ -97,7 +138,7 @@ void pool_go_on_with_reload(struct mf_pool *pool) {
     else if (f.code)
       reload_over(pool, 0, NULL);
     else if (w && w->ready)
-      switch_template(pool);
+      keep_template(pool);
   }
   if (!pool->reload.done)
     return;
@@ -108,7 +149,8 @@ void pool_go_on_with_reload(struct mf_pool *pool) {
   memset(&pool->reload.failure, 0, sizeof f);
   if (f.code && w) {
     pool->reload.worker = NULL;
-    pool_note_end(w, MF_WORKER_ENDED, "reload: %s", f.message ? f.message : "given up");
+    pool_note_end(w, MF_WORKER_ENDED, "%s: %s", w->why_started,
+                  f.message ? f.message : "given up");
     pool_dismiss(w);
   }
   if (p && f.code)
@@ -144,15 +186,16 @@ int pool_prepare_template(mf_process *p) {
   return mf_require(p, "moonfork.rpc"); /* once here, not in every worker */
 }
 
-/* Behind the one under way, which is given up. */
-static int queue_reload(struct mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+/* Behind the one under way, which a reload ends. */
+static int queue_reload(struct mf_pool *pool, enum reload_kind kind, mf_process *p,
+                        mf_pool_cb cb, void *data) {
   struct reload_request *q = malloc(sizeof *q);
   if (!q)
     return MF_ENOMEM;
-  *q = (struct reload_request){.process = p, .cb = cb, .data = data};
+  *q = (struct reload_request){.kind = kind, .process = p, .cb = cb, .data = data};
   list_init(&q->link);
   list_push(&pool->reload.next, &q->link);
-  if (pool->reload.process && !pool->reload.done)
+  if (kind == RELOAD_ALL && pool->reload.process && !pool->reload.done)
     reload_over(pool, MF_ECANCELLED, REPLACED);
   return 0;
 }
@@ -168,13 +211,14 @@ static int is_in_reload(const struct mf_pool *pool, const mf_process *p) {
   return 0;
 }
 
-int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+static int ask(struct mf_pool *pool, enum reload_kind kind, mf_process *p, mf_pool_cb cb,
+               void *data) {
   int r = pool_check(pool);
   if (!r && pool->ending)
     r = MF_ECLOSED;
   if (!r && !p)
     r = MF_EINVAL;
-  if (!r && (p == pool->template || is_in_reload(pool, p)))
+  if (!r && (pool_has_template(pool, p) || is_in_reload(pool, p)))
     r = MF_ESTATE;
   if (!r)
     r = process_check(p);
@@ -183,15 +227,23 @@ int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
   if (!r)
     r = pool_prepare_template(p);
   if (!r && pool_reloads(pool)) {
-    r = queue_reload(pool, p, cb, data);
+    r = queue_reload(pool, kind, p, cb, data);
   } else if (!r) {
-    r = pool_worker_new(pool, p, "reload", &pool->reload.worker);
+    r = start_trial(pool, kind, p);
     if (!r)
-      begin_reload(pool, p, cb, data);
+      begin_reload(pool, kind, p, cb, data);
   }
   if (!r)
     pool_update_busy(pool);
   return r;
+}
+
+int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+  return ask(pool, RELOAD_ALL, p, cb, data);
+}
+
+int mf_pool_add(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
+  return ask(pool, RELOAD_ADD, p, cb, data);
 }
 
 void mf_pool_cancel_reload(mf_pool *pool, const void *data) {

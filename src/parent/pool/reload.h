@@ -1,4 +1,5 @@
-/* Reloads, one at a time; of several that wait, the last one. Runs in the parent. */
+/* Reloads and additions of templates, one at a time; a reload ends those that wait before
+ * it. Runs in the parent. */
 #ifndef PARENT_POOL_RELOAD_H
 #define PARENT_POOL_RELOAD_H
 

@@ -1,0 +1,33 @@
+/* When what ended too early may be started again, and when it is enough: the deaths of
+ * one template's workers before they had answered anything. Plain numbers. Runs in the
+ * parent.
+ */
+#ifndef PARENT_POOL_RESTARTS_H
+#define PARENT_POOL_RESTARTS_H
+
+#include <stdint.h>
+
+struct restarts_config {
+  unsigned burst, period_ms;               /* more within that are enough */
+  unsigned backoff_min_ms, backoff_max_ms; /* min, doubled for each before it in a row */
+};
+
+struct restarts {
+  struct restarts_config config;
+  uint64_t not_before_ms; /* backoff */
+  uint64_t last_death_ms;
+  unsigned deaths_in_a_row; /* without any answer; the next one sets it to 0 */
+  uint64_t *early;          /* ring of the last deaths before any answer */
+  unsigned nearly, early_at;
+  int failed;
+};
+
+int restarts_init(struct restarts *r, const struct restarts_config *c); /* 0, -ENOMEM */
+void restarts_deinit(struct restarts *r);
+/* early: it counts towards failing. */
+void restarts_death(struct restarts *r, int early, uint64_t now_ms);
+/* Some worker works: what has died without an answer was no sign of trouble for all. Who
+ * waits to be replaced waits as the first would. */
+void restarts_answer(struct restarts *r);
+
+#endif
