@@ -142,7 +142,8 @@ class Dump(gdb.Command):
             raise gdb.GdbError("no moonfork here: is the library loaded, with debug information?")
         for context in entries(symbol.value(), "struct context", "link"):
             print("loop %s: %d with work under way" % (context["loop"], int(context["nbusy"])))
-            for p in entries(context["processes"], "struct mf_process", "link"):
+            registry = context.address.cast(gdb.lookup_type("struct registry").pointer())
+            for p in entries(registry["processes"], "struct mf_process", "link"):
                 print("  " + process_line(p))
                 for line in Inbox(p["chan"]["in"]).children():
                     print("    frame " + line[1])

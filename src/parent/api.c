@@ -5,6 +5,7 @@
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include "parent/process/process.h"
+#include "parent/process/registry.h"
 #include "parent/start/boot.h"
 
 #include <errno.h>
@@ -36,7 +37,7 @@ static int open_context(const mf_options *from, mf_options *o, struct context **
   int r = options_load(from, o);
   if (r)
     return r;
-  r = context_get(o->loop, ret);
+  r = registry_get(o->loop, ret);
   return result(r ? r : context_start(*ret));
 }
 
@@ -109,7 +110,7 @@ static int make_exec(struct context *ctx, const mf_options *o, mf_process **ret)
   struct mf_process *p;
   int r = o && o->program ? 0 : boot_early(ctx, o);
   if (r > 0) { /* the early process stands in for the program */
-    r = fork_from(ctx->def, o, &p);
+    r = fork_from(registry_of(ctx)->def.process, o, &p);
     if (!r && o && o->lua_path && o->lua_cpath) {
       r = send_paths(p, o);
       if (r)
@@ -205,7 +206,7 @@ int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_proces
 
 int mf_reset(struct uv_loop_s *loop) {
   struct context *ctx;
-  int r = context_get(loop, &ctx);
+  int r = registry_get(loop, &ctx);
   if (r < 0)
     return result(r);
   boot_reset(ctx);
@@ -267,7 +268,7 @@ int process_is_control_socket(const mf_process *p, int fd) {
   if (!sock_is_nameless(
           fd)) /* most are not: with thousands of processes the rest is long */
     return 0;
-  list_each(it, &p->context->processes) {
+  list_each(it, &registry_of(p->context)->processes) {
     if (list_entry(it, struct mf_process, link)->chan.fd == fd)
       return 1;
   }
@@ -567,8 +568,8 @@ int mf_busy(struct uv_loop_s *loop) {
 
 int mf_flush(struct uv_loop_s *loop) {
   struct context *ctx = context_find(loop);
-  while (ctx && !list_empty(&ctx->held))
-    process_unhold(list_entry(ctx->held.next, struct mf_process, held_link));
+  if (ctx)
+    context_run_phase(ctx, PHASE_WRITE);
   return 0;
 }
 
@@ -585,7 +586,7 @@ int mf_has_deadline(struct uv_loop_s *loop) {
 
 int mf_context_keep(struct uv_loop_s *loop) {
   struct context *ctx;
-  int r = context_get(loop, &ctx);
+  int r = registry_get(loop, &ctx);
   if (!r)
     r = context_start(ctx);
   if (r < 0 || ctx->kept)
@@ -602,7 +603,7 @@ int mf_context_close(struct uv_loop_s *loop) {
   if (ctx->kept)
     ctx->nopen--;
   ctx->kept = 0;
-  context_drop(ctx);
+  boot_close(ctx);
   return 0;
 }
 
@@ -611,7 +612,7 @@ int mf_context_close(struct uv_loop_s *loop) {
 static void close_descriptors(struct context *ctx) {
   if (ctx->backend->ops->forked)
     ctx->backend->ops->forked(ctx->backend);
-  list_each(it, &ctx->processes) {
+  list_each(it, &registry_of(ctx)->processes) {
     struct mf_process *p = list_entry(it, struct mf_process, link);
     fd_close(&p->chan.fd);
     fd_close(&p->pidfd);

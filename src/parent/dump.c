@@ -1,5 +1,7 @@
 #include "parent/dump.h"
 
+#include "parent/process/registry.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <unistd.h>
@@ -45,7 +47,8 @@ void dump_failure(FILE *out, const char *label, const struct failure *f) {
 }
 
 void dump_process_name(FILE *out, const struct mf_process *p) {
-  fprintf(out, "process %u", (unsigned)(p->id & 0x7fffffff)); /* context_new_on: from 1 */
+  fprintf(out, "process %u",
+          (unsigned)(p->id & 0x7fffffff)); /* registry_new_on: from 1 */
   if (p->pid > 0)
     fprintf(out, " (pid %d)", p->pid);
   if (p->name) {
@@ -71,11 +74,15 @@ static void put_flag(FILE *out, unsigned flag, const char *what) {
 }
 
 /* What it is. */
+static int is_default(const struct mf_process *p) {
+  return registry_of(p->context)->def.process == p;
+}
+
 static void put_role(FILE *out, const struct mf_process *p) {
-  put_flag(out, p->context->def == p, "default template");
-  put_flag(out, p->internal && p->context->def != p, "spare");
+  put_flag(out, is_default(p), "default template");
+  put_flag(out, p->internal && !is_default(p), "spare");
   put_flag(out, p->taken_up, "from a descriptor");
-  put_flag(out, !p->open && !p->internal && p->context->def != p, "closed by the user");
+  put_flag(out, !p->open && !p->internal && !is_default(p), "closed by the user");
   if (p->program) {
     fputs(", program ", out);
     dump_text(out, p->program);
@@ -134,7 +141,8 @@ static void put_process(FILE *out, const struct mf_process *p, int depth) {
 
 static const struct mf_process *next_root(const struct context *ctx,
                                           const struct list *from) {
-  for (const struct list *it = from->next; it != &ctx->processes; it = it->next) {
+  for (const struct list *it = from->next;
+       it != &registry_of((struct context *)ctx)->processes; it = it->next) {
     const struct mf_process *p = list_entry(it, struct mf_process, link);
     if (!p->source)
       return p;
@@ -161,7 +169,9 @@ static const struct mf_process *next_fork(const struct context *ctx,
  * recursion, so that a chain of any length can be printed: after p comes the first that
  * was forked from it, else the next one with p's own source, and so on upwards. */
 static void put_processes(FILE *out, const struct context *ctx) {
-  const struct mf_process *p = next_root(ctx, &ctx->processes), *next;
+  const struct mf_process *p = next_root(ctx,
+                                         &registry_of((struct context *)ctx)->processes),
+                          *next;
   int depth = 1;
   while (p) {
     put_process(out, p, depth);
@@ -183,7 +193,8 @@ static void put_context(FILE *out, const struct context *ctx) {
   fprintf(out,
           "moonfork %s, process %d: %zu processes, %zu with work under way, "
           "%zu rpcs and pools\n",
-          mf_version_string(), (int)getpid(), count(&ctx->processes), ctx->nbusy,
+          mf_version_string(), (int)getpid(),
+          count(&registry_of((struct context *)ctx)->processes), ctx->nbusy,
           count(&ctx->dump_entries));
   put_processes(out, ctx);
   list_each(it, &ctx->dump_entries) {

@@ -5,9 +5,8 @@
 -- after "never" is for the reader. A folder may always use itself. Each folder has a row, and
 -- each row a folder.
 --
--- Inside of a folder: no circle of includes, where a file is X.c and X.h together, and no
--- file of more than LINES_MAX lines. Today's exceptions are named below; the lists only
--- get shorter.
+-- Everywhere: no circle of includes, where a file is X.c and X.h together, and no
+-- file of more than LINES_MAX lines.
 
 local DESIGN = "doc/design.md"
 
@@ -19,14 +18,6 @@ local SYSTEM = {
 }
 
 local LINES_MAX = 700
-
-local LONG = {}
-
--- May be in a circle.
-local TIED = {
-  ["parent/start/boot"] = true, ["parent/process/children"] = true, ["parent/loop/context"] = true,
-  ["parent/process/journal"] = true, ["parent/process/process"] = true,
-}
 
 local check = dofile "test/check/report.lua"
 local complain, read = check.complain, check.read
@@ -150,30 +141,15 @@ local function each_circle(graph, found)
 end
 
 local function check_circles(texts)
-  local found = {}
   each_circle(graph_of(texts), function(circle)
-    for _, file in ipairs(circle) do
-      found[file] = true
-      if not TIED[file] then
-        complain("src/%s is in a circle of includes: %s", file, table.concat(circle, ", "))
-      end
-    end
+    complain("a circle of includes: %s", table.concat(circle, ", "))
   end)
-  for file in pairs(TIED) do
-    if not found[file] then
-      complain("src/%s: is in no circle now, take it off the list of those that are", file)
-    end
-  end
 end
 
 local function check_lengths(texts)
   for path, text in pairs(texts) do
     local _, n = text:gsub("\n", "")
-    if n > LINES_MAX and not LONG[path] then
-      complain("%s: %d lines, more than %d", path, n, LINES_MAX)
-    elseif n <= LINES_MAX and LONG[path] then
-      complain("%s: is short now, take it off the list of long files", path)
-    end
+    if n > LINES_MAX then complain("%s: %d lines, more than %d", path, n, LINES_MAX) end
   end
 end
 

@@ -24,7 +24,8 @@ local function print_first(record, where)
     where, record)
 end
 
-local CONTEXT = "next(entries(gdb.lookup_static_symbol(\"contexts\").value(), \"struct context\", \"link\"))"
+local CONTEXT = "next(entries(gdb.lookup_static_symbol(\"contexts\").value(), \"struct context\", \"link\"))" ..
+  ".address.cast(gdb.lookup_type(\"struct registry\").pointer())"
 
 story.test("gdb shows processes, an rpc with its call, a pool with its workers", function(t)
   if not os.execute "command -v gdb >/dev/null 2>&1" then t.skip "gdb is not installed" end

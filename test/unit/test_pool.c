@@ -1,6 +1,8 @@
 /* A pool on a world without a kernel: one story for each promise that the random
  * schedules of test_pool_sim.c can't tell from its opposite. */
 #include "help/far.h"
+#include "parent/loop/fork_watch.h"
+#include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
 #include "parent/times.h"
@@ -77,7 +79,7 @@ static mf_process *make_template(void) {
 static int prepare(void **state) {
   sim = sim_new();
   far = far_new(sim);
-  context = context_new_on(&sim->backend);
+  context = registry_new_on(&sim->backend);
   context->generation = fork_generation();
   context_start(context);
   mf_pool_options_init(&options);
@@ -137,7 +139,7 @@ static int finish(void **state) {
   assert_int_equal(context->nopen, 0);
   assert_int_equal(context->nbusy, 0);
   assert_false(sim->started);
-  context_drop(context);
+  boot_close(context);
   far_free(far);
   assert_int_equal(sim_free(sim), 0);
   return 0;

@@ -11,6 +11,8 @@
  * most); answers are those of the call; never more workers than allowed; in the end
  * nothing is left. */
 #include "help/far.h"
+#include "parent/loop/fork_watch.h"
+#include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
 #include "unit.h"
@@ -274,7 +276,7 @@ static void set_up(struct world *w) {
   w->sim = sim_new();
   w->far = far_new(w->sim);
   w->far->slow_hello = 1;
-  w->context = context_new_on(&w->sim->backend);
+  w->context = registry_new_on(&w->sim->backend);
   w->context->generation = fork_generation();
   context_start(w->context);
   mf_pool_options_init(&w->options);
@@ -406,8 +408,8 @@ static void play(unsigned seed) {
   for (int i = 0; i < w->ncalls; i++)
     CHECK(w->call[i].told);
   CHECK(w->context->nopen == 0 && w->context->nbusy == 0 && !w->sim->started);
-  CHECK(list_empty(&w->context->processes));
-  context_drop(w->context);
+  CHECK(list_empty(&registry_of(w->context)->processes));
+  boot_close(w->context);
   far_free(w->far);
   CHECK(sim_free(w->sim) == 0);
   free(w);

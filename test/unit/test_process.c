@@ -7,6 +7,7 @@
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/process.h"
+#include "parent/process/registry.h"
 #include "parent/start/boot.h"
 #include "unit.h"
 
@@ -88,7 +89,7 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   children_forked(); /* what an earlier test left is no child of this one */
-  s->context = context_new_on(&s->sim->backend);
+  s->context = registry_new_on(&s->sim->backend);
   context_start(s->context);
   assert_int_equal(boot_exec(s->context, NULL, &s->t), 0);
   s->t_far = s->sim->spawned_control;
@@ -500,8 +501,8 @@ static void check_cell(enum state state, enum event_kind ev) {
   assert_int_equal(s->context->nopen, 0);
   assert_int_equal(s->context->nbusy, 0);
   assert_int_equal(s->sim->started, 0);
-  assert_true(list_empty(&s->context->processes));
-  context_drop(s->context);
+  assert_true(list_empty(&registry_of(s->context)->processes));
+  boot_close(s->context);
   assert_true(s->sim->stopped);
   assert_int_equal(sim_free(s->sim), 0);
   free(s);

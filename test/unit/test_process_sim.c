@@ -13,9 +13,11 @@
  * record, no descriptor, no child and nothing busy is left. */
 #include "help/hello.h"
 #include "help/sim.h"
+#include "parent/loop/fork_watch.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/process.h"
+#include "parent/process/registry.h"
 #include "parent/start/boot.h"
 #include "unit.h"
 
@@ -586,7 +588,7 @@ static void play(uint32_t seed) {
   w->rng = seed * 2654435761u + 1;
   w->sim = sim_new();
   w->sim->next_pid = 100;
-  w->context = context_new_on(&w->sim->backend);
+  w->context = registry_new_on(&w->sim->backend);
   children_forked(); /* no child of an earlier schedule */
   w->context->generation = fork_generation();
   w->sim->far_data = w;
@@ -646,16 +648,20 @@ static void play(uint32_t seed) {
   }
   CHECK(w->sim->nmeasures == 0);
   CHECK(w->context->nopen == 0 && w->context->nbusy == 0 && !w->sim->started);
-  CHECK(list_empty(&w->context->processes) ||
-        (w->context->def && w->context->processes.next == w->context->processes.prev));
-  children_look_for_unborn(w->context); /* as the next call would */
+  CHECK(list_empty(&registry_of(w->context)->processes) ||
+        (registry_of(w->context)->def.process &&
+         registry_of(w->context)->processes.next ==
+             registry_of(w->context)->processes.prev));
+  children_look_for_unborn(
+      &registry_of(w->context)->children); /* as the next call would */
   children_reap(&w->sim->backend);
   if (!w->short_of_memory && !w->liars)
     for (int i = 0; i < w->nnode; i++)
       CHECK(w->node[i].phase != N_DEAD || !w->sim->children[w->node[i].pid] ||
-            (w->context->def &&
-             w->context->def->pid == w->node[i].pid)); /* the next start sees */
-  context_drop(w->context);
+            (registry_of(w->context)->def.process &&
+             registry_of(w->context)->def.process->pid ==
+                 w->node[i].pid)); /* the next start sees */
+  boot_close(w->context);
   sim_run(w->sim);
   CHECK(w->sim->stopped);
   for (int i = 0; i < w->nnode; i++)

@@ -7,6 +7,7 @@
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/process.h"
+#include "parent/process/registry.h"
 #include "parent/start/boot.h"
 #include "parent/times.h"
 #include "unit.h"
@@ -69,7 +70,7 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   children_forked(); /* what an earlier story left is no child of this one */
-  s->context = context_new_on(&s->sim->backend);
+  s->context = registry_new_on(&s->sim->backend);
   assert_int_equal(context_start(s->context), 0);
   return s;
 }
@@ -81,7 +82,7 @@ static void story_free(struct story *s) {
   for (int i = 0; i < 4; i++)
     sim_advance(s->sim, 3000);
   assert_int_equal(s->sim->started, 0);
-  context_drop(s->context);
+  boot_close(s->context);
   sim_run(s->sim);
   assert_true(s->sim->stopped);
   assert_int_equal(sim_free(s->sim), 0);
@@ -492,7 +493,7 @@ static int execute_forks(struct story *s, int far) {
       int pid = s->sim->next_pid++;
       n++;
       assert_int_equal(sim_fork(s->sim, far, &f, fds, pid), 1);
-      list_each(it, &s->context->processes) {
+      list_each(it, &registry_of(s->context)->processes) {
         mf_process *q = list_entry(it, mf_process, link);
         if (q->id == f.id && q->expects_hello)
           answer_hello(s, sim_far_end(s->sim, q->chan.fd), (uint64_t)pid);

@@ -2,6 +2,8 @@
  * exactly once and later than its call, `started` only on proof, limits, ghosts, hostile
  * clones. */
 #include "help/far.h"
+#include "parent/loop/fork_watch.h"
+#include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
 #include "parent/times.h"
@@ -99,7 +101,7 @@ static struct story *story_new(void) {
   struct story *s = calloc(1, sizeof *s);
   s->sim = sim_new();
   s->far = far_new(s->sim);
-  s->context = context_new_on(&s->sim->backend);
+  s->context = registry_new_on(&s->sim->backend);
   s->context->generation = fork_generation();
   s->call = calloc(CALLS, sizeof *s->call);
   s->id = calloc(CALLS, sizeof *s->id);
@@ -159,7 +161,7 @@ static void story_free(struct story *s) {
   assert_int_equal(s->context->nopen, 0);
   assert_int_equal(s->context->nbusy, 0);
   assert_false(s->sim->started);
-  context_drop(s->context);
+  boot_close(s->context);
   far_free(s->far);
   assert_int_equal(sim_free(s->sim), 0);
   free(s->call);

@@ -3,7 +3,7 @@
  * outstanding. Every other handle is unreferenced. Handles live in blocks of their own
  * since libuv lets go of them only in a close callback. Runs in the parent. */
 #include "parent/loop/backend.h"
-#include "parent/start/spawner.h"
+#include "parent/loop/spawner.h"
 
 #include "base/result.h"
 #include "os/drop.h"

@@ -1,17 +1,12 @@
 #include "parent/loop/context.h"
 
-#include "os/drop.h"
 #include "os/fd.h"
+#include "parent/loop/fork_watch.h"
 #include "parent/private.h"
-#include "parent/process/children.h"
-#include "parent/process/process.h"
-#include "parent/start/boot.h"
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 #include <uv.h>
 
 /* Every context of this process. Only the list is shared between threads; a context
@@ -29,38 +24,27 @@ static void on_stopped(void *owner);
 
 /* ---- life ---- */
 
-struct context *context_new_on(struct backend *backend) {
-  struct context *ctx = calloc(1, sizeof *ctx);
-  uint32_t start;
-  if (!ctx) {
-    backend->ops->free(backend);
-    return NULL;
-  }
+void context_init(struct context *ctx, struct backend *backend,
+                  const struct context_ops *ops) {
   ctx->backend = backend;
+  ctx->ops = ops;
   ctx->generation = fork_generation();
   backend->owner = ctx;
   backend->on_timer = on_timer;
   backend->on_turn = on_turn;
   backend->on_stopped = on_stopped;
-  /* Numbers differ between owners of one process, so that a report meant for a former one
-   * is not taken for ours; 0 means "none" on the wire. */
-  proc_random(&start, sizeof start);
-  ctx->next_id = ((uint64_t)start << 31) + 1;
   deadlines_init(&ctx->deadlines, backend);
   list_init(&ctx->link);
-  list_init(&ctx->processes);
-  list_init(&ctx->posts);
-  list_init(&ctx->todo);
-  list_init(&ctx->tasks);
-  list_init(&ctx->held);
-  list_init(&ctx->orphans);
-  list_init(&ctx->unborn);
-  deadline_init(&ctx->births_due, children_on_births_due);
-  list_init(&ctx->more);
   list_init(&ctx->dump_entries);
-  list_init(&ctx->to_free);
-  list_init(&ctx->closing);
-  return ctx;
+  for (int i = 0; i < PHASE_COUNT; i++)
+    list_init(&ctx->phases[i]);
+}
+
+void context_publish(struct context *ctx, struct uv_loop_s *loop) {
+  ctx->loop = loop;
+  pthread_mutex_lock(&lock);
+  list_push(&contexts, &ctx->link);
+  pthread_mutex_unlock(&lock);
 }
 
 static _Atomic(uv_loop_t *)
@@ -100,28 +84,8 @@ static int default_loop(struct uv_loop_s **ret) {
   return 0;
 }
 
-int context_get(struct uv_loop_s *loop, struct context **ret) {
-  struct backend *backend;
-  struct context *ctx;
-  int r = 0;
-  if (!loop)
-    r = default_loop(&loop);
-  if (r < 0)
-    return r;
-  ctx = context_find(loop);
-  if (!ctx) {
-    drop_aside();
-    backend = backend_uv_new(loop);
-    ctx = backend ? context_new_on(backend) : NULL;
-    if (!ctx)
-      return -ENOMEM;
-    ctx->loop = loop;
-    pthread_mutex_lock(&lock);
-    list_push(&contexts, &ctx->link);
-    pthread_mutex_unlock(&lock);
-  }
-  *ret = ctx;
-  return 0;
+int context_choose_loop(struct uv_loop_s **loop) {
+  return *loop ? 0 : default_loop(loop);
 }
 
 void context_each(void (*visit)(struct context *ctx)) {
@@ -141,19 +105,17 @@ int context_foreign(const struct context *ctx) {
   return ctx->generation != fork_generation();
 }
 
-static void context_free(struct context *ctx) {
-  children_forget_unborn(ctx);
+static void free_context(struct context *ctx) {
   pthread_mutex_lock(&lock);
   list_remove(&ctx->link);
   pthread_mutex_unlock(&lock);
   ctx->backend->ops->free(ctx->backend);
   blockcache_empty(&ctx->blockcache);
-  free(ctx->table);
-  free(ctx);
+  ctx->ops->free(ctx);
 }
 
 int context_start(struct context *ctx) {
-  int r;
+  int r, waits = 0;
   if (ctx->started)
     return 0;
   r = ctx->backend->ops->start(ctx->backend);
@@ -164,78 +126,39 @@ int context_start(struct context *ctx) {
   deadlines_restart(&ctx->deadlines);
   ctx->wants_turn = 0;
   ctx->backend->ops->busy(ctx->backend, ctx->nbusy != 0);
-  if (!list_empty(&ctx->closing) || !list_empty(&ctx->todo) || !list_empty(&ctx->held) ||
-      !list_empty(&ctx->to_free) || !list_empty(&ctx->tasks) || !list_empty(&ctx->more))
+  for (int i = 0; i < PHASE_COUNT; i++)
+    waits |= !list_empty(&ctx->phases[i]);
+  if (waits)
     context_turn(ctx);
-  if (ctx->def)
-    process_unpark(ctx->def);
-  children_look_for_unborn(ctx);
-  children_watch(ctx);
+  ctx->ops->on_start(ctx);
   return 0;
 }
 
-static void sweep(struct context *ctx) {
-  while (!list_empty(&ctx->to_free))
-    process_free(list_entry(ctx->to_free.next, struct mf_process, free_link));
-}
-
-/* The last handle is closed: nothing of ours stays on the loop. Records whose close
- * callback is pending wait in `closing` until the loop has let go; a default template
- * stays. */
+/* The last handle is closed: nothing of ours stays on the loop. */
 static void park(struct context *ctx) {
-  struct mf_process *def = ctx->def;
   ctx->stopping = 1;
-  list_each(it, &ctx->processes) {
-    process_forget_source(list_entry(it, struct mf_process, link));
-  }
-  if (def)
-    list_remove(&def->link);
-  while (!list_empty(&ctx->processes))
-    process_park(list_entry(ctx->processes.next, struct mf_process, link));
-  if (def) {
-    list_push(&ctx->processes, &def->link);
-    process_park(def);
-  }
-  sweep(ctx);
-  deadline_clear(&ctx->births_due);
-  children_look_for_unborn(ctx);
-  children_unwatch(ctx);
+  ctx->ops->on_park(ctx);
   ctx->started = 0;
   ctx->backend->ops->stop(ctx->backend);
 }
 
-static void call_parting(struct context *ctx) {
-  while (!list_empty(&ctx->closing)) {
-    struct mf_process *p = list_entry(ctx->closing.next, struct mf_process, closing_link);
-    mf_close_cb cb = p->close_to.cb;
-    list_remove(&p->closing_link);
-    p->close_to.cb = NULL;
-    cb(p, p->close_to.data);
-    if (list_empty(&p->link))
-      process_free(p); /* the parking has taken it out */
-    else
-      process_release(p);
-  }
-}
-
 static void on_stopped(void *owner) {
   struct context *ctx = owner;
-  call_parting(ctx); /* which may start it again, or drop it */
+  context_run_phase(ctx, PHASE_CLOSED); /* which may start it again, or drop it */
   if (ctx->started)
     return;
   blockcache_empty(&ctx->blockcache);
   ctx->stopping = 0;
   if (ctx->dropped)
-    context_free(ctx);
+    free_context(ctx);
 }
 
 void context_drop(struct context *ctx) {
-  boot_reset(ctx);
   ctx->dropped = 1;
   if (ctx->started)
     context_turn(ctx);
   else if (!ctx->stopping)
-    context_free(ctx);
+    free_context(ctx);
 }
 
 /* ---- dispatch ---- */
@@ -244,21 +167,25 @@ void context_enter(struct context *ctx) {
   ctx->in_dispatch++;
 }
 
-static void write_held(struct context *ctx) {
-  while (!list_empty(&ctx->held))
-    process_unhold(list_entry(ctx->held.next, struct mf_process, held_link));
+static void run_first(struct list *tasks) {
+  struct task *t = list_entry(tasks->next, struct task, link);
+  list_remove(&t->link);
+  t->run(t);
 }
 
-static void run_tasks(struct context *ctx) {
+/* Callbacks, and work, may ask for more; that is done on the next turn, so that what
+ * always asks does not keep the loop. Other phases come to an end by themselves. */
+void context_run_phase(struct context *ctx, enum phase phase) {
+  int once = phase == PHASE_READ || phase == PHASE_NOTIFY || phase == PHASE_WORK;
   struct list due;
-  list_move(&due, &ctx->tasks);
-  ctx->in_tasks = 1;
-  while (!list_empty(&due)) {
-    struct task *t = list_entry(due.next, struct task, link);
-    list_remove(&t->link);
-    t->run(t);
+  if (!once) {
+    while (!list_empty(&ctx->phases[phase]))
+      run_first(&ctx->phases[phase]);
+    return;
   }
-  ctx->in_tasks = 0;
+  list_move(&due, &ctx->phases[phase]);
+  while (!list_empty(&due))
+    run_first(&due);
 }
 
 void context_leave(struct context *ctx) {
@@ -266,20 +193,15 @@ void context_leave(struct context *ctx) {
     ctx->in_dispatch--;
     return;
   }
-  /* Callbacks may ask for more; what they ask for is paid on the next turn, so that a
-   * callback that always asks does not keep the loop. */
-  struct list due;
-  list_move(&due, &ctx->todo);
-  while (!list_empty(&due)) {
-    struct mf_process *p = list_entry(due.next, struct mf_process, todo_link);
-    list_remove(&p->todo_link);
-    process_deliver(p);
-  }
-  run_tasks(ctx);
-  sweep(ctx);
+  context_run_phase(ctx, PHASE_NOTIFY);
+  ctx->in_work = 1;
+  context_run_phase(ctx, PHASE_WORK);
+  ctx->in_work = 0;
+  context_run_phase(ctx, PHASE_FREE);
   deadlines_rest(&ctx->deadlines);
   ctx->in_dispatch--;
-  if (ctx->started && !ctx->nopen && !ctx->nbusy && list_empty(&ctx->todo))
+  if (ctx->started && !ctx->nopen && !ctx->nbusy &&
+      list_empty(&ctx->phases[PHASE_NOTIFY]))
     park(ctx);
 }
 
@@ -288,22 +210,23 @@ void task_init(struct task *t, void (*run)(struct task *t)) {
   t->run = run;
 }
 
+void task_clear(struct task *t) {
+  list_remove(&t->link);
+}
+
+void context_task(struct context *ctx, enum phase phase, struct task *t) {
+  if (list_empty(&t->link))
+    list_push(&ctx->phases[phase], &t->link);
+  if (phase == PHASE_CLOSED || (phase == PHASE_WORK && ctx->in_dispatch && !ctx->in_work))
+    return; /* its time comes without a turn */
+  context_turn(ctx);
+}
+
 void context_admit(struct context *ctx, struct dump_entry *r,
                    void (*dump)(const struct dump_entry *r, FILE *out)) {
   r->made_ms = context_now_ms(ctx);
   r->dump = dump;
   list_push(&ctx->dump_entries, &r->link);
-}
-
-void task_clear(struct task *t) {
-  list_remove(&t->link);
-}
-
-void context_task(struct context *ctx, struct task *t) {
-  if (list_empty(&t->link))
-    list_push(&ctx->tasks, &t->link);
-  if (!ctx->in_dispatch || ctx->in_tasks)
-    context_turn(ctx);
 }
 
 void context_turn(struct context *ctx) {
@@ -320,21 +243,14 @@ static void on_timer(void *owner) {
   context_leave(ctx);
 }
 
-static void read_more(struct context *ctx) {
-  struct list due;
-  list_move(&due, &ctx->more);
-  while (!list_empty(&due))
-    process_read_more(list_entry(due.next, struct mf_process, more_link));
-}
-
 static void on_turn(void *owner) {
   struct context *ctx = owner;
   context_enter(ctx);
   ctx->wants_turn = 0;
-  write_held(ctx);
-  read_more(ctx);
+  context_run_phase(ctx, PHASE_WRITE);
+  context_run_phase(ctx, PHASE_READ);
   if (ctx->nopen) /* another one was opened meanwhile: the loop will not be empty */
-    call_parting(ctx);
+    context_run_phase(ctx, PHASE_CLOSED);
   context_leave(ctx);
 }
 
@@ -346,57 +262,4 @@ void context_count_busy(struct context *ctx, int delta) {
   ctx->backend->ops->busy(ctx->backend, !was);
   if (was && !ctx->nopen)
     context_turn(ctx); /* it may be time to park */
-}
-
-/* ---- by id ---- */
-
-static struct mf_process **slot(struct context *ctx, uint64_t id) {
-  struct mf_process **p = &ctx->table[id & (ctx->table_size - 1)];
-  while (*p && (*p)->id != id)
-    p = &(*p)->hash_next;
-  return p;
-}
-
-static int grow(struct context *ctx) {
-  size_t size = ctx->table_size ? ctx->table_size * 2 : 64, i;
-  struct mf_process **old = ctx->table, *p, *next;
-  struct mf_process **table = calloc(size, sizeof *table);
-  if (!table)
-    return ctx->table ? 0 : -ENOMEM; /* longer chains will do */
-  ctx->table = table;
-  for (i = 0; i < ctx->table_size; i++)
-    for (p = old[i]; p; p = next) {
-      next = p->hash_next;
-      p->hash_next = table[p->id & (size - 1)];
-      table[p->id & (size - 1)] = p;
-    }
-  ctx->table_size = size;
-  free(old);
-  return 0;
-}
-
-int context_insert(struct context *ctx, struct mf_process *p) {
-  struct mf_process **at;
-  if (ctx->table_used >= ctx->table_size && grow(ctx) < 0)
-    return -ENOMEM;
-  at = slot(ctx, p->id);
-  p->hash_next = *at;
-  *at = p;
-  ctx->table_used++;
-  return 0;
-}
-
-void context_remove(struct context *ctx, struct mf_process *p) {
-  struct mf_process **at = &ctx->table[p->id & (ctx->table_size - 1)];
-  while (*at && *at != p)
-    at = &(*at)->hash_next;
-  if (!*at)
-    return;
-  *at = p->hash_next;
-  p->hash_next = NULL;
-  ctx->table_used--;
-}
-
-struct mf_process *context_lookup(struct context *ctx, uint64_t id) {
-  return ctx->table ? *slot(ctx, id) : NULL;
 }

@@ -1,8 +1,10 @@
-/* What the parent's side keeps for one loop: its processes by id, the default template,
- * and the pending callbacks. Runs in the parent, on the loop's thread.
+/* What the parent's side keeps for one loop: its backend, its deadlines, and what is to
+ * be done outside of events. It knows nobody who lives on it: the processes, in a
+ * registry (process/registry.h), which is this with more; rpcs and pools. Runs in the
+ * parent, on the loop's thread.
  *
- *   context_get -> processes come and go -> the last handle is closed: parked (off the
- * loop, the default template kept) -> context_get again, or context_drop
+ *   made -> context_start: on the loop -> the last handle is closed: parked, off the loop
+ *   -> context_start again, or context_drop
  */
 #ifndef PARENT_LOOP_CONTEXT_H
 #define PARENT_LOOP_CONTEXT_H
@@ -17,6 +19,17 @@
 
 struct uv_loop_s;
 
+/* When tasks run. Those of one phase run in the order in which they were asked for. */
+enum phase {
+  PHASE_WRITE,  /* on the next turn: what was kept back to be written together */
+  PHASE_READ,   /* then: what was left to be read */
+  PHASE_NOTIFY, /* when the event under way is over: callbacks */
+  PHASE_WORK,   /* then: anything else */
+  PHASE_FREE,   /* then: nobody uses it any more */
+  PHASE_CLOSED, /* when the loop has nothing of ours any more, or goes on without */
+  PHASE_COUNT
+};
+
 /* Something to be done once, outside of any event: embedded in its owner. */
 struct task {
   struct list link; /* empty: not asked for */
@@ -30,82 +43,80 @@ struct dump_entry {
   void (*dump)(const struct dump_entry *r, FILE *out); /* its lines in mf_dump's text */
 };
 
+struct context;
+
+/* What the context's owner does at its turns of life. */
+struct context_ops {
+  void (*on_start)(struct context *ctx); /* it is on the loop (again) */
+  void (*on_park)(struct context *ctx);  /* everything has to be off the loop */
+  void (*free)(struct context *ctx);     /* after context_deinit */
+};
+
 struct context {
   struct list link; /* in the process-wide list */
   struct uv_loop_s *loop;
   struct backend *backend;
+  const struct context_ops *ops;
   unsigned generation; /* of forks, when it was made */
   int started, stopping;
-  int in_dispatch, in_tasks, wants_turn;
-  int kept;                  /* counts as an open process */
-  int dropped;               /* free it when it has stopped */
-  struct list processes;     /* every record */
-  struct mf_process **table; /* by id */
-  size_t table_size, table_used;
-  uint64_t next_id;
+  int in_dispatch, in_work, wants_turn;
+  int kept;     /* counts as an open process */
+  int dropped;  /* free it when it has stopped */
   size_t nopen; /* handles the user has not closed */
   size_t nbusy;
-  struct list posts; /* processes with events to come (process/post.c) */
-  int in_posts;
-  struct list todo; /* processes with pending callbacks */
-  struct list tasks;
-  struct list held;            /* processes whose fork is held */
-  struct list more;            /* templates with answers left for the next turn */
-  struct list to_free;         /* records that nothing needs */
-  struct list orphans, unborn; /* children.h */
-  struct deadline births_due;
-  unsigned births_wait_ms;
-  struct list closing; /* closed ones whose callback waits for the loop to be empty */
+  struct list phases[PHASE_COUNT];
   struct list dump_entries; /* rpcs and pools */
   struct deadlines deadlines;
   struct blockcache blockcache;
-  struct mf_process *def; /* the default template, or NULL */
-  int def_early;          /* it is the early process */
-  unsigned def_failures;  /* starts in a row that came to nothing */
-  uint64_t def_not_before_ms;
 };
 
-/* The context of the loop (NULL: libuv's default loop), made when there is none. 0 or
- * -errno: no memory, or too few free descriptors for the default loop. */
-int context_get(struct uv_loop_s *loop, struct context **ret);
-/* The context of the loop (NULL: as above) where there is one, else NULL. */
+/* On that backend (taken), in no list. */
+void context_init(struct context *ctx, struct backend *backend,
+                  const struct context_ops *ops);
+/* It is its loop's from now on, to be found by others. */
+void context_publish(struct context *ctx, struct uv_loop_s *loop);
+/* The context of the loop (NULL: libuv's default loop) where there is one, else NULL. */
 struct context *context_find(struct uv_loop_s *loop);
-/* For tests: a context on a backend of theirs (taken), in no list. */
-struct context *context_new_on(struct backend *backend);
+/* *loop, where it is NULL, is libuv's default loop from now on. 0 or -errno: no memory,
+ * or too few free descriptors for it. */
+int context_choose_loop(struct uv_loop_s **loop);
 /* Puts it on the loop when it is not there. 0 or -errno. */
 int context_start(struct context *ctx);
 /* 1 when this process is a forked copy of the one that made the context. */
 int context_foreign(const struct context *ctx);
-/* Frees it as soon as no process is open; the default template is let go. */
+/* Frees it as soon as no process is open. */
 void context_drop(struct context *ctx);
 
 static inline uint64_t context_now_ms(const struct context *ctx) {
   return ctx->backend->ops->now_ms(ctx->backend);
 }
 
+static inline int context_is_on(const struct context *ctx) {
+  return ctx->started && !ctx->stopping;
+}
+
 /* Events from the loop are bracketed, so that completions follow them at once. */
 void context_enter(struct context *ctx);
 void context_leave(struct context *ctx);
-/* Callbacks are pending or forks are held: have a turn. */
+/* Tasks are waiting: have a turn. */
 void context_turn(struct context *ctx);
 void context_count_busy(struct context *ctx, int delta);
 
-/* Runs t when the event under way is over, or on the next turn; on the next turn, too,
- * when it is asked for by a task. Asking again is harmless. */
-void context_task(struct context *ctx, struct task *t);
+/* Runs t once in that phase: what is asked for by a task of the same phase, on the next
+ * turn. Asking again is harmless. A task of PHASE_CLOSED does not make the loop turn. */
+void context_task(struct context *ctx, enum phase phase, struct task *t);
+/* Runs those of that phase now. */
+void context_run_phase(struct context *ctx, enum phase phase);
 void task_init(struct task *t, void (*run)(struct task *t));
 void task_clear(struct task *t);
+static inline int task_waits(const struct task *t) {
+  return !list_empty(&t->link);
+}
 
 /* It is on the context from now on; list_remove of its link ends that. */
 void context_admit(struct context *ctx, struct dump_entry *r,
                    void (*dump)(const struct dump_entry *r, FILE *out));
 
-int context_insert(struct context *ctx, struct mf_process *p); /* 0 or -ENOMEM */
-void context_remove(struct context *ctx, struct mf_process *p);
-struct mf_process *context_lookup(struct context *ctx, uint64_t id);
-
-/* Counts the forks of this process's copies (atfork); see leash_pipe.c. */
-unsigned fork_generation(void);
 /* In a forked copy, before anything else is done with contexts. */
 void contexts_forked(void);
 /* Calls visit for every context of this process. */

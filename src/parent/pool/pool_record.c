@@ -9,7 +9,7 @@ uint64_t pool_now_us(const struct mf_pool *pool) {
 }
 
 void pool_schedule(struct mf_pool *pool) {
-  context_task(pool->context, &pool->task);
+  context_task(pool->context, PHASE_WORK, &pool->task);
 }
 
 enum mf_pool_state pool_state(const struct mf_pool *pool) {

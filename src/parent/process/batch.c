@@ -106,7 +106,7 @@ static int place_birth(struct mf_process *p, struct mf_process *source, struct h
 void process_unhold(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
     p->chan.corked = 0;
-    list_remove(&p->held_link);
+    task_clear(&p->write);
     channel_flush(&p->chan);
     return;
   }
@@ -119,7 +119,7 @@ void process_unhold(struct mf_process *p) {
   if (!hold)
     return;
   p->hold = NULL;
-  list_remove(&p->held_link);
+  task_clear(&p->write);
   if (p->state == HELD)
     journal_batch(&p->journal, hold);
   if (source && source->held_child == p)
@@ -185,6 +185,10 @@ void process_unhold(struct mf_process *p) {
   }
   process_update(source);
   process_update(p);
+}
+
+void process_on_write(struct task *t) {
+  process_unhold(list_entry(t, struct mf_process, write));
 }
 
 void process_unhold_child(struct mf_process *p) {

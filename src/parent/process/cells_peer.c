@@ -120,8 +120,7 @@ int cell_failed(struct mf_process *p, const struct event *e) {
   process_fail_memory(p, f->code);
   process_measure_clones(p);
   process_fail_with(p, f);
-  if (p->context->def == p)
-    boot_default_lost(p->context, p);
+  registry_lose_default(p);
   return 0;
 }
 
@@ -145,8 +144,7 @@ int cell_eof(struct mf_process *p, const struct event *e) {
   if (why == -EPROTO)
     return process_broken_by(p, "malformed frame");
   p->eof = 1;
-  if (p->context->def == p)
-    boot_default_lost(p->context, p);
+  registry_lose_default(p);
   if (p->forked) /* else there is nobody yet who could have forked */
     process_lose_source(p);
   if (!p->was_asked && p->pid <= 0) {

@@ -53,8 +53,7 @@ int cell_fork(struct mf_process *p, const struct event *e) {
   process_set_source(q, p);
   p->held_child = q;
   deadline_clear(&p->limit);
-  list_push(&p->context->held, &q->held_link);
-  context_turn(p->context);
+  context_task(p->context, PHASE_WRITE, &q->write);
   return 0;
 }
 

@@ -1,11 +1,13 @@
 #include "parent/process/children.h"
 
 #include "base/result.h"
+#include "parent/loop/fork_watch.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct fork_hook hook = {.in_copy = children_forked};
 
 /* ---- claims: a hash set with open addressing ---- */
 
@@ -62,6 +64,7 @@ static void release(int pid) {
 
 int children_claim(int pid) {
   pthread_mutex_lock(&lock);
+  fork_watch(&hook);
   int r = claim(pid);
   pthread_mutex_unlock(&lock);
   return r;
@@ -123,15 +126,15 @@ static void start_watching(struct context *ctx, struct orphan *o) {
   s->ops->watch(s, &o->watch, o->pidfd, WATCH_READ);
 }
 
-void children_orphan(struct context *ctx, int pid) {
+void children_orphan(struct children *c, int pid) {
   struct orphan *o = calloc(1, sizeof *o);
   if (!o)
     return; /* it stays a zombie until this process ends */
   o->pid = pid;
   o->pidfd = -1;
-  if (ctx->started && !ctx->stopping) {
-    list_push(&ctx->orphans, &o->link);
-    start_watching(ctx, o);
+  if (context_is_on(c->context)) {
+    list_push(&c->orphans, &o->link);
+    start_watching(c->context, o);
     return;
   }
   pthread_mutex_lock(&lock);
@@ -145,18 +148,18 @@ static void take_all(struct list *to) {
   pthread_mutex_unlock(&lock);
 }
 
-void children_watch(struct context *ctx) {
+void children_watch(struct children *c) {
   struct list all;
   take_all(&all);
   list_each_safe(it, next, &all) {
     struct orphan *o = list_entry(it, struct orphan, link);
-    if (has_gone(ctx->backend, o)) {
+    if (has_gone(c->context->backend, o)) {
       free_orphan(o);
       continue;
     }
     list_remove(it);
-    list_push(&ctx->orphans, it);
-    start_watching(ctx, o);
+    list_push(&c->orphans, it);
+    start_watching(c->context, o);
   }
 }
 
@@ -170,11 +173,11 @@ static void give_back(struct list *from) {
   pthread_mutex_unlock(&lock);
 }
 
-void children_unwatch(struct context *ctx) {
-  list_each(it, &ctx->orphans) {
+void children_unwatch(struct children *c) {
+  list_each(it, &c->orphans) {
     stop_watching(list_entry(it, struct orphan, link));
   }
-  give_back(&ctx->orphans);
+  give_back(&c->orphans);
 }
 
 void children_reap(struct backend *backend) {
@@ -207,7 +210,7 @@ static void free_unborn(struct unborn *u) {
   free(u);
 }
 
-void children_unborn(struct context *ctx, struct births *b, uint32_t slot) {
+void children_unborn(struct children *c, struct births *b, uint32_t slot) {
   struct unborn *u = calloc(1, sizeof *u);
   if (!u) {
     births_drop(&b);
@@ -215,45 +218,52 @@ void children_unborn(struct context *ctx, struct births *b, uint32_t slot) {
   }
   u->births = b;
   u->slot = slot;
-  list_push(&ctx->unborn, &u->link);
-  ctx->births_wait_ms = FIRST_LOOK_MS;
-  children_look_for_unborn(ctx);
+  list_push(&c->unborn, &u->link);
+  c->births_wait_ms = FIRST_LOOK_MS;
+  children_look_for_unborn(c);
 }
 
 /* Whether nothing more is to come from there. */
-static int is_settled(struct context *ctx, const struct unborn *u) {
-  struct backend *backend = ctx->backend;
+static int is_settled(struct children *c, const struct unborn *u) {
+  struct backend *backend = c->context->backend;
   int ended = births_ended(u->births), pid = births_pid(u->births, u->slot);
   if (pid <= 0)
     return ended;
   if (backend->ops->peek(backend, -1, pid) != -ECHILD && children_claim(pid) == 0)
-    children_orphan(ctx, pid);
+    children_orphan(c, pid);
   births_put(u->births, u->slot);
   return 1;
 }
 
-void children_look_for_unborn(struct context *ctx) {
-  list_each_safe(it, next, &ctx->unborn) {
+void children_look_for_unborn(struct children *c) {
+  list_each_safe(it, next, &c->unborn) {
     struct unborn *u = list_entry(it, struct unborn, link);
-    if (is_settled(ctx, u))
+    if (is_settled(c, u))
       free_unborn(u);
   }
-  if (list_empty(&ctx->unborn))
-    deadline_clear(&ctx->births_due);
-  else if (ctx->started && !ctx->stopping)
-    deadline_set(&ctx->deadlines, &ctx->births_due, ctx->births_wait_ms);
+  if (list_empty(&c->unborn))
+    deadline_clear(&c->births_due);
+  else if (context_is_on(c->context))
+    deadline_set(&c->context->deadlines, &c->births_due, c->births_wait_ms);
 }
 
-void children_on_births_due(struct deadline *d) {
-  struct context *ctx = list_entry(d, struct context, births_due);
-  ctx->births_wait_ms =
-      ctx->births_wait_ms < LAST_LOOK_MS / 2 ? ctx->births_wait_ms * 2 : LAST_LOOK_MS;
-  children_look_for_unborn(ctx);
+static void on_births_due(struct deadline *d) {
+  struct children *c = list_entry(d, struct children, births_due);
+  c->births_wait_ms =
+      c->births_wait_ms < LAST_LOOK_MS / 2 ? c->births_wait_ms * 2 : LAST_LOOK_MS;
+  children_look_for_unborn(c);
 }
 
-void children_forget_unborn(struct context *ctx) {
-  while (!list_empty(&ctx->unborn))
-    free_unborn(list_entry(ctx->unborn.next, struct unborn, link));
+void children_init(struct children *c, struct context *ctx) {
+  c->context = ctx;
+  list_init(&c->orphans);
+  list_init(&c->unborn);
+  deadline_init(&c->births_due, on_births_due);
+}
+
+void children_forget_unborn(struct children *c) {
+  while (!list_empty(&c->unborn))
+    free_unborn(list_entry(c->unborn.next, struct unborn, link));
 }
 
 void children_forked(void) {

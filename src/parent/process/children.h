@@ -7,25 +7,34 @@
 #include "parent/loop/context.h"
 #include "parent/process/births.h"
 
+/* What one loop looks after. */
+struct children {
+  struct context *context;
+  struct list orphans, unborn;
+  struct deadline births_due;
+  unsigned births_wait_ms;
+};
+
+void children_init(struct children *c, struct context *ctx);
+
 /* The child is a record's from now on: 0, or -EEXIST: it is another's. (Without memory it
  * is not noted, and 0.) */
 int children_claim(int pid);
 /* It was reaped, or is no child any more. */
 void children_release(int pid);
-/* A claimed child that outlives its record: reaped at its end by its context while that
- * is on the loop, else by the next that is, or when the library is called. */
-void children_orphan(struct context *ctx, int pid);
+/* A claimed child that outlives its record: reaped at its end by its loop while the
+ * context is on it, else by the next that is, or when the library is called. */
+void children_orphan(struct children *c, int pid);
 /* The context has come on its loop: it watches all orphans there are; and off it. */
-void children_watch(struct context *ctx);
-void children_unwatch(struct context *ctx);
+void children_watch(struct children *c);
+void children_unwatch(struct children *c);
 /* Reaps those that have ended and nobody watches. */
 void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
  * then. Takes b. */
-void children_unborn(struct context *ctx, struct births *b, uint32_t slot);
-void children_look_for_unborn(struct context *ctx);
-void children_forget_unborn(struct context *ctx);
-void children_on_births_due(struct deadline *d); /* of the context */
+void children_unborn(struct children *c, struct births *b, uint32_t slot);
+void children_look_for_unborn(struct children *c);
+void children_forget_unborn(struct children *c);
 /* In a forked copy: all of them are the original's. */
 void children_forked(void);
 

@@ -7,7 +7,6 @@
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include "parent/process/liveness.h"
-#include "parent/start/boot.h"
 #include "parent/start/greeting.h"
 #include "parent/times.h"
 #include "wire/slots.h"
@@ -85,9 +84,8 @@ void process_die(struct mf_process *p) {
   channel_close(&p->chan);
   hold_free(p->hold);
   p->hold = NULL;
-  list_remove(&p->held_link);
-  if (p->context->def == p)
-    boot_default_lost(p->context, p);
+  task_clear(&p->write);
+  registry_lose_default(p);
   p->internal = 0;
   process_forget_source(p);
   process_update(p);

@@ -79,7 +79,7 @@ static struct mf_process *from_channel(struct channel *c) {
 /* The process with that number, if p is the one that was asked to fork it; what it says
  * of others is not believed. */
 static struct mf_process *reported(struct mf_process *p, uint64_t id) {
-  struct mf_process *q = context_lookup(p->context, id);
+  struct mf_process *q = registry_find(p->context, id);
   if (!q || !q->source)
     return NULL;
   return q->source == p ? q : NULL;
@@ -137,13 +137,11 @@ static void on_stalled(struct channel *c) {
 
 static void on_more(struct channel *c) {
   struct mf_process *p = from_channel(c);
-  if (list_empty(&p->more_link))
-    list_push(&p->context->more, &p->more_link);
-  context_turn(p->context);
+  context_task(p->context, PHASE_READ, &p->read);
 }
 
-void process_read_more(struct mf_process *p) {
-  list_remove(&p->more_link);
+void process_on_read(struct task *t) {
+  struct mf_process *p = list_entry(t, struct mf_process, read);
   channel_ready(&p->chan, WATCH_READ);
   process_try_give(p);
 }

@@ -5,12 +5,17 @@
 
 #include "parent/process/liveness.h"
 #include "parent/process/process.h"
+#include "parent/process/registry.h"
 
 /* record.c */
 /* Its end is not watched any more. */
 void process_close_pidfd(struct mf_process *p);
 /* The only way to another state. */
 void process_enter(struct mf_process *p, enum state state);
+
+/* notify.c */
+/* Delivers the pending callbacks. */
+void process_on_notify(struct task *t);
 
 /* fail.c */
 /* A copy of a message about p, with its name before it where it has one. */
@@ -94,6 +99,7 @@ void command_discard(struct command *c);
 int command_send_noted(struct mf_process *p, struct command *c);
 
 /* batch.c */
+void process_on_write(struct task *t);
 /* Before it can be in its function, which may send some at once. */
 void process_open_to_fds(struct mf_process *p);
 void process_unhold_child(struct mf_process *p);
@@ -122,6 +128,8 @@ void process_withdraw(struct mf_process *p);
 /* cells_peer.c */
 
 /* events.c */
+/* Delivers some more of the answers that were left for this turn. */
+void process_on_read(struct task *t);
 /* What happens to p comes there. */
 void process_listen(struct mf_process *p);
 

@@ -6,10 +6,8 @@
 
 void process_pend(struct mf_process *p, unsigned what) {
   p->pending |= what;
-  list_remove(&p->free_link); /* a pending callback keeps it */
-  if (list_empty(&p->todo_link))
-    list_push(&p->context->todo, &p->todo_link);
-  context_turn(p->context);
+  task_clear(&p->free); /* a pending callback keeps it */
+  context_task(p->context, PHASE_NOTIFY, &p->notify);
 }
 
 void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data) {
@@ -94,18 +92,19 @@ static void deliver_exit(struct mf_process *p) {
 
 static void deliver_close(struct mf_process *p) {
   mf_close_cb cb = p->close_to.cb;
-  if (!cb || !list_empty(&p->closing_link))
+  if (!cb || task_waits(&p->closed))
     return;
   if (p->context->nopen ==
       0) { /* its callback says that the loop is empty: wait for that */
-    list_push(&p->context->closing, &p->closing_link);
+    context_task(p->context, PHASE_CLOSED, &p->closed);
     return;
   }
   p->close_to.cb = NULL;
   cb(p, p->close_to.data);
 }
 
-void process_deliver(struct mf_process *p) {
+void process_on_notify(struct task *t) {
+  struct mf_process *p = list_entry(t, struct mf_process, notify);
   static const struct {
     unsigned what;
     void (*deliver)(struct mf_process *);

@@ -14,22 +14,22 @@ static void handle(struct mf_process *p) {
 }
 
 void process_post_to_forks(struct mf_process *p, enum event_kind kind) {
-  struct context *ctx = p->context;
+  struct registry *r = registry_of(p->context);
   list_each(it, &p->forks) {
     struct mf_process *q = list_entry(it, struct mf_process, fork_link);
     if (q->state == DEAD)
       continue;
     q->posts |= 1u << kind;
     if (list_empty(&q->post_link))
-      list_push(&ctx->posts, &q->post_link);
+      list_push(&r->posts, &q->post_link);
   }
-  if (ctx->in_posts)
+  if (r->in_posts)
     return;
-  ctx->in_posts = 1;
-  while (!list_empty(&ctx->posts)) {
-    struct mf_process *q = list_entry(ctx->posts.next, struct mf_process, post_link);
+  r->in_posts = 1;
+  while (!list_empty(&r->posts)) {
+    struct mf_process *q = list_entry(r->posts.next, struct mf_process, post_link);
     list_remove(&q->post_link);
     handle(q);
   }
-  ctx->in_posts = 0;
+  r->in_posts = 0;
 }

@@ -76,8 +76,8 @@ struct memory_request {
 
 struct mf_process {
   struct context *context;
-  struct list link, todo_link, held_link, more_link, closing_link, free_link;
-  struct mf_process *hash_next;
+  struct list link;
+  struct task write, read, notify, free, closed; /* one for each phase of the context */
   uint64_t id;
   enum state state;
   uint64_t made_ms, state_since_ms;
@@ -261,9 +261,7 @@ void process_end_unstarted(struct mf_process *p);
 void process_never_starts(struct mf_process *p);
 void process_unhold(struct mf_process *p);              /* writes the held fork */
 void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
-/* Delivers the pending callbacks of p; called by the context, outside of any event. */
-void process_deliver(struct mf_process *p);
-void process_update(struct mf_process *p); /* busy or not */
+void process_update(struct mf_process *p);              /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);
 void process_release(struct mf_process *p); /* frees it when nothing needs it */
 void process_free(struct mf_process *p);
@@ -285,15 +283,11 @@ void spares_lose(struct mf_process *p);
 int process_ask_memory(struct mf_process *p, struct memory_request *m);
 /* Decides those under way. */
 void process_fail_memory(struct mf_process *p, int code);
-/* Delivers some more of the answers that were left for this turn. */
-void process_read_more(struct mf_process *p);
 /* The last handle is closed: lets go of everything; a default template stays, parked. */
 void process_park(struct mf_process *p);
 /* The parked default template is on the loop again. */
 void process_unpark(struct mf_process *p);
 
-/* boot.c: p was the context's default template and is no more. */
-void boot_default_lost(struct context *ctx, struct mf_process *p);
 /* options_encode.c: whether a fork with them differs from one without options. NULL is
  * none. */
 int options_act_at_birth(const mf_options *o);

@@ -49,8 +49,7 @@ void process_advance(struct mf_process *p, uint64_t n) {
       process_settle(q);
     process_update(q);
   }
-  if (p->context->def == p)
-    p->context->def_failures = 0;
+  registry_prove_default(p);
   spares_want(p);
 }
 

@@ -8,6 +8,22 @@
 #include <signal.h>
 #include <stdlib.h>
 
+static void on_free(struct task *t) {
+  process_free(list_entry(t, struct mf_process, free));
+}
+
+/* The loop has let go of everything, or goes on without this one. */
+static void on_closed(struct task *t) {
+  struct mf_process *p = list_entry(t, struct mf_process, closed);
+  mf_close_cb cb = p->close_to.cb;
+  p->close_to.cb = NULL;
+  cb(p, p->close_to.data);
+  if (list_empty(&p->link))
+    process_free(p); /* the parking has taken it out */
+  else
+    process_release(p);
+}
+
 struct mf_process *process_new(struct context *ctx, enum state state) {
   struct mf_process *p = calloc(1, sizeof *p);
   if (!p)
@@ -21,26 +37,25 @@ struct mf_process *process_new(struct context *ctx, enum state state) {
   list_init(&p->forks);
   list_init(&p->fork_link);
   list_init(&p->post_link);
-  list_init(&p->todo_link);
-  list_init(&p->held_link);
+  task_init(&p->write, process_on_write);
+  task_init(&p->read, process_on_read);
+  task_init(&p->notify, process_on_notify);
+  task_init(&p->free, on_free);
+  task_init(&p->closed, on_closed);
   list_init(&p->asked);
   list_init(&p->ask_link);
-  list_init(&p->more_link);
-  list_init(&p->closing_link);
-  list_init(&p->free_link);
   list_init(&p->memory);
   deadline_init(&p->refill, spares_on_refill);
   list_init(&p->spares);
   list_init(&p->spare_link);
   process_listen(p);
-  p->id = ctx->next_id++;
-  if (context_insert(ctx, p) < 0) {
+  if (registry_add(p) < 0) {
     free(p);
     return NULL;
   }
-  list_push(&ctx->processes, &p->link);
   ctx->nopen++;
-  if (!list_empty(&ctx->closing)) /* the loop will not be empty: they are told without */
+  if (!list_empty(&ctx->phases[PHASE_CLOSED])) /* the loop will not be empty: they are
+                                                  told without */
     context_turn(ctx);
   return p;
 }
@@ -69,7 +84,7 @@ void process_forget_source(struct mf_process *p) {
 /* Our child is reaped at its end, by whoever. */
 static void leave_child(struct mf_process *p) {
   if (p->child && p->pid > 0)
-    children_orphan(p->context, p->pid);
+    children_orphan(&registry_of(p->context)->children, p->pid);
   p->child = 0;
 }
 
@@ -83,7 +98,7 @@ static void leave_slot(struct mf_process *p) {
     births_put(b, p->slot);
     births_drop(&b);
   } else {
-    children_unborn(p->context, b, p->slot);
+    children_unborn(&registry_of(p->context)->children, b, p->slot);
   }
 }
 
@@ -112,14 +127,13 @@ void process_free(struct mf_process *p) {
   free(p->name);
   free(p->program);
   list_remove(&p->post_link);
-  list_remove(&p->todo_link);
+  task_clear(&p->write);
+  task_clear(&p->read);
+  task_clear(&p->notify);
+  task_clear(&p->free);
+  task_clear(&p->closed);
   list_remove(&p->ask_link);
-  list_remove(&p->more_link);
-  list_remove(&p->held_link);
-  list_remove(&p->closing_link);
-  list_remove(&p->free_link);
-  list_remove(&p->link);
-  context_remove(ctx, p);
+  registry_remove(p);
   free(p);
 }
 
@@ -129,16 +143,14 @@ void process_free(struct mf_process *p) {
  */
 void process_release(struct mf_process *p) {
   if (p->open || p->internal || !list_empty(&p->forks) || p->pending ||
-      !list_empty(&p->closing_link))
+      task_waits(&p->closed))
     return;
   if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
     return;
   if (p->child && p->state != DEAD && p->context->nopen && !p->context->stopping)
     return; /* while we are on the loop anyway, a child of ours is reaped when it ends */
-  if (!list_empty(&p->free_link))
-    return;
-  list_push(&p->context->to_free, &p->free_link);
-  context_turn(p->context);
+  if (!task_waits(&p->free))
+    context_task(p->context, PHASE_FREE, &p->free);
 }
 
 void process_set_source(struct mf_process *p, struct mf_process *source) {
@@ -184,23 +196,24 @@ void process_unpark(struct mf_process *p) {
 
 void process_park(struct mf_process *p) {
   struct context *ctx = p->context;
+  struct default_template *def = &registry_of(ctx)->def;
   struct backend *s = ctx->backend;
   deadline_clear(&p->limit);
   deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
-  if (ctx->def == p && !p->error &&
+  if (def->process == p && !p->error &&
       !p->unstarted) { /* one that waits to be started can go */
     channel_park(&p->chan);
     s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
     return;
   }
-  if (ctx->def == p)
-    ctx->def = NULL;
+  if (def->process == p)
+    def->process = NULL;
   if (p->hung_up && p->state == ENDING && !p->gone)
     process_kill(p, SIGKILL); /* nobody will look after it any more */
   process_enter(p, DEAD);
-  if (list_empty(&p->closing_link)) {
+  if (!task_waits(&p->closed)) {
     process_free(p);
     return;
   }

@@ -59,8 +59,7 @@ struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   q->context->nopen++;
   /* What it is given until run goes in one message, as with a fork that is held. */
   q->chan.corked = 1;
-  list_push(&q->context->held, &q->held_link);
-  context_turn(q->context);
+  context_task(q->context, PHASE_WRITE, &q->write);
   deadline_clear(&p->limit);
   if (p->nspares < p->spares_min && !p->refilling)
     deadline_set(&p->context->deadlines, &p->refill, REFILL_DELAY_MS);

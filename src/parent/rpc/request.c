@@ -96,7 +96,7 @@ void request_fail(struct request *r, int code, int started) {
   r->code = code;
   r->started = started;
   list_push(&s->pending, &r->pending_link);
-  context_task(s->context, s->task);
+  context_task(s->context, PHASE_WORK, s->task);
 }
 
 int requests_cancel(struct request_set *s, uint64_t id) {

@@ -5,7 +5,7 @@ uint64_t rpc_now_ms(const struct mf_rpc *rpc) {
 }
 
 void rpc_schedule(struct mf_rpc *rpc) {
-  context_task(rpc->context, &rpc->task);
+  context_task(rpc->context, PHASE_WORK, &rpc->task);
 }
 
 /* The loop stays alive for pending callbacks and for a close under way. Of a worker the

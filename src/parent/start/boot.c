@@ -4,11 +4,13 @@
  * posix_spawn. */
 #include "parent/start/boot.h"
 
+#include "parent/loop/fork_watch.h"
+#include "parent/loop/spawner.h"
 #include "parent/private.h"
 #include "parent/process/journal.h"
+#include "parent/process/registry.h"
 #include "parent/start/mark.h"
 #include "parent/start/program.h"
-#include "parent/start/spawner.h"
 #include "parent/times.h"
 #include "wire/build.h"
 #include <errno.h>
@@ -275,7 +277,7 @@ static void make_default(struct context *ctx, struct mf_process *p) {
   p->open = 0;
   p->internal = 1;
   ctx->nopen--;
-  ctx->def = p;
+  registry_of(ctx)->def.process = p;
   process_update(p);
 }
 
@@ -293,11 +295,12 @@ static void template_options(mf_options *t, const mf_options *o) {
 }
 
 int boot_early(struct context *ctx, const mf_options *o) {
+  struct default_template *def = &registry_of(ctx)->def;
   mf_options t;
   struct mf_process *p;
   int pid = -1, fd, r;
-  if (ctx->def)
-    return ctx->def_early;
+  if (def->process)
+    return def->early;
   fd = take_early(&pid);
   if (fd < 0)
     return 0;
@@ -306,17 +309,8 @@ int boot_early(struct context *ctx, const mf_options *o) {
   if (r < 0)
     return r;
   make_default(ctx, p);
-  ctx->def_early = 1;
+  def->early = 1;
   return 1;
-}
-
-static uint64_t backoff_ms(unsigned failures) {
-  uint64_t ms = TEMPLATE_BACKOFF_FIRST_MS;
-  if (failures < 2)
-    return 0;
-  while (failures-- > 2 && ms < TEMPLATE_BACKOFF_MAX_MS)
-    ms *= 2;
-  return ms < TEMPLATE_BACKOFF_MAX_MS ? ms : TEMPLATE_BACKOFF_MAX_MS;
 }
 
 /* It has waited for that. */
@@ -334,23 +328,24 @@ static void on_backoff(struct deadline *d) {
 }
 
 int boot_default(struct context *ctx, const mf_options *o, struct mf_process **ret) {
+  struct default_template *def = &registry_of(ctx)->def;
   mf_options t;
   struct mf_process *p;
   uint64_t now = context_now_ms(ctx);
   int r;
   /* One that was parked may have ended unnoticed. */
-  if (ctx->def && ctx->def->chan.fd >= 0 &&
-      ctx->backend->ops->hung_up(ctx->backend, ctx->def->chan.fd))
-    channel_drain(&ctx->def->chan);
+  if (def->process && def->process->chan.fd >= 0 &&
+      ctx->backend->ops->hung_up(ctx->backend, def->process->chan.fd))
+    channel_drain(&def->process->chan);
   r = boot_early(ctx, o);
   if (r < 0)
     return r;
-  if (!ctx->def) {
+  if (!def->process) {
     template_options(&t, o);
     p = process_new(ctx, FORKING);
     if (!p)
       return MF_ENOMEM;
-    ctx->def_early = 0;
+    def->early = 0;
     p->journal = journal_new(JOURNAL_DEFAULT, &t);
     r = prepare(p, &t);
     if (r < 0) {
@@ -358,53 +353,46 @@ int boot_default(struct context *ctx, const mf_options *o, struct mf_process **r
       return r;
     }
     make_default(ctx, p);
-    if (ctx->def_not_before_ms > now) {
+    if (def->not_before_ms > now) {
       /* It came to nothing several times in a row: wait a little, asynchronously. */
       p->unstarted = 1;
       p->retry.on_due = on_backoff;
-      deadline_set(&ctx->deadlines, &p->retry, ctx->def_not_before_ms - now);
+      deadline_set(&ctx->deadlines, &p->retry, def->not_before_ms - now);
     } else {
       spawn_or_fail(p, &t);
     }
-    if (!ctx->def) { /* it failed at once; the process that asked gets its error */
+    if (!def->process) { /* it failed at once; the process that asked gets its error */
       *ret = p;
       return 0;
     }
   }
-  *ret = ctx->def;
+  *ret = def->process;
   return 0;
 }
 
-void boot_default_lost(struct context *ctx, struct mf_process *p) {
-  uint64_t now = context_now_ms(ctx);
-  ctx->def = NULL;
-  ctx->def_early = 0;
-  p->internal = 0;
-  ctx->def_failures++; /* its first fork sets it to 0 */
-  ctx->def_not_before_ms = now + backoff_ms(ctx->def_failures);
-}
-
 void boot_reset(struct context *ctx) {
-  struct mf_process *def = ctx->def;
+  struct default_template *def = &registry_of(ctx)->def;
+  struct mf_process *p = def->process;
   /* Processes were asked of one that waits to be started: it is started now, serves them
    * and ends. Else it never would be, and they would wait for ever. */
-  if (def && def->unstarted && process_owes_a_fork(def))
-    start_late(def);
-  def = ctx->def; /* it may have failed at once */
-  ctx->def_failures = 0;
-  ctx->def_not_before_ms = 0;
-  if (!def)
+  if (p && p->unstarted && process_owes_a_fork(p))
+    start_late(p);
+  p = def->process; /* it may have failed at once */
+  def->failures = 0;
+  def->not_before_ms = 0;
+  if (!p)
     return;
-  if (!ctx->started) {
-    ctx->def = NULL;
-    def->internal = 0;
-    process_park(def);
-    return;
-  }
-  ctx->def = NULL;
-  def->internal = 0;
-  if (def->unstarted)
-    process_end_unstarted(def);
+  def->process = NULL;
+  p->internal = 0;
+  if (!ctx->started)
+    process_park(p);
+  else if (p->unstarted)
+    process_end_unstarted(p);
   else
-    process_event(def, &(struct event){EV_CLOSE});
+    process_event(p, &(struct event){EV_CLOSE});
+}
+
+void boot_close(struct context *ctx) {
+  boot_reset(ctx);
+  context_drop(ctx);
 }

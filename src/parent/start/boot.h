@@ -21,6 +21,8 @@ int boot_early(struct context *ctx, const mf_options *o);
 int boot_default(struct context *ctx, const mf_options *o, struct mf_process **ret);
 /* Lets the default template go. */
 void boot_reset(struct context *ctx);
+/* The same, and frees the context as soon as no process is open. */
+void boot_close(struct context *ctx);
 /* In a forked copy: the early process is the original's. */
 void boot_forget_early(void);
 

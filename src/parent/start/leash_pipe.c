@@ -1,14 +1,12 @@
-/* What is one per process and not per loop: the leash pipe and the count of forks. Runs
- * in the parent.
+/* The leash pipe: one for the process, whatever its loops. Runs in the parent.
  *
  * The leash's write end must exist nowhere but here: a forked copy of the parent closes
  * it first thing (pthread_atfork), else clones would outlive a parent that left a copy
  * behind. */
-#include "parent/private.h"
-#include "parent/process/children.h"
-#include "parent/start/spawner.h"
-
 #include "base/result.h"
+#include "os/fd.h"
+#include "parent/loop/fork_watch.h"
+#include "parent/private.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -16,9 +14,7 @@
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int leash[2] = {-1, -1};
-static volatile unsigned generation;
 
 static void in_forked_copy(void) {
   /* Only calls that are safe after a fork of a threaded process. What is kept in lists is
@@ -31,24 +27,13 @@ static void in_forked_copy(void) {
     leash[i] = -1;
   }
   lock = fresh;
-  children_forked();
-  spawner_forked();
-  generation++;
-}
-
-static void watch_forks(void) {
-  pthread_atfork(NULL, NULL, in_forked_copy);
-}
-
-unsigned fork_generation(void) {
-  pthread_once(&once, watch_forks);
-  return generation;
 }
 
 int mf_leash_fd(void) {
   int pair[2], r = 0;
-  fork_generation();
+  static struct fork_hook hook = {.in_copy = in_forked_copy};
   pthread_mutex_lock(&lock);
+  fork_watch(&hook);
   if (leash[0] < 0) {
     if (pipe2(pair, O_CLOEXEC) < 0) {
       r = -errno;

@@ -3,8 +3,8 @@
  * (PR_SET_PDEATHSIG), also to what the process forks. So that is the main thread, or else
  * one of the library's own, which lives as long as the process. Runs in the parent, on
  * any thread. */
-#ifndef PARENT_START_SPAWNER_H
-#define PARENT_START_SPAWNER_H
+#ifndef PARENT_LOOP_SPAWNER_H
+#define PARENT_LOOP_SPAWNER_H
 
 #include "os/proc.h"
 
@@ -13,7 +13,5 @@
 int spawner_lasts(int forks);
 /* As proc_spawn. */
 int spawner_start(const struct proc_spawn *s, pid_t *ret_pid);
-/* In a forked copy, which has no such thread. */
-void spawner_forked(void);
 
 #endif

@@ -1,6 +1,7 @@
-#include "parent/start/spawner.h"
+#include "parent/loop/spawner.h"
 
 #include "os/thread.h"
+#include "parent/loop/fork_watch.h"
 #include <errno.h>
 #include <pthread.h>
 
@@ -30,9 +31,21 @@ static void *serve(void *arg) {
   return NULL;
 }
 
+/* A forked copy has no such thread. */
+static void in_copy(void) {
+  pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
+  spawner.lock = lock;
+  spawner.asked = spawner.answered = cond;
+  spawner.running = spawner.done = 0;
+  spawner.spawn = NULL;
+}
+
 /* With the lock. 1: it runs. */
 static int have_thread(void) {
+  static struct fork_hook hook = {.in_copy = in_copy};
   pthread_t thread;
+  fork_watch(&hook);
   if (!spawner.running && thread_start(&thread, STACK_SIZE, serve, NULL) == 0) {
     pthread_detach(thread);
     spawner.running = 1;
@@ -72,13 +85,4 @@ int spawner_start(const struct proc_spawn *s, pid_t *ret_pid) {
   pthread_cond_broadcast(&spawner.answered);
   pthread_mutex_unlock(&spawner.lock);
   return r;
-}
-
-void spawner_forked(void) {
-  pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-  pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-  spawner.lock = lock;
-  spawner.asked = spawner.answered = cond;
-  spawner.running = spawner.done = 0;
-  spawner.spawn = NULL;
 }
