@@ -51,7 +51,7 @@ int main(int argc, char **argv) {
   fflush(stdout);
   int r = mf_new_exec(&options, &p);
   if (!r)
-    r = mf_run(p, "print", on_run, NULL);
+    r = mf_run(p, "type", on_run, NULL); /* it prints nothing */
   if (r < 0)
     printf("%s\n", mf_strerror(r));
   uv_run(uv_default_loop(), UV_RUN_DEFAULT);
