@@ -187,24 +187,6 @@ int reactor_due(struct reactor *r) {
 
 /* ---- the end of the state ---- */
 
-static void on_wake_closed(uv_handle_t *wake) {
-  struct reactor *r = wake->data;
-  r->nclosing--;
-}
-
-/* Turns until the loop has no handle. The library promises that this takes no outside
- * event, so the limit is never met; it stands against a hang at exit. */
-static int drain(struct reactor *r) {
-  for (int i = 0; i < 10000; i++) {
-    uv_run(&r->loop, UV_RUN_NOWAIT);
-    if (r->nclosing == 0 && uv_loop_close(&r->loop) == 0)
-      return 1;
-    if (i > 100)
-      poll(NULL, 0, 1);
-  }
-  return 0;
-}
-
 static void release_residents(struct reactor *r) {
   while (!list_empty(&r->residents)) {
     struct resident *newest = list_entry(r->residents.prev, struct resident, link);
@@ -214,12 +196,32 @@ static void release_residents(struct reactor *r) {
   }
 }
 
+static void on_wake_closed(uv_handle_t *wake) {
+  *(int *)wake->data = 1;
+}
+
+/* Turns until the loop has no handle. A pool that was garbage waits for its template and
+ * keeps no loop alive for that: `wake` does, so it is closed after everything else. What
+ * is waited for has time limits, so the limit here is never met; it stands against a hang
+ * at exit. */
+static int drain(struct reactor *r) {
+  int is_woken = 0;
+  r->wake.data = &is_woken;
+  for (int i = 0; i < 10000; i++) {
+    uv_run(&r->loop, UV_RUN_NOWAIT);
+    if (r->nclosing == 0 && !uv_is_closing((uv_handle_t *)&r->wake))
+      uv_close((uv_handle_t *)&r->wake, on_wake_closed);
+    if (is_woken && uv_loop_close(&r->loop) == 0)
+      return 1;
+    if (i > 100)
+      poll(NULL, 0, 1);
+  }
+  return 0;
+}
+
 int reactor_end(struct reactor *r) {
   release_residents(r);
   mf_context_close(&r->loop);
-  r->wake.data = r;
-  r->nclosing++;
-  uv_close((uv_handle_t *)&r->wake, on_wake_closed);
   if (drain(r))
     return 1;
   assert(!"the loop has handles left");

@@ -42,7 +42,7 @@ struct reactor {
   struct list reading; /* replies that are long and are read in steps (reply.c) */
   uint64_t read_until; /* when this turn has read enough of them, as proc_now_ns */
   size_t undelivered;  /* bytes of replies and events that wait in done or to be read */
-  int nclosing;        /* processes whose close callback is due */
+  int nclosing;        /* objects whose close callback is due */
   struct guest *guest; /* NULL: none */
   void (*touch_guest)(struct guest *guest);
 };

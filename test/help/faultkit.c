@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,6 +52,27 @@ static int arg_int(lua_State *L, int index) {
 
 static int kit_setsid(lua_State *L) {
   return answer(L, setsid());
+}
+
+struct parting {
+  int fd, milliseconds;
+};
+
+static ssize_t part(void *cookie, const char *data, size_t n) {
+  const struct parting *p = cookie;
+  (void)data;
+  close(p->fd);
+  usleep((useconds_t)p->milliseconds * 1000);
+  return (ssize_t)n;
+}
+
+/* hang_up_at_exit(fd, milliseconds): when this process flushes its streams before its
+ * end, it closes the descriptor first and takes so long. */
+static int kit_hang_up_at_exit(lua_State *L) {
+  static struct parting parting;
+  parting = (struct parting){arg_int(L, 1), arg_int(L, 2)};
+  FILE *stream = fopencookie(&parting, "w", (cookie_io_functions_t){.write = part});
+  return answer(L, stream && putc('.', stream) == '.' ? 0 : -1);
 }
 
 static void free_strings(char **list) {
@@ -585,6 +607,7 @@ static const luaL_Reg state_methods[] = {{"start", state_start},
 
 static const luaL_Reg functions[] = {
     {"setsid", kit_setsid},
+    {"hang_up_at_exit", kit_hang_up_at_exit},
     {"spawn", kit_spawn},
     {"lingering", kit_lingering},
     {"sendfd", kit_sendfd},

@@ -183,6 +183,10 @@ local begun = {
     .. "fork.set_waiter(coroutine.yield) p:run 'print' end) co() fork.set_waiter(nil) co = nil",
   rpc = "local r = p:rpc 'f' r(print)",
   pool = "local r = p:pool('f', {max = 2}) r(print)",
+  -- Nothing is outstanding and no socket is left: the end of the state waits all the same.
+  ["an idle pool whose template hangs up first"] = "p:eval(SAY) p:eval[[ require 'faultkit'"
+    .. ".hang_up_at_exit(require 'hostile'.control(), 700) ]] go() local r = p:pool 'f' "
+    .. "fork.step(0.1)",
 }
 
 local finish = {
