@@ -110,6 +110,7 @@ static int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
   g->resident.release = release;
   list_push(&r->residents, &g->resident.link);
   r->exposed = 1;
+  reactor_unattend(r, NULL);
   uv_prepare_start(&g->prepare, on_prepare);
   uv_poll_start(&g->poll, UV_READABLE, on_poll);
   uv_unref((uv_handle_t *)&g->prepare);

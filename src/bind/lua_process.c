@@ -268,6 +268,8 @@ void bound_gone(struct proc *p) {
 void bound_release(struct proc *p) {
   mf_process *process = p->process;
   list_remove(&p->resident.link);
+  if (process)
+    reactor_unattend(p->reactor, process);
   if (p->lent && process) {
     p->dropped = 1; /* bound_gone is still to come */
     return;

@@ -83,6 +83,7 @@ static int l_fd(lua_State *L) {
   if (!r)
     return 2;
   r->exposed = 1;
+  reactor_unattend(r, NULL);
   reactor_turn(r);
   lua_pushinteger(L, uv_backend_fd(&r->loop));
   return 1;

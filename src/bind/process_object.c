@@ -18,6 +18,7 @@
 #include "socket/socket.h"
 #include "socket/wait.h"
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,6 +76,12 @@ static int may_wait(lua_State *L) {
 
 /* ---- waiting ---- */
 
+enum { ATTEND_MS = 10 };
+
+static int shorter(int ms, int than) { /* -1: no end */
+  return ms < 0 || ms > than ? than : ms;
+}
+
 /* Sleeps until fd (-1: none) is ready or the loop wants a turn, and turns it then.
  * Returns whether fd is ready; negative: a signal has come, whose handler may want to run
  * Lua. */
@@ -86,9 +93,14 @@ static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
     reactor_turn(r);
     return 0;
   }
-  int n = fdwait(fds, 2, own ? limit_ms : ms);
+  int all_ms = own ? limit_ms : ms, attends = r->attended != NULL;
+  int n = fdwait(fds, 2, attends ? shorter(all_ms, ATTEND_MS) : all_ms);
   if (n < 0)
     return -1;
+  if (n == 0 && attends) { /* a long sleep: nothing must go unnoticed, and once more */
+    reactor_unattend(r, NULL);
+    return 0;
+  }
   if (fds[1].revents || (n == 0 && !own))
     reactor_turn(r);
   return fd >= 0 && fds[0].revents != 0;
@@ -222,6 +234,8 @@ static int l_run(lua_State *L) {
     return slow(L);
   c->starts = p;
   p->holds++;
+  if (!calls_back)
+    reactor_attend(r, p->process);
   lua_pushvalue(L, 1);
   c->keep = luaL_ref(L, LUA_REGISTRYINDEX); /* until it is told */
   p->handle = h;
@@ -237,8 +251,13 @@ static int l_run(lua_State *L) {
     return 1;
   }
   prepare_to_sleep(r);
-  while (list_empty(&r->done) && sleep_once(r, -1, 0, -1) >= 0)
-    ;
+  while (list_empty(&r->done)) {
+    int ready = sleep_once(r, mf_attended_fd(p->process), POLLIN, -1);
+    if (ready < 0)
+      break;
+    if (ready > 0)
+      mf_look(p->process);
+  }
   if (is_next(r, c) && !c->code)
     return take_socket(L, p, c);
   /* Others have to be told first, or it has failed: from here on as if it had been asked
@@ -272,11 +291,23 @@ static int l_on_exit(lua_State *L) { /* on_exit(object, f) */
     return slow(L);
   struct proc *p = h->p;
   lua_settop(L, 2);
+  reactor_unattend(p->reactor, p->process);
   p->exit.trash.ref = luaL_ref(L, LUA_REGISTRYINDEX);
   p->watched = 1;
   proc_ask_exit(p);
   reactor_touch(p->reactor);
   return 1;
+}
+
+/* Who has read the end of its socket comes a few microseconds too early. */
+static void look_for_end(struct reactor *r, struct proc *p) {
+  enum { LOOKS = 3 };
+  for (int i = 0; i < LOOKS && !p->known && r->attended == p->process; i++) {
+    if (i > 0)
+      sched_yield();
+    mf_look(p->process);
+  }
+  reactor_unattend(r, p->process);
 }
 
 static int l_wait(lua_State *L) { /* wait(object [, timeout]) */
@@ -286,6 +317,7 @@ static int l_wait(lua_State *L) { /* wait(object [, timeout]) */
   struct proc *p = h->p;
   struct reactor *r = p->reactor;
   proc_ask_exit(p);
+  look_for_end(r, p);
   prepare_to_sleep(r);
   while (!p->known && !p->failed)
     if (!list_empty(&r->done) || sleep_once(r, -1, 0, -1) < 0)
@@ -397,6 +429,8 @@ static int l_object_state(lua_State *L) {
 static int l_object_open(lua_State *L) {
   struct handle *h = luaL_checkudata(L, 1, BIND_OBJECT);
   struct proc *p = h->p;
+  if (p && p->process)
+    reactor_unattend(p->reactor, p->process);
   lua_settop(L, 3);
   struct proc **raw = lua_newuserdatauv(L, sizeof(*raw), 0); /* 4 */
   *raw = NULL;

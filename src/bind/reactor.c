@@ -152,9 +152,24 @@ void reactor_arm(struct reactor *r) {
     uv_async_send(&r->wake);
 }
 
+void reactor_attend(struct reactor *r, mf_process *process) {
+  reactor_unattend(r, NULL);
+  r->attended = process;
+  mf_attend(process, 1);
+}
+
+void reactor_unattend(struct reactor *r, const mf_process *process) {
+  mf_process *attended = r->attended;
+  if (!attended || (process && process != attended))
+    return;
+  r->attended = NULL;
+  mf_attend(attended, 0);
+}
+
 void reactor_turn(struct reactor *r) {
   if (classes_at_work()) /* a message is half made, or half read */
     return;
+  reactor_unattend(r, NULL);
   uv_run(&r->loop, UV_RUN_NOWAIT);
   r->turned = 1;
   mf_reap(&r->loop);

@@ -32,10 +32,11 @@ struct reactor {
   struct list done;      /* completions to pop */
   struct list residents; /* newest last */
   struct list trash;
-  pid_t pid;     /* of the process that made it */
-  int turned;    /* what libuv watches is known to the kernel */
-  int exposed;   /* somebody else polls the descriptor */
-  int attention; /* a waiting call has its answer and has not looked yet */
+  pid_t pid;            /* of the process that made it */
+  int turned;           /* what libuv watches is known to the kernel */
+  int exposed;          /* somebody else polls the descriptor */
+  int attention;        /* a waiting call has its answer and has not looked yet */
+  mf_process *attended; /* mf_attend is on for it; NULL: for none */
   unsigned nwatches, ntimers, nwork_timers; /* the last: those that are outstanding */
   struct date *date;                        /* timer.c's, or NULL */
   int (*on_turned)(struct reactor *r);      /* 1: turn once more; NULL: nobody asks */
@@ -66,6 +67,10 @@ struct reactor *reactor_peek(lua_State *L);
 int reactor_foreign(const struct reactor *r);
 /* One turn without waiting; calls no Lua. */
 void reactor_turn(struct reactor *r);
+/* The loop need not watch the process, for a call that polls its socket begins; until the
+ * loop turns, or another process is attended. */
+void reactor_attend(struct reactor *r, mf_process *process);
+void reactor_unattend(struct reactor *r, const mf_process *process); /* NULL: any */
 /* Makes the descriptor readable when somebody should look. */
 void reactor_arm(struct reactor *r);
 /* Work was given to the library: a host's loop has to stay alive. */

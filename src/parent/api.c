@@ -548,6 +548,7 @@ void mf_memory_cancel(mf_process *p) {
 void mf_close(mf_process *p, mf_close_cb cb, void *data) {
   if (process_check(p) < 0)
     return;
+  mf_attend(p, 0);
   p->open = 0;
   p->context->nopen--;
   p->close_to.cb = cb;

@@ -53,6 +53,13 @@ void mf_exit_quiet(mf_process *p, int quiet);
 void mf_run_quiet(mf_process *p);
 /* The same of the mf_memory that was given this data. */
 void mf_memory_quiet(mf_process *p, const void *data);
+/* On: nothing of the process is watched by the loop, since the caller does not turn it.
+ * It polls mf_attended_fd (-1: nothing is to be read) and calls mf_look when that is
+ * readable, and whenever it wants to know whether the process has ended; callbacks come
+ * from within mf_look then. Off: as usual. Other calls may turn it off. */
+void mf_attend(mf_process *p, int on);
+int mf_attended_fd(const mf_process *p);
+void mf_look(mf_process *p);
 /* Every mf_memory under way gets MF_ECANCELLED. */
 void mf_memory_cancel(mf_process *p);
 /* Takes the bytes of a message that a callback has got, without a copy: a block to be

@@ -248,8 +248,8 @@ static void op_timer(struct backend *backend, uint64_t at_ms) {
   self(backend)->timer_at_ms = at_ms;
 }
 
-static void op_turn(struct backend *backend) {
-  self(backend)->turn = 1;
+static void op_turn(struct backend *backend, int on) {
+  self(backend)->turn = on;
 }
 
 static void op_busy(struct backend *backend, int on) {

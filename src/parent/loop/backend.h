@@ -60,7 +60,7 @@ struct backend_ops {
    * the watch at once. 0 or -errno. */
   int (*watch)(struct backend *s, struct watch *w, int fd, unsigned events);
   void (*timer)(struct backend *s, uint64_t at_ms); /* on_timer then; UINT64_MAX: never */
-  void (*turn)(struct backend *s);                  /* on_turn, soon */
+  void (*turn)(struct backend *s, int on);          /* on_turn, soon; 0: not any more */
   void (*busy)(struct backend *s, int on);          /* keeps the loop alive */
   int (*spawn)(struct backend *s, const struct proc_spawn *spawn, pid_t *ret_pid);
   int (*pidfd)(struct backend *s, pid_t pid);

@@ -173,12 +173,15 @@ static void on_idle(uv_idle_t *handle) {
   f->backend->backend.on_turn(f->backend->backend.owner);
 }
 
-static void op_turn(struct backend *s) {
+static void op_turn(struct backend *s, int on) {
   struct backend_uv *u = self(s);
-  if (u->turning || !u->fixed)
+  if (u->turning == on || !u->fixed)
     return;
-  u->turning = 1;
-  uv_idle_start(&u->fixed->idle, on_idle); /* referenced: it must come */
+  u->turning = on;
+  if (on)
+    uv_idle_start(&u->fixed->idle, on_idle); /* referenced: it must come */
+  else
+    uv_idle_stop(&u->fixed->idle);
 }
 
 static void on_anchor(uv_prepare_t *handle) {

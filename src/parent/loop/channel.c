@@ -37,6 +37,8 @@ static void rewatch(struct channel *c) {
     events |= WATCH_READ;
   if (!c->deaf && !outbox_empty(&c->out))
     events |= WATCH_WRITE;
+  if (c->attended && events == WATCH_READ)
+    events = 0;
   if (c->backend->ops->watch(c->backend, &c->watch, c->fd, events) < 0)
     c->events->on_stalled(c); /* no memory: once more, later */
 }
@@ -47,7 +49,7 @@ int channel_open(struct channel *c, struct backend *backend, int fd) {
   c->fd = fd;
   c->reading = 1;
   c->refuses = !c->takes_fds && backend->ops->refuse_fds(backend, fd, 1) == 0;
-  r = backend->ops->watch(backend, &c->watch, fd, WATCH_READ);
+  r = c->attended ? 0 : backend->ops->watch(backend, &c->watch, fd, WATCH_READ);
   if (r < 0) {
     channel_close(c);
     return r;
@@ -89,6 +91,18 @@ int channel_steal(struct channel *c) {
   c->fd = -1;
   channel_close(c);
   return fd;
+}
+
+void channel_attend(struct channel *c, int on) {
+  if (c->attended == on)
+    return;
+  c->attended = on;
+  rewatch(c);
+}
+
+int channel_attended_fd(const struct channel *c) {
+  int readable = c->reading && !c->ended && !c->unread && !c->resting;
+  return c->attended && readable ? c->fd : -1;
 }
 
 void channel_flush(struct channel *c) {

@@ -50,6 +50,7 @@ struct channel {
   int refuses;     /* the kernel refuses descriptors while nobody accepts them */
   int takes_fds;   /* whoever gets the socket next does */
   int undrained;   /* the last drain left something unread */
+  int attended;    /* its owner polls it: the loop need not watch for frames */
   int resting;     /* it has had its frames for this turn: not watched until the next */
 };
 
@@ -73,6 +74,10 @@ int channel_put_pieces(struct channel *c, unsigned type, uint64_t id,
                        const struct iovec *pieces, size_t n, struct fdset *fds,
                        void (*release)(void *), void *release_data);
 void channel_flush(struct channel *c);
+/* The owner polls channel_attended_fd (-1: nothing is to be read) and calls
+ * channel_ready; or (off) the loop watches it, as it does from the beginning. */
+void channel_attend(struct channel *c, int on);
+int channel_attended_fd(const struct channel *c);
 /* Everything queued has been taken by the kernel. */
 int channel_written(const struct channel *c);
 /* From now on never a byte past the frame under way. */

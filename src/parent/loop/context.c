@@ -200,6 +200,7 @@ void context_leave(struct context *ctx) {
   context_run_phase(ctx, PHASE_FREE);
   deadlines_rest(&ctx->deadlines);
   ctx->in_dispatch--;
+  context_spare_turn(ctx);
   if (ctx->started && !ctx->nopen && !ctx->nbusy &&
       list_empty(&ctx->phases[PHASE_NOTIFY]))
     park(ctx);
@@ -233,7 +234,17 @@ void context_turn(struct context *ctx) {
   if (!ctx->started || ctx->wants_turn)
     return;
   ctx->wants_turn = 1;
-  ctx->backend->ops->turn(ctx->backend);
+  ctx->backend->ops->turn(ctx->backend, 1);
+}
+
+void context_spare_turn(struct context *ctx) {
+  if (!ctx->wants_turn || ctx->in_dispatch || ctx->dropped || !ctx->nopen)
+    return;
+  for (int i = 0; i < PHASE_COUNT; i++)
+    if (!list_empty(&ctx->phases[i]))
+      return;
+  ctx->wants_turn = 0;
+  ctx->backend->ops->turn(ctx->backend, 0);
 }
 
 static void on_timer(void *owner) {

@@ -100,6 +100,8 @@ void context_enter(struct context *ctx);
 void context_leave(struct context *ctx);
 /* Tasks are waiting: have a turn. */
 void context_turn(struct context *ctx);
+/* What the turn was for may be done already: then the loop need not have one. */
+void context_spare_turn(struct context *ctx);
 void context_count_busy(struct context *ctx, int delta);
 
 /* Runs t once in that phase: what is asked for by a task of the same phase, on the next

@@ -185,6 +185,7 @@ void process_unhold(struct mf_process *p) {
   }
   process_update(source);
   process_update(p);
+  context_spare_turn(ctx);
 }
 
 void process_on_write(struct task *t) {

@@ -49,6 +49,9 @@ void process_learn(struct mf_process *p);
 /* It is known who it is, by the kernel's word. Takes pidfd (-1: none). */
 void process_identify(struct mf_process *p, int pid, int pidfd);
 
+/* The pidfd of a child that has gone without one, watched. */
+void process_open_pidfd(struct mf_process *p);
+
 /* death.c */
 /* Whether a function that p was told to run may have been entered, once its socket is
  * drained: no *running*, no entry, unless memory was too short to read it, or somebody
@@ -125,7 +128,9 @@ void process_confirm_fork(struct mf_process *p);
  */
 void process_withdraw(struct mf_process *p);
 
-/* cells_peer.c */
+/* attend.c */
+/* As mf_attend. */
+void process_attend(struct mf_process *p, int on);
 
 /* events.c */
 /* Delivers some more of the answers that were left for this turn. */

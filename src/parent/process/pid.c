@@ -75,7 +75,8 @@ enum life_kernel process_ask_kernel(struct mf_process *p) {
 /* A child that no pidfd watches is asked for now and then, and one that has ended but is
  * traced: its tracer has it first. */
 int process_is_polled(const struct mf_process *p) {
-  return p->child && (p->pidfd < 0 || p->gone) && p->pid > 0 && p->state != DEAD;
+  return p->child && (p->pidfd < 0 || p->gone) && p->pid > 0 && p->state != DEAD &&
+         !p->attended;
 }
 
 /* Without a pidfd the number is true only while it is ours to reap. */
@@ -130,7 +131,13 @@ void process_set_pid(struct mf_process *p, int pid) {
   begin_watching(p);
 }
 
-static void identify(struct mf_process *p, int pid, int pidfd, int ours);
+enum kinship { NO_CHILD, CHILD, ENDED_CHILD }; /* ours, and unreaped */
+static void identify(struct mf_process *p, int pid, int pidfd, enum kinship kinship);
+
+static enum kinship ask_kinship(struct backend *s, int pidfd, int pid) {
+  int r = s->ops->peek(s, pidfd, pid);
+  return r == -ECHILD ? NO_CHILD : r == 0 ? ENDED_CHILD : CHILD;
+}
 
 /* The number in its slot, once it is there and believed. It is the claim of a template,
  * which may be hostile: it must be a child of ours, and no other record's. A host that
@@ -139,6 +146,7 @@ static void identify(struct mf_process *p, int pid, int pidfd, int ours);
 void process_learn(struct mf_process *p) {
   struct backend *s = p->context->backend;
   int pid, pidfd = -1;
+  enum kinship kinship = CHILD;
   if (p->pid > 0 || !p->births)
     return;
   pid = births_pid(p->births, p->slot);
@@ -157,22 +165,25 @@ void process_learn(struct mf_process *p) {
         s->ops->close_pidfd(s, &pidfd);
       return;
     }
-  } else if (s->ops->peek(s, -1, pid) == -ECHILD) {
-    s->ops->note_thief(s);
-    return;
+  } else {
+    kinship = ask_kinship(s, -1, pid);
+    if (kinship == NO_CHILD) {
+      s->ops->note_thief(s);
+      return;
+    }
   }
-  identify(p, pid, pidfd, 1);
+  identify(p, pid, pidfd, kinship);
 }
 
 /* It is known who it is, by the kernel's word. Takes pidfd (-1: none). */
 void process_identify(struct mf_process *p, int pid, int pidfd) {
-  struct backend *s = p->context->backend;
-  identify(p, pid, pidfd, s->ops->peek(s, pidfd, pid) != -ECHILD);
+  identify(p, pid, pidfd, ask_kinship(p->context->backend, pidfd, pid));
 }
 
-/* ours: it is our child, and unreaped. */
-static void identify(struct mf_process *p, int pid, int pidfd, int ours) {
+/* One that has ended already needs no pidfd: who learns of it settles it. */
+static void identify(struct mf_process *p, int pid, int pidfd, enum kinship kinship) {
   struct backend *s = p->context->backend;
+  int ours = kinship != NO_CHILD;
   int in_slot = p->births ? births_pid(p->births, p->slot) : 0;
   int child = ours && p->pid <= 0 && p->state != DEAD && children_claim(pid) == 0;
   /* Another record's: what was taken up may be known here from before, a clone can't be.
@@ -195,13 +206,24 @@ static void identify(struct mf_process *p, int pid, int pidfd, int ours) {
     p->source->no_siblings = 1;
   }
   p->pid = pid;
-  if (p->pidfd < 0)
+  p->gone = p->child && pidfd < 0 && kinship == ENDED_CHILD;
+  if (p->pidfd < 0 && !p->gone && !(p->attended && p->child))
     p->pidfd = s->ops->pidfd(s, pid);
   if (p->pidfd < 0)
     p->pidfd = -1;
   if (pidfd < 0)
     doubt_pidfd(p);
   begin_watching(p);
+}
+
+void process_open_pidfd(struct mf_process *p) {
+  struct backend *s = p->context->backend;
+  if (p->pidfd >= 0 || !p->child || p->pid <= 0 || p->state == DEAD)
+    return;
+  p->pidfd = s->ops->pidfd(s, p->pid);
+  if (p->pidfd < 0)
+    p->pidfd = -1;
+  process_watch_end(p);
 }
 
 int process_pid(struct mf_process *p) {

@@ -115,6 +115,7 @@ struct mf_process {
   unsigned refilling : 1;    /* up to their maximum, one after the other */
   unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
   unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
+  unsigned attended : 1;     /* a call polls its socket, and asks for its end */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
   unsigned nlooks;           /* for a status, in vain */
   int pid, pidfd, signal;

@@ -4,7 +4,9 @@
 /* The socket goes to the user: what ends from now on only the kernel tells. */
 void process_leave_to_kernel(struct mf_process *p) {
   process_learn(p);
-  if (p->pidfd < 0 && !p->child)
+  if (p->gone)
+    process_settle(p);
+  else if (p->pidfd < 0 && !p->child)
     process_set_response_timeout(
         p, 0); /* nobody will notice its end: report it as unknown at once */
 }

@@ -1,0 +1,41 @@
+/* A call that waits for one process: it polls the socket by itself, and asks for the end
+ * when it wants to know. So a process that ends soon is never watched by the loop, which
+ * would take a pidfd and seven more system calls. Runs in the parent. */
+#include "parent/process/internal.h"
+
+#include "parent/private.h"
+
+void process_attend(struct mf_process *p, int on) {
+  if (p->attended == (unsigned)on)
+    return;
+  p->attended = (unsigned)on;
+  channel_attend(&p->chan, on);
+  if (on || p->state == DEAD)
+    return;
+  if (p->pid > 0)
+    process_settle(p); /* it may have ended already */
+  process_open_pidfd(p);
+}
+
+void mf_attend(mf_process *p, int on) {
+  if (!process_check(p))
+    process_attend(p, on);
+}
+
+int mf_attended_fd(const mf_process *p) {
+  return p->attended ? channel_attended_fd(&p->chan) : -1;
+}
+
+void mf_look(mf_process *p) {
+  struct context *ctx = p->context;
+  context_enter(ctx);
+  if (channel_attended_fd(&p->chan) >= 0) {
+    channel_ready(&p->chan, WATCH_READ);
+    process_try_give(p);
+  } else {
+    process_settle(p);
+  }
+  if (p->eof) /* the kernel will tell when it ends */
+    process_attend(p, 0);
+  context_leave(ctx);
+}
