@@ -56,6 +56,24 @@ story.test("AF-20 a module that is missing or fails is named", function(t)
   t.error(err, "REMOTE", "bad20 fails")
 end)
 
+-- Its text was "a Lua error in the other process".
+story.test("memory of a process that failed tells what it failed of", function(t)
+  local p = fork.new_exec():eval 'error "not today"'
+  local memory, err = p:memory()
+  t.eq(memory, nil)
+  t.error(err, "REMOTE", "not today")
+  t.match(err.traceback, "stack traceback")
+  t.eq(err.started, "no")
+  memory, err = p:memory() -- now it is known
+  t.eq(memory, nil)
+  t.error(err, "REMOTE", "not today")
+  local told -- by the close, because memory does not finish the chain
+  fork.on_error(function(e) told = e end)
+  p:close()
+  t.within(5, function() return told end)
+  t.error(told, "REMOTE", "not today")
+end)
+
 story.test("AF-28 no function is entered where anything failed", function(t)
   t:module("af28", "return {f = function() end, number = 1}")
   local cases = {

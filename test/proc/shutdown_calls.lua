@@ -200,6 +200,29 @@ story.test("who asks how a pool's template ends is told when the pool is closed"
   t.eq(ended(template():eval "while true do end", {grace = 0.3}).signal, 9)
 end)
 
+-- The state waited ten seconds and failed an assertion where the template's socket had ended and
+-- the process had not, which is a matter of microseconds: nothing kept the loop alive for that.
+story.test("a state that is closed behind a drained pool ends its template",
+    {deadline = 40}, function(t)
+  local function run(code)
+    local began = kit.now()
+    local _, status, err = t:lua([[
+      local fork = require "moonfork"
+      local p = fork.new_exec():eval "function echo(...) return ... end"
+      local pool = p:pool("echo", {max = 2, idle = 2})
+      assert(pool(1) == 1)
+      local pid = p:pid()
+      assert(pool:drain())
+      ]] .. code)
+    t.eq({status, err}, {0, ""}, code)
+    t.ok(kit.now() - began < 6 * story.scale, code)
+  end
+  for _ = 1, 12 do run "pool:close()" end
+  for _, close in ipairs {"", "pool:close()", "pool = nil collectgarbage()"} do
+    run('require "testkit".kill(pid, 19) ' .. close)
+  end
+end)
+
 story.test("a reload onto a template that hangs does not hold up the end", {deadline = 30},
 function(t)
   local pool = template():pool("echo", {grace = 0.5})

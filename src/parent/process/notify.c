@@ -55,10 +55,12 @@ static void deliver_memory(struct mf_process *p) {
       return;
     list_remove(&m->link);
     if (m->error) {
-      e.code = m->error;
-      e.message = mf_strerror(m->error);
+      fill_error(p, &e);
+      if (e.code != m->error) { /* not what the process failed of, or it did not fail */
+        e = (mf_error){.code = m->error, .message = mf_strerror(m->error)};
+        e.exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
+      }
       e.started = MF_STARTED_NO;
-      e.exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
       m->cb(p, &e, NULL, m->data);
     } else {
       m->cb(p, NULL, &m->info, m->data);
