@@ -54,10 +54,41 @@ local function generic(f, state, control)
   return function(give, self) return keep(give, self, f(state, control)) end
 end
 
+-- ---- items that come by and by ----
+
+local LATER = {}
+map.LATER = LATER
+
+local Feed = {}
+Feed.__index = Feed
+
+--- feed(next, idle): items for pool:map whose iterator need not wait: next() gives an item, nil at
+-- the end, or map.LATER, and then feed:more() when it may be asked again. idle(), where given, is
+-- called before the map waits. For moonfork.lines, which reads pipes.
+function map.feed(next_item, idle)
+  return setmetatable({ next_item = next_item, idle = idle }, Feed)
+end
+
+function Feed.more(self)
+  if self.map then self.map:more() end
+end
+
+local function fed(feed, give_item)
+  return function(give, self)
+    local item = feed.next_item()
+    if item == LATER then
+      self.later = true
+      return CHUNK_BYTES -- what has been read travels now
+    end
+    if item ~= nil then return give_item(give, self, item) end
+  end
+end
+
 -- A function (give, self) that gives the next item's arguments, and what give returns, or nil
 -- at the end; and how many there are, where that is known.
 local function source_of(items, unpack)
   local give_item = unpack and spread or function(give, self, item) return give(self, item) end
+  if getmetatable(items) == Feed then return fed(items, give_item) end
   if is_callable(items) then
     return function(give, self)
       local item = items()
@@ -268,7 +299,7 @@ end
 function Map:fill()
   local window = self:look_ahead()
   if self.outstanding * 2 > window then return end
-  while self.outstanding < window do
+  while self.outstanding < window and not self.later do
     local piece = self:next_piece()
     if not piece then return end
     self:append(piece)
@@ -417,21 +448,33 @@ local function wait_for(self)
   return ok, err
 end
 
+-- A feed has more.
+function Map:more()
+  self.later = false
+  local waiting = self.waiting
+  if waiting then
+    self.waiting = nil
+    return waiting(nil, true)
+  end
+end
+
 -- The next piece that is settled; or nil at the end; or false and an error.
 function Map:next_settled()
   self:fill()
-  while self.outstanding > 0 do
+  while self.outstanding > 0 or self.later do
     local piece
     if self.unordered then
       piece = table.remove(self.ready, 1)
-    elseif self.head.settled then
+    elseif self.head and self.head.settled then
       piece = self.head
       self.head = piece.after
       if not self.head then self.tail = nil end
     end
     if piece then return piece end
+    if self.idle then self.idle() end
     local ok, err = wait_for(self)
     if not ok then return false, err end
+    self:fill()
   end
   return nil
 end
@@ -510,6 +553,9 @@ function map.new(pool, settings, items, ...)
     unordered = o.unordered, progress = o.progress, done = 0, failed_items = 0,
     flying = 0, outstanding = 0, chunks = 0, under_way = {}, waiting_pieces = {}, ready = {}, free = {},
   }, Map)
+  if getmetatable(items) == Feed then
+    items.map, self.idle = self, items.idle
+  end
   return function() return self:step() end, nil, nil, self
 end
 

@@ -2,7 +2,7 @@
  * (read.h). Pure but for the call that fills the buffer. Both sides.
  *
  * A format is looked at again from the start of the buffer after each fill. Lines
- * remember how far there is no newline; numerals are short. */
+ * remember how far their end is not there; numerals are short. */
 #include "socket/read.h"
 
 #include "socket/wait.h"
@@ -47,17 +47,22 @@ static int read_bytes(struct wait *w, size_t n, struct wanted *wanted) {
   return have > 0 ? push_taken(w, have, 0) : nothing(w);
 }
 
-static int read_line(struct wait *w, int keep_newline, struct wanted *wanted) {
+/* A line ends with `end`: a newline, or, for "0", a NUL. */
+static int read_line(struct wait *w, char end, int keep_end, struct wanted *wanted) {
   struct socket *s = w->socket;
   size_t have = buf_size(&s->in);
+  if (s->scanned_for != end) {
+    s->scanned = 0;
+    s->scanned_for = end;
+  }
   const unsigned char *data = buf_peek(&s->in);
-  const unsigned char *newline =
-      have > s->scanned ? memchr(data + s->scanned, '\n', have - s->scanned) : NULL;
-  if (newline) {
-    size_t n = (size_t)(newline - data);
+  const unsigned char *found =
+      have > s->scanned ? memchr(data + s->scanned, end, have - s->scanned) : NULL;
+  if (found) {
+    size_t n = (size_t)(found - data);
     if (socket_is_beyond_limit(s, n))
       return TOO_LONG;
-    return keep_newline ? push_taken(w, n + 1, 0) : push_taken(w, n, 1);
+    return keep_end ? push_taken(w, n + 1, 0) : push_taken(w, n, 1);
   }
   if (socket_is_beyond_limit(s, have))
     return TOO_LONG;
@@ -168,14 +173,14 @@ static int check_formats(lua_State *L, int first) {
       continue;
     }
     char c = letter_of(luaL_checkstring(L, i));
-    luaL_argcheck(L, c != '\0' && strchr("nlLa", c), i, "invalid format");
+    luaL_argcheck(L, c != '\0' && strchr("nlLa0", c), i, "invalid format");
   }
   return last - first + 1;
 }
 
 static int read_by(struct wait *w, int slot, struct wanted *wanted) {
   if (w->nargs == 0)
-    return read_line(w, 0, wanted);
+    return read_line(w, '\n', 0, wanted);
   if (lua_type(w->L, slot) == LUA_TNUMBER)
     return read_bytes(w, (size_t)lua_tointeger(w->L, slot), wanted);
   switch (letter_of(lua_tostring(w->L, slot))) {
@@ -184,9 +189,11 @@ static int read_by(struct wait *w, int slot, struct wanted *wanted) {
   case 'a':
     return read_all(w, wanted);
   case 'L':
-    return read_line(w, 1, wanted);
+    return read_line(w, '\n', 1, wanted);
+  case '0':
+    return read_line(w, '\0', 0, wanted);
   default:
-    return read_line(w, 0, wanted);
+    return read_line(w, '\n', 0, wanted);
   }
 }
 

@@ -41,7 +41,8 @@ struct socket {
   unsigned waiting;     /* operations that a wait function holds; some may be abandoned */
   int64_t limit;        /* SOCKET_NO_LIMIT, or the longest line and "a", in bytes */
   struct buf in;        /* read, and not yet asked for */
-  size_t scanned;       /* bytes of it known to hold no newline */
+  size_t scanned;       /* bytes of it known to hold no `scanned_for` */
+  char scanned_for;     /* the end of the last line that was looked for */
   uint64_t taken;       /* bytes that left it since ever */
   struct queued *queue; /* SOCKET_QUEUE_MAX of them; NULL: none has come yet */
 };

@@ -34,6 +34,19 @@ story.test("read: nothing given means a line; 0 bytes ask for the end; missing n
   b:close()
 end)
 
+story.test("read: records that end in NUL, among lines", function(t)
+  local a, b = t.got(fork.socket.pair())
+  a:write "one\ntwo\0three\0\0line\nlast\nof all"
+  t.eq({b:read("0", "0", "0")}, {"one\ntwo", "three", ""})
+  t.eq(b:read "l", "line")
+  b:settimeout(0)
+  t.eq(select(2, b:read "0"), "timed out")
+  t.eq(b:read "l", "last")
+  a:close()
+  t.eq({b:read("0", "0")}, {"of all", nil})
+  b:close()
+end)
+
 story.test("lines, with and without a format", function(t)
   local a, b = t.got(fork.socket.pair())
   a:write "1\n2\n\n3"

@@ -48,4 +48,9 @@ function output.write(text)
   if size >= BUFFER_MAX then output.flush() end
 end
 
+--- pending(): whether flush() has something to write.
+function output.pending()
+  return size > 0
+end
+
 return output

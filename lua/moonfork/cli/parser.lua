@@ -200,7 +200,7 @@ function parser.parse(cli, arguments)
   if not ok then
     local name = definition and "moonfork " .. definition.name or "moonfork"
     error({exit = cli.USAGE, name = name, message = ("%s; see %s --help"):format(
-      result:gsub("^option '.-': ", ""), name)}, 0)
+      result:gsub("^option '.-': ", ""):gsub("\n", ". "), name)}, 0)
   end
   return definition, result
 end

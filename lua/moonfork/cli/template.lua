@@ -64,6 +64,12 @@ function template.make(options)
   return process
 end
 
+--- wait_loaded(process): until it has executed all of that: true, or nil, err.
+function template.wait_loaded(process)
+  local memory, err = process:memory()
+  return memory and true, err
+end
+
 --- trace(path): option --trace.
 function template.trace(path)
   local ok, err = require("moonfork").trace(path)

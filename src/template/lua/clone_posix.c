@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef O_PATH
@@ -616,6 +617,13 @@ static int l_pipe_from_fork(lua_State *L) {
   return fork_with_pipe(L, 0, STDOUT_FILENO);
 }
 
+static int l_time(lua_State *L) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)(now.tv_nsec / 1000) / 1e6);
+  return 1;
+}
+
 void clone_posix_open(lua_State *L, int module_index) {
   static const luaL_Reg functions[] = {
       {"exec", l_exec},
@@ -629,6 +637,7 @@ void clone_posix_open(lua_State *L, int module_index) {
       {"pipe_from_fork", l_pipe_from_fork},
       {"title", l_title},
       {"id", l_id},
+      {"time", l_time},
       {NULL, NULL},
   };
   lua_pushvalue(L, module_index);
