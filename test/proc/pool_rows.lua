@@ -492,16 +492,28 @@ story.test("the last of several reloads counts, the others are cancelled", funct
   finish(t, pool)
 end)
 
-local LONG = "local t = os.clock() while os.clock() - t < 0.4 do end"
+-- A process that is not ready before go() is called.
+local function late()
+  local r, w = kit.pipe()
+  local p = fork.new():send_fd(r):eval [[
+    local handle = require "moonfork.clone".run_args()
+    handle:read(1)
+    handle:close()
+  ]]
+  kit.close(r)
+  return p, function() kit.close(w) end
+end
 
 story.test("a reload that takes long is replaced, and one that is refused keeps its process", function(t)
   local pool = fork.new():eval "function f() return 1 end":pool("f", {max = 1})
   t.eq(pool(), 1)
   local first
-  pool:reload(fork.new():eval(LONG), function(err) first = err end)
+  local slow, go = late()
+  pool:reload(slow, function(err) first = err end)
   t.got(pool:reload(fork.new():eval "function f() return 2 end"))
   t.error(first, "CANCELLED")
   t.eq(pool(), 2)
+  go()
   t.got(pool:drain(10))
   local p = fork.new():eval "function g() end"
   local ok, err = pool:reload(p)
@@ -515,7 +527,8 @@ story.test("a reload whose coroutine is closed is taken back, the ones after it 
   local pool = fork.new():eval "function f() return 1 end":pool("f", {max = 1})
   t.eq(pool(), 1)
   local last
-  pool:reload(fork.new():eval(LONG), function() end)
+  local slow, go = late()
+  pool:reload(slow, function() end)
   local thread
   fork.set_waiter(function(reactor, timeout)
     if coroutine.running() == thread then return coroutine.yield() end
@@ -529,6 +542,7 @@ story.test("a reload whose coroutine is closed is taken back, the ones after it 
   t.within(10, function() return last end)
   t.eq(last, true)
   t.eq(pool(), 3)
+  go()
   finish(t, pool)
 end)
 
@@ -573,7 +587,9 @@ story.test("map gives results in input order, from lists and iterators", functio
       os.execute("sleep " .. (n % 3) / 50) return n * n, n end
   ]]:pool("f", {max = 3, load = 1, start = 0})
   local n = 0
-  for i, err, square, same in pool:map(function() n = n + 1 return n <= 30 and n or nil end) do
+  local function next_item() n = n + 1 return n <= 30 and n or nil end
+  -- One item in each message: so many messages are read ahead.
+  for i, err, square, same in pool:map(next_item, {chunk = 1}) do
     indices[#indices + 1] = i
     values[#values + 1] = err and err.message or square
     t.ok(n - i <= 2 * 3 + 1, "reads ahead too far")
