@@ -124,9 +124,9 @@ story.test("PO-06 one idle worker is stopped per stop seconds, down to idle", fu
   for _, idle in ipairs {0, 2} do
     local pool = template():pool("snooze", {max = 3, load = 1, start = 0, stop = 0.2, idle = idle})
     local answers = collect(pool, 3, 0.2)
-    t.within(5, function() return answers.n == 3 end)
-    t.eq(pool:stats().workers, 3)
-    t.within(5, function() return pool:stats().workers == idle end)
+    t.within(10, function() return answers.n == 3 end)
+    t.eq(pool:stats().started, 3)
+    t.within(10, function() return pool:stats().workers == idle end)
     kit.msleep(300)
     fork.step(0)
     t.eq(pool:stats().workers, idle)

@@ -930,7 +930,8 @@ static void test_many_answers_are_spread_over_turns(void **state) {
     mf_process *t = make_template(s, &far);
     for (int i = 0; i < MANY; i++)
       assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
-    for (uint64_t n = 1; n <= t->nsent; n++)
+    uint64_t last = t->nsent - 1; /* the one of the last comes later */
+    for (uint64_t n = 1; n <= last; n++)
       sim_answer(s->sim, far, ANS_DONE, n, NULL, 0);
     if (dies) { /* what is left is heard before its end is believed */
       sim_step(s->sim);
@@ -938,16 +939,16 @@ static void test_many_answers_are_spread_over_turns(void **state) {
       sim_end_process(s->sim, t->pid, SIGKILL);
       sim_step(s->sim);
     } else {
-      for (; t->ndone < t->nsent && turns < 10; turns++) {
+      for (; t->ndone < last && turns < 10; turns++) {
         uint64_t before = t->ndone;
         sim_step(s->sim);
         assert_true(t->ndone - before <= A_TURN);
       }
-      assert_int_equal(turns, (int)(t->nsent / A_TURN + 1));
+      assert_int_equal(turns, (int)(last / A_TURN + 1));
     }
-    assert_int_equal(t->ndone, t->nsent);
-    if (!dies) { /* and it is read on when all that is worked off */
-      assert_int_equal(mf_eval(t, "x", 1, 0, NULL, NULL), 0);
+    assert_int_equal(t->ndone, last);
+    if (!dies) { /* and it is read on when all that is worked off, though nothing is sent
+                  */
       sim_answer(s->sim, far, ANS_DONE, t->nsent, NULL, 0);
       sim_run(s->sim);
       assert_int_equal(t->ndone, t->nsent);
