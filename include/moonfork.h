@@ -435,6 +435,14 @@ MF_API int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
  * whose workers end too early fails alone, and on_error is told; the pool fails with the
  * last one. Later additions wait for those before; a reload replaces all templates. */
 MF_API int mf_pool_add(mf_pool *, mf_process *p, mf_pool_cb, void *data);
+/* The worker with the most answers is forked between two calls, and its copy takes the
+ * place of the template that it came from: later workers share what it has built. The
+ * worker goes on. A first worker of the copy is on trial; where that, or the fork, fails,
+ * the callback gets why and all stays as it was. A promoted template that dies is started
+ * again as the original was. MF_EFORK_FAILED: there is no worker, or it can't be forked
+ * (doc/rpc.md). MF_EUNSUPPORTED: the pool is asynchronous. MF_ECLOSED: as mf_pool_reload.
+ */
+MF_API int mf_pool_promote(mf_pool *, mf_pool_cb, void *data);
 /* Takes no more calls, lets those it has finish, and tells when the last worker has
  * ended. After timeout_ms (MF_NO_TIMEOUT: after grace_ms without an answer) what is left
  * is killed: error TIMEOUT. MF_ECLOSED: that was asked for already, or it is closed. */
@@ -486,6 +494,7 @@ typedef struct mf_pool_info {
       queue_time;         /* from the call until a worker starts it, or it is given up */
   mf_pool_times run_time; /* from there to the answer, or to the worker's death */
   unsigned templates;     /* that have not failed */
+  uint64_t promotions;
 } mf_pool_info;
 MF_API int mf_pool_stats(const mf_pool *, mf_pool_info *);
 /* The pids of the workers, at most n; gives how many there are. */

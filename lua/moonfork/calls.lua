@@ -465,6 +465,22 @@ function pool_methods.add(self, process, done)
   return give_template(self, "add", core.pool_add, process, done)
 end
 
+function pool_methods.promote(self, done)
+  is_pool(self, "promote")
+  done = check.callback(1, "promote", done)
+  reactor.check()
+  local request
+  return do_or_wait(done, function(finished)
+    local function promoted(e) return finished(e, not e or nil) end
+    if self.closed or not self.raw then return told_later(promoted, nil, reason(self)) end
+    local err
+    request, err = core.pool_promote(self.raw, promoted)
+    told_later(promoted, request, err)
+  end, function()
+    if self.raw and request then core.pool_cancel_reload(self.raw, request) end
+  end)
+end
+
 function pool_methods.resize(self, max)
   is_pool(self, "resize")
   check.type(1, "resize", max, "number")

@@ -245,6 +245,7 @@ function process:memory(callback) end
 ---@field templates integer
 ---@field template_starts integer
 ---@field reloads integer
+---@field promotions integer
 ---@field memory integer
 ---@field p50 number
 ---@field p99 number
@@ -260,6 +261,7 @@ function process:memory(callback) end
 ---@field drain fun(self, timeout?: number, callback?: moonfork.drain_callback): true?, any, moonfork.drain_report?
 ---@field reload fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
 ---@field add fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
+---@field promote fun(self, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
 ---@field resize fun(self, max: integer): true?, moonfork.error?
 ---@field map fun(self, items: any[]|fun(): any, options?: moonfork.map_options): fun(): integer?, moonfork.error?, ...
 ---@field close fun(self)

@@ -109,7 +109,10 @@ static struct service *check_pool(lua_State *L) {
 static int pool_result_push(lua_State *L, int rc) {
   const char *text = rc == MF_ECLOSED  ? "the pool is closed"
                      : rc == MF_ESTATE ? "the process was given to the pool already"
-                                       : NULL;
+                     : rc == MF_EUNSUPPORTED
+                         ? "an asynchronous worker can't be promoted: the loop that it "
+                           "turns can't be forked"
+                         : NULL;
   if (!text)
     return bind_result_push(L, rc);
   lua_pushnil(L);
@@ -155,6 +158,17 @@ static int l_pool_reload(lua_State *L) { /* pool_reload: as take_template */
 
 static int l_pool_add(lua_State *L) { /* pool_add: the same */
   return take_template(L, mf_pool_add);
+}
+
+static int l_pool_promote(lua_State *L) { /* pool_promote(raw, f): as take_template */
+  struct service *s = check_pool(L);
+  struct completion *c = completion_new(L, s->reactor, &completion_call, 2);
+  int rc = c ? mf_pool_promote(s->pool, on_pool_done, c) : -ENOMEM;
+  if (rc < 0)
+    return started(L, s, c, rc);
+  reactor_touch(s->reactor);
+  lua_pushlightuserdata(L, c);
+  return 1;
 }
 
 static int l_pool_cancel_reload(lua_State *L) { /* pool_cancel_reload(raw, request) */
@@ -233,7 +247,8 @@ static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, err
   COUNT(queued), COUNT(running), COUNT(calls), COUNT(done), COUNT(failed);
   COUNT(refused), COUNT(timeouts), COUNT(cancelled), COUNT(retried), COUNT(late);
   COUNT(started), COUNT(deaths), COUNT(recycled), COUNT(retired), COUNT(killed);
-  COUNT(templates), COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
+  COUNT(templates), COUNT(template_starts), COUNT(reloads), COUNT(promotions);
+  COUNT(events), COUNT(memory);
 #undef COUNT
   set_seconds(L, "p50", st.p50_us);
   set_seconds(L, "p99", st.p99_us);
@@ -263,13 +278,10 @@ static int l_pool_pids(lua_State *L) { /* pool_pids(raw) -> list */
 }
 
 const luaL_Reg bind_pool_functions[] = {
-    {"pool_new", l_pool_new},
-    {"pool_drain", l_pool_drain},
-    {"pool_reload", l_pool_reload},
-    {"pool_cancel_reload", l_pool_cancel_reload},
-    {"pool_add", l_pool_add},
-    {"pool_resize", l_pool_resize},
-    {"pool_stats", l_pool_stats},
-    {"pool_pids", l_pool_pids},
-    {NULL, NULL},
+    {"pool_new", l_pool_new},       {"pool_drain", l_pool_drain},
+    {"pool_reload", l_pool_reload}, {"pool_cancel_reload", l_pool_cancel_reload},
+    {"pool_add", l_pool_add},       {"pool_promote", l_pool_promote},
+
+    {"pool_resize", l_pool_resize}, {"pool_stats", l_pool_stats},
+    {"pool_pids", l_pool_pids},     {NULL, NULL},
 };

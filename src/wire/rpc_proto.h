@@ -25,7 +25,7 @@
 #include "wire/proto.h"
 
 #define RPC_MAGIC 0x3152464du /* "MFR1" */
-#define RPC_VERSION 2
+#define RPC_VERSION 3
 #define RPC_FUNCTION "moonfork.rpc:serve"
 
 /* Parent to clone. */
@@ -36,7 +36,10 @@ enum rpc_request_type {
   RPC_END = 130,     /* no call follows. No id, no body, no handles */
   RPC_CHUNK = 131,   /* as CALL, of a synchronous function that is called once for each
                         item. body: a chunk (below). One handle, the chunk's record, or none */
-  RPC_REQUEST_LAST = RPC_CHUNK
+  RPC_FORK = 132,    /* of a synchronous clone: fork, between two calls, a copy that serves
+                        commands. id: the new process's. body: options of a FORK (proto.h), at
+                        most 256 bytes. Handles: those of a FORK, then the owner's leash */
+  RPC_REQUEST_LAST = RPC_FORK
 };
 
 /* Clone to parent. */
@@ -54,7 +57,9 @@ enum rpc_answer_type {
   RPC_USAGE = 168,   /* body: u64 bytes of private memory */
   RPC_BYE = 169,     /* answer to END: every call is answered, all is written. Nothing
                         follows */
-  RPC_ANSWER_LAST = RPC_BYE
+  RPC_FORKED = 170,      /* id: the FORK's. The copy is there. No body */
+  RPC_FORK_FAILED = 171, /* id: the FORK's. failure (proto.h) */
+  RPC_ANSWER_LAST = RPC_FORK_FAILED
 };
 
 /* rpc failure: u8 enum failure_code, u8 1: the function was not entered (else 0), u16 0,
@@ -92,13 +97,15 @@ enum {
  *  INIT            HANDLES EVENT RETIRE USAGE                  READY -> SERVING
  *                                                              FAILED -> GONE
  *  SERVING         RESULT ERROR (of calls it has and has not   BYE (after END, no call
- *                  answered) HANDLES EVENT RETIRE USAGE        unanswered) -> GONE
+ *                  answered, FORKED FORK_FAILED of forks)      unanswered) -> GONE
+ *                  HANDLES EVENT RETIRE USAGE
  *  GONE            nothing; closes the socket and exits        end of file
  *  between HANDLES and its RESULT or EVENT only further HANDLES; HANDLES and nfds > 0
  *  only where RPC_TAKES_HANDLES was set
  *
  *  parent's state  may send
- *  OPEN            GRANT CALL CHUNK (also before HELLO has come)     END -> ENDED
+ *  OPEN            GRANT CALL CHUNK (also before HELLO has come),    END -> ENDED
+ *                  FORK where RPC_FORKS was set
  *  ENDED           nothing; it goes on reading                 closes at the end of file
  *  between GRANT and its CALL or CHUNK only further GRANT
  *
@@ -145,7 +152,8 @@ enum rpc_flags {
   RPC_TAKES_HANDLES = 2, /* the parent accepts handles in results and events */
   RPC_STRICT = 4,        /* see above; never with RPC_ASYNC */
   RPC_MEASURED = 8,      /* send USAGE: after an answer, not more often than given */
-  RPC_STRICT_CLASSES = 16 /* objects of classes that are not registered are refused */
+  RPC_STRICT_CLASSES = 16, /* objects of classes that are not registered are refused */
+  RPC_FORKS = 32 /* FORK may come: the arguments of init are remembered; not with RPC_ASYNC */
 };
 
 /* clang-format on */

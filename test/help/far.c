@@ -215,7 +215,7 @@ static void fork_node(struct far *f, struct far_node *n, const struct frame *c,
   size_t left;
   if (f->fork_failures) {
     f->fork_failures--;
-    say_failure(f, n, ANS_FORK_FAILED, c->id);
+    say_failure(f, n, n->kind == FAR_WORKER ? RPC_FORK_FAILED : ANS_FORK_FAILED, c->id);
     sim_hang_up(f->sim, fds[0]);
     return;
   }
@@ -280,9 +280,21 @@ static void execute(struct far *f, struct far_node *n, const struct frame *c,
   n->executed++;
 }
 
-static void hear(struct far_node *n, const struct frame *c) {
+/* A copy of a worker; where forks fail, it says so. */
+static void promote(struct far *f, struct far_node *n, const struct frame *c,
+                    const int *fds) {
+  int before = f->n;
+  fork_node(f, n, c, fds);
+  if (f->n > before)
+    far_say(f, n, RPC_FORKED, c->id, NULL, 0);
+}
+
+static void hear(struct far *f, struct far_node *n, const struct frame *c,
+                 const int *fds) {
   if (c->type == RPC_END)
     n->ended = 1;
+  if (c->type == RPC_FORK)
+    promote(f, n, c, fds);
   if (c->type != RPC_CALL || !c->id)
     return;
   assert(n->ncalls < FAR_CALLS);
@@ -302,7 +314,7 @@ static void say_bye(struct far *f, struct far_node *n) {
 }
 
 int far_read(struct far *f, struct far_node *n) {
-  int did = 0, used = 0;
+  int did = 0;
   if (n->fd < 0 || f->deaf)
     return 0;
   if (f->sim->fd[f->sim->fd[n->fd].peer].closed && !buf_size(&f->sim->fd[n->fd].rx)) {
@@ -316,6 +328,7 @@ int far_read(struct far *f, struct far_node *n) {
     int worker = n->kind == FAR_WORKER;
     struct frame c;
     unsigned char *copy;
+    int fds[FRAME_FDS_MAX];
     if (!next_frame(&p, &left, worker ? RPC_CALL : CMD_SETUP,
                     worker ? RPC_REQUEST_LAST : CMD_LAST, &c))
       break;
@@ -324,17 +337,14 @@ int far_read(struct far *f, struct far_node *n) {
     c.body = copy;
     did = 1;
     buf_consume(&s->rx, had - left);
+    memcpy(fds, s->fds, sizeof fds[0] * c.nfds); /* received, whatever becomes of n */
+    s->nfds -= c.nfds;
+    memmove(s->fds, s->fds + c.nfds, sizeof fds[0] * (size_t)s->nfds);
     if (worker)
-      hear(n, &c);
+      hear(f, n, &c, fds);
     else
-      execute(f, n, &c, s->fds + used);
-    used += c.nfds;
+      execute(f, n, &c, fds);
     free(copy);
-  }
-  if (n->fd >= 0 && used) {
-    struct sim_fd *s = &f->sim->fd[n->fd];
-    memmove(s->fds, s->fds + used, sizeof s->fds[0] * (size_t)(s->nfds - used));
-    s->nfds -= used;
   }
   if (did && n->kind == FAR_TEMPLATE)
     far_say(f, n, ANS_DONE, n->executed, NULL, 0);

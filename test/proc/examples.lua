@@ -28,6 +28,8 @@ test("pass_process", {}, { "who%? asked of a process", "where%? asked of a proce
 test("shared_values", {}, { "^be do question\ten\nbe do question day\ten\n$" })
 test("classes", {}, { "^the worker says: 16%.50 EUR\nand one more makes 20%.00 EUR\n",
   "amounts of different currencies can't be added\n$" })
+test("warm_pool", {}, { "the longest has 278 steps\n", "a worker has started: promote\n",
+  "a new worker took next to no time\n", "drained: 0 calls dropped, 0 workers killed\n$" })
 test("wordcount", {}, { "%d+ words, %d+ different", "%d+ the\n" })
 test("prefork_server", {}, { "20 connections, answered by %d+ of %d+ processes" })
 test("drain_server", {}, { "two clients of 127%.0%.0%.1:%d+ were served",

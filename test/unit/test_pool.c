@@ -855,6 +855,135 @@ static void test_an_addition_to_a_failed_pool(void **state) {
   assert_int_equal(call[1].code, 0);
 }
 
+/* The copy of the worker that has answered most is the template of the next ones; the
+ * worker goes on. */
+static void test_promotion(void **state) {
+  struct far_node *best, *copy;
+  options.max = options.idle = 2;
+  begin();
+  for (int i = 0; i < 4; i++)
+    ask("x", 0);
+  far_run(far);
+  best = far_worker(far, 1);
+  far_result(far, best, 0, "ok");
+  far_run(far);
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  assert_int_equal(reloads, 0);
+  far_run(far);
+  assert_int_equal(reloads, 1);
+  assert_int_equal(reload_code, 0);
+  assert_int_equal(stats().promotions, 1);
+  assert_int_equal(stats().templates, 1);
+  assert_int_equal(stats().workers, 2);
+  copy = template_node(0); /* the only one: the old template has ended */
+  assert_null(template_node(1));
+  assert_ptr_equal(far->node[copy->parent], best);
+  answer_all();
+  answer_all();
+  for (int i = 0; i < 4; i++)
+    assert_int_equal(call[i].code, 0);
+  far_die(far, far_worker(far, 0), SIGSEGV);
+  far_advance(far, 1000);
+  assert_int_equal(workers_of(copy), 1);
+}
+
+/* It is started again as the original was: its commands are known, its warmth is not. */
+static void test_a_promoted_template_that_dies(void **state) {
+  options.max = options.idle = 1;
+  begin();
+  ask("x", 0);
+  far_run(far);
+  answer_all();
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reload_code, 0);
+  far_die(far, template_node(0), SIGKILL);
+  far_run(far);
+  far_die(far, far_worker(far, 0), SIGKILL);
+  far_advance(far, 1000);
+  assert_int_equal(stats().template_starts, 1);
+  assert_int_equal(template_node(0)->parent, -1);
+  assert_int_equal(workers_of(template_node(0)), 1);
+}
+
+static void test_promotions_that_fail_change_nothing(void **state) {
+  struct far_node *template, *worker;
+  begin();
+  template = template_node(0);
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 1);
+  assert_int_equal(reload_code, MF_EFORK_FAILED); /* no worker */
+  ask("a", 0);
+  far_run(far);
+  worker = far_worker(far, 0);
+  far->fork_failures = 1;
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 2);
+  assert_int_equal(reload_code, MF_EFORK_FAILED);
+  far->deaf = 1; /* it dies before it gets to it */
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  far_run(far);
+  far_die(far, worker, SIGKILL);
+  far->deaf = 0;
+  for (int i = 0; i < 10; i++)
+    far_advance(far, 500);
+  assert_int_equal(reloads, 3);
+  assert_true(reload_code < 0);
+  assert_int_equal(stats().promotions, 0);
+  assert_ptr_equal(template_node(0), template);
+  ask("b", 0);
+  far_run(far);
+  assert_int_equal(workers_of(template), 1);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+}
+
+static void test_promotion_and_the_end(void **state) {
+  options.idle = 1;
+  begin();
+  far->deaf = 1;
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(mf_pool_drain(pool, 1000, on_drained, NULL), 0);
+  far_run(far);
+  assert_int_equal(reloads, 2);
+  assert_int_equal(reload_code, MF_ECANCELLED);
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), MF_ECLOSED);
+  far->deaf = 0;
+  far_advance(far, 100);
+  assert_int_equal(drained, 1);
+  assert_int_equal(drain_code, 0);
+}
+
+/* With several templates the copy takes the place of its own. */
+static void test_promotion_with_two_templates(void **state) {
+  struct far_node *first, *second, *worker = NULL;
+  options.max = options.idle = 2;
+  begin();
+  assert_int_equal(mf_pool_add(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  first = template_node(0);
+  second = template_node(1);
+  for (int i = 0; i < 2; i++)
+    ask("x", 0);
+  far_run(far);
+  for (int i = 0; i < 2; i++)
+    if (far->node[far_worker(far, i)->parent] == second)
+      worker = far_worker(far, i);
+  far_result(far, worker, 0, "ok");
+  far_run(far);
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  far_run(far);
+  assert_int_equal(reload_code, 0);
+  assert_int_equal(stats().templates, 2);
+  assert_int_equal(first->kind, FAR_TEMPLATE);
+  assert_int_equal(second->kind, FAR_DEAD);
+  answer_all();
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       STORY(test_workers_come_one_by_one),
@@ -891,6 +1020,11 @@ int main(void) {
       STORY(test_one_of_two_templates_dies),
       STORY(test_one_of_two_templates_fails),
       STORY(test_an_addition_to_a_failed_pool),
+      STORY(test_promotion),
+      STORY(test_a_promoted_template_that_dies),
+      STORY(test_promotions_that_fail_change_nothing),
+      STORY(test_promotion_and_the_end),
+      STORY(test_promotion_with_two_templates),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

@@ -221,6 +221,14 @@ static void reload(struct world *w) {
   int r;
   if (w->far->n > FAR_NODES / 2)
     return;
+  if (rnd(w, 3) == 0) {
+    if (rnd(w, 5) == 0)
+      w->far->fork_failures++;
+    r = mf_pool_promote(w->pool, on_reloaded, w);
+    CHECK(r == 0 || r == MF_ECLOSED || (r == MF_EUNSUPPORTED && w->rpc.async));
+    w->reloads += !r;
+    return;
+  }
   if (rnd(w, 5) == 0)
     w->far->broken_loads++;
   t = make_template(w);
@@ -243,7 +251,7 @@ static void user_step(struct world *w) {
       mf_pool_cancel(w->pool, w->call[rnd(w, (uint32_t)w->ncalls)].id);
     break;
   case 2:
-    if (rnd(w, 4) == 0)
+    if (rnd(w, 2) == 0)
       reload(w);
     break;
   case 3:
@@ -373,6 +381,7 @@ static void count(struct world *w) {
   seen.retired += s.retired;
   seen.killed += s.killed;
   seen.reloads += s.reloads;
+  seen.promotions += s.promotions;
   seen.template_starts += s.template_starts;
   seen.workers += s.state == MF_POOL_FAILED;
 }
@@ -381,13 +390,21 @@ static void tell_seen(void) {
   static const struct {
     const char *name;
     const uint64_t *n;
-  } rows[] = {{"calls", &seen.calls},       {"done", &seen.done},
-              {"timeouts", &seen.timeouts}, {"cancelled", &seen.cancelled},
-              {"retried", &seen.retried},   {"refused", &seen.refused},
-              {"late", &seen.late},         {"started", &seen.started},
-              {"deaths", &seen.deaths},     {"recycled", &seen.recycled},
-              {"retired", &seen.retired},   {"killed", &seen.killed},
-              {"reloads", &seen.reloads},   {"template starts", &seen.template_starts}};
+  } rows[] = {{"calls", &seen.calls},
+              {"done", &seen.done},
+              {"timeouts", &seen.timeouts},
+              {"cancelled", &seen.cancelled},
+              {"retried", &seen.retried},
+              {"refused", &seen.refused},
+              {"late", &seen.late},
+              {"started", &seen.started},
+              {"deaths", &seen.deaths},
+              {"recycled", &seen.recycled},
+              {"retired", &seen.retired},
+              {"killed", &seen.killed},
+              {"reloads", &seen.reloads},
+              {"promotions", &seen.promotions},
+              {"template starts", &seen.template_starts}};
   for (size_t i = 0; i < COUNT(rows); i++)
     printf("# %s: %llu\n", rows[i].name, (unsigned long long)*rows[i].n);
   printf("# failed pools: %u\n", seen.workers);

@@ -89,6 +89,11 @@ void policy_fail_source(struct policy *p, unsigned source) {
   update_failed(p);
 }
 
+void policy_renew_source(struct policy *p, unsigned source) {
+  restarts_renew(&p->sources[source].restarts);
+  update_failed(p);
+}
+
 int policy_source_has_failed(const struct policy *p, unsigned source) {
   return p->sources[source].restarts.failed;
 }

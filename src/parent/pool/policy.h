@@ -85,6 +85,8 @@ int policy_add_source(struct policy *p);
 void policy_drop_source(struct policy *p, unsigned source);
 /* No worker of it any more until it is dropped. */
 void policy_fail_source(struct policy *p, unsigned source);
+/* Its deaths are forgotten. */
+void policy_renew_source(struct policy *p, unsigned source);
 int policy_source_has_failed(const struct policy *p, unsigned source);
 /* What to do next while so many calls wait. */
 struct policy_action policy_next(struct policy *p, uint64_t now_ms, size_t nqueued);

@@ -91,7 +91,7 @@ struct work {          /* one call */
 };
 _Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
 
-enum reload_kind { RELOAD_ALL, RELOAD_ADD };
+enum reload_kind { RELOAD_ALL, RELOAD_ADD, RELOAD_PROMOTE };
 
 struct mf_pool {
   struct dump_entry dump_entry;
@@ -126,6 +126,7 @@ struct mf_pool {
   struct {                /* or an addition: a template's first worker is on trial */
     enum reload_kind kind;
     mf_process *process;
+    struct pool_template *instead; /* a promoted worker's: its place in the pool */
     struct worker *worker;
     mf_pool_cb cb;
     void *data;

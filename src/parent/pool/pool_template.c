@@ -52,6 +52,13 @@ void pool_template_use(struct pool_template *t, mf_process *p) {
   use_process(t, p);
 }
 
+void pool_template_exchange(struct pool_template *t, mf_process *p) {
+  policy_renew_source(&t->pool->policy, t->source);
+  t->told = 0;
+  mf_close(leave_process(t), NULL, NULL);
+  use_process(t, p);
+}
+
 static void template_free(struct pool_template *t) {
   journal_drop(&t->journal);
   list_remove(&t->link);

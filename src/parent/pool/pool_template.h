@@ -8,6 +8,8 @@
 int pool_template_new(struct mf_pool *pool, struct pool_template **ret);
 /* Takes p. */
 void pool_template_use(struct pool_template *t, mf_process *p);
+/* Another process in its place, which is started again as the former one. Takes p. */
+void pool_template_exchange(struct pool_template *t, mf_process *p);
 /* It is a former one from now on: closed, and its workers are nobody's. */
 void pool_template_drop(struct pool_template *t);
 int pool_has_template(const struct mf_pool *pool, const mf_process *p);

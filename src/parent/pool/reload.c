@@ -1,14 +1,16 @@
-/* The pool gets another template, or one more: a first worker of it, on trial, has to get
- * ready; then the old workers go, or not. */
+/* The pool gets another template, or one more, or one of its workers' making: a first
+ * worker of it, on trial, has to get ready; then the old workers go, or not. */
 #include "parent/pool/reload.h"
 
 #include "parent/pool/pool_template.h"
 #include "parent/pool/pool_worker.h"
 #include "parent/private.h"
+#include "parent/rpc/rpc_fork.h"
 #include <stdlib.h>
 #include <string.h>
 
 #define REPLACED "a later reload has taken the place of this one"
+#define POOL_ENDS "the pool is ending"
 
 static void reload_over(struct mf_pool *pool, int code, const char *message) {
   if (code)
@@ -52,15 +54,27 @@ static void make_room(struct mf_pool *pool, unsigned source) {
   pool_dismiss(pool->by_slot[slot]);
 }
 
-/* The trial has come out well: its template is the pool's. */
+/* The template of the trial, which has come out well; NULL: no memory. */
+static struct pool_template *place_template(struct mf_pool *pool) {
+  struct pool_template *t = pool->reload.instead;
+  if (t) {
+    pool_template_exchange(t, pool->reload.process);
+    pool->stats.promotions++;
+    return t;
+  }
+  if (pool_template_new(pool, &t) < 0)
+    return NULL;
+  pool_template_use(t, pool->reload.process);
+  return t;
+}
+
 static void keep_template(struct mf_pool *pool) {
   struct worker *trial = pool->reload.worker;
-  struct pool_template *t;
-  if (pool_template_new(pool, &t) < 0) {
+  struct pool_template *t = place_template(pool);
+  if (!t) {
     reload_over(pool, MF_ENOMEM, NULL);
     return;
   }
-  pool_template_use(t, pool->reload.process);
   pool->reload.process = NULL;
   t->good = 1;
   trial->template = t;
@@ -80,10 +94,43 @@ static void keep_template(struct mf_pool *pool) {
   }
 }
 
+/* ---- promotion ---- */
+
+/* The one with the most answers, the least busy of several. */
+static struct worker *pick_best(const struct mf_pool *pool) {
+  struct worker *best = NULL;
+  list_each(it, &pool->workers) {
+    struct worker *w = list_entry(it, struct worker, link);
+    if (!w->ready || w->leaving || w->killed || !w->template)
+      continue;
+    if (!best || w->nanswers > best->nanswers ||
+        (w->nanswers == best->nanswers && w->ncalls < best->ncalls))
+      best = w;
+  }
+  return best;
+}
+
+/* Its copy is asked for: *ret is to be a template like that which it came from. */
+static int promote(struct mf_pool *pool, mf_process **ret) {
+  struct worker *w = pick_best(pool);
+  int r;
+  if (!w) {
+    reload_over(pool, MF_EFORK_FAILED, "the pool has no worker that could be promoted");
+    return 0;
+  }
+  r = rpc_fork(w->rpc, ret);
+  if (!r)
+    pool->reload.instead = w->template;
+  return r;
+}
+
+/* ---- one after the other ---- */
+
 static void begin_reload(struct mf_pool *pool, enum reload_kind kind, mf_process *p,
                          mf_pool_cb cb, void *data) {
   if (pool->reload.worker)
     pool->reload.worker->trial = 1;
+  pool->reload.instead = NULL;
   pool->reload.kind = kind;
   pool->reload.process = p;
   pool->reload.cb = cb;
@@ -91,8 +138,32 @@ static void begin_reload(struct mf_pool *pool, enum reload_kind kind, mf_process
 }
 
 static int start_trial(struct mf_pool *pool, enum reload_kind kind, mf_process *p) {
-  return pool_worker_new(pool, p, kind == RELOAD_ADD ? "add" : "reload",
-                         &pool->reload.worker);
+  static const char *const why[] = {
+      [RELOAD_ALL] = "reload", [RELOAD_ADD] = "add", [RELOAD_PROMOTE] = "promote"};
+  return pool_worker_new(pool, p, why[kind], &pool->reload.worker);
+}
+
+static void begin(struct mf_pool *pool, const struct reload_request *q) {
+  mf_process *p = q->process;
+  int r = 0;
+  begin_reload(pool, q->kind, p, q->cb, q->data);
+  if (q->over) {
+    reload_over(pool, MF_ECANCELLED, q->over);
+    return;
+  }
+  if (pool->ending) {
+    reload_over(pool, MF_ECANCELLED, POOL_ENDS);
+    return;
+  }
+  if (q->kind == RELOAD_PROMOTE)
+    r = promote(pool, &p);
+  pool->reload.process = p;
+  if (!r && p)
+    r = start_trial(pool, q->kind, p);
+  if (pool->reload.worker)
+    pool->reload.worker->trial = 1;
+  if (r)
+    reload_over(pool, r, NULL);
 }
 
 static int awaits_reload_of_all(const struct mf_pool *pool) {
@@ -106,22 +177,13 @@ static int awaits_reload_of_all(const struct mf_pool *pool) {
 /* The earliest that waits. A later reload takes its place. */
 void pool_begin_next_reload(struct mf_pool *pool) {
   struct reload_request *q;
-  int r;
   if (pool->reload.process || pool->reload.done || list_empty(&pool->reload.next))
     return;
   q = list_entry(pool->reload.next.next, struct reload_request, link);
   list_remove(&q->link);
   if (awaits_reload_of_all(pool))
     q->over = REPLACED;
-  if (q->over) {
-    begin_reload(pool, q->kind, q->process, q->cb, q->data);
-    reload_over(pool, MF_ECANCELLED, q->over);
-  } else {
-    r = pool->ending ? 0 : start_trial(pool, q->kind, q->process);
-    begin_reload(pool, q->kind, q->process, q->cb, q->data);
-    if (r)
-      reload_over(pool, r, NULL);
-  }
+  begin(pool, q);
   free(q);
   pool_schedule(pool);
 }
@@ -134,7 +196,7 @@ void pool_go_on_with_reload(struct mf_pool *pool) {
   mf_error e;
   if (p && !pool->reload.done) {
     if (pool->ending)
-      reload_over(pool, MF_ECANCELLED, "the pool is ending");
+      reload_over(pool, MF_ECANCELLED, POOL_ENDS);
     else if (f.code)
       reload_over(pool, 0, NULL);
     else if (w && w->ready)
@@ -244,6 +306,21 @@ int mf_pool_reload(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
 
 int mf_pool_add(mf_pool *pool, mf_process *p, mf_pool_cb cb, void *data) {
   return ask(pool, RELOAD_ADD, p, cb, data);
+}
+
+int mf_pool_promote(mf_pool *pool, mf_pool_cb cb, void *data) {
+  int r = pool_check(pool);
+  if (!r && pool->ending)
+    r = MF_ECLOSED;
+  if (!r && pool->rpc_options.async)
+    r = MF_EUNSUPPORTED;
+  if (!r)
+    r = queue_reload(pool, RELOAD_PROMOTE, NULL, cb, data);
+  if (r)
+    return r;
+  pool_schedule(pool);
+  pool_update_busy(pool);
+  return 0;
 }
 
 void mf_pool_cancel_reload(mf_pool *pool, const void *data) {

@@ -44,6 +44,13 @@ void restarts_death(struct restarts *r, int early, uint64_t now_ms) {
     r->failed = 1;
 }
 
+void restarts_renew(struct restarts *r) {
+  r->failed = 0;
+  r->nearly = 0;
+  r->deaths_in_a_row = 0;
+  r->not_before_ms = 0;
+}
+
 void restarts_answer(struct restarts *r) {
   uint64_t first = r->last_death_ms + r->config.backoff_min_ms;
   if (!r->deaths_in_a_row)

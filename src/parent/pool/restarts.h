@@ -26,6 +26,8 @@ int restarts_init(struct restarts *r, const struct restarts_config *c); /* 0, -E
 void restarts_deinit(struct restarts *r);
 /* early: it counts towards failing. */
 void restarts_death(struct restarts *r, int early, uint64_t now_ms);
+/* As if nothing had died. */
+void restarts_renew(struct restarts *r);
 /* Some worker works: what has died without an answer was no sign of trouble for all. Who
  * waits to be replaced waits as the first would. */
 void restarts_answer(struct restarts *r);

@@ -86,20 +86,20 @@ static int put_slot(struct mf_process *p, struct mf_process *source, struct buf 
 /* A slot where the clone can be our child; and its own word where the slot is not enough:
  * we don't know yet whether that works there, or this host reaps what comes. near_fd: our
  * end of its socket. */
-static int place_birth(struct mf_process *p, struct mf_process *source, struct hold *hold,
-                       int near_fd, struct fdset *fds) {
+static int place_birth(struct mf_process *p, struct mf_process *source,
+                       struct buf *options, int near_fd, struct fdset *fds) {
   struct backend *s = p->context->backend;
-  int r = may_have_siblings(source) ? put_slot(p, source, &hold->options, fds) : -ENOSYS;
+  int r = may_have_siblings(source) ? put_slot(p, source, options, fds) : -ENOSYS;
   if (r < 0 && r != -ENOSYS)
     return r;
   if (r == 0 && source->proven && !s->ops->is_careless(s))
     return 0;
   p->takes_word = channel_ask_writer(&p->chan, s, near_fd) < 0;
   p->expects_hello = 1;
-  r = buf_put_u8(&hold->options, OPT_INTRODUCE);
+  r = buf_put_u8(options, OPT_INTRODUCE);
   if (!r)
-    r = buf_put_u32(&hold->options, 1);
-  return r ? r : buf_put_u8(&hold->options, 1);
+    r = buf_put_u32(options, 1);
+  return r ? r : buf_put_u8(options, 1);
 }
 
 /* Writes the fork that p has been held back with. */
@@ -146,7 +146,7 @@ void process_unhold(struct mf_process *p) {
   }
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
-  r = place_birth(p, source, hold, pair[0], &fds);
+  r = place_birth(p, source, &hold->options, pair[0], &fds);
   for (i = 0; i < hold->fds.n; i++)
     fdset_push(&fds, fdset_steal(&hold->fds, i));
   if (!r && buf_size(&hold->commands)) {
@@ -190,6 +190,62 @@ void process_unhold(struct mf_process *p) {
 
 void process_on_write(struct task *t) {
   process_unhold(list_entry(t, struct mf_process, write));
+}
+
+int process_fork_running(struct mf_process *p, struct mf_process **ret, struct buf *body,
+                         struct fdset *fds) {
+  struct backend *b = p->context->backend;
+  struct mf_process *q;
+  int pair[2], r = b->ops->pair(b, pair);
+  if (r < 0)
+    return r;
+  fdset_push(fds, pair[1]);
+  q = process_new(p->context, FORKING);
+  r = q ? place_birth(q, p, body, pair[0], fds) : -ENOMEM;
+  if (!r)
+    r = process_connect(q, pair[0]);
+  else
+    b->ops->close(b, &pair[0]);
+  if (r < 0) {
+    fdset_close(fds);
+    if (q)
+      process_abandon(q);
+    return r == -ENOMEM ? MF_ENOMEM : r;
+  }
+  process_set_source(q, p);
+  q->fork_number = ++p->nsent;
+  q->was_asked = 1;
+  list_push(&p->asked, &q->ask_link);
+  process_update(q);
+  *ret = q;
+  return 0;
+}
+
+/* The process that p forked under that number, and that it has not told of yet. */
+static struct mf_process *asked_of(struct mf_process *p, uint64_t id) {
+  list_each(it, &p->asked) {
+    struct mf_process *q = list_entry(it, struct mf_process, ask_link);
+    if (q->id == id)
+      return q;
+  }
+  return NULL;
+}
+
+void process_forked_running(struct mf_process *p, uint64_t id) {
+  struct mf_process *q = asked_of(p, id);
+  if (q)
+    process_advance(p, q->fork_number);
+}
+
+void process_fork_denied(struct mf_process *p, uint64_t id, const void *body,
+                         size_t length) {
+  struct frame f = {
+      .type = ANS_FORK_FAILED, .id = id, .body = body, .length = (uint32_t)length};
+  struct mf_process *q = asked_of(p, id);
+  if (!q)
+    return;
+  list_remove(&q->ask_link);
+  process_event(q, &(struct event){EV_FORK_FAILED, .frame = &f});
 }
 
 void process_unhold_child(struct mf_process *p) {

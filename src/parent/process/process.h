@@ -260,6 +260,15 @@ void process_abandon(struct mf_process *p);
 void process_end_unstarted(struct mf_process *p);
 /* A process that can never be: fails it and ends it, exit unknown. */
 void process_never_starts(struct mf_process *p);
+/* A fork of p, which runs a function and is asked for it there. *ret is the new process's
+ * record; body and fds (taken by whoever sends it) are those of a FORK. 0 or a code, and
+ * fds are closed. */
+int process_fork_running(struct mf_process *p, struct mf_process **ret, struct buf *body,
+                         struct fdset *fds);
+/* What p says of it: it is executed; or why not, a failure of proto.h. */
+void process_forked_running(struct mf_process *p, uint64_t id);
+void process_fork_denied(struct mf_process *p, uint64_t id, const void *body,
+                         size_t length);
 void process_unhold(struct mf_process *p);              /* writes the held fork */
 void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
 void process_update(struct mf_process *p);              /* busy or not */

@@ -166,6 +166,14 @@ static void take_usage(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
     rpc->owner->on_usage(rpc->owner_data, rpc->stats.usage);
 }
 
+static void take_forked(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  process_forked_running(rpc->process, id);
+}
+
+static void take_fork_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
+  process_fork_denied(rpc->process, id, m->data, m->length);
+}
+
 static void take_bye(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   if (!rpc->end_put || !list_empty(&rpc->flying)) {
     rpc_broken(rpc, "goodbye while calls are pending or before the end was requested");
@@ -193,6 +201,8 @@ static const struct kind {
     [RPC_RETIRE - RPC_HELLO] = {IN(INIT) | IN(SERVING), take_retire},
     [RPC_USAGE - RPC_HELLO] = {IN(INIT) | IN(SERVING), take_usage},
     [RPC_BYE - RPC_HELLO] = {IN(SERVING), take_bye},
+    [RPC_FORKED - RPC_HELLO] = {IN(SERVING), take_forked},
+    [RPC_FORK_FAILED - RPC_HELLO] = {IN(SERVING), take_fork_failed},
 #undef IN
 };
 
@@ -202,6 +212,8 @@ static const unsigned char rules[RPC_ANSWER_LAST - RPC_HELLO + 1] = {
     [RPC_ERROR - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS,
     [RPC_EVENT - RPC_HELLO] = MESSAGE_PARTS | MESSAGE_HANDLES,
     [RPC_HANDLES - RPC_HELLO] = MESSAGE_HANDLES | MESSAGE_AHEAD,
+    [RPC_FORKED - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_EMPTY,
+    [RPC_FORK_FAILED - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS,
 };
 
 static const char *refuse(void *owner, unsigned type) {

@@ -240,13 +240,13 @@ static void on_process_closed(mf_process *p, void *data) {
 
 /* The server's last argument; rpc_proto.h has its layout. */
 static int put_parameters(struct buf *b, const char *function, const mf_rpc_options *o,
-                          unsigned usage_ms) {
+                          unsigned usage_ms, int forks) {
   const char *init = o->init ? o->init : "";
   const char *serialiser = o->serialiser ? o->serialiser : "raw";
-  unsigned flags = (o->async ? RPC_ASYNC : 0) | (o->handles ? RPC_TAKES_HANDLES : 0) |
-                   (o->strict && !o->async ? RPC_STRICT : 0) |
-                   (usage_ms ? RPC_MEASURED : 0) |
-                   (o->strict_classes ? RPC_STRICT_CLASSES : 0);
+  unsigned flags =
+      (o->async ? RPC_ASYNC : 0) | (o->handles ? RPC_TAKES_HANDLES : 0) |
+      (o->strict && !o->async ? RPC_STRICT : 0) | (usage_ms ? RPC_MEASURED : 0) |
+      (o->strict_classes ? RPC_STRICT_CLASSES : 0) | (forks && !o->async ? RPC_FORKS : 0);
   int r = buf_put_u32(b, RPC_MAGIC);
   if (!r)
     r = buf_put_u16(b, RPC_VERSION);
@@ -268,7 +268,7 @@ static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *fu
   struct buf b;
   int r;
   buf_init(&b, PROTO_PAYLOAD_MAX);
-  r = put_parameters(&b, function, o, usage_ms);
+  r = put_parameters(&b, function, o, usage_ms, rpc->owner != NULL);
   r = r == -E2BIG ? MF_ELIMIT
       : r         ? MF_ENOMEM
                   : mf_send_arg(p, buf_peek(&b), buf_size(&b));

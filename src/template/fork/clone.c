@@ -108,8 +108,8 @@ static int refuse(struct server *s, const struct command *c) {
   return 0;
 }
 
-static int refuse_with(struct server *s, const struct command *c, int code, int error,
-                       const char *what) {
+/* s->failure says so. -1. */
+static int deny(struct server *s, int code, int error, const char *what) {
   char text[256];
   int n = snprintf(text, sizeof text, "%s: %s", what, strerror(error));
   failure_clear(&s->failure);
@@ -117,7 +117,7 @@ static int refuse_with(struct server *s, const struct command *c, int code, int 
   s->failure.phase = PHASE_FORK;
   s->failure.error = error;
   failure_set_message(&s->failure, text, (size_t)n);
-  return refuse(s, c);
+  return -1;
 }
 
 /* Hooks don't unseal: a hook that runs at every fork would make every fork a collection.
@@ -190,49 +190,60 @@ static pid_t make_clone(struct server *s, const struct options *o, int *ret_sibl
   return fork_child();
 }
 
-static int take_step(struct server *s, struct command *c, const struct options *o) {
-  int births = fdset_steal(c->fds, 1), words = fdset_steal(c->fds, 2);
+static int take_step(struct server *s, struct fdset *fds, const struct options *o) {
+  int births = fdset_steal(fds, 1), words = fdset_steal(fds, 2);
   int r = slots_map(&s->slots, o->step_first, o->step_count, births, words);
   fd_close(&births);
   fd_close(&words);
   return r;
 }
 
-int cmd_fork(struct server *s, struct command *c) {
-  struct options o;
-  int sibling;
-  if (c->lost_fds)
-    return refuse_with(s, c, FAILURE_LIMIT, EMFILE,
-                       "the template has no room for the descriptors");
-  if (options_parse(&o, c->body, c->length, 1) < 0 ||
-      c->fds->n != options_first_stdio(&o) + o.nstdio_fds + o.ncommand_fds)
-    return server_malformed(s, "malformed fork command");
-  if (o.has_step) {
-    int r = take_step(s, c, &o);
-    if (r < 0)
-      return refuse_with(s, c, FAILURE_NOMEM, -r, "memory for the news of clones");
-  }
+int clone_parse_fork(struct options *o, const struct command *c) {
+  return options_parse(o, c->body, c->length, 1) == 0 &&
+         c->fds->n == options_first_stdio(o) + o->nstdio_fds + o->ncommand_fds;
+}
+
+int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
+               int *ret_sibling) {
+  int r = o->has_step ? take_step(s, fds, o) : 0;
+  if (r < 0)
+    return deny(s, FAILURE_NOMEM, -r, "memory for the news of clones");
   if (run_before_fork(s) < 0)
-    return refuse(s, c);
+    return -1;
   if (clone_prepare_fork(s) < 0)
-    return refuse_with(s, c, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
+    return deny(s, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
   if (clone_audit(s, 0) < 0)
-    return refuse(s, c);
-  struct slot *slot = slots_at(&s->slots, o.slot);
+    return -1;
+  struct slot *slot = slots_at(&s->slots, o->slot);
   if (slot)
     slot->lua_live = server_lua_live(s);
   signals_before_fork();
-  pid_t pid = make_clone(s, &o, &sibling);
+  pid_t pid = make_clone(s, o, ret_sibling);
   int error = errno;
   if (pid == 0)
-    return be_born(s, &o, c->fds, sibling);
+    return be_born(s, o, fds, *ret_sibling);
   signals_after_fork();
   if (pid < 0)
-    return refuse_with(s, c, FAILURE_FORK, error, "fork");
+    return deny(s, FAILURE_FORK, error, "fork");
   s->nforks++;
-  if (sibling && o.has_run)
-    connection_tell_nothing(&s->conn);
   return 0;
+}
+
+int cmd_fork(struct server *s, struct command *c) {
+  struct options o;
+  int sibling, r;
+  if (c->lost_fds) {
+    deny(s, FAILURE_LIMIT, EMFILE, "the template has no room for the descriptors");
+    return refuse(s, c);
+  }
+  if (!clone_parse_fork(&o, c))
+    return server_malformed(s, "malformed fork command");
+  r = clone_fork(s, &o, c->fds, &sibling);
+  if (r < 0)
+    return refuse(s, c);
+  if (r == 0 && sibling && o.has_run)
+    connection_tell_nothing(&s->conn);
+  return r;
 }
 
 /* ---- options ---- */
@@ -424,7 +435,7 @@ void clone_born(struct server *s) {
     server_answer_hello(s);
     connection_flush(&s->conn);
   }
-  if (script_reseed(s) < 0)
+  if ((s->birth.settle && s->birth.settle(s) < 0) || script_reseed(s) < 0)
     server_fail(s);
   else if (clone_apply_options(s, &s->birth.options, &stdio) == 0) /* 5. */
     run_on_fork(s);                                                /* 7. */

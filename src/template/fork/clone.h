@@ -6,6 +6,12 @@
 
 /* The handler of FORK: as those of serve/commands.h. */
 int cmd_fork(struct server *s, struct command *c);
+/* Whether c is a whole FORK; its options. */
+int clone_parse_fork(struct options *o, const struct command *c);
+/* Forks as they say. 0: a clone was made; SERVED_BORN: this process is it; -1: refused,
+ * s->failure says why. Steals descriptors. */
+int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
+               int *ret_sibling);
 /* In the new process, out of the server loop: all steps up to the inner commands, which
  * wait in s->birth. */
 void clone_born(struct server *s);

@@ -126,6 +126,12 @@ void on_term_enter(lua_State *L) {
     term_install(note);
 }
 
+void on_term_leave(void) {
+  entered = 0;
+  running = armed = NULL;
+  term_remove();
+}
+
 int on_term_set(lua_State *L) {
   lua_settop(L, 1);
   if (lua_isnil(L, 1)) {

@@ -11,6 +11,8 @@ void on_term_running(lua_State *L);
 /* Before the function of `run`: from here on the signal is caught, where somebody asked.
  */
 void on_term_enter(lua_State *L);
+/* In a copy of the function's process that does not run it. */
+void on_term_leave(void);
 /* Between two waits: calls the function if the signal has come. May raise what it raises.
  */
 void on_term_safe_point(lua_State *L);

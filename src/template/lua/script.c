@@ -338,6 +338,28 @@ int script_prepare(struct server *s) {
   return script_protect(s, l_prepare, s, 0, FAILURE_NOMEM, PHASE_START);
 }
 
+static int l_new_thread(lua_State *L) {
+  lua_State **ret = lua_touserdata(L, 1);
+  *ret = lua_newthread(L);
+  lua_pushvalue(L, -1);
+  lua_rawset(L, LUA_REGISTRYINDEX); /* anchored for ever: it never ends */
+  return 0;
+}
+
+int script_leave_frames(struct server *s) {
+  lua_State *own = NULL;
+  if (script_protect(s, l_new_thread, &own, 0, FAILURE_NOMEM, PHASE_START) < 0)
+    return -1;
+  lua_sethook(own, NULL, 0, 0);
+  s->L = own;
+  return 0;
+}
+
+int script_serve_again(struct server *s) {
+  clone_fork_refused = why_no_raw_fork;
+  return script_leave_frames(s);
+}
+
 /* ---- require and eval ---- */
 
 static int l_require(lua_State *L) {

@@ -15,6 +15,11 @@ int script_protect(struct server *s, lua_CFunction step, void *job, int nresults
 int script_open(struct server *s, const struct options *o);
 /* Prepares s->L, new or given: random numbers, os.exit, the modules of a clone. */
 int script_prepare(struct server *s);
+/* From now on s->L is a coroutine of our own above the frames that are there: these stay
+ * as they are, unreached. */
+int script_leave_frames(struct server *s);
+/* The same in a copy of a running function, which serves. */
+int script_serve_again(struct server *s);
 int script_require(struct server *s, const char *name, size_t n);
 /* The chunk is called as the first line of the code says ("-- =NAME"), else by eval's
  * name. */

@@ -197,7 +197,7 @@ static int take_calls(struct rpc_server *s, lua_State *L, int readable, int hand
       run_call(s, L, &call, handler);
     } else if (got == RPC_REQUEST_END) {
       s->ended = 1;
-    } else if (got < 0) {
+    } else if (got < 0 || got == RPC_REQUEST_FORK) {
       leave(1);
     } else if (!readable || reads++ == READS_MAX) {
       return 0;

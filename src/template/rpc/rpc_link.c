@@ -48,6 +48,7 @@ static const unsigned char rules[RPC_REQUEST_LAST - RPC_CALL + 1] = {
     [RPC_GRANT - RPC_CALL] = MESSAGE_HANDLES | MESSAGE_AHEAD,
     [RPC_END - RPC_CALL] = MESSAGE_EMPTY,
     [RPC_CHUNK - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_HANDLES,
+    [RPC_FORK - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_HANDLES,
 };
 
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
@@ -88,7 +89,13 @@ int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
                            .gather = m.stored ? g : NULL};
   if (m.stored)
     l->last_need = g->lead + g->length + 1;
-  return RPC_REQUEST_CALL;
+  return m.type == RPC_FORK ? RPC_REQUEST_FORK : RPC_REQUEST_CALL;
+}
+
+void rpc_link_drop(struct rpc_link *l) {
+  message_deinit(&l->in);
+  outbox_deinit(&l->out);
+  gather_deinit(&l->gather);
 }
 
 static void wait_for(int fd, short events) {

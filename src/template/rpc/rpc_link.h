@@ -27,7 +27,11 @@ struct rpc_link {
 
 enum { LINK_KEEP = 4 << 20 }; /* bytes of storage that stay for the next long message */
 
-enum rpc_request { RPC_REQUEST_CALL = 0, /* 1 is MF_AGAIN */ RPC_REQUEST_END = 2 };
+enum rpc_request {
+  RPC_REQUEST_CALL = 0, /* 1 is MF_AGAIN */
+  RPC_REQUEST_END = 2,
+  RPC_REQUEST_FORK = 3
+};
 
 struct rpc_call {
   uint64_t id;
@@ -43,13 +47,17 @@ struct rpc_call {
 /* lead: as gather's. heap: for whoever takes the mappings of bodies, or NULL. */
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
                    struct heap *heap);
-/* RPC_REQUEST_CALL: *ret is it; RPC_REQUEST_END; MF_AGAIN: receive first; or a
- * negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's descriptors.
+/* RPC_REQUEST_CALL, RPC_REQUEST_FORK: *ret is it; RPC_REQUEST_END; MF_AGAIN: receive
+ * first; or a negated errno: -EPROTO, -ENOMEM. Closes what is left of the last request's
+ * descriptors.
  */
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret);
 /* Bytes (>0), 0 at the end, -EAGAIN (never when it may block), -EINTR: SIGTERM was noted
  * while it waited (os/term.h), or a negated errno. */
 ssize_t rpc_link_receive(struct rpc_link *l, int block);
+/* In a copy of the process that is no server: forgets all, closes what came, but not fd.
+ */
+void rpc_link_drop(struct rpc_link *l);
 /* Queues an answer whose body stays where it is until rpc_link_send has returned 0; for
  * links that wait, so it has gone when this returns. 0 or -ENOMEM. */
 int rpc_link_put_ref(struct rpc_link *l, unsigned type, uint64_t id, const void *body,

@@ -5,6 +5,7 @@
 #include "template/lua/script.h"
 #include "template/modules.h"
 #include "template/rpc/rpc_async.h"
+#include "template/rpc/rpc_fork.h"
 #include "template/rpc/rpc_server.h"
 #include "template/rpc/rpc_sync.h"
 #include "template/server/server.h"
@@ -161,6 +162,8 @@ static int l_serve(lua_State *L) {
   lua_pushlightuserdata(L, &start);
   for (int i = 0; i < nargs; i++)
     lua_pushvalue(L, 2 + i);
+  if (s->flags & RPC_FORKS)
+    rpc_fork_remember(L, 2, nargs);
   failure_clear(&s->failure);
   int status = lua_pcall(L, nargs + 1, 0, held + 1);
   server_end_copy(server_self());

@@ -9,6 +9,7 @@
 #include "os/proc.h"
 #include "template/lua/on_term.h"
 #include "template/rpc/rpc_chunk.h"
+#include "template/rpc/rpc_fork.h"
 #include "template/server/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
@@ -107,7 +108,9 @@ int rpc_sync_serve(struct rpc_server *s, lua_State *L) {
       began = proc_now_ns();
       continue;
     }
-    if (call.chunk)
+    if (got == RPC_REQUEST_FORK)
+      rpc_fork_run(s, L, &call);
+    else if (call.chunk)
       rpc_chunk_run(s, L, &call, handler);
     else
       run_call(s, L, &call, handler);

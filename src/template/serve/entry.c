@@ -42,27 +42,11 @@ static void take_over_allocator(struct server *s, lua_State *L) {
   lua_setallocf(L, heap_alloc, s->heap);
 }
 
-static int new_thread(lua_State *L) {
-  lua_State **ret = lua_touserdata(L, 1);
-  *ret = lua_newthread(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, ret); /* anchored for ever: it never ends */
-  return 0;
-}
-
-/* A coroutine of our own above the caller's frames: these stay as they are, unreached. */
 static void settle_on(struct server *s, lua_State *L) {
-  static lua_State *own;
   lua_sethook(L, NULL, 0, 0);
   take_over_allocator(s, L);
   s->L = L;
-  if (lua_checkstack(L, 4)) {
-    lua_pushcfunction(L, new_thread);
-    lua_pushlightuserdata(L, &own);
-    if (lua_pcall(L, 1, 0, 0) == LUA_OK)
-      s->L = own;
-  }
-  lua_sethook(s->L, NULL, 0, 0);
-  if (s->L != L && script_prepare(s) == 0)
+  if (script_leave_frames(s) == 0 && script_prepare(s) == 0)
     return;
   fprintf(stderr, "moonfork: not enough memory for a template\n");
   _exit(1);
@@ -70,9 +54,10 @@ static void settle_on(struct server *s, lua_State *L) {
 
 /* ---- the loop of lives ---- */
 
-static _Noreturn __attribute__((noinline)) void live(struct server *s) {
-  for (;;) {
-    int r = serve(s);
+static _Noreturn __attribute__((noinline)) void live(struct server *s, int r) {
+  for (;; r = 0) {
+    if (r == 0)
+      r = serve(s);
     while (r == SERVED_BORN) {
       clone_born(s);
       r = serve_inner(s);
@@ -83,12 +68,12 @@ static _Noreturn __attribute__((noinline)) void live(struct server *s) {
 }
 
 /* A birth needs some 3 KiB of stack: they begin at the top of a page. */
-static _Noreturn void live_at_a_page(struct server *s) {
+static _Noreturn void live_at_a_page(struct server *s, int r) {
   enum { PAGE = 4096 };
   volatile char *room =
       __builtin_alloca(((uintptr_t)__builtin_frame_address(0) & (PAGE - 1)) + 64);
   *room = 0;
-  live(s);
+  live(s, r);
 }
 
 static void close_rest(const struct template_entry *e) {
@@ -133,7 +118,11 @@ void template_enter(const struct template_entry *e) {
   report_start(server_report);
   if (e->L)
     settle_on(s, e->L);
-  live_at_a_page(s);
+  live_at_a_page(s, 0);
+}
+
+void entry_born(struct server *s) {
+  live_at_a_page(s, SERVED_BORN);
 }
 
 /* ---- programs ---- */

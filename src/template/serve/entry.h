@@ -21,4 +21,8 @@ int template_options_load(const mf_template_options *from, mf_template_options *
  * given it serves on a coroutine above the caller's frames and never returns below them.
  */
 _Noreturn void template_enter(const struct template_entry *e);
+
+struct server;
+/* A clone that was forked out of a function (fork/promote.h): it is born, and serves. */
+_Noreturn void entry_born(struct server *s);
 #endif

@@ -80,7 +80,9 @@ struct server {
   int being_born;  /* executing the inner commands of a FORK */
   struct {         /* a clone between fork() and clone_born */
     struct options options;
-    int sibling; /* a child of the template's parent */
+    int sibling;                     /* a child of the template's parent */
+    int (*settle)(struct server *s); /* a copy of a running function: what it does before
+                                        anything else in Lua (fork/promote.h); or NULL */
     struct slot *slot;
     char *slot_text;
     struct fdset fds; /* long, and seldom more than its beginning is written */

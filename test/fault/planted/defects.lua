@@ -20,7 +20,7 @@ return {
     tests = {"unit/test_rpc"}},
   {name = "clone: the reseed comes after the on_fork hooks", file = "src/template/fork/clone.c",
     find = [[
-  if (script_reseed(s) < 0)
+  if ((s->birth.settle && s->birth.settle(s) < 0) || script_reseed(s) < 0)
     server_fail(s);
   else if (clone_apply_options(s, &s->birth.options, &stdio) == 0) /* 5. */
     run_on_fork(s);                                                /* 7. */
@@ -111,8 +111,8 @@ return {
     find = "      done += (size_t)n;", replace = "      done = sizeof header;",
     tests = {"unit/test_template", "proc/rpc_more.lua", "fault/f_start.lua", "fault/f_death.lua"}},
   {name = "script: the reason of a refused fork is lost", file = "src/template/fork/clone.c",
-    find = "  if (run_before_fork(s) < 0)\n    return refuse(s, c);",
-    replace = "  if (run_before_fork(s) < 0)\n    return refuse_with(s, c, FAILURE_FORK, 0, \"refused\");",
+    find = "  if (run_before_fork(s) < 0)\n    return -1;",
+    replace = "  if (run_before_fork(s) < 0)\n    return deny(s, FAILURE_FORK, 0, \"refused\");",
     tests = {"proc/clone_lib.lua"}},
 
   -- ---- wire ----
