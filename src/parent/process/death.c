@@ -139,6 +139,8 @@ void process_decide(struct mf_process *p, int overdue) {
   if (p->state == DEAD || p->state == HELD)
     return;
   process_learn(p);
+  if (p->state == DEAD) /* its number told so much that it was decided at once */
+    return;
   l = (struct life){.kernel = process_ask_kernel(p),
                     .source = ask_source(p),
                     .hung_up = p->eof,

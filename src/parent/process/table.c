@@ -17,14 +17,79 @@
  *   any               -> DEAD (process_die; process_abandon and process_park: of the
  * record)
  *
- * What holds between two events: HELD has its fork command (`hold`) and no socket;
- * RUNNING and GIVEN have no socket of ours any more; DEAD has neither socket, command,
- * source nor deadline. Every event goes through one table, in which every cell is filled:
- * `rules`. A cell's name there is that of its function without cell_. Runs in the parent.
- */
+ * What holds between two events is the list `invariants` below: tests and debug builds
+ * look after every event. Every event goes through one table, in which every cell is
+ * filled: `rules`. A cell's name there is that of its function without cell_. Runs in the
+ * parent. */
 #include "parent/process/cells.h"
 
-#include "parent/process/process.h"
+#include "parent/process/internal.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+#ifdef MOONFORK_DEBUG
+/* clang-format off */
+enum {
+  S_HELD = 1 << HELD, S_FORKING = 1 << FORKING, S_SERVING = 1 << SERVING,
+  S_STARTING = 1 << STARTING, S_GIVING = 1 << GIVING, S_RUNNING = 1 << RUNNING,
+  S_GIVEN = 1 << GIVEN, S_FAILED = 1 << FAILED, S_ENDING = 1 << ENDING, S_DEAD = 1 << DEAD,
+  S_ALL = (1 << STATE_COUNT) - 1
+};
+
+/* In these states, this. The states that are not in a mask are those that are left out of it. */
+const char *process_broken_invariant(const struct mf_process *p) {
+#define HOLDS(states, condition)                                                                \
+  if (((states) >> p->state & 1) && !(condition))                                               \
+    return #condition;
+  /* the fork command: under construction in HELD, and nowhere else */
+  HOLDS(S_HELD,                            p->hold)
+  HOLDS(S_ALL & ~S_HELD,                   !p->hold)
+  HOLDS(S_HELD,                            !p->was_asked && !p->forked && p->pid <= 0)
+  HOLDS(S_SERVING | S_RUNNING | S_GIVEN | S_DEAD, p->forked)
+  /* the socket: ours until the user has it, or nobody */
+  HOLDS(S_HELD | S_RUNNING | S_GIVEN | S_DEAD, p->chan.fd < 0)
+  HOLDS(S_SERVING | S_STARTING | S_GIVING, p->chan.fd >= 0 || p->eof)
+  HOLDS(S_FAILED,                          p->refuses || p->eof)
+  /* what was asked for: decided once, at the latest by the end */
+  HOLDS(S_HELD | S_FORKING | S_SERVING,    p->finish.kind == FINISH_NONE)
+  HOLDS(S_STARTING,                        p->finish.kind == FINISH_RUN)
+  HOLDS(S_GIVING,                          p->finish.kind == FINISH_TO_FD)
+  HOLDS(S_STARTING | S_GIVING,             !p->error || p->pending & PENDING_FINISH)
+  HOLDS(S_ALL & ~(S_RUNNING | S_GIVEN | S_DEAD), p->finish.fd < 0)
+  HOLDS(S_DEAD | S_FAILED,                 p->finish.kind == FINISH_NONE || p->pending & PENDING_FINISH)
+  HOLDS(S_ALL,                             p->ndone <= p->nsent && p->nwork <= p->nsent)
+  HOLDS(S_ALL,                             !p->pending || task_waits(&p->notify))
+  /* deadlines */
+  HOLDS(S_GIVING | S_RUNNING | S_GIVEN | S_DEAD, deadline_at(&p->limit) == UINT64_MAX)
+  HOLDS(S_DEAD,                            deadline_at(&p->response_timeout) == UINT64_MAX)
+  HOLDS(S_DEAD,                            deadline_at(&p->retry) == UINT64_MAX)
+  /* relations to others */
+  HOLDS(S_ALL,                             (p->source == NULL) == list_empty(&p->fork_link))
+  HOLDS(S_ALL,                             list_empty(&p->ask_link) || (p->source && p->was_asked))
+  HOLDS(S_DEAD,                            !p->source && !p->internal)
+  HOLDS(S_DEAD,                            !p->held_child || p->held_child->posts)
+  HOLDS(S_ALL & ~S_SERVING,                list_empty(&p->spares) || p->state == FORKING)
+  HOLDS(S_ALL,                             (p->posts == 0) == list_empty(&p->post_link))
+  /* the process itself */
+  HOLDS(S_DEAD,                            p->pidfd < 0 && !p->close_waits)
+  HOLDS(S_ALL,                             !p->child || p->ours || p->pid <= 0)
+#undef HOLDS
+  return NULL;
+}
+/* clang-format on */
+
+static void check(const struct mf_process *p, const struct event *e) {
+  const char *broken = process_broken_invariant(p);
+  if (!broken)
+    return;
+  fprintf(stderr, "moonfork: process %llu after the event %s: %s without %s\n",
+          (unsigned long long)p->id, event_names[e->kind], state_names[p->state], broken);
+  abort();
+}
+#else
+static void check(const struct mf_process *p, const struct event *e) {
+}
+#endif
 
 const char *const state_names[STATE_COUNT] = {"HELD",   "FORKING", "SERVING", "STARTING",
                                               "GIVING", "RUNNING", "GIVEN",   "FAILED",
@@ -80,6 +145,7 @@ int process_event(struct mf_process *p, const struct event *e) {
   do
     r = rules[e->kind][p->state](p, e);
   while (r == CELL_AGAIN);
+  check(p, e);
   process_update(p);
   process_release(p);
   return r;
