@@ -103,6 +103,23 @@ story.test("a fork that is closed before it exists does not wait for its templat
   gone_within(t, pid, GRACE)
 end)
 
+-- It was looked for after the two seconds only, and the loop waited for that.
+story.test("a fork that is closed before it exists is reaped soon after its birth", function(t)
+  local p = fork.new()
+  local pid = trouble.kinds.stopped(t, p)
+  local c, outcome = p:fork(), nil
+  c:run("print", function(err) outcome = err end)
+  fork.step(0)
+  c:close()
+  t.within(5, function() return outcome end)
+  t.error(outcome, "CANCELLED")
+  kit.kill(pid, 18)
+  local t0 = kit.now()
+  fork.loop()
+  t.ok(kit.now() - t0 < GRACE / 2, kit.now() - t0)
+  p:close()
+end)
+
 story.test("running clones of a closed template in trouble are not touched", {deadline = 30},
 function(t)
   local p = fork.new():eval "function f(socket) socket:read 'l' end"

@@ -245,6 +245,7 @@ static void hang_up(struct mf_process *p) {
   process_enter(p, ENDING);
   process_lose_source(p);
   process_set_response_timeout(p, CLOSE_GRACE_MS);
+  process_poll_child(p); /* it may have been born already */
 }
 
 int cell_close(struct mf_process *p, const struct event *e) {

@@ -34,8 +34,9 @@ struct failure *failure_decode(const struct mf_process *p, const struct frame *f
 /* pid.c */
 /* What the kernel knows of it now. */
 enum life_kernel process_ask_kernel(struct mf_process *p);
-/* A child that no pidfd watches is asked for now and then, and one that has ended but is
- * traced: its tracer has it first. */
+/* A child that no pidfd watches is asked for now and then, one that has ended but is
+ * traced (its tracer has it first), and one that was hung up on before it was born: no
+ * socket tells of its birth. */
 int process_is_polled(const struct mf_process *p);
 /* Without a pidfd the number is true only while it is ours to reap. */
 int process_kill(struct mf_process *p, int signum);

@@ -72,11 +72,15 @@ enum life_kernel process_ask_kernel(struct mf_process *p) {
   return LIFE_KERNEL_STATUS;
 }
 
-/* A child that no pidfd watches is asked for now and then, and one that has ended but is
- * traced: its tracer has it first. */
+/* A child that no pidfd watches is asked for now and then, one that has ended but is
+ * traced (its tracer has it first), and one that was hung up on before it was born: no
+ * socket tells of its birth. */
 int process_is_polled(const struct mf_process *p) {
-  return p->child && (p->pidfd < 0 || p->gone) && p->pid > 0 && p->state != DEAD &&
-         !p->attended;
+  if (p->state == DEAD)
+    return 0;
+  if (p->pid <= 0)
+    return p->hung_up && p->births;
+  return p->child && (p->pidfd < 0 || p->gone) && !p->attended;
 }
 
 /* Without a pidfd the number is true only while it is ours to reap. */
