@@ -1193,14 +1193,6 @@ static void nudge(void) {
     uv_run(loop, UV_RUN_ONCE);
 }
 
-/* Everything is closed. A template that lies can leave the host any number of dead
- * children that the library was never told of (it forks for the host, who is their
- * parent, and says nothing): only living ones count there. */
-static void reap_what_nobody_knows(void) {
-  while (program && waitpid(-1, NULL, WNOHANG) > 0)
-    continue;
-}
-
 static void check_childless(void) {
   double last = round_now() + 5 * slowness;
   siginfo_t info;
@@ -1211,8 +1203,6 @@ static void check_childless(void) {
     usleep(5000);
     if (info.si_pid)
       nudge();
-    if (round_now() > last - 4 * slowness)
-      reap_what_nobody_knows();
   }
   char command[100];
   snprintf(command, sizeof command, "ps -o pid,stat,wchan:20,time,args --ppid %ld >&2",

@@ -1059,6 +1059,51 @@ static void test_a_closed_child_that_runs_is_reaped_while_others_are_open(void *
   }
 }
 
+/* Dead children stayed for as long as the program ran: a template that lies had forked
+ * twice for one command, or said that it had not forked. Both numbers stood in the slot.
+ */
+static void test_births_that_a_template_lies_about_are_reaped(void **state) {
+  (void)state;
+  enum { TWICE, DENIED, LIES };
+  for (int lie = 0; lie < LIES; lie++) {
+    struct story *s = story_new();
+    static struct frame f;
+    int far, fds[SIM_QUEUE];
+    mf_process *t = make_template(s, &far), *q;
+    mf_process *known = make_running(s, t, far, 501);
+    assert_int_equal(mf_fork(t, &q), 0);
+    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    sim_run(s->sim);
+    do
+      assert_true(sim_command(s->sim, far, &f, fds));
+    while (f.type != CMD_FORK);
+    if (lie == TWICE) {
+      assert_int_equal(sim_fork(s->sim, far, &f, fds, 502), 1);
+      sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 502, NULL, 0);
+      sim_run(s->sim);
+      assert_int_equal(mf_pid(q), 502);
+    } else {
+      sim_answer(s->sim, far, ANS_FORK_FAILED, f.id, NULL, 0);
+      sim_run(s->sim);
+      assert_int_equal(q->state, DEAD);
+    }
+    assert_int_equal(sim_fork(s->sim, far, &f, fds, 503), 1);
+    s->sim->children[504] = 1; /* the program's own, which nobody may touch */
+    for (int pid = 501; pid <= 504; pid++)
+      sim_end_process(s->sim, pid, 0);
+    sim_run(s->sim);
+    mf_close(q, NULL, NULL);
+    mf_close(known, NULL, NULL);
+    sim_run(s->sim);
+    for (int pid = 501; pid <= 503; pid++)
+      assert_int_equal(s->sim->children[pid], 0);
+    assert_int_equal(s->sim->children[504], 1);
+    s->sim->children[504] = 0;
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 /* Fewer spares were kept than had been asked for, without a word. */
 static void test_more_spares_at_least_than_at_most_are_misuse(void **state) {
   (void)state;
@@ -1417,6 +1462,7 @@ int main(void) {
       cmocka_unit_test(test_a_closed_template_that_hangs_is_killed),
       cmocka_unit_test(test_a_closed_template_that_no_signal_ends_is_given_up),
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
+      cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),
       cmocka_unit_test(test_more_spares_at_least_than_at_most_are_misuse),
       cmocka_unit_test(test_a_missing_pointer_is_misuse),
       cmocka_unit_test(test_a_variable_without_a_name_is_misuse),

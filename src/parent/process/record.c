@@ -88,16 +88,19 @@ static void leave_child(struct mf_process *p) {
   p->child = 0;
 }
 
-/* A slot whose process may still be born is looked after by the context. */
+/* A slot whose process may still be born is looked after by the context, as is a birth
+ * that nobody knows of: its process is our child all the same. */
 static void leave_slot(struct mf_process *p) {
   struct births *b = p->births;
   p->births = NULL;
   if (!b)
     return;
-  if (p->pid > 0 || p->fork_refused || p->state == HELD) {
+  int pid = births_pid(b, p->slot);
+  int is_known = p->pid > 0 || p->fork_refused || p->state == HELD;
+  if (is_known && (pid <= 0 || pid == p->pid)) {
     births_put(b, p->slot);
     births_drop(&b);
-  } else {
+  } else { /* a lying template has forked twice, or although it says that it has not */
     children_unborn(&registry_of(p->context)->children, b, p->slot);
   }
 }
