@@ -535,6 +535,20 @@ MF_API int mf_fork_early(mf_serve_fn serve, void *data);
  * written. */
 MF_API int mf_dump(struct uv_loop_s *loop, FILE *out);
 
+/* Writes what happens from now on, on all loops of the process, to that file: a timeline
+ * in the trace-event format that Perfetto and chrome://tracing read (doc/trace.md). The
+ * file is whole JSON at every moment, also when the program is killed. %p in the path
+ * stands for the number of the process, %% for %. NULL ends the trace; so does the end of
+ * the program, and another path. Without a call the environment variable MOONFORK_TRACE
+ * may name the file; it is looked at when the library makes its first process. 0,
+ * MF_EINVAL, MF_ENOMEM or a negated errno: -EINVAL where it is no regular file,
+ * -EWOULDBLOCK where another program writes its trace there. Then all is as it was. May
+ * be called on any thread. */
+MF_API int mf_trace(const char *path);
+/* Why the last trace ended by itself (the disk is full), or did not begin as the
+ * environment wanted: a negated errno. 0: it did not. */
+MF_API int mf_trace_error(void);
+
 /* ---- texts ---- */
 MF_API const char *mf_strerror(int code);
 MF_API const char *mf_errname(int code);

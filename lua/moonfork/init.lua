@@ -94,6 +94,14 @@ function fork.dump()
   return core.dump()
 end
 
+-- A timeline of what happens from now on, in a file for Perfetto; nil ends it. true; or nil, err.
+function fork.trace(path)
+  reactor.check()
+  if path ~= nil then check.name(1, "trace", path) end
+  if path == "" then check.fail(1, "trace", "the path is empty") end
+  return core.trace(path)
+end
+
 -- Usable processors.
 function fork.ncpu()
   return core.ncpu()

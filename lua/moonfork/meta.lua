@@ -305,6 +305,7 @@ function process:memory(callback) end
 ---@field signal fun(name: string|integer, callback?: fun(name: string)): true?, moonfork.error?
 ---@field ncpu fun(): integer
 ---@field dump fun(): string
+---@field trace fun(path?: string): true?, moonfork.error?
 local fork = {}
 
 return fork

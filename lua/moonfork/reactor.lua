@@ -99,6 +99,8 @@ local function tell(kind, target, err, ...)
     reactor.on_exit(target, ...)
   elseif kind == "error" then
     reactor.on_failure(target, err)
+  elseif kind == "trace" then
+    if handler or not target then report(err) end
   elseif kind then
     reactor.on_service(kind, target, err, ...)
   end

@@ -46,6 +46,7 @@ extern const luaL_Reg bind_process_functions[], bind_object_functions[],
     bind_reactor_functions[], bind_guest_functions[], bind_watch_functions[],
     bind_copy_functions[], bind_system_functions[], bind_service_functions[],
     bind_call_functions[], bind_rpc_functions[], bind_pool_functions[],
-    bind_timer_functions[], bind_signal_functions[], bind_set_functions[];
+    bind_timer_functions[], bind_signal_functions[], bind_set_functions[],
+    bind_trace_functions[];
 
 #endif

@@ -4,6 +4,7 @@
 #include "bind/lua_reactor.h"
 
 #include "bind/completion.h"
+#include "bind/lua_trace.h"
 #include "bind/reply.h"
 #include "codec/classes.h"
 #include "os/fdwait.h"
@@ -50,6 +51,8 @@ static int l_turn(lua_State *L) { /* turn() -> number */
     if (!reply_is_full(r))
       reactor_turn(r);
     reply_read_on(L, r);
+    if (mf_trace_failed())
+      trace_tell(r);
     list_each(it, &r->done) n++;
   }
   lua_pushinteger(L, n);

@@ -7,6 +7,7 @@
 #include "parent/process/process.h"
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
+#include "parent/trace/trace.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -37,6 +38,7 @@ static int open_context(const mf_options *from, mf_options *o, struct context **
   int r = options_load(from, o);
   if (r)
     return r;
+  trace_from_environment();
   r = registry_get(o->loop, ret);
   return result(r ? r : context_start(*ret));
 }
@@ -587,6 +589,7 @@ int mf_has_deadline(struct uv_loop_s *loop) {
 
 int mf_context_keep(struct uv_loop_s *loop) {
   struct context *ctx;
+  trace_from_environment();
   int r = registry_get(loop, &ctx);
   if (!r)
     r = context_start(ctx);

@@ -81,6 +81,18 @@ int mf_flush(struct uv_loop_s *loop);
 /* 0 where a loop of libuv can be made, else a negated errno. uv_loop_init itself aborts
  * in the first loop of a process where too few descriptors are free. */
 int mf_check_loop_room(void);
+/* A trace that ended by itself, or could not begin as the environment wanted it. */
+struct trace_failure {
+  int code;
+  char *path; /* to be freed; NULL: no memory */
+  int wanted; /* by the environment, and not by the program */
+};
+/* Whether there is one that nobody was told of: cheap. mf_trace_take_failure gives it,
+ * and 1, to the first that asks. */
+int mf_trace_failed(void);
+int mf_trace_take_failure(struct trace_failure *ret);
+/* The processes of the loop have their rows in the trace that has begun. */
+void mf_trace_loop(struct uv_loop_s *loop);
 /* Keeps the context on the loop though no process is open, until mf_context_close: for a
  * loop that is the binding's own. Forgotten processes that have ended are then reaped
  * whenever the loop turns. 0 or a negative code. */

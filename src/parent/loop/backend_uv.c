@@ -4,6 +4,7 @@
  * since libuv lets go of them only in a close callback. Runs in the parent. */
 #include "parent/loop/backend.h"
 #include "parent/loop/spawner.h"
+#include "parent/trace/trace.h"
 
 #include "base/result.h"
 #include "os/drop.h"
@@ -150,6 +151,7 @@ static int op_watch(struct backend *s, struct watch *w, int fd, unsigned events)
 static void on_timer(uv_timer_t *handle) {
   struct fixed *f = handle->data;
   f->backend->backend.on_timer(f->backend->backend.owner);
+  trace_rest();
 }
 
 static void op_timer(struct backend *s, uint64_t at_ms) {
@@ -171,6 +173,7 @@ static void on_idle(uv_idle_t *handle) {
   f->backend->turning = 0;
   uv_idle_stop(handle);
   f->backend->backend.on_turn(f->backend->backend.owner);
+  trace_rest();
 }
 
 static void op_turn(struct backend *s, int on) {

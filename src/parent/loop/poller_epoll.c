@@ -2,6 +2,7 @@
 #include "parent/loop/poller.h"
 
 #include "os/fd.h"
+#include "parent/trace/trace.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -60,6 +61,7 @@ static void on_ready(uv_poll_t *handle, int status, int events) {
   p->nbatch = n > 0 ? n : 0;
   for (p->next = 0; p->next < p->nbatch;)
     tell(&p->batch[p->next++]);
+  trace_rest();
 }
 
 int poller_start(struct poller *p) {

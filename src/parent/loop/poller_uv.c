@@ -1,6 +1,7 @@
 /* See poller.h. macOS and the BSDs. */
 #include "parent/loop/poller.h"
 
+#include "parent/trace/trace.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <uv.h>
@@ -53,6 +54,7 @@ static void on_poll(uv_poll_t *handle, int status, int events) {
   if (status < 0 || (events & UV_WRITABLE))
     ready |= p->watch->events & WATCH_WRITE;
   p->watch->on_ready(p->watch, ready);
+  trace_rest();
   /* On POLLERR libuv stops the handle (a reset socket may still hold bytes to read);
    * whoever still wants it has not seen its end yet. */
   if (status < 0 && p->watch)

@@ -4,6 +4,7 @@
 #include "parent/pool/pool_call.h"
 #include "parent/pool/pool_end.h"
 #include "parent/pool/pool_worker.h"
+#include "parent/process/process_trace.h"
 #include "parent/rpc/rpc.h"
 #include "wire/rpc_proto.h"
 
@@ -32,7 +33,8 @@ static void begin_first(struct worker *w, uint64_t now_us) {
 void pool_give(struct mf_pool *pool, struct work *c, unsigned slot, uint64_t now_us) {
   struct worker *w = pool->by_slot[slot];
   uint64_t id;
-  int r = rpc_submit(w->rpc, c->base.payload, c->chunk, MF_NO_TIMEOUT, on_reply, c, &id);
+  int r = rpc_submit(w->rpc, c->base.payload, c->chunk, MF_NO_TIMEOUT, c->began_us,
+                     on_reply, c, &id);
   if (r) {
     request_fail(&c->base, r, MF_STARTED_NO);
     return;
@@ -75,6 +77,11 @@ static void requeue(struct mf_pool *pool, struct work *c) {
   c->started_us = 0;
   pool->nqueued++;
   pool->stats.retried++;
+  if (trace_is_on())
+    trace_mark(NULL, pool->backend->ops->now_us(pool->backend), "retry",
+               TRACE_ARGS(TRACE_TEXT("function", pool->function),
+                          TRACE_NUMBER("call", c->base.id),
+                          TRACE_NUMBER("runs", c->runs)));
   pool_schedule(pool);
 }
 
@@ -158,6 +165,10 @@ static void on_work_timeout(struct deadline *d) {
   }
   if (w->killed)
     return;
+  if (trace_is_on())
+    process_trace_mark(
+        mf_rpc_process(w->rpc), "timeout",
+        TRACE_ARGS(TRACE_NUMBER("after_ms", pool->options.call_timeout_ms)));
   pool_note_end(w, MF_WORKER_KILLED, "call_timeout: no answer within %u ms",
                 pool->options.call_timeout_ms);
   pool_replace(w);

@@ -6,6 +6,7 @@
 
 #include "parent/pool/pool_worker.h"
 #include "parent/private.h"
+#include "parent/trace/trace.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -213,6 +214,9 @@ static int provide_process(struct pool_template *t) {
   use_process(t, fresh);
   t->good = 0;
   pool->stats.template_starts++;
+  if (trace_is_on())
+    trace_mark(NULL, pool->backend->ops->now_us(pool->backend), "template restart",
+               TRACE_ARGS(TRACE_TEXT("function", pool->function)));
   return 1;
 }
 

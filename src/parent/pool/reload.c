@@ -6,6 +6,7 @@
 #include "parent/pool/pool_worker.h"
 #include "parent/private.h"
 #include "parent/rpc/rpc_fork.h"
+#include "parent/trace/trace.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,6 +205,12 @@ void pool_go_on_with_reload(struct mf_pool *pool) {
   }
   if (!pool->reload.done)
     return;
+  if (trace_is_on())
+    trace_mark(NULL, pool->backend->ops->now_us(pool->backend), "reload",
+               TRACE_ARGS(TRACE_TEXT("function", pool->function),
+                          TRACE_TEXT("result", pool->reload.failure.code
+                                                   ? mf_errname(pool->reload.failure.code)
+                                                   : "done")));
   pool->reload.done = 0;
   pool->reload.cb = NULL;
   pool->reload.process = NULL;

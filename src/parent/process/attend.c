@@ -4,6 +4,7 @@
 #include "parent/process/internal.h"
 
 #include "parent/private.h"
+#include "parent/trace/trace.h"
 
 void process_attend(struct mf_process *p, int on) {
   if (p->attended == (unsigned)on)
@@ -38,4 +39,5 @@ void mf_look(mf_process *p) {
   if (p->eof) /* the kernel will tell when it ends */
     process_attend(p, 0);
   context_leave(ctx);
+  trace_rest();
 }

@@ -2,6 +2,7 @@
 #include "parent/process/cells.h"
 
 #include "parent/process/internal.h"
+#include "parent/process/process_trace.h"
 #include "parent/start/greeting.h"
 #include "parent/times.h"
 #include <errno.h>
@@ -197,6 +198,8 @@ int cell_expire(struct mf_process *p, const struct event *e) {
     process_withdraw(p);
   if (p->state == RUNNING || p->state == FAILED || p->state == DEAD)
     return 0; /* it came just in time, or has its own error */
+  if (trace_is_on())
+    process_trace_mark(p, "timeout", TRACE_ARGS(TRACE_NUMBER("after_ms", p->limit_ms)));
   process_fail(
       p, MF_ETIMEOUT, process_may_have_started(p), NULL,
       "the function was not entered within %u ms of the process's creation (option "

@@ -3,6 +3,7 @@
 
 #include "parent/process/internal.h"
 #include "parent/process/journal.h"
+#include "parent/process/process_trace.h"
 #include "parent/times.h"
 #include <errno.h>
 #include <signal.h>
@@ -91,6 +92,7 @@ int cell_run(struct mf_process *p, const struct event *e) {
     return r;
   channel_exact(&p->chan);
   expect_finish(p, FINISH_RUN, run->cb, run->data);
+  process_trace_function(p, run->function);
   process_enter(p, STARTING);
   process_unhold(p);
   return 0;
@@ -105,6 +107,7 @@ int cell_launch(struct mf_process *p, const struct event *e) {
     return CELL_AGAIN;
   }
   expect_finish(p, FINISH_RUN, run->cb, run->data);
+  process_trace_function(p, run->function);
   channel_exact(&p->chan);
   process_enter(p, STARTING);
   process_unhold(p);

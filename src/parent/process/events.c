@@ -1,6 +1,7 @@
 /* Where events come from: frames, the pidfd, deadlines. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "parent/process/process_trace.h"
 #include "parent/start/greeting.h"
 #include "parent/times.h"
 
@@ -46,6 +47,9 @@ static void on_response_timeout(struct deadline *d) {
     return;
   if (is_overdue_hello(p)) {
     char room[GREETING_NAME_MAX];
+    if (trace_is_on())
+      process_trace_mark(p, "timeout",
+                         TRACE_ARGS(TRACE_NUMBER("after_ms", HELLO_TIMEOUT_MS)));
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
                  "%s sent nothing for %d seconds, and was killed%s",
                  greeting_name(p, room), HELLO_TIMEOUT_MS / 1000, greeting_hint(p));

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "parent/process/children.h"
 #include "parent/process/liveness.h"
+#include "parent/process/process_trace.h"
 #include "parent/times.h"
 #include <errno.h>
 #include <sys/wait.h>
@@ -90,7 +91,10 @@ int process_kill(struct mf_process *p, int signum) {
     return MF_EUNSUPPORTED;
   if (p->pidfd < 0 && s->ops->peek(s, -1, p->pid) == -ECHILD)
     return -ESRCH;
-  return s->ops->kill(s, p->pidfd, p->pid, signum);
+  int r = s->ops->kill(s, p->pidfd, p->pid, signum);
+  if (r == 0)
+    process_trace_kill(p, signum);
+  return r;
 }
 
 /* Without memory for it now, later: else its end would never be noticed. */
@@ -113,6 +117,7 @@ static void doubt_pidfd(struct mf_process *p) {
 
 static void begin_watching(struct mf_process *p) {
   p->forked = 1;
+  process_trace(p);
   process_watch_end(p);
   if (p->signal)
     process_kill(p, p->signal);

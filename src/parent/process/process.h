@@ -9,6 +9,7 @@
 #include "parent/loop/context.h"
 
 struct journal;
+struct process_trace;
 
 enum state {
   HELD,     /* the fork is not written yet; arguments, handles and run may join it */
@@ -176,6 +177,7 @@ struct mf_process {
       *program; /* program: what is executed; NULL where the parent executes none */
   struct journal
       *journal; /* until it can't be a template any more, forked or not; or NULL */
+  struct process_trace *trace; /* NULL: it was in none */
 };
 
 struct command {

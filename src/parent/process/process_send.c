@@ -2,10 +2,12 @@
 #include "parent/process/internal.h"
 
 #include "parent/process/journal.h"
+#include "parent/process/process_trace.h"
 
 int command_send(struct mf_process *p, const struct command *c) {
   int r;
   p->nsent++;
+  process_trace_command(p, c); /* whose body may be gone when it is sent */
   if (c->pieces)
     r = channel_put_pieces(&p->chan, c->type, c->id, c->pieces, c->npieces, c->fds,
                            c->release, c->release_data);

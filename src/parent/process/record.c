@@ -3,6 +3,7 @@
 
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
+#include "parent/process/process_trace.h"
 #include "parent/times.h"
 #include <assert.h>
 #include <signal.h>
@@ -109,6 +110,7 @@ void process_free(struct mf_process *p) {
   struct context *ctx = p->context;
   if (p->busy)
     context_count_busy(ctx, -1);
+  process_trace_forget(p);
   leave_child(p);
   leave_slot(p);
   process_forget_memory(p);
@@ -169,6 +171,7 @@ int process_connect(struct mf_process *p, int fd) {
 void process_enter(struct mf_process *p, enum state state) {
   p->state = state;
   p->state_since_ms = context_now_ms(p->context);
+  process_trace_state(p);
   if (state != HELD && state != FORKING && state != SERVING && state != FAILED &&
       !p->fork_refused)
     journal_drop(&p->journal); /* nobody is forked from it any more */

@@ -27,6 +27,7 @@ struct registry {
   int in_posts;
   struct default_template def;
   struct children children;
+  unsigned traced; /* the number of the trace that has its processes; 0: none */
 };
 
 static inline struct registry *registry_of(struct context *ctx) {

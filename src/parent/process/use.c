@@ -1,6 +1,8 @@
 /* Whether work is outstanding: what keeps the loop alive. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "parent/process/process_trace.h"
+
 static int is_asked_for_memory(const struct mf_process *p) {
   list_each(it, &p->memory) {
     if (!list_entry(it, struct memory_request, link)->quiet)
@@ -30,6 +32,7 @@ static int is_busy(const struct mf_process *p) {
 
 void process_update(struct mf_process *p) {
   unsigned busy = (unsigned)is_busy(p);
+  process_trace(p);
   if (busy == p->busy)
     return;
   p->busy = busy;

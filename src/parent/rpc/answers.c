@@ -6,6 +6,7 @@
 #include "parent/private.h"
 #include "parent/rpc/rpc_call.h"
 #include "parent/rpc/rpc_end.h"
+#include "parent/rpc/rpc_trace.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <stdio.h>
@@ -44,6 +45,7 @@ static void take_result(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
     rpc_broken(rpc, "result for an unknown call");
     return;
   }
+  rpc_trace_end(c, 0);
   if (is_late(rpc, c))
     return;
   cb = c->base.cb;
@@ -92,6 +94,7 @@ static void take_error(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
     rpc_broken(rpc, c ? "malformed error reply" : "error reply for an unknown call");
     return;
   }
+  rpc_trace_end(c, e.code);
   if (is_late(rpc, c))
     return;
   cb = c->base.cb;
@@ -137,6 +140,7 @@ static void take_hello(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
 
 static void take_ready(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   rpc->far = FAR_SERVING;
+  rpc_trace_ready(rpc);
   rpc_start_grace(rpc);
   if (rpc->owner && rpc->owner->on_ready)
     rpc->owner->on_ready(rpc->owner_data);

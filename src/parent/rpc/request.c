@@ -1,6 +1,7 @@
 /* What an rpc and a pool do with their calls in the same way. */
 #include "parent/rpc/request.h"
 
+#include "parent/trace/trace.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,11 @@ static int started_of(const struct request *r) {
 
 static void on_timeout(struct deadline *d) {
   struct request *r = list_entry(d, struct request, deadline);
+  struct backend *b = r->set->context->backend;
+  if (trace_is_on())
+    trace_mark(
+        NULL, b->ops->now_us(b), "timeout",
+        TRACE_ARGS(TRACE_NUMBER("call", r->id), TRACE_NUMBER("after_ms", r->timeout_ms)));
   request_fail(r, MF_ETIMEOUT, started_of(r));
 }
 
@@ -58,7 +64,7 @@ void *request_new(struct request_set *s, mf_reply_cb cb, void *data) {
     free(r);
     return NULL;
   }
-  r->made_ms = context_now_ms(s->context);
+  r->made_us = s->context->backend->ops->now_us(s->context->backend);
   s->nwaiting++;
   return r;
 }

@@ -17,7 +17,7 @@ struct request {
   struct list pending_link; /* empty: no callback pending */
   struct deadline deadline; /* of the answer */
   struct request_set *set;
-  uint64_t id, made_ms;
+  uint64_t id, made_us;
   mf_reply_cb cb;
   void *data;
   struct payload *payload; /* while it is held here; the owner's to let go */

@@ -3,6 +3,7 @@
 
 #include "base/sized.h"
 #include "parent/private.h"
+#include "parent/process/process_trace.h"
 #include "parent/rpc/answers.h"
 #include "parent/rpc/receive.h"
 #include "parent/rpc/rpc_call.h"
@@ -10,6 +11,7 @@
 #include "parent/rpc/rpc_end.h"
 #include "parent/rpc/rpc_record.h"
 #include "parent/rpc/rpc_send.h"
+#include "parent/rpc/rpc_trace.h"
 #include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
@@ -124,14 +126,14 @@ int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *options
   if (!r)
     r = call_options_load(options, &o);
   return r ? r
-           : rpc_send(rpc, m, NULL, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), cb,
-                      data, ret_id);
+           : rpc_send(rpc, m, NULL, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), 0,
+                      cb, data, ret_id);
 }
 
 int rpc_submit(mf_rpc *rpc, struct payload *p, int chunk, unsigned timeout_ms,
-               mf_reply_cb cb, void *data, uint64_t *ret_id) {
+               uint64_t asked_us, mf_reply_cb cb, void *data, uint64_t *ret_id) {
   mf_message m = {p->data, p->length, p->fds, p->nfds};
-  return rpc_send(rpc, &m, p, chunk, timeout_ms, cb, data, ret_id);
+  return rpc_send(rpc, &m, p, chunk, timeout_ms, asked_us, cb, data, ret_id);
 }
 
 int mf_rpc_cancel(mf_rpc *rpc, uint64_t id) {
@@ -206,6 +208,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
   }
   rpc->fd = socket;
   rpc->ran = 1;
+  rpc_trace_init(rpc);
   r = rpc->backend->ops->watch(rpc->backend, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
     mf_kill(rpc->process, SIGKILL);
@@ -274,6 +277,7 @@ static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *fu
                   : mf_send_arg(p, buf_peek(&b), buf_size(&b));
   buf_deinit(&b);
   p->refuses_fds = !o->handles;
+  process_trace_function(p, function);
   if (!r)
     r = mf_run(p, RPC_FUNCTION, on_run, rpc);
   if (r)

@@ -26,9 +26,10 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
  * checked as far as an rpc and a pool share them. 0 or MF_EINVAL. */
 int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *ret);
 int call_options_load(const mf_call_options *from, mf_call_options *ret);
-/* As mf_rpc_call with a request that is held already; holds it while it needs it. */
+/* As mf_rpc_call with a request that is held already; holds it while it needs it.
+ * asked_us: since when the user waits. */
 int rpc_submit(mf_rpc *rpc, struct payload *p, int chunk, unsigned timeout_ms,
-               mf_reply_cb cb, void *data, uint64_t *ret_id);
+               uint64_t asked_us, mf_reply_cb cb, void *data, uint64_t *ret_id);
 /* Delivers what has come and was not read yet, as the loop would. */
 void rpc_look(mf_rpc *rpc);
 /* It has failed or ended: what is reported from now on are errors of that end. */

@@ -1,6 +1,8 @@
 /* The calls of an rpc, and why they fail. */
 #include "parent/rpc/rpc_call.h"
 
+#include "parent/rpc/rpc_trace.h"
+
 #include <stdio.h>
 
 enum { SPARE_CALLS = 4096 };
@@ -25,6 +27,7 @@ void rpc_fail_calls(struct mf_rpc *rpc) {
   while (!list_empty(&rpc->flying)) {
     struct call *c = list_entry(rpc->flying.next, struct call, base.link);
     int entered = possible && has_left(rpc, c);
+    rpc_trace_end(c, rpc->failure.code);
     list_remove(&c->base.link);
     c->base.away = 0;
     if (c->base.notified)

@@ -26,7 +26,7 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
   if (!list_empty(oldest)) {
     const struct call *c = list_entry(oldest->next, struct call, base.link);
     fputs(", the oldest since ", out);
-    dump_seconds(out, rpc->context, c->base.made_ms);
+    dump_seconds(out, rpc->context, c->base.made_us / 1000);
     dump_deadline(out, rpc->context, "its timeout in", &c->base.deadline);
   }
   fprintf(out, ", %zu bytes not written", rpc_queue_bytes(rpc));

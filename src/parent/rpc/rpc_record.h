@@ -26,8 +26,9 @@ enum far { FAR_STARTING, FAR_INIT, FAR_SERVING, FAR_GONE, FAR_COUNT };
 struct call {
   struct request base; /* in parked or flying, or in neither; away: flying */
   struct mf_rpc *rpc;
-  unsigned type; /* RPC_CALL or RPC_CHUNK */
-  uint64_t end;  /* bytes that were put when its last one was */
+  unsigned type;   /* RPC_CALL or RPC_CHUNK */
+  uint64_t end;    /* bytes that were put when its last one was */
+  unsigned traced; /* number of the trace that has its beginning; 0: none */
 };
 _Static_assert(offsetof(struct call, base) == 0, "found by id as a request");
 

@@ -5,6 +5,7 @@
 #include "parent/private.h"
 #include "parent/rpc/rpc_call.h"
 #include "parent/rpc/rpc_end.h"
+#include "parent/rpc/rpc_trace.h"
 #include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
@@ -83,6 +84,7 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   c->end = rpc->sent + rpc->out.nbytes;
   c->base.away = 1;
   list_push(&rpc->flying, &c->base.link);
+  rpc_trace_call(c);
   return 0;
 }
 
@@ -185,7 +187,8 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
 
 /* p: the request where it is held already, else NULL. */
 int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chunk,
-             unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id) {
+             unsigned timeout_ms, uint64_t asked_us, mf_reply_cb cb, void *data,
+             uint64_t *ret_id) {
   struct call *c;
   int r;
   if (rpc->closing)
@@ -198,6 +201,8 @@ int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chu
   c = request_new(&rpc->requests, cb, data);
   if (!c)
     return MF_ENOMEM;
+  if (asked_us)
+    c->base.made_us = asked_us;
   c->rpc = rpc;
   c->type = chunk ? RPC_CHUNK : RPC_CALL;
   if (rpc->over) {

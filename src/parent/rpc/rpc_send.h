@@ -7,7 +7,8 @@
 
 /* As mf_rpc_call. p: the request where it is held already, else NULL. */
 int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chunk,
-             unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id);
+             unsigned timeout_ms, uint64_t asked_us, mf_reply_cb cb, void *data,
+             uint64_t *ret_id);
 /* Writes what the kernel takes. */
 void rpc_flush(struct mf_rpc *rpc);
 size_t rpc_queue_bytes(const struct mf_rpc *rpc); /* that are not written yet */
