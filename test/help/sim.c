@@ -634,6 +634,10 @@ int sim_command(struct sim *s, int far, struct frame *ret, int *ret_fds) {
   for (i = 0; i < ret->nfds; i++)
     ret_fds[i] = f->fds[i];
   assert(f->nfds >= ret->nfds);
+  if (ret->type == CMD_WHO) /* slots are a former owner's */
+    for (i = 0; i < s->nslots; i++)
+      if (s->slots[i].far == far)
+        s->slots[i].far = -1;
   memmove(f->fds, f->fds + ret->nfds, sizeof f->fds[0] * (size_t)(f->nfds - ret->nfds));
   f->nfds -= ret->nfds;
   return 1;

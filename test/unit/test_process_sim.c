@@ -672,6 +672,16 @@ static void play(uint32_t seed) {
 
 static unsigned schedules = 3000, first_seed = 1;
 
+/* Those that once found something. */
+static void test_schedules_that_failed_once(void **state) {
+  static const uint32_t seeds[] = {
+      10267, /* a clone's number in the slots of its template's former owner */
+      10569, /* a clone that was born when its source failed, and was called never born */
+  };
+  for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++)
+    play(seeds[i]);
+}
+
 static void test_random_schedules(void **state) {
   for (unsigned i = 0; i < schedules; i++) {
     if (getenv("MOONFORK_SIM_VERBOSE"))
@@ -681,7 +691,8 @@ static void test_random_schedules(void **state) {
 }
 
 int main(int argc, char **argv) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_schedules)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_schedules_that_failed_once),
+                                     cmocka_unit_test(test_random_schedules)};
   if (argc > 1)
     schedules = (unsigned)atoi(argv[1]);
   if (argc > 2)

@@ -1377,6 +1377,64 @@ static void test_a_closed_template_that_no_signal_ends_is_given_up(void **state)
   story_free(s);
 }
 
+/* A template does not tell of a fork that carries run. When the next command fails, that
+ * answer is read before the clone's first word: the clone was once told to be none, with
+ * started = "no", while it ran. */
+static void test_a_clone_lives_whose_template_fails_before_it_speaks(void **state) {
+  struct story *s = story_new();
+  mf_process *q;
+  struct buf b;
+  int far;
+  s->sim->share_error = -ENOSYS; /* its number stands nowhere */
+  mf_process *t = make_template(s, &far);
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  assert_int_equal(mf_eval(t, "error()", 7, 0, NULL, NULL), 0);
+  sim_run(s->sim);
+  int q_far = sim_far_end(s->sim, q->chan.fd);
+  s->sim->fd[q_far].pid = 200;
+  buf_init(&b, 1000);
+  failure_body_encode(
+      &(struct failure_body){.code = FAILURE_REMOTE, .second = PHASE_EVAL}, &b);
+  sim_answer(s->sim, far, ANS_FAILED, 3, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+  sim_run(s->sim);
+  assert_int_equal(t->state, FAILED);
+  assert_int_equal(q->state, STARTING);
+  answer_hello(s, q_far, 200);
+  sim_answer(s->sim, q_far, ANS_RUNNING, 200, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(q->state, RUNNING);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, 0);
+  sim_hang_up(s->sim, q_far);
+  sim_end_process(s->sim, 200, 0);
+  close_both(q, t);
+  sim_run(s->sim);
+  story_free(s);
+}
+
+/* It counts what it has executed by the number of the command that failed. */
+static void test_a_failure_of_no_command_is_malformed(void **state) {
+  static const uint64_t numbers[] = {0, 3, UINT64_MAX};
+  for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+    struct story *s = story_new();
+    struct buf b;
+    int far;
+    mf_process *t = make_template(s, &far);
+    buf_init(&b, 1000);
+    failure_body_encode(
+        &(struct failure_body){.code = FAILURE_REMOTE, .second = PHASE_EVAL}, &b);
+    sim_answer(s->sim, far, ANS_FAILED, numbers[i], buf_peek(&b), buf_size(&b));
+    buf_deinit(&b);
+    sim_run(s->sim);
+    assert_int_equal(t->error->code, MF_EPROTOCOL);
+    mf_close(t, NULL, NULL);
+    sim_run(s->sim);
+    story_free(s);
+  }
+}
+
 /* A clone of a clone of a clone ..., none of them forked yet, when the template ends:
  * each loses its source. It once took a stack as deep as they were nested. */
 enum { NESTED = 1500, SMALL_STACK = 128 * 1024 };
@@ -1485,6 +1543,8 @@ int main(void) {
       cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
       cmocka_unit_test(test_what_is_asked_after_the_end),
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),
+      cmocka_unit_test(test_a_clone_lives_whose_template_fails_before_it_speaks),
+      cmocka_unit_test(test_a_failure_of_no_command_is_malformed),
       cmocka_unit_test(test_clones_nested_deeply_end_one_after_the_other),
       cmocka_unit_test(test_clones_nested_deeply_fail_one_after_the_other),
   };

@@ -1081,6 +1081,34 @@ static void test_nobody_stays_behind(void **state) {
   }
 }
 
+/* Slots begin anew with each owner, at 0: the number of a clone once went to where the
+ * former owner had told, and the new one never learned it. */
+static void test_a_new_owner_brings_its_own_slots(void **state) {
+  static struct answer a;
+  struct template t;
+  start(&t);
+  int first = put_fork(t.fd, 1);
+  pid_t old = expect_forked(t.fd, 1);
+  close(first);
+  expect_exited(t.fd, 1);
+  volatile uint32_t *former = shared.births;
+  void *words = shared.words;
+  close(shared.births_fd);
+  close(shared.words_fd);
+  share();
+  put(t.fd, CMD_WHO, (uint64_t)getpid(), NULL, 0);
+  expect(t.fd, ANS_HELLO, &a);
+  int second = put_fork(t.fd, 1);
+  pid_t pid = expect_forked(t.fd, 1);
+  assert_int_not_equal(pid, old);
+  assert_int_equal(former[1], old);
+  close(second);
+  expect_exited(t.fd, 1);
+  share_unmap((void *)(uintptr_t)former, slot_births_size(SLOTS));
+  share_unmap(words, slot_words_size(SLOTS));
+  finish(&t, 0);
+}
+
 /* Its owner is not its parent: then its clones can't be the owner's children. They are
  * its own, introduce themselves, and are reaped by nobody but the kernel. */
 static void test_clones_for_an_owner_that_is_not_the_parent(void **state) {
@@ -1433,6 +1461,7 @@ int main(void) {
       census_test(test_lost_descriptors_refuse_one_fork),
       census_test(test_clones_of_clones),
       census_test(test_nobody_stays_behind),
+      census_test(test_a_new_owner_brings_its_own_slots),
       census_test(test_clones_for_an_owner_that_is_not_the_parent),
       census_test(test_commands_after_run_are_refused),
       census_test(test_no_ghost_starts_for_a_parent_that_is_gone),

@@ -105,9 +105,13 @@ static void name_program(const struct mf_process *p, struct failure *f) {
 }
 
 int cell_failed(struct mf_process *p, const struct event *e) {
+  uint64_t number = e->frame->id; /* of the command that failed */
   struct failure *f = failure_decode(p, e->frame);
-  if (!f)
+  if (!f || number == 0 || number - 1 > p->nsent) {
+    failure_free(f);
     return process_broken_by(p, "malformed failure report");
+  }
+  process_advance(p, number - 1); /* which it may not have told */
   if (p->greeting && is_about_start(e->frame)) {
     f->code = MF_ETEMPLATE_START;
     name_program(p, f);
@@ -168,14 +172,17 @@ int cell_gone(struct mf_process *p, const struct event *e) {
   return 0;
 }
 
-/* Its source has failed. Unless that said that it executes nothing more, a fork that was
- * written may have happened: its socket will tell. */
+/* Its source executes nothing more, or will not for long. Where it has said so, what it
+ * had not executed never will be; else it may have been forked, and is asked for. */
 int cell_orphan(struct mf_process *p, const struct event *e) {
   const struct mf_process *source = p->source;
-  int may_be_there = p->state != HELD && !p->eof && p->chan.fd >= 0 && !p->chan.ended;
-  if (p->forked || !source || (may_be_there && !source->refuses))
+  process_learn(p);
+  if (p->state == DEAD || p->forked || !source)
     return 0;
-  process_never_starts(p);
+  if (p->state == HELD || (source->refuses && p->fork_number > source->ndone))
+    process_never_starts(p);
+  else
+    process_settle(p);
   return 0;
 }
 

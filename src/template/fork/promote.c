@@ -6,6 +6,7 @@
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
 #include "template/serve/entry.h"
+#include "template/server/signals.h"
 #include <errno.h>
 #include <signal.h>
 #include <string.h>

@@ -174,12 +174,13 @@ int cmd_close(struct server *s, struct command *c) {
   return 0;
 }
 
-/* Somebody has taken up the socket: clones are theirs from now on, and they are not the
- * parent of any, unless they are ours. */
+/* Somebody has taken up the socket: clones are theirs from now on, in slots of theirs,
+ * and they are not the parent of any, unless they are ours. */
 int cmd_who(struct server *s, struct command *c) {
   s->owner_pid = c->id;
   s->may_sibling = (uint64_t)getppid() == c->id;
   s->title_stale = 1;
+  slots_forget(&s->slots);
   if (!s->may_sibling)
     leash_use_pipe(&s->leash, c->fds->n ? fdset_steal(c->fds, 0) : -1);
   server_answer_hello(s);

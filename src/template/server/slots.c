@@ -73,6 +73,14 @@ int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd,
   return 0;
 }
 
+void slots_forget(struct slots *s) {
+  for (int i = 0; i < s->nsteps; i++) {
+    munmap((void *)(uintptr_t)s->births[i], slot_births_size(s->count[i]));
+    munmap(s->heads[i], slot_words_size(s->count[i]));
+  }
+  s->nsteps = 0;
+}
+
 void slots_forked(struct slots *s) {
   s->nsteps = 0; /* the mappings of births are not here; those of words stay, unused */
 }

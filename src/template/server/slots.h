@@ -22,6 +22,8 @@ volatile uint32_t *slots_birth(const struct slots *s, uint32_t index);
 /* NULL: no such slot. */
 struct slot *slots_at(const struct slots *s, uint32_t index);
 char *slots_text(const struct slots *s, uint32_t index); /* SLOT_TEXT_MAX bytes */
+/* They were a former owner's, who will not look there any more. */
+void slots_forget(struct slots *s);
 /* First thing in a clone: the slots are the template's; its own children get new ones. */
 void slots_forked(struct slots *s);
 
