@@ -200,17 +200,14 @@ int mf_pool_drain_report(const mf_pool *pool, mf_drain_report *ret) {
 }
 
 void mf_pool_abort(mf_pool *pool) {
-  if (pool_check(pool) || pool->closed)
-    return;
-  pool->quiet = 0; /* its close is waited for now, the end of its template included */
-  pool_update_busy(pool);
-  if (pool->ended)
+  if (pool_check(pool) || pool->ended || pool->closed)
     return;
   pool->cut_short = 1;
   pool->why = "abort";
   begin_end(pool);
   pool_give_up(pool, MF_ECANCELLED);
   pool_abandon_workers(pool, MF_ECANCELLED);
+  pool_update_busy(pool);
 }
 
 void mf_pool_quiet(mf_pool *pool) {
