@@ -55,8 +55,8 @@ function program.start(t, words, options)
   self.out = function() return t.read(out) or "" end
   self.err = function() return t.read(err) or "" end
   self.code_file = code
-  local command = ("( sh -c 'echo $$ >%s; exec \"$@\"' sh %s '%s' %s <%s >%s 2>%s; echo $? >%s.new; "
-    .. "mv %s.new %s ) &"):format(pid, options.env and "env " .. options.env or "env", program.path,
+  local command = ("( sh -c 'echo $$ >%s; exec \"$@\"' sh %s '%s' %s <%s >%s 2>%s; "
+    .. "echo $? >%s.new; mv %s.new %s ) &"):format(pid, options.env and "env " .. options.env or "env", program.path,
     words, options.stdin or "/dev/null", out, err, code, code, code)
   os.execute(command)
   t.outside(5, function() return (t.read(pid) or ""):match "%d" end, "the program has started")
@@ -67,6 +67,11 @@ end
 
 function Running:kill(signal)
   kit.kill(self.pid, signal)
+end
+
+--- ended(): whether it has.
+function Running:ended()
+  return (self.t.read(self.code_file) or "") ~= ""
 end
 
 --- wait([seconds]): the exit code.

@@ -874,7 +874,7 @@ static const struct {
     {"SIGALRM", SIGALRM}, {"SIGTERM", SIGTERM}, {"SIGCHLD", SIGCHLD},
     {"SIGCONT", SIGCONT}, {"SIGSTOP", SIGSTOP}, {"SIGSEGV", SIGSEGV},
     {"SIGABRT", SIGABRT}, {"SIGXCPU", SIGXCPU}, {"SIGXFSZ", SIGXFSZ},
-    {"SIGQUIT", SIGQUIT},
+    {"SIGQUIT", SIGQUIT}, {"SIGTTIN", SIGTTIN}, {"SIGTTOU", SIGTTOU},
 };
 
 __attribute__((visibility("default"))) int luaopen_testkit(lua_State *L);

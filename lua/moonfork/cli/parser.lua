@@ -202,6 +202,10 @@ function parser.parse(cli, arguments)
     error({exit = cli.USAGE, name = name, message = ("%s; see %s --help"):format(
       result:gsub("^option '.-': ", ""):gsub("\n", ". "), name)}, 0)
   end
+  for _, option in ipairs(definition and definition.options or {}) do
+    local name = parser.field(option) -- argparse gives an empty list for what was not given
+    if option.many and #result[name] == 0 then result[name] = nil end
+  end
   return definition, result
 end
 

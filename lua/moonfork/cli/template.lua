@@ -1,6 +1,7 @@
 -- The template of a command: an executed interpreter that has loaded what -l and -e say.
 
 local cli = require "moonfork.cli"
+local one_line = require("moonfork.serve_log").one_line
 
 local template = {}
 
@@ -41,15 +42,16 @@ assert(load(code, "=" .. name))()
 
 --- first_line(err): an error in one line, without what Lua puts before it on the way.
 function template.first_line(err)
-  local text = type(err) == "table" and err.message or tostring(err)
-  return (text:match("^[^\n]*"))
+  return one_line(type(err) == "table" and err.message or tostring(err))
 end
 
---- make(options): the template, loaded, and the function found in it. What can't be loaded ends
--- the program with 126.
+--- make(options): the template of a command, and its function found in it.
 function template.make(options)
-  local fork = require "moonfork"
-  local process = fork.new_exec{session = "new"}
+  return template.fill(require("moonfork").new_exec{session = "new"}, options)
+end
+
+--- fill(process, options): loads into it what -l and -e say, and looks for the function.
+function template.fill(process, options)
   local count = 0
   for _, item in ipairs(options.code or {}) do
     if item[1] == "load" then

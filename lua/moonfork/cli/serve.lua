@@ -1,0 +1,159 @@
+-- moonfork serve: a pre-forked server.
+
+local cli = require "moonfork.cli"
+local template = require "moonfork.cli.template"
+
+local command = {
+  name = "serve",
+  summary = "run a pre-forked server",
+  description = [[
+N workers, forked from one template, accept on common listeners and call FUNCTION(connection) for
+each connection, one at a time in each worker; when it returns the connection is closed. Workers
+that end are replaced, with a growing delay where they did so before they had served anything.
+
+Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
+  arguments = {template.argument},
+  options = {
+    {long = "--listen", value = "ADDRESS", many = true,
+     help = "host:port, [v6]:port, *:port, /path or @name; several times for several listeners"},
+    {short = "-n", long = "--workers", value = "N", kind = "count", default = "the processors",
+     help = "Worker processes"},
+    template.options[1],
+    template.options[2],
+    {long = "--raw", help = "Call FUNCTION(socket, listener...) once in each worker, which accepts by itself"},
+    {long = "--max-requests", value = "N", kind = "count",
+     help = "Replace a worker after N requests, a tenth more or less"},
+    {long = "--max-memory", value = "BYTES", kind = "bytes",
+     help = "Replace a worker whose private memory is larger (K, M, G)"},
+    {long = "--timeout", value = "S", kind = "seconds",
+     help = "Seconds that one request may take; then the log shows where the function hangs, and its worker"
+       .. " is replaced"},
+    {long = "--grace", value = "S", kind = "seconds", default = "30",
+     help = "Seconds that workers have to finish at a reload and at the end"},
+    {long = "--user", value = "NAME", help = "Run template and workers as this user"},
+    {long = "--group", value = "NAME", help = "Run template and workers with this group"},
+    {long = "--pid", value = "FILE", kind = "file", help = "Write the process id of the server to FILE"},
+    {long = "--watch", value = "DIR", kind = "file", many = true,
+     help = "Reload when a file below DIR changes"},
+    {long = "--log", value = "FORMAT", kind = {"text", "json"},
+     help = "Log events and connections to standard output: text or json"},
+    {long = "--status", value = "ADDRESS",
+     help = "Answer HTTP there: /status is JSON, /metrics is Prometheus text"},
+    {long = "--trace", value = "FILE", kind = "file",
+     help = "Write a timeline for Perfetto (ui.perfetto.dev)"},
+  },
+  notes = {
+    {"Signals", [[
+SIGHUP loads a new template. Its workers take over when all of them are ready, while the old ones
+finish what they are at; where it can't be loaded the old ones go on.
+
+SIGTERM and SIGINT: workers finish what they are at, then the server ends. A second one ends it at
+once.
+
+SIGTTIN and SIGTTOU: one worker more, one less.]]},
+    {"systemd", [[
+With Type=notify-reload the server tells when it is ready, reloads and stops, and answers the
+watchdog (WatchdogSec). Sockets of a socket unit are used without --listen.]]},
+  },
+  examples = {
+    {[[moonfork serve --listen :7000 -e 'function up(c) c:write(c:read("l"):upper(), "\n") end' up]],
+     "a server in one line"},
+    {"moonfork serve --listen /run/app.sock -n 8 -l app --timeout 30 --log json app:handle",
+     "eight workers on a UNIX socket"},
+  },
+}
+
+-- The sockets that systemd passes, as sd_listen_fds(3) says; nil where there are none.
+local function passed_sockets(fork)
+  local pid, n = os.getenv "LISTEN_PID", tonumber(os.getenv "LISTEN_FDS" or "")
+  if not n or n < 1 then return nil end
+  if pid and tonumber(pid) ~= require("moonfork.clone").pid() then return nil end
+  local sockets = {}
+  for fd = 3, 2 + math.min(n, 64) do
+    local socket, message = fork.socket.wrap(fd)
+    if not socket then cli.fail(cli.UNUSABLE, "descriptor %d of LISTEN_FDS: %s", fd, message) end
+    sockets[#sockets + 1] = socket
+  end
+  return sockets
+end
+
+-- sd_notify(3).
+local function notifier(fork)
+  local name = os.getenv "NOTIFY_SOCKET"
+  local socket = name and fork.socket.connect("unixgram:" .. name)
+  return function(text)
+    if socket then socket:write(text) end
+  end
+end
+
+local function write_pid_file(path)
+  local file, message = io.open(path, "w")
+  if not file then cli.fail(cli.UNUSABLE, "%s", message) end
+  file:write(require("moonfork.clone").pid(), "\n")
+  file:close()
+  cli.defer(function() os.remove(path) end)
+end
+
+local BECOME = [[-- =moonfork
+local user, group = ...
+assert(require("moonfork.serve_core").become(user ~= "" and user or nil, group ~= "" and group or nil))
+]]
+
+local function make_template(fork, options)
+  return function()
+    local process = fork.new_exec{session = "new"}
+    if options.user or options.group then process:eval(BECOME, options.user or "", options.group or "") end
+    return template.fill(process, options)
+  end
+end
+
+function command.main(options)
+  local fork = require "moonfork"
+  local interrupt = require "moonfork.cli.interrupt"
+  local server = require "moonfork.server"
+  local serve_core = require "moonfork.serve_core"
+  if options.trace then template.trace(options.trace) end
+  local sockets = not options.listen and passed_sockets(fork) or nil
+  if not options.listen and not sockets then
+    cli.fail(cli.USAGE, "--listen is missing, and no sockets were passed (LISTEN_FDS); see moonfork serve --help")
+  end
+  local notify = notifier(fork)
+  local watchdog = tonumber(os.getenv "WATCHDOG_USEC" or "")
+  local instance, err = server.new{
+    template = make_template(fork, options), name = options["function"], listen = options.listen,
+    sockets = sockets, workers = options.workers, raw = options.raw, max_requests = options.max_requests,
+    max_memory = options.max_memory, timeout = options.timeout, grace = options.grace, log = options.log,
+    access = options.log ~= nil,
+    on_state = function(state)
+      if state == "RELOADING" then
+        notify(("RELOADING=1\nMONOTONIC_USEC=%d"):format(serve_core.now()))
+      else
+        notify(state .. "=1")
+      end
+    end,
+  }
+  if not instance then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
+  if options.pid then write_pid_file(options.pid) end
+  local status
+  if options.status then
+    status, err = require("moonfork.serve_status").start(instance, options.status)
+    if not status then cli.fail(cli.UNUSABLE, "%s", err) end
+  end
+  if options.watch then
+    local ok
+    ok, err = require("moonfork.serve_watch").start(options.watch, function() instance:reload() end)
+    if not ok then cli.fail(cli.UNUSABLE, "%s", err) end
+  end
+  interrupt.watch(function() instance:stop() end, function() instance:kill() end)
+  assert(fork.signal("HUP", function() instance:reload() end))
+  assert(fork.signal("TTIN", function() instance:resize(instance.wanted + 1) end))
+  assert(fork.signal("TTOU", function() instance:resize(instance.wanted - 1) end))
+  if watchdog then fork.timer(watchdog / 2e6, function() notify "WATCHDOG=1" end, watchdog / 2e6) end
+  local ok
+  ok, err = instance:run()
+  if status then status:close() end
+  if not ok then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
+  return interrupt.code or cli.OK
+end
+
+return command

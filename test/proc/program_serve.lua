@@ -1,0 +1,380 @@
+-- `moonfork serve`: listeners, workers, reloads, signals, limits, systemd, status. The program is run
+-- as a service manager runs it; the clients are ours.
+local story = require "story"
+local kit = story.kit
+local program = require "program"
+local fork = require "moonfork"
+story.census = false
+
+local nmarks, marked = 0, nil
+local function mark()
+  nmarks = nmarks + 1
+  marked = ("PROGRAM_STORY=serve%d.%d."):format(kit.getpid(), nmarks)
+  return marked
+end
+
+local function nobody_left(t)
+  t.outside(10, function()
+    for pid in pairs(kit.processes()) do
+      if (t.read("/proc/" .. pid .. "/environ") or ""):find(marked, 1, true) then return false end
+    end
+    return true
+  end, "no process stays behind")
+end
+
+local UPPER = [[-e 'function up(c) local l = c:read "l" if l then c:write(l:upper(), "\n") end end' up]]
+
+local function connect(path)
+  local socket, why = fork.socket.connect(path)
+  if socket then socket:settimeout(10 * story.scale) end
+  return socket, why
+end
+
+-- The answer, or nil and why there is none.
+local function ask(path, text)
+  local socket, why = connect(path)
+  if not socket then return nil, "connect: " .. why end
+  local sent, answer
+  sent, why = socket:write(text, "\n")
+  if not sent then why = "write: " .. why
+  else
+    answer, why = socket:read "l"
+    if not answer then why = "read: " .. (why or "end of file") end
+  end
+  socket:close()
+  return answer, why
+end
+
+-- A server on a UNIX socket that has told that it is ready.
+local function serve(t, words, options)
+  options = options or {}
+  local path = t:file("socket" .. (options.name or ""))
+  options.env = mark() .. " " .. (options.env or "")
+  local listen = options.listen == false and "" or "--listen " .. path .. " "
+  local running = program.start(t, "serve --log text " .. listen .. words, options)
+  running.path = path
+  t.outside(15, function() return running.out():find " ready " or running:ended() end)
+  if not running.out():find " ready " then t.fail("it did not start:\n%s", running.err()) end
+  return running
+end
+
+local function stop(t, running)
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  nobody_left(t)
+end
+
+local function started(running)
+  local pids = {}
+  for pid in running.out():gmatch " started pid=(%d+)" do pids[#pids + 1] = tonumber(pid) end
+  return pids
+end
+
+story.test("workers answer on several listeners; SIGTERM ends them", function(t)
+  local second = t:file "second"
+  local running = serve(t, "-n 2 --listen " .. second .. " " .. UPPER)
+  for i = 1, 20 do t.eq(ask(i % 2 == 0 and running.path or second, "word " .. i), "WORD " .. i) end
+  t.eq(#started(running), 2)
+  stop(t, running)
+  t.eq(running.err(), "")
+  t.eq(select(2, running.out():gsub(" connection ", "")), 20)
+end)
+
+story.test("over TCP, with the address of the peer in the log", function(t)
+  local port = 20000 + kit.getpid() % 20000
+  local running = serve(t, ("-n 1 --listen 127.0.0.1:%d %s"):format(port, UPPER))
+  t.eq(ask("127.0.0.1:" .. port, "tcp"), "TCP")
+  t.outside(5, function() return running.out():find "connection pid=%d+ peer=127%.0%.0%.1:%d+ status=ok" end)
+  stop(t, running)
+end)
+
+story.test("a function that raises costs its connection, and is told", function(t)
+  local running = serve(t, [[-n 1 -e 'function f(c) if c:read "l" == "bad" then error "it is bad" end
+    c:write "good\n" end' f]])
+  t.eq(ask(running.path, "bad"), nil)
+  t.eq(ask(running.path, "fine"), "good")
+  t.eq(#started(running), 1)
+  stop(t, running)
+  t.match(running.err(), "error failed [^\n]*it is bad")
+end)
+
+story.test("a worker that dies is replaced, with a growing delay if it served nothing", function(t)
+  local running = serve(t, "-n 2 " .. UPPER)
+  for round = 1, 3 do
+    local pids = started(running)
+    kit.kill(pids[#pids], kit.SIGKILL)
+    t.outside(10, function() return #started(running) == 2 + round end)
+    t.eq(ask(running.path, "on"), "ON")
+  end
+  stop(t, running)
+  t.match(running.err(), "error ended pid=%d+ status=\"signal 9\" reason=died")
+end)
+
+story.test("--max-requests replaces workers", function(t)
+  local running = serve(t, "-n 1 --max-requests 5 " .. UPPER)
+  for i = 1, 23 do t.eq(ask(running.path, "r" .. i), "R" .. i) end
+  t.outside(5, function() return #started(running) >= 4 end)
+  stop(t, running)
+  t.match(running.out(), "reason=max%-requests")
+  t.eq(running.err(), "")
+end)
+
+story.test("--max-memory replaces a worker that has grown", {deadline = 40}, function(t)
+  local running = serve(t, [[-n 1 --max-memory 20M -e 'kept = {} function f(c) kept[#kept + 1] = ("x"):rep(3e7)
+    c:write "grown\n" end' f]])
+  local first = started(running)[1]
+  t.eq(ask(running.path, ""), "grown")
+  t.outside(15, function() return running.out():find("ended pid=" .. first .. "[^\n]*reason=max%-memory") end)
+  stop(t, running)
+  t.eq(running.err(), "")
+end)
+
+story.test("--timeout: the log shows where a function hangs; the others serve on", {deadline = 40}, function(t)
+  local running = serve(t, [[-n 2 --timeout 0.5 -e 'local function deep() while true do end end
+    function f(c) local l = c:read "l" if l == "hang" then deep() end c:write(l, "\n") end' f]])
+  local hanging = connect(running.path)
+  hanging:write "hang\n"
+  t.eq(ask(running.path, "fine"), "fine")
+  t.eq(hanging:read "l", nil) -- when it is killed
+  t.outside(10, function() return running.err():find "reason=timeout" end)
+  t.match(running.err(), "error timeout pid=%d+[^\n]*\nthe function was here:\nstack traceback:.*upvalue 'deep'")
+  t.outside(10, function() return #started(running) == 3 end)
+  t.eq(ask(running.path, "again"), "again")
+  stop(t, running)
+end)
+
+story.test("--timeout: a function that waits for a silent client, and one that is deaf", {deadline = 40}, function(t)
+  local running = serve(t, [[-n 1 --timeout 0.4 -e 'function f(c)
+    if c:read "l" == "deaf" then require("moonfork.clone").on_term(function() end) while true do end end end' f]])
+  local silent = connect(running.path)
+  t.eq(silent:read "l", nil)
+  t.outside(10, function() return #started(running) == 2 end)
+  local deaf = connect(running.path)
+  deaf:write "deaf\n"
+  t.eq(deaf:read "l", nil)
+  t.outside(10, function() return #started(running) == 3 end)
+  stop(t, running)
+end)
+
+story.test("SIGHUP takes new code, and keeps the old where the new is broken", {deadline = 60}, function(t)
+  local folder = t:tmp()
+  local function write(source)
+    local f = assert(io.open(folder .. "/served.lua.new", "w"))
+    f:write(source)
+    f:close()
+    os.rename(folder .. "/served.lua.new", folder .. "/served.lua")
+  end
+  local source = "return {f = function(c) c:read 'l' c:write('%d\\n') end}"
+  write(source:format(0))
+  local running = serve(t, "-n 2 -l served served:f",
+    {env = "LUA_PATH='" .. folder .. "/?.lua;" .. package.path .. "'"})
+  t.eq(ask(running.path, ""), "0")
+  local broken = {"return {f = ", "error 'not today'", "return {}"}
+  local version, reloads, failures = 0, 0, 0
+  -- The load generator: every connection is answered by a version that was current meanwhile.
+  local function some_load()
+    for _ = 1, 15 do
+      local before = version
+      local answer, why = ask(running.path, "")
+      if not answer then t.fail("a connection was refused or reset: %s\n%s", why, running.err()) end
+      local got = tonumber(answer)
+      t.ok(got >= before - 1 and got <= version + 1, ("%d answered while %d was current"):format(got, before))
+    end
+  end
+  for i = 1, 20 do
+    if i % 2 == 0 then
+      write(broken[i // 2 % 3 + 1])
+      failures = failures + 1
+    else
+      version = version + 1
+      write(source:format(version))
+      reloads = reloads + 1
+    end
+    running:kill(kit.SIGHUP)
+    t.outside(10, function()
+      some_load()
+      return select(2, running.out():gsub(" reloaded ", "")) == reloads and
+        select(2, running.err():gsub(" not reloaded ", "")) == failures
+    end, "reload " .. i)
+    t.outside(5, function() return ask(running.path, "") == tostring(version) end)
+  end
+  t.match(running.err(), "not reloaded message=[^\n]*not today")
+  t.match(running.err(), "the module 'served' has no function 'f'")
+  stop(t, running)
+end)
+
+story.test("a drain lets a request finish; a second signal does not wait", {deadline = 40}, function(t)
+  local running = serve(t, [[-n 1 -e 'function f(c) c:write "begun\n" local l = c:read "l" c:write(l, "\n") end' f]])
+  local slow = connect(running.path)
+  t.eq(slow:read "l", "begun")
+  running:kill(kit.SIGTERM)
+  t.outside(5, function() return running.out():find "stopping" end)
+  t.eq(running:ended(), false)
+  slow:write "finished\n"
+  t.eq(slow:read "l", "finished")
+  t.eq(running:wait(), 143)
+  nobody_left(t)
+  running = serve(t, [[-n 1 -e 'function f(c) c:write "begun\n" c:read "l" end' f]], {name = "2"})
+  slow = connect(running.path)
+  t.eq(slow:read "l", "begun")
+  running:kill(kit.SIGINT)
+  t.outside(5, function() return running.out():find "stopping" end)
+  running:kill(kit.SIGINT)
+  t.eq(running:wait(), 130)
+  nobody_left(t)
+end)
+
+story.test("SIGTTIN and SIGTTOU add and remove a worker", function(t)
+  local running = serve(t, "-n 1 " .. UPPER)
+  running:kill(kit.SIGTTIN)
+  t.outside(5, function() return #started(running) == 2 end)
+  running:kill(kit.SIGTTIN)
+  t.outside(5, function() return #started(running) == 3 end)
+  running:kill(kit.SIGTTOU)
+  t.outside(5, function() return running.out():find "reason=resize" end)
+  t.eq(ask(running.path, "x"), "X")
+  stop(t, running)
+end)
+
+story.test("--raw: the function accepts by itself", function(t)
+  local running = serve(t, [[-n 1 --raw -e 'function f(s, listener) while true do local c = listener:accept()
+    c:write("raw\n") c:close() end end' f]])
+  t.eq(ask(running.path, ""), "raw")
+  running:kill(kit.SIGTERM)
+  t.outside(5, function() return running.out():find "stopping" end)
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  nobody_left(t)
+end)
+
+story.test("--watch reloads when a source changes", {deadline = 40}, function(t)
+  local folder = t:tmp() .. "/src"
+  kit.mkdir(folder)
+  local function write(n)
+    local f = assert(io.open(folder .. "/watched.lua", "w"))
+    f:write("return {f = function(c) c:write('", n, "\\n') end}")
+    f:close()
+  end
+  write(1)
+  local running = serve(t, "-n 1 -l watched --watch " .. folder .. " watched:f",
+    {env = "LUA_PATH='" .. folder .. "/?.lua;" .. package.path .. "'"})
+  t.eq(ask(running.path, ""), "1")
+  write(2)
+  t.outside(10, function() return ask(running.path, "") == "2" end)
+  stop(t, running)
+end)
+
+story.test("--pid writes the process id, and takes the file away", function(t)
+  local file = t:file "server.pid"
+  local running = serve(t, "-n 1 --pid " .. file .. " " .. UPPER)
+  t.eq(tonumber(t.read(file)), running.pid)
+  stop(t, running)
+  t.eq(t.read(file), nil)
+end)
+
+local function http(address, text)
+  local socket = connect(address)
+  socket:write(text)
+  local head, body = (socket:read "a"):match "^(.-)\r\n\r\n(.*)$"
+  socket:close()
+  return head, body
+end
+
+story.test("--status: JSON and Prometheus text", function(t)
+  local address = t:file "status"
+  local running = serve(t, "-n 2 --status " .. address .. " " .. UPPER)
+  for i = 1, 5 do ask(running.path, "r" .. i) end
+  local head, body
+  t.outside(5, function() -- the last answer comes before it is counted
+    head, body = http(address, "GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+    return body:find '"requests":5[,}]'
+  end)
+  t.match(head, "^HTTP/1%.0 200 OK")
+  t.match(body, '"workers":2[,}]')
+  t.match(body, '"per_worker":%[{.*"state":"idle".*}%]')
+  head, body = http(address, "GET /metrics HTTP/1.0\r\n\r\n")
+  t.match(head, "text/plain; version=0%.0%.4")
+  t.match(body, "\nmoonfork_requests_total 5\n")
+  for line in body:gmatch "[^\n]+" do
+    t.ok(line:match "^# %u+ moonfork_%w+" or line:match '^moonfork_[%w_]+{[%w_]+="[^"]*"} [%d.]+$'
+      or line:match "^moonfork_[%w_]+ [%d.]+$", line)
+  end
+  t.match(http(address, "GET /other HTTP/1.0\r\n\r\n"), "^HTTP/1%.0 404")
+  t.match(http(address, "POST /status HTTP/1.0\r\n\r\n"), "^HTTP/1%.0 405")
+  -- A client that says nothing holds up nobody.
+  local silent = connect(address)
+  t.match(http(address, "GET /status HTTP/1.0\r\n\r\n"), "200 OK")
+  silent:close()
+  stop(t, running)
+end)
+
+story.test("systemd: sockets that were passed, and what it is told", function(t)
+  local notify, path = t:file "notify", t:file "passed"
+  local inbox = t.got(fork.socket.listen("unixgram:" .. notify))
+  inbox:settimeout(10 * story.scale)
+  local listener = fork.socket.listen(path)
+  local server = fork.new{stdout = "null", env = {NOTIFY_SOCKET = notify, LISTEN_FDS = 1, WATCHDOG_USEC = 400000}}
+    :eval [[function go(_, listener, program, code)
+      local clone = require "moonfork.clone"
+      error(clone.exec(program, {"moonfork", "serve", "-n", "1", "-e", code, "up"}, {fds = {[3] = listener}}))
+    end]]:send_fd(listener):send_arg(program.path, UPPER:match "'(.*)'")
+  t.got(server:run "go"):close()
+  local function told() return inbox:read "a" end
+  t.eq(told(), "READY=1")
+  t.eq(ask(path, "passed"), "PASSED")
+  t.eq(told(), "WATCHDOG=1")
+  server:kill "HUP"
+  local seen = {}
+  t.outside(10, function()
+    seen[#seen + 1] = told()
+    return seen[#seen] == "READY=1"
+  end)
+  t.match(table.concat(seen, " "), "RELOADING=1\nMONOTONIC_USEC=%d+")
+  server:kill "TERM"
+  t.outside(10, function() return told() == "STOPPING=1" end)
+  t.eq(t.status(server).code, 143)
+  listener:close()
+  inbox:close()
+end)
+
+story.test("--user and --group", {root = true}, function(t)
+  local folder = t:tmp()
+  kit.chmod(folder, 511)
+  local running = serve(t, [[-n 1 --user nobody -e 'function f(c) local s = io.open("/proc/self/status"):read "a"
+    c:write(s:match "Uid:%s*(%d+)", " ", s:match "Gid:%s*(%d+)", "\n") end' f]])
+  t.eq(ask(running.path, ""), "65534 65534")
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+end)
+
+story.test("what can't be used is one line and 126; wrong usage is 2", function(t)
+  local path = t:file "s"
+  for _, case in ipairs{
+    {"--listen " .. path .. " nix", 126, "there is no global function 'nix'"},
+    {"--listen /no/such/dir/s " .. UPPER, 126, "can't listen on /no/such/dir/s: No such file or directory"},
+    {"--listen nonsense " .. UPPER, 126, "can't listen on nonsense"},
+    {UPPER, 2, "%-%-listen is missing"},
+    {"--listen " .. path .. " --log xml " .. UPPER, 2, "%-%-log takes one of text, json, not 'xml'"},
+    {"--listen " .. path .. " --max-memory much " .. UPPER, 2, "%-%-max%-memory takes bytes"},
+    {"--listen " .. path .. " --watch /no/such " .. UPPER, 126, "/no/such: No such file or directory"},
+    {"--listen " .. path .. " --pid /no/such/pid " .. UPPER, 126, "/no/such/pid: No such file"},
+    {"--listen " .. path .. " --user nosuchuser " .. UPPER, 126, "there is no user 'nosuchuser'"},
+  } do
+    local out, err, code = program.run("serve " .. case[1])
+    t.eq(out, "")
+    t.match(err, "^moonfork serve: [^\n]*\n$")
+    t.match(err, case[3])
+    t.eq(code, case[2], case[1])
+  end
+end)
+
+story.test("without --log and a terminal nothing is printed", function(t)
+  local path = t:file "s"
+  local running = program.start(t, "serve -n 1 --listen " .. path .. " " .. UPPER, {env = mark()})
+  t.outside(10, function() return ask(path, "x") == "X" end)
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  t.eq({running.out(), running.err()}, {"", ""})
+end)
+
+story.done()
