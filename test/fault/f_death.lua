@@ -180,7 +180,7 @@ standing.test("a clone killed in the middle of an answer", function(t, s)
     for name, value in pairs{LD_PRELOAD = shim, SHIM_CHILD = "1", WRITE_KILL = tostring(at)} do
       kit.setenv(name, value)
     end
-    local template = fork.new_exec()
+    local template = fork.new_exec{program = host.plain_template(t)}
     standing.pid(t, template)
     for _, name in ipairs{"LD_PRELOAD", "SHIM_CHILD", "WRITE_KILL"} do kit.setenv(name, nil) end
     local maps

@@ -120,7 +120,7 @@ local function shimmed(t, settings)
   local shim = host.tool(t, "shim.so")
   kit.setenv("LD_PRELOAD", shim)
   for name, value in pairs(settings) do kit.setenv(name, value) end
-  local p = fork.new_exec{name = "shimmed"}
+  local p = fork.new_exec{name = "shimmed", program = host.plain_template(t)}
   standing.pid(t, p)
   kit.setenv("LD_PRELOAD", nil)
   for name in pairs(settings) do kit.setenv(name, nil) end

@@ -134,6 +134,12 @@ function host.tool(t, name)
   return path
 end
 
+--- A template program whose system calls a preloaded library sees: that of the build makes
+--- them itself.
+function host.plain_template(t)
+  return host.tool(t, "moonfork-template-plain")
+end
+
 host.nightly = (os.getenv("FAULT_NIGHTLY") or "") ~= ""
 
 --- A number of rounds: few, or in the nightly mode (FAULT_NIGHTLY=1) many.

@@ -3,6 +3,7 @@
 -- the program. Real processes.
 local story = require "story"
 local fork = require "moonfork"
+local host = require "host"
 local kit = story.kit
 
 local FUNCTIONS = [[
@@ -35,8 +36,7 @@ story.test("interrupted system calls are invisible", function(t)
 end)
 
 story.test("short input and output everywhere are invisible", function(t)
-  local shim = (os.getenv "MOONFORK_BUILD" or "") .. "/test/fault/shim.so"
-  if not t.read(shim) then t.skip "needs test/fault/shim.so" end
+  local shim, program = host.tool(t, "shim.so"), host.plain_template(t)
   if (os.getenv "STORY_PRELOAD" or "") ~= "" then
     t.skip "the shim and the sanitizer wrap the same calls"
   end
@@ -59,7 +59,7 @@ story.test("short input and output everywhere are invisible", function(t)
     end
     rpc:close()
     fork.loop()
-  ]], {before = ("LD_PRELOAD=%s SHORTIO=7"):format(shim)})
+  ]], {before = ("LD_PRELOAD=%s SHORTIO=7 MOONFORK_TEMPLATE=%s"):format(shim, program)})
   t.eq(err, "")
   t.eq(code, 0)
 end)

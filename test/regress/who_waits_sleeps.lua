@@ -197,7 +197,7 @@ for _, row in ipairs{{"a template", function(p) p:eval "x = 1" end},
     kit.setenv("LD_PRELOAD", shim)
     kit.setenv("FAIL_FN", "sendmsg")
     kit.setenv("FAIL_AT", row[1] == "a template" and "2" or "6")
-    local p = fork.new_exec()
+    local p = fork.new_exec{program = host.plain_template(t)}
     t.within(5, function() return p:pid() end)
     for _, name in ipairs{"LD_PRELOAD", "FAIL_FN", "FAIL_AT"} do kit.setenv(name, nil) end
     local maps
