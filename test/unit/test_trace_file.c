@@ -36,7 +36,10 @@ static char *contents(void) {
 
 /* Or an array whose bracket is on its way to another place. */
 static int is_whole(int may_lack_bracket) {
-  char *all = contents();
+  char *all;
+  if (access(path, F_OK) < 0)
+    return 1;
+  all = contents();
   if (json_is(all))
     return 1;
   strcat(all, "]");
@@ -236,6 +239,46 @@ static void a_file_that_somebody_writes_is_left_alone(void **state) {
   assert_int_equal(count_objects(), 0);
 }
 
+static void a_new_file_is_never_empty(void **state) {
+  char name[64];
+  unlink(path);
+  cuts = 1; /* looks at the file after each write: it is not there, or whole */
+  assert_int_equal(trace_file_open(&file, path), 0);
+  assert_true(nwrites > 0);
+  cuts = 0;
+  assert_true(json_is(contents()));
+  snprintf(name, sizeof name, "%s.%d~", path, (int)getpid());
+  assert_int_equal(access(name, F_OK), -1);
+  trace_file_abandon(&file);
+  unlink(path);
+  refuse_after = 0; /* nothing is left of what could not be begun */
+  refuse_with = ENOSPC;
+  assert_int_equal(trace_file_open(&file, path), -ENOSPC);
+  assert_int_equal(access(path, F_OK), -1);
+  assert_int_equal(access(name, F_OK), -1);
+}
+
+static void a_refused_file_keeps_what_it_has(void **state) {
+  FILE *out = fopen(path, "w");
+  fputs("[{\"n\":1}]", out);
+  fclose(out);
+  refuse_after = 0;
+  refuse_with = EIO;
+  assert_int_equal(trace_file_open(&file, path), -EIO);
+  assert_int_equal(count_objects(), 1);
+}
+
+static void a_link_to_nowhere_makes_its_target(void **state) {
+  char target[64];
+  snprintf(target, sizeof target, "%s.target", path);
+  unlink(path);
+  assert_int_equal(symlink(target, path), 0);
+  assert_int_equal(trace_file_open(&file, path), 0);
+  assert_true(json_is(contents()));
+  assert_int_equal(access(target, F_OK), 0);
+  unlink(target);
+}
+
 /* ---- objects ---- */
 
 static const char *made(struct object *o) {
@@ -331,6 +374,10 @@ int main(void) {
       cmocka_unit_test_setup_teardown(what_is_no_regular_file_is_refused, setup,
                                       teardown),
       cmocka_unit_test_setup_teardown(a_file_that_somebody_writes_is_left_alone, setup,
+                                      teardown),
+      cmocka_unit_test_setup_teardown(a_new_file_is_never_empty, setup, teardown),
+      cmocka_unit_test_setup_teardown(a_refused_file_keeps_what_it_has, setup, teardown),
+      cmocka_unit_test_setup_teardown(a_link_to_nowhere_makes_its_target, setup,
                                       teardown),
       cmocka_unit_test(an_object_has_its_members),
       cmocka_unit_test(texts_of_any_bytes_become_json),

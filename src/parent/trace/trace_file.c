@@ -4,6 +4,8 @@
 #include "os/fd.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/resource.h>
@@ -125,37 +127,82 @@ int trace_file_put(struct trace_file *f, const char *object, size_t n) {
 
 /* ---- life ---- */
 
-/* 0, or why a trace can't be written there. Another program's trace is left alone. */
-static int take(int fd) {
-  struct stat st;
-  if (fstat(fd, &st) < 0)
-    return -errno;
-  if (!S_ISREG(st.st_mode))
-    return -EINVAL;
-  if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-    return -EWOULDBLOCK; /* other failures: a file system without locks */
-  return ftruncate(fd, 0) < 0 ? -errno : 0;
-}
+/* A FIFO must not make us wait. */
+enum { FLAGS = O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK };
 
-int trace_file_open(struct trace_file *f, const char *path) {
-  int r, fd;
-  do /* a FIFO must not make us wait */
-    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666);
+static int open_file(const char *path, int more) {
+  int fd;
+  do
+    fd = open(path, FLAGS | more, 0666);
   while (fd < 0 && errno == EINTR);
   if (fd < 0)
     return errno == ENXIO || errno == EISDIR ? -EINVAL : -errno;
-  fd = fd_raise(fd);
-  if (fd < 0)
-    return fd;
-  f->fd = fd;
+  return fd_raise(fd);
+}
+
+/* Another program's trace is left alone. */
+static int lock(int fd) {
+  int refused = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+  return refused ? -EWOULDBLOCK : 0; /* other failures: a file system without locks */
+}
+
+/* f->fd is a file of ours from now on, with an empty array. */
+static int begin(struct trace_file *f) {
+  struct stat st;
+  int r;
+  if (fstat(f->fd, &st) < 0)
+    return -errno;
+  if (!S_ISREG(st.st_mode))
+    return -EINVAL;
+  r = lock(f->fd);
+  if (r < 0)
+    return r;
+  r = write_at(f, "[\n" CLOSING, 2 + NCLOSING, 0);
+  if (!r && st.st_size && ftruncate(f->fd, 2 + NCLOSING) < 0)
+    r = -errno;
+  return r;
+}
+
+static int open_at(struct trace_file *f, const char *path, int more) {
+  int r;
+  f->fd = open_file(path, more);
+  if (f->fd < 0)
+    return f->fd;
+  r = begin(f);
+  if (r < 0)
+    trace_file_abandon(f);
+  return r;
+}
+
+/* A file that was not there appears with its array in it: it is never empty. */
+static int make_new(struct trace_file *f, const char *path) {
+  char *name;
+  int r;
+  if (asprintf(&name, "%s.%d~", path, (int)getpid()) < 0)
+    return -ENOMEM;
+  f->fd = open_file(name, O_CREAT | O_EXCL);
+  r = f->fd < 0 ? f->fd : begin(f);
+  if (!r && link(name, path) < 0)
+    r = -errno;
+  if (f->fd >= 0)
+    unlink(name);
+  if (r < 0)
+    trace_file_abandon(f);
+  free(name);
+  return r;
+}
+
+int trace_file_open(struct trace_file *f, const char *path) {
+  int r;
   f->n = 0;
   f->empty = 1;
   f->at = f->end = 2;
-  r = take(fd);
-  if (!r)
-    r = write_at(f, "[\n" CLOSING, 2 + NCLOSING, 0);
-  if (r < 0)
-    trace_file_abandon(f);
+  r = open_at(f, path, 0);
+  if (r == -ENOENT)
+    r = make_new(f, path);
+  /* It is there by now; there are no links; the longer name is too long. */
+  if (r == -EEXIST || r == -EPERM || r == -ENOTSUP || r == -ENAMETOOLONG)
+    r = open_at(f, path, O_CREAT);
   return r;
 }
 

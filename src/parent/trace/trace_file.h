@@ -36,8 +36,9 @@ struct trace_file {
   char buffer[TRACE_BUFFER];
 };
 
-/* Makes the file, or empties it: whose trace it was is lost, but -EWOULDBLOCK where
- * another program writes one there. -EINVAL: it is no regular file. 0 or -errno. */
+/* Makes the file, which appears with the array in it, or empties it. -EWOULDBLOCK:
+ * another program writes a trace there; -EINVAL: it is no regular file. 0 or -errno, and
+ * nothing has changed. */
 int trace_file_open(struct trace_file *f, const char *path);
 /* Appends an object of at most TRACE_OBJECT_MAX bytes; it is on the file at the latest
  * after the next flush. 0 or -errno. */
