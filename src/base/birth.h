@@ -1,7 +1,7 @@
 /* AT_BIRTH marks variables that every new clone writes. They lie side by side at the end
- * of the program's data, where what is zero at first (the server) follows: so fork copies
- * one page or two for all of them, instead of one for each. Nothing but speed depends on
- * it. */
+ * of the program's data, where what is zero at first follows, the server first of all
+ * (template/server/storage.c): so a birth copies one page for all of them, instead of one
+ * for each. Nothing but speed depends on it. */
 #ifndef BASE_BIRTH_H
 #define BASE_BIRTH_H
 

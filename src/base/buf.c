@@ -21,9 +21,20 @@ void buf_init(struct buf *b, uint64_t max) {
   *b = (struct buf){.max = max < SIZE_MAX ? (size_t)max : SIZE_MAX, .keep = BUF_KEEP};
 }
 
+void buf_lend(struct buf *b, void *home, size_t cap) {
+  assert(!b->data);
+  b->data = b->home = home;
+  b->cap = b->home_cap = cap;
+}
+
+static void free_data(struct buf *b) {
+  if (b->data != b->home)
+    free(b->data);
+}
+
 void buf_deinit(struct buf *b) {
   size_t keep = b->keep;
-  free(b->data);
+  free_data(b);
   buf_init(b, b->max);
   b->keep = keep;
 }
@@ -37,9 +48,9 @@ const unsigned char *buf_peek(const struct buf *b) {
 }
 
 static void drop_storage(struct buf *b) {
-  free(b->data);
-  b->data = NULL;
-  b->cap = 0;
+  free_data(b);
+  b->data = b->home;
+  b->cap = b->home_cap;
 }
 
 void buf_consume(struct buf *b, size_t n) {
@@ -73,9 +84,12 @@ static size_t next_cap(const struct buf *b, size_t need) {
 
 static int grow(struct buf *b, size_t need) {
   size_t cap = next_cap(b, need);
-  unsigned char *data = realloc(b->data, cap);
+  int is_home = b->data && b->data == b->home;
+  unsigned char *data = is_home ? malloc(cap) : realloc(b->data, cap);
   if (!data)
     return -ENOMEM;
+  if (is_home)
+    memcpy(data, b->data, b->tail);
   b->data = data;
   b->cap = cap;
   return 0;
@@ -104,13 +118,14 @@ void buf_commit(struct buf *b, size_t n) {
 
 void buf_adopt(struct buf *b, void *block, size_t cap) {
   assert(buf_size(b) == 0);
-  free(b->data);
+  free_data(b);
   b->data = block;
   b->cap = cap < b->max ? cap : b->max;
   b->head = b->tail = 0;
 }
 
 void *buf_yield(struct buf *b, size_t *ret_cap) {
+  assert(!b->home); /* it is the caller's */
   void *block = b->data;
   *ret_cap = b->cap;
   b->data = NULL;

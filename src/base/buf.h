@@ -11,11 +11,16 @@ struct buf {
   size_t head, tail, cap;
   size_t max;  /* the content never grows past this */
   size_t keep; /* bytes of storage that stay when it runs empty: 64 KiB unless changed */
+  unsigned char *home; /* the caller's storage, or NULL */
+  size_t home_cap;
 };
 
 /* A max beyond what this machine can address is what it can address. */
 void buf_init(struct buf *b, uint64_t max);
 void buf_deinit(struct buf *b);
+/* Storage of the caller's for an empty buffer without any, used as long as the content
+ * fits. It lives as long as the buffer, or until buf_deinit. */
+void buf_lend(struct buf *b, void *home, size_t cap);
 size_t buf_size(const struct buf *b);
 const unsigned char *buf_peek(const struct buf *b);
 /* Forgets the first n bytes; a buffer that runs empty keeps at most `keep` bytes of

@@ -129,7 +129,8 @@ int codec_add_handle(lua_State *L, int idx, struct codec_fds *fds) {
 }
 
 static int pack_handle(struct pack *p, int idx, const struct level *at) {
-  static struct codec_fds none = {.n = CODEC_FDS_MAX};
+  static struct codec_fds none; /* full; and no page of what births write (birth.h) */
+  none.n = CODEC_FDS_MAX;
   int place = codec_add_handle(p->L, idx, p->fds ? p->fds : &none);
   if (place == -EINVAL)
     return fail_type(p, at, idx);

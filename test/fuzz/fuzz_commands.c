@@ -203,7 +203,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
   memset(&server, 0, offsetof(struct server, failure));
   expected = 0;
-  connection_open(&server.conn, -1);
+  connection_open(&server.conn, -1, server.room, sizeof server.room);
   server.phase = data[0] % SERVE_COUNT;
   feed(&server, data + 1, size - 1);
   gather_deinit(&server.gather);

@@ -188,6 +188,31 @@ static void test_storage_is_lent_and_kept(void **state) {
   assert_int_equal(b.keep, 299999);
 }
 
+static void test_lent_storage_is_used_while_the_content_fits(void **state) {
+  char home[300];
+  struct buf b;
+  buf_init(&b, 4096);
+  buf_lend(&b, home, sizeof home);
+  for (int round = 0; round < 3; round++) {
+    for (int i = 0; i < 300; i++)
+      assert_int_equal(buf_put_u8(&b, (unsigned)i % 256), 0);
+    assert_true(round > 0 || (const char *)buf_peek(&b) == home);
+    assert_int_equal(buf_put(&b, "more", 4), 0);
+    assert_ptr_not_equal(buf_peek(&b), home);
+    for (int i = 0; i < 300; i++)
+      assert_int_equal(buf_peek(&b)[i], i % 256);
+    assert_memory_equal(buf_peek(&b) + 300, "more", 4);
+    buf_consume(&b, 304);
+  }
+  b.keep = 0; /* what it does not keep it does not need: back to what was lent */
+  assert_int_equal(buf_put(&b, "x", 1), 0);
+  buf_consume(&b, 1);
+  assert_ptr_equal(buf_reserve(&b, 300), home);
+  buf_commit(&b, 300);
+  assert_int_equal(buf_put(&b, home, 300), 0);
+  buf_deinit(&b);
+}
+
 static void test_reader_of_nothing(void **state) {
   struct reader r;
   reader_init(&r, NULL, 0);
@@ -212,6 +237,7 @@ int main(void) {
       census_test(test_reader_tells_none_empty_and_short_strings_apart),
       census_test(test_reader_at_every_length),
       census_test(test_reader_of_nothing),
+      census_test(test_lent_storage_is_used_while_the_content_fits),
       census_test(test_storage_is_lent_and_kept),
   };
   return cmocka_run_group_tests_name("buf", tests, NULL, NULL);

@@ -25,9 +25,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Large, and there is one in a process. What a birth writes is its beginning: a page. */
-static _Alignas(4096) struct server the_server;
-
 /* ---- on an interpreter that is running ---- */
 
 /* What exists stays with the interpreter's own allocator; what comes goes to our heap,
@@ -95,7 +92,7 @@ static void fill_standard_streams(void) {
 }
 
 void template_enter(const struct template_entry *e) {
-  struct server *s = &the_server;
+  struct server *s = &server_storage;
   memset(s, 0, offsetof(struct server, failure)); /* the texts stay untouched pages */
   proc_reset_signals();
   s->given = e->L;
@@ -111,7 +108,7 @@ void template_enter(const struct template_entry *e) {
     close_rest(&now);
     fill_standard_streams();
   }
-  connection_open(&s->conn, control_fd);
+  connection_open(&s->conn, control_fd, s->room, sizeof s->room);
   leash_init(&s->leash, leash_fd);
   args_init(&s->args);
   server_set_self(s);

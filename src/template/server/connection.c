@@ -15,9 +15,10 @@
 #include <errno.h>
 #include <string.h>
 
-void connection_open(struct connection *c, int fd) {
+void connection_open(struct connection *c, int fd, void *room, size_t n) {
   *c = (struct connection){.fd = fd};
   inbox_init(&c->in, CMD_SETUP, CMD_LAST);
+  buf_lend(&c->in.bytes, room, n);
   buf_init(&c->out, CONNECTION_OUT_MAX);
 }
 

@@ -54,7 +54,6 @@ struct server {
   struct args args;
   struct leash leash;
   struct gather gather; /* a body in parts under way */
-  struct fdset gather_fds;
   uint64_t gather_id;
   unsigned gather_type; /* 0: none */
   int gather_lost;
@@ -92,11 +91,16 @@ struct server {
     int is_fresh; /* its socket is as the parent made it, for it alone: blocking */
     char title[128];
   } run;
-  /* From here on clones don't write, or seldom: the rest lies in one page, or two. */
+  /* The storage of conn.in. What a FORK is lies at its beginning, in the page of all that
+   * is written at a birth (storage.c). From its end on clones don't write, or seldom.
+   */
+  unsigned char room[INBOX_ROOM_MIN];
+  struct fdset gather_fds;
   struct audit audit;
   struct failure failure; /* of the last protected call that failed */
 };
 
+extern struct server server_storage; /* for entry.c */
 /* The server of this process, or NULL where it is none (a plain parent). */
 struct server *server_self(void);
 void server_set_self(struct server *s);
