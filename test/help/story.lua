@@ -219,6 +219,14 @@ local function used(pid)
   return run, wait
 end
 
+--- The seconds, from some moment on, that this thread has neither run nor waited for a
+--- processor: what it blocks for. (Exact to some milliseconds.)
+function story.slept()
+  local text = read_file "/proc/thread-self/schedstat" or ""
+  local ran, waited = text:match "^(%d+) (%d+)"
+  return kit.now() - ((ran or 0) + (waited or 0)) / 1e9
+end
+
 local function watch(pids)
   local before = {}
   for pid in pairs(pids) do before[pid] = table.pack(used(pid)) end
