@@ -212,6 +212,7 @@ local function pool_options()
   if one_in(3) then opts.load = random(3) end
   if one_in(3) then opts.max_calls = random(20) end
   if one_in(3) then opts.call_timeout = 0.05 + random() / 10 end
+  if one_in(3) then opts.on_worker = function() if one_in(4) and not leaving then act() end end end
   return opts
 end
 
@@ -266,6 +267,8 @@ local sense = {
   with = function() return {timeout = 0.1} end,
   drain = function(done) return random() / 3, done end,
   reload = function(done) return any_process(), done end,
+  add = function(done) return any_process(), done end,
+  promote = function(done) return done end,
   resize = function() return random(0, 4) end,
   map = function() return {1, 2, 3, "x"} end,
   close = nothing, pid = nothing, take_args = nothing, stats = nothing, pids = nothing,
@@ -282,7 +285,7 @@ local sense = {
 }
 -- The callbacks that are counted; other functions may be called never, or often.
 local counted = {run = true, to_fd = true, memory = true, on_exit = true, call = true,
-  drain = true, reload = true}
+  drain = true, reload = true, add = true, promote = true}
 -- Not for us: they take what is not ours, or change how this program runs.
 local excluded = {use_loop = true, loop = true, wrap = true, template = true, detach = true,
   remote = true, load = true, save = true, trace = true, signal = true, poll = true}

@@ -846,12 +846,22 @@ static void call_pool(struct pool *it) {
   }
 }
 
+static void look_at_pool(struct pool *it) {
+  mf_pool_worker workers[4];
+  mf_drain_report report = {.size = sizeof report};
+  size_t n = CALL((int)mf_pool_workers(it->pool, workers, sizeof *workers, 4));
+  for (size_t i = 0; i < n && i < 4; i++)
+    CHECK(workers[i].pid > 0 && workers[i].run_time.max_us <= workers[i].run_us);
+  DO(mf_pool_drain_report(it->pool, &report));
+}
+
 static void disturb_pool(struct pool *it) {
   int pids[8];
   size_t n = CALL((int)mf_pool_pids(it->pool, pids, 8));
   mf_pool_info info = {.size = sizeof info};
   CHECK(CALL(mf_pool_stats(it->pool, &info)) == 0);
   CHECK(info.state >= MF_POOL_RUNNING && info.state <= MF_POOL_CLOSED);
+  look_at_pool(it);
   if (!program && n && n <= 8) /* ours by now: nobody has reaped them but the library */
     kill(pids[random_below((uint32_t)n)], random_one_in(2) ? SIGKILL : SIGTERM);
 }
@@ -863,7 +873,7 @@ static void use_pool(void) {
   mf_process *p;
   if (!it)
     return;
-  switch (random_below(16)) {
+  switch (random_below(18)) {
   case 0:
     DO(mf_pool_cancel(it->pool, random_one_in(2) ? it->last : 12345));
     break;
@@ -883,10 +893,16 @@ static void use_pool(void) {
       break;
     a = ask_new("reload", &it->owner);
     a->quiet = program != NULL;
-    if (CALL(mf_pool_reload(it->pool, p, on_pool_told, a)) == 0)
+    if (CALL((random_one_in(2) ? mf_pool_reload : mf_pool_add)(it->pool, p, on_pool_told,
+                                                               a)) == 0)
       give_proc(from);
     else
       ask_settle(a, -1);
+    break;
+  case 5:
+    a = ask_new("promote", &it->owner);
+    a->quiet = program != NULL;
+    ask_settle(a, CALL(mf_pool_promote(it->pool, on_pool_told, a)));
     break;
   default:
     call_pool(it);

@@ -3,6 +3,7 @@
 #include "help/far.h"
 #include "parent/loop/fork_watch.h"
 #include "parent/process/registry.h"
+#include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
 #include "parent/times.h"
@@ -139,6 +140,7 @@ static int finish(void **state) {
   assert_int_equal(context->nopen, 0);
   assert_int_equal(context->nbusy, 0);
   assert_false(sim->started);
+  assert_true(list_empty(&registry_of(context)->children.unborn));
   boot_close(context);
   far_free(far);
   assert_int_equal(sim_free(sim), 0);
@@ -958,6 +960,19 @@ static void test_promotion_and_the_end(void **state) {
   assert_int_equal(drain_code, 0);
 }
 
+/* Nobody waits for its copy for ever: neither the pool, nor the memory for its number. */
+static void test_promotion_of_a_worker_that_never_ends(void **state) {
+  options.idle = 1;
+  begin();
+  far->deaf = 1;
+  sim->on_kill = NULL;
+  assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
+  far_run(far);
+  mf_pool_abort(pool);
+  far_run(far);
+  assert_int_equal(reload_code, MF_ECANCELLED);
+}
+
 /* With several templates the copy takes the place of its own. */
 static void test_promotion_with_two_templates(void **state) {
   struct far_node *first, *second, *worker = NULL;
@@ -1024,6 +1039,7 @@ int main(void) {
       STORY(test_a_promoted_template_that_dies),
       STORY(test_promotions_that_fail_change_nothing),
       STORY(test_promotion_and_the_end),
+      STORY(test_promotion_of_a_worker_that_never_ends),
       STORY(test_promotion_with_two_templates),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);

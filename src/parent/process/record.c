@@ -89,6 +89,16 @@ static void leave_child(struct mf_process *p) {
   p->child = 0;
 }
 
+/* The end of one that runs a function, and was asked for a copy of itself, may never be
+ * known: nobody waits for the number of that copy for ever. */
+static void leave_births(struct mf_process *p) {
+  int awaited = p->own_births && !births_ended(p->own_births);
+  births_end(p->own_births);
+  births_drop(&p->own_births);
+  if (awaited)
+    children_look_for_unborn(&registry_of(p->context)->children);
+}
+
 /* A slot whose process may still be born is looked after by the context, as is a birth
  * that nobody knows of: its process is our child all the same. */
 static void leave_slot(struct mf_process *p) {
@@ -126,7 +136,7 @@ void process_free(struct mf_process *p) {
     ctx->backend->ops->close(ctx->backend, &p->finish.fd);
   hold_free(p->hold);
   journal_drop(&p->journal);
-  births_drop(&p->own_births);
+  leave_births(p);
   failure_free(p->error);
   free(p->exit_text);
   free(p->name);
