@@ -422,4 +422,118 @@ story.test("PP-10 map goes on over a promotion", function(t)
   finish(t, pool)
 end)
 
+-- ---- where it is hard ----
+
+-- The worker needs four descriptors for the fork; it says so, and goes on.
+story.test("PP-11 a worker without free descriptors", function(t)
+  local pool = template():limit{nofile = 7}:pool("do_it", {max = 1, idle = 1})
+  local _, pid = t.got(pool "count")
+  t.error(select(2, pool:promote()), "LIMIT", "no free descriptor")
+  t.eq(select(2, t.got(pool "count")), pid)
+  t.eq(pool:stats().deaths, 0)
+  finish(t, pool)
+end)
+
+-- With so few descriptors left here, each promotion is an error or a success, and nothing leaks.
+story.test("PP-11 a program without free descriptors", function(t)
+  local pool = template():pool("do_it", {max = 1, idle = 1})
+  t.got(pool("build", 10))
+  local before = kit.getrlimit "nofile"
+  local succeeded
+  for free = 0, 12 do
+    local held = {}
+    kit.setrlimit("nofile", 60)
+    while true do
+      local fd = kit.dup(0)
+      if not fd then break end
+      held[#held + 1] = fd
+    end
+    for _ = 1, free do kit.close(table.remove(held)) end
+    local ok, err = pool:promote()
+    for _, fd in ipairs(held) do kit.close(fd) end
+    kit.setrlimit("nofile", before)
+    t.ok(ok or (err.code and err.started == "no"), err and err.code)
+    succeeded = ok
+    t.within(10, function() return pool:stats().leaving == 0 end)
+  end
+  t.eq(succeeded, true)
+  t.eq((t.got(pool "count")), 10)
+  finish(t, pool)
+end)
+
+-- A program that ignores SIGCHLD: the kernel takes its children away, and clones say themselves
+-- who they are.
+story.test("PP-11 a program that ignores SIGCHLD", function(t)
+  local out, status, err = t:lua [[
+    local kit = require "testkit"
+    kit.disposition(kit.SIGCHLD, "ignore")
+    local fork = require "moonfork"
+    local pool = fork.new():eval "function f(n) n0 = n0 or n return n0 end"
+      :pool("f", {max = 1, idle = 1})
+    assert(pool(5) == 5)
+    assert(pool:promote())
+    assert(pool:resize(0))
+    while pool:stats().workers > 0 do fork.step(0.1) end
+    pool:resize(1)
+    print(pool(6), pool:drain(10))
+  ]]
+  t.eq(status, 0, err)
+  t.match(out, "^5\ttrue")
+end)
+
+for _, how in ipairs {"fork.template()", "fork.new_exec()", "fork.new():fork():fork()"} do
+  story.test("PP-12 workers of " .. how, function(t)
+    local out, status, err = t:lua(([[
+      local fork = require "moonfork"
+      local pool = %s:eval "function f(n) n0 = n0 or n return n0 end":pool("f", {max = 1, idle = 1})
+      for i = 1, 3 do
+        assert(pool(5) == 5)
+        assert(pool:promote())
+        assert(pool:resize(0))
+        while pool:stats().workers > 0 do fork.step(0.1) end
+        pool:resize(1)
+      end
+      print(pool(6), pool:drain(10))
+    ]]):format(how))
+    t.eq(status, 0, err)
+    t.match(out, "^5\ttrue")
+    t.eq(err, "")
+  end)
+end
+
+-- The order in which they were asked for: an addition, a promotion, an addition.
+story.test("PP-12 promotions and additions wait for each other", function(t)
+  local pool = template():pool("do_it", {max = 4, load = 1, start = 0, idle = 4})
+  t.within(10, function() return pool:stats().idle == 4 end)
+  t.got(pool("build", 10))
+  local order = {}
+  local function note(what) return function(err) t.eq(err, nil) order[#order + 1] = what end end
+  pool:add(template(), note "add")
+  pool:promote(note "promote")
+  pool:add(template(), note "add more")
+  pool:promote(note "promote more")
+  t.within(20, function() return #order == 4 end)
+  t.eq(table.concat(order, ", "), "add, promote, add more, promote more")
+  t.eq(pool:stats().templates, 3)
+  t.eq(pool:stats().promotions, 2)
+  finish(t, pool)
+end)
+
+-- Handles in calls and results, and classes of an own serialiser, go on in workers of the copy.
+story.test("PP-12 handles go on in workers of the copy", function(t)
+  local pool = template "function echo(h) return h end"
+    :pool("do_it", {max = 1, idle = 1, handles = true})
+  t.got(pool("build", 10))
+  t.eq(pool:promote(), true)
+  replace_others(t, pool, 1)
+  local here, there = fork.socket.pair()
+  local back = t.got(pool("echo", there))
+  there:close()
+  back:write "hello\n"
+  back:close()
+  t.eq(here:read "l", "hello")
+  here:close()
+  finish(t, pool)
+end)
+
 story.done()
