@@ -129,6 +129,16 @@ story.test("PP-02 a handle that init has closed can't be given on: the promotion
     here:close()
   end)
 
+story.test("PP-02 so it is where init's strings are long", function(t)
+  local p = template "function begin(text) length = #text end"
+  p:send_arg(("x"):rep(70000))
+  local pool = p:pool("do_it", {max = 1, idle = 1, init = "begin"})
+  t.got(pool("build", 10))
+  t.error(select(2, pool:promote()), "FORK_FAILED", "longer than 64 KiB")
+  t.eq((t.got(pool "count")), 10)
+  finish(t, pool)
+end)
+
 -- What its descriptors lead to, without the numbers.
 local function descriptors(pid)
   local list = {}

@@ -84,7 +84,7 @@ static void keep_template(struct mf_pool *pool) {
   failure_deinit(&pool->failure);
   if (pool->reload.kind == RELOAD_ALL)
     replace_all(pool, t);
-  else
+  else if (pool->reload.kind == RELOAD_ADD)
     make_room(pool, t->source);
   pool->reload.worker = NULL;
   reload_over(pool, 0, NULL);
@@ -122,7 +122,10 @@ static int promote(struct mf_pool *pool, mf_process **ret) {
   r = rpc_fork(w->rpc, ret);
   if (!r)
     pool->reload.instead = w->template;
-  return r;
+  if (r != MF_ECLOSED)
+    return r;
+  reload_over(pool, MF_EFORK_FAILED, "the worker that was to be promoted has just ended");
+  return 0;
 }
 
 /* ---- one after the other ---- */

@@ -8,7 +8,7 @@
 #include <lauxlib.h>
 #include <string.h>
 
-enum { STRINGS_MAX = 1024 * 1024 }; /* bytes that are kept for it, as a journal keeps */
+enum { STRINGS_MAX = 64 * 1024 }; /* bytes that are kept for it, in each worker */
 enum { SOCKET = 1 };
 static const char arguments_key; /* of the registry: a list with n; false: too long */
 
@@ -42,7 +42,7 @@ static void each_argument(lua_State *L, struct server *s,
                           void (*take)(lua_State *L, struct server *s, int i)) {
   int type = lua_rawgetp(L, LUA_REGISTRYINDEX, &arguments_key);
   if (type == LUA_TBOOLEAN)
-    luaL_error(L, "the arguments of init are longer than 1 MiB");
+    luaL_error(L, "the arguments of init are longer than 64 KiB in all");
   if (type != LUA_TTABLE)
     return;
   lua_getfield(L, -1, "n");
