@@ -5,7 +5,7 @@ local fork = require "moonfork"
 local kit = story.kit
 
 local FUNCTIONS = [[
-  local clone = require "moonfork.clone"
+  clone = require "moonfork.clone"
   function build(n) made = {} for i = 1, n do made[i] = {i, tostring(i)} end return clone.pid() end
   function count() return made and #made or 0, clone.pid(), clone.ppid() end
   function snooze(s) os.execute("sleep " .. s) return clone.pid() end
@@ -282,6 +282,31 @@ story.test("PP-06 finalisers run once", function(t)
   local text = assert(io.open(file)):read "a"
   os.remove(file)
   t.eq(text, "x\nx\nx\n")
+end)
+
+-- Old garbage is what young collections don't find; it must not be left to both processes.
+story.test("PP-06 finalisers of what had grown old run once, too", function(t)
+  local file = os.tmpname()
+  local pool = template(([[
+    function keep() kept = setmetatable({}, {__gc = function()
+      local f = io.open(%q, "a") f:write("x\n") f:close() end}) end
+    function churn() for i = 1, 100000 do local _ = {i} end end
+    big = {} -- so that a little more is no reason to collect everything
+    for i = 1, 200000 do big[i] = {i} end
+    function drop() kept = nil end
+    function collect() clone.collect() clone.collect() return clone.pid() end
+  ]]):format(file)):pool("do_it", {max = 1, idle = 1})
+  pool "keep"
+  for _ = 1, 5 do pool "churn" end
+  pool "drop"
+  t.eq(pool:promote(), true)
+  t.got(pool "collect")
+  replace_others(t, pool, 1)
+  t.got(pool "collect")
+  finish(t, pool)
+  local text = assert(io.open(file)):read "a"
+  os.remove(file)
+  t.eq(text, "x\n")
 end)
 
 -- Between two calls: those that are under way are answered once, in their order.

@@ -36,6 +36,14 @@ static void go_on(struct server *s, const sigset_t *mask) {
     heap_publish(s->heap, s->slot ? &s->slot->lua_live : NULL, 0);
 }
 
+/* What had grown old and is garbage a seal leaves alone, and two processes would finalise it
+ * then. Twice, because what a finaliser has let go of is free only after the next. */
+static void collect_garbage(struct server *s) {
+  collector_collect_all(&s->collector, s->L);
+  collector_collect_all(&s->collector, s->L);
+  server_end_copy(s);
+}
+
 int promote_fork(struct server *s, const struct command *c) {
   static unsigned char body[PROMOTE_BODY_MAX]; /* the copy reads it after c has gone */
   struct command fork = *c;
@@ -63,6 +71,7 @@ int promote_fork(struct server *s, const struct command *c) {
   }
   sigprocmask(SIG_SETMASK, NULL, &mask);
   signals_enter_user(); /* it has run: handlers are looked for */
+  collect_garbage(s);
   collector_touch(&s->collector);
   audit_touch(&s->audit);
   r = clone_fork(s, &o, c->fds, &sibling);
