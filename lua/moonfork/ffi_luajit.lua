@@ -100,6 +100,7 @@ typedef struct mf_rpc_options {
   mf_notice_cb on_drain;
   void *data;
   unsigned grace_ms;
+  int strict_classes;
 } mf_rpc_options;
 void mf_rpc_options_init(mf_rpc_options *options);
 typedef struct mf_call_options {
