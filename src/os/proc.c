@@ -107,13 +107,16 @@ static int add_actions(posix_spawn_file_actions_t *actions, const struct sources
 /* Every bit is set by hand, because sigfillset of glibc leaves out its two internal
  * signals, which its posix_spawn then leaves ignored in the new program. Some systems
  * refuse the whole set when it names the two signals that have no choice. */
-static int set_attributes(posix_spawnattr_t *attr) {
+static int set_attributes(posix_spawnattr_t *attr, int own_group) {
+  short flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
   sigset_t all, none;
   memset(&all, 0xff, sizeof all);
   sigdelset(&all, SIGKILL);
   sigdelset(&all, SIGSTOP);
   sigemptyset(&none);
-  int r = posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  if (own_group)
+    flags |= POSIX_SPAWN_SETPGROUP; /* 0, the default: its own number */
+  int r = posix_spawnattr_setflags(attr, flags);
   if (r == 0)
     r = posix_spawnattr_setsigdefault(attr, &all);
   if (r == 0)
@@ -134,6 +137,8 @@ static int spawn_by_vfork(const struct proc_spawn *s, const struct sources *sour
     for (int i = 0; i < TARGETS; i++)
       if (sources->fd[i] >= 0 && dup2(sources->fd[i], targets[i]) < 0)
         _Exit(error = errno); /* not _exit: coverage.c replaces that, and writes files */
+    if (s->own_group)
+      setpgid(0, 0);
     proc_reset_signals();
     execvpe(s->program, s->argv, s->envp);
     error = errno;
@@ -154,7 +159,7 @@ static int spawn_with(const struct proc_spawn *s, const struct sources *sources,
                       pid_t *ret_pid) {
   int r = add_actions(actions, sources);
   if (r == 0)
-    r = set_attributes(attr);
+    r = set_attributes(attr, s->own_group);
   if (r < 0)
     return r;
   pid_t pid;
@@ -301,6 +306,15 @@ int proc_is_careless(void) {
     return 1;
   return sigaction(SIGCHLD, NULL, &a) == 0 &&
          (a.sa_handler != SIG_DFL || (a.sa_flags & SA_NOCLDWAIT));
+}
+
+/* Whether the process is in its group is looked at first: it may be gone by the signal.
+ */
+int proc_kill_tree(int pidfd, pid_t pid, int by_number, int signum) {
+  int is_member = getpgid(pid) == pid;
+  if (signum != 0 && proc_kill_group(pidfd, pid, by_number, signum) == 0 && is_member)
+    return 0;
+  return proc_kill(pidfd, pid, signum);
 }
 
 /* ---- signals ---- */

@@ -15,8 +15,9 @@ struct proc_spawn {
   const char *program; /* with a slash: that file; else searched in PATH */
   char *const *argv, *const *envp;
   int control_fd, leash_fd; /* become these two; -1: none. Borrowed */
-  int stdio[3]; /* become 0, 1, 2; -1: inherited (/dev/null where it is closed or
-                   close-on-exec here). Borrowed */
+  int stdio[3];  /* become 0, 1, 2; -1: inherited (/dev/null where it is closed or
+                    close-on-exec here). Borrowed */
+  int own_group; /* it leads a process group of its own from the start */
 };
 /* Starts a program with posix_spawn: default dispositions, empty mask, no copy of the
  * caller's memory. 0, or the negated errno of the exec. */
@@ -27,6 +28,15 @@ int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid);
 int proc_pidfd(pid_t pid);
 /* pidfd_send_signal, or kill where pidfd is -1. 0 or -errno. */
 int proc_kill(int pidfd, pid_t pid, int signum);
+/* The signal to every process of the group that the process made (setpgid(2) with its own
+ * number), also when that one has ended. A pidfd names the group for ever (Linux 6.9).
+ * Its number does as long as nobody has reaped the process, for which the caller vouches
+ * by_number. 0, -ESRCH: nobody is in it, -ENOSYS: there is no safe way, or another
+ * -errno.
+ */
+int proc_kill_group(int pidfd, pid_t pid, int by_number, int signum);
+/* The same and the process itself, once, wherever it is. 0 or -errno, as proc_kill. */
+int proc_kill_tree(int pidfd, pid_t pid, int by_number, int signum);
 /* Reaps a child of ours. 0, MF_AGAIN: still running, -ECHILD: somebody else took it.
  * pidfd -1: by number, which the caller vouches for. */
 struct proc_status {
@@ -104,12 +114,16 @@ int proc_parent_death(int signum);
  * read end through /proc/self/fd (an open file description that is nobody else's) and has
  * the kernel send signum when the write end closes: F_SETSIG, O_ASYNC (fcntl(2)). Gives
  * the descriptor (close-on-exec) or -errno (no /proc). The signal is sent to nobody until
- * proc_leash_own says to whom: to this process (F_SETOWN), and at once where the write
- * end is closed already. A process may prepare what its child then owns. */
+ * proc_leash_own says to whom: to this process (F_SETOWN) or its whole process group, and
+ * at once where the write end is closed already. A process may prepare what its child
+ * then owns. */
+enum proc_reach { PROC_SELF, PROC_GROUP };
 int proc_leash_prepare(int leash_fd, int signum);
-int proc_leash_own(int prepared_fd, int signum);
+int proc_leash_own(int prepared_fd, int signum, enum proc_reach reach);
 /* Another signal for it, loud again, and owned. 0 or -errno. */
-int proc_leash_change(int prepared_fd, int signum);
+int proc_leash_change(int prepared_fd, int signum, enum proc_reach reach);
+/* It stays silent from now on, in every process that has it. */
+void proc_leash_silence(int prepared_fd);
 
 /* Signals: every disposition to default (SIGCHLD included), the mask empty, no alternate
  * stack, no interval timers. */

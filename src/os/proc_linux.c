@@ -10,7 +10,8 @@
  *                              process's own, owner and signal set by fcntl(2)
  *
  * When the last write end closes, by exit or by SIGKILL, the kernel sends each owner its
- * signal; no thread, no turn of any loop is needed. */
+ * signal; no thread, no turn of any loop is needed. An owner is a process or a group, and
+ * the kernel knows it by more than its number, which may be another's by then. */
 #include "os/proc.h"
 
 #include "os/fd.h"
@@ -114,6 +115,21 @@ int proc_kill(int pidfd, pid_t pid, int signum) {
   if (errno != ENOSYS && errno != EPERM) /* a sandbox may say either */
     return -errno;
   return has_ended(pidfd) ? -ESRCH : kill_by_number(pid, signum);
+}
+
+int proc_kill_group(int pidfd, pid_t pid, int by_number, int signum) {
+  enum {
+    WHOLE_GROUP = 1 << 2
+  }; /* PIDFD_SIGNAL_PROCESS_GROUP, which older headers lack */
+  if (pidfd >= 0) {
+    if (syscall(SYS_pidfd_send_signal, pidfd, signum, NULL, WHOLE_GROUP) == 0)
+      return 0;
+    if (errno != EINVAL && errno != ENOSYS && errno != EPERM) /* before 6.9, a sandbox */
+      return -errno;
+  }
+  if (!by_number || pid <= 1)
+    return -ENOSYS;
+  return kill(-pid, signum) < 0 ? -errno : 0;
 }
 
 int proc_pidfd_status(int pidfd, int *ret_status) {
@@ -337,15 +353,20 @@ int proc_leash_prepare(int leash_fd, int signum) {
 }
 
 /* Asked for first, looked at then: a hang-up in between is seen twice, never missed. */
-int proc_leash_own(int prepared_fd, int signum) {
-  if (fcntl(prepared_fd, F_SETOWN, getpid()) < 0)
+int proc_leash_own(int prepared_fd, int signum, enum proc_reach reach) {
+  pid_t owner = reach == PROC_GROUP ? -getpgrp() : getpid();
+  if (fcntl(prepared_fd, F_SETOWN, owner) < 0)
     return -errno;
   if (is_hung_up(prepared_fd))
-    kill(getpid(), signum);
+    kill(owner, signum);
   return 0;
 }
 
-int proc_leash_change(int prepared_fd, int signum) {
+int proc_leash_change(int prepared_fd, int signum, enum proc_reach reach) {
   int r = ask_for_signal(prepared_fd, signum);
-  return r < 0 ? r : proc_leash_own(prepared_fd, signum);
+  return r < 0 ? r : proc_leash_own(prepared_fd, signum, reach);
+}
+
+void proc_leash_silence(int prepared_fd) {
+  fcntl(prepared_fd, F_SETFL, O_NONBLOCK);
 }

@@ -46,6 +46,12 @@ int proc_kill(int pidfd, pid_t pid, int signum) {
   return kill(pid, signum) < 0 ? -errno : 0;
 }
 
+int proc_kill_group(int pidfd, pid_t pid, int by_number, int signum) {
+  if (!by_number || pid <= 1)
+    return -ENOSYS;
+  return kill(-pid, signum) < 0 ? -errno : 0;
+}
+
 int proc_pidfd_status(int pidfd, int *ret_status) {
   return -ENODATA;
 }
@@ -98,10 +104,13 @@ int proc_leash_prepare(int leash_fd, int signum) {
   return -ENOSYS;
 }
 
-int proc_leash_own(int prepared_fd, int signum) {
+int proc_leash_own(int prepared_fd, int signum, enum proc_reach reach) {
   return -ENOSYS;
 }
 
-int proc_leash_change(int prepared_fd, int signum) {
+int proc_leash_change(int prepared_fd, int signum, enum proc_reach reach) {
   return -ENOSYS;
+}
+
+void proc_leash_silence(int prepared_fd) {
 }

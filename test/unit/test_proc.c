@@ -463,6 +463,114 @@ static void test_reset_leaves_nothing_of_the_parent(void **state) {
   in_child(reset_everything);
 }
 
+/* ---- process groups ---- */
+
+/* A leader with a child in its group, which is ours when the leader has ended. */
+struct group {
+  pid_t leader, member;
+};
+
+static struct group group_new(void) {
+  struct group g;
+  int news[2];
+  assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  assert_int_equal(pipe2(news, O_CLOEXEC), 0);
+  if ((g.leader = fork()) == 0) {
+    pid_t member;
+    if (setpgid(0, 0) < 0 || (member = fork()) < 0)
+      _exit(1);
+    if (member > 0 && write(news[1], &member, sizeof member) != sizeof member)
+      _exit(1);
+    for (;;)
+      pause();
+  }
+  assert_int_equal(read(news[0], &g.member, sizeof g.member), sizeof g.member);
+  fd_close(&news[0]);
+  fd_close(&news[1]);
+  return g;
+}
+
+static void await_end(pid_t pid) {
+  siginfo_t info;
+  assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+}
+
+/* Before Linux 6.9 a pidfd does not name a group. */
+static int pidfds_name_groups(void) {
+  struct group g = group_new();
+  int pidfd = proc_pidfd(g.leader), r;
+  r = proc_kill_group(pidfd, g.leader, 0, SIGKILL);
+  if (r < 0)
+    assert_int_equal(proc_kill_group(pidfd, g.leader, 1, SIGKILL), 0);
+  assert_int_equal(WTERMSIG(wait_for(g.leader)), SIGKILL);
+  assert_int_equal(WTERMSIG(wait_for(g.member)), SIGKILL);
+  fd_close(&pidfd);
+  return r == 0;
+}
+
+static void test_a_group_is_reached_while_its_leader_is_not_reaped(void **state) {
+  struct group g = group_new();
+  assert_int_equal(proc_kill(-1, g.leader, SIGKILL), 0);
+  await_end(g.leader);
+  assert_int_equal(proc_kill_group(-1, g.leader, 1, SIGTERM), 0);
+  assert_int_equal(WTERMSIG(wait_for(g.member)), SIGTERM);
+  assert_int_equal(WTERMSIG(wait_for(g.leader)), SIGKILL);
+  assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 0), 0);
+}
+
+static void test_a_pidfd_names_the_group_for_ever(void **state) {
+  if (!pidfds_name_groups())
+    skip();
+  struct group g = group_new();
+  int pidfd = proc_pidfd(g.leader);
+  assert_int_equal(proc_kill(pidfd, g.leader, SIGKILL), 0);
+  assert_int_equal(WTERMSIG(wait_for(g.leader)), SIGKILL); /* reaped */
+  assert_int_equal(proc_kill_group(pidfd, g.leader, 0, SIGTERM), 0);
+  assert_int_equal(WTERMSIG(wait_for(g.member)), SIGTERM);
+  assert_int_equal(proc_kill_group(pidfd, g.leader, 0, SIGTERM), -ESRCH);
+  fd_close(&pidfd);
+  assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 0), 0);
+}
+
+static void test_no_group_is_signalled_by_an_unproven_number(void **state) {
+  assert_int_equal(proc_kill_group(-1, getpgrp(), 0, 0), -ENOSYS);
+  assert_int_equal(proc_kill_group(-1, 1, 1, 0), -ENOSYS); /* -1: everybody */
+  assert_int_equal(proc_kill_group(-1, 0, 1, 0), -ENOSYS);
+  assert_int_equal(proc_kill_group(-1, -1, 1, 0), -ENOSYS);
+}
+
+/* Whoever is in its group, and the process, be it there or not. */
+static void test_a_tree_is_the_group_and_its_leader(void **state) {
+  struct group g = group_new();
+  assert_int_equal(proc_kill_tree(-1, g.leader, 1, SIGTERM), 0);
+  assert_int_equal(WTERMSIG(wait_for(g.leader)), SIGTERM);
+  assert_int_equal(WTERMSIG(wait_for(g.member)), SIGTERM);
+  g = group_new();
+  assert_int_equal(setpgid(g.leader, getpgrp()), 0);
+  assert_int_equal(proc_kill_tree(-1, g.leader, 1, SIGTERM), 0);
+  assert_int_equal(WTERMSIG(wait_for(g.leader)), SIGTERM);
+  assert_int_equal(WTERMSIG(wait_for(g.member)), SIGTERM);
+  assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 0), 0);
+}
+
+static void test_spawn_makes_a_group_where_asked(void **state) {
+  for (int own = 0; own <= 1; own++) {
+    char *argv[] = {TEXT("sleep"), TEXT("60"), NULL};
+    struct proc_spawn spawn = {.program = "sleep",
+                               .argv = argv,
+                               .envp = environ,
+                               .control_fd = -1,
+                               .leash_fd = -1,
+                               .stdio = {-1, -1, -1},
+                               .own_group = own};
+    pid_t pid;
+    assert_int_equal(proc_spawn(&spawn, &pid), 0);
+    assert_int_equal(getpgid(pid), own ? pid : getpgrp());
+    assert_int_equal(proc_kill(-1, pid, SIGKILL), 0);
+    wait_for(pid);
+  }
+}
+
 /* ---- leash ---- */
 
 /* The kernel's notice of a death: end of file, when the last holder of the write end is
@@ -480,7 +588,7 @@ _Noreturn static void spin(void) {
 
 static int leash_arm(int leash_fd, int signum) {
   int own = proc_leash_prepare(leash_fd, signum);
-  return own < 0 ? own : proc_leash_own(own, signum) < 0 ? -1 : own;
+  return own < 0 ? own : proc_leash_own(own, signum, PROC_SELF) < 0 ? -1 : own;
 }
 
 /* parent (killed) -> child on the leash, spinning; alive is open in both. ready tells
@@ -578,7 +686,7 @@ static void test_prepared_leash_is_the_childs(void **state) {
     int nobodys = proc_leash_prepare(leash[0], SIGKILL);
     pid_t child = fork();
     if (child == 0) {
-      if (proc_leash_own(own, SIGKILL) < 0 || write(ready[1], "r", 1) != 1)
+      if (proc_leash_own(own, SIGKILL, PROC_SELF) < 0 || write(ready[1], "r", 1) != 1)
         _exit(1);
       spin();
     }
@@ -705,6 +813,11 @@ int main(void) {
       census_test(test_peek_then_reap),
       census_test(test_pidfd_signals_and_tells_the_status),
       census_test(test_kill_never_means_a_group),
+      census_test(test_a_group_is_reached_while_its_leader_is_not_reaped),
+      census_test(test_a_pidfd_names_the_group_for_ever),
+      census_test(test_no_group_is_signalled_by_an_unproven_number),
+      census_test(test_a_tree_is_the_group_and_its_leader),
+      census_test(test_spawn_makes_a_group_where_asked),
       census_test(test_threads_are_counted),
       census_test(test_title_stays_within_the_arguments),
       census_test(test_random_differs),

@@ -14,7 +14,7 @@ static void test_missing_things_are_said(void **state) {
   assert_int_equal(proc_pidfd_status(-1, &status), -ENODATA);
   assert_int_equal(proc_threads(), -ENOSYS);
   assert_int_equal(proc_leash_prepare(0, SIGTERM), -ENOSYS);
-  assert_int_equal(proc_leash_own(0, SIGTERM), -ENOSYS);
+  assert_int_equal(proc_leash_own(0, SIGTERM, PROC_SELF), -ENOSYS);
   assert_int_equal(proc_memory(1, &memory), -ENOSYS);
   proc_set_title("no harm");
 }

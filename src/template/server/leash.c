@@ -58,14 +58,14 @@ int leash_snapped(const struct leash *l) {
 
 static int arm(struct leash *l, int signum) {
   l->armed = proc_leash_prepare(l->source, signum);
-  return l->armed < 0 ? l->armed : proc_leash_own(l->armed, signum);
+  return l->armed < 0 ? l->armed : proc_leash_own(l->armed, signum, PROC_SELF);
 }
 
 static void set_by_pipe(struct leash *l, int signum) {
   if (l->source < 0 && l->armed < 0)
     return;
   /* What is armed already needs no new descriptor, and there may be none. */
-  int r = l->armed >= 0 ? proc_leash_change(l->armed, signum) : arm(l, signum);
+  int r = l->armed >= 0 ? proc_leash_change(l->armed, signum, PROC_SELF) : arm(l, signum);
   l->full = r == -EMFILE || r == -ENFILE;
   if (r == 0) {
     l->own = signum;
