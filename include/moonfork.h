@@ -110,6 +110,11 @@ enum mf_handles { MF_HANDLES_INHERIT = 0, MF_HANDLES_CLOSE = 1 };
 /* Whether other processes of the same user may look into a process, take its descriptors
  * and trace it (PR_SET_DUMPABLE). Clones inherit it. */
 enum mf_dumpable { MF_DUMPABLE_INHERIT = 0, MF_DUMPABLE_YES = 1, MF_DUMPABLE_NO = 2 };
+/* Whether what a process starts by itself belongs to it: io.popen, os.execute,
+ * clone.fork. Signals, time limits and the leash then reach all of it (its process
+ * group), and the end of the process is the end of all of it. Clones inherit it, each for
+ * itself. */
+enum mf_tree { MF_TREE_INHERIT = 0, MF_TREE_YES = 1, MF_TREE_NO = 2 };
 
 /* Flags of mf_seal: one gc and one audit. */
 enum mf_seal_flags {
@@ -139,11 +144,12 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   unsigned spares_min, spares_max; /* clones forked ahead, min <= max; max 0: none */
   size_t heap_reserve; /* address space of the template's Lua heap; 0: default */
   int dumpable; /* enum mf_dumpable; of the first mf_new: the default template's, too */
+  int tree;     /* enum mf_tree */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \
   {                                                                                      \
     sizeof(mf_options), NULL, NULL, NULL, NULL, NULL, NULL, {{0, 0}, {0, 0}, {0, 0}}, 0, \
-        0, 0, 0, 0, NULL, 0, 0, 0, 0                                                     \
+        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0                                                  \
   }
 MF_API void mf_options_init(mf_options *options);
 
@@ -163,7 +169,8 @@ MF_API int mf_new(const mf_options *, mf_process **ret);
 MF_API int mf_new_exec(const mf_options *, mf_process **ret);
 /* A process forked from p with all that p was given so far. */
 MF_API int mf_fork(mf_process *, mf_process **ret);
-/* The same with options (env, cwd, stdio, leash, handles, new_session, timeout_ms, name).
+/* The same with options (env, cwd, stdio, leash, handles, new_session, tree, timeout_ms,
+ * name).
  */
 MF_API int mf_fork_options(mf_process *, const mf_options *, mf_process **ret);
 /* A process from what mf_to_fd gave, in this or another process. Takes fd, even on
@@ -403,11 +410,12 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
             it in a row; an answer of any worker ends the row */
   mf_worker_cb on_worker; /* NULL: nobody is told */
   void *worker_data;
+  int tree; /* enum mf_tree, of the workers; INHERIT: as the template */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
     sizeof(mf_pool_options), NULL, MF_POOL_PROCESSORS, 0, 2, 100, 10000, 65536, 0,       \
-        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL                          \
+        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL, 0                       \
   }
 MF_API void mf_pool_options_init(mf_pool_options *options);
 

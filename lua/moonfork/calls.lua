@@ -33,7 +33,7 @@ local set, bad = check.set, check.option_fail
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
   .. " message_max grace strict_classes"
 local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
-  .. " on_worker"
+  .. " on_worker tree"
 local valid = {
   rpc = set(RPC),
   pool = set((RPC:gsub(" on_drain ", " "):gsub(" strict ", " ")) .. " " .. POOL),
@@ -162,6 +162,7 @@ function calls.pool_options(name, given)
   plain.queue_max = count(where, given, "queue_max", 0) or 65536
   plain.max_calls = count(where, given, "max_calls", 1)
   plain.call_timeout = duration(where, given, "call_timeout")
+  plain.tree = check.option_choice(where, "tree", given.tree)
   plain.max_memory = count(where, given, "max_memory", 1, math.maxinteger)
   if plain.idle and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))

@@ -173,6 +173,13 @@ function check.option_type(where, name, value, kind)
   return value
 end
 
+--- An option that is true, false, or (nil) as in what the process is made from: the numbers of
+--- enum mf_dumpable and enum mf_tree.
+function check.option_choice(where, name, value)
+  if value == nil then return nil end
+  return check.option_type(where, name, value, "boolean") and 1 or 2
+end
+
 -- A string without a NUL inside, or nil where the option is not there.
 function check.option_text(where, name, value)
   if value == nil then return nil end

@@ -407,7 +407,7 @@ end
 
 -- ---- options of processes ----
 
-local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable"
+local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable tree"
 local valid_process = {
   new = set(COMMON),
   fork = set(COMMON),
@@ -421,7 +421,7 @@ local choices = { -- the numbers are those of moonfork.h
   gc = { generational = 0, incremental = 1, stop = 2 },
 }
 local STREAMS = { inherit = 0, null = 1, socket = 2 }
-local STREAM_IS_FD, DUMPABLE, NOT_DUMPABLE = 3, 1, 2
+local STREAM_IS_FD, YES, NO = 3, 1, 2
 
 local function choice(where, name, value)
   if choices[name][value] then return choices[name][value] end
@@ -489,6 +489,12 @@ local function spares(where, plain, value)
   end
 end
 
+-- An option that is true, false, or as in what the process is made from.
+local function option_choice(where, name, value)
+  if value == nil then return nil end
+  return option_type(where, name, value, "boolean") and YES or NO
+end
+
 -- The plain options; then an error, if they can't be used.
 local function process_options(f, given)
   local where = { f = f, n = 1 }
@@ -507,10 +513,7 @@ local function process_options(f, given)
   for name in pairs(choices) do
     if given[name] ~= nil then plain[name] = choice(where, name, given[name]) end
   end
-  if given.dumpable ~= nil then
-    plain.dumpable = option_type(where, "dumpable", given.dumpable, "boolean") and DUMPABLE
-      or NOT_DUMPABLE
-  end
+  for _, name in ipairs { "dumpable", "tree" } do plain[name] = option_choice(where, name, given[name]) end
   if given.spares ~= nil then spares(where, plain, given.spares) end
   if given.env ~= nil then plain.env, failure = environment(where, given.env) end
   for _, name in ipairs { "stdin", "stdout", "stderr" } do
@@ -963,7 +966,8 @@ local Pool = { __index = pool_methods, __name = "moonfork.pool" }
 local With = { __index = {}, __name = "moonfork.rpc.with" }
 
 local RPC = "async init on_event on_error on_close serialiser timeout message_max grace"
-local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
+local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff "
+  .. "tree"
 local valid_service = {
   rpc = set(RPC .. " strict"),
   pool = set(RPC .. " " .. POOL),
@@ -1036,6 +1040,7 @@ local function pool_options(where, given, plain)
   plain.start = option_duration(where, "start", given.start, true)
   plain.stop = option_duration(where, "stop", given.stop, true)
   plain.call_timeout = option_duration(where, "call_timeout", given.call_timeout)
+  plain.tree = option_choice(where, "tree", given.tree)
   if plain.idle and plain.max and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))
   end

@@ -50,6 +50,7 @@ typedef struct mf_options {
   unsigned spares_min, spares_max;
   size_t heap_reserve;
   int dumpable;
+  int tree;
 } mf_options;
 void mf_options_init(mf_options *options);
 typedef void (*mf_run_cb)(mf_process *, const mf_error *error, int socket, void *data);
@@ -136,6 +137,7 @@ typedef struct mf_pool_options {
   unsigned backoff_min_ms, backoff_max_ms;
   mf_worker_cb on_worker;
   void *worker_data;
+  int tree;
 } mf_pool_options;
 void mf_pool_options_init(mf_pool_options *options);
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *,
@@ -490,7 +492,7 @@ local exit_cb = ffi.cast("mf_exit_cb", on_exit)
 
 local STRINGS = { program = "program", cwd = "cwd", name = "name", path = "lua_path",
   cpath = "lua_cpath" }
-local NUMBERS = { gc = "gc", leash = "leash", handles = "handles", dumpable = "dumpable",
+local NUMBERS = { gc = "gc", leash = "leash", handles = "handles", dumpable = "dumpable", tree = "tree",
   session = "new_session", timeout = "timeout_ms", spares_min = "spares_min",
   spares_max = "spares_max" }
 
@@ -671,7 +673,7 @@ local POOL_NUMBERS = { max = "max", idle = "idle", load = "load", start = "start
   stop = "stop_ms", queue_max = "queue_max", max_calls = "max_calls",
   call_timeout = "call_timeout_ms", max_memory = "max_memory", burst = "restart_burst",
   period = "restart_period_ms", grace = "grace_ms", backoff_min = "backoff_min_ms",
-  backoff_max = "backoff_max_ms" }
+  backoff_max = "backoff_max_ms", tree = "tree" }
 
 local function set_numbers(options, names, plain)
   for name, field in pairs(names) do

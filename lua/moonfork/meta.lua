@@ -59,6 +59,7 @@
 ---@field leash? "kill"|"term"|"keep"
 ---@field handles? "inherit"|"close"
 ---@field dumpable? boolean
+---@field tree? boolean
 ---@field name? string
 
 ---@class moonfork.exec_options: moonfork.options
@@ -194,6 +195,7 @@ function process:memory(callback) end
 ---@field max_calls? integer
 ---@field call_timeout? number
 ---@field max_memory? integer
+---@field tree? boolean
 ---@field restart? {burst?: integer, period?: number}
 ---@field backoff? {min?: number, max?: number}
 ---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)

@@ -10,7 +10,7 @@ local options = {}
 local set, bad = check.set, check.option_fail
 local expect, text = check.option_type, check.option_text
 
-local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable"
+local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable tree"
 local valid = {
   new = set(COMMON),
   fork = set(COMMON),
@@ -28,7 +28,6 @@ local choices = {
 }
 local STREAMS = { inherit = 0, null = 1, socket = 2 }
 local STREAM_IS_HANDLE = 3
-local DUMPABLE, NOT_DUMPABLE = 1, 2
 local NUMBERS_MAX = 1 << 20
 
 local function choice(where, name, value)
@@ -155,8 +154,8 @@ function options.read(f, n, given)
   for name in pairs(choices) do
     if given[name] ~= nil then plain[name] = choice(where, name, given[name]) end
   end
-  if given.dumpable ~= nil then
-    plain.dumpable = expect(where, "dumpable", given.dumpable, "boolean") and DUMPABLE or NOT_DUMPABLE
+  for _, name in ipairs { "dumpable", "tree" } do
+    plain[name] = check.option_choice(where, name, given[name])
   end
   if given.spares ~= nil then spares(where, plain, given.spares) end
   local failure

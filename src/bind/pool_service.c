@@ -42,6 +42,7 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   o->restart_period_ms = (unsigned)field_integer(L, idx, "period", o->restart_period_ms);
   o->grace_ms = (unsigned)field_integer(L, idx, "grace", o->grace_ms);
   read_backoff(L, idx, o);
+  o->tree = (int)field_integer(L, idx, "tree", o->tree);
 }
 
 /* pool_new(raw process, function, cell, options) -> raw; or nil, error */

@@ -260,6 +260,7 @@ static void read_options(lua_State *L, int idx, struct core *core, mf_options *r
   ret->leash = (int)field_number(L, idx, "leash", 0);
   ret->handles = (int)field_number(L, idx, "handles", 0);
   ret->dumpable = (int)field_number(L, idx, "dumpable", 0);
+  ret->tree = (int)field_number(L, idx, "tree", 0);
   ret->new_session = (int)field_number(L, idx, "session", 0);
   ret->timeout_ms = (unsigned)field_number(L, idx, "timeout", 0);
   ret->spares_min = (unsigned)field_number(L, idx, "spares_min", 0);

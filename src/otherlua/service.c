@@ -133,6 +133,7 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *ret) {
       to_unsigned(field_number(L, idx, "backoff_min", ret->backoff_min_ms));
   ret->backoff_max_ms =
       to_unsigned(field_number(L, idx, "backoff_max", ret->backoff_max_ms));
+  ret->tree = (int)field_number(L, idx, "tree", ret->tree);
 }
 
 static void take(struct service *s, struct proc *p) {

@@ -53,13 +53,27 @@ static int made(struct context *ctx, int r) {
   return result(r);
 }
 
-static int fork_from(struct mf_process *source, const mf_options *o, mf_process **ret) {
+/* Whether a fork with these options has a tree; they then say it only where it differs
+ * from what it inherits, as far as that is known of one that was taken up. */
+static unsigned settle_tree(const struct mf_process *source, mf_options *o) {
+  unsigned tree = o->tree == MF_TREE_INHERIT ? source->tree : o->tree == MF_TREE_YES;
+  if (tree == source->tree && !(source->taken_up && source->greeting))
+    o->tree = MF_TREE_INHERIT;
+  return tree;
+}
+
+static int fork_from(struct mf_process *source, const mf_options *given,
+                     mf_process **ret) {
+  mf_options own = MF_OPTIONS_INIT, *o = &own;
+  if (given)
+    own = *given;
+  unsigned tree = settle_tree(source, o);
   struct mf_process *q = spares_take(source, o);
   struct hold *hold;
   int r;
   if (q) {
     q->journal = journal_hold(source->journal);
-    if (o && o->timeout_ms)
+    if (o->timeout_ms)
       process_set_limit(q, o->timeout_ms);
     *ret = q;
     return 0;
@@ -73,15 +87,17 @@ static int fork_from(struct mf_process *source, const mf_options *o, mf_process 
     return MF_ENOMEM;
   }
   q->hold = hold;
+  q->tree = tree;
+  q->inherits_tree = o->tree == MF_TREE_INHERIT;
   q->journal = journal_fork(source->journal, o);
-  if (o && o->name)
+  if (o->name)
     q->name = strdup(o->name);
   r = process_event(source, &(struct event){EV_FORK, .fork = q});
   if (r < 0) {
     process_abandon(q);
     return r;
   }
-  if (o && o->timeout_ms && q->state != DEAD)
+  if (o->timeout_ms && q->state != DEAD)
     process_set_limit(q, o->timeout_ms);
   process_update(q);
   *ret = q;

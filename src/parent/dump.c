@@ -81,6 +81,7 @@ static int is_default(const struct mf_process *p) {
 static void put_role(FILE *out, const struct mf_process *p) {
   put_flag(out, is_default(p), "default template");
   put_flag(out, p->internal && !is_default(p), "spare");
+  put_flag(out, p->tree, "with all that it starts");
   put_flag(out, p->taken_up, "from a descriptor");
   put_flag(out, !p->open && !p->internal && !is_default(p), "closed by the user");
   if (p->program) {

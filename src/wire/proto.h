@@ -49,7 +49,8 @@ enum command_type {
   CMD_ARG = 4,       /* body: one string argument */
   CMD_FD = 5,        /* nfds handle arguments, in order; no body */
   CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, the memory of
-                        OPT_SLOT_STEP, stdio handles, those of the inner commands */
+                        OPT_SLOT_STEP, the leash of OPT_TREE, stdio handles, those of the
+                        inner commands */
   CMD_RUN = 7,       /* body: function name */
   CMD_SETENV = 8,    /* str name, str value (none: unset) */
   CMD_CHDIR = 9,     /* body: path */
@@ -89,7 +90,9 @@ enum option_tag {
   OPT_SLOT_STEP = 17,  /* u32 first, u32 count: slots of which the template may not know yet.
                           Two descriptors: births, then words (wire/slots.h) (FORK) */
   OPT_INTRODUCE = 18,  /* u8 1: the new process says ANS_HELLO before anything else (FORK) */
-  OPT_LAST = OPT_INTRODUCE
+  OPT_TREE = 19,       /* u8 enum mf_tree; without it a clone has what its template has. YES in a
+                          FORK: with a descriptor, the read end of the owner's leash */
+  OPT_LAST = OPT_TREE
 };
 #define PROTO_NO_SLOT 0xffffffffu
 
@@ -104,10 +107,11 @@ enum proto_limit {
 
 /* Process to parent. Never with descriptors. */
 enum answer_type {
-  ANS_HELLO = 64,   /* id: pid. u32 magic, u16 version, u16 0, u64 commands executed, build.
-                       The first 8 bytes are the same in every version. The answer to SETUP
-                       and WHO, and the first word of a clone that was asked to introduce
-                       itself, or that is no child of its template's parent */
+  ANS_HELLO = 64,   /* id: pid. u32 magic, u16 version, u16 HELLO_TREE or 0, u64 commands
+                       executed, build. Magic and version are at the same place in every
+                       version. The answer to SETUP and WHO, and the first word of a clone
+                       that was asked to introduce itself, or that is no child of its
+                       template's parent */
   ANS_DONE = 65,    /* id: n. no body. Sent, coalesced, before it waits for more; not for a
                        FORK with an inner RUN and a slot: *running* tells that one */
   ANS_FORK_FAILED = 67, /* id: of the FORK. failure (below) */
@@ -133,6 +137,7 @@ enum failure_phase {
   PHASE_PROTOCOL, PHASE_SET,
   PHASE_LAST = PHASE_SET
 };
+enum { HELLO_TREE = 1 };               /* OPT_TREE is in force */
 enum { FAILURE_TEXT_MAX = 64 * 1024 }; /* message and traceback each are cut to this */
 enum { FAILURE_VALUE_MAX = 120 * 1024 }; /* a longer value is left out: all is one frame */
 

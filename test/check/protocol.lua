@@ -58,6 +58,7 @@ local written = {
   FRAME_BODY_MAX = {"256 * 1024", "262,144"},
   FRAME_FDS_MAX = {"16", "at most 16"},
   FRAME_MORE = {"1", "bit 0"},
+  HELLO_TREE = {"1", "`HELLO_TREE`, 1"},
   FAILURE_TEXT_MAX = {"64 * 1024", "65,536"},
   FAILURE_VALUE_MAX = {"120 * 1024", "122,880"},
   PROTO_MAGIC = {"0x314b464du", "0x314b464d"},

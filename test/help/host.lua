@@ -35,7 +35,7 @@ local function open(path, mode)
 end
 
 --- Options: before (words in front of the interpreter), script (arguments behind it),
---- prelude (false: none).
+--- prelude (false: none), stdin (a handle).
 function host.start(t, source, options)
   options = options or {}
   started = started + 1
@@ -49,7 +49,7 @@ function host.start(t, source, options)
   argv[#argv + 1] = t:file(name .. ".lua", source)
   for _, word in ipairs(options.script or {}) do argv[#argv + 1] = word end
   local out, err = open(self.outfile, "w"), open(self.errfile, "w")
-  self.pid = assert(fkit.spawn(argv, {[1] = out, [2] = err}))
+  self.pid = assert(fkit.spawn(argv, {[0] = options.stdin, [1] = out, [2] = err}))
   kit.close(out)
   kit.close(err)
   return self

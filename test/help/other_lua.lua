@@ -222,6 +222,36 @@ tests["errors of each kind have their code"] = function()
   eq(dead[1].exit and dead[1].exit.code, 3)
 end
 
+tests["tree: what a function starts ends with it"] = function()
+  local t = fork.new():eval [[
+    function start(socket)
+      local pipe = io.popen "echo $$; exec sleep 600"
+      socket:write(pipe:read "l", "\n")
+      socket:read "a"
+    end
+    function hang() os.execute "sleep 600" end
+  ]]
+  local p = t:fork { tree = true }
+  local fd = assert(p:run "start")
+  local pid = assert(fork.read(fd, 100)):match "%d+"
+  local function lives()
+    local f = io.open("/proc/" .. pid .. "/stat")
+    local text = f and f:read "*a"
+    if f then f:close() end
+    return text and not text:find "%) [ZX]"
+  end
+  eq(lives(), true)
+  assert(p:kill())
+  eq(assert(p:wait(10)).signal, 15)
+  within(10, function() return not lives() end, "it is gone")
+  fork.close(fd)
+  raises("boolean expected, got number", fork.new, { tree = 1 })
+  raises("boolean expected, got string", t.pool, t, "f", { tree = "yes" })
+  local pool = t:pool("hang", { max = 1, call_timeout = 0.2, tree = true })
+  is_error(select(2, pool:call()), "TIMEOUT")
+  pool:close()
+end
+
 tests["misuse raises and says what is valid"] = function()
   raises("unknown option 'foo' %(valid: cwd, dumpable, env", fork.new, { foo = 1 })
   raises("unknown option 'program'", fork.new, { program = "x" })

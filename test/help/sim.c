@@ -298,6 +298,23 @@ static int op_kill(struct backend *backend, int pidfd, pid_t pid, int signum) {
   return 0;
 }
 
+/* Nobody in it but its leader. */
+static int op_kill_group(struct backend *backend, int pidfd, pid_t pid, int by_number,
+                         int signum) {
+  struct sim *s = self(backend);
+  s->last_group = (int)pid;
+  s->last_group_signal = signum;
+  s->last_group_unreaped = s->children[pid];
+  s->last_group_by_number = by_number;
+  return s->ended[pid] ? -ESRCH : 0;
+}
+
+static int op_kill_tree(struct backend *backend, int pidfd, pid_t pid, int by_number,
+                        int signum) {
+  op_kill_group(backend, pidfd, pid, by_number, signum);
+  return op_kill(backend, pidfd, pid, signum);
+}
+
 static int op_reap(struct backend *backend, int pidfd, pid_t pid,
                    struct proc_status *ret) {
   struct sim *s = self(backend);
@@ -427,6 +444,8 @@ static const struct backend_ops ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
+    .kill_group = op_kill_group,
+    .kill_tree = op_kill_tree,
     .reap = op_reap,
     .peek = op_peek,
     .is_careless = op_is_careless,

@@ -48,6 +48,10 @@ struct sim {
   void *memories[SIM_MEMORIES];
   int nmemories;
   int last_signal, last_signal_pid;
+  int last_group,
+      last_group_signal;    /* a signal to a whole group, and whether its leader */
+  int last_group_unreaped;  /* was ours to reap at that time */
+  int last_group_by_number; /* its number may have been used */
   void (*on_kill)(struct sim *s, int pid, int signum);   /* or NULL */
   void (*on_spawn)(struct sim *s, int pid, int control); /* or NULL */
   void *far_data;

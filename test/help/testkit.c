@@ -282,6 +282,12 @@ static int kit_getpgid(lua_State *L) {
   return pushed(L, getpgid((pid_t)luaL_optinteger(L, 1, 0)));
 }
 
+static int kit_setpgid(lua_State *L) { /* pid (0: this process), group */
+  pid_t pid = (pid_t)luaL_checkinteger(L, 1), group = (pid_t)luaL_checkinteger(L, 2);
+  lua_pushboolean(L, setpgid(pid, group) == 0);
+  return 1;
+}
+
 static int kit_kill(lua_State *L) {
   int pid = (int)luaL_checkinteger(L, 1), signum = (int)luaL_checkinteger(L, 2);
   luaL_argcheck(L, pid > 1, 1, "one process");
@@ -822,6 +828,7 @@ static const luaL_Reg functions[] = {
     {"setuid", kit_setuid},
     {"getsid", kit_getsid},
     {"getpgid", kit_getpgid},
+    {"setpgid", kit_setpgid},
     {"kill", kit_kill},
     {"subreaper", kit_subreaper},
     {"processes", kit_processes},

@@ -32,7 +32,7 @@ end
 
 story.test("unknown options raise and list the valid ones", function(t)
   local err = t.raises("bad argument #1 to 'new' %(unknown option 'colour'", fork.new, { colour = 1 })
-  t.match(err, "valid: cwd, dumpable, env, handles, leash, name, session, stderr, stdin, stdout, timeout")
+  t.match(err, "valid: cwd, dumpable, env, handles, leash, name, session, stderr, stdin, stdout, timeout, tree")
   err = t.raises("unknown option 'x'", fork.new_exec, { x = 1 })
   t.match(err, "program, session, spares")
   local p <close> = fork.new()

@@ -158,7 +158,7 @@ end))
 
 story.test("wrong options name the caller", {deadline = 60}, quietly(function(t)
   local names = {"env", "cwd", "stdin", "stdout", "stderr", "timeout", "session", "leash", "handles",
-    "name", "program", "path", "cpath", "gc", "spares", "no_such_option"}
+    "name", "tree", "program", "path", "cpath", "gc", "spares", "no_such_option"}
   for _, name in ipairs(names) do
     for i, bad in ipairs(BAD) do
       if type(bad) ~= "number" or not name:find "^std" then

@@ -45,6 +45,7 @@ static const struct field {
     NUMBER(spares_max, PARENT_ONLY),
     NUMBER(heap_reserve, SETUP_ONLY),
     NUMBER(dumpable, ACTS),
+    NUMBER(tree, ACTS),
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0] };
 

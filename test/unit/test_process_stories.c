@@ -163,6 +163,89 @@ static void close_both(mf_process *a, mf_process *b) {
   mf_close(b, NULL, NULL);
 }
 
+/* ---- process groups (option tree) ---- */
+
+static mf_process *make_running_tree(struct story *s, mf_process *t, int far, int pid) {
+  mf_options o = MF_OPTIONS_INIT;
+  mf_process *q;
+  o.tree = MF_TREE_YES;
+  assert_int_equal(mf_fork_options(t, &o, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  execute_fork(s, t, far, q, pid, 1);
+  sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, (uint64_t)pid, NULL,
+             0);
+  sim_run(s->sim);
+  assert_int_equal(q->state, RUNNING);
+  return q;
+}
+
+/* A group's number is free for others when its leader is reaped and nobody is left in it:
+ * the last signal comes before, and once, whether the record is there or not. */
+static void test_a_group_ends_before_its_leader_is_reaped(void **state) {
+  for (int closed = 0; closed <= 1; closed++) {
+    struct story *s = story_new();
+    int far;
+    mf_process *t = make_template(s, &far), *q = make_running_tree(s, t, far, 501);
+    mf_on_exit(q, closed ? NULL : on_exit_told, s);
+    if (closed)
+      mf_close(q, NULL, NULL);
+    sim_run(s->sim);
+    assert_int_equal(s->sim->last_group, 0);
+    sim_end_process(s->sim, 501, 0);
+    sim_run(s->sim);
+    assert_int_equal(s->sim->children[501], 0);
+    assert_int_equal(s->sim->last_group, 501);
+    assert_int_equal(s->sim->last_group_signal, SIGKILL);
+    assert_int_equal(s->sim->last_group_unreaped, 1);
+    assert_int_equal(s->sim->last_group_by_number, 1);
+    s->sim->last_group = 0;
+    if (!closed) {
+      assert_int_equal(s->exits, 1);
+      assert_int_equal(mf_kill(q, SIGKILL), -ESRCH);
+      mf_close(q, NULL, NULL);
+    }
+    sim_run(s->sim);
+    assert_int_equal(s->sim->last_group, 0);
+    mf_close(t, NULL, NULL);
+    sim_run(s->sim);
+    story_free(s);
+  }
+}
+
+/* Nor is one signalled by number where the host may reap its leader at any time. */
+static void test_a_careless_host_signals_no_group_by_number(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *q = make_running_tree(s, t, far, 501);
+  s->sim->careless = 1;
+  assert_int_equal(mf_kill(q, SIGTERM), 0);
+  assert_int_equal(s->sim->last_group, 501);
+  assert_int_equal(s->sim->last_group_by_number, 0);
+  s->sim->children[501] = 0; /* the host's */
+  sim_end_process(s->sim, 501, SIGTERM);
+  wait_for_status(s);
+  assert_int_equal(q->state, DEAD);
+  assert_int_equal(s->sim->last_group_signal, SIGKILL);
+  assert_int_equal(s->sim->last_group_by_number, 0);
+  close_both(q, t);
+  sim_run(s->sim);
+  story_free(s);
+}
+
+static void test_who_has_no_tree_is_signalled_alone(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *q = make_running(s, t, far, 501);
+  assert_int_equal(mf_kill(q, SIGTERM), 0);
+  assert_int_equal(s->sim->last_signal_pid, 501);
+  sim_end_process(s->sim, 501, SIGTERM);
+  sim_run(s->sim);
+  assert_int_equal(s->sim->last_group, 0);
+  close_both(q, t);
+  sim_run(s->sim);
+  story_free(s);
+}
+
 /* ---- what stands in the table of births ---- */
 
 /* What a hostile template writes there must be a child of ours, and no other record's. */
@@ -1512,6 +1595,9 @@ int main(void) {
       cmocka_unit_test(test_a_clone_that_is_no_child_of_ours_is_known_by_its_pidfd),
       cmocka_unit_test(test_a_child_that_the_host_has_reaped_is_told_once),
       cmocka_unit_test(test_a_careless_host_believes_no_number_after_the_end),
+      cmocka_unit_test(test_a_group_ends_before_its_leader_is_reaped),
+      cmocka_unit_test(test_a_careless_host_signals_no_group_by_number),
+      cmocka_unit_test(test_who_has_no_tree_is_signalled_alone),
       cmocka_unit_test(test_last_words_are_read_from_the_slot),
       cmocka_unit_test(test_a_birth_after_the_close_is_reaped),
       cmocka_unit_test(test_a_fork_under_way_when_the_template_dies),

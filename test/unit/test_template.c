@@ -974,6 +974,51 @@ static void test_options_of_a_fork(void **state) {
   finish(&t, 0);
 }
 
+/* Its descriptor comes first, and there is none in SETUP; no other number of them will
+ * do.
+ */
+static void test_a_tree_leads_its_group(void **state) {
+  struct template t;
+  struct answer a;
+  struct buf o;
+  start(&t);
+  put_eval(t.fd, "function f() io.write 'on the pipe' end");
+  buf_init(&o, 1 << 16);
+  int leash[2], out[2];
+  assert_int_equal(pipe2(leash, O_CLOEXEC), 0);
+  assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+  option_byte(&o, OPT_TREE, MF_TREE_YES);
+  option(&o, OPT_STDIO, "\0\3\0", 3);
+  const int fds[] = {leash[0], out[1]};
+  int clone = put_fork_with(t.fd, 1, &o, fds, 2);
+  pid_t pid = expect_forked(t.fd, 1);
+  put(clone, CMD_WHO, 0, NULL, 0);
+  expect(clone, ANS_HELLO, &a);
+  assert_int_equal(a.body[6], HELLO_TREE);
+  assert_int_equal(getpgid(pid), pid);
+  fd_close(&out[1]);
+  put_text(clone, CMD_RUN, "f");
+  expect(clone, ANS_RUNNING, &a);
+  assert_text(out[0], "on the pipe");
+  close(clone);
+  expect_exited(t.fd, 1);
+  close(out[0]);
+  buf_consume(&o, buf_size(&o));
+  option_byte(&o, OPT_TREE, MF_TREE_NO);
+  clone = put_fork_with(t.fd, 2, &o, NULL, 0);
+  pid = expect_forked(t.fd, 2);
+  put(clone, CMD_WHO, 0, NULL, 0);
+  expect(clone, ANS_HELLO, &a);
+  assert_int_equal(a.body[6], 0);
+  assert_int_equal(getpgid(pid), getpgid(t.pid));
+  close(clone);
+  expect_exited(t.fd, 2);
+  close(leash[0]);
+  close(leash[1]);
+  buf_deinit(&o);
+  finish(&t, 0);
+}
+
 static void test_lost_descriptors_refuse_one_fork(void **state) {
   struct template t;
   char path[64];
@@ -1458,6 +1503,7 @@ int main(void) {
       census_test(test_exit_kinds_are_told),
       census_test(test_hooks_run_and_refuse),
       census_test(test_options_of_a_fork),
+      census_test(test_a_tree_leads_its_group),
       census_test(test_lost_descriptors_refuse_one_fork),
       census_test(test_clones_of_clones),
       census_test(test_nobody_stays_behind),

@@ -65,6 +65,9 @@ struct backend_ops {
   int (*spawn)(struct backend *s, const struct proc_spawn *spawn, pid_t *ret_pid);
   int (*pidfd)(struct backend *s, pid_t pid);
   int (*kill)(struct backend *s, int pidfd, pid_t pid, int signum);
+  int (*kill_group)(struct backend *s, int pidfd, pid_t pid, int by_number,
+                    int signum); /* as proc_kill_group, proc_kill_tree */
+  int (*kill_tree)(struct backend *s, int pidfd, pid_t pid, int by_number, int signum);
   int (*reap)(struct backend *s, int pidfd, pid_t pid, struct proc_status *ret);
   int (*peek)(struct backend *s, int pidfd, pid_t pid); /* as proc_peek */
   int (*is_careless)(struct backend *s);                /* as proc_is_careless */

@@ -214,6 +214,16 @@ static int op_kill(struct backend *s, int pidfd, pid_t pid, int signum) {
   return proc_kill(pidfd, pid, signum);
 }
 
+static int op_kill_group(struct backend *s, int pidfd, pid_t pid, int by_number,
+                         int signum) {
+  return proc_kill_group(pidfd, pid, by_number, signum);
+}
+
+static int op_kill_tree(struct backend *s, int pidfd, pid_t pid, int by_number,
+                        int signum) {
+  return proc_kill_tree(pidfd, pid, by_number, signum);
+}
+
 static int op_reap(struct backend *s, int pidfd, pid_t pid, struct proc_status *ret) {
   return proc_reap(pidfd, pid, ret);
 }
@@ -342,6 +352,8 @@ static const struct backend_ops uv_ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
+    .kill_group = op_kill_group,
+    .kill_tree = op_kill_tree,
     .reap = op_reap,
     .peek = op_peek,
     .is_careless = op_is_careless,

@@ -325,7 +325,9 @@ static struct mf_pool *pool_alloc(struct context *context, const mf_pool_options
 
 static int pool_options_load(const mf_pool_options *from, mf_pool_options *o) {
   mf_pool_options_init(o);
-  return from && sized_load(o, sizeof *o, from) < 0 ? MF_EINVAL : 0;
+  if (from && sized_load(o, sizeof *o, from) < 0)
+    return MF_EINVAL;
+  return o->tree < MF_TREE_INHERIT || o->tree > MF_TREE_NO ? MF_EINVAL : 0;
 }
 
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *options,

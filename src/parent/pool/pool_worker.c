@@ -251,12 +251,14 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
                     struct worker **ret) {
   mf_rpc_options o = pool->rpc_options;
   unsigned usage_ms = pool->options.max_memory ? USAGE_LIMITED_MS : USAGE_MS;
+  mf_options options = MF_OPTIONS_INIT;
   struct worker *w = calloc(1, sizeof *w);
   mf_process *q;
   int r;
   if (!w)
     return MF_ENOMEM;
-  r = mf_fork(t, &q);
+  options.tree = pool->options.tree;
+  r = mf_fork_options(t, &options, &q);
   if (r) {
     free(w);
     return r;

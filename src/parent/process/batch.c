@@ -212,6 +212,7 @@ int process_fork_running(struct mf_process *p, struct mf_process **ret, struct b
       process_abandon(q);
     return r == -ENOMEM ? MF_ENOMEM : r;
   }
+  q->tree = p->tree;
   process_set_source(q, p);
   q->fork_number = ++p->nsent;
   q->was_asked = 1;

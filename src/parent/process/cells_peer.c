@@ -25,6 +25,16 @@ int cell_broken(struct mf_process *p, const struct event *e) {
   return process_broken_by(p, "answer not allowed in this state");
 }
 
+/* What was forked from it meanwhile has one, too. */
+static void learn_of_tree(struct mf_process *p) {
+  p->tree = 1;
+  list_each(it, &registry_of(p->context)->processes) {
+    struct mf_process *q = list_entry(it, struct mf_process, link);
+    if (q->source == p && q->inherits_tree)
+      q->tree = 1;
+  }
+}
+
 int cell_hello(struct mf_process *p, const struct event *e) {
   const struct frame *f = e->frame;
   struct greeting g;
@@ -54,6 +64,8 @@ int cell_hello(struct mf_process *p, const struct event *e) {
     p->nsent += g.executed;
     p->nwork += g.executed;
     p->ndone += g.executed;
+    if (g.tree)
+      learn_of_tree(p);
   }
   if (p->takes_word)
     process_set_pid(p, (int)f->id);

@@ -4,6 +4,7 @@
 #include "parent/loop/fork_watch.h"
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -80,7 +81,7 @@ void children_release(int pid) {
 
 struct orphan {
   struct list link; /* of `orphans`, or of its context */
-  int pid, pidfd;
+  int pid, pidfd, tree;
   struct context *context; /* NULL: nobody watches it */
   struct watch watch;
 };
@@ -103,6 +104,9 @@ static void stop_watching(struct orphan *o) {
 
 static int has_gone(struct backend *backend, const struct orphan *o) {
   struct proc_status st;
+  if (o->tree && backend->ops->peek(backend, o->pidfd, o->pid) == 0)
+    backend->ops->kill_group(backend, o->pidfd, o->pid,
+                             !backend->ops->is_careless(backend), SIGKILL);
   return backend->ops->reap(backend, o->pidfd, o->pid, &st) != MF_AGAIN;
 }
 
@@ -126,11 +130,12 @@ static void start_watching(struct context *ctx, struct orphan *o) {
   s->ops->watch(s, &o->watch, o->pidfd, WATCH_READ);
 }
 
-void children_orphan(struct children *c, int pid) {
+void children_orphan(struct children *c, int pid, int tree) {
   struct orphan *o = calloc(1, sizeof *o);
   if (!o)
     return; /* it stays a zombie until this process ends */
   o->pid = pid;
+  o->tree = tree;
   o->pidfd = -1;
   if (context_is_on(c->context)) {
     list_push(&c->orphans, &o->link);
@@ -202,6 +207,7 @@ struct unborn {
   struct list link;
   struct births *births;
   uint32_t slot;
+  int tree;
 };
 
 static void free_unborn(struct unborn *u) {
@@ -210,7 +216,7 @@ static void free_unborn(struct unborn *u) {
   free(u);
 }
 
-void children_unborn(struct children *c, struct births *b, uint32_t slot) {
+void children_unborn(struct children *c, struct births *b, uint32_t slot, int tree) {
   struct unborn *u = calloc(1, sizeof *u);
   if (!u) {
     births_drop(&b);
@@ -218,6 +224,7 @@ void children_unborn(struct children *c, struct births *b, uint32_t slot) {
   }
   u->births = b;
   u->slot = slot;
+  u->tree = tree;
   list_push(&c->unborn, &u->link);
   c->births_wait_ms = FIRST_LOOK_MS;
   children_look_for_unborn(c);
@@ -230,7 +237,7 @@ static int is_settled(struct children *c, const struct unborn *u) {
   if (pid <= 0)
     return ended;
   if (backend->ops->peek(backend, -1, pid) != -ECHILD && children_claim(pid) == 0)
-    children_orphan(c, pid);
+    children_orphan(c, pid, u->tree);
   births_put(u->births, u->slot);
   return 1;
 }

@@ -23,8 +23,9 @@ int children_claim(int pid);
 /* It was reaped, or is no child any more. */
 void children_release(int pid);
 /* A claimed child that outlives its record: reaped at its end by its loop while the
- * context is on it, else by the next that is, or when the library is called. */
-void children_orphan(struct children *c, int pid);
+ * context is on it, else by the next that is, or when the library is called. tree: with
+ * what is left of its process group. */
+void children_orphan(struct children *c, int pid, int tree);
 /* The context has come on its loop: it watches all orphans there are; and off it. */
 void children_watch(struct children *c);
 void children_unwatch(struct children *c);
@@ -32,7 +33,7 @@ void children_unwatch(struct children *c);
 void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
  * then. Takes b. */
-void children_unborn(struct children *c, struct births *b, uint32_t slot);
+void children_unborn(struct children *c, struct births *b, uint32_t slot, int tree);
 void children_look_for_unborn(struct children *c);
 void children_forget_unborn(struct children *c);
 /* In a forked copy: all of them are the original's. */

@@ -1,5 +1,6 @@
 /* mf_options as bytes for SETUP and FORK (src/wire/proto.h). Runs in the parent. */
 #include "base/sized.h"
+#include "parent/private.h"
 #include "parent/process/process.h"
 
 #include <errno.h>
@@ -31,8 +32,8 @@ int options_load(const mf_options *from, mf_options *o) {
     return MF_EINVAL;
   if (!is_one_of(o->gc, MF_GC_STOP) || !is_one_of(o->leash, MF_LEASH_KEEP) ||
       !is_one_of(o->handles, MF_HANDLES_CLOSE) ||
-      !is_one_of(o->dumpable, MF_DUMPABLE_NO) || o->spares_min > o->spares_max ||
-      has_nameless(o->env))
+      !is_one_of(o->dumpable, MF_DUMPABLE_NO) || !is_one_of(o->tree, MF_TREE_NO) ||
+      o->spares_min > o->spares_max || has_nameless(o->env))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
     if (!is_one_of(o->stdio[i].kind, MF_STDIO_FD))
@@ -77,10 +78,25 @@ static int put_stdio(const mf_options *o, struct buf *out, struct fdset *fds) {
   return r ? r : buf_put_str(out, kinds, 3);
 }
 
+/* An executed process has its leash already. */
+static int put_tree(const mf_options *o, int setup, struct buf *out, struct fdset *fds) {
+  if (o->tree == MF_TREE_INHERIT)
+    return 0;
+  if (o->tree == MF_TREE_YES && !setup) {
+    int leash = mf_leash_fd();
+    if (leash >= 0)
+      leash = fd_dup(leash);
+    if (leash < 0)
+      return leash;
+    fdset_push(fds, leash);
+  }
+  return put_byte(out, OPT_TREE, o->tree);
+}
+
 int options_act_at_birth(const mf_options *o) {
   return o &&
          (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind || o->stdio[2].kind ||
-          o->leash || o->handles || o->dumpable || o->new_session || o->name);
+          o->leash || o->handles || o->dumpable || o->new_session || o->tree || o->name);
 }
 
 /* What it writes without setup is what options_act_at_birth tells of; test_options
@@ -90,7 +106,9 @@ int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset
   int r;
   if (!o)
     return 0;
-  r = put_stdio(o, out, fds);
+  r = put_tree(o, setup, out, fds);
+  if (!r)
+    r = put_stdio(o, out, fds);
   if (!r && o->name)
     r = put_text(out, OPT_NAME, o->name);
   for (e = o->env; !r && e && *e; e++)

@@ -12,6 +12,7 @@
 #include "parent/process/process_trace.h"
 #include "parent/times.h"
 #include <errno.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,11 +34,31 @@ static void take_status(struct mf_process *p, const struct proc_status *st) {
   p->exit.maxrss_bytes = st->maxrss_bytes;
 }
 
+/* Signals by number reach nobody else while it is not reaped, which is up to us alone in
+ * a host that does not care for children. */
+static int owns_number(const struct mf_process *p) {
+  struct backend *b = p->context->backend;
+  return p->child && !b->ops->is_careless(b) &&
+         b->ops->peek(b, p->pidfd, p->pid) != -ECHILD;
+}
+
+/* It has ended, and with it all that belongs to it: before it is reaped, where that is up
+ * to us, for its group's number is free then. */
+static void end_group(struct mf_process *p) {
+  struct backend *b = p->context->backend;
+  if (!p->tree || p->group_ended)
+    return;
+  p->group_ended = 1;
+  b->ops->kill_group(b, p->pidfd, p->pid, owns_number(p), SIGKILL);
+}
+
 /* Reaps our child: 0 and its exit is known, MF_AGAIN: it lives, or -ECHILD: the host has
  * reaped it, or will not let it be reaped; its number may be another's by now. */
 static int reap_child(struct mf_process *p) {
   struct backend *s = p->context->backend;
   struct proc_status st;
+  if (p->tree && s->ops->peek(s, p->pidfd, p->pid) == 0)
+    end_group(p);
   int r = s->ops->reap(s, p->pidfd, p->pid, &st);
   if (r == MF_AGAIN)
     return r;
@@ -67,6 +88,7 @@ enum life_kernel process_ask_kernel(struct mf_process *p) {
     return p->gone ? LIFE_KERNEL_GONE : LIFE_KERNEL_MUTE;
   if (!p->gone && s->ops->kill(s, p->pidfd, p->pid, 0) != -ESRCH)
     return LIFE_KERNEL_LIVES; /* a zombie is there, too, until its pidfd tells */
+  end_group(p);
   if (s->ops->status(s, p->pidfd, p->pid, &status) < 0)
     return LIFE_KERNEL_GONE;
   set_exit(p, status); /* somebody else reaped it, or nobody has */
@@ -91,7 +113,8 @@ int process_kill(struct mf_process *p, int signum) {
     return MF_EUNSUPPORTED;
   if (p->pidfd < 0 && s->ops->peek(s, -1, p->pid) == -ECHILD)
     return -ESRCH;
-  int r = s->ops->kill(s, p->pidfd, p->pid, signum);
+  int r = p->tree ? s->ops->kill_tree(s, p->pidfd, p->pid, owns_number(p), signum)
+                  : s->ops->kill(s, p->pidfd, p->pid, signum);
   if (r == 0)
     process_trace_kill(p, signum);
   return r;

@@ -101,11 +101,14 @@ struct mf_process {
   unsigned gone : 1;       /* the kernel says that it has ended */
   unsigned hung_up : 1;    /* by us, before it ran: it ends, or is killed */
   unsigned slain : 1;      /* it was told to end, did not, and was sent SIGKILL */
-  unsigned dying : 1;      /* it was sent a signal that ends it while it serves */
-  unsigned eof : 1;        /* its socket has ended */
-  unsigned fork_refused : 1; /* its fork was refused: what it was given is known, for
-                                another try */
-  unsigned refuses : 1;      /* it said that it executes nothing more */
+  unsigned tree : 1;       /* its whole process group is signalled, and ends with it */
+  unsigned inherits_tree : 1; /* as its source, of which it may not be known yet */
+  unsigned group_ended : 1;   /* which was seen to */
+  unsigned dying : 1;         /* it was sent a signal that ends it while it serves */
+  unsigned eof : 1;           /* its socket has ended */
+  unsigned fork_refused : 1;  /* its fork was refused: what it was given is known, for
+                                 another try */
+  unsigned refuses : 1;       /* it said that it executes nothing more */
   unsigned busy : 1;
   unsigned
       finished : 1;  /* by mf_finish: whatever is asked of it from then on is misuse */

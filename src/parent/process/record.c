@@ -85,7 +85,7 @@ void process_forget_source(struct mf_process *p) {
 /* Our child is reaped at its end, by whoever. */
 static void leave_child(struct mf_process *p) {
   if (p->child && p->pid > 0)
-    children_orphan(&registry_of(p->context)->children, p->pid);
+    children_orphan(&registry_of(p->context)->children, p->pid, p->tree);
   p->child = 0;
 }
 
@@ -112,7 +112,7 @@ static void leave_slot(struct mf_process *p) {
     births_put(b, p->slot);
     births_drop(&b);
   } else { /* a lying template has forked twice, or although it says that it has not */
-    children_unborn(&registry_of(p->context)->children, b, p->slot);
+    children_unborn(&registry_of(p->context)->children, b, p->slot, p->tree);
   }
 }
 

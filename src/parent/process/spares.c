@@ -73,6 +73,7 @@ static int fork_one(struct mf_process *p) {
     return MF_ENOMEM;
   q->open = 0;
   q->internal = 1;
+  q->tree = p->tree;
   p->context->nopen--;
   if (hold_new(NULL, &q->hold) < 0 ||
       process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {

@@ -65,6 +65,7 @@ static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
 static int introduce(struct mf_process *p, const mf_options *o, int forked) {
   p->greeting = 1;
   p->forked = p->pid > 0;
+  p->tree = o && o->tree == MF_TREE_YES;
   process_await_hello(p);
   if (o && o->name && !p->name)
     p->name = strdup(o->name);
@@ -116,6 +117,7 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
     spawn.envp = environment;
     spawn.control_fd = pair[1];
     spawn.leash_fd = leash;
+    spawn.own_group = p->tree && !o->new_session; /* which the leader of one can't have */
     r = s->ops->spawn(s, &spawn, &pid);
   }
   mark_free(environment);

@@ -12,7 +12,7 @@ int greeting_read(const struct frame *f, struct greeting *ret) {
   reader_init(&r, f->body, f->length);
   uint32_t magic = reader_u32(&r);
   *ret = (struct greeting){.version = reader_u16(&r)};
-  reader_u16(&r);
+  ret->tree = reader_u16(&r) & HELLO_TREE;
   if (!r.ok || magic != PROTO_MAGIC)
     return -EPROTO;
   if (ret->version != PROTO_VERSION)

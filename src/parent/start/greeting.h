@@ -12,6 +12,7 @@ struct greeting {
   unsigned version;  /* of the protocol */
   uint64_t executed; /* with our version only, as is the build */
   struct build build;
+  int tree; /* it leads a process group: option tree */
 };
 /* 0, or -EPROTO: no hello of any version. */
 int greeting_read(const struct frame *f, struct greeting *ret);

@@ -13,6 +13,7 @@
 #include "os/proc.h"
 #include "os/stdin.h"
 #include "template/fork/birth.h"
+#include "template/fork/tree.h"
 #include "template/lua/script.h"
 #include "template/server/autoreap.h"
 #include "template/server/signals.h"
@@ -139,6 +140,7 @@ static int run_before_fork(struct server *s) {
 static int be_born(struct server *s, const struct options *o, struct fdset *fds,
                    int sibling) {
   s->birth.options = *o;
+  tree_born(s, &s->birth.options);
   s->birth.sibling = sibling;
   fdset_init(&s->birth.fds);
   for (int i = 0; i < fds->n;
@@ -225,6 +227,7 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
   signals_after_fork();
   if (pid < 0)
     return deny(s, FAILURE_FORK, error, "fork");
+  tree_await_leaving(s, pid);
   s->nforks++;
   return 0;
 }
@@ -368,7 +371,17 @@ static int apply_handles(struct server *s, const struct options *o,
   return r;
 }
 
-int clone_apply_options(struct server *s, const struct options *o, struct fdset *fds) {
+static int apply_tree(struct server *s, const struct options *o, int leash) {
+  int r = tree_lead(s, o, leash);
+  if (r != -ENOENT && r != -EACCES)
+    return r < 0 ? fail_option(s, "tree", -r) : 0;
+  server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_OPTION, -r,
+                   "option tree: it needs /proc for its leash: %s", strerror(-r));
+  return -1;
+}
+
+int clone_apply_options(struct server *s, const struct options *o, int leash,
+                        struct fdset *fds) {
   if (o->name.p) {
     size_t n = o->name.n < sizeof s->name ? o->name.n : sizeof s->name - 1;
     memcpy(s->name, o->name.p, n);
@@ -380,6 +393,8 @@ int clone_apply_options(struct server *s, const struct options *o, struct fdset 
     s->leash_mode = o->leash;
   if (o->session && setsid() < 0 && getsid(0) != getpid())
     return fail_option(s, "session", errno);
+  if (apply_tree(s, o, leash) < 0)
+    return -1;
   if (apply_stdio(s, o, fds) < 0 || apply_env(s, o) < 0 || apply_cwd(s, o) < 0)
     return -1;
   return apply_handles(s, o, fds);
@@ -394,7 +409,7 @@ void clone_after_fork(struct server *s) {
   s->nforks = 0;
   signals_forked();
   slots_forked(&s->slots);
-  leash_forked(&s->leash, s->birth.sibling);
+  leash_forked(&s->leash, s->birth.sibling, s->birth.options.tree == MF_TREE_YES);
   if (s->heap) /* 4. */
     heap_forked(s->heap);
   collector_forked(&s->collector, s->L);
@@ -414,7 +429,12 @@ static void run_on_fork(struct server *s) {
     server_fail(s);
 }
 
+static int steal_leash(struct server *s, const struct options *o) {
+  return o->ntree_fds ? fdset_steal(&s->birth.fds, options_first_stdio(o) - 1) : -1;
+}
+
 void clone_born(struct server *s) {
+  const struct options *o = &s->birth.options;
   connection_forked(&s->conn); /* 2. the template's socket first of all */
   s->slot = s->birth.slot;
   s->slot_text = s->birth.slot_text;
@@ -423,21 +443,20 @@ void clone_born(struct server *s) {
   s->is_clone = 1;
   s->phase = SERVE_SERVING;
   s->exit_code = 0;
-  s->title_stale = !s->birth.options.has_run;
+  s->title_stale = !o->has_run;
   struct fdset stdio;
   fdset_init(&stdio);
-  for (int i = 0; i < s->birth.options.nstdio_fds; i++)
-    fdset_push(&stdio,
-               fdset_steal(&s->birth.fds, options_first_stdio(&s->birth.options) + i));
+  for (int i = 0; i < o->nstdio_fds; i++)
+    fdset_push(&stdio, fdset_steal(&s->birth.fds, options_first_stdio(o) + i));
   if (!s->birth.sibling)
     s->may_sibling = 0;
-  if (!s->birth.sibling || s->birth.options.introduce) {
+  if (!s->birth.sibling || o->introduce) {
     server_answer_hello(s);
     connection_flush(&s->conn);
   }
   if ((s->birth.settle && s->birth.settle(s) < 0) || script_reseed(s) < 0)
     server_fail(s);
-  else if (clone_apply_options(s, &s->birth.options, &stdio) == 0) /* 5. */
-    run_on_fork(s);                                                /* 7. */
+  else if (clone_apply_options(s, o, steal_leash(s, o), &stdio) == 0) /* 5. */
+    run_on_fork(s);                                                   /* 7. */
   fdset_close(&stdio);
 }

@@ -16,8 +16,10 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
  * wait in s->birth. */
 void clone_born(struct server *s);
 /* Options of SETUP or FORK for this process; stdio handles are taken from fds (from its
- * first on). 0, or -1: failed, and said so. */
-int clone_apply_options(struct server *s, const struct options *o, struct fdset *fds);
+ * first on), and the leash of a tree (-1: the one that is there). 0, or -1: failed, and
+ * said so. */
+int clone_apply_options(struct server *s, const struct options *o, int leash,
+                        struct fdset *fds);
 /* What a fork owes to the process before it happens: stdio flushed, sealed, dispositions
  * noted. 0 or -ENOMEM. */
 int clone_prepare_fork(struct server *s);

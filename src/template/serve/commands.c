@@ -64,7 +64,7 @@ int cmd_setup(struct server *s, struct command *c) {
   s->collector.gc = o.gc;
   if (o.pipe_leash || !s->may_sibling)
     leash_use_pipe(&s->leash, -1);
-  if (clone_apply_options(s, &o, c->fds) < 0 || open_state(s, &o) < 0)
+  if (clone_apply_options(s, &o, -1, c->fds) < 0 || open_state(s, &o) < 0)
     return 0;
   s->phase = SERVE_SERVING;
   s->title_stale = 1;

@@ -13,29 +13,25 @@ void leash_init(struct leash *l, int source) {
   *l = (struct leash){.source = source, .armed = -1, .parent = getppid()};
 }
 
-void leash_use_pipe(struct leash *l, int source) {
-  if (source >= 0) {
-    fd_close(&l->armed);
-    fd_close(&l->source);
-    l->source = source;
-  }
-  if (!l->by_pipe)
-    proc_parent_death(0);
-  l->by_pipe = 1;
-  l->own = 0;
+/* What this process has started may have it, too. */
+static void disarm(struct leash *l) {
+  if (l->armed >= 0 && l->group)
+    proc_leash_silence(l->armed);
+  fd_close(&l->armed);
 }
 
 void leash_drop_pipe(struct leash *l) {
-  if (!l->by_pipe)
+  if (!l->by_pipe && !l->group)
     fd_close(&l->source);
 }
 
-void leash_forked(struct leash *l, int sibling) {
+void leash_forked(struct leash *l, int sibling, int keep) {
   fd_close(&l->armed);
   l->own = 0;
+  l->group = 0;
   if (!sibling)
     l->by_pipe = 1;
-  if (!l->by_pipe && l->source >= 0)
+  if (!l->by_pipe && !keep && l->source >= 0)
     fd_close(&l->source);
 }
 
@@ -56,16 +52,23 @@ int leash_snapped(const struct leash *l) {
 
 /* ---- by the pipe ---- */
 
+static enum proc_reach reach_of(const struct leash *l) {
+  return l->group ? PROC_GROUP : PROC_SELF;
+}
+
 static int arm(struct leash *l, int signum) {
   l->armed = proc_leash_prepare(l->source, signum);
-  return l->armed < 0 ? l->armed : proc_leash_own(l->armed, signum, PROC_SELF);
+  if (l->armed >= 0 && l->group)
+    fd_set_cloexec(l->armed, 0);
+  return l->armed < 0 ? l->armed : proc_leash_own(l->armed, signum, reach_of(l));
 }
 
 static void set_by_pipe(struct leash *l, int signum) {
   if (l->source < 0 && l->armed < 0)
     return;
   /* What is armed already needs no new descriptor, and there may be none. */
-  int r = l->armed >= 0 ? proc_leash_change(l->armed, signum, PROC_SELF) : arm(l, signum);
+  int r =
+      l->armed >= 0 ? proc_leash_change(l->armed, signum, reach_of(l)) : arm(l, signum);
   l->full = r == -EMFILE || r == -ENFILE;
   if (r == 0) {
     l->own = signum;
@@ -78,12 +81,19 @@ static void set_by_pipe(struct leash *l, int signum) {
 
 /* ---- by the parent ---- */
 
+/* Beside the group's pipe: no second SIGTERM, which would be another request. */
+static void set_beside(struct leash *l) {
+  if (l->group && !l->by_pipe)
+    proc_parent_death(l->own == SIGKILL ? SIGKILL : 0);
+}
+
 /* Asked for first, looked at then: an end in between is seen twice, never missed. */
 static void set(struct leash *l, int signum) {
-  if (!l->by_pipe && proc_parent_death(signum) < 0)
+  if (!l->by_pipe && !l->group && proc_parent_death(signum) < 0)
     l->by_pipe = 1;
-  if (l->by_pipe) {
+  if (l->by_pipe || l->group) {
     set_by_pipe(l, signum);
+    set_beside(l);
     return;
   }
   l->own = signum;
@@ -92,33 +102,75 @@ static void set(struct leash *l, int signum) {
 }
 
 void leash_again(struct leash *l) {
-  if (!l->by_pipe && l->own)
+  if (l->group)
+    set_beside(l);
+  else if (!l->by_pipe && l->own)
     set(l, l->own);
 }
 
 void leash_hold(struct leash *l) {
-  if (l->by_pipe && l->own)
+  if ((l->by_pipe || l->group) && l->own)
     return;
   set(l, SIGKILL);
 }
 
 void leash_rest(struct leash *l) {
-  if (!l->by_pipe && proc_parent_death(SIGCONT) == 0)
+  if (!l->by_pipe && !l->group && proc_parent_death(SIGCONT) == 0)
     l->own = SIGCONT;
 }
 
 void leash_save(struct leash *l) {
-  if (l->by_pipe)
+  if (l->by_pipe || l->group)
     leash_hold(l);
+}
+
+/* ---- whose it is ---- */
+
+void leash_use_pipe(struct leash *l, int source) {
+  if (source >= 0) {
+    disarm(l);
+    fd_close(&l->source);
+    l->source = source;
+  }
+  if (!l->by_pipe)
+    proc_parent_death(0);
+  l->by_pipe = 1;
+  l->own = 0;
+  if (l->group) /* others in it may run */
+    set(l, SIGKILL);
+}
+
+int leash_use_group(struct leash *l, int source) {
+  if (source >= 0) {
+    fd_close(&l->armed);
+    fd_close(&l->source);
+    l->source = source;
+  }
+  if (l->source < 0)
+    return -ENOENT;
+  l->group = 1;
+  fd_close(&l->armed); /* by the pipe, and only its own */
+  int r = arm(l, SIGKILL);
+  if (r < 0)
+    fd_close(&l->armed);
+  if (r < 0 && r != -ENOSYS) /* no system of leashes: then there is none to be had */
+    return r;
+  l->own = r < 0 ? 0 : SIGKILL;
+  set_beside(l);
+  return 0;
 }
 
 int leash_run(struct leash *l, int mode) {
   static const int signals[] = {
       [MF_LEASH_KILL] = SIGKILL, [MF_LEASH_TERM] = SIGTERM, [MF_LEASH_KEEP] = 0};
-  if (signals[mode] == 0 && l->by_pipe)
-    fd_close(&l->armed);
-  else if (!l->by_pipe || l->own != signals[mode])
+  int by_pipe = l->by_pipe || l->group;
+  if (signals[mode] == 0 && by_pipe) {
+    disarm(l);
+    l->own = 0;
+    set_beside(l);
+  } else if (!by_pipe || l->own != signals[mode]) {
     set(l, signals[mode]);
+  }
   if (mode != MF_LEASH_KEEP && l->full)
     return -EMFILE;
   fd_close(&l->source);

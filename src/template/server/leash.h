@@ -6,7 +6,13 @@
  * the process changes its credentials, and so set again then (credentials.c) and before
  * every piece of user code. Where the parent is not the owner, or that thread may end
  * before its process, or prctl is refused, the leash is a pipe whose write end only the
- * owner has (proc.h). */
+ * owner has (proc.h).
+ *
+ * With the option tree the leash is the whole process group's, and always that pipe: the
+ * kernel signals a group at its hang-up, whoever in it is stopped or handles what. What
+ * the process starts inherits the armed descriptor, and holds the leash when the process
+ * itself has ended. PR_SET_PDEATHSIG besides, for a process that has left its own group.
+ */
 #ifndef TEMPLATE_SERVER_LEASH_H
 #define TEMPLATE_SERVER_LEASH_H
 
@@ -16,8 +22,9 @@ struct leash {
   int source; /* the pipe's read end as it was given; -1: none */
   int armed;  /* our own description of it; -1: not armed */
   int by_pipe;
-  int own;  /* the signal is set, by whichever way */
-  int full; /* the pipe could not be armed because no descriptor was to be had */
+  int group; /* it is the whole process group's, by the pipe */
+  int own;   /* the signal is set, by whichever way */
+  int full;  /* the pipe could not be armed because no descriptor was to be had */
   pid_t
       parent; /* as it was when the leash was given: another one means that it is gone */
 };
@@ -26,11 +33,14 @@ struct leash {
 void leash_init(struct leash *l, int source);
 /* From now on by that pipe (taken; -1: the one that is there). */
 void leash_use_pipe(struct leash *l, int source);
+/* From now on the leash of the whole process group, by that pipe (taken; -1: the one that
+ * is there), and armed with SIGKILL. 0 or -errno: no /proc, no descriptor. */
+int leash_use_group(struct leash *l, int source);
 /* No clone will need the pipe: closes it, unless it is the leash. */
 void leash_drop_pipe(struct leash *l);
 /* In a forked process: nothing is set here yet. sibling 0: the parent is the template,
- * and only the pipe leads to the owner. */
-void leash_forked(struct leash *l, int sibling);
+ * and only the pipe leads to the owner. keep: the pipe stays, for leash_use_group. */
+void leash_forked(struct leash *l, int sibling, int keep);
 /* Before user code that is no function given to run: SIGKILL from now on. */
 void leash_hold(struct leash *l);
 /* User code is over, and this process waits for commands: it ends by itself, with 0. One

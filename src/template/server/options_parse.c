@@ -49,6 +49,13 @@ static int get_env(struct options *o, struct text value, int unset) {
   return 0;
 }
 
+static int get_tree(struct options *o, struct text value, int fork) {
+  if (o->tree || get_small(&o->tree, value, MF_TREE_NO) < 0)
+    return -EPROTO;
+  o->ntree_fds = fork && o->tree == MF_TREE_YES;
+  return 0;
+}
+
 static int get_u32(uint32_t *to, struct text value) {
   struct reader r;
   if (value.n != 4)
@@ -144,6 +151,8 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return fork ? get_step(o, v) : -EPROTO;
   case OPT_INTRODUCE:
     return fork ? get_small(&o->introduce, v, 1) : -EPROTO;
+  case OPT_TREE:
+    return get_tree(o, v, fork);
   default:
     return -EPROTO;
   }

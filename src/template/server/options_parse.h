@@ -20,12 +20,13 @@ struct options {
   struct text raw;      /* all of them, for the environment (options_next_env) */
   struct text commands; /* OPT_COMMANDS */
   uint8_t stdio[3];     /* enum mf_stdio_kind */
-  uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce;
+  uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce, tree;
   unsigned has_env : 1, has_stdio : 1, has_leash : 1, has_step : 1;
   uint32_t slot;                   /* PROTO_NO_SLOT: none */
   uint32_t step_first, step_count; /* has_step: two descriptors */
   uint64_t heap_reserve;
-  int nstdio_fds;   /* descriptors that stdio needs */
+  int ntree_fds;    /* descriptors that tree needs: 1 in a FORK with it */
+  int nstdio_fds;   /* and those of stdio */
   int ncommand_fds; /* and those of the inner commands */
   int has_run;      /* the inner commands end with RUN */
 };
@@ -35,9 +36,9 @@ struct options {
  * command, or inner frames that are none of ARG, FD, RUN, torn, or follow a RUN. */
 int options_parse(struct options *ret, const void *body, size_t length, int fork);
 
-/* Before the descriptors of stdio: the socket, and those of a step. */
+/* Before the descriptors of stdio: the socket, those of a step, the leash of a tree. */
 static inline int options_first_stdio(const struct options *o) {
-  return 1 + 2 * o->has_step;
+  return 1 + 2 * o->has_step + o->ntree_fds;
 }
 
 struct env_change {

@@ -90,7 +90,7 @@ void server_answer_hello(struct server *s) {
   struct buf b = {.data = body, .cap = sizeof body, .max = sizeof body};
   buf_put_u32(&b, PROTO_MAGIC);
   buf_put_u16(&b, PROTO_VERSION);
-  buf_put_u16(&b, 0);
+  buf_put_u16(&b, s->leash.group ? HELLO_TREE : 0);
   buf_put_u64(&b, s->conn.executed);
   build_put(&b);
   connection_answer(&s->conn, ANS_HELLO, (uint64_t)getpid(), body, buf_size(&b));

@@ -22,10 +22,10 @@ return {
     find = [[
   if ((s->birth.settle && s->birth.settle(s) < 0) || script_reseed(s) < 0)
     server_fail(s);
-  else if (clone_apply_options(s, &s->birth.options, &stdio) == 0) /* 5. */
-    run_on_fork(s);                                                /* 7. */
+  else if (clone_apply_options(s, o, steal_leash(s, o), &stdio) == 0) /* 5. */
+    run_on_fork(s);                                                   /* 7. */
 ]], replace = [[
-  if (clone_apply_options(s, &s->birth.options, &stdio) == 0)
+  if (clone_apply_options(s, o, steal_leash(s, o), &stdio) == 0)
     run_on_fork(s);
   if (script_reseed(s) < 0)
     server_fail(s);
