@@ -101,6 +101,13 @@ local function tell_to_drain(worker)
   worker.socket:write "drain\n" -- it is empty but for this: it never blocks
 end
 
+-- The worker finishes what it is at and ends; after the grace it is killed.
+local function drain_worker(worker, reason)
+  if worker.state == "leaving" then return end
+  worker.state, worker.reason, worker.leaves_at = "leaving", reason, now()
+  if worker.socket then tell_to_drain(worker) end
+end
+
 function Server:start_worker(generation)
   local row = table.remove(self.free_rows)
   if not row then return nil end
@@ -125,13 +132,6 @@ function Server:start_worker(generation)
     self:worker_ready(worker)
   end)
   return worker
-end
-
--- The worker finishes what it is at and ends; after the grace it is killed.
-function Server:drain_worker(worker, reason)
-  if worker.state == "leaving" then return end
-  worker.state, worker.reason, worker.leaves_at = "leaving", reason, now()
-  if worker.socket then tell_to_drain(worker) end
 end
 
 function Server:worker_ready(worker)
@@ -235,7 +235,7 @@ function Server:fill(generation)
   for worker in pairs(self.workers) do
     if surplus <= 0 then break end
     if worker.generation == generation and worker.state == "ready" then
-      self:drain_worker(worker, "resize")
+      drain_worker(worker, "resize")
       surplus = surplus - 1
     end
   end
@@ -274,7 +274,7 @@ function Server:take_over(generation)
   self.reloads = self.reloads + 1
   log.write("info", "reloaded", {workers = generation.nready})
   for worker in pairs(self.workers) do
-    if worker.generation == old then self:drain_worker(worker, "reload") end
+    if worker.generation == old then drain_worker(worker, "reload") end
   end
   old.template:close()
   self:tell_state "READY"
@@ -368,7 +368,7 @@ function Server:look_at_memory(worker)
     worker.memory = memory
     if self.options.max_memory and memory.uss > self.options.max_memory and worker.state == "ready" then
       log.write("info", "too large", {pid = worker.pid, bytes = memory.uss})
-      self:drain_worker(worker, "max-memory")
+      drain_worker(worker, "max-memory")
       self:refill()
     end
   end)
@@ -410,7 +410,7 @@ function Server:stop()
   log.write("info", "stopping", {})
   self:tell_state "STOPPING"
   if self.refilling then self.refilling:close() end
-  for worker in pairs(self.workers) do self:drain_worker(worker, "stop") end
+  for worker in pairs(self.workers) do drain_worker(worker, "stop") end
   if next(self.workers) == nil then self:finish() end
 end
 

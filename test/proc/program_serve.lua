@@ -308,6 +308,31 @@ story.test("--status: JSON and Prometheus text", function(t)
   stop(t, running)
 end)
 
+story.test("moonfork top shows the workers, and their last ends", function(t)
+  local address = t:file "status"
+  local running = serve(t, "-n 2 --status " .. address .. " " .. UPPER)
+  for i = 1, 3 do ask(running.path, "r" .. i) end
+  kit.kill(started(running)[1], kit.SIGKILL)
+  t.outside(10, function() return #started(running) == 3 end)
+  local out, err, code = program.run("top " .. address)
+  t.eq({err, code}, {"", 0})
+  t.match(out, "^running, up [%d.]+%l+, 2 of 2 workers, 0 busy, [0-3] requests, 0 errors\n")
+  for pid in out:gmatch "\n +(%d+) idle " do t.ok(tonumber(pid) ~= started(running)[1]) end
+  t.eq(select(2, out:gsub(" idle ", "")), 2)
+  t.match(out, "last ends:\n +%d+:%d+:%d+ +" .. started(running)[1] .. " +died, signal 9")
+  out, err, code = program.run("top " .. address .. " -d 0.05 -n 3")
+  t.eq({err, code}, {"", 0})
+  t.eq(select(2, out:gsub("2 of 2 workers", "")), 3)
+  t.match(out, "requests %(0/s%)")
+  stop(t, running)
+  out, err, code = program.run("top " .. address)
+  t.eq({out, code}, {"", 1})
+  t.match(err, "^moonfork top: can't connect to [^\n]*\n$")
+  out, err, code = program.run("top " .. running.path)
+  t.eq({out, code}, {"", 1})
+  t.match(err, "^moonfork top: [^\n]*\n$")
+end)
+
 story.test("systemd: sockets that were passed, and what it is told", function(t)
   local notify, path = t:file "notify", t:file "passed"
   local inbox = t.got(fork.socket.listen("unixgram:" .. notify))
