@@ -550,6 +550,7 @@ static void prepare_proc(void) {
                                         "moonfork.rpc"};
   static const char *const paths[] = {"/", "/tmp", "/no/such", ""};
   static const char *const names[] = {"A", "B", "", "A=B", "LONG"};
+  static const char *const globals[] = {"x", "x.y", "a..b", "", "package.path"};
   static const char *const limits[] = {"core", "nofile", "nproc", "cpu", "nothing", ""};
   if (!it || it->taken)
     return;
@@ -589,6 +590,9 @@ static void prepare_proc(void) {
     break;
   case 8:
     DO(mf_setenv(p, PICK(names), random_one_in(2) ? NULL : "value"));
+    if (random_one_in(3)) { /* bytes are many numbers, where one is expected */
+      DO(mf_set(p, PICK(globals), bytes, random_one_in(2) ? 1 : a_size()));
+    }
     break;
   case 9:
     DO(mf_seal(p, (int)random_below(3) | MF_SEAL_AUDIT_OFF));

@@ -833,6 +833,9 @@ static int ask_chdir(struct story *s, mf_process *p) {
 static int ask_setenv(struct story *s, mf_process *p) {
   return mf_setenv(p, "x", "y");
 }
+static int ask_set(struct story *s, mf_process *p) {
+  return mf_set(p, "a.b", "\x01", 1);
+}
 static int ask_seal(struct story *s, mf_process *p) {
   return mf_seal(p, 0);
 }
@@ -912,6 +915,7 @@ static const struct {
     {ask_take_args, WORK},
     {ask_chdir, WORK},
     {ask_setenv, WORK},
+    {ask_set, WORK},
     {ask_seal, WORK},
     {ask_limit, WORK},
     {ask_fork, WORK},
@@ -953,6 +957,22 @@ static mf_process *make_ended(struct story *s, enum ending how, mf_process **ret
   if (how == CLOSED)
     mf_close(q, NULL, NULL); /* valid until its callback, that is, until the loop turns */
   return q;
+}
+
+static void test_set_takes_one_value_and_a_name(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  static const char *const names[] = {"", ".", "a.", ".a", "a..b", NULL};
+  for (size_t i = 0; i < COUNT(names); i++)
+    assert_int_equal(mf_set(t, names[i], "\x01", 1), MF_EINVAL);
+  assert_int_equal(mf_set(t, "a", NULL, 1), MF_EINVAL);
+  assert_int_equal(mf_set(t, "a", "", 0), MF_EINVAL);
+  assert_int_equal(mf_set(t, "a", "", (size_t)(1 << 30) + 1), MF_ELIMIT);
+  assert_int_equal(mf_set(NULL, "a", "\x01", 1), MF_EINVAL);
+  assert_int_equal(mf_set(t, "a.b", "\x01", 1), 0);
+  mf_close(t, NULL, NULL);
+  story_free(s);
 }
 
 static void test_what_is_asked_after_the_end(void **state) {
@@ -1627,6 +1647,7 @@ int main(void) {
       cmocka_unit_test(test_closing_forgets_a_measure),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
       cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
+      cmocka_unit_test(test_set_takes_one_value_and_a_name),
       cmocka_unit_test(test_what_is_asked_after_the_end),
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),
       cmocka_unit_test(test_a_clone_lives_whose_template_fails_before_it_speaks),
