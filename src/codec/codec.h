@@ -11,8 +11,8 @@
  * it to.
  *
  * Errors are returned, with a text that names the value by its path ("argument 2.t.x").
- * What may still raise is Lua's own lack of memory; nothing is held by then that its
- * owner does not know of. */
+ * Packing raises nothing; reading may raise Lua's own lack of memory, with nothing held
+ * that its owner does not know of. */
 #ifndef CODEC_CODEC_H
 #define CODEC_CODEC_H
 
@@ -43,9 +43,10 @@ struct codec_fds {
 void codec_fds_close(struct codec_fds *fds);
 
 /* Appends the n values from index first. what is "argument", "result"..., which errors
- * give with a number; NULL: "value", without one. fds gets a duplicate of every handle,
- * NULL: there may be none. 0, or e->code; then out has a beginning that the caller cuts
- * off, and fds what the caller closes. */
+ * give with a number; NULL: "value", without one. fds, which is empty, gets a duplicate
+ * of every handle, NULL: there may be none. 0, or e->code; then out has a beginning that
+ * the caller cuts off. Meanwhile out and fds may be used for another message: user code
+ * may run, of handles, classes and finalisers. */
 int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
                struct codec_fds *fds, struct codec_error *e);
 

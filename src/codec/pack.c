@@ -1,5 +1,8 @@
 /* Packing. Both sides. Tables are read raw; the only user code that runs is the method by
- * which an object tells its descriptor, and the function of its class, both protected. */
+ * which an object tells its descriptor, the function of its class, and finalisers. All
+ * that may run some, or raise, is protected, so that packing itself raises nothing; and
+ * the message is made in a buffer of its own, so that user code may pack another to the
+ * same one. */
 #include "codec/codec.h"
 
 #include "codec/classes.h"
@@ -25,8 +28,11 @@ struct level { /* a table under way; keys say where in it we are */
 
 struct pack {
   lua_State *L;
-  struct buf *out;
-  struct codec_fds *fds;
+  struct buf out;        /* the caller's while it is made */
+  struct codec_fds *fds; /* where the descriptors go; or NULL */
+  int *fd;               /* those so far; a block */
+  size_t nfds, fds_cap;
+  unsigned nuser;                /* how often user code may have run */
   struct codec_lending *lending; /* or NULL */
   struct codec_error *e;
   const char *what;
@@ -78,12 +84,12 @@ static int written(struct pack *p, const struct level *at, int r) {
 
 /* Bytes of the message so far. */
 static size_t length_of(const struct pack *p) {
-  return buf_size(p->out) + (p->lending ? p->lending->bytes : 0);
+  return buf_size(&p->out) + (p->lending ? p->lending->bytes : 0);
 }
 
 static int write_bytes(void *data, const char *bytes, size_t n) {
   struct pack *p = data;
-  int r = n > p->out->max - length_of(p) ? -E2BIG : buf_put(p->out, bytes, n);
+  int r = n > p->out.max - length_of(p) ? -E2BIG : buf_put(&p->out, bytes, n);
   if (r == 0)
     return 0;
   p->e->code = r;
@@ -128,10 +134,31 @@ int codec_add_handle(lua_State *L, int idx, struct codec_fds *fds) {
   return (int)fds->n++;
 }
 
+/* Keeps a duplicate of what is behind the handle. Its place, or as codec_add_handle. */
+static int add_handle(struct pack *p, int idx) {
+  p->nuser++;
+  int fd = descriptor_of(p->L, idx);
+  if (fd < 0)
+    return fd;
+  if (!p->fds || p->nfds == CODEC_FDS_MAX)
+    return -E2BIG;
+  if (p->nfds == p->fds_cap) {
+    size_t cap = p->fds_cap ? p->fds_cap * 2 : 4;
+    int *more = realloc(p->fd, cap * sizeof *more);
+    if (!more)
+      return -ENOMEM;
+    p->fd = more;
+    p->fds_cap = cap;
+  }
+  int copy = fd_dup(fd);
+  if (copy < 0)
+    return copy;
+  p->fd[p->nfds] = copy;
+  return (int)p->nfds++;
+}
+
 static int pack_handle(struct pack *p, int idx, const struct level *at) {
-  static struct codec_fds none; /* full; and no page of what births write (birth.h) */
-  none.n = CODEC_FDS_MAX;
-  int place = codec_add_handle(p->L, idx, p->fds ? p->fds : &none);
+  int place = add_handle(p, idx);
   if (place == -EINVAL)
     return fail_type(p, at, idx);
   if (place == -EBADF)
@@ -199,11 +226,21 @@ static int pack_array(struct pack *p, int idx, size_t n, struct level *at) {
   return r;
 }
 
+/* Whether the table at idx has lost the key on top, from which lua_next might not find
+ * on. */
+static int is_gone(lua_State *L, int idx) {
+  lua_pushvalue(L, -1);
+  int gone = lua_rawget(L, idx) == LUA_TNIL;
+  lua_pop(L, 1);
+  return gone;
+}
+
 /* n pairs, no more and no fewer, whatever happened to the table meanwhile. */
 static int pack_map(struct pack *p, int idx, size_t n, struct level *at) {
   lua_State *L = p->L;
   int r = written(p, at->outer, msgpack_pack_map(&p->packer, n)), top = lua_gettop(L);
   size_t left = n;
+  unsigned nuser = p->nuser;
   lua_pushnil(L);
   at->key = top + 1;
   while (r == 0 && lua_next(L, idx)) {
@@ -213,6 +250,11 @@ static int pack_map(struct pack *p, int idx, size_t n, struct level *at) {
     if (r == 0)
       r = pack_value(p, top + 2, at);
     lua_settop(L, top + 1);
+    if (r == 0 && p->nuser != nuser && is_gone(L, idx)) {
+      left = 1;
+      break;
+    }
+    nuser = p->nuser;
   }
   lua_settop(L, top);
   if (r == 0 && left != 0)
@@ -239,41 +281,6 @@ static int pack_table(struct pack *p, int idx, struct level *outer) {
 
 /* ---- objects of classes ---- */
 
-/* How the functions of a class find the message: empty. They may use what it is packed to
- * for another one. */
-struct aside {
-  struct buf out;
-  int *fds;
-  size_t nfds;
-};
-
-static int put_aside(struct pack *p, struct aside *a) {
-  a->fds = NULL;
-  a->nfds = p->fds ? p->fds->n : 0;
-  if (a->nfds > 0) {
-    a->fds = malloc(a->nfds * sizeof *a->fds);
-    if (!a->fds)
-      return -ENOMEM;
-    memcpy(a->fds, p->fds->fd, a->nfds * sizeof *a->fds);
-    p->fds->n = 0;
-  }
-  a->out = *p->out;
-  buf_init(p->out, a->out.max);
-  return 0;
-}
-
-static void put_back(struct pack *p, struct aside *a) {
-  buf_deinit(p->out);
-  *p->out = a->out;
-  if (!p->fds)
-    return;
-  codec_fds_close(p->fds);
-  p->fds->n = a->nfds;
-  if (a->nfds > 0)
-    memcpy(p->fds->fd, a->fds, a->nfds * sizeof *a->fds);
-  free(a->fds);
-}
-
 static int fail_class(struct pack *p, int class_idx, const struct level *at) {
   char reason[160];
   size_t n;
@@ -288,7 +295,7 @@ static int begin_object(struct pack *p, int class_idx, size_t *ret_at) {
   static const char header[6] = {(char)0xc9, 0, 0, 0, 0, CODEC_EXT_OBJECT};
   size_t n;
   const char *name = classes_name(p->L, class_idx, &n);
-  *ret_at = buf_size(p->out) + 1;
+  *ret_at = buf_size(&p->out) + 1;
   return write_bytes(p, header, sizeof header) || msgpack_pack_str(&p->packer, n) ||
          msgpack_pack_str_body(&p->packer, name, n);
 }
@@ -296,7 +303,7 @@ static int begin_object(struct pack *p, int class_idx, size_t *ret_at) {
 static int end_object(struct pack *p, size_t at, size_t length, const struct level *l) {
   if (length > UINT32_MAX)
     return fail(p, -E2BIG, l, "the object is too long");
-  unsigned char *to = p->out->data + p->out->head + at;
+  unsigned char *to = p->out.data + p->out.head + at;
   for (int i = 0; i < 4; i++)
     to[i] = (unsigned char)(length >> (24 - 8 * i));
   return 0;
@@ -306,17 +313,13 @@ static int end_object(struct pack *p, size_t at, size_t length, const struct lev
 static int pack_object(struct pack *p, int idx, struct level *outer) {
   struct level at = {outer, lua_topointer(p->L, idx), 0, 0, 1};
   int class_idx = lua_gettop(p->L);
-  struct aside aside;
   for (const struct level *l = outer; l; l = l->outer)
     if (l->table == at.table)
       return fail(p, -EINVAL, outer, "an object that contains itself can't be sent");
   if (p->depth == CODEC_DEPTH_MAX)
     return fail(p, -EINVAL, outer, "objects are nested too deeply (128 at most)");
-  if (put_aside(p, &aside) < 0)
-    return fail(p, -ENOMEM, outer, "not enough memory");
-  int ok = classes_pack(p->L, class_idx, idx) == 0;
-  put_back(p, &aside);
-  if (!ok)
+  p->nuser++;
+  if (classes_pack(p->L, class_idx, idx) < 0)
     return fail_class(p, class_idx, outer);
   size_t place, before = length_of(p) + 6;
   int r = written(p, outer, begin_object(p, class_idx, &place));
@@ -329,23 +332,38 @@ static int pack_object(struct pack *p, int idx, struct level *outer) {
 
 /* ---- values ---- */
 
-/* 1: it is lent; 0: it is to be copied; or e->code. May raise (memory). */
+static int l_keep(lua_State *L) { /* 1: a table or nil, 2: string, 3: number -> table */
+  if (lua_isnil(L, 1)) {
+    lua_createtable(L, 1, 0);
+    lua_replace(L, 1);
+  }
+  lua_pushvalue(L, 2);
+  lua_rawseti(L, 1, lua_tointeger(L, 3));
+  lua_settop(L, 1);
+  return 1;
+}
+
+/* 1: it is lent; 0: it is to be copied; or e->code. */
 static int lend(struct pack *p, int idx, const char *s, size_t n,
                 const struct level *at) {
   struct codec_lending *l = p->lending;
-  if (!l || n < l->least || l->n == l->max)
+  if (l->n == l->max)
     return 0;
-  if (n > p->out->max - length_of(p)) {
+  if (n > p->out.max - length_of(p)) {
     p->e->code = -E2BIG;
     return written(p, at, -1);
   }
-  if (lua_isnil(p->L, l->anchor)) {
-    lua_createtable(p->L, 1, 0);
-    lua_replace(p->L, l->anchor);
-  }
+  p->nuser++;
+  lua_pushcfunction(p->L, l_keep);
+  lua_pushvalue(p->L, l->anchor);
   lua_pushvalue(p->L, idx);
-  lua_rawseti(p->L, l->anchor, (lua_Integer)l->n + 1);
-  l->lent[l->n++] = (struct lent){buf_size(p->out), s, n};
+  lua_pushinteger(p->L, (lua_Integer)l->n + 1);
+  if (lua_pcall(p->L, 3, 1, 0) != LUA_OK) {
+    lua_pop(p->L, 1);
+    return fail(p, -ENOMEM, at, "not enough memory");
+  }
+  lua_replace(p->L, l->anchor);
+  l->lent[l->n++] = (struct lent){buf_size(&p->out), s, n};
   l->bytes += n;
   return 1;
 }
@@ -384,10 +402,37 @@ static int count_value(struct pack *p, int type, const struct level *at) {
   return 0;
 }
 
+/* 1: the object -> its class, or whether it is a handle */
+static int l_inspect(lua_State *L) {
+  if (!classes_push_of(L, 1))
+    lua_pushboolean(L, lua_type(L, 1) == LUA_TUSERDATA || is_handle_table(L, 1));
+  return 1;
+}
+
+/* A table or userdata. */
+static int pack_complex(struct pack *p, int idx, struct level *at) {
+  lua_State *L = p->L;
+  int r, top = lua_gettop(L);
+  if (lua_type(L, idx) == LUA_TTABLE && !lua_getmetatable(L, idx))
+    return pack_table(p, idx, at);
+  lua_settop(L, top);
+  p->nuser++;
+  lua_pushcfunction(L, l_inspect);
+  lua_pushvalue(L, idx);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK)
+    r = fail(p, -ENOMEM, at, "not enough memory");
+  else if (lua_istable(L, -1))
+    r = pack_object(p, idx, at);
+  else
+    r = lua_toboolean(L, -1) ? pack_handle(p, idx, at) : pack_table(p, idx, at);
+  lua_settop(L, top);
+  return r;
+}
+
 static int pack_value(struct pack *p, int idx, struct level *at) {
   lua_State *L = p->L;
   msgpack_packer *packer = &p->packer;
-  int type = lua_type(L, idx), top = lua_gettop(L);
+  int type = lua_type(L, idx);
   if (count_value(p, type, at) < 0)
     return p->e->code;
   switch (type) {
@@ -412,29 +457,46 @@ static int pack_value(struct pack *p, int idx, struct level *at) {
   }
   if (!lua_checkstack(L, SLOTS))
     return fail(p, -ENOMEM, at, "not enough memory");
-  if (classes_push_of(L, idx)) {
-    int r = pack_object(p, idx, at);
-    lua_settop(L, top);
-    return r;
+  return pack_complex(p, idx, at);
+}
+
+/* ---- the message ---- */
+
+static void begin(struct pack *p, struct buf *out) {
+  p->out = *out;
+  buf_init(out, p->out.max);
+  out->keep = p->out.keep;
+}
+
+/* Gives the caller what is his, in the place of whatever user code has left there. */
+static void end(struct pack *p, struct buf *out, int r) {
+  buf_deinit(out);
+  *out = p->out;
+  if (p->fds)
+    codec_fds_close(p->fds);
+  for (size_t i = 0; i < p->nfds; i++) {
+    if (r < 0)
+      fd_close(&p->fd[i]);
+    else
+      p->fds->fd[p->fds->n++] = p->fd[i];
   }
-  if (type == LUA_TUSERDATA || is_handle_table(L, idx))
-    return pack_handle(p, idx, at);
-  return pack_table(p, idx, at);
+  free(p->fd);
 }
 
 int codec_pack_lending(lua_State *L, int first, int n, const char *what, struct buf *out,
                        struct codec_fds *fds, struct codec_lending *lending,
                        struct codec_error *e) {
-  struct pack p = {
-      .L = L, .out = out, .fds = fds, .lending = lending, .e = e, .what = what};
+  struct pack p = {.L = L, .fds = fds, .lending = lending, .e = e, .what = what};
   struct level at = {NULL, NULL, 0, 0, 0};
   e->code = 0;
+  begin(&p, out);
   msgpack_packer_init(&p.packer, &p, write_bytes);
   int r = written(&p, &at, msgpack_pack_array(&p.packer, (size_t)n));
   for (int i = 0; r == 0 && i < n; i++) {
     at.position = i + 1;
     r = pack_value(&p, first + i, &at);
   }
+  end(&p, out, r);
   return r;
 }
 

@@ -269,6 +269,51 @@ story.test("pack may make calls of its own, also of the same rpc; it can't wait"
   t.collect()
 end)
 
+-- A message under way lay where the next one of the same rpc was made, so this one came
+-- apart; and with objects the length of one was written behind its end.
+story.test("methods of handles and finalisers may make calls, too", function(t)
+  local rpc <close> = boxes("box"):rpc "echo"
+  local Box, inner = {}, 0
+  local function ask(v) rpc(("y"):rep(v), function(err) if not err then inner = inner + 1 end end) end
+  local near, far = fork.socket.pair()
+  local handle = setmetatable({}, { __index = { fileno = function() ask(1) return near:fileno() end } })
+  register("box", Box, function(o) return { ("x"):rep(1000), handle, o[1] } end, function(v) return v end)
+  local _, err = rpc { setmetatable({ "end" }, Box), 7 }
+  t.error(err, "EINVAL", "result 1%[1%]%[2%]: a handle can't be sent")
+  local count <close> = boxes("box"):eval "function count(v) return #v[1][1][1], v[1][1][3], v[2] end":rpc "count"
+  t.eq({ t.got(count { setmetatable({ "end" }, Box), 7 }) }, { 1000, "end", 7 })
+  t.within(5, function() return inner == 2 end)
+  local garbage = setmetatable({}, { __mode = "k" })
+  for i = 1, 300 do
+    garbage[setmetatable({}, { __gc = function() ask(3) end })] = true
+    local plain = setmetatable({ i, ("z"):rep(2000) .. i }, {})
+    local got = t.got(rpc({ plain, plain, plain }))
+    t.eq({ got[3][1], got[2][2] }, { i, ("z"):rep(2000) .. i })
+  end
+  t.collect()
+  near:close()
+  far:close()
+  unregister "box"
+end)
+
+story.test("a table that pack changes is refused, or sent as one of its states", function(t)
+  local Evil, parent = {}, nil
+  register("evil", Evil, function()
+    for k in pairs(parent) do parent[k] = nil end
+    for i = 1, 100 do parent["new" .. i] = i end
+    return 1
+  end, function(v) return v end)
+  local rpc <close> = fork.new():eval(FUNCTIONS):rpc "echo"
+  for n = 1, 20 do
+    parent = {}
+    for i = 1, n do parent["key" .. i] = setmetatable({}, Evil) end
+    local _, err = rpc(parent)
+    if err then t.error(err, "EINVAL", "argument 1: the table was changed") end
+  end
+  t.eq(t.got(rpc(5)), 5)
+  unregister "evil"
+end)
+
 story.test("long messages of many objects are read in steps", function(t)
   local Point, p = points(t)
   local rpc <close> = p:rpc "echo"
