@@ -10,19 +10,28 @@ struct loan {
   void *block;
 };
 
+static int l_keep(lua_State *L) { /* 1: loan, 2: the value */
+  struct loan *loan = lua_touserdata(L, 1);
+  loan->trash.ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
 void *loan_new(lua_State *L, struct reactor *r, int idx, void *block) {
-  lua_pushvalue(L, idx);
-  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  idx = lua_absindex(L, idx);
   struct loan *loan = malloc(sizeof *loan);
-  if (!loan) {
-    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+  if (!loan)
     return NULL;
-  }
   *loan = (struct loan){.reactor = r, .block = block};
   list_init(&loan->trash.link);
-  loan->trash.ref = ref;
   loan->trash.block = loan;
-  return loan;
+  lua_pushcfunction(L, l_keep);
+  lua_pushlightuserdata(L, loan);
+  lua_pushvalue(L, idx);
+  if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+    return loan;
+  lua_pop(L, 1);
+  free(loan);
+  return NULL;
 }
 
 void loan_release(void *loan) {

@@ -6,7 +6,7 @@
 #include "bind/reactor.h"
 
 /* Keeps the value at idx, and takes a block of malloc's (or NULL), which goes with it.
- * May raise (memory); NULL: no memory. Then nothing is taken. */
+ * NULL: no memory, and nothing is taken. Raises nothing. */
 void *loan_new(lua_State *L, struct reactor *r, int idx, void *block);
 /* Once; from the library's callbacks, too. */
 void loan_release(void *loan);

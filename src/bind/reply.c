@@ -15,6 +15,7 @@
 enum {
   LONG_BYTES = 16 * 1024,       /* is read in steps */
   HUGE_BYTES = 4 * 1024 * 1024, /* nor begun in the turn that took it in */
+  TAKE_BYTES = 32 * 1024,       /* is taken where it lies, and not copied */
   STEP_EFFORT = 4096,           /* values between two looks at the clock */
   TURN_NS = 8 * 1000 * 1000     /* for all that is read in one turn */
 };
@@ -35,6 +36,7 @@ struct reply *reply_new(struct service *s, enum reply_kind kind) {
   r->service = s;
   r->size = r->nfds = 0;
   r->data = r->near;
+  r->cap = 0;
   r->fds = NULL;
   r->counted = 0;
   r->decoding = NULL;
@@ -58,9 +60,12 @@ static void reply_clear(struct reply *r) {
   for (size_t i = 0; i < r->nfds; i++)
     fd_drop(&r->fds[i]);
   free(r->fds);
-  if (r->data != r->near)
+  if (r->cap)
+    mf_message_give(&r->c.reactor->loop, r->data, r->cap);
+  else if (r->data != r->near)
     free(r->data);
   r->data = r->near;
+  r->cap = 0;
   r->fds = NULL;
   r->size = r->nfds = 0;
 }
@@ -75,6 +80,12 @@ static void forget_reply(struct completion *c) {
   service_unhold(s);
 }
 
+/* Bytes of a block that is taken for so long a message; where it is larger a copy costs
+ * less than the memory that would be held. */
+static size_t most_for(size_t length) {
+  return length > HUGE_BYTES ? SIZE_MAX : 2 * length + TAKE_BYTES;
+}
+
 /* Takes or copies what is valid during a callback only. 0 or MF_ENOMEM. */
 static int reply_fill(struct reply *r, const mf_message *m) {
   if (m->nfds > 0) {
@@ -83,7 +94,8 @@ static int reply_fill(struct reply *r, const mf_message *m) {
       return MF_ENOMEM;
     memcpy(r->fds, m->fds, m->nfds * sizeof *r->fds);
   }
-  r->data = m->length > HUGE_BYTES ? mf_message_take(m) : NULL;
+  r->data =
+      m->length >= TAKE_BYTES ? mf_message_take(m, most_for(m->length), &r->cap) : NULL;
   if (!r->data) {
     r->data = m->length > NEAR_BYTES ? malloc(m->length) : r->near;
     if (!r->data) {
@@ -176,6 +188,7 @@ unsigned char *reply_take(struct reply *r, size_t *ret_size, int **ret_fds,
   *ret_fds = r->fds;
   *ret_nfds = r->nfds;
   r->data = r->near;
+  r->cap = 0; /* the taker frees it */
   r->fds = NULL;
   r->size = r->nfds = 0;
   return data;

@@ -22,7 +22,8 @@ struct reply {
   enum reply_kind kind;
   struct service *service;
   size_t size, nfds;
-  unsigned char *data;       /* near, or a block */
+  unsigned char *data;       /* near, or a block of cap bytes */
+  size_t cap;                /* 0: the block is no message's */
   int *fds;                  /* a block, or NULL; -1: taken */
   size_t counted;            /* in the reactor's undelivered */
   struct decoding *decoding; /* in steps; or NULL */

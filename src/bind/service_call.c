@@ -3,9 +3,13 @@
  * answered as any other: later, from the reactor. Runs in the parent. */
 #include "bind/service_call.h"
 
+#include "bind/loan.h"
 #include "os/fd.h"
+#include "parent/private.h"
 #include <errno.h>
 #include <string.h>
+
+enum { LENT_LEAST = 32 * 1024 }; /* bytes of a string that is not copied */
 
 struct call { /* what a call with a callback gives */
   uint64_t id;
@@ -45,19 +49,41 @@ static void submit_message(struct service *s, struct reply *r, const mf_call_opt
     answer_here(r, rc, refusal(s, rc));
 }
 
+/* The same with long strings, which stay where they are until they are sent. */
+static void submit_lending(lua_State *L, struct service *s, struct reply *r,
+                           const mf_call_options *o, const mf_message *m,
+                           const struct codec_lending *l, uint64_t *ret_id) {
+  struct mf_loan loan = {l->lent, l->n, loan_release,
+                         loan_new(L, s->reactor, l->anchor, NULL)};
+  int rc = MF_ENOMEM;
+  if (loan.data)
+    rc = s->rpc ? mf_rpc_call_lent(s->rpc, m, &loan, o, reply_on_result, r, ret_id)
+                : mf_pool_call_lent(s->pool, m, &loan, o, reply_on_result, r, ret_id);
+  if (rc < 0)
+    answer_here(r, rc, refusal(s, rc));
+}
+
+/* Leaves one more on the stack. */
 static void submit(lua_State *L, struct service *s, struct reply *r,
                    const mf_call_options *o, int first, int n, uint64_t *ret_id) {
   struct codec_error e;
+  struct lent lent[MF_CALL_LENT_MAX];
+  struct codec_lending l = {.least = LENT_LEAST, .lent = lent, .max = MF_CALL_LENT_MAX};
+  lua_pushnil(L);
+  l.anchor = lua_gettop(L);
   buf_consume(&s->out, buf_size(&s->out));
   codec_fds_close(&s->fds);
-  if (serialiser_encode(L, &s->serialiser, first, n, "argument", &s->out, &s->fds, &e) <
-      0) {
+  if (serialiser_encode_lending(L, &s->serialiser, first, n, "argument", &s->out, &s->fds,
+                                &l, &e) < 0) {
     codec_fds_close(&s->fds);
     answer_here(r, code_of(&e), e.text);
     return;
   }
   mf_message m = {buf_peek(&s->out), buf_size(&s->out), s->fds.fd, s->fds.n};
-  submit_message(s, r, o, &m, ret_id);
+  if (l.n > 0)
+    submit_lending(L, s, r, o, &m, &l, ret_id);
+  else
+    submit_message(s, r, o, &m, ret_id);
   codec_fds_close(&s->fds);
 }
 

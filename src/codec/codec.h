@@ -67,6 +67,11 @@ struct codec_limits {
   size_t nodes, objects, bytes;
   const char *what;   /* as codec_pack's, for errors */
   int strict_classes; /* an object whose class is not registered is -EINVAL */
+  /* Where the last bytes of the message are a string that is asked for: pushes it, if it
+   * can do so without a copy, and gives 1; else 0. The bytes before it are read, and may
+   * be overwritten. May be NULL. */
+  int (*push_last)(lua_State *L, const char *s, size_t n, void *data);
+  void *push_data;
 };
 /* Pushes the values and returns how many, or e->code with the stack as it was. Steals
  * from fds, leaving -1, what the message uses; the rest stays the caller's. */

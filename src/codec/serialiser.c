@@ -186,7 +186,10 @@ static int decode_by_module(lua_State *L, const struct serialiser *s, const void
 }
 
 static struct codec_limits how_to_read(const struct serialiser *s) {
-  return (struct codec_limits){.what = s->reads, .strict_classes = s->strict_classes};
+  return (struct codec_limits){.what = s->reads,
+                               .strict_classes = s->strict_classes,
+                               .push_last = s->push_last,
+                               .push_data = s->push_data};
 }
 
 static int decode_msgpack(lua_State *L, const struct serialiser *s, const void *data,

@@ -16,7 +16,9 @@ struct serialiser {
   const struct serialiser_kind *kind;
   int encode, decode; /* registry references of a module's functions, or LUA_NOREF */
   const char *reads;  /* "argument", "result": what it decodes, for errors; or NULL */
-  int strict_classes; /* as codec_limits; set by the owner, as `reads` */
+  int strict_classes; /* these as in codec_limits; set by the owner, as `reads` */
+  int (*push_last)(lua_State *L, const char *s, size_t n, void *data);
+  void *push_data;
 };
 
 /* Whether the body is the one value as it is. */

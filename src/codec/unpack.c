@@ -88,7 +88,9 @@ static int read_string(struct unpack *u, size_t n) {
     return cut(u);
   if (spend_object(u, STRING_COST + n) < 0)
     return u->e->code;
-  lua_pushlstring(u->L, (const char *)s, n);
+  if (!u->push_last || reader_left(&u->r) > 0 ||
+      !u->push_last(u->L, (const char *)s, n, u->push_data))
+    lua_pushlstring(u->L, (const char *)s, n);
   return 0;
 }
 
@@ -467,6 +469,8 @@ void unpack_init(struct unpack *u, const void *data, size_t size, int *fds, size
   u->bytes = limits && limits->bytes ? limits->bytes : CODEC_BYTES_MAX;
   u->what = limits ? limits->what : NULL;
   u->strict_classes = limits && limits->strict_classes;
+  u->push_last = limits ? limits->push_last : NULL;
+  u->push_data = limits ? limits->push_data : NULL;
   u->depth = -1;
   u->effort = 0;
   u->nvalues = 0;

@@ -44,6 +44,8 @@ struct unpack {
   size_t effort;                /* of this step */
   const char *what;             /* for errors */
   int strict_classes;
+  int (*push_last)(lua_State *L, const char *s, size_t n, void *data);
+  void *push_data;
   int depth; /* -1: nothing was read yet */
   int nvalues;
   struct unpack_level levels[CODEC_DEPTH_MAX + 1];

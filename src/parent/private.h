@@ -33,6 +33,20 @@ void mf_forked_child(void);
 int mf_eval_named(mf_process *p, const char *name, const char *code, size_t length,
                   int argc, const char *const *argv, const size_t *lengths);
 
+/* Parts of a message that are lent to the library, which keeps no copy: borrowed until
+ * release(data), which is called once, also on failure. */
+struct mf_loan {
+  const struct lent *lent; /* for the call */
+  size_t n;
+  void (*release)(void *data);
+  void *data;
+};
+enum { MF_CALL_LENT_MAX = 16 };
+/* mf_rpc_call and mf_pool_call with such parts (NULL: none). */
+int mf_rpc_call_lent(mf_rpc *, const mf_message *request, const struct mf_loan *,
+                     const mf_call_options *, mf_reply_cb, void *data, uint64_t *ret_id);
+int mf_pool_call_lent(mf_pool *, const mf_message *request, const struct mf_loan *,
+                      const mf_call_options *, mf_reply_cb, void *data, uint64_t *ret_id);
 enum { MF_SET_BYTES_MAX = 1 << 30, MF_SET_FDS_MAX = 16 };
 /* mf_set of a whole body of CMD_SET, of which n parts are lent. All is borrowed until
  * release(release_data), which is called once, also on failure. Takes fds, leaving -1. */
@@ -62,9 +76,12 @@ int mf_attended_fd(const mf_process *p);
 void mf_look(mf_process *p);
 /* Every mf_memory under way gets MF_ECANCELLED. */
 void mf_memory_cancel(mf_process *p);
-/* Takes the bytes of a message that a callback has got, without a copy: a block to be
- * freed. NULL: they are in no block of their own (short messages), or were taken. */
-void *mf_message_take(const mf_message *m);
+/* Takes the bytes of a message that a callback has got, without a copy: a block of
+ * malloc's of at most `most` bytes. NULL: it is larger, they are in no block of their own
+ * (short messages), or were taken. */
+void *mf_message_take(const mf_message *m, size_t most, size_t *ret_size);
+/* Gives a block of malloc's back, for the next long message on the loop. */
+void mf_message_give(struct uv_loop_s *loop, void *block, size_t size);
 /* The close of the rpc or pool, to be asked for or under way, is no outstanding work. */
 void mf_rpc_quiet(mf_rpc *rpc);
 void mf_pool_quiet(mf_pool *pool);

@@ -209,7 +209,8 @@ int outbox_put_pieces(struct outbox *o, unsigned type, uint64_t id,
     free_segments(&segments);
     if (fds)
       fdset_close(fds);
-    release(release_data);
+    if (release)
+      release(release_data);
     return -ENOMEM;
   }
   move_fds(segment_of(segments.next), fds);

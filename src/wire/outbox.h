@@ -32,7 +32,8 @@ int outbox_put(struct outbox *o, unsigned type, uint64_t id, const void *body,
 int outbox_put_ref(struct outbox *o, unsigned type, uint64_t id, const void *body,
                    size_t length, void (*release)(void *), void *release_data);
 /* The same with a body whose n > 0 pieces lie in different places. The array is not
- * needed any more when this returns. Takes fds as outbox_put does. */
+ * needed any more when this returns. Takes fds as outbox_put does. release may be NULL.
+ */
 int outbox_put_pieces(struct outbox *o, unsigned type, uint64_t id,
                       const struct iovec *pieces, size_t n, struct fdset *fds,
                       void (*release)(void *), void *release_data);

@@ -654,6 +654,71 @@ static void test_parked_calls_that_are_cancelled_are_never_sent(void **state) {
   story_free(s);
 }
 
+/* ---- parts that are lent ---- */
+
+static void count_release(void *data) {
+  ++*(int *)data;
+}
+
+/* "ab" <50,000 bytes of it> "c" */
+static int call_lending(struct story *s, const unsigned char *part, int *released,
+                        unsigned timeout_ms) {
+  enum { PART = 50000 };
+  const struct lent lent[] = {{2, part, PART - 1}, {3, part + PART - 1, 1}};
+  struct mf_loan loan = {lent, 2, count_release, released};
+  mf_message m = {"abc", 3, NULL, 0};
+  mf_call_options o = MF_CALL_OPTIONS_INIT;
+  int r;
+  o.timeout_ms = timeout_ms;
+  s->in_call = 1;
+  r = mf_rpc_call_lent(s->rpc, &m, &loan, &o, on_reply, &s->call[s->ncalls],
+                       &s->id[s->ncalls]);
+  s->in_call = 0;
+  if (r == 0)
+    s->ncalls++;
+  return r;
+}
+
+static void test_lent_parts_are_given_back_once(void **state) {
+  enum { PART = 50000 };
+  enum { SENT, TIMED_OUT, CANCELLED, CLOSED, ABORTED, DIED, REFUSED, FATES };
+  unsigned char *part = malloc(PART);
+  memset(part, 'x', PART);
+  for (int fate = 0; fate < FATES; fate++) {
+    struct story *s = story_new();
+    int released = 0;
+    if (fate == REFUSED)
+      s->options.message_max = PART + 2;
+    begin(s);
+    far_run(s->far);
+    s->far->deaf = fate != SENT;
+    int r = call_lending(s, part, &released, fate == TIMED_OUT ? 100 : 0);
+    assert_int_equal(r, fate == REFUSED ? MF_ELIMIT : 0);
+    far_run(s->far);
+    if (fate == SENT) {
+      struct far_node *w = far_worker(s->far, 0);
+      assert_int_equal(released, 1);
+      assert_int_equal(w->ncalls, 1);
+      assert_memory_equal(&w->word[0], "ab", 2);
+      far_result(s->far, w, 0, "1");
+    }
+    if (fate == TIMED_OUT)
+      far_advance(s->far, 200);
+    if (fate == CANCELLED)
+      mf_rpc_cancel(s->rpc, s->id[0]);
+    if (fate == CLOSED)
+      mf_rpc_close(s->rpc, on_gone, s);
+    if (fate == ABORTED)
+      mf_rpc_abort(s->rpc);
+    if (fate == DIED)
+      far_die(s->far, far_worker(s->far, 0), SIGKILL);
+    far_run(s->far);
+    story_free(s);
+    assert_int_equal(released, 1);
+  }
+  free(part);
+}
+
 static void test_an_old_call_keeps_its_number(void **state) {
   struct story *s = story_new();
   begin(s);
@@ -1084,6 +1149,7 @@ int main(void) {
       cmocka_unit_test(test_what_the_kernel_cannot_take_now_is_tried_again),
       cmocka_unit_test(test_late_answers_are_dropped_and_counted),
       cmocka_unit_test(test_parked_calls_that_are_cancelled_are_never_sent),
+      cmocka_unit_test(test_lent_parts_are_given_back_once),
       cmocka_unit_test(test_an_old_call_keeps_its_number),
       cmocka_unit_test(test_an_old_number_finds_no_newer_call),
       cmocka_unit_test(test_abort_cancels_everything_in_silence),

@@ -177,14 +177,17 @@ static void on_work_timeout(struct deadline *d) {
 
 /* Prepares c's request and deadline. 0 or a code. */
 int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
-                   const mf_call_options *options) {
+                   struct payload *p, const mf_call_options *options) {
   mf_call_options o;
   int r = call_options_load(options, &o);
   deadline_init(&c->work_deadline, on_work_timeout);
   if (r)
     return r;
-  r = payload_new(m, &pool->context->blockcache, pool_take_spare_payload(pool),
-                  &c->base.payload);
+  if (p)
+    c->base.payload = payload_hold(p);
+  else
+    r = payload_new(m, &pool->context->blockcache, pool_take_spare_payload(pool),
+                    &c->base.payload);
   if (r)
     return r;
   c->began_us = pool_now_us(pool);

@@ -6,7 +6,7 @@
 
 /* Prepares the request and the deadlines of a new call. 0 or a code. */
 int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
-                   const mf_call_options *options);
+                   struct payload *p, const mf_call_options *options);
 /* Gives it to the worker in that slot, which has room. */
 void pool_give(struct mf_pool *pool, struct work *c, unsigned slot, uint64_t now_us);
 /* The same for calls that wait, as far as there is room. */

@@ -104,8 +104,10 @@ static int is_full(const struct mf_pool *pool) {
   return pool->nqueued >= pool->options.queue_max + policy_room_ahead(&pool->policy);
 }
 
-int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
-                 mf_reply_cb cb, void *data, uint64_t *ret_id) {
+/* p: the request where it is held already, else NULL. */
+static int take_call(mf_pool *pool, const mf_message *m, struct payload *p,
+                     const mf_call_options *o, mf_reply_cb cb, void *data,
+                     uint64_t *ret_id) {
   struct work *c;
   int r = pool_check(pool), slot;
   if (!r && pool->ending)
@@ -123,7 +125,7 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
   if (!c)
     return MF_ENOMEM;
   c->pool = pool;
-  r = pool_fill_work(pool, c, m, o);
+  r = pool_fill_work(pool, c, m, p, o);
   if (r) {
     request_free(&c->base);
     return r;
@@ -142,6 +144,29 @@ int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
   }
   pool_update_busy(pool);
   return 0;
+}
+
+int mf_pool_call(mf_pool *pool, const mf_message *m, const mf_call_options *o,
+                 mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  return take_call(pool, m, NULL, o, cb, data, ret_id);
+}
+
+int mf_pool_call_lent(mf_pool *pool, const mf_message *m, const struct mf_loan *loan,
+                      const mf_call_options *o, mf_reply_cb cb, void *data,
+                      uint64_t *ret_id) {
+  struct payload *p;
+  int r = pool_check(pool);
+  if (r) {
+    loan->release(loan->data);
+    return r;
+  }
+  r = payload_new_lent(m, loan, &pool->context->blockcache, &p);
+  if (r)
+    return r;
+  mf_message all = {p->data, p->length, p->fds, p->nfds};
+  r = take_call(pool, &all, p, o, cb, data, ret_id);
+  payload_drop(p);
+  return r;
 }
 
 int mf_pool_cancel(mf_pool *pool, uint64_t id) {

@@ -301,10 +301,17 @@ static void deliver(struct mf_rpc *rpc, const struct message *m) {
   }
 }
 
-void *mf_message_take(const mf_message *m) {
+void *mf_message_take(const mf_message *m, size_t most, size_t *ret_size) {
   const struct delivery *d = (const void *)m;
-  size_t cap;
-  return d->body ? buf_yield(d->body, &cap) : NULL;
+  return d->body && d->body->cap <= most ? buf_yield(d->body, ret_size) : NULL;
+}
+
+void mf_message_give(struct uv_loop_s *loop, void *block, size_t size) {
+  struct context *ctx = context_find(loop);
+  if (ctx)
+    blockcache_give(&ctx->blockcache, block, size);
+  else
+    free(block);
 }
 
 int rpc_deliver(struct mf_rpc *rpc, int *budget) {

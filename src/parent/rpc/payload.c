@@ -72,6 +72,7 @@ struct payload *payload_blank(size_t length, struct blockcache *blockcache,
   p->refs = 1;
   p->nfds = 0;
   p->fds = NULL;
+  p->lent = NULL;
   p->length = length;
   return p;
 }
@@ -93,6 +94,46 @@ int payload_new(const mf_message *m, struct blockcache *blockcache, struct paylo
   return 0;
 }
 
+static int take_loan(struct payload *p, const struct mf_loan *loan) {
+  p->lent = malloc(loan->n * sizeof *p->lent);
+  if (!p->lent)
+    return MF_ENOMEM;
+  memcpy(p->lent, loan->lent, loan->n * sizeof *p->lent);
+  p->loan = *loan;
+  p->loan.lent = p->lent;
+  p->length += lent_bytes(p->lent, loan->n);
+  return 0;
+}
+
+int payload_new_lent(const mf_message *own, const struct mf_loan *loan,
+                     struct blockcache *blockcache, struct payload **ret) {
+  struct payload *p;
+  int r = payload_new(own, blockcache, NULL, &p);
+  if (!r) {
+    r = take_loan(p, loan);
+    if (r)
+      payload_drop(p);
+  }
+  if (r)
+    loan->release(loan->data);
+  else
+    *ret = p;
+  return r;
+}
+
+size_t payload_pieces(const struct payload *p, struct iovec *pieces) {
+  size_t own = p->length - lent_bytes(p->lent, p->loan.n);
+  return lent_cut(p->data, own, p->lent, p->loan.n, pieces);
+}
+
+static void end_loan(struct payload *p) {
+  if (!p->lent)
+    return;
+  free(p->lent);
+  p->lent = NULL;
+  p->loan.release(p->loan.data);
+}
+
 struct payload *payload_hold(struct payload *p) {
   p->refs++;
   return p;
@@ -110,6 +151,7 @@ struct payload *payload_recycle(struct payload *p) {
   payload_close(p);
   free(p->fds);
   p->fds = NULL;
+  end_loan(p);
   if (!p->blockcache && p->cap <= KEPT_MAX)
     return p;
   if (p->blockcache)

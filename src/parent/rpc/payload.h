@@ -4,16 +4,18 @@
 #define PARENT_PAYLOAD_H
 
 #include "base/blockcache.h"
-#include <moonfork.h>
+#include "parent/private.h"
 
 struct payload {
   unsigned refs;
-  size_t length, nfds;
-  int *fds; /* owned */
+  size_t length, nfds; /* of all, and so is length where parts are lent */
+  int *fds;            /* owned */
   unsigned char *data;
   size_t cap; /* bytes that fit */
   struct blockcache
-      *blockcache; /* data is a block of it, or NULL: data lies behind this struct */
+      *blockcache;     /* data is a block of it, or NULL: data lies behind this struct */
+  struct lent *lent;   /* parts that are not in data; a block, or NULL: there are none */
+  struct mf_loan loan; /* theirs; its array is `lent` */
 };
 
 /* What is wrong with a request: 0 or MF_EINVAL, MF_ELIMIT (longer than message_max, more
@@ -25,6 +27,12 @@ int payload_check(const mf_message *m, uint64_t message_max);
  * any case. */
 int payload_new(const mf_message *m, struct blockcache *blockcache, struct payload *reuse,
                 struct payload **ret);
+/* The same of a message whose parts are lent. Takes the loan, even on failure. */
+int payload_new_lent(const mf_message *own, const struct mf_loan *loan,
+                     struct blockcache *blockcache, struct payload **ret);
+/* Its n > 1 pieces, at most PAYLOAD_PIECES_MAX, where parts of it are lent. */
+enum { PAYLOAD_PIECES_MAX = 2 * MF_CALL_LENT_MAX + 1 };
+size_t payload_pieces(const struct payload *p, struct iovec *pieces);
 /* One with room for length bytes, which are for the caller to fill. NULL: no memory. */
 struct payload *payload_blank(size_t length, struct blockcache *blockcache,
                               struct payload *reuse);

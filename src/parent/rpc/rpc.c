@@ -119,6 +119,27 @@ static int check(const mf_rpc *rpc) {
   return context_foreign(rpc->context) ? MF_EFORKED : 0;
 }
 
+int mf_rpc_call_lent(mf_rpc *rpc, const mf_message *m, const struct mf_loan *loan,
+                     const mf_call_options *options, mf_reply_cb cb, void *data,
+                     uint64_t *ret_id) {
+  struct payload *p;
+  mf_call_options o;
+  int r = check(rpc);
+  if (!r)
+    r = call_options_load(options, &o);
+  if (r) {
+    loan->release(loan->data);
+    return r;
+  }
+  r = payload_new_lent(m, loan, &rpc->context->blockcache, &p);
+  if (r)
+    return r;
+  r = rpc_submit(rpc, p, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), 0, cb, data,
+                 ret_id);
+  payload_drop(p);
+  return r;
+}
+
 int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *options,
                 mf_reply_cb cb, void *data, uint64_t *ret_id) {
   mf_call_options o;

@@ -59,6 +59,13 @@ static void widen(struct mf_rpc *rpc) {
   rpc->backend->ops->widen(rpc->backend, rpc->fd, WIDE);
 }
 
+static int put_pieces(struct mf_rpc *rpc, struct call *c, struct payload *p) {
+  struct iovec pieces[PAYLOAD_PIECES_MAX];
+  size_t n = payload_pieces(p, pieces);
+  return outbox_put_pieces(&rpc->out, c->type, c->base.id, pieces, n, NULL, payload_drop,
+                           payload_hold(p));
+}
+
 /* Frames the call. p: the request where it is held by somebody. */
 static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
                     struct payload *p) {
@@ -68,7 +75,9 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
     r = put_grants(rpc, m->fds, m->nfds);
   if (!r && p && m->length >= REF_MIN)
     widen(rpc);
-  if (!r && p && m->length >= REF_MIN)
+  if (!r && p && p->lent)
+    r = put_pieces(rpc, c, p);
+  else if (!r && p && m->length >= REF_MIN)
     r = outbox_put_ref(&rpc->out, c->type, c->base.id, m->data, m->length, payload_drop,
                        payload_hold(p));
   else if (!r)

@@ -31,8 +31,12 @@ static void begin_body(struct message_store *s) {
 }
 
 static void *body_room(struct message_store *s, size_t n, size_t *ret_n) {
+  struct rpc_link *l = link_of(s);
+  struct gather *g = &l->gather;
   *ret_n = n;
-  return gather_room(&link_of(s)->gather, n);
+  if (g->length == 0)
+    g->lead = l->aligns && n < l->lead ? l->lead - n : l->lead;
+  return gather_room(g, n);
 }
 
 static void commit_body(struct message_store *s, size_t n) {
@@ -65,6 +69,8 @@ void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
   message_init(&l->in, &o);
   outbox_init(&l->out);
   gather_init(&l->gather, lead);
+  l->lead = lead;
+  l->aligns = 0;
   l->heap = heap;
   l->last_need = 0;
 }
@@ -160,6 +166,24 @@ int rpc_link_put_ref(struct rpc_link *l, unsigned type, uint64_t id, const void 
                      size_t size) {
   widen(l);
   int rc = outbox_put_ref(&l->out, type, id, body, size, NULL, NULL);
+  if (rc < 0)
+    l->broken = 1;
+  else
+    rpc_link_send(l, 1);
+  return rc;
+}
+
+int rpc_link_put_pieces(struct rpc_link *l, unsigned type, uint64_t id,
+                        const struct iovec *pieces, size_t n, struct codec_fds *fds) {
+  struct fdset last;
+  int rc = 0;
+  last.n = 0;
+  widen(l);
+  if (fds->n > 0)
+    rc = put_handles(l, fds, &last);
+  if (rc == 0)
+    rc = outbox_put_pieces(&l->out, type, id, pieces, n, &last, NULL, NULL);
+  fdset_close(&last);
   if (rc < 0)
     l->broken = 1;
   else

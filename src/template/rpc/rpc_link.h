@@ -21,8 +21,11 @@ struct rpc_link {
   struct gather gather;       /* keeps LINK_KEEP bytes */
   struct heap *heap;          /* lends mappings for it, or NULL */
   size_t last_need;           /* bytes that the last one needed */
-  int wide;                   /* the socket is widened */
-  int waits;                  /* long answers are written before rpc_link_put returns */
+  size_t lead;                /* bytes before the characters of a Lua string */
+  int aligns; /* a short first part of a body is what comes before a long string: it is
+                 put where the header of that string will be */
+  int wide;   /* the socket is widened */
+  int waits;  /* long answers are written before rpc_link_put returns */
 };
 
 enum { LINK_KEEP = 4 << 20 }; /* bytes of storage that stay for the next long message */
@@ -62,6 +65,9 @@ void rpc_link_drop(struct rpc_link *l);
  * links that wait, so it has gone when this returns. 0 or -ENOMEM. */
 int rpc_link_put_ref(struct rpc_link *l, unsigned type, uint64_t id, const void *body,
                      size_t size);
+/* The same of a body in pieces, whose fds go as in rpc_link_put. */
+int rpc_link_put_pieces(struct rpc_link *l, unsigned type, uint64_t id,
+                        const struct iovec *pieces, size_t n, struct codec_fds *fds);
 /* Queues a frame, its descriptors in frames of type handles_type before it if they are
  * many. Empties body and fds (either may be NULL), even on failure. 0 or -ENOMEM. */
 int rpc_link_put(struct rpc_link *l, unsigned type, uint64_t id, struct buf *body,

@@ -60,6 +60,9 @@ static void open_serialiser(struct rpc_server *s, lua_State *L) {
   serialiser_open(L, s->serialiser_name, &s->serialiser);
   s->serialiser_name = NULL;
   s->serialiser.reads = "argument";
+  s->serialiser.push_last = rpc_server_push_last;
+  s->serialiser.push_data = s;
+  s->link.aligns = !serialiser_is_raw(&s->serialiser);
   s->serialiser.strict_classes = (s->flags & RPC_STRICT_CLASSES) != 0;
 }
 

@@ -7,10 +7,14 @@
 #include "template/server/server.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
+#include <lauxlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { LEND_MIN = 32 * 1024 }; /* bytes of a result that is not copied */
+enum {
+  LEND_MIN = 32 * 1024, /* bytes of a result, or of a string in one, that is not copied */
+  LENT_MAX = 16         /* of one message */
+};
 
 static struct rpc_server the_server; /* large; its pages are touched only by an rpc */
 
@@ -54,32 +58,47 @@ static void end_offer(struct rpc_server *s) {
     gather_init(g, g->lead); /* the heap owns the mapping now */
 }
 
-/* A long body that is one string becomes that string where it lies: Lua writes its header
- * before it, and copies the characters onto themselves. */
-static void push_in_place(struct rpc_server *s, lua_State *L, struct gather *g) {
+/* A long string that ends the body becomes a Lua string where it lies: Lua writes its
+ * header before it, and copies the characters onto themselves. */
+static void push_in_place(struct rpc_server *s, lua_State *L, struct gather *g,
+                          size_t n) {
   s->offering = 1;
-  heap_offer(s->link.heap, g->map, g->map_size, g->lead + g->length + 1);
-  lua_pushlstring(L, (const char *)gather_body(g), g->length);
+  heap_offer(s->link.heap, g->map, g->map_size, s->link.lead + n + 1);
+  lua_pushlstring(L, (const char *)g->map + s->link.lead, n);
   end_offer(s);
 }
 
-static int fits_in_place(const struct rpc_server *s, struct gather *g) {
+/* Whether the last n bytes are where Lua would have them, in a mapping that is about as
+ * large as they need. */
+static int fits_in_place(const struct rpc_server *s, struct gather *g, size_t n) {
   size_t need = g->lead + g->length + 1;
-  if (!serialiser_is_raw(&s->serialiser) || !s->link.heap || g->lead == 0 ||
-      g->length < HEAP_BIG)
+  if (!s->link.heap || s->link.lead == 0 || n < HEAP_BIG || s->link.lead + n + 1 != need)
     return 0;
   return (need <= g->map_size && g->map_size - need <= g->map_size / 4) ||
          gather_fit(g, 1) == 0;
 }
 
+int rpc_server_push_last(lua_State *L, const char *text, size_t n, void *server) {
+  struct rpc_server *s = server;
+  struct gather *g = s->placing;
+  if (!g || !fits_in_place(s, g, n))
+    return 0;
+  push_in_place(s, L, g, n);
+  return 1;
+}
+
 int rpc_server_decode(struct rpc_server *s, lua_State *L, const struct rpc_call *call,
                       struct codec_error *e) {
-  if (call->gather && fits_in_place(s, call->gather)) {
-    push_in_place(s, L, call->gather);
+  struct gather *g = call->gather;
+  if (g && serialiser_is_raw(&s->serialiser) && fits_in_place(s, g, g->length)) {
+    push_in_place(s, L, g, g->length);
     return 1;
   }
-  return serialiser_decode(L, &s->serialiser, call->body, call->size, call->fds,
-                           call->nfds, e);
+  s->placing = g;
+  int n = serialiser_decode(L, &s->serialiser, call->body, call->size, call->fds,
+                            call->nfds, e);
+  s->placing = NULL;
+  return n;
 }
 
 /* ---- failures that were raised ---- */
@@ -87,6 +106,7 @@ int rpc_server_decode(struct rpc_server *s, lua_State *L, const struct rpc_call 
 void rpc_server_complete(struct rpc_server *s, int status) {
   if (s->offering) /* no memory for a string */
     end_offer(s);
+  s->placing = NULL;
   if (status == LUA_ERRMEM)
     rpc_server_fail(s, FAILURE_NOMEM, "not enough memory");
   else if (s->failure.nmessage == 0)
@@ -137,21 +157,45 @@ void rpc_server_put_usage(struct rpc_server *s) {
   buf_deinit(&body);
 }
 
-int rpc_server_encode(struct rpc_server *s, lua_State *L, int first) {
+static int encode(struct rpc_server *s, lua_State *L, int first, int n,
+                  struct codec_lending *lending) {
   struct codec_error e;
-  int n = lua_gettop(L) - first + 1;
   buf_consume(&s->out, buf_size(&s->out)); /* what an error may have left there */
   codec_fds_close(&s->out_fds);
-  if (serialiser_encode(L, &s->serialiser, first, n, "result", &s->out,
-                        rpc_server_handles(s, &s->out_fds), &e) == 0)
+  if (serialiser_encode_lending(L, &s->serialiser, first, n, "result", &s->out,
+                                rpc_server_handles(s, &s->out_fds), lending, &e) == 0)
     return 1;
   codec_fds_close(&s->out_fds);
   rpc_server_fail_codec(s, &e);
   return 0;
 }
 
-void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first) {
+int rpc_server_encode(struct rpc_server *s, lua_State *L, int first) {
+  return encode(s, L, first, lua_gettop(L) - first + 1, NULL);
+}
+
+/* Where answers are written at once, long strings are sent from where they are. 1: done;
+ * 0: s->out is the whole body, or s->failure has the reason (*ret_failed). */
+static int answer_lending(struct rpc_server *s, lua_State *L, uint64_t id, int first,
+                          int *ret_failed) {
+  struct lent lent[LENT_MAX];
+  struct codec_lending l = {.least = LEND_MIN, .lent = lent, .max = LENT_MAX};
   int n = lua_gettop(L) - first + 1;
+  luaL_checkstack(L, 8, NULL);
+  lua_pushnil(L);
+  l.anchor = lua_gettop(L);
+  *ret_failed = !encode(s, L, first, n, &l);
+  if (*ret_failed || l.n == 0)
+    return 0;
+  struct iovec pieces[2 * LENT_MAX + 1];
+  size_t npieces = lent_cut(buf_peek(&s->out), buf_size(&s->out), l.lent, l.n, pieces);
+  rpc_link_put_pieces(&s->link, RPC_RESULT, id, pieces, npieces, &s->out_fds);
+  buf_consume(&s->out, buf_size(&s->out));
+  return 1;
+}
+
+void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int first) {
+  int n = lua_gettop(L) - first + 1, failed = 0;
   size_t size;
   const char *lent =
       s->link.waits ? serialiser_borrow(L, &s->serialiser, first, n, &size) : NULL;
@@ -160,7 +204,11 @@ void rpc_server_answer(struct rpc_server *s, lua_State *L, uint64_t id, int firs
     rpc_server_put_usage(s);
     return;
   }
-  if (rpc_server_encode(s, L, first))
+  if (s->link.waits && answer_lending(s, L, id, first, &failed)) {
+    rpc_server_put_usage(s);
+    return;
+  }
+  if (s->link.waits ? !failed : rpc_server_encode(s, L, first))
     rpc_link_put(&s->link, RPC_RESULT, id, &s->out, &s->out_fds);
   else
     rpc_server_refuse(s, id, 1);

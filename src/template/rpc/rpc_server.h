@@ -38,6 +38,7 @@ struct rpc_server {
   unsigned unanswered;     /* asynchronous: calls entered */
   struct buf dropped;      /* u64 numbers of calls whose done was collected */
   int offering;            /* the body of the call under way to the heap, as a string */
+  struct gather *placing;  /* where that body lies while it is decoded, or NULL */
   int ended, retired;      /* END has come; RETIRE was sent */
   int uncaught; /* luv is about to end the process: the server's failure says why */
 };
@@ -67,6 +68,8 @@ void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e);
 int rpc_server_on_error(lua_State *L);
 /* What on_error could not tell, because there was no memory. */
 void rpc_server_complete(struct rpc_server *s, int status);
+/* For the serialiser of a server: codec_limits' push_last. */
+int rpc_server_push_last(lua_State *L, const char *text, size_t n, void *server);
 /* Queues the server's failure in a frame of that type. */
 void rpc_server_put_failure(struct rpc_server *s, unsigned type, uint64_t id);
 /* fds where the parent takes handles, else NULL. */
