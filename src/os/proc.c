@@ -371,6 +371,15 @@ unsigned long long proc_now_ns(void) {
   return (unsigned long long)t.tv_sec * 1000000000 + (unsigned long long)t.tv_nsec;
 }
 
+unsigned long long proc_now_coarse_ns(void) {
+#ifdef CLOCK_MONOTONIC_COARSE
+  struct timespec t;
+  if (clock_gettime(CLOCK_MONOTONIC_COARSE, &t) == 0)
+    return (unsigned long long)t.tv_sec * 1000000000ull + (unsigned long long)t.tv_nsec;
+#endif
+  return proc_now_ns();
+}
+
 /* Both give the number of bytes they could fill from the front. */
 
 static size_t random_by_call(unsigned char *out, size_t n) {

@@ -93,6 +93,8 @@ void proc_set_title(const char *text);
  * pid). */
 void proc_random(void *out, size_t n);
 unsigned long long proc_now_ns(void); /* CLOCK_MONOTONIC */
+/* The same some milliseconds ago, for a fraction of the price. */
+unsigned long long proc_now_coarse_ns(void);
 
 /* pss, uss, rss, shared in bytes from /proc/PID/smaps_rollup (pid 0: own); where there is
  * none, rss from getrusage or statm and the others 0. 0 or -errno. */

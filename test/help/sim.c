@@ -421,6 +421,7 @@ static void op_free(struct backend *backend) {
 static const struct backend_ops ops = {
     .now_ms = op_now_ms,
     .now_us = op_now_us,
+    .now_coarse_us = op_now_us,
     .pair = op_pair,
     .send = op_send,
     .read = op_read,

@@ -31,6 +31,7 @@ struct watch {
 struct backend_ops {
   uint64_t (*now_ms)(struct backend *s);
   uint64_t (*now_us)(struct backend *s);
+  uint64_t (*now_coarse_us)(struct backend *s); /* some milliseconds old; cheap */
   int (*pair)(struct backend *s, int ret_fd[2]);
   ssize_t (*send)(struct backend *s, int fd, const struct iovec *iov, int niov,
                   const int *fds, int nfds);                        /* as sock_send */

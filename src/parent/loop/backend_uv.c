@@ -50,6 +50,10 @@ static uint64_t op_now_us(struct backend *s) {
   return proc_now_ns() / 1000;
 }
 
+static uint64_t op_now_coarse_us(struct backend *s) {
+  return proc_now_coarse_ns() / 1000;
+}
+
 static int op_pair(struct backend *s, int ret_fd[2]) {
   return sock_pair(ret_fd, 1);
 }
@@ -329,6 +333,7 @@ static void op_forked(struct backend *s) {
 static const struct backend_ops uv_ops = {
     .now_ms = op_now_ms,
     .now_us = op_now_us,
+    .now_coarse_us = op_now_coarse_us,
     .pair = op_pair,
     .send = op_send,
     .read = op_read,

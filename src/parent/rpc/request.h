@@ -34,6 +34,7 @@ struct request_ops {
   /* Fills *e, perhaps with a text in text[n]; it is about to be told to the callback. */
   void (*describe)(struct request *r, char *text, size_t n, mf_error *e);
   void (*let_go)(struct request *r); /* what the owner has in the record */
+  int timed; /* made_us is exact; else to some milliseconds, unless a trace is written */
 };
 
 struct request_set {

@@ -405,7 +405,7 @@ int clone_apply_options(struct server *s, const struct options *o, int leash,
 /* The numbers are those of doc/design.md, "Birth of a clone".
  * 3. Signals: until here all are blocked, so that no handler of the template's ran. */
 void clone_after_fork(struct server *s) {
-  s->pid = getpid();
+  server_take_pid(s);
   s->nforks = 0;
   signals_forked();
   slots_forked(&s->slots);

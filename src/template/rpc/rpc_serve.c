@@ -128,6 +128,7 @@ static void start_link(struct rpc_server *s, int fd, const struct parameters *p)
   buf_init(&s->dropped, SIZE_MAX);
   s->serialiser_name = p->serialiser; /* on serve's stack during init */
   s->pid = getpid();
+  server_mark_original();
   s->state = RPC_SERVER_INIT;
   server_before_exit = before_exit;
   put_hello(s, p->body_max);

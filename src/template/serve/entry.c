@@ -97,7 +97,7 @@ void template_enter(const struct template_entry *e) {
   proc_reset_signals();
   s->given = e->L;
   s->options = e->options;
-  s->pid = getpid();
+  server_take_pid(s);
   s->owner_pid = (uint64_t)getppid();
   int control_fd = fd_raise(e->control_fd);
   int leash_fd = e->leash_fd >= 0 ? fd_raise(e->leash_fd) : -1;

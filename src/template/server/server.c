@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static struct server *self;
@@ -118,8 +119,35 @@ void server_enter_user(struct server *s) {
   s->user_since_ns = proc_now_ns();
 }
 
+/* Is 1 in this process and reads 0 in any copy; NULL: there is none. */
+static volatile char *original;
+
+void server_mark_original(void) {
+#ifdef MADV_WIPEONFORK
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  void *mark = original ? (void *)(uintptr_t)original
+                        : mmap(NULL, page, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mark == MAP_FAILED)
+    return;
+  if (madvise(mark, page, MADV_WIPEONFORK) < 0) {
+    munmap(mark, page);
+    original = NULL;
+    return;
+  }
+  original = mark;
+  *original = 1;
+#endif
+}
+
+void server_take_pid(struct server *s) {
+  s->pid = getpid();
+  if (original)
+    *original = 1;
+}
+
 void server_end_copy(const struct server *s) {
-  if (s->pid == getpid())
+  if (original ? *original : s->pid == getpid())
     return;
   fflush(NULL);
   _exit(0);

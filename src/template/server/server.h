@@ -127,6 +127,11 @@ void server_leave_user(struct server *s);
  * code has forked by itself would be a second server on one socket, so it ends here, with
  * 0. */
 void server_end_copy(const struct server *s);
+/* Who comes back is asked at every call from now on: without a system call, where the
+ * kernel can (Linux 4.14). It costs a fork of this process a page. */
+void server_mark_original(void);
+/* This process is the server, and not what it was forked from. */
+void server_take_pid(struct server *s);
 /* kind: "template" or "clone"; NULL: the function (s->run.title). */
 void server_title(struct server *s, const char *kind);
 /* Called by server_exit and before an exec, where it is set: what user code believes to
