@@ -143,12 +143,13 @@ void reactor_tidy(lua_State *L, struct reactor *r) {
   }
 }
 
-int reactor_has_undelivered(const struct reactor *r) {
+/* Completions wait, or replies are being read. */
+static int has_undelivered(const struct reactor *r) {
   return !list_empty(&r->done) || !list_empty(&r->reading);
 }
 
 void reactor_arm(struct reactor *r) {
-  if (r->exposed && (r->attention || reactor_has_undelivered(r)))
+  if (r->exposed && (r->attention || has_undelivered(r)))
     uv_async_send(&r->wake);
 }
 
@@ -184,12 +185,12 @@ void reactor_touch(struct reactor *r) {
 }
 
 int reactor_outstanding(struct reactor *r) {
-  return r->nwatches > 0 || r->nwork_timers > 0 || reactor_has_undelivered(r) ||
+  return r->nwatches > 0 || r->nwork_timers > 0 || has_undelivered(r) ||
          mf_busy(&r->loop) > 0;
 }
 
 int reactor_timeout(struct reactor *r) {
-  if (reactor_has_undelivered(r))
+  if (has_undelivered(r))
     return 0;
   uv_update_time(&r->loop);
   int ms = uv_backend_timeout(&r->loop);

@@ -94,9 +94,6 @@ void reactor_abandon(struct reactor *r);
 /* Once per forked copy and before anything else of the library is used there. */
 void reactor_forked(void);
 
-/* Completions wait, or replies are being read. */
-int reactor_has_undelivered(const struct reactor *r);
-
 int bind_to_ms(lua_Number seconds); /* rounded up */
 /* "r", "w" or "rw" as poll(2) has it. */
 short bind_to_poll(const char *events);

@@ -585,13 +585,6 @@ int mf_busy(struct uv_loop_s *loop) {
   return ctx ? (int)ctx->nbusy : 0;
 }
 
-int mf_flush(struct uv_loop_s *loop) {
-  struct context *ctx = context_find(loop);
-  if (ctx)
-    context_run_phase(ctx, PHASE_WRITE);
-  return 0;
-}
-
 void mf_reap(struct uv_loop_s *loop) {
   struct context *ctx = context_find(loop);
   if (ctx)

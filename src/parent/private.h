@@ -93,8 +93,6 @@ void mf_pool_cancel_reload(mf_pool *pool, const void *data);
 int mf_has_deadline(struct uv_loop_s *loop);
 /* Reaps direct children that outlived their objects; cheap when there are none. */
 void mf_reap(struct uv_loop_s *loop);
-/* Writes held fork commands now. */
-int mf_flush(struct uv_loop_s *loop);
 /* 0 where a loop of libuv can be made, else a negated errno. uv_loop_init itself aborts
  * in the first loop of a process where too few descriptors are free. */
 int mf_check_loop_room(void);

@@ -27,7 +27,7 @@
 
 /* argv[1] of a template program: PROTO_BOOT_ARG "3,4": control socket, leash. */
 #define PROTO_BOOT_ARG "--moonfork-template="
-#define PROTO_MARK_ENV "MOONFORK_STARTED" /* src/parent/start/mark.h; taken away with the argument */
+#define PROTO_MARK_ENV "MOONFORK_STARTED" /* parent/start/mark.h; taken away with the argument */
 #define PROTO_BOOT_CONTROL_FD 3
 #define PROTO_BOOT_LEASH_FD 4
 
@@ -92,7 +92,6 @@ enum option_tag {
   OPT_INTRODUCE = 18,  /* u8 1: the new process says ANS_HELLO before anything else (FORK) */
   OPT_TREE = 19,       /* u8 enum mf_tree; without it a clone has what its template has. YES in a
                           FORK: with a descriptor, the read end of the owner's leash */
-  OPT_LAST = OPT_TREE
 };
 #define PROTO_NO_SLOT 0xffffffffu
 

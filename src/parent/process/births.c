@@ -133,11 +133,6 @@ size_t births_words(const struct births *b, uint32_t slot, char *text) {
   return n;
 }
 
-uint64_t births_lua(const struct births *b, uint32_t slot) {
-  struct step *s = find(b, slot);
-  return s->heads[slot - s->first].lua_live;
-}
-
 void births_put(struct births *b, uint32_t slot) {
   b->free[b->nfree++] = slot;
 }

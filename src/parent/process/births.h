@@ -24,8 +24,6 @@ void births_confirm(struct births *b, uint32_t slot);
 int births_pid(const struct births *b, uint32_t slot); /* 0: none yet */
 /* Copies the last words: their length, 0 for none. text: SLOT_TEXT_MAX bytes. */
 size_t births_words(const struct births *b, uint32_t slot, char *text);
-/* Bytes that the clone's Lua uses. */
-uint64_t births_lua(const struct births *b, uint32_t slot);
 /* Nobody writes there any more. */
 void births_put(struct births *b, uint32_t slot);
 struct births *births_hold(struct births *b);

@@ -314,9 +314,6 @@ int options_load(const mf_options *from, mf_options *ret);
 
 extern const char *const state_names[STATE_COUNT];
 extern const char *const event_names[EVENT_COUNT];
-/* For tests: 1 when the table has something to do for the pair, 0 when it refuses, 2 when
- * it ignores, 3 when the peer broke the protocol. */
-int process_rule_kind(enum state s, enum event_kind k);
 #ifdef MOONFORK_DEBUG
 /* What does not hold that has to hold between two events; NULL: nothing. */
 const char *process_broken_invariant(const struct mf_process *p);

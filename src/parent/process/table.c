@@ -56,7 +56,7 @@ const char *process_broken_invariant(const struct mf_process *p) {
   HOLDS(S_GIVING,                          p->finish.kind == FINISH_TO_FD)
   HOLDS(S_STARTING | S_GIVING,             !p->error || p->pending & PENDING_FINISH)
   HOLDS(S_ALL & ~(S_RUNNING | S_GIVEN | S_DEAD), p->finish.fd < 0)
-  HOLDS(S_DEAD | S_FAILED,                 p->finish.kind == FINISH_NONE || p->pending & PENDING_FINISH)
+  HOLDS(S_DEAD | S_FAILED,                 !p->finish.kind || p->pending & PENDING_FINISH)
   HOLDS(S_ALL,                             p->ndone <= p->nsent && p->nwork <= p->nsent)
   HOLDS(S_ALL,                             !p->pending || task_waits(&p->notify))
   /* deadlines */
@@ -130,15 +130,6 @@ R(TIMEOUT,     expire, expire,  expire,  expire,   ignore, ignore,  ignore, igno
 };
 #undef R
 /* clang-format on */
-
-int process_rule_kind(enum state s, enum event_kind k) {
-  cell_function *c = rules[k][s];
-  if (c == cell_refuse || c == cell_reject)
-    return 0;
-  if (c == cell_ignore || c == cell_note)
-    return 2;
-  return c == cell_broken ? 3 : 1;
-}
 
 int process_event(struct mf_process *p, const struct event *e) {
   int r;

@@ -174,10 +174,6 @@ int rpc_is_over(const mf_rpc *rpc) {
   return rpc->over;
 }
 
-const mf_exit *rpc_exit(const mf_rpc *rpc) {
-  return &rpc->exit;
-}
-
 int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
   mf_rpc_stats s;
   int r = check(rpc);

@@ -34,9 +34,6 @@ int rpc_submit(mf_rpc *rpc, struct payload *p, int chunk, unsigned timeout_ms,
 void rpc_look(mf_rpc *rpc);
 /* It has failed or ended: what is reported from now on are errors of that end. */
 int rpc_is_over(const mf_rpc *rpc);
-/* How the process ended, as far as it is known (known 0: it has not, or nobody can know).
- */
-const mf_exit *rpc_exit(const mf_rpc *rpc);
 /* Milliseconds from now, as a timeout of the calls: 0 for "as o says". */
 unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms);
 

@@ -54,13 +54,15 @@ static const struct rule rules[CMD_LAST + 1] = {
 };
 
 /* What happens to a command that its rule does not allow in the phase. */
-static const enum serve_verdict strangers[SERVE_COUNT] = {
+enum verdict { SERVE_EXECUTE, SERVE_REFUSE, SERVE_DROP };
+
+static const enum verdict strangers[SERVE_COUNT] = {
     [SERVE_BOOT] = SERVE_REFUSE,
     [SERVE_SERVING] = SERVE_REFUSE,
     [SERVE_ENDING] = SERVE_DROP,
 };
 
-enum serve_verdict serve_verdict(unsigned type, enum phase phase) {
+static enum verdict verdict_of(unsigned type, enum phase phase) {
   if (type > CMD_LAST || !rules[type].handler)
     return strangers[phase];
   return rules[type].phases & (1u << phase) ? SERVE_EXECUTE : strangers[phase];
@@ -75,7 +77,7 @@ static int fail_lost(struct server *s) {
 
 static int execute(struct server *s, struct command *c) {
   const struct rule *rule = &rules[c->type];
-  switch (serve_verdict(c->type, s->phase)) {
+  switch (verdict_of(c->type, s->phase)) {
   case SERVE_DROP:
     return 0;
   case SERVE_REFUSE:
@@ -141,7 +143,7 @@ static int serve_gathered(struct server *s) {
 
 static int serve_part(struct server *s, const struct frame *f, struct fdset *fds,
                       int lost_fds) {
-  if (serve_verdict(f->type, s->phase) == SERVE_DROP) {
+  if (verdict_of(f->type, s->phase) == SERVE_DROP) {
     end_gather(s);
     fdset_close(fds);
     return 0;

@@ -16,8 +16,5 @@ int serve_frame(struct server *s, const struct frame *f, struct fdset *fds, int 
 /* A new clone: the inner commands of its FORK, each with its descriptors; what the
  * template had read is let go of. 0 or enum served. */
 int serve_inner(struct server *s);
-/* For tests: what the table does with a command in a phase. */
-enum serve_verdict { SERVE_EXECUTE, SERVE_REFUSE, SERVE_DROP };
-enum serve_verdict serve_verdict(unsigned type, enum phase phase);
 
 #endif

@@ -26,12 +26,6 @@ static void forget_answers(struct connection *c) {
   buf_consume(&c->out, buf_size(&c->out));
 }
 
-void connection_close(struct connection *c) {
-  fd_close(&c->fd);
-  inbox_reset(&c->in);
-  forget_answers(c);
-}
-
 void connection_forked(struct connection *c) {
   fd_close(&c->fd);
   inbox_drop_fds(&c->in);

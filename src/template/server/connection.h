@@ -21,8 +21,6 @@ struct connection {
 
 /* Takes fd. What is received goes to room, which lives as long as c, while it fits. */
 void connection_open(struct connection *c, int fd, void *room, size_t n);
-/* Closes the socket, forgets what was read and what was not sent, keeps the storage. */
-void connection_close(struct connection *c);
 /* First thing in a clone: the template's socket and every waiting descriptor are closed,
  * unsent answers forgotten, the count begins at 0. The bytes of the frame under way stay
  * readable until connection_forget_input. */

@@ -16,10 +16,6 @@ AT_BIRTH static sigset_t before = {{0}};  /* the mask, while all are blocked */
 AT_BIRTH static int own = 0;              /* the signal whose handler is ours; 0: none */
 static void (*own_handler)(int);
 
-int signals_user_ran(void) {
-  return user_ran;
-}
-
 void signals_enter_user(void) {
   user_ran = 1;
   autoreap_enter_user();

@@ -15,8 +15,6 @@ void signals_leave_user(void);
  */
 void signals_set_own(int signum, void (*handler)(int));
 int signals_is_own(const struct sigaction *action);
-/* Whether user code ran since the last fork. */
-int signals_user_ran(void);
 /* Around a fork: no handler of the template's runs in the clone. Takes note of the
  * dispositions that user code has changed; where there are none, nothing is blocked. */
 void signals_before_fork(void);

@@ -16,7 +16,8 @@ return {
     replace = "      break;",
     tests = {"unit/test_rpc"}},
   {name = "rpc: ENOMEM in sending counts as a peer that is gone", file = "src/parent/rpc/rpc_send.c",
-    find = " || sent == -ENOMEM) {\n      deadline_set(&rpc->context", replace = ") {\n      deadline_set(&rpc->context",
+    find = " || sent == -ENOMEM) {\n      deadline_set(&rpc->context",
+    replace = ") {\n      deadline_set(&rpc->context",
     tests = {"unit/test_rpc"}},
   {name = "clone: the reseed comes after the on_fork hooks", file = "src/template/fork/clone.c",
     find = [[
