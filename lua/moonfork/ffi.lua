@@ -1139,6 +1139,8 @@ local function take(service, cell)
   if service.is_pool then cell.raw = nil end
 end
 
+local finish
+
 local function begin_service(self, f, name, given)
   local cell = serving(self, f)
   local plain, service = service_options(f, name, given)
@@ -1185,7 +1187,7 @@ local function begin_service(self, f, name, given)
     f == "rpc" and Rpc or Pool)
   object.guard = guard(function()
     if service.closed or closing then return end
-    return shared.finish(service)
+    return finish(service)
   end)
   return object
 end
@@ -1311,7 +1313,7 @@ With.__call = With.__index.call
 
 -- ---- ending ----
 
-function shared.finish(service)
+function finish(service)
   service.closed = true
   tell_service(service)
   if not service.raw then return end
@@ -1323,7 +1325,7 @@ end
 function shared.close(self)
   local service = service_of(self, "close")
   if service.closed then return end
-  return shared.finish(service)
+  return finish(service)
 end
 
 function rpc_methods.process(self)

@@ -1,6 +1,8 @@
 ---@meta moonfork
 -- luacheck: ignore
--- Types for editors (LuaCATS). Never required by a program; doc/lua-api.md is the manual.
+-- Types of the module for editors that read LuaCATS annotations (doc/editors.md); those of
+-- moonfork.clone and of the other modules are in the files of meta/. Never required by a program;
+-- doc/lua-api.md is the manual. test/proc/annotations.lua compares all of it with the module.
 
 ---@alias moonfork.code
 ---| "REMOTE"
@@ -48,156 +50,412 @@
 ---@alias moonfork.handle integer|file*|moonfork.socket|table|userdata
 ---@alias moonfork.stream "inherit"|"null"|"socket"|moonfork.handle
 
+--- What new processes are made with; doc/lua-api.md, "Options".
 ---@class moonfork.options
----@field env? table<string, string|number|false>
----@field cwd? string
+---@field env? table<string, string|number|false> changes to the environment; false removes
+---@field cwd? string the working directory
 ---@field stdin? moonfork.stream
 ---@field stdout? moonfork.stream
 ---@field stderr? moonfork.stream
----@field timeout? number
----@field session? "inherit"|"new"
----@field leash? "kill"|"term"|"keep"
----@field handles? "inherit"|"close"
----@field dumpable? boolean
----@field tree? boolean
----@field name? string
+---@field timeout? number seconds from the creation until run must have entered the function
+---@field session? "inherit"|"new" "new": away from the terminal and its signals
+---@field leash? "kill"|"term"|"keep" what the end of the parent does to a running function
+---@field handles? "inherit"|"close" descriptors that the template's own code has opened
+---@field dumpable? boolean whether other processes of the same user may look into it
+---@field tree? boolean what the function starts by io.popen and the like belongs to it
+---@field name? string appears in titles and messages
 
 ---@class moonfork.exec_options: moonfork.options
----@field program? string
----@field path? string
----@field cpath? string
+---@field program? string the template program
+---@field path? string package.path there
+---@field cpath? string package.cpath there
+---@field gc? "generational"|"incremental"|"stop" the collector once sealed
+---@field spares? {min?: integer, max?: integer} clones kept forked ahead
+
+---@class moonfork.seal_options
 ---@field gc? "generational"|"incremental"|"stop"
----@field spares? {min?: integer, max?: integer}
+---@field audit? "off"|"warn"|"strict" what findings of the audit do
 
+--- Resource limits: a whole number, or "unlimited".
 ---@class moonfork.limits
----@field cpu? integer|"unlimited"
----@field as? integer|"unlimited"
----@field nofile? integer|"unlimited"
----@field core? integer|"unlimited"
----@field fsize? integer|"unlimited"
----@field nproc? integer|"unlimited"
+---@field cpu? integer|"unlimited" seconds of processor time
+---@field as? integer|"unlimited" bytes of usable memory
+---@field nofile? integer|"unlimited" descriptors
+---@field core? integer|"unlimited" bytes of a core file
+---@field fsize? integer|"unlimited" bytes of a file that is written
+---@field nproc? integer|"unlimited" processes of the user
 
+--- A process: a template, or a clone. What prepares it returns it, so that calls chain; the first
+--- failure is reported by the call that finishes the chain.
 ---@class moonfork.process
----@field fork fun(self, options?: moonfork.options): moonfork.process
----@field require fun(self, ...: string): moonfork.process
----@field eval fun(self, code: string, ...: string|number): moonfork.process
----@field rpc fun(self, name: string, options?: moonfork.rpc_options): moonfork.rpc
----@field pool fun(self, name: string, options?: moonfork.pool_options): moonfork.pool
----@field send_fd fun(self, ...: moonfork.handle): moonfork.process
----@field send_arg fun(self, ...: string|number): moonfork.process
----@field take_args fun(self): moonfork.process
----@field set fun(self, name: string, value: any): moonfork.process
----@field chdir fun(self, path: string): moonfork.process
----@field setenv fun(self, name: string, value?: string|number|false): moonfork.process
----@field limit fun(self, limits: moonfork.limits): moonfork.process
----@field seal fun(self, options?: {gc?: string, audit?: "off"|"warn"|"strict"}): moonfork.process
----@field pid fun(self): integer?
----@field kill fun(self, signal?: string|integer): true?, moonfork.error?
----@field on_exit fun(self, callback: fun(status: moonfork.exit)): moonfork.process
----@field wait fun(self, timeout?: number): moonfork.exit?, moonfork.error?
----@field close fun(self)
 local process = {}
 
----@param name string "module:name" or a global
+--- A new process, forked from this one at this point of its commands.
+---@param options? moonfork.options
+---@return moonfork.process
+function process:fork(options) end
+
+--- Loads modules, in order.
+---@param ... string
+---@return moonfork.process
+function process:require(...) end
+
+--- Runs Lua source; what stands after it arrives as the chunk's `...`, as strings.
+---@param code string
+---@param ... string|number
+---@return moonfork.process
+function process:eval(code, ...) end
+
+--- Sets a global of the process, or a field of what there is, to a value, which is packed now.
+---@param name string "a" or "a.b"
+---@param value any
+---@return moonfork.process
+function process:set(name, value) end
+
+--- Sends handles to the function; they are duplicated now.
+---@param ... moonfork.handle
+---@return moonfork.process
+function process:send_fd(...) end
+
+--- Sends strings of any bytes to the function; numbers become exact texts.
+---@param ... string|number
+---@return moonfork.process
+function process:send_arg(...) end
+
+--- Forgets the handles and arguments sent so far.
+---@return moonfork.process
+function process:take_args() end
+
+--- The working directory.
+---@param path string
+---@return moonfork.process
+function process:chdir(path) end
+
+--- The environment; nil or false removes.
+---@param name string
+---@param value? string|number|false
+---@return moonfork.process
+function process:setenv(name, value) end
+
+--- Resource limits of it and of its future clones.
+---@param limits moonfork.limits
+---@return moonfork.process
+function process:limit(limits) end
+
+--- Settles the heap now, so that clones share it; otherwise the first fork after new code does.
+---@param options? moonfork.seal_options
+---@return moonfork.process
+function process:seal(options) end
+
+--- Enters the function. The value is the parent's end of its socket; with a callback the process is
+--- returned.
+---@param name string "module:name", or the name of a global
 ---@param callback? fun(err: moonfork.error?, socket: moonfork.socket?)
 ---@return moonfork.socket|moonfork.process|nil
 ---@return moonfork.error?
 function process:run(name, callback) end
 
+--- Makes it a server of one function.
+---@param name string
+---@param options? moonfork.rpc_options
+---@return moonfork.rpc
+function process:rpc(name, options) end
+
+--- Makes it the template of workers.
+---@param name string
+---@param options? moonfork.pool_options
+---@return moonfork.pool
+function process:pool(name, options) end
+
+--- Waits until all commands are executed, then gives the control socket away.
 ---@param callback? fun(err: moonfork.error?, socket: moonfork.socket?)
 ---@return moonfork.socket|moonfork.process|nil
 ---@return moonfork.error?
 function process:to_fd(callback) end
 
+--- Its process id, once it is known: at the latest when run has succeeded.
+---@return integer?
+function process:pid() end
+
+--- Sends a signal, "TERM" by default; never to another process that got the number later.
+---@param signal? string|integer
+---@return true?
+---@return moonfork.error?
+function process:kill(signal) end
+
+--- Tells its end, once, also when that has been before.
+---@param callback fun(status: moonfork.exit)
+---@return moonfork.process
+function process:on_exit(callback) end
+
+--- Waits for its end.
+---@param timeout? number seconds
+---@return moonfork.exit?
+---@return moonfork.error?
+function process:wait(timeout) end
+
+--- What it uses, in bytes; with a callback the process is returned.
 ---@param callback? fun(err: moonfork.error?, memory: moonfork.memory?)
 ---@return moonfork.memory|moonfork.process|nil
 ---@return moonfork.error?
 function process:memory(callback) end
 
+--- Ends a process that runs nothing; forgets one that does.
+function process:close() end
+
+--- Like a Lua file, a socket, and a descriptor. Failures are `nil, message, errno`.
 ---@class moonfork.socket
----@field read fun(self, ...: integer|string): ...
----@field lines fun(self, format?: integer|string): fun(): string?
----@field write fun(self, ...: string|number): moonfork.socket?, string?, integer?, integer?
----@field flush fun(self): moonfork.socket
----@field close fun(self)
----@field accept fun(self): moonfork.socket?, string?, integer?
----@field shutdown fun(self, how?: string)
----@field address fun(self): string?, string?, integer?
----@field peer fun(self): string?, string?, integer?
----@field limit fun(self, bytes?: integer): moonfork.socket
----@field communicate fun(self, data?: string|number): string?, string?, integer?, integer?
----@field send_fd fun(self, handle: moonfork.handle, data?: string)
----@field recv_fd fun(self): moonfork.socket?, string
----@field option fun(self, name: string, value?: boolean|integer): any, string?, integer?
----@field settimeout fun(self, seconds?: number)
----@field fileno fun(self): integer
----@field detach fun(self): integer, string?
----@field dup fun(self): moonfork.socket
----@field file fun(self, mode?: string): file*
----@field getfd fun(self): integer
----@field pollfd fun(self): integer
----@field events fun(self): string
----@field timeout fun(self): number?
----@field dirty fun(self): boolean
+local socket = {}
+
+--- Reads as io files do: a number of bytes, "l", "L", "a" or "n".
+---@param ... integer|string
+---@return string|number|nil
+---@return string?
+---@return integer?
+function socket:read(...) end
+
+---@param format? integer|string
+---@return fun(): string|number|nil
+function socket:lines(format) end
+
+--- Writes all of it. After a failure the fourth value is the number of bytes that were written.
+---@param ... string|number
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+---@return integer?
+function socket:write(...) end
+
+---@return moonfork.socket
+function socket:flush() end
+
+---@return true?
+---@return string?
+---@return integer?
+function socket:close() end
+
+--- The next connection of a listener.
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+function socket:accept() end
+
+--- Ends one direction or both.
+---@param how? "r"|"w"|"rw"
+---@return true?
+---@return string?
+---@return integer?
+function socket:shutdown(how) end
+
+--- Its own address, as listen and connect take it.
+---@return string?
+---@return string?
+---@return integer?
+function socket:address() end
+
+--- The address of the other end.
+---@return string?
+---@return string?
+---@return integer?
+function socket:peer() end
+
+--- The longest line or "a" that is read; nil: any.
+---@param bytes? integer
+---@return moonfork.socket
+function socket:limit(bytes) end
+
+--- Writes all, ends the writing direction and reads to the end, at the same time.
+---@param data? string|number
+---@return string?
+---@return string?
+---@return integer?
+---@return integer?
+function socket:communicate(data) end
+
+--- Sends a handle over a Unix socket.
+---@param handle moonfork.handle
+---@param data? string
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+function socket:send_fd(handle, data) end
+
+---@return moonfork.socket?
+---@return string
+---@return integer?
+function socket:recv_fd() end
+
+--- "nodelay", "keepalive", "sndbuf", "rcvbuf": sets it, or tells it.
+---@param name string
+---@param value? boolean|integer
+---@return any
+---@return string?
+---@return integer?
+function socket:option(name, value) end
+
+--- Seconds that each wait may take; nil: any.
+---@param seconds? number
+---@return moonfork.socket
+function socket:settimeout(seconds) end
+
+---@return integer
+function socket:fileno() end
+
+--- Gives the descriptor away, and forgets it; behind it what was read already.
+---@return integer
+---@return string?
+function socket:detach() end
+
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+function socket:dup() end
+
+--- A Lua io file of it, which takes it over.
+---@param mode? string
+---@return file*?
+---@return string?
+---@return integer?
+function socket:file(mode) end
+
+---@return integer
+function socket:getfd() end
+
+---@return integer
+function socket:pollfd() end
+
+---@return string
+function socket:events() end
+
+---@return number?
+function socket:timeout() end
+
+---@return boolean
+function socket:dirty() end
 
 ---@class moonfork.listen_options
 ---@field backlog? integer connections that may wait to be accepted
 ---@field reuseport? boolean several processes may listen on the same port
 
+--- fork.socket.
 ---@class moonfork.sockets
----@field pair fun(): moonfork.socket?, moonfork.socket|string, integer?
----@field listen fun(address: string, options?: moonfork.listen_options|integer): moonfork.socket?, string?, integer?
----@field connect fun(address: string, timeout?: number): moonfork.socket?, string?, integer?
----@field poll fun(sockets: moonfork.handle[], timeout?: number): moonfork.handle[]?, string?, integer?
----@field open fun(path: string, mode?: string): moonfork.socket?, string?, integer?
----@field wrap fun(fd: integer): moonfork.socket?, string?, integer?
+local sockets = {}
 
+--- Two ends that are connected.
+---@return moonfork.socket?
+---@return moonfork.socket|string
+---@return integer?
+function sockets.pair() end
+
+--- "host:port", "[v6]:port", "/path", "@name", "unixgram:/path" or "unixgram:@name".
+---@param address string
+---@param options? moonfork.listen_options|integer a number: backlog
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+function sockets.listen(address, options) end
+
+---@param address string
+---@param timeout? number seconds
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+function sockets.connect(address, timeout) end
+
+--- Those that can be read or accepted from.
+---@param list moonfork.handle[]
+---@param timeout? number seconds
+---@return moonfork.handle[]?
+---@return string?
+---@return integer?
+function sockets.poll(list, timeout) end
+
+--- A file, with the modes of io.open.
+---@param path string
+---@param mode? string
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+function sockets.open(path, mode) end
+
+--- Takes over a descriptor.
+---@param fd integer
+---@return moonfork.socket?
+---@return string?
+---@return integer?
+function sockets.wrap(fd) end
+
+--- A call under way that has a callback.
 ---@class moonfork.call
----@field cancel fun(self): boolean
+local call = {}
 
+--- Its callback gets CANCELLED: true; or false where it is decided.
+---@return boolean
+function call:cancel() end
+
+--- Something to call: as calls(...), or calls:call(...).
 ---@class moonfork.calls
----@field call fun(self, ...): any a last argument that is a function is the callback
----@operator call: any
+---@operator call(any): any
+local calls = {}
 
----@class moonfork.rpc_options
----@field async? boolean
----@field init? string
----@field on_event? fun(...)
----@field on_error? fun(err: moonfork.error)
----@field on_close? fun()
----@field on_drain? fun()
----@field serialiser? string
----@field timeout? number
----@field handles? boolean
----@field strict? boolean
----@field strict_classes? boolean
----@field message_max? integer
----@field grace? number
+--- A last argument that is a function is the callback `callback(err, results...)`, and a
+--- moonfork.call is returned; else it waits: `results...`, or `nil, err`.
+---@param ... any
+---@return any ...
+function calls:call(...) end
 
---- What require("moonfork.rpc") gives.
----@class moonfork.rpc_functions
----@field event fun(...): true?, string?, moonfork.code? in a process that serves
----@field flush fun(): boolean
----@field register fun(name: string, metatable?: table, pack?: (fun(object: any): any), unpack?: (fun(value: any): any))
+---@class moonfork.with_options
+---@field timeout? number seconds from the call to its answer
 
+---@class moonfork.pool_with_options: moonfork.with_options
+---@field idempotent? boolean may run again when its worker dies
+
+--- Of rpcs and pools; doc/lua-api.md, "Calls".
+---@class moonfork.service_options
+---@field async? boolean the function is called as f(done, ...), calls beside each other, on luv
+---@field init? string the name of a function that is called once, first
+---@field on_event? fun(...) for each event of the other side
+---@field on_error? fun(err: moonfork.error) the process died, or broke the protocol
+---@field on_close? fun() once, last, after an orderly end
+---@field serialiser? string "msgpack", "string", or a module with encode and decode
+---@field timeout? number seconds from a call to its answer
+---@field handles? boolean results and events may carry handles
+---@field strict_classes? boolean an object of an unknown class is EINVAL
+---@field message_max? integer bytes of the longest message
+---@field grace? number seconds that a closing one waits for the next answer
+
+---@class moonfork.rpc_options: moonfork.service_options
+---@field strict? boolean every answer is written before the next call is entered
+---@field on_drain? fun() there is room again after LIMIT
+
+--- One function of a process that stays.
 ---@class moonfork.rpc: moonfork.calls
----@field with fun(self, options: {timeout?: number}): moonfork.calls
----@field process fun(self): moonfork.process
----@field close fun(self)
+local rpc = {}
 
----@class moonfork.pool_options: moonfork.rpc_options
----@field max? integer
----@field idle? integer
----@field load? integer
----@field start? number
----@field stop? number
----@field queue_max? integer
----@field max_calls? integer
----@field call_timeout? number
----@field max_memory? integer
----@field tree? boolean
----@field restart? {burst?: integer, period?: number}
----@field backoff? {min?: number, max?: number}
+--- Something to call with options of its own.
+---@param options moonfork.with_options
+---@return moonfork.calls
+function rpc:with(options) end
+
+---@return moonfork.process
+function rpc:process() end
+
+--- Takes no more calls, lets those it has finish, then ends.
+function rpc:close() end
+
+---@class moonfork.pool_options: moonfork.service_options
+---@field max? integer most workers; default: fork.ncpu()
+---@field idle? integer workers kept although they have nothing to do
+---@field load? integer calls under way in one worker
+---@field start? number seconds between two new workers while calls wait
+---@field stop? number seconds between two that are stopped
+---@field queue_max? integer calls that may wait
+---@field max_calls? integer calls after which a worker is replaced
+---@field call_timeout? number seconds from the start in a worker, which is killed then
+---@field max_memory? integer private bytes after which a worker is replaced
+---@field tree? boolean as of a process
+---@field restart? {burst?: integer, period?: number} more workers that end before they answered make it failed
+---@field backoff? {min?: number, max?: number} seconds before such a worker is replaced
 ---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)
 
 ---@class moonfork.drain_report
@@ -256,58 +514,202 @@ function process:memory(callback) end
 ---@field per_worker moonfork.pool_worker[]
 ---@field last {pid?: integer, age: number, reason: string, exit: table}[]
 
----@class moonfork.pool: moonfork.calls
----@field with fun(self, options: {timeout?: number, idempotent?: boolean}): moonfork.mapping_calls
----@field stats fun(self): moonfork.pool_stats
----@field pids fun(self): integer[]
----@field drain fun(self, timeout?: number, callback?: moonfork.drain_callback): true?, any, moonfork.drain_report?
----@field reload fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
----@field add fun(self, process: moonfork.process, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
----@field promote fun(self, callback?: fun(err?: moonfork.error)): true?, moonfork.error?
----@field resize fun(self, max: integer): true?, moonfork.error?
----@field map fun(self, items: any[]|fun(): any, options?: moonfork.map_options): fun(): integer?, moonfork.error?, ...
----@field close fun(self)
+---@alias moonfork.items any[]|(fun(): any)|table a list, an iterator, or {f, s, v}
 
+--- One function of workers that come and go.
+---@class moonfork.pool: moonfork.calls
+local pool = {}
+
+--- Something to call with options of its own.
+---@param options moonfork.pool_with_options
+---@return moonfork.mapping_calls
+function pool:with(options) end
+
+--- Calls the function with each item: `for index, err, results... in pool:map(items)`.
+---@param items moonfork.items
+---@param options? moonfork.map_options
+---@return fun(): integer?, moonfork.error?, ...
+function pool:map(items, options) end
+
+---@return moonfork.pool_stats
+function pool:stats() end
+
+--- The process ids of the workers, 256 at most.
+---@return integer[]
+function pool:pids() end
+
+--- As close, and tells when the last worker has ended; what is left after timeout is killed.
+---@param timeout? number seconds
+---@param callback? moonfork.drain_callback
+---@return true?
+---@return any
+---@return moonfork.drain_report?
+function pool:drain(timeout, callback) end
+
+--- Another template, without losing a call.
+---@param process moonfork.process
+---@param callback? fun(err?: moonfork.error)
+---@return true?
+---@return moonfork.error?
+function pool:reload(process, callback) end
+
+--- One more template.
+---@param process moonfork.process
+---@param callback? fun(err?: moonfork.error)
+---@return true?
+---@return moonfork.error?
+function pool:add(process, callback) end
+
+--- A copy of the worker with the most answers becomes the template.
+---@param callback? fun(err?: moonfork.error)
+---@return true?
+---@return moonfork.error?
+function pool:promote(callback) end
+
+---@param max integer
+---@return true?
+---@return moonfork.error?
+function pool:resize(max) end
+
+--- Takes no more calls, lets those it has finish, then ends.
+function pool:close() end
+
+--- What pool:with gives.
 ---@class moonfork.mapping_calls: moonfork.calls
----@field map fun(self, items: any[]|fun(): any, options?: moonfork.map_options): fun(): integer?, moonfork.error?, ...
+local mapping = {}
+
+---@param items moonfork.items
+---@param options? moonfork.map_options
+---@return fun(): integer?, moonfork.error?, ...
+function mapping:map(items, options) end
 
 ---@class moonfork.map_options
----@field chunk? integer|"auto"
----@field unordered? boolean
----@field unpack? boolean
+---@field chunk? integer|"auto" items that travel in one message
+---@field unordered? boolean results as they complete
+---@field unpack? boolean an item is a list of arguments
 ---@field progress? fun(done: integer, failed: integer, total?: integer)
 
+--- fork.reactor: for other loops.
 ---@class moonfork.reactor
----@field pollfd fun(self): integer?, moonfork.error?
----@field getfd fun(self): integer?, moonfork.error?
----@field events fun(self): string
----@field timeout fun(self): number?
----@field dirty fun(self): boolean
----@field step fun(self, timeout?: number): boolean
+local reactor = {}
+
+---@return integer?
+---@return moonfork.error?
+function reactor:pollfd() end
+
+---@return integer?
+---@return moonfork.error?
+function reactor:getfd() end
+
+---@return string
+function reactor:events() end
+
+--- Seconds until it wants a turn; nil: none.
+---@return number?
+function reactor:timeout() end
+
+---@return boolean
+function reactor:dirty() end
+
+--- As fork.step.
+---@param timeout? number seconds
+---@return boolean
+function reactor:step(timeout) end
 
 ---@class moonfork.timer
----@field close fun(self)
+local timer = {}
+
+function timer:close() end
 
 ---@class moonfork
 ---@field _VERSION string
 ---@field reactor moonfork.reactor
 ---@field socket moonfork.sockets
----@field new fun(options?: moonfork.options): moonfork.process
----@field new_exec fun(options?: moonfork.exec_options): moonfork.process
----@field template fun(options?: moonfork.options): moonfork.process
----@field from_fd fun(handle: moonfork.handle, options?: moonfork.options): moonfork.process
----@field reset fun(): true?, moonfork.error?
----@field loop fun(): true?, moonfork.error?
----@field step fun(timeout?: number): boolean
----@field set_waiter fun(f?: fun(reactor: moonfork.reactor, timeout?: number))
----@field on_error fun(handler?: fun(error: any, traceback: string?))
----@field use_loop fun(pointer: lightuserdata): true?, moonfork.error?
----@field sleep fun(seconds: number): true?, moonfork.error?
----@field timer fun(seconds: number, callback: fun(), every?: number): moonfork.timer?, moonfork.error?
----@field signal fun(name: string|integer, callback?: fun(name: string)): true?, moonfork.error?
----@field ncpu fun(): integer
----@field dump fun(): string
----@field trace fun(path?: string): true?, moonfork.error?
 local fork = {}
+
+--- A process forked from the default template.
+---@param options? moonfork.options
+---@return moonfork.process
+function fork.new(options) end
+
+--- A process with an interpreter of its own, newly executed.
+---@param options? moonfork.exec_options
+---@return moonfork.process
+function fork.new_exec(options) end
+
+--- Forks the interpreter that is running, and returns the copy as a process.
+---@param options? moonfork.options
+---@return moonfork.process
+function fork.template(options) end
+
+--- A process from what to_fd gave.
+---@param handle moonfork.handle
+---@param options? moonfork.options
+---@return moonfork.process
+function fork.from_fd(handle, options) end
+
+--- Drops the default template: the next new starts one with the environment of then.
+---@return true?
+---@return moonfork.error?
+function fork.reset() end
+
+--- Runs until nothing is outstanding.
+---@return true?
+---@return moonfork.error?
+function fork.loop() end
+
+--- Waits up to timeout seconds (0), dispatches, returns whether work is outstanding.
+---@param timeout? number seconds
+---@return boolean
+function fork.step(timeout) end
+
+--- f is called instead of blocking; nil: block again.
+---@param f? fun(reactor: moonfork.reactor, timeout?: number)
+function fork.set_waiter(f) end
+
+--- handler gets what callbacks raise; nil: the call that drives the reactor raises it.
+---@param handler? fun(error: any, traceback: string?)
+function fork.on_error(handler) end
+
+--- Callbacks run from the turns of the host's uv_loop_t.
+---@param pointer lightuserdata
+---@return true?
+---@return moonfork.error?
+function fork.use_loop(pointer) end
+
+--- Waits so many seconds, and drives the reactor.
+---@param seconds number
+---@return true?
+---@return moonfork.error?
+function fork.sleep(seconds) end
+
+--- callback() after so many seconds, and then every so many until it is closed.
+---@param seconds number
+---@param callback fun()
+---@param every? number
+---@return moonfork.timer?
+---@return moonfork.error?
+function fork.timer(seconds, callback, every) end
+
+--- callback(name) for each such signal of this process; nil takes it back.
+---@param name string|integer
+---@param callback? fun(name: string)
+---@return true?
+---@return moonfork.error?
+function fork.signal(name, callback) end
+
+--- Usable processors.
+---@return integer
+function fork.ncpu() end
+
+--- A readable text: every process, rpc and pool with its state.
+---@return string
+function fork.dump() end
+
+--- Writes what happens from now on into that file, as a timeline for Perfetto; nil ends it.
+---@param path? string
+---@return true?
+---@return moonfork.error?
+function fork.trace(path) end
 
 return fork

@@ -72,7 +72,7 @@ local function check_names(text, what, names)
 end
 
 local function methods(object)
-  local index = (getmetatable(object) or {}).__index
+  local index = (debug.getmetatable(object) or {}).__index -- a socket hides its metatable
   return type(index) == "table" and index or {}
 end
 
