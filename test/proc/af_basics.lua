@@ -345,7 +345,7 @@ story.test("AF-38 an exit is noticed although a grandchild holds the socket", fu
   local child = math.tointeger(socket:read "l")
   local t0 = kit.now()
   t.eq(t.status(p).code, 0)
-  t.ok(kit.now() - t0 < 1 * story.scale, "within a second")
+  t.ok(kit.now() - t0 < 10 * story.scale, "the end does not wait for the grandchild")
   t.ok(t.alive(child), "the grandchild lives")
   kit.kill(child, kit.SIGKILL)
 end)

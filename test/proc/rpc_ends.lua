@@ -57,9 +57,9 @@ story.test("RP-03 synchronous calls run one after the other", function(t)
   rpc(0)
   local t0 = kit.now()
   local answers = start(rpc, 3, 0.1)
-  t.within(5, function() return answers.n >= 1 end)
-  t.ok(kit.now() - t0 < 0.25 * story.scale, "the first answer does not wait for the others")
-  t.within(5, function() return answers.n == 3 end)
+  t.within(10, function() return answers.n >= 1 end)
+  t.ok(answers.n < 3, "the first answer does not wait for the others")
+  t.within(10, function() return answers.n == 3 end)
   t.ok(kit.now() - t0 >= 0.3)
   finish(t, rpc)
 end)
@@ -68,9 +68,9 @@ story.test("RP-03 asynchronous calls run beside each other", {needs = "luv"}, fu
   local rpc = server("nap", {async = true})
   t.eq(rpc(0, "up"), "up")
   local t0 = kit.now()
-  local answers = start(rpc, 3, 0.1, "x")
-  t.within(5, function() return answers.n == 3 end)
-  t.ok(kit.now() - t0 < 0.25 * story.scale, kit.now() - t0)
+  local answers = start(rpc, 3, 0.5, "x")
+  t.within(10, function() return answers.n == 3 end)
+  t.ok(kit.now() - t0 < 1.4 * story.scale, kit.now() - t0)
   t.eq(answers[3], {nil, "x", n = 2})
   finish(t, rpc)
 end)
@@ -363,15 +363,14 @@ story.test("timeouts and cancelled calls are told once, late answers never to ot
   end)
 
 story.test("a stopped clone holds up nobody else", function(t)
-  local a, b = server("echo", {timeout = 0.5}), server "echo"
+  local a, b = server("echo", {timeout = 1}), server "echo"
   t.eq(a(1), 1)
   t.eq(b(1), 1)
   a:process():kill "STOP"
   local answers = start(a, 1000, "x")
-  local t0 = kit.now()
   for i = 1, 100 do t.eq(b(i), i) end
-  t.ok(kit.now() - t0 < 0.5 * story.scale)
-  t.within(5, function() return answers.n == 1000 end)
+  t.eq(answers.n, 0, "nobody has waited for a's time to run out")
+  t.within(10, function() return answers.n == 1000 end)
   for i = 1, 1000 do t.error(answers[i][1], "TIMEOUT") end
   a:process():kill "CONT"
   t.eq(a:with {timeout = 10} "alive", "alive")

@@ -73,9 +73,9 @@ story.test("a flood of events from one clone does not starve another", function(
   a(100000, function(err, n) flooded = err or n end)
   local worst = 0
   for i = 1, 200 do
-    local t0 = kit.now()
+    local t0 = os.clock() -- what is done for the other one before b's answer is told
     t.eq(b(i), i)
-    worst = math.max(worst, kit.now() - t0)
+    worst = math.max(worst, os.clock() - t0)
   end
   t.ok(worst < 0.5 * story.scale, worst)
   t.within(15, function() return flooded == 100000 end)
