@@ -44,6 +44,8 @@ void dump_failure(FILE *out, const char *label, const struct failure *f) {
     putc(' ', out);
     dump_text(out, f->message);
   }
+  if (f->origin)
+    fprintf(out, " (made at %s)", f->origin);
 }
 
 void dump_process_name(FILE *out, const struct mf_process *p) {

@@ -1,6 +1,7 @@
 /* See failure.h. */
 #include "parent/failure.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,12 +13,35 @@ static void set_value(struct failure *f, const void *value, size_t length) {
     memcpy(f->value, value, length);
 }
 
+/* ORIGIN begins with a path as the compiler was given it; names of files are unique. */
+static const char *name_of(const char *origin) {
+  const char *slash = strrchr(origin, '/');
+  return slash ? slash + 1 : origin;
+}
+
+static int says_origins(void) {
+  const char *env = getenv("MOONFORK_DEBUG");
+  return env && strstr(env, "origin") != NULL;
+}
+
+void failure_set_origin(struct failure *f, const char *origin) {
+  char *longer;
+  f->origin = origin ? name_of(origin) : NULL;
+  if (!f->origin || !f->message || !says_origins())
+    return;
+  if (asprintf(&longer, "%s [%s]", f->message, f->origin) < 0)
+    return;
+  free(f->message);
+  f->message = longer;
+}
+
 void failure_set(struct failure *f, int code, const char *message,
                  const char *traceback) {
   free(f->message);
   free(f->traceback);
   set_value(f, NULL, 0);
   f->code = code;
+  f->origin = NULL;
   f->message = message ? strdup(message) : NULL;
   f->traceback = traceback ? strdup(traceback) : NULL;
 }

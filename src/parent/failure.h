@@ -4,6 +4,7 @@
 #ifndef PARENT_FAILURE_H
 #define PARENT_FAILURE_H
 
+#include "base/origin.h"
 #include "wire/failure_body.h"
 #include <moonfork.h>
 #include <stddef.h>
@@ -13,11 +14,15 @@ struct failure {
   char *message, *traceback; /* owned, may be NULL */
   void *value;               /* owned; NULL: none. See mf_error */
   size_t value_length;
+  const char *origin; /* where in the code it was made; NULL: not known */
 };
 
 /* Replaces the contents (at first zero) by copies. Where memory is short a text is
  * missing. */
 void failure_set(struct failure *f, int code, const char *message, const char *traceback);
+/* It was made there (ORIGIN; NULL: that is not known). With MOONFORK_DEBUG=origin in the
+ * environment its message says so, too. */
+void failure_set_origin(struct failure *f, const char *origin);
 /* The same with all that the error says, its exit excepted. */
 void failure_copy(struct failure *f, const mf_error *e);
 /* Frees what it owns; it is zero again. */

@@ -4,6 +4,7 @@
 #include "help/hello.h"
 #include "help/sim.h"
 #include "os/thread.h"
+#include "parent/dump.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/process.h"
@@ -1538,6 +1539,34 @@ static void test_a_failure_of_no_command_is_malformed(void **state) {
   }
 }
 
+/* This build is for finding faults: errors know the line that made them. */
+static void test_an_error_tells_where_it_was_made(void **state) {
+  static const char made[] = "[cells_user.c:";
+  for (int says = 0; says < 2; says++) {
+    struct story *s = story_new();
+    char *text = NULL;
+    size_t size;
+    int far;
+    if (says)
+      setenv("MOONFORK_DEBUG", "origin", 1);
+    mf_process *t = make_template(s, &far), *q;
+    assert_int_equal(mf_fork(t, &q), 0);
+    mf_close(q, NULL, NULL);
+    assert_int_equal(strncmp(q->error->origin, made + 1, sizeof made - 2), 0);
+    assert_int_equal(strstr(q->error->message, made) != NULL, says);
+    FILE *out = open_memstream(&text, &size);
+    struct failure *f = q->error;
+    dump_failure(out, "error", f);
+    fclose(out);
+    assert_non_null(strstr(text, "(made at cells_user.c:"));
+    free(text);
+    mf_close(t, NULL, NULL);
+    sim_run(s->sim);
+    unsetenv("MOONFORK_DEBUG");
+    story_free(s);
+  }
+}
+
 /* A clone of a clone of a clone ..., none of them forked yet, when the template ends:
  * each loses its source. It once took a stack as deep as they were nested. */
 enum { NESTED = 1500, SMALL_STACK = 128 * 1024 };
@@ -1652,6 +1681,7 @@ int main(void) {
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),
       cmocka_unit_test(test_a_clone_lives_whose_template_fails_before_it_speaks),
       cmocka_unit_test(test_a_failure_of_no_command_is_malformed),
+      cmocka_unit_test(test_an_error_tells_where_it_was_made),
       cmocka_unit_test(test_clones_nested_deeply_end_one_after_the_other),
       cmocka_unit_test(test_clones_nested_deeply_fail_one_after_the_other),
   };

@@ -146,6 +146,7 @@ void pool_free_templates(struct mf_pool *pool) {
 static void fail(struct pool_template *t, int code, const char *message,
                  const char *traceback) {
   failure_set(&t->pool->failure, code, message, traceback);
+  failure_set_origin(&t->pool->failure, ORIGIN);
   policy_fail_source(&t->pool->policy, t->source);
 }
 
@@ -243,8 +244,10 @@ void pool_start_worker(struct mf_pool *pool, unsigned source) {
     pool_dismiss(w);
   }
   policy_death(&pool->policy, source, !pool->policy.nready, pool_now_ms(pool));
-  if (!pool->failure.code || r)
-    failure_set(&pool->failure, r ? r : MF_ENOMEM, NULL, NULL);
+  if (pool->failure.code && !r)
+    return;
+  failure_set(&pool->failure, r ? r : MF_ENOMEM, NULL, NULL);
+  failure_set_origin(&pool->failure, ORIGIN);
 }
 
 /* ---- its failure ---- */

@@ -30,7 +30,8 @@ char *failure_text(const struct mf_process *p, const char *text) {
 }
 
 /* Takes message (may be NULL). */
-struct failure *failure_new(int code, int started, char *message, const char *traceback) {
+struct failure *failure_new_at(const char *origin, int code, int started, char *message,
+                               const char *traceback) {
   struct failure *f = calloc(1, sizeof *f);
   if (!f) {
     free(message);
@@ -40,6 +41,7 @@ struct failure *failure_new(int code, int started, char *message, const char *tr
   f->started = started;
   f->message = message;
   f->traceback = copy_text(traceback);
+  failure_set_origin(f, origin);
   return f;
 }
 
@@ -57,8 +59,8 @@ void process_fail_with(struct mf_process *p, struct failure *f) {
   process_post_to_forks(p, EV_SOURCE_FAILED);
 }
 
-void process_fail(struct mf_process *p, int code, int started, const char *traceback,
-                  const char *format, ...) {
+void process_fail_at(const char *origin, struct mf_process *p, int code, int started,
+                     const char *traceback, const char *format, ...) {
   char text[1024], *long_text = NULL;
   const char *message = text;
   va_list args;
@@ -71,7 +73,8 @@ void process_fail(struct mf_process *p, int code, int started, const char *trace
       message = long_text;
     va_end(args);
   }
-  process_fail_with(p, failure_new(code, started, failure_text(p, message), traceback));
+  process_fail_with(
+      p, failure_new_at(origin, code, started, failure_text(p, message), traceback));
   if (message == long_text)
     free(long_text);
 }
@@ -116,6 +119,7 @@ void process_fail_like_source(struct mf_process *p) {
     e.code = code;
     e.started = MF_STARTED_NO;
     failure_copy(copy, &e);
+    copy->origin = f->origin;
   }
   process_fail_with(p, copy);
 }

@@ -22,7 +22,9 @@ void process_on_notify(struct task *t);
 char *failure_message(const struct mf_process *p, const char *text, size_t n);
 char *failure_text(const struct mf_process *p, const char *text);
 /* Takes message (may be NULL). */
-struct failure *failure_new(int code, int started, char *message, const char *traceback);
+struct failure *failure_new_at(const char *origin, int code, int started, char *message,
+                               const char *traceback);
+#define failure_new(...) failure_new_at(ORIGIN, __VA_ARGS__)
 /* Takes f (may be NULL: no memory). */
 void process_fail_with(struct mf_process *p, struct failure *f);
 void process_describe_end(const struct mf_process *p, char *text, size_t n);

@@ -255,8 +255,10 @@ void process_set_pid(struct mf_process *p, int pid);
 /* The pid, or -1: it is not known yet. */
 int process_pid(struct mf_process *p);
 /* Fails it: code, started, and a message in the manner of printf. */
-void process_fail(struct mf_process *p, int code, int started, const char *traceback,
-                  const char *format, ...) __attribute__((format(printf, 5, 6)));
+void process_fail_at(const char *origin, struct mf_process *p, int code, int started,
+                     const char *traceback, const char *format, ...)
+    __attribute__((format(printf, 6, 7)));
+#define process_fail(...) process_fail_at(ORIGIN, __VA_ARGS__)
 /* What `retry` is for when nothing else uses it. */
 void process_expect_stalls(struct mf_process *p);
 /* A record that the user never got. */

@@ -26,30 +26,31 @@ static void close_socket(struct mf_rpc *rpc) {
     rpc_drop_input(rpc);
 }
 
-void rpc_fail_with(struct mf_rpc *rpc, const mf_error *e) {
+void rpc_fail_with_at(const char *origin, struct mf_rpc *rpc, const mf_error *e) {
   if (rpc->over)
     return;
   rpc->over = 1;
   failure_copy(&rpc->failure, e);
+  failure_set_origin(&rpc->failure, origin);
   rpc->error_pending = !rpc->aborted;
   rpc_fail_calls(rpc);
   close_socket(rpc);
   rpc_schedule(rpc);
 }
 
-void rpc_fail(struct mf_rpc *rpc, int code, const char *message) {
+void rpc_fail_at(const char *origin, struct mf_rpc *rpc, int code, const char *message) {
   mf_error e = {.code = code, .message = message};
-  rpc_fail_with(rpc, &e);
+  rpc_fail_with_at(origin, rpc, &e);
 }
 
 /* It did what the protocol does not allow: the connection ends, and so does it. */
-void rpc_broken(struct mf_rpc *rpc, const char *what) {
+void rpc_broken_at(const char *origin, struct mf_rpc *rpc, const char *what) {
   char text[160];
   if (rpc->over)
     return;
   snprintf(text, sizeof text, "rpc protocol error of the process: %s", what);
   mf_kill(rpc->process, SIGKILL);
-  rpc_fail(rpc, MF_EPROTOCOL, text);
+  rpc_fail_at(origin, rpc, MF_EPROTOCOL, text);
 }
 
 void rpc_lack_memory(struct mf_rpc *rpc, const char *text) {

@@ -6,10 +6,13 @@
 #include "parent/rpc/rpc_record.h"
 
 /* Calls fail like this, the socket is closed, the error is reported by the task. */
-void rpc_fail_with(struct mf_rpc *rpc, const mf_error *e);
-void rpc_fail(struct mf_rpc *rpc, int code, const char *message);
+void rpc_fail_with_at(const char *origin, struct mf_rpc *rpc, const mf_error *e);
+void rpc_fail_at(const char *origin, struct mf_rpc *rpc, int code, const char *message);
 /* The process broke the protocol: it is killed. */
-void rpc_broken(struct mf_rpc *rpc, const char *what);
+void rpc_broken_at(const char *origin, struct mf_rpc *rpc, const char *what);
+#define rpc_fail_with(...) rpc_fail_with_at(ORIGIN, __VA_ARGS__)
+#define rpc_fail(...) rpc_fail_at(ORIGIN, __VA_ARGS__)
+#define rpc_broken(...) rpc_broken_at(ORIGIN, __VA_ARGS__)
 /* No memory for what it says: it is killed. */
 void rpc_lack_memory(struct mf_rpc *rpc, const char *text);
 /* The socket has come to its end: the process gets a little time to end, too. */
