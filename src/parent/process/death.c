@@ -5,9 +5,9 @@
 
 #include "parent/private.h"
 #include "parent/process/children.h"
+#include "parent/process/greeting.h"
 #include "parent/process/journal.h"
 #include "parent/process/liveness.h"
-#include "parent/start/greeting.h"
 #include "parent/times.h"
 #include "wire/slots.h"
 #include <signal.h>

@@ -1,8 +1,8 @@
 /* Where events come from: frames, the pidfd, deadlines. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "parent/process/greeting.h"
 #include "parent/process/process_trace.h"
-#include "parent/start/greeting.h"
 #include "parent/times.h"
 
 static void on_pidfd(struct watch *w, unsigned events) {

@@ -1,7 +1,7 @@
 /* The error of a process, and of what could not be forked from it. Runs in the parent. */
 #include "parent/process/internal.h"
 
-#include "parent/start/greeting.h"
+#include "parent/process/greeting.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Runs in the parent. A process of another build is refused by both sides: it executes
  * nothing, and here is the one who can tell a person about it. */
-#include "parent/start/greeting.h"
+#include "parent/process/greeting.h"
 
 #include "parent/process/process.h"
 #include "parent/start/program.h"

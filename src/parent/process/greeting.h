@@ -1,7 +1,7 @@
 /* What a process says of itself first (ANS_HELLO), and the texts of errors about
  * processes that say something else, or nothing. Runs in the parent. Pure. */
-#ifndef PARENT_START_GREETING_H
-#define PARENT_START_GREETING_H
+#ifndef PARENT_PROCESS_GREETING_H
+#define PARENT_PROCESS_GREETING_H
 
 #include "wire/build.h"
 #include "wire/frame.h"
