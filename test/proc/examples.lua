@@ -40,6 +40,11 @@ test("with_luv", { needs = "luv" }, { "the clone says: done\n", "went on meanwhi
 test("with_cqueues", { needs = "cqueues" }, { "another one ticked: true" })
 test("with_luasocket", { needs = "socket" }, { "the clone connected and said: knock knock" })
 
+test("with_lpeg", { needs = "lpeg" }, { '^1\t{[^\n]*"status":200', '\n2\t{[^\n]*"path":"\\/nothing"',
+  "\n3\tno line of a log: rotated\n$" })
+test("with_sqlite", { needs = "luasql.sqlite3" }, { "^30 people, the last is Anne O'Neill 9\n$" })
+test("http_server", {}, { "^HTTP/1%.1 200 OK\n", "\nGET of /one by process (%d+)\n.*\nGET of /two by process %1\n$" })
+
 local copas = io.open "/usr/share/lua/5.2/copas.lua"
 test("with_copas", { needs = "socket", skip = not copas and "needs copas" or nil },
   { "three threads waited at once: one, three, two" })
