@@ -228,8 +228,9 @@ MF_API int mf_finish(mf_process *);
 MF_API int mf_on_error(mf_process *, mf_error_cb, void *data);
 /* Told once, at the end of the process, also when it has ended already. */
 MF_API int mf_on_exit(mf_process *, mf_exit_cb, void *data);
-/* Sends a signal; never reaches a reused pid. -ESRCH when it has ended. Before the pid
- * is known the signal is kept and sent then. */
+/* Sends a signal (with the option tree to all that belongs to the process); never reaches
+ * a reused pid. -ESRCH when it has ended. Before the pid is known the signal is kept and
+ * sent then. */
 MF_API int mf_kill(mf_process *, int signum);
 MF_API int mf_pid(const mf_process *); /* -1 until known */
 

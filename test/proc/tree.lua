@@ -539,17 +539,26 @@ test("a clone with a tree holds one descriptor of the library's", function(t)
   t.eq(fds, 1)
 end)
 
-test("without a free descriptor it says so", function(t)
-  local source = template:fork()
-  t.eq(t.ask(source:fork(), "return true"), true)
-  local p = source:fork { tree = true }:eval "function f() end":limit { nofile = 4 }
-  local s, err = p:run "f"
-  if s then -- the leash was armed before the limit: it holds
-    s:close()
-    t.eq(t.status(p).code, 0)
-  else
-    t.error(err, "LIMIT")
+test("without a free descriptor it says so, and the template goes on", function(t)
+  local source = template:fork():eval "function hello(s) s:write 'hello\\n' end"
+  t.got(source:fork():run "hello"):close() -- its descriptors are what they will be
+  local refused, entered = 0, 0
+  for nofile = 4, 14 do
+    local p = source:fork():limit { nofile = nofile }
+    local q = p:fork { tree = true }
+    local s, err = q:run "hello"
+    if s then
+      entered = entered + 1
+      t.eq(s:read "l", "hello", nofile)
+      s:close()
+      t.eq(t.status(q).code, 0, nofile)
+    else
+      refused = refused + 1
+      t.error(err, "LIMIT")
+    end
+    p:close()
   end
+  t.ok(refused > 0 and entered > 0, refused .. " refused, " .. entered .. " entered")
 end)
 
 -- ---- misuse ----

@@ -373,11 +373,15 @@ static int apply_handles(struct server *s, const struct options *o,
 
 static int apply_tree(struct server *s, const struct options *o, int leash) {
   int r = tree_lead(s, o, leash);
-  if (r != -ENOENT && r != -EACCES)
-    return r < 0 ? fail_option(s, "tree", -r) : 0;
-  server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_OPTION, -r,
-                   "option tree: it needs /proc for its leash: %s", strerror(-r));
-  return -1;
+  if (r == -ENOENT || r == -EACCES)
+    server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_OPTION, -r,
+                     "option tree: it needs /proc for its leash: %s", strerror(-r));
+  else if (r == -EMFILE || r == -ENFILE)
+    server_fail_with(s, FAILURE_LIMIT, PHASE_OPTION, -r,
+                     "option tree: no free descriptor for its leash (limit nofile)");
+  else if (r < 0)
+    fail_option(s, "tree", -r);
+  return r < 0 ? -1 : 0;
 }
 
 int clone_apply_options(struct server *s, const struct options *o, int leash,
