@@ -21,6 +21,7 @@ Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
     template.options[1],
     template.options[2],
     {long = "--raw", help = "Call FUNCTION(socket, listener...) once in each worker, which accepts by itself"},
+    {long = "--http", help = "Speak HTTP/1.1: FUNCTION(request) returns status, headers, body"},
     {long = "--max-requests", value = "N", kind = "count",
      help = "Replace a worker after N requests, a tenth more or less"},
     {long = "--max-memory", value = "BYTES", kind = "bytes",
@@ -43,6 +44,11 @@ Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
      help = "Write a timeline for Perfetto (ui.perfetto.dev)"},
   },
   notes = {
+    {"HTTP", [[
+With --http a request is a table with method, target, path, query, headers (names in lower case),
+body, peer and version. The function returns a status, a table of headers or nil, and a body: a
+string, nil, or a function whose strings become a chunked answer. Idle and slow connections hold no
+worker.]]},
     {"Signals", [[
 SIGHUP loads a new template. Its workers take over when all of them are ready, while the old ones
 finish what they are at; where it can't be loaded the old ones go on.
@@ -60,6 +66,8 @@ watchdog (WatchdogSec). Sockets of a socket unit are used without --listen.]]},
      "a server in one line"},
     {"moonfork serve --listen /run/app.sock -n 8 -l app --timeout 30 --log json app:handle",
      "eight workers on a UNIX socket"},
+    {[[moonfork serve --http --listen :8080 -e 'function hi(r) return 200, nil, "hi\n" end' hi]],
+     "an HTTP server"},
   },
 }
 
@@ -117,11 +125,18 @@ function command.main(options)
   if not options.listen and not sockets then
     cli.fail(cli.USAGE, "--listen is missing, and no sockets were passed (LISTEN_FDS); see moonfork serve --help")
   end
+  if options.http and options.raw then
+    cli.fail(cli.USAGE, "--raw and --http exclude each other; see moonfork serve --help")
+  end
+  if options.http and not package.searchpath("moonfork.http_core", package.cpath) then
+    cli.fail(cli.UNUSABLE, "this moonfork was built without HTTP (Debian: libhttp-parser-dev)")
+  end
   local notify = notifier(fork)
   local watchdog = tonumber(os.getenv "WATCHDOG_USEC" or "")
   local instance, err = server.new{
     template = make_template(fork, options), name = options["function"], listen = options.listen,
-    sockets = sockets, workers = options.workers, raw = options.raw, max_requests = options.max_requests,
+    sockets = sockets, workers = options.workers, raw = options.raw,
+    engine = options.http and "moonfork.serve_http" or nil, max_requests = options.max_requests,
     max_memory = options.max_memory, timeout = options.timeout, grace = options.grace, log = options.log,
     access = options.log ~= nil,
     on_state = function(state)

@@ -1,0 +1,288 @@
+-- `moonfork serve --http`: right answers or a clean refusal for whatever a client sends, and no worker
+-- held by a client that is slow or says nothing.
+local story = require "story"
+local kit = story.kit
+local program = require "program"
+local fork = require "moonfork"
+story.census = false
+
+local here = package.searchpath("moonfork.http_core", package.cpath)
+local needs = {skip = not here and "built without http_parser" or nil, deadline = 40}
+
+local APP = [[-e 'function app(r)
+  if r.path == "/echo" then
+    return 200, {["content-type"] = "text/plain"}, r.method .. " " .. r.query .. " " .. r.body
+  end
+  if r.path == "/headers" then local names = {} for k, v in pairs(r.headers) do names[#names + 1] = k .. "=" .. v end
+    table.sort(names) return 200, nil, table.concat(names, "\n") end
+  if r.path == "/peer" then return 200, nil, r.peer .. " " .. r.version .. " " .. r.target end
+  local n = 0
+  if r.path == "/pieces" then
+    return 200, nil, function() n = n + 1 if n <= 3 then return ("x"):rep(n) end end
+  end
+  if r.path == "/large" then
+    return 200, nil, function() n = n + 1 if n <= 400 then return ("y"):rep(65536) end end
+  end
+  if r.path == "/breaks" then
+    return 200, nil, function() n = n + 1 if n == 2 then error "in the middle" end return "a" end
+  end
+  if r.path == "/cookies" then return 204, {["Set-Cookie"] = {"a=1", "b=2"}} end
+  if r.path == "/raises" then error "it is broken" end
+  if r.path == "/nothing" then return end
+  if r.path == "/status" then return 99 end
+  if r.path == "/split" then return 200, {x = "a\r\nInjected: yes"}, "" end
+  if r.path == "/name" then return 200, {["bad name"] = "a"}, "" end
+  if r.path == "/body" then return 200, nil, {} end
+  if r.path == "/pid" then return 200, nil, tostring(require("moonfork.clone").pid()) end
+  return 404, nil, "no\n"
+end' app]]
+
+local port, running
+local function connect()
+  local socket = assert(fork.socket.connect("127.0.0.1:" .. port))
+  socket:settimeout(10 * story.scale)
+  return socket
+end
+
+-- One response: status line, headers (lower case), body.
+local function read_response(socket, is_head)
+  local line = socket:read "l"
+  if not line then return nil end
+  local status, headers = line:match "^HTTP/1%.1 (%d+) ", {}
+  for field in socket:lines() do
+    field = field:gsub("\r$", "")
+    if field == "" then break end
+    local name, value = field:match "^([^:]+): (.*)$"
+    headers[name:lower()] = value
+  end
+  local body = ""
+  if not is_head and headers["transfer-encoding"] == "chunked" then
+    local parts = {}
+    while true do
+      local size = tonumber(socket:read "l" or "", 16)
+      if not size then return tonumber(status), headers, nil end
+      if size > 0 then parts[#parts + 1] = socket:read(size) end
+      socket:read "l"
+      if size == 0 then break end
+    end
+    body = table.concat(parts)
+  elseif not is_head and headers["content-length"] and headers["content-length"] ~= "0" then
+    body = socket:read(tonumber(headers["content-length"]))
+  end
+  return tonumber(status), headers, body
+end
+
+local function request(text, is_head)
+  local socket = connect()
+  socket:write(text)
+  local status, headers, body = read_response(socket, is_head)
+  socket:close()
+  return status, headers, body
+end
+
+local function get(path)
+  return request("GET " .. path .. " HTTP/1.1\r\nHost: x\r\n\r\n")
+end
+
+local function start(t, words)
+  port = 20000 + (kit.getpid() * 7 + 1) % 20000
+  running = program.start(t, ("serve --http --log text --listen 127.0.0.1:%d %s %s"):format(port, words, APP))
+  t.outside(15, function() return running.out():find " ready " or running:ended() end)
+  if not running.out():find " ready " then t.fail("it did not start:\n%s", running.err()) end
+end
+
+local function stop(t)
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+end
+
+local function test(name, words, f)
+  story.test(name, needs, function(t)
+    start(t, words)
+    local ok, err = pcall(f, t)
+    if not ok then running:kill(kit.SIGKILL) error(err, 0) end
+    stop(t)
+  end)
+end
+
+test("requests and answers", "-n 1", function(t)
+  local status, headers, body = get "/echo?a=1&b"
+  t.eq({status, body}, {200, "GET a=1&b "})
+  t.eq(headers["content-type"], "text/plain")
+  t.eq(headers["content-length"], tostring(#body))
+  t.match(headers.date, "^%a%a%a, %d%d %a%a%a %d%d%d%d %d%d:%d%d:%d%d GMT$")
+  t.eq(headers.connection, nil)
+  t.eq(select(3, request "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"), "POST  hello")
+  t.eq(select(3, request("PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" ..
+    "3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: x\r\n\r\n")), "PUT  abcde")
+  t.eq(select(3, request("GET /headers HTTP/1.1\r\nHost: x\r\nX-One:  1 \r\nx-two: a\r\nX-TWO: b\r\n" ..
+    "Cookie: c=1\r\nCookie: d=2\r\n\r\n")), "cookie=c=1; d=2\nhost=x\nx-one=1\nx-two=a, b")
+  t.match(select(3, get "/peer?q"), "^127%.0%.0%.1:%d+ 1%.1 /peer%?q$")
+  t.eq(get "/other", 404)
+  status, headers, body = request("HEAD /echo HTTP/1.1\r\nHost: x\r\n\r\n", true)
+  t.eq({status, headers["content-length"], body}, {200, "6", ""})
+  status, headers, body = get "/cookies"
+  t.eq({status, headers["set-cookie"], headers["content-length"], body}, {204, "b=2", nil, ""})
+end)
+
+test("a body that is a function", "-n 1", function(t)
+  local status, headers, body = get "/pieces"
+  t.eq({status, headers["transfer-encoding"], body}, {200, "chunked", "xxxxxx"})
+  local socket = connect()
+  socket:write "GET /pieces HTTP/1.0\r\n\r\n"
+  t.match(socket:read "a", "^HTTP/1.1 200 OK\r\n.*Connection: close\r\n\r\nxxxxxx$")
+  socket:close()
+  t.eq(select(3, get "/breaks"), nil) -- no last chunk
+  t.outside(5, function() return running.err():find "in the middle" end)
+  -- 26 MB for a client that reads slowly: others are answered, and the worker keeps little of it.
+  local slow = connect()
+  slow:write "GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+  slow:read(1000)
+  t.eq(get "/echo", 200)
+  local pid = select(3, get "/pid")
+  local rss = tonumber(t.read("/proc/" .. pid .. "/status"):match "VmRSS:%s*(%d+)")
+  if story.scale == 1 then t.ok(rss < 20000, rss .. " KiB") end
+  local rest = 0
+  slow:settimeout(10 * story.scale)
+  while rest < 400 * 65536 - 1000 do rest = rest + #t.got(slow:read(65536)) end
+  slow:close()
+end)
+
+test("one connection, many requests", "-n 1", function(t)
+  local socket = connect()
+  for i = 1, 20 do
+    socket:write("GET /echo?", i, " HTTP/1.1\r\nHost: x\r\n\r\n")
+    local status, _, body = read_response(socket)
+    t.eq({status, body}, {200, "GET " .. i .. " "})
+  end
+  local text = {} -- pipelined, also across reads
+  for i = 1, 50 do
+    text[i] = ("POST /echo?%d HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"):format(i)
+  end
+  text = table.concat(text)
+  socket:write(text:sub(1, 777))
+  kit.msleep(20)
+  socket:write(text:sub(778))
+  for i = 1, 50 do
+    local status, _, body = read_response(socket)
+    t.eq({status, body}, {200, "POST " .. i .. " abc"})
+  end
+  socket:write "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /echo HTTP/1.1\r\n"
+  local status, headers = read_response(socket)
+  t.eq({status, headers.connection}, {200, "close"})
+  t.eq(socket:read "a", "")
+  socket:close()
+  socket = connect()
+  socket:write "GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+  status, headers = read_response(socket)
+  t.eq({status, headers.connection}, {200, "keep-alive"})
+  socket:write "GET /echo HTTP/1.0\r\n\r\n"
+  t.eq(read_response(socket), 200)
+  t.eq(socket:read "a", "")
+  socket:close()
+end)
+
+test("a byte at a time, and what one worker does meanwhile", "-n 1", function(t)
+  local silent, idle = {}, {}
+  for i = 1, 40 do
+    silent[i] = connect()
+    idle[i] = connect()
+    idle[i]:write "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
+    t.eq(read_response(idle[i]), 200)
+  end
+  local slow = connect()
+  for c in ("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok"):gmatch "." do
+    slow:write(c)
+    t.eq(get "/echo", 200)
+  end
+  t.eq(select(3, read_response(slow)), "POST  ok")
+  for i = 1, 40 do
+    silent[i]:close()
+    idle[i]:close()
+  end
+end)
+
+test("expectations", "-n 1", function(t)
+  local socket = connect()
+  socket:write "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+  t.eq(socket:read "l", "HTTP/1.1 100 Continue\r")
+  t.eq(socket:read "l", "\r")
+  socket:write "ok"
+  t.eq(select(3, read_response(socket)), "POST  ok")
+  socket:close()
+  t.eq(request "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: more\r\n\r\n", 417)
+end)
+
+test("what is refused", "-n 1", function(t)
+  for _, case in ipairs{
+    {"nonsense\r\n\r\n", 400}, {"GET / HTTP/1.1\r\n\r\n", 400},
+    {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400},
+    {"GET / HTTP/1.1\r\nHost: x\r\nbad name: x\r\n\r\n", 400},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400},
+    {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
+    {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 505}},
+    {"GET / HTTP/1.1\r\nHost: x\r\nX: " .. ("y"):rep(1 << 20) .. "\r\n\r\n", 431},
+    {"GET /" .. ("y"):rep(100000) .. " HTTP/1.1\r\nHost: x\r\n\r\n", {414, 431}},
+    {"GET / HTTP/1.1\r\nHost: x\r\n" .. ("a: b\r\n"):rep(1000) .. "\r\n", 431},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413},
+    {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" ..
+      ("80000\r\n" .. ("z"):rep(0x80000) .. "\r\n"):rep(17), 413},
+    {"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 501},
+  } do
+    local socket = connect()
+    socket:write(case[1])
+    local status, headers, body = read_response(socket)
+    local expected = type(case[2]) == "table" and case[2] or {case[2]}
+    t.ok(status == expected[1] or status == expected[2], ("%s: %s"):format(case[1]:sub(1, 60), tostring(status)))
+    t.eq(headers.connection, "close")
+    t.match(body, "^" .. status .. " ")
+    socket:close()
+    t.eq(get "/echo", 200)
+  end
+end)
+
+test("a function that is wrong", "-n 1", function(t)
+  for path, message in pairs{["/raises"] = "it is broken", ["/nothing"] = "no status",
+    ["/status"] = "did not return a status", ["/split"] = "value that can't be sent",
+    ["/name"] = "no name of a header", ["/body"] = "neither a string nor a function"} do
+    local status, headers, body = get(path)
+    t.eq({status, body}, {500, "500 Internal Server Error\n"}, path)
+    t.eq(headers.injected, nil)
+    t.outside(5, function() return running.err():find(message, 1, true) end, path)
+  end
+end)
+
+test("a reload while connections are kept alive, and a drain", "-n 2", function(t)
+  local idle = connect()
+  idle:write "GET /pid HTTP/1.1\r\nHost: x\r\n\r\n"
+  local pid = select(3, read_response(idle))
+  running:kill(kit.SIGHUP)
+  t.outside(10, function()
+    t.eq(get "/echo", 200)
+    return running.out():find("ended pid=" .. pid .. " ")
+  end)
+  t.eq(idle:read "a", "") -- closed between two requests
+  idle:close()
+  local half = connect()
+  half:write "GET /echo HTTP/1.1\r\nHos"
+  kit.msleep(50)
+  running:kill(kit.SIGTERM)
+  t.outside(5, function() return running.out():find "stopping" end)
+  half:write "t: x\r\n\r\n"
+  local status, headers = read_response(half)
+  t.eq({status, headers.connection}, {200, "close"})
+  half:close()
+end)
+
+test("--max-requests and --timeout", "-n 1 --max-requests 7 --timeout 5", function(t)
+  local seen, n = {}, 0
+  for _ = 1, 40 do
+    local pid = t.ok(select(3, get "/pid"))
+    if not seen[pid] then n = n + 1 end
+    seen[pid] = true
+  end
+  t.ok(n >= 4, n .. " workers\n" .. running.out())
+end)
+
+story.done()
