@@ -62,6 +62,9 @@ function program.start(t, words, options)
   t.outside(5, function() return (t.read(pid) or ""):match "%d" end, "the program has started")
   self.pid = tonumber(t.read(pid))
   self.t = t
+  t:defer(function() -- of a story that failed
+    if not self:ended() then kit.kill(self.pid, kit.SIGKILL) end
+  end)
   return self
 end
 

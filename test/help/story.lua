@@ -421,6 +421,12 @@ function T.read(path)
   return read_file(path)
 end
 
+--- f() at the end of the story, however it ends.
+function T:defer(f)
+  self.deferred = self.deferred or {}
+  table.insert(self.deferred, f)
+end
+
 --- A module that parents and clones can require, until the end of the story.
 function T:module(name, source)
   local path = folder .. "/" .. name:gsub("%.", "/") .. ".lua"
@@ -544,6 +550,7 @@ local function report(ok, name, text)
 end
 
 local function tidy(t)
+  for _, f in ipairs(t.deferred or {}) do f() end
   for _, name in ipairs(t.modules) do
     os.remove(folder .. "/" .. name:gsub("%.", "/") .. ".lua")
     package.loaded[name] = nil
