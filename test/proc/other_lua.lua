@@ -75,6 +75,25 @@ for _, row in ipairs {
     end)
 end
 
+-- They were found where the build had been made, which another user may not be able to read.
+story.test("the modules of a copied build use the library beside them", function(t)
+  local program, short
+  for _, row in ipairs { { "lua5.3", "53" }, { "lua5.2", "52" }, { "lua5.1", "51" } } do
+    if is_there(row[1]) and has_part(row[2]) then program, short = row[1], row[2] end
+  end
+  if not program then t.skip "there is no C part for an interpreter that is here" end
+  local copy = t:tmp()
+  t.ok(os.execute(("cd '%s' && mkdir -p '%s/moonfork' '%s/src/parent' && "
+    .. "cp moonfork/ffi%s.so '%s/moonfork/' && cp src/parent/libmoonfork.so.0 '%s/src/parent/'")
+    :format(build, copy, copy, short, copy, copy)))
+  local pipe = assert(io.popen(("LUA_CPATH='%s/?.so' %s -e \"%s\" 2>&1")
+    :format(copy, program, "require 'moonfork.ffi' io.write(io.open('/proc/self/maps'):read '*a')")))
+  local maps = pipe:read "a"
+  pipe:close()
+  t.ok(maps:find(copy .. "/moonfork/../src/parent/libmoonfork.so", 1, true)
+    or maps:find(copy .. "/src/parent/libmoonfork.so", 1, true), maps)
+end)
+
 story.test("Lua 5.4 is told to use the module of its own", function(t)
   local ok, _, text = run("lua5.4", "list")
   t.eq(ok, false)
