@@ -4,7 +4,7 @@
 --
 --   lua5.4 bench/run.lua BUILD_FOLDER [--quick] [--results FOLDER] [NAME...]
 --
--- NAME: rate, growth, spares, memory, exec, clones, calls, map; none: all of them.
+-- NAME: rate, growth, spares, memory, exec, clones, calls, map, pays; none: all of them.
 --
 -- Processes a second: the contestants are coprocesses and take turns in small slices (A B C A B
 -- C ...), so that the machine's moods meet all of them alike. A ratio is the median over the
@@ -302,7 +302,7 @@ end
 -- ---- the cases ----
 
 local cases, order = {}, {"rate", "growth", "spares", "memory", "exec", "clones",
-                      "calls", "map"}
+                      "calls", "map", "pays"}
 
 function cases.rate()
   local list = present {"raw", "c", "lua", "anyevent", "luv_thread", "luv_spawn", "python"}
@@ -562,6 +562,67 @@ function cases.map()
   end
 end
 
+-- When it pays: the same items by a loop, a process for each, calls and map. The speed-up is taken
+-- from processor time, which others on the machine don't change: two processors of one's own need
+-- at least half of all of it, and at least what this process, or one of two workers, needs alone.
+function cases.pays()
+  local figure = dofile(here .. "/figure.lua")
+  local script = "lua5.4 " .. here .. "/map.lua "
+  local modes = {{"map", "map"}, {"single", "map, chunk = 1"}, {"call", "call, 16 in flight"},
+                 {"run", "run, 2 in flight"}}
+  local function least_time(f, idle)
+    local others = math.max(0, f.others - idle)
+    return math.max((f.own + others) / 2, f.own, others / 2) / f.items
+  end
+  local idle, series = {}, {}
+  for _, mode in ipairs(modes) do
+    local _, figures = run(script .. mode[1] .. " 1 1", "pays-idle")
+    idle[mode[1]] = figures and figures.others or 0
+    series[#series + 1] = {label = mode[2], key = mode[1]}
+  end
+  say("")
+  say("## When it pays")
+  say("")
+  say("How many times as fast as a loop in one process, on two processors, by the work of an item. " ..
+      "First from processor time, as two idle processors would give it at best; then by the clock, " ..
+      "as it was here (load below).")
+  say("")
+  say("| work of an item | map | chunk = 1 | call | run |")
+  say("| --- | ---: | ---: | ---: | ---: |")
+  for _, us in ipairs {1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000} do
+    local repeats = capture(script .. "calibrate " .. us)
+    local enough = math.floor((quick and 0.05 or 0.4) * 1e6 / us)
+    local cells = {{key = "plain", label = "plain",
+      command = ("%splain %d %s"):format(script, math.min(enough, 100000), repeats)}}
+    for _, mode in ipairs(modes) do
+      local n = math.max(8, math.min(enough, mode[1] == "run" and 1500 or 100000))
+      cells[#cells + 1] = {key = mode[1], label = mode[2],
+        command = ("%s%s %d %s"):format(script, mode[1], n, repeats)}
+    end
+    cells = take_turns("pays-" .. us, cells, quick and 1 or 3)
+    local plain, columns = find(cells, "plain"), {}
+    for round, f in pairs(plain.figures) do
+      plain.rates[round] = f.items / f.own
+      plain.clock = plain.clock or {}
+      plain.clock[round] = f.items / f.seconds
+    end
+    for _, line in ipairs(series) do
+      local x = find(cells, line.key)
+      x.clock = {}
+      for round, f in pairs(x.figures) do
+        x.rates[round] = 1 / least_time(f, idle[line.key])
+        x.clock[round] = f.items / f.seconds
+      end
+      local by_time, by_clock = ratio(x, plain, "rates"), ratio(x, plain, "clock")
+      line[#line + 1] = {us, by_time}
+      columns[#columns + 1] = ("%s (%s)"):format(number(by_time, "%.2f"), number(by_clock, "%.2f"))
+    end
+    say("| %s | %s |", figure.duration(us), table.concat(columns, " | "))
+  end
+  local out = assert(io.open(results .. "/pays.svg", "w"))
+  out:write(figure.lines {series = series, x = "work of an item", y = "times as fast as a loop"})
+  out:close()
+end
 -- ---- all together ----
 
 os.execute("mkdir -p " .. results .. " " .. samples_folder)
