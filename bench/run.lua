@@ -290,6 +290,28 @@ end
 
 local function number(x, format) return x ~= x and "-" or format:format(x) end
 
+-- ---- goals ----
+
+-- bound: "least" or "most"; a value that is no number was not measured.
+local goals = {}
+local function goal(what, bound, limit, value, format)
+  local met = value == value and (bound == "least" and value >= limit or
+                                  bound == "most" and value <= limit)
+  goals[#goals + 1] = ("| %s | %s %s | %s | %s |"):format(what, bound == "least" and "at least" or
+    "at most", format:format(limit), number(value, format),
+    value ~= value and "not measured" or met and "yes" or "**no**")
+end
+
+local function say_goals()
+  if #goals == 0 then return end
+  say("")
+  say("## Goals")
+  say("")
+  say("| what | goal | reached | |")
+  say("| --- | ---: | ---: | --- |")
+  for _, line in ipairs(goals) do say("%s", line) end
+end
+
 -- ---- plots ----
 
 local function plot(name, script)
@@ -335,12 +357,34 @@ function cases.rate()
         with_quartiles(first[i], first[1], "first", quietf))
     data[#data + 1] = ("%q %.0f %.0f"):format(side.label, rate1, rate16)
   end
+  local function rate_ratio(sides, key, quiet)
+    return 1 / quartiles(find(sides, key), sides[1], "us", quiet)
+  end
+  for _, key in ipairs {"c", "lua"} do
+    local label = key == "c" and "C" or "Lua"
+    goal(label .. ": processes per second, one at a time, x raw C", "least", 0.95,
+         rate_ratio(one, key, quiet1), "%.2f")
+    goal(label .. ": 16 in flight, x raw C", "least", 1, rate_ratio(many, key, quiet16), "%.2f")
+    goal(label .. ": fork() to the first byte, x raw C with the same child", "most", 1.05,
+         (quartiles(find(first, key), first[1], "first", quietf)), "%.2f")
+  end
+  for _, sides in ipairs {one, many} do
+    local other, own = find(sides, "anyevent"), find(sides, "lua")
+    goal("Lua, with exit status: x AnyEvent::Fork, " .. (sides == one and "one at a time" or
+         "16 in flight"), "least", 4,
+         other and 1 / quartiles(own, other, "us", sides == one and quiet1 or quiet16) or 0 / 0,
+         "%.1f")
+  end
   say("")
   say("| counters of one process, all that takes part | page faults | context switches | system calls |")
   say("| --- | ---: | ---: | ---: |")
   for _, c in ipairs(present {"raw", "c", "lua"}) do
     for _, mode in ipairs {"spawn", "first"} do
       local row = counters(c, mode)
+      if mode == "spawn" and c.key ~= "raw" then
+        goal(c.label:match "%a+$" .. ": page faults of a process", "most", 16,
+             row.faults or 0 / 0, "%.1f")
+      end
       say("| %s, %s | %s | %s | %s |", c.label, mode == "first" and "writes a byte" or "does nothing",
           number(row.faults or 0 / 0, "%.1f"), number(row.switches or 0 / 0, "%.1f"),
           number(row.calls or 0 / 0, "%.1f"))
@@ -393,6 +437,11 @@ function cases.growth()
         rows[3], rows.anyevent, rows[4])
     data[#data + 1] = table.concat(row, " ")
   end
+  for _, size in ipairs {512, 1024} do
+    local cell = find(cells, "c-" .. size)
+    goal(("growth of the first byte with %d MiB in the template"):format(size), "most", 1.1,
+         cell and ratio(cell, find(cells, "c-1"), "p50s") or 0 / 0, "%.2f")
+  end
   data[#data + 1] = "EOD\n"
   plot("growth", table.concat(data, "\n") ..
     "set logscale xy\nset xlabel 'MiB of small tables in the template'\n" ..
@@ -426,6 +475,8 @@ function cases.spares()
         number(ratio(cell, find(cells, "anyevent"), "rates"), "%.2f"), quantile(cell.all, 0.5),
         quantile(cell.all, 0.99), number(ratio(cell, find(cells, "raw"), "p50s"), "%.2f"))
   end
+  goal("32 spares: fork() to the first byte, x raw C", "most", 0.35,
+       ratio(find(cells, "c-spares"), find(cells, "raw"), "p50s"), "%.2f")
 end
 
 function cases.memory()
@@ -451,6 +502,10 @@ function cases.memory()
     local shows_work = cell.key == "c" or cell.key == "raw"
     say("| %s | %.0f | %s |", cell.label, median(idle) / 1024,
         shows_work and ("%.0f"):format(median(worked) / 1024) or "-")
+    if cell.key == "c" then
+      goal("private memory of an idle clone, KiB", "most", 200, median(idle) / 1024, "%.0f")
+      goal("the same after two million tables, KiB", "most", 8192, median(worked) / 1024, "%.0f")
+    end
   end
 end
 
@@ -476,6 +531,8 @@ function cases.exec()
     say("| %s | %.0f | %.0f | %s |", cell.label, quantile(cell.all, 0.5),
         quantile(cell.all, 0.99), number(ratio(cell, find(cells, "lua"), "p50s"), "%.2f"))
   end
+  goal("new_exec to ready, x lua5.4 -e ''", "most", 1.3,
+       ratio(find(cells, "c"), find(cells, "lua"), "p50s"), "%.2f")
 end
 
 function cases.clones()
@@ -529,6 +586,12 @@ function cases.calls()
     say("| %s | %.0f | %s |", x.label, median(x.rates),
         other and ("%.2f x %s"):format(ratio(x, other, "rates"), other.label) or "")
   end
+  goal("C: calls of 64 bytes, one at a time, x raw echo", "least", 0.8,
+       ratio(find(cells, "c1"), find(cells, "raw"), "rates"), "%.2f")
+  goal("C: the same per second, 64 in flight", "least", 6 * 165000,
+       median(find(cells, "c64").rates), "%.0f")
+  goal("two workers, processor-bound, x one", "least", 1.9,
+       ratio(find(cells, "pool2"), find(cells, "pool1"), "rates"), "%.2f")
 end
 
 function cases.map()
@@ -655,6 +718,7 @@ for _, name in ipairs(order) do
 end
 -- Groups of contestants that had processes left when they were closed.
 os.execute(("rmdir %s/moonfork-bench.%s.* 2>/dev/null"):format(group_root, (build:gsub("%W", "_"))))
+say_goals()
 say("")
 say("Load afterwards: %s.", capture "cut -d' ' -f1-3 /proc/loadavg")
 
