@@ -114,8 +114,8 @@ static void let_go(struct request *r) {
 }
 
 void pool_init_calls(struct mf_pool *pool) {
-  static const struct request_ops ops = {sizeof(struct work), SPARE_CALLS, leave_queue,
-                                         describe, let_go, 1};
+  static const struct request_ops ops = {
+      sizeof(struct work), SPARE_CALLS, leave_queue, describe, let_go, 1};
   requests_init(&pool->requests, &ops, pool->context, &pool->task);
 }
 

@@ -75,8 +75,8 @@ static void let_go(struct request *r) {
 }
 
 void rpc_init_calls(struct mf_rpc *rpc) {
-  static const struct request_ops ops = {sizeof(struct call), SPARE_CALLS, leave_queue,
-                                         describe, let_go, 0};
+  static const struct request_ops ops = {
+      sizeof(struct call), SPARE_CALLS, leave_queue, describe, let_go, 0};
   requests_init(&rpc->requests, &ops, rpc->context, &rpc->task);
 }
 

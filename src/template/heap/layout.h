@@ -110,8 +110,8 @@ struct heap {
   struct free_block *list[NCLASS];
   struct span *spans;
   uint64_t span_bytes;
-  uint64_t freed; /* since spans were gathered last */
-  uint64_t stuck; /* free, and no whole pages, when memory was released last */
+  uint64_t freed;          /* since spans were gathered last */
+  uint64_t stuck;          /* free, and no whole pages, when memory was released last */
   char *hot_top, *hot_end; /* what is left of the hot page */
   enum heap_hot hot;       /* what goes there now */
   /* freeze.c */
