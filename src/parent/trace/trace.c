@@ -36,7 +36,8 @@ struct trace {
 _Atomic unsigned trace_number;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct trace *trace; /* NULL: none */
+static struct trace *abandoned; /* of the process that this one is a copy of */
+static struct trace *trace;     /* NULL: none */
 static unsigned ntraces;
 static int looked;                   /* for the environment's */
 static struct trace_failure failure; /* of a trace that ended by itself */
@@ -229,6 +230,9 @@ static int replace(const char *path, const char *suffix, int wanted) {
   static int registered;
   struct trace *t = calloc(1, sizeof *t);
   int r;
+  if (abandoned)
+    trace_free(abandoned);
+  abandoned = NULL;
   if (!t)
     return -ENOMEM;
   list_init(&t->rows);
@@ -260,7 +264,8 @@ static void in_copy(void) {
   lock = fresh; /* another thread of the original may have held it */
   if (trace)
     trace_file_abandon(&trace->file);
-  trace = NULL; /* its memory is left: the heap may be locked, too */
+  abandoned = trace; /* its memory is left: the heap may be locked, too */
+  trace = NULL;
   trace_number = 0;
   looked = 0;
   failed = 0;
