@@ -397,15 +397,14 @@ for _, how in ipairs {"", "require 'moonfork.early'"} do
     function(t)
       local code = how .. [[
         local fork = require "moonfork"
-        local pool = fork.new():eval "function f() while true do end end function g() made = {} end"
-          :eval "function do_it(name) return _G[name]() end":pool("do_it", {max = 2, load = 1})
+        local entered = 0
+        local pool = fork.new():eval "function f() require('moonfork.rpc').event() while true do end end"
+          :eval "function g() made = {} end function do_it(name) return _G[name]() end"
+          :pool("do_it", {max = 2, load = 1, start = 10, on_event = function() entered = entered + 1 end})
         pool "g"
         assert(pool:promote())
-        assert(pool:resize(0))
-        while pool:stats().workers > 0 do fork.step(0.1) end
-        pool:resize(2)
-        pool("f", function() end)
-        while #pool:pids() == 0 do fork.step(0.1) end
+        for _ = 1, 2 do pool("f", function() end) end -- in the promoted one, and in one of the copy
+        while entered < 2 do fork.step(0.1) end
         local kit = require "testkit"
         for pid, process in pairs(kit.processes()) do
           if process.ppid == kit.getpid() then print(pid) end

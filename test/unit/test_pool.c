@@ -3,7 +3,6 @@
 #include "help/far.h"
 #include "parent/loop/fork_watch.h"
 #include "parent/process/registry.h"
-#include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
 #include "parent/times.h"
@@ -607,6 +606,20 @@ static void test_a_wait_that_is_given_up_is_a_wait(void **state) {
   assert_int_equal(stats().run_time.max_us, 0);
 }
 
+/* It was given up while it waited in a worker, which starts it all the same later. */
+static void test_a_wait_ends_once(void **state) {
+  options.max = 1;
+  rpc_options.timeout_ms = 300;
+  begin();
+  ask("slow", 0);
+  ask("behind it", 0);
+  far_advance(far, 300);
+  assert_int_equal(call[1].code, MF_ETIMEOUT);
+  far_advance(far, 500);
+  answer_all();
+  assert_int_equal(stats().queue_time.max_us, 300000);
+}
+
 /* What waited behind the one that a worker died of was not at work there. */
 static void test_a_death_ends_the_run_of_its_call_alone(void **state) {
   mf_pool_worker w;
@@ -1025,6 +1038,7 @@ int main(void) {
       STORY(test_drain_of_a_pool_that_has_ended_is_told),
       STORY(test_times_in_the_queue_and_in_workers),
       STORY(test_a_wait_that_is_given_up_is_a_wait),
+      STORY(test_a_wait_ends_once),
       STORY(test_a_death_ends_the_run_of_its_call_alone),
       STORY(test_on_worker_is_told_of_starts_and_ends),
       STORY(test_on_worker_knows_no_worker_that_never_was),
