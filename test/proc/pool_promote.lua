@@ -535,6 +535,28 @@ for _, how in ipairs {"fork.template()", "fork.new_exec()", "fork.new():fork():f
   end)
 end
 
+-- With tree a worker leads a process group, which ends with it: the copy is not of that group, and
+-- workers of the copy lead groups as all do.
+story.test("PP-12 workers that are trees", function(t)
+  local pool = template "function start() helper = io.popen 'exec sleep 300' return clone.pid() end"
+    :pool("do_it", {max = 1, idle = 1, tree = true, call_timeout = 1})
+  t.got(pool("build", 10))
+  t.got(pool "start")
+  local copy = promote(t, pool)
+  t.eq(kit.getpgid(copy), copy)
+  t.error(select(2, pool("snooze", 30)), "TIMEOUT")
+  t.ok(t.alive(copy))
+  local n, pid = t.got(pool "count")
+  t.eq(n, 10)
+  t.eq(kit.getpgid(pid), pid)
+  t.got(pool "start")
+  t.ok(pool:resize(0))
+  t.within(10, function() return pool:stats().leaving == 0 and #pool:pids() == 0 end)
+  t.ok(t.alive(copy))
+  finish(t, pool)
+  t.outside(10, function() return not t.alive(copy) end)
+end)
+
 -- The order in which they were asked for: an addition, a promotion, an addition.
 story.test("PP-12 promotions and additions wait for each other", function(t)
   local pool = template():pool("do_it", {max = 4, load = 1, start = 0, idle = 4})
