@@ -12,122 +12,25 @@
  * unread input would take the answer back
  *
  * Each phase has a list in the order of its deadlines, because its limit is constant. */
-#include <http_parser.h>
+#include "serve/http.h"
 
 #include "serve/module.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <lauxlib.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
-  READ_SIZE = 65536,
-  HEAD_MAX = 65536, /* bytes of request line and headers: 431 */
-  FIELDS_MAX = 128, /* headers of a request: 431 */
-  OUT_LOW = 65536,  /* bytes that wait for the client before an iterator is asked on */
   EVENTS = 64,
   ACCEPTS = 16 /* at one wake-up, so that other workers have some too */
 };
-
-enum phase { HEAD, BODY, WRITING, IDLE, LINGER, PHASES };
-
-struct text {
-  char *data;
-  size_t size, room;
-};
-
-struct field {
-  size_t name, name_size, value, value_size; /* places in `strings` */
-};
-
-struct connection {
-  struct connection *next, *prev; /* of its phase */
-  struct connection *ready_next;  /* has unread input */
-  struct http *http;
-  uint64_t deadline;
-  http_parser parser;
-  struct text input;   /* read behind the request that is being answered */
-  struct text strings; /* target and headers */
-  struct text body;
-  struct text out;
-  size_t out_at;
-  struct field fields[FIELDS_MAX];
-  int nfields, fd, iterator, status, error;
-  enum phase phase;
-  size_t target_size;
-  unsigned in_value : 1;    /* of a header */
-  unsigned whole : 1;       /* the request is */
-  unsigned keep : 1;        /* the connection goes on after the answer */
-  unsigned chunked : 1;     /* the answer is */
-  unsigned is_ready : 1;    /* in the list of those with unread input */
-  unsigned half_closed : 1; /* its client sends nothing more */
-  unsigned writable : 1;    /* EPOLLOUT is asked for */
-  unsigned answering : 1;
-  unsigned refused : 1; /* there may be more input that nobody wants */
-  char peer[INET6_ADDRSTRLEN + 16];
-};
-
-struct queue {
-  struct connection head;
-};
-
-struct http {
-  lua_State *L;
-  int handler, tick; /* places on the stack */
-  int epoll, control, nlisteners, listeners[64];
-  int draining, accepting;
-  size_t nconnections, connections_max, body_max;
-  uint64_t limits[PHASES], now;
-  struct queue queues[PHASES];
-  struct connection *ready, **ready_end;
-  char date[64];
-  time_t date_at;
-  char room[READ_SIZE];
-};
-
-/* ---- texts ---- */
-
-static int reserve(struct text *t, size_t more) {
-  if (t->room - t->size >= more)
-    return 0;
-  size_t room = t->room ? t->room * 2 : 512;
-  while (room - t->size < more)
-    room *= 2;
-  char *data = realloc(t->data, room);
-  if (!data)
-    return -ENOMEM;
-  t->data = data;
-  t->room = room;
-  return 0;
-}
-
-static int append(struct text *t, const char *data, size_t size) {
-  if (reserve(t, size) < 0)
-    return -ENOMEM;
-  if (size > 0)
-    memcpy(t->data + t->size, data, size);
-  t->size += size;
-  return 0;
-}
-
-/* What was large once need not stay so. */
-static void empty(struct text *t) {
-  t->size = 0;
-  if (t->room > READ_SIZE) {
-    free(t->data);
-    *t = (struct text){0};
-  }
-}
 
 /* ---- phases ---- */
 
@@ -183,463 +86,6 @@ static void drop(struct connection *c) {
   h->nconnections--;
 }
 
-/* ---- requests ---- */
-
-static struct connection *of(http_parser *parser) {
-  return parser->data;
-}
-
-static int keep_string(struct connection *c, const char *at, size_t size) {
-  if (c->strings.size + size > HEAD_MAX) {
-    c->error = 431;
-    return 1;
-  }
-  return append(&c->strings, at, size) < 0;
-}
-
-static int on_url(http_parser *parser, const char *at, size_t size) {
-  struct connection *c = of(parser);
-  c->target_size += size;
-  int rc = keep_string(c, at, size);
-  if (c->error)
-    c->error = 414;
-  return rc;
-}
-
-static int on_field(http_parser *parser, const char *at, size_t size) {
-  struct connection *c = of(parser);
-  if (c->in_value || c->nfields == 0) {
-    if (c->nfields == FIELDS_MAX) {
-      c->error = 431;
-      return 1;
-    }
-    c->fields[c->nfields++] = (struct field){.name = c->strings.size};
-    c->in_value = 0;
-  }
-  c->fields[c->nfields - 1].name_size += size;
-  return keep_string(c, at, size);
-}
-
-static int on_value(http_parser *parser, const char *at, size_t size) {
-  struct connection *c = of(parser);
-  struct field *f = &c->fields[c->nfields - 1];
-  if (!c->in_value)
-    f->value = c->strings.size;
-  c->in_value = 1;
-  f->value_size += size;
-  return keep_string(c, at, size);
-}
-
-static const struct field *find(const struct connection *c, const char *name) {
-  size_t size = strlen(name);
-  for (int i = 0; i < c->nfields; i++)
-    if (c->fields[i].name_size == size &&
-        strncasecmp(c->strings.data + c->fields[i].name, name, size) == 0)
-      return &c->fields[i];
-  return NULL;
-}
-
-static int is_value(const struct connection *c, const struct field *f,
-                    const char *value) {
-  return f->value_size == strlen(value) &&
-         strncasecmp(c->strings.data + f->value, value, f->value_size) == 0;
-}
-
-static int is_token(const char *text, size_t size) {
-  for (size_t i = 0; i < size; i++) {
-    unsigned char ch = (unsigned char)text[i];
-    if (ch <= ' ' || ch >= 127 || strchr("()<>@,;:\\\"/[]?={}", ch))
-      return 0;
-  }
-  return size > 0;
-}
-
-static int on_head(http_parser *parser) {
-  struct connection *c = of(parser);
-  const struct field *expect = find(c, "expect");
-  int has_body = parser->flags & F_CHUNKED ||
-                 (parser->content_length != 0 && parser->content_length != UINT64_MAX);
-  for (int i = 0; i < c->nfields; i++)
-    if (!is_token(c->strings.data + c->fields[i].name, c->fields[i].name_size)) {
-      c->error = 400; /* http_parser lets blanks pass */
-      return -1;
-    }
-  if (parser->http_major != 1) {
-    c->error = 505;
-    return -1;
-  }
-  if (parser->method == HTTP_CONNECT) {
-    c->error = 501;
-    return -1;
-  }
-  if (parser->http_minor >= 1 && !find(c, "host")) {
-    c->error = 400;
-    return -1;
-  }
-  if (parser->content_length != UINT64_MAX &&
-      parser->content_length > c->http->body_max) {
-    c->error = 413;
-    return -1;
-  }
-  if (expect && parser->http_minor >= 1) {
-    if (!is_value(c, expect, "100-continue")) {
-      c->error = 417;
-      return -1;
-    }
-    if (has_body) {
-      static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-      if (append(&c->out, go_on, sizeof go_on - 1) < 0)
-        return -1;
-    }
-  }
-  enter(c, BODY);
-  return 0;
-}
-
-static int on_body(http_parser *parser, const char *at, size_t size) {
-  struct connection *c = of(parser);
-  if (c->body.size + size > c->http->body_max) {
-    c->error = 413;
-    return 1;
-  }
-  return append(&c->body, at, size) < 0;
-}
-
-static int on_whole(http_parser *parser) {
-  of(parser)->whole = 1;
-  http_parser_pause(parser, 1);
-  return 0;
-}
-
-static const http_parser_settings settings = {
-    .on_url = on_url,
-    .on_header_field = on_field,
-    .on_header_value = on_value,
-    .on_headers_complete = on_head,
-    .on_body = on_body,
-    .on_message_complete = on_whole,
-};
-
-static void next_request(struct connection *c) {
-  empty(&c->strings);
-  empty(&c->body);
-  c->nfields = 0;
-  c->target_size = 0;
-  c->in_value = c->whole = c->answering = c->chunked = 0;
-  c->error = 0;
-}
-
-/* ---- answers ---- */
-
-static const char *date(struct http *h) {
-  time_t now = time(NULL);
-  if (now != h->date_at) {
-    struct tm parts;
-    h->date_at = now;
-    gmtime_r(&now, &parts);
-    static const char days[] = "SunMonTueWedThuFriSat";
-    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    snprintf(h->date, sizeof h->date, "%.3s, %02d %.3s %d %02d:%02d:%02d GMT",
-             days + 3 * parts.tm_wday, parts.tm_mday, months + 3 * parts.tm_mon,
-             parts.tm_year + 1900, parts.tm_hour, parts.tm_min, parts.tm_sec);
-  }
-  return h->date;
-}
-
-static const char *reason_of(int status) {
-  const char *text = http_status_str((enum http_status)status);
-  return strcmp(text, "<unknown>") == 0 ? "Status" : text;
-}
-
-static int add_format(struct text *t, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-static int add_format(struct text *t, const char *format, ...) {
-  char line[512];
-  va_list list;
-  va_start(list, format);
-  int n = vsnprintf(line, sizeof line, format, list);
-  va_end(list);
-  return n < 0 || n >= (int)sizeof line ? -1 : append(t, line, (size_t)n);
-}
-
-/* A refusal of our own; the connection ends with it. */
-static void refuse(struct connection *c, int status) {
-  char body[128];
-  int n = snprintf(body, sizeof body, "%d %s\n", status, reason_of(status));
-  c->keep = 0;
-  c->whole = c->answering = c->refused = 1;
-  c->status = status;
-  add_format(
-      &c->out,
-      "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
-      "Connection: close\r\n\r\n",
-      status, reason_of(status), date(c->http), n);
-  if (c->parser.method != HTTP_HEAD)
-    append(&c->out, body, (size_t)n);
-}
-
-static int is_field_value(const char *text, size_t size) {
-  for (size_t i = 0; i < size; i++) {
-    unsigned char ch = (unsigned char)text[i];
-    if ((ch < ' ' && ch != '\t') || ch == 127)
-      return 0;
-  }
-  return 1;
-}
-
-/* Set by us alone. */
-static int is_ours(const char *name) {
-  return strcasecmp(name, "content-length") == 0 || strcasecmp(name, "connection") == 0 ||
-         strcasecmp(name, "transfer-encoding") == 0 || strcasecmp(name, "date") == 0;
-}
-
-/* The value on top of the stack. 0, or -1 with the reason pushed. */
-static int add_header(struct http *h, struct text *head, const char *name,
-                      size_t name_size) {
-  lua_State *L = h->L;
-  size_t size;
-  const char *value = lua_tolstring(L, -1, &size);
-  if (!is_token(name, name_size)) {
-    lua_pushfstring(L, "'%s' is no name of a header", name);
-    return -1;
-  }
-  if (!value || !is_field_value(value, size)) {
-    lua_pushfstring(L, "the header '%s' has a value that can't be sent", name);
-    return -1;
-  }
-  if (is_ours(name))
-    return 0;
-  if (append(head, name, name_size) < 0 || append(head, ": ", 2) < 0 ||
-      append(head, value, size) < 0 || append(head, "\r\n", 2) < 0) {
-    lua_pushliteral(L, "not enough memory");
-    return -1;
-  }
-  return 0;
-}
-
-/* The table at `index`: name -> value, or a list of values. */
-static int add_headers(struct http *h, struct text *head, int index) {
-  lua_State *L = h->L;
-  lua_pushnil(L);
-  while (lua_next(L, index)) {
-    if (lua_type(L, -2) != LUA_TSTRING) {
-      lua_pushliteral(L, "names of headers are strings");
-      return -1;
-    }
-    size_t size;
-    const char *name = lua_tolstring(L, -2, &size);
-    if (lua_istable(L, -1)) {
-      lua_Integer n = luaL_len(L, -1);
-      for (lua_Integer i = 1; i <= n; i++) {
-        lua_geti(L, -1, i);
-        if (add_header(h, head, name, size) < 0)
-          return -1;
-        lua_pop(L, 1);
-      }
-    } else if (add_header(h, head, name, size) < 0) {
-      return -1;
-    }
-    lua_pop(L, 1);
-  }
-  return 0;
-}
-
-static void push_headers(struct connection *c) {
-  lua_State *L = c->http->L;
-  lua_createtable(L, 0, c->nfields);
-  int table = lua_gettop(L);
-  for (int i = 0; i < c->nfields; i++) {
-    const struct field *f = &c->fields[i];
-    char *name = c->strings.data + f->name;
-    for (size_t k = 0; k < f->name_size; k++)
-      if (name[k] >= 'A' && name[k] <= 'Z')
-        name[k] = (char)(name[k] + 'a' - 'A');
-    size_t size = f->value_size;
-    while (size > 0 && (c->strings.data[f->value + size - 1] == ' ' ||
-                        c->strings.data[f->value + size - 1] == '\t'))
-      size--;
-    lua_pushlstring(L, name, f->name_size);
-    lua_pushvalue(L, -1);
-    if (lua_rawget(L, table) == LUA_TSTRING) { /* several of a name are one list */
-      int is_cookie = f->name_size == 6 && memcmp(name, "cookie", 6) == 0;
-      lua_pushstring(L, is_cookie ? "; " : ", ");
-      lua_pushlstring(L, c->strings.data + f->value, size);
-      lua_concat(L, 3);
-    } else {
-      lua_pop(L, 1);
-      lua_pushlstring(L, f->value_size ? c->strings.data + f->value : "", size);
-    }
-    lua_rawset(L, table);
-  }
-}
-
-static void push_request(struct connection *c) {
-  lua_State *L = c->http->L;
-  const char *target = c->strings.data;
-  const char *mark = memchr(target, '?', c->target_size);
-  size_t path = mark ? (size_t)(mark - target) : c->target_size;
-  lua_createtable(L, 0, 9);
-  lua_pushstring(L, http_method_str((enum http_method)c->parser.method));
-  lua_setfield(L, -2, "method");
-  lua_pushlstring(L, target, c->target_size);
-  lua_setfield(L, -2, "target");
-  lua_pushlstring(L, target, path);
-  lua_setfield(L, -2, "path");
-  lua_pushlstring(L, mark ? mark + 1 : "", mark ? c->target_size - path - 1 : 0);
-  lua_setfield(L, -2, "query");
-  push_headers(c);
-  lua_setfield(L, -2, "headers");
-  lua_pushlstring(L, c->body.size ? c->body.data : "", c->body.size);
-  lua_setfield(L, -2, "body");
-  lua_pushstring(L, c->peer);
-  lua_setfield(L, -2, "peer");
-  lua_pushfstring(L, "%d.%d", c->parser.http_major, c->parser.http_minor);
-  lua_setfield(L, -2, "version");
-}
-
-static int has_no_body(int status) {
-  return status < 200 || status == 204 || status == 304;
-}
-
-/* What the function has returned lies on the stack from `base` on: status, headers, body.
- * 0, or -1 with the reason pushed. */
-static int build_answer(struct connection *c, int base) {
-  struct http *h = c->http;
-  lua_State *L = h->L;
-  int is_number, is_function = lua_isfunction(L, base + 2);
-  int status = (int)lua_tointegerx(L, base, &is_number);
-  size_t size = 0;
-  const char *body = NULL;
-  if (!is_number || status < 200 || status > 599) {
-    lua_pushliteral(L, "the function did not return a status from 200 to 599");
-    return -1;
-  }
-  if (!lua_istable(L, base + 1) && !lua_isnoneornil(L, base + 1)) {
-    lua_pushliteral(L, "the second result, the headers, is no table");
-    return -1;
-  }
-  if (!is_function && !lua_isnoneornil(L, base + 2) &&
-      !(body = lua_tolstring(L, base + 2, &size))) {
-    lua_pushliteral(L, "the third result, the body, is neither a string nor a function");
-    return -1;
-  }
-  size_t before = c->out.size;
-  if (h->draining)
-    c->keep = 0;
-  c->status = status;
-  c->chunked = is_function && c->parser.http_minor >= 1 && !has_no_body(status);
-  if (is_function && !c->chunked)
-    c->keep = 0; /* its end is that of the connection */
-  if (add_format(&c->out, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason_of(status),
-                 date(h)) < 0)
-    goto no_memory;
-  if (lua_istable(L, base + 1) && add_headers(h, &c->out, base + 1) < 0) {
-    c->out.size = before;
-    return -1;
-  }
-  if (c->chunked)
-    append(&c->out, "Transfer-Encoding: chunked\r\n", 28);
-  else if (!is_function && !has_no_body(status))
-    add_format(&c->out, "Content-Length: %zu\r\n", size);
-  if (!c->keep)
-    append(&c->out, "Connection: close\r\n", 19);
-  else if (c->parser.http_minor == 0)
-    append(&c->out, "Connection: keep-alive\r\n", 24);
-  if (append(&c->out, "\r\n", 2) < 0)
-    goto no_memory;
-  if (c->parser.method == HTTP_HEAD || has_no_body(status)) {
-    c->chunked = 0;
-    return 0;
-  }
-  if (is_function) {
-    lua_pushvalue(L, base + 2);
-    c->iterator = luaL_ref(L, LUA_REGISTRYINDEX);
-  } else if (append(&c->out, body, size) < 0) {
-    goto no_memory;
-  }
-  return 0;
-no_memory:
-  c->out.size = before;
-  lua_pushliteral(L, "not enough memory for the answer");
-  return -1;
-}
-
-/* handler("request", request) -> status, headers, body, is the last of this worker;
- * handler("failed", text); handler("done", request, status, bytes) */
-static void answer(struct connection *c) {
-  struct http *h = c->http;
-  lua_State *L = h->L;
-  int base = lua_gettop(L);
-  size_t before = c->out.size;
-  c->answering = 1;
-  c->keep = http_should_keep_alive(&c->parser) && !c->half_closed;
-  luaL_checkstack(L, 16, NULL);
-  push_request(c);
-  int request = base + 1;
-  lua_pushvalue(L, h->handler);
-  lua_pushliteral(L, "request");
-  lua_pushvalue(L, request);
-  lua_call(L, 2, 4);
-  if (lua_toboolean(L, request + 4))
-    h->draining = 1;
-  if (lua_isnil(L, request + 1)) {
-    refuse(c, 500);
-  } else if (build_answer(c, request + 1) < 0) {
-    int reason = lua_gettop(L);
-    lua_pushvalue(L, h->handler);
-    lua_pushliteral(L, "failed");
-    lua_pushvalue(L, reason);
-    lua_call(L, 2, 0);
-    refuse(c, 500);
-  }
-  lua_pushvalue(L, h->handler);
-  lua_pushliteral(L, "done");
-  lua_pushvalue(L, request);
-  lua_pushinteger(L, c->status);
-  lua_pushinteger(L, (lua_Integer)(c->out.size - before));
-  lua_call(L, 4, 0);
-  lua_settop(L, base);
-}
-
-/* The next piece of an answer that is a function. */
-static void ask_iterator(struct connection *c) {
-  struct http *h = c->http;
-  lua_State *L = h->L;
-  int base = lua_gettop(L);
-  size_t size = 0;
-  const char *piece = NULL;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, c->iterator);
-  int rc = lua_pcall(L, 0, 1, 0);
-  if (rc == LUA_OK && !lua_isnil(L, -1))
-    piece = lua_tolstring(L, -1, &size);
-  if (rc != LUA_OK || (!piece && !lua_isnil(L, -1))) {
-    if (rc == LUA_OK)
-      lua_pushliteral(L, "a piece of the body is no string");
-    int reason = lua_gettop(L);
-    lua_pushvalue(L, h->handler);
-    lua_pushliteral(L, "failed");
-    lua_pushvalue(L, reason);
-    lua_call(L, 2, 0);
-    c->keep = 0; /* without the last chunk: the client sees that something is missing */
-  } else if (piece) {
-    if (size > 0) {
-      if (c->chunked)
-        add_format(&c->out, "%zx\r\n", size);
-      if (append(&c->out, piece, size) < 0)
-        c->keep = 0;
-      if (c->chunked)
-        append(&c->out, "\r\n", 2);
-    }
-    lua_settop(L, base);
-    return;
-  } else if (c->chunked) {
-    append(&c->out, "0\r\n\r\n", 5);
-  }
-  luaL_unref(L, LUA_REGISTRYINDEX, c->iterator);
-  c->iterator = LUA_NOREF;
-  lua_settop(L, base);
-}
-
 /* ---- reading and writing ---- */
 
 /* 1: all is written; 0: the client has to read first; -1: it has gone. */
@@ -654,7 +100,7 @@ static int write_out(struct connection *c) {
     c->out_at += (size_t)n;
   }
   c->out_at = 0;
-  empty(&c->out);
+  text_empty(&c->out);
   return 1;
 }
 
@@ -680,7 +126,7 @@ static void end_connection(struct connection *c) {
 static int go_on_writing(struct connection *c) {
   for (;;) {
     while (c->iterator != LUA_NOREF && c->out.size - c->out_at < OUT_LOW)
-      ask_iterator(c);
+      answer_continue(c);
     int rc = write_out(c);
     if (rc < 0) {
       drop(c);
@@ -704,7 +150,7 @@ static void finish(struct connection *c) {
     end_connection(c);
     return;
   }
-  next_request(c);
+  request_reset(c);
   http_parser_pause(&c->parser, 0);
   enter(c, c->input.size > 0 ? HEAD : IDLE);
   if (c->input.size > 0)
@@ -714,23 +160,22 @@ static void finish(struct connection *c) {
 static void parse(struct connection *c, const char *data, size_t size) {
   if (c->phase == IDLE)
     enter(c, HEAD);
-  size_t used = http_parser_execute(&c->parser, &settings, data, size);
+  size_t used = http_parser_execute(&c->parser, &http_settings, data, size);
   enum http_errno error = HTTP_PARSER_ERRNO(&c->parser);
   if (c->whole) {
-    if (used < size && append(&c->input, data + used, size - used) < 0)
+    if (used < size && text_append(&c->input, data + used, size - used) < 0)
       c->half_closed = 1;
-    answer(c);
+    answer_request(c);
   } else if (error != HPE_OK && error != HPE_PAUSED) {
-    refuse(c, c->error ? c->error : error == HPE_HEADER_OVERFLOW ? 431 : 400);
+    answer_refuse(c, c->error ? c->error : error == HPE_HEADER_OVERFLOW ? 431 : 400);
   } else if (c->parser.upgrade) {
-    refuse(c, 501);
+    answer_refuse(c, 501);
   } else if (c->out.size > c->out_at) { /* 100 Continue */
-    if (!go_on_writing(c))
-      return;
-    enter(c, BODY);
+    if (go_on_writing(c))
+      enter(c, BODY);
     return;
   } else {
-    if (c->phase == BODY)
+    if (c->has_head)
       enter(c, BODY);
     return;
   }
@@ -758,7 +203,7 @@ static void on_readable(struct connection *c) {
   }
   if (n <= 0) {
     if (n == 0 && c->phase == HEAD && c->strings.size > 0) {
-      refuse(c, 400);
+      answer_refuse(c, 400);
       if (go_on_writing(c))
         finish(c);
       return;
@@ -853,7 +298,7 @@ static int look_at_deadlines(struct http *h) {
     while (head->next != head && head->next->deadline <= h->now) {
       struct connection *c = head->next;
       if (p == BODY || (p == HEAD && c->strings.size > 0)) {
-        refuse(c, 408);
+        answer_refuse(c, 408);
         if (go_on_writing(c))
           end_connection(c);
       } else {
