@@ -16,7 +16,7 @@
 #include <unistd.h>
 #include <uv.h>
 
-_Static_assert(OBJECT_MAX <= TRACE_OBJECT_MAX, "every object has its place");
+_Static_assert((int)OBJECT_MAX <= (int)TRACE_OBJECT_MAX, "every object has its place");
 
 /* Numbers of processes end here (PID_MAX_LIMIT of Linux); rows without one come behind.
  */

@@ -36,8 +36,8 @@ static void go_on(struct server *s, const sigset_t *mask) {
     heap_publish(s->heap, s->slot ? &s->slot->lua_live : NULL, 0);
 }
 
-/* What had grown old and is garbage a seal leaves alone, and two processes would finalise it
- * then. Twice, because what a finaliser has let go of is free only after the next. */
+/* What had grown old and is garbage a seal leaves alone, and two processes would finalise
+ * it then. Twice, because what a finaliser has let go of is free only after the next. */
 static void collect_garbage(struct server *s) {
   collector_collect_all(&s->collector, s->L);
   collector_collect_all(&s->collector, s->L);

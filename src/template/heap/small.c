@@ -38,8 +38,7 @@ static void *hot_cut(struct heap *h, size_t n) {
 }
 
 static int is_hot(const struct heap *h, size_t tag) {
-  return h->hot == HEAP_HOT_ALL ||
-         (h->hot == HEAP_HOT_USERDATA && tag == LUA_TUSERDATA);
+  return h->hot == HEAP_HOT_ALL || (h->hot == HEAP_HOT_USERDATA && tag == LUA_TUSERDATA);
 }
 
 /* ---- blocks ---- */
