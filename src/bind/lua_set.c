@@ -77,7 +77,7 @@ static int send_packed(lua_State *L, struct proc *p, const char *name,
 /* set(raw, name, value) -> true; or nil, error */
 static int l_set(lua_State *L) {
   enum { PROCESS = 1, NAME, VALUE, PACKED, ANCHOR };
-  struct proc *p = bound_check(L, PROCESS);
+  bound_check(L, PROCESS);
   struct codec_lending lending = {.least = LENT_LEAST, .anchor = ANCHOR};
   struct codec_error e;
   size_t n;
@@ -91,7 +91,7 @@ static int l_set(lua_State *L) {
   }
   if (codec_pack_lending(L, VALUE, 1, NULL, &packed->out, &packed->fds, &lending, &e) < 0)
     return refuse_codec(L, name, &e);
-  p = bound_check(L, PROCESS); /* the functions of classes may have closed it */
+  struct proc *p = bound_check(L, PROCESS); /* the functions of classes may have closed it */
   return send_packed(L, p, name, packed, &lending);
 }
 

@@ -213,7 +213,7 @@ static void release_residents(struct reactor *r) {
 }
 
 static void on_wake_closed(uv_handle_t *wake) {
-  *(int *)wake->data = 1;
+  ((struct reactor *)wake->data)->wake_closed = 1;
 }
 
 /* Turns until the loop has no handle. A pool that was garbage waits for its template and
@@ -221,13 +221,12 @@ static void on_wake_closed(uv_handle_t *wake) {
  * is waited for has time limits, so the limit here is never met; it stands against a hang
  * at exit. */
 static int drain(struct reactor *r) {
-  int is_woken = 0;
-  r->wake.data = &is_woken;
+  r->wake.data = r;
   for (int i = 0; i < 10000; i++) {
     uv_run(&r->loop, UV_RUN_NOWAIT);
     if (r->nclosing == 0 && !uv_is_closing((uv_handle_t *)&r->wake))
       uv_close((uv_handle_t *)&r->wake, on_wake_closed);
-    if (is_woken && uv_loop_close(&r->loop) == 0)
+    if (r->wake_closed && uv_loop_close(&r->loop) == 0)
       return 1;
     if (i > 100)
       poll(NULL, 0, 1);

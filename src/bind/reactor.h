@@ -28,6 +28,7 @@ struct resident {
 
 struct reactor {
   uv_loop_t loop;
+  int wake_closed;
   uv_async_t wake;       /* keeps the descriptor readable while completions wait */
   struct list done;      /* completions to pop */
   struct list residents; /* newest last */

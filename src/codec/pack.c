@@ -475,7 +475,7 @@ static void end(struct pack *p, struct buf *out, int r) {
   if (p->fds)
     codec_fds_close(p->fds);
   for (size_t i = 0; i < p->nfds; i++) {
-    if (r < 0)
+    if (r < 0 || !p->fds) /* none are packed where nobody takes them */
       fd_close(&p->fd[i]);
     else
       p->fds->fd[p->fds->n++] = p->fd[i];

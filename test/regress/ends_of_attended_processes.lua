@@ -57,7 +57,7 @@ story.test("no zombie stays while the host sleeps in another call", function(t)
     sleep = function() fork.sleep(0.2) end,
     ["the wait for another one"] = function()
       local other <close> = template:fork()
-      local s <close> = t.ok(other:run "later")
+      local s <close> = t.ok(other:run "later") -- luacheck: ignore
       t.eq(other:wait().code, 3)
     end,
   }
@@ -114,7 +114,7 @@ story.test("one that dies before its function has an error, and others go on", f
     t.eq(s, nil)
     t.match(err, "missing")
     local q <close> = template:fork()
-    local r <close> = t.ok(q:run "at_once")
+    local r <close> = t.ok(q:run "at_once") -- luacheck: ignore
     t.eq(q:wait().code, 0)
   end
 end)

@@ -436,8 +436,11 @@ void trace_take_command(struct mf_process *p, const struct command *c) {
   l = t ? malloc(sizeof *l + n) : NULL;
   if (!l)
     return;
-  if (last_load(t) && last_load(t)->number >= p->nsent)
-    drop_load(last_load(t)); /* it could not be sent */
+  if (!list_empty(&t->loads)) {
+    struct load *last = list_entry(t->loads.prev, struct load, link);
+    if (last->number >= p->nsent)
+      drop_load(last); /* it could not be sent */
+  }
   l->number = p->nsent;
   memcpy(l->text, text, n);
   list_init(&l->link);
