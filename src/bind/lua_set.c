@@ -91,7 +91,8 @@ static int l_set(lua_State *L) {
   }
   if (codec_pack_lending(L, VALUE, 1, NULL, &packed->out, &packed->fds, &lending, &e) < 0)
     return refuse_codec(L, name, &e);
-  struct proc *p = bound_check(L, PROCESS); /* the functions of classes may have closed it */
+  struct proc *p =
+      bound_check(L, PROCESS); /* the functions of classes may have closed it */
   return send_packed(L, p, name, packed, &lending);
 }
 

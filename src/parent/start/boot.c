@@ -117,7 +117,8 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
     spawn.envp = environment;
     spawn.control_fd = pair[1];
     spawn.leash_fd = leash;
-    spawn.own_group = p->tree && !(o && o->new_session); /* which the leader of one can't have */
+    spawn.own_group =
+        p->tree && !(o && o->new_session); /* which the leader of one can't have */
     r = s->ops->spawn(s, &spawn, &pid);
   }
   mark_free(environment);
