@@ -17,8 +17,8 @@ end
 
 -- What the loader's message means for a person.
 local function explain(message)
-  local symbol = message:match("undefined symbol: (luaL?_[%w_]+)") or
-                 message:match("Symbol not found: _?'?_?(luaL?_[%w_]+)")
+  local symbol = message:match("undefined symbol: (lua%a*_[%w_]+)") or
+                 message:match("Symbol not found: _?'?_?(lua%a*_[%w_]+)")
   if not symbol then return message end
   local file = message:match("from file '([^']+)'") or "its C part"
   return "moonfork: this interpreter does not export Lua's C functions (" .. symbol ..
