@@ -284,7 +284,11 @@ story.test("an error of the function goes on from where it was called", function
 end)
 
 story.test("a debug hook of the program's is kept, and gets its events", function(t)
-  for _, mask in ipairs {"l", "c", "r", "crl"} do
+  -- With lines the signal may come while Lua looks for them; then the count event was lost, in
+  -- one of twenty or so.
+  local masks = {"l", "c", "r", "crl"}
+  for i = 5, 34 do masks[i] = i % 2 == 0 and "l" or "crl" end
+  for _, mask in ipairs(masks) do
     terminate(t, ([[
       local stop, lines = nil, 0
       local function hook() lines = lines + 1 end

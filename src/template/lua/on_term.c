@@ -59,13 +59,14 @@ static int is_event_of(int event, int mask) {
   return (masks[event] & mask) != 0;
 }
 
+/* Every event will do, not only the count: where the signal comes while Lua looks for
+ * events of the hook that was there (luaG_traceexec of Lua 5.4 has read the mask and not
+ * yet the count), the count runs past zero and no count event comes. */
 static void term_hook(lua_State *L, lua_Debug *ar) {
-  if (ar->event == LUA_HOOKCOUNT) {
-    disarm(L); /* of a coroutine that was made meanwhile, too: it inherits hooks */
-    on_term_safe_point(L);
-  } else if (had.hook && is_event_of(ar->event, had.mask)) {
+  if (ar->event != LUA_HOOKCOUNT && had.hook && is_event_of(ar->event, had.mask))
     had.hook(L, ar);
-  }
+  disarm(L); /* of a coroutine that was made meanwhile, too: it inherits hooks */
+  on_term_safe_point(L);
 }
 
 static void note(void) {
