@@ -234,6 +234,7 @@ int cell_expire(struct mf_process *p, const struct event *e) {
     p->eof = 1;
     process_lose_source(p);
   }
+  spares_drop(p);
   process_enter(p, ENDING);
   process_set_response_timeout(
       p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */

@@ -245,6 +245,7 @@ static void hang_up(struct mf_process *p) {
   channel_close(&p->chan);
   p->eof = 1;
   p->hung_up = 1;
+  spares_drop(p);
   process_enter(p, ENDING);
   process_lose_source(p);
   process_set_response_timeout(p, CLOSE_GRACE_MS);

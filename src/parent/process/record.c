@@ -197,7 +197,7 @@ void process_abandon(struct mf_process *p) {
 
 void process_set_limit(struct mf_process *p, unsigned limit_ms) {
   p->limit_ms = limit_ms;
-  if (limit_ms)
+  if (limit_ms && p->state != DEAD) /* one forked ahead may be */
     deadline_set(&p->context->deadlines, &p->limit, limit_ms);
 }
 
