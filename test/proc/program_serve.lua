@@ -121,7 +121,7 @@ end)
 
 story.test("--max-memory replaces a worker that has grown", {deadline = 40}, function(t)
   local running = serve(t, [[-n 1 --max-memory 20M -e 'kept = {} function f(c) kept[#kept + 1] = ("x"):rep(3e7)
-    c:write "grown\n" end' f]])
+    c:read "l" c:write "grown\n" end' f]])
   local first = started(running)[1]
   t.eq(ask(running.path, ""), "grown")
   t.outside(15, function() return running.out():find("ended pid=" .. first .. "[^\n]*reason=max%-memory") end)
@@ -238,7 +238,7 @@ end)
 
 story.test("--raw: the function accepts by itself", function(t)
   local running = serve(t, [[-n 1 --raw -e 'function f(s, listener) while true do local c = listener:accept()
-    c:write("raw\n") c:close() end end' f]])
+    c:read "l" c:write "raw\n" c:close() end end' f]])
   t.eq(ask(running.path, ""), "raw")
   running:kill(kit.SIGTERM)
   t.outside(5, function() return running.out():find "stopping" end)
@@ -252,7 +252,7 @@ story.test("--watch reloads when a source changes", {deadline = 40}, function(t)
   kit.mkdir(folder)
   local function write(n)
     local f = assert(io.open(folder .. "/watched.lua", "w"))
-    f:write("return {f = function(c) c:write('", n, "\\n') end}")
+    f:write("return {f = function(c) c:read('l') c:write('", n, "\\n') end}")
     f:close()
   end
   write(1)
@@ -365,7 +365,8 @@ end)
 story.test("--user and --group", {root = true}, function(t)
   local folder = t:tmp()
   kit.chmod(folder, 511)
-  local running = serve(t, [[-n 1 --user nobody -e 'function f(c) local s = io.open("/proc/self/status"):read "a"
+  local running = serve(t, [[-n 1 --user nobody -e 'function f(c) c:read "l"
+    local s = io.open("/proc/self/status"):read "a"
     c:write(s:match "Uid:%s*(%d+)", " ", s:match "Gid:%s*(%d+)", "\n") end' f]])
   t.eq(ask(running.path, ""), "65534 65534")
   running:kill(kit.SIGTERM)
