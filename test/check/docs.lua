@@ -2,7 +2,7 @@
 -- doc/c-api.md, every name a Lua program can call stands in doc/lua-api.md (asked of the
 -- module itself, so it needs a build), every relative link of the Markdown files leads to a
 -- file, with a heading where it names one, C programs in them compile, and Lua in them is
--- Lua; the program of README.md is run, too.
+-- Lua; the programs of README.md are run, too.
 
 local check = dofile "test/check/report.lua"
 local complain, read = check.complain, check.find
@@ -167,10 +167,17 @@ local function check_code()
     end
   end
   pipe:close()
-  local program = page("README.md"):match("```lua\n(.-)```")
-  local ok, output = run_with("timeout 20 lua5.4", program, ".lua")
-  local _, nlines = output:gsub("hello %a+ from %d+\n", "")
-  if not ok or nlines ~= 3 then complain("the program of README.md says:\n%s", output) end
+  local lines_of = {"%d\t%d+\n", "hello %a+ from %d+\n"} -- what the programs of README.md print, thrice
+  local nprograms = 0
+  for program in page("README.md"):gmatch("```lua\n(.-)```") do
+    nprograms = nprograms + 1
+    local ok, output = run_with("timeout 20 lua5.4", program, ".lua")
+    local _, nlines = output:gsub(lines_of[nprograms] or "", "")
+    if not ok or nlines ~= 3 then
+      complain("program %d of README.md says:\n%s", nprograms, output)
+    end
+  end
+  if nprograms ~= #lines_of then complain("README.md has %d programs", nprograms) end
 end
 
 check_header("include/moonfork.h")
