@@ -2,21 +2,12 @@
 -- and its clones.
 
 local clone = require "moonfork.clone"
+local resolve = require "moonfork.function_name"
 
 local worker = {}
 
 local f -- the user's function
 local decode, encode -- with JSON
-
--- "module:name" or the name of a global, as run resolves it.
-local function resolve(name)
-  local module, field = name:match("^([^:]+):(.+)$")
-  local value = module and require(module) or _G
-  for key in (field or name):gmatch("[^.]+") do
-    value = value[key]
-  end
-  return value
-end
 
 --- prepare(name, json): in the template, before it is given to the pool.
 function worker.prepare(name, json)

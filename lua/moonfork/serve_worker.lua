@@ -11,21 +11,12 @@ local core = require "moonfork.serve_core"
 local poll = require("moonfork").socket.poll
 local log = require "moonfork.serve_log"
 local cells = require "moonfork.serve_cells"
+local resolve = require "moonfork.function_name"
 
 local worker = {}
 
 local Worker = {}
 Worker.__index = Worker
-
-local function resolve(name)
-  local module, field = name:match("^([^:]+):(.+)$")
-  local value = module and require(module) or _G
-  for key in (field or name):gmatch("[^.]+") do
-    value = value[key]
-  end
-  return value
-end
-worker.resolve = resolve
 
 -- A request is begun and ended on the board; what hangs in between, the server sees.
 function Worker:begin()

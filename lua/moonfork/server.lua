@@ -247,7 +247,8 @@ end
 local PREPARE = [[-- =moonfork
 local name = ...
 require "moonfork"
-if type(require("moonfork.serve_worker").resolve(name)) == "nil" then
+require "moonfork.serve_worker"
+if require("moonfork.function_name")(name) == nil then
   error(("there is no function '%s'"):format(name), 0)
 end
 ]]
