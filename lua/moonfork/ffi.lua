@@ -4,7 +4,7 @@
 --   this file --> moonfork.ffi_luajit, where there is an ffi --> libmoonfork
 --            `--> moonfork.ffi51 ... ffi53, the C part       -->
 --
--- Both back ends are raw and alike (src/otherlua/module.h). An object is a table with a cell,
+-- Both back ends are raw and alike (src/otherlua/otherlua.h). An object is a table with a cell,
 -- which is all that is known of it, and a guard, whose finaliser closes what nobody refers to.
 -- The back end knows numbers only: a token for each completion, which is the key of a function
 -- here. So no C code ever refers to a Lua value, and nothing of Lua runs inside a callback.

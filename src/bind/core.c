@@ -8,7 +8,7 @@
 #include "bind/timer.h"
 #include "bind/values.h"
 #include "bind/watch.h"
-#include "socket/module.h"
+#include "socket/socket_module.h"
 #include "template/modules.h"
 
 MF_API int luaopen_moonfork_core(lua_State *L);

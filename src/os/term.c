@@ -6,7 +6,7 @@
  * that only looks (WNOWAIT): whatever it had found is still there for the next look. */
 #include "os/term.h"
 
-#include "base/birth.h"
+#include "base/at_birth.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include <errno.h>

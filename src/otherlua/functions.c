@@ -1,7 +1,7 @@
 /* Processes, the loop and descriptors, as functions for lua/moonfork/ffi.lua. Its
  * comments say what each one means; lua/moonfork/ffi_luajit.lua has the same ones. Runs
  * in the parent. */
-#include "otherlua/module.h"
+#include "otherlua/otherlua.h"
 
 #include <errno.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* Completions, in the order in which the library called back. Runs in the parent. */
-#include "otherlua/module.h"
+#include "otherlua/otherlua.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  *
  *   without a reactor   one poll(2) over all, with an attending function beside it
  * (wait.h) with one            a poll(2) that doesn't wait; where nothing is ready all of
- * them go behind one descriptor (gather.h), which the wait function waits for
+ * them go behind one descriptor (pollset.h), which the wait function waits for
  *
  *   slots: 1 a socket object that owns that descriptor | arguments: a copy of the list,
  *   memory for the entries
@@ -12,8 +12,8 @@
  * counts; those that are not ours are asked for it by dirty(). */
 #include "socket/ready.h"
 
-#include "socket/gather.h"
 #include "socket/handle.h"
+#include "socket/pollset.h"
 #include "socket/wait.h"
 #include <errno.h>
 #include <limits.h>
@@ -97,7 +97,7 @@ static int give_ready(lua_State *L, const struct pollfd *p, int n) {
 static int want_all(struct wait *w, const struct pollfd *p, int n) {
   int is_simple = n <= 1 || wait_left(w->L) == 0;
   if (!is_simple && w->socket->fd < 0) {
-    int fd = gather_open(p, n);
+    int fd = pollset_open(p, n);
     if (fd < 0)
       return wait_fail(w, -fd);
     socket_adopt(w->socket, fd, SOCKET_OWN);

@@ -88,7 +88,7 @@ enum option_tag {
   OPT_SLOT = 16,       /* u32: the new process is to be a child of this one's parent, which
                           finds its pid and last words in that slot (FORK) */
   OPT_SLOT_STEP = 17,  /* u32 first, u32 count: slots of which the template may not know yet.
-                          Two descriptors: births, then words (wire/slots.h) (FORK) */
+                          Two descriptors: births, then words (wire/slot_layout.h) (FORK) */
   OPT_INTRODUCE = 18,  /* u8 1: the new process says ANS_HELLO before anything else (FORK) */
   OPT_TREE = 19,       /* u8 enum mf_tree; without it a clone has what its template has. YES in a
                           FORK: with a descriptor, the read end of the owner's leash */

@@ -5,8 +5,8 @@
 -- after "never" is for the reader. A folder may always use itself. Each folder has a row, and
 -- each row a folder.
 --
--- Everywhere: no circle of includes, where a file is X.c and X.h together, and no
--- file of more than LINES_MAX lines.
+-- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
+-- LINES_MAX lines, and no two files of one name: who searches for `failure.c` finds one.
 
 local DESIGN = "doc/design.md"
 
@@ -153,6 +153,19 @@ local function check_lengths(texts)
   end
 end
 
+-- The name of a file, without its folder and ending, has one place.
+local function check_names(texts)
+  local places = {}
+  for path in pairs(texts) do
+    local place, name = path:match("^(.*/([^/]+))%.[ch]$")
+    local other = places[name]
+    if other and other ~= place then
+      complain("%s and %s have the same name", other, place)
+    end
+    places[name] = place
+  end
+end
+
 -- The two rules that matter most, whatever the page says.
 local function check_foundations(rows)
   if rows["src/parent"].lua then complain("%s lets src/parent use lua", DESIGN) end
@@ -177,4 +190,5 @@ for folder in pairs(rows) do
 end
 check_circles(texts)
 check_lengths(texts)
+check_names(texts)
 check.done()

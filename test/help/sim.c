@@ -2,7 +2,7 @@
 
 #include "base/result.h"
 #include "wire/proto.h"
-#include "wire/slots.h"
+#include "wire/slot_layout.h"
 #undef NDEBUG /* its asserts are part of the tests */
 #include <assert.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* The plain-POSIX part of moonfork.clone and the audit for a stock interpreter, without a
  * template around them. Test only. */
 #include "os/fd.h"
-#include "socket/module.h"
+#include "socket/socket_module.h"
 #include "template/lua/clone_posix.h"
 #include "template/server/audit.h"
 

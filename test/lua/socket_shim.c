@@ -1,10 +1,10 @@
 /* moonfork.socket for a stock interpreter, without the rest of the library: the table of
- * module.h and what its tests want to see besides. Test only. */
+ * socket_module.h and what its tests want to see besides. Test only. */
 #include "os/fd.h"
 #include "os/proc.h"
 #include "socket/handle.h"
-#include "socket/module.h"
 #include "socket/socket.h"
+#include "socket/socket_module.h"
 #include "socket/wait.h"
 
 #include <errno.h>

@@ -4,7 +4,7 @@
 
 #include "codec/serialiser.h"
 #include "os/fd.h"
-#include "socket/module.h"
+#include "socket/socket_module.h"
 
 #include <lauxlib.h>
 #include <lualib.h>

@@ -12,7 +12,7 @@
 #include "os/sock.h"
 #include "wire/build.h"
 #include "wire/frame.h"
-#include "wire/slots.h"
+#include "wire/slot_layout.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>

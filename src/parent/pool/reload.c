@@ -5,7 +5,7 @@
 #include "parent/pool/pool_template.h"
 #include "parent/pool/pool_worker.h"
 #include "parent/private.h"
-#include "parent/rpc/rpc_fork.h"
+#include "parent/rpc/rpc_promote.h"
 #include "parent/trace/trace.h"
 #include <stdlib.h>
 #include <string.h>
@@ -119,7 +119,7 @@ static int promote(struct mf_pool *pool, mf_process **ret) {
     reload_over(pool, MF_EFORK_FAILED, "the pool has no worker that could be promoted");
     return 0;
   }
-  r = rpc_fork(w->rpc, ret);
+  r = rpc_promote(w->rpc, ret);
   if (!r)
     pool->reload.instead = w->template;
   if (r != MF_ECLOSED)

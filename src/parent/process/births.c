@@ -1,6 +1,6 @@
 #include "parent/process/births.h"
 
-#include "wire/slots.h"
+#include "wire/slot_layout.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

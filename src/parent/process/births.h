@@ -1,6 +1,6 @@
-/* The slots that a template shares with us (wire/slots.h): where the kernel writes a
- * clone's pid and the clone its last words. One of these for each process that forks; its
- * clones hold it, too, since their words outlive it. Runs in the parent.
+/* The slots that a template shares with us (wire/slot_layout.h): where the kernel writes
+ * a clone's pid and the clone its last words. One of these for each process that forks;
+ * its clones hold it, too, since their words outlive it. Runs in the parent.
  *
  * What stands there was perhaps written by a hostile template: the number is a claim, to
  * be believed only of a child of ours that is nobody else's (children.h). */

@@ -9,7 +9,7 @@
 #include "parent/process/journal.h"
 #include "parent/process/liveness.h"
 #include "parent/times.h"
-#include "wire/slots.h"
+#include "wire/slot_layout.h"
 #include <signal.h>
 #include <string.h>
 

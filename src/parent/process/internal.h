@@ -17,7 +17,7 @@ void process_enter(struct mf_process *p, enum state state);
 /* Delivers the pending callbacks. */
 void process_on_notify(struct task *t);
 
-/* fail.c */
+/* process_fail.c */
 /* A copy of a message about p, with its name before it where it has one. */
 char *failure_message(const struct mf_process *p, const char *text, size_t n);
 char *failure_text(const struct mf_process *p, const char *text);

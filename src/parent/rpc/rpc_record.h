@@ -3,7 +3,7 @@
  *   rpc.c       life, task, public functions
  *   receive.c   bytes in
  *   rpc_send.c  requests out
- *   rpc_fork.c  a copy of the process
+ *   rpc_promote.c  a copy of the process
  *   answers.c   messages
  *   rpc_end.c   failures and the end
  *   rpc_call.c  calls

@@ -13,7 +13,7 @@
 #include "os/proc.h"
 #include "os/stdin.h"
 #include "template/fork/birth.h"
-#include "template/fork/tree.h"
+#include "template/fork/process_group.h"
 #include "template/lua/script.h"
 #include "template/server/autoreap.h"
 #include "template/server/signals.h"
@@ -47,7 +47,7 @@ int clone_prepare_fork(struct server *s) {
 }
 
 struct complaints {
-  struct failure *f;
+  struct failure_record *f;
   int to_stderr, worst;
 };
 
@@ -71,7 +71,7 @@ static void on_finding(enum audit_severity severity, const char *line, void *dat
 /* The findings of an explicit seal. */
 static int audit_aloud(struct server *s, int level) {
   struct complaints c = {&s->failure, level == MF_SEAL_AUDIT_WARN, -1};
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   audit_touch(&s->audit);
   audit_findings(s->L, &s->audit, on_finding, &c);
   if (level != MF_SEAL_AUDIT_STRICT || c.worst < AUDIT_WARNS)
@@ -90,10 +90,10 @@ int clone_audit(struct server *s, int level) {
   if (s->audit_level == MF_SEAL_AUDIT_OFF ||
       audit_check(s->L, &s->audit, reason, sizeof reason) == 0)
     return 0;
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   s->failure.code = FAILURE_FORK;
   s->failure.phase = PHASE_FORK;
-  failure_set_message(&s->failure, reason, strlen(reason));
+  failure_record_set_message(&s->failure, reason, strlen(reason));
   return -1;
 }
 
@@ -103,7 +103,7 @@ int clone_audit(struct server *s, int level) {
 static int refuse(struct server *s, const struct command *c) {
   struct buf body;
   buf_init(&body, FRAME_BODY_MAX);
-  if (failure_encode(&s->failure, &body) == 0)
+  if (failure_record_encode(&s->failure, &body) == 0)
     connection_answer(&s->conn, ANS_FORK_FAILED, c->id, buf_peek(&body), buf_size(&body));
   buf_deinit(&body);
   return 0;
@@ -113,11 +113,11 @@ static int refuse(struct server *s, const struct command *c) {
 static int deny(struct server *s, int code, int error, const char *what) {
   char text[256];
   int n = snprintf(text, sizeof text, "%s: %s", what, strerror(error));
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   s->failure.code = code;
   s->failure.phase = PHASE_FORK;
   s->failure.error = error;
-  failure_set_message(&s->failure, text, (size_t)n);
+  failure_record_set_message(&s->failure, text, (size_t)n);
   return -1;
 }
 
@@ -140,7 +140,7 @@ static int run_before_fork(struct server *s) {
 static int be_born(struct server *s, const struct options *o, struct fdset *fds,
                    int sibling) {
   s->birth.options = *o;
-  tree_born(s, &s->birth.options);
+  process_group_born(s, &s->birth.options);
   s->birth.sibling = sibling;
   fdset_init(&s->birth.fds);
   for (int i = 0; i < fds->n;
@@ -227,7 +227,7 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
   signals_after_fork();
   if (pid < 0)
     return deny(s, FAILURE_FORK, error, "fork");
-  tree_await_leaving(s, pid);
+  process_group_await_leaving(s, pid);
   s->nforks++;
   return 0;
 }
@@ -372,7 +372,7 @@ static int apply_handles(struct server *s, const struct options *o,
 }
 
 static int apply_tree(struct server *s, const struct options *o, int leash) {
-  int r = tree_lead(s, o, leash);
+  int r = process_group_lead(s, o, leash);
   if (r == -ENOENT || r == -EACCES)
     server_fail_with(s, FAILURE_UNSUPPORTED, PHASE_OPTION, -r,
                      "option tree: it needs /proc for its leash: %s", strerror(-r));

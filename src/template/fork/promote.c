@@ -13,11 +13,11 @@
 #include <unistd.h>
 
 static int deny(struct server *s, int code, int error, const char *text) {
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   s->failure.code = code;
   s->failure.phase = PHASE_FORK;
   s->failure.error = error;
-  failure_set_message(&s->failure, text, strlen(text));
+  failure_record_set_message(&s->failure, text, strlen(text));
   return -1;
 }
 

@@ -11,7 +11,7 @@
  * own. */
 #include "template/lua/clone_lib.h"
 
-#include "base/birth.h"
+#include "base/at_birth.h"
 #include "os/proc.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"

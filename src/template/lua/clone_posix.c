@@ -3,7 +3,7 @@
  * executed, in reverse order. */
 #include "template/lua/clone_posix.h"
 
-#include "base/birth.h"
+#include "base/at_birth.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/signame.h"

@@ -11,7 +11,7 @@
  * The function is called once, and what it raises goes on from that very place. */
 #include "template/lua/on_term.h"
 
-#include "base/birth.h"
+#include "base/at_birth.h"
 #include "os/term.h"
 #include "socket/wait.h"
 #include <lauxlib.h>

@@ -8,9 +8,9 @@
 
 #include "codec/codec.h"
 #include "os/proc.h"
-#include "socket/module.h"
 #include "socket/numeral.h"
 #include "socket/socket.h"
+#include "socket/socket_module.h"
 #include "socket/wait.h"
 #include "template/lua/clone_lib.h"
 #include "template/lua/clone_posix.h"
@@ -50,11 +50,11 @@ static const char *get_from_error(lua_State *L, int index, const char *field,
   return text;
 }
 
-static void describe(lua_State *L, int index, struct failure *f) {
+static void describe(lua_State *L, int index, struct failure_record *f) {
   size_t n;
   const char *text = get_from_error(L, index, "message", &n);
   if (text) {
-    failure_set_message(f, text, n);
+    failure_record_set_message(f, text, n);
     lua_pop(L, 1);
     return;
   }
@@ -73,26 +73,26 @@ static void describe(lua_State *L, int index, struct failure *f) {
     char plain[64];
     int size = snprintf(plain, sizeof plain, "(error object is a %s value)",
                         luaL_typename(L, index));
-    failure_set_message(f, plain, (size_t)size);
+    failure_record_set_message(f, plain, (size_t)size);
   } else {
-    failure_set_message(f, text, n);
+    failure_record_set_message(f, text, n);
   }
   lua_pop(L, 1);
 }
 
 /* The traceback; before it that of the process which an error object came from. */
-static void add_traceback(lua_State *L, int index, struct failure *f) {
+static void add_traceback(lua_State *L, int index, struct failure_record *f) {
   size_t n;
   const char *inner = get_from_error(L, index, "traceback", &n);
   luaL_traceback(L, L, inner, 1);
   const char *text = lua_tolstring(L, -1, &n);
-  failure_set_traceback(f, text, n);
+  failure_record_set_traceback(f, text, n);
   lua_pop(L, inner ? 2 : 1);
 }
 
 /* Protected. Stack: value | failure */
 static int pack_value(lua_State *L) {
-  struct failure *f = lua_touserdata(L, 2);
+  struct failure_record *f = lua_touserdata(L, 2);
   struct buf out = {.data = f->value, .cap = sizeof f->value, .max = sizeof f->value};
   struct codec_error e;
   if (codec_pack(L, 1, 1, "value", &out, NULL, &e) == 0)
@@ -101,7 +101,7 @@ static int pack_value(lua_State *L) {
 }
 
 /* Nothing where it can't be sent: the text has to do. */
-static void add_value(lua_State *L, int index, struct failure *f) {
+static void add_value(lua_State *L, int index, struct failure_record *f) {
   f->nvalue = 0;
   if (lua_type(L, index) == LUA_TSTRING || lua_isnil(L, index))
     return;
@@ -112,7 +112,7 @@ static void add_value(lua_State *L, int index, struct failure *f) {
     lua_pop(L, 1);
 }
 
-void script_describe(lua_State *L, int index, struct failure *f) {
+void script_describe(lua_State *L, int index, struct failure_record *f) {
   describe(L, index, f);
   add_traceback(L, index, f);
   add_value(L, index, f);
@@ -125,7 +125,8 @@ static int on_error(lua_State *L) {
 }
 
 /* What the handler could not tell: no memory for it, or it failed itself. */
-static void complete(lua_State *L, struct failure *f, int status, int code, int phase) {
+static void complete(lua_State *L, struct failure_record *f, int status, int code,
+                     int phase) {
   f->code = code;
   f->phase = phase;
   if (f->nmessage > 0 && status != LUA_ERRMEM)
@@ -133,20 +134,20 @@ static void complete(lua_State *L, struct failure *f, int status, int code, int 
   if (lua_type(L, -1) == LUA_TSTRING) {
     size_t n;
     const char *text = lua_tolstring(L, -1, &n);
-    failure_set_message(f, text, n);
+    failure_record_set_message(f, text, n);
   } else if (f->nmessage == 0) {
     static const char text[] = "unknown error";
-    failure_set_message(f, text, sizeof text - 1);
+    failure_record_set_message(f, text, sizeof text - 1);
   }
 }
 
 static int out_of_memory(struct server *s, int phase) {
   static const char text[] = "not enough memory";
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   s->failure.code = FAILURE_NOMEM;
   s->failure.phase = phase;
   s->failure.error = ENOMEM;
-  failure_set_message(&s->failure, text, sizeof text - 1);
+  failure_record_set_message(&s->failure, text, sizeof text - 1);
   return -1;
 }
 
@@ -156,7 +157,7 @@ int script_protect(struct server *s, lua_CFunction step, void *job, int nresults
   if (!lua_checkstack(L, 8))
     return out_of_memory(s, phase);
   int base = lua_gettop(L);
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   lua_pushcfunction(L, on_error);
   lua_pushcfunction(L, step);
   lua_pushlightuserdata(L, job);
@@ -286,7 +287,7 @@ static int l_open(lua_State *L) {
 int script_open(struct server *s, const struct options *o) {
   const mf_template_options *host = s->options;
   struct open_job job = {s, o};
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   if (host && host->alloc) {
     s->L = new_state(host->alloc, host->alloc_data);
   } else {
@@ -472,7 +473,7 @@ int script_before_fork(struct server *s) {
   if (reason) {
     s->failure.code = FAILURE_FORK;
     s->failure.phase = PHASE_HOOK;
-    failure_set_message(&s->failure, reason, n);
+    failure_record_set_message(&s->failure, reason, n);
   }
   lua_pop(L, 1);
   return reason ? -1 : 0;
@@ -649,7 +650,7 @@ int script_run(struct server *s, int fd) {
   lua_replace(L, function + 1);
   if (!lua_checkstack(L, 4))
     return out_of_memory(s, PHASE_FUNCTION);
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   choose_collector(s);
   lua_pushcfunction(L, on_error);
   lua_insert(L, function);

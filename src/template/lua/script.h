@@ -41,7 +41,7 @@ int script_push_args(struct server *s);
  */
 void script_push_function(lua_State *L, const char *name, size_t n);
 /* Message, traceback and value of the error object at index, for a message handler. */
-void script_describe(lua_State *L, int index, struct failure *f);
+void script_describe(lua_State *L, int index, struct failure_record *f);
 /* Puts the socket (taken) into its place and calls. 0, or -1: it raised. */
 int script_run(struct server *s, int fd);
 

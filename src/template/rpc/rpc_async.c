@@ -152,7 +152,7 @@ static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *
     rpc_server_refuse(s, call->id, 0);
     return;
   }
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   lua_pushcfunction(L, enter);
   lua_pushlightuserdata(L, &job);
   lua_pushvalue(L, handler + 1);

@@ -75,7 +75,7 @@ static void put_failure(struct chunk *c) {
   buf_init(&body, FRAME_BODY_MAX);
   c->s->failure.phase = c->entered ? 0 : 1; /* of an rpc failure: it was not entered */
   c->s->failure.error = 0;
-  if (failure_encode(&c->s->failure, &body) < 0 ||
+  if (failure_record_encode(&c->s->failure, &body) < 0 ||
       put_answer(c, CHUNK_FAILURE, &body) < 0)
     c->s->link.broken = 1;
   buf_deinit(&body);
@@ -99,7 +99,7 @@ static void put_item_answer(struct chunk *c) {
 static void run_item(struct chunk *c, lua_State *L, int handler) {
   struct rpc_server *s = c->s;
   c->entered = c->encoded = 0;
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   lua_pushcfunction(L, enter_item);
   lua_pushlightuserdata(L, c);
   int status = lua_pcall(L, 1, 0, handler);

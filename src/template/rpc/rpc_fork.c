@@ -78,10 +78,10 @@ static int check_arguments(lua_State *L, struct server *s) {
     return 0;
   size_t n;
   const char *text = lua_tolstring(L, -1, &n);
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   s->failure.code = FAILURE_FORK;
   s->failure.phase = PHASE_FORK;
-  failure_set_message(&s->failure, text ? text : "", text ? n : 0);
+  failure_record_set_message(&s->failure, text ? text : "", text ? n : 0);
   lua_pop(L, 1);
   return -1;
 }
@@ -144,7 +144,7 @@ static int leave_function(struct server *sv) {
 static void put_refusal(struct rpc_server *s, const struct server *sv, uint64_t id) {
   struct buf body;
   buf_init(&body, FRAME_BODY_MAX);
-  if (failure_encode(&sv->failure, &body) < 0)
+  if (failure_record_encode(&sv->failure, &body) < 0)
     s->link.broken = 1;
   else
     rpc_link_put(&s->link, RPC_FORK_FAILED, id, &body, NULL);

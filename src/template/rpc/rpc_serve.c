@@ -168,7 +168,7 @@ static int l_serve(lua_State *L) {
     lua_pushvalue(L, 2 + i);
   if (s->flags & RPC_FORKS)
     rpc_fork_remember(L, 2, nargs);
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   int status = lua_pcall(L, nargs + 1, 0, held + 1);
   server_end_copy(server_self());
   if (status != LUA_OK) {

@@ -37,9 +37,9 @@ int rpc_server_on_error(lua_State *L) {
 }
 
 void rpc_server_fail(struct rpc_server *s, int code, const char *text) {
-  failure_clear(&s->failure);
+  failure_record_clear(&s->failure);
   s->failure.code = code;
-  failure_set_message(&s->failure, text, strlen(text));
+  failure_record_set_message(&s->failure, text, strlen(text));
 }
 
 void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e) {
@@ -117,7 +117,7 @@ void rpc_server_complete(struct rpc_server *s, int status) {
 void rpc_server_put_failure(struct rpc_server *s, unsigned type, uint64_t id) {
   struct buf body;
   buf_init(&body, FRAME_BODY_MAX);
-  if (failure_encode(&s->failure, &body) < 0)
+  if (failure_record_encode(&s->failure, &body) < 0)
     s->link.broken = 1;
   else
     rpc_link_put(&s->link, type, id, &body, NULL);

@@ -15,7 +15,7 @@
 
 #include "codec/serialiser.h"
 #include "template/rpc/rpc_link.h"
-#include "template/server/failure.h"
+#include "template/server/failure_record.h"
 #include <lua.h>
 #include <sys/types.h>
 
@@ -31,7 +31,7 @@ struct rpc_server {
   int function;                        /* registry reference */
   struct buf out, event_out;           /* bodies under way */
   struct codec_fds out_fds, event_fds; /* and their handles */
-  struct failure failure;              /* what the call under way raised */
+  struct failure_record failure;       /* what the call under way raised */
   uint64_t usage_interval_ns, usage_next_ns;
   uint64_t batch_since_ns; /* when the oldest answer was queued; 0: none is */
   unsigned quick;          /* calls in a row that took next to no time */

@@ -138,12 +138,12 @@ void runner_leave_words(struct server *s) {
   if (!s->slot || s->pid != getpid()) /* a copy's words are not the function's */
     return;
   s->slot->text_size =
-      (uint32_t)failure_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
+      (uint32_t)failure_record_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
 }
 
 static void leave_last_words(struct server *s) {
   static char text[2 * FAILURE_TEXT_MAX + 1];
-  size_t n = failure_last_words(&s->failure, text, sizeof text - 1);
+  size_t n = failure_record_last_words(&s->failure, text, sizeof text - 1);
   runner_leave_words(s);
   text[n++] = '\n';
   flush_pending();

@@ -55,7 +55,7 @@ void server_fail(struct server *s) {
   struct buf body;
   buf_init(&body, FRAME_BODY_MAX);
   connection_tell_done(&s->conn);
-  if (failure_encode(&s->failure, &body) == 0)
+  if (failure_record_encode(&s->failure, &body) == 0)
     connection_answer(&s->conn, ANS_FAILED, s->conn.executed + 1, buf_peek(&body),
                       buf_size(&body));
   buf_deinit(&body);
@@ -66,9 +66,9 @@ void server_fail(struct server *s) {
 
 void server_fail_with(struct server *s, int code, int phase, int error,
                       const char *format, ...) {
-  struct failure *f = &s->failure;
+  struct failure_record *f = &s->failure;
   va_list ap;
-  failure_clear(f);
+  failure_record_clear(f);
   f->code = code;
   f->phase = phase;
   f->error = error;

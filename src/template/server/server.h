@@ -12,7 +12,7 @@
 #include "template/server/args.h"
 #include "template/server/audit.h"
 #include "template/server/connection.h"
-#include "template/server/failure.h"
+#include "template/server/failure_record.h"
 #include "template/server/gather.h"
 #include "template/server/leash.h"
 #include "template/server/options_parse.h"
@@ -97,7 +97,7 @@ struct server {
   unsigned char room[INBOX_ROOM_MIN];
   struct fdset gather_fds;
   struct audit audit;
-  struct failure failure; /* of the last protected call that failed */
+  struct failure_record failure; /* of the last protected call that failed */
 };
 
 extern struct server server_storage; /* for entry.c */
@@ -137,7 +137,7 @@ void server_title(struct server *s, const char *kind);
 /* Called by server_exit and before an exec, where it is set: what user code believes to
  * be written. */
 extern void (*server_before_exit)(void);
-/* The program's own preparations, NULL when done: main.c. */
+/* The program's own preparations, NULL when done: template_main.c. */
 extern void (*server_before_first_fork)(void);
 /* Flushes stdio and leaves. No atexit handler, no lua_close. */
 _Noreturn void server_exit(struct server *s, int code);

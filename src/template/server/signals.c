@@ -3,7 +3,7 @@
  * template notes which ones are not the default, and clones reset these. */
 #include "template/server/signals.h"
 
-#include "base/birth.h"
+#include "base/at_birth.h"
 #include "template/server/autoreap.h"
 #include <string.h>
 #include <sys/syscall.h>

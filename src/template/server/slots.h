@@ -1,9 +1,9 @@
-/* The slots of a template's clones (wire/slots.h), as the parent gave them. Runs in
+/* The slots of a template's clones (wire/slot_layout.h), as the parent gave them. Runs in
  * templates (all slots) and in clones (their own). */
 #ifndef TEMPLATE_SERVER_SLOTS_H
 #define TEMPLATE_SERVER_SLOTS_H
 
-#include "wire/slots.h"
+#include "wire/slot_layout.h"
 #include <sys/types.h>
 
 struct slots {

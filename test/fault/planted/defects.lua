@@ -157,7 +157,7 @@ return {
   {name = "socket: a descriptor goes with every part of a write", file = "src/socket/write.c",
     find = "int fd = done == 0 ? pass_fd : -1;", replace = "int fd = pass_fd;",
     tests = {"lua/test_socket.lua", "proc/sockets.lua"}},
-  {name = "socket: what is wrapped is inherited by programs", file = "src/socket/module.c",
+  {name = "socket: what is wrapped is inherited by programs", file = "src/socket/socket_module.c",
     find = "  if (n > 2)\n    fd_set_cloexec((int)n, 1);\n", replace = "",
     tests = {{"proc/sockets.lua", "wrap: programs"}}},
   {name = "socket: an interrupted write fails", file = "src/socket/sys.c",

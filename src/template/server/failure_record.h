@@ -1,14 +1,14 @@
 /* Why a command failed: the body of FAILED and FORK_FAILED, and the last words of a
  * function. Texts and the raised value live in the struct, texts cut to size, so that
  * telling of a failure needs no memory. Runs in templates and clones. */
-#ifndef TEMPLATE_SERVER_FAILURE_H
-#define TEMPLATE_SERVER_FAILURE_H
+#ifndef TEMPLATE_SERVER_FAILURE_RECORD_H
+#define TEMPLATE_SERVER_FAILURE_RECORD_H
 
 #include "base/buf.h"
 #include "wire/proto.h"
 #include <stddef.h>
 
-struct failure {
+struct failure_record {
   int code, phase, error; /* enum failure_code, failure_phase; errno or 0 */
   size_t nmessage, ntraceback,
       nvalue; /* nvalue 0: a string was raised, or what can't be sent */
@@ -16,15 +16,15 @@ struct failure {
   unsigned char value[FAILURE_VALUE_MAX]; /* packed, as an array of one */
 };
 
-void failure_clear(struct failure *f);
+void failure_record_clear(struct failure_record *f);
 /* Copies, cut with a note; a NUL becomes the two characters \0. */
-void failure_set_message(struct failure *f, const char *text, size_t n);
-void failure_set_traceback(struct failure *f, const char *text, size_t n);
+void failure_record_set_message(struct failure_record *f, const char *text, size_t n);
+void failure_record_set_traceback(struct failure_record *f, const char *text, size_t n);
 /* The body of the answer. 0 or a negative errno. */
-int failure_encode(const struct failure *f, struct buf *out);
+int failure_record_encode(const struct failure_record *f, struct buf *out);
 /* Message and traceback as one text into out (n bytes, some dozens at least), each cut
  * with a note where both don't fit; the traceback gets up to a half. Returns its size;
  * not terminated. */
-size_t failure_last_words(const struct failure *f, char *out, size_t n);
+size_t failure_record_last_words(const struct failure_record *f, char *out, size_t n);
 
 #endif

@@ -8,8 +8,8 @@
  *
  * A page of it exists once it is written. Whoever maps it can write anything at any time:
  * each reader copies a value, compares it with its limit, and then uses the copy. */
-#ifndef WIRE_SLOTS_H
-#define WIRE_SLOTS_H
+#ifndef WIRE_SLOT_LAYOUT_H
+#define WIRE_SLOT_LAYOUT_H
 
 #include <stddef.h>
 #include <stdint.h>

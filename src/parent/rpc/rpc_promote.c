@@ -1,5 +1,5 @@
 /* FORK: the process of an rpc is asked for a copy of itself that serves commands. */
-#include "parent/rpc/rpc_fork.h"
+#include "parent/rpc/rpc_promote.h"
 
 #include "os/fd.h"
 #include "parent/private.h"
@@ -8,7 +8,7 @@
 
 enum { BODY_MAX = 256 };
 
-int rpc_fork(mf_rpc *rpc, struct mf_process **ret) {
+int rpc_promote(mf_rpc *rpc, struct mf_process **ret) {
   struct mf_process *q;
   struct fdset fds;
   struct buf body;

@@ -1,6 +1,6 @@
 /* Texts of failures. Runs in templates and clones. Every path is bounded: a program may
  * raise a hundred megabytes, and gets the first of them with a note that it was cut. */
-#include "template/server/failure.h"
+#include "template/server/failure_record.h"
 
 #include "wire/failure_body.h"
 #include <string.h>
@@ -39,22 +39,22 @@ static size_t set_text(char *to, size_t max, const char *text, size_t n) {
   return at + NOTE_SIZE;
 }
 
-void failure_clear(struct failure *f) {
+void failure_record_clear(struct failure_record *f) {
   if (!f->code && !f->nmessage && !f->ntraceback && !f->nvalue)
     return; /* a clone whose calls succeed leaves this page to its template */
   f->code = f->phase = f->error = 0;
   f->nmessage = f->ntraceback = f->nvalue = 0;
 }
 
-void failure_set_message(struct failure *f, const char *text, size_t n) {
+void failure_record_set_message(struct failure_record *f, const char *text, size_t n) {
   f->nmessage = set_text(f->message, sizeof f->message, text, n);
 }
 
-void failure_set_traceback(struct failure *f, const char *text, size_t n) {
+void failure_record_set_traceback(struct failure_record *f, const char *text, size_t n) {
   f->ntraceback = set_text(f->traceback, sizeof f->traceback, text, n);
 }
 
-int failure_encode(const struct failure *f, struct buf *out) {
+int failure_record_encode(const struct failure_record *f, struct buf *out) {
   struct failure_body body = {.code = (unsigned)f->code,
                               .second = (unsigned)f->phase,
                               .error = (uint32_t)f->error,
@@ -67,7 +67,7 @@ int failure_encode(const struct failure *f, struct buf *out) {
   return failure_body_encode(&body, out);
 }
 
-size_t failure_last_words(const struct failure *f, char *out, size_t n) {
+size_t failure_record_last_words(const struct failure_record *f, char *out, size_t n) {
   size_t half = n / 2, traceback = f->ntraceback < half ? f->ntraceback : half;
   if (traceback == 0)
     return set_text(out, n, f->message, f->nmessage);

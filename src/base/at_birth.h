@@ -2,8 +2,8 @@
  * of the program's data, where what is zero at first follows, the server first of all
  * (template/server/storage.c): so a birth copies one page for all of them, instead of one
  * for each. Nothing but speed depends on it. */
-#ifndef BASE_BIRTH_H
-#define BASE_BIRTH_H
+#ifndef BASE_AT_BIRTH_H
+#define BASE_AT_BIRTH_H
 
 #if defined(__ELF__) && defined(__GNUC__)
 #define AT_BIRTH __attribute__((section(".data.birth")))

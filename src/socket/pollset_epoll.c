@@ -1,5 +1,5 @@
-/* gather.h on Linux: epoll(7). */
-#include "socket/gather.h"
+/* pollset.h on Linux: epoll(7). */
+#include "socket/pollset.h"
 
 #include "os/fd.h"
 #include <errno.h>
@@ -11,7 +11,7 @@ static int add(int set, int fd) {
   return r == 0 || errno == EEXIST ? 0 : -errno; /* the same one may be asked for twice */
 }
 
-int gather_open(const struct pollfd *p, int n) {
+int pollset_open(const struct pollfd *p, int n) {
   int set = epoll_create1(EPOLL_CLOEXEC), r = 0;
   if (set < 0)
     return -errno;

@@ -2,15 +2,15 @@
  * public C API as plain functions, and the queue of what it completed. Runs in the
  * parent.
  *
- *   lua/moonfork/ffi.lua --> functions.c, service.c --> libmoonfork
+ *   lua/moonfork/ffi.lua --> functions.c, calls.c --> libmoonfork
  *                      <-- pop() <-- queue.c <-- its callbacks, which never run Lua
  *
  * lua/moonfork/ffi_luajit.lua is the same in Lua, by LuaJIT's ffi. Both are raw: handles
  * are light userdata, and ffi.lua sees to it that none is used after its end. Each
  * completion has the token (a whole number) that ffi.lua gave; nothing here refers to a
  * Lua value. */
-#ifndef MOONFORK_OTHERLUA_MODULE_H
-#define MOONFORK_OTHERLUA_MODULE_H
+#ifndef OTHERLUA_OTHERLUA_H
+#define OTHERLUA_OTHERLUA_H
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -80,7 +80,7 @@ const char *field_string(lua_State *L, int idx, const char *name); /* leaves a s
 double field_number(lua_State *L, int idx, const char *name, double fallback);
 void proc_free(struct proc *p); /* of a closed process */
 
-/* ---- service.c ---- */
+/* ---- calls.c ---- */
 extern const luaL_Reg service_functions[];
 
 #endif

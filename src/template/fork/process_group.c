@@ -1,4 +1,4 @@
-#include "template/fork/tree.h"
+#include "template/fork/process_group.h"
 
 #include "moonfork.h"
 #include "os/fd.h"
@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-void tree_born(const struct server *s, struct options *o) {
+void process_group_born(const struct server *s, struct options *o) {
   if (s->leash.group && o->tree == MF_TREE_INHERIT)
     o->tree = MF_TREE_YES;
   if (o->tree != MF_TREE_YES && !s->leash.group)
@@ -20,7 +20,7 @@ void tree_born(const struct server *s, struct options *o) {
 
 /* Its first instructions are all that it waits for; a second is more than a machine under
  * load needs for them, and an end of this loop in any case. */
-void tree_await_leaving(const struct server *s, pid_t clone) {
+void process_group_await_leaving(const struct server *s, pid_t clone) {
   enum { YIELDS = 100, NAPS = 10000 };
   static const struct timespec nap = {.tv_nsec = 100 * 1000};
   if (!s->leash.group)
@@ -40,7 +40,7 @@ static int has_own_group(const struct server *s) {
   return group == getpid() || (getppid() != owner && group != getpgid(owner));
 }
 
-int tree_lead(struct server *s, const struct options *o, int leash) {
+int process_group_lead(struct server *s, const struct options *o, int leash) {
   if (o->tree != MF_TREE_YES)
     return 0;
   if (!has_own_group(s) && setpgid(0, 0) < 0) {

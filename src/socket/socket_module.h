@@ -33,8 +33,8 @@
  * closed by somebody else while it waits gives EBADF. One coroutine at a time should
  * write.
  */
-#ifndef SOCKET_MODULE_H
-#define SOCKET_MODULE_H
+#ifndef SOCKET_SOCKET_MODULE_H
+#define SOCKET_SOCKET_MODULE_H
 
 #include <lua.h>
 

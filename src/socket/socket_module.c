@@ -1,8 +1,8 @@
-/* The module table of moonfork.socket, and of it pair, open and wrap (module.h). Both
- * sides. Where a wait function is set (a parent) what is made here is non-blocking
+/* The module table of moonfork.socket, and of it pair, open and wrap (socket_module.h).
+ * Both sides. Where a wait function is set (a parent) what is made here is non-blocking
  * underneath, but for the second end of a pair, which is the one to be given away:
  * programs that it ends up in seldom expect EAGAIN. */
-#include "socket/module.h"
+#include "socket/socket_module.h"
 
 #include "os/fd.h"
 #include "os/sock.h"

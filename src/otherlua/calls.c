@@ -1,5 +1,5 @@
 /* Rpcs and pools, as functions for lua/moonfork/ffi.lua. Runs in the parent. */
-#include "otherlua/module.h"
+#include "otherlua/otherlua.h"
 
 #include <limits.h>
 #include <stdlib.h>

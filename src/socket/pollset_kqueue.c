@@ -1,5 +1,5 @@
-/* gather.h on macOS and the BSDs: kqueue(2). */
-#include "socket/gather.h"
+/* pollset.h on macOS and the BSDs: kqueue(2). */
+#include "socket/pollset.h"
 
 #include "os/fd.h"
 #include <errno.h>
@@ -14,7 +14,7 @@ static int add(int set, int fd) {
   return kevent(set, &change, 1, NULL, 0, NULL) == 0 ? 0 : -errno;
 }
 
-int gather_open(const struct pollfd *p, int n) {
+int pollset_open(const struct pollfd *p, int n) {
   int set = kqueue(), r = 0;
   if (set < 0)
     return -errno;
