@@ -25,12 +25,12 @@
 enum { UV_STATE = 1, NUV = 1 };
 enum { UP_BOX = 1, UP_SLOW, UP_NEWEST, UP_GO_ON }; /* upvalues of the methods */
 
-enum state { SERVING, STARTING, RUNNING };
+enum stage { SERVING, STARTING, RUNNING };
 static const char *const state_names[] = {"serving", "finishing", "finished"};
 
 struct handle {
   struct proc *p; /* NULL: the state table has it all, or it is closed */
-  enum state state;
+  enum stage state;
 };
 
 /* ---- which path ---- */

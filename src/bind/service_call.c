@@ -11,7 +11,7 @@
 
 enum { LENT_LEAST = 32 * 1024 }; /* bytes of a string that is not copied */
 
-struct call { /* what a call with a callback gives */
+struct call_box { /* what a call with a callback gives */
   uint64_t id;
   struct service **box; /* anchored as the user value */
 };
@@ -118,10 +118,10 @@ static void start_call(lua_State *L, struct service *s, int idx, int first, int 
 }
 
 /* Of the service at 1. */
-static struct call *push_call(lua_State *L, struct service *s) {
+static struct call_box *push_call(lua_State *L, struct service *s) {
   luaL_checkstack(L, 8, NULL);
-  struct call *call = lua_newuserdatauv(L, sizeof *call, 1);
-  *call = (struct call){0, s->box};
+  struct call_box *call = lua_newuserdatauv(L, sizeof *call, 1);
+  *call = (struct call_box){0, s->box};
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, BIND_CALL);
@@ -134,7 +134,7 @@ static int l_call(lua_State *L) {
   if (n < 3 || !lua_isfunction(L, n))
     return 0;
   struct service *s = service_check(L, 1);
-  struct call *call = push_call(L, s);
+  struct call_box *call = push_call(L, s);
   start_call(L, s, n, 3, n - 3, &call->id);
   return 1;
 }
@@ -142,7 +142,7 @@ static int l_call(lua_State *L) {
 int call_message(lua_State *L, struct service *s, const mf_call_options *o,
                  const mf_message *m, int cb, int anchor,
                  void (*take)(struct reply *r, void *taker), void *taker) {
-  struct call *call = push_call(L, s);
+  struct call_box *call = push_call(L, s);
   struct reply *r = reply_for(L, s, cb);
   if (!r)
     return luaL_error(L, "not enough memory");
@@ -186,7 +186,7 @@ static int cancel(struct service *s, uint64_t id) {
 }
 
 static int l_call_cancel(lua_State *L) { /* call:cancel() -> was it under way? */
-  struct call *call = luaL_testudata(L, 1, BIND_CALL);
+  struct call_box *call = luaL_testudata(L, 1, BIND_CALL);
   if (!call)
     return luaL_error(
         L,
@@ -199,7 +199,7 @@ static int l_call_cancel(lua_State *L) { /* call:cancel() -> was it under way? *
 
 /* "moonfork.call (number 3)" */
 static int l_call_tostring(lua_State *L) {
-  const struct call *call = luaL_checkudata(L, 1, BIND_CALL);
+  const struct call_box *call = luaL_checkudata(L, 1, BIND_CALL);
   lua_pushfstring(L, "moonfork.call (number %I)", (LUAI_UACINT)call->id);
   return 1;
 }

@@ -78,20 +78,20 @@ static int l_number(lua_State *L) { /* number(x) -> its exact text */
   return 1;
 }
 
-struct text {
+struct dump_text {
   char *data;
   size_t length;
 };
 
-static int push_text(lua_State *L) { /* protected; struct text -> string */
-  const struct text *t = lua_touserdata(L, 1);
+static int push_text(lua_State *L) { /* protected; struct dump_text -> string */
+  const struct dump_text *t = lua_touserdata(L, 1);
   lua_pushlstring(L, t->data, t->length);
   return 1;
 }
 
 static int l_dump(lua_State *L) { /* dump() -> text */
   struct reactor *r = reactor_peek(L);
-  struct text t = {NULL, 0};
+  struct dump_text t = {NULL, 0};
   if (!r) {
     lua_pushfstring(L, "moonfork %s, process %d: no processes\n", mf_version_string(),
                     (int)getpid());

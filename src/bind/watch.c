@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct watch {
+struct fd_watch {
   struct resident resident;
   uv_poll_t poll;
   struct reactor *reactor;
@@ -19,13 +19,13 @@ struct watch {
 };
 
 static void on_closed(uv_handle_t *poll) {
-  struct watch *w = poll->data;
+  struct fd_watch *w = poll->data;
   w->reactor->nclosing--;
   free(w);
 }
 
 static void on_ready(uv_poll_t *poll, int status, int events) {
-  struct watch *w = poll->data;
+  struct fd_watch *w = poll->data;
   (void)status, (void)events;
   uv_poll_stop(poll);
   completion_done(w->completion);
@@ -34,8 +34,8 @@ static void on_ready(uv_poll_t *poll, int status, int events) {
 
 /* Ends it; a completion that was not told is dropped. */
 static int l_close(lua_State *L) {
-  struct watch **box = luaL_checkudata(L, 1, BIND_WATCH);
-  struct watch *w = *box;
+  struct fd_watch **box = luaL_checkudata(L, 1, BIND_WATCH);
+  struct fd_watch *w = *box;
   if (!w)
     return 0;
   *box = NULL;
@@ -79,10 +79,10 @@ static int no_loop(lua_State *L) {
 }
 
 static void abandon(struct resident *resident) {
-  fd_close(&list_entry(resident, struct watch, resident)->fd);
+  fd_close(&list_entry(resident, struct fd_watch, resident)->fd);
 }
 
-static int start(struct watch *w, int fd, int events) {
+static int start(struct fd_watch *w, int fd, int events) {
   int rc = w->fd = watch_wrap(fd, events);
   if (rc < 0)
     return rc;
@@ -109,11 +109,11 @@ static int l_watch(lua_State *L) {
   struct reactor *r = reactor_get(L);
   if (!r)
     return no_loop(L);
-  struct watch **box = lua_newuserdatauv(L, sizeof(*box), 0);
+  struct fd_watch **box = lua_newuserdatauv(L, sizeof(*box), 0);
   *box = NULL;
   luaL_setmetatable(L, BIND_WATCH);
   struct completion *c = completion_new(L, r, &completion_call, 3);
-  struct watch *w = c ? calloc(1, sizeof(*w)) : NULL;
+  struct fd_watch *w = c ? calloc(1, sizeof(*w)) : NULL;
   if (!w) {
     if (c)
       completion_drop(L, c);

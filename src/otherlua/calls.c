@@ -6,75 +6,75 @@
 #include <string.h>
 
 /* An rpc or a pool, until it is closed. */
-struct service {
+struct raw_service {
   struct core *core;
   mf_rpc *rpc; /* one of the two */
   mf_pool *pool;
-  struct proc *procs; /* that it has taken */
+  struct raw_process *procs; /* that it has taken */
   int is_ending;
   int is_over; /* the pointers above are invalid, and that is about to be told */
   double event, trouble, notice;
-  struct completion end; /* the last thing that is told; then this is freed */
+  struct outcome end; /* the last thing that is told; then this is freed */
 };
 
 /* ---- what the library tells ---- */
 
 /* News that nobody asked for: where there is no memory for them they are lost. */
-static struct completion *news(struct service *s, double token) {
-  return completion_new(s->core, token, GOT_BYTES);
+static struct outcome *news(struct raw_service *s, double token) {
+  return outcome_new(s->core, token, GOT_BYTES);
 }
 
 static void on_event(const mf_message *event, void *data) {
-  struct service *s = data;
-  struct completion *c = news(s, s->event);
+  struct raw_service *s = data;
+  struct outcome *c = news(s, s->event);
   if (!c)
     return;
-  completion_set_bytes(c, event);
-  completion_done(c);
+  outcome_set_bytes(c, event);
+  outcome_done(c);
 }
 
 static void on_trouble(const mf_error *error, void *data) {
-  struct service *s = data;
-  struct completion *c = news(s, s->trouble);
+  struct raw_service *s = data;
+  struct outcome *c = news(s, s->trouble);
   if (!c)
     return;
-  completion_set_error(c, error);
-  completion_done(c);
+  outcome_set_error(c, error);
+  outcome_done(c);
 }
 
 static void on_notice(void *data) {
-  struct service *s = data;
-  struct completion *c = news(s, s->notice);
+  struct raw_service *s = data;
+  struct outcome *c = news(s, s->notice);
   if (c)
-    completion_done(c);
+    outcome_done(c);
 }
 
 static void on_reply(const mf_error *error, const mf_message *reply, void *data) {
-  struct completion *c = data;
-  completion_set_error(c, error);
+  struct outcome *c = data;
+  outcome_set_error(c, error);
   if (reply)
-    completion_set_bytes(c, reply);
-  completion_done(c);
+    outcome_set_bytes(c, reply);
+  outcome_done(c);
 }
 
-static void release_service(struct completion *c) {
-  struct service *s = c->owner;
+static void release_service(struct outcome *c) {
+  struct raw_service *s = c->owner;
   while (s->procs) {
-    struct proc *p = s->procs;
+    struct raw_process *p = s->procs;
     s->procs = p->next;
-    proc_free(p);
+    raw_process_free(p);
   }
   free(s);
 }
 
-static void ended(struct service *s) {
-  for (struct proc *p = s->procs; p; p = p->next) {
+static void ended(struct raw_service *s) {
+  for (struct raw_process *p = s->procs; p; p = p->next) {
     p->mf = NULL;
     s->core->nhandles--;
   }
   s->core->nhandles--;
   s->is_over = 1;
-  completion_done(&s->end);
+  outcome_done(&s->end);
 }
 
 static void on_rpc_closed(mf_rpc *rpc, void *data) {
@@ -93,7 +93,7 @@ static unsigned to_unsigned(double number) {
   return number >= UINT_MAX ? UINT_MAX : (unsigned)number;
 }
 
-static void read_rpc_options(lua_State *L, int idx, struct service *s,
+static void read_rpc_options(lua_State *L, int idx, struct raw_service *s,
                              mf_rpc_options *ret) {
   mf_rpc_options_init(ret);
   ret->init = field_string(L, idx, "init");
@@ -136,7 +136,7 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *ret) {
   ret->tree = (int)field_number(L, idx, "tree", ret->tree);
 }
 
-static void take(struct service *s, struct proc *p) {
+static void take(struct raw_service *s, struct raw_process *p) {
   p->next = s->procs;
   s->procs = p;
 }
@@ -147,24 +147,24 @@ static void take(struct service *s, struct proc *p) {
 static int l_serve(lua_State *L) {
   struct core *core = core_get(L);
   int is_pool = strcmp(luaL_checkstring(L, 1), "pool") == 0;
-  struct proc *p = get_pointer(L, 2);
+  struct raw_process *p = get_pointer(L, 2);
   const char *name = luaL_checkstring(L, 3);
   luaL_checktype(L, 4, LUA_TTABLE);
   luaL_checkstack(L, 20, "too many values");
-  struct service room = {0};
+  struct raw_service room = {0};
   mf_rpc_options rpc_options;
   mf_pool_options pool_options;
   read_rpc_options(L, 4, &room, &rpc_options);
   read_pool_options(L, 4, &pool_options);
   double over = field_number(L, 4, "over", 0);
-  struct service *s = malloc(sizeof *s);
+  struct raw_service *s = malloc(sizeof *s);
   if (!s)
     return push_code(L, MF_ENOMEM);
   *s = room;
   s->core = core;
   rpc_options.data = s;
   pool_options.rpc = &rpc_options;
-  completion_init(&s->end, core, over, GOT_END);
+  outcome_init(&s->end, core, over, GOT_END);
   s->end.release = release_service;
   s->end.owner = s;
   int rc = is_pool ? mf_pool_new(p->mf, name, &pool_options, &s->pool)
@@ -184,20 +184,20 @@ static int l_serve(lua_State *L) {
 /* call(service, bytes, timeout in ms or 0, idempotent, token) -> call; or nil, code */
 static int l_call(lua_State *L) {
   struct core *core = core_get(L);
-  struct service *s = get_pointer(L, 1);
+  struct raw_service *s = get_pointer(L, 1);
   size_t length;
   const char *bytes = luaL_checklstring(L, 2, &length);
   mf_call_options options = MF_CALL_OPTIONS_INIT;
   options.timeout_ms = to_unsigned((double)luaL_checknumber(L, 3));
   options.idempotent = lua_toboolean(L, 4);
-  struct completion *c = completion_new(core, get_token(L, 5), GOT_BYTES);
+  struct outcome *c = outcome_new(core, get_token(L, 5), GOT_BYTES);
   if (!c)
     return push_code(L, MF_ENOMEM);
   mf_message request = {bytes, length, NULL, 0};
   int rc = s->pool ? mf_pool_call(s->pool, &request, &options, on_reply, c, &c->call)
                    : mf_rpc_call(s->rpc, &request, &options, on_reply, c, &c->call);
   if (rc < 0) {
-    completion_free(c);
+    outcome_free(c);
     return push_code(L, rc);
   }
   lua_pushlightuserdata(L, c);
@@ -206,8 +206,8 @@ static int l_call(lua_State *L) {
 
 /* cancel(service, call) -> true; or nil, code. The call has not been popped. */
 static int l_cancel(lua_State *L) {
-  struct service *s = get_pointer(L, 1);
-  uint64_t id = ((struct completion *)get_pointer(L, 2))->call;
+  struct raw_service *s = get_pointer(L, 1);
+  uint64_t id = ((struct outcome *)get_pointer(L, 2))->call;
   if (s->is_over)
     return push_code(L, MF_ECLOSED);
   return push_code(L, s->pool ? mf_pool_cancel(s->pool, id) : mf_rpc_cancel(s->rpc, id));
@@ -216,24 +216,24 @@ static int l_cancel(lua_State *L) {
 /* ---- pools ---- */
 
 static void on_pool(mf_pool *pool, const mf_error *error, void *data) {
-  struct completion *c = data;
+  struct outcome *c = data;
   (void)pool;
-  completion_set_error(c, error);
-  completion_done(c);
+  outcome_set_error(c, error);
+  outcome_done(c);
 }
 
 static int
 l_drain(lua_State *L) { /* drain(pool, ms or nil, token) -> true; or nil, code */
   struct core *core = core_get(L);
-  struct service *s = get_pointer(L, 1);
+  struct raw_service *s = get_pointer(L, 1);
   unsigned ms =
       lua_isnil(L, 2) ? MF_NO_TIMEOUT : to_unsigned((double)luaL_checknumber(L, 2));
-  struct completion *c = completion_new(core, get_token(L, 3), GOT_ERROR);
+  struct outcome *c = outcome_new(core, get_token(L, 3), GOT_ERROR);
   if (!c)
     return push_code(L, MF_ENOMEM);
   int rc = mf_pool_drain(s->pool, ms, on_pool, c);
   if (rc < 0)
-    completion_free(c);
+    outcome_free(c);
   return push_code(L, rc);
 }
 
@@ -241,21 +241,21 @@ l_drain(lua_State *L) { /* drain(pool, ms or nil, token) -> true; or nil, code *
  */
 static int l_reload(lua_State *L) {
   struct core *core = core_get(L);
-  struct service *s = get_pointer(L, 1);
-  struct proc *p = get_pointer(L, 2);
-  struct completion *c = completion_new(core, get_token(L, 3), GOT_ERROR);
+  struct raw_service *s = get_pointer(L, 1);
+  struct raw_process *p = get_pointer(L, 2);
+  struct outcome *c = outcome_new(core, get_token(L, 3), GOT_ERROR);
   if (!c)
     return push_code(L, MF_ENOMEM);
   int rc = mf_pool_reload(s->pool, p->mf, on_pool, c);
   if (rc < 0)
-    completion_free(c);
+    outcome_free(c);
   else
     take(s, p);
   return push_code(L, rc);
 }
 
 static int l_resize(lua_State *L) { /* resize(pool, max) -> true; or nil, code */
-  struct service *s = get_pointer(L, 1);
+  struct raw_service *s = get_pointer(L, 1);
   return push_code(L,
                    mf_pool_resize(s->pool, to_unsigned((double)luaL_checknumber(L, 2))));
 }
@@ -285,7 +285,7 @@ static void set_times(lua_State *L, const char *name, const mf_pool_times *t) {
 
 static int l_stats(lua_State *L) { /* stats(pool) -> table */
   static const char *const states[] = {"running", "failed", "draining", "closed"};
-  struct service *s = get_pointer(L, 1);
+  struct raw_service *s = get_pointer(L, 1);
   mf_pool_info info = {.size = sizeof info};
   if (s->is_over)
     return push_code(L, MF_ECLOSED);
@@ -310,7 +310,7 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
 }
 
 static int l_pids(lua_State *L) { /* pids(pool) -> list */
-  struct service *s = get_pointer(L, 1);
+  struct raw_service *s = get_pointer(L, 1);
   size_t n = s->is_over ? 0 : mf_pool_pids(s->pool, NULL, 0);
   int *pids = lua_newuserdata(L, sizeof *pids * (n + 1));
   size_t now = s->is_over ? 0 : mf_pool_pids(s->pool, pids, n);
@@ -326,7 +326,7 @@ static int l_pids(lua_State *L) { /* pids(pool) -> list */
 
 static int
 l_abort(lua_State *L) { /* abort(service): gives up at once; end() is still due */
-  struct service *s = get_pointer(L, 1);
+  struct raw_service *s = get_pointer(L, 1);
   if (s->is_over)
     return 0;
   if (s->pool)
@@ -337,7 +337,7 @@ l_abort(lua_State *L) { /* abort(service): gives up at once; end() is still due 
 }
 
 static int l_end(lua_State *L) { /* end(service): takes no more; `over` comes last */
-  struct service *s = get_pointer(L, 1);
+  struct raw_service *s = get_pointer(L, 1);
   if (s->is_ending)
     return 0;
   s->is_ending = 1;

@@ -12,12 +12,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-struct box {
+struct core_box {
   struct core *core; /* NULL after shutdown */
 };
 
 struct core *core_get(lua_State *L) {
-  struct box *box = lua_touserdata(L, lua_upvalueindex(1));
+  struct core_box *box = lua_touserdata(L, lua_upvalueindex(1));
   if (!box->core)
     luaL_error(L, "the Lua state is being closed");
   return box->core;
@@ -161,7 +161,7 @@ static void on_wake_closed(uv_handle_t *wake) {
 /* shutdown(): everything was closed; lets the loop go. The limit is never met; it stands
  * against a hang at exit. */
 static int l_shutdown(lua_State *L) {
-  struct box *box = lua_touserdata(L, lua_upvalueindex(1));
+  struct core_box *box = lua_touserdata(L, lua_upvalueindex(1));
   struct core *core = core_get(L);
   box->core = NULL;
   int is_closed = 1;
@@ -191,30 +191,30 @@ static int l_shutdown(lua_State *L) {
 
 /* ---- making processes ---- */
 
-static void release_error(struct completion *c) {
-  struct proc *p = c->owner;
+static void release_error(struct outcome *c) {
+  struct raw_process *p = c->owner;
   if (p->is_closed)
     free(p);
 }
 
-void proc_free(struct proc *p) {
+void raw_process_free(struct raw_process *p) {
   p->is_closed = 1;
   if (!p->error.is_queued)
     free(p);
 }
 
 static void on_closed(mf_process *mf, void *data) {
-  struct proc *p = data;
+  struct raw_process *p = data;
   (void)mf;
   p->error.core->nhandles--;
-  proc_free(p);
+  raw_process_free(p);
 }
 
 static void on_error(mf_process *mf, const mf_error *error, void *data) {
-  struct proc *p = data;
+  struct raw_process *p = data;
   (void)mf;
-  completion_set_error(&p->error, error);
-  completion_done(&p->error);
+  outcome_set_error(&p->error, error);
+  outcome_done(&p->error);
 }
 
 static const char *const *field_env(lua_State *L, int idx) {
@@ -278,16 +278,16 @@ static int make(mf_process *source, const char *how, const mf_options *options,
  * code. The completion of the token has the first failure that run does not report. */
 static int l_make(lua_State *L) {
   struct core *core = core_get(L);
-  struct proc *source = lua_isnil(L, 1) ? NULL : get_pointer(L, 1);
+  struct raw_process *source = lua_isnil(L, 1) ? NULL : get_pointer(L, 1);
   const char *how = luaL_checkstring(L, 2);
   luaL_checktype(L, 3, LUA_TTABLE);
   double token = get_token(L, 4);
   mf_options options;
   read_options(L, 3, core, &options);
-  struct proc *p = calloc(1, sizeof *p);
+  struct raw_process *p = calloc(1, sizeof *p);
   if (!p)
     return push_code(L, MF_ENOMEM);
-  completion_init(&p->error, core, token, GOT_ERROR);
+  outcome_init(&p->error, core, token, GOT_ERROR);
   p->error.release = release_error;
   p->error.owner = p;
   int rc = make(source ? source->mf : NULL, how, &options, &p->mf);
@@ -304,7 +304,7 @@ static int l_make(lua_State *L) {
 /* ---- commands ---- */
 
 static mf_process *get_process(lua_State *L, int idx) {
-  return ((struct proc *)get_pointer(L, idx))->mf;
+  return ((struct raw_process *)get_pointer(L, idx))->mf;
 }
 
 static int l_require(lua_State *L) { /* require(process, module) -> true; or nil, code */
@@ -337,31 +337,31 @@ static int l_send_fd(lua_State *L) { /* send_fd(process, fd) -> true; or nil, co
 }
 
 static void on_run(mf_process *mf, const mf_error *error, int fd, void *data) {
-  struct completion *c = data;
+  struct outcome *c = data;
   (void)mf;
-  completion_set_error(c, error);
+  outcome_set_error(c, error);
   c->fd = fd;
-  completion_done(c);
+  outcome_done(c);
 }
 
 static int l_run(lua_State *L) { /* run(process, name, token) -> true; or nil, code */
   struct core *core = core_get(L);
   mf_process *mf = get_process(L, 1);
   const char *name = luaL_checkstring(L, 2);
-  struct completion *c = completion_new(core, get_token(L, 3), GOT_SOCKET);
+  struct outcome *c = outcome_new(core, get_token(L, 3), GOT_SOCKET);
   if (!c)
     return push_code(L, MF_ENOMEM);
   int rc = mf_run(mf, name, on_run, c);
   if (rc < 0)
-    completion_free(c);
+    outcome_free(c);
   return push_code(L, rc);
 }
 
 static void on_exit_(mf_process *mf, const mf_exit *status, void *data) {
-  struct completion *c = data;
+  struct outcome *c = data;
   (void)mf;
-  completion_set_exit(c, status);
-  completion_done(c);
+  outcome_set_exit(c, status);
+  outcome_done(c);
 }
 
 static int l_on_exit(lua_State *L) { /* on_exit(process, token) -> true; or nil, code */
@@ -369,12 +369,12 @@ static int l_on_exit(lua_State *L) { /* on_exit(process, token) -> true; or nil,
   mf_process *mf = get_process(L, 1);
   if (!mf)
     return push_code(L, MF_ECLOSED);
-  struct completion *c = completion_new(core, get_token(L, 2), GOT_EXIT);
+  struct outcome *c = outcome_new(core, get_token(L, 2), GOT_EXIT);
   if (!c)
     return push_code(L, MF_ENOMEM);
   int rc = mf_on_exit(mf, on_exit_, c);
   if (rc < 0)
-    completion_free(c);
+    outcome_free(c);
   return push_code(L, rc);
 }
 
@@ -397,7 +397,7 @@ static int l_pid(lua_State *L) { /* pid(process) -> number; or nil */
 }
 
 static int l_close(lua_State *L) { /* close(process): it is no more */
-  struct proc *p = get_pointer(L, 1);
+  struct raw_process *p = get_pointer(L, 1);
   mf_close(p->mf, on_closed, p);
   return 0;
 }
@@ -505,7 +505,7 @@ static void add(lua_State *L, const luaL_Reg *list) {
 }
 
 static int open_module(lua_State *L) {
-  struct box *box = lua_newuserdata(L, sizeof *box);
+  struct core_box *box = lua_newuserdata(L, sizeof *box);
   box->core = calloc(1, sizeof *box->core);
   if (!box->core)
     return luaL_error(L, "moonfork.ffi: not enough memory");

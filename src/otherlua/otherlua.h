@@ -19,25 +19,25 @@
 #include <stdint.h>
 #include <uv.h>
 
-enum completion_kind { GOT_ERROR, GOT_SOCKET, GOT_EXIT, GOT_BYTES, GOT_END };
+enum outcome_kind { GOT_ERROR, GOT_SOCKET, GOT_EXIT, GOT_BYTES, GOT_END };
 
 /* One callback of the library's. It has all its memory from the start but for texts and
  * bytes; where there is none for those, the code's own text stands in. */
-struct completion {
-  struct completion *next;
+struct outcome {
+  struct outcome *next;
   struct core *core;
   double token;
-  enum completion_kind kind;
+  enum outcome_kind kind;
   int is_queued;
   int code, started; /* code 0: success */
   int fd;            /* of GOT_SOCKET; -1: none */
   char *message, *traceback, *bytes;
   size_t length; /* of bytes */
   int has_exit;
-  mf_exit exit;  /* its error is ours */
-  uint64_t call; /* id of the rpc's or pool's call, for cancelling */
-  void (*release)(struct completion *); /* frees it with what it is part of */
-  void *owner;                          /* for release */
+  mf_exit exit;                      /* its error is ours */
+  uint64_t call;                     /* id of the rpc's or pool's call, for cancelling */
+  void (*release)(struct outcome *); /* frees it with what it is part of */
+  void *owner;                       /* for release */
 };
 
 /* The library's side of one Lua state. */
@@ -46,29 +46,28 @@ struct core {
   uv_async_t wake; /* keeps the loop turning where nothing else does */
   int is_open;     /* the loop exists */
   int nhandles;    /* processes, rpcs and pools that are not closed */
-  struct completion *first, **last;
+  struct outcome *first, **last;
 };
 
 /* A process of ffi.lua's, until it is closed. */
-struct proc {
+struct raw_process {
   mf_process *mf; /* NULL: a service had taken it, and its end is about to be told */
-  struct completion error; /* the first failure that nothing else reports */
+  struct outcome error; /* the first failure that nothing else reports */
   int is_closed;
-  struct proc *next; /* of those that a service has taken */
+  struct raw_process *next; /* of those that a service has taken */
 };
 
 /* ---- queue.c ---- */
 void queue_init(struct core *core);
-void completion_init(struct completion *c, struct core *core, double token,
-                     enum completion_kind kind);
-struct completion *completion_new(struct core *core, double token,
-                                  enum completion_kind kind);
-void completion_free(struct completion *c); /* one of completion_new that is not queued */
-void completion_set_error(struct completion *c, const mf_error *error);
-void completion_set_exit(struct completion *c, const mf_exit *status);
-void completion_set_bytes(struct completion *c, const mf_message *message);
-void completion_done(struct completion *c); /* to the queue, which owns it from now on */
-void queue_clear(struct core *core);        /* drops what nobody popped */
+void outcome_init(struct outcome *c, struct core *core, double token,
+                  enum outcome_kind kind);
+struct outcome *outcome_new(struct core *core, double token, enum outcome_kind kind);
+void outcome_free(struct outcome *c); /* one of outcome_new that is not queued */
+void outcome_set_error(struct outcome *c, const mf_error *error);
+void outcome_set_exit(struct outcome *c, const mf_exit *status);
+void outcome_set_bytes(struct outcome *c, const mf_message *message);
+void outcome_done(struct outcome *c); /* to the queue, which owns it from now on */
+void queue_clear(struct core *core);  /* drops what nobody popped */
 int l_pop(lua_State *L);
 
 /* ---- functions.c ---- */
@@ -78,7 +77,7 @@ void *get_pointer(lua_State *L, int idx);
 int push_code(lua_State *L, int code); /* -> true; or nil, code */
 const char *field_string(lua_State *L, int idx, const char *name); /* leaves a slot */
 double field_number(lua_State *L, int idx, const char *name, double fallback);
-void proc_free(struct proc *p); /* of a closed process */
+void raw_process_free(struct raw_process *p); /* of a closed process */
 
 /* ---- calls.c ---- */
 extern const luaL_Reg service_functions[];

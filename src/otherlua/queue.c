@@ -10,12 +10,12 @@ void queue_init(struct core *core) {
   core->last = &core->first;
 }
 
-static void release_single(struct completion *c) {
+static void release_single(struct outcome *c) {
   free(c);
 }
 
-void completion_init(struct completion *c, struct core *core, double token,
-                     enum completion_kind kind) {
+void outcome_init(struct outcome *c, struct core *core, double token,
+                  enum outcome_kind kind) {
   memset(c, 0, sizeof *c);
   c->core = core;
   c->token = token;
@@ -24,15 +24,14 @@ void completion_init(struct completion *c, struct core *core, double token,
   c->release = release_single;
 }
 
-struct completion *completion_new(struct core *core, double token,
-                                  enum completion_kind kind) {
-  struct completion *c = malloc(sizeof *c);
+struct outcome *outcome_new(struct core *core, double token, enum outcome_kind kind) {
+  struct outcome *c = malloc(sizeof *c);
   if (c)
-    completion_init(c, core, token, kind);
+    outcome_init(c, core, token, kind);
   return c;
 }
 
-static void clear(struct completion *c) {
+static void clear(struct outcome *c) {
   if (c->fd >= 0)
     close(c->fd);
   free(c->message);
@@ -44,7 +43,7 @@ static void clear(struct completion *c) {
   c->exit.error = NULL;
 }
 
-void completion_free(struct completion *c) {
+void outcome_free(struct outcome *c) {
   clear(c);
   free(c);
 }
@@ -53,13 +52,13 @@ static char *copy(const char *text) {
   return text ? strdup(text) : NULL;
 }
 
-void completion_set_exit(struct completion *c, const mf_exit *status) {
+void outcome_set_exit(struct outcome *c, const mf_exit *status) {
   c->has_exit = 1;
   c->exit = *status;
   c->exit.error = copy(status->error);
 }
 
-void completion_set_error(struct completion *c, const mf_error *error) {
+void outcome_set_error(struct outcome *c, const mf_error *error) {
   if (!error)
     return;
   c->code = error->code;
@@ -67,10 +66,10 @@ void completion_set_error(struct completion *c, const mf_error *error) {
   c->message = copy(error->message);
   c->traceback = copy(error->traceback);
   if (error->exit)
-    completion_set_exit(c, error->exit);
+    outcome_set_exit(c, error->exit);
 }
 
-void completion_set_bytes(struct completion *c, const mf_message *message) {
+void outcome_set_bytes(struct outcome *c, const mf_message *message) {
   c->bytes = malloc(message->length + 1); /* + 1: of an empty one, too */
   if (!c->bytes) {
     c->code = MF_ENOMEM;
@@ -82,7 +81,7 @@ void completion_set_bytes(struct completion *c, const mf_message *message) {
   c->length = message->length;
 }
 
-void completion_done(struct completion *c) {
+void outcome_done(struct outcome *c) {
   c->is_queued = 1;
   c->next = NULL;
   *c->core->last = c;
@@ -90,7 +89,7 @@ void completion_done(struct completion *c) {
 }
 
 static void drop_first(struct core *core) {
-  struct completion *c = core->first;
+  struct outcome *c = core->first;
   core->first = c->next;
   if (!core->first)
     core->last = &core->first;
@@ -148,7 +147,7 @@ static void push_exit(lua_State *L, const mf_exit *status) {
   lua_setfield(L, -2, "rusage");
 }
 
-static void push_error(lua_State *L, const struct completion *c) {
+static void push_error(lua_State *L, const struct outcome *c) {
   if (!c->code) {
     lua_pushnil(L);
     return;
@@ -164,7 +163,7 @@ static void push_error(lua_State *L, const struct completion *c) {
   }
 }
 
-static void push_value(lua_State *L, const struct completion *c) {
+static void push_value(lua_State *L, const struct outcome *c) {
   if (c->kind == GOT_EXIT)
     push_exit(L, &c->exit);
   else if (c->kind == GOT_SOCKET && c->fd >= 0)
@@ -180,7 +179,7 @@ static void push_value(lua_State *L, const struct completion *c) {
  * the pushes: it adds to the queue's end at most. */
 int l_pop(lua_State *L) {
   struct core *core = core_get(L);
-  struct completion *c = core->first;
+  struct outcome *c = core->first;
   if (!c)
     return 0;
   luaL_checkstack(L, 8, "too many values");

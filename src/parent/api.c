@@ -233,12 +233,12 @@ int mf_reset(struct uv_loop_s *loop) {
 
 /* ---- prepare ---- */
 
-static int queue(mf_process *p, struct command *c) {
+static int queue(mf_process *p, struct process_command *c) {
   return result(process_event(p, &(struct event){EV_COMMAND, .command = c}));
 }
 
 static int queue_bytes(mf_process *p, unsigned type, const void *body, size_t length) {
-  struct command c = {.type = type, .body = body, .length = length};
+  struct process_command c = {.type = type, .body = body, .length = length};
   int r = process_check_unfinished(p);
   return r ? r : queue(p, &c);
 }
@@ -298,7 +298,7 @@ int process_is_control_socket(const mf_process *p, int fd) {
 
 int mf_send_fd(mf_process *p, int fd) {
   struct fdset fds;
-  struct command c = {.type = CMD_FD, .fds = &fds};
+  struct process_command c = {.type = CMD_FD, .fds = &fds};
   int r = process_check_unfinished(p), copy;
   if (r)
     return r;
@@ -330,11 +330,11 @@ int mf_send_arg(mf_process *p, const void *data, size_t length) {
 
 int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
                     void (*release)(void *), void *release_data) {
-  struct command c = {.type = CMD_ARG,
-                      .body = data,
-                      .length = length,
-                      .release = release,
-                      .release_data = release_data};
+  struct process_command c = {.type = CMD_ARG,
+                              .body = data,
+                              .length = length,
+                              .release = release,
+                              .release_data = release_data};
   int r = process_check_unfinished(p);
   if (!r && !data && length)
     r = MF_EINVAL;
@@ -375,7 +375,7 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
 }
 
 int mf_seal(mf_process *p, int flags) {
-  struct command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
+  struct process_command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
   int r = process_check_unfinished(p);
   if (!r && (flags & ~0x73))
     r = MF_EINVAL;

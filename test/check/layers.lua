@@ -6,7 +6,9 @@
 -- each row a folder.
 --
 -- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
--- LINES_MAX lines, and no two files of one name: who searches for `failure.c` finds one.
+-- LINES_MAX lines, and no two files of one name: who searches for `failure.c` finds one. So it is
+-- with a struct or enum of a header: no other file has one of that name (src/serve, which is not
+-- linked with the rest, has its own).
 
 local DESIGN = "doc/design.md"
 
@@ -166,6 +168,27 @@ local function check_names(texts)
   end
 end
 
+local function each_type(texts, found)
+  for path, text in pairs(texts) do
+    for kind, name in text:gmatch "%f[^\n](%l+) ([%w_]+) {" do
+      if (kind == "struct" or kind == "enum") and not path:find "^src/serve/" then
+        found(kind .. " " .. name, path)
+      end
+    end
+  end
+end
+
+local function check_types(texts)
+  local owners = {}
+  each_type(texts, function(type, path)
+    if path:find "%.h$" then owners[type] = path end
+  end)
+  each_type(texts, function(type, path)
+    local owner = owners[type]
+    if owner and owner ~= path then complain("%s and %s both define %s", owner, path, type) end
+  end)
+end
+
 -- The two rules that matter most, whatever the page says.
 local function check_foundations(rows)
   if rows["src/parent"].lua then complain("%s lets src/parent use lua", DESIGN) end
@@ -191,4 +214,5 @@ end
 check_circles(texts)
 check_lengths(texts)
 check_names(texts)
+check_types(texts)
 check.done()

@@ -29,7 +29,8 @@ static void touch(struct text t) {
     sum += (unsigned char)t.p[i];
 }
 
-static int done(struct server *s, struct command *c, unsigned type, enum phase phase) {
+static int done(struct server *s, struct command *c, unsigned type,
+                enum serve_phase phase) {
   assert(c->type == type);
   assert(s->phase == phase);
   touch((struct text){(const char *)c->body, c->length});

@@ -125,7 +125,7 @@ static void serve(struct story *s) {
   assert_int_equal(s->q->state, SERVING);
 }
 
-static void reach(struct story *s, enum state state) {
+static void reach(struct story *s, enum process_state state) {
   make_clone(s);
   switch (state) {
   case HELD:
@@ -279,8 +279,8 @@ static int fire(struct story *s, enum event_kind ev) {
 #define REFUSED MF_ESTATE
 
 struct expectation {
-  enum state state; /* afterwards */
-  int result;       /* of the user's call */
+  enum process_state state; /* afterwards */
+  int result;               /* of the user's call */
 };
 
 /* State after each event, and what the user's call returns (0 where none is named). */
@@ -457,7 +457,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
               [EV_TIMEOUT] = {DEAD}},
 };
 
-static int was_finishing(enum state state, enum event_kind ev) {
+static int was_finishing(enum process_state state, enum event_kind ev) {
   int begun = state == STARTING || state == GIVING || state == RUNNING || state == GIVEN;
   int refused = expect[state][ev].result != 0;
   return begun || ((ev == EV_RUN || ev == EV_TO_FD) && !refused);
@@ -474,7 +474,7 @@ static void settle(struct story *s) {
     sim_advance(s->sim, 3000);
 }
 
-static void check_cell(enum state state, enum event_kind ev) {
+static void check_cell(enum process_state state, enum event_kind ev) {
   struct story *s = story_new();
   const struct expectation *x = &expect[state][ev];
   mf_process *q;
@@ -509,7 +509,7 @@ static void check_cell(enum state state, enum event_kind ev) {
 }
 
 struct cell {
-  enum state state;
+  enum process_state state;
   enum event_kind ev;
 };
 
@@ -529,7 +529,7 @@ int main(void) {
   size_t n = 0;
   for (int st = 0; st < STATE_COUNT; st++)
     for (int ev = 0; ev < EVENT_COUNT; ev++, n++) {
-      cells[n].state = (enum state)st;
+      cells[n].state = (enum process_state)st;
       cells[n].ev = (enum event_kind)ev;
       snprintf(names[n], sizeof names[n], "test_%s_%s", state_names[st], event_names[ev]);
       tests[n].name = names[n];

@@ -175,7 +175,7 @@ static void run_first(struct list *tasks) {
 
 /* Callbacks, and work, may ask for more; that is done on the next turn, so that what
  * always asks does not keep the loop. Other phases come to an end by themselves. */
-void context_run_phase(struct context *ctx, enum phase phase) {
+void context_run_phase(struct context *ctx, enum task_phase phase) {
   int once = phase == PHASE_READ || phase == PHASE_NOTIFY || phase == PHASE_WORK;
   struct list due;
   if (!once) {
@@ -215,7 +215,7 @@ void task_clear(struct task *t) {
   list_remove(&t->link);
 }
 
-void context_task(struct context *ctx, enum phase phase, struct task *t) {
+void context_task(struct context *ctx, enum task_phase phase, struct task *t) {
   if (list_empty(&t->link))
     list_push(&ctx->phases[phase], &t->link);
   if (phase == PHASE_CLOSED || (phase == PHASE_WORK && ctx->in_dispatch && !ctx->in_work))

@@ -20,7 +20,7 @@
 struct uv_loop_s;
 
 /* When tasks run. Those of one phase run in the order in which they were asked for. */
-enum phase {
+enum task_phase {
   PHASE_WRITE,  /* on the next turn: what was kept back to be written together */
   PHASE_READ,   /* then: what was left to be read */
   PHASE_NOTIFY, /* when the event under way is over: callbacks */
@@ -106,9 +106,9 @@ void context_count_busy(struct context *ctx, int delta);
 
 /* Runs t once in that phase: what is asked for by a task of the same phase, on the next
  * turn. Asking again is harmless. A task of PHASE_CLOSED does not make the loop turn. */
-void context_task(struct context *ctx, enum phase phase, struct task *t);
+void context_task(struct context *ctx, enum task_phase phase, struct task *t);
 /* Runs those of that phase now. */
-void context_run_phase(struct context *ctx, enum phase phase);
+void context_run_phase(struct context *ctx, enum task_phase phase);
 void task_init(struct task *t, void (*run)(struct task *t));
 void task_clear(struct task *t);
 static inline int task_waits(const struct task *t) {

@@ -113,7 +113,7 @@ void process_unhold(struct mf_process *p) {
   struct mf_process *source = p->source;
   struct hold *hold = p->hold;
   struct context *ctx = p->context;
-  struct command fork = {.type = CMD_FORK, .id = p->id};
+  struct process_command fork = {.type = CMD_FORK, .id = p->id};
   struct fdset fds;
   int pair[2], r, i;
   if (!hold)
@@ -255,7 +255,7 @@ void process_unhold_child(struct mf_process *p) {
 }
 
 /* Adds a command to the held fork: 1 when there was room. */
-int hold_join(struct mf_process *p, const struct command *c) {
+int hold_join(struct mf_process *p, const struct process_command *c) {
   struct hold *hold = p->hold;
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.type = (uint8_t)c->type, .id = c->id};

@@ -30,7 +30,7 @@ int cell_note(struct mf_process *p, const struct event *e) {
 }
 
 int cell_join(struct mf_process *p, const struct event *e) {
-  struct command *c = e->command;
+  struct process_command *c = e->command;
   if ((c->type == CMD_ARG || c->type == CMD_FD) && hold_join(p, c))
     return 0;
   process_unhold(p);
@@ -38,7 +38,7 @@ int cell_join(struct mf_process *p, const struct event *e) {
 }
 
 int cell_queue(struct mf_process *p, const struct event *e) {
-  struct command *c = e->command;
+  struct process_command *c = e->command;
   process_unhold_child(p);
   if (c->type != CMD_MEMORY && c->type != CMD_WHO)
     spares_drop(p);
@@ -81,7 +81,7 @@ static void expect_finish(struct mf_process *p, enum finish_kind kind, mf_run_cb
 
 int cell_run(struct mf_process *p, const struct event *e) {
   const struct run_request *run = e->run;
-  struct command c = {.type = CMD_RUN, .body = run->function};
+  struct process_command c = {.type = CMD_RUN, .body = run->function};
   int r;
   c.length = strlen(run->function);
   process_unhold_child(p);
@@ -100,7 +100,7 @@ int cell_run(struct mf_process *p, const struct event *e) {
 
 int cell_launch(struct mf_process *p, const struct event *e) {
   const struct run_request *run = e->run;
-  struct command c = {.type = CMD_RUN, .body = run->function};
+  struct process_command c = {.type = CMD_RUN, .body = run->function};
   c.length = strlen(run->function);
   if (!hold_join(p, &c)) {
     process_unhold(p);

@@ -11,7 +11,7 @@
 /* Its end is not watched any more. */
 void process_close_pidfd(struct mf_process *p);
 /* The only way to another state. */
-void process_enter(struct mf_process *p, enum state state);
+void process_enter(struct mf_process *p, enum process_state state);
 
 /* notify.c */
 /* Delivers the pending callbacks. */
@@ -97,12 +97,12 @@ void process_measure_clones(struct mf_process *p);
 void process_take_memory(struct mf_process *p, const struct frame *f);
 
 /* process_send.c */
-int command_send(struct mf_process *p, const struct command *c);
+int command_send(struct mf_process *p, const struct process_command *c);
 int command_send_simple(struct mf_process *p, unsigned type, uint64_t id,
                         const void *body, size_t length);
-void command_discard(struct command *c);
+void command_discard(struct process_command *c);
 /* Sent and kept for a pool that starts p again; or neither. (The sending consumes it.) */
-int command_send_noted(struct mf_process *p, struct command *c);
+int command_send_noted(struct mf_process *p, struct process_command *c);
 
 /* batch.c */
 void process_on_write(struct task *t);
@@ -110,7 +110,7 @@ void process_on_write(struct task *t);
 void process_open_to_fds(struct mf_process *p);
 void process_unhold_child(struct mf_process *p);
 /* Adds a command to the held fork: 1 when there was room. */
-int hold_join(struct mf_process *p, const struct command *c);
+int hold_join(struct mf_process *p, const struct process_command *c);
 
 /* progress.c */
 /* The socket goes to the user: what ends from now on only the kernel tells. */

@@ -147,7 +147,7 @@ void journal_batch(struct journal **j, const struct hold *hold) {
   }
   nfds = hold->fds.n - nfds; /* the handles of standard streams come first */
   for (size_t i = 0; i < left; i += rest) {
-    struct command c = {0};
+    struct process_command c = {0};
     struct fdset fds;
     frame_decode(&f, at + i, CMD_SETUP, CMD_LAST);
     rest = FRAME_HEADER_SIZE + f.length;
@@ -187,12 +187,12 @@ static int prepares(unsigned type) {
   }
 }
 
-static int is_data(const struct command *c) {
+static int is_data(const struct process_command *c) {
   return c->type == CMD_ARG || c->type == CMD_SET;
 }
 
 /* A handle is not kept: its other end would wait for ever. */
-static int has_room(const struct journal *j, const struct command *c) {
+static int has_room(const struct journal *j, const struct process_command *c) {
   if (c->fds && c->fds->n)
     return 0;
   if (is_data(c))
@@ -200,7 +200,7 @@ static int has_room(const struct journal *j, const struct command *c) {
   return c->length <= JOURNAL_CODE_MAX - j->ncode;
 }
 
-static void copy_body(unsigned char *to, const struct command *c) {
+static void copy_body(unsigned char *to, const struct process_command *c) {
   for (size_t i = 0; i < c->npieces; i++) {
     memcpy(to, c->pieces[i].iov_base, c->pieces[i].iov_len);
     to += c->pieces[i].iov_len;
@@ -209,7 +209,7 @@ static void copy_body(unsigned char *to, const struct command *c) {
     memcpy(to, c->body, c->length);
 }
 
-void journal_command(struct journal **at, const struct command *c) {
+void journal_command(struct journal **at, const struct process_command *c) {
   struct journal *j, *before = *at;
   if (!before || !prepares(c->type))
     return;
@@ -230,7 +230,8 @@ void journal_command(struct journal **at, const struct command *c) {
 /* ---- replay ---- */
 
 static int replay_command(const struct journal *j, struct mf_process *p) {
-  struct command c = {.type = j->type, .id = j->id, .body = j->body, .length = j->length};
+  struct process_command c = {
+      .type = j->type, .id = j->id, .body = j->body, .length = j->length};
   return process_event(p, &(struct event){EV_COMMAND, .command = &c});
 }
 

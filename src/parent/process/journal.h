@@ -11,7 +11,7 @@
 
 #include <moonfork.h>
 
-struct command;
+struct process_command;
 struct hold;
 struct context;
 struct journal;
@@ -28,7 +28,7 @@ struct journal *journal_new(enum journal_root root,
 struct journal *journal_hold(struct journal *j);
 void journal_drop(struct journal **j);
 /* Adds a command; those that prepare nothing are ignored. */
-void journal_command(struct journal **j, const struct command *c);
+void journal_command(struct journal **j, const struct process_command *c);
 /* The same with the commands that were held with a fork which becomes a template after
  * all. */
 void journal_batch(struct journal **j, const struct hold *hold);

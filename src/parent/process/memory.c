@@ -102,7 +102,7 @@ static void put_clone(struct buf *out, const struct mf_process *p) {
 int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   unsigned char room[8];
   struct buf body = {.data = room, .cap = sizeof room, .max = sizeof room};
-  struct command c = {.type = CMD_MEMORY};
+  struct process_command c = {.type = CMD_MEMORY};
   switch (p->state) {
   case FORKING:
   case SERVING:

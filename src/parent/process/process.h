@@ -11,7 +11,7 @@
 struct journal;
 struct process_trace;
 
-enum state {
+enum process_state {
   HELD,     /* the fork is not written yet; arguments, handles and run may join it */
   FORKING,  /* written (or spawned); neither pid nor hello yet */
   SERVING,  /* answers commands */
@@ -80,7 +80,7 @@ struct mf_process {
   struct list link;
   struct task write, read, notify, free, closed; /* one for each phase of the context */
   uint64_t id;
-  enum state state;
+  enum process_state state;
   uint64_t made_ms, state_since_ms;
   unsigned open : 1;          /* the user has the handle */
   unsigned internal : 1;      /* the library's: a default template, a spare */
@@ -183,7 +183,7 @@ struct mf_process {
   struct process_trace *trace; /* NULL: it was in none */
 };
 
-struct command {
+struct process_command {
   unsigned type;
   uint64_t id;
   const void *body;
@@ -206,14 +206,14 @@ struct run_request {
 struct event {
   enum event_kind kind;
   union {
-    struct command *command;       /* EV_COMMAND */
-    struct mf_process *fork;       /* EV_FORK: the new record, in HELD */
-    const struct run_request *run; /* EV_RUN, EV_TO_FD */
-    int signum;                    /* EV_KILL */
-    const struct frame *frame;     /* EV_HELLO, EV_FORK_FAILED, EV_FAILED */
-    uint64_t ndone;                /* EV_DONE: commands executed */
-    int pid;                       /* EV_RUNNING */
-    int why;                       /* EV_EOF: 0 or -errno */
+    struct process_command *command; /* EV_COMMAND */
+    struct mf_process *fork;         /* EV_FORK: the new record, in HELD */
+    const struct run_request *run;   /* EV_RUN, EV_TO_FD */
+    int signum;                      /* EV_KILL */
+    const struct frame *frame;       /* EV_HELLO, EV_FORK_FAILED, EV_FAILED */
+    uint64_t ndone;                  /* EV_DONE: commands executed */
+    int pid;                         /* EV_RUNNING */
+    int why;                         /* EV_EOF: 0 or -errno */
   };
 };
 
@@ -227,7 +227,7 @@ int process_make(struct context *ctx, int exec, const mf_options *o, mf_process 
 int process_take_up(struct context *ctx, const mf_options *o, int fd, mf_process **ret);
 /* A new record in the given state, in its context, with the handle open. NULL: no memory.
  */
-struct mf_process *process_new(struct context *ctx, enum state state);
+struct mf_process *process_new(struct context *ctx, enum process_state state);
 /* One event through the table. What it returns is the user call's result. */
 int process_event(struct mf_process *p, const struct event *e);
 /* Puts p behind source, which forks it. */

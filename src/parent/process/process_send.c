@@ -4,7 +4,7 @@
 #include "parent/process/journal.h"
 #include "parent/process/process_trace.h"
 
-int command_send(struct mf_process *p, const struct command *c) {
+int command_send(struct mf_process *p, const struct process_command *c) {
   int r;
   p->nsent++;
   process_trace_command(p, c); /* whose body may be gone when it is sent */
@@ -25,11 +25,11 @@ int command_send(struct mf_process *p, const struct command *c) {
 
 int command_send_simple(struct mf_process *p, unsigned type, uint64_t id,
                         const void *body, size_t length) {
-  struct command c = {.type = type, .id = id, .body = body, .length = length};
+  struct process_command c = {.type = type, .id = id, .body = body, .length = length};
   return command_send(p, &c);
 }
 
-void command_discard(struct command *c) {
+void command_discard(struct process_command *c) {
   if (c->fds)
     fdset_close(c->fds);
   if (c->release)
@@ -37,7 +37,7 @@ void command_discard(struct command *c) {
 }
 
 /* Sent and kept for a pool that starts p again; or neither. (The sending consumes it.) */
-int command_send_noted(struct mf_process *p, struct command *c) {
+int command_send_noted(struct mf_process *p, struct process_command *c) {
   struct journal *before = journal_hold(p->journal);
   int r;
   journal_command(&p->journal, c);

@@ -372,7 +372,7 @@ void mf_trace_loop(struct uv_loop_s *loop) {
 /* ---- what it was told ---- */
 
 /* The name in the body of an eval: u32 count, code, arguments, name. */
-static void name_eval(const struct command *c, char *text, size_t n) {
+static void name_eval(const struct process_command *c, char *text, size_t n) {
   struct reader r;
   const char *code, *name = NULL;
   size_t ncode, length = 0;
@@ -397,7 +397,7 @@ static void name_eval(const struct command *c, char *text, size_t n) {
 }
 
 /* "set NAME": str name, value. */
-static void name_set(const struct command *c, char *text, size_t n) {
+static void name_set(const struct process_command *c, char *text, size_t n) {
   struct reader r;
   size_t length;
   const char *name;
@@ -410,7 +410,7 @@ static void name_set(const struct command *c, char *text, size_t n) {
            name ? name : "");
 }
 
-void trace_take_command(struct mf_process *p, const struct command *c) {
+void trace_take_command(struct mf_process *p, const struct process_command *c) {
   char text[LOAD_TEXT_MAX + 16];
   struct process_trace *t;
   struct load *l;

@@ -27,8 +27,9 @@ static inline void process_trace_state(struct mf_process *p) {
 }
 
 /* A command is about to be sent: its span ends when it is executed. */
-void trace_take_command(struct mf_process *p, const struct command *c);
-static inline void process_trace_command(struct mf_process *p, const struct command *c) {
+void trace_take_command(struct mf_process *p, const struct process_command *c);
+static inline void process_trace_command(struct mf_process *p,
+                                         const struct process_command *c) {
   if (trace_is_on())
     trace_take_command(p, c);
 }

@@ -25,7 +25,7 @@ static void on_closed(struct task *t) {
     process_release(p);
 }
 
-struct mf_process *process_new(struct context *ctx, enum state state) {
+struct mf_process *process_new(struct context *ctx, enum process_state state) {
   struct mf_process *p = calloc(1, sizeof *p);
   if (!p)
     return NULL;
@@ -178,7 +178,7 @@ int process_connect(struct mf_process *p, int fd) {
   return channel_open(&p->chan, p->context->backend, fd);
 }
 
-void process_enter(struct mf_process *p, enum state state) {
+void process_enter(struct mf_process *p, enum process_state state) {
   p->state = state;
   p->state_since_ms = context_now_ms(p->context);
   process_trace_state(p);

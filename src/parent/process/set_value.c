@@ -39,7 +39,7 @@ int mf_set(mf_process *p, const char *name, const void *value, size_t length) {
     r = buf_put(&body, &list_of_one, 1);
   if (!r)
     r = buf_put(&body, value, length);
-  struct command c = {
+  struct process_command c = {
       .type = CMD_SET, .body = buf_peek(&body), .length = buf_size(&body)};
   if (!r)
     r = process_event(p, &(struct event){EV_COMMAND, .command = &c});
@@ -76,13 +76,14 @@ int mf_set_packed(mf_process *p, const mf_message *body, const struct lent *lent
     release(release_data);
     return r;
   }
-  struct command c = {.type = CMD_SET,
-                      .pieces = pieces,
-                      .npieces = lent_cut(body->data, body->length, lent, n, pieces),
-                      .length = body->length + lent_bytes(lent, n),
-                      .fds = &fds,
-                      .release = release,
-                      .release_data = release_data};
+  struct process_command c = {.type = CMD_SET,
+                              .pieces = pieces,
+                              .npieces =
+                                  lent_cut(body->data, body->length, lent, n, pieces),
+                              .length = body->length + lent_bytes(lent, n),
+                              .fds = &fds,
+                              .release = release,
+                              .release_data = release_data};
   r = process_event(p, &(struct event){EV_COMMAND, .command = &c});
   free(pieces);
   return r == -ENOMEM ? MF_ENOMEM : r;

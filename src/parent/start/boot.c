@@ -36,7 +36,7 @@ static int put_pipe_leash(struct buf *out) {
 static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
   struct buf body;
   struct fdset fds;
-  struct command c = {.type = CMD_SETUP, .id = (uint64_t)getpid(), .fds = &fds};
+  struct process_command c = {.type = CMD_SETUP, .id = (uint64_t)getpid(), .fds = &fds};
   int r;
   fdset_init(&fds);
   buf_init(&body, PROTO_PAYLOAD_MAX); /* a long environment goes in parts */
@@ -217,7 +217,7 @@ static int add_leash(struct fdset *fds) {
 
 int boot_take_up(struct context *ctx, int fd, struct mf_process **ret) {
   struct fdset fds;
-  struct command who = {.type = CMD_WHO, .id = (uint64_t)getpid(), .fds = &fds};
+  struct process_command who = {.type = CMD_WHO, .id = (uint64_t)getpid(), .fds = &fds};
   struct mf_process *p = process_new(ctx, FORKING);
   int r;
   if (!p) {

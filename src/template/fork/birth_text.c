@@ -30,14 +30,14 @@
 
 enum { HUGE_PAGE = 2 << 20 };
 
-struct text {
+struct code_segment {
   char *start; /* of the segment with the code, at a huge boundary */
   size_t size;
 };
 
 /* The program is the first object. */
 static int find_text(struct dl_phdr_info *info, size_t size, void *data) {
-  struct text *text = data;
+  struct code_segment *text = data;
   (void)size;
   for (int i = 0; i < info->dlpi_phnum; i++) {
     const ElfW(Phdr) *p = &info->dlpi_phdr[i];
@@ -52,7 +52,7 @@ static int find_text(struct dl_phdr_info *info, size_t size, void *data) {
 }
 
 /* The file in one huge page, with the text at its beginning. */
-static int fill(int fd, const struct text *text) {
+static int fill(int fd, const struct code_segment *text) {
   if (pwrite(fd, text->start, text->size, 0) != (ssize_t)text->size)
     return -1;
   char *room = mmap(NULL, 2 * HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -68,7 +68,7 @@ static int fill(int fd, const struct text *text) {
 
 /* What follows the text in its 2 MiB is nobody's, unless somebody has asked for just
  * that. */
-static int own_rest(const struct text *text) {
+static int own_rest(const struct code_segment *text) {
   size_t page = (size_t)sysconf(_SC_PAGESIZE),
          size = (text->size + page - 1) / page * page;
   char *rest = text->start + size;
@@ -84,7 +84,7 @@ static int own_rest(const struct text *text) {
 }
 
 static void move_text(void) {
-  struct text text = {NULL, 0};
+  struct code_segment text = {NULL, 0};
   dl_iterate_phdr(find_text, &text);
   if (text.size == 0 || text.size > HUGE_PAGE ||
       ((uintptr_t)text.start & (HUGE_PAGE - 1)))

@@ -62,7 +62,7 @@ static const enum verdict strangers[SERVE_COUNT] = {
     [SERVE_ENDING] = SERVE_DROP,
 };
 
-static enum verdict verdict_of(unsigned type, enum phase phase) {
+static enum verdict verdict_of(unsigned type, enum serve_phase phase) {
   if (type > CMD_LAST || !rules[type].handler)
     return strangers[phase];
   return rules[type].phases & (1u << phase) ? SERVE_EXECUTE : strangers[phase];

@@ -21,11 +21,11 @@
 #include "wire/proto.h"
 #include <moonfork/template.h>
 
-enum phase { /* doc/design.md */
-             SERVE_BOOT,
-             SERVE_SERVING,
-             SERVE_ENDING,
-             SERVE_COUNT
+enum serve_phase { /* doc/design.md */
+                   SERVE_BOOT,
+                   SERVE_SERVING,
+                   SERVE_ENDING,
+                   SERVE_COUNT
 };
 
 enum served {                  /* what a handler and serve return besides 0 */
@@ -57,7 +57,7 @@ struct server {
   uint64_t gather_id;
   unsigned gather_type; /* 0: none */
   int gather_lost;
-  enum phase phase;
+  enum serve_phase phase;
   unsigned executing; /* the type of the command under way and 1; 0: none */
   uint64_t
       user_since_ns; /* when user code was entered (server_enter_user); 0: it was not */
