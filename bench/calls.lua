@@ -5,12 +5,7 @@ local warmup = count // 5 + 1
 local text = ("x"):rep(size)
 local rpc = fork.new_exec():eval("function echo(text) return text end"):rpc("echo")
 
-local function now()
-  local f <close> = assert(io.open("/proc/uptime"))
-  return f:read("n")
-end
-
-local clock = pcall(require, "luv") and function() return require("luv").hrtime() / 1e9 end or now
+local clock = require("moonfork.load").now
 local began
 if inflight == 1 then
   for i = 1, warmup + count do

@@ -5,13 +5,8 @@
 -- One in flight is written as people write it, with waiting calls; more of them with callbacks.
 -- A process has ended when the end of its socket and its exit status have come.
 local fork = require "moonfork"
-local clock -- a clock of microseconds; Lua has none, so the one of luv where it is there
-do
-  local ok, uv = pcall(require, "luv")
-  clock = ok and function() return uv.hrtime() / 1000 end
-    or function() return os.clock() * 1e6 end
-  if not ok then io.stderr:write("no luv: times are processor times\n") end
-end
+local now = require("moonfork.load").now
+local function clock() return now() * 1e6 end -- microseconds
 
 local first = arg[1] == "first"
 local inflight, heap, spares = tonumber(arg[2] or 1), tonumber(arg[3] or 0), tonumber(arg[4] or 0)

@@ -1,10 +1,15 @@
--- Runs the contestants against each other, and writes the table and the plots. It runs in a
--- process of its own and starts every contestant as a program; bench.h tells how they are
--- called and what they print. `./dev bench [NAME...]` installs, builds and calls this:
+-- Runs the contestants against each other, and makes the tables and the plots. bench.h tells how
+-- they are called and what they print. `moonfork bench` (lua/moonfork/cli/bench.lua) loads it with
+-- a table:
 --
---   lua5.4 bench/run.lua BUILD_FOLDER [--quick] [--results FOLDER] [NAME...]
+--   here      the folder of this file
+--   programs  the folder of the compiled contestants
+--   names     the measurements, in order; wanted: a set of them, or nil for all
+--   quick     a look
+--   output    a folder for results.md and the plots, or nil; samples: one for what programs print
+--   say       say(line) for each line of the report
 --
--- NAME: rate, growth, spares, memory, exec, clones, calls, map, pays; none: all of them.
+-- and gets {lines of the report}.
 --
 -- Processes a second: the contestants are coprocesses and take turns in small slices (A B C A B
 -- C ...), so that the machine's moods meet all of them alike. A ratio is the median over the
@@ -15,45 +20,45 @@
 --
 -- The other cases run whole programs by turns, round by round; a ratio is the median of the
 -- rounds' ratios, p50 and p99 are those of all samples together.
-local here = arg[0]:match("^(.*)/") or "."
-local build = table.remove(arg, 1)
-local quick, results, wanted = false, here .. "/results", {}
-do
-  local i = 1
-  while arg[i] do
-    if arg[i] == "--quick" then quick = true
-    elseif arg[i] == "--results" then i = i + 1; results = arg[i]
-    else wanted[arg[i]] = true end
-    i = i + 1
-  end
-end
-if not build then error("usage: run.lua BUILD_FOLDER [--quick] [--results FOLDER] [NAME...]") end
+local settings = ...
+local here, programs, quick = settings.here, settings.programs, settings.quick
+local process = dofile(here .. "/process.lua")
+local figure = dofile(here .. "/figure.lua")
+local capture = process.capture
 
 local rounds = quick and 2 or 5
-local samples_folder = build .. "/bench/samples"
 local report = {}
 
 local function say(format, ...)
   local line = select("#", ...) > 0 and format:format(...) or format
   report[#report + 1] = line
-  print(line)
+  settings.say(line)
 end
 
-local function capture(command)
-  local f = assert(io.popen(command .. " 2>/dev/null"))
-  local text = f:read("a")
-  f:close()
-  return (text:gsub("%s+$", ""))
+-- Makes a file in a folder that the user named.
+local function write_file(folder, name, text)
+  local path = folder .. "/" .. name
+  local f, message = io.open(path, "w")
+  if not f then error({message = message}, 0) end
+  local ok
+  ok, message = f:write(text)
+  if ok then ok, message = f:close() end
+  if not ok then error({message = path .. ": " .. message}, 0) end
+end
+
+-- Makes a plot, where results are kept: make() gives the SVG.
+local function plot(name, make)
+  if settings.output then write_file(settings.output, name .. ".svg", make()) end
 end
 
 -- ---- the contestants ----
 
 local peer = here .. "/peer/"
-local raw = build .. "/bench/raw"
+local raw = programs .. "/raw"
 local contestants = { -- label, command, processes in a slice, how to see that it is installed
   raw = {"raw C fork", raw, 60},
-  c = {"moonfork, C", build .. "/bench/host", 60},
-  lua = {"moonfork, Lua", "lua5.4 " .. here .. "/moonfork.lua", 60},
+  c = {"moonfork, C", programs .. "/host", 60},
+  lua = {"moonfork, Lua", "lua5.4 " .. here .. "/moonfork.lua", 60, "lua5.4 -e 'require \"moonfork\"'"},
   anyevent = {"AnyEvent::Fork, EV", "perl " .. peer .. "anyevent.pl", 30,
               "perl -MEV -MAnyEvent::Fork -e 1"},
   python = {"Python forkserver", "python3 " .. peer .. "forkserver.py", 4,
@@ -63,11 +68,13 @@ local contestants = { -- label, command, processes in a slice, how to see that i
   luv_thread = {"luv threads", "lua5.4 " .. peer .. "luv_thread.lua", 60,
                 "lua5.4 -e 'require \"luv\"'"},
 }
+local left_out = {}
 for key, c in pairs(contestants) do
   c.key, c.label, c.command, c.slice, c.check = key, table.unpack(c, 1, 4)
-  c.there = not c.check or os.execute(c.check .. " >/dev/null 2>&1") == true
-  if not c.there then print("skipped, not installed: " .. c.label) end
+  c.there = process.succeeds(c.check or "test -x " .. c.command)
+  if not c.there then left_out[#left_out + 1] = c.label end
 end
+table.sort(left_out)
 
 local function present(keys)
   local list = {}
@@ -95,10 +102,10 @@ end
 
 -- One run of a program: its samples and its named figures.
 local function run(command, name)
-  local f = assert(io.popen("timeout 120 sh -c '" .. command .. "'"))
-  local samples, figures, lines = {}, {}, {}
-  for line in f:lines() do
-    lines[#lines + 1] = line
+  local text, ok = process.run(command)
+  if not ok or text == "" then return nil end
+  local samples, figures = {}, {}
+  for line in text:gmatch "[^\n]+" do
     local key, value = line:match("^(%a[%w_]*) ([%d.]+)$")
     if key then
       figures[key] = tonumber(value)
@@ -110,10 +117,9 @@ local function run(command, name)
       samples[#samples + 1] = tonumber(line)
     end
   end
-  if not f:close() or #lines == 0 then return nil end
-  local out = assert(io.open(samples_folder .. "/" .. name .. ".txt", "w"))
-  out:write("# ", command, "\n", table.concat(lines, "\n"), "\n")
-  out:close()
+  if settings.samples then
+    write_file(settings.samples, name .. ".txt", "# " .. command .. "\n" .. text)
+  end
   return samples, figures
 end
 
@@ -127,7 +133,7 @@ local function take_turns(name, cells, nrounds)
           run(cell.command, ("%s-%s-%d"):format(name, cell.key:gsub("%W", "_"), round))
         if not samples then
           cell.failed = true
-          print("failed: " .. cell.command)
+          say("Failed: `%s`", cell.command)
         else
           cell.rates[round] = figures.total and #samples / figures.total
           cell.p50s[round] = median(samples)
@@ -170,15 +176,20 @@ end
 
 -- Processor time of a control group in us. Two hierarchies: cpuacct of version 1, and version 2.
 local group_root, group_file, group_unit = "/sys/fs/cgroup/cpuacct", "cpuacct.usage", 1e-3
-if not os.execute("test -w " .. group_root) then
+if not process.succeeds("test -w " .. group_root) then
   group_root, group_file, group_unit = "/sys/fs/cgroup", "cpu.stat", 1
 end
 local groups = 0
+local group_name = ("%s/moonfork-bench.%d"):format(group_root, require("moonfork.clone").pid())
 local function group_new()
   groups = groups + 1
-  local folder = ("%s/moonfork-bench.%s.%d"):format(group_root, build:gsub("%W", "_"), groups)
-  if os.execute(("mkdir %s 2>/dev/null && test -f %s/%s -a -w %s/cgroup.procs"):format(folder,
-      folder, group_file, folder)) then
+  local folder = ("%s.%d"):format(group_name, groups)
+  if process.succeeds(("mkdir %s && test -f %s/%s -a -w %s/cgroup.procs"):format(folder, folder,
+      group_file, folder)) then
+    process.defer(function()
+      local _, _, errno = os.remove(folder)
+      return errno ~= 16 -- EBUSY: processes are left
+    end)
     return folder
   end
 end
@@ -190,24 +201,17 @@ local function group_cpu(folder)
   return tonumber(text:match "%d+") * group_unit
 end
 
--- A contestant as a coprocess: what io.popen lacks, a second direction, is a FIFO.
+-- A contestant as a coprocess.
 local function coprocess(contestant, arguments)
-  local fifo = samples_folder .. "/answers"
-  os.execute("rm -f " .. fifo .. " && mkfifo " .. fifo)
   local group = group_new()
   local enter = group and ("echo $$ >%s/cgroup.procs; "):format(group) or ""
-  local self = {key = contestant.key, label = contestant.label, group = group, slices = {},
-                questions = io.popen(("%sexec %s %s >%s"):format(enter, contestant.command,
-                                                                 arguments, fifo), "w")}
-  self.answers = assert(io.open(fifo))
-  return self
+  return {key = contestant.key, label = contestant.label, group = group, slices = {},
+    pair = process.pair(("%sexec %s %s"):format(enter, contestant.command, arguments))}
 end
 local function slice(self, n)
   local cpu, all = group_cpu(self.group), group_cpu(group_root)
-  self.questions:write(n, "\n")
-  self.questions:flush()
-  local line = self.answers:read()
-  if not line then error("it ended: " .. self.label) end
+  local line = self.pair:ask(n)
+  if not line then error({message = "it ended instead of answering: " .. self.label}, 0) end
   local samples = {}
   for us in line:gmatch "[%d.]+" do samples[#samples + 1] = tonumber(us) end
   local total = table.remove(samples, 1)
@@ -219,9 +223,8 @@ local function slice(self, n)
   return s
 end
 local function close(self)
-  self.questions:close()
-  self.answers:close()
-  if self.group then os.execute("rmdir " .. self.group .. " 2>/dev/null") end
+  self.pair:close()
+  if self.group then os.remove(self.group) end
 end
 
 -- Turns of slices for so many seconds. The first of the list is the yardstick.
@@ -263,14 +266,13 @@ end
 
 -- What a process costs in page faults, context switches and system calls, of all that takes part.
 local function counters(contestant, mode)
-  local file = samples_folder .. "/count"
+  local file = process.room() .. "/count"
   local function total(command, n)
-    os.execute("rm -f " .. file)
-    if not os.execute(('printf "20\\n%d\\n" | %s %s %s 1 >/dev/null'):format(n, command:format(file),
-        contestant.command, mode)) then
-      return {}
-    end
     local figures = {}
+    if not process.succeeds(('printf "20\\n%d\\n" | %s %s %s 1'):format(n, command:format(file),
+        contestant.command, mode)) then
+      return figures
+    end
     for line in io.lines(file) do
       local key, value = line:match "^(%a[%w_]*) (%d+)$"
       if key then figures[key] = tonumber(value) end
@@ -280,7 +282,7 @@ local function counters(contestant, mode)
   end
   local row = {}
   for _, command in ipairs {raw .. " count %s", "strace -f -qq -c -o %s"} do
-    if command:find "raw" or os.execute "strace -V >/dev/null 2>&1" then
+    if command:find "raw" or process.succeeds "strace -V" then
       local few, more = total(command, 1), total(command, 201)
       for key, value in pairs(more) do row[key] = (value - (few[key] or 0)) / 200 end
     end
@@ -312,19 +314,9 @@ local function say_goals()
   for _, line in ipairs(goals) do say("%s", line) end
 end
 
--- ---- plots ----
-
-local function plot(name, script)
-  local f = io.popen("gnuplot 2>&1", "w")
-  f:write("set terminal svg size 720,400 font 'sans,11' background 'white'\n",
-          "set output '", results, "/", name, ".svg'\nset grid ytics lc rgb '#dddddd'\n", script)
-  if not f:close() then print("no plot " .. name .. ": gnuplot failed") end
-end
-
 -- ---- the cases ----
 
-local cases, order = {}, {"rate", "growth", "spares", "memory", "exec", "clones",
-                      "calls", "map", "pays"}
+local cases = {}
 
 function cases.rate()
   local list = present {"raw", "c", "lua", "anyevent", "luv_thread", "luv_spawn", "python"}
@@ -346,7 +338,7 @@ function cases.rate()
   say("| | 1 in flight, per second | x raw C | CPU us per process | CPU x raw C " ..
       "| 16 in flight, per second | x raw C | CPU x raw C | first byte, p50 us | x raw C |")
   say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-  local data = {"$d << EOD"}
+  local bars = {}
   for i, side in ipairs(one) do
     local rate1, rate16 = 1e6 / middle(side, "us"), 1e6 / middle(many[i], "us")
     say("| %s | %.0f | %s | %s | %s | %.0f | %s | %s | %.0f | %s |", side.label, rate1,
@@ -355,7 +347,7 @@ function cases.rate()
         with_quartiles(many[i], many[1], "us", quiet16),
         number(quartiles(many[i], many[1], "cpu", quiet16), "%.2f"), middle(first[i], "first"),
         with_quartiles(first[i], first[1], "first", quietf))
-    data[#data + 1] = ("%q %.0f %.0f"):format(side.label, rate1, rate16)
+    bars[i] = {side.label, rate1, rate16}
   end
   local function rate_ratio(sides, key, quiet)
     return 1 / quartiles(find(sides, key), sides[1], "us", quiet)
@@ -390,13 +382,10 @@ function cases.rate()
           number(row.calls or 0 / 0, "%.1f"))
     end
   end
-  data[#data + 1] = "EOD\n"
-  plot("rate", table.concat(data, "\n") ..
-    "set style data histogram\nset style histogram clustered gap 1\nset style fill solid 0.85\n" ..
-    "set xtics rotate by -25\nset ylabel 'processes per second'\nset yrange [0:*]\n" ..
-    "set title 'A process that does nothing and ends'\n" ..
-    "plot $d using 2:xtic(1) title '1 in flight' lc rgb '#4477aa', " ..
-    "'' using 3 title '16 in flight' lc rgb '#ee8866'\n")
+  plot("rate", function()
+    return figure.bars{rows = bars, series = {"1 in flight", "16 in flight"},
+      x = "processes per second, of a function that does nothing"}
+  end)
 end
 
 function cases.growth()
@@ -424,33 +413,28 @@ function cases.growth()
   say("| Lua tables, MiB as malloc counts | moonfork, C | growth | raw C fork | growth " ..
       "| AnyEvent::Fork | growth | Python forkserver |")
   say("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-  local data = {"$d << EOD"}
+  local series = {{label = "moonfork, C"}, {label = "raw C fork"}, {label = "AnyEvent::Fork"},
+    {label = "Python forkserver"}}
   for _, size in ipairs(sizes) do
-    local row = {size}
+    local rows = {}
     for i, key in ipairs(names) do
       local cell = find(cells, key .. "-" .. size)
       rows[i] = cell and ("%.0f"):format(quantile(cell.all, 0.5)) or "-"
-      row[#row + 1] = cell and ("%.1f"):format(quantile(cell.all, 0.5)) or "NaN"
+      if cell then table.insert(series[i], {size, quantile(cell.all, 0.5)}) end
       rows[key] = number(cell and ratio(cell, find(cells, key .. "-1"), "p50s") or 0 / 0, "%.2f")
     end
     say("| %d | %s | %s | %s | %s | %s | %s | %s |", size, rows[1], rows.c, rows[2], rows.raw,
         rows[3], rows.anyevent, rows[4])
-    data[#data + 1] = table.concat(row, " ")
   end
   for _, size in ipairs {512, 1024} do
     local cell = find(cells, "c-" .. size)
     goal(("growth of the first byte with %d MiB in the template"):format(size), "most", 1.1,
          cell and ratio(cell, find(cells, "c-1"), "p50s") or 0 / 0, "%.2f")
   end
-  data[#data + 1] = "EOD\n"
-  plot("growth", table.concat(data, "\n") ..
-    "set logscale xy\nset xlabel 'MiB of small tables in the template'\n" ..
-    "set ylabel 'us from fork() to the first byte, p50'\nset key left top\n" ..
-    "set title 'A clone of a large template'\n" ..
-    "plot $d using 1:4 with linespoints title 'AnyEvent::Fork' lc rgb '#bbbbbb' pt 9, " ..
-    "'' using 1:5 with linespoints title 'Python forkserver' lc rgb '#aa7744' pt 11, " ..
-    "'' using 1:3 with linespoints title 'raw C fork' lc rgb '#ee8866' pt 5, " ..
-    "'' using 1:2 with linespoints title 'moonfork' lc rgb '#4477aa' lw 2 pt 7\n")
+  plot("growth", function()
+    return figure.lines{series = series, x = "MiB of small tables in the template",
+      y = "time from fork() to the first byte", y_text = figure.duration}
+  end)
 end
 
 function cases.spares()
@@ -481,8 +465,8 @@ end
 
 function cases.memory()
   local cells = {
-    {key = "c", label = "moonfork", command = build .. "/bench/host memory 84 2000000"},
-    {key = "c0", label = "moonfork, empty template", command = build .. "/bench/host memory 0 1"},
+    {key = "c", label = "moonfork", command = programs .. "/host memory 84 2000000"},
+    {key = "c0", label = "moonfork, empty template", command = programs .. "/host memory 0 1"},
     {key = "raw", label = "raw C fork", command = raw .. " memory 84 2000000"},
   }
   if contestants.anyevent.there then
@@ -515,7 +499,7 @@ function cases.exec()
     {key = "lua", label = "`lua5.4 -e ''`, spawned and waited for",
      command = raw .. " exec " .. n},
     {key = "c", label = "moonfork, C: mf_new_exec to ready",
-     command = ("%s/bench/host exec %d"):format(build, n)},
+     command = ("%s/host exec %d"):format(programs, n)},
   }
   if contestants.anyevent.there then
     cells[3] = {key = "anyevent", label = "AnyEvent::Fork: new_exec to the first byte",
@@ -537,7 +521,7 @@ end
 
 function cases.clones()
   local n = quick and 500 or 8000
-  local _, f = run(build .. "/bench/host clones " .. n, "clones")
+  local _, f = run(programs .. "/host clones " .. n, "clones")
   say("")
   say("## Idle clones at once")
   say("")
@@ -558,7 +542,7 @@ function cases.calls()
     for i, word in ipairs {...} do words[i + 1] = tostring(word) end
     return {key = key, label = label, command = table.concat(words, " ")}
   end
-  local c, lua = build .. "/bench/calls", "lua5.4 " .. here .. "/calls.lua"
+  local c, lua = programs .. "/calls", "lua5.4 " .. here .. "/calls.lua"
   local n, big = math.floor(50000 * scale), math.floor(400 * scale)
   local cells = take_turns("calls", {
     cell("raw", "raw socketpair echo, C, 64 bytes", c .. " echo", n, 64),
@@ -629,7 +613,6 @@ end
 -- from processor time, which others on the machine don't change: two processors of one's own need
 -- at least half of all of it, and at least what this process, or one of two workers, needs alone.
 function cases.pays()
-  local figure = dofile(here .. "/figure.lua")
   local script = "lua5.4 " .. here .. "/map.lua "
   local modes = {{"map", "map"}, {"single", "map, chunk = 1"}, {"call", "call, 16 in flight"},
                  {"run", "run, 2 in flight"}}
@@ -682,48 +665,45 @@ function cases.pays()
     end
     say("| %s | %s |", figure.duration(us), table.concat(columns, " | "))
   end
-  local out = assert(io.open(results .. "/pays.svg", "w"))
-  out:write(figure.lines {series = series, x = "work of an item", y = "times as fast as a loop"})
-  out:close()
+  plot("pays", function()
+    return figure.lines{series = series, x = "work of an item", y = "times as fast as a loop",
+      x_text = figure.duration, y_least = 0.05, even = 1}
+  end)
 end
+
 -- ---- all together ----
 
-os.execute("mkdir -p " .. results .. " " .. samples_folder)
-say("# Results")
-say("")
-say("%s. Made by `./dev bench`; what is measured and how to read it: " ..
-    "[../README.md](../README.md).", os.date("!%Y-%m-%d %H:%M UTC"))
-say("")
-say("- machine: %s processors, %s, %s MiB", capture "nproc",
-    capture "sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1",
-    capture "awk '/MemTotal/{print int($2/1024)}' /proc/meminfo")
-say("- kernel: %s; huge pages: %s", capture "uname -sr",
-    capture "cat /sys/kernel/mm/transparent_hugepage/enabled")
-say("- %s; libuv %s; %s; %s; AnyEvent::Fork %s, EV %s; %s", capture "gcc --version | head -1",
-    capture "pkg-config --modversion libuv", capture "lua5.4 -v", capture "python3 --version",
-    capture "perl -MAnyEvent::Fork -e 'print $AnyEvent::Fork::VERSION'",
-    capture "perl -MEV -e 'print $EV::VERSION'",
-    capture "perl -e 'print \"Perl $^V\"'")
-say("- load before: %s", capture "cut -d' ' -f1-3 /proc/loadavg")
-local any = next(wanted) ~= nil
-for name in pairs(wanted) do
-  if not cases[name] then
-    io.stderr:write("bench: there is nothing named ", name, "; there are: ",
-                    table.concat(order, " "), "\n")
-    os.exit(2)
+local function begin()
+  say("# Results")
+  say("")
+  say("%s. Made by `moonfork bench`; what is measured and how to read it: " ..
+      "bench/README.md of the sources.", os.date("!%Y-%m-%d %H:%M UTC"))
+  say("")
+  say("- machine: %s processors, %s, %s MiB", capture "nproc",
+      capture "sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1",
+      capture "awk '/MemTotal/{print int($2/1024)}' /proc/meminfo")
+  say("- kernel: %s; huge pages: %s", capture "uname -sr",
+      capture "cat /sys/kernel/mm/transparent_hugepage/enabled")
+  say("- %s; libuv %s; %s; %s; AnyEvent::Fork %s, EV %s; %s", capture "gcc --version | head -1",
+      capture "pkg-config --modversion libuv", capture "lua5.4 -v", capture "python3 --version",
+      capture "perl -MAnyEvent::Fork -e 'print $AnyEvent::Fork::VERSION'",
+      capture "perl -MEV -e 'print $EV::VERSION'",
+      capture "perl -e 'print \"Perl $^V\"'")
+  say("- load before: %s", capture "cut -d' ' -f1-3 /proc/loadavg")
+  if #left_out > 0 then say("- left out, not installed: %s", table.concat(left_out, ", ")) end
+end
+
+local function all()
+  begin()
+  for _, name in ipairs(settings.names) do
+    if not settings.wanted or settings.wanted[name] then cases[name]() end
+  end
+  say_goals()
+  say("")
+  say("Load afterwards: %s.", capture "cut -d' ' -f1-3 /proc/loadavg")
+  if settings.output then
+    write_file(settings.output, "results.md", table.concat(report, "\n") .. "\n")
   end
 end
-for _, name in ipairs(order) do
-  if not any or wanted[name] then cases[name]() end
-end
--- Groups of contestants that had processes left when they were closed.
-os.execute(("rmdir %s/moonfork-bench.%s.* 2>/dev/null"):format(group_root, (build:gsub("%W", "_"))))
-say_goals()
-say("")
-say("Load afterwards: %s.", capture "cut -d' ' -f1-3 /proc/loadavg")
 
-if not quick and not any then
-  local out = assert(io.open(results .. "/results.md", "w"))
-  out:write(table.concat(report, "\n"), "\n")
-  out:close()
-end
+return {run = all, stop = process.stop, close = process.close, report = report}

@@ -22,6 +22,11 @@
 #define C_MODULES_BESIDE "../lib/lua/5.4"
 #endif
 
+/* From the folder of the program to that of what `moonfork bench` runs. */
+#ifndef BENCH_BESIDE
+#define BENCH_BESIDE "../libexec/moonfork/bench"
+#endif
+
 /* columns(fd) -> the width of the terminal, or nil */
 static int columns(lua_State *L) {
   struct winsize size;
@@ -45,6 +50,19 @@ static int kind(lua_State *L) {
   return 1;
 }
 
+/* The folder that this program is in; NULL where the system does not say. */
+static const char *own_folder(char room[PATH_MAX]) {
+  ssize_t length = readlink("/proc/self/exe", room, PATH_MAX - 1);
+  if (length <= 0)
+    return NULL;
+  room[length] = 0;
+  char *slash = strrchr(room, '/');
+  if (!slash)
+    return NULL;
+  *slash = 0;
+  return room;
+}
+
 static int open_system(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"columns", columns},
@@ -54,6 +72,12 @@ static int open_system(lua_State *L) {
   luaL_newlib(L, functions);
   lua_pushliteral(L, MOONFORK_VERSION);
   lua_setfield(L, -2, "version");
+  char room[PATH_MAX];
+  const char *self = own_folder(room);
+  if (self) {
+    lua_pushfstring(L, "%s/" BENCH_BESIDE, self);
+    lua_setfield(L, -2, "bench");
+  }
   return 1;
 }
 
@@ -83,15 +107,10 @@ static void search_beside(lua_State *L, const char *folder, const char *beside,
 }
 
 static void find_modules(lua_State *L) {
-  char self[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-  if (length <= 0)
+  char room[PATH_MAX];
+  const char *self = own_folder(room);
+  if (!self)
     return;
-  self[length] = 0;
-  char *slash = strrchr(self, '/');
-  if (!slash)
-    return;
-  *slash = 0;
   search_beside(L, self, MODULES_BESIDE, "moonfork/cli/init.lua", "path");
   search_beside(L, self, C_MODULES_BESIDE, "moonfork/core.so", "cpath");
 }

@@ -111,6 +111,11 @@ if [ -e "$prefix/bin/moonfork" ]; then
   *"$(pkg-config --modversion moonfork)"*) ;;
   *) complain "moonfork --version does not say its version" ;;
   esac
+  answer=$(cd / && "$prefix/bin/moonfork" bench --quick exec 2>&1)
+  case $answer in
+  *"moonfork, C: mf_new_exec to ready |"*) ;;
+  *) complain "moonfork bench: $answer" ;;
+  esac
 fi
 
 # ---- moved ----

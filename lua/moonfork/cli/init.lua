@@ -12,7 +12,7 @@
 
 local cli = {
   -- in the order of --help
-  commands = {"run", "map", "serve", "top"},
+  commands = {"run", "map", "serve", "top", "bench"},
 }
 
 -- Exit codes, as --help and the manual pages tell them.

@@ -1,0 +1,75 @@
+-- `moonfork bench`: one quick measurement stands for all. The program is run as a shell runs it.
+local story = require "story"
+local kit = story.kit
+local program = require "program"
+story.census = false
+
+local function bench(words, options) return program.run("bench " .. words, options) end
+
+local marked = "PROGRAM_STORY=bench" .. kit.getpid()
+local function marked_processes(t)
+  local n = 0
+  for pid in pairs(kit.processes()) do
+    if (t.read("/proc/" .. pid .. "/environ") or ""):find(marked, 1, true) then n = n + 1 end
+  end
+  return n
+end
+
+local function files_of(folder)
+  local pipe <close> = assert(io.popen("ls -A '" .. folder .. "'"))
+  return pipe:read "a"
+end
+
+story.test("a name gives that measurement, a missing peer is left out and named, nothing is written",
+  function(t)
+    local room, tools = t:file "room", t:file "tools"
+    os.execute(("mkdir '%s' '%s'; cd '%s'; for tool in timeout sh mktemp rm sed awk cut uname nproc cat lua5.4; do "
+      .. "ln -s \"$(command -v $tool)\" .; done"):format(room, tools, tools))
+    local out, err, code = bench("--quick exec", {env = ("TMPDIR='%s' PATH='%s'"):format(room, tools)})
+    t.eq(err, "")
+    t.eq(code, 0)
+    t.match(out, "\n%- left out, not installed: AnyEvent::Fork, EV, Python forkserver\n")
+    t.match(out, "\n## Start by exec %(us%)\n")
+    t.match(out, "\n| moonfork, C: mf_new_exec to ready | %d+ | %d+ | [%d.]+ |\n")
+    t.ok(not out:find("AnyEvent::Fork: new_exec", 1, true))
+    t.ok(not out:find("## Processes per second", 1, true))
+    t.eq(files_of(room), "", "temporary files are removed")
+  end)
+
+story.test("--json is one JSON value, --output has the report", function(t)
+  local room = t:file "output"
+  local out, err, code = bench(("--quick --json --output '%s/a b' exec"):format(room))
+  t.eq(err, "")
+  t.eq(code, 0)
+  local value = require("cjson").decode(out)
+  t.eq(value.tables[1].title, "Start by exec (us)")
+  t.eq(value.tables[1].columns[2], "p50")
+  t.eq(value.tables[1].rows[2][1], "moonfork, C: mf_new_exec to ready")
+  t.eq(#value.tables[1].rows[2], 4)
+  t.match(t.read(room .. "/a b/results.md"), "\n## Start by exec %(us%)\n")
+end)
+
+story.test("an interrupt ends it with 130, and nothing stays behind", function(t)
+  local room = t:file "room"
+  os.execute("mkdir " .. room)
+  local running = program.start(t, "bench clones", {env = marked .. " TMPDIR=" .. room})
+  t.outside(20, function() return marked_processes(t) > 50 end, "clones are running")
+  running:kill(kit.SIGINT)
+  t.eq(running:wait(), 130)
+  t.outside(20, function() return marked_processes(t) == 0 end, "no process stays behind")
+  t.eq(files_of(room), "")
+  t.eq(running.err(), "")
+end)
+
+story.test("wrong usage: 2 and a line that lists the names; a folder that can't be made: 126", function(t)
+  local out, err, code = bench "speed"
+  t.eq({out, code}, {"", 2})
+  t.match(err, "^moonfork bench: there is no measurement 'speed' %(there are: rate, .*pays%); "
+    .. "see moonfork bench %-%-help\n$")
+  local file = t:file("file", "x")
+  out, err, code = bench("--output " .. file .. "/x exec")
+  t.eq({out, code}, {"", 126})
+  t.match(err, "can't make the folder .*/file/x")
+end)
+
+story.done()
