@@ -15,11 +15,11 @@
 #include <unistd.h>
 
 /* Folders of Lua and C modules relative to the program, as they are installed. */
-#ifndef MODULES_BESIDE
-#define MODULES_BESIDE "../share/lua/5.4"
+#ifndef LMOD_BESIDE
+#define LMOD_BESIDE "../share/lua/5.4"
 #endif
-#ifndef C_MODULES_BESIDE
-#define C_MODULES_BESIDE "../lib/lua/5.4"
+#ifndef CMOD_BESIDE
+#define CMOD_BESIDE "../lib/lua/5.4"
 #endif
 
 /* From the folder of the program to that of what `moonfork bench` runs. */
@@ -111,8 +111,8 @@ static void find_modules(lua_State *L) {
   const char *self = own_folder(room);
   if (!self)
     return;
-  search_beside(L, self, MODULES_BESIDE, "moonfork/cli/init.lua", "path");
-  search_beside(L, self, C_MODULES_BESIDE, "moonfork/core.so", "cpath");
+  search_beside(L, self, LMOD_BESIDE, "moonfork/cli/init.lua", "path");
+  search_beside(L, self, CMOD_BESIDE, "moonfork/core.so", "cpath");
 }
 
 static int add_traceback(lua_State *L) {
