@@ -5,14 +5,18 @@
 # said in README.md.
 set -u
 room=$(mktemp -d "${TMPDIR:-/tmp}/moonfork-install.XXXXXX")
-trap 'rm -rf "$room"' EXIT
-prefix=$room/prefix
+trap 'rm -rf "$room" "$room".*' EXIT
 bad=0
 complain() { echo "$*"; bad=1; }
 
 unset LUA_PATH LUA_CPATH LUA_INIT LUA_INIT_5_4 LD_LIBRARY_PATH
 unset LUA_PATH_5_4 LUA_CPATH_5_4 PKG_CONFIG_PATH
 unset MOONFORK_TEMPLATE MOONFORK_LIBRARY MOONFORK_BUILD
+# What is there before: a folder that is empty, a file beside ours.
+prefix=$room/above/prefix
+mkdir -p "$prefix/bin" "$prefix/share/lua/5.4/moonfork"
+echo 'return 1' >"$prefix/share/lua/5.4/moonfork/of_somebody.lua"
+(cd "$room" && find . ! -name log | sort) >"$room.before"
 ./dev install "$prefix" >"$room/log" 2>&1 || { cat "$room/log"; exit 1; }
 rm -rf build-install # nothing below may lean on it
 for variable in LUA_PATH_5_4 LUA_CPATH_5_4 PKG_CONFIG_PATH LD_LIBRARY_PATH; do
@@ -132,4 +136,20 @@ answer=$(cd "$room/moved/lib/lua/5.4" && . "$room/moved.variables" && LUA_CPATH_
 (. "$room/moved.variables" && cc -o "$room/version" "$room/version.c" \
   $(pkg-config --cflags --libs moonfork) && "$room/version" >/dev/null) ||
   complain "a C program with the moved moonfork.pc does not work"
+
+# ---- removed: what was installed, and neither what was there nor what was changed since ----
+
+mv "$room/moved" "$prefix"
+rm -f "$room"/*.* "$room/version" "$room/template" "$room/variables"
+mkdir "$room/other"
+./dev uninstall "$room/other" >"$room/log" 2>&1 && complain "uninstall of nothing ends with 0"
+grep -q "has put nothing into $room/other" "$room/log" || complain "uninstall: $(cat "$room/log")"
+rmdir "$room/other"
+echo '-- mine' >>"$prefix/share/lua/5.4/moonfork/map.lua"
+./dev uninstall "$prefix" >"$room/log" 2>&1 && complain "uninstall left a file and ends with 0"
+grep -q "^left: $prefix/share/lua/5.4/moonfork/map.lua was changed" "$room/log" ||
+  complain "uninstall: $(cat "$room/log")"
+rm "$prefix/share/lua/5.4/moonfork/map.lua"
+(cd "$room" && find . ! -name log | sort) | diff "$room.before" - ||
+  complain "uninstall leaves or takes this"
 exit "$bad"
