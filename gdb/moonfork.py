@@ -106,12 +106,12 @@ class Rpc(Printer):
     @staticmethod
     def head(rpc):
         return "rpc in process %d, %s, %d calls wait, %s" % (
-            process_number(rpc["process"].dereference()), rpc["far"], int(rpc["requests"]["nwaiting"]),
+            process_number(rpc["process"].dereference()), rpc["far"], int(rpc["own_calls"]["nwaiting"]),
             " ".join(flags(rpc)) or "no flags")
 
     def children(self):
         for where in ("flying", "parked"):
-            for call in entries(self.value[where], "struct request", "link"):
+            for call in entries(self.value[where], "struct call", "link"):
                 yield "call %d" % int(call["id"]), "%s, timeout %d ms" % (
                     where, int(call["timeout_ms"]))
 

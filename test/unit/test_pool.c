@@ -196,6 +196,41 @@ static void test_what_a_dead_worker_had_not_entered_goes_on(void **state) {
   assert_int_equal(stats().last[0].exit.signal, SIGKILL);
 }
 
+/* The number that mf_pool_call gives is the call's in every worker that gets it. */
+static void test_a_call_has_one_number(void **state) {
+  options.max = 1;
+  options.load = 2;
+  begin();
+  ask("first", 0);
+  ask("second", 1);
+  far_run(far);
+  assert_int_equal(far_worker(far, 0)->call[0], id[0]);
+  assert_int_equal(far_worker(far, 0)->call[1], id[1]);
+  far_die(far, far_worker(far, 0), SIGKILL);
+  far_advance(far, POOL_BACKOFF_MIN_MS);
+  assert_int_equal(far_worker(far, 0)->call[0], id[1]);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+}
+
+/* Numbers are the pool's: a worker may answer those of its own calls only. */
+static void test_a_worker_answers_for_another_one(void **state) {
+  options.idle = 2;
+  begin();
+  ask("one", 0);
+  ask("two", 0);
+  far_run(far);
+  struct far_node *first = far_worker(far, 0), *second = far_worker(far, 1);
+  far_say(far, first, RPC_RESULT, second->call[0], "stolen", 6);
+  far_run(far);
+  assert_int_equal(call[0].code, MF_EPROTOCOL);
+  assert_int_equal(call[1].told, 0);
+  far_result(far, second, 0, "ok");
+  far_run(far);
+  assert_int_equal(call[1].code, 0);
+  assert_string_equal(call[1].text, "ok");
+}
+
 static void test_idempotent_calls_run_again_but_not_for_ever(void **state) {
   options.max = 1;
   begin();
@@ -1017,6 +1052,8 @@ int main(void) {
       STORY(test_workers_come_one_by_one),
       STORY(test_idle_workers_are_there_from_the_start),
       STORY(test_what_a_dead_worker_had_not_entered_goes_on),
+      STORY(test_a_call_has_one_number),
+      STORY(test_a_worker_answers_for_another_one),
       STORY(test_idempotent_calls_run_again_but_not_for_ever),
       STORY(test_call_timeout_kills_and_replaces),
       STORY(test_queue_has_a_limit_and_can_be_left),

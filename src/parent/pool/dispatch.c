@@ -6,43 +6,42 @@
 #include "parent/pool/pool_worker.h"
 #include "parent/process/process_trace.h"
 #include "parent/rpc/rpc.h"
+#include "parent/rpc/rpc_send.h"
 #include "wire/rpc_proto.h"
 
 enum { GIVEN_A_TURN = 4096, RUNS_MAX = 3 /* of an idempotent call */ };
 
-static void on_reply(const mf_error *e, const mf_message *m, void *data);
-
 /* The call that its worker is at: all of an asynchronous one, the first of another. */
-static void begin_work(struct mf_pool *pool, struct work *c, uint64_t now_us) {
+static void begin_work(struct mf_pool *pool, struct pool_call *c, uint64_t now_us) {
   if (c->started_us)
     return;
   c->started_us = now_us;
   pool_count_wait(c, now_us);
   if (pool->options.call_timeout_ms == MF_NO_TIMEOUT)
     return;
-  unsigned ms = pool->options.call_timeout_ms, more = c->chunk ? RPC_CHUNK_MS : 0;
+  unsigned ms = pool->options.call_timeout_ms,
+           more = c->base.type == RPC_CHUNK ? RPC_CHUNK_MS : 0;
   deadline_set(&pool->context->deadlines, &c->work_deadline,
                ms < MF_NO_TIMEOUT - more ? ms + more : ms);
 }
 
 static void begin_first(struct worker *w, uint64_t now_us) {
   if (!w->pool->rpc_options.async && !list_empty(&w->calls))
-    begin_work(w->pool, list_entry(w->calls.next, struct work, base.link), now_us);
+    begin_work(w->pool, list_entry(w->calls.next, struct pool_call, worker_link), now_us);
 }
 
-void pool_give(struct mf_pool *pool, struct work *c, unsigned slot, uint64_t now_us) {
+void pool_give(struct mf_pool *pool, struct pool_call *c, unsigned slot,
+               uint64_t now_us) {
   struct worker *w = pool->by_slot[slot];
-  uint64_t id;
-  int r = rpc_submit(w->rpc, c->base.payload, c->chunk, MF_NO_TIMEOUT, c->began_us,
-                     on_reply, c, &id);
+  int r = rpc_give(w->rpc, &c->base);
   if (r) {
-    request_fail(&c->base, r, MF_STARTED_NO);
+    call_fail(&c->base, r, MF_STARTED_NO);
     return;
   }
   c->worker = w;
   c->base.away = 1;
   c->runs++;
-  list_push(&w->calls, &c->base.link);
+  list_push(&w->calls, &c->worker_link);
   w->ncalls++;
   pool->nworking++;
   policy_give(&pool->policy, slot);
@@ -56,7 +55,7 @@ void pool_give_waiting(struct mf_pool *pool) {
   uint64_t now_us = pool->nqueued ? pool_now_us(pool) : 0;
   for (int i = 0; i < GIVEN_A_TURN && pool->nqueued; i++) {
     int slot = policy_pick(&pool->policy);
-    struct work *c = list_entry(pool->queue.next, struct work, base.link);
+    struct pool_call *c = list_entry(pool->queue.next, struct pool_call, base.link);
     if (slot < 0)
       return;
     list_remove(&c->base.link);
@@ -68,10 +67,10 @@ void pool_give_waiting(struct mf_pool *pool) {
 }
 
 /* Back to its place in the queue, by its number. */
-static void requeue(struct mf_pool *pool, struct work *c) {
+static void requeue(struct mf_pool *pool, struct pool_call *c) {
   struct list *before = pool->queue.next;
   while (before != &pool->queue &&
-         list_entry(before, struct work, base.link)->base.id < c->base.id)
+         list_entry(before, struct pool_call, base.link)->base.id < c->base.id)
     before = before->next;
   list_push(before, &c->base.link); /* in front of it */
   c->started_us = 0;
@@ -85,7 +84,7 @@ static void requeue(struct mf_pool *pool, struct work *c) {
   pool_schedule(pool);
 }
 
-static int may_run_again(const struct mf_pool *pool, const struct work *c,
+static int may_run_again(const struct mf_pool *pool, const struct pool_call *c,
                          const mf_error *e) {
   if (pool->given_up || pool->policy.failed || !list_empty(&c->base.pending_link))
     return 0;
@@ -95,11 +94,9 @@ static int may_run_again(const struct mf_pool *pool, const struct work *c,
   return c->idempotent && c->runs < RUNS_MAX;
 }
 
-/* The worker's answer, or what became of the call with its death. */
-static void on_reply(const mf_error *e, const mf_message *m, void *data) {
-  struct work *c = data;
-  struct mf_pool *pool = c->pool;
-  struct worker *w = c->worker;
+void pool_on_reply(struct worker *w, struct pool_call *c, const mf_error *e,
+                   const mf_message *m) {
+  struct mf_pool *pool = w->pool;
   uint64_t now_us = pool_now_us(pool);
   int died = rpc_is_over(w->rpc);
   mf_reply_cb cb = c->base.cb;
@@ -107,7 +104,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   mf_error own;
   c->worker = NULL;
   c->base.away = 0;
-  list_remove(&c->base.link);
+  list_remove(&c->worker_link);
   pool_start_close_grace(pool);
   w->ncalls--;
   pool->nworking--;
@@ -127,10 +124,10 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
       w->ncalls == 0 && !pool->policy.stop_at_ms; /* one more to stop, perhaps */
   if (pool->nqueued || pool->ending || died || has_idled)
     pool_schedule(pool);
-  if (request_is_settled(&c->base)) {
+  if (call_is_settled(&c->base)) {
     pool->stats.late += !died;
     if (c->base.notified)
-      request_free(&c->base);
+      call_free(&c->base);
     return; /* else its error is pending */
   }
   if (died && may_run_again(pool, c, e)) {
@@ -145,7 +142,7 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
   }
   pool_count_end(c, e ? e->code : 0, now_us);
   pool_count_drained(pool, !died, e ? e->started : MF_STARTED_UNKNOWN);
-  request_free(&c->base);
+  call_free(&c->base);
   if (cb)
     cb(e, m, cb_data);
   pool_update_busy(pool);
@@ -156,12 +153,12 @@ static void on_reply(const mf_error *e, const mf_message *m, void *data) {
 /* The time of a call in a worker is over: the worker is killed. What it had not entered
  * goes to others; this call is not run again, even if it is idempotent. */
 static void on_work_timeout(struct deadline *d) {
-  struct work *c = list_entry(d, struct work, work_deadline);
+  struct pool_call *c = list_entry(d, struct pool_call, work_deadline);
   struct worker *w = c->worker;
   struct mf_pool *pool = c->pool;
   if (!c->base.notified) {
     c->base.timeout_ms = pool->options.call_timeout_ms;
-    request_fail(&c->base, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
+    call_fail(&c->base, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
   }
   if (w->killed)
     return;
@@ -176,10 +173,11 @@ static void on_work_timeout(struct deadline *d) {
 }
 
 /* Prepares c's request and deadline. 0 or a code. */
-int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
+int pool_fill_work(struct mf_pool *pool, struct pool_call *c, const mf_message *m,
                    struct payload *p, const mf_call_options *options) {
   mf_call_options o;
   int r = call_options_load(options, &o);
+  list_init(&c->worker_link);
   deadline_init(&c->work_deadline, on_work_timeout);
   if (r)
     return r;
@@ -190,9 +188,8 @@ int pool_fill_work(struct mf_pool *pool, struct work *c, const mf_message *m,
                     &c->base.payload);
   if (r)
     return r;
-  c->began_us = pool_now_us(pool);
   c->idempotent = o.idempotent != 0;
-  c->chunk = o.chunk != 0;
-  request_set_timeout(&c->base, rpc_timeout(&o, pool->rpc_options.timeout_ms));
+  c->base.type = o.chunk ? RPC_CHUNK : RPC_CALL;
+  call_set_timeout(&c->base, rpc_timeout(&o, pool->rpc_options.timeout_ms));
   return 0;
 }

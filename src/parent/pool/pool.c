@@ -72,7 +72,7 @@ static void on_task(struct task *t) {
   if (pool->ended) {
     deadline_clear(&pool->drain_limit);
     pool_report_drained(pool); /* asked for when all was over */
-    if (requests_notify(&pool->requests) || pool->reload.done)
+    if (calls_notify(&pool->calls) || pool->reload.done)
       pool_schedule(pool);
     else if (pool->closing)
       finish_close(pool);
@@ -83,9 +83,9 @@ static void on_task(struct task *t) {
   follow_policy(pool);
   pool_go_on_with_reload(pool);
   pool_begin_next_reload(pool);
-  if (requests_notify(&pool->requests))
+  if (calls_notify(&pool->calls))
     pool_schedule(pool);
-  else if (pool->ending && !pool->requests.nwaiting && !pool->nworking &&
+  else if (pool->ending && !pool->calls.nwaiting && !pool->nworking &&
            !pool_reloads(pool) && list_empty(&pool->workers)) {
     pool_end(pool);
     pool_schedule(pool);
@@ -108,7 +108,7 @@ static int is_full(const struct mf_pool *pool) {
 static int take_call(mf_pool *pool, const mf_message *m, struct payload *p,
                      const mf_call_options *o, mf_reply_cb cb, void *data,
                      uint64_t *ret_id) {
-  struct work *c;
+  struct pool_call *c;
   int r = pool_check(pool), slot;
   if (!r && pool->ending)
     r = MF_ECLOSED;
@@ -121,22 +121,22 @@ static int take_call(mf_pool *pool, const mf_message *m, struct payload *p,
     pool->stats.refused++;
     return MF_ELIMIT;
   }
-  c = request_new(&pool->requests, cb, data);
+  c = call_new(&pool->calls, cb, data);
   if (!c)
     return MF_ENOMEM;
   c->pool = pool;
   r = pool_fill_work(pool, c, m, p, o);
   if (r) {
-    request_free(&c->base);
+    call_free(&c->base);
     return r;
   }
   pool->stats.calls++;
   if (ret_id)
     *ret_id = c->base.id;
   if (pool->policy.failed) {
-    request_fail(&c->base, 0, MF_STARTED_NO);
+    call_fail(&c->base, 0, MF_STARTED_NO);
   } else if (slot >= 0) {
-    pool_give(pool, c, (unsigned)slot, c->began_us);
+    pool_give(pool, c, (unsigned)slot, c->base.made_us);
   } else {
     list_push(&pool->queue, &c->base.link);
     pool->nqueued++;
@@ -171,7 +171,7 @@ int mf_pool_call_lent(mf_pool *pool, const mf_message *m, const struct mf_loan *
 
 int mf_pool_cancel(mf_pool *pool, uint64_t id) {
   int r = pool_check(pool);
-  return r ? r : requests_cancel(&pool->requests, id);
+  return r ? r : calls_cancel(&pool->calls, id);
 }
 
 int mf_pool_resize(mf_pool *pool, unsigned max) {
@@ -261,7 +261,7 @@ static void pool_free(struct mf_pool *pool) {
   deadline_clear(&pool->drain_limit);
   deadline_clear(&pool->close_grace);
   policy_deinit(&pool->policy);
-  requests_deinit(&pool->requests);
+  calls_deinit(&pool->calls);
   while (pool->npayloads)
     free(pool->payloads[--pool->npayloads]);
   free(pool->payloads);
@@ -345,6 +345,7 @@ static struct mf_pool *pool_alloc(struct context *context, const mf_pool_options
   deadline_init(&pool->close_grace, pool_on_close_grace);
   task_init(&pool->task, on_task);
   pool_init_calls(pool);
+  pool->on_reply = pool_on_reply;
   return pool;
 }
 

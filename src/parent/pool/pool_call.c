@@ -1,4 +1,4 @@
-/* The calls of a pool: their requests, their errors, and what is counted of them. */
+/* The calls of a pool: their payloads, their errors, and what is counted of them. */
 #include "parent/pool/pool_call.h"
 
 #include "parent/pool/pool_record.h"
@@ -12,7 +12,7 @@ struct payload *pool_take_spare_payload(struct mf_pool *pool) {
   return pool->npayloads ? pool->payloads[--pool->npayloads] : NULL;
 }
 
-static void let_payload_go(struct work *c) {
+static void let_payload_go(struct pool_call *c) {
   struct mf_pool *pool = c->pool;
   struct payload *p = payload_recycle(c->base.payload);
   c->base.payload = NULL;
@@ -24,14 +24,14 @@ static void let_payload_go(struct work *c) {
     free(p);
 }
 
-void pool_count_wait(struct work *c, uint64_t now_us) {
+void pool_count_wait(struct pool_call *c, uint64_t now_us) {
   if (c->waited)
     return;
   c->waited = 1;
-  latency_add(&c->pool->queue_time, now_us - c->began_us);
+  latency_add(&c->pool->queue_time, now_us - c->base.made_us);
 }
 
-void pool_count_run(const struct work *c, struct worker *w, uint64_t now_us,
+void pool_count_run(const struct pool_call *c, struct worker *w, uint64_t now_us,
                     int answered) {
   uint64_t us = now_us - c->started_us;
   w->nanswers += (unsigned)answered;
@@ -42,7 +42,7 @@ void pool_count_run(const struct work *c, struct worker *w, uint64_t now_us,
   w->run_us += us;
 }
 
-void pool_count_end(struct work *c, int code, uint64_t now_us) {
+void pool_count_end(struct pool_call *c, int code, uint64_t now_us) {
   struct mf_pool *pool = c->pool;
   if (code)
     pool->stats.failed++;
@@ -52,7 +52,7 @@ void pool_count_end(struct work *c, int code, uint64_t now_us) {
     pool->stats.timeouts++;
   if (code == MF_ECANCELLED)
     pool->stats.cancelled++;
-  latency_add(&pool->latency, now_us - c->began_us);
+  latency_add(&pool->latency, now_us - c->base.made_us);
 }
 
 void pool_count_drained(struct mf_pool *pool, int answered, int started) {
@@ -67,18 +67,18 @@ void pool_count_drained(struct mf_pool *pool, int answered, int started) {
     r->interrupted++;
 }
 
-/* ---- as requests ---- */
+/* ---- struct call_ops ---- */
 
-static void leave_queue(struct request *r) {
-  struct work *c = list_entry(r, struct work, base);
+static void leave_queue(struct call *r) {
+  struct pool_call *c = list_entry(r, struct pool_call, base);
   if (list_empty(&r->link))
     return;
   list_remove(&r->link);
   c->pool->nqueued--;
 }
 
-static void describe_error(const struct work *c, char *text, size_t n, mf_error *e) {
-  const struct request *r = &c->base;
+static void describe_error(const struct pool_call *c, char *text, size_t n, mf_error *e) {
+  const struct call *r = &c->base;
   if (!r->code) {
     failure_tell(&c->pool->failure, e);
   } else {
@@ -97,8 +97,8 @@ static void describe_error(const struct work *c, char *text, size_t n, mf_error 
   e->message = text;
 }
 
-static void describe(struct request *r, char *text, size_t n, mf_error *e) {
-  struct work *c = list_entry(r, struct work, base);
+static void describe(struct call *r, char *text, size_t n, mf_error *e) {
+  struct pool_call *c = list_entry(r, struct pool_call, base);
   uint64_t now_us = pool_now_us(c->pool);
   describe_error(c, text, n, e);
   pool_count_wait(c, now_us);
@@ -106,27 +106,34 @@ static void describe(struct request *r, char *text, size_t n, mf_error *e) {
   pool_count_drained(c->pool, 0, e->started);
 }
 
-static void let_go(struct request *r) {
-  struct work *c = list_entry(r, struct work, base);
+static void let_go(struct call *r) {
+  struct pool_call *c = list_entry(r, struct pool_call, base);
   deadline_clear(&c->work_deadline);
   if (r->payload)
     let_payload_go(c);
 }
 
 void pool_init_calls(struct mf_pool *pool) {
-  static const struct request_ops ops = {
-      sizeof(struct work), SPARE_CALLS, leave_queue, describe, let_go, 1};
-  requests_init(&pool->requests, &ops, pool->context, &pool->task);
+  static const struct call_ops ops = {
+      sizeof(struct pool_call), SPARE_CALLS, leave_queue, describe, let_go, 1};
+  calls_init(&pool->calls, &ops, pool->context, &pool->task);
 }
 
-uint64_t pool_first_timeout_in(const struct list *calls) {
+static uint64_t first_timeout_of(const struct pool_call *c, uint64_t first) {
+  uint64_t at = deadline_at(&c->base.deadline), at_work = deadline_at(&c->work_deadline);
+  at = at < at_work ? at : at_work;
+  return first < at ? first : at;
+}
+
+uint64_t pool_first_timeout(const struct mf_pool *pool) {
   uint64_t first = UINT64_MAX;
-  list_each(it, calls) {
-    const struct work *c = list_entry(it, struct work, base.link);
-    uint64_t at = deadline_at(&c->base.deadline),
-             at_work = deadline_at(&c->work_deadline);
-    at = at < at_work ? at : at_work;
-    first = at < first ? at : first;
+  list_each(it, &pool->queue) {
+    first = first_timeout_of(list_entry(it, struct pool_call, base.link), first);
+  }
+  list_each(worker, &pool->workers) {
+    list_each(it, &list_entry(worker, struct worker, link)->calls) {
+      first = first_timeout_of(list_entry(it, struct pool_call, worker_link), first);
+    }
   }
   return first;
 }

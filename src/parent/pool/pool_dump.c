@@ -18,9 +18,9 @@ static void dump_worker(const struct worker *w, FILE *out) {
     fputs(", of a former template", out);
   fprintf(out, ", %u calls", w->ncalls);
   if (!list_empty(&w->calls)) {
-    const struct work *c = list_entry(w->calls.next, struct work, base.link);
+    const struct pool_call *c = list_entry(w->calls.next, struct pool_call, worker_link);
     fputs(", the oldest since ", out);
-    dump_seconds(out, w->pool->context, c->began_us / 1000);
+    dump_seconds(out, w->pool->context, c->base.made_us / 1000);
     dump_deadline(out, w->pool->context, "its timeout in", &c->base.deadline);
     dump_deadline(out, w->pool->context, "its worker killed in", &c->work_deadline);
   }
@@ -46,9 +46,9 @@ void pool_on_dump(const struct dump_entry *r, FILE *out) {
           policy_workers(p), p->config.max, p->nidle, p->nstarting, p->nleaving,
           pool->nqueued, pool->nworking);
   if (!list_empty(&pool->queue)) {
-    const struct work *c = list_entry(pool->queue.next, struct work, base.link);
+    const struct pool_call *c = list_entry(pool->queue.next, struct pool_call, base.link);
     fputs(", the oldest queued since ", out);
-    dump_seconds(out, pool->context, c->began_us / 1000);
+    dump_seconds(out, pool->context, c->base.made_us / 1000);
     dump_deadline(out, pool->context, "its timeout in", &c->base.deadline);
   }
   if (pool_reloads(pool))

@@ -24,8 +24,8 @@ void pool_fail_waiting(struct mf_pool *pool) {
       pool->failure.code = MF_ECLONE_DIED;
   }
   while (pool->nqueued)
-    request_fail(&list_entry(pool->queue.next, struct work, base.link)->base, 0,
-                 MF_STARTED_NO);
+    call_fail(&list_entry(pool->queue.next, struct pool_call, base.link)->base, 0,
+              MF_STARTED_NO);
   if (pool->reported_failure)
     return;
   pool->reported_failure = 1;
@@ -36,9 +36,9 @@ void pool_fail_waiting(struct mf_pool *pool) {
 
 void pool_drop_waiting(struct mf_pool *pool, int code) {
   while (pool->nqueued) {
-    struct request *r = &list_entry(pool->queue.next, struct work, base.link)->base;
+    struct call *r = &list_entry(pool->queue.next, struct pool_call, base.link)->base;
     r->timeout_ms = 0; /* it is not its own time that is over */
-    request_fail(r, code, MF_STARTED_NO);
+    call_fail(r, code, MF_STARTED_NO);
   }
 }
 
@@ -62,8 +62,8 @@ void pool_abandon_workers(struct mf_pool *pool, int code) {
   list_each_safe(it, next, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
     list_each(at, &w->calls) {
-      request_fail(&list_entry(at, struct work, base.link)->base, code,
-                   MF_STARTED_UNKNOWN);
+      call_fail(&list_entry(at, struct pool_call, worker_link)->base, code,
+                MF_STARTED_UNKNOWN);
     }
     pool_note_end(w, MF_WORKER_KILLED, "%s", pool->why);
     mf_rpc_abort(w->rpc);
@@ -92,16 +92,6 @@ void pool_start_close_grace(struct mf_pool *pool) {
   deadline_set(&pool->context->deadlines, &pool->close_grace, pool->options.grace_ms);
 }
 
-/* When the first of the calls times out; UINT64_MAX: never. */
-static uint64_t first_timeout(const struct mf_pool *pool) {
-  uint64_t first = pool_first_timeout_in(&pool->queue);
-  list_each(it, &pool->workers) {
-    uint64_t at = pool_first_timeout_in(&list_entry(it, struct worker, link)->calls);
-    first = at < first ? at : first;
-  }
-  return first;
-}
-
 /* No call was answered for that long, what the host has not read yet included. Calls that
  * have a time of their own may use it. */
 void pool_on_close_grace(struct deadline *d) {
@@ -112,7 +102,7 @@ void pool_on_close_grace(struct deadline *d) {
   }
   if (pool->ended || pool->given_up || deadline_at(&pool->close_grace) != UINT64_MAX)
     return;
-  at = first_timeout(pool);
+  at = pool_first_timeout(pool);
   if (at >= now && at != UINT64_MAX) {
     deadline_set_at(&pool->context->deadlines, &pool->close_grace, at + 1);
     return;

@@ -26,8 +26,8 @@ int pool_reloads(const struct mf_pool *pool) {
 
 void pool_update_busy(struct mf_pool *pool) {
   unsigned ends = !pool->quiet && (pool->closing || (pool->ending && !pool->ended));
-  unsigned busy = !pool->closed && (pool->requests.nwaiting || pool_reloads(pool) ||
-                                    ends || (pool->drain.asked && pool->drain.cb));
+  unsigned busy = !pool->closed && (pool->calls.nwaiting || pool_reloads(pool) || ends ||
+                                    (pool->drain.asked && pool->drain.cb));
   if (busy == pool->busy)
     return;
   pool->busy = busy;

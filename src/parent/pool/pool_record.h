@@ -24,7 +24,7 @@
  *   pool_template.c  where workers come from
  *   pool_end.c       failing, draining, closing
  *   pool_worker.c    workers
- *   pool_call.c      calls, as rpc/request.h has them
+ *   pool_call.c      calls: rpc/call.h has most of them
  *   policy.c         decisions
  *   latency.c        histograms of times
  *   pool_stats.c     counts and times, for the host
@@ -38,7 +38,7 @@
 #include "parent/pool/policy.h"
 #include "parent/process/journal.h"
 #include "parent/process/process.h"
-#include "parent/rpc/request.h"
+#include "parent/rpc/owner.h"
 
 enum { SPARE_PAYLOADS = 256 };
 
@@ -78,18 +78,19 @@ struct pool_template { /* what workers are forked from */
   unsigned told : 1;       /* that it has failed */
 };
 
-struct work {          /* one call */
-  struct request base; /* in the queue, or in its worker's calls; away: with a worker */
+struct pool_call {
+  struct call base;              /* in the queue, or the worker's rpc has it: away */
+  struct list worker_link;       /* in its worker's calls */
   struct deadline work_deadline; /* of its run in a worker */
   struct mf_pool *pool;
   struct worker *worker;
-  uint64_t began_us, started_us; /* started: its worker is at it since then; 0: not yet */
+  uint64_t started_us; /* its worker is at it since then; 0: not yet */
   unsigned runs;
-  int idempotent, chunk;
+  int idempotent;
   int waited; /* its time in the queue is counted */
   int unsure; /* an earlier worker may have entered it */
 };
-_Static_assert(offsetof(struct work, base) == 0, "found by id as a request");
+_Static_assert(offsetof(struct pool_call, base) == 0, "found by id as a call");
 
 enum reload_kind { RELOAD_ALL, RELOAD_ADD, RELOAD_PROMOTE };
 
@@ -107,7 +108,10 @@ struct mf_pool {
   struct worker **by_slot;
   unsigned nby_slot;
 
-  struct request_set requests;
+  struct call_set calls;
+  /* A worker's call is over, without an error (e NULL) or with one: pool_on_reply. */
+  void (*on_reply)(struct worker *w, struct pool_call *c, const mf_error *e,
+                   const mf_message *m);
   struct list queue;
   struct payload **payloads; /* kept for reuse */
   size_t nqueued, nworking, npayloads;

@@ -13,8 +13,8 @@
 /* In a forked copy: the descriptors of requests. The workers' rpcs see to theirs. */
 static void close_in_copy(void *guest) {
   struct mf_pool *pool = guest;
-  for (size_t i = 0; i < pool->requests.ids.size; i++) {
-    const struct request *r = pool->requests.ids.slots[i].value;
+  for (size_t i = 0; i < pool->calls.ids.size; i++) {
+    const struct call *r = pool->calls.ids.slots[i].value;
     if (r && r->payload)
       payload_close(r->payload);
   }

@@ -241,16 +241,21 @@ static void on_worker_event(const mf_message *m, void *data) {
     pool->rpc_options.on_event(m, pool->rpc_options.data);
 }
 
+static void on_worker_reply(struct call *c, const mf_error *e, const mf_message *m,
+                            void *data) {
+  struct worker *w = data;
+  w->pool->on_reply(w, list_entry(c, struct pool_call, base), e, m);
+}
+
 /* ---- start ---- */
 
-static const struct rpc_owner worker_owner = {on_worker_ready, on_worker_retire,
-                                              on_worker_usage};
+static const struct rpc_owner_ops worker_owner = {on_worker_ready, on_worker_retire,
+                                                  on_worker_usage, on_worker_reply};
 
 /* Forks a worker from t. 0 or a code. */
 int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
                     struct worker **ret) {
   mf_rpc_options o = pool->rpc_options;
-  unsigned usage_ms = pool->options.max_memory ? USAGE_LIMITED_MS : USAGE_MS;
   mf_options options = MF_OPTIONS_INIT;
   struct worker *w = calloc(1, sizeof *w);
   mf_process *q;
@@ -280,7 +285,12 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
   o.grace_ms =
       MF_NO_TIMEOUT; /* dismissed ones finish what they have; a close has its own */
   o.data = w;
-  r = rpc_new(q, pool->function, &o, usage_ms, &worker_owner, w, &w->rpc);
+  struct rpc_owner owner = {.ops = &worker_owner,
+                            .data = w,
+                            .calls = &pool->calls,
+                            .usage_ms =
+                                pool->options.max_memory ? USAGE_LIMITED_MS : USAGE_MS};
+  r = rpc_new(q, pool->function, &o, &owner, &w->rpc);
   if (r) {
     mf_close(q, NULL, NULL);
     free(w);

@@ -16,43 +16,20 @@
 /* ---- by kind ---- */
 
 static struct call *answered(struct mf_rpc *rpc, uint64_t id) {
-  struct call *c = idmap_get(&rpc->requests.ids, id);
-  if (!c || !c->base.away)
-    return NULL;
+  struct call *c = idmap_get(&rpc->calls->ids, id);
+  if (!c || c->rpc != rpc || !c->flying)
+    return NULL; /* not this process's to answer */
   rpc->stats.answers++;
   rpc_start_grace(rpc);
   return c;
 }
 
-/* The answer of an abandoned call, or of one whose error is pending, is dropped and
- * counted. */
-static int is_late(struct mf_rpc *rpc, struct call *c) {
-  if (!request_is_settled(&c->base))
-    return 0;
-  rpc->stats.late++;
-  list_remove(&c->base.link);
-  c->base.away = 0;
-  if (c->base.notified)
-    request_free(&c->base);
-  return 1;
-}
-
 static void take_result(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   struct call *c = answered(rpc, id);
-  mf_reply_cb cb;
-  void *data;
-  if (!c) {
+  if (c)
+    rpc_call_end(c, NULL, m);
+  else
     rpc_broken(rpc, "result for an unknown call");
-    return;
-  }
-  rpc_trace_end(c, 0);
-  if (is_late(rpc, c))
-    return;
-  cb = c->base.cb;
-  data = c->base.data;
-  request_free(&c->base);
-  if (cb)
-    cb(NULL, m, data);
 }
 
 /* A fork or a broken protocol is nothing that an rpc reports. */
@@ -87,21 +64,12 @@ static int read_failure(struct mf_rpc *rpc, const mf_message *m, mf_error *e) {
 
 static void take_error(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   struct call *c = answered(rpc, id);
-  mf_reply_cb cb;
-  void *data;
   mf_error e;
   if (!c || !read_failure(rpc, m, &e)) {
     rpc_broken(rpc, c ? "malformed error reply" : "error reply for an unknown call");
     return;
   }
-  rpc_trace_end(c, e.code);
-  if (is_late(rpc, c))
-    return;
-  cb = c->base.cb;
-  data = c->base.data;
-  request_free(&c->base);
-  if (cb)
-    cb(&e, NULL, data);
+  rpc_call_end(c, &e, NULL);
 }
 
 static void take_event(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
@@ -142,8 +110,8 @@ static void take_ready(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   rpc->far = FAR_SERVING;
   rpc_trace_ready(rpc);
   rpc_start_grace(rpc);
-  if (rpc->owner && rpc->owner->on_ready)
-    rpc->owner->on_ready(rpc->owner_data);
+  if (rpc->owner.ops)
+    rpc->owner.ops->on_ready(rpc->owner.data);
 }
 
 static void take_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
@@ -156,8 +124,8 @@ static void take_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
 }
 
 static void take_retire(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
-  if (rpc->owner && rpc->owner->on_retire)
-    rpc->owner->on_retire(rpc->owner_data);
+  if (rpc->owner.ops)
+    rpc->owner.ops->on_retire(rpc->owner.data);
 }
 
 static void take_usage(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
@@ -166,8 +134,8 @@ static void take_usage(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   rpc->stats.usage = reader_u64(&r);
   if (!r.ok)
     rpc_broken(rpc, "malformed memory report");
-  else if (rpc->owner && rpc->owner->on_usage)
-    rpc->owner->on_usage(rpc->owner_data, rpc->stats.usage);
+  else if (rpc->owner.ops)
+    rpc->owner.ops->on_usage(rpc->owner.data, rpc->stats.usage);
 }
 
 static void take_forked(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {

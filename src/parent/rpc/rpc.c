@@ -36,7 +36,7 @@ static void on_ready(struct watch *w, unsigned events) {
 /* ---- the task ---- */
 
 static int is_relieved(const struct mf_rpc *rpc) {
-  return rpc->requests.ids.used <= rpc->options.pending_max / 2 &&
+  return rpc->calls->ids.used <= rpc->options.pending_max / 2 &&
          rpc_queue_bytes(rpc) <= rpc->options.queue_bytes_max / 2;
 }
 
@@ -44,7 +44,7 @@ static int is_relieved(const struct mf_rpc *rpc) {
  * closed on it, on which it leaves, and where its function does not return it is killed;
  * or it was killed. A pool sees to its workers itself. */
 static int is_leaving(const struct mf_rpc *rpc) {
-  if (rpc->owner || rpc->exited)
+  if (rpc->owner.ops || rpc->exited)
     return 0;
   return rpc->killed ? deadline_at(&rpc->exit_timeout) != UINT64_MAX
                      : rpc->aborted && rpc->ran;
@@ -76,6 +76,7 @@ static void tell_the_end(struct mf_rpc *rpc) {
 
 static void on_task(struct task *t) {
   struct mf_rpc *rpc = list_entry(t, struct mf_rpc, task);
+  int more;
   if (rpc->closed)
     return;
   if (rpc->more && !rpc->exited)
@@ -84,13 +85,13 @@ static void on_task(struct task *t) {
     rpc_drain(rpc);
   if (!rpc->full)
     rpc_flush(rpc);
-  requests_notify(&rpc->requests);
+  more = rpc_notify(rpc);
   if (rpc->limited && !rpc->over && is_relieved(rpc)) {
     rpc->limited = 0;
     if (rpc->options.on_drain)
       rpc->options.on_drain(rpc->options.data);
   }
-  if (!list_empty(&rpc->requests.pending))
+  if (more)
     rpc_schedule(rpc);
   else if (rpc->over)
     tell_the_end(rpc);
@@ -134,8 +135,9 @@ int mf_rpc_call_lent(mf_rpc *rpc, const mf_message *m, const struct mf_loan *loa
   r = payload_new_lent(m, loan, &rpc->context->blockcache, &p);
   if (r)
     return r;
-  r = rpc_submit(rpc, p, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), 0, cb, data,
-                 ret_id);
+  mf_message all = {p->data, p->length, p->fds, p->nfds};
+  r = rpc_send(rpc, &all, p, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), cb, data,
+               ret_id);
   payload_drop(p);
   return r;
 }
@@ -147,19 +149,13 @@ int mf_rpc_call(mf_rpc *rpc, const mf_message *m, const mf_call_options *options
   if (!r)
     r = call_options_load(options, &o);
   return r ? r
-           : rpc_send(rpc, m, NULL, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), 0,
-                      cb, data, ret_id);
-}
-
-int rpc_submit(mf_rpc *rpc, struct payload *p, int chunk, unsigned timeout_ms,
-               uint64_t asked_us, mf_reply_cb cb, void *data, uint64_t *ret_id) {
-  mf_message m = {p->data, p->length, p->fds, p->nfds};
-  return rpc_send(rpc, &m, p, chunk, timeout_ms, asked_us, cb, data, ret_id);
+           : rpc_send(rpc, m, NULL, o.chunk, rpc_timeout(&o, rpc->options.timeout_ms), cb,
+                      data, ret_id);
 }
 
 int mf_rpc_cancel(mf_rpc *rpc, uint64_t id) {
   int r = check(rpc);
-  return r ? r : requests_cancel(&rpc->requests, id);
+  return r ? r : calls_cancel(&rpc->own_calls, id);
 }
 
 mf_process *mf_rpc_process(const mf_rpc *rpc) {
@@ -182,7 +178,7 @@ int mf_rpc_get_stats(const mf_rpc *rpc, mf_rpc_stats *ret) {
   if (!ret)
     return MF_EINVAL;
   s = rpc->stats;
-  s.pending = rpc->requests.nwaiting;
+  s.pending = rpc->own_calls.nwaiting;
   s.queue_bytes = rpc_queue_bytes(rpc);
   return sized_store(ret, &s, sizeof s) < 0 ? MF_EINVAL : 0;
 }
@@ -242,7 +238,7 @@ static void rpc_free(struct mf_rpc *rpc) {
   deadline_clear(&rpc->exit_timeout);
   deadline_clear(&rpc->grace);
   deadline_clear(&rpc->retry);
-  requests_deinit(&rpc->requests);
+  calls_deinit(&rpc->own_calls);
   rpc_drop_input(rpc);
   outbox_deinit(&rpc->out);
   buf_deinit(&rpc->text);
@@ -284,11 +280,11 @@ static int put_parameters(struct buf *b, const char *function, const mf_rpc_opti
 }
 
 static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *function,
-                        const mf_rpc_options *o, unsigned usage_ms) {
+                        const mf_rpc_options *o) {
   struct buf b;
   int r;
   buf_init(&b, PROTO_PAYLOAD_MAX);
-  r = put_parameters(&b, function, o, usage_ms, rpc->owner != NULL);
+  r = put_parameters(&b, function, o, rpc->owner.usage_ms, rpc->owner.ops != NULL);
   r = r == -E2BIG ? MF_ELIMIT
       : r         ? MF_ENOMEM
                   : mf_send_arg(p, buf_peek(&b), buf_size(&b));
@@ -326,13 +322,12 @@ static void close_in_copy(void *guest) {
   outbox_deinit(&rpc->out);
   message_drop_fds(&rpc->messages);
   list_each(it, &rpc->parked) {
-    payload_close(list_entry(it, struct call, base.link)->base.payload);
+    payload_close(list_entry(it, struct call, link)->payload);
   }
 }
 
 int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
-            unsigned usage_ms, const struct rpc_owner *owner, void *owner_data,
-            mf_rpc **ret) {
+            const struct rpc_owner *owner, mf_rpc **ret) {
   struct mf_rpc *rpc = calloc(1, sizeof *rpc);
   int r;
   if (!rpc)
@@ -342,8 +337,8 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   rpc->context = p->context;
   rpc->backend = p->context->backend;
   rpc->options = *o;
-  rpc->owner = owner;
-  rpc->owner_data = owner_data;
+  if (owner)
+    rpc->owner = *owner;
   rpc->fd = -1;
   rpc->watch.on_ready = on_ready;
   rpc_init_messages(rpc);
@@ -351,12 +346,13 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);
   list_init(&rpc->parked);
   list_init(&rpc->flying);
+  list_init(&rpc->lost);
   deadline_init(&rpc->exit_timeout, rpc_on_exit_timeout);
   deadline_init(&rpc->grace, rpc_on_grace);
   deadline_init(&rpc->retry, on_retry);
   task_init(&rpc->task, on_task);
   rpc_init_calls(rpc);
-  r = start_server(rpc, p, function, o, usage_ms);
+  r = start_server(rpc, p, function, o);
   if (r) {
     rpc_free(rpc);
     return r;
@@ -378,7 +374,7 @@ int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *option
     r = MF_EINVAL;
   if (!r)
     r = rpc_options_load(options, &o);
-  return r ? r : rpc_new(p, function, &o, 0, NULL, NULL, ret);
+  return r ? r : rpc_new(p, function, &o, NULL, ret);
 }
 
 void mf_rpc_abort(mf_rpc *rpc) {

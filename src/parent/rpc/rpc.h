@@ -2,34 +2,31 @@
  * timeouts and the proof of what was not started, over the socket that `run` gave.
  * doc/rpc-protocol.md has the protocol. Runs in the parent.
  *
- *   rpc_new (takes the process) -> rpc_submit ... -> mf_rpc_close -> freed by its last
- * callback
+ *   rpc_new (takes the process) -> mf_rpc_call, or rpc_give, ... -> mf_rpc_close
+ *     -> freed by its last callback
  *
  * A call's life:
  *
- *   PARKED -> QUEUED ----------------> answered
+ *   PARKED -> FLYING ----------------> answered
  *     |         \-> ABANDONED (cancelled or timed out: its answer is awaited and dropped)
  *     \---------------> PENDING: a task calls its callback with an error
+ *
+ * A pool's call is PARKED or FLYING until it goes back to the pool: answered, or LOST
+ * when the rpc has failed. All else is up to the pool.
  */
 #ifndef PARENT_RPC_H
 #define PARENT_RPC_H
 
 #include "parent/process/process.h"
 #include "parent/rpc/owner.h"
-#include "parent/rpc/payload.h"
 
-/* usage_ms: between two reports of memory; 0: none. Otherwise as mf_rpc_new. */
+/* As mf_rpc_new; owner: copied, or NULL. */
 int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
-            unsigned usage_ms, const struct rpc_owner *owner, void *owner_data,
-            mf_rpc **ret);
+            const struct rpc_owner *owner, mf_rpc **ret);
 /* The caller's options (NULL: none, or of an older and shorter version) as a full struct,
  * checked as far as an rpc and a pool share them. 0 or MF_EINVAL. */
 int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *ret);
 int call_options_load(const mf_call_options *from, mf_call_options *ret);
-/* As mf_rpc_call with a request that is held already; holds it while it needs it.
- * asked_us: since when the user waits. */
-int rpc_submit(mf_rpc *rpc, struct payload *p, int chunk, unsigned timeout_ms,
-               uint64_t asked_us, mf_reply_cb cb, void *data, uint64_t *ret_id);
 /* Delivers what has come and was not read yet, as the loop would. */
 void rpc_look(mf_rpc *rpc);
 /* It has failed or ended: what is reported from now on are errors of that end. */

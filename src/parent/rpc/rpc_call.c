@@ -5,14 +5,67 @@
 
 #include <stdio.h>
 
-enum { SPARE_CALLS = 4096 };
+enum { SPARE_CALLS = 4096, LOST_A_TURN = 512 };
 
-void rpc_call_drop_payload(struct call *c) {
-  if (!c->base.payload)
+void rpc_call_unpark(struct call *c) {
+  if (!c->payload)
     return;
-  c->rpc->parked_bytes -= FRAME_HEADER_SIZE + c->base.payload->length;
-  payload_drop(c->base.payload);
-  c->base.payload = NULL;
+  c->rpc->parked_bytes -= FRAME_HEADER_SIZE + c->payload->length;
+  if (c->rpc->owner.ops)
+    return;
+  payload_drop(c->payload);
+  c->payload = NULL;
+}
+
+/* ---- answered ---- */
+
+/* The answer of an abandoned call, or of one whose error is pending, is dropped and
+ * counted. */
+static void drop_answer(struct call *c) {
+  c->rpc->stats.late++;
+  c->away = 0;
+  if (c->notified)
+    call_free(c);
+}
+
+void rpc_call_end(struct call *c, const mf_error *e, const mf_message *m) {
+  const struct rpc_owner *owner = &c->rpc->owner;
+  mf_reply_cb cb = c->cb;
+  void *data = c->data;
+  rpc_trace_end(c, e ? e->code : 0);
+  list_remove(&c->link);
+  c->flying = 0;
+  if (owner->ops) {
+    owner->ops->on_reply(c, e, m, owner->data);
+    return;
+  }
+  if (call_is_settled(c)) {
+    drop_answer(c);
+    return;
+  }
+  call_free(c);
+  if (cb)
+    cb(e, m, data);
+}
+
+/* ---- lost ---- */
+
+void rpc_call_lose(struct call *c, int code, int started) {
+  struct mf_rpc *rpc = c->rpc;
+  list_remove(&c->link);
+  c->flying = 0;
+  if (rpc->owner.ops) {
+    c->lost_code = code;
+    c->lost_started = started;
+    list_push(&rpc->lost, &c->link);
+    rpc_schedule(rpc);
+    return;
+  }
+  c->away = 0;
+  if (c->notified)
+    call_free(c);
+  else
+    call_fail(c, code, started);
 }
 
 /* Before its end nobody can have entered it: the clone has not got it whole. */
@@ -25,59 +78,75 @@ static int has_left(const struct mf_rpc *rpc, const struct call *c) {
 void rpc_fail_calls(struct mf_rpc *rpc) {
   int possible = rpc->far == FAR_SERVING || rpc->far == FAR_GONE;
   while (!list_empty(&rpc->flying)) {
-    struct call *c = list_entry(rpc->flying.next, struct call, base.link);
+    struct call *c = list_entry(rpc->flying.next, struct call, link);
     int entered = possible && has_left(rpc, c);
     rpc_trace_end(c, rpc->failure.code);
-    list_remove(&c->base.link);
-    c->base.away = 0;
-    if (c->base.notified)
-      request_free(&c->base);
-    else
-      request_fail(&c->base, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+    rpc_call_lose(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
     if (rpc->options.strict && !rpc->options.async)
       possible = 0;
   }
-  while (!list_empty(&rpc->parked))
-    request_fail(&list_entry(rpc->parked.next, struct call, base.link)->base, 0,
-                 MF_STARTED_NO);
+  while (!list_empty(&rpc->parked)) {
+    struct call *c = list_entry(rpc->parked.next, struct call, link);
+    rpc_call_unpark(c);
+    rpc_call_lose(c, 0, MF_STARTED_NO);
+  }
 }
 
-/* ---- as requests ---- */
-
-static struct call *call_of(struct request *r) {
-  return list_entry(r, struct call, base);
-}
-
-static void leave_queue(struct request *r) {
-  list_remove(&r->link);
-  rpc_call_drop_payload(call_of(r));
-}
-
-static void describe(struct request *r, char *text, size_t n, mf_error *e) {
+/* code 0: as the rpc. */
+static void describe_error(const struct mf_rpc *rpc, int code, int started, mf_error *e) {
   static const struct failure none;
-  const struct mf_rpc *rpc = call_of(r)->rpc;
-  failure_tell(r->code ? &none : &rpc->failure, e);
-  e->started = r->started;
-  if (r->code) {
-    e->code = r->code;
-    e->message = mf_strerror(r->code);
+  failure_tell(code ? &none : &rpc->failure, e);
+  e->started = started;
+  if (code) {
+    e->code = code;
+    e->message = mf_strerror(code);
   } else {
     e->exit = rpc->exited ? &rpc->exit : NULL;
   }
-  if (r->code == MF_ETIMEOUT) {
-    snprintf(text, n, "no answer within %u ms", r->timeout_ms);
+}
+
+static void give_back(struct mf_rpc *rpc) {
+  const struct rpc_owner *owner = &rpc->owner;
+  mf_error e;
+  for (int i = 0; i < LOST_A_TURN && !list_empty(&rpc->lost); i++) {
+    struct call *c = list_entry(rpc->lost.next, struct call, link);
+    list_remove(&c->link);
+    describe_error(rpc, c->lost_code, c->lost_started, &e);
+    owner->ops->on_reply(c, &e, NULL, owner->data);
+  }
+}
+
+int rpc_notify(struct mf_rpc *rpc) {
+  if (!rpc->owner.ops)
+    return calls_notify(rpc->calls);
+  give_back(rpc);
+  return !list_empty(&rpc->lost);
+}
+
+/* ---- of its own set ---- */
+
+static void leave_queue(struct call *c) {
+  list_remove(&c->link);
+  rpc_call_unpark(c);
+}
+
+static void describe(struct call *c, char *text, size_t n, mf_error *e) {
+  describe_error(c->rpc, c->code, c->started, e);
+  if (c->code == MF_ETIMEOUT) {
+    snprintf(text, n, "no answer within %u ms", c->timeout_ms);
     e->message = text;
   }
 }
 
-static void let_go(struct request *r) {
-  rpc_call_drop_payload(call_of(r));
+static void let_go(struct call *c) {
+  rpc_call_unpark(c);
 }
 
 void rpc_init_calls(struct mf_rpc *rpc) {
-  static const struct request_ops ops = {
+  static const struct call_ops ops = {
       sizeof(struct call), SPARE_CALLS, leave_queue, describe, let_go, 0};
-  requests_init(&rpc->requests, &ops, rpc->context, &rpc->task);
+  calls_init(&rpc->own_calls, &ops, rpc->context, &rpc->task);
+  rpc->calls = rpc->owner.ops ? rpc->owner.calls : &rpc->own_calls;
 }
 
 /* When the first of the calls times out; UINT64_MAX: never. */
@@ -86,7 +155,7 @@ uint64_t rpc_first_timeout(const struct mf_rpc *rpc) {
   uint64_t first = UINT64_MAX;
   for (int i = 0; i < 2; i++)
     list_each(it, queues[i]) {
-      uint64_t at = deadline_at(&list_entry(it, struct call, base.link)->base.deadline);
+      uint64_t at = deadline_at(&list_entry(it, struct call, link)->deadline);
       first = at < first ? at : first;
     }
   return first;

@@ -1,16 +1,23 @@
-/* One call of an rpc. It stays in the id map until its answer has come, also when its
- * callback has been called before: cancelled, or timed out.
- * Runs in the parent. */
+/* The calls that an rpc has. Each stays in the id map until its answer has come, also
+ * when its callback has been called before: cancelled, or timed out. Runs in the parent.
+ */
 #ifndef PARENT_RPC_RPC_CALL_H
 #define PARENT_RPC_RPC_CALL_H
 
 #include "parent/rpc/rpc_record.h"
 
 void rpc_init_calls(struct mf_rpc *rpc);
-/* Lets go of the request that waits here, if any. */
-void rpc_call_drop_payload(struct call *c);
+/* A parked call is so no more: its request is let go, but a pool's. */
+void rpc_call_unpark(struct call *c);
+/* It has its answer, e or m. */
+void rpc_call_end(struct call *c, const mf_error *e, const mf_message *m);
+/* It never gets one (code 0: the rpc's failure): it fails, or goes back to the owner. */
+void rpc_call_lose(struct call *c, int code, int started);
 /* The rpc is over: every call fails like it. */
 void rpc_fail_calls(struct mf_rpc *rpc);
+/* For the task: calls callbacks of errors, and gives lost calls back, as many as leave
+ * the loop its turns. 1 when more are pending. */
+int rpc_notify(struct mf_rpc *rpc);
 /* When the first of the calls times out; UINT64_MAX: never. */
 uint64_t rpc_first_timeout(const struct mf_rpc *rpc);
 

@@ -22,12 +22,12 @@ void rpc_dump(const mf_rpc *rpc, FILE *out, int indent) {
     dump_seconds(out, rpc->context, rpc->dump_entry.made_ms);
     fputs(" ago", out);
   }
-  fprintf(out, ", %zu calls wait for an answer", rpc->requests.nwaiting);
+  fprintf(out, ", %zu calls wait for an answer", rpc->own_calls.nwaiting);
   if (!list_empty(oldest)) {
-    const struct call *c = list_entry(oldest->next, struct call, base.link);
+    const struct call *c = list_entry(oldest->next, struct call, link);
     fputs(", the oldest since ", out);
-    dump_seconds(out, rpc->context, c->base.made_us / 1000);
-    dump_deadline(out, rpc->context, "its timeout in", &c->base.deadline);
+    dump_seconds(out, rpc->context, c->made_us / 1000);
+    dump_deadline(out, rpc->context, "its timeout in", &c->deadline);
   }
   fprintf(out, ", %zu bytes not written", rpc_queue_bytes(rpc));
   fprintf(out, ", %llu calls and %llu answers so far",

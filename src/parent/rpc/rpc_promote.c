@@ -13,7 +13,7 @@ int rpc_promote(mf_rpc *rpc, struct mf_process **ret) {
   struct fdset fds;
   struct buf body;
   int r, leash;
-  if (rpc->options.async || !rpc->owner)
+  if (rpc->options.async || !rpc->owner.ops)
     return MF_EUNSUPPORTED;
   if (rpc->closing || rpc->over)
     return MF_ECLOSED;

@@ -13,8 +13,8 @@ void rpc_schedule(struct mf_rpc *rpc) {
 void rpc_update_busy(struct mf_rpc *rpc) {
   unsigned closes = rpc->closing && (!rpc->quiet || rpc->aborted);
   unsigned busy =
-      !rpc->closed && !rpc->owner &&
-      (rpc->requests.nwaiting || closes || rpc->error_pending || rpc->close_pending);
+      !rpc->closed && !rpc->owner.ops &&
+      (rpc->own_calls.nwaiting || closes || rpc->error_pending || rpc->close_pending);
   if (busy == rpc->busy)
     return;
   rpc->busy = busy;

@@ -7,7 +7,7 @@
  *   answers.c   messages
  *   rpc_end.c   failures and the end
  *   rpc_call.c  calls
- *   request.c   their callbacks and time limits
+ *   call.c      their callbacks and time limits
  *   rpc_dump.c  a text of it
  *
  * Each uses only what stands below it. Runs in the parent. */
@@ -16,21 +16,11 @@
 
 #include "parent/process/process.h"
 #include "parent/rpc/owner.h"
-#include "parent/rpc/request.h"
 #include "wire/message.h"
 #include "wire/outbox.h"
 
 /* Where the clone is in its protocol; rpc_proto.h has the same in words. */
 enum far { FAR_STARTING, FAR_INIT, FAR_SERVING, FAR_GONE, FAR_COUNT };
-
-struct call {
-  struct request base; /* in parked or flying, or in neither; away: flying */
-  struct mf_rpc *rpc;
-  unsigned type;   /* RPC_CALL or RPC_CHUNK */
-  uint64_t end;    /* bytes that were put when its last one was */
-  unsigned traced; /* number of the trace that has its beginning; 0: none */
-};
-_Static_assert(offsetof(struct call, base) == 0, "found by id as a request");
 
 struct mf_rpc {
   struct dump_entry dump_entry;
@@ -38,8 +28,7 @@ struct mf_rpc {
   struct context *context;
   struct backend *backend;
   mf_rpc_options options; /* its strings are not ours */
-  const struct rpc_owner *owner;
-  void *owner_data;
+  struct rpc_owner owner; /* ops NULL: none */
 
   int fd; /* -1: not yet, or no more */
   struct watch watch;
@@ -64,8 +53,9 @@ struct mf_rpc {
   struct buf body;   /* storage is lent by the block cache while a message comes */
   unsigned wide : 1; /* the socket is widened */
 
-  struct request_set requests;
+  struct call_set own_calls, *calls; /* its own, or those of the owner */
   struct list parked, flying;
+  struct list lost; /* to go back to the owner */
   size_t parked_bytes;
   struct deadline exit_timeout, retry;
   struct deadline grace; /* of a close: until the next answer */

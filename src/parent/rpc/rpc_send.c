@@ -62,7 +62,7 @@ static void widen(struct mf_rpc *rpc) {
 static int put_pieces(struct mf_rpc *rpc, struct call *c, struct payload *p) {
   struct iovec pieces[PAYLOAD_PIECES_MAX];
   size_t n = payload_pieces(p, pieces);
-  return outbox_put_pieces(&rpc->out, c->type, c->base.id, pieces, n, NULL, payload_drop,
+  return outbox_put_pieces(&rpc->out, c->type, c->id, pieces, n, NULL, payload_drop,
                            payload_hold(p));
 }
 
@@ -78,10 +78,10 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (!r && p && p->lent)
     r = put_pieces(rpc, c, p);
   else if (!r && p && m->length >= REF_MIN)
-    r = outbox_put_ref(&rpc->out, c->type, c->base.id, m->data, m->length, payload_drop,
+    r = outbox_put_ref(&rpc->out, c->type, c->id, m->data, m->length, payload_drop,
                        payload_hold(p));
   else if (!r)
-    r = outbox_put(&rpc->out, c->type, c->base.id, m->data, m->length, NULL);
+    r = outbox_put(&rpc->out, c->type, c->id, m->data, m->length, NULL);
   if (r == -ENOMEM)
     r = MF_ENOMEM;
   if (r && rpc->out.nbytes != before) { /* handles without their call */
@@ -91,24 +91,24 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (r)
     return r;
   c->end = rpc->sent + rpc->out.nbytes;
-  c->base.away = 1;
-  list_push(&rpc->flying, &c->base.link);
+  c->away = c->flying = 1;
+  list_push(&rpc->flying, &c->link);
   rpc_trace_call(c);
   return 0;
 }
 
 static void unpark(struct mf_rpc *rpc) {
   while (!list_empty(&rpc->parked) && rpc->out.nbytes < OUT_LOW) {
-    struct call *c = list_entry(rpc->parked.next, struct call, base.link);
-    struct payload *p = payload_hold(c->base.payload);
+    struct call *c = list_entry(rpc->parked.next, struct call, link);
+    struct payload *p = payload_hold(c->payload);
     mf_message m = {p->data, p->length, p->fds, p->nfds};
     int r;
-    list_remove(&c->base.link);
-    rpc_call_drop_payload(c);
+    list_remove(&c->link);
+    rpc_call_unpark(c);
     r = put_call(rpc, c, &m, p);
     payload_drop(p);
     if (r)
-      request_fail(&c->base, r, MF_STARTED_NO);
+      rpc_call_lose(c, r, MF_STARTED_NO);
   }
 }
 
@@ -173,7 +173,7 @@ static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
 
 static int has_room(struct mf_rpc *rpc, size_t length) {
   size_t queued = rpc_queue_bytes(rpc);
-  if (rpc->requests.ids.used < rpc->options.pending_max &&
+  if (rpc->calls->ids.used < rpc->options.pending_max &&
       (!queued || queued + length + FRAME_HEADER_SIZE <= rpc->options.queue_bytes_max))
     return 1;
   rpc->limited = 1;
@@ -183,61 +183,86 @@ static int has_room(struct mf_rpc *rpc, size_t length) {
 static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
                 struct payload *p) {
   int r = 0;
-  if (p)
-    c->base.payload = payload_hold(p);
-  else
-    r = payload_new(m, &rpc->context->blockcache, NULL, &c->base.payload);
+  if (!c->payload && p)
+    c->payload = payload_hold(p);
+  else if (!c->payload)
+    r = payload_new(m, &rpc->context->blockcache, NULL, &c->payload);
   if (r)
     return r;
-  rpc->parked_bytes += FRAME_HEADER_SIZE + c->base.payload->length;
-  list_push(&rpc->parked, &c->base.link);
+  rpc->parked_bytes += FRAME_HEADER_SIZE + c->payload->length;
+  list_push(&rpc->parked, &c->link);
   return 0;
 }
 
-/* p: the request where it is held already, else NULL. */
-int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chunk,
-             unsigned timeout_ms, uint64_t asked_us, mf_reply_cb cb, void *data,
-             uint64_t *ret_id) {
-  struct call *c;
+static int check(struct mf_rpc *rpc, const mf_message *m) {
   int r;
   if (rpc->closing)
     return MF_ECLOSED;
   r = payload_check(m, rpc->options.message_max);
-  if (!r && !rpc->over && !has_room(rpc, m->length))
-    r = MF_ELIMIT;
+  return !r && !rpc->over && !has_room(rpc, m->length) ? MF_ELIMIT : r;
+}
+
+/* p: the request where it is held already, else NULL. 0, or a code: it was not taken. */
+static int take(struct mf_rpc *rpc, struct call *c, const mf_message *m,
+                struct payload *p) {
+  int waits = !list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW;
+  int lent = m->length >= REF_MIN && !p, r;
+  if (lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->write_closed)
+    r = send_long(rpc, c, m);
+  else if (waits || lent)
+    r = park(rpc, c, m, p);
+  else
+    r = put_call(rpc, c, m, p);
   if (r)
     return r;
-  c = request_new(&rpc->requests, cb, data);
+  if (rpc->out.nbytes >= OUT_LOW && !rpc->full)
+    rpc_flush(rpc);
+  else
+    rpc_schedule(rpc);
+  return 0;
+}
+
+int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chunk,
+             unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  struct call *c;
+  int r = check(rpc, m);
+  if (r)
+    return r;
+  c = call_new(rpc->calls, cb, data);
   if (!c)
     return MF_ENOMEM;
-  if (asked_us)
-    c->base.made_us = asked_us;
   c->rpc = rpc;
   c->type = chunk ? RPC_CHUNK : RPC_CALL;
   if (rpc->over) {
-    request_fail(&c->base, 0, MF_STARTED_NO);
+    call_fail(c, 0, MF_STARTED_NO);
   } else {
-    int waits = !list_empty(&rpc->parked) || rpc->out.nbytes >= OUT_LOW;
-    int lent = m->length >= REF_MIN && !p;
-    request_set_timeout(&c->base, timeout_ms);
-    if (lent && !waits && rpc->fd >= 0 && !rpc->full && !rpc->write_closed)
-      r = send_long(rpc, c, m);
-    else if (waits || lent)
-      r = park(rpc, c, m, p);
-    else
-      r = put_call(rpc, c, m, p);
+    call_set_timeout(c, timeout_ms);
+    r = take(rpc, c, m, p);
     if (r) {
-      request_free(&c->base);
+      call_free(c);
       return r;
     }
-    if (rpc->out.nbytes >= OUT_LOW && !rpc->full)
-      rpc_flush(rpc);
-    else
-      rpc_schedule(rpc);
   }
   rpc->stats.calls++;
   rpc_update_busy(rpc);
   if (ret_id)
-    *ret_id = c->base.id;
+    *ret_id = c->id;
   return 0;
+}
+
+int rpc_give(struct mf_rpc *rpc, struct call *c) {
+  struct payload *p = c->payload;
+  mf_message m = {p->data, p->length, p->fds, p->nfds};
+  int r = check(rpc, &m);
+  if (r)
+    return r;
+  c->rpc = rpc;
+  c->traced = 0;
+  if (rpc->over)
+    rpc_call_lose(c, 0, MF_STARTED_NO);
+  else
+    r = take(rpc, c, &m, p);
+  if (!r)
+    rpc->stats.calls++;
+  return r;
 }
