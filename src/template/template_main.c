@@ -1,6 +1,7 @@
 /* moonfork-template: the program that becomes a template, with stock Lua and its standard
  * libraries. Executed by the parent; everything is in entry.c. */
 #include "template/fork/birth_data.h"
+#include "template/fork/birth_maps.h"
 #include "template/fork/birth_text.h"
 #include "template/server/server.h"
 
@@ -10,6 +11,7 @@
 static void prepare_births(void) {
   birth_text_prepare();
   birth_data_prepare();
+  birth_maps_prepare();
 }
 #endif
 

@@ -1,7 +1,8 @@
 -- What the template program does before its first fork, so that forks copy less: the libraries'
 -- variables and what malloc gave so far move to a file in memory. Nobody may notice: whatever
 -- libc knew it knows still, who writes writes for himself alone, and only the kernel's list of
--- mappings tells that forks no longer copy any of it.
+-- mappings tells that forks no longer copy any of it; and what of a library nobody writes to is
+-- one mapping, where it was three.
 local story = require "story"
 local fork = require "moonfork"
 
@@ -50,6 +51,23 @@ story.test("forks copy nothing of the libraries", function(t)
   t.eq((written(pid, "/ld%-")), 0, "of the dynamic linker")
   for _ = 1, 20 do call(template:fork(), "nothing") end
   t.ok(written(pid, "moonfork%-data") <= copied + 8, "births write next to none of it")
+  template:close()
+end)
+
+story.test("the code and constants of a library are one mapping", function(t)
+  if not is_lean() then t.skip "a template program that leaves mappings as they are" end
+  local template = fork.new_exec():eval "function nothing() end"
+  local pid = assert(template:memory()) and template:pid()
+  local _, before = written(pid, "/libc[.-]")
+  if not before then t.skip "no /proc/PID/smaps" end
+  t.ok(before >= 1, "libc is loaded")
+  call(template:fork(), "nothing")
+  for _, library in ipairs {"/libc[.-]", "/libm[.-]", "/ld%-"} do
+    local _, n = written(pid, library)
+    t.eq(n, 1, library)
+  end
+  t.eq(call(template:eval [[function quote(s) s:write(("%q"):format(math.pi)) end]]:fork(), "quote"),
+       ("%q"):format(math.pi), "libraries work as before")
   template:close()
 end)
 
