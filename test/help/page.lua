@@ -160,6 +160,18 @@ local function programs(t)
   return bin
 end
 
+-- What pkg-config says of an installed moonfork, for the build.
+local function pkg_config(t)
+  local function pc(name, folder, requires)
+    t:file(name .. ".pc", ("libdir=%s/src/%s\nName: %s\nDescription: the build\nVersion: 0.1.0\n"
+      .. "Requires: %s\nCflags: -I%s/include\nLibs: -L${libdir} -l%s\n"):format(build, folder, name,
+      requires, source, name))
+  end
+  pc("moonfork", "parent", "")
+  pc("moonfork-template", "template", "moonfork, lua5.4")
+  return t:tmp()
+end
+
 --- run(t, name, [options]): executes doc/NAME and fails the story where something else is printed.
 -- options: loose (see above), port (a number in the page that a free port takes the place of).
 function page.run(t, name, options)
@@ -174,8 +186,8 @@ function page.run(t, name, options)
   local folder, bin = t:file "reader", programs(t)
   os.execute(("mkdir '%s'"):format(folder))
   local out = t:file "printed"
-  local environment = ("LD_PRELOAD= PATH='%s':\"$PATH\" PKG_CONFIG_PATH='%s/meson-uninstalled' "
-    .. "LD_LIBRARY_PATH='%s/src/parent' NO_COLOR=1"):format(bin, build, build)
+  local environment = ("LD_PRELOAD= PATH='%s':\"$PATH\" PKG_CONFIG_PATH='%s' "
+    .. "LD_LIBRARY_PATH='%s/src/parent:%s/src/template' NO_COLOR=1"):format(bin, pkg_config(t), build, build)
   os.execute(("cd '%s' && %s timeout -k 5 %d sh '%s' >'%s' 2>&1 </dev/null"):format(folder, environment,
     math.ceil(90 * story.scale), t:file("script", script), out))
   local printed = {}
