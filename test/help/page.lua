@@ -6,7 +6,8 @@
 -- A block after the comment <!-- file: NAME --> is that file. In a block of the language `console`
 -- a line that begins with "$ " is a command (a backslash at its end continues it), and the lines
 -- after it are what it prints, standard error included; "..." stands for any text within a line,
--- and alone on a line for any lines. All blocks of a page are executed in order, in one shell and
+-- and alone on a line for any lines; a blank
+-- for any number of blanks and tabs. All blocks of a page are executed in order, in one shell and
 -- one folder. <!-- wait: COMMAND --> waits until the command succeeds, for what a reader is slow
 -- enough not to notice. <!-- needs: COMMAND --> leaves out the next block where the command fails. A
 -- block of another kind is only there to be read; page.run refuses Lua and C without a name, unless
@@ -74,7 +75,7 @@ local function commands_of(block)
 end
 
 local function line_pattern(line)
-  local pattern = line:gsub("%p", "%%%0"):gsub("%%%.%%%.%%%.", ".*")
+  local pattern = line:gsub("%p", "%%%0"):gsub("%%%.%%%.%%%.", ".*"):gsub("%s+", "%%s+")
   return "^" .. pattern .. "$"
 end
 
