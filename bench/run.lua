@@ -391,7 +391,6 @@ end
 function cases.growth()
   local sizes = quick and {1, 64} or {1, 16, 64, 141, 256, 512, 717, 1024, 1434}
   local names = {"c", "raw", "anyevent", "python"}
-  local rows = {}
   -- Sizes within a round, so that growth is a ratio within one round, too.
   local cells = {}
   for _, size in ipairs(sizes) do

@@ -10,14 +10,15 @@ local fork = require "moonfork"
 local core = require "moonfork.load"
 local check = require "moonfork.check"
 local map = require "moonfork.map"
+local reactor = require "moonfork.reactor"
 
 local lines = {}
 
 local LINE_MAX = 1 << 26 -- bytes: what fits into a message
 local PARTS_MAX = 1024 -- texts that are written together
+local REPEATED_MAX = 64 -- calls that are repeated at the same time
+local QUEUE_MAX = 4096 -- answers, or texts of many, that wait for a call that is repeated
 local HEADER = "line\tstart\tduration\tworker\tstatus\thash\tmessage\n"
-
-local Error = getmetatable(core.error("EINVAL", ""))
 
 -- ---- input ----
 
@@ -32,8 +33,9 @@ local function size_of(path)
 end
 
 -- Input that can't be opened is told before anything has run.
-local function new_reader(files, format)
-  local self = setmetatable({at = 0, format = format, files = files, sockets = {}, bytes = 0,
+local function new_reader(files, line_end)
+  local self = setmetatable({at = 1, line_end = line_end, format = line_end == "\n" and "l" or "0",
+    files = files, sockets = {}, bytes = 0,
     number = 0, total = 0}, Reader)
   for i, path in ipairs(files) do
     local socket, message
@@ -61,38 +63,83 @@ local function release(socket, path)
   if path == "-" then socket:detach() else socket:close() end
 end
 
--- The next line; nil at the end; map.LATER, and then self.more() is called once.
-function Reader:next()
+-- The file that is read; nil at the end.
+function Reader:current()
   while not self.stopped do
     local socket = self.sockets[self.at]
-    if not socket then
-      self.at = self.at + 1
-      if not self.sockets[self.at] then return nil end
-    else
-      local line, message = socket:read(self.format)
-      if line then
-        self.bytes, self.number = self.bytes + #line + 1, self.number + 1
-        return line
-      end
-      if message == "timed out" then
-        self.watch = core.watch(socket:fileno(), "r", function()
-          self.watch = nil
-          self.more()
-        end)
-        if self.watch then return map.LATER end
-        socket:settimeout(nil) -- it can't be watched: then it is waited for
-      elseif message then
-        self.failure = core.error("EINVAL", ("%s, after line %d: %s"):format(self.files[self.at],
-          self.number, message))
-        return nil
-      else
-        self.sockets[self.at] = false
-        release(socket, self.files[self.at])
-        self.at = self.at + 1
-        if not self.sockets[self.at] then return nil end
-      end
-    end
+    if socket then return socket end
+    self.at = self.at + 1
+    if not self.files[self.at] then return nil end
   end
+end
+
+function Reader:finish_current()
+  release(self.sockets[self.at], self.files[self.at])
+  self.sockets[self.at] = false
+end
+
+function Reader:fail(message)
+  self.failure = core.error("EINVAL", ("%s, after line %d: %s"):format(self.files[self.at], self.number,
+    message))
+  self.stopped = true
+end
+
+-- Whether self.more() will be called when there is more; else it has to be waited for.
+function Reader:can_watch(socket)
+  self.watch = core.watch(socket:fileno(), "r", function()
+    self.watch = nil
+    self.more()
+  end)
+  if self.watch then return true end
+  socket:settimeout(nil)
+  return false
+end
+
+-- The next line; nil at the end; map.LATER, and then self.more() is called once.
+function Reader:next()
+  local socket = self:current()
+  while socket do
+    local line, message = socket:read(self.format)
+    if line then
+      self.bytes, self.number = self.bytes + #line + 1, self.number + 1
+      return line
+    end
+    if not message then
+      self:finish_current()
+    elseif message ~= "timed out" then
+      return self:fail(message)
+    elseif self:can_watch(socket) then
+      return map.LATER
+    end
+    socket = self:current()
+  end
+end
+
+-- The same for many lines, put into a chunk of pool:map (map.feed).
+function Reader:fill(chunk, items, bytes_max)
+  local added, socket = 0, self:current()
+  while socket do
+    local n, bytes, state, message = core.chunk_read(chunk, socket, self.line_end, items, bytes_max)
+    added, self.number, self.bytes = added + n, self.number + n, self.bytes + bytes
+    if state == nil then return added end
+    if state == "end" then
+      self:finish_current()
+    elseif state == "failed" then
+      self:fail(message)
+    elseif self:can_watch(socket) then
+      return added, "later"
+    elseif added > 0 then
+      return added
+    else
+      local line = self:next() -- waits
+      if line == nil then return added, "end" end
+      if line == map.LATER then return added, "later" end
+      core.chunk_add(chunk, line)
+      added = added + 1
+    end
+    socket = self:current()
+  end
+  return added, "end"
 end
 
 function Reader:close()
@@ -149,7 +196,6 @@ end
 local function open_log(path)
   local file, message = io.open(path, "a+b")
   if not file then return nil, core.error("EINVAL", message) end
-  file:setvbuf "full"
   local size = file:seek "end"
   if size == 0 then
     file:write(HEADER)
@@ -157,16 +203,24 @@ local function open_log(path)
     file:seek("end", -1)
     if file:read(1) ~= "\n" then file:write "\n" end -- a run that was killed while it wrote
   end
-  return setmetatable({file = file}, Log)
+  return setmetatable({file = file, rows = {}}, Log)
 end
 
 local STATUS = {REMOTE = "error", CLONE_DIED = "died", TIMEOUT = "timeout"}
 
 function Log:add(number, line, err, start, seconds, worker)
   local message = err and err.message:match "^[^\n]*":gsub("%c", " ") or ""
-  self.file:write(("%d\t%s\t%s\t%s\t%s\t%016x\t%s\n"):format(number,
+  self.rows[#self.rows + 1] = ("%d\t%s\t%s\t%s\t%s\t%016x\t%s\n"):format(number,
     start and ("%.6f"):format(start) or "-", seconds and ("%.6f"):format(seconds) or "-",
-    worker or "-", err and (STATUS[err.code] or "error") or "ok", hash_of(line), message))
+    worker or "-", err and (STATUS[err.code] or "error") or "ok", hash_of(line), message)
+end
+
+-- Writes the rows: only now, because what they record as done has been written by now.
+function Log:flush()
+  if #self.rows == 0 then return true end
+  local rows = table.concat(self.rows)
+  self.rows = {}
+  return self.file:write(rows) and self.file:flush()
 end
 
 -- ---- the run ----
@@ -195,7 +249,7 @@ function lines.map(process, name, options)
     self.recorded, err = read_log(resume)
     if not self.recorded then return nil, err end
   end
-  self.reader, err = new_reader(options.files or {"-"}, options.null and "0" or "l")
+  self.reader, err = new_reader(options.files or {"-"}, self.separator)
   if not self.reader then return nil, err end
   if joblog then
     self.log, err = open_log(joblog)
@@ -253,15 +307,10 @@ local function joined(n, ...)
 end
 
 -- Answers are collected and written together.
-function Run:put(line, text)
-  local parts, n = self.parts, self.nparts
-  if self.options.tag then
-    parts[n + 1], parts[n + 2] = line, "\t"
-    n = n + 2
-  end
-  parts[n + 1], parts[n + 2] = text, self.separator
-  self.nparts = n + 2
-  if n > PARTS_MAX then self:write() end
+function Run:put(text)
+  local n = self.nparts + 1
+  self.parts[n], self.nparts = text, n
+  if n > PARTS_MAX then self:settle() end
 end
 
 function Run:write()
@@ -271,100 +320,185 @@ function Run:write()
   return self.options.write(table.concat(self.parts, "", 1, n))
 end
 
--- Writes an answer, and records it.
-function Run:tell(number, line, text, start, seconds, worker)
-  self.done = self.done + 1
-  self:put(line, text)
-  if self.log then self.log:add(number, line, nil, start, seconds, worker) end
+-- Before the map waits, and when there is much: what there is goes out, and then into the log.
+function Run:settle()
+  self:write()
+  if self.options.idle then self.options.idle() end
+  if self.log and not self.log:flush() then
+    self.reader.failure = core.error("EINVAL", ("%s can't be written (is the disk full?)")
+      :format(self.options.joblog or self.options.resume))
+    self:halt()
+  end
 end
 
-function Run:tell_failure(number, line, err, ...)
-  local options = self.options
+-- Reads no more, and looks at once.
+function Run:halt()
+  self.reader.stopped = true
+  if self.reader.more then self.reader.more() end
+end
+
+-- Writes an answer, and records it.
+function Run:tell(call)
+  self.done = self.done + 1
+  if self.options.tag then self:put(call.line .. "\t") end
+  self:put(call.text .. self.separator)
+  if self.log then self.log:add(call.number, call.line, nil, call.start, call.seconds, call.worker) end
+end
+
+function Run:tell_failure(call)
+  local options, err = self.options, call.err
   self.failed = self.failed + 1
-  if self.log then self.log:add(number, line, err, ...) end
-  if options.on_failure then options.on_failure(number, err) end
+  if self.log then self.log:add(call.number, call.line, err, call.start, call.seconds, call.worker) end
+  if options.on_failure then options.on_failure(call.number, err) end
   if not options.keep_going and self.failed >= (options.max_failures or 1)
     or self.failed >= (options.max_failures or math.huge) then
     self.given_up = true
+    self:halt()
   end
 end
 
--- In a run with a log the worker catches what the function raises: text, error, and when.
-function Run:outcome(err, ...)
-  if err then return nil, err end
+-- ---- answers in order ----
+--
+-- A call that is repeated holds up those behind it, in a queue, unless the order is free:
+--
+--   take --> queue --> told        queue: calls, and {text =, n =} for n answers in one
+
+-- Into call: text or err, and with a log start, seconds and worker. In a run with a log the worker
+-- catches what the function raises.
+function Run:note(call, err, ...)
+  call.err = err
+  if err then return end
   if not self.log then
     local n = select("#", ...)
-    return n == 0 and "" or joined(n, ...)
+    call.text = n == 0 and "" or joined(n, ...)
+    return
   end
   local text, start, seconds, worker, message = ...
-  return text, message and core.error("REMOTE", message), start, seconds, worker
+  call.text, call.start, call.seconds, call.worker = text, start, seconds, worker
+  call.err = message and core.error("REMOTE", message) or nil
+end
+
+function Run:tell_queued(call)
+  if self.given_up or self.killed then return end
+  if call.n then
+    self.done = self.done + call.n
+    return self:put(call.text)
+  end
+  if call.err then return self:tell_failure(call) end
+  return self:tell(call)
+end
+
+function Run:advance_queue()
+  local queue = self.queue
+  while queue.first <= queue.last and not queue[queue.first].repeating do
+    local call = queue[queue.first]
+    queue[queue.first], queue.first = nil, queue.first + 1
+    self:tell_queued(call)
+  end
+end
+
+-- The map waits for answers of its own; a call that was repeated ends that, so that it is told.
+function Run:finish_repeated(call)
+  call.repeating = nil
+  self.repeated = self.repeated - 1
+  if self.options.unordered then self:tell_queued(call) else self:advance_queue() end
+  local waiting = self.waiting
+  if waiting then
+    self.waiting = nil
+    return waiting(nil, true)
+  end
+  if self.reader.more then self.reader.more() end
 end
 
 local CAN_BE_REPEATED = {REMOTE = true, CLONE_DIED = true, TIMEOUT = true}
 
--- What pool:call gives, as pool:map tells it.
-local function answered(...)
-  local first, err = ...
-  if first == nil and getmetatable(err) == Error then return err end
-  return nil, ...
+function Run:can_be_repeated(call, tries)
+  return call.err and tries > 0 and CAN_BE_REPEATED[call.err.code] and not self.killed
+    and not self.given_up
 end
 
-function Run:take(number, line, ...)
-  local text, failure, start, seconds, worker = self:outcome(...)
+function Run:repeat_call(call, tries)
+  self.pool:call(call.line, function(...)
+    self:note(call, ...)
+    if self:can_be_repeated(call, tries - 1) then return self:repeat_call(call, tries - 1) end
+    return self:finish_repeated(call)
+  end)
+end
+
+-- Waits until `is_enough()`, while calls are repeated.
+function Run:wait_for_repeated(is_enough)
+  while not is_enough() and self.repeated > 0 and not self.killed and not self.given_up do
+    self:settle()
+    local ok, err = reactor.await(function(done) self.waiting = done end)
+    self.waiting = nil
+    if not ok then error(err, 0) end
+  end
+end
+
+function Run:enqueue(call)
+  local queue = self.queue
+  if self.options.unordered or (queue.first > queue.last and not call.repeating) then
+    if not call.repeating then self:tell_queued(call) end
+    return
+  end
+  queue.last = queue.last + 1
+  queue[queue.last] = call
+end
+
+function Run:take(call, ...)
+  self:note(call, ...)
   local tries = self.options.retry or 0
-  while failure and tries > 0 and not self.killed and CAN_BE_REPEATED[failure.code] do
-    tries = tries - 1
-    text, failure, start, seconds, worker = self:outcome(answered(self.pool:call(line)))
+  if self:can_be_repeated(call, tries) then
+    if not call.line then call.line = self.feed:item() end
+    call.repeating, self.repeated = true, self.repeated + 1
+    self:repeat_call(call, tries)
   end
-  if self.killed then return end
-  if failure then return self:tell_failure(number, line, failure, start, seconds, worker) end
-  return self:tell(number, line, text, start, seconds, worker)
+  self:enqueue(call)
+  local queue = self.queue
+  return self:wait_for_repeated(function()
+    return self.repeated < REPEATED_MAX and queue.last - queue.first < QUEUE_MAX
+  end)
 end
 
--- Before the map waits: what there is goes out, and then into the log.
-function Run:settle()
-  self:write()
-  if self.options.idle then self.options.idle() end
-  if self.log and not self.log.file:flush() then
-    self.reader.failure = core.error("EINVAL", "the job log can't be written (is the disk full?)")
-    self.reader.stopped = true
-  end
-end
+-- ---- the work ----
 
-function Run:take_held(index, ...)
+-- An answer as the map's iterator gives it: false at the end.
+function Run:take_next(index, ...)
+  if index == nil then return false end
   local kept = self.held[index]
   self.held[index] = nil
-  if kept then return self:take(kept[1], kept[2], ...) end
-  return self:take(index, nil, ...)
+  self:take(kept and {number = kept[1], line = kept[2]} or {number = index}, ...)
+  return true
 end
 
 function Run:work()
   local options, reader = self.options, self.reader
   self.given, self.parts, self.nparts = 0, {}, 0
-  -- What an answer needs of its line; without, the line is not kept.
-  self.keeps_lines = options.tag or self.log or self.recorded or (options.retry or 0) > 0
-  local plain = not (self.log or self.recorded or options.tag)
-  local next_line = self.keeps_lines and function() return self:next_line() end
+  self.repeated, self.queue = 0, {first = 1, last = 0}
+  -- Where the line of an answer is needed, it is kept; else lines go from the file to the chunk and
+  -- texts from the chunk to the output, many at once.
+  local keeps_lines = options.tag or self.log or self.recorded
+  self.keeps_lines = keeps_lines
+  local next_line = keeps_lines and function() return self:next_line() end
     or function() return reader:next() end
-  local feed = map.feed(next_line, function() self:settle() end)
+  local fill = not keeps_lines and function(...) return reader:fill(...) end or nil
+  local feed = map.feed(next_line, function() self:settle() end, fill)
+  self.feed = feed
   reader.more = function() feed:more() end
-  local held, separator, parts = self.held, self.separator, self.parts
-  local function take(index, err, first, ...)
-    if index == nil then return false end
-    if plain and err == nil and type(first) == "string" and select("#", ...) == 0 then
-      local n = self.nparts -- the usual answer
-      parts[n + 1], parts[n + 2] = first, separator
-      self.nparts, self.done, held[index] = n + 2, self.done + 1, nil
-      if n > PARTS_MAX then self:write() end
-    else
-      self:take_held(index, err, first, ...)
-    end
-    return not (self.given_up or self.killed)
-  end
   local next_answer, _, _, closing = self.pool:map(feed,
     {chunk = options.chunk, unordered = options.unordered})
   local guard <close> = closing -- luacheck: ignore
-  repeat until not take(next_answer())
+  local going = true
+  while going and not self.given_up and not self.killed do
+    local text, n = "", 0
+    if not keeps_lines then text, n = feed:text(self.separator) end
+    if n > 0 then
+      self:enqueue{text = text, n = n}
+    else
+      going = self:take_next(next_answer())
+    end
+  end
+  self:wait_for_repeated(function() return false end)
 end
 
 --- wait(): {done=, failed=, skipped=, given_up=}, or nil, err where input, output or log failed.
@@ -384,14 +518,16 @@ function Run:wait()
 end
 
 function Run:stop()
-  self.reader.stopped = true
-  if self.reader.more then self.reader.more() end
+  self:halt()
 end
 
 function Run:kill()
   self.killed = true
-  self:stop()
+  self:halt()
   self.pool:drain(0, function() end)
+  local waiting = self.waiting
+  self.waiting = nil
+  if waiting then waiting(nil, true) end
 end
 
 function Run:state()

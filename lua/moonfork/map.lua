@@ -62,15 +62,34 @@ map.LATER = LATER
 local Feed = {}
 Feed.__index = Feed
 
---- feed(next, idle): items for pool:map whose iterator need not wait: next() gives an item, nil at
--- the end, or map.LATER, and then feed:more() when it may be asked again. idle(), where given, is
--- called before the map waits. For moonfork.lines, which reads pipes.
-function map.feed(next_item, idle)
-  return setmetatable({ next_item = next_item, idle = idle }, Feed)
+--- feed(next, idle, fill): items for pool:map whose iterator need not wait: next() gives an item, nil
+-- at the end, or map.LATER, and then feed:more() when it may be asked again. idle(), where given, is
+-- called before the map waits. fill(chunk, items, bytes), where given, puts items into a chunk
+-- (core.chunk_read) until it has so many, and gives how many it has added and nil, "end" or "later".
+-- For moonfork.lines, which reads pipes.
+function map.feed(next_item, idle, fill)
+  return setmetatable({ next_item = next_item, idle = idle, fill = fill }, Feed)
 end
 
 function Feed.more(self)
   if self.map then self.map:more() end
+end
+
+--- text(end): of the next answers that are there, up to one that failed: a text, each answer with
+-- `end` behind it, and how many; "", 0 where the map's iterator tells the next.
+function Feed.text(self, line_end)
+  local piece = self.map and self.map.current
+  if not piece or not piece.chunk or piece.at >= piece.ready then return "", 0 end
+  local text, n = core.chunk_text(piece.chunk, line_end)
+  piece.at, self.map.told = piece.at + n, self.map.told + n
+  return text, n
+end
+
+--- item(): the item whose answer was told last by the iterator.
+function Feed.item(self)
+  local piece = self.map.current
+  if piece.chunk then return core.chunk_item(piece.chunk, piece.at) end
+  return piece.item
 end
 
 local function fed(feed, give_item)
@@ -188,6 +207,11 @@ end
 
 function Map:read_chunk()
   local size, source = self:next_size(), self.source
+  if self.read_into then
+    local n, state = self.read_into(self.filling, size, CHUNK_BYTES)
+    self.filled, self.ended, self.later = n, state == "end", state == "later"
+    return
+  end
   repeat
     local bytes = source(add, self)
     self.ended = bytes == nil
@@ -260,6 +284,7 @@ function Map:send(piece)
   local under_way
   if piece.args then
     local args = piece.args
+    if self.is_fed then piece.item = args[1] end
     args[args.n + 1] = function(...) return self:answered(piece, ...) end
     piece.args = nil
     under_way = map.call(self.pool, self.options, table.unpack(args, 1, args.n + 1))
@@ -554,7 +579,7 @@ function map.new(pool, settings, items, ...)
     flying = 0, outstanding = 0, chunks = 0, under_way = {}, waiting_pieces = {}, ready = {}, free = {},
   }, Map)
   if getmetatable(items) == Feed then
-    items.map, self.idle = self, items.idle
+    items.map, self.idle, self.read_into, self.is_fed = self, items.idle, items.fill, true
   end
   return function() return self:step() end, nil, nil, self
 end

@@ -15,8 +15,10 @@
 #include "os/fd.h"
 #include "os/share.h"
 #include "parent/failure.h"
+#include "socket/line.h"
 #include "wire/chunk.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +36,7 @@ struct chunk {
   size_t nfds;
   struct reader reader;
   uint32_t answered, failures, given, us;
+  struct buf text; /* of answers that are joined; empty between two calls */
 };
 
 static struct chunk *check_chunk(lua_State *L, int idx) {
@@ -66,6 +69,7 @@ static int l_chunk_gc(lua_State *L) {
   drop_answers(c);
   drop_record(c);
   buf_deinit(&c->items);
+  buf_deinit(&c->text);
   return 0;
 }
 
@@ -75,6 +79,7 @@ static int l_chunk_new(lua_State *L) {
   struct chunk *c = lua_newuserdatauv(L, sizeof *c, 1);
   *c = (struct chunk){.box = s->box, .fd = -1};
   buf_init(&c->items, SIZE_MAX);
+  buf_init(&c->text, SIZE_MAX);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, BIND_CHUNK);
@@ -142,6 +147,59 @@ static int l_chunk_add(lua_State *L) {
   return 1;
 }
 
+/* Adds the line as an item. 0, or e->code. */
+static int add_line(lua_State *L, struct chunk *c, struct service *s,
+                    const struct line *line, struct codec_error *e) {
+  buf_consume(&s->out, buf_size(&s->out));
+  int rc =
+      serialiser_encode_string(L, &s->serialiser, line->text, line->size, &s->out, e);
+  if (rc == 0 && (rc = put_item(c, buf_peek(&s->out), buf_size(&s->out))) < 0)
+    snprintf(e->text, sizeof e->text, "%s", strerror(-rc));
+  return rc;
+}
+
+/* chunk_read(chunk, socket, end, items, bytes) -> n, bytes, state: adds the lines of the
+ * socket that are there, while the chunk has fewer items and bytes. end: the byte behind
+ * a line. state: nil; "end": there are no more; "later": no more are there yet; "failed",
+ * message: the next can't be read or packed */
+static int l_chunk_read(lua_State *L) {
+  struct chunk *c = check_chunk(L, 1);
+  struct service *s = *c->box;
+  struct socket *from = socket_check_open(L, 2);
+  size_t nend;
+  const char *end = luaL_checklstring(L, 3, &nend);
+  luaL_argcheck(L, nend == 1, 3, "one byte expected");
+  lua_Integer most = luaL_checkinteger(L, 4), bytes_most = luaL_checkinteger(L, 5);
+  struct codec_error e = {.text = "the pool is closed"};
+  struct line line;
+  lua_Integer n = 0, bytes = 0;
+  int rc = s ? 1 : -EPIPE, packed = s ? 0 : rc;
+  while (rc > 0 && c->n < most && (lua_Integer)buf_size(&c->items) < bytes_most) {
+    rc = line_peek(from, *end, &line);
+    if (rc <= 0 || (packed = add_line(L, c, s, &line, &e)) < 0)
+      break;
+    bytes += (lua_Integer)line.taken;
+    n++;
+    socket_take(from, line.taken);
+  }
+  lua_pushinteger(L, n);
+  lua_pushinteger(L, bytes);
+  if (packed < 0 || (rc < 0 && rc != -EAGAIN)) {
+    lua_pushliteral(L, "failed");
+    lua_pushstring(L, packed < 0     ? e.text
+                      : rc == -E2BIG ? "line too long"
+                                     : strerror(-rc));
+    return 4;
+  }
+  if (rc == 0)
+    lua_pushliteral(L, "end");
+  else if (rc < 0)
+    lua_pushliteral(L, "later");
+  else
+    lua_pushnil(L);
+  return 3;
+}
+
 /* chunk_split(chunk, n, rest): keeps the first n items and adds the others to rest */
 static int l_chunk_split(lua_State *L) {
   struct chunk *c = check_chunk(L, 1), *rest = check_chunk(L, 3);
@@ -161,6 +219,23 @@ static int l_chunk_split(lua_State *L) {
   c->items.tail -= cut;
   c->n = keep < c->n ? keep : c->n;
   return 0;
+}
+
+/* chunk_item(chunk, i) -> the values of item i, from 1 on */
+static int l_chunk_item(lua_State *L) {
+  struct chunk *c = check_chunk(L, 1);
+  lua_Integer wanted = luaL_checkinteger(L, 2);
+  struct codec_error e;
+  struct reader r;
+  size_t size = 0;
+  const char *item = NULL;
+  luaL_argcheck(L, wanted >= 1 && wanted <= c->n && *c->box, 2, "no such item");
+  reader_init(&r, buf_peek(&c->items), buf_size(&c->items));
+  reader_take(&r, CHUNK_HEADER);
+  for (lua_Integer i = 0; i < wanted; i++)
+    item = reader_str(&r, &size);
+  int n = serialiser_decode(L, &(*c->box)->serialiser, item, size, NULL, 0, &e);
+  return n < 0 ? luaL_error(L, "%s", e.text) : n;
 }
 
 /* chunk_unpack(chunk) -> a list of the items, each as table.pack has it */
@@ -318,6 +393,67 @@ static int l_chunk_next(lua_State *L) {
   return 1 + n;
 }
 
+/* Appends the n values on top as a text, and pops them: tabs between them, nil is nothing.
+ * May raise what a __tostring raises. */
+static int put_values(lua_State *L, struct buf *out, int n) {
+  int rc = 0, first = lua_gettop(L) - n + 1;
+  for (int i = first; i < first + n && rc == 0; i++) {
+    size_t size = 0;
+    if (i > first)
+      rc = buf_put(out, "\t", 1);
+    if (rc < 0 || lua_isnil(L, i))
+      continue;
+    const char *text = luaL_tolstring(L, i, &size);
+    rc = buf_put(out, text, size);
+    lua_pop(L, 1);
+  }
+  lua_settop(L, first - 1);
+  return rc;
+}
+
+static int put_answer(lua_State *L, struct chunk *c, struct service *s,
+                      const struct chunk_answer *a, const char *end, size_t nend) {
+  struct codec_error e;
+  int n = serialiser_decode(L, &s->serialiser, a->body, a->size, NULL, 0, &e);
+  if (n < 0)
+    return n;
+  luaL_checkstack(L, 4, NULL);
+  int rc = put_values(L, &c->text, n);
+  return rc < 0 ? rc : buf_put(&c->text, end, nend);
+}
+
+/* chunk_text(chunk, end) -> text, n: of the next n items that are answered, each with end
+ * behind it, up to the first that failed or can't be read; "", 0: the next is such a one,
+ * or none is left */
+static int l_chunk_text(lua_State *L) {
+  struct chunk *c = check_chunk(L, 1);
+  struct service *s = *c->box;
+  size_t nend;
+  const char *end = luaL_checklstring(L, 2, &nend);
+  lua_Integer n = 0;
+  /* the descriptors of an answer come with the last item */
+  uint32_t most = c->nfds > 0 && c->answered > 0 ? c->answered - 1 : c->answered;
+  buf_consume(&c->text, buf_size(&c->text)); /* of a call that raised */
+  while (s && c->given < most) {
+    struct reader before = c->reader;
+    struct chunk_answer a;
+    size_t size = buf_size(&c->text);
+    if (chunk_answer_next(&c->reader, &a) < 0)
+      return luaL_error(L, "malformed answer");
+    if (a.kind == CHUNK_FAILURE || put_answer(L, c, s, &a, end, nend) < 0) {
+      c->reader = before;
+      c->text.tail -= buf_size(&c->text) - size;
+      break;
+    }
+    c->given++;
+    n++;
+  }
+  lua_pushlstring(L, (const char *)buf_peek(&c->text), buf_size(&c->text));
+  lua_pushinteger(L, n);
+  buf_consume(&c->text, buf_size(&c->text));
+  return 2;
+}
+
 void chunk_open(lua_State *L) {
   luaL_newmetatable(L, BIND_CHUNK);
   lua_pushcfunction(L, l_chunk_gc);
@@ -326,15 +462,11 @@ void chunk_open(lua_State *L) {
 }
 
 const luaL_Reg bind_chunk_functions[] = {
-    {"chunk_new", l_chunk_new},
-    {"chunk_reset", l_chunk_reset},
-    {"chunk_add", l_chunk_add},
-    {"chunk_split", l_chunk_split},
-    {"chunk_send", l_chunk_send},
-    {"chunk_result", l_chunk_result},
-    {"chunk_settle", l_chunk_settle},
-    {"chunk_stop", l_chunk_stop},
-    {"chunk_next", l_chunk_next},
-    {"chunk_unpack", l_chunk_unpack},
-    {NULL, NULL},
+    {"chunk_new", l_chunk_new},       {"chunk_reset", l_chunk_reset},
+    {"chunk_add", l_chunk_add},       {"chunk_split", l_chunk_split},
+    {"chunk_send", l_chunk_send},     {"chunk_result", l_chunk_result},
+    {"chunk_settle", l_chunk_settle}, {"chunk_stop", l_chunk_stop},
+    {"chunk_next", l_chunk_next},     {"chunk_unpack", l_chunk_unpack},
+    {"chunk_item", l_chunk_item},     {"chunk_read", l_chunk_read},
+    {"chunk_text", l_chunk_text},     {NULL, NULL},
 };

@@ -50,6 +50,9 @@ void codec_fds_close(struct codec_fds *fds);
 int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
                struct codec_fds *fds, struct codec_error *e);
 
+/* Appends the message that has one string. 0, -ENOMEM or -E2BIG; all or nothing. */
+int codec_pack_string(struct buf *out, const char *s, size_t n);
+
 /* Strings that are not copied to a message, but lent (base/lent.h). */
 struct codec_lending {
   size_t least; /* bytes of a string that is lent */

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <msgpack/pack.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -503,4 +504,21 @@ int codec_pack_lending(lua_State *L, int first, int n, const char *what, struct 
 int codec_pack(lua_State *L, int first, int n, const char *what, struct buf *out,
                struct codec_fds *fds, struct codec_error *e) {
   return codec_pack_lending(L, first, n, what, out, fds, NULL, e);
+}
+
+int codec_pack_string(struct buf *out, const char *s, size_t n) {
+  unsigned char head[6] = {0x91}; /* an array of one; fixstr, str 8, str 16, str 32 */
+  size_t size = n < 32 ? 0 : n < 256 ? 1 : n < 65536 ? 2 : 4;
+  if (n > UINT32_MAX)
+    return -E2BIG;
+  head[1] = (unsigned char)(size == 0 ? 0xa0 | n : 0xd8 + (size == 4 ? 3 : size));
+  for (size_t i = 0; i < size; i++)
+    head[2 + i] = (unsigned char)(n >> 8 * (size - 1 - i));
+  unsigned char *room = buf_reserve(out, 2 + size + n);
+  if (!room)
+    return -errno;
+  memcpy(room, head, 2 + size);
+  memcpy(room + 2 + size, s, n);
+  buf_commit(out, 2 + size + n);
+  return 0;
 }

@@ -310,6 +310,16 @@ int serialiser_encode_lending(lua_State *L, const struct serialiser *s, int firs
   return codec_pack_lending(L, first, n, what, out, fds, lending, e);
 }
 
+int serialiser_encode_string(lua_State *L, const struct serialiser *s, const char *text,
+                             size_t size, struct buf *out, struct codec_error *e) {
+  if (s->kind->encode == encode_msgpack)
+    return put_result(e, "argument", 1, codec_pack_string(out, text, size));
+  lua_pushlstring(L, text, size);
+  int r = serialiser_encode(L, s, lua_gettop(L), 1, "argument", out, NULL, e);
+  lua_pop(L, 1);
+  return r;
+}
+
 const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,
                               size_t *ret_size) {
   if (!serialiser_is_raw(s) || n != 1 || lua_type(L, first) != LUA_TSTRING)

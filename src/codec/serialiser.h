@@ -37,6 +37,9 @@ int serialiser_encode(lua_State *L, const struct serialiser *s, int first, int n
 int serialiser_encode_lending(lua_State *L, const struct serialiser *s, int first, int n,
                               const char *what, struct buf *out, struct codec_fds *fds,
                               struct codec_lending *lending, struct codec_error *e);
+/* As serialiser_encode, of one string that need not be Lua's. */
+int serialiser_encode_string(lua_State *L, const struct serialiser *s, const char *text,
+                             size_t size, struct buf *out, struct codec_error *e);
 /* Where the n values from index first are a string that is the body as it is, its bytes,
  * Lua's; else NULL. */
 const char *serialiser_borrow(lua_State *L, const struct serialiser *s, int first, int n,

@@ -237,8 +237,9 @@ story.test("answers come as soon as the input: a pipe that is slow", function(t)
 end)
 
 story.test("endless input: a reader that has enough ends it quietly", function(t)
-  local running = program.start(t, [[map -e 'function f(x) return x end' f </dev/zero --null]], {env = marked})
-  kit.msleep(300)
+  local running = program.start(t, [[map -e 'function f(x) return x end' --null f]],
+    {env = marked, stdin = "/dev/zero"})
+  t.outside(10, function() return #running.out() > 300000 end, "it is at work")
   local status = t.read("/proc/" .. running.pid .. "/status") or ""
   t.ok((tonumber(status:match "VmRSS:%s*(%d+)") or 0) < 100000 * (story.scale > 1 and 10 or 1))
   running:kill(kit.SIGTERM)

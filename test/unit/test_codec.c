@@ -6,6 +6,7 @@
 #include "os/fd.h"
 #include "socket/socket_module.h"
 
+#include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <msgpack.h>
@@ -633,9 +634,36 @@ static void test_handles_travel_beside_the_message(void **state) {
   lua_close(L);
 }
 
+/* At every length where the head of a string becomes another one. */
+static void test_a_string_that_is_not_luas_is_packed_the_same(void **state) {
+  static const size_t sizes[] = {0, 1, 31, 32, 255, 256, 65535, 65536, 70000};
+  static char text[70000];
+  lua_State *L = new_state();
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    struct codec_error e;
+    struct buf by_lua, direct;
+    memset(text, 'a' + (int)i, sizes[i]);
+    lua_settop(L, 0);
+    lua_pushlstring(L, text, sizes[i]);
+    assert_int_equal(pack(L, 1, &by_lua, &e), 0);
+    buf_init(&direct, sizes[i] + 6);
+    assert_int_equal(codec_pack_string(&direct, text, sizes[i]), 0);
+    assert_int_equal(buf_size(&direct), buf_size(&by_lua));
+    assert_memory_equal(buf_peek(&direct), buf_peek(&by_lua), buf_size(&by_lua));
+    buf_deinit(&direct);
+    buf_init(&direct, sizes[i] + 1); /* one byte less than it needs */
+    assert_int_equal(codec_pack_string(&direct, text, sizes[i]), -E2BIG);
+    assert_int_equal(buf_size(&direct), 0);
+    buf_deinit(&direct);
+    buf_deinit(&by_lua);
+  }
+  lua_close(L);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_bytes_are_as_written_down),
+      cmocka_unit_test(test_a_string_that_is_not_luas_is_packed_the_same),
       cmocka_unit_test(test_values_come_back_as_they_were),
       cmocka_unit_test(test_msgpack_c_reads_what_we_pack_and_packs_it_again),
       cmocka_unit_test(test_our_reader_agrees_with_msgpack_c),

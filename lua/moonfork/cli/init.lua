@@ -55,6 +55,13 @@ function cli.quit(code)
   error({exit = code}, 0)
 end
 
+local something_failed = false
+
+--- note_failure(): the command goes on, and where nothing else is wrong its exit code is cli.FAILED.
+function cli.note_failure()
+  something_failed = true
+end
+
 local deferred = {}
 
 --- defer(f): f() runs when the command has ended, however it ended; the last one first.
@@ -100,7 +107,7 @@ function cli.main(arguments)
     return command.main(options) or cli.OK
   end, with_traceback)
   finish()
-  if ok then return result end
+  if ok then return result == cli.OK and something_failed and cli.FAILED or result end
   if type(result) == "table" and result.exit then
     if result.message then
       io.stdout:flush()

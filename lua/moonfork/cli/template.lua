@@ -72,10 +72,18 @@ function template.wait_loaded(process)
   return memory and true, err
 end
 
---- trace(path): option --trace.
+--- trace(path): option --trace. A trace that can't go on, because the disk is full, is told at once;
+-- the work goes on, and the exit code says that something failed.
 function template.trace(path)
-  local ok, err = require("moonfork").trace(path)
+  local fork = require "moonfork"
+  local ok, err = fork.trace(path)
   if not ok then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
+  fork.on_error(function(failure)
+    local message = template.first_line(failure)
+    if not message:find "^the trace " then error(failure, 0) end
+    io.stderr:write("moonfork: ", message, "\n")
+    cli.note_failure()
+  end)
 end
 
 --- unusable(err): ends the program because a function, a module or the template can't be used.
