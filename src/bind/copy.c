@@ -1,5 +1,5 @@
 /* template() and early: a forked copy of the running interpreter, as it stands, becomes a
- * template. The fork itself is mf_fork_self (src/parent/start/fork_self.c).
+ * template. The fork itself is mf_fork_self (src/parent/api/fork_self.c).
  *
  * In the copy, in this order:
  *  1. dispositions and mask to default, so that no handler of the program runs in it

@@ -14,7 +14,7 @@
 #include "bind/service_call.h"
 #include "os/fd.h"
 #include "os/share.h"
-#include "parent/failure.h"
+#include "parent/common/failure.h"
 #include "socket/line.h"
 #include "wire/chunk.h"
 #include <errno.h>

@@ -5,6 +5,8 @@
 -- after "never" is for the reader. A folder may always use itself. Each folder has a row, and
 -- each row a folder.
 --
+-- A second table has the rooms of the large folders; a room uses those before it, and itself.
+--
 -- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
 -- LINES_MAX lines, and no two files of one name: who searches for `failure.c` finds one. So it is
 -- with a struct or enum of a header: no other file has one of that name (src/serve, which is not
@@ -85,6 +87,44 @@ local function includes_of(text)
   return list
 end
 
+-- The rooms of the second table from the bottom up: { ["parent/loop"] = 4 }.
+local function parse_rooms()
+  local ranks, n = {}, 0
+  for room in read(DESIGN):gmatch "\n| `src/([%w/]+)` | [^|\n]* |%f[\n]" do
+    n = n + 1
+    ranks[room] = n
+  end
+  assert(n > 0, DESIGN .. ": no table of rooms")
+  return ranks
+end
+
+local function room_of(path)
+  return path:match "^(.*)/[^/]*$"
+end
+
+-- A room uses itself and those above it in the table.
+local function check_rooms(texts)
+  local ranks, seen = parse_rooms(), {}
+  for path, text in pairs(texts) do
+    local room = room_of(path:match "^src/(.*)$")
+    local layer = room:match "^[^/]+"
+    if ranks[layer] then
+      seen[room] = true
+      if not ranks[room] then complain("%s: its room has no row in %s", path, DESIGN) end
+      for _, include in ipairs(includes_of(text)) do
+        local other = room_of(include[1])
+        if other and (other .. "/"):find(layer .. "/", 1, true) == 1 and
+          (ranks[other] or 0) > (ranks[room] or 0) then
+          complain("%s includes %s, whose room comes later in %s", path, include[1], DESIGN)
+        end
+      end
+    end
+  end
+  for room in pairs(ranks) do
+    if not seen[room] then complain("%s: there is no room src/%s", DESIGN, room) end
+  end
+end
+
 local function check_folder(folder, words, texts)
   local own = folder:match("^src/(%w+)$")
   for path, text in pairs(texts) do
@@ -143,6 +183,7 @@ local function each_circle(graph, found)
 end
 
 local function check_circles(texts)
+check_rooms(texts)
   each_circle(graph_of(texts), function(circle)
     complain("a circle of includes: %s", table.concat(circle, ", "))
   end)

@@ -1,11 +1,12 @@
 /* A pool on a world without a kernel: one story for each promise that the random
  * schedules of test_pool_sim.c can't tell from its opposite. */
 #include "help/far.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
+#include "parent/common/times.h"
 #include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
-#include "parent/times.h"
+#include "parent/start/default_template.h"
 #include "unit.h"
 
 #include <signal.h>
@@ -140,7 +141,7 @@ static int finish(void **state) {
   assert_int_equal(context->nbusy, 0);
   assert_false(sim->started);
   assert_true(list_empty(&registry_of(context)->children.unborn));
-  boot_close(context);
+  default_close(context);
   far_free(far);
   assert_int_equal(sim_free(sim), 0);
   return 0;
@@ -438,7 +439,7 @@ static void test_drain_waits_and_then_kills(void **state) {
   assert_int_equal(call[0].code, MF_ECLONE_DIED);
 }
 
-/* The initialisers of moonfork.h repeat times of parent/times.h. */
+/* The initialisers of moonfork.h repeat times of parent/common/times.h. */
 static void test_default_times(void **state) {
   mf_pool_options o = MF_POOL_OPTIONS_INIT;
   mf_rpc_options r = MF_RPC_OPTIONS_INIT;

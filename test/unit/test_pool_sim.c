@@ -11,10 +11,11 @@
  * most); answers are those of the call; never more workers than allowed; in the end
  * nothing is left. */
 #include "help/far.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 #include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
+#include "parent/start/default_template.h"
 #include "unit.h"
 
 #include <signal.h>
@@ -426,7 +427,7 @@ static void play(unsigned seed) {
     CHECK(w->call[i].told);
   CHECK(w->context->nopen == 0 && w->context->nbusy == 0 && !w->sim->started);
   CHECK(list_empty(&registry_of(w->context)->processes));
-  boot_close(w->context);
+  default_close(w->context);
   far_free(w->far);
   CHECK(sim_free(w->sim) == 0);
   free(w);

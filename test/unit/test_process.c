@@ -9,6 +9,7 @@
 #include "parent/process/process.h"
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
+#include "parent/start/default_template.h"
 #include "unit.h"
 
 #include <signal.h>
@@ -502,7 +503,7 @@ static void check_cell(enum process_state state, enum event_kind ev) {
   assert_int_equal(s->context->nbusy, 0);
   assert_int_equal(s->sim->started, 0);
   assert_true(list_empty(&registry_of(s->context)->processes));
-  boot_close(s->context);
+  default_close(s->context);
   assert_true(s->sim->stopped);
   assert_int_equal(sim_free(s->sim), 0);
   free(s);

@@ -13,12 +13,13 @@
  * record, no descriptor, no child and nothing busy is left. */
 #include "help/hello.h"
 #include "help/sim.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/process.h"
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
+#include "parent/start/default_template.h"
 #include "unit.h"
 
 #include <signal.h>
@@ -542,7 +543,7 @@ static void user_step(struct world *w) {
     break;
   case 16:
     if (rnd(w, 10) == 0)
-      boot_reset(w->context);
+      default_reset(w->context);
     break;
   }
 }
@@ -661,7 +662,7 @@ static void play(uint32_t seed) {
             (registry_of(w->context)->def.process &&
              registry_of(w->context)->def.process->pid ==
                  w->node[i].pid)); /* the next start sees */
-  boot_close(w->context);
+  default_close(w->context);
   sim_run(w->sim);
   CHECK(w->sim->stopped);
   for (int i = 0; i < w->nnode; i++)

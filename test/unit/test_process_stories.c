@@ -4,13 +4,14 @@
 #include "help/hello.h"
 #include "help/sim.h"
 #include "os/thread.h"
-#include "parent/dump.h"
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
+#include "parent/process/dump.h"
 #include "parent/process/process.h"
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
-#include "parent/times.h"
+#include "parent/start/default_template.h"
 #include "unit.h"
 
 #include <errno.h>
@@ -83,7 +84,7 @@ static void story_free(struct story *s) {
   for (int i = 0; i < 4; i++)
     sim_advance(s->sim, 3000);
   assert_int_equal(s->sim->started, 0);
-  boot_close(s->context);
+  default_close(s->context);
   sim_run(s->sim);
   assert_true(s->sim->stopped);
   assert_int_equal(sim_free(s->sim), 0);
@@ -515,7 +516,7 @@ static void test_a_default_template_that_waits_is_not_kept_parked(void **state) 
   sim_advance(s->sim, 6000);
   assert_int_not_equal(s->sim->spawned_control, 0);
   mf_close(p, NULL, NULL);
-  boot_reset(s->context);
+  default_reset(s->context);
   sim_run(s->sim);
   story_free(s);
 }

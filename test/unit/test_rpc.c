@@ -2,11 +2,12 @@
  * exactly once and later than its call, `started` only on proof, limits, ghosts, hostile
  * clones. */
 #include "help/far.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
+#include "parent/common/times.h"
 #include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
-#include "parent/times.h"
+#include "parent/start/default_template.h"
 #include "unit.h"
 
 #include <errno.h>
@@ -161,7 +162,7 @@ static void story_free(struct story *s) {
   assert_int_equal(s->context->nopen, 0);
   assert_int_equal(s->context->nbusy, 0);
   assert_false(s->sim->started);
-  boot_close(s->context);
+  default_close(s->context);
   far_free(s->far);
   assert_int_equal(sim_free(s->sim), 0);
   free(s->call);

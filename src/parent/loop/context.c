@@ -1,7 +1,7 @@
 #include "parent/loop/context.h"
 
 #include "os/fd.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 #include "parent/private.h"
 #include <errno.h>
 #include <pthread.h>

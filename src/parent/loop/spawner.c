@@ -1,7 +1,7 @@
 #include "parent/loop/spawner.h"
 
 #include "os/thread.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 #include <errno.h>
 #include <pthread.h>
 

@@ -1,7 +1,7 @@
 #include "parent/pool/pool_dump.h"
 
-#include "parent/dump.h"
 #include "parent/pool/pool_record.h"
+#include "parent/process/dump.h"
 #include "parent/rpc/rpc_dump.h"
 
 static const char *worker_state(const struct worker *w) {

@@ -2,11 +2,11 @@
  */
 #include "parent/pool/pool_end.h"
 
+#include "parent/common/times.h"
 #include "parent/pool/pool_call.h"
 #include "parent/pool/pool_template.h"
 #include "parent/pool/pool_worker.h"
 #include "parent/rpc/rpc.h"
-#include "parent/times.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -4,6 +4,7 @@
  * forked from, started again, closed. */
 #include "parent/pool/pool_template.h"
 
+#include "parent/api/replay.h"
 #include "parent/pool/pool_worker.h"
 #include "parent/private.h"
 #include "parent/trace/trace.h"
@@ -204,7 +205,7 @@ static int provide_process(struct pool_template *t) {
          NULL);
     return 0;
   }
-  r = journal_replay(t->journal, pool->context, &fresh);
+  r = replay_journal(t->journal, pool->context, &fresh);
   if (r) {
     policy_death(policy, t->source, 1, pool_now_ms(pool));
     if (policy_source_has_failed(policy, t->source))

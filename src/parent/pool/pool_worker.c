@@ -1,9 +1,9 @@
 /* Workers: forked, given a slot of the policy, and dismissed; what their rpcs report. */
 #include "parent/pool/pool_worker.h"
 
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/rpc/rpc.h"
-#include "parent/times.h"
 #include <assert.h>
 #include <signal.h>
 #include <stdarg.h>

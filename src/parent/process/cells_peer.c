@@ -1,10 +1,10 @@
 /* The cells of the table: answers of the process, and its end. Runs in the parent. */
 #include "parent/process/cells.h"
 
+#include "parent/common/times.h"
 #include "parent/process/greeting.h"
 #include "parent/process/internal.h"
 #include "parent/process/process_trace.h"
-#include "parent/times.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>

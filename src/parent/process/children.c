@@ -1,7 +1,7 @@
 #include "parent/process/children.h"
 
 #include "base/result.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>

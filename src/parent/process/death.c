@@ -3,12 +3,12 @@
  * drained. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/greeting.h"
 #include "parent/process/journal.h"
 #include "parent/process/liveness.h"
-#include "parent/times.h"
 #include "wire/slot_layout.h"
 #include <signal.h>
 #include <string.h>

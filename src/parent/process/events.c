@@ -1,9 +1,9 @@
 /* Where events come from: frames, the pidfd, deadlines. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "parent/common/times.h"
 #include "parent/process/greeting.h"
 #include "parent/process/process_trace.h"
-#include "parent/times.h"
 
 static void on_pidfd(struct watch *w, unsigned events) {
   struct mf_process *p = list_entry(w, struct mf_process, pid_watch);

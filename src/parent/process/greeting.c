@@ -2,8 +2,8 @@
  * nothing, and here is the one who can tell a person about it. */
 #include "parent/process/greeting.h"
 
+#include "parent/common/program.h"
 #include "parent/process/process.h"
-#include "parent/start/program.h"
 #include <errno.h>
 #include <stdio.h>
 

@@ -227,57 +227,35 @@ void journal_command(struct journal **at, const struct process_command *c) {
   *at = j;
 }
 
-/* ---- replay ---- */
+/* ---- reading ---- */
 
-static int replay_command(const struct journal *j, struct mf_process *p) {
+static int read_entry(const struct journal *j, const struct journal_reader *reader,
+                      void *data) {
   struct process_command c = {
       .type = j->type, .id = j->id, .body = j->body, .length = j->length};
-  return process_event(p, &(struct event){EV_COMMAND, .command = &c});
-}
-
-/* What is forked from is closed: it ends when it has executed the fork. */
-static int replay_fork(const struct journal *j, struct mf_process **p) {
-  struct mf_process *q;
-  int r = mf_fork_options(*p, &j->options, &q);
-  if (r)
-    return r;
-  mf_close(*p, NULL, NULL);
-  *p = q;
-  return 0;
-}
-
-static int replay_entry(const struct journal *j, struct context *ctx,
-                        struct mf_process **p) {
   switch (j->kind) {
   case BEGIN_DEFAULT:
   case BEGIN_EXEC:
-    return process_make(ctx, j->kind == BEGIN_EXEC, &j->options, p);
+    return reader->begin(data, j->kind == BEGIN_EXEC ? JOURNAL_EXEC : JOURNAL_DEFAULT,
+                         &j->options);
   case FORK:
-    return replay_fork(j, p);
+    return reader->fork(data, &j->options);
   default:
-    return replay_command(j, *p);
+    return reader->command(data, &c);
   }
 }
 
-int journal_replay(struct journal *last, struct context *ctx, mf_process **ret) {
-  struct mf_process *p = NULL;
-  struct journal **order, *j = last;
-  size_t n, i;
+int journal_read(const struct journal *last, const struct journal_reader *reader,
+                 void *data) {
+  size_t n = last->nentries;
+  const struct journal **order = malloc(n * sizeof(struct journal *)), *j = last;
   int r = 0;
-  if (!last)
-    return MF_ETEMPLATE_DIED;
-  n = last->nentries;
-  order = malloc(n * sizeof(struct journal *));
   if (!order)
-    return MF_ENOMEM;
-  for (i = n; i-- > 0; j = j->before)
+    return -ENOMEM;
+  for (size_t i = n; i-- > 0; j = j->before)
     order[i] = j;
-  for (i = 0; i < n && !r; i++)
-    r = replay_entry(order[i], ctx, &p);
+  for (size_t i = 0; i < n && !r; i++)
+    r = read_entry(order[i], reader, data);
   free(order);
-  if (r && p)
-    mf_close(p, NULL, NULL);
-  if (!r)
-    *ret = p;
-  return r == -ENOMEM ? MF_ENOMEM : r;
+  return r;
 }

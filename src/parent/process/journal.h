@@ -34,8 +34,14 @@ void journal_command(struct journal **j, const struct process_command *c);
 void journal_batch(struct journal **j, const struct hold *hold);
 /* The history of a fork of the process with history j, with options. */
 struct journal *journal_fork(struct journal *j, const mf_options *o);
-/* A process that has been given all this. Its failures come later, as ever. 0 or a code.
- */
-int journal_replay(struct journal *j, struct context *ctx, mf_process **ret);
+/* What is called with each entry, in the order of time; not 0 ends the reading. */
+struct journal_reader {
+  int (*begin)(void *data, enum journal_root root, const mf_options *o);
+  int (*fork)(void *data, const mf_options *o);
+  int (*command)(void *data, struct process_command *c);
+};
+/* j: known (not NULL). 0, -ENOMEM, or what a function has returned. */
+int journal_read(const struct journal *j, const struct journal_reader *reader,
+                 void *data);
 
 #endif

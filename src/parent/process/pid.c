@@ -7,10 +7,10 @@
 #include "parent/process/internal.h"
 
 #include "base/result.h"
+#include "parent/common/times.h"
 #include "parent/process/children.h"
 #include "parent/process/liveness.h"
 #include "parent/process/process_trace.h"
-#include "parent/times.h"
 #include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>

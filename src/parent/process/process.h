@@ -4,7 +4,7 @@
 #define PARENT_PROCESS_H
 
 #include "base/buf.h"
-#include "parent/failure.h"
+#include "parent/common/failure.h"
 #include "parent/loop/channel.h"
 #include "parent/loop/context.h"
 
@@ -221,10 +221,6 @@ struct event {
 int hold_new(const mf_options *o, struct hold **ret);
 void hold_free(struct hold *hold);
 
-/* As mf_new or (exec) mf_new_exec on a context that has been started. */
-int process_make(struct context *ctx, int exec, const mf_options *o, mf_process **ret);
-/* As mf_from_fd on a context that has been started. Takes fd. */
-int process_take_up(struct context *ctx, const mf_options *o, int fd, mf_process **ret);
 /* A new record in the given state, in its context, with the handle open. NULL: no memory.
  */
 struct mf_process *process_new(struct context *ctx, enum process_state state);

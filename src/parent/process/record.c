@@ -1,10 +1,10 @@
 /* One record: made, connected, parked, freed. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "parent/common/times.h"
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include "parent/process/process_trace.h"
-#include "parent/times.h"
 #include <assert.h>
 #include <signal.h>
 #include <stdlib.h>

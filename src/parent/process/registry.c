@@ -2,8 +2,8 @@
 
 #include "os/drop.h"
 #include "os/proc.h"
+#include "parent/common/times.h"
 #include "parent/process/process.h"
-#include "parent/times.h"
 #include <errno.h>
 #include <stdlib.h>
 

@@ -11,7 +11,8 @@
 
 struct mf_process;
 
-/* The template of a process that names none (start/boot.c starts it). */
+/* The template of a process that names none (start/default_template.c
+ * starts it). */
 struct default_template {
   struct mf_process *process; /* or NULL */
   int early;                  /* it is the early process */

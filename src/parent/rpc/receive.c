@@ -2,10 +2,10 @@
  * and is not entered twice. */
 #include "parent/rpc/receive.h"
 
+#include "parent/common/times.h"
 #include "parent/rpc/answers.h"
 #include "parent/rpc/rpc_call.h"
 #include "parent/rpc/rpc_end.h"
-#include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <signal.h>

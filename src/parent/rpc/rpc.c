@@ -2,6 +2,7 @@
 #include "parent/rpc/rpc.h"
 
 #include "base/sized.h"
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/process_trace.h"
 #include "parent/rpc/answers.h"
@@ -12,7 +13,6 @@
 #include "parent/rpc/rpc_record.h"
 #include "parent/rpc/rpc_send.h"
 #include "parent/rpc/rpc_trace.h"
-#include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 #include "parent/rpc/rpc_dump.h"
 
-#include "parent/dump.h"
+#include "parent/process/dump.h"
 #include "parent/rpc/rpc_record.h"
 #include "parent/rpc/rpc_send.h"
 

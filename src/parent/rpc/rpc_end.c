@@ -1,8 +1,8 @@
 /* How an rpc ends: orderly, by an error, by its process's death, or by a time limit. */
 #include "parent/rpc/rpc_end.h"
 
+#include "parent/common/times.h"
 #include "parent/rpc/rpc_call.h"
-#include "parent/times.h"
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>

@@ -2,11 +2,11 @@
  * are queued; the others stay parked, so that each can still be taken back. */
 #include "parent/rpc/rpc_send.h"
 
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/rpc/rpc_call.h"
 #include "parent/rpc/rpc_end.h"
 #include "parent/rpc/rpc_trace.h"
-#include "parent/times.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <signal.h>

@@ -1,28 +1,20 @@
-/* Templates that are not forked by templates: the executed program, the early process, a
- * copy of the running interpreter; and the default template of a context with its
- * restarts. Runs in the parent, which never forks itself: programs are started by
- * posix_spawn. */
+/* Processes that no template forks: of an executed program, and those that exist already.
+ * The parent never forks itself here: programs are started by posix_spawn. Runs in the
+ * parent. */
 #include "parent/start/boot.h"
 
-#include "parent/loop/fork_watch.h"
+#include "parent/common/program.h"
+#include "parent/common/times.h"
 #include "parent/loop/spawner.h"
 #include "parent/private.h"
 #include "parent/process/journal.h"
-#include "parent/process/registry.h"
 #include "parent/start/mark.h"
-#include "parent/start/program.h"
-#include "parent/times.h"
 #include "wire/build.h"
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int early_fd = -1, early_pid;
-static unsigned early_generation;
 
 /* ---- SETUP ---- */
 
@@ -134,7 +126,7 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
   return process_connect(p, pair[0]);
 }
 
-static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
+void boot_spawn(struct mf_process *p, const mf_options *o) {
   int r;
   p->unstarted = 0;
   if (mark_is_left()) {
@@ -155,8 +147,7 @@ static void spawn_or_fail(struct mf_process *p, const mf_options *o) {
   process_end_unstarted(p);
 }
 
-/* p's program, and its options, which are kept until there is a socket. */
-static int prepare(struct mf_process *p, const mf_options *o) {
+int boot_prepare(struct mf_process *p, const mf_options *o) {
   char room[PROGRAM_PATH_MAX];
   p->program = strdup(program_of(o, room));
   return p->program ? introduce(p, o, 0) : MF_ENOMEM;
@@ -168,12 +159,12 @@ int boot_exec(struct context *ctx, const mf_options *o, struct mf_process **ret)
   if (!p)
     return MF_ENOMEM;
   p->journal = journal_new(JOURNAL_EXEC, o);
-  r = prepare(p, o);
+  r = boot_prepare(p, o);
   if (r < 0) {
     process_abandon(p);
     return r;
   }
-  spawn_or_fail(p, o);
+  boot_spawn(p, o);
   *ret = p;
   return 0;
 }
@@ -242,160 +233,4 @@ int boot_take_up(struct context *ctx, int fd, struct mf_process **ret) {
   process_update(p);
   *ret = p;
   return 0;
-}
-
-int mf_adopt_early(int fd, int pid) {
-  int old;
-  pthread_mutex_lock(&lock);
-  old = early_generation == fork_generation() ? early_fd : -1;
-  early_fd = fd;
-  early_pid = pid;
-  early_generation = fork_generation();
-  pthread_mutex_unlock(&lock);
-  fd_close(&old);
-  return 0;
-}
-
-void boot_forget_early(void) {
-  pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
-  lock = fresh;
-  fd_close(&early_fd);
-}
-
-static int take_early(int *ret_pid) {
-  int fd = -1;
-  pthread_mutex_lock(&lock);
-  if (early_fd >= 0 && early_generation == fork_generation()) {
-    fd = early_fd;
-    *ret_pid = early_pid;
-    early_fd = -1;
-  }
-  pthread_mutex_unlock(&lock);
-  return fd;
-}
-
-/* ---- the default template ---- */
-
-static void make_default(struct context *ctx, struct mf_process *p) {
-  p->open = 0;
-  p->internal = 1;
-  ctx->nopen--;
-  registry_of(ctx)->def.process = p;
-  process_update(p);
-}
-
-/* What of the caller's options concerns the template that its process is forked from. */
-static void template_options(mf_options *t, const mf_options *o) {
-  mf_options_init(t);
-  if (!o)
-    return;
-  t->program = o->program;
-  t->lua_path = o->lua_path;
-  t->lua_cpath = o->lua_cpath;
-  t->gc = o->gc;
-  t->heap_reserve = o->heap_reserve;
-  t->dumpable = o->dumpable;
-}
-
-int boot_early(struct context *ctx, const mf_options *o) {
-  struct default_template *def = &registry_of(ctx)->def;
-  mf_options t;
-  struct mf_process *p;
-  int pid = -1, fd, r;
-  if (def->process)
-    return def->early;
-  fd = take_early(&pid);
-  if (fd < 0)
-    return 0;
-  template_options(&t, o);
-  r = boot_adopt(ctx, &t, fd, pid, 1, &p);
-  if (r < 0)
-    return r;
-  make_default(ctx, p);
-  def->early = 1;
-  return 1;
-}
-
-/* It has waited for that. */
-static void start_late(struct mf_process *p) {
-  deadline_clear(&p->retry);
-  process_expect_stalls(p);
-  if (p->state == FORKING && p->unstarted)
-    spawn_or_fail(p, NULL);
-  else
-    p->unstarted = 0;
-}
-
-static void on_backoff(struct deadline *d) {
-  start_late(list_entry(d, struct mf_process, retry));
-}
-
-int boot_default(struct context *ctx, const mf_options *o, struct mf_process **ret) {
-  struct default_template *def = &registry_of(ctx)->def;
-  mf_options t;
-  struct mf_process *p;
-  uint64_t now = context_now_ms(ctx);
-  int r;
-  /* One that was parked may have ended unnoticed. */
-  if (def->process && def->process->chan.fd >= 0 &&
-      ctx->backend->ops->hung_up(ctx->backend, def->process->chan.fd))
-    channel_drain(&def->process->chan);
-  r = boot_early(ctx, o);
-  if (r < 0)
-    return r;
-  if (!def->process) {
-    template_options(&t, o);
-    p = process_new(ctx, FORKING);
-    if (!p)
-      return MF_ENOMEM;
-    def->early = 0;
-    p->journal = journal_new(JOURNAL_DEFAULT, &t);
-    r = prepare(p, &t);
-    if (r < 0) {
-      process_abandon(p);
-      return r;
-    }
-    make_default(ctx, p);
-    if (def->not_before_ms > now) {
-      /* It came to nothing several times in a row: wait a little, asynchronously. */
-      p->unstarted = 1;
-      p->retry.on_due = on_backoff;
-      deadline_set(&ctx->deadlines, &p->retry, def->not_before_ms - now);
-    } else {
-      spawn_or_fail(p, &t);
-    }
-    if (!def->process) { /* it failed at once; the process that asked gets its error */
-      *ret = p;
-      return 0;
-    }
-  }
-  *ret = def->process;
-  return 0;
-}
-
-void boot_reset(struct context *ctx) {
-  struct default_template *def = &registry_of(ctx)->def;
-  struct mf_process *p = def->process;
-  /* Processes were asked of one that waits to be started: it is started now, serves them
-   * and ends. Else it never would be, and they would wait for ever. */
-  if (p && p->unstarted && process_owes_a_fork(p))
-    start_late(p);
-  p = def->process; /* it may have failed at once */
-  def->failures = 0;
-  def->not_before_ms = 0;
-  if (!p)
-    return;
-  def->process = NULL;
-  p->internal = 0;
-  if (!ctx->started)
-    process_park(p);
-  else if (p->unstarted)
-    process_end_unstarted(p);
-  else
-    process_event(p, &(struct event){EV_CLOSE});
-}
-
-void boot_close(struct context *ctx) {
-  boot_reset(ctx);
-  context_drop(ctx);
 }

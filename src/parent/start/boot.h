@@ -1,4 +1,4 @@
-/* Starting templates; see boot.c. Runs in the parent. */
+/* Processes that no template forks; see boot.c. Runs in the parent. */
 #ifndef PARENT_START_BOOT_H
 #define PARENT_START_BOOT_H
 
@@ -13,17 +13,9 @@ int boot_adopt(struct context *ctx, const mf_options *o, int fd, int pid, int ch
 /* A process behind fd (taken), which has served somebody else before and says who it is.
  */
 int boot_take_up(struct context *ctx, int fd, struct mf_process **ret);
-/* 1 when the context's default template is the early process (taken now when it is free
- * and the context has none), 0 when not, or negative. */
-int boot_early(struct context *ctx, const mf_options *o);
-/* The default template, started when there is none; borrowed. One that can't be started
- * is given all the same, failed. */
-int boot_default(struct context *ctx, const mf_options *o, struct mf_process **ret);
-/* Lets the default template go. */
-void boot_reset(struct context *ctx);
-/* The same, and frees the context as soon as no process is open. */
-void boot_close(struct context *ctx);
-/* In a forked copy: the early process is the original's. */
-void boot_forget_early(void);
+/* For one that is started later: p's program and options, which wait for a socket. */
+int boot_prepare(struct mf_process *p, const mf_options *o);
+/* Starts it. A program that does not start is p's failure. */
+void boot_spawn(struct mf_process *p, const mf_options *o);
 
 #endif

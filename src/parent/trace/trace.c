@@ -3,7 +3,7 @@
 #include "parent/trace/trace.h"
 
 #include "os/proc.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 #include "parent/private.h"
 #include "parent/trace/trace_file.h"
 #include "parent/trace/trace_object.h"

@@ -5,7 +5,6 @@
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
-#include "template/serve/entry.h"
 #include "template/server/signals.h"
 #include <errno.h>
 #include <signal.h>
@@ -105,11 +104,10 @@ static int settle(struct server *s) {
   return script_serve_again(s);
 }
 
-void promote_serve(struct server *s, int (*settle_own)(struct server *s)) {
+void promote_leave(struct server *s, int (*settle_own)(struct server *s)) {
   settle_function = settle_own;
   s->birth.settle = settle;
   server_before_exit = NULL;
   clone_exec_prepare = NULL;
   on_term_leave();
-  entry_born(s);
 }

@@ -14,11 +14,12 @@
 enum { PROMOTE_BODY_MAX = 256 };
 
 /* c: as a FORK, with the owner's leash as its last descriptor. 0: forked; SERVED_BORN:
- * this is the copy, which calls promote_serve next, and gets no signal of user code until
+ * this is the copy, which calls promote_leave next, and gets no signal of user code until
  * then; -1: refused, s->failure says why. */
 int promote_fork(struct server *s, const struct command *c);
-/* The copy. Its descriptors that were the function's own are closed by settle, which runs
- * when allocating is allowed again, and may call Lua on L; 0, or -1 with s->failure. */
-_Noreturn void promote_serve(struct server *s, int (*settle)(struct server *s));
+/* The copy, which is to serve next (serve/entry.h). Its descriptors that were the
+ * function's own are closed by settle, which runs when allocating is allowed again, and
+ * may call Lua on L; 0, or -1 with s->failure. */
+void promote_leave(struct server *s, int (*settle)(struct server *s));
 
 #endif

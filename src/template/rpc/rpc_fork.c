@@ -3,6 +3,7 @@
 #include "os/fd.h"
 #include "socket/handle.h"
 #include "template/fork/promote.h"
+#include "template/serve/entry.h"
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <lauxlib.h>
@@ -170,8 +171,10 @@ void rpc_fork_run(struct rpc_server *s, lua_State *L, const struct rpc_call *cal
     r = -1;
   if (r == 0)
     r = promote_fork(sv, &c);
-  if (r == SERVED_BORN)
-    promote_serve(sv, leave_function);
+  if (r == SERVED_BORN) {
+    promote_leave(sv, leave_function);
+    entry_born(sv);
+  }
   fdset_close(&fds);
   if (r == 0)
     rpc_link_put(&s->link, RPC_FORKED, call->id, NULL, NULL);

@@ -5,7 +5,7 @@
  * behind. */
 #include "base/result.h"
 #include "os/fd.h"
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 #include "parent/private.h"
 #include <errno.h>
 #include <fcntl.h>

@@ -3,8 +3,8 @@
  * rpc and a pool print themselves (struct dump_entry in context.h). Only reads records:
  * it changes nothing, allocates nothing and can be called from a debugger. Runs in the
  * parent. */
-#ifndef PARENT_DUMP_H
-#define PARENT_DUMP_H
+#ifndef PARENT_PROCESS_DUMP_H
+#define PARENT_PROCESS_DUMP_H
 
 #include "parent/process/process.h"
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "parent/loop/fork_watch.h"
+#include "parent/common/fork_watch.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,8 +1,8 @@
 /* A failure that is kept: the copy of an mf_error, or what a process reported in a frame
  * (wire/failure_body.h, which the control socket and rpcs share). Runs in
  * the parent; memory only. */
-#ifndef PARENT_FAILURE_H
-#define PARENT_FAILURE_H
+#ifndef PARENT_COMMON_FAILURE_H
+#define PARENT_COMMON_FAILURE_H
 
 #include "base/origin.h"
 #include "wire/failure_body.h"

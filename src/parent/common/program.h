@@ -1,6 +1,6 @@
 /* Where the installed template program lies. Runs in the parent. */
-#ifndef PARENT_START_PROGRAM_H
-#define PARENT_START_PROGRAM_H
+#ifndef PARENT_COMMON_PROGRAM_H
+#define PARENT_COMMON_PROGRAM_H
 
 #include <stddef.h>
 

@@ -1,8 +1,8 @@
 /* A copy of this process as a template, without exec: mf_fork_self for whoever has it,
  * and mf_fork_early for a host that has no threads and loops yet. Runs in the parent,
  * from fork() on in the copy. What the copy does then is the caller's:
- * libmoonfork-template serves (src/template/early.c), and so does the Lua module, below a
- * running interpreter (src/bind/copy.c). */
+ * libmoonfork-template serves (src/template/start/early.c), and so does the Lua module,
+ * below a running interpreter (src/bind/copy.c). */
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/sock.h"

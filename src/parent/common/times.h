@@ -1,8 +1,8 @@
 /* How long the parent waits for other processes: every such time, in one place. What a
  * user can rely on (CLOSE_GRACE_MS, CALLS_GRACE_MS, HELLO_TIMEOUT_MS, the backoff) is
  * documented in doc/lua-api.md, doc/c-api.md and doc/rpc.md. Runs in the parent. */
-#ifndef PARENT_TIMES_H
-#define PARENT_TIMES_H
+#ifndef PARENT_COMMON_TIMES_H
+#define PARENT_COMMON_TIMES_H
 
 enum {
   /* A template program that says nothing for so long is none. */

@@ -1,5 +1,5 @@
 /* See failure.h. */
-#include "parent/failure.h"
+#include "parent/common/failure.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* Forks of this process that are not the library's: in the copy nothing of what is kept
  * in memory is the copy's own. Whoever has descriptors, threads or locks that a copy must
  * not go on with has a hook here. Runs in the parent, on any thread. */
-#ifndef PARENT_LOOP_FORK_WATCH_H
-#define PARENT_LOOP_FORK_WATCH_H
+#ifndef PARENT_COMMON_FORK_WATCH_H
+#define PARENT_COMMON_FORK_WATCH_H
 
 struct fork_hook {
   void (*in_copy)(void); /* only what is safe after the fork of a threaded process */

@@ -1,4 +1,4 @@
-#include "parent/dump.h"
+#include "parent/process/dump.h"
 
 #include "parent/process/registry.h"
 

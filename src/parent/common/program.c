@@ -1,7 +1,7 @@
 /* The installed template program is looked for from two ends: relative to the shared
  * object that this code is in (libmoonfork, or the Lua module), as the build installs or
  * a rock deploys them, and at the compiled path. Runs in the parent. */
-#include "parent/start/program.h"
+#include "parent/common/program.h"
 
 #include "os/proc.h"
 #include <stdio.h>

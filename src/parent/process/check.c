@@ -1,0 +1,33 @@
+/* What may be asked of a process, and given to one. Runs in the parent. */
+#include "os/sock.h"
+#include "parent/process/process.h"
+#include "parent/process/registry.h"
+
+int process_check(const mf_process *p) {
+  if (!p || !p->open)
+    return MF_EINVAL;
+  return context_foreign(p->context) ? MF_EFORKED : 0;
+}
+
+/* The same for what a process that was finished, run or given away can't be asked, ended
+ * already or not. */
+int process_check_unfinished(const mf_process *p) {
+  int r = process_check(p);
+  return !r && (p->finished || p->used) ? MF_ESTATE : r;
+}
+
+/* A control socket passed over itself would keep itself alive: none of ours may be, by
+ * its number, and p's own and its sources' by no other number either. */
+int process_is_control_socket(const mf_process *p, int fd) {
+  if (!sock_is_nameless(
+          fd)) /* most are not: with thousands of processes the rest is long */
+    return 0;
+  list_each(it, &registry_of(p->context)->processes) {
+    if (list_entry(it, struct mf_process, link)->chan.fd == fd)
+      return 1;
+  }
+  for (; p; p = p->source)
+    if (p->chan.fd >= 0 && fd_same(p->chan.fd, fd))
+      return 1;
+  return 0;
+}
