@@ -354,7 +354,8 @@ typedef struct mf_rpc_stats {
   uint64_t calls, answers;
   uint64_t late; /* answers of calls that had timed out or were cancelled */
   uint64_t events, events_dropped;
-  uint64_t usage; /* private bytes of the clone, where it was asked; else 0 */
+  uint64_t usage;  /* private bytes of the clone, where it was asked; else 0 */
+  uint64_t shared; /* the same of what it shares with others */
 } mf_rpc_stats;
 MF_API int mf_rpc_get_stats(const mf_rpc *, mf_rpc_stats *);
 
@@ -514,6 +515,9 @@ typedef struct mf_pool_worker {
   uint64_t calls;         /* that it has answered */
   uint64_t run_us;        /* that it was at calls, in all */
   mf_pool_times run_time; /* of its calls */
+  uint64_t memory;        /* private bytes, as it said last, at most once a second after
+                             an answer; 0: nothing yet */
+  uint64_t shared;        /* the same of what it shares with others */
 } mf_pool_worker;
 /* The same with what they have done. size: sizeof(mf_pool_worker). */
 MF_API size_t mf_pool_workers(const mf_pool *, mf_pool_worker *workers, size_t size,

@@ -478,6 +478,8 @@ function rpc:close() end
 ---@field calls integer
 ---@field running integer
 ---@field run_time moonfork.pool_times
+---@field memory integer
+---@field shared integer
 
 ---@class moonfork.pool_stats
 ---@field state "running"|"failed"|"draining"|"closed"

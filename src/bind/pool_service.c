@@ -221,10 +221,12 @@ static void push_workers(lua_State *L, const mf_pool *pool) {
   n = mf_pool_workers(pool, w, sizeof *w, n);
   lua_createtable(L, (int)n, 0);
   for (size_t i = 0; i < n; i++) {
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 6);
     set_count(L, "pid", (uint64_t)w[i].pid);
     set_count(L, "calls", w[i].calls);
     set_count(L, "running", w[i].running);
+    set_count(L, "memory", w[i].memory);
+    set_count(L, "shared", w[i].shared);
     push_times(L, &w[i].run_time);
     set_seconds(L, "total", w[i].run_us);
     lua_setfield(L, -2, "run_time");

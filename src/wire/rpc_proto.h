@@ -54,7 +54,7 @@ enum rpc_answer_type {
   RPC_HANDLES = 166, /* nfds 1 to FRAME_FDS_MAX: handles of the next RESULT or EVENT */
   RPC_RETIRE = 167,  /* please no new calls; those that are under way are finished. Again
                         is harmless. No id, no body */
-  RPC_USAGE = 168,   /* body: u64 bytes of private memory */
+  RPC_USAGE = 168,   /* body: u64 bytes of private memory, u64 of shared */
   RPC_BYE = 169,     /* answer to END: every call is answered, all is written. Nothing
                         follows */
   RPC_FORKED = 170,      /* id: the FORK's. The copy is there. No body */

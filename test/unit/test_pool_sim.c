@@ -146,7 +146,7 @@ static void answer(struct world *w, struct far_node *n) {
 
 static void far_steps(struct world *w) {
   struct far_node *n = w->far->n ? w->far->node[rnd(w, (uint32_t)w->far->n)] : NULL;
-  unsigned char usage[8] = {0, 0, (unsigned char)rnd(w, 40)};
+  unsigned char usage[16] = {0, 0, (unsigned char)rnd(w, 40)};
   if (!n || n->kind == FAR_DEAD)
     return;
   if (n->kind == FAR_TEMPLATE) {
@@ -170,7 +170,7 @@ static void far_steps(struct world *w) {
     break;
   case 3:
     if (n->ready)
-      far_say(w->far, n, RPC_USAGE, 0, usage, 8);
+      far_say(w->far, n, RPC_USAGE, 0, usage, 16);
     break;
   case 4:
     if (n->ready)

@@ -60,7 +60,7 @@ struct worker {
   char reason[WORKER_REASON_MAX];
   struct list calls; /* in the order given */
   unsigned ncalls;
-  uint64_t memory;
+  uint64_t memory, shared;   /* bytes, as it said last */
   uint64_t nanswers, run_us; /* calls answered; microseconds in calls */
   struct latency run_time;
   struct deadline grace;

@@ -69,7 +69,9 @@ size_t mf_pool_workers(const mf_pool *pool, mf_pool_worker *workers, size_t size
                           .running = w->ncalls,
                           .calls = w->nanswers,
                           .run_us = w->run_us,
-                          .run_time = times_of(&w->run_time)};
+                          .run_time = times_of(&w->run_time),
+                          .memory = w->memory,
+                          .shared = w->shared};
     if (one.pid <= 0)
       continue;
     if (i < n)

@@ -221,10 +221,11 @@ static void on_worker_retire(void *data) {
   pool_dismiss(w);
 }
 
-static void on_worker_usage(void *data, uint64_t bytes) {
+static void on_worker_usage(void *data, uint64_t bytes, uint64_t shared) {
   struct worker *w = data;
   uint64_t most = w->pool->options.max_memory;
   w->memory = bytes;
+  w->shared = shared;
   if (!most || bytes <= most)
     return;
   pool_note_end(w, MF_WORKER_RECYCLED,

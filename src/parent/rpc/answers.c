@@ -132,10 +132,11 @@ static void take_usage(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
   struct reader r;
   reader_init(&r, m->data, m->length);
   rpc->stats.usage = reader_u64(&r);
+  rpc->stats.shared = reader_u64(&r);
   if (!r.ok)
     rpc_broken(rpc, "malformed memory report");
   else if (rpc->owner.ops)
-    rpc->owner.ops->on_usage(rpc->owner.data, rpc->stats.usage);
+    rpc->owner.ops->on_usage(rpc->owner.data, rpc->stats.usage, rpc->stats.shared);
 }
 
 static void take_forked(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {

@@ -9,7 +9,7 @@
 struct rpc_owner_ops {
   void (*on_ready)(void *data); /* init is over */
   void (*on_retire)(void *data);
-  void (*on_usage)(void *data, uint64_t bytes);
+  void (*on_usage)(void *data, uint64_t private_bytes, uint64_t shared_bytes);
   /* c, which rpc_give gave, is the owner's again: with a result, or an error (e). */
   void (*on_reply)(struct call *c, const mf_error *e, const mf_message *m, void *data);
 };

@@ -152,7 +152,7 @@ void rpc_server_put_usage(struct rpc_server *s) {
     return;
   struct buf body;
   buf_init(&body, 64);
-  if (buf_put_u64(&body, m.uss) == 0)
+  if (buf_put_u64(&body, m.uss) == 0 && buf_put_u64(&body, m.shared) == 0)
     rpc_link_put(&s->link, RPC_USAGE, 0, &body, NULL);
   buf_deinit(&body);
 }
