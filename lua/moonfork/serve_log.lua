@@ -2,6 +2,8 @@
 -- write, so that those of several processes do not mix. What is wrong goes to standard error,
 -- everything else to standard output.
 
+local json = require "moonfork.json"
+
 local log = {}
 
 local format = "none" -- "text", "json"; "none": only what is wrong, as text
@@ -17,52 +19,12 @@ function log.configure(wanted)
   format = wanted or "none"
 end
 
-local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t"}
-
-local function quote(text)
-  return '"' .. text:gsub('[%c"\\\x7f]', function(c)
-    return ESCAPES[c] or ("\\u%04x"):format(c:byte())
-  end) .. '"'
-end
-
-local function is_utf8(text)
-  return utf8.len(text) ~= nil
-end
-
---- json(value): of strings, numbers, booleans, lists and tables with text keys. Bytes that are no
--- UTF-8 are taken for Latin-1.
-function log.json(value)
-  local kind = type(value)
-  if kind == "string" then
-    if not is_utf8(value) then
-      value = value:gsub("[\x80-\xff]", function(c) return utf8.char(c:byte()) end)
-    end
-    return quote(value)
-  end
-  if kind == "number" then
-    if value ~= value or value == math.huge or value == -math.huge then return "null" end
-    if math.type(value) == "integer" then return ("%d"):format(value) end
-    return (("%.6f"):format(value):gsub(",", "."):gsub("0+$", ""):gsub("%.$", ".0"))
-  end
-  if kind ~= "table" then return tostring(value) end
-  local parts = {}
-  if #value > 0 or value.is_list then
-    for i, item in ipairs(value) do parts[i] = log.json(item) end
-    return "[" .. table.concat(parts, ",") .. "]"
-  end
-  local keys = {}
-  for key in pairs(value) do keys[#keys + 1] = key end
-  table.sort(keys)
-  for i, key in ipairs(keys) do parts[i] = quote(key) .. ":" .. log.json(value[key]) end
-  return "{" .. table.concat(parts, ",") .. "}"
-end
-
 local FIRST = {"pid", "peer", "request", "status", "seconds", "bytes", "signal", "reason", "message"}
 
 local function show(value)
-  if type(value) == "number" then return log.json(value) end
+  if type(value) == "number" then return json.encode(value) end
   value = tostring(value)
-  if value:find "[%s=\"]" then return quote(value) end
+  if value:find "[%s=\"]" then return json.encode(value) end
   return value
 end
 
@@ -94,7 +56,7 @@ function log.write(level, event, fields)
   if format == "json" then
     local all = {time = now, level = level, event = event}
     for key, value in pairs(fields) do all[key] = value end
-    line = log.json(all)
+    line = json.encode(all)
   else
     line = text_line(now, level, event, fields)
   end

@@ -469,7 +469,7 @@ function Server:stats()
   end
   table.sort(list, function(a, b) return a.pid < b.pid end)
   local all = board:percentiles(rows, {0.5, 0.9, 0.99, 1})
-  return {state = self.state, uptime = at / 1e6 - self.began, workers = self.wanted, running = #list,
+  return {kind = "server", state = self.state, uptime = at / 1e6 - self.began, workers = self.wanted, running = #list,
     busy = busy, requests = requests, errors = errors, reloads = self.reloads,
     failed_reloads = self.failed_reloads, restarts = self.restarts,
     latency = {p50 = all[1] / 1e6, p90 = all[2] / 1e6, p99 = all[3] / 1e6, max = all[4] / 1e6},

@@ -185,7 +185,7 @@ void reactor_touch(struct reactor *r) {
 }
 
 int reactor_outstanding(struct reactor *r) {
-  return r->nwatches > 0 || r->nwork_timers > 0 || has_undelivered(r) ||
+  return r->nwork_watches > 0 || r->nwork_timers > 0 || has_undelivered(r) ||
          mf_busy(&r->loop) > 0;
 }
 

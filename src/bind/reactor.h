@@ -38,9 +38,10 @@ struct reactor {
   int exposed;          /* somebody else polls the descriptor */
   int attention;        /* a waiting call has its answer and has not looked yet */
   mf_process *attended; /* mf_attend is on for it; NULL: for none */
-  unsigned nwatches, ntimers, nwork_timers; /* the last: those that are outstanding */
-  struct date *date;                        /* timer.c's, or NULL */
-  int (*on_turned)(struct reactor *r);      /* 1: turn once more; NULL: nobody asks */
+  unsigned nwatches, ntimers;
+  unsigned nwork_watches, nwork_timers; /* those that are outstanding */
+  struct date *date;                    /* timer.c's, or NULL */
+  int (*on_turned)(struct reactor *r);  /* 1: turn once more; NULL: nobody asks */
   struct list reading; /* replies that are long and are read in steps (reply.c) */
   uint64_t read_until; /* when this turn has read enough of them, as proc_now_ns */
   size_t undelivered;  /* bytes of replies and events that wait in done or to be read */

@@ -16,6 +16,7 @@ struct fd_watch {
   struct reactor *reactor;
   struct completion *completion; /* NULL: it was told */
   int fd;                        /* the wrap; owned */
+  unsigned is_work;              /* 1: it is outstanding; else 0 */
 };
 
 static void on_closed(uv_handle_t *poll) {
@@ -45,6 +46,7 @@ static int l_close(lua_State *L) {
     completion_drop(L, w->completion);
   list_remove(&w->resident.link);
   w->reactor->nwatches--;
+  w->reactor->nwork_watches -= w->is_work;
   w->reactor->nclosing++;
   uv_close((uv_handle_t *)&w->poll, on_closed);
   fd_close(&w->fd);
@@ -95,17 +97,20 @@ static int start(struct fd_watch *w, int fd, int events) {
   w->resident.abandon = abandon;
   list_push(&w->reactor->residents, &w->resident.link);
   w->reactor->nwatches++;
+  w->reactor->nwork_watches += w->is_work;
   uv_poll_start(&w->poll, UV_READABLE, on_ready);
   return 0;
 }
 
-/* watch(fd, events, f) -> watch: f() is a completion when fd is ready, at most once;
- * close it. false: it is ready now, or so broken that an attempt will tell. nil, message,
- * errno: it can't be watched for lack of resources */
+/* watch(fd, events, f [, idle]) -> watch: f() is a completion when fd is ready, at most
+ * once; close it. An idle one is not outstanding. false: it is ready now, or so broken
+ * that an attempt will tell. nil, message, errno: it can't be watched for lack of
+ * resources */
 static int l_watch(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   int events = to_events(luaL_checkstring(L, 2));
   luaL_checktype(L, 3, LUA_TFUNCTION);
+  lua_settop(L, 4);
   struct reactor *r = reactor_get(L);
   if (!r)
     return no_loop(L);
@@ -121,6 +126,7 @@ static int l_watch(lua_State *L) {
   }
   w->reactor = r;
   w->completion = c;
+  w->is_work = !lua_toboolean(L, 4);
   int rc = start(w, fd, events);
   if (rc < 0) {
     completion_drop(L, c);

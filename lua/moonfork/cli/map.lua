@@ -38,6 +38,8 @@ is told on standard error with its number, and ends the run, unless --keep-going
     {long = "--resume", value = "FILE", kind = "file",
      help = "Continue the run that wrote this job log: repeat nothing that it records as done"},
     {long = "--progress", help = "Show progress on standard error", default = "on a terminal"},
+    {long = "--status", value = "ADDRESS",
+     help = "Answer HTTP there, for `moonfork top`: /status is JSON, /metrics is Prometheus text"},
     {long = "--trace", value = "FILE", kind = "file",
      help = "Write a timeline for Perfetto (ui.perfetto.dev)"},
   },
@@ -99,9 +101,15 @@ function command.main(options)
   if not run then fail(err) end
   interrupt.watch(function() run:stop() end, function() run:kill() end)
   cli.defer(function() run.pool:drain(0) end)
+  local status
+  if options.status then
+    status, err = require("moonfork.status").start(run.pool, options.status)
+    if not status then cli.fail(cli.UNUSABLE, "%s", err) end
+  end
   if progress then progress:start(function() return run:state() end) end
   local report
   report, err = run:wait()
+  if status then status:close() end
   if progress then progress:finish() end
   if not report then cli.fail(cli.FAILED, "%s", template.first_line(err)) end
   if interrupt.code then return interrupt.code end

@@ -151,7 +151,7 @@ function command.main(options)
   if options.pid then write_pid_file(options.pid) end
   local status
   if options.status then
-    status, err = require("moonfork.serve_status").start(instance, options.status)
+    status, err = require("moonfork.status").start(instance, options.status)
     if not status then cli.fail(cli.UNUSABLE, "%s", err) end
   end
   if options.watch then

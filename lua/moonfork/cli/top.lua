@@ -1,14 +1,16 @@
--- moonfork top: a live view of a server by its status address.
+-- moonfork top: a live view of a server or a pool by its status address.
 
 local cli = require "moonfork.cli"
+local json = require "moonfork.json"
 
 local command = {
   name = "top",
-  summary = "show what a server is at",
+  summary = "show what a server or a pool is at",
   description = [[
-Shows the workers of a server, pool or node by its status address (`moonfork serve --status ADDRESS`):
-process id, state, requests, durations, private and shared memory, and the last deaths. On a terminal
-the view is renewed every second until Ctrl-C; elsewhere it is printed once.]],
+Shows the workers of a server or a pool by its status address (`moonfork serve --status ADDRESS`,
+`moonfork map --status ADDRESS`, or `require("moonfork.status").start(pool, ADDRESS)` in a program):
+process id, state, requests or calls, durations, private and shared memory, and the last deaths. On a
+terminal the view is renewed every second until Ctrl-C; elsewhere it is printed once.]],
   arguments = {{name = "ADDRESS", help = "The status address: host:port, /path or @name"}},
   options = {
     {short = "-d", long = "--delay", value = "S", kind = "seconds", default = "1",
@@ -34,86 +36,72 @@ local function duration(s)
   return ("%.1fh"):format(s / 3600)
 end
 
+-- ---- what there is to see, by kind ----
+
+local View = {}
+View.__index = View
+
+function View:put(format, ...)
+  self.lines[#self.lines + 1] = format:format(...):sub(1, self.columns)
+end
+
+-- " (12/s)", where there was a look before this one.
+function View:rate(key)
+  if not self.before then return "" end
+  return (" (%.0f/s)"):format((self.stats[key] - self.before[key]) / self.seconds)
+end
+
+function View:times(what, times)
+  self:put("%s p50 %s, p90 %s, p99 %s, max %s", what, duration(times.p50), duration(times.p90),
+    duration(times.p99), duration(times.max))
+end
+
+local views = {}
+
+function views.server(view, stats)
+  view:put("%s, up %s, %d of %d workers, %d busy, %d requests%s, %d errors", stats.state,
+    duration(stats.uptime), stats.running, stats.workers, stats.busy, stats.requests,
+    view:rate "requests", stats.errors)
+  view:times("requests:", stats.latency)
+  view:put("%d reloads, %d failed", stats.reloads, stats.failed_reloads)
+  view:put("%8s %-9s %9s %7s %8s %8s %8s %8s %8s", "PID", "STATE", "REQUESTS", "ERRORS", "P50", "P99",
+    "PRIVATE", "SHARED", "AGE")
+  for _, worker in ipairs(stats.per_worker) do
+    view:put("%8d %-9s %9d %7d %8s %8s %8s %8s %8s", worker.pid, worker.state, worker.requests,
+      worker.errors, duration(worker.p50), duration(worker.p99), bytes(worker.private),
+      bytes(worker.shared), duration(worker.age))
+  end
+  if #stats.deaths > 0 then view:put "last ends:" end
+  for _, death in ipairs(stats.deaths) do
+    view:put("  %s  %d  %s, %s", os.date("%H:%M:%S", death.time), death.pid, death.reason, death.status)
+  end
+end
+
+function views.pool(view, stats)
+  view:put("%s, %d of %d workers, %d idle, %d queued, %d running, %d calls%s, %d failed", stats.state,
+    stats.workers, stats.max, stats.idle, stats.queued, stats.running, stats.calls, view:rate "calls",
+    stats.failed)
+  view:times("waiting:", stats.queue_time)
+  view:times("running:", stats.run_time)
+  view:put("%8s %-5s %9s %8s %8s %8s %8s", "PID", "STATE", "CALLS", "P50", "P99", "PRIVATE", "SHARED")
+  for _, worker in ipairs(stats.per_worker) do
+    view:put("%8d %-5s %9d %8s %8s %8s %8s", worker.pid, worker.running > 0 and "busy" or "idle",
+      worker.calls, duration(worker.run_time.p50), duration(worker.run_time.p99), bytes(worker.memory),
+      bytes(worker.shared))
+  end
+  if #stats.last > 0 then view:put "last deaths:" end
+  for _, death in ipairs(stats.last) do
+    view:put("  %s ago  %s  %s", duration(death.age), death.pid or "-", death.reason)
+  end
+end
+
 --- view(stats, before, seconds, columns): the lines of the view. before: the stats of the last look,
 -- so many seconds ago, or nil.
 function command.view(stats, before, seconds, columns)
-  local lines = {}
-  local function put(format, ...) lines[#lines + 1] = format:format(...):sub(1, columns) end
-  local rate = before and (stats.requests - before.requests) / seconds
-  put("%s, up %s, %d of %d workers, %d busy, %d requests%s, %d errors", stats.state, duration(stats.uptime),
-    stats.running, stats.workers, stats.busy, stats.requests,
-    rate and (" (%.0f/s)"):format(rate) or "", stats.errors)
-  put("p50 %s, p90 %s, p99 %s, max %s; %d reloads, %d failed", duration(stats.latency.p50),
-    duration(stats.latency.p90), duration(stats.latency.p99), duration(stats.latency.max), stats.reloads,
-    stats.failed_reloads)
-  put("%8s %-9s %9s %7s %8s %8s %8s %8s %8s", "PID", "STATE", "REQUESTS", "ERRORS", "P50", "P99", "PRIVATE",
-    "SHARED", "AGE")
-  for _, worker in ipairs(stats.per_worker) do
-    put("%8d %-9s %9d %7d %8s %8s %8s %8s %8s", worker.pid, worker.state, worker.requests, worker.errors,
-      duration(worker.p50), duration(worker.p99), bytes(worker.private), bytes(worker.shared),
-      duration(worker.age))
-  end
-  if #stats.deaths > 0 then
-    put "last ends:"
-    for _, death in ipairs(stats.deaths) do
-      put("  %s  %d  %s, %s", os.date("%H:%M:%S", death.time), death.pid, death.reason, death.status)
-    end
-  end
-  return lines
-end
-
--- JSON as serve_status writes it.
-local function parse(text)
-  local at = 1
-  local value
-  local function skip() at = text:find("[^%s]", at) or #text + 1 end
-  local function string_()
-    local finish = at + 1
-    while true do
-      local c = text:sub(finish, finish)
-      if c == '"' then break end
-      if c == "" then error "a string does not end" end
-      finish = finish + (c == "\\" and 2 or 1)
-    end
-    local raw = text:sub(at + 1, finish - 1)
-    at = finish + 1
-    return (raw:gsub("\\u(%x%x%x%x)", function(hex) return utf8.char(tonumber(hex, 16)) end)
-      :gsub("\\(.)", {n = "\n", t = "\t", r = "\r", ['"'] = '"', ["\\"] = "\\", ["/"] = "/"}))
-  end
-  local function members(close, one)
-    local result = {}
-    at = at + 1
-    skip()
-    while text:sub(at, at) ~= close do
-      one(result)
-      skip()
-      if text:sub(at, at) == "," then at = at + 1 end
-      skip()
-      if at > #text then error "it does not end" end
-    end
-    at = at + 1
-    return result
-  end
-  function value()
-    skip()
-    local c = text:sub(at, at)
-    if c == '"' then return string_() end
-    if c == "[" then return members("]", function(list) list[#list + 1] = value() end) end
-    if c == "{" then
-      return members("}", function(object)
-        local key = string_()
-        skip()
-        at = at + 1
-        object[key] = value()
-      end)
-    end
-    local word = text:match("^[%w+.-]+", at) or error "no value"
-    at = at + #word
-    if word == "true" or word == "false" then return word == "true" end
-    if word == "null" then return nil end
-    return tonumber(word) or error("no value: " .. word)
-  end
-  return value()
+  local view = setmetatable({stats = stats, before = before, seconds = seconds, columns = columns,
+    lines = {}}, View)
+  views[stats.kind](view, stats)
+  return view.lines
 end
 
 local function look(fork, address)
@@ -127,8 +115,8 @@ local function look(fork, address)
   socket:close()
   local body = text and text:match "^HTTP/1%.%d 200 .-\r\n\r\n(.*)$"
   if not body then return nil, ("%s gave no status (%s)"):format(address, message or "is it a status address?") end
-  local ok, stats = pcall(parse, body)
-  if not ok or type(stats) ~= "table" or not stats.per_worker then
+  local stats = json.decode(body)
+  if type(stats) ~= "table" or not views[stats.kind] then
     return nil, address .. " gave a status that can't be read"
   end
   return stats
