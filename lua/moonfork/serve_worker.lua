@@ -10,7 +10,7 @@ local clone = require "moonfork.clone"
 local core = require "moonfork.serve_core"
 local poll = require("moonfork").socket.poll
 local log = require "moonfork.serve_log"
-local cells = require "moonfork.serve_cells"
+local cells = core.cells
 local resolve = require "moonfork.function_name"
 
 local worker = {}
@@ -39,6 +39,7 @@ end
 -- to end. It comes at a safe point of whatever runs, so the traceback shows where that is.
 function Worker:on_term()
   self.draining = true
+  self.board:set(self.row + cells.DRAINING, 1)
   if self.board:get(self.row + cells.TIMED_OUT) == 0 then return end
   log.write("error", "timeout", {pid = clone.pid(), seconds = self.settings.timeout,
     traceback = debug.traceback("the function was here:", 2)})

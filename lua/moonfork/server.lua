@@ -15,7 +15,7 @@ local core = require "moonfork.load"
 local serve_core = require "moonfork.serve_core"
 local check = require "moonfork.check"
 local log = require "moonfork.serve_log"
-local cells = require "moonfork.serve_cells"
+local cells = serve_core.cells
 
 local server = {}
 

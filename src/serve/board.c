@@ -4,6 +4,7 @@
 #include "serve/module.h"
 
 #include "os/share.h"
+#include "serve/row.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -11,14 +12,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define BOARD_TYPE "moonfork.board"
-
-/* Durations in microseconds fall into buckets: eight for each power of two, so a
- * percentile is at most an eighth too large. */
-enum { SUB_BITS = 3, SUBS = 1 << SUB_BITS, POWERS = 37, BUCKETS = SUBS * (POWERS + 1) };
 
 struct board {
   int64_t *cells; /* shared; NULL: closed */
@@ -110,29 +106,12 @@ static int l_clear(lua_State *L) {
   return 0;
 }
 
-static unsigned bucket_of(uint64_t us) {
-  if (us < SUBS)
-    return (unsigned)us;
-  unsigned power = 63u - (unsigned)__builtin_clzll(us);
-  unsigned bucket =
-      (power - SUB_BITS + 1) * SUBS + (unsigned)(us >> (power - SUB_BITS) & (SUBS - 1));
-  return bucket < BUCKETS ? bucket : BUCKETS - 1;
-}
-
-/* The longest duration of a bucket. */
-static uint64_t bucket_end(unsigned bucket) {
-  if (bucket < SUBS)
-    return bucket;
-  unsigned power = bucket / SUBS + SUB_BITS - 1;
-  uint64_t width = 1ull << (power - SUB_BITS);
-  return (1ull << power) + (bucket % SUBS + 1) * width - 1;
-}
-
 /* board:record(i, us): counts a duration in the buckets from cell i on */
 static int l_record(lua_State *L) {
-  int64_t *cell = check_cell(L, check_board(L), BUCKETS);
+  int64_t *cell = check_cell(L, check_board(L), ROW_BUCKETS);
   lua_Integer us = luaL_checkinteger(L, 3);
-  __atomic_add_fetch(cell + bucket_of(us < 0 ? 0 : (uint64_t)us), 1, __ATOMIC_RELAXED);
+  __atomic_add_fetch(cell + row_bucket_of(us < 0 ? 0 : (uint64_t)us), 1,
+                     __ATOMIC_RELAXED);
   return 0;
 }
 
@@ -140,10 +119,10 @@ static int l_record(lua_State *L) {
  * another */
 static int l_merge(lua_State *L) {
   const struct board *b = check_board(L);
-  int64_t *to = check_cell(L, b, BUCKETS);
+  int64_t *to = check_cell(L, b, ROW_BUCKETS);
   lua_Integer from = luaL_checkinteger(L, 3);
-  luaL_argcheck(L, from >= 0 && (size_t)from + BUCKETS <= b->n, 3, "no such cell");
-  for (unsigned k = 0; k < BUCKETS; k++)
+  luaL_argcheck(L, from >= 0 && (size_t)from + ROW_BUCKETS <= b->n, 3, "no such cell");
+  for (unsigned k = 0; k < ROW_BUCKETS; k++)
     __atomic_add_fetch(to + k, __atomic_load_n(b->cells + from + k, __ATOMIC_RELAXED),
                        __ATOMIC_RELAXED);
   return 0;
@@ -155,14 +134,14 @@ static int l_percentiles(lua_State *L) {
   const struct board *b = check_board(L);
   luaL_checktype(L, 2, LUA_TTABLE);
   luaL_checktype(L, 3, LUA_TTABLE);
-  uint64_t counts[BUCKETS] = {0}, total = 0;
+  uint64_t counts[ROW_BUCKETS] = {0}, total = 0;
   lua_Integer nrows = luaL_len(L, 2), nwanted = luaL_len(L, 3);
   for (lua_Integer r = 1; r <= nrows; r++) {
     lua_geti(L, 2, r);
     lua_Integer i = luaL_checkinteger(L, -1);
     lua_pop(L, 1);
-    luaL_argcheck(L, i >= 0 && (size_t)i + BUCKETS <= b->n, 2, "no such cell");
-    for (unsigned k = 0; k < BUCKETS; k++) {
+    luaL_argcheck(L, i >= 0 && (size_t)i + ROW_BUCKETS <= b->n, 2, "no such cell");
+    for (unsigned k = 0; k < ROW_BUCKETS; k++) {
       uint64_t n = (uint64_t)__atomic_load_n(b->cells + i + k, __ATOMIC_RELAXED);
       counts[k] += n;
       total += n;
@@ -174,10 +153,10 @@ static int l_percentiles(lua_State *L) {
     double share = luaL_checknumber(L, -1);
     lua_pop(L, 1);
     uint64_t below = 0, us = 0;
-    for (unsigned k = 0; k < BUCKETS && total; k++) {
+    for (unsigned k = 0; k < ROW_BUCKETS && total; k++) {
       below += counts[k];
       if (counts[k] && (double)below >= share * (double)total) {
-        us = bucket_end(k);
+        us = row_bucket_end(k);
         break;
       }
     }
@@ -204,21 +183,49 @@ static int l_close(lua_State *L) {
   return 0;
 }
 
-/* now() -> microseconds of the clock that all processes have in common (CLOCK_MONOTONIC)
- */
+/* now() -> microseconds of the clock that all processes have in common */
 static int l_now(lua_State *L) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  lua_pushinteger(L, (lua_Integer)now.tv_sec * 1000000 + now.tv_nsec / 1000);
+  lua_pushinteger(L, row_now());
   return 1;
+}
+
+/* board:row(i) -> the row that begins at cell i, for http_core (light userdata); it lives
+ * as long as the board */
+static int l_row(lua_State *L) {
+  lua_pushlightuserdata(L, check_cell(L, check_board(L), ROW_CELLS));
+  return 1;
+}
+
+/* What Lua has to know of row.h: moonfork.serve_cells. */
+static void push_cells(lua_State *L) {
+  static const struct {
+    const char *name;
+    lua_Integer value;
+  } cells[] = {
+      {"PID", ROW_PID},
+      {"BUSY", ROW_BUSY},
+      {"SINCE", ROW_SINCE},
+      {"REQUESTS", ROW_REQUESTS},
+      {"ERRORS", ROW_ERRORS},
+      {"OPEN", ROW_OPEN},
+      {"TIMED_OUT", ROW_TIMED_OUT},
+      {"DRAINING", ROW_DRAINING},
+      {"LATENCY", ROW_LATENCY},
+      {"ROW", ROW_CELLS},
+  };
+  lua_newtable(L);
+  for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) {
+    lua_pushinteger(L, cells[i].value);
+    lua_setfield(L, -2, cells[i].name);
+  }
 }
 
 void board_open(lua_State *L) {
   static const luaL_Reg methods[] = {
       {"get", l_get},     {"set", l_set},       {"add", l_add},
       {"clear", l_clear}, {"record", l_record}, {"percentiles", l_percentiles},
-      {"merge", l_merge}, {"fileno", l_fileno}, {"close", l_close},
-      {NULL, NULL},
+      {"merge", l_merge}, {"fileno", l_fileno}, {"row", l_row},
+      {"close", l_close}, {NULL, NULL},
   };
   static const luaL_Reg functions[] = {
       {"board", l_board},
@@ -236,6 +243,6 @@ void board_open(lua_State *L) {
   }
   lua_pop(L, 1);
   luaL_setfuncs(L, functions, 0);
-  lua_pushinteger(L, BUCKETS);
-  lua_setfield(L, -2, "buckets");
+  push_cells(L);
+  lua_setfield(L, -2, "cells");
 }

@@ -35,9 +35,7 @@ enum {
 /* ---- phases ---- */
 
 static uint64_t now_ms(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+  return (uint64_t)row_now() / 1000;
 }
 
 static void unlink_connection(struct connection *c) {
@@ -151,44 +149,65 @@ static void finish(struct connection *c) {
     return;
   }
   request_reset(c);
-  http_parser_pause(&c->parser, 0);
   enter(c, c->input.size > 0 ? HEAD : IDLE);
   if (c->input.size > 0)
     make_ready(c);
 }
 
+/* Whether the next request of this client can be answered with the same write. */
+static int has_room_for_more(const struct connection *c) {
+  return c->keep && !c->half_closed && !c->http->draining && c->iterator == LUA_NOREF &&
+         c->out.size < OUT_LOW;
+}
+
+/* Answers the requests that are whole, and keeps the rest for later where the client has
+ * sent more than a batch or has to read first. The bytes are c->input's, or new ones. */
 static void parse(struct connection *c, const char *data, size_t size) {
+  int is_kept = data == c->input.data + c->input_at, n = 0;
+  size_t at = 0;
   if (c->phase == IDLE)
     enter(c, HEAD);
-  size_t used = http_parser_execute(&c->parser, &http_settings, data, size);
+  do {
+    if (c->whole)
+      request_reset(c);
+    at += http_parser_execute(&c->parser, &http_settings, data + at, size - at);
+    if (c->whole)
+      answer_request(c);
+  } while (c->whole && at < size && ++n < BATCH && has_room_for_more(c));
   enum http_errno error = HTTP_PARSER_ERRNO(&c->parser);
-  if (c->whole) {
-    if (used < size && text_append(&c->input, data + used, size - used) < 0)
+  int is_answered = c->whole;
+  if (is_answered) {
+    if (is_kept)
+      c->input_at += at;
+    else if (at < size && text_append(&c->input, data + at, size - at) < 0)
       c->half_closed = 1;
-    answer_request(c);
   } else if (error != HPE_OK && error != HPE_PAUSED) {
     answer_refuse(c, c->error ? c->error : error == HPE_HEADER_OVERFLOW ? 431 : 400);
+    is_answered = 1;
   } else if (c->parser.upgrade) {
     answer_refuse(c, 501);
-  } else if (c->out.size > c->out_at) { /* 100 Continue */
-    if (go_on_writing(c))
-      enter(c, BODY);
-    return;
-  } else {
+    is_answered = 1;
+  }
+  if (!is_answered || c->input_at == c->input.size) {
+    text_empty(&c->input);
+    c->input_at = 0;
+  }
+  if (!is_answered && c->out.size == c->out_at) {
     if (c->has_head)
       enter(c, BODY);
     return;
   }
-  if (go_on_writing(c))
+  if (!go_on_writing(c))
+    return;
+  if (is_answered)
     finish(c);
+  else /* what is written was 100 Continue, or answers to the requests before this one */
+    enter(c, c->has_head ? BODY : c->strings.size > 0 ? HEAD : IDLE);
 }
 
 /* Input that came behind the last request. */
 static void parse_input(struct connection *c) {
-  struct text input = c->input;
-  c->input = (struct text){0};
-  parse(c, input.data, input.size);
-  free(input.data);
+  parse(c, c->input.data + c->input_at, c->input.size - c->input_at);
 }
 
 static void on_readable(struct connection *c) {
@@ -225,7 +244,7 @@ static void on_event(struct connection *c, uint32_t events) {
     if (c->answering)
       finish(c);
     else
-      enter(c, BODY);
+      enter(c, c->has_head ? BODY : c->strings.size > 0 ? HEAD : IDLE);
     return;
   }
   on_readable(c);
@@ -334,9 +353,8 @@ static int is_told_to_drain(const struct http *h) {
   return n >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
-/* tick() -> this worker shall end (a signal has come) */
 static void call_tick(struct http *h) {
-  lua_pushvalue(h->L, h->tick);
+  lua_pushvalue(h->L, SLOT_TICK);
   lua_call(h->L, 0, 1);
   h->draining |= lua_toboolean(h->L, -1);
   lua_pop(h->L, 1);
@@ -374,53 +392,80 @@ static void turn(struct http *h) {
   }
 }
 
-static uint64_t milliseconds(lua_State *L, int table, const char *name, double usual) {
-  lua_getfield(L, table, name);
+static uint64_t milliseconds(lua_State *L, const char *name, double usual) {
+  lua_getfield(L, SLOT_OPTIONS, name);
   double seconds = luaL_optnumber(L, -1, usual);
   lua_pop(L, 1);
   return seconds > 0 && seconds < 1e9 ? (uint64_t)(seconds * 1000) : 1;
 }
 
-static size_t size_option(lua_State *L, int table, const char *name, size_t usual) {
-  lua_getfield(L, table, name);
-  lua_Integer size = luaL_optinteger(L, -1, (lua_Integer)usual);
+static lua_Integer integer(lua_State *L, const char *name, lua_Integer usual) {
+  lua_getfield(L, SLOT_OPTIONS, name);
+  lua_Integer n = luaL_optinteger(L, -1, usual);
   lua_pop(L, 1);
+  return n;
+}
+
+static size_t size_option(lua_State *L, const char *name, lua_Integer usual) {
+  lua_Integer size = integer(L, name, usual);
   return size > 0 ? (size_t)size : 1;
 }
 
-/* serve(control, {listener...}, handler, tick, options): until it is told to drain and
- * the last request is answered. Errors of handler and tick are raised. options: head,
- * body, write, idle (seconds), body_max (bytes), connections_max. The descriptors stay
- * the caller's. */
-static int l_serve(lua_State *L) {
-  luaL_checktype(L, 2, LUA_TTABLE);
-  luaL_checktype(L, 3, LUA_TFUNCTION);
-  luaL_checktype(L, 4, LUA_TFUNCTION);
-  luaL_checktype(L, 5, LUA_TTABLE);
-  struct http *h = lua_newuserdatauv(L, sizeof *h, 0);
-  memset(h, 0, offsetof(struct http, room));
-  h->L = L;
-  h->handler = 3;
-  h->tick = 4;
-  h->control = (int)luaL_checkinteger(L, 1);
-  h->ready_end = &h->ready;
-  h->limits[HEAD] = milliseconds(L, 5, "head", 10);
-  h->limits[BODY] = milliseconds(L, 5, "body", 30);
-  h->limits[WRITING] = milliseconds(L, 5, "write", 30);
-  h->limits[IDLE] = milliseconds(L, 5, "idle", 60);
+static void read_options(struct http *h) {
+  lua_State *L = h->L;
+  h->limits[HEAD] = milliseconds(L, "head", 10);
+  h->limits[BODY] = milliseconds(L, "body", 30);
+  h->limits[WRITING] = milliseconds(L, "write", 30);
+  h->limits[IDLE] = milliseconds(L, "idle", 60);
   h->limits[LINGER] = 2000;
-  h->body_max = size_option(L, 5, "body_max", 8 << 20);
-  h->connections_max = size_option(L, 5, "connections_max", 10000);
-  for (int p = 0; p < PHASES; p++)
-    h->queues[p].head.next = h->queues[p].head.prev = &h->queues[p].head;
-  lua_Integer n = luaL_len(L, 2);
-  luaL_argcheck(L, n <= (lua_Integer)(sizeof h->listeners / sizeof *h->listeners), 2,
+  h->body_max = size_option(L, "body_max", 8 << 20);
+  h->connections_max = size_option(L, "connections", 10000);
+  h->left = integer(L, "max_requests", -1);
+  h->control = (int)integer(L, "control", -1);
+  lua_getfield(L, SLOT_OPTIONS, "row");
+  h->row = lua_touserdata(L, -1);
+  luaL_argcheck(L, h->row, 1, "a row of a board expected");
+  lua_getfield(L, SLOT_OPTIONS, "listeners");
+  lua_Integer n = luaL_len(L, -1);
+  luaL_argcheck(L, n <= (lua_Integer)(sizeof h->listeners / sizeof *h->listeners), 1,
                 "too many listeners");
   for (lua_Integer i = 1; i <= n; i++) {
-    lua_geti(L, 2, i);
+    lua_geti(L, -1, i);
     h->listeners[h->nlisteners++] = (int)luaL_checkinteger(L, -1);
     lua_pop(L, 1);
   }
+  lua_settop(L, SLOT_GET);
+}
+
+/* Fills the slots; the struct is a userdata in its own. */
+static struct http *prepare(lua_State *L) {
+  static const char *const functions[] = {"call", "traceback", "failed", "done", "tick"};
+  static const char *const strings[] = {"method",  "target", "path", "query",
+                                        "headers", "body",   "peer", "version",
+                                        "",        "1.1",    "1.0",  "GET"};
+  luaL_checktype(L, SLOT_OPTIONS, LUA_TTABLE);
+  lua_settop(L, SLOT_OPTIONS);
+  luaL_checkstack(L, SLOT_GET + LUA_MINSTACK, NULL);
+  for (int i = 0; i < SLOT_HTTP - SLOT_CALL; i++)
+    lua_getfield(L, SLOT_OPTIONS, functions[i]);
+  struct http *h = lua_newuserdatauv(L, sizeof *h, 0);
+  memset(h, 0, offsetof(struct http, room));
+  for (int i = 0; i <= SLOT_GET - SLOT_METHOD; i++)
+    lua_pushstring(L, strings[i]);
+  h->L = L;
+  h->ready_end = &h->ready;
+  for (int p = 0; p < PHASES; p++)
+    h->queues[p].head.next = h->queues[p].head.prev = &h->queues[p].head;
+  read_options(h);
+  return h;
+}
+
+/* serve{...}: until it is told to drain and the last request is answered. Errors of tick
+ * are raised. Functions: see enum slot. control, listeners: descriptors, which stay the
+ * caller's; row: board:row(); max_requests; head, body, write, idle: seconds; body_max:
+ * bytes; connections: how many at the same time. */
+static int l_serve(lua_State *L) {
+  struct http *h = prepare(L);
   http_parser_set_max_header_size(HEAD_MAX);
   h->epoll = epoll_create1(EPOLL_CLOEXEC);
   if (h->epoll < 0)

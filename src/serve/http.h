@@ -2,6 +2,8 @@
 #ifndef SERVE_HTTP_H
 #define SERVE_HTTP_H
 
+#include "serve/row.h"
+
 #include <http_parser.h>
 
 #include <lua.h>
@@ -14,6 +16,30 @@ enum {
   HEAD_MAX = 65536, /* bytes of request line and headers: 431 */
   FIELDS_MAX = 128, /* headers of a request: 431 */
   OUT_LOW = 65536,  /* bytes that wait for the client before an iterator is asked on */
+  BATCH = 32,       /* requests of one client that are answered by one write */
+};
+
+/* Places on the stack of serve(): what each request needs is not looked up by name. */
+enum slot {
+  SLOT_OPTIONS = 1,
+  SLOT_CALL,      /* f(request) -> status, headers, body */
+  SLOT_TRACEBACK, /* the message handler of f */
+  SLOT_FAILED,    /* failed(text) */
+  SLOT_DONE,      /* done(request, status, bytes, microseconds), or nil */
+  SLOT_TICK,      /* tick() -> this worker shall end (a signal has come) */
+  SLOT_HTTP,
+  SLOT_METHOD, /* from here: the names of the fields of a request */
+  SLOT_TARGET,
+  SLOT_PATH,
+  SLOT_QUERY,
+  SLOT_HEADERS,
+  SLOT_BODY,
+  SLOT_PEER,
+  SLOT_VERSION,
+  SLOT_EMPTY, /* from here: frequent values */
+  SLOT_1_1,
+  SLOT_1_0,
+  SLOT_GET,
 };
 
 enum phase { HEAD, BODY, WRITING, IDLE, LINGER, PHASES };
@@ -33,7 +59,8 @@ struct connection {
   struct http *http;
   uint64_t deadline;
   http_parser parser;
-  struct text input;   /* read behind the request that is being answered */
+  struct text input;   /* read behind the request that is being answered, ... */
+  size_t input_at;     /* ... and not parsed yet, from here on */
   struct text strings; /* target and headers */
   struct text body;
   struct text out;
@@ -61,22 +88,26 @@ struct queue {
 
 struct http {
   lua_State *L;
-  int handler, tick; /* places on the stack */
+  int64_t *row; /* of the worker, on the server's board */
+  int64_t left; /* requests until this worker is replaced; negative: any number */
   int epoll, control, nlisteners, listeners[64];
   int draining, accepting;
   size_t nconnections, connections_max, body_max;
   uint64_t limits[PHASES], now;
   struct queue queues[PHASES];
   struct connection *ready, **ready_end;
-  char date[64];
-  time_t date_at;
+  struct { /* the first two lines of the last answer, which often are those of the next */
+    char text[160];
+    size_t size;
+    int status;
+    time_t at;
+  } head;
   char room[READ_SIZE];
 };
 
 /* http_text.c: 0, or a negative number where there is no memory. */
 int text_append(struct text *t, const char *data, size_t size);
-int text_add(struct text *t, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+int text_add_number(struct text *t, size_t number, unsigned base);
 void text_empty(struct text *t);
 
 /* http_request.c */

@@ -6,24 +6,39 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *date(struct http *h) {
-  time_t now = time(NULL);
-  if (now != h->date_at) {
-    struct tm parts;
-    h->date_at = now;
-    gmtime_r(&now, &parts);
-    static const char days[] = "SunMonTueWedThuFriSat";
-    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    snprintf(h->date, sizeof h->date, "%.3s, %02d %.3s %d %02d:%02d:%02d GMT",
-             days + 3 * parts.tm_wday, parts.tm_mday, months + 3 * parts.tm_mon,
-             parts.tm_year + 1900, parts.tm_hour, parts.tm_min, parts.tm_sec);
-  }
-  return h->date;
-}
-
 static const char *reason_of(int status) {
   const char *text = http_status_str((enum http_status)status);
   return strcmp(text, "<unknown>") == 0 ? "Status" : text;
+}
+
+/* The status line and Date: written anew when the second or the status is another. */
+static int add_status_and_date(struct http *h, struct text *out, int status) {
+  time_t now = time(NULL);
+  if (now != h->head.at || status != h->head.status) {
+    static const char days[] = "SunMonTueWedThuFriSat";
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    struct tm parts;
+    gmtime_r(&now, &parts);
+    int n = snprintf(h->head.text, sizeof h->head.text,
+                     "HTTP/1.1 %d %s\r\nDate: %.3s, %02d %.3s %d %02d:%02d:%02d GMT\r\n",
+                     status, reason_of(status), days + 3 * parts.tm_wday, parts.tm_mday,
+                     months + 3 * parts.tm_mon, parts.tm_year + 1900, parts.tm_hour,
+                     parts.tm_min, parts.tm_sec);
+    h->head.size = (size_t)n;
+    h->head.at = now;
+    h->head.status = status;
+  }
+  return text_append(out, h->head.text, h->head.size);
+}
+
+static int add_literal(struct text *out, const char *text) {
+  return text_append(out, text, strlen(text));
+}
+
+static int add_length(struct text *out, size_t size) {
+  return add_literal(out, "Content-Length: ") < 0 || text_add_number(out, size, 10) < 0
+             ? -1
+             : add_literal(out, "\r\n");
 }
 
 /* A refusal of our own; the connection ends with it. */
@@ -33,11 +48,11 @@ void answer_refuse(struct connection *c, int status) {
   c->keep = 0;
   c->whole = c->answering = c->refused = 1;
   c->status = status;
-  text_add(
-      &c->out,
-      "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
-      "Connection: close\r\n\r\n",
-      status, reason_of(status), date(c->http), n);
+  if (add_status_and_date(c->http, &c->out, status) < 0 ||
+      add_literal(&c->out, "Content-Type: text/plain\r\n") < 0 ||
+      add_length(&c->out, (size_t)n) < 0 ||
+      add_literal(&c->out, "Connection: close\r\n\r\n") < 0)
+    return; /* no memory: closed without an answer */
   if (c->parser.method != HTTP_HEAD)
     text_append(&c->out, body, (size_t)n);
 }
@@ -53,6 +68,8 @@ static int is_field_value(const char *text, size_t size) {
 
 /* Set by us alone. */
 static int is_ours(const char *name) {
+  if (!strchr("cCtTdD", name[0]))
+    return 0;
   return strcasecmp(name, "content-length") == 0 || strcasecmp(name, "connection") == 0 ||
          strcasecmp(name, "transfer-encoding") == 0 || strcasecmp(name, "date") == 0;
 }
@@ -141,22 +158,22 @@ static int build_answer(struct connection *c, int base) {
   c->chunked = is_function && c->parser.http_minor >= 1 && !has_no_body(status);
   if (is_function && !c->chunked)
     c->keep = 0; /* its end is that of the connection */
-  if (text_add(&c->out, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason_of(status),
-               date(h)) < 0)
+  if (add_status_and_date(h, &c->out, status) < 0)
     goto no_memory;
   if (lua_istable(L, base + 1) && add_headers(h, &c->out, base + 1) < 0) {
     c->out.size = before;
     return -1;
   }
-  if (c->chunked)
-    text_append(&c->out, "Transfer-Encoding: chunked\r\n", 28);
-  else if (!is_function && !has_no_body(status))
-    text_add(&c->out, "Content-Length: %zu\r\n", size);
-  if (!c->keep)
-    text_append(&c->out, "Connection: close\r\n", 19);
-  else if (c->parser.http_minor == 0)
-    text_append(&c->out, "Connection: keep-alive\r\n", 24);
-  if (text_append(&c->out, "\r\n", 2) < 0)
+  if (c->chunked && add_literal(&c->out, "Transfer-Encoding: chunked\r\n") < 0)
+    goto no_memory;
+  if (!is_function && !has_no_body(status) && add_length(&c->out, size) < 0)
+    goto no_memory;
+  if (!c->keep && add_literal(&c->out, "Connection: close\r\n") < 0)
+    goto no_memory;
+  if (c->keep && c->parser.http_minor == 0 &&
+      add_literal(&c->out, "Connection: keep-alive\r\n") < 0)
+    goto no_memory;
+  if (add_literal(&c->out, "\r\n") < 0)
     goto no_memory;
   if (c->parser.method == HTTP_HEAD || has_no_body(status)) {
     c->chunked = 0;
@@ -175,8 +192,26 @@ no_memory:
   return -1;
 }
 
-/* handler("request", request) -> status, headers, body, is the last of this worker;
- * handler("failed", text); handler("done", request, status, bytes) */
+/* The reason is on top: takes it. */
+static void tell_failed(struct http *h) {
+  lua_pushvalue(h->L, SLOT_FAILED);
+  lua_insert(h->L, -2);
+  lua_call(h->L, 1, 0);
+}
+
+/* What the function returned lies from `base` on; a failure is a 500, and told. */
+static void answer_with(struct connection *c, int base) {
+  struct http *h = c->http;
+  if (lua_isnil(h->L, base)) {
+    lua_pushliteral(h->L, "the function returned no status");
+  } else if (build_answer(c, base) == 0) {
+    return;
+  }
+  tell_failed(h);
+  answer_refuse(c, 500);
+}
+
+/* The stack of the caller is left as it was. */
 void answer_request(struct connection *c) {
   struct http *h = c->http;
   lua_State *L = h->L;
@@ -184,31 +219,33 @@ void answer_request(struct connection *c) {
   size_t before = c->out.size;
   c->answering = 1;
   c->keep = http_should_keep_alive(&c->parser) && !c->half_closed;
-  luaL_checkstack(L, 16, NULL);
+  lua_pushvalue(L, SLOT_CALL);
   request_push(c);
-  int request = base + 1;
-  lua_pushvalue(L, h->handler);
-  lua_pushliteral(L, "request");
-  lua_pushvalue(L, request);
-  lua_call(L, 2, 4);
-  if (lua_toboolean(L, request + 4))
+  if (!lua_isnil(L, SLOT_DONE)) {
+    lua_pushvalue(L, -1);
+    lua_insert(L, base + 1);
+  }
+  int first = lua_gettop(L) - 1; /* of the results */
+  row_begin(h->row, row_now());
+  int status = lua_pcall(L, 1, 3, SLOT_TRACEBACK);
+  int64_t us = row_end(h->row, row_now(), status != LUA_OK);
+  if (h->left > 0 && --h->left == 0)
     h->draining = 1;
-  if (lua_isnil(L, request + 1)) {
-    answer_refuse(c, 500);
-  } else if (build_answer(c, request + 1) < 0) {
-    int reason = lua_gettop(L);
-    lua_pushvalue(L, h->handler);
-    lua_pushliteral(L, "failed");
-    lua_pushvalue(L, reason);
-    lua_call(L, 2, 0);
+  h->draining |= row_get(h->row, ROW_DRAINING) != 0;
+  if (status == LUA_OK) {
+    answer_with(c, first);
+  } else {
+    tell_failed(h);
     answer_refuse(c, 500);
   }
-  lua_pushvalue(L, h->handler);
-  lua_pushliteral(L, "done");
-  lua_pushvalue(L, request);
-  lua_pushinteger(L, c->status);
-  lua_pushinteger(L, (lua_Integer)(c->out.size - before));
-  lua_call(L, 4, 0);
+  if (!lua_isnil(L, SLOT_DONE)) {
+    lua_pushvalue(L, SLOT_DONE);
+    lua_pushvalue(L, base + 1);
+    lua_pushinteger(L, c->status);
+    lua_pushinteger(L, (lua_Integer)(c->out.size - before));
+    lua_pushinteger(L, us);
+    lua_call(L, 4, 0);
+  }
   lua_settop(L, base);
 }
 
@@ -226,16 +263,13 @@ void answer_continue(struct connection *c) {
   if (rc != LUA_OK || (!piece && !lua_isnil(L, -1))) {
     if (rc == LUA_OK)
       lua_pushliteral(L, "a piece of the body is no string");
-    int reason = lua_gettop(L);
-    lua_pushvalue(L, h->handler);
-    lua_pushliteral(L, "failed");
-    lua_pushvalue(L, reason);
-    lua_call(L, 2, 0);
+    tell_failed(h);
     c->keep = 0; /* without the last chunk: the client sees that something is missing */
   } else if (piece) {
     if (size > 0) {
-      if (c->chunked)
-        text_add(&c->out, "%zx\r\n", size);
+      if (c->chunked &&
+          (text_add_number(&c->out, size, 16) < 0 || add_literal(&c->out, "\r\n") < 0))
+        c->keep = 0;
       if (text_append(&c->out, piece, size) < 0)
         c->keep = 0;
       if (c->chunked)

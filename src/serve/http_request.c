@@ -65,9 +65,14 @@ static int is_value(const struct connection *c, const struct field *f,
 }
 
 int http_is_token(const char *text, size_t size) {
+  static const char others[256] = {
+      ['!'] = 1,  ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1,
+      ['\''] = 1, ['*'] = 1, ['+'] = 1, ['-'] = 1, ['.'] = 1,
+      ['^'] = 1,  ['_'] = 1, ['`'] = 1, ['|'] = 1, ['~'] = 1,
+  };
   for (size_t i = 0; i < size; i++) {
-    unsigned char ch = (unsigned char)text[i];
-    if (ch <= ' ' || ch >= 127 || strchr("()<>@,;:\\\"/[]?={}", ch))
+    unsigned char ch = (unsigned char)text[i], letter = ch | 0x20;
+    if (!((letter >= 'a' && letter <= 'z') || (ch >= '0' && ch <= '9') || others[ch]))
       return 0;
   }
   return size > 0;
@@ -142,6 +147,7 @@ const http_parser_settings http_settings = {
 void request_reset(struct connection *c) {
   text_empty(&c->strings);
   text_empty(&c->body);
+  http_parser_pause(&c->parser, 0);
   c->nfields = 0;
   c->target_size = 0;
   c->in_value = c->has_head = c->whole = c->answering = c->chunked = 0;
@@ -150,33 +156,43 @@ void request_reset(struct connection *c) {
 
 /* ---- for Lua ---- */
 
-static void push_headers(struct connection *c) {
+/* The name, in lower case, and the value behind it; several of a name are one list. */
+static void push_header(struct connection *c, const struct field *f, int table) {
   lua_State *L = c->http->L;
-  lua_createtable(L, 0, c->nfields);
-  int table = lua_gettop(L);
-  for (int i = 0; i < c->nfields; i++) {
-    const struct field *f = &c->fields[i];
-    char *name = c->strings.data + f->name;
-    for (size_t k = 0; k < f->name_size; k++)
-      if (name[k] >= 'A' && name[k] <= 'Z')
-        name[k] = (char)(name[k] + 'a' - 'A');
-    size_t size = f->value_size;
-    while (size > 0 && (c->strings.data[f->value + size - 1] == ' ' ||
-                        c->strings.data[f->value + size - 1] == '\t'))
-      size--;
-    lua_pushlstring(L, name, f->name_size);
-    lua_pushvalue(L, -1);
-    if (lua_rawget(L, table) == LUA_TSTRING) { /* several of a name are one list */
-      int is_cookie = f->name_size == 6 && memcmp(name, "cookie", 6) == 0;
-      lua_pushstring(L, is_cookie ? "; " : ", ");
-      lua_pushlstring(L, c->strings.data + f->value, size);
-      lua_concat(L, 3);
-    } else {
-      lua_pop(L, 1);
-      lua_pushlstring(L, f->value_size ? c->strings.data + f->value : "", size);
-    }
-    lua_rawset(L, table);
+  char *name = c->strings.data + f->name;
+  const char *value = c->strings.data + f->value;
+  size_t size = f->value_size;
+  for (size_t k = 0; k < f->name_size; k++)
+    if (name[k] >= 'A' && name[k] <= 'Z')
+      name[k] = (char)(name[k] + 'a' - 'A');
+  while (size > 0 && (value[size - 1] == ' ' || value[size - 1] == '\t'))
+    size--;
+  lua_pushlstring(L, name, f->name_size);
+  lua_pushvalue(L, -1);
+  if (lua_rawget(L, table) == LUA_TSTRING) {
+    int is_cookie = f->name_size == 6 && memcmp(name, "cookie", 6) == 0;
+    lua_pushstring(L, is_cookie ? "; " : ", ");
+    lua_pushlstring(L, value, size);
+    lua_concat(L, 3);
+  } else {
+    lua_pop(L, 1);
+    lua_pushlstring(L, size > 0 ? value : "", size);
   }
+  lua_rawset(L, table);
+}
+
+/* The value on top is the request's field whose name has that slot. */
+static void set_field(lua_State *L, int table, enum slot name) {
+  lua_pushvalue(L, name);
+  lua_insert(L, -2);
+  lua_rawset(L, table);
+}
+
+static void push_text(lua_State *L, const char *text, size_t size) {
+  if (size == 0)
+    lua_pushvalue(L, SLOT_EMPTY);
+  else
+    lua_pushlstring(L, text, size);
 }
 
 void request_push(struct connection *c) {
@@ -184,21 +200,30 @@ void request_push(struct connection *c) {
   const char *target = c->strings.data;
   const char *mark = memchr(target, '?', c->target_size);
   size_t path = mark ? (size_t)(mark - target) : c->target_size;
-  lua_createtable(L, 0, 9);
-  lua_pushstring(L, http_method_str((enum http_method)c->parser.method));
-  lua_setfield(L, -2, "method");
-  lua_pushlstring(L, target, c->target_size);
-  lua_setfield(L, -2, "target");
-  lua_pushlstring(L, target, path);
-  lua_setfield(L, -2, "path");
-  lua_pushlstring(L, mark ? mark + 1 : "", mark ? c->target_size - path - 1 : 0);
-  lua_setfield(L, -2, "query");
-  push_headers(c);
-  lua_setfield(L, -2, "headers");
-  lua_pushlstring(L, c->body.size ? c->body.data : "", c->body.size);
-  lua_setfield(L, -2, "body");
+  lua_createtable(L, 0, SLOT_VERSION - SLOT_METHOD + 1);
+  int table = lua_gettop(L);
+  if (c->parser.method == HTTP_GET)
+    lua_pushvalue(L, SLOT_GET);
+  else
+    lua_pushstring(L, http_method_str((enum http_method)c->parser.method));
+  set_field(L, table, SLOT_METHOD);
+  push_text(L, target, path);
+  if (mark)
+    lua_pushlstring(L, target, c->target_size);
+  else
+    lua_pushvalue(L, -1);
+  set_field(L, table, SLOT_TARGET);
+  set_field(L, table, SLOT_PATH);
+  push_text(L, mark ? mark + 1 : NULL, mark ? c->target_size - path - 1 : 0);
+  set_field(L, table, SLOT_QUERY);
+  lua_createtable(L, 0, c->nfields);
+  for (int i = 0; i < c->nfields; i++)
+    push_header(c, &c->fields[i], table + 1);
+  set_field(L, table, SLOT_HEADERS);
+  push_text(L, c->body.data, c->body.size);
+  set_field(L, table, SLOT_BODY);
   lua_pushstring(L, c->peer);
-  lua_setfield(L, -2, "peer");
-  lua_pushfstring(L, "%d.%d", c->parser.http_major, c->parser.http_minor);
-  lua_setfield(L, -2, "version");
+  set_field(L, table, SLOT_PEER);
+  lua_pushvalue(L, c->parser.http_minor == 1 ? SLOT_1_1 : SLOT_1_0);
+  set_field(L, table, SLOT_VERSION);
 }

@@ -2,8 +2,6 @@
 #include "serve/http.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,11 +37,12 @@ void text_empty(struct text *t) {
   }
 }
 
-int text_add(struct text *t, const char *format, ...) {
-  char line[512];
-  va_list list;
-  va_start(list, format);
-  int n = vsnprintf(line, sizeof line, format, list);
-  va_end(list);
-  return n < 0 || n >= (int)sizeof line ? -1 : text_append(t, line, (size_t)n);
+/* Decimal, or hexadecimal. */
+int text_add_number(struct text *t, size_t number, unsigned base) {
+  char digits[24], *at = digits + sizeof digits;
+  do {
+    *--at = "0123456789abcdef"[number % base];
+    number /= base;
+  } while (number > 0);
+  return text_append(t, at, (size_t)(digits + sizeof digits - at));
 }
