@@ -14,14 +14,10 @@ local template, room
 local deferred = {} -- functions
 
 -- Lua programs find the modules of this one, and temporary files have a folder that is removed.
-local function prepare()
-  local pipe = assert(io.popen "mktemp -d")
-  room = pipe:read "l"
-  pipe:close()
-  if not room then error({message = "mktemp can't make a folder for temporary files"}, 0) end
-  template = fork.new_exec{session = "new", env = {LUA_PATH_5_4 = package.path,
+local function new_template()
+  local made = fork.new_exec{session = "new", env = {LUA_PATH_5_4 = package.path,
     LUA_CPATH_5_4 = package.cpath, TMPDIR = room}}
-  template:eval [[
+  return made:eval [[
     local clone = require "moonfork.clone"
     function execute(_, command)
       clone.exec("/bin/sh", {"sh", "-c", command})
@@ -29,10 +25,18 @@ local function prepare()
   ]]
 end
 
-local function start(command, stdin)
+local function prepare()
+  local pipe = assert(io.popen "mktemp -d")
+  room = pipe:read "l"
+  pipe:close()
+  if not room then error({message = "mktemp can't make a folder for temporary files"}, 0) end
+  template = new_template()
+end
+
+local function start(command, stdin, own)
   if process.interrupted then error({interrupted = true}, 0) end
   if not template then prepare() end
-  local made = template:fork{tree = true, stdin = stdin, stdout = "socket"}
+  local made = (own or template):fork{tree = true, stdin = stdin, stdout = "socket"}
   local socket, err = made:send_arg(command):run "execute"
   if not socket then error(err.message, 0) end
   running[made] = true
@@ -96,6 +100,27 @@ function Pair:close()
   self.socket:shutdown "write"
   self.socket:read "a"
   return finish(self.process, self.socket)
+end
+
+local Server = {}
+Server.__index = Server
+
+--- serve(command): a program that runs until stop(); what it prints is dropped. It has a session of
+-- its own, because the kernel shares out the processors by sessions (autogroup).
+function process.serve(command)
+  if not template then prepare() end
+  local own <close> = new_template()
+  local made, socket = start("exec >/dev/null 2>&1; " .. command, "null", own)
+  socket:close()
+  return setmetatable({process = made}, Server)
+end
+
+--- stop(): SIGTERM, and SIGKILL to everything that is left five seconds later.
+function Server:stop()
+  self.process:kill "TERM"
+  if not self.process:wait(5) then self.process:kill "KILL" end
+  self.process:wait()
+  running[self.process] = nil
 end
 
 --- stop(): at an interrupt. What runs ends, and the call that waits for it raises

@@ -3,7 +3,7 @@
 -- a table:
 --
 --   here      the folder of this file
---   programs  the folder of the compiled contestants
+--   programs  the folder of the compiled contestants; program: moonfork itself, as a shell calls it
 --   names     the measurements, in order; wanted: a set of them, or nil for all
 --   quick     a look
 --   output    a folder for results.md and the plots, or nil; samples: one for what programs print
@@ -668,6 +668,11 @@ function cases.pays()
     return figure.lines{series = series, x = "work of an item", y = "times as fast as a loop",
       x_text = figure.duration, y_least = 0.05, even = 1}
   end)
+end
+
+function cases.http()
+  dofile(here .. "/http.lua"){here = here, process = process, program = settings.program, quick = quick,
+    say = say, number = number, median = median, goal = goal, group_new = group_new, group_cpu = group_cpu}
 end
 
 -- ---- all together ----

@@ -64,7 +64,7 @@ end)
 story.test("wrong usage: 2 and a line that lists the names; a folder that can't be made: 126", function(t)
   local out, err, code = bench "speed"
   t.eq({out, code}, {"", 2})
-  t.match(err, "^moonfork bench: there is no measurement 'speed' %(there are: rate, .*pays%); "
+  t.match(err, "^moonfork bench: there is no measurement 'speed' %(there are: rate, .*http%); "
     .. "see moonfork bench %-%-help\n$")
   local file = t:file("file", "x")
   out, err, code = bench("--output " .. file .. "/x exec")

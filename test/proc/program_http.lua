@@ -167,6 +167,21 @@ test("one connection, many requests", "-n 1", function(t)
     local status, _, body = read_response(socket)
     t.eq({status, body}, {200, "POST " .. i .. " abc"})
   end
+  -- More than are answered by one write, and the beginning of one that is completed later.
+  local more = {}
+  for i = 1, 100 do more[i] = ("GET /echo?%d HTTP/1.1\r\nHost: x\r\n\r\n"):format(i) end
+  socket:write(table.concat(more), "GET /echo?last HTTP/1.1\r\nHo")
+  for i = 1, 100 do t.eq(select(3, read_response(socket)), "GET " .. i .. " ") end
+  socket:write "st: x\r\n\r\n"
+  t.eq(select(3, read_response(socket)), "GET last ")
+  -- The one that is refused comes behind the answers to those before it.
+  local refused = connect()
+  refused:write(more[1], more[2], "nonsense\r\n\r\n", more[3])
+  t.eq(select(3, read_response(refused)), "GET 1 ")
+  t.eq(select(3, read_response(refused)), "GET 2 ")
+  t.eq(read_response(refused), 400)
+  t.eq(refused:read "a", "")
+  refused:close()
   socket:write "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /echo HTTP/1.1\r\n"
   local status, headers = read_response(socket)
   t.eq({status, headers.connection}, {200, "close"})

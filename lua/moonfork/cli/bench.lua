@@ -13,6 +13,7 @@ local cases = {
   {"calls", "calls of a function in a process that stays"},
   {"map", "many items: pool:map, a loop, GNU parallel"},
   {"pays", "how much work an item needs to be worth a process"},
+  {"http", "requests per second of HTTP servers: nginx with Lua, Node.js, gunicorn"},
 }
 
 local function table_of_cases()
@@ -26,9 +27,9 @@ local command = {
   summary = "measure this machine against raw C and other systems",
   description = [[
 Measures moonfork by turns with a raw C program and with the other systems that are installed:
-AnyEvent::Fork, luv, Python's fork server, GNU parallel. One that is missing is left out, and the
-report says so. The report is a text in Markdown on standard output. Everything takes about six
-minutes and both processors; --quick is a look of one.]],
+AnyEvent::Fork, luv, Python's fork server, GNU parallel, nginx, Node.js, gunicorn. One that is
+missing is left out, and the report says so. The report is a text in Markdown on standard output.
+Everything takes about eight minutes and both processors; --quick is a look of one.]],
   arguments = {{name = "NAME", many = true, help = "What to measure; default: everything"}},
   options = {
     {short = "-q", long = "--quick", help = "A look: fewer and shorter turns"},
@@ -125,7 +126,7 @@ function command.main(options)
   for i, case in ipairs(cases) do names[i] = case[1] end
   local bench = assert(loadfile(here .. "/run.lua")){
     here = here, programs = programs, names = names, wanted = wanted, quick = options.quick,
-    output = options.output, samples = options.samples,
+    program = ("/proc/%d/exe"):format(require("moonfork.clone").pid()), output = options.output, samples = options.samples,
     say = function(line)
       if options.json then return end
       output.write(line .. "\n")
