@@ -196,7 +196,7 @@ static int l_row(lua_State *L) {
   return 1;
 }
 
-/* What Lua has to know of row.h: moonfork.serve_cells. */
+/* What Lua has to know of row.h: serve_core.cells. */
 static void push_cells(lua_State *L) {
   static const struct {
     const char *name;

@@ -2,6 +2,7 @@
 -- folder bench of the sources, which is installed beside the compiled contestants.
 
 local cli = require "moonfork.cli"
+local json = require "moonfork.json"
 
 local cases = {
   {"rate", "processes per second, processor time and page faults of one, the first byte"},
@@ -74,10 +75,10 @@ end
 
 -- {"| a | b |", "| --- | --- |", "| 1 | 2 |"} below the heading above them.
 local function tables_of(report)
-  local result = {is_list = true}
+  local result = json.list{}
   local heading, current
   local function cells_of(line)
-    local cells = {is_list = true}
+    local cells = json.list{}
     for cell in line:gmatch "([^|]+)|" do cells[#cells + 1] = cell:match "^%s*(.-)%s*$" end
     return cells
   end
@@ -86,7 +87,7 @@ local function tables_of(report)
     if not line:find "^|" then
       current = nil
     elseif not current then
-      current = {title = heading or "", columns = cells_of(line), rows = {is_list = true}}
+      current = {title = heading or "", columns = cells_of(line), rows = json.list{}}
       result[#result + 1] = current
     elseif not line:find "^| %-%-%-" then
       current.rows[#current.rows + 1] = cells_of(line)
@@ -96,7 +97,7 @@ local function tables_of(report)
 end
 
 local function notes_of(report)
-  local notes = {is_list = true}
+  local notes = json.list{}
   for _, line in ipairs(report) do notes[#notes + 1] = line:match "^%- (.*)" end
   return notes
 end
@@ -126,7 +127,8 @@ function command.main(options)
   for i, case in ipairs(cases) do names[i] = case[1] end
   local bench = assert(loadfile(here .. "/run.lua")){
     here = here, programs = programs, names = names, wanted = wanted, quick = options.quick,
-    program = ("/proc/%d/exe"):format(require("moonfork.clone").pid()), output = options.output, samples = options.samples,
+    program = ("/proc/%d/exe"):format(require("moonfork.clone").pid()),
+    output = options.output, samples = options.samples,
     say = function(line)
       if options.json then return end
       output.write(line .. "\n")
@@ -144,7 +146,7 @@ function command.main(options)
     cli.fail(cli.FAILED, "%s", err.message)
   end
   if options.json then
-    output.write(require("moonfork.serve_log").json{about = notes_of(bench.report),
+    output.write(json.encode{about = notes_of(bench.report),
       tables = tables_of(bench.report)} .. "\n")
     output.flush()
   end
