@@ -1,6 +1,6 @@
--- ffi.lua: what lua/moonfork/ffi_luajit.lua tells LuaJIT of moonfork.h is what stands there: each
+-- ffi.lua: what lua/moonfork/ffi_cdef.lua tells LuaJIT of moonfork.h is what stands there: each
 -- of its declarations is one of the header's, word by word, comments apart; and the numbers that
--- it and ffi.lua know are those of the header.
+-- ffi_luajit.lua knows are those of the header.
 
 local check = dofile "test/check/report.lua"
 local complain, read = check.complain, check.read
@@ -11,7 +11,7 @@ end
 
 local header = plain(read "include/moonfork.h")
 local luajit = read "lua/moonfork/ffi_luajit.lua"
-local ours = luajit:match "ffi%.cdef %[%[(.-)/%* %-%-%-%- libuv"
+local ours = read "lua/moonfork/ffi_cdef.lua":match "cdef %[%[(.-)/%* %-%-%-%- libuv"
 ours = plain(assert(ours, "no declarations found"))
 
 local n = 0
@@ -29,7 +29,7 @@ while true do -- declarations end with a semicolon outside of braces
   local declaration = ours:sub(at, stop):match "^%s*(.*)$"
   n = n + 1
   if not header:find(" " .. declaration, 1, true) then
-    complain("lua/moonfork/ffi_luajit.lua declares what moonfork.h does not:\n  %s", declaration)
+    complain("lua/moonfork/ffi_cdef.lua declares what moonfork.h does not:\n  %s", declaration)
   end
   at = stop + 1
 end

@@ -22,7 +22,7 @@ local carriers = {
   {"meson.build", "version: '%s'"},
   {"include/moonfork.h", '#define MF_VERSION_STRING "%s"', parts},
   {"lua/moonfork/load.lua", 'local VERSION = "%s"'},
-  {"lua/moonfork/ffi.lua", 'local VERSION = "%s"'},
+  {"lua/moonfork/ffi_core.lua", 'local VERSION = "%s"'},
   {rockspec(version), 'local VERSION = "%s"'},
   {"CHANGES.md", "\n## %s"},
   {"doc/lua-api.md", '| `"moonfork %s"` |'},
