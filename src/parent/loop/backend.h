@@ -25,6 +25,8 @@ struct watch {
   void (*on_ready)(struct watch *w, unsigned events); /* READ also stands for hang-up */
   int fd;
   unsigned events;
+  int lasts;  /* events come often, and it is seldom begun and ended; set before the first
+               */
   void *impl; /* the backend's */
 };
 

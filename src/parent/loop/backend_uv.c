@@ -1,7 +1,7 @@
 /* The backend on libuv: a poller for descriptors, one timer, an idle handle for turns,
- * and a prepare handle that does nothing but keep the loop alive while something is
- * outstanding. Every other handle is unreferenced. Handles live in blocks of their own
- * since libuv lets go of them only in a close callback. Runs in the parent. */
+ * and a prepare handle that keeps the loop alive while something is outstanding, and
+ * knows when a turn begins. Every other handle is unreferenced. Handles live in blocks of
+ * their own since libuv lets go of them only in a close callback. Runs in the parent. */
 #include "parent/loop/backend.h"
 #include "parent/loop/spawner.h"
 #include "parent/trace/trace.h"
@@ -192,6 +192,8 @@ static void op_turn(struct backend *s, int on) {
 }
 
 static void on_anchor(uv_prepare_t *handle) {
+  struct fixed *f = handle->data;
+  poller_turn(f->backend->poller);
 }
 
 static void op_busy(struct backend *s, int on) {

@@ -2,15 +2,12 @@
 #include "parent/loop/poller.h"
 
 #include "os/fd.h"
+#include "parent/loop/uvpolls.h"
 #include "parent/trace/trace.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <uv.h>
-
-/* Events of one turn. An exit with its status and its callbacks takes about 20 us, so the
- * loop is back with its other work after a millisecond or two. */
-enum { BATCH = 64 };
 
 /* libuv lets go of a handle in its close callback only; until then a restart needs
  * another. */
@@ -26,7 +23,8 @@ struct poller {
   struct gate *gate; /* NULL: stopped */
   int epoll;
   size_t nclosing;
-  struct epoll_event batch[BATCH]; /* what of the turn is left: from `next` on */
+  struct uvpolls lasting;
+  struct epoll_event batch[POLL_BATCH]; /* what of the turn is left: from `next` on */
   int next, nbatch;
 };
 
@@ -35,6 +33,7 @@ struct poller *poller_new(uv_loop_t *loop, void (*on_closed)(void *owner), void 
   if (!p)
     return NULL;
   *p = (struct poller){.loop = loop, .on_closed = on_closed, .owner = owner, .epoll = -1};
+  uvpolls_init(&p->lasting, loop, on_closed, owner);
   return p;
 }
 
@@ -57,7 +56,7 @@ static void on_ready(uv_poll_t *handle, int status, int events) {
   (void)status, (void)events;
   if (p->gate != gate || p->next < p->nbatch) /* stopped; or a callback turns the loop */
     return;
-  int n = epoll_wait(p->epoll, p->batch, BATCH, 0);
+  int n = epoll_wait(p->epoll, p->batch, POLL_BATCH, 0);
   p->nbatch = n > 0 ? n : 0;
   for (p->next = 0; p->next < p->nbatch;)
     tell(&p->batch[p->next++]);
@@ -105,6 +104,10 @@ void poller_stop(struct poller *p) {
   fd_close(&p->epoll);
 }
 
+void poller_turn(struct poller *p) {
+  uvpolls_turn(&p->lasting);
+}
+
 static void unwatch(struct poller *p, struct watch *w) {
   struct epoll_event unused = {0};
   if (!w->impl)
@@ -121,6 +124,8 @@ static void unwatch(struct poller *p, struct watch *w) {
 
 int poller_watch(struct poller *p, struct watch *w, int fd, unsigned events) {
   struct epoll_event e = {.data.ptr = w};
+  if (w->lasts)
+    return uvpolls_watch(&p->lasting, w, fd, events);
   if (!events) {
     unwatch(p, w);
     return 0;
@@ -141,7 +146,7 @@ int poller_watch(struct poller *p, struct watch *w, int fd, unsigned events) {
 }
 
 size_t poller_nclosing(const struct poller *p) {
-  return p->nclosing;
+  return p->nclosing + p->lasting.nclosing;
 }
 
 void poller_forked(struct poller *p) {

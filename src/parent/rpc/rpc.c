@@ -341,6 +341,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
     rpc->owner = *owner;
   rpc->fd = -1;
   rpc->watch.on_ready = on_ready;
+  rpc->watch.lasts = 1;
   rpc_init_messages(rpc);
   outbox_init(&rpc->out);
   buf_init(&rpc->text, 2 * FAILURE_TEXT_MAX + 2);

@@ -1,13 +1,13 @@
 /* See birth_maps.h. Linux, glibc; linked into moonfork-template only.
  *
  * fork copies the record of each mapping, and the end of the process frees it: 0.6 us for
- * one in which nothing was written. A library is loaded as three mappings of its file that
- * nobody writes to, one after the other: headers, code, constants. They differ in being
- * executable, and only in that; where all three are, the kernel joins them to one, as all
- * libraries were mapped before the linker separated constants from code. Measured, with
- * libc, libm and the dynamic linker: 31 mappings become 25, and a template's processor time
- * for a clone x 0.96. Each module of C that a template has loaded is two more. Where the
- * system refuses executable memory nothing changes. */
+ * one in which nothing was written. A library is loaded as three mappings of its file
+ * that nobody writes to, one after the other: headers, code, constants. They differ in
+ * being executable, and only in that; where all three are, the kernel joins them to one,
+ * as all libraries were mapped before the linker separated constants from code. Measured,
+ * with libc, libm and the dynamic linker: 31 mappings become 25, and a template's
+ * processor time for a clone x 0.96. Each module of C that a template has loaded is two
+ * more. Where the system refuses executable memory nothing changes. */
 #include "template/fork/birth_maps.h"
 
 #include <link.h>
