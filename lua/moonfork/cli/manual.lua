@@ -16,7 +16,7 @@ local function escape(text)
 end
 
 local function sentence(text)
-  return text:match("[.)]$") and text or text .. "."
+  return (text:gsub("^%l", string.upper)) .. (text:match "[.]$" and "" or ".")
 end
 
 local function names_of(option)
@@ -49,6 +49,7 @@ end
 local function head(name, version, summary)
   return {
     (".TH %s 1 \"\" \"moonfork %s\" \"moonfork\""):format(name:upper():gsub("%-", "\\-"), version),
+    ".nh\n.ad l", -- names stay whole
     ".SH NAME",
     escape(name) .. " \\- " .. escape(summary),
   }

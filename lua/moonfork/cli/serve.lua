@@ -51,12 +51,12 @@ string, nil, or a function whose strings become a chunked answer. Idle and slow 
 worker.]]},
     {"Signals", [[
 SIGHUP loads a new template. Its workers take over when all of them are ready, while the old ones
-finish what they are at; where it can't be loaded the old ones go on.
+finish their requests. Where it can't be loaded, the old ones go on.
 
-SIGTERM and SIGINT: workers finish what they are at, then the server ends. A second one ends it at
+SIGTERM and SIGINT: workers finish their requests, then the server ends. A second one ends it at
 once.
 
-SIGTTIN and SIGTTOU: one worker more, one less.]]},
+SIGTTIN and SIGTTOU add a worker and remove one.]]},
     {"systemd", [[
 With Type=notify-reload the server tells when it is ready, reloads and stops, and answers the
 watchdog (WatchdogSec). Sockets of a socket unit are used without --listen.]]},
