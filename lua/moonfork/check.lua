@@ -33,7 +33,7 @@ check.show = show
 local folder = debug.getinfo(1, "S").source:match "^(.*)check%.lua$" or ""
 
 local function is_ours(info)
-  return info.source:sub(1, #folder) == folder and info.source:find("^%a+%.lua$", #folder + 1)
+  return info.source:sub(1, #folder) == folder and info.source:find("^[%a_]+%.lua$", #folder + 1)
 end
 
 -- The level, seen from the function that calls this one, and the place of the first caller

@@ -1,256 +1,16 @@
--- The process object: chains, the remembered failure, who is told about the end, and when
--- the library's process behind it is let go. Runs in the parent.
---
---   object -> cell -> raw process of moonfork.core
---               ^--------- the registry, until the raw process is closed
---
--- The object is a userdata with the methods; all that is known of it is its state table, made
--- here (`p` in what follows). An object from fork() has none as long as it stays on the common
--- path of src/bind/process_object.c, which calls these methods for all that it does not do itself.
---
--- The raw process lives as long as somebody may have to be told of it; the object may be
--- collected before. Events arrive for the cell and find the object, if there is one.
--- Collecting an object is the same as closing it: its finaliser revives it, and it stays in
--- `ending` until its end has been told.
+-- The process object: the functions that make one, and its methods. Runs in the parent.
 
 local core = require "moonfork.load"
 local calls = require "moonfork.calls"
 local check = require "moonfork.check"
-local options = require "moonfork.options"
 local reactor = require "moonfork.reactor"
+local record = require "moonfork.process_record"
 
 local methods = {}
-
-local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
--- Closed objects whose end is not known yet: kept, nothing more.
-local ending = {} -- luacheck: ignore
-
-
--- ---- failures ----
-
--- A failure is told once. What a clone's run reported is its source's failure, too: `fate`
--- chains to the source's.
-local function mark_told(p, err)
-  local fate = p.fate
-  while fate do
-    fate.told[err.message] = true
-    fate = fate.source
-  end
-end
-
--- What an rpc or a pool tells its calls, it has told for the process that it was made of, too.
-local function follow_service(p, cell)
-  local fate = p.fate
-  while fate do
-    fate.services[cell] = true
-    fate = fate.source
-  end
-end
-
-local function service_told(fate, message)
-  for cell in pairs(fate.services) do
-    local err = cell.chain or cell.err
-    if cell.told and err and err.message == message then return true end
-  end
-  return false
-end
-
-local function was_told(p, err)
-  local fate = p.fate
-  while fate do
-    if fate.told[err.message] or service_told(fate, err.message) then return true end
-    fate = fate.source
-  end
-  return false
-end
-
-local function tell_unreported(p, err)
-  if was_told(p, err) then return end
-  mark_told(p, err)
-  reactor.post_failure(err)
-end
-
--- Messages begin with the process's name; those from over there have it already.
-local function named(p, err)
-  if p.name then err.message = p.name .. ": " .. err.message end
-  return err
-end
-
--- The chain has failed on this side of the socket. The process is made to fail as well, so
--- that it ends as it would after a failure over there.
-local function fail(p, err)
-  if p.err then return end
-  p.err = err
-  if p.raw then
-    p.spoiled = true
-    core.eval(p.raw, "moonfork", "error((...), 0)", err.message)
-  end
-  named(p, err)
-end
+local create = record.create
 
 local function is_empty(n, f)
   return core.error("EINVAL", ("argument #%d of '%s' is empty"):format(n, f))
-end
-
--- ---- the end ----
-
-local function release(p)
-  if p.raw then core.close(p.raw) end
-  p.raw, p.cell.raw = false, false
-  owners[p.cell], ending[p] = nil, nil
-end
-
-local function ended(p, status)
-  local watchers = p.watchers
-  p.status, p.watchers = status, nil
-  if p.err and not p.err.exit then p.err.exit = status end
-  if p.closed then release(p) end
-  local failed, failure
-  for _, watcher in ipairs(watchers or {}) do
-    local ok, err = pcall(reactor.call, watcher, status)
-    if not ok and not failed then failed, failure = true, err end
-  end
-  if failed then error(failure, 0) end
-end
-
-function reactor.on_exit(cell, status)
-  local p = owners[cell]
-  cell.status = status
-  if p then ended(p, status) end
-end
-
-local function failed_over_there(p, err)
-  if p.spoiled or p.err then return end
-  p.err = err
-  if p.closed then tell_unreported(p, err) end
-end
-
-function reactor.on_failure(cell, err)
-  if cell.pool then return calls.chain_failed(cell.pool, err) end
-  local p = owners[cell]
-  cell.failure = err
-  if p then failed_over_there(p, err) end
-end
-
-local function watch(p, watcher)
-  p.watchers = p.watchers or {}
-  table.insert(p.watchers, watcher)
-  core.watch_exit(p.raw)
-  reactor.touch()
-end
-
--- The last one takes with it that the end is waited for.
-local function unwatch(p, watcher)
-  for i, w in ipairs(p.watchers or {}) do
-    if w == watcher then table.remove(p.watchers, i) end
-  end
-  if not p.watchers or p.watchers[1] then return end
-  p.watchers = nil
-  if p.raw then core.watch_exit(p.raw, true) end
-end
-
--- Nothing more is sent: it sees the end of its socket. Watchers are told of an unknown end.
-local function cut_short(p)
-  if not p.watchers then return release(p) end
-  ending[p] = true
-  core.close(p.raw)
-  p.raw = false
-end
-
--- What close() and the finaliser share. p.closed is set.
-local function let_go(p)
-  if p.err then tell_unreported(p, p.err) end
-  if not p.raw or p.status then
-    release(p)
-  elseif p.state == "serving" then
-    ending[p] = true
-    if core.finish(p.raw) then
-      core.watch_exit(p.raw, not p.watchers)
-    else
-      cut_short(p) -- no memory for the command that ends it
-    end
-  elseif p.state == "finished" and (p.watchers or p.direct) then
-    ending[p] = true -- a child of ours is watched, so that it leaves no zombie
-    core.watch_exit(p.raw, not p.watchers)
-  else -- run or to_fd may be under way, and gets CANCELLED
-    cut_short(p)
-  end
-  reactor.touch()
-end
-
--- ---- making ----
-
--- What a clone of a failed process is told: the failure; that the process has died is the
--- death of a template to it.
-local function inherited(err)
-  if not err or err.code ~= "CLONE_DIED" then return err end
-  local death = core.error("TEMPLATE_DIED", err.message)
-  death.started, death.traceback, death.value = "no", err.traceback, err.value
-  death.exit = err.exit
-  return death
-end
-
-local function blank(source, name)
-  local cell = { raw = false, status = false, failure = false }
-  local p = {
-    cell = cell,
-    object = nil, -- the userdata
-    raw = false,
-    state = "serving", -- "finishing": run or to_fd under way; "finished"
-    closed = false,
-    name = name,
-    fate = { told = {}, services = setmetatable({}, { __mode = "k" }),
-      source = source and source.fate },
-  }
-  owners[cell] = p
-  return p
-end
-
--- Takes an object over from the common path.
-local function take_over(object)
-  local p = blank()
-  p.object = object
-  local raw, state, fate, status, err, watcher = core.object_open(object, p.cell, p)
-  p.raw, p.state, p.fate.source = raw or false, state, fate
-  p.cell.raw = p.raw
-  p.closed = not raw
-  p.status, p.cell.status = status, status or false
-  if watcher then p.watchers = { watcher } end
-  if err then
-    p.cell.failure = err
-    failed_over_there(p, err)
-  end
-  return p
-end
-
--- The state of an object; nil: it is none.
-local function state_of(object)
-  local p = core.object_state(object)
-  if p == false then p = take_over(object) end
-  return p
-end
-
--- A new object; make(cell, plain options) gives the raw process or nil, err.
-local function create(f, n, given, source, make)
-  reactor.check()
-  reactor.install()
-  local plain, err = options.read(f, n, given)
-  local p = blank(source, plain and plain.name)
-  p.object = core.object_new(p)
-  err = err and named(p, err)
-  err = source and inherited(source.err) or err
-  local raw
-  if not err then
-    raw, err = make(p.cell, plain)
-    err = err and named(p, err)
-  end
-  if raw then
-    p.raw, p.cell.raw = raw, raw
-  else
-    p.err = err
-  end
-  reactor.touch()
-  return p.object, p
 end
 
 local function create_child(...) -- of this process itself
@@ -299,7 +59,7 @@ end
 
 -- They are given the object and give its state.
 local function state(object, f)
-  local p = state_of(object)
+  local p = record.state_of(object)
   if not p then check.self(f, "process", "moonfork.process", object) end
   return p
 end
@@ -325,7 +85,7 @@ end
 local function command(p, f, ...)
   if p.err then return p.object end
   local ok, err = f(p.raw, ...)
-  if not ok then fail(p, err) end
+  if not ok then record.fail(p, err) end
   reactor.touch()
   return p.object
 end
@@ -341,7 +101,7 @@ function methods.require(p, ...)
   p = serving(p, "require")
   for i = 1, select("#", ...) do check.name(i, "require", (select(i, ...))) end
   for i, module in ipairs { ... } do
-    if module == "" then fail(p, is_empty(i, "require")) end
+    if module == "" then record.fail(p, is_empty(i, "require")) end
     command(p, core.require, module)
   end
   return p.object
@@ -374,7 +134,7 @@ function methods.eval(p, code, ...)
   check.type(1, "eval", code, "string")
   local args, err = arguments("eval", 2, ...)
   if not args then
-    fail(p, err)
+    record.fail(p, err)
     return p.object
   end
   return command(p, core.eval, "eval at " .. check.place(), code,
@@ -385,7 +145,7 @@ function methods.send_arg(p, ...)
   p = serving(p, "send_arg")
   local args, err = arguments("send_arg", 1, ...)
   if not args then
-    fail(p, err)
+    record.fail(p, err)
     return p.object
   end
   for i = 1, args.n do command(p, core.send_arg, args[i]) end
@@ -413,7 +173,7 @@ end
 function methods.send_fd(p, ...)
   p = serving(p, "send_fd")
   local fds, err = descriptors(...)
-  if not fds then fail(p, err) end
+  if not fds then record.fail(p, err) end
   for _, fd in ipairs(fds or {}) do command(p, core.send_fd, fd) end
   return p.object
 end
@@ -424,7 +184,7 @@ end
 
 function methods.chdir(p, path)
   p = serving(p, "chdir")
-  if check.name(1, "chdir", path) == "" then fail(p, is_empty(1, "chdir")) end
+  if check.name(1, "chdir", path) == "" then record.fail(p, is_empty(1, "chdir")) end
   return command(p, core.chdir, path)
 end
 
@@ -440,7 +200,7 @@ function methods.setenv(p, name, value)
     value = args and args[1]
   end
   if err then
-    fail(p, err)
+    record.fail(p, err)
     return p.object
   end
   if value then check.name(2, "setenv", value) end
@@ -456,9 +216,9 @@ function methods.set(p, name, ...)
   p = serving(p, "set")
   check.name(1, "set", name)
   if select("#", ...) == 0 then check.fail(2, "set", "value expected") end
-  if name == "" then fail(p, is_empty(1, "set")) end
+  if name == "" then record.fail(p, is_empty(1, "set")) end
   if not is_dotted(name) then
-    fail(p, core.error("EINVAL", ("argument #1 of 'set' has an empty part: '%s'"):format(name)))
+    record.fail(p, core.error("EINVAL", ("argument #1 of 'set' has an empty part: '%s'"):format(name)))
   end
   return command(p, core.set, name, (...))
 end
@@ -517,12 +277,12 @@ local function finished(p, err)
   p.state = "finished"
   if not err then return end
   p.err = p.err or err
-  mark_told(p, err)
+  record.mark_told(p, err)
 end
 
 -- The callback of a run that the common path has asked for.
 function reactor.on_ran(callback, err, socket, object)
-  finished(state_of(object), err)
+  finished(record.state_of(object), err)
   return reactor.call(callback, err, socket)
 end
 
@@ -539,7 +299,7 @@ local function finish(p, callback, start)
   if not err then
     local _
     _, err = start(p.raw, told)
-    if err then fail(p, err) end -- it could not even be sent: the process has to end too
+    if err then record.fail(p, err) end -- it could not even be sent: the process has to end too
   end
   p.state = "finishing" -- not before: what raises has changed nothing
   if err then reactor.post(function() return told(err) end) end
@@ -567,7 +327,7 @@ end
 -- Goes on with a waiting run of the common path, whose answer is told to somebody else first, or
 -- which has failed.
 local function go_on(object, completion)
-  local p = state_of(object)
+  local p = record.state_of(object)
   p.err = nil -- of the run itself, which is told now
   return finish_or_wait(p, nil, function(_, told)
     core.run_told(completion, told)
@@ -596,19 +356,19 @@ end
 local function take(p, f)
   p.state, p.used_by = "finished", f == "rpc" and "an rpc" or "a pool"
   if not p.err then return p.raw end
-  mark_told(p, p.err)
+  record.mark_told(p, p.err)
   return nil, p.err
 end
 
 -- The same for a pool, whose template it is to be.
 local function take_template(p, f)
   local raw, err = take(p, f)
-  return raw, inherited(err)
+  return raw, record.inherited(err)
 end
 
 -- For pool:reload(process) and pool:add(process): the process, or raises.
 function calls.take(n, f, object)
-  if not state_of(object) then
+  if not record.state_of(object) then
     check.fail(n, f, "moonfork.process expected, got " .. check.type_name(object))
   end
   return take_template(serving(object, f), f)
@@ -616,7 +376,7 @@ end
 
 -- The pool did not take it: nothing has changed.
 function calls.give_back(object)
-  local p = state_of(object)
+  local p = record.state_of(object)
   p.state, p.used_by = "serving", nil
 end
 
@@ -625,7 +385,7 @@ function methods.rpc(p, name, opts)
   local plain, cell = calls.rpc_options(name, opts)
   local raw, err = take(p, "rpc")
   local rpc = calls.rpc(p, raw, err, name, plain, cell)
-  follow_service(p, cell)
+  record.follow_service(p, cell)
   return rpc
 end
 
@@ -635,7 +395,7 @@ function methods.pool(p, name, opts)
   local raw, err = take_template(p, "pool")
   local pool = calls.pool(p, raw, err, name, plain, cell)
   if p.state ~= "serving" then p.cell.pool = cell end -- else it was given back
-  follow_service(p, cell)
+  record.follow_service(p, cell)
   return pool
 end
 
@@ -657,7 +417,7 @@ local function tell_end(p, callback)
   if p.status then
     reactor.post(function() return callback(p.status) end)
   elseif p.raw then
-    watch(p, callback)
+    record.watch(p, callback)
   else
     reactor.post(function() return callback { unknown = true } end)
   end
@@ -679,10 +439,10 @@ function methods.wait(p, timeout)
   local status, err = reactor.await(function(done)
     watcher = function(exit) done(nil, exit) end
     tell_end(p, watcher)
-  end, function() unwatch(p, watcher) end, timeout)
+  end, function() record.unwatch(p, watcher) end, timeout)
   if not status then return nil, err end
   if not p.err then return status end
-  mark_told(p, p.err)
+  record.mark_told(p, p.err)
   -- That it ended instead of answering is no other news than how it ended.
   if p.err.code == "CLONE_DIED" then return status end
   return nil, p.err
@@ -717,58 +477,13 @@ function methods.close(p)
   p.closed = true
   if p.raw and core.inert(p.raw) then return end
   if p.raw then core.memory_cancel(p.raw) end -- garbage is still answered
-  let_go(p)
+  record.let_go(p)
 end
 
-
--- What happened while nobody could be told is told now.
-local function revive(p)
-  local cell = p.cell
-  owners[cell] = p
-  if cell.failure then failed_over_there(p, cell.failure) end
-  if not cell.status then return let_go(p) end
-  if p.err then tell_unreported(p, p.err) end
-  reactor.post(function() return ended(p, cell.status) end)
-end
-
-local function collected(object)
-  local p = state_of(object)
-  if p.closed or (p.raw and core.inert(p.raw)) then return end
-  p.closed = true
-  pcall(revive, p) -- fails only where the state is being closed
-end
-
-local function ending_text(status)
-  if status.unknown then return "ended" end
-  if status.signal then return ("ended by signal %d"):format(status.signal) end
-  return ("exited with %d"):format(status.code)
-end
-
--- serving: it takes commands; a command under way is no state of its own.
-local function state_text(p)
-  if p.closed then return "closed" end
-  if p.status then return ending_text(p.status) end
-  if p.err then return "failed" end
-  if p.used_by then return "used by " .. p.used_by end
-  if p.state == "finished" then return p.given and "given away" or "running" end
-  return p.state == "finishing" and "starting" or "serving"
-end
-
--- "moonfork.process (painter, pid 4711, serving)"
-local function text(object)
-  local p = state_of(object)
-  if not p then check.self("__tostring", "process", "moonfork.process", object) end
-  local parts = {}
-  if p.name then parts[#parts + 1] = p.name end
-  local pid = p.raw and not core.inert(p.raw) and core.pid(p.raw)
-  parts[#parts + 1] = pid and "pid " .. pid or p.raw and "no pid yet" or nil
-  parts[#parts + 1] = p.raw and core.inert(p.raw) and "of another process" or state_text(p)
-  return ("moonfork.process (%s)"):format(table.concat(parts, ", "))
-end
 
 core.object_class(methods, {
   fork = methods.fork, run = methods.run, wait = methods.wait, on_exit = methods.on_exit,
-  close = methods.close, __close = methods.close, __gc = collected, __tostring = text,
+  close = methods.close, __close = methods.close, __gc = record.collected, __tostring = record.text,
   go_on = go_on,
 }, reactor.newest)
 

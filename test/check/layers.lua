@@ -8,7 +8,7 @@
 -- A second table has the rooms of the large folders; a room uses those before it, and itself.
 --
 -- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
--- LINES_MAX lines, and no two files of one name: who searches for `failure.c` finds one. So it is
+-- LINES_MAX lines (of lua/ neither), and no two files of one name: who searches for `failure.c` finds one. So it is
 -- with a struct or enum of a header: no other file has one of that name (src/serve, which is not
 -- linked with the rest, has its own).
 
@@ -76,6 +76,13 @@ local function lines_of(command)
   for line in pipe:lines() do lines[#lines + 1] = line end
   pipe:close()
   return lines
+end
+
+-- { [path] = text } of the files that the command lists.
+local function read_all(command)
+  local texts = {}
+  for _, path in ipairs(lines_of(command)) do texts[path] = read(path) end
+  return texts
 end
 
 -- { {"os/fd.h", system = false}, ... }
@@ -183,7 +190,6 @@ local function each_circle(graph, found)
 end
 
 local function check_circles(texts)
-check_rooms(texts)
   each_circle(graph_of(texts), function(circle)
     complain("a circle of includes: %s", table.concat(circle, ", "))
   end)
@@ -238,8 +244,7 @@ end
 
 local rows = parse_table()
 check_foundations(rows)
-local texts = {}
-for _, path in ipairs(lines_of "find src -name '*.[ch]'") do texts[path] = read(path) end
+local texts = read_all "find src -name '*.[ch]'"
 local folders = {}
 for _, folder in ipairs(lines_of "find src -mindepth 1 -maxdepth 1 -type d") do
   folders[folder] = true
@@ -253,7 +258,9 @@ for folder in pairs(rows) do
   if not folders[folder] then complain("%s: there is no folder %s", DESIGN, folder) end
 end
 check_circles(texts)
+check_rooms(texts)
 check_lengths(texts)
+check_lengths(read_all "find lua -name '*.lua'")
 check_names(texts)
 check_types(texts)
 check.done()

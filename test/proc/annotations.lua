@@ -8,7 +8,7 @@ local fork = require "moonfork"
 local source = os.getenv "MOONFORK_SOURCE"
 local folder = source .. "/lua/moonfork/"
 local FILES = {"meta.lua", "meta/clone.lua", "meta/early.lua", "meta/ffi.lua", "meta/luv.lua",
-  "meta/pool.lua", "meta/rpc.lua"}
+  "meta/pool.lua", "meta/rpc.lua", "meta/socket.lua"}
 local paths = {}
 for i, name in ipairs(FILES) do paths[i] = folder .. name end
 
