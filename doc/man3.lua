@@ -85,7 +85,8 @@ for _, title in ipairs {"Make", "Prepare", "Finish", "Ask", "End", "Calls to a p
   "Calls to many: pool", "Errors", "What is going on", "Programs that are templates"} do
   functions(title)
 end
-say ".SH ERRORS\nA function returns 0, or one of these, or a negated errno. A callback gets them as \\fBerror\\->code\\fR."
+say ".SH ERRORS\nA function returns 0, or one of these, or a negated errno."
+say "A callback gets them as \\fBerror\\->code\\fR."
 for code, meaning in section "Errors":gmatch "\n| `(MF_E[A-Z_]+)` | `[A-Z_]+` | (.-) |%f[\n]" do
   say(".TP\n.B ", code, "\n", sentence(meaning))
 end
@@ -95,6 +96,7 @@ say ".TP\n.B MOONFORK_TRACE\nA file for a timeline of all processes and calls."
 say ".SH EXAMPLES"
 preformatted(section "A host in one page":match "```c\n(.-)```")
 say ".SH SEE ALSO\n.BR moonfork (1)"
-say ".PP\nThe options and structures are described in \\fBdoc/c\\-api.md\\fR of the sources, complete\nprograms are in \\fBdoc/c\\-cookbook.md\\fR."
+say ".PP\nThe options and structures are described in \\fBdoc/c\\-api.md\\fR of the sources,"
+say "complete programs are in \\fBdoc/c\\-cookbook.md\\fR."
 
 io.write(table.concat(out, "\n"), "\n")

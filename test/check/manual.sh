@@ -13,6 +13,9 @@ names=$(cat include/moonfork.h include/moonfork/template.h | tr '\n' ' ' |
   grep -o 'MF_API [^;(]*\<mf_[a-z_0-9]* *(' | grep -o 'mf_[a-z_0-9]* *($' | tr -d ' (' | sort -u)
 [ -n "$names" ] || { echo "no functions in the headers"; exit 1; }
 for name in $names; do
-  grep -q "$name\([^a-z_0-9]\|$\)" "$build/doc/moonfork.3" || { echo "moonfork.3 lacks $name"; status=1; }
+  grep -q "$name\([^a-z_0-9]\|$\)" "$build/doc/moonfork.3" || {
+    echo "moonfork.3 lacks $name"
+    status=1
+  }
 done
 exit $status
