@@ -3,7 +3,7 @@
 #include "os/fd.h"
 #include "socket/socket_module.h"
 #include "template/lua/clone_posix.h"
-#include "template/server/audit.h"
+#include "template/audit/audit.h"
 
 #include <fcntl.h>
 #include <lauxlib.h>

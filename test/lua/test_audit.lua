@@ -1,4 +1,4 @@
--- The fork-safety audit (src/template/server/audit.h): what refuses a fork, whose fault it is, and
+-- The fork-safety audit (src/template/audit/audit.h): what refuses a fork, whose fault it is, and
 -- what the doctor tells besides. Run by a stock interpreter with the shim beside this file.
 -- luacheck: globals TestAudit
 local lu = require "luaunit"

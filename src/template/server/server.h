@@ -10,7 +10,7 @@
 
 #include "template/heap/collector.h"
 #include "template/server/args.h"
-#include "template/server/audit.h"
+#include "template/audit/audit.h"
 #include "template/server/connection.h"
 #include "template/server/failure_record.h"
 #include "template/server/gather.h"

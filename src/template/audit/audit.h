@@ -8,8 +8,8 @@
  *
  * To name the culprit, the state before and after a module's load is compared: the
  * innermost require during which a thread or a descriptor appeared has brought it. */
-#ifndef TEMPLATE_SERVER_AUDIT_H
-#define TEMPLATE_SERVER_AUDIT_H
+#ifndef TEMPLATE_AUDIT_H
+#define TEMPLATE_AUDIT_H
 
 #include <lua.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* The fork-safety audit (audit.h). Looks at what the kernel tells about this process: the
  * thread count, the kinds of its descriptors (/proc/self/fd), caught signals, timers.
  * Where there is no /proc it knows nothing and lets pass. */
-#include "template/server/audit.h"
+#include "template/audit/audit.h"
 
 #include "os/fd.h"
 #include "os/proc.h"
