@@ -2,8 +2,8 @@
  * template around them. Test only. */
 #include "os/fd.h"
 #include "socket/socket_module.h"
-#include "template/lua/clone_posix.h"
 #include "template/audit/audit.h"
+#include "template/lua/clone_posix.h"
 
 #include <fcntl.h>
 #include <lauxlib.h>
@@ -45,10 +45,10 @@ static int shim_touch(lua_State *L) {
 
 static int shim_bracket(lua_State *L) { /* bracket(name, f) */
   luaL_checkstring(L, 1);
-  audit_before(&audit, L);
+  audit_before(&audit, L, lua_tostring(L, 1), 0);
   lua_pushvalue(L, 2);
   lua_call(L, 0, 0);
-  audit_after(&audit, L, lua_tostring(L, 1));
+  audit_after(&audit, L, lua_tostring(L, 1), 0);
   return 0;
 }
 
@@ -59,13 +59,16 @@ static int shim_check(lua_State *L) {
   return 2;
 }
 
-static void add_finding(enum audit_severity severity, const char *line, void *data) {
+static void add_finding(const struct finding *f, void *data) {
   lua_State *L = data;
-  lua_pushfstring(L, "%d %s", (int)severity, line);
-  lua_seti(L, -2, luaL_len(L, -2) + 1);
+  char line[AUDIT_LINE_MAX];
+  finding_line(f, line, sizeof line);
+  lua_pushfstring(L, "%d %s", (int)audit_kinds[f->kind].severity, line);
+  lua_seti(L, 1, luaL_len(L, 1) + 1);
 }
 
 static int shim_findings(lua_State *L) {
+  lua_settop(L, 0);
   lua_newtable(L);
   audit_findings(L, &audit, add_finding, L);
   return 1;

@@ -1,25 +1,19 @@
-/* The fork-safety audit (audit.h). Looks at what the kernel tells about this process: the
- * thread count, the kinds of its descriptors (/proc/self/fd), caught signals, timers.
- * Where there is no /proc it knows nothing and lets pass. */
+/* See audit.h: watching modules, and the check of every fork. What it finds besides is in
+ * findings.c. Where there is no /proc it knows nothing and lets pass. */
 #include "template/audit/audit.h"
 
 #include "os/fd.h"
 #include "os/proc.h"
-#include "template/server/signals.h"
+#include "template/audit/descriptor.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <lauxlib.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <unistd.h>
 
-enum { MARK_BITS = 8 * sizeof(((struct audit_mark *)0)->open), LINK_MAX_SIZE = 64 };
 enum { THREAD_EXIT_TIMEOUT_MS = 20 };
 
 void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data) {
@@ -32,23 +26,42 @@ void audit_touch(struct audit *a) {
   a->known = 0;
 }
 
-/* ---- marks ---- */
+/* ---- names ---- */
 
-static void set_bit(int fd, void *data) {
-  struct audit_mark *m = data;
-  if (fd < (int)MARK_BITS)
-    m->open[fd / 8] |= (unsigned char)(1 << fd % 8);
+/* A name that fits into a message and a terminal, whatever the module is called. */
+static void copy_name(char *to, const char *name, size_t max) {
+  size_t n = 0;
+  for (; name[n] != '\0' && n < max - 1; n++)
+    to[n] = (unsigned char)name[n] < ' ' || name[n] == 0x7f ? '?' : name[n];
+  to[n] = '\0';
 }
 
-static int has_bit(const struct audit_mark *m, int fd) {
-  return m->open[fd / 8] >> fd % 8 & 1;
+/* Its number. Past the last one nobody is known. */
+static audit_name intern(struct audit *a, const char *name, int is_module) {
+  struct audit_who who = {.is_module = is_module};
+  copy_name(who.name, name, sizeof who.name);
+  for (int i = 1; i <= a->nnames; i++)
+    if (a->names[i].is_module == is_module && strcmp(a->names[i].name, who.name) == 0)
+      return (audit_name)i;
+  if (a->nnames == AUDIT_NAMES_MAX - 1)
+    return 0;
+  a->names[++a->nnames] = who;
+  return (audit_name)a->nnames;
 }
 
-static void take_mark(struct audit_mark *m) {
-  memset(m, 0, sizeof *m);
-  m->threads = proc_threads();
-  fd_each(3, set_bit, m);
+const char *audit_module(const struct audit *a, audit_name by) {
+  return by && a->names[by].is_module ? a->names[by].name : NULL;
 }
+
+const char *audit_of(const struct audit *a, audit_name by, char *text, size_t n) {
+  text[0] = '\0';
+  if (by)
+    snprintf(text, n, " of %s '%s'", a->names[by].is_module ? "module" : "code given to",
+             a->names[by].name);
+  return text;
+}
+
+/* ---- blame ---- */
 
 /* The entry of fd if it is still the same object. A stale one is dropped. */
 static struct audit_seen *find_seen(struct audit *a, int fd) {
@@ -65,72 +78,134 @@ static struct audit_seen *find_seen(struct audit *a, int fd) {
   return NULL;
 }
 
-/* A name that fits into a message and a terminal, whatever the module is called. */
-static void copy_name(char *to, const char *name) {
-  size_t n = 0;
-  for (; name[n] != '\0' && n < AUDIT_NAME_MAX - 1; n++)
-    to[n] = (unsigned char)name[n] < ' ' || name[n] == 0x7f ? '?' : name[n];
-  to[n] = '\0';
+audit_name audit_owner(struct audit *a, int fd) {
+  const struct audit_seen *s = find_seen(a, fd);
+  return s ? s->by : 0;
 }
 
-static void blame(struct audit *a, int fd, const char *name) {
+static void blame_fd(struct audit *a, int fd, audit_name by) {
   struct stat st;
   if (find_seen(a, fd) != NULL || a->nseen == AUDIT_SEEN_MAX || fstat(fd, &st) != 0)
     return; /* the innermost has spoken first */
-  struct audit_seen *s = &a->seen[a->nseen++];
-  s->fd = fd;
-  s->device = st.st_dev;
-  s->inode = st.st_ino;
-  copy_name(s->by, name);
+  a->seen[a->nseen++] = (struct audit_seen){fd, st.st_dev, st.st_ino, by};
 }
 
-static void compare(struct audit *a, const struct audit_mark *before, const char *name) {
-  struct audit_mark now;
-  take_mark(&now);
-  audit_touch(a);
-  if (now.threads < a->nthreads)
-    a->nthreads = now.threads;
-  if (now.threads > before->threads && now.threads > a->nthreads) {
-    copy_name(a->threads_by, name);
-    a->nthreads = now.threads;
+static void blame_threads(struct audit *a, int before, int now, audit_name by) {
+  if (now < a->nthreads)
+    a->nthreads = now;
+  if (now > before && now > a->nthreads) {
+    a->threads_by = by;
+    a->nthreads = now;
   }
+}
+
+static void blame_signals(struct audit *a, const struct mark *before,
+                          const struct mark *now, audit_name by) {
+  uint64_t new = (now->caught & ~before->caught) | (now->ignored & ~before->ignored);
+  uint64_t gone = ~(now->caught | now->ignored);
+  for (int i = 0; (new || gone) && i < MARK_SIGNALS; i++) {
+    if (gone >> i & 1)
+      a->signal_by[i] = 0;
+    else if ((new >> i & 1) && !a->signal_by[i])
+      a->signal_by[i] = by;
+  }
+}
+
+static void blame_facts(struct audit *a, const struct mark *before,
+                        const struct mark *now, audit_name by) {
+  for (int i = 0; i < FACT_COUNT; i++) {
+    struct audit_change *change = &a->change[i];
+    if (change->by && now->fact[i] == change->from)
+      change->by = 0; /* as it was */
+    else if (!change->by && now->fact[i] != before->fact[i])
+      *change = (struct audit_change){by, before->fact[i]};
+  }
+}
+
+static void compare(struct audit *a, lua_State *L, const struct mark *before,
+                    audit_name by) {
+  struct mark now;
+  mark_take(&now, L, &a->sources);
+  audit_touch(a);
+  blame_threads(a, before->threads, now.threads, by);
+  blame_signals(a, before, &now, by);
+  blame_facts(a, before, &now, by);
   if (memcmp(now.open, before->open, sizeof now.open) == 0)
     return;
-  for (int fd = 3; fd < (int)MARK_BITS; fd++)
-    if (has_bit(&now, fd) && !has_bit(before, fd))
-      blame(a, fd, name);
+  for (int fd = 3; fd < (int)MARK_FDS; fd++)
+    if (mark_has_fd(&now, fd) && !mark_has_fd(before, fd))
+      blame_fd(a, fd, by);
 }
 
-void audit_before(struct audit *a, lua_State *L) {
-  take_mark(&a->outermost);
+void audit_before(struct audit *a, lua_State *L, const char *name, int is_module) {
+  a->loading = intern(a, name, is_module);
+  mark_take(&a->outermost, L, &a->sources);
 }
 
-void audit_after(struct audit *a, lua_State *L, const char *name) {
-  compare(a, &a->outermost, name);
+void audit_after(struct audit *a, lua_State *L, const char *name, int is_module) {
+  a->loading = 0;
+  compare(a, L, &a->outermost, intern(a, name, is_module));
 }
 
-/* Upvalues of the three: the audit, the function that was there. Errors are left to who
- * called: the next bracket outside accounts for what the failed one has left. */
-static int watched_loader(lua_State *L) {
-  struct audit_mark before;
-  struct audit *a = lua_touserdata(L, lua_upvalueindex(1));
-  char name[AUDIT_NAME_MAX] = "?";
-  if (lua_type(L, 1) == LUA_TSTRING)
-    copy_name(name, lua_tostring(L, 1));
-  take_mark(&before);
+/* ---- watched functions ---- */
+
+/* Upvalues of each: the audit, the function that was there. */
+static struct audit *audit_of_call(lua_State *L) {
+  return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+/* Calls the function that was there with all arguments. */
+static int call_original(lua_State *L, int nresults) {
   lua_pushvalue(L, lua_upvalueindex(2));
   lua_insert(L, 1);
-  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
-  compare(a, &before, name);
+  lua_call(L, lua_gettop(L) - 1, nresults);
   return lua_gettop(L);
+}
+
+/* What is loaded, as it was before; put back by the end of the load, an error too. */
+struct loading {
+  struct audit *a;
+  audit_name before;
+};
+
+static int end_loading(lua_State *L) {
+  const struct loading *l = lua_touserdata(L, 1);
+  l->a->loading = l->before;
+  return 0;
+}
+
+static void begin_loading(lua_State *L, struct audit *a, audit_name by) {
+  struct loading *l = lua_newuserdatauv(L, sizeof *l, 0);
+  *l = (struct loading){a, a->loading};
+  if (luaL_newmetatable(L, "moonfork.loading")) {
+    lua_pushcfunction(L, end_loading);
+    lua_setfield(L, -2, "__close");
+  }
+  lua_setmetatable(L, -2);
+  lua_insert(L, 1);
+  lua_toclose(L, 1);
+  a->loading = by;
+}
+
+/* Errors are left to who called: the next bracket outside accounts for what the failed
+ * one has left. */
+static int watched_loader(lua_State *L) {
+  struct mark before;
+  struct audit *a = audit_of_call(L);
+  audit_name by = intern(a, lua_type(L, 1) == LUA_TSTRING ? lua_tostring(L, 1) : "?", 1);
+  begin_loading(L, a, by);
+  mark_take(&before, L, &a->sources);
+  lua_pushvalue(L, lua_upvalueindex(2));
+  lua_insert(L, 2);
+  lua_call(L, lua_gettop(L) - 2, LUA_MULTRET);
+  compare(a, L, &before, by);
+  return lua_gettop(L) - 1;
 }
 
 /* What a searcher finds is watched while it loads; require itself stays as it is, and
  * with it the positions in its messages. */
 static int watched_searcher(lua_State *L) {
-  lua_pushvalue(L, lua_upvalueindex(2));
-  lua_insert(L, 1);
-  lua_call(L, lua_gettop(L) - 1, 2);
+  call_original(L, 2);
   if (!lua_isfunction(L, 1))
     return 2;
   lua_pushvalue(L, lua_upvalueindex(1));
@@ -141,19 +216,37 @@ static int watched_searcher(lua_State *L) {
 }
 
 static int watched_randomseed(lua_State *L) {
-  struct audit *a = lua_touserdata(L, lua_upvalueindex(1));
+  struct audit *a = audit_of_call(L);
+  a->reseed_by = a->loading;
   if (!lua_isnoneornil(L, 1) && a->seed_at[0] == '\0') {
     luaL_where(L, 1);
     const char *where = lua_tostring(L, -1);
-    copy_name(a->seed_at, *where != '\0' ? where : "a C function");
+    copy_name(a->seed_at, *where != '\0' ? where : "a C function", sizeof a->seed_at);
     for (size_t n = strlen(a->seed_at); n > 0 && strchr(": ", a->seed_at[n - 1]); n--)
       a->seed_at[n - 1] = '\0'; /* what a message would follow */
+    a->seed_by = a->loading;
     lua_pop(L, 1);
   }
-  lua_pushvalue(L, lua_upvalueindex(2));
-  lua_insert(L, 1);
-  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
-  return lua_gettop(L);
+  return call_original(L, LUA_MULTRET);
+}
+
+static void note_read(struct audit *a, const char *variable) {
+  struct audit_read read = {.by = a->loading};
+  copy_name(read.variable, variable, sizeof read.variable);
+  for (int i = 0; i < a->nreads; i++)
+    if (a->reads[i].by == read.by && strcmp(a->reads[i].variable, read.variable) == 0)
+      return;
+  if (a->nreads < AUDIT_READS_MAX)
+    a->reads[a->nreads++] = read;
+}
+
+/* Functions read it when they run, which is as it should be: what is loaded counts. */
+static int watched_getenv(lua_State *L) {
+  struct audit *a = audit_of_call(L);
+  const char *variable = luaL_checkstring(L, 1); /* here its message names the caller */
+  if (a->loading)
+    note_read(a, variable);
+  return call_original(L, LUA_MULTRET);
 }
 
 /* Replaces the function on top by one that watches it. */
@@ -172,6 +265,82 @@ static void watch_searchers(struct audit *a, lua_State *L) {
   }
 }
 
+static void watch_function(struct audit *a, lua_State *L, const char *library,
+                           const char *name, lua_CFunction f) {
+  int top = lua_gettop(L);
+  if (lua_getglobal(L, library) == LUA_TTABLE && lua_getfield(L, -1, name) != LUA_TNIL) {
+    wrap(a, L, f);
+    lua_setfield(L, -2, name);
+  }
+  lua_settop(L, top);
+}
+
+/* The state of math.random is the function's upvalue, kept by the registry even when the
+ * function is replaced. */
+static void watch_random(struct audit *a, lua_State *L) {
+  int top = lua_gettop(L);
+  if (lua_getglobal(L, "math") == LUA_TTABLE &&
+      lua_getfield(L, -1, "random") == LUA_TFUNCTION && lua_iscfunction(L, -1) &&
+      lua_getupvalue(L, -1, 1) != NULL && lua_type(L, -1) == LUA_TUSERDATA) {
+    a->sources.random_state = lua_touserdata(L, -1);
+    a->sources.random_size = lua_rawlen(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &a->sources);
+  }
+  lua_settop(L, top);
+}
+
+/* ---- functions that must stay ---- */
+
+static const struct {
+  const char *library, *name;
+} kept[] = {
+    {"os", "exit"},          {"math", "randomseed"}, {"_G", "collectgarbage"},
+    {"coroutine", "resume"}, {"coroutine", "wrap"},
+};
+enum { NKEPT = sizeof kept / sizeof *kept };
+
+/* Pushes the function as it is now; of a host without the library: nil. */
+static void push_kept(lua_State *L, int i) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushstring(L, kept[i].library);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushstring(L, kept[i].name);
+    lua_rawget(L, -2);
+  } else {
+    lua_pushnil(L);
+  }
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+}
+
+static void remember_kept(struct audit *a, lua_State *L) {
+  lua_createtable(L, NKEPT, 0);
+  for (int i = 0; i < NKEPT; i++) {
+    push_kept(L, i);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_rawsetp(L, LUA_REGISTRYINDEX, a);
+}
+
+int audit_next_replaced(lua_State *L, struct audit *a, int *at) {
+  for (; *at < NKEPT; ++*at) {
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, a) != LUA_TTABLE) {
+      lua_pop(L, 1);
+      return 0;
+    }
+    lua_rawgeti(L, -1, *at + 1);
+    push_kept(L, *at);
+    int same = lua_rawequal(L, -1, -2);
+    lua_pop(L, 3);
+    if (same)
+      continue;
+    lua_pushfstring(L, "%s.%s", kept[*at].library, kept[*at].name);
+    ++*at;
+    return 1;
+  }
+  return 0;
+}
+
 void audit_watch(struct audit *a, lua_State *L) {
   luaL_checkstack(L, 6, NULL);
   int top = lua_gettop(L);
@@ -179,110 +348,10 @@ void audit_watch(struct audit *a, lua_State *L) {
       lua_getfield(L, -1, "searchers") == LUA_TTABLE)
     watch_searchers(a, L);
   lua_settop(L, top);
-  if (lua_getglobal(L, "math") == LUA_TTABLE &&
-      lua_getfield(L, -1, "randomseed") != LUA_TNIL) {
-    wrap(a, L, watched_randomseed);
-    lua_setfield(L, -2, "randomseed");
-  }
-  lua_settop(L, top);
-}
-
-/* ---- descriptors ---- */
-
-enum kind { KIND_OTHER, KIND_REFUSED, KIND_SHARED };
-
-/* What a descriptor is, as the link in /proc/self/fd tells. */
-static enum kind kind_of_link(const char *link, const char **ret_what) {
-  static const struct {
-    const char *link;
-    enum kind kind;
-    const char *what;
-  } kinds[] = {
-      {"anon_inode:[eventpoll]", KIND_REFUSED, "an epoll descriptor"},
-      {"anon_inode:[io_uring]", KIND_REFUSED, "an io_uring descriptor"},
-      {"anon_inode:[timerfd]", KIND_SHARED, "a timerfd"},
-      {"anon_inode:[signalfd]", KIND_SHARED, "a signalfd"},
-      {"anon_inode:[eventfd]", KIND_SHARED, "an eventfd"},
-      {"anon_inode:inotify", KIND_SHARED, "an inotify descriptor"},
-      {"anon_inode:[fanotify]", KIND_SHARED, "a fanotify descriptor"},
-      {"anon_inode:[perf_event]", KIND_SHARED, "a perf descriptor"},
-      {"anon_inode:[pidfd]", KIND_SHARED, "a pidfd"},
-      {"pipe:", KIND_SHARED, "a pipe"},
-  };
-  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-    if (strncmp(link, kinds[i].link, strlen(kinds[i].link)) == 0) {
-      *ret_what = kinds[i].what;
-      return kinds[i].kind;
-    }
-  return KIND_OTHER;
-}
-
-static enum kind kind_of_socket(int fd, const char **ret_what) {
-  struct sockaddr_storage peer;
-  socklen_t size = sizeof peer;
-  int listening = 0;
-  socklen_t nlistening = sizeof listening;
-  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &nlistening) == 0 &&
-      listening)
-    *ret_what = "a listening socket";
-  else if (getpeername(fd, (struct sockaddr *)&peer, &size) == 0)
-    *ret_what = "a connected socket";
-  else
-    *ret_what = "a socket";
-  return KIND_SHARED;
-}
-
-static enum kind kind_of_file(int fd, const char **ret_what) {
-  struct stat st;
-  int flags = fcntl(fd, F_GETFL);
-  if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || flags < 0)
-    return KIND_OTHER;
-  *ret_what = (flags & O_ACCMODE) == O_RDONLY ? "a file, whose position clones share"
-                                              : "a file open for writing";
-  return KIND_SHARED;
-}
-
-static enum kind kind_of(int fd, const char **ret_what) {
-  char path[32], link[LINK_MAX_SIZE];
-  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-  ssize_t n = readlink(path, link, sizeof link - 1);
-  if (n < 0)
-    return KIND_OTHER;
-  link[n] = '\0';
-  if (strncmp(link, "socket:", 7) == 0)
-    return kind_of_socket(fd, ret_what);
-  enum kind kind = kind_of_link(link, ret_what);
-  return kind == KIND_OTHER ? kind_of_file(fd, ret_what) : kind;
-}
-
-/* Calls `each` for every descriptor of somebody's that is of a kind to talk about. */
-struct walk {
-  struct audit *a;
-  void (*each)(struct walk *w, int fd, enum kind kind, const char *what);
-  char *reason;
-  size_t n;
-  void (*found)(enum audit_severity, const char *, void *);
-  void *data;
-  int count;
-};
-
-static void walk_one(int fd, void *data) {
-  struct walk *w = data;
-  const char *what = NULL;
-  if (w->a->is_ours != NULL && w->a->is_ours(fd, w->a->data))
-    return;
-  enum kind kind = kind_of(fd, &what);
-  if (kind != KIND_OTHER)
-    w->each(w, fd, kind, what);
-}
-
-/* " of module 'x'", or nothing. */
-static const char *owner(struct audit *a, int fd, char *text, size_t n) {
-  const struct audit_seen *s = find_seen(a, fd);
-  if (s == NULL)
-    return "";
-  snprintf(text, n, " of module '%s'", s->by);
-  return text;
+  watch_function(a, L, "math", "randomseed", watched_randomseed);
+  watch_function(a, L, "os", "getenv", watched_getenv);
+  watch_random(a, L);
+  remember_kept(a, L);
 }
 
 /* ---- the check ---- */
@@ -297,116 +366,49 @@ int audit_count_threads(void) {
   return n;
 }
 
-static void thread_reason(struct audit *a, int threads, char *reason, size_t n) {
-  char by[AUDIT_NAME_MAX + 32] = "";
-  if (a->threads_by[0] != '\0')
-    snprintf(by, sizeof by, "; module '%s' started one", a->threads_by);
-  snprintf(
-      reason, n,
-      "the process has %d threads, a fork would have only one%s (load it in the clone)",
-      threads, by);
-}
-
-static void first_refused(struct walk *w, int fd, enum kind kind, const char *what) {
+struct finding audit_thread_finding(const struct audit *a, int threads, char *room,
+                                    size_t n) {
   char by[AUDIT_NAME_MAX + 32];
-  if (kind != KIND_REFUSED || w->count++ > 0)
-    return;
-  snprintf(w->reason, w->n,
-           "descriptor %d is %s%s, which template and clones would share (load it in the "
-           "clone)",
-           fd, what, owner(w->a, fd, by, sizeof by));
+  snprintf(room, n, "the process has %d threads, the last%s", threads,
+           audit_of(a, a->threads_by, by, sizeof by));
+  if (!a->threads_by)
+    snprintf(room, n, "the process has %d threads", threads);
+  return (struct finding){AUDIT_THREAD, -1, audit_module(a, a->threads_by), room};
 }
 
-static int look(struct audit *a) {
+static void first_refused(int fd, void *data) {
+  struct audit *a = data;
+  enum audit_kind kind;
+  char what[DESCRIPTOR_TEXT_MAX], by[AUDIT_NAME_MAX + 32], text[AUDIT_REASON_MAX];
+  if (a->unsafe || (a->is_ours && a->is_ours(fd, a->data)) ||
+      !descriptor_look(fd, &kind, what, sizeof what) ||
+      audit_kinds[kind].severity != AUDIT_REFUSES)
+    return;
+  snprintf(text, sizeof text, "descriptor %d is %s%s", fd, what,
+           audit_of(a, audit_owner(a, fd), by, sizeof by));
+  finding_line(&(struct finding){kind, fd, NULL, text}, a->reason, sizeof a->reason);
+  a->unsafe = 1;
+}
+
+static void look(struct audit *a) {
+  char room[160];
   int threads = audit_count_threads();
-  if (threads > 1) {
-    thread_reason(a, threads, a->reason, sizeof a->reason);
-    return 1;
+  a->unsafe = threads > 1;
+  if (a->unsafe) {
+    struct finding f = audit_thread_finding(a, threads, room, sizeof room);
+    finding_line(&f, a->reason, sizeof a->reason);
+    return;
   }
-  struct walk w = {
-      .a = a, .each = first_refused, .reason = a->reason, .n = sizeof a->reason};
-  fd_each(3, walk_one, &w);
-  return w.count > 0;
+  fd_each(3, first_refused, a);
 }
 
 int audit_check(lua_State *L, struct audit *a, char *reason, size_t n) {
+  (void)L;
   if (!a->known) {
-    a->unsafe = look(a);
+    look(a);
     a->known = 1;
   }
   if (a->unsafe && n > 0)
     snprintf(reason, n, "%s", a->reason);
   return a->unsafe;
-}
-
-/* ---- findings ---- */
-
-static void tell(struct walk *w, enum audit_severity severity, const char *line) {
-  w->found(severity, line, w->data);
-  w->count++;
-}
-
-static void tell_descriptor(struct walk *w, int fd, enum kind kind, const char *what) {
-  char by[AUDIT_NAME_MAX + 32], line[AUDIT_REASON_MAX];
-  snprintf(line, sizeof line, "descriptor %d is %s%s", fd, what,
-           owner(w->a, fd, by, sizeof by));
-  tell(w, kind == KIND_REFUSED ? AUDIT_REFUSES : AUDIT_WARNS, line);
-}
-
-static void tell_timers(struct walk *w) {
-  static const struct {
-    int which;
-    const char *line;
-  } timers[] = {
-      {ITIMER_REAL, "an interval timer (SIGALRM) runs; clones will not have it"},
-      {ITIMER_VIRTUAL, "an interval timer (SIGVTALRM) runs; clones will not have it"},
-      {ITIMER_PROF, "an interval timer (SIGPROF) runs; clones will not have it"},
-  };
-  struct itimerval v;
-  for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
-    if (getitimer(timers[i].which, &v) == 0 && (v.it_value.tv_sec || v.it_value.tv_usec))
-      tell(w, AUDIT_WARNS, timers[i].line);
-  FILE *f = fopen("/proc/self/timers", "re");
-  if (f == NULL)
-    return;
-  if (fgetc(f) != EOF)
-    tell(w, AUDIT_WARNS, "a POSIX timer exists; clones will not have it");
-  fclose(f);
-}
-
-/* sigaction(2) of the C library does not tell of its own two, below 34. */
-static void tell_signals(struct walk *w) {
-  char line[AUDIT_REASON_MAX];
-  for (int s = 1; s < NSIG; s++) {
-    struct sigaction action;
-    if (s == SIGKILL || s == SIGSTOP || sigaction(s, NULL, &action) != 0 ||
-        action.sa_handler == SIG_DFL || signals_is_own(&action))
-      continue;
-    snprintf(line, sizeof line, "signal %d (%s) is %s; clones have the default", s,
-             strsignal(s), action.sa_handler == SIG_IGN ? "ignored" : "caught");
-    tell(w, AUDIT_NOTES, line);
-  }
-}
-
-int audit_findings(lua_State *L, struct audit *a,
-                   void (*found)(enum audit_severity severity, const char *line,
-                                 void *data),
-                   void *data) {
-  char line[AUDIT_REASON_MAX];
-  struct walk w = {.a = a, .each = tell_descriptor, .found = found, .data = data};
-  int threads = audit_count_threads();
-  if (threads > 1) {
-    thread_reason(a, threads, line, sizeof line);
-    tell(&w, AUDIT_REFUSES, line);
-  }
-  fd_each(3, walk_one, &w);
-  tell_timers(&w);
-  tell_signals(&w);
-  if (a->seed_at[0] != '\0') {
-    snprintf(line, sizeof line,
-             "math.randomseed got a fixed seed (%s); clones are seeded anew all the same",
-             a->seed_at);
-    tell(&w, AUDIT_WARNS, line);
-  }
-  return w.count;
 }

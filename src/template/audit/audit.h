@@ -1,73 +1,100 @@
-/* The fork-safety audit: whether this process may be forked, and who is to blame if not.
- * Runs in templates (and clones that are templates). doc/fork-safety.md says what goes
- * wrong otherwise.
+/* The fork-safety audit: whether this process may be forked, what else a fork of it would
+ * get wrong, and who is to blame. Runs in templates (and clones that are templates).
+ * doc/doctor.md lists the findings, doc/fork-safety.md says what goes wrong otherwise.
  *
  * Two things refuse a fork: a second thread, and an epoll or io_uring descriptor that is
  * not the library's own. The answer is remembered until audit_touch says that user code
  * has run, so between two forks the audit costs nothing and touches nothing.
  *
- * To name the culprit, the state before and after a module's load is compared: the
- * innermost require during which a thread or a descriptor appeared has brought it. */
+ * To name the culprit, the state before and after a module's load is compared (mark.h):
+ * the innermost require during which something appeared has brought it. Calls that leave
+ * no trace, of os.getenv and math.randomseed, are watched while modules are loaded. */
 #ifndef TEMPLATE_AUDIT_H
 #define TEMPLATE_AUDIT_H
+
+#include "template/audit/finding.h"
+#include "template/audit/mark.h"
 
 #include <lua.h>
 #include <stddef.h>
 #include <sys/types.h>
 
-enum { AUDIT_REASON_MAX = 512, AUDIT_NAME_MAX = 64, AUDIT_SEEN_MAX = 128 };
-
-/* What exists at a moment. */
-struct audit_mark {
-  int threads;
-  unsigned char open[256]; /* a bit for each descriptor below 2,048 */
+enum {
+  AUDIT_REASON_MAX = 512,
+  AUDIT_NAME_MAX = 64,
+  AUDIT_SEEN_MAX = 128,
+  AUDIT_NAMES_MAX = 128,
+  AUDIT_READS_MAX = 64
 };
+
+typedef unsigned char audit_name; /* of audit.names; 0: nobody known */
 
 struct audit {
   int (*is_ours)(int fd, void *data); /* the library's own descriptors; may be NULL */
   void *data;
+  struct mark_sources sources;
   int known, unsafe;
   char reason[AUDIT_REASON_MAX];
-  int nthreads;                    /* accounted for */
-  char threads_by[AUDIT_NAME_MAX]; /* who brought the last of them */
-  char seed_at[AUDIT_NAME_MAX];    /* where math.randomseed got a fixed seed */
-  struct audit_mark outermost;
-  int nseen;
+  int nthreads;                  /* accounted for */
+  audit_name threads_by;         /* who brought the last of them */
+  audit_name loading;            /* what is loaded now, the innermost */
+  char seed_at[AUDIT_NAME_MAX];  /* where math.randomseed got a fixed seed */
+  audit_name seed_by, reseed_by; /* who called it last, in whatever way */
+  audit_name signal_by[MARK_SIGNALS];
+  struct audit_change {
+    audit_name by; /* 0: not changed */
+    uint64_t from;
+  } change[FACT_COUNT];
+  struct mark outermost;
+  int nseen, nreads, nnames;
   struct audit_seen {
     int fd;
     dev_t device; /* so that a number used again accuses nobody */
     ino_t inode;
-    char by[AUDIT_NAME_MAX];
+    audit_name by;
   } seen[AUDIT_SEEN_MAX];
+  struct audit_read { /* of the environment */
+    audit_name by;
+    char variable[40];
+  } reads[AUDIT_READS_MAX];
+  struct audit_who {
+    int is_module;
+    char name[AUDIT_NAME_MAX];
+  } names[AUDIT_NAMES_MAX];
 };
 
 void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data);
-/* Puts functions into package.searchers and math.randomseed that watch the ones that are
- * there (which they call), so that modules required by modules are named too. May raise
+/* Puts functions into package.searchers, math.randomseed and os.getenv that watch the
+ * ones that are there, so that modules required by modules are named too. May raise
  * (memory). a lives as long as L. */
 void audit_watch(struct audit *a, lua_State *L);
-/* Around code whose effects shall bear a name: what a require inside did not account for.
- */
-void audit_before(struct audit *a, lua_State *L);
-void audit_after(struct audit *a, lua_State *L, const char *name);
+/* Around a command whose effects shall bear a name: what a require inside did not account
+ * for. is_module: it loads that module; else name is the command's. */
+void audit_before(struct audit *a, lua_State *L, const char *name, int is_module);
+void audit_after(struct audit *a, lua_State *L, const char *name, int is_module);
 /* User code has run: look again the next time. */
 void audit_touch(struct audit *a);
 
 /* 0: safe. Else nonzero, with the reason (what it is, and the module that brought it). */
 int audit_check(lua_State *L, struct audit *a, char *reason, size_t n);
+/* Tells every finding. May raise (memory), and collects garbage first, so that what only
+ * garbage holds is not told. Returns how many. */
+int audit_findings(lua_State *L, struct audit *a, audit_found *found, void *data);
 
 /* Threads of this process, or -errno (no /proc). */
 int audit_count_threads(void);
 
-enum audit_severity {
-  AUDIT_REFUSES = 2, /* as audit_check: no fork */
-  AUDIT_WARNS = 1,   /* clones would share or lose it */
-  AUDIT_NOTES = 0    /* taken care of, but the module did not count on it */
-};
-/* Tells every finding, as a line without a newline. Returns how many. */
-int audit_findings(lua_State *L, struct audit *a,
-                   void (*found)(enum audit_severity severity, const char *line,
-                                 void *data),
-                   void *data);
+/* For findings.c: who has the number, as text (" of module 'x'", " of code given to
+ * eval", "") and as a module's name or NULL. */
+const char *audit_of(const struct audit *a, audit_name by, char *text, size_t n);
+const char *audit_module(const struct audit *a, audit_name by);
+/* Who brought the descriptor; 0: not known. */
+audit_name audit_owner(struct audit *a, int fd);
+/* The finding of more than one thread; its text goes to room. */
+struct finding audit_thread_finding(const struct audit *a, int threads, char *room,
+                                    size_t n);
+/* The functions of moonfork's own that somebody has replaced: pushes the name of the next
+ * one after *at and returns 1, or 0. */
+int audit_next_replaced(lua_State *L, struct audit *a, int *at);
 
 #endif

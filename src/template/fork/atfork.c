@@ -9,6 +9,8 @@
 #endif
 #include "template/fork/atfork.h"
 
+#include "template/audit/mark.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <link.h>
@@ -58,6 +60,7 @@ int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)
   if (error)
     return error;
   keep_loaded(dso);
+  mark_fork_handlers++;
   handlers[nhandlers++] = (struct atfork_handlers){prepare, parent, child};
   atfork_prepare = run_prepare;
   atfork_parent = run_parent;

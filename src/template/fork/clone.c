@@ -47,33 +47,43 @@ int clone_prepare_fork(struct server *s) {
 }
 
 struct complaints {
-  struct failure_record *f;
+  struct server *s;
   int to_stderr, worst;
 };
 
-static void on_finding(enum audit_severity severity, const char *line, void *data) {
+static void on_finding(const struct finding *f, void *data) {
   struct complaints *c = data;
   static const char *const labels[] = {[AUDIT_NOTES] = "note",
                                        [AUDIT_WARNS] = "warning",
                                        [AUDIT_REFUSES] = "not safe to fork"};
-  if ((int)severity > c->worst)
-    c->worst = (int)severity;
+  int severity = (int)audit_kinds[f->kind].severity;
+  char line[AUDIT_LINE_MAX];
+  finding_line(f, line, sizeof line);
+  if (severity > c->worst)
+    c->worst = severity;
   if (c->to_stderr)
     fprintf(stderr, "moonfork: %s: %s\n", labels[severity], line);
   if (severity == AUDIT_NOTES)
     return;
-  size_t at = c->f->nmessage, room = sizeof c->f->message - at;
-  int n = snprintf(c->f->message + at, room, "%s%s", at ? "\n" : "", line);
+  struct failure_record *to = &c->s->failure;
+  size_t at = to->nmessage, room = sizeof to->message - at;
+  int n = snprintf(to->message + at, room, "%s%s", at ? "\n" : "", line);
   if (n > 0)
-    c->f->nmessage += (size_t)n < room ? (size_t)n : room - 1;
+    to->nmessage += (size_t)n < room ? (size_t)n : room - 1;
+}
+
+static int l_find(lua_State *L) {
+  struct complaints *c = lua_touserdata(L, 1);
+  audit_findings(L, &c->s->audit, on_finding, c);
+  return 0;
 }
 
 /* The findings of an explicit seal. */
 static int audit_aloud(struct server *s, int level) {
-  struct complaints c = {&s->failure, level == MF_SEAL_AUDIT_WARN, -1};
-  failure_record_clear(&s->failure);
+  struct complaints c = {.s = s, .to_stderr = level == MF_SEAL_AUDIT_WARN, .worst = -1};
   audit_touch(&s->audit);
-  audit_findings(s->L, &s->audit, on_finding, &c);
+  if (script_protect(s, l_find, &c, 0, FAILURE_NOMEM, PHASE_SEAL) < 0)
+    return -1;
   if (level != MF_SEAL_AUDIT_STRICT || c.worst < AUDIT_WARNS)
     return 0;
   s->failure.code = FAILURE_FORK;
@@ -81,12 +91,14 @@ static int audit_aloud(struct server *s, int level) {
   return -1;
 }
 
-int clone_audit(struct server *s, int level) {
-  char reason[AUDIT_REASON_MAX];
-  if (level) {
+int clone_audit_aloud(struct server *s, int level) {
+  if (level)
     s->audit_level = level;
-    return level == MF_SEAL_AUDIT_OFF ? 0 : audit_aloud(s, level);
-  }
+  return level == 0 || level == MF_SEAL_AUDIT_OFF ? 0 : audit_aloud(s, level);
+}
+
+int clone_audit(struct server *s) {
+  char reason[AUDIT_REASON_MAX];
   if (s->audit_level == MF_SEAL_AUDIT_OFF ||
       audit_check(s->L, &s->audit, reason, sizeof reason) == 0)
     return 0;
@@ -214,7 +226,7 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
     return -1;
   if (clone_prepare_fork(s) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
-  if (clone_audit(s, 0) < 0)
+  if (clone_audit(s) < 0)
     return -1;
   struct slot *slot = slots_at(&s->slots, o->slot);
   if (slot)

@@ -25,8 +25,11 @@ int clone_apply_options(struct server *s, const struct options *o, int leash,
 int clone_prepare_fork(struct server *s);
 /* Inside the child, before anything else runs: signals, heap, seal, leash, children. */
 void clone_after_fork(struct server *s);
-/* Looks whether it is safe to fork; level as in enum mf_seal_flags, 0: the one in force.
- * 0, or -1 with s->failure set. */
-int clone_audit(struct server *s, int level);
+/* Looks whether it is safe to fork, as the level in force says. 0, or -1 with s->failure
+ * set. */
+int clone_audit(struct server *s);
+/* Sets the level (enum mf_seal_flags; 0: leaves it) and tells the findings that it asks
+ * for. User code may run (finalisers). The same result. */
+int clone_audit_aloud(struct server *s, int level);
 
 #endif

@@ -239,26 +239,39 @@ static int l_collect(lua_State *L) {
   return 0;
 }
 
-static void add_finding(enum audit_severity severity, const char *line, void *data) {
-  lua_State *L = data;
-  static const char *const names[] = {
-      [AUDIT_NOTES] = "note", [AUDIT_WARNS] = "warning", [AUDIT_REFUSES] = "refuses"};
-  lua_createtable(L, 0, 2);
-  lua_pushstring(L, names[severity]);
-  lua_setfield(L, -2, "severity");
-  lua_pushstring(L, line);
-  lua_setfield(L, -2, "text");
-  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+struct found_list {
+  lua_State *L;
+  int at; /* of the list on the stack */
+};
+
+static void add_finding(const struct finding *f, void *data) {
+  const struct found_list *list = data;
+  const struct audit_kind_text *kind = &audit_kinds[f->kind];
+  lua_State *L = list->L;
+  lua_createtable(L, 0, 7);
+  const char *const fields[][2] = {
+      {"kind", kind->name},  {"severity", audit_severity_names[kind->severity]},
+      {"module", f->module}, {"text", f->text},
+      {"why", kind->why},    {"remedy", kind->remedy}};
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+    lua_pushstring(L, fields[i][1]);
+    lua_setfield(L, -2, fields[i][0]);
+  }
+  if (f->fd >= 0) {
+    lua_pushinteger(L, f->fd);
+    lua_setfield(L, -2, "fd");
+  }
+  lua_rawseti(L, list->at, (lua_Integer)lua_rawlen(L, list->at) + 1);
 }
 
-/* findings(): what the audit of this template says, {severity=, text=} each; for
- * `moonfork doctor`. */
+/* findings(): what the audit of this template says, a table each. */
 static int l_findings(lua_State *L) {
   struct server *s = server_self();
   lua_newtable(L);
+  struct found_list list = {L, lua_gettop(L)};
   if (s && s->L) {
     audit_touch(&s->audit);
-    audit_findings(L, &s->audit, add_finding, L);
+    audit_findings(L, &s->audit, add_finding, &list);
   }
   return 1;
 }

@@ -331,6 +331,7 @@ static int l_prepare(lua_State *L) {
   lua_pushnil(L);
   wait_set_function(L); /* whatever reactor a copied interpreter had is not here */
   audit_init(&s->audit, is_ours, s);
+  s->audit.sources.collector_mode = &s->collector.gc;
   audit_watch(&s->audit, L);
   return 0;
 }
@@ -376,9 +377,9 @@ int script_require(struct server *s, const char *name, size_t n) {
   char label[AUDIT_NAME_MAX];
   snprintf(label, sizeof label, "%.*s", (int)(n < sizeof label ? n : sizeof label - 1),
            name);
-  audit_before(&s->audit, s->L);
+  audit_before(&s->audit, s->L, label, 1);
   int r = script_protect(s, l_require, &job, 0, FAILURE_REMOTE, PHASE_REQUIRE);
-  audit_after(&s->audit, s->L, label);
+  audit_after(&s->audit, s->L, label, 1);
   return r;
 }
 
@@ -426,9 +427,9 @@ static int l_eval(lua_State *L) {
 
 int script_eval(struct server *s, const struct eval *eval) {
   struct eval job = *eval;
-  audit_before(&s->audit, s->L);
+  audit_before(&s->audit, s->L, "eval", 0);
   int r = script_protect(s, l_eval, &job, 0, FAILURE_REMOTE, PHASE_EVAL);
-  audit_after(&s->audit, s->L, "eval");
+  audit_after(&s->audit, s->L, "eval", 0);
   return r;
 }
 

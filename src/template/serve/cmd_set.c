@@ -72,9 +72,9 @@ int cmd_set(struct server *s, struct command *c) {
   if (options_parse_set(&job.set, c->body, c->length) < 0)
     return server_malformed(s, "malformed set command");
   server_enter_user(s); /* metamethods, and the functions of classes */
-  audit_before(&s->audit, s->L);
+  audit_before(&s->audit, s->L, "set", 0);
   int r = script_protect(s, l_set, &job, 0, FAILURE_REMOTE, PHASE_SET);
-  audit_after(&s->audit, s->L, "set");
+  audit_after(&s->audit, s->L, "set", 0);
   server_leave_user(s);
   if (r == 0)
     return 0;

@@ -147,19 +147,24 @@ int cmd_seal(struct server *s, struct command *c) {
   int gc = (int)(c->id & 3);
   if (gc > COLLECTOR_STOP)
     return server_malformed(s, "malformed seal command: unknown collector");
-  if (gc != s->collector.gc)
-    collector_touch(&s->collector);
-  s->collector.gc = gc;
   server_enter_user(s); /* finalisers run, and are user code */
-  int r = collector_seal(&s->collector, s->L);
+  int r = 0,
+      level =
+          (int)(c->id & (MF_SEAL_AUDIT_OFF | MF_SEAL_AUDIT_WARN | MF_SEAL_AUDIT_STRICT));
+  int audited = clone_audit_aloud(s, level); /* first: its garbage is not sealed */
+  if (audited == 0) {
+    if (gc != s->collector.gc)
+      collector_touch(&s->collector);
+    s->collector.gc = gc;
+    r = collector_seal(&s->collector, s->L);
+  }
   server_leave_user(s);
   s->collector.dirty = 0;
   if (r < 0) {
     server_fail_with(s, FAILURE_NOMEM, PHASE_SEAL, ENOMEM, "not enough memory to seal");
     return 0;
   }
-  if (clone_audit(s, (int)(c->id & (MF_SEAL_AUDIT_OFF | MF_SEAL_AUDIT_WARN |
-                                    MF_SEAL_AUDIT_STRICT))) < 0)
+  if (audited < 0)
     server_fail(s);
   return 0;
 }
