@@ -55,6 +55,7 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_rpc_functions);
   add(L, bind_pool_functions);
   add(L, bind_system_functions);
+  add(L, bind_survey_functions);
   add(L, bind_trace_functions);
   lua_pop(L, 1);
   socket_module_open(L);

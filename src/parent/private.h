@@ -53,6 +53,11 @@ enum { MF_SET_BYTES_MAX = 1 << 30, MF_SET_FDS_MAX = 16 };
 int mf_set_packed(mf_process *p, const mf_message *body, const struct lent *lent,
                   size_t n, void (*release)(void *), void *release_data);
 
+/* Where the object is that this code is in (NULL: the program itself, or not known), and
+ * the template program that an exec without the option would execute, which need not
+ * exist. */
+void mf_places(const char **ret_own, char *ret_program, size_t n);
+
 /* The names that mf_limit takes, from i = 0 on; NULL behind the last. */
 const char *mf_limit_name(unsigned i);
 

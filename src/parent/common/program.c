@@ -4,6 +4,7 @@
 #include "parent/common/program.h"
 
 #include "os/proc.h"
+#include "parent/private.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,4 +52,15 @@ const char *program_installed(char *room) {
       return room;
   }
   return MOONFORK_TEMPLATE_PATH;
+}
+
+const char *program_default(char *room) {
+  const char *env = proc_getenv("MOONFORK_TEMPLATE");
+  return env && *env ? env : program_installed(room);
+}
+
+void mf_places(const char **ret_own, char *ret_program, size_t n) {
+  char room[PROGRAM_PATH_MAX];
+  *ret_own = object[0] ? object : NULL;
+  snprintf(ret_program, n, "%s", program_default(room));
 }

@@ -10,6 +10,9 @@ enum { PROGRAM_PATH_MAX = 4096 };
  * rock unpacked anywhere), else the path that the build compiled in, which need not
  * exist. room has PROGRAM_PATH_MAX bytes. */
 const char *program_installed(char *room);
+/* The program of an exec without the option: MOONFORK_TEMPLATE, else the installed one.
+ */
+const char *program_default(char *room);
 /* What this code is in: the path of libmoonfork or of the Lua module, as it was loaded,
  * or "this program". */
 const char *program_own(void);

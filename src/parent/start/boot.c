@@ -68,10 +68,7 @@ static int introduce(struct mf_process *p, const mf_options *o, int forked) {
 
 /* room: of PROGRAM_PATH_MAX bytes, for what is found there. */
 static const char *program_of(const mf_options *o, char *room) {
-  const char *env = proc_getenv("MOONFORK_TEMPLATE");
-  if (o && o->program)
-    return o->program;
-  return env && *env ? env : program_installed(room);
+  return o && o->program ? o->program : program_default(room);
 }
 
 /* Starts the program and connects p to it. A program that does not start is p's failure,

@@ -8,9 +8,9 @@
 #ifndef TEMPLATE_SERVER_SERVER_H
 #define TEMPLATE_SERVER_SERVER_H
 
+#include "template/audit/audit.h"
 #include "template/heap/collector.h"
 #include "template/server/args.h"
-#include "template/audit/audit.h"
 #include "template/server/connection.h"
 #include "template/server/failure_record.h"
 #include "template/server/gather.h"
