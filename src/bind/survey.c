@@ -6,12 +6,15 @@
 #include "bind/bind.h"
 #include "os/feature.h"
 #include "parent/private.h"
+#include "template/modules.h"
 
 #include <dlfcn.h>
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -112,7 +115,33 @@ static int l_library(lua_State *L) {
   return 2;
 }
 
+/* file(path) -> {id=, directory=, executable=} (id: equal for equal files); or nil, why
+ */
+static int l_file(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  struct stat st;
+  char id[64];
+  if (stat(path, &st) < 0)
+    return luaL_fileresult(L, 0, path);
+  snprintf(id, sizeof id, "%llx:%llx", (unsigned long long)st.st_dev,
+           (unsigned long long)st.st_ino);
+  lua_createtable(L, 0, 3);
+  lua_pushstring(L, id);
+  lua_setfield(L, -2, "id");
+  lua_pushboolean(L, S_ISDIR(st.st_mode));
+  lua_setfield(L, -2, "directory");
+  lua_pushboolean(L, access(path, X_OK) == 0);
+  lua_setfield(L, -2, "executable");
+  return 1;
+}
+
 const luaL_Reg bind_survey_functions[] = {
-    {"features", l_features}, {"rlimits", l_rlimits}, {"identity", l_identity},
-    {"places", l_places},     {"library", l_library}, {NULL, NULL},
+    {"features", l_features},
+    {"rlimits", l_rlimits},
+    {"identity", l_identity},
+    {"places", l_places},
+    {"library", l_library},
+    {"file", l_file},
+    {"finding_kinds", template_push_finding_kinds},
+    {NULL, NULL},
 };

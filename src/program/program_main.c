@@ -50,13 +50,18 @@ static int kind(lua_State *L) {
   return 1;
 }
 
-/* The folder that this program is in; NULL where the system does not say. */
-static const char *own_folder(char room[PATH_MAX]) {
+/* The path of this program; NULL where the system does not say. */
+static const char *own_path(char room[PATH_MAX]) {
   ssize_t length = readlink("/proc/self/exe", room, PATH_MAX - 1);
   if (length <= 0)
     return NULL;
   room[length] = 0;
-  char *slash = strrchr(room, '/');
+  return room;
+}
+
+/* The folder that it is in. */
+static const char *own_folder(char room[PATH_MAX]) {
+  char *slash = own_path(room) ? strrchr(room, '/') : NULL;
   if (!slash)
     return NULL;
   *slash = 0;
@@ -73,11 +78,19 @@ static int open_system(lua_State *L) {
   lua_pushliteral(L, MOONFORK_VERSION);
   lua_setfield(L, -2, "version");
   char room[PATH_MAX];
+  lua_pushstring(L, own_path(room));
+  lua_setfield(L, -2, "path");
   const char *self = own_folder(room);
   if (self) {
     lua_pushfstring(L, "%s/" BENCH_BESIDE, self);
     lua_setfield(L, -2, "bench");
   }
+  lua_getglobal(L, "package"); /* where other programs find modules, for the doctor */
+  lua_getfield(L, -1, "path");
+  lua_setfield(L, -3, "lua_path");
+  lua_getfield(L, -1, "cpath");
+  lua_setfield(L, -3, "lua_cpath");
+  lua_pop(L, 1);
   return 1;
 }
 

@@ -15,5 +15,8 @@ int template_open_clone(lua_State *L);
 /* The same for moonfork.rpc (serve, event, flush) and moonfork.pool (retire). */
 int template_open_rpc(lua_State *L);
 int template_open_pool(lua_State *L);
+/* Pushes what the audit can find: {NAME = {kind=, severity=, why=, remedy=}}. A
+ * lua_CFunction. */
+int template_push_finding_kinds(lua_State *L);
 
 #endif

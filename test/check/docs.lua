@@ -92,6 +92,27 @@ local function check_lua()
   check_names(text, "moonfork.clone", require "moonfork.clone")
 end
 
+-- The findings of the audit: the page has each, as the code prints it, and no other.
+local function check_findings()
+  local ok, core = pcall(require, "moonfork.load")
+  if not ok then return end -- said above
+  local kinds, seen = core.finding_kinds(), {}
+  for name, severity, why, remedy in page("doc/doctor.md"):gmatch
+    "\n| `([%l_-]+)` | (%l+) | [^|\n]+ | ([^|\n]+) | ([^|\n]+) |" do
+    local kind = kinds[name]
+    seen[name] = true
+    if not kind then complain("doc/doctor.md has a finding %s, and the audit has none", name)
+    elseif why ~= kind.why or remedy ~= kind.remedy then
+      complain("doc/doctor.md says something else about the finding %s than the audit", name)
+    elseif severity ~= (kind.severity == "refuses" and "error" or kind.severity) then
+      complain("doc/doctor.md calls the finding %s of severity %s", name, severity)
+    end
+  end
+  for name in pairs(kinds) do
+    if not seen[name] then complain("doc/doctor.md does not have the finding %s", name) end
+  end
+end
+
 -- ---- links ----
 
 -- "## In the clone: `f`" -> "in-the-clone-f", as the usual renderers make them.
@@ -184,6 +205,7 @@ check_header("include/moonfork.h")
 check_header("include/moonfork/template.h")
 check_limits()
 check_lua()
+check_findings()
 check_links()
 check_code()
 check.done()

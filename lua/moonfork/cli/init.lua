@@ -12,7 +12,7 @@
 
 local cli = {
   -- in the order of --help
-  commands = {"run", "map", "serve", "top", "bench"},
+  commands = {"run", "map", "serve", "top", "doctor", "bench"},
 }
 
 -- Exit codes, as --help and the manual pages tell them.
@@ -103,7 +103,7 @@ function cli.main(arguments)
       return cli.OK
     end
     name = "moonfork " .. command.name
-    version()
+    if not command.checks_versions then version() end
     return command.main(options) or cli.OK
   end, with_traceback)
   finish()

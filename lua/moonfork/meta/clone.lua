@@ -8,8 +8,13 @@
 ---@field cwd? string
 
 ---@class moonfork.finding
+---@field kind string its name on the page doctor.md
 ---@field severity "note"|"warning"|"refuses"
----@field text string
+---@field text string what was found
+---@field why string why it matters
+---@field remedy string what to do
+---@field module? string who brought it
+---@field fd? integer the descriptor
 
 ---@class moonfork.clone
 local clone = {}
@@ -59,8 +64,10 @@ function clone.title(text) end
 ---@return number
 function clone.time() end
 
---- In a template, what its audit says.
+--- In a template, what its audit says; then how many threads and open descriptors there are.
 ---@return moonfork.finding[]
+---@return integer threads
+---@return integer descriptors
 function clone.findings() end
 
 --- Plain fork: 0 in the child, its pid in the caller.

@@ -217,7 +217,7 @@ static int watched_searcher(lua_State *L) {
 
 static int watched_randomseed(lua_State *L) {
   struct audit *a = audit_of_call(L);
-  a->reseed_by = a->loading;
+  a->names[a->loading].has_seeded = 1;
   if (!lua_isnoneornil(L, 1) && a->seed_at[0] == '\0') {
     luaL_where(L, 1);
     const char *where = lua_tostring(L, -1);

@@ -39,7 +39,7 @@ struct audit {
   audit_name threads_by;         /* who brought the last of them */
   audit_name loading;            /* what is loaded now, the innermost */
   char seed_at[AUDIT_NAME_MAX];  /* where math.randomseed got a fixed seed */
-  audit_name seed_by, reseed_by; /* who called it last, in whatever way */
+  audit_name seed_by;
   audit_name signal_by[MARK_SIGNALS];
   struct audit_change {
     audit_name by; /* 0: not changed */
@@ -59,6 +59,7 @@ struct audit {
   } reads[AUDIT_READS_MAX];
   struct audit_who {
     int is_module;
+    int has_seeded; /* in whatever way */
     char name[AUDIT_NAME_MAX];
   } names[AUDIT_NAMES_MAX];
 };

@@ -158,7 +158,7 @@ static int is_told(const struct audit *a, const struct mark *now, int fact) {
   case FACT_HOOK:
     return now->fact[fact] != 0;
   case FACT_RANDOM: /* a seed has its own finding, and may be random itself */
-    return a->reseed_by != a->change[fact].by;
+    return !a->names[a->change[fact].by].has_seeded;
   }
   return 1;
 }

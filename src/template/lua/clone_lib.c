@@ -12,6 +12,7 @@
 #include "template/lua/clone_lib.h"
 
 #include "base/at_birth.h"
+#include "os/fd.h"
 #include "os/proc.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
@@ -244,19 +245,24 @@ struct found_list {
   int at; /* of the list on the stack */
 };
 
-static void add_finding(const struct finding *f, void *data) {
-  const struct found_list *list = data;
-  const struct audit_kind_text *kind = &audit_kinds[f->kind];
-  lua_State *L = list->L;
+/* A new table with what the kind says, and these two (NULL: none). */
+static void push_finding(lua_State *L, const struct audit_kind_text *kind,
+                         const char *module, const char *text) {
   lua_createtable(L, 0, 7);
   const char *const fields[][2] = {
-      {"kind", kind->name},  {"severity", audit_severity_names[kind->severity]},
-      {"module", f->module}, {"text", f->text},
-      {"why", kind->why},    {"remedy", kind->remedy}};
+      {"kind", kind->name}, {"severity", audit_severity_names[kind->severity]},
+      {"module", module},   {"text", text},
+      {"why", kind->why},   {"remedy", kind->remedy}};
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
     lua_pushstring(L, fields[i][1]);
     lua_setfield(L, -2, fields[i][0]);
   }
+}
+
+static void add_finding(const struct finding *f, void *data) {
+  const struct found_list *list = data;
+  lua_State *L = list->L;
+  push_finding(L, &audit_kinds[f->kind], f->module, f->text);
   if (f->fd >= 0) {
     lua_pushinteger(L, f->fd);
     lua_setfield(L, -2, "fd");
@@ -264,16 +270,36 @@ static void add_finding(const struct finding *f, void *data) {
   lua_rawseti(L, list->at, (lua_Integer)lua_rawlen(L, list->at) + 1);
 }
 
-/* findings(): what the audit of this template says, a table each. */
+/* kinds() -> {NAME = {kind=, severity=, why=, remedy=}}; for `moonfork doctor` */
+int template_push_finding_kinds(lua_State *L) {
+  lua_createtable(L, 0, AUDIT_KIND_COUNT);
+  for (int i = 0; i < AUDIT_KIND_COUNT; i++) {
+    push_finding(L, &audit_kinds[i], NULL, NULL);
+    lua_setfield(L, -2, audit_kinds[i].name);
+  }
+  return 1;
+}
+
+static void count_fd(int fd, void *data) {
+  (void)fd;
+  ++*(lua_Integer *)data;
+}
+
+/* findings() -> what the audit of this template says, a table each; and the numbers of
+ * its threads and of its open descriptors */
 static int l_findings(lua_State *L) {
   struct server *s = server_self();
+  lua_Integer nfds = 0;
   lua_newtable(L);
   struct found_list list = {L, lua_gettop(L)};
   if (s && s->L) {
     audit_touch(&s->audit);
     audit_findings(L, &s->audit, add_finding, &list);
   }
-  return 1;
+  fd_each(0, count_fd, &nfds);
+  lua_pushinteger(L, audit_count_threads());
+  lua_pushinteger(L, nfds);
+  return 3;
 }
 
 int template_open_clone(lua_State *L) {

@@ -1,0 +1,180 @@
+-- moonfork doctor: the installation, the system, and whether modules may be loaded in a template.
+
+local cli = require "moonfork.cli"
+local one_line = require("moonfork.serve_log").one_line
+local json = require("moonfork.serve_log").json
+
+local command = {
+  name = "doctor",
+  summary = "check the installation, the system, and modules for a template",
+  description = [[
+Shows the parts of this installation and whether they belong together, and what the system offers.
+Then loads the modules in a new template, as -l of the other commands does, and prints a line for
+each thing that a fork would get wrong: which module brought it, why it matters, and what to do.
+The last line is "safe to fork", or "not safe to fork" with exit code 1. What is printed on
+standard output by the modules themselves is not shown.]],
+  checks_versions = true, -- and does not end where they differ
+  arguments = {{name = "MODULE", help = "A module to load, in this order", many = true}},
+  options = {
+    {long = "--strict", help = "Warnings, too, make it not safe to fork"},
+    {long = "--json", help = "Print everything as one JSON object"},
+    {long = "--timeout", value = "S", kind = "seconds", default = "30",
+     help = "The time that a module may take to load"},
+  },
+  examples = {
+    {"moonfork doctor", "is everything here?"},
+    {"moonfork doctor --strict app lpeg cjson", "in continuous integration: exit code 1 for each warning"},
+  },
+}
+
+local LABELS = {refuses = "error", error = "error", warning = "warning", note = "note"}
+local COLOURS = {error = "red", warning = "yellow", note = "dim"}
+
+local function bytes(n)
+  local sign = n < 0 and "-" or ""
+  n = math.abs(n)
+  if n >= 1 << 20 then return ("%s%.1f MiB"):format(sign, n / (1 << 20)) end
+  return ("%s%.0f KiB"):format(sign, n / 1024)
+end
+
+local function milliseconds(seconds)
+  return ("%.1f ms"):format(seconds * 1e3)
+end
+
+-- Printable, in one line.
+local function plain(text)
+  return (one_line(text):gsub("%c", "?"))
+end
+
+local function label(paint, severity)
+  local name = LABELS[severity]
+  return paint(COLOURS[name], ("%-8s"):format(name))
+end
+
+local function print_installation(put, paint, parts, problems)
+  put(paint("bold", "installation"))
+  for _, part in ipairs(parts) do
+    put(("  %-10s %-8s %s%s"):format(part.part, part.version or "-", part.path or part.text,
+      part.path and part.text and (" (%s)"):format(part.text) or ""))
+  end
+  for _, problem in ipairs(problems) do
+    put(("  %s %s"):format(label(paint, problem.severity), plain(problem.text)))
+  end
+end
+
+local function print_system(put, paint, rows)
+  put(paint("bold", "system"))
+  for _, row in ipairs(rows) do
+    local state = ("%-10s"):format(row.state)
+    put(("  %-21s %s %s"):format(row.name, row.missing and paint("yellow", state) or state, row.text))
+  end
+end
+
+local function print_modules(put, paint, report)
+  if #report.modules > 0 then put(paint("bold", "modules")) end
+  for _, module in ipairs(report.modules) do
+    put(("  %-20s %10s, %s (%s in Lua), %d threads, %d descriptors"):format(plain(module.name),
+      milliseconds(module.seconds), bytes(module.memory), bytes(module.lua), module.threads,
+      module.descriptors))
+  end
+end
+
+local ORDER = {"refuses", "warning", "note"}
+
+local function print_findings(put, paint, report)
+  if #report.findings > 0 then put(paint("bold", "findings")) end
+  for _, severity in ipairs(ORDER) do
+    for _, finding in ipairs(report.findings) do
+      if finding.severity == severity then
+        local whose = finding.module and not finding.text:find("'" .. finding.module .. "'", 1, true)
+          and ("module '%s': "):format(finding.module) or ""
+        put(("  %s %s%s; %s; %s [%s]"):format(label(paint, severity), plain(whose), plain(finding.text),
+          finding.why, finding.remedy, finding.kind))
+      end
+    end
+  end
+  if report.fork_seconds then
+    put(("  a clone of this template was forked and ran its function after %s"):format(
+      milliseconds(report.fork_seconds)))
+  end
+end
+
+local function has_error(problems, is_strict)
+  for _, problem in ipairs(problems) do
+    if problem.severity == "error" or is_strict and problem.severity == "warning" then return true end
+  end
+  return false
+end
+
+local function list(items)
+  local result = {is_list = true}
+  for i, item in ipairs(items) do result[i] = item end
+  return result
+end
+
+-- The last word, and the exit code.
+local function verdict(report, problems, is_strict)
+  local safe = report.safe and (report.safe_strictly or not is_strict)
+  return safe, safe and not has_error(problems, is_strict) and cli.OK or cli.FAILED
+end
+
+local function print_json(result, report, is_safe, err)
+  result.is_list = nil
+  if report then
+    result.modules, result.findings = list(report.modules), list(report.findings)
+    result.fork_seconds = report.fork_seconds
+  end
+  result.safe = is_safe
+  result.error = err and one_line(err.message)
+  -- The encoder takes a table without items for an object.
+  local text = json(result)
+  io.stdout:write(text, "\n")
+end
+
+-- Without its C part there is nothing to ask: what is wrong is said, and what to do.
+local function load_doctor()
+  local ok, doctor = pcall(require, "moonfork.doctor")
+  if ok then return doctor end
+  cli.fail(cli.FAILED, "the library can't be loaded: %s (modules are looked for in %s and %s; correct "
+    .. "LUA_PATH and LUA_CPATH, or install moonfork again)", one_line(tostring(doctor)),
+    os.getenv "LUA_PATH" and "LUA_PATH" or "Lua's path", os.getenv "LUA_CPATH" and "LUA_CPATH" or "its cpath")
+end
+
+function command.main(options)
+  local doctor = load_doctor()
+  local interrupt = require "moonfork.cli.interrupt"
+  local terminal = require "moonfork.cli.terminal"
+  local output = require "moonfork.cli.output"
+  local paint = terminal.colour(1)
+  local function put(line) output.write(line .. "\n") end
+  interrupt.watch(function() end, function() cli.quit(interrupt.code) end)
+
+  local parts, problems = doctor.installation()
+  local rows, kernel = doctor.system()
+  if not options.json then
+    put(("moonfork %s, %s, %s"):format(require("moonfork.load").version, _VERSION, kernel or "unknown system"))
+    print_installation(put, paint, parts, problems)
+    print_system(put, paint, rows)
+    output.flush()
+  end
+  local report, err = doctor.audit(options.module, {timeout = options.timeout,
+    stop = function() return interrupt.code ~= nil end})
+  local is_safe, code = false, err and err.code == "TEMPLATE_START" and cli.FAILED or cli.UNUSABLE
+  if report then is_safe, code = verdict(report, problems, options.strict) end
+  if options.json then
+    print_json({version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
+      installation = list(parts), problems = list(problems), system = list(rows)}, report, is_safe, err)
+  elseif report then
+    print_modules(put, paint, report)
+    print_findings(put, paint, report)
+    put(is_safe and paint("bold", "safe to fork") or paint("red", "not safe to fork"))
+    output.flush()
+  end
+  if interrupt.code then return interrupt.code end
+  if err then
+    cli.fail(code, "%s%s", plain(err.message), err.code == "TIMEOUT" and "; --timeout S gives it more time" or "")
+  end
+  return code
+end
+
+return command
