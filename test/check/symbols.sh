@@ -52,7 +52,8 @@ if [ -n "$found" ]; then
 fi
 find_one 'libmoonfork-template.so*'
 if [ -n "$found" ]; then
-  exports_just "$found" include/moonfork/template.h __cxa_atexit __register_atfork setuid seteuid setreuid \
+  exports_just "$found" include/moonfork/template.h __cxa_atexit \
+    __register_atfork setuid seteuid setreuid \
     setresuid setgid setegid setregid setresgid
 fi
 find_one moonfork-template

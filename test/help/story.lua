@@ -40,13 +40,11 @@ story.kit, story.scale = kit, scale
 
 -- ---- files ----
 
+-- Never what a symbolic link leads to: os.remove takes the link itself.
 local function remove_tree(path)
-  local names = kit.ls(path)
-  if names then
-    for _, name in ipairs(names) do remove_tree(path .. "/" .. name) end
-    kit.rmdir(path)
-  end
-  os.remove(path)
+  if os.remove(path) then return end
+  for _, name in ipairs(kit.ls(path) or {}) do remove_tree(path .. "/" .. name) end
+  kit.rmdir(path)
 end
 
 local function write_file(path, text)

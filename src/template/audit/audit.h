@@ -35,10 +35,10 @@ struct audit {
   struct mark_sources sources;
   int known, unsafe;
   char reason[AUDIT_REASON_MAX];
-  int nthreads;                  /* accounted for */
-  audit_name threads_by;         /* who brought the last of them */
-  audit_name loading;            /* what is loaded now, the innermost */
-  char seed_at[AUDIT_NAME_MAX];  /* where math.randomseed got a fixed seed */
+  int nthreads;                 /* accounted for */
+  audit_name threads_by;        /* who brought the last of them */
+  audit_name loading;           /* what is loaded now, the innermost */
+  char seed_at[AUDIT_NAME_MAX]; /* where math.randomseed got a fixed seed */
   audit_name seed_by;
   audit_name signal_by[MARK_SIGNALS];
   struct audit_change {
