@@ -119,11 +119,13 @@ local function signal_name(number)
   return "signal " .. number
 end
 
--- The template has ended by itself.
+-- The template has ended by itself, or was none.
 local function ended(state, err)
   local what = state.loading and ("the module '%s' ended the template while it was loaded"):format(state.loading)
     or "the template ended"
-  local status = state.process:wait(5)
+  local status, why = state.process:wait(5)
+  err = err or why
+  if err and err.code == "TEMPLATE_START" then return err end
   if status and status.signal then what = ("%s: %s"):format(what, signal_name(status.signal))
   elseif status and status.code then
     what = ("%s: exit code %d (os.exit or exit)"):format(what, status.code)
@@ -135,11 +137,11 @@ end
 local function place_of_hang(state)
   local before = #state.stderr
   if not state.process:kill "USR2" then return nil end
-  local till = clone.time() + 1
+  local till = clone.time() + 0.5
   repeat
     fork.socket.poll({state.output.stderr}, till - clone.time())
     if not read_output(state, "stderr") then break end
-  until state.stderr:find("Lua again:\n.-\n", before + 1) or clone.time() >= till
+  until state.stderr:find("runs again:\n.-\n", before + 1) or clone.time() >= till
   for line in state.stderr:sub(before + 1):gmatch "moonfork:%s+([^\n]+)" do
     if line:find ":%d+:" then return (line:gsub("%s+$", "")) end
   end
@@ -185,7 +187,7 @@ local function follow(state)
     end
     if state.err then return state.err end
     if state.failure and not state.done then
-      if state.failure.code == "TEMPLATE_START" or state.failure.code == "REMOTE" then return state.failure end
+      if state.failure.code == "REMOTE" then return state.failure end
       return ended(state, state.failure)
     end
     if not is_open and not state.done then return ended(state) end
