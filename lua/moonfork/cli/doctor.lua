@@ -2,7 +2,7 @@
 
 local cli = require "moonfork.cli"
 local one_line = require("moonfork.serve_log").one_line
-local json = require("moonfork.serve_log").json
+local json = require "moonfork.json"
 
 local command = {
   name = "doctor",
@@ -106,29 +106,20 @@ local function has_error(problems, is_strict)
   return false
 end
 
-local function list(items)
-  local result = {is_list = true}
-  for i, item in ipairs(items) do result[i] = item end
-  return result
-end
-
 -- The last word, and the exit code.
 local function verdict(report, problems, is_strict)
   local safe = report.safe and (report.safe_strictly or not is_strict)
   return safe, safe and not has_error(problems, is_strict) and cli.OK or cli.FAILED
 end
 
-local function print_json(result, report, is_safe, err)
-  result.is_list = nil
+local function print_json(put, result, report, is_safe, err)
   if report then
-    result.modules, result.findings = list(report.modules), list(report.findings)
+    result.modules, result.findings = json.list(report.modules), json.list(report.findings)
     result.fork_seconds = report.fork_seconds
   end
   result.safe = is_safe
   result.error = err and one_line(err.message)
-  -- The encoder takes a table without items for an object.
-  local text = json(result)
-  io.stdout:write(text, "\n")
+  put(json.encode(result))
 end
 
 -- Without its C part there is nothing to ask: what is wrong is said, and what to do.
@@ -162,8 +153,10 @@ function command.main(options)
   local is_safe, code = false, err and err.code == "TEMPLATE_START" and cli.FAILED or cli.UNUSABLE
   if report then is_safe, code = verdict(report, problems, options.strict) end
   if options.json then
-    print_json({version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
-      installation = list(parts), problems = list(problems), system = list(rows)}, report, is_safe, err)
+    print_json(put, {version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
+      installation = json.list(parts), problems = json.list(problems), system = json.list(rows)}, report,
+      is_safe, err)
+    output.flush()
   elseif report then
     print_modules(put, paint, report)
     print_findings(put, paint, report)

@@ -99,11 +99,11 @@ static void blame_threads(struct audit *a, int before, int now, audit_name by) {
   }
 }
 
-static void blame_signals(struct audit *a, const struct mark *before,
-                          const struct mark *now, audit_name by) {
+static void blame_signals(struct audit *a, const struct audit_mark *before,
+                          const struct audit_mark *now, audit_name by) {
   uint64_t new = (now->caught & ~before->caught) | (now->ignored & ~before->ignored);
   uint64_t gone = ~(now->caught | now->ignored);
-  for (int i = 0; (new || gone) && i < MARK_SIGNALS; i++) {
+  for (int i = 0; (new || gone) && i < AUDIT_MARK_SIGNALS; i++) {
     if (gone >> i & 1)
       a->signal_by[i] = 0;
     else if ((new >> i & 1) && !a->signal_by[i])
@@ -111,8 +111,8 @@ static void blame_signals(struct audit *a, const struct mark *before,
   }
 }
 
-static void blame_facts(struct audit *a, const struct mark *before,
-                        const struct mark *now, audit_name by) {
+static void blame_facts(struct audit *a, const struct audit_mark *before,
+                        const struct audit_mark *now, audit_name by) {
   for (int i = 0; i < FACT_COUNT; i++) {
     struct audit_change *change = &a->change[i];
     if (change->by && now->fact[i] == change->from)
@@ -122,24 +122,24 @@ static void blame_facts(struct audit *a, const struct mark *before,
   }
 }
 
-static void compare(struct audit *a, lua_State *L, const struct mark *before,
+static void compare(struct audit *a, lua_State *L, const struct audit_mark *before,
                     audit_name by) {
-  struct mark now;
-  mark_take(&now, L, &a->sources);
+  struct audit_mark now;
+  audit_mark_take(&now, L, &a->sources);
   audit_touch(a);
   blame_threads(a, before->threads, now.threads, by);
   blame_signals(a, before, &now, by);
   blame_facts(a, before, &now, by);
   if (memcmp(now.open, before->open, sizeof now.open) == 0)
     return;
-  for (int fd = 3; fd < (int)MARK_FDS; fd++)
-    if (mark_has_fd(&now, fd) && !mark_has_fd(before, fd))
+  for (int fd = 3; fd < (int)AUDIT_MARK_FDS; fd++)
+    if (audit_mark_has_fd(&now, fd) && !audit_mark_has_fd(before, fd))
       blame_fd(a, fd, by);
 }
 
 void audit_before(struct audit *a, lua_State *L, const char *name, int is_module) {
   a->loading = intern(a, name, is_module);
-  mark_take(&a->outermost, L, &a->sources);
+  audit_mark_take(&a->outermost, L, &a->sources);
 }
 
 void audit_after(struct audit *a, lua_State *L, const char *name, int is_module) {
@@ -190,11 +190,11 @@ static void begin_loading(lua_State *L, struct audit *a, audit_name by) {
 /* Errors are left to who called: the next bracket outside accounts for what the failed
  * one has left. */
 static int watched_loader(lua_State *L) {
-  struct mark before;
+  struct audit_mark before;
   struct audit *a = audit_of_call(L);
   audit_name by = intern(a, lua_type(L, 1) == LUA_TSTRING ? lua_tostring(L, 1) : "?", 1);
   begin_loading(L, a, by);
-  mark_take(&before, L, &a->sources);
+  audit_mark_take(&before, L, &a->sources);
   lua_pushvalue(L, lua_upvalueindex(2));
   lua_insert(L, 2);
   lua_call(L, lua_gettop(L) - 2, LUA_MULTRET);

@@ -6,14 +6,15 @@
  * not the library's own. The answer is remembered until audit_touch says that user code
  * has run, so between two forks the audit costs nothing and touches nothing.
  *
- * To name the culprit, the state before and after a module's load is compared (mark.h):
- * the innermost require during which something appeared has brought it. Calls that leave
- * no trace, of os.getenv and math.randomseed, are watched while modules are loaded. */
+ * To name the culprit, the state before and after a module's load is compared
+ * (audit_mark.h): the innermost require during which something appeared has brought it.
+ * Calls that leave no trace, of os.getenv and math.randomseed, are watched while modules
+ * are loaded. */
 #ifndef TEMPLATE_AUDIT_H
 #define TEMPLATE_AUDIT_H
 
+#include "template/audit/audit_mark.h"
 #include "template/audit/finding.h"
-#include "template/audit/mark.h"
 
 #include <lua.h>
 #include <stddef.h>
@@ -32,7 +33,7 @@ typedef unsigned char audit_name; /* of audit.names; 0: nobody known */
 struct audit {
   int (*is_ours)(int fd, void *data); /* the library's own descriptors; may be NULL */
   void *data;
-  struct mark_sources sources;
+  struct audit_mark_sources sources;
   int known, unsafe;
   char reason[AUDIT_REASON_MAX];
   int nthreads;                 /* accounted for */
@@ -40,12 +41,12 @@ struct audit {
   audit_name loading;           /* what is loaded now, the innermost */
   char seed_at[AUDIT_NAME_MAX]; /* where math.randomseed got a fixed seed */
   audit_name seed_by;
-  audit_name signal_by[MARK_SIGNALS];
+  audit_name signal_by[AUDIT_MARK_SIGNALS];
   struct audit_change {
     audit_name by; /* 0: not changed */
     uint64_t from;
   } change[FACT_COUNT];
-  struct mark outermost;
+  struct audit_mark outermost;
   int nseen, nreads, nnames;
   struct audit_seen {
     int fd;

@@ -70,7 +70,7 @@ static void tell_mapping(enum audit_kind kind, const char *text, void *data) {
 
 /* ---- timers and signals ---- */
 
-static void tell_timers(struct telling *t, const struct mark *now) {
+static void tell_timers(struct telling *t, const struct audit_mark *now) {
   static const struct {
     int which;
     const char *signal;
@@ -102,9 +102,9 @@ static const char *signal_name(int number) {
   return strsignal(number);
 }
 
-static void tell_signals(struct telling *t, const struct mark *now) {
+static void tell_signals(struct telling *t, const struct audit_mark *now) {
   char by[AUDIT_NAME_MAX + 32];
-  for (int i = 0; i < MARK_SIGNALS; i++) {
+  for (int i = 0; i < AUDIT_MARK_SIGNALS; i++) {
     int is_caught = now->caught >> i & 1;
     if (!is_caught && !(now->ignored >> i & 1))
       continue;
@@ -149,7 +149,7 @@ static const struct {
                             "registered a fork handler (pthread_atfork)"},
 };
 
-static int is_told(const struct audit *a, const struct mark *now, int fact) {
+static int is_told(const struct audit *a, const struct audit_mark *now, int fact) {
   if (!changes[fact].text || !a->change[fact].by ||
       now->fact[fact] == a->change[fact].from)
     return 0;
@@ -163,7 +163,7 @@ static int is_told(const struct audit *a, const struct mark *now, int fact) {
   return 1;
 }
 
-static void tell_changes(struct telling *t, const struct mark *now) {
+static void tell_changes(struct telling *t, const struct audit_mark *now) {
   for (int i = 0; i < FACT_COUNT; i++) {
     audit_name who = t->a->change[i].by;
     char by[AUDIT_NAME_MAX + 32];
@@ -189,7 +189,7 @@ static void read_children(char *ret, size_t n) {
     ret[i - 1] = '\0';
 }
 
-static void tell_children(struct telling *t, const struct mark *now) {
+static void tell_children(struct telling *t, const struct audit_mark *now) {
   audit_name who = t->a->change[FACT_CHILDREN].by;
   char pids[80], by[AUDIT_NAME_MAX + 32];
   if (!who || !now->fact[FACT_CHILDREN])
@@ -247,13 +247,13 @@ static void tell_replaced(struct telling *t) {
 
 int audit_findings(lua_State *L, struct audit *a, audit_found *found, void *data) {
   struct telling t = {.L = L, .a = a, .found = found, .data = data};
-  struct mark now;
+  struct audit_mark now;
   char room[160];
   luaL_checkstack(L, 8, NULL);
   lua_gc(L, LUA_GCCOLLECT);
   lua_gc(L, LUA_GCCOLLECT); /* what finalisers have let go of */
   int threads = audit_count_threads();
-  mark_take(&now, L, &a->sources);
+  audit_mark_take(&now, L, &a->sources);
   if (threads < 0)
     tell(&t, AUDIT_BLIND, -1, 0, "there is no /proc");
   if (threads > 1) {

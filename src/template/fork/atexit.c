@@ -4,7 +4,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "template/audit/mark.h"
+#include "template/audit/audit_mark.h"
 
 #include <dlfcn.h>
 #include <stddef.h>
@@ -18,6 +18,6 @@ int __cxa_atexit(void (*handler)(void *), void *argument, void *dso) {
     *(void **)&next = dlsym(RTLD_NEXT, "__cxa_atexit");
   if (!next)
     return -1;
-  mark_exit_handlers++;
+  audit_exit_handlers++;
   return next(handler, argument, dso);
 }

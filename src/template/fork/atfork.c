@@ -9,7 +9,7 @@
 #endif
 #include "template/fork/atfork.h"
 
-#include "template/audit/mark.h"
+#include "template/audit/audit_mark.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -60,7 +60,7 @@ int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)
   if (error)
     return error;
   keep_loaded(dso);
-  mark_fork_handlers++;
+  audit_fork_handlers++;
   handlers[nhandlers++] = (struct atfork_handlers){prepare, parent, child};
   atfork_prepare = run_prepare;
   atfork_parent = run_parent;

@@ -17,6 +17,7 @@
 #include "template/lua/coroutine.h"
 #include "template/lua/on_term.h"
 #include "template/modules.h"
+#include "template/server/signals.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
@@ -332,6 +333,7 @@ static int l_prepare(lua_State *L) {
   wait_set_function(L); /* whatever reactor a copied interpreter had is not here */
   audit_init(&s->audit, is_ours, s);
   s->audit.sources.collector_mode = &s->collector.gc;
+  s->audit.sources.is_ours = signals_is_own;
   audit_watch(&s->audit, L);
   return 0;
 }

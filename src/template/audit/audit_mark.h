@@ -2,13 +2,14 @@
  * loaded: threads, descriptors, signals, and a number for each of the other facts, which
  * are only compared. Cheap enough to be taken before and after each require. Runs in
  * templates. */
-#ifndef TEMPLATE_AUDIT_MARK_H
-#define TEMPLATE_AUDIT_MARK_H
+#ifndef TEMPLATE_AUDIT_AUDIT_MARK_H
+#define TEMPLATE_AUDIT_AUDIT_MARK_H
 
 #include <lua.h>
+#include <signal.h>
 #include <stdint.h>
 
-enum mark_fact {
+enum audit_fact {
   FACT_DIRECTORY,
   FACT_UMASK,
   FACT_NICE,
@@ -32,27 +33,32 @@ enum mark_fact {
 };
 
 /* What a mark can't find by itself; each may be NULL. */
-struct mark_sources {
+struct audit_mark_sources {
   const void *random_state; /* of math.random */
   size_t random_size;
   const int *collector_mode;
+  int (*is_ours)(const struct sigaction *action); /* a handler of the library's */
 };
 
-struct mark {
+struct audit_mark {
   int threads;
   unsigned char open[256];  /* a bit for each descriptor below 2,048 */
   uint64_t caught, ignored; /* signal n is bit n - 1 */
   uint64_t fact[FACT_COUNT];
 };
-enum { MARK_FDS = 8 * sizeof(((struct mark *)0)->open), MARK_SIGNALS = 64 };
+enum {
+  AUDIT_MARK_FDS = 8 * sizeof(((struct audit_mark *)0)->open),
+  AUDIT_MARK_SIGNALS = 64
+};
 
 /* Never raises. */
-void mark_take(struct mark *m, lua_State *L, const struct mark_sources *sources);
+void audit_mark_take(struct audit_mark *m, lua_State *L,
+                     const struct audit_mark_sources *sources);
 /* 0 or 1. */
-int mark_has_fd(const struct mark *m, int fd);
+int audit_mark_has_fd(const struct audit_mark *m, int fd);
 
 /* Registrations that were seen (template/fork/atfork.c, atexit.c); 0 where they can't be.
  */
-extern unsigned mark_exit_handlers, mark_fork_handlers;
+extern unsigned audit_exit_handlers, audit_fork_handlers;
 
 #endif

@@ -1,12 +1,11 @@
-/* See mark.h. Every fact becomes one number; what is longer is hashed. */
+/* See audit_mark.h. Every fact becomes one number; what is longer is hashed. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "template/audit/mark.h"
+#include "template/audit/audit_mark.h"
 
 #include "os/fd.h"
 #include "os/proc.h"
-#include "template/server/signals.h"
 #include <locale.h>
 #include <sched.h>
 #include <signal.h>
@@ -17,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-unsigned mark_exit_handlers, mark_fork_handlers;
+unsigned audit_exit_handlers, audit_fork_handlers;
 extern char **environ;
 
 static uint64_t hash(uint64_t h, const void *p, size_t n) { /* FNV-1a */
@@ -29,21 +28,21 @@ static uint64_t hash(uint64_t h, const void *p, size_t n) { /* FNV-1a */
 enum { HASH_INIT = 0x811c9dc5 };
 
 static void set_bit(int fd, void *data) {
-  struct mark *m = data;
-  if (fd < (int)MARK_FDS)
+  struct audit_mark *m = data;
+  if (fd < (int)AUDIT_MARK_FDS)
     m->open[fd / 8] |= (unsigned char)(1 << fd % 8);
 }
 
-int mark_has_fd(const struct mark *m, int fd) {
-  return fd < (int)MARK_FDS ? m->open[fd / 8] >> fd % 8 & 1 : 0;
+int audit_mark_has_fd(const struct audit_mark *m, int fd) {
+  return fd < (int)AUDIT_MARK_FDS ? m->open[fd / 8] >> fd % 8 & 1 : 0;
 }
 
 /* sigaction(2) of the C library does not tell of its own two, below 34. */
-static void take_signals(struct mark *m) {
-  for (int s = 1; s < NSIG && s <= MARK_SIGNALS; s++) {
+static void take_signals(struct audit_mark *m, const struct audit_mark_sources *sources) {
+  for (int s = 1; s < NSIG && s <= AUDIT_MARK_SIGNALS; s++) {
     struct sigaction action;
     if (s == SIGKILL || s == SIGSTOP || sigaction(s, NULL, &action) != 0 ||
-        action.sa_handler == SIG_DFL || signals_is_own(&action))
+        action.sa_handler == SIG_DFL || (sources->is_ours && sources->is_ours(&action)))
       continue;
     *(action.sa_handler == SIG_IGN ? &m->ignored : &m->caught) |= UINT64_C(1) << (s - 1);
   }
@@ -116,7 +115,7 @@ static uint64_t signal_mask(void) {
   uint64_t bits = 0;
   sigemptyset(&set);
   sigprocmask(SIG_SETMASK, NULL, &set);
-  for (int s = 1; s < NSIG && s <= MARK_SIGNALS; s++)
+  for (int s = 1; s < NSIG && s <= AUDIT_MARK_SIGNALS; s++)
     if (sigismember(&set, s) == 1)
       bits |= UINT64_C(1) << (s - 1);
   return bits;
@@ -142,11 +141,12 @@ static uint64_t children(void) {
   return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
 }
 
-void mark_take(struct mark *m, lua_State *L, const struct mark_sources *sources) {
+void audit_mark_take(struct audit_mark *m, lua_State *L,
+                     const struct audit_mark_sources *sources) {
   memset(m, 0, sizeof *m);
   m->threads = proc_threads();
   fd_each(3, set_bit, m);
-  take_signals(m);
+  take_signals(m, sources);
   uint64_t *f = m->fact;
   f[FACT_DIRECTORY] = directory();
   f[FACT_UMASK] = file_mask(m->threads);
@@ -163,8 +163,8 @@ void mark_take(struct mark *m, lua_State *L, const struct mark_sources *sources)
   f[FACT_CHILDREN] = children();
   f[FACT_COLLECTOR_STOPPED] = !lua_gc(L, LUA_GCISRUNNING);
   f[FACT_HOOK] = lua_gethook(L) != NULL;
-  f[FACT_EXIT_HANDLERS] = mark_exit_handlers;
-  f[FACT_FORK_HANDLERS] = mark_fork_handlers;
+  f[FACT_EXIT_HANDLERS] = audit_exit_handlers;
+  f[FACT_FORK_HANDLERS] = audit_fork_handlers;
   if (sources->collector_mode)
     f[FACT_COLLECTOR_MODE] = (uint64_t)*sources->collector_mode;
   if (sources->random_state)
