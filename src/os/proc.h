@@ -89,6 +89,10 @@ int proc_is_main_thread(void);
 int proc_threads(void);
 /* Process title: comm (15 bytes) and the argument area where it can be found. */
 void proc_set_title(const char *text);
+/* The title stands in room from now on, which has to stay, and not where the arguments
+ * were: a clone does not write to their page then, and the title may be longer. 0 or
+ * -errno: it stays where it is. */
+int proc_move_title(char *room, size_t size);
 /* Random bytes: getrandom(2), /dev/urandom; never fails (falls back to the clock and
  * pid). */
 void proc_random(void *out, size_t n);

@@ -14,6 +14,7 @@
  * the kernel knows it by more than its number, which may be another's by then. */
 #include "os/proc.h"
 
+#include "base/at_birth.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include <errno.h>
@@ -199,26 +200,73 @@ int proc_is_main_thread(void) {
 
 /* The bytes that the kernel shows as command line. Found once; a forked process has them
  * at the same place. */
-static struct {
+AT_BIRTH static struct {
   int searched;
   char *start;
   size_t size;
-} title_area;
+  size_t used; /* what follows is zero */
+} title_area = {0};
+
+static uint64_t stat_number(const char *text, int field) {
+  const char *at = stat_field(text, field);
+  return at ? strtoull(at, NULL, 10) : 0;
+}
 
 static void find_title_area(void) {
   char text[1024];
   title_area.searched = 1;
   if (read_small("/proc/self/stat", text, sizeof text) < 0)
     return;
-  const char *first = stat_field(text, 48), *last = stat_field(text, 49);
-  if (!first || !last)
-    return;
-  uintptr_t start = (uintptr_t)strtoull(first, NULL, 10);
-  uintptr_t end = (uintptr_t)strtoull(last, NULL, 10);
+  uintptr_t start = (uintptr_t)stat_number(text, 48);
+  uintptr_t end = (uintptr_t)stat_number(text, 49);
   if (start == 0 || end <= start)
     return;                         /* hidden (ptrace rules), or an emulator */
   title_area.start = (char *)start; /* NOLINT: an address in text is what there is */
-  title_area.size = end - start;
+  title_area.used = title_area.size = end - start;
+}
+
+#ifdef PR_SET_MM_MAP
+/* What the kernel knows of the memory, but for the place of the arguments: it takes all
+ * of it together only. Where a field is hidden it refuses. */
+static int tell_place(const char *room, size_t size) {
+  char text[1024];
+  if (read_small("/proc/self/stat", text, sizeof text) < 0)
+    return -ENOENT;
+  struct prctl_mm_map map = {.start_code = stat_number(text, 26),
+                             .end_code = stat_number(text, 27),
+                             .start_data = stat_number(text, 45),
+                             .end_data = stat_number(text, 46),
+                             .start_brk = stat_number(text, 47),
+                             .brk = (uint64_t)syscall(SYS_brk, 0),
+                             .start_stack = stat_number(text, 28),
+                             .arg_start = (uintptr_t)room,
+                             .arg_end = (uintptr_t)room + size,
+                             .env_start = stat_number(text, 50),
+                             .env_end = stat_number(text, 51),
+                             .exe_fd = (uint32_t)-1};
+  return prctl(PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0) < 0 ? -errno : 0;
+}
+#else
+static int tell_place(const char *room, size_t size) {
+  return -ENOSYS;
+}
+#endif
+
+int proc_move_title(char *room, size_t size) {
+  if (!title_area.searched)
+    find_title_area();
+  if (title_area.size == 0)
+    return -ENOENT;
+  size_t n = title_area.size < size ? title_area.size : size - 1;
+  memcpy(room, title_area.start, n);
+  memset(room + n, 0, size - n);
+  int r = tell_place(room, size);
+  if (r < 0)
+    return r;
+  title_area.start = room;
+  title_area.size = size;
+  title_area.used = n;
+  return 0;
 }
 
 void proc_set_title(const char *text) {
@@ -233,7 +281,9 @@ void proc_set_title(const char *text) {
     if (n > title_area.size - 1)
       n = title_area.size - 1;
     memmove(title_area.start, text, n); /* text may be an argument itself */
-    memset(title_area.start + n, 0, title_area.size - n);
+    if (title_area.used > n)
+      memset(title_area.start + n, 0, title_area.used - n);
+    title_area.used = n;
   }
   errno = saved;
 }

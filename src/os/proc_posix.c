@@ -65,6 +65,10 @@ int proc_threads(void) {
   return -ENOSYS;
 }
 
+int proc_move_title(char *room, size_t size) {
+  return -ENOSYS;
+}
+
 #if defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) ||               \
     defined(__DragonFly__)
 void proc_set_title(const char *text) {

@@ -71,6 +71,44 @@ story.test("the code and constants of a library are one mapping", function(t)
   template:close()
 end)
 
+story.test("a title is as long as it has to be, and the environment stays", function(t)
+  if not is_lean() then t.skip "a template program whose title lies in its arguments" end
+  local template = fork.new_exec {env = {MOON = "full"}}:eval [[
+    local clone = require "moonfork.clone"
+    function paint(s)
+      clone.title(("moon "):rep(50))
+      local f = io.open("/proc/self/cmdline", "rb")
+      local long = f:read("a"):gsub("%z+$", "")
+      f:close()
+      clone.title "new"
+      f = io.open("/proc/self/cmdline", "rb")
+      local short = f:read("a"):gsub("%z+$", "")
+      f:close()
+      s:write(long, "\n", short, "\n", os.getenv "MOON", "\n")
+      s:read(1)
+    end
+  ]]
+  local p = template:fork()
+  local s = assert(p:run "paint")
+  t.eq(s:read "l", ("moon "):rep(50))
+  t.eq(s:read "l", "new")
+  t.eq(s:read "l", "full")
+  s:write "x"
+  s:close()
+  t.eq(p:wait().code, 0)
+  template:close()
+end)
+
+story.test("the program's variables are one mapping with what was zero at first", function(t)
+  if not is_lean() then t.skip "a template program that leaves mappings as they are" end
+  local template = fork.new_exec():eval "function nothing() end"
+  call(template:fork(), "nothing")
+  local _, n = written(template:pid(), "rw%-p .*moonfork%-template")
+  if not n then t.skip "no /proc/PID/smaps" end
+  t.eq(n, 0, "nothing of the file is mapped to be written")
+  template:close()
+end)
+
 -- Streams are libc's own records, and lie in malloc's memory. The locale and the environment
 -- are in variables of libc's.
 local KEEPS = [[

@@ -362,6 +362,45 @@ static void test_title_stays_within_the_arguments(void **state) {
   in_child(change_title);
 }
 
+/* The title that was set before is there still; then it may be as long as the room. */
+static int move_title(void) {
+  enum { ROOM = 4096, LONG = 2000 };
+  char shown[ROOM + 1], text[LONG + 1];
+  char *room =
+      mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED)
+    return 1;
+  proc_set_title("before");
+  int r = proc_move_title(room, ROOM);
+  if (r < 0) { /* kernels without it, and what stands for one */
+    proc_set_title("after");
+    read_file("/proc/self/cmdline", shown, sizeof shown);
+    return strcmp(shown, "after") == 0 ? 0 : 2;
+  }
+  if (read_file("/proc/self/cmdline", shown, sizeof shown) != ROOM ||
+      strcmp(shown, "before") != 0 || strcmp(room, "before") != 0)
+    return 3;
+  memset(text, 'x', LONG);
+  text[LONG] = '\0';
+  proc_set_title(text);
+  read_file("/proc/self/cmdline", shown, sizeof shown);
+  if (strcmp(shown, text) != 0)
+    return 4;
+  proc_set_title("short");
+  if (read_file("/proc/self/cmdline", shown, sizeof shown) != ROOM)
+    return 5;
+  for (int i = 0; i < ROOM; i++)
+    if (shown[i] != (i < 5 ? "short"[i] : '\0'))
+      return 6;
+  if (read_file("/proc/self/environ", shown, sizeof shown) <= 0 || !strstr(shown, "="))
+    return 7; /* the kernel's other places are as they were */
+  return sbrk(0) == sbrk(4096) ? 0 : 8;
+}
+
+static void test_title_moves(void **state) {
+  in_child(move_title);
+}
+
 static void test_random_differs(void **state) {
   unsigned char a[600] = {0}, b[600] = {0}, zero[600] = {0};
   errno = 55;
@@ -820,6 +859,7 @@ int main(void) {
       census_test(test_spawn_makes_a_group_where_asked),
       census_test(test_threads_are_counted),
       census_test(test_title_stays_within_the_arguments),
+      census_test(test_title_moves),
       census_test(test_random_differs),
       census_test(test_clock_goes_forward),
       census_test(test_memory_counts_what_is_touched),

@@ -160,9 +160,13 @@ void server_leave_user(struct server *s) {
   leash_rest(&s->leash);
 }
 
+void server_move_title(struct server *s) {
+  proc_move_title(s->title, sizeof s->title);
+}
+
 /* By hand: every clone makes a title. */
 void server_title(struct server *s, const char *kind) {
-  char text[300], *at = text, *end = text + sizeof text - 1;
+  char text[SERVER_TITLE_MAX + 1], *at = text, *end = text + sizeof text - 1;
   at = append_number(at, end, s->owner_pid);
   at = append_text(at, end, " moonfork: ");
   at = append_text(at, end, kind ? kind : s->run.title);

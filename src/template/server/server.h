@@ -43,6 +43,8 @@ struct command {
   struct gather *gather; /* owns the body where it came in parts, else NULL */
 };
 
+enum { SERVER_TITLE_MAX = 303 };
+
 struct server {
   lua_State *L;     /* where user code runs; NULL before SETUP of a program */
   lua_State *given; /* an interpreter that was running before, or NULL */
@@ -91,6 +93,7 @@ struct server {
     int is_fresh; /* its socket is as the parent made it, for it alone: blocking */
     char title[128];
   } run;
+  char title[SERVER_TITLE_MAX + 1]; /* what the kernel shows, where it could be moved */
   /* The storage of conn.in. What a FORK is lies at its beginning, in the page of all that
    * is written at a birth (storage.c). From its end on clones don't write, or seldom.
    */
@@ -134,6 +137,8 @@ void server_mark_original(void);
 void server_take_pid(struct server *s);
 /* kind: "template" or "clone"; NULL: the function (s->run.title). */
 void server_title(struct server *s, const char *kind);
+/* The title stands in the page that births write to, from now on. */
+void server_move_title(struct server *s);
 /* Called by server_exit and before an exec, where it is set: what user code believes to
  * be written. */
 extern void (*server_before_exit)(void);

@@ -12,6 +12,7 @@ static void prepare_births(void) {
   birth_text_prepare();
   birth_data_prepare();
   birth_maps_prepare();
+  server_move_title(server_self());
 }
 #endif
 
