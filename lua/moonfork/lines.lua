@@ -32,7 +32,19 @@ local function size_of(path)
   return size
 end
 
--- Input that can't be opened is told before anything has run.
+-- What a file is called in messages.
+local function name_of(path)
+  return path == "-" and "standard input" or path
+end
+
+-- Nil, or why a file that is open can't be read: a folder can be opened, for one. What is read of it
+-- stays in the socket.
+local function refusal_of(socket)
+  local text, message = socket:read(0)
+  if text == nil and message and message ~= "timed out" then return message end
+end
+
+-- Input that can't be used is told before anything has run.
 local function new_reader(files, line_end)
   local self = setmetatable({at = 1, line_end = line_end, format = line_end == "\n" and "l" or "0",
     files = files, sockets = {}, bytes = 0,
@@ -45,13 +57,16 @@ local function new_reader(files, line_end)
     else
       socket, message = fork.socket.open(path, "r")
     end
-    if not socket then
-      self:close()
-      return nil, core.error("EINVAL", ("%s: %s"):format(files[i], message:gsub("^.*: ", "")))
+    if socket then
+      socket:settimeout(0)
+      socket:limit(LINE_MAX)
+      self.sockets[i] = socket
+      message = refusal_of(socket)
     end
-    socket:settimeout(0)
-    socket:limit(LINE_MAX)
-    self.sockets[i] = socket
+    if message then
+      self:close()
+      return nil, core.error("EINVAL", ("%s: %s"):format(name_of(files[i]), message:gsub("^.*: ", "")))
+    end
     local size = self.total and size_of(path)
     self.total = size and self.total + size
   end
@@ -79,8 +94,8 @@ function Reader:finish_current()
 end
 
 function Reader:fail(message)
-  self.failure = core.error("EINVAL", ("%s, after line %d: %s"):format(self.files[self.at], self.number,
-    message))
+  self.failure = core.error("EINVAL", ("%s, after line %d: %s"):format(name_of(self.files[self.at]),
+    self.number, message))
   self.stopped = true
 end
 

@@ -393,8 +393,8 @@ static int l_chunk_next(lua_State *L) {
   return 1 + n;
 }
 
-/* Appends the n values on top as a text, and pops them: tabs between them, nil is nothing.
- * May raise what a __tostring raises. */
+/* Appends the n values on top as a text, and pops them: tabs between them, nil is
+ * nothing. May raise what a __tostring raises. */
 static int put_values(lua_State *L, struct buf *out, int n) {
   int rc = 0, first = lua_gettop(L) - n + 1;
   for (int i = first; i < first + n && rc == 0; i++) {

@@ -40,7 +40,8 @@ end)
 story.test("the same without an order, with tags", {deadline = 60}, function(t)
   local room = t:file "unordered"
   os.execute("mkdir " .. room)
-  local out, err, code = map("-j 9 --chunk 1 --unordered --tag --retry 1 " .. TOGETHER:format(room), {stdin = numbers(9)})
+  local out, err, code = map("-j 9 --chunk 1 --unordered --tag --retry 1 " .. TOGETHER:format(room),
+    {stdin = numbers(9)})
   t.eq(err, "")
   t.eq(code, 0)
   local lines = {}
@@ -89,8 +90,9 @@ story.test("nothing is in the job log whose answer is not out yet", {deadline = 
   os.execute("mkfifo " .. fifo)
   local reader = io.popen("exec 3<" .. fifo .. "; read go; exec cat <&3 >" .. written_to, "w")
   local pid_file = t:file "pid"
-  os.execute(([[sh -c 'echo $$ >%s; exec %s map --joblog %s -e "function f(x) return x .. (\"x\"):rep(60) end" f %s' >%s &]])
-    :format(pid_file, program.path, log, t:file("in", numbers(20000)), fifo))
+  local code = [[function f(x) return x .. (\"x\"):rep(60) end]]
+  os.execute(([[sh -c 'echo $$ >%s; exec %s map --joblog %s -e "%s" f %s' >%s &]]):format(pid_file, program.path, log,
+    code, t:file("in", numbers(20000)), fifo))
   t.outside(20, function() return #(t.read(log) or "") > 1000 end, "the first answers are recorded")
   -- the pipe is full: what is recorded from now on could not be written
   local size

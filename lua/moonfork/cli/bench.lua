@@ -17,6 +17,9 @@ local cases = {
   {"http", "requests per second of HTTP servers: nginx with Lua, Node.js, gunicorn"},
 }
 
+local case_names = {}
+for i, case in ipairs(cases) do case_names[i] = case[1] end
+
 local function table_of_cases()
   local lines = {}
   for _, case in ipairs(cases) do lines[#lines + 1] = ("%s: %s."):format(case[1], case[2]) end
@@ -31,7 +34,7 @@ Measures moonfork by turns with a raw C program and with the other systems that 
 AnyEvent::Fork, luv, Python's fork server, GNU parallel, nginx, Node.js, gunicorn. One that is
 missing is left out, and the report says so. The report is a text in Markdown on standard output.
 Everything takes about eight minutes and both processors; --quick is a look of one.]],
-  arguments = {{name = "NAME", many = true, help = "What to measure; default: everything"}},
+  arguments = {{name = "NAME", many = true, words = case_names, help = "What to measure; default: everything"}},
   options = {
     {short = "-q", long = "--quick", help = "A look: fewer and shorter turns"},
     {long = "--json", help = "Print the tables as JSON at the end, in place of the report"},
@@ -105,11 +108,11 @@ end
 local function wanted_of(names)
   if #names == 0 then return nil end
   local known, wanted = {}, {}
-  for i, case in ipairs(cases) do known[case[1]], known[i] = true, case[1] end
+  for _, name in ipairs(case_names) do known[name] = true end
   for _, name in ipairs(names) do
     if not known[name] then
       cli.fail(cli.USAGE, "there is no measurement '%s' (there are: %s); see moonfork bench --help", name,
-        table.concat(known, ", "))
+        table.concat(case_names, ", "))
     end
     wanted[name] = true
   end
@@ -123,10 +126,8 @@ function command.main(options)
   local here, programs = folders()
   make_folder(options.output)
   make_folder(options.samples)
-  local names = {}
-  for i, case in ipairs(cases) do names[i] = case[1] end
   local bench = assert(loadfile(here .. "/run.lua")){
-    here = here, programs = programs, names = names, wanted = wanted, quick = options.quick,
+    here = here, programs = programs, names = case_names, wanted = wanted, quick = options.quick,
     program = ("/proc/%d/exe"):format(require("moonfork.clone").pid()),
     output = options.output, samples = options.samples,
     say = function(line)

@@ -1,8 +1,9 @@
 -- The program `moonfork`: one file of this folder is one command. main(arg) gives the exit code.
 --
 --   NAME.lua     a command: a definition (parser.lua says of what) and main(options)
---   parser.lua   definitions -> argparse: --help, wrong usage, completion for shells
---   manual.lua   definitions -> manual pages and completion
+--   parser.lua   definitions -> argparse: --help, wrong usage
+--   manual.lua   definitions -> manual pages
+--   completion.lua definitions -> completion for shells
 --   template.lua what run, map and serve have in common: a template from -l and -e
 --   interrupt.lua the first Ctrl-C drains, the second kills
 --   terminal.lua what is written to the terminal, and with which colours

@@ -1,12 +1,10 @@
 -- Manual pages and completion, from the definitions of the commands. moonfork is built with it:
 --
 --   lua manual.lua page [COMMAND]         moonfork(1), moonfork-COMMAND(1) to standard output
---   lua manual.lua completion SHELL       bash, zsh or fish; needs argparse
+--   lua manual.lua completion SHELL       bash, zsh or fish
 --   lua manual.lua commands               their names, a line each
 
 local cli = require "moonfork.cli"
-local parser = require "moonfork.cli.parser"
-
 local manual = {}
 
 -- Text for roff: no line begins a request, and a minus is one that can be copied.
@@ -126,18 +124,12 @@ function manual.command_page(name, version)
   return table.concat(lines, "\n") .. "\n"
 end
 
---- completion(shell): a script for "bash", "zsh" or "fish".
-function manual.completion(shell)
-  local program = parser.build(cli)
-  return program["get_" .. shell .. "_complete"](program)
-end
-
 -- As a program: what meson calls.
 if arg and arg[0] and arg[0]:match "manual%.lua$" then
   local what, which, version = arg[1], arg[2], arg[3]
   if what == "page" and which == "moonfork" then io.write(manual.page(version))
   elseif what == "page" then io.write(manual.command_page(which:gsub("^moonfork%-", ""), version))
-  elseif what == "completion" then io.write(manual.completion(which))
+  elseif what == "completion" then io.write(require("moonfork.cli.completion")[which](cli))
   else for _, name in ipairs(cli.commands) do print(name) end end
 end
 

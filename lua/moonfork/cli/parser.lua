@@ -2,7 +2,8 @@
 --
 -- A definition is a table: name, summary (one line), description, arguments, options, examples,
 -- notes and main. Of an argument: name ("FUNCTION"), help, many (any number, also none), optional,
--- rest (it and all that follows belong to it, options too), file. Of an option:
+-- rest (it and all that follows belong to it, options too); for completion file, or words (a list).
+-- Of an option:
 --
 --   short, long   "-n", "--count"; the field of the result is the long name, with "_" for "-"
 --   value         "N": it takes a value, which help and errors call so

@@ -40,9 +40,17 @@ local code, name = ...
 assert(load(code, "=" .. name))()
 ]]
 
+-- What a module is not found by says where was looked, in twenty lines.
+local function with_advice(text)
+  local module = text:match "module '(.-)' not found"
+  if not module or text:find("module '" .. module .. "' has", 1, true) then return text end
+  return ("module '%s' not found (LUA_PATH and LUA_CPATH say where modules are looked for)"):format(module)
+end
+
 --- first_line(err): an error in one line, without what Lua puts before it on the way.
 function template.first_line(err)
-  return one_line(type(err) == "table" and err.message or tostring(err))
+  local text = type(err) == "table" and err.message or tostring(err)
+  return (one_line(with_advice(text)):gsub("^moonfork:%d+: ", ""))
 end
 
 --- make(options): the template of a command, and its function found in it.
