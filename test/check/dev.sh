@@ -19,7 +19,7 @@ says() {
   grep -q -- "$pattern" "$room/out" || complain "./dev $*: no '$pattern' in: $(cat "$room/out")"
 }
 
-commands='demo build run install uninstall version test check configurations fuzz random planted
+commands='demo build run install uninstall deb version test check configurations fuzz random planted
   asan coverage bench help'
 for command in $commands; do
   says 0 "^usage: ./dev $command" "$command" --help

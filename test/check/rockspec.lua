@@ -22,7 +22,12 @@ local source = spec.source or {}
 expect(type(source.url) == "string" and source.url:find "^git%+https://", "source.url")
 expect(source.tag == "v" .. tostring(spec.version):gsub("%-%d+$", ""), "source.tag is %s", source.tag)
 expect(type(spec.description) == "table" and spec.description.license == "MIT", "license")
-expect(type(spec.description.homepage) == "string", "homepage")
+local homepage = tostring(spec.description.homepage)
+for path, form in pairs { ["debian/control"] = "\nHomepage: %s\n", ["debian/copyright"] = "\nSource: %s\n" } do
+  expect(read(path):find(form:format(homepage), 1, true), "%s has another homepage than %s", path,
+    homepage)
+end
+expect(read("debian/control"):find("\nVcs-Git: " .. source.url:sub(5) .. "\n", 1, true), "Vcs-Git")
 expect(read("LICENSE"):find("MIT", 1, true), "LICENSE is not MIT")
 
 local low, high = read("src/lua/meson.build"):match("version: %['>=([%d.]+)', '<([%d.]+)'%]")
@@ -34,7 +39,7 @@ expect(low and lua == ("lua >= %s, < %s"):format(low, high), "%s: meson wants >=
 local build = spec.build or {}
 expect(build.type == "command", "build.type is %s", build.type)
 local options = read("meson_options.txt")
-for option in (build.build_command or ""):gmatch("%-D([%w_]+)=") do
+for option in ((build.build_command or "") .. read("debian/rules")):gmatch("%-D([%w_]+)=") do
   expect(options:find("option('" .. option .. "'", 1, true), "meson has no option %s", option)
 end
 for _, variable in ipairs { "PREFIX", "BINDIR", "LUADIR", "LIBDIR", "LUA_INCDIR", "LUA_LIBDIR",

@@ -1,10 +1,13 @@
 #!/bin/sh
-# What the shared objects of a build export and which libraries they need. A template that
+# What the shared objects of a build export and which libraries they need, as the
+# headers, the maps of the linker and debian/libmoonfork0.symbols say. A template that
 # linked libuv, or a module that brought a second Lua core, would work until it did not.
-# usage: symbols.sh BUILD
+# usage: symbols.sh BUILD [--write]: writes debian/libmoonfork0.symbols; what is new there has
+# appeared in this version
 set -u
 build=$1
 bad=0
+packaged=debian/libmoonfork0.symbols
 
 complain() { echo "$*"; bad=1; }
 
@@ -32,6 +35,35 @@ exports_just() {
   [ -z "$stray" ] || complain "${1##*/} exports $stray which $2 does not declare"
 }
 
+# symbols_of FILE: its part of debian/libmoonfork0.symbols as it should be. A function has there
+# the version in which it appeared, so that a package shows which came and went.
+symbols_of() {
+  soname=$(readelf -d "$1" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')
+  echo "$soname libmoonfork0 #MINVER#"
+  exported "$1" | LC_ALL=C sort | while read -r name; do
+    line=$(sed -n "/^$soname /,/^lib/s/^ $name@Base .*/&/p" "$packaged" | head -n 1)
+    echo "${line:- $name@Base $(./dev version)}"
+  done
+}
+
+# map_of MAP FILE: the map names each exported function, or its beginning with a star, and no other.
+map_of() {
+  sed 's/#.*//' "$1" | tr -d '\n' | sed 's/.*global:\(.*\)local:.*/\1/' | tr ';' '\n' |
+    tr -d ' ' | grep . >"$build/patterns"
+  for name in $(exported "$2"); do
+    known=
+    while read -r pattern; do
+      # shellcheck disable=SC2254  # it is a pattern
+      case $name in $pattern) known=1 ;; esac
+    done <"$build/patterns"
+    [ -n "$known" ] || complain "${2##*/} exports $name, which $1 does not name"
+  done
+  while read -r pattern; do
+    exported "$2" | grep -q "^$(printf %s "$pattern" | sed 's/\*/.*/')\$" ||
+      complain "$1 names $pattern, which ${2##*/} does not export"
+  done <"$build/patterns"
+}
+
 # needs_no FILE LIBRARY: it is not among the needed ones.
 needs_no() {
   if readelf -d "$1" | grep -q "NEEDED.*\[$2"; then
@@ -39,9 +71,12 @@ needs_no() {
   fi
 }
 
+: >"$build/symbols"
 find_one 'libmoonfork.so*'
 if [ -n "$found" ]; then
   exports_just "$found" include/moonfork.h
+  map_of src/parent/libmoonfork.map "$found"
+  symbols_of "$found" >>"$build/symbols"
   needs_no "$found" liblua
 fi
 find_one core.so
@@ -55,9 +90,17 @@ if [ -n "$found" ]; then
   exports_just "$found" include/moonfork/template.h __cxa_atexit \
     __register_atfork setuid seteuid setreuid \
     setresuid setgid setegid setregid setresgid
+  map_of src/template/libmoonfork-template.map "$found"
+  symbols_of "$found" >>"$build/symbols"
 fi
 find_one moonfork-template
 if [ -n "$found" ]; then
   needs_no "$found" libuv
+fi
+if [ "${2:-}" = --write ]; then
+  cp "$build/symbols" "$packaged"
+elif ! diff "$packaged" "$build/symbols" >"$build/difference"; then
+  complain "$packaged is not what the libraries export; test/check/symbols.sh $build --write" \
+    "makes it so:" "$(sed -n '/^[<>]/p' "$build/difference" | tr '\n' ' ')"
 fi
 exit "$bad"

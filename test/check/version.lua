@@ -24,6 +24,7 @@ local carriers = {
   {"lua/moonfork/load.lua", 'local VERSION = "%s"'},
   {"lua/moonfork/ffi_core.lua", 'local VERSION = "%s"'},
   {rockspec(version), 'local VERSION = "%s"'},
+  {"debian/changelog", "moonfork (%s-1) "},
   {"CHANGES.md", "\n## %s"},
   {"doc/lua-api.md", '| `"moonfork %s"` |'},
   {"doc/protocol.md", 'the version of moonfork ("%s")'},
