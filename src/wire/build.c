@@ -1,6 +1,7 @@
 /* The two texts that name a build. Pure. */
 #include "wire/build.h"
 
+#include "base/origin.h"
 #include <errno.h>
 #include <string.h>
 
@@ -19,7 +20,7 @@ static int read_text(struct reader *r, char *ret) {
   size_t n;
   const unsigned char *text = (const unsigned char *)reader_str(r, &n);
   if (!text)
-    return -EPROTO;
+    return ORIGINAL(-EPROTO);
   if (n >= BUILD_TEXT_MAX)
     n = BUILD_TEXT_MAX - 1;
   for (size_t i = 0; i < n; i++)

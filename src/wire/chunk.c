@@ -1,6 +1,7 @@
 /* See chunk.h. */
 #include "wire/chunk.h"
 
+#include "base/origin.h"
 #include <errno.h>
 #include <string.h>
 
@@ -17,7 +18,7 @@ void chunk_header_put(unsigned char *data, uint32_t count, uint32_t us) {
 int chunk_answer_next(struct reader *r, struct chunk_answer *ret) {
   ret->kind = reader_u8(r);
   ret->body = reader_str(r, &ret->size);
-  return r->ok && ret->body && ret->kind <= CHUNK_FAILURE ? 0 : -EPROTO;
+  return r->ok && ret->body && ret->kind <= CHUNK_FAILURE ? 0 : ORIGINAL(-EPROTO);
 }
 
 uint32_t chunk_answers_count(const void *data, size_t size, uint32_t max,

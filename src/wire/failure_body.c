@@ -2,6 +2,7 @@
  * value */
 #include "wire/failure_body.h"
 
+#include "base/origin.h"
 #include <errno.h>
 
 int failure_body_encode(const struct failure_body *f, struct buf *out) {
@@ -35,7 +36,7 @@ int failure_body_decode(struct failure_body *ret, const void *body, size_t lengt
     f.value = reader_str(&r, &f.nvalue);
   if (!r.ok || reader_left(&r) > 0 || f.nmessage > FAILURE_TEXT_MAX ||
       f.ntraceback > FAILURE_TEXT_MAX || f.nvalue > FAILURE_VALUE_MAX)
-    return -EPROTO;
+    return ORIGINAL(-EPROTO);
   *ret = f;
   return 0;
 }

@@ -5,6 +5,7 @@
  */
 #include "wire/frame.h"
 
+#include "base/origin.h"
 #include <errno.h>
 
 /* Spelled out, each becomes one load or store where the machine is little-endian. */
@@ -48,9 +49,9 @@ int frame_decode(struct frame *ret_f, const unsigned char in[FRAME_HEADER_SIZE],
   uint32_t length = get32(in);
   uint16_t flags = (uint16_t)get16(in + 6);
   if (length > FRAME_BODY_MAX || in[5] > FRAME_FDS_MAX || (flags & ~FRAME_MORE))
-    return -EPROTO;
+    return ORIGINAL(-EPROTO);
   if (in[4] < first_type || in[4] > last_type)
-    return -EPROTO;
+    return ORIGINAL(-EPROTO);
   ret_f->length = length;
   ret_f->type = in[4];
   ret_f->nfds = in[5];

@@ -15,6 +15,7 @@
  */
 #include "wire/inbox.h"
 
+#include "base/origin.h"
 #include "base/result.h"
 #include <assert.h>
 #include <errno.h>
@@ -78,7 +79,7 @@ static int pop_fd(struct inbox *in) {
 static int reserve_fds(struct inbox *in, size_t n) {
   size_t held = fds_held(in);
   if (held + n > INBOX_FDS_MAX)
-    return -EPROTO;
+    return ORIGINAL(-EPROTO);
   if (in->fd_tail + n <= in->fd_cap)
     return 0;
   if (in->fd_head > 0)
@@ -134,7 +135,7 @@ static int match_fds(struct inbox *in, size_t nfds) {
   for (size_t i = 0; i < nfds; i++) {
     if (i == fds_held(in)) {
       in->fds_left = 0;
-      return -EPROTO;
+      return ORIGINAL(-EPROTO);
     }
     int *first = queue(in) + in->fd_head;
     if (first[i] != FD_CUT)

@@ -6,6 +6,7 @@
  * missing ones are read to the store. */
 #include "wire/message.h"
 
+#include "base/origin.h"
 #include "base/result.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -80,10 +81,7 @@ static const char *refuse(const struct message_reader *r, const struct frame *f)
                                                      : NULL;
 }
 
-static int broken(struct message_reader *r, const char *wrong) {
-  r->wrong = wrong;
-  return -EPROTO;
-}
+#define broken(r, text) ((r)->wrong = (text), ORIGINAL(-EPROTO))
 
 /* ---- putting together ---- */
 

@@ -41,7 +41,7 @@ static int done(struct server *s, struct command *c, unsigned type,
 
 /* ---- the handlers, up to where they would act ---- */
 
-int server_malformed(struct server *s, const char *what) {
+int server_malformed_at(const char *origin, struct server *s, const char *what) {
   server_fail_with(s, FAILURE_PROTOCOL, PHASE_PROTOCOL, EPROTO, "%s", what);
   return 0;
 }
@@ -152,8 +152,8 @@ int cmd_close(struct server *s, struct command *c) {
 
 /* ---- what the loop would call ---- */
 
-void server_fail_with(struct server *s, int code, int phase, int error,
-                      const char *format, ...) {
+void server_fail_at(const char *origin, struct server *s, int code, int phase, int error,
+                    const char *format, ...) {
   assert(code >= FAILURE_REMOTE && code <= FAILURE_CODE_LAST);
   assert(phase >= PHASE_START && phase <= PHASE_LAST);
   s->phase = SERVE_ENDING;

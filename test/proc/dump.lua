@@ -99,6 +99,24 @@ story.test("dump: why a process failed, until that was asked for", function(t)
   fork.loop()
 end)
 
+-- Debug builds, those with sanitizers among them, know the line of each error.
+story.test("an error of a template says where it was made, if that is asked for", function(t)
+  local function failure(prepare)
+    local p = fork.new_exec{env = {MOONFORK_DEBUG = "origin"}}
+    prepare(p)
+    local s, err = p:fork():run "f"
+    t.eq(s, nil)
+    return err.message
+  end
+  local broken = fork.new_exec{program = "/nonexistent"}
+  local is_debug = fork.dump():find "made at [%w_]+%.c:%d" ~= nil
+  broken:run "f"
+  local ours = failure(function(p) p:chdir "/nonexistent" end)
+  t.match(ours, "^chdir /nonexistent: ")
+  t.eq(ours:find " %[commands%.c:%d+%]$" ~= nil, is_debug)
+  t.eq(failure(function(p) p:eval "error('mine', 0)" end), "mine")
+end)
+
 story.test("dump inside a callback", function(t)
   local text
   fork.new():run("type", function() text = fork.dump() end)

@@ -3,6 +3,7 @@
 #include "help/far.h"
 #include "parent/common/fork_watch.h"
 #include "parent/common/times.h"
+#include "parent/pool/pool_record.h"
 #include "parent/process/registry.h"
 #include "parent/rpc/rpc.h"
 #include "parent/start/boot.h"
@@ -311,6 +312,22 @@ static void test_init_that_fails_makes_the_pool_fail_until_reload(void **state) 
   far_run(far);
   answer_all();
   assert_int_equal(call[2].code, 0);
+}
+
+/* What a pool has kept of a worker's error says where that was made. */
+static void test_a_failure_knows_where_it_was_made(void **state) {
+  static const char made[] = "answers.c:";
+  far->slow_hello = 1;
+  options.max = 1;
+  options.restart_burst = 0;
+  begin();
+  ask("waits", 0);
+  far_run(far);
+  far_fail(far, far_worker(far, 0));
+  far_advance(far, POOL_BACKOFF_MIN_MS);
+  assert_int_equal(stats().state, MF_POOL_FAILED);
+  assert_non_null(pool->failure.origin);
+  assert_memory_equal(pool->failure.origin, made, sizeof made - 1);
 }
 
 static void test_reload_that_fails_changes_nothing(void **state) {
@@ -1059,6 +1076,7 @@ int main(void) {
       STORY(test_call_timeout_kills_and_replaces),
       STORY(test_queue_has_a_limit_and_can_be_left),
       STORY(test_init_that_fails_makes_the_pool_fail_until_reload),
+      STORY(test_a_failure_knows_where_it_was_made),
       STORY(test_reload_that_fails_changes_nothing),
       STORY(test_reload_replaces_workers_and_loses_nothing),
       STORY(test_a_later_reload_takes_the_place_of_the_one_under_way),

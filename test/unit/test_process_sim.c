@@ -13,6 +13,7 @@
  * record, no descriptor, no child and nothing busy is left. */
 #include "help/hello.h"
 #include "help/sim.h"
+#include "parent/api/make.h"
 #include "parent/common/fork_watch.h"
 #include "parent/private.h"
 #include "parent/process/children.h"

@@ -4,6 +4,7 @@
 #include "help/hello.h"
 #include "help/sim.h"
 #include "os/thread.h"
+#include "parent/api/make.h"
 #include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
@@ -1568,6 +1569,25 @@ static void test_an_error_tells_where_it_was_made(void **state) {
   }
 }
 
+/* Of bytes that are no frame: the line that refused them, in a build that knows it. */
+static void test_an_error_of_a_frame_tells_who_refused_it(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  sim_bytes(s->sim, far, "sixteen bytes of", 16);
+  sim_run(s->sim);
+  assert_int_equal(t->error->code, MF_EPROTOCOL);
+  assert_non_null(t->error->origin);
+  assert_true(!strncmp(t->error->origin, "frame.c:", 8) ||
+              !strncmp(t->error->origin, "cells_peer.c:", 13));
+  origin_mark("/a/path/to/frame.c:7", -EPROTO);
+  assert_string_equal(origin_name(origin_of_code("here")), "frame.c:7");
+  assert_string_equal(origin_of_code("here"), "here"); /* once */
+  mf_close(t, NULL, NULL);
+  sim_run(s->sim);
+  story_free(s);
+}
+
 /* A clone of a clone of a clone ..., none of them forked yet, when the template ends:
  * each loses its source. It once took a stack as deep as they were nested. */
 enum { NESTED = 1500, SMALL_STACK = 128 * 1024 };
@@ -1683,6 +1703,7 @@ int main(void) {
       cmocka_unit_test(test_a_clone_lives_whose_template_fails_before_it_speaks),
       cmocka_unit_test(test_a_failure_of_no_command_is_malformed),
       cmocka_unit_test(test_an_error_tells_where_it_was_made),
+      cmocka_unit_test(test_an_error_of_a_frame_tells_who_refused_it),
       cmocka_unit_test(test_clones_nested_deeply_end_one_after_the_other),
       cmocka_unit_test(test_clones_nested_deeply_fail_one_after_the_other),
   };

@@ -13,21 +13,10 @@ static void set_value(struct failure *f, const void *value, size_t length) {
     memcpy(f->value, value, length);
 }
 
-/* ORIGIN begins with a path as the compiler was given it; names of files are unique. */
-static const char *name_of(const char *origin) {
-  const char *slash = strrchr(origin, '/');
-  return slash ? slash + 1 : origin;
-}
-
-static int says_origins(void) {
-  const char *env = getenv("MOONFORK_DEBUG");
-  return env && strstr(env, "origin") != NULL;
-}
-
 void failure_set_origin(struct failure *f, const char *origin) {
   char *longer;
-  f->origin = origin ? name_of(origin) : NULL;
-  if (!f->origin || !f->message || !says_origins())
+  f->origin = origin ? origin_name(origin) : NULL;
+  if (!f->origin || !f->message || !origin_is_shown())
     return;
   if (asprintf(&longer, "%s [%s]", f->message, f->origin) < 0)
     return;

@@ -1,5 +1,6 @@
 #include "parent/loop/channel.h"
 
+#include "base/origin.h"
 #include <errno.h>
 #include <limits.h>
 #include <stdint.h>
@@ -298,7 +299,7 @@ static int read_some(struct channel *c, struct budget left) {
     left.bytes -= (size_t)got < left.bytes ? (size_t)got : left.bytes;
     if (fds.n > 0 || inbox_fed(&c->in, (size_t)got, &fds) < 0) {
       fdset_drop(&fds); /* answers have none */
-      end(c, -EPROTO);
+      end(c, ORIGINAL(-EPROTO));
       break;
     }
     r = deliver(c, &left.frames);

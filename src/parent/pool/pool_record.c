@@ -41,8 +41,9 @@ int pool_check(const mf_pool *pool) {
 }
 
 /* No call is sent any more once a pool's failure is reported. */
-void pool_keep_failure(struct failure *f, const mf_error *e) {
+void pool_keep_failure(struct failure *f, const mf_error *e, const char *origin) {
   failure_copy(f, e);
+  f->origin = origin; /* the message says it already, where it has to */
   f->started = MF_STARTED_NO;
 }
 

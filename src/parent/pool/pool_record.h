@@ -175,7 +175,7 @@ void pool_update_busy(struct mf_pool *pool);
 enum mf_pool_state pool_state(const struct mf_pool *pool);
 int pool_reloads(const struct mf_pool *pool); /* is a reload under way? */
 int pool_check(const mf_pool *pool);          /* 0, MF_EINVAL or MF_EFORKED */
-void pool_keep_failure(struct failure *f, const mf_error *e);
+void pool_keep_failure(struct failure *f, const mf_error *e, const char *origin);
 /* Can workers be forked from it? */
 int pool_template_is_usable(const struct pool_template *t);
 

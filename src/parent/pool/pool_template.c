@@ -144,17 +144,19 @@ void pool_free_templates(struct mf_pool *pool) {
 /* ---- starts ---- */
 
 /* No worker of it any more; the pool has failed when that was the last one. */
-static void fail(struct pool_template *t, int code, const char *message,
-                 const char *traceback) {
+static void fail_at(const char *origin, struct pool_template *t, int code,
+                    const char *message, const char *traceback) {
   failure_set(&t->pool->failure, code, message, traceback);
-  failure_set_origin(&t->pool->failure, ORIGIN);
+  failure_set_origin(&t->pool->failure, origin);
   policy_fail_source(&t->pool->policy, t->source);
 }
+
+#define fail(...) fail_at(ORIGIN, __VA_ARGS__)
 
 static void fail_like_process(struct pool_template *t) {
   mf_error e;
   failure_tell(t->process->error, &e);
-  pool_keep_failure(&t->pool->failure, &e);
+  pool_keep_failure(&t->pool->failure, &e, t->process->error->origin);
   policy_fail_source(&t->pool->policy, t->source);
 }
 

@@ -166,11 +166,11 @@ static void on_worker_error(const mf_error *e, void *data) {
   learn_pid(w);
   note_crash(w, e);
   if (w->trial) {
-    pool_keep_failure(&pool->reload.failure, e);
+    pool_keep_failure(&pool->reload.failure, e, rpc_origin(w->rpc));
   } else if (!w->killed) {
     remember_death(w, e);
     if (!pool->policy.failed)
-      pool_keep_failure(&pool->failure, e);
+      pool_keep_failure(&pool->failure, e, rpc_origin(w->rpc));
   }
   free_slot(w, how);
   if (!w->trial && !w->killed && pool->rpc_options.on_error)

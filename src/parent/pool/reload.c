@@ -13,12 +13,17 @@
 #define REPLACED "a later reload has taken the place of this one"
 #define POOL_ENDS "the pool is ending"
 
-static void reload_over(struct mf_pool *pool, int code, const char *message) {
-  if (code)
+static void reload_over_at(const char *origin, struct mf_pool *pool, int code,
+                           const char *message) {
+  if (code) {
     failure_set(&pool->reload.failure, code, message, NULL);
+    failure_set_origin(&pool->reload.failure, origin);
+  }
   pool->reload.done = 1;
   pool_schedule(pool);
 }
+
+#define reload_over(...) reload_over_at(ORIGIN, __VA_ARGS__)
 
 /* The old workers go, with the templates that they came from. */
 static void replace_all(struct mf_pool *pool, struct pool_template *now) {

@@ -48,7 +48,7 @@ int cell_hello(struct mf_process *p, const struct event *e) {
   if (!p->greeting)
     return process_broken_by(p, "second hello");
   if (greeting_read(f, &g) < 0)
-    return process_broken_by(p, "malformed hello");
+    return process_broken_at(origin_of_code(ORIGIN), p, "malformed hello");
   if (!greeting_is_ours(&g))
     return foreign_build(p, &g);
   p->greeting = 0;
@@ -121,7 +121,7 @@ int cell_failed(struct mf_process *p, const struct event *e) {
   struct failure *f = failure_decode(p, e->frame);
   if (!f || number == 0 || number - 1 > p->nsent) {
     failure_free(f);
-    return process_broken_by(p, "malformed failure report");
+    return process_broken_at(origin_of_code(ORIGIN), p, "malformed failure report");
   }
   process_advance(p, number - 1); /* which it may not have told */
   if (p->greeting && is_about_start(e->frame)) {
@@ -159,7 +159,7 @@ int cell_enter(struct mf_process *p, const struct event *e) {
 int cell_eof(struct mf_process *p, const struct event *e) {
   int why = e->why;
   if (why == -EPROTO)
-    return process_broken_by(p, "malformed frame");
+    return process_broken_at(origin_of_code(ORIGIN), p, "malformed frame");
   p->eof = 1;
   registry_lose_default(p);
   if (p->forked) /* else there is nobody yet who could have forked */

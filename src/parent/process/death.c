@@ -192,16 +192,16 @@ int process_cast_off(struct mf_process *p) {
 }
 
 /* The other side did what the protocol does not allow. */
-int process_broken_by(struct mf_process *p, const char *what) {
+int process_broken_at(const char *origin, struct mf_process *p, const char *what) {
   char room[GREETING_NAME_MAX];
   if (p->greeting)
-    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "%s does not speak moonfork's protocol (%s), and was killed",
-                 greeting_name(p, room), what);
+    process_fail_at(origin, p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                    "%s does not speak moonfork's protocol (%s), and was killed",
+                    greeting_name(p, room), what);
   else
-    process_fail(p, MF_EPROTOCOL,
-                 p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
-                 "protocol error of the process: %s", what);
+    process_fail_at(origin, p, MF_EPROTOCOL,
+                    p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
+                    "protocol error of the process: %s", what);
   return process_cast_off(p);
 }
 

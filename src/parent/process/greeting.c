@@ -2,6 +2,7 @@
  * nothing, and here is the one who can tell a person about it. */
 #include "parent/process/greeting.h"
 
+#include "base/origin.h"
 #include "parent/common/program.h"
 #include "parent/process/process.h"
 #include <errno.h>
@@ -14,11 +15,11 @@ int greeting_read(const struct frame *f, struct greeting *ret) {
   *ret = (struct greeting){.version = reader_u16(&r)};
   ret->tree = reader_u16(&r) & HELLO_TREE;
   if (!r.ok || magic != PROTO_MAGIC)
-    return -EPROTO;
+    return ORIGINAL(-EPROTO);
   if (ret->version != PROTO_VERSION)
     return 0;
   ret->executed = reader_u64(&r);
-  return r.ok && build_read(&r, &ret->build) == 0 ? 0 : -EPROTO;
+  return r.ok && build_read(&r, &ret->build) == 0 ? 0 : ORIGINAL(-EPROTO);
 }
 
 int greeting_is_ours(const struct greeting *g) {

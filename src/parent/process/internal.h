@@ -73,7 +73,8 @@ void process_poll_child(struct mf_process *p);
 /* Nothing can be made of it any more. */
 int process_cast_off(struct mf_process *p);
 /* The other side did what the protocol does not allow. */
-int process_broken_by(struct mf_process *p, const char *what);
+int process_broken_at(const char *origin, struct mf_process *p, const char *what);
+#define process_broken_by(...) process_broken_at(ORIGIN, __VA_ARGS__)
 /* It has not ended by itself: it is killed. What does not end by that either (one that
  * does not exist yet, that changed its user, or that waits in the kernel) is not waited
  * for. */

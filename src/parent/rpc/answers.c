@@ -294,7 +294,7 @@ int rpc_deliver(struct mf_rpc *rpc, int *budget) {
     else if (r == -ENOMEM)
       rpc_lack_memory(rpc, "not enough memory for a message");
     else
-      rpc_broken(rpc, rpc->messages.wrong);
+      rpc_broken_at(origin_of_code(ORIGIN), rpc, rpc->messages.wrong);
     if (rpc->over)
       return 1;
   }

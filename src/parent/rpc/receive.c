@@ -63,7 +63,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   if (rpc->exited)
     rpc->last_words += (size_t)got;
   if (message_fed(&rpc->messages, (size_t)got, &fds) < 0) {
-    rpc_broken(rpc, "too many handles for one frame");
+    rpc_broken_at(origin_of_code(ORIGIN), rpc, "too many handles for one frame");
     return 2;
   }
   rpc->more = rpc_deliver(rpc, budget) && !rpc->over;

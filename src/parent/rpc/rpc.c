@@ -166,6 +166,10 @@ void rpc_look(mf_rpc *rpc) {
   rpc_read(rpc);
 }
 
+const char *rpc_origin(const mf_rpc *rpc) {
+  return rpc->failure.origin;
+}
+
 int rpc_is_over(const mf_rpc *rpc) {
   return rpc->over;
 }
@@ -212,7 +216,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
       rpc->exited = 1;
       copy_exit(rpc, error->exit);
     }
-    rpc_fail_with(rpc, error);
+    rpc_fail_with_at(p->error ? p->error->origin : ORIGIN, rpc, error);
     return;
   }
   if (rpc->over) { /* given up meanwhile */

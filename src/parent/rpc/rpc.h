@@ -31,6 +31,7 @@ int call_options_load(const mf_call_options *from, mf_call_options *ret);
 void rpc_look(mf_rpc *rpc);
 /* It has failed or ended: what is reported from now on are errors of that end. */
 int rpc_is_over(const mf_rpc *rpc);
+const char *rpc_origin(const mf_rpc *rpc); /* of its error; NULL: not known */
 /* Milliseconds from now, as a timeout of the calls: 0 for "as o says". */
 unsigned rpc_timeout(const mf_call_options *c, unsigned standard_ms);
 

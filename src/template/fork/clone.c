@@ -105,7 +105,7 @@ int clone_audit(struct server *s) {
   failure_record_clear(&s->failure);
   s->failure.code = FAILURE_FORK;
   s->failure.phase = PHASE_FORK;
-  failure_record_set_message(&s->failure, reason, strlen(reason));
+  failure_record_say(&s->failure, reason, strlen(reason));
   return -1;
 }
 
@@ -122,16 +122,18 @@ static int refuse(struct server *s, const struct command *c) {
 }
 
 /* s->failure says so. -1. */
-static int deny(struct server *s, int code, int error, const char *what) {
+static int deny_at(const char *origin, struct server *s, int code, int error,
+                   const char *what) {
   char text[256];
   int n = snprintf(text, sizeof text, "%s: %s", what, strerror(error));
   failure_record_clear(&s->failure);
   s->failure.code = code;
   s->failure.phase = PHASE_FORK;
   s->failure.error = error;
-  failure_record_set_message(&s->failure, text, (size_t)n);
+  failure_record_say_at(origin, &s->failure, text, (size_t)n);
   return -1;
 }
+#define deny(...) deny_at(ORIGIN, __VA_ARGS__)
 
 /* Hooks don't unseal: a hook that runs at every fork would make every fork a collection.
  */

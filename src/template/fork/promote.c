@@ -11,14 +11,16 @@
 #include <string.h>
 #include <unistd.h>
 
-static int deny(struct server *s, int code, int error, const char *text) {
+static int deny_at(const char *origin, struct server *s, int code, int error,
+                   const char *text) {
   failure_record_clear(&s->failure);
   s->failure.code = code;
   s->failure.phase = PHASE_FORK;
   s->failure.error = error;
-  failure_record_set_message(&s->failure, text, strlen(text));
+  failure_record_say_at(origin, &s->failure, text, strlen(text));
   return -1;
 }
+#define deny(...) deny_at(ORIGIN, __VA_ARGS__)
 
 /* What fork and seal have changed of a process that runs a function; and its heap is that
  * of a clone again, for it is shared now. */

@@ -148,7 +148,7 @@ static int out_of_memory(struct server *s, int phase) {
   s->failure.code = FAILURE_NOMEM;
   s->failure.phase = phase;
   s->failure.error = ENOMEM;
-  failure_record_set_message(&s->failure, text, sizeof text - 1);
+  failure_record_say(&s->failure, text, sizeof text - 1);
   return -1;
 }
 

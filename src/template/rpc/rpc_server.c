@@ -36,10 +36,11 @@ int rpc_server_on_error(lua_State *L) {
   return 1;
 }
 
-void rpc_server_fail(struct rpc_server *s, int code, const char *text) {
+void rpc_server_fail_at(const char *origin, struct rpc_server *s, int code,
+                        const char *text) {
   failure_record_clear(&s->failure);
   s->failure.code = code;
-  failure_record_set_message(&s->failure, text, strlen(text));
+  failure_record_say_at(origin, &s->failure, text, strlen(text));
 }
 
 void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e) {

@@ -61,7 +61,9 @@ void rpc_server_put_usage(struct rpc_server *s);
 /* Queues ERROR with s->failure. entered: whether the function was. */
 void rpc_server_refuse(struct rpc_server *s, uint64_t id, int entered);
 /* Puts the reason into s->failure. */
-void rpc_server_fail(struct rpc_server *s, int code, const char *text);
+void rpc_server_fail_at(const char *origin, struct rpc_server *s, int code,
+                        const char *text);
+#define rpc_server_fail(...) rpc_server_fail_at(ORIGIN, __VA_ARGS__)
 /* The same for what the serialiser said. */
 void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e);
 /* A message handler for lua_pcall: message and traceback go to s->failure. */

@@ -3,6 +3,7 @@
 #include "template/server/failure_record.h"
 
 #include "wire/failure_body.h"
+#include <stdio.h>
 #include <string.h>
 
 static const char note[] = "\n... (cut)";
@@ -48,6 +49,21 @@ void failure_record_clear(struct failure_record *f) {
 
 void failure_record_set_message(struct failure_record *f, const char *text, size_t n) {
   f->nmessage = set_text(f->message, sizeof f->message, text, n);
+}
+
+void failure_record_say_at(const char *origin, struct failure_record *f, const char *text,
+                           size_t n) {
+  failure_record_set_message(f, text, n);
+  failure_record_add_origin(f, origin);
+}
+
+void failure_record_add_origin(struct failure_record *f, const char *origin) {
+  if (!origin || !origin_is_shown())
+    return;
+  size_t room = sizeof f->message - f->nmessage;
+  int more = snprintf(f->message + f->nmessage, room, " [%s]", origin_name(origin));
+  if (more > 0 && (size_t)more < room)
+    f->nmessage += (size_t)more;
 }
 
 void failure_record_set_traceback(struct failure_record *f, const char *text, size_t n) {

@@ -5,6 +5,7 @@
 #define TEMPLATE_SERVER_FAILURE_RECORD_H
 
 #include "base/buf.h"
+#include "base/origin.h"
 #include "wire/proto.h"
 #include <stddef.h>
 
@@ -19,6 +20,13 @@ struct failure_record {
 void failure_record_clear(struct failure_record *f);
 /* Copies, cut with a note; a NUL becomes the two characters \0. */
 void failure_record_set_message(struct failure_record *f, const char *text, size_t n);
+/* The same of a text of ours. With MOONFORK_DEBUG=origin in the environment of a debug
+ * build it ends with the place that says so. */
+void failure_record_say_at(const char *origin, struct failure_record *f, const char *text,
+                           size_t n);
+void failure_record_add_origin(struct failure_record *f,
+                               const char *origin); /* or NULL */
+#define failure_record_say(...) failure_record_say_at(ORIGIN, __VA_ARGS__)
 void failure_record_set_traceback(struct failure_record *f, const char *text, size_t n);
 /* The body of the answer. 0 or a negative errno. */
 int failure_record_encode(const struct failure_record *f, struct buf *out);

@@ -64,8 +64,8 @@ void server_fail(struct server *s) {
   s->phase = SERVE_ENDING;
 }
 
-void server_fail_with(struct server *s, int code, int phase, int error,
-                      const char *format, ...) {
+void server_fail_at(const char *origin, struct server *s, int code, int phase, int error,
+                    const char *format, ...) {
   struct failure_record *f = &s->failure;
   va_list ap;
   failure_record_clear(f);
@@ -78,11 +78,12 @@ void server_fail_with(struct server *s, int code, int phase, int error,
   f->nmessage = n < 0                           ? 0
                 : (size_t)n < sizeof f->message ? (size_t)n
                                                 : sizeof f->message - 1;
+  failure_record_add_origin(f, origin);
   server_fail(s);
 }
 
-int server_malformed(struct server *s, const char *what) {
-  server_fail_with(s, FAILURE_PROTOCOL, PHASE_PROTOCOL, EPROTO, "%s", what);
+int server_malformed_at(const char *origin, struct server *s, const char *what) {
+  server_fail_at(origin, s, FAILURE_PROTOCOL, PHASE_PROTOCOL, EPROTO, "%s", what);
   return 0;
 }
 

@@ -114,10 +114,12 @@ void server_report(
  * executed any more. */
 void server_fail(struct server *s);
 /* The same with a text in the manner of printf; error is an errno or 0. */
-void server_fail_with(struct server *s, int code, int phase, int error,
-                      const char *format, ...) __attribute__((format(printf, 5, 6)));
+void server_fail_at(const char *origin, struct server *s, int code, int phase, int error,
+                    const char *format, ...) __attribute__((format(printf, 6, 7)));
+#define server_fail_with(...) server_fail_at(ORIGIN, __VA_ARGS__)
 /* Its body breaks the protocol. 0. */
-int server_malformed(struct server *s, const char *what);
+int server_malformed_at(const char *origin, struct server *s, const char *what);
+#define server_malformed(...) server_malformed_at(ORIGIN, __VA_ARGS__)
 /* Queues ANS_HELLO: who this is, and how many commands it has executed. */
 void server_answer_hello(struct server *s);
 /* Bytes in use in the state. */
