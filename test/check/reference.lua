@@ -129,9 +129,13 @@ end
 local OPTIONS = {"moonfork.options", "moonfork.exec_options", "moonfork.rpc_options",
   "moonfork.pool_options", "moonfork.map_options"}
 
+local function annotated()
+  return require("annotations").read(files "ls lua/moonfork/meta.lua lua/moonfork/meta/*.lua")
+end
+
 -- test/proc/annotations.lua compares the annotations with what the module takes.
 local function check_options()
-  local types = require("annotations").read{"lua/moonfork/meta.lua"}
+  local types = annotated()
   local page, known = read "doc/lua-api.md", {}
   for _, class in ipairs(OPTIONS) do
     for _, name in ipairs(require("annotations").names(types, class)) do
@@ -154,8 +158,7 @@ end
 local function check_functions()
   local ok, fork = pcall(require, "moonfork")
   if not ok then return complain("the module can't be loaded: %s", fork) end
-  local types = require("annotations").read{"lua/moonfork/meta.lua", "lua/moonfork/meta/clone.lua",
-    "lua/moonfork/meta/rpc.lua", "lua/moonfork/meta/pool.lua"}
+  local types = annotated()
   local function names(class)
     local set = {}
     for _, name in ipairs(require("annotations").names(types, class)) do set[name] = true end
