@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -72,11 +73,57 @@ static void test_flush_leaves_input_alone(void **state) {
   close(fd[1]);
 }
 
+/* The three that are always there are looked at without any other stream. */
+static void test_flush_writes_what_standard_error_holds(void **state) {
+  static char room[64];
+  int fd[2], before = dup(2);
+  char text[16];
+  (void)state;
+  assert_true(before >= 0);
+  assert_int_equal(pipe(fd), 0);
+  assert_int_equal(dup2(fd[1], 2), 2);
+  assert_int_equal(setvbuf(stderr, room, _IOFBF, sizeof room), 0);
+  fputs("held", stderr);
+  flush_pending();
+  assert_int_equal(setvbuf(stderr, NULL, _IONBF, 0), 0);
+  assert_int_equal(dup2(before, 2), 2);
+  assert_int_equal(close(fd[1]), 0);
+  assert_int_equal(arrived(fd[0], text, sizeof text), 4);
+  assert_memory_equal(text, "held", 4);
+  close(fd[0]);
+  close(before);
+}
+
+static void *wait_for_end(void *arg) {
+  char byte;
+  return read(*(int *)arg, &byte, 1) < 0 ? arg : NULL;
+}
+
+static void test_flush_beside_a_thread(void **state) {
+  pthread_t thread;
+  int fd, end[2];
+  char text[16];
+  (void)state;
+  assert_int_equal(pipe(end), 0);
+  assert_int_equal(pthread_create(&thread, NULL, wait_for_end, &end[0]), 0);
+  FILE *f = open_pipe(&fd);
+  fputs("pending", f);
+  flush_pending();
+  assert_int_equal(arrived(fd, text, sizeof text), 7);
+  close(end[1]);
+  assert_int_equal(pthread_join(thread, NULL), 0);
+  close(end[0]);
+  fclose(f);
+  close(fd);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_flush_writes_what_any_stream_holds),
       cmocka_unit_test(test_flush_writes_wide_characters),
       cmocka_unit_test(test_flush_leaves_input_alone),
+      cmocka_unit_test(test_flush_writes_what_standard_error_holds),
+      cmocka_unit_test(test_flush_beside_a_thread),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
