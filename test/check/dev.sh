@@ -20,14 +20,14 @@ says() {
 }
 
 commands='demo build run install uninstall deb version test check configurations fuzz random planted
-  asan coverage bench help'
+  asan coverage bench site help'
 for command in $commands; do
   says 0 "^usage: ./dev $command" "$command" --help
   says 0 "^usage: ./dev $command" "$command" -h
   says 0 "^usage: ./dev $command" help "$command"
   says 2 'there is no option .--nonsense.' "$command" --nonsense
 done
-for command in demo build test check asan; do
+for command in demo build test check asan site; do
   says 2 "unexpected argument 'x'" "$command" x
 done
 says 0 '^usage: ./dev install' install "$room/prefix" --help

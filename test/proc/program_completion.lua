@@ -76,7 +76,8 @@ local ZSH = [==[
       if zpty -r -t z part; then said+=$part; else read -t 0.05 < /dev/null || sleep 0.05; fi
     done
   }
-  zpty -w z "TERM=dumb; PS1='READY'\$((1))' '; unsetopt zle_bracketed_paste; fpath=($1 \$fpath); autoload -U compinit; compinit -u -D; LISTMAX=1000; stty -echo columns 200"
+  zpty -w z "TERM=dumb; PS1='READY'\$((1))' '; fpath=($1 \$fpath); LISTMAX=1000; stty -echo columns 200"
+  zpty -w z "autoload -U compinit; compinit -u -D"
   zpty -w z "print LOAD''ED"
   read_until LOADED
   said=
