@@ -24,7 +24,7 @@ require("moonfork.doctor_worker").main(report, ...)
 -- ---- what the template reports ----
 
 local function one_line(text)
-  return (text:match "^[^\n]*")
+  return ((text:match "^[^\n]*"):gsub(" not found:$", " not found"))
 end
 
 local UNESCAPES = {n = "\n", t = "\t", ["\\"] = "\\"}
@@ -90,9 +90,18 @@ function readers.finding(state, fields)
   if SEVERITIES[fields.severity] then state.findings[#state.findings + 1] = fields end
 end
 
+-- What to do about a module that is not there.
+local function advice(name, message)
+  if not message:find(("module '%s' not found"):format(name), 1, true) then return "" end
+  if name:find "/" or name:find "%.lua$" then
+    return "; a module is named as for require: app, app.parser; not by its file"
+  end
+  return "; LUA_PATH and LUA_CPATH say where modules are looked for"
+end
+
 function readers.unusable(state, fields)
-  state.err = core.error("REMOTE", ("the module '%s' can't be loaded: %s"):format(fields.module,
-    fields.message))
+  state.err = core.error("REMOTE", ("the module '%s' can't be loaded: %s%s"):format(fields.module,
+    one_line(fields.message), advice(fields.module, fields.message)))
 end
 
 function readers.done(state)
@@ -155,11 +164,18 @@ end
 
 -- ---- the audit ----
 
+-- Ours and the template's end.
+local function pair()
+  local ours, theirs = fork.socket.pair()
+  if not ours then error(core.error("LIMIT", "no socket for the template's report: " .. theirs)) end
+  return ours, theirs
+end
+
 local function start(state, names)
   local theirs, out, err
-  state.report, theirs = assert(fork.socket.pair())
-  state.output.stdout, out = assert(fork.socket.pair())
-  state.output.stderr, err = assert(fork.socket.pair())
+  state.report, theirs = pair()
+  state.output.stdout, out = pair()
+  state.output.stderr, err = pair()
   -- What modules start ends with the template, where the system allows that.
   state.process = fork.new_exec{stdin = "null", stdout = out, stderr = err, name = "doctor",
     session = "new", tree = core.file "/proc/self" ~= nil}
@@ -257,8 +273,9 @@ function doctor.audit(names, options)
   state.deadline = clone.time() + state.timeout
   local ok, result, err = pcall(audit, state, names)
   close(state)
-  if not ok then error(result, 0) end
-  return result, err
+  if ok then return result, err end
+  if type(result) == "table" and result.code then return nil, result end
+  error(result, 0)
 end
 
 --- system(): what this system offers: a list of {name=, state=, text=, missing=}.

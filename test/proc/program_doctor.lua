@@ -106,7 +106,8 @@ story.test("what can't be loaded is one line and 126", function(t)
   t:module("doctor_exits", "os.exit(0)")
   t:module("doctor_hangs", "while true do end")
   for _, case in ipairs{
-    {"doctor_nowhere", "module 'doctor_nowhere' not found"}, {"doctor_raises", "doctor_raises.lua:1: out\n"},
+    {"doctor_nowhere", "module 'doctor_nowhere' not found; LUA_PATH and LUA_CPATH say where "},
+    {"doctor_nowhere.lua", "a module is named as for require"}, {"doctor_raises", "doctor_raises.lua:1: out\n"},
     {"doctor_exits", "'doctor_exits' ended the template while it was loaded: exit code 0"},
     {"unsafe.crash", "'unsafe.crash' ended the template while it was loaded: SIGSEGV\n"},
     {"--timeout 0.1 doctor_hangs", "'doctor_hangs' was not loaded within 0.1 s; it is at .*%.lua:1:.*; %-%-timeout"},
@@ -118,6 +119,18 @@ story.test("what can't be loaded is one line and 126", function(t)
     t.ok(not out:find "safe to fork", case[1])
   end
   nobody_left(t)
+end)
+
+story.test("without free descriptors it says so, with 1", function(t)
+  for _, limit in ipairs{12, 16, 20} do
+    local own = program.path
+    program.path = "/bin/sh"
+    local _, err, code = program.run(([[-c 'ulimit -n %d; exec "$0" doctor string' %s]]):format(limit, own),
+      {env = "env " .. variables})
+    program.path = own
+    t.match(err, "^moonfork doctor: [^\n]*Too many open files[^\n]*\n$")
+    t.eq(code, 1)
+  end
 end)
 
 story.test("wrong usage is 2", function(t)

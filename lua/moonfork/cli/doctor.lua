@@ -79,6 +79,9 @@ local function print_modules(put, paint, report)
   end
 end
 
+-- Errors that are a module's; others are failures of the check.
+local UNUSABLE = {REMOTE = true, TEMPLATE_DIED = true, TIMEOUT = true}
+
 local ORDER = {"refuses", "warning", "note"}
 
 local function print_findings(put, paint, report)
@@ -150,7 +153,7 @@ function command.main(options)
   end
   local report, err = doctor.audit(options.module, {timeout = options.timeout,
     stop = function() return interrupt.code ~= nil end})
-  local is_safe, code = false, err and err.code == "TEMPLATE_START" and cli.FAILED or cli.UNUSABLE
+  local is_safe, code = false, err and UNUSABLE[err.code] and cli.UNUSABLE or cli.FAILED
   if report then is_safe, code = verdict(report, problems, options.strict) end
   if options.json then
     print_json(put, {version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
