@@ -155,6 +155,9 @@ MODULE(posix_timer) {
 MODULE(signal_handler) {
   return done(L, signal(SIGUSR1, on_signal) == SIG_ERR ? -1 : 0);
 }
+MODULE(realtime_handler) {
+  return done(L, signal(SIGRTMAX, on_signal) == SIG_ERR ? -1 : 0);
+}
 MODULE(signal_ignored) {
   return done(L, signal(SIGPIPE, SIG_IGN) == SIG_ERR ? -1 : 0);
 }

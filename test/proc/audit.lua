@@ -13,7 +13,7 @@ local IN_C = {
   userfaultfd = {"userfaultfd"}, pidfd = {"pidfd"}, pipe = "pipe", listener = "listener",
   connection = "connection", socket = "socket", directory = "directory", memfd = "memfd",
   terminal = {"terminal"}, device = {"device"}, kernel_object = "kernel-object", flock = "lock",
-  record_lock = "lock", timer = "timer", posix_timer = {"posix-timer"}, signal_handler = "signal-handler",
+  record_lock = "lock", timer = "timer", posix_timer = {"posix-timer"}, signal_handler = "signal-handler", realtime_handler = "signal-handler",
   signal_ignored = "signal-ignored", signal_mask = "signal-mask", signal_stack = "signal-stack",
   environment = "environment", c_finaliser = "c-finaliser", registry = "c-finaliser",
   shared_memory = "shared-memory", absent_memory = "absent-memory", locked_memory = {"locked-memory"},

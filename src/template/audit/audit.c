@@ -101,9 +101,11 @@ static void blame_threads(struct audit *a, int before, int now, audit_name by) {
 
 static void blame_signals(struct audit *a, const struct audit_mark *before,
                           const struct audit_mark *now, audit_name by) {
+  if (now->caught == before->caught && now->ignored == before->ignored)
+    return;
   uint64_t new = (now->caught & ~before->caught) | (now->ignored & ~before->ignored);
   uint64_t gone = ~(now->caught | now->ignored);
-  for (int i = 0; (new || gone) && i < AUDIT_MARK_SIGNALS; i++) {
+  for (int i = 0; i < AUDIT_MARK_SIGNALS; i++) {
     if (gone >> i & 1)
       a->signal_by[i] = 0;
     else if ((new >> i & 1) && !a->signal_by[i])

@@ -37,15 +37,24 @@ int audit_mark_has_fd(const struct audit_mark *m, int fd) {
   return fd < (int)AUDIT_MARK_FDS ? m->open[fd / 8] >> fd % 8 & 1 : 0;
 }
 
+enum { REALTIME_FIRST = 32 }; /* those below are the ones with names */
+
 /* sigaction(2) of the C library does not tell of its own two, below 34. */
-static void take_signals(struct audit_mark *m, const struct audit_mark_sources *sources) {
-  for (int s = 1; s < NSIG && s <= AUDIT_MARK_SIGNALS; s++) {
+static void take_signals(struct audit_mark *m, const struct audit_mark_sources *sources,
+                         int from, int to) {
+  for (int s = from; s < to; s++) {
     struct sigaction action;
     if (s == SIGKILL || s == SIGSTOP || sigaction(s, NULL, &action) != 0 ||
         action.sa_handler == SIG_DFL || (sources->is_ours && sources->is_ours(&action)))
       continue;
     *(action.sa_handler == SIG_IGN ? &m->ignored : &m->caught) |= UINT64_C(1) << (s - 1);
   }
+}
+
+void audit_mark_add_realtime(struct audit_mark *m,
+                             const struct audit_mark_sources *sources) {
+  int end = NSIG < AUDIT_MARK_SIGNALS + 1 ? NSIG : AUDIT_MARK_SIGNALS + 1;
+  take_signals(m, sources, REALTIME_FIRST, end);
 }
 
 static uint64_t directory(void) {
@@ -86,14 +95,19 @@ static uint64_t group(void) {
 }
 
 static uint64_t limits(void) {
+  static const int resources[] = {
+      RLIMIT_CPU,   RLIMIT_FSIZE,  RLIMIT_DATA, RLIMIT_STACK,
+      RLIMIT_CORE,  RLIMIT_NOFILE, RLIMIT_AS,
+#ifdef RLIMIT_NPROC
+      RLIMIT_NPROC,
+#endif
+  };
   uint64_t h = HASH_INIT;
-#ifdef RLIM_NLIMITS
-  for (int i = 0; i < (int)RLIM_NLIMITS; i++) {
+  for (size_t i = 0; i < sizeof resources / sizeof *resources; i++) {
     struct rlimit limit = {0};
-    getrlimit(i, &limit);
+    getrlimit(resources[i], &limit);
     h = hash(h, &limit, sizeof limit);
   }
-#endif
   return h;
 }
 
@@ -146,7 +160,7 @@ void audit_mark_take(struct audit_mark *m, lua_State *L,
   memset(m, 0, sizeof *m);
   m->threads = proc_threads();
   fd_each(3, set_bit, m);
-  take_signals(m, sources);
+  take_signals(m, sources, 1, REALTIME_FIRST);
   uint64_t *f = m->fact;
   f[FACT_DIRECTORY] = directory();
   f[FACT_UMASK] = file_mask(m->threads);

@@ -254,6 +254,7 @@ int audit_findings(lua_State *L, struct audit *a, audit_found *found, void *data
   lua_gc(L, LUA_GCCOLLECT); /* what finalisers have let go of */
   int threads = audit_count_threads();
   audit_mark_take(&now, L, &a->sources);
+  audit_mark_add_realtime(&now, &a->sources);
   if (threads < 0)
     tell(&t, AUDIT_BLIND, -1, 0, "there is no /proc");
   if (threads > 1) {
