@@ -10,6 +10,7 @@ local clone = require "moonfork.clone"
 local doctor = {}
 
 local TIMEOUT = 30 -- seconds for a module
+local START_TIMEOUT = 60 -- seconds for everything else that the template does
 local SLICE = 0.2 -- the template may be gone although something that it started holds the socket
 local OUTPUT_MAX = 4096 -- bytes that are kept of what modules print
 local LINE_MAX = 1 << 20
@@ -82,6 +83,7 @@ function readers.module(state, fields)
     module[name] = tonumber(fields[name]) or 0
   end
   state.loading = nil
+  state.deadline = clone.time() + START_TIMEOUT
   state.modules[#state.modules + 1] = module
 end
 
@@ -158,7 +160,11 @@ end
 
 local function hung(state)
   local place = place_of_hang(state)
-  return core.error("TIMEOUT", ("the module '%s' was not loaded within %s s%s"):format(state.loading or "?",
+  if not state.loading then
+    return core.error("TEMPLATE_START", ("the template was not ready within %d s%s"):format(START_TIMEOUT,
+      place and "; it is at " .. place or ""))
+  end
+  return core.error("TIMEOUT", ("the module '%s' was not loaded within %s s%s"):format(state.loading,
     core.number(state.timeout), place and "; it is at " .. place or ""))
 end
 
@@ -270,7 +276,7 @@ function doctor.audit(names, options)
   end
   local state = {modules = {}, findings = {}, output = {}, stdout = "", stderr = "", told = 0, stop = options.stop,
     timeout = options.timeout or TIMEOUT}
-  state.deadline = clone.time() + state.timeout
+  state.deadline = clone.time() + START_TIMEOUT
   local ok, result, err = pcall(audit, state, names)
   close(state)
   if ok then return result, err end
