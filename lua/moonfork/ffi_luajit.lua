@@ -555,7 +555,7 @@ end
 local STATES = { [0] = "running", "failed", "draining", "closed" }
 local COUNTS = { "max", "workers", "idle", "starting", "leaving", "queued", "running", "calls",
   "done", "failed", "refused", "timeouts", "cancelled", "retried", "late", "started", "deaths",
-  "recycled", "retired", "killed", "templates", "template_starts", "reloads", "events",
+  "recycled", "retired", "killed", "templates", "template_starts", "reloads", "promotions", "events",
   "memory" }
 
 local function times(t)

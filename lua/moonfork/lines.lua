@@ -9,6 +9,7 @@
 local fork = require "moonfork"
 local core = require "moonfork.load"
 local check = require "moonfork.check"
+local joined = require "moonfork.joined"
 local map = require "moonfork.map"
 local reactor = require "moonfork.reactor"
 
@@ -315,12 +316,6 @@ function Run:next_line()
   end
 end
 
-local function joined(n, ...)
-  local texts = {...}
-  for i = 1, n do texts[i] = texts[i] == nil and "" or tostring(texts[i]) end
-  return table.concat(texts, "\t", 1, n)
-end
-
 -- Answers are collected and written together.
 function Run:put(text)
   local n = self.nparts + 1
@@ -384,8 +379,7 @@ function Run:note(call, err, ...)
   call.err = err
   if err then return end
   if not self.log then
-    local n = select("#", ...)
-    call.text = n == 0 and "" or joined(n, ...)
+    call.text = joined(...)
     return
   end
   local text, start, seconds, worker, message = ...

@@ -2,6 +2,7 @@
 -- and its clones.
 
 local clone = require "moonfork.clone"
+local joined = require "moonfork.joined"
 local resolve = require "moonfork.function_name"
 
 local worker = {}
@@ -20,18 +21,6 @@ function worker.prepare(name, json)
   decode, encode = cjson.decode, cjson.encode
 end
 
-local function joined(n, first, ...)
-  if n == 1 and type(first) == "string" then return first end
-  if n == 0 then return "" end
-  local texts = {first, ...}
-  for i = 1, n do texts[i] = texts[i] == nil and "" or tostring(texts[i]) end
-  return table.concat(texts, "\t", 1, n)
-end
-
-local function text_of(...)
-  return joined(select("#", ...), ...)
-end
-
 local function json_of(line)
   local value, message = decode(line)
   if value == nil then error("the line is not JSON: " .. tostring(message), 0) end
@@ -45,7 +34,7 @@ end
 
 local function answer(line)
   if decode then return json_of(line) end
-  return text_of(f(line))
+  return joined(f(line))
 end
 
 --- call(line): the answer.

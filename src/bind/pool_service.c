@@ -1,4 +1,5 @@
 /* Pools: how Lua makes, asks and ends them. Runs in the parent. */
+#include "bind/pool_counts.h"
 #include "bind/service.h"
 
 #include "bind/field.h"
@@ -55,14 +56,9 @@ static int l_pool_new(lua_State *L) {
   luaL_checktype(L, 4, LUA_TTABLE);
   rpc_options_read(L, 4, &o);
   read_pool_options(L, 4, &po);
-  struct service *s = service_push(L, p->reactor, 3, o.serialiser);
+  struct service *s = service_push(L, p->reactor, 3, 4, &o);
   if (!s)
     return 2;
-  buf_init(&s->out, (size_t)o.message_max);
-  s->serialiser.reads = "result";
-  s->serialiser.strict_classes = o.strict_classes;
-  o.data = s;
-  s->tells_end = field_flag(L, 4, "tells_end");
   po.rpc = &o;
   po.on_worker = field_flag(L, 4, "workers") ? reply_on_worker : NULL;
   po.worker_data = s;
@@ -245,13 +241,8 @@ static int l_pool_stats(lua_State *L) { /* pool_stats(raw) -> table; or nil, err
   lua_createtable(L, 0, 34);
   lua_pushstring(L, states[st.state & 3]);
   lua_setfield(L, -2, "state");
-#define COUNT(name) set_count(L, #name, st.name)
-  COUNT(max), COUNT(workers), COUNT(idle), COUNT(starting), COUNT(leaving);
-  COUNT(queued), COUNT(running), COUNT(calls), COUNT(done), COUNT(failed);
-  COUNT(refused), COUNT(timeouts), COUNT(cancelled), COUNT(retried), COUNT(late);
-  COUNT(started), COUNT(deaths), COUNT(recycled), COUNT(retired), COUNT(killed);
-  COUNT(templates), COUNT(template_starts), COUNT(reloads), COUNT(promotions);
-  COUNT(events), COUNT(memory);
+#define COUNT(name) set_count(L, #name, st.name);
+  POOL_COUNTS(COUNT)
 #undef COUNT
   set_seconds(L, "p50", st.p50_us);
   set_seconds(L, "p99", st.p99_us);

@@ -31,14 +31,9 @@ static int l_rpc_new(lua_State *L) {
   luaL_checktype(L, 3, LUA_TTABLE);
   luaL_checktype(L, 4, LUA_TTABLE);
   rpc_options_read(L, 4, &o);
-  struct service *s = service_push(L, p->reactor, 3, o.serialiser);
+  struct service *s = service_push(L, p->reactor, 3, 4, &o);
   if (!s)
     return 2;
-  buf_init(&s->out, (size_t)o.message_max);
-  s->serialiser.reads = "result";
-  s->serialiser.strict_classes = o.strict_classes;
-  o.data = s;
-  s->tells_end = field_flag(L, 4, "tells_end");
   int rc = mf_rpc_new(p->process, function, &o, &s->rpc);
   if (rc == 0) {
     s->proc = p;

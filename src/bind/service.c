@@ -72,10 +72,10 @@ struct service *service_check(lua_State *L, int idx) {
   return s;
 }
 
-struct service *service_push(lua_State *L, struct reactor *r, int cell,
-                             const char *serialiser) {
+struct service *service_push(lua_State *L, struct reactor *r, int cell, int options,
+                             mf_rpc_options *o) {
   struct serialiser opened;
-  serialiser_open(L, serialiser, &opened);
+  serialiser_open(L, o->serialiser, &opened);
   struct service **box = lua_newuserdatauv(L, sizeof *box, 0);
   *box = NULL;
   luaL_setmetatable(L, BIND_SERVICE);
@@ -100,9 +100,14 @@ struct service *service_push(lua_State *L, struct reactor *r, int cell,
     list_init(&s->functions[i].link);
     s->functions[i].ref = i ? opened.decode : opened.encode;
   }
+  s->serialiser.reads = "result";
+  s->serialiser.strict_classes = o->strict_classes;
+  buf_init(&s->out, (size_t)o->message_max);
   s->holds = 1;
   s->box = box;
   *box = s;
+  s->tells_end = field_flag(L, options, "tells_end");
+  o->data = s;
   return s;
 }
 

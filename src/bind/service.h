@@ -34,10 +34,11 @@ struct service {
 };
 
 void service_open(lua_State *L); /* registers the metatable */
-/* Pushes an empty userdata for the cell at index cell; NULL: no memory, nil and an error
- * are pushed. May raise. */
-struct service *service_push(lua_State *L, struct reactor *r, int cell,
-                             const char *serialiser);
+/* Pushes an empty userdata for the cell at index cell; options: where the table is that o
+ * was read from. Sets o's data. NULL: no memory, nil and an error are pushed. May raise.
+ */
+struct service *service_push(lua_State *L, struct reactor *r, int cell, int options,
+                             mf_rpc_options *o);
 /* The library has taken it, or not: rc. The userdata is on top. -> it; or nil, error */
 int service_fill(lua_State *L, struct service *s, int rc);
 /* The service at idx. Raises where it is closed. */

@@ -1,6 +1,7 @@
 /* Rpcs and pools, as functions for lua/moonfork/ffi.lua. Runs in the parent. */
 #include "otherlua/otherlua.h"
 
+#include "bind/pool_counts.h"
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -295,12 +296,8 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
   lua_createtable(L, 0, 31);
   lua_pushstring(L, states[info.state]);
   lua_setfield(L, -2, "state");
-#define COUNT(name) set_count(L, #name, (double)info.name)
-  COUNT(max), COUNT(workers), COUNT(idle), COUNT(starting), COUNT(leaving);
-  COUNT(queued), COUNT(running), COUNT(calls), COUNT(done), COUNT(failed);
-  COUNT(refused), COUNT(timeouts), COUNT(cancelled), COUNT(retried), COUNT(late);
-  COUNT(started), COUNT(deaths), COUNT(recycled), COUNT(retired), COUNT(killed);
-  COUNT(templates), COUNT(template_starts), COUNT(reloads), COUNT(events), COUNT(memory);
+#define COUNT(name) set_count(L, #name, (double)info.name);
+  POOL_COUNTS(COUNT)
 #undef COUNT
   set_seconds(L, "p50", info.p50_us);
   set_seconds(L, "p99", info.p99_us);

@@ -3,10 +3,10 @@
  * in the parent. */
 #include "otherlua/otherlua.h"
 
+#include "os/signame.h"
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -479,19 +479,11 @@ static const luaL_Reg functions[] = {
 };
 
 static void push_signals(lua_State *L) {
-  static const struct {
-    const char *name;
-    int number;
-  } signals[] = {
-      {"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ABRT", SIGABRT},
-      {"KILL", SIGKILL}, {"USR1", SIGUSR1}, {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
-      {"PIPE", SIGPIPE}, {"ALRM", SIGALRM}, {"TERM", SIGTERM}, {"CHLD", SIGCHLD},
-      {"CONT", SIGCONT}, {"STOP", SIGSTOP}, {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
-      {"TTOU", SIGTTOU}, {"URG", SIGURG},   {"XCPU", SIGXCPU}, {"WINCH", SIGWINCH}};
-  lua_createtable(L, 0, (int)(sizeof signals / sizeof *signals));
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-    lua_pushinteger(L, signals[i].number);
-    lua_setfield(L, -2, signals[i].name);
+  const struct signame *s;
+  lua_newtable(L);
+  for (size_t i = 0; (s = signame_at(i)); i++) {
+    lua_pushinteger(L, s->number);
+    lua_setfield(L, -2, s->name);
   }
 }
 

@@ -41,6 +41,12 @@ local function expect_code(name, constant)
     complain("ffi_luajit.lua: %s is not %s", constant, number)
   end
 end
+-- What a pool counts is one list for the modules in C; LuaJIT's has the same names.
+local counts = assert(luajit:match "local COUNTS = (%b{})")
+for name in read("src/bind/pool_counts.h"):gmatch "X%((%l[%l_]*)%)" do
+  if not counts:find('"' .. name .. '"', 1, true) then complain("ffi_luajit.lua: a pool counts %s, too", name) end
+end
+
 expect_code("NOMEM", "NOMEM")
 expect_code("CLOSED", "CLOSED")
 check.done()

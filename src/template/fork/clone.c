@@ -102,10 +102,7 @@ int clone_audit(struct server *s) {
   if (s->audit_level == MF_SEAL_AUDIT_OFF ||
       audit_check(s->L, &s->audit, reason, sizeof reason) == 0)
     return 0;
-  failure_record_clear(&s->failure);
-  s->failure.code = FAILURE_FORK;
-  s->failure.phase = PHASE_FORK;
-  failure_record_say(&s->failure, reason, strlen(reason));
+  failure_record_set(&s->failure, FAILURE_FORK, PHASE_FORK, 0, reason);
   return -1;
 }
 
@@ -125,12 +122,8 @@ static int refuse(struct server *s, const struct command *c) {
 static int deny_at(const char *origin, struct server *s, int code, int error,
                    const char *what) {
   char text[256];
-  int n = snprintf(text, sizeof text, "%s: %s", what, strerror(error));
-  failure_record_clear(&s->failure);
-  s->failure.code = code;
-  s->failure.phase = PHASE_FORK;
-  s->failure.error = error;
-  failure_record_say_at(origin, &s->failure, text, (size_t)n);
+  snprintf(text, sizeof text, "%s: %s", what, strerror(error));
+  failure_record_set_at(origin, &s->failure, code, PHASE_FORK, error, text);
   return -1;
 }
 #define deny(...) deny_at(ORIGIN, __VA_ARGS__)
@@ -354,8 +347,7 @@ static void collect_fd(int fd, void *data) {
 }
 
 static int is_own(const struct server *s, const struct fdset *fds, int fd) {
-  if (fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-      args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd))
+  if (server_has_fd(s, fd))
     return 1;
   for (int i = 0; i < fds->n; i++)
     if (fds->fd[i] == fd)

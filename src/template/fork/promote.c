@@ -13,11 +13,7 @@
 
 static int deny_at(const char *origin, struct server *s, int code, int error,
                    const char *text) {
-  failure_record_clear(&s->failure);
-  s->failure.code = code;
-  s->failure.phase = PHASE_FORK;
-  s->failure.error = error;
-  failure_record_say_at(origin, &s->failure, text, strlen(text));
+  failure_record_set_at(origin, &s->failure, code, PHASE_FORK, error, text);
   return -1;
 }
 #define deny(...) deny_at(ORIGIN, __VA_ARGS__)

@@ -143,12 +143,7 @@ static void complete(lua_State *L, struct failure_record *f, int status, int cod
 }
 
 static int out_of_memory(struct server *s, int phase) {
-  static const char text[] = "not enough memory";
-  failure_record_clear(&s->failure);
-  s->failure.code = FAILURE_NOMEM;
-  s->failure.phase = phase;
-  s->failure.error = ENOMEM;
-  failure_record_say(&s->failure, text, sizeof text - 1);
+  failure_record_set(&s->failure, FAILURE_NOMEM, phase, ENOMEM, "not enough memory");
   return -1;
 }
 
@@ -303,11 +298,8 @@ int script_open(struct server *s, const struct options *o) {
   return r < 0 ? r : script_prepare(s);
 }
 
-/* The library's own, what its owner sent, and what has come for commands further on. */
 static int is_ours(int fd, void *data) {
-  const struct server *s = data;
-  return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-         args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
+  return server_has_fd(data, fd);
 }
 
 /* A raw copy of a template in the middle of a command would serve it too. */

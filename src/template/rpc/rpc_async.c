@@ -146,13 +146,8 @@ static void tell_error(struct rpc_server *s, const struct job *job) {
 static void run_call(struct rpc_server *s, lua_State *L, const struct rpc_call *call,
                      int handler) {
   struct job job = {.s = s, .call = call};
-  if (call->lost) {
-    rpc_server_fail(s, FAILURE_LIMIT,
-                    "no free descriptor for the handles of the call (limit nofile)");
-    rpc_server_refuse(s, call->id, 0);
+  if (!rpc_server_begin(s, call))
     return;
-  }
-  failure_record_clear(&s->failure);
   lua_pushcfunction(L, enter);
   lua_pushlightuserdata(L, &job);
   lua_pushvalue(L, handler + 1);

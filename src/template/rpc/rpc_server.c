@@ -38,9 +38,7 @@ int rpc_server_on_error(lua_State *L) {
 
 void rpc_server_fail_at(const char *origin, struct rpc_server *s, int code,
                         const char *text) {
-  failure_record_clear(&s->failure);
-  s->failure.code = code;
-  failure_record_say_at(origin, &s->failure, text, strlen(text));
+  failure_record_set_at(origin, &s->failure, code, 0, 0, text);
 }
 
 void rpc_server_fail_codec(struct rpc_server *s, const struct codec_error *e) {
@@ -130,6 +128,17 @@ void rpc_server_refuse(struct rpc_server *s, uint64_t id, int entered) {
       entered ? 0 : 1; /* of an rpc failure: the function was not entered */
   s->failure.error = 0;
   rpc_server_put_failure(s, RPC_ERROR, id);
+}
+
+int rpc_server_begin(struct rpc_server *s, const struct rpc_call *call) {
+  if (!call->lost) {
+    failure_record_clear(&s->failure);
+    return 1;
+  }
+  rpc_server_fail(s, FAILURE_LIMIT,
+                  "no free descriptor for the handles of the call (limit nofile)");
+  rpc_server_refuse(s, call->id, 0);
+  return 0;
 }
 
 /* ---- answers ---- */

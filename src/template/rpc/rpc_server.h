@@ -60,6 +60,8 @@ int rpc_server_encode(struct rpc_server *s, lua_State *L, int first);
 void rpc_server_put_usage(struct rpc_server *s);
 /* Queues ERROR with s->failure. entered: whether the function was. */
 void rpc_server_refuse(struct rpc_server *s, uint64_t id, int entered);
+/* 0: the kernel dropped handles of the call, and it was answered so. */
+int rpc_server_begin(struct rpc_server *s, const struct rpc_call *call);
 /* Puts the reason into s->failure. */
 void rpc_server_fail_at(const char *origin, struct rpc_server *s, int code,
                         const char *text);

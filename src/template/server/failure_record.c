@@ -66,6 +66,15 @@ void failure_record_add_origin(struct failure_record *f, const char *origin) {
     f->nmessage += (size_t)more;
 }
 
+void failure_record_set_at(const char *origin, struct failure_record *f, int code,
+                           int phase, int error, const char *text) {
+  failure_record_clear(f);
+  f->code = code;
+  f->phase = phase;
+  f->error = error;
+  failure_record_say_at(origin, f, text, strlen(text));
+}
+
 void failure_record_set_traceback(struct failure_record *f, const char *text, size_t n) {
   f->ntraceback = set_text(f->traceback, sizeof f->traceback, text, n);
 }

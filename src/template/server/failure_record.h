@@ -18,6 +18,10 @@ struct failure_record {
 };
 
 void failure_record_clear(struct failure_record *f);
+/* All of it but traceback and value; the text is ours. */
+void failure_record_set_at(const char *origin, struct failure_record *f, int code,
+                           int phase, int error, const char *text);
+#define failure_record_set(...) failure_record_set_at(ORIGIN, __VA_ARGS__)
 /* Copies, cut with a note; a NUL becomes the two characters \0. */
 void failure_record_set_message(struct failure_record *f, const char *text, size_t n);
 /* The same of a text of ours. With MOONFORK_DEBUG=origin in the environment of a debug

@@ -98,6 +98,11 @@ void server_answer_hello(struct server *s) {
   connection_answer(&s->conn, ANS_HELLO, (uint64_t)getpid(), body, buf_size(&b));
 }
 
+int server_has_fd(const struct server *s, int fd) {
+  return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
+         args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
+}
+
 uint64_t server_lua_live(struct server *s) {
   struct heap_stats st;
   if (!s->heap)

@@ -122,6 +122,9 @@ int server_malformed_at(const char *origin, struct server *s, const char *what);
 #define server_malformed(...) server_malformed_at(ORIGIN, __VA_ARGS__)
 /* Queues ANS_HELLO: who this is, and how many commands it has executed. */
 void server_answer_hello(struct server *s);
+/* Whether the descriptor is the library's own, one that its owner sent, or one that has
+ * come for commands further on. */
+int server_has_fd(const struct server *s, int fd);
 /* Bytes in use in the state. */
 uint64_t server_lua_live(struct server *s);
 /* Around user code other than the function of run: what was answered is sent, the leash
