@@ -5,7 +5,8 @@
 package.path = (arg[0]:match "^(.*)doc/pictures/" or "") .. "test/help/?.lua;" .. package.path
 local json = require "json"
 
-local WIDTH, LABEL, ROW, GAP, TOP = 960, 150, 18, 12, 14
+-- Letters of 16 units in a width of 600: they can be read on a page of 400 pixels.
+local WIDTH, LABEL, ROW, GAP, TOP = 600, 72, 24, 12, 18
 local COLOURS = {process = "a", start = "b", fork = "c", load = "d", seal = "e", run = "f",
   call = "g", ["end"] = "h"}
 
@@ -72,23 +73,23 @@ local function draw_span(s, y)
   local width = math.max(to - from, 1)
   put('<rect class="%s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2"><title>%s, %.1f ms</title></rect>',
     COLOURS[s.cat] or "a", from, y, width, ROW - 2, escape(s.name), (math.min(s.to, last) - s.from) / 1000)
-  local room = (width - 6) // 6
+  local room = (width - 6) // 8.5
   if room >= #s.name then
-    put('<text x="%.1f" y="%d">%s</text>', from + 4, y + ROW - 6, escape(s.name))
+    put('<text x="%.1f" y="%d">%s</text>', from + 4, y + ROW - 7, escape(s.name))
   end
 end
 
 local y = TOP + ROW
 for _, row in ipairs(rows) do
   if #row.spans > 0 or #row.marks > 0 then
-    put('<text class="label" x="4" y="%d">%s</text>', y + ROW - 6, escape(row.name))
+    put('<text class="label" x="4" y="%d">%s</text>', y + ROW - 7, escape(row.name))
     for _, s in ipairs(row.spans) do draw_span(s, y + s.depth * ROW) end
     local height = math.max(row.depth, 1) * ROW
     for _, m in ipairs(row.marks) do
       local x = x_of(m.ts)
       put('<path class="mark" d="M%.1f %d v%d"><title>%s</title></path>', x, y - 3, height + 3, escape(m.name))
       if m.name ~= "death" then
-        put('<text class="mark-text" x="%.1f" y="%d">%s</text>', x + 3, y + height + 9, escape(m.name))
+        put('<text class="mark-text" x="%.1f" y="%d">%s</text>', x + 3, y + height + 12, escape(m.name))
       end
     end
     y = y + height + GAP
@@ -96,6 +97,7 @@ for _, row in ipairs(rows) do
 end
 
 local step = 10000
+while (last - first) / step > 6 do step = step * 2 end
 for ts = first, last, step do
   table.insert(out, 1, ('<path class="grid" d="M%.1f %d V%d"/><text class="time" x="%.1f" y="%d">%d ms</text>')
     :format(x_of(ts), TOP + 4, y, x_of(ts) + 2, TOP, (ts - first) // 1000))
@@ -104,7 +106,7 @@ end
 print(([[<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img">
 <title>A timeline of moonfork's processes</title>
 <style>
-text { font: 11px sans-serif; fill: #1a1a1a } .label { font-weight: bold }
+text { font: 16px sans-serif; fill: #1a1a1a } .label { font-weight: bold }
 .time { fill: #666666 } .grid { stroke: #dddddd } .mark { stroke: #c0392b; stroke-width: 1.5 }
 .mark-text { fill: #c0392b }
 .background { fill: #ffffff }
