@@ -1,5 +1,6 @@
 -- The engine of `moonfork serve --http`: f(request) -> status, headers, body. Runs in a worker.
--- Connections and requests are http_core's, which calls the function, and counts on the board.
+-- Connections and requests are http_core's, which calls the function, and counts on the board. With
+-- --async the function runs in a coroutine; http_core goes on with others while it is suspended.
 
 local core = require "moonfork.http_core"
 local clone = require "moonfork.clone"
@@ -9,6 +10,68 @@ local http = {}
 
 local function with_traceback(err)
   return debug.traceback(tostring(type(err) == "table" and err.message or err), 2)
+end
+
+-- What http_core asks for where functions run in coroutines; a record is a request's.
+local function in_coroutines(worker, options)
+  local loop = require("moonfork.serve_coroutines").new(worker)
+  local f, timeout = worker.f, worker.settings.timeout
+  local suspended, ended, first, last = {}, {}, 1, 0
+  local events = {}
+
+  local function run(record)
+    record.succeeded, record.status, record.headers, record.body = xpcall(f, with_traceback, record.request)
+    record.is_finished = true
+    if not record.is_suspended or record.is_forgotten then return end
+    last = last + 1
+    ended[last] = record
+  end
+
+  function options.call(request, connection)
+    local record = {request = request, connection = connection}
+    record.co = coroutine.create(run)
+    assert(coroutine.resume(record.co, record))
+    if not record.is_finished then
+      record.is_suspended = true
+      suspended[connection] = record
+      return false
+    end
+    if not record.succeeded then error(record.status, 0) end
+    return record.status or nil, record.headers, record.body
+  end
+
+  function options.traceback(err) return err end -- it has one
+
+  function options.guest()
+    local n = loop.loop:wait(0, events)
+    for i = 1, n do loop:is_ready(events[2 * i - 1], events[2 * i]) end
+    loop:turn()
+    worker:idle()
+    return first <= last and 0 or loop:timeout()
+  end
+
+  function options.result()
+    while first <= last do
+      local record = ended[first]
+      ended[first] = nil
+      first = first + 1
+      if not record.is_forgotten then
+        suspended[record.connection] = nil
+        return record.connection, record.succeeded, record.request, record.status or nil, record.headers, record.body
+      end
+    end
+  end
+
+  function options.forget(connection, is_late)
+    local record = suspended[connection]
+    suspended[connection] = nil
+    record.is_forgotten = true
+    if not is_late then return end
+    worker:failed_late(record.co, record.request.peer, timeout)
+    pcall(coroutine.close, record.co)
+  end
+
+  options.guest_fd, options.timeout = loop.loop:fileno(), timeout
 end
 
 --- run(worker): answers requests until the worker has to end (serve_worker.lua).
@@ -22,13 +85,15 @@ function http.run(worker)
       status = status, bytes = bytes, seconds = us / 1e6})
   end
 
-  assert(core.serve{
+  local options = {
     control = worker.control:fileno(), listeners = numbers, row = worker.board:row(worker.row),
-    max_requests = settings.max_requests,
+    max_requests = settings.max_requests, connections = settings.connections,
     call = worker.f, traceback = with_traceback, done = settings.access and done or nil,
-    failed = function(message) log.write("error", "failed", {pid = pid, message = message}) end,
+    failed = function(message) worker:failed(message) end,
     tick = function() return worker.draining end,
-  } == nil)
+  }
+  if settings.async then in_coroutines(worker, options) end
+  assert(core.serve(options) == nil)
 end
 
 return http

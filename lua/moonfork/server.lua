@@ -23,13 +23,14 @@ local ROWS = 1024 -- the first for workers of before, the others for workers at 
 local BACKOFF_MIN, BACKOFF_MAX = 0.05, 5 -- seconds before a worker is replaced that served nothing
 local KILL_AFTER = 0.5 -- seconds between SIGTERM and SIGKILL for a function that hangs
 local JITTER = 0.1 -- of max_requests, so that workers are not replaced all at once
+local CONNECTIONS_MAX = 10000 -- of a worker at the same time, with http and async
 local MEMORY_PERIOD = 1 -- seconds between two looks at the memory of workers
 
 local Server = {}
 Server.__index = Server
 
-local valid = check.set("template name listen sockets workers raw engine max_requests max_memory timeout "
-  .. "grace log access status on_ready on_state")
+local valid = check.set("template name listen sockets workers raw http async connections max_requests "
+  .. "max_memory timeout grace log access status on_ready on_state")
 
 local function now()
   return serve_core.now() / 1e6
@@ -55,6 +56,9 @@ end
 function server.new(options)
   check.type(1, "new", options, "table")
   check.keys(1, "new", options, valid)
+  if options.raw and (options.http or options.async) then
+    check.fail(1, "new", "raw excludes http and async")
+  end
   local self = setmetatable({options = options, workers = {}, wanted = options.workers or fork.ncpu(),
     free_rows = {}, restarts = {}, served = 0, errors = 0, began = now(), deaths = {}, backoff = 0,
     old_requests = 0, old_errors = 0, reloads = 0, failed_reloads = 0, state = "starting"}, Server)
@@ -77,6 +81,12 @@ end
 
 -- ---- workers ----
 
+-- What has the main loop of a worker; nil: serve_worker itself, one connection at a time.
+local function engine_of(options)
+  if options.raw then return "raw" end
+  return options.http and "moonfork.serve_http" or options.async and "moonfork.serve_async" or nil
+end
+
 function Server:settings()
   local options = self.options
   local max = options.max_requests
@@ -84,10 +94,12 @@ function Server:settings()
     local spread = max * JITTER
     max = math.max(1, math.floor(max - spread + math.random() * 2 * spread + 0.5))
   end
-  return ("{timeout=%s,max_requests=%s,access=%s,log=%s,engine=%s}"):format(
-    options.timeout and ("%.17g"):format(options.timeout) or "nil", max or "nil",
+  local engine = engine_of(options)
+  return ("{timeout=%s,max_requests=%s,access=%s,log=%s,engine=%s,async=%s,connections=%d}"):format(
+    options.timeout and ("%d/1e6"):format(math.ceil(options.timeout * 1e6)) or "nil", max or "nil",
     tostring(options.access or false), options.log and ("%q"):format(options.log) or "nil",
-    options.raw and '"raw"' or options.engine and ("%q"):format(options.engine) or "nil")
+    engine and ("%q"):format(engine) or "nil", tostring(options.async or false),
+    options.connections or CONNECTIONS_MAX)
 end
 
 local function how_it_ended(status)
@@ -245,7 +257,10 @@ end
 
 -- The template checks the function and loads what workers need, so that they share it.
 local PREPARE = [[-- =moonfork
-local name = ...
+local name, is_async = ...
+if is_async == "async" and not require("moonfork.serve_luv").is_installed() then
+  error("async needs luv, and there is no module 'luv' (Debian: lua-luv; LuaRocks: luv)", 0)
+end
 require "moonfork"
 require "moonfork.serve_worker"
 if require("moonfork.function_name")(name) == nil then
@@ -255,8 +270,9 @@ end
 
 function Server:new_generation()
   local template = self.options.template()
-  template:eval(PREPARE, self.options.name)
-  if self.options.engine then template:require(self.options.engine) end
+  template:eval(PREPARE, self.options.name, self.options.async and "async" or "")
+  local engine = engine_of(self.options)
+  if engine and engine ~= "raw" then template:require(engine) end
   template:seal()
   return {template = template, count = 0, nready = 0, target = self.wanted, raw = self.options.raw}
 end

@@ -6,6 +6,7 @@
  *   phase     waits for                      time limit        then
  *   HEAD      the rest of a request's head   head_s            408, closed
  *   BODY      the rest of its body           body_s a read     408, closed
+ *   FUNCTION  a function in a coroutine      timeout           503, closed
  *   WRITING   a client that does not read    write_s a write   closed
  *   IDLE      the next request               idle_s            closed
  *   LINGER    the rest of a refused request  2 s               closed; a close with
@@ -24,12 +25,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum {
   EVENTS = 64,
-  ACCEPTS = 16 /* at one wake-up, so that other workers have some too */
+  DRAIN_IDLE_MS = 1000,
+  PAUSE_MS = 100, /* without accepting, where descriptors or memory are used up */
+  ACCEPTS = 16    /* at one wake-up, so that other workers have some too */
 };
 
 /* ---- phases ---- */
@@ -55,11 +59,14 @@ static void enter(struct connection *c, enum phase phase) {
   head->prev = c;
 }
 
-static void watch(struct connection *c, int writable) {
-  if (c->writable == (unsigned)writable)
+/* NOTHING: not even that the client has gone, which would be told again and again. */
+static void watch(struct connection *c, enum interest interest) {
+  static const uint32_t events[] = {
+      [INPUT] = EPOLLIN, [OUTPUT] = EPOLLOUT, [NOTHING] = EPOLLONESHOT};
+  if (c->interest == interest)
     return;
-  struct epoll_event event = {.events = writable ? EPOLLOUT : EPOLLIN, .data.ptr = c};
-  c->writable = (unsigned)writable;
+  struct epoll_event event = {.events = events[interest], .data.ptr = c};
+  c->interest = interest;
   epoll_ctl(c->http->epoll, EPOLL_CTL_MOD, c->fd, &event);
 }
 
@@ -74,6 +81,11 @@ static void drop(struct connection *c) {
           h->ready_end = at;
         break;
       }
+  if (c->suspended) {
+    lua_pushvalue(h->L, SLOT_FORGET);
+    lua_pushlightuserdata(h->L, c);
+    lua_call(h->L, 1, 0);
+  }
   luaL_unref(h->L, LUA_REGISTRYINDEX, c->iterator);
   close(c->fd);
   free(c->input.data);
@@ -82,6 +94,7 @@ static void drop(struct connection *c) {
   free(c->out.data);
   free(c);
   h->nconnections--;
+  row_set(h->row, ROW_OPEN, (int64_t)h->nconnections);
 }
 
 /* ---- reading and writing ---- */
@@ -111,8 +124,13 @@ static void make_ready(struct connection *c) {
   c->http->ready_end = &c->ready_next;
 }
 
+static int has_unread_input(const struct connection *c) {
+  int n = 0;
+  return c->refused || (ioctl(c->fd, FIONREAD, &n) == 0 && n > 0);
+}
+
 static void end_connection(struct connection *c) {
-  if (!c->refused) {
+  if (!has_unread_input(c)) {
     drop(c);
     return;
   }
@@ -132,19 +150,19 @@ static int go_on_writing(struct connection *c) {
     }
     if (rc == 0) {
       enter(c, WRITING); /* again, where its deadline has moved */
-      watch(c, 1);
+      watch(c, OUTPUT);
       return 0;
     }
     if (c->iterator == LUA_NOREF)
       break;
   }
-  watch(c, 0);
+  watch(c, INPUT);
   return 1;
 }
 
 /* The answer is out: the next request, or the end. */
 static void finish(struct connection *c) {
-  if (!c->keep || c->half_closed || c->http->draining) {
+  if (!c->keep || c->half_closed) {
     end_connection(c);
     return;
   }
@@ -154,10 +172,20 @@ static void finish(struct connection *c) {
     make_ready(c);
 }
 
+/* What there was to write is written: what comes next. */
+static void go_on(struct connection *c) {
+  if (c->suspended)
+    enter(c, FUNCTION);
+  else if (c->answering)
+    finish(c);
+  else /* it was 100 Continue, or answers to the requests before this one */
+    enter(c, c->has_head ? BODY : c->strings.size > 0 ? HEAD : IDLE);
+}
+
 /* Whether the next request of this client can be answered with the same write. */
 static int has_room_for_more(const struct connection *c) {
-  return c->keep && !c->half_closed && !c->http->draining && c->iterator == LUA_NOREF &&
-         c->out.size < OUT_LOW;
+  return c->keep && !c->suspended && !c->half_closed && !c->http->draining &&
+         c->iterator == LUA_NOREF && c->out.size < OUT_LOW;
 }
 
 /* Answers the requests that are whole, and keeps the rest for later where the client has
@@ -197,12 +225,8 @@ static void parse(struct connection *c, const char *data, size_t size) {
       enter(c, BODY);
     return;
   }
-  if (!go_on_writing(c))
-    return;
-  if (is_answered)
-    finish(c);
-  else /* what is written was 100 Continue, or answers to the requests before this one */
-    enter(c, c->has_head ? BODY : c->strings.size > 0 ? HEAD : IDLE);
+  if (go_on_writing(c))
+    go_on(c);
 }
 
 /* Input that came behind the last request. */
@@ -234,20 +258,42 @@ static void on_readable(struct connection *c) {
 }
 
 static void on_event(struct connection *c, uint32_t events) {
-  if (c->writable) {
-    if (events & (EPOLLERR | EPOLLHUP)) {
-      drop(c);
-      return;
-    }
-    if (!go_on_writing(c))
-      return;
-    if (c->answering)
-      finish(c);
-    else
-      enter(c, c->has_head ? BODY : c->strings.size > 0 ? HEAD : IDLE);
+  if (c->phase == FUNCTION) { /* what comes can wait, and so can the end */
+    watch(c, NOTHING);
     return;
   }
-  on_readable(c);
+  if (c->interest != OUTPUT) {
+    on_readable(c);
+    return;
+  }
+  if (events & (EPOLLERR | EPOLLHUP))
+    drop(c);
+  else if (go_on_writing(c))
+    go_on(c);
+}
+
+/* ---- functions in coroutines ---- */
+
+/* Gives them a turn, and sends the answers of those that have ended. */
+static void turn_guest(struct http *h) {
+  lua_State *L = h->L;
+  int base = lua_gettop(L) + 1;
+  lua_pushvalue(L, SLOT_GUEST);
+  lua_call(L, 0, 1);
+  h->guest_timeout = (int)lua_tointeger(L, base);
+  for (;;) {
+    lua_settop(L, base - 1);
+    lua_pushvalue(L, SLOT_RESULT);
+    lua_call(L, 0, 6);
+    struct connection *c = lua_touserdata(L, base);
+    if (!c)
+      break;
+    h->now = now_ms();
+    answer_result(c, base);
+    if (go_on_writing(c))
+      go_on(c);
+  }
+  lua_settop(L, base - 1);
 }
 
 /* ---- the loop ---- */
@@ -265,17 +311,20 @@ static void name_peer(struct connection *c, const struct sockaddr_storage *addre
 }
 
 static void accept_some(struct http *h, int listener) {
-  for (int i = 0; i < ACCEPTS && h->nconnections < h->connections_max; i++) {
+  for (int i = 0; i < ACCEPTS && !h->draining && h->nconnections < h->connections_max;
+       i++) {
     struct sockaddr_storage address = {0};
     socklen_t size = sizeof address;
     int fd = accept4(listener, (struct sockaddr *)&address, &size,
                      SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
-      return;
-    struct connection *c = calloc(1, sizeof *c);
+    struct connection *c = fd < 0 ? NULL : calloc(1, sizeof *c);
     if (!c) {
-      close(fd);
-      return;
+      int error = fd < 0 ? errno : ENOMEM;
+      if (fd >= 0)
+        close(fd);
+      if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM)
+        h->accept_at = h->now + PAUSE_MS;
+      return; /* else another worker was faster */
     }
     c->http = h;
     c->fd = fd;
@@ -286,6 +335,7 @@ static void accept_some(struct http *h, int listener) {
     if (address.ss_family != AF_UNIX)
       setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     h->nconnections++;
+    row_set(h->row, ROW_OPEN, (int64_t)h->nconnections);
     enter(c, HEAD);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
     if (epoll_ctl(h->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
@@ -316,10 +366,17 @@ static int look_at_deadlines(struct http *h) {
     struct connection *head = &h->queues[p].head;
     while (head->next != head && head->next->deadline <= h->now) {
       struct connection *c = head->next;
-      if (p == BODY || (p == HEAD && c->strings.size > 0)) {
+      if (p == FUNCTION) {
+        answer_late(c);
+        if (go_on_writing(c))
+          end_connection(c);
+      } else if (p == BODY || (p == HEAD && c->strings.size > 0)) {
         answer_refuse(c, 408);
         if (go_on_writing(c))
           end_connection(c);
+      } else if (p == IDLE && has_unread_input(c)) {
+        enter(c, HEAD); /* its next request has come in the last moment */
+        on_readable(c);
       } else {
         drop(c);
       }
@@ -327,24 +384,28 @@ static int look_at_deadlines(struct http *h) {
     if (head->next != head && head->next->deadline < first)
       first = head->next->deadline;
   }
+  if (h->accept_at > h->now && h->accept_at < first)
+    first = h->accept_at;
   if (first == UINT64_MAX)
     return -1;
   return first - h->now > 60000 ? 60000 : (int)(first - h->now) + 1;
 }
 
-/* Idle connections end now; those at a request, after it. */
+/* Those at a request, or at their first, go on until it is answered. An idle one is
+ * closed when it has been so for a while: a client that is active sends its next request,
+ * and is told with the answer that the connection ends. Closed at once, it would see a
+ * request that gets no answer. */
 static void start_drain(struct http *h) {
-  h->draining = 1;
+  if (h->is_drained)
+    return;
+  h->is_drained = 1;
   watch_listeners(h, 0);
+  if (h->limits[IDLE] <= DRAIN_IDLE_MS)
+    return;
   struct connection *idle = &h->queues[IDLE].head;
-  while (idle->next != idle)
-    drop(idle->next);
-  struct connection *head = &h->queues[HEAD].head;
-  for (struct connection *c = head->next, *next; c != head; c = next) {
-    next = c->next;
-    if (c->strings.size == 0 && c->input.size == 0) /* nothing of a request has come */
-      drop(c);
-  }
+  for (struct connection *c = idle->next; c != idle; c = c->next)
+    c->deadline -= h->limits[IDLE] - DRAIN_IDLE_MS;
+  h->limits[IDLE] = DRAIN_IDLE_MS;
 }
 
 static int is_told_to_drain(const struct http *h) {
@@ -362,15 +423,22 @@ static void call_tick(struct http *h) {
 
 static void turn(struct http *h) {
   struct epoll_event events[EVENTS];
-  int timeout = look_at_deadlines(h);
+  int timeout = look_at_deadlines(h), is_guest_due;
+  if (h->draining && h->nconnections == 0)
+    return; /* the last one was late */
+  if (h->guest_timeout >= 0 && (timeout < 0 || h->guest_timeout < timeout))
+    timeout = h->guest_timeout;
   int n = epoll_wait(h->epoll, events, EVENTS, h->ready ? 0 : timeout);
   h->now = now_ms();
+  is_guest_due = h->guest_timeout >= 0 && n == 0;
   if (n < 0)
     call_tick(h);
   for (int i = 0; i < n; i++) {
     void *what = events[i].data.ptr;
     if (what == &h->control) {
       h->draining |= is_told_to_drain(h);
+    } else if (what == &h->guest) {
+      is_guest_due = 1;
     } else if (what >= (void *)h->listeners &&
                what < (void *)(h->listeners + h->nlisteners)) {
       if (!h->draining)
@@ -390,6 +458,9 @@ static void turn(struct http *h) {
     parse_input(c);
     h->now = now_ms();
   }
+  if (h->guest >= 0 && (is_guest_due || h->has_called || n < 0))
+    turn_guest(h);
+  h->has_called = 0;
 }
 
 static uint64_t milliseconds(lua_State *L, const char *name, double usual) {
@@ -415,6 +486,7 @@ static void read_options(struct http *h) {
   lua_State *L = h->L;
   h->limits[HEAD] = milliseconds(L, "head", 10);
   h->limits[BODY] = milliseconds(L, "body", 30);
+  h->limits[FUNCTION] = milliseconds(L, "timeout", 1e9 - 1);
   h->limits[WRITING] = milliseconds(L, "write", 30);
   h->limits[IDLE] = milliseconds(L, "idle", 60);
   h->limits[LINGER] = 2000;
@@ -422,6 +494,8 @@ static void read_options(struct http *h) {
   h->connections_max = size_option(L, "connections", 10000);
   h->left = integer(L, "max_requests", -1);
   h->control = (int)integer(L, "control", -1);
+  h->guest = (int)integer(L, "guest_fd", -1);
+  h->guest_timeout = -1;
   lua_getfield(L, SLOT_OPTIONS, "row");
   h->row = lua_touserdata(L, -1);
   luaL_argcheck(L, h->row, 1, "a row of a board expected");
@@ -439,7 +513,8 @@ static void read_options(struct http *h) {
 
 /* Fills the slots; the struct is a userdata in its own. */
 static struct http *prepare(lua_State *L) {
-  static const char *const functions[] = {"call", "traceback", "failed", "done", "tick"};
+  static const char *const functions[] = {"call", "traceback", "failed", "done",
+                                          "tick", "guest",     "result", "forget"};
   static const char *const strings[] = {"method",  "target", "path", "query",
                                         "headers", "body",   "peer", "version",
                                         "",        "1.1",    "1.0",  "GET"};
@@ -472,13 +547,18 @@ static int l_serve(lua_State *L) {
     return serve_fail(L, errno, "epoll");
   struct epoll_event event = {.events = EPOLLIN, .data.ptr = &h->control};
   epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->control, &event);
+  if (h->guest >= 0) {
+    struct epoll_event guest = {.events = EPOLLIN, .data.ptr = &h->guest};
+    epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->guest, &guest);
+  }
   watch_listeners(h, 1);
   while (!h->draining || h->nconnections > 0) {
     turn(h);
     if (h->draining)
       start_drain(h);
     else
-      watch_listeners(h, h->nconnections < h->connections_max);
+      watch_listeners(h,
+                      h->nconnections < h->connections_max && h->accept_at <= now_ms());
   }
   close(h->epoll);
   return 0;

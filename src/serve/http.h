@@ -27,6 +27,9 @@ enum slot {
   SLOT_FAILED,    /* failed(text) */
   SLOT_DONE,      /* done(request, status, bytes, microseconds), or nil */
   SLOT_TICK,      /* tick() -> this worker shall end (a signal has come) */
+  SLOT_GUEST,  /* for functions in coroutines, or nil; guest() -> milliseconds, or -1 */
+  SLOT_RESULT, /* result() -> connection, succeeded, request, status, headers, body */
+  SLOT_FORGET, /* forget(connection, is_late): nobody waits for its function any more */
   SLOT_HTTP,
   SLOT_METHOD, /* from here: the names of the fields of a request */
   SLOT_TARGET,
@@ -42,7 +45,9 @@ enum slot {
   SLOT_GET,
 };
 
-enum phase { HEAD, BODY, WRITING, IDLE, LINGER, PHASES };
+enum phase { HEAD, BODY, FUNCTION, WRITING, IDLE, LINGER, PHASES };
+
+enum interest { INPUT, OUTPUT, NOTHING };
 
 struct text {
   char *data;
@@ -68,6 +73,8 @@ struct connection {
   struct field fields[FIELDS_MAX];
   int nfields, fd, iterator, status, error;
   enum phase phase;
+  enum interest interest;
+  int64_t began; /* of a function that is suspended */
   size_t target_size;
   unsigned in_value : 1;    /* of a header */
   unsigned has_head : 1;    /* all of it */
@@ -76,7 +83,7 @@ struct connection {
   unsigned chunked : 1;     /* the answer is */
   unsigned is_ready : 1;    /* in the list of those with unread input */
   unsigned half_closed : 1; /* its client sends nothing more */
-  unsigned writable : 1;    /* EPOLLOUT is asked for */
+  unsigned suspended : 1;   /* its function is, in a coroutine */
   unsigned answering : 1;
   unsigned refused : 1; /* there may be more input that nobody wants */
   char peer[INET6_ADDRSTRLEN + 16];
@@ -90,8 +97,10 @@ struct http {
   lua_State *L;
   int64_t *row; /* of the worker, on the server's board */
   int64_t left; /* requests until this worker is replaced; negative: any number */
-  int epoll, control, nlisteners, listeners[64];
-  int draining, accepting;
+  int epoll, control, guest, nlisteners, listeners[64];
+  int guest_timeout; /* milliseconds; negative: none */
+  int draining, is_drained, accepting, has_called;
+  uint64_t accept_at; /* descriptors were used up: not before this */
   size_t nconnections, connections_max, body_max;
   uint64_t limits[PHASES], now;
   struct queue queues[PHASES];
@@ -119,6 +128,9 @@ int http_is_token(const char *text, size_t size);
 /* http_answer.c: into c->out */
 void answer_refuse(struct connection *c, int status); /* the connection ends with it */
 void answer_request(struct connection *c);
+/* What result() gave lies from `base` on: the answer of a suspended function. */
+void answer_result(struct connection *c, int base);
+void answer_late(struct connection *c);
 void answer_continue(
     struct connection *c); /* the next piece of a body that is a function */
 

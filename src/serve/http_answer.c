@@ -211,7 +211,26 @@ static void answer_with(struct connection *c, int base) {
   answer_refuse(c, 500);
 }
 
-/* The stack of the caller is left as it was. */
+/* The request's table is on top: takes it. */
+static void tell_done(struct connection *c, size_t before, int64_t us) {
+  lua_State *L = c->http->L;
+  lua_pushvalue(L, SLOT_DONE);
+  lua_insert(L, -2);
+  lua_pushinteger(L, c->status);
+  lua_pushinteger(L, (lua_Integer)(c->out.size - before));
+  lua_pushinteger(L, us);
+  lua_call(L, 4, 0);
+}
+
+/* One request less until this worker is replaced. */
+static void count_down(struct http *h) {
+  if (h->left > 0 && --h->left == 0)
+    h->draining = 1;
+  h->draining |= row_get(h->row, ROW_DRAINING) != 0;
+}
+
+/* A function in a coroutine that is suspended gives false. The stack of the caller is
+ * left as it was. */
 void answer_request(struct connection *c) {
   struct http *h = c->http;
   lua_State *L = h->L;
@@ -219,19 +238,26 @@ void answer_request(struct connection *c) {
   size_t before = c->out.size;
   c->answering = 1;
   c->keep = http_should_keep_alive(&c->parser) && !c->half_closed;
+  h->has_called = 1;
   lua_pushvalue(L, SLOT_CALL);
   request_push(c);
+  lua_pushlightuserdata(L, c);
   if (!lua_isnil(L, SLOT_DONE)) {
-    lua_pushvalue(L, -1);
+    lua_pushvalue(L, -2);
     lua_insert(L, base + 1);
   }
-  int first = lua_gettop(L) - 1; /* of the results */
+  int first = lua_gettop(L) - 2; /* of the results */
   row_begin(h->row, row_now());
-  int status = lua_pcall(L, 1, 3, SLOT_TRACEBACK);
+  int status = lua_pcall(L, 2, 3, SLOT_TRACEBACK);
+  if (status == LUA_OK && h->guest >= 0 && lua_isboolean(L, first)) {
+    c->suspended = 1;
+    c->began = row_get(h->row, ROW_SINCE);
+    row_set(h->row, ROW_BUSY, 0);
+    lua_settop(L, base);
+    return;
+  }
   int64_t us = row_end(h->row, row_now(), status != LUA_OK);
-  if (h->left > 0 && --h->left == 0)
-    h->draining = 1;
-  h->draining |= row_get(h->row, ROW_DRAINING) != 0;
+  count_down(h);
   if (status == LUA_OK) {
     answer_with(c, first);
   } else {
@@ -239,14 +265,44 @@ void answer_request(struct connection *c) {
     answer_refuse(c, 500);
   }
   if (!lua_isnil(L, SLOT_DONE)) {
-    lua_pushvalue(L, SLOT_DONE);
     lua_pushvalue(L, base + 1);
-    lua_pushinteger(L, c->status);
-    lua_pushinteger(L, (lua_Integer)(c->out.size - before));
-    lua_pushinteger(L, us);
-    lua_call(L, 4, 0);
+    tell_done(c, before, us);
   }
   lua_settop(L, base);
+}
+
+void answer_result(struct connection *c, int base) {
+  struct http *h = c->http;
+  lua_State *L = h->L;
+  size_t before = c->out.size;
+  int succeeded = lua_toboolean(L, base + 1);
+  int64_t us = row_now() - c->began;
+  c->suspended = 0;
+  row_count(h->row, us, !succeeded);
+  count_down(h);
+  if (succeeded) {
+    answer_with(c, base + 3);
+  } else {
+    lua_pushvalue(L, base + 3);
+    tell_failed(h);
+    answer_refuse(c, 500);
+  }
+  if (!lua_isnil(L, SLOT_DONE)) {
+    lua_pushvalue(L, base + 2);
+    tell_done(c, before, us);
+  }
+}
+
+void answer_late(struct connection *c) {
+  struct http *h = c->http;
+  row_count(h->row, row_now() - c->began, 1);
+  count_down(h);
+  lua_pushvalue(h->L, SLOT_FORGET);
+  lua_pushlightuserdata(h->L, c);
+  lua_pushboolean(h->L, 1);
+  lua_call(h->L, 2, 0);
+  c->suspended = 0;
+  answer_refuse(c, 503);
 }
 
 /* The next piece of an answer that is a function. */

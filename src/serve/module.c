@@ -7,5 +7,6 @@ int luaopen_moonfork_serve_core(lua_State *L) {
   board_open(L);
   user_open(L);
   tree_open(L);
+  loop_open(L);
   return 1;
 }

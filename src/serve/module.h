@@ -9,6 +9,7 @@
 void board_open(lua_State *L);
 void user_open(lua_State *L);
 void tree_open(lua_State *L);
+void loop_open(lua_State *L);
 
 /* nil, message, errno: as Lua's io does. */
 int serve_fail(lua_State *L, int error, const char *what);

@@ -45,12 +45,16 @@ static void add_one(int64_t *row, unsigned cell) {
                    __ATOMIC_RELAXED);
 }
 
-int64_t row_end(int64_t *row, int64_t now, int has_failed) {
-  int64_t us = now - row_get(row, ROW_SINCE);
-  row_set(row, ROW_BUSY, 0);
+void row_count(int64_t *row, int64_t us, int has_failed) {
   add_one(row, ROW_REQUESTS);
   if (has_failed)
     add_one(row, ROW_ERRORS);
   add_one(row, ROW_LATENCY + row_bucket_of(us < 0 ? 0 : (uint64_t)us));
+}
+
+int64_t row_end(int64_t *row, int64_t now, int has_failed) {
+  int64_t us = now - row_get(row, ROW_SINCE);
+  row_set(row, ROW_BUSY, 0);
+  row_count(row, us, has_failed);
   return us;
 }

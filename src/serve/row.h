@@ -32,6 +32,7 @@ int64_t row_now(void);
 unsigned row_bucket_of(uint64_t us);
 /* The longest duration of a bucket. */
 uint64_t row_bucket_end(unsigned bucket);
+void row_count(int64_t *row, int64_t us, int has_failed);
 /* A request begins, and ends; the second gives its duration. */
 void row_begin(int64_t *row, int64_t now);
 int64_t row_end(int64_t *row, int64_t now, int has_failed);

@@ -14,8 +14,17 @@ void wait_set_function(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &wait_key);
 }
 
+/* Pushes it, or nil. Its type. */
+static int push_function(lua_State *L) {
+  int type = lua_rawgetp(L, LUA_REGISTRYINDEX, &wait_key);
+  if (type != LUA_TNIL)
+    return type;
+  lua_pop(L, 1);
+  return lua_getfield(L, LUA_REGISTRYINDEX, WAIT_SHARED);
+}
+
 int wait_has_function(lua_State *L) {
-  int has = lua_rawgetp(L, LUA_REGISTRYINDEX, &wait_key) != LUA_TNIL;
+  int has = push_function(L) != LUA_TNIL;
   lua_pop(L, 1);
   return has;
 }
@@ -29,7 +38,7 @@ void wait_closing(lua_State *L, const struct socket *s) {
   if (s->waiting == 0 || s->fd < 0)
     return;
   luaL_checkstack(L, 5, NULL);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &wait_key);
+  push_function(L);
   lua_pushinteger(L, s->fd);
   lua_pushliteral(L, "");
   lua_pushnil(L);
@@ -192,7 +201,7 @@ static int ask_function(struct wait *w) {
 }
 
 static int wait_for(struct wait *w) {
-  if (lua_rawgetp(w->L, LUA_REGISTRYINDEX, &wait_key) != LUA_TNIL)
+  if (push_function(w->L) != LUA_TNIL)
     return ask_function(w);
   lua_pop(w->L, 1);
   return poll_answer(w);

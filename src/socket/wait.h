@@ -63,6 +63,11 @@ void wait_closing(lua_State *L, const struct socket *s);
 /* Seconds until the operation's deadline; negative: none. */
 double wait_left(lua_State *L);
 
+/* registry[WAIT_SHARED]: a wait function for all copies of this code in a state, where
+ * the one of a copy was not set: a server's worker whose coroutines wait for sockets
+ * (src/serve/loop.c). A name, as those copies share it. */
+#define WAIT_SHARED "moonfork.wait"
+
 /* registry[WAIT_ATTEND]: what a process where sockets just block has to look after
  * between two waits: a Lua function, called with SIGTERM blocked before each of them. A
  * signal that comes between that look and the sleep ends the sleep (ppoll), and the

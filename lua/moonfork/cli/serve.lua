@@ -22,6 +22,10 @@ Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
     template.options[2],
     {long = "--raw", help = "Call FUNCTION(socket, listener...) once in each worker, which accepts by itself"},
     {long = "--http", help = "Speak HTTP/1.1: FUNCTION(request) returns status, headers, body"},
+    {long = "--async", help = "Call FUNCTION in a coroutine for each connection (with --http: each request):"
+       .. " while one waits for its connection or for luv, others go on"},
+    {long = "--connections", value = "N", kind = "count", default = "10000",
+     help = "With --http and --async: connections that a worker has at the same time; further ones wait"},
     {long = "--max-requests", value = "N", kind = "count",
      help = "Replace a worker after N requests, a tenth more or less"},
     {long = "--max-memory", value = "BYTES", kind = "bytes",
@@ -49,6 +53,11 @@ With --http a request is a table with method, target, path, query, headers (name
 body, peer and version. The function returns a status, a table of headers or nil, and a body: a
 string, nil, or a function whose strings become a chunked answer. Idle and slow connections hold no
 worker.]]},
+    {"Coroutines", [[
+With --async a worker has any number of connections. The methods of a connection that have to wait
+(read, write, accept, ...) suspend the function's coroutine, as do those of other moonfork.sockets;
+timers and handles of luv can be used, whose loop runs beside. A function that computes, or waits
+in another way, holds up the other connections of its worker. It needs luv.]]},
     {"Signals", [[
 SIGHUP loads a new template. Its workers take over when all of them are ready, while the old ones
 finish their requests. Where it can't be loaded, the old ones go on.
@@ -68,6 +77,8 @@ watchdog (WatchdogSec). Sockets of a socket unit are used without --listen.]]},
      "eight workers on a UNIX socket"},
     {[[moonfork serve --http --listen :8080 -e 'function hi(r) return 200, nil, "hi\n" end' hi]],
      "an HTTP server"},
+    {[[moonfork serve --async --listen :7000 -e 'function f(c) for l in c:lines() do c:write(l, "\n") end end' f]],
+     "any number of clients that stay"},
   },
 }
 
@@ -111,6 +122,7 @@ local function make_template(fork, options)
   return function()
     local process = fork.new_exec{session = "new"}
     if options.user or options.group then process:eval(BECOME, options.user or "", options.group or "") end
+    if options.async then process:eval [[require("moonfork.serve_luv").defer()]] end
     return template.fill(process, options)
   end
 end
@@ -125,8 +137,9 @@ function command.main(options)
   if not options.listen and not sockets then
     cli.fail(cli.USAGE, "--listen is missing, and no sockets were passed (LISTEN_FDS); see moonfork serve --help")
   end
-  if options.http and options.raw then
-    cli.fail(cli.USAGE, "--raw and --http exclude each other; see moonfork serve --help")
+  if options.raw and (options.http or options.async) then
+    cli.fail(cli.USAGE, "--raw and %s exclude each other; see moonfork serve --help",
+      options.http and "--http" or "--async")
   end
   if options.http and not package.searchpath("moonfork.http_core", package.cpath) then
     cli.fail(cli.UNUSABLE, "this moonfork was built without HTTP (Debian: libhttp-parser-dev)")
@@ -136,7 +149,7 @@ function command.main(options)
   local instance, err = server.new{
     template = make_template(fork, options), name = options["function"], listen = options.listen,
     sockets = sockets, workers = options.workers, raw = options.raw,
-    engine = options.http and "moonfork.serve_http" or nil, max_requests = options.max_requests,
+    http = options.http, async = options.async, connections = options.connections, max_requests = options.max_requests,
     max_memory = options.max_memory, timeout = options.timeout, grace = options.grace, log = options.log,
     access = options.log ~= nil,
     on_state = function(state)
