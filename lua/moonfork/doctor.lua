@@ -92,6 +92,11 @@ function readers.finding(state, fields)
   if SEVERITIES[fields.severity] then state.findings[#state.findings + 1] = fields end
 end
 
+function readers.finalised(state, fields)
+  add(state, "finalised", ("module '%s' made an object with a finaliser that nothing refers to (%s)"):format(
+    fields.module, fields.place), fields.module)
+end
+
 -- What to do about a module that is not there.
 local function advice(name, message)
   if not message:find(("module '%s' not found"):format(name), 1, true) then return "" end

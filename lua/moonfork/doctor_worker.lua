@@ -52,14 +52,43 @@ local function with_place(err)
   return ("(error object is a %s value)"):format(type(err))
 end
 
+-- The places where setmetatable is given a finaliser until stop() is called: nobody else sees objects
+-- that nothing refers to when the module has been loaded.
+local function watch_finalisers()
+  local original, places = setmetatable, {}
+  local function watched(...)
+    local object, meta = ...
+    if type(object) == "table" and type(meta) == "table" and rawget(meta, "__gc") ~= nil then
+      local info = debug.getinfo(2, "Sl") or {short_src = "?", currentline = 0}
+      places[#places + 1] = ("%s:%d"):format(info.short_src, info.currentline)
+    end
+    return original(...)
+  end
+  setmetatable = watched -- luacheck: globals setmetatable
+  return function()
+    if setmetatable == watched then setmetatable = original end
+    return places
+  end
+end
+
 -- Loads it; false when it can't be.
 local function load_module(report, name)
   local pid, start = clone.pid(), clone.time()
+  local stop = watch_finalisers()
   local ok, err = xpcall(require, with_place, name)
   local seconds = clone.time() - start
+  local places = stop()
   if clone.pid() ~= pid then clone.exit(0) end -- a copy that the module has forked by itself
-  if ok then return true, seconds end
+  if ok then return true, seconds, places end
   send(report, "unusable", {module = name, message = err})
+  return false
+end
+
+-- Whether the audit has found an object with a finaliser that came with the last module.
+local function has_finaliser(list, owner)
+  for _, finding in ipairs(list) do
+    if finding.kind == "finaliser" and not owner[key(finding)] then return true end
+  end
   return false
 end
 
@@ -70,9 +99,12 @@ function worker.main(report, ...)
   attribute(before.found, owner, nil)
   for _, name in ipairs{...} do
     send(report, "loading", {module = name})
-    local ok, seconds = load_module(report, name)
+    local ok, seconds, places = load_module(report, name)
     if not ok then return end
     local now = look(report)
+    if #places > 0 and not has_finaliser(now.found, owner) then
+      send(report, "finalised", {module = name, place = places[1]})
+    end
     attribute(now.found, owner, name)
     io.stdout:flush() -- before the line, so that whose output it was is known
     send(report, "module", {name = name, seconds = ("%.6f"):format(seconds), lua = now.lua - before.lua,

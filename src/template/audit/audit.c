@@ -217,9 +217,14 @@ static int watched_searcher(lua_State *L) {
   return 2;
 }
 
+void audit_note_call(struct audit *a, enum audit_call call) {
+  if (a->loading)
+    a->names[a->loading].calls |= 1u << call;
+}
+
 static int watched_randomseed(lua_State *L) {
   struct audit *a = audit_of_call(L);
-  a->names[a->loading].has_seeded = 1;
+  audit_note_call(a, AUDIT_CALL_SEED);
   if (!lua_isnoneornil(L, 1) && a->seed_at[0] == '\0') {
     luaL_where(L, 1);
     const char *where = lua_tostring(L, -1);
@@ -248,6 +253,11 @@ static int watched_getenv(lua_State *L) {
   const char *variable = luaL_checkstring(L, 1); /* here its message names the caller */
   if (a->loading)
     note_read(a, variable);
+  return call_original(L, LUA_MULTRET);
+}
+
+static int watched_tmpname(lua_State *L) {
+  audit_note_call(audit_of_call(L), AUDIT_CALL_TMPNAME);
   return call_original(L, LUA_MULTRET);
 }
 
@@ -352,6 +362,7 @@ void audit_watch(struct audit *a, lua_State *L) {
   lua_settop(L, top);
   watch_function(a, L, "math", "randomseed", watched_randomseed);
   watch_function(a, L, "os", "getenv", watched_getenv);
+  watch_function(a, L, "os", "tmpname", watched_tmpname);
   watch_random(a, L);
   remember_kept(a, L);
 }

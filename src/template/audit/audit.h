@@ -8,8 +8,8 @@
  *
  * To name the culprit, the state before and after a module's load is compared
  * (audit_mark.h): the innermost require during which something appeared has brought it.
- * Calls that leave no trace, of os.getenv and math.randomseed, are watched while modules
- * are loaded. */
+ * Calls that leave no trace, of os.getenv, os.tmpname and math.randomseed, are watched
+ * while modules are loaded. */
 #ifndef TEMPLATE_AUDIT_H
 #define TEMPLATE_AUDIT_H
 
@@ -27,6 +27,9 @@ enum {
   AUDIT_NAMES_MAX = 128,
   AUDIT_READS_MAX = 64
 };
+
+/* Calls that leave no trace; of modules, while they are loaded. */
+enum audit_call { AUDIT_CALL_SEED, AUDIT_CALL_TMPNAME, AUDIT_CALL_PID, AUDIT_CALL_ID };
 
 typedef unsigned char audit_name; /* of audit.names; 0: nobody known */
 
@@ -60,20 +63,22 @@ struct audit {
   } reads[AUDIT_READS_MAX];
   struct audit_who {
     int is_module;
-    int has_seeded; /* in whatever way */
+    unsigned calls; /* a bit for each enum audit_call */
     char name[AUDIT_NAME_MAX];
   } names[AUDIT_NAMES_MAX];
 };
 
 void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data);
-/* Puts functions into package.searchers, math.randomseed and os.getenv that watch the
- * ones that are there, so that modules required by modules are named too. May raise
- * (memory). a lives as long as L. */
+/* Puts functions into package.searchers, math.randomseed, os.getenv and os.tmpname that
+ * watch the ones that are there, so that modules required by modules are named too. May
+ * raise (memory). a lives as long as L. */
 void audit_watch(struct audit *a, lua_State *L);
 /* Around a command whose effects shall bear a name: what a require inside did not account
  * for. is_module: it loads that module; else name is the command's. */
 void audit_before(struct audit *a, lua_State *L, const char *name, int is_module);
 void audit_after(struct audit *a, lua_State *L, const char *name, int is_module);
+/* What is loaded now has called it. Cheap. */
+void audit_note_call(struct audit *a, enum audit_call call);
 /* User code has run: look again the next time. */
 void audit_touch(struct audit *a);
 

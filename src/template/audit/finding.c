@@ -93,6 +93,12 @@ const struct audit_kind_text audit_kinds[AUDIT_KIND_COUNT] = {
          "remove the call, or seed in the clone"},
     [AUDIT_RANDOM] = {"random", AUDIT_NOTES, "what was drawn is the same in every clone",
                       "draw in the clone what has to differ, clone.id() for example"},
+    [AUDIT_IDENTITY] = {"identity", AUDIT_WARNS,
+                        "it is the template's, and the same in every clone",
+                        "ask again in clone.on_fork"},
+    [AUDIT_TEMPORARY_NAME] = {"temporary-name", AUDIT_WARNS,
+                              "all clones would use one file",
+                              "call os.tmpname or io.tmpfile in the clone"},
     [AUDIT_ENVIRONMENT_READ] =
         {"environment-read", AUDIT_NOTES,
          "what it computed from that is the same in every clone, whatever the option env "
@@ -108,6 +114,10 @@ const struct audit_kind_text audit_kinds[AUDIT_KIND_COUNT] = {
         {"c-finaliser", AUDIT_NOTES,
          "clones don't run the finalisers of what they inherited",
          "nothing, where it only frees memory; else make the object in the clone"},
+    [AUDIT_FINALISED] =
+        {"finalised", AUDIT_NOTES,
+         "its finaliser runs in the template, once, before the first fork",
+         "nothing, unless clones need what it releases"},
     [AUDIT_UNWRITTEN] =
         {"unwritten-output", AUDIT_NOTES,
          "moonfork writes it before a fork; after a plain fork it would be written twice",

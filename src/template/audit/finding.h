@@ -44,10 +44,14 @@ enum audit_kind { /* doc/doctor.md says more about each */
                   AUDIT_SIGNAL_STACK,
                   AUDIT_FIXED_SEED,
                   AUDIT_RANDOM,
+                  AUDIT_IDENTITY,
+                  AUDIT_TEMPORARY_NAME,
                   AUDIT_ENVIRONMENT_READ,
                   AUDIT_ENVIRONMENT,
                   AUDIT_FINALISER,
                   AUDIT_C_FINALISER,
+                  AUDIT_FINALISED, /* told by the doctor alone, as OUTPUT and FORK_FAILED
+                                    */
                   AUDIT_UNWRITTEN,
                   AUDIT_SHARED_MEMORY,
                   AUDIT_DEVICE_MEMORY,

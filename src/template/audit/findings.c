@@ -8,6 +8,7 @@
 #include "template/audit/heap_walk.h"
 #include "template/audit/mapping.h"
 
+#include <dirent.h>
 #include <lauxlib.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -158,7 +159,7 @@ static int is_told(const struct audit *a, const struct audit_mark *now, int fact
   case FACT_HOOK:
     return now->fact[fact] != 0;
   case FACT_RANDOM: /* a seed has its own finding, and may be random itself */
-    return !a->names[a->change[fact].by].has_seeded;
+    return !(a->names[a->change[fact].by].calls & 1u << AUDIT_CALL_SEED);
   }
   return 1;
 }
@@ -187,6 +188,32 @@ static void read_children(char *ret, size_t n) {
   ret[strcspn(ret, "\n")] = '\0';
   for (size_t i = strlen(ret); i > 0 && ret[i - 1] == ' '; i--)
     ret[i - 1] = '\0';
+}
+
+/* Programs that a module has started in the background are nobody's children, but of the
+ * process group, where that is the template's own. */
+static void tell_background(struct telling *t) {
+  pid_t group = getpid();
+  if (getpgrp() != group)
+    return;
+  DIR *dir = opendir("/proc");
+  struct dirent *entry;
+  while (dir && (entry = readdir(dir)) != NULL) {
+    char path[280], line[400], name[32];
+    int pid, parent, of_group;
+    snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+    FILE *f =
+        entry->d_name[0] >= '1' && entry->d_name[0] <= '9' ? fopen(path, "re") : NULL;
+    if (f && fgets(line, sizeof line, f) &&
+        sscanf(line, "%d (%31[^)]) %*c %d %d", &pid, name, &parent, &of_group) == 4 &&
+        of_group == group && pid != group && parent != group)
+      tell(t, AUDIT_CHILD, -1, 0, "a program runs in the background (pid %d, %s)", pid,
+           name);
+    if (f)
+      fclose(f);
+  }
+  if (dir)
+    closedir(dir);
 }
 
 static void tell_children(struct telling *t, const struct audit_mark *now) {
@@ -238,6 +265,27 @@ static void tell_reads(struct telling *t) {
   }
 }
 
+static const struct {
+  enum audit_call call;
+  enum audit_kind kind;
+  const char *text;
+} calls[] = {
+    {AUDIT_CALL_TMPNAME, AUDIT_TEMPORARY_NAME,
+     "the name of a temporary file (os.tmpname)"},
+    {AUDIT_CALL_PID, AUDIT_IDENTITY, "its process id (clone.pid)"},
+    {AUDIT_CALL_ID, AUDIT_IDENTITY, "its identity (clone.id)"},
+};
+
+static void tell_calls(struct telling *t) {
+  const struct audit *a = t->a;
+  for (int i = 1; i <= a->nnames; i++)
+    for (size_t k = 0; a->names[i].is_module && k < sizeof calls / sizeof *calls; k++)
+      if (a->names[i].calls & 1u << calls[k].call)
+        tell(t, calls[k].kind, -1, (audit_name)i,
+             "module '%s' asked for %s while it was loaded", a->names[i].name,
+             calls[k].text);
+}
+
 static void tell_replaced(struct telling *t) {
   for (int at = 0; audit_next_replaced(t->L, t->a, &at); lua_pop(t->L, 1))
     tell(t, AUDIT_REPLACED, -1, 0, "%s was replaced", lua_tostring(t->L, -1));
@@ -266,9 +314,11 @@ int audit_findings(lua_State *L, struct audit *a, audit_found *found, void *data
   tell_timers(&t, &now);
   tell_signals(&t, &now);
   tell_children(&t, &now);
+  tell_background(&t);
   tell_changes(&t, &now);
   tell_seed(&t);
   tell_reads(&t);
+  tell_calls(&t);
   tell_replaced(&t);
   heap_walk(L, tell_finding, &t);
   return t.count;

@@ -231,6 +231,25 @@ void clone_lib_install(lua_State *L) {
 
 /* ---- the module ---- */
 
+/* pid(), id(): the template's, where a module asks while it is loaded: the audit tells.
+ * Upvalues: enum audit_call, the function. */
+static int l_watched(lua_State *L) {
+  struct server *s = server_self();
+  if (s)
+    audit_note_call(&s->audit, (enum audit_call)lua_tointeger(L, lua_upvalueindex(1)));
+  lua_pushvalue(L, lua_upvalueindex(2));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+  return lua_gettop(L);
+}
+
+static void watch_call(lua_State *L, const char *name, enum audit_call call) {
+  lua_pushinteger(L, call);
+  lua_getfield(L, -2, name);
+  lua_pushcclosure(L, l_watched, 2);
+  lua_setfield(L, -2, name);
+}
+
 static int l_collect(lua_State *L) {
   struct server *s = server_self();
   if (s && s->L)
@@ -311,5 +330,7 @@ int template_open_clone(lua_State *L) {
   };
   luaL_newlib(L, functions);
   clone_posix_open(L, lua_gettop(L));
+  watch_call(L, "pid", AUDIT_CALL_PID);
+  watch_call(L, "id", AUDIT_CALL_ID);
   return 1;
 }
