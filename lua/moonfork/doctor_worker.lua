@@ -64,9 +64,9 @@ local function watch_finalisers()
     end
     return original(...)
   end
-  setmetatable = watched -- luacheck: globals setmetatable
+  rawset(_G, "setmetatable", watched)
   return function()
-    if setmetatable == watched then setmetatable = original end
+    if setmetatable == watched then rawset(_G, "setmetatable", original) end
     return places
   end
 end
