@@ -54,9 +54,19 @@ static int is_ours(const struct box *box, const struct proc *p) {
          !r->exposed;
 }
 
+/* As luaL_testudata, which would look for the class by its name. */
+static struct handle *test_object(lua_State *L) {
+  struct handle *h = lua_touserdata(L, 1);
+  if (!h || !lua_getmetatable(L, 1))
+    return NULL;
+  const void *class = lua_topointer(L, -1);
+  lua_pop(L, 1);
+  return class == box_get(L)->object_class ? h : NULL;
+}
+
 /* The object at 1 where it is on the common path, else NULL. */
 static struct handle *common(lua_State *L) {
-  struct handle *h = luaL_testudata(L, 1, BIND_OBJECT);
+  struct handle *h = test_object(L);
   if (!h || !h->p || h->p->failed || !h->p->process || !is_ours(box_get(L), h->p))
     return NULL;
   reactor_tidy(L, h->p->reactor);
@@ -134,7 +144,7 @@ static struct proc *source_in_lua(lua_State *L) {
 }
 
 static int l_fork(lua_State *L) { /* fork(object [, options]) -> object */
-  struct handle *source = luaL_testudata(L, 1, BIND_OBJECT);
+  struct handle *source = test_object(L);
   int top = lua_gettop(L);
   struct proc *from =
       !source || source->p || !lua_isnoneornil(L, 2) ? NULL : source_in_lua(L);
@@ -361,7 +371,9 @@ static int push_state(lua_State *L, const struct handle *h) {
 }
 
 static int l_gc(lua_State *L) {
-  struct handle *h = luaL_checkudata(L, 1, BIND_OBJECT);
+  struct handle *h = test_object(L);
+  if (!h)
+    return luaL_typeerror(L, 1, "moonfork.process");
   if (h->p ? box_get(L)->closed || reactor_foreign(h->p->reactor) : !push_state(L, h))
     return 0;
   lua_settop(L, 1);
@@ -386,6 +398,7 @@ static int l_object_class(lua_State *L) {
   const luaL_Reg *lists[] = {common_path, meta};
   lua_settop(L, 3);
   luaL_newmetatable(L, BIND_OBJECT);
+  box_get(L)->object_class = lua_topointer(L, -1); /* in the registry for good */
   for (int i = 0; i < 2; i++)
     for (const luaL_Reg *m = lists[i]; m->name; m++) {
       lua_pushvalue(L, lua_upvalueindex(UP_BOX));

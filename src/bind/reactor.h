@@ -56,6 +56,7 @@ struct box {
   int (*open_guest)(lua_State *L, struct reactor *r, uv_loop_t *host); /* 0 or -errno */
   int closed;     /* the state is closing */
   int has_waiter; /* set_waiter: coroutines wait by a function of the program's */
+  const void *object_class; /* the metatable of process objects */
 };
 
 /* The box of the state: upvalue 1 of every function of the module. */

@@ -157,10 +157,23 @@ static int may_take_long(int fd) {
   return errno == ENOTSOCK && isatty(fd);
 }
 
+static int close_now(int fd) {
+  return close(fd) == 0 || errno == EINTR ? 0 : -errno; /* EINTR: it is closed (Linux) */
+}
+
+/* A UNIX socket does not linger. */
+int fd_part_unix(int fd) {
+  if (fd >= 0 && is_ours() && holds_fds(fd)) {
+    fd_drop(&fd);
+    return 0;
+  }
+  return close_now(fd);
+}
+
 int fd_part(int fd) {
   if (fd >= 0 && is_ours() && may_take_long(fd)) {
     fd_drop(&fd);
     return 0;
   }
-  return close(fd) == 0 || errno == EINTR ? 0 : -errno; /* EINTR: it is closed (Linux) */
+  return close_now(fd);
 }

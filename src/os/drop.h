@@ -13,5 +13,7 @@ void drop_aside(void);
 /* Closes what its owner has done with: here, and by the thread where it might take long.
  * 0 or -errno of close. */
 int fd_part(int fd);
+/* The same for what is known to be a UNIX socket. */
+int fd_part_unix(int fd);
 
 #endif

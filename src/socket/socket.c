@@ -219,7 +219,7 @@ int socket_release(struct socket *s) {
 
 int socket_close(struct socket *s) {
   int fd = socket_release(s);
-  return fd < 0 ? 0 : fd_part(fd);
+  return fd < 0 ? 0 : s->is_unix ? fd_part_unix(fd) : fd_part(fd);
 }
 
 int socket_fail(lua_State *L, int error) {

@@ -60,6 +60,10 @@ static void part(int fd) {
   assert_int_equal(fd_part(fd), 0);
 }
 
+static void part_unix(int fd) {
+  assert_int_equal(fd_part_unix(fd), 0);
+}
+
 static void test_what_lingers_is_closed_aside(void **state) {
   int other, fd;
   drop_aside();
@@ -74,18 +78,36 @@ static void test_what_lingers_is_closed_aside(void **state) {
 }
 
 static void test_what_waits_in_a_socket_is_closed_aside(void **state) {
-  int ends[2], other, fd;
+  void (*const ways[])(int) = {part, part_unix};
   char letter = 'x';
   struct iovec iov = {&letter, 1};
   drop_aside();
+  for (size_t i = 0; i < COUNT(ways); i++) {
+    int ends[2], other, fd = lingering(&other);
+    assert_int_equal(sock_pair(ends, 1), 0);
+    assert_int_equal(sock_send(ends[1], &iov, 1, &fd, 1), 1);
+    close(fd);
+    expect_quick(ways[i], ends[0]);
+    wait_until_closed(ends[0]);
+    close(ends[1]);
+    close(other);
+  }
+}
+
+/* SO_LINGER can be set on one, and nobody waits for it. */
+static void test_a_unix_socket_does_not_linger(void **state) {
+  static char data[1 << 16];
+  struct linger l = {1, LINGER_S};
+  int ends[2];
+  drop_aside();
   assert_int_equal(sock_pair(ends, 1), 0);
-  fd = lingering(&other);
-  assert_int_equal(sock_send(ends[1], &iov, 1, &fd, 1), 1);
-  close(fd);
-  expect_quick(part, ends[0]);
-  wait_until_closed(ends[0]);
+  while (send(ends[0], data, sizeof data, MSG_DONTWAIT) > 0)
+    ;
+  assert_int_equal(setsockopt(ends[0], SOL_SOCKET, SO_LINGER, &l, sizeof l), 0);
+  expect_quick(part_unix, ends[0]);
+  assert_int_equal(fcntl(ends[0], F_GETFD), -1); /* here, not by the thread */
+  assert_int_equal(fd_part_unix(ends[0]), -EBADF);
   close(ends[1]);
-  close(other);
 }
 
 static void test_many_are_closed(void **state) {
@@ -143,6 +165,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_what_lingers_is_closed_aside),
       census_test(test_what_waits_in_a_socket_is_closed_aside),
+      census_test(test_a_unix_socket_does_not_linger),
       census_test(test_many_are_closed),
       census_test(test_others_are_closed_here),
       census_test(test_a_copy_closes_by_itself),

@@ -19,6 +19,8 @@ int hold_new(const mf_options *o, struct hold **ret) {
     return MF_ENOMEM;
   buf_init(&hold->options, PROTO_PAYLOAD_MAX); /* long ones go in parts */
   buf_init(&hold->commands, FRAME_BODY_MAX);
+  buf_lend(&hold->options, hold->room[0], HOLD_ROOM);
+  buf_lend(&hold->commands, hold->room[1], HOLD_ROOM);
   fdset_init(&hold->fds);
   r = options_encode(o, 0, &hold->options, &hold->fds);
   if (r) {

@@ -46,15 +46,15 @@ void process_lose_source(struct mf_process *p) {
 
 /* It has ended (p->exit says how, as far as it is known). */
 void process_die(struct mf_process *p) {
-  char how[128];
   if (p->state == DEAD)
     return;
   channel_drain(&p->chan); /* queued bytes outlive their writer */
   if (p->state == DEAD)
     return;
-  process_describe_end(p, how, sizeof how);
   p->forked = 1;
   if (p->state != RUNNING && p->state != GIVEN && p->state != ENDING && !p->error) {
+    char how[128];
+    process_describe_end(p, how, sizeof how);
     p->idle_death = !has_work(p);
     if (p->greeting) {
       char room[GREETING_NAME_MAX];

@@ -219,8 +219,8 @@ static void identify(struct mf_process *p, int pid, int pidfd, enum kinship kins
   int in_slot = p->births ? births_pid(p->births, p->slot) : 0;
   int child = ours && p->pid <= 0 && p->state != DEAD && children_claim(pid) == 0;
   /* Another record's: what was taken up may be known here from before, a clone can't be.
-   */
-  int anothers = (ours && !child && !p->taken_up) || pid == (int)getpid();
+   * Or our own. */
+  int anothers = ours ? !child && !p->taken_up : pid == (int)getpid();
   if (p->pid > 0 || p->state == DEAD || anothers) {
     if (pidfd >= 0)
       s->ops->close_pidfd(s, &pidfd);

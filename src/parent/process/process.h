@@ -57,9 +57,12 @@ enum { /* callbacks still to be delivered, in this order */
 enum finish_kind { FINISH_NONE, FINISH_RUN, FINISH_TO_FD };
 
 /* A fork command under construction. */
+enum { HOLD_ROOM = 128 };
+
 struct hold {
   struct buf options, commands;
-  struct fdset fds; /* stdio handles, then those of the commands */
+  struct fdset fds;                 /* stdio handles, then those of the commands */
+  unsigned char room[2][HOLD_ROOM]; /* of the two, as long as they are small */
 };
 
 struct memory_request {
