@@ -185,6 +185,8 @@ local function some_options()
   if one_in(8) then opts.name = "a name" end
   if one_in(8) then opts.leash = pick {"kill", "term"} end
   if one_in(8) then opts.session = "new" end
+  if one_in(4) then opts.tree = one_in(2) end
+  if one_in(8) then opts.dumpable = one_in(2) end
   return opts
 end
 
@@ -210,6 +212,7 @@ local function pool_options()
   local opts = service_options()
   opts.max, opts.grace = random(3), 0.3
   if one_in(3) then opts.load = random(3) end
+  if one_in(3) then opts.tree = one_in(2) end
   if one_in(3) then opts.max_calls = random(20) end
   if one_in(3) then opts.call_timeout = 0.05 + random() / 10 end
   if one_in(3) then opts.on_worker = function() if one_in(4) and not leaving then act() end end end
@@ -312,7 +315,7 @@ local function check_raised(what, err)
     return -- an error object, or something of ours
   end
   if err:find(on_purpose, 1, true) or err:find "not enough memory" then return end
-  if err:find "moonfork/%a+%.lua:%d+: attempt" or err:find "moonfork/%a+%.lua:%d+: bad argument #%d to '[^']*core" or
+  if err:find "moonfork/[%a_]+%.lua:%d+: attempt" or err:find "moonfork/[%a_]+%.lua:%d+: bad argument #%d to '[^']*core" or
      err:find "assertion failed" then
     fail("%s: a mistake of the module: %s", what, err)
   end

@@ -426,14 +426,21 @@ static void some_options(mf_options *o) {
     o->new_session = 1;
   if (random_one_in(8))
     o->leash = (int)random_below(2);
+  if (random_one_in(4))
+    o->tree = (int)random_below(3);
+  if (random_one_in(8))
+    o->dumpable = (int)random_below(3);
   if (random_one_in(8))
     o->timeout_ms = 1 + random_below(300);
   if (random_one_in(8))
     o->name = "a name";
   if (random_one_in(16)) { /* what no number stands for */
-    switch (random_below(4)) {
+    switch (random_below(5)) {
     case 0:
       o->leash = 17;
+      break;
+    case 3:
+      o->tree = -1;
       break;
     case 1:
       o->handles = -1;
@@ -817,6 +824,7 @@ static void make_pool(void) {
   o.rpc = &ro;
   o.max = random_below(4);
   o.load = random_below(4);
+  o.tree = (int)random_below(3);
   o.idle = random_below(3);
   o.start_ms = random_below(20);
   o.stop_ms = 1 + random_below(100);

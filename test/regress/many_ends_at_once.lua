@@ -5,7 +5,7 @@ local story = require "story"
 local fork = require "moonfork"
 local testkit = require "testkit"
 
-local N = story.scale > 1 and 300 or 2500
+local N = story.scale > 1 and 300 or 6000
 local LONGEST = 0.005 * story.scale -- processor time of a turn: others' load is no fault
 
 story.test("no turn of the loop is long when thousands end at once", function(t)

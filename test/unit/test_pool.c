@@ -525,6 +525,26 @@ static void test_close_goes_on_while_calls_are_answered(void **state) {
   begin();
 }
 
+/* It has no call, and its init may take for ever. */
+static void test_a_drain_does_not_wait_for_a_worker_on_trial(void **state) {
+  options.max = 1;
+  begin();
+  far->slow_hello = 1;
+  assert_int_equal(mf_pool_reload(pool, make_template(), on_reloaded, NULL), 0);
+  far_run(far);
+  far->deaf = 1;
+  assert_int_equal(mf_pool_drain(pool, MF_NO_TIMEOUT, on_drained, NULL), 0);
+  far_advance(far, 1);
+  assert_int_equal(reload_code, MF_ECANCELLED);
+  far_advance(far, CLOSE_GRACE_MS - 2);
+  assert_int_equal(drained, 0);
+  far_advance(far, 2);
+  assert_int_equal(drained, 1);
+  assert_int_equal(drain_code, 0);
+  assert_non_null(strstr(news, "killed: grace: told to end, it did not within 2000 ms"));
+  far->deaf = 0;
+}
+
 static void test_drain_that_is_in_time(void **state) {
   begin();
   ask("a", 0);
@@ -1084,6 +1104,7 @@ int main(void) {
       STORY(test_template_that_dies_is_started_again),
       STORY(test_template_with_too_much_is_not),
       STORY(test_drain_waits_and_then_kills),
+      STORY(test_a_drain_does_not_wait_for_a_worker_on_trial),
       STORY(test_drain_that_is_in_time),
       STORY(test_retired_worker_finishes_and_is_replaced),
       STORY(test_worker_that_does_not_end_in_its_grace),

@@ -64,6 +64,7 @@ struct worker {
   uint64_t nanswers, run_us; /* calls answered; microseconds in calls */
   struct latency run_time;
   struct deadline grace;
+  unsigned grace_ms; /* that it has */
 };
 
 struct pool_template { /* what workers are forked from */

@@ -73,15 +73,20 @@ static void on_grace(struct deadline *d) {
     return;
   }
   pool_note_end(w, MF_WORKER_KILLED, "grace: told to end, it did not within %u ms",
-                w->pool->options.grace_ms);
+                w->grace_ms);
   pool_kill_worker(w);
   w->slain = 1;
   deadline_set(&w->pool->context->deadlines, &w->grace, KILL_TIMEOUT_MS);
 }
 
+/* One that was on trial is of no use to anybody, and may be in an init that takes long.
+ */
 void pool_start_worker_grace(struct worker *w) {
-  if (w->leaving && !w->ncalls && deadline_at(&w->grace) == UINT64_MAX)
-    deadline_set(&w->pool->context->deadlines, &w->grace, w->pool->options.grace_ms);
+  unsigned ms = w->pool->options.grace_ms;
+  if (!w->leaving || w->ncalls || deadline_at(&w->grace) != UINT64_MAX)
+    return;
+  w->grace_ms = w->trial && ms > CLOSE_GRACE_MS ? CLOSE_GRACE_MS : ms;
+  deadline_set(&w->pool->context->deadlines, &w->grace, w->grace_ms);
 }
 
 /* It gets no more calls, finishes those it has, and ends. */
