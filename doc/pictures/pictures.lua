@@ -10,14 +10,16 @@ local here = arg[0]:match "^(.*)/" or "."
 local STYLE = [[
   .back { fill: #ffffff } text { fill: #1f2328; font: 16px sans-serif } .small { font-size: 15px; fill: #59636e }
   .bold { font-weight: bold } .box { fill: #f3f5f7; stroke: #59636e; stroke-width: 1.5 }
-  .shared { fill: #cfe2f7; stroke: #0550ae; stroke-width: 1.5 } .own { fill: #f8d9b0; stroke: #9a6700; stroke-width: 1.5 }
+  .shared { fill: #cfe2f7; stroke: #0550ae; stroke-width: 1.5 }
+  .own { fill: #f8d9b0; stroke: #9a6700; stroke-width: 1.5 }
   .copy { fill: #f6cdd1; stroke: #a40e26; stroke-width: 1.5 }
   .parent { stroke: #59636e } .fork { stroke: #1a7f37; stroke-dasharray: 6 4 } .socket { stroke: #0550ae }
   .parent, .fork, .socket { fill: none; stroke-width: 2 } .parent-text { fill: #59636e } .fork-text { fill: #1a7f37 }
   .socket-text { fill: #0550ae } .tip { stroke: none } .tip-parent { fill: #59636e } .tip-fork { fill: #1a7f37 }
   @media (prefers-color-scheme: dark) {
     .back { fill: #0d1117 } text { fill: #e6edf3 } .small { fill: #9198a1 }
-    .box { fill: #1c2129; stroke: #9198a1 } .shared { fill: #1c3a5e; stroke: #79c0ff } .own { fill: #5a4117; stroke: #e3b341 }
+    .box { fill: #1c2129; stroke: #9198a1 } .shared { fill: #1c3a5e; stroke: #79c0ff }
+    .own { fill: #5a4117; stroke: #e3b341 }
     .copy { fill: #5c2429; stroke: #ff7b72 }
     .parent { stroke: #9198a1 } .fork { stroke: #7ee787 } .socket { stroke: #79c0ff }
     .parent-text { fill: #9198a1 } .fork-text { fill: #7ee787 } .socket-text { fill: #79c0ff }

@@ -71,8 +71,10 @@ end
 
 local function make_folder(path)
   if not path then return end
-  if not os.execute(("mkdir -p '%s'"):format(path:gsub("'", "'\\''"))) then
-    cli.fail(cli.UNUSABLE, "can't make the folder %s", path)
+  local pipe <close> = assert(io.popen(("mkdir -p '%s' 2>&1"):format(path:gsub("'", "'\\''"))))
+  local message = pipe:read "a"
+  if message ~= "" then
+    cli.fail(cli.UNUSABLE, "can't make the folder %s: %s", path, message:match "([^:\n]*)\n$")
   end
 end
 

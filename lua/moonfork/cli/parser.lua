@@ -121,6 +121,16 @@ local function examples_of(definition)
   return table.concat(lines, "\n")
 end
 
+local asked -- the help that was asked for
+
+-- argparse would leave by os.exit, and nobody would learn that standard output is full.
+local function add_help(parser_or_command)
+  parser_or_command:add_help{description = "Show this help message and exit.", action = function()
+    asked = parser_or_command:get_help()
+    error "help" -- ends the parsing
+  end}
+end
+
 --- build(cli): the argparse parser of all commands.
 function parser.build(cli)
   local ok, argparse = pcall(require, "argparse")
@@ -136,12 +146,14 @@ function parser.build(cli)
     table.concat(codes, "\n") .. "\n\nmoonfork COMMAND --help says more about a command.")
   program:help_max_width(90):help_description_margin(24)
   program:command_target("command"):require_command(false)
+  add_help(program)
   program:flag("--version"):description("Print the version and exit.")
   for _, name in ipairs(cli.commands) do
     local definition = cli.definition(name)
     local command = program:command(definition.name):summary(definition.summary .. ".")
       :description(joined(definition.description or definition.summary .. "."))
       :epilog(examples_of(definition))
+    add_help(command)
     for _, option in ipairs(definition.options or {}) do add_option(command, option) end
     for _, argument in ipairs(definition.arguments or {}) do add_argument(command, argument) end
   end
@@ -197,7 +209,12 @@ function parser.parse(cli, arguments)
     cli.fail(cli.USAGE, "a command is missing (there are: %s); see moonfork --help",
       table.concat(cli.commands, ", "))
   end
-  local ok, result = program:pparse(words)
+  local parsed, ok, result = pcall(program.pparse, program, words)
+  if asked then
+    io.stdout:write(asked, "\n")
+    cli.quit(cli.OK)
+  end
+  if not parsed then error(ok, 0) end
   if not ok then
     local name = definition and "moonfork " .. definition.name or "moonfork"
     error({exit = cli.USAGE, name = name, message = ("%s; see %s --help"):format(

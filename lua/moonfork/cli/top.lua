@@ -149,7 +149,7 @@ function command.main(options)
     end
     if ended then break end
   end
-  return cli.OK
+  return interrupt.code or cli.OK
 end
 
 return command
