@@ -53,7 +53,7 @@ void answer_refuse(struct connection *c, int status) {
       add_length(&c->out, (size_t)n) < 0 ||
       add_literal(&c->out, "Connection: close\r\n\r\n") < 0)
     return; /* no memory: closed without an answer */
-  if (c->parser.method != HTTP_HEAD)
+  if (c->parser.method != HTTP_HEAD || c->strings.size == 0) /* or nothing was read yet */
     text_append(&c->out, body, (size_t)n);
 }
 

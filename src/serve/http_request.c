@@ -78,33 +78,95 @@ int http_is_token(const char *text, size_t size) {
   return size > 0;
 }
 
+/* The value without blanks at its end. */
+static size_t value_size(const struct connection *c, const struct field *f) {
+  const char *value = c->strings.data + f->value;
+  size_t size = f->value_size;
+  while (size > 0 && (value[size - 1] == ' ' || value[size - 1] == '\t'))
+    size--;
+  return size;
+}
+
+static int is_host(const char *text, size_t size) {
+  for (size_t i = 0; i < size; i++) {
+    unsigned char ch = (unsigned char)text[i];
+    if (ch <= ' ' || ch >= 127 || strchr("/?#@\\,\"<>^`{|}", ch))
+      return 0;
+  }
+  return 1;
+}
+
+/* The number that http_parser has read, and nothing else: what it takes for a length is
+ * what everybody takes for it. */
+static int is_content_length(const struct connection *c, const struct field *f) {
+  uint64_t length = 0;
+  size_t size = value_size(c, f);
+  for (size_t i = 0; i < size; i++) {
+    char ch = c->strings.data[f->value + i];
+    if (ch < '0' || ch > '9' || length > UINT64_MAX / 10 - 1)
+      return 0;
+    length = length * 10 + (uint64_t)(ch - '0');
+  }
+  return size > 0 && length == c->parser.content_length;
+}
+
+/* Whether two servers could read the fields in two ways: 0, or the status of the refusal.
+ * http_parser lets some of it pass (blanks in names, lists of codings, several hosts). */
+static int refuse_fields(const struct connection *c) {
+  int nhosts = 0, nencodings = 0;
+  for (int i = 0; i < c->nfields; i++) {
+    const struct field *f = &c->fields[i];
+    const char *name = c->strings.data + f->name;
+    if (!http_is_token(name, f->name_size))
+      return 400;
+    if (f->name_size == 4 && strncasecmp(name, "host", 4) == 0) {
+      if (++nhosts > 1 || !is_host(c->strings.data + f->value, value_size(c, f)))
+        return 400;
+    } else if (f->name_size == 14 && strncasecmp(name, "content-length", 14) == 0) {
+      if (!is_content_length(c, f))
+        return 400;
+    } else if (f->name_size == 17 && strncasecmp(name, "transfer-encoding", 17) == 0) {
+      if (++nencodings > 1 || c->parser.http_minor == 0)
+        return 400;
+      if (value_size(c, f) != 7 ||
+          strncasecmp(c->strings.data + f->value, "chunked", 7) != 0)
+        return 501;
+      if (!(c->parser.flags & F_CHUNKED))
+        return 400;
+    }
+  }
+  return nhosts == 0 && c->parser.http_minor >= 1 ? 400 : 0;
+}
+
+/* "/path?query"; "*" where it is allowed; or with scheme and host before, which proxies
+ * send. */
+static int is_target(const struct connection *c) {
+  const char *target = c->strings.data;
+  if (memchr(target, '#', c->target_size))
+    return 0;
+  return target[0] != '*' || (c->target_size == 1 && c->parser.method == HTTP_OPTIONS);
+}
+
 static int on_head(http_parser *parser) {
   struct connection *c = of(parser);
-  const struct field *expect = find(c, "expect");
   int has_body = parser->flags & F_CHUNKED ||
                  (parser->content_length != 0 && parser->content_length != UINT64_MAX);
-  for (int i = 0; i < c->nfields; i++)
-    if (!http_is_token(c->strings.data + c->fields[i].name, c->fields[i].name_size)) {
-      c->error = 400; /* http_parser lets blanks pass */
-      return -1;
-    }
-  if (parser->http_major != 1) {
+  if (parser->http_major != 1)
     c->error = 505;
-    return -1;
-  }
-  if (parser->method == HTTP_CONNECT) {
+  else if (parser->method == HTTP_CONNECT)
     c->error = 501;
-    return -1;
-  }
-  if (parser->http_minor >= 1 && !find(c, "host")) {
+  else if (!is_target(c))
     c->error = 400;
+  else
+    c->error = refuse_fields(c);
+  if (c->error)
     return -1;
-  }
   if (parser->content_length != UINT64_MAX &&
       parser->content_length > c->http->body_max) {
     c->error = 413;
     return -1;
   }
+  const struct field *expect = find(c, "expect");
   if (expect && parser->http_minor >= 1) {
     if (!is_value(c, expect, "100-continue")) {
       c->error = 417;
@@ -129,6 +191,15 @@ static int on_body(http_parser *parser, const char *at, size_t size) {
   return text_append(&c->body, at, size) < 0;
 }
 
+/* A chunk begins, whose size is told: no need to wait for what will not be taken. */
+static int on_chunk(http_parser *parser) {
+  struct connection *c = of(parser);
+  if (parser->content_length <= c->http->body_max - c->body.size)
+    return 0;
+  c->error = 413;
+  return 1;
+}
+
 static int on_whole(http_parser *parser) {
   of(parser)->whole = 1;
   http_parser_pause(parser, 1);
@@ -141,6 +212,7 @@ const http_parser_settings http_settings = {
     .on_header_value = on_value,
     .on_headers_complete = on_head,
     .on_body = on_body,
+    .on_chunk_header = on_chunk,
     .on_message_complete = on_whole,
 };
 
@@ -161,12 +233,10 @@ static void push_header(struct connection *c, const struct field *f, int table) 
   lua_State *L = c->http->L;
   char *name = c->strings.data + f->name;
   const char *value = c->strings.data + f->value;
-  size_t size = f->value_size;
+  size_t size = value_size(c, f);
   for (size_t k = 0; k < f->name_size; k++)
     if (name[k] >= 'A' && name[k] <= 'Z')
       name[k] = (char)(name[k] + 'a' - 'A');
-  while (size > 0 && (value[size - 1] == ' ' || value[size - 1] == '\t'))
-    size--;
   lua_pushlstring(L, name, f->name_size);
   lua_pushvalue(L, -1);
   if (lua_rawget(L, table) == LUA_TSTRING) {
@@ -195,11 +265,41 @@ static void push_text(lua_State *L, const char *text, size_t size) {
     lua_pushlstring(L, text, size);
 }
 
+/* Where the path begins: behind scheme and host, where the target has them. */
+static size_t authority_end(const struct connection *c) {
+  struct http_parser_url url;
+  if (c->strings.data[0] == '/' || c->strings.data[0] == '*')
+    return 0;
+  http_parser_url_init(&url);
+  if (http_parser_parse_url(c->strings.data, c->target_size, 0, &url) != 0)
+    return 0;
+  if (url.field_set & (1 << UF_PATH))
+    return url.field_data[UF_PATH].off;
+  if (url.field_set & (1 << UF_QUERY))
+    return url.field_data[UF_QUERY].off - 1u;
+  return c->target_size;
+}
+
+/* The target's host counts, if it has one, and not the header's. */
+static void push_headers(struct connection *c, size_t authority) {
+  lua_State *L = c->http->L;
+  lua_createtable(L, 0, c->nfields);
+  int table = lua_gettop(L);
+  for (int i = 0; i < c->nfields; i++)
+    push_header(c, &c->fields[i], table);
+  const char *host = authority > 0 ? memchr(c->strings.data, '/', authority) : NULL;
+  if (host && host + 2 <= c->strings.data + authority) {
+    lua_pushlstring(L, host + 2, (size_t)(c->strings.data + authority - host) - 2);
+    lua_setfield(L, table, "host");
+  }
+}
+
 void request_push(struct connection *c) {
   lua_State *L = c->http->L;
-  const char *target = c->strings.data;
-  const char *mark = memchr(target, '?', c->target_size);
-  size_t path = mark ? (size_t)(mark - target) : c->target_size;
+  const char *target = c->strings.data, *end = target + c->target_size;
+  const char *path = target + authority_end(c);
+  const char *mark = memchr(path, '?', (size_t)(end - path));
+  size_t path_size = (size_t)((mark ? mark : end) - path);
   lua_createtable(L, 0, SLOT_VERSION - SLOT_METHOD + 1);
   int table = lua_gettop(L);
   if (c->parser.method == HTTP_GET)
@@ -207,23 +307,21 @@ void request_push(struct connection *c) {
   else
     lua_pushstring(L, http_method_str((enum http_method)c->parser.method));
   set_field(L, table, SLOT_METHOD);
-  push_text(L, target, path);
-  if (mark)
+  push_text(L, path_size > 0 ? path : "/", path_size > 0 ? path_size : 1);
+  if (path_size < c->target_size)
     lua_pushlstring(L, target, c->target_size);
   else
     lua_pushvalue(L, -1);
   set_field(L, table, SLOT_TARGET);
   set_field(L, table, SLOT_PATH);
-  push_text(L, mark ? mark + 1 : NULL, mark ? c->target_size - path - 1 : 0);
+  push_text(L, mark ? mark + 1 : NULL, mark ? (size_t)(end - mark) - 1 : 0);
   set_field(L, table, SLOT_QUERY);
-  lua_createtable(L, 0, c->nfields);
-  for (int i = 0; i < c->nfields; i++)
-    push_header(c, &c->fields[i], table + 1);
+  push_headers(c, (size_t)(path - target));
   set_field(L, table, SLOT_HEADERS);
   push_text(L, c->body.data, c->body.size);
   set_field(L, table, SLOT_BODY);
   lua_pushstring(L, c->peer);
   set_field(L, table, SLOT_PEER);
-  lua_pushvalue(L, c->parser.http_minor == 1 ? SLOT_1_1 : SLOT_1_0);
+  lua_pushvalue(L, c->parser.http_minor >= 1 ? SLOT_1_1 : SLOT_1_0);
   set_field(L, table, SLOT_VERSION);
 }
