@@ -141,6 +141,7 @@ function Server:start_worker(generation)
     if worker.state == "leaving" then return tell_to_drain(worker) end
     worker.state = "ready"
     log.write("info", "started", {pid = worker.pid})
+    self:look_at_memory(worker) -- the status page has it from the beginning
     self:worker_ready(worker)
   end)
   return worker

@@ -68,6 +68,9 @@ local function server_metrics(text, stats)
     {"worker_private_bytes", "private", "Private memory of a worker."},
     {"worker_shared_bytes", "shared", "Memory that a worker shares with others."},
     {"worker_requests", "requests", "Requests that a worker has served."},
+    {"worker_connections", "connections", "Connections that a worker has (with --http and --async)."},
+    {"worker_request_p50_seconds", "p50", "Half of a worker's requests took no longer."},
+    {"worker_request_p99_seconds", "p99", "99 % of a worker's requests took no longer."},
   })
 end
 

@@ -129,6 +129,79 @@ story.test("--max-memory replaces a worker that has grown", {deadline = 40}, fun
   t.eq(running.err(), "")
 end)
 
+-- The kernel resets a connection that is closed with unread input, and drops what it has not sent.
+story.test("a close with unread input takes no answer back", function(t)
+  local running = serve(t, [[-n 1 -e 'function f(c)
+    local n = c:read "n" c:read "l" c:write(("x"):rep(n), "\n") end' f]])
+  for _, size in ipairs{10, 3000000} do
+    local client, other = connect(running.path), nil
+    t.got(client:write(size, "\n", ("z"):rep(100000))) -- of which one line is read
+    other = connect(running.path)
+    other:write "3\n"
+    local answer, why = client:read "l"
+    t.eq(why, nil)
+    t.eq(#answer, size)
+    t.eq(client:read "a", "")
+    t.eq(other:read "a", "xxx\n") -- the first client does not hold up the worker
+    other:close()
+    client:close()
+  end
+  -- One that does not close: it is dropped after some time, and when there are too many of its kind.
+  local many = {}
+  for i = 1, 70 do
+    many[i] = connect(running.path)
+    many[i]:write("2\n", "never read\n")
+    t.eq(many[i]:read "l", "xx")
+  end
+  local answers = ask(running.path, "4")
+  t.eq(answers, "xxxx")
+  for _, socket in ipairs(many) do socket:close() end
+  stop(t, running)
+  t.eq(running.err(), "")
+end)
+
+story.test("without free descriptors a worker waits, and uses no processor time", function(t)
+  for _, mode in ipairs{"plain", "async"} do
+    local path = t:file(mode)
+    local template = function()
+      return fork.new_exec():limit{nofile = 60}:eval [[local kept = {}
+        function f(c)
+          local l = c:read "l"
+          repeat local file = io.open "/dev/null" kept[#kept + 1] = file until not file
+          c:write(require("moonfork.clone").pid(), "\n")
+          if l == "keep" then return end
+          for _, file in ipairs(kept) do file:close() end
+          kept = {}
+        end]]
+    end
+    if mode == "plain" or package.searchpath("luv", package.cpath) then
+      local instance = t.got(require("moonfork.server").new{template = template, name = "f", listen = {path},
+        workers = 1, async = mode == "async"})
+      instance:start()
+      t.outside(10, function() fork.step(0.05) return instance.state == "running" end)
+      local first = connect(path)
+      first:write "keep\n"
+      local pid = first:read "l"
+      local waiting = {connect(path), connect(path)} -- there is one descriptor for them: the first one's
+      local function cpu()
+        local stat = t.read("/proc/" .. pid .. "/stat"):match("^.*%)" .. (" %S+"):rep(11) .. " (%d+ %d+)")
+        local user, system = stat:match "(%d+) (%d+)"
+        return user + system
+      end
+      local before = cpu()
+      kit.msleep(300)
+      t.ok(cpu() - before <= 4, mode .. ": " .. cpu() - before .. " ticks")
+      waiting[1]:write "free\n"
+      t.eq(waiting[1]:read "l", pid)
+      waiting[2]:write "free\n"
+      t.eq(waiting[2]:read "l", pid)
+      for _, socket in ipairs{first, waiting[1], waiting[2]} do socket:close() end
+      instance:stop()
+      t.outside(10, function() fork.step(0.05) return instance.state == "stopped" end)
+    end
+  end
+end)
+
 story.test("--timeout: the log shows where a function hangs; the others serve on", {deadline = 40}, function(t)
   local running = serve(t, [[-n 2 --timeout 0.5 -e 'local function deep() while true do end end
     function f(c) local l = c:read "l" if l == "hang" then deep() end c:write(l, "\n") end' f]])
@@ -292,9 +365,29 @@ story.test("--status: JSON and Prometheus text", function(t)
   t.match(head, "^HTTP/1%.0 200 OK")
   t.match(body, '"workers":2[,}]')
   t.match(body, '"per_worker":%[{.*"state":"idle".*}%]')
+  local page
+  t.outside(5, function() -- the memory is asked for when a worker is ready
+    page = t.got(require("moonfork.json").decode(select(2, http(address, "GET /status HTTP/1.0\r\n\r\n"))))
+    return page.per_worker[1].private > 0 and page.per_worker[2].private > 0
+  end)
+  t.ok(page.latency.p50 > 0 and page.latency.p50 <= page.latency.p99 and page.latency.p99 <= page.latency.max)
+  for _, worker in ipairs(page.per_worker) do
+    t.ok(worker.shared > 0 and worker.age > 0 and worker.p50 <= worker.p99)
+  end
+  kit.kill(page.per_worker[1].pid, kit.SIGKILL)
+  t.outside(10, function()
+    page = t.got(require("moonfork.json").decode(select(2, http(address, "GET /status HTTP/1.0\r\n\r\n"))))
+    return page.restarts.died == 1 and page.running == 2
+  end)
+  t.eq({page.deaths[1].reason, page.deaths[1].status, page.requests}, {"died", "signal 9", 5})
   head, body = http(address, "GET /metrics HTTP/1.0\r\n\r\n")
   t.match(head, "text/plain; version=0%.0%.4")
   t.match(body, "\nmoonfork_requests_total 5\n")
+  t.match(body, '\nmoonfork_worker_ends_total{reason="died"} 1\n')
+  for _, name in ipairs{"request_seconds{quantile=\"0.99\"}", "worker_private_bytes{", "worker_shared_bytes{",
+    "worker_request_p50_seconds{", "worker_request_p99_seconds{", "worker_connections{"} do
+    t.ok(body:find("\nmoonfork_" .. name, 1, true), name)
+  end
   for line in body:gmatch "[^\n]+" do
     t.ok(line:match "^# %u+ moonfork_%w+" or line:match '^moonfork_[%w_]+{[%w_]+="[^"]*"} [%d.]+$'
       or line:match "^moonfork_[%w_]+ [%d.]+$", line)

@@ -1,4 +1,4 @@
--- `--trace FILE` of `moonfork run` and `moonfork map`. What is in a trace is told by trace.lua. The
+-- `--trace FILE` of `moonfork run`, `map` and `serve`. What is in a trace is told by trace.lua. The
 -- program is run as a shell runs it.
 local story = require "story"
 local kit = story.kit
@@ -31,6 +31,25 @@ story.test("the timeline of a map, and of a run, is one JSON array", function(t)
   list, names = events_of(t, path)
   t.ok(#list > 10)
   t.ok((names.fork or 0) >= 3, "three clones are forked")
+end)
+
+story.test("the timeline of a server: templates, workers, reloads, ends", function(t)
+  local path, address = t:file "serve.json", t:file "s"
+  local running = program.start(t, ("serve -n 2 --log text --trace %s --listen %s -e 'function f(c) c:read() end' f")
+    :format(path, address))
+  t.outside(15, function() return running.out():find " ready " end)
+  running:kill(kit.SIGHUP)
+  t.outside(15, function() return running.out():find " reloaded " end)
+  local _, names = events_of(t, path) -- also while it runs
+  t.ok(names.fork >= 4 and names.template == 2, "two workers of each template are forked")
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  _, names = events_of(t, path)
+  t.eq(names["enter moonfork.serve_worker:main"], 4)
+  t.ok(names.death >= 4, "all have ended")
+  local out, err, code = program.run("serve --listen " .. address .. " --trace /no/such/file -e 'function f() end' f")
+  t.eq({out, code}, {"", 126})
+  t.match(err, "^moonfork serve: [^\n]*/no/such/file[^\n]*\n$")
 end)
 
 story.test("an interrupted program leaves a whole file, a killed one, too", function(t)
