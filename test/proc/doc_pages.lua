@@ -4,7 +4,7 @@ local story = require "story"
 local page = require "page"
 story.census = false
 
-local curl = os.execute "curl --version >/dev/null 2>&1"
+local curl = os.execute "command -v curl >/dev/null"
 
 story.test("the tutorial", {deadline = 100, skip = not curl and "needs curl" or nil}, function(t)
   page.run(t, "tutorial.md", {port = 8080})
