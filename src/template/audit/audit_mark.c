@@ -19,13 +19,18 @@
 unsigned audit_exit_handlers, audit_fork_handlers;
 extern char **environ;
 
-static uint64_t hash(uint64_t h, const void *p, size_t n) { /* FNV-1a */
+#define HASH_INIT UINT64_C(0x811c9dc5) /* FNV-1a, of numbers instead of bytes */
+
+static uint64_t mix(uint64_t h, uint64_t number) {
+  return (h ^ number) * UINT64_C(0x100000001b3);
+}
+
+static uint64_t hash(uint64_t h, const void *p, size_t n) {
   const unsigned char *bytes = p;
   for (size_t i = 0; i < n; i++)
-    h = (h ^ bytes[i]) * 0x100000001b3u;
+    h = mix(h, bytes[i]);
   return h;
 }
-enum { HASH_INIT = 0x811c9dc5 };
 
 static void set_bit(int fd, void *data) {
   struct audit_mark *m = data;
@@ -61,8 +66,7 @@ static uint64_t directory(void) {
   struct stat st = {0};
   if (stat(".", &st) < 0)
     return 0;
-  return hash(hash(HASH_INIT, &st.st_dev, sizeof st.st_dev), &st.st_ino,
-              sizeof st.st_ino);
+  return mix(mix(HASH_INIT, st.st_dev), st.st_ino);
 }
 
 /* It can be asked only by setting it; another thread could make a file meanwhile. */
@@ -85,13 +89,11 @@ static uint64_t affinity(void) {
 }
 
 static uint64_t credentials(void) {
-  uint64_t ids[] = {getuid(), geteuid(), getgid(), getegid()};
-  return hash(HASH_INIT, ids, sizeof ids);
+  return mix(mix(mix(mix(HASH_INIT, getuid()), geteuid()), getgid()), getegid());
 }
 
 static uint64_t group(void) {
-  int64_t ids[] = {getpgrp(), getsid(0)};
-  return hash(HASH_INIT, ids, sizeof ids);
+  return mix(mix(HASH_INIT, (uint64_t)getpgrp()), (uint64_t)getsid(0));
 }
 
 static uint64_t limits(void) {
@@ -106,7 +108,7 @@ static uint64_t limits(void) {
   for (size_t i = 0; i < sizeof resources / sizeof *resources; i++) {
     struct rlimit limit = {0};
     getrlimit(resources[i], &limit);
-    h = hash(h, &limit, sizeof limit);
+    h = mix(mix(h, limit.rlim_cur), limit.rlim_max);
   }
   return h;
 }
@@ -120,7 +122,7 @@ static uint64_t locale(void) {
 static uint64_t environment(void) {
   uint64_t h = HASH_INIT;
   for (char **e = environ; e && *e; e++)
-    h = (h ^ (uint64_t)(uintptr_t)*e) * 0x100000001b3u;
+    h = mix(h, (uint64_t)(uintptr_t)*e);
   return h;
 }
 

@@ -129,8 +129,9 @@ static void name_object(lua_State *L, struct walk *w, uint32_t i, char *path,
                         char *module) {
   uint32_t chain[DEPTH_MAX];
   int n = 0;
-  for (uint32_t at = i; at != 0 && n < DEPTH_MAX; at = w->step[at].parent)
-    chain[n++] = at;
+  do
+    chain[n++] = i;
+  while ((i = w->step[i].parent) != 0 && n < DEPTH_MAX);
   path[0] = module[0] = '\0';
   if (w->step[chain[n - 1]].how == FROM_MODULE)
     add_step(L, w, chain[n - 1], module);
