@@ -14,6 +14,8 @@ local START_TIMEOUT = 60 -- seconds for everything else that the template does
 local SLICE = 0.2 -- the template may be gone although something that it started holds the socket
 local OUTPUT_MAX = 4096 -- bytes that are kept of what modules print
 local LINE_MAX = 1 << 20
+local TURNS_MAX = 1000 -- of reading what a module has printed, in case that it has a thread that goes on
+local READS_MAX = 1000 -- of what a module prints, before the time is looked at again
 
 local SEVERITIES = {note = true, warning = true, refuses = true}
 
@@ -46,11 +48,12 @@ local function add(state, kind, text, module)
 end
 
 -- What the template prints on one of its two streams, of which the beginning is kept; false at the
--- end of file.
+-- end of file. Then whether there may be more.
 local function read_output(state, name)
-  local socket, is_open = state.output[name], true
+  local socket, is_open, reads = state.output[name], true, 0
   for _, format in ipairs{"L", 1} do -- lines, then what has no end yet
-    while true do
+    while reads < READS_MAX do
+      reads = reads + 1
       local text, message = socket:read(format)
       if not text and message == "line too long" then text, message = socket:read(LINE_MAX) end
       if not text then
@@ -60,7 +63,7 @@ local function read_output(state, name)
       if #state[name] < OUTPUT_MAX then state[name] = (state[name] .. text):sub(1, OUTPUT_MAX) end
     end
   end
-  return is_open
+  return is_open, reads == READS_MAX
 end
 
 local readers = {}
@@ -71,12 +74,14 @@ function readers.loading(state, fields)
 end
 
 function readers.module(state, fields)
-  read_output(state, "stdout") -- what it has printed is there already
-  local printed = state.stdout:sub(state.told + 1)
-  state.told = #state.stdout
-  if printed ~= "" then
+  for _ = 1, TURNS_MAX do -- what it has printed is there already
+    local _, has_more = read_output(state, "stdout")
+    if not has_more then break end
+  end
+  if state.stdout ~= "" then
     add(state, "output", ("module '%s' prints while it is loaded (%s)"):format(fields.name,
-      one_line(printed):sub(1, 60)), fields.name)
+      one_line(state.stdout):sub(1, 60)), fields.name)
+    state.stdout = ""
   end
   local module = {name = fields.name}
   for _, name in ipairs{"seconds", "lua", "memory", "threads", "descriptors"} do
@@ -269,17 +274,21 @@ local function audit(state, names)
 end
 
 --- audit(names [, options]): loads the modules in a new template and tells what it finds; or nil, err.
--- Options: timeout (30: seconds for a module), stop (a function that is asked now and then; true ends it).
+-- Options: timeout (30: seconds for a module), stop (a function that is asked now and then; true ends
+-- it).
 function doctor.audit(names, options)
   check.type(1, "audit", names, "table")
   options = check.optional(2, "audit", options, "table") or {}
   check.keys(2, "audit", options, {timeout = true, stop = true})
+  local where = {n = 2, f = "audit"}
+  check.option_duration(where, "timeout", options.timeout)
+  if options.stop ~= nil then check.option_callback(where, "stop", options.stop) end
   for i, name in ipairs(names) do
     if type(name) ~= "string" then
       check.fail(1, "audit", ("item %d: a module's name expected, got %s"):format(i, check.show(name)))
     end
   end
-  local state = {modules = {}, findings = {}, output = {}, stdout = "", stderr = "", told = 0, stop = options.stop,
+  local state = {modules = {}, findings = {}, output = {}, stdout = "", stderr = "", stop = options.stop,
     timeout = options.timeout or TIMEOUT}
   state.deadline = clone.time() + START_TIMEOUT
   local ok, result, err = pcall(audit, state, names)
