@@ -4,6 +4,11 @@
 
 local clone = require "moonfork.clone"
 
+-- Modules may do anything to the globals.
+local collectgarbage, getmetatable, ipairs, pairs, rawget, rawset, require, tonumber, tostring, type, xpcall =
+  collectgarbage, getmetatable, ipairs, pairs, rawget, rawset, require, tonumber, tostring, type, xpcall
+local concat, getinfo, open, stdout, globals = table.concat, debug.getinfo, io.open, io.stdout, _G
+
 local worker = {}
 
 local ESCAPES = {["\\"] = "\\\\", ["\n"] = "\\n", ["\t"] = "\\t"}
@@ -13,12 +18,12 @@ local function send(report, word, fields)
   for name, value in pairs(fields or {}) do
     parts[#parts + 1] = name .. "=" .. tostring(value):gsub("[\\\n\t]", ESCAPES)
   end
-  report:write(table.concat(parts, "\t"), "\n")
+  report:write(concat(parts, "\t"), "\n")
 end
 
 -- "Name:  123 kB" of /proc/self/status, in bytes; nil where it can't be read.
 local function resident()
-  local file = io.open "/proc/self/status"
+  local file = open "/proc/self/status"
   local text = file and file:read "a"
   if file then file:close() end
   local kib = text and text:match "VmRSS:%s*(%d+)"
@@ -59,14 +64,14 @@ local function watch_finalisers()
   local function watched(...)
     local object, meta = ...
     if type(object) == "table" and type(meta) == "table" and rawget(meta, "__gc") ~= nil then
-      local info = debug.getinfo(2, "Sl") or {short_src = "?", currentline = 0}
+      local info = getinfo(2, "Sl") or {short_src = "?", currentline = 0}
       places[#places + 1] = ("%s:%d"):format(info.short_src, info.currentline)
     end
     return original(...)
   end
-  rawset(_G, "setmetatable", watched)
+  rawset(globals, "setmetatable", watched)
   return function()
-    if setmetatable == watched then rawset(_G, "setmetatable", original) end
+    if rawget(globals, "setmetatable") == watched then rawset(globals, "setmetatable", original) end
     return places
   end
 end
@@ -106,7 +111,7 @@ function worker.main(report, ...)
       send(report, "finalised", {module = name, place = places[1]})
     end
     attribute(now.found, owner, name)
-    io.stdout:flush() -- before the line, so that whose output it was is known
+    stdout:flush() -- before the line, so that whose output it was is known
     send(report, "module", {name = name, seconds = ("%.6f"):format(seconds), lua = now.lua - before.lua,
       memory = now.resident - before.resident, threads = now.threads - before.threads,
       descriptors = now.fds - before.fds})

@@ -267,6 +267,16 @@ story.test("a module that prints without end does not hold it up", function(t)
   t.eq(#report.findings, 1)
 end)
 
+story.test("a module that takes the globals away does not take them from the audit", function(t)
+  t:module("audited_sweeps", [[
+    string, table, io, os, debug, coroutine, math = nil
+    for name in pairs(package.loaded) do package.loaded[name] = nil end
+    for name in pairs(_G) do _G[name] = nil end]])
+  local report, err = doctor.audit{"audited_sweeps"}
+  t.eq(err, nil)
+  t.eq(report.modules[1].name, "audited_sweeps")
+end)
+
 story.test("a module that forks by itself leaves one template", function(t)
   local report = assert(doctor.audit{"unsafe.fork", "string"})
   t.ok(find(report, "child-process"), show(report))

@@ -346,7 +346,10 @@ int audit_next_replaced(lua_State *L, struct audit *a, int *at) {
     lua_pop(L, 3);
     if (same)
       continue;
-    lua_pushfstring(L, "%s.%s", kept[*at].library, kept[*at].name);
+    if (strcmp(kept[*at].library, LUA_GNAME) == 0)
+      lua_pushstring(L, kept[*at].name);
+    else
+      lua_pushfstring(L, "%s.%s", kept[*at].library, kept[*at].name);
     ++*at;
     return 1;
   }
