@@ -24,13 +24,14 @@ local BACKOFF_MIN, BACKOFF_MAX = 0.05, 5 -- seconds before a worker is replaced 
 local KILL_AFTER = 0.5 -- seconds between SIGTERM and SIGKILL for a function that hangs
 local JITTER = 0.1 -- of max_requests, so that workers are not replaced all at once
 local CONNECTIONS_MAX = 10000 -- of a worker at the same time, with http and async
+local COUNT_MAX = {workers = ROWS // 2, connections = 1000000, max_requests = 1 << 53, max_memory = 1 << 53}
 local MEMORY_PERIOD = 1 -- seconds between two looks at the memory of workers
 
 local Server = {}
 Server.__index = Server
 
 local valid = check.set("template name listen sockets workers raw http async connections max_requests "
-  .. "max_memory timeout grace log access status on_ready on_state")
+  .. "max_memory timeout grace log access on_state")
 
 local function now()
   return serve_core.now() / 1e6
@@ -52,13 +53,32 @@ local function open_listeners(options)
   return listeners
 end
 
---- new(options): a server that does not run yet, or nil, err. doc/serve.md has the options.
-function server.new(options)
+local function check_options(options)
+  local where = {f = "new", n = 1}
   check.type(1, "new", options, "table")
   check.keys(1, "new", options, valid)
+  check.option_callback(where, "template", options.template)
+  check.option_type(where, "name", options.name, "string")
+  for _, name in ipairs{"listen", "sockets"} do
+    if options[name] ~= nil then check.option_type(where, name, options[name], "table") end
+  end
+  for _, name in ipairs{"workers", "connections", "max_requests", "max_memory"} do
+    check.option_count(where, name, options[name], 1, COUNT_MAX[name])
+  end
+  check.option_duration(where, "timeout", options.timeout)
+  check.option_duration(where, "grace", options.grace, true)
+  if options.on_state ~= nil then check.option_callback(where, "on_state", options.on_state) end
+  if options.log ~= nil and options.log ~= "text" and options.log ~= "json" then
+    check.option_fail(where, "log", "\"text\" or \"json\" expected")
+  end
   if options.raw and (options.http or options.async) then
     check.fail(1, "new", "raw excludes http and async")
   end
+end
+
+--- new(options): a server that does not run yet, or nil, err. doc/serve.md has the options.
+function server.new(options)
+  check_options(options)
   local self = setmetatable({options = options, workers = {}, wanted = options.workers or fork.ncpu(),
     free_rows = {}, restarts = {}, served = 0, errors = 0, began = now(), deaths = {}, backoff = 0,
     old_requests = 0, old_errors = 0, reloads = 0, failed_reloads = 0, state = "starting"}, Server)
@@ -96,7 +116,7 @@ function Server:settings()
   end
   local engine = engine_of(options)
   return ("{timeout=%s,max_requests=%s,access=%s,log=%s,engine=%s,async=%s,connections=%d}"):format(
-    options.timeout and ("%d/1e6"):format(math.ceil(options.timeout * 1e6)) or "nil", max or "nil",
+    options.timeout and options.timeout < math.huge and ("%d/1e6"):format(math.ceil(options.timeout * 1e6)) or "nil", max or "nil",
     tostring(options.access or false), options.log and ("%q"):format(options.log) or "nil",
     engine and ("%q"):format(engine) or "nil", tostring(options.async or false),
     options.connections or CONNECTIONS_MAX)

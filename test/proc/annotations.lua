@@ -2,18 +2,30 @@
 -- is annotated exists at run time, and what exists there is annotated. A type checker that knows less
 -- than the module warns of good programs; one that knows more is silent about bad ones.
 local story = require "story"
+local kit = story.kit
 local annotations = require "annotations"
 local fork = require "moonfork"
 
 local source = os.getenv "MOONFORK_SOURCE"
 local folder = source .. "/lua/moonfork/"
-local FILES = {"meta.lua", "meta/clone.lua", "meta/early.lua", "meta/ffi.lua", "meta/luv.lua",
-  "meta/pool.lua", "meta/rpc.lua", "meta/socket.lua"}
+local FILES = {"meta.lua", "meta/clone.lua", "meta/early.lua", "meta/ffi.lua", "meta/lines.lua", "meta/luv.lua",
+  "meta/pool.lua", "meta/rpc.lua", "meta/server.lua", "meta/socket.lua"}
 local paths = {}
 for i, name in ipairs(FILES) do paths[i] = folder .. name end
 
 -- Names that are there for the library itself.
 local INTERNAL = {["moonfork.rpc_functions"] = {serve = true}}
+
+-- Methods that these modules call on their own objects.
+for class, names in pairs {
+  ["moonfork.server"] = "settings start_worker worker_ready look_ready worker_failed worker_ended refill count "
+    .. "fill new_generation take_over reload_failed look_at look_at_memory look tell_state finish",
+  ["moonfork.lines_run"] = "is_recorded next_line put write settle halt tell tell_failure note tell_queued "
+    .. "advance_queue finish_repeated can_be_repeated repeat_call wait_for_repeated enqueue take take_next work",
+} do
+  INTERNAL[class] = {}
+  for name in names:gmatch "%S+" do INTERNAL[class][name] = true end
+end
 
 local types
 
@@ -46,7 +58,9 @@ local function methods(object)
   local set = {}
   local index = debug.getmetatable(object).__index
   while type(index) == "table" do
-    for name in pairs(index) do set[name] = true end
+    for name in pairs(index) do
+      if not name:find "^__" then set[name] = true end
+    end
     index = (getmetatable(index) or {}).__index
   end
   return set
@@ -71,6 +85,7 @@ story.test("the annotations can be read, and each type in them is one", function
   types = annotations.read(paths)
   for module, class in pairs {moonfork = "moonfork", ["moonfork.clone"] = "moonfork.clone",
     ["moonfork.rpc"] = "moonfork.rpc_functions", ["moonfork.pool"] = "moonfork.pool_functions",
+    ["moonfork.server"] = "moonfork.server_module", ["moonfork.lines"] = "moonfork.lines",
     ["moonfork.ffi"] = "moonfork.ffi", ["moonfork.luv"] = "moonfork", ["moonfork.early"] = "moonfork"} do
     t.eq(types.modules[module], class)
   end
@@ -189,6 +204,47 @@ story.test("what is told of an end, an error and the memory", function(t)
   local there = keys(err)
   there.exit = true -- where the process has ended, too
   compare(t, "moonfork.error", there)
+end)
+
+story.test("servers", function(t)
+  local server = require "moonfork.server"
+  compare(t, "moonfork.server_module", keys(server))
+  compare(t, "moonfork.server_options", options(t, server.new))
+  local instance = t.got(server.new{template = function() return fork.new_exec():eval "function f() end" end,
+    name = "f", listen = {t:file "s"}, workers = 1})
+  compare(t, "moonfork.server", methods(instance))
+  instance:start()
+  t.outside(10, function() fork.step(0.05) return instance.state == "running" end)
+  kit.kill(instance:stats().per_worker[1].pid, kit.SIGKILL)
+  t.outside(10, function() fork.step(0.05) return #instance:stats().deaths > 0 and instance:stats().running == 1 end)
+  local stats = instance:stats()
+  compare(t, "moonfork.server_stats", keys(stats))
+  compare(t, "moonfork.server_latency", keys(stats.latency))
+  compare(t, "moonfork.server_worker", keys(stats.per_worker[1]))
+  compare(t, "moonfork.server_death", keys(stats.deaths[1]))
+  instance:stop()
+  t.outside(10, function() fork.step(0.05) return instance.state == "stopped" end)
+  for _, case in ipairs {{template = 1}, {name = 1}, {workers = 0}, {workers = "2"}, {connections = 1.5},
+    {timeout = -1}, {log = "xml"}, {raw = true, async = true}, {listen = "x"}, {on_state = 1}, {max_requests = 0}} do
+    local given = {template = function() end, name = "f", listen = {t:file "x"}}
+    for key, value in pairs(case) do given[key] = value end
+    local ok, message = pcall(server.new, given)
+    t.eq(ok, false, next(case))
+    t.match(tostring(message), "^%S*annotations.lua:%d+: .*new")
+  end
+end)
+
+story.test("lines of files", function(t)
+  local lines = require "moonfork.lines"
+  compare(t, "moonfork.lines", keys(lines))
+  compare(t, "moonfork.lines_options", options(t, function(o) lines.map(nil, "f", o) end))
+  local run = t.got(lines.map(fork.new():eval "function f(x) return x end", "f",
+    {files = {t:file("in", "a\nb\n")}, write = function() end}))
+  compare(t, "moonfork.lines_run", methods(run))
+  compare(t, "moonfork.lines_state", keys(run:state()))
+  local report = keys(t.got(run:wait()))
+  report.given_up = true -- where it has
+  compare(t, "moonfork.lines_report", report)
 end)
 
 story.test("the codes of errors are those of moonfork.h, as Lua shows them", function(t)
