@@ -12,6 +12,7 @@
 #include "os/fdwait.h"
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -280,6 +281,24 @@ int sock_is_nameless(int fd) {
   if (getsockname(fd, (struct sockaddr *)&name, &size) < 0)
     return 0;
   return name.sun_family == AF_UNIX && !name.sun_path[0];
+}
+
+int sock_stream_kind(int fd) {
+  struct stat st;
+  struct sockaddr_storage peer;
+  socklen_t n = sizeof peer;
+  int type = 0;
+  socklen_t size = sizeof type;
+  if (fstat(fd, &st) < 0)
+    return -errno;
+  if (S_ISSOCK(st.st_mode))
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
+           type == SOCK_STREAM && getpeername(fd, (struct sockaddr *)&peer, &n) == 0;
+  int mode = S_ISFIFO(st.st_mode) ? fcntl(fd, F_GETFL) : -1;
+  if (mode < 0)
+    return 0;
+  mode &= O_ACCMODE;
+  return mode == O_RDONLY ? SOCK_PIPE_READ : mode == O_WRONLY ? SOCK_PIPE_WRITE : 0;
 }
 
 int fd_same(int a, int b) {

@@ -52,6 +52,10 @@ int sock_hung_up(int fd);
 /* 1 when it may be an end of sock_pair: a socket of this machine's, without a name; else
  * 0. */
 int sock_is_nameless(int fd);
+/* What stream a descriptor is, which can be carried byte by byte: 0: none (a file, a
+ * terminal, a listener, datagrams), or -errno. */
+enum sock_stream { SOCK_CONNECTED = 1, SOCK_PIPE_READ, SOCK_PIPE_WRITE };
+int sock_stream_kind(int fd);
 /* 1 when both descriptors name the same file or socket (device and inode), else 0. */
 int fd_same(int a, int b);
 

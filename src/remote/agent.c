@@ -1,0 +1,261 @@
+/* The far end: behind the command, the parent of every process over there. It is silent
+ * but for its greeting until the near end has greeted, and ends with its connection; then
+ * the kernel ends what is on its leash. */
+#include "remote/ends.h"
+
+#include "os/proc.h"
+#include "os/sock.h"
+#include "remote/beat.h"
+#include "remote/mux.h"
+#include "remote/tables.h"
+#include "wire/build.h"
+#include "wire/proto.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static uv_loop_t *loop;
+static struct mux mux;
+static struct beat beat;
+static struct tables tables;
+static uv_signal_t children;
+static const char *program;
+static int leash[2] = {-1, -1};
+static size_t nquiet; /* bytes of `ended` that wait for on_quiet */
+
+static void end(int status) {
+  mux_flush(&mux);
+  _exit(status); /* the kernel does the rest: it is the leash of all */
+}
+
+static void fail(const char *text) {
+  link_put_text(&mux.out, LINK_FAILED, text, strlen(text));
+  end(1);
+}
+
+/* ---- ends ---- */
+
+static void hold_back(void) {
+  if (nquiet || buf_size(&tables.ended) == 0)
+    return;
+  nquiet = buf_size(&tables.ended);
+  mux_await_quiet(&mux);
+}
+
+static void on_quiet(struct mux *m) {
+  if (buf_put(&mux.out, buf_peek(&tables.ended), nquiet) < 0) {
+    mux_break(m, "not enough memory");
+    return;
+  }
+  buf_consume(&tables.ended, nquiet);
+  nquiet = 0;
+  hold_back(); /* those that ended meanwhile */
+}
+
+static void reap(void) {
+  if (tables_reap(&tables, &mux.out) < 0)
+    mux_break(&mux, "not enough memory");
+  else
+    hold_back();
+}
+
+static void on_child(uv_signal_t *s, int signum) {
+  reap();
+}
+
+/* ---- the template ---- */
+
+static int start_template(void) {
+  char boot[sizeof PROTO_BOOT_ARG + 24];
+  char *argv[] = {(char *)(uintptr_t)program, boot, NULL};
+  int pair[2], output[2], null_fd, r;
+  pid_t pid = 0;
+  snprintf(boot, sizeof boot, PROTO_BOOT_ARG "%d,%d", PROTO_BOOT_CONTROL_FD,
+           PROTO_BOOT_LEASH_FD);
+  r = sock_pair(pair, 0);
+  if (r < 0)
+    return r;
+  if (pipe2(leash, O_CLOEXEC) < 0 || pipe2(output, O_CLOEXEC) < 0)
+    return -errno;
+  null_fd = fd_open_null();
+  struct proc_spawn spawn = {.program = program,
+                             .argv = argv,
+                             .envp = environ,
+                             .control_fd = pair[1],
+                             .leash_fd = leash[0],
+                             .stdio = {null_fd, output[1], -1}};
+  r = proc_spawn(&spawn, &pid);
+  fd_close(&null_fd);
+  fd_close(&pair[1]);
+  fd_close(&output[1]);
+  if (r < 0)
+    return r;
+  tables.root = pid;
+  r = mux_add(&mux, LINK_CHANNEL_ROOT, pair[0], MUX_BOTH);
+  if (!r)
+    r = mux_add(&mux, LINK_CHANNEL_OUTPUT, output[0], MUX_FROM_LOCAL);
+  uint32_t numbers[4] = {LINK_TABLE_NONE, 0, LINK_SERIAL_ROOT, (uint32_t)pid};
+  return r ? r : link_put(&mux.out, LINK_BORN, 0, numbers, 4);
+}
+
+/* For channels: only after the template has started, which inherits the limit. */
+static void raise_limit(void) {
+  struct rlimit l;
+  if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
+    l.rlim_cur = l.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &l);
+  }
+}
+
+static int greet(const struct link_frame *f) {
+  struct link_hello h;
+  char text[512];
+  if (mux.greeted || link_read_hello(f, 0, &h) < 0)
+    return -EPROTO;
+  if (h.version != LINK_VERSION || strcmp(h.build, build_own.version) != 0)
+    fail("the versions don't match"); /* which the near end has seen, too */
+  int r = start_template();
+  if (r < 0) {
+    snprintf(text, sizeof text, "the template program %s can't be started there: %s",
+             program, strerror(-r));
+    fail(text);
+  }
+  raise_limit();
+  mux_begin(&mux, h.window);
+  beat_start(&beat, &mux, h.beat_ms, NULL);
+  return 0;
+}
+
+/* ---- frames ---- */
+
+/* By number, which is its own as long as it is not reaped. */
+static int take_kill(const struct link_frame *f) {
+  uint32_t v[3];
+  int tree;
+  if (link_numbers(f, v, 3) < 0 || v[1] > 1024)
+    return -EPROTO;
+  pid_t pid = tables_pid(&tables, v[0], &tree);
+  if (pid > 0 && tree && v[2])
+    proc_kill_tree(-1, pid, 1, (int)v[1]);
+  else if (pid > 0)
+    proc_kill(-1, pid, (int)v[1]);
+  return 0;
+}
+
+static int take_measure(const struct link_frame *f) {
+  struct proc_memory pm = {0};
+  uint32_t v[2];
+  int tree;
+  if (link_numbers(f, v, 2) < 0)
+    return -EPROTO;
+  pid_t pid = tables_pid(&tables, v[0], &tree);
+  int r = pid > 0 ? proc_memory(pid, &pm) : -ESRCH;
+  uint32_t n[10] = {v[1], (uint32_t)-r};
+  const unsigned long long values[4] = {pm.pss, pm.uss, pm.rss, pm.shared};
+  for (int i = 0; i < 4; i++) {
+    n[2 + 2 * i] = (uint32_t)values[i];
+    n[3 + 2 * i] = (uint32_t)(values[i] >> 32);
+  }
+  return link_put(&mux.out, LINK_MEASURED, 0, n, 10);
+}
+
+static int take_tables(const struct link_frame *f) {
+  uint32_t v[3];
+  if (link_numbers(f, v, f->type == LINK_TREE ? 3 : 1) < 0)
+    return -EPROTO;
+  if (f->type == LINK_TREE)
+    return tables_mark_tree(&tables, v[0], v[1], v[2]);
+  tables_drop(&tables, v[0]);
+  return 0;
+}
+
+static int on_frame(struct mux *m, const struct link_frame *f) {
+  switch (f->type) {
+  case LINK_HELLO:
+    return greet(f);
+  case LINK_KILL:
+    return take_kill(f);
+  case LINK_MEASURE:
+    return take_measure(f);
+  case LINK_TREE:
+  case LINK_DROP:
+    return take_tables(f);
+  default:
+    return -EPROTO;
+  }
+}
+
+static void on_end(struct mux *m, const char *why) {
+  if (why)
+    fail(why);
+  end(0);
+}
+
+static int has_news(struct mux *m) {
+  return tables_has_news(&tables);
+}
+
+static void put_news(struct mux *m) {
+  if (tables_put_news(&tables, &mux.out) < 0)
+    mux_break(m, "not enough memory");
+}
+
+static int materialise(struct mux *m, const struct link_descriptor *d) {
+  if (d->kind == LINK_LEASH)
+    return fd_dup(leash[0]);
+  return tables_add(&tables, d);
+}
+
+static const struct mux_ops ops = {.on_frame = on_frame,
+                                   .on_end = on_end,
+                                   .has_news = has_news,
+                                   .put_news = put_news,
+                                   .materialise = materialise,
+                                   .on_quiet = on_quiet};
+
+/* What stands where the stream was: nobody over there is to write into it. */
+static int take_stream(int *ret_r, int *ret_w) {
+  *ret_r = fd_dup(0);
+  *ret_w = fd_dup(1);
+  if (*ret_r < 0 || *ret_w < 0)
+    return -EBADF;
+  int null_fd = fd_open_null();
+  if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0)
+    return -EMFILE;
+  fd_close(&null_fd);
+  return 0;
+}
+
+int remote_agent(const char *template_program) {
+  int rfd, wfd, r;
+  program = template_program;
+  signal(SIGPIPE, SIG_IGN);
+  loop = uv_default_loop();
+  r = take_stream(&rfd, &wfd);
+  if (!r)
+    r = mux_init(&mux, loop, &ops, NULL, 1);
+  if (!r)
+    r = mux_open(&mux, rfd, wfd);
+  if (r < 0) {
+    fprintf(stderr,
+            "moonfork agent: its standard input and output lead to no near end (%s); it "
+            "is started by fork.remote\n",
+            strerror(-r));
+    return 2;
+  }
+  tables_init(&tables);
+  uv_signal_init(loop, &children);
+  uv_signal_start(&children, on_child, SIGCHLD);
+  buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);
+  link_put_hello(&mux.out, 0, 0);
+  mux_flush(&mux);
+  uv_run(loop, UV_RUN_DEFAULT);
+  return 0;
+}

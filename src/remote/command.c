@@ -1,0 +1,185 @@
+#include "remote/command.h"
+
+#include "base/list.h"
+#include "os/proc.h"
+#include "wire/link.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+  PIPE_SIZE = 1024 * 1024,
+  PIECE = 4096,
+  KEPT_MAX = 64 * 1024, /* of standard error, while ours takes nothing */
+  GENTLE_MS = 2000,     /* to notice that its input has ended */
+  TERM_MS = 500         /* to end after SIGTERM, before SIGKILL */
+};
+
+extern char **environ;
+
+static void on_errors(uv_poll_t *poll, int status, int events);
+
+/* ---- standard error ---- */
+
+static void watch_errors(struct link_command *c) {
+  if (c->errors.fd < 0)
+    return;
+  if (buf_size(&c->kept) < KEPT_MAX)
+    uv_poll_start(&c->errors_poll, UV_READABLE, on_errors);
+  else
+    uv_poll_stop(&c->errors_poll);
+}
+
+static void on_own(uv_poll_t *poll, int status, int events) {
+  struct link_command *c = list_entry(poll, struct link_command, own_poll);
+  uv_poll_stop(poll);
+  command_accept(c);
+}
+
+/* Written on, as far as ours takes it. */
+void command_accept(struct link_command *c) {
+  c->accepted = 1;
+  while (buf_size(&c->kept) > 0) {
+    ssize_t n = local_write(&c->own, buf_peek(&c->kept), buf_size(&c->kept), NULL, 0);
+    if ((n == -EAGAIN || n == -ENOBUFS) &&
+        uv_poll_start(&c->own_poll, UV_WRITABLE, on_own) == 0)
+      break;
+    if (n < 0) /* nobody reads it */
+      n = (ssize_t)buf_size(&c->kept);
+    buf_consume(&c->kept, (size_t)n);
+  }
+  watch_errors(c);
+}
+
+static void end_errors(struct link_command *c) {
+  uv_poll_stop(&c->errors_poll);
+  local_close(&c->errors);
+  c->on_change(c);
+}
+
+static void on_errors(uv_poll_t *poll, int status, int events) {
+  struct link_command *c = list_entry(poll, struct link_command, errors_poll);
+  char text[PIECE];
+  struct fdset fds;
+  ssize_t n = local_read(&c->errors, text, sizeof text, &fds);
+  if (n == -EAGAIN)
+    return;
+  if (n <= 0) {
+    end_errors(c);
+    return;
+  }
+  if (!c->accepted)
+    c->print(text, (size_t)n);
+  if (buf_size(&c->kept) < KEPT_MAX)
+    buf_put(&c->kept, text, (size_t)n);
+  if (c->accepted)
+    command_accept(c);
+  else if (buf_size(&c->kept) >= KEPT_MAX) /* a command that prints without end */
+    buf_consume(&c->kept, buf_size(&c->kept) - PIECE);
+}
+
+/* ---- its life ---- */
+
+static void on_child(uv_signal_t *s, int signum) {
+  struct link_command *c = list_entry(s, struct link_command, children);
+  if (c->pid <= 0 || waitpid(c->pid, &c->status, WNOHANG) != c->pid)
+    return;
+  c->pid = 0;
+  if (c->ending)
+    _exit(0);
+  c->on_change(c);
+}
+
+int command_is_over(const struct link_command *c) {
+  return c->pid == 0 && c->errors.fd < 0;
+}
+
+void command_describe(const struct link_command *c, char *text, size_t n) {
+  if (c->pid)
+    snprintf(text, n, "the command closed its standard output");
+  else if (WIFSIGNALED(c->status))
+    snprintf(text, n, "the command was ended by signal %d (%s)", WTERMSIG(c->status),
+             strsignal(WTERMSIG(c->status)));
+  else
+    snprintf(text, n, "the command ended with exit status %d", WEXITSTATUS(c->status));
+}
+
+static void on_patience(uv_timer_t *t) {
+  struct link_command *c = list_entry(t, struct link_command, patience);
+  if (c->pid <= 0 || c->signalled == SIGKILL)
+    _exit(0);
+  c->signalled = c->signalled ? SIGKILL : SIGTERM;
+  if (kill(c->pid, c->signalled) < 0) /* another user's: it sees the end of its input */
+    _exit(0);
+  uv_timer_start(t, on_patience, TERM_MS, 0);
+}
+
+void command_end(struct link_command *c, int gently) {
+  if (c->pid <= 0)
+    _exit(0);
+  c->ending = 1;
+  uv_timer_start(&c->patience, on_patience, gently ? GENTLE_MS : 0, 0);
+}
+
+/* ---- made ---- */
+
+static int make_pipe(int ret[2]) {
+  if (pipe2(ret, O_CLOEXEC) < 0)
+    return -errno;
+  for (int i = 0; i < 2; i++) {
+    ret[i] = fd_raise_made(ret[i]);
+    if (ret[i] < 0)
+      return ret[i];
+  }
+#ifdef F_SETPIPE_SZ
+  (void)fcntl(ret[0], F_SETPIPE_SZ, PIPE_SIZE);
+#endif
+  return 0;
+}
+
+int command_start(struct link_command *c, uv_loop_t *loop, char **argv,
+                  void (*print)(const char *text, size_t n),
+                  void (*on_change)(struct link_command *c)) {
+  int in[2], out[2], err[2], r;
+  *c = (struct link_command){.print = print, .on_change = on_change};
+  c->errors.fd = c->own.fd = -1;
+  buf_init(&c->kept, 2 * KEPT_MAX);
+  uv_timer_init(loop, &c->patience);
+  uv_signal_init(loop, &c->children);
+  uv_signal_start(&c->children, on_child, SIGCHLD);
+  r = make_pipe(in);
+  if (!r)
+    r = make_pipe(out);
+  if (!r)
+    r = make_pipe(err);
+  if (r < 0)
+    return r;
+  struct proc_spawn spawn = {.program = argv[0],
+                             .argv = argv,
+                             .envp = environ,
+                             .control_fd = -1,
+                             .leash_fd = -1,
+                             .stdio = {in[0], out[1], err[1]}};
+  r = proc_spawn(&spawn, &c->pid);
+  fd_close(&in[0]);
+  fd_close(&out[1]);
+  fd_close(&err[1]);
+  if (r < 0)
+    return r;
+  c->input = in[1];
+  c->output = out[0];
+  r = local_open(&c->errors, err[0]);
+  if (!r)
+    r = local_open(&c->own, fd_dup(2));
+  if (!r)
+    r = local_poll(&c->errors, loop, &c->errors_poll);
+  if (!r && local_poll(&c->own, loop, &c->own_poll) != 0)
+    c->own.careful = 0; /* a file takes all at once */
+  if (!r)
+    watch_errors(c);
+  return r;
+}

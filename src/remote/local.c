@@ -1,0 +1,123 @@
+#include "remote/local.h"
+
+#include "os/sock.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A description of our own of the same pipe or terminal, which does not block. -errno. */
+static int reopen(int fd) {
+  char path[40];
+  int mode = fcntl(fd, F_GETFL);
+  if (mode < 0)
+    return -errno;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  int own = open(path, (mode & O_ACCMODE) | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+  return own < 0 ? -errno : fd_raise_made(own);
+}
+
+int local_open(struct local *l, int fd) {
+  struct stat st;
+  *l = (struct local){.fd = fd};
+  if (fstat(fd, &st) < 0) {
+    int r = -errno;
+    local_close(l);
+    return r;
+  }
+  l->is_socket = S_ISSOCK(st.st_mode) != 0;
+  if (l->is_socket || S_ISREG(st.st_mode) || fd_is_nonblocking(fd) == 1)
+    return 0;
+  int own = reopen(fd);
+  if (own < 0) { /* no /proc, or somebody else's pipe */
+    l->careful = 1;
+    return 0;
+  }
+  local_close(l);
+  l->fd = own;
+  return 0;
+}
+
+void local_close(struct local *l) {
+  fd_close(&l->fd);
+}
+
+int local_poll(struct local *l, uv_loop_t *loop, uv_poll_t *poll) {
+  int flags = fcntl(l->fd, F_GETFL), r = uv_poll_init(loop, poll, l->fd);
+  if (flags >= 0 && !(flags & O_NONBLOCK))
+    (void)fcntl(l->fd, F_SETFL, flags);
+  return r;
+}
+
+static int is_ready(const struct local *l, short events) {
+  struct pollfd p = {l->fd, events, 0};
+  return poll(&p, 1, 0) > 0;
+}
+
+ssize_t local_read(struct local *l, void *data, size_t n, struct fdset *fds) {
+  ssize_t got;
+  int truncated = 0;
+  fdset_init(fds);
+  if (l->is_socket) {
+    struct iovec iov = {data, n};
+    got = sock_recv_iov(l->fd, &iov, 1, 0, fds, &truncated);
+    if (!truncated)
+      return got;
+    fdset_close(fds);
+    return -EMFILE;
+  }
+  if (l->careful && !is_ready(l, POLLIN))
+    return -EAGAIN;
+  do
+    got = read(l->fd, data, n);
+  while (got < 0 && errno == EINTR);
+  if (got < 0)
+    return errno == EWOULDBLOCK ? -EAGAIN : errno == EIO ? 0 : -errno;
+  return got;
+}
+
+ssize_t local_write(struct local *l, const void *data, size_t n, const int *fds,
+                    int nfds) {
+  ssize_t sent;
+  if (l->is_socket) {
+    struct iovec iov = {(void *)(uintptr_t)data, n};
+    sent = sock_send(l->fd, &iov, 1, fds, nfds);
+    if (sent == -ETOOMANYREFS || sent == -ENOMEM)
+      return -ENOBUFS;
+    return sent ? sent : -EAGAIN;
+  }
+  if (l->careful && n > PIPE_BUF)
+    n = PIPE_BUF;
+  if (l->careful && !is_ready(l, POLLOUT))
+    return -EAGAIN;
+  do
+    sent = write(l->fd, data, n);
+  while (sent < 0 && errno == EINTR);
+  return sent < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : sent;
+}
+
+size_t local_waiting(const struct local *l) {
+  int n = 0;
+  return ioctl(l->fd, FIONREAD, &n) < 0 || n < 0 ? 0 : (size_t)n;
+}
+
+void local_end_writing(struct local *l) {
+  if (l->is_socket)
+    shutdown(l->fd, SHUT_WR);
+}
+
+void local_end_reading(struct local *l) {
+  if (l->is_socket)
+    shutdown(l->fd, SHUT_RD);
+}
+
+int local_hung_up(const struct local *l) {
+  struct pollfd p = {l->fd, 0, 0};
+  return l->fd >= 0 && poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
+}

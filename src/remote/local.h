@@ -1,0 +1,39 @@
+/* One descriptor of this side, whatever stream it is: read and written without waiting,
+ * and without a change of flags that other processes share. Runs in the near end and the
+ * agent. */
+#ifndef REMOTE_LOCAL_H
+#define REMOTE_LOCAL_H
+
+#include "os/fd.h"
+#include <stddef.h>
+#include <sys/types.h>
+#include <uv.h>
+
+struct local {
+  int fd; /* owned; -1: closed */
+  int is_socket;
+  int careful; /* a description of others that may block: small writes after a look */
+};
+
+/* Takes fd, also on failure. 0 or -errno. */
+int local_open(struct local *l, int fd);
+void local_close(struct local *l);
+/* Watches it on a loop, without a change of its flags, which uv_poll_init makes. 0 or a
+ * code of libuv's. */
+int local_poll(struct local *l, uv_loop_t *loop, uv_poll_t *poll);
+/* Bytes (>0), 0: end of stream, -EAGAIN, or another -errno. Descriptors that came go to
+ * fds. -EMFILE: they did not fit. */
+ssize_t local_read(struct local *l, void *data, size_t n, struct fdset *fds);
+/* Bytes (>0), -EAGAIN, -ENOBUFS: the system has no room now, once more a little later, or
+ * another -errno. Descriptors (borrowed) go with the first byte of sockets. */
+ssize_t local_write(struct local *l, const void *data, size_t n, const int *fds,
+                    int nfds);
+/* Bytes that lie there to be read, as far as the system tells. */
+size_t local_waiting(const struct local *l);
+/* Nothing is written, or read, any more: the other process notices. */
+void local_end_writing(struct local *l);
+void local_end_reading(struct local *l);
+/* The other end is closed for good. */
+int local_hung_up(const struct local *l);
+
+#endif

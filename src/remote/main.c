@@ -1,0 +1,19 @@
+/* The program moonfork-remote: both ends of fork.remote. */
+#include "remote/ends.h"
+
+#include "wire/build.h"
+#include <stdio.h>
+#include <string.h>
+
+int main(int argc, char **argv) {
+  if (argc > 2 && strcmp(argv[1], "near") == 0)
+    return remote_near(argv + 2);
+  if (argc == 3 && strcmp(argv[1], "agent") == 0)
+    return remote_agent(argv[2]);
+  fprintf(
+      stderr,
+      "moonfork-remote %s: both ends of fork.remote. It is started by the library and "
+      "by `moonfork agent`.\n",
+      build_own.version);
+  return 2;
+}

@@ -1,0 +1,108 @@
+/* Streams and the descriptors that travel on them, carried over one pair of byte streams:
+ * what both ends of a link do alike. Each channel is a descriptor here, and one at the
+ * other end; its flow is limited by a window in each direction, so that what nobody reads
+ * stops nobody else. Runs in the near end and the agent, on their loop.
+ *
+ * Who owns what: a channel its local descriptor; a segment that waits to be written the
+ * descriptors that go with it; the mux its channels. */
+#ifndef REMOTE_MUX_H
+#define REMOTE_MUX_H
+
+#include "base/buf.h"
+#include "base/list.h"
+#include "remote/local.h"
+#include "wire/link.h"
+#include <uv.h>
+
+struct mux;
+
+struct mux_ops {
+  /* Before the greeting: bytes came. 0: frames follow, in `in`. NULL: they do. */
+  int (*on_raw)(struct mux *m);
+  /* A frame that is no channel's. 0, or -EPROTO: it ends the link. */
+  int (*on_frame)(struct mux *m, const struct link_frame *f);
+  /* The stream has ended, or the other end broke the protocol. Once. */
+  void (*on_end)(struct mux *m, const char *why);
+  /* Whether something is to be sent before bytes that were read just now; and sends it.
+   * NULL: never. */
+  int (*has_news)(struct mux *m);
+  void (*put_news)(struct mux *m);
+  /* A descriptor that came with bytes and is no stream: what it becomes over there. 0:
+   * unknown. Borrows fd. NULL: there are none. */
+  int (*classify)(struct mux *m, int fd, struct link_descriptor *ret);
+  /* The descriptor for one that is no stream (from above LINK_PIPE_WRITE): the caller's,
+   * or -EPROTO, or another -errno. NULL: there are none. */
+  int (*materialise)(struct mux *m, const struct link_descriptor *d);
+  /* All bytes that were in local sockets at mux_await_quiet have been sent on. */
+  void (*on_quiet)(struct mux *m);
+};
+
+struct mux {
+  uv_loop_t *loop;
+  const struct mux_ops *ops;
+  void *owner;
+  int is_agent;
+  struct local from, to; /* the stream; -1: not yet */
+  int is_watching_out;   /* until the stream takes more */
+  int is_deaf;           /* nobody reads it any more */
+  int greeted;           /* local descriptors are read */
+  int over;              /* on_end was called */
+  uint32_t window;
+  uint32_t next_id; /* of our channels: near end odd, agent even */
+  uint32_t last_id; /* the largest that the other end has made */
+  struct list channels;
+  struct list paused, stalled; /* for room in the stream; for the system to take fds */
+  struct list *buckets;
+  unsigned nbuckets, nchannels;
+  unsigned nawaited; /* channels that must be read on before on_quiet */
+  int awaits_quiet;
+  int dead_fd; /* a socket whose other end is closed */
+  struct buf in, out;
+  uint64_t heard_ms; /* when the stream brought something */
+  uv_poll_t reader, writer;
+  uv_check_t flusher;
+  uv_timer_t retry;
+};
+
+enum mux_direction { MUX_BOTH, MUX_FROM_LOCAL, MUX_TO_LOCAL };
+
+/* 0 or -errno. */
+int mux_init(struct mux *m, uv_loop_t *loop, const struct mux_ops *ops, void *owner,
+             int is_agent);
+/* The stream (taken). 0 or -errno. */
+int mux_open(struct mux *m, int rfd, int wfd);
+/* Local descriptors are read and written from now on. */
+void mux_begin(struct mux *m, uint32_t window);
+/* A channel with that id for fd (taken also on failure). 0 or -errno. */
+int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);
+/* Reads what the stream has now. */
+void mux_read(struct mux *m);
+/* Writes what it takes now. */
+void mux_flush(struct mux *m);
+/* on_quiet when what local sockets hold now is sent, or waits for its window. */
+void mux_await_quiet(struct mux *m);
+/* Ends the link for that reason. */
+void mux_break(struct mux *m, const char *why);
+/* Closes everything. */
+void mux_shut(struct mux *m);
+/* Bytes that wait for the stream. */
+size_t mux_backlog(const struct mux *m);
+uint64_t mux_now_ms(const struct mux *m);
+
+/* ---- what mux_channel.c has for mux.c ---- */
+
+/* A frame of any type, after the greeting or of it. 0 or -errno: it ends the link. */
+int mux_take_frame(struct mux *m, const struct link_frame *f);
+/* The stream has room again: those that wait for it go on. */
+void mux_resume(struct mux *m);
+/* Once more to write what the system had no room for. */
+void mux_retry(struct mux *m);
+/* Tells on_quiet when nothing is waited for any more. */
+void mux_look_quiet(struct mux *m);
+/* Room for more channels: 0 or -ENOMEM. */
+int mux_grow(struct mux *m);
+/* The window is known: all are read from now on. */
+void mux_begin_channels(struct mux *m);
+void mux_drop_all(struct mux *m);
+
+#endif

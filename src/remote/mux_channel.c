@@ -1,0 +1,622 @@
+#include "remote/mux.h"
+
+#include "base/result.h"
+#include "os/sock.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+  AHEAD = 256 * 1024, /* so many bytes may wait for the stream while more are read */
+  BUCKETS_FIRST = 64
+};
+
+/* Bytes that the local descriptor has not taken yet. */
+struct segment {
+  struct list link;
+  size_t length, sent;
+  int nfds;
+  int *fds; /* owned, but the mux's dead_fd; behind the bytes */
+  unsigned char data[];
+};
+
+struct mux_channel {
+  struct list link, bucket, waits; /* waits: in paused or stalled */
+  struct mux *mux;
+  uint32_t id;
+  struct local local;
+  uv_poll_t poll;
+  int is_polled, events, closing;
+  int sends;    /* local bytes still go over */
+  int receives; /* those of the other end are still written */
+  int ended;    /* no more come */
+  int is_paused;
+  uint64_t credit;
+  size_t unacked, queued; /* written here and not granted yet; in segments */
+  size_t awaited;         /* bytes that on_quiet waits for */
+  struct list segments;
+};
+
+static int put(struct mux *m, unsigned type, uint32_t channel, const uint32_t *numbers,
+               unsigned n) {
+  int r = link_put(&m->out, type, channel, numbers, n);
+  if (r < 0)
+    mux_break(m, "not enough memory for what waits to be sent");
+  return r;
+}
+
+/* ---- channels by id ---- */
+
+static struct list *bucket_of(const struct mux *m, uint32_t id) {
+  return &m->buckets[(id >> 1) & (m->nbuckets - 1)];
+}
+
+static struct mux_channel *find(const struct mux *m, uint32_t id) {
+  list_each(it, bucket_of(m, id)) {
+    struct mux_channel *c = list_entry(it, struct mux_channel, bucket);
+    if (c->id == id)
+      return c;
+  }
+  return NULL;
+}
+
+int mux_grow(struct mux *m) {
+  unsigned n = m->nbuckets ? m->nbuckets * 2 : BUCKETS_FIRST;
+  struct list *fresh = malloc(n * sizeof *fresh);
+  if (!fresh)
+    return -ENOMEM;
+  for (unsigned i = 0; i < n; i++)
+    list_init(&fresh[i]);
+  free(m->buckets);
+  m->buckets = fresh;
+  m->nbuckets = n;
+  list_each(it, &m->channels) {
+    struct mux_channel *c = list_entry(it, struct mux_channel, link);
+    list_push(bucket_of(m, c->id), &c->bucket);
+  }
+  return 0;
+}
+
+/* ---- what is read and written now ---- */
+
+static void on_ready(uv_poll_t *poll, int status, int events);
+static void write_segments(struct mux_channel *c);
+
+static void watch(struct mux_channel *c) {
+  int events = 0;
+  if (c->closing || !c->is_polled)
+    return;
+  if (c->sends && c->credit && !c->is_paused && c->mux->greeted)
+    events |= UV_READABLE;
+  if (!list_empty(&c->segments) && (list_empty(&c->waits) || c->is_paused))
+    events |= UV_WRITABLE;
+  if (events == c->events)
+    return;
+  c->events = events;
+  if (events)
+    uv_poll_start(&c->poll, events, on_ready);
+  else
+    uv_poll_stop(&c->poll);
+}
+
+/* Nothing more is to be waited for from c. */
+static void stop_awaiting(struct mux_channel *c) {
+  if (!c->awaited)
+    return;
+  c->awaited = 0;
+  c->mux->nawaited--;
+}
+
+void mux_look_quiet(struct mux *m) {
+  if (!m->awaits_quiet || m->nawaited || m->over)
+    return;
+  m->awaits_quiet = 0;
+  m->ops->on_quiet(m);
+}
+
+static void free_segment(const struct mux *m, struct segment *s) {
+  for (int i = 0; i < s->nfds; i++)
+    if (s->fds[i] != m->dead_fd)
+      fd_close(&s->fds[i]);
+  list_remove(&s->link);
+  free(s);
+}
+
+static void drop_segments(struct mux_channel *c) {
+  while (!list_empty(&c->segments))
+    free_segment(c->mux, list_entry(c->segments.next, struct segment, link));
+  c->queued = 0;
+}
+
+static void on_closed(uv_handle_t *h) {
+  free(list_entry(h, struct mux_channel, poll));
+}
+
+static void drop(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  if (c->closing)
+    return;
+  c->closing = 1;
+  stop_awaiting(c);
+  drop_segments(c);
+  list_remove(&c->link);
+  list_remove(&c->bucket);
+  list_remove(&c->waits);
+  m->nchannels--;
+  if (c->is_polled)
+    uv_close((uv_handle_t *)&c->poll, on_closed);
+  local_close(&c->local);
+  if (!c->is_polled)
+    free(c);
+}
+
+static void settle(struct mux_channel *c) {
+  if (!c->sends)
+    stop_awaiting(c);
+  if (!c->sends && !c->receives)
+    drop(c);
+  else
+    watch(c);
+}
+
+/* ---- from here to there ---- */
+
+_Static_assert((int)LINK_STREAM == (int)SOCK_CONNECTED &&
+                   (int)LINK_PIPE_READ == (int)SOCK_PIPE_READ &&
+                   (int)LINK_PIPE_WRITE == (int)SOCK_PIPE_WRITE,
+               "the kinds of sock.h travel as they are");
+
+static enum mux_direction way_here(unsigned kind) {
+  return kind == LINK_STREAM      ? MUX_BOTH
+         : kind == LINK_PIPE_READ ? MUX_FROM_LOCAL
+                                  : MUX_TO_LOCAL;
+}
+
+/* A descriptor that came from a local socket: taken. */
+static void describe(struct mux *m, int fd, struct link_descriptor *d) {
+  *d = (struct link_descriptor){.kind = LINK_REFUSED};
+  if (m->ops->classify && m->ops->classify(m, fd, d)) {
+    fd_close(&fd);
+    return;
+  }
+  int kind = sock_stream_kind(fd);
+  if (kind <= 0) {
+    fd_close(&fd);
+    return;
+  }
+  d->kind = (unsigned)kind;
+  d->id = m->next_id;
+  if (mux_add(m, d->id, fd, way_here(d->kind)) < 0)
+    *d = (struct link_descriptor){.kind = LINK_REFUSED};
+  else
+    m->next_id += 2;
+}
+
+/* The same behind what has to be said before, and with descriptors. The bytes are moved
+ * aside: both may write to `out`, too. */
+static void put_more(struct mux_channel *c, size_t n, struct fdset *fds) {
+  struct mux *m = c->mux;
+  size_t list = (size_t)fds->n * LINK_DESCRIPTOR_SIZE;
+  unsigned char *copy = malloc(list + n);
+  if (!copy) {
+    fdset_close(fds);
+    mux_break(m, "not enough memory");
+    return;
+  }
+  memcpy(copy + list, m->out.data + m->out.tail + LINK_HEADER_SIZE, n);
+  for (int i = 0; i < fds->n; i++) {
+    struct link_descriptor d;
+    describe(m, fdset_steal(fds, i), &d);
+    link_put_descriptor(copy + (size_t)i * LINK_DESCRIPTOR_SIZE, &d);
+  }
+  if (m->ops->has_news && m->ops->has_news(m))
+    m->ops->put_news(m);
+  unsigned char *at = m->over ? NULL : buf_reserve(&m->out, LINK_HEADER_SIZE + list + n);
+  if (at) {
+    link_put_header(at, LINK_DATA, (unsigned)fds->n, c->id, (uint32_t)(list + n));
+    memcpy(at + LINK_HEADER_SIZE, copy, list + n);
+    buf_commit(&m->out, LINK_HEADER_SIZE + list + n);
+  } else {
+    mux_break(m, "not enough memory");
+  }
+  free(copy);
+}
+
+/* The bytes stand in `out`, uncommitted, behind room for a header. */
+static void put_data(struct mux_channel *c, size_t n, struct fdset *fds) {
+  struct mux *m = c->mux;
+  if (fds->n || (m->ops->has_news && m->ops->has_news(m))) {
+    put_more(c, n, fds);
+    return;
+  }
+  link_put_header(m->out.data + m->out.tail, LINK_DATA, 0, c->id, (uint32_t)n);
+  buf_commit(&m->out, LINK_HEADER_SIZE + n);
+}
+
+/* The local side has ended, or can't be read. */
+static void end_sending(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  if (!c->sends)
+    return;
+  c->sends = 0;
+  if (m->ops->has_news && m->ops->has_news(m))
+    m->ops->put_news(m);
+  put(m, LINK_END, c->id, NULL, 0);
+  if (c->receives && local_hung_up(&c->local)) {
+    c->receives = 0;
+    drop_segments(c);
+    put(m, LINK_RESET, c->id, NULL, 0);
+  }
+}
+
+static void read_channel(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  struct fdset fds;
+  size_t want = c->credit < LINK_DATA_MAX ? (size_t)c->credit : LINK_DATA_MAX;
+  if (mux_backlog(m) >= AHEAD) {
+    c->is_paused = 1;
+    list_push(&m->paused, &c->waits);
+    watch(c);
+    return;
+  }
+  unsigned char *at = buf_reserve(&m->out, LINK_HEADER_SIZE + want);
+  if (!at) {
+    mux_break(m, "not enough memory");
+    return;
+  }
+  ssize_t got = local_read(&c->local, at + LINK_HEADER_SIZE, want, &fds);
+  if (got == -EAGAIN) {
+    stop_awaiting(c);
+    return;
+  }
+  if (got == -EMFILE) {
+    mux_break(m, "no free descriptor for a handle that was sent (limit nofile)");
+    return;
+  }
+  if (got <= 0) {
+    end_sending(c);
+    settle(c);
+    return;
+  }
+  put_data(c, (size_t)got, &fds);
+  if (m->over)
+    return;
+  c->credit -= (uint64_t)got;
+  if (c->awaited <= (size_t)got || !c->credit)
+    stop_awaiting(c);
+  else if (c->awaited)
+    c->awaited -= (size_t)got;
+  if (!c->credit)
+    watch(c);
+}
+
+static void on_ready(uv_poll_t *poll, int status, int events) {
+  struct mux_channel *c = list_entry(poll, struct mux_channel, poll);
+  struct mux *m = c->mux;
+  if (m->over)
+    return;
+  if (status < 0) {
+    end_sending(c);
+    settle(c);
+    return;
+  }
+  if (events & UV_WRITABLE)
+    write_segments(c);
+  if (!c->closing && c->sends && (events & UV_READABLE))
+    read_channel(c);
+  if (!m->over)
+    mux_look_quiet(m);
+}
+
+/* ---- from there to here ---- */
+
+static void stop_receiving(struct mux_channel *c) {
+  c->receives = 0;
+  drop_segments(c);
+  list_remove(&c->waits);
+  c->is_paused = 0;
+  put(c->mux, LINK_RESET, c->id, NULL, 0);
+}
+
+static void count_written(struct mux_channel *c, size_t n) {
+  struct mux *m = c->mux;
+  c->unacked += n;
+  if (c->unacked >= m->window / 4 && !c->ended) {
+    uint32_t more = (uint32_t)c->unacked;
+    c->unacked = 0;
+    put(m, LINK_WINDOW_MORE, c->id, &more, 1);
+  }
+}
+
+static void finish_receiving(struct mux_channel *c) {
+  if (!c->ended || !c->receives || !list_empty(&c->segments))
+    return;
+  c->receives = 0;
+  local_end_writing(&c->local);
+}
+
+/* The system has no room for descriptors: no poll tells when it has. */
+static void stall(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  if (list_empty(&c->waits))
+    list_push(&m->stalled, &c->waits);
+  watch(c);
+}
+
+static void write_segments(struct mux_channel *c) {
+  while (!list_empty(&c->segments)) {
+    struct segment *s = list_entry(c->segments.next, struct segment, link);
+    ssize_t n =
+        local_write(&c->local, s->data + s->sent, s->length - s->sent, s->fds, s->nfds);
+    if (n == -EAGAIN)
+      break;
+    if (n == -ENOBUFS) {
+      stall(c);
+      return;
+    }
+    if (n < 0) {
+      stop_receiving(c);
+      break;
+    }
+    for (int i = 0; i < s->nfds; i++)
+      if (s->fds[i] != c->mux->dead_fd)
+        fd_close(&s->fds[i]);
+    s->nfds = 0;
+    s->sent += (size_t)n;
+    c->queued -= (size_t)n;
+    count_written(c, (size_t)n);
+    if (s->sent == s->length)
+      free_segment(c->mux, s);
+  }
+  finish_receiving(c);
+  settle(c);
+}
+
+static int queue(struct mux_channel *c, const unsigned char *data, size_t n,
+                 const int *fds, int nfds) {
+  struct segment *s = malloc(sizeof *s + n + (size_t)nfds * sizeof(int) + sizeof(int));
+  if (!s)
+    return -ENOMEM;
+  *s = (struct segment){.length = n, .nfds = nfds};
+  size_t end = (n + sizeof(int) - 1) / sizeof(int) * sizeof(int);
+  s->fds = (int *)(void *)(s->data + end);
+  memcpy(s->data, data, n);
+  if (nfds)
+    memcpy(s->fds, fds, (size_t)nfds * sizeof(int));
+  c->queued += n;
+  list_push(&c->segments, &s->link);
+  return 0;
+}
+
+/* Nobody here takes that channel. */
+static void refuse(struct mux *m, uint32_t id) {
+  put(m, LINK_RESET, id, NULL, 0);
+  put(m, LINK_END, id, NULL, 0);
+}
+
+/* Both ends of what stands for a stream that the other end has: ours, and the one that is
+ * passed on. */
+static int make_pair(unsigned kind, int ret[2]) {
+  int pipes[2];
+  if (kind == LINK_STREAM)
+    return sock_pair(ret, 0);
+  if (pipe2(pipes, O_CLOEXEC) < 0)
+    return -errno;
+  for (int i = 0; i < 2; i++)
+    pipes[i] = fd_raise_made(pipes[i]);
+  ret[0] = pipes[kind == LINK_PIPE_READ];
+  ret[1] = pipes[kind != LINK_PIPE_READ];
+  if (ret[0] >= 0 && ret[1] >= 0)
+    return 0;
+  fd_close(&ret[0]);
+  fd_close(&ret[1]);
+  return -EMFILE;
+}
+
+static enum mux_direction way_there(unsigned kind) {
+  return kind == LINK_STREAM      ? MUX_BOTH
+         : kind == LINK_PIPE_READ ? MUX_TO_LOCAL
+                                  : MUX_FROM_LOCAL;
+}
+
+/* The descriptor to pass on; dead_fd where there is none to be had. -EPROTO. */
+static int materialise(struct mux *m, const struct link_descriptor *d) {
+  int pair[2], fd;
+  if (d->kind == LINK_REFUSED)
+    return m->dead_fd;
+  if (d->kind > LINK_PIPE_WRITE) {
+    if (d->kind > LINK_KIND_LAST || !m->ops->materialise)
+      return -EPROTO;
+    fd = m->ops->materialise(m, d);
+    return fd < 0 && fd != -EPROTO ? m->dead_fd : fd;
+  }
+  if ((d->id & 1) == (unsigned)!m->is_agent || d->id <= m->last_id)
+    return -EPROTO; /* one of ours, or used before */
+  if (m->nchannels >= LINK_CHANNELS_MAX)
+    return -EPROTO;
+  m->last_id = d->id;
+  if (make_pair(d->kind, pair) < 0) {
+    refuse(m, d->id);
+    return m->dead_fd;
+  }
+  if (mux_add(m, d->id, pair[0], way_there(d->kind)) < 0) {
+    fd_close(&pair[1]);
+    refuse(m, d->id);
+    return m->dead_fd;
+  }
+  return pair[1];
+}
+
+static int take_data(struct mux *m, const struct link_frame *f) {
+  struct mux_channel *c = find(m, f->channel);
+  struct fdset fds;
+  size_t n;
+  const unsigned char *bytes = link_bytes(f, &n);
+  int r = 0;
+  fdset_init(&fds);
+  if (c && (c->ended || n > m->window - c->queued))
+    return -EPROTO;
+  for (unsigned i = 0; i < f->ndescriptors && r >= 0; i++) {
+    struct link_descriptor d;
+    link_descriptor(f, i, &d);
+    r = materialise(m, &d);
+    if (r >= 0)
+      fds.fd[fds.n++] = r;
+  }
+  if (r >= 0 && c && c->receives) {
+    r = queue(c, bytes, n, fds.fd, fds.n);
+    if (r == 0) {
+      fds.n = 0;
+      if (list_empty(&c->waits) || c->is_paused)
+        write_segments(c);
+    }
+  }
+  for (int i = 0; i < fds.n; i++)
+    if (fds.fd[i] != m->dead_fd)
+      fd_close(&fds.fd[i]);
+  return r < 0 ? r : 0;
+}
+
+static int take_window(struct mux *m, const struct link_frame *f) {
+  struct mux_channel *c = find(m, f->channel);
+  uint32_t more;
+  if (link_numbers(f, &more, 1) < 0)
+    return -EPROTO;
+  if (!c)
+    return 0;
+  if (more > m->window || c->credit + more > m->window)
+    return -EPROTO;
+  c->credit += more;
+  watch(c);
+  return 0;
+}
+
+static int take_end(struct mux *m, const struct link_frame *f) {
+  struct mux_channel *c = find(m, f->channel);
+  if (f->length)
+    return -EPROTO;
+  if (!c)
+    return 0;
+  if (c->ended)
+    return -EPROTO;
+  c->ended = 1;
+  finish_receiving(c);
+  settle(c);
+  return 0;
+}
+
+static int take_reset(struct mux *m, const struct link_frame *f) {
+  struct mux_channel *c = find(m, f->channel);
+  if (f->length)
+    return -EPROTO;
+  if (!c || !c->sends)
+    return 0;
+  c->sends = 0;
+  local_end_reading(&c->local);
+  settle(c);
+  return 0;
+}
+
+int mux_take_frame(struct mux *m, const struct link_frame *f) {
+  switch (f->type) {
+  case LINK_DATA:
+    return take_data(m, f);
+  case LINK_WINDOW_MORE:
+    return take_window(m, f);
+  case LINK_END:
+    return take_end(m, f);
+  case LINK_RESET:
+    return take_reset(m, f);
+  case LINK_PING:
+    return f->length ? -EPROTO : 0;
+  default:
+    return m->ops->on_frame(m, f);
+  }
+}
+
+/* ---- all of them ---- */
+
+void mux_resume(struct mux *m) {
+  while (!list_empty(&m->paused) && mux_backlog(m) < AHEAD / 2) {
+    struct mux_channel *c = list_entry(m->paused.next, struct mux_channel, waits);
+    list_remove(&c->waits);
+    c->is_paused = 0;
+    watch(c);
+  }
+}
+
+void mux_retry(struct mux *m) {
+  struct list all;
+  list_move(&all, &m->stalled);
+  while (!list_empty(&all)) {
+    struct mux_channel *c = list_entry(all.next, struct mux_channel, waits);
+    list_remove(&c->waits);
+    write_segments(c);
+  }
+}
+
+int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
+  struct mux_channel *c = calloc(1, sizeof *c);
+  int r = c ? 0 : -ENOMEM;
+  if (r == 0 && m->nchannels >= m->nbuckets * 2)
+    mux_grow(m); /* without memory searches are longer */
+  if (r < 0) {
+    fd_close(&fd);
+    return r;
+  }
+  r = local_open(&c->local, fd);
+  if (!r) {
+    r = local_poll(&c->local, m->loop, &c->poll);
+    c->is_polled = r == 0;
+    if (r == UV_EPERM && way == MUX_TO_LOCAL)
+      r = 0; /* a file takes all at once */
+  }
+  if (r < 0) {
+    local_close(&c->local);
+    free(c);
+    return r;
+  }
+  c->mux = m;
+  c->id = id;
+  c->credit = m->window;
+  c->sends = way != MUX_TO_LOCAL;
+  c->receives = way != MUX_FROM_LOCAL;
+  list_init(&c->segments);
+  list_init(&c->waits);
+  list_push(&m->channels, &c->link);
+  list_push(bucket_of(m, id), &c->bucket);
+  m->nchannels++;
+  watch(c);
+  return 0;
+}
+
+void mux_await_quiet(struct mux *m) {
+  list_each(it, &m->channels) {
+    struct mux_channel *c = list_entry(it, struct mux_channel, link);
+    size_t n = c->sends && c->credit ? local_waiting(&c->local) : 0;
+    if (n && !c->awaited)
+      m->nawaited++;
+    if (n)
+      c->awaited = n;
+  }
+  m->awaits_quiet = 1;
+  mux_look_quiet(m);
+}
+
+void mux_begin_channels(struct mux *m) {
+  list_each(it, &m->channels) {
+    struct mux_channel *c = list_entry(it, struct mux_channel, link);
+    c->credit = m->window;
+    watch(c);
+  }
+}
+
+void mux_drop_all(struct mux *m) {
+  list_each_safe(it, next, &m->channels) {
+    drop(list_entry(it, struct mux_channel, link));
+  }
+}

@@ -1,0 +1,411 @@
+/* The near end: started by the parent like a template, it starts the command and carries
+ * the parent's sockets over the command's standard input and output. It lives as long as
+ * a channel is open or a process lives over there, and ends its command when it ends. */
+#include "remote/ends.h"
+
+#include "base/result.h"
+#include "os/proc.h"
+#include "os/sock.h"
+#include "remote/beat.h"
+#include "remote/command.h"
+#include "remote/mux.h"
+#include "wire/build.h"
+#include "wire/chunk.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+  SIDE_FD = 3,
+  LEASH_FD = 4,
+  SIDE_MAX = 16 * 1024 * 1024, /* reports that the parent does not read */
+  STATUS_WAIT_MS = 500         /* for what the command says and how it ends */
+};
+
+static uv_loop_t *loop;
+static struct mux mux;
+static struct beat beat;
+static struct link_command command;
+static uv_poll_t side, leash;
+static uv_timer_t status_wait;
+static struct buf side_in, side_out;
+static int side_is_open = 1, side_writes, is_leaving, has_left;
+static uint32_t beat_ms, window;
+static size_t nalive, nprinted;
+static struct stat leash_stat;
+static char reason[LINK_TEXT_MAX];
+
+/* ---- towards the parent ---- */
+
+static void on_side(uv_poll_t *poll, int status, int events);
+
+static void watch_side(void) {
+  if (side_is_open)
+    uv_poll_start(&side, UV_READABLE | (side_writes ? UV_WRITABLE : 0), on_side);
+}
+
+static void flush_side(void) {
+  while (side_is_open && buf_size(&side_out) > 0) {
+    struct iovec iov = {(void *)(uintptr_t)buf_peek(&side_out), buf_size(&side_out)};
+    ssize_t n = sock_send(SIDE_FD, &iov, 1, NULL, 0);
+    if (n <= 0)
+      break;
+    buf_consume(&side_out, (size_t)n);
+  }
+  int writes = buf_size(&side_out) > 0;
+  if (writes != side_writes) {
+    side_writes = writes;
+    watch_side();
+  }
+}
+
+static int pass_on(const struct link_frame *f) {
+  int r = link_put_bytes(&side_out, f->type, f->body, f->length);
+  if (r == 0)
+    flush_side();
+  return r;
+}
+
+static void print(const char *text, size_t n) {
+  if (nprinted + n > LINK_TEXT_MAX)
+    n = LINK_TEXT_MAX - nprinted;
+  nprinted += n;
+  if (n && link_put_bytes(&side_out, LINK_PRINTED, text, n) == 0)
+    flush_side();
+}
+
+/* ---- the end ---- */
+
+static void leave(int gently) {
+  if (has_left)
+    return;
+  has_left = 1;
+  if (*reason)
+    link_put_text(&side_out, LINK_FAILED, reason, strlen(reason));
+  flush_side();
+  side_is_open = 0;
+  uv_poll_stop(&side);
+  uv_poll_stop(&leash);
+  close(SIDE_FD);
+  mux_shut(&mux); /* all of the parent's sockets end now */
+  command_end(&command, gently);
+}
+
+/* What is not told by then the parent learns from the end of its side. */
+static void on_status(uv_timer_t *t) {
+  char how[128];
+  command_describe(&command, how, sizeof how);
+  snprintf(reason, sizeof reason, mux.greeted ? "the connection ended (%s)" : "%s", how);
+  leave(0);
+}
+
+static void on_command(struct link_command *c) {
+  if (is_leaving == 2 && command_is_over(c)) {
+    uv_timer_stop(&status_wait);
+    on_status(&status_wait);
+  }
+}
+
+static void on_end(struct mux *m, const char *why) {
+  if (is_leaving)
+    return;
+  if (why) {
+    if (why != reason)
+      snprintf(reason, sizeof reason, "%s", why);
+    leave(0);
+    return;
+  }
+  is_leaving = 2;
+  uv_timer_start(&status_wait, on_status, STATUS_WAIT_MS, 0);
+  on_command(&command);
+}
+
+/* Nobody needs it any more. The command sees the end of its input, and goes. */
+static void look_idle(void) {
+  size_t kept = mux.greeted ? 1 : 0; /* the output's channel */
+  if (side_is_open || is_leaving || (mux.greeted && (mux.nchannels > kept || nalive)))
+    return;
+  is_leaving = 1;
+  mux_flush(&mux);
+  leave(1);
+}
+
+static void on_leash(uv_poll_t *poll, int status, int events) {
+  *reason = 0;
+  leave(0);
+}
+
+/* ---- from the parent ---- */
+
+static int take_side(const struct link_frame *f) {
+  switch (f->type) {
+  case LINK_KILL:
+  case LINK_TREE:
+  case LINK_DROP:
+  case LINK_MEASURE:
+    return link_put_bytes(&mux.out, f->type, f->body, f->length);
+  default:
+    return -EPROTO;
+  }
+}
+
+static void close_side(void) {
+  uv_poll_stop(&side);
+  side_is_open = 0;
+  look_idle();
+}
+
+/* Kept until the agent has greeted. */
+static void take_sides(void) {
+  struct link_frame f;
+  int r = MF_AGAIN;
+  while (mux.greeted && (r = link_next(&side_in, LINK_SIDE_LAST, &f)) == 0) {
+    r = take_side(&f);
+    if (r < 0)
+      break;
+    link_done(&side_in, &f);
+  }
+  if (r < 0)
+    mux_break(&mux, "the parent does not keep to the protocol");
+}
+
+static void read_side(void) {
+  while (side_is_open) {
+    unsigned char *at = buf_reserve(&side_in, 4096);
+    ssize_t n = at ? sock_read(SIDE_FD, at, 4096) : -ENOMEM;
+    if (n == -EAGAIN)
+      break;
+    if (n <= 0) {
+      close_side();
+      return;
+    }
+    buf_commit(&side_in, (size_t)n);
+    take_sides();
+  }
+}
+
+static void on_side(uv_poll_t *poll, int status, int events) {
+  if (status < 0) {
+    close_side();
+    return;
+  }
+  if (events & UV_WRITABLE)
+    flush_side();
+  read_side();
+}
+
+/* ---- from the agent ---- */
+
+/* How many of the last bytes may be the beginning of a marker. */
+static size_t begun(const unsigned char *p, size_t n) {
+  size_t k = n < LINK_MARKER_SIZE ? n : LINK_MARKER_SIZE - 1;
+  while (k && memcmp(p + n - k, LINK_MARKER, k) != 0)
+    k--;
+  return k;
+}
+
+/* What the command printed stands before the marker, which may come in pieces. */
+static int on_raw(struct mux *m) {
+  const unsigned char *p = buf_peek(&m->in);
+  size_t n = buf_size(&m->in);
+  if (command.greeted)
+    return 0;
+  const unsigned char *at = memmem(p, n, LINK_MARKER, LINK_MARKER_SIZE);
+  size_t before = at ? (size_t)(at - p) : n - begun(p, n);
+  print((const char *)p, before);
+  buf_consume(&m->in, before);
+  if (!at)
+    return 1;
+  buf_consume(&m->in, LINK_MARKER_SIZE);
+  command.greeted = 1;
+  return 0;
+}
+
+static int greet(const struct link_frame *f) {
+  struct link_hello h;
+  if (mux.greeted || link_read_hello(f, 1, &h) < 0)
+    return -EPROTO;
+  if (h.version != LINK_VERSION || strcmp(h.build, build_own.version) != 0) {
+    snprintf(reason, sizeof reason,
+             "moonfork there is version %s (link protocol %u), here it is %s (link "
+             "protocol %d): install the same version on both sides",
+             h.build, h.version, build_own.version, LINK_VERSION);
+    mux_break(&mux, reason);
+    return 0;
+  }
+  int r = link_put_hello(&mux.out, beat_ms, window);
+  if (!r)
+    r = mux_add(&mux, LINK_CHANNEL_OUTPUT, fd_dup(1), MUX_TO_LOCAL);
+  if (r < 0)
+    return r;
+  mux_begin(&mux, window);
+  command_accept(&command);
+  take_sides();
+  return pass_on(f);
+}
+
+static int take_birth(const struct link_frame *f) {
+  struct link_birth b;
+  if (link_read_birth(f, &b) < 0)
+    return -EPROTO;
+  nalive++;
+  return pass_on(f);
+}
+
+static int take_gone(const struct link_frame *f) {
+  struct link_end e;
+  if (link_read_end(f, &e) < 0 || nalive == 0)
+    return -EPROTO;
+  nalive--;
+  return pass_on(f);
+}
+
+static int take_failed(const struct link_frame *f) {
+  struct reader r;
+  size_t n;
+  reader_init(&r, f->body, f->length);
+  const char *text = reader_str(&r, &n);
+  if (!text)
+    return -EPROTO;
+  snprintf(reason, sizeof reason, "%.*s", (int)n, text);
+  mux_break(&mux, reason);
+  return 0;
+}
+
+static int on_frame(struct mux *m, const struct link_frame *f) {
+  switch (f->type) {
+  case LINK_HELLO:
+    return greet(f);
+  case LINK_BORN:
+    return take_birth(f);
+  case LINK_GONE:
+    return take_gone(f);
+  case LINK_MEASURED:
+    return f->length == 40 ? pass_on(f) : -EPROTO;
+  case LINK_FAILED:
+    return take_failed(f);
+  default:
+    return -EPROTO;
+  }
+}
+
+/* ---- descriptors that the parent sends ---- */
+
+/* The record of a chunk of calls: its worker, over there, can't write into it. If it
+ * dies, every item may have been entered. */
+static void note_unknown(int fd) {
+  const uint32_t entered = UINT32_MAX;
+  (void)!pwrite(fd, &entered, sizeof entered, offsetof(struct chunk_record, entered));
+}
+
+/* The leash's read end becomes the agent's leash, a ticket the memory of a step. What the
+ * parent has said before it stands on its side: that a tree is born there. */
+static int classify(struct mux *m, int fd, struct link_descriptor *d) {
+  struct stat st;
+  struct link_ticket t;
+  read_side();
+  if (fstat(fd, &st) < 0)
+    return 0;
+  if (st.st_dev == leash_stat.st_dev && st.st_ino == leash_stat.st_ino) {
+    d->kind = LINK_LEASH;
+    return 1;
+  }
+  if (S_ISREG(st.st_mode) && st.st_size == CHUNK_RECORD_SIZE) {
+    note_unknown(fd);
+    return 1;
+  }
+  if (!S_ISREG(st.st_mode) || pread(fd, &t, sizeof t, 0) != (ssize_t)sizeof t ||
+      t.magic != LINK_TICKET_MAGIC)
+    return 0;
+  *d = (struct link_descriptor){.kind = t.kind, .id = t.table, .count = t.count};
+  return 1;
+}
+
+static const struct mux_ops ops = {
+    .on_raw = on_raw, .on_frame = on_frame, .on_end = on_end, .classify = classify};
+
+/* ---- made ---- */
+
+/* The parent's first frame has come before this program was started. */
+static int take_start(int *ret_root) {
+  struct fdset fds;
+  struct link_frame f;
+  uint32_t v[2];
+  int truncated;
+  fdset_init(&fds);
+  unsigned char *at = buf_reserve(&side_in, 4096);
+  ssize_t n = at ? sock_recv(SIDE_FD, at, 4096, 0, &fds, &truncated) : -1;
+  if (n > 0)
+    buf_commit(&side_in, (size_t)n);
+  if (n <= 0 || fds.n != 1 || link_next(&side_in, LINK_SIDE_LAST, &f) != 0 ||
+      f.type != LINK_START || link_numbers(&f, v, 2) < 0) {
+    fdset_close(&fds);
+    return -EPROTO;
+  }
+  link_done(&side_in, &f);
+  beat_ms = v[0];
+  window = v[1];
+  *ret_root = fdset_steal(&fds, 0);
+  return 0;
+}
+
+static void on_beat_or_check(uv_check_t *c) {
+  if (buf_size(&side_out) > SIDE_MAX)
+    mux_break(&mux, "the far side reports more than the parent reads");
+  look_idle();
+}
+
+static void raise_limit(void) {
+  struct rlimit l;
+  if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
+    l.rlim_cur = l.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &l);
+  }
+}
+
+int remote_near(char **argv) {
+  static uv_check_t check;
+  int root = -1, r;
+  loop = uv_default_loop();
+  signal(SIGPIPE, SIG_IGN);
+  buf_init(&side_in, SIDE_MAX);
+  buf_init(&side_out, 2 * SIDE_MAX);
+  if (fstat(LEASH_FD, &leash_stat) < 0 || take_start(&root) < 0) {
+    fprintf(stderr, "moonfork-remote: it is started by moonfork, not by hand\n");
+    return 2;
+  }
+  fd_set_cloexec(SIDE_FD, 1);
+  fd_set_cloexec(LEASH_FD, 1);
+  uv_timer_init(loop, &status_wait);
+  uv_check_init(loop, &check);
+  uv_check_start(&check, on_beat_or_check);
+  uv_poll_init(loop, &side, SIDE_FD);
+  uv_poll_init(loop, &leash, LEASH_FD);
+  watch_side();
+  uv_poll_start(&leash, UV_READABLE | UV_DISCONNECT, on_leash);
+  r = mux_init(&mux, loop, &ops, NULL, 0);
+  if (!r)
+    r = mux_add(&mux, LINK_CHANNEL_ROOT, root, MUX_BOTH);
+  if (!r)
+    r = command_start(&command, loop, argv, print, on_command);
+  if (!r) {
+    raise_limit();
+    r = mux_open(&mux, command.output, command.input);
+  }
+  if (r < 0) {
+    snprintf(reason, sizeof reason, "%s can't be started: %s", argv[0], strerror(-r));
+    link_put_text(&side_out, LINK_FAILED, reason, strlen(reason));
+    flush_side();
+    return 1;
+  }
+  beat_start(&beat, &mux, beat_ms, NULL);
+  uv_run(loop, UV_RUN_DEFAULT);
+  return 0;
+}

@@ -1,0 +1,298 @@
+#include "remote/tables.h"
+
+#include "os/fd.h"
+#include "os/share.h"
+#include "wire/slot_layout.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+struct table {
+  struct list link;
+  uint32_t id, count;
+  volatile uint32_t *births;
+  struct slot *words; /* NULL: they have not come yet */
+  uint32_t *told;     /* what stood in births when we last looked */
+  unsigned char *trees;
+  int fds[2]; /* of both: each fork brings them until the template has told of a birth */
+  unsigned nalive;
+  int dropped;
+};
+
+struct far_child {
+  struct list by_pid;
+  struct table *table;
+  uint64_t serial;
+  uint32_t index;
+  pid_t pid;
+  int tree;
+};
+
+void tables_init(struct tables *t) {
+  *t = (struct tables){0};
+  list_init(&t->all);
+  idmap_init(&t->serials);
+  buf_init(&t->ended, SIZE_MAX);
+  for (int i = 0; i < TABLES_PIDS; i++)
+    list_init(&t->pids[i]);
+}
+
+static struct table *find(const struct tables *t, uint32_t id) {
+  list_each(it, &t->all) {
+    struct table *x = list_entry(it, struct table, link);
+    if (x->id == id)
+      return x;
+  }
+  return NULL;
+}
+
+static void free_table(struct tables *t, struct table *x) {
+  list_remove(&x->link);
+  t->count--;
+  if (x->births)
+    share_unmap((void *)(uintptr_t)x->births, slot_births_size(x->count));
+  if (x->words)
+    share_unmap(x->words, slot_words_size(x->count));
+  for (int i = 0; i < 2; i++)
+    fd_close(&x->fds[i]);
+  free(x->told);
+  free(x->trees);
+  free(x);
+}
+
+static int is_step(uint32_t count) {
+  for (int i = 0; i < SLOT_STEPS_MAX; i++)
+    if (slot_step_count(i) == count)
+      return 1;
+  return 0;
+}
+
+static int add_births(struct tables *t, const struct link_descriptor *d) {
+  struct table *x = find(t, d->id);
+  void *map;
+  int r;
+  if (x)
+    return x->count == d->count ? fd_dup(x->fds[0]) : -EPROTO;
+  if (d->id <= t->last || t->count >= LINK_TABLES_MAX || !is_step(d->count))
+    return -EPROTO;
+  t->last = d->id;
+  x = calloc(1, sizeof *x);
+  if (!x)
+    return -ENOMEM;
+  x->id = d->id;
+  x->count = d->count;
+  x->fds[0] = x->fds[1] = -1;
+  x->told = calloc(d->count, sizeof *x->told);
+  x->trees = calloc(d->count, 1);
+  r = x->told && x->trees ? share_new(slot_births_size(d->count), &x->fds[0], &map)
+                          : -ENOMEM;
+  list_push(&t->all, &x->link);
+  t->count++;
+  if (r < 0) {
+    free_table(t, x);
+    return r;
+  }
+  x->births = map;
+  return fd_dup(x->fds[0]);
+}
+
+int tables_add(struct tables *t, const struct link_descriptor *d) {
+  void *map;
+  int r;
+  if (d->kind == LINK_BIRTHS)
+    return add_births(t, d);
+  struct table *x = find(t, d->id);
+  if (!x)
+    return d->id <= t->last ? -ENOENT : -EPROTO; /* there was no memory for its births */
+  if (x->count != d->count)
+    return -EPROTO;
+  if (!x->words) {
+    r = share_new(slot_words_size(d->count), &x->fds[1], &map);
+    if (r < 0)
+      return r;
+    x->words = map;
+  }
+  return fd_dup(x->fds[1]);
+}
+
+void tables_drop(struct tables *t, uint32_t id) {
+  struct table *x = find(t, id);
+  if (!x)
+    return;
+  x->dropped = 1;
+  if (!x->nalive)
+    free_table(t, x);
+}
+
+int tables_mark_tree(struct tables *t, uint32_t id, uint32_t count, uint32_t index) {
+  struct link_descriptor d = {.id = id, .count = count, .kind = LINK_BIRTHS};
+  if (id == LINK_TABLE_NONE) {
+    t->root_is_tree = 1;
+    return 0;
+  }
+  struct table *x = find(t, id);
+  if (!x && id > t->last) {
+    int fd = add_births(t, &d);
+    if (fd == -EPROTO)
+      return fd;
+    fd_close(&fd);
+    x = find(t, id);
+  }
+  if (!x)
+    return 0; /* there was no memory, and there will be no birth */
+  if (index >= x->count || count != x->count)
+    return -EPROTO;
+  x->trees[index] = 1;
+  return 0;
+}
+
+static struct list *bucket(const struct tables *t, pid_t pid) {
+  return (struct list *)(uintptr_t)&t->pids[(unsigned)pid % TABLES_PIDS];
+}
+
+static struct far_child *by_pid(const struct tables *t, pid_t pid) {
+  list_each(it, bucket(t, pid)) {
+    struct far_child *p = list_entry(it, struct far_child, by_pid);
+    if (p->pid == pid)
+      return p;
+  }
+  return NULL;
+}
+
+int tables_has_news(const struct tables *t) {
+  list_each(it, &t->all) {
+    const struct table *x = list_entry(it, struct table, link);
+    if (memcmp((const void *)(uintptr_t)x->births, x->told, slot_births_size(x->count)))
+      return 1;
+  }
+  return 0;
+}
+
+/* What stands in a slot was perhaps written by a template: it has to be a child of ours
+ * that is not known yet. */
+static int is_new_child(const struct tables *t, pid_t pid) {
+  siginfo_t si;
+  if (pid <= 0 || pid == t->root || by_pid(t, pid))
+    return 0;
+  return waitid(P_PID, (id_t)pid, &si, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+static int tell(struct tables *t, struct table *x, uint32_t index, pid_t pid,
+                struct buf *out) {
+  struct far_child *p;
+  x->told[index] = (uint32_t)pid;
+  if (!is_new_child(t, pid))
+    return 0;
+  p = calloc(1, sizeof *p);
+  if (!p)
+    return -ENOMEM;
+  if (idmap_add(&t->serials, p, &p->serial) < 0) {
+    free(p);
+    return -ENOMEM;
+  }
+  p->pid = pid;
+  p->table = x;
+  p->index = index;
+  p->tree = x->trees[index];
+  x->trees[index] = 0;
+  x->nalive++;
+  list_push(bucket(t, pid), &p->by_pid);
+  uint32_t numbers[4] = {x->id, index, (uint32_t)p->serial, (uint32_t)pid};
+  return link_put(out, LINK_BORN, 0, numbers, 4);
+}
+
+int tables_put_news(struct tables *t, struct buf *out) {
+  int r = 0;
+  list_each(it, &t->all) {
+    struct table *x = list_entry(it, struct table, link);
+    for (uint32_t i = 0; i < x->count && r == 0; i++) {
+      uint32_t v = x->births[i];
+      if (v != x->told[i])
+        r = tell(t, x, i, (pid_t)v, out);
+    }
+  }
+  return r;
+}
+
+pid_t tables_pid(const struct tables *t, uint32_t serial, int *ret_tree) {
+  *ret_tree = t->root_is_tree;
+  if (serial == LINK_SERIAL_ROOT)
+    return t->root;
+  const struct far_child *p = idmap_get(&t->serials, serial);
+  *ret_tree = p && p->tree;
+  return p ? p->pid : 0;
+}
+
+/* What its function has left in its slot, copied: anybody may write there. */
+static size_t copy_words(const struct far_child *p, char *text) {
+  const struct table *x = p->table;
+  if (!x->words)
+    return 0;
+  size_t n = x->words[p->index].text_size;
+  if (n > SLOT_TEXT_MAX)
+    n = SLOT_TEXT_MAX;
+  const char *texts = (const char *)x->words + slot_heads_size(x->count);
+  memcpy(text, texts + (size_t)p->index * SLOT_TEXT_MAX, n);
+  x->words[p->index].text_size = 0;
+  return n;
+}
+
+/* Before it is reaped: its slot is nobody's when its number may be another's. */
+static void leave_slot(struct far_child *p) {
+  struct table *x = p->table;
+  if (x->told[p->index] == (uint32_t)p->pid)
+    x->births[p->index] = x->told[p->index] = 0;
+}
+
+static int bury(struct tables *t, pid_t pid) {
+  char text[SLOT_TEXT_MAX];
+  struct rusage u;
+  int status, is_root = pid == t->root;
+  struct far_child *p = is_root ? NULL : by_pid(t, pid);
+  size_t n = 0;
+  if (is_root ? t->root_is_tree : p && p->tree)
+    kill(-pid, SIGKILL);
+  if (p) {
+    n = copy_words(p, text);
+    leave_slot(p);
+  }
+  if (wait4(pid, &status, WNOHANG, &u) != pid)
+    return 0;
+  if (is_root)
+    t->root = 0;
+  if (!p && !is_root)
+    return 0; /* no process of the parent's: an orphan that came to us */
+  struct link_end e = {.serial = p ? (uint32_t)p->serial : LINK_SERIAL_ROOT,
+                       .status = (uint32_t)status,
+                       .words = n ? text : NULL,
+                       .nwords = n};
+  e.utime_us = (uint64_t)u.ru_utime.tv_sec * 1000000u + (uint64_t)u.ru_utime.tv_usec;
+  e.stime_us = (uint64_t)u.ru_stime.tv_sec * 1000000u + (uint64_t)u.ru_stime.tv_usec;
+  e.maxrss_bytes = (uint64_t)u.ru_maxrss * 1024;
+  if (p) {
+    struct table *x = p->table;
+    idmap_remove(&t->serials, p->serial);
+    list_remove(&p->by_pid);
+    free(p);
+    if (--x->nalive == 0 && x->dropped)
+      free_table(t, x);
+  }
+  return link_put_end(&t->ended, &e);
+}
+
+int tables_reap(struct tables *t, struct buf *out) {
+  siginfo_t si;
+  for (;;) {
+    si.si_pid = 0;
+    if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid <= 0)
+      return 0;
+    int r = tables_put_news(t, out);
+    if (r == 0)
+      r = bury(t, si.si_pid);
+    if (r < 0)
+      return r;
+  }
+}

@@ -1,0 +1,42 @@
+/* The processes of the far side. The agent is their parent in the kernel's eyes, whoever
+ * forked them: their numbers stand in slots (wire/slot_layout.h), their ends come from
+ * wait4. Runs in the agent. */
+#ifndef REMOTE_TABLES_H
+#define REMOTE_TABLES_H
+
+#include "base/idmap.h"
+#include "base/list.h"
+#include "wire/link.h"
+#include <sys/types.h>
+
+enum { TABLES_PIDS = 1024 };
+
+struct tables {
+  struct list all;
+  uint32_t last; /* the largest id so far */
+  unsigned count;
+  struct idmap serials;
+  struct list pids[TABLES_PIDS];
+  pid_t root; /* the template; 0: none, or it has ended */
+  int root_is_tree;
+  struct buf ended; /* frames, GONE, that are held back until all bytes are sent */
+};
+
+void tables_init(struct tables *t);
+/* The memory that a descriptor of kind BIRTHS or WORDS stands for; the caller's. -EPROTO,
+ * or another -errno. */
+int tables_add(struct tables *t, const struct link_descriptor *d);
+void tables_drop(struct tables *t, uint32_t id);
+/* Who is born there leads a process group; the table may be new, or LINK_TABLE_NONE: the
+ * template does. 0 or -EPROTO. */
+int tables_mark_tree(struct tables *t, uint32_t id, uint32_t count, uint32_t index);
+/* Whether a number stands in a slot that has not been told of. */
+int tables_has_news(const struct tables *t);
+/* Tells of them: BORN. */
+int tables_put_news(struct tables *t, struct buf *out);
+/* Reaps all that have ended, into `ended`. out: for births that come first. */
+int tables_reap(struct tables *t, struct buf *out);
+/* The live process of that serial, or 0. *ret_tree: it leads a group. */
+pid_t tables_pid(const struct tables *t, uint32_t serial, int *ret_tree);
+
+#endif
