@@ -145,11 +145,14 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   size_t heap_reserve; /* address space of the template's Lua heap; 0: default */
   int dumpable; /* enum mf_dumpable; of the first mf_new: the default template's, too */
   int tree;     /* enum mf_tree */
+  const char *const *command; /* of mf_remote: leads to `moonfork agent`; ends in NULL */
+  unsigned beat_ms;           /* of mf_remote: 0: 1,000; three without a sign end it */
+  size_t window;              /* of mf_remote: bytes of a stream under way; 0: 262,144 */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \
   {                                                                                      \
     sizeof(mf_options), NULL, NULL, NULL, NULL, NULL, NULL, {{0, 0}, {0, 0}, {0, 0}}, 0, \
-        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0                                                  \
+        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL, 0, 0                                      \
   }
 MF_API void mf_options_init(mf_options *options);
 
@@ -167,6 +170,11 @@ typedef void (*mf_error_cb)(mf_process *, const mf_error *error, void *data);
 MF_API int mf_new(const mf_options *, mf_process **ret);
 /* A process in a newly executed interpreter. */
 MF_API int mf_new_exec(const mf_options *, mf_process **ret);
+/* The same by options.command, on another machine or as another user: any command (ssh,
+ * sudo, docker exec -i, sh -c) whose standard input and output lead to `moonfork agent`.
+ * Without options.program. mf_pid is the number there. Handles are connected stream
+ * sockets and ends of pipes, others are MF_EUNSUPPORTED, and so is mf_to_fd. */
+MF_API int mf_remote(const mf_options *, mf_process **ret);
 /* A process forked from p with all that p was given so far. */
 MF_API int mf_fork(mf_process *, mf_process **ret);
 /* The same with options (env, cwd, stdio, leash, handles, new_session, tree, timeout_ms,

@@ -4,8 +4,9 @@
 
 #include "bind/field.h"
 
-static const char *const *get_env(lua_State *L, int idx) {
-  if (lua_getfield(L, idx, "env") != LUA_TTABLE)
+/* A list of strings; NULL: there is none. */
+static const char *const *get_list(lua_State *L, int idx, const char *name) {
+  if (lua_getfield(L, idx, name) != LUA_TTABLE)
     return NULL;
   int table = lua_gettop(L);
   size_t n = lua_rawlen(L, table);
@@ -41,7 +42,10 @@ void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret
   ret->name = field_string(L, idx, "name");
   ret->lua_path = field_string(L, idx, "path");
   ret->lua_cpath = field_string(L, idx, "cpath");
-  ret->env = get_env(L, idx);
+  ret->env = get_list(L, idx, "env");
+  ret->command = get_list(L, idx, "command");
+  ret->beat_ms = (unsigned)field_integer(L, idx, "beat", 0);
+  ret->window = (size_t)field_integer(L, idx, "window", 0);
   get_stdio(L, idx, ret->stdio);
   ret->gc = (int)field_integer(L, idx, "gc", 0);
   ret->leash = (int)field_integer(L, idx, "leash", 0);

@@ -339,6 +339,10 @@ static int l_new_exec(lua_State *L) { /* new_exec(cell, options) */
   return make(L, mf_new_exec);
 }
 
+static int l_remote(lua_State *L) { /* remote(cell, options) */
+  return make(L, mf_remote);
+}
+
 static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
   mf_options options;
   mf_process *process = NULL;
@@ -582,6 +586,7 @@ static int l_inert(lua_State *L) { /* inert(raw) -> boolean */
 const luaL_Reg bind_process_functions[] = {
     {"new", l_new},
     {"new_exec", l_new_exec},
+    {"remote", l_remote},
     {"fork", l_fork},
     {"from_fd", l_from_fd},
     {"require", l_require},

@@ -110,8 +110,17 @@ static int l_dump(lua_State *L) { /* dump() -> text */
   return failed ? luaL_error(L, "not enough memory") : lua_error(L);
 }
 
+/* programs() -> the paths of moonfork-remote and of the template program */
+static int l_programs(lua_State *L) {
+  char room[MF_PROGRAM_PATH_MAX];
+  lua_pushstring(L, mf_program(1, room));
+  lua_pushstring(L, mf_program(0, room));
+  return 2;
+}
+
 const luaL_Reg bind_system_functions[] = {
     {"signals", l_signals}, {"ncpu", l_ncpu},   {"getcwd", l_getcwd},
     {"handle", l_handle},   {"error", l_error}, {"number", l_number},
-    {"limits", l_limits},   {"dump", l_dump},   {NULL, NULL},
+    {"limits", l_limits},   {"dump", l_dump},   {"programs", l_programs},
+    {NULL, NULL},
 };

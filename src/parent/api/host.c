@@ -67,6 +67,8 @@ static void close_descriptors(struct context *ctx) {
     fd_close(&p->chan.fd);
     fd_close(&p->pidfd);
     fd_close(&p->finish.fd);
+    if (p->far)
+      far_link_forked(p->far);
     outbox_deinit(&p->chan.out);
     outbox_init(&p->chan.out);
     if (p->hold)

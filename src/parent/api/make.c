@@ -41,11 +41,24 @@ static unsigned settle_tree(const struct mf_process *source, mf_options *o) {
   return tree;
 }
 
+/* What a link can't carry stays here. */
+static int check_streams(const mf_options *o) {
+  for (int i = 0; i < 3; i++) {
+    int r = o->stdio[i].kind == MF_STDIO_FD ? sock_stream_kind(o->stdio[i].fd) : 1;
+    if (r <= 0)
+      return r == 0 ? MF_EUNSUPPORTED : r == -EBADF ? MF_EINVAL : r;
+  }
+  return 0;
+}
+
 static int fork_from(struct mf_process *source, const mf_options *given,
                      mf_process **ret) {
   mf_options own = MF_OPTIONS_INIT, *o = &own;
   if (given)
     own = *given;
+  int refused = source->far ? check_streams(o) : 0;
+  if (refused)
+    return refused;
   unsigned tree = settle_tree(source, o);
   struct mf_process *q = spares_take(source, o);
   struct hold *hold;
@@ -105,7 +118,7 @@ static int send_paths(struct mf_process *p, const mf_options *o) {
 
 static int make_exec(struct context *ctx, const mf_options *o, mf_process **ret) {
   struct mf_process *p;
-  int r = o && o->program ? 0 : default_early(ctx, o);
+  int r = o && (o->program || o->command) ? 0 : default_early(ctx, o);
   if (r > 0) { /* the early process stands in for the program */
     r = fork_from(registry_of(ctx)->def.process, o, &p);
     if (!r && o && o->lua_path && o->lua_cpath) {
@@ -133,6 +146,18 @@ int mf_new_exec(const mf_options *options, mf_process **ret) {
   struct context *ctx;
   mf_options o;
   int r = ret ? open_context(options, &o, &ctx) : MF_EINVAL;
+  o.command = NULL;
+  return r ? r : made(ctx, make_exec(ctx, &o, ret));
+}
+
+int mf_remote(const mf_options *options, mf_process **ret) {
+  struct context *ctx;
+  mf_options o;
+  int r = ret ? open_context(options, &o, &ctx) : MF_EINVAL;
+  if (!r && (!o.command || !*o.command || !**o.command || o.program))
+    r = MF_EINVAL;
+  if (!r)
+    r = check_streams(&o);
   return r ? r : made(ctx, make_exec(ctx, &o, ret));
 }
 

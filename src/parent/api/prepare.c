@@ -61,8 +61,9 @@ int mf_send_fd(mf_process *p, int fd) {
   int r = process_check_unfinished(p), copy;
   if (r)
     return r;
-  if (fd < 0 || process_is_control_socket(p, fd))
-    return MF_EINVAL;
+  r = process_check_handle(p, fd);
+  if (r)
+    return r;
   copy = fd_dup(fd);
   if (copy < 0)
     return copy == -EBADF ? MF_EINVAL : copy;

@@ -34,6 +34,8 @@ int mf_run(mf_process *p, const char *function, mf_run_cb cb, void *data) {
 
 int mf_to_fd(mf_process *p, mf_run_cb cb, void *data) {
   struct run_request to = {NULL, cb, data};
+  if (!process_check(p) && p->far)
+    return MF_EUNSUPPORTED; /* nobody else could be told of its end */
   return finish_with(p, EV_TO_FD, &to);
 }
 

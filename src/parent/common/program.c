@@ -30,33 +30,46 @@ const char *program_own(void) {
   return object[0] ? object : "this program";
 }
 
-static int look_beside(const char *from, char *room) {
+static int look_beside(const char *from, const char *name, char *room) {
   const char *slash = strrchr(from, '/');
   for (size_t i = 0; slash && i < sizeof beside / sizeof *beside; i++) {
-    int n = snprintf(room, PROGRAM_PATH_MAX, "%.*s/%s/moonfork-template",
-                     (int)(slash - from), from, beside[i]);
+    int n = snprintf(room, PROGRAM_PATH_MAX, "%.*s/%s/%s", (int)(slash - from), from,
+                     beside[i], name);
     if (n > 0 && n < PROGRAM_PATH_MAX && access(room, X_OK) == 0)
       return 1;
   }
   return 0;
 }
 
-const char *program_installed(char *room) {
+static const char *find(const char *name, const char *compiled, char *room) {
   if (object[0]) {
-    if (look_beside(object, room))
+    if (look_beside(object, name, room))
       return room;
     char *real = realpath(object, NULL); /* where only the object is linked to */
-    int found = real && look_beside(real, room);
+    int found = real && look_beside(real, name, room);
     free(real);
     if (found)
       return room;
   }
-  return MOONFORK_TEMPLATE_PATH;
+  return compiled;
+}
+
+const char *program_installed(char *room) {
+  return find("moonfork-template", MOONFORK_TEMPLATE_PATH, room);
+}
+
+const char *program_remote(char *room) {
+  const char *env = proc_getenv("MOONFORK_REMOTE");
+  return env && *env ? env : find("moonfork-remote", MOONFORK_REMOTE_PATH, room);
 }
 
 const char *program_default(char *room) {
   const char *env = proc_getenv("MOONFORK_TEMPLATE");
   return env && *env ? env : program_installed(room);
+}
+
+const char *mf_program(int remote, char *room) {
+  return remote ? program_remote(room) : program_default(room);
 }
 
 void mf_places(const char **ret_own, char *ret_program, size_t n) {

@@ -7,8 +7,8 @@
 #include "parent/trace/trace.h"
 
 void process_attend(struct mf_process *p, int on) {
-  if (p->attended == (unsigned)on)
-    return;
+  if (p->attended == (unsigned)on || p->far)
+    return; /* a link is the loop's */
   p->attended = (unsigned)on;
   channel_attend(&p->chan, on);
   if (on || p->state == DEAD)

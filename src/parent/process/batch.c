@@ -50,7 +50,7 @@ void process_open_to_fds(struct mf_process *p) {
 static int may_have_siblings(const struct mf_process *source) {
   if (source->no_siblings || (source->taken_up && source->pid <= 0))
     return 0;
-  return source->pid <= 0 || source->ours;
+  return source->pid <= 0 || source->ours || source->far;
 }
 
 static int put_number(struct buf *out, unsigned tag, uint32_t a, const uint32_t *b) {
@@ -68,10 +68,11 @@ static int put_slot(struct mf_process *p, struct mf_process *source, struct buf 
                     struct fdset *fds) {
   uint32_t first, count;
   int step[2], r;
-  r = births_take(&source->own_births, p->context->backend, &p->slot);
+  r = births_take(&source->own_births, p->context->backend, source->far, &p->slot);
   if (r < 0)
     return r;
   p->births = births_hold(source->own_births);
+  process_far_mark_tree(p);
   r = births_step(p->births, p->slot, &first, &count, step);
   if (r < 0)
     return r;
@@ -94,9 +95,9 @@ static int place_birth(struct mf_process *p, struct mf_process *source,
   int r = may_have_siblings(source) ? put_slot(p, source, options, fds) : -ENOSYS;
   if (r < 0 && r != -ENOSYS)
     return r;
-  if (r == 0 && source->proven && !s->ops->is_careless(s))
+  if (r == 0 && source->proven && (source->far || !s->ops->is_careless(s)))
     return 0;
-  p->takes_word = channel_ask_writer(&p->chan, s, near_fd) < 0;
+  p->takes_word = !source->far && channel_ask_writer(&p->chan, s, near_fd) < 0;
   p->expects_hello = 1;
   r = buf_put_u8(options, OPT_INTRODUCE);
   if (!r)
@@ -203,6 +204,10 @@ int process_fork_running(struct mf_process *p, struct mf_process **ret, struct b
     return r;
   fdset_push(fds, pair[1]);
   q = process_new(p->context, FORKING);
+  if (q) {
+    q->tree = p->tree;
+    q->far = p->far ? far_link_hold(p->far) : NULL;
+  }
   r = q ? place_birth(q, p, body, pair[0], fds) : -ENOMEM;
   if (!r)
     r = process_connect(q, pair[0]);
@@ -214,7 +219,6 @@ int process_fork_running(struct mf_process *p, struct mf_process **ret, struct b
       process_abandon(q);
     return r == -ENOMEM ? MF_ENOMEM : r;
   }
-  q->tree = p->tree;
   process_set_source(q, p);
   q->fork_number = ++p->nsent;
   q->was_asked = 1;

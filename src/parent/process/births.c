@@ -7,13 +7,15 @@
 
 struct step {
   uint32_t first, count;
-  volatile uint32_t *births;
+  volatile uint32_t *births; /* NULL: over there */
   struct slot *heads;
-  int fds[2]; /* births and words, until the template knows the step */
+  uint32_t table; /* over there */
+  int fds[2];     /* births and words, until the template knows the step */
 };
 
 struct births {
   struct backend *backend;
+  struct far_link *far; /* NULL: the slots are in memory of ours */
   unsigned refs;
   int ended;
   struct step steps[SLOT_STEPS_MAX];
@@ -39,18 +41,11 @@ static int share(struct births *b, size_t size, int *ret_fd, void **ret_map) {
   return b->backend->ops->share(b->backend, size, ret_fd, ret_map);
 }
 
-static int grow(struct births *b) {
-  struct step *s = &b->steps[b->nsteps];
+static int make_step(struct births *b, struct step *s) {
   void *births, *words;
   int r;
-  if (b->nsteps == SLOT_STEPS_MAX)
-    return -ENOMEM;
-  s->first = b->nsteps ? s[-1].first + s[-1].count : 0;
-  s->count = slot_step_count(b->nsteps);
-  uint32_t *stack = realloc(b->free, (s->first + s->count) * sizeof *stack);
-  if (!stack)
-    return -ENOMEM;
-  b->free = stack;
+  if (b->far)
+    return far_add_step(b->far, s->count, &s->table, s->fds);
   r = share(b, slot_births_size(s->count), &s->fds[0], &births);
   if (r < 0)
     return r;
@@ -62,13 +57,31 @@ static int grow(struct births *b) {
   }
   s->births = births;
   s->heads = words;
+  return 0;
+}
+
+static int grow(struct births *b) {
+  struct step *s = &b->steps[b->nsteps];
+  int r;
+  if (b->nsteps == SLOT_STEPS_MAX)
+    return -ENOMEM;
+  s->first = b->nsteps ? s[-1].first + s[-1].count : 0;
+  s->count = slot_step_count(b->nsteps);
+  uint32_t *stack = realloc(b->free, (s->first + s->count) * sizeof *stack);
+  if (!stack)
+    return -ENOMEM;
+  b->free = stack;
+  r = make_step(b, s);
+  if (r < 0)
+    return r;
   b->nsteps++;
   for (uint32_t i = s->count; i-- > 0;)
     b->free[b->nfree++] = s->first + i;
   return 0;
 }
 
-int births_take(struct births **at, struct backend *backend, uint32_t *ret_slot) {
+int births_take(struct births **at, struct backend *backend, struct far_link *far,
+                uint32_t *ret_slot) {
   struct births *b = *at;
   int r;
   if (!b) {
@@ -76,6 +89,7 @@ int births_take(struct births **at, struct backend *backend, uint32_t *ret_slot)
     if (!b)
       return -ENOMEM;
     b->backend = backend;
+    b->far = far ? far_link_hold(far) : NULL;
     b->refs = 1;
   }
   r = b->nfree ? 0 : grow(b);
@@ -87,9 +101,13 @@ int births_take(struct births **at, struct backend *backend, uint32_t *ret_slot)
   *at = b;
   uint32_t slot = b->free[--b->nfree];
   struct step *s = find(b, slot);
-  s->births[slot - s->first] = 0;
-  s->heads[slot - s->first].lua_live = 0;
-  s->heads[slot - s->first].text_size = 0;
+  if (b->far) {
+    far_clear_slot(b->far, s->table, slot - s->first);
+  } else {
+    s->births[slot - s->first] = 0;
+    s->heads[slot - s->first].lua_live = 0;
+    s->heads[slot - s->first].text_size = 0;
+  }
   *ret_slot = slot;
   return 0;
 }
@@ -117,13 +135,26 @@ void births_confirm(struct births *b, uint32_t slot) {
   close_fds(b, find(b, slot));
 }
 
+void births_place(const struct births *b, uint32_t slot, uint32_t *ret_table,
+                  uint32_t *ret_index) {
+  const struct step *s = find(b, slot);
+  *ret_table = s->table;
+  *ret_index = slot - s->first;
+}
+
 int births_pid(const struct births *b, uint32_t slot) {
   struct step *s = find(b, slot);
+  if (b->far) {
+    const struct far_process *q = far_born(b->far, s->table, slot - s->first);
+    return q ? q->pid : 0;
+  }
   return (int)s->births[slot - s->first];
 }
 
 size_t births_words(const struct births *b, uint32_t slot, char *text) {
   struct step *s = find(b, slot);
+  if (b->far) /* the link tells of them with the end */
+    return 0;
   uint32_t at = slot - s->first;
   size_t n = s->heads[at].text_size;
   if (n > SLOT_TEXT_MAX)
@@ -150,10 +181,15 @@ void births_drop(struct births **at) {
   for (int i = 0; i < b->nsteps; i++) {
     struct step *s = &b->steps[i];
     close_fds(b, s);
+    if (b->far) {
+      far_drop_step(b->far, s->table);
+      continue;
+    }
     b->backend->ops->unshare(b->backend, (void *)(uintptr_t)s->births,
                              slot_births_size(s->count));
     b->backend->ops->unshare(b->backend, s->heads, slot_words_size(s->count));
   }
+  far_link_drop(&b->far);
   free(b->free);
   free(b);
 }

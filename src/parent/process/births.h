@@ -7,14 +7,19 @@
 #ifndef PARENT_PROCESS_BIRTHS_H
 #define PARENT_PROCESS_BIRTHS_H
 
-#include "parent/loop/backend.h"
+#include "parent/process/far.h"
 #include <stdint.h>
 
 struct births;
 
-/* A free slot, zeroed, of *at, which is made where it is NULL. 0, -ENOSYS: there is no
- * shared memory here, or another -errno. */
-int births_take(struct births **at, struct backend *backend, uint32_t *ret_slot);
+/* A free slot, zeroed, of *at, which is made where it is NULL. far: the slots are over
+ * there, and the link tells of them; or NULL. 0, -ENOSYS: there is no shared memory here,
+ * or another -errno. */
+int births_take(struct births **at, struct backend *backend, struct far_link *far,
+                uint32_t *ret_slot);
+/* Where the link knows the slot. */
+void births_place(const struct births *b, uint32_t slot, uint32_t *ret_table,
+                  uint32_t *ret_index);
 /* Duplicates the descriptors of the slot's step for the template that does not know it
  * yet. 1 with *ret_first, *ret_count and both, 0: it knows it, or -errno. */
 int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *ret_count,

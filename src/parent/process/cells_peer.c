@@ -164,7 +164,7 @@ int cell_eof(struct mf_process *p, const struct event *e) {
   registry_lose_default(p);
   if (p->forked) /* else there is nobody yet who could have forked */
     process_lose_source(p);
-  if (!p->was_asked && p->pid <= 0) {
+  if (!p->was_asked && p->pid <= 0 && !p->far) {
     process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO,
                  NULL, "the process closed its socket before its pid was known");
     process_die(p);
@@ -219,11 +219,14 @@ int cell_expire(struct mf_process *p, const struct event *e) {
     return 0; /* it came just in time, or has its own error */
   if (trace_is_on())
     process_trace_mark(p, "timeout", TRACE_ARGS(TRACE_NUMBER("after_ms", p->limit_ms)));
+  char hint[FAR_HINT_MAX] = "";
   process_fail(
       p, MF_ETIMEOUT, process_may_have_started(p), NULL,
       "the function was not entered within %u ms of the process's creation (option "
-      "timeout)",
-      p->limit_ms);
+      "timeout)%s%s",
+      p->limit_ms,
+      p->greeting && p->far && !far_link_is_up(p->far) ? "; no agent has greeted" : "",
+      p->greeting ? process_far_hint(p, hint) : "");
   if (p->state == HELD) {
     process_die(p);
     return 0;

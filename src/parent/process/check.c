@@ -2,6 +2,7 @@
 #include "os/sock.h"
 #include "parent/process/process.h"
 #include "parent/process/registry.h"
+#include <errno.h>
 
 int process_check(const mf_process *p) {
   if (!p || !p->open)
@@ -30,4 +31,11 @@ int process_is_control_socket(const mf_process *p, int fd) {
     if (p->chan.fd >= 0 && fd_same(p->chan.fd, fd))
       return 1;
   return 0;
+}
+
+int process_check_handle(const mf_process *p, int fd) {
+  if (fd < 0 || process_is_control_socket(p, fd))
+    return MF_EINVAL;
+  int r = p->far ? sock_stream_kind(fd) : 1;
+  return r == -EBADF ? MF_EINVAL : r < 0 ? r : r ? 0 : MF_EUNSUPPORTED;
 }

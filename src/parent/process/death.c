@@ -53,10 +53,17 @@ void process_die(struct mf_process *p) {
     return;
   p->forked = 1;
   if (p->state != RUNNING && p->state != GIVEN && p->state != ENDING && !p->error) {
-    char how[128];
+    char how[512];
     process_describe_end(p, how, sizeof how);
     p->idle_death = !has_work(p);
-    if (p->greeting) {
+    if (p->greeting && p->far) {
+      char room[GREETING_NAME_MAX], hint[FAR_HINT_MAX];
+      process_fail(p, MF_ETEMPLATE_START, process_may_have_started(p), NULL, "%s %s%s",
+                   greeting_name(p, room),
+                   far_link_is_up(p->far) ? "ended before its template said hello"
+                                          : "did not lead to an agent",
+                   process_far_hint(p, hint));
+    } else if (p->greeting) {
       char room[GREETING_NAME_MAX];
       process_fail(p, MF_ETEMPLATE_START, process_may_have_started(p), NULL,
                    "%s ended before it said hello (%s)%s", greeting_name(p, room), how,
@@ -73,6 +80,7 @@ void process_die(struct mf_process *p) {
   spares_drop(p);
   spares_lose(p);
   process_close_pidfd(p);
+  process_far_leave(p);
   if (p->exit_to.cb || p->exit_hook.cb)
     process_pend(p, PENDING_EXIT);
   process_fail_memory(p, MF_ECLONE_DIED);
@@ -132,6 +140,14 @@ static void be_patient(struct mf_process *p, unsigned ms) {
     process_set_response_timeout(p, ms);
 }
 
+/* The link tells of its end beside its socket, on which its last words may still be on
+ * their way: those are complete where the socket ends, or after some time, since a
+ * process that it has forked may hold it. */
+static int is_behind_its_end(const struct mf_process *p, const struct life *l) {
+  return p->far && l->kernel == LIFE_KERNEL_STATUS && !p->eof && !l->unheard &&
+         p->chan.fd >= 0;
+}
+
 /* Is it alive? overdue: it has had its grace. */
 void process_decide(struct mf_process *p, int overdue) {
   struct life l;
@@ -148,6 +164,10 @@ void process_decide(struct mf_process *p, int overdue) {
                     .numbered = p->births && births_pid(p->births, p->slot) > 0,
                     .unheard = p->state == RUNNING || p->state == GIVEN,
                     .nlooks = (int)p->nlooks};
+  if (is_behind_its_end(p, &l) && !overdue) {
+    be_patient(p, LIFE_GRACE_MS);
+    return;
+  }
   switch (life_decide(&l, &wait_ms)) {
   case LIFE_NOTHING:
     break;
@@ -218,8 +238,7 @@ int process_owes_a_fork(const struct mf_process *p) {
  * does not exist yet, that changed its user, or that waits in the kernel) is not waited
  * for. */
 void process_cut_down(struct mf_process *p) {
-  if (p->slain || process_kill(p, SIGKILL) < 0 ||
-      (p->pidfd < 0 && !p->child)) { /* nobody would tell */
+  if (p->slain || process_kill(p, SIGKILL) < 0 || !process_end_is_told(p)) {
     process_die(p);
     return;
   }

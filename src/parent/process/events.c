@@ -46,13 +46,14 @@ static void on_response_timeout(struct deadline *d) {
   if (p->state == DEAD || deadline_at(&p->response_timeout) != UINT64_MAX)
     return;
   if (is_overdue_hello(p)) {
-    char room[GREETING_NAME_MAX];
+    char room[GREETING_NAME_MAX], hint[FAR_HINT_MAX];
     if (trace_is_on())
       process_trace_mark(p, "timeout",
                          TRACE_ARGS(TRACE_NUMBER("after_ms", HELLO_TIMEOUT_MS)));
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "%s sent nothing for %d seconds, and was killed%s",
-                 greeting_name(p, room), HELLO_TIMEOUT_MS / 1000, greeting_hint(p));
+                 "%s sent nothing for %d seconds, and was killed%s%s",
+                 greeting_name(p, room), HELLO_TIMEOUT_MS / 1000, greeting_hint(p),
+                 process_far_hint(p, hint));
     process_cast_off(p);
   } else if (p->state == ENDING && !p->eof) {
     end_of_grace(p);

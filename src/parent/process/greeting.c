@@ -29,7 +29,8 @@ int greeting_is_ours(const struct greeting *g) {
 const char *greeting_name(const struct mf_process *p, char *room) {
   if (!p->program)
     return p->taken_up ? "the process that was taken up" : "the template";
-  snprintf(room, GREETING_NAME_MAX, "the template program %s", p->program);
+  snprintf(room, GREETING_NAME_MAX,
+           p->far ? "the command '%s'" : "the template program %s", p->program);
   return room;
 }
 

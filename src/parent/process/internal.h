@@ -55,6 +55,26 @@ void process_identify(struct mf_process *p, int pid, int pidfd);
 /* The pidfd of a child that has gone without one, watched. */
 void process_open_pidfd(struct mf_process *p);
 
+/* Somebody tells of its end: the kernel, or its link. */
+static inline int process_end_is_told(const struct mf_process *p) {
+  return p->pidfd >= 0 || p->child || p->far_process;
+}
+
+/* pid_far.c: the same for processes behind a link. */
+enum life_kernel process_far_ask(struct mf_process *p);
+int process_far_kill(struct mf_process *p, int signum);
+/* Who it is, once the link has told of it. 1: it is known now. */
+int process_far_identify(struct mf_process *p);
+void process_far_measure(struct mf_process *p, struct memory_request *m);
+/* It goes, or has ended. */
+void process_far_leave(struct mf_process *p);
+/* Where it is born is to be a tree's head. */
+void process_far_mark_tree(const struct mf_process *p);
+/* What is to be added to the error of one that has not greeted: a clause, or "". */
+enum { FAR_HINT_MAX = 12 * 1024 };
+const char *process_far_hint(const struct mf_process *p, char *room);
+extern const struct far_ops process_far_ops;
+
 /* death.c */
 /* Whether a function that p was told to run may have been entered, once its socket is
  * drained: no *running*, no entry, unless memory was too short to read it, or somebody

@@ -22,10 +22,15 @@ struct journal {
 
 /* ---- options ---- */
 
-static void free_options(mf_options *o) {
-  for (const char *const *e = o->env; e && *e; e++)
+static void free_list(const char *const *list) {
+  for (const char *const *e = list; e && *e; e++)
     free((char *)(uintptr_t)*e);
-  free((void *)(uintptr_t)o->env);
+  free((void *)(uintptr_t)list);
+}
+
+static void free_options(mf_options *o) {
+  free_list(o->env);
+  free_list(o->command);
   free((char *)(uintptr_t)o->program);
   free((char *)(uintptr_t)o->cwd);
   free((char *)(uintptr_t)o->lua_path);
@@ -40,12 +45,12 @@ static int copy_string(const char **s) {
   return *s != NULL;
 }
 
-static int copy_env(mf_options *o) {
-  const char *const *from = o->env;
+static int copy_list(const char *const **at) {
+  const char *const *from = *at;
   const char **to;
   size_t n = 0;
   int ok = 1;
-  o->env = NULL;
+  *at = NULL;
   if (!from)
     return 1;
   while (from[n])
@@ -53,7 +58,7 @@ static int copy_env(mf_options *o) {
   to = calloc(n + 1, sizeof *to);
   if (!to)
     return 0;
-  o->env = to;
+  *at = to;
   for (size_t i = 0; i < n && ok; i++) {
     to[i] = from[i];
     ok = copy_string(&to[i]);
@@ -68,7 +73,8 @@ static int own_options(mf_options *o) {
   ok &= copy_string(&o->lua_path);
   ok &= copy_string(&o->lua_cpath);
   ok &= copy_string(&o->name);
-  return copy_env(o) & ok;
+  ok &= copy_list(&o->env);
+  return copy_list(&o->command) & ok;
 }
 
 static int leads_to_descriptor(const mf_options *o) {

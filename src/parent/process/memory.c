@@ -70,6 +70,10 @@ static void measure(struct mf_process *p, struct memory_request *m) {
   int fd, r = MF_EUNSUPPORTED;
   if (m->aside)
     return;
+  if (p->far) {
+    process_far_measure(p, m);
+    return;
+  }
   if (p->pid > 0)
     r = s->ops->measure(s, p->pid, &pm, &m->aside, &fd);
   if (r != MF_AGAIN) {

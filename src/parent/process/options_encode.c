@@ -2,6 +2,7 @@
 #include "base/sized.h"
 #include "parent/private.h"
 #include "parent/process/process.h"
+#include "wire/link.h"
 
 #include <errno.h>
 #include <string.h>
@@ -23,6 +24,10 @@ static int is_one_of(int value, int last) {
   return value >= 0 && value <= last;
 }
 
+static int is_within(size_t value, size_t min, size_t max) {
+  return value >= min && value <= max;
+}
+
 int options_load(const mf_options *from, mf_options *o) {
   int i;
   mf_options_init(o);
@@ -32,6 +37,8 @@ int options_load(const mf_options *from, mf_options *o) {
     return MF_EINVAL;
   if (!is_one_of(o->gc, MF_GC_STOP) || !is_one_of(o->leash, MF_LEASH_KEEP) ||
       !is_one_of(o->handles, MF_HANDLES_CLOSE) ||
+      (o->beat_ms && !is_within(o->beat_ms, LINK_BEAT_MIN_MS, LINK_BEAT_MAX_MS)) ||
+      (o->window && !is_within(o->window, LINK_WINDOW_MIN, LINK_WINDOW_MAX)) ||
       !is_one_of(o->dumpable, MF_DUMPABLE_NO) || !is_one_of(o->tree, MF_TREE_NO) ||
       o->spares_min > o->spares_max || has_nameless(o->env))
     return MF_EINVAL;

@@ -75,6 +75,8 @@ static int reap_child(struct mf_process *p) {
 enum life_kernel process_ask_kernel(struct mf_process *p) {
   struct backend *s = p->context->backend;
   int status;
+  if (p->far)
+    return process_far_ask(p);
   if (p->pid <= 0 && p->pidfd < 0)
     return LIFE_KERNEL_MUTE;
   if (p->child) {
@@ -109,6 +111,8 @@ int process_is_polled(const struct mf_process *p) {
 /* Without a pidfd the number is true only while it is ours to reap. */
 int process_kill(struct mf_process *p, int signum) {
   struct backend *s = p->context->backend;
+  if (p->far)
+    return process_far_kill(p, signum);
   if (p->pid <= 0 || (p->pidfd < 0 && !p->child))
     return MF_EUNSUPPORTED;
   if (p->pidfd < 0 && s->ops->peek(s, -1, p->pid) == -ECHILD)
@@ -179,6 +183,10 @@ void process_learn(struct mf_process *p) {
   struct backend *s = p->context->backend;
   int pid, pidfd = -1;
   enum kinship kinship = CHILD;
+  if (p->far && p->pid <= 0)
+    far_link_read(p->far);
+  if (p->far && !p->was_asked && process_far_identify(p))
+    begin_watching(p);
   if (p->pid > 0 || !p->births)
     return;
   pid = births_pid(p->births, p->slot);
@@ -189,6 +197,11 @@ void process_learn(struct mf_process *p) {
     process_advance(p->source, p->fork_number);
   if (p->pid > 0)
     return;
+  if (p->far) {
+    if (process_far_identify(p))
+      begin_watching(p);
+    return;
+  }
   if (s->ops->is_careless(s)) {
     pidfd = s->ops->pidfd(s, pid);
     if (pidfd < 0 || s->ops->peek(s, pidfd, pid) == -ECHILD || p->chan.fd < 0 ||

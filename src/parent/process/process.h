@@ -8,6 +8,8 @@
 #include "parent/loop/channel.h"
 #include "parent/loop/context.h"
 
+struct far_link;
+struct far_process;
 struct journal;
 struct process_trace;
 
@@ -138,6 +140,9 @@ struct mf_process {
   struct births *own_births; /* the slots of what is forked from it, or NULL */
   struct births *births;     /* its own slot is among these, or NULL */
   uint32_t slot;
+  struct far_link
+      *far; /* it is behind that link, and its pid another machine's; or NULL */
+  struct far_process *far_process; /* once it is known who it is */
   struct channel chan;
   uint64_t nsent, ndone;
   uint64_t
@@ -239,6 +244,9 @@ int process_check_unfinished(const struct mf_process *p);
 /* Whether fd is a control socket that must not be passed to p: one of ours by its number,
  * p's own and its sources' by any number. */
 int process_is_control_socket(const struct mf_process *p, int fd);
+/* 0, MF_EINVAL: it is no open descriptor, or such a socket; MF_EUNSUPPORTED: p is behind
+ * a link, which carries connected stream sockets and pipes. */
+int process_check_handle(const struct mf_process *p, int fd);
 /* As mf_on_exit, for the library itself (an rpc); told before the user. NULL: no more. */
 void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data);
 /* Relies on nobody from now on. */

@@ -81,7 +81,7 @@ void process_fail_at(const char *origin, struct mf_process *p, int code, int sta
 
 void process_describe_end(const struct mf_process *p, char *text, size_t n) {
   if (!p->exit.known)
-    snprintf(text, n, "exit status unknown");
+    snprintf(text, n, "%s", p->exit.error ? p->exit.error : "exit status unknown");
   else if (p->exit.signal)
     snprintf(text, n, "signal %d (%s)%s", p->exit.signal, strsignal(p->exit.signal),
              p->exit.core ? ", core dumped" : "");

@@ -6,7 +6,7 @@ void process_leave_to_kernel(struct mf_process *p) {
   process_learn(p);
   if (p->gone)
     process_settle(p);
-  else if (p->pidfd < 0 && !p->child)
+  else if (!process_end_is_told(p))
     process_set_response_timeout(
         p, 0); /* nobody will notice its end: report it as unknown at once */
 }

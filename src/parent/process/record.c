@@ -108,7 +108,9 @@ static void leave_slot(struct mf_process *p) {
     return;
   int pid = births_pid(b, p->slot);
   int is_known = p->pid > 0 || p->fork_refused || p->state == HELD;
-  if (is_known && (pid <= 0 || pid == p->pid)) {
+  if (p->far && !is_known) { /* a late birth there must not meet another process */
+    births_drop(&b);
+  } else if (is_known && (pid <= 0 || pid == p->pid)) {
     births_put(b, p->slot);
     births_drop(&b);
   } else { /* a lying template has forked twice, or although it says that it has not */
@@ -121,6 +123,7 @@ void process_free(struct mf_process *p) {
   if (p->busy)
     context_count_busy(ctx, -1);
   process_trace_forget(p);
+  process_far_leave(p);
   leave_child(p);
   leave_slot(p);
   process_forget_memory(p);
@@ -137,6 +140,7 @@ void process_free(struct mf_process *p) {
   hold_free(p->hold);
   journal_drop(&p->journal);
   leave_births(p);
+  far_link_drop(&p->far);
   failure_free(p->error);
   free(p->exit_text);
   free(p->name);
@@ -170,6 +174,8 @@ void process_release(struct mf_process *p) {
 
 void process_set_source(struct mf_process *p, struct mf_process *source) {
   assert(!p->source);
+  if (source->far && !p->far)
+    p->far = far_link_hold(source->far);
   p->source = source;
   list_push(&source->forks, &p->fork_link);
 }
@@ -240,4 +246,7 @@ void process_park(struct mf_process *p) {
   process_forget_source(p);
   process_close_pidfd(p);
   channel_close(&p->chan);
+  process_far_leave(p);
+  leave_births(p);
+  far_link_drop(&p->far);
 }

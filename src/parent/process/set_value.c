@@ -54,8 +54,9 @@ static int take_fds(const mf_process *p, const mf_message *m, struct fdset *fds)
   if (m->nfds > FRAME_FDS_MAX)
     return MF_ELIMIT;
   for (size_t i = 0; i < m->nfds; i++) {
-    if (process_is_control_socket(p, m->fds[i]))
-      return MF_EINVAL;
+    int r = process_check_handle(p, m->fds[i]);
+    if (r)
+      return r;
     fdset_push(fds, m->fds[i]);
     m->fds[i] = -1;
   }

@@ -93,6 +93,17 @@ int rpc_read(struct mf_rpc *rpc) {
   return r != 0 && !rpc->more;
 }
 
+/* A link tells of the end beside the socket, on which last answers may still be on their
+ * way: they are complete where it ends, or after some time, since a process that was
+ * forked over there may hold it. */
+static int awaits_end_of_socket(struct mf_rpc *rpc) {
+  if (!rpc->process->far || rpc->eof || rpc->fd < 0)
+    return 0;
+  if (deadline_at(&rpc->exit_timeout) == UINT64_MAX)
+    deadline_set(&rpc->context->deadlines, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
+  return 1;
+}
+
 /* The process has ended: what it wrote is read to its end, also where another process
  * holds its socket, then its death is reported. */
 void rpc_drain(struct mf_rpc *rpc) {
@@ -102,9 +113,9 @@ void rpc_drain(struct mf_rpc *rpc) {
   done = rpc->fd < 0 || rpc->eof || rpc_read(rpc);
   if (rpc->over)
     return;
-  if (done || rpc->last_words > LAST_WORDS_MAX)
+  if (rpc->last_words > LAST_WORDS_MAX || (done && !awaits_end_of_socket(rpc)))
     rpc_finish_end(rpc);
-  else
+  else if (!done)
     rpc_schedule(rpc);
 }
 

@@ -194,11 +194,14 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   return 0;
 }
 
-static int check(struct mf_rpc *rpc, const mf_message *m) {
+/* chunk: its one descriptor is the library's own. */
+static int check(struct mf_rpc *rpc, const mf_message *m, int chunk) {
   int r;
   if (rpc->closing)
     return MF_ECLOSED;
   r = payload_check(m, rpc->options.message_max);
+  for (size_t i = 0; !r && rpc->process->far && !chunk && i < m->nfds; i++)
+    r = process_check_handle(rpc->process, m->fds[i]);
   return !r && !rpc->over && !has_room(rpc, m->length) ? MF_ELIMIT : r;
 }
 
@@ -225,7 +228,7 @@ static int take(struct mf_rpc *rpc, struct call *c, const mf_message *m,
 int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chunk,
              unsigned timeout_ms, mf_reply_cb cb, void *data, uint64_t *ret_id) {
   struct call *c;
-  int r = check(rpc, m);
+  int r = check(rpc, m, chunk);
   if (r)
     return r;
   c = call_new(rpc->calls, cb, data);
@@ -253,7 +256,7 @@ int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chu
 int rpc_give(struct mf_rpc *rpc, struct call *c) {
   struct payload *p = c->payload;
   mf_message m = {p->data, p->length, p->fds, p->nfds};
-  int r = check(rpc, &m);
+  int r = check(rpc, &m, c->type == RPC_CHUNK);
   if (r)
     return r;
   c->rpc = rpc;

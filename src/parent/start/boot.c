@@ -9,6 +9,7 @@
 #include "parent/private.h"
 #include "parent/process/journal.h"
 #include "parent/start/mark.h"
+#include "parent/start/remote.h"
 #include "wire/build.h"
 #include <errno.h>
 #include <stdio.h>
@@ -28,7 +29,9 @@ static int put_pipe_leash(struct buf *out) {
 static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
   struct buf body;
   struct fdset fds;
-  struct process_command c = {.type = CMD_SETUP, .id = (uint64_t)getpid(), .fds = &fds};
+  /* The owner of one behind a link is its agent there, who is its parent. */
+  uint64_t owner = p->far ? 0 : (uint64_t)getpid();
+  struct process_command c = {.type = CMD_SETUP, .id = owner, .fds = &fds};
   int r;
   fdset_init(&fds);
   buf_init(&body, PROTO_PAYLOAD_MAX); /* a long environment goes in parts */
@@ -41,7 +44,7 @@ static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
     r = build_put(&body);
   if (!r)
     r = options_encode(o, 1, &body, &fds);
-  if (!r && !spawner_lasts(forked))
+  if (!r && !p->far && !spawner_lasts(forked))
     r = put_pipe_leash(&body);
   c.body = buf_peek(&body);
   c.length = buf_size(&body);
@@ -123,6 +126,10 @@ static int spawn(struct mf_process *p, const mf_options *o, const char *program)
   return process_connect(p, pair[0]);
 }
 
+static int start(struct mf_process *p, const mf_options *o) {
+  return p->far ? remote_start(p, o) : spawn(p, o, p->program);
+}
+
 void boot_spawn(struct mf_process *p, const mf_options *o) {
   int r;
   p->unstarted = 0;
@@ -136,7 +143,7 @@ void boot_spawn(struct mf_process *p, const mf_options *o) {
     process_end_unstarted(p);
     return;
   }
-  r = spawn(p, o, p->program);
+  r = start(p, o);
   if (r == 0)
     return;
   process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",
@@ -146,8 +153,15 @@ void boot_spawn(struct mf_process *p, const mf_options *o) {
 
 int boot_prepare(struct mf_process *p, const mf_options *o) {
   char room[PROGRAM_PATH_MAX];
-  p->program = strdup(program_of(o, room));
-  return p->program ? introduce(p, o, 0) : MF_ENOMEM;
+  p->program = o && o->command ? remote_name(o) : strdup(program_of(o, room));
+  if (!p->program)
+    return MF_ENOMEM;
+  if (o && o->command) {
+    p->far = remote_new(p->context);
+    if (!p->far)
+      return MF_ENOMEM;
+  }
+  return introduce(p, o, 0);
 }
 
 int boot_exec(struct context *ctx, const mf_options *o, struct mf_process **ret) {

@@ -1,0 +1,482 @@
+#include "parent/process/far.h"
+
+#include "base/result.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+  READ_MAX = 64 * 1024,
+  BUCKETS = 256,
+  NOT_TOLD_MAX = 1024 * 1024 /* bytes that the near end does not read */
+};
+
+struct far_table {
+  uint32_t count;            /* 0: it was dropped */
+  struct far_process **born; /* of each slot; or NULL */
+};
+
+struct far_link {
+  struct context *context;
+  const struct far_ops *ops;
+  unsigned refs;
+  int fd;
+  struct watch watch;
+  struct task task;
+  struct buf in, out;
+  int root_is_news;
+  int up, lost, told; /* told: everybody knows that it is lost */
+  char reason[1024], printed[LINK_TEXT_MAX + 1];
+  size_t nprinted;
+  struct list processes[BUCKETS]; /* by serial */
+  struct far_table *tables;       /* by id - 1 */
+  uint32_t ntables, room;
+};
+
+/* ---- processes ---- */
+
+static struct far_process *find(const struct far_link *far, uint32_t serial) {
+  const struct list *bucket = &far->processes[serial % BUCKETS];
+  for (struct list *it = bucket->next; it != bucket; it = it->next) {
+    struct far_process *q = list_entry(it, struct far_process, link);
+    if (q->serial == serial)
+      return q;
+  }
+  return NULL;
+}
+
+static void free_process(struct far_process *q) {
+  list_remove(&q->link);
+  free(q->words);
+  free(q);
+}
+
+/* ---- tables ---- */
+
+static struct far_table *table(const struct far_link *far, uint32_t id) {
+  return id == 0 || id > far->ntables || !far->tables[id - 1].count
+             ? NULL
+             : &far->tables[id - 1];
+}
+
+/* Nobody will ask for it any more. */
+static void forget(struct far_link *far, struct far_process *q) {
+  struct far_table *t = table(far, q->table);
+  if (t && t->born[q->index] == q)
+    t->born[q->index] = NULL;
+  free_process(q);
+}
+
+struct far_process *far_born(const struct far_link *far, uint32_t id, uint32_t index) {
+  const struct far_table *t = table(far, id);
+  return t && index < t->count ? t->born[index] : NULL;
+}
+
+/* Nobody claims q any more: it goes now, or with its end. */
+static void leave(struct far_link *far, struct far_process *q) {
+  q->process = NULL;
+  q->is_left = 1;
+  if (q->gone)
+    forget(far, q);
+}
+
+void far_clear_slot(struct far_link *far, uint32_t id, uint32_t index) {
+  struct far_table *t = table(far, id);
+  struct far_process *q = t && index < t->count ? t->born[index] : NULL;
+  if (!q)
+    return;
+  t->born[index] = NULL;
+  if (!q->process)
+    leave(far, q);
+}
+
+struct far_process *far_root(const struct far_link *far) {
+  return find(far, LINK_SERIAL_ROOT);
+}
+
+void far_claim(struct far_link *far, struct far_process *q, struct mf_process *p) {
+  q->process = p;
+  if (q->gone) {
+    q->is_news = 1;
+    context_task(far->context, PHASE_WORK, &far->task);
+  }
+}
+
+void far_leave(struct far_link *far, struct far_process *q) {
+  leave(far, q);
+}
+
+/* The file that stands for memory over there. */
+static int make_ticket(struct far_link *far, unsigned kind, uint32_t id, uint32_t count) {
+  struct backend *b = far->context->backend;
+  struct link_ticket t = {LINK_TICKET_MAGIC, kind, id, count};
+  void *map;
+  int fd, r = b->ops->share(b, sizeof t, &fd, &map);
+  if (r < 0)
+    return r;
+  memcpy(map, &t, sizeof t);
+  b->ops->unshare(b, map, sizeof t);
+  return fd;
+}
+
+static struct far_table *new_table(struct far_link *far) {
+  if (far->ntables >= LINK_TABLES_MAX)
+    return NULL;
+  if (far->ntables == far->room) {
+    uint32_t room = far->room ? far->room * 2 : 16;
+    struct far_table *more = realloc(far->tables, room * sizeof *more);
+    if (!more)
+      return NULL;
+    far->tables = more;
+    far->room = room;
+  }
+  far->tables[far->ntables] = (struct far_table){0};
+  return &far->tables[far->ntables++];
+}
+
+int far_add_step(struct far_link *far, uint32_t count, uint32_t *ret_table,
+                 int ret_fds[2]) {
+  struct backend *b = far->context->backend;
+  struct far_table *t = new_table(far);
+  if (!t)
+    return -ENOMEM;
+  uint32_t id = far->ntables;
+  ret_fds[0] = make_ticket(far, LINK_BIRTHS, id, count);
+  if (ret_fds[0] < 0)
+    return ret_fds[0];
+  ret_fds[1] = make_ticket(far, LINK_WORDS, id, count);
+  t->born = ret_fds[1] < 0 ? NULL : calloc(count, sizeof *t->born);
+  if (!t->born) {
+    int r = ret_fds[1] < 0 ? ret_fds[1] : -ENOMEM;
+    for (int i = 0; i < 2; i++)
+      if (ret_fds[i] >= 0)
+        b->ops->close(b, &ret_fds[i]);
+    return r;
+  }
+  t->count = count;
+  *ret_table = id;
+  return 0;
+}
+
+uint32_t far_step_count(const struct far_link *far, uint32_t id) {
+  const struct far_table *t = table(far, id);
+  return t ? t->count : 0;
+}
+
+void far_drop_step(struct far_link *far, uint32_t id) {
+  struct far_table *t = table(far, id);
+  if (!t)
+    return;
+  for (uint32_t i = 0; i < t->count; i++)
+    far_clear_slot(far, id, i);
+  free(t->born);
+  *t = (struct far_table){0};
+  far_tell(far, LINK_DROP, &id, 1);
+}
+
+/* ---- what it tells ---- */
+
+static void lose(struct far_link *far, const char *why) {
+  struct backend *b = far->context->backend;
+  if (far->lost)
+    return;
+  far->lost = 1;
+  if (!*far->reason)
+    strncpy(far->reason, why, sizeof far->reason - 1);
+  b->ops->watch(b, &far->watch, far->fd, 0);
+  if (far->fd >= 0)
+    b->ops->close(b, &far->fd);
+  buf_consume(&far->out, buf_size(&far->out));
+  context_task(far->context, PHASE_WORK, &far->task);
+}
+
+static int take_birth(struct far_link *far, const struct link_frame *f) {
+  struct link_birth b;
+  if (link_read_birth(f, &b) < 0 || find(far, b.serial))
+    return -EPROTO;
+  struct far_table *t = table(far, b.table);
+  if (b.serial != LINK_SERIAL_ROOT && b.table == LINK_TABLE_NONE)
+    return -EPROTO;
+  if (t && b.index >= t->count)
+    return -EPROTO;
+  struct far_process *q = calloc(1, sizeof *q);
+  if (!q)
+    return -ENOMEM;
+  q->serial = b.serial;
+  q->pid = (int)b.pid;
+  q->table = b.table;
+  q->index = b.index;
+  list_push(&far->processes[q->serial % BUCKETS], &q->link);
+  if (t)
+    t->born[b.index] = q;
+  if (q->serial == LINK_SERIAL_ROOT) {
+    far->root_is_news = 1;
+    context_task(far->context, PHASE_WORK, &far->task);
+  }
+  return 0;
+}
+
+static int take_gone(struct far_link *far, const struct link_frame *f) {
+  struct link_end e;
+  if (link_read_end(f, &e) < 0)
+    return -EPROTO;
+  struct far_process *q = find(far, e.serial);
+  if (!q || q->gone)
+    return -EPROTO;
+  q->gone = 1;
+  q->status = (int)e.status;
+  q->utime_us = e.utime_us;
+  q->stime_us = e.stime_us;
+  q->maxrss_bytes = e.maxrss_bytes;
+  q->words = e.nwords ? strndup(e.words, e.nwords) : NULL;
+  q->is_news = 1;
+  context_task(far->context, PHASE_WORK, &far->task);
+  return 0;
+}
+
+static int take_measured(struct far_link *far, const struct link_frame *f) {
+  uint32_t v[10];
+  uint64_t values[4];
+  if (link_numbers(f, v, 10) < 0)
+    return -EPROTO;
+  struct far_process *q = find(far, v[0]);
+  for (int i = 0; i < 4; i++)
+    values[i] = v[2 + 2 * i] | (uint64_t)v[3 + 2 * i] << 32;
+  if (q && q->process)
+    far->ops->on_measured(q->process, v[1] > 4095 ? -EIO : -(int)v[1], values);
+  return 0;
+}
+
+static int take_failed(struct far_link *far, const struct link_frame *f) {
+  struct reader r;
+  size_t n;
+  reader_init(&r, f->body, f->length);
+  const char *text = reader_str(&r, &n);
+  if (!text)
+    return -EPROTO;
+  if (n >= sizeof far->reason)
+    n = sizeof far->reason - 1;
+  memcpy(far->reason, text, n);
+  far->reason[n] = 0;
+  return 0;
+}
+
+static void take_printed(struct far_link *far, const struct link_frame *f) {
+  size_t n = f->length;
+  if (n > sizeof far->printed - 1 - far->nprinted)
+    n = sizeof far->printed - 1 - far->nprinted;
+  for (size_t i = 0; i < n; i++) {
+    unsigned char c = f->body[i];
+    far->printed[far->nprinted++] = (char)(c == '\n' || c == '\t' || c >= 0x20 ? c : '?');
+  }
+  far->printed[far->nprinted] = 0;
+}
+
+static int take(struct far_link *far, const struct link_frame *f) {
+  switch (f->type) {
+  case LINK_HELLO:
+    far->up = 1;
+    return 0;
+  case LINK_BORN:
+    return take_birth(far, f);
+  case LINK_GONE:
+    return take_gone(far, f);
+  case LINK_MEASURED:
+    return take_measured(far, f);
+  case LINK_FAILED:
+    return take_failed(far, f);
+  case LINK_PRINTED:
+    take_printed(far, f);
+    return 0;
+  default:
+    return -EPROTO;
+  }
+}
+
+static int take_all(struct far_link *far) {
+  struct link_frame f;
+  int r;
+  while ((r = link_next(&far->in, LINK_SIDE_LAST, &f)) == 0) {
+    r = take(far, &f);
+    if (r < 0)
+      return r;
+    link_done(&far->in, &f);
+  }
+  return r < 0 ? r : 0;
+}
+
+void far_link_read(struct far_link *far) {
+  struct backend *b = far->context->backend;
+  while (!far->lost && far->fd >= 0) {
+    unsigned char *at = buf_reserve(&far->in, READ_MAX);
+    ssize_t n = at ? b->ops->read(b, far->fd, at, READ_MAX) : -ENOMEM;
+    if (n == -EAGAIN)
+      return;
+    if (n <= 0) {
+      lose(far, n == -ENOMEM ? "not enough memory" : "its near end has ended");
+      return;
+    }
+    buf_commit(&far->in, (size_t)n);
+    if (take_all(far) < 0) {
+      lose(far, "its near end does not keep to the protocol, or memory is short");
+      return;
+    }
+    if (n < READ_MAX)
+      return; /* one that hung up just now is heard of soon */
+  }
+}
+
+/* ---- to it ---- */
+
+static void flush(struct far_link *far) {
+  struct backend *b = far->context->backend;
+  while (!far->lost && buf_size(&far->out) > 0) {
+    struct iovec iov = {(void *)(uintptr_t)buf_peek(&far->out), buf_size(&far->out)};
+    ssize_t n = b->ops->send(b, far->fd, &iov, 1, NULL, 0);
+    if (n <= 0)
+      break; /* its end is read */
+    buf_consume(&far->out, (size_t)n);
+  }
+  if (!far->lost)
+    b->ops->watch(b, &far->watch, far->fd,
+                  WATCH_READ | (buf_size(&far->out) ? WATCH_WRITE : 0));
+}
+
+int far_tell(struct far_link *far, enum link_type type, const uint32_t *numbers,
+             unsigned n) {
+  if (far->lost || far->fd < 0)
+    return -ESRCH;
+  if (buf_size(&far->out) > NOT_TOLD_MAX)
+    return -ENOMEM;
+  int r = link_put(&far->out, type, 0, numbers, n);
+  if (r == 0)
+    flush(far);
+  return r;
+}
+
+int far_measure(struct far_link *far, const struct far_process *q) {
+  uint32_t v[2] = {q->serial, q->serial};
+  return q->gone ? -ESRCH : far_tell(far, LINK_MEASURE, v, 2);
+}
+
+/* ---- news ---- */
+
+static void on_ready(struct watch *w, unsigned events) {
+  struct far_link *far = list_entry(w, struct far_link, watch);
+  struct context *ctx = far->context;
+  far_link_hold(far);
+  context_enter(ctx);
+  if (events & WATCH_WRITE)
+    flush(far);
+  far_link_read(far);
+  context_leave(ctx);
+  far_link_drop(&far);
+}
+
+/* Outside of any event: records hear of what their processes did. */
+static void on_task(struct task *t) {
+  struct far_link *far = list_entry(t, struct far_link, task);
+  far_link_hold(far);
+  for (int i = 0; i < BUCKETS; i++)
+    list_each_safe(it, next, &far->processes[i]) {
+      struct far_process *q = list_entry(it, struct far_process, link);
+      if (!q->is_news)
+        continue;
+      q->is_news = 0;
+      if (q->process)
+        far->ops->on_gone(q->process);
+      else if (q->is_left)
+        forget(far, q); /* else its record will ask */
+    }
+  if (far->root_is_news) {
+    far->root_is_news = 0;
+    far->ops->each(far, far->ops->on_born);
+  }
+  if (far->lost && !far->told) {
+    far->told = 1;
+    far->ops->each(far, far->ops->on_gone);
+  }
+  far_link_drop(&far);
+}
+
+/* ---- made ---- */
+
+struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
+  struct far_link *far = calloc(1, sizeof *far);
+  if (!far)
+    return NULL;
+  far->context = ctx;
+  far->ops = ops;
+  far->refs = 1;
+  far->fd = -1;
+  far->watch.on_ready = on_ready;
+  task_init(&far->task, on_task);
+  buf_init(&far->in, 2 * READ_MAX + LINK_BODY_MAX);
+  buf_init(&far->out, 2 * NOT_TOLD_MAX);
+  for (int i = 0; i < BUCKETS; i++)
+    list_init(&far->processes[i]);
+  return far;
+}
+
+int far_link_open(struct far_link *far, int fd) {
+  struct backend *b = far->context->backend;
+  int r = b->ops->watch(b, &far->watch, fd, WATCH_READ);
+  far->fd = fd;
+  if (r < 0)
+    b->ops->close(b, &far->fd);
+  return r;
+}
+
+struct far_link *far_link_hold(struct far_link *far) {
+  far->refs++;
+  return far;
+}
+
+void far_link_drop(struct far_link **at) {
+  struct far_link *far = *at;
+  *at = NULL;
+  if (!far || --far->refs > 0)
+    return;
+  struct backend *b = far->context->backend;
+  b->ops->watch(b, &far->watch, far->fd, 0);
+  if (far->fd >= 0)
+    b->ops->close(b, &far->fd);
+  task_clear(&far->task);
+  for (int i = 0; i < BUCKETS; i++)
+    while (!list_empty(&far->processes[i]))
+      free_process(list_entry(far->processes[i].next, struct far_process, link));
+  for (uint32_t i = 0; i < far->ntables; i++)
+    free(far->tables[i].born);
+  free(far->tables);
+  buf_deinit(&far->in);
+  buf_deinit(&far->out);
+  free(far);
+}
+
+struct context *far_link_context(const struct far_link *far) {
+  return far->context;
+}
+
+int far_link_is_lost(const struct far_link *far) {
+  return far->lost;
+}
+
+int far_link_is_up(const struct far_link *far) {
+  return far->up;
+}
+
+const char *far_link_reason(const struct far_link *far) {
+  return far->reason;
+}
+
+const char *far_link_printed(const struct far_link *far) {
+  return far->printed;
+}
+
+void far_link_end(struct far_link *far) {
+  lose(far, "it was ended here");
+}
+
+void far_link_forked(struct far_link *far) {
+  fd_close(&far->fd);
+}

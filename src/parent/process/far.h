@@ -1,0 +1,83 @@
+/* A link to processes behind a command (start/remote.c starts it): the side on which its
+ * near end tells of births and ends, in the place of the kernel. Each process there has a
+ * serial, never used twice; its pid is another machine's, and no system call here ever
+ * gets it. Runs in the parent, on the link's loop. */
+#ifndef PARENT_PROCESS_FAR_H
+#define PARENT_PROCESS_FAR_H
+
+#include "parent/loop/context.h"
+#include "wire/link.h"
+
+struct far_link;
+struct mf_process;
+
+/* A process over there, from its birth to when both its end is known and nobody here has
+ * a record of it. */
+struct far_process {
+  struct list link;
+  uint32_t serial, table, index;
+  int pid;
+  struct mf_process *process; /* its record; or NULL */
+  int is_left;                /* there will be no record of it any more */
+  int is_news;                /* its end is to be told to the record */
+  int gone;
+  int status;
+  uint64_t utime_us, stime_us, maxrss_bytes;
+  char *words;
+};
+
+struct far_ops {
+  /* The far template is known, p's perhaps. */
+  void (*on_born)(struct mf_process *p);
+  /* The end of p is known, or the link is lost. */
+  void (*on_gone)(struct mf_process *p);
+  /* What a process there uses; error 0 or a code. */
+  void (*on_measured)(struct mf_process *p, int error, const uint64_t values[4]);
+  /* Calls visit for every record that is behind the link. */
+  void (*each)(struct far_link *far, void (*visit)(struct mf_process *p));
+};
+
+/* Referenced once. NULL: no memory. */
+struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops);
+/* fd: our side of the link, taken, also on failure. 0 or -errno. */
+int far_link_open(struct far_link *far, int fd);
+struct far_link *far_link_hold(struct far_link *far);
+void far_link_drop(struct far_link **far);
+struct context *far_link_context(const struct far_link *far);
+/* Reads what it has told by now; what follows from it comes later. */
+void far_link_read(struct far_link *far);
+/* The connection is lost, or never was. */
+int far_link_is_lost(const struct far_link *far);
+/* The agent has greeted. */
+int far_link_is_up(const struct far_link *far);
+/* Why it is lost, what the command printed: texts, perhaps empty. */
+const char *far_link_reason(const struct far_link *far);
+const char *far_link_printed(const struct far_link *far);
+/* Ends it: all processes there, and the command. */
+void far_link_end(struct far_link *far);
+/* The link's own in a forked copy of the parent. */
+void far_link_forked(struct far_link *far);
+
+/* A step of slots: its table, and two descriptors for the template. 0 or -errno. */
+int far_add_step(struct far_link *far, uint32_t count, uint32_t *ret_table,
+                 int ret_fds[2]);
+uint32_t far_step_count(const struct far_link *far, uint32_t table);
+void far_drop_step(struct far_link *far, uint32_t table);
+/* The slot is taken for another process. */
+void far_clear_slot(struct far_link *far, uint32_t table, uint32_t index);
+/* Who was born there; NULL: nobody yet. */
+struct far_process *far_born(const struct far_link *far, uint32_t table, uint32_t index);
+/* The far template; NULL: not yet. */
+struct far_process *far_root(const struct far_link *far);
+/* q is the record's from now on. */
+void far_claim(struct far_link *far, struct far_process *q, struct mf_process *p);
+/* The record goes. */
+void far_leave(struct far_link *far, struct far_process *q);
+
+/* Numbers for the agent. 0, -ESRCH: it is lost, or -ENOMEM. */
+int far_tell(struct far_link *far, enum link_type type, const uint32_t *numbers,
+             unsigned n);
+/* on_measured follows for p, unless it forgets. */
+int far_measure(struct far_link *far, const struct far_process *q);
+
+#endif
