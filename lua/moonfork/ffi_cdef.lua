@@ -39,6 +39,9 @@ typedef struct mf_options {
   size_t heap_reserve;
   int dumpable;
   int tree;
+  const char *const *command;
+  unsigned beat_ms;
+  size_t window;
 } mf_options;
 void mf_options_init(mf_options *options);
 typedef void (*mf_run_cb)(mf_process *, const mf_error *error, int socket, void *data);

@@ -244,7 +244,7 @@ end
 local Run = {}
 Run.__index = Run
 
-local valid = check.set("files workers chunk unordered keep_going max_failures retry timeout json "
+local valid = check.set("files others workers chunk unordered keep_going max_failures retry timeout json "
   .. "null tag joblog resume write idle on_failure")
 
 --- map(process, name, options): calls the function `name` of the template `process` (consumed) for
@@ -275,8 +275,10 @@ function lines.map(process, name, options)
     end
   end
   if self.log or options.json then
-    process:eval([[require("moonfork.lines_worker").prepare(...)]], name,
-      table.unpack({options.json and "json"}))
+    for _, template in ipairs {process, table.unpack(options.others or {})} do
+      template:eval([[require("moonfork.lines_worker").prepare(...)]], name,
+        table.unpack({options.json and "json"}))
+    end
     name = "moonfork.lines_worker:" .. (self.log and "timed" or "call")
   end
   self.workers = options.workers or fork.ncpu()
@@ -284,6 +286,14 @@ function lines.map(process, name, options)
     max = self.workers, idle = self.workers, call_timeout = options.timeout,
     restart = {burst = 1000, period = 1},
   })
+  for _, template in ipairs(options.others or {}) do
+    local added, failure = self.pool:add(template)
+    if not added then
+      self.pool:close()
+      self.reader:close()
+      return nil, failure
+    end
+  end
   return self
 end
 

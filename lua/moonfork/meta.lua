@@ -72,6 +72,16 @@
 ---@field gc? "generational"|"incremental"|"stop" the collector once sealed
 ---@field spares? {min?: integer, max?: integer} clones kept forked ahead
 
+--- Options of fork.remote: those of new_exec but `program`.
+---@class moonfork.remote_options: moonfork.options
+---@field command string[] a program and its arguments that lead to `moonfork agent`
+---@field beat? number seconds between signs of life; three without one end the link
+---@field window? integer bytes of one stream that may be under way
+---@field path? string package.path there; default: its own
+---@field cpath? string package.cpath there; default: its own
+---@field gc? "generational"|"incremental"|"stop" the collector once sealed
+---@field spares? {min?: integer, max?: integer} clones kept forked ahead
+
 ---@class moonfork.seal_options
 ---@field gc? "generational"|"incremental"|"stop"
 ---@field audit? "off"|"warn"|"strict" what findings of the audit do
@@ -456,6 +466,11 @@ function fork.new(options) end
 ---@param options? moonfork.exec_options
 ---@return moonfork.process
 function fork.new_exec(options) end
+
+--- A process whose interpreter is started by any command that leads to `moonfork agent`.
+---@param options moonfork.remote_options
+---@return moonfork.process
+function fork.remote(options) end
 
 --- Forks the interpreter that is running, and returns the copy as a process.
 ---@param options? moonfork.options

@@ -17,6 +17,7 @@ local valid = {
   template = set(COMMON),
   from_fd = set(COMMON),
   new_exec = set(COMMON .. " program path cpath gc spares"),
+  remote = set(COMMON .. " path cpath gc spares command beat window"),
 }
 
 -- The numbers are those of the enums in moonfork.h.
@@ -29,6 +30,8 @@ local choices = {
 local STREAMS = { inherit = 0, null = 1, socket = 2 }
 local STREAM_IS_HANDLE = 3
 local NUMBERS_MAX = 1 << 20
+local BEAT_MIN_MS, BEAT_MAX_MS = 10, 3600000 -- as LINK_... in src/wire/link.h
+local WINDOW_MIN, WINDOW_MAX = 4096, 64 << 20
 
 local function choice(where, name, value)
   local number = choices[name][value]
@@ -103,6 +106,24 @@ local function spares(where, plain, value)
   end
 end
 
+-- The command of a remote process: a program and its arguments.
+local function command(where, plain, given)
+  local list = {}
+  for i, word in ipairs(expect(where, "command", given.command or {}, "table")) do
+    list[i] = text(where, ("command[%d]"):format(i), word)
+  end
+  if not list[1] or list[1] == "" or next(given.command, #list) ~= nil then
+    bad(where, "command", "a list of strings expected, the program first")
+  end
+  plain.command = list
+  local beat = check.option_duration(where, "beat", given.beat)
+  if beat and (beat < BEAT_MIN_MS or beat > BEAT_MAX_MS) then
+    bad(where, "beat", "seconds from 0.01 to 3,600 expected")
+  end
+  plain.beat = beat
+  plain.window = check.option_count(where, "window", given.window, WINDOW_MIN, WINDOW_MAX)
+end
+
 -- nil: no limit.
 local function timeout(where, value)
   local ms = check.option_duration(where, "timeout", value)
@@ -157,6 +178,7 @@ function options.read(f, n, given)
   for _, name in ipairs { "dumpable", "tree" } do
     plain[name] = check.option_choice(where, name, given[name])
   end
+  if f == "remote" then command(where, plain, given) end
   if given.spares ~= nil then spares(where, plain, given.spares) end
   local failure
   if given.env ~= nil then plain.env, failure = environment(where, given.env) end

@@ -29,6 +29,10 @@ function make.new_exec(given)
   return create_child("new_exec", 1, given, nil, core.new_exec)
 end
 
+function make.remote(given)
+  return (create("remote", 1, given, nil, core.remote))
+end
+
 function make.template(given)
   return create_child("template", 1, given, nil, core.template)
 end

@@ -13,7 +13,7 @@
 
 local cli = {
   -- in the order of --help
-  commands = {"run", "map", "serve", "top", "doctor", "bench"},
+  commands = {"run", "map", "serve", "top", "agent", "doctor", "bench"},
 }
 
 -- Exit codes, as --help and the manual pages tell them.
@@ -39,6 +39,7 @@ cli.environment = {
   {"NO_COLOR", "no colours, whatever the terminal can do"},
   {"LUA_PATH, LUA_CPATH", "where Lua modules are looked for, in the template too"},
   {"MOONFORK_TEMPLATE", "the template program, instead of the installed one"},
+  {"MOONFORK_REMOTE", "the program moonfork-remote, instead of the installed one"},
 }
 
 --- definition(name): a command's definition.

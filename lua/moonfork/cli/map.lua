@@ -21,6 +21,7 @@ is told on standard error with its number, and ends the run, unless --keep-going
      help = "Worker processes"},
     template.options[1],
     template.options[2],
+    template.on,
     {long = "--unordered", help = "Write answers as they come"},
     {long = "--chunk", value = "N", kind = "count", help = "Lines that travel together",
      default = "as many as take some milliseconds"},
@@ -70,6 +71,7 @@ function command.main(options)
   local output = require "moonfork.cli.output"
   local interrupt = require "moonfork.cli.interrupt"
   local terminal = require "moonfork.cli.terminal"
+  local fork = require "moonfork"
   local lines = require "moonfork.lines"
   if options.trace then template.trace(options.trace) end
   local progress
@@ -77,9 +79,11 @@ function command.main(options)
     progress = require("moonfork.cli.progress").new()
   end
   local files = #options.file > 0 and options.file or nil
-  local process = template.make(options)
-  local loaded, err = template.wait_loaded(process)
-  if not loaded then fail(err) end
+  local processes = template.make_all(options)
+  for _, process in ipairs(processes) do
+    local loaded, err = template.wait_loaded(process)
+    if not loaded then fail(err) end
+  end
 
   local run
   local function told(number, failure)
@@ -91,8 +95,11 @@ function command.main(options)
     if progress then progress:hide(output.pending()) end
     output.flush()
   end
-  run, err = lines.map(process, options["function"], {
-    files = files, workers = options.jobs, chunk = options.chunk, unordered = options.unordered,
+  local err
+  run, err = lines.map(table.remove(processes, 1), options["function"], {
+    others = processes, files = files,
+    workers = options.jobs or (options.on and fork.ncpu() * (#processes + 1)),
+    chunk = options.chunk, unordered = options.unordered,
     keep_going = options.keep_going, max_failures = options.max_failures, retry = options.retry,
     timeout = options.timeout, json = options.json, null = options.null, tag = options.tag,
     joblog = options.joblog, resume = options.resume, write = output.write, idle = idle,

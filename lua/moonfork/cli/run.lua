@@ -18,6 +18,7 @@ one, and 128 and the number of the signal for a clone that was killed.]],
   options = {
     template.options[1],
     template.options[2],
+    template.on,
     {short = "-n", long = "--count", value = "N", kind = "count", default = "1",
      help = "Run it in N clones at the same time"},
     {long = "--trace", value = "FILE", kind = "file",
@@ -61,7 +62,7 @@ function run.main(options)
   local output = require "moonfork.cli.output"
   local interrupt = require "moonfork.cli.interrupt"
   if options.trace then template.trace(options.trace) end
-  local process = template.make(options)
+  local processes = template.make_all(options)
   local clones, draining = {}, false
   local function signal(name)
     for _, clone in ipairs(clones) do clone.process:kill(name) end
@@ -74,9 +75,9 @@ function run.main(options)
   end)
 
   local sockets, code = {}, cli.OK
-  for _ = 1, options.count or 1 do
+  for i = 1, options.count or 1 do
     if draining then break end
-    local clone = process:fork()
+    local clone = processes[(i - 1) % #processes + 1]:fork()
     if #options.arg > 0 then clone:send_arg(table.unpack(options.arg)) end
     local socket, err = clone:run(options["function"])
     if socket then

@@ -12,6 +12,9 @@ template.options = {
   {short = "-e", long = "--eval", value = "CODE", list = "code",
    help = "Run Lua source in the template"},
 }
+template.on = {long = "--on", value = "COMMAND", many = true,
+  help = "Behind that command of the shell, as in --on 'ssh host'; given again, in each of them. "
+    .. "`moonfork agent` is added where the command does not name it; `local`: on this machine, too"}
 template.argument = {name = "FUNCTION",
   help = "'module:name' (the module is loaded), or the name of a global, dotted for fields"}
 
@@ -56,6 +59,29 @@ end
 --- make(options): the template of a command, and its function found in it.
 function template.make(options)
   return template.fill(require("moonfork").new_exec{session = "new"}, options)
+end
+
+-- What --on was given as the command of fork.remote.
+local function command_of(text)
+  if not text:find("moonfork%S*%s+agent") then text = text .. " moonfork agent" end
+  return {"sh", "-c", text}
+end
+
+--- make_all(options): the templates of a command that takes --on, at least one.
+function template.make_all(options)
+  local list = {}
+  for i, text in ipairs(options.on or {}) do
+    if text == "local" then
+      list[i] = template.make(options)
+    elseif not text:find "%S" then
+      cli.fail(cli.USAGE, "option '--on': a command expected, as 'ssh host'")
+    else
+      list[i] = template.fill(
+        require("moonfork").remote{command = command_of(text), session = "new"}, options)
+    end
+  end
+  if not list[1] then list[1] = template.make(options) end
+  return list
 end
 
 --- fill(process, options): loads into it what -l and -e say, and looks for the function.

@@ -1,0 +1,28 @@
+-- moonfork agent: the far end of fork.remote. It becomes the program moonfork-remote.
+
+local cli = require "moonfork.cli"
+
+local command = {
+  name = "agent",
+  summary = "the far end of fork.remote",
+  description = [[
+Serves templates to a program elsewhere, over standard input and output: what a command leads to
+that was given to fork.remote, or to --on of `moonfork run` and `moonfork map`. There is nothing to
+type. It ends with its standard input, and everything that it has started ends with it.]],
+  arguments = {},
+  options = {
+    {long = "--program", value = "FILE", kind = "file",
+     help = "The template program", default = "the installed one"},
+  },
+  examples = {
+    {"ssh host moonfork agent", "what fork.remote{command={\"ssh\", \"host\", \"moonfork\", \"agent\"}} runs"},
+  },
+}
+
+function command.main(options)
+  local remote, template = require("moonfork.load").programs()
+  local _, message = require("moonfork.clone").exec(remote, {remote, "agent", options.program or template})
+  cli.fail(cli.UNUSABLE, "%s can't be executed: %s", remote, message)
+end
+
+return command
