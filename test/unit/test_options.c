@@ -46,6 +46,9 @@ static const struct field {
     NUMBER(heap_reserve, SETUP_ONLY),
     NUMBER(dumpable, ACTS),
     NUMBER(tree, ACTS),
+    POINTER(command, changes, PARENT_ONLY),
+    NUMBER(beat_ms, PARENT_ONLY),
+    NUMBER(window, PARENT_ONLY),
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0] };
 

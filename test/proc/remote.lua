@@ -1,0 +1,353 @@
+-- fork.remote over `sh -c`: what is only so behind a command. (test/run --remote runs the other
+-- stories there once more.) The middle of a link is a relay where a story needs one: cat, which is
+-- stopped, or dd, which carries one byte at a time.
+
+local story = require "story"
+local fork = require "moonfork"
+local kit = story.kit
+
+local AGENT = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+
+local function over(script, options)
+  options = options or {}
+  options.command = { "sh", "-c", script or "exec " .. AGENT }
+  options.path, options.cpath = package.path, package.cpath
+  return fork.remote(options)
+end
+
+local CODE = [[
+  function echo(...) return ... end
+  function spin(s) s:write "x" while true do end end
+  function block()
+    local rpc = require "moonfork.rpc"
+    rpc.event() rpc.flush()
+    while true do end
+  end
+  function add(a, b) return a + b end
+]]
+
+-- Processes whose command line contains the text.
+local function with_words(text)
+  local pids = {}
+  local pipe = assert(io.popen "ps -eo pid=,stat=,args=")
+  for line in pipe:lines() do
+    local pid, stat = line:match "^%s*(%d+)%s+(%S+)"
+    if line:find(text, 1, true) and not stat:find "^Z" and not line:find("ps -eo", 1, true) then
+      pids[#pids + 1] = math.tointeger(pid)
+    end
+  end
+  pipe:close()
+  return pids
+end
+
+local count = 0
+-- A word that the command lines of one story's link have, and no other's.
+local function mark()
+  count = count + 1
+  return ("mark-%d-%d"):format(kit.getpid(), count)
+end
+
+-- The children of a process, by the name of their program.
+local function child_of(pid, name)
+  for id, process in pairs(kit.processes()) do
+    if process.ppid == pid and process.comm == name and process.state ~= "Z" then return id end
+  end
+end
+
+-- The processes between the near end and the agent: near end, shell, and its first relay.
+local function middle()
+  local near = child_of(kit.getpid(), "moonfork-remote")
+  local shell = child_of(near, "sh")
+  return near, shell, child_of(shell, "cat")
+end
+
+story.test("fork at any depth, arguments, socket, status, rusage, last error", function(t)
+  local p = over():eval(CODE):send_arg("a", "\0b")
+  local deep = p:fork():send_arg "c":fork():fork()
+  t.eq({ t.ask(deep, "return select(2, ...)") }, { "a", "\0b", "c" })
+  t.eq(t.status(deep).code, 0)
+  t.ok(deep:pid() > 0)
+  local failing = p:fork():eval "function bad() error 'it is bad' end"
+  local socket = t.got(failing:run "bad")
+  local status = t.status(failing)
+  t.eq(status.code, 1)
+  t.match(status.error, "it is bad.*traceback")
+  t.ok(status.rusage.maxrss > 0)
+  socket:close()
+  local _, err = p:fork():run "nothing.there"
+  t.error(err, "REMOTE", "nothing")
+  t.eq(err.started, "no")
+  t.eq(t.ask(p:fork(), "return require 'testkit'.getppid()"), t.ask(p:fork(), "return require 'testkit'.getppid()"))
+end)
+
+story.test("handles: sockets both ways, pipes in their direction; nothing else", function(t)
+  local p = over():eval [[
+    function use(s, socket, reads, writes)
+      socket:write(socket:read "l", "!\n")
+      writes:write(reads:read "a", "?") writes:close()
+      s:write(socket:read "a")
+    end
+  ]]
+  local mine, theirs = fork.socket.pair()
+  local r1, w1 = kit.pipe()
+  local r2, w2 = kit.pipe()
+  local blocks = kit.getfl(theirs:fileno())
+  local clone = p:fork():send_fd(theirs, r1, w2)
+  theirs:close()
+  kit.close(r1) kit.close(w2)
+  local socket = t.got(clone:run "use")
+  mine:write "hello\n"
+  t.eq(mine:read "l", "hello!")
+  kit.write(w1, "through a pipe") kit.close(w1)
+  local file = fork.socket.wrap(r2):file()
+  t.eq(file:read "a", "through a pipe?")
+  file:close()
+  mine:write "last words" mine:shutdown "w"
+  t.eq(socket:read "a", "last words")
+  t.eq(kit.getfl(mine:fileno()) & 1, blocks & 1)
+  local null <close> = assert(io.open "/dev/null")
+  t.error(select(2, p:fork():send_fd(null):run "use"), "UNSUPPORTED")
+  local listener <close> = fork.socket.listen "@remote-story"
+  t.error(select(2, p:fork():send_fd(listener):run "use"), "UNSUPPORTED")
+  t.error(select(2, p:fork { stdin = null }:run "use"), "UNSUPPORTED")
+  t.error(select(2, p:fork():to_fd()), "UNSUPPORTED")
+  local rpc = p:fork():eval(CODE):rpc "add"
+  t.error(select(2, rpc(null)), "UNSUPPORTED")
+  t.eq(rpc(1, 2), 3)
+  rpc:close()
+end)
+
+story.test("rpc, events, pool, and one pool over this machine and another", function(t)
+  local p = over():eval(CODE .. [[
+    function where() return require "moonfork.clone".ppid() end
+    function tells(n) for i = 1, n do require "moonfork.rpc".event(i) end return n end
+    function dies() os.exit(3) end
+  ]])
+  local seen = 0
+  local rpc = p:fork():rpc("tells", { on_event = function(i) seen = seen + i end })
+  t.eq(rpc(100), 100)
+  t.eq(seen, 5050)
+  rpc:close()
+  local dying = p:fork():rpc "dies"
+  local _, err = dying()
+  t.error(err, "CLONE_DIED")
+  t.eq({ err.started, err.exit.code }, { "unknown", 3 })
+  dying:close()
+  local pool = fork.new_exec():eval "function where() return require 'moonfork.clone'.ppid() end"
+    :pool("where", { max = 4, idle = 4 })
+  t.got(pool:add(p))
+  local parents = {}
+  t.within(10, function()
+    parents[t.got(pool())] = true
+    return next(parents, next(parents))
+  end, "workers of both")
+  t.ok(parents[kit.getpid()])
+  pool:close()
+  fork.loop()
+end)
+
+story.test("kill, memory, limits, timeout, names and numbers of the far side", function(t)
+  local p = over(nil, { name = "far" }):eval(CODE)
+  local clone = p:fork()
+  local socket = t.got(clone:run "spin")
+  t.eq(socket:read(1), "x")
+  t.ok(t.got(clone:memory()).rss > 0)
+  t.ok(t.got(p:memory()).rss > 0)
+  t.eq(clone:kill(), true)
+  t.eq(t.status(clone).signal, kit.SIGTERM)
+  t.eq(clone:kill(), nil)
+  local limited = p:fork():limit { cpu = 1 }
+  t.got(limited:run "spin")
+  t.eq(t.status(limited).signal, kit.SIGXCPU)
+  p:close()
+  local orphan = over():eval(CODE)
+  local running = orphan:fork()
+  t.got(running:run "spin")
+  orphan:close()
+  t.ok(t.got(running:memory()).rss > 0, "of a clone whose template has gone")
+  running:kill "KILL"
+  t.eq(t.status(running).signal, kit.SIGKILL)
+end)
+
+story.test("what is printed there comes here", function(t)
+  local out, code, err = t:lua(([[
+    local fork = require "moonfork"
+    local p = fork.remote { command = { "sh", "-c", %q } }
+    p:eval "print 'in the template'"
+    local clone = p:fork():eval "function f() print 'in the clone' io.stderr:write 'an error\\n' end"
+    assert(clone:run "f")
+    clone:wait()
+  ]]):format("echo a banner; echo another >&2; exec " .. AGENT))
+  t.eq({ out, code, err }, { "in the template\nin the clone\n", 0, "another\nan error\n" })
+end)
+
+story.test("commands that lead to no agent: the error has what they printed", function(t)
+  for script, pattern in pairs {
+    ["echo 'Permission denied' >&2; exit 255"] = "exit status 255.*Permission denied",
+    ["echo hello; exit 3"] = "exit status 3.*hello",
+    ["exec /nowhere/at-all"] = "exit status 127.*nowhere",
+    ["kill -9 $$"] = "signal 9.*printed nothing",
+    ["true"] = "exit status 0",
+    ["head -c 100000 /dev/zero | tr '\\0' z"] = "zzzz",
+  } do
+    local p = over(script)
+    local clone = p:fork()
+    local _, err = clone:run "f"
+    t.error(err, "TEMPLATE_START", pattern)
+    t.eq(err.started, "no")
+    t.ok(#err.message < 20000)
+    t.error(select(2, p:run "f"), "TEMPLATE_START", pattern)
+  end
+  local none = fork.remote { command = { "/nowhere/at-all", "x" } }
+  t.error(select(2, none:run "f"), "TEMPLATE_START", "/nowhere/at%-all.*No such file")
+  local silent = over("echo still waiting; exec sleep 1000", { timeout = 0.3 })
+  t.error(select(2, silent:run "f"), "TIMEOUT", "still waiting")
+end)
+
+story.test("misuse raises and names what is wrong", function(t)
+  t.raises("command", fork.remote, {})
+  t.raises("command", fork.remote, { command = "ssh host" })
+  t.raises("command%[2%]", fork.remote, { command = { "ssh", true } })
+  t.raises("program", fork.remote, { command = { "ssh" }, program = "x" })
+  t.raises("beat", fork.remote, { command = { "ssh" }, beat = 0 })
+  t.raises("window", fork.remote, { command = { "ssh" }, window = 1 })
+  t.raises("command", fork.new_exec, { command = { "ssh" } })
+end)
+
+-- A greeting as an agent of another moonfork would say it.
+local function greeting(version, build)
+  local body = ("<I2I2s4"):pack(version, 0, build)
+  local frame = ("<I4I1I1I2I4"):pack(#body, 1, 0, 0, 0) .. body
+  return ("printf '%s'; exec sleep 100"):format(("\1MOONFORK-AGENT\n" .. frame):gsub(".", function(c)
+    return ("\\%03o"):format(c:byte())
+  end))
+end
+
+story.test("another version there: the error names both", function(t)
+  for _, case in ipairs { { 1, "9.9.9" }, { 77, "0.0.1" } } do
+    local _, err = over(greeting(case[1], case[2])):run "f"
+    t.error(err, "TEMPLATE_START", case[2]:gsub("%.", "%%."))
+    t.match(err.message, fork._VERSION:match "%d[%d.]*" or "0%.1%.0")
+    t.eq(err.started, "no")
+  end
+end)
+
+story.test("one byte at a time, the marker in pieces", function(t)
+  local p = over(("echo banner; dd bs=1 2>/dev/null | %s | dd bs=1 2>/dev/null"):format(AGENT)):eval(CODE)
+  local text = ("0123456789"):rep(2000)
+  local rpc = p:fork():rpc "echo"
+  t.eq(rpc(text), text)
+  rpc:close()
+  t.eq(t.ask(p:fork():fork(), "return 1, 2"), 1)
+end)
+
+story.test("a flood that nobody reads disturbs nobody, and is not kept here", function(t)
+  local p = over():eval(CODE .. [[
+    function flood(s) local x = ("f"):rep(65536) while s:write(x) do end end
+  ]])
+  local clone = p:fork()
+  local socket = t.got(clone:run "flood")
+  local rpc = p:fork():rpc "add"
+  for i = 1, 200 do t.eq(rpc(i, 1), i + 1) end
+  for id, process in pairs(kit.processes()) do
+    if process.ppid == kit.getpid() then
+      local status = t.read("/proc/" .. id .. "/status") or ""
+      local rss = tonumber(status:match "VmRSS:%s*(%d+)" or 0)
+      t.ok(rss < 32 * 1024, "resident KiB")
+    end
+  end
+  local got = 0
+  while got < 20 << 20 do got = got + #t.got(socket:read(65536)) end
+  t.eq(rpc(1, 1), 2)
+  clone:kill "KILL"
+  t.status(clone)
+  rpc:close()
+end)
+
+-- Runs f(template, a clone that spins, an rpc under way) over a link whose processes have `word`,
+-- breaks it, and looks what everybody is told.
+local function lost(t, word, break_link, options)
+  local p = over(("true %s; cat | %s | cat"):format(word, AGENT), options):eval(CODE)
+  local begun = false
+  local clone, waits = p:fork(), p:fork():rpc("block", { on_event = function() begun = true end })
+  local socket = t.got(clone:run "spin")
+  t.eq(socket:read(1), "x")
+  local pid, failed, ended, p_ended = clone:pid(), nil, nil, nil
+  waits:call(function(err) failed = err end)
+  t.within(10, function() return begun end)
+  clone:on_exit(function(status) ended = status end)
+  p:on_exit(function(status) p_ended = status end)
+  t.ok(t.alive(pid))
+  break_link(p)
+  t.within(10, function() return failed and ended and p_ended end, "all are told")
+  t.error(failed, "CLONE_DIED")
+  t.eq(failed.started, "unknown")
+  t.eq({ ended.unknown, p_ended.unknown }, { true, true })
+  local _, err = p:fork():run "spin"
+  t.error(err, "TEMPLATE_DIED")
+  t.eq(err.started, "no")
+  t.eq(socket:read "a", "")
+  t.within(10, function() return not t.alive(pid) end, "its clones are gone")
+  t.within(10, function() return #with_words(word) == 0 end, "the command has ended")
+end
+
+story.test("the near end is killed", function(t)
+  local word = mark()
+  lost(t, word, function() kit.kill((middle()), kit.SIGKILL) end)
+end)
+
+story.test("the command's relay is killed: ssh, say", function(t)
+  local word = mark()
+  lost(t, word, function() kit.kill(select(3, middle()), kit.SIGKILL) end)
+end)
+
+story.test("the agent is killed", function(t)
+  local word = mark()
+  lost(t, word, function() kit.kill(child_of(select(2, middle()), "moonfork-remote"), kit.SIGKILL) end)
+end)
+
+story.test("nothing is heard for three beats, in either direction", function(t)
+  local word = mark()
+  local relay
+  lost(t, word, function()
+    relay = select(3, middle())
+    kit.kill(relay, kit.SIGSTOP)
+  end, { beat = 0.1 })
+end)
+
+story.test("a link that is down for less recovers", function(t)
+  local p = over(("cat | %s | cat"):format(AGENT), { beat = 1 }):eval(CODE)
+  local rpc = p:fork():rpc "add"
+  t.eq(rpc(1, 2), 3)
+  local _, _, relay = middle()
+  kit.kill(relay, kit.SIGSTOP)
+  local answer
+  rpc:call(3, 4, function(_, sum) answer = sum end)
+  fork.sleep(1.5)
+  t.eq(answer, nil)
+  kit.kill(relay, kit.SIGCONT)
+  t.within(10, function() return answer end)
+  t.eq(answer, 7)
+  rpc:close()
+end)
+
+story.test("the parent is killed: all over there ends, and the command", function(t)
+  local word = mark()
+  local script = ([[
+    local fork = require "moonfork"
+    local p = fork.remote { command = { "sh", "-c", %q } }
+    p:eval "function spin(s) s:write 'x' while true do end end"
+    local socket = assert(p:fork():run "spin")
+    socket:read(1)
+    local socket2 = assert(p:fork { leash = "term" }:run "spin")
+    socket2:read(1)
+    io.open("/proc/self/comm"):close()
+    require "testkit".kill(require "testkit".getpid(), 9)
+  ]]):format(("true %s; cat | %s | cat"):format(word, AGENT))
+  local _, code = t:lua(script)
+  t.eq(code, 128 + kit.SIGKILL)
+  t.outside(5, function() return #with_words(word) == 0 end, "the command has ended")
+  t.outside(5, function() return #with_words "moonfork: spin" == 0 end, "the clones have ended")
+end)
+
+story.done()
