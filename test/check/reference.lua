@@ -1,7 +1,7 @@
 -- reference.lua: the reference pages name what exists, all of it, and nothing else. C: every field,
 -- constant and function of the headers stands in doc/c-api.md, and every name there is in a header.
 -- Lua: every option stands in doc/lua-api.md, and every function there can be called. Error codes,
--- events of workers, environment variables and the options of `moonfork serve` likewise. Every page
+-- events of workers, environment variables, the options of modules and of `moonfork serve` likewise. Every page
 -- of doc/ is in its index. Needs a build.
 
 local check = dofile "test/check/report.lua"
@@ -189,6 +189,28 @@ local function check_functions()
   socket:close()
 end
 
+-- Tables of options that modules check by a set of names.
+local function check_modules()
+  local modules = {
+    {"lua/moonfork/lines.lua", "doc/lines.md", "| option | meaning |"},
+    {"lua/moonfork/server.lua", "doc/serve.md", "| option of `server.new` | meaning |"},
+  }
+  for _, module in ipairs(modules) do
+    local call = read(module[1]):match "local valid = check%.set(%b())"
+    assert(call, module[1] .. " has no set of options")
+    local there, told = {}, {}
+    for text in call:gmatch '"([^"]*)"' do
+      for name in text:gmatch "%S+" do there[name] = true end
+    end
+    local page = read(module[2])
+    local at = assert(select(2, page:find(module[3], 1, true)), module[2] .. " has no table of options")
+    for row in page:sub(at, page:find("\n\n", at, true)):gmatch "\n| ([^|]*) |" do
+      for name in row:gmatch "`([%l_]+)`" do told[name] = true end
+    end
+    same(module[2], "option", there, told)
+  end
+end
+
 -- ---- events, variables, the command ----
 
 local function check_events()
@@ -258,6 +280,7 @@ check_c()
 check_codes()
 check_options()
 check_functions()
+check_modules()
 check_events()
 check_variables()
 check_command()
