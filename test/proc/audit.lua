@@ -271,7 +271,8 @@ story.test("a module that takes the globals away does not take them from the aud
   t:module("audited_sweeps", [[
     string, table, io, os, debug, coroutine, math = nil
     for name in pairs(package.loaded) do package.loaded[name] = nil end
-    for name in pairs(_G) do _G[name] = nil end]])
+    local globals = _G
+    for name in pairs(globals) do globals[name] = nil end]])
   local report, err = doctor.audit{"audited_sweeps"}
   t.eq(err, nil)
   t.eq(report.modules[1].name, "audited_sweeps")
