@@ -139,7 +139,17 @@ int mf_pool_cancel(mf_pool *, uint64_t id);
 int mf_pool_resize(mf_pool *, unsigned max);
 typedef void (*mf_pool_cb)(mf_pool *, const mf_error *error, void *data);
 int mf_pool_reload(mf_pool *, mf_process *p, mf_pool_cb, void *data);
+int mf_pool_add(mf_pool *, mf_process *p, mf_pool_cb, void *data);
+int mf_pool_promote(mf_pool *, mf_pool_cb, void *data);
 int mf_pool_drain(mf_pool *, unsigned timeout_ms, mf_pool_cb, void *data);
+typedef struct mf_drain_report {
+  size_t size;
+  uint64_t answered;
+  uint64_t dropped;
+  uint64_t interrupted;
+  unsigned killed;
+} mf_drain_report;
+int mf_pool_drain_report(const mf_pool *, mf_drain_report *);
 enum { MF_POOL_DEATHS = 8 };
 typedef struct mf_pool_death {
   int pid;

@@ -442,6 +442,34 @@ local function on_reply(err, reply, data)
   complete(take_pending(data), err, reply ~= nil and bytes_of or nil, reply ~= nil and reply[0])
 end
 
+local EVENTS = { [0] = "started", "ended", "killed", "recycled" }
+local told = { event = 0, pid = 0, reason = 0 } -- to on_worker
+
+local function worker_table()
+  return { event = EVENTS[told.event], pid = told.pid, reason = text(told.reason) }
+end
+
+local function on_worker(event, pid, reason, data)
+  told.event, told.pid, told.reason = event, pid, reason
+  pcall(news, data, "worker", nil, worker_table)
+end
+
+local drain_report = ffi.new "mf_drain_report"
+drain_report.size = ffi.sizeof "mf_drain_report"
+
+local function report_table(pool)
+  lib.mf_pool_drain_report(pool, drain_report)
+  return { answered = tonumber(drain_report.answered), dropped = tonumber(drain_report.dropped),
+    interrupted = tonumber(drain_report.interrupted), killed = drain_report.killed }
+end
+
+local function on_drained(pool, err, data)
+  local c = take_pending(data)
+  local ok, report = pcall(report_table, pool)
+  c.value = ok and report
+  complete(c, err)
+end
+
 local function on_pool(_, err, data)
   complete(take_pending(data), err)
 end
@@ -463,6 +491,8 @@ local trouble_cb = ffi.cast("mf_trouble_cb", on_trouble)
 local notice_cb = ffi.cast("mf_notice_cb", on_notice)
 local reply_cb = ffi.cast("mf_reply_cb", on_reply)
 local pool_cb = ffi.cast("mf_pool_cb", on_pool)
+local drained_cb = ffi.cast("mf_pool_cb", on_drained)
+local worker_cb = ffi.cast("mf_worker_cb", on_worker)
 local rpc_over_cb = ffi.cast("mf_rpc_close_cb", on_over)
 local pool_over_cb = ffi.cast("mf_pool_close_cb", on_over)
 
@@ -489,7 +519,7 @@ function core.serve(kind, p, name, plain)
   options.on_error, options.on_close = trouble_cb, notice_cb
   options.data = data_of(plain.over)
   local s = { event = plain.event, trouble = plain.trouble, notice = plain.notice,
-    token = plain.over, procs = { p } }
+    worker = plain.worker, token = plain.over, procs = { p } }
   services[plain.over] = s
   completion(plain.over)
   local code
@@ -498,6 +528,8 @@ function core.serve(kind, p, name, plain)
     lib.mf_pool_options_init(pool_options)
     pool_options.rpc = options
     set_numbers(pool_options, POOL_NUMBERS, plain)
+    if plain.worker > 0 then pool_options.on_worker = worker_cb end
+    pool_options.worker_data = data_of(plain.over)
     code = lib.mf_pool_new(p.mf, name, pool_options, room)
     s.pool = room[0]
   else
@@ -538,14 +570,27 @@ end
 
 function core.drain(s, ms, token)
   completion(token)
-  return asked(token, lib.mf_pool_drain(s.pool, ms or NO_TIMEOUT, pool_cb, data_of(token)))
+  return asked(token, lib.mf_pool_drain(s.pool, ms or NO_TIMEOUT, drained_cb, data_of(token)))
 end
 
-function core.reload(s, p, token)
+local function give_template(give, s, p, token)
   completion(token)
-  local ok, code = asked(token, lib.mf_pool_reload(s.pool, p.mf, pool_cb, data_of(token)))
+  local ok, code = asked(token, give(s.pool, p.mf, pool_cb, data_of(token)))
   if ok then s.procs[#s.procs + 1] = p end
   return ok, code
+end
+
+function core.reload(...)
+  return give_template(lib.mf_pool_reload, ...)
+end
+
+function core.add(...)
+  return give_template(lib.mf_pool_add, ...)
+end
+
+function core.promote(s, token)
+  completion(token)
+  return asked(token, lib.mf_pool_promote(s.pool, pool_cb, data_of(token)))
 end
 
 function core.resize(s, max)

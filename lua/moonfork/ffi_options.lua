@@ -125,7 +125,7 @@ end
 
 local RPC = "async init on_event on_error on_close serialiser timeout message_max grace"
 local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff "
-  .. "tree"
+  .. "tree on_worker"
 local valid_service = {
   rpc = check.set(RPC .. " strict"),
   pool = check.set(RPC .. " " .. POOL),
@@ -202,6 +202,7 @@ function options.of_service(f, name, given)
     on_event = check.option_callback(where, "on_event", given.on_event),
     on_error = check.option_callback(where, "on_error", given.on_error),
     on_close = check.option_callback(where, "on_close", given.on_close),
+    on_worker = check.option_callback(where, "on_worker", given.on_worker),
   }
   if f == "pool" then pool_options(where, given, plain) end
   return plain, service

@@ -94,6 +94,9 @@ local function begin_service(self, f, name, given)
     plain.notice = kept(function()
       if service.on_close then return reactor.call_user(service.on_close) end
     end)
+    plain.worker = service.on_worker and kept(function(_, worker)
+      return reactor.call_user(service.on_worker, worker.event, worker.pid, worker.reason)
+    end) or 0
     plain.over = kept(function() return over(service) end)
     local raw, code = core.serve(f, cell.raw, name, plain)
     if not raw then
@@ -260,9 +263,9 @@ end
 
 -- ---- pools ----
 
--- begin(token) -> true; or nil, code. done(err, true), later.
+-- begin(token) -> true; or nil, code. done(err, true, value), later.
 local function told_later(done, begin)
-  local token = reactor.due_token(function(err) return done(err, not err or nil) end)
+  local token = reactor.due_token(function(err, value) return done(err, not err or nil, value) end)
   local ok, code = begin(token)
   if ok then return end
   reactor.cancel_due(token)
@@ -271,8 +274,12 @@ end
 
 local function do_or_wait(callback, begin)
   if not callback then return reactor.await(begin) end
-  begin(function(err, value) return reactor.call_user(callback, err, value) end)
+  begin(function(...) return reactor.call_user(callback, ...) end)
   return true
+end
+
+local function refuse(done, err)
+  return reactor.post(function() return done(err) end)
 end
 
 function pool_methods.drain(self, timeout, callback)
@@ -282,37 +289,63 @@ function pool_methods.drain(self, timeout, callback)
   end
   check.callback(2, "drain", callback)
   local ms = check.option_duration({ f = "drain", n = 1 }, "timeout", timeout, true)
-  return do_or_wait(callback, function(done)
-    if service.closed or not service.raw then
-      local err = reason(service)
-      return reactor.post(function() return done(err) end)
+  local report = { answered = 0, dropped = 0, interrupted = 0, killed = 0 }
+  local ok, err = do_or_wait(callback, function(done)
+    local function drained(failure, _, value)
+      report = value or report
+      return done(failure, not failure or nil, report)
     end
-    return told_later(done, function(token) return core.drain(service.raw, ms, token) end)
+    if service.closed or not service.raw then return refuse(drained, reason(service)) end
+    return told_later(drained, function(token) return core.drain(service.raw, ms, token) end)
   end)
+  if callback then return true end
+  if ok then return true, report end
+  return nil, err, report
 end
 
--- New workers are forked from the process.
-function pool_methods.reload(self, template, callback)
-  local service = service_of(self, "reload", Pool)
+-- What gives the pool a template.
+local function give_template(self, f, give, template, callback)
+  local service = service_of(self, f, Pool)
   if getmetatable(template) ~= process.Process then
-    check.fail(1, "reload", "moonfork.process expected, got " .. check.type_name(template))
+    check.fail(1, f, "moonfork.process expected, got " .. check.type_name(template))
   end
-  check.callback(2, "reload", callback)
-  local cell = process.serving(template, "reload")
+  check.callback(2, f, callback)
+  local cell = process.serving(template, f)
   return do_or_wait(callback, function(done)
     local err = (service.closed or not service.raw) and reason(service) or process.inherited(cell.err)
     if err then
       if cell.err then process.mark_told(cell, err) end
-      return reactor.post(function() return done(err) end)
+      return refuse(done, err)
     end
-    return told_later(done, function(token)
-      local ok, code = core.reload(service.raw, cell.raw, token)
+    return told_later(function(failure, ok) return done(failure, ok) end, function(token)
+      local ok, code = give(service.raw, cell.raw, token)
       if ok then
         cell.state = "finished"
         take(service, cell)
       end
       return ok, code
     end)
+  end)
+end
+
+-- New workers are forked from the process.
+function pool_methods.reload(self, template, callback)
+  return give_template(self, "reload", core.reload, template, callback)
+end
+
+-- From the process, too.
+function pool_methods.add(self, template, callback)
+  return give_template(self, "add", core.add, template, callback)
+end
+
+-- From a copy of the worker with the most answers.
+function pool_methods.promote(self, callback)
+  local service = service_of(self, "promote", Pool)
+  check.callback(1, "promote", callback)
+  return do_or_wait(callback, function(done)
+    if service.closed or not service.raw then return refuse(done, reason(service)) end
+    return told_later(function(failure, ok) return done(failure, ok) end,
+      function(token) return core.promote(service.raw, token) end)
   end)
 end
 

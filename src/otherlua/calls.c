@@ -14,7 +14,7 @@ struct raw_service {
   struct raw_process *procs; /* that it has taken */
   int is_ending;
   int is_over; /* the pointers above are invalid, and that is about to be told */
-  double event, trouble, notice;
+  double event, trouble, notice, worker; /* tokens */
   struct outcome end; /* the last thing that is told; then this is freed */
 };
 
@@ -48,6 +48,17 @@ static void on_notice(void *data) {
   struct outcome *c = news(s, s->notice);
   if (c)
     outcome_done(c);
+}
+
+static void on_worker(int event, int pid, const char *reason, void *data) {
+  struct raw_service *s = data;
+  struct outcome *c = outcome_new(s->core, s->worker, GOT_WORKER);
+  if (!c)
+    return;
+  c->event = event;
+  c->pid = pid;
+  c->bytes = strdup(reason); /* NULL: no memory for the reason */
+  outcome_done(c);
 }
 
 static void on_reply(const mf_error *error, const mf_message *reply, void *data) {
@@ -114,7 +125,8 @@ static void read_rpc_options(lua_State *L, int idx, struct raw_service *s,
   ret->data = s;
 }
 
-static void read_pool_options(lua_State *L, int idx, mf_pool_options *ret) {
+static void read_pool_options(lua_State *L, int idx, struct raw_service *s,
+                              mf_pool_options *ret) {
   mf_pool_options_init(ret);
   ret->max = to_unsigned(field_number(L, idx, "max", ret->max));
   ret->idle = to_unsigned(field_number(L, idx, "idle", ret->idle));
@@ -135,6 +147,8 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *ret) {
   ret->backoff_max_ms =
       to_unsigned(field_number(L, idx, "backoff_max", ret->backoff_max_ms));
   ret->tree = (int)field_number(L, idx, "tree", ret->tree);
+  s->worker = field_number(L, idx, "worker", 0);
+  ret->on_worker = s->worker > 0 ? on_worker : NULL;
 }
 
 static void take(struct raw_service *s, struct raw_process *p) {
@@ -144,7 +158,8 @@ static void take(struct raw_service *s, struct raw_process *p) {
 
 /* serve("rpc" | "pool", process, name, options) -> service; or nil, code. Takes the
  * process when it succeeds. The options have the tokens `event` (0: nobody wants them),
- * `trouble`, `notice` (an orderly end) and `over` (the last that comes). */
+ * `trouble`, `notice` (an orderly end), `worker` (0: nobody wants to know) and `over`
+ * (the last that comes). */
 static int l_serve(lua_State *L) {
   struct core *core = core_get(L);
   int is_pool = strcmp(luaL_checkstring(L, 1), "pool") == 0;
@@ -156,7 +171,7 @@ static int l_serve(lua_State *L) {
   mf_rpc_options rpc_options;
   mf_pool_options pool_options;
   read_rpc_options(L, 4, &room, &rpc_options);
-  read_pool_options(L, 4, &pool_options);
+  read_pool_options(L, 4, &room, &pool_options);
   double over = field_number(L, 4, "over", 0);
   struct raw_service *s = malloc(sizeof *s);
   if (!s)
@@ -165,6 +180,7 @@ static int l_serve(lua_State *L) {
   s->core = core;
   rpc_options.data = s;
   pool_options.rpc = &rpc_options;
+  pool_options.worker_data = s;
   outcome_init(&s->end, core, over, GOT_END);
   s->end.release = release_service;
   s->end.owner = s;
@@ -223,35 +239,63 @@ static void on_pool(mf_pool *pool, const mf_error *error, void *data) {
   outcome_done(c);
 }
 
+static void on_drained(mf_pool *pool, const mf_error *error, void *data) {
+  struct outcome *c = data;
+  c->report.size = sizeof c->report;
+  mf_pool_drain_report(pool, &c->report);
+  on_pool(pool, error, c);
+}
+
 static int
 l_drain(lua_State *L) { /* drain(pool, ms or nil, token) -> true; or nil, code */
   struct core *core = core_get(L);
   struct raw_service *s = get_pointer(L, 1);
   unsigned ms =
       lua_isnil(L, 2) ? MF_NO_TIMEOUT : to_unsigned((double)luaL_checknumber(L, 2));
-  struct outcome *c = outcome_new(core, get_token(L, 3), GOT_ERROR);
+  struct outcome *c = outcome_new(core, get_token(L, 3), GOT_REPORT);
   if (!c)
     return push_code(L, MF_ENOMEM);
-  int rc = mf_pool_drain(s->pool, ms, on_pool, c);
+  int rc = mf_pool_drain(s->pool, ms, on_drained, c);
   if (rc < 0)
     outcome_free(c);
   return push_code(L, rc);
 }
 
-/* reload(pool, process, token) -> true; or nil, code. Takes the process when it succeeds.
- */
-static int l_reload(lua_State *L) {
+/* The functions are given pool, process and token -> true; or nil, code. The process is
+ * taken when one succeeds. */
+static int give_template(lua_State *L,
+                         int (*give)(mf_pool *, mf_process *, mf_pool_cb, void *)) {
   struct core *core = core_get(L);
   struct raw_service *s = get_pointer(L, 1);
   struct raw_process *p = get_pointer(L, 2);
   struct outcome *c = outcome_new(core, get_token(L, 3), GOT_ERROR);
   if (!c)
     return push_code(L, MF_ENOMEM);
-  int rc = mf_pool_reload(s->pool, p->mf, on_pool, c);
+  int rc = give(s->pool, p->mf, on_pool, c);
   if (rc < 0)
     outcome_free(c);
   else
     take(s, p);
+  return push_code(L, rc);
+}
+
+static int l_reload(lua_State *L) {
+  return give_template(L, mf_pool_reload);
+}
+
+static int l_add(lua_State *L) {
+  return give_template(L, mf_pool_add);
+}
+
+static int l_promote(lua_State *L) { /* promote(pool, token) -> true; or nil, code */
+  struct core *core = core_get(L);
+  struct raw_service *s = get_pointer(L, 1);
+  struct outcome *c = outcome_new(core, get_token(L, 2), GOT_ERROR);
+  if (!c)
+    return push_code(L, MF_ENOMEM);
+  int rc = mf_pool_promote(s->pool, on_pool, c);
+  if (rc < 0)
+    outcome_free(c);
   return push_code(L, rc);
 }
 
@@ -346,8 +390,11 @@ static int l_end(lua_State *L) { /* end(service): takes no more; `over` comes la
 }
 
 const luaL_Reg service_functions[] = {
-    {"serve", l_serve},        {"call", l_call},     {"cancel", l_cancel},
-    {"drain", l_drain},        {"reload", l_reload}, {"resize", l_resize},
-    {"stats", l_stats},        {"pids", l_pids},     {"abort", l_abort},
-    {"finish_service", l_end}, {NULL, NULL},
+    {"serve", l_serve},   {"call", l_call},
+    {"cancel", l_cancel}, {"drain", l_drain},
+    {"reload", l_reload}, {"resize", l_resize},
+    {"stats", l_stats},   {"pids", l_pids},
+    {"abort", l_abort},   {"finish_service", l_end},
+    {"add", l_add},       {"promote", l_promote},
+    {NULL, NULL},
 };

@@ -19,7 +19,15 @@
 #include <stdint.h>
 #include <uv.h>
 
-enum outcome_kind { GOT_ERROR, GOT_SOCKET, GOT_EXIT, GOT_BYTES, GOT_END };
+enum outcome_kind {
+  GOT_ERROR,
+  GOT_SOCKET,
+  GOT_EXIT,
+  GOT_BYTES,
+  GOT_REPORT,
+  GOT_WORKER,
+  GOT_END
+};
 
 /* One callback of the library's. It has all its memory from the start but for texts and
  * bytes; where there is none for those, the code's own text stands in. */
@@ -35,6 +43,8 @@ struct outcome {
   size_t length; /* of bytes */
   int has_exit;
   mf_exit exit;                      /* its error is ours */
+  mf_drain_report report;            /* of GOT_REPORT */
+  int event, pid;                    /* of GOT_WORKER; bytes are the reason */
   uint64_t call;                     /* id of the rpc's or pool's call, for cancelling */
   void (*release)(struct outcome *); /* frees it with what it is part of */
   void *owner;                       /* for release */

@@ -163,11 +163,31 @@ static void push_error(lua_State *L, const struct outcome *c) {
   }
 }
 
+static void push_report(lua_State *L, const mf_drain_report *r) {
+  lua_createtable(L, 0, 4);
+  set_number(L, "answered", (double)r->answered);
+  set_number(L, "dropped", (double)r->dropped);
+  set_number(L, "interrupted", (double)r->interrupted);
+  set_number(L, "killed", r->killed);
+}
+
+static void push_worker(lua_State *L, const struct outcome *c) {
+  static const char *const events[] = {"started", "ended", "killed", "recycled"};
+  lua_createtable(L, 0, 3);
+  set_string(L, "event", events[c->event & 3]);
+  set_number(L, "pid", c->pid);
+  set_string(L, "reason", c->bytes);
+}
+
 static void push_value(lua_State *L, const struct outcome *c) {
   if (c->kind == GOT_EXIT)
     push_exit(L, &c->exit);
   else if (c->kind == GOT_SOCKET && c->fd >= 0)
     lua_pushinteger(L, c->fd);
+  else if (c->kind == GOT_REPORT)
+    push_report(L, &c->report);
+  else if (c->kind == GOT_WORKER)
+    push_worker(L, c);
   else if (c->kind == GOT_BYTES && c->bytes)
     lua_pushlstring(L, c->bytes, c->length);
   else

@@ -443,6 +443,47 @@ tests["a pool answers 3,000 calls, is drained and reloaded"] = function()
   eq(#pool:pids(), 0)
 end
 
+tests["a pool tells of its workers, grows, and says what became of its calls"] = function()
+  local told, pids, reasons = {}, {}, {}
+  local pool = template():pool("upper", { max = 1, on_worker = function(event, pid, reason)
+    told[#told + 1], pids[#pids + 1], reasons[#reasons + 1] = event, pid, reason
+  end })
+  eq(pool "a", "A")
+  eq(told[1], "started")
+  eq(pids[1], pool:pids()[1])
+  eq(reasons[1], "calls wait")
+  eq(assert(pool:add(template())), true)
+  eq(pool:stats().templates, 2)
+  is_error(select(2, pool:add(fork.new():eval "error 'broken'")), "REMOTE", "broken")
+  raises("bad argument #1 to 'add' %(moonfork.process expected, got number", pool.add, pool, 1)
+  eq(assert(pool:promote()), true)
+  eq(pool:stats().promotions, 1)
+  local done
+  pool:promote(function(err, ok) done = ok or err end)
+  within(5, function() return done end, "promote")
+  eq(done, true)
+  eq(pool "b", "B")
+  local ok, report = pool:drain()
+  eq(ok, true)
+  eq(report.interrupted + report.dropped + report.killed, 0)
+  eq(told[#told] == "started", false)
+  local _, err, late = pool:drain()
+  is_error(err, "CLOSED")
+  eq(late.answered, 0)
+  is_error(select(2, pool:promote()), "CLOSED")
+  pool:close()
+  local slow, got, killed = template():pool("work", { max = 1, load = 1 }), nil, nil
+  slow("hang", function() end)
+  slow("hang", function() end)
+  within(5, function() return slow:stats().running == 1 end, "running")
+  slow:drain(0.05, function(e, _, r) got, killed = e, r end)
+  within(10, function() return got end, "drain")
+  is_error(got, "TIMEOUT")
+  eq(killed.killed, 1)
+  eq(killed.interrupted, 1)
+  eq(killed.dropped, 1)
+end
+
 tests["workers of a pool die and are replaced"] = function()
   local deaths = 0
   local pool = fork.new():eval [[

@@ -109,6 +109,7 @@ function calls:call(...) end
 ---@field tree? boolean
 ---@field restart? {burst?: integer, period?: number}
 ---@field backoff? {min?: number, max?: number}
+---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)
 
 ---@class moonfork.ffi.rpc: moonfork.ffi.calls
 local rpc = {}
@@ -146,10 +147,22 @@ function pool:resize(max) end
 ---@return moonfork.error?
 function pool:reload(process, callback) end
 
----@param timeout? number seconds
+---@param process moonfork.ffi.process
 ---@param callback? fun(err?: moonfork.error)
 ---@return true?
 ---@return moonfork.error?
+function pool:add(process, callback) end
+
+---@param callback? fun(err?: moonfork.error)
+---@return true?
+---@return moonfork.error?
+function pool:promote(callback) end
+
+---@param timeout? number seconds
+---@param callback? moonfork.drain_callback
+---@return true?
+---@return moonfork.error|moonfork.drain_report?
+---@return moonfork.drain_report?
 function pool:drain(timeout, callback) end
 
 function pool:close() end
