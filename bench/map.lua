@@ -1,7 +1,8 @@
--- Many items: map.lua MODE COUNT REPEAT. MODE: plain (a loop without a pool), map (pool:map as it
--- is), single (chunk = 1), call (calls of a pool, 16 in flight), run (a process for each, two in
--- flight), parallel (GNU parallel --pipe -j2), lines (what that runs). Prints also the processor
--- time: `own` of this process, `others` of its children (template and workers).
+-- Many items: map.lua MODE COUNT REPEAT [PROGRAM]. MODE: plain (a loop without a pool), map (pool:map as
+-- it is), single (chunk = 1), call (calls of a pool, 16 in flight), run (a process for each, two in
+-- flight), program (`moonfork map`, the program PROGRAM), parallel (GNU parallel --pipe -j2), lines
+-- (what that runs). Prints also the processor time: `own` of this process, `others` of its children
+-- (template and workers).
 -- map.lua calibrate US prints the REPEAT whose item takes so many microseconds.
 local mode, count, repeats = arg[1], math.tointeger(arg[2]), math.tointeger(arg[3])
 
@@ -37,14 +38,18 @@ local function text(i) return "line " .. i end
 
 local sum, told, began, seconds, own_began = 0, 0, nil, nil, nil
 local function begin() began, own_began = clock(), os.clock() end
-if mode == "parallel" then
+if mode == "parallel" or mode == "program" then
   local name = (os.getenv "TMPDIR" or "/tmp") .. "/lines"
   local f <close> = assert(io.open(name, "w"))
   for i = 1, count do f:write(text(i), "\n") end
   f:close()
+  local command = ("parallel --will-cite --pipe -j2 lua5.4 %s lines %d <%s"):format(arg[0], repeats, name)
+  if mode == "program" then
+    command = ("%s map -j2 -e '%s local plain = work function work(line) return plain(line, %d) end' work %s")
+      :format(arg[4], CODE, repeats, name)
+  end
   begin()
-  local out <close> = assert(io.popen(("parallel --will-cite --pipe -j2 lua5.4 %s lines %d <%s")
-    :format(arg[0], repeats, name)))
+  local out <close> = assert(io.popen(command))
   for line in out:lines() do sum, told = sum + tonumber(line), told + 1 end
   os.remove(name)
 elseif mode == "plain" then
@@ -117,6 +122,6 @@ local function time_of_others()
 end
 
 local own = os.clock() - own_began
-if mode ~= "plain" and mode ~= "parallel" then require("moonfork").reset() end
+if mode ~= "plain" and mode ~= "parallel" and mode ~= "program" then require("moonfork").reset() end
 print(("items %d\nseconds %.6f\nsum %d\nown %.4f\nothers %.2f"):format(count, seconds, sum, own,
   time_of_others()))

@@ -583,28 +583,31 @@ function cases.map()
   say("")
   say("## Many items: pool:map with two workers")
   say("")
-  say("An x of more than 1 is faster. An item is a string, its work a loop in Lua.")
+  say("An x of more than 1 is faster. An item is a string, its work a loop in Lua; for `moonfork map` and " ..
+      "GNU parallel it is a line of a file, and their start counts.")
   say("")
-  say("| items | x a loop without a pool | x chunk = 1 | x GNU parallel --pipe -j2 |")
-  say("| --- | ---: | ---: | ---: |")
+  say("| items | pool:map, x a loop without a pool | x chunk = 1 | x GNU parallel --pipe -j2 " ..
+      "| `moonfork map`, x a loop | x GNU parallel |")
+  say("| --- | ---: | ---: | ---: | ---: | ---: |")
   local parallel = capture("parallel --version"):find("GNU parallel", 1, true)
   for _, row in ipairs {{"3 us", 3, 100000}, {"13 us", 13, 100000}, {"100 us", 100, 10000},
                         {"10 ms", 10000, 200}} do
     local label, us, n = row[1], row[2], math.floor(row[3] * scale)
     local repeats = capture(script .. "calibrate " .. us)
     local cells = {}
-    for _, mode in ipairs {"plain", "map", "single", parallel and "parallel"} do
+    for _, mode in ipairs {"plain", "map", "single", "program", parallel and "parallel"} do
       cells[#cells + 1] = {key = mode, label = mode,
-        command = ("%s%s %d %s"):format(script, mode, n, repeats)}
+        command = ("%s%s %d %s %s"):format(script, mode, n, repeats, settings.program)}
     end
     cells = take_turns("map-" .. us, cells)
     for _, x in ipairs(cells) do
       for round, f in pairs(x.figures) do x.rates[round] = f.items / f.seconds end
     end
     local own = find(cells, "map") or {rates = {}}
-    say("| %d of %s | %s | %s | %s |", n, label, number(ratio(own, find(cells, "plain"), "rates"), "%.2f"),
-      number(ratio(own, find(cells, "single"), "rates"), "%.2f"),
-      number(ratio(own, find(cells, "parallel"), "rates"), "%.2f"))
+    local program = find(cells, "program") or {rates = {}}
+    local function times(one, other) return number(ratio(one, find(cells, other), "rates"), "%.2f") end
+    say("| %d of %s | %s | %s | %s | %s | %s |", n, label, times(own, "plain"), times(own, "single"),
+      times(own, "parallel"), times(program, "plain"), times(program, "parallel"))
   end
 end
 

@@ -360,8 +360,13 @@ end
 -- Writes an answer, and records it.
 function Run:tell(call)
   self.done = self.done + 1
-  if self.options.tag then self:put(call.line .. "\t") end
-  self:put(call.text .. self.separator)
+  local parts, n = self.parts, self.nparts
+  if self.options.tag then
+    parts[n + 1], parts[n + 2] = call.line, "\t"
+    n = n + 2
+  end
+  parts[n + 1], self.nparts = call.text, n + 1
+  self:put(self.separator)
   if self.log then self.log:add(call.number, call.line, nil, call.start, call.seconds, call.worker) end
 end
 
@@ -473,6 +478,7 @@ function Run:take(call, ...)
     self:repeat_call(call, tries)
   end
   self:enqueue(call)
+  if self.repeated == 0 then return end
   local queue = self.queue
   return self:wait_for_repeated(function()
     return self.repeated < REPEATED_MAX and queue.last - queue.first < QUEUE_MAX
