@@ -6,8 +6,9 @@
  * input it makes so many processes and answers with one line: the microseconds that all
  * of them took, ends included, and, for "first", the microseconds of each from before its
  * fork to the arrival of the byte that a Lua function wrote in it. With "spawn" the
- * function does nothing. HEAP_MIB is what the template holds in small tables. End of file
- * ends it. */
+ * function does nothing. HEAP_MIB is what the template holds in small tables. PAUSE_US:
+ * before each process, one at a time, so long a sleep, and all SPARES are there again;
+ * neither is counted. End of file ends it. */
 #ifndef BENCH_H
 #define BENCH_H
 

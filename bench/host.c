@@ -142,7 +142,8 @@ static mf_process *open_template(int spares, int heap_mib) {
   mf_process *p;
   options.loop = &loop;
   options.spares_max = (unsigned)spares;
-  options.spares_min = spares > 1 ? (unsigned)spares / 2 : (unsigned)spares;
+  /* With a pause all are there before each process. */
+  options.spares_min = (unsigned)(spares > 1 && !plan.pause_us ? spares / 2 : spares);
   check(mf_new_exec(&options, &p), "mf_new_exec");
   eval(p, "function nothing() end function first(socket) socket:write('x') end "
           "function rest(socket) socket:read(1) end");
@@ -167,7 +168,7 @@ static void wait_for_spares(void) {
   uv_timer_t tick;
   uv_timer_init(&loop, &tick);
   uv_timer_start(&tick, on_tick, 1, 1);
-  while (mf_spares(template) < 1)
+  while (mf_spares(template) < plan.spares)
     uv_run(&loop, UV_RUN_ONCE);
   uv_close((uv_handle_t *)&tick, NULL);
   uv_run(&loop, UV_RUN_NOWAIT);

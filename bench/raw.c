@@ -97,10 +97,17 @@ static void end(pid_t pid, int fd) {
     give_up("a child ended badly");
 }
 
-static void one_by_one(int n) {
+/* Returns the microseconds of the pauses. */
+static double one_by_one(int n) {
   char byte;
+  double paused = 0;
   for (int i = 0; i < n; i++) {
     int fd;
+    if (plan.pause_us) {
+      double pause = now_us();
+      usleep((unsigned)plan.pause_us);
+      paused += now_us() - pause;
+    }
     double start = now_us();
     pid_t pid = begin(&fd);
     if (plan.first) {
@@ -112,6 +119,7 @@ static void one_by_one(int n) {
       ;
     end(pid, fd);
   }
+  return paused;
 }
 
 static void many(int n) {
@@ -144,12 +152,12 @@ static void slices(void) {
     exit(2);
   }
   for (int n; (n = slice_next());) {
-    double start = now_us();
+    double start = now_us(), paused = 0;
     if (plan.inflight == 1)
-      one_by_one(n);
+      paused = one_by_one(n);
     else
       many(n);
-    slice_done(now_us() - start, us, plan.first ? n : 0);
+    slice_done(now_us() - start - paused, us, plan.first ? n : 0);
   }
 }
 

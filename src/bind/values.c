@@ -70,7 +70,8 @@ void ending_set(struct ending *e, const mf_exit *exit) {
 }
 
 void bind_ending_push(lua_State *L, const struct ending *e) {
-  lua_createtable(L, 0, 4);
+  int has_more = e->error || (e->exit.known && e->exit.signal);
+  lua_createtable(L, 0, has_more ? 4 : 2); /* one of them for each process */
   if (!e->exit.known) {
     lua_pushboolean(L, 1);
     lua_setfield(L, -2, "unknown");
