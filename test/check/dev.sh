@@ -19,8 +19,8 @@ says() {
   grep -q -- "$pattern" "$room/out" || complain "./dev $*: no '$pattern' in: $(cat "$room/out")"
 }
 
-commands='demo build run install uninstall deb version test check configurations fuzz random planted
-  asan coverage bench site help'
+commands='demo build run install uninstall deb dist container version test check configurations
+  fuzz random planted asan coverage bench site help'
 for command in $commands; do
   says 0 "^usage: ./dev $command" "$command" --help
   says 0 "^usage: ./dev $command" "$command" -h

@@ -23,7 +23,8 @@ expect(type(source.url) == "string" and source.url:find "^git%+https://", "sourc
 expect(source.tag == "v" .. tostring(spec.version):gsub("%-%d+$", ""), "source.tag is %s", source.tag)
 expect(type(spec.description) == "table" and spec.description.license == "MIT", "license")
 local homepage = tostring(spec.description.homepage)
-for path, form in pairs { ["debian/control"] = "\nHomepage: %s\n", ["debian/copyright"] = "\nSource: %s\n" } do
+for path, form in pairs { ["debian/control"] = "\nHomepage: %s\n", ["debian/copyright"] = "\nSource: %s\n",
+  Containerfile = 'image.url="%s"\n' } do
   expect(read(path):find(form:format(homepage), 1, true), "%s has another homepage than %s", path,
     homepage)
 end

@@ -25,6 +25,7 @@ local carriers = {
   {"lua/moonfork/ffi_core.lua", 'local VERSION = "%s"'},
   {rockspec(version), 'local VERSION = "%s"'},
   {"debian/changelog", "moonfork (%s-1) "},
+  {"Containerfile", 'image.version="%s"'},
   {"CHANGES.md", "\n## %s"},
   {"doc/lua-api.md", '| `"moonfork %s"` |'},
   {"doc/protocol.md", 'the version of moonfork ("%s")'},
