@@ -48,6 +48,7 @@ story.test("the units: a server on the socket that it is passed, which says when
   t.eq(ask(t, path), "hello moon")
   t.ok(p:kill())
   t.eq(t.status(p).code, 143)
+  t.match(service, "\nSuccessExitStatus=143\n") -- a server that was stopped has not failed
   listener:close()
   inbox:close()
 end)
