@@ -7,7 +7,7 @@
 -- The cell has the callbacks. An object that is collected closes its service, and what is
 -- outstanding then finishes; the cell is still told.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local map = require "moonfork.map"
 local reactor = require "moonfork.reactor"

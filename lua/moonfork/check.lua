@@ -1,7 +1,7 @@
 -- Checks of arguments: misuse raises here, naming the argument, with the position of the
 -- program's own call. Runs in the parent.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 
 local check = {}
 local signals, signal_max = core.signals()

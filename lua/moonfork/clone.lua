@@ -3,4 +3,4 @@
 -- "moonfork.early", and the plain POSIX calls. In a template and its clones the module is
 -- built in, and require never comes here.
 
-return require("moonfork.load").open_clone()
+return require("moonfork.load").of(...).open_clone()

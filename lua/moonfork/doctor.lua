@@ -3,7 +3,7 @@
 -- together. `moonfork doctor` prints what these functions give. Runs in the parent.
 
 local fork = require "moonfork"
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local clone = require "moonfork.clone"
 

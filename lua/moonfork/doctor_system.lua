@@ -1,7 +1,7 @@
 -- What this system offers to moonfork, and what it means for a program: for moonfork.doctor. Asked by
 -- trying (core.features), by limits, and of files of /proc and /sys where only these tell.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local fork = require "moonfork"
 
 local system = {}

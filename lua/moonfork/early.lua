@@ -3,7 +3,7 @@
 -- asks for one, and serves fork.new_exec without an exec. Where that can't be, require raises
 -- an error object, and may be tried again. Runs in the parent.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 
 local ok, err = core.early()
 if not ok then

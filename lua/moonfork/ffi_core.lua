@@ -16,9 +16,15 @@ local function load_core()
 end
 
 local core = load_core()
-if core.version ~= VERSION then
-  error("moonfork.ffi: the Lua files in package.path are of moonfork " .. VERSION ..
-    ", and its library is of moonfork " .. core.version .. "; both have to be of one version", 0)
+local here = debug.getinfo(1, "S").source:gsub("^@", "")
+for _, build in ipairs { core.module or core.library, core.library } do -- each: version, path
+  if build[1] ~= VERSION then
+    error(("moonfork.ffi: the Lua files in package.path are of moonfork %s, and its library %s is of"
+      .. " moonfork %s; the Lua files are those of %s; both have to be of one version: correct LUA_PATH,"
+      .. " LUA_CPATH or %s"):format(VERSION, build[2], build[1], here,
+      jit and "MOONFORK_LIBRARY" or "LD_LIBRARY_PATH"), 0)
+  end
 end
+core.version = VERSION
 
 return core

@@ -39,16 +39,16 @@ local function load_library()
   local reasons = {}
   for _, place in ipairs(places) do
     local found, library = pcall(ffi.load, place)
-    if found then return library end
+    if found then return library, place end
     reasons[#reasons + 1] = "\n\t" .. tostring(library)
   end
   error("moonfork.ffi: the library of moonfork is not found; install it, or name the file in the "
     .. "environment variable MOONFORK_LIBRARY:" .. table.concat(reasons), 0)
 end
 
-local lib = load_library()
+local lib, lib_path = load_library()
 
-local core = { version = ffi.string(lib.mf_version_string()) }
+local core = { library = { ffi.string(lib.mf_version_string()), lib_path } }
 
 local COMMON_SIGNALS = { HUP = 1, INT = 2, QUIT = 3, ABRT = 6, KILL = 9, SEGV = 11, PIPE = 13,
   ALRM = 14, TERM = 15 }

@@ -2,7 +2,7 @@
 -- each clone runs a named function with a socket, handles and strings. This module is the
 -- parent's side (doc/lua-api.md); what runs in a clone requires "moonfork.clone".
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local process = require "moonfork.process"
 local reactor = require "moonfork.reactor"

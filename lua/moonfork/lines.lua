@@ -7,7 +7,7 @@
 -- Nothing here blocks while a pipe is slow: the reader looks, and a watch wakes the map.
 
 local fork = require "moonfork"
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local joined = require "moonfork.joined"
 local map = require "moonfork.map"

@@ -5,7 +5,7 @@
 -- luv ends the program when a callback raises. So nothing here does: what a callback of
 -- moonfork's raised is kept, and the next call of moonfork raises it.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local fork = require "moonfork"
 local reactor = require "moonfork.reactor"
 

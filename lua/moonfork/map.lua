@@ -8,7 +8,7 @@
 -- own. It is over when each of its items has an answer; what a worker did not begin, because
 -- it died or its time was up, becomes a piece of its own.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local reactor = require "moonfork.reactor"
 

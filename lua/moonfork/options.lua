@@ -2,7 +2,7 @@
 -- moonfork.core reads. Wrong types and unknown names raise; a handle that is not open is
 -- a runtime error and is returned. Runs in the parent.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 
 local options = {}

@@ -1,6 +1,6 @@
 -- The process object: the functions that make one, and its methods. Runs in the parent.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local calls = require "moonfork.calls"
 local check = require "moonfork.check"
 local reactor = require "moonfork.reactor"

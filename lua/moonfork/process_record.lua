@@ -14,7 +14,7 @@
 -- Collecting an object is the same as closing it: its finaliser revives it, and it stays in
 -- `ending` until its end has been told.
 
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local calls = require "moonfork.calls"
 local check = require "moonfork.check"
 local options = require "moonfork.options"

@@ -6,7 +6,7 @@
 -- coroutine that waits, and so may a callback that waits in turn.
 
 local check = require "moonfork.check"
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 
 local reactor = {
   on_exit = nil, -- called with (cell, status) and (cell, error) of a process;

@@ -2,4 +2,4 @@
 -- modules that a later fork.template() copies. In a template and its clones the module is
 -- built in, and require never comes here.
 
-return require("moonfork.load").open_rpc()
+return require("moonfork.load").of(...).open_rpc()

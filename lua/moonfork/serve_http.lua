@@ -2,7 +2,7 @@
 -- Connections and requests are http_core's, which calls the function, and counts on the board. With
 -- --async the function runs in a coroutine; http_core goes on with others while it is suspended.
 
-local core = require "moonfork.http_core"
+local core = require("moonfork.load").part "moonfork.http_core"
 local clone = require "moonfork.clone"
 local log = require "moonfork.serve_log"
 

@@ -2,8 +2,8 @@
 -- change several files in a row.
 
 local fork = require "moonfork"
-local core = require "moonfork.load"
-local serve_core = require "moonfork.serve_core"
+local core = require("moonfork.load").of(...)
+local serve_core = core.part "moonfork.serve_core"
 
 local watch = {}
 

@@ -11,8 +11,8 @@
 -- are at and accept nothing more. The listeners are open all the time, so nobody is refused.
 
 local fork = require "moonfork"
-local core = require "moonfork.load"
-local serve_core = require "moonfork.serve_core"
+local core = require("moonfork.load").of(...)
+local serve_core = core.part "moonfork.serve_core"
 local check = require "moonfork.check"
 local log = require "moonfork.serve_log"
 local cells = serve_core.cells

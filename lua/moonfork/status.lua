@@ -3,7 +3,7 @@
 -- else.
 
 local fork = require "moonfork"
-local core = require "moonfork.load"
+local core = require("moonfork.load").of(...)
 local json = require "moonfork.json"
 
 local status = {}

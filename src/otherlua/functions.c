@@ -4,6 +4,7 @@
 #include "otherlua/otherlua.h"
 
 #include "os/signame.h"
+#include <dlfcn.h>
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
@@ -496,6 +497,16 @@ static void add(lua_State *L, const luaL_Reg *list) {
   }
 }
 
+/* {version, path}: a version, and the object whose text it is. */
+static void push_build(lua_State *L, const char *version) {
+  Dl_info info;
+  lua_createtable(L, 2, 0);
+  lua_pushstring(L, version);
+  lua_rawseti(L, -2, 1);
+  lua_pushstring(L, dladdr(version, &info) && info.dli_fname ? info.dli_fname : "?");
+  lua_rawseti(L, -2, 2);
+}
+
 static int open_module(lua_State *L) {
   struct core_box *box = lua_newuserdata(L, sizeof *box);
   box->core = calloc(1, sizeof *box->core);
@@ -507,8 +518,10 @@ static int open_module(lua_State *L) {
   add(L, service_functions);
   push_signals(L);
   lua_setfield(L, -2, "signals");
-  lua_pushstring(L, mf_version_string());
-  lua_setfield(L, -2, "version");
+  push_build(L, MOONFORK_VERSION);
+  lua_setfield(L, -2, "module");
+  push_build(L, mf_version_string());
+  lua_setfield(L, -2, "library");
   return 1;
 }
 

@@ -570,5 +570,7 @@ int luaopen_moonfork_http_core(lua_State *L) {
   lua_newtable(L);
   lua_pushcfunction(L, l_serve);
   lua_setfield(L, -2, "serve");
+  lua_pushliteral(L, MOONFORK_VERSION);
+  lua_setfield(L, -2, "version");
   return 1;
 }

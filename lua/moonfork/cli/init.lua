@@ -82,9 +82,10 @@ local function version()
   local system = package.loaded["moonfork.cli.system"]
   local core = require "moonfork.load"
   if system and system.version ~= core.version then
-    cli.fail(cli.FAILED, "this program is of version %s, and the modules that Lua finds (%s) are of "
-      .. "version %s; install one version, or correct LUA_PATH and LUA_CPATH", system.version,
-      package.searchpath("moonfork.load", package.path) or "?", core.version)
+    cli.fail(cli.FAILED, "this program (%s) is of moonfork %s, but the modules that Lua finds (%s, %s) are of "
+      .. "moonfork %s; both have to be of one version: correct PATH, LUA_PATH and LUA_CPATH",
+      system.path or "moonfork", system.version, package.searchpath("moonfork.load", package.path) or "?",
+      package.searchpath("moonfork.core", package.cpath) or "?", core.version)
   end
   return core.version
 end
