@@ -89,9 +89,14 @@ http {
     end
   end
 
+  local function async(at)
+    return process.succeeds "lua5.4 -e 'require \"luv\"'" and moonfork " --async"(at)
+  end
+
   local contestants = {
     {"nginx", "nginx with Lua", nginx},
     {"moonfork", "moonfork serve --http", moonfork ""},
+    {"async", "moonfork serve --http --async", async},
     {"node", "Node.js, cluster", node},
     {"gunicorn", "gunicorn, 2 workers of 4 threads", gunicorn},
   }
@@ -145,7 +150,7 @@ http {
   end
   for i, c in ipairs(contestants) do
     c.key, c.label, c.port = c[1], c[2], port + i
-    c.command = c[3](c.port)
+    c.command = c[3](c.port) or nil
     c.turns = {}
     for _, n in ipairs(CONNECTIONS) do c.turns[n] = {} end
     if not c.command then

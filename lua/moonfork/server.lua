@@ -114,9 +114,10 @@ function Server:settings()
     local spread = max * JITTER
     max = math.max(1, math.floor(max - spread + math.random() * 2 * spread + 0.5))
   end
-  local engine = engine_of(options)
+  local engine, timeout = engine_of(options), options.timeout
+  if timeout == math.huge then timeout = nil end
   return ("{timeout=%s,max_requests=%s,access=%s,log=%s,engine=%s,async=%s,connections=%d}"):format(
-    options.timeout and options.timeout < math.huge and ("%d/1e6"):format(math.ceil(options.timeout * 1e6)) or "nil", max or "nil",
+    timeout and ("%d/1e6"):format(math.ceil(timeout * 1e6)) or "nil", max or "nil",
     tostring(options.access or false), options.log and ("%q"):format(options.log) or "nil",
     engine and ("%q"):format(engine) or "nil", tostring(options.async or false),
     options.connections or CONNECTIONS_MAX)

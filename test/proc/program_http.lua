@@ -298,7 +298,8 @@ test("what is refused", "-n 1", function(t)
     socket:write(case[1])
     local status, headers, body = read_response(socket)
     local expected = type(case[2]) == "table" and case[2] or {case[2]}
-    t.ok(status and (status == expected[1] or status == expected[2]), ("%s: %s"):format(case[1]:sub(1, 60), tostring(status)))
+    t.ok(status and (status == expected[1] or status == expected[2]),
+      ("%s: %s"):format(case[1]:sub(1, 60), tostring(status)))
     t.eq(headers.connection, "close")
     t.match(body, "^" .. status .. " ")
     socket:close()

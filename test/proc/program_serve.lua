@@ -134,9 +134,9 @@ story.test("a close with unread input takes no answer back", function(t)
   local running = serve(t, [[-n 1 -e 'function f(c)
     local n = c:read "n" c:read "l" c:write(("x"):rep(n), "\n") end' f]])
   for _, size in ipairs{10, 3000000} do
-    local client, other = connect(running.path), nil
+    local client = connect(running.path)
     t.got(client:write(size, "\n", ("z"):rep(100000))) -- of which one line is read
-    other = connect(running.path)
+    local other = connect(running.path)
     other:write "3\n"
     local answer, why = client:read "l"
     t.eq(why, nil)
