@@ -42,9 +42,8 @@ local function in_coroutines(worker, options)
 
   function options.traceback(err) return err end -- it has one
 
-  function options.guest()
-    local n = loop.loop:wait(0, events)
-    for i = 1, n do loop:is_ready(events[2 * i - 1], events[2 * i]) end
+  function options.guest(is_ready)
+    for i = 1, is_ready and loop.loop:wait(0, events) or 0 do loop:is_ready(events[2 * i - 1], events[2 * i]) end
     loop:turn()
     worker:idle()
     return first <= last and 0 or loop:timeout()

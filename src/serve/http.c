@@ -275,11 +275,12 @@ static void on_event(struct connection *c, uint32_t events) {
 /* ---- functions in coroutines ---- */
 
 /* Gives them a turn, and sends the answers of those that have ended. */
-static void turn_guest(struct http *h) {
+static void turn_guest(struct http *h, int is_ready) {
   lua_State *L = h->L;
   int base = lua_gettop(L) + 1;
   lua_pushvalue(L, SLOT_GUEST);
-  lua_call(L, 0, 1);
+  lua_pushboolean(L, is_ready);
+  lua_call(L, 1, 1);
   h->guest_timeout = (int)lua_tointeger(L, base);
   for (;;) {
     lua_settop(L, base - 1);
@@ -423,7 +424,7 @@ static void call_tick(struct http *h) {
 
 static void turn(struct http *h) {
   struct epoll_event events[EVENTS];
-  int timeout = look_at_deadlines(h), is_guest_due;
+  int timeout = look_at_deadlines(h), is_guest_due, is_guest_ready = 0;
   if (h->draining && h->nconnections == 0)
     return; /* the last one was late */
   if (h->guest_timeout >= 0 && (timeout < 0 || h->guest_timeout < timeout))
@@ -438,7 +439,7 @@ static void turn(struct http *h) {
     if (what == &h->control) {
       h->draining |= is_told_to_drain(h);
     } else if (what == &h->guest) {
-      is_guest_due = 1;
+      is_guest_due = is_guest_ready = 1;
     } else if (what >= (void *)h->listeners &&
                what < (void *)(h->listeners + h->nlisteners)) {
       if (!h->draining)
@@ -459,7 +460,7 @@ static void turn(struct http *h) {
     h->now = now_ms();
   }
   if (h->guest >= 0 && (is_guest_due || h->has_called || n < 0))
-    turn_guest(h);
+    turn_guest(h, is_guest_ready || n < 0);
   h->has_called = 0;
 }
 

@@ -27,8 +27,8 @@ enum slot {
   SLOT_FAILED,    /* failed(text) */
   SLOT_DONE,      /* done(request, status, bytes, microseconds), or nil */
   SLOT_TICK,      /* tick() -> this worker shall end (a signal has come) */
-  SLOT_GUEST,  /* for functions in coroutines, or nil; guest() -> milliseconds, or -1 */
-  SLOT_RESULT, /* result() -> connection, succeeded, request, status, headers, body */
+  SLOT_GUEST,     /* for functions in coroutines, or nil; guest(is_ready) -> ms, or -1 */
+  SLOT_RESULT,    /* result() -> connection, succeeded, request, status, headers, body */
   SLOT_FORGET, /* forget(connection, is_late): nobody waits for its function any more */
   SLOT_HTTP,
   SLOT_METHOD, /* from here: the names of the fields of a request */
