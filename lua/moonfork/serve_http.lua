@@ -19,12 +19,53 @@ local function in_coroutines(worker, options)
   local suspended, ended, first, last = {}, {}, 1, 0
   local events = {}
 
+  local function tell(record)
+    last = last + 1
+    ended[last] = record
+  end
+
   local function run(record)
     record.succeeded, record.status, record.headers, record.body = xpcall(f, with_traceback, record.request)
     record.is_finished = true
-    if not record.is_suspended or record.is_forgotten then return end
-    last = last + 1
-    ended[last] = record
+    if record.is_suspended and not record.is_forgotten then tell(record) end
+  end
+
+  -- A body that is a function runs in a coroutine, too, and may wait. http_core asks for a piece: it
+  -- gets it, or false, and is told by result() when it shall ask again.
+  local function pieces(record, body)
+    local is_under_way, is_told_later, is_there, succeeded, piece = false, false, false, nil, nil
+    local function take()
+      is_there, is_told_later = false, false
+      if not succeeded then error(piece, 0) end
+      return piece or nil
+    end
+    local co = coroutine.create(function()
+      repeat
+        succeeded, piece = xpcall(body, with_traceback)
+        is_under_way, is_there = false, true
+        if is_told_later and not record.is_forgotten then tell(record) end
+        local is_last = not succeeded or not piece
+        coroutine.yield()
+      until is_last
+    end)
+    record.co, record.is_streaming = co, true
+    return function()
+      if is_there then return take() end
+      if not is_under_way then
+        is_under_way = true
+        assert(coroutine.resume(co))
+        if is_there then return take() end
+      end
+      is_told_later = true
+      suspended[record.connection] = record
+      return false
+    end
+  end
+
+  local function answer_of(record)
+    local body = record.body
+    if type(body) == "function" then body = pieces(record, body) end
+    return record.status or nil, record.headers, body
   end
 
   function options.call(request, connection)
@@ -37,7 +78,7 @@ local function in_coroutines(worker, options)
       return false
     end
     if not record.succeeded then error(record.status, 0) end
-    return record.status or nil, record.headers, record.body
+    return answer_of(record)
   end
 
   function options.traceback(err) return err end -- it has one
@@ -56,7 +97,9 @@ local function in_coroutines(worker, options)
       first = first + 1
       if not record.is_forgotten then
         suspended[record.connection] = nil
-        return record.connection, record.succeeded, record.request, record.status or nil, record.headers, record.body
+        if record.is_streaming then return record.connection end
+        if not record.succeeded then return record.connection, false, record.request, record.status end
+        return record.connection, true, record.request, answer_of(record)
       end
     end
   end

@@ -81,7 +81,7 @@ static void drop(struct connection *c) {
           h->ready_end = at;
         break;
       }
-  if (c->suspended) {
+  if (c->suspended || c->stalled) {
     lua_pushvalue(h->L, SLOT_FORGET);
     lua_pushlightuserdata(h->L, c);
     lua_call(h->L, 1, 0);
@@ -141,7 +141,7 @@ static void end_connection(struct connection *c) {
 /* Writes what there is. 0: the connection is gone or waits for its client. */
 static int go_on_writing(struct connection *c) {
   for (;;) {
-    while (c->iterator != LUA_NOREF && c->out.size - c->out_at < OUT_LOW)
+    while (c->iterator != LUA_NOREF && !c->stalled && c->out.size - c->out_at < OUT_LOW)
       answer_continue(c);
     int rc = write_out(c);
     if (rc < 0) {
@@ -155,6 +155,11 @@ static int go_on_writing(struct connection *c) {
     }
     if (c->iterator == LUA_NOREF)
       break;
+    if (c->stalled) {
+      watch(c, INPUT);
+      enter(c, FUNCTION);
+      return 0;
+    }
   }
   watch(c, INPUT);
   return 1;
@@ -290,7 +295,10 @@ static void turn_guest(struct http *h, int is_ready) {
     if (!c)
       break;
     h->now = now_ms();
-    answer_result(c, base);
+    if (c->stalled)
+      c->stalled = 0;
+    else
+      answer_result(c, base);
     if (go_on_writing(c))
       go_on(c);
   }

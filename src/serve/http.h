@@ -28,7 +28,8 @@ enum slot {
   SLOT_DONE,      /* done(request, status, bytes, microseconds), or nil */
   SLOT_TICK,      /* tick() -> this worker shall end (a signal has come) */
   SLOT_GUEST,     /* for functions in coroutines, or nil; guest(is_ready) -> ms, or -1 */
-  SLOT_RESULT,    /* result() -> connection, succeeded, request, status, headers, body */
+  SLOT_RESULT,    /* result() -> connection, succeeded, request, status, headers, body; or
+                     connection alone: its body has a piece */
   SLOT_FORGET, /* forget(connection, is_late): nobody waits for its function any more */
   SLOT_HTTP,
   SLOT_METHOD, /* from here: the names of the fields of a request */
@@ -84,6 +85,7 @@ struct connection {
   unsigned is_ready : 1;    /* in the list of those with unread input */
   unsigned half_closed : 1; /* its client sends nothing more */
   unsigned suspended : 1;   /* its function is, in a coroutine */
+  unsigned stalled : 1;     /* the function of its body is */
   unsigned answering : 1;
   unsigned refused : 1; /* there may be more input that nobody wants */
   char peer[INET6_ADDRSTRLEN + 16];

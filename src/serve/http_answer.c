@@ -293,15 +293,28 @@ void answer_result(struct connection *c, int base) {
   }
 }
 
+static void forget_late(struct connection *c) {
+  lua_State *L = c->http->L;
+  lua_pushvalue(L, SLOT_FORGET);
+  lua_pushlightuserdata(L, c);
+  lua_pushboolean(L, 1);
+  lua_call(L, 2, 0);
+  c->suspended = c->stalled = 0;
+}
+
+/* The client of a body that does not go on sees its end, without the last chunk. */
 void answer_late(struct connection *c) {
   struct http *h = c->http;
+  if (c->stalled) {
+    forget_late(c);
+    luaL_unref(h->L, LUA_REGISTRYINDEX, c->iterator);
+    c->iterator = LUA_NOREF;
+    c->keep = 0;
+    return;
+  }
   row_count(h->row, row_now() - c->began, 1);
   count_down(h);
-  lua_pushvalue(h->L, SLOT_FORGET);
-  lua_pushlightuserdata(h->L, c);
-  lua_pushboolean(h->L, 1);
-  lua_call(h->L, 2, 0);
-  c->suspended = 0;
+  forget_late(c);
   answer_refuse(c, 503);
 }
 
@@ -314,6 +327,11 @@ void answer_continue(struct connection *c) {
   const char *piece = NULL;
   lua_rawgeti(L, LUA_REGISTRYINDEX, c->iterator);
   int rc = lua_pcall(L, 0, 1, 0);
+  if (rc == LUA_OK && h->guest >= 0 && lua_isboolean(L, -1)) {
+    c->stalled = 1;
+    lua_settop(L, base);
+    return;
+  }
   if (rc == LUA_OK && !lua_isnil(L, -1))
     piece = lua_tolstring(L, -1, &size);
   if (rc != LUA_OK || (!piece && !lua_isnil(L, -1))) {

@@ -229,6 +229,12 @@ local HTTP = [[--http -e 'local uv = require "luv"
     if r.path == "/raise" then wait(1) error "it is broken" end
     if r.path == "/nothing" then wait(1) return end
     if r.path == "/hang" then coroutine.yield() end
+    if r.path == "/ticks" then local n = 0
+      return 200, nil, function() n = n + 1 if n <= 5 then wait(n % 2 * 20) return "tick" .. n end end end
+    if r.path == "/stalls" then local n = 0
+      return 200, nil, function() n = n + 1 if n > 1 then coroutine.yield() end return "one" end end
+    if r.path == "/breaks" then local n = 0
+      return 200, nil, function() n = n + 1 wait(1) if n > 1 then error "in the middle" end return "one" end end
     if r.path == "/pieces" then wait(1) local n = 0
       return 200, nil, function() n = n + 1 if n < 4 then return ("p"):rep(n) end end end
     return 200, nil, r.method .. " " .. r.path .. r.body
@@ -271,6 +277,21 @@ story.test("--http --async: requests that wait hold up nobody", needs, function(
   local pieces = connect(running)
   pieces:write "GET /pieces HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
   t.match(pieces:read "a", "\r\n\r\n1\r\np\r\n2\r\npp\r\n3\r\nppp\r\n0\r\n\r\n$")
+  -- Bodies whose functions wait, too.
+  local ticks = connect(running)
+  ticks:write "GET /ticks HTTP/1.1\r\nHost: x\r\n\r\nGET /then HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+  local text = ticks:read "a"
+  t.match(text, "\r\n\r\n5\r\ntick1\r\n5\r\ntick2\r\n5\r\ntick3\r\n5\r\ntick4\r\n5\r\ntick5\r\n0\r\n\r\nHTTP")
+  t.match(text, "GET /then$")
+  ticks:close()
+  local breaks = get(running, "/breaks")
+  t.match(breaks:read "a", "\r\n\r\n3\r\none\r\n$") -- no last chunk
+  t.outside(5, function() return running.err():find "in the middle" end)
+  for _ = 1, 5 do
+    local gone = get(running, "/ticks")
+    gone:read(20)
+    gone:close()
+  end
   -- Clients that go while their function waits.
   for _ = 1, 10 do get(running, "/wait?50"):close() end
   for _ = 1, 10 do get(running, "/wait?50", ("GET /x HTTP/1.1\r\nHost: x\r\n\r\n"):rep(10)):close() end
@@ -294,6 +315,9 @@ story.test("--http --async --timeout: a function that hangs is a 503", needs, fu
   t.eq({read_response(hanging)}, {503, "503 Service Unavailable\n"})
   t.eq(hanging:read "a", "")
   t.match(running.err(), "error timeout pid=%d+[^\n]*\nthe function was here:\nstack traceback:.*in function 'app'")
+  local stalls = get(running, "/stalls")
+  t.match(stalls:read "a", "\r\n\r\n3\r\none\r\n$")
+  stalls:close()
   idle:write "GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
   t.eq({read_response(idle)}, {200, "GET /b"})
   idle:close()
