@@ -193,8 +193,8 @@ local function start(state, names)
   state.output.stdout, out = pair()
   state.output.stderr, err = pair()
   -- What modules start ends with the template, where the system allows that.
-  state.process = fork.new_exec{stdin = "null", stdout = out, stderr = err, name = "doctor",
-    session = "new", tree = core.file "/proc/self" ~= nil}
+  state.process = fork.new_exec{stdin = "null", stdout = out, stderr = err, session = "new",
+    tree = core.file "/proc/self" ~= nil}
   state.process:send_fd(theirs):eval(MAIN, table.unpack(names))
   state.process:memory(function(failure) state.failure = state.failure or failure end)
   for _, socket in ipairs{theirs, out, err} do socket:close() end

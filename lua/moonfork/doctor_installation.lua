@@ -61,6 +61,7 @@ local function template_part(path, problems)
       "can't be executed; allow it with chmod +x, or install it again")
   else
     part.version, part.lua = version_in(path)
+    part.path = file.path or path
   end
   if from ~= "" then part.text = "MOONFORK_TEMPLATE" end
   return part

@@ -12,6 +12,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -115,8 +116,8 @@ static int l_library(lua_State *L) {
   return 2;
 }
 
-/* file(path) -> {id=, directory=, executable=} (id: equal for equal files); or nil, why
- */
+/* file(path) -> {id=, path=, directory=, executable=} (id: equal for equal files; path:
+ * without symbolic links); or nil, why */
 static int l_file(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   struct stat st;
@@ -125,7 +126,11 @@ static int l_file(lua_State *L) {
     return luaL_fileresult(L, 0, path);
   snprintf(id, sizeof id, "%llx:%llx", (unsigned long long)st.st_dev,
            (unsigned long long)st.st_ino);
-  lua_createtable(L, 0, 3);
+  char *real = realpath(path, NULL);
+  lua_createtable(L, 0, 4);
+  lua_pushstring(L, real);
+  free(real);
+  lua_setfield(L, -2, "path");
   lua_pushstring(L, id);
   lua_setfield(L, -2, "id");
   lua_pushboolean(L, S_ISDIR(st.st_mode));

@@ -151,7 +151,8 @@ story.test("a template program that can't be used is named, with 1", function(t)
     local out, err, code = run("", {env = "MOONFORK_TEMPLATE=" .. case[1]})
     t.match(out, "\n  error +the template program " .. case[1]:gsub("%p", "%%%0") .. " %(MOONFORK_TEMPLATE%) "
       .. case[2])
-    t.match(err, "^moonfork doctor: [^\n]*\n$")
+    t.match(err, "^moonfork doctor: " .. case[1]:gsub("%p", "%%%0") .. "[^\n]*\n$")
+    t.eq(last_line(out), "not safe to fork")
     t.eq(code, 1)
   end
 end)

@@ -109,10 +109,8 @@ local function has_error(problems, is_strict)
   return false
 end
 
--- The last word, and the exit code.
-local function verdict(report, problems, is_strict)
-  local safe = report.safe and (report.safe_strictly or not is_strict)
-  return safe, safe and not has_error(problems, is_strict) and cli.OK or cli.FAILED
+local function is_safe_with(report, problems, is_strict)
+  return report.safe and (report.safe_strictly or not is_strict) and not has_error(problems, is_strict)
 end
 
 local function print_json(put, result, report, is_safe, err)
@@ -153,16 +151,18 @@ function command.main(options)
   end
   local report, err = doctor.audit(options.module, {timeout = options.timeout,
     stop = function() return interrupt.code ~= nil end})
-  local is_safe, code = false, err and UNUSABLE[err.code] and cli.UNUSABLE or cli.FAILED
-  if report then is_safe, code = verdict(report, problems, options.strict) end
+  local is_safe = report and is_safe_with(report, problems, options.strict) or false
+  local code = is_safe and cli.OK or err and UNUSABLE[err.code] and cli.UNUSABLE or cli.FAILED
   if options.json then
     print_json(put, {version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
       installation = json.list(parts), problems = json.list(problems), system = json.list(rows)}, report,
       is_safe, err)
     output.flush()
-  elseif report then
-    print_modules(put, paint, report)
-    print_findings(put, paint, report)
+  elseif not interrupt.code and code ~= cli.UNUSABLE then
+    if report then
+      print_modules(put, paint, report)
+      print_findings(put, paint, report)
+    end
     put(is_safe and paint("bold", "safe to fork") or paint("red", "not safe to fork"))
     output.flush()
   end
