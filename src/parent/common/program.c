@@ -54,7 +54,11 @@ static const char *find(const char *name, const char *compiled, char *room) {
   return compiled;
 }
 
-const char *program_installed(char *room) {
+/* The program that was installed with this library or Lua module: the one that lies where
+ * it belongs beside the shared object that this code is in (so a tree may be moved, and a
+ * rock unpacked anywhere), else the path that the build compiled in, which need not
+ * exist. room has PROGRAM_PATH_MAX bytes. */
+static const char *program_installed(char *room) {
   return find("moonfork-template", MOONFORK_TEMPLATE_PATH, room);
 }
 

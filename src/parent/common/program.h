@@ -5,11 +5,6 @@
 #include <stddef.h>
 
 enum { PROGRAM_PATH_MAX = 4096 };
-/* The program that was installed with this library or Lua module: the one that lies where
- * it belongs beside the shared object that this code is in (so a tree may be moved, and a
- * rock unpacked anywhere), else the path that the build compiled in, which need not
- * exist. room has PROGRAM_PATH_MAX bytes. */
-const char *program_installed(char *room);
 /* The program of an exec without the option: MOONFORK_TEMPLATE, else the installed one.
  */
 const char *program_default(char *room);

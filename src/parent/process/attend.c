@@ -6,7 +6,7 @@
 #include "parent/private.h"
 #include "parent/trace/trace.h"
 
-void process_attend(struct mf_process *p, int on) {
+static void attend(struct mf_process *p, int on) {
   if (p->attended == (unsigned)on || p->far)
     return; /* a link is the loop's */
   p->attended = (unsigned)on;
@@ -20,7 +20,7 @@ void process_attend(struct mf_process *p, int on) {
 
 void mf_attend(mf_process *p, int on) {
   if (!process_check(p))
-    process_attend(p, on);
+    attend(p, on);
 }
 
 int mf_attended_fd(const mf_process *p) {
@@ -37,7 +37,7 @@ void mf_look(mf_process *p) {
     process_settle(p);
   }
   if (p->eof) /* the kernel will tell when it ends */
-    process_attend(p, 0);
+    attend(p, 0);
   context_leave(ctx);
   trace_rest();
 }

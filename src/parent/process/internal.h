@@ -152,10 +152,6 @@ void process_confirm_fork(struct mf_process *p);
  */
 void process_withdraw(struct mf_process *p);
 
-/* attend.c */
-/* As mf_attend. */
-void process_attend(struct mf_process *p, int on);
-
 /* events.c */
 /* Delivers some more of the answers that were left for this turn. */
 void process_on_read(struct task *t);

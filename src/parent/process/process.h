@@ -288,7 +288,6 @@ void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
 void process_update(struct mf_process *p);              /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);
 void process_release(struct mf_process *p); /* frees it when nothing needs it */
-void process_free(struct mf_process *p);
 /* spares.c: a clone forked ahead, which is the caller's from now on; NULL: none is fit.
  */
 struct mf_process *spares_take(struct mf_process *p, const mf_options *o);

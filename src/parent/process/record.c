@@ -9,6 +9,8 @@
 #include <signal.h>
 #include <stdlib.h>
 
+static void process_free(struct mf_process *p);
+
 static void on_free(struct task *t) {
   process_free(list_entry(t, struct mf_process, free));
 }
@@ -118,7 +120,7 @@ static void leave_slot(struct mf_process *p) {
   }
 }
 
-void process_free(struct mf_process *p) {
+static void process_free(struct mf_process *p) {
   struct context *ctx = p->context;
   if (p->busy)
     context_count_busy(ctx, -1);

@@ -60,7 +60,9 @@ static void watch_forks(void) {
   pthread_atfork(NULL, NULL, child_forget_identity);
 }
 
-void clone_id(char ret_text[33]) {
+/* 128 random bits in hex: different in every process, the same as long as this one lives.
+ */
+static void clone_id(char ret_text[33]) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   unsigned char bytes[16];
   pthread_once(&once, watch_forks);

@@ -29,8 +29,5 @@ void clone_posix_open(lua_State *L, int module_index);
 extern int (*clone_exec_prepare)(void);
 /* Says why this process may not fork by itself now; NULL (also the variable): it may. */
 extern const char *(*clone_fork_refused)(void);
-/* 128 random bits in hex (33 bytes with the NUL): different in every process, the same
- * as long as this one lives. */
-void clone_id(char ret_text[33]);
 
 #endif

@@ -92,7 +92,9 @@ static int execute(struct server *s, struct command *c) {
   return rule->handler(s, c);
 }
 
-int serve_command(struct server *s, struct command *c) {
+/* One command through the table, counted: 0 or enum served. The command's descriptors
+ * that nobody stole are closed. */
+static int serve_command(struct server *s, struct command *c) {
   unsigned outer = s->executing; /* a FORK has commands inside */
   s->executing = c->type + 1;
   int r = execute(s, c);

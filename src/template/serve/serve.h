@@ -7,9 +7,6 @@
 /* Executes commands until this process is a new clone (SERVED_BORN) or is to enter its
  * function (SERVED_RUN). Every other end exits inside. */
 int serve(struct server *s);
-/* One command through the table, counted: 0 or enum served. The command's descriptors
- * that nobody stole are closed. */
-int serve_command(struct server *s, struct command *c);
 /* One frame of the socket or of a FORK's inner commands; parts are gathered. fds: its
  * descriptors (taken). 0 or enum served. */
 int serve_frame(struct server *s, const struct frame *f, struct fdset *fds, int lost_fds);
