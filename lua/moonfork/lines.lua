@@ -95,6 +95,7 @@ function Reader:finish_current()
 end
 
 function Reader:fail(message)
+  if message == "line too long" then message = ("a line is longer than %d MiB"):format(LINE_MAX >> 20) end
   self.failure = core.error("EINVAL", ("%s, after line %d: %s"):format(name_of(self.files[self.at]),
     self.number, message))
   self.stopped = true

@@ -287,7 +287,7 @@ story.test("what can't be used, and wrong values", function(t)
     {SQUARE .. " --joblog /no/such/dir/log", 126, "/no/such/dir/log: No such file or directory"},
     {"-j 0 f", 2, "%-%-jobs takes a whole number from 1 on, not '0'"},
     {"--timeout 0 f", 2, "%-%-timeout takes seconds, a number above 0, not '0'"},
-    {"--timeout -1 f", 2, "unknown option"}, {"--retry x f", 2, "%-%-retry takes a whole number from 0 on, not 'x'"},
+    {"--timeout -1 f", 2, "not '%-1'"}, {"--retry x f", 2, "%-%-retry takes a whole number from 0 on, not 'x'"},
     {"--chunk 1.5 f", 2, "not '1.5'"},
   } do
     local out, err, code = map(case[1], {stdin = "1\n"})

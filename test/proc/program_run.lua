@@ -173,6 +173,29 @@ story.test("the second interrupt kills them", function(t)
   nobody_left(t)
 end)
 
+story.test("an interrupt ends it while the template is still loading", function(t)
+  for _, words in ipairs{"run", "map", "run -n 3"} do
+    local running = program.start(t, words .. [[ -e 'io.stderr:write "loads" while true do end' f]], {env = marked})
+    t.outside(10, function() return running.err() == "loads" end, "it loads")
+    running:kill(kit.SIGTERM)
+    t.eq(running:wait(), 143, words)
+    t.eq(running.err(), "loads", words)
+    nobody_left(t)
+  end
+end)
+
+story.test("the value of an option may begin with a minus", function(t)
+  local out, err, code = run [[run -e '-- a comment
+    function f(s, a) s:write(a, "\n") end' f -e]]
+  t.eq({out, err, code}, {"-e\n", "", 0})
+  out, err, code = run "map --retry -1 f"
+  t.eq({out, code}, {"", 2})
+  t.match(err, "^moonfork map: %-%-retry takes a whole number from 0 on, not '%-1'; see moonfork map %-%-help\n$")
+  out, err, code = run "run -e"
+  t.eq({out, code}, {"", 2})
+  t.match(err, "^moonfork run: [^\n]*'%-e'[^\n]*\n$")
+end)
+
 story.test("nobody is left where the program is killed", function(t)
   local running = program.start(t, "run -n 3 -e " .. WAITS .. " f", {env = marked})
   t.outside(10, function() return #running.out() == 18 end)

@@ -80,12 +80,21 @@ function command.main(options)
   end
   local files = #options.file > 0 and options.file or nil
   local processes = template.make_all(options)
+  local run
+  local function kill_templates() -- that are still loading
+    for _, process in ipairs(processes) do process:kill "KILL" end
+  end
+  interrupt.watch(function()
+    if run then run:stop() else kill_templates() end
+  end, function()
+    if run then run:kill() else kill_templates() end
+  end)
   for _, process in ipairs(processes) do
     local loaded, err = template.wait_loaded(process)
+    if interrupt.code then return interrupt.code end
     if not loaded then fail(err) end
   end
 
-  local run
   local function told(number, failure)
     local text = ("moonfork map: line %d: %s\n"):format(number, template.first_line(failure))
     if progress then progress:hide() end
@@ -106,7 +115,6 @@ function command.main(options)
     on_failure = told,
   })
   if not run then fail(err) end
-  interrupt.watch(function() run:stop() end, function() run:kill() end)
   cli.defer(function() run.pool:drain(0) end)
   local status
   if options.status then

@@ -160,6 +160,34 @@ function parser.build(cli)
   return program
 end
 
+-- The value of an option may begin with a minus, as Lua source does that begins with a comment: it is
+-- tied to the option, or argparse would take it for one.
+local function tie_values(definition, words)
+  local long_of = {}
+  for _, option in ipairs(definition.options or {}) do
+    if option.value and option.long then
+      long_of[option.long] = option.long
+      if option.short then long_of[option.short] = option.long end
+    end
+  end
+  local result, i = {}, 1
+  while i <= #words and words[i] ~= "--" do
+    local long, value = long_of[words[i]], words[i + 1]
+    if long and value and value:find "^%-." then
+      result[#result + 1] = long .. "=" .. value
+      i = i + 2
+    else
+      result[#result + 1] = words[i]
+      i = i + 1
+      if long and value then
+        result[#result + 1] = value
+        i = i + 1
+      end
+    end
+  end
+  return table.move(words, i, #words, #result + 1, result)
+end
+
 -- Where a command's last argument takes the rest of the line, what follows the argument before it
 -- is not read as options: "--" is put there.
 local function protect_rest(definition, words)
@@ -200,7 +228,7 @@ function parser.parse(cli, arguments)
   for _, name in ipairs(cli.commands) do known[name] = cli.definition(name) end
   local definition = known[words[1]]
   if definition then
-    local rest = protect_rest(definition, table.move(words, 2, #words, 1, {}))
+    local rest = tie_values(definition, protect_rest(definition, table.move(words, 2, #words, 1, {})))
     words = table.move(rest, 1, #rest, 2, {definition.name})
   elseif words[1] and words[1]:sub(1, 1) ~= "-" then
     cli.fail(cli.USAGE, "there is no command '%s' (there are: %s); see moonfork --help", words[1],

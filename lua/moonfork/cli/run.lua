@@ -64,7 +64,12 @@ function run.main(options)
   if options.trace then template.trace(options.trace) end
   local processes = template.make_all(options)
   local clones, draining = {}, false
+  local is_loaded = {} -- process -> true: a clone of it has run
+  -- A template that is still loading would keep the program.
   local function signal(name)
+    for _, process in ipairs(processes) do
+      if not is_loaded[process] then process:kill "KILL" end
+    end
     for _, clone in ipairs(clones) do clone.process:kill(name) end
   end
   interrupt.watch(function() draining = true; signal "TERM" end, function() signal "KILL" end)
@@ -77,10 +82,12 @@ function run.main(options)
   local sockets, code = {}, cli.OK
   for i = 1, options.count or 1 do
     if draining then break end
-    local clone = processes[(i - 1) % #processes + 1]:fork()
+    local process = processes[(i - 1) % #processes + 1]
+    local clone = process:fork()
     if #options.arg > 0 then clone:send_arg(table.unpack(options.arg)) end
     local socket, err = clone:run(options["function"])
     if socket then
+      is_loaded[process] = true
       socket:settimeout(0)
       socket:limit(LINE_MAX)
       sockets[#sockets + 1] = socket
