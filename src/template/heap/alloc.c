@@ -196,6 +196,10 @@ void heap_forked(struct heap *h) {
   h->sealed_end = h->run_start;
 }
 
+uint64_t heap_live(const struct heap *h) {
+  return h->live;
+}
+
 void heap_stats(const struct heap *h, struct heap_stats *ret) {
   *ret = (struct heap_stats){
       .live = h->live,

@@ -117,11 +117,8 @@ static uint64_t young_aim(const struct collector *c, uint64_t now) {
 }
 
 static void note_outside(struct collector *c, uint64_t now) {
-  if (!c->heap)
-    return;
-  struct heap_stats stats;
-  heap_stats(c->heap, &stats);
-  c->outside = now - stats.live;
+  if (c->heap)
+    c->outside = now - heap_live(c->heap);
 }
 
 /* Where the next young collection shall be. Just after one: exact. */
@@ -199,9 +196,7 @@ static int wants_turn(const struct collector *c) {
     return 0;
   if (!c->heap)
     return 1;
-  struct heap_stats stats;
-  heap_stats(c->heap, &stats);
-  uint64_t now = stats.live + c->outside, next = now / 100 * (uint64_t)c->percent;
+  uint64_t now = heap_live(c->heap) + c->outside, next = now / 100 * (uint64_t)c->percent;
   if (is_due_at(c, now))
     return 1;
   if (next < c->young * 3 / 4 || next > c->young * 3 / 2)

@@ -93,7 +93,9 @@ struct heap_stats {
   uint64_t frozen;
   uint64_t big, nbig;
 };
-void heap_stats(const struct heap *h, struct heap_stats *ret);
+void heap_stats(const struct heap *h,
+                struct heap_stats *ret);  /* looks at all big blocks */
+uint64_t heap_live(const struct heap *h); /* bytes in live blocks */
 /* Keeps *where up to date with live bytes, to 64 KiB; where may be in shared memory. A
  * clone whose template has written its live bytes there says is_there: then nothing is
  * written (a page less to map) before there is news. NULL stops. */

@@ -104,12 +104,10 @@ int server_has_fd(const struct server *s, int fd) {
 }
 
 uint64_t server_lua_live(struct server *s) {
-  struct heap_stats st;
   if (!s->heap)
     return (uint64_t)lua_gc(s->L, LUA_GCCOUNT) * 1024 +
            (uint64_t)lua_gc(s->L, LUA_GCCOUNTB);
-  heap_stats(s->heap, &st);
-  return st.live;
+  return heap_live(s->heap);
 }
 
 void server_enter_user(struct server *s) {
