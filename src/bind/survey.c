@@ -9,6 +9,7 @@
 #include "template/modules.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -121,15 +122,13 @@ static int l_library(lua_State *L) {
 static int l_file(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   struct stat st;
-  char id[64];
+  char id[64], room[PATH_MAX];
   if (stat(path, &st) < 0)
     return luaL_fileresult(L, 0, path);
   snprintf(id, sizeof id, "%llx:%llx", (unsigned long long)st.st_dev,
            (unsigned long long)st.st_ino);
-  char *real = realpath(path, NULL);
   lua_createtable(L, 0, 4);
-  lua_pushstring(L, real);
-  free(real);
+  lua_pushstring(L, realpath(path, room));
   lua_setfield(L, -2, "path");
   lua_pushstring(L, id);
   lua_setfield(L, -2, "id");
