@@ -315,7 +315,8 @@ local function check_raised(what, err)
     return -- an error object, or something of ours
   end
   if err:find(on_purpose, 1, true) or err:find "not enough memory" then return end
-  if err:find "moonfork/[%a_]+%.lua:%d+: attempt" or err:find "moonfork/[%a_]+%.lua:%d+: bad argument #%d to '[^']*core" or
+  if err:find "moonfork/[%a_]+%.lua:%d+: attempt" or
+     err:find "moonfork/[%a_]+%.lua:%d+: bad argument #%d to '[^']*core" or
      err:find "assertion failed" then
     fail("%s: a mistake of the module: %s", what, err)
   end

@@ -134,10 +134,15 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
   return r;
 }
 
+enum {
+  SEAL_FLAGS = MF_SEAL_INCREMENTAL | MF_SEAL_STOP | MF_SEAL_AUDIT_OFF |
+               MF_SEAL_AUDIT_WARN | MF_SEAL_AUDIT_STRICT
+};
+
 int mf_seal(mf_process *p, int flags) {
   struct process_command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
   int r = process_check_unfinished(p);
-  if (!r && (flags & ~0x73))
+  if (!r && (flags & ~SEAL_FLAGS))
     r = MF_EINVAL;
   return r ? r : queue(p, &c);
 }

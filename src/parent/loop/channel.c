@@ -34,9 +34,9 @@ static void rewatch(struct channel *c) {
   unsigned events = 0;
   if (c->fd < 0)
     return;
-  if (c->reading && !c->ended && !c->unread && !c->resting)
+  if (c->reading && !c->ended && !c->unread && !c->throttled)
     events |= WATCH_READ;
-  if (!c->deaf && !outbox_empty(&c->out))
+  if (!c->write_closed && !outbox_empty(&c->out))
     events |= WATCH_WRITE;
   if (c->attended && events == WATCH_READ)
     events = 0;
@@ -76,7 +76,7 @@ void channel_close(struct channel *c) {
     c->backend->ops->close(c->backend, &c->fd);
   c->reading = 0;
   c->ended = 1;
-  c->deaf = 1;
+  c->write_closed = 1;
   inbox_deinit(&c->in);
   outbox_deinit(&c->out);
   inbox_init(&c->in, ANS_HELLO, ANS_LAST);
@@ -102,7 +102,7 @@ void channel_attend(struct channel *c, int on) {
 }
 
 int channel_attended_fd(const struct channel *c) {
-  int readable = c->reading && !c->ended && !c->unread && !c->resting;
+  int readable = c->reading && !c->ended && !c->unread && !c->throttled;
   return c->attended && readable ? c->fd : -1;
 }
 
@@ -113,7 +113,7 @@ void channel_flush(struct channel *c) {
   ssize_t sent;
   if (c->fd < 0 || c->corked)
     return;
-  while (!c->deaf && (n = outbox_next(&c->out, iov, &fds, &nfds)) > 0) {
+  while (!c->write_closed && (n = outbox_next(&c->out, iov, &fds, &nfds)) > 0) {
     sent = c->backend->ops->send(c->backend, c->fd, iov, n, fds, nfds);
     if (sent > 0) {
       outbox_sent(&c->out, (size_t)sent);
@@ -129,7 +129,7 @@ void channel_flush(struct channel *c) {
     }
     /* The other end is gone. What it wrote before may still be read: that decides. If it
      * is there all the same, it has to know that nothing more comes. */
-    c->deaf = 1;
+    c->write_closed = 1;
     c->backend->ops->fall_silent(c->backend, c->fd);
     outbox_deinit(&c->out);
     outbox_init(&c->out);
@@ -144,7 +144,7 @@ int channel_written(const struct channel *c) {
 int channel_put(struct channel *c, unsigned type, uint64_t id, const void *body,
                 size_t length, struct fdset *fds) {
   int r;
-  if (c->deaf) {
+  if (c->write_closed) {
     if (fds)
       fdset_close(fds);
     return 0;
@@ -159,7 +159,7 @@ int channel_put(struct channel *c, unsigned type, uint64_t id, const void *body,
 int channel_put_ref(struct channel *c, unsigned type, uint64_t id, const void *body,
                     size_t length, void (*release)(void *), void *release_data) {
   int r;
-  if (c->deaf) {
+  if (c->write_closed) {
     release(release_data);
     return 0;
   }
@@ -173,7 +173,7 @@ int channel_put_ref(struct channel *c, unsigned type, uint64_t id, const void *b
 int channel_put_pieces(struct channel *c, unsigned type, uint64_t id,
                        const struct iovec *pieces, size_t n, struct fdset *fds,
                        void (*release)(void *), void *release_data) {
-  if (c->deaf) {
+  if (c->write_closed) {
     if (fds)
       fdset_close(fds);
     release(release_data);
@@ -206,7 +206,7 @@ static int deliver(struct channel *c, int *most) {
     if (!c->reading)
       return 1;
     if (--*most == 0) {
-      c->resting = 1;
+      c->throttled = 1;
       rewatch(c);
       c->events->on_more(c);
       return 1;
@@ -216,9 +216,9 @@ static int deliver(struct channel *c, int *most) {
 }
 
 static void end_rest(struct channel *c) {
-  if (!c->resting)
+  if (!c->throttled)
     return;
-  c->resting = 0;
+  c->throttled = 0;
   rewatch(c);
 }
 

@@ -39,19 +39,19 @@ struct channel {
   struct watch watch;
   struct inbox in;
   struct outbox out;
-  int asks_writer; /* who writes is to be told */
-  int reading;     /* frames are wanted */
-  int ended;       /* on_end was called */
-  int corked;      /* frames are kept until somebody uncorks */
-  int deaf;        /* the other end takes nothing any more */
-  int nstalls;     /* tries to read that found no memory, in a row */
-  int in_drain;    /* guards against recursion */
-  int unread;      /* there was no memory to read what may be there */
-  int refuses;     /* the kernel refuses descriptors while nobody accepts them */
-  int takes_fds;   /* whoever gets the socket next does */
-  int undrained;   /* the last drain left something unread */
-  int attended;    /* its owner polls it: the loop need not watch for frames */
-  int resting;     /* it has had its frames for this turn: not watched until the next */
+  int asks_writer;  /* who writes is to be told */
+  int reading;      /* frames are wanted */
+  int ended;        /* on_end was called */
+  int corked;       /* frames are kept until somebody uncorks */
+  int write_closed; /* the other end takes nothing any more */
+  int nstalls;      /* tries to read that found no memory, in a row */
+  int in_drain;     /* guards against recursion */
+  int unread;       /* there was no memory to read what may be there */
+  int refuses;      /* the kernel refuses descriptors while nobody accepts them */
+  int takes_fds;    /* whoever gets the socket next does */
+  int undrained;    /* the last drain left something unread */
+  int attended;     /* its owner polls it: the loop need not watch for frames */
+  int throttled;    /* it has had its frames for this turn: not watched until the next */
 };
 
 void channel_init(struct channel *c, const struct channel_events *events);

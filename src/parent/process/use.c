@@ -19,7 +19,7 @@ static int is_busy(const struct mf_process *p) {
       is_asked_for_memory(p))
     return 1;
   works = p->state == FORKING || p->state == SERVING || p->state == ENDING;
-  if (works && p->ndone < p->nwork && !p->chan.deaf && !p->eof)
+  if (works && p->ndone < p->nwork && !p->chan.write_closed && !p->eof)
     return 1;
   if (p->state == HELD || (p->state == FORKING && !p->forked))
     return 1;

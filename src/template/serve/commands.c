@@ -144,7 +144,7 @@ int cmd_chdir(struct server *s, struct command *c) {
 }
 
 int cmd_seal(struct server *s, struct command *c) {
-  int gc = (int)(c->id & 3);
+  int gc = (int)(c->id & (MF_SEAL_INCREMENTAL | MF_SEAL_STOP));
   if (gc > COLLECTOR_STOP)
     return server_malformed(s, "malformed seal command: unknown collector");
   server_enter_user(s); /* finalisers run, and are user code */

@@ -4,7 +4,7 @@
  * once. In a settled template neither of the two allocates: the buffers keep their
  * storage.
  *
- * A write that fails makes the connection deaf and no more: what the parent wrote before
+ * A write that fails ends writing and no more: what the parent wrote before
  * it went away is still read, and its end of file ends the process in the ordinary way.
  */
 #include "template/server/connection.h"
@@ -31,7 +31,7 @@ void connection_forked(struct connection *c) {
   inbox_drop_fds(&c->in);
   forget_answers(c);
   c->executed = c->told = 0;
-  c->deaf = 0;
+  c->write_closed = 0;
 }
 
 void connection_adopt(struct connection *c, int fd) {
@@ -80,7 +80,7 @@ int connection_answer(struct connection *c, unsigned type, uint64_t id, const vo
                       size_t length) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.length = (uint32_t)length, .type = (uint8_t)type, .id = id};
-  if (c->fd < 0 || c->deaf)
+  if (c->fd < 0 || c->write_closed)
     return 0;
   frame_encode(header, &f);
   if (!buf_reserve(&c->out, sizeof header + length))
@@ -104,7 +104,7 @@ int connection_tell_done(struct connection *c) {
 }
 
 int connection_flush(struct connection *c) {
-  while (c->fd >= 0 && !c->deaf && buf_size(&c->out) > 0) {
+  while (c->fd >= 0 && !c->write_closed && buf_size(&c->out) > 0) {
     struct iovec iov = {(void *)(uintptr_t)buf_peek(&c->out), buf_size(&c->out)};
     ssize_t n = sock_send(c->fd, &iov, 1, NULL, 0);
     if (n == -ENOBUFS)
@@ -112,7 +112,7 @@ int connection_flush(struct connection *c) {
     if (n == 0 || n == -ENOBUFS)
       return MF_AGAIN;
     if (n < 0)
-      c->deaf = 1;
+      c->write_closed = 1;
     else
       buf_consume(&c->out, (size_t)n);
   }
@@ -128,7 +128,7 @@ static void wait_for_room(const struct connection *c) {
 int connection_flush_all(struct connection *c) {
   while (connection_flush(c) == MF_AGAIN)
     wait_for_room(c);
-  return c->fd < 0 || c->deaf ? -EPIPE : 0;
+  return c->fd < 0 || c->write_closed ? -EPIPE : 0;
 }
 
 int connection_say(struct connection *c, unsigned type, uint64_t id) {
@@ -146,7 +146,7 @@ int connection_say(struct connection *c, unsigned type, uint64_t id) {
     } else if (n == -ENOBUFS) {
       poll(NULL, 0, SOCK_PAUSE_MS);
     } else if (n < 0) {
-      c->deaf = 1;
+      c->write_closed = 1;
       return -EPIPE;
     } else {
       done += (size_t)n;

@@ -16,7 +16,7 @@ struct connection {
   struct inbox in;
   struct buf out;
   uint64_t executed, told; /* commands; how many of them DONE has told */
-  int deaf;                /* the parent takes nothing any more */
+  int write_closed;        /* the parent takes nothing any more */
 };
 
 /* Takes fd. What is received goes to room, which lives as long as c, while it fits. */

@@ -69,7 +69,7 @@ return {
     find = "  deadline_clear(&c->work_deadline);\n  if (w->slot >= 0 &&", replace = "  if (w->slot >= 0 &&",
     tests = {"unit/test_pool", "unit/test_pool_sim", "proc/pool_rows.lua"}},
   {name = "channel: what rests is never read on", file = "src/parent/loop/channel.c",
-    find = "  c->resting = 0;\n  rewatch(c);\n}", replace = "  c->resting = 0;\n}",
+    find = "  c->throttled = 0;\n  rewatch(c);\n}", replace = "  c->throttled = 0;\n}",
     tests = {"unit/test_process", "unit/test_process_stories", "unit/test_process_sim"}},
   {name = "minheap: the children of a removed node are lost", file = "src/base/minheap.c",
     find = "    heir->next = next;\n", replace = "",
