@@ -6,7 +6,7 @@ link and its anchor leads somewhere inside of the site, nothing is wider than th
 load, the console has no error, and nothing is asked of another host. Texts have enough contrast.
 The search finds a page. Chromium is driven through its pipe, so no other program is needed.
 """
-import functools, http.server, json, os, shutil, subprocess, sys, tempfile, threading, urllib.parse
+import functools, http.server, json, os, shutil, signal, subprocess, sys, tempfile, threading, urllib.parse
 
 folder = os.path.abspath(sys.argv[1])
 complaints = 0
@@ -23,9 +23,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):  # the browser goes to the next page before it has all of this one
+        pass
+
+
 def serve():
     handler = functools.partial(Handler, directory=folder)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return "http://127.0.0.1:%d/" % server.server_port
 
@@ -205,6 +210,8 @@ def main():
     pages = sorted(os.path.relpath(os.path.join(where, name), folder) for where, _, names in os.walk(folder)
                    for name in names if name.endswith(".html"))
     base = serve()
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("it takes more than ten minutes"))
+    signal.alarm(600)
     browser = Browser(program)
     anchors = {}
     try:

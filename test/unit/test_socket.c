@@ -6,6 +6,7 @@
 #include "os/fd.h"
 #include "os/fdwait.h"
 #include "os/sock.h"
+#include "socket/line.h"
 #include "socket/socket.h"
 #include "socket/socket_module.h"
 #include "socket/sys.h"
@@ -17,6 +18,7 @@
 #include <lualib.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -240,8 +242,53 @@ static void test_no_call_waits_for_what_another_took(void **state) {
   close(ends[1]);
 }
 
+static void expect_line(struct socket *s, char end, const char *text) {
+  struct line line;
+  assert_int_equal(line_peek(s, end, &line), 1);
+  assert_int_equal(line.size, strlen(text));
+  assert_memory_equal(line.text, text, line.size);
+  assert_int_equal(line_peek(s, end, &line), 1); /* it is there until it is taken */
+  assert_memory_equal(line.text, text, line.size);
+  socket_take(s, line.taken);
+}
+
+static void put(int fd, const char *text) {
+  assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+}
+
+static void test_lines_are_taken_as_they_come(void **state) {
+  int ends[2];
+  struct line line;
+  lua_State *L = luaL_newstate();
+  assert_non_null(L);
+  open_all(L);
+  assert_int_equal(pipe(ends), 0);
+  socket_push(L, ends[0], SOCKET_FOREIGN);
+  struct socket *s = socket_check(L, -1);
+  assert_int_equal(line_peek(s, '\n', &line), -EAGAIN);
+  put(ends[1], "one\n\nthr");
+  expect_line(s, '\n', "one");
+  expect_line(s, '\n', "");
+  assert_int_equal(line_peek(s, '\n', &line), -EAGAIN);
+  put(ends[1], "ee\nx;y\n"); /* another end: looked for from the start */
+  expect_line(s, '\n', "three");
+  expect_line(s, ';', "x");
+  expect_line(s, '\n', "y");
+  s->limit = 4;
+  put(ends[1], "four\nfiver");
+  expect_line(s, '\n', "four");
+  assert_int_equal(line_peek(s, '\n', &line), -E2BIG); /* also before its end is there */
+  s->limit = SOCKET_NO_LIMIT;
+  close(ends[1]);
+  expect_line(s, '\n', "fiver"); /* the last one has no end */
+  assert_int_equal(line_peek(s, '\n', &line), 0);
+  assert_int_equal(line_peek(s, '\n', &line), 0);
+  lua_close(L);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      census_test(test_lines_are_taken_as_they_come),
       census_test(test_streams_survive_lack_of_memory),
       census_test(test_descriptors_survive_lack_of_memory),
       census_test(test_servers_survive_lack_of_memory),
