@@ -264,6 +264,16 @@ local function check_command()
   end
 end
 
+local function check_exit_codes()
+  local there, told = {}, {}
+  for _, row in ipairs(require "moonfork.cli".exit_codes) do
+    for code in row[1]:gmatch "%d+" do there[code] = true end
+  end
+  local page = read "doc/troubleshooting.md"
+  for code in page:match "\n## Exit codes of the program\n(.-)\n## ":gmatch "\n| (%d+) |" do told[code] = true end
+  same("doc/troubleshooting.md", "exit code", there, told)
+end
+
 -- ---- the index ----
 
 local function check_index()
@@ -284,5 +294,6 @@ check_modules()
 check_events()
 check_variables()
 check_command()
+check_exit_codes()
 check_index()
 check.done()
