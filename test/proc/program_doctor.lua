@@ -243,6 +243,20 @@ story.test("a reader that leaves ends it quietly", function(t)
   t.eq(code, 1)
 end)
 
+story.test("what a sandbox takes away is told, each with its consequence", function(t)
+  local out, err, code = run("string", {env = build .. "/test/fault/seccomp_run ENOSYS "
+    .. "pidfd_open,close_range,clone_parent,memfd_create,prctl"})
+  if code == 77 then t.skip(err) end
+  t.eq(err, "")
+  t.eq(code, 0)
+  for _, name in ipairs{"pidfd", "exit status by pidfd", "memfd", "close_range", "PR_SET_PDEATHSIG"} do
+    t.match(out, "\n  " .. name .. " +no +%l[^\n]+\n")
+  end
+  t.match(out, "\n  seccomp +yes +%l[^\n]+\n")
+  t.match(out, "forked and ran its function after [%d.]+ ms; it is a child of its template, ")
+  t.eq(last_line(out), "safe to fork")
+end)
+
 story.test("without /proc it says what it can't see", {root = true}, function(t)
   if (os.getenv "LD_PRELOAD" or ""):find "asan" then t.skip "the sanitizer needs /proc" end
   local without = {env = "unshare -m sh -c 'umount -l /proc && exec \"$@\"' sh"}

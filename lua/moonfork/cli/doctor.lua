@@ -97,8 +97,9 @@ local function print_findings(put, paint, report)
     end
   end
   if report.fork_seconds then
-    put(("  a clone of this template was forked and ran its function after %s"):format(
-      milliseconds(report.fork_seconds)))
+    put(("  a clone of this template was forked and ran its function after %s%s"):format(
+      milliseconds(report.fork_seconds), report.flat and ""
+        or "; it is a child of its template, since this process may not have it (CLONE_PARENT)"))
   end
 end
 
