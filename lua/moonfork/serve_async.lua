@@ -40,7 +40,7 @@ end
 local function finish(self, record, failed)
   record.is_finished = true
   record:rest()
-  self.coroutines:expect_input(record.fd, nil)
+  self.coroutines:forget_input(record.fd, record)
   self.worker:count(core.now() - record.began, failed)
   self.worker:log_connection(record.peer, record.began, failed)
 end

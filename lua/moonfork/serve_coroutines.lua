@@ -83,9 +83,14 @@ function Coroutines:wait(fd, events, timeout)
 end
 
 --- expect_input(fd, record): who waits to read from it waits for a client, not for the function:
--- record:rest() and record:go_on() are called before and after. nil: no more.
+-- record:rest() and record:go_on() are called before and after.
 function Coroutines:expect_input(fd, record)
   self.input[fd] = record
+end
+
+--- forget_input(fd, record): no more; the number may be another connection's by now.
+function Coroutines:forget_input(fd, record)
+  if self.input[fd] == record then self.input[fd] = nil end
 end
 
 -- A socket goes: those who wait for it look again, and see that.

@@ -268,7 +268,8 @@ static void on_event(struct connection *c, uint32_t events) {
     return;
   }
   if (c->interest != OUTPUT) {
-    on_readable(c);
+    if (!c->is_ready) /* else what has come before, or its end, is for later */
+      on_readable(c);
     return;
   }
   if (events & (EPOLLERR | EPOLLHUP))

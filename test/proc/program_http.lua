@@ -186,11 +186,25 @@ test("one connection, many requests", "-n 1", function(t)
   for i = 1, 100 do t.eq(select(3, read_response(socket)), "GET " .. i .. " ") end
   socket:write "st: x\r\n\r\n"
   t.eq(select(3, read_response(socket)), "GET last ")
+  -- Many, in pieces that end anywhere, by a client that shuts its side behind them.
+  local flood = connect()
+  more = {}
+  for i = 1, 1000 do
+    more[i] = ("POST /echo?%d HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n%04d"):format(i, i)
+  end
+  text = table.concat(more)
+  for at = 1, #text, 9973 do flood:write(text:sub(at, at + 9972)) end
+  flood:shutdown "write"
+  for i = 1, 1000 do
+    if select(3, read_response(flood)) ~= ("POST %d %04d"):format(i, i) then t.fail("answer %d is wrong", i) end
+  end
+  t.eq(flood:read "a", "")
+  flood:close()
   -- The one that is refused comes behind the answers to those before it.
   local refused = connect()
   refused:write(more[1], more[2], "nonsense\r\n\r\n", more[3])
-  t.eq(select(3, read_response(refused)), "GET 1 ")
-  t.eq(select(3, read_response(refused)), "GET 2 ")
+  t.eq(select(3, read_response(refused)), "POST 1 0001")
+  t.eq(select(3, read_response(refused)), "POST 2 0002")
   t.eq(read_response(refused), 400)
   t.eq(refused:read "a", "")
   refused:close()
