@@ -5,6 +5,7 @@
 ---@class moonfork.lines_options
 ---@field files? string[] paths; "-" is standard input (default: it alone)
 ---@field write fun(text: string) gets the answers, many of them in one text, each with its line end
+---@field others? moonfork.process[] further templates, whose workers share the lines
 ---@field workers? integer default: the processors
 ---@field chunk? integer lines that travel together; default: as many as take some milliseconds
 ---@field unordered? boolean answers are written as they come
