@@ -7,6 +7,7 @@
 #include "os/sock.h"
 #include "remote/beat.h"
 #include "remote/mux.h"
+#include "remote/records.h"
 #include "remote/tables.h"
 #include "wire/build.h"
 #include "wire/proto.h"
@@ -25,6 +26,7 @@ static uv_loop_t *loop;
 static struct mux mux;
 static struct beat beat;
 static struct tables tables;
+static struct records records;
 static uv_signal_t children;
 static const char *program;
 static int leash[2] = {-1, -1};
@@ -184,6 +186,9 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
     return take_kill(f);
   case LINK_MEASURE:
     return take_measure(f);
+  case LINK_RECORD_STOP:
+  case LINK_RECORD_DROP:
+    return records_order(&records, f);
   case LINK_TREE:
   case LINK_DROP:
     return take_tables(f);
@@ -207,10 +212,17 @@ static void put_news(struct mux *m) {
     mux_break(m, "not enough memory");
 }
 
-static int materialise(struct mux *m, const struct link_descriptor *d) {
+static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t channel) {
   if (d->kind == LINK_LEASH)
     return fd_dup(leash[0]);
+  if (d->kind == LINK_RECORD)
+    return records_add(&records, d, channel);
   return tables_add(&tables, d);
+}
+
+static void on_local_end(struct mux *m, uint32_t channel) {
+  if (records_put(&records, channel, &mux.out) < 0)
+    mux_break(m, "not enough memory");
 }
 
 static const struct mux_ops ops = {.on_frame = on_frame,
@@ -218,6 +230,7 @@ static const struct mux_ops ops = {.on_frame = on_frame,
                                    .has_news = has_news,
                                    .put_news = put_news,
                                    .materialise = materialise,
+                                   .on_local_end = on_local_end,
                                    .on_quiet = on_quiet};
 
 /* What stands where the stream was: nobody over there is to write into it. */
@@ -251,6 +264,7 @@ int remote_agent(const char *template_program) {
     return 2;
   }
   tables_init(&tables);
+  records_init(&records);
   uv_signal_init(loop, &children);
   uv_signal_start(&children, on_child, SIGCHLD);
   buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);

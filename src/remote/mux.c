@@ -3,6 +3,7 @@
 #include "base/result.h"
 #include "os/sock.h"
 #include <errno.h>
+#include <stdlib.h>
 
 enum {
   READ_MAX = 256 * 1024, /* from the stream at a time */
@@ -173,4 +174,11 @@ void mux_shut(struct mux *m) {
   uv_check_stop(&m->flusher);
   local_close(&m->from);
   local_close(&m->to);
+}
+
+void mux_deinit(struct mux *m) {
+  fd_close(&m->dead_fd);
+  buf_deinit(&m->in);
+  buf_deinit(&m->out);
+  free(m->buckets);
 }

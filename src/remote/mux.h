@@ -30,9 +30,13 @@ struct mux_ops {
   /* A descriptor that came with bytes and is no stream: what it becomes over there. 0:
    * unknown. Borrows fd. NULL: there are none. */
   int (*classify)(struct mux *m, int fd, struct link_descriptor *ret);
-  /* The descriptor for one that is no stream (from above LINK_PIPE_WRITE): the caller's,
-   * or -EPROTO, or another -errno. NULL: there are none. */
-  int (*materialise)(struct mux *m, const struct link_descriptor *d);
+  /* The descriptor for one that is no stream (from above LINK_PIPE_WRITE), which came
+   * with bytes of a channel: the caller's, or -EPROTO, or another -errno. NULL: there are
+   * none.
+   */
+  int (*materialise)(struct mux *m, const struct link_descriptor *d, uint32_t channel);
+  /* The local end of a channel has ended; its END follows. NULL: nothing to say. */
+  void (*on_local_end)(struct mux *m, uint32_t channel);
   /* All bytes that were in local sockets at mux_await_quiet have been sent on. */
   void (*on_quiet)(struct mux *m);
 };
@@ -83,8 +87,10 @@ void mux_flush(struct mux *m);
 void mux_await_quiet(struct mux *m);
 /* Ends the link for that reason. */
 void mux_break(struct mux *m, const char *why);
-/* Closes everything. */
+/* Closes everything; the loop's handles of the mux are the caller's to close. */
 void mux_shut(struct mux *m);
+/* After that: its memory. */
+void mux_deinit(struct mux *m);
 /* Bytes that wait for the stream. */
 size_t mux_backlog(const struct mux *m);
 uint64_t mux_now_ms(const struct mux *m);

@@ -245,6 +245,8 @@ static void end_sending(struct mux_channel *c) {
   c->sends = 0;
   if (m->ops->has_news && m->ops->has_news(m))
     m->ops->put_news(m);
+  if (m->ops->on_local_end)
+    m->ops->on_local_end(m, c->id);
   put(m, LINK_END, c->id, NULL, 0);
   if (c->receives && local_hung_up(&c->local)) {
     c->receives = 0;
@@ -424,14 +426,14 @@ static enum mux_direction way_there(unsigned kind) {
 }
 
 /* The descriptor to pass on; dead_fd where there is none to be had. -EPROTO. */
-static int materialise(struct mux *m, const struct link_descriptor *d) {
+static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t channel) {
   int pair[2], fd;
   if (d->kind == LINK_REFUSED)
     return m->dead_fd;
   if (d->kind > LINK_PIPE_WRITE) {
     if (d->kind > LINK_KIND_LAST || !m->ops->materialise)
       return -EPROTO;
-    fd = m->ops->materialise(m, d);
+    fd = m->ops->materialise(m, d, channel);
     return fd < 0 && fd != -EPROTO ? m->dead_fd : fd;
   }
   if ((d->id & 1) == (unsigned)!m->is_agent || d->id <= m->last_id)
@@ -463,7 +465,7 @@ static int take_data(struct mux *m, const struct link_frame *f) {
   for (unsigned i = 0; i < f->ndescriptors && r >= 0; i++) {
     struct link_descriptor d;
     link_descriptor(f, i, &d);
-    r = materialise(m, &d);
+    r = materialise(m, &d, f->channel);
     if (r >= 0)
       fds.fd[fds.n++] = r;
   }

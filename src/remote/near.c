@@ -9,12 +9,11 @@
 #include "remote/beat.h"
 #include "remote/command.h"
 #include "remote/mux.h"
+#include "remote/records.h"
 #include "wire/build.h"
-#include "wire/chunk.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +31,7 @@ enum {
 static uv_loop_t *loop;
 static struct mux mux;
 static struct beat beat;
+static struct records records;
 static struct link_command command;
 static uv_poll_t side, leash;
 static uv_timer_t status_wait;
@@ -289,6 +289,8 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
     return take_gone(f);
   case LINK_MEASURED:
     return f->length == 40 ? pass_on(f) : -EPROTO;
+  case LINK_MEMORY:
+    return records_take(&records, f);
   case LINK_FAILED:
     return take_failed(f);
   default:
@@ -297,13 +299,6 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
 }
 
 /* ---- descriptors that the parent sends ---- */
-
-/* The record of a chunk of calls: its worker, over there, can't write into it. If it
- * dies, every item may have been entered. */
-static void note_unknown(int fd) {
-  const uint32_t entered = UINT32_MAX;
-  (void)!pwrite(fd, &entered, sizeof entered, offsetof(struct chunk_record, entered));
-}
 
 /* The leash's read end becomes the agent's leash, a ticket the memory of a step. What the
  * parent has said before it stands on its side: that a tree is born there. */
@@ -317,10 +312,8 @@ static int classify(struct mux *m, int fd, struct link_descriptor *d) {
     d->kind = LINK_LEASH;
     return 1;
   }
-  if (S_ISREG(st.st_mode) && st.st_size == CHUNK_RECORD_SIZE) {
-    note_unknown(fd);
+  if (records_classify(&records, fd, &st, d, &m->out))
     return 1;
-  }
   if (!S_ISREG(st.st_mode) || pread(fd, &t, sizeof t, 0) != (ssize_t)sizeof t ||
       t.magic != LINK_TICKET_MAGIC)
     return 0;
@@ -356,7 +349,12 @@ static int take_start(int *ret_root) {
   return 0;
 }
 
-static void on_beat_or_check(uv_check_t *c) {
+static void on_beat(struct beat *b) {
+  if (mux.greeted && records_put_stops(&records, &mux.out) < 0)
+    mux_break(&mux, "not enough memory");
+}
+
+static void on_check(uv_check_t *c) {
   if (buf_size(&side_out) > SIDE_MAX)
     mux_break(&mux, "the far side reports more than the parent reads");
   look_idle();
@@ -375,6 +373,7 @@ int remote_near(char **argv) {
   int root = -1, r;
   loop = uv_default_loop();
   signal(SIGPIPE, SIG_IGN);
+  records_init(&records);
   buf_init(&side_in, SIDE_MAX);
   buf_init(&side_out, 2 * SIDE_MAX);
   if (fstat(LEASH_FD, &leash_stat) < 0 || take_start(&root) < 0) {
@@ -385,7 +384,7 @@ int remote_near(char **argv) {
   fd_set_cloexec(LEASH_FD, 1);
   uv_timer_init(loop, &status_wait);
   uv_check_init(loop, &check);
-  uv_check_start(&check, on_beat_or_check);
+  uv_check_start(&check, on_check);
   uv_poll_init(loop, &side, SIDE_FD);
   uv_poll_init(loop, &leash, LEASH_FD);
   watch_side();
@@ -405,7 +404,7 @@ int remote_near(char **argv) {
     flush_side();
     return 1;
   }
-  beat_start(&beat, &mux, beat_ms, NULL);
+  beat_start(&beat, &mux, beat_ms, on_beat);
   uv_run(loop, UV_RUN_DEFAULT);
   return 0;
 }

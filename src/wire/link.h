@@ -20,6 +20,7 @@ enum {
   LINK_BODY_MAX = LINK_DATA_MAX + LINK_FDS_MAX * LINK_DESCRIPTOR_SIZE,
   LINK_CHANNELS_MAX = 64 * 1024,
   LINK_TABLES_MAX = 16 * 1024,
+  LINK_RECORDS_MAX = 1024,
   LINK_TEXT_MAX = 8 * 1024, /* of a reason, of last words, of what a command printed */
   LINK_WINDOW = 256 * 1024,
   LINK_WINDOW_MIN = 4 * 1024,
@@ -50,7 +51,10 @@ enum link_type {
   LINK_MEASURE,     /* u32 serial, u32 tag */
   LINK_MEASURED,    /* u32 tag, u32 errno, u64 pss, uss, rss, shared */
   LINK_FAILED,      /* str: why the agent, or the near end, ends */
-  LINK_LAST = LINK_FAILED,
+  LINK_MEMORY,      /* u32 record, u32 offset, bytes: what a worker left in a record */
+  LINK_RECORD_STOP, /* u32 record: its worker is to begin nothing more */
+  LINK_RECORD_DROP, /* u32 record: it is not used any more */
+  LINK_LAST = LINK_RECORD_DROP,
   /* between the parent and its near end only */
   LINK_START = 32, /* u32 beat, u32 window; comes with the root's control socket */
   LINK_PRINTED,    /* what the command printed before the greeting */
@@ -66,7 +70,8 @@ enum link_kind {
   LINK_LEASH,  /* the read end of the agent's leash */
   LINK_BIRTHS, /* memory for a step of slots (slot_layout.h): its table, count */
   LINK_WORDS,
-  LINK_KIND_LAST = LINK_WORDS
+  LINK_RECORD, /* memory for the record of a chunk of calls (chunk.h): its number */
+  LINK_KIND_LAST = LINK_RECORD
 };
 
 struct link_descriptor {

@@ -146,6 +146,38 @@ story.test("rpc, events, pool, and one pool over this machine and another", func
   fork.loop()
 end)
 
+story.test("map: a worker that dies costs one item, and nothing runs twice", function(t)
+  local path = t:file "entered"
+  local p = over():eval([[
+    local path = ...
+    function f(i)
+      local file <close> = io.open(path, "a")
+      file:write(i, "\n") file:close()
+      if i % 50 == 0 then os.exit(3) end
+      return i
+    end
+  ]], path)
+  local pool = p:pool("f", { max = 2, restart = { burst = 1000, period = 1 }, backoff = { min = 0.001 } })
+  local items, died, done, entered = {}, 0, 0, {}
+  for i = 1, 400 do items[i] = i end
+  for i, err, value in pool:map(items, { chunk = 30 }) do
+    if err then
+      died = died + 1
+      t.error(err, "CLONE_DIED")
+      t.eq({ i % 50, err.started }, { 0, "unknown" })
+    else
+      done = done + 1
+      t.eq(value, i)
+    end
+  end
+  t.eq({ done, died }, { 392, 8 })
+  for line in io.lines(path) do
+    t.eq(entered[line], nil, line)
+    entered[line] = true
+  end
+  pool:close()
+end)
+
 story.test("kill, memory, limits, timeout, names and numbers of the far side", function(t)
   local p = over(nil, { name = "far" }):eval(CODE)
   local clone = p:fork()

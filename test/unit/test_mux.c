@@ -1,0 +1,340 @@
+/* One end of a link against a peer that is played here, byte by byte: what it may do, and
+ * what ends it. The same for both ends, but for the numbers of channels. */
+#include "unit.h"
+
+#include "os/sock.h"
+#include "remote/mux.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { WINDOW = 8192 };
+
+static struct mux mux;
+static uv_loop_t loop;
+static int peer, user; /* the other end of the stream; of channel 1's local socket */
+static int ended, nquiet;
+static char why[128];
+static struct buf out;
+
+static int on_frame(struct mux *m, const struct link_frame *f) {
+  return f->type == LINK_MEASURED ? 0 : -EPROTO;
+}
+
+static void on_end(struct mux *m, const char *text) {
+  ended++;
+  snprintf(why, sizeof why, "%s", text ? text : "end of stream");
+}
+
+static void on_quiet(struct mux *m) {
+  nquiet++;
+  link_put(&m->out, LINK_PING, 0, NULL, 0);
+}
+
+static const struct mux_ops ops = {
+    .on_frame = on_frame, .on_end = on_end, .on_quiet = on_quiet};
+
+static int setup(void **state) {
+  int stream[2], local[2];
+  ended = nquiet = 0;
+  buf_init(&out, SIZE_MAX);
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(mux_init(&mux, &loop, &ops, NULL, 1), 0);
+  assert_int_equal(sock_pair(stream, 0), 0);
+  assert_int_equal(sock_pair(local, 0), 0);
+  peer = stream[0];
+  user = local[0];
+  assert_int_equal(mux_open(&mux, stream[1], fd_dup(stream[1])), 0);
+  assert_int_equal(mux_add(&mux, LINK_CHANNEL_ROOT, local[1], MUX_BOTH), 0);
+  mux_begin(&mux, WINDOW);
+  return 0;
+}
+
+static void on_walk(uv_handle_t *h, void *arg) {
+  if (!uv_is_closing(h))
+    uv_close(h, NULL);
+}
+
+static int teardown(void **state) {
+  mux_shut(&mux);
+  uv_walk(&loop, on_walk, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_int_equal(uv_loop_close(&loop), 0);
+  mux_deinit(&mux);
+  close(peer);
+  close(user);
+  buf_deinit(&out);
+  return 0;
+}
+
+static void turn(void) {
+  for (int i = 0; i < 8; i++)
+    uv_run(&loop, UV_RUN_NOWAIT);
+}
+
+static void send_out(void) {
+  while (buf_size(&out)) {
+    ssize_t n = send(peer, buf_peek(&out), buf_size(&out), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n <= 0)
+      break;
+    buf_consume(&out, (size_t)n);
+    turn();
+  }
+  turn();
+}
+
+static void put_data(uint32_t channel, size_t n, const struct link_descriptor *d,
+                     unsigned nd) {
+  size_t list = (size_t)nd * LINK_DESCRIPTOR_SIZE;
+  unsigned char *at = buf_reserve(&out, LINK_HEADER_SIZE + list + n);
+  link_put_header(at, LINK_DATA, nd, channel, (uint32_t)(list + n));
+  for (unsigned i = 0; i < nd; i++)
+    link_put_descriptor(at + LINK_HEADER_SIZE + (size_t)i * LINK_DESCRIPTOR_SIZE, &d[i]);
+  memset(at + LINK_HEADER_SIZE + list, 'd', n);
+  buf_commit(&out, LINK_HEADER_SIZE + list + n);
+}
+
+/* The next frame that the end has sent; type 0: none. */
+static struct link_frame receive(void) {
+  static struct buf in;
+  struct link_frame f = {0};
+  static uint32_t last;
+  turn();
+  if (last)
+    buf_consume(&in, last);
+  last = 0;
+  if (!in.max)
+    buf_init(&in, SIZE_MAX);
+  unsigned char *at = buf_reserve(&in, 1 << 20);
+  ssize_t n = recv(peer, at, 1 << 20, MSG_DONTWAIT);
+  if (n > 0)
+    buf_commit(&in, (size_t)n);
+  if (link_next(&in, LINK_LAST, &f) != 0)
+    return (struct link_frame){0};
+  last = LINK_HEADER_SIZE + f.length;
+  return f;
+}
+
+static void drain(void) {
+  while (receive().type)
+    ;
+}
+
+static void assert_broken(void) {
+  send_out();
+  assert_int_equal(ended, 1);
+  assert_string_equal(why, "the other end does not keep to the protocol");
+}
+
+static void test_bytes_go_both_ways(void **state) {
+  char text[8];
+  put_data(LINK_CHANNEL_ROOT, 4, NULL, 0);
+  send_out();
+  assert_int_equal(read(user, text, sizeof text), 4);
+  assert_int_equal(write(user, "hello", 5), 5);
+  struct link_frame f = receive();
+  assert_int_equal(f.type, LINK_DATA);
+  assert_int_equal(f.channel, LINK_CHANNEL_ROOT);
+  assert_int_equal(f.length, 5);
+  drain();
+  assert_int_equal(ended, 0);
+}
+
+static void test_nothing_is_read_beyond_the_window(void **state) {
+  static char text[4 * WINDOW];
+  size_t sent = 0;
+  assert_int_equal(send(user, text, sizeof text, 0), (ssize_t)sizeof text);
+  for (struct link_frame f; (f = receive()).type;)
+    sent += f.type == LINK_DATA ? f.length : 0;
+  assert_int_equal(sent, WINDOW);
+  uint32_t more = 100;
+  link_put(&out, LINK_WINDOW_MORE, LINK_CHANNEL_ROOT, &more, 1);
+  send_out();
+  for (struct link_frame f; (f = receive()).type;)
+    sent += f.type == LINK_DATA ? f.length : 0;
+  assert_int_equal(sent, WINDOW + 100);
+}
+
+/* One channel is full and not read; another one's bytes come. */
+static void test_a_full_channel_stops_no_other(void **state) {
+  struct link_descriptor d = {.id = 3, .kind = LINK_STREAM};
+  char text[8];
+  struct iovec iov = {text, 1};
+  struct fdset fds;
+  int truncated;
+  put_data(LINK_CHANNEL_ROOT, 1, &d, 1);
+  send_out();
+  fdset_init(&fds);
+  assert_int_equal(sock_recv_iov(user, &iov, 1, 1, &fds, &truncated), 1);
+  assert_int_equal(fds.n, 1);
+  put_data(LINK_CHANNEL_ROOT, WINDOW, NULL, 0); /* nobody reads it */
+  put_data(3, 5, NULL, 0);
+  send_out();
+  assert_int_equal(ended, 0);
+  assert_int_equal(read(fds.fd[0], text, sizeof text), 5);
+  fdset_close(&fds);
+  drain();
+}
+
+static void test_an_end_comes_after_the_bytes(void **state) {
+  char text[8];
+  put_data(LINK_CHANNEL_ROOT, 3, NULL, 0);
+  link_put(&out, LINK_END, LINK_CHANNEL_ROOT, NULL, 0);
+  send_out();
+  assert_int_equal(read(user, text, sizeof text), 3);
+  assert_int_equal(read(user, text, sizeof text), 0);
+  assert_int_equal(write(user, "x", 1), 1); /* the other way is open */
+  assert_int_equal(receive().type, LINK_DATA);
+  shutdown(user, SHUT_WR);
+  assert_int_equal(receive().type, LINK_END);
+  assert_int_equal(mux.nchannels, 0);
+}
+
+static void test_nobody_reads_any_more(void **state) {
+  link_put(&out, LINK_RESET, LINK_CHANNEL_ROOT, NULL, 0);
+  send_out();
+  assert_int_equal(send(user, "x", 1, MSG_NOSIGNAL), -1);
+  assert_int_equal(errno, EPIPE);
+  close(user);
+  user = -1;
+  put_data(LINK_CHANNEL_ROOT, 10, NULL, 0);
+  send_out();
+  assert_int_equal(receive().type, LINK_RESET);
+  assert_int_equal(mux.nchannels, 0);
+  put_data(LINK_CHANNEL_ROOT, 10, NULL, 0); /* was under way: ignored */
+  send_out();
+  assert_int_equal(ended, 0);
+}
+
+static void test_quiet_comes_behind_the_bytes(void **state) {
+  assert_int_equal(write(user, "last words", 10), 10);
+  mux_await_quiet(&mux);
+  assert_int_equal(nquiet, 0);
+  assert_int_equal(receive().type, LINK_DATA);
+  assert_int_equal(receive().type, LINK_PING);
+  assert_int_equal(nquiet, 1);
+  mux_await_quiet(&mux); /* nothing lies there */
+  assert_int_equal(nquiet, 2);
+  drain();
+}
+
+/* What does not fit into its window is not waited for. */
+static void test_quiet_does_not_wait_for_a_window(void **state) {
+  static char text[2 * WINDOW];
+  send(user, text, sizeof text, 0);
+  mux_await_quiet(&mux);
+  drain();
+  assert_int_equal(nquiet, 1);
+}
+
+static void test_hostile_frames(void **state) {
+  int which = (int)(intptr_t)*state;
+  struct link_descriptor d = {.id = 3, .kind = LINK_STREAM};
+  uint32_t number = WINDOW;
+  switch (which) {
+  case 0: /* more than the window, unread */
+    for (int i = 0; i < 64; i++)
+      put_data(LINK_CHANNEL_ROOT, WINDOW, NULL, 0);
+    break;
+  case 1: /* a channel of our own numbers */
+    d.id = 4;
+    put_data(LINK_CHANNEL_ROOT, 1, &d, 1);
+    break;
+  case 2: /* one that was used */
+    put_data(LINK_CHANNEL_ROOT, 1, &d, 1);
+    put_data(LINK_CHANNEL_ROOT, 1, &d, 1);
+    break;
+  case 3: /* a kind that there is not, and one that nobody makes here */
+    d.kind = LINK_KIND_LAST + 1;
+    put_data(LINK_CHANNEL_ROOT, 1, &d, 1);
+    break;
+  case 4:
+    d.kind = LINK_BIRTHS;
+    put_data(LINK_CHANNEL_ROOT, 1, &d, 1);
+    break;
+  case 5: /* bytes after the end */
+    link_put(&out, LINK_END, LINK_CHANNEL_ROOT, NULL, 0);
+    put_data(LINK_CHANNEL_ROOT, 1, NULL, 0);
+    break;
+  case 6: /* a second end */
+    link_put(&out, LINK_END, LINK_CHANNEL_ROOT, NULL, 0);
+    link_put(&out, LINK_END, LINK_CHANNEL_ROOT, NULL, 0);
+    break;
+  case 7: /* more room than there is */
+    link_put(&out, LINK_WINDOW_MORE, LINK_CHANNEL_ROOT, &number, 1);
+    break;
+  case 8:
+    number = UINT32_MAX;
+    link_put(&out, LINK_WINDOW_MORE, LINK_CHANNEL_ROOT, &number, 1);
+    break;
+  case 9: /* of the wrong length */
+    link_put(&out, LINK_WINDOW_MORE, LINK_CHANNEL_ROOT, NULL, 0);
+    break;
+  case 10:
+    link_put_bytes(&out, LINK_PING, "x", 1);
+    break;
+  case 11: /* of the parent's side */
+    link_put_bytes(&out, LINK_PRINTED, "x", 1);
+    break;
+  default:
+    buf_put(&out, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 13);
+  }
+  assert_broken();
+}
+
+static void test_unknown_channels_are_ignored(void **state) {
+  uint32_t more = 1;
+  put_data(77, 100, NULL, 0);
+  link_put(&out, LINK_WINDOW_MORE, 77, &more, 1);
+  link_put(&out, LINK_END, 77, NULL, 0);
+  link_put(&out, LINK_RESET, 77, NULL, 0);
+  send_out();
+  assert_int_equal(ended, 0);
+}
+
+/* Descriptors that come for a channel that is gone are closed, and their channels too. */
+static void test_descriptors_for_nobody(void **state) {
+  struct link_descriptor d = {.id = 3, .kind = LINK_STREAM};
+  int before = fd_dup(peer);
+  close(before);
+  put_data(77, 1, &d, 1);
+  send_out();
+  drain();
+  assert_int_equal(ended, 0);
+  assert_int_equal(mux.nchannels, 1);
+  int after = fd_dup(peer);
+  close(after);
+  assert_int_equal(after, before);
+}
+
+static void test_the_stream_ends(void **state) {
+  shutdown(peer, SHUT_RDWR);
+  turn();
+  assert_int_equal(ended, 1);
+  assert_string_equal(why, "end of stream");
+}
+
+int main(void) {
+  struct CMUnitTest tests[40] = {
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+      T(test_bytes_go_both_ways),
+      T(test_nothing_is_read_beyond_the_window),
+      T(test_a_full_channel_stops_no_other),
+      T(test_an_end_comes_after_the_bytes),
+      T(test_nobody_reads_any_more),
+      T(test_quiet_comes_behind_the_bytes),
+      T(test_quiet_does_not_wait_for_a_window),
+      T(test_unknown_channels_are_ignored),
+      T(test_descriptors_for_nobody),
+      T(test_the_stream_ends),
+  };
+  size_t n = 10;
+  for (intptr_t i = 0; i <= 12; i++, n++) {
+    tests[n] = (struct CMUnitTest)T(test_hostile_frames);
+    tests[n].initial_state = (void *)i;
+  }
+  return _cmocka_run_group_tests("mux", tests, n, NULL, NULL);
+}
