@@ -251,7 +251,7 @@ int remote_agent(const char *template_program) {
   program = template_program;
   signal(SIGPIPE, SIG_IGN);
   loop = uv_default_loop();
-  r = take_stream(&rfd, &wfd);
+  r = isatty(0) || isatty(1) ? -ENOTSUP : take_stream(&rfd, &wfd);
   if (!r)
     r = mux_init(&mux, loop, &ops, NULL, 1);
   if (!r)

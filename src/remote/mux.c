@@ -70,7 +70,10 @@ void mux_read(struct mux *m) {
 }
 
 static void on_stream(uv_poll_t *poll, int status, int events) {
-  mux_read(list_entry(poll, struct mux, reader));
+  struct mux *m = list_entry(poll, struct mux, reader);
+  mux_read(m);
+  if (status < 0 && !m->over) /* libuv has stopped it: what came before is read */
+    uv_poll_start(poll, UV_READABLE, on_stream);
 }
 
 static void on_writable(uv_poll_t *poll, int status, int events) {

@@ -301,15 +301,16 @@ static void on_ready(uv_poll_t *poll, int status, int events) {
   struct mux *m = c->mux;
   if (m->over)
     return;
-  if (status < 0) {
-    end_sending(c);
-    settle(c);
-    return;
+  if (status < 0) { /* an error lies behind the bytes; libuv watches no more */
+    c->events = 0;
+    events = UV_READABLE | (list_empty(&c->segments) ? 0 : UV_WRITABLE);
   }
   if (events & UV_WRITABLE)
     write_segments(c);
-  if (!c->closing && c->sends && (events & UV_READABLE))
+  if (!c->closing && c->sends && c->credit && (events & UV_READABLE))
     read_channel(c);
+  if (!c->closing && status < 0)
+    watch(c);
   if (!m->over)
     mux_look_quiet(m);
 }

@@ -326,26 +326,31 @@ static const struct mux_ops ops = {
 
 /* ---- made ---- */
 
-/* The parent's first frame has come before this program was started. */
+/* The parent's first frame, with one descriptor: it has come before this program was
+ * started. */
 static int take_start(int *ret_root) {
   struct fdset fds;
   struct link_frame f;
   uint32_t v[2];
-  int truncated;
-  fdset_init(&fds);
-  unsigned char *at = buf_reserve(&side_in, 4096);
-  ssize_t n = at ? sock_recv(SIDE_FD, at, 4096, 0, &fds, &truncated) : -1;
-  if (n > 0)
-    buf_commit(&side_in, (size_t)n);
-  if (n <= 0 || fds.n != 1 || link_next(&side_in, LINK_SIDE_LAST, &f) != 0 ||
-      f.type != LINK_START || link_numbers(&f, v, 2) < 0) {
+  int truncated, r = MF_AGAIN;
+  *ret_root = -1;
+  while (r == MF_AGAIN) {
+    fdset_init(&fds);
+    unsigned char *at = buf_reserve(&side_in, 4096);
+    ssize_t n = at ? sock_recv(SIDE_FD, at, 4096, 0, &fds, &truncated) : -ENOMEM;
+    if (fds.n == 1 && *ret_root < 0)
+      *ret_root = fdset_steal(&fds, 0);
     fdset_close(&fds);
-    return -EPROTO;
+    if (n <= 0)
+      return n ? (int)n : -EPROTO;
+    buf_commit(&side_in, (size_t)n);
+    r = link_next(&side_in, LINK_SIDE_LAST, &f);
   }
+  if (r < 0 || *ret_root < 0 || f.type != LINK_START || link_numbers(&f, v, 2) < 0)
+    return -EPROTO;
   link_done(&side_in, &f);
   beat_ms = v[0];
   window = v[1];
-  *ret_root = fdset_steal(&fds, 0);
   return 0;
 }
 

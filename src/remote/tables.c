@@ -49,6 +49,13 @@ static struct table *find(const struct tables *t, uint32_t id) {
   return NULL;
 }
 
+static int was_dropped(const struct tables *t, uint32_t id) {
+  for (unsigned i = 0; i < TABLES_DROPPED; i++)
+    if (t->dropped[i] == id)
+      return 1;
+  return 0; /* ids count from 1 */
+}
+
 static void free_table(struct tables *t, struct table *x) {
   list_remove(&x->link);
   t->count--;
@@ -76,9 +83,10 @@ static int add_births(struct tables *t, const struct link_descriptor *d) {
   int r;
   if (x)
     return x->count == d->count ? fd_dup(x->fds[0]) : -EPROTO;
-  if (d->id <= t->last || t->count >= LINK_TABLES_MAX || !is_step(d->count))
+  if (was_dropped(t, d->id))
+    return -ENOENT;
+  if (t->count >= LINK_TABLES_MAX || !is_step(d->count))
     return -EPROTO;
-  t->last = d->id;
   x = calloc(1, sizeof *x);
   if (!x)
     return -ENOMEM;
@@ -105,8 +113,8 @@ int tables_add(struct tables *t, const struct link_descriptor *d) {
   if (d->kind == LINK_BIRTHS)
     return add_births(t, d);
   struct table *x = find(t, d->id);
-  if (!x)
-    return d->id <= t->last ? -ENOENT : -EPROTO; /* there was no memory for its births */
+  if (!x) /* it was dropped, or there was no memory for its births */
+    return -ENOENT;
   if (x->count != d->count)
     return -EPROTO;
   if (!x->words) {
@@ -120,6 +128,7 @@ int tables_add(struct tables *t, const struct link_descriptor *d) {
 
 void tables_drop(struct tables *t, uint32_t id) {
   struct table *x = find(t, id);
+  t->dropped[t->ndropped++ % TABLES_DROPPED] = id;
   if (!x)
     return;
   x->dropped = 1;
@@ -134,7 +143,7 @@ int tables_mark_tree(struct tables *t, uint32_t id, uint32_t count, uint32_t ind
     return 0;
   }
   struct table *x = find(t, id);
-  if (!x && id > t->last) {
+  if (!x) {
     int fd = add_births(t, &d);
     if (fd == -EPROTO)
       return fd;

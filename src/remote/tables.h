@@ -9,11 +9,14 @@
 #include "wire/link.h"
 #include <sys/types.h>
 
-enum { TABLES_PIDS = 1024 };
+enum { TABLES_PIDS = 1024, TABLES_DROPPED = 1024 };
 
 struct tables {
   struct list all;
-  uint32_t last; /* the largest id so far */
+  /* Those that were dropped lately: a fork under way, of which nobody waits, may still
+   * name one. */
+  uint32_t dropped[TABLES_DROPPED];
+  unsigned ndropped;
   unsigned count;
   struct idmap serials;
   struct list pids[TABLES_PIDS];

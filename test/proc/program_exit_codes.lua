@@ -25,7 +25,7 @@ local CODES = {
   },
   top = {{1, "/no/such/socket"}, {2, ""}, {2, "--delay 0 /no/such/socket"}},
   bench = {{2, "speed"}, {126, "--output /dev/null/x exec"}},
-  agent = {{2, "x"}},
+  agent = {{2, ""}, {2, "x"}, {2, "--program /no/such/file"}, {2, "--none"}},
   doctor = {{0, "string"}, {2, "--timeout none"}},
 }
 

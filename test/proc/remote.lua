@@ -80,6 +80,17 @@ story.test("fork at any depth, arguments, socket, status, rusage, last error", f
   t.eq(t.ask(p:fork(), "return require 'testkit'.getppid()"), t.ask(p:fork(), "return require 'testkit'.getppid()"))
 end)
 
+story.test("a process that fails and ends at once: its error comes, not its end", function(t)
+  fork.on_error(function() end)
+  t:defer(function() fork.on_error(nil) end)
+  local p = over()
+  for _ = 1, 150 do
+    local failing = p:fork():eval "error 'it fails to load'"
+    t.error(select(2, failing:fork():run "f"), "REMOTE", "it fails to load")
+    failing:close()
+  end
+end)
+
 story.test("handles: sockets both ways, pipes in their direction; nothing else", function(t)
   local p = over():eval [[
     function use(s, socket, reads, writes)

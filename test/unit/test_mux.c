@@ -221,6 +221,20 @@ static void test_quiet_comes_behind_the_bytes(void **state) {
   drain();
 }
 
+/* Who closes a socket without reading all leaves an error behind the bytes. */
+static void test_bytes_before_an_error_are_sent(void **state) {
+  put_data(LINK_CHANNEL_ROOT, 100, NULL, 0);
+  send_out();
+  assert_int_equal(write(user, "last words", 10), 10);
+  close(user);
+  user = -1;
+  struct link_frame f = receive();
+  assert_int_equal(f.type, LINK_DATA);
+  assert_int_equal(f.length, 10);
+  assert_int_equal(receive().type, LINK_END);
+  drain();
+}
+
 /* What does not fit into its window is not waited for. */
 static void test_quiet_does_not_wait_for_a_window(void **state) {
   static char text[2 * WINDOW];
@@ -327,11 +341,12 @@ int main(void) {
       T(test_nobody_reads_any_more),
       T(test_quiet_comes_behind_the_bytes),
       T(test_quiet_does_not_wait_for_a_window),
+      T(test_bytes_before_an_error_are_sent),
       T(test_unknown_channels_are_ignored),
       T(test_descriptors_for_nobody),
       T(test_the_stream_ends),
   };
-  size_t n = 10;
+  size_t n = 11;
   for (intptr_t i = 0; i <= 12; i++, n++) {
     tests[n] = (struct CMUnitTest)T(test_hostile_frames);
     tests[n].initial_state = (void *)i;

@@ -15,7 +15,7 @@ type. It ends with its standard input, and everything that it has started ends w
      help = "The template program", default = "the installed one"},
   },
   examples = {
-    {"ssh host moonfork agent", "what fork.remote{command={\"ssh\", \"host\", \"moonfork\", \"agent\"}} runs"},
+    {"moonfork agent", [[over there, in fork.remote{command={"ssh", "host", "moonfork", "agent"}}]]},
   },
 }
 

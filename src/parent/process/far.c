@@ -12,8 +12,9 @@ enum {
 };
 
 struct far_table {
-  uint32_t count;            /* 0: it was dropped */
-  struct far_process **born; /* of each slot; or NULL */
+  struct list link;
+  uint32_t id, count;
+  struct far_process *born[]; /* of each slot; or NULL */
 };
 
 struct far_link {
@@ -29,8 +30,8 @@ struct far_link {
   char reason[1024], printed[LINK_TEXT_MAX + 1];
   size_t nprinted;
   struct list processes[BUCKETS]; /* by serial */
-  struct far_table *tables;       /* by id - 1 */
-  uint32_t ntables, room;
+  struct list tables[BUCKETS];    /* by id */
+  uint32_t ntables, last_table;
 };
 
 /* ---- processes ---- */
@@ -54,9 +55,13 @@ static void free_process(struct far_process *q) {
 /* ---- tables ---- */
 
 static struct far_table *table(const struct far_link *far, uint32_t id) {
-  return id == 0 || id > far->ntables || !far->tables[id - 1].count
-             ? NULL
-             : &far->tables[id - 1];
+  const struct list *bucket = &far->tables[id % BUCKETS];
+  for (struct list *it = bucket->next; it != bucket; it = it->next) {
+    struct far_table *t = list_entry(it, struct far_table, link);
+    if (t->id == id)
+      return t;
+  }
+  return NULL;
 }
 
 /* Nobody will ask for it any more. */
@@ -119,41 +124,28 @@ static int make_ticket(struct far_link *far, unsigned kind, uint32_t id, uint32_
   return fd;
 }
 
-static struct far_table *new_table(struct far_link *far) {
-  if (far->ntables >= LINK_TABLES_MAX)
-    return NULL;
-  if (far->ntables == far->room) {
-    uint32_t room = far->room ? far->room * 2 : 16;
-    struct far_table *more = realloc(far->tables, room * sizeof *more);
-    if (!more)
-      return NULL;
-    far->tables = more;
-    far->room = room;
-  }
-  far->tables[far->ntables] = (struct far_table){0};
-  return &far->tables[far->ntables++];
-}
-
 int far_add_step(struct far_link *far, uint32_t count, uint32_t *ret_table,
                  int ret_fds[2]) {
   struct backend *b = far->context->backend;
-  struct far_table *t = new_table(far);
+  uint32_t id = far->last_table + 1;
+  struct far_table *t = far->ntables < LINK_TABLES_MAX
+                            ? calloc(1, sizeof *t + count * sizeof *t->born)
+                            : NULL;
   if (!t)
     return -ENOMEM;
-  uint32_t id = far->ntables;
   ret_fds[0] = make_ticket(far, LINK_BIRTHS, id, count);
-  if (ret_fds[0] < 0)
-    return ret_fds[0];
-  ret_fds[1] = make_ticket(far, LINK_WORDS, id, count);
-  t->born = ret_fds[1] < 0 ? NULL : calloc(count, sizeof *t->born);
-  if (!t->born) {
-    int r = ret_fds[1] < 0 ? ret_fds[1] : -ENOMEM;
-    for (int i = 0; i < 2; i++)
-      if (ret_fds[i] >= 0)
-        b->ops->close(b, &ret_fds[i]);
+  ret_fds[1] = ret_fds[0] < 0 ? -1 : make_ticket(far, LINK_WORDS, id, count);
+  if (ret_fds[1] < 0) {
+    int r = ret_fds[0] < 0 ? ret_fds[0] : ret_fds[1];
+    if (ret_fds[0] >= 0)
+      b->ops->close(b, &ret_fds[0]);
+    free(t);
     return r;
   }
+  t->id = far->last_table = id;
   t->count = count;
+  list_push(&far->tables[id % BUCKETS], &t->link);
+  far->ntables++;
   *ret_table = id;
   return 0;
 }
@@ -169,8 +161,9 @@ void far_drop_step(struct far_link *far, uint32_t id) {
     return;
   for (uint32_t i = 0; i < t->count; i++)
     far_clear_slot(far, id, i);
-  free(t->born);
-  *t = (struct far_table){0};
+  list_remove(&t->link);
+  free(t);
+  far->ntables--;
   far_tell(far, LINK_DROP, &id, 1);
 }
 
@@ -413,8 +406,10 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
   task_init(&far->task, on_task);
   buf_init(&far->in, 2 * READ_MAX + LINK_BODY_MAX);
   buf_init(&far->out, 2 * NOT_TOLD_MAX);
-  for (int i = 0; i < BUCKETS; i++)
+  for (int i = 0; i < BUCKETS; i++) {
     list_init(&far->processes[i]);
+    list_init(&far->tables[i]);
+  }
   return far;
 }
 
@@ -445,9 +440,10 @@ void far_link_drop(struct far_link **at) {
   for (int i = 0; i < BUCKETS; i++)
     while (!list_empty(&far->processes[i]))
       free_process(list_entry(far->processes[i].next, struct far_process, link));
-  for (uint32_t i = 0; i < far->ntables; i++)
-    free(far->tables[i].born);
-  free(far->tables);
+  for (int i = 0; i < BUCKETS; i++)
+    list_each_safe(it, next, &far->tables[i]) {
+      free(list_entry(it, struct far_table, link));
+    }
   buf_deinit(&far->in);
   buf_deinit(&far->out);
   free(far);

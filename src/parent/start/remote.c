@@ -54,10 +54,12 @@ static int say_start(struct backend *s, int side, const mf_options *o, int root)
                          o->window ? (uint32_t)o->window : LINK_WINDOW};
   buf_init(&b, LINK_BODY_MAX);
   int r = link_put(&b, LINK_START, 0, numbers, 2);
-  if (r == 0) {
+  for (const int *fds = &root; r == 0 && buf_size(&b); fds = NULL) {
     struct iovec iov = {(void *)(uintptr_t)buf_peek(&b), buf_size(&b)};
-    ssize_t sent = s->ops->send(s, side, &iov, 1, &root, 1);
+    ssize_t sent = s->ops->send(s, side, &iov, 1, fds, fds != NULL);
     r = sent < 0 ? (int)sent : sent == 0 ? -EAGAIN : 0;
+    if (r == 0)
+      buf_consume(&b, (size_t)sent);
   }
   buf_deinit(&b);
   return r;
