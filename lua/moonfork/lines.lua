@@ -18,7 +18,8 @@ local lines = {}
 local LINE_MAX = 1 << 26 -- bytes: what fits into a message
 local PARTS_MAX = 1024 -- texts that are written together
 local REPEATED_MAX = 64 -- calls that are repeated at the same time
-local QUEUE_MAX = 4096 -- answers, or texts of many, that wait for a call that is repeated
+local QUEUE_BYTES = 1 << 24 -- of answers that wait for a call that is repeated
+local ANSWER_COST = 256 -- bytes of one in the queue, besides its text
 local HEADER = "line\tstart\tduration\tworker\tstatus\thash\tmessage\n"
 
 -- ---- input ----
@@ -418,6 +419,7 @@ function Run:advance_queue()
   while queue.first <= queue.last and not queue[queue.first].repeating do
     local call = queue[queue.first]
     queue[queue.first], queue.first = nil, queue.first + 1
+    queue.bytes = queue.bytes - call.bytes
     self:tell_queued(call)
   end
 end
@@ -468,6 +470,16 @@ function Run:enqueue(call)
   end
   queue.last = queue.last + 1
   queue[queue.last] = call
+  call.bytes = ANSWER_COST + (call.text and #call.text or 0)
+  queue.bytes = queue.bytes + call.bytes
+end
+
+-- Not too much waits for calls that are repeated, and not too many are.
+function Run:wait_for_room()
+  local queue = self.queue
+  return self:wait_for_repeated(function()
+    return self.repeated < REPEATED_MAX and queue.bytes < QUEUE_BYTES
+  end)
 end
 
 function Run:take(call, ...)
@@ -478,12 +490,7 @@ function Run:take(call, ...)
     call.repeating, self.repeated = true, self.repeated + 1
     self:repeat_call(call, tries)
   end
-  self:enqueue(call)
-  if self.repeated == 0 then return end
-  local queue = self.queue
-  return self:wait_for_repeated(function()
-    return self.repeated < REPEATED_MAX and queue.last - queue.first < QUEUE_MAX
-  end)
+  return self:enqueue(call)
 end
 
 -- ---- the work ----
@@ -500,7 +507,7 @@ end
 function Run:work()
   local options, reader = self.options, self.reader
   self.given, self.parts, self.nparts = 0, {}, 0
-  self.repeated, self.queue = 0, {first = 1, last = 0}
+  self.repeated, self.queue = 0, {first = 1, last = 0, bytes = 0}
   -- Where the line of an answer is needed, it is kept; else lines go from the file to the chunk and
   -- texts from the chunk to the output, many at once.
   local keeps_lines = options.tag or self.log or self.recorded
@@ -523,6 +530,7 @@ function Run:work()
     else
       going = self:take_next(next_answer())
     end
+    if self.repeated > 0 then self:wait_for_room() end
   end
   self:wait_for_repeated(function() return false end)
 end
