@@ -7,7 +7,6 @@
 ---@field write fun(text: string) gets the answers, many of them in one text, each with its line end
 ---@field others? moonfork.process[] further templates, whose workers share the lines
 ---@field workers? integer default: the processors
----@field others? moonfork.process[] further templates, perhaps remote, for the same function
 ---@field chunk? integer lines that travel together; default: as many as take some milliseconds
 ---@field unordered? boolean answers are written as they come
 ---@field keep_going? boolean go on after lines that fail
