@@ -525,6 +525,16 @@ local function prepare()
 end
 prepare()
 
+-- Why a story does not apply behind a command (test/run --remote, test/remote_stories).
+local function refuse_remote(name)
+  if not os.getenv "STORY_REMOTE" then return end
+  local file = arg[0]:match "test/[^/]+/[^/]+$"
+  for line in io.lines(os.getenv "MOONFORK_SOURCE" .. "/test/remote_stories") do
+    local path, beginning, why = line:match "^(test/%S+): (.-): ([^:]+)$"
+    if path == file and name:sub(1, #beginning) == beginning then return "over a link: " .. why end
+  end
+end
+
 local function refuse(options)
   if options.root and kit.getuid() ~= 0 then return "needs root" end
   if options.user and kit.getuid() == 0 then return "needs an ordinary user" end
@@ -573,7 +583,7 @@ function story.test(name, options, f)
   count = count + 1
   local only = os.getenv("STORY_ONLY")
   if only and not name:find(only, 1, true) then return report(true, name, "not asked for") end
-  local why = refuse(options)
+  local why = refuse(options) or refuse_remote(name)
   if why then return report(true, name, why) end
   local counted = story.census and options.census ~= false
   print(("# begin %d - %s"):format(count, name))
