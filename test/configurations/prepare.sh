@@ -1,0 +1,154 @@
+# The configurations of ./dev configurations that need more than other options of meson. Part of dev,
+# whose functions it uses; sourced where one is built. $folder: the build folder.
+
+sources=$top/build-sources
+
+# skip_it WHY: there is something that it needs.
+skip_it() {
+  say "not tried: $*"
+  say '0 passed, 0 failed, 1 skipped'
+  exit 0
+}
+
+# counted PASSED FAILED: adds what else was tried to what `unit` has counted in the file.
+count=0 bad=0 skips=0
+add_unit() {
+  out=$folder/unit.out
+  rc=0
+  unit "$@" >"$out" 2>&1 || rc=$?
+  cat "$out"
+  # shellcheck disable=SC2046
+  set -- $(last_count "$out")
+  count=$((count + ${1:-0})) bad=$((bad + ${2:-1})) skips=$((skips + ${3:-0}))
+}
+# smoke COMMAND...: the script of this folder, by that interpreter, in the build's environment.
+smoke() {
+  if in_build "$folder" timeout 120 "$@" "$top/test/configurations/smoke.lua"; then
+    count=$((count + 1))
+  else
+    bad=$((bad + 1))
+  fi
+}
+finish() {
+  say "$count passed, $bad failed, $skips skipped"
+  [ "$bad" = 0 ]
+}
+
+# lua_from VERSION PACKAGE COMPILER: a Lua of its source in $prefix, static, with its interpreter.
+lua_from() {
+  source=$(packaging/source.sh lua "$1" "$2") ||
+    skip_it "there is no source of Lua $1 (\$MOONFORK_SOURCES names folders of archives)"
+  prefix=$sources/prefix-$3-${source##*/}
+  [ -x "$prefix/bin/lua" ] || {
+    rm -rf "$prefix.build" "$prefix"
+    cp -R "$source/src" "$prefix.build"
+    make -C "$prefix.build" CC="$3" MYCFLAGS=-fPIC linux-noreadline >"$prefix.log" 2>&1 ||
+      { tail -n 20 "$prefix.log"; die "${source##*/} does not compile with $3"; }
+    mkdir -p "$prefix/include" "$prefix/lib" "$prefix/bin"
+    (cd "$prefix.build" && cp lua.h luaconf.h lauxlib.h lualib.h "$prefix/include/" &&
+      cp liblua.a "$prefix/lib/" && cp lua "$prefix/bin/")
+  }
+}
+
+own_lua() {
+  CC=$1 && shift
+  export CC
+  configure "$folder" -Dtests=enabled -Dwerror=true -Dlua_prefix="$prefix" "$@"
+  compile "$folder"
+}
+
+# musl has no libraries of its own in Debian: headers of the kernel and of msgpack-c are the
+# system's, the others are compiled.
+musl_libraries() {
+  uv=$(packaging/source.sh libuv '1.[4-9]*' libuv1) ||
+    skip_it 'there is no source of libuv for musl'
+  [ -f /usr/include/msgpack.h ] || skip_it 'there are no headers of msgpack-c'
+  [ -f "$prefix/lib/libuv.a" ] || {
+    for header in linux asm-generic; do ln -sfn "/usr/include/$header" "$prefix/include/"; done
+    ln -sfn "/usr/include/$(gcc -print-multiarch)/asm" "$prefix/include/asm"
+    for header in /usr/include/msgpack*; do ln -sfn "$header" "$prefix/include/"; done
+    rm -rf "$prefix.uv"
+    { cmake -S "$uv" -B "$prefix.uv" -DCMAKE_C_COMPILER=musl-gcc -DBUILD_TESTING=OFF \
+        -DLIBUV_BUILD_TESTS=OFF -DCMAKE_C_FLAGS="-fPIC -O2 -I$prefix/include" &&
+      make -C "$prefix.uv" -j 2 uv_a && cp "$uv"/include/uv.h "$prefix/include/" &&
+      cp -R "$uv/include/uv" "$prefix/include/"; } >"$prefix.log" 2>&1 ||
+      { tail -n 20 "$prefix.log"; die 'libuv does not compile with musl-gcc'; }
+    mkdir -p "$prefix/lib/pkgconfig"
+    version=${uv##*-}
+    printf 'Name: libuv\nDescription: libuv\nVersion: %s\nLibs: -L%s -luv -lpthread -ldl -lrt\nCflags: -I%s\n' \
+      "$version" "$prefix/lib" "$prefix/include" >"$prefix/lib/pkgconfig/libuv.pc"
+    printf 'Name: msgpack\nDescription: msgpack-c\nVersion: %s\nCflags: -I%s\n' \
+      "$(pkg-config --modversion msgpack 2>/dev/null || pkg-config --modversion msgpack-c)" \
+      "$prefix/include" >"$prefix/lib/pkgconfig/msgpack.pc"
+    cp "$prefix.uv/libuv_a.a" "$prefix/lib/libuv.a"
+  }
+}
+
+# /proc is an empty folder for what comes after it; words for unshare.
+if [ "$(id -u)" = 0 ]; then namespace=-m; else namespace=-Urm; fi
+EMPTY_PROC='mount -t tmpfs none /proc && exec "$@"'
+
+configuration_of() {
+  name=$1 compiler=$2
+  shift 2
+  case $name in
+  m32)
+    m32_ready || skip_it 'dpkg --add-architecture i386 && apt-get update makes it possible'
+    ;;
+  lua5.4.4) lua_from 5.4.4 lua5.4 gcc ;;
+  lua5.4) lua_from '5.4.[5-9]*' lua5.4 gcc ;;
+  lua5.5)
+    source=$(packaging/source.sh lua '5.5.*' lua5.5) || skip_it 'there is no source of Lua 5.5'
+    if meson setup "$folder" -Dlua_include="$source/src" >"$sources/lua5.5.log" 2>&1; then
+      die "meson takes ${source##*/}, and this does not test it yet"
+    fi
+    grep -q 'ERROR: .*moonfork needs Lua 5.4' "$sources/lua5.5.log" ||
+      { tail -n 5 "$sources/lua5.5.log"; die "meson does not say that it is for Lua 5.4"; }
+    skip_it "moonfork is for Lua 5.4 so far, and meson says so of ${source##*/}"
+    ;;
+  musl)
+    command -v musl-gcc >/dev/null || skip_it 'there is no musl-gcc (Debian: musl-tools)'
+    lua_from 5.4.4 lua5.4 musl-gcc
+    musl_libraries
+    # As headers of the system, which are not warned about.
+    PKG_CONFIG_LIBDIR=$prefix/lib/pkgconfig CFLAGS="-isystem $prefix/include"
+    export PKG_CONFIG_LIBDIR CFLAGS
+    own_lua musl-gcc "$@" -Dtests=disabled # there is no cmocka for musl
+    smoke "$prefix/bin/lua"
+    finish
+    return
+    ;;
+  noproc)
+    unshare "$namespace" sh -c "$EMPTY_PROC" sh true 2>/dev/null ||
+      skip_it 'this user may not make a mount namespace'
+    ;;
+  esac
+  case $name in
+  lua5.4*) own_lua "$compiler" "$@" ;;
+  *)
+    (CC=$compiler; export CC; configure "$folder" -Dtests=enabled -Dwerror=true "$@") &&
+      compile "$folder" || exit 1
+    ;;
+  esac
+  case $name in
+  lua5.4*)
+    add_unit "$folder" 3
+    smoke "$prefix/bin/lua"
+    ;;
+  noproc) # tests look into /proc themselves, so the script is what is tried
+    smoke unshare "$namespace" sh -c "$EMPTY_PROC" sh lua5.4
+    ;;
+  nohuge)
+    gcc -O2 -Wall -Werror -o "$folder/nohuge" test/configurations/nohuge.c || exit 1
+    wrapper="--wrapper=$top/$folder/nohuge"
+    add_unit "$folder" 3
+    smoke "$folder/nohuge" lua5.4
+    ;;
+  m32) add_unit "$folder" 3 ;;
+  *)
+    add_unit "$folder" 3
+    smoke lua5.4
+    ;;
+  esac
+  finish
+}
