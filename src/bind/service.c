@@ -2,6 +2,7 @@
  * parent. */
 #include "bind/service.h"
 
+#include "bind/field.h"
 #include <errno.h>
 #include <stdlib.h>
 
