@@ -97,7 +97,7 @@ local function look_at_path(problems)
     local file = core.file(path)
     if file and file.executable and not file.directory then
       if same_file(path, program.path) then return end
-      local pipe = io.popen(quote(path) .. " --version 2>/dev/null </dev/null")
+      local pipe = io.popen("timeout 5 " .. quote(path) .. " --version 2>/dev/null </dev/null")
       local version = pipe and (pipe:read "l" or ""):match "^moonfork ([^,%s]+)"
       if pipe then pipe:close() end
       problems[#problems + 1] = {severity = version == core.version and "note" or "warning", text =
