@@ -161,27 +161,40 @@ story.test("a close with unread input takes no answer back", function(t)
 end)
 
 story.test("without free descriptors a worker waits, and uses no processor time", function(t)
-  for _, mode in ipairs{"plain", "async"} do
+  for _, mode in ipairs{"plain", "async", "http"} do
     local path = t:file(mode)
     local template = function()
       return fork.new_exec():limit{nofile = 60}:eval [[local kept = {}
-        function f(c)
-          local l = c:read "l"
+        local function take(word)
           repeat local file = io.open "/dev/null" kept[#kept + 1] = file until not file
-          c:write(require("moonfork.clone").pid(), "\n")
-          if l == "keep" then return end
+          if word == "keep" then return end
           for _, file in ipairs(kept) do file:close() end
           kept = {}
+        end
+        local clone = require "moonfork.clone"
+        function plain(c)
+          take(c:read "l")
+          c:write(clone.pid(), "\n")
+        end
+        async = plain
+        function http(r)
+          take(r.path:sub(2))
+          return 200, {["content-type"] = "text/plain"}, clone.pid() .. "\n"
         end]]
     end
-    if mode == "plain" or package.searchpath("luv", package.cpath) then
-      local instance = t.got(require("moonfork.server").new{template = template, name = "f", listen = {path},
-        workers = 1, async = mode == "async"})
+    local needs = ({async = "luv", http = "moonfork.http_core"})[mode]
+    local function send(socket, word)
+      socket:write(mode == "http" and ("GET /%s HTTP/1.0\r\n\r\n"):format(word) or word .. "\n")
+    end
+    local function answer(socket) return tonumber(t.got(socket:read "a"):match "(%d+)\n$") end
+    if not needs or package.searchpath(needs, package.cpath) then
+      local instance = t.got(require("moonfork.server").new{template = template, name = mode, listen = {path},
+        workers = 1, async = mode == "async", http = mode == "http"})
       instance:start()
       t.outside(10, function() fork.step(0.05) return instance.state == "running" end)
       local first = connect(path)
-      first:write "keep\n"
-      local pid = first:read "l"
+      send(first, "keep")
+      local pid = answer(first)
       local waiting = {connect(path), connect(path)} -- there is one descriptor for them: the first one's
       local function cpu()
         local stat = t.read("/proc/" .. pid .. "/stat"):match("^.*%)" .. (" %S+"):rep(11) .. " (%d+ %d+)")
@@ -191,10 +204,10 @@ story.test("without free descriptors a worker waits, and uses no processor time"
       local before = cpu()
       kit.msleep(300)
       t.ok(cpu() - before <= 4, mode .. ": " .. cpu() - before .. " ticks")
-      waiting[1]:write "free\n"
-      t.eq(waiting[1]:read "l", pid)
-      waiting[2]:write "free\n"
-      t.eq(waiting[2]:read "l", pid)
+      for _, socket in ipairs(waiting) do
+        send(socket, "free")
+        t.eq(answer(socket), pid)
+      end
       for _, socket in ipairs{first, waiting[1], waiting[2]} do socket:close() end
       instance:stop()
       t.outside(10, function() fork.step(0.05) return instance.state == "stopped" end)
