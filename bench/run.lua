@@ -585,6 +585,42 @@ function cases.calls()
        ratio(find(cells, "pool2"), find(cells, "pool1"), "rates"), "%.2f")
 end
 
+-- The same programs in a template here and behind `sh -c`: what the link costs.
+function cases.remote()
+  local scale = quick and 0.2 or 1
+  local agent = ("'%s agent'"):format(settings.program)
+  local work = {
+    {"one", "a call of 64 bytes, one at a time", 0.45, "calls", math.floor(20000 * scale), 1, 64},
+    {"many", "the same, 64 in flight", 0.6, "calls", math.floor(200000 * scale), 64, 64},
+    {"big", "a call of 1 MiB, one at a time", 0.25, "calls", math.floor(300 * scale), 1, 1 << 20},
+    {"forks", "a fork that has entered its function", 1.0, "forks", math.floor(1500 * scale)},
+  }
+  local cells = {}
+  for _, w in ipairs(work) do
+    for _, where in ipairs {"local", "remote"} do
+      cells[#cells + 1] = {key = w[1] .. where, label = w[2], command = ("lua5.4 %s/remote.lua %s %s"):format(
+        here, where == "local" and "local" or agent, table.concat(w, " ", 4))}
+    end
+  end
+  cells = take_turns("remote", cells)
+  for _, x in ipairs(cells) do
+    for round, f in pairs(x.figures) do x.rates[round] = f.calls / f.seconds end
+  end
+  say("")
+  say("## Behind a command: `sh -c` on this machine")
+  say("")
+  say("| | here, per second | behind `sh -c` | x here |")
+  say("| --- | ---: | ---: | ---: |")
+  for _, w in ipairs(work) do
+    local near, far = find(cells, w[1] .. "local"), find(cells, w[1] .. "remote")
+    local x = near and far and ratio(far, near, "rates") or 0 / 0
+    if near and far then
+      say("| %s | %.0f | %.0f | %s |", w[2], median(near.rates), median(far.rates), number(x, "%.2f"))
+    end
+    goal("remote: " .. w[2] .. ", x here", "least", w[3], x, "%.2f")
+  end
+end
+
 function cases.map()
   local scale = quick and 0.2 or 1
   local script = "lua5.4 " .. here .. "/map.lua "

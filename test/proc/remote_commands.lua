@@ -1,0 +1,114 @@
+-- fork.remote behind the commands that it is for: a real sshd on 127.0.0.1 with keys of its own, sudo,
+-- bwrap, unshare, setpriv. What is not installed, or not allowed here, is skipped with a notice.
+
+local story = require "story"
+local fork = require "moonfork"
+local kit = story.kit
+
+local REMOTE, TEMPLATE = os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE"
+
+local function has(program)
+  return os.execute(("command -v %s >/dev/null 2>&1"):format(program))
+end
+
+-- Whether the command works here at all.
+local function works(command)
+  return os.execute(("%s true >/dev/null 2>&1 </dev/null"):format(command))
+end
+
+local function behind(words)
+  local command = {}
+  for word in words:gmatch "%S+" do command[#command + 1] = word end
+  command[#command + 1], command[#command + 2], command[#command + 3] = REMOTE, "agent", TEMPLATE
+  return fork.remote { command = command, path = package.path, cpath = package.cpath }
+end
+
+-- All that a process is for, once.
+local function exercise(t, p)
+  p:eval [[
+    function add(a, b) if a == "die" then os.exit(5) end return a + b end
+    function back(s, x) s:write(x, ":", s:read "a") end
+    function spin(s) s:write "x" while true do end end
+  ]]
+  local clone = p:fork():fork():send_arg "deep"
+  local socket = t.got(clone:run "back")
+  socket:write(("z"):rep(100000))
+  socket:shutdown "w"
+  t.eq(#socket:read "a", 100005)
+  t.eq(t.status(clone).code, 0)
+  local rpc = p:fork():rpc "add"
+  t.eq(rpc(1, 2), 3)
+  local _, err = rpc("die", 1)
+  t.error(err, "CLONE_DIED")
+  t.eq(err.exit.code, 5)
+  rpc:close()
+  local spinning = p:fork()
+  socket = t.got(spinning:run "spin")
+  t.eq(socket:read(1), "x")
+  t.eq(spinning:kill "KILL", true)
+  t.eq(t.status(spinning).signal, kit.SIGKILL)
+  t.eq(select(2, p:fork():run "nothing").code, "REMOTE")
+end
+
+story.test("unshare: namespaces of its own, where its numbers are small", { root = true }, function(t)
+  if not works "unshare --net --pid --fork" then t.skip "unshare does not work here" end
+  local p = behind "unshare --net --pid --fork --mount-proc"
+  exercise(t, p)
+  local sleeper = p:fork()
+  t.got(sleeper:run "spin")
+  t.ok(sleeper:pid() < 1000, "the number over there")
+  t.ok(t.got(sleeper:memory()).rss > 0)
+  sleeper:kill "TERM"
+  t.eq(t.status(sleeper).signal, kit.SIGTERM)
+end)
+
+story.test("setpriv and sudo: another user", { root = true }, function(t)
+  exercise(t, behind "setpriv --reuid=65534 --regid=65534 --clear-groups")
+  if not has "sudo" or not works "sudo -n -u nobody" then
+    t.note "sudo is not installed, or asks for a password: skipped"
+    return
+  end
+  local environment = ("env LUA_PATH=%s LUA_CPATH=%s"):format(package.path, package.cpath)
+  exercise(t, behind("sudo -n -u nobody " .. environment))
+end)
+
+story.test("bwrap: a sandbox", function(t)
+  if not has "bwrap" then t.skip "bwrap is not installed" end
+  local words = "bwrap --ro-bind / / --dev /dev --proc /proc --unshare-pid --unshare-net"
+  if not works(words) then t.skip "bwrap does not work here" end
+  exercise(t, behind(words))
+end)
+
+story.test("ssh: a real sshd on 127.0.0.1 with its own keys", { root = true, deadline = 60 }, function(t)
+  local sshd = "/usr/sbin/sshd"
+  if not has "ssh" or not has "ssh-keygen" or not os.execute("test -x " .. sshd) then
+    t.skip "sshd is not installed"
+  end
+  local folder = t:tmp()
+  os.execute(("mkdir -p /run/sshd; chmod 755 '%s'"):format(folder))
+  for _, name in ipairs { "host", "user" } do
+    assert(os.execute(("ssh-keygen -q -t ed25519 -N '' -f '%s/%s'"):format(folder, name)))
+  end
+  os.execute(("cp '%s/user.pub' '%s/authorized'"):format(folder, folder))
+  local config = t:file("sshd_config", ([[
+    HostKey DIR/host
+    AuthorizedKeysFile DIR/authorized
+    StrictModes no
+    UsePAM no
+    PasswordAuthentication no
+    PermitRootLogin prohibit-password
+  ]]):gsub("DIR", folder))
+  -- `sshd -i` serves one connection on its standard input and output: no port is needed.
+  local ssh = ("ssh -F none -T -i %s/user -o IdentitiesOnly=yes -o BatchMode=yes"
+    .. " -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR"):format(folder)
+  local proxy = t:file("proxy", ("#!/bin/sh\nexec %s -i -e -f '%s' 2>>'%s/log'\n"):format(sshd, config, folder))
+  os.execute("chmod 755 " .. proxy)
+  local words = ("%s -o ProxyCommand=%s 127.0.0.1"):format(ssh, proxy)
+  if not works(words) then t.skip("sshd does not work here: " .. (t.read(folder .. "/log") or "")) end
+  exercise(t, behind(words))
+  local _, err = behind(words:gsub("/user", "/host", 1)):run "f" -- the wrong key
+  t.error(err, "TEMPLATE_START", "status 255")
+  t.match(err.message, "denied")
+end)
+
+story.done()
