@@ -5,16 +5,17 @@ local story = require "story"
 local fork = require "moonfork"
 local testkit = require "testkit"
 
+local function read(path)
+  local file = io.open(path)
+  local text = file and file:read "a"
+  if file then file:close() end
+  return text or ""
+end
+
 -- How many processes there may be at a time: of this user, and in this container.
 local function most_processes()
-  local pipe = io.popen "ulimit -u"
-  local limit = tonumber((pipe:read "l")) or math.huge
-  pipe:close()
-  local file = io.open "/sys/fs/cgroup/pids.max"
-  if not file then return limit end
-  local group = file:read "n" or math.huge
-  file:close()
-  return math.min(limit, group)
+  local limit = tonumber(read "/proc/self/limits":match "Max processes%s+(%d+)") or math.huge
+  return math.min(limit, tonumber(read "/sys/fs/cgroup/pids.max") or math.huge)
 end
 
 local N = story.scale > 1 and 300 or most_processes() > 8000 and 6000 or 1500
