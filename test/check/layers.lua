@@ -10,7 +10,7 @@
 -- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
 -- LINES_MAX lines (of lua/ neither), and no two files of one name: who searches for `failure.c` finds one. So it is
 -- with a struct or enum of a header: no other file has one of that name (src/serve, which is not
--- linked with the rest, has its own).
+-- linked with the rest, has its own). And every file of lua/ is installed.
 
 local DESIGN = "doc/design.md"
 
@@ -236,6 +236,15 @@ local function check_types(texts)
   end)
 end
 
+-- A module that is not installed is there in the tree only.
+local function check_installed(texts)
+  local build = read "lua/meson.build"
+  for path in pairs(texts) do
+    local name = path:match "^lua/(.*)$"
+    if not build:find("'" .. name .. "'", 1, true) then complain("lua/meson.build does not install %s", name) end
+  end
+end
+
 -- The two rules that matter most, whatever the page says.
 local function check_foundations(rows)
   if rows["src/parent"].lua then complain("%s lets src/parent use lua", DESIGN) end
@@ -260,7 +269,9 @@ end
 check_circles(texts)
 check_rooms(texts)
 check_lengths(texts)
-check_lengths(read_all "find lua -name '*.lua'")
+local modules = read_all "find lua -name '*.lua'"
+check_lengths(modules)
+check_installed(modules)
 check_names(texts)
 check_types(texts)
 check.done()
