@@ -16,17 +16,6 @@ for i, name in ipairs(FILES) do paths[i] = folder .. name end
 -- Names that are there for the library itself.
 local INTERNAL = {["moonfork.rpc_functions"] = {serve = true}}
 
--- Methods that these modules call on their own objects.
-for class, names in pairs {
-  ["moonfork.server"] = "settings start_worker worker_ready look_ready worker_failed worker_ended refill count "
-    .. "fill new_generation take_over reload_failed look_at look_at_memory look tell_state finish",
-  ["moonfork.lines_run"] = "is_recorded next_line put write settle halt tell tell_failure note tell_queued "
-    .. "advance_queue finish_repeated can_be_repeated repeat_call wait_for_repeated enqueue take take_next work",
-} do
-  INTERNAL[class] = {}
-  for name in names:gmatch "%S+" do INTERNAL[class][name] = true end
-end
-
 local types
 
 local function compare(t, class, there)
@@ -62,6 +51,15 @@ local function methods(object)
       if not name:find "^__" then set[name] = true end
     end
     index = (getmetatable(index) or {}).__index
+  end
+  return set
+end
+
+-- The methods that a page names, of an object that has others for itself.
+local function named_methods(t, object, page)
+  local text, set = t.read(source .. "/doc/" .. page), {}
+  for name in pairs(methods(object)) do
+    if text:find("[`:]" .. name .. "%(") then set[name] = true end
   end
   return set
 end
@@ -214,7 +212,7 @@ story.test("servers", function(t)
   compare(t, "moonfork.server_options", options(t, server.new))
   local instance = t.got(server.new{template = function() return fork.new_exec():eval "function f() end" end,
     name = "f", listen = {t:file "s"}, workers = 1})
-  compare(t, "moonfork.server", methods(instance))
+  compare(t, "moonfork.server", named_methods(t, instance, "serve.md"))
   instance:start()
   t.outside(10, function() fork.step(0.05) return instance.state == "running" end)
   kit.kill(instance:stats().per_worker[1].pid, kit.SIGKILL)
@@ -242,7 +240,7 @@ story.test("lines of files", function(t)
   compare(t, "moonfork.lines_options", options(t, function(o) lines.map(nil, "f", o) end))
   local run = t.got(lines.map(fork.new():eval "function f(x) return x end", "f",
     {files = {t:file("in", "a\nb\n")}, write = function() end}))
-  compare(t, "moonfork.lines_run", methods(run))
+  compare(t, "moonfork.lines_run", named_methods(t, run, "lines.md"))
   compare(t, "moonfork.lines_state", keys(run:state()))
   local report = keys(t.got(run:wait()))
   report.given_up = true -- where it has
