@@ -59,9 +59,9 @@ end
 
 -- Folders of the scripts and of the compiled contestants: those of the build, or as installed.
 local function folders()
-  local build, source = os.getenv "MOONFORK_BUILD", os.getenv "MOONFORK_SOURCE"
+  local build, source = os.getenv "MOONFORK_BUILD" or "", os.getenv "MOONFORK_SOURCE" or ""
   local system = package.loaded["moonfork.cli.system"]
-  if build and source then return source .. "/bench", build .. "/bench" end
+  if build ~= "" and source ~= "" then return source .. "/bench", build .. "/bench" end
   local installed = system and system.bench
   if not installed or not is_readable(installed .. "/run.lua") then
     cli.fail(cli.UNUSABLE, "the measurements are not installed (%s); install moonfork with its program",
@@ -75,7 +75,7 @@ local function make_folder(path)
   local pipe <close> = assert(io.popen(("mkdir -p '%s' 2>&1"):format(path:gsub("'", "'\\''"))))
   local message = pipe:read "a"
   if message ~= "" then
-    cli.fail(cli.UNUSABLE, "can't make the folder %s: %s", path, message:match "([^:\n]*)\n$")
+    cli.fail(cli.UNUSABLE, "can't make the folder %s: %s", path, message:match "%s*([^:\n]*)\n$")
   end
 end
 
