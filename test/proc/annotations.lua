@@ -55,11 +55,11 @@ local function methods(object)
   return set
 end
 
--- The methods that a page names, of an object that has others for itself.
-local function named_methods(t, object, page)
+-- The methods that a page names ("run:wait("), of an object that has others for itself.
+local function named_methods(t, object, variable, page)
   local text, set = t.read(source .. "/doc/" .. page), {}
   for name in pairs(methods(object)) do
-    if text:find("[`:]" .. name .. "%(") then set[name] = true end
+    if text:find("`" .. variable .. ":" .. name .. "%(") then set[name] = true end
   end
   return set
 end
@@ -212,7 +212,7 @@ story.test("servers", function(t)
   compare(t, "moonfork.server_options", options(t, server.new))
   local instance = t.got(server.new{template = function() return fork.new_exec():eval "function f() end" end,
     name = "f", listen = {t:file "s"}, workers = 1})
-  compare(t, "moonfork.server", named_methods(t, instance, "serve.md"))
+  compare(t, "moonfork.server", named_methods(t, instance, "instance", "serve.md"))
   instance:start()
   t.outside(10, function() fork.step(0.05) return instance.state == "running" end)
   kit.kill(instance:stats().per_worker[1].pid, kit.SIGKILL)
@@ -240,7 +240,7 @@ story.test("lines of files", function(t)
   compare(t, "moonfork.lines_options", options(t, function(o) lines.map(nil, "f", o) end))
   local run = t.got(lines.map(fork.new():eval "function f(x) return x end", "f",
     {files = {t:file("in", "a\nb\n")}, write = function() end}))
-  compare(t, "moonfork.lines_run", named_methods(t, run, "lines.md"))
+  compare(t, "moonfork.lines_run", named_methods(t, run, "run", "lines.md"))
   compare(t, "moonfork.lines_state", keys(run:state()))
   local report = keys(t.got(run:wait()))
   report.given_up = true -- where it has
