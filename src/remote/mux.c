@@ -3,6 +3,7 @@
 #include "base/result.h"
 #include "os/sock.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -36,8 +37,14 @@ static void take_frames(struct mux *m) {
     if (r == 0)
       r = mux_take_frame(m, &f);
     if (r < 0) {
-      mux_break(m, r == -ENOMEM ? "not enough memory"
-                                : "the other end does not keep to the protocol");
+      char text[128];
+      snprintf(text, sizeof text,
+               r == -ENOMEM ? "not enough memory"
+                            : "the %s does not keep to the protocol (frame of type %u, "
+                              "channel %u, %u bytes)",
+               m->is_agent ? "near end" : "agent", f.type, (unsigned)f.channel,
+               (unsigned)f.length);
+      mux_break(m, text);
       return;
     }
     link_done(&m->in, &f);

@@ -134,7 +134,7 @@ static void look_idle(void) {
     return;
   is_leaving = 1;
   mux_flush(&mux);
-  leave(1);
+  leave(mux.greeted); /* what has not greeted may wait for anything */
 }
 
 static void on_leash(uv_poll_t *poll, int status, int events) {
@@ -228,6 +228,11 @@ static int on_raw(struct mux *m) {
   return 0;
 }
 
+static void on_beat(struct beat *b) {
+  if (records_put_stops(&records, &mux.out) < 0)
+    mux_break(&mux, "not enough memory");
+}
+
 static int greet(const struct link_frame *f) {
   struct link_hello h;
   if (mux.greeted || link_read_hello(f, 1, &h) < 0)
@@ -246,6 +251,7 @@ static int greet(const struct link_frame *f) {
   if (r < 0)
     return r;
   mux_begin(&mux, window);
+  beat_start(&beat, &mux, beat_ms, on_beat); /* not before: a login takes its time */
   command_accept(&command);
   take_sides();
   return pass_on(f);
@@ -354,11 +360,6 @@ static int take_start(int *ret_root) {
   return 0;
 }
 
-static void on_beat(struct beat *b) {
-  if (mux.greeted && records_put_stops(&records, &mux.out) < 0)
-    mux_break(&mux, "not enough memory");
-}
-
 static void on_check(uv_check_t *c) {
   if (buf_size(&side_out) > SIDE_MAX)
     mux_break(&mux, "the far side reports more than the parent reads");
@@ -409,7 +410,6 @@ int remote_near(char **argv) {
     flush_side();
     return 1;
   }
-  beat_start(&beat, &mux, beat_ms, on_beat);
   uv_run(loop, UV_RUN_DEFAULT);
   return 0;
 }

@@ -247,6 +247,13 @@ story.test("commands that lead to no agent: the error has what they printed", fu
   t.error(select(2, silent:run "f"), "TIMEOUT", "still waiting")
 end)
 
+story.test("an agent that greets late: a login may take longer than three beats", function(t)
+  local p = over("sleep 1; exec " .. AGENT, { beat = 0.3 }):eval(CODE)
+  local rpc = p:fork():rpc "add"
+  t.eq(rpc(1, 2), 3)
+  rpc:close()
+end)
+
 story.test("misuse raises and names what is wrong", function(t)
   t.raises("command", fork.remote, {})
   t.raises("command", fork.remote, { command = "ssh host" })
@@ -355,7 +362,7 @@ story.test("nothing is heard for three beats, in either direction", function(t)
   lost(t, word, function()
     relay = select(3, middle())
     kit.kill(relay, kit.SIGSTOP)
-  end, { beat = 0.1 })
+  end, { beat = 0.3 })
 end)
 
 story.test("a link that is down for less recovers", function(t)

@@ -126,7 +126,7 @@ static void drain(void) {
 static void assert_broken(void) {
   send_out();
   assert_int_equal(ended, 1);
-  assert_string_equal(why, "the other end does not keep to the protocol");
+  assert_non_null(strstr(why, "the near end does not keep to the protocol"));
 }
 
 static void test_bytes_go_both_ways(void **state) {

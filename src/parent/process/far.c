@@ -192,6 +192,9 @@ static int take_birth(struct far_link *far, const struct link_frame *f) {
     return -EPROTO;
   if (t && b.index >= t->count)
     return -EPROTO;
+  /* Nobody waits for it, or a lying template has forked twice: nothing is kept of it. */
+  if (b.serial != LINK_SERIAL_ROOT && (!t || t->born[b.index]))
+    return 0;
   struct far_process *q = calloc(1, sizeof *q);
   if (!q)
     return -ENOMEM;
@@ -214,7 +217,9 @@ static int take_gone(struct far_link *far, const struct link_frame *f) {
   if (link_read_end(f, &e) < 0)
     return -EPROTO;
   struct far_process *q = find(far, e.serial);
-  if (!q || q->gone)
+  if (!q)
+    return 0;
+  if (q->gone)
     return -EPROTO;
   q->gone = 1;
   q->status = (int)e.status;
