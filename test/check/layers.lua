@@ -8,9 +8,9 @@
 -- A second table has the rooms of the large folders; a room uses those before it, and itself.
 --
 -- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
--- LINES_MAX lines (of lua/ neither), and no two files of one name: who searches for `failure.c` finds one. So it is
--- with a struct or enum of a header: no other file has one of that name (src/serve, which is not
--- linked with the rest, has its own). And every file of lua/ is installed.
+-- LINES_MAX lines (of lua/ neither), and no two files of one name: who searches for `failure.c`
+-- finds one. So it is with a struct or enum of a header: no other file has one of that name
+-- (src/serve, which is not linked with the rest, has its own). And every file of lua/ is installed.
 
 local DESIGN = "doc/design.md"
 
