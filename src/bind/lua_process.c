@@ -407,7 +407,16 @@ static int l_eval(lua_State *L) { /* eval(raw, name of the chunk, code, string..
 
 static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
   struct proc *p = bound_check(L, 1);
-  return done(L, p, mf_send_fd(p->process, (int)luaL_checkinteger(L, 2)));
+  int rc = mf_send_fd(p->process, (int)luaL_checkinteger(L, 2));
+  if (rc != MF_EUNSUPPORTED)
+    return done(L, p, rc);
+  lua_pushnil(L);
+  bind_error_push(
+      L, "UNSUPPORTED",
+      "the handle is no connected stream socket and no end of a pipe: a remote "
+      "process takes no others (send what is in a file)",
+      NULL, MF_STARTED_NO, NULL);
+  return 2;
 }
 
 static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */

@@ -117,7 +117,7 @@ story.test("handles: sockets both ways, pipes in their direction; nothing else",
   t.eq(socket:read "a", "last words")
   t.eq(kit.getfl(mine:fileno()) & 1, blocks & 1)
   local null <close> = assert(io.open "/dev/null")
-  t.error(select(2, p:fork():send_fd(null):run "use"), "UNSUPPORTED")
+  t.error(select(2, p:fork():send_fd(null):run "use"), "UNSUPPORTED", "connected stream socket")
   local listener <close> = fork.socket.listen "@remote-story"
   t.error(select(2, p:fork():send_fd(listener):run "use"), "UNSUPPORTED")
   t.error(select(2, p:fork { stdin = null }:run "use"), "UNSUPPORTED")
