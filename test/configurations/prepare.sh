@@ -1,5 +1,5 @@
-# The configurations of ./dev configurations that need more than other options of meson. Part of dev,
-# whose functions it uses; sourced where one is built. $folder: the build folder.
+# Those of ./dev configurations that need more than other options of meson. Part of dev, whose
+# functions it uses; sourced where one is built. $folder: the build folder.
 
 sources=$top/build-sources
 
@@ -10,7 +10,7 @@ skip_it() {
   exit 0
 }
 
-# counted PASSED FAILED: adds what else was tried to what `unit` has counted in the file.
+# add_unit FOLDER TIMES: the unit tests, added to what is counted here.
 count=0 bad=0 skips=0
 add_unit() {
   out=$folder/unit.out
@@ -75,11 +75,12 @@ musl_libraries() {
       { tail -n 20 "$prefix.log"; die 'libuv does not compile with musl-gcc'; }
     mkdir -p "$prefix/lib/pkgconfig"
     version=${uv##*-}
-    printf 'Name: libuv\nDescription: libuv\nVersion: %s\nLibs: -L%s -luv -lpthread -ldl -lrt\nCflags: -I%s\n' \
-      "$version" "$prefix/lib" "$prefix/include" >"$prefix/lib/pkgconfig/libuv.pc"
-    printf 'Name: msgpack\nDescription: msgpack-c\nVersion: %s\nCflags: -I%s\n' \
-      "$(pkg-config --modversion msgpack 2>/dev/null || pkg-config --modversion msgpack-c)" \
-      "$prefix/include" >"$prefix/lib/pkgconfig/msgpack.pc"
+    printf '%s\n' 'Name: libuv' 'Description: libuv' "Version: $version" \
+      "Libs: -L$prefix/lib -luv -lpthread -ldl -lrt" "Cflags: -I$prefix/include" \
+      >"$prefix/lib/pkgconfig/libuv.pc"
+    version=$(pkg-config --modversion msgpack 2>/dev/null || pkg-config --modversion msgpack-c)
+    printf '%s\n' 'Name: msgpack' 'Description: msgpack-c' "Version: $version" \
+      "Cflags: -I$prefix/include" >"$prefix/lib/pkgconfig/msgpack.pc"
     cp "$prefix.uv/libuv_a.a" "$prefix/lib/libuv.a"
   }
 }
