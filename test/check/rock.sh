@@ -39,7 +39,7 @@ rocks() {
 
 spec=$(ls moonfork-*.rockspec)
 version=$(sed -n 's/^local VERSION = "\(.*\)"/\1/p' "$spec")
-cp -R include lua src bench doc meson.build meson_options.txt "$spec" LICENSE "$room/source/"
+packaging/tree.sh "$room/source"
 sed "s,git+https://[^\"]*,git+file://$room/source," "$spec" >"$room/packed/$spec"
 mkdir "$room/argparse"
 cp "$argparse" "$room/argparse/argparse.lua"
