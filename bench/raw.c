@@ -211,7 +211,7 @@ static void execs(int count) {
 
 static int count(const char *file, char **command) {
   struct rusage r;
-  int status;
+  int status = 1;
   pid_t pid = fork();
   if (pid == 0) {
     execvp(command[0], command);
