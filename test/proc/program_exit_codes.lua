@@ -13,20 +13,26 @@ local CODES = {
   run = {
     {0, GOOD .. "g"}, {1, GOOD .. "bad"}, {3, [[-e 'function f() os.exit(3) end' f]]},
     {126, GOOD .. "nothing"}, {126, "-l no_such_module f"}, {2, ""}, {2, "-n 0 f"}, {2, "-n x f"}, {2, "-e"},
+    {2, "''"}, {2, "-l '' print"}, {2, "--trace '' print"}, {0, GOOD .. "-e '' g ''"},
+    {126, "-e 'os.exit(3)' print"}, {126, "--on /no/such/program print"},
   },
   map = {
     {0, GOOD .. "f"}, {1, GOOD .. "bad", "1\n"}, {126, GOOD .. "nothing"}, {126, GOOD .. "f /no/such/file"},
     {126, GOOD .. "f /"}, {126, GOOD .. "--resume /no/such/file f"}, {126, GOOD .. "--joblog /no/such/folder/x f"},
     {2, ""}, {2, "--retry -1 f"}, {2, "--timeout 0 f"}, {2, "--chunk 1.5 f"},
+    {2, "''"}, {2, "--joblog '' tostring"}, {2, "--resume '' tostring"}, {2, "--status '' tostring"},
+    {2, "tostring ''"}, {126, "-e 'os.exit(3)' tostring"},
   },
   serve = {
     {126, GOOD .. "--listen /no/such/folder/socket g"}, {126, GOOD .. "--listen @moonfork-exit-codes nothing"},
     {2, GOOD .. "g"}, {2, "--listen @moonfork-exit-codes"}, {2, "--log xml --listen @moonfork-exit-codes g"},
+    {2, "--listen '' print"}, {2, "--listen @moonfork-exit-codes --user '' print"},
+    {2, "--listen @moonfork-exit-codes --pid '' print"},
   },
-  top = {{1, "/no/such/socket"}, {2, ""}, {2, "--delay 0 /no/such/socket"}},
+  top = {{1, "/no/such/socket"}, {2, ""}, {2, "''"}, {2, "--delay 0 /no/such/socket"}},
   bench = {{2, "speed"}, {126, "--output /dev/null/x exec"}},
   agent = {{2, ""}, {2, "x"}, {2, "--program /no/such/file"}, {2, "--none"}},
-  doctor = {{0, "string"}, {2, "--timeout none"}},
+  doctor = {{0, "string"}, {2, "''"}, {2, "--timeout none"}},
 }
 
 local function is_one_line(t, err, what)

@@ -92,7 +92,10 @@ function command.main(options)
   for _, process in ipairs(processes) do
     local loaded, err = template.wait_loaded(process)
     if interrupt.code then return interrupt.code end
-    if not loaded then fail(err) end
+    if not loaded then
+      if err.code == "CLONE_DIED" then template.unusable(err) end
+      fail(err)
+    end
   end
 
   local function told(number, failure)

@@ -9,6 +9,7 @@
 --   value         "N": it takes a value, which help and errors call so
 --   kind          what the value is: "count" (1, 2, ...), "number" (0, 1, ...), "seconds", "bytes"
 --                 (K, M, G), "file", or a list of words to choose from; default: any text
+--   empty         an empty text is a value, too
 --   many          it may be given several times; the result is a list
 --   list          the name of a list that several options append to, {option, value} each, so
 --                 that the order among them is kept
@@ -62,9 +63,17 @@ function parser.field(option)
   return ((option.long or option.short):gsub("^%-+", ""):gsub("%-", "_"))
 end
 
+-- A shell makes an empty word of a variable that is not set.
+local function not_empty(name)
+  return function(text)
+    if text ~= "" then return text end
+    return nil, name .. " takes a text that is not empty"
+  end
+end
+
 local function convert(option)
   local read = type(option.kind) == "table" and choice(option.kind) or kinds[option.kind]
-  if not read then return nil end
+  if not read then return not option.empty and not_empty(option.long or option.short) or nil end
   return function(text)
     local value, wanted = read(text)
     if value ~= nil then return value end
@@ -103,6 +112,7 @@ end
 local function add_argument(command, argument)
   local made = command:argument(argument.name):target(argument.name:lower())
     :description(argument.help)
+  if not argument.rest then made:convert(not_empty(argument.name)) end
   if argument.many or argument.rest then made:args("*") elseif argument.optional then made:args("?") end
 end
 

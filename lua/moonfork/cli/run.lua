@@ -48,6 +48,9 @@ local function copy(socket, output)
   end
 end
 
+-- What the first clone meets where the modules or the template can't be used.
+local NOT_LOADED = {REMOTE = true, TEMPLATE_START = true, TEMPLATE_DIED = true}
+
 local function worst(a, b)
   return a > b and a or b
 end
@@ -93,7 +96,7 @@ function run.main(options)
       sockets[#sockets + 1] = socket
       clones[#clones + 1] = {process = clone}
     elseif not draining then
-      if #clones == 0 and err.started == "no" and err.code == "REMOTE" then template.unusable(err) end
+      if #clones == 0 and err.started == "no" and NOT_LOADED[err.code] then template.unusable(err) end
       io.stderr:write("moonfork run: ", template.first_line(err), "\n")
       code = cli.FAILED
       break

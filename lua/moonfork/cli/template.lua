@@ -9,7 +9,7 @@ local template = {}
 template.options = {
   {short = "-l", long = "--load", value = "MODULE", list = "code",
    help = "Load a module in the template, in the order of the -l and -e"},
-  {short = "-e", long = "--eval", value = "CODE", list = "code",
+  {short = "-e", long = "--eval", value = "CODE", list = "code", empty = true,
    help = "Run Lua source in the template"},
 }
 template.on = {long = "--on", value = "COMMAND", many = true,
