@@ -20,11 +20,12 @@ local cells = serve_core.cells
 local server = {}
 
 local ROWS = 1024 -- the first for workers of before, the others for workers at the same time, those that leave included
-local BACKOFF_MIN, BACKOFF_MAX = 0.05, 5 -- seconds before a worker is replaced that served nothing
+local BACKOFF_MIN, BACKOFF_MAX = 0.05, 5 -- seconds before a worker is replaced that was of no use
 local KILL_AFTER = 0.5 -- seconds between SIGTERM and SIGKILL for a function that hangs
 local JITTER = 0.1 -- of max_requests, so that workers are not replaced all at once
 local CONNECTIONS_MAX = 10000 -- of a worker at the same time, with http and async
 local COUNT_MAX = {workers = ROWS // 2, connections = 1000000, max_requests = 1 << 53, max_memory = 1 << 53}
+local WANTED = {reload = true, resize = true, stop = true} -- ends for reasons that are no worker's
 local MEMORY_PERIOD = 1 -- seconds between two looks at the memory of workers
 
 local Server = {}
@@ -203,9 +204,19 @@ local function note_death(self, worker, status, reason)
   self.restarts[reason] = (self.restarts[reason] or 0) + 1
 end
 
-local function reason_of(worker, status)
+-- Whether the worker has served something, or has lived for a while: a raw one does not tell what it
+-- serves. The place of one that was of no use is not filled at once, whatever its end was, or a
+-- function that returns at once would be started over and over.
+function Server:was_of_use(worker)
+  return self.board:get(worker.row + cells.REQUESTS) > 0 or now() - worker.began >= BACKOFF_MAX
+end
+
+local function reason_of(worker, status, options)
   if worker.reason then return worker.reason end
-  if status.code == 0 then return worker.generation.raw and "returned" or "max-requests" end
+  if status.code == 0 then
+    if options.raw then return "returned" end
+    return options.max_requests and "max-requests" or "died" -- the function called os.exit
+  end
   if status.signal == 15 then return "asked" end
   return "died"
 end
@@ -214,7 +225,7 @@ function Server:worker_ended(worker, status)
   if not self.workers[worker] then return end
   self.workers[worker] = nil
   local board, row, generation = self.board, worker.row, worker.generation
-  local served = board:get(row + cells.REQUESTS)
+  local served, was_of_use = board:get(row + cells.REQUESTS), self:was_of_use(worker)
   self.old_requests = self.old_requests + served
   self.old_errors = self.old_errors + board:get(row + cells.ERRORS)
   board:merge(cells.LATENCY, row + cells.LATENCY)
@@ -224,12 +235,12 @@ function Server:worker_ended(worker, status)
   if worker.socket then worker.socket:close() end
   worker.process:close()
   if worker.error then return self:refill() end
-  local reason = reason_of(worker, status)
+  local reason = reason_of(worker, status, self.options)
   note_death(self, worker, status, reason)
   local wrong = reason == "died" or reason == "timeout" or reason == "killed"
   log.write(wrong and "error" or "info", "ended", {pid = worker.pid, reason = reason,
     status = how_it_ended(status), requests = served})
-  if served > 0 or not wrong then self.backoff = 0
+  if was_of_use or WANTED[reason] then self.backoff = 0
   else self.backoff = math.min(BACKOFF_MAX, math.max(BACKOFF_MIN, self.backoff * 2)) end
   self:refill()
 end
@@ -296,7 +307,7 @@ function Server:new_generation()
   local engine = engine_of(self.options)
   if engine and engine ~= "raw" then template:require(engine) end
   template:seal()
-  return {template = template, count = 0, nready = 0, target = self.wanted, raw = self.options.raw}
+  return {template = template, count = 0, nready = 0, target = self.wanted}
 end
 
 -- callback(err) when its code is loaded.
@@ -405,7 +416,8 @@ function Server:look_at_memory(worker)
     worker.asks = nil
     if err or not self.workers[worker] then return end
     worker.memory = memory
-    if self.options.max_memory and memory.uss > self.options.max_memory and worker.state == "ready" then
+    if self.options.max_memory and memory.uss > self.options.max_memory and worker.state == "ready"
+      and self:was_of_use(worker) then -- a new one would be as large
       log.write("info", "too large", {pid = worker.pid, bytes = memory.uss})
       drain_worker(worker, "max-memory")
       self:refill()

@@ -6,6 +6,7 @@ int luaopen_moonfork_serve_core(lua_State *L) {
   lua_newtable(L);
   board_open(L);
   user_open(L);
+  passed_open(L);
   tree_open(L);
   loop_open(L);
   lua_pushliteral(L, MOONFORK_VERSION);

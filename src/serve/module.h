@@ -8,6 +8,7 @@
 /* Each adds its functions to the table on top of the stack. */
 void board_open(lua_State *L);
 void user_open(lua_State *L);
+void passed_open(lua_State *L);
 void tree_open(lua_State *L);
 void loop_open(lua_State *L);
 

@@ -24,6 +24,16 @@ static int no_such(lua_State *L, const char *what, const char *name) {
   return 3;
 }
 
+static int not_allowed(lua_State *L, const char *what, const char *name) {
+  int err = errno;
+  if (err != EPERM)
+    return serve_fail(L, err, name);
+  luaL_pushfail(L);
+  lua_pushfstring(L, "can't become %s '%s': only root may", what, name);
+  lua_pushinteger(L, err);
+  return 3;
+}
+
 /* become(user | nil, group | nil): names or numbers. The group of a user is his own, when
  * none is named, and so are the supplementary groups. True, or nil, message, errno; then
  * nothing has changed, or, where the last step fails, only groups. setresuid(2): no way
@@ -56,12 +66,12 @@ static int l_become(lua_State *L) {
   }
   if (gid != (gid_t)-1) {
     if (name ? initgroups(name, gid) < 0 : setgroups(0, NULL) < 0)
-      return serve_fail(L, errno, "groups");
+      return not_allowed(L, user ? "user" : "group", user ? user : group);
     if (setresgid(gid, gid, gid) < 0)
-      return serve_fail(L, errno, group ? group : user);
+      return not_allowed(L, group ? "group" : "user", group ? group : user);
   }
   if (uid != (uid_t)-1 && setresuid(uid, uid, uid) < 0)
-    return serve_fail(L, errno, user);
+    return not_allowed(L, "user", user);
   lua_pushboolean(L, 1);
   return 1;
 }

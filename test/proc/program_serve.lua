@@ -333,6 +333,29 @@ story.test("--raw: the function accepts by itself", function(t)
   nobody_left(t)
 end)
 
+-- Without the delay there would be hundreds.
+story.test("what ends at once is replaced with a growing delay, also where it ended well", {deadline = 40}, function(t)
+  for _, words in ipairs{"-e 'function f() end' f", "-e 'function f() os.exit(0) end' f",
+    "-e 'function f() os.exit(1) end' f", "-e 'function f() os.execute \"kill $PPID\" end' f"} do
+    local running = serve(t, "-n 1 --raw " .. words, {name = tostring(#words)})
+    local began = kit.now()
+    t.outside(20, function() return #started(running) >= 5 end)
+    t.ok(kit.now() - began > 0.25, words) -- 0.05 + 0.1 + 0.2, less what was before `ready`
+    stop(t, running)
+  end
+end)
+
+story.test("--max-memory does not replace a worker for what its template has", {deadline = 40}, function(t)
+  local running = serve(t, "-n 1 --max-memory 1K " .. UPPER)
+  t.eq(ask(running.path, "a"), "A")
+  t.outside(15, function() return #started(running) == 2 end)
+  t.eq(ask(running.path, "b"), "B")
+  stop(t, running)
+  t.ok(#started(running) <= 3, running.out())
+  t.match(running.out(), "reason=max%-memory requests=1\n")
+  t.eq(running.out():match "reason=max%-memory requests=0", nil)
+end)
+
 story.test("--watch reloads when a source changes", {deadline = 40}, function(t)
   local folder = t:tmp() .. "/src"
   kit.mkdir(folder)
@@ -356,6 +379,27 @@ story.test("--pid writes the process id, and takes the file away", function(t)
   t.eq(tonumber(t.read(file)), running.pid)
   stop(t, running)
   t.eq(t.read(file), nil)
+end)
+
+story.test("--pid: a server that can't start leaves the file of the one that runs", function(t)
+  local file = t:file "server.pid"
+  local running = serve(t, "-n 1 --pid " .. file .. " " .. UPPER)
+  local words = ("serve --listen %s --status %s --pid %s %s"):format(t:file "other", running.path, file, UPPER)
+  local _, err, code = program.run(words)
+  t.eq({err, code}, {"moonfork serve: can't listen on " .. running.path .. ": Address already in use\n", 126})
+  t.eq(tonumber(t.read(file)), running.pid)
+  local f = assert(io.open(file, "w")) -- a server that runs on, and took the file
+  f:write("1\n")
+  f:close()
+  stop(t, running)
+  t.eq(t.read(file), "1\n")
+end)
+
+story.test("--pid on a full disk", function(t)
+  local full = t:file "full"
+  assert(os.execute("ln -s /dev/full " .. full))
+  local _, err, code = program.run(("serve --listen %s --pid %s %s"):format(t:file "socket", full, UPPER))
+  t.eq({err, code}, {("moonfork serve: %s can't be written: No space left on device\n"):format(full), 126})
 end)
 
 local function http(address, text)
@@ -466,6 +510,18 @@ story.test("systemd: sockets that were passed, and what it is told", function(t)
   t.eq(t.status(server).code, 143)
   listener:close()
   inbox:close()
+end)
+
+story.test("LISTEN_FDS that names what is no listening socket", function(t)
+  local _, err, code = program.run("serve " .. UPPER .. " 3</dev/null", {env = "LISTEN_FDS=1"})
+  t.eq(code, 126)
+  t.match(err, "^moonfork serve: descriptor 3 of LISTEN_FDS is no listening socket[^\n]*\n$")
+end)
+
+story.test("--user as one who is not root", {root = true}, function(t)
+  local _, err, code = program.run(("serve --listen @moonfork-not-root --user root %s"):format(UPPER),
+    {env = "exec setpriv --reuid 65534 --regid 65534 --clear-groups"})
+  t.eq({err, code}, {"moonfork serve: can't become user 'root': only root may\n", 126})
 end)
 
 story.test("--user and --group", {root = true}, function(t)

@@ -83,7 +83,7 @@ watchdog (WatchdogSec). Sockets of a socket unit are used without --listen.]]},
 }
 
 -- The sockets that systemd passes, as sd_listen_fds(3) says; nil where there are none.
-local function passed_sockets(fork)
+local function passed_sockets(fork, serve_core)
   local pid, n = os.getenv "LISTEN_PID", tonumber(os.getenv "LISTEN_FDS" or "")
   if not n or n < 1 then return nil end
   if pid and tonumber(pid) ~= require("moonfork.clone").pid() then return nil end
@@ -91,6 +91,10 @@ local function passed_sockets(fork)
   for fd = 3, 2 + math.min(n, 64) do
     local socket, message = fork.socket.wrap(fd)
     if not socket then cli.fail(cli.UNUSABLE, "descriptor %d of LISTEN_FDS: %s", fd, message) end
+    if not serve_core.is_listener(fd) then
+      cli.fail(cli.UNUSABLE, "descriptor %d of LISTEN_FDS is no listening socket (in a socket unit: "
+        .. "ListenStream=, and not Accept=yes)", fd)
+    end
     sockets[#sockets + 1] = socket
   end
   return sockets
@@ -105,12 +109,25 @@ local function notifier(fork)
   end
 end
 
+-- A file that another server has overwritten meanwhile is that one's.
+local function remove_pid_file(path, pid)
+  local file = io.open(path)
+  if not file then return end
+  local written = file:read "n"
+  file:close()
+  if written == pid then os.remove(path) end
+end
+
 local function write_pid_file(path)
+  local pid = require("moonfork.clone").pid()
   local file, message = io.open(path, "w")
   if not file then cli.fail(cli.UNUSABLE, "%s", message) end
-  file:write(require("moonfork.clone").pid(), "\n")
+  file:setvbuf "no"
+  local ok
+  ok, message = file:write(pid, "\n")
   file:close()
-  cli.defer(function() os.remove(path) end)
+  if not ok then cli.fail(cli.UNUSABLE, "%s can't be written: %s", path, message) end
+  cli.defer(function() remove_pid_file(path, pid) end)
 end
 
 local BECOME = [[-- =moonfork
@@ -133,7 +150,7 @@ function command.main(options)
   local server = require "moonfork.server"
   local serve_core = require "moonfork.serve_core"
   if options.trace then template.trace(options.trace) end
-  local sockets = not options.listen and passed_sockets(fork) or nil
+  local sockets = not options.listen and passed_sockets(fork, serve_core) or nil
   if not options.listen and not sockets then
     cli.fail(cli.USAGE, "--listen is missing, and no sockets were passed (LISTEN_FDS); see moonfork serve --help")
   end
@@ -161,7 +178,6 @@ function command.main(options)
     end,
   }
   if not instance then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
-  if options.pid then write_pid_file(options.pid) end
   local status
   if options.status then
     status, err = require("moonfork.status").start(instance, options.status)
@@ -172,6 +188,7 @@ function command.main(options)
     ok, err = require("moonfork.serve_watch").start(options.watch, function() instance:reload() end)
     if not ok then cli.fail(cli.UNUSABLE, "%s", err) end
   end
+  if options.pid then write_pid_file(options.pid) end -- the last that can fail: it may be another server's
   interrupt.watch(function() instance:stop() end, function() instance:kill() end)
   assert(fork.signal("HUP", function() instance:reload() end))
   assert(fork.signal("TTIN", function() instance:resize(instance.wanted + 1) end))
