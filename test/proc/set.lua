@@ -161,7 +161,10 @@ end)
 local function kill_template(t, p)
   local pid = t.ok(p:pid())
   kit.kill(pid, 9)
-  t.within(10, function() return not kit.processes()[pid] or kit.processes()[pid].state == "Z" end)
+  t.within(10, function()
+    local process = kit.processes()[pid]
+    return not process or process.state == "Z"
+  end)
 end
 
 local function pool_of(t, value)
