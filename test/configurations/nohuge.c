@@ -1,4 +1,5 @@
-/* nohuge COMMAND...: runs it without transparent huge pages, which all that it starts inherits. */
+/* nohuge COMMAND...: runs it without transparent huge pages, which all that it starts
+ * inherits. */
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <unistd.h>
