@@ -6,6 +6,7 @@ local fork = require "moonfork"
 local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local clone = require "moonfork.clone"
+local log = require "moonfork.serve_log"
 
 local doctor = {}
 
@@ -27,7 +28,7 @@ require("moonfork.doctor_worker").main(report, ...)
 -- ---- what the template reports ----
 
 local function one_line(text)
-  return ((text:match "^[^\n]*"):gsub(" not found:$", " not found"))
+  return text:match "^([^\n]* not found):\n" or log.one_line(text)
 end
 
 local UNESCAPES = {n = "\n", t = "\t", ["\\"] = "\\"}

@@ -102,11 +102,13 @@ story.test("--json is one object, whatever happens", function(t)
 end)
 
 story.test("what can't be loaded is one line and 126", function(t)
+  t:module("doctor_syntax", "this is no Lua")
   t:module("doctor_raises", "error 'out\\nof order'")
   t:module("doctor_exits", "os.exit(0)")
   t:module("doctor_hangs", "while true do end")
   for _, case in ipairs{
     {"doctor_nowhere", "module 'doctor_nowhere' not found; LUA_PATH and LUA_CPATH say where "},
+    {"doctor_syntax", "doctor_syntax.lua:1: syntax error near 'is'\n"},
     {"doctor_nowhere.lua", "a module is named as for require"}, {"doctor_raises", "doctor_raises.lua:1: out\n"},
     {"doctor_exits", "'doctor_exits' ended the template while it was loaded: exit code 0"},
     {"unsafe.crash", "'unsafe.crash' ended the template while it was loaded: SIGSEGV\n"},
