@@ -132,6 +132,13 @@ story.test("standard output that is full or closed: 1 and a line, also of --help
     pipe:close()
     t.match(said, "^moonfork[^\n]*: standard output: [^\n]+\ncode 1\n$", words)
   end
+  local address = t:file "status"
+  local server = program.start(t, ("serve -n 1 --listen %s --status %s -e '' print"):format(t:file "socket", address))
+  t.outside(10, function() return select(3, program.run("top " .. address)) == 0 end)
+  local _, err, code = program.run("top " .. address .. " >/dev/full")
+  t.eq({err, code}, {"moonfork top: standard output: No space left on device\n", 1})
+  server:kill(kit.SIGTERM)
+  t.eq(server:wait(), 143)
 end)
 
 story.done()

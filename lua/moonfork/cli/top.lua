@@ -124,6 +124,7 @@ end
 
 function command.main(options)
   local fork = require "moonfork"
+  local output = require "moonfork.cli.output"
   local terminal = require "moonfork.cli.terminal"
   local interrupt = require "moonfork.cli.interrupt"
   local is_live = terminal.is_terminal(1)
@@ -136,9 +137,9 @@ function command.main(options)
     local stats, message = look(fork, options.address)
     if not stats then cli.fail(cli.FAILED, "%s", message) end
     local lines = command.view(stats, before, delay, is_live and terminal.columns(1) or math.maxinteger)
-    if is_live then io.stdout:write "\27[H\27[2J" end
-    io.stdout:write(table.concat(lines, "\n"), "\n")
-    io.stdout:flush()
+    if is_live then output.write "\27[H\27[2J" end
+    output.write(table.concat(lines, "\n") .. "\n")
+    output.flush()
     before = stats
     if i < count then
       local slept = 0
