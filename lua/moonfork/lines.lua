@@ -191,15 +191,23 @@ end
 local Log = {}
 Log.__index = Log
 
+local function no_log(path)
+  return nil, core.error("EINVAL", path .. " is not a job log of moonfork")
+end
+
+-- Whether the file begins as a log does. No more of it is read: another file may have no line end.
+local function is_log(file)
+  return file:read(#HEADER) == HEADER
+end
+
 -- What a log records as done: number -> hash.
 local function read_log(path)
   local file, message = io.open(path, "rb")
   if not file then return nil, core.error("EINVAL", message) end
   local done = {}
-  local first = file:read "L"
-  if first and first ~= HEADER then
+  if file:read(0) and not is_log(file) then
     file:close()
-    return nil, core.error("EINVAL", path .. " is not a job log of moonfork")
+    return no_log(path)
   end
   for row in file:lines() do
     local number, status, hash = row:match("^(%d+)\t[^\t]*\t[^\t]*\t[^\t]*\t(%l+)\t(%x+)\t")
@@ -211,13 +219,19 @@ local function read_log(path)
   return done
 end
 
+-- A file with anything else in it is the user's: nothing is written there.
 local function open_log(path)
   local file, message = io.open(path, "a+b")
   if not file then return nil, core.error("EINVAL", message) end
   local size = file:seek "end"
-  if size == 0 then
+  if not size or size == 0 then -- a pipe has no size, and would block who reads
     file:write(HEADER)
   else
+    file:seek "set"
+    if not is_log(file) then
+      file:close()
+      return no_log(path)
+    end
     file:seek("end", -1)
     if file:read(1) ~= "\n" then file:write "\n" end -- a run that was killed while it wrote
   end

@@ -279,12 +279,15 @@ story.test("the second interrupt kills the workers", function(t)
 end)
 
 story.test("what can't be used, and wrong values", function(t)
+  local input = t:file("input", ("1\n"):rep(50))
   for _, case in ipairs{
     {"nix", 126, "there is no global function 'nix'"},
     {SQUARE .. " /no/such/file", 126, "/no/such/file: No such file or directory"},
     {SQUARE .. " --resume /no/such/log", 126, "/no/such/log: No such file or directory"},
     {SQUARE .. " --resume /etc/passwd", 126, "/etc/passwd is not a job log of moonfork"},
     {SQUARE .. " --joblog /no/such/dir/log", 126, "/no/such/dir/log: No such file or directory"},
+    {SQUARE .. " --resume /dev/zero", 126, "/dev/zero is not a job log of moonfork"},
+    {SQUARE .. " --joblog " .. input, 126, "/input is not a job log of moonfork"},
     {"-j 0 f", 2, "%-%-jobs takes a whole number from 1 on, not '0'"},
     {"--timeout 0 f", 2, "%-%-timeout takes seconds, a number above 0, not '0'"},
     {"--timeout -1 f", 2, "not '%-1'"}, {"--retry x f", 2, "%-%-retry takes a whole number from 0 on, not 'x'"},
@@ -296,6 +299,7 @@ story.test("what can't be used, and wrong values", function(t)
     t.match(err, case[3])
     t.eq(code, case[2], case[1])
   end
+  t.eq(t.read(input), ("1\n"):rep(50))
 end)
 
 story.test("--progress: count, rate, workers, failures", function(t)

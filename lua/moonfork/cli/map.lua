@@ -49,7 +49,8 @@ is told on standard error with its number, and ends the run, unless --keep-going
 A text with a head line and a line for each call, columns separated by tabs: the number of the
 line, the start (seconds since 1970), the duration in seconds, the worker's process id, the status
 (ok, error, died, timeout), a hash of the line, and the error. A line is recorded after its answer
-has been written. With --resume and without --joblog the same file is continued.]]},
+has been written. With --resume and without --joblog the same file is continued. A file that has
+anything else in it is refused, and not changed.]]},
   },
   examples = {
     {"moonfork map -l app app:parse access.log >parsed.txt", "the function parse of the module app"},
