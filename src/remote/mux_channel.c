@@ -428,7 +428,7 @@ static enum mux_direction way_there(unsigned kind) {
 
 /* The descriptor to pass on; dead_fd where there is none to be had. -EPROTO. */
 static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t channel) {
-  int pair[2], fd;
+  int pair[2] = {-1, -1}, fd;
   if (d->kind == LINK_REFUSED)
     return m->dead_fd;
   if (d->kind > LINK_PIPE_WRITE) {

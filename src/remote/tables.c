@@ -174,7 +174,8 @@ static struct far_child *by_pid(const struct tables *t, pid_t pid) {
 int tables_has_news(const struct tables *t) {
   list_each(it, &t->all) {
     const struct table *x = list_entry(it, struct table, link);
-    if (memcmp((const void *)(uintptr_t)x->births, x->told, slot_births_size(x->count)))
+    if (memcmp((const void *)(uintptr_t)x->births, x->told, slot_births_size(x->count)) !=
+        0)
       return 1;
   }
   return 0;
