@@ -8,6 +8,7 @@ local serve_core = core.part "moonfork.serve_core"
 local watch = {}
 
 local PAUSE = 0.2 -- seconds without a change
+local PERIOD = 1 -- seconds between two looks whether a folder itself is another one
 
 local function is_source(name)
   return not (name:match "^%." or name:match "~$" or name:match "%.sw%w$" or name:match "^%d+$")
@@ -16,7 +17,7 @@ end
 --- start(folders, changed): changed() some time after files below one of them changed: an object
 -- with close(), or nil, message.
 function watch.start(folders, changed)
-  local self = {closed = false, fds = {}, watches = {}, timer = nil}
+  local self = {closed = false, fds = {}, ids = {}, watches = {}, timer = nil}
 
   local function settle()
     if self.timer then self.timer:close() end
@@ -27,12 +28,14 @@ function watch.start(folders, changed)
   end
 
   local attend
-  -- Where folders have come, the whole tree is watched anew.
+  -- Where folders have come, the whole tree is watched anew. Where it is not there, look() waits for it.
   local function renew(i)
-    local fd = serve_core.watch_tree(folders[i])
-    if not fd then return end
+    local id, fd = serve_core.folder_id(folders[i]), serve_core.watch_tree(folders[i])
+    self.ids[i] = fd and id
+    if not fd then return false end
     self.fds[i]:close()
     self.fds[i] = fork.socket.wrap(fd)
+    return true
   end
 
   function attend(i)
@@ -51,15 +54,31 @@ function watch.start(folders, changed)
     end)
   end
 
+  -- A folder is replaced by renaming, or as a symbolic link that then names another one: a watch
+  -- stays with the old one.
+  local function look()
+    for i, folder in ipairs(folders) do
+      local id = serve_core.folder_id(folder)
+      if id and id ~= self.ids[i] then
+        do local w <close> = self.watches[i] end -- luacheck: ignore
+        if renew(i) then settle() end
+        attend(i)
+      end
+    end
+  end
+
   for i, folder in ipairs(folders) do
+    self.ids[i] = serve_core.folder_id(folder)
     local fd, message = serve_core.watch_tree(folder)
     if not fd then return nil, message end
     self.fds[i] = fork.socket.wrap(fd)
     attend(i)
   end
+  self.looks = fork.timer(PERIOD, look, PERIOD)
 
   function self.close()
     self.closed = true
+    self.looks:close()
     if self.timer then self.timer:close() end
     for i in ipairs(self.fds) do
       local w <close> = self.watches[i] -- luacheck: ignore

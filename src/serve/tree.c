@@ -83,10 +83,20 @@ static int l_tree_changed(lua_State *L) {
   return 2;
 }
 
+/* folder_id(path) -> a text that is another one for another folder; nil where none is */
+static int l_folder_id(lua_State *L) {
+  struct stat status;
+  if (stat(luaL_checkstring(L, 1), &status) < 0 || !S_ISDIR(status.st_mode))
+    return 0;
+  lua_pushfstring(L, "%I:%I", (LUAI_UACINT)status.st_dev, (LUAI_UACINT)status.st_ino);
+  return 1;
+}
+
 void tree_open(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"watch_tree", l_watch_tree},
       {"tree_changed", l_tree_changed},
+      {"folder_id", l_folder_id},
       {NULL, NULL},
   };
   luaL_setfuncs(L, functions, 0);

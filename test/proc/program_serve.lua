@@ -373,6 +373,33 @@ story.test("--watch reloads when a source changes", {deadline = 40}, function(t)
   stop(t, running)
 end)
 
+story.test("--watch: the folder itself is replaced", {deadline = 60}, function(t)
+  local top = t:tmp()
+  local function release(n)
+    local folder = top .. "/release" .. n
+    kit.mkdir(folder)
+    t:file("release" .. n .. "/released.lua",
+      ("return {f = function(c) c:read('l') c:write('%s', '\\n') end}"):format(n))
+    return folder
+  end
+  local function shell(...) t.ok(os.execute(("cd %s && "):format(top) .. (...):format(select(2, ...)))) end
+  release(1)
+  shell "ln -s release1 current"
+  local running = serve(t, ("-n 1 -l released --watch %s/current released:f"):format(top),
+    {env = "LUA_PATH='" .. top .. "/current/?.lua;" .. package.path .. "'"})
+  t.eq(ask(running.path, ""), "1")
+  local function takes(n) t.outside(10, function() return ask(running.path, "") == n end) end
+  release(2)
+  shell "ln -sfn release2 current"
+  takes "2"
+  shell "rm current release2/released.lua && rmdir release2" -- tells what can't be loaded
+  t.outside(10, function() return running.err():find "not reloaded" end)
+  release(3)
+  shell "mv release3 current"
+  takes "3"
+  stop(t, running)
+end)
+
 story.test("--pid writes the process id, and takes the file away", function(t)
   local file = t:file "server.pid"
   local running = serve(t, "-n 1 --pid " .. file .. " " .. UPPER)
