@@ -204,6 +204,20 @@ story.test("nobody is left where the program is killed", function(t)
   nobody_left(t)
 end)
 
+story.test("what a function has started ends with it, however the program ends", function(t)
+  local code = ("'function f() io.stdout:write \"up\\n\" io.stdout:flush() "
+    .. "os.execute \"%s sleep 1000\" end'"):format(marked)
+  local run_it, map_it = "run -e " .. code .. " f", "map -e " .. code .. " f " .. t:file("in", "a\n")
+  for _, case in ipairs{{run_it, kit.SIGINT, 130}, {run_it, kit.SIGKILL, 137}, {map_it, kit.SIGKILL, 137}} do
+    local words, signal, status = table.unpack(case)
+    local running = program.start(t, words, {env = marked})
+    t.outside(10, function() return running.out() == "up\n" end)
+    running:kill(signal)
+    t.eq(running:wait(), status, words)
+    nobody_left(t)
+  end
+end)
+
 story.test("manual pages and completion know every command and option", function(t)
   local build = os.getenv "MOONFORK_BUILD" .. "/src/program/"
   local main = t.read(build .. "moonfork.1")

@@ -51,6 +51,9 @@ line, the start (seconds since 1970), the duration in seconds, the worker's proc
 (ok, error, died, timeout), a hash of the line, and the error. A line is recorded after its answer
 has been written. With --resume and without --joblog the same file is continued. A file that has
 anything else in it is refused, and not changed.]]},
+    {"Programs that a function starts", [[
+They belong to its worker and are killed when that ends, also by a time limit or an interrupt. One
+that is to live on is started by setsid(1).]]},
   },
   examples = {
     {"moonfork map -l app app:parse access.log >parsed.txt", "the function parse of the module app"},

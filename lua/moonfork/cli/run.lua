@@ -24,6 +24,11 @@ one, and 128 and the number of the signal for a clone that was killed.]],
     {long = "--trace", value = "FILE", kind = "file",
      help = "Write a timeline for Perfetto (ui.perfetto.dev)"},
   },
+  notes = {
+    {"Programs that a function starts", [[
+They belong to its clone and are killed when that ends, also by an interrupt. One that is to live on
+is started by setsid(1).]]},
+  },
   examples = {
     {[[moonfork run -e 'function hi(socket, name) socket:write("hi ", name, "\n") end' hi you]],
      "one clone, one argument"},

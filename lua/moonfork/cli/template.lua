@@ -56,9 +56,16 @@ function template.first_line(err)
   return (one_line(with_advice(text)):gsub("^moonfork:%d+: ", ""))
 end
 
---- make(options): the template of a command, and its function found in it.
-function template.make(options)
-  return template.fill(require("moonfork").new_exec{session = "new"}, options)
+--- make(options [, tree]): the template of a command, and its function found in it. tree: what its
+-- clones start ends with them.
+function template.make(options, tree)
+  return template.fill(require("moonfork").new_exec{session = "new", tree = tree}, options)
+end
+
+-- Trees need /proc.
+local function have_proc()
+  local file = io.open "/proc/self/stat"
+  return file and file:close()
 end
 
 -- What --on was given as the command of fork.remote.
@@ -67,20 +74,21 @@ local function command_of(text)
   return {"sh", "-c", text}
 end
 
---- make_all(options): the templates of a command that takes --on, at least one.
+--- make_all(options): the templates of a command that takes --on, at least one. What their clones
+-- start ends with them, so that nothing stays behind.
 function template.make_all(options)
-  local list = {}
+  local list, tree = {}, have_proc()
   for i, text in ipairs(options.on or {}) do
     if text == "local" then
-      list[i] = template.make(options)
+      list[i] = template.make(options, tree)
     elseif not text:find "%S" then
       cli.fail(cli.USAGE, "option '--on': a command expected, as 'ssh host'")
     else
       list[i] = template.fill(
-        require("moonfork").remote{command = command_of(text), session = "new"}, options)
+        require("moonfork").remote{command = command_of(text), session = "new", tree = tree}, options)
     end
   end
-  if not list[1] then list[1] = template.make(options) end
+  if not list[1] then list[1] = template.make(options, tree) end
   return list
 end
 
