@@ -146,8 +146,13 @@ story.test("standard output that is full is told", function(t)
   t.eq(code, 1)
 end)
 
+story.test("a function that reads from its socket is at the end", function(t)
+  local out, err, code = run [[run -e 'function f(s) s:write(tostring(s:read "a"), tostring(s:read "l"), "\n") end' f]]
+  t.eq({out, err, code}, {"nil\n", "", 0})
+end)
+
 local WAITS = [['function f(s) local c = require "moonfork.clone" c.on_term(function() term = true end)
-  s:write "ready\n" while not term do s:settimeout(0.02) s:read(1) end s:write "asked\n" end']]
+  s:write "ready\n" while not term do os.execute "sleep 0.02" end s:write "asked\n" end']]
 
 story.test("the first interrupt asks the clones to end", function(t)
   for signal, code in pairs{[kit.SIGINT] = 130, [kit.SIGTERM] = 143} do

@@ -9,8 +9,9 @@ local run = {
   description = [[
 Loads the modules in a template, forks clones of it, and runs FUNCTION in each, as
 f(socket, ARG...). What a clone writes to its socket goes to standard output, line by line; what
-it prints goes there directly. The exit code is that of the clone that ended worst: the highest
-one, and 128 and the number of the signal for a clone that was killed.]],
+it prints goes there directly. There is nothing to read from the socket, only its end. The exit code
+is that of the clone that ended worst: the highest one, and 128 and the number of the signal for a
+clone that was killed.]],
   arguments = {
     template.argument,
     {name = "ARG", help = "An argument of the function, a string", rest = true},
@@ -96,6 +97,7 @@ function run.main(options)
     local socket, err = clone:run(options["function"])
     if socket then
       is_loaded[process] = true
+      socket:shutdown "w" -- there is nothing to read for the function
       socket:settimeout(0)
       socket:limit(LINE_MAX)
       sockets[#sockets + 1] = socket
