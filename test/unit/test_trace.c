@@ -45,10 +45,12 @@ static const char *contents(const char *name) {
   return all;
 }
 
+/* Without strstr: ASan measures the whole rest of the file for each call of it. */
 static int count(const char *name, const char *part) {
+  size_t length = strlen(part);
   int n = 0;
-  for (const char *c = contents(name); (c = strstr(c, part)); c++)
-    n++;
+  for (const char *c = contents(name); *c; c++)
+    n += *c == *part && strncmp(c, part, length) == 0;
   return n;
 }
 
