@@ -29,14 +29,12 @@ local CODE = [[
 -- Processes whose command line contains the text.
 local function with_words(text)
   local pids = {}
-  local pipe = assert(io.popen "ps -eo pid=,stat=,args=")
-  for line in pipe:lines() do
-    local pid, stat = line:match "^%s*(%d+)%s+(%S+)"
-    if line:find(text, 1, true) and not stat:find "^Z" and not line:find("ps -eo", 1, true) then
-      pids[#pids + 1] = math.tointeger(pid)
-    end
+  for pid, process in pairs(kit.processes()) do
+    local file = process.state ~= "Z" and io.open("/proc/" .. pid .. "/cmdline", "rb")
+    local words = file and file:read "a" or ""
+    if file then file:close() end
+    if words:gsub("%z", " "):find(text, 1, true) then pids[#pids + 1] = pid end
   end
-  pipe:close()
   return pids
 end
 
@@ -282,8 +280,10 @@ story.test("another version there: the error names both", function(t)
   end
 end)
 
+-- dd asks for memory in a way that no sanitizer lets pass.
 story.test("one byte at a time, the marker in pieces", function(t)
-  local p = over(("echo banner; dd bs=1 2>/dev/null | %s | dd bs=1 2>/dev/null"):format(AGENT)):eval(CODE)
+  local p = over(("echo banner; LD_PRELOAD= dd bs=1 2>/dev/null | %s | LD_PRELOAD= dd bs=1 2>/dev/null")
+    :format(AGENT)):eval(CODE)
   local text = ("0123456789"):rep(2000)
   local rpc = p:fork():rpc "echo"
   t.eq(rpc(text), text)
