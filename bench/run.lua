@@ -15,7 +15,8 @@
 -- C ...), so that the machine's moods meet all of them alike. A ratio is the median over the
 -- turns of a slice against the yardstick's slice of the same turn, with quartiles. Where a
 -- control group for processor time can be made, each contestant has its own; then a turn in
--- which strangers took more than in the run's median slice does not count. Counters come from
+-- which strangers took more, in one of the two, than in its contestant's median slice does not
+-- count. Counters come from
 -- runs of their own: what 200 processes more cost.
 --
 -- The other cases run whole programs by turns, round by round; a ratio is the median of the
@@ -231,7 +232,7 @@ end
 -- addresses, and with them so many page tables and pages that faults bring along; that is up to
 -- 5 us of a process. The first of the list is the yardstick.
 local function take_slices(list, mode, inflight, seconds)
-  local sides, strangers, starts = {}, {}, math.max(1, seconds // 10)
+  local sides, starts = {}, math.max(1, seconds // 10)
   for _ = 1, starts do
     for i, c in ipairs(list) do
       local before = sides[i]
@@ -242,23 +243,24 @@ local function take_slices(list, mode, inflight, seconds)
     end
     local deadline = os.time() + math.max(1, seconds // starts)
     repeat
-      for _, side in ipairs(sides) do
-        local s = slice(side, side.n)
-        side.slices[#side.slices + 1] = s
-        strangers[#strangers + 1] = s.strangers
-      end
+      for _, side in ipairs(sides) do side.slices[#side.slices + 1] = slice(side, side.n) end
     until os.time() >= deadline
     for _, side in ipairs(sides) do close(side) end
   end
-  return sides, #strangers > 0 and median(strangers) or math.huge
+  for _, side in ipairs(sides) do
+    local strangers = {}
+    for i, s in ipairs(side.slices) do strangers[i] = s.strangers end
+    side.limit = #strangers > 0 and median(strangers) or math.huge
+  end
+  return sides
 end
 
 -- The quartiles of this side's `field` against the yardstick's, turn by turn.
-local function quartiles(side, yard, field, limit)
+local function quartiles(side, yard, field)
   local list = {}
   for turn, s in ipairs(side.slices) do
     local y = yard.slices[turn]
-    if s[field] and math.max(s.strangers or 0, y.strangers or 0) <= limit then
+    if s[field] and (s.strangers or 0) <= side.limit and (y.strangers or 0) <= yard.limit then
       list[#list + 1] = s[field] / y[field]
     end
   end
@@ -327,11 +329,11 @@ local cases = {}
 function cases.rate()
   local list = present {"raw", "c", "lua", "anyevent", "luv_thread", "luv_spawn", "python"}
   local seconds = quick and 6 or 60
-  local one, quiet1 = take_slices(list, "spawn", 1, seconds)
-  local many, quiet16 = take_slices(list, "spawn", 16, seconds)
-  local first, quietf = take_slices(list, "first", 1, seconds)
-  local function with_quartiles(side, yard, field, quiet)
-    local q2, q1, q3 = quartiles(side, yard, field, quiet)
+  local one = take_slices(list, "spawn", 1, seconds)
+  local many = take_slices(list, "spawn", 16, seconds)
+  local first = take_slices(list, "first", 1, seconds)
+  local function with_quartiles(side, yard, field)
+    local q2, q1, q3 = quartiles(side, yard, field)
     if field == "us" then q1, q2, q3 = 1 / q3, 1 / q2, 1 / q1 end
     return q2 ~= q2 and "-" or ("%.2f (%.2f..%.2f)"):format(q2, q1, q3)
   end
@@ -348,29 +350,29 @@ function cases.rate()
   for i, side in ipairs(one) do
     local rate1, rate16 = 1e6 / middle(side, "us"), 1e6 / middle(many[i], "us")
     say("| %s | %.0f | %s | %s | %s | %.0f | %s | %s | %.0f | %s |", side.label, rate1,
-        with_quartiles(side, one[1], "us", quiet1), number(middle(side, "cpu"), "%.0f"),
-        number(quartiles(side, one[1], "cpu", quiet1), "%.2f"), rate16,
-        with_quartiles(many[i], many[1], "us", quiet16),
-        number(quartiles(many[i], many[1], "cpu", quiet16), "%.2f"), middle(first[i], "first"),
-        with_quartiles(first[i], first[1], "first", quietf))
+        with_quartiles(side, one[1], "us"), number(middle(side, "cpu"), "%.0f"),
+        number(quartiles(side, one[1], "cpu"), "%.2f"), rate16,
+        with_quartiles(many[i], many[1], "us"),
+        number(quartiles(many[i], many[1], "cpu"), "%.2f"), middle(first[i], "first"),
+        with_quartiles(first[i], first[1], "first"))
     bars[i] = {side.label, rate1, rate16}
   end
-  local function rate_ratio(sides, key, quiet)
-    return 1 / quartiles(find(sides, key), sides[1], "us", quiet)
+  local function rate_ratio(sides, key)
+    return 1 / quartiles(find(sides, key), sides[1], "us")
   end
   for _, key in ipairs {"c", "lua"} do
     local label = key == "c" and "C" or "Lua"
     goal(label .. ": processes per second, one at a time, x raw C", "least", 0.95,
-         rate_ratio(one, key, quiet1), "%.2f")
-    goal(label .. ": 16 in flight, x raw C", "least", 1, rate_ratio(many, key, quiet16), "%.2f")
+         rate_ratio(one, key), "%.2f")
+    goal(label .. ": 16 in flight, x raw C", "least", 1, rate_ratio(many, key), "%.2f")
     goal(label .. ": fork() to the first byte, x raw C with the same child", "most", 1.05,
-         (quartiles(find(first, key), first[1], "first", quietf)), "%.2f")
+         (quartiles(find(first, key), first[1], "first")), "%.2f")
   end
   for _, sides in ipairs {one, many} do
     local other, own = find(sides, "anyevent"), find(sides, "lua")
     goal("Lua, with exit status: x AnyEvent::Fork, " .. (sides == one and "one at a time" or
          "16 in flight"), "least", 4,
-         other and 1 / quartiles(own, other, "us", sides == one and quiet1 or quiet16) or 0 / 0,
+         other and 1 / quartiles(own, other, "us") or 0 / 0,
          "%.1f")
   end
   say("")
