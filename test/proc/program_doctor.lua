@@ -181,13 +181,16 @@ end)
 story.test("a template program of another version is named", function(t)
   local path = t:tmp() .. "/moonfork-template"
   local f = assert(io.open(path, "w"))
-  f:write "#!/bin/sh\n# moonfork 0.0.1 for Lua 5.4.4\n"
+  f:write "#!/bin/sh\n# moonfork 0.0.1 for Lua 5.4.4\n$WAIT\n"
   f:close()
   os.execute("chmod +x " .. path)
-  local out, err, code = run("", {env = "MOONFORK_TEMPLATE=" .. path})
-  t.match(out, "\n  error +the template %([^\n]*moonfork%-template%) is moonfork 0.0.1, and the C module ")
-  t.match(err, "^moonfork doctor: [^\n]*\n$")
-  t.eq(code, 1)
+  -- It may end before it is spoken to, or later.
+  for _, wait in ipairs{"", "WAIT='sleep 0.2' "} do
+    local out, err, code = run("", {env = wait .. "MOONFORK_TEMPLATE=" .. path})
+    t.match(out, "\n  error +the template %([^\n]*moonfork%-template%) is moonfork 0.0.1, and the C module ")
+    t.match(err, "^moonfork doctor: [^\n]*\n$")
+    t.eq(code, 1)
+  end
 end)
 
 story.test("what the shell, scripts and C programs find instead is told", function(t)

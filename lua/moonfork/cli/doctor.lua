@@ -153,7 +153,9 @@ function command.main(options)
   local report, err = doctor.audit(options.module, {timeout = options.timeout,
     stop = function() return interrupt.code ~= nil end})
   local is_safe = report and is_safe_with(report, problems, options.strict) or false
-  local code = is_safe and cli.OK or err and UNUSABLE[err.code] and cli.UNUSABLE or cli.FAILED
+  -- Where the installation is at fault, what becomes of the template tells nothing of a module.
+  local is_unusable = err and UNUSABLE[err.code] and not has_error(problems, false)
+  local code = is_safe and cli.OK or is_unusable and cli.UNUSABLE or cli.FAILED
   if options.json then
     print_json(put, {version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
       installation = json.list(parts), problems = json.list(problems), system = json.list(rows)}, report,
