@@ -84,4 +84,21 @@ function Running:wait(seconds)
   return tonumber(self.t.read(self.code_file))
 end
 
+--- nobody_left(t, mark): waits until no process has `mark` in its environment; else the story fails
+-- and names those that stay behind.
+function program.nobody_left(t, mark)
+  local left
+  local ok = pcall(t.outside, 10, function()
+    left = {}
+    for pid, process in pairs(kit.processes()) do
+      if (t.read("/proc/" .. pid .. "/environ") or ""):find(mark, 1, true) then
+        left[#left + 1] = ("%d of %d, %s, %s"):format(pid, process.ppid, process.state,
+          (t.read("/proc/" .. pid .. "/cmdline") or ""):gsub("%z", " "))
+      end
+    end
+    return #left == 0
+  end)
+  if not ok then t.fail("processes stay behind:\n%s", table.concat(left, "\n")) end
+end
+
 return program

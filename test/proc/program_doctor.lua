@@ -22,14 +22,7 @@ local function run(words, options)
   return program.run("doctor " .. words, options)
 end
 
-local function nobody_left(t)
-  t.outside(10, function()
-    for pid in pairs(kit.processes()) do
-      if (t.read("/proc/" .. pid .. "/environ") or ""):find(marked, 1, true) then return false end
-    end
-    return true
-  end, "no process stays behind")
-end
+local function nobody_left(t) program.nobody_left(t, marked) end
 
 local function last_line(text)
   return text:match "([^\n]*)\n$"

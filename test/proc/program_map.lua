@@ -17,14 +17,7 @@ local ODD = [[-e 'function odd(x) if x % 2 == 0 then error("even: " .. x, 0) end
 
 -- The children of a program that was run with this in its environment.
 local marked = "PROGRAM_STORY=map" .. kit.getpid()
-local function nobody_left(t)
-  t.outside(5, function()
-    for pid in pairs(kit.processes()) do
-      if (t.read("/proc/" .. pid .. "/environ") or ""):find(marked, 1, true) then return false end
-    end
-    return true
-  end, "no process stays behind")
-end
+local function nobody_left(t) program.nobody_left(t, marked) end
 
 story.test("each line is a call, each answer a line, in the order of the input", function(t)
   local out, err, code = map("-j 4 " .. SQUARE, {stdin = numbers(5000)})

@@ -7,23 +7,8 @@ story.census = false
 
 local run = program.run
 
--- The processes that have this process as an ancestor and the program's name, or its clones'.
-local function nobody_left(t)
-  local left
-  local ok = pcall(t.outside, 5, function()
-    left = {}
-    for pid, process in pairs(kit.processes()) do
-      local environ = t.read("/proc/" .. pid .. "/environ") or ""
-      if environ:find("PROGRAM_STORY=" .. kit.getpid(), 1, true) then
-        left[#left + 1] = ("%d of %d, %s, %s"):format(pid, process.ppid, process.state,
-          (t.read("/proc/" .. pid .. "/cmdline") or ""):gsub("%z", " "))
-      end
-    end
-    return #left == 0
-  end)
-  if not ok then t.fail("processes stay behind:\n%s", table.concat(left, "\n")) end
-end
 local marked = "PROGRAM_STORY=" .. kit.getpid()
+local function nobody_left(t) program.nobody_left(t, marked) end
 
 local HELLO = [[-e 'function hi(socket, ...) socket:write("hi ", table.concat({...}, ","), "\n") end' hi]]
 

@@ -13,14 +13,7 @@ local function mark()
   return marked
 end
 
-local function nobody_left(t)
-  t.outside(10, function()
-    for pid in pairs(kit.processes()) do
-      if (t.read("/proc/" .. pid .. "/environ") or ""):find(marked, 1, true) then return false end
-    end
-    return true
-  end, "no process stays behind")
-end
+local function nobody_left(t) program.nobody_left(t, marked) end
 
 local UPPER = [[-e 'function up(c) local l = c:read "l" if l then c:write(l:upper(), "\n") end end' up]]
 
