@@ -141,6 +141,9 @@ local function signal_name(number)
   return "signal " .. number
 end
 
+-- Without room or descriptors for it there has been no template.
+local NEVER_THERE = {LIMIT = true, NOMEM = true}
+
 -- The template has ended by itself, or was none.
 local function ended(state, err)
   local what = state.loading and ("the module '%s' ended the template while it was loaded"):format(state.loading)
@@ -148,6 +151,9 @@ local function ended(state, err)
   local status, why = state.process:wait(5)
   err = err or why
   if err and err.code == "TEMPLATE_START" then return err end
+  if err and NEVER_THERE[err.code] then
+    return core.error(err.code, "the template can't be started: " .. err.message)
+  end
   if status and status.signal then what = ("%s: %s"):format(what, signal_name(status.signal))
   elseif status and status.code then
     what = ("%s: exit code %d (os.exit or exit)"):format(what, status.code)

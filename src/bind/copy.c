@@ -87,7 +87,7 @@ static int refuse_loops(lua_State *L) {
 
 static int fork_refused(lua_State *L, int rc) {
   lua_pushnil(L);
-  bind_error_push(L, "FORK_FAILED", uv_strerror(rc), NULL, MF_STARTED_NO, NULL);
+  bind_error_push(L, "FORK_FAILED", mf_strerror(rc), NULL, MF_STARTED_NO, NULL);
   return 2;
 }
 

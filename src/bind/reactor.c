@@ -253,7 +253,7 @@ void reactor_free(lua_State *L, struct reactor *r) {
 int reactor_refuse(lua_State *L, int rc) {
   lua_pushnil(L);
   lua_pushfstring(L, "the event loop can't be made: %s%s", mf_strerror(rc),
-                  rc == -EMFILE ? " (it needs six descriptors)" : "");
+                  rc == -EMFILE ? " (it needs seven descriptors)" : "");
   bind_error_push(L, bind_error_name(rc), lua_tostring(L, -1), NULL, MF_STARTED_NO, NULL);
   lua_remove(L, -2);
   return 2;

@@ -68,6 +68,15 @@ static const char *own_folder(char room[PATH_MAX]) {
   return room;
 }
 
+/* What the system says when a descriptor can't be had: one that this program needs, or
+ * one that no process of this machine gets. */
+static void set_shortages(lua_State *L) {
+  lua_pushstring(L, strerror(EMFILE));
+  lua_setfield(L, -2, "no_descriptor");
+  lua_pushstring(L, strerror(ENFILE));
+  lua_setfield(L, -2, "no_descriptor_at_all");
+}
+
 static int open_system(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"columns", columns},
@@ -77,6 +86,7 @@ static int open_system(lua_State *L) {
   luaL_newlib(L, functions);
   lua_pushliteral(L, MOONFORK_VERSION);
   lua_setfield(L, -2, "version");
+  set_shortages(L);
   char room[PATH_MAX];
   lua_pushstring(L, own_path(room));
   lua_setfield(L, -2, "path");

@@ -116,18 +116,6 @@ story.test("what can't be loaded is one line and 126", function(t)
   nobody_left(t)
 end)
 
-story.test("without free descriptors it says so, with 1", function(t)
-  for _, limit in ipairs{12, 16, 20} do
-    local own = program.path
-    program.path = "/bin/sh"
-    local _, err, code = program.run(([[-c 'ulimit -n %d; exec "$0" doctor string' %s]]):format(limit, own),
-      {env = "env " .. variables})
-    program.path = own
-    t.match(err, "^moonfork doctor: [^\n]*Too many open files[^\n]*\n$")
-    t.eq(code, 1)
-  end
-end)
-
 story.test("wrong usage is 2", function(t)
   for _, case in ipairs{{"--bla", "unknown option"}, {"--timeout 0 string", "seconds, a number above 0"}} do
     local out, err, code = run(case[1])

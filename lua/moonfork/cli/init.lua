@@ -57,6 +57,29 @@ function cli.quit(code)
   error({exit = code}, 0)
 end
 
+-- A module is not found, too, where there is no descriptor to look at its file.
+local function true_reason(text)
+  local module = text:match "^[^\n]*module '([^']*)' not found:"
+  if not module then return text end
+  local file, message = io.open "/dev/null"
+  if file then
+    file:close()
+    return text
+  end
+  return ("the module '%s' can't be read: %s"):format(module, message:gsub("^.-: ", ""))
+end
+
+--- explain(text): a message, with what to do where descriptors were missing; and whether they were.
+-- That is no fault of a function, a module or a file, whatever could not be done without one.
+function cli.explain(text)
+  local system = package.loaded["moonfork.cli.system"]
+  text = true_reason(text)
+  if not system then return text, false end
+  if text:find(system.no_descriptor_at_all, 1, true) then return text, true end
+  if not text:find(system.no_descriptor, 1, true) then return text, false end
+  return text .. "; `ulimit -n` sets how many this shell's programs may have", true
+end
+
 local something_failed = false
 
 --- note_failure(): the command goes on, and where nothing else is wrong its exit code is cli.FAILED.
@@ -112,13 +135,16 @@ function cli.main(arguments)
   finish()
   if ok then return result == cli.OK and something_failed and cli.FAILED or result end
   if type(result) == "table" and result.exit then
+    local code = result.exit
     if result.message then
+      local message, is_short = cli.explain(result.message)
+      if is_short and code == cli.UNUSABLE then code = cli.FAILED end
       io.stdout:flush()
-      io.stderr:write((result.name or name), ": ", result.message, "\n")
+      io.stderr:write((result.name or name), ": ", message, "\n")
     end
-    return result.exit
+    return code
   end
-  io.stderr:write(name, ": ", type(result) == "table" and result.message or tostring(result), "\n")
+  io.stderr:write(name, ": ", (cli.explain(type(result) == "table" and result.message or tostring(result))), "\n")
   return cli.FAILED
 end
 

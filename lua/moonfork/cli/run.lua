@@ -104,7 +104,7 @@ function run.main(options)
       clones[#clones + 1] = {process = clone}
     elseif not draining then
       if #clones == 0 and err.started == "no" and NOT_LOADED[err.code] then template.unusable(err) end
-      io.stderr:write("moonfork run: ", template.first_line(err), "\n")
+      io.stderr:write("moonfork run: ", (cli.explain(template.first_line(err))), "\n")
       code = cli.FAILED
       break
     end

@@ -1,7 +1,12 @@
 /* Codes, names, texts, versions. Pure. */
 #include <moonfork.h>
 
+#include <string.h>
 #include <uv.h>
+
+/* Above what libuv numbers itself: these are negated errnos, with the system's words, as
+ * everywhere else. libuv has words of its own for the same. */
+enum { ERRNO_LEAST = -2999 };
 
 const char *mf_strerror(int code) {
   switch (code) {
@@ -13,7 +18,7 @@ const char *mf_strerror(int code) {
     MF_ERROR_MAP(TEXT)
 #undef TEXT
   }
-  return uv_strerror(code);
+  return code >= ERRNO_LEAST && code < 0 ? strerror(-code) : uv_strerror(code);
 }
 
 const char *mf_errname(int code) {

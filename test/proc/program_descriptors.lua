@@ -1,0 +1,53 @@
+-- The program with few descriptors: with each limit it either does its work or says in one line that
+-- there are too many open files, and what to do, with exit code 1; it never hangs and leaves nobody
+-- behind. How many each part of a command needs is not for a test to know: the limit grows until all
+-- is well. `doctor` said in two ways what the cause was, `run` and `serve` said 126, as if the
+-- function were at fault, and `map` waited for a worker for ever.
+local story = require "story"
+local program = require "program"
+local kit = story.kit
+story.census = false
+
+local LEAST, MOST = 8, 80 -- below, the program can't even be loaded
+local ONE_LINE = "^moonfork %l+: [^\n]*Too many open files[^\n]*; `ulimit %-n` sets [^\n]*\n$"
+
+local marked = "PROGRAM_STORY=descriptors" .. kit.getpid()
+local env = ("env %s LUA_PATH_5_4='%s' LUA_CPATH_5_4='%s'"):format(marked, package.path, package.cpath)
+
+-- The program under a limit. Only what `streams` says is open: it is what a shell begins with.
+local function run(limit, streams, words)
+  local own = program.path
+  program.path = "/bin/sh"
+  local out, err, code = program.run(
+    ([[-c 'exec %s 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-; ulimit -n %d; exec "$0" "$@"' %s %s]]):format(streams,
+      limit, own, words), {env = env, stdin = "1\n2\n"})
+  program.path = own
+  return out, err, code
+end
+
+local function rises_to_success(t, words, expected, streams)
+  local refused = 0
+  for limit = LEAST, MOST do
+    local out, err, code = run(limit, streams or "", words)
+    if code == 0 then
+      t.eq({err, out}, {"", expected or out}, "with " .. limit)
+      t.ok(refused > 0, "there are limits at which it can't work")
+      program.nobody_left(t, marked)
+      return
+    end
+    refused = refused + 1
+    t.eq(code, 1, ("with %d: %s"):format(limit, err))
+    t.match(err, ONE_LINE)
+  end
+  t.fail("it does not work with %d descriptors", MOST)
+end
+
+story.test("doctor", function(t)
+  rises_to_success(t, "doctor string")
+end)
+
+story.test("run, without standard input", function(t)
+  rises_to_success(t, [[run -e "function f(s) s:write(1) end" f]], "1", "<&-")
+end)
+
+story.done()
