@@ -489,6 +489,6 @@ core.object_class(methods, {
   fork = methods.fork, run = methods.run, wait = methods.wait, on_exit = methods.on_exit,
   close = methods.close, __close = methods.close, __gc = record.collected, __tostring = record.text,
   go_on = go_on,
-}, reactor.newest)
+})
 
 return make

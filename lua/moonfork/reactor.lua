@@ -16,21 +16,17 @@ local reactor = {
   changed = nil, -- an adaptor's: work was given to the library
 }
 
-local running, xpcall = coroutine.running, xpcall
+local running = coroutine.running
 local NESTED_MAX = 50 -- waits inside each other's callbacks: each costs C stack
 
 local waiter, handler
 local kept = {} -- errors of callbacks that a foreign loop called: {error}
-local level = setmetatable({}, { __mode = "k" }) -- of callbacks, by coroutine
-local newest = setmetatable({}, { __mode = "v" }) -- [1]: where the newest callback runs
 local innermost = setmetatable({}, { __mode = "k" }) -- by coroutine: the wait it is in
 local waits = setmetatable({}, { __mode = "v" }) -- every wait under way, by number
 local answered = setmetatable({}, { __mode = "k" }) -- those to be woken
 local in_waiter = setmetatable({}, { __mode = "k" }) -- coroutines whose waiter is called
-reactor.newest = newest
-local failures = setmetatable({}, { __mode = "k" }) -- posted by post_failure
--- Functions for later that core could not take for lack of descriptors or memory: what an
--- operation has failed of must be told all the same.
+-- Functions, and errors to report, for later, which core could not take for lack of
+-- descriptors or memory: what an operation has failed of must be told all the same.
 local posted = {}
 
 -- ---- errors of callbacks ----
@@ -56,43 +52,24 @@ local function report(err, traceback)
 end
 reactor.report = report
 
--- ---- calling ----
-
--- How many callbacks are inside each other here. A coroutine that a callback started is
--- as deep as the callback.
-local function depth()
-  local here = coroutine.running()
-  local outer = newest[1]
-  local inherited = 0
-  if outer and outer ~= here and coroutine.status(outer) == "normal" then
-    inherited = level[outer] or 0
+-- What a callback raised, as with_traceback gives it.
+local function raised(value)
+  if getmetatable(value) ~= Raised then -- the traceback itself found no memory
+    value = { error = value, traceback = tostring(value) }
   end
-  return math.max(level[here] or 0, inherited)
+  report(value.error, value.traceback)
 end
+
+-- ---- turning ----
 
 -- Calls f(...) as a callback; an error of its goes to the handler or is raised.
-local function call(f, ...)
-  local here, outer = running(), newest[1]
-  local before = level[here]
-  local inside = (outer == nil or outer == here) and (before or 0) or depth()
-  level[here], newest[1] = inside + 1, here
-  local ok, raised = xpcall(f, with_traceback, ...)
-  level[here], newest[1] = before, outer
-  if ok then return end
-  if getmetatable(raised) ~= Raised then -- the traceback itself found no memory
-    raised = { error = raised, traceback = tostring(raised) }
-  end
-  report(raised.error, raised.traceback)
-end
-reactor.call = call
+reactor.call = core.callback
 
+-- What has completed and is for no function of the program's. An error comes from
+-- post_failure.
 local function tell(kind, target, err, ...)
-  if kind == "reply" then
-    call(target, err, ...)
-  elseif failures[target] then
-    report(failures[target], failures[target].traceback)
-  elseif kind == "call" then
-    call(target, err, ...)
+  if kind == "call" then
+    report(target, target.traceback)
   elseif kind == "ran" then
     reactor.on_ran(target, err, ...)
   elseif kind == "exit" then
@@ -101,29 +78,24 @@ local function tell(kind, target, err, ...)
     reactor.on_failure(target, err)
   elseif kind == "trace" then
     if handler or not target then report(err) end
-  elseif kind then
+  else
     reactor.on_service(kind, target, err, ...)
   end
-  return kind
 end
+core.callback_handlers(with_traceback, raised, tell)
 
 -- One turn, then what has completed by then, until `wait` has its answer. Callbacks may
 -- wait and thereby take some of it. Gives the number of completions it told.
 local function dispatch(wait)
   local n = 0
   for _ = 1, #posted do
-    local f = table.remove(posted, 1)
-    if not f then break end
+    local it = table.remove(posted, 1)
+    if not it then break end
     n = n + 1
-    tell("call", f)
+    if type(it) == "function" then reactor.call(it) else report(it, it.traceback) end
     if wait and wait.done then return n end
   end
-  for _ = 1, core.turn() do
-    if not tell(core.pop()) then break end
-    n = n + 1
-    if wait and wait.done then break end
-  end
-  return n
+  return n + core.step(0, wait)
 end
 
 -- ---- waiting ----
@@ -176,6 +148,7 @@ end
 local Wait = {} -- of the main coroutine, which is never garbage
 local Mortal = {} -- of others
 local nwaits = 0
+local may_bury = false -- a wait was begun
 
 local function wait_end(wait, collected)
   waits[wait.number] = nil
@@ -206,6 +179,7 @@ local function wait_begin(cancel)
     cancel = cancel }, main and Wait or Mortal)
   innermost[here] = wait
   waits[nwaits] = wait
+  may_bury = true
   return wait
 end
 
@@ -226,7 +200,9 @@ local bury_at = 0
 -- Ends the waits of coroutines that have died of an error: Lua closes nothing on such a stack.
 -- There may be thousands of waits, so it looks now and then. nil, or when the next look is due.
 local function bury()
-  if not next(waits) then return nil end
+  if not may_bury then return nil end
+  may_bury = next(waits) ~= nil
+  if not may_bury then return nil end
   local now = core.now()
   if now < bury_at then return bury_at - now end
   for _, wait in pairs(waits) do
@@ -236,20 +212,56 @@ local function bury()
   return nil
 end
 
+-- Waits of other coroutines: those of this one are below it on the stack.
+local function others_wait()
+  local here = running()
+  for _, wait in pairs(waits) do
+    if wait.coroutine ~= here and coroutine.status(wait.coroutine) ~= "dead" then
+      return true
+    end
+  end
+  return false
+end
+
+-- Without a waiter nobody resumes other coroutines while this one blocks: they don't count.
+local function is_outstanding(core_knows)
+  return core_knows or posted[1] ~= nil or waiter ~= nil and others_wait()
+end
+
+function reactor.outstanding()
+  return is_outstanding(core.outstanding())
+end
+
+-- One round: a turn and what has completed; where nothing has, waits until something may have,
+-- so many seconds at most, nil: for ever. How many it told, the seconds that are left, and
+-- whether work is outstanding: without that, and without a wait, it does not wait.
+local function round(seconds, wait)
+  if not waiter and not posted[1] then
+    local n, left, outstanding = core.step(seconds, wait)
+    return n, left, is_outstanding(outstanding)
+  end
+  local deadline = seconds and core.now() + seconds
+  local function left() return deadline and deadline - core.now() end
+  local n = dispatch(wait)
+  if n == 0 and (wait or reactor.outstanding()) and not (deadline and left() <= 0) then
+    pause(left())
+    if not (wait and wait.done) then n = dispatch(wait) end
+  end
+  return n, left(), reactor.outstanding()
+end
+
 -- Turns until the wait is settled: true, or false when the time is up.
-local function drive(wait, deadline)
+local function drive(wait, timeout)
+  local deadline = timeout and core.now() + timeout
   while not wait.done do
-    local n = dispatch(wait)
-    if wait.done then break end
-    local left = deadline and deadline - core.now()
-    if left and left <= 0 then return false end
-    if n == 0 then pause(left) end
+    local _, left = round(deadline and deadline - core.now(), wait)
+    if not wait.done and left and left <= 0 then return false end
   end
   return true
 end
 
 local function too_deep()
-  if depth() <= NESTED_MAX then return nil end
+  if core.callback_depth() <= NESTED_MAX then return nil end
   return core.error("LIMIT", ("more than %d waiting calls inside each other"):format(NESTED_MAX))
 end
 
@@ -279,7 +291,7 @@ function reactor.await(begin, cancel, timeout)
   local wait <close> = begun
   local number = wait.number
   begin(function(e, v) reactor.answer(number, e, v) end)
-  if not drive(wait, timeout and core.now() + timeout) then
+  if not drive(wait, timeout) then
     return nil, core.error("TIMEOUT", ("timed out after %s s"):format(check.show(timeout)), true)
   end
   if wait.err then return nil, wait.err end
@@ -322,7 +334,7 @@ local function wait_with_waiter(fd, events, timeout)
   end)
   if watch == nil then return nil, message, errno end
   if not watch then return true end -- of a kind that never makes anybody wait
-  return drive(wait, timeout and core.now() + timeout)
+  return drive(wait, timeout)
 end
 
 -- A socket goes, and a kernel that watches it says nothing: all look again. It is rare that
@@ -335,27 +347,18 @@ end
 
 local function wait_for_socket(fd, events, timeout)
   if events == "" then return look_again() end
-  if depth() > NESTED_MAX then return nil, tostring(too_deep()) end
+  local full = too_deep()
+  if full then return nil, tostring(full) end
   if waiter then return wait_with_waiter(fd, events, timeout) end
-  local deadline = timeout and core.now() + timeout
+  if posted[1] and dispatch() > 0 then return true end
+  local left = timeout
   while true do
+    local n, rest, _, is_ready = core.step(left, nil, fd, events)
     -- A callback may have closed the socket, and its number may be another's: try again.
-    if dispatch() > 0 then return true end
-    local left = deadline and deadline - core.now()
-    if core.block(left and math.max(left, 0), fd, events) then return true end
-    if left and left <= 0 then return false end
+    if n > 0 or is_ready then return true end
+    if rest and rest <= 0 then return false end
+    left = rest
   end
-end
-
--- Waits of other coroutines: those of this one are below it on the stack.
-local function others_wait()
-  local here = running()
-  for _, wait in pairs(waits) do
-    if wait.coroutine ~= here and coroutine.status(wait.coroutine) ~= "dead" then
-      return true
-    end
-  end
-  return false
 end
 
 -- ---- for users ----
@@ -370,11 +373,6 @@ function reactor.touch()
   if reactor.changed then reactor.changed() end
 end
 
--- Without a waiter nobody resumes other coroutines while this one blocks: they don't count.
-function reactor.outstanding()
-  return core.outstanding() or posted[1] ~= nil or waiter ~= nil and others_wait()
-end
-
 -- Calls f later, from the reactor.
 function reactor.post(f)
   if not core.post(f) then posted[#posted + 1] = f end
@@ -382,35 +380,31 @@ function reactor.post(f)
 end
 
 -- Reports the error object later, from the reactor.
-function reactor.post_failure(err)
-  local function mark() return err end
-  failures[mark] = err
-  reactor.post(mark)
-end
+reactor.post_failure = reactor.post
 
 function reactor.loop()
   reactor.check()
   local full = too_deep()
   if full then return nil, full end
   while true do
-    local n = dispatch()
-    if not reactor.outstanding() then return true end
-    if n == 0 then pause(bury()) end
+    local _, _, outstanding = round(bury())
+    if not outstanding then return true end
   end
 end
 
 function reactor.step(timeout)
   reactor.check()
-  local deadline = core.now() + (timeout or 0)
-  local n = dispatch()
-  bury()
-  while n == 0 and reactor.outstanding() do
-    local left = deadline - core.now()
-    if left <= 0 then break end
-    pause(left)
-    n = dispatch()
+  local left = timeout or 0
+  while true do
+    bury()
+    local n, rest, outstanding = round(left)
+    if n > 0 or not outstanding or rest <= 0 then
+      if not may_bury then return outstanding end
+      bury()
+      return reactor.outstanding()
+    end
+    left = rest
   end
-  return reactor.outstanding()
 end
 
 -- For foreign loops: f, but what it raises is kept for reactor.check.
@@ -438,7 +432,7 @@ local installed = false
 function reactor.install()
   if installed then return end
   installed = true
-  core.socket_wait(wait_for_socket, newest)
+  core.socket_wait(wait_for_socket)
 end
 
 -- A copy of this process is a template now: there and in its clones sockets just block,
@@ -446,8 +440,8 @@ end
 local function copied()
   waiter, handler, reactor.changed = nil, nil, nil
   kept = {}
-  for _, set in ipairs { level, newest, innermost, waits, answered, in_waiter, failures,
-    posted } do
+  core.callback_forget()
+  for _, set in ipairs { innermost, waits, answered, in_waiter, posted } do
     for key in pairs(set) do set[key] = nil end
   end
   installed = false

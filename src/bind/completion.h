@@ -49,8 +49,8 @@ void completion_drop(lua_State *L, struct completion *c);
 void completion_set_error(struct completion *c, const mf_error *error);
 /* It is decided: appends it to the reactor's done. */
 void completion_done(struct completion *c);
-/* -> kind, target, error | nil, value...; or nothing when none waits. kind is "call" or
- * "reply" (target: the function), "ran" (the same with the object behind the value: a run
+/* -> kind, target, error | nil, value...; or nothing when none waits. kind is "call"
+ * (target: the function), "ran" (the same with the object behind the value: a run
  * of the common path that process.lua has to hear of), "exit" or "error" (target: the
  * cell of the process), "event", "trouble", "closed", "drain" or "worker" (target: the
  * cell of the service). */

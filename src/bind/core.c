@@ -43,7 +43,9 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_process_functions);
   add(L, bind_set_functions);
   add(L, bind_object_functions);
+  add(L, bind_callback_functions);
   add(L, bind_reactor_functions);
+  add(L, bind_step_functions);
   add(L, bind_watch_functions);
   add(L, bind_timer_functions);
   add(L, bind_signal_functions);

@@ -1,8 +1,7 @@
-/* The box of a Lua state, and what Lua asks of the reactor. Turning the loop never runs
- * Lua and dispatching never turns the loop, so that callbacks may wait. Runs in the
- * parent. */
+/* The box of a Lua state, and what Lua asks of the reactor. Runs in the parent. */
 #include "bind/lua_reactor.h"
 
+#include "bind/callback.h"
 #include "bind/completion.h"
 #include "bind/lua_trace.h"
 #include "bind/reply.h"
@@ -26,8 +25,9 @@ static int l_box_gc(lua_State *L) {
 }
 
 struct box *box_open(lua_State *L) {
-  struct box *box = lua_newuserdatauv(L, sizeof(*box), 0);
+  struct box *box = lua_newuserdatauv(L, sizeof(*box), CALLBACK_SLOTS);
   *box = (struct box){0};
+  callback_open(L);
   luaL_newmetatable(L, BIND_BOX);
   lua_pushcfunction(L, l_box_gc);
   lua_setfield(L, -2, "__gc");
@@ -39,29 +39,26 @@ struct box *box_open(lua_State *L) {
 
 /* ---- functions ---- */
 
-/* One turn without waiting. How many completions wait then: what comes later belongs to
- * the next batch. */
-static int l_turn(lua_State *L) { /* turn() -> number */
+int lua_reactor_turn(lua_State *L) {
   struct reactor *r = reactor_peek(L);
-  lua_Integer n = 0;
+  int n = 0;
   if (classes_at_work())
     return luaL_error(L, "the pack and unpack functions of a class can't wait");
-  if (r) {
-    reactor_tidy(L, r);
-    if (!reply_is_full(r))
-      reactor_turn(r);
-    reply_read_on(L, r);
-    if (mf_trace_failed())
-      trace_tell(r);
-    list_each(it, &r->done) n++;
-  }
-  lua_pushinteger(L, n);
-  return 1;
+  if (!r)
+    return 0;
+  reactor_tidy(L, r);
+  if (!reply_is_full(r))
+    reactor_turn(r);
+  reply_read_on(L, r);
+  if (mf_trace_failed())
+    trace_tell(r);
+  list_each(it, &r->done) n++;
+  return n;
 }
 
-static int l_pop(lua_State *L) { /* pop() -> kind, target, error, value; or nothing */
-  struct reactor *r = reactor_peek(L);
-  return r ? completion_pop(L, r) : 0;
+static int l_turn(lua_State *L) { /* turn() */
+  lua_reactor_turn(L);
+  return 0;
 }
 
 static int l_outstanding(lua_State *L) { /* outstanding() -> boolean */
@@ -101,9 +98,10 @@ static int l_attention(lua_State *L) { /* attention(on) */
   return 0;
 }
 
-/* post(f) -> true: f() is a completion from now on; or nil, error */
+/* post(f) -> true: f(), or what tell does with another value, is a completion from now
+ * on; or nil, error */
 static int l_post(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TFUNCTION);
+  luaL_checkany(L, 1);
   struct reactor *r = reactor_get(L);
   if (!r)
     return 2;
@@ -125,21 +123,23 @@ static int sleep_for(lua_State *L, struct pollfd *p, int n, int ms) {
                  : fdwait(p, n, ms);
 }
 
-/* Waits until the loop wants a turn, fd is ready, a signal came, or the time is up. */
-static int l_block(lua_State *L) { /* block([seconds [, fd, events]]) -> is fd ready? */
+int lua_reactor_sleep(lua_State *L, int limit_ms, int fd, short events) {
   struct reactor *r = reactor_peek(L);
-  int limit = lua_isnoneornil(L, 1) ? -1 : bind_to_ms(luaL_checknumber(L, 1));
-  int fd = lua_isnoneornil(L, 2) ? -1 : (int)luaL_checkinteger(L, 2);
   int ms = r ? reactor_timeout(r) : -1;
-  if (ms < 0 || (limit >= 0 && limit < ms))
-    ms = limit;
+  if (ms < 0 || (limit_ms >= 0 && limit_ms < ms))
+    ms = limit_ms;
   struct pollfd fds[2] = {
-      {.fd = fd, .events = fd < 0 ? 0 : bind_to_poll(luaL_checkstring(L, 3))},
+      {.fd = fd, .events = events},
       {.fd = r ? uv_backend_fd(&r->loop) : -1, .events = POLLIN},
   };
   int n = sleep_for(L, fds, 2, ms);
-  lua_pushboolean(L, n > 0 && fds[0].revents != 0);
-  return 1;
+  return n < 0 ? -1 : n > 0 && fds[0].revents != 0;
+}
+
+static int l_block(lua_State *L) { /* block([seconds]): lua_reactor_sleep */
+  lua_reactor_sleep(L, lua_isnoneornil(L, 1) ? -1 : bind_to_ms(luaL_checknumber(L, 1)),
+                    -1, 0);
+  return 0;
 }
 
 static int l_copied(lua_State *L) { /* copied() -> made by a process this is a copy of? */
@@ -169,17 +169,10 @@ static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
 }
 
 const luaL_Reg bind_reactor_functions[] = {
-    {"turn", l_turn},
-    {"pop", l_pop},
-    {"outstanding", l_outstanding},
-    {"timeout", l_timeout},
-    {"fd", l_fd},
-    {"attention", l_attention},
-    {"post", l_post},
-    {"block", l_block},
-    {"copied", l_copied},
-    {"loop_room", l_loop_room},
-    {"now", l_now},
-    {"reset", l_reset},
-    {NULL, NULL},
+    {"turn", l_turn},           {"outstanding", l_outstanding},
+    {"timeout", l_timeout},     {"fd", l_fd},
+    {"attention", l_attention}, {"post", l_post},
+    {"block", l_block},         {"copied", l_copied},
+    {"loop_room", l_loop_room}, {"now", l_now},
+    {"reset", l_reset},         {NULL, NULL},
 };

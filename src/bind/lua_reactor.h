@@ -7,4 +7,11 @@
 /* Makes the box, pushes it. Its finaliser cancels everything and empties the loop. */
 struct box *box_open(lua_State *L);
 
+/* One turn without waiting. How many completions wait then: what comes later belongs to
+ * the next batch. Raises in the pack and unpack functions of classes. */
+int lua_reactor_turn(lua_State *L);
+/* Until the loop wants a turn, fd (-1: none) is ready, a signal came, or the time is up
+ * (-1: never). 1: fd is ready; negative: a signal came. */
+int lua_reactor_sleep(lua_State *L, int limit_ms, int fd, short events);
+
 #endif

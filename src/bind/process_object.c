@@ -12,6 +12,7 @@
  * callback, completions of others, an error) calls the method of the same name in
  * process.lua, which takes the object over first (object_open) and for good. So
  * everything here is an abbreviation: process.lua says what each method means. */
+#include "bind/callback.h"
 #include "bind/lua_process.h"
 #include "codec/classes.h"
 #include "os/fdwait.h"
@@ -23,7 +24,7 @@
 #include <string.h>
 
 enum { UV_STATE = 1, NUV = 1 };
-enum { UP_BOX = 1, UP_SLOW, UP_NEWEST, UP_GO_ON }; /* upvalues of the methods */
+enum { UP_BOX = 1, UP_SLOW, UP_GO_ON }; /* upvalues of the methods */
 
 enum stage { SERVING, STARTING, RUNNING };
 static const char *const state_names[] = {"serving", "finishing", "finished"};
@@ -73,15 +74,9 @@ static struct handle *common(lua_State *L) {
   return h;
 }
 
-/* A callback is running: a wait in it counts as one more inside of others. */
-static int in_callback(lua_State *L, int newest) {
-  int inside = lua_rawgeti(L, newest, 1) != LUA_TNIL;
-  lua_pop(L, 1);
-  return inside;
-}
+/* In a callback a wait counts as one more inside of others. */
 static int may_wait(lua_State *L) {
-  return !box_get(L)->has_waiter && !classes_at_work() &&
-         !in_callback(L, lua_upvalueindex(UP_NEWEST));
+  return !box_get(L)->has_waiter && !classes_at_work() && !callback_is_running(L);
 }
 
 /* ---- waiting ---- */
@@ -387,7 +382,7 @@ static int l_gc(lua_State *L) {
 
 /* ---- for process.lua ---- */
 
-/* object_class(methods, slow, newest): fills methods with those of here, and makes the
+/* object_class(methods, slow): fills methods with those of here, and makes the
  * class. slow: the methods in Lua, also __gc, __close and __tostring; go_on(object,
  * completion) waits for a run that was begun here. */
 static int l_object_class(lua_State *L) {
@@ -396,24 +391,23 @@ static int l_object_class(lua_State *L) {
                                          {"close", l_close},     {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", l_gc}, {"__close", l_close}, {NULL, NULL}};
   const luaL_Reg *lists[] = {common_path, meta};
-  lua_settop(L, 3);
+  lua_settop(L, 2);
   luaL_newmetatable(L, BIND_OBJECT);
   box_get(L)->object_class = lua_topointer(L, -1); /* in the registry for good */
   for (int i = 0; i < 2; i++)
     for (const luaL_Reg *m = lists[i]; m->name; m++) {
       lua_pushvalue(L, lua_upvalueindex(UP_BOX));
       lua_getfield(L, 2, m->name);
-      lua_pushvalue(L, 3);
       lua_getfield(L, 2, "go_on");
-      lua_pushcclosure(L, m->func, 4);
-      lua_setfield(L, i == 0 ? 1 : 4, m->name);
+      lua_pushcclosure(L, m->func, 3);
+      lua_setfield(L, i == 0 ? 1 : 3, m->name);
     }
   lua_getfield(L, 2, "__tostring");
-  lua_setfield(L, 4, "__tostring");
+  lua_setfield(L, 3, "__tostring");
   lua_pushvalue(L, 1);
-  lua_setfield(L, 4, "__index");
+  lua_setfield(L, 3, "__index");
   lua_pushliteral(L, "moonfork.process");
-  lua_setfield(L, 4, "__name");
+  lua_setfield(L, 3, "__name");
   return 0;
 }
 
@@ -484,7 +478,7 @@ static int l_object_open(lua_State *L) {
 
 /* ---- sockets ---- */
 
-enum { UP_WAIT_LUA = 2, UP_WAIT_NEWEST };
+enum { UP_WAIT_LUA = 2 };
 
 /* How a moonfork.socket waits: wait(fd, events, timeout | nil) -> true: try again; false:
  * time out. The function in Lua where a callback has to be called meanwhile. */
@@ -495,8 +489,7 @@ static int l_wait_on_socket(lua_State *L) {
   double deadline = deadline_set ? (double)uv_hrtime() / 1e9 + lua_tonumber(L, 3) : 0;
   int is_closing = *luaL_checkstring(L, 2) == '\0';
   if (r && !is_closing && !box->has_waiter && !classes_at_work() && !r->guest &&
-      !r->exposed && list_empty(&r->done) &&
-      !in_callback(L, lua_upvalueindex(UP_WAIT_NEWEST))) {
+      !r->exposed && list_empty(&r->done) && !callback_is_running(L)) {
     int fd = (int)luaL_checkinteger(L, 1);
     short events = bind_to_poll(luaL_checkstring(L, 2));
     prepare_to_sleep(r);
@@ -525,15 +518,12 @@ static int l_wait_on_socket(lua_State *L) {
   return lua_gettop(L);
 }
 
-static int
-l_socket_wait(lua_State *L) { /* socket_wait(f | nil, newest): wait_set_function */
-  lua_settop(L, 2);
-  if (lua_isnil(L, 1)) {
-    lua_pop(L, 1);
-  } else {
+static int l_socket_wait(lua_State *L) { /* socket_wait(f | nil): wait_set_function */
+  lua_settop(L, 1);
+  if (!lua_isnil(L, 1)) {
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_insert(L, 1);
-    lua_pushcclosure(L, l_wait_on_socket, 3);
+    lua_pushcclosure(L, l_wait_on_socket, 2);
   }
   wait_set_function(L);
   return 0;

@@ -330,7 +330,7 @@ static int push_news(lua_State *L, const struct reply *r) {
 
 /* What raises here (memory) leaves the completion to be popped again. */
 static int push_reply(lua_State *L, struct completion *c) {
-  static const char *const names[] = {"reply",  "event", "trouble",
+  static const char *const names[] = {"call",   "event", "trouble",
                                       "closed", "drain", "worker"};
   struct reply *r = (struct reply *)c;
   struct codec_error e;
