@@ -145,6 +145,37 @@ story.test("a waiting call inside a callback works, others run meanwhile", funct
   t.eq(order, {"inner callback", "inner wait"})
 end)
 
+story.test("a callback suspends the coroutine that steps; what it raises later is told there",
+  function(t)
+    local log = {}
+    local function add(what) log[#log + 1] = what end
+    local function soon(f) t.got(fork.timer(0, f)) end
+    local function drive()
+      soon(function() add "one" coroutine.yield() error("late", 0) end)
+      soon(function() add "two" end)
+      return select(2, pcall(fork.step, 10))
+    end
+    local co = coroutine.create(drive)
+    t.ok(coroutine.resume(co))
+    t.within(10, function() return log[2] end) -- others go on meanwhile
+    t.eq({coroutine.resume(co)}, {true, "late"})
+    -- A handler may suspend it, too, and it may be closed in the middle.
+    fork.on_error(function(err) add(err) coroutine.yield() add "handled" end)
+    co = coroutine.create(function() soon(function() error("x", 0) end) fork.step(10) end)
+    t.ok(coroutine.resume(co))
+    t.ok(coroutine.resume(co))
+    fork.on_error(nil)
+    t.eq(log, {"one", "two", "x", "handled"})
+    for _ = 1, 60 do
+      co = coroutine.create(function() soon(coroutine.yield) fork.step(10) end)
+      t.ok(coroutine.resume(co))
+      t.ok(coroutine.close(co))
+    end
+    t.eq(fork.sleep(0), true) -- none of them counts as a wait that is under way
+    soon(function() t.eq(fork.sleep(0), true) add "end" end)
+    t.within(10, function() return log[5] end)
+  end)
+
 story.test("callbacks may close, start, reset and collect", {new_template = true}, function(t)
   local p = fork.new():require "actor"
   local ended
