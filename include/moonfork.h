@@ -63,7 +63,8 @@ typedef struct mf_process mf_process; /* belongs to one loop and its thread */
   X(NOMEM, -20012, "not enough memory")                                                  \
   X(UNSUPPORTED, -20013, "not supported on this system")                                 \
   X(STATE, -20014, "not possible in the process's present state")                        \
-  X(FORKED, -20015, "the object belongs to the process this one was forked from")
+  X(FORKED, -20015, "the object belongs to the process this one was forked from")        \
+  X(ENGINE, -20016, "the engine can't be reached, or refused")
 
 enum mf_code {
 #define MF_ERROR_ENUM(name, value, text) MF_E##name = value,

@@ -18,6 +18,7 @@
 ---| "PROTOCOL"
 ---| "NOMEM"
 ---| "UNSUPPORTED"
+---| "ENGINE"
 
 ---@class moonfork.error
 ---@field code moonfork.code

@@ -25,6 +25,7 @@ const char *bind_error_name(int code) {
       {MF_EPROTOCOL, "PROTOCOL"},
       {MF_ENOMEM, "NOMEM"},
       {MF_EUNSUPPORTED, "UNSUPPORTED"},
+      {MF_EENGINE, "ENGINE"},
       {-ENOMEM, "NOMEM"},
       {-EMFILE, "LIMIT"},
       {-ENFILE, "LIMIT"},

@@ -17,7 +17,8 @@ local DESIGN = "doc/design.md"
 -- What a word of the table means for <system> includes.
 local SYSTEM = {
   ["lua.h"] = "lua", ["lauxlib.h"] = "lua", ["lualib.h"] = "lua", ["luaconf.h"] = "lua",
-  ["uv.h"] = "libuv", ["msgpack.h"] = "msgpack", ["moonfork.h"] = "moonfork.h",
+  ["uv.h"] = "libuv", ["msgpack.h"] = "msgpack",
+  ["nats/nats.h"] = "libnats", ["moonfork/nats.h"] = "moonfork/nats.h", ["moonfork.h"] = "moonfork.h",
   ["moonfork/template.h"] = "moonfork/template.h",
 }
 
