@@ -1,6 +1,6 @@
 /* One message is under way at most:
  *
- *   type 0 --first part--> type T, growing in the store --last part--> delivered, type 0
+ *   parts.type 0 --first part--> T, growing in the store --last part--> delivered, 0
  *
  * A part of which many bytes are missing is opened in the inbox (partial), and the
  * missing ones are read to the store. */
@@ -36,19 +36,13 @@ void message_drop_fds(struct message_reader *r) {
 }
 
 int message_is_partial(const struct message_reader *r) {
-  return r->type != 0 || inbox_pending(&r->in) > 0;
+  return r->parts.type != 0 || inbox_pending(&r->in) > 0;
 }
 
 /* ---- rules ---- */
 
 static unsigned rules_of(const struct message_reader *r, unsigned type) {
   return r->options.rules[type - r->options.first_type];
-}
-
-static const char *refuse_part(const struct message_reader *r, const struct frame *f) {
-  if (f->type != r->type)
-    return "another message inside a message in parts";
-  return f->id || f->nfds ? "message part with its own id or handles" : NULL;
 }
 
 static const char *refuse_first(const struct message_reader *r, const struct frame *f) {
@@ -72,13 +66,14 @@ static const char *refuse_first(const struct message_reader *r, const struct fra
 
 /* What is wrong with the frame here and now; NULL: nothing. */
 static const char *refuse(const struct message_reader *r, const struct frame *f) {
-  const char *wrong = r->type ? refuse_part(r, f) : refuse_first(r, f);
+  const char *wrong = r->parts.type ? parts_refuse(&r->parts, f) : refuse_first(r, f);
   if (wrong)
     return wrong;
   if (r->nfds + f->nfds > r->options.fds_max)
     return "too many handles for one message";
-  return f->length > r->options.body_max - r->length ? "message longer than message_max"
-                                                     : NULL;
+  return f->length > r->options.body_max - r->parts.length
+             ? "message longer than message_max"
+             : NULL;
 }
 
 #define broken(r, text) ((r)->wrong = (text), ORIGINAL(-EPROTO))
@@ -111,7 +106,6 @@ static int put(struct message_reader *r, const unsigned char *data, size_t n) {
       return -ENOMEM;
     memcpy(room, data, some);
     s->commit(s, some);
-    r->length += some;
     data += some;
     n -= some;
   }
@@ -124,12 +118,11 @@ static int deliver(struct message_reader *r, struct message *ret, unsigned type,
                           .id = id,
                           .body = body,
                           .length = length,
-                          .stored = r->type != 0,
+                          .stored = r->parts.type != 0,
                           .lost = r->lost,
                           .fds = r->fds,
                           .nfds = r->nfds};
-  r->type = 0;
-  r->length = 0;
+  parts_end(&r->parts);
   r->lost = r->ahead = 0;
   r->delivered = 1;
   return 0;
@@ -137,7 +130,7 @@ static int deliver(struct message_reader *r, struct message *ret, unsigned type,
 
 static int deliver_stored(struct message_reader *r, struct message *ret) {
   struct message_store *s = r->options.store;
-  return deliver(r, ret, r->type, r->id, s->body(s), r->length);
+  return deliver(r, ret, r->parts.type, r->parts.id, s->body(s), r->parts.length);
 }
 
 /* A frame of whose body the first `have` bytes are there. 0: a message is whole. */
@@ -154,14 +147,15 @@ static int on_frame(struct message_reader *r, const struct frame *f, size_t have
     r->ahead = 1;
     return MF_AGAIN;
   }
-  if (!r->type && !more && have == f->length)
+  if (!r->parts.type && !more && have == f->length)
     return deliver(r, ret, f->type, f->id, f->body, f->length);
-  if (!r->type) {
-    r->type = f->type;
-    r->id = f->id;
+  if (!r->parts.type) {
+    parts_begin(&r->parts, f);
     r->options.store->begin(r->options.store);
   }
   rc = put(r, f->body, have);
+  if (rc == 0)
+    rc = parts_grow(&r->parts, f->length, r->options.body_max);
   if (rc < 0)
     return rc;
   r->partial = have < f->length;
@@ -226,7 +220,6 @@ int message_fed(struct message_reader *r, size_t n, struct fdset *fds) {
   size_t of_body = inbox_took(&r->in, n);
   if (of_body > 0)
     s->commit(s, of_body);
-  r->length += of_body;
   return inbox_fed(&r->in, n - of_body, fds);
 }
 

@@ -10,6 +10,7 @@
 #define WIRE_MESSAGE_H
 
 #include "wire/inbox.h"
+#include "wire/parts.h"
 
 /* What a type of frame may have, and what it is. */
 enum message_rule {
@@ -46,13 +47,11 @@ struct message_options {
 struct message_reader {
   struct message_options options;
   struct inbox in;
-  unsigned type; /* of the message in parts, or 0 */
-  uint64_t id;
-  size_t length;     /* of its body so far */
-  int partial, more; /* a part is being read into the store; it has FRAME_MORE */
-  int ahead;         /* descriptors came whose message has to follow */
-  int lost;          /* some descriptors of the message found no room */
-  int delivered;     /* the descriptors are those of a delivered message */
+  struct parts parts; /* of a message whose body grows in the store */
+  int partial, more;  /* a part is being read into the store; it has FRAME_MORE */
+  int ahead;          /* descriptors came whose message has to follow */
+  int lost;           /* some descriptors of the message found no room */
+  int delivered;      /* the descriptors are those of a delivered message */
   int *fds;
   size_t nfds, fds_cap;
   const char *wrong; /* what broke the protocol */

@@ -1200,6 +1200,27 @@ static void test_clones_for_an_owner_that_is_not_the_parent(void **state) {
   shared.births = NULL;
 }
 
+static void test_parts_of_a_command_that_are_none(void **state) {
+  static const struct {
+    unsigned type;
+    uint64_t id;
+    int nfds;
+  } cases[] = {
+      {CMD_REQUIRE, 0, 0}, {CMD_ARG, 1, 0}, {CMD_ARG, 0, 1}, {CMD_TAKE_ARGS, 0, 0}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    struct template t;
+    start(&t);
+    send_flags(t.fd, CMD_ARG, 0, FRAME_MORE, "x", 1, NULL, 0);
+    int fd = STDIN_FILENO;
+    send_flags(t.fd, cases[i].type, cases[i].id, 0, "y", 1, &fd, cases[i].nfds);
+    const struct failed *f = expect_failed(t.fd, ANS_FAILED);
+    assert_int_equal(f->code, FAILURE_PROTOCOL);
+    assert_non_null(strstr(f->message, "message"));
+    expect_eof(t.fd);
+    finish(&t, 1);
+  }
+}
+
 static void test_commands_after_run_are_refused(void **state) {
   struct template t;
   start(&t);

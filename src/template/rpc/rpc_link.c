@@ -78,7 +78,7 @@ void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
   struct message m;
   struct gather *g = &l->gather;
-  if (!l->in.type && g->length > 0) /* the last one's */
+  if (!l->in.parts.type && g->length > 0) /* the last one's */
     gather_clear(g, LINK_KEEP);
   int rc = message_next(&l->in, &m);
   if (rc != 0)

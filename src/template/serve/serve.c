@@ -110,16 +110,15 @@ static int serve_command(struct server *s, struct command *c) {
 
 static void begin_gather(struct server *s, const struct frame *f, struct fdset *fds,
                          int lost_fds) {
+  parts_begin(&s->parts, f);
   gather_init(&s->gather, f->type == CMD_ARG ? s->args.lead : 0);
-  s->gather_type = f->type;
-  s->gather_id = f->id;
   s->gather_lost = lost_fds;
   s->gather_fds = *fds;
   fdset_init(fds);
 }
 
 static void end_gather(struct server *s) {
-  s->gather_type = 0;
+  parts_end(&s->parts);
   gather_deinit(&s->gather);
   fdset_close(&s->gather_fds);
 }
@@ -127,8 +126,8 @@ static void end_gather(struct server *s) {
 static int serve_gathered(struct server *s) {
   struct gather g = s->gather; /* a handler, or a birth inside, begins with a clean one */
   struct fdset fds = s->gather_fds;
-  struct command c = {.type = s->gather_type,
-                      .id = s->gather_id,
+  struct command c = {.type = s->parts.type,
+                      .id = s->parts.id,
                       .body = gather_body(&g),
                       .length = g.length,
                       .fds = &fds,
@@ -136,41 +135,44 @@ static int serve_gathered(struct server *s) {
                       .gather = &g};
   gather_init(&s->gather, 0);
   fdset_init(&s->gather_fds);
-  s->gather_type = 0;
+  parts_end(&s->parts);
   int r = serve_command(s, &c);
   if (r != SERVED_BORN) /* a birth still reads its options there; clones are few enough */
     gather_deinit(&g);
   return r;
 }
 
+static int fail_part(struct server *s, int r) {
+  server_fail_with(s, r == -E2BIG ? FAILURE_LIMIT : FAILURE_NOMEM, PHASE_ARGUMENT, -r,
+                   r == -E2BIG ? "the command is longer than 4 GiB"
+                               : "not enough memory for a command in parts");
+  return 0;
+}
+
 static int serve_part(struct server *s, const struct frame *f, struct fdset *fds,
                       int lost_fds) {
-  if (verdict_of(f->type, s->phase) == SERVE_DROP) {
+  int drops = verdict_of(f->type, s->phase) == SERVE_DROP;
+  const char *wrong = s->parts.type && !drops ? parts_refuse(&s->parts, f) : NULL;
+  if (drops || wrong) {
     end_gather(s);
     fdset_close(fds);
-    return 0;
+    return wrong ? server_malformed(s, wrong) : 0;
   }
-  if (s->gather_type == 0)
+  if (!s->parts.type)
     begin_gather(s, f, fds, lost_fds);
-  else if (s->gather_type != f->type || fds->n > 0) {
-    fdset_close(fds);
-    end_gather(s);
-    return server_malformed(s, "another command inside a command in parts");
-  }
-  int r = gather_put(&s->gather, f->body, f->length, PROTO_PAYLOAD_MAX);
+  int r = parts_grow(&s->parts, f->length, PROTO_PAYLOAD_MAX);
+  if (r == 0)
+    r = gather_put(&s->gather, f->body, f->length);
   if (r < 0) {
     end_gather(s);
-    server_fail_with(s, r == -E2BIG ? FAILURE_LIMIT : FAILURE_NOMEM, PHASE_ARGUMENT, -r,
-                     r == -E2BIG ? "the command is longer than 4 GiB"
-                                 : "not enough memory for a command in parts");
-    return 0;
+    return fail_part(s, r);
   }
   return f->flags & FRAME_MORE ? 0 : serve_gathered(s);
 }
 
 int serve_frame(struct server *s, const struct frame *f, struct fdset *fds,
                 int lost_fds) {
-  if (s->gather_type || (f->flags & FRAME_MORE))
+  if (s->parts.type || (f->flags & FRAME_MORE))
     return serve_part(s, f, fds, lost_fds);
   struct command c = {.type = f->type,
                       .id = f->id,

@@ -115,7 +115,7 @@ int args_put_string(struct args *a, const void *data, size_t n) {
   if (n >= HEAP_BIG) {
     struct gather g;
     gather_init(&g, a->lead);
-    int r = gather_put(&g, data, n, PROTO_PAYLOAD_MAX);
+    int r = gather_put(&g, data, n);
     return r < 0 ? r : args_put_gather(a, &g);
   }
   int r = charge(a, n);

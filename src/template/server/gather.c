@@ -74,9 +74,7 @@ void gather_commit(struct gather *g, size_t n) {
   g->length += n;
 }
 
-int gather_put(struct gather *g, const void *data, size_t n, uint64_t max) {
-  if (n > max || g->length > max - n)
-    return -E2BIG;
+int gather_put(struct gather *g, const void *data, size_t n) {
   if (n == 0)
     return 0;
   void *room = gather_room(g, n);

@@ -16,8 +16,8 @@ struct gather {
 /* Begins an empty body. No memory yet. */
 void gather_init(struct gather *g, size_t lead);
 void gather_deinit(struct gather *g);
-/* 0, -ENOMEM, or -E2BIG past max bytes in all. */
-int gather_put(struct gather *g, const void *data, size_t n, uint64_t max);
+/* 0 or -ENOMEM. */
+int gather_put(struct gather *g, const void *data, size_t n);
 /* Where to write up to n > 0 bytes more; they count after gather_commit. NULL: no memory.
  */
 void *gather_room(struct gather *g, size_t n);

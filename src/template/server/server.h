@@ -18,6 +18,7 @@
 #include "template/server/options_parse.h"
 #include "template/server/report.h"
 #include "template/server/slots.h"
+#include "wire/parts.h"
 #include "wire/proto.h"
 #include <moonfork/template.h>
 
@@ -55,9 +56,8 @@ struct server {
   struct slots slots; /* of its clones */
   struct args args;
   struct leash leash;
-  struct gather gather; /* a body in parts under way */
-  uint64_t gather_id;
-  unsigned gather_type; /* 0: none */
+  struct parts parts; /* a command in parts under way */
+  struct gather gather;
   int gather_lost;
   enum serve_phase phase;
   unsigned executing; /* the type of the command under way and 1; 0: none */
