@@ -194,7 +194,7 @@ function Server:worker_failed(worker, err)
     self.failure = err
     return self:kill()
   end
-  if self.failure then return end -- its others fail because the server ends
+  if self.state == "stopping" then return end -- they don't start because it ends
   log.write("error", "worker not started", {message = log.one_line(err.message)})
 end
 

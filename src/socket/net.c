@@ -123,7 +123,7 @@ static int new_socket(struct wait *w, const struct addrinfo *a) {
 
 /* The socket under an abandoned path refuses. Asked as datagrams, a stream listener that
  * lives refuses the type (EPROTOTYPE) and never learns of it: no connection waits to be
- * accepted. */
+ * accepted. 1: it is gone; 0: there is none; or a negated errno. */
 static int remove_abandoned(const struct addrinfo *a) {
   const struct sockaddr_un *un = (const void *)a->ai_addr;
   struct stat st;
@@ -131,7 +131,7 @@ static int remove_abandoned(const struct addrinfo *a) {
     return 0;
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
-    return 0;
+    return -errno;
   int refused = connect(fd, a->ai_addr, a->ai_addrlen) != 0 && errno == ECONNREFUSED;
   fd_close(&fd);
   return refused && unlink(un->sun_path) == 0;
@@ -141,8 +141,9 @@ static int bind_to(int fd, const struct addrinfo *a) {
   if (bind(fd, a->ai_addr, a->ai_addrlen) == 0)
     return 0;
   int error = errno;
-  if (error != EADDRINUSE || !remove_abandoned(a))
-    return -error;
+  int removed = error == EADDRINUSE ? remove_abandoned(a) : 0;
+  if (removed <= 0)
+    return removed < 0 ? removed : -error;
   return bind(fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : -errno;
 }
 
