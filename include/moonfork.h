@@ -421,12 +421,15 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
             it in a row; an answer of any worker ends the row */
   mf_worker_cb on_worker; /* NULL: nobody is told */
   void *worker_data;
-  int tree; /* enum mf_tree, of the workers; INHERIT: as the template */
+  int tree;                /* enum mf_tree, of the workers; INHERIT: as the template */
+  unsigned restart_starts; /* more starts in a row that came to nothing while no worker is
+                              ready make the pool failed, too, whatever restart_burst is;
+                              0: any number */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
     sizeof(mf_pool_options), NULL, MF_POOL_PROCESSORS, 0, 2, 100, 10000, 65536, 0,       \
-        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL, 0                       \
+        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL, 0, 0                    \
   }
 MF_API void mf_pool_options_init(mf_pool_options *options);
 

@@ -39,7 +39,7 @@ local valid = {
   pool = set((RPC:gsub(" on_drain ", " "):gsub(" strict ", " ")) .. " " .. POOL),
   with_rpc = set "timeout",
   with_pool = set "timeout idempotent",
-  restart = set "burst period",
+  restart = set "burst period starts",
   backoff = set "min max",
 }
 
@@ -170,6 +170,7 @@ function calls.pool_options(name, given)
   local restart = inner(where, given, "restart")
   plain.burst = count(where, restart, "burst", 0, 1000)
   plain.period = duration(where, restart, "period")
+  plain.starts = count(where, restart, "starts", 1)
   plain.backoff_min, plain.backoff_max = backoff(where, inner(where, given, "backoff"))
   return plain, cell
 end

@@ -129,6 +129,7 @@ typedef struct mf_pool_options {
   mf_worker_cb on_worker;
   void *worker_data;
   int tree;
+  unsigned restart_starts;
 } mf_pool_options;
 void mf_pool_options_init(mf_pool_options *options);
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *,

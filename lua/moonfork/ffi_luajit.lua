@@ -501,7 +501,7 @@ local RPC_NUMBERS = { async = "async", strict = "strict", timeout = "timeout_ms"
 local POOL_NUMBERS = { max = "max", idle = "idle", load = "load", start = "start_ms",
   stop = "stop_ms", queue_max = "queue_max", max_calls = "max_calls",
   call_timeout = "call_timeout_ms", max_memory = "max_memory", burst = "restart_burst",
-  period = "restart_period_ms", grace = "grace_ms", backoff_min = "backoff_min_ms",
+  period = "restart_period_ms", starts = "restart_starts", grace = "grace_ms", backoff_min = "backoff_min_ms",
   backoff_max = "backoff_max_ms", tree = "tree" }
 
 local function set_numbers(options, names, plain)

@@ -131,7 +131,7 @@ local valid_service = {
   pool = check.set(RPC .. " " .. POOL),
   with_rpc = check.set "timeout",
   with_pool = check.set "timeout idempotent",
-  restart = check.set "burst period",
+  restart = check.set "burst period starts",
   backoff = check.set "min max",
 }
 
@@ -166,6 +166,7 @@ local function pool_options(where, given, plain)
   local restart = inner(where, given, "restart")
   plain.burst = check.option_count(where, "burst", restart.burst, 0, 1000)
   plain.period = check.option_duration(where, "period", restart.period)
+  plain.starts = check.option_count(where, "starts", restart.starts, 1)
   local backoff = inner(where, given, "backoff")
   plain.backoff_min = check.option_duration(where, "min", backoff.min, true)
   plain.backoff_max = check.option_duration(where, "max", backoff.max, true)

@@ -19,6 +19,7 @@ local LINE_MAX = 1 << 26 -- bytes: what fits into a message
 local PARTS_MAX = 1024 -- texts that are written together
 local REPEATED_MAX = 64 -- calls that are repeated at the same time
 local QUEUE_BYTES = 1 << 24 -- of answers that wait for a call that is repeated
+local STARTS_MAX = 5 -- workers in a row that could not be started, before the run ends
 local ANSWER_COST = 256 -- bytes of one in the queue, besides its text
 local HEADER = "line\tstart\tduration\tworker\tstatus\thash\tmessage\n"
 
@@ -300,7 +301,7 @@ function lines.map(process, name, options)
   self.workers = options.workers or fork.ncpu()
   self.pool = process:pool(name, {
     max = self.workers, idle = self.workers, call_timeout = options.timeout,
-    restart = {burst = 1000, period = 1},
+    restart = {burst = 1000, period = 1, starts = STARTS_MAX}, -- a line may end its worker
   })
   for _, template in ipairs(options.others or {}) do
     local added, failure = self.pool:add(template)
@@ -404,10 +405,18 @@ end
 --
 --   take --> queue --> told        queue: calls, and {text =, n =} for n answers in one
 
+-- A pool that has failed has no worker for any line: that is no fault of the line which learns it first.
+function Run:end_with_pool(err)
+  self.reader.failure = self.reader.failure or err
+  self.given_up = true
+  self:halt()
+end
+
 -- Into call: text or err, and with a log start, seconds and worker. In a run with a log the worker
 -- catches what the function raises.
 function Run:note(call, err, ...)
   call.err = err
+  if err and err.started == "no" and self.pool:stats().state == "failed" then self:end_with_pool(err) end
   if err then return end
   if not self.log then
     call.text = joined(...)

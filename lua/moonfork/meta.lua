@@ -283,7 +283,7 @@ function rpc:close() end
 ---@field call_timeout? number seconds from the start in a worker, which is killed then
 ---@field max_memory? integer private bytes after which a worker is replaced
 ---@field tree? boolean as of a process
----@field restart? {burst?: integer, period?: number} more workers that end before they answered make it failed
+---@field restart? {burst?: integer, period?: number, starts?: integer} when it becomes failed
 ---@field backoff? {min?: number, max?: number} seconds before such a worker is replaced
 ---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)
 

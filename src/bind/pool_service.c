@@ -41,6 +41,7 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
       (uint64_t)field_integer(L, idx, "max_memory", (lua_Integer)o->max_memory);
   o->restart_burst = (unsigned)field_integer(L, idx, "burst", o->restart_burst);
   o->restart_period_ms = (unsigned)field_integer(L, idx, "period", o->restart_period_ms);
+  o->restart_starts = (unsigned)field_integer(L, idx, "starts", o->restart_starts);
   o->grace_ms = (unsigned)field_integer(L, idx, "grace", o->grace_ms);
   read_backoff(L, idx, o);
   o->tree = (int)field_integer(L, idx, "tree", o->tree);

@@ -141,6 +141,7 @@ static void read_pool_options(lua_State *L, int idx, struct raw_service *s,
   ret->restart_burst = to_unsigned(field_number(L, idx, "burst", ret->restart_burst));
   ret->restart_period_ms =
       to_unsigned(field_number(L, idx, "period", ret->restart_period_ms));
+  ret->restart_starts = to_unsigned(field_number(L, idx, "starts", ret->restart_starts));
   ret->grace_ms = to_unsigned(field_number(L, idx, "grace", ret->grace_ms));
   ret->backoff_min_ms =
       to_unsigned(field_number(L, idx, "backoff_min", ret->backoff_min_ms));

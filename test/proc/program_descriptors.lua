@@ -9,6 +9,7 @@ local kit = story.kit
 story.census = false
 
 local LEAST, MOST = 8, 80 -- below, the program can't even be loaded
+local STEP = story.scale > 1 and 3 or 1 -- sanitizers take their time
 local ONE_LINE = "^moonfork %l+: [^\n]*Too many open files[^\n]*; `ulimit %-n` sets [^\n]*\n$"
 
 local marked = "PROGRAM_STORY=descriptors" .. kit.getpid()
@@ -25,12 +26,14 @@ local function run(limit, streams, words)
   return out, err, code
 end
 
-local function rises_to_success(t, words, expected, streams)
+-- options: expected (standard output), streams, code (of success: 0)
+local function rises_to_success(t, words, options)
+  options = options or {}
   local refused = 0
-  for limit = LEAST, MOST do
-    local out, err, code = run(limit, streams or "", words)
-    if code == 0 then
-      t.eq({err, out}, {"", expected or out}, "with " .. limit)
+  for limit = LEAST, MOST, STEP do
+    local out, err, code = run(limit, options.streams or "", words)
+    if code == (options.code or 0) then
+      t.eq({err, out}, {"", options.expected or out}, "with " .. limit)
       t.ok(refused > 0, "there are limits at which it can't work")
       program.nobody_left(t, marked)
       return
@@ -47,7 +50,20 @@ story.test("doctor", function(t)
 end)
 
 story.test("run, without standard input", function(t)
-  rises_to_success(t, [[run -e "function f(s) s:write(1) end" f]], "1", "<&-")
+  rises_to_success(t, [[run -e "function f(s) s:write(1) end" f]], {expected = "1", streams = "<&-"})
+end)
+
+-- Six workers at once are as many as may fail.
+story.test("map", function(t)
+  rises_to_success(t, [[map -j 6 -e "function f(x) return x * 2 end" f]], {expected = "2\n4\n"})
+end)
+
+-- A worker ends the server, as Ctrl-C does.
+story.test("serve, on a socket that another one left behind", function(t)
+  local path = t:file "left"
+  t:lua(([[require("moonfork").socket.listen(%q) os.exit(0)]]):format(path))
+  rises_to_success(t, ([=[serve -n 2 --raw --listen %s -e "local c = require [[moonfork.clone]]
+    function f() c.kill(c.ppid(), 2) end" f]=]):format(path), {code = 130})
 end)
 
 story.done()

@@ -67,6 +67,19 @@ story.test("a line that is repeated in vain ends the run where it stands, and no
     t.eq({out, err, code}, {"1\n2\n3\n4\n", "moonfork map: line 5: no\n", 1})
   end)
 
+-- Each waited for a worker for ever, and so did Ctrl-C.
+story.test("no worker can be started: the run ends with the reason, not line by line", function(t)
+  local hook = [[-e 'local c = require "moonfork.clone"
+    function f(x) return x end c.on_fork(function() %s end)' f]]
+  for _, words in ipairs{"", "--keep-going --retry 2 --tag", "--unordered --chunk 1", "--joblog " .. t:file "log"} do
+    local out, err, code = map("-j 6 " .. words .. " " .. hook:format 'error("no database", 0)', {stdin = numbers(20)})
+    t.eq({out, err, code}, {"", "moonfork map: the pool has failed; the last reason: no database\n", 126}, words)
+  end
+  local _, err, code = map("-j 6 " .. hook:format "c.kill(c.pid(), 9)", {stdin = numbers(20)})
+  t.match(err, "^moonfork map: the pool has failed; [^\n]*signal 9[^\n]*\n$")
+  t.eq(code, 1)
+end)
+
 story.test("many lines that fail once each, with a job log: each is told once, in order", function(t)
   local log = t:file "log"
   local out, err, code = map(([[-j 3 --retry 1 --joblog %s -e 'local seen = {} function f(x)

@@ -417,6 +417,57 @@ static void test_a_neighbours_answer_ends_the_backoff(void **state) {
   policy_deinit(&p);
 }
 
+/* A pool that may lose any number of workers by their calls waited for ever for one that
+ * can't even be started. */
+static void test_starts_that_come_to_nothing(void **state) {
+  static const struct {
+    unsigned starts, deaths;
+    int other; /* another worker is ready */
+    enum policy_end how;
+    int failed;
+  } rows[] = {
+      {3, 3, 0, END_DIED, 0}, {3, 4, 0, END_DIED, 1},        {0, 40, 0, END_DIED, 0},
+      {3, 9, 1, END_DIED, 0}, {3, 9, 0, END_NOT_STARTED, 0}, {3, 9, 0, END_ASKED, 0},
+  };
+  for (size_t i = 0; i < COUNT(rows); i++) {
+    struct policy_config c = standard;
+    c.restarts.burst = 1000;
+    c.restarts.starts = rows[i].starts;
+    begin(c);
+    if (rows[i].other)
+      policy_ready(&p, (unsigned)policy_started(&p, 0, 0));
+    for (unsigned n = 0; n < rows[i].deaths; n++)
+      policy_ended(&p, (unsigned)policy_started(&p, 0, 0), rows[i].how, 0);
+    assert_int_equal(p.failed, rows[i].failed);
+    policy_deinit(&p);
+  }
+}
+
+static void test_a_start_that_succeeds_ends_the_row(void **state) {
+  struct policy_config c = standard;
+  c.restarts.burst = 1000;
+  c.restarts.starts = 3;
+  begin(c);
+  for (int i = 0; i < 20; i++) {
+    int slot;
+    for (int k = 0; k < 2; k++)
+      policy_ended(&p, (unsigned)policy_started(&p, 0, 0), END_DIED, 0);
+    policy_death(&p, 0, 1, 0); /* a fork that the template refused */
+    slot = policy_started(&p, 0, 0);
+    policy_ready(&p, (unsigned)slot);
+    policy_ended(&p, (unsigned)slot, END_DIED, 0); /* by its call */
+  }
+  assert_false(p.failed);
+  for (int k = 0; k < 4; k++)
+    policy_death(&p, 0, 1, 0);
+  assert_true(p.failed);
+  policy_renew_source(&p, 0);
+  assert_false(p.failed);
+  policy_death(&p, 0, 1, 0);
+  assert_false(p.failed);
+  policy_deinit(&p);
+}
+
 static void test_recycling_has_jitter_and_a_replacement_at_once(void **state) {
   struct policy_config c = standard;
   unsigned least = 1000, most = 0;
@@ -562,6 +613,8 @@ int main(void) {
       cmocka_unit_test(test_backoff),
       cmocka_unit_test(test_one_answer_ends_the_backoff),
       cmocka_unit_test(test_a_neighbours_answer_ends_the_backoff),
+      cmocka_unit_test(test_starts_that_come_to_nothing),
+      cmocka_unit_test(test_a_start_that_succeeds_ends_the_row),
       cmocka_unit_test(test_recycling_has_jitter_and_a_replacement_at_once),
       cmocka_unit_test(test_resize_to_zero_and_back),
       cmocka_unit_test(test_ending_keeps_nobody_idle),

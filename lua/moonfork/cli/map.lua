@@ -133,7 +133,7 @@ function command.main(options)
   report, err = run:wait()
   if status then status:close() end
   if progress then progress:finish() end
-  if not report then cli.fail(cli.FAILED, "%s", template.first_line(err)) end
+  if not report then cli.fail(err.code == "REMOTE" and cli.UNUSABLE or cli.FAILED, "%s", template.first_line(err)) end
   if interrupt.code then return interrupt.code end
   return report.failed > 0 and cli.FAILED or cli.OK
 end

@@ -107,7 +107,7 @@ function calls:call(...) end
 ---@field call_timeout? number
 ---@field max_memory? integer
 ---@field tree? boolean
----@field restart? {burst?: integer, period?: number}
+---@field restart? {burst?: integer, period?: number, starts?: integer}
 ---@field backoff? {min?: number, max?: number}
 ---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)
 

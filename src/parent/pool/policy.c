@@ -228,8 +228,12 @@ int policy_started(struct policy *p, unsigned source, uint64_t now_ms) {
 }
 
 void policy_ready(struct policy *p, unsigned slot) {
-  if (p->slots[slot]->state == SLOT_STARTING)
-    set_state(p, slot, SLOT_READY);
+  struct policy_slot *s = p->slots[slot];
+  if (s->state != SLOT_STARTING)
+    return;
+  if (s->source >= 0)
+    restarts_start_succeeded(&p->sources[s->source].restarts);
+  set_state(p, slot, SLOT_READY);
 }
 
 void policy_leave(struct policy *p, unsigned slot) {
@@ -248,20 +252,28 @@ void policy_replace(struct policy *p, unsigned slot) {
 
 /* ---- deaths ---- */
 
-void policy_death(struct policy *p, unsigned source, int early, uint64_t now_ms) {
-  restarts_death(&p->sources[source].restarts, early, now_ms);
+static void note_death(struct policy *p, unsigned source, int early, int was_start,
+                       uint64_t now_ms) {
+  struct restarts *r = &p->sources[source].restarts;
+  restarts_death(r, early, now_ms);
+  if (early && was_start && !p->nready)
+    restarts_start_failed(r);
   update_failed(p);
+}
+
+void policy_death(struct policy *p, unsigned source, int early, uint64_t now_ms) {
+  note_death(p, source, early, 1, now_ms);
 }
 
 void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t now_ms) {
   struct policy_slot *s = p->slots[slot];
   int counted = s->state == SLOT_STARTING || s->state == SLOT_READY;
-  int answered = s->answered != 0;
+  int answered = s->answered != 0, was_starting = s->state == SLOT_STARTING;
   set_state(p, slot, SLOT_FREE);
   if (counted)
     p->replacements_due++;
   if (s->source >= 0 && (how == END_NOT_STARTED || (how == END_DIED && !answered)))
-    policy_death(p, (unsigned)s->source, how == END_DIED, now_ms);
+    note_death(p, (unsigned)s->source, how == END_DIED, was_starting, now_ms);
 }
 
 void policy_end(struct policy *p) {

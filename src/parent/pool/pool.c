@@ -298,6 +298,7 @@ static int init_policy(struct mf_pool *pool, const mf_pool_options *o) {
                             .max_calls = o->max_calls,
                             .restarts = {.burst = o->restart_burst,
                                          .period_ms = o->restart_period_ms,
+                                         .starts = o->restart_starts,
                                          .backoff_min_ms = o->backoff_min_ms,
                                          .backoff_max_ms = o->backoff_max_ms}};
   uint64_t seed;

@@ -44,8 +44,18 @@ void restarts_death(struct restarts *r, int early, uint64_t now_ms) {
     r->failed = 1;
 }
 
+void restarts_start_failed(struct restarts *r) {
+  if (r->config.starts && ++r->failed_starts > r->config.starts)
+    r->failed = 1;
+}
+
+void restarts_start_succeeded(struct restarts *r) {
+  r->failed_starts = 0;
+}
+
 void restarts_renew(struct restarts *r) {
   r->failed = 0;
+  r->failed_starts = 0;
   r->nearly = 0;
   r->deaths_in_a_row = 0;
   r->not_before_ms = 0;

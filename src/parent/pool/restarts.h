@@ -8,7 +8,9 @@
 #include <stdint.h>
 
 struct restarts_config {
-  unsigned burst, period_ms;               /* more within that are enough */
+  unsigned burst, period_ms; /* more within that are enough */
+  unsigned starts;           /* more of them in a row that failed are enough;
+                                0: any number */
   unsigned backoff_min_ms, backoff_max_ms; /* min, doubled for each before it in a row */
 };
 
@@ -19,6 +21,7 @@ struct restarts {
   unsigned deaths_in_a_row; /* without any answer; the next one sets it to 0 */
   uint64_t *early;          /* ring of the last deaths before any answer */
   unsigned nearly, early_at;
+  unsigned failed_starts; /* in a row */
   int failed;
 };
 
@@ -26,6 +29,9 @@ int restarts_init(struct restarts *r, const struct restarts_config *c); /* 0, -E
 void restarts_deinit(struct restarts *r);
 /* early: it counts towards failing. */
 void restarts_death(struct restarts *r, int early, uint64_t now_ms);
+/* What was started never came to be of use: a death, too, which is told besides. */
+void restarts_start_failed(struct restarts *r);
+void restarts_start_succeeded(struct restarts *r);
 /* As if nothing had died. */
 void restarts_renew(struct restarts *r);
 /* Some worker works: what has died without an answer was no sign of trouble for all. Who
