@@ -18,8 +18,10 @@ static void on_due(uv_timer_t *t) {
   b->due_ms = now + b->period_ms;
   if (late > b->period_ms)
     m->heard_ms += late;
-  if (is_silent(b))
+  if (is_silent(b)) {
     mux_read(m);
+    mux_arm(m);
+  }
   if (m->over)
     return;
   if (is_silent(b)) {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 enum {
-  READ_MAX = 256 * 1024, /* from the stream at a time */
+  READ_MAX = 320 * 1024, /* from the stream at a time */
   QUEUE_MAX = 64 * 1024 * 1024
 };
 
@@ -120,6 +120,7 @@ static void on_check(uv_check_t *check) {
   struct mux *m = list_entry(check, struct mux, flusher);
   if (buf_size(&m->out) > 0)
     mux_flush(m);
+  mux_arm(m);
   mux_look_quiet(m);
   if (!list_empty(&m->stalled) && !uv_is_active((uv_handle_t *)&m->retry))
     uv_timer_start(&m->retry, on_retry, SOCK_PAUSE_MS, 0);
@@ -142,6 +143,7 @@ int mux_init(struct mux *m, uv_loop_t *loop, const struct mux_ops *ops, void *ow
   m->next_id = is_agent ? 4 : 3;
   m->window = LINK_WINDOW;
   list_init(&m->channels);
+  list_init(&m->fresh);
   list_init(&m->paused);
   list_init(&m->stalled);
   buf_init(&m->in, 2 * READ_MAX + LINK_BODY_MAX);

@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "base/list.h"
 #include "remote/local.h"
+#include "remote/pairs.h"
 #include "wire/link.h"
 #include <uv.h>
 
@@ -52,14 +53,15 @@ struct mux {
   int greeted;           /* local descriptors are read */
   int over;              /* on_end was called */
   uint32_t window;
-  uint32_t next_id; /* of our channels: near end odd, agent even */
-  uint32_t last_id; /* the largest that the other end has made */
-  struct list channels;
+  uint32_t next_id;            /* of our channels: near end odd, agent even */
+  uint32_t last_id;            /* the largest that the other end has made */
+  struct list channels, fresh; /* fresh: not watched yet */
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
   struct list *buckets;
   unsigned nbuckets, nchannels;
   unsigned nawaited; /* channels that must be read on before on_quiet */
   int awaits_quiet;
+  struct pairs pairs;
   int dead_fd; /* a socket whose other end is closed */
   struct buf in, out;
   uint64_t heard_ms; /* when the stream brought something */
@@ -79,6 +81,9 @@ int mux_open(struct mux *m, int rfd, int wfd);
 void mux_begin(struct mux *m, uint32_t window);
 /* A channel with that id for fd (taken also on failure). 0 or -errno. */
 int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);
+/* Those that were added are watched from now on; the mux does it itself at the end of
+ * each turn of the loop. */
+void mux_arm(struct mux *m);
 /* Reads what the stream has now. */
 void mux_read(struct mux *m);
 /* Writes what it takes now. */

@@ -3,12 +3,8 @@
 #include "base/result.h"
 #include "os/sock.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
   AHEAD = 256 * 1024, /* so many bytes may wait for the stream while more are read */
@@ -29,6 +25,7 @@ struct mux_channel {
   struct mux *mux;
   uint32_t id;
   struct local local;
+  struct list fresh; /* in the mux's, until its poll is made */
   uv_poll_t poll;
   int is_polled, events, closing;
   int sends;    /* local bytes still go over */
@@ -118,10 +115,15 @@ void mux_look_quiet(struct mux *m) {
   m->ops->on_quiet(m);
 }
 
+/* Descriptors that came with bytes, and have been passed on or never will be. */
+static void close_passed(const struct mux *m, int *fds, int n) {
+  for (int i = 0; i < n; i++)
+    if (fds[i] != m->dead_fd)
+      fd_close(&fds[i]);
+}
+
 static void free_segment(const struct mux *m, struct segment *s) {
-  for (int i = 0; i < s->nfds; i++)
-    if (s->fds[i] != m->dead_fd)
-      fd_close(&s->fds[i]);
+  close_passed(m, s->fds, s->nfds);
   list_remove(&s->link);
   free(s);
 }
@@ -146,6 +148,7 @@ static void drop(struct mux_channel *c) {
   list_remove(&c->link);
   list_remove(&c->bucket);
   list_remove(&c->waits);
+  list_remove(&c->fresh);
   m->nchannels--;
   if (c->is_polled)
     uv_close((uv_handle_t *)&c->poll, on_closed);
@@ -255,38 +258,33 @@ static void end_sending(struct mux_channel *c) {
   }
 }
 
-static void read_channel(struct mux_channel *c) {
+/* One frame. Whether more bytes are likely to lie there. */
+static int read_piece(struct mux_channel *c) {
   struct mux *m = c->mux;
   struct fdset fds;
   size_t want = c->credit < LINK_DATA_MAX ? (size_t)c->credit : LINK_DATA_MAX;
-  if (mux_backlog(m) >= AHEAD) {
-    c->is_paused = 1;
-    list_push(&m->paused, &c->waits);
-    watch(c);
-    return;
-  }
   unsigned char *at = buf_reserve(&m->out, LINK_HEADER_SIZE + want);
   if (!at) {
     mux_break(m, "not enough memory");
-    return;
+    return 0;
   }
   ssize_t got = local_read(&c->local, at + LINK_HEADER_SIZE, want, &fds);
   if (got == -EAGAIN) {
     stop_awaiting(c);
-    return;
+    return 0;
   }
   if (got == -EMFILE) {
     mux_break(m, "no free descriptor for a handle that was sent (limit nofile)");
-    return;
+    return 0;
   }
   if (got <= 0) {
     end_sending(c);
     settle(c);
-    return;
+    return 0;
   }
   put_data(c, (size_t)got, &fds);
   if (m->over)
-    return;
+    return 0;
   c->credit -= (uint64_t)got;
   if (c->awaited <= (size_t)got || !c->credit)
     stop_awaiting(c);
@@ -294,6 +292,21 @@ static void read_channel(struct mux_channel *c) {
     c->awaited -= (size_t)got;
   if (!c->credit)
     watch(c);
+  return c->credit && (size_t)got == want;
+}
+
+/* As much as may be ahead: one write then carries all of it, and wakes the other end
+ * once. */
+static void read_channel(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  do {
+    if (mux_backlog(m) >= AHEAD) {
+      c->is_paused = 1;
+      list_push(&m->paused, &c->waits);
+      watch(c);
+      return;
+    }
+  } while (read_piece(c));
 }
 
 static void on_ready(uv_poll_t *poll, int status, int events) {
@@ -365,9 +378,7 @@ static void write_segments(struct mux_channel *c) {
       stop_receiving(c);
       break;
     }
-    for (int i = 0; i < s->nfds; i++)
-      if (s->fds[i] != c->mux->dead_fd)
-        fd_close(&s->fds[i]);
+    close_passed(c->mux, s->fds, s->nfds);
     s->nfds = 0;
     s->sent += (size_t)n;
     c->queued -= (size_t)n;
@@ -395,29 +406,41 @@ static int queue(struct mux_channel *c, const unsigned char *data, size_t n,
   return 0;
 }
 
+/* At once if nothing waits before them; what the local descriptor does not take then is
+ * copied and waits. Takes fds; those that are left in there are the caller's to close. 0
+ * or -ENOMEM. */
+static int deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
+                   struct fdset *fds) {
+  ssize_t sent = 0;
+  if (list_empty(&c->segments))
+    sent = local_write(&c->local, bytes, n, fds->fd, fds->n);
+  if (sent > 0) {
+    count_written(c, (size_t)sent);
+    close_passed(c->mux, fds->fd, fds->n);
+    fds->n = 0;
+    if ((size_t)sent == n)
+      return 0;
+  } else if (sent < 0 && sent != -EAGAIN && sent != -ENOBUFS) {
+    stop_receiving(c);
+    settle(c);
+    return 0;
+  }
+  size_t done = sent > 0 ? (size_t)sent : 0;
+  int r = queue(c, bytes + done, n - done, fds->fd, fds->n);
+  if (r < 0)
+    return r;
+  fds->n = 0;
+  if (sent == -ENOBUFS)
+    stall(c);
+  else
+    watch(c);
+  return 0;
+}
+
 /* Nobody here takes that channel. */
 static void refuse(struct mux *m, uint32_t id) {
   put(m, LINK_RESET, id, NULL, 0);
   put(m, LINK_END, id, NULL, 0);
-}
-
-/* Both ends of what stands for a stream that the other end has: ours, and the one that is
- * passed on. */
-static int make_pair(unsigned kind, int ret[2]) {
-  int pipes[2];
-  if (kind == LINK_STREAM)
-    return sock_pair(ret, 0);
-  if (pipe2(pipes, O_CLOEXEC) < 0)
-    return -errno;
-  for (int i = 0; i < 2; i++)
-    pipes[i] = fd_raise_made(pipes[i]);
-  ret[0] = pipes[kind == LINK_PIPE_READ];
-  ret[1] = pipes[kind != LINK_PIPE_READ];
-  if (ret[0] >= 0 && ret[1] >= 0)
-    return 0;
-  fd_close(&ret[0]);
-  fd_close(&ret[1]);
-  return -EMFILE;
 }
 
 static enum mux_direction way_there(unsigned kind) {
@@ -442,7 +465,7 @@ static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t 
   if (m->nchannels >= LINK_CHANNELS_MAX)
     return -EPROTO;
   m->last_id = d->id;
-  if (make_pair(d->kind, pair) < 0) {
+  if (pairs_take(&m->pairs, d->kind, pair) < 0) {
     refuse(m, d->id);
     return m->dead_fd;
   }
@@ -470,14 +493,8 @@ static int take_data(struct mux *m, const struct link_frame *f) {
     if (r >= 0)
       fds.fd[fds.n++] = r;
   }
-  if (r >= 0 && c && c->receives) {
-    r = queue(c, bytes, n, fds.fd, fds.n);
-    if (r == 0) {
-      fds.n = 0;
-      if (list_empty(&c->waits) || c->is_paused)
-        write_segments(c);
-    }
-  }
+  if (r >= 0 && c && c->receives)
+    r = deliver(c, bytes, n, &fds);
   for (int i = 0; i < fds.n; i++)
     if (fds.fd[i] != m->dead_fd)
       fd_close(&fds.fd[i]);
@@ -562,6 +579,8 @@ void mux_retry(struct mux *m) {
   }
 }
 
+/* Its bytes are watched for when what is under way has been passed on: making a poll
+ * takes as long as passing a command on, and nothing waits for it. */
 int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
   struct mux_channel *c = calloc(1, sizeof *c);
   int r = c ? 0 : -ENOMEM;
@@ -572,14 +591,7 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
     return r;
   }
   r = local_open(&c->local, fd);
-  if (!r) {
-    r = local_poll(&c->local, m->loop, &c->poll);
-    c->is_polled = r == 0;
-    if (r == UV_EPERM && way == MUX_TO_LOCAL)
-      r = 0; /* a file takes all at once */
-  }
   if (r < 0) {
-    local_close(&c->local);
     free(c);
     return r;
   }
@@ -592,9 +604,28 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
   list_init(&c->waits);
   list_push(&m->channels, &c->link);
   list_push(bucket_of(m, id), &c->bucket);
+  list_push(&m->fresh, &c->fresh);
   m->nchannels++;
-  watch(c);
   return 0;
+}
+
+void mux_arm(struct mux *m) {
+  while (!list_empty(&m->fresh)) {
+    struct mux_channel *c = list_entry(m->fresh.next, struct mux_channel, fresh);
+    list_remove(&c->fresh);
+    int r = local_poll(&c->local, m->loop, &c->poll);
+    c->is_polled = r == 0;
+    if (r == 0) {
+      watch(c);
+    } else if (r != UV_EPERM || c->sends) { /* EPERM: a file, which takes all at once */
+      if (c->sends)
+        put(m, LINK_END, c->id, NULL, 0);
+      if (c->receives)
+        put(m, LINK_RESET, c->id, NULL, 0);
+      drop(c);
+    }
+  }
+  pairs_refill(&m->pairs);
 }
 
 void mux_await_quiet(struct mux *m) {
@@ -619,6 +650,7 @@ void mux_begin_channels(struct mux *m) {
 }
 
 void mux_drop_all(struct mux *m) {
+  pairs_close(&m->pairs);
   list_each_safe(it, next, &m->channels) {
     drop(list_entry(it, struct mux_channel, link));
   }

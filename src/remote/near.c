@@ -312,7 +312,7 @@ static int classify(struct mux *m, int fd, struct link_descriptor *d) {
   struct stat st;
   struct link_ticket t;
   read_side();
-  if (fstat(fd, &st) < 0)
+  if (fstat(fd, &st) < 0 || S_ISSOCK(st.st_mode))
     return 0;
   if (st.st_dev == leash_stat.st_dev && st.st_ino == leash_stat.st_ino) {
     d->kind = LINK_LEASH;

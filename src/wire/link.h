@@ -11,11 +11,11 @@
 #define LINK_MARKER "\001MOONFORK-AGENT\n"
 
 enum {
-  LINK_VERSION = 1,
+  LINK_VERSION = 2,
   LINK_MARKER_SIZE = sizeof LINK_MARKER - 1,
   LINK_HEADER_SIZE = 12,
-  LINK_DATA_MAX = 64 * 1024, /* bytes of a stream in one DATA */
-  LINK_FDS_MAX = 253,        /* descriptors that came with them */
+  LINK_DATA_MAX = 192 * 1024, /* bytes of a stream in one DATA */
+  LINK_FDS_MAX = 253,         /* descriptors that came with them */
   LINK_DESCRIPTOR_SIZE = 12,
   LINK_BODY_MAX = LINK_DATA_MAX + LINK_FDS_MAX * LINK_DESCRIPTOR_SIZE,
   LINK_CHANNELS_MAX = 64 * 1024,

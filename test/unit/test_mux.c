@@ -16,6 +16,7 @@ enum { WINDOW = 8192 };
 static struct mux mux;
 static uv_loop_t loop;
 static int peer, user; /* the other end of the stream; of channel 1's local socket */
+static int mine;       /* that local socket */
 static int ended, nquiet;
 static char why[128];
 static struct buf out;
@@ -47,6 +48,7 @@ static int setup(void **state) {
   assert_int_equal(sock_pair(local, 0), 0);
   peer = stream[0];
   user = local[0];
+  mine = local[1];
   assert_int_equal(mux_open(&mux, stream[1], fd_dup(stream[1])), 0);
   assert_int_equal(mux_add(&mux, LINK_CHANNEL_ROOT, local[1], MUX_BOTH), 0);
   mux_begin(&mux, WINDOW);
@@ -324,6 +326,70 @@ static void test_descriptors_for_nobody(void **state) {
   assert_int_equal(after, before);
 }
 
+/* The local socket takes less than what comes: the rest waits, also what comes later, and
+ * a descriptor comes with the bytes that it came with. */
+static void test_what_does_not_fit_waits_in_order(void **state) {
+  struct link_descriptor d = {.id = 3, .kind = LINK_STREAM};
+  char text[2048];
+  int size = 1, nfds = 0, truncated;
+  size_t got = 0, marks[2] = {0};
+  assert_int_equal(setsockopt(mine, SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
+  put_data(LINK_CHANNEL_ROOT, WINDOW - 100, NULL, 0);
+  put_data(LINK_CHANNEL_ROOT, 50, &d, 1);
+  put_data(LINK_CHANNEL_ROOT, 50, NULL, 0);
+  link_put(&out, LINK_END, LINK_CHANNEL_ROOT, NULL, 0);
+  send_out();
+  for (;;) {
+    struct iovec iov = {text, sizeof text};
+    struct fdset fds;
+    turn();
+    fdset_init(&fds);
+    ssize_t n = sock_recv_iov(user, &iov, 1, 0, &fds, &truncated);
+    if (n <= 0) {
+      assert_int_equal(n, 0); /* its END, and nothing is missing before it */
+      break;
+    }
+    got += (size_t)n;
+    if (fds.n)
+      marks[nfds++] = got;
+    fdset_close(&fds);
+  }
+  assert_int_equal(got, WINDOW);
+  assert_int_equal(nfds, 1);
+  assert_true(marks[0] > WINDOW - 100 && marks[0] <= WINDOW - 50);
+  drain();
+}
+
+/* Many channels at once, more than there are spare pairs: each has a socket of its own.
+ */
+static void test_each_channel_has_its_own_pair(void **state) {
+  enum { N = 3 * PAIRS_AHEAD + 1 };
+  struct link_descriptor d[N];
+  struct iovec iov;
+  struct fdset fds;
+  char text[8];
+  int truncated;
+  for (int round = 0; round < 2; round++) {
+    for (unsigned i = 0; i < N; i++)
+      d[i] = (struct link_descriptor){.id = 3 + 2 * (i + (unsigned)round * N),
+                                      .kind = LINK_STREAM};
+    put_data(LINK_CHANNEL_ROOT, 1, d, N);
+    send_out();
+    iov = (struct iovec){text, 1};
+    fdset_init(&fds);
+    assert_int_equal(sock_recv_iov(user, &iov, 1, 1, &fds, &truncated), 1);
+    assert_int_equal(fds.n, N);
+    for (unsigned i = 0; i < N; i++)
+      put_data(d[i].id, i + 1, NULL, 0);
+    send_out();
+    for (int i = 0; i < N; i++)
+      assert_int_equal(read(fds.fd[i], text, sizeof text), i + 1 < 8 ? i + 1 : 8);
+    fdset_close(&fds);
+    drain();
+  }
+  assert_int_equal(mux.nchannels, 1);
+}
+
 static void test_the_stream_ends(void **state) {
   shutdown(peer, SHUT_RDWR);
   turn();
@@ -344,9 +410,11 @@ int main(void) {
       T(test_bytes_before_an_error_are_sent),
       T(test_unknown_channels_are_ignored),
       T(test_descriptors_for_nobody),
+      T(test_what_does_not_fit_waits_in_order),
+      T(test_each_channel_has_its_own_pair),
       T(test_the_stream_ends),
   };
-  size_t n = 11;
+  size_t n = 13;
   for (intptr_t i = 0; i <= 12; i++, n++) {
     tests[n] = (struct CMUnitTest)T(test_hostile_frames);
     tests[n].initial_state = (void *)i;
