@@ -1,0 +1,362 @@
+/* What is asked about stored jobs (job_caller.h): a result, the end of one that waits, how
+ * many there are. Runs in the parent. */
+#include "nats/error_headers.h"
+#include "nats/job_caller_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void ask(struct job_ask *a, const char *subject, const char *body, job_api_cb *cb) {
+  if (job_api_ask(a->caller->engine, subject, body, cb, a, &a->call) < 0)
+    ask_again(a, "not enough memory");
+}
+
+/* ---- a result ----
+ * Whoever waits listens to its subject first, then asks the stream, and asks once more now
+ * and then, because what was said while the connection was down is not heard. */
+
+enum { RESULT_AGAIN_MS = 2000, ASKED_NODES_MS = 1000 };
+
+static void result_failed(struct job_ask *a, const mf_error *e) {
+  mf_reply_cb cb = a->u.result.cb;
+  void *data = a->data;
+  ask_end(a);
+  cb(e, NULL, data);
+}
+
+static void take_result(struct job_ask *a, const struct engine_message *m) {
+  mf_message reply = {.data = m->data, .length = m->length};
+  mf_reply_cb cb = a->u.result.cb;
+  void *data = a->data;
+  struct error_read r;
+  int has_error = error_read_init(&r, m);
+  if (has_error < 0) {
+    ask_fail(a, MF_ENOMEM, "not enough memory");
+    return;
+  }
+  ask_end(a);
+  cb(has_error ? &r.error : NULL, has_error ? NULL : &reply, data);
+  if (has_error)
+    error_read_deinit(&r);
+}
+
+static void on_done(const struct engine_message *m, void *data) {
+  take_result(data, m);
+}
+
+static void on_got(int code, const struct engine_message *m, void *data) {
+  struct job_ask *a = data;
+  a->request = NULL;
+  if (code == 0 && engine_header_of(m, "Nats-Sequence") != NULL) {
+    take_result(a, m);
+    return;
+  }
+  if (code != 0 && m != NULL && m->no_responders) {
+    snprintf(a->reason, sizeof a->reason,
+             "the stream %s_done is not there, or does not allow direct reads "
+             "(allow_direct)",
+             a->caller->stream);
+    a->caller->stream[0] = '\0';
+  }
+  a->again_at = uv_now(a->caller->loop) + (code == 0 ? RESULT_AGAIN_MS : ASK_AGAIN_MS);
+  job_caller_turn(a->caller);
+}
+
+static void get_result(struct job_ask *a) {
+  struct engine *e = a->caller->engine;
+  char subject[JOB_NAME_SIZE], done[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 32];
+  ask_subject(a, "done", done);
+  if (a->sub == NULL && engine_subscribe(e, done, 0, on_done, a, &a->sub) < 0) {
+    ask_again(a, "not enough memory");
+    return;
+  }
+  snprintf(subject, sizeof subject, "$JS.API.DIRECT.GET.%s_done", a->caller->stream);
+  snprintf(body, sizeof body, "{\"last_by_subj\":\"%s\"}", done);
+  if (engine_request(e, subject, NULL, 0, body, strlen(body), JOB_API_TIMEOUT_MS, on_got,
+                     a, &a->request) < 0)
+    ask_again(a, "not enough memory");
+}
+
+int job_caller_result(struct job_caller *c, const char *id, size_t length,
+                      unsigned timeout_ms, mf_reply_cb cb, void *data) {
+  struct job_ask *a;
+  int r = ask_new(c, id, length, timeout_ms, &a);
+  if (r < 0)
+    return r;
+  a->u.result.cb = cb;
+  a->data = data;
+  a->step = get_result;
+  a->fail = result_failed;
+  a->times_out = 1;
+  a->may_be_sent = 1; /* whether the job has run nobody here knows */
+  ask_start(a);
+  return 0;
+}
+
+/* ---- the end of one that waits ----
+ * Taken out of the stream first: from then on nobody gets it. Then the nodes are asked who
+ * has got it before. If nobody has, that it was cancelled is its result. */
+
+static void cancel_over(struct job_ask *a, const mf_error *e, int taken) {
+  job_cancelled_cb *cb = a->u.cancel.cb;
+  void *data = a->data;
+  ask_end(a);
+  cb(e, taken, data);
+}
+
+static void cancel_failed(struct job_ask *a, const mf_error *e) {
+  cancel_over(a, e, 0);
+}
+
+static void on_noted(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  a->call = NULL;
+  if (answer->code == 0 || answer->refused != 0)
+    cancel_over(a, NULL, answer->code == 0); /* refused: it has a result by now */
+  else
+    ask_refused(a, answer);
+}
+
+static void note_cancelled(struct job_ask *a) {
+  mf_error e = {.code = MF_ECANCELLED,
+                .message = "cancelled before it was given to a node",
+                .started = MF_STARTED_NO};
+  struct engine_header headers[ERROR_HEADERS + 2] = {
+      {"Nats-Msg-Id", a->word}, {"Nats-Expected-Last-Subject-Sequence", "0"}};
+  struct error_headers said;
+  char done[JOB_NAME_SIZE];
+  if (error_headers_init(&said, &e) < 0) {
+    ask_again(a, "not enough memory");
+    return;
+  }
+  memcpy(headers + 2, said.list, said.n * sizeof *headers);
+  ask_subject(a, "done", done);
+  if (job_api_request(a->caller->engine, done, headers, said.n + 2, NULL, 0, on_noted, a,
+                      &a->call) < 0)
+    ask_again(a, "not enough memory");
+  error_headers_deinit(&said);
+}
+
+static void judge(struct job_ask *a) {
+  if (a->u.cancel.is_running || a->u.cancel.purged == 0)
+    cancel_over(a, NULL, 0);
+  else
+    note_cancelled(a);
+}
+
+static void on_node(const struct engine_message *m, void *data) {
+  struct job_ask *a = data;
+  a->u.cancel.answers++;
+  a->u.cancel.is_running |= m->length == 1 && m->data[0] == '1';
+  if (a->sub == NULL || (!a->u.cancel.is_running &&
+                         a->u.cancel.answers < a->caller->o.nodes(a->caller->o.data)))
+    return;
+  engine_unsubscribe(a->sub);
+  a->sub = NULL;
+  a->again_at = 0;
+  judge(a);
+}
+
+/* What does not answer in a second is stopped or cut off: it counts as one that has not
+ * got the job. */
+static void ask_nodes(struct job_ask *a) {
+  struct engine *e = a->caller->engine;
+  char subject[JOB_NAME_SIZE], inbox[80];
+  snprintf(subject, sizeof subject, "%s.ask", a->caller->subject);
+  snprintf(inbox, sizeof inbox, "_INBOX.%s.ask.%u", engine_id(e), ++a->caller->serial);
+  if (a->caller->o.nodes(a->caller->o.data) == 0) {
+    judge(a);
+  } else if (engine_subscribe(e, inbox, 0, on_node, a, &a->sub) < 0 ||
+             engine_publish(e, subject, inbox, NULL, 0, a->word, strlen(a->word)) < 0) {
+    engine_unsubscribe(a->sub);
+    a->sub = NULL;
+    ask_again(a, "the NATS server can't be reached");
+  } else {
+    a->again_at = uv_now(a->caller->loop) + ASKED_NODES_MS;
+  }
+}
+
+static void purge(struct job_ask *a, const char *what, job_api_cb *cb) {
+  char subject[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 32];
+  snprintf(subject, sizeof subject, "$JS.API.STREAM.PURGE.%s", a->caller->stream);
+  snprintf(body, sizeof body, "{\"filter\":\"%s.%s.*.%s\"}", a->caller->subject, what,
+           a->word);
+  ask(a, subject, body, cb);
+}
+
+static int count_purged(struct job_ask *a, const struct job_answer *answer) {
+  struct json v;
+  int64_t n = 0;
+  a->call = NULL;
+  if (answer->code != 0) {
+    ask_refused(a, answer);
+    return -1;
+  }
+  if (json_get(answer->body, "purged", &v) == 0)
+    json_integer(v, &n);
+  a->u.cancel.purged += n;
+  return 0;
+}
+
+static void on_purged_jobs(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  if (count_purged(a, answer) == 0)
+    ask_nodes(a);
+}
+
+/* Those that wait for their time first: a node may move one meanwhile. */
+static void on_purged_later(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  if (count_purged(a, answer) == 0)
+    purge(a, "job", on_purged_jobs);
+}
+
+static void cancel(struct job_ask *a) {
+  if (a->sub != NULL) { /* a second has passed */
+    engine_unsubscribe(a->sub);
+    a->sub = NULL;
+    judge(a);
+  } else {
+    a->may_be_sent = 1;
+    purge(a, "later", on_purged_later);
+  }
+}
+
+int job_caller_cancel(struct job_caller *c, const char *id, size_t length,
+                      unsigned timeout_ms, job_cancelled_cb *cb, void *data) {
+  struct job_ask *a;
+  int r = ask_new(c, id, length, timeout_ms, &a);
+  if (r < 0)
+    return r;
+  a->u.cancel.cb = cb;
+  a->data = data;
+  a->step = cancel;
+  a->fail = cancel_failed;
+  ask_start(a);
+  return 0;
+}
+
+/* ---- how many there are ---- */
+
+static void count_failed(struct job_ask *a, const mf_error *e) {
+  job_counts_cb *cb = a->u.count.cb;
+  void *data = a->data;
+  ask_end(a);
+  cb(e, NULL, data);
+}
+
+static void count_over(struct job_ask *a) {
+  job_counts_cb *cb = a->u.count.cb;
+  struct job_counts counts = a->u.count.counts;
+  void *data = a->data;
+  ask_end(a);
+  cb(NULL, &counts, data);
+}
+
+static uint64_t number(struct json v, const char *key) {
+  struct json member;
+  int64_t n = 0;
+  if (json_get(v, key, &member) == 0)
+    json_integer(member, &n);
+  return n > 0 ? (uint64_t)n : 0;
+}
+
+static uint64_t messages(const struct job_answer *answer) {
+  struct json state;
+  return json_get(answer->body, "state", &state) == 0 ? number(state, "messages") : 0;
+}
+
+static void ask_info(struct job_ask *a, const char *suffix, job_api_cb *cb) {
+  char subject[JOB_NAME_SIZE];
+  snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s%s", a->caller->stream, suffix);
+  ask(a, subject, "", cb);
+}
+
+static void on_dead_info(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  a->call = NULL;
+  if (answer->code != 0) {
+    ask_refused(a, answer);
+    return;
+  }
+  a->u.count.counts.dead = messages(answer);
+  count_over(a);
+}
+
+static void on_done_info(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  a->call = NULL;
+  if (answer->code != 0) {
+    ask_refused(a, answer);
+    return;
+  }
+  a->u.count.counts.results = messages(answer);
+  ask_info(a, "_dead", on_dead_info);
+}
+
+static void add_consumer(struct job_counts *counts, struct json consumer) {
+  struct json name;
+  char text[32];
+  if (json_get(consumer, "name", &name) < 0 || json_text(name, text, sizeof text) < 0)
+    return;
+  if (strcmp(text, "later") == 0) {
+    counts->delayed += number(consumer, "num_pending") + number(consumer, "num_ack_pending");
+  } else {
+    counts->waiting += number(consumer, "num_pending");
+    counts->running += number(consumer, "num_ack_pending");
+    counts->redelivered += number(consumer, "num_redelivered");
+  }
+}
+
+static void on_consumers(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  struct job_counts *counts = &a->u.count.counts;
+  struct json list, item = {NULL, 0};
+  uint64_t known;
+  a->call = NULL;
+  if (answer->code != 0) {
+    ask_refused(a, answer);
+    return;
+  }
+  if (json_get(answer->body, "consumers", &list) == 0)
+    while (json_next(list, &item) == 0)
+      add_consumer(counts, item);
+  known = counts->waiting + counts->running + counts->delayed;
+  counts->leftover = a->u.count.messages > known ? a->u.count.messages - known : 0;
+  ask_info(a, "_done", on_done_info);
+}
+
+static void on_jobs_info(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  char subject[JOB_NAME_SIZE];
+  a->call = NULL;
+  if (answer->code != 0) {
+    ask_refused(a, answer);
+    return;
+  }
+  a->u.count.messages = messages(answer);
+  snprintf(subject, sizeof subject, "$JS.API.CONSUMER.LIST.%s", a->caller->stream);
+  ask(a, subject, "{\"offset\":0}", on_consumers);
+}
+
+static void begin_count(struct job_ask *a) {
+  memset(&a->u.count.counts, 0, sizeof a->u.count.counts);
+  memcpy(a->u.count.counts.stream, a->caller->stream, sizeof a->caller->stream);
+  ask_info(a, "", on_jobs_info);
+}
+
+int job_caller_count(struct job_caller *c, unsigned timeout_ms, job_counts_cb *cb,
+                     void *data) {
+  struct job_ask *a;
+  int r = ask_new(c, NULL, 0, timeout_ms, &a);
+  if (r < 0)
+    return r;
+  a->u.count.cb = cb;
+  a->data = data;
+  a->step = begin_count;
+  a->fail = count_failed;
+  ask_start(a);
+  return 0;
+}
