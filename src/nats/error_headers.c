@@ -65,7 +65,8 @@ static const char *exit_text(const mf_exit *x, char *room, size_t size) {
 
 int error_headers_init(struct error_headers *h, const mf_error *e) {
   size_t text = bounded(e->message), trace = bounded(e->traceback);
-  size_t value = e->value != NULL && e->value_length <= ERROR_VALUE_MAX ? e->value_length : 0;
+  size_t value =
+      e->value != NULL && e->value_length <= ERROR_VALUE_MAX ? e->value_length : 0;
   char *c = malloc(3 * (text + trace + value) + 3 + 32);
   memset(h, 0, sizeof *h);
   if (c == NULL)
@@ -135,14 +136,14 @@ int error_read_init(struct error_read *r, const struct engine_message *m) {
       c += length[i] + 1;
     }
   word = engine_header_of(m, "Mf-Started");
-  r->error = (mf_error){.code = code_of(code),
-                        .message = at[0] ? at[0] : mf_strerror(code_of(code)),
-                        .traceback = at[1],
-                        .started = word != NULL && strcmp(word, "no") == 0
-                                       ? MF_STARTED_NO
-                                       : MF_STARTED_UNKNOWN,
-                        .value = at[2],
-                        .value_length = length[2]};
+  r->error =
+      (mf_error){.code = code_of(code),
+                 .message = at[0] ? at[0] : mf_strerror(code_of(code)),
+                 .traceback = at[1],
+                 .started = word != NULL && strcmp(word, "no") == 0 ? MF_STARTED_NO
+                                                                    : MF_STARTED_UNKNOWN,
+                 .value = at[2],
+                 .value_length = length[2]};
   word = engine_header_of(m, "Mf-Exit");
   if (word != NULL) {
     read_exit(word, &r->exit);

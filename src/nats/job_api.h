@@ -1,5 +1,5 @@
-/* Requests to JetStream: plain subjects and JSON, so that nothing waits inside of libnats.
- * Both sides of stored jobs; runs in the parent, on the loop's thread.
+/* Requests to JetStream: plain subjects and JSON, so that nothing waits inside of
+ * libnats. Both sides of stored jobs; runs in the parent, on the loop's thread.
  *
  *   job_api_request -> callback once, or job_api_cancel
  *

@@ -1,21 +1,23 @@
-/* What is asked about stored jobs (job_caller.h): a result, the end of one that waits, how
- * many there are. Runs in the parent. */
+/* What is asked about stored jobs (job_caller.h): a result, the end of one that waits,
+ * how many there are. Runs in the parent. */
 #include "nats/error_headers.h"
 #include "nats/job_caller_private.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static void ask(struct job_ask *a, const char *subject, const char *body, job_api_cb *cb) {
+static void ask(struct job_ask *a, const char *subject, const char *body,
+                job_api_cb *cb) {
   if (job_api_ask(a->caller->engine, subject, body, cb, a, &a->call) < 0)
     ask_again(a, "not enough memory");
 }
 
 /* ---- a result ----
- * Whoever waits listens to its subject first, then asks the stream, and asks once more now
- * and then, because what was said while the connection was down is not heard. */
+ * Whoever waits listens to its subject first, then asks the stream, and asks once more
+ * now and then, because what was said while the connection was down is not heard. */
 
 enum { RESULT_AGAIN_MS = 2000, ASKED_NODES_MS = 1000 };
 
@@ -96,8 +98,8 @@ int job_caller_result(struct job_caller *c, const char *id, size_t length,
 }
 
 /* ---- the end of one that waits ----
- * Taken out of the stream first: from then on nobody gets it. Then the nodes are asked who
- * has got it before. If nobody has, that it was cancelled is its result. */
+ * Taken out of the stream first: from then on nobody gets it. Then the nodes are asked
+ * who has got it before. If nobody has, that it was cancelled is its result. */
 
 static void cancel_over(struct job_ask *a, const mf_error *e, int taken) {
   job_cancelled_cb *cb = a->u.cancel.cb;
@@ -140,7 +142,7 @@ static void note_cancelled(struct job_ask *a) {
 }
 
 static void judge(struct job_ask *a) {
-  if (a->u.cancel.is_running || a->u.cancel.purged == 0)
+  if (a->u.cancel.is_running || a->u.cancel.deleted == 0)
     cancel_over(a, NULL, 0);
   else
     note_cancelled(a);
@@ -178,39 +180,67 @@ static void ask_nodes(struct job_ask *a) {
   }
 }
 
-static void purge(struct job_ask *a, const char *what, job_api_cb *cb) {
-  char subject[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 32];
-  snprintf(subject, sizeof subject, "$JS.API.STREAM.PURGE.%s", a->caller->stream);
-  snprintf(body, sizeof body, "{\"filter\":\"%s.%s.*.%s\"}", a->caller->subject, what,
-           a->word);
-  ask(a, subject, body, cb);
+static void find_message(struct job_ask *a);
+
+static void on_deleted(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  a->call = NULL;
+  if (answer->code != 0 && answer->refused == 0) {
+    ask_refused(a, answer);
+    return;
+  }
+  a->u.cancel.deleted += answer->code == 0; /* refused: somebody took it away */
+  find_message(a);
 }
 
-static int count_purged(struct job_ask *a, const struct job_answer *answer) {
+/* {"message": {"subject": ..., "seq": 7, ...}} */
+static void on_message(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
   struct json v;
-  int64_t n = 0;
+  char subject[JOB_NAME_SIZE], body[48];
+  int64_t sequence;
+  a->call = NULL;
+  if (answer->refused == JOB_API_NO_MESSAGE) {
+    find_message(a);
+  } else if (answer->code != 0) {
+    ask_refused(a, answer);
+  } else if (json_get2(answer->body, "message", "seq", &v) < 0 ||
+             json_integer(v, &sequence) < 0) {
+    ask_fail(a, MF_EENGINE, "the NATS server gives a message without its number");
+  } else {
+    snprintf(subject, sizeof subject, "$JS.API.STREAM.MSG.DELETE.%s", a->caller->stream);
+    snprintf(body, sizeof body, "{\"seq\":%" PRId64 ",\"no_erase\":true}", sequence);
+    ask(a, subject, body, on_deleted);
+  }
+}
+
+static void on_subjects(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  struct json list, key = {NULL, 0}, value;
+  char subject[JOB_NAME_SIZE], name[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 32];
   a->call = NULL;
   if (answer->code != 0) {
     ask_refused(a, answer);
-    return -1;
-  }
-  if (json_get(answer->body, "purged", &v) == 0)
-    json_integer(v, &n);
-  a->u.cancel.purged += n;
-  return 0;
-}
-
-static void on_purged_jobs(const struct job_answer *answer, void *data) {
-  struct job_ask *a = data;
-  if (count_purged(a, answer) == 0)
+  } else if (json_get2(answer->body, "state", "subjects", &list) < 0 ||
+             json_next_member(list, &key, &value) < 0 ||
+             json_text(key, name, sizeof name) < 0) {
     ask_nodes(a);
+  } else {
+    snprintf(subject, sizeof subject, "$JS.API.STREAM.MSG.GET.%s", a->caller->stream);
+    snprintf(body, sizeof body, "{\"last_by_subj\":\"%s\"}", name);
+    ask(a, subject, body, on_message);
+  }
 }
 
-/* Those that wait for their time first: a node may move one meanwhile. */
-static void on_purged_later(const struct job_answer *answer, void *data) {
-  struct job_ask *a = data;
-  if (count_purged(a, answer) == 0)
-    purge(a, "job", on_purged_jobs);
+/* By its number: after a purge by subject nats-server 2.9 does not deliver other messages
+ * of the consumer any more. A node may store a job once more meanwhile, so it is looked
+ * for until there is none. */
+static void find_message(struct job_ask *a) {
+  char subject[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 32];
+  snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s", a->caller->stream);
+  snprintf(body, sizeof body, "{\"subjects_filter\":\"%s.*.*.%s\"}", a->caller->subject,
+           a->word);
+  ask(a, subject, body, on_subjects);
 }
 
 static void cancel(struct job_ask *a) {
@@ -220,7 +250,7 @@ static void cancel(struct job_ask *a) {
     judge(a);
   } else {
     a->may_be_sent = 1;
-    purge(a, "later", on_purged_later);
+    find_message(a);
   }
 }
 
@@ -270,7 +300,8 @@ static uint64_t messages(const struct job_answer *answer) {
 
 static void ask_info(struct job_ask *a, const char *suffix, job_api_cb *cb) {
   char subject[JOB_NAME_SIZE];
-  snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s%s", a->caller->stream, suffix);
+  snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s%s", a->caller->stream,
+           suffix);
   ask(a, subject, "", cb);
 }
 
@@ -302,7 +333,8 @@ static void add_consumer(struct job_counts *counts, struct json consumer) {
   if (json_get(consumer, "name", &name) < 0 || json_text(name, text, sizeof text) < 0)
     return;
   if (strcmp(text, "later") == 0) {
-    counts->delayed += number(consumer, "num_pending") + number(consumer, "num_ack_pending");
+    counts->delayed +=
+        number(consumer, "num_pending") + number(consumer, "num_ack_pending");
   } else {
     counts->waiting += number(consumer, "num_pending");
     counts->running += number(consumer, "num_ack_pending");

@@ -1,4 +1,4 @@
-/* One question of a caller, for job_caller.c (life, deadlines, errors), job_post.c and
+/* One question of a caller, for job_life.c (life, deadlines, errors), job_post.c and
  * job_ask.c (what is asked). */
 #ifndef NATS_JOB_CALLER_PRIVATE_H
 #define NATS_JOB_CALLER_PRIVATE_H
@@ -14,7 +14,7 @@ struct job_caller {
   struct engine *engine;
   struct job_caller_options o;
   char *subject;
-  char stream[JOB_STREAM_MAX + 1]; /* "": it is to be asked for */
+  char stream[JOB_STREAM_MAX + 1];            /* "": it is to be asked for */
   unsigned leases[LEASES_KNOWN_MAX], nleases; /* whose consumers are there */
   struct list asks;
   size_t nasks;
@@ -39,9 +39,9 @@ struct job_ask {
   job_step *step;              /* to be done once the stream is known, and again */
   job_step *drop;              /* frees what the kind has beside the record; or NULL */
   void (*fail)(struct job_ask *a, const mf_error *e); /* the callback */
-  int may_be_sent;    /* an error says "unknown" */
-  int times_out;      /* the end of its time is MF_ETIMEOUT, whatever hindered it */
-  char reason[256];   /* why it was not answered, so far */
+  int may_be_sent;                                    /* an error says "unknown" */
+  int times_out;    /* the end of its time is MF_ETIMEOUT, whatever hindered it */
+  char reason[256]; /* why it was not answered, so far */
   struct job_api_call *call;
   struct engine_request *request;
   struct engine_sub *sub;
@@ -64,8 +64,7 @@ struct job_ask {
     } result;
     struct {
       job_cancelled_cb *cb;
-      int64_t purged;
-      size_t answers;
+      size_t deleted, answers;
       int is_running;
     } cancel;
     struct {

@@ -87,7 +87,8 @@ int job_delivery(const char *reply, struct job_delivery *ret) {
   size_t n = 0;
   if (reply == NULL || strncmp(reply, "$JS.ACK.", 8) != 0)
     return -EPROTO;
-  for (const char *c = reply; c != NULL && n < 16; c = strchr(c, '.'), c = c ? c + 1 : NULL)
+  for (const char *c = reply; c != NULL && n < 16;
+       c = strchr(c, '.'), c = c ? c + 1 : NULL)
     token[n++] = c;
   /* 9 tokens, or 11 and more with a domain and an account before the stream. */
   size_t at = n >= 11 ? 6 : 4;

@@ -19,12 +19,13 @@
 #include <stdint.h>
 
 enum {
-  JOB_ID_MAX = 128,      /* bytes of an id */
+  JOB_ID_MAX = 128,                   /* bytes of an id */
   JOB_WORD_SIZE = 3 * JOB_ID_MAX + 1, /* of an id in a subject, with its NUL */
   JOB_STREAM_MAX = 64,
-  JOB_SUBJECT_MAX = 200, /* bytes of SUBJECT */
+  JOB_SUBJECT_MAX = 200,                                /* bytes of SUBJECT */
   JOB_NAME_SIZE = JOB_SUBJECT_MAX + JOB_WORD_SIZE + 64, /* of any name made here */
-  JOB_LEASE_MIN = 100, JOB_LEASE_MAX = 24 * 3600 * 1000
+  JOB_LEASE_MIN = 100,
+  JOB_LEASE_MAX = 24 * 3600 * 1000
 };
 
 /* The id as a token of a subject: letters, digits, - and _ stay, other bytes become %XX.
@@ -36,7 +37,8 @@ int job_unword(const char *word, size_t length, char room[JOB_ID_MAX + 1]);
 int job_is_stream(const char *name);
 
 /* What the server says about a delivery in the subject of its acknowledgement:
- * $JS.ACK.STREAM.CONSUMER.DELIVERED.SEQUENCE..., with two tokens more in later versions. */
+ * $JS.ACK.STREAM.CONSUMER.DELIVERED.SEQUENCE..., with two tokens more in later versions.
+ */
 struct job_delivery {
   uint64_t count;    /* 1: the first */
   uint64_t sequence; /* of the message in its stream */

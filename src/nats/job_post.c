@@ -1,6 +1,7 @@
 /* A job is stored (job_caller.h):
  *
- *   the consumer of its lease -> [an id of the caller's: has it a result, or does it wait?]
+ *   the consumer of its lease -> [an id of the caller's: has it a result, or does it
+ * wait?]
  *   -> published, acknowledged
  *
  * The stream refuses a second message of the id: by Nats-Msg-Id for two minutes, by the
@@ -175,7 +176,8 @@ int job_caller_post(struct job_caller *c, const struct job_post *post, const voi
                     size_t length, unsigned timeout_ms, job_posted_cb *cb, void *data) {
   struct job_ask *a;
   int r;
-  if (post->lease_ms < JOB_LEASE_MIN || post->lease_ms > JOB_LEASE_MAX || post->tries == 0)
+  if (post->lease_ms < JOB_LEASE_MIN || post->lease_ms > JOB_LEASE_MAX ||
+      post->tries == 0)
     return -EINVAL;
   r = ask_new(c, post->id, post->id ? post->id_length : 0, timeout_ms, &a);
   if (r < 0)

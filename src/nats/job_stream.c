@@ -58,20 +58,21 @@ static void put_consumer(const struct job_stream_names *n, const char *consumer,
                          const char *filter, unsigned ack_ms, char *subject, char *body) {
   snprintf(subject, JOB_NAME_SIZE, "$JS.API.CONSUMER.DURABLE.CREATE.%s.%s", n->stream,
            consumer);
-  snprintf(body, BODY_SIZE,
-           "{\"stream_name\":\"%s\",\"config\":{\"durable_name\":\"%s\","
-           "\"filter_subject\":\"%s.%s.*\",\"ack_policy\":\"explicit\","
-           "\"deliver_policy\":\"all\",\"replay_policy\":\"instant\",\"ack_wait\":%" PRIu64
-           ",\"max_deliver\":-1,\"max_ack_pending\":-1,\"max_waiting\":4096}}",
-           n->stream, consumer, n->subject, filter, ack_ms * NS_PER_MS);
+  snprintf(
+      body, BODY_SIZE,
+      "{\"stream_name\":\"%s\",\"config\":{\"durable_name\":\"%s\","
+      "\"filter_subject\":\"%s.%s.*\",\"ack_policy\":\"explicit\","
+      "\"deliver_policy\":\"all\",\"replay_policy\":\"instant\",\"ack_wait\":%" PRIu64
+      ",\"max_deliver\":-1,\"max_ack_pending\":-1,\"max_waiting\":4096}}",
+      n->stream, consumer, n->subject, filter, ack_ms * NS_PER_MS);
 }
 
 static void put_later(const struct job_setup *s, char *subject, char *body) {
   put_consumer(&s->names, "later", "later.*", JOB_LATER_ACK_MS, subject, body);
 }
 
-static void (*const steps[])(const struct job_setup *, char *, char *) = {
-    put_jobs, put_done, put_dead, put_later};
+static void (*const steps[])(const struct job_setup *, char *,
+                             char *) = {put_jobs, put_done, put_dead, put_later};
 enum { STEPS = sizeof steps / sizeof steps[0] };
 
 /* ---- one after the other ---- */

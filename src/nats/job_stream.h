@@ -1,5 +1,5 @@
-/* The streams and consumers of stored jobs: makes those that a node needs, and finds those
- * of a subject for a caller. Names: job_name.h. Runs in the parent.
+/* The streams and consumers of stored jobs: makes those that a node needs, and finds
+ * those of a subject for a caller. Names: job_name.h. Runs in the parent.
  *
  * One setup is under way at a time; it is a row of requests, each once more in a second
  * where the server does not answer or refuses, until job_stream_end. */

@@ -2,14 +2,15 @@
  *
  *   delivery -> LOOKING (has it a result?) -> WORKING -> STORING -> acknowledged
  *                    |  it has: acknowledged      |          a result once more: the same
- *                    |                            |-> tries left: NAK, again after a while
+ *                    |                            |-> tries left: NAK, again after a
+ * while
  *                    '-> no tries left -----------'-> BURYING (dead letter, then result)
  *   WORKING -> the pool has not entered it -> MOVING: stored again, acknowledged
  *   delivery of a job that waits -> not yet: NAK; its time has come -> MOVING
  *
- * A first delivery is not looked up. From delivery to acknowledgement the lease is renewed.
- * What the engine does not take is said again, until the job is another node's because the
- * lease is over; that its result is then stored twice the stream prevents. */
+ * A first delivery is not looked up. From delivery to acknowledgement the lease is
+ * renewed. What the engine does not take is said again, until the job is another node's
+ * because the lease is over; that its result is then stored twice the stream prevents. */
 #include "nats/error_headers.h"
 #include "nats/job_worker_private.h"
 
@@ -19,13 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum work_state {
-  WORK_LOOKING,
-  WORK_WORKING,
-  WORK_STORING,
-  WORK_BURYING,
-  WORK_MOVING
-};
+enum work_state { WORK_LOOKING, WORK_WORKING, WORK_STORING, WORK_BURYING, WORK_MOVING };
 
 enum { TRIES_MAX = 1000000, AGAIN_MS = 250 };
 
@@ -36,7 +31,7 @@ struct job {
   int is_later;
   unsigned lease_ms;
   struct job_delivery delivery;
-  uint64_t tries, tried; /* that it may have; that it has had */
+  uint64_t tries, tried;         /* that it may have; that it has had */
   uint64_t renewed_at, again_at; /* again_at 0: nothing is to be said again */
   struct job_api_call *call;     /* of what its state has asked */
   char word[JOB_WORD_SIZE];
@@ -100,10 +95,11 @@ static void on_moved(const struct job_answer *a, void *data) {
 static void move(struct job *j) {
   char subject[JOB_NAME_SIZE], id[JOB_WORD_SIZE + 32], what[32];
   char tries[24], tried[24], expected[24];
-  const struct engine_header headers[] = {{"Nats-Msg-Id", id},
-                                          {"Nats-Expected-Last-Subject-Sequence", expected},
-                                          {"Mf-Tries", tries},
-                                          {"Mf-Tried", tried}};
+  const struct engine_header headers[] = {
+      {"Nats-Msg-Id", id},
+      {"Nats-Expected-Last-Subject-Sequence", expected},
+      {"Mf-Tries", tries},
+      {"Mf-Tried", tried}};
   j->state = WORK_MOVING;
   j->again_at = 0;
   snprintf(what, sizeof what, "job.%u", j->lease_ms);
@@ -200,8 +196,8 @@ static void store(struct job *j) {
   j->state = WORK_STORING;
   j->again_at = 0;
   put_subject(j, "done", subject);
-  if (job_api_request(j->worker->engine, subject, headers, 2, j->result,
-                      j->result_length, on_stored, j, &j->call) < 0)
+  if (job_api_request(j->worker->engine, subject, headers, 2, j->result, j->result_length,
+                      on_stored, j, &j->call) < 0)
     again(j);
 }
 
@@ -217,10 +213,11 @@ static void take_result(struct job *j, const mf_message *reply) {
   worker_resume(j->worker);
   if (!fits(j, reply->length)) {
     mf_error e = {.code = MF_ELIMIT, .message = text, .started = MF_STARTED_UNKNOWN};
-    snprintf(text, sizeof text,
-             "the result has %zu bytes, and the NATS server takes messages of at most %zu "
-             "(max_payload)",
-             reply->length, engine_max_payload(j->worker->engine));
+    snprintf(
+        text, sizeof text,
+        "the result has %zu bytes, and the NATS server takes messages of at most %zu "
+        "(max_payload)",
+        reply->length, engine_max_payload(j->worker->engine));
     bury(j, &e);
     return;
   }

@@ -39,8 +39,8 @@ int job_worker_new(uv_loop_t *loop, struct engine *e, mf_pool *pool,
 void job_worker_turn(struct job_worker *w);
 /* Takes no more; done comes once, from the loop, when nothing is held any more. */
 void job_worker_drain(struct job_worker *w, void (*done)(void *data), void *data);
-/* What is held is left to its lease. The pool may still be at it: its answers are dropped.
- * w is gone when closed was called. */
+/* What is held is left to its lease. The pool may still be at it: its answers are
+ * dropped. w is gone when closed was called. */
 void job_worker_close(struct job_worker *w, void (*closed)(void *data), void *data);
 
 /* Why it takes no jobs, for a person; "" while it does. */

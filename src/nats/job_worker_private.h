@@ -1,4 +1,4 @@
-/* The record of a job_worker, for job_worker.c (streams, pulls, time) and job_work.c (the
+/* The record of a job_worker, for job_pull.c (streams, pulls, time) and job_work.c (the
  * way of one job). */
 #ifndef NATS_JOB_WORKER_PRIVATE_H
 #define NATS_JOB_WORKER_PRIVATE_H
@@ -11,11 +11,12 @@ enum {
   LANES_MAX = 64, /* consumers that a node pulls from */
   PULLS_MAX = 4,  /* requests of a lane that are under way */
   LATER_BATCH = 64,
-  PULL_MS = 1000,     /* how long the server keeps a request that it can't satisfy */
+  PULL_MS = 1000,      /* how long the server keeps a request that it can't satisfy */
   PULL_LOST_MS = 3000, /* since when nothing can come of it any more */
-  LIST_MS = 10000,    /* between looks for consumers that nobody told of */
-  RETRY_MS = 500,     /* between tries of what the server refuses */
-  PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 5000, /* without pulls, when the pool refuses */
+  LIST_MS = 10000,     /* between looks for consumers that nobody told of */
+  RETRY_MS = 500,      /* between tries of what the server refuses */
+  PAUSE_MIN_MS = 200,
+  PAUSE_MAX_MS = 5000, /* without pulls, when the pool refuses */
   TICK_MS = 1000
 };
 
@@ -71,8 +72,8 @@ void worker_resume(struct job_worker *w);
 /* ---- job_work.c ---- */
 /* A delivery of a lane: takes it up. */
 void work_begin(struct job_worker *w, const struct engine_message *m);
-/* Renews what is due, and tries again what the engine did not take. Gives the milliseconds
- * until that is due once more, TICK_MS at most. */
+/* Renews what is due, and tries again what the engine did not take. Gives the
+ * milliseconds until that is due once more, TICK_MS at most. */
 uint64_t work_tick(struct job_worker *w, uint64_t now_ms);
 /* Whether the job of that word is held here. */
 int work_has(const struct job_worker *w, const char *word);

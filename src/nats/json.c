@@ -130,8 +130,8 @@ int json_read(const void *text, size_t length, struct json *ret) {
   return 0;
 }
 
-/* What follows was read by json_read as a whole, so parts of it end where they should; each
- * step asks all the same. */
+/* What follows was read by json_read as a whole, so parts of it end where they should;
+ * each step asks all the same. */
 
 int json_get(struct json v, const char *key, struct json *ret) {
   const char *c = v.at, *end = c + v.length;
@@ -173,6 +173,27 @@ int json_next(struct json v, struct json *item) {
   if (to == NULL)
     return -EPROTO;
   *item = (struct json){c, (size_t)(to - c)};
+  return 0;
+}
+
+int json_next_member(struct json v, struct json *key, struct json *value) {
+  const char *c = v.at, *end = c + v.length, *name, *to;
+  if (v.length == 0 || *c != '{')
+    return -ENOENT;
+  name = skip_blanks(key->at == NULL ? c + 1 : value->at + value->length, end);
+  if (key->at != NULL && name < end && *name == ',')
+    name = skip_blanks(name + 1, end);
+  if (name == end || *name == '}')
+    return -ENOENT;
+  to = skip_text(name, end);
+  c = to == NULL ? NULL : skip_key(name, end);
+  if (c == NULL)
+    return -EPROTO;
+  *key = (struct json){name, (size_t)(to - name)};
+  to = skip_value(c, end, 0);
+  if (to == NULL)
+    return -EPROTO;
+  *value = (struct json){c, (size_t)(to - c)};
   return 0;
 }
 

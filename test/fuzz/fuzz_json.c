@@ -1,6 +1,6 @@
 /* libFuzzer: arbitrary bytes as the answer of a NATS server. What must hold: no crash, no
- * byte outside of the text is read, every value that is given lies inside of it, and every
- * list ends. */
+ * byte outside of the text is read, every value that is given lies inside of it, and
+ * every list ends. */
 #undef NDEBUG /* its asserts are the test */
 #include "nats/json.h"
 #include <assert.h>
@@ -13,7 +13,7 @@ static const char *from, *to;
 
 static void look(struct json v, int depth) {
   static const char *const keys[] = {"error", "err_code", "streams", "state", "a", ""};
-  struct json inner, item = {NULL, 0};
+  struct json inner, item = {NULL, 0}, key = {NULL, 0}, value = {NULL, 0};
   char room[32];
   int64_t n;
   assert(v.at >= from && v.length > 0 && v.length <= (size_t)(to - v.at));
@@ -29,6 +29,11 @@ static void look(struct json v, int depth) {
   for (size_t items = 0; json_next(v, &item) == 0; items++) {
     assert(items <= v.length);
     look(item, depth + 1);
+  }
+  for (size_t members = 0; json_next_member(v, &key, &value) == 0; members++) {
+    assert(members <= v.length);
+    look(key, 3);
+    look(value, depth + 1);
   }
 }
 

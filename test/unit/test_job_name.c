@@ -26,7 +26,8 @@ static void test_words(void **state) {
 }
 
 static void test_words_that_are_none(void **state) {
-  static const char *const words[] = {"", "%", "%2", "%2g", "%2e", "a.b", "a b", "*", "\xff"};
+  static const char *const words[] = {"",    "%",   "%2", "%2g", "%2e",
+                                      "a.b", "a b", "*",  "\xff"};
   char id[JOB_ID_MAX + 1], long_word[JOB_WORD_SIZE + 1];
   (void)state;
   for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
@@ -52,15 +53,21 @@ static void test_streams(void **state) {
 }
 
 static void test_deliveries(void **state) {
-  static const char *const bad[] = {
-      "", "$JS.ACK.", "_INBOX.a.b.c.d.e.f.g.h", "$JS.ACK.S.C.1.2.3.4", "$JS.ACK.S.C.x.2.3.4.5",
-      "$JS.ACK.S.C..2.3.4.5", "$JS.ACK.S.C.1.99999999999999999999999.3.4.5", "$JS.ACK.S.C.1.-2.3.4.5"};
+  static const char *const bad[] = {"",
+                                    "$JS.ACK.",
+                                    "_INBOX.a.b.c.d.e.f.g.h",
+                                    "$JS.ACK.S.C.1.2.3.4",
+                                    "$JS.ACK.S.C.x.2.3.4.5",
+                                    "$JS.ACK.S.C..2.3.4.5",
+                                    "$JS.ACK.S.C.1.99999999999999999999999.3.4.5",
+                                    "$JS.ACK.S.C.1.-2.3.4.5"};
   struct job_delivery d;
   (void)state;
   assert_int_equal(job_delivery("$JS.ACK.JOBS.lease-30000.2.41.7.1700.0", &d), 0);
   assert_int_equal(d.count, 2);
   assert_int_equal(d.sequence, 41);
-  assert_int_equal(job_delivery("$JS.ACK._.hash.JOBS.lease-30000.3.42.7.1700.0.rnd", &d), 0);
+  assert_int_equal(job_delivery("$JS.ACK._.hash.JOBS.lease-30000.3.42.7.1700.0.rnd", &d),
+                   0);
   assert_int_equal(d.count, 3);
   assert_int_equal(d.sequence, 42);
   assert_int_equal(job_delivery("$JS.ACK._.hash.JOBS.lease-30000.3.42.7.1700.0", &d), 0);
@@ -71,9 +78,10 @@ static void test_deliveries(void **state) {
 }
 
 static void test_subjects(void **state) {
-  static const char *const bad[] = {"", "job.", "job.30000", "job.30000.", "job.x.a",
-                                    "job.99.a", "job.86400001.a", "jobs.30000.a", "done.a",
-                                    "job.-1.a", "job.30000x.a"};
+  static const char *const bad[] = {
+      "",        "job.",     "job.30000",      "job.30000.",
+      "job.x.a", "job.99.a", "job.86400001.a", "jobs.30000.a",
+      "done.a",  "job.-1.a", "job.30000x.a"};
   struct job_subject s;
   (void)state;
   assert_int_equal(job_subject("job.30000.a%20b", &s), 0);
@@ -97,9 +105,9 @@ static void test_backoff(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_words),      cmocka_unit_test(test_words_that_are_none),
-      cmocka_unit_test(test_streams),    cmocka_unit_test(test_deliveries),
-      cmocka_unit_test(test_subjects),   cmocka_unit_test(test_backoff),
+      cmocka_unit_test(test_words),    cmocka_unit_test(test_words_that_are_none),
+      cmocka_unit_test(test_streams),  cmocka_unit_test(test_deliveries),
+      cmocka_unit_test(test_subjects), cmocka_unit_test(test_backoff),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -68,6 +68,25 @@ static void test_lists(void **state) {
   assert_int_equal(json_next(read_text("{}"), &item), -ENOENT);
 }
 
+static void test_all_members(void **state) {
+  struct json v = read_text("{ \"a.b\" : 1, \"c\":{\"d\":[]},\"\":null }");
+  struct json key = {NULL, 0}, value = {NULL, 0};
+  const char *const names[] = {"a.b", "c", ""};
+  const size_t lengths[] = {1, 8, 4};
+  char room[8];
+  size_t n = 0;
+  (void)state;
+  while (json_next_member(v, &key, &value) == 0) {
+    assert_int_equal(json_text(key, room, sizeof room), 0);
+    assert_string_equal(room, names[n]);
+    assert_int_equal(value.length, lengths[n++]);
+  }
+  assert_int_equal(n, 3);
+  key = (struct json){NULL, 0};
+  assert_int_equal(json_next_member(read_text("{}"), &key, &value), -ENOENT);
+  assert_int_equal(json_next_member(read_text("[]"), &key, &value), -ENOENT);
+}
+
 static void test_integers(void **state) {
   static const struct {
     const char *text;
@@ -116,11 +135,12 @@ static void test_torn(void **state) {
 
 static void test_none(void **state) {
   static const char *const cases[] = {
-      "",       " ",      "{",      "}",          "[",        "]",        "{}}",
-      "{,}",    "[,]",    "[1,]",   "{\"a\"}",    "{\"a\":}", "{a:1}",    "\"",
-      "\"\\\"", "\"\\x\"", "\"\\u12\"", "\"\n\"", "-",        "+1",       "1.",
-      "1e",     ".5",     "tru",    "truefalse",  "1 2",      "{\"a\":1,}", "[1 2]",
-      "'a'",    "\"\\u12x4\"", "nul", "-true"};
+      "",          " ",    "{",          "}",       "[",         "]",
+      "{}}",       "{,}",  "[,]",        "[1,]",    "{\"a\"}",   "{\"a\":}",
+      "{a:1}",     "\"",   "\"\\\"",     "\"\\x\"", "\"\\u12\"", "\"\n\"",
+      "-",         "+1",   "1.",         "1e",      ".5",        "tru",
+      "truefalse", "1 2",  "{\"a\":1,}", "[1 2]",   "'a'",       "\"\\u12x4\"",
+      "nul",       "-true"};
   char deep[64];
   (void)state;
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -146,7 +166,7 @@ int main(void) {
       cmocka_unit_test(test_members),       cmocka_unit_test(test_members_of_members),
       cmocka_unit_test(test_lists),         cmocka_unit_test(test_integers),
       cmocka_unit_test(test_torn),          cmocka_unit_test(test_none),
-      cmocka_unit_test(test_text_with_nul),
+      cmocka_unit_test(test_text_with_nul), cmocka_unit_test(test_all_members),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

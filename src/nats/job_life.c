@@ -1,4 +1,4 @@
-/* See job_caller.h. */
+/* Life, deadlines and errors of what a caller asks (job_caller.h). */
 #include "nats/job_caller_private.h"
 
 #include "nats/error_headers.h"
@@ -202,14 +202,16 @@ static void wake(struct job_caller *c) {
 
 static void on_dead(const struct engine_message *m, void *data) {
   struct job_caller *c = data;
-  const char *word = engine_header_of(m, "Mf-Id"), *tries = engine_header_of(m, "Mf-Tries");
+  const char *word = engine_header_of(m, "Mf-Id"),
+             *tries = engine_header_of(m, "Mf-Tries");
   struct error_read r;
   char id[JOB_ID_MAX + 1];
   int n = word ? job_unword(word, strlen(word), id) : -EINVAL;
   if (n < 0 || error_read_init(&r, m) <= 0)
     return; /* somebody else's message */
   if (c->dead_cb != NULL)
-    c->dead_cb(id, (size_t)n, tries ? strtoull(tries, NULL, 10) : 0, &r.error, c->dead_data);
+    c->dead_cb(id, (size_t)n, tries ? strtoull(tries, NULL, 10) : 0, &r.error,
+               c->dead_data);
   error_read_deinit(&r);
 }
 

@@ -1,4 +1,4 @@
-/* See job_worker.h. */
+/* Streams, pulls and time of a node (job_worker.h); job_work.c is the way of one job. */
 #include "nats/job_worker.h"
 
 #include "nats/job_worker_private.h"
@@ -152,7 +152,8 @@ static void on_delivery(const struct engine_message *m, void *data) {
 /* ---- streams and consumers ---- */
 
 static void complain(struct job_worker *w, const struct job_answer *a) {
-  snprintf(w->reason, sizeof w->reason, "jobs of stream %s: %s", w->names.stream, a->text);
+  snprintf(w->reason, sizeof w->reason, "jobs of stream %s: %s", w->names.stream,
+           a->text);
   w->retry_at = uv_now(w->loop) + RETRY_MS;
   worker_wake(w);
 }
