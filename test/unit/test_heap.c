@@ -491,6 +491,71 @@ static void test_heap_frozen_is_not_copied_by_fork(void **state) {
   /* A huge page has a table in reserve, for when it is split. */
   assert_true(after + 10 * PAGE <= before);
 }
+/* Bytes that are present of the mapping with p in it. */
+static size_t resident_around(const void *p) {
+  FILE *f = fopen("/proc/self/smaps", "re");
+  char line[512];
+  int inside = 0;
+  long kib = -1;
+  while (f && kib < 0 && fgets(line, sizeof line, f)) {
+    unsigned long from, to;
+    if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+      inside = (uintptr_t)p >= from && (uintptr_t)p < to;
+    else if (inside)
+      (void)sscanf(line, "Rss: %ld", &kib);
+  }
+  if (f)
+    fclose(f);
+  return kib < 0 ? SIZE_MAX : (size_t)kib * 1024;
+}
+static int begins_with_nothing_there(struct heap *h, void *data) {
+  (void)h;
+  return resident_around(data) == 0;
+}
+/* What a small template has built lies in small pages, each of which a fork would copy:
+ * it is frozen as well, at the first seal and at a later one; what births write to is
+ * not. */
+static void test_heap_freezes_small_runs(void **state) {
+  struct heap *h = heap_make(state);
+  heap_set_hot(h, HEAP_HOT_ALL);
+  unsigned char *hot = memset(heap_alloc(h, NULL, 0, 100), 5, 100);
+  heap_set_hot(h, HEAP_HOT_NONE);
+  for (int run = 0; run < 3; run++) {
+    uint64_t frozen = stats_of(h).frozen;
+    unsigned char *last = NULL;
+    for (int i = 0; i < 1200; i++)
+      last = memset(heap_alloc(h, NULL, 0, 1000), run + 1, 1000);
+    heap_seal(h);
+    assert_true(heap_freeze_gain(h) >= 4 * MIB);
+    heap_freeze(h);
+    if (stats_of(h).frozen == 0) {
+      heap_free(h);
+      skip();
+    }
+    assert_int_equal(stats_of(h).frozen, frozen + 2 * MIB);
+    assert_true(heap_freeze_gain(h) < 4 * MIB);
+    assert_true(in_child(begins_with_nothing_there, h, last));
+    assert_false(in_child(begins_with_nothing_there, h, hot));
+    assert_true(holds(last, 1000, run + 1) && holds(hot, 100, 5));
+    heap_thaw(h);
+    assert_int_equal(stats_of(h).frozen, 0);
+    assert_true(heap_freeze_gain(h) >= 4 * MIB);
+    heap_freeze(h);
+    assert_int_equal(stats_of(h).frozen, frozen + 2 * MIB);
+  }
+  heap_free(h);
+}
+/* A template that has little more than its interpreter stays as it is: a huge page would
+ * cost more than it saves. */
+static void test_heap_leaves_tiny_runs(void **state) {
+  struct heap *h = heap_make(state);
+  for (int i = 0; i < 200; i++)
+    heap_alloc(h, NULL, 0, 1000);
+  heap_seal(h);
+  assert_int_equal(heap_freeze_gain(h), 0);
+  assert_true(stats_of(h).touched < MIB / 2);
+  heap_free(h);
+}
 static int seals_forks_and_thaws(struct heap *h, void *data) {
   struct frozen_heap *f = data;
   heap_forked(h);
@@ -929,6 +994,8 @@ int main(void) {
       cmocka_unit_test(test_heap_shares_big_sealed_blocks_that_grow),
       cmocka_unit_test(test_heap_frozen_is_the_same_and_private_to_each),
       cmocka_unit_test(test_heap_frozen_is_not_copied_by_fork),
+      cmocka_unit_test(test_heap_freezes_small_runs),
+      cmocka_unit_test(test_heap_leaves_tiny_runs),
       cmocka_unit_test(test_heap_freezes_in_a_clone_that_is_a_template),
       cmocka_unit_test(test_heap_frozen_blocks_grow_and_shrink),
       cmocka_unit_test(test_heap_stays_as_it_is_where_it_cannot_freeze),

@@ -1,9 +1,9 @@
 /* The Lua heap of a template and its clones: the allocator, and the life of a heap. Runs
  * in templates and clones; one thread.
  *
- *   region   | struct heap, small run | built by the template     | fresh run | PROT_NONE
- * ... pages      small                    huge, then frozen           small       not
- * there yet ^sealed_end
+ *   region   | head    | small run | built by the template | fresh run   | PROT_NONE
+ *   pages    | small   | frozen, if they are worth it      | small       | not there yet
+ *            ^ base    ^ first                             ^ sealed_end
  *
  * Blocks are cut from the front of the region in the order they are asked for, so that
  * what belongs together lies together. A freed block goes to the list of its size class;
@@ -33,7 +33,10 @@
 #include <lua.h>
 #include <string.h>
 
-enum { RUN_WORTH = 1 << 20 }; /* what a seal starts a new run for */
+enum {
+  RUN_WORTH = 1 << 20,   /* what a seal starts a new run for */
+  UNIT_WORTH = 512 << 10 /* what a huge page is frozen for, whose rest is lost */
+};
 
 static void *block_new(struct heap *h, size_t tag, size_t n) {
   if (tag == LUA_TSTRING && (h->offer || h->scratch_top)) {
@@ -164,6 +167,7 @@ void heap_seal(struct heap *h) {
     memset(h->stash, 0, sizeof h->stash);
     h->stash_bytes = 0;
   }
+  int all_small = h->clone;
   h->clone = 0;
   live_publish(h);
   if (seal_can_wait(h))
@@ -171,7 +175,12 @@ void heap_seal(struct heap *h) {
   small_stash_all(h);
   h->age++;
   h->reuse = h->stash_bytes > (uint64_t)(h->top - h->base) / 4;
-  region_start_run(h);
+  size_t run = h->top > h->run_start ? (size_t)(h->top - h->run_start) : 0;
+  h->small += all_small ? run : size_min(run, SMALL_RUN);
+  size_t unit = h->page;
+  if (h->top > h->first && ((uintptr_t)h->top & (HUGE_PAGE - 1)) >= UNIT_WORTH)
+    unit = HUGE_PAGE;
+  region_start_run(h, unit);
   h->sealed_end = h->run_start;
   h->sealed = h->live;
   h->own = h->own_big = 0;
@@ -192,7 +201,7 @@ void heap_forked(struct heap *h) {
   h->nmirrors = 0;
   h->inherited = 1;
   if (h->top > h->run_start)
-    region_start_run(h);
+    region_start_run(h, h->page);
   h->sealed_end = h->run_start;
 }
 

@@ -64,7 +64,8 @@ struct heap {
       struct free_block
           *stash[NCLASS]; /* holes in the sealed part; the template's only */
       uint64_t stash_bytes;
-      char *frozen_end; /* of the region, from the first huge page on */
+      char *frozen_end; /* of the region, from the first run on */
+      size_t small;     /* bytes in small pages between there and sealed_end */
       struct mirror *mirrors;
       size_t mirrors_map;
       struct big big_first[NBIG_FIRST];
@@ -75,6 +76,7 @@ struct heap {
   };
   /* region.c */
   char *base, *end; /* the reservation */
+  char *first;      /* the first run, at a huge boundary; before it: the head */
   char *top;        /* blocks are cut here */
   char *soft_end;   /* up to here without asking again */
   char *hard_end;   /* accessible up to here */

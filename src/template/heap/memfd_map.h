@@ -14,7 +14,13 @@
 
 #include <stddef.h>
 
-enum { MEMFD_MAP_UNIT = 2 << 20, MEMFD_MAP_PIECE = 128 << 20 };
+/* Each piece is two mappings, which a fork looks at: as few as the address space has room
+ * for. */
+enum {
+  MEMFD_MAP_UNIT = 2 << 20,
+  MEMFD_MAP_PIECE_MIN = 128 << 20,
+  MEMFD_MAP_PIECE = sizeof(void *) > 4 ? 1 << 30 : MEMFD_MAP_PIECE_MIN
+};
 
 /* n bytes at a multiple of MEMFD_MAP_UNIT plus `off`, without access. NULL: no room. */
 char *memfd_map_reserve(size_t n, size_t off);

@@ -81,7 +81,13 @@ static void region_turn_huge(struct heap *h) {
   h->run_huge = 1;
 }
 
+static void region_leave_head(struct heap *h) {
+  if (h->top < h->first)
+    h->top = h->first;
+}
+
 int region_room(struct heap *h, size_t n) {
+  region_leave_head(h);
   if (!h->clone && !h->run_huge && h->top + n > h->run_start + SMALL_RUN)
     region_turn_huge(h);
   if (n > (size_t)(h->hard_end - h->top)) {
@@ -95,8 +101,9 @@ int region_room(struct heap *h, size_t n) {
   return 0;
 }
 
-void region_start_run(struct heap *h) {
-  char *fresh = align_up(h->top, h->run_huge ? HUGE_PAGE : h->page);
+void region_start_run(struct heap *h, size_t unit) {
+  region_leave_head(h);
+  char *fresh = align_up(h->top, h->run_huge ? HUGE_PAGE : unit);
   if (fresh > h->hard_end)
     fresh = h->hard_end; /* the end of the region is near */
   if (h->run_huge)
@@ -115,48 +122,57 @@ size_t region_limit(void) {
   return (size_t)(limit.rlim_cur / 2);
 }
 
-/* Page tables cost a fork, too. What lies within the same GiB as the libraries shares one
- * with them; above them there is nothing but, far away, the stack. Measured: processor
- * time of a process x 0.95. It is a hint: where there is no room the system chooses. */
-static void *near_libraries(void) {
-#ifdef AT_SYSINFO_EHDR
-  enum { PAST = 4 << 20 }; /* of the dynamic linker, which is the highest */
-  uintptr_t vdso = (uintptr_t)getauxval(AT_SYSINFO_EHDR);
-  return vdso ? (void *)round_up(vdso + PAST, HUGE_PAGE) : NULL;
-#else
-  return NULL;
-#endif
-}
-
 static void *reserve_at(void *hint, size_t n) {
   void *p = mmap(hint, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return p == MAP_FAILED ? NULL : p;
 }
 
-/* The stack grows down, and must have room. */
-static void *reserve(size_t n) {
-  enum { STACK_ROOM = 1 << 30 };
-  void *hint = near_libraries(), *p = reserve_at(hint, n);
-  uintptr_t end = (uintptr_t)p + n, stack = (uintptr_t)__builtin_frame_address(0);
-  if (p && hint && end <= stack && stack - end < STACK_ROOM) {
-    munmap(p, n);
-    p = reserve_at(NULL, n);
+/* Page tables cost a fork, too. What lies within the same GiB as the libraries shares one
+ * with them, and so does the head with the dynamic linker, if it lies within the same
+ * 2 MiB; above them there is nothing but, far away, the stack, which grows down, and must
+ * have room. Measured: processor time of a process x 0.95. Where there is no room the
+ * system chooses. */
+static char *reserve_near_libraries(size_t head, size_t n) {
+#ifdef AT_SYSINFO_EHDR
+  enum { TRIES = 4, STACK_ROOM = 1 << 30 };
+  uintptr_t vdso = (uintptr_t)getauxval(AT_SYSINFO_EHDR);
+  uintptr_t stack = (uintptr_t)__builtin_frame_address(0);
+  char *first = (char *)round_up(vdso + head, HUGE_PAGE);
+  for (int i = 0; vdso && i < TRIES; i++, first += HUGE_PAGE) {
+    char *p = reserve_at(first - head, head + n);
+    uintptr_t end = (uintptr_t)first + n;
+    if (p == first - head && (end > stack || stack - end >= STACK_ROOM))
+      return first;
+    if (p)
+      munmap(p, head + n);
   }
-  return p;
+#else
+  (void)head, (void)n;
+#endif
+  return NULL;
 }
 
-static char *region_map(size_t *size) {
+static char *reserve_anywhere(size_t head, size_t n) {
+  size_t all = head + n + HUGE_PAGE;
+  char *p = reserve_at(NULL, all);
+  if (!p)
+    return NULL;
+  char *first = align_up(p + head, HUGE_PAGE), *base = first - head;
+  if (base > p)
+    munmap(p, (size_t)(base - p));
+  if (first + n < p + all)
+    munmap(first + n, (size_t)(p + all - (first + n)));
+  return first;
+}
+
+/* Returns the huge boundary that the head ends at. */
+static char *region_reserve(size_t head, size_t *size) {
   for (; *size >= RESERVE_MIN; *size = round_up(*size / 2, HUGE_PAGE)) {
-    void *p = reserve(*size + HUGE_PAGE);
-    if (!p)
-      continue;
-    char *start = p, *base = align_up(start, HUGE_PAGE);
-    if (base > start)
-      munmap(start, (size_t)(base - start));
-    size_t tail = HUGE_PAGE - (size_t)(base - start);
-    if (tail)
-      munmap(base + *size, tail);
-    return base;
+    char *first = reserve_near_libraries(head, *size - head);
+    if (!first)
+      first = reserve_anywhere(head, *size - head);
+    if (first)
+      return first;
   }
   return NULL;
 }
@@ -180,20 +196,25 @@ struct heap *region_open(size_t reserve) {
   size = size < RESERVE_MIN ? RESERVE_MIN : round_up(size, HUGE_PAGE);
   for (size_t limit = region_limit(); size > limit && size >= RESERVE_MIN;)
     size = round_up(size / 2, HUGE_PAGE);
-  char *base = region_map(&size);
-  if (!base)
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  size_t record = round_up(sizeof(struct heap), page), head = record + page;
+  char *first = region_reserve(head, &size);
+  if (!first)
     return NULL;
-  if (mprotect(base, SMALL_RUN, PROT_READ | PROT_WRITE) < 0) {
+  char *base = first - head;
+  if (mprotect(base, head + SMALL_RUN, PROT_READ | PROT_WRITE) < 0) {
     munmap(base, size);
     return NULL;
   }
   struct heap *h = (struct heap *)(void *)base; /* zero, as fresh pages are */
   region_advise_small(h, base, size, 0);        /* where huge pages are the default */
-  h->page = (size_t)sysconf(_SC_PAGESIZE);
-  h->base = h->sealed_end = h->run_start = base;
+  h->page = page;
+  h->base = h->sealed_end = base;
+  h->first = h->run_start = first;
   h->end = base + size;
-  h->hard_end = base + SMALL_RUN;
-  h->top = h->soft_end = align_up(base + sizeof *h, 64);
+  h->hard_end = first + SMALL_RUN;
+  h->top = align_up(base + sizeof *h, 64);
+  h->soft_end = base + record;
   region_register(h);
   return h;
 }

@@ -1,6 +1,8 @@
 /* The region: reserved address space that is made accessible from the front as blocks
  * need it. What a template builds lies in huge pages once it has outgrown SMALL_RUN, what
- * a clone builds in small ones. A run is what was cut since the last seal or fork. */
+ * a clone builds in small ones. A run is what was cut since the last seal or fork. The
+ * head, before the first run, has the pages that clones write to: it ends at a huge
+ * boundary, so that everything behind it can be frozen in huge pages. */
 #ifndef TEMPLATE_HEAP_REGION_H
 #define TEMPLATE_HEAP_REGION_H
 
@@ -13,9 +15,10 @@ struct heap *region_open(size_t reserve);
 void region_close(struct heap *h);
 /* Makes room for n bytes at top, up to soft_end. Returns 0 or -ENOMEM. */
 int region_room(struct heap *h, size_t n);
-/* Begins a run of small pages at the end. After huge pages it starts at the next huge
- * boundary: a clone that wrote into the last huge page would split it. */
-void region_start_run(struct heap *h);
+/* Begins a run of small pages at the end, at the next multiple of unit (a page or
+ * HUGE_PAGE). After huge pages it starts at the next huge boundary anyway: a clone that
+ * wrote into the last huge page would split it. */
+void region_start_run(struct heap *h, size_t unit);
 /* Bytes of address space that the heap may take: half of a limit (RLIMIT_AS), the other
  * half is left to everything else. SIZE_MAX: no limit. */
 size_t region_limit(void);

@@ -9,23 +9,12 @@
 
 /* ---- the hot page ---- */
 
-enum { HOT_MIN = 1024 }; /* less is not worth being one */
-
 void heap_set_hot(struct heap *h, enum heap_hot what) {
   h->hot = what;
   if (h->hot_end || what == HEAP_HOT_NONE)
     return;
-  char *from = h->top, *end = align_up(from, h->page);
-  if (end < from + HOT_MIN) {
-    from = end;
-    end += h->page;
-  }
-  if (end > h->hard_end)
-    return;
-  h->hot_top = from;
-  h->hot_end = h->top = end;
-  if (h->soft_end < end)
-    h->soft_end = end;
+  h->hot_end = h->first; /* the last page of the head */
+  h->hot_top = h->first - h->page;
 }
 
 static void *hot_cut(struct heap *h, size_t n) {
