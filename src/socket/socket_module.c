@@ -95,6 +95,7 @@ static int l_wrap(lua_State *L) {
 
 void socket_prepare(lua_State *L) {
   methods_open(L);
+  wait_keep_names(L);
 }
 
 int socket_module_open(lua_State *L) {

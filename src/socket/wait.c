@@ -8,7 +8,20 @@
 #include <pthread.h>
 #include <string.h>
 
-static const char wait_key = 0;
+#define END_NEXT_POLL "moonfork.end_next_poll" /* for every copy of this code, too */
+
+static const char wait_key = 0, names_key = 0;
+
+void wait_keep_names(lua_State *L) {
+  static const char *const names[] = {WAIT_SHARED, WAIT_ATTEND, END_NEXT_POLL};
+  enum { NNAMES = sizeof names / sizeof *names };
+  lua_createtable(L, NNAMES, 0);
+  for (int i = 0; i < NNAMES; i++) {
+    lua_pushstring(L, names[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &names_key);
+}
 
 void wait_set_function(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &wait_key);
@@ -99,8 +112,6 @@ static int judge_answer(lua_State *L, const struct wait_kind *kind, int nargs) {
 }
 
 /* ---- without a wait function ---- */
-
-#define END_NEXT_POLL "moonfork.end_next_poll" /* for every copy of this code, too */
 
 void wait_end_next_poll(lua_State *L) {
   lua_pushboolean(L, 1);

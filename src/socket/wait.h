@@ -60,6 +60,9 @@ int wait_has_function(lua_State *L);
  * the kernel tells nothing of a closed descriptor. Calls the wait function with no
  * events. */
 void wait_closing(lua_State *L, const struct socket *s);
+/* Keeps the names that an operation looks up in the registry. A clone that had to make
+ * them would write to the table of strings, which it shares with its template. */
+void wait_keep_names(lua_State *L);
 /* Seconds until the operation's deadline; negative: none. */
 double wait_left(lua_State *L);
 

@@ -240,11 +240,10 @@ static int l_call_deep(lua_State *L) {
   return 0;
 }
 
-/* What births write to, in the heap's hot page: the records of calls, and the state of
- * math.random. */
+/* What births write to, in the heap's hot page: the records of calls (the first is this
+ * one's, whose caller has set the heap hot), and the state of math.random. */
 static void prepare_hot_page(lua_State *L, struct heap *heap, int opens_math) {
   enum { DEPTH = 3 };
-  heap_set_hot(heap, HEAP_HOT_ALL);
   lua_pushcfunction(L, l_call_deep);
   lua_pushinteger(L, DEPTH);
   lua_call(L, 1, 0);
@@ -294,6 +293,8 @@ int script_open(struct server *s, const struct options *o) {
     return -ENOMEM;
   lua_atpanic(s->L, panic);
   lua_setwarnf(s->L, on_warning, NULL);
+  if (s->heap)
+    heap_set_hot(s->heap, HEAP_HOT_ALL);
   int r = script_protect(s, l_open, &job, 0, FAILURE_REMOTE, PHASE_START);
   return r < 0 ? r : script_prepare(s);
 }
