@@ -26,6 +26,9 @@ local function text_with(t, text, ...)
   return text()
 end
 
+-- What code does first, so that its beginning can be waited for.
+local BEGINS = "io.stderr:write 'begins\\n' "
+
 -- Everything asked of p so far is executed.
 local function settle(p) assert(p:memory()) end
 
@@ -50,8 +53,9 @@ end)
 story.test("SIGUSR2: Lua code that hangs is shown with its stack", function(t)
   local p, text = reporting{}
   settle(p)
-  p:eval "-- =endless\nlocal function inner() while not done do end end\nlocal function outer() inner() end outer()"
-  fork.step(0.1)
+  p:eval("-- =endless\nlocal function inner() while not done do end end\nlocal function outer() "
+    .. BEGINS .. "inner() end outer()")
+  text_with(t, text, "begins")
   p:kill "USR2"
   local out = text_with(t, text, "executes eval", "in user code for", "endless:2", "endless:3")
   t.ok(select(2, out:gsub("endless:2", "")) == 1, out)
@@ -61,12 +65,14 @@ story.test("SIGUSR2: Lua code that hangs is shown with its stack", function(t)
 end)
 
 story.test("SIGUSR2: a C function that blocks is told at once", function(t)
-  local p, text = reporting{}
+  local here, there = fork.socket.pair()
+  local p, text = reporting{stdin = there}
   settle(p)
-  p:eval "local kit = require'testkit' for _ = 1, 40 do kit.msleep(50) end io.stderr:write'later'"
-  fork.step(0.3)
+  p:eval(BEGINS .. "io.read() io.stderr:write 'later'")
+  text_with(t, text, "begins")
   p:kill "USR2"
   text_with(t, text, "executes eval")
+  here:write "\n"
   text_with(t, text, "later") -- and the code goes on
   settle(p)
   p:close()
@@ -86,8 +92,8 @@ story.test("SIGUSR2: what user code sets stays, a debug hook too", function(t)
   q:close()
   local h, told = reporting{}
   settle(h)
-  h:eval "debug.sethook(function() n = (n or 0) + 1 end, '', 100) while not done do end"
-  fork.step(0.2)
+  h:eval("debug.sethook(function() n = (n or 0) + 1 end, '', 100) " .. BEGINS .. "while not done do end")
+  text_with(t, told, "begins")
   h:kill "USR2"
   text_with(t, told, "a debug hook is set")
   h:kill "KILL"
