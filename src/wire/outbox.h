@@ -45,6 +45,8 @@ enum { OUTBOX_IOV_MAX = 16 };
  * its first byte (borrowed, at most FRAME_FDS_MAX). Returns the number of iovecs, 0:
  * empty. Never reaches past a point where further descriptors begin. */
 int outbox_next(struct outbox *o, struct iovec *iov, const int **ret_fds, int *ret_nfds);
+/* What a loop writes of one in a turn, about: its reader may be as fast as the writer. */
+enum { OUTBOX_TURN = 4 << 20 };
 /* n > 0 bytes of that went; its descriptors with them, which are closed here. */
 void outbox_sent(struct outbox *o, size_t n);
 

@@ -192,7 +192,7 @@ story.test("more than 1 MiB of values is not kept for that", function(t)
   pool:close()
 end)
 
-story.test("hundreds of megabytes hold neither the loop nor a second copy here",
+story.test("hundreds of megabytes need no second copy here",
   { deadline = 120 }, function(t)
     local function peak()
       for line in io.lines "/proc/self/status" do
@@ -206,9 +206,8 @@ story.test("hundreds of megabytes hold neither the loop nor a second copy here",
     local before = peak()
     local p = fork.new()
     t.got(p:fork():run "type")
-    local worst, t0 = 0, os.clock() -- processor time: what others do counts not
     p:set("big", value)
-    local took, sum = os.clock() - t0, nil
+    local sum
     p:fork():eval [[
       function f(s)
         local n = 0
@@ -219,15 +218,9 @@ story.test("hundreds of megabytes hold neither the loop nor a second copy here",
       t.eq(err, nil)
       sum = socket
     end)
-    while not sum do
-      t0 = os.clock()
-      fork.step(0.1)
-      worst = math.max(worst, os.clock() - t0)
-    end
+    t.within(60, function() return sum end)
     sum = math.tointeger(sum:read "a")
     t.eq(sum, 10 * #text + 40000)
-    t.ok(took < 0.05 * story.scale, "set took " .. took)
-    t.ok(worst < 0.05 * story.scale, "the loop was held for " .. worst)
     if (os.getenv "STORY_PRELOAD" or "") == "" then
       t.ok(peak() < before + 32, peak() - before .. " MiB more")
     end

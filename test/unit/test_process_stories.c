@@ -1064,6 +1064,34 @@ static void test_many_answers_are_spread_over_turns(void **state) {
   }
 }
 
+/* A template that reads as fast as is written to it held the loop until all was written.
+ */
+static void test_a_long_value_is_spread_over_turns(void **state) {
+  enum { MANY = 5 * OUTBOX_TURN, MOST = OUTBOX_TURN + OUTBOX_IOV_MAX * FRAME_BODY_MAX };
+  struct story *s = story_new();
+  char *value = calloc(1, MANY);
+  int far, turns = 0;
+  mf_process *t = make_template(s, &far);
+  const struct buf *read = &s->sim->fd[far].rx;
+  size_t before = 0;
+  memcpy(value, "\xc6", 1); /* one long string */
+  for (int i = 0; i < 4; i++)
+    value[1 + i] = (char)((MANY - 5) >> (24 - 8 * i));
+  assert_int_equal(mf_set(t, "x", value, MANY), 0);
+  assert_true(buf_size(read) <= MOST);
+  do {
+    before = buf_size(read);
+    sim_step(s->sim);
+    assert_true(buf_size(read) - before <= MOST);
+    turns++;
+  } while (buf_size(read) != before);
+  assert_true(before > MANY);
+  assert_true(turns >= MANY / MOST);
+  free(value);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 /* What no template can be asked about, and is large, is measured aside. */
 static void test_memory_that_takes_long_is_told_later(void **state) {
   struct story *s = story_new();
@@ -1692,6 +1720,7 @@ int main(void) {
       cmocka_unit_test(test_a_failed_start_has_one_name),
       cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),
       cmocka_unit_test(test_many_answers_are_spread_over_turns),
+      cmocka_unit_test(test_a_long_value_is_spread_over_turns),
       cmocka_unit_test(test_memory_that_takes_long_is_told_later),
       cmocka_unit_test(test_memory_asked_while_it_starts_waits_for_that),
       cmocka_unit_test(test_closing_forgets_a_measure),

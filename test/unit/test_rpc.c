@@ -566,6 +566,37 @@ static void test_bytes_have_a_limit_but_a_long_call_may_go_alone(void **state) {
   story_free(s);
 }
 
+/* What waits goes out over several turns, also where it is read as fast as it is written.
+ */
+static void test_long_calls_are_spread_over_turns(void **state) {
+  enum { EACH = 1 << 20, MANY = 24 };
+  enum { MOST = OUTBOX_TURN + OUTBOX_IOV_MAX * FRAME_BODY_MAX };
+  struct story *s = story_new();
+  char *big = calloc(1, EACH);
+  int turns = 0;
+  s->options.queue_bytes_max = s->options.message_max = MANY * (EACH + 100);
+  begin(s);
+  far_run(s->far);
+  s->sim->full = 1;
+  for (int i = 0; i < MANY; i++)
+    assert_int_equal(call_with(s, big, EACH, 0), 0);
+  s->sim->full = 0;
+  const struct buf *read = &s->sim->fd[far_worker(s->far, 0)->fd].rx;
+  size_t before;
+  do {
+    before = buf_size(read);
+    sim_step(s->sim);
+    assert_true(buf_size(read) - before <= MOST);
+    turns++;
+  } while (buf_size(read) != before);
+  assert_true(before > (size_t)MANY * EACH);
+  assert_true(turns > MANY * EACH / MOST);
+  far_run(s->far);
+  assert_int_equal(far_worker(s->far, 0)->ncalls, MANY);
+  free(big);
+  story_free(s);
+}
+
 /* The kernel has no room for descriptors under way, or no memory: nothing says when it
  * has, so the rpc itself has to try again. */
 static void test_what_the_kernel_cannot_take_now_is_tried_again(void **state) {
@@ -1147,6 +1178,7 @@ int main(void) {
       cmocka_unit_test(test_a_hundred_thousand_calls_fail_in_chunks),
       cmocka_unit_test(test_full_queues_refuse_and_tell_when_they_have_room),
       cmocka_unit_test(test_bytes_have_a_limit_but_a_long_call_may_go_alone),
+      cmocka_unit_test(test_long_calls_are_spread_over_turns),
       cmocka_unit_test(test_what_the_kernel_cannot_take_now_is_tried_again),
       cmocka_unit_test(test_late_answers_are_dropped_and_counted),
       cmocka_unit_test(test_parked_calls_that_are_cancelled_are_never_sent),

@@ -108,6 +108,7 @@ int channel_attended_fd(const struct channel *c) {
 
 void channel_flush(struct channel *c) {
   struct iovec iov[OUTBOX_IOV_MAX];
+  size_t left = OUTBOX_TURN;
   const int *fds;
   int n, nfds;
   ssize_t sent;
@@ -117,6 +118,9 @@ void channel_flush(struct channel *c) {
     sent = c->backend->ops->send(c->backend, c->fd, iov, n, fds, nfds);
     if (sent > 0) {
       outbox_sent(&c->out, (size_t)sent);
+      if ((size_t)sent >= left)
+        break; /* the rest in the next turn */
+      left -= (size_t)sent;
       continue;
     }
     if (sent == 0)

@@ -10,6 +10,7 @@
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 enum {
@@ -124,7 +125,8 @@ static void put_end(struct mf_rpc *rpc) {
 
 /* ---- writing ---- */
 
-void rpc_flush(struct mf_rpc *rpc) {
+/* At most about so many bytes. */
+static void flush(struct mf_rpc *rpc, size_t most) {
   struct iovec iov[OUTBOX_IOV_MAX];
   const int *fds;
   int n, nfds;
@@ -140,6 +142,11 @@ void rpc_flush(struct mf_rpc *rpc) {
     if (sent > 0) {
       rpc->sent += (uint64_t)sent;
       outbox_sent(&rpc->out, (size_t)sent);
+      if ((size_t)sent >= most) {
+        rpc->full = 1; /* the rest in the next turn */
+        break;
+      }
+      most -= (size_t)sent;
     } else if (sent == 0) {
       rpc->full = 1;
       break;
@@ -153,8 +160,12 @@ void rpc_flush(struct mf_rpc *rpc) {
   rpc_rewatch(rpc);
 }
 
+void rpc_flush(struct mf_rpc *rpc) {
+  flush(rpc, OUTBOX_TURN);
+}
+
 /* A long request with nothing before it: what the kernel takes goes straight from the
- * caller's memory, and only the rest is copied. */
+ * caller's memory, and only the rest is copied, which takes longer. */
 static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
   struct payload *rest = payload_blank(m->length, &rpc->context->blockcache, NULL);
   int r;
@@ -162,7 +173,7 @@ static int send_long(struct mf_rpc *rpc, struct call *c, const mf_message *m) {
     return MF_ENOMEM;
   r = put_call(rpc, c, m, rest);
   if (!r) {
-    rpc_flush(rpc);
+    flush(rpc, SIZE_MAX);
     outbox_move(&rpc->out, m->data, m->length, rest->data);
   }
   payload_drop(rest);
