@@ -94,6 +94,11 @@ static int may_run_again(const struct mf_pool *pool, const struct pool_call *c,
   return c->idempotent && c->runs < RUNS_MAX;
 }
 
+static void fail_overdue(struct mf_pool *pool, struct pool_call *c) {
+  c->base.timeout_ms = pool->options.call_timeout_ms;
+  call_fail(&c->base, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
+}
+
 void pool_on_reply(struct worker *w, struct pool_call *c, const mf_error *e,
                    const mf_message *m) {
   struct mf_pool *pool = w->pool;
@@ -102,6 +107,9 @@ void pool_on_reply(struct worker *w, struct pool_call *c, const mf_error *e,
   mf_reply_cb cb = c->base.cb;
   void *cb_data = c->base.data;
   mf_error own;
+  if (c->overdue && died)
+    fail_overdue(pool, c);
+  c->overdue = 0;
   c->worker = NULL;
   c->base.away = 0;
   list_remove(&c->worker_link);
@@ -151,15 +159,16 @@ void pool_on_reply(struct worker *w, struct pool_call *c, const mf_error *e,
 /* ---- new calls ---- */
 
 /* The time of a call in a worker is over: the worker is killed. What it had not entered
- * goes to others; this call is not run again, even if it is idempotent. */
+ * goes to others; this call is not run again, even if it is idempotent. The record of a
+ * chunk on another machine comes with the end of its worker: its items are told of then.
+ */
 static void on_work_timeout(struct deadline *d) {
   struct pool_call *c = list_entry(d, struct pool_call, work_deadline);
   struct worker *w = c->worker;
   struct mf_pool *pool = c->pool;
-  if (!c->base.notified) {
-    c->base.timeout_ms = pool->options.call_timeout_ms;
-    call_fail(&c->base, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
-  }
+  c->overdue = c->base.type == RPC_CHUNK && mf_rpc_process(w->rpc)->far != NULL;
+  if (!c->base.notified && !c->overdue)
+    fail_overdue(pool, c);
   if (w->killed)
     return;
   if (trace_is_on())

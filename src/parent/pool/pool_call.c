@@ -84,7 +84,12 @@ static void describe_error(const struct pool_call *c, char *text, size_t n, mf_e
   } else {
     memset(e, 0, sizeof *e);
     e->code = r->code;
-    e->message = mf_strerror(r->code);
+    e->message =
+        r->code == MF_EUNSUPPORTED /* rpc_give has no other reason for it */
+            ? "a handle of the call can't travel to the remote worker whose turn it was: "
+              "its link carries the bytes of connected stream sockets and of pipes (send "
+              "what is in a file; open others over there)"
+            : mf_strerror(r->code);
   }
   e->started = c->unsure ? MF_STARTED_UNKNOWN : r->started;
   if (r->code != MF_ETIMEOUT)

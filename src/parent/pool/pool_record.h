@@ -88,8 +88,9 @@ struct pool_call {
   uint64_t started_us; /* its worker is at it since then; 0: not yet */
   unsigned runs;
   int idempotent;
-  int waited; /* its time in the queue is counted */
-  int unsure; /* an earlier worker may have entered it */
+  int waited;  /* its time in the queue is counted */
+  int unsure;  /* an earlier worker may have entered it */
+  int overdue; /* its time in the worker is over, which is told with the worker's end */
 };
 _Static_assert(offsetof(struct pool_call, base) == 0, "found by id as a call");
 
