@@ -4,6 +4,7 @@
  * Lua programs hold. Runs in the parent. */
 #include "bind/lua_process.h"
 
+#include "bind/far_handle.h"
 #include "bind/loan.h"
 #include "bind/lua_options.h"
 #include "os/fd.h"
@@ -317,6 +318,21 @@ static int done(lua_State *L, struct proc *p, int rc) {
 
 /* ---- make: -> raw; or nil, error ---- */
 
+static int unsupported(lua_State *L, const char *why) {
+  lua_pushnil(L);
+  bind_error_push(L, "UNSUPPORTED", why, NULL, MF_STARTED_NO, NULL);
+  return 2;
+}
+
+/* far: the options of a remote one; or NULL. */
+static int made(lua_State *L, struct proc *p, int rc, mf_process *process,
+                const mf_options *far) {
+  char room[FAR_HANDLE_TEXT];
+  const char *why = rc == MF_EUNSUPPORTED && far ? far_options_refusal(room, far) : NULL;
+  int n = bound_fill(L, p, rc, process);
+  return why ? unsupported(L, why) : n;
+}
+
 static int make(lua_State *L, int (*make_process)(const mf_options *, mf_process **)) {
   mf_options options;
   mf_process *process = NULL;
@@ -328,7 +344,7 @@ static int make(lua_State *L, int (*make_process)(const mf_options *, mf_process
   if (!p)
     return 2;
   int rc = make_process(&options, &process);
-  return bound_fill(L, p, rc, process);
+  return made(L, p, rc, process, make_process == mf_remote ? &options : NULL);
 }
 
 static int l_new(lua_State *L) { /* new(cell, options) */
@@ -352,7 +368,7 @@ static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
   if (!p)
     return 2;
   int rc = mf_fork_options(source->process, &options, &process);
-  return bound_fill(L, p, rc, process);
+  return made(L, p, rc, process, mf_is_remote(source->process) ? &options : NULL);
 }
 
 /* from_fd(cell, options, fd, copy) -> raw; or nil, error, is fd still the caller's? It is
@@ -407,16 +423,11 @@ static int l_eval(lua_State *L) { /* eval(raw, name of the chunk, code, string..
 
 static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
   struct proc *p = bound_check(L, 1);
-  int rc = mf_send_fd(p->process, (int)luaL_checkinteger(L, 2));
+  char room[FAR_HANDLE_TEXT];
+  int fd = (int)luaL_checkinteger(L, 2), rc = mf_send_fd(p->process, fd);
   if (rc != MF_EUNSUPPORTED)
     return done(L, p, rc);
-  lua_pushnil(L);
-  bind_error_push(
-      L, "UNSUPPORTED",
-      "the handle is no connected stream socket and no end of a pipe: a remote "
-      "process takes no others (send what is in a file)",
-      NULL, MF_STARTED_NO, NULL);
-  return 2;
+  return unsupported(L, far_handle_refusal(room, "the handle", fd));
 }
 
 static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
@@ -491,6 +502,10 @@ static int l_run(lua_State *L) { /* run(raw, name, f) */
 
 static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
   struct proc *p = bound_check(L, 1);
+  if (mf_is_remote(p->process))
+    return unsupported(
+        L, "to_fd: a remote process can't be given to another process, which would not "
+           "learn how it and its clones end (start one with fork.remote there)");
   struct completion *c = completion_new(L, p->reactor, &socket_ops, 2);
   return refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
 }

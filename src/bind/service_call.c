@@ -3,6 +3,7 @@
  * answered as any other: later, from the reactor. Runs in the parent. */
 #include "bind/service_call.h"
 
+#include "bind/far_handle.h"
 #include "bind/loan.h"
 #include "os/fd.h"
 #include "parent/private.h"
@@ -17,7 +18,10 @@ struct call_box { /* what a call with a callback gives */
 };
 
 /* What the library refuses a call for, where the code alone does not tell. */
-static const char *refusal(const struct service *s, int code) {
+static const char *refusal(const struct service *s, int code, const mf_message *m,
+                           char *room) {
+  if (code == MF_EUNSUPPORTED)
+    return far_handles_refusal(room, m->fds, m->nfds);
   if (code == MF_ECLOSED)
     return s->rpc ? "the rpc is closed" : "the pool is closed";
   if (code != MF_ELIMIT) /* the size of a message was limited when it was packed */
@@ -43,10 +47,11 @@ static int code_of(const struct codec_error *e) {
 
 static void submit_message(struct service *s, struct reply *r, const mf_call_options *o,
                            const mf_message *m, uint64_t *ret_id) {
+  char room[FAR_HANDLE_TEXT];
   int rc = s->rpc ? mf_rpc_call(s->rpc, m, o, reply_on_result, r, ret_id)
                   : mf_pool_call(s->pool, m, o, reply_on_result, r, ret_id);
   if (rc < 0)
-    answer_here(r, rc, refusal(s, rc));
+    answer_here(r, rc, refusal(s, rc, m, room));
 }
 
 /* The same with long strings, which stay where they are until they are sent. */
@@ -55,12 +60,13 @@ static void submit_lending(lua_State *L, struct service *s, struct reply *r,
                            const struct codec_lending *l, uint64_t *ret_id) {
   struct mf_loan loan = {l->lent, l->n, loan_release,
                          loan_new(L, s->reactor, l->anchor, NULL)};
+  char room[FAR_HANDLE_TEXT];
   int rc = MF_ENOMEM;
   if (loan.data)
     rc = s->rpc ? mf_rpc_call_lent(s->rpc, m, &loan, o, reply_on_result, r, ret_id)
                 : mf_pool_call_lent(s->pool, m, &loan, o, reply_on_result, r, ret_id);
   if (rc < 0)
-    answer_here(r, rc, refusal(s, rc));
+    answer_here(r, rc, refusal(s, rc, m, room));
 }
 
 /* Leaves one more on the stack. */

@@ -57,6 +57,9 @@ int mf_set_packed(mf_process *p, const mf_message *body, const struct lent *lent
  * the template program that an exec without the option would execute, which need not
  * exist. */
 void mf_places(const char **ret_own, char *ret_program, size_t n);
+/* Whether p is behind a command (mf_remote, and what was forked from it). */
+int mf_is_remote(const mf_process *p);
+
 /* The path of the program moonfork-remote (remote), or of the template program, as the
  * environment and the installation say. room: of MF_PROGRAM_PATH_MAX bytes. */
 enum { MF_PROGRAM_PATH_MAX = 4096 };

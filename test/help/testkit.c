@@ -85,9 +85,11 @@ static int kit_pipe(lua_State *L) {
   return 2;
 }
 
-static int kit_socketpair(lua_State *L) {
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+static int kit_socketpair(lua_State *L) { /* socketpair([type]) */
+  static const char *const names[] = {"stream", "dgram", NULL};
+  static const int types[] = {SOCK_STREAM, SOCK_DGRAM};
+  int ends[2], type = types[luaL_checkoption(L, 1, "stream", names)];
+  if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends) < 0)
     return luaL_fileresult(L, 0, NULL);
   lua_pushinteger(L, ends[0]);
   lua_pushinteger(L, ends[1]);

@@ -114,16 +114,45 @@ story.test("handles: sockets both ways, pipes in their direction; nothing else",
   mine:write "last words" mine:shutdown "w"
   t.eq(socket:read "a", "last words")
   t.eq(kit.getfl(mine:fileno()) & 1, blocks & 1)
+end)
+
+story.test("what can't travel: one sentence says what, why, and what to do", function(t)
+  local p = over():eval(CODE)
   local null <close> = assert(io.open "/dev/null")
-  t.error(select(2, p:fork():send_fd(null):run "use"), "UNSUPPORTED", "connected stream socket")
-  local listener <close> = fork.socket.listen "@remote-story"
-  t.error(select(2, p:fork():send_fd(listener):run "use"), "UNSUPPORTED")
-  t.error(select(2, p:fork { stdin = null }:run "use"), "UNSUPPORTED")
-  t.error(select(2, p:fork():to_fd()), "UNSUPPORTED")
-  local rpc = p:fork():eval(CODE):rpc "add"
-  t.error(select(2, rpc(null)), "UNSUPPORTED")
-  t.eq(rpc(1, 2), 3)
+  local file <close> = assert(io.open "/proc/self/status")
+  local folder <close> = assert(io.open "/")
+  local listener <close> = fork.socket.listen("@remote-story-" .. kit.getpid())
+  local ends = { kit.socketpair "dgram" }
+  local datagrams <close> = fork.socket.wrap(ends[1])
+  local mine, stream = fork.socket.pair()
+  local cases = {
+    [null] = "device, which .*open it over there", [file] = "a file, which .*send what is in it",
+    [folder] = "a directory, which .*open it over there", [listener] = "a listening socket.*accept here",
+    [datagrams] = "datagrams.*open one over there",
+  }
+  local rpc, pool = p:fork():rpc "add", p:fork():pool("add", { max = 1 })
+  for handle, pattern in pairs(cases) do
+    for label, err in pairs {
+      ["^the handle is "] = select(2, p:fork():send_fd(handle):run "spin"),
+      ["^handle 2 is "] = select(2, rpc(1, stream, handle)),
+      ["^the option stdin is "] = select(2, p:fork { stdin = handle }:run "spin"),
+      ["^the option stderr is "] = select(2, over(nil, { stderr = handle }):run "spin"),
+    } do
+      t.error(err, "UNSUPPORTED", pattern)
+      t.match(err.message, label)
+      t.match(err.message, "connected stream sockets and of pipes")
+      t.eq(err.started, "no")
+    end
+  end
+  local _, err = pool(null)
+  t.error(err, "UNSUPPORTED", "a handle of the call can't travel to the remote worker")
+  t.eq(err.started, "no")
+  _, err = p:fork():to_fd()
+  t.error(err, "UNSUPPORTED", "^to_fd: a remote process .*fork%.remote there")
+  t.eq({ rpc(1, 2), pool(3, 4) }, { 3, 7 })
+  mine:close() stream:close() kit.close(ends[2])
   rpc:close()
+  pool:close()
 end)
 
 story.test("rpc, events, pool, and one pool over this machine and another", function(t)
@@ -184,6 +213,20 @@ story.test("map: a worker that dies costs one item, and nothing runs twice", fun
     t.eq(entered[line], nil, line)
     entered[line] = true
   end
+  pool:close()
+end)
+
+-- What a worker over there has begun is known with its end, or its answer; not before.
+story.test("map: a chunk that is under way when the option timeout is over is unknown", function(t)
+  local pool = over():eval "local kit = require 'testkit' function f(i) kit.msleep(300) return i end"
+    :pool("f", { max = 1 })
+  local told = 0
+  for i, err in pool:with { timeout = 0.5 }:map({ 1, 2, 3 }, { chunk = 3 }) do
+    t.error(err, "TIMEOUT")
+    t.eq(err.started, "unknown")
+    told = told + i
+  end
+  t.eq({ told, pool(4) }, { 6, 4 })
   pool:close()
 end)
 

@@ -225,3 +225,7 @@ int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_proces
     process_set_limit(*ret, o.timeout_ms);
   return made(ctx, r);
 }
+
+int mf_is_remote(const mf_process *p) {
+  return p->far != NULL;
+}
