@@ -1,0 +1,48 @@
+/* A record of where the pointers of a Lua state are: a bit for each word of its region
+ * that holds a pointer into the region, and a list of the words that lead outside. Copies
+ * (relocate.h), images in files and clones in threads are made of it. The state is only
+ * read, so it must not change between the recording and the use. */
+#ifndef IMAGE_POINTERS_H
+#define IMAGE_POINTERS_H
+
+#include "image/kind.h"
+
+#include <lua.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct pointers_outside {
+  uint64_t offset; /* of the word, from the region's start */
+  uint64_t word;
+  uint64_t object; /* offset of the userdata of IMAGE_USERDATA and IMAGE_STREAM; else 0 */
+  enum image_kind kind;
+};
+
+struct pointers {
+  const char *base;
+  size_t nbytes;
+  uint64_t
+      *bits; /* bit i % 64 of bits[i / 64]: word i; whole lines of eight words and more */
+  size_t npointers;
+  struct pointers_outside *outsides;
+  size_t noutsides;
+  /* Offsets of the tables with keys that are hashed by an address outside: light C
+   * functions and light userdata. Where such an address becomes another one, the entries
+   * must be placed anew. */
+  uint64_t *tables;
+  size_t ntables;
+};
+
+/* Records the state of L, all of which lies in nbytes from base on, a multiple of 8.
+ * Contents of userdata of which no more is known are taken for what they look like: words
+ * that can't be an address are not listed. Returns 0, or -ENOMEM and the record is empty.
+ */
+int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes);
+/* Sets the bit of one word more: the allocator's own. */
+void pointers_add(struct pointers *r, const void *slot);
+void pointers_free(struct pointers *r);
+
+/* "light C function" */
+const char *pointers_kind(enum image_kind kind);
+
+#endif

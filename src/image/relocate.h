@@ -1,0 +1,42 @@
+/* Moving a Lua state to another address. All of its memory lies in one region, which is
+ * copied; then every pointer into the old region is corrected.
+ *
+ * Two ways: copy as you like and let relocate_state walk through the copy; or record once
+ * where the pointers are (pointers.h), and let relocate_copy add the difference while it
+ * copies.
+ *
+ * The difference must be a multiple of 4 GiB: Lua hashes objects that are keys by the low
+ * 32 bits of their addresses. The regions must not overlap. The original is only read. */
+#ifndef IMAGE_RELOCATE_H
+#define IMAGE_RELOCATE_H
+
+#include <lua.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What differences are multiples of. */
+#define RELOCATE_STEP ((uint64_t)1 << 32)
+
+/* L: the main thread in the copy, which lies where `nbytes` of the region at `old` +
+ * difference do. Words of userdata, light userdata, the allocator's data and C functions'
+ * contexts are corrected where they look like pointers into the region. */
+void relocate_state(lua_State *L, const void *old, size_t nbytes, intptr_t difference);
+/* Copies n bytes (a multiple of 8), and adds the difference to each word whose bit is
+ * set. */
+void relocate_copy(void *to, const void *from, size_t n, const uint64_t *bits,
+                   intptr_t difference);
+/* NULL when no C function runs in the state: all it is lies in its memory, and the copy
+ * can go on by itself. Else why not. L: any thread of it. */
+const char *relocate_obstacle(lua_State *L);
+/* In a copy whose original was in the middle of C functions: forgets the place on the C
+ * stack to which errors of the main thread would go, which is not the copy's. They are a
+ * panic then, unless they are caught, as everywhere in C. */
+void relocate_settle(lua_State *L);
+/* Has every empty table that uses Lua's dummy node use this copy of it instead, which
+ * lies in the region, is zeroed by nobody and freed after the state: a node is
+ * RELOCATE_NODE bytes. A state full of empty tables has no address of the library then
+ * for each. New tables get Lua's again. Gives their number. */
+#define RELOCATE_NODE 24
+size_t relocate_dummy_node(lua_State *L, void *node);
+
+#endif
