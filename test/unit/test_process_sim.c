@@ -21,6 +21,7 @@
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
 #include "parent/start/default_template.h"
+#include "process_sim_memory.h"
 #include "unit.h"
 
 #include <signal.h>
@@ -66,38 +67,6 @@ struct world {
   int liars; /* templates may lie: then only what is done to others counts */
   uint32_t rng;
 };
-
-/* ---- memory runs out ---- */
-
-/* The next allocations of the core that fail: counts down. The world's own never do. */
-static unsigned fail_in, fail_count;
-static struct sim *failing;
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-
-static int fails(void) {
-  if (!failing || failing->inside || !fail_in || --fail_in)
-    return 0;
-  fail_in = fail_count && --fail_count ? 1 : 0;
-  return 1;
-}
-
-void *__wrap_malloc(size_t n) {
-  return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size) {
-  return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n) {
-  return fails() ? NULL : __real_realloc(p, n);
-}
 
 static uint32_t rnd(struct world *w, uint32_t n) {
   w->rng ^= w->rng << 13;
