@@ -190,7 +190,7 @@ void heap_forked(struct heap *h) {
   h->keeps = 0;
   kept_drop_all(h);
   memset(h->list, 0, sizeof h->list);
-  h->spans = NULL;
+  h->spans = 0;
   h->span_bytes = h->freed = h->stuck = 0;
   h->reuse = 0; /* the stash is left as it is: not to be looked at */
   h->clone = 1;

@@ -8,7 +8,14 @@
 static inline void free_list_put(struct heap *h, unsigned c, void *block) {
   struct free_block *b = block;
   b->next = h->list[c];
-  h->list[c] = b;
+  h->list[c] = heap_at_of(h, b);
+}
+
+/* The first of a list, which has one, leaves it. */
+static inline struct free_block *free_list_take(struct heap *h, heap_at *list) {
+  struct free_block *b = free_at(h, *list);
+  *list = b->next;
+  return b;
 }
 
 /* Back to the lists: every multiple of FINE_STEP up to FINE_MAX is the size of a class.

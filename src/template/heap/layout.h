@@ -20,11 +20,12 @@ enum {
   HEAP_SELDOM = 4096 /* a page on most machines */
 };
 
+/* Where free memory is, as bytes from the heap's record: a copy of the region at another
+ * address has working lists. 0: none. */
+typedef uint64_t heap_at;
+
 struct free_block {
-  union {
-    struct free_block *next;
-    uint64_t link; /* in span_gather: next and the block's class */
-  };
+  heap_at next; /* in span_gather: with the block's class in its top */
 };
 _Static_assert(sizeof(struct free_block) <= FINE_STEP, "the smallest block has a link");
 
@@ -51,8 +52,8 @@ struct kept { /* the mapping of a big block that was freed */
 };
 
 struct span { /* free memory without a class, see span.h */
-  struct span *next;
-  size_t size;
+  heap_at next;
+  uint64_t size;
 };
 
 /* What clones write lies at the end, and the interpreter's state and stack follow it as
@@ -61,8 +62,7 @@ struct span { /* free memory without a class, see span.h */
 struct heap {
   union {
     struct {
-      struct free_block
-          *stash[NCLASS]; /* holes in the sealed part; the template's only */
+      heap_at stash[NCLASS]; /* holes in the sealed part; the template's only */
       uint64_t stash_bytes;
       char *frozen_end; /* of the region, from the first run on */
       size_t small;     /* bytes in small pages between there and sealed_end */
@@ -109,8 +109,8 @@ struct heap {
   uint64_t scratch_live;
   size_t table_grown;
   /* small.c, span.c, release.c */
-  struct free_block *list[NCLASS];
-  struct span *spans;
+  heap_at list[NCLASS];
+  heap_at spans;
   uint64_t span_bytes;
   uint64_t freed;          /* since spans were gathered last */
   uint64_t stuck;          /* free, and no whole pages, when memory was released last */
@@ -134,6 +134,19 @@ static inline char *align_up(char *p, size_t unit) {
 
 static inline size_t size_min(size_t a, size_t b) {
   return a < b ? a : b;
+}
+
+/* The record lies at the start of the region. */
+static inline heap_at heap_at_of(const struct heap *h, const void *p) {
+  return p ? (heap_at)((const char *)p - (const char *)h) : 0;
+}
+
+static inline struct free_block *free_at(struct heap *h, heap_at at) {
+  return at ? (struct free_block *)(void *)((char *)h + at) : NULL;
+}
+
+static inline struct span *span_at(struct heap *h, heap_at at) {
+  return at ? (struct span *)(void *)((char *)h + at) : NULL;
 }
 
 /* Zeroed memory of the system's. NULL: none. */

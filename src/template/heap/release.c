@@ -69,16 +69,14 @@ static void pages_keep_outside(struct heap *h, const struct pages *p, char *from
 }
 
 static void pages_release(struct heap *h, struct pages *p) {
-  struct free_block *old[NCLASS];
-  struct span *spans = h->spans;
+  heap_at old[NCLASS], spans = h->spans;
   memcpy(old, h->list, sizeof old);
   memset(h->list, 0, sizeof h->list);
-  h->spans = NULL;
+  h->spans = 0;
   h->span_bytes = 0;
   for (unsigned c = 0; c < NCLASS; c++)
     while (old[c]) {
-      struct free_block *b = old[c];
-      old[c] = b->next;
+      struct free_block *b = free_list_take(h, &old[c]);
       char *end = (char *)b + size_class_bytes(c);
       if (pages_are_released(h, p, (char *)b) || pages_are_released(h, p, end - 1) ||
           size_class_bytes(c) > h->page)
@@ -87,7 +85,7 @@ static void pages_release(struct heap *h, struct pages *p) {
         free_list_put(h, c, b);
     }
   while (spans) {
-    struct span *s = spans;
+    struct span *s = span_at(h, spans);
     spans = s->next;
     pages_keep_outside(h, p, (char *)s, s->size);
   }
@@ -116,9 +114,9 @@ void heap_release(struct heap *h) {
   if (!p.free)
     return;
   for (unsigned c = 0; c < NCLASS; c++)
-    for (struct free_block *b = h->list[c]; b; b = b->next)
+    for (struct free_block *b = free_at(h, h->list[c]); b; b = free_at(h, b->next))
       pages_count(h, &p, (char *)b, size_class_bytes(c));
-  for (struct span *s = h->spans; s; s = s->next)
+  for (struct span *s = span_at(h, h->spans); s; s = span_at(h, s->next))
     pages_count(h, &p, (char *)s, s->size);
   size_t chosen = pages_choose(h, &p);
   h->stuck = run - used + h->span_bytes - size_min(chosen, run - used + h->span_bytes);

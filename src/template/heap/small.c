@@ -49,11 +49,9 @@ void *small_alloc(struct heap *h, size_t tag, size_t n) {
   if (b) {
     /* it is a clone's first write, or a page less for each */
   } else if (h->list[c]) {
-    b = h->list[c];
-    h->list[c] = b->next;
+    b = free_list_take(h, &h->list[c]);
   } else if (h->reuse && h->stash[c]) {
-    b = h->stash[c];
-    h->stash[c] = b->next;
+    b = free_list_take(h, &h->stash[c]);
     h->stash_bytes -= size_class_bytes(c);
   } else {
     if (h->clone)
@@ -84,7 +82,7 @@ void small_free(struct heap *h, void *block, size_t n) {
     /* The template's collector has just been here, so this dirties nothing new. */
     struct free_block *b = block;
     b->next = h->stash[c];
-    h->stash[c] = b;
+    h->stash[c] = heap_at_of(h, b);
     h->stash_bytes += size_class_bytes(c);
   }
 }
@@ -93,12 +91,12 @@ void small_stash_all(struct heap *h) {
   for (unsigned c = 0; c < NCLASS; c++) {
     if (!h->list[c])
       continue;
-    struct free_block *last = h->list[c];
+    struct free_block *last = free_at(h, h->list[c]);
     h->stash_bytes += size_class_bytes(c);
-    for (; last->next; last = last->next)
+    for (; last->next; last = free_at(h, last->next))
       h->stash_bytes += size_class_bytes(c);
     last->next = h->stash[c];
     h->stash[c] = h->list[c];
-    h->list[c] = NULL;
+    h->list[c] = 0;
   }
 }

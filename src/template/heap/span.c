@@ -9,96 +9,96 @@
 
 enum {
   GATHER_WORTH = 64 * 1024, /* freed since the last time */
-  TAG_SHIFT = 57            /* no user address is that long */
+  TAG_SHIFT = 57            /* no region is that long */
 };
 #define TAG_MASK (~(uint64_t)0 << TAG_SHIFT)
 
-static struct free_block *tagged_next(const struct free_block *b) {
-  return (struct free_block *)(uintptr_t)(b->link & ~TAG_MASK);
+static heap_at tagged_next(const struct free_block *b) {
+  return b->next & ~TAG_MASK;
 }
 
 static unsigned tagged_class(const struct free_block *b) {
-  return (unsigned)(b->link >> TAG_SHIFT);
+  return (unsigned)(b->next >> TAG_SHIFT);
 }
 
-static void tagged_link(struct free_block *b, const struct free_block *next) {
-  b->link = (uint64_t)(uintptr_t)next | (b->link & TAG_MASK);
+static void tagged_link(struct free_block *b, heap_at next) {
+  b->next = next | (b->next & TAG_MASK);
 }
 
-static struct free_block *tagged_push(struct free_block *all, struct free_block *list,
-                                      unsigned c) {
+static heap_at tagged_push(struct heap *h, heap_at all, heap_at list, unsigned c) {
   while (list) {
-    struct free_block *b = list;
-    list = b->next;
-    b->link = (uint64_t)(uintptr_t)all | (uint64_t)c << TAG_SHIFT;
-    all = b;
+    heap_at at = list;
+    struct free_block *b = free_list_take(h, &list);
+    b->next = all | (uint64_t)c << TAG_SHIFT;
+    all = at;
   }
   return all;
 }
 
-static struct free_block *tagged_merge(struct free_block *a, struct free_block *b) {
-  struct free_block head = {.link = 0}, *last = &head;
+static heap_at tagged_merge(struct heap *h, heap_at a, heap_at b) {
+  struct free_block head = {0}, *last = &head;
   while (a && b) {
-    struct free_block **lower = a < b ? &a : &b, *taken = *lower;
+    heap_at *lower = a < b ? &a : &b, at = *lower;
+    struct free_block *taken = free_at(h, at);
     *lower = tagged_next(taken);
-    tagged_link(last, taken);
+    tagged_link(last, at);
     last = taken;
   }
   tagged_link(last, a ? a : b);
   return tagged_next(&head);
 }
 
-static struct free_block *tagged_sort(struct free_block *all) {
-  struct free_block *bins[48] = {NULL}; /* bin i: nothing, or 2^i blocks in order */
+static heap_at tagged_sort(struct heap *h, heap_at all) {
+  heap_at bins[48] = {0}; /* bin i: nothing, or 2^i blocks in order */
   while (all) {
-    struct free_block *b = all;
-    all = tagged_next(b);
-    tagged_link(b, NULL);
+    heap_at at = all;
+    all = tagged_next(free_at(h, at));
+    tagged_link(free_at(h, at), 0);
     unsigned i = 0;
     for (; bins[i]; i++) {
-      b = tagged_merge(bins[i], b);
-      bins[i] = NULL;
+      at = tagged_merge(h, bins[i], at);
+      bins[i] = 0;
     }
-    bins[i] = b;
+    bins[i] = at;
   }
   for (unsigned i = 0; i < 48; i++)
     if (bins[i])
-      all = all ? tagged_merge(bins[i], all) : bins[i];
+      all = all ? tagged_merge(h, bins[i], all) : bins[i];
   return all;
 }
 
 void span_put(struct heap *h, char *start, size_t size) {
   struct span *span = (struct span *)(void *)start;
   *span = (struct span){h->spans, size};
-  h->spans = span;
+  h->spans = heap_at_of(h, span);
   h->span_bytes += size;
 }
 
 static void span_gather(struct heap *h) {
-  struct free_block *all = NULL;
+  heap_at all = 0;
   for (unsigned c = 0; c < NCLASS; c++) {
-    all = tagged_push(all, h->list[c], c);
-    h->list[c] = NULL;
+    all = tagged_push(h, all, h->list[c], c);
+    h->list[c] = 0;
     if (h->clone)
       continue;
-    all = tagged_push(all, h->stash[c], c);
-    h->stash[c] = NULL;
+    all = tagged_push(h, all, h->stash[c], c);
+    h->stash[c] = 0;
     h->stash_bytes = 0;
   }
   h->freed = 0;
-  for (struct free_block *b = tagged_sort(all); b;) {
+  for (struct free_block *b = free_at(h, tagged_sort(h, all)); b;) {
     struct free_block *first = b;
     char *end = (char *)b;
     while (b && (char *)b == end) {
       end += size_class_bytes(tagged_class(b));
-      b = tagged_next(b);
+      b = free_at(h, tagged_next(b));
     }
     if (end - (char *)first >= SPAN_MIN + 16) {
       span_put(h, (char *)first, (size_t)(end - (char *)first));
       continue;
     }
     while (first != b) {
-      struct free_block *next = tagged_next(first);
+      struct free_block *next = free_at(h, tagged_next(first));
       free_list_put(h, tagged_class(first), first);
       first = next;
     }
@@ -106,21 +106,21 @@ static void span_gather(struct heap *h) {
 }
 
 void *span_cut(struct heap *h, size_t n) {
-  struct span **where = &h->spans;
-  while (*where && (*where)->size < n + size_class_pad((char *)*where, n))
-    where = &(*where)->next;
-  struct span *span = *where;
+  heap_at *where = &h->spans;
+  struct span *span;
+  while ((span = span_at(h, *where)) && span->size < n + size_class_pad((char *)span, n))
+    where = &span->next;
   if (!span)
     return NULL;
   char *block = (char *)span + size_class_pad((char *)span, n), *tail = block + n;
   size_t rest = span->size - (size_t)(tail - (char *)span);
-  struct span *next = span->next;
+  heap_at next = span->next;
   h->span_bytes -= span->size;
   if (block > (char *)span)
     free_list_put(h, size_class_of((size_t)(block - (char *)span)), span);
   if (rest >= SPAN_MIN) { /* what is cut next begins where this ends */
-    *where = (struct span *)(void *)tail;
-    **where = (struct span){next, rest};
+    *(struct span *)(void *)tail = (struct span){next, rest};
+    *where = heap_at_of(h, tail);
     h->span_bytes += rest;
   } else {
     *where = next;
