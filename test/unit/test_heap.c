@@ -275,6 +275,13 @@ static void test_heap_keeps_freed_mappings_while_it_runs(void **state) {
   assert_int_equal(p[MIB - 1], 7);
   heap_alloc(h, p, 2 * MIB, 0);
   size_t size;
+  assert_null(
+      heap_lend(h, 2 * MIB - 100, &size)); /* it would not come back to its place */
+  p = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  heap_offer(h, p, 2 * MIB, 2 * MIB - 100);
+  assert_ptr_equal(heap_alloc(h, NULL, LUA_TSTRING, 2 * MIB - 100), p);
+  assert_int_equal(heap_withdraw(h), 1);
+  heap_alloc(h, p, 2 * MIB - 100, 0);
   assert_null(heap_lend(h, 3 * MIB, &size));
   assert_ptr_equal(heap_lend(h, 2 * MIB - 100, &size), p);
   assert_int_equal(size, 2 * MIB);

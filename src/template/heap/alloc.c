@@ -15,12 +15,12 @@
  *
  * A run starts in small pages, because most templates and clones are small and a huge
  * page costs its zeroing; when a template's run outgrows SMALL_RUN, huge pages follow.
- * Blocks of HEAP_BIG bytes and more are mappings of their own, listed in a hash table by
- * address; a process that runs keeps a few that it has freed. What is neither here nor
- * there belongs to the foreign allocator.
+ * Blocks of HEAP_BIG bytes and more are mappings of their own in a zone behind the
+ * region, listed in a hash table; a process that runs keeps a few that it has freed. What
+ * is neither here nor there belongs to the foreign allocator.
  *
  *   alloc --> small --> region, span, free_list, size_class
- *        `--> big   --> kept, memfd_map
+ *        `--> big   --> kept, memfd_map, zone
  *        `--> scratch, freeze (--> memfd_map), release (--> span) */
 #include "template/heap/big.h"
 #include "template/heap/freeze.h"

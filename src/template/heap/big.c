@@ -3,6 +3,7 @@
 
 #include "template/heap/kept.h"
 #include "template/heap/memfd_map.h"
+#include "template/heap/zone.h"
 
 #include <errno.h>
 #include <string.h>
@@ -14,14 +15,14 @@ void big_init(struct heap *h) {
 
 void big_deinit(struct heap *h) {
   for (size_t i = 0; i < h->big_places; i++)
-    if (h->bigs[i].block)
+    if (h->bigs[i].block && (h->zone_ended || !zone_holds(h, h->bigs[i].block)))
       munmap(h->bigs[i].block, h->bigs[i].map_size);
-  if (h->bigs_map)
+  if (h->bigs_map && (h->zone_ended || !zone_holds(h, h->bigs)))
     munmap(h->bigs, h->bigs_map);
 }
 
 static size_t big_hash(const struct heap *h, const void *block) {
-  return (size_t)(((uintptr_t)block >> 12) * 0x9e3779b97f4a7c15u >> 32) &
+  return (size_t)((heap_at_of(h, block) >> 12) * 0x9e3779b97f4a7c15u >> 32) &
          (h->big_places - 1);
 }
 
@@ -41,7 +42,7 @@ static int big_reserve(struct heap *h) { /* a place for one more */
   if ((h->nbigs + 1) * 2 <= h->big_places)
     return 0;
   size_t places = h->big_places * 2, size = round_up(places * sizeof *h->bigs, h->page);
-  struct big *bigger = map_new(size), *old = h->bigs;
+  struct big *bigger = zone_table(h, size), *old = h->bigs;
   if (!bigger)
     return -ENOMEM;
   size_t old_places = h->big_places, old_map = h->bigs_map;
@@ -93,13 +94,29 @@ static size_t big_map_size(const struct heap *h,
   return big_is_huge(h, map_size) ? round_up(n, HUGE_PAGE) : map_size;
 }
 
-static char *map_aligned(size_t n) {
-  char *p = memfd_map_reserve(n, 0);
-  if (p && mprotect(p, n, PROT_READ | PROT_WRITE) < 0) {
-    munmap(p, n);
-    return NULL;
-  }
-  return p;
+/* n bytes of addresses, without access; huge: at a multiple of HUGE_PAGE plus off. */
+static char *place_take(struct heap *h, size_t n, int huge, size_t off) {
+  char *place = zone_take(h, n, huge ? HUGE_PAGE : 0, off);
+  return place ? place : memfd_map_reserve(n, off);
+}
+
+static int place_open(char *place, size_t n) {
+  return mmap(place, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+              -1, 0) == MAP_FAILED
+             ? -ENOMEM
+             : 0;
+}
+
+static void *map_place(struct heap *h, size_t n, int huge) {
+  char *place = place_take(h, n, huge, 0);
+  if (!place || place_open(place, n) == 0)
+    return place;
+  zone_unmap(h, place, n);
+  return NULL;
+}
+
+static int has_zone(const struct heap *h) {
+  return h->zone && !h->zone_ended;
 }
 
 static void big_advise(void *block, size_t map_size) {
@@ -108,17 +125,20 @@ static void big_advise(void *block, size_t map_size) {
 #endif
 }
 
+static void *map_fresh(struct heap *h, size_t n) {
+  int huge = big_is_huge(h, n);
+  return huge || has_zone(h) ? map_place(h, n, huge) : map_new(n);
+}
+
 static void *big_map(struct heap *h, size_t *map_size) {
-  void *map = kept_take(h, map_size);
+  void *map = kept_take(h, map_size, has_zone(h));
   if (map)
     return map;
-  if (big_is_huge(h, *map_size))
-    return map_aligned(*map_size);
-  map = map_new(*map_size);
+  map = map_fresh(h, *map_size);
   if (map || h->nkept == 0)
     return map;
   kept_drop_all(h);
-  return map_new(*map_size);
+  return map_fresh(h, *map_size);
 }
 
 void *big_alloc(struct heap *h, size_t n) {
@@ -142,7 +162,7 @@ void big_free(struct heap *h, struct big *b, size_t n) {
   struct big gone = *b;
   big_remove(h, b);
   if (gone.age != h->age || !kept_put(h, gone.block, gone.map_size))
-    munmap(gone.block, gone.map_size);
+    zone_unmap(h, gone.block, gone.map_size);
   h->live -= n;
   if (gone.age == h->age)
     h->own_big -= size_min(n, h->own_big);
@@ -155,62 +175,69 @@ static int remap_to(char *from, size_t n, size_t size, char *place) {
 }
 
 /* The file's part keeps its place in a huge page. What follows is moved, or new. */
-static char *big_grow_frozen(const struct big *b, size_t map_size) {
+static char *big_grow_frozen(struct heap *h, const struct big *b, size_t map_size) {
   size_t head = b->frozen, tail = b->map_size - head, more = map_size - head;
-  char *place = memfd_map_reserve(map_size, (uintptr_t)b->block & (HUGE_PAGE - 1));
+  char *place = place_take(h, map_size, 1, (uintptr_t)b->block & (HUGE_PAGE - 1));
   if (!place)
     return NULL;
   int r = tail ? remap_to(b->block + head, tail, more, place + head)
-               : mprotect(place + head, more, PROT_READ | PROT_WRITE);
-  if (r == 0 && remap_to(b->block, head, head, place) == 0)
+               : place_open(place + head, more);
+  if (r == 0 && remap_to(b->block, head, head, place) == 0) {
+    zone_put_hole(h, b->block, b->map_size);
     return place;
+  }
   if (r == 0 && tail)
     (void)remap_to(place + head, more, tail, b->block + head);
-  munmap(place, map_size);
+  zone_unmap(h, place, map_size);
   return NULL;
 }
 
-static char *big_resize_frozen(const struct big *b, size_t map_size) {
-  if (map_size > b->map_size)
-    return big_grow_frozen(b, map_size);
-  munmap(b->block + map_size, b->map_size - map_size);
-  return b->block;
+static int big_grow_in_place(struct heap *h, const struct big *b, size_t map_size) {
+  char *end = b->block + b->map_size;
+  size_t more = map_size - b->map_size;
+  if (zone_holds(h, b->block) && !zone_take_behind(h, end, more))
+    return 0;
+  if (mremap(b->block, b->map_size, map_size, 0) != MAP_FAILED)
+    return 1;
+  zone_put_hole(h, end, more);
+  return 0;
 }
 
 /* Moves page tables, never bytes: what is shared stays shared. NULL: no room. */
-static char *big_remap(const struct heap *h, const struct big *b, size_t map_size) {
+static char *big_grow(struct heap *h, const struct big *b, size_t map_size) {
+  int huge = big_is_huge(h, map_size);
   if (b->frozen)
-    return big_resize_frozen(b, map_size);
-  if (!big_is_huge(h, map_size)) {
-    void *moved = mremap(b->block, b->map_size, map_size, MREMAP_MAYMOVE);
-    return moved == MAP_FAILED ? NULL : moved;
-  }
-  if (((uintptr_t)b->block & (HUGE_PAGE - 1)) == 0 &&
-      mremap(b->block, b->map_size, map_size, 0) != MAP_FAILED)
+    return big_grow_frozen(h, b, map_size);
+  if ((!huge || ((uintptr_t)b->block & (HUGE_PAGE - 1)) == 0) &&
+      big_grow_in_place(h, b, map_size))
     return b->block;
-  char *place = memfd_map_reserve(map_size, 0);
+  char *place = place_take(h, map_size, huge, 0);
   if (!place)
     return NULL;
-  if (remap_to(b->block, b->map_size, map_size, place) == 0)
+  if (remap_to(b->block, b->map_size, map_size, place) == 0) {
+    zone_put_hole(h, b->block, b->map_size);
     return place;
-  munmap(place, map_size);
+  }
+  zone_unmap(h, place, map_size);
   return NULL;
 }
 #else
-static char *big_remap(const struct heap *h, const struct big *b, size_t map_size) {
-  (void)h;
-  if (map_size < b->map_size) {
-    munmap(b->block + map_size, b->map_size - map_size);
-    return b->block;
-  }
-  char *moved = map_new(map_size);
+static char *big_grow(struct heap *h, const struct big *b, size_t map_size) {
+  char *moved = map_fresh(h, map_size);
   if (!moved)
     return NULL;
   memcpy(moved, b->block, b->map_size);
-  munmap(b->block, b->map_size);
+  zone_unmap(h, b->block, b->map_size);
   return moved;
 }
 #endif
+
+static char *big_remap(struct heap *h, const struct big *b, size_t map_size) {
+  if (map_size > b->map_size)
+    return big_grow(h, b, map_size);
+  zone_unmap(h, b->block + map_size, b->map_size - map_size);
+  return b->block;
+}
 
 void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsize) {
   size_t map_size = big_map_size(h, nsize);

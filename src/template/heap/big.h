@@ -1,5 +1,5 @@
-/* Big blocks, of HEAP_BIG bytes and more: mappings of their own, listed in a hash table
- * by address. mremap makes them grow, munmap frees them. */
+/* Big blocks, of HEAP_BIG bytes and more: mappings of their own in the zone, listed in a
+ * hash table by their place. mremap makes them grow, munmap frees them. */
 #ifndef TEMPLATE_HEAP_BIG_H
 #define TEMPLATE_HEAP_BIG_H
 

@@ -1,8 +1,9 @@
 /* The Lua heap of a template and its clones: where blocks live. One region of reserved
  * address space; what the template builds lies in huge pages; after heap_seal, new blocks
  * go to a fresh part of small pages, and frees of sealed blocks touch nothing, so that
- * clones keep sharing. Blocks of HEAP_BIG bytes and more are mappings of their own
- * (mremap to grow, munmap to free). Runs in templates and clones; one thread. */
+ * clones keep sharing. Blocks of HEAP_BIG bytes and more are mappings of their own behind
+ * the region (mremap to grow, munmap to free). Runs in templates and clones; one thread.
+ */
 #ifndef TEMPLATE_HEAP_H
 #define TEMPLATE_HEAP_H
 
@@ -54,8 +55,8 @@ void heap_drop_mirrors(struct heap *h);
 /* The process will seal and fork no more: from now on mappings of less than 4 MiB that
  * were made here and freed are kept for the next big blocks, 8 MiB at most. */
 void heap_keep(struct heap *h);
-/* One of these, of *ret_size bytes: n or a little more. It is the caller's, who may offer
- * it back. NULL: none fits. */
+/* A mapping that was offered and freed, of *ret_size bytes: n or a little more. It is the
+ * caller's, who may offer it back. NULL: none fits. */
 void *heap_lend(struct heap *h, size_t n, size_t *ret_size);
 /* Between these two a clone may write to all of its frozen memory: what is the same
  * afterwards is shared as before. may_move 0 at the end: it stays a copy. Nothing happens
@@ -65,7 +66,11 @@ void heap_uncover(struct heap *h, int may_move);
 /* In a clone, after a collection of everything: where far more is free than used, whole
  * free pages go back to the system. Their addresses are what is used next. */
 void heap_release(struct heap *h);
-/* Unmaps the untouched rest of the reservation but for `keep` bytes (RLIMIT_AS). */
+/* Big blocks lie anywhere from now on: the addresses reserved for them go back. */
+void heap_release_zone(struct heap *h);
+/* Does that, and unmaps the untouched rest of the region but for `keep` bytes
+ * (RLIMIT_AS).
+ */
 void heap_release_reserve(struct heap *h, size_t keep);
 /* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a
  * private anonymous mapping of map_size bytes (a multiple of the page), which the heap

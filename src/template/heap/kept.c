@@ -1,6 +1,8 @@
 /* See kept.h. Runs in clones; one thread. */
 #include "template/heap/kept.h"
 
+#include "template/heap/zone.h"
+
 #include <string.h>
 
 enum { KEPT_MAX = 8 << 20 }; /* bytes in all */
@@ -13,7 +15,7 @@ static void kept_remove(struct heap *h, size_t i) {
 
 static void kept_drop(struct heap *h, size_t most) { /* until at most so much is kept */
   while (h->nkept > 0 && (h->kept_bytes > most || h->nkept == NKEPT)) {
-    munmap(h->kept[0].map, h->kept[0].size);
+    zone_unmap(h, h->kept[0].map, h->kept[0].size);
     kept_remove(h, 0);
   }
 }
@@ -31,10 +33,12 @@ int kept_put(struct heap *h, void *map, size_t size) {
   return 1;
 }
 
-void *kept_take(struct heap *h, size_t *size) { /* the smallest that fits well */
+/* The smallest that fits well. */
+void *kept_take(struct heap *h, size_t *size, int in_zone) {
   size_t best = h->nkept, most = *size + *size / 4;
   for (size_t i = 0; i < h->nkept; i++)
-    if (h->kept[i].size >= *size && h->kept[i].size <= most) {
+    if (h->kept[i].size >= *size && h->kept[i].size <= most &&
+        zone_holds(h, h->kept[i].map) == in_zone) {
       best = i;
       most = h->kept[i].size - 1;
     }
@@ -52,7 +56,7 @@ void heap_keep(struct heap *h) {
 
 void *heap_lend(struct heap *h, size_t n, size_t *ret_size) {
   *ret_size = round_up(n, h->page);
-  void *map = kept_take(h, ret_size);
+  void *map = kept_take(h, ret_size, 0);
   *ret_size = map ? *ret_size : 0;
   return map;
 }

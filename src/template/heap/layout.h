@@ -46,6 +46,11 @@ struct cover { /* frozen memory that a copy stands for, see heap_cover */
   size_t size;
 };
 
+struct zone_range { /* free addresses, see zone.h */
+  heap_at at;
+  uint64_t size;
+};
+
 struct kept { /* the mapping of a big block that was freed */
   void *map;
   size_t size;
@@ -100,6 +105,11 @@ struct heap {
   void *offer;
   size_t offer_map, offer_nsize;
   int offer_taken;
+  /* zone.c; zone NULL: there is none */
+  char *zone, *zone_end, *zone_top;
+  size_t nzone_free, zone_list_map;
+  uint64_t zone_largest; /* no free range is longer */
+  int zone_ended;
   /* kept.c */
   struct kept kept[NKEPT]; /* oldest first */
   size_t nkept, kept_bytes;

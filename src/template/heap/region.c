@@ -1,6 +1,8 @@
 /* See region.h. Runs in templates and clones; one thread. */
 #include "template/heap/region.h"
 
+#include "template/heap/zone.h"
+
 #include <errno.h>
 #include <sys/resource.h>
 #ifdef __linux__
@@ -28,6 +30,9 @@ enum {
   GROW_MAX = 64 << 20
 };
 #define RESERVE_DEFAULT ((uint64_t)64 << 30) /* where pointers are long enough */
+/* Behind it, for big blocks. More of both would find no room above the libraries more
+ * often. */
+#define ZONE ((uint64_t)(UINTPTR_MAX > 0xffffffffu ? 16 : 0) << 30)
 #define RESERVE_MIN ((size_t)16 << 20)
 
 static void region_advise_huge(struct heap *h, char *from, size_t n) {
@@ -165,12 +170,20 @@ static char *reserve_anywhere(size_t head, size_t n) {
   return first;
 }
 
-/* Returns the huge boundary that the head ends at. */
-static char *region_reserve(size_t head, size_t *size) {
+static char *reserve(size_t head, size_t n) {
+  char *first = reserve_near_libraries(head, n);
+  return first ? first : reserve_anywhere(head, n);
+}
+
+/* Returns the huge boundary that the head ends at. *zone: bytes behind the region; 0
+ * where space is short. */
+static char *region_reserve(size_t head, size_t *size, size_t *zone) {
+  char *first = *zone ? reserve(head, *size - head + *zone) : NULL;
+  if (first)
+    return first;
+  *zone = 0;
   for (; *size >= RESERVE_MIN; *size = round_up(*size / 2, HUGE_PAGE)) {
-    char *first = reserve_near_libraries(head, *size - head);
-    if (!first)
-      first = reserve_anywhere(head, *size - head);
+    first = reserve(head, *size - head);
     if (first)
       return first;
   }
@@ -194,16 +207,17 @@ struct heap *region_open(size_t reserve) {
   uint64_t wanted = reserve ? reserve : RESERVE_DEFAULT;
   size_t size = wanted < SIZE_MAX / 4 ? (size_t)wanted : SIZE_MAX / 4;
   size = size < RESERVE_MIN ? RESERVE_MIN : round_up(size, HUGE_PAGE);
-  for (size_t limit = region_limit(); size > limit && size >= RESERVE_MIN;)
+  size_t limit = region_limit(), zone = limit == SIZE_MAX ? (size_t)ZONE : 0;
+  while (size > limit && size >= RESERVE_MIN)
     size = round_up(size / 2, HUGE_PAGE);
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
   size_t record = round_up(sizeof(struct heap), page), head = record + page;
-  char *first = region_reserve(head, &size);
+  char *first = region_reserve(head, &size, &zone);
   if (!first)
     return NULL;
   char *base = first - head;
   if (mprotect(base, head + SMALL_RUN, PROT_READ | PROT_WRITE) < 0) {
-    munmap(base, size);
+    munmap(base, size + zone);
     return NULL;
   }
   struct heap *h = (struct heap *)(void *)base; /* zero, as fresh pages are */
@@ -215,16 +229,24 @@ struct heap *region_open(size_t reserve) {
   h->hard_end = first + SMALL_RUN;
   h->top = align_up(base + sizeof *h, 64);
   h->soft_end = base + record;
+  if (zone)
+    zone_init(h, base + size, zone);
   region_register(h);
   return h;
 }
 
 void region_close(struct heap *h) {
   region_unregister(h);
+  zone_deinit(h);
   munmap(h->base, (size_t)(h->end - h->base));
 }
 
+void heap_release_zone(struct heap *h) {
+  zone_end_use(h);
+}
+
 void heap_release_reserve(struct heap *h, size_t keep) {
+  heap_release_zone(h);
   char *from = align_up(h->hard_end, h->page);
   size_t rest = (size_t)(h->end - from);
   keep = round_up(keep, h->page);

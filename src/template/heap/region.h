@@ -8,8 +8,9 @@
 
 #include "template/heap/layout.h"
 
-/* Reserves as heap_new says, and puts the heap's record at its start. Gives it zeroed but
- * for the region's fields; NULL: there is no address space. */
+/* Reserves as heap_new says, with a zone (zone.h) behind it where there is space enough,
+ * and puts the heap's record at its start. Gives it zeroed but for the region's fields;
+ * NULL: there is no address space. */
 struct heap *region_open(size_t reserve);
 /* Unmaps all of it, the record too. */
 void region_close(struct heap *h);

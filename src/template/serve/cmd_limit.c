@@ -50,6 +50,7 @@ static uint64_t fit_heap(struct server *s, uint64_t value) {
   if (!s->heap)
     return value;
   heap_drop_mirrors(s->heap);
+  heap_release_zone(s->heap);
   uint64_t unused = reserved_unused(s->heap), mapped = mapped_bytes();
   uint64_t used = mapped > unused ? mapped - unused : 0;
   heap_release_reserve(s->heap, value > used ? (size_t)(value - used) : 0);
