@@ -129,6 +129,8 @@ void heap_inherit(struct heap *h) {
   if (!h->inherited)
     return;
   h->inherited = 0;
+  if (h->shared) /* with a file, whose pages are small: that would be slow */
+    return;
   if (h->frozen_end > start)
     memfd_map_touch(start, (size_t)(h->frozen_end - start));
   for (size_t i = 0; i < h->big_places; i++)
@@ -231,6 +233,15 @@ uint64_t freeze_bytes(const struct heap *h) {
 
 void freeze_init(struct heap *h) {
   h->frozen_end = h->first;
+}
+
+void freeze_adopt(struct heap *h, int shared) {
+  char *start = h->first, *end = freeze_end(h);
+  h->shared = shared;
+  h->small = 0;
+  h->frozen_end = shared && end > start ? end : start;
+  for (size_t i = 0; i < h->big_places; i++)
+    h->bigs[i].frozen = shared ? h->bigs[i].map_size : 0;
 }
 
 void freeze_deinit(struct heap *h) {

@@ -9,6 +9,9 @@
 
 void freeze_init(struct heap *h);
 void freeze_deinit(struct heap *h);
+/* The heap is a copy, whose mirrors are another's. shared: all that is sealed counts as
+ * frozen. */
+void freeze_adopt(struct heap *h, int shared);
 /* Bytes that are frozen. */
 uint64_t freeze_bytes(const struct heap *h);
 

@@ -129,6 +129,7 @@ struct heap {
   /* freeze.c */
   size_t nmirrors; /* ours: a clone has none */
   int inherited;   /* frozen memory, without a mirror */
+  int shared;      /* with the file of an image */
 };
 
 _Static_assert(offsetof(struct heap, base) == HEAP_SELDOM,

@@ -1,6 +1,7 @@
 /* See region.h. Runs in templates and clones; one thread. */
 #include "template/heap/region.h"
 
+#include "os/proc.h"
 #include "template/heap/zone.h"
 
 #include <errno.h>
@@ -190,8 +191,53 @@ static char *region_reserve(size_t head, size_t *size, size_t *zone) {
   return NULL;
 }
 
+/* ---- for a copy ----
+ *
+ * Images are mapped as they are where their addresses are free. So copies lie in a part
+ * of the address space that the system uses for nothing, somewhere. They differ by a
+ * multiple of STEP: Lua hashes keys that are objects by the low half of their address,
+ * and the copy has its tables in order. */
+
+#define STEP ((uint64_t)4 << 30)
+#define APART_FIRST ((uint64_t)0x2000 << 32)
+#define APART_LAST ((uint64_t)0x5000 << 32)
+enum { TRIES = 64 };
+
+static char *reserve_exactly(uint64_t at, size_t n) {
+  char *p = reserve_at((void *)(uintptr_t)at, n);
+  if (!p || p == (char *)(uintptr_t)at)
+    return p;
+  munmap(p, n);
+  return NULL;
+}
+
+uint64_t region_place_of_copy(const void *base) {
+  uint64_t random, off = (uintptr_t)base & (STEP - 1);
+  proc_random(&random, sizeof random);
+  return APART_FIRST + random % ((APART_LAST - APART_FIRST) / STEP - 1) * STEP + off;
+}
+
+char *region_reserve_copy(size_t n, uint64_t at) {
+  uint64_t off = at & (STEP - 1);
+  if (sizeof(char *) == 4 || n > SIZE_MAX / 2)
+    return NULL;
+  char *p = reserve_exactly(at, n);
+  for (int i = 0; i < TRIES && !p; i++)
+    p = reserve_exactly(region_place_of_copy((void *)(uintptr_t)at), n);
+  if (p)
+    return p;
+  char *start = reserve_at(NULL, n + (size_t)STEP); /* where those can't be had */
+  if (!start)
+    return NULL;
+  size_t skip = (size_t)((off - (uintptr_t)start) & (STEP - 1));
+  if (skip)
+    munmap(start, skip);
+  munmap(start + skip + n, (size_t)STEP - skip);
+  return start + skip;
+}
+
 /* The leak checker looks for pointers in the region, too. */
-static void region_register(const struct heap *h) {
+void region_register(const struct heap *h) {
 #ifdef HEAP_LSAN
   __lsan_register_root_region(h->base, (size_t)(h->end - h->base));
 #endif

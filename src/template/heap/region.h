@@ -12,6 +12,13 @@
  * and puts the heap's record at its start. Gives it zeroed but for the region's fields;
  * NULL: there is no address space. */
 struct heap *region_open(size_t reserve);
+/* Where a copy of the heap at base may lie; another address each time. */
+uint64_t region_place_of_copy(const void *base);
+/* n bytes of addresses without access, for a copy: at `at`, else at an address that
+ * differs by a multiple of 4 GiB. NULL: none. */
+char *region_reserve_copy(size_t n, uint64_t at);
+/* Tells the leak checker of a region. */
+void region_register(const struct heap *h);
 /* Unmaps all of it, the record too. */
 void region_close(struct heap *h);
 /* Makes room for n bytes at top, up to soft_end. Returns 0 or -ENOMEM. */

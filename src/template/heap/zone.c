@@ -26,7 +26,7 @@ void zone_init(struct heap *h, char *from, size_t size) {
   h->zone_top = from + TABLE_MAX + LIST_MAX;
 }
 
-static struct zone_range *ranges(const struct heap *h) {
+struct zone_range *zone_list(const struct heap *h) {
   return (struct zone_range *)(void *)(h->zone + TABLE_MAX);
 }
 
@@ -49,14 +49,14 @@ static int list_room(struct heap *h) {
   if ((h->nzone_free + 1) * sizeof(struct zone_range) <= size)
     return 1;
   size_t more = size ? size : h->page;
-  if (size + more > LIST_MAX || !map_here((char *)ranges(h) + size, more))
+  if (size + more > LIST_MAX || !map_here((char *)zone_list(h) + size, more))
     return 0;
   h->zone_list_map += more;
   return 1;
 }
 
 static void list_remove(struct heap *h, size_t i) {
-  struct zone_range *r = ranges(h);
+  struct zone_range *r = zone_list(h);
   h->nzone_free--;
   memmove(&r[i], &r[i + 1], (h->nzone_free - i) * sizeof *r);
 }
@@ -64,7 +64,7 @@ static void list_remove(struct heap *h, size_t i) {
 static int list_insert(struct heap *h, size_t i, heap_at at, uint64_t size) {
   if (!list_room(h))
     return 0;
-  struct zone_range *r = ranges(h);
+  struct zone_range *r = zone_list(h);
   memmove(&r[i + 1], &r[i], (h->nzone_free - i) * sizeof *r);
   r[i] = (struct zone_range){at, size};
   h->nzone_free++;
@@ -72,7 +72,7 @@ static int list_insert(struct heap *h, size_t i, heap_at at, uint64_t size) {
 }
 
 static size_t list_after(const struct heap *h, heap_at at) { /* the first behind it */
-  const struct zone_range *r = ranges(h);
+  const struct zone_range *r = zone_list(h);
   size_t low = 0, high = h->nzone_free;
   while (low < high) {
     size_t middle = low + (high - low) / 2;
@@ -86,7 +86,7 @@ static size_t list_after(const struct heap *h, heap_at at) { /* the first behind
 
 /* Joined with its neighbours. */
 static void range_put(struct heap *h, heap_at at, uint64_t size) {
-  struct zone_range *r = ranges(h);
+  struct zone_range *r = zone_list(h);
   size_t i = list_after(h, at);
   if (i < h->nzone_free && r[i].at == at + size) {
     size += r[i].size;
@@ -111,7 +111,7 @@ static heap_at range_start(const struct heap *h, heap_at at, size_t align, size_
 
 /* [at, at + size) of the range i is used from now on. */
 static void range_cut(struct heap *h, size_t i, heap_at at, uint64_t size) {
-  struct zone_range *r = ranges(h), whole = r[i];
+  struct zone_range *r = zone_list(h), whole = r[i];
   heap_at end = whole.at + whole.size, used = at + size;
   if (at > whole.at)
     r[i].size = at - whole.at;
@@ -128,7 +128,7 @@ static char *take_free(struct heap *h, size_t n, size_t align, size_t off) {
   if (n > h->zone_largest)
     return NULL;
   for (size_t i = 0; i < h->nzone_free; i++) {
-    struct zone_range r = ranges(h)[i];
+    struct zone_range r = zone_list(h)[i];
     heap_at at = range_start(h, r.at, align, off);
     if (at + n <= r.at + r.size) {
       range_cut(h, i, at, n);
@@ -189,7 +189,7 @@ int zone_take_behind(struct heap *h, char *end, size_t n) {
     h->zone_top += n;
   } else {
     size_t i = list_after(h, at);
-    if (i == 0 || ranges(h)[i - 1].at != at || ranges(h)[i - 1].size < n)
+    if (i == 0 || zone_list(h)[i - 1].at != at || zone_list(h)[i - 1].size < n)
       return 0;
     range_cut(h, i - 1, at, n);
   }
@@ -205,7 +205,7 @@ void zone_end_use(struct heap *h) {
   if (!h->zone || h->zone_ended)
     return;
   for (size_t i = 0; i < h->nzone_free; i++)
-    munmap((char *)h + ranges(h)[i].at, ranges(h)[i].size);
+    munmap((char *)h + zone_list(h)[i].at, zone_list(h)[i].size);
   h->nzone_free = h->zone_largest = 0;
   h->zone_ended = 1;
   size_t table = table_size(h);
@@ -220,4 +220,11 @@ void zone_end_use(struct heap *h) {
 void zone_deinit(struct heap *h) {
   if (h->zone && !h->zone_ended)
     munmap(h->zone, (size_t)(h->zone_end - h->zone));
+}
+
+int zone_is_sound(const struct heap *record, uint64_t size) {
+  uint64_t used = (uint64_t)(record->zone_top - record->zone);
+  return size >= ZONE_MIN && used >= TABLE_MAX + LIST_MAX && used <= size &&
+         record->zone_list_map <= LIST_MAX &&
+         record->nzone_free <= record->zone_list_map / sizeof(struct zone_range);
 }

@@ -14,6 +14,10 @@ void zone_end_use(struct heap *h);
 /* Memory for a table of big blocks, zeroed: a power of two of pages; where there is no
  * zone, the system's. NULL: none. */
 void *zone_table(const struct heap *h, size_t size);
+/* Its list of free ranges, of zone_list_map bytes. */
+struct zone_range *zone_list(const struct heap *h);
+/* Are the figures of a record what a zone of so many bytes can have? */
+int zone_is_sound(const struct heap *record, uint64_t size);
 /* For region_close: what zone_unmap does not know. */
 void zone_deinit(struct heap *h);
 /* n bytes without access, whole pages; align: 0, or a power of two that the address, less

@@ -1,0 +1,364 @@
+/* Copies of a heap at another address: each is a working allocator with the same blocks,
+ * and neither knows of the other. Copied by bytes as a clone in a thread is, and mapped
+ * from a file as an image is. */
+#include "template/heap/heap_copy.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <lua.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MIB ((size_t)1 << 20)
+#define STEP ((uint64_t)4 << 30)
+
+/* ---- a heap with blocks that are known ---- */
+
+enum { NBLOCKS = 1500 };
+struct model {
+  struct heap *h;
+  uint64_t random;
+  struct {
+    uint64_t at; /* from the heap's record; 0: none */
+    size_t n;
+    unsigned char fill;
+  } blocks[NBLOCKS];
+};
+
+static uint64_t next_random(struct model *m) {
+  m->random ^= m->random << 13;
+  m->random ^= m->random >> 7;
+  m->random ^= m->random << 17;
+  return m->random;
+}
+
+static unsigned char *block(const struct model *m, size_t i) {
+  return (unsigned char *)m->h + m->blocks[i].at;
+}
+
+static size_t random_size(struct model *m) {
+  uint64_t r = next_random(m);
+  return r % 40 == 0 ? HEAP_BIG + r / 64 % (3 * MIB) : 1 + r / 64 % (r % 8 ? 300 : 40000);
+}
+
+static int is_whole(const struct model *m, size_t i) {
+  const unsigned char *p = block(m, i);
+  for (size_t k = 0; k < m->blocks[i].n; k += k < 64 ? 1 : 61)
+    if (p[k] != m->blocks[i].fill)
+      return 0;
+  return p[m->blocks[i].n - 1] == m->blocks[i].fill;
+}
+
+static int agrees(const struct model *m) {
+  for (size_t i = 0; i < NBLOCKS; i++)
+    if (m->blocks[i].at && !is_whole(m, i))
+      return 0;
+  return 1;
+}
+
+static void step(struct model *m) {
+  size_t i = next_random(m) % NBLOCKS, n = random_size(m), old = m->blocks[i].n;
+  unsigned char *p = m->blocks[i].at ? block(m, i) : NULL;
+  if (p && next_random(m) % 3) {
+    heap_alloc(m->h, p, old, 0);
+    m->blocks[i].at = 0;
+    return;
+  }
+  p = heap_alloc(m->h, p, p ? old : 0, n);
+  assert_non_null(p);
+  m->blocks[i].at = (uint64_t)(p - (unsigned char *)m->h);
+  m->blocks[i].n = n;
+  m->blocks[i].fill = (unsigned char)next_random(m);
+  memset(p, m->blocks[i].fill, n);
+}
+
+static void run(struct model *m, int steps) {
+  for (int i = 0; i < steps; i++)
+    step(m);
+  assert_true(agrees(m));
+}
+
+static struct model *model_new(uint64_t seed) {
+  struct model *m = calloc(1, sizeof *m);
+  assert_non_null(m);
+  m->h = heap_new(0);
+  assert_non_null(m->h);
+  m->random = seed;
+  return m;
+}
+
+static void model_free(struct model *m) {
+  for (size_t i = 0; i < NBLOCKS; i++)
+    if (m->blocks[i].at)
+      heap_alloc(m->h, block(m, i), m->blocks[i].n, 0);
+  assert_int_equal(heap_live(m->h), 0);
+  heap_free(m->h);
+  free(m);
+}
+
+/* ---- copies ---- */
+
+struct copying {
+  char *from, *to;
+};
+
+static int copy_part(void *data, char *at, size_t size) {
+  const struct copying *c = data;
+  char *to = c->to + (at - c->from);
+  if (heap_copy_open(to, size) < 0)
+    return -ENOMEM;
+  memcpy(to, at, size);
+  return 0;
+}
+
+static void move_word(void *data, void *word) {
+  const struct copying *c = data;
+  char *p;
+  memcpy(&p, word, sizeof p);
+  if (!p)
+    return;
+  p = c->to + (p - c->from);
+  memcpy(word, &p, sizeof p);
+}
+
+/* NULL where this system has no addresses for it (sanitizers, 32 bits). */
+static struct heap *copied(struct heap *h) {
+  struct heap_shape shape;
+  if (heap_copy_prepare(h))
+    return NULL;
+  heap_copy_shape(h, &shape);
+  struct copying c = {(char *)h, heap_copy_reserve(&shape, heap_copy_place(h))};
+  assert_non_null(c.to);
+  assert_int_equal(heap_copy_parts(h, copy_part, &c), 0);
+  struct heap *copy = (struct heap *)(void *)c.to;
+  assert_true(heap_copy_is_sound(copy, (uintptr_t)h, &shape));
+  heap_copy_words(copy, move_word, &c);
+  assert_int_equal(heap_copy_adopt(copy, 0), 0);
+  return copy;
+}
+
+static void test_copy_is_a_working_allocator(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed < 6; seed++) {
+    struct model *m = model_new(seed * 77777), *other = calloc(1, sizeof *other);
+    run(m, 4000);
+    if (seed % 2)
+      heap_seal(m->h);
+    struct heap *copy = copied(m->h);
+    if (!copy) {
+      model_free(m);
+      free(other);
+      skip();
+    }
+    *other = *m;
+    other->h = copy;
+    assert_true(agrees(other));
+    for (int round = 0; round < 5; round++) { /* by turns: they share nothing */
+      run(m, 500);
+      run(other, 700);
+      assert_true(agrees(m));
+    }
+    model_free(m);
+    run(other, 2000);
+    heap_seal(other->h);
+    run(other, 500);
+    model_free(other);
+  }
+}
+static void test_copy_of_a_copy(void **state) {
+  (void)state;
+  struct model *m = model_new(99);
+  run(m, 3000);
+  for (int i = 0; i < 4; i++) {
+    struct heap *copy = copied(m->h);
+    if (!copy) {
+      model_free(m);
+      skip();
+    }
+    assert_int_equal(((uintptr_t)copy - (uintptr_t)m->h) % STEP, 0);
+    heap_free(m->h);
+    m->h = copy;
+    run(m, 1000);
+  }
+  model_free(m);
+}
+
+/* ---- mapped from a file ---- */
+
+struct mapping {
+  char *from, *to;
+  FILE *file;
+};
+
+static int save_part(void *data, char *at, size_t size) {
+  struct mapping *m = data;
+  long off = ftell(m->file);
+  if (fwrite(at, 1, size, m->file) != size || fflush(m->file) != 0)
+    return -EIO;
+  char *to = m->to + (at - m->from);
+  return mmap(to, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fileno(m->file),
+              off) == to
+             ? 0
+             : -ENOMEM;
+}
+
+static int goes_on(struct model *m) {
+  heap_forked(m->h);
+  run(m, 2000);
+  heap_inherit(m->h);
+  heap_seal(m->h);
+  run(m, 500);
+  return 1;
+}
+
+static void test_copy_may_be_mapped_from_a_file(void **state) {
+  (void)state;
+  struct model *m = model_new(5);
+  struct heap_shape shape;
+  run(m, 4000);
+  for (int i = 0; i < 40000; i++) /* some huge pages */
+    assert_non_null(heap_alloc(m->h, NULL, 0, 100));
+  heap_seal(m->h);
+  if (heap_copy_prepare(m->h)) {
+    heap_free(m->h);
+    free(m);
+    skip();
+  }
+  heap_copy_shape(m->h, &shape);
+  struct mapping c = {(char *)m->h, heap_copy_reserve(&shape, heap_copy_place(m->h)),
+                      tmpfile()};
+  assert_non_null(c.to);
+  assert_non_null(c.file);
+  assert_int_equal(heap_copy_parts(m->h, save_part, &c), 0);
+  struct heap *copy = (struct heap *)(void *)c.to;
+  heap_copy_words(copy, move_word, &(struct copying){c.from, c.to});
+  assert_int_equal(heap_copy_adopt(copy, 1), 0);
+  fclose(c.file);
+  heap_free(m->h);
+  m->h = copy;
+  assert_true(agrees(m));
+  struct heap_stats stats;
+  heap_stats(copy, &stats);
+  assert_true(stats.frozen >= 4 * MIB);
+  assert_int_equal(heap_freeze_gain(copy), 0);
+  fflush(NULL);
+  pid_t pid = fork();
+  assert_true(pid >= 0);
+  if (pid == 0)
+    _exit(goes_on(m) ? 0 : 1);
+  int status;
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_int_equal(status, 0);
+  run(m, 1000);
+  heap_thaw(copy);
+  assert_true(agrees(m));
+  run(m, 1000);
+  heap_seal(copy);
+  heap_freeze(copy);
+  run(m, 1000);
+  heap_free(copy);
+  free(m);
+}
+
+/* ---- where none can be made ---- */
+
+static void test_copy_wants_the_heap_in_one_place(void **state) {
+  (void)state;
+  struct heap *h = heap_new(0);
+  int possible = heap_copy_prepare(h) == NULL;
+  void *map = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  heap_offer(h, map, MIB, MIB - 100);
+  void *string = heap_alloc(h, NULL, LUA_TSTRING, MIB - 100);
+  assert_ptr_equal(string, map);
+  assert_int_equal(heap_withdraw(h), 1);
+  assert_non_null(heap_copy_prepare(h));
+  heap_alloc(h, string, MIB - 100, 0);
+  assert_int_equal(heap_copy_prepare(h) == NULL, possible);
+  void *big = heap_alloc(h, NULL, 0, 5 * MIB);
+  assert_int_equal(heap_copy_prepare(h) == NULL, possible);
+  heap_release_zone(h);
+  assert_non_null(heap_copy_prepare(h));
+  memset(big, 3, 5 * MIB); /* stays as it is, and may grow elsewhere */
+  unsigned char *grown = heap_alloc(h, big, 5 * MIB, 50 * MIB);
+  assert_int_equal(grown[5 * MIB - 1], 3);
+  assert_int_equal(grown[50 * MIB - 1], 0);
+  void *many[200];
+  for (int i = 0; i < 200; i++)
+    many[i] = memset(heap_alloc(h, NULL, 0, HEAP_BIG), i, HEAP_BIG);
+  for (int i = 0; i < 200; i++) {
+    assert_int_equal(*(unsigned char *)many[i], i);
+    heap_alloc(h, many[i], HEAP_BIG, 0);
+  }
+  heap_alloc(h, grown, 50 * MIB, 0);
+  heap_free(h);
+}
+static void test_copy_is_refused_with_wrong_figures(void **state) {
+  (void)state;
+  struct heap *h = heap_new(0);
+  struct heap_shape shape, other;
+  if (heap_copy_prepare(h)) {
+    heap_free(h);
+    skip();
+  }
+  heap_copy_shape(h, &shape);
+  uint64_t base = (uintptr_t)h;
+  assert_true(heap_copy_is_sound(h, base, &shape));
+  assert_false(heap_copy_is_sound(h, base + STEP, &shape));
+  other = shape;
+  other.zone /= 2;
+  assert_false(heap_copy_is_sound(h, base, &other));
+  other = shape;
+  other.open += 4096;
+  assert_false(heap_copy_is_sound(h, base, &other));
+  other = shape;
+  other.region += 4096;
+  assert_false(heap_copy_is_sound(h, base, &other));
+  heap_free(h);
+}
+static void test_zone_uses_free_addresses_again(void **state) {
+  (void)state;
+  struct heap *h = heap_new(0);
+  if (heap_copy_prepare(h)) {
+    heap_free(h);
+    skip();
+  }
+  char *first = heap_alloc(h, NULL, 0, MIB), *low = first, *high = first;
+  void *held[8] = {first};
+  size_t sizes[8] = {MIB, MIB, MIB, MIB, MIB, MIB, MIB, MIB};
+  for (int i = 1; i < 8; i++)
+    held[i] = heap_alloc(h, NULL, 0, MIB);
+  for (int round = 0; round < 20000; round++) {
+    int i = round * 5 % 8;
+    size_t n = MIB + (size_t)(round % 7) * 5000;
+    heap_alloc(h, held[i], sizes[i], 0);
+    sizes[i] = n;
+    char *p = held[i] = heap_alloc(h, NULL, 0, n);
+    assert_non_null(p);
+    low = p < low ? p : low;
+    high = p > high ? p : high;
+  }
+  assert_true(high - low < (ptrdiff_t)(64 * MIB));
+  heap_free(h);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_copy_is_a_working_allocator),
+      cmocka_unit_test(test_copy_of_a_copy),
+      cmocka_unit_test(test_copy_may_be_mapped_from_a_file),
+      cmocka_unit_test(test_copy_wants_the_heap_in_one_place),
+      cmocka_unit_test(test_copy_is_refused_with_wrong_figures),
+      cmocka_unit_test(test_zone_uses_free_addresses_again),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
