@@ -12,6 +12,7 @@
 #ifndef NATS_ENGINE_H
 #define NATS_ENGINE_H
 
+#include "base/list.h"
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
@@ -45,7 +46,8 @@ const char *engine_header_of(const struct engine_message *m, const char *name);
 typedef void engine_message_cb(const struct engine_message *m, void *data);
 typedef void engine_state_cb(struct engine *e, void *data);
 /* code 0: m is the answer. MF_ETIMEOUT, or MF_EENGINE: the connection was lost, or
- * nobody has the subject (m is the server's word, started is what may have come of it). */
+ * nobody has the subject (m is the server's word, started is what may have come of it).
+ */
 typedef void engine_answer_cb(int code, const struct engine_message *m, void *data);
 
 /* The first attempt begins at once. The callback hears each change of the state. 0,
@@ -56,8 +58,9 @@ int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb 
  * done), writes what waits to be written for at most a second, and calls done when no
  * thread, descriptor or handle is left; e is gone then. */
 void engine_close(struct engine *e, void (*done)(void *data), void *data);
-/* The same where nobody waits: what can't be written at once is lost. */
-void engine_abort(struct engine *e);
+/* The same, sooner: what can't be written at once is lost, and a thread that is
+ * connecting ends by itself, later. */
+void engine_abort(struct engine *e, void (*done)(void *data), void *data);
 
 enum engine_state engine_state(const struct engine *e);
 /* Why it is not UP, for a person. */
@@ -89,13 +92,35 @@ int engine_subscribe(struct engine *e, const char *subject, int flags,
 /* No callback from here on. NULL is none. */
 void engine_unsubscribe(struct engine_sub *s);
 
+/* The server sends no more of it. What it has sent before still comes: until a fence
+ * that is put up after this call. */
+void engine_quit(struct engine_sub *s);
+
+/* Calls cb when the server has taken all that was published before, and all that it had
+ * sent by then has been given out; or when the connection is lost, or there is none. From
+ * the loop, never inside this call. The memory is the caller's. */
+struct engine_fence {
+  struct list link; /* private, as what follows */
+  uint64_t number;
+  void (*cb)(void *data);
+  void *data;
+};
+void engine_fence(struct engine *e, struct engine_fence *f, void (*cb)(void *data),
+                  void *data);
+void engine_fence_cancel(struct engine_fence *f); /* no callback; twice is harmless */
+
+/* cb is called before what was published in a turn is written, if there is anything or
+ * engine_touch was called: to publish what was collected. One for each engine. */
+void engine_on_flush(struct engine *e, void (*cb)(void *data), void *data);
+void engine_touch(struct engine *e);
+
 /* Publishes with a reply subject of its own, and waits for one answer. cb comes once,
  * from the loop, never inside this call; what can't be sent is told there too. 0 or
  * -ENOMEM. ret may be NULL. */
 int engine_request(struct engine *e, const char *subject,
                    const struct engine_header *headers, size_t nheaders, const void *data,
-                   size_t length, unsigned timeout_ms, engine_answer_cb *cb, void *cb_data,
-                   struct engine_request **ret);
+                   size_t length, unsigned timeout_ms, engine_answer_cb *cb,
+                   void *cb_data, struct engine_request **ret);
 void engine_request_cancel(struct engine_request *r); /* no callback */
 
 /* While it is held more often than released the loop stays alive for it. */

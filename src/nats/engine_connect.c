@@ -93,7 +93,8 @@ static natsStatus on_detach(void *user) {
 }
 
 /* libnats's own prints. What the server said is asked for later. */
-static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus s, void *data) {
+static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus s,
+                     void *data) {
   (void)nc;
   (void)sub;
   (void)s;

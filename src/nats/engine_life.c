@@ -98,7 +98,10 @@ static void drop(struct engine *e, const char *reason) {
   if (!reason && natsConnection_GetLastError(nc, &text) == NATS_OK)
     text = NULL;
   snprintf(e->reason, sizeof e->reason, "the connection was lost%s%s",
-           reason || text ? ": " : "", reason ? reason : text ? text : "");
+           reason || text ? ": " : "",
+           reason ? reason
+           : text ? text
+                  : "");
   close_poll(e);
   engine_subs_down(e);
   natsConnection_Destroy(nc);
@@ -109,6 +112,7 @@ static void drop(struct engine *e, const char *reason) {
   e->state = ENGINE_DOWN;
   retry_later(e);
   engine_fail_requests(e, MF_EENGINE);
+  engine_fences_down(e, UINT64_MAX);
   tell(e);
 }
 
@@ -120,10 +124,16 @@ static void watch(struct engine *e) {
                   on_poll);
 }
 
+/* What was collected for this turn is published. */
+static void collect(struct engine *e) {
+  if (e->on_flush && !e->closing)
+    e->on_flush(e->flush_data);
+}
+
 static void write_out(struct engine *e) {
-  int before = e->box->writing;
-  uv_idle_stop(&e->flush);
-  if (before)
+  if (!e->nc) /* aborted meanwhile */
+    return;
+  if (e->box->writing)
     natsConnection_ProcessWriteEvent(e->nc);
   if (e->box->lost)
     return;
@@ -141,10 +151,14 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     e->silent = 0;
     natsConnection_ProcessReadEvent(nc);
     engine_read_subs(e); /* what came before the end is given out, too */
+    if (e->passed > 0)
+      engine_fences_down(e, e->passed);
   }
-  if (e->nc == nc && !e->box->lost)
+  if (e->nc == nc && !e->box->lost) {
+    collect(e);
     write_out(e);
-  if (e->nc == nc && e->box->lost)
+  }
+  if (e->nc && e->nc == nc && e->box->lost)
     drop(e, NULL);
   finish(e);
 }
@@ -152,16 +166,22 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 static void on_flush(uv_idle_t *idle) {
   struct engine *e = idle->data;
   uv_idle_stop(idle);
-  if (!e->nc)
-    return;
+  collect(e);
   write_out(e);
+  if (!e->nc)
+    engine_fences_down(e, UINT64_MAX);
   if (e->nc && e->box->lost)
     drop(e, NULL);
   finish(e);
 }
 
+void engine_on_flush(struct engine *e, void (*cb)(void *data), void *data) {
+  e->on_flush = cb;
+  e->flush_data = data;
+}
+
 void engine_touch(struct engine *e) {
-  if (!uv_is_active((uv_handle_t *)&e->flush))
+  if (e->closing < 2 && !uv_is_active((uv_handle_t *)&e->flush))
     uv_idle_start(&e->flush, on_flush);
 }
 
@@ -292,11 +312,16 @@ static void on_wake(uv_async_t *wake) {
 
 /* ---- looks at the connection ---- */
 
+/* Of ours, or a fence, whose message has its number. */
 static void on_ping(const struct engine_message *m, void *data) {
   struct engine *e = data;
-  (void)m;
+  uint64_t number = 0;
   if (e->closing)
     e->said_goodbye = 1;
+  if (m->length != sizeof number)
+    return;
+  memcpy(&number, m->data, sizeof number);
+  e->passed = number; /* told when everything that was read is given out */
 }
 
 static void look(struct engine *e) {
@@ -407,7 +432,9 @@ void engine_close(struct engine *e, void (*done)(void *data), void *data) {
   }
 }
 
-void engine_abort(struct engine *e) {
+void engine_abort(struct engine *e, void (*done)(void *data), void *data) {
+  e->on_closed = done;
+  e->closed_data = data;
   engine_fail_requests(e, MF_ECANCELLED);
   begin_close(e);
   if (e->nc) {
@@ -457,6 +484,7 @@ int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb 
   list_init(&e->subs);
   list_init(&e->dead);
   list_init(&e->requests);
+  list_init(&e->fences);
   idmap_init(&e->ids);
   e->on_state = on_state;
   e->data = data;

@@ -20,7 +20,7 @@ enum {
   CONNECT_MS = 2000,        /* an attempt's patience with each server */
   RETRY_MIN_MS = 50,
   RETRY_MAX_MS = 1000,
-  CLOSE_MS = 1000, /* that a closing engine writes */
+  CLOSE_MS = 1000,   /* that a closing engine writes */
   READS_MAX = 100000 /* until a connection that was shut has ended */
 };
 
@@ -88,11 +88,11 @@ struct engine_request {
 struct engine {
   uv_loop_t *loop;
   uv_async_t wake;
-  uv_timer_t timer; /* the next attempt, or the next look at the connection */
+  uv_timer_t timer;  /* the next attempt, or the next look at the connection */
   uv_timer_t expiry; /* of requests */
-  uv_idle_t flush;  /* active while something was published in this turn */
-  uv_poll_t *poll;  /* NULL: no connection */
-  unsigned handles; /* of the loop, that are not closed yet */
+  uv_idle_t flush;   /* active while something was published in this turn */
+  uv_poll_t *poll;   /* NULL: no connection */
+  unsigned handles;  /* of the loop, that are not closed yet */
   unsigned holds;
   enum engine_state state;
   int closing; /* 1: since it was asked for; 2: since its handles are being closed */
@@ -114,6 +114,10 @@ struct engine {
   struct list requests;
   uint64_t nrequests;
   struct engine_sub *answers, *pings;
+  struct list fences;
+  uint64_t nfences, passed;
+  void (*on_flush)(void *data);
+  void *flush_data;
   engine_state_cb *on_state;
   void *data;
   void (*on_closed)(void *data);
@@ -139,8 +143,6 @@ void engine_read_subs(struct engine *e);
 void engine_take_mail(struct engine *e);
 void engine_fail_requests(struct engine *e, int code);
 void engine_subs_free(struct engine *e);
-
-/* engine_life.c */
-void engine_touch(struct engine *e); /* something was published */
+void engine_fences_down(struct engine *e, uint64_t number); /* those up to it */
 
 #endif

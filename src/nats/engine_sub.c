@@ -156,8 +156,8 @@ static void read_sub(struct engine *e, struct engine_sub *s) {
   natsConnection *nc = e->nc;
   uint64_t n = 0;
   natsMsg *msg;
-  while (e->nc == nc && s->nats &&
-         natsSubscription_QueuedMsgs(s->nats, &n) == NATS_OK && n > 0) {
+  while (e->nc == nc && s->nats && natsSubscription_QueuedMsgs(s->nats, &n) == NATS_OK &&
+         n > 0) {
     natsStatus rc = natsSubscription_NextMsg(&msg, s->nats, 0);
     if (rc == NATS_OK)
       give(e, s, msg);
@@ -268,6 +268,45 @@ void engine_subs_free(struct engine *e) {
     sub_free(list_entry(e->dead.next, struct engine_sub, link));
 }
 
+void engine_quit(struct engine_sub *s) {
+  if (!s->nats)
+    return;
+  natsSubscription_Drain(s->nats);
+  engine_touch(s->engine);
+}
+
+/* ---- fences ---- */
+
+void engine_fence(struct engine *e, struct engine_fence *f, void (*cb)(void *data),
+                  void *data) {
+  *f = (struct engine_fence){.number = ++e->nfences, .cb = cb, .data = data};
+  list_push(&e->fences, &f->link);
+  engine_publish(e, e->pings->subject, NULL, NULL, 0, &f->number, sizeof f->number);
+  engine_touch(e);
+}
+
+void engine_fence_cancel(struct engine_fence *f) {
+  if (f->number == 0)
+    return;
+  f->number = 0;
+  list_remove(&f->link);
+}
+
+/* A message of hostile people may have any number: one that was not given out yet ends
+ * those that are there, no more. */
+void engine_fences_down(struct engine *e, uint64_t number) {
+  uint64_t last = e->nfences;
+  e->passed = 0;
+  while (!list_empty(&e->fences)) {
+    struct engine_fence *f = list_entry(e->fences.next, struct engine_fence, link);
+    if (f->number > number || f->number > last)
+      return;
+    f->number = 0;
+    list_remove(&f->link);
+    f->cb(f->data);
+  }
+}
+
 /* ---- requests ---- */
 
 static void expire(struct engine *e);
@@ -286,8 +325,7 @@ static void schedule(struct engine *e) {
   if (first == UINT64_MAX)
     uv_timer_stop(&e->expiry);
   else
-    uv_timer_start(&e->expiry, on_expiry, first > now ? first - now : 0,
-                   0);
+    uv_timer_start(&e->expiry, on_expiry, first > now ? first - now : 0, 0);
 }
 
 static void request_over(struct engine_request *r, int code,
@@ -351,8 +389,8 @@ static int need_answers(struct engine *e) {
 
 int engine_request(struct engine *e, const char *subject,
                    const struct engine_header *headers, size_t nheaders, const void *data,
-                   size_t length, unsigned timeout_ms, engine_answer_cb *cb, void *cb_data,
-                   struct engine_request **ret) {
+                   size_t length, unsigned timeout_ms, engine_answer_cb *cb,
+                   void *cb_data, struct engine_request **ret) {
   char reply[80];
   struct engine_request *r = calloc(1, sizeof *r);
   if (!r || need_answers(e) < 0) {

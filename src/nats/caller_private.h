@@ -1,0 +1,111 @@
+/* The record of a far pool, for its own files: caller.c (calls and their ends),
+ * caller_nodes.c (nodes and messages), caller_life.c (beginning, closing, what it says).
+ * Runs in the parent. */
+#ifndef NATS_CALLER_PRIVATE_H
+#define NATS_CALLER_PRIVATE_H
+
+#include "base/idmap.h"
+#include "base/minheap.h"
+#include "nats/call_times.h"
+#include "nats/engine.h"
+#include "nats/room.h"
+#include <moonfork/nats.h>
+
+enum {
+  BATCH_BYTES = 48 * 1024, /* of calls that travel in one message */
+  RUNS_MAX = 2,            /* of an idempotent call, besides the first */
+  FIRST_MS = 2000,         /* that a call waits for an engine that was never reached */
+  AGAIN_MS = 10000         /* that one without a time limit waits for one that was lost */
+};
+
+enum far_call_state {
+  CALL_WAITS, /* in far->waiting */
+  CALL_SENT,  /* in its node's calls */
+  CALL_LEFT   /* the same, but its callback has come: its answer is dropped */
+};
+
+struct far_call {
+  struct list link;
+  struct list cancel_link;      /* in far->cancelled where somebody cancelled it */
+  struct minheap_node deadline; /* in far->deadlines where it has a time limit */
+  enum far_call_state state;
+  mf_far *far;
+  uint64_t id;      /* for mf_far_cancel */
+  uint64_t sent_id; /* of this attempt; 0: none */
+  uint64_t batch;   /* the message that it was in */
+  struct far_node *node;
+  unsigned runs;                      /* how often it may have run already */
+  int idempotent, cancelled, counted; /* counted: it was there when the drain began */
+  uint64_t begun_ns;
+  mf_reply_cb cb;
+  void *data;
+  size_t length;
+  unsigned char bytes[];
+};
+
+struct far_node { /* room_node's user */
+  struct room_node *room;
+  struct list calls;
+  struct buf out; /* the message that is being filled */
+  uint64_t batch; /* its number; 0: it is empty */
+};
+
+struct mf_far {
+  uv_loop_t *loop;
+  struct engine *engine;
+  uv_timer_t expiry; /* the first deadline */
+  uv_timer_t tick;   /* while nodes are known, or calls wait for an engine */
+  unsigned handles;
+  char subject[SUBJECT_MAX + 1], inbox[64], reply[64];
+  unsigned timeout_ms, queue_max, silent_ms;
+  uint64_t queue_bytes_max, queue_bytes;
+  struct list waiting, cancelled;
+  size_t nwaiting, nsent, nleft;
+  struct idmap ids, sent;
+  struct minheap deadlines;
+  struct room room;
+  uint64_t batches;
+  uint64_t down_ms; /* since when there is no engine */
+  int draining, drained, aborted, closing, checking;
+  mf_far_cb on_drained;
+  void *drained_data;
+  uint64_t drain_by; /* UINT64_MAX: no limit */
+  int drain_late;    /* the time is over */
+  mf_far_close_cb on_closed;
+  void *closed_data;
+  mf_drain_report report;
+  mf_far_info info; /* its counters */
+  struct call_times times;
+};
+
+/* caller.c */
+/* Ends a call: one of error and reply is NULL. */
+void far_finish(struct far_call *c, const mf_error *error, const mf_message *reply);
+/* Told now. Where a node has it, its place there is free when that says so. */
+void far_give_up(struct far_call *c, int code, const char *text);
+void far_cancel_waiting(mf_far *far); /* tells those that were cancelled */
+void far_fail(struct far_call *c, int code, int started, const char *text);
+/* It was not entered: it waits again, before the others. */
+void far_requeue(struct far_call *c);
+/* Its node is gone, or the connection. */
+void far_lose(struct far_call *c, int code, const char *text);
+void far_dispatch(mf_far *far);
+void far_schedule(mf_far *far);
+void far_look_at_engine(mf_far *far); /* calls have waited for it long enough? */
+size_t far_pending(const mf_far *far);
+
+/* caller_nodes.c */
+int far_listen(mf_far *far);
+void far_send(struct far_call *c, struct room_node *n);
+void far_cancel_sent(struct far_call *c);
+void far_leave(struct far_call *c);                   /* its node has it no more */
+void far_drop_nodes(mf_far *far, const char *reason); /* the connection is gone */
+void far_forget_nodes(mf_far *far);                   /* frees */
+void far_tick(mf_far *far);
+void far_hello(mf_far *far); /* asks who is there */
+
+/* caller_life.c */
+void far_check_drained(mf_far *far);
+void far_watch(mf_far *far); /* starts or stops the tick */
+
+#endif

@@ -1,0 +1,233 @@
+/* Calls of a node: from a message to the pool, and from there to an answer. Values are
+ * passed on as they are. Runs in the parent. */
+#include "nats/node_private.h"
+
+#include "nats/options.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- callers ---- */
+
+static struct node_caller *caller_of(mf_node *node, const char *id) {
+  list_each(it, &node->callers) {
+    struct node_caller *caller = list_entry(it, struct node_caller, link);
+    if (memcmp(caller->id, id, NODE_ID) == 0)
+      return caller;
+  }
+  struct node_caller *caller = calloc(1, sizeof *caller);
+  if (!caller)
+    return NULL;
+  memcpy(caller->id, id, NODE_ID);
+  buf_init(&caller->out, SIZE_MAX);
+  list_push(&node->callers, &caller->link);
+  return caller;
+}
+
+static void caller_free(struct node_caller *caller) {
+  list_remove(&caller->link);
+  buf_deinit(&caller->out);
+  free(caller);
+}
+
+/* ---- answers ---- */
+
+static void publish_answers(mf_node *node, struct node_caller *caller) {
+  char subject[64];
+  if (buf_size(&caller->out) == 0)
+    return;
+  snprintf(subject, sizeof subject, "_INBOX.%s.a", caller->id);
+  if (engine_publish(node->engine, subject, NULL, NULL, 0, buf_peek(&caller->out),
+                     buf_size(&caller->out)) < 0)
+    node->info.undelivered++;
+  buf_consume(&caller->out, buf_size(&caller->out));
+}
+
+static void on_flush(void *data) {
+  mf_node *node = data;
+  list_each_safe(it, tmp, &node->callers) {
+    struct node_caller *caller = list_entry(it, struct node_caller, link);
+    publish_answers(node, caller);
+    if (caller->calls == 0)
+      caller_free(caller);
+  }
+  node_step(node);
+}
+
+static size_t payload_max(const mf_node *node) {
+  return engine_max_payload(node->engine);
+}
+
+/* Room for one more answer of so many bytes in the message that is filled. */
+static int make_room(mf_node *node, struct node_caller *caller, size_t more) {
+  size_t most = payload_max(node) < ANSWERS_BYTES ? payload_max(node) : ANSWERS_BYTES;
+  if (buf_size(&caller->out) + more > most)
+    publish_answers(node, caller);
+  engine_touch(node->engine);
+  return buf_size(&caller->out) > 0
+             ? 0
+             : envelope_begin_answers(&caller->out, engine_id(node->engine));
+}
+
+static void answer_error(mf_node *node, struct node_caller *caller, uint64_t id,
+                         const mf_error *e) {
+  struct envelope_record r = {.id = id,
+                              .code = e->code,
+                              .started = e->started,
+                              .message = e->message,
+                              .traceback = e->traceback,
+                              .value = e->value,
+                              .message_length = e->message ? strlen(e->message) : 0,
+                              .traceback_length = e->traceback ? strlen(e->traceback) : 0,
+                              .value_length = e->value_length};
+  size_t size = envelope_result_size(0) + 64 + r.message_length + r.traceback_length +
+                r.value_length;
+  size_t room = payload_max(node) - envelope_result_size(0);
+  node->info.errors++;
+  if (make_room(node, caller, size) < 0 || envelope_put_error(&caller->out, &r, room) < 0)
+    node->info.undelivered++;
+}
+
+static void answer_failure(mf_node *node, struct node_caller *caller, uint64_t id,
+                           int code, const char *text) {
+  mf_error e = {.code = code, .message = text, .started = MF_STARTED_UNKNOWN};
+  answer_error(node, caller, id, &e);
+}
+
+static void answer_result(mf_node *node, struct node_caller *caller, uint64_t id,
+                          const mf_message *m) {
+  char text[160];
+  size_t size = envelope_result_size(m->length);
+  if (m->nfds > 0) {
+    answer_failure(node, caller, id, MF_EINVAL,
+                   "the result has handles, which can't leave the machine");
+  } else if (size > payload_max(node)) {
+    snprintf(text, sizeof text,
+             "the result has %zu bytes, and the engine takes messages of %zu bytes "
+             "(max_payload of the server): answer in parts, or raise it",
+             m->length, payload_max(node));
+    answer_failure(node, caller, id, MF_ELIMIT, text);
+  } else if (make_room(node, caller, size) < 0 ||
+             envelope_put_result(&caller->out, id, m->data, m->length) < 0) {
+    node->info.undelivered++;
+  } else {
+    node->info.answers++;
+  }
+}
+
+static void on_reply(const mf_error *error, const mf_message *reply, void *data) {
+  struct node_call *c = data;
+  mf_node *node = c->node;
+  if (node) {
+    list_remove(&c->link);
+    c->caller->calls--;
+    node->held--;
+    if (error)
+      answer_error(node, c->caller, c->id, error);
+    else
+      answer_result(node, c->caller, c->id, reply);
+    if (node->refused_some && node->held <= node->window / 2)
+      node_say(node);
+    engine_touch(node->engine);
+  }
+  free(c);
+}
+
+void node_forget_calls(mf_node *node) {
+  while (!list_empty(&node->calls)) {
+    struct node_call *c = list_entry(node->calls.next, struct node_call, link);
+    list_remove(&c->link);
+    c->node = NULL;
+    c->caller = NULL;
+  }
+  while (!list_empty(&node->callers))
+    caller_free(list_entry(node->callers.next, struct node_caller, link));
+  node->held = 0;
+}
+
+/* ---- calls ---- */
+
+static void refuse(mf_node *node, struct node_caller *caller, uint64_t id) {
+  node->info.refused++;
+  node->refused_some = 1;
+  if (make_room(node, caller, 9) == 0)
+    envelope_put_busy(&caller->out, id);
+}
+
+/* 0: the pool has it. Else it was not and will not be entered here. */
+static int take(mf_node *node, struct node_caller *caller,
+                const struct envelope_record *r) {
+  mf_message m = {(void *)r->data, r->length, NULL, 0};
+  mf_call_options o = MF_CALL_OPTIONS_INIT;
+  if (node->held >= node->window)
+    return MF_ELIMIT;
+  struct node_call *c = calloc(1, sizeof *c);
+  if (!c)
+    return MF_ENOMEM;
+  c->node = node;
+  c->caller = caller;
+  c->id = r->id;
+  o.timeout_ms = r->timeout_ms;
+  o.idempotent = r->idempotent;
+  list_init(&c->link);
+  int rc = node->pool.call(node->pool.pool, &m, &o, on_reply, c, &c->pool_id);
+  if (rc < 0) {
+    free(c);
+    return rc;
+  }
+  list_push(&node->calls, &c->link);
+  node->held++;
+  caller->calls++;
+  node->info.calls++;
+  return 0;
+}
+
+static void cancel(mf_node *node, const struct node_caller *caller, uint64_t id) {
+  list_each(it, &node->calls) {
+    const struct node_call *c = list_entry(it, struct node_call, link);
+    if (c->id == id && c->caller == caller) {
+      node->pool.cancel(node->pool.pool, c->pool_id);
+      return;
+    }
+  }
+}
+
+static void on_calls(const struct engine_message *m, void *data) {
+  mf_node *node = data;
+  struct reader r;
+  struct envelope_record record;
+  char id[NODE_ID + 1];
+  struct node_caller *caller;
+  int rc = -1;
+  if (!m->reply || !subject_caller(m->reply, id) ||
+      !envelope_open_calls(&r, m->data, m->length) || !(caller = caller_of(node, id))) {
+    node->info.bad++;
+    return;
+  }
+  while ((rc = envelope_next(&r, 0, &record)) > 0) {
+    if (record.kind == ENVELOPE_CANCEL)
+      cancel(node, caller, record.id);
+    else if (take(node, caller, &record) < 0)
+      refuse(node, caller, record.id);
+  }
+  node->info.bad += rc < 0;
+  engine_touch(node->engine);
+}
+
+/* Somebody asks who is there; many may ask at once. */
+static void on_ask(const struct engine_message *m, void *data) {
+  mf_node *node = data;
+  (void)m;
+  if (uv_hrtime() / 1000000 - node->beat_at >= MEANWHILE_MS)
+    node_say(node);
+}
+
+int node_listen(mf_node *node) {
+  char subject[SUBJECT_MAX + 32];
+  struct engine_sub *s;
+  engine_on_flush(node->engine, on_flush, node);
+  snprintf(subject, sizeof subject, "%s.node.%s", node->subject, engine_id(node->engine));
+  int rc = engine_subscribe(node->engine, subject, 0, on_calls, node, &node->calls_sub);
+  snprintf(subject, sizeof subject, "%s.ask", node->subject);
+  return rc < 0 ? rc : engine_subscribe(node->engine, subject, 0, on_ask, node, &s);
+}

@@ -1,0 +1,286 @@
+/* A node from its beginning to its end: beats, draining, what it says of itself
+ * (node_private.h). Runs in the parent. */
+#include "nats/node_private.h"
+
+#include "nats/options.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct engine *node_engine(mf_node *node) {
+  return node->engine;
+}
+
+/* ---- beats ---- */
+
+static void set_window(mf_node *node, const mf_pool_info *pool) {
+  uint64_t most = node->window_given ? node->window_given
+                                     : (uint64_t)pool->max * node->load + WINDOW_MORE;
+  node->window = most < UINT32_MAX ? (unsigned)most : UINT32_MAX;
+}
+
+void node_say(mf_node *node) {
+  struct beat beat = {.held = node->held,
+                      .load = node->load,
+                      .beat_ms = node->beat_ms,
+                      .draining = node->phase != NODE_OPEN,
+                      .calls = node->info.calls};
+  mf_pool_info pool = {.size = sizeof pool};
+  char subject[SUBJECT_MAX + 32];
+  unsigned char home[256];
+  struct buf b;
+  if (node->pool.stats(node->pool.pool, &pool) < 0 || pool.state >= MF_POOL_DRAINING)
+    beat.draining = 1; /* it takes no calls any more */
+  else
+    set_window(node, &pool);
+  beat.failed = pool.state == MF_POOL_FAILED;
+  beat.window = node->window;
+  beat.workers = pool.max;
+  snprintf(beat.node, sizeof beat.node, "%s", engine_id(node->engine));
+  snprintf(beat.name, sizeof beat.name, "%s", node->name);
+  node->beat_at = uv_hrtime() / 1000000;
+  node->refused_some = 0;
+  buf_init(&b, sizeof home);
+  buf_lend(&b, home, sizeof home);
+  snprintf(subject, sizeof subject, "%s.beat", node->subject);
+  if (beat_write(&b, &beat) == 0)
+    engine_publish(node->engine, subject, NULL, NULL, 0, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static void on_beat(uv_timer_t *timer) {
+  mf_node *node = timer->data;
+  if (engine_state(node->engine) == ENGINE_UP)
+    node_say(node);
+  node_step(node);
+}
+
+static void on_state(struct engine *e, void *data) {
+  if (engine_state(e) == ENGINE_UP)
+    node_say(data);
+}
+
+/* ---- beginning ---- */
+
+static void set_name(mf_node *node, const char *name) {
+  char host[40] = "";
+  if (name && *name) {
+    snprintf(node->name, sizeof node->name, "%s", name);
+    return;
+  }
+  gethostname(host, sizeof host - 1);
+  snprintf(node->name, sizeof node->name, "%s-%d", host, (int)getpid());
+}
+
+static void never_was(void *node) {
+  free(node);
+}
+
+int node_new(const struct node_pool *pool, const mf_nats_options *given, mf_node **ret) {
+  mf_nats_options o;
+  struct engine_options eo;
+  int rc = nats_options_read(given, &o, &eo);
+  if (rc < 0)
+    return rc;
+  mf_node *node = calloc(1, sizeof *node);
+  if (!node)
+    return -ENOMEM;
+  node->loop = o.loop ? o.loop : uv_default_loop();
+  node->pool = *pool;
+  snprintf(node->subject, sizeof node->subject, "%s", o.subject);
+  set_name(node, o.name);
+  node->beat_ms = o.beat_ms;
+  node->window_given = o.window;
+  node->load = o.load;
+  node->window = o.window ? o.window : WINDOW_MORE;
+  list_init(&node->calls);
+  list_init(&node->callers);
+  eo.name = node->name;
+  rc = engine_new(node->loop, &eo, on_state, node, &node->engine);
+  if (rc < 0) {
+    free(node);
+    return rc;
+  }
+  rc = node_listen(node);
+  if (rc < 0) {
+    engine_abort(node->engine, never_was, node);
+    return rc;
+  }
+  uv_timer_init(node->loop, &node->beat);
+  uv_timer_init(node->loop, &node->limit);
+  node->beat.data = node->limit.data = node;
+  uv_unref((uv_handle_t *)&node->beat);
+  uv_unref((uv_handle_t *)&node->limit);
+  node->handles = 2;
+  uv_update_time(node->loop);
+  uv_timer_start(&node->beat, on_beat, node->beat_ms, node->beat_ms);
+  *ret = node;
+  return 0;
+}
+
+/* ---- the end ---- */
+
+static void finish(mf_node *node) {
+  if (node->handles > 0)
+    return;
+  mf_node_close_cb cb = node->on_closed;
+  void *data = node->closed_data;
+  if (node->pool.release)
+    node->pool.release(node->pool.pool);
+  if (cb)
+    cb(node, data);
+  node_forget_calls(node);
+  free(node);
+}
+
+static void on_handle_closed(uv_handle_t *handle) {
+  mf_node *node = handle->data;
+  node->handles--;
+  finish(node);
+}
+
+static void on_engine_closed(void *data) {
+  mf_node *node = data;
+  node->handles--;
+  finish(node);
+}
+
+static void close_all(mf_node *node) {
+  node->closing = 2;
+  node->handles++; /* the engine */
+  engine_fence_cancel(&node->fence);
+  uv_close((uv_handle_t *)&node->beat, on_handle_closed);
+  uv_close((uv_handle_t *)&node->limit, on_handle_closed);
+  if (node->aborted)
+    engine_abort(node->engine, on_engine_closed, node);
+  else
+    engine_close(node->engine, on_engine_closed, node);
+}
+
+static void drained(mf_node *node) {
+  mf_error late = {.code = MF_ETIMEOUT,
+                   .message = "calls were left when the time was over",
+                   .started = MF_STARTED_UNKNOWN};
+  mf_error aborted = {.code = MF_ECANCELLED,
+                      .message = "the node was given up",
+                      .started = MF_STARTED_UNKNOWN};
+  mf_node_cb cb = node->on_drained;
+  node->phase = NODE_OVER;
+  uv_timer_stop(&node->beat);
+  uv_timer_stop(&node->limit);
+  node_forget_calls(node);
+  engine_release(node->engine);
+  if (cb)
+    cb(node, node->aborted ? &aborted : node->late ? &late : NULL, node->drained_data);
+}
+
+static void on_quiet(void *data) {
+  mf_node *node = data;
+  node->phase = NODE_QUIET;
+  node_step(node);
+}
+
+static void on_last(void *data) {
+  mf_node *node = data;
+  if (node->phase == NODE_LAST)
+    drained(node);
+  node_step(node);
+}
+
+/* A beat has told callers that nothing more goes here. In a cluster a server may still
+ * give calls that others send, so its end is a beat later than the news. */
+static void quit(mf_node *node) {
+  node->phase = NODE_TOLD;
+  engine_quit(node->calls_sub);
+  engine_fence(node->engine, &node->fence, on_quiet, node);
+}
+
+static void give_up(mf_node *node) {
+  engine_fence_cancel(&node->fence);
+  drained(node);
+}
+
+void node_step(mf_node *node) {
+  uint64_t now = uv_hrtime() / 1000000;
+  if (node->phase == NODE_OPEN || node->closing == 2)
+    return;
+  if (node->phase != NODE_OVER && (node->late || node->aborted))
+    give_up(node);
+  else if (node->phase == NODE_WANTED && now >= node->quit_at)
+    quit(node);
+  else if (node->phase == NODE_QUIET && node->held == 0) {
+    node->phase = NODE_LAST;
+    engine_fence(node->engine, &node->fence, on_last, node);
+  }
+  if (node->phase == NODE_OVER && node->closing == 1)
+    close_all(node);
+}
+
+static void on_limit(uv_timer_t *timer) {
+  mf_node *node = timer->data;
+  node->late = 1;
+  node_step(node);
+}
+
+static void begin_drain(mf_node *node) {
+  node->phase = NODE_WANTED;
+  node->quit_at =
+      uv_hrtime() / 1000000 + (engine_was_up(node->engine) ? node->beat_ms : 0);
+  engine_hold(node->engine);
+  node_say(node);
+  engine_touch(node->engine); /* which goes on from the loop */
+}
+
+int mf_node_drain(mf_node *node, unsigned timeout_ms, mf_node_cb cb, void *data) {
+  if (node->phase != NODE_OPEN || node->closing)
+    return MF_ECLOSED;
+  node->on_drained = cb;
+  node->drained_data = data;
+  if (timeout_ms != MF_NO_TIMEOUT) {
+    uv_update_time(node->loop);
+    uv_timer_start(&node->limit, on_limit, timeout_ms, 0);
+  }
+  begin_drain(node);
+  return 0;
+}
+
+void mf_node_abort(mf_node *node) {
+  node->aborted = 1;
+  if (node->phase == NODE_OPEN)
+    begin_drain(node);
+  engine_touch(node->engine);
+}
+
+void mf_node_close(mf_node *node, mf_node_close_cb cb, void *data) {
+  node->on_closed = cb;
+  node->closed_data = data;
+  node->closing = 1;
+  if (node->phase == NODE_OPEN)
+    begin_drain(node);
+  engine_touch(node->engine);
+}
+
+/* ---- what it says ---- */
+
+int mf_node_stats(const mf_node *node, mf_node_info *ret) {
+  size_t size = ret->size;
+  mf_node_info i = node->info;
+  struct engine_stats s;
+  if (size < sizeof i.size)
+    return MF_EINVAL;
+  engine_get_stats(node->engine, &s);
+  i.size = size;
+  snprintf(i.id, sizeof i.id, "%s", engine_id(node->engine));
+  snprintf(i.name, sizeof i.name, "%s", node->name);
+  i.engine = (int)engine_state(node->engine);
+  snprintf(i.engine_reason, sizeof i.engine_reason, "%s", engine_reason(node->engine));
+  i.draining = node->phase != NODE_OPEN;
+  i.window = node->window;
+  i.held = node->held;
+  i.connects = s.connects;
+  i.bytes_in = s.bytes_in;
+  i.bytes_out = s.bytes_out;
+  memcpy(ret, &i, size < sizeof i ? size : sizeof i);
+  return 0;
+}

@@ -1,0 +1,48 @@
+/* Options and texts (options.h). */
+#include "nats/options.h"
+
+#include "nats/envelope.h"
+#include <string.h>
+
+void mf_nats_options_init(mf_nats_options *options) {
+  *options = (mf_nats_options)MF_NATS_OPTIONS_INIT;
+}
+
+static int is_unfit(const mf_nats_options *o) {
+  return !o->url || !*o->url || strnlen(o->url, 4096) == 4096 || !o->subject ||
+         subject_fault(o->subject) || o->beat_ms < 10 || o->silent_ms < 10 ||
+         (o->password && !o->user) || !o->cert != !o->key;
+}
+
+int nats_options_read(const mf_nats_options *given, mf_nats_options *o,
+                      struct engine_options *engine) {
+  if (!given || given->size < sizeof given->size)
+    return MF_EINVAL;
+  mf_nats_options_init(o);
+  memcpy(o, given, given->size < sizeof *o ? given->size : sizeof *o);
+  o->size = sizeof *o;
+  if (is_unfit(o))
+    return MF_EINVAL;
+  *engine = (struct engine_options){.url = o->url,
+                                    .name = o->name ? o->name : "moonfork",
+                                    .user = o->user,
+                                    .password = o->password,
+                                    .token = o->token,
+                                    .creds = o->creds,
+                                    .ca = o->ca,
+                                    .cert = o->cert,
+                                    .key = o->key};
+  return 0;
+}
+
+const char *nats_error_text(int code) {
+  switch (code) {
+#define TEXT(name, value, text)                                                          \
+  case value:                                                                            \
+    return text;
+    MF_ERROR_MAP(TEXT)
+#undef TEXT
+  default:
+    return strerror(-code);
+  }
+}

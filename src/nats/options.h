@@ -1,0 +1,14 @@
+/* mf_nats_options, and the texts of codes: this library also runs where libmoonfork does
+ * not (moonfork.nats has the core's). Runs in the parent. */
+#ifndef NATS_OPTIONS_H
+#define NATS_OPTIONS_H
+
+#include "nats/engine.h"
+#include <moonfork/nats.h>
+
+/* What was given, of whatever size, checked; strings are borrowed. 0 or MF_EINVAL. */
+int nats_options_read(const mf_nats_options *given, mf_nats_options *o,
+                      struct engine_options *engine);
+const char *nats_error_text(int code);
+
+#endif
