@@ -23,6 +23,7 @@ local pool_methods = setmetatable({}, { __index = shared })
 local Rpc = { __index = rpc_methods, __name = "moonfork.rpc" }
 local Pool = { __index = pool_methods, __name = "moonfork.pool" }
 local With = { __index = {}, __name = "moonfork.rpc.with" }
+local mapped = { [Pool] = true } -- the metatables of what has map
 
 local MESSAGE_MAX = (64 << 20) + 1024 -- a string of 64 MiB: to make a longer one holds the loop
 
@@ -366,16 +367,20 @@ Rpc.__call, Pool.__call = shared.call, shared.call
 
 -- ---- ending ----
 
-function shared.close(self)
-  local meta = getmetatable(self)
-  if meta ~= Rpc and meta ~= Pool then
-    check.self("close", "rpc", "moonfork.rpc or moonfork.pool", self)
-  end
+local function close(self)
   if self.closed then return end
   self.closed, self.cell.closed = true, true
   tell_unreported(self.cell)
   if self.raw then core.service_close(self.raw) end
   reactor.touch()
+end
+
+function shared.close(self)
+  local meta = getmetatable(self)
+  if meta ~= Rpc and meta ~= Pool then
+    check.self("close", "rpc", "moonfork.rpc or moonfork.pool", self)
+  end
+  return close(self)
 end
 
 Rpc.__close, Pool.__close = shared.close, shared.close
@@ -408,8 +413,9 @@ local function told_later(done, ok, err)
   reactor.touch()
 end
 
-function pool_methods.drain(self, timeout, done)
-  is_pool(self, "drain")
+-- drain(timeout, done) of a pool, or of what drains like one. start(self, milliseconds, f) begins
+-- it, and f(err, report) is called; or gives nil, err. true, and the report where it waits.
+local function drain(self, timeout, done, start)
   if done == nil and timeout ~= nil and type(timeout) ~= "number" then
     timeout, done = nil, timeout
   end
@@ -426,11 +432,18 @@ function pool_methods.drain(self, timeout, done)
     end
     if self.closed then return told_later(drained, nil, reason(self)) end
     if not self.raw then return told_later(drained) end
-    told_later(drained, core.pool_drain(self.raw, ms, drained))
+    told_later(drained, start(self, ms, drained))
   end)
   if done then return true end
   if ok then return true, report end
   return nil, err, report
+end
+
+function pool_methods.drain(self, timeout, done)
+  is_pool(self, "drain")
+  return drain(self, timeout, done, function(_, ms, drained)
+    return core.pool_drain(self.raw, ms, drained)
+  end)
 end
 
 -- What gives the pool a template: f is its name, start the function of the core.
@@ -539,11 +552,19 @@ end
 
 function With.__index.map(self, ...)
   if getmetatable(self) ~= With then check.self("map", "with", "moonfork.rpc.with", self) end
-  if getmetatable(self.service) ~= Pool then
+  if not mapped[getmetatable(self.service)] then
     error("bad self of 'map': only pools have it, and this is an rpc's", 2)
   end
   return map.new(self.service, self, ...)
 end
+
+-- ---- for pools of other modules (nats.lua) ----
+
+calls.is_mapped = mapped
+calls.WITH = valid.with_pool
+calls.call, calls.with, calls.close, calls.drain = call, with, close, drain
+calls.gc = Rpc.__gc
+calls.serialiser = serialiser
 
 -- ---- texts ----
 

@@ -268,7 +268,8 @@ end
 
 -- Pieces under way, or answered and not yet told. The workers take half of it.
 function Map:look_ahead()
-  local most = 2 * self.pool.max * self.pool.load
+  local pool = self.pool
+  local most = pool.places and 2 * pool:places() or 2 * pool.max * pool.load
   return math.max(1, math.min(most, self.pool.queue_max))
 end
 

@@ -19,8 +19,8 @@
  * Each file knows those before it:
  *
  *   values < reactor < loan, callback, completion < guest, watch, timer, signals,
- * lua_process, process_object < service < reply < service_call, rpc_service, pool_service
- * < lua_reactor < lua_step < core
+ * lua_process, process_object < service < reply < service_call, rpc_service,
+ * pool_service, foreign_service < lua_reactor < lua_step < core
  */
 #ifndef BIND_BIND_H
 #define BIND_BIND_H
@@ -46,8 +46,8 @@ extern const luaL_Reg bind_process_functions[], bind_object_functions[],
     bind_reactor_functions[], bind_step_functions[], bind_callback_functions[],
     bind_guest_functions[], bind_watch_functions[], bind_copy_functions[],
     bind_system_functions[], bind_service_functions[], bind_call_functions[],
-    bind_rpc_functions[], bind_pool_functions[], bind_timer_functions[],
-    bind_signal_functions[], bind_set_functions[], bind_trace_functions[],
-    bind_survey_functions[];
+    bind_foreign_functions[], bind_rpc_functions[], bind_pool_functions[],
+    bind_timer_functions[], bind_signal_functions[], bind_set_functions[],
+    bind_trace_functions[], bind_survey_functions[];
 
 #endif

@@ -56,6 +56,7 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_chunk_functions);
   add(L, bind_rpc_functions);
   add(L, bind_pool_functions);
+  add(L, bind_foreign_functions);
   add(L, bind_system_functions);
   add(L, bind_survey_functions);
   add(L, bind_trace_functions);

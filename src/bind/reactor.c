@@ -185,8 +185,8 @@ void reactor_touch(struct reactor *r) {
 }
 
 int reactor_outstanding(struct reactor *r) {
-  return r->nwork_watches > 0 || r->nwork_timers > 0 || has_undelivered(r) ||
-         mf_busy(&r->loop) > 0;
+  return r->nwork_watches > 0 || r->nwork_timers > 0 || r->nforeign_work > 0 ||
+         has_undelivered(r) || mf_busy(&r->loop) > 0;
 }
 
 int reactor_timeout(struct reactor *r) {
@@ -194,7 +194,8 @@ int reactor_timeout(struct reactor *r) {
     return 0;
   uv_update_time(&r->loop);
   int ms = uv_backend_timeout(&r->loop);
-  return ms > 0 && r->ntimers == 0 && !mf_has_deadline(&r->loop) ? -1 : ms;
+  return ms > 0 && r->ntimers == 0 && r->nforeign == 0 && !mf_has_deadline(&r->loop) ? -1
+                                                                                     : ms;
 }
 
 int reactor_due(struct reactor *r) {

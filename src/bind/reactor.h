@@ -40,8 +40,10 @@ struct reactor {
   mf_process *attended; /* mf_attend is on for it; NULL: for none */
   unsigned nwatches, ntimers;
   unsigned nwork_watches, nwork_timers; /* those that are outstanding */
-  struct date *date;                    /* timer.c's, or NULL */
-  int (*on_turned)(struct reactor *r);  /* 1: turn once more; NULL: nobody asks */
+  unsigned nforeign; /* services of other modules: their timers are the loop's, too */
+  unsigned nforeign_work; /* calls and the like of these, that are outstanding */
+  struct date *date;      /* timer.c's, or NULL */
+  int (*on_turned)(struct reactor *r); /* 1: turn once more; NULL: nobody asks */
   struct list reading; /* replies that are long and are read in steps (reply.c) */
   uint64_t read_until; /* when this turn has read enough of them, as proc_now_ns */
   size_t undelivered;  /* bytes of replies and events that wait in done or to be read */

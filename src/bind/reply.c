@@ -45,6 +45,7 @@ struct reply *reply_new(struct service *s, enum reply_kind kind) {
   r->thread.block = NULL;
   r->take = NULL;
   r->taker = NULL;
+  r->is_plain = 0;
   s->holds++;
   return r;
 }
@@ -125,6 +126,7 @@ void reply_on_result(const mf_error *error, const mf_message *message, void *dat
   else
     r->c.code = reply_fill(r, message);
   r->c.started = error ? error->started : MF_STARTED_UNKNOWN;
+  r->c.reactor->nforeign_work -= r->service->ops != NULL;
   completion_done(&r->c);
 }
 
@@ -224,7 +226,7 @@ static void mark_told(lua_State *L, const struct service *s) {
  * waits in the service's list, so that the order stays. All others go on. */
 
 static int has_steps(const struct reply *r) {
-  if (r->c.code || r->kind > REPLY_EVENT || r->decoding || r->take)
+  if (r->c.code || r->kind > REPLY_EVENT || r->decoding || r->take || r->is_plain)
     return 0;
   return r->size > HUGE_BYTES ||
          (r->size > LONG_BYTES && serialiser_has_steps(&r->service->serialiser));
@@ -328,6 +330,11 @@ static int push_news(lua_State *L, const struct reply *r) {
   return 3;
 }
 
+static int push_plain(lua_State *L, const struct reply *r) {
+  lua_pushlstring(L, (const char *)r->data, r->size);
+  return 1;
+}
+
 /* What raises here (memory) leaves the completion to be popped again. */
 static int push_reply(lua_State *L, struct completion *c) {
   static const char *const names[] = {"call",   "event", "trouble",
@@ -351,6 +358,8 @@ static int push_reply(lua_State *L, struct completion *c) {
     lua_pushnil(L);
     if (r->take)
       r->take(r, r->taker);
+    else if (r->is_plain)
+      n = push_plain(L, r);
     else if (r->decoding)
       n = push_read(L, r, &e);
     else if (r->kind == REPLY_WORKER)

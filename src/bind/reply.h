@@ -33,6 +33,7 @@ struct reply {
    * unpacked. */
   void (*take)(struct reply *r, void *taker);
   void *taker;
+  int is_plain; /* or one string, the bytes as they are */
 };
 
 /* NULL: no memory. A result's target is its reference; the others are for the service's

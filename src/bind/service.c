@@ -15,9 +15,13 @@ void service_unhold(struct service *s) {
   reactor_discard(s->reactor, &s->trash); /* the memory of all three */
 }
 
-static void closed(struct service *s) {
+static void closed(void *data) {
+  struct service *s = data;
   s->rpc = NULL;
   s->pool = NULL;
+  s->reactor->nforeign -= s->foreign != NULL;
+  s->reactor->nforeign_work -= s->foreign && s->closing && s->waited_for;
+  s->foreign = NULL;
   list_remove(&s->resident.link);
   if (s->box)
     *s->box = NULL;
@@ -42,18 +46,25 @@ static void service_close(struct service *s) {
     return;
   s->closing = 1;
   s->reactor->nclosing++;
-  if (s->rpc)
+  if (s->rpc) {
     mf_rpc_close(s->rpc, on_rpc_closed, s);
-  else
+  } else if (s->pool) {
     mf_pool_close(s->pool, on_pool_closed, s);
+  } else {
+    s->waited_for = s->box != NULL;
+    s->reactor->nforeign_work += s->waited_for;
+    s->ops->close(s->foreign, closed, s);
+  }
 }
 
 static void release(struct resident *resident) {
   struct service *s = list_entry(resident, struct service, resident);
   if (s->rpc)
     mf_rpc_abort(s->rpc);
-  else
+  else if (s->pool)
     mf_pool_abort(s->pool);
+  else
+    s->ops->abort(s->foreign);
   service_close(s);
 }
 

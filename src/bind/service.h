@@ -8,6 +8,7 @@
 #define BIND_SERVICE_H
 
 #include "base/buf.h"
+#include "bind/foreign.h"
 #include "bind/lua_process.h"
 #include "codec/serialiser.h"
 
@@ -20,14 +21,17 @@ struct service {
   struct reactor *reactor;
   struct service **box; /* the userdata's; NULL: it is gone */
   mf_rpc *rpc;
-  mf_pool *pool;     /* one of them, or neither: closed */
-  struct proc *proc; /* the process of an rpc */
+  mf_pool *pool;
+  void *foreign;                 /* one of them, or none: closed */
+  const struct foreign_ops *ops; /* of a foreign one */
+  struct proc *proc;             /* the process of an rpc */
   unsigned holds;
   struct reply *reading; /* the one that is read in steps, or NULL */
   struct list behind;    /* what waits for it */
   struct list *blocked;  /* behind, while one is read, or NULL */
   int closing;
-  int tells_end; /* somebody is told when its close is over */
+  int waited_for; /* a foreign one: loop() waits until it has closed */
+  int tells_end;  /* somebody is told when its close is over */
   struct serialiser serialiser;
   struct buf out; /* the call under way */
   struct codec_fds fds;

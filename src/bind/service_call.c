@@ -20,6 +20,8 @@ struct call_box { /* what a call with a callback gives */
 /* What the library refuses a call for, where the code alone does not tell. */
 static const char *refusal(const struct service *s, int code, const mf_message *m,
                            char *room) {
+  if (s->foreign)
+    return s->ops->refusal(s->foreign, code, m);
   if (code == MF_EUNSUPPORTED)
     return far_handles_refusal(room, m->fds, m->nfds);
   if (code == MF_ECLOSED)
@@ -48,10 +50,13 @@ static int code_of(const struct codec_error *e) {
 static void submit_message(struct service *s, struct reply *r, const mf_call_options *o,
                            const mf_message *m, uint64_t *ret_id) {
   char room[FAR_HANDLE_TEXT];
-  int rc = s->rpc ? mf_rpc_call(s->rpc, m, o, reply_on_result, r, ret_id)
-                  : mf_pool_call(s->pool, m, o, reply_on_result, r, ret_id);
+  int rc = s->rpc    ? mf_rpc_call(s->rpc, m, o, reply_on_result, r, ret_id)
+           : s->pool ? mf_pool_call(s->pool, m, o, reply_on_result, r, ret_id)
+                     : s->ops->call(s->foreign, m, o, reply_on_result, r, ret_id);
   if (rc < 0)
     answer_here(r, rc, refusal(s, rc, m, room));
+  else
+    s->reactor->nforeign_work += s->foreign != NULL;
 }
 
 /* The same with long strings, which stay where they are until they are sent. */
@@ -75,6 +80,7 @@ static void submit(lua_State *L, struct service *s, struct reply *r,
   struct codec_error e;
   struct lent lent[MF_CALL_LENT_MAX];
   struct codec_lending l = {.least = LENT_LEAST, .lent = lent, .max = MF_CALL_LENT_MAX};
+  l.max = s->foreign ? 0 : l.max; /* those copy */
   lua_pushnil(L);
   l.anchor = lua_gettop(L);
   buf_consume(&s->out, buf_size(&s->out));
@@ -161,6 +167,43 @@ int call_message(lua_State *L, struct service *s, const mf_call_options *o,
   return 1;
 }
 
+/* Values that can't be packed are told later, as those of a call. */
+static void ask(lua_State *L, struct service *s, struct reply *r, int request, int first,
+                int n, uint64_t *ret_id) {
+  struct codec_error e = {0};
+  int rc = 0;
+  buf_consume(&s->out, buf_size(&s->out));
+  codec_fds_close(&s->fds);
+  if (n > 0 && serialiser_encode(L, &s->serialiser, first, n, "argument", &s->out,
+                                 &s->fds, &e) < 0) {
+    codec_fds_close(&s->fds);
+    answer_here(r, code_of(&e), e.text);
+    return;
+  }
+  mf_message m = {buf_peek(&s->out), buf_size(&s->out), s->fds.fd, s->fds.n};
+  rc = s->ops->ask(s->foreign, L, request, &m, reply_on_result, r, ret_id);
+  if (rc < 0)
+    answer_here(r, rc, refusal(s, rc, &m, NULL));
+  else
+    s->reactor->nforeign_work++;
+  codec_fds_close(&s->fds);
+}
+
+uint64_t call_ask(lua_State *L, struct service *s, int request, int cb, int first, int n,
+                  int is_plain) {
+  int top = lua_gettop(L);
+  uint64_t id = 0;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  struct reply *r = reply_for(L, s, cb);
+  if (!r)
+    return (uint64_t)luaL_error(L, "not enough memory");
+  r->is_plain = is_plain;
+  ask(L, s, r, request, first, n, &id);
+  lua_settop(L, top);
+  reactor_touch(s->reactor);
+  return id;
+}
+
 /* call_with(raw, call options | nil, callback, ...) -> a number for cancel */
 static int l_call_with(lua_State *L) {
   struct service *s = service_check(L, 1);
@@ -186,7 +229,10 @@ static int l_call_options(lua_State *L) {
 static int cancel(struct service *s, uint64_t id) {
   if (!s || reactor_foreign(s->reactor) || !id)
     return 0;
-  int rc = s->rpc ? mf_rpc_cancel(s->rpc, id) : mf_pool_cancel(s->pool, id);
+  int rc = s->rpc       ? mf_rpc_cancel(s->rpc, id)
+           : s->pool    ? mf_pool_cancel(s->pool, id)
+           : s->foreign ? s->ops->cancel(s->foreign, id)
+                        : -ESRCH;
   reactor_touch(s->reactor);
   return rc == 0;
 }

@@ -268,7 +268,7 @@ int mf_far_stats(const mf_far *far, mf_far_info *ret) {
 }
 
 static void describe(const mf_far *far, const struct room_node *n, mf_far_node *ret) {
-  const struct beat *b = &n->beat;
+  const struct node_beat *b = &n->beat;
   const struct far_node *node = n->user;
   memset(ret, 0, sizeof *ret);
   snprintf(ret->id, sizeof ret->id, "%s", b->node);

@@ -148,7 +148,7 @@ static int node_new(struct room_node *n) {
 
 static void on_beat(const struct engine_message *m, void *data) {
   mf_far *far = data;
-  struct beat beat;
+  struct node_beat beat;
   int is_new;
   if (!beat_read(&beat, m->data, m->length)) {
     far->info.bad++;

@@ -178,7 +178,7 @@ int envelope_next(struct reader *r, int answers, struct envelope_record *e) {
 
 /* ---- beats ---- */
 
-int beat_write(struct buf *b, const struct beat *beat) {
+int beat_write(struct buf *b, const struct node_beat *beat) {
   size_t name = strlen(beat->name);
   if (!buf_reserve(b, HEAD + 4 + NODE_ID + 4 + name + 5 * 4 + 1 + 8))
     return -errno;
@@ -206,7 +206,7 @@ static int read_name(struct reader *r, char name[NODE_NAME + 1]) {
   return 1;
 }
 
-int beat_read(struct beat *beat, const void *data, size_t length) {
+int beat_read(struct node_beat *beat, const void *data, size_t length) {
   struct reader r;
   memset(beat, 0, sizeof *beat);
   if (!open_message(&r, "mfb", data, length) || !read_node(&r, beat->node) ||

@@ -47,7 +47,7 @@ struct envelope_record {
 
 enum beat_flags { BEAT_DRAINING = 1, BEAT_FAILED = 2 };
 
-struct beat {
+struct node_beat {
   char node[NODE_ID + 1], name[NODE_NAME + 1];
   uint32_t window, held, workers, load, beat_ms;
   int draining, failed;
@@ -76,9 +76,9 @@ int envelope_open_answers(struct reader *r, const void *data, size_t length,
 /* 1: a record; 0: the end; -1: this is none of ours. Of answers: `answers` 1. */
 int envelope_next(struct reader *r, int answers, struct envelope_record *record);
 
-int beat_write(struct buf *b, const struct beat *beat);
+int beat_write(struct buf *b, const struct node_beat *beat);
 /* 1, or 0: it is none. The name is printable. */
-int beat_read(struct beat *beat, const void *data, size_t length);
+int beat_read(struct node_beat *beat, const void *data, size_t length);
 
 /* Words with dots between them, for NATS: no blanks, no control characters, no * and >,
  * no empty word, no word that begins with $, at most SUBJECT_MAX bytes. NULL, or what is

@@ -21,11 +21,11 @@ static void set_window(mf_node *node, const mf_pool_info *pool) {
 }
 
 void node_say(mf_node *node) {
-  struct beat beat = {.held = node->held,
-                      .load = node->load,
-                      .beat_ms = node->beat_ms,
-                      .draining = node->phase != NODE_OPEN,
-                      .calls = node->info.calls};
+  struct node_beat beat = {.held = node->held,
+                           .load = node->load,
+                           .beat_ms = node->beat_ms,
+                           .draining = node->phase != NODE_OPEN,
+                           .calls = node->info.calls};
   mf_pool_info pool = {.size = sizeof pool};
   char subject[SUBJECT_MAX + 32];
   unsigned char home[256];

@@ -1,4 +1,4 @@
-/* The record of a node, for its own files: node.c (calls and answers), node_life.c
+/* The record of a node, for its own files: node_calls.c (calls and answers), node_life.c
  * (beginning, beats, draining, what it says). Runs in the parent. */
 #ifndef NATS_NODE_PRIVATE_H
 #define NATS_NODE_PRIVATE_H
@@ -52,7 +52,7 @@ struct mf_node {
   mf_node_info info; /* its counters */
 };
 
-/* node.c */
+/* node_calls.c */
 int node_listen(mf_node *node);
 void node_forget_calls(mf_node *node); /* their answers go nowhere */
 

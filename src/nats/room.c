@@ -23,7 +23,7 @@ static unsigned others(const struct room_node *n) {
   return n->beat.held > n->out ? n->beat.held - n->out : 0;
 }
 
-struct room_node *room_beat(struct room *r, const struct beat *beat, uint64_t now_ms,
+struct room_node *room_beat(struct room *r, const struct node_beat *beat, uint64_t now_ms,
                             int *ret_new) {
   struct room_node *n = room_find(r, beat->node);
   *ret_new = !n;

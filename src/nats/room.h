@@ -12,10 +12,10 @@ enum {
 
 struct room_node {
   struct list link;
-  struct beat beat; /* its last */
-  unsigned out;     /* calls of ours that it has */
-  unsigned most;    /* that it may have until its next beat */
-  unsigned ticks;   /* since its last sign of life */
+  struct node_beat beat; /* its last */
+  unsigned out;          /* calls of ours that it has */
+  unsigned most;         /* that it may have until its next beat */
+  unsigned ticks;        /* since its last sign of life */
   uint64_t heard_ms;
   void *user; /* of who keeps the room */
 };
@@ -28,7 +28,7 @@ struct room {
 void room_init(struct room *r);
 /* A beat has come: its node, new or known; NULL: no memory, or too many. *ret_new: it is
  * new. */
-struct room_node *room_beat(struct room *r, const struct beat *beat, uint64_t now_ms,
+struct room_node *room_beat(struct room *r, const struct node_beat *beat, uint64_t now_ms,
                             int *ret_new);
 struct room_node *room_find(const struct room *r, const char *id);
 /* The node with the smallest part of its workers busy among those with room; one whose

@@ -1,13 +1,12 @@
 #!/bin/sh
 # What the shared objects of a build export and which libraries they need, as the
-# headers, the maps of the linker and debian/libmoonfork0.symbols say. A template that
+# headers, the maps of the linker and debian/*.symbols say. A template that
 # linked libuv, or a module that brought a second Lua core, would work until it did not.
-# usage: symbols.sh BUILD [--write]: writes debian/libmoonfork0.symbols; what is new there has
-# appeared in this version
+# usage: symbols.sh BUILD [--write]: writes debian/*.symbols; what is new there has appeared in
+# this version
 set -u
 build=$1
 bad=0
-packaged=debian/libmoonfork0.symbols
 
 complain() { echo "$*"; bad=1; }
 
@@ -35,13 +34,14 @@ exports_just() {
   [ -z "$stray" ] || complain "${1##*/} exports $stray which $2 does not declare"
 }
 
-# symbols_of FILE: its part of debian/libmoonfork0.symbols as it should be. A function has there
+# symbols_of FILE PACKAGE: its part of debian/PACKAGE.symbols as it should be. A function has there
 # the version in which it appeared, so that a package shows which came and went.
 symbols_of() {
   soname=$(readelf -d "$1" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')
-  echo "$soname libmoonfork0 #MINVER#"
+  packaged=debian/$2.symbols
+  echo "$soname $2 #MINVER#"
   exported "$1" | LC_ALL=C sort | while read -r name; do
-    line=$(sed -n "/^$soname /,/^lib/s/^ $name@Base .*/&/p" "$packaged" | head -n 1)
+    line=$(sed -n "/^$soname /,/^lib/s/^ $name@Base .*/&/p" "$packaged" 2>/dev/null | head -n 1)
     echo "${line:- $name@Base $(./dev version)}"
   done
 }
@@ -71,12 +71,12 @@ needs_no() {
   fi
 }
 
-: >"$build/symbols"
+: >"$build/libmoonfork0.symbols"
 find_one 'libmoonfork.so*'
 if [ -n "$found" ]; then
   exports_just "$found" include/moonfork.h
   map_of src/parent/libmoonfork.map "$found"
-  symbols_of "$found" >>"$build/symbols"
+  symbols_of "$found" libmoonfork0 >>"$build/libmoonfork0.symbols"
   needs_no "$found" liblua
 fi
 find_one core.so
@@ -91,16 +91,40 @@ if [ -n "$found" ]; then
     __register_atfork setuid seteuid setreuid \
     setresuid setgid setegid setregid setresgid
   map_of src/template/libmoonfork-template.map "$found"
-  symbols_of "$found" >>"$build/symbols"
+  symbols_of "$found" libmoonfork0 >>"$build/libmoonfork0.symbols"
 fi
 find_one moonfork-template
 if [ -n "$found" ]; then
   needs_no "$found" libuv
 fi
-if [ "${2:-}" = --write ]; then
-  cp "$build/symbols" "$packaged"
-elif ! diff "$packaged" "$build/symbols" >"$build/difference"; then
-  complain "$packaged is not what the libraries export; test/check/symbols.sh $build --write" \
-    "makes it so:" "$(sed -n '/^[<>]/p' "$build/difference" | tr '\n' ' ')"
+if [ -e "$build/src/nats/libmoonfork-nats.so" ]; then # where libnats is
+  find_one 'libmoonfork-nats.so*'
+  exports_just "$found" include/moonfork/nats.h
+  map_of src/nats/libmoonfork-nats.map "$found"
+  symbols_of "$found" libmoonfork-nats0 >"$build/libmoonfork-nats0.symbols"
+  needs_no "$found" liblua
+  find_one nats_core.so
+  names=$(exported "$found")
+  [ "$names" = luaopen_moonfork_nats_core ] || complain "nats_core.so exports $names"
+  needs_no "$found" liblua
+  needs_no "$found" libmoonfork # moonfork.core has it inside, and that is one too many
 fi
+
+# Only these two know libnats.
+for file in $(find "$build" -type f \( -name '*.so*' -o -perm -u+x \) -path "*/src/*" |
+  grep -v '\.p/\|libmoonfork-nats\.so\|nats_core\.so'); do
+  needs_no "$file" libnats
+  nm -D --undefined-only "$file" 2>/dev/null | grep -q ' nats[A-Z_]' &&
+    complain "${file##*/} has symbols of libnats"
+done
+
+for file in "$build"/libmoonfork*.symbols; do
+  packaged=debian/${file##*/}
+  if [ "${2:-}" = --write ]; then
+    cp "$file" "$packaged"
+  elif ! diff "$packaged" "$file" >"$build/difference"; then
+    complain "$packaged is not what the libraries export; test/check/symbols.sh $build --write" \
+      "makes it so:" "$(sed -n '/^[<>]/p' "$build/difference" | tr '\n' ' ')"
+  fi
+done
 exit "$bad"

@@ -1,0 +1,448 @@
+/* moonfork.nats_core, the C part of moonfork.nats: callers and nodes as services of the
+ * binding. It is not linked with moonfork.core, which calls it (bind/foreign.h). Runs in
+ * the parent.
+ *
+ *   far(options), node(options) -> maker     for core.foreign_new; the table is kept
+ *   far_stats(object), far_nodes(object), far_places(object), node_stats(object)
+ *   subject_fault(text) -> nil | what is wrong */
+#include "bind/field.h"
+#include "bind/foreign.h"
+#include "nats/caller_private.h"
+#include "nats/node.h"
+#include "nats/options.h"
+#include <errno.h>
+#include <lauxlib.h>
+#include <stdlib.h>
+#include <string.h>
+
+MF_API int luaopen_moonfork_nats_core(lua_State *L);
+
+struct maker {
+  struct foreign_maker base; /* first */
+  mf_nats_options options;   /* strings are the table's, which is the user value */
+};
+
+/* What core has of a caller or a node. */
+struct nats_object {
+  mf_far *far;
+  mf_node *node; /* one of them */
+  void (*done)(void *data);
+  void *data;
+};
+
+/* It has closed. */
+static void over(struct nats_object *o) {
+  void (*done)(void *data) = o->done;
+  void *data = o->data;
+  free(o);
+  done(data);
+}
+
+static mf_far *far_of(void *object) {
+  return ((struct nats_object *)object)->far;
+}
+
+static mf_node *node_of(void *object) {
+  return ((struct nats_object *)object)->node;
+}
+
+/* ---- requests ---- */
+
+struct drain_request {
+  mf_reply_cb cb;
+  void *data;
+};
+
+static void drain_over(struct drain_request *d, const mf_error *error, const char *text,
+                       size_t length) {
+  mf_message m = {(void *)text, length, NULL, 0};
+  d->cb(error, error ? NULL : &m, d->data);
+  free(d);
+}
+
+static void on_far_drained(mf_far *far, const mf_error *error, void *data) {
+  (void)far;
+  drain_over(data, error, "", 0);
+}
+
+static void on_node_drained(mf_node *node, const mf_error *error, void *data) {
+  (void)node;
+  drain_over(data, error, "", 0);
+}
+
+static struct drain_request *drain_new(mf_reply_cb cb, void *data) {
+  struct drain_request *d = malloc(sizeof *d);
+  if (d)
+    *d = (struct drain_request){cb, data};
+  return d;
+}
+
+/* {timeout = milliseconds}: the only request there is. */
+static unsigned timeout_of(lua_State *L, int idx) {
+  return (unsigned)field_integer(L, idx, "timeout", MF_NO_TIMEOUT);
+}
+
+/* ---- callers ---- */
+
+static int far_call(void *object, const mf_message *m, const mf_call_options *o,
+                    mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  return mf_far_call(far_of(object), m, o, cb, data, ret_id);
+}
+
+static int far_cancel(void *object, uint64_t id) {
+  return mf_far_cancel(far_of(object), id);
+}
+
+static const char *far_refusal(void *object, int code, const mf_message *m) {
+  static _Thread_local char text[200];
+  const mf_far *far = far_of(object);
+  size_t most = engine_max_payload(far->engine);
+  if (code == MF_ECLOSED)
+    return "the pool is closed";
+  if (code == MF_EINVAL && m->nfds > 0)
+    return "handles can't leave the machine";
+  if (code != MF_ELIMIT)
+    return NULL;
+  if (envelope_call_size(m->length) <= most)
+    return "too much waits for a node with room (option queue_max)";
+  snprintf(text, sizeof text,
+           "the call has %zu bytes, and the engine takes messages of %zu bytes "
+           "(max_payload of the server): send it in parts, or raise that",
+           m->length, most);
+  return text;
+}
+
+static int far_ask(void *object, lua_State *L, int idx, const mf_message *m,
+                   mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  struct drain_request *d = drain_new(cb, data);
+  (void)m;
+  (void)ret_id;
+  int rc =
+      d ? mf_far_drain(far_of(object), timeout_of(L, idx), on_far_drained, d) : -ENOMEM;
+  if (rc < 0)
+    free(d);
+  return rc;
+}
+
+static void on_far_closed(mf_far *far, void *data) {
+  (void)far;
+  over(data);
+}
+
+static void far_close(void *object, void (*done)(void *data), void *data) {
+  struct nats_object *o = object;
+  o->done = done;
+  o->data = data;
+  mf_far_close(o->far, on_far_closed, o);
+}
+
+static void far_abort(void *object) {
+  mf_far_abort(far_of(object));
+}
+
+static const struct foreign_ops far_ops = {far_call, far_cancel, far_refusal,
+                                           far_ask,  far_close,  far_abort};
+
+static int far_open(struct foreign_maker *maker, struct uv_loop_s *loop,
+                    const struct foreign_pool *pool, mf_event_cb on_event,
+                    void *event_data, void **ret) {
+  struct nats_object *object = calloc(1, sizeof *object);
+  (void)pool;
+  (void)on_event;
+  (void)event_data;
+  if (!object)
+    return -ENOMEM;
+  int rc = mf_far_new(loop, &((struct maker *)maker)->options, &object->far);
+  if (rc == 0)
+    *ret = object;
+  else
+    free(object);
+  return rc;
+}
+
+/* ---- nodes ---- */
+
+static int no_call(void *object, const mf_message *m, const mf_call_options *o,
+                   mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  (void)object;
+  (void)m;
+  (void)o;
+  (void)cb;
+  (void)data;
+  (void)ret_id;
+  return MF_EUNSUPPORTED;
+}
+
+static int no_cancel(void *object, uint64_t id) {
+  (void)object;
+  (void)id;
+  return -ESRCH;
+}
+
+static const char *node_refusal(void *object, int code, const mf_message *m) {
+  (void)object;
+  (void)m;
+  return code == MF_ECLOSED ? "the node is closed" : NULL;
+}
+
+static int node_ask(void *object, lua_State *L, int idx, const mf_message *m,
+                    mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  struct drain_request *d = drain_new(cb, data);
+  (void)m;
+  (void)ret_id;
+  int rc = d ? mf_node_drain(node_of(object), timeout_of(L, idx), on_node_drained, d)
+             : -ENOMEM;
+  if (rc < 0)
+    free(d);
+  return rc;
+}
+
+static void on_node_closed(mf_node *node, void *data) {
+  (void)node;
+  over(data);
+}
+
+static void node_close(void *object, void (*done)(void *data), void *data) {
+  struct nats_object *o = object;
+  o->done = done;
+  o->data = data;
+  mf_node_close(o->node, on_node_closed, o);
+}
+
+static void node_abort(void *object) {
+  mf_node_abort(node_of(object));
+}
+
+static const struct foreign_ops node_ops = {no_call,  no_cancel,  node_refusal,
+                                            node_ask, node_close, node_abort};
+
+static int node_open(struct foreign_maker *maker, struct uv_loop_s *loop,
+                     const struct foreign_pool *pool, mf_event_cb on_event,
+                     void *event_data, void **ret) {
+  struct node_pool of = {pool->pool, pool->call, pool->cancel, pool->stats,
+                         pool->release};
+  mf_nats_options o = ((struct maker *)maker)->options;
+  struct nats_object *object = calloc(1, sizeof *object);
+  (void)on_event;
+  (void)event_data;
+  if (!object)
+    return -ENOMEM;
+  o.loop = loop;
+  int rc = node_new(&of, &o, &object->node);
+  if (rc == 0)
+    *ret = object;
+  else
+    free(object);
+  return rc;
+}
+
+/* ---- options ---- */
+
+static void read_options(lua_State *L, int idx, mf_nats_options *o) {
+  mf_nats_options_init(o);
+#define STRING(field) o->field = field_string(L, idx, #field);
+  STRING(url)
+  STRING(subject)
+  STRING(name)
+  STRING(user)
+  STRING(password)
+  STRING(token)
+  STRING(creds)
+  STRING(ca)
+  STRING(cert)
+  STRING(key)
+#undef STRING
+#define NUMBER(field, key)                                                               \
+  o->field = (unsigned)field_integer(L, idx, key, (lua_Integer)o->field);
+  NUMBER(beat_ms, "beat")
+  NUMBER(window, "window")
+  NUMBER(load, "load")
+  NUMBER(timeout_ms, "timeout")
+  NUMBER(queue_max, "queue_max")
+  NUMBER(silent_ms, "silent")
+#undef NUMBER
+}
+
+static int push_maker(lua_State *L, const struct foreign_ops *ops,
+                      int (*open)(struct foreign_maker *, struct uv_loop_s *,
+                                  const struct foreign_pool *, mf_event_cb, void *,
+                                  void **)) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  struct maker *m = lua_newuserdatauv(L, sizeof *m, 1);
+  *m = (struct maker){.base = {ops, open}};
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, BIND_FOREIGN);
+  int top = lua_gettop(L);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  read_options(L, 1, &m->options); /* its strings stay the table's */
+  lua_settop(L, top);
+  return 1;
+}
+
+static int l_far(lua_State *L) {
+  return push_maker(L, &far_ops, far_open);
+}
+
+static int l_node(lua_State *L) {
+  return push_maker(L, &node_ops, node_open);
+}
+
+/* ---- what they say ---- */
+
+static void set_count(lua_State *L, const char *key, uint64_t n) {
+  lua_pushinteger(L, (lua_Integer)n);
+  lua_setfield(L, -2, key);
+}
+
+static void set_seconds(lua_State *L, const char *key, uint64_t us) {
+  lua_pushnumber(L, (lua_Number)us / 1e6);
+  lua_setfield(L, -2, key);
+}
+
+static void set_text(lua_State *L, const char *key, const char *text) {
+  lua_pushstring(L, text);
+  lua_setfield(L, -2, key);
+}
+
+static void set_flag(lua_State *L, const char *key, int flag) {
+  lua_pushboolean(L, flag);
+  lua_setfield(L, -2, key);
+}
+
+static void set_engine(lua_State *L, int state, const char *reason) {
+  static const char *const names[] = {"connecting", "up", "down", "closed"};
+  set_text(L, "engine", names[state & 3]);
+  if (*reason)
+    set_text(L, "engine_reason", reason);
+}
+
+static void *check_object(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TLIGHTUSERDATA);
+  return lua_touserdata(L, 1);
+}
+
+static int l_far_stats(lua_State *L) {
+  static const char *const states[] = {"running", "failed", "draining", "closed"};
+  mf_far_info i = {.size = sizeof i};
+  mf_far_stats(far_of(check_object(L)), &i);
+  lua_createtable(L, 0, 24);
+  set_text(L, "state", states[i.state & 3]);
+  set_engine(L, i.engine, i.engine_reason);
+#define COUNT(name) set_count(L, #name, i.name);
+  COUNT(nodes)
+  COUNT(workers)
+  COUNT(queued)
+  COUNT(running)
+  COUNT(calls)
+  COUNT(done)
+  COUNT(failed)
+  COUNT(refused)
+  COUNT(timeouts)
+  COUNT(cancelled)
+  COUNT(late)
+  COUNT(retried)
+  COUNT(lost)
+  COUNT(bad)
+  COUNT(connects)
+  COUNT(bytes_in)
+  COUNT(bytes_out)
+#undef COUNT
+  set_seconds(L, "p50", i.times.p50_us);
+  set_seconds(L, "p90", i.times.p90_us);
+  set_seconds(L, "p99", i.times.p99_us);
+  set_seconds(L, "max", i.times.max_us);
+  return 1;
+}
+
+static int l_far_drained(lua_State *L) {
+  mf_drain_report r = {.size = sizeof r};
+  mf_far_drain_report(far_of(check_object(L)), &r);
+  lua_createtable(L, 0, 4);
+  set_count(L, "answered", r.answered);
+  set_count(L, "dropped", r.dropped);
+  set_count(L, "interrupted", r.interrupted);
+  set_count(L, "killed", r.killed);
+  return 1;
+}
+
+/* The memory is the collector's, whatever raises. */
+static int l_far_nodes(lua_State *L) {
+  mf_far *far = far_of(check_object(L));
+  size_t n = mf_far_nodes(far, NULL, sizeof(mf_far_node), 0);
+  mf_far_node *nodes = lua_newuserdatauv(L, (n + 1) * sizeof *nodes, 0);
+  mf_far_nodes(far, nodes, sizeof *nodes, n);
+  lua_createtable(L, (int)n, 0);
+  for (size_t i = 0; i < n; i++) {
+    const mf_far_node *one = &nodes[i];
+    lua_createtable(L, 0, 10);
+    set_text(L, "id", one->id);
+    set_text(L, "name", one->name);
+    set_count(L, "window", one->window);
+    set_count(L, "held", one->held);
+    set_count(L, "room", one->window > one->held ? one->window - one->held : 0);
+    set_count(L, "workers", one->workers);
+    set_count(L, "running", one->running);
+    set_count(L, "calls", one->calls);
+    set_flag(L, "draining", one->draining);
+    set_flag(L, "failed", one->failed);
+    set_seconds(L, "beat", one->silent_ms * 1000);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  return 1;
+}
+
+/* far_places(object) -> calls that could be sent now, and those that are under way */
+static int l_far_places(lua_State *L) {
+  const mf_far *far = far_of(check_object(L));
+  lua_pushinteger(L, (lua_Integer)(room_places(&far->room) + far->nsent));
+  return 1;
+}
+
+static int l_node_stats(lua_State *L) {
+  mf_node_info i = {.size = sizeof i};
+  mf_node_stats(node_of(check_object(L)), &i);
+  lua_createtable(L, 0, 16);
+  set_text(L, "id", i.id);
+  set_text(L, "name", i.name);
+  set_text(L, "state", i.draining ? "draining" : "running");
+  set_engine(L, i.engine, i.engine_reason);
+#define COUNT(name) set_count(L, #name, i.name);
+  COUNT(window)
+  COUNT(held)
+  COUNT(calls)
+  COUNT(answers)
+  COUNT(errors)
+  COUNT(refused)
+  COUNT(undelivered)
+  COUNT(bad)
+  COUNT(connects)
+  COUNT(bytes_in)
+  COUNT(bytes_out)
+#undef COUNT
+  return 1;
+}
+
+static int l_subject_fault(lua_State *L) {
+  lua_pushstring(L, subject_fault(luaL_checkstring(L, 1)));
+  return 1;
+}
+
+int luaopen_moonfork_nats_core(lua_State *L) {
+  static const luaL_Reg functions[] = {{"far", l_far},
+                                       {"node", l_node},
+                                       {"far_stats", l_far_stats},
+                                       {"far_drained", l_far_drained},
+                                       {"far_nodes", l_far_nodes},
+                                       {"far_places", l_far_places},
+                                       {"node_stats", l_node_stats},
+                                       {"subject_fault", l_subject_fault},
+                                       {NULL, NULL}};
+  luaL_checkversion(L);
+  luaL_newmetatable(L, BIND_FOREIGN);
+  lua_pop(L, 1);
+  luaL_newlib(L, functions);
+  lua_pushliteral(L, MOONFORK_VERSION);
+  lua_setfield(L, -2, "version");
+  return 1;
+}
