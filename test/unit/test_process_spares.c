@@ -77,7 +77,7 @@ static void test_a_dead_spare_is_not_taken(void **state) {
   sim_answer(s->sim, far, ANS_DONE, 1, NULL, 0);
   sim_run(s->sim);
   sim_advance(s->sim, 10);
-  assert_int_equal(mf_spares(t), 1);
+  assert_int_equal(t->nspares, 1);
   while (sim_command(s->sim, far, &f, fds))
     ;
   spare = list_entry(t->spares.next, struct mf_process, spare_link);
@@ -123,16 +123,21 @@ static void let_refill(struct story *s, mf_process *t, int far) {
   } while (execute_forks(s, far));
 }
 
-static mf_process *make_template_with_spares(struct story *s, int *ret_far) {
+static mf_process *make_template_with(struct story *s, int *ret_far, unsigned min,
+                                      unsigned max) {
   mf_process *t;
   mf_options o = MF_OPTIONS_INIT;
-  o.spares_min = 2;
-  o.spares_max = 5;
+  o.spares_min = min;
+  o.spares_max = max;
   assert_int_equal(process_make(s->context, 1, &o, &t), 0);
   *ret_far = s->sim->spawned_control;
   answer_hello(s, *ret_far, (uint64_t)t->pid);
   sim_run(s->sim);
   return t;
+}
+
+static mf_process *make_template_with_spares(struct story *s, int *ret_far) {
+  return make_template_with(s, ret_far, 2, 5);
 }
 
 static void take_spares(mf_process *t, int n) {
@@ -161,14 +166,43 @@ static void test_spares_are_refilled_when_fewer_than_min_are_left(void **state) 
   let_refill(s, t, far);
   assert_int_equal(mf_spares(t), 5);
   take_spares(t, 4);
-  while (mf_spares(t) < 5) { /* one by one, until the last is asked for */
+  while (t->nspares < 5) { /* one by one, until the last is asked for */
     tell_done(s, t, far);
     sim_advance(s->sim, 10);
     execute_forks(s, far);
   }
+  assert_int_equal(mf_spares(t), 4); /* nobody has told of it */
   take_spares(t, 2); /* a refill ends at max, whatever is taken meanwhile */
   let_refill(s, t, far);
   assert_int_equal(mf_spares(t), 5);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+/* The next birth of a refill went on in the middle of the start of what had been taken,
+ * and took its processor. */
+static void test_a_refill_is_put_off_by_what_is_taken(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template_with(s, &far, 4, 8);
+  let_refill(s, t, far);
+  take_spares(t, 5);
+  sim_advance(s->sim, 10);
+  assert_int_equal(execute_forks(s, far), 1);
+  take_spares(t, 1);
+  tell_done(s, t, far);
+  assert_int_equal(execute_forks(s, far), 0);
+  sim_advance(s->sim, 10);
+  assert_int_equal(execute_forks(s, far), 1);
+  take_spares(t, 3);
+  tell_done(s, t, far);
+  sim_advance(s->sim, 10);
+  assert_int_equal(execute_forks(s, far), 1);
+  take_spares(t, 1); /* few are left: it goes on */
+  tell_done(s, t, far);
+  assert_int_equal(execute_forks(s, far), 1);
+  let_refill(s, t, far);
+  assert_int_equal(mf_spares(t), 8);
   mf_close(t, NULL, NULL);
   story_free(s);
 }
@@ -193,6 +227,8 @@ static void test_spares_begin_when_a_clone_tells_of_its_fork(void **state) {
   assert_int_equal(mf_spares(t), 0);
   sim_advance(s->sim, 10);
   assert_int_equal(execute_forks(s, far), 1);
+  assert_int_equal(mf_spares(t), 0);
+  let_refill(s, t, far);
   assert_int_equal(mf_spares(t), 1);
   close_both(q, t);
   story_free(s);
@@ -336,6 +372,7 @@ int main(void) {
       cmocka_unit_test(test_a_dead_spare_is_not_taken),
       cmocka_unit_test(test_spares_are_refilled_when_fewer_than_min_are_left),
       cmocka_unit_test(test_spares_begin_when_a_clone_tells_of_its_fork),
+      cmocka_unit_test(test_a_refill_is_put_off_by_what_is_taken),
       cmocka_unit_test(test_a_refill_that_failed_is_tried_again),
   };
   return cmocka_run_group_tests_name("process spares", tests, NULL, NULL);

@@ -111,6 +111,7 @@ void process_unhold(struct mf_process *p) {
     p->chan.corked = 0;
     task_clear(&p->write);
     channel_flush(&p->chan);
+    context_spare_turn(p->context);
     return;
   }
   struct mf_process *source = p->source;

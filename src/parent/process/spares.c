@@ -44,6 +44,16 @@ static struct mf_process *find_fit(const struct mf_process *p) {
   return NULL;
 }
 
+/* Whoever takes one wants its first word soon, and a birth would be in the way: each
+ * that is taken puts refilling off, unless few are left. */
+static void put_off_refill(struct mf_process *p) {
+  int wants = p->refilling || p->nspares < p->spares_min;
+  int is_set = deadline_at(&p->refill) != UINT64_MAX;
+  int few = p->nspares < p->spares_min / 2;
+  if (wants && !(few && (is_set || p->refilling)))
+    deadline_set(&p->context->deadlines, &p->refill, REFILL_DELAY_MS);
+}
+
 struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   struct mf_process *q;
   if (list_empty(&p->spares) || p->held_child ||
@@ -61,8 +71,7 @@ struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   q->chan.corked = 1;
   context_task(q->context, PHASE_WRITE, &q->write);
   deadline_clear(&p->limit);
-  if (p->nspares < p->spares_min && !p->refilling)
-    deadline_set(&p->context->deadlines, &p->refill, REFILL_DELAY_MS);
+  put_off_refill(p);
   process_update(q);
   return q;
 }
@@ -125,6 +134,14 @@ void spares_on_refill(struct deadline *d) {
   refill_step(p);
 }
 
+/* Those that are there: one that was asked for a moment ago is taken, too, but its birth
+ * would be waited for. */
 int mf_spares(const mf_process *p) {
-  return p ? (int)p->nspares : MF_EINVAL;
+  int n = 0;
+  if (!p)
+    return MF_EINVAL;
+  list_each(it, &p->spares) {
+    n += list_entry(it, struct mf_process, spare_link)->forked;
+  }
+  return n;
 }
