@@ -81,6 +81,8 @@ int mux_open(struct mux *m, int rfd, int wfd);
 void mux_begin(struct mux *m, uint32_t window);
 /* A channel with that id for fd (taken also on failure). 0 or -errno. */
 int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);
+/* Whether there is such a channel. */
+int mux_has(const struct mux *m, uint32_t id);
 /* Those that were added are watched from now on; the mux does it itself at the end of
  * each turn of the loop. */
 void mux_arm(struct mux *m);

@@ -61,6 +61,10 @@ static struct mux_channel *find(const struct mux *m, uint32_t id) {
   return NULL;
 }
 
+int mux_has(const struct mux *m, uint32_t id) {
+  return find(m, id) != NULL;
+}
+
 int mux_grow(struct mux *m) {
   unsigned n = m->nbuckets ? m->nbuckets * 2 : BUCKETS_FIRST;
   struct list *fresh = malloc(n * sizeof *fresh);

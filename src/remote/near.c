@@ -36,7 +36,7 @@ static struct link_command command;
 static uv_poll_t side, leash;
 static uv_timer_t status_wait;
 static struct buf side_in, side_out;
-static int side_is_open = 1, side_writes, is_leaving, has_left;
+static int side_is_open = 1, side_writes, is_leaving, has_left, has_template;
 static uint32_t beat_ms, window;
 static size_t nalive, nprinted;
 static struct stat leash_stat;
@@ -100,9 +100,7 @@ static void leave(int gently) {
 
 /* What is not told by then the parent learns from the end of its side. */
 static void on_status(uv_timer_t *t) {
-  char how[128];
-  command_describe(&command, how, sizeof how);
-  snprintf(reason, sizeof reason, mux.greeted ? "the connection ended (%s)" : "%s", how);
+  command_describe(&command, reason, sizeof reason);
   leave(0);
 }
 
@@ -127,10 +125,20 @@ static void on_end(struct mux *m, const char *why) {
   on_command(&command);
 }
 
-/* Nobody needs it any more. The command sees the end of its input, and goes. */
+/* Without a process over there and a channel but the output's, none can be born there
+ * either. The parent's side may be open still: it holds it as long as it has a record of
+ * a process that has ended. */
+static int is_needed(void) {
+  if (!mux.greeted)
+    return side_is_open;
+  if (nalive || mux.nchannels > (unsigned)mux_has(&mux, LINK_CHANNEL_OUTPUT))
+    return 1;
+  return side_is_open && (!has_template || buf_size(&side_out) > 0);
+}
+
+/* The command sees the end of its input, and goes. */
 static void look_idle(void) {
-  size_t kept = mux.greeted ? 1 : 0; /* the output's channel */
-  if (side_is_open || is_leaving || (mux.greeted && (mux.nchannels > kept || nalive)))
+  if (is_leaving || is_needed())
     return;
   is_leaving = 1;
   mux_flush(&mux);
@@ -262,6 +270,7 @@ static int take_birth(const struct link_frame *f) {
   if (link_read_birth(f, &b) < 0)
     return -EPROTO;
   nalive++;
+  has_template = 1; /* it is the first that is born */
   return pass_on(f);
 }
 

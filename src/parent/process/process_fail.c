@@ -109,7 +109,9 @@ void process_fail_like_source(struct mf_process *p) {
     return;
   }
   if (!f || !f->message) {
-    process_fail(p, code, MF_STARTED_NO, NULL, "the template has ended");
+    const char *why = s && !s->exit.known ? s->exit.error : NULL; /* a lost link */
+    process_fail(p, code, MF_STARTED_NO, NULL, "the template has ended%s%s",
+                 why ? ": " : "", why ? why : "");
     return;
   }
   struct failure *copy = failure_new(code, MF_STARTED_NO, NULL, NULL);

@@ -66,7 +66,8 @@ static void describe_death(const struct mf_rpc *rpc, char *text, size_t n) {
   if (!rpc->exited)
     snprintf(text, n, "the process closed its socket and did not end%s", where);
   else if (!x->known)
-    snprintf(text, n, "the process ended, exit status unknown%s", where);
+    snprintf(text, n, "the process ended, exit status unknown%s%s%s", where,
+             *words ? ": " : "", words);
   else if (x->signal)
     snprintf(text, n, "the process was ended by signal %d (%s)%s%s", x->signal,
              strsignal(x->signal), x->core ? ", core dumped" : "", where);
