@@ -11,13 +11,16 @@ local function has(program)
   return os.execute(("command -v %s >/dev/null 2>&1"):format(program))
 end
 
--- Whether the command works here at all.
+-- Whether the command works here at all; and what it says where it does not.
 local function works(command)
-  return os.execute(("%s true >/dev/null 2>&1 </dev/null"):format(command))
+  local pipe = io.popen(("LD_PRELOAD= %s true 2>&1 </dev/null"):format(command))
+  local said = pipe:read "a"
+  return pipe:close(), said
 end
 
+-- Without a preloaded sanitizer: such tools stop over one. What they start has its own.
 local function behind(words)
-  local command = {}
+  local command = { "env", "LD_PRELOAD=" }
   for word in words:gmatch "%S+" do command[#command + 1] = word end
   command[#command + 1], command[#command + 2], command[#command + 3] = REMOTE, "agent", TEMPLATE
   return fork.remote { command = command, path = package.path, cpath = package.cpath }
@@ -74,9 +77,18 @@ end)
 
 story.test("bwrap: a sandbox", function(t)
   if not has "bwrap" then t.skip "bwrap is not installed" end
-  local words = "bwrap --ro-bind / / --dev /dev --proc /proc --unshare-pid --unshare-net"
-  if not works(words) then t.skip "bwrap does not work here" end
-  exercise(t, behind(words))
+  -- Some containers forget how to mount proc, or to make a network or any namespace.
+  local said = {}
+  for _, options in ipairs {
+    "--proc /proc --unshare-pid --unshare-net", "--ro-bind /proc /proc --unshare-pid --unshare-net",
+    "--ro-bind /proc /proc --unshare-pid", "--ro-bind /proc /proc",
+  } do
+    local words = "bwrap --ro-bind / / --dev /dev " .. options
+    local ok, why = works(words)
+    if ok then return exercise(t, behind(words)) end
+    said[#said + 1] = why
+  end
+  t.skip("bwrap does not work here: " .. table.concat(said))
 end)
 
 story.test("ssh: a real sshd on 127.0.0.1 with its own keys", { root = true, deadline = 60 }, function(t)
