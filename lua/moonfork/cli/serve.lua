@@ -1,6 +1,7 @@
 -- moonfork serve: a pre-forked server.
 
 local cli = require "moonfork.cli"
+local service = require "moonfork.cli.service"
 local template = require "moonfork.cli.template"
 
 local command = {
@@ -100,36 +101,6 @@ local function passed_sockets(fork, serve_core)
   return sockets
 end
 
--- sd_notify(3).
-local function notifier(fork)
-  local name = os.getenv "NOTIFY_SOCKET"
-  local socket = name and fork.socket.connect("unixgram:" .. name)
-  return function(text)
-    if socket then socket:write(text) end
-  end
-end
-
--- A file that another server has overwritten meanwhile is that one's.
-local function remove_pid_file(path, pid)
-  local file = io.open(path)
-  if not file then return end
-  local written = file:read "n"
-  file:close()
-  if written == pid then os.remove(path) end
-end
-
-local function write_pid_file(path)
-  local pid = require("moonfork.clone").pid()
-  local file, message = io.open(path, "w")
-  if not file then cli.fail(cli.UNUSABLE, "%s", message) end
-  file:setvbuf "no"
-  local ok
-  ok, message = file:write(pid, "\n")
-  file:close()
-  if not ok then cli.fail(cli.UNUSABLE, "%s can't be written: %s", path, message) end
-  cli.defer(function() remove_pid_file(path, pid) end)
-end
-
 local BECOME = [[-- =moonfork
 local user, group = ...
 assert(require("moonfork.serve_core").become(user ~= "" and user or nil, group ~= "" and group or nil))
@@ -161,7 +132,7 @@ function command.main(options)
   if options.http and not package.searchpath("moonfork.http_core", package.cpath) then
     cli.fail(cli.UNUSABLE, "this moonfork was built without HTTP (Debian: libhttp-parser-dev)")
   end
-  local notify = notifier(fork)
+  local notify = service.notifier(fork)
   local watchdog = tonumber(os.getenv "WATCHDOG_USEC" or "")
   local instance, err = server.new{
     template = make_template(fork, options), name = options["function"], listen = options.listen,
@@ -188,7 +159,7 @@ function command.main(options)
     ok, err = require("moonfork.serve_watch").start(options.watch, function() instance:reload() end)
     if not ok then cli.fail(cli.UNUSABLE, "%s", err) end
   end
-  if options.pid then write_pid_file(options.pid) end -- the last that can fail: it may be another server's
+  if options.pid then service.write_pid_file(options.pid) end -- the last that can fail: it may be another server's
   interrupt.watch(function() instance:stop() end, function() instance:kill() end)
   assert(fork.signal("HUP", function() instance:reload() end))
   assert(fork.signal("TTIN", function() instance:resize(instance.wanted + 1) end))

@@ -1,0 +1,290 @@
+-- The NATS server of a command: where it is, how one is let in; and `local`, a server of one's own.
+--
+-- A local server listens on 127.0.0.1 only, and lets in who knows a token. Its folder, which only its
+-- user can read, has its configuration, its store, and the file `engine` with its URL and token, by
+-- which other commands of that user find it. It is a process of the command that has started it, and
+-- the kernel ends it with that, however that ends; where it dies alone it is started again.
+
+local cli = require "moonfork.cli"
+local json = require "moonfork.json"
+
+local engine = {}
+
+engine.url = {long = "--engine", value = "URL",
+  help = "The NATS server: nats://HOST:PORT or tls://HOST:PORT, several with commas between them; "
+    .. "`local`: one of your own (see LOCAL)"}
+engine.subject = {long = "--subject", value = "S", help = "The subject that nodes and callers have in common"}
+
+--- Options that let one in.
+engine.access = {
+  {long = "--user", value = "NAME", help = "Name for the NATS server"},
+  {long = "--password-file", value = "FILE", kind = "file", help = "File with the password, a line"},
+  {long = "--token-file", value = "FILE", kind = "file", help = "File with a token, a line"},
+  {long = "--creds", value = "FILE", kind = "file", help = "Credentials file, as nsc writes it"},
+  {long = "--ca", value = "FILE", kind = "file", help = "TLS: certificates of the authorities to trust (PEM)"},
+  {long = "--cert", value = "FILE", kind = "file", help = "TLS: the certificate to show"},
+  {long = "--key", value = "FILE", kind = "file", help = "TLS: its key"},
+  {long = "--store", value = "DIR", kind = "file",
+   help = "Folder of the local server", default = "moonfork/nats in $XDG_STATE_HOME or ~/.local/state"},
+}
+
+engine.note = {"Local", [[
+--engine local starts the nats-server that is installed, on 127.0.0.1, with stored jobs in the folder
+--store. It ends with the node, also when that is killed, and keeps its store and its port for the
+next time. Other commands of the same user find it by --engine local and the same folder. A second
+node uses the server of the first.]]}
+
+local function read_line(path)
+  local file, message = io.open(path)
+  if not file then cli.fail(cli.UNUSABLE, "%s", message) end
+  local line
+  line, message = file:read "l"
+  file:close()
+  if not line or line == "" then
+    cli.fail(cli.UNUSABLE, "%s: a line was expected%s", path, message and " (" .. message .. ")" or "")
+  end
+  return line
+end
+
+--- load(): the module moonfork.nats. Ends the program where this moonfork was built without it.
+function engine.load()
+  local ok, nats = pcall(require, "moonfork.nats")
+  if ok then return nats end
+  local missing = tostring(nats):find("module 'moonfork.nats", 1, true)
+  cli.fail(cli.UNUSABLE, "%s", missing and "this moonfork was built without NATS (Debian: libnats-dev)"
+    or require("moonfork.serve_log").one_line(tostring(nats)))
+end
+
+--- check(options): --engine and --subject are there.
+function engine.check(options)
+  for _, name in ipairs{"engine", "subject"} do
+    if not options[name] then
+      cli.fail(cli.USAGE, "--%s is missing; see --help", name)
+    end
+  end
+end
+
+-- ---- a server of one's own ----
+
+local SECONDS = 20 -- for its start
+local RESTART_MIN, RESTART_MAX = 0.1, 5
+
+local function quote(text)
+  return "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
+local function folder_of(options)
+  if options.store then return options.store end
+  local state, home = os.getenv "XDG_STATE_HOME", os.getenv "HOME"
+  if state and state ~= "" then return state .. "/moonfork/nats" end
+  if not home or home == "" then
+    cli.fail(cli.USAGE, "--engine local: neither XDG_STATE_HOME nor HOME is set; give --store DIR")
+  end
+  return home .. "/.local/state/moonfork/nats"
+end
+
+-- Also in the folders that an ordinary user's PATH lacks.
+local function find_program()
+  for folder in ((os.getenv "PATH" or "") .. ":/usr/local/sbin:/usr/sbin"):gmatch "[^:]+" do
+    local path = folder .. "/nats-server"
+    local file = require("moonfork.load").file(path)
+    if file and file.executable and not file.directory then return path end
+  end
+  cli.fail(cli.UNUSABLE, "--engine local: there is no nats-server in PATH (Debian: nats-server)")
+end
+
+-- Whether the server of that name serves there: the first line that it says.
+local function is_serving(fork, known)
+  local socket = fork.socket.connect("127.0.0.1:" .. known.port, 1)
+  if not socket then return false end
+  socket:settimeout(1)
+  socket:limit(65536)
+  local line = socket:read "l"
+  socket:close()
+  return line ~= nil and line:find(('"server_name":"%s"'):format(known.name), 1, true) ~= nil
+end
+
+-- What the file `engine` says; nil where there is none.
+local function read_known(folder)
+  local file = io.open(folder .. "/engine")
+  local text = file and file:read "a"
+  if file then file:close() end
+  local known = text and json.decode(text)
+  if type(known) ~= "table" or math.type(known.port) ~= "integer" or type(known.token) ~= "string"
+    or type(known.name) ~= "string" then return nil end
+  return known
+end
+
+-- A new file that nobody else can read, in a folder that nobody else can look into.
+local function write_private(folder, name, text)
+  local pipe = assert(io.popen(("umask 077 && mkdir -p %s && cat >%s && mv %s %s"):format(quote(folder),
+    quote(folder .. "/" .. name .. ".new"), quote(folder .. "/" .. name .. ".new"),
+    quote(folder .. "/" .. name)), "w"))
+  pipe:write(text)
+  local ok = pipe:close()
+  if not ok then cli.fail(cli.UNUSABLE, "--engine local: %s can't be written", folder .. "/" .. name) end
+end
+
+local CONFIGURATION = [[
+listen: 127.0.0.1:%d
+server_name: %s
+authorization { token: "%s" }
+jetstream { store_dir: "%s/store" }
+log_file: "%s/log"
+log_size_limit: 10485760
+ping_interval: "2s"
+ping_max: 2
+]]
+
+local START = [[-- =moonfork
+local program, configuration = ...
+function start(socket)
+  socket:close()
+  local _, message = require("moonfork.clone").exec(program, {"nats-server", "-c", configuration})
+  error(program .. " can't be executed: " .. message, 0)
+end
+]]
+
+local function port_is_free(fork, port)
+  local listener = fork.socket.listen("127.0.0.1:" .. port)
+  if not listener then return false end
+  local address = listener:address()
+  listener:close()
+  return math.tointeger(tonumber(address:match ":(%d+)$"))
+end
+
+local function last_line(path)
+  local file = io.open(path)
+  if not file then return "" end
+  local text = file:read "a"
+  file:close()
+  return text:match "([^\n]*)\n?$"
+end
+
+local Local = {}
+Local.__index = Local
+
+-- One life of the server; on_exit sees to the next.
+local function launch(self)
+  local fork = self.fork
+  local process = fork.new_exec{session = "new", stdin = "null", stdout = "null", stderr = "null",
+    name = "nats-server"}
+  process:eval(START, self.program, self.folder .. "/conf")
+  self.process, self.ended = process, nil
+  local socket, err = process:run "start"
+  if not socket then return nil, err.message end
+  socket:close()
+  process:on_exit(function(status)
+    self.ended = status
+    process:close()
+    if self.is_serving and not self.closing then self:restart(status) end
+  end)
+  return true
+end
+
+local function wait_for(self)
+  local fork = self.fork
+  local last = os.time() + SECONDS
+  while not is_serving(fork, self.known) do
+    if self.ended then
+      return nil, ("nats-server has ended: %s (%s/log)"):format(last_line(self.folder .. "/log"), self.folder)
+    end
+    if os.time() > last then return nil, ("nats-server does not serve after %d s"):format(SECONDS) end
+    fork.sleep(0.02)
+  end
+  return true
+end
+
+--- restart(status): it has died.
+function Local:restart(status)
+  self.log("error", "engine ended", {status = status.signal and "signal " .. status.signal or status.code})
+  self.delay = math.min((self.delay or RESTART_MIN / 2) * 2, RESTART_MAX)
+  self.timer = self.fork.timer(self.delay, function()
+    self.timer = nil
+    if self.closing then return end
+    local ok, message = launch(self)
+    if not ok then
+      self.log("error", "engine not started", {message = message})
+      return self:restart{code = 1}
+    end
+    self.fork.timer(RESTART_MAX, function() self.delay = nil end)
+  end)
+end
+
+--- close(): ends it, and waits for that.
+function Local:close()
+  self.closing = true
+  if self.timer then self.timer:close() end
+  if self.ended or not self.process then return end
+  self.process:kill "TERM"
+  if not self.process:wait(5) then
+    self.process:kill "KILL"
+    self.process:wait()
+  end
+end
+
+-- A configuration has no way to write these.
+local function check_folder(folder)
+  if folder:find '[%c"\\$]' then
+    cli.fail(cli.USAGE, "--store: %s has a character that nats-server's configuration can't have", folder)
+  end
+end
+
+local function absolute(folder)
+  if folder:sub(1, 1) == "/" then return folder end
+  return (os.getenv "PWD" or ".") .. "/" .. folder
+end
+
+local function start_local(fork, options, log)
+  local clone = require "moonfork.clone"
+  local folder = absolute(folder_of(options))
+  check_folder(folder)
+  local known = read_known(folder)
+  if known and is_serving(fork, known) then return known end
+  local self = setmetatable({fork = fork, folder = folder, log = log, program = find_program()}, Local)
+  local message
+  for _ = 1, 5 do -- another program may take the port between two steps
+    local port = known and port_is_free(fork, known.port) or port_is_free(fork, 0)
+    known = {port = port, token = clone.id(), name = "moonfork-" .. clone.id():sub(1, 16)}
+    self.known = known
+    write_private(folder, "conf", CONFIGURATION:format(port, known.name, known.token, folder, folder))
+    write_private(folder, "engine", json.encode(known) .. "\n")
+    local ok
+    ok, message = launch(self)
+    if ok then ok, message = wait_for(self) end
+    if ok then
+      self.is_serving = true
+      return known, self
+    end
+    known = nil
+    self:close()
+    if not message:find "in use" then break end
+  end
+  cli.fail(cli.UNUSABLE, "--engine local: %s", message)
+end
+
+--- open(fork, options [, log]): the URL, what moonfork.nats takes besides, and for `local` the server,
+-- with close(), where it was started here. log(level, event, fields): may start one; else it has to be
+-- there.
+function engine.open(fork, options, log)
+  local access = {subject = options.subject, user = options.user, creds = options.creds, ca = options.ca,
+    cert = options.cert, key = options.key}
+  if options.password_file then access.password = read_line(options.password_file) end
+  if options.token_file then access.token = read_line(options.token_file) end
+  if options.engine ~= "local" then return options.engine, access end
+  local known, server
+  if log then
+    known, server = start_local(fork, options, log)
+  else
+    local folder = absolute(folder_of(options))
+    known = read_known(folder)
+    if not known or not is_serving(fork, known) then
+      cli.fail(cli.FAILED, "--engine local: no server of %s is running; `moonfork node --engine local` starts it",
+        folder)
+    end
+  end
+  access.token = known.token
+  return "nats://127.0.0.1:" .. known.port, access, server
+end
+
+return engine
