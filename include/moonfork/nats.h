@@ -46,11 +46,14 @@ typedef struct mf_nats_options { /* start from MF_NATS_OPTIONS_INIT */
   uint64_t queue_bytes_max;    /* of a caller: bytes of calls that wait; 64 MiB */
   unsigned silent_ms; /* of a caller: a node without a sign of life for so long is
                          gone; 1,500 */
+  const char *jobs;   /* of a node: also works at stored jobs, in the stream of this name
+                         (letters, digits, - and _), which is made where it is missing */
+  unsigned keep_s;    /* of a node with jobs: results are kept so long; 86,400 */
 } mf_nats_options;
 #define MF_NATS_OPTIONS_INIT                                                             \
   {                                                                                      \
     sizeof(mf_nats_options), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-        NULL, 300, 0, 2, MF_NO_TIMEOUT, 65536, 64u << 20, 1500                           \
+        NULL, 300, 0, 2, MF_NO_TIMEOUT, 65536, 64u << 20, 1500, NULL, 86400              \
   }
 MF_API void mf_nats_options_init(mf_nats_options *options);
 
@@ -86,6 +89,11 @@ typedef struct mf_node_info {
   uint64_t undelivered; /* answers that no connection took */
   uint64_t bad;         /* messages that are none of ours */
   uint64_t connects, bytes_in, bytes_out;
+  unsigned jobs_held; /* stored jobs that are here; `held` has them, too */
+  uint64_t jobs_done, jobs_failed, jobs_dead; /* tries with a result and without; jobs
+                                                 given up */
+  uint64_t jobs_redelivered;                  /* came here, but not for the first time */
+  char jobs_reason[256];                      /* why none come, while that is so */
 } mf_node_info;
 MF_API int mf_node_stats(const mf_node *, mf_node_info *);
 
@@ -145,6 +153,66 @@ typedef struct mf_far_node {
 /* The nodes that are known, at most n; gives how many there are. size:
  * sizeof(mf_far_node). */
 MF_API size_t mf_far_nodes(const mf_far *, mf_far_node *nodes, size_t size, size_t n);
+
+/* ---- stored jobs: calls that outlive their caller ----
+ *
+ * A job is a request that the engine stores (JetStream) until a node with `jobs` has
+ * worked at it; its result is stored, too. It runs at least once, perhaps more often: the
+ * function has to bear that. There is one result. doc/nats.md has the promises. */
+typedef struct mf_job_options { /* start from MF_JOB_OPTIONS_INIT */
+  size_t size;
+  const char *id; /* NULL: one that no other job has. Any bytes, at most 128. What is
+                     posted with the id of a job that waits, works or has a result is that
+                     job, whatever it says */
+  size_t id_length;
+  uint64_t delay_ms; /* it waits at least so long; by the clocks of caller and node */
+  unsigned tries;    /* it may be begun so often; 5 */
+  unsigned lease_ms; /* another node gets it when the one that has it gives no sign for so
+                        long; 30,000, at least 100 */
+  unsigned timeout_ms; /* until it is stored; 0: as the far pool says, or 10,000 */
+} mf_job_options;
+#define MF_JOB_OPTIONS_INIT                                                              \
+  { sizeof(mf_job_options), NULL, 0, 0, 5, 30000, 0 }
+MF_API void mf_job_options_init(mf_job_options *options);
+
+/* Without an error the job is stored, or was before. With one, error->started NO says
+ * that it is not, and UNKNOWN that it may be: the id, which is given in both cases, can
+ * be asked for. */
+typedef void (*mf_posted_cb)(const mf_error *error, const char *id, size_t length,
+                             void *data);
+/* Stores a job. NULL options: the defaults. MF_EINVAL: an option that can't be used, or
+ * the request has descriptors; MF_ECLOSED. */
+MF_API int mf_far_post(mf_far *, const mf_message *request, const mf_job_options *,
+                       mf_posted_cb, void *data);
+/* Waits for the result of a job: what the function returned, or, when its tries are used
+ * up or it was cancelled, an error. MF_ETIMEOUT: there was none in timeout_ms
+ * (MF_NO_TIMEOUT: for ever; 0: looks once). A drain ends it with MF_ECANCELLED. */
+MF_API int mf_far_result(mf_far *, const char *id, size_t length, unsigned timeout_ms,
+                         mf_reply_cb, void *data);
+/* taken 1: the job waited, and nobody will begin it; its result is MF_ECANCELLED. 0: it
+ * is unknown, over, or at work; the latter goes on, but is not tried again. */
+typedef void (*mf_job_cancelled_cb)(const mf_error *error, int taken, void *data);
+MF_API int mf_far_cancel_job(mf_far *, const char *id, size_t length, unsigned timeout_ms,
+                             mf_job_cancelled_cb, void *data);
+/* A job whose tries are used up, with the error of the last. All callers of the subject
+ * are told of those that die from now on; they are also stored in STREAM_dead. A NULL
+ * callback ends it. */
+typedef void (*mf_dead_cb)(const char *id, size_t length, uint64_t tries,
+                           const mf_error *error, void *data);
+MF_API int mf_far_on_dead(mf_far *, mf_dead_cb, void *data);
+typedef struct mf_jobs_info {
+  char stream[65];
+  uint64_t waiting;       /* for a node */
+  uint64_t delayed;       /* for their time */
+  uint64_t running;       /* with a node */
+  uint64_t redelivered;   /* of those, not for the first time */
+  uint64_t results, dead; /* that are kept */
+  uint64_t leftover; /* messages that no consumer will deliver: those of jobs that are
+                        being removed, and those that a server kept over a crash */
+} mf_jobs_info;
+typedef void (*mf_jobs_cb)(const mf_error *error, const mf_jobs_info *info, void *data);
+/* How many jobs there are. */
+MF_API int mf_far_jobs(mf_far *, unsigned timeout_ms, mf_jobs_cb, void *data);
 
 /* Gives up at once: all calls get MF_ECANCELLED. mf_far_close is due. */
 MF_API void mf_far_abort(mf_far *);

@@ -14,7 +14,7 @@
 static const uint64_t MS = 1000000;
 
 size_t far_pending(const mf_far *far) {
-  return far->nwaiting + far->nsent;
+  return far->nwaiting + far->nsent + (far->jobs ? job_caller_pending(far->jobs) : 0);
 }
 
 /* ---- ends ---- */

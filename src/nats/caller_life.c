@@ -34,6 +34,8 @@ void far_watch(mf_far *far) {
 
 static void on_state(struct engine *e, void *data) {
   mf_far *far = data;
+  if (far->jobs)
+    job_caller_turn(far->jobs);
   if (engine_state(e) == ENGINE_UP) {
     far_hello(far);
   } else {
@@ -70,6 +72,16 @@ static void set_options(mf_far *far, const mf_nats_options *o) {
   far->silent_ms = o->silent_ms;
 }
 
+static size_t count_nodes(void *data) {
+  const mf_far *far = data;
+  return far->room.n;
+}
+
+static int start_jobs(mf_far *far) {
+  const struct job_caller_options o = {far->subject, count_nodes, far};
+  return job_caller_new(far->loop, far->engine, &o, &far->jobs);
+}
+
 int mf_far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret) {
   mf_nats_options o;
   struct engine_options eo;
@@ -95,6 +107,8 @@ int mf_far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **re
     return rc;
   }
   rc = far_listen(far);
+  if (rc == 0)
+    rc = start_jobs(far);
   if (rc < 0) {
     engine_abort(far->engine, never_was, far);
     return rc;
@@ -142,7 +156,7 @@ static void on_handle_closed(uv_handle_t *handle) {
   finish(far);
 }
 
-static void on_engine_closed(void *data) {
+static void on_part_closed(void *data) {
   mf_far *far = data;
   far->handles--;
   finish(far);
@@ -150,13 +164,15 @@ static void on_engine_closed(void *data) {
 
 static void close_all(mf_far *far) {
   far->closing = 2;
-  far->handles++; /* the engine */
+  far->handles += 2; /* the engine, and: */
+  job_caller_close(far->jobs, on_part_closed, far);
+  far->jobs = NULL;
   uv_close((uv_handle_t *)&far->expiry, on_handle_closed);
   uv_close((uv_handle_t *)&far->tick, on_handle_closed);
   if (far->aborted)
-    engine_abort(far->engine, on_engine_closed, far);
+    engine_abort(far->engine, on_part_closed, far);
   else
-    engine_close(far->engine, on_engine_closed, far);
+    engine_close(far->engine, on_part_closed, far);
 }
 
 /* Once all calls are over, or the time is. Nothing of the far pool is touched by who
@@ -167,6 +183,7 @@ void far_check_drained(mf_far *far) {
   if (far->drain_late && far_pending(far) > 0) {
     far->checking = 1;
     cancel_all(far, "the far pool was drained, and its time was over");
+    job_caller_end(far->jobs, 1);
     far->checking = 0;
   }
   if (far_pending(far) > 0)
@@ -188,6 +205,7 @@ void far_check_drained(mf_far *far) {
 static void begin_drain(mf_far *far) {
   far->draining = 1;
   engine_hold(far->engine);
+  job_caller_end(far->jobs, 0);
   list_each(it, &far->waiting) list_entry(it, struct far_call, link)->counted = 1;
   list_each(it, &far->room.nodes) {
     struct far_node *node = list_entry(it, struct room_node, link)->user;

@@ -8,6 +8,7 @@
 #include "base/minheap.h"
 #include "nats/call_times.h"
 #include "nats/engine.h"
+#include "nats/job_caller.h"
 #include "nats/room.h"
 #include <moonfork/nats.h>
 
@@ -53,6 +54,7 @@ struct far_node { /* room_node's user */
 struct mf_far {
   uv_loop_t *loop;
   struct engine *engine;
+  struct job_caller *jobs; /* NULL: it is closing */
   uv_timer_t expiry; /* the first deadline */
   uv_timer_t tick;   /* while nodes are known, or calls wait for an engine */
   unsigned handles;

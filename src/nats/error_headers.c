@@ -1,10 +1,25 @@
 /* See error_headers.h. */
 #include "nats/error_headers.h"
 
+#include "nats/options.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static const char *name_of(int code) {
+  if (code == MF_EINVAL)
+    return "EINVAL"; /* as Lua calls it */
+  switch (code) {
+#define NAME(name, value, text)                                                          \
+  case value:                                                                            \
+    return #name;
+    MF_ERROR_MAP(NAME)
+#undef NAME
+  default:
+    return "REMOTE";
+  }
+}
 
 static int is_plain(unsigned char c) {
   return c > ' ' && c < 0x7f && c != '%';
@@ -72,7 +87,7 @@ int error_headers_init(struct error_headers *h, const mf_error *e) {
   if (c == NULL)
     return -ENOMEM;
   h->room = c;
-  add(h, "Mf-Error", mf_errname(e->code));
+  add(h, "Mf-Error", name_of(e->code));
   add(h, "Mf-Started", e->started == MF_STARTED_NO ? "no" : "unknown");
   add(h, "Mf-Message", c);
   c = escape(c, e->message, text);
@@ -100,9 +115,9 @@ static int code_of(const char *name) {
 #undef CODE
   };
   for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
-    if (strcmp(mf_errname(codes[i]), name) == 0)
+    if (strcmp(name_of(codes[i]), name) == 0)
       return codes[i];
-  return strcmp(name, "NOMEM") == 0 ? MF_ENOMEM : MF_EREMOTE;
+  return MF_EREMOTE;
 }
 
 static void read_exit(const char *text, mf_exit *x) {
@@ -138,7 +153,7 @@ int error_read_init(struct error_read *r, const struct engine_message *m) {
   word = engine_header_of(m, "Mf-Started");
   r->error =
       (mf_error){.code = code_of(code),
-                 .message = at[0] ? at[0] : mf_strerror(code_of(code)),
+                 .message = at[0] ? at[0] : nats_error_text(code_of(code)),
                  .traceback = at[1],
                  .started = word != NULL && strcmp(word, "no") == 0 ? MF_STARTED_NO
                                                                     : MF_STARTED_UNKNOWN,

@@ -2,7 +2,7 @@
  * dead letter. Bytes that a header can't have are written as %XX. Pure; runs in the
  * parent.
  *
- *   Mf-Error      REMOTE, CLONE_DIED, ...: what mf_errname says. Whoever has it, is one
+ *   Mf-Error      REMOTE, CLONE_DIED, ...: the name of the code. Whoever has it, is one
  *   Mf-Started    no, or unknown
  *   Mf-Message    for a person, at most ERROR_TEXT_MAX bytes of it
  *   Mf-Traceback  the same

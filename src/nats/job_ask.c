@@ -102,7 +102,7 @@ int job_caller_result(struct job_caller *c, const char *id, size_t length,
  * who has got it before. If nobody has, that it was cancelled is its result. */
 
 static void cancel_over(struct job_ask *a, const mf_error *e, int taken) {
-  job_cancelled_cb *cb = a->u.cancel.cb;
+  mf_job_cancelled_cb cb = a->u.cancel.cb;
   void *data = a->data;
   ask_end(a);
   cb(e, taken, data);
@@ -166,8 +166,8 @@ static void on_node(const struct engine_message *m, void *data) {
 static void ask_nodes(struct job_ask *a) {
   struct engine *e = a->caller->engine;
   char subject[JOB_NAME_SIZE], inbox[80];
-  snprintf(subject, sizeof subject, "%s.ask", a->caller->subject);
-  snprintf(inbox, sizeof inbox, "_INBOX.%s.ask.%u", engine_id(e), ++a->caller->serial);
+  snprintf(subject, sizeof subject, "%s.has", a->caller->subject);
+  snprintf(inbox, sizeof inbox, "_INBOX.%s.has.%u", engine_id(e), ++a->caller->serial);
   if (a->caller->o.nodes(a->caller->o.data) == 0) {
     judge(a);
   } else if (engine_subscribe(e, inbox, 0, on_node, a, &a->sub) < 0 ||
@@ -255,7 +255,7 @@ static void cancel(struct job_ask *a) {
 }
 
 int job_caller_cancel(struct job_caller *c, const char *id, size_t length,
-                      unsigned timeout_ms, job_cancelled_cb *cb, void *data) {
+                      unsigned timeout_ms, mf_job_cancelled_cb cb, void *data) {
   struct job_ask *a;
   int r = ask_new(c, id, length, timeout_ms, &a);
   if (r < 0)
@@ -271,15 +271,15 @@ int job_caller_cancel(struct job_caller *c, const char *id, size_t length,
 /* ---- how many there are ---- */
 
 static void count_failed(struct job_ask *a, const mf_error *e) {
-  job_counts_cb *cb = a->u.count.cb;
+  mf_jobs_cb cb = a->u.count.cb;
   void *data = a->data;
   ask_end(a);
   cb(e, NULL, data);
 }
 
 static void count_over(struct job_ask *a) {
-  job_counts_cb *cb = a->u.count.cb;
-  struct job_counts counts = a->u.count.counts;
+  mf_jobs_cb cb = a->u.count.cb;
+  mf_jobs_info counts = a->u.count.counts;
   void *data = a->data;
   ask_end(a);
   cb(NULL, &counts, data);
@@ -327,7 +327,7 @@ static void on_done_info(const struct job_answer *answer, void *data) {
   ask_info(a, "_dead", on_dead_info);
 }
 
-static void add_consumer(struct job_counts *counts, struct json consumer) {
+static void add_consumer(mf_jobs_info *counts, struct json consumer) {
   struct json name;
   char text[32];
   if (json_get(consumer, "name", &name) < 0 || json_text(name, text, sizeof text) < 0)
@@ -344,7 +344,7 @@ static void add_consumer(struct job_counts *counts, struct json consumer) {
 
 static void on_consumers(const struct job_answer *answer, void *data) {
   struct job_ask *a = data;
-  struct job_counts *counts = &a->u.count.counts;
+  mf_jobs_info *counts = &a->u.count.counts;
   struct json list, item = {NULL, 0};
   uint64_t known;
   a->call = NULL;
@@ -379,7 +379,7 @@ static void begin_count(struct job_ask *a) {
   ask_info(a, "", on_jobs_info);
 }
 
-int job_caller_count(struct job_caller *c, unsigned timeout_ms, job_counts_cb *cb,
+int job_caller_count(struct job_caller *c, unsigned timeout_ms, mf_jobs_cb cb,
                      void *data) {
   struct job_ask *a;
   int r = ask_new(c, NULL, 0, timeout_ms, &a);

@@ -9,7 +9,7 @@
 #define NATS_JOB_CALLER_H
 
 #include "nats/engine.h"
-#include <moonfork.h>
+#include <moonfork/nats.h>
 #include <uv.h>
 
 struct job_caller;
@@ -25,6 +25,8 @@ int job_caller_new(uv_loop_t *loop, struct engine *e, const struct job_caller_op
 void job_caller_turn(struct job_caller *c);
 /* What is under way ends with MF_ECANCELLED, later; then closed is called. */
 void job_caller_close(struct job_caller *c, void (*closed)(void *data), void *data);
+/* Who waits for a result gets MF_ECANCELLED, later; with all 1 so does everything. */
+void job_caller_end(struct job_caller *c, int all);
 size_t job_caller_pending(const struct job_caller *c);
 
 struct job_post {
@@ -34,35 +36,19 @@ struct job_post {
   unsigned tries, lease_ms;
 };
 /* id: also with an error, so that a job which may be stored can be asked for. */
-typedef void job_posted_cb(const mf_error *error, const char *id, size_t length,
-                           void *data);
 /* These return 0, -EINVAL or -ENOMEM. timeout_ms: MF_NO_TIMEOUT is possible. */
 int job_caller_post(struct job_caller *c, const struct job_post *post, const void *body,
-                    size_t length, unsigned timeout_ms, job_posted_cb *cb, void *data);
+                    size_t length, unsigned timeout_ms, mf_posted_cb cb, void *data);
 int job_caller_result(struct job_caller *c, const char *id, size_t length,
                       unsigned timeout_ms, mf_reply_cb cb, void *data);
 /* taken: it waited, and is gone. */
-typedef void job_cancelled_cb(const mf_error *error, int taken, void *data);
 int job_caller_cancel(struct job_caller *c, const char *id, size_t length,
-                      unsigned timeout_ms, job_cancelled_cb *cb, void *data);
+                      unsigned timeout_ms, mf_job_cancelled_cb cb, void *data);
 
-struct job_counts {
-  char stream[65];
-  uint64_t waiting;     /* for a node */
-  uint64_t delayed;     /* for their time */
-  uint64_t running;     /* with a node, so that nobody else gets them */
-  uint64_t redelivered; /* of those, not for the first time */
-  uint64_t results, dead;
-  uint64_t leftover; /* messages of the stream that no consumer will deliver */
-};
-typedef void job_counts_cb(const mf_error *error, const struct job_counts *counts,
-                           void *data);
-int job_caller_count(struct job_caller *c, unsigned timeout_ms, job_counts_cb *cb,
+int job_caller_count(struct job_caller *c, unsigned timeout_ms, mf_jobs_cb cb,
                      void *data);
 
-typedef void job_dead_cb(const char *id, size_t length, uint64_t tries,
-                         const mf_error *error, void *data);
 /* For each job that is given up from now on; NULL: for none. */
-int job_caller_on_dead(struct job_caller *c, job_dead_cb *cb, void *data);
+int job_caller_on_dead(struct job_caller *c, mf_dead_cb cb, void *data);
 
 #endif

@@ -19,9 +19,9 @@ struct job_caller {
   struct list asks;
   size_t nasks;
   unsigned serial;
-  int is_up, is_closing;
+  int is_closing;
   struct engine_sub *dead;
-  job_dead_cb *dead_cb;
+  mf_dead_cb dead_cb;
   void *dead_data;
   uv_timer_t timer;
   void (*closed)(void *data);
@@ -40,6 +40,7 @@ struct job_ask {
   job_step *drop;              /* frees what the kind has beside the record; or NULL */
   void (*fail)(struct job_ask *a, const mf_error *e); /* the callback */
   int may_be_sent;                                    /* an error says "unknown" */
+  int is_cancelled;
   int times_out;    /* the end of its time is MF_ETIMEOUT, whatever hindered it */
   char reason[256]; /* why it was not answered, so far */
   struct job_api_call *call;
@@ -52,7 +53,7 @@ struct job_ask {
   union {
     struct {
       struct job_post options;
-      job_posted_cb *cb;
+      mf_posted_cb cb;
       unsigned char *body;
       size_t length;
       uint64_t at_ms; /* when its time has come */
@@ -63,13 +64,13 @@ struct job_ask {
       mf_reply_cb cb;
     } result;
     struct {
-      job_cancelled_cb *cb;
+      mf_job_cancelled_cb cb;
       size_t deleted, answers;
       int is_running;
     } cancel;
     struct {
-      job_counts_cb *cb;
-      struct job_counts counts;
+      mf_jobs_cb cb;
+      mf_jobs_info counts;
       uint64_t messages;
     } count;
   } u;

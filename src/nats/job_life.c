@@ -60,6 +60,7 @@ void ask_end(struct job_ask *a) {
     a->drop(a);
   free(a);
   engine_release(c->engine);
+  engine_touch(c->engine); /* its owner may wait for the last */
   wake(c);
 }
 
@@ -134,7 +135,7 @@ static void end_of_time(struct job_ask *a) {
   struct job_caller *c = a->caller;
   char text[JOB_SUBJECT_MAX + 400];
   int code = MF_EENGINE;
-  if (c->is_closing) {
+  if (a->is_cancelled) {
     snprintf(text, sizeof text, "closed while under way");
     code = MF_ECANCELLED;
   } else if (engine_state(c->engine) != ENGINE_UP) {
@@ -154,7 +155,7 @@ static void end_of_time(struct job_ask *a) {
 static int turn_one(struct job_caller *c, uint64_t now, uint64_t *next) {
   list_each(it, &c->asks) {
     struct job_ask *a = list_entry(it, struct job_ask, link);
-    if (now >= a->deadline || c->is_closing) {
+    if (now >= a->deadline || a->is_cancelled) {
       end_of_time(a);
       return 1;
     }
@@ -215,7 +216,7 @@ static void on_dead(const struct engine_message *m, void *data) {
   error_read_deinit(&r);
 }
 
-int job_caller_on_dead(struct job_caller *c, job_dead_cb *cb, void *data) {
+int job_caller_on_dead(struct job_caller *c, mf_dead_cb cb, void *data) {
   char subject[JOB_NAME_SIZE];
   c->dead_cb = cb;
   c->dead_data = data;
@@ -260,11 +261,19 @@ size_t job_caller_pending(const struct job_caller *c) {
   return c->nasks;
 }
 
+void job_caller_end(struct job_caller *c, int all) {
+  list_each(it, &c->asks) {
+    struct job_ask *a = list_entry(it, struct job_ask, link);
+    a->is_cancelled |= all || a->times_out;
+  }
+  wake(c);
+}
+
 void job_caller_close(struct job_caller *c, void (*closed)(void *data), void *data) {
   c->is_closing = 1;
   c->closed = closed;
   c->closed_data = data;
   engine_unsubscribe(c->dead);
   c->dead = NULL;
-  wake(c);
+  job_caller_end(c, 1);
 }

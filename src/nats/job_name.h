@@ -7,7 +7,8 @@
  *   SUBJECT.later.LEASE.ID   one whose time has not come      the same
  *   SUBJECT.done.ID          a result                   stream STREAM_done
  *   SUBJECT.dead             a job without tries left   stream STREAM_dead
- *   SUBJECT.ask              who works at job ID?       no stream
+ *   SUBJECT.has              who works at job ID?       no stream
+ *   SUBJECT.lease            a consumer was made        no stream
  *
  * LEASE: milliseconds; each has a consumer of its own, lease-LEASE, because how long a
  * message may be out is a property of consumers. Jobs that wait for their time have the

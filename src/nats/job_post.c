@@ -21,7 +21,7 @@ static void drop(struct job_ask *a) {
 }
 
 static void finish(struct job_ask *a, const mf_error *e) {
-  job_posted_cb *cb = a->u.post.cb;
+  mf_posted_cb cb = a->u.post.cb;
   void *data = a->data;
   char id[JOB_ID_MAX + 1];
   size_t length = a->id_length;
@@ -173,7 +173,7 @@ static uint64_t wall_ms(void) {
 }
 
 int job_caller_post(struct job_caller *c, const struct job_post *post, const void *body,
-                    size_t length, unsigned timeout_ms, job_posted_cb *cb, void *data) {
+                    size_t length, unsigned timeout_ms, mf_posted_cb cb, void *data) {
   struct job_ask *a;
   int r;
   if (post->lease_ms < JOB_LEASE_MIN || post->lease_ms > JOB_LEASE_MAX ||

@@ -63,7 +63,7 @@ static void pull(struct job_worker *w, struct lane *l, size_t n) {
 static size_t places(const struct job_worker *w) {
   mf_pool_info info = {.size = sizeof info};
   size_t room = w->o.room(w->o.data);
-  if (mf_pool_stats(w->pool, &info) < 0 || info.state != MF_POOL_RUNNING)
+  if (w->pool.stats(w->pool.pool, &info) < 0 || info.state != MF_POOL_RUNNING)
     return 0;
   size_t most = (size_t)info.max * 2, held = w->stats.held;
   size_t want = most > held ? most - held : 0;
@@ -230,7 +230,7 @@ static int subscribe(struct job_worker *w) {
     r = engine_subscribe(w->engine, subject, 0, on_lease, w, &w->leases);
   }
   if (r == 0) {
-    snprintf(subject, sizeof subject, "%s.ask", w->names.subject);
+    snprintf(subject, sizeof subject, "%s.has", w->names.subject);
     r = engine_subscribe(w->engine, subject, 0, on_ask, w, &w->asks);
   }
   return r;
@@ -301,7 +301,7 @@ void worker_resume(struct job_worker *w) {
 
 /* ---- life ---- */
 
-int job_worker_new(uv_loop_t *loop, struct engine *e, mf_pool *pool,
+int job_worker_new(uv_loop_t *loop, struct engine *e, const struct node_pool *pool,
                    const struct job_worker_options *o, struct job_worker **ret) {
   if (!job_is_stream(o->stream) || strlen(o->subject) > JOB_SUBJECT_MAX)
     return -EINVAL;
@@ -314,7 +314,7 @@ int job_worker_new(uv_loop_t *loop, struct engine *e, mf_pool *pool,
   memcpy(room + n, o->stream, m);
   w->loop = loop;
   w->engine = e;
-  w->pool = pool;
+  w->pool = *pool;
   w->o = *o;
   w->names = (struct job_stream_names){room, room + n};
   w->pause_ms = PAUSE_MIN_MS;
@@ -374,4 +374,8 @@ const char *job_worker_reason(const struct job_worker *w) {
 
 void job_worker_get_stats(const struct job_worker *w, struct job_worker_stats *s) {
   *s = w->stats;
+}
+
+size_t job_worker_held(const struct job_worker *w) {
+  return w->stats.held;
 }

@@ -264,7 +264,7 @@ static void on_reply(const mf_error *e, const mf_message *reply, void *data) {
 static void work(struct job *j) {
   mf_message q = {.data = j->body, .length = j->length};
   j->state = WORK_WORKING;
-  if (mf_pool_call(j->worker->pool, &q, NULL, on_reply, j, NULL) < 0) {
+  if (j->worker->pool.call(j->worker->pool.pool, &q, NULL, on_reply, j, NULL) < 0) {
     worker_pause(j->worker);
     give_back(j);
   }

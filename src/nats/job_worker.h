@@ -11,7 +11,7 @@
 #define NATS_JOB_WORKER_H
 
 #include "nats/engine.h"
-#include <moonfork.h>
+#include "nats/node_pool.h"
 #include <uv.h>
 
 struct job_worker;
@@ -32,8 +32,9 @@ struct job_worker_stats {
   uint64_t returned;           /* given back without a try */
 };
 
-/* -EINVAL: the name of the stream; -ENOMEM. Borrows engine and pool. */
-int job_worker_new(uv_loop_t *loop, struct engine *e, mf_pool *pool,
+/* -EINVAL: the name of the stream; -ENOMEM. Borrows the engine; the
+ * functions of the pool are copied. */
+int job_worker_new(uv_loop_t *loop, struct engine *e, const struct node_pool *pool,
                    const struct job_worker_options *o, struct job_worker **ret);
 /* The engine has another state than before, or the node has more room. */
 void job_worker_turn(struct job_worker *w);
@@ -43,6 +44,7 @@ void job_worker_drain(struct job_worker *w, void (*done)(void *data), void *data
  * dropped. w is gone when closed was called. */
 void job_worker_close(struct job_worker *w, void (*closed)(void *data), void *data);
 
+size_t job_worker_held(const struct job_worker *w);
 /* Why it takes no jobs, for a person; "" while it does. */
 const char *job_worker_reason(const struct job_worker *w);
 void job_worker_get_stats(const struct job_worker *w, struct job_worker_stats *s);

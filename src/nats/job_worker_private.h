@@ -34,7 +34,7 @@ struct lane {
 struct job_worker {
   uv_loop_t *loop;
   struct engine *engine;
-  mf_pool *pool;
+  struct node_pool pool;
   struct job_worker_options o;
   struct job_stream_names names; /* o's strings */
   char inbox[64];

@@ -122,6 +122,8 @@ static void on_reply(const mf_error *error, const mf_message *reply, void *data)
     list_remove(&c->link);
     c->caller->calls--;
     node->held--;
+    if (node->jobs && node_held(node) + 1 >= node->window)
+      job_worker_turn(node->jobs);
     if (error)
       answer_error(node, c->caller, c->id, error);
     else
@@ -159,7 +161,7 @@ static int take(mf_node *node, struct node_caller *caller,
                 const struct envelope_record *r) {
   mf_message m = {(void *)r->data, r->length, NULL, 0};
   mf_call_options o = MF_CALL_OPTIONS_INIT;
-  if (node->held >= node->window)
+  if (node_held(node) >= node->window)
     return MF_ELIMIT;
   struct node_call *c = calloc(1, sizeof *c);
   if (!c)

@@ -12,6 +12,35 @@ struct engine *node_engine(mf_node *node) {
   return node->engine;
 }
 
+/* ---- jobs ---- */
+
+unsigned node_held(const mf_node *node) {
+  return node->held + (node->jobs ? (unsigned)job_worker_held(node->jobs) : 0);
+}
+
+static size_t room_for_jobs(void *data) {
+  const mf_node *node = data;
+  return node->window > node_held(node) ? node->window - node_held(node) : 0;
+}
+
+static void on_jobs_drained(void *data) {
+  mf_node *node = data;
+  node->jobs_over = 1;
+  node_step(node);
+}
+
+static int start_jobs(mf_node *node, const mf_nats_options *o) {
+  struct job_worker_options w = {.subject = node->subject,
+                                 .stream = o->jobs,
+                                 .keep_s = o->keep_s,
+                                 .room = room_for_jobs,
+                                 .data = node};
+  node->jobs_over = o->jobs == NULL;
+  return node->jobs_over
+             ? 0
+             : job_worker_new(node->loop, node->engine, &node->pool, &w, &node->jobs);
+}
+
 /* ---- beats ---- */
 
 static void set_window(mf_node *node, const mf_pool_info *pool) {
@@ -21,7 +50,7 @@ static void set_window(mf_node *node, const mf_pool_info *pool) {
 }
 
 void node_say(mf_node *node) {
-  struct node_beat beat = {.held = node->held,
+  struct node_beat beat = {.held = node_held(node),
                            .load = node->load,
                            .beat_ms = node->beat_ms,
                            .draining = node->phase != NODE_OPEN,
@@ -57,8 +86,11 @@ static void on_beat(uv_timer_t *timer) {
 }
 
 static void on_state(struct engine *e, void *data) {
+  mf_node *node = data;
   if (engine_state(e) == ENGINE_UP)
-    node_say(data);
+    node_say(node);
+  if (node->jobs)
+    job_worker_turn(node->jobs);
 }
 
 /* ---- beginning ---- */
@@ -103,6 +135,8 @@ int node_new(const struct node_pool *pool, const mf_nats_options *given, mf_node
     return rc;
   }
   rc = node_listen(node);
+  if (rc == 0)
+    rc = start_jobs(node, &o);
   if (rc < 0) {
     engine_abort(node->engine, never_was, node);
     return rc;
@@ -140,7 +174,7 @@ static void on_handle_closed(uv_handle_t *handle) {
   finish(node);
 }
 
-static void on_engine_closed(void *data) {
+static void on_part_closed(void *data) {
   mf_node *node = data;
   node->handles--;
   finish(node);
@@ -152,10 +186,15 @@ static void close_all(mf_node *node) {
   engine_fence_cancel(&node->fence);
   uv_close((uv_handle_t *)&node->beat, on_handle_closed);
   uv_close((uv_handle_t *)&node->limit, on_handle_closed);
+  if (node->jobs) {
+    node->handles++;
+    job_worker_close(node->jobs, on_part_closed, node);
+    node->jobs = NULL;
+  }
   if (node->aborted)
-    engine_abort(node->engine, on_engine_closed, node);
+    engine_abort(node->engine, on_part_closed, node);
   else
-    engine_close(node->engine, on_engine_closed, node);
+    engine_close(node->engine, on_part_closed, node);
 }
 
 static void drained(mf_node *node) {
@@ -209,7 +248,7 @@ void node_step(mf_node *node) {
     give_up(node);
   else if (node->phase == NODE_WANTED && now >= node->quit_at)
     quit(node);
-  else if (node->phase == NODE_QUIET && node->held == 0) {
+  else if (node->phase == NODE_QUIET && node->held == 0 && node->jobs_over) {
     node->phase = NODE_LAST;
     engine_fence(node->engine, &node->fence, on_last, node);
   }
@@ -228,6 +267,8 @@ static void begin_drain(mf_node *node) {
   node->quit_at =
       uv_hrtime() / 1000000 + (engine_was_up(node->engine) ? node->beat_ms : 0);
   engine_hold(node->engine);
+  if (node->jobs)
+    job_worker_drain(node->jobs, on_jobs_drained, node);
   node_say(node);
   engine_touch(node->engine); /* which goes on from the loop */
 }
@@ -263,6 +304,17 @@ void mf_node_close(mf_node *node, mf_node_close_cb cb, void *data) {
 
 /* ---- what it says ---- */
 
+static void put_jobs(const struct job_worker *w, mf_node_info *i) {
+  struct job_worker_stats s;
+  job_worker_get_stats(w, &s);
+  i->jobs_held = (unsigned)s.held;
+  i->jobs_done = s.done;
+  i->jobs_failed = s.failed;
+  i->jobs_dead = s.dead;
+  i->jobs_redelivered = s.redelivered;
+  snprintf(i->jobs_reason, sizeof i->jobs_reason, "%s", job_worker_reason(w));
+}
+
 int mf_node_stats(const mf_node *node, mf_node_info *ret) {
   size_t size = ret->size;
   mf_node_info i = node->info;
@@ -277,7 +329,9 @@ int mf_node_stats(const mf_node *node, mf_node_info *ret) {
   snprintf(i.engine_reason, sizeof i.engine_reason, "%s", engine_reason(node->engine));
   i.draining = node->phase != NODE_OPEN;
   i.window = node->window;
-  i.held = node->held;
+  i.held = node_held(node);
+  if (node->jobs)
+    put_jobs(node->jobs, &i);
   i.connects = s.connects;
   i.bytes_in = s.bytes_in;
   i.bytes_out = s.bytes_out;

@@ -5,6 +5,7 @@
 
 #include "base/list.h"
 #include "nats/envelope.h"
+#include "nats/job_worker.h"
 #include "nats/node.h"
 
 enum { ANSWERS_BYTES = 48 * 1024, MEANWHILE_MS = 20, WINDOW_MORE = 16 };
@@ -38,6 +39,8 @@ struct mf_node {
   char subject[SUBJECT_MAX + 1], name[NODE_NAME + 1];
   unsigned beat_ms, window_given, load, window;
   unsigned held;
+  struct job_worker *jobs; /* NULL: it has none */
+  int jobs_over;           /* none is here, and none comes any more */
   struct list calls, callers;
   int refused_some; /* since the last beat */
   uint64_t beat_at; /* the last, of uv_hrtime in ms */
@@ -57,6 +60,7 @@ int node_listen(mf_node *node);
 void node_forget_calls(mf_node *node); /* their answers go nowhere */
 
 /* node_life.c */
+unsigned node_held(const mf_node *node); /* calls and jobs */
 void node_say(mf_node *node);  /* a beat, now */
 void node_step(mf_node *node); /* the next phase, if it is time for that */
 

@@ -2,6 +2,7 @@
 #include "nats/options.h"
 
 #include "nats/envelope.h"
+#include "nats/job_name.h"
 #include <string.h>
 
 void mf_nats_options_init(mf_nats_options *options) {
@@ -9,6 +10,8 @@ void mf_nats_options_init(mf_nats_options *options) {
 }
 
 static int is_unfit(const mf_nats_options *o) {
+  if (o->jobs && (!job_is_stream(o->jobs) || o->keep_s == 0))
+    return 1;
   return !o->url || !*o->url || strnlen(o->url, 4096) == 4096 || !o->subject ||
          subject_fault(o->subject) || o->beat_ms < 10 || o->silent_ms < 10 ||
          (o->password && !o->user) || !o->cert != !o->key;
