@@ -62,6 +62,7 @@ static void on_got(int code, const struct engine_message *m, void *data) {
              a->caller->stream);
     a->caller->stream[0] = '\0';
   }
+  ask_rest(a);
   a->again_at = uv_now(a->caller->loop) + (code == 0 ? RESULT_AGAIN_MS : ASK_AGAIN_MS);
   job_caller_turn(a->caller);
 }

@@ -7,7 +7,7 @@
 #include "nats/job_caller.h"
 #include "nats/job_stream.h"
 
-enum { ASK_AGAIN_MS = 250, LEASES_KNOWN_MAX = 32 };
+enum { ASK_AGAIN_MS = 250, ACTIVE_MAX = 256, LEASES_KNOWN_MAX = 32 };
 
 struct job_caller {
   uv_loop_t *loop;
@@ -18,7 +18,11 @@ struct job_caller {
   unsigned leases[LEASES_KNOWN_MAX], nleases; /* whose consumers are there */
   struct list asks;
   size_t nasks;
+  size_t nactive; /* that ask something now; others wait for their turn */
+  int is_full;    /* some did */
   unsigned serial;
+  struct job_api_call *call; /* that many wait for: the stream, or a consumer */
+  unsigned lease_asked;
   int is_closing;
   struct engine_sub *dead;
   mf_dead_cb dead_cb;
@@ -41,6 +45,8 @@ struct job_ask {
   void (*fail)(struct job_ask *a, const mf_error *e); /* the callback */
   int may_be_sent;                                    /* an error says "unknown" */
   int is_cancelled;
+  int is_active;
+  int waits;        /* for the caller's request */
   int times_out;    /* the end of its time is MF_ETIMEOUT, whatever hindered it */
   char reason[256]; /* why it was not answered, so far */
   struct job_api_call *call;
@@ -80,6 +86,11 @@ struct job_ask {
 int ask_new(struct job_caller *c, const char *id, size_t length, unsigned timeout_ms,
             struct job_ask **ret);
 void ask_start(struct job_ask *a);
+/* It waits for a message, not for an answer. */
+void ask_rest(struct job_ask *a);
+/* Whether that lease has a consumer; else it is made, and the step done again after it.
+ */
+int ask_has_lease(struct job_ask *a, unsigned lease_ms);
 /* Does the step again, a little later. what: for the error at the deadline. */
 void ask_again(struct job_ask *a, const char *what);
 /* As an answer wants it: again, from the beginning where the stream is gone, or the end

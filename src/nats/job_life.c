@@ -42,6 +42,15 @@ void ask_start(struct job_ask *a) {
   wake(c);
 }
 
+void ask_rest(struct job_ask *a) {
+  struct job_caller *c = a->caller;
+  c->nactive -= (size_t)a->is_active;
+  a->is_active = 0;
+  if (c->is_full)
+    wake(c);
+  c->is_full = 0;
+}
+
 static void forget_calls(struct job_ask *a) {
   job_api_cancel(a->call);
   if (a->request != NULL)
@@ -54,6 +63,7 @@ void ask_end(struct job_ask *a) {
   struct job_caller *c = a->caller;
   list_remove(&a->link);
   c->nasks--;
+  ask_rest(a);
   forget_calls(a);
   engine_unsubscribe(a->sub);
   if (a->drop != NULL)
@@ -61,10 +71,10 @@ void ask_end(struct job_ask *a) {
   free(a);
   engine_release(c->engine);
   engine_touch(c->engine); /* its owner may wait for the last */
-  wake(c);
 }
 
 void ask_again(struct job_ask *a, const char *what) {
+  ask_rest(a);
   forget_calls(a);
   snprintf(a->reason, sizeof a->reason, "%s", what);
   a->again_at = uv_now(a->caller->loop) + ASK_AGAIN_MS;
@@ -101,31 +111,103 @@ void ask_subject(const struct job_ask *a, const char *what, char room[JOB_NAME_S
   snprintf(room, JOB_NAME_SIZE, "%s.%s.%s", a->caller->subject, what, a->word);
 }
 
-/* ---- the stream ---- */
+/* ---- what many wait for: the stream, and consumers ---- */
+
+/* One such request of a caller is under way at a time; who needs one waits for its end,
+ * and does its step again. */
+
+static void release(struct job_caller *c, uint64_t after_ms, const char *reason) {
+  c->call = NULL;
+  list_each(it, &c->asks) {
+    struct job_ask *a = list_entry(it, struct job_ask, link);
+    if (!a->waits)
+      continue;
+    a->waits = 0;
+    a->again_at = uv_now(c->loop) + after_ms;
+    snprintf(a->reason, sizeof a->reason, "%s", reason);
+  }
+  wake(c);
+}
+
+static void ask_wait(struct job_ask *a) {
+  ask_rest(a);
+  a->waits = 1;
+  a->again_at = 0;
+}
 
 static void on_found(const struct job_answer *answer, void *data) {
-  struct job_ask *a = data;
-  struct job_caller *c = a->caller;
+  struct job_caller *c = data;
   char text[JOB_SUBJECT_MAX + 100];
-  a->call = NULL;
   if (answer->code != 0) {
-    ask_refused(a, answer);
+    release(c, ASK_AGAIN_MS, answer->text);
   } else if (job_stream_found(answer->body, c->stream) < 0) {
     c->stream[0] = '\0';
     snprintf(text, sizeof text,
              "no stream stores jobs of %s: start a node with jobs (--jobs)", c->subject);
-    ask_again(a, text);
+    release(c, ASK_AGAIN_MS, text);
   } else {
-    a->step(a);
+    release(c, 0, "");
   }
+}
+
+static int knows_lease(const struct job_caller *c, unsigned lease_ms) {
+  for (unsigned i = 0; i < c->nleases; i++)
+    if (c->leases[i] == lease_ms)
+      return 1;
+  return 0;
+}
+
+/* Nodes hear of a consumer; those that don't look for consumers now and then. */
+static void tell_lease(struct job_caller *c, unsigned lease_ms) {
+  char subject[JOB_NAME_SIZE], body[16];
+  snprintf(subject, sizeof subject, "%s.lease", c->subject);
+  snprintf(body, sizeof body, "%u", lease_ms);
+  engine_publish(c->engine, subject, NULL, NULL, 0, body, strlen(body));
+}
+
+static void on_lease(const struct job_answer *answer, void *data) {
+  struct job_caller *c = data;
+  if (answer->nobody || answer->refused == JOB_API_NO_STREAM)
+    c->stream[0] = '\0';
+  if (answer->code != 0 && answer->refused != JOB_API_CONSUMER_DIFFERS &&
+      answer->refused != JOB_API_CONSUMER_EXISTS) {
+    release(c, ASK_AGAIN_MS, answer->text);
+    return;
+  }
+  tell_lease(c, c->lease_asked);
+  if (c->nleases == LEASES_KNOWN_MAX)
+    c->nleases = 0;
+  c->leases[c->nleases++] = c->lease_asked;
+  release(c, 0, "");
+}
+
+int ask_has_lease(struct job_ask *a, unsigned lease_ms) {
+  struct job_caller *c = a->caller;
+  struct job_stream_names names = {c->subject, c->stream};
+  if (knows_lease(c, lease_ms))
+    return 1;
+  ask_wait(a);
+  if (c->call == NULL) {
+    c->lease_asked = lease_ms;
+    if (job_lease_make(c->engine, &names, lease_ms, on_lease, c, &c->call) < 0)
+      ask_again(a, "not enough memory");
+  }
+  return 0;
 }
 
 static void find_or_step(struct job_ask *a) {
   struct job_caller *c = a->caller;
   a->again_at = 0;
-  if (c->stream[0] != '\0')
+  a->waits = 0;
+  c->nactive += (size_t)!a->is_active;
+  a->is_active = 1;
+  if (c->stream[0] != '\0') {
     a->step(a);
-  else if (job_stream_find(c->engine, c->subject, on_found, a, &a->call) < 0)
+    return;
+  }
+  ask_wait(a);
+  if (c->call == NULL &&
+      job_stream_find(c->engine, c->subject, on_found, c, &c->call) < 0)
     ask_again(a, "not enough memory");
 }
 
@@ -151,24 +233,31 @@ static void end_of_time(struct job_ask *a) {
   ask_fail(a, code, text);
 }
 
-/* Callbacks may end other records, so it begins anew after each. */
-static int turn_one(struct job_caller *c, uint64_t now, uint64_t *next) {
-  list_each(it, &c->asks) {
-    struct job_ask *a = list_entry(it, struct job_ask, link);
-    if (now >= a->deadline || a->is_cancelled) {
+/* What is due is done. Callbacks may end other records, and begin new ones: those are
+ * looked at next time. Gives when something is due again. */
+static uint64_t turn(struct job_caller *c, uint64_t now) {
+  int is_up = engine_state(c->engine) == ENGINE_UP;
+  uint64_t next = UINT64_MAX;
+  struct list todo;
+  list_move(&todo, &c->asks);
+  list_init(&c->asks);
+  while (!list_empty(&todo)) {
+    struct job_ask *a = list_entry(todo.next, struct job_ask, link);
+    list_remove(&a->link);
+    list_push(&c->asks, &a->link);
+    if (a->deadline < next)
+      next = a->deadline;
+    if (now >= a->deadline || a->is_cancelled)
       end_of_time(a);
-      return 1;
-    }
-    if (a->again_at != 0 && now >= a->again_at && engine_state(c->engine) == ENGINE_UP) {
-      find_or_step(a);
-      return 1;
-    }
-    if (a->deadline < *next)
-      *next = a->deadline;
-    if (a->again_at != 0 && a->again_at > now && a->again_at < *next)
-      *next = a->again_at;
+    else if (a->again_at != 0 && now >= a->again_at && is_up) {
+      if (c->nactive < ACTIVE_MAX || a->is_active)
+        find_or_step(a);
+      else
+        c->is_full = 1;
+    } else if (a->again_at > now && a->again_at < next)
+      next = a->again_at;
   }
-  return 0;
+  return next;
 }
 
 static void on_closed(uv_handle_t *h) {
@@ -185,13 +274,11 @@ static void on_timer(uv_timer_t *t) {
   uint64_t now = uv_now(c->loop), next;
   if (engine_state(c->engine) != ENGINE_UP)
     c->nleases = 0; /* another server may know other ones */
-  do
-    next = UINT64_MAX;
-  while (turn_one(c, now, &next));
+  next = turn(c, now);
   if (c->is_closing)
     uv_close((uv_handle_t *)&c->timer, on_closed);
   else if (next != UINT64_MAX && !uv_is_active((uv_handle_t *)t))
-    uv_timer_start(t, on_timer, next - now, 0);
+    uv_timer_start(t, on_timer, next > now ? next - now : 0, 0);
 }
 
 static void wake(struct job_caller *c) {
@@ -275,5 +362,7 @@ void job_caller_close(struct job_caller *c, void (*closed)(void *data), void *da
   c->closed_data = data;
   engine_unsubscribe(c->dead);
   c->dead = NULL;
+  job_api_cancel(c->call);
+  c->call = NULL;
   job_caller_end(c, 1);
 }

@@ -114,13 +114,6 @@ static void look_for_result(struct job_ask *a) {
 
 /* ---- first: the consumer ---- */
 
-static int knows(const struct job_caller *c, unsigned lease_ms) {
-  for (unsigned i = 0; i < c->nleases; i++)
-    if (c->leases[i] == lease_ms)
-      return 1;
-  return 0;
-}
-
 static void go_on(struct job_ask *a) {
   if (a->u.post.was_lost || (a->u.post.options.id != NULL && !a->u.post.was_looked_up))
     look_for_result(a);
@@ -128,35 +121,9 @@ static void go_on(struct job_ask *a) {
     publish(a);
 }
 
-static void on_lease(const struct job_answer *answer, void *data) {
-  struct job_ask *a = data;
-  struct job_caller *c = a->caller;
-  char subject[JOB_NAME_SIZE], body[16];
-  a->call = NULL;
-  if (answer->code != 0 && answer->refused != JOB_API_CONSUMER_DIFFERS &&
-      answer->refused != JOB_API_CONSUMER_EXISTS) {
-    ask_refused(a, answer);
-    return;
-  }
-  /* Nodes hear of it; those that don't look for consumers now and then. */
-  snprintf(subject, sizeof subject, "%s.lease", c->subject);
-  snprintf(body, sizeof body, "%u", a->u.post.options.lease_ms);
-  engine_publish(c->engine, subject, NULL, NULL, 0, body, strlen(body));
-  if (c->nleases == LEASES_KNOWN_MAX)
-    c->nleases = 0;
-  if (!knows(c, a->u.post.options.lease_ms))
-    c->leases[c->nleases++] = a->u.post.options.lease_ms;
-  go_on(a);
-}
-
 static void begin(struct job_ask *a) {
-  struct job_caller *c = a->caller;
-  struct job_stream_names names = {c->subject, c->stream};
-  if (knows(c, a->u.post.options.lease_ms))
+  if (ask_has_lease(a, a->u.post.options.lease_ms))
     go_on(a);
-  else if (job_lease_make(c->engine, &names, a->u.post.options.lease_ms, on_lease, a,
-                          &a->call) < 0)
-    ask_again(a, "not enough memory");
 }
 
 /* 22 letters and digits of the engine, and a count. */
