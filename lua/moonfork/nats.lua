@@ -8,6 +8,7 @@
 local core = require("moonfork.load").of(...)
 local calls = require "moonfork.calls"
 local check = require "moonfork.check"
+local jobs = require "moonfork.nats_jobs"
 local map = require "moonfork.map"
 local reactor = require "moonfork.reactor"
 local raw = core.part "moonfork.nats_core"
@@ -23,12 +24,12 @@ local Node = { __index = node_methods, __name = "moonfork.nats.node" }
 local ENGINE = "name user password token creds ca cert key"
 local valid = {
   pool = check.set(ENGINE .. " subject timeout queue_max silent serialiser strict_classes"),
-  node = check.set(ENGINE .. " subject window beat jobs"),
+  node = check.set(ENGINE .. " subject window beat jobs keep"),
 }
 
 local bad = check.option_fail
 
-local NAME_MAX = 64
+local NAME_MAX, STREAM_MAX = 64, 64
 
 local function text(where, given, name)
   local value = check.option_text(where, name, given[name])
@@ -103,7 +104,7 @@ function nats.pool(url, given)
   plain.strict_classes = given.strict_classes ~= nil
     and check.option_type(where, "strict_classes", given.strict_classes, "boolean") or false
   local self = object(Far, raw.far, plain, { is_pool = true }, nil, failure)
-  self.timeout, self.queue_max = plain.timeout, plain.queue_max
+  self.timeout, self.queue_max, self.serialiser = plain.timeout, plain.queue_max, plain.serialiser
   self.async, self.message_max, self.max, self.load = true, 0, 1, 1 -- for map: no chunks, see places
   return self
 end
@@ -120,6 +121,12 @@ function nats.node(pool, url, given)
   plain.beat = check.option_duration(where, "beat", given.beat)
   if plain.beat and plain.beat < 10 then bad(where, "beat", "it is shorter than 0.01 s") end
   plain.load = pool.load
+  plain.jobs = text(where, given, "jobs")
+  if plain.jobs and (#plain.jobs > STREAM_MAX or plain.jobs:find "[^%w_-]") then
+    bad(where, "jobs", ("the name of a stream expected (letters, digits, - and _), got %q"):format(plain.jobs))
+  end
+  local keep = check.option_duration(where, "keep", given.keep)
+  if keep then plain.keep = math.max(1, keep // 1000) end
   if pool.closed or not pool.raw then
     return nil, pool.failure or core.error("CLOSED", "the pool is closed")
   end
@@ -172,6 +179,15 @@ function far_methods.map(self, ...)
   return map.new(self, { timeout = self.timeout }, ...)
 end
 
+-- ---- stored jobs ----
+
+for name, method in pairs(jobs) do
+  far_methods[name] = function(self, ...)
+    is(self, Far, name, "pool")
+    return method(self, ...)
+  end
+end
+
 -- For map: how many calls the nodes would take; at least some, before any is known.
 function far_methods.places(self)
   local object_ = peek(self)
@@ -209,9 +225,14 @@ local NO_CALLS = { calls = 0, done = 0, failed = 0, refused = 0, timeouts = 0, c
   retried = 0, lost = 0, bad = 0, connects = 0, bytes_in = 0, bytes_out = 0, p50 = 0, p90 = 0, p99 = 0,
   max = 0 }
 
+local JOBS_SECONDS = 1 -- that stats waits for what the engine says of jobs, where they are used
+
 function far_methods.stats(self)
   is(self, Far, "stats", "pool")
-  return stats(self, raw.far_stats, NO_CALLS)
+  local now = stats(self, raw.far_stats, NO_CALLS)
+  if self.has_jobs and now.engine == "up" then self.last_jobs = self:jobs(JOBS_SECONDS) or self.last_jobs end
+  now.jobs = self.last_jobs
+  return now
 end
 
 -- The nodes that are known: a list of tables.

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *name_of(int code) {
+const char *error_name(int code) {
   if (code == MF_EINVAL)
     return "EINVAL"; /* as Lua calls it */
   switch (code) {
@@ -87,7 +87,7 @@ int error_headers_init(struct error_headers *h, const mf_error *e) {
   if (c == NULL)
     return -ENOMEM;
   h->room = c;
-  add(h, "Mf-Error", name_of(e->code));
+  add(h, "Mf-Error", error_name(e->code));
   add(h, "Mf-Started", e->started == MF_STARTED_NO ? "no" : "unknown");
   add(h, "Mf-Message", c);
   c = escape(c, e->message, text);
@@ -115,7 +115,7 @@ static int code_of(const char *name) {
 #undef CODE
   };
   for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
-    if (strcmp(name_of(codes[i]), name) == 0)
+    if (strcmp(error_name(codes[i]), name) == 0)
       return codes[i];
   return MF_EREMOTE;
 }

@@ -15,6 +15,9 @@
 #include "nats/engine.h"
 #include <moonfork.h>
 
+/* "EINVAL", "REMOTE", ...: as Lua calls the code. */
+const char *error_name(int code);
+
 enum { ERROR_HEADERS = 6, ERROR_TEXT_MAX = 8192, ERROR_VALUE_MAX = 65536 };
 
 struct error_headers {

@@ -55,6 +55,10 @@ static void on_got(int code, const struct engine_message *m, void *data) {
     take_result(a, m);
     return;
   }
+  if (code == 0 && a->u.result.once) {
+    ask_fail(a, MF_ETIMEOUT, "there is no result yet");
+    return;
+  }
   if (code != 0 && m != NULL && m->no_responders) {
     snprintf(a->reason, sizeof a->reason,
              "the stream %s_done is not there, or does not allow direct reads "
@@ -85,10 +89,12 @@ static void get_result(struct job_ask *a) {
 int job_caller_result(struct job_caller *c, const char *id, size_t length,
                       unsigned timeout_ms, mf_reply_cb cb, void *data) {
   struct job_ask *a;
-  int r = ask_new(c, id, length, timeout_ms, &a);
+  int once = timeout_ms == 0;
+  int r = ask_new(c, id, length, once ? JOB_API_TIMEOUT_MS : timeout_ms, &a);
   if (r < 0)
     return r;
   a->u.result.cb = cb;
+  a->u.result.once = once;
   a->data = data;
   a->step = get_result;
   a->fail = result_failed;

@@ -356,7 +356,7 @@ void work_begin(struct job_worker *w, const struct engine_message *m) {
       strlen(s.word) >= JOB_WORD_SIZE || (j = job_new(m, &s)) == NULL)
     return; /* its lease runs out */
   w->stats.delivered++;
-  w->stats.redelivered += d.count > 1;
+  w->stats.redelivered += d.count > 1 && !s.is_later;
   w->stats.held += !s.is_later;
   j->worker = w;
   j->delivery = d;

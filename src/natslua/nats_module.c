@@ -4,12 +4,14 @@
  *
  *   far(options), node(options) -> maker     for core.foreign_new; the table is kept
  *   far_stats(object), far_nodes(object), far_places(object), node_stats(object)
+ *   far_listen(object, serialiser | nil)      dead letters become events; nil: no more
  *   subject_fault(text) -> nil | what is wrong */
 #include "bind/field.h"
 #include "bind/foreign.h"
 #include "nats/caller_private.h"
 #include "nats/node.h"
 #include "nats/options.h"
+#include "natslua/job_request.h"
 #include <errno.h>
 #include <lauxlib.h>
 #include <stdlib.h>
@@ -26,6 +28,7 @@ struct maker {
 struct nats_object {
   mf_far *far;
   mf_node *node; /* one of them */
+  struct job_listener dead;
   void (*done)(void *data);
   void *data;
 };
@@ -114,11 +117,12 @@ static const char *far_refusal(void *object, int code, const mf_message *m) {
 
 static int far_ask(void *object, lua_State *L, int idx, const mf_message *m,
                    mf_reply_cb cb, void *data, uint64_t *ret_id) {
-  struct drain_request *d = drain_new(cb, data);
-  (void)m;
+  int rc = job_request(far_of(object), L, idx, m, cb, data);
   (void)ret_id;
-  int rc =
-      d ? mf_far_drain(far_of(object), timeout_of(L, idx), on_far_drained, d) : -ENOMEM;
+  if (rc != -ENOTSUP)
+    return rc;
+  struct drain_request *d = drain_new(cb, data);
+  rc = d ? mf_far_drain(far_of(object), timeout_of(L, idx), on_far_drained, d) : -ENOMEM;
   if (rc < 0)
     free(d);
   return rc;
@@ -148,10 +152,9 @@ static int far_open(struct foreign_maker *maker, struct uv_loop_s *loop,
                     void *event_data, void **ret) {
   struct nats_object *object = calloc(1, sizeof *object);
   (void)pool;
-  (void)on_event;
-  (void)event_data;
   if (!object)
     return -ENOMEM;
+  object->dead = (struct job_listener){.cb = on_event, .data = event_data};
   int rc = mf_far_new(loop, &((struct maker *)maker)->options, &object->far);
   if (rc == 0)
     *ret = object;
@@ -251,6 +254,7 @@ static void read_options(lua_State *L, int idx, mf_nats_options *o) {
   STRING(ca)
   STRING(cert)
   STRING(key)
+  STRING(jobs)
 #undef STRING
 #define NUMBER(field, key)                                                               \
   o->field = (unsigned)field_integer(L, idx, key, (lua_Integer)o->field);
@@ -260,6 +264,7 @@ static void read_options(lua_State *L, int idx, mf_nats_options *o) {
   NUMBER(timeout_ms, "timeout")
   NUMBER(queue_max, "queue_max")
   NUMBER(silent_ms, "silent")
+  NUMBER(keep_s, "keep")
 #undef NUMBER
 }
 
@@ -419,7 +424,25 @@ static int l_node_stats(lua_State *L) {
   COUNT(connects)
   COUNT(bytes_in)
   COUNT(bytes_out)
+  COUNT(jobs_held)
+  COUNT(jobs_done)
+  COUNT(jobs_failed)
+  COUNT(jobs_dead)
+  COUNT(jobs_redelivered)
 #undef COUNT
+  if (i.jobs_reason[0])
+    set_text(L, "jobs_reason", i.jobs_reason);
+  return 1;
+}
+
+static int l_far_listen(lua_State *L) {
+  struct nats_object *o = check_object(L);
+  const char *name = luaL_optstring(L, 2, NULL);
+  if (name)
+    o->dead.format = strcmp(name, "string") == 0 ? JOB_EVENT_STRING
+                     : strcmp(name, "raw") == 0  ? JOB_EVENT_RAW
+                                                 : JOB_EVENT_MSGPACK;
+  lua_pushboolean(L, job_request_listen(o->far, name ? &o->dead : NULL) == 0);
   return 1;
 }
 
@@ -436,6 +459,7 @@ int luaopen_moonfork_nats_core(lua_State *L) {
                                        {"far_nodes", l_far_nodes},
                                        {"far_places", l_far_places},
                                        {"node_stats", l_node_stats},
+                                       {"far_listen", l_far_listen},
                                        {"subject_fault", l_subject_fault},
                                        {NULL, NULL}};
   luaL_checkversion(L);
