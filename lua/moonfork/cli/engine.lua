@@ -145,9 +145,10 @@ function start(socket)
 end
 ]]
 
-local function port_is_free(fork, port)
+-- port, or any where it is 0; nil: it is in use.
+local function free_port(fork, port)
   local listener = fork.socket.listen("127.0.0.1:" .. port)
-  if not listener then return false end
+  if not listener then return nil end
   local address = listener:address()
   listener:close()
   return math.tointeger(tonumber(address:match ":(%d+)$"))
@@ -244,7 +245,8 @@ local function start_local(fork, options, log)
   local self = setmetatable({fork = fork, folder = folder, log = log, program = find_program()}, Local)
   local message
   for _ = 1, 5 do -- another program may take the port between two steps
-    local port = known and port_is_free(fork, known.port) or port_is_free(fork, 0)
+    local port = known and free_port(fork, known.port) or free_port(fork, 0)
+    if not port then cli.fail(cli.FAILED, "--engine local: 127.0.0.1 has no free port") end
     known = {port = port, token = clone.id(), name = "moonfork-" .. clone.id():sub(1, 16)}
     self.known = known
     write_private(folder, "conf", CONFIGURATION:format(port, known.name, known.token, folder, folder))

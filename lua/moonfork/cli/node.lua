@@ -75,16 +75,18 @@ end
 
 -- Says when the engine is reached, and when it is lost.
 local function watch_engine(fork, node, log, on_up)
-  local was
+  local was, is_told
   local function look()
     local own = node:stats()
-    if own.engine == was then return end
+    if own.engine == was and was == "up" then return end
     if own.engine == "up" then
       log("info", "connected", {})
       if on_up then on_up() end
       on_up = nil
-    elseif was == "up" or was == nil and own.reason then
-      log("error", "engine can't be reached", {message = own.reason})
+      is_told = false
+    elseif not is_told and own.engine_reason then
+      is_told = true
+      log("error", "engine can't be reached", {message = own.engine_reason})
     end
     was = own.engine
   end
