@@ -208,8 +208,8 @@ function TestExec.test_a_failure_changes_nothing()
   local none, message, errno = clone.exec("no-such-program", {"x"},
     {fds = {[0] = a, [1] = b, [b:fileno()] = a, [40] = 2}, cwd = "/usr", env = {A = "b"}})
   lu.assertNil(none)
-  lu.assertEquals(message, "no-such-program: No such file or directory")
-  lu.assertEquals(errno, 2)
+  local texts = {[2] = "No such file or directory", [13] = "Permission denied"} -- of a folder in PATH
+  lu.assertEquals(message, "no-such-program: " .. tostring(texts[errno]))
   local p = assert(io.popen "pwd; echo $A")
   lu.assertEquals(p:read(), directory)
   lu.assertEquals(p:read(), "")

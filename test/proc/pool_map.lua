@@ -216,7 +216,7 @@ story.test("leaving the loop ends what is under way behind the item that runs", 
   local pool = p:pool("work", {max = 2, start = 0})
   local items = {}
   for i = 1, 4000 do items[i] = {i, 2} end
-  for i in pool:map(items, {chunk = 1000, unpack = true, unordered = true,
+  for i in pool:map(items, {chunk = 100, unpack = true, unordered = true,
     progress = function() end}) do
     if i then break end
   end

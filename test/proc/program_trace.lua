@@ -80,7 +80,7 @@ story.test("a trace that can't be made: a line, and 126", function(t)
   for _, command in ipairs{"map", "run"} do
     local out, err, code = program.run(command .. " --trace /no/such/folder/t " .. ECHO)
     t.eq({out, code}, {"", 126})
-    t.eq(err, ("moonfork %s: the trace /no/such/folder/t can't be written: no such file or directory\n")
+    t.eq(err, ("moonfork %s: the trace /no/such/folder/t can't be written: No such file or directory\n")
       :format(command))
   end
 end)
