@@ -95,6 +95,30 @@ static void test_heap_takes_many_big_blocks(void **state) {
   heap_free(h);
 }
 
+/* Free places of big blocks: more than the record has room for, all of them used again.
+ */
+static void test_heap_uses_places_of_big_blocks_again(void **state) {
+  enum { N = 150 };
+  struct heap *h = heap_make(state);
+  unsigned char *blocks[N], *last;
+  for (int i = 0; i < N; i++)
+    blocks[i] = memset(heap_alloc(h, NULL, 0, HEAP_BIG), i, HEAP_BIG);
+  last = blocks[N - 1];
+  for (int round = 0; round < 2; round++) {
+    for (int i = 0; i < N - 1; i += 2)
+      heap_alloc(h, blocks[i], HEAP_BIG, 0);
+    for (int i = 0; i < N - 1; i += 2) {
+      blocks[i] = memset(heap_alloc(h, NULL, 0, HEAP_BIG), i, HEAP_BIG);
+      assert_true(blocks[i] < last);
+    }
+    for (int i = 0; i < N; i++)
+      assert_true(blocks[i][0] == i && blocks[i][HEAP_BIG - 1] == i);
+  }
+  for (int i = 0; i < N; i++)
+    heap_alloc(h, blocks[i], HEAP_BIG, 0);
+  assert_int_equal(stats_of(h).live, 0);
+  heap_free(h);
+}
 static void test_heap_never_reuses_sealed_holes_in_clones(void **state) {
   struct heap *h = heap_make(state);
   void *hole = heap_alloc(h, NULL, 0, 56), *kept = heap_alloc(h, NULL, 0, 56);
@@ -556,6 +580,7 @@ int main(void) {
       cmocka_unit_test(test_heap_uses_freed_blocks_again),
       cmocka_unit_test(test_heap_moves_big_blocks_without_copying_them),
       cmocka_unit_test(test_heap_takes_many_big_blocks),
+      cmocka_unit_test(test_heap_uses_places_of_big_blocks_again),
       cmocka_unit_test(test_heap_never_reuses_sealed_holes_in_clones),
       cmocka_unit_test(test_heap_has_a_hot_page),
       cmocka_unit_test(test_heap_copies_sealed_blocks_that_grow),

@@ -17,6 +17,7 @@ enum {
   NBIG_FIRST = 64,
   NKEPT = 8,
   NCOVERS = 16,
+  NZONE_FIRST = 32,
   HEAP_SELDOM = 4096 /* a page on most machines */
 };
 
@@ -76,6 +77,7 @@ struct heap {
       struct big big_first[NBIG_FIRST];
       struct cover covers[NCOVERS];
       size_t ncovers;
+      struct zone_range zone_first[NZONE_FIRST];
     };
     char seldom_written[HEAP_SELDOM];
   };

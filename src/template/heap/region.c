@@ -59,6 +59,8 @@ static int region_extend(struct heap *h, size_t n, int huge) {
     return -ENOMEM;
   if (huge)
     region_advise_huge(h, h->hard_end, n);
+  else
+    region_advise_small(h, h->hard_end, n, 0); /* where huge pages are the default */
   h->hard_end += n;
   return 0;
 }
@@ -267,7 +269,8 @@ struct heap *region_open(size_t reserve) {
     return NULL;
   }
   struct heap *h = (struct heap *)(void *)base; /* zero, as fresh pages are */
-  region_advise_small(h, base, size, 0);        /* where huge pages are the default */
+  /* What is not accessible yet has no advice: it is one mapping with the zone. */
+  region_advise_small(h, base, head + SMALL_RUN, 0);
   h->page = page;
   h->base = h->sealed_end = base;
   h->first = h->run_start = first;

@@ -26,8 +26,13 @@ void zone_init(struct heap *h, char *from, size_t size) {
   h->zone_top = from + TABLE_MAX + LIST_MAX;
 }
 
-struct zone_range *zone_list(const struct heap *h) {
+static struct zone_range *list_in_zone(const struct heap *h) {
   return (struct zone_range *)(void *)(h->zone + TABLE_MAX);
+}
+
+struct zone_range *zone_list(const struct heap *h) {
+  return h->zone_list_map ? list_in_zone(h)
+                          : (struct zone_range *)(uintptr_t)h->zone_first;
 }
 
 static void *map_here(char *place, size_t n) {
@@ -46,11 +51,13 @@ void *zone_table(const struct heap *h, size_t size) {
 
 static int list_room(struct heap *h) {
   size_t size = h->zone_list_map;
-  if ((h->nzone_free + 1) * sizeof(struct zone_range) <= size)
+  if (h->nzone_free < (size ? size / sizeof(struct zone_range) : NZONE_FIRST))
     return 1;
   size_t more = size ? size : h->page;
-  if (size + more > LIST_MAX || !map_here((char *)zone_list(h) + size, more))
+  if (size + more > LIST_MAX || !map_here((char *)list_in_zone(h) + size, more))
     return 0;
+  if (!size)
+    memcpy(list_in_zone(h), h->zone_first, sizeof h->zone_first);
   h->zone_list_map += more;
   return 1;
 }
@@ -226,5 +233,7 @@ int zone_is_sound(const struct heap *record, uint64_t size) {
   uint64_t used = (uint64_t)(record->zone_top - record->zone);
   return size >= ZONE_MIN && used >= TABLE_MAX + LIST_MAX && used <= size &&
          record->zone_list_map <= LIST_MAX &&
-         record->nzone_free <= record->zone_list_map / sizeof(struct zone_range);
+         record->nzone_free <= (record->zone_list_map
+                                    ? record->zone_list_map / sizeof(struct zone_range)
+                                    : NZONE_FIRST);
 }

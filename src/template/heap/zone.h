@@ -14,7 +14,8 @@ void zone_end_use(struct heap *h);
 /* Memory for a table of big blocks, zeroed: a power of two of pages; where there is no
  * zone, the system's. NULL: none. */
 void *zone_table(const struct heap *h, size_t size);
-/* Its list of free ranges, of zone_list_map bytes. */
+/* Its list of free ranges: in the record, or, once it has outgrown that, zone_list_map
+ * bytes in the zone. Few have that many, and a mapping less is less for fork to copy. */
 struct zone_range *zone_list(const struct heap *h);
 /* Are the figures of a record what a zone of so many bytes can have? */
 int zone_is_sound(const struct heap *record, uint64_t size);
