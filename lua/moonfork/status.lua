@@ -1,4 +1,4 @@
--- The status page of a moonfork.server or a pool: a few lines of HTTP/1.0 on a listener of its own.
+-- The status page of a moonfork.server, a pool or a node: a few lines of HTTP/1.0 on a listener of its own.
 -- /status is JSON, /metrics is the text format of Prometheus. Runs in the parent, between everything
 -- else.
 
@@ -101,7 +101,26 @@ local function pool_metrics(text, stats)
   })
 end
 
---- stats(source): of a server or a pool, with `kind`, for JSON.
+local NODE_COUNTS = {
+  {"calls", "Calls that came from callers elsewhere."}, {"refused", "Calls that were sent back for want of room."},
+  {"undelivered", "Answers that no connection took."}, {"connects", "Connections to the engine that were made."},
+  {"jobs_done", "Tries of stored jobs with a result."}, {"jobs_failed", "Tries of stored jobs without one."},
+  {"jobs_dead", "Stored jobs that were given up."}, {"jobs_redelivered", "Stored jobs that came again."},
+}
+
+local function node_metrics(text, stats)
+  local node = stats.node
+  text:metric("uptime_seconds", "gauge", "Seconds since the node was started.", {false, stats.uptime})
+  text:metric("node_engine_up", "gauge", "1: the engine is reached.", {false, node.engine == "up" and 1 or 0})
+  text:metric("node_window", "gauge", "Calls and jobs that the node may hold.", {false, node.window})
+  text:metric("node_held", "gauge", "Calls and jobs that the node holds.", {false, node.held})
+  for _, count in ipairs(NODE_COUNTS) do
+    text:metric(("node_%s_total"):format(count[1]), "counter", count[2], {false, node[count[1]]})
+  end
+  pool_metrics(text, stats)
+end
+
+--- stats(source): of a server, a pool or a node, with `kind`, for JSON.
 function status.stats(source)
   local stats = source:stats()
   stats.kind = stats.kind or "pool"
@@ -111,11 +130,13 @@ function status.stats(source)
   return stats
 end
 
+
+local metrics_of = {server = server_metrics, pool = pool_metrics, node = node_metrics}
+
 --- metrics(stats): the text.
 function status.metrics(stats)
   local text = setmetatable({lines = {}}, Text)
-  local metrics = stats.kind == "server" and server_metrics or pool_metrics
-  metrics(text, stats)
+  metrics_of[stats.kind](text, stats)
   return table.concat(text.lines, "\n") .. "\n"
 end
 
@@ -209,7 +230,7 @@ function Status:close()
   self.listener:close()
 end
 
---- start(source, address): answers there with what source:stats() gives, a server's or a pool's: an
+--- start(source, address): answers there with what source:stats() gives, a server's, a pool's or a node's: an
 -- object with close() and address(), or nil, message. It is no outstanding work: fork.loop() does not
 -- wait for who may ask.
 function status.start(source, address)

@@ -93,8 +93,10 @@ int job_delivery(const char *reply, struct job_delivery *ret) {
   /* 9 tokens, or 11 and more with a domain and an account before the stream. */
   size_t at = n >= 11 ? 6 : 4;
   if (n < 9 || read_number(token[at], &d.count) == NULL ||
-      read_number(token[at + 1], &d.sequence) == NULL)
+      read_number(token[at + 1], &d.sequence) == NULL ||
+      read_number(token[at + 3], &d.at_ms) == NULL)
     return -EPROTO;
+  d.at_ms /= 1000000;
   *ret = d;
   return 0;
 }

@@ -43,6 +43,7 @@ int job_is_stream(const char *name);
 struct job_delivery {
   uint64_t count;    /* 1: the first */
   uint64_t sequence; /* of the message in its stream */
+  uint64_t at_ms;    /* when it was stored, since 1970, by the server's clock */
 };
 int job_delivery(const char *reply, struct job_delivery *ret); /* -EPROTO */
 

@@ -249,6 +249,8 @@ static void follow_engine(struct job_worker *w, uint64_t now) {
     w->nlanes = 0;
     w->retry_at = 0;
   }
+  if (is_up && !w->is_up)
+    w->up_ms = worker_clock_ms();
   w->is_up = is_up;
   if (!is_up || w->setup != NULL || w->call != NULL || now < w->retry_at)
     return;
@@ -262,6 +264,12 @@ static void follow_engine(struct job_worker *w, uint64_t now) {
 }
 
 /* ---- time ---- */
+
+uint64_t worker_clock_ms(void) {
+  uv_timeval64_t t;
+  uv_gettimeofday(&t);
+  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_usec / 1000;
+}
 
 static void on_timer(uv_timer_t *t) {
   struct job_worker *w = t->data;

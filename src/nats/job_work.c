@@ -8,9 +8,11 @@
  *   WORKING -> the pool has not entered it -> MOVING: stored again, acknowledged
  *   delivery of a job that waits -> not yet: NAK; its time has come -> MOVING
  *
- * A first delivery is not looked up. From delivery to acknowledgement the lease is
- * renewed. What the engine does not take is said again, until the job is another node's
- * because the lease is over; that its result is then stored twice the stream prevents. */
+ * A first delivery is not looked up, unless the job was stored before this connection was
+ * made: a server that crashed may have forgotten that it was worked at. From delivery to
+ * acknowledgement the lease is renewed. What the engine does not take is said again,
+ * until the job is another node's because the lease is over; that its result is then
+ * stored twice the stream prevents. */
 #include "nats/error_headers.h"
 #include "nats/job_worker_private.h"
 
@@ -322,13 +324,6 @@ static uint64_t number_of(const struct engine_message *m, const char *name,
   return *text != '\0' || value > most ? otherwise : value;
 }
 
-/* Milliseconds since 1970. */
-static uint64_t wall_ms(void) {
-  uv_timeval64_t t;
-  uv_gettimeofday(&t);
-  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_usec / 1000;
-}
-
 static struct job *job_new(const struct engine_message *m, const struct job_subject *s) {
   size_t n = strlen(m->reply) + 1;
   struct job *j = malloc(sizeof *j + n + m->length);
@@ -365,7 +360,7 @@ void work_begin(struct job_worker *w, const struct engine_message *m) {
   j->tried = number_of(m, "Mf-Tried", 0, TRIES_MAX);
   list_push(&w->jobs, &j->link);
   if (s.is_later) {
-    uint64_t at = number_of(m, "Mf-At", 0, UINT64_MAX / 16), now = wall_ms();
+    uint64_t at = number_of(m, "Mf-At", 0, UINT64_MAX / 16), now = worker_clock_ms();
     if (at > now)
       nak(j, at - now);
     else
@@ -376,7 +371,7 @@ void work_begin(struct job_worker *w, const struct engine_message *m) {
   j->tried += d.count - 1;
   if (w->is_draining)
     give_back(j);
-  else if (d.count > 1 || is_moved)
+  else if (d.count > 1 || is_moved || d.at_ms <= w->up_ms)
     look(j);
   else
     try_or_bury(j);

@@ -39,8 +39,9 @@ struct job_worker {
   struct job_stream_names names; /* o's strings */
   char inbox[64];
 
-  int is_up;    /* what follows was done since the engine was UP last */
-  int is_ready; /* streams and the first consumers are there */
+  int is_up;      /* what follows was done since the engine was UP last */
+  uint64_t up_ms; /* when that was, since 1970 */
+  int is_ready;   /* streams and the first consumers are there */
   struct job_setup *setup;
   struct job_api_call *call; /* one of leases, after the setup */
   uint64_t retry_at, list_at;
@@ -68,6 +69,9 @@ void worker_wake(struct job_worker *w);
 /* The pool refused a job: no pulls for a while, longer each time until worker_resume. */
 void worker_pause(struct job_worker *w);
 void worker_resume(struct job_worker *w);
+
+/* Milliseconds since 1970. */
+uint64_t worker_clock_ms(void);
 
 /* ---- job_work.c ---- */
 /* A delivery of a lane: takes it up. */

@@ -60,12 +60,14 @@ static void test_deliveries(void **state) {
                                     "$JS.ACK.S.C.x.2.3.4.5",
                                     "$JS.ACK.S.C..2.3.4.5",
                                     "$JS.ACK.S.C.1.99999999999999999999999.3.4.5",
-                                    "$JS.ACK.S.C.1.-2.3.4.5"};
+                                    "$JS.ACK.S.C.1.-2.3.4.5",
+                                    "$JS.ACK.S.C.1.2.3.x.5"};
   struct job_delivery d;
   (void)state;
-  assert_int_equal(job_delivery("$JS.ACK.JOBS.lease-30000.2.41.7.1700.0", &d), 0);
+  assert_int_equal(job_delivery("$JS.ACK.JOBS.lease-30000.2.41.7.1700000001.0", &d), 0);
   assert_int_equal(d.count, 2);
   assert_int_equal(d.sequence, 41);
+  assert_int_equal(d.at_ms, 1700);
   assert_int_equal(job_delivery("$JS.ACK._.hash.JOBS.lease-30000.3.42.7.1700.0.rnd", &d),
                    0);
   assert_int_equal(d.count, 3);

@@ -1,24 +1,36 @@
--- moonfork top: a live view of a server or a pool by its status address.
+-- moonfork top: a live view of a server, a pool or a node by its status address; or of the nodes and the
+-- stored jobs of a NATS subject.
 
 local cli = require "moonfork.cli"
+local engine = require "moonfork.cli.engine"
 local json = require "moonfork.json"
 
 local command = {
   name = "top",
-  summary = "show what a server or a pool is at",
+  summary = "show what a server, a pool or nodes are at",
   description = [[
-Shows the workers of a server or a pool by its status address (`moonfork serve --status ADDRESS`,
-`moonfork map --status ADDRESS`, or `require("moonfork.status").start(pool, ADDRESS)` in a program):
-process id, state, requests or calls, durations, private and shared memory, and the last deaths. On a
-terminal the view is renewed every second until Ctrl-C; elsewhere it is printed once.]],
-  arguments = {{name = "ADDRESS", help = "The status address: host:port, /path or @name"}},
+Shows the workers of a server, a pool or a node by its status address (`moonfork serve --status
+ADDRESS`, the same of `moonfork map` and `moonfork node`, or
+`require("moonfork.status").start(pool, ADDRESS)` in a program): process id, state, requests or calls,
+durations, private and shared memory, and the last deaths. On a terminal the view is renewed every
+second until Ctrl-C; elsewhere it is printed once.
+
+With --engine and --subject instead: all nodes of a NATS subject with their room, and its stored jobs:
+how many wait, for a node or for their time, are at work, came again, have results, or are dead.]],
+  arguments = {{name = "ADDRESS", help = "The status address: host:port, /path or @name", optional = true}},
   options = {
     {short = "-d", long = "--delay", value = "S", kind = "seconds", default = "1",
      help = "Seconds between two looks"},
     {short = "-n", long = "--count", value = "N", kind = "count",
      help = "End after N looks", default = "1 without a terminal"},
+    engine.url,
+    engine.subject,
+    table.unpack(engine.access),
   },
-  examples = {{"moonfork top /run/app.status", "the server with that status socket"}},
+  examples = {
+    {"moonfork top /run/app.status", "the server with that status socket"},
+    {"moonfork top --engine nats://nats.example --subject mail", "nodes and stored jobs"},
+  },
 }
 
 local function bytes(n)
@@ -95,6 +107,30 @@ function views.pool(view, stats)
   end
 end
 
+function views.node(view, stats)
+  local node = stats.node
+  view:put("node %s, up %s, engine %s%s, holds %d of %d", node.name, duration(stats.uptime), node.engine,
+    node.engine_reason and " (" .. node.engine_reason .. ")" or "", node.held, node.window)
+  view:put("jobs: %d here, %d done, %d failed tries, %d redelivered, %d dead%s", node.jobs_held, node.jobs_done,
+    node.jobs_failed, node.jobs_redelivered, node.jobs_dead, node.jobs_reason and "; " .. node.jobs_reason or "")
+  views.pool(view, stats)
+end
+
+function views.engine(view, stats)
+  view:put("%s, engine %s%s, %d nodes, %d workers", stats.subject, stats.engine,
+    stats.engine_reason and " (" .. stats.engine_reason .. ")" or "", #stats.nodes, stats.workers)
+  local jobs = stats.jobs
+  if jobs then
+    view:put("jobs of %s: %d wait, %d wait for their time, %d at work, %d redelivered, %d results, %d dead",
+      jobs.stream, jobs.waiting, jobs.delayed, jobs.running, jobs.redelivered, jobs.results, jobs.dead)
+  end
+  view:put("%-24s %7s %5s %5s %5s %9s %7s %s", "NODE", "WORKERS", "HOLDS", "ROOM", "OF", "CALLS", "BEAT", "STATE")
+  for _, node in ipairs(stats.nodes) do
+    view:put("%-24s %7d %5d %5d %5d %9d %7s %s", node.name, node.workers, node.held, node.room, node.window,
+      node.calls, duration(node.beat), node.draining and "draining" or node.failed and "failed" or "-")
+  end
+end
+
 --- view(stats, before, seconds, columns): the lines of the view. before: the stats of the last look,
 -- so many seconds ago, or nil.
 function command.view(stats, before, seconds, columns)
@@ -116,10 +152,49 @@ local function look(fork, address)
   local body = text and text:match "^HTTP/1%.%d 200 .-\r\n\r\n(.*)$"
   if not body then return nil, ("%s gave no status (%s)"):format(address, message or "is it a status address?") end
   local stats = json.decode(body)
-  if type(stats) ~= "table" or not views[stats.kind] then
+  if type(stats) ~= "table" or not views[stats.kind] or stats.kind == "engine" then
     return nil, address .. " gave a status that can't be read"
   end
   return stats
+end
+
+local FIRST_BEAT = 2 -- seconds that nodes have to be heard
+
+-- What is known of a subject. The first look waits until somebody was heard.
+local function look_at_engine(fork, pool, options)
+  local waited = 0
+  while not pool.seen and waited < FIRST_BEAT and #pool.far:nodes() == 0 do
+    fork.sleep(0.05)
+    waited = waited + 0.05
+  end
+  pool.seen = true
+  local stats = pool.far:stats()
+  stats.kind, stats.subject, stats.nodes = "engine", options.subject, pool.far:nodes()
+  table.sort(stats.nodes, function(a, b) return a.name < b.name end)
+  if stats.engine ~= "up" then
+    return nil, ("the engine can't be reached: %s"):format(stats.engine_reason or stats.engine)
+  end
+  stats.jobs = pool.far:jobs(0.5)
+  return stats
+end
+
+-- What gives the stats, again and again.
+local function source_of(fork, options)
+  if not options.engine then
+    if not options.address then
+      cli.fail(cli.USAGE, "a status address, or --engine and --subject, expected; see moonfork top --help")
+    end
+    return function() return look(fork, options.address) end
+  end
+  if options.address then cli.fail(cli.USAGE, "a status address and --engine exclude each other") end
+  engine.check(options)
+  local nats = engine.load()
+  local url, access = engine.open(fork, options)
+  local far, err = nats.pool(url, access)
+  if err then cli.fail(cli.FAILED, "%s", err.message) end
+  cli.defer(function() far:close() end)
+  local pool = {far = far}
+  return function() return look_at_engine(fork, pool, options) end
 end
 
 function command.main(options)
@@ -132,9 +207,10 @@ function command.main(options)
   local delay = options.delay or 1
   local ended = false
   interrupt.watch(function() ended = true end, function() ended = true end)
+  local source = source_of(fork, options)
   local before
   for i = 1, count do
-    local stats, message = look(fork, options.address)
+    local stats, message = source()
     if not stats then cli.fail(cli.FAILED, "%s", message) end
     local lines = command.view(stats, before, delay, is_live and terminal.columns(1) or math.maxinteger)
     if is_live then output.write "\27[H\27[2J" end
