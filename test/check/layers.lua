@@ -8,7 +8,7 @@
 -- A second table has the rooms of the large folders; a room uses those before it, and itself.
 --
 -- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
--- LINES_MAX lines (of lua/ neither), and no two files of one name: who searches for `failure.c`
+-- LINES_MAX lines (of lua/, test/ and the others neither), and no two files of one name: who searches for `failure.c`
 -- finds one. So it is with a struct or enum of a header: no other file has one of that name
 -- (src/serve, which is not linked with the rest, has its own). And every file of lua/ is installed.
 
@@ -197,6 +197,7 @@ local function check_circles(texts)
 end
 
 local function check_lengths(texts)
+check_lengths(read_all "find include test bench example -name '*.[ch]' -o -name '*.lua' -o -name '*.sh'")
   for path, text in pairs(texts) do
     local _, n = text:gsub("\n", "")
     if n > LINES_MAX then complain("%s: %d lines, more than %d", path, n, LINES_MAX) end

@@ -5,15 +5,13 @@
  *
  * Functions return their values, or nil, message, errno. Descriptors that this file makes
  * are close-on-exec. */
+#include "testkit.h"
+
 #include <dirent.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <lauxlib.h>
 #include <limits.h>
-#include <lua.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,21 +25,20 @@
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
-#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #endif
 
 extern char **environ;
 
-static int pushed(lua_State *L, long result) {
+int kit_pushed(lua_State *L, long result) {
   if (result < 0)
     return luaL_fileresult(L, 0, NULL);
   lua_pushinteger(L, result);
   return 1;
 }
 
-static int told(lua_State *L, int result) {
+int kit_told(lua_State *L, int result) {
   return luaL_fileresult(L, result == 0, NULL);
 }
 
@@ -56,7 +53,7 @@ static int fd_arg(lua_State *L, int idx) {
 /* ---- descriptors ---- */
 
 static int kit_fileno(lua_State *L) {
-  return pushed(L, fd_arg(L, 1));
+  return kit_pushed(L, fd_arg(L, 1));
 }
 
 static int kit_open(lua_State *L) {
@@ -69,11 +66,11 @@ static int kit_open(lua_State *L) {
                               O_RDONLY | O_DIRECTORY};
   const char *path = luaL_checkstring(L, 1);
   int which = luaL_checkoption(L, 2, "r", names);
-  return pushed(L, open(path, flags[which] | O_CLOEXEC, 0666));
+  return kit_pushed(L, open(path, flags[which] | O_CLOEXEC, 0666));
 }
 
 static int kit_close(lua_State *L) {
-  return told(L, close(fd_arg(L, 1)));
+  return kit_told(L, close(fd_arg(L, 1)));
 }
 
 static int kit_pipe(lua_State *L) {
@@ -97,11 +94,11 @@ static int kit_socketpair(lua_State *L) { /* socketpair([type]) */
 }
 
 static int kit_dup(lua_State *L) {
-  return pushed(L, fcntl(fd_arg(L, 1), F_DUPFD_CLOEXEC, luaL_optinteger(L, 2, 0)));
+  return kit_pushed(L, fcntl(fd_arg(L, 1), F_DUPFD_CLOEXEC, luaL_optinteger(L, 2, 0)));
 }
 
 static int kit_dup2(lua_State *L) { /* the copy is not close-on-exec, as dup2(2) says */
-  return pushed(L, dup2(fd_arg(L, 1), (int)luaL_checkinteger(L, 2)));
+  return kit_pushed(L, dup2(fd_arg(L, 1), (int)luaL_checkinteger(L, 2)));
 }
 
 static int kit_read(lua_State *L) {
@@ -119,14 +116,14 @@ static int kit_read(lua_State *L) {
 static int kit_write(lua_State *L) {
   size_t length;
   const char *text = luaL_checklstring(L, 2, &length);
-  return pushed(L, write(fd_arg(L, 1), text, length));
+  return kit_pushed(L, write(fd_arg(L, 1), text, length));
 }
 
 static int kit_lseek(lua_State *L) {
   static const char *const names[] = {"set", "cur", "end", NULL};
   static const int whence[] = {SEEK_SET, SEEK_CUR, SEEK_END};
   int which = luaL_checkoption(L, 3, "cur", names);
-  return pushed(L, lseek(fd_arg(L, 1), luaL_optinteger(L, 2, 0), whence[which]));
+  return kit_pushed(L, lseek(fd_arg(L, 1), luaL_optinteger(L, 2, 0), whence[which]));
 }
 
 /* poll(fd, "r"|"w", milliseconds) -> number of ready descriptors, revents */
@@ -142,11 +139,11 @@ static int kit_poll(lua_State *L) {
 }
 
 static int kit_getfl(lua_State *L) {
-  return pushed(L, fcntl(fd_arg(L, 1), F_GETFL));
+  return kit_pushed(L, fcntl(fd_arg(L, 1), F_GETFL));
 }
 
 static int kit_getfd(lua_State *L) {
-  return pushed(L, fcntl(fd_arg(L, 1), F_GETFD));
+  return kit_pushed(L, fcntl(fd_arg(L, 1), F_GETFD));
 }
 
 static int kit_nonblocking(lua_State *L) { /* ask, or set with a second argument */
@@ -198,8 +195,8 @@ static int kit_lock(lua_State *L) {
   int fd = fd_arg(L, 1);
   struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
   if (luaL_checkoption(L, 2, "record", names) == 0)
-    return told(L, fcntl(fd, F_SETLK, &whole) < 0 ? -1 : 0);
-  return told(L, flock(fd, LOCK_EX | LOCK_NB));
+    return kit_told(L, fcntl(fd, F_SETLK, &whole) < 0 ? -1 : 0);
+  return kit_told(L, flock(fd, LOCK_EX | LOCK_NB));
 }
 
 /* fds([pid]) -> {[number] = target}: a link's text, dev:ino for what has no path */
@@ -232,7 +229,7 @@ static int kit_fds(lua_State *L) {
 
 static int kit_fork(lua_State *L) {
   fflush(NULL);
-  return pushed(L, fork());
+  return kit_pushed(L, fork());
 }
 
 static int kit_exit(lua_State *L) { /* _exit: no finalisers, no flush */
@@ -248,7 +245,7 @@ static int kit_waitpid(lua_State *L) {
                   lua_toboolean(L, 2) ? WNOHANG : 0);
   while (pid < 0 && errno == EINTR);
   if (pid <= 0)
-    return pushed(L, pid);
+    return kit_pushed(L, pid);
   lua_pushinteger(L, pid);
   lua_pushstring(L, WIFEXITED(status) ? "exit" : "signal");
   lua_pushinteger(L, WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
@@ -273,15 +270,15 @@ static int kit_getuid(lua_State *L) {
 /* setuid(n): user and group n, for good */
 static int kit_setuid(lua_State *L) {
   int id = (int)luaL_checkinteger(L, 1);
-  return pushed(L, setgid((gid_t)id) == 0 ? setuid((uid_t)id) : -1);
+  return kit_pushed(L, setgid((gid_t)id) == 0 ? setuid((uid_t)id) : -1);
 }
 
 static int kit_getsid(lua_State *L) {
-  return pushed(L, getsid((pid_t)luaL_optinteger(L, 1, 0)));
+  return kit_pushed(L, getsid((pid_t)luaL_optinteger(L, 1, 0)));
 }
 
 static int kit_getpgid(lua_State *L) {
-  return pushed(L, getpgid((pid_t)luaL_optinteger(L, 1, 0)));
+  return kit_pushed(L, getpgid((pid_t)luaL_optinteger(L, 1, 0)));
 }
 
 static int kit_setpgid(lua_State *L) { /* pid (0: this process), group */
@@ -293,12 +290,12 @@ static int kit_setpgid(lua_State *L) { /* pid (0: this process), group */
 static int kit_kill(lua_State *L) {
   int pid = (int)luaL_checkinteger(L, 1), signum = (int)luaL_checkinteger(L, 2);
   luaL_argcheck(L, pid > 1, 1, "one process");
-  return told(L, kill(pid, signum));
+  return kit_told(L, kill(pid, signum));
 }
 
 static int kit_subreaper(lua_State *L) {
 #ifdef __linux__
-  return told(L, prctl(PR_SET_CHILD_SUBREAPER, lua_toboolean(L, 1), 0, 0, 0));
+  return kit_told(L, prctl(PR_SET_CHILD_SUBREAPER, lua_toboolean(L, 1), 0, 0, 0));
 #else
   return luaL_error(L, "no subreaper on this system");
 #endif
@@ -365,7 +362,7 @@ static int kit_umask(lua_State *L) {
 }
 
 static int kit_chdir(lua_State *L) {
-  return told(L, chdir(luaL_checkstring(L, 1)));
+  return kit_told(L, chdir(luaL_checkstring(L, 1)));
 }
 
 static int kit_getcwd(lua_State *L) {
@@ -379,8 +376,8 @@ static int kit_getcwd(lua_State *L) {
 static int kit_setenv(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
   if (lua_isnoneornil(L, 2))
-    return told(L, unsetenv(name));
-  return told(L, setenv(name, luaL_checkstring(L, 2), 1));
+    return kit_told(L, unsetenv(name));
+  return kit_told(L, setenv(name, luaL_checkstring(L, 2), 1));
 }
 
 static int kit_environ(lua_State *L) {
@@ -394,15 +391,15 @@ static int kit_environ(lua_State *L) {
 }
 
 static int kit_mkdir(lua_State *L) {
-  return told(L, mkdir(luaL_checkstring(L, 1), 0777));
+  return kit_told(L, mkdir(luaL_checkstring(L, 1), 0777));
 }
 
 static int kit_rmdir(lua_State *L) {
-  return told(L, rmdir(luaL_checkstring(L, 1)));
+  return kit_told(L, rmdir(luaL_checkstring(L, 1)));
 }
 
 static int kit_chmod(lua_State *L) {
-  return told(L, chmod(luaL_checkstring(L, 1), (mode_t)luaL_checkinteger(L, 2)));
+  return kit_told(L, chmod(luaL_checkstring(L, 1), (mode_t)luaL_checkinteger(L, 2)));
 }
 
 static int kit_mkdtemp(lua_State *L) {
@@ -454,7 +451,7 @@ static int kit_setrlimit(lua_State *L) { /* the soft limit */
   if (getrlimit(which, &r) < 0)
     return luaL_fileresult(L, 0, NULL);
   r.rlim_cur = (rlim_t)luaL_checkinteger(L, 2);
-  return told(L, setrlimit(which, &r));
+  return kit_told(L, setrlimit(which, &r));
 }
 
 /* ---- time and signals ---- */
@@ -482,7 +479,7 @@ kit_block(lua_State *L) { /* block(signal [, false]): the mask of this thread */
   int how = lua_isboolean(L, 2) && !lua_toboolean(L, 2) ? SIG_UNBLOCK : SIG_BLOCK;
   sigemptyset(&set);
   sigaddset(&set, (int)luaL_checkinteger(L, 1));
-  return told(L, pthread_sigmask(how, &set, NULL));
+  return kit_told(L, pthread_sigmask(how, &set, NULL));
 }
 
 static volatile sig_atomic_t nsignals;
@@ -510,7 +507,7 @@ static int kit_disposition(lua_State *L) {
   memset(&sa, 0, sizeof sa);
   sa.sa_handler = handlers[which];
   sa.sa_flags = which == 3 ? SA_NOCLDWAIT : which == 4 ? SA_RESTART : 0;
-  return told(L, sigaction((int)luaL_checkinteger(L, 1), &sa, NULL));
+  return kit_told(L, sigaction((int)luaL_checkinteger(L, 1), &sa, NULL));
 }
 
 static int kit_nsignals(lua_State *L) {
@@ -526,7 +523,7 @@ static int kit_itimer(lua_State *L) {
   memset(&sa, 0, sizeof sa);
   sa.sa_handler = count_signal;
   sigaction(SIGALRM, &sa, NULL);
-  return told(L, setitimer(ITIMER_REAL, &t, NULL));
+  return kit_told(L, setitimer(ITIMER_REAL, &t, NULL));
 }
 
 /* deadline(soft, hard): after soft seconds the Lua code of the main thread is interrupted
@@ -560,243 +557,6 @@ static int kit_deadline(lua_State *L) {
   sigaction(SIGALRM, &sa, NULL);
   lua_sethook(deadline_state, NULL, 0, 0);
   alarm((unsigned)soft);
-  return 0;
-}
-
-/* ---- threads and what else makes a template unfit ---- */
-
-static volatile int threads_stop;
-
-static void *thread_idle(void *unused) {
-  while (!threads_stop)
-    poll(NULL, 0, 20);
-  return NULL;
-}
-
-static void *
-thread_busy(void *unused) { /* allocates, and gives the processor away often */
-  for (unsigned n = 1; !threads_stop; n++) {
-    void *block = malloc(16 + n % 5000);
-    memset(block, 1, 16);
-    free(block);
-    if (n % 256 == 0)
-      poll(NULL, 0, 1);
-  }
-  return NULL;
-}
-
-static pthread_t threads[64];
-static int nthreads;
-
-static int kit_threads(lua_State *L) { /* threads(n, "idle"|"busy") */
-  static const char *const names[] = {"idle", "busy", NULL};
-  int n = (int)luaL_checkinteger(L, 1), busy = luaL_checkoption(L, 2, "idle", names);
-  threads_stop = 0;
-  while (n-- > 0 && nthreads < 64) {
-    int e =
-        pthread_create(&threads[nthreads], NULL, busy ? thread_busy : thread_idle, NULL);
-    if (e != 0)
-      return luaL_error(L, "pthread_create: %s", strerror(e));
-    nthreads++;
-  }
-  return 0;
-}
-
-static int kit_threads_stop(lua_State *L) {
-  threads_stop = 1;
-  while (nthreads > 0)
-    pthread_join(threads[--nthreads], NULL);
-  return 0;
-}
-
-static int kit_epoll(lua_State *L) {
-#ifdef __linux__
-  return pushed(L, epoll_create1(EPOLL_CLOEXEC));
-#else
-  return luaL_error(L, "no epoll on this system");
-#endif
-}
-
-static int counter;
-
-#ifdef __linux__
-static int kit_dumpable(lua_State *L) { /* of this process: 0, 1 or 2 */
-  return pushed(L, prctl(PR_GET_DUMPABLE));
-}
-
-/* A duplicate of another process's descriptor (pidfd_getfd(2), Linux 5.6). */
-static int kit_steal(lua_State *L) {
-  int pidfd = (int)syscall(SYS_pidfd_open, (pid_t)luaL_checkinteger(L, 1), 0);
-  if (pidfd < 0)
-    return luaL_fileresult(L, 0, NULL);
-  int fd = (int)syscall(438, pidfd, (int)luaL_checkinteger(L, 2), 0);
-  int saved = errno;
-  close(pidfd);
-  errno = saved;
-  return pushed(L, fd);
-}
-#endif
-
-static int kit_count(lua_State *L) { /* a static variable of a C module */
-  lua_pushinteger(L, ++counter);
-  return 1;
-}
-
-static char atexit_path[PATH_MAX];
-
-static void atexit_mark(void) {
-  int fd = open(atexit_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd < 0)
-    return;
-  if (write(fd, "atexit\n", 7) < 0)
-    return;
-  close(fd);
-}
-
-static int kit_atexit(lua_State *L) { /* atexit(path): appends a line at exit(3) */
-  snprintf(atexit_path, sizeof atexit_path, "%s", luaL_checkstring(L, 1));
-  return told(L, atexit(atexit_mark));
-}
-
-static int atfork_births;
-
-static void atfork_child(void) {
-  atfork_births++;
-}
-
-static int kit_atfork(lua_State *L) { /* counts from now on; -> births so far */
-  static int installed;
-  if (!installed)
-    pthread_atfork(NULL, NULL, atfork_child);
-  installed = 1;
-  lua_pushinteger(L, atfork_births);
-  return 1;
-}
-
-static struct {
-  int prepare, parent, child;
-  char order[64];
-} forks;
-
-static void note_fork(int *count, char letter) {
-  size_t n = strlen(forks.order);
-  ++*count;
-  if (n + 1 < sizeof forks.order)
-    forks.order[n] = letter;
-}
-static void prepare_first(void) {
-  note_fork(&forks.prepare, 'a');
-}
-static void prepare_second(void) {
-  note_fork(&forks.prepare, 'b');
-}
-static void parent_first(void) {
-  note_fork(&forks.parent, 'p');
-}
-static void child_first(void) {
-  note_fork(&forks.child, 'c');
-}
-static void child_second(void) {
-  note_fork(&forks.child, 'd');
-}
-
-/* handlers(): registers two sets of all three kinds; -> how often each kind ran, and in
- * which order */
-static int kit_handlers(lua_State *L) {
-  static int installed;
-  if (!installed) {
-    pthread_atfork(prepare_first, parent_first, child_first);
-    pthread_atfork(prepare_second, NULL, child_second);
-  }
-  installed = 1;
-  lua_pushinteger(L, forks.prepare);
-  lua_pushinteger(L, forks.parent);
-  lua_pushinteger(L, forks.child);
-  lua_pushstring(L, forks.order);
-  return 4;
-}
-
-static void *answer(void *arg) {
-  *(int *)arg = 42;
-  return NULL;
-}
-
-/* selftest(): whether what libc keeps of a thread is right in this process: its number in
- * the owner of a mutex, new threads, signals to itself, system and fork. -> nil, or what
- * is not */
-static int kit_selftest(lua_State *L) {
-  pthread_mutexattr_t a;
-  pthread_mutex_t m;
-  pthread_t t;
-  int value = 0, status = 0;
-  pthread_mutexattr_init(&a);
-  pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
-  pthread_mutex_init(&m, &a);
-  pthread_mutex_lock(&m);
-#ifdef __GLIBC__
-  if (m.__data.__owner != (int)syscall(SYS_gettid))
-    return luaL_error(L, "owner of a mutex");
-#endif
-  if (pthread_mutex_lock(&m) != EDEADLK)
-    return luaL_error(L, "a lock taken twice");
-  if (pthread_mutex_unlock(&m) != 0)
-    return luaL_error(L, "a lock given back");
-  if (pthread_create(&t, NULL, answer, &value) != 0 || pthread_join(t, NULL) != 0 ||
-      value != 42)
-    return luaL_error(L, "a thread");
-  if (pthread_kill(pthread_self(), 0) != 0)
-    return luaL_error(L, "a signal to itself");
-  if (system("exit 3") != 3 << 8)
-    return luaL_error(L, "system");
-  pid_t pid = fork();
-  if (pid == 0)
-    _exit(getpid() == (pid_t)syscall(SYS_gettid) ? 5 : 6);
-  if (waitpid(pid, &status, 0) != pid || status != 5 << 8)
-    return luaL_error(L, "fork");
-  return 0;
-}
-
-/* forged(pid): after each fork of this process from now on, all of what it shares with
- * the program is that number */
-static int forged;
-
-static void forge(void) {
-  char line[512];
-  FILE *maps = fopen("/proc/self/maps", "r");
-  while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
-    unsigned long start, end;
-    if (strstr(line, "rw-s") == NULL || strstr(line, "memfd:moonfork") == NULL)
-      continue;
-    if (sscanf(line, "%lx-%lx", &start, &end) != 2)
-      continue;
-    for (volatile int *word = (volatile int *)start; (unsigned long)word < start + 4096;
-         word++)
-      *word = forged;
-  }
-  if (maps != NULL)
-    fclose(maps);
-}
-
-static int kit_forged(lua_State *L) {
-  forged = (int)luaL_checkinteger(L, 1);
-  return told(L, pthread_atfork(NULL, forge, NULL));
-}
-
-/* random(): 16 bytes of libcrypto's generator, or nil where there is none */
-static int kit_random(lua_State *L) {
-  unsigned char bytes[16];
-  int (*generate)(unsigned char *, int) = NULL;
-  void *library = dlopen("libcrypto.so.3", RTLD_LAZY | RTLD_GLOBAL);
-  if (library != NULL)
-    *(void **)&generate = dlsym(library, "RAND_bytes");
-  if (generate == NULL || generate(bytes, sizeof bytes) != 1)
-    return 0;
-  lua_pushlstring(L, (const char *)bytes, sizeof bytes);
-  return 1;
-}
-
-static int kit_printf(lua_State *L) { /* buffered output of a C module, not flushed */
-  fputs(luaL_checkstring(L, 1), stdout);
   return 0;
 }
 
@@ -856,21 +616,6 @@ static const luaL_Reg functions[] = {
     {"nsignals", kit_nsignals},
     {"itimer", kit_itimer},
     {"deadline", kit_deadline},
-    {"threads", kit_threads},
-    {"threads_stop", kit_threads_stop},
-    {"epoll", kit_epoll},
-#ifdef __linux__
-    {"dumpable", kit_dumpable},
-    {"steal", kit_steal},
-#endif
-    {"count", kit_count},
-    {"atexit", kit_atexit},
-    {"atfork", kit_atfork},
-    {"handlers", kit_handlers},
-    {"selftest", kit_selftest},
-    {"forged", kit_forged},
-    {"random", kit_random},
-    {"printf", kit_printf},
     {NULL, NULL},
 };
 
@@ -889,6 +634,7 @@ static const struct {
 __attribute__((visibility("default"))) int luaopen_testkit(lua_State *L);
 int luaopen_testkit(lua_State *L) {
   luaL_newlib(L, functions);
+  luaL_setfuncs(L, kit_unfit_functions, 0);
   for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
     lua_pushinteger(L, signals[i].number);
     lua_setfield(L, -2, signals[i].name);
