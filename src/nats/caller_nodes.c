@@ -86,6 +86,7 @@ void far_send(struct far_call *c, struct room_node *n) {
   struct far_node *node = n->user;
   c->node = node;
   c->state = CALL_SENT;
+  c->looked_ms = now_ms();
   list_push(&node->calls, &c->link);
   far->nsent++;
   room_sent(n);
@@ -166,6 +167,34 @@ static void on_beat(const struct engine_message *m, void *data) {
     engine_touch(far->engine);
 }
 
+/* A node whose connection was interrupted for less than silent_ms lives on, but what was
+ * under way to it, or from it, is lost: it is asked about calls that take long. Its word
+ * comes behind an answer that it had sent before. */
+static void check_calls(mf_far *far, struct far_node *node, uint64_t now) {
+  list_each(it, &node->calls) {
+    struct far_call *c = list_entry(it, struct far_call, link);
+    if (now - c->looked_ms < far->silent_ms)
+      continue;
+    if (node->batch && buf_size(&node->out) + envelope_call_size(0) > batch_max(far))
+      return; /* next time: a message that can't be sent takes calls out of the list */
+    c->looked_ms = now;
+    if (begin_batch(far, node, envelope_call_size(0)) == 0)
+      envelope_put_check(&node->out, c->sent_id);
+    engine_touch(far->engine);
+  }
+}
+
+static void lose_call(mf_far *far, struct far_call *c) {
+  const struct node_beat *b = &c->node->room->beat;
+  char text[200];
+  snprintf(
+      text, sizeof text,
+      "the call or its answer was lost: the connection of the node %s was interrupted",
+      b->name[0] ? b->name : b->node);
+  far_lose(c, MF_ECLONE_DIED, text);
+  engine_touch(far->engine);
+}
+
 void far_tick(mf_far *far) {
   struct room_node *n;
   char text[200];
@@ -178,6 +207,9 @@ void far_tick(mf_far *far) {
     node_lost(far, n->user, MF_ECLONE_DIED, text);
     engine_touch(far->engine);
   }
+  uint64_t now = now_ms();
+  list_each(it, &far->room.nodes)
+      check_calls(far, list_entry(it, struct room_node, link)->user, now);
 }
 
 void far_drop_nodes(mf_far *far, const char *reason) {
@@ -238,7 +270,9 @@ static void on_record(mf_far *far, const struct envelope_record *r) {
     return;
   }
   far->info.late += c->state == CALL_LEFT;
-  if (r->kind == ENVELOPE_BUSY) {
+  if (r->kind == ENVELOPE_GONE) {
+    lose_call(far, c);
+  } else if (r->kind == ENVELOPE_BUSY) {
     struct room_node *n = c->node->room;
     far_requeue(c);
     room_full(n);

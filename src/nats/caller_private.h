@@ -31,9 +31,10 @@ struct far_call {
   struct minheap_node deadline; /* in far->deadlines where it has a time limit */
   enum far_call_state state;
   mf_far *far;
-  uint64_t id;      /* for mf_far_cancel */
-  uint64_t sent_id; /* of this attempt; 0: none */
-  uint64_t batch;   /* the message that it was in */
+  uint64_t id;        /* for mf_far_cancel */
+  uint64_t sent_id;   /* of this attempt; 0: none */
+  uint64_t batch;     /* the message that it was in */
+  uint64_t looked_ms; /* when it was sent, or asked about last */
   struct far_node *node;
   unsigned runs;                      /* how often it may have run already */
   int idempotent, cancelled, counted; /* counted: it was there when the drain began */
@@ -55,8 +56,8 @@ struct mf_far {
   uv_loop_t *loop;
   struct engine *engine;
   struct job_caller *jobs; /* NULL: it is closing */
-  uv_timer_t expiry; /* the first deadline */
-  uv_timer_t tick;   /* while nodes are known, or calls wait for an engine */
+  uv_timer_t expiry;       /* the first deadline */
+  uv_timer_t tick;         /* while nodes are known, or calls wait for an engine */
   unsigned handles;
   char subject[SUBJECT_MAX + 1], inbox[64], reply[64];
   unsigned timeout_ms, queue_max, silent_ms;

@@ -56,6 +56,14 @@ int envelope_put_busy(struct buf *b, uint64_t id) {
   return begin_record(b, ENVELOPE_BUSY, id, 0);
 }
 
+int envelope_put_check(struct buf *b, uint64_t id) {
+  return begin_record(b, ENVELOPE_CHECK, id, 0);
+}
+
+int envelope_put_gone(struct buf *b, uint64_t id) {
+  return begin_record(b, ENVELOPE_GONE, id, 0);
+}
+
 int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t length) {
   int rc =
       length > UINT32_MAX ? -E2BIG : begin_record(b, ENVELOPE_RESULT, id, 4 + length);
@@ -168,11 +176,13 @@ int envelope_next(struct reader *r, int answers, struct envelope_record *e) {
     break;
   case ENVELOPE_CANCEL:
   case ENVELOPE_BUSY:
+  case ENVELOPE_CHECK:
+  case ENVELOPE_GONE:
     break;
   default:
     return -1;
   }
-  int is_answer = e->kind >= ENVELOPE_RESULT;
+  int is_answer = e->kind >= ENVELOPE_RESULT && e->kind != ENVELOPE_CHECK;
   return r->ok && e->id > 0 && is_answer == answers ? 1 : -1;
 }
 

@@ -4,11 +4,12 @@
  *
  *   calls:    "mfc" VERSION, then any number of: u8 kind, u64 id, ...
  *             CALL: u32 milliseconds (0: no limit), u8 idempotent, u32 length, bytes
- *             CANCEL: nothing
+ *             CANCEL, CHECK: nothing
  *   answers:  "mfa" VERSION, str node, then any number of: u8 kind, u64 id, ...
  *             RESULT: u32 length, bytes
  *             ERROR: i32 code, u8 started, str message, str traceback, str value
  *             BUSY: nothing; the call was not taken
+ *             GONE: nothing; a call that was checked is not here (any more)
  *   beats:    "mfb" VERSION, str node, str name, u32 window, u32 held, u32 workers,
  *             u32 load, u8 flags, u32 milliseconds, u64 calls */
 #ifndef NATS_ENVELOPE_H
@@ -28,7 +29,9 @@ enum envelope_kind {
   ENVELOPE_CANCEL = 2,
   ENVELOPE_RESULT = 3,
   ENVELOPE_ERROR = 4,
-  ENVELOPE_BUSY = 5
+  ENVELOPE_BUSY = 5,
+  ENVELOPE_CHECK = 6,
+  ENVELOPE_GONE = 7
 };
 
 /* Strings are borrowed from the message; NULL: there is none. */
@@ -63,6 +66,8 @@ int envelope_put_call(struct buf *b, uint64_t id, uint32_t timeout_ms, int idemp
 int envelope_put_cancel(struct buf *b, uint64_t id);
 int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t length);
 int envelope_put_busy(struct buf *b, uint64_t id);
+int envelope_put_check(struct buf *b, uint64_t id);
+int envelope_put_gone(struct buf *b, uint64_t id);
 /* Texts are cut to what is left of `room` bytes. */
 int envelope_put_error(struct buf *b, const struct envelope_record *error, size_t room);
 /* Bytes that a call with so many bytes takes in a message of its own. */

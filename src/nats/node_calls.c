@@ -194,6 +194,17 @@ static void cancel(mf_node *node, const struct node_caller *caller, uint64_t id)
   }
 }
 
+/* The answer of one that was here was written before. */
+static void check(mf_node *node, struct node_caller *caller, uint64_t id) {
+  list_each(it, &node->calls) {
+    const struct node_call *c = list_entry(it, struct node_call, link);
+    if (c->id == id && c->caller == caller)
+      return;
+  }
+  if (make_room(node, caller, 9) == 0)
+    envelope_put_gone(&caller->out, id);
+}
+
 static void on_calls(const struct engine_message *m, void *data) {
   mf_node *node = data;
   struct reader r;
@@ -209,6 +220,8 @@ static void on_calls(const struct engine_message *m, void *data) {
   while ((rc = envelope_next(&r, 0, &record)) > 0) {
     if (record.kind == ENVELOPE_CANCEL)
       cancel(node, caller, record.id);
+    else if (record.kind == ENVELOPE_CHECK)
+      check(node, caller, record.id);
     else if (take(node, caller, &record) < 0)
       refuse(node, caller, record.id);
   }

@@ -168,7 +168,8 @@ function ledger.jobs(world, o)
   local pool = o.pool or require "moonfork.nats".pool(world.url, {subject = world.subject, timeout = SECONDS})
   local stored = 0
   local told = drive(o, function(n, on_told)
-    pool:post({id = "job " .. n, lease = o.lease or 1, tries = o.tries or 20}, n, world.path, o.ms or 1, function(err, id)
+    local options = {id = "job " .. n, lease = o.lease or 1, tries = o.tries or 20}
+    pool:post(options, n, world.path, o.ms or 1, function(err, id)
       if err then return on_told(n, err.started, err) end
       assert(id == "job " .. n, "the id of another job")
       stored = stored + 1
