@@ -137,7 +137,9 @@ static int parse_number(const char *name) {
 
 /* By the kernel's own list. It is read in order of numbers, so that visit may close. */
 static int each_listed(int from, void (*visit)(int fd, void *data), void *data) {
-  int dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  int dir = open("/proc/thread-self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dir < 0) /* before Linux 3.17 */
+    dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (dir < 0)
     return -errno;
   _Alignas(struct dirent_raw) char block[2048];

@@ -3,6 +3,7 @@
  * is what such a limit is for, and refuses to poll those it has, which is an accident.
  * Its select(2) knows no limit but the largest open number. Runs in every process. */
 #include "os/fdwait.h"
+#include "os/interrupt.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -100,12 +101,16 @@ static int select_instead(struct pollfd *p, int n, const struct timespec *timeou
 int fdwait_masked(struct pollfd *p, int n, const struct timespec *timeout,
                   const sigset_t *mask) {
   int r = ppoll(p, (nfds_t)n, timeout, mask);
+  if (r < 0 && errno == EINTR)
+    interrupt_seen();
   return r < 0 && errno == EINVAL ? select_instead(p, n, timeout, mask) : r;
 }
 
 int fdwait(struct pollfd *p, int n, int timeout_ms) {
   struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
   int r = poll(p, (nfds_t)n, timeout_ms);
+  if (r < 0 && errno == EINTR)
+    interrupt_seen();
   if (r >= 0 || errno != EINVAL)
     return r;
   return select_instead(p, n, timeout_ms < 0 ? NULL : &t, NULL);

@@ -28,6 +28,9 @@ int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid);
 int proc_pidfd(pid_t pid);
 /* pidfd_send_signal, or kill where pidfd is -1. 0 or -errno. */
 int proc_kill(int pidfd, pid_t pid, int signum);
+/* The signal with a number to one thread of a process, for which the caller vouches
+ * (rt_tgsigqueueinfo(2)). 0, -ESRCH, -ENOSYS (not Linux) or another -errno. */
+int proc_kill_thread(pid_t pid, pid_t thread, int signum, int value);
 /* The signal to every process of the group that the process made (setpgid(2) with its own
  * number), also when that one has ended. A pidfd names the group for ever (Linux 6.9).
  * Its number does as long as nobody has reaped the process, for which the caller vouches

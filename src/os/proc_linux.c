@@ -118,6 +118,17 @@ int proc_kill(int pidfd, pid_t pid, int signum) {
   return has_ended(pidfd) ? -ESRCH : kill_by_number(pid, signum);
 }
 
+int proc_kill_thread(pid_t pid, pid_t thread, int signum, int value) {
+  siginfo_t info;
+  memset(&info, 0, sizeof info);
+  info.si_signo = signum;
+  info.si_code = SI_QUEUE;
+  info.si_pid = getpid();
+  info.si_uid = getuid();
+  info.si_value.sival_int = value;
+  return syscall(SYS_rt_tgsigqueueinfo, pid, thread, signum, &info) < 0 ? -errno : 0;
+}
+
 int proc_kill_group(int pidfd, pid_t pid, int by_number, int signum) {
   enum {
     WHOLE_GROUP = 1 << 2

@@ -46,6 +46,10 @@ int proc_kill(int pidfd, pid_t pid, int signum) {
   return kill(pid, signum) < 0 ? -errno : 0;
 }
 
+int proc_kill_thread(pid_t pid, pid_t thread, int signum, int value) {
+  return -ENOSYS;
+}
+
 int proc_kill_group(int pidfd, pid_t pid, int by_number, int signum) {
   if (!by_number || pid <= 1)
     return -ENOSYS;

@@ -10,6 +10,7 @@
 #include "os/sock.h"
 
 #include "os/fdwait.h"
+#include "os/interrupt.h"
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -146,6 +147,8 @@ ssize_t sock_recv_iov(int fd, const struct iovec *iov, int niov, int blocking,
                         .msg_control = fds ? control.bytes : NULL,
                         .msg_controllen = fds ? sizeof control.bytes : 0};
     got = recvmsg(fd, &m, MSG_CMSG_CLOEXEC | (blocking ? 0 : MSG_DONTWAIT));
+    if (got < 0 && errno == EINTR)
+      interrupt_seen();
   } while (got < 0 && errno == EINTR);
   if (got < 0)
     return errno == EWOULDBLOCK ? -EAGAIN : -errno;

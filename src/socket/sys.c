@@ -11,6 +11,7 @@
 #include "socket/sys.h"
 
 #include "os/fdwait.h"
+#include "os/interrupt.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include "os/term.h"
@@ -103,6 +104,7 @@ static ssize_t read_stream(int fd, enum sys_type type, void *data, size_t n, int
       return r;
     if (errno != EINTR)
       return -errno;
+    interrupt_seen();
   }
 }
 
@@ -119,6 +121,7 @@ ssize_t sys_read(int fd, enum sys_type type, void *data, size_t n, int block,
       return r;
     if (errno != EINTR)
       return -errno;
+    interrupt_seen();
   }
 }
 
@@ -132,9 +135,8 @@ static ssize_t write_quietly(int fd, const struct iovec *iov, int niov, int now)
   int was_pending = sigismember(&pending, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
   ssize_t r;
-  do
-    r = write_some(fd, iov, niov, now);
-  while (r < 0 && errno == EINTR);
+  while ((r = write_some(fd, iov, niov, now)) < 0 && errno == EINTR)
+    interrupt_seen();
   int error = r < 0 ? errno : 0;
   if (error == EPIPE && !was_pending) {
     int signum;
@@ -190,6 +192,8 @@ int sys_accept(int fd, int ask, int nonblocking) {
         ask && term_watched() ? term_accept(fd, flags) : accept4(fd, NULL, NULL, flags);
     if (c >= 0)
       return c > 2 ? c : fd_raise(c);
+    if (errno == EINTR)
+      interrupt_seen();
     if (errno == EINTR && term_noted())
       return -EAGAIN; /* whoever waits next sees why */
     if (!is_about_the_peer(errno))

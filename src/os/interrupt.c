@@ -1,0 +1,3 @@
+#include "os/interrupt.h"
+
+_Thread_local void (*interrupt_hook)(void);
