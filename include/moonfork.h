@@ -116,6 +116,12 @@ enum mf_dumpable { MF_DUMPABLE_INHERIT = 0, MF_DUMPABLE_YES = 1, MF_DUMPABLE_NO 
  * group), and the end of the process is the end of all of it. Clones inherit it, each for
  * itself. */
 enum mf_tree { MF_TREE_INHERIT = 0, MF_TREE_YES = 1, MF_TREE_NO = 2 };
+/* What a clone is: a process of its own, or a copy of the template's interpreter in a
+ * thread of the template's process (doc/thread-clones.md). Of a thread are its descriptors,
+ * directory and umask, as those of a process are; what a thread can't have of its own is
+ * MF_EUNSUPPORTED: signals (mf_kill), limits, leash, tree, session, dumpable, stdio, env,
+ * mf_to_fd. A crash of one ends all that are in the process. */
+enum mf_isolation { MF_ISOLATION_PROCESS = 0, MF_ISOLATION_THREAD = 1 };
 
 /* Flags of mf_seal: one gc and one audit. */
 enum mf_seal_flags {
@@ -149,11 +155,12 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   const char *const *command; /* of mf_remote: leads to `moonfork agent`; ends in NULL */
   unsigned beat_ms;           /* of mf_remote: 0: 1,000; three without a sign end it */
   size_t window;              /* of mf_remote: bytes of a stream under way; 0: 262,144 */
+  int isolation;              /* enum mf_isolation; of mf_fork_options */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \
   {                                                                                      \
     sizeof(mf_options), NULL, NULL, NULL, NULL, NULL, NULL, {{0, 0}, {0, 0}, {0, 0}}, 0, \
-        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL, 0, 0                                      \
+        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL, 0, 0, 0                                   \
   }
 MF_API void mf_options_init(mf_options *options);
 
@@ -425,11 +432,14 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   unsigned restart_starts; /* more starts in a row that came to nothing while no worker is
                               ready make the pool failed, too, whatever restart_burst is;
                               0: any number */
+  int isolation; /* enum mf_isolation, of the workers. MF_ISOLATION_THREAD: a worker that is
+                    to be killed ends at its next instruction of Lua; mf_pool_promote is
+                    MF_EUNSUPPORTED */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
     sizeof(mf_pool_options), NULL, MF_POOL_PROCESSORS, 0, 2, 100, 10000, 65536, 0,       \
-        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL, 0, 0                    \
+        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL, 0, 0, 0                 \
   }
 MF_API void mf_pool_options_init(mf_pool_options *options);
 

@@ -34,7 +34,7 @@ local set, bad = check.set, check.option_fail
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
   .. " message_max grace strict_classes"
 local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
-  .. " on_worker tree"
+  .. " on_worker tree isolation"
 local valid = {
   rpc = set(RPC),
   pool = set((RPC:gsub(" on_drain ", " "):gsub(" strict ", " ")) .. " " .. POOL),
@@ -148,6 +148,17 @@ local function backoff(where, given)
   return min, max
 end
 
+local ISOLATIONS = { process = 0, thread = 1 }
+
+local function isolation(where, given)
+  if given.isolation == nil then return nil end
+  local number = ISOLATIONS[given.isolation]
+  if not number then
+    bad(where, "isolation", "'process' or 'thread' expected, got " .. check.show(given.isolation))
+  end
+  return number
+end
+
 function calls.pool_options(name, given)
   local where
   where, given = begin("pool", name, given)
@@ -164,6 +175,7 @@ function calls.pool_options(name, given)
   plain.max_calls = count(where, given, "max_calls", 1)
   plain.call_timeout = duration(where, given, "call_timeout")
   plain.tree = check.option_choice(where, "tree", given.tree)
+  plain.isolation = isolation(where, given)
   plain.max_memory = count(where, given, "max_memory", 1, math.maxinteger)
   if plain.idle and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))

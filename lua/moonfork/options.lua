@@ -13,7 +13,7 @@ local expect, text = check.option_type, check.option_text
 local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable tree"
 local valid = {
   new = set(COMMON),
-  fork = set(COMMON),
+  fork = set(COMMON .. " isolation"),
   template = set(COMMON),
   from_fd = set(COMMON),
   new_exec = set(COMMON .. " program path cpath gc spares"),
@@ -25,6 +25,7 @@ local choices = {
   session = { inherit = 0, new = 1 },
   leash = { kill = 0, term = 1, keep = 2 },
   handles = { inherit = 0, close = 1 },
+  isolation = { process = 0, thread = 1 },
   gc = { generational = 0, incremental = 1, stop = 2 },
 }
 local STREAMS = { inherit = 0, null = 1, socket = 2 }
@@ -124,6 +125,19 @@ local function command(where, plain, given)
   plain.window = check.option_count(where, "window", given.window, WINDOW_MIN, WINDOW_MAX)
 end
 
+-- What a thread can't have of its own, with the values that ask for nothing.
+local OF_PROCESSES = { env = false, stdin = "inherit", stdout = "inherit", stderr = "inherit",
+  session = "inherit", leash = "kill", dumpable = false, tree = false }
+
+local function thread_error(given)
+  for name, nothing in pairs(OF_PROCESSES) do
+    if given[name] ~= nil and (nothing == false and name ~= "tree" or given[name] ~= nothing) then
+      return core.error("UNSUPPORTED", ("option '%s': a clone that is a thread (isolation) has "
+        .. "that of its process"):format(name))
+    end
+  end
+end
+
 -- nil: no limit.
 local function timeout(where, value)
   local ms = check.option_duration(where, "timeout", value)
@@ -180,8 +194,12 @@ function options.read(f, n, given)
   end
   if f == "remote" then command(where, plain, given) end
   if given.spares ~= nil then spares(where, plain, given.spares) end
-  local failure
-  if given.env ~= nil then plain.env, failure = environment(where, given.env) end
+  local failure = plain.isolation == 1 and thread_error(given) or nil
+  if given.env ~= nil then
+    local bad_value
+    plain.env, bad_value = environment(where, given.env)
+    failure = failure or bad_value
+  end
   for _, name in ipairs { "stdin", "stdout", "stderr" } do
     if given[name] ~= nil then
       failure = stream(where, plain, name, given[name]) or failure

@@ -45,6 +45,7 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   o->grace_ms = (unsigned)field_integer(L, idx, "grace", o->grace_ms);
   read_backoff(L, idx, o);
   o->tree = (int)field_integer(L, idx, "tree", o->tree);
+  o->isolation = (int)field_integer(L, idx, "isolation", o->isolation);
 }
 
 /* pool_new(raw process, function, cell, options) -> raw; or nil, error */

@@ -41,6 +41,14 @@ void inbox_drop_fds(struct inbox *in) {
   in->fd_head = in->fd_tail = in->fds_left = 0;
 }
 
+void inbox_close_copies(const struct inbox *in) {
+  const int *fds = in->fds ? in->fds : in->few;
+  for (size_t i = in->fd_head; i < in->fd_tail; i++) {
+    int fd = fds[i];
+    fd_close(&fd);
+  }
+}
+
 void inbox_reset(struct inbox *in) {
   inbox_drop_fds(in);
   buf_consume(&in->bytes, buf_size(&in->bytes));

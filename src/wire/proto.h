@@ -48,8 +48,8 @@ enum command_type {
   CMD_EVAL = 3,      /* u32 argc, str code, argc str; perhaps str name of the chunk */
   CMD_ARG = 4,       /* body: one string argument */
   CMD_FD = 5,        /* nfds handle arguments, in order; no body */
-  CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, the memory of
-                        OPT_SLOT_STEP, the leash of OPT_TREE, stdio handles, those of the
+  CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, the life of
+                        OPT_THREAD, the memory of OPT_SLOT_STEP, the leash of OPT_TREE, stdio handles, those of the
                         inner commands */
   CMD_RUN = 7,       /* body: function name */
   CMD_SETENV = 8,    /* str name, str value (none: unset) */
@@ -92,6 +92,8 @@ enum option_tag {
   OPT_INTRODUCE = 18,  /* u8 1: the new process says ANS_HELLO before anything else (FORK) */
   OPT_TREE = 19,       /* u8 enum mf_tree; without it a clone has what its template has. YES in a
                           FORK: with a descriptor, the read end of the owner's leash */
+  OPT_THREAD = 24,     /* u8 1: the new clone is a thread of the template's process. A descriptor
+                          behind its socket: its life (wire/life.h) (FORK) */
 };
 #define PROTO_NO_SLOT 0xffffffffu
 

@@ -298,6 +298,11 @@ static int op_kill(struct backend *backend, int pidfd, pid_t pid, int signum) {
   return 0;
 }
 
+static int op_kill_thread(struct backend *backend, pid_t pid, int thread, int signum,
+                          int value) {
+  return op_kill(backend, -1, pid, signum);
+}
+
 /* Nobody in it but its leader. */
 static int op_kill_group(struct backend *backend, int pidfd, pid_t pid, int by_number,
                          int signum) {
@@ -445,6 +450,7 @@ static const struct backend_ops ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
+    .kill_thread = op_kill_thread,
     .kill_group = op_kill_group,
     .kill_tree = op_kill_tree,
     .reap = op_reap,

@@ -51,12 +51,22 @@ static int check_streams(const mf_options *o) {
   return 0;
 }
 
+/* What a thread can't have of its own, and where there can be none. */
+static int check_thread(const struct mf_process *source, const mf_options *o) {
+  if (source->far || source->tree || o->env || o->leash || o->new_session || o->dumpable ||
+      o->tree == MF_TREE_YES || o->stdio[0].kind || o->stdio[1].kind || o->stdio[2].kind)
+    return MF_EUNSUPPORTED;
+  return 0;
+}
+
 static int fork_from(struct mf_process *source, const mf_options *given,
                      mf_process **ret) {
   mf_options own = MF_OPTIONS_INIT, *o = &own;
   if (given)
     own = *given;
   int refused = source->far ? check_streams(o) : 0;
+  if (!refused && o->isolation == MF_ISOLATION_THREAD)
+    refused = check_thread(source, o);
   if (refused)
     return refused;
   unsigned tree = settle_tree(source, o);
@@ -79,6 +89,7 @@ static int fork_from(struct mf_process *source, const mf_options *given,
     return MF_ENOMEM;
   }
   q->hold = hold;
+  q->is_thread = o->isolation == MF_ISOLATION_THREAD;
   q->tree = tree;
   q->inherits_tree = o->tree == MF_TREE_INHERIT;
   q->journal = journal_fork(source->journal, o);

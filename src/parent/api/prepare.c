@@ -123,6 +123,8 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
   int r;
   if (!name || !*name || strchr(name, '='))
     return MF_EINVAL;
+  if (!process_check(p) && p->is_thread)
+    return MF_EUNSUPPORTED; /* the environment is its process's */
   buf_init(&body, PROTO_PAYLOAD_MAX);
   r = buf_put_str(&body, name, strlen(name));
   if (!r)
@@ -171,6 +173,8 @@ int mf_limit(mf_process *p, const mf_rlimit *limits, size_t count) {
   int r = process_check_unfinished(p);
   if (!r && !limits && count)
     r = MF_EINVAL;
+  if (!r && p->is_thread)
+    r = MF_EUNSUPPORTED;
   buf_init(&body, FRAME_BODY_MAX);
   for (i = 0; !r && i < count; i++) {
     unsigned number = limit_number(limits[i].name);

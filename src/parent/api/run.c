@@ -34,7 +34,7 @@ int mf_run(mf_process *p, const char *function, mf_run_cb cb, void *data) {
 
 int mf_to_fd(mf_process *p, mf_run_cb cb, void *data) {
   struct run_request to = {NULL, cb, data};
-  if (!process_check(p) && p->far)
+  if (!process_check(p) && (p->far || p->is_thread))
     return MF_EUNSUPPORTED; /* nobody else could be told of its end */
   return finish_with(p, EV_TO_FD, &to);
 }
@@ -96,6 +96,8 @@ int mf_kill(mf_process *p, int signum) {
     return r;
   if (signum < 0 || signum >= NSIG)
     return MF_EINVAL;
+  if (p->is_thread)
+    return MF_EUNSUPPORTED;
   return process_event(p, &(struct event){EV_KILL, .signum = signum});
 }
 

@@ -68,6 +68,8 @@ struct backend_ops {
   int (*spawn)(struct backend *s, const struct proc_spawn *spawn, pid_t *ret_pid);
   int (*pidfd)(struct backend *s, pid_t pid);
   int (*kill)(struct backend *s, int pidfd, pid_t pid, int signum);
+  int (*kill_thread)(struct backend *s, pid_t pid, int thread, int signum,
+                     int value); /* as proc_kill_thread */
   int (*kill_group)(struct backend *s, int pidfd, pid_t pid, int by_number,
                     int signum); /* as proc_kill_group, proc_kill_tree */
   int (*kill_tree)(struct backend *s, int pidfd, pid_t pid, int by_number, int signum);

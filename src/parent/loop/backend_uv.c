@@ -220,6 +220,10 @@ static int op_kill(struct backend *s, int pidfd, pid_t pid, int signum) {
   return proc_kill(pidfd, pid, signum);
 }
 
+static int op_kill_thread(struct backend *s, pid_t pid, int thread, int signum, int value) {
+  return proc_kill_thread(pid, thread, signum, value);
+}
+
 static int op_kill_group(struct backend *s, int pidfd, pid_t pid, int by_number,
                          int signum) {
   return proc_kill_group(pidfd, pid, by_number, signum);
@@ -359,6 +363,7 @@ static const struct backend_ops uv_ops = {
     .spawn = op_spawn,
     .pidfd = op_pidfd,
     .kill = op_kill,
+    .kill_thread = op_kill_thread,
     .kill_group = op_kill_group,
     .kill_tree = op_kill_tree,
     .reap = op_reap,

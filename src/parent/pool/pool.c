@@ -354,7 +354,10 @@ static int pool_options_load(const mf_pool_options *from, mf_pool_options *o) {
   mf_pool_options_init(o);
   if (from && sized_load(o, sizeof *o, from) < 0)
     return MF_EINVAL;
-  return o->tree < MF_TREE_INHERIT || o->tree > MF_TREE_NO ? MF_EINVAL : 0;
+  if (o->tree < MF_TREE_INHERIT || o->tree > MF_TREE_NO ||
+      o->isolation < MF_ISOLATION_PROCESS || o->isolation > MF_ISOLATION_THREAD)
+    return MF_EINVAL;
+  return o->isolation == MF_ISOLATION_THREAD && o->tree == MF_TREE_YES ? MF_EUNSUPPORTED : 0;
 }
 
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *options,

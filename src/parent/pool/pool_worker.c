@@ -61,7 +61,7 @@ void pool_kill_worker(struct worker *w) {
     w->pool->drain.report.killed++;
   }
   w->killed = 1;
-  mf_kill(mf_rpc_process(w->rpc), SIGKILL);
+  process_end_by_force(mf_rpc_process(w->rpc));
 }
 
 /* First it is killed. Where its end is not noticed then, as its template hangs and has
@@ -269,6 +269,7 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
   if (!w)
     return MF_ENOMEM;
   options.tree = pool->options.tree;
+  options.isolation = pool->options.isolation;
   r = mf_fork_options(t, &options, &q);
   if (r) {
     free(w);

@@ -327,7 +327,7 @@ int mf_pool_promote(mf_pool *pool, mf_pool_cb cb, void *data) {
   int r = pool_check(pool);
   if (!r && pool->ending)
     r = MF_ECLOSED;
-  if (!r && pool->rpc_options.async)
+  if (!r && (pool->rpc_options.async || pool->options.isolation == MF_ISOLATION_THREAD))
     r = MF_EUNSUPPORTED;
   if (!r)
     r = queue_reload(pool, RELOAD_PROMOTE, NULL, cb, data);

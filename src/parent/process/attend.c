@@ -7,8 +7,8 @@
 #include "parent/trace/trace.h"
 
 static void attend(struct mf_process *p, int on) {
-  if (p->attended == (unsigned)on || p->far)
-    return; /* a link is the loop's */
+  if (p->attended == (unsigned)on || p->far || p->is_thread)
+    return; /* a link is the loop's, and so is the life of a thread */
   p->attended = (unsigned)on;
   channel_attend(&p->chan, on);
   if (on || p->state == DEAD)

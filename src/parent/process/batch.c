@@ -105,6 +105,15 @@ static int place_birth(struct mf_process *p, struct mf_process *source,
   return r ? r : buf_put_u8(options, 1);
 }
 
+static int place_thread(struct mf_process *p, struct buf *options, struct fdset *fds) {
+  int r = process_thread_begin(p, fds);
+  if (!r)
+    r = buf_put_u8(options, OPT_THREAD);
+  if (!r)
+    r = buf_put_u32(options, 1);
+  return r ? r : buf_put_u8(options, 1);
+}
+
 /* Writes the fork that p has been held back with. */
 void process_unhold(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
@@ -150,7 +159,8 @@ void process_unhold(struct mf_process *p) {
   }
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
-  r = place_birth(p, source, &hold->options, pair[0], &fds);
+  r = p->is_thread ? place_thread(p, &hold->options, &fds)
+                   : place_birth(p, source, &hold->options, pair[0], &fds);
   for (i = 0; i < hold->fds.n; i++)
     fdset_push(&fds, fdset_steal(&hold->fds, i));
   if (!r && buf_size(&hold->commands)) {
@@ -178,6 +188,8 @@ void process_unhold(struct mf_process *p) {
     p->fork_number = source->nsent;
     p->was_asked = 1;
     list_push(&source->asked, &p->ask_link);
+    if (p->is_thread)
+      process_watch_end(p);
   }
   hold_free(hold);
   if (r < 0) {

@@ -161,7 +161,8 @@ void process_decide(struct mf_process *p, int overdue) {
                     .source = ask_source(p),
                     .hung_up = p->eof,
                     .spoke = p->spoke,
-                    .numbered = p->births && births_pid(p->births, p->slot) > 0,
+                    .numbered = process_thread_is_born(p) ||
+                                (p->births && births_pid(p->births, p->slot) > 0),
                     .unheard = p->state == RUNNING || p->state == GIVEN,
                     .nlooks = (int)p->nlooks};
   if (is_behind_its_end(p, &l) && !overdue) {
@@ -232,6 +233,11 @@ int process_owes_a_fork(const struct mf_process *p) {
       return 1;
   }
   return 0;
+}
+
+int process_end_by_force(struct mf_process *p) {
+  int r = process_check(p);
+  return r ? r : process_event(p, &(struct event){EV_KILL, .signum = SIGKILL});
 }
 
 /* It has not ended by itself: it is killed. What does not end by that either (one that

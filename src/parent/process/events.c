@@ -4,12 +4,14 @@
 #include "parent/common/times.h"
 #include "parent/process/greeting.h"
 #include "parent/process/process_trace.h"
+#include <signal.h>
 
 static void on_pidfd(struct watch *w, unsigned events) {
   struct mf_process *p = list_entry(w, struct mf_process, pid_watch);
   struct context *ctx = p->context;
   context_enter(ctx);
-  process_event(p, &(struct event){EV_PIDFD});
+  if (!p->is_thread || process_thread_look(p))
+    process_event(p, &(struct event){EV_PIDFD});
   context_leave(ctx);
 }
 
@@ -20,7 +22,7 @@ static void on_limit(struct deadline *d) {
 
 /* It was told to end some time ago, and has not hung up. */
 static void end_of_grace(struct mf_process *p) {
-  if (p->ndone < p->nsent && process_owes_a_fork(p))
+  if ((p->ndone < p->nsent && process_owes_a_fork(p)) || process_has_threads(p))
     process_set_response_timeout(p, CLOSE_GRACE_MS);
   else
     process_cut_down(p);
@@ -70,6 +72,8 @@ static void on_retry(struct deadline *d) {
   channel_ready(&p->chan, WATCH_READ);
   channel_flush(&p->chan); /* which watches again */
   process_try_give(p);
+  if (p->ends_thread && p->state != DEAD)
+    process_kill(p, SIGKILL);
   process_poll_child(p);
 }
 

@@ -75,6 +75,20 @@ enum { FAR_HINT_MAX = 12 * 1024 };
 const char *process_far_hint(const struct mf_process *p, char *room);
 extern const struct far_ops process_far_ops;
 
+/* pid_thread.c: the same for threads. */
+/* Makes the life of p, which is written with its fork: 0 or -errno; the far end is pushed
+ * to fds. */
+int process_thread_begin(struct mf_process *p, struct fdset *fds);
+enum life_kernel process_thread_ask(struct mf_process *p);
+/* It is known to have been born. */
+int process_thread_is_born(const struct mf_process *p);
+/* Its life is readable: 1, it has ended. */
+int process_thread_look(struct mf_process *p);
+/* Has it end, at its next instruction of Lua. */
+int process_thread_kill(struct mf_process *p);
+/* One that lives, forked from p. */
+int process_has_threads(const struct mf_process *p);
+
 /* death.c */
 /* Whether a function that p was told to run may have been entered, once its socket is
  * drained: no *running*, no entry, unless memory was too short to read it, or somebody

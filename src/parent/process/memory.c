@@ -74,7 +74,7 @@ static void measure(struct mf_process *p, struct memory_request *m) {
     process_far_measure(p, m);
     return;
   }
-  if (p->pid > 0)
+  if (p->pid > 0 && !p->is_thread)
     r = s->ops->measure(s, p->pid, &pm, &m->aside, &fd);
   if (r != MF_AGAIN) {
     take_measure(m, r, &pm);

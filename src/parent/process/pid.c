@@ -75,6 +75,8 @@ static int reap_child(struct mf_process *p) {
 enum life_kernel process_ask_kernel(struct mf_process *p) {
   struct backend *s = p->context->backend;
   int status;
+  if (p->is_thread)
+    return process_thread_ask(p);
   if (p->far)
     return process_far_ask(p);
   if (p->pid <= 0 && p->pidfd < 0)
@@ -111,6 +113,8 @@ int process_is_polled(const struct mf_process *p) {
 /* Without a pidfd the number is true only while it is ours to reap. */
 int process_kill(struct mf_process *p, int signum) {
   struct backend *s = p->context->backend;
+  if (p->is_thread) /* a signal would be its whole process's */
+    return signum == SIGKILL ? process_thread_kill(p) : MF_EUNSUPPORTED;
   if (p->far)
     return process_far_kill(p, signum);
   if (p->pid <= 0 || (p->pidfd < 0 && !p->child))
@@ -183,6 +187,11 @@ void process_learn(struct mf_process *p) {
   struct backend *s = p->context->backend;
   int pid, pidfd = -1;
   enum kinship kinship = CHILD;
+  if (p->is_thread) {
+    if (p->life && p->was_asked)
+      process_thread_look(p);
+    return;
+  }
   if (p->far && p->pid <= 0)
     far_link_read(p->far);
   if (p->far && !p->was_asked && process_far_identify(p))

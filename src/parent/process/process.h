@@ -12,6 +12,7 @@ struct far_link;
 struct far_process;
 struct journal;
 struct process_trace;
+struct thread_life;
 
 enum process_state {
   HELD,     /* the fork is not written yet; arguments, handles and run may join it */
@@ -126,6 +127,8 @@ struct mf_process {
   unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
   unsigned attended : 1;     /* a call polls its socket, and asks for its end */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
+  unsigned ends_thread : 1; /* its end is wanted, and asked for again and again */
+  unsigned is_thread : 1;    /* of its template's process: pidfd is its life, pid a thread's */
   unsigned nlooks;           /* for a status, in vain */
   int pid, pidfd, signal;
   int peer_pid,
@@ -143,6 +146,7 @@ struct mf_process {
   struct far_link
       *far; /* it is behind that link, and its pid another machine's; or NULL */
   struct far_process *far_process; /* once it is known who it is */
+  struct thread_life *life; /* what was read of it, where it is a thread; or NULL */
   struct channel chan;
   uint64_t nsent, ndone;
   uint64_t
@@ -266,6 +270,8 @@ void process_fail_at(const char *origin, struct mf_process *p, int code, int sta
                      const char *traceback, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
 #define process_fail(...) process_fail_at(ORIGIN, __VA_ARGS__)
+/* Kills it for the library, by a way that threads have, too. As mf_kill. */
+int process_end_by_force(struct mf_process *p);
 /* What `retry` is for when nothing else uses it. */
 void process_expect_stalls(struct mf_process *p);
 /* A record that the user never got. */

@@ -145,6 +145,7 @@ static void process_free(struct mf_process *p) {
   far_link_drop(&p->far);
   failure_free(p->error);
   free(p->exit_text);
+  free(p->life);
   free(p->name);
   free(p->program);
   list_remove(&p->post_link);

@@ -50,7 +50,7 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   if (got == -EAGAIN)
     return 1;
   if (got == -EMFILE) {
-    mf_kill(rpc->process, SIGKILL);
+    process_end_by_force(rpc->process);
     rpc_fail(rpc, MF_ELIMIT,
              "no free descriptor for the handles of a reply (limit nofile)");
     return 2;
@@ -133,7 +133,7 @@ void rpc_on_grace(struct deadline *d) {
     deadline_set_at(&rpc->context->deadlines, &rpc->grace, first + 1);
     return;
   }
-  mf_kill(rpc->process, SIGKILL);
+  process_end_by_force(rpc->process);
   rpc->killed = 1;
   if (rpc->bye) {
     rpc_finish_end(rpc);

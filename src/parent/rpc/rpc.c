@@ -228,7 +228,7 @@ static void on_run(mf_process *p, const mf_error *error, int socket, void *data)
   rpc_trace_init(rpc);
   r = rpc->backend->ops->watch(rpc->backend, &rpc->watch, socket, WATCH_READ);
   if (r < 0) {
-    mf_kill(rpc->process, SIGKILL);
+    process_end_by_force(rpc->process);
     rpc_fail(rpc, r == -ENOMEM ? MF_ENOMEM : r,
              "the socket of the process can't be watched");
     return;

@@ -49,12 +49,12 @@ void rpc_broken_at(const char *origin, struct mf_rpc *rpc, const char *what) {
   if (rpc->over)
     return;
   snprintf(text, sizeof text, "rpc protocol error of the process: %s", what);
-  mf_kill(rpc->process, SIGKILL);
+  process_end_by_force(rpc->process);
   rpc_fail_at(origin, rpc, MF_EPROTOCOL, text);
 }
 
 void rpc_lack_memory(struct mf_rpc *rpc, const char *text) {
-  mf_kill(rpc->process, SIGKILL);
+  process_end_by_force(rpc->process);
   rpc_fail(rpc, MF_ENOMEM, text);
 }
 
@@ -107,14 +107,14 @@ void rpc_end_of_file(struct mf_rpc *rpc) {
 void rpc_on_exit_timeout(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, exit_timeout);
   if (rpc->over) { /* given up, and it has not left */
-    if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0)
+    if (!rpc->killed && process_end_by_force(rpc->process) == 0)
       deadline_set(&rpc->context->deadlines, &rpc->exit_timeout,
                    EXIT_TIMEOUT_MS); /* for its status */
     rpc->killed = 1;
     rpc_schedule(rpc);
     return;
   }
-  if (!rpc->killed && mf_kill(rpc->process, SIGKILL) == 0) {
+  if (!rpc->killed && process_end_by_force(rpc->process) == 0) {
     rpc->killed = 1;
     deadline_set(&rpc->context->deadlines, &rpc->exit_timeout, EXIT_TIMEOUT_MS);
     return;

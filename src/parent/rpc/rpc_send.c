@@ -86,7 +86,7 @@ static int put_call(struct mf_rpc *rpc, struct call *c, const mf_message *m,
   if (r == -ENOMEM)
     r = MF_ENOMEM;
   if (r && rpc->out.nbytes != before) { /* handles without their call */
-    mf_kill(rpc->process, SIGKILL);
+    process_end_by_force(rpc->process);
     rpc_fail(rpc, r, "not enough memory for a call with handles");
   }
   if (r)
