@@ -16,6 +16,8 @@
 
 enum { THREAD_EXIT_TIMEOUT_MS = 20 };
 
+static const char random_key, kept_key; /* of the registry */
+
 void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data) {
   memset(a, 0, sizeof *a);
   a->is_ours = is_ours;
@@ -296,7 +298,7 @@ static void watch_random(struct audit *a, lua_State *L) {
       lua_getupvalue(L, -1, 1) != NULL && lua_type(L, -1) == LUA_TUSERDATA) {
     a->sources.random_state = lua_touserdata(L, -1);
     a->sources.random_size = lua_rawlen(L, -1);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &a->sources);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &random_key);
   }
   lua_settop(L, top);
 }
@@ -325,18 +327,18 @@ static void push_kept(lua_State *L, int i) {
   lua_pop(L, 1);
 }
 
-static void remember_kept(struct audit *a, lua_State *L) {
+static void remember_kept(lua_State *L) {
   lua_createtable(L, NKEPT, 0);
   for (int i = 0; i < NKEPT; i++) {
     push_kept(L, i);
     lua_rawseti(L, -2, i + 1);
   }
-  lua_rawsetp(L, LUA_REGISTRYINDEX, a);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &kept_key);
 }
 
-int audit_next_replaced(lua_State *L, struct audit *a, int *at) {
+int audit_next_replaced(lua_State *L, int *at) {
   for (; *at < NKEPT; ++*at) {
-    if (lua_rawgetp(L, LUA_REGISTRYINDEX, a) != LUA_TTABLE) {
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &kept_key) != LUA_TTABLE) {
       lua_pop(L, 1);
       return 0;
     }
@@ -367,7 +369,7 @@ void audit_watch(struct audit *a, lua_State *L) {
   watch_function(a, L, "os", "getenv", watched_getenv);
   watch_function(a, L, "os", "tmpname", watched_tmpname);
   watch_random(a, L);
-  remember_kept(a, L);
+  remember_kept(L);
 }
 
 /* ---- the check ---- */

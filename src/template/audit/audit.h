@@ -102,6 +102,6 @@ struct finding audit_thread_finding(const struct audit *a, int threads, char *ro
                                     size_t n);
 /* The functions of moonfork's own that somebody has replaced: pushes the name of the next
  * one after *at and returns 1, or 0. */
-int audit_next_replaced(lua_State *L, struct audit *a, int *at);
+int audit_next_replaced(lua_State *L, int *at);
 
 #endif

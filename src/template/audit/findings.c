@@ -287,7 +287,7 @@ static void tell_calls(struct telling *t) {
 }
 
 static void tell_replaced(struct telling *t) {
-  for (int at = 0; audit_next_replaced(t->L, t->a, &at); lua_pop(t->L, 1))
+  for (int at = 0; audit_next_replaced(t->L, &at); lua_pop(t->L, 1))
     tell(t, AUDIT_REPLACED, -1, 0, "%s was replaced", lua_tostring(t->L, -1));
 }
 

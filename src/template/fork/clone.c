@@ -108,16 +108,6 @@ int clone_audit(struct server *s) {
 
 /* ---- fork ---- */
 
-/* FORK_FAILED with s->failure; the template lives on. */
-static int refuse(struct server *s, const struct command *c) {
-  struct buf body;
-  buf_init(&body, FRAME_BODY_MAX);
-  if (failure_record_encode(&s->failure, &body) == 0)
-    connection_answer(&s->conn, ANS_FORK_FAILED, c->id, buf_peek(&body), buf_size(&body));
-  buf_deinit(&body);
-  return 0;
-}
-
 /* s->failure says so. -1. */
 static int deny_at(const char *origin, struct server *s, int code, int error,
                    const char *what) {
@@ -130,7 +120,7 @@ static int deny_at(const char *origin, struct server *s, int code, int error,
 
 /* Hooks don't unseal: a hook that runs at every fork would make every fork a collection.
  */
-static int run_before_fork(struct server *s) {
+int clone_before_fork(struct server *s) {
   if (!script_has_before_fork())
     return 0;
   leash_hold(&s->leash);
@@ -217,7 +207,9 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
   int r = o->has_step ? take_step(s, fds, o) : 0;
   if (r < 0)
     return deny(s, FAILURE_NOMEM, -r, "memory for the news of clones");
-  if (run_before_fork(s) < 0)
+  if (s->nthreads > 0)
+    return deny(s, FAILURE_FORK, EBUSY, "clones that are threads of the template run");
+  if (clone_before_fork(s) < 0)
     return -1;
   if (clone_prepare_fork(s) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
@@ -237,23 +229,6 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
   process_group_await_leaving(s, pid);
   s->nforks++;
   return 0;
-}
-
-int cmd_fork(struct server *s, struct command *c) {
-  struct options o;
-  int sibling, r;
-  if (c->lost_fds) {
-    deny(s, FAILURE_LIMIT, EMFILE, "the template has no room for the descriptors");
-    return refuse(s, c);
-  }
-  if (!clone_parse_fork(&o, c))
-    return server_malformed(s, "malformed fork command");
-  r = clone_fork(s, &o, c->fds, &sibling);
-  if (r < 0)
-    return refuse(s, c);
-  if (r == 0 && sibling && o.has_run)
-    connection_tell_nothing(&s->conn);
-  return r;
 }
 
 /* ---- options ---- */
@@ -443,12 +418,18 @@ static int steal_leash(struct server *s, const struct options *o) {
   return o->ntree_fds ? fdset_steal(&s->birth.fds, options_first_stdio(o) - 1) : -1;
 }
 
-void clone_born(struct server *s) {
-  const struct options *o = &s->birth.options;
+/* A thread begins with a record of its own, where all this is done (thread/thread.c). */
+static void be_process(struct server *s) {
   connection_forked(&s->conn); /* 2. the template's socket first of all */
   s->slot = s->birth.slot;
   s->slot_text = s->birth.slot_text;
   clone_after_fork(s);
+}
+
+void clone_born(struct server *s) {
+  const struct options *o = &s->birth.options;
+  if (!s->thread)
+    be_process(s);
   connection_adopt(&s->conn, fdset_steal(&s->birth.fds, 0));
   s->is_clone = 1;
   s->phase = SERVE_SERVING;

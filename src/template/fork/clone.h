@@ -4,8 +4,6 @@
 
 #include "template/server/server.h"
 
-/* The handler of FORK: as those of serve/commands.h. */
-int cmd_fork(struct server *s, struct command *c);
 /* Whether c is a whole FORK; its options. */
 int clone_parse_fork(struct options *o, const struct command *c);
 /* Forks as they say. 0: a clone was made; SERVED_BORN: this process is it; -1: refused,
@@ -20,6 +18,8 @@ void clone_born(struct server *s);
  * said so. */
 int clone_apply_options(struct server *s, const struct options *o, int leash,
                         struct fdset *fds);
+/* Hooks, where there are any: 0, or -1 with s->failure set. */
+int clone_before_fork(struct server *s);
 /* What a fork owes to the process before it happens: stdio flushed, sealed, dispositions
  * noted. 0 or -ENOMEM. */
 int clone_prepare_fork(struct server *s);

@@ -20,13 +20,14 @@
 #include "template/server/server.h"
 #include <lauxlib.h>
 #include <lualib.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const char hook_keys[HOOK_KINDS], seed_key, birth_marker_key, taken_key;
-static unsigned nhooks[HOOK_KINDS];
+static atomic_uint nhooks[HOOK_KINDS]; /* a thread's are counted, too, and not found */
 
 /* ---- hooks ---- */
 
@@ -92,21 +93,17 @@ static int l_run_args(lua_State *L) {
 
 /* ---- leaving ---- */
 
-AT_BIRTH static int exit_code = 0;
-AT_BIRTH static unsigned birth = 0; /* so that an inherited marker is none */
-
 static int birth_marker_gc(lua_State *L) {
   const unsigned *made_at = lua_touserdata(L, 1);
   struct server *s = server_self();
-  if (s && s->exiting && *made_at == birth)
-    server_exit(s, exit_code);
+  if (s && s->exiting && *made_at == s->nbirth)
+    server_exit(s, s->asked_code);
   return 0;
 }
 
 void clone_lib_mark_birth(lua_State *L) {
-  birth++;
   unsigned *made_at = lua_newuserdatauv(L, sizeof *made_at, 0);
-  *made_at = birth;
+  *made_at = ++server_self()->nbirth;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &birth_marker_key) != LUA_TTABLE)
     luaL_error(L, "moonfork.clone was not installed");
   lua_pushvalue(L, -1);
@@ -144,7 +141,7 @@ static int l_exit(lua_State *L) {
   if (s->exiting || !finalise)
     server_exit(s, code);
   s->exiting = 1;
-  exit_code = code;
+  s->asked_code = code;
   lua_close(L);
   server_exit(s, code);
 }

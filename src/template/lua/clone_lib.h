@@ -15,6 +15,7 @@ void clone_lib_mark_birth(lua_State *L);
 void clone_lib_reseed(lua_State *L);
 
 enum clone_hook { HOOK_ON_FORK, HOOK_BEFORE_FORK, HOOK_KINDS };
+
 /* Whether any were registered in this process. */
 int clone_lib_has_hooks(enum clone_hook kind);
 /* Pushes the list of hooks, or nil. */

@@ -35,6 +35,7 @@ extern char **environ;
 
 AT_BIRTH int (*clone_exec_prepare)(void) = NULL;
 AT_BIRTH const char *(*clone_fork_refused)(void) = NULL;
+static _Thread_local int thread; /* its number, where a clone is this thread; else 0 */
 
 static int fail(lua_State *L, int error) {
   luaL_pushfail(L);
@@ -45,10 +46,15 @@ static int fail(lua_State *L, int error) {
 
 /* ---- id ---- */
 
-static struct {
+static _Thread_local struct {
   pid_t pid; /* whose it is; 0: not drawn yet */
   char text[33];
 } identity;
+
+void clone_posix_thread(int number) {
+  thread = number;
+  identity.pid = 0;
+}
 
 /* The pid alone would do but for numbers that are used again. */
 static void child_forget_identity(void) {
@@ -385,6 +391,12 @@ static int l_exec(lua_State *L) {
   size_t length;
   e.file = luaL_checklstring(L, 1, &length);
   luaL_argcheck(L, strlen(e.file) == length, 1, "string contains a zero byte");
+  if (thread) {
+    luaL_pushfail(L);
+    lua_pushliteral(L, "a clone that is a thread can't be another program");
+    lua_pushinteger(L, ENOTSUP);
+    return 3;
+  }
   e.argv = check_argv(L, 2);
   if (!lua_isnil(L, 3) && check_options(L, 3, &e) < 0) {
     luaL_pushfail(L);
@@ -408,6 +420,8 @@ static int l_exec(lua_State *L) {
 
 static void check_may_fork(lua_State *L) {
   const char *why = clone_fork_refused != NULL ? clone_fork_refused() : NULL;
+  if (thread)
+    why = "a clone that is a thread can't fork";
   if (why != NULL)
     luaL_error(L, "%s", why);
 }
@@ -483,7 +497,7 @@ static int l_kill(lua_State *L) {
 }
 
 static int l_pid(lua_State *L) {
-  lua_pushinteger(L, getpid());
+  lua_pushinteger(L, thread ? thread : getpid());
   return 1;
 }
 
@@ -494,7 +508,9 @@ static int l_ppid(lua_State *L) {
 
 static int l_title(lua_State *L) {
   numeral_put(L, 1);
-  proc_set_title(luaL_checkstring(L, 1));
+  const char *title = luaL_checkstring(L, 1);
+  if (!thread)
+    proc_set_title(title);
   return 0;
 }
 

@@ -27,6 +27,9 @@ void clone_posix_open(lua_State *L, int module_index);
  * (borrowed), of which exec lets a duplicate live on in the program, or -1: none. NULL is
  * none, too. */
 extern int (*clone_exec_prepare)(void);
+/* This thread is the clone from now on, by that number: it can neither fork nor exec,
+ * which would be its process's. */
+void clone_posix_thread(int number);
 /* Says why this process may not fork by itself now; NULL (also the variable): it may. */
 extern const char *(*clone_fork_refused)(void);
 

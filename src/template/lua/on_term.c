@@ -14,6 +14,7 @@
 #include "base/at_birth.h"
 #include "os/term.h"
 #include "socket/wait.h"
+#include "template/lua/thread_end.h"
 #include <lauxlib.h>
 
 static const char function_key;
@@ -75,7 +76,7 @@ static void note(void) {
 }
 
 void on_term_look(lua_State *L) {
-  if (!term_noted())
+  if (!term_noted() || thread_end_is_clone())
     return;
   if (armed && armed != L)
     disarm(armed);
@@ -83,7 +84,8 @@ void on_term_look(lua_State *L) {
 }
 
 void on_term_running(lua_State *L) {
-  running = L;
+  if (!thread_end_running(L))
+    running = L;
 }
 
 /* ---- the function ---- */
@@ -97,7 +99,7 @@ static void forget(lua_State *L) {
 }
 
 void on_term_safe_point(lua_State *L) {
-  if (!term_take())
+  if (thread_end_is_clone() || !term_take())
     return;
   if (armed == L)
     disarm(L);
@@ -135,6 +137,8 @@ void on_term_leave(void) {
 
 int on_term_set(lua_State *L) {
   lua_settop(L, 1);
+  if (thread_end_is_clone())
+    return luaL_error(L, "moonfork.clone.on_term: a clone that is a thread gets no signals");
   if (lua_isnil(L, 1)) {
     forget(L);
     term_remove();

@@ -130,7 +130,7 @@ static void start_link(struct rpc_server *s, int fd, const struct parameters *p)
   s->pid = getpid();
   server_mark_original();
   s->state = RPC_SERVER_INIT;
-  server_before_exit = before_exit;
+  server_self()->before_exit = before_exit;
   put_hello(s, p->body_max);
   rpc_server_send(s);
 }
@@ -149,6 +149,8 @@ static int l_serve(lua_State *L) {
   struct rpc_server *s = rpc_server_self();
   struct parameters p;
   int nargs = lua_gettop(L) - 2;
+  if (!s)
+    return luaL_error(L, "not enough memory");
   if (!server_self() || rpc_server_serving() || nargs < 0 ||
       lua_type(L, -1) != LUA_TSTRING)
     return luaL_error(L, "moonfork.rpc.serve: only p:rpc and p:pool may call it");

@@ -8,6 +8,7 @@
 #include "wire/rpc_proto.h"
 #include <errno.h>
 #include <lauxlib.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,20 +19,36 @@ enum {
 
 static struct rpc_server the_server; /* large; its pages are touched only by an rpc */
 
+static void free_rpc(struct rpc_server *s) {
+  rpc_link_drop(&s->link);
+  buf_deinit(&s->out);
+  buf_deinit(&s->event_out);
+  buf_deinit(&s->dropped);
+  free(s);
+}
+
+/* A thread's is made by the first who asks. */
 struct rpc_server *rpc_server_self(void) {
-  return &the_server;
+  struct server *me = server_self();
+  if (!me || !me->thread)
+    return &the_server;
+  if (!me->rpc)
+    me->rpc = calloc(1, sizeof *me->rpc);
+  me->free_rpc = free_rpc;
+  return me->rpc;
 }
 
 struct rpc_server *rpc_server_serving(void) {
-  struct rpc_server *s = &the_server;
-  return s->state != RPC_SERVER_NONE && s->pid == getpid() ? s : NULL;
+  struct rpc_server *s = rpc_server_self();
+  return s && s->state != RPC_SERVER_NONE && s->pid == getpid() ? s : NULL;
 }
 
 /* ---- failures ---- */
 
 int rpc_server_on_error(lua_State *L) {
-  script_describe(L, 1, &the_server.failure);
-  the_server.failure.code = FAILURE_REMOTE;
+  struct failure_record *f = &rpc_server_self()->failure;
+  script_describe(L, 1, f);
+  f->code = FAILURE_REMOTE;
   lua_settop(L, 1);
   return 1;
 }
@@ -158,7 +175,9 @@ void rpc_server_put_usage(struct rpc_server *s) {
   if (!(s->flags & RPC_MEASURED) || now < s->usage_next_ns)
     return;
   s->usage_next_ns = now + s->usage_interval_ns;
-  if (proc_memory(0, &m) < 0)
+  if (server_self()->thread)
+    m = (struct proc_memory){.uss = server_lua_live(server_self())};
+  else if (proc_memory(0, &m) < 0)
     return;
   struct buf body;
   buf_init(&body, 64);

@@ -43,7 +43,8 @@ struct rpc_server {
   int uncaught; /* luv is about to end the process: the server's failure says why */
 };
 
-/* The one of this process, also where none serves. */
+/* The one of this process or thread, also where none serves. NULL: no memory for a
+ * thread's. */
 struct rpc_server *rpc_server_self(void);
 /* The same if it serves, or NULL. */
 struct rpc_server *rpc_server_serving(void);

@@ -1,5 +1,5 @@
 /* The handlers of commands, one each: 0, or enum served. A command that fails says so by
- * server_fail and returns 0; cmd_fork is in fork/clone.h, cmd_run in runner.h. Runs in
+ * server_fail and returns 0; cmd_run is in runner.h. Runs in
  * templates and clones before run. */
 #ifndef TEMPLATE_SERVE_COMMANDS_H
 #define TEMPLATE_SERVE_COMMANDS_H
@@ -11,6 +11,7 @@ int cmd_require(struct server *s, struct command *c);
 int cmd_eval(struct server *s, struct command *c);
 int cmd_arg(struct server *s, struct command *c);
 int cmd_fd(struct server *s, struct command *c);
+int cmd_fork(struct server *s, struct command *c); /* cmd_fork.c */
 int cmd_setenv(struct server *s, struct command *c);
 int cmd_chdir(struct server *s, struct command *c);
 int cmd_limit(struct server *s, struct command *c); /* cmd_limit.c */

@@ -64,6 +64,11 @@ static _Noreturn __attribute__((noinline)) void live(struct server *s, int r) {
   }
 }
 
+void entry_thread(struct server *s) {
+  clone_born(s);
+  live(s, serve_inner(s));
+}
+
 /* A birth needs some 3 KiB of stack: they begin at the top of a page. */
 static _Noreturn void live_at_a_page(struct server *s, int r) {
   enum { PAGE = 4096 };

@@ -25,4 +25,7 @@ _Noreturn void template_enter(const struct template_entry *e);
 struct server;
 /* A clone that was forked out of a function (fork/promote.h): it is born, and serves. */
 _Noreturn void entry_born(struct server *s);
+/* The life of a clone that is a thread, whose record is s: it ends by s->leave. */
+_Noreturn void entry_thread(struct server *s);
+
 #endif

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -87,7 +88,8 @@ int cmd_run(struct server *s, struct command *c) {
     heap_keep(s->heap);
   if (hold_leash(s) < 0) /* what running promises must hold when it is read */
     return 0;
-  signals_release(); /* the same: a signal that is sent then meets the default */
+  if (!s->thread)
+    signals_release(); /* the same: a signal that is sent then meets the default */
   announce(s);
   return SERVED_RUN;
 }
@@ -97,10 +99,10 @@ int cmd_run(struct server *s, struct command *c) {
 /* For clone.exec. */
 static int armed_leash(void) {
   struct server *s = server_self();
-  if (server_before_exit)
-    server_before_exit();
   if (!s)
     return -1;
+  if (s->before_exit)
+    s->before_exit();
   leash_again(&s->leash);
   return s->leash.armed;
 }
@@ -135,6 +137,8 @@ static void write_text(const char *text) {
 }
 
 void runner_leave_words(struct server *s) {
+  if (s->words)
+    *s->nwords = failure_record_last_words(&s->failure, s->words, s->words_max);
   if (!s->slot || s->pid != getpid()) /* a copy's words are not the function's */
     return;
   s->slot->text_size =
@@ -142,9 +146,13 @@ void runner_leave_words(struct server *s) {
 }
 
 static void leave_last_words(struct server *s) {
-  static char text[2 * FAILURE_TEXT_MAX + 1];
-  size_t n = failure_record_last_words(&s->failure, text, sizeof text - 1);
+  enum { TEXT_MAX = 2 * FAILURE_TEXT_MAX + 1 };
+  static char shared[TEXT_MAX];
+  char *own = s->thread ? malloc(TEXT_MAX) : NULL, *text = own ? own : shared;
   runner_leave_words(s);
+  if (s->thread && !own)
+    return;
+  size_t n = failure_record_last_words(&s->failure, text, TEXT_MAX - 1);
   text[n++] = '\n';
   flush_pending();
   write_text("moonfork: ");
@@ -153,14 +161,18 @@ static void leave_last_words(struct server *s) {
     write_text(": ");
   }
   write_stderr(text, n);
+  free(own);
 }
 
 void runner_enter(struct server *s) {
-  clone_exec_prepare = armed_leash;
-  clone_fork_refused = NULL;
+  if (!s->thread) {
+    clone_exec_prepare = armed_leash;
+    clone_fork_refused = NULL;
+  }
   int fd = prepare_socket(s);
   server_title(s, NULL);
-  on_term_enter(s->L);
+  if (!s->thread)
+    on_term_enter(s->L);
   if (script_run(s, fd) == 0)
     server_exit(s, 0);
   leave_last_words(s);

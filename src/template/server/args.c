@@ -158,6 +158,44 @@ void args_clear(struct args *a) {
   buf_consume(&a->strings, buf_size(&a->strings));
 }
 
+static int copy_arg(const struct arg *from, struct arg *to) {
+  *to = *from;
+  if (from->kind != ARG_MAP)
+    return 0;
+  gather_init(&to->map, from->map.lead);
+  int r = gather_put(&to->map, gather_body(&from->map), from->length, PROTO_PAYLOAD_MAX);
+  return r < 0 ? r : gather_fit(&to->map, 1);
+}
+
+int args_copy(const struct args *a, struct args *ret) {
+  int r = 0;
+  *ret = (struct args){.lead = a->lead, .bytes = a->bytes};
+  buf_init(&ret->strings, SIZE_MAX / 4);
+  if (buf_size(&a->strings) > 0)
+    r = buf_put(&ret->strings, buf_peek(&a->strings), buf_size(&a->strings));
+  for (size_t i = 0; i < a->n && r == 0; i++) {
+    struct arg *arg = add(ret);
+    r = arg ? copy_arg(&a->items[i], arg) : -ENOMEM;
+  }
+  if (r == 0)
+    return 0;
+  for (size_t i = 0; i < ret->n; i++) {
+    ret->items[i].fd = -1; /* not this list's */
+    gather_deinit(&ret->items[i].map);
+  }
+  ret->n = 0;
+  args_deinit(ret);
+  return -ENOMEM;
+}
+
+void args_deinit(struct args *a) {
+  args_clear(a);
+  free(a->items);
+  buf_deinit(&a->strings);
+  *a = (struct args){.lead = a->lead};
+  buf_init(&a->strings, SIZE_MAX / 4);
+}
+
 int args_has_fd(const struct args *a, int fd) {
   for (size_t i = 0; i < a->n; i++)
     if (a->items[i].kind == ARG_HANDLE && a->items[i].fd == fd)

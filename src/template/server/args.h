@@ -27,6 +27,10 @@ int args_put_string(struct args *a, const void *data, size_t n);
 /* Takes what the gather holds (made with lead a->lead), leaving it empty; also on
  * failure. Same returns. */
 int args_put_gather(struct args *a, struct gather *g);
+/* A list of its own in *ret, which args_clear empties and args_deinit frees: the numbers of
+ * handles are the same. 0 or -ENOMEM, and *ret is empty. */
+int args_copy(const struct args *a, struct args *ret);
+void args_deinit(struct args *a);
 /* Closes the handles, forgets everything. */
 void args_clear(struct args *a);
 /* 1 when fd is one of the handles. */

@@ -20,6 +20,15 @@ static void disarm(struct leash *l) {
   fd_close(&l->armed);
 }
 
+void leash_none(struct leash *l) {
+  *l = (struct leash){.source = -1, .armed = -1, .none = 1, .parent = getppid()};
+}
+
+void leash_stay(struct leash *l) {
+  l->stays = 1;
+  leash_hold(l);
+}
+
 void leash_drop_pipe(struct leash *l) {
   if (!l->by_pipe && !l->group)
     fd_close(&l->source);
@@ -89,6 +98,8 @@ static void set_beside(struct leash *l) {
 
 /* Asked for first, looked at then: an end in between is seen twice, never missed. */
 static void set(struct leash *l, int signum) {
+  if (l->none)
+    return;
   if (!l->by_pipe && !l->group && proc_parent_death(signum) < 0)
     l->by_pipe = 1;
   if (l->by_pipe || l->group) {
@@ -115,7 +126,7 @@ void leash_hold(struct leash *l) {
 }
 
 void leash_rest(struct leash *l) {
-  if (!l->by_pipe && !l->group && proc_parent_death(SIGCONT) == 0)
+  if (!l->none && !l->stays && !l->by_pipe && !l->group && proc_parent_death(SIGCONT) == 0)
     l->own = SIGCONT;
 }
 

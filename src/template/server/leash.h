@@ -24,6 +24,8 @@ struct leash {
   int by_pipe;
   int group; /* it is the whole process group's, by the pipe */
   int own;   /* the signal is set, by whichever way */
+  int none;  /* it is a thread: its process has one */
+  int stays; /* SIGKILL also while this process waits for commands */
   int full;  /* the pipe could not be armed because no descriptor was to be had */
   pid_t
       parent; /* as it was when the leash was given: another one means that it is gone */
@@ -31,6 +33,10 @@ struct leash {
 
 /* Takes source (-1: none). The parent of this moment is the one to die with. */
 void leash_init(struct leash *l, int source);
+/* Of a thread: whatever is asked of it, it does nothing. */
+void leash_none(struct leash *l);
+/* Threads of this process run user code from now on, at any time. */
+void leash_stay(struct leash *l);
 /* From now on by that pipe (taken; -1: the one that is there). */
 void leash_use_pipe(struct leash *l, int source);
 /* From now on the leash of the whole process group, by that pipe (taken; -1: the one that

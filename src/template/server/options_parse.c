@@ -153,6 +153,8 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return fork ? get_small(&o->introduce, v, 1) : -EPROTO;
   case OPT_TREE:
     return get_tree(o, v, fork);
+  case OPT_THREAD:
+    return fork ? get_small(&o->thread, v, 1) : -EPROTO;
   default:
     return -EPROTO;
   }

@@ -20,7 +20,7 @@ struct options {
   struct text raw;      /* all of them, for the environment (options_next_env) */
   struct text commands; /* OPT_COMMANDS */
   uint8_t stdio[3];     /* enum mf_stdio_kind */
-  uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce, tree;
+  uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce, tree, thread;
   unsigned has_env : 1, has_stdio : 1, has_leash : 1, has_step : 1;
   uint32_t slot;                   /* PROTO_NO_SLOT: none */
   uint32_t step_first, step_count; /* has_step: two descriptors */
@@ -36,9 +36,10 @@ struct options {
  * command, or inner frames that are none of ARG, FD, RUN, torn, or follow a RUN. */
 int options_parse(struct options *ret, const void *body, size_t length, int fork);
 
-/* Before the descriptors of stdio: the socket, those of a step, the leash of a tree. */
+/* Before the descriptors of stdio: the socket, the life of a thread, those of a step, the
+ * leash of a tree. */
 static inline int options_first_stdio(const struct options *o) {
-  return 1 + 2 * o->has_step + o->ntree_fds;
+  return 1 + o->thread + 2 * o->has_step + o->ntree_fds;
 }
 
 struct env_change {

@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static struct server *self;
+static _Thread_local struct server *self;
 
 struct server *server_self(void) {
   return self;
@@ -118,8 +118,10 @@ void server_enter_user(struct server *s) {
   if (s->title_stale)
     server_title(s, s->is_clone ? "clone" : "template");
   collector_touch(&s->collector);
-  leash_hold(&s->leash);
-  signals_enter_user();
+  if (!s->thread) {
+    leash_hold(&s->leash);
+    signals_enter_user();
+  }
   s->user_since_ns = proc_now_ns();
 }
 
@@ -160,6 +162,8 @@ void server_end_copy(const struct server *s) {
 void server_leave_user(struct server *s) {
   server_end_copy(s);
   s->user_since_ns = 0;
+  if (s->thread)
+    return;
   signals_leave_user();
   leash_rest(&s->leash);
 }
@@ -171,6 +175,9 @@ void server_move_title(struct server *s) {
 /* By hand: every clone makes a title. */
 void server_title(struct server *s, const char *kind) {
   char text[SERVER_TITLE_MAX + 1], *at = text, *end = text + sizeof text - 1;
+  s->title_stale = 0;
+  if (s->thread)
+    return;
   at = append_number(at, end, s->owner_pid);
   at = append_text(at, end, " moonfork: ");
   at = append_text(at, end, kind ? kind : s->run.title);
@@ -180,15 +187,17 @@ void server_title(struct server *s, const char *kind) {
     at--;
   *at = 0;
   proc_set_title(text);
-  s->title_stale = 0;
 }
 
-void (*server_before_exit)(void);
 void (*server_before_first_fork)(void);
 
 void server_exit(struct server *s, int code) {
-  if (server_before_exit)
-    server_before_exit();
+  if (s->before_exit)
+    s->before_exit();
+  if (s->leave)
+    s->leave(s, code);
+  if (s->nthreads > 0)
+    s->await_threads(s);
   flush_pending();
   _exit(code);
 }

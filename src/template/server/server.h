@@ -1,5 +1,6 @@
 /* One process that serves commands: a template, or a clone that has not run yet. There is
- * one of these in a process (server_self), and everything in this folder works on it.
+ * one of these in a process (server_self), and everything in this folder works on it; and
+ * one for each clone that is a thread of the template's process (thread/thread.h).
  *
  * Its life: template_enter makes it; serve executes commands until a fork makes this very
  * process a clone (SERVED_BORN), or run is to be entered (SERVED_RUN); both leave the
@@ -21,6 +22,7 @@
 #include "wire/parts.h"
 #include "wire/proto.h"
 #include <moonfork/template.h>
+#include <stdatomic.h>
 
 enum serve_phase { /* doc/design.md */
                    SERVE_BOOT,
@@ -46,6 +48,9 @@ struct command {
 
 enum { SERVER_TITLE_MAX = 303 };
 
+struct rpc_server;
+struct thread;
+
 struct server {
   lua_State *L;     /* where user code runs; NULL before SETUP of a program */
   lua_State *given; /* an interpreter that was running before, or NULL */
@@ -66,7 +71,21 @@ struct server {
   uint64_t nforks;
   int exit_code;
   int is_clone;
-  int exiting; /* inside clone.exit */
+  int exiting;    /* inside clone.exit */
+  int asked_code; /* and with what */
+  unsigned nbirth; /* so that an inherited marker of it is none (lua/clone_lib.c) */
+  /* Called by server_exit and before an exec, where it is set: what user code believes to
+   * be written. */
+  void (*before_exit)(void);
+  /* It is a thread, which ends in the place of its process; or NULL. */
+  struct thread *thread;
+  void (*leave)(struct server *s, int code) __attribute__((noreturn));
+  char *words; /* its last words, which go with the news of its end */
+  size_t words_max, *nwords;
+  atomic_int nthreads; /* clones of it that are threads, and live */
+  void (*await_threads)(const struct server *s); /* until they have ended */
+  struct rpc_server *rpc; /* a thread's; or NULL */
+  void (*free_rpc)(struct rpc_server *rpc);
   int title_stale;
   pid_t pid;          /* who serves; a copy that user code forks is another one */
   uint64_t owner_pid; /* of the parent */
@@ -104,7 +123,7 @@ struct server {
 };
 
 extern struct server server_storage; /* for entry.c */
-/* The server of this process, or NULL where it is none (a plain parent). */
+/* The server of this process or thread, or NULL where it is none (a plain parent). */
 struct server *server_self(void);
 void server_set_self(struct server *s);
 void server_report(
@@ -144,12 +163,10 @@ void server_take_pid(struct server *s);
 void server_title(struct server *s, const char *kind);
 /* The title stands in the page that births write to, from now on. */
 void server_move_title(struct server *s);
-/* Called by server_exit and before an exec, where it is set: what user code believes to
- * be written. */
-extern void (*server_before_exit)(void);
 /* The program's own preparations, NULL when done: template_main.c. */
 extern void (*server_before_first_fork)(void);
-/* Flushes stdio and leaves. No atexit handler, no lua_close. */
+/* Flushes stdio and leaves. No atexit handler, no lua_close. A process with clones that
+ * are threads waits for their end first. */
 _Noreturn void server_exit(struct server *s, int code);
 
 #endif

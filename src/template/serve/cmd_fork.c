@@ -1,0 +1,42 @@
+/* FORK: a clone that is a process, or one that is a thread. Runs in templates and
+ * clones; of a process's birth also in the new one, from fork() on. */
+#include "template/fork/clone.h"
+#include "template/serve/commands.h"
+#include "template/serve/entry.h"
+#include "template/thread/thread.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* FORK_FAILED with s->failure; the template lives on. */
+static int refuse(struct server *s, const struct command *c) {
+  struct buf body;
+  buf_init(&body, FRAME_BODY_MAX);
+  if (failure_record_encode(&s->failure, &body) == 0)
+    connection_answer(&s->conn, ANS_FORK_FAILED, c->id, buf_peek(&body), buf_size(&body));
+  buf_deinit(&body);
+  return 0;
+}
+
+static int refuse_lost(struct server *s, const struct command *c) {
+  char text[256];
+  snprintf(text, sizeof text, "the template has no room for the descriptors: %s",
+           strerror(EMFILE));
+  failure_record_set(&s->failure, FAILURE_LIMIT, PHASE_FORK, EMFILE, text);
+  return refuse(s, c);
+}
+
+int cmd_fork(struct server *s, struct command *c) {
+  struct options o;
+  int sibling = 1, r;
+  if (c->lost_fds)
+    return refuse_lost(s, c);
+  if (!clone_parse_fork(&o, c))
+    return server_malformed(s, "malformed fork command");
+  r = o.thread ? thread_fork(s, c, entry_thread) : clone_fork(s, &o, c->fds, &sibling);
+  if (r < 0)
+    return refuse(s, c);
+  if (r == 0 && sibling && o.has_run)
+    connection_tell_nothing(&s->conn);
+  return r;
+}

@@ -1,0 +1,275 @@
+#include "template/thread/thread.h"
+
+#include "os/fd.h"
+#include "os/proc.h"
+#include "os/sock.h"
+#include "template/fork/clone.h"
+#include "template/lua/clone_posix.h"
+#include "template/lua/thread_end.h"
+#include "template/thread/thread_copy.h"
+#include "wire/life.h"
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { STACK_SIZE = 8 << 20 }; /* as a process has; a page of it exists once it is used */
+
+struct thread {
+  struct server server;
+  struct server *template;
+  void (*live)(struct server *s);
+  unsigned char *body; /* of the FORK: server.birth.options lies there */
+  int life;            /* in the thread's own table */
+  int error;           /* it could not begin */
+  int code, killed;
+  uint64_t id;
+  jmp_buf end;
+  size_t nwords;
+  char words[LIFE_TEXT_MAX];
+};
+
+/* What the thread that serves and the others tell each other. */
+static struct {
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  int settled; /* the one that begins has its own descriptors, or could not have them */
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+/* ---- the end ---- */
+
+static void tell(const struct thread *t, enum life_kind kind, int number) {
+  struct life_record record = {.kind = kind, .number = number};
+  struct iovec iov[2] = {{&record, sizeof record}, {(void *)(uintptr_t)t->words, 0}};
+  if (kind == LIFE_ENDED) {
+    struct rusage usage = {0};
+    getrusage(RUSAGE_THREAD, &usage);
+    record.utime_us =
+        (uint64_t)usage.ru_utime.tv_sec * 1000000 + (uint64_t)usage.ru_utime.tv_usec;
+    record.stime_us =
+        (uint64_t)usage.ru_stime.tv_sec * 1000000 + (uint64_t)usage.ru_stime.tv_usec;
+    record.signal = t->killed ? SIGKILL : 0;
+    record.text_size = (uint32_t)t->nwords;
+    iov[1].iov_len = t->nwords;
+  }
+  struct msghdr message = {.msg_iov = iov, .msg_iovlen = iov[1].iov_len ? 2 : 1};
+  while (sendmsg(t->life, &message, MSG_NOSIGNAL) < 0 && errno == EINTR)
+    ;
+}
+
+static void free_thread(struct thread *t) {
+  struct server *s = &t->server;
+  if (s->rpc)
+    s->free_rpc(s->rpc);
+  inbox_deinit(&s->conn.in);
+  buf_deinit(&s->conn.out);
+  gather_deinit(&s->gather);
+  args_deinit(&s->args);
+  thread_copy_free(s);
+  free(t->body);
+  free(t);
+}
+
+/* The finalisers of what it has made itself run, as at clone.exit(code, true): its memory
+ * outside of the interpreter is its process's, and would stay. */
+static _Noreturn void leave(struct server *s, int code) {
+  struct thread *t = s->thread;
+  t->code = code;
+  if (!s->exiting && !t->killed) {
+    s->exiting = 1;
+    s->asked_code = code;
+    lua_close(s->L);
+  }
+  longjmp(t->end, 1);
+}
+
+static void end_killed(void) {
+  struct server *s = server_self();
+  s->thread->killed = 1;
+  leave(s, 0);
+}
+
+static void settle(struct thread *t, int error) {
+  pthread_mutex_lock(&all.lock);
+  t->error = error;
+  all.settled = 1;
+  pthread_cond_broadcast(&all.changed);
+  pthread_mutex_unlock(&all.lock);
+}
+
+static void count_end(struct server *template) {
+  pthread_mutex_lock(&all.lock);
+  template->nthreads--;
+  pthread_cond_broadcast(&all.changed);
+  pthread_mutex_unlock(&all.lock);
+}
+
+/* ---- the life ---- */
+
+/* Copies of what is the template's own. It waits meanwhile. */
+static void close_templates(const struct server *s) {
+  const int fds[] = {s->conn.fd, s->leash.source, s->leash.armed};
+  for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+    int fd = fds[i];
+    if (fd >= 0)
+      fd_close(&fd);
+  }
+  inbox_close_copies(&s->conn.in);
+}
+
+static void *run(void *data) {
+  struct thread *t = data;
+  struct server *s = &t->server;
+  if (unshare(CLONE_FILES | CLONE_FS) < 0) {
+    settle(t, errno);
+    return NULL;
+  }
+  server_set_self(s);
+  clone_posix_thread((int)syscall(SYS_gettid));
+  close_templates(t->template);
+  settle(t, 0);
+  tell(t, LIFE_BORN, (int)syscall(SYS_gettid));
+  if (_setjmp(t->end) == 0) {
+    thread_end_begin(s->L, THREAD_END_VALUE(t->id), end_killed);
+    t->live(s);
+  }
+  thread_end_over();
+  server_set_self(NULL);
+  fd_close_from(3, &t->life, 1); /* before its end is told, as those of a process are */
+  tell(t, LIFE_ENDED, t->code);
+  fd_close(&t->life);
+  struct server *template = t->template;
+  free_thread(t);
+  count_end(template);
+  return NULL;
+}
+
+/* ---- the beginning ---- */
+
+static int deny_at(const char *origin, struct server *s, int code, int error,
+                   const char *what) {
+  char text[256];
+  if (error)
+    snprintf(text, sizeof text, "%s: %s", what, strerror(error));
+  else
+    snprintf(text, sizeof text, "%s", what);
+  failure_record_set_at(origin, &s->failure, code, PHASE_FORK, error, text);
+  return -1;
+}
+#define deny(...) deny_at(ORIGIN, __VA_ARGS__)
+
+/* The record of the clone, as clone_born finds that of a process. */
+static int make_record(struct server *from, struct thread *t, const struct command *c) {
+  struct server *s = &t->server;
+  t->template = from;
+  t->id = c->id;
+  t->body = malloc(c->length ? c->length : 1);
+  if (!t->body || args_copy(&from->args, &s->args) < 0)
+    return -1;
+  memcpy(t->body, c->body, c->length);
+  (void)options_parse(&s->birth.options, t->body, c->length, 1); /* as it was before */
+  connection_open(&s->conn, -1, s->room, sizeof s->room);
+  gather_init(&s->gather, 0);
+  fdset_init(&s->gather_fds);
+  leash_none(&s->leash);
+  s->options = from->options;
+  s->pid = from->pid;
+  s->owner_pid = from->owner_pid;
+  s->phase = SERVE_SERVING;
+  s->birth.sibling = 1;
+  s->birth.slot = NULL;
+  s->audit_level = from->audit_level;
+  s->nbirth = from->nbirth;
+  memcpy(s->name, from->name, sizeof s->name);
+  memcpy(&s->audit, &from->audit, sizeof s->audit);
+  s->audit.data = s;
+  s->audit.sources.collector_mode = &s->collector.gc;
+  s->words = t->words;
+  s->words_max = sizeof t->words;
+  s->nwords = &t->nwords;
+  s->thread = t;
+  s->leave = leave;
+  return 0;
+}
+
+static void take_fds(struct thread *t, struct fdset *fds) {
+  struct server *s = &t->server;
+  fdset_init(&s->birth.fds);
+  for (int i = 0; i < fds->n; i++)
+    fdset_push(&s->birth.fds, fdset_steal(fds, i));
+  t->life = s->birth.fds.fd[1];
+}
+
+static int begin(struct thread *t) {
+  pthread_attr_t attributes;
+  pthread_t id;
+  sigset_t every, before;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, STACK_SIZE);
+  sigfillset(&every); /* signals are the process's, and the main thread takes them */
+  all.settled = 0;
+  sigprocmask(SIG_SETMASK, &every, &before);
+  int error = pthread_create(&id, &attributes, run, t);
+  sigprocmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+  if (error)
+    return error;
+  pthread_mutex_lock(&all.lock);
+  while (!all.settled)
+    pthread_cond_wait(&all.changed, &all.lock);
+  error = t->error;
+  pthread_mutex_unlock(&all.lock);
+  return error;
+}
+
+static void await_all(const struct server *s) {
+  pthread_mutex_lock(&all.lock);
+  while (s->nthreads > 0)
+    pthread_cond_wait(&all.changed, &all.lock);
+  pthread_mutex_unlock(&all.lock);
+}
+
+int thread_fork(struct server *s, const struct command *c,
+                void (*live)(struct server *s)) {
+  if (s->thread)
+    return deny(s, FAILURE_UNSUPPORTED, 0, "a clone that is a thread forks none");
+  if (clone_before_fork(s) < 0)
+    return -1;
+  if (clone_prepare_fork(s) < 0)
+    return deny(s, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
+  struct thread *t = calloc(1, sizeof *t);
+  if (!t)
+    return deny(s, FAILURE_NOMEM, ENOMEM, "the record of the thread");
+  t->live = live;
+  if (make_record(s, t, c) < 0) {
+    free_thread(t);
+    return deny(s, FAILURE_NOMEM, ENOMEM, "the record of the thread");
+  }
+  if (thread_copy(s, &t->server) < 0) {
+    free_thread(t);
+    return -1;
+  }
+  take_fds(t, c->fds);
+  struct fdset copies = t->server.birth.fds; /* here; the thread has its own */
+  t->server.birth.fds.fd[1] = -1;
+  if (s->nthreads == 0)
+    leash_stay(&s->leash);
+  s->await_threads = await_all;
+  s->nthreads++;
+  int error = begin(t);
+  fdset_close(&copies);
+  if (!error)
+    return 0;
+  s->nthreads--;
+  free_thread(t);
+  return deny(s, FAILURE_FORK, error, "a thread can't be made");
+}

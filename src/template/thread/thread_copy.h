@@ -1,0 +1,14 @@
+/* The interpreter of a clone that is a thread: a copy of its template's, at another
+ * address. Runs in templates, on the thread that serves. */
+#ifndef TEMPLATE_THREAD_COPY_H
+#define TEMPLATE_THREAD_COPY_H
+
+#include "template/server/server.h"
+
+/* Gives `to` a copy of from's interpreter, heap and collector. from was sealed, and runs
+ * nothing. 0, or -1 with from->failure set: what can't be copied, and why. */
+int thread_copy(struct server *from, struct server *to);
+/* Takes it away again, when the thread has left it. */
+void thread_copy_free(struct server *s);
+
+#endif
