@@ -483,6 +483,7 @@ int collector_seal(struct collector *c, lua_State *L) {
   }
   c->shared = in_use(L);
   c->sealed = 1;
+  c->seals++;
   c->dirty = 0;
   if (c->gc != COLLECTOR_INCREMENTAL) {
     collect_young(c, L);

@@ -17,6 +17,7 @@ struct collector {
   int gc;    /* mode to settle in; follows what scripts ask of collectgarbage */
   int dirty; /* Lua has run since the last seal */
   int sealed;
+  uint64_t seals; /* so many times it was sealed anew */
   uint64_t
       freeze_worth; /* gain from which on the heap is frozen; collector_init sets it */
   void (*after_hook)(lua_State *L); /* ours took one off; NULL: nobody minds */

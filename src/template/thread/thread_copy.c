@@ -1,10 +1,143 @@
 #include "template/thread/thread_copy.h"
-#include <errno.h>
 
-int thread_copy(struct server *from, struct server *to) {
-  failure_record_set_at(ORIGIN, &from->failure, FAILURE_UNSUPPORTED, PHASE_FORK, ENOTSUP,
-                        "TEMPORARY");
+#include "image/record.h"
+#include "image/relocate.h"
+#include "image/selfcheck.h"
+#include "template/heap/heap_copy.h"
+#include "template/lua/script.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Where the pointers are, as of the last seal: the next clones are copied by it, too. */
+static struct {
+  struct record record;
+  uint64_t seals; /* of the collector, when it was made; 0: there is none */
+} recorded;
+
+static int deny_at(const char *origin, struct server *s, int code, int error,
+                   const char *what) {
+  char text[512];
+  snprintf(text, sizeof text, "the interpreter can't be copied: %s", what);
+  failure_record_set_at(origin, &s->failure, code, PHASE_FORK, error, text);
   return -1;
 }
+#define deny(...) deny_at(ORIGIN, __VA_ARGS__)
+
+static lua_State *main_of(lua_State *L) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  lua_State *main = lua_tothread(L, -1);
+  lua_pop(L, 1);
+  return main;
+}
+
+/* Hooks change the interpreter at every fork. */
+static int is_known(const struct server *s) {
+  return recorded.seals && recorded.seals == s->collector.seals && !script_has_before_fork();
+}
+
+static int look(struct server *s, lua_State *main) {
+  struct heap_shape shape;
+  if (is_known(s))
+    return 0;
+  record_free(&recorded.record);
+  recorded.seals = 0;
+  heap_copy_shape(s->heap, &shape);
+  if (record_state(&recorded.record, main, s->heap, (size_t)(shape.region + shape.zone)) < 0)
+    return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for the record of its pointers");
+  recorded.seals = s->collector.seals;
+  return 0;
+}
+
+/* ---- memory ---- */
+
+struct copying {
+  char *from, *to;
+  intptr_t difference;
+};
+
+static int copy_part(void *data, char *at, size_t size) {
+  const struct copying *c = data;
+  size_t offset = (size_t)(at - c->from);
+  if (heap_copy_open(c->to + offset, size) < 0)
+    return -ENOMEM;
+  relocate_copy(c->to + offset, at, size, recorded.record.bits + offset / (8 * 64),
+                c->difference);
+  return 0;
+}
+
+static void move_word(void *data, void *word) {
+  const struct copying *c = data;
+  char *p;
+  memcpy(&p, word, sizeof p);
+  if (!p)
+    return;
+  p += c->difference;
+  memcpy(word, &p, sizeof p);
+}
+
+static struct heap *copy_heap(struct heap *from, struct copying *c) {
+  struct heap_shape shape;
+  heap_copy_shape(from, &shape);
+  c->from = (char *)from;
+  c->to = heap_copy_reserve(&shape, c->from);
+  if (!c->to)
+    return NULL;
+  c->difference = c->to - c->from;
+  struct heap *to = (struct heap *)(void *)c->to;
+  if (heap_copy_parts(from, copy_part, c) == 0) {
+    heap_copy_words(to, move_word, c);
+    if (heap_copy_adopt(to, 0) == 0)
+      return to;
+  }
+  heap_copy_drop(c->to, &shape);
+  return NULL;
+}
+
+/* What leads into the record of the template's server leads into that of the clone. */
+static void move_to_record(struct server *from, struct server *to,
+                           const struct copying *c) {
+  for (size_t i = 0; i < recorded.record.noutsides; i++) {
+    const struct record_outside *o = &recorded.record.outsides[i];
+    uint64_t offset = o->word - (uint64_t)(uintptr_t)from;
+    if (o->kind != IMAGE_LIGHT || offset >= sizeof *from)
+      continue;
+    uint64_t word = (uint64_t)(uintptr_t)to + offset;
+    memcpy(c->to + o->offset, &word, sizeof word);
+  }
+}
+
+int thread_copy(struct server *from, struct server *to) {
+  struct copying c;
+  const char *why = selfcheck_reason();
+  if (!why && !from->heap)
+    why = "its memory is the host's";
+  if (!why)
+    why = heap_copy_prepare(from->heap);
+  if (why)
+    return deny(from, FAILURE_UNSUPPORTED, ENOTSUP, why);
+  lua_State *main = main_of(from->L);
+  if (main != from->L)
+    return deny(from, FAILURE_UNSUPPORTED, ENOTSUP, "it runs a function");
+  if (look(from, main) < 0)
+    return -1;
+  to->heap = copy_heap(from->heap, &c);
+  if (!to->heap)
+    return deny(from, FAILURE_NOMEM, ENOMEM, "not enough memory");
+  move_to_record(from, to, &c);
+  to->L = (lua_State *)(void *)((char *)main + c.difference);
+  to->collector = from->collector;
+  to->collector.heap = to->heap;
+  relocate_settle(to->L);
+  heap_forked(to->heap);
+  collector_forked(&to->collector, to->L);
+  return 0;
+}
+
 void thread_copy_free(struct server *s) {
+  if (!s->heap)
+    return;
+  heap_free(s->heap);
+  s->heap = NULL;
+  s->L = NULL;
 }
