@@ -124,7 +124,7 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   default:
     break;
   }
-  if (p->state != RUNNING || !p->source || p->source->state != SERVING) {
+  if (p->state != RUNNING || p->is_thread || !p->source || p->source->state != SERVING) {
     measure(p, m);
     return 0;
   }

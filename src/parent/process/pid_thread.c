@@ -9,11 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KILL_AGAIN_MS = 20 };
+enum {
+  KILL_AGAIN_MS = 20,
+  CRASH_LOOKS_MAX = 5000 / LIFE_LOOK_MS /* that the end of its process may take */
+};
 
 struct thread_life {
   int born, ended; /* what it has said; ended: also what can't be read any further */
   int told;        /* the end came with a status */
+  int nlooks;      /* for that of its process, in vain */
   size_t n;        /* bytes */
   unsigned char bytes[2 * sizeof(struct life_record) + LIFE_TEXT_MAX];
 };
@@ -126,6 +130,8 @@ int process_thread_is_born(const struct mf_process *p) {
 static enum life_kernel ask_process(struct mf_process *p) {
   const struct mf_process *source = p->source;
   p->gone = 1;
+  if (source && source->state != DEAD && p->life->nlooks++ < CRASH_LOOKS_MAX)
+    p->nlooks = 0; /* its descriptors go first, then perhaps a core is written */
   if (!source || source->state != DEAD)
     return LIFE_KERNEL_GONE;
   if (source->exit.known) {

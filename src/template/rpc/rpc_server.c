@@ -176,7 +176,7 @@ void rpc_server_put_usage(struct rpc_server *s) {
     return;
   s->usage_next_ns = now + s->usage_interval_ns;
   if (server_self()->thread)
-    m = (struct proc_memory){.uss = server_lua_live(server_self())};
+    m = (struct proc_memory){.uss = server_lua_live(server_self())}; /* as cmd_memory.c */
   else if (proc_memory(0, &m) < 0)
     return;
   struct buf body;

@@ -197,7 +197,7 @@ void server_exit(struct server *s, int code) {
   if (s->leave)
     s->leave(s, code);
   if (s->nthreads > 0)
-    s->await_threads(s);
+    s->await_threads(s, -1);
   flush_pending();
   _exit(code);
 }

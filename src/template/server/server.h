@@ -83,7 +83,8 @@ struct server {
   char *words; /* its last words, which go with the news of its end */
   size_t words_max, *nwords;
   atomic_int nthreads; /* clones of it that are threads, and live */
-  void (*await_threads)(const struct server *s); /* until they have ended */
+  /* Until they have ended, or for so long (-1: any time): how many are left. */
+  int (*await_threads)(const struct server *s, int ms);
   struct rpc_server *rpc; /* a thread's; or NULL */
   void (*free_rpc)(struct rpc_server *rpc);
   int title_stale;

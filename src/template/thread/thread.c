@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { STACK_SIZE = 8 << 20 }; /* as a process has; a page of it exists once it is used */
@@ -29,7 +30,6 @@ struct thread {
   void (*live)(struct server *s);
   unsigned char *body; /* of the FORK: server.birth.options lies there */
   int life;            /* in the thread's own table */
-  int error;           /* it could not begin */
   int code, killed;
   uint64_t id;
   jmp_buf end;
@@ -41,7 +41,8 @@ struct thread {
 static struct {
   pthread_mutex_t lock;
   pthread_cond_t changed;
-  int settled; /* the one that begins has its own descriptors, or could not have them */
+  int settled; /* the one that begins has its own descriptors, or could not have them: */
+  int error;
 } all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* ---- the end ---- */
@@ -97,9 +98,9 @@ static void end_killed(void) {
   leave(s, 0);
 }
 
-static void settle(struct thread *t, int error) {
+static void settle(int error) {
   pthread_mutex_lock(&all.lock);
-  t->error = error;
+  all.error = error;
   all.settled = 1;
   pthread_cond_broadcast(&all.changed);
   pthread_mutex_unlock(&all.lock);
@@ -129,13 +130,13 @@ static void *run(void *data) {
   struct thread *t = data;
   struct server *s = &t->server;
   if (unshare(CLONE_FILES | CLONE_FS) < 0) {
-    settle(t, errno);
+    settle(errno);
     return NULL;
   }
   server_set_self(s);
   clone_posix_thread((int)syscall(SYS_gettid));
   close_templates(t->template);
-  settle(t, 0);
+  settle(0);
   tell(t, LIFE_BORN, (int)syscall(SYS_gettid));
   if (_setjmp(t->end) == 0) {
     thread_end_begin(s->L, THREAD_END_VALUE(t->id), end_killed);
@@ -209,13 +210,16 @@ static void take_fds(struct thread *t, struct fdset *fds) {
 }
 
 static int begin(struct thread *t) {
+  static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
   pthread_attr_t attributes;
   pthread_t id;
   sigset_t every, before;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, STACK_SIZE);
-  sigfillset(&every); /* signals are the process's, and the main thread takes them */
+  sigfillset(&every); /* signals are the process's, and the main thread takes them, */
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+    sigdelset(&every, faults[i]); /* but for those of the thread's own doing */
   all.settled = 0;
   sigprocmask(SIG_SETMASK, &every, &before);
   int error = pthread_create(&id, &attributes, run, t);
@@ -226,16 +230,25 @@ static int begin(struct thread *t) {
   pthread_mutex_lock(&all.lock);
   while (!all.settled)
     pthread_cond_wait(&all.changed, &all.lock);
-  error = t->error;
+  error = all.error; /* the thread may have ended by now */
   pthread_mutex_unlock(&all.lock);
   return error;
 }
 
-static void await_all(const struct server *s) {
+static int await_all(const struct server *s, int ms) {
+  struct timespec end;
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  end.tv_nsec += ms % 1000 * 1000000L;
+  end.tv_sec += ms / 1000 + end.tv_nsec / 1000000000L;
+  end.tv_nsec %= 1000000000L;
   pthread_mutex_lock(&all.lock);
-  while (s->nthreads > 0)
-    pthread_cond_wait(&all.changed, &all.lock);
+  int error = 0;
+  while (s->nthreads > 0 && error == 0)
+    error = ms < 0 ? pthread_cond_wait(&all.changed, &all.lock)
+                   : pthread_cond_clockwait(&all.changed, &all.lock, CLOCK_MONOTONIC, &end);
+  int n = s->nthreads;
   pthread_mutex_unlock(&all.lock);
+  return n;
 }
 
 int thread_fork(struct server *s, const struct command *c,

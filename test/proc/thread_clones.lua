@@ -1,0 +1,357 @@
+-- Clones that are threads of their template's process (doc/thread-clones.md): what they share
+-- with clones that are processes, what they have of their own, what they can't have, and what
+-- happens to them when things end. Real processes and threads.
+local story = require "story"
+local fork = require "moonfork"
+local clone = require "moonfork.clone"
+
+local FUNCTIONS = [[
+  local clone = require "moonfork.clone"
+  numbers, long = {}, ("x"):rep(300000)
+  for i = 1, 5000 do numbers[i] = {i} end
+  count = 0
+  function more(s)
+    count = count + 1
+    numbers[#numbers + 1] = {count}
+    collectgarbage()
+    s:write(count, " ", #numbers, " ", numbers[4711][1], " ", #long)
+  end
+  function arguments(s, ...)
+    local got = {}
+    for i, v in ipairs{...} do
+      if type(v) == "string" then got[i] = #v > 100 and #v or v else got[i] = v:read("a") end
+    end
+    s:write(table.concat(got, ","))
+  end
+  function fails() error("on purpose") end
+  function leaves() os.exit(7) end
+  function leaves_inside() coroutine.wrap(function() pcall(clone.exit, 3) end)() end
+  function waits(s) s:read("a") end
+  function echoes(s) for line in s:lines() do s:write(line, "\n") end end
+  function echo(...) return ... end
+  function pid() return clone.pid(), clone.id() end
+  function raises() error("raised") end
+  function hangs(s) while true do end end
+  function sleeps() local a = clone.pipe() a:read("a") end
+  function forks() return pcall(clone.fork) end
+  function execs() return clone.exec("/bin/true", {"true"}) end
+  function terms() return pcall(clone.on_term, function() end) end
+]]
+
+local GRACE = 2 -- seconds that a process that was closed may take to end
+
+local function template(code)
+  return fork.new_exec():eval(FUNCTIONS .. (code or ""))
+end
+
+local function thread(p)
+  return p:fork{isolation = "thread"}
+end
+
+-- What it writes, and how it ends.
+local function result(t, p, name)
+  local socket = t.got(p:run(name))
+  local text = socket:read("a")
+  socket:close()
+  local status = t.got(p:wait())
+  p:close()
+  return text, status
+end
+
+local function threads_of(pid)
+  local text = assert(io.open("/proc/" .. pid .. "/status")):read("a")
+  return tonumber(text:match("Threads:%s*(%d+)"))
+end
+
+local function ask_available()
+  local p = template()
+  local q = thread(p)
+  local _, err = q:run("more")
+  q:close()
+  p:close()
+  fork.loop()
+  return not err or err.code ~= "UNSUPPORTED"
+end
+local available = ask_available()
+
+local function test(name, f)
+  story.test(name, function(t)
+    if not available then t.skip("this Lua, or this build, has none") end
+    f(t)
+  end)
+end
+
+test("each has the template's data, and its own from then on", function(t)
+  local p = template()
+  for _ = 1, 5 do
+    local text, status = result(t, thread(p), "more")
+    t.eq(text, "1 5001 4711 300000")
+    t.eq(status.code, 0)
+    t.ok(status.rusage.utime >= 0)
+  end
+  p:eval("count = 10")
+  t.eq((result(t, thread(p), "more")), "11 5001 4711 300000")
+  p:close()
+end)
+
+test("strings, long strings and handles arrive, those of the template, too", function(t)
+  local p = template()
+  p:send_arg("first")
+  for _ = 1, 2 do
+    local q = thread(p)
+    local reader, writer = clone.pipe()
+    q:send_arg("second"):send_arg(("y"):rep(200000)):send_fd(reader)
+    reader:close()
+    writer:write("through")
+    writer:close()
+    t.eq((result(t, q, "arguments")), "first,second,200000,through")
+  end
+  p:close()
+end)
+
+test("errors and exit codes come back", function(t)
+  local p = template "io.stderr = nil"
+  local q = thread(p)
+  t.got(q:run("fails")):close()
+  local status = t.got(q:wait())
+  t.eq(status.code, 1)
+  t.match(status.error, "on purpose\nstack traceback:")
+  q:close()
+  local _, left = result(t, thread(p), "leaves")
+  t.eq(left.code, 7)
+  _, left = result(t, thread(p), "leaves_inside")
+  t.eq(left.code, 3)
+  q = thread(p)
+  local _, err = q:run("nowhere")
+  t.error(err, "REMOTE", "nowhere")
+  t.eq(err.started, "no")
+  q:close()
+  q = thread(p):eval("error('not even that')")
+  _, err = q:run("more")
+  t.error(err, "REMOTE", "not even that")
+  q:close()
+  p:close()
+end)
+
+test("directory, umask and descriptors are each one's own", function(t)
+  local here = t:tmp()
+  local p = template(([[
+    file = io.open(%q, "w")
+    file:close()
+    function moves(s)
+      s:write(io.open("mark") and "there" or "elsewhere")
+    end
+  ]]):format(here .. "/mark"))
+  t.eq((result(t, thread(p):chdir(here), "moves")), "there")
+  t.eq((result(t, thread(p), "moves")), "elsewhere")
+  -- The socket of another that waits has no second holder: it ends when that one does.
+  local first = thread(p)
+  local socket = t.got(first:run("waits"))
+  t.eq((result(t, thread(p), "more")), "1 5001 4711 300000")
+  socket:shutdown()
+  t.eq(t.got(first:wait()).code, 0)
+  t.eq(socket:read("a"), "")
+  socket:close()
+  first:close()
+  p:close()
+end)
+
+test("what a thread can't have of its own is refused by name", function(t)
+  local p = template()
+  for name, value in pairs {leash = "term", env = {A = "b"}, session = "new", tree = true,
+    dumpable = false, stdout = "null", stdin = "socket"} do
+    local q = p:fork{isolation = "thread", [name] = value}
+    local _, err = q:run("more")
+    t.error(err, "UNSUPPORTED", "option '" .. name .. "'")
+    t.eq(err.started, "no")
+    q:close()
+  end
+  local q = thread(p)
+  t.error(select(2, q:kill()), "UNSUPPORTED")
+  t.error(select(2, q:to_fd()), "UNSUPPORTED")
+  q:close()
+  for _, f in ipairs {function(r) r:limit{cpu = 1} end, function(r) r:setenv("A", "b") end} do
+    q = thread(p)
+    f(q)
+    t.error(select(2, q:run("more")), "UNSUPPORTED")
+    q:close()
+  end
+  t.raises("'process'", function() p:fork{isolation = "fibre"} end)
+  p:close()
+end)
+
+test("its functions know that they are in a thread", function(t)
+  local p = template()
+  local pool = p:pool("pid", {isolation = "thread", max = 1})
+  local pid, id = pool:call()
+  t.eq(pid, pool:pids()[1])
+  t.eq(#id, 32)
+  t.got(pool:drain(10))
+  pool:close()
+  for name, pattern in pairs {forks = "can't fork", execs = "another program",
+    terms = "no signals"} do
+    local of = template():pool(name, {isolation = "thread", max = 1})
+    local ok, text = of:call()
+    t.ok(not ok)
+    t.match(text, pattern)
+    t.got(of:drain(10))
+    of:close()
+  end
+end)
+
+test("a crash ends all that are in the process, and each is told", function(t)
+  local p = template()
+  local others, sockets = {}, {}
+  for i = 1, 3 do
+    others[i] = thread(p)
+    sockets[i] = t.got(others[i]:run("waits"))
+  end
+  local q = thread(p):eval [[assert(package.loadlib(package.searchpath("unsafe.crash",
+    package.cpath:gsub("%?", "unsafe")), "luaopen_unsafe_crash"))()]]
+  t.error(select(2, q:run("more")), "CLONE_DIED")
+  q:close()
+  for i = 1, 3 do
+    local status = t.got(others[i]:wait())
+    t.ok(status.signal == 11 or status.code ~= 0, "a crash, or what a sanitizer makes of it")
+    others[i]:close()
+    sockets[i]:close()
+  end
+  p:close()
+end)
+
+test("a template that is closed ends when they have ended", function(t)
+  local p = template()
+  local q = thread(p)
+  local socket = t.got(q:run("echoes"))
+  local pid = p:pid()
+  p:close()
+  local rounds, stop = 0, false
+  local timer = fork.timer(GRACE + 0.3, function() stop = true end)
+  t.within(20, function()
+    socket:write("a round\n")
+    rounds = rounds + (socket:read() == "a round" and 1 or 0)
+    return stop
+  end)
+  timer:close()
+  t.ok(t.alive(pid) and rounds > 1)
+  socket:close()
+  t.eq(t.got(q:wait()).code, 0)
+  t.within(10, function() return not t.alive(pid) end)
+  q:close()
+end)
+
+test("processes are forked when they have ended, and not before", function(t)
+  local p = template()
+  local q = thread(p)
+  local socket = t.got(q:run("waits"))
+  local r = p:fork()
+  local _, err = r:run("more")
+  t.error(err, "FORK_FAILED", "threads of the template")
+  r:close()
+  socket:close()
+  t.eq(t.got(q:wait()).code, 0)
+  q:close()
+  t.eq((result(t, p:fork(), "more")), "1 5001 4711 300000")
+  t.eq((result(t, thread(p), "more")), "1 5001 4711 300000")
+  p:close()
+end)
+
+test("hooks run: before_fork in the template, on_fork in the thread", function(t)
+  local p = template [[
+    local born = 0
+    clone.before_fork(function()
+      born = born + 1
+      if born == 3 then return false, "enough" end
+    end)
+    clone.on_fork(function() where = "thread " .. born end)
+    function tells(s) s:write(where) end
+  ]]
+  t.eq((result(t, thread(p), "tells")), "thread 1")
+  t.eq((result(t, thread(p), "tells")), "thread 2")
+  local q = thread(p)
+  local _, err = q:run("tells")
+  t.error(err, "FORK_FAILED", "enough")
+  q:close()
+  p:close()
+end)
+
+test("many leave nothing behind: no thread, descriptor or address", function(t)
+  local p = template()
+  local function burst(n)
+    local all = {}
+    for i = 1, n do all[i] = thread(p) end
+    for i = 1, n do t.got(all[i]:run("more")):close() end
+    for i = 1, n do
+      t.eq(t.got(all[i]:wait()).code, 0)
+      all[i]:close()
+    end
+  end
+  local function mappings()
+    local n = 0
+    for _ in io.lines("/proc/" .. p:pid() .. "/maps") do n = n + 1 end
+    return n
+  end
+  local function nfds()
+    local n = 0
+    for _ in io.popen("ls /proc/" .. p:pid() .. "/fd"):lines() do n = n + 1 end
+    return n
+  end
+  burst(20)
+  t.within(10, function() return threads_of(p:pid()) == 1 end)
+  local maps, fds = mappings(), nfds()
+  for _ = 1, 5 do burst(20) end
+  t.within(10, function() return threads_of(p:pid()) == 1 end)
+  t.ok(mappings() <= maps + 20, "mappings: " .. maps .. ", " .. mappings())
+  t.eq(nfds(), fds)
+  p:close()
+end)
+
+test("rpc and pools: calls, errors, workers that hang in Lua or in a wait", function(t)
+  local rpc = thread(template()):rpc("echo")
+  t.eq(select(2, rpc:call(1, {2})).n or select("#", rpc:call(1, {2})), 2)
+  rpc:close()
+  local pool = template():pool("echo", {isolation = "thread", max = 3})
+  for i = 1, 50 do t.eq(pool:call(i, "x"), i) end
+  t.got(pool:drain(10))
+  pool:close()
+  pool = template():pool("raises", {isolation = "thread", max = 1})
+  local _, err = pool:call()
+  t.error(err, "REMOTE", "raised")
+  t.got(pool:drain(10))
+  pool:close()
+  for _, name in ipairs {"hangs", "sleeps"} do
+    pool = template():pool(name, {isolation = "thread", max = 1, call_timeout = 0.1})
+    _, err = pool:call()
+    t.error(err, "TIMEOUT")
+    t.got(pool:drain(10))
+    pool:close()
+  end
+end)
+
+test("what its objects hold is written at its end", function(t)
+  local p = template [[
+    function writes(s, name)
+      local file = io.open(name, "w")
+      file:write("written")
+    end
+  ]]
+  local name = t:tmp() .. "/file"
+  local q = thread(p):send_arg(name)
+  t.eq(select(2, result(t, q, "writes")).code, 0)
+  t.eq(t.read(name), "written")
+  p:close()
+end)
+
+test("memory: what its interpreter has taken", function(t)
+  local p = template()
+  local q = thread(p)
+  local m = t.got(q:memory())
+  t.ok(m.lua > 0 and m.uss >= m.lua and m.shared == 0)
+  t.got(q:run("waits"))
+  local _, err = q:memory()
+  t.error(err, "UNSUPPORTED")
+  q:close()
+  p:close()
+end)
+
+story.done()
