@@ -163,7 +163,7 @@ static int copy_arg(const struct arg *from, struct arg *to) {
   if (from->kind != ARG_MAP)
     return 0;
   gather_init(&to->map, from->map.lead);
-  int r = gather_put(&to->map, gather_body(&from->map), from->length, PROTO_PAYLOAD_MAX);
+  int r = gather_put(&to->map, gather_body(&from->map), from->length);
   return r < 0 ? r : gather_fit(&to->map, 1);
 }
 

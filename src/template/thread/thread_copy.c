@@ -1,6 +1,6 @@
 #include "template/thread/thread_copy.h"
 
-#include "image/record.h"
+#include "image/pointers.h"
 #include "image/relocate.h"
 #include "image/selfcheck.h"
 #include "template/heap/heap_copy.h"
@@ -11,7 +11,7 @@
 
 /* Where the pointers are, as of the last seal: the next clones are copied by it, too. */
 static struct {
-  struct record record;
+  struct pointers pointers;
   uint64_t seals; /* of the collector, when it was made; 0: there is none */
 } recorded;
 
@@ -40,10 +40,10 @@ static int look(struct server *s, lua_State *main) {
   struct heap_shape shape;
   if (is_known(s))
     return 0;
-  record_free(&recorded.record);
+  pointers_free(&recorded.pointers);
   recorded.seals = 0;
   heap_copy_shape(s->heap, &shape);
-  if (record_state(&recorded.record, main, s->heap, (size_t)(shape.region + shape.zone)) < 0)
+  if (pointers_record(&recorded.pointers, main, s->heap, (size_t)(shape.region + shape.zone)) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for the record of its pointers");
   recorded.seals = s->collector.seals;
   return 0;
@@ -61,7 +61,7 @@ static int copy_part(void *data, char *at, size_t size) {
   size_t offset = (size_t)(at - c->from);
   if (heap_copy_open(c->to + offset, size) < 0)
     return -ENOMEM;
-  relocate_copy(c->to + offset, at, size, recorded.record.bits + offset / (8 * 64),
+  relocate_copy(c->to + offset, at, size, recorded.pointers.bits + offset / (8 * 64),
                 c->difference);
   return 0;
 }
@@ -80,7 +80,7 @@ static struct heap *copy_heap(struct heap *from, struct copying *c) {
   struct heap_shape shape;
   heap_copy_shape(from, &shape);
   c->from = (char *)from;
-  c->to = heap_copy_reserve(&shape, c->from);
+  c->to = heap_copy_reserve(&shape, heap_copy_place(from));
   if (!c->to)
     return NULL;
   c->difference = c->to - c->from;
@@ -97,8 +97,8 @@ static struct heap *copy_heap(struct heap *from, struct copying *c) {
 /* What leads into the record of the template's server leads into that of the clone. */
 static void move_to_record(struct server *from, struct server *to,
                            const struct copying *c) {
-  for (size_t i = 0; i < recorded.record.noutsides; i++) {
-    const struct record_outside *o = &recorded.record.outsides[i];
+  for (size_t i = 0; i < recorded.pointers.noutsides; i++) {
+    const struct pointers_outside *o = &recorded.pointers.outsides[i];
     uint64_t offset = o->word - (uint64_t)(uintptr_t)from;
     if (o->kind != IMAGE_LIGHT || offset >= sizeof *from)
       continue;
