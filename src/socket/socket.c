@@ -235,3 +235,23 @@ int socket_fail_limit(lua_State *L) {
   lua_pushinteger(L, EMSGSIZE);
   return 3;
 }
+
+int socket_copied(struct socket *s) {
+  struct buf in = s->in;
+  struct queued *queue = s->queue;
+  int r = 0;
+  s->in.data = NULL;
+  s->in.head = s->in.tail = s->in.cap = 0;
+  s->queue = NULL;
+  if (buf_size(&in) > 0)
+    r = buf_put(&s->in, buf_peek(&in), buf_size(&in));
+  if (queue) {
+    s->queue = calloc(SOCKET_QUEUE_MAX, sizeof *s->queue);
+    if (s->queue)
+      memcpy(s->queue, queue, s->nqueued * sizeof *queue);
+    else
+      s->nqueued = 0;
+  }
+  s->waiting = 0;
+  return r < 0 || (queue && !s->queue) ? -ENOMEM : 0;
+}

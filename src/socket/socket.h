@@ -89,6 +89,10 @@ int socket_release(struct socket *s);
 /* 0 or what close(2) said. Twice is harmless. */
 int socket_close(struct socket *s);
 
+/* In a copy of its interpreter, beside which the original goes on: its buffer is made its
+ * own. 0 or -ENOMEM: it is empty. */
+int socket_copied(struct socket *s);
+
 /* nil, message, errno: always returns 3. error is positive. */
 int socket_fail(lua_State *L, int error);
 /* The same where the other side sends more than socket:limit allows. */

@@ -342,6 +342,62 @@ test("what its objects hold is written at its end", function(t)
   p:close()
 end)
 
+test("userdata: vouched for by __clone, known, or refused by type and path", function(t)
+  local p = template [[
+    app = {log = {file = io.tmpfile()}}
+  ]]
+  local q = thread(p)
+  local _, err = q:run("more")
+  t.error(err, "UNSUPPORTED", "userdata of type 'FILE%*' %(app%.log%.file%): an open file")
+  t.eq(err.started, "no")
+  q:close()
+  p:eval "app.log.file:close()"
+  t.eq((result(t, thread(p), "more")), "1 5001 4711 300000")
+  p:eval [[
+    local a, b = require("moonfork.clone").pipe()
+    pair = {a, b}
+    b:write("buffered\nrest\n")
+    assert(a:read() == "buffered")
+    function reads(s) s:write(pair[1]:read()) end
+  ]]
+  t.eq((result(t, thread(p), "reads")), "rest")
+  t.eq((result(t, p:fork():eval("pair[2]:close()"), "more")), "1 5001 4711 300000")
+  p:eval [[
+    pair[1]:close()
+    local object = io.tmpfile()
+    debug.setmetatable(object, {__clone = function(o)
+      assert(o == kept.object)
+      told = (told or 0) + 1
+    end, __name = "vouched"})
+    kept = {object = object}
+    function tells(s) s:write(tostring(told)) end
+  ]]
+  t.eq((result(t, thread(p), "tells")), "1")
+  p:eval "getmetatable(kept.object).__clone = function() error('not this one') end"
+  q = thread(p)
+  _, err = q:run("tells")
+  t.error(err, "REMOTE", "not this one")
+  q:close()
+  p:close()
+end)
+
+story.test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, function(t)
+  if not available then t.skip("this Lua, or this build, has none") end
+  local p = template [[
+    local lpeg = require "lpeg"
+    words = lpeg.Ct((lpeg.C(lpeg.R("az")^1) + 1)^0)
+    function matches(s) collectgarbage() s:write(table.concat(words:match("ab 1 cd"), ",")) end
+  ]]
+  for _ = 1, 3 do t.eq((result(t, thread(p), "matches")), "ab,cd") end
+  p:eval "cjson = require 'cjson'"
+  local q = thread(p)
+  local _, err = q:run("matches")
+  t.error(err, "UNSUPPORTED", "cjson")
+  q:close()
+  t.eq((result(t, p:fork(), "matches")), "ab,cd")
+  p:close()
+end)
+
 test("memory: what its interpreter has taken", function(t)
   local p = template()
   local q = thread(p)

@@ -324,15 +324,15 @@ static size_t estimate(lua_State *L) {
   return size;
 }
 
-void heap_walk(lua_State *L, audit_found *found, void *data) {
+/* A new walk, on the stack with its lists, from all its beginnings. */
+static struct walk *begin(lua_State *L) {
   int top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
   size_t n = estimate(L);
   size_t steps = (n + 1) * sizeof(struct step), seen = 2 * n * sizeof(void *);
   struct walk *w = lua_newuserdatauv(L, sizeof *w + steps + seen, 0);
   memset(w, 0, sizeof *w + steps + seen);
-  *w =
-      (struct walk){.max = (uint32_t)n, .seen_size = 2 * n, .found = found, .data = data};
+  *w = (struct walk){.max = (uint32_t)n, .seen_size = 2 * n};
   w->step = (struct step *)(w + 1);
   w->seen = (const void **)(w->step + n + 1);
   lua_newtable(L);
@@ -343,8 +343,40 @@ void heap_walk(lua_State *L, audit_found *found, void *data) {
   put_modules(L, w);
   put_globals(L, w);
   put_registry(L, w);
+  return w;
+}
+
+void heap_walk(lua_State *L, audit_found *found, void *data) {
+  int top = lua_gettop(L);
+  struct walk *w = begin(L);
+  w->found = found;
+  w->data = data;
   for (uint32_t i = 1; i <= w->count; i++)
     look_at(L, w, i);
   tell_finalisers(L, w);
+  lua_settop(L, top);
+}
+
+static void ignore(const struct finding *f, void *data) {
+  (void)f, (void)data;
+}
+
+void heap_walk_path(lua_State *L, const void *object, char *path, size_t n) {
+  int top = lua_gettop(L);
+  char found[PATH_SIZE], module[PATH_SIZE];
+  struct walk *w = begin(L);
+  w->found = ignore;
+  snprintf(path, n, "an object that nothing names");
+  for (uint32_t i = 1; i <= w->count; i++) {
+    lua_rawgeti(L, w->queue, i);
+    int is_it = lua_topointer(L, -1) == object;
+    lua_pop(L, 1);
+    if (is_it) {
+      name_object(L, w, i, found, module);
+      snprintf(path, n, "%s", found);
+      break;
+    }
+    look_at(L, w, i);
+  }
   lua_settop(L, top);
 }

@@ -16,4 +16,8 @@ enum { HEAP_WALK_MAX = 1 << 19 };
  * it makes is garbage afterwards. found must not raise. */
 void heap_walk(lua_State *L, audit_found *found, void *data);
 
+/* The shortest path to the object, as text; "an object that nothing names" where none of
+ * these lead there. May raise (memory). */
+void heap_walk_path(lua_State *L, const void *object, char *path, size_t n);
+
 #endif

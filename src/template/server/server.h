@@ -85,6 +85,8 @@ struct server {
   atomic_int nthreads; /* clones of it that are threads, and live */
   /* Until they have ended, or for so long (-1: any time): how many are left. */
   int (*await_threads)(const struct server *s, int ms);
+  uint64_t *copied_hooks; /* its objects with __clone (thread/thread_copy.c) */
+  size_t ncopied_hooks;
   struct rpc_server *rpc; /* a thread's; or NULL */
   void (*free_rpc)(struct rpc_server *rpc);
   int title_stale;

@@ -186,7 +186,7 @@ static int make_record(struct server *from, struct thread *t, const struct comma
   s->owner_pid = from->owner_pid;
   s->phase = SERVE_SERVING;
   s->birth.sibling = 1;
-  s->birth.slot = NULL;
+  s->birth.settle = thread_copy_settle;
   s->audit_level = from->audit_level;
   s->nbirth = from->nbirth;
   memcpy(s->name, from->name, sizeof s->name);

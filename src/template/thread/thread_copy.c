@@ -3,15 +3,18 @@
 #include "image/pointers.h"
 #include "image/relocate.h"
 #include "image/selfcheck.h"
+#include "template/audit/userdata.h"
 #include "template/heap/heap_copy.h"
 #include "template/lua/script.h"
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Where the pointers are, as of the last seal: the next clones are copied by it, too. */
 static struct {
   struct pointers pointers;
+  struct userdata userdata;
   uint64_t seals; /* of the collector, when it was made; 0: there is none */
 } recorded;
 
@@ -36,14 +39,42 @@ static int is_known(const struct server *s) {
   return recorded.seals && recorded.seals == s->collector.seals && !script_has_before_fork();
 }
 
+struct look {
+  const void *base;
+  size_t nbytes;
+  int result;
+  char why[USERDATA_WHY_MAX];
+};
+
+/* Protected. Stack: struct look */
+static int l_look(lua_State *L) {
+  struct look *look = lua_touserdata(L, 1);
+  look->result =
+      userdata_look(L, look->base, look->nbytes, &recorded.userdata, look->why);
+  return 0;
+}
+
+static int look_at_userdata(struct server *s, size_t nbytes) {
+  struct look look = {s->heap, nbytes, 0, ""};
+  if (script_protect(s, l_look, &look, 0, FAILURE_NOMEM, PHASE_FORK) < 0)
+    return -1;
+  if (look.result == -ENOMEM)
+    return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for the list of its userdata");
+  return look.result < 0 ? deny(s, FAILURE_UNSUPPORTED, 0, look.why) : 0;
+}
+
 static int look(struct server *s, lua_State *main) {
   struct heap_shape shape;
   if (is_known(s))
     return 0;
   pointers_free(&recorded.pointers);
+  userdata_free(&recorded.userdata);
   recorded.seals = 0;
   heap_copy_shape(s->heap, &shape);
-  if (pointers_record(&recorded.pointers, main, s->heap, (size_t)(shape.region + shape.zone)) < 0)
+  size_t nbytes = (size_t)(shape.region + shape.zone);
+  if (look_at_userdata(s, nbytes) < 0)
+    return -1;
+  if (pointers_record(&recorded.pointers, main, s->heap, nbytes) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for the record of its pointers");
   recorded.seals = s->collector.seals;
   return 0;
@@ -107,6 +138,36 @@ static void move_to_record(struct server *from, struct server *to,
   }
 }
 
+/* ---- __clone ---- */
+
+static int l_call_hooks(lua_State *L) {
+  const struct userdata *u = lua_touserdata(L, 1);
+  userdata_call_hooks(u, (char *)server_self()->heap, L);
+  return 0;
+}
+
+int thread_copy_settle(struct server *s) {
+  struct userdata u = {.hooks = s->copied_hooks, .nhooks = s->ncopied_hooks};
+  if (u.nhooks == 0)
+    return 0;
+  server_enter_user(s);
+  int r = script_protect(s, l_call_hooks, &u, 0, FAILURE_REMOTE, PHASE_HOOK);
+  server_leave_user(s);
+  return r;
+}
+
+static int keep_hooks(struct server *to) {
+  size_t size = recorded.userdata.nhooks * sizeof *to->copied_hooks;
+  if (size == 0)
+    return 0;
+  to->copied_hooks = malloc(size);
+  if (!to->copied_hooks)
+    return -ENOMEM;
+  memcpy(to->copied_hooks, recorded.userdata.hooks, size);
+  to->ncopied_hooks = recorded.userdata.nhooks;
+  return 0;
+}
+
 int thread_copy(struct server *from, struct server *to) {
   struct copying c;
   const char *why = selfcheck_reason();
@@ -124,6 +185,10 @@ int thread_copy(struct server *from, struct server *to) {
   to->heap = copy_heap(from->heap, &c);
   if (!to->heap)
     return deny(from, FAILURE_NOMEM, ENOMEM, "not enough memory");
+  if (userdata_settle(&recorded.userdata, c.to) < 0 || keep_hooks(to) < 0) {
+    thread_copy_free(to);
+    return deny(from, FAILURE_NOMEM, ENOMEM, "not enough memory");
+  }
   move_to_record(from, to, &c);
   to->L = (lua_State *)(void *)((char *)main + c.difference);
   to->collector = from->collector;
@@ -138,6 +203,8 @@ void thread_copy_free(struct server *s) {
   if (!s->heap)
     return;
   heap_free(s->heap);
+  free(s->copied_hooks);
+  s->copied_hooks = NULL;
   s->heap = NULL;
   s->L = NULL;
 }
