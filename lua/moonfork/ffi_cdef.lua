@@ -42,6 +42,7 @@ typedef struct mf_options {
   const char *const *command;
   unsigned beat_ms;
   size_t window;
+  int isolation;
 } mf_options;
 void mf_options_init(mf_options *options);
 typedef void (*mf_run_cb)(mf_process *, const mf_error *error, int socket, void *data);
@@ -130,6 +131,7 @@ typedef struct mf_pool_options {
   void *worker_data;
   int tree;
   unsigned restart_starts;
+  int isolation;
 } mf_pool_options;
 void mf_pool_options_init(mf_pool_options *options);
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *,

@@ -66,6 +66,9 @@
 ---@field tree? boolean what the function starts by io.popen and the like belongs to it
 ---@field name? string appears in titles and messages
 
+---@class moonfork.fork_options: moonfork.options
+---@field isolation? "process"|"thread" "thread": a copy of the interpreter in the template's process
+
 ---@class moonfork.exec_options: moonfork.options
 ---@field program? string the template program
 ---@field path? string package.path there
@@ -102,7 +105,7 @@
 local process = {}
 
 --- A new process, forked from this one at this point of its commands.
----@param options? moonfork.options
+---@param options? moonfork.fork_options
 ---@return moonfork.process
 function process:fork(options) end
 
@@ -283,6 +286,7 @@ function rpc:close() end
 ---@field call_timeout? number seconds from the start in a worker, which is killed then
 ---@field max_memory? integer private bytes after which a worker is replaced
 ---@field tree? boolean as of a process
+---@field isolation? "process"|"thread" whether workers are threads of the template's process
 ---@field restart? {burst?: integer, period?: number, starts?: integer} when it becomes failed
 ---@field backoff? {min?: number, max?: number} seconds before such a worker is replaced
 ---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)

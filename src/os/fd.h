@@ -30,7 +30,8 @@ int fd_check_free(int n);
 /* Closes every descriptor >= from except keep[0..nkeep) (in any order). close_range(2),
  * else /proc/self/fd, else one by one up to the limit. */
 void fd_close_from(int from, const int *keep, size_t nkeep);
-/* Calls visit(fd, data) for every open descriptor >= from of this thread's. Same fallbacks. 0 or -errno.
+/* Calls visit(fd, data) for every open descriptor >= from of this thread's. Same
+ * fallbacks. 0 or -errno.
  */
 int fd_each(int from, void (*visit)(int fd, void *data), void *data);
 

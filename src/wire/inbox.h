@@ -87,7 +87,8 @@ int inbox_lost_fds(const struct inbox *in);
 int inbox_fds_are_announced(const struct inbox *in);
 /* In a forked process: closes every unclaimed descriptor, keeps the bytes. */
 void inbox_drop_fds(struct inbox *in);
-/* In a copy of the descriptor table: closes their numbers there; the inbox stays as it is. */
+/* In a copy of the descriptor table: closes their numbers there; the inbox stays as it
+ * is. */
 void inbox_close_copies(const struct inbox *in);
 /* 1 when fd waits here for its frame. */
 int inbox_holds_fd(const struct inbox *in, int fd);

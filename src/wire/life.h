@@ -16,7 +16,8 @@
 enum life_kind { LIFE_BORN = 0x6c696601, LIFE_ENDED = 0x6c696602 };
 enum { LIFE_TEXT_MAX = 8 * 1024 };
 /* Sent to the thread with rt_tgsigqueueinfo(2), the low 31 bits of the clone's id as its
- * value: its end is wanted. Ignored by default, so that nothing is lost where it comes late.
+ * value: its end is wanted. Ignored by default, so that nothing is lost where it comes
+ * late.
  */
 #define THREAD_END_SIGNAL SIGURG
 #define THREAD_END_VALUE(id) ((int)((id)&0x7fffffff))

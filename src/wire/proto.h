@@ -49,8 +49,8 @@ enum command_type {
   CMD_ARG = 4,       /* body: one string argument */
   CMD_FD = 5,        /* nfds handle arguments, in order; no body */
   CMD_FORK = 6,      /* id: the new process's. options. fds: its socket, the life of
-                        OPT_THREAD, the memory of OPT_SLOT_STEP, the leash of OPT_TREE, stdio handles, those of the
-                        inner commands */
+                        OPT_THREAD, the memory of OPT_SLOT_STEP, the leash of OPT_TREE,
+                        stdio handles, those of the inner commands */
   CMD_RUN = 7,       /* body: function name */
   CMD_SETENV = 8,    /* str name, str value (none: unset) */
   CMD_CHDIR = 9,     /* body: path */

@@ -220,7 +220,8 @@ static int op_kill(struct backend *s, int pidfd, pid_t pid, int signum) {
   return proc_kill(pidfd, pid, signum);
 }
 
-static int op_kill_thread(struct backend *s, pid_t pid, int thread, int signum, int value) {
+static int op_kill_thread(struct backend *s, pid_t pid, int thread, int signum,
+                          int value) {
   return proc_kill_thread(pid, thread, signum, value);
 }
 

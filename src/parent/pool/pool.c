@@ -357,7 +357,8 @@ static int pool_options_load(const mf_pool_options *from, mf_pool_options *o) {
   if (o->tree < MF_TREE_INHERIT || o->tree > MF_TREE_NO ||
       o->isolation < MF_ISOLATION_PROCESS || o->isolation > MF_ISOLATION_THREAD)
     return MF_EINVAL;
-  return o->isolation == MF_ISOLATION_THREAD && o->tree == MF_TREE_YES ? MF_EUNSUPPORTED : 0;
+  return o->isolation == MF_ISOLATION_THREAD && o->tree == MF_TREE_YES ? MF_EUNSUPPORTED
+                                                                       : 0;
 }
 
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *options,

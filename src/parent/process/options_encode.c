@@ -40,8 +40,8 @@ int options_load(const mf_options *from, mf_options *o) {
       (o->beat_ms && !is_within(o->beat_ms, LINK_BEAT_MIN_MS, LINK_BEAT_MAX_MS)) ||
       (o->window && !is_within(o->window, LINK_WINDOW_MIN, LINK_WINDOW_MAX)) ||
       !is_one_of(o->dumpable, MF_DUMPABLE_NO) || !is_one_of(o->tree, MF_TREE_NO) ||
-      !is_one_of(o->isolation, MF_ISOLATION_THREAD) ||
-      o->spares_min > o->spares_max || has_nameless(o->env))
+      !is_one_of(o->isolation, MF_ISOLATION_THREAD) || o->spares_min > o->spares_max ||
+      has_nameless(o->env))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
     if (!is_one_of(o->stdio[i].kind, MF_STDIO_FD))
@@ -102,10 +102,9 @@ static int put_tree(const mf_options *o, int setup, struct buf *out, struct fdse
 }
 
 int options_act_at_birth(const mf_options *o) {
-  return o &&
-         (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind || o->stdio[2].kind ||
-          o->leash || o->handles || o->dumpable || o->new_session || o->tree || o->name ||
-          o->isolation);
+  return o && (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind ||
+               o->stdio[2].kind || o->leash || o->handles || o->dumpable ||
+               o->new_session || o->tree || o->name || o->isolation);
 }
 
 /* What it writes without setup is what options_act_at_birth tells of; test_options

@@ -63,7 +63,7 @@ static int leads_outside(const struct looking *l) {
 
 static int is_known(const char *name) {
   static const char *const names[] = {
-      "lpeg-pattern",   "tcp{master}", "tcp{client}",      "tcp{server}",
+      "lpeg-pattern",   "tcp{master}",      "tcp{client}", "tcp{server}",
       "udp{connected}", "udp{unconnected}", "select{able}"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (strcmp(name, names[i]) == 0)
@@ -101,8 +101,9 @@ static int look_at_stream(struct looking *l, const void *object) {
   const luaL_Stream *s = lua_touserdata(l->L, -1);
   if (!s->closef || s->f == stdin || s->f == stdout || s->f == stderr)
     return 0;
-  return refuse(l, object, "an open file: its buffer is the C library's; close it, or open "
-                           "it in the clone");
+  return refuse(l, object,
+                "an open file: its buffer is the C library's; close it, or open "
+                "it in the clone");
 }
 
 /* On top: the userdata. Its metatable's field, pushed or not. */
@@ -137,14 +138,16 @@ static int look_at_type(struct looking *l, void *object) { /* userdata | */
       lua_pop(L, 1); /* the metatable keeps it */
     }
     if (finaliser && !is_known(name) && !is_own(finaliser))
-      return refuse(l, object,
-                    "it has a finaliser in C, and nobody says that a copy may run it, too; "
-                    "give its metatable a field __clone, or make it in the clone");
+      return refuse(
+          l, object,
+          "it has a finaliser in C, and nobody says that a copy may run it, too; "
+          "give its metatable a field __clone, or make it in the clone");
   }
   if (!leads_outside(l))
     return 0;
-  return refuse(l, object, "it refers to memory outside of the interpreter; give its "
-                           "metatable a field __clone, or make it in the clone");
+  return refuse(l, object,
+                "it refers to memory outside of the interpreter; give its "
+                "metatable a field __clone, or make it in the clone");
 }
 
 static int look_at(void *data, void *object) {
@@ -164,8 +167,8 @@ static void name_culprit(struct looking *l) {
   snprintf(reason, sizeof reason, "%s", l->why);
   if (has_field(L, "__name") && lua_type(L, -1) == LUA_TSTRING)
     name = lua_tostring(L, -1);
-  snprintf(l->why, USERDATA_WHY_MAX, "userdata%s%.60s%s (%s): %s", *name ? " of type '" : "",
-           name, *name ? "'" : "", path, reason);
+  snprintf(l->why, USERDATA_WHY_MAX, "userdata%s%.60s%s (%s): %s",
+           *name ? " of type '" : "", name, *name ? "'" : "", path, reason);
 }
 
 int userdata_look(lua_State *L, const void *base, size_t nbytes, struct userdata *ret,

@@ -419,7 +419,8 @@ static int steal_leash(struct server *s, const struct options *o) {
   return o->ntree_fds ? fdset_steal(&s->birth.fds, options_first_stdio(o) - 1) : -1;
 }
 
-/* A thread begins with a record of its own, where all this is done (thread/thread.c). */
+/* A thread begins with a record of its own, where all this is done
+ * (thread/thread_clone.c). */
 static void be_process(struct server *s) {
   connection_forked(&s->conn); /* 2. the template's socket first of all */
   s->slot = s->birth.slot;

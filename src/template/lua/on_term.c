@@ -138,7 +138,8 @@ void on_term_leave(void) {
 int on_term_set(lua_State *L) {
   lua_settop(L, 1);
   if (thread_end_is_clone())
-    return luaL_error(L, "moonfork.clone.on_term: a clone that is a thread gets no signals");
+    return luaL_error(L,
+                      "moonfork.clone.on_term: a clone that is a thread gets no signals");
   if (lua_isnil(L, 1)) {
     forget(L);
     term_remove();

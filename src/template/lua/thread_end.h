@@ -1,8 +1,8 @@
 /* The end of a clone that is a thread when its parent wants it: in the place of SIGKILL,
- * which would be its whole process's. It comes at the next instruction of Lua, or in a wait
- * of the library's; other C code that runs or sleeps is not disturbed. The parent sends
- * THREAD_END_SIGNAL (wire/life.h) with the clone's number to the thread, again and again
- * until it has ended. Runs in templates. */
+ * which would be its whole process's. It comes at the next instruction of Lua, or in a
+ * wait of the library's; other C code that runs or sleeps is not disturbed. The parent
+ * sends THREAD_END_SIGNAL (wire/life.h) with the clone's number to the thread, again and
+ * again until it has ended. Runs in templates. */
 #ifndef TEMPLATE_LUA_THREAD_END_H
 #define TEMPLATE_LUA_THREAD_END_H
 

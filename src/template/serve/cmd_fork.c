@@ -3,7 +3,7 @@
 #include "template/fork/clone.h"
 #include "template/serve/commands.h"
 #include "template/serve/entry.h"
-#include "template/thread/thread.h"
+#include "template/thread/thread_clone.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

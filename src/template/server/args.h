@@ -27,8 +27,8 @@ int args_put_string(struct args *a, const void *data, size_t n);
 /* Takes what the gather holds (made with lead a->lead), leaving it empty; also on
  * failure. Same returns. */
 int args_put_gather(struct args *a, struct gather *g);
-/* A list of its own in *ret, which args_clear empties and args_deinit frees: the numbers of
- * handles are the same. 0 or -ENOMEM, and *ret is empty. */
+/* A list of its own in *ret, which args_clear empties and args_deinit frees: the numbers
+ * of handles are the same. 0 or -ENOMEM, and *ret is empty. */
 int args_copy(const struct args *a, struct args *ret);
 void args_deinit(struct args *a);
 /* Closes the handles, forgets everything. */

@@ -126,7 +126,8 @@ void leash_hold(struct leash *l) {
 }
 
 void leash_rest(struct leash *l) {
-  if (!l->none && !l->stays && !l->by_pipe && !l->group && proc_parent_death(SIGCONT) == 0)
+  if (!l->none && !l->stays && !l->by_pipe && !l->group &&
+      proc_parent_death(SIGCONT) == 0)
     l->own = SIGCONT;
 }
 

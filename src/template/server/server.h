@@ -1,6 +1,6 @@
 /* One process that serves commands: a template, or a clone that has not run yet. There is
  * one of these in a process (server_self), and everything in this folder works on it; and
- * one for each clone that is a thread of the template's process (thread/thread.h).
+ * one for each clone that is a thread of the template's process (thread/thread_clone.h).
  *
  * Its life: template_enter makes it; serve executes commands until a fork makes this very
  * process a clone (SERVED_BORN), or run is to be entered (SERVED_RUN); both leave the
@@ -71,8 +71,8 @@ struct server {
   uint64_t nforks;
   int exit_code;
   int is_clone;
-  int exiting;    /* inside clone.exit */
-  int asked_code; /* and with what */
+  int exiting;     /* inside clone.exit */
+  int asked_code;  /* and with what */
   unsigned nbirth; /* so that an inherited marker of it is none (lua/clone_lib.c) */
   /* Called by server_exit and before an exec, where it is set: what user code believes to
    * be written. */

@@ -36,7 +36,8 @@ static lua_State *main_of(lua_State *L) {
 
 /* Hooks change the interpreter at every fork. */
 static int is_known(const struct server *s) {
-  return recorded.seals && recorded.seals == s->collector.seals && !script_has_before_fork();
+  return recorded.seals && recorded.seals == s->collector.seals &&
+         !script_has_before_fork();
 }
 
 struct look {

@@ -8,8 +8,8 @@
 /* Gives `to` a copy of from's interpreter, heap and collector. from was sealed, and runs
  * nothing. 0, or -1 with from->failure set: what can't be copied, and why. */
 int thread_copy(struct server *from, struct server *to);
-/* On the clone's thread, before any of its other code: calls __clone of what has it. 0, or
- * -1 with s->failure set. */
+/* On the clone's thread, before any of its other code: calls __clone of what has it. 0,
+ * or -1 with s->failure set. */
 int thread_copy_settle(struct server *s);
 /* Takes it away again, when the thread has left it. */
 void thread_copy_free(struct server *s);

@@ -1,4 +1,4 @@
-#include "template/thread/thread.h"
+#include "template/thread/thread_clone.h"
 
 #include "os/fd.h"
 #include "os/proc.h"
@@ -244,8 +244,9 @@ static int await_all(const struct server *s, int ms) {
   pthread_mutex_lock(&all.lock);
   int error = 0;
   while (s->nthreads > 0 && error == 0)
-    error = ms < 0 ? pthread_cond_wait(&all.changed, &all.lock)
-                   : pthread_cond_clockwait(&all.changed, &all.lock, CLOCK_MONOTONIC, &end);
+    error = ms < 0
+                ? pthread_cond_wait(&all.changed, &all.lock)
+                : pthread_cond_clockwait(&all.changed, &all.lock, CLOCK_MONOTONIC, &end);
   int n = s->nthreads;
   pthread_mutex_unlock(&all.lock);
   return n;

@@ -3,8 +3,8 @@
  * and umask (unshare(2)). It serves commands and runs its function as a clone that is a
  * process does, and tells its parent of its end by itself (wire/life.h). Runs in
  * templates. */
-#ifndef TEMPLATE_THREAD_THREAD_H
-#define TEMPLATE_THREAD_THREAD_H
+#ifndef TEMPLATE_THREAD_CLONE_H
+#define TEMPLATE_THREAD_CLONE_H
 
 #include "template/server/server.h"
 
