@@ -46,6 +46,7 @@ static const struct field {
     NUMBER(heap_reserve, SETUP_ONLY),
     NUMBER(dumpable, ACTS),
     NUMBER(tree, ACTS),
+    NUMBER(isolation, ACTS),
     POINTER(command, changes, PARENT_ONLY),
     NUMBER(beat_ms, PARENT_ONLY),
     NUMBER(window, PARENT_ONLY),

@@ -105,15 +105,6 @@ static int place_birth(struct mf_process *p, struct mf_process *source,
   return r ? r : buf_put_u8(options, 1);
 }
 
-static int place_thread(struct mf_process *p, struct buf *options, struct fdset *fds) {
-  int r = process_thread_begin(p, fds);
-  if (!r)
-    r = buf_put_u8(options, OPT_THREAD);
-  if (!r)
-    r = buf_put_u32(options, 1);
-  return r ? r : buf_put_u8(options, 1);
-}
-
 /* Writes the fork that p has been held back with. */
 void process_unhold(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
@@ -159,7 +150,7 @@ void process_unhold(struct mf_process *p) {
   }
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
-  r = p->is_thread ? place_thread(p, &hold->options, &fds)
+  r = p->is_thread ? process_thread_begin(p, &fds)
                    : place_birth(p, source, &hold->options, pair[0], &fds);
   for (i = 0; i < hold->fds.n; i++)
     fdset_push(&fds, fdset_steal(&hold->fds, i));

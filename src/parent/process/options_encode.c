@@ -131,6 +131,8 @@ int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset
     r = put_byte(out, OPT_HANDLES, o->handles);
   if (!r && o->dumpable != MF_DUMPABLE_INHERIT)
     r = put_byte(out, OPT_DUMPABLE, o->dumpable);
+  if (!setup && !r && o->isolation == MF_ISOLATION_THREAD)
+    r = put_byte(out, OPT_THREAD, 1);
   if (!setup)
     return r == -ENOMEM ? MF_ENOMEM : r;
   if (!r && o->lua_path)
