@@ -8,7 +8,7 @@
 #include "parent/process/process.h"
 #include <string.h>
 
-enum { ACTS, SETUP_ONLY, PARENT_ONLY };
+enum { ACTS, FORK_ONLY, SETUP_ONLY, PARENT_ONLY };
 
 static const char *const changes[] = {"NAME=value", NULL};
 
@@ -46,7 +46,7 @@ static const struct field {
     NUMBER(heap_reserve, SETUP_ONLY),
     NUMBER(dumpable, ACTS),
     NUMBER(tree, ACTS),
-    NUMBER(isolation, ACTS),
+    NUMBER(isolation, FORK_ONLY),
     POINTER(command, changes, PARENT_ONLY),
     NUMBER(beat_ms, PARENT_ONLY),
     NUMBER(window, PARENT_ONLY),
@@ -97,11 +97,11 @@ static void test_what_acts_at_birth_is_what_a_fork_sends(void **state) {
   for (int i = 0; i < NFIELDS; i++) {
     mf_options o = MF_OPTIONS_INIT;
     set(&o, &fields[i]);
-    int acts = fields[i].what == ACTS;
+    int acts = fields[i].what <= FORK_ONLY;
     if (options_act_at_birth(&o) != acts || (encoded(&o, 0) != 0) != acts)
       fail_msg("%s: %d, and %zu bytes in a fork", fields[i].name,
                options_act_at_birth(&o), encoded(&o, 0));
-    if ((encoded(&o, 1) != 0) != (fields[i].what != PARENT_ONLY))
+    if ((encoded(&o, 1) != 0) != (fields[i].what == ACTS || fields[i].what == SETUP_ONLY))
       fail_msg("%s: %zu bytes in a setup", fields[i].name, encoded(&o, 1));
   }
 }
