@@ -95,8 +95,10 @@ static int reply_fill(struct reply *r, const mf_message *m) {
       return MF_ENOMEM;
     memcpy(r->fds, m->fds, m->nfds * sizeof *r->fds);
   }
-  r->data =
-      m->length >= TAKE_BYTES ? mf_message_take(m, most_for(m->length), &r->cap) : NULL;
+  int is_ours = !r->service->ops; /* a foreign message is just bytes */
+  r->data = is_ours && m->length >= TAKE_BYTES
+                ? mf_message_take(m, most_for(m->length), &r->cap)
+                : NULL;
   if (!r->data) {
     r->data = m->length > NEAR_BYTES ? malloc(m->length) : r->near;
     if (!r->data) {

@@ -23,7 +23,7 @@ static unsigned count_threads(void) {
 }
 
 /* libnats ignores SIGPIPE when it is opened; what the program does with that signal is
- * the program's. libnats writes with MSG_NOSIGNAL, and so does nobody else here. */
+ * the program's (engine_quiet_begin). */
 static int open_library(void) {
   struct sigaction old;
   sigaction(SIGPIPE, NULL, &old);
@@ -48,4 +48,27 @@ void engine_library_close(void) {
   if (--users == 0 && ours)
     nats_CloseAndWait(1000);
   pthread_mutex_unlock(&mutex);
+}
+
+/* ---- SIGPIPE ---- */
+
+void engine_quiet_begin(struct engine_quiet *q) {
+  sigset_t pipe, pending;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  sigpending(&pending);
+  q->was_pending = sigismember(&pending, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe, &q->mask);
+}
+
+void engine_quiet_end(const struct engine_quiet *q) {
+  static const struct timespec now = {0, 0};
+  sigset_t pipe, pending;
+  sigpending(&pending);
+  if (!q->was_pending && sigismember(&pending, SIGPIPE)) {
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    sigtimedwait(&pipe, NULL, &now);
+  }
+  pthread_sigmask(SIG_SETMASK, &q->mask, NULL);
 }

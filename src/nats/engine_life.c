@@ -77,6 +77,18 @@ static void close_poll(struct engine *e) {
   e->poll = e->box->poll = NULL;
 }
 
+/* One of libnats's functions that read, write or close. Over TLS they raise SIGPIPE. */
+static void process(struct engine *e, void (*f)(natsConnection *), natsConnection *nc) {
+  struct engine_quiet quiet;
+  if (!e->tls) {
+    f(nc);
+    return;
+  }
+  engine_quiet_begin(&quiet);
+  f(nc);
+  engine_quiet_end(&quiet);
+}
+
 static void retry_later(struct engine *e) {
   uint64_t jitter = (uint64_t)(unsigned char)e->id[e->stats.connects % ENGINE_ID] % 16;
   uv_timer_start(&e->timer, on_timer, e->retry_ms + e->retry_ms * jitter / 64, 0);
@@ -92,7 +104,7 @@ static void drop(struct engine *e, const char *reason) {
   if (!e->box->lost) { /* libnats must not wait until what is not written has gone */
     shutdown(e->box->fd, SHUT_RDWR);
     for (int i = 0; i < READS_MAX && !e->box->lost; i++)
-      natsConnection_ProcessReadEvent(nc);
+      process(e, natsConnection_ProcessReadEvent, nc);
   }
   e->nc = NULL;
   if (!reason && natsConnection_GetLastError(nc, &text) == NATS_OK)
@@ -104,7 +116,7 @@ static void drop(struct engine *e, const char *reason) {
                   : "");
   close_poll(e);
   engine_subs_down(e);
-  natsConnection_Destroy(nc);
+  process(e, natsConnection_Destroy, nc);
   uv_idle_stop(&e->flush);
   uv_timer_stop(&e->timer);
   if (e->closing)
@@ -134,7 +146,7 @@ static void write_out(struct engine *e) {
   if (!e->nc) /* aborted meanwhile */
     return;
   if (e->box->writing)
-    natsConnection_ProcessWriteEvent(e->nc);
+    process(e, natsConnection_ProcessWriteEvent, e->nc);
   if (e->box->lost)
     return;
   int watched = uv_is_active((uv_handle_t *)e->poll) && e->watches_writing;
@@ -149,7 +161,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
   natsConnection *nc = e->nc;
   if (status < 0 || (events & UV_READABLE)) {
     e->silent = 0;
-    natsConnection_ProcessReadEvent(nc);
+    process(e, natsConnection_ProcessReadEvent, nc);
     engine_read_subs(e); /* what came before the end is given out, too */
     if (e->passed > 0)
       engine_fences_down(e, e->passed);
@@ -494,6 +506,7 @@ int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb 
   int rc = make_id(e->id);
   if (rc == 0)
     rc = engine_options_copy(&e->o, o);
+  e->tls = o->ca || o->cert || strstr(o->url, "tls:") != NULL;
   if (rc == 0 && !(e->box = mailbox_new(&e->wake)))
     rc = -ENOMEM;
   snprintf(subject, sizeof subject, "_INBOX.%s.p", e->id);

@@ -9,6 +9,7 @@
 #include "nats/engine.h"
 #include <nats/nats.h>
 #include <pthread.h>
+#include <signal.h>
 
 enum {
   ENGINE_ID = 22,
@@ -96,7 +97,7 @@ struct engine {
   unsigned holds;
   enum engine_state state;
   int closing; /* 1: since it was asked for; 2: since its handles are being closed */
-  int refused, was_up, watches_writing, orphan;
+  int tls, refused, was_up, watches_writing, orphan;
   int said_goodbye; /* the server has read all that was published before the close */
   unsigned retry_ms, silent;
   struct engine_options o;
@@ -128,6 +129,15 @@ struct engine {
 /* engine_library.c */
 int engine_library_open(void); /* 0 or -errno; each success needs one close */
 void engine_library_close(void);
+
+/* Between these a write to a socket that the server has closed raises no SIGPIPE in this
+ * thread. */
+struct engine_quiet {
+  sigset_t mask;
+  int was_pending;
+};
+void engine_quiet_begin(struct engine_quiet *q);
+void engine_quiet_end(const struct engine_quiet *q);
 
 /* engine_connect.c */
 int engine_options_copy(struct engine_options *to, const struct engine_options *from);

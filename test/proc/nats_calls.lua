@@ -1,0 +1,326 @@
+-- Calls over a NATS server: a pool that is elsewhere is called, mapped and drained like one that is
+-- here, and what is not so is told. The node is in this process; test/proc/nats_failures.lua has those
+-- that die.
+local story = require "story"
+local fork = require "moonfork"
+local helper = require "nats"
+local kit = story.kit
+
+local CODE = [[
+  function echo(...) return ... end
+  function bad(what) if what then error{code = what} end error "it went wrong" end
+  function long(n) return ("x"):rep(n) end
+  function sleep(seconds) require "testkit".msleep(math.ceil(seconds * 1000)) return "slept" end
+  function handle() return io.stdout end
+  function any(name, ...) return _ENV[name](...) end
+]]
+
+local HAVE = package.searchpath("moonfork.nats_core", package.cpath) and pcall(helper.program)
+local server = HAVE and helper.start() -- before the first census, for all stories
+
+-- A pool here as a node, and a far pool; both are closed at the end of the story.
+local function pair(t, node_options, far_options, pool_options)
+  local nats = require "moonfork.nats"
+  local pool = fork.new_exec():eval(CODE):pool("any", pool_options or {max = 2, idle = 2, handles = true})
+  node_options = node_options or {}
+  local subject = ("s%d.%d"):format(kit.getpid(), math.random(1 << 30))
+  local function options(more)
+    local o = {subject = subject}
+    if more == node_options then o.beat = 0.05 end
+    for key, value in pairs(more or {}) do o[key] = value end
+    return o
+  end
+  local node = assert(nats.node(pool, server.url, options(node_options)))
+  local far = nats.pool(server.url, options(far_options))
+  t:defer(function()
+    far:close()
+    node:close()
+    pool:close()
+    assert(fork.loop())
+  end)
+  return far, node, pool, subject
+end
+
+local function test(name, f)
+  story.test(name, function(t)
+    if not HAVE then t.skip "there is no nats-server, or no libnats" end
+    return f(t)
+  end)
+end
+
+test("values go there and back, by waiting, by callback, by map, in coroutines", function(t)
+  local far, node = pair(t)
+  local table_ = t.got(far:call("echo", {1, {2.5, "x\0y"}, [-3] = true}))
+  t.eq(table_, {1, {2.5, "x\0y"}, [-3] = true})
+  t.eq(select("#", far("echo", 1, nil, nil)), 3)
+  local answers = {}
+  for i = 1, 100 do
+    far:call("echo", i, function(err, v) answers[i] = err or v end)
+  end
+  t.eq(#answers, 0, "before the reactor turns")
+  t.ok(fork.loop())
+  for i = 1, 100 do t.eq(answers[i], i) end
+  local sum = 0
+  for i, err, v in far:map({{"echo", 1}, {"echo", 2}, {"echo", 3}}, {unpack = true}) do
+    t.eq(err, nil)
+    t.eq(v, i)
+    sum = sum + v
+  end
+  t.eq(sum, 6)
+  t.eq(far:with{timeout = 10, idempotent = true}("echo", 7), 7)
+  local big = ("y"):rep(900000)
+  t.eq(t.got(far:call("echo", big)), big)
+  local stats = far:stats()
+  t.eq({stats.state, stats.engine, stats.nodes, stats.queued, stats.running, stats.failed},
+    {"running", "up", 1, 0, 0, 0})
+  t.eq(stats.done, stats.calls)
+  t.ok(stats.p50 > 0 and stats.p50 <= stats.p99 and stats.p99 <= stats.max)
+  t.eq(node:stats().answers, stats.done)
+end)
+
+test("errors of the function come with their traceback and value", function(t)
+  local far = pair(t)
+  local _, err = far:call("bad")
+  t.error(err, "REMOTE", "it went wrong")
+  t.match(err.traceback, "in function 'bad'")
+  t.eq(err.started, "unknown")
+  _, err = far:call("bad", 42)
+  t.eq(err.value, {code = 42})
+end)
+
+test("what can't travel is refused before it is sent, and says what to do", function(t)
+  local far = pair(t)
+  local _, err = far:call("echo", io.stdout)
+  t.error(err, "EINVAL", "handles can't leave the machine")
+  t.eq(err.started, "no")
+  _, err = far:call("echo", {print})
+  t.error(err, "EINVAL", "function")
+  _, err = far:call("echo", ("x"):rep(1 << 20))
+  t.error(err, "LIMIT", "max_payload of the server")
+  t.eq(err.started, "no")
+  _, err = far:call("long", 1 << 20)
+  t.error(err, "LIMIT", "max_payload of the server")
+  t.eq(err.started, "unknown")
+  _, err = far:call("handle")
+  t.error(err, "EINVAL", "handles")
+  t.eq(t.got(far:call("echo", "still here")), "still here")
+end)
+
+test("a time limit, a cancelled call and a late answer each concern one call", function(t)
+  local far, node = pair(t, nil, nil, {max = 1, load = 1, idle = 1})
+  t.eq(t.got(far:call("echo", 1)), 1)
+  local told = {}
+  local call = far:call("sleep", 0.3, function(err) told.cancelled = err end)
+  t.eq(far:with{timeout = 0.05}:call("echo", 2), nil, "it waits in the node")
+  t.eq(far:stats().running, 1)
+  t.ok(call:cancel())
+  t.eq(told.cancelled, nil, "not inside of cancel")
+  t.within(10, function() return told.cancelled end)
+  t.error(told.cancelled, "CANCELLED")
+  t.eq(call:cancel(), false)
+  t.eq(t.got(far:call("echo", 3)), 3)
+  t.within(10, function() return node:stats().held == 0 end)
+  local stats = far:stats()
+  t.eq({stats.timeouts, stats.cancelled, stats.running, stats.queued}, {1, 1, 0, 0})
+end)
+
+test("without a node calls wait, as many as queue_max, and for their time", function(t)
+  local far = require "moonfork.nats".pool(server.url, {subject = "nobody.there", queue_max = 3})
+  t:defer(function() far:close() end)
+  local begin, errors = kit.now(), {}
+  for i = 1, 5 do far:with{timeout = 0.1}:call(i, function(err) errors[i] = err end) end
+  t.ok(fork.loop())
+  t.ok(kit.now() - begin >= 0.1)
+  for i = 1, 5 do
+    t.error(errors[i], i <= 3 and "TIMEOUT" or "LIMIT", i <= 3 and "no node has announced itself" or "queue_max")
+    t.eq(errors[i].started, "no")
+  end
+  t.eq(far:nodes(), {})
+end)
+
+test("a node holds its window, and callers who share it lose nothing", function(t)
+  local far, node, _, subject = pair(t, {window = 4}, nil, {max = 2, load = 2, idle = 2})
+  local other = require "moonfork.nats".pool(server.url, {subject = subject})
+  local done, most = 0, 0
+  for i = 1, 400 do
+    local from = i % 2 == 0 and far or other
+    from:call("echo", i, function(err, v)
+      t.eq(err, nil)
+      t.eq(v, i)
+      done = done + 1
+      most = math.max(most, node:stats().held)
+    end)
+  end
+  t.within(20, function() return done == 400 end)
+  t.ok(most <= 4, "held " .. most)
+  local stats = node:stats()
+  t.eq({stats.calls, stats.answers, stats.errors}, {400, 400, 0})
+  other:close()
+end)
+
+test("an idle node and an idle pool are not outstanding, and use no processor", function(t)
+  local far, node = pair(t, {beat = 0.05})
+  t.eq(t.got(far:call("echo", 1)), 1)
+  t.ok(fork.loop())
+  t.eq(fork.step(0), false)
+  fork.sleep(0.3) -- some beats
+  t.eq(#far:nodes(), 1)
+  t.ok(far:nodes()[1].beat < 0.25)
+  t.eq(far:nodes()[1].room, node:stats().window)
+end)
+
+test("drain of a pool finishes what it has, and close is final", function(t)
+  local far = pair(t)
+  local answers = 0
+  for _ = 1, 20 do
+    far:call("sleep", 0.01, function(err) answers = answers + (err and 0 or 1) end)
+  end
+  local ok, report = far:drain(20)
+  t.eq({ok, answers}, {true, 20})
+  t.eq(report, {answered = 20, dropped = 0, interrupted = 0, killed = 0})
+  local _, err = far:call("echo", 1)
+  t.error(err, "CLOSED")
+  _, err = far:drain()
+  t.error(err, "CLOSED")
+  far:close()
+  far:close()
+  t.ok(fork.loop())
+  t.eq(far:stats().state, "closed")
+  t.eq(far:nodes(), {})
+end)
+
+test("a drain whose time is over gives up what is left", function(t)
+  local far = pair(t)
+  t.eq(t.got(far:call("echo", 1)), 1)
+  local told
+  far:call("sleep", 0.5, function(err) told = err end)
+  t.within(10, function() return far:stats().running == 1 end)
+  local ok, err, report = far:drain(0.05)
+  t.eq(ok, nil)
+  t.error(err, "TIMEOUT")
+  t.eq(report.interrupted, 1)
+  t.error(told, "CANCELLED")
+  t.eq(told.started, "unknown")
+end)
+
+test("a drained node answers what it has; what comes meanwhile goes to another", function(t)
+  local far, node, pool, subject = pair(t, {beat = 0.05})
+  local nats = require "moonfork.nats"
+  local second = assert(nats.node(pool, server.url, {subject = subject, beat = 0.05, name = "second"}))
+  t.within(10, function() return #far:nodes() == 2 end)
+  local answers, drained = 0, nil
+  for i = 1, 300 do
+    far:call("echo", i, function(err)
+      t.eq(err, nil)
+      answers = answers + 1
+      if answers == 50 then node:drain(function(e, ok) drained = e or ok end) end
+      if i <= 300 then far:call("echo", i, function(e) t.eq(e, nil) answers = answers + 1 end) end
+    end)
+  end
+  t.within(20, function() return answers == 600 and drained ~= nil end)
+  t.eq(drained, true)
+  t.eq(node:stats().held, 0)
+  local _, err = node:drain()
+  t.error(err, "CLOSED")
+  t.eq(t.got(far:call("echo", "by the second")), "by the second")
+  second:close()
+end)
+
+test("a node whose pool is closed takes no calls; one whose pool has failed says why", function(t)
+  local far, _, pool = pair(t)
+  t.eq(t.got(far:call("echo", 1)), 1)
+  pool:close()
+  local _, err = far:with{timeout = 0.2}:call("echo", 2)
+  t.error(err, "TIMEOUT", "no node had room")
+  t.eq(err.started, "no")
+  local second = pair(t, nil, nil, {max = 1, init = "there_is_no_such_function", restart = {burst = 0}})
+  _, err = second:with{timeout = 20}:call("echo", 3)
+  t.error(err, "REMOTE", "there_is_no_such_function")
+end)
+
+test("an engine that can't be reached, or refuses, is told as ENGINE", function(t)
+  local nats = require "moonfork.nats"
+  local listener = assert(fork.socket.listen "127.0.0.1:0")
+  local address = listener:address()
+  listener:close()
+  local far = nats.pool("nats://" .. address, {subject = "x"})
+  local _, err = far:with{timeout = 0.3}:call(1)
+  t.error(err, "ENGINE", "can't be reached")
+  t.eq(err.started, "no")
+  t.ok(not far:stats().engine_reason:find "%.c:")
+  far:close()
+  local locked = helper.start(t, {user = "ada", password = "secret"})
+  far = nats.pool(locked.url, {subject = "x", user = "ada", password = "wrong"})
+  _, err = far:call(1)
+  t.error(err, "ENGINE", "refused")
+  t.ok(not tostring(err):find "secret" and not tostring(err):find "wrong", "the error has the password")
+  far:close()
+  _, err = nats.pool(locked.url, {subject = "x", ca = "/nowhere"}):call(1)
+  t.error(err, "ENGINE", "/nowhere")
+  local pool = fork.new_exec():eval(CODE):pool("echo")
+  local node, refusal = nats.node(pool, locked.url, {subject = "x", creds = "/nowhere"})
+  t.eq(node, nil)
+  t.error(refusal, "ENGINE", "/nowhere")
+  pool:close()
+end)
+
+test("users, tokens and certificates are shown to the server", function(t)
+  local nats = require "moonfork.nats"
+  local function try(options, with)
+    local closed = helper.start(t, options)
+    with.subject = "x.y"
+    local pool = fork.new_exec():eval(CODE):pool "echo"
+    for key, value in pairs(with) do with[key] = value:gsub("^FOLDER", closed.folder) end
+    local node = assert(nats.node(pool, closed.url, with))
+    local far = nats.pool(closed.url, with)
+    t.eq(t.got(far:with{timeout = 20}:call "hello"), "hello")
+    far:close()
+    node:close()
+    pool:close()
+    t.ok(fork.loop())
+    return closed
+  end
+  try({user = "ada", password = "secret"}, {user = "ada", password = "secret"})
+  try({token = "t0ken"}, {token = "t0ken"})
+  local closed = try({tls = "verify"}, {ca = "FOLDER/ca.pem", cert = "FOLDER/client.pem", key = "FOLDER/client.key"})
+  local far = nats.pool(closed.url, {subject = "x", ca = closed.folder .. "/other.pem"})
+  local _, err = far:call(1)
+  t.error(err, "ENGINE", "refused")
+  far:close()
+end)
+
+test("wrong arguments are named", function(t)
+  local nats = require "moonfork.nats"
+  t.raises("argument #1 to 'pool' %(string expected", nats.pool)
+  t.raises("unknown option 'subjekt' %(valid: ca, cert", nats.pool, "nats://x", {subjekt = "x"})
+  for _, subject in ipairs{"", "a b", "a..b", "a.*", ">", ".a", "a.", "$SYS.x", ("x"):rep(201), "a\nb", "a\0b"} do
+    t.raises("option 'subject'", nats.pool, "nats://x", {subject = subject})
+  end
+  t.raises("option 'subject': string expected, got nil", nats.pool, "nats://x", {})
+  t.raises("'cert' and 'key' belong together", nats.pool, "nats://x", {subject = "x", cert = "/dev/null"})
+  t.raises("there is no 'user'", nats.pool, "nats://x", {subject = "x", password = "x"})
+  t.raises("argument #1 to 'node' %(moonfork.pool expected, got nil", nats.node)
+  local far = nats.pool("nats://127.0.0.1:1", {subject = "x"})
+  t.raises("use a colon", far.call)
+  t.raises("unknown option 'idem'", far.with, far, {idem = true})
+  far:close()
+end)
+
+test("what nobody refers to is closed, without a thread or a descriptor left", function(t)
+  local nats = require "moonfork.nats"
+  local function threads() return #kit.ls "/proc/self/task" end
+  local before = threads()
+  local pool = fork.new_exec():eval(CODE):pool "echo"
+  do
+    local node = nats.node(pool, server.url, {subject = "g"})
+    local far = nats.pool(server.url, {subject = "g"})
+    t.eq(t.got(far:call(1)), 1)
+    t.eq({node:stats().engine, far:stats().engine}, {"up", "up"})
+  end
+  t.collect()
+  t.within(20, function() return threads() == before end)
+  pool:close()
+end)
+
+if server then server:close() end
+story.done()
