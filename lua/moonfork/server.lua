@@ -15,11 +15,14 @@ local core = require("moonfork.load").of(...)
 local serve_core = core.part "moonfork.serve_core"
 local check = require "moonfork.check"
 local log = require "moonfork.serve_log"
+local remover = require("moonfork.serve_path").remover
 local cells = serve_core.cells
 
 local server = {}
 
 local ROWS = 1024 -- the first for workers of before, the others for workers at the same time, those that leave included
+local CELLS = ROWS * cells.ROW + 1 -- the last one: lines of the log that could not be written
+local LOST = CELLS - 1
 local BACKOFF_MIN, BACKOFF_MAX = 0.05, 5 -- seconds before a worker is replaced that was of no use
 local KILL_AFTER = 0.5 -- seconds between SIGTERM and SIGKILL for a function that hangs
 local JITTER = 0.1 -- of max_requests, so that workers are not replaced all at once
@@ -40,18 +43,25 @@ end
 
 -- ---- listeners ----
 
-local function open_listeners(options)
-  local listeners = {}
-  for i, socket in ipairs(options.sockets or {}) do listeners[i] = socket end
-  for _, address in ipairs(options.listen or {}) do
+-- True, or nil, err.
+function Server:open_listeners()
+  for i, socket in ipairs(self.options.sockets or {}) do self.listeners[i] = socket end
+  for _, address in ipairs(self.options.listen or {}) do
     local socket, message = fork.socket.listen(address)
     if not socket then
-      for _, other in ipairs(listeners) do other:close() end
+      self:close_listeners()
       return nil, core.error("EINVAL", ("can't listen on %s: %s"):format(address, message))
     end
-    listeners[#listeners + 1] = socket
+    self.listeners[#self.listeners + 1] = socket
+    self.removers[#self.removers + 1] = remover(address)
   end
-  return listeners
+  if #self.listeners == 0 then return nil, core.error("EINVAL", "nothing to listen on") end
+  return true
+end
+
+function Server:close_listeners()
+  for _, remove in ipairs(self.removers) do remove() end
+  for _, listener in ipairs(self.listeners) do listener:close() end
 end
 
 local function check_options(options)
@@ -82,15 +92,17 @@ function server.new(options)
   check_options(options)
   local self = setmetatable({options = options, workers = {}, wanted = options.workers or fork.ncpu(),
     free_rows = {}, restarts = {}, served = 0, errors = 0, began = now(), deaths = {}, backoff = 0,
-    old_requests = 0, old_errors = 0, reloads = 0, failed_reloads = 0, state = "starting"}, Server)
-  local err, message
-  self.listeners, err = open_listeners(options)
-  if not self.listeners then return nil, err end
-  if #self.listeners == 0 then return nil, core.error("EINVAL", "nothing to listen on") end
-  self.board, message = serve_core.board(ROWS * cells.ROW)
-  if not self.board then return nil, core.error("LIMIT", message) end
+    old_requests = 0, old_errors = 0, reloads = 0, failed_reloads = 0, state = "starting",
+    listeners = {}, removers = {}}, Server)
+  local ok, err = self:open_listeners()
+  if not ok then return nil, err end
+  self.board, err = serve_core.board(CELLS)
+  if not self.board then
+    self:close_listeners()
+    return nil, core.error("LIMIT", err)
+  end
   for row = ROWS, 2, -1 do self.free_rows[#self.free_rows + 1] = (row - 1) * cells.ROW end
-  log.configure(options.log)
+  log.configure(options.log, self.board, LOST)
   return self
 end
 
@@ -150,7 +162,7 @@ function Server:start_worker(generation)
   local process = generation.template:fork{name = "server"}
   worker.process = process
   process:send_fd(self.board:fileno(), table.unpack(self.listeners))
-  process:send_arg(tostring(row), tostring(ROWS * cells.ROW), self.options.name, self:settings())
+  process:send_arg(tostring(row), tostring(CELLS), self.options.name, self:settings())
   self.workers[worker] = true
   generation.count = generation.count + 1
   process:on_exit(function(status) self:worker_ended(worker, status) end)
@@ -482,9 +494,10 @@ function Server:finish()
   for _, generation in ipairs{self.current or false, self.next or false} do
     if generation then generation.template:close() end
   end
-  for _, listener in ipairs(self.listeners) do listener:close() end
-  self.board:close()
+  self:close_listeners()
   log.write("info", "stopped", {requests = self.old_requests})
+  log.configure(self.options.log)
+  self.board:close()
 end
 
 --- run(): start(), and the reactor until the server has stopped: true, or nil, err where the first

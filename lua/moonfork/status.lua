@@ -224,9 +224,11 @@ end
 
 --- close(): no more answers.
 function Status:close()
+  if self.closed then return end
   self.closed = true
   local watch <close> = self.watch -- luacheck: ignore
   for client in pairs(self.clients) do finish(self, client) end
+  self.remove()
   self.listener:close()
 end
 
@@ -237,7 +239,8 @@ function status.start(source, address)
   local listener, message = fork.socket.listen(address)
   if not listener then return nil, ("can't listen on %s: %s"):format(address, message) end
   listener:settimeout(0)
-  local self = setmetatable({source = source, listener = listener, clients = {}, nclients = 0}, Status)
+  local self = setmetatable({source = source, listener = listener, clients = {}, nclients = 0,
+    remove = require("moonfork.serve_path").remover(address)}, Status)
   self:attend()
   return self
 end

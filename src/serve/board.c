@@ -95,6 +95,14 @@ static int l_add(lua_State *L) {
   return 1;
 }
 
+/* board:swap(i, n) -> what was there */
+static int l_swap(lua_State *L) {
+  int64_t *cell = check_cell(L, check_board(L), 1);
+  lua_pushinteger(
+      L, __atomic_exchange_n(cell, (int64_t)luaL_checkinteger(L, 3), __ATOMIC_RELAXED));
+  return 1;
+}
+
 /* board:clear(i, n) */
 static int l_clear(lua_State *L) {
   const struct board *b = check_board(L);
@@ -222,10 +230,18 @@ static void push_cells(lua_State *L) {
 
 void board_open(lua_State *L) {
   static const luaL_Reg methods[] = {
-      {"get", l_get},     {"set", l_set},       {"add", l_add},
-      {"clear", l_clear}, {"record", l_record}, {"percentiles", l_percentiles},
-      {"merge", l_merge}, {"fileno", l_fileno}, {"row", l_row},
-      {"close", l_close}, {NULL, NULL},
+      {"get", l_get},
+      {"set", l_set},
+      {"add", l_add},
+      {"swap", l_swap},
+      {"clear", l_clear},
+      {"record", l_record},
+      {"percentiles", l_percentiles},
+      {"merge", l_merge},
+      {"fileno", l_fileno},
+      {"row", l_row},
+      {"close", l_close},
+      {NULL, NULL},
   };
   static const luaL_Reg functions[] = {
       {"board", l_board},

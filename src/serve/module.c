@@ -9,6 +9,7 @@ int luaopen_moonfork_serve_core(lua_State *L) {
   passed_open(L);
   tree_open(L);
   loop_open(L);
+  put_open(L);
   lua_pushliteral(L, MOONFORK_VERSION);
   lua_setfield(L, -2, "version");
   return 1;

@@ -11,6 +11,7 @@ void user_open(lua_State *L);
 void passed_open(lua_State *L);
 void tree_open(lua_State *L);
 void loop_open(lua_State *L);
+void put_open(lua_State *L);
 
 /* nil, message, errno: as Lua's io does. */
 int serve_fail(lua_State *L, int error, const char *what);

@@ -13,13 +13,12 @@
 #include "os/fdwait.h"
 #include "os/interrupt.h"
 #include "os/proc.h"
+#include "os/sigpipe.h"
 #include "os/sock.h"
 #include "os/term.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -125,26 +124,15 @@ ssize_t sys_read(int fd, enum sys_type type, void *data, size_t n, int block,
   }
 }
 
-/* write(2) with SIGPIPE kept away from the host: blocked in this thread, and the one that
- * this very write caused is taken off again. One that was pending before stays. */
+/* write(2) with SIGPIPE kept away from the host. */
 static ssize_t write_quietly(int fd, const struct iovec *iov, int niov, int now) {
-  sigset_t pipe_only, before, pending;
-  sigemptyset(&pipe_only);
-  sigaddset(&pipe_only, SIGPIPE);
-  sigpending(&pending);
-  int was_pending = sigismember(&pending, SIGPIPE);
-  pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+  struct sigpipe guard;
   ssize_t r;
+  sigpipe_block(&guard);
   while ((r = write_some(fd, iov, niov, now)) < 0 && errno == EINTR)
     interrupt_seen();
   int error = r < 0 ? errno : 0;
-  if (error == EPIPE && !was_pending) {
-    int signum;
-    sigpending(&pending);
-    if (sigismember(&pending, SIGPIPE))
-      sigwait(&pipe_only, &signum);
-  }
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  sigpipe_restore(&guard, error);
   return r < 0 ? -error : r;
 }
 

@@ -438,6 +438,50 @@ local function http(address, text)
   return head, body
 end
 
+-- Workers that logged to a pipe whose reader had left were ended by SIGPIPE, one for each connection,
+-- and nobody said that lines were lost.
+story.test("what reads the log leaves and comes back: told once, and the server goes on", {deadline = 40}, function(t)
+  local fifo, err, pid_file, path = t:file "fifo", t:file "err", t:file "pid", t:file "logged"
+  os.execute("mkfifo " .. fifo)
+  os.execute(([[( exec env %s '%s' serve -n 2 --log text --pid %s --listen %s %s >%s 2>%s </dev/null ) &]])
+    :format(mark(), program.path, pid_file, path, UPPER, fifo, err))
+  local reader = io.open(fifo) -- when the server has opened it, which must not have this end
+  local line
+  repeat line = reader:read "l" until line:find " ready "
+  local pid = tonumber(t.read(pid_file))
+  reader:close()
+  for _ = 1, 5 do t.eq(ask(path, "lost"), "LOST") end
+  t.outside(10, function() return t.read(err):find "\n" end)
+  t.match(t.read(err), '^[%d:. -]+ error log not written message="standard output: [^\n]*"\n$')
+  reader = io.open(fifo, "r+") -- it waits for no writer
+  for _ = 1, 5 do t.eq(ask(path, "kept"), "KEPT") end
+  repeat line = reader:read "l" until line:find " connection "
+  t.outside(10, function() return t.read(err):find "again lost=%d+\n" end)
+  t.eq(select(2, t.read(err):gsub("\n", "")), 2, t.read(err))
+  kit.kill(pid, kit.SIGTERM)
+  nobody_left(t)
+  reader:close()
+end)
+
+story.test("the file of a UNIX socket goes with the server, unless it is another's", function(t)
+  local status = t:file "status"
+  local running = serve(t, "--status " .. status .. " " .. UPPER)
+  t.ok(t.read(running.path) == nil and os.rename(running.path, running.path), "it is there")
+  stop(t, running)
+  for _, path in ipairs{running.path, status} do t.ok(not os.rename(path, path), path .. " is still there") end
+  running = serve(t, UPPER)
+  os.remove(running.path)
+  local other = assert(fork.socket.listen(running.path))
+  stop(t, running)
+  t.ok(os.rename(running.path, running.path), "the other's is gone")
+  other:close()
+  os.remove(running.path)
+  -- A server that does not start takes away what it has made.
+  local _, _, code = program.run(("serve --listen %s --status /no/such/status %s"):format(running.path, UPPER))
+  t.eq(code, 126)
+  t.ok(not os.rename(running.path, running.path))
+end)
+
 story.test("--status: JSON and Prometheus text", function(t)
   local address = t:file "status"
   local running = serve(t, "-n 2 --status " .. address .. " " .. UPPER)

@@ -127,11 +127,11 @@ function command.main(options)
   if options.status then
     status, err = require("moonfork.status").start(run.pool, options.status)
     if not status then cli.fail(cli.UNUSABLE, "%s", err) end
+    cli.defer(function() status:close() end)
   end
   if progress then progress:start(function() return run:state() end) end
   local report
   report, err = run:wait()
-  if status then status:close() end
   if progress then progress:finish() end
   if not report then cli.fail(err.code == "REMOTE" and cli.UNUSABLE or cli.FAILED, "%s", template.first_line(err)) end
   if interrupt.code then return interrupt.code end

@@ -149,10 +149,12 @@ function command.main(options)
     end,
   }
   if not instance then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
+  cli.defer(function() instance:close_listeners() end)
   local status
   if options.status then
     status, err = require("moonfork.status").start(instance, options.status)
     if not status then cli.fail(cli.UNUSABLE, "%s", err) end
+    cli.defer(function() status:close() end)
   end
   if options.watch then
     local ok
@@ -167,7 +169,6 @@ function command.main(options)
   if watchdog then fork.timer(watchdog / 2e6, function() notify "WATCHDOG=1" end, watchdog / 2e6) end
   local ok
   ok, err = instance:run()
-  if status then status:close() end
   if not ok then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
   return interrupt.code or cli.OK
 end
