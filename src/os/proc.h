@@ -64,6 +64,9 @@ int proc_pidfd_status(int pidfd, int *ret_status);
  * against a reused number; -1: the caller vouches for it. 0, or -ENODATA. */
 int proc_zombie_status(int pidfd, pid_t pid, int *ret_status);
 
+/* The parent of a process; 0: not known. */
+pid_t proc_parent(pid_t pid);
+
 /* Reaps the process behind a pidfd where it is a child of ours (waitid(2) with P_PIDFD,
  * Linux 5.4). 0, or -ECHILD: it is not, or still runs. */
 int proc_reap_pidfd(int pidfd, int *ret_status);

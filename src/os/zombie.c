@@ -14,31 +14,42 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-int proc_zombie_status(int pidfd, pid_t pid, int *ret_status) {
-  char path[64], text[1024], *p;
+/* What stands in /proc/PID/stat behind the name, which may hold anything, parentheses
+ * too: the state follows the last one. NULL: nothing is known. */
+static char *read_stat(pid_t pid, char *text, size_t size) {
+  char path[64], *p;
   ssize_t n;
   int fd;
   snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
   fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0)
-    return -ENODATA;
+    return NULL;
   do
-    n = read(fd, text, sizeof text - 1);
+    n = read(fd, text, size - 1);
   while (n < 0 && errno == EINTR);
   fd_close(&fd);
   if (n <= 0)
-    return -ENODATA;
+    return NULL;
+  while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == ' '))
+    n--;
   text[n] = 0;
-  /* The name may hold anything, parentheses too: the state follows the last one. */
   p = strrchr(text, ')');
-  if (!p || p[1] != ' ' || p[2] != 'Z')
+  return p && p[1] == ' ' ? p + 2 : NULL;
+}
+
+pid_t proc_parent(pid_t pid) {
+  char text[1024], *p = read_stat(pid, text, sizeof text);
+  return p && p[0] && p[1] == ' ' ? (pid_t)atol(p + 2) : 0;
+}
+
+int proc_zombie_status(int pidfd, pid_t pid, int *ret_status) {
+  char text[1024], *p = read_stat(pid, text, sizeof text);
+  if (!p || *p != 'Z')
     return -ENODATA;
   /* Still the same process? A reaped one can't be signalled through its pidfd. */
   if (pidfd >= 0 && proc_kill(pidfd, pid, 0) < 0)
     return -ENODATA;
-  while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == ' '))
-    text[--n] = 0;
-  p = strrchr(text, ' ');
+  p = strrchr(p, ' ');
   if (!p)
     return -ENODATA;
   *ret_status = atoi(p + 1);

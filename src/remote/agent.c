@@ -72,6 +72,37 @@ static void on_child(uv_signal_t *s, int signum) {
   reap();
 }
 
+/* One that is no child of ours: its pidfd is watched. */
+struct watched {
+  uv_poll_t poll;
+  uint64_t serial;
+};
+
+static void free_watched(uv_handle_t *h) {
+  free(list_entry(h, struct watched, poll));
+}
+
+static void on_pidfd(uv_poll_t *poll, int status, int events) {
+  struct watched *w = list_entry(poll, struct watched, poll);
+  uv_poll_stop(poll); /* before its pidfd is closed */
+  uv_close((uv_handle_t *)poll, free_watched);
+  if (tables_put_news(&tables, &mux.out) < 0 || tables_on_end(&tables, w->serial) < 0)
+    mux_break(&mux, "not enough memory");
+  else
+    hold_back();
+}
+
+static int watch_pidfd(struct tables *t, uint64_t serial, int pidfd) {
+  struct watched *w = malloc(sizeof *w);
+  int r = w ? uv_poll_init(loop, &w->poll, pidfd) : -ENOMEM;
+  if (r < 0) {
+    free(w);
+    return r;
+  }
+  w->serial = serial;
+  return uv_poll_start(&w->poll, UV_READABLE, on_pidfd);
+}
+
 /* ---- the template ---- */
 
 static int start_template(void) {
@@ -137,27 +168,27 @@ static int greet(const struct link_frame *f) {
 
 /* ---- frames ---- */
 
-/* By number, which is its own as long as it is not reaped. */
+/* A child's number is its own as long as it is not reaped. */
 static int take_kill(const struct link_frame *f) {
   uint32_t v[3];
-  int tree;
+  int pidfd, tree;
   if (link_numbers(f, v, 3) < 0 || v[1] > 1024)
     return -EPROTO;
-  pid_t pid = tables_pid(&tables, v[0], &tree);
+  pid_t pid = tables_pid(&tables, v[0], &pidfd, &tree);
   if (pid > 0 && tree && v[2])
-    proc_kill_tree(-1, pid, 1, (int)v[1]);
+    proc_kill_tree(pidfd, pid, pidfd < 0, (int)v[1]);
   else if (pid > 0)
-    proc_kill(-1, pid, (int)v[1]);
+    proc_kill(pidfd, pid, (int)v[1]);
   return 0;
 }
 
 static int take_measure(const struct link_frame *f) {
   struct proc_memory pm = {0};
   uint32_t v[2];
-  int tree;
+  int pidfd, tree;
   if (link_numbers(f, v, 2) < 0)
     return -EPROTO;
-  pid_t pid = tables_pid(&tables, v[0], &tree);
+  pid_t pid = tables_pid(&tables, v[0], &pidfd, &tree);
   int r = pid > 0 ? proc_memory(pid, &pm) : -ESRCH;
   uint32_t n[10] = {v[1], (uint32_t)-r};
   const unsigned long long values[4] = {pm.pss, pm.uss, pm.rss, pm.shared};
@@ -263,7 +294,7 @@ int remote_agent(const char *template_program) {
             strerror(-r));
     return 2;
   }
-  tables_init(&tables);
+  tables_init(&tables, watch_pidfd);
   records_init(&records);
   uv_signal_init(loop, &children);
   uv_signal_start(&children, on_child, SIGCHLD);

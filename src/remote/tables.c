@@ -1,6 +1,7 @@
 #include "remote/tables.h"
 
 #include "os/fd.h"
+#include "os/proc.h"
 #include "os/share.h"
 #include "wire/slot_layout.h"
 #include <errno.h>
@@ -28,11 +29,13 @@ struct far_child {
   uint64_t serial;
   uint32_t index;
   pid_t pid;
+  int pidfd; /* -1: a child of the agent's */
   int tree;
 };
 
-void tables_init(struct tables *t) {
-  *t = (struct tables){0};
+void tables_init(struct tables *t,
+                 int (*watch)(struct tables *t, uint64_t serial, int pidfd)) {
+  *t = (struct tables){.watch = watch};
   list_init(&t->all);
   idmap_init(&t->serials);
   buf_init(&t->ended, SIZE_MAX);
@@ -190,20 +193,41 @@ static int is_new_child(const struct tables *t, pid_t pid) {
   return waitid(P_PID, (id_t)pid, &si, WEXITED | WNOHANG | WNOWAIT) == 0;
 }
 
+/* Or a child of one of them, which no sandbox can pretend: a pidfd for it, or -errno. */
+static int open_grandchild(const struct tables *t, pid_t pid) {
+  if (pid <= 0 || pid == t->root || by_pid(t, pid))
+    return -ESRCH;
+  int fd = proc_pidfd(pid);
+  pid_t parent = fd < 0 ? 0 : proc_parent(pid);
+  /* It lives: so it was it whose parent was asked for. */
+  if (parent > 0 && (parent == t->root || by_pid(t, parent)) &&
+      proc_kill(fd, pid, 0) == 0)
+    return fd;
+  fd_close(&fd);
+  return -ESRCH;
+}
+
 static int tell(struct tables *t, struct table *x, uint32_t index, pid_t pid,
                 struct buf *out) {
   struct far_child *p;
+  int pidfd = -1;
   x->told[index] = (uint32_t)pid;
-  if (!is_new_child(t, pid))
+  if (!is_new_child(t, pid) && (pidfd = open_grandchild(t, pid)) < 0)
     return 0;
   p = calloc(1, sizeof *p);
-  if (!p)
-    return -ENOMEM;
-  if (idmap_add(&t->serials, p, &p->serial) < 0) {
+  int r = p ? idmap_add(&t->serials, p, &p->serial) : -ENOMEM;
+  if (r >= 0 && pidfd >= 0) {
+    r = t->watch(t, p->serial, pidfd);
+    if (r < 0)
+      idmap_remove(&t->serials, p->serial);
+  }
+  if (r < 0) {
+    fd_close(&pidfd);
     free(p);
     return -ENOMEM;
   }
   p->pid = pid;
+  p->pidfd = pidfd;
   p->table = x;
   p->index = index;
   p->tree = x->trees[index];
@@ -227,12 +251,14 @@ int tables_put_news(struct tables *t, struct buf *out) {
   return r;
 }
 
-pid_t tables_pid(const struct tables *t, uint32_t serial, int *ret_tree) {
+pid_t tables_pid(const struct tables *t, uint32_t serial, int *ret_pidfd, int *ret_tree) {
   *ret_tree = t->root_is_tree;
+  *ret_pidfd = -1;
   if (serial == LINK_SERIAL_ROOT)
     return t->root;
   const struct far_child *p = idmap_get(&t->serials, serial);
   *ret_tree = p && p->tree;
+  *ret_pidfd = p ? p->pidfd : -1;
   return p ? p->pid : 0;
 }
 
@@ -255,6 +281,37 @@ static void leave_slot(struct far_child *p) {
   struct table *x = p->table;
   if (x->told[p->index] == (uint32_t)p->pid)
     x->births[p->index] = x->told[p->index] = 0;
+}
+
+static void forget(struct tables *t, struct far_child *p) {
+  struct table *x = p->table;
+  idmap_remove(&t->serials, p->serial);
+  list_remove(&p->by_pid);
+  fd_close(&p->pidfd);
+  free(p);
+  if (--x->nalive == 0 && x->dropped)
+    free_table(t, x);
+}
+
+int tables_on_end(struct tables *t, uint64_t serial) {
+  char text[SLOT_TEXT_MAX];
+  struct far_child *p = idmap_get(&t->serials, serial);
+  int status;
+  if (!p)
+    return 0;
+  if (p->tree)
+    proc_kill_group(p->pidfd, p->pid, 0, SIGKILL);
+  size_t n = copy_words(p, text);
+  leave_slot(p);
+  struct link_end e = {.serial = (uint32_t)serial,
+                       .status = LINK_STATUS_UNKNOWN,
+                       .words = n ? text : NULL,
+                       .nwords = n};
+  if (proc_zombie_status(p->pidfd, p->pid, &status) == 0 ||
+      proc_pidfd_status(p->pidfd, &status) == 0)
+    e.status = (uint32_t)status;
+  forget(t, p);
+  return link_put_end(&t->ended, &e);
 }
 
 static int bury(struct tables *t, pid_t pid) {
@@ -282,14 +339,8 @@ static int bury(struct tables *t, pid_t pid) {
   e.utime_us = (uint64_t)u.ru_utime.tv_sec * 1000000u + (uint64_t)u.ru_utime.tv_usec;
   e.stime_us = (uint64_t)u.ru_stime.tv_sec * 1000000u + (uint64_t)u.ru_stime.tv_usec;
   e.maxrss_bytes = (uint64_t)u.ru_maxrss * 1024;
-  if (p) {
-    struct table *x = p->table;
-    idmap_remove(&t->serials, p->serial);
-    list_remove(&p->by_pid);
-    free(p);
-    if (--x->nalive == 0 && x->dropped)
-      free_table(t, x);
-  }
+  if (p)
+    forget(t, p);
   return link_put_end(&t->ended, &e);
 }
 

@@ -1,6 +1,7 @@
 /* The processes of the far side. The agent is their parent in the kernel's eyes, whoever
  * forked them: their numbers stand in slots (wire/slot_layout.h), their ends come from
- * wait4. Runs in the agent. */
+ * wait4. Where a sandbox refuses that (CLONE_PARENT), they are children of the process
+ * that forked them, and a pidfd tells of their ends. Runs in the agent. */
 #ifndef REMOTE_TABLES_H
 #define REMOTE_TABLES_H
 
@@ -22,10 +23,13 @@ struct tables {
   struct list pids[TABLES_PIDS];
   pid_t root; /* the template; 0: none, or it has ended */
   int root_is_tree;
+  /* tables_on_end is to be called when that pidfd (borrowed) can be read. 0 or -errno. */
+  int (*watch)(struct tables *t, uint64_t serial, int pidfd);
   struct buf ended; /* frames, GONE, that are held back until all bytes are sent */
 };
 
-void tables_init(struct tables *t);
+void tables_init(struct tables *t,
+                 int (*watch)(struct tables *t, uint64_t serial, int pidfd));
 /* The memory that a descriptor of kind BIRTHS or WORDS stands for; the caller's. -EPROTO,
  * or another -errno. */
 int tables_add(struct tables *t, const struct link_descriptor *d);
@@ -39,7 +43,10 @@ int tables_has_news(const struct tables *t);
 int tables_put_news(struct tables *t, struct buf *out);
 /* Reaps all that have ended, into `ended`. out: for births that come first. */
 int tables_reap(struct tables *t, struct buf *out);
-/* The live process of that serial, or 0. *ret_tree: it leads a group. */
-pid_t tables_pid(const struct tables *t, uint32_t serial, int *ret_tree);
+/* One that is watched has ended: into `ended`, too; its pidfd is closed. 0 or -errno. */
+int tables_on_end(struct tables *t, uint64_t serial);
+/* The live process of that serial, or 0. *ret_pidfd: -1 where it is a child of the
+ * agent's, whose number is its own. *ret_tree: it leads a group. */
+pid_t tables_pid(const struct tables *t, uint32_t serial, int *ret_pidfd, int *ret_tree);
 
 #endif

@@ -86,6 +86,8 @@ struct link_frame {
   const unsigned char *body; /* borrowed */
 };
 
+#define LINK_STATUS_UNKNOWN 0xffffffffu /* of GONE: nobody can have it */
+
 /* The serial of the far template; those of BORN count from 1. */
 enum { LINK_SERIAL_ROOT = 0, LINK_TABLE_NONE = 0 };
 

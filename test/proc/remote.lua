@@ -253,6 +253,39 @@ story.test("kill, memory, limits, timeout, names and numbers of the far side", f
   t.eq(t.status(running).signal, kit.SIGKILL)
 end)
 
+-- CLONE_PARENT is refused: clones are children of their template, which nobody here sees.
+story.test("a sandbox over there in which clones can't be the agent's children", function(t)
+  local tool = os.getenv "MOONFORK_BUILD" .. "/test/fault/seccomp_run"
+  local code = select(3, os.execute(("'%s' EPERM clone_parent true 2>/dev/null"):format(tool)))
+  if code ~= 0 then t.skip "no filter can be set here" end
+  local p = over(("exec '%s' EPERM clone_parent %s"):format(tool, AGENT)):eval(CODE .. [[
+    function leaves(s) s:write(s:read "a") os.exit(3) end
+  ]])
+  local clone, status = p:fork():fork(), nil
+  local socket = t.got(clone:run "leaves")
+  clone:on_exit(function(x) status = x end)
+  t.ok(clone:pid() > 0 and clone:pid() ~= p:pid())
+  t.ok(t.got(clone:memory()).rss > 0)
+  t.eq(clone:kill(0), true)
+  fork.sleep(0.05)
+  t.eq(status, nil, "it still runs")
+  socket:write "to the end" socket:shutdown "w"
+  t.eq(socket:read "a", "to the end")
+  t.within(10, function() return status end, "its end")
+  t.ok(status.code == 3 or status.unknown) -- unknown before Linux 6.15
+  local spinning = p:fork()
+  socket = t.got(spinning:run "spin")
+  t.eq(socket:read(1), "x")
+  t.eq(spinning:kill "KILL", true)
+  status = t.status(spinning)
+  t.ok(status.signal == kit.SIGKILL or status.unknown)
+  t.eq(socket:read "a", "")
+  local rpc, pool = p:fork():rpc "add", p:pool("add", { max = 2 })
+  t.eq({ rpc(1, 2), pool(3, 4) }, { 3, 7 })
+  rpc:close()
+  pool:close()
+end)
+
 story.test("what is printed there comes here", function(t)
   local out, code, err = t:lua(([[
     local fork = require "moonfork"

@@ -222,6 +222,7 @@ static int take_gone(struct far_link *far, const struct link_frame *f) {
   if (q->gone)
     return -EPROTO;
   q->gone = 1;
+  q->status_is_unknown = e.status == LINK_STATUS_UNKNOWN;
   q->status = (int)e.status;
   q->utime_us = e.utime_us;
   q->stime_us = e.stime_us;

@@ -21,6 +21,7 @@ struct far_process {
   int is_left;                /* there will be no record of it any more */
   int is_news;                /* its end is to be told to the record */
   int gone;
+  int status_is_unknown;
   int status;
   uint64_t utime_us, stime_us, maxrss_bytes;
   char *words;

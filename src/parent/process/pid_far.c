@@ -42,8 +42,12 @@ enum life_kernel process_far_ask(struct mf_process *p) {
   struct far_process *q = p->far_process;
   far_link_read(p->far);
   if (q && q->gone) {
-    take_status(p, q);
     p->gone = 1;
+    if (q->status_is_unknown) {
+      p->nlooks = LIFE_LOOKS_MAX;
+      return LIFE_KERNEL_GONE;
+    }
+    take_status(p, q);
     return LIFE_KERNEL_STATUS;
   }
   if (far_link_is_lost(p->far) && (q || !p->was_asked)) {

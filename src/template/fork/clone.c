@@ -168,14 +168,29 @@ static pid_t fork_sibling(struct server *s, const struct options *o) {
   return pid;
 }
 
-static pid_t fork_child(void) {
+/* told: where the agent looks for the number of a child of ours, which the kernel does
+ * not write there; or NULL. The clone says nothing before it stands there. */
+static pid_t fork_child(volatile uint32_t *told) {
+  int gate[2] = {-1, -1};
+  char none;
   if (autoreap_prepare() < 0) {
     errno = ENOMEM;
     return -1;
   }
+  if (told && pipe2(gate, O_CLOEXEC) < 0) /* then it may be late */
+    gate[0] = gate[1] = -1;
   pid_t pid = fork();
-  if (pid > 0)
+  int error = errno;
+  if (pid > 0) {
     autoreap_add(pid);
+    if (told)
+      *told = (uint32_t)pid;
+  }
+  fd_close(&gate[1]);
+  while (pid == 0 && gate[0] >= 0 && read(gate[0], &none, 1) < 0 && errno == EINTR)
+    ;
+  fd_close(&gate[0]);
+  errno = error;
   return pid;
 }
 
@@ -186,7 +201,7 @@ static pid_t make_clone(struct server *s, const struct options *o, int *ret_sibl
   if (pid >= 0 || !is_refused(errno))
     return pid;
   *ret_sibling = 0;
-  return fork_child();
+  return fork_child(s->owner_is_agent ? slots_birth(&s->slots, o->slot) : NULL);
 }
 
 static int take_step(struct server *s, struct fdset *fds, const struct options *o) {

@@ -40,6 +40,7 @@ int cmd_setup(struct server *s, struct command *c) {
   unsigned version;
   struct options o;
   struct build build;
+  s->owner_is_agent = c->id == 0;
   s->owner_pid = c->id ? c->id : (uint64_t)getppid();
   s->may_sibling = (uint64_t)getppid() == s->owner_pid;
   int r = options_parse_setup(c->body, c->length, &body, &length, &version, &build);

@@ -93,6 +93,7 @@ struct server {
   pid_t pid;          /* who serves; a copy that user code forks is another one */
   uint64_t owner_pid; /* of the parent */
   int may_sibling;    /* the owner is the parent, and may be that of clones, too */
+  int owner_is_agent; /* the parent is the far end of a link (doc/remote-protocol.md) */
   char name[128];
   int leash_mode;    /* enum mf_leash */
   int to_socket[3];  /* standard streams that become the socket at run */
