@@ -23,12 +23,15 @@ static size_t lane_asked(const struct lane *l) {
   return n;
 }
 
-/* Of all lanes whose jobs need room. */
+/* Of all lanes whose jobs need room, but one for each: a lane without jobs must not take
+ * the room of others while its request waits. So some jobs more may come than there is
+ * room for, at most one of each lane. */
 static size_t asked(const struct job_worker *w) {
   size_t n = 0;
-  for (unsigned i = 0; i < w->nlanes; i++)
-    if (w->lanes[i].lease_ms != 0)
-      n += lane_asked(&w->lanes[i]);
+  for (unsigned i = 0; i < w->nlanes; i++) {
+    size_t of_lane = w->lanes[i].lease_ms != 0 ? lane_asked(&w->lanes[i]) : 0;
+    n += of_lane > 0 ? of_lane - 1 : 0;
+  }
   return n;
 }
 
@@ -74,29 +77,16 @@ static void pull_all(struct job_worker *w) {
   if (!w->is_ready || w->is_draining || uv_now(w->loop) < w->paused_until ||
       engine_state(w->engine) != ENGINE_UP)
     return;
-  size_t under_way = asked(w), free = places(w);
-  free = free > under_way ? free - under_way : 0;
-  unsigned idle = 0;
-  for (unsigned i = 0; i < w->nlanes; i++)
-    if (w->lanes[i].lease_ms == 0) {
-      if (lane_asked(&w->lanes[i]) == 0)
-        pull(w, &w->lanes[i], LATER_BATCH);
-    } else if (lane_asked(&w->lanes[i]) == 0) {
-      idle++;
-    }
-  /* Those that wait for nothing first; what is left goes around. A lane with a request
-   * under way gets another one as soon as a quarter of the places is free. */
-  for (unsigned i = 0; i < w->nlanes && free > 0; i++) {
-    struct lane *l = &w->lanes[(w->next_lane + i) % w->nlanes];
-    int is_idle = lane_asked(l) == 0;
-    if (l->lease_ms == 0 || (!is_idle && (idle > 0 || free < under_way / 4 + 1)))
-      continue;
-    size_t share = is_idle && idle > 1 ? (free + idle - 1) / idle : free;
-    pull(w, l, share);
-    free -= share;
-    idle -= is_idle;
+  size_t under_way = asked(w), room = places(w);
+  for (unsigned i = 0; i < w->nlanes; i++) {
+    struct lane *l = &w->lanes[i];
+    if (lane_asked(l) == 0 && (l->lease_ms == 0 || room > 0))
+      pull(w, l, l->lease_ms == 0 ? LATER_BATCH : 1);
   }
-  w->next_lane++;
+  /* What is left is for the lane that had a job last. */
+  if (w->busy_lane < w->nlanes && w->lanes[w->busy_lane].lease_ms != 0 &&
+      room > under_way)
+    pull(w, &w->lanes[w->busy_lane], room - under_way);
 }
 
 static void drop_lost_pulls(struct job_worker *w, uint64_t now) {
@@ -142,8 +132,10 @@ static void on_delivery(const struct engine_message *m, void *data) {
   } else if (strncmp(m->subject, w->names.subject, n) == 0 && m->subject[n] == '.' &&
              job_subject(m->subject + n + 1, &s) == 0) {
     struct lane *l = lane_of(w, s.is_later ? 0 : s.lease_ms);
-    if (l != NULL)
+    if (l != NULL) {
       count_delivery(l);
+      w->busy_lane = l->lease_ms != 0 ? (unsigned)(l - w->lanes) : w->busy_lane;
+    }
     work_begin(w, m);
   }
   worker_wake(w);

@@ -9,7 +9,7 @@
 
 enum {
   LANES_MAX = 64, /* consumers that a node pulls from */
-  PULLS_MAX = 4,  /* requests of a lane that are under way */
+  PULLS_MAX = 8,  /* requests of a lane that are under way */
   LATER_BATCH = 64,
   PULL_MS = 1000,      /* how long the server keeps a request that it can't satisfy */
   PULL_LOST_MS = 3000, /* since when nothing can come of it any more */
@@ -49,7 +49,7 @@ struct job_worker {
   struct engine_sub *deliveries, *asks, *leases;
 
   struct lane lanes[LANES_MAX];
-  unsigned nlanes, next_lane, serial;
+  unsigned nlanes, busy_lane, serial;
   uint64_t paused_until;
   unsigned pause_ms;
 
