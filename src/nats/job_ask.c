@@ -159,8 +159,8 @@ static void on_node(const struct engine_message *m, void *data) {
   struct job_ask *a = data;
   a->u.cancel.answers++;
   a->u.cancel.is_running |= m->length == 1 && m->data[0] == '1';
-  if (a->sub == NULL || (!a->u.cancel.is_running &&
-                         a->u.cancel.answers < a->caller->o.nodes(a->caller->o.data)))
+  size_t nodes = a->caller->o.nodes(a->caller->o.data);
+  if (a->sub == NULL || (!a->u.cancel.is_running && a->u.cancel.answers < nodes + !nodes))
     return;
   engine_unsubscribe(a->sub);
   a->sub = NULL;
@@ -175,10 +175,8 @@ static void ask_nodes(struct job_ask *a) {
   char subject[JOB_NAME_SIZE], inbox[80];
   snprintf(subject, sizeof subject, "%s.has", a->caller->subject);
   snprintf(inbox, sizeof inbox, "_INBOX.%s.has.%u", engine_id(e), ++a->caller->serial);
-  if (a->caller->o.nodes(a->caller->o.data) == 0) {
-    judge(a);
-  } else if (engine_subscribe(e, inbox, 0, on_node, a, &a->sub) < 0 ||
-             engine_publish(e, subject, inbox, NULL, 0, a->word, strlen(a->word)) < 0) {
+  if (engine_subscribe(e, inbox, 0, on_node, a, &a->sub) < 0 ||
+      engine_publish(e, subject, inbox, NULL, 0, a->word, strlen(a->word)) < 0) {
     engine_unsubscribe(a->sub);
     a->sub = NULL;
     ask_again(a, "the NATS server can't be reached");

@@ -194,7 +194,7 @@ static void on_lease(const struct engine_message *m, void *data) {
   snprintf(name, sizeof name, "lease-%.*s", m->length < 16 ? (int)m->length : 0,
            (const char *)m->data);
   lease_ms = job_lease_of(name);
-  if (lease_ms != 0 && w->is_ready)
+  if (lease_ms != 0 && w->is_up) /* also before the list, which may be older */
     add_lane(w, lease_ms);
   worker_wake(w);
 }

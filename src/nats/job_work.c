@@ -24,7 +24,7 @@
 
 enum work_state { WORK_LOOKING, WORK_WORKING, WORK_STORING, WORK_BURYING, WORK_MOVING };
 
-enum { TRIES_MAX = 1000000, AGAIN_MS = 250 };
+enum { TRIES_MAX = 1000000, AGAIN_MS = 250, GIVE_UP_MS = 3000 };
 
 struct job {
   struct list link;
@@ -33,7 +33,8 @@ struct job {
   int is_later;
   unsigned lease_ms;
   struct job_delivery delivery;
-  uint64_t tries, tried;         /* that it may have; that it has had */
+  uint64_t tries, tried; /* that it may have; that it has had */
+  uint64_t give_up_at;   /* 0, or when a draining node waits no more for the engine */
   uint64_t renewed_at, again_at; /* again_at 0: nothing is to be said again */
   struct job_api_call *call;     /* of what its state has asked */
   char word[JOB_WORD_SIZE];
@@ -398,8 +399,22 @@ static void say_again(struct job *j) {
   }
 }
 
+/* A node that drains waits for functions, but not for an engine that does not take what
+ * they gave: whoever gets the job when its lease is over does it again. */
+static void give_up(struct job *j, uint64_t now) {
+  if (!j->worker->is_draining || j->state == WORK_WORKING)
+    return;
+  if (j->give_up_at == 0)
+    j->give_up_at = now + GIVE_UP_MS;
+  if (now < j->give_up_at)
+    return;
+  job_api_cancel(j->call);
+  job_free(j);
+}
+
 uint64_t work_tick(struct job_worker *w, uint64_t now) {
   uint64_t next = TICK_MS;
+  list_each_safe(it, tmp, &w->jobs) give_up(list_entry(it, struct job, link), now);
   if (engine_state(w->engine) != ENGINE_UP)
     return next;
   list_each_safe(it, tmp, &w->jobs) {

@@ -1,0 +1,232 @@
+-- Stored jobs: nats.node with `jobs`, and post, result, cancel, on_dead and jobs of nats.pool, over a
+-- real nats-server. What becomes of them when something dies: nats_ledger.lua.
+local story = require "story"
+local kit = story.kit
+local fork = require "moonfork"
+local nats_server = require "nats"
+
+if not package.searchpath("moonfork.nats_core", package.cpath) then
+  story.test("stored jobs", function(t) t.skip "built without NATS" end)
+  story.done()
+end
+
+local nats = require "moonfork.nats"
+
+local CODE = [[
+  local kit = require "testkit"
+  function work(what, ...)
+    if what == "raise" then error(...) end
+    if what == "throw" then error{reason = ...} end
+    if what == "die" then kit.kill(kit.getpid(), kit.SIGKILL) end
+    if what == "sleep" then kit.msleep(...) end
+    if what == "once" then -- raises until there are so many lines
+      local path, n = ...
+      local file = io.open(path, "a+")
+      file:write "x\n"
+      file:seek("set", 0)
+      local lines = select(2, file:read "a":gsub("\n", ""))
+      file:close()
+      if lines < n then error("try " .. lines) end
+      return lines
+    end
+    return what, ...
+  end]]
+
+local count = 0
+
+-- A server, a pool, a node of it with jobs, and a pool elsewhere.
+local function world(t, options)
+  options = options or {}
+  count = count + 1
+  local w = {server = options.server or nats_server.start(t, {jetstream = true}),
+    subject = ("jobs.%d"):format(count), stream = ("JOBS%d"):format(count)}
+  w.pool = fork.new_exec():eval(CODE):pool("work", {max = options.max or 2, idle = options.max or 2})
+  w.node = t.got(nats.node(w.pool, w.server.url, {subject = w.subject, jobs = w.stream, keep = options.keep}))
+  w.far = t.got(nats.pool(w.server.url, {subject = w.subject, timeout = 10 * story.scale, silent = 5}))
+  t:defer(function()
+    w.far:close()
+    w.node:close()
+    w.pool:close()
+    fork.loop()
+    w.server:close()
+  end)
+  return w
+end
+
+story.test("a job is stored, worked at, and has a result that stays", function(t)
+  local w = world(t)
+  local id = t.got(w.far:post({}, "a", 1, nil, {2.5, "b\0c"}))
+  local results = table.pack(w.far:result(id))
+  t.eq(results, {"a", 1, nil, {2.5, "b\0c"}, n = 4})
+  t.eq(w.far:result(id, 0), "a")
+  t.eq(select("#", w.far:result(t.got(w.far:post({}, nil, nil)))), 2)
+  local jobs
+  t.within(10, function()
+    jobs = t.got(w.far:jobs())
+    return jobs.running + jobs.leftover == 0
+  end)
+  t.eq(jobs, {stream = w.stream, waiting = 0, delayed = 0, running = 0, redelivered = 0, results = 2, dead = 0,
+    leftover = 0})
+  t.eq(w.far:stats().jobs.results, 2)
+  t.eq(w.node:stats().jobs_done, 2)
+end)
+
+story.test("the same id twice is one job, as long as it waits, works or has a result", function(t)
+  local w = world(t)
+  local path = t:file "lines"
+  t.eq(t.got(w.far:post({id = "mail 7.*>"}, "once", path, 1)), "mail 7.*>")
+  t.eq(t.got(w.far:post({id = "mail 7.*>"}, "once", path, 1)), "mail 7.*>")
+  t.eq(w.far:result "mail 7.*>", 1)
+  t.eq(t.got(w.far:post({id = "mail 7.*>", lease = 2}, "another")), "mail 7.*>")
+  t.eq(w.far:result "mail 7.*>", 1)
+  t.eq(t.got(w.far:post({id = "later", delay = 1000}, "x")), "later")
+  t.eq(t.got(w.far:post({id = "later"}, "x")), "later")
+  t.eq(w.far:jobs().delayed, 1)
+  t.eq(w.far:jobs().waiting, 0)
+  t.eq(t.read(path), "x\n")
+end)
+
+story.test("a job that raises is tried again, up to its tries; then it is a dead letter", function(t)
+  local w = world(t)
+  local dead = {}
+  w.far:on_dead(function(id, tries, err) dead[#dead + 1] = {id, tries, err} end)
+  local path = t:file "lines"
+  t.eq(w.far:result(t.got(w.far:post({}, "once", path, 3))), 3)
+  t.eq(t.read(path), "x\nx\nx\n")
+  local id = t.got(w.far:post({tries = 2}, "raise", "it does not work"))
+  local _, err = w.far:result(id)
+  t.error(err, "REMOTE", "it does not work")
+  t.match(err.traceback, "stack traceback")
+  t.eq(err.started, "unknown")
+  t.within(10, function() return dead[1] end)
+  t.eq({dead[1][1], dead[1][2]}, {id, 2})
+  t.error(dead[1][3], "REMOTE", "it does not work")
+  _, err = w.far:result(t.got(w.far:post({tries = 1}, "throw", "bad")))
+  t.eq(err.value, {reason = "bad"})
+  t.within(10, function() return dead[2] end)
+  t.eq(w.far:jobs().dead, 2)
+  w.far:on_dead(nil)
+end)
+
+story.test("a job whose worker dies is tried again as one that raises", function(t)
+  local w = world(t)
+  local id = t.got(w.far:post({tries = 2}, "die"))
+  local _, err = w.far:result(id)
+  t.error(err, "CLONE_DIED")
+  t.eq(err.exit.signal, 9)
+  t.eq(w.node:stats().jobs_failed, 2)
+  t.within(10, function() return w.node:stats().jobs_dead == 1 end)
+end)
+
+story.test("a lease is renewed while the function works", function(t)
+  local w = world(t)
+  local id = t.got(w.far:post({lease = 0.3}, "sleep", 1200))
+  t.eq(w.far:result(id), "sleep")
+  t.eq(w.node:stats().jobs_redelivered, 0)
+  t.eq(w.node:stats().jobs_done, 1)
+end)
+
+story.test("a job may wait for its time", function(t)
+  local w = world(t)
+  local begun = kit.now()
+  local id = t.got(w.far:post({delay = 0.4}, "x"))
+  local _, err = w.far:result(id, 0)
+  t.error(err, "TIMEOUT")
+  t.eq(w.far:result(id), "x")
+  t.ok(kit.now() - begun >= 0.4)
+end)
+
+story.test("a job that waits can be taken away, one that works can't", function(t)
+  local w = world(t, {max = 1})
+  local waits = t.got(w.far:post({delay = 1000}, "x"))
+  local working = t.got(w.far:post({}, "sleep", 600))
+  t.within(10, function() return w.node:stats().jobs_held == 1 end)
+  t.eq(w.far:cancel(waits), true)
+  t.eq(w.far:cancel(waits), false)
+  t.eq(w.far:cancel(working), false)
+  t.eq(w.far:cancel "never heard of", false)
+  local _, err = w.far:result(waits)
+  t.error(err, "CANCELLED")
+  t.eq(err.started, "no")
+  t.eq(w.far:result(working), "sleep")
+  t.eq(w.far:cancel(working), false)
+  t.eq(w.far:jobs().delayed, 0)
+end)
+
+story.test("callbacks, and many jobs of several leases at once", function(t)
+  local w = world(t)
+  local n, ids = 0, {}
+  for i = 1, 300 do
+    t.eq(w.far:post({lease = 1 + i % 3}, i, function(err, id)
+      t.ok(not err, err)
+      t.ok(not ids[id], "an id twice")
+      ids[id] = true
+      w.far:result(id, function(failure, value)
+        t.eq(value, i, failure)
+        n = n + 1
+      end)
+    end), true)
+  end
+  fork.loop()
+  t.eq(n, 300)
+end)
+
+story.test("without a stream, a server, or with what can't be posted: errors that say so", function(t)
+  local server = nats_server.start(t, {jetstream = true})
+  local far = t.got(nats.pool(server.url, {subject = "nobody"}))
+  local id, err = far:post({timeout = 0.5}, 1)
+  t.eq(id, nil)
+  t.error(err, "ENGINE", "no stream stores jobs of nobody: start a node with jobs")
+  t.eq(err.started, "no")
+  id, err = far:post({}, io.stdout)
+  t.eq(id, nil)
+  t.error(err, "EINVAL", "handles")
+  _, err = far:post({}, print, 2)
+  t.error(err, "EINVAL", "argument")
+  t.raises("unknown option 'try'", far.post, far, {try = 1})
+  t.raises("option 'tries'", far.post, far, {tries = 0}, 1)
+  t.raises("option 'lease'", far.post, far, {lease = 0.01}, 1)
+  t.raises("option 'id': 1 to 128 bytes expected, got 129", far.post, far, {id = ("x"):rep(129)}, 1)
+  t.raises("string expected, got no value", far.result, far)
+  t.raises("bad argument #1 to 'cancel'", far.cancel, far, "")
+  far:close()
+  _, err = far:post({}, 1)
+  t.error(err, "CLOSED")
+  fork.loop()
+  server:kill()
+  far = nats.pool(server.url, {subject = "nobody"})
+  _, err = far:post({timeout = 0.5}, 1)
+  t.error(err, "ENGINE", "can't be reached")
+  t.eq(err.started, "no")
+  far:close()
+  fork.loop()
+  local without = nats_server.start(t)
+  far = nats.pool(without.url, {subject = "nobody"})
+  _, err = far:post({timeout = 0.5}, 1)
+  t.error(err, "ENGINE", "JetStream")
+  far:close()
+  fork.loop()
+  t.raises("option 'jobs'", nats.node, fork.new():pool("type", {}), server.url, {subject = "a", jobs = "a.b"})
+end)
+
+story.test("a node whose server is gone ends, although a result could not be stored", function(t)
+  local w = world(t)
+  t.got(w.far:post({}, "sleep", 300))
+  t.within(10, function() return w.node:stats().jobs_held == 1 end)
+  w.server:kill()
+  local begun = kit.now()
+  t.got(w.node:drain(30))
+  t.ok(kit.now() - begun < 15 * story.scale)
+end)
+
+story.test("a pool that is closed lets go of who waits for a result", function(t)
+  local w = world(t)
+  local err
+  w.far:result("nothing", function(e) err = e end)
+  fork.step(0.1)
+  w.far:close()
+  fork.loop()
+  t.error(err, "CANCELLED")
+end)
+
+story.done()
