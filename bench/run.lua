@@ -529,6 +529,10 @@ function cases.remote()
   end
 end
 
+cases.nats = assert(loadfile(here .. "/nats_case.lua")) {here = here, programs = programs, process = process,
+  quick = quick, say = say, number = number, take_turns = take_turns, find = find, ratio = ratio, median = median,
+  goal = goal}
+
 function cases.map()
   local scale = quick and 0.2 or 1
   local script = "lua5.4 " .. here .. "/map.lua "

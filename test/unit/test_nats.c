@@ -1,0 +1,328 @@
+/* Callers and nodes, the parts without a connection: messages between them, of friends
+ * and of strangers, the room of nodes, subjects, durations. */
+#include "unit.h"
+
+#include "nats/call_times.h"
+#include "nats/envelope.h"
+#include "nats/room.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char ID[] = "ABCDEFGHIJKLMNOPQRSTUV", OTHER[] = "abcdefghijklmnopqrstuv";
+
+static struct node_beat a_beat(const char *id, unsigned window, unsigned held,
+                               unsigned workers) {
+  struct node_beat b = {.window = window,
+                        .held = held,
+                        .workers = workers,
+                        .load = 2,
+                        .beat_ms = 300,
+                        .calls = 77};
+  snprintf(b.node, sizeof b.node, "%s", id);
+  snprintf(b.name, sizeof b.name, "name of %c", id[0]);
+  return b;
+}
+
+static void test_calls_there_and_back(void **state) {
+  struct buf b;
+  struct reader r;
+  struct envelope_record e;
+  buf_init(&b, SIZE_MAX);
+  assert_int_equal(envelope_begin_calls(&b), 0);
+  size_t head = buf_size(&b);
+  assert_int_equal(envelope_put_call(&b, 1, 5000, 1, "abc", 3), 0);
+  assert_int_equal(buf_size(&b), envelope_call_size(3));
+  assert_int_equal(envelope_put_cancel(&b, UINT64_MAX), 0);
+  assert_int_equal(envelope_put_call(&b, 2, 0, 0, NULL, 0), 0);
+  assert_true(head > 0);
+  assert_int_equal(envelope_open_calls(&r, buf_peek(&b), buf_size(&b)), 1);
+  assert_int_equal(envelope_next(&r, 0, &e), 1);
+  assert_int_equal(e.kind, ENVELOPE_CALL);
+  assert_true(e.id == 1 && e.timeout_ms == 5000 && e.idempotent == 1 && e.length == 3);
+  assert_memory_equal(e.data, "abc", 3);
+  assert_int_equal(envelope_next(&r, 0, &e), 1);
+  assert_true(e.kind == ENVELOPE_CANCEL && e.id == UINT64_MAX);
+  assert_int_equal(envelope_next(&r, 0, &e), 1);
+  assert_true(e.id == 2 && e.timeout_ms == 0 && e.idempotent == 0 && e.length == 0);
+  assert_non_null(e.data);
+  assert_int_equal(envelope_next(&r, 0, &e), 0);
+  buf_deinit(&b);
+}
+
+static void put_all_answers(struct buf *b) {
+  struct envelope_record e = {.id = 9,
+                              .code = -20001,
+                              .started = 1,
+                              .message = "message",
+                              .message_length = 7,
+                              .traceback = "trace",
+                              .traceback_length = 5,
+                              .value = "\x91\xc0",
+                              .value_length = 2};
+  assert_int_equal(envelope_begin_answers(b, ID), 0);
+  assert_int_equal(envelope_put_result(b, 7, "xy", 2), 0);
+  assert_int_equal(envelope_put_busy(b, 8), 0);
+  assert_int_equal(envelope_put_error(b, &e, 1000), 0);
+}
+
+static void test_answers_there_and_back(void **state) {
+  struct buf b;
+  struct reader r;
+  struct envelope_record e;
+  char node[NODE_ID + 1];
+  buf_init(&b, SIZE_MAX);
+  put_all_answers(&b);
+  assert_int_equal(envelope_open_answers(&r, buf_peek(&b), buf_size(&b), node), 1);
+  assert_string_equal(node, ID);
+  assert_int_equal(envelope_next(&r, 1, &e), 1);
+  assert_true(e.kind == ENVELOPE_RESULT && e.id == 7 && e.length == 2);
+  assert_int_equal(envelope_next(&r, 1, &e), 1);
+  assert_true(e.kind == ENVELOPE_BUSY && e.id == 8);
+  assert_int_equal(envelope_next(&r, 1, &e), 1);
+  assert_true(e.kind == ENVELOPE_ERROR && e.id == 9 && e.code == -20001 &&
+              e.started == 1);
+  assert_true(e.message_length == 7 && e.traceback_length == 5 && e.value_length == 2);
+  assert_int_equal(envelope_next(&r, 1, &e), 0);
+  buf_deinit(&b);
+}
+
+static void test_an_error_is_cut_to_its_room(void **state) {
+  char text[500];
+  struct envelope_record e = {.id = 1,
+                              .code = -1,
+                              .message = text,
+                              .message_length = 500,
+                              .value = text,
+                              .value_length = 100};
+  struct envelope_record got;
+  struct reader r;
+  struct buf b;
+  char node[NODE_ID + 1];
+  memset(text, 'x', sizeof text);
+  for (size_t room = 0; room < 800; room += 37) {
+    buf_init(&b, SIZE_MAX);
+    assert_int_equal(envelope_begin_answers(&b, ID), 0);
+    size_t before = buf_size(&b);
+    assert_int_equal(envelope_put_error(&b, &e, room), 0);
+    assert_true(buf_size(&b) - before <= (room > 26 ? room : 26));
+    assert_int_equal(envelope_open_answers(&r, buf_peek(&b), buf_size(&b), node), 1);
+    assert_int_equal(envelope_next(&r, 1, &got), 1);
+    assert_true(!got.value || got.value_length == 100); /* half a value is none */
+    buf_deinit(&b);
+  }
+}
+
+/* Every beginning of a message is the end of it, or none of ours: nothing is read behind
+ * it (the block has just that size, for sanitizers). */
+static void test_every_cut_is_noticed(void **state) {
+  struct buf b;
+  char node[NODE_ID + 1];
+  buf_init(&b, SIZE_MAX);
+  put_all_answers(&b);
+  for (size_t n = 0; n < buf_size(&b); n++) {
+    struct reader r;
+    struct envelope_record e;
+    unsigned char *cut = malloc(n ? n : 1);
+    int rc = 1, records = 0;
+    memcpy(cut, buf_peek(&b), n);
+    if (envelope_open_answers(&r, cut, n, node)) {
+      while ((rc = envelope_next(&r, 1, &e)) > 0)
+        records++;
+      assert_true(records < 3);
+    }
+    free(cut);
+  }
+  buf_deinit(&b);
+}
+
+static void test_the_other_side_is_not_believed(void **state) {
+  static const struct {
+    const char *bytes;
+    size_t n;
+  } bad[] = {
+      {"mfc\2", 4}, /* another version */
+      {"mfx\1", 4},
+      {"mfc\1\3\1\0\0\0\0\0\0\0\0\0\0\0", 17}, /* an answer among calls */
+      {"mfc\1\2\0\0\0\0\0\0\0\0", 13},         /* number 0 */
+      {"mfc\1\143\1\0\0\0\0\0\0\0", 13},       /* a kind that is none */
+      {"mfc\1\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\177x", 23}, /* a length that lies */
+      {"mfc\1\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\377", 22},  /* no bytes at all */
+  };
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    struct reader r;
+    struct envelope_record e;
+    int rc =
+        envelope_open_calls(&r, bad[i].bytes, bad[i].n) ? envelope_next(&r, 0, &e) : -1;
+    assert_int_equal(rc, -1);
+  }
+}
+
+static void test_beats(void **state) {
+  struct node_beat b = a_beat(ID, 20, 3, 2), got;
+  struct buf out;
+  buf_init(&out, SIZE_MAX);
+  b.draining = 1;
+  snprintf(b.name, sizeof b.name, "a\033[1mb");
+  assert_int_equal(beat_write(&out, &b), 0);
+  for (size_t n = 0; n < buf_size(&out); n++)
+    assert_int_equal(beat_read(&got, buf_peek(&out), n), 0);
+  assert_int_equal(beat_read(&got, buf_peek(&out), buf_size(&out)), 1);
+  assert_string_equal(got.node, ID);
+  assert_string_equal(got.name, "a?[1mb");
+  assert_true(got.window == 20 && got.held == 3 && got.workers == 2 &&
+              got.draining == 1 && got.failed == 0 && got.calls == 77);
+  buf_deinit(&out);
+}
+
+static void test_subjects(void **state) {
+  static const char *const good[] = {"a", "a.b", "a-b_c.D9", "a.b$c"};
+  static const char *const bad[] = {"",    ".",   "a.",     ".a",   "a..b", "a b",
+                                    "a.*", "a.>", "$SYS.x", "a.$b", "a\tb", "a\177"};
+  char caller[NODE_ID + 1], longest[SUBJECT_MAX + 2];
+  for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+    assert_null(subject_fault(good[i]));
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+    assert_non_null(subject_fault(bad[i]));
+  memset(longest, 'x', sizeof longest);
+  longest[SUBJECT_MAX] = '\0';
+  assert_null(subject_fault(longest));
+  longest[SUBJECT_MAX] = 'x', longest[SUBJECT_MAX + 1] = '\0';
+  assert_non_null(subject_fault(longest));
+  assert_int_equal(subject_caller("_INBOX.ABCDEFGHIJKLMNOPQRSTUV.s.1f", caller), 1);
+  assert_string_equal(caller, ID);
+  assert_int_equal(subject_caller("_INBOX.ABCDEFGHIJKLMNOPQRSTU.s.1f", caller), 0);
+  assert_int_equal(subject_caller("_INBOX.ABCDEFGHIJKLMNOPQRST.V.s.1", caller), 0);
+  assert_int_equal(subject_caller("other.ABCDEFGHIJKLMNOPQRSTUVWX.s.1", caller), 0);
+  assert_int_equal(subject_caller("", caller), 0);
+}
+
+static void test_room_is_what_was_announced(void **state) {
+  struct room room;
+  int is_new;
+  room_init(&room);
+  assert_null(room_pick(&room));
+  struct node_beat b = a_beat(ID, 2, 0, 1);
+  struct room_node *n = room_beat(&room, &b, 1000, &is_new);
+  assert_int_equal(is_new, 1);
+  assert_ptr_equal(room_pick(&room), n);
+  assert_int_equal(room_places(&room), 2);
+  room_sent(n);
+  room_sent(n);
+  assert_null(room_pick(&room));
+  b.held = 2; /* both are ours: no less room than before */
+  assert_ptr_equal(room_beat(&room, &b, 1300, &is_new), n);
+  assert_int_equal(is_new, 0);
+  assert_null(room_pick(&room));
+  room_back(n);
+  assert_ptr_equal(room_pick(&room), n);
+  b.held = 2; /* one is another caller's */
+  room_beat(&room, &b, 1600, &is_new);
+  assert_null(room_pick(&room));
+  b.held = 0;
+  room_beat(&room, &b, 1900, &is_new);
+  room_full(n);
+  assert_null(room_pick(&room));
+  room_beat(&room, &b, 2200, &is_new);
+  assert_ptr_equal(room_pick(&room), n);
+  room_absent(n);
+  assert_null(room_pick(&room));
+  b.draining = 1;
+  room_beat(&room, &b, 2500, &is_new);
+  assert_null(room_pick(&room));
+  room_remove(&room, n);
+}
+
+static void test_the_least_busy_node_is_picked(void **state) {
+  struct room room;
+  int is_new;
+  room_init(&room);
+  struct node_beat small = a_beat(ID, 20, 0, 1), large = a_beat(OTHER, 20, 0, 4);
+  struct room_node *one = room_beat(&room, &small, 0, &is_new);
+  struct room_node *four = room_beat(&room, &large, 0, &is_new);
+  unsigned to_one = 0;
+  for (int i = 0; i < 10; i++) {
+    struct room_node *n = room_pick(&room);
+    room_sent(n);
+    to_one += n == one;
+  }
+  assert_int_equal(to_one, 2);
+  large.failed = 1; /* its pool answers with errors only */
+  room_beat(&room, &large, 0, &is_new);
+  assert_ptr_equal(room_pick(&room), one);
+  room_absent(one);
+  assert_null(room_pick(&room)); /* better to wait for the healthy one */
+  room_remove(&room, one);
+  assert_ptr_equal(room_pick(&room), four);
+  room_remove(&room, four);
+}
+
+static void test_silent_nodes_are_gone(void **state) {
+  struct room room;
+  int is_new;
+  room_init(&room);
+  struct node_beat b = a_beat(ID, 2, 0, 1);
+  struct room_node *n = room_beat(&room, &b, 0, &is_new);
+  for (int i = 0; i < ROOM_TICKS; i++)
+    room_tick(&room);
+  assert_null(room_gone(&room));
+  room_alive(n, 5);
+  for (int i = 0; i < ROOM_TICKS; i++)
+    room_tick(&room);
+  assert_null(room_gone(&room));
+  room_tick(&room);
+  assert_ptr_equal(room_gone(&room), n);
+  room_remove(&room, n);
+  assert_null(room_gone(&room));
+}
+
+static void test_strangers_fill_no_memory(void **state) {
+  struct room room;
+  int is_new;
+  room_init(&room);
+  struct node_beat b = a_beat(ID, 2, 0, 1);
+  for (int i = 0; i < 3000; i++) {
+    snprintf(b.node, sizeof b.node, "%022d", i);
+    room_beat(&room, &b, 0, &is_new);
+  }
+  assert_int_equal(room.n, ROOM_NODES);
+  while (!list_empty(&room.nodes))
+    room_remove(&room, list_entry(room.nodes.next, struct room_node, link));
+}
+
+static void test_durations(void **state) {
+  struct call_times t = {{0}};
+  mf_pool_times p;
+  call_times_read(&t, &p);
+  assert_true(p.p50_us == 0 && p.max_us == 0);
+  for (uint64_t us = 1; us <= 1000; us++)
+    call_times_add(&t, us);
+  call_times_read(&t, &p);
+  assert_in_range(p.p50_us, 500, 500 + 500 / 32 + 1);
+  assert_in_range(p.p99_us, 990, 1000);
+  assert_int_equal(p.max_us, 1000);
+  call_times_add(&t, UINT64_MAX);
+  call_times_read(&t, &p);
+  assert_true(p.max_us == UINT64_MAX);
+  for (int i = 0; i < 100000; i++) /* what is long ago weighs little */
+    call_times_add(&t, 10);
+  call_times_read(&t, &p);
+  assert_int_equal(p.p90_us, 10);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_calls_there_and_back),
+      cmocka_unit_test(test_answers_there_and_back),
+      cmocka_unit_test(test_an_error_is_cut_to_its_room),
+      cmocka_unit_test(test_every_cut_is_noticed),
+      cmocka_unit_test(test_the_other_side_is_not_believed),
+      cmocka_unit_test(test_beats),
+      cmocka_unit_test(test_subjects),
+      cmocka_unit_test(test_room_is_what_was_announced),
+      cmocka_unit_test(test_the_least_busy_node_is_picked),
+      cmocka_unit_test(test_silent_nodes_are_gone),
+      cmocka_unit_test(test_strangers_fill_no_memory),
+      cmocka_unit_test(test_durations),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
