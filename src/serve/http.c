@@ -193,6 +193,22 @@ static int has_room_for_more(const struct connection *c) {
          c->iterator == LUA_NOREF && c->out.size < OUT_LOW;
 }
 
+/* As http_parser_execute, up to the end of a request; a chunk's line that is none sets
+ * c->error. */
+static size_t execute(struct connection *c, const char *data, size_t size) {
+  size_t at = 0;
+  do {
+    if (request_check_line(c, data + at, size - at) < 0) {
+      c->error = 400;
+      break;
+    }
+    if (HTTP_PARSER_ERRNO(&c->parser) == HPE_PAUSED)
+      http_parser_pause(&c->parser, 0);
+    at += http_parser_execute(&c->parser, &http_settings, data + at, size - at);
+  } while (!c->whole && HTTP_PARSER_ERRNO(&c->parser) == HPE_PAUSED && at < size);
+  return at;
+}
+
 /* Answers the requests that are whole, and keeps the rest for later where the client has
  * sent more than a batch or has to read first. The bytes are c->input's, or new ones. */
 static void parse(struct connection *c, const char *data, size_t size) {
@@ -203,7 +219,7 @@ static void parse(struct connection *c, const char *data, size_t size) {
   do {
     if (c->whole)
       request_reset(c);
-    at += http_parser_execute(&c->parser, &http_settings, data + at, size - at);
+    at += execute(c, data + at, size - at);
     if (c->whole)
       answer_request(c);
   } while (c->whole && at < size && ++n < BATCH && has_room_for_more(c));
@@ -214,7 +230,7 @@ static void parse(struct connection *c, const char *data, size_t size) {
       c->input_at += at;
     else if (at < size && text_append(&c->input, data + at, size - at) < 0)
       c->half_closed = 1;
-  } else if (error != HPE_OK && error != HPE_PAUSED) {
+  } else if (c->error || (error != HPE_OK && error != HPE_PAUSED)) {
     answer_refuse(c, c->error ? c->error : error == HPE_HEADER_OVERFLOW ? 431 : 400);
     is_answered = 1;
   } else if (c->parser.upgrade) {

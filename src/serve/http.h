@@ -48,6 +48,10 @@ enum slot {
 
 enum phase { HEAD, BODY, FUNCTION, WRITING, IDLE, LINGER, PHASES };
 
+/* The line with the size of a chunk: what comes next is none, is one, is one after an LF.
+ */
+enum line { LINE_NONE, LINE_NEXT, LINE_AFTER_LF };
+
 enum interest { INPUT, OUTPUT, NOTHING };
 
 struct text {
@@ -88,6 +92,9 @@ struct connection {
   unsigned stalled : 1;     /* the function of its body is */
   unsigned answering : 1;
   unsigned refused : 1; /* there may be more input that nobody wants */
+  unsigned line : 2;    /* enum line, of the next chunk */
+  unsigned line_cr : 1; /* what came of it ends with CR */
+  unsigned last_chunk : 1;
   char peer[INET6_ADDRSTRLEN + 16];
 };
 
@@ -123,6 +130,8 @@ void text_empty(struct text *t);
 
 /* http_request.c */
 extern const http_parser_settings http_settings;
+/* The bytes that the parser gets next: -1 where they end a chunk's line without CR. */
+int request_check_line(struct connection *c, const char *data, size_t size);
 void request_reset(struct connection *c);
 void request_push(struct connection *c); /* its table, on the Lua stack */
 int http_is_token(const char *text, size_t size);

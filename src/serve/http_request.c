@@ -147,6 +147,30 @@ static int is_target(const struct connection *c) {
   return target[0] != '*' || (c->target_size == 1 && c->parser.method == HTTP_OPTIONS);
 }
 
+/* http_parser takes any byte for a part of a chunk's extension, also an LF that other
+ * servers end the line at: so it stops before the line, which is looked at first. */
+static void expect_line(struct connection *c, enum line line) {
+  c->line = line;
+  c->line_cr = 0;
+  http_parser_pause(&c->parser, 1);
+}
+
+int request_check_line(struct connection *c, const char *data, size_t size) {
+  if (c->line == LINE_AFTER_LF && size > 0) {
+    c->line = LINE_NEXT;
+    data++;
+    size--;
+  }
+  if (c->line != LINE_NEXT || size == 0)
+    return 0;
+  const char *end = memchr(data, '\n', size);
+  int is_broken = end && (end > data ? end[-1] != '\r' : !c->line_cr);
+  c->line_cr = data[size - 1] == '\r';
+  if (end)
+    c->line = LINE_NONE;
+  return is_broken ? -1 : 0;
+}
+
 static int on_head(http_parser *parser) {
   struct connection *c = of(parser);
   int has_body = parser->flags & F_CHUNKED ||
@@ -179,6 +203,8 @@ static int on_head(http_parser *parser) {
     }
   }
   c->has_head = 1;
+  if (parser->flags & F_CHUNKED)
+    expect_line(c, LINE_AFTER_LF);
   return 0;
 }
 
@@ -194,10 +220,18 @@ static int on_body(http_parser *parser, const char *at, size_t size) {
 /* A chunk begins, whose size is told: no need to wait for what will not be taken. */
 static int on_chunk(http_parser *parser) {
   struct connection *c = of(parser);
+  c->last_chunk = parser->content_length == 0;
   if (parser->content_length <= c->http->body_max - c->body.size)
     return 0;
   c->error = 413;
   return 1;
+}
+
+static int on_chunk_end(http_parser *parser) {
+  struct connection *c = of(parser);
+  if (!c->last_chunk)
+    expect_line(c, LINE_NEXT);
+  return 0;
 }
 
 static int on_whole(http_parser *parser) {
@@ -213,6 +247,7 @@ const http_parser_settings http_settings = {
     .on_headers_complete = on_head,
     .on_body = on_body,
     .on_chunk_header = on_chunk,
+    .on_chunk_complete = on_chunk_end,
     .on_message_complete = on_whole,
 };
 
@@ -222,6 +257,7 @@ void request_reset(struct connection *c) {
   http_parser_pause(&c->parser, 0);
   c->nfields = 0;
   c->target_size = 0;
+  c->line = LINE_NONE;
   c->in_value = c->has_head = c->whole = c->answering = c->chunked = 0;
   c->error = 0;
 }

@@ -305,6 +305,9 @@ test("what is refused", "-n 1", function(t)
     {chunked(nil, "7fffffff\r\nabc"), 413}, {chunked(nil, "-3\r\nabc\r\n0\r\n\r\n"), 400},
     {chunked(nil, "0x3\r\nabc\r\n0\r\n\r\n"), 400}, {chunked(nil, "3\nabc\n0\n\n"), 400},
     {chunked(nil, "3\r\nabcd\r\n0\r\n\r\n"), 400},
+    -- An LF that ends no line here and does elsewhere: in an extension, of each chunk.
+    {chunked(nil, "3;a\nabc\r\n0\r\n\r\n"), 400}, {chunked(nil, "3;a\n\r\nabc\r\n0\r\n\r\n"), 400},
+    {chunked(nil, "3;a\r\nabc\r\n0;b\n\r\n\r\n"), 400}, {chunked(nil, "3\r\nabc\r\n2 ;\n\r\nab\r\n0\r\n\r\n"), 400},
     {chunked(nil, "3;" .. ("a"):rep(1 << 20) .. "\r\nabc\r\n0\r\n\r\n"), 431},
     {chunked(nil, "3\r\nabc\r\n0\r\n" .. ("T: x\r\n"):rep(1000) .. "\r\n"), 431},
   } do
@@ -319,6 +322,25 @@ test("what is refused", "-n 1", function(t)
     socket:close()
     t.eq(get "/echo", 200)
   end
+end)
+
+test("a chunked request cut at each place, and one behind it", "-n 1", function(t)
+  local text = "PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    .. "3;e=1\r\na\nb\r\n2\r\nde\r\n0\r\nT: x\r\n\r\n"
+  local next_text = "GET /echo?next HTTP/1.1\r\nHost: x\r\n\r\n"
+  local socket = connect()
+  for at = #text - 50, #text do
+    socket:write(text:sub(1, at))
+    kit.msleep(1) -- they may still come as one, and must be the same
+    socket:write(text:sub(at + 1) .. next_text)
+    t.eq(select(3, read_response(socket)), "PUT  a\nbde", at)
+    t.eq(select(3, read_response(socket)), "GET next ", at)
+  end
+  socket:close()
+  socket = connect()
+  for byte in text:gmatch "%Z" do socket:write(byte) end
+  t.eq(select(3, read_response(socket)), "PUT  a\nbde")
+  socket:close()
 end)
 
 test("a function that is wrong", "-n 1", function(t)
