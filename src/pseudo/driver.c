@@ -1,0 +1,374 @@
+#include "pseudo/driver.h"
+
+#include "pseudo/duplicate.h"
+#include "pseudo/family.h"
+#include "pseudo/resuming.h"
+#include "pseudo/streams.h"
+#include "pseudo/surroundings.h"
+
+#include "os/proc.h"
+#include "template/heap/heap.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <semaphore.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Address space of each: a thousand of them have room. */
+#define RESERVE ((size_t)4 << 30)
+
+static const char *interpreter; /* its name in messages */
+static const char path_key;     /* in the registry: pseudo.lua's function path(object) */
+
+/* ---- messages ---- */
+
+static void say(const char *text) {
+  fprintf(stderr, "%s: %s\n", interpreter, text);
+  fflush(stderr);
+}
+
+static int panic(lua_State *L) {
+  say(lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "error outside of Lua code");
+  return 0; /* Lua aborts */
+}
+
+/* The function warn, as the interpreter has it: off at first, "@on" and "@off". */
+static void warn(void *data, const char *message, int to_be_continued) {
+  struct family_member *m = family_self;
+  if (!m->warning && !to_be_continued && *message == '@') {
+    if (!strcmp(message, "@on"))
+      m->warns = true;
+    else if (!strcmp(message, "@off"))
+      m->warns = false;
+    return;
+  }
+  if (m->warns)
+    fprintf(stderr, "%s%s%s", m->warning ? "" : "Lua warning: ", message,
+            to_be_continued ? "" : "\n");
+  m->warning = to_be_continued;
+}
+
+/* The error on top of the program's stack with a traceback, as lua.c prints it. */
+static int describe(lua_State *L) {
+  lua_State *program = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  const char *text = lua_tostring(program, -1);
+  if (!text) {
+    lua_pushvalue(program, -1);
+    lua_xmove(program, L, 1);
+    if (luaL_callmeta(L, 1, "__tostring") && lua_type(L, -1) == LUA_TSTRING)
+      return 1;
+    text = lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
+  }
+  luaL_traceback(L, program, text, 0);
+  return 1;
+}
+
+static void report(struct family_member *m) {
+  lua_pushcfunction(m->L, describe);
+  lua_pushlightuserdata(m->L, m->program);
+  bool described = lua_pcall(m->L, 1, 1, 0) == LUA_OK;
+  lua_resetthread(m->program); /* closes what is to be closed */
+  const char *text = lua_tostring(m->L, -1);
+  say(described && text ? text : "error in error handling");
+  lua_settop(m->L, 0);
+}
+
+/* ---- the end ---- */
+
+/* What only this thread has open, so that who waits at the other end of a pipe sees its
+ * end before the process is waited for. */
+static void close_descriptors(void) {
+#ifdef SYS_close_range
+  syscall(SYS_close_range, 3U, ~0U, 0U);
+#endif
+}
+
+static void finish(struct family_member *m, int code) {
+  int ending = atomic_load(&m->ending), signal = ending > 0 ? ending : 0;
+  bool closes = !ending || (ending == ENDING_EXIT && m->close_state);
+  if (ending == ENDING_EXIT)
+    code = m->exit_code;
+  m->running = NULL;
+  if (closes) { /* finalisers run: they may use files, and resume coroutines */
+    if (ending == ENDING_EXIT)
+      atomic_compare_exchange_strong(&m->ending, &ending, 0);
+    lua_close(m->L);
+  } else {
+    streams_end(m->L);
+  }
+  fflush(stdout);
+  fflush(stderr);
+  heap_free(m->heap);
+  surroundings_free(m->surroundings);
+  m->heap = NULL;
+  m->L = m->program = NULL;
+  m->surroundings = NULL;
+  close_descriptors();
+  family_end(m, code, signal);
+}
+
+/* ---- fork ---- */
+
+struct birth {
+  struct family_member *child;
+  sem_t done;
+  char why[200]; /* "": it lives */
+};
+
+/* In the copy, before it goes on: metamethods __clone, and other random numbers. */
+static int run_hooks(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &path_key);
+  lua_getfield(L, -1, "born");
+  uint64_t random[2];
+  proc_random(random, sizeof random);
+  lua_pushinteger(L, (lua_Integer)random[0]);
+  lua_pushinteger(L, (lua_Integer)random[1]);
+  lua_call(L, 2, 0);
+  return duplicate_adopt(L);
+}
+
+static int run(struct family_member *m, int narguments);
+
+static int prepare_copy(struct family_member *c, char *why, size_t size) {
+  int r = surroundings_separate();
+  if (r < 0)
+    snprintf(why, size, "this system gives a thread no descriptors of its own: %s",
+             strerror(-r));
+  else if ((r = streams_renew(c->L)) < 0)
+    snprintf(why, size, "a file can't be opened for the copy: %s", strerror(-r));
+  if (r < 0)
+    return r;
+  c->running = c->L;
+  lua_pushcfunction(c->L, run_hooks);
+  if (lua_pcall(c->L, 0, 0, 0)) {
+    snprintf(why, size, "__clone: %s", luaL_tolstring(c->L, -1, NULL));
+    r = -EINVAL;
+  }
+  lua_settop(c->L, 0);
+  return r;
+}
+
+static void *copy_main(void *data) {
+  struct birth *b = data;
+  struct family_member *c = b->child;
+  family_enter(c);
+  if (prepare_copy(c, b->why, sizeof b->why) < 0) {
+    streams_end(c->L);
+    sem_post(&b->done);
+    return NULL;
+  }
+  sem_post(&b->done); /* b is gone from here on */
+  finish(c, run(c, 0));
+  return NULL;
+}
+
+/* Starts it, and waits until it has what is its own: descriptors that the caller closes
+ * after the fork stay open there. */
+static int start_copy(struct family_member *c, char *why, size_t size) {
+  struct birth b = {.child = c};
+  pthread_t thread;
+  sem_init(&b.done, 0, 0);
+  int error = pthread_create(&thread, NULL, copy_main, &b);
+  if (error) {
+    snprintf(why, size, "no thread: %s", strerror(error));
+  } else {
+    while (sem_wait(&b.done) < 0 && errno == EINTR)
+      ;
+    if (*b.why) {
+      snprintf(why, size, "%s", b.why);
+      error = EINVAL;
+      pthread_join(thread, NULL);
+    } else {
+      pthread_detach(thread);
+    }
+  }
+  sem_destroy(&b.done);
+  return -error;
+}
+
+/* "its userdata of type cjson (at package.loaded.cjson.new, upvalue 1)": what is on top
+ * of L, below a reason. */
+static void say_obstacle(struct family_member *m) {
+  lua_State *L = m->L;
+  const char *path = "?";
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &path_key);
+  lua_getfield(L, -1, "path");
+  lua_pushvalue(L, -4);
+  m->running = L;
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_type(L, -1) == LUA_TSTRING)
+    path = lua_tostring(L, -1);
+  snprintf(m->why_not, sizeof m->why_not, "%s can't be in two interpreters: %s", path,
+           lua_tostring(L, 2));
+}
+
+static long fork_now(struct family_member *m) {
+  struct family_member *c;
+  if (duplicate_obstacle(m)) {
+    say_obstacle(m);
+    lua_settop(m->L, 0);
+    return -1;
+  }
+  lua_settop(m->L, 0);
+  streams_flush(m->L);
+  if (!(c = family_add(m->id))) {
+    snprintf(m->why_not, sizeof m->why_not, "out of memory");
+    return -1;
+  }
+  long id = c->id;
+  c->warns = m->warns;
+  c->surroundings = surroundings_new(m->surroundings);
+  if (!c->surroundings)
+    snprintf(m->why_not, sizeof m->why_not, "out of memory");
+  else if (duplicate_make(c, m, m->why_not, sizeof m->why_not) == 0) {
+    if (start_copy(c, m->why_not, sizeof m->why_not) == 0)
+      return id;
+    heap_free(c->heap);
+  }
+  surroundings_free(c->surroundings);
+  family_withdraw(c);
+  return -1;
+}
+
+/* ---- running ---- */
+
+/* From where the program stands to its end; its exit code. */
+static int run(struct family_member *m, int narguments) {
+  int nresults, status;
+  for (;; narguments = 0) {
+    m->running = m->program;
+    status = lua_resume(m->program, m->L, narguments, &nresults);
+    if (status != LUA_YIELD || atomic_load(&m->ending))
+      break;
+    if (m->want != WANT_FORK) {
+      say("attempt to yield from outside a coroutine");
+      return EXIT_FAILURE;
+    }
+    m->want = WANT_NOTHING;
+    m->result = fork_now(m);
+  }
+  if (atomic_load(&m->ending) || status == LUA_OK)
+    return EXIT_SUCCESS;
+  m->running = m->L;
+  report(m);
+  return EXIT_FAILURE;
+}
+
+/* ---- the first one ---- */
+
+static void copy_arguments(lua_State *L, lua_State *from) {
+  lua_newtable(L);
+  lua_pushnil(from);
+  while (lua_next(from, 1)) {
+    if (lua_isinteger(from, -2) && lua_type(from, -1) == LUA_TSTRING) {
+      size_t n;
+      const char *s = lua_tolstring(from, -1, &n);
+      lua_pushlstring(L, s, n);
+      lua_rawseti(L, -2, lua_tointeger(from, -2));
+    }
+    lua_pop(from, 1);
+  }
+  lua_setglobal(L, "arg");
+}
+
+static int push_arguments(lua_State *L) {
+  lua_getglobal(L, "arg");
+  int n = (int)luaL_len(L, -1);
+  luaL_checkstack(L, n + 3, "too many arguments to script");
+  for (int i = 1; i <= n; i++)
+    lua_rawgeti(L, -i, i);
+  lua_remove(L, -n - 1);
+  return n;
+}
+
+static int set_up(lua_State *L) {
+  const struct driver_program *p = lua_touserdata(L, 1);
+  luaL_openlibs(L);
+  lua_getfield(L, LUA_REGISTRYINDEX, "_CLIBS");
+  lua_pushnil(L);
+  lua_setmetatable(L, -2); /* modules stay loaded: other copies use them */
+  lua_settop(L, 0);
+  lua_getglobal(L, LUA_IOLIBNAME);
+  lua_getglobal(L, LUA_OSLIBNAME);
+  streams_open(L);
+  lua_settop(L, 0);
+  lua_getglobal(L, LUA_COLIBNAME);
+  resuming_open(L);
+  lua_getglobal(L, LUA_LOADLIBNAME);
+  lua_pushstring(L, lua_tostring(p->from, 2));
+  lua_setfield(L, -2, "path");
+  lua_pushstring(L, lua_tostring(p->from, 3));
+  lua_setfield(L, -2, "cpath");
+  copy_arguments(L, p->from);
+  luaL_requiref(L, "moonfork.pseudo_core", p->core, 0);
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "moonfork.pseudo");
+  lua_call(L, 1, 1); /* gives the table, and has left path() and born() in the core's */
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_getfield(L, -1, "moonfork.pseudo_core");
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &path_key);
+  lua_settop(L, 0);
+  lua_gc(L, LUA_GCGEN, 0, 0);
+  return 0;
+}
+
+static int load_script(lua_State *L) {
+  const struct driver_program *p = lua_touserdata(L, 1);
+  lua_State *program = lua_newthread(L);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  family_self->program = program;
+  if (luaL_loadfile(L, p->script) != LUA_OK)
+    return lua_error(L);
+  int n = push_arguments(L);
+  lua_xmove(L, program, n + 1);
+  lua_pushinteger(L, n);
+  return 1;
+}
+
+static struct family_member *first_member(char *text, size_t size) {
+  struct family_member *m = family_add(0);
+  if (m && (m->surroundings = surroundings_new(NULL)) && (m->heap = heap_new(RESERVE)))
+    m->L = lua_newstate(heap_alloc, m->heap);
+  if (m && m->L)
+    return m;
+  snprintf(text, size, "there is no memory for an interpreter of its own");
+  return NULL;
+}
+
+int driver_run(const struct driver_program *program, char *text, size_t size) {
+  struct family_member *m = first_member(text, size);
+  if (!m)
+    return -1;
+  interpreter = program->name;
+  family_enter(m);
+  family_watch(resuming_hook);
+  m->running = m->L;
+  lua_atpanic(m->L, panic);
+  lua_setwarnf(m->L, warn, NULL);
+  lua_pushcfunction(m->L, set_up);
+  lua_pushlightuserdata(m->L, (void *)(uintptr_t)program);
+  if (lua_pcall(m->L, 1, 0, 0)) {
+    snprintf(text, size, "%s", lua_tostring(m->L, -1));
+    return -1;
+  }
+  lua_pushcfunction(m->L, load_script);
+  lua_pushlightuserdata(m->L, (void *)(uintptr_t)program);
+  int code = EXIT_FAILURE;
+  if (lua_pcall(m->L, 1, 1, 0)) {
+    say(lua_tostring(m->L, -1));
+    lua_settop(m->L, 0);
+  } else {
+    int n = (int)lua_tointeger(m->L, -1);
+    lua_settop(m->L, 0);
+    code = run(m, n);
+  }
+  finish(m, code);
+  family_wait_for_all();
+  return m->signal ? 128 + m->signal : m->code & 255;
+}

@@ -1,0 +1,250 @@
+#include "pseudo/resuming.h"
+
+#include "image/layout54.h"
+#include "pseudo/family.h"
+
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { FRAME_YIELDS = 1 << 4, FRAME_FINALISER = 1 << 7, FRAME_HOOK = 1 << 3 };
+
+/* ---- leaving ---- */
+
+void resuming_hook(lua_State *L, lua_Debug *ar) {
+  if (!atomic_load(&family_self->ending)) {
+    lua_sethook(L, NULL, 0, 0); /* a copy of a process that was to leave */
+    return;
+  }
+  lua_pushnil(L);
+  lua_error(L);
+}
+
+int resuming_leave(lua_State *L) {
+  lua_sethook(L, resuming_hook, LUA_MASKCOUNT, 1);
+  lua_pushnil(L);
+  return lua_error(L);
+}
+
+/* ---- what is in the way ---- */
+
+/* "string.gsub", as it is called in package.loaded; else the name that the caller uses.
+ */
+static void push_name(lua_State *L, lua_Debug *ar) {
+  int top = lua_gettop(L);
+  lua_getinfo(L, "nf", ar); /* the function */
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushnil(L);
+  while (lua_next(L, top + 2)) {
+    if (lua_type(L, -2) == LUA_TSTRING && lua_istable(L, -1)) {
+      lua_pushnil(L);
+      while (lua_next(L, -2)) {
+        if (lua_rawequal(L, -1, top + 1) && lua_type(L, -2) == LUA_TSTRING) {
+          const char *module = lua_tostring(L, top + 3), *name = lua_tostring(L, -2);
+          if (!strcmp(module, "_G"))
+            lua_pushstring(L, name);
+          else
+            lua_pushfstring(L, "%s.%s", module, name);
+          lua_replace(L, top + 1);
+          lua_settop(L, top + 1);
+          return;
+        }
+        lua_pop(L, 1);
+      }
+    }
+    lua_pop(L, 1);
+  }
+  lua_settop(L, top);
+  lua_pushstring(L, ar->name ? ar->name : "of C");
+}
+
+/* A continuation, and no rest of a Lua function that had the frame before. */
+static int has_continuation(const struct l54_frame *f) {
+  uintptr_t at = (uintptr_t)f->as.c.continuation, heap = (uintptr_t)family_self->heap;
+  return at && at - heap >= (uintptr_t)64 << 30;
+}
+
+/* The innermost call of L that can't be left, in words. from: the level to begin at. */
+static void say_blocker(lua_State *L, int from, char *text, size_t size) {
+  lua_Debug ar, caller;
+  for (int level = from; lua_getstack(L, level, &ar); level++) {
+    const struct l54_frame *f = (const struct l54_frame *)(const void *)ar.i_ci;
+    const char *what = f->state & FRAME_FINALISER ? "a finaliser"
+                       : f->state & FRAME_HOOK    ? "a debug hook"
+                                                  : NULL;
+    if (!what &&
+        (!(f->state & L54_FRAME_OF_C) || f->state & FRAME_YIELDS || has_continuation(f)))
+      continue;
+    if (what) {
+      snprintf(text, size, "it would have to leave %s", what);
+      return;
+    }
+    push_name(L, &ar);
+    int n = snprintf(text, size, "it would have to leave the C function %s",
+                     lua_tostring(L, -1));
+    lua_pop(L, 1);
+    if (n > 0 && (size_t)n < size && lua_getstack(L, level + 1, &caller) &&
+        lua_getinfo(L, "Sl", &caller) && caller.currentline > 0)
+      snprintf(text + n, size - (size_t)n, ", called at %s:%d", caller.short_src,
+               caller.currentline);
+    return;
+  }
+  snprintf(text, size, "it would have to leave a C function");
+}
+
+/* ---- fork ---- */
+
+static int fork_result(lua_State *L, int status, lua_KContext context) {
+  struct family_member *m = family_self;
+  if (m->want == WANT_FORK) { /* the yield has gone to somebody else's lua_resume */
+    m->want = WANT_NOTHING;
+    m->result = -1;
+    snprintf(m->why_not, sizeof m->why_not, "C code has resumed this coroutine");
+  }
+  if (atomic_load(&m->ending))
+    return resuming_leave(L);
+  if (m->result >= 0) {
+    lua_pushinteger(L, m->result);
+    return 1;
+  }
+  lua_pushnil(L);
+  lua_pushfstring(L, "cannot fork here: %s", m->why_not);
+  return 2;
+}
+
+int resuming_fork(lua_State *L) {
+  struct family_member *m = family_self;
+  if (lua_isyieldable(L)) {
+    m->want = WANT_FORK;
+    return lua_yieldk(L, 0, 0, fork_result);
+  }
+  m->result = -1;
+  say_blocker(L, 1, m->why_not, sizeof m->why_not);
+  return fork_result(L, LUA_OK, 0);
+}
+
+/* ---- resume and wrap ---- */
+
+enum { RESUME, WRAP };
+
+static lua_State *coroutine_of(lua_State *L, int how) {
+  return lua_tothread(L, how == WRAP ? lua_upvalueindex(1) : 1);
+}
+
+static int resume_now(lua_State *L, lua_State *co, int narguments, int how);
+
+static int resume_again(lua_State *L, int status, lua_KContext context) {
+  return resume_now(L, coroutine_of(L, (int)context), 0, (int)context);
+}
+
+/* As wrap of Lua: the error goes on in the caller, with its place if it is text. */
+static int raise_from(lua_State *L, lua_State *co) {
+  int status = lua_status(co);
+  if (status != LUA_OK && status != LUA_YIELD) {
+    status = lua_resetthread(co);
+    lua_xmove(co, L, 1);
+  } else {
+    lua_xmove(co, L, 1);
+  }
+  if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
+    luaL_where(L, 1);
+    lua_insert(L, -2);
+    lua_concat(L, 2);
+  }
+  return lua_error(L);
+}
+
+static int resume_now(lua_State *L, lua_State *co, int narguments, int how) {
+  struct family_member *m = family_self;
+  int nresults = 0;
+  for (;; narguments = 0) {
+    m->running = co;
+    int status = lua_resume(co, L, narguments, &nresults);
+    m->running = L;
+    if (atomic_load(&m->ending))
+      return resuming_leave(L);
+    if (status == LUA_YIELD && m->want == WANT_FORK) {
+      if (lua_isyieldable(L))
+        return lua_yieldk(L, 0, how, resume_again);
+      m->want = WANT_NOTHING;
+      m->result = -1;
+      say_blocker(L, 1, m->why_not, sizeof m->why_not);
+      continue;
+    }
+    if (status != LUA_OK && status != LUA_YIELD)
+      break;
+    if (!lua_checkstack(L, nresults + 1)) {
+      lua_pop(co, nresults);
+      lua_pushliteral(co, "too many results to resume");
+      break;
+    }
+    if (how == RESUME)
+      lua_pushboolean(L, 1);
+    lua_xmove(co, L, nresults);
+    return nresults + (how == RESUME);
+  }
+  if (how == WRAP)
+    return raise_from(L, co);
+  lua_pushboolean(L, 0);
+  lua_xmove(co, L, 1);
+  return 2;
+}
+
+static int begin(lua_State *L, lua_State *co, int narguments, int how) {
+  if (!lua_checkstack(co, narguments)) {
+    if (how == WRAP)
+      return luaL_error(L, "too many arguments to resume");
+    lua_pushboolean(L, 0);
+    lua_pushliteral(L, "too many arguments to resume");
+    return 2;
+  }
+  lua_xmove(L, co, narguments);
+  return resume_now(L, co, narguments, how);
+}
+
+static int resume(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTHREAD);
+  return begin(L, lua_tothread(L, 1), lua_gettop(L) - 1, RESUME);
+}
+static int wrapped(lua_State *L) {
+  return begin(L, coroutine_of(L, WRAP), lua_gettop(L), WRAP);
+}
+static int wrap(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_State *co = lua_newthread(L);
+  lua_pushvalue(L, 1);
+  lua_xmove(L, co, 1);
+  lua_pushcclosure(L, wrapped, 1);
+  return 1;
+}
+
+/* ---- the program is no coroutine for itself ---- */
+
+static int is_program(lua_State *L) {
+  return L == family_self->program || L == family_self->L;
+}
+static int yield(lua_State *L) {
+  if (is_program(L))
+    return luaL_error(L, "attempt to yield from outside a coroutine");
+  return lua_yield(L, lua_gettop(L));
+}
+static int running(lua_State *L) {
+  lua_pushthread(L);
+  lua_pushboolean(L, is_program(L));
+  return 2;
+}
+static int isyieldable(lua_State *L) {
+  lua_State *co = lua_isthread(L, 1) ? lua_tothread(L, 1) : L;
+  lua_pushboolean(L, !is_program(co) && lua_isyieldable(co));
+  return 1;
+}
+
+void resuming_open(lua_State *L) {
+  static const luaL_Reg functions[] = {{"resume", resume},
+                                       {"wrap", wrap},
+                                       {"yield", yield},
+                                       {"running", running},
+                                       {"isyieldable", isyieldable},
+                                       {NULL, NULL}};
+  luaL_setfuncs(L, functions, 0);
+}
