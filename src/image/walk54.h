@@ -309,7 +309,7 @@ WALK walk_collector(WALKER, struct l54_global *g) {
   v->inside(c, &g->survival);
   v->inside(c, &g->old1);
   v->inside(c, &g->really_old);
-  v->inside(c, &g->first_old1);
+  v->perhaps(c, &g->first_old1); /* stays when the generational mode is left */
   v->inside(c, &g->finaliser_survival);
   v->inside(c, &g->finaliser_old1);
   v->inside(c, &g->finaliser_really_old);

@@ -58,26 +58,41 @@ static void push_name(lua_State *L, lua_Debug *ar) {
   lua_pushstring(L, ar->name ? ar->name : "of C");
 }
 
-/* A continuation, and no rest of a Lua function that had the frame before. */
+/* A continuation, and no rest of a Lua function that had the frame before. It may be the
+ * rest of a C function that had it: so `strict` looks at those frames, too, when no other
+ * is found. */
 static int has_continuation(const struct l54_frame *f) {
   uintptr_t at = (uintptr_t)f->as.c.continuation, heap = (uintptr_t)family_self->heap;
   return at && at - heap >= (uintptr_t)64 << 30;
 }
 
+/* Lua's functions that can be left, though not when they are called inside of one that
+ * can't: it is in the way then, not they. */
+static lua_CFunction passes[3]; /* pcall, xpcall, dofile */
+
+static int is_in_the_way(const struct l54_frame *f, int strict) {
+  if (f->state & (FRAME_FINALISER | FRAME_HOOK))
+    return 1;
+  if (!(f->state & L54_FRAME_OF_C) || f->state & FRAME_YIELDS)
+    return 0;
+  for (size_t i = 0; i < sizeof passes / sizeof *passes; i++)
+    if (f->function->tag == L54_LIGHT_C_FUNCTION &&
+        f->function->word.pointer == (void *)passes[i])
+      return 0;
+  return strict || !has_continuation(f);
+}
+
 /* The innermost call of L that can't be left, in words. from: the level to begin at. */
-static void say_blocker(lua_State *L, int from, char *text, size_t size) {
+static int name_blocker(lua_State *L, int from, int strict, char *text, size_t size) {
   lua_Debug ar, caller;
   for (int level = from; lua_getstack(L, level, &ar); level++) {
     const struct l54_frame *f = (const struct l54_frame *)(const void *)ar.i_ci;
-    const char *what = f->state & FRAME_FINALISER ? "a finaliser"
-                       : f->state & FRAME_HOOK    ? "a debug hook"
-                                                  : NULL;
-    if (!what &&
-        (!(f->state & L54_FRAME_OF_C) || f->state & FRAME_YIELDS || has_continuation(f)))
+    if (!is_in_the_way(f, strict))
       continue;
-    if (what) {
-      snprintf(text, size, "it would have to leave %s", what);
-      return;
+    if (f->state & (FRAME_FINALISER | FRAME_HOOK)) {
+      snprintf(text, size, "it would have to leave %s",
+               f->state & FRAME_HOOK ? "a debug hook" : "a finaliser");
+      return 1;
     }
     push_name(L, &ar);
     int n = snprintf(text, size, "it would have to leave the C function %s",
@@ -87,8 +102,19 @@ static void say_blocker(lua_State *L, int from, char *text, size_t size) {
         lua_getinfo(L, "Sl", &caller) && caller.currentline > 0)
       snprintf(text + n, size - (size_t)n, ", called at %s:%d", caller.short_src,
                caller.currentline);
-    return;
+    return 1;
   }
+  return 0;
+}
+
+/* What closes a coroutine runs its handlers on the coroutine's stack, and is on another
+ * one. */
+static void say_blocker(lua_State *L, int from, char *text, size_t size) {
+  lua_State *other = family_self->running;
+  for (int strict = 0; strict < 2; strict++)
+    if (name_blocker(L, from, strict, text, size) ||
+        (other != L && name_blocker(other, 0, strict, text, size)))
+      return;
   snprintf(text, size, "it would have to leave a C function");
 }
 
@@ -185,8 +211,9 @@ static int resume_now(lua_State *L, lua_State *co, int narguments, int how) {
   }
   if (how == WRAP)
     return raise_from(L, co);
+  lua_xmove(co, L, 1); /* co may be L */
   lua_pushboolean(L, 0);
-  lua_xmove(co, L, 1);
+  lua_insert(L, -2);
   return 2;
 }
 
@@ -246,5 +273,11 @@ void resuming_open(lua_State *L) {
                                        {"running", running},
                                        {"isyieldable", isyieldable},
                                        {NULL, NULL}};
+  static const char *const names[] = {"pcall", "xpcall", "dofile"};
   luaL_setfuncs(L, functions, 0);
+  for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
+    lua_getglobal(L, names[i]);
+    passes[i] = lua_tocfunction(L, -1);
+    lua_pop(L, 1);
+  }
 }

@@ -13,7 +13,22 @@ local QUICK = {"&t->last_free", "&e->key", "&u->at", "&t->gray", "&g->sweep", "&
 local SEEDS = {1, 2, 3}
 
 local IN_ONE_PROCESS = "leads outside, where a move within one process changes nothing"
+local WITHIN_A_STEP = "used within one step of the collector, which is never left; written anew by the next"
 local EXPLAINED = {
+  ["outside word, IMAGE_C_FUNCTION"] = IN_ONE_PROCESS,
+  ["outside &t->entries, IMAGE_DUMMY_NODE"] = IN_ONE_PROCESS,
+  ["outside &f->function, IMAGE_C_CLOSURE"] = IN_ONE_PROCESS,
+  ["outside &f->as.c.continuation, IMAGE_CONTINUATION"] = IN_ONE_PROCESS,
+  ["outside &f->as.c.context, IMAGE_CONTEXT"] = "the programs' contexts are numbers",
+  ["outside &t->jump, IMAGE_JUMP"] = "NULL whenever a state may be moved",
+  ["outside &t->hook, IMAGE_HOOK"] = IN_ONE_PROCESS,
+  ["outside &g->allocate, IMAGE_ALLOCATOR"] = IN_ONE_PROCESS,
+  ["outside &g->allocate_data, IMAGE_ALLOCATOR_DATA"] = IN_ONE_PROCESS,
+  ["outside &g->panic, IMAGE_PANIC"] = IN_ONE_PROCESS,
+  ["outside &g->warn, IMAGE_WARN"] = IN_ONE_PROCESS,
+  ["inside &g->weak"] = WITHIN_A_STEP,
+  ["inside &g->ephemeron"] = WITHIN_A_STEP,
+  ["inside &g->all_weak"] = WITHIN_A_STEP,
 }
 
 local function read(path)
@@ -36,8 +51,10 @@ local function statements(text)
     while line_at[line] and line_at[line] < at do line = line + 1 end
     return line
   end
-  for from, what, to in text:gmatch "()(%f[%w_>]v%->[iop]%w+%b()%;)()" do
-    list[#list + 1] = {from = from, to = to, text = what, line = line_of(from)}
+  for from, what, name, to in text:gmatch "()(%f[%w_]v%->(%w+)%b()%;)()" do
+    if name == "inside" or name == "perhaps" or name == "outside" then
+      list[#list + 1] = {from = from, to = to, text = what}
+    end
   end
   for from, what, to in text:gmatch "()(%f[%w_]walk_%w+%b()%;)()" do
     list[#list + 1] = {from = from, to = to, text = what}

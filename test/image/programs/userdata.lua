@@ -51,6 +51,24 @@ end
 for _, v in ipairs {1, true, print, (coroutine.running())} do debug.setmetatable(v, nil) end
 debug.setmetatable(nil, nil)
 
+-- many at once that the collector has seen and not gone through yet
+local many = {}
+for i = 1, 50 do
+  many[i] = hop.userdata(2, 8)
+  debug.setuservalue(many[i], {i}, 1)
+end
+for _, mode in ipairs {"incremental", "generational", "incremental"} do
+  collectgarbage(mode)
+  if mode == "incremental" then collectgarbage("incremental", 100, 50, 1) end
+  for round = 1, 200 do
+    collectgarbage("step", 0)
+    local u = many[round % 50 + 1]
+    assert(debug.getuservalue(u, 1)[1] == round % 50 + 1)
+    debug.setuservalue(u, {round}, 2)
+    assert(debug.getuservalue(u, 2)[1] == round)
+  end
+end
+
 local f = assert(io.tmpfile())
 for i = 1, 20 do f:write("line ", i, "\n") end
 f:seek "set"
