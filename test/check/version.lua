@@ -23,6 +23,7 @@ local carriers = {
   {"include/moonfork.h", '#define MF_VERSION_STRING "%s"', parts},
   {"lua/moonfork/load.lua", 'local VERSION = "%s"'},
   {"lua/moonfork/ffi_core.lua", 'local VERSION = "%s"'},
+  {"lua/moonfork/pseudo.lua", 'local VERSION = "%s"'},
   {rockspec(version), 'local VERSION = "%s"'},
   {"debian/changelog", "moonfork (%s-1) "},
   {"Containerfile", 'image.version="%s"'},

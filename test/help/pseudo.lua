@@ -20,7 +20,8 @@ local HELPERS = [[
 ]]
 
 --- run(t, text, [options]): standard output, standard error, exit code. options: arguments (words of
--- a shell), stdin (the path of its input), lua (the interpreter with options), bare (no script), whole (the text is all).
+-- a shell), stdin (the path of its input), lua (the interpreter with options), bare (no script), whole (the
+-- text is all).
 function pseudo.run(t, text, options)
   options = options or {}
   local script = t:file("program.lua", options.whole and text or

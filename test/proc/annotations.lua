@@ -9,7 +9,7 @@ local fork = require "moonfork"
 local source = os.getenv "MOONFORK_SOURCE"
 local folder = source .. "/lua/moonfork/"
 local FILES = {"meta.lua", "meta/clone.lua", "meta/doctor.lua", "meta/early.lua", "meta/ffi.lua", "meta/lines.lua",
-  "meta/luv.lua", "meta/pool.lua", "meta/rpc.lua", "meta/server.lua", "meta/socket.lua"}
+  "meta/luv.lua", "meta/pool.lua", "meta/pseudo.lua", "meta/rpc.lua", "meta/server.lua", "meta/socket.lua"}
 local paths = {}
 for i, name in ipairs(FILES) do paths[i] = folder .. name end
 
@@ -84,7 +84,7 @@ story.test("the annotations can be read, and each type in them is one", function
   for module, class in pairs {moonfork = "moonfork", ["moonfork.clone"] = "moonfork.clone",
     ["moonfork.rpc"] = "moonfork.rpc_functions", ["moonfork.pool"] = "moonfork.pool_functions",
     ["moonfork.server"] = "moonfork.server_module", ["moonfork.lines"] = "moonfork.lines",
-    ["moonfork.doctor"] = "moonfork.doctor",
+    ["moonfork.doctor"] = "moonfork.doctor", ["moonfork.pseudo"] = "moonfork.pseudo",
     ["moonfork.ffi"] = "moonfork.ffi", ["moonfork.luv"] = "moonfork", ["moonfork.early"] = "moonfork"} do
     t.eq(types.modules[module], class)
   end
@@ -123,6 +123,15 @@ story.test("the module and what it gives", function(t)
   compare(t, "moonfork.socket", methods(one))
   one:close()
   two:close()
+end)
+
+story.test("pseudo-processes", function(t)
+  local script = t:file("pseudo.lua", [[
+    for name in pairs(require "moonfork.pseudo") do print(name) end]])
+  local pipe = io.popen(("%s '%s'"):format(os.getenv "LUA" or "lua5.4", script))
+  local names = words(pipe:read "a")
+  t.ok(pipe:close())
+  compare(t, "moonfork.pseudo", names)
 end)
 
 story.test("in a clone the modules are the same", function(t)
