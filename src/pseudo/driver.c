@@ -96,6 +96,7 @@ static void finish(struct family_member *m, int code) {
   if (ending == ENDING_EXIT)
     code = m->exit_code;
   m->running = NULL;
+  streams_flush(m->L);
   if (closes) { /* finalisers run: they may use files, and resume coroutines */
     if (ending == ENDING_EXIT)
       atomic_compare_exchange_strong(&m->ending, &ending, 0);
@@ -208,9 +209,21 @@ static void say_obstacle(struct family_member *m) {
            lua_tostring(L, 2));
 }
 
+/* Whether something is in the way that is no garbage; its userdata and the reason are on
+ * the stack. */
+static int has_obstacle(struct family_member *m) {
+  if (!duplicate_obstacle(m))
+    return 0;
+  lua_settop(m->L, 0);
+  m->running = m->L;
+  for (int i = 0; i < 2; i++) /* first it is finalised, then freed */
+    lua_gc(m->L, LUA_GCCOLLECT);
+  return duplicate_obstacle(m);
+}
+
 static long fork_now(struct family_member *m) {
   struct family_member *c;
-  if (duplicate_obstacle(m)) {
+  if (has_obstacle(m)) {
     say_obstacle(m);
     lua_settop(m->L, 0);
     return -1;
@@ -240,9 +253,11 @@ static long fork_now(struct family_member *m) {
 
 /* From where the program stands to its end; its exit code. */
 static int run(struct family_member *m, int narguments) {
-  int nresults, status;
+  int nresults, status = LUA_OK;
   for (;; narguments = 0) {
-    m->running = m->program;
+    m->running = m->program; /* a signal that comes from here on has its hook there */
+    if (atomic_load(&m->ending))
+      break;
     status = lua_resume(m->program, m->L, narguments, &nresults);
     if (status != LUA_YIELD || atomic_load(&m->ending))
       break;

@@ -150,14 +150,16 @@ static int has_foreign_word(FILE **maps, struct family_member *m,
   return 0;
 }
 
-static const char *why_not(FILE **maps, struct family_member *m, struct l54_object *o) {
+static const char *why_not(FILE **maps, struct family_member *m, struct l54_object *o,
+                           int finalises) {
   struct l54_userdata *u = (struct l54_userdata *)o;
   if (!u->metatable || is_vouched(m->L, u->metatable))
     return NULL;
   push_object(m->L, o);
   const char *reason = NULL;
   if (!has_field(m->L, "__clone"))
-    reason = has_field(m->L, "__gc") ? "it has a finaliser, which both copies would run"
+    reason = finalises && has_field(m->L, "__gc")
+                 ? "it has a finaliser, which both copies would run"
              : has_foreign_word(maps, m, u)
                  ? "it has the address of memory that both copies would use"
                  : NULL;
@@ -177,7 +179,7 @@ int duplicate_obstacle(struct family_member *m) {
   for (size_t i = 0; i < sizeof lists / sizeof *lists && !reason; i++)
     for (o = lists[i]; o; o = o->next)
       if (o->type == L54_USERDATA && !l54_is_dead(o, g) &&
-          (reason = why_not(&maps, m, o)))
+          (reason = why_not(&maps, m, o, lists[i] != g->all)))
         break;
   if (maps)
     fclose(maps);

@@ -1,7 +1,9 @@
 #include "pseudo/family.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 __thread struct family_member *family_self;
 
@@ -111,6 +113,35 @@ enum family_waited family_wait(struct family_member *m, long id, bool block, lon
   return result;
 }
 
+/* A signal that comes right before a system call interrupts nothing. So somebody sends it
+ * again, less and less often, until the process has ended. */
+static bool signal_again(long id) {
+  bool lives = false;
+  pthread_mutex_lock(&lock);
+  for (struct family_member *m = members; m; m = m->next)
+    if (m->id == id && !m->ended) {
+      lives = true;
+      if (m->has_thread)
+        pthread_kill(m->thread, SIGURG);
+    }
+  pthread_mutex_unlock(&lock);
+  return lives;
+}
+static void *insist(void *data) {
+  struct timespec pause = {0, 1000000};
+  while (signal_again((long)(intptr_t)data)) {
+    nanosleep(&pause, NULL);
+    if (pause.tv_nsec < 200000000)
+      pause.tv_nsec *= 2;
+  }
+  return NULL;
+}
+static void start_insisting(long id) {
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, insist, (void *)(intptr_t)id) == 0)
+    pthread_detach(thread);
+}
+
 int family_kill(long id, int signal) {
   int r = -ESRCH, none = 0;
   pthread_mutex_lock(&lock);
@@ -120,8 +151,8 @@ int family_kill(long id, int signal) {
     r = 0; /* also for one that has ended and was not waited for */
     if (!signal || m->ended || !atomic_compare_exchange_strong(&m->ending, &none, signal))
       break;
-    if (m->has_thread)
-      pthread_kill(m->thread, SIGURG);
+    if (m != family_self)
+      start_insisting(id);
     pthread_cond_broadcast(&changed);
   }
   pthread_mutex_unlock(&lock);

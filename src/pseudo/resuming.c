@@ -11,19 +11,21 @@ enum { FRAME_YIELDS = 1 << 4, FRAME_FINALISER = 1 << 7, FRAME_HOOK = 1 << 3 };
 
 /* ---- leaving ---- */
 
-void resuming_hook(lua_State *L, lua_Debug *ar) {
-  if (!atomic_load(&family_self->ending)) {
-    lua_sethook(L, NULL, 0, 0); /* a copy of a process that was to leave */
-    return;
-  }
-  lua_pushnil(L);
-  lua_error(L);
-}
-
+/* Out to the driver where that can be: then nothing of the program runs. Else by errors,
+ * one in each instruction that somebody goes on with. */
 int resuming_leave(lua_State *L) {
   lua_sethook(L, resuming_hook, LUA_MASKCOUNT, 1);
+  if (lua_isyieldable(L))
+    return lua_yield(L, 0);
   lua_pushnil(L);
   return lua_error(L);
+}
+
+void resuming_hook(lua_State *L, lua_Debug *ar) {
+  if (atomic_load(&family_self->ending))
+    resuming_leave(L);
+  else
+    lua_sethook(L, NULL, 0, 0); /* a copy of a process that was to leave */
 }
 
 /* ---- what is in the way ---- */
@@ -184,8 +186,9 @@ static int resume_now(lua_State *L, lua_State *co, int narguments, int how) {
   struct family_member *m = family_self;
   int nresults = 0;
   for (;; narguments = 0) {
-    m->running = co;
-    int status = lua_resume(co, L, narguments, &nresults);
+    m->running = co; /* a signal that comes from here on has its hook there */
+    int status =
+        atomic_load(&m->ending) ? LUA_YIELD : lua_resume(co, L, narguments, &nresults);
     m->running = L;
     if (atomic_load(&m->ending))
       return resuming_leave(L);

@@ -110,10 +110,10 @@ int streams_renew(lua_State *L) {
 }
 
 static int end(luaL_Stream *s) {
+  fflush(s->f); /* fclose alone leaves the position of a file that is read where it was
+                   read ahead */
   if (s->closef == close_file)
     fclose(s->f);
-  else
-    fflush(s->f);
   s->closef = NULL;
   return 0;
 }
@@ -184,13 +184,17 @@ static int execute(lua_State *L) {
   streams_flush(L);
   if ((errno = spawn(command, -1, -1, &pid)))
     return luaL_fileresult(L, 0, NULL);
-  return luaL_execresult(L, wait_for(pid));
+  int status = wait_for(pid);
+  errno = status < 0 ? errno : 0; /* luaL_execresult believes it */
+  return luaL_execresult(L, status);
 }
 
 static int close_child(lua_State *L) {
   struct child_stream *s = luaL_checkudata(L, 1, LUA_FILEHANDLE);
   fclose(s->stream.f);
-  return luaL_execresult(L, wait_for(s->pid));
+  int status = wait_for(s->pid);
+  errno = status < 0 ? errno : 0;
+  return luaL_execresult(L, status);
 }
 
 static int popen_by_spawn(lua_State *L) {

@@ -9,7 +9,7 @@
 -- counts; takes some minutes.
 
 local WALK = "src/image/walk54.h"
-local QUICK = {"&t->last_free", "&e->key", "&u->at", "&t->gray", "&g->sweep", "&t->stack[i].word"}
+local QUICK = {["inside &t->last_free"] = true, ["perhaps &e->key"] = true, ["inside &g->sweep"] = true}
 local SEEDS = {1, 2, 3}
 
 local IN_ONE_PROCESS = "leads outside, where a move within one process changes nothing"
@@ -110,13 +110,12 @@ end
 
 local text = read(WALK)
 local list = statements(text)
-local wanted, listing = {}, false
+local wanted, listing, quick = {}, false, false
 for _, word in ipairs(arg) do
   if word == "--list" then listing = true
   elseif word == "--quick" then
-    for _, key in ipairs(QUICK) do
-      for _, s in ipairs(list) do if s.key:find(key, 1, true) then wanted[s.number] = true end end
-    end
+    for _, s in ipairs(list) do if QUICK[s.key] then wanted[s.number] = true end end
+    quick = true
   else wanted[assert(tonumber(word), "usage: mutants.lua [--quick | --list | NUMBER...]")] = true end
 end
 if listing then
@@ -133,9 +132,11 @@ local function tell(ok, ...)
   print((ok and "ok: " or "FAILED: ") .. string.format(...))
   io.stdout:flush()
 end
-build(here .. "/whole", text)
-local first = noticed_by(here .. "/whole", programs())
-tell(not first, "the whole walk moves every program%s", first and " but " .. first or "")
+if not quick then -- the unit tests do that
+  build(here .. "/whole", text)
+  local first = noticed_by(here .. "/whole", programs())
+  tell(not first, "the whole walk moves every program%s", first and " but " .. first or "")
+end
 for _, s in ipairs(list) do
   if not next(wanted) or wanted[s.number] then
     local folder = ("%s/%d"):format(here, s.number)
