@@ -117,10 +117,10 @@ enum mf_dumpable { MF_DUMPABLE_INHERIT = 0, MF_DUMPABLE_YES = 1, MF_DUMPABLE_NO 
  * itself. */
 enum mf_tree { MF_TREE_INHERIT = 0, MF_TREE_YES = 1, MF_TREE_NO = 2 };
 /* What a clone is: a process of its own, or a copy of the template's interpreter in a
- * thread of the template's process (doc/thread-clones.md). Of a thread are its descriptors,
- * directory and umask, as those of a process are; what a thread can't have of its own is
- * MF_EUNSUPPORTED: signals (mf_kill), limits, leash, tree, session, dumpable, stdio, env,
- * mf_to_fd. A crash of one ends all that are in the process. */
+ * thread of the template's process (doc/thread-clones.md). Of a thread are its
+ * descriptors, directory and umask, as those of a process are; what a thread can't have
+ * of its own is MF_EUNSUPPORTED: signals (mf_kill), limits, leash, tree, session,
+ * dumpable, stdio, env, mf_to_fd. A crash of one ends all that are in the process. */
 enum mf_isolation { MF_ISOLATION_PROCESS = 0, MF_ISOLATION_THREAD = 1 };
 
 /* Flags of mf_seal: one gc and one audit. */
@@ -156,11 +156,13 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   unsigned beat_ms;           /* of mf_remote: 0: 1,000; three without a sign end it */
   size_t window;              /* of mf_remote: bytes of a stream under way; 0: 262,144 */
   int isolation;              /* enum mf_isolation; of mf_fork_options */
+  const char *image;          /* mf_new_exec: begin as this image of mf_save; or NULL */
+  int image_verify;           /* compare all of its contents with their checksum */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \
   {                                                                                      \
     sizeof(mf_options), NULL, NULL, NULL, NULL, NULL, NULL, {{0, 0}, {0, 0}, {0, 0}}, 0, \
-        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL, 0, 0, 0                                   \
+        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0                          \
   }
 MF_API void mf_options_init(mf_options *options);
 
@@ -259,6 +261,11 @@ typedef struct mf_memory_info {
 typedef void (*mf_memory_cb)(mf_process *, const mf_error *error, const mf_memory_info *,
                              void *data);
 MF_API int mf_memory(mf_process *, mf_memory_cb, void *data);
+/* Writes the interpreter of a process that has not run, after what was queued before, as
+ * an image to file (relative: to the directory of that process), in the place of one that
+ * is there. The callback gets NULL, or why not: MF_EINVAL what can't be saved or a file
+ * that can't be written, MF_EUNSUPPORTED. The process goes on in every case. */
+MF_API int mf_save(mf_process *, const char *file, mf_error_cb, void *data);
 
 /* ---- end ----
  * Every process needs it, once, at any time. What is under way completes with
@@ -432,9 +439,9 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   unsigned restart_starts; /* more starts in a row that came to nothing while no worker is
                               ready make the pool failed, too, whatever restart_burst is;
                               0: any number */
-  int isolation; /* enum mf_isolation, of the workers. MF_ISOLATION_THREAD: a worker that is
-                    to be killed ends at its next instruction of Lua; mf_pool_promote is
-                    MF_EUNSUPPORTED */
+  int isolation; /* enum mf_isolation, of the workers. MF_ISOLATION_THREAD: a worker that
+                    is to be killed ends at its next instruction of Lua; mf_pool_promote
+                    is MF_EUNSUPPORTED */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \

@@ -43,6 +43,8 @@ typedef struct mf_options {
   unsigned beat_ms;
   size_t window;
   int isolation;
+  const char *image;
+  int image_verify;
 } mf_options;
 void mf_options_init(mf_options *options);
 typedef void (*mf_run_cb)(mf_process *, const mf_error *error, int socket, void *data);

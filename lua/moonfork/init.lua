@@ -19,6 +19,7 @@ local fork = {
   reactor = reactor.object,
   new = process.new,
   new_exec = process.new_exec,
+  load = process.load,
   remote = process.remote,
   template = process.template,
   from_fd = process.from_fd,

@@ -75,6 +75,9 @@
 ---@field cpath? string package.cpath there
 ---@field gc? "generational"|"incremental"|"stop" the collector once sealed
 ---@field spares? {min?: integer, max?: integer} clones kept forked ahead
+---@field image? string the file of an image that it begins as
+---@field verify? boolean compare all of the image with its checksum
+---@field rebuild? fun(process: moonfork.process) fills a new process where the image can't be used
 
 --- Options of fork.remote: those of new_exec but `program`.
 ---@class moonfork.remote_options: moonfork.options
@@ -213,6 +216,14 @@ function process:wait(timeout) end
 ---@return moonfork.memory|moonfork.process|nil
 ---@return moonfork.error?
 function process:memory(callback) end
+
+--- Writes its interpreter as an image; with a callback the process is returned.
+---@param file string
+---@param options? table there are none yet; may be left out
+---@param callback? fun(err: moonfork.error?, done: boolean?) second where there are no options
+---@return boolean|moonfork.process|nil
+---@return moonfork.error?
+function process:save(file, options, callback) end
 
 --- Ends a process that runs nothing; forgets one that does.
 function process:close() end
@@ -470,7 +481,13 @@ function fork.new(options) end
 --- A process with an interpreter of its own, newly executed.
 ---@param options? moonfork.exec_options
 ---@return moonfork.process
+---@return moonfork.error? # a built image could not be saved (option rebuild)
 function fork.new_exec(options) end
+
+--- A process that begins as an image: new_exec{image = file}.
+---@param file string
+---@return moonfork.process
+function fork.load(file) end
 
 --- A process whose interpreter is started by any command that leads to `moonfork agent`.
 ---@param options moonfork.remote_options

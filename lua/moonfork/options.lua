@@ -16,7 +16,7 @@ local valid = {
   fork = set(COMMON .. " isolation"),
   template = set(COMMON),
   from_fd = set(COMMON),
-  new_exec = set(COMMON .. " program path cpath gc spares"),
+  new_exec = set(COMMON .. " program path cpath gc spares image verify rebuild"),
   remote = set(COMMON .. " path cpath gc spares command beat window"),
 }
 
@@ -165,6 +165,35 @@ local function paths()
   return last[1], last[2]
 end
 
+-- The path of a file, bound to the directory of this moment; or nil and an error.
+function options.absolute(path)
+  if path == "" or path:find "\0" then
+    return nil, core.error("EINVAL", "the path of a file expected, got " .. check.show(path))
+  end
+  if path:sub(1, 1) == "/" then return path end
+  local cwd = core.getcwd()
+  if not cwd then
+    return nil, core.error("EINVAL", "the current directory is gone, and the path of the image is relative")
+  end
+  return (cwd == "/" and "" or cwd) .. "/" .. path
+end
+
+-- Of new_exec: the image that it begins as.
+local function image(where, plain, given)
+  local file = text(where, "image", given.image)
+  if given.verify ~= nil then
+    plain.verify = expect(where, "verify", given.verify, "boolean") and 1 or nil
+  end
+  if given.rebuild ~= nil then
+    expect(where, "rebuild", given.rebuild, "function")
+    if not file then bad(where, "rebuild", "it needs the option 'image'") end
+  end
+  if not file then return nil end
+  local failure
+  plain.image, failure = options.absolute(file)
+  return failure
+end
+
 local STARTS = { new = true, new_exec = true, template = true }
 
 -- The plain options, or nil and an error. f names the function for messages, n the
@@ -194,7 +223,7 @@ function options.read(f, n, given)
   end
   if f == "remote" then command(where, plain, given) end
   if given.spares ~= nil then spares(where, plain, given.spares) end
-  local failure = plain.isolation == 1 and thread_error(given) or nil
+  local failure = plain.isolation == 1 and thread_error(given) or image(where, plain, given)
   if given.env ~= nil then
     local bad_value
     plain.env, bad_value = environment(where, given.env)

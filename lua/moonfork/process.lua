@@ -4,6 +4,7 @@ local core = require("moonfork.load").of(...)
 local calls = require "moonfork.calls"
 local check = require "moonfork.check"
 local reactor = require "moonfork.reactor"
+local options = require "moonfork.options"
 local record = require "moonfork.process_record"
 
 local methods = {}
@@ -25,8 +26,35 @@ function make.new(given)
   return (create("new", 1, given, nil, core.new))
 end
 
+-- What is made without an image, and saved as one for the next time. The error: why it could not
+-- be saved; the process is as good.
+local function build_image(given, plain)
+  local own = {}
+  for name, value in pairs(given) do own[name] = value end
+  own.image, own.verify, own.rebuild = nil, nil, nil
+  local object = create_child("new_exec", 1, own, nil, core.new_exec)
+  given.rebuild(object)
+  local ok, err = object:save(plain.image)
+  return object, not ok and err or nil
+end
+
 function make.new_exec(given)
-  return create_child("new_exec", 1, given, nil, core.new_exec)
+  local plain
+  local object = create_child("new_exec", 1, given, nil, function(cell, read)
+    plain = read
+    return core.new_exec(cell, read)
+  end)
+  if not (given and given.rebuild) then return object end
+  local memory, err = object:memory()
+  if memory or not plain or (err.code ~= "EINVAL" and err.code ~= "UNSUPPORTED") then return object end
+  record.mark_told(record.state_of(object), err)
+  object:close()
+  return build_image(given, plain)
+end
+
+function make.load(file)
+  check.type(1, "load", file, "string")
+  return make.new_exec{image = file}
 end
 
 function make.remote(given)
@@ -469,6 +497,32 @@ function methods.memory(p, callback)
       if request and p.raw then core.memory_quiet(p.raw, request) end
     end)
   end
+  start(callback)
+  return p.object
+end
+
+--- save(file [, opts] [, callback]): writes the interpreter as an image. true, or nil, err.
+function methods.save(p, file, opts, callback)
+  p = serving(p, "save")
+  check.type(1, "save", file, "string")
+  if type(opts) ~= "table" then
+    callback = check.callback(2, "save", opts)
+  else
+    check.keys(2, "save", opts, {})
+    callback = check.callback(3, "save", callback)
+  end
+  local path, failed = options.absolute(file)
+  local function start(done)
+    local err = not p.raw and p.err or failed
+    if not err then
+      local ok
+      ok, err = core.save(p.raw, path, done)
+      if ok then err = nil end
+    end
+    if err then reactor.post(function() return done(err) end) end
+    reactor.touch()
+  end
+  if not callback then return reactor.await(start) end
   start(callback)
   return p.object
 end

@@ -57,4 +57,6 @@ void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret
   ret->timeout_ms = (unsigned)field_integer(L, idx, "timeout", 0);
   ret->spares_min = (unsigned)field_integer(L, idx, "spares_min", 0);
   ret->spares_max = (unsigned)field_integer(L, idx, "spares_max", 0);
+  ret->image = field_string(L, idx, "image");
+  ret->image_verify = (int)field_integer(L, idx, "verify", 0);
 }

@@ -510,6 +510,31 @@ static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
   return refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
 }
 
+static void on_saved(mf_process *process, const mf_error *error, void *data) {
+  struct completion *c = data;
+  (void)process;
+  completion_set_error(c, error);
+  completion_done(c);
+}
+
+static int push_saved(lua_State *L, struct completion *c) {
+  int n = completion_push(L, c, "call");
+  lua_pushboolean(L, !c->code);
+  completion_end(c);
+  return n + 1;
+}
+
+static const struct completion_ops saved_ops = {push_saved, completion_end};
+
+static int l_save(lua_State *L) { /* save(raw, file, f) */
+  struct proc *p = bound_check_any(L, 1);
+  if (!p->process)
+    return done(L, p, MF_ECLOSED);
+  const char *file = luaL_checkstring(L, 2);
+  struct completion *c = completion_new(L, p->reactor, &saved_ops, 3);
+  return refused(L, p, c, c ? mf_save(p->process, file, on_saved, c) : -ENOMEM);
+}
+
 /* memory(raw, f) -> what memory_quiet takes; or nil, error */
 static int l_memory(lua_State *L) {
   struct proc *p = bound_check_any(L, 1);
@@ -626,6 +651,7 @@ const luaL_Reg bind_process_functions[] = {
     {"to_fd", l_to_fd},
     {"run_quiet", l_run_quiet},
     {"memory", l_memory},
+    {"save", l_save},
     {"memory_quiet", l_memory_quiet},
     {"memory_cancel", l_memory_cancel},
     {"finish", l_finish},

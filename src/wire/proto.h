@@ -64,7 +64,8 @@ enum command_type {
                         read end of the owner's leash, or none */
   CMD_SET = 17,      /* str name (of a global; dotted: of a field), then a message of codec/codec.h
                         with one value. fds: those of its handles */
-  CMD_LAST = CMD_SET
+  CMD_SAVE = 18,     /* body: path of the image to be written. Answer with ANS_SAVED */
+  CMD_LAST = CMD_SAVE
 };
 
 /* Options of SETUP and FORK: u8 tag, u32 length, value; repeated. */
@@ -92,6 +93,8 @@ enum option_tag {
   OPT_INTRODUCE = 18,  /* u8 1: the new process says ANS_HELLO before anything else (FORK) */
   OPT_TREE = 19,       /* u8 enum mf_tree; without it a clone has what its template has. YES in a
                           FORK: with a descriptor, the read end of the owner's leash */
+  OPT_IMAGE = 20,      /* path of an image that the interpreter begins as (SETUP) */
+  OPT_IMAGE_VERIFY = 21, /* u8 1: compare all of its contents with their checksum (SETUP) */
   OPT_THREAD = 24,     /* u8 1: the new clone is a thread of the template's process. A descriptor
                           behind its socket: its life (wire/life.h) (FORK) */
 };
@@ -121,7 +124,9 @@ enum answer_type {
   ANS_RUNNING = 69, /* id: pid. no body. The function is entered next; every byte after
                        this frame is the user's */
   ANS_MEMORY = 71,  /* id: as asked. u32 errno, u32 0, u64 pss, uss, rss, shared, lua */
-  ANS_LAST = ANS_MEMORY
+  ANS_SAVED = 72,   /* id: as asked. u32 enum failure_code or 0, u32 errno or 0, str why not (or
+                       none) */
+  ANS_LAST = ANS_SAVED
 };
 
 /* failure: u8 enum failure_code, u8 enum failure_phase, u16 0, u32 errno or 0,

@@ -142,6 +142,7 @@ SIMPLE(cmd_chdir, CMD_CHDIR)
 SIMPLE(cmd_seal, CMD_SEAL)
 SIMPLE(cmd_take_args, CMD_TAKE_ARGS)
 SIMPLE(cmd_memory, CMD_MEMORY)
+SIMPLE(cmd_save, CMD_SAVE)
 SIMPLE(cmd_who, CMD_WHO)
 
 int cmd_close(struct server *s, struct command *c) {

@@ -50,6 +50,8 @@ static const struct field {
     POINTER(command, changes, PARENT_ONLY),
     NUMBER(beat_ms, PARENT_ONLY),
     NUMBER(window, PARENT_ONLY),
+    POINTER(image, "a file", SETUP_ONLY),
+    NUMBER(image_verify, SETUP_ONLY),
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0] };
 

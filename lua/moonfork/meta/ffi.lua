@@ -4,7 +4,12 @@
 -- ../meta.lua.
 
 ---@class moonfork.ffi.options: moonfork.options
----@class moonfork.ffi.exec_options: moonfork.exec_options
+---@class moonfork.ffi.exec_options: moonfork.options
+---@field program? string the template program
+---@field path? string package.path there
+---@field cpath? string package.cpath there
+---@field gc? "generational"|"incremental"|"stop" the collector once sealed
+---@field spares? {min?: integer, max?: integer} clones kept forked ahead
 
 ---@class moonfork.ffi.process
 local process = {}

@@ -130,7 +130,7 @@ static int send_paths(struct mf_process *p, const mf_options *o) {
 
 static int make_exec(struct context *ctx, const mf_options *o, mf_process **ret) {
   struct mf_process *p;
-  int r = o && (o->program || o->command) ? 0 : default_early(ctx, o);
+  int r = o && (o->program || o->command || o->image) ? 0 : default_early(ctx, o);
   if (r > 0) { /* the early process stands in for the program */
     r = fork_from(registry_of(ctx)->def.process, o, &p);
     if (!r && o && o->lua_path && o->lua_cpath) {

@@ -2,8 +2,10 @@
 #include "parent/api/api.h"
 #include "parent/private.h"
 #include "parent/process/process.h"
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The loop may not have turned since the time ran out. */
 static void look_at_the_clock(mf_process *p) {
@@ -107,27 +109,54 @@ int mf_pid(const mf_process *p) {
   return process_pid((mf_process *)(uintptr_t)p);
 }
 
-int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
-  struct memory_request *m;
-  int r = cb ? process_check(p) : MF_EINVAL;
-  if (r)
-    return r;
-  m = calloc(1, sizeof *m);
+/* Takes the request; NULL: no memory. */
+static int ask(mf_process *p, struct memory_request *m) {
   if (!m)
     return MF_ENOMEM;
   m->process = p;
-  m->cb = cb;
-  m->data = data;
   list_push(&p->memory, &m->link);
   if (p->state == HELD)
     process_unhold(p);
-  r = process_ask_memory(p, m);
+  int r = process_ask_memory(p, m);
   if (r < 0) {
     list_remove(&m->link);
-    free(m);
+    memory_request_free(m);
   }
   process_update(p);
   return api_result(r);
+}
+
+int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
+  int r = cb ? process_check(p) : MF_EINVAL;
+  if (r)
+    return r;
+  struct memory_request *m = calloc(1, sizeof *m);
+  if (m) {
+    m->cb = cb;
+    m->data = data;
+  }
+  return ask(p, m);
+}
+
+int mf_save(mf_process *p, const char *file, mf_error_cb cb, void *data) {
+  int r = cb && file && *file ? process_check(p) : MF_EINVAL;
+  if (r)
+    return r;
+  if (p->far)
+    return MF_EUNSUPPORTED;
+  if (strlen(file) >= PATH_MAX)
+    return MF_EINVAL;
+  struct memory_request *m = calloc(1, sizeof *m);
+  if (m) {
+    m->saved = cb;
+    m->data = data;
+    m->file = strdup(file);
+    if (!m->file) {
+      free(m);
+      m = NULL;
+    }
+  }
+  return ask(p, m);
 }
 
 void mf_memory_quiet(mf_process *p, const void *data) {

@@ -40,7 +40,7 @@ int cell_join(struct mf_process *p, const struct event *e) {
 int cell_queue(struct mf_process *p, const struct event *e) {
   struct process_command *c = e->command;
   process_unhold_child(p);
-  if (c->type != CMD_MEMORY && c->type != CMD_WHO)
+  if (c->type != CMD_MEMORY && c->type != CMD_SAVE && c->type != CMD_WHO)
     spares_drop(p);
   if (c->type != CMD_ARG && c->type != CMD_FD)
     process_unhold(p);

@@ -121,6 +121,9 @@ static void on_frame(struct channel *c, const struct frame *f) {
     if (q)
       process_take_memory(q, f);
     break;
+  case ANS_SAVED:
+    process_take_saved(p, f);
+    break;
   default:
     process_broken_by(p, "unknown answer");
   }

@@ -36,6 +36,7 @@ static void free_options(mf_options *o) {
   free((char *)(uintptr_t)o->lua_path);
   free((char *)(uintptr_t)o->lua_cpath);
   free((char *)(uintptr_t)o->name);
+  free((char *)(uintptr_t)o->image);
 }
 
 static int copy_string(const char **s) {
@@ -73,6 +74,7 @@ static int own_options(mf_options *o) {
   ok &= copy_string(&o->lua_path);
   ok &= copy_string(&o->lua_cpath);
   ok &= copy_string(&o->name);
+  ok &= copy_string(&o->image);
   ok &= copy_list(&o->env);
   return copy_list(&o->command) & ok;
 }

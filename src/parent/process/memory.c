@@ -5,6 +5,7 @@
 #include "base/result.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void end_measuring(struct memory_request *m) {
   struct backend *s = m->process->context->backend;
@@ -26,8 +27,14 @@ void process_forget_memory(struct mf_process *p) {
     struct memory_request *m = list_entry(it, struct memory_request, link);
     forget_measuring(m);
     list_remove(it);
-    free(m);
+    memory_request_free(m);
   }
+}
+
+void memory_request_free(struct memory_request *m) {
+  free(m->file);
+  free(m->message);
+  free(m);
 }
 
 void process_fail_memory(struct mf_process *p, int code) {
@@ -70,6 +77,12 @@ static void measure(struct mf_process *p, struct memory_request *m) {
   int fd, r = MF_EUNSUPPORTED;
   if (m->aside)
     return;
+  if (m->file) { /* only the process itself can write it */
+    m->done = 1;
+    m->error = MF_ESTATE;
+    process_pend(p, PENDING_MEMORY);
+    return;
+  }
   if (p->far) {
     process_far_measure(p, m);
     return;
@@ -107,6 +120,9 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   unsigned char room[8];
   struct buf body = {.data = room, .cap = sizeof room, .max = sizeof room};
   struct process_command c = {.type = CMD_MEMORY};
+  if (m->file)
+    c = (struct process_command){
+        .type = CMD_SAVE, .body = m->file, .length = strlen(m->file)};
   switch (p->state) {
   case FORKING:
   case SERVING:
@@ -124,7 +140,8 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   default:
     break;
   }
-  if (p->state != RUNNING || p->is_thread || !p->source || p->source->state != SERVING) {
+  if (m->file || p->state != RUNNING || p->is_thread || !p->source ||
+      p->source->state != SERVING) {
     measure(p, m);
     return 0;
   }
@@ -169,15 +186,38 @@ static int errno_of(uint32_t number) {
   return number <= ERRNO_MAX ? -(int)number : MF_EPROTOCOL;
 }
 
-void process_take_memory(struct mf_process *p, const struct frame *f) {
-  struct memory_request *m = NULL;
-  struct reader r;
+/* The first one that waits for an answer of this kind; NULL: none. */
+static struct memory_request *request_asked(struct mf_process *p, int save) {
   list_each(it, &p->memory) {
-    m = list_entry(it, struct memory_request, link);
-    if (!m->done && !m->aside && !m->waits)
-      break;
-    m = NULL;
+    struct memory_request *m = list_entry(it, struct memory_request, link);
+    if (!m->done && !m->aside && !m->waits && !m->file == !save)
+      return m;
   }
+  return NULL;
+}
+
+void process_take_saved(struct mf_process *p, const struct frame *f) {
+  struct memory_request *m = request_asked(p, 1);
+  struct reader r;
+  size_t n;
+  if (!m)
+    return;
+  reader_init(&r, f->body, f->length);
+  uint32_t code = reader_u32(&r);
+  reader_u32(&r);
+  const char *why = reader_str(&r, &n);
+  m->error = code ? failure_code(code) : 0;
+  if (code && !m->error)
+    m->error = MF_EPROTOCOL;
+  if (code && r.ok && why)
+    m->message = strndup(why, n);
+  m->done = 1;
+  process_pend(p, PENDING_MEMORY);
+}
+
+void process_take_memory(struct mf_process *p, const struct frame *f) {
+  struct memory_request *m = request_asked(p, 0);
+  struct reader r;
   if (!m)
     return;
   reader_init(&r, f->body, f->length);

@@ -60,12 +60,15 @@ static void deliver_memory(struct mf_process *p) {
         e = (mf_error){.code = m->error, .message = mf_strerror(m->error)};
         e.exit = p->state == DEAD && p->exit.known ? &p->exit : NULL;
       }
+      if (m->message)
+        e.message = m->message;
       e.started = MF_STARTED_NO;
-      m->cb(p, &e, NULL, m->data);
-    } else {
-      m->cb(p, NULL, &m->info, m->data);
     }
-    free(m);
+    if (m->file)
+      m->saved(p, m->error ? &e : NULL, m->data);
+    else
+      m->cb(p, m->error ? &e : NULL, m->error ? NULL : &m->info, m->data);
+    memory_request_free(m);
   }
 }
 

@@ -41,7 +41,7 @@ int options_load(const mf_options *from, mf_options *o) {
       (o->window && !is_within(o->window, LINK_WINDOW_MIN, LINK_WINDOW_MAX)) ||
       !is_one_of(o->dumpable, MF_DUMPABLE_NO) || !is_one_of(o->tree, MF_TREE_NO) ||
       !is_one_of(o->isolation, MF_ISOLATION_THREAD) || o->spares_min > o->spares_max ||
-      has_nameless(o->env))
+      has_nameless(o->env) || (o->image && !*o->image) || !is_one_of(o->image_verify, 1))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
     if (!is_one_of(o->stdio[i].kind, MF_STDIO_FD))
@@ -141,6 +141,10 @@ int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset
     r = put_text(out, OPT_CPATH, o->lua_cpath);
   if (!r && o->gc != MF_GC_GENERATIONAL)
     r = put_byte(out, OPT_GC, o->gc);
+  if (!r && o->image)
+    r = put_text(out, OPT_IMAGE, o->image);
+  if (!r && o->image_verify)
+    r = put_byte(out, OPT_IMAGE_VERIFY, 1);
   if (!r && o->heap_reserve)
     r = put_u64(out, OPT_HEAP_RESERVE, o->heap_reserve);
   return r == -ENOMEM ? MF_ENOMEM : r;

@@ -144,7 +144,7 @@ static void each(struct far_link *far, void (*visit)(struct mf_process *p)) {
 static void on_measured(struct mf_process *p, int error, const uint64_t values[4]) {
   list_each(it, &p->memory) {
     struct memory_request *m = list_entry(it, struct memory_request, link);
-    if (m->done || m->waits)
+    if (m->done || m->waits || m->file)
       continue;
     m->done = 1;
     m->error = error;

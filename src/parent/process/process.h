@@ -68,7 +68,7 @@ struct hold {
   unsigned char room[2][HOLD_ROOM]; /* of the two, as long as they are small */
 };
 
-struct memory_request {
+struct memory_request { /* or one for an image */
   struct list link;
   struct mf_process *process;
   struct measure *aside; /* the answer comes from there; or NULL */
@@ -79,6 +79,9 @@ struct memory_request {
   int quiet; /* nobody waits for the answer, though it is told */
   int done, error;
   mf_memory_info info;
+  char *file;        /* of the image; NULL: about memory */
+  mf_error_cb saved; /* in the place of cb */
+  char *message;     /* why it could not be saved, or NULL */
 };
 
 struct mf_process {
@@ -313,6 +316,9 @@ void spares_lose(struct mf_process *p);
 int process_ask_memory(struct mf_process *p, struct memory_request *m);
 /* Decides those under way. */
 void process_fail_memory(struct mf_process *p, int code);
+void memory_request_free(struct memory_request *m);
+/* The answers to what was asked. */
+void process_take_saved(struct mf_process *p, const struct frame *f);
 /* The last handle is closed: lets go of everything; a default template stays, parked. */
 void process_park(struct mf_process *p);
 /* The parked default template is on the loop again. */

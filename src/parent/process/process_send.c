@@ -18,7 +18,8 @@ int command_send(struct mf_process *p, const struct process_command *c) {
     r = channel_put(&p->chan, c->type, c->id, c->body, c->length, c->fds);
   if (r < 0)
     p->nsent--;
-  else if (c->type != CMD_MEMORY && c->type != CMD_WHO && c->type != CMD_FORK)
+  else if (c->type != CMD_MEMORY && c->type != CMD_SAVE && c->type != CMD_WHO &&
+           c->type != CMD_FORK)
     p->nwork = p->nsent;
   return r;
 }

@@ -372,6 +372,15 @@ void audit_watch(struct audit *a, lua_State *L) {
   remember_kept(L);
 }
 
+void audit_resume(struct audit *a, lua_State *L) {
+  luaL_checkstack(L, 2, NULL);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &a->sources) == LUA_TUSERDATA) {
+    a->sources.random_state = lua_touserdata(L, -1);
+    a->sources.random_size = lua_rawlen(L, -1);
+  }
+  lua_pop(L, 1);
+}
+
 /* ---- the check ---- */
 
 /* A thread that was just joined may still be counted for a moment. */

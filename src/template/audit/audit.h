@@ -73,6 +73,8 @@ void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data)
  * watch the ones that are there, so that modules required by modules are named too. May
  * raise (memory). a lives as long as L. */
 void audit_watch(struct audit *a, lua_State *L);
+/* In the place of audit_watch where L was watched when it was saved as an image. */
+void audit_resume(struct audit *a, lua_State *L);
 /* Around a command whose effects shall bear a name: what a require inside did not account
  * for. is_module: it loads that module; else name is the command's. */
 void audit_before(struct audit *a, lua_State *L, const char *name, int is_module);

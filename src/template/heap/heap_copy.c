@@ -10,6 +10,18 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+size_t heap_copy_record_size(void) {
+  return sizeof(struct heap);
+}
+
+void *heap_copy_node(struct heap *h) {
+  return h->node;
+}
+
+size_t heap_copy_extent(const struct heap *h) {
+  return (size_t)(h->zone_top - h->base);
+}
+
 const char *heap_copy_prepare(struct heap *h) {
   kept_drop_all(h);
   if (!h->zone || h->zone_ended)
@@ -134,12 +146,19 @@ int heap_copy_is_sound(const struct heap *r, uint64_t base,
   if (zone_at != region || distance(r->zone_end, base, all) != all ||
       distance(r->zone_top, base, all) == UINT64_MAX || r->zone_ended)
     return 0;
-  int inside = bigs == offsetof(struct heap, big_first) && r->big_places == NBIG_FIRST;
+  int inside = bigs == offsetof(struct heap, big_first) && r->big_places == NBIG_FIRST &&
+               r->bigs_map == 0;
   return r->big_places > 0 && (r->big_places & (r->big_places - 1)) == 0 &&
          r->nbigs * 2 <= r->big_places &&
          (inside || (bigs >= region && bigs < all && r->bigs_map <= all - bigs &&
                      r->big_places <= r->bigs_map / sizeof(struct big))) &&
          zone_is_sound(r, zone);
+}
+
+void heap_copy_tables(const struct heap *r, uint64_t base, struct heap_range ret[2]) {
+  const char *list = (const char *)zone_list(r);
+  ret[0] = (struct heap_range){(uint64_t)(uintptr_t)r->bigs - base, r->bigs_map};
+  ret[1] = (struct heap_range){(uint64_t)(uintptr_t)list - base, r->zone_list_map};
 }
 
 static int bigs_are_sound(const struct heap *h) {

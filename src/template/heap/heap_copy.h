@@ -12,6 +12,12 @@ struct heap_shape {
   uint64_t open; /* of the region: accessible from the front */
 };
 
+/* Bytes of a heap's record, at its address. */
+size_t heap_copy_record_size(void);
+/* Room in the record for a node that empty tables share (image/relocate.h). */
+void *heap_copy_node(struct heap *h);
+/* From the heap's address to the end of all that it has used. */
+size_t heap_copy_extent(const struct heap *h);
 /* Gives back what is kept for later, and says whether all of the heap lies in its own
  * addresses: NULL, or why a copy would not be whole. */
 const char *heap_copy_prepare(struct heap *h);
@@ -39,6 +45,12 @@ void heap_copy_drop(char *base, const struct heap_shape *shape);
  * rely on is looked at; for files that somebody may have changed. record: its bytes. */
 int heap_copy_is_sound(const struct heap *record, uint64_t base,
                        const struct heap_shape *shape);
+struct heap_range {
+  uint64_t at, size; /* from the heap's address */
+};
+/* Where a sound record, of a heap that was at base, has its tables: size 0: in the record
+ * itself. */
+void heap_copy_tables(const struct heap *record, uint64_t base, struct heap_range ret[2]);
 /* All parts are in place in the reserved addresses, and the words are moved: from now on
  * it is a heap of this process. shared: its memory is a file's, mapped privately; so it
  * counts as frozen. 0, -ENOMEM, or -EINVAL: its table of big blocks is not sound. */

@@ -78,6 +78,7 @@ struct heap {
       struct cover covers[NCOVERS];
       size_t ncovers;
       struct zone_range zone_first[NZONE_FIRST];
+      uint64_t node[3]; /* heap_copy.h */
     };
     char seldom_written[HEAP_SELDOM];
   };

@@ -53,6 +53,14 @@ static int add_hook(lua_State *L, enum clone_hook kind) {
   return 0;
 }
 
+void clone_lib_resume(lua_State *L) {
+  for (int kind = 0; kind < HOOK_KINDS; kind++) {
+    clone_lib_push_hooks(L, (enum clone_hook)kind);
+    nhooks[kind] = lua_istable(L, -1) ? (unsigned)lua_rawlen(L, -1) : 0;
+    lua_pop(L, 1);
+  }
+}
+
 static int l_on_fork(lua_State *L) {
   return add_hook(L, HOOK_ON_FORK);
 }

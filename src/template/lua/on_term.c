@@ -122,6 +122,11 @@ static int l_attend(lua_State *L) { /* attend() -> was there something to do? */
   return 1;
 }
 
+void on_term_resume(lua_State *L) {
+  wanted = lua_rawgetp(L, LUA_REGISTRYINDEX, &function_key) == LUA_TFUNCTION;
+  lua_pop(L, 1);
+}
+
 void on_term_enter(lua_State *L) {
   entered = 1;
   running = L;

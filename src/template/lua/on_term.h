@@ -6,6 +6,8 @@
 #include <lua.h>
 
 int on_term_set(lua_State *L); /* clone.on_term(f): f, or nil to take it back */
+/* The interpreter was loaded from an image: whether it has such a function. */
+void on_term_resume(lua_State *L);
 /* The thread of Lua that runs from now on; its owner is the one that calls. */
 void on_term_running(lua_State *L);
 /* Before the function of `run`: from here on the signal is caught, where somebody asked.

@@ -280,6 +280,8 @@ static int l_open(lua_State *L) {
 }
 
 int script_open(struct server *s, const struct options *o) {
+  if (o->image.p)
+    return script_load(s, o);
   const mf_template_options *host = s->options;
   struct open_job job = {s, o};
   failure_record_clear(&s->failure);
@@ -312,21 +314,26 @@ static int is_alone(void) {
   return audit_count_threads() == 1;
 }
 
-static int l_prepare(lua_State *L) {
-  struct server *s = lua_touserdata(L, 1);
-  collector_init(&s->collector, L, s->heap, s->collector.gc);
+void script_attach(struct server *s) {
+  s->collector.heap = s->heap;
   s->collector.is_alone = is_alone;
   s->collector.after_hook = on_term_look;
   collector_touch(&s->collector);
-  clone_lib_install(L);
-  coroutine_install(L);
   clone_fork_refused = why_no_raw_fork;
-  socket_prepare(L);
-  lua_pushnil(L);
-  wait_set_function(L); /* whatever reactor a copied interpreter had is not here */
   audit_init(&s->audit, is_ours, s);
   s->audit.sources.collector_mode = &s->collector.gc;
   s->audit.sources.is_ours = signals_is_own;
+}
+
+static int l_prepare(lua_State *L) {
+  struct server *s = lua_touserdata(L, 1);
+  collector_init(&s->collector, L, s->heap, s->collector.gc);
+  script_attach(s);
+  clone_lib_install(L);
+  coroutine_install(L);
+  socket_prepare(L);
+  lua_pushnil(L);
+  wait_set_function(L); /* whatever reactor a copied interpreter had is not here */
   audit_watch(&s->audit, L);
   return 0;
 }

@@ -13,6 +13,10 @@ int script_protect(struct server *s, lua_CFunction step, void *job, int nresults
                    int code, int phase);
 /* A new interpreter for SETUP's options on s->heap: s->L. -ENOMEM too. */
 int script_open(struct server *s, const struct options *o);
+/* The same, from the image of the options. */
+int script_load(struct server *s, const struct options *o);
+/* What connects the interpreter with this process's record. */
+void script_attach(struct server *s);
 /* Prepares s->L, new or given: random numbers, os.exit, the modules of a clone. */
 int script_prepare(struct server *s);
 /* From now on s->L is a coroutine of our own above the frames that are there: these stay

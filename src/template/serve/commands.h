@@ -20,6 +20,7 @@ int cmd_take_args(struct server *s, struct command *c);
 int cmd_memory(struct server *s, struct command *c); /* cmd_memory.c */
 int cmd_close(struct server *s, struct command *c);
 int cmd_who(struct server *s, struct command *c);
-int cmd_set(struct server *s, struct command *c); /* cmd_set.c */
+int cmd_save(struct server *s, struct command *c); /* cmd_save.c */
+int cmd_set(struct server *s, struct command *c);  /* cmd_set.c */
 
 #endif

@@ -155,6 +155,10 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return get_tree(o, v, fork);
   case OPT_THREAD:
     return fork ? get_small(&o->thread, v, 1) : -EPROTO;
+  case OPT_IMAGE:
+    return fork || v.n == 0 ? -EPROTO : get_text(&o->image, v);
+  case OPT_IMAGE_VERIFY:
+    return fork ? -EPROTO : get_small(&o->image_verify, v, 1);
   default:
     return -EPROTO;
   }

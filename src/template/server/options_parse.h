@@ -16,11 +16,12 @@ struct text { /* borrowed bytes; p NULL: none */
 };
 
 struct options {
-  struct text name, cwd, path, cpath;
+  struct text name, cwd, path, cpath, image;
   struct text raw;      /* all of them, for the environment (options_next_env) */
   struct text commands; /* OPT_COMMANDS */
   uint8_t stdio[3];     /* enum mf_stdio_kind */
-  uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce, tree, thread;
+  uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce, tree, thread,
+      image_verify;
   unsigned has_env : 1, has_stdio : 1, has_leash : 1, has_step : 1;
   uint32_t slot;                   /* PROTO_NO_SLOT: none */
   uint32_t step_first, step_count; /* has_step: two descriptors */

@@ -31,7 +31,7 @@ static const char *command_name(unsigned type) {
       [CMD_RUN] = "run",       [CMD_SETENV] = "setenv",   [CMD_CHDIR] = "chdir",
       [CMD_LIMIT] = "limit",   [CMD_SEAL] = "seal",       [CMD_TAKE_ARGS] = "take_args",
       [CMD_MEMORY] = "memory", [CMD_CLOSE] = "close",     [CMD_WHO] = "who",
-      [CMD_SET] = "set",
+      [CMD_SET] = "set",       [CMD_SAVE] = "save",
   };
   return type <= CMD_LAST && names[type] ? names[type] : "a command that is none";
 }

@@ -1,0 +1,31 @@
+/* Images: an interpreter in a file, and back. Saving is done in the process whose
+ * interpreter it is, between two commands; loading in a new one, in the place of making
+ * an interpreter. Runs in templates and clones before run. */
+#ifndef TEMPLATE_IMAGE_H
+#define TEMPLATE_IMAGE_H
+
+#include "template/heap/collector.h"
+
+enum { IMAGE_TEXT_MAX = 1024 };
+
+/* NULL: images are possible in this process. Else why not. heap may be NULL. */
+const char *image_obstacle(lua_State *L, struct heap *heap);
+/* The state must be sealed, and L its main thread, with nothing of C under way. A file
+ * that is there is replaced when the new one is complete. 0, or a negative errno and why:
+ * -ENOTSUP where images are not possible, -EINVAL for what can't be saved. */
+int image_save(lua_State *L, struct heap *heap, const struct collector *c,
+               const char *path, char why[IMAGE_TEXT_MAX]);
+
+struct image_loaded {
+  lua_State *L; /* the main thread */
+  struct heap *heap;
+  struct collector collector; /* as it was saved, but for its pointers */
+};
+enum { IMAGE_VERIFY = 1 }; /* compare the sum of all contents, too */
+/* 0, or a negative errno and why. The caller then prepares the state for this process. */
+int image_load(const char *path, int flags, struct image_loaded *ret,
+               char why[IMAGE_TEXT_MAX]);
+/* Reads all of a file and compares its sums; makes nothing. 0, or as image_load. */
+int image_check(const char *path, char why[IMAGE_TEXT_MAX]);
+
+#endif

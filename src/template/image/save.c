@@ -1,0 +1,468 @@
+/* image_save: see image.h. The file is written beside its place and renamed when it is
+ * complete and on the disk. */
+#include "template/image/image.h"
+
+#include "base/result.h"
+#include "image/layout54.h"
+#include "image/pointers.h"
+#include "image/relocate.h"
+#include "image/selfcheck.h"
+#include "template/heap/heap_copy.h"
+#include "template/image/format.h"
+#include "template/image/libraries.h"
+#include "template/image/userdata_rules.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <lauxlib.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { CHUNK = 1 << 20 };
+
+struct range {
+  uint64_t from, to;
+};
+
+struct saving {
+  lua_State *L;
+  struct heap *heap;
+  char *why;
+  struct libraries objects;
+  uint32_t *number; /* of an object in the file, and 1; 0: it is not there */
+  struct pointers pointers;
+  struct range *mapped; /* of this process, in order */
+  size_t nmapped;
+  /* What the file will hold. */
+  struct image_header header;
+  struct image_object *object;
+  struct image_patch *patches;
+  struct image_part *parts;
+  char *texts;
+  size_t object_room, part_room;
+  int fd;
+};
+
+static int refuse(struct saving *s, const char *what) {
+  snprintf(s->why, IMAGE_TEXT_MAX, "%s", what);
+  return -EINVAL;
+}
+
+/* ---- what leads outside ---- */
+
+static int list_mapped(struct saving *s) {
+  FILE *f = fopen("/proc/self/maps", "re");
+  char line[4400];
+  if (!f)
+    return -errno;
+  while (fgets(line, sizeof line, f)) {
+    unsigned long long from, to;
+    if (sscanf(line, "%llx-%llx", &from, &to) != 2)
+      continue;
+    struct range *more = realloc(s->mapped, (s->nmapped + 1) * sizeof *more);
+    if (!more) {
+      fclose(f);
+      return -ENOMEM;
+    }
+    s->mapped = more;
+    s->mapped[s->nmapped++] = (struct range){from, to};
+  }
+  fclose(f);
+  return 0;
+}
+
+static int is_mapped(const struct saving *s, uint64_t address) {
+  size_t low = 0, high = s->nmapped;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    if (s->mapped[middle].to <= address)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < s->nmapped && address >= s->mapped[low].from;
+}
+
+/* Its number in the file. */
+static int put_object(struct saving *s, const struct library *o, uint32_t *ret) {
+  size_t i = (size_t)(o - s->objects.all);
+  if (s->number[i]) {
+    *ret = s->number[i] - 1;
+    return 0;
+  }
+  char *full = *o->path ? realpath(o->path, NULL) : NULL;
+  const char *path = full ? full : o->path;
+  size_t n = strlen(path);
+  struct image_object *more = realloc(s->object, (s->header.nobjects + 1) * sizeof *more);
+  char *texts = realloc(s->texts, s->header.ntexts + n + 1);
+  s->object = more ? more : s->object;
+  s->texts = texts ? texts : s->texts;
+  if (!more || !texts) {
+    free(full);
+    return -ENOMEM;
+  }
+  struct image_object *to = &s->object[s->header.nobjects];
+  *to = (struct image_object){.base = o->base,
+                              .path = (uint32_t)s->header.ntexts,
+                              .npath = (uint32_t)n,
+                              .nid = o->nid};
+  memcpy(to->id, o->id, o->nid);
+  memcpy(s->texts + s->header.ntexts, path, n);
+  s->header.ntexts += n;
+  free(full);
+  *ret = (uint32_t)s->header.nobjects++;
+  s->number[i] = *ret + 1;
+  if (o->nid == 0) {
+    snprintf(s->why, IMAGE_TEXT_MAX, "%s has no build id, and can't be read",
+             *o->path ? o->path : "the program");
+    return -EINVAL;
+  }
+  return 0;
+}
+
+static int put_patch(struct saving *s, const struct pointers_outside *w,
+                     const struct library *o, enum image_patch_kind kind) {
+  uint32_t number;
+  int r = put_object(s, o, &number);
+  if (r < 0)
+    return r;
+  if (kind == PATCH_HANDLE)
+    s->object[number].is_module = 1;
+  s->patches[s->header.npatches++] =
+      (struct image_patch){.at = w->offset,
+                           .add = kind == PATCH_HANDLE ? 0 : w->word - o->base,
+                           .object = number,
+                           .kind = kind};
+  return 0;
+}
+
+static const void *userdata_at(const struct saving *s, const struct pointers_outside *w) {
+  return (const char *)s->heap + w->object;
+}
+
+static const luaL_Stream *stream_of(const struct saving *s,
+                                    const struct pointers_outside *w) {
+  const struct l54_userdata *u = userdata_at(s, w);
+  return (const luaL_Stream *)(const void *)((const char *)u + l54_userdata_head(u));
+}
+
+struct naming {
+  const void *object;
+  char text[IMAGE_TEXT_MAX / 2];
+};
+
+static int l_name(lua_State *L) {
+  struct naming *n = lua_touserdata(L, 1);
+  rules_name(L, n->object, n->text, sizeof n->text);
+  return 0;
+}
+
+/* It leads to memory of C's that is not in the file. */
+static int refuse_word(struct saving *s, const struct pointers_outside *w) {
+  struct naming n = {.object = userdata_at(s, w), .text = ""};
+  if (w->kind == IMAGE_CONTEXT || w->kind == IMAGE_CONTINUATION)
+    return 0; /* of a call that has ended */
+  if (w->object) {
+    lua_pushcfunction(s->L, l_name);
+    lua_pushlightuserdata(s->L, &n);
+    if (lua_pcall(s->L, 1, 0, 0) != LUA_OK)
+      lua_pop(s->L, 1);
+  }
+  if (w->kind == IMAGE_STREAM)
+    snprintf(s->why, IMAGE_TEXT_MAX,
+             "%s is an open file; close it, and open it again after loading", n.text);
+  else if (w->object)
+    snprintf(s->why, IMAGE_TEXT_MAX,
+             "%s refers to memory that its C module has from malloc or the system, which "
+             "is not in the interpreter",
+             n.text);
+  else
+    snprintf(s->why, IMAGE_TEXT_MAX,
+             "a %s (0x%llx) refers to memory of a C module's that is not in the "
+             "interpreter",
+             pointers_kind(w->kind), (unsigned long long)w->word);
+  return -EINVAL;
+}
+
+static int look_outside(struct saving *s) {
+  s->patches = calloc(s->pointers.noutsides + 1, sizeof *s->patches);
+  if (!s->patches)
+    return -ENOMEM;
+  int r = 0;
+  for (size_t i = 0; i < s->pointers.noutsides && r == 0; i++) {
+    const struct pointers_outside *w = &s->pointers.outsides[i];
+    if (w->kind == IMAGE_STREAM && !stream_of(s, w)->closef)
+      continue; /* closed: nobody looks at it */
+    const struct library *o = libraries_find(&s->objects, w->word);
+    if (o) {
+      r = put_patch(s, w, o, PATCH_ADDRESS);
+    } else if (w->kind == IMAGE_LIGHT && is_mapped(s, w->word) &&
+               (o = libraries_of_handle(&s->objects, w->word))) {
+      r = put_patch(s, w, o, PATCH_HANDLE);
+    } else if (is_mapped(s, w->word)) {
+      r = refuse_word(s, w);
+    }
+  }
+  return r;
+}
+
+/* ---- the file ---- */
+
+static int write_all(struct saving *s, const void *data, size_t n, uint64_t at) {
+  const char *p = data;
+  while (n > 0) {
+    ssize_t done = pwrite(s->fd, p, n, (off_t)at);
+    if (done < 0 && errno == EINTR)
+      continue;
+    if (done <= 0)
+      return done < 0 ? -errno : -ENOSPC;
+    p += done;
+    at += (uint64_t)done;
+    n -= (size_t)done;
+  }
+  return 0;
+}
+
+static int put_part(void *data, char *at, size_t size) {
+  struct saving *s = data;
+  struct image_part *more = realloc(s->parts, (s->header.nparts + 1) * sizeof *more);
+  if (!more)
+    return -ENOMEM;
+  s->parts = more;
+  s->parts[s->header.nparts++] =
+      (struct image_part){.at = (uint64_t)(at - (char *)s->heap), .size = size};
+  return 0;
+}
+
+static const uint64_t *bits_of(const struct saving *s, uint64_t at) {
+  return s->pointers.bits + at / 512;
+}
+
+static void place_parts(struct saving *s) {
+  struct image_header *h = &s->header;
+  h->meta_size = image_meta_size(h);
+  uint64_t at = h->meta_size;
+  for (size_t i = 0; i < h->nparts; i++) {
+    s->parts[i].bits = at;
+    at += s->parts[i].size / 64;
+  }
+  at = (at + h->page - 1) / h->page * h->page;
+  for (size_t i = 0; i < h->nparts; i++) {
+    s->parts[i].file = at;
+    at += s->parts[i].size;
+  }
+  h->file_size = at;
+}
+
+/* The contents as they are at the image's own address. */
+static int write_part(struct saving *s, const struct image_part *p, char *room) {
+  intptr_t distance = (intptr_t)(s->header.base - (uint64_t)(uintptr_t)s->heap);
+  int r = write_all(s, bits_of(s, p->at), p->size / 64, p->bits);
+  for (uint64_t done = 0; done < p->size && r == 0;) {
+    size_t n = p->size - done < CHUNK ? (size_t)(p->size - done) : CHUNK;
+    relocate_copy(room, (char *)s->heap + p->at + done, n, bits_of(s, p->at + done),
+                  distance);
+    s->header.content_sum = image_sum(s->header.content_sum, room, n);
+    r = write_all(s, room, n, p->file + done);
+    done += n;
+  }
+  return r;
+}
+
+static char *put_bytes(char *to, const void *from, size_t n) {
+  if (n)
+    memcpy(to, from, n);
+  return to + n;
+}
+
+static int write_meta(struct saving *s) {
+  struct image_header *h = &s->header;
+  char *meta = calloc(1, (size_t)h->meta_size), *to = meta;
+  if (!meta)
+    return -ENOMEM;
+  to = put_bytes(to, h, sizeof *h);
+  to = put_bytes(to, s->object, h->nobjects * sizeof *s->object);
+  to = put_bytes(to, s->patches, h->npatches * sizeof *s->patches);
+  to = put_bytes(to, s->parts, h->nparts * sizeof *s->parts);
+  to = put_bytes(to, s->pointers.tables, h->ntables * sizeof *s->pointers.tables);
+  put_bytes(to, s->texts, h->ntexts);
+  h->meta_sum = image_meta_sum(meta, (size_t)h->meta_size);
+  memcpy(meta, h, sizeof *h);
+  int r = write_all(s, meta, (size_t)h->meta_size, 0);
+  free(meta);
+  return r;
+}
+
+static int write_contents(struct saving *s) {
+  char *room = malloc(CHUNK);
+  int r = room ? 0 : -ENOMEM;
+  place_parts(s);
+  if (r == 0 && ftruncate(s->fd, (off_t)s->header.file_size) < 0)
+    r = -errno;
+  for (size_t i = 0; i < s->header.nparts && r == 0; i++)
+    r = write_part(s, &s->parts[i], room);
+  free(room);
+  if (r == 0)
+    r = write_meta(s);
+  if (r == 0 && fsync(s->fd) < 0)
+    r = -errno;
+  return r;
+}
+
+/* So that the new name is on the disk, too. */
+static void sync_folder(const char *path) {
+  const char *slash = strrchr(path, '/');
+  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+  int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+  if (fd >= 0) {
+    (void)fsync(fd); /* best effort: not every file system has it */
+    close(fd);
+  }
+  free(folder);
+}
+
+static int write_file(struct saving *s, const char *path) {
+  char temporary[PATH_MAX];
+  int n = snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);
+  if (n < 0 || n >= (int)sizeof temporary)
+    return -ENAMETOOLONG;
+  s->fd = mkostemp(temporary, O_CLOEXEC); /* for its owner alone: it may hold secrets */
+  if (s->fd < 0)
+    return -errno;
+  int r = write_contents(s);
+  if (close(s->fd) < 0 && r == 0)
+    r = -errno;
+  if (r == 0 && rename(temporary, path) < 0)
+    r = -errno;
+  if (r < 0)
+    unlink(temporary);
+  else
+    sync_folder(path);
+  return r;
+}
+
+/* ---- all of it ---- */
+
+const char *image_obstacle(lua_State *L, struct heap *heap) {
+  static char text[IMAGE_TEXT_MAX];
+#if LUA_VERSION_NUM != 504
+  (void)L, (void)heap, (void)text;
+  return "images are there for Lua 5.4 alone";
+#else
+  if (!heap)
+    return "the interpreter has an allocator of its program's";
+  const char *why = selfcheck_reason();
+  if (why) {
+    snprintf(text, sizeof text, "%s", why);
+    return text;
+  }
+  why = heap_copy_prepare(heap);
+  return why ? why : relocate_obstacle(L);
+#endif
+}
+
+static int l_check(lua_State *L) {
+  struct saving *s = lua_touserdata(L, 1);
+  rules_check(L, &s->objects, s->why, IMAGE_TEXT_MAX);
+  return 0;
+}
+
+static int check_userdata(struct saving *s) {
+  lua_pushcfunction(s->L, l_check);
+  lua_pushlightuserdata(s->L, s);
+  if (lua_pcall(s->L, 1, 0, 0) != LUA_OK) {
+    lua_pop(s->L, 1);
+    return -ENOMEM;
+  }
+  return *s->why ? -EINVAL : 0;
+}
+
+static void note_word(void *data, void *word) {
+  struct saving *s = data;
+  uintptr_t p;
+  memcpy(&p, word, sizeof p);
+  if (p)
+    pointers_add(&s->pointers, word);
+}
+
+static int record(struct saving *s) {
+  relocate_dummy_node(s->L, heap_copy_node(s->heap));
+  int r = pointers_record(&s->pointers, s->L, s->heap, heap_copy_extent(s->heap));
+  if (r == 0)
+    heap_copy_words(s->heap, note_word, s);
+  return r;
+}
+
+static void fill_header(struct saving *s, const struct collector *c) {
+  struct image_header *h = &s->header;
+  struct heap_shape shape;
+  heap_copy_shape(s->heap, &shape);
+  memcpy(h->magic, IMAGE_MAGIC, sizeof h->magic);
+  h->version = IMAGE_VERSION;
+  h->order = IMAGE_ORDER;
+  h->word = sizeof(void *);
+  h->page = (uint32_t)sysconf(_SC_PAGESIZE);
+  h->header_size = sizeof *h;
+  h->record_size = (uint32_t)heap_copy_record_size();
+  h->base = heap_copy_place(s->heap);
+  h->region = shape.region;
+  h->zone = shape.zone;
+  h->open = shape.open;
+  h->main = (uint64_t)((char *)s->L - (char *)s->heap);
+  h->ntables = s->pointers.ntables;
+  h->content_sum = 1;
+  h->collector = *c;
+  h->collector.heap = NULL;
+  h->collector.after_hook = NULL;
+  h->collector.is_alone = NULL;
+}
+
+static int prepare(struct saving *s, const struct collector *c) {
+  int r = libraries_list(&s->objects);
+  if (r == 0)
+    r = check_userdata(s);
+  if (r < 0)
+    return r;
+  s->number = calloc(s->objects.n + 1, sizeof *s->number);
+  r = s->number ? record(s) : -ENOMEM;
+  if (r == 0)
+    r = list_mapped(s);
+  if (r == 0)
+    r = look_outside(s);
+  if (r == 0)
+    r = heap_copy_parts(s->heap, put_part, s);
+  if (r == 0)
+    fill_header(s, c);
+  return r;
+}
+
+int image_save(lua_State *L, struct heap *heap, const struct collector *c,
+               const char *path, char why[IMAGE_TEXT_MAX]) {
+  struct saving s = {.L = L, .heap = heap, .why = why, .fd = -1};
+  *why = '\0';
+  const char *obstacle = image_obstacle(L, heap);
+  if (obstacle) {
+    refuse(&s, obstacle);
+    return -ENOTSUP;
+  }
+  if (!lua_checkstack(L, 16))
+    return -ENOMEM;
+  int r = prepare(&s, c);
+  if (r == 0)
+    r = write_file(&s, path);
+  if (r < 0 && !*why)
+    snprintf(why, IMAGE_TEXT_MAX, "%s: %s", path, strerror(-r));
+  libraries_free(&s.objects);
+  pointers_free(&s.pointers);
+  free(s.number);
+  free(s.mapped);
+  free(s.object);
+  free(s.patches);
+  free(s.parts);
+  free(s.texts);
+  return r;
+}

@@ -1,0 +1,43 @@
+/* An interpreter that is loaded from an image, in the place of a new one: script_load.
+ * What it keeps in Lua is in the image; what is in C's memory is made here. Runs in a
+ * process that has just been executed. */
+#include "template/lua/script.h"
+
+#include "base/result.h"
+#include "template/image/image.h"
+#include "template/image/userdata_rules.h"
+#include "template/lua/clone_lib.h"
+#include "template/lua/on_term.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int l_resume(lua_State *L) {
+  struct server *s = lua_touserdata(L, 1);
+  clone_lib_resume(L);
+  on_term_resume(L);
+  audit_resume(&s->audit, L);
+  clone_lib_reseed(L); /* else each process that begins as it would draw the same */
+  rules_call_clone(L);
+  return 0;
+}
+
+int script_load(struct server *s, const struct options *o) {
+  char why[IMAGE_TEXT_MAX];
+  struct image_loaded loaded;
+  char *path = strndup(o->image.p, o->image.n);
+  int r =
+      path ? image_load(path, o->image_verify ? IMAGE_VERIFY : 0, &loaded, why) : -ENOMEM;
+  if (r < 0 && path)
+    server_fail_with(s, r == -ENOTSUP ? FAILURE_UNSUPPORTED : FAILURE_INVAL, PHASE_OPTION,
+                     -r, "the image %s can't be used: %s", path, why);
+  free(path);
+  if (r < 0)
+    return r;
+  s->L = loaded.L;
+  s->heap = loaded.heap;
+  s->collector = loaded.collector;
+  script_attach(s);
+  return script_protect(s, l_resume, s, 0, FAILURE_REMOTE, PHASE_START);
+}

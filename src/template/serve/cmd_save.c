@@ -1,0 +1,61 @@
+/* CMD_SAVE: writes the interpreter as an image. A file that can't be written, or a state
+ * that can't be saved, is told in the answer and changes nothing: the process goes on.
+ * Runs in templates and clones before run. */
+#include "template/serve/commands.h"
+
+#include "base/result.h"
+#include "template/fork/clone.h"
+#include "template/image/image.h"
+#include "wire/frame.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int code_of(int r) {
+  switch (r) {
+  case 0:
+    return 0;
+  case -ENOMEM:
+    return FAILURE_NOMEM;
+  case -ENOTSUP:
+    return FAILURE_UNSUPPORTED;
+  default:
+    return FAILURE_INVAL;
+  }
+}
+
+/* Sealed, so that there is no garbage in it and the collector is as in a template. */
+static int save(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
+  const char *obstacle = image_obstacle(s->L, s->heap);
+  if (obstacle) {
+    snprintf(why, IMAGE_TEXT_MAX, "%s", obstacle);
+    return -ENOTSUP;
+  }
+  server_enter_user(s); /* finalisers run, and are user code */
+  int r = collector_seal(&s->collector, s->L);
+  server_leave_user(s);
+  if (r == 0)
+    r = image_save(s->L, s->heap, &s->collector, path, why);
+  return r;
+}
+
+int cmd_save(struct server *s, struct command *c) {
+  unsigned char room[IMAGE_TEXT_MAX + 64];
+  struct buf body = {.data = room, .cap = sizeof room, .max = sizeof room};
+  char why[IMAGE_TEXT_MAX] = "";
+  char *path =
+      memchr(c->body, 0, c->length) ? NULL : strndup((const char *)c->body, c->length);
+  if (!path || !*path) {
+    free(path);
+    return server_malformed(s, "malformed save command");
+  }
+  int r = save(s, path, why);
+  free(path);
+  buf_put_u32(&body, (uint32_t)code_of(r));
+  buf_put_u32(&body, (uint32_t)-r);
+  buf_put_str(&body, r < 0 && !*why ? "not enough memory" : why, strlen(why));
+  connection_answer(&s->conn, ANS_SAVED, c->id, buf_peek(&body), buf_size(&body));
+  return 0;
+}
