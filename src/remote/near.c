@@ -13,6 +13,7 @@
 #include "wire/build.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ enum {
   SIDE_FD = 3,
   LEASH_FD = 4,
   SIDE_MAX = 16 * 1024 * 1024, /* reports that the parent does not read */
+  LAST_WAIT_MS = 1000,         /* for a parent to read what it was told last */
   STATUS_WAIT_MS = 500         /* for what the command says and how it ends */
 };
 
@@ -83,13 +85,29 @@ static void print(const char *text, size_t n) {
 
 /* ---- the end ---- */
 
+/* What the parent has not read yet, a parent that reads gets: how its processes ended,
+ * and why the link does. */
+static void flush_last(void) {
+  uint64_t last = uv_hrtime() + LAST_WAIT_MS * 1000000ull, now;
+  flush_side();
+  while (buf_size(&side_out) > 0 && (now = uv_hrtime()) < last) {
+    struct pollfd p = {SIDE_FD, POLLOUT, 0};
+    if (poll(&p, 1, (int)((last - now) / 1000000) + 1) < 0 && errno != EINTR)
+      return;
+    if (p.revents & (POLLERR | POLLHUP))
+      return;
+    flush_side();
+  }
+}
+
 static void leave(int gently) {
   if (has_left)
     return;
   has_left = 1;
   if (*reason)
     link_put_text(&side_out, LINK_FAILED, reason, strlen(reason));
-  flush_side();
+  if (side_is_open)
+    flush_last();
   side_is_open = 0;
   uv_poll_stop(&side);
   uv_poll_stop(&leash);
