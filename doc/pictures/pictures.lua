@@ -1,6 +1,6 @@
 -- Draws the pictures of the documentation that show how things hang together:
 --
---   lua5.4 doc/pictures/pictures.lua           writes processes.svg and memory.svg beside itself
+--   lua5.4 doc/pictures/pictures.lua           writes its SVG files beside itself
 --   lua5.4 doc/pictures/pictures.lua --check   whether they are what it would write
 --
 -- They follow the reader's choice of light or dark, and their letters, 16 units of a width of 600, can be
@@ -118,8 +118,46 @@ local function memory()
   return p.finish()
 end
 
+-- Two machines: the program and its near end here; the agent, a template and clones there.
+local function remote()
+  local p = picture(600, 400, "fork.remote: the program has its sockets to the near end here, which carries them over "
+    .. "the standard input and output of a command to the agent there, the parent of the template and the clones")
+  p.text(10, 26, "this machine", "parent-text")
+  p.text(590, 26, "the far side", "parent-text", "end")
+  p.put '<rect class="parent" x="4" y="36" width="172" height="296" rx="6"/>'
+  p.put '<rect class="parent" x="264" y="36" width="332" height="296" rx="6"/>'
+  p.box(14, 50, 152, 84, "box", "your program", "Lua, or C", "with libuv")
+  p.box(14, 236, 152, 84, "shared", "near end", "moonfork-remote")
+  p.box(276, 236, 128, 84, "shared", "agent", "moonfork agent")
+  p.box(440, 50, 128, 66, "box", "template", "your modules")
+  p.box(440, 152, 128, 66, "box", "clone", "runs f(socket)")
+  p.box(440, 254, 128, 66, "box", "clone", "runs g(socket)")
+  for i = 0, 2 do
+    local from, to = 288 + i * 10, 92 + i * 106
+    p.put('<path class="socket" d="M%d 134 V236"/>', 60 + i * 30)
+    p.put('<path class="socket" d="M404 %d C 425 %d, 415 %d, 440 %d"/>', from, from, to, to)
+  end
+  p.put '<path class="socket" d="M166 278 H276" style="stroke-width: 7"/>'
+  p.text(220, 264, "the link", "socket-text", "middle")
+  p.text(220, 304, "ssh, sudo,", "small", "middle")
+  p.text(220, 322, "docker ...", "small", "middle")
+  p.arrow("parent", {340, 236, 340, 72, 440, 72})
+  p.arrow("parent", {340, 236, 340, 174, 440, 174})
+  p.arrow("parent", {404, 268, 440, 268})
+  p.arrow("fork", {504, 116, 504, 152})
+  p.arrow("fork", {568, 84, 586, 84, 586, 287, 568, 287})
+  p.arrow("parent", {20, 356, 70, 356})
+  p.text(80, 361, "is the parent of", "parent-text")
+  p.put '<path class="fork" d="M230 356 H280"/>'
+  p.text(290, 361, "fork", "fork-text")
+  p.put '<path class="socket" d="M360 356 H410"/>'
+  p.text(420, 361, "sockets, one each", "socket-text")
+  p.text(20, 388, "The link carries the sockets over the command's input and output.", "small")
+  return p.finish()
+end
+
 local check, bad = arg[1] == "--check", false
-for name, draw in pairs{processes = processes, memory = memory} do
+for name, draw in pairs{processes = processes, memory = memory, remote = remote} do
   local path = here .. "/" .. name .. ".svg"
   local file = io.open(path, check and "r" or "w")
   if not check then
