@@ -25,6 +25,9 @@ local record = {}
 local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
 -- Closed objects whose end is not known yet: kept, nothing more.
 local ending = {} -- luacheck: ignore
+-- Lists of functions that are still to be told of an end. What they refer to lives as long: their
+-- object, too, if one of them has it.
+local watched = {} -- luacheck: ignore
 
 
 -- ---- failures ----
@@ -100,6 +103,7 @@ end
 function record.ended(p, status)
   local watchers = p.watchers
   p.status, p.watchers = status, nil
+  if watchers then watched[watchers] = nil end
   if p.err and not p.err.exit then p.err.exit = status end
   if p.closed then release(p) end
   local failed, failure
@@ -130,7 +134,8 @@ function reactor.on_failure(cell, err)
 end
 
 function record.watch(p, watcher)
-  p.watchers = p.watchers or {}
+  if not p.watchers then p.watchers = {} end
+  watched[p.watchers] = true
   table.insert(p.watchers, watcher)
   core.watch_exit(p.raw)
   reactor.touch()
@@ -142,6 +147,7 @@ function record.unwatch(p, watcher)
     if w == watcher then table.remove(p.watchers, i) end
   end
   if not p.watchers or p.watchers[1] then return end
+  watched[p.watchers] = nil
   p.watchers = nil
   if p.raw then core.watch_exit(p.raw, true) end
 end
@@ -212,7 +218,10 @@ local function take_over(object)
   p.cell.raw = p.raw
   p.closed = not raw
   p.status, p.cell.status = status, status or false
-  if watcher then p.watchers = { watcher } end
+  if watcher then
+    p.watchers = { watcher }
+    watched[p.watchers] = true
+  end
   if err then
     p.cell.failure = err
     failed_over_there(p, err)
