@@ -130,6 +130,8 @@ static volatile char *original;
 
 void server_mark_original(void) {
 #ifdef MADV_WIPEONFORK
+  if (self && self->thread)
+    return;
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
   void *mark = original ? (void *)(uintptr_t)original
                         : mmap(NULL, page, PROT_READ | PROT_WRITE,
@@ -153,7 +155,7 @@ void server_take_pid(struct server *s) {
 }
 
 void server_end_copy(const struct server *s) {
-  if (original ? *original : s->pid == getpid())
+  if (original && !s->thread ? *original : s->pid == getpid())
     return;
   fflush(NULL);
   _exit(0);
