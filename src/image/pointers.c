@@ -11,6 +11,8 @@
 struct recording {
   struct pointers *r;
   const struct l54_table *streams; /* the metatable of Lua's files */
+  const struct pointers_range *used;
+  size_t nused;
   size_t outsides_room, tables_room;
   bool failed;
 };
@@ -75,6 +77,19 @@ static inline void see_outside(void *context, void *slot, enum image_kind kind) 
     list(c, slot, kind, NULL);
 }
 
+/* Whether it leads into memory in use, or to its end. */
+static bool is_used(const struct recording *c, uintptr_t word) {
+  size_t low = 0, high = c->nused; /* the first range that begins behind it */
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    if ((uintptr_t)c->used[middle].from <= word)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low > 0 && word - (uintptr_t)c->used[low - 1].from <= c->used[low - 1].nbytes;
+}
+
 /* Numbers are small or, as doubles, beyond the addresses of a process. */
 static bool can_be_address(uintptr_t word) {
   return word >= 65536 && (sizeof word < 8 || (uint64_t)word >> 56 == 0);
@@ -94,9 +109,10 @@ static inline void see_contents(void *context, struct l54_userdata *u, char *mem
   }
   for (size_t i = 0; i + sizeof(void *) <= nbytes; i += sizeof(void *)) {
     uintptr_t word = word_at(memory + i);
-    if (is_inside(c->r, word))
-      pointers_add(c->r, memory + i);
-    else if (can_be_address(word))
+    if (is_inside(c->r, word)) {
+      if (is_used(c, word))
+        pointers_add(c->r, memory + i);
+    } else if (can_be_address(word))
       list(c, memory + i, IMAGE_USERDATA, u);
   }
 }
@@ -151,7 +167,13 @@ static const struct l54_table *stream_metatable(lua_State *L) {
 }
 
 int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes) {
-  struct recording c = {.r = r, .streams = stream_metatable(L)};
+  struct pointers_range all = {base, nbytes};
+  return pointers_record_used(r, L, base, nbytes, &all, 1);
+}
+
+int pointers_record_used(struct pointers *r, lua_State *L, const void *base,
+                         size_t nbytes, const struct pointers_range *used, size_t n) {
+  struct recording c = {.r = r, .streams = stream_metatable(L), .used = used, .nused = n};
   *r = (struct pointers){.base = base, .nbytes = nbytes};
   r->bits = calloc(nbytes / 512 + 2, sizeof *r->bits);
   if (!r->bits)

@@ -38,6 +38,15 @@ struct pointers {
  * that can't be an address are not listed. Returns 0, or -ENOMEM and the record is empty.
  */
 int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes);
+/* The same of a region that is not all in use: a word of a userdata that leads to none of
+ * the n ranges, which are in order, is no pointer. Else a region of many GiB finds such
+ * words by chance, in what C modules have left unset. */
+struct pointers_range {
+  const char *from;
+  size_t nbytes;
+};
+int pointers_record_used(struct pointers *r, lua_State *L, const void *base,
+                         size_t nbytes, const struct pointers_range *used, size_t n);
 /* Sets the bit of one word more: the allocator's own. */
 void pointers_add(struct pointers *r, const void *slot);
 void pointers_free(struct pointers *r);

@@ -297,12 +297,12 @@ test("many leave nothing behind: no thread, descriptor or address", function(t)
     return n
   end
   burst(20)
-  t.within(10, function() return threads_of(p:pid()) == 1 end)
+  t.within(10, function() return threads_of(p:pid()) <= 2 end) -- one is kept for the next clone
   local maps, fds = mappings(), nfds()
   for _ = 1, 5 do burst(20) end
-  t.within(10, function() return threads_of(p:pid()) == 1 end)
+  t.within(10, function() return threads_of(p:pid()) <= 2 end)
   t.ok(mappings() <= maps + 20, "mappings: " .. maps .. ", " .. mappings())
-  t.eq(nfds(), fds)
+  t.within(10, function() return nfds() == fds end)
   p:close()
 end)
 

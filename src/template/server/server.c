@@ -198,7 +198,7 @@ void server_exit(struct server *s, int code) {
     s->before_exit();
   if (s->leave)
     s->leave(s, code);
-  if (s->nthreads > 0)
+  if (s->await_threads)
     s->await_threads(s, -1);
   flush_pending();
   _exit(code);

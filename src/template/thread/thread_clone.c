@@ -37,13 +37,20 @@ struct thread {
   char words[LIFE_TEXT_MAX];
 };
 
-/* What the thread that serves and the others tell each other. */
+/* What the thread that serves and the others tell each other. One thread is kept ahead,
+ * parked: a clone need not wait for the system to make one. It shares everything with the
+ * thread that serves until it is given a clone. */
 static struct {
   pthread_mutex_t lock;
-  pthread_cond_t changed;
+  pthread_cond_t changed, given;
+  int parked;         /* a thread waits for a clone */
+  int dismissed;      /* it is to end instead */
+  struct thread *job; /* the clone that it is given; NULL: taken */
   int settled; /* the one that begins has its own descriptors, or could not have them: */
   int error;
-} all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER,
+         .changed = PTHREAD_COND_INITIALIZER,
+         .given = PTHREAD_COND_INITIALIZER};
 
 /* ---- the end ---- */
 
@@ -126,12 +133,11 @@ static void close_templates(const struct server *s) {
   inbox_close_copies(&s->conn.in);
 }
 
-static void *run(void *data) {
-  struct thread *t = data;
+static void live_through(struct thread *t) {
   struct server *s = &t->server;
   if (unshare(CLONE_FILES | CLONE_FS) < 0) {
     settle(errno);
-    return NULL;
+    return;
   }
   server_set_self(s);
   clone_posix_thread((int)syscall(SYS_gettid));
@@ -150,6 +156,20 @@ static void *run(void *data) {
   struct server *template = t->template;
   free_thread(t);
   count_end(template);
+}
+
+static void *run(void *unused) {
+  (void)unused;
+  pthread_mutex_lock(&all.lock);
+  while (!all.job && !all.dismissed)
+    pthread_cond_wait(&all.given, &all.lock);
+  struct thread *t = all.job;
+  all.job = NULL;
+  all.parked = 0;
+  pthread_cond_broadcast(&all.changed);
+  pthread_mutex_unlock(&all.lock);
+  if (t)
+    live_through(t);
   return NULL;
 }
 
@@ -209,7 +229,8 @@ static void take_fds(struct thread *t, struct fdset *fds) {
   t->life = s->birth.fds.fd[1];
 }
 
-static int begin(struct thread *t) {
+/* 0 or an errno. */
+static int park(void) {
   static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
   pthread_attr_t attributes;
   pthread_t id;
@@ -220,14 +241,35 @@ static int begin(struct thread *t) {
   sigfillset(&every); /* signals are the process's, and the main thread takes them, */
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
     sigdelset(&every, faults[i]); /* but for those of the thread's own doing */
-  all.settled = 0;
+  all.parked = 1;                 /* nobody else writes it now */
   sigprocmask(SIG_SETMASK, &every, &before);
-  int error = pthread_create(&id, &attributes, run, t);
+  int error = pthread_create(&id, &attributes, run, NULL);
   sigprocmask(SIG_SETMASK, &before, NULL);
   pthread_attr_destroy(&attributes);
   if (error)
+    all.parked = 0;
+  return error;
+}
+
+/* The parked thread ends, and is no more counted when this returns. */
+static void dismiss(void) {
+  pthread_mutex_lock(&all.lock);
+  all.dismissed = 1;
+  pthread_cond_signal(&all.given);
+  while (all.parked)
+    pthread_cond_wait(&all.changed, &all.lock);
+  all.dismissed = 0;
+  pthread_mutex_unlock(&all.lock);
+}
+
+static int begin(struct thread *t) {
+  int error = all.parked ? 0 : park();
+  if (error)
     return error;
   pthread_mutex_lock(&all.lock);
+  all.settled = 0;
+  all.job = t;
+  pthread_cond_signal(&all.given);
   while (!all.settled)
     pthread_cond_wait(&all.changed, &all.lock);
   error = all.error; /* the thread may have ended by now */
@@ -237,6 +279,7 @@ static int begin(struct thread *t) {
 
 static int await_all(const struct server *s, int ms) {
   struct timespec end;
+  dismiss();
   clock_gettime(CLOCK_MONOTONIC, &end);
   end.tv_nsec += ms % 1000 * 1000000L;
   end.tv_sec += ms / 1000 + end.tv_nsec / 1000000000L;
@@ -258,6 +301,8 @@ int thread_fork(struct server *s, const struct command *c,
     return deny(s, FAILURE_UNSUPPORTED, 0, "a clone that is a thread forks none");
   if (clone_before_fork(s) < 0)
     return -1;
+  if (s->collector.dirty) /* a seal does more where there is no other thread */
+    dismiss();
   if (clone_prepare_fork(s) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
   struct thread *t = calloc(1, sizeof *t);
@@ -281,8 +326,10 @@ int thread_fork(struct server *s, const struct command *c,
   s->nthreads++;
   int error = begin(t);
   fdset_close(&copies);
-  if (!error)
+  if (!error) {
+    (void)park(); /* for the next; where that fails it is told then */
     return 0;
+  }
   s->nthreads--;
   free_thread(t);
   return deny(s, FAILURE_FORK, error, "a thread can't be made");
