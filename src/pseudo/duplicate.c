@@ -64,7 +64,7 @@ int duplicate_make(struct family_member *to, struct family_member *from, char *w
                       heap_copy_reserve(&shape, heap_copy_place(from->heap)), &pointers};
   int r = -ENOMEM;
   if (c.to) {
-    r = pointers_record(&pointers, from->L, c.from, (size_t)(shape.region + shape.zone));
+    r = heap_copy_pointers(from->heap, from->L, &pointers);
     if (r == 0) {
       r = copy_all(&c, from);
       pointers_free(&pointers);

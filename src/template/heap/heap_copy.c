@@ -81,6 +81,38 @@ int heap_copy_parts(const struct heap *h, int (*f)(void *data, char *at, size_t 
   return r;
 }
 
+/* The memory in use, as ranges in order. */
+struct used {
+  struct pointers_range *range;
+  size_t n, room;
+};
+
+static int add_used(void *data, char *at, size_t size) {
+  struct used *u = data;
+  if (u->n == u->room) {
+    size_t more = u->room ? u->room * 2 : 16;
+    struct pointers_range *larger = realloc(u->range, more * sizeof *larger);
+    if (!larger)
+      return -ENOMEM;
+    u->range = larger;
+    u->room = more;
+  }
+  u->range[u->n++] = (struct pointers_range){at, size};
+  return 0;
+}
+
+int heap_copy_pointers(const struct heap *h, lua_State *L, struct pointers *ret) {
+  struct heap_shape shape;
+  struct used used = {0};
+  heap_copy_shape(h, &shape);
+  int r = heap_copy_parts(h, add_used, &used);
+  if (r == 0)
+    r = pointers_record_used(ret, L, h, (size_t)(shape.region + shape.zone), used.range,
+                             used.n);
+  free(used.range);
+  return r;
+}
+
 void heap_copy_words(struct heap *h, void (*f)(void *data, void *word), void *data) {
   void *words[] = {&h->first,      &h->base,     &h->end,        &h->top,
                    &h->soft_end,   &h->hard_end, &h->sealed_end, &h->run_start,

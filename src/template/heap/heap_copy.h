@@ -4,6 +4,7 @@
 #ifndef TEMPLATE_HEAP_COPY_H
 #define TEMPLATE_HEAP_COPY_H
 
+#include "image/pointers.h"
 #include "template/heap/heap.h"
 
 /* What a copy's addresses are reserved by. Bytes, multiples of the page. */
@@ -27,6 +28,10 @@ void heap_copy_shape(const struct heap *h, struct heap_shape *ret);
  */
 int heap_copy_parts(const struct heap *h, int (*f)(void *data, char *at, size_t size),
                     void *data);
+/* Where the pointers of the state are whose main thread is L, and whose memory is h: 0,
+ * or -ENOMEM. Words of userdata count as pointers only where they lead to memory in use.
+ */
+int heap_copy_pointers(const struct heap *h, lua_State *L, struct pointers *ret);
 /* f for each word of the heap's own that holds one of its addresses, or NULL. f may
  * change it by the distance that the heap itself has been moved. */
 void heap_copy_words(struct heap *h, void (*f)(void *data, void *word), void *data);

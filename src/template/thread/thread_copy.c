@@ -64,36 +64,6 @@ static int look_at_userdata(struct server *s, size_t nbytes) {
   return look.result < 0 ? deny(s, FAILURE_UNSUPPORTED, 0, look.why) : 0;
 }
 
-/* The memory in use, as ranges in order. */
-struct used {
-  struct pointers_range *range;
-  size_t n, room;
-};
-
-static int add_used(void *data, char *at, size_t size) {
-  struct used *u = data;
-  if (u->n == u->room) {
-    size_t more = u->room ? u->room * 2 : 16;
-    struct pointers_range *larger = realloc(u->range, more * sizeof *larger);
-    if (!larger)
-      return -ENOMEM;
-    u->range = larger;
-    u->room = more;
-  }
-  u->range[u->n++] = (struct pointers_range){at, size};
-  return 0;
-}
-
-static int record(struct server *s, lua_State *main, size_t nbytes) {
-  struct used used = {0};
-  int r = heap_copy_parts(s->heap, add_used, &used);
-  if (r == 0)
-    r = pointers_record_used(&recorded.pointers, main, s->heap, nbytes, used.range,
-                             used.n);
-  free(used.range);
-  return r;
-}
-
 static int look(struct server *s, lua_State *main) {
   struct heap_shape shape;
   if (is_known(s))
@@ -105,7 +75,7 @@ static int look(struct server *s, lua_State *main) {
   size_t nbytes = (size_t)(shape.region + shape.zone);
   if (look_at_userdata(s, nbytes) < 0)
     return -1;
-  if (record(s, main, nbytes) < 0)
+  if (heap_copy_pointers(s->heap, main, &recorded.pointers) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for the record of its pointers");
   recorded.seals = s->collector.seals;
   return 0;
