@@ -207,6 +207,36 @@ static void test_a_refill_is_put_off_by_what_is_taken(void **state) {
   story_free(s);
 }
 
+static mf_process *youngest(mf_process *t) {
+  return list_entry(t->spares.prev, struct mf_process, spare_link);
+}
+
+/* The oldest had lain in no cache for long, and one whose birth has not been told of
+ * would be waited for. */
+static void test_the_youngest_spare_that_is_there_is_taken(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template_with_spares(s, &far), *q, *last;
+  let_refill(s, t, far);
+  last = youngest(t);
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_ptr_equal(q, last);
+  mf_close(q, NULL, NULL);
+  take_spares(t, 3); /* and the refill's first is asked for */
+  sim_advance(s->sim, 10);
+  last = youngest(t);
+  assert_int_equal(last->forked, 0);
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_ptr_not_equal(q, last);
+  assert_int_equal(q->forked, 1);
+  mf_close(q, NULL, NULL);
+  assert_int_equal(mf_fork(t, &q), 0); /* there is no other */
+  assert_ptr_equal(q, last);
+  mf_close(q, NULL, NULL);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 /* None were made when only forks with their function had been asked for: of these a
  * template says nothing, only their clones do. */
 static void test_spares_begin_when_a_clone_tells_of_its_fork(void **state) {
@@ -373,6 +403,7 @@ int main(void) {
       cmocka_unit_test(test_spares_are_refilled_when_fewer_than_min_are_left),
       cmocka_unit_test(test_spares_begin_when_a_clone_tells_of_its_fork),
       cmocka_unit_test(test_a_refill_is_put_off_by_what_is_taken),
+      cmocka_unit_test(test_the_youngest_spare_that_is_there_is_taken),
       cmocka_unit_test(test_a_refill_that_failed_is_tried_again),
   };
   return cmocka_run_group_tests_name("process spares", tests, NULL, NULL);

@@ -34,14 +34,16 @@ void spares_lose(struct mf_process *p) {
     deadline_set(&template->context->deadlines, &template->refill, RETRY_DELAY_MS);
 }
 
-/* One that has hung up is as good as dead, though nobody has told its end yet. */
+/* The youngest that is there: what it touches is in the processor's caches still. One
+ * that has hung up is as good as dead, though nobody has told its end yet. */
 static struct mf_process *find_fit(const struct mf_process *p) {
+  struct mf_process *found = NULL;
   list_each(it, &p->spares) {
     struct mf_process *q = list_entry(it, struct mf_process, spare_link);
-    if (!q->eof && !q->gone)
-      return q;
+    if (!q->eof && !q->gone && (q->forked || !found))
+      found = q;
   }
-  return NULL;
+  return found;
 }
 
 /* Whoever takes one wants its first word soon, and a birth would be in the way: each
