@@ -10,7 +10,9 @@ local command = {
   description = [[
 Calls the function of one of the nodes (`moonfork node`) with the arguments, strings, and prints what
 it returns as a line: several values are separated by tabs. Where no node has room the call waits.]],
-  arguments = {{name = "ARG", help = "An argument of the function, a string; after -- also one that begins with -", many = true}},
+  arguments = {
+    {name = "ARG", help = "An argument of the function, a string; after -- also one that begins with -", many = true},
+  },
   options = {
     engine.url,
     engine.subject,
