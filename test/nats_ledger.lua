@@ -12,8 +12,10 @@ local kit = require "testkit"
 local ledger = require "ledger"
 local nats = require "nats"
 
-kit.setenv("LUA_PATH", package.path) -- for nodes and their workers
-kit.setenv("LUA_CPATH", package.cpath)
+for _, suffix in ipairs{"", "_5_4"} do -- for nodes and their workers
+  kit.setenv("LUA_PATH" .. suffix, package.path)
+  kit.setenv("LUA_CPATH" .. suffix, package.cpath)
+end
 
 local total = tonumber(arg[1] or 10000)
 local WINDOW = 2 * 2 + 16
