@@ -280,8 +280,8 @@ function engine.open(fork, options, log)
   else
     local folder = absolute(folder_of(options))
     known = read_known(folder)
-    if not known or not is_serving(fork, known) then
-      cli.fail(cli.FAILED, "--engine local: no server of %s is running; `moonfork node --engine local` starts it",
+    if not known then -- one that is being started again is waited for
+      cli.fail(cli.FAILED, "--engine local: no server was started in %s; `moonfork node --engine local` does that",
         folder)
     end
   end

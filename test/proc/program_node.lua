@@ -1,0 +1,97 @@
+-- `moonfork node`, `call` and `top --engine`: with a real nats-server, and with one of the node's own.
+local story = require "story"
+local kit = story.kit
+local program = require "program"
+local nats = require "nats"
+story.census = false
+
+if not package.searchpath("moonfork.nats_core", package.cpath) then
+  story.test("a node", function(t) t.skip "built without NATS" end)
+  story.done()
+end
+
+local WORK = [[-e 'function f(...) if ... == "raise" then error "it is bad" end return "did", ... end' f]]
+
+-- A node that serves; words: its engine.
+local function node(t, words, options)
+  local running = program.start(t, "node " .. words .. " -n 2 " .. WORK, options)
+  t.outside(30, function() return running.out():find " ready " or running:ended() end)
+  if not running.out():find " ready " then t.fail("it did not start:\n%s", running.err()) end
+  return running
+end
+
+story.test("call prints what a node's function returns; top shows the node; TERM drains", function(t)
+  local server = nats.start(t, {jetstream = true})
+  local engine = ("--engine %s --subject a.b"):format(server.url)
+  local status = t:file "status"
+  local running = node(t, engine .. " --jobs JOBS --name first --status " .. status)
+  t.eq({program.run("call " .. engine .. " x 'y z'")}, {"did\tx\ty z\n", "", 0})
+  local out, err, code = program.run("call " .. engine .. " raise")
+  t.eq({out, code}, {"", 1})
+  t.match(err, "^moonfork call: .*it is bad\nstack traceback")
+  out, err, code = program.run("top " .. engine)
+  t.eq({err, code}, {"", 0})
+  t.match(out, "^a%.b, engine up, 1 nodes, 2 workers\njobs of JOBS: 0 wait")
+  t.match(out, "\nfirst +2 +0 +20 +20 +2 ")
+  out, err, code = program.run("top " .. status)
+  t.eq({err, code}, {"", 0})
+  t.match(out, "^node first, up .*, engine up, holds 0 of 20\njobs: 0 here")
+  running:kill(kit.SIGHUP)
+  t.outside(20, function() return running.out():find " reloaded" end)
+  t.eq({program.run("call " .. engine .. " again")}, {"did\tagain\n", "", 0})
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  t.match(running.out(), " stopped\n$")
+  out, err, code = program.run("call --timeout 0.3 " .. engine .. " x")
+  t.eq({out, code}, {"", 1})
+  t.match(err, "timed out")
+end)
+
+story.test("passwords and tokens come from files; wrong usage is told", function(t)
+  local server = nats.start(t, {user = "u", password = "p"})
+  local engine = ("--engine %s --subject s --user u --password-file %s"):format(server.url, t:file("secret", "p\n"))
+  local running = node(t, engine)
+  t.eq({program.run("call " .. engine .. " x")}, {"did\tx\n", "", 0})
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  for words, message in pairs{
+    ["call --subject s"] = "--engine is missing", ["node --engine local f"] = "--subject is missing",
+    ["top"] = "a status address, or --engine and --subject", ["top a --engine local"] = "exclude each other",
+  } do
+    local _, err, code = program.run(words)
+    t.ok(err:find(message, 1, true), err)
+    t.eq(code, 2, words)
+  end
+  local _, err, code = program.run("node --engine nats://127.0.0.1:1 --subject s nothing")
+  t.match(err, "there is no global function 'nothing'")
+  t.eq(code, 126)
+end)
+
+story.test("a local server starts with the node, comes back when it dies, and ends with it", function(t)
+  nats.program(t)
+  local words = ("--engine local --store %s --subject s"):format(t:file "store")
+  local out, err, code = program.run("call " .. words .. " x")
+  t.eq({out, code}, {"", 1})
+  t.match(err, "no server was started in ")
+  local running = node(t, words .. " --jobs J")
+  t.eq({program.run("call " .. words .. " x")}, {"did\tx\n", "", 0})
+  -- of the whole machine only the child of this node
+  local function server()
+    for pid, process in pairs(kit.processes()) do
+      if process.ppid == running.pid and process.comm == "nats-server" and process.state ~= "Z" then return pid end
+    end
+  end
+  local first = t.ok(server())
+  kit.kill(first, kit.SIGKILL)
+  t.outside(20, function() return server() and server() ~= first end)
+  t.eq({program.run("call " .. words .. " again")}, {"did\tagain\n", "", 0})
+  local last = server()
+  running:kill(kit.SIGKILL)
+  t.eq(running:wait(), 137)
+  t.outside(10, function() return not t.alive(last) end)
+  local mode = io.popen(("stat -c %%a '%s' '%s/engine'"):format(t:file "store", t:file "store"))
+  t.eq(mode:read "a", "700\n600\n")
+  mode:close()
+end)
+
+story.done()
