@@ -61,7 +61,7 @@ void node_forget_calls(mf_node *node); /* their answers go nowhere */
 
 /* node_life.c */
 unsigned node_held(const mf_node *node); /* calls and jobs */
-void node_say(mf_node *node);  /* a beat, now */
-void node_step(mf_node *node); /* the next phase, if it is time for that */
+void node_say(mf_node *node);            /* a beat, now */
+void node_step(mf_node *node);           /* the next phase, if it is time for that */
 
 #endif
