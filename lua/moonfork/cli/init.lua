@@ -13,7 +13,7 @@
 
 local cli = {
   -- in the order of --help
-  commands = {"run", "map", "serve", "top", "node", "call", "agent", "doctor", "bench"},
+  commands = {"run", "map", "serve", "top", "node", "call", "image", "agent", "doctor", "bench"},
 }
 
 -- Exit codes, as --help and the manual pages tell them.

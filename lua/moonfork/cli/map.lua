@@ -21,6 +21,7 @@ is told on standard error with its number, and ends the run, unless --keep-going
      help = "Worker processes"},
     template.options[1],
     template.options[2],
+    template.image,
     template.on,
     {long = "--unordered", help = "Write answers as they come"},
     {long = "--chunk", value = "N", kind = "count", help = "Lines that travel together",

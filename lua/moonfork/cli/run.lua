@@ -19,6 +19,7 @@ clone that was killed.]],
   options = {
     template.options[1],
     template.options[2],
+    template.image,
     template.on,
     {short = "-n", long = "--count", value = "N", kind = "count", default = "1",
      help = "Run it in N clones at the same time"},
@@ -55,7 +56,8 @@ local function copy(socket, output)
 end
 
 -- What the first clone meets where the modules or the template can't be used.
-local NOT_LOADED = {REMOTE = true, TEMPLATE_START = true, TEMPLATE_DIED = true}
+-- EINVAL, UNSUPPORTED: of its image.
+local NOT_LOADED = {REMOTE = true, TEMPLATE_START = true, TEMPLATE_DIED = true, EINVAL = true, UNSUPPORTED = true}
 
 local function worst(a, b)
   return a > b and a or b

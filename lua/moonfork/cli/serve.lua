@@ -21,6 +21,7 @@ Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
      help = "Worker processes"},
     template.options[1],
     template.options[2],
+    template.image,
     {long = "--raw", help = "Call FUNCTION(socket, listener...) once in each worker, which accepts by itself"},
     {long = "--http", help = "Speak HTTP/1.1: FUNCTION(request) returns status, headers, body"},
     {long = "--async", help = "Call FUNCTION in a coroutine for each connection (with --http: each request):"
@@ -108,7 +109,7 @@ assert(require("moonfork.serve_core").become(user ~= "" and user or nil, group ~
 
 local function make_template(fork, options)
   return function()
-    local process = fork.new_exec{session = "new"}
+    local process = fork.new_exec{session = "new", image = options.image}
     if options.user or options.group then process:eval(BECOME, options.user or "", options.group or "") end
     if options.async then process:eval [[require("moonfork.serve_luv").defer()]] end
     return template.fill(process, options)

@@ -15,6 +15,8 @@ template.options = {
 template.on = {long = "--on", value = "COMMAND", many = true,
   help = "Behind that command of the shell, as in --on 'ssh host'; given again, in each of them. "
     .. "`moonfork agent` is added where the command does not name it; `local`: on this machine, too"}
+template.image = {long = "--image", value = "FILE", kind = "file",
+  help = "Begin with the template of that file, which `moonfork image` has made"}
 template.argument = {name = "FUNCTION",
   help = "'module:name' (the module is loaded), or the name of a global, dotted for fields"}
 
@@ -59,7 +61,8 @@ end
 --- make(options [, tree]): the template of a command, and its function found in it. tree: what its
 -- clones start ends with them.
 function template.make(options, tree)
-  return template.fill(require("moonfork").new_exec{session = "new", tree = tree}, options)
+  return template.fill(require("moonfork").new_exec{session = "new", tree = tree, image = options.image},
+    options)
 end
 
 -- Trees need /proc.
@@ -92,8 +95,8 @@ function template.make_all(options)
   return list
 end
 
---- fill(process, options): loads into it what -l and -e say, and looks for the function.
-function template.fill(process, options)
+--- load(process, options): loads into it what -l and -e say.
+function template.load(process, options)
   local count = 0
   for _, item in ipairs(options.code or {}) do
     if item[1] == "load" then
@@ -103,6 +106,12 @@ function template.fill(process, options)
       process:eval(EVAL, item[2], count == 1 and "(-e)" or ("(-e %d)"):format(count))
     end
   end
+  return process
+end
+
+--- fill(process, options): does that, and looks for the function.
+function template.fill(process, options)
+  template.load(process, options)
   process:eval(RESOLVE, options["function"])
   process:seal()
   return process

@@ -1,0 +1,56 @@
+-- `moonfork image`, and --image of run and map: a template in a file, made, checked, described and
+-- used from the shell.
+local story = require "story"
+local program = require "program"
+story.census = false
+
+local run = program.run
+local FUNCTIONS = [[-e 'function hi(socket, name) socket:write("hi ", name, " ", word, "\n") end'
+  -e 'function double(line) return line * factor end word, factor = "there", 2']]
+
+local function made(t)
+  local file = t:file "image"
+  local out, err, code = run(("image -o '%s' %s"):format(file, FUNCTIONS:gsub("\n", " ")))
+  if err:find("can't be saved: ", 1, true) and code == 1 then t.skip(err) end
+  t.eq({out, err, code}, {"", "", 0})
+  return file
+end
+
+story.test("an image is made, and run and map begin with it", function(t)
+  local file = made(t)
+  local out, err, code = run(("run --image '%s' hi you"):format(file))
+  t.eq({out, err, code}, {"hi you there\n", "", 0})
+  out, err, code = run(("map --image '%s' -j 2 -e 'factor = 3' double"):format(file), {stdin = "1\n2\n3\n"})
+  t.eq({out, err, code}, {"3\n6\n9\n", "", 0})
+end)
+
+story.test("--check and --info", function(t)
+  local file = made(t)
+  local out, err, code = run(("image --check '%s'"):format(file))
+  t.eq({out, err, code}, {"", "", 0})
+  out, err, code = run(("image --info '%s'"):format(file))
+  t.eq({err, code}, {"", 0})
+  t.match(out, "size +%d+%.%d MiB\n")
+  t.match(out, "%x%x%x%x%x%x%x%x+ the template program\n")
+  local text = t.read(file)
+  local f = assert(io.open(file, "wb"))
+  f:write(text:sub(1, -100), ("\1"):rep(99))
+  f:close()
+  out, err, code = run(("image --check '%s'"):format(file))
+  t.eq({out, code}, {"", 126})
+  t.match(err, "^moonfork image: [^\n]*image[^\n]*checksum of its contents[^\n]*\n$")
+end)
+
+story.test("wrong usage and files that are no images", function(t)
+  for _, case in ipairs{{"image", 2, "one of the options"}, {"image -o x --check y", 2, "one of the options"},
+    {"image --info /no/such", 126, "No such file"}, {"image --check /no/such", 126, "No such file"},
+    {"image --info '" .. program.path .. "'", 126, "no image"}, {"image -o /no/such/folder/x", 1, "can't be saved"},
+    {"run --image /no/such f", 126, "No such file"}, {"image -o x -l no.such", 126, "no%.such"}} do
+    local out, err, code = run(case[1])
+    t.eq(out, "")
+    t.match(err, "^moonfork[ %l]*: [^\n]*" .. case[3] .. "[^\n]*\n$")
+    t.eq(code, case[2], case[1])
+  end
+end)
+
+story.done()
