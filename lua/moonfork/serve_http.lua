@@ -129,7 +129,7 @@ function http.run(worker)
 
   local options = {
     control = worker.control:fileno(), listeners = numbers, row = worker.board:row(worker.row),
-    max_requests = settings.max_requests, connections = settings.connections,
+    max_requests = settings.max_requests, connections = settings.connections, bodies_max = settings.bodies,
     call = worker.f, traceback = with_traceback, done = settings.access and done or nil,
     failed = function(message) worker:failed(message) end,
     tick = function() return worker.draining end,

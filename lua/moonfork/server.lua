@@ -27,15 +27,15 @@ local BACKOFF_MIN, BACKOFF_MAX = 0.05, 5 -- seconds before a worker is replaced 
 local KILL_AFTER = 0.5 -- seconds between SIGTERM and SIGKILL for a function that hangs
 local JITTER = 0.1 -- of max_requests, so that workers are not replaced all at once
 local CONNECTIONS_MAX = 10000 -- of a worker at the same time, with http and async
-local COUNT_MAX = {workers = ROWS // 2, connections = 1000000, max_requests = 1 << 53, max_memory = 1 << 53}
+local COUNT_MAX = {workers = ROWS // 2, connections = 1000000, max_bodies = 1 << 53, max_requests = 1 << 53, max_memory = 1 << 53}
 local WANTED = {reload = true, resize = true, stop = true} -- ends for reasons that are no worker's
 local MEMORY_PERIOD = 1 -- seconds between two looks at the memory of workers
 
 local Server = {}
 Server.__index = Server
 
-local valid = check.set("template name listen sockets workers raw http async connections max_requests "
-  .. "max_memory timeout grace log access on_state")
+local valid = check.set("template name listen sockets workers raw http async connections max_bodies "
+  .. "max_requests max_memory timeout grace log access on_state")
 
 local function now()
   return serve_core.now() / 1e6
@@ -73,7 +73,7 @@ local function check_options(options)
   for _, name in ipairs{"listen", "sockets"} do
     if options[name] ~= nil then check.option_type(where, name, options[name], "table") end
   end
-  for _, name in ipairs{"workers", "connections", "max_requests", "max_memory"} do
+  for _, name in ipairs{"workers", "connections", "max_bodies", "max_requests", "max_memory"} do
     check.option_count(where, name, options[name], 1, COUNT_MAX[name])
   end
   check.option_duration(where, "timeout", options.timeout)
@@ -129,11 +129,11 @@ function Server:settings()
   end
   local engine, timeout = engine_of(options), options.timeout
   if timeout == math.huge then timeout = nil end
-  return ("{timeout=%s,max_requests=%s,access=%s,log=%s,engine=%s,async=%s,connections=%d}"):format(
+  return ("{timeout=%s,max_requests=%s,access=%s,log=%s,engine=%s,async=%s,connections=%d,bodies=%s}"):format(
     timeout and ("%d/1e6"):format(math.ceil(timeout * 1e6)) or "nil", max or "nil",
     tostring(options.access or false), options.log and ("%q"):format(options.log) or "nil",
     engine and ("%q"):format(engine) or "nil", tostring(options.async or false),
-    options.connections or CONNECTIONS_MAX)
+    options.connections or CONNECTIONS_MAX, options.max_bodies or "nil")
 end
 
 local function how_it_ended(status)

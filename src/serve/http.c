@@ -90,6 +90,7 @@ static void drop(struct connection *c) {
   close(c->fd);
   free(c->input.data);
   free(c->strings.data);
+  h->bodies -= c->body.size;
   free(c->body.data);
   free(c->out.data);
   free(c);
@@ -517,6 +518,7 @@ static void read_options(struct http *h) {
   h->limits[IDLE] = milliseconds(L, "idle", 60);
   h->limits[LINGER] = 2000;
   h->body_max = size_option(L, "body_max", 8 << 20);
+  h->bodies_max = size_option(L, "bodies_max", 256 << 20);
   h->connections_max = size_option(L, "connections", 10000);
   h->left = integer(L, "max_requests", -1);
   h->control = (int)integer(L, "control", -1);

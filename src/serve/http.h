@@ -111,6 +111,7 @@ struct http {
   int draining, is_drained, accepting, has_called;
   uint64_t accept_at; /* descriptors were used up: not before this */
   size_t nconnections, connections_max, body_max;
+  size_t bodies, bodies_max; /* bytes, of all connections together */
   uint64_t limits[PHASES], now;
   struct queue queues[PHASES];
   struct connection *ready, **ready_end;

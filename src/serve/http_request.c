@@ -214,7 +214,14 @@ static int on_body(http_parser *parser, const char *at, size_t size) {
     c->error = 413;
     return 1;
   }
-  return text_append(&c->body, at, size) < 0;
+  if (c->http->bodies + size > c->http->bodies_max) {
+    c->error = 503;
+    return 1;
+  }
+  if (text_append(&c->body, at, size) < 0)
+    return 1;
+  c->http->bodies += size;
+  return 0;
 }
 
 /* A chunk begins, whose size is told: no need to wait for what will not be taken. */
@@ -253,6 +260,7 @@ const http_parser_settings http_settings = {
 
 void request_reset(struct connection *c) {
   text_empty(&c->strings);
+  c->http->bodies -= c->body.size;
   text_empty(&c->body);
   http_parser_pause(&c->parser, 0);
   c->nfields = 0;

@@ -85,10 +85,10 @@ local function get(path)
 end
 
 local function start(t, words)
-  port = 20000 + (kit.getpid() * 7 + 1) % 20000
-  running = program.start(t, ("serve --http --log text --listen 127.0.0.1:%d %s %s"):format(port, words, APP))
+  running = program.start(t, ("serve --http --log text --listen 127.0.0.1:0 %s %s"):format(words, APP))
   t.outside(15, function() return running.out():find " ready " or running:ended() end)
   if not running.out():find " ready " then t.fail("it did not start:\n%s", running.err()) end
+  port = running.out():match " listen=127%.0%.0%.1:(%d+)"
 end
 
 local function stop(t)
@@ -341,6 +341,27 @@ test("a chunked request cut at each place, and one behind it", "-n 1", function(
   for byte in text:gmatch "%Z" do socket:write(byte) end
   t.eq(select(3, read_response(socket)), "PUT  a\nbde")
   socket:close()
+end)
+
+test("the bodies of all connections together have a limit", "-n 1 --max-bodies 100K", function(t)
+  local head = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+  local held = {}
+  for i = 1, 2 do -- each is let in, and waits for its end
+    held[i] = connect()
+    held[i]:write(head:format(40001), ("x"):rep(40000))
+  end
+  t.outside(10, function() -- once these have been read
+    local status, headers = request(head:format(30000) .. ("x"):rep(30000))
+    if status == 200 then return false end
+    t.eq({status, headers.connection}, {503, "close"})
+    return true
+  end)
+  t.eq(request(head:format(5) .. "hello"), 200)
+  held[1]:write "x"
+  t.eq((read_response(held[1])), 200)
+  held[2]:close()
+  t.outside(10, function() return request(head:format(90000) .. ("x"):rep(90000)) == 200 end)
+  held[1]:close()
 end)
 
 test("a function that is wrong", "-n 1", function(t)

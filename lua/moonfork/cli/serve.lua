@@ -28,6 +28,8 @@ Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
        .. " while one waits for its connection or for luv, others go on"},
     {long = "--connections", value = "N", kind = "count", default = "10000",
      help = "With --http and --async: connections that a worker has at the same time; further ones wait"},
+    {long = "--max-bodies", value = "BYTES", kind = "bytes", default = "256M",
+     help = "With --http: bodies of requests that a worker has at the same time; beyond, 503 (K, M, G)"},
     {long = "--max-requests", value = "N", kind = "count",
      help = "Replace a worker after N requests, a tenth more or less"},
     {long = "--max-memory", value = "BYTES", kind = "bytes",
@@ -138,7 +140,8 @@ function command.main(options)
   local instance, err = server.new{
     template = make_template(fork, options), name = options["function"], listen = options.listen,
     sockets = sockets, workers = options.workers, raw = options.raw,
-    http = options.http, async = options.async, connections = options.connections, max_requests = options.max_requests,
+    http = options.http, async = options.async, connections = options.connections,
+    max_bodies = options.max_bodies, max_requests = options.max_requests,
     max_memory = options.max_memory, timeout = options.timeout, grace = options.grace, log = options.log,
     access = options.log ~= nil,
     on_state = function(state)

@@ -22,6 +22,7 @@
 ---@field http? boolean call it for each request of HTTP/1.1
 ---@field async? boolean call it in a coroutine
 ---@field connections? integer of a worker at the same time, with http and async (10,000)
+---@field max_bodies? integer bytes of the bodies of requests that a worker has at the same time, with http (256 MiB)
 ---@field max_requests? integer replace a worker after so many, a tenth more or less
 ---@field max_memory? integer replace a worker whose private bytes are more
 ---@field timeout? number seconds that a request may take
