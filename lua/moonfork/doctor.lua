@@ -6,6 +6,7 @@ local fork = require "moonfork"
 local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local clone = require "moonfork.clone"
+local ended_by = require "moonfork.ended_by"
 local log = require "moonfork.serve_log"
 
 local doctor = {}
@@ -134,29 +135,19 @@ end
 
 -- ---- the ends of a template that does not get through ----
 
-local function signal_name(number)
-  for name, n in pairs((core.signals())) do
-    if n == number then return "SIG" .. name end
-  end
-  return "signal " .. number
-end
-
 -- Without room or descriptors for it there has been no template.
 local NEVER_THERE = {LIMIT = true, NOMEM = true}
 
 -- The template has ended by itself, or was none.
 local function ended(state, err)
-  local what = state.loading and ("the module '%s' ended the template while it was loaded"):format(state.loading)
-    or "the template ended"
+  local what = state.loading and ended_by.while_loading(state.loading) or "the template ended"
   local status, why = state.process:wait(5)
   err = err or why
   if err and err.code == "TEMPLATE_START" then return err end
   if err and NEVER_THERE[err.code] then
     return core.error(err.code, "the template can't be started: " .. err.message)
   end
-  if status and status.signal then what = ("%s: %s"):format(what, signal_name(status.signal))
-  elseif status and status.code then
-    what = ("%s: exit code %d (os.exit or exit)"):format(what, status.code)
+  if status and (status.signal or status.code) then what = ended_by.text(what, status)
   elseif err then what = what .. ": " .. err.message end
   return core.error("TEMPLATE_DIED", what)
 end

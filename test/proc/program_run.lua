@@ -174,6 +174,19 @@ story.test("an interrupt ends it while the template is still loading", function(
   end
 end)
 
+story.test("a module that ends the template is named, by each command", function(t)
+  t:module("run_exits", "os.exit(3)")
+  local env = ("env LUA_PATH_5_4='%s'"):format(package.path)
+  for _, command in ipairs{"run", "map", "serve --listen " .. t:file "socket"} do
+    for code, words in pairs{["the module 'run_exits' ended the template while it was loaded: exit code 3"] =
+        "-l string -l run_exits -l run_nowhere",
+      ["the code of -e 2 ended the template: exit code 0"] = "-e x=1 -e 'os.exit(0)'"} do
+      local _, err, status = run(("%s %s -e 'function f() end' f"):format(command, words), {env = env})
+      t.eq({err, status}, {("moonfork %s: %s (os.exit or exit)\n"):format(command:match "%l+", code), 126})
+    end
+  end
+end)
+
 story.test("the value of an option may begin with a minus", function(t)
   local out, err, code = run [[run -e '-- a comment
     function f(s, a) s:write(a, "\n") end' f -e]]

@@ -52,8 +52,27 @@ local function with_advice(text)
   return ("module '%s' not found (LUA_PATH and LUA_CPATH say where modules are looked for)"):format(module)
 end
 
+-- What a template was at when it ended, for the errors that say only that it has.
+local at_work
+
+-- Called when an item has been loaded, or not.
+local function note(item, name, err)
+  if err and err.code == "CLONE_DIED" and not at_work then at_work = {item = item, name = name} end
+end
+
+local function ended_while_loading(err)
+  if type(err) ~= "table" or not at_work or not err.exit or not (err.exit.code or err.exit.signal) then return end
+  if err.code ~= "CLONE_DIED" and err.code ~= "TEMPLATE_DIED" then return end
+  local ended_by = require "moonfork.ended_by"
+  local what = at_work.item[1] == "load" and ended_by.while_loading(at_work.item[2])
+    or ("the code of %s ended the template"):format(at_work.name:match "^%((.*)%)$")
+  return ended_by.text(what, err.exit)
+end
+
 --- first_line(err): an error in one line, without what Lua puts before it on the way.
 function template.first_line(err)
+  local ended = ended_while_loading(err)
+  if ended then return ended end
   local text = type(err) == "table" and err.message or tostring(err)
   return (one_line(with_advice(text)):gsub("^moonfork:%d+: ", ""))
 end
@@ -99,12 +118,15 @@ end
 function template.load(process, options)
   local count = 0
   for _, item in ipairs(options.code or {}) do
+    local name
     if item[1] == "load" then
       process:require(item[2])
     else
       count = count + 1
-      process:eval(EVAL, item[2], count == 1 and "(-e)" or ("(-e %d)"):format(count))
+      name = count == 1 and "(-e)" or ("(-e %d)"):format(count)
+      process:eval(EVAL, item[2], name)
     end
+    process:memory(function(err) note(item, name, err) end)
   end
   return process
 end
