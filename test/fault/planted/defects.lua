@@ -78,7 +78,8 @@ return {
     tests = {"unit/test_minheap"}},
   {name = "idmap: an old id finds a new call", file = "src/base/idmap.c",
     find = "return n && n->id == id ? n->value : NULL;", replace = "return n ? n->value : NULL;",
-    tests = {"unit/test_rpc", "unit/test_rpc_ends", "unit/test_pool", "unit/test_pool_templates", "unit/test_pool_sim"}},
+    tests = {"unit/test_rpc", "unit/test_rpc_ends", "unit/test_pool", "unit/test_pool_templates",
+      "unit/test_pool_sim"}},
   {name = "boot: the null descriptor of a stream is not closed", file = "src/parent/start/boot.c",
     find = "  s->ops->close(s, &pair[1]);\n  fd_close(&null_fd);", replace = "  s->ops->close(s, &pair[1]);",
     tests = {"proc/options.lua"}},
@@ -113,10 +114,11 @@ return {
   {name = "connection: a short write of RUNNING is not continued",
     file = "src/template/server/connection.c",
     find = "      done += (size_t)n;", replace = "      done = sizeof header;",
-    tests = {"unit/test_template", "unit/test_template_ends", "proc/rpc_more.lua", "fault/f_start.lua", "fault/f_death.lua"}},
+    tests = {"unit/test_template", "unit/test_template_ends", "proc/rpc_more.lua", "fault/f_start.lua",
+      "fault/f_death.lua"}},
   {name = "script: the reason of a refused fork is lost", file = "src/template/fork/clone.c",
-    find = "  if (run_before_fork(s) < 0)\n    return -1;",
-    replace = "  if (run_before_fork(s) < 0)\n    return deny(s, FAILURE_FORK, 0, \"refused\");",
+    find = "  if (clone_before_fork(s) < 0)\n    return -1;",
+    replace = "  if (clone_before_fork(s) < 0)\n    return deny(s, FAILURE_FORK, 0, \"refused\");",
     tests = {"proc/clone_lib.lua"}},
 
   -- ---- wire ----
@@ -169,8 +171,8 @@ return {
     find = "  if (n > 2)\n    fd_set_cloexec((int)n, 1);\n", replace = "",
     tests = {{"proc/sockets.lua", "wrap: programs"}}},
   {name = "socket: an interrupted write fails", file = "src/socket/sys.c",
-    find = "    r = write_some(fd, iov, niov, now);\n  while (r < 0 && errno == EINTR);",
-    replace = "    r = write_some(fd, iov, niov, now);\n  while (0);",
+    find = "  while ((r = write_some(fd, iov, niov, now)) < 0 && errno == EINTR)",
+    replace = "  while ((r = write_some(fd, iov, niov, now)) < 0 && 0)",
     tests = {{"proc/sockets.lua", "interrupted writes"}}},
 
   -- ---- operating system ----
