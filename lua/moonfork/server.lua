@@ -27,7 +27,8 @@ local BACKOFF_MIN, BACKOFF_MAX = 0.05, 5 -- seconds before a worker is replaced 
 local KILL_AFTER = 0.5 -- seconds between SIGTERM and SIGKILL for a function that hangs
 local JITTER = 0.1 -- of max_requests, so that workers are not replaced all at once
 local CONNECTIONS_MAX = 10000 -- of a worker at the same time, with http and async
-local COUNT_MAX = {workers = ROWS // 2, connections = 1000000, max_bodies = 1 << 53, max_requests = 1 << 53, max_memory = 1 << 53}
+local COUNT_MAX = {workers = ROWS // 2, connections = 1000000, max_bodies = 1 << 53,
+  max_requests = 1 << 53, max_memory = 1 << 53}
 local WANTED = {reload = true, resize = true, stop = true} -- ends for reasons that are no worker's
 local MEMORY_PERIOD = 1 -- seconds between two looks at the memory of workers
 
