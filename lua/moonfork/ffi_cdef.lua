@@ -184,6 +184,16 @@ typedef struct mf_pool_info {
 } mf_pool_info;
 int mf_pool_stats(const mf_pool *, mf_pool_info *);
 size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);
+typedef struct mf_pool_worker {
+  int pid;
+  unsigned running;
+  uint64_t calls;
+  uint64_t run_us;
+  mf_pool_times run_time;
+  uint64_t memory;
+  uint64_t shared;
+} mf_pool_worker;
+size_t mf_pool_workers(const mf_pool *, mf_pool_worker *workers, size_t size, size_t n);
 void mf_pool_abort(mf_pool *);
 typedef void (*mf_pool_close_cb)(mf_pool *, void *data);
 void mf_pool_close(mf_pool *, mf_pool_close_cb, void *data);

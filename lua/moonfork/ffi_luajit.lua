@@ -608,6 +608,31 @@ local function times(t)
     p99 = tonumber(t.p99_us) / 1e6, max = tonumber(t.max_us) / 1e6 }
 end
 
+local function deaths(info)
+  local list = {}
+  for i = 1, info.nlast do
+    local d = info.last[i - 1]
+    list[i] = { pid = d.pid >= 0 and d.pid or nil, age = tonumber(d.age_ms) / 1e3,
+      reason = ffi.string(d.reason), exit = exit_table(d.exit) }
+  end
+  return list
+end
+
+local function workers(pool)
+  local size = ffi.sizeof "mf_pool_worker"
+  local n = tonumber(lib.mf_pool_workers(pool, nil, size, 0))
+  local found, list = ffi.new("mf_pool_worker[?]", n + 1), {}
+  n = math.min(n, tonumber(lib.mf_pool_workers(pool, found, size, n)))
+  for i = 1, n do
+    local w = found[i - 1]
+    local run_time = times(w.run_time)
+    run_time.total = tonumber(w.run_us) / 1e6
+    list[i] = { pid = w.pid, calls = tonumber(w.calls), running = w.running,
+      memory = tonumber(w.memory), shared = tonumber(w.shared), run_time = run_time }
+  end
+  return list
+end
+
 function core.stats(s)
   if s.is_over then return nil, CLOSED end
   local info = ffi.new "mf_pool_info"
@@ -616,7 +641,7 @@ function core.stats(s)
   if code < 0 then return nil, code end
   local stats = { state = STATES[info.state], p50 = tonumber(info.p50_us) / 1e6,
     p99 = tonumber(info.p99_us) / 1e6, queue_time = times(info.queue_time),
-    run_time = times(info.run_time) }
+    run_time = times(info.run_time), per_worker = workers(s.pool), last = deaths(info) }
   for _, name in ipairs(COUNTS) do stats[name] = tonumber(info[name]) end
   return stats
 end

@@ -377,6 +377,7 @@ function pool_methods.stats(self)
   for _, key in ipairs { "workers", "idle", "starting", "leaving", "queued", "running" } do
     stats[key] = 0
   end
+  stats.per_worker, stats.last = {}, stats.last or {}
   stats.state = service.failure and "failed" or "closed"
   return stats
 end

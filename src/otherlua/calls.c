@@ -320,13 +320,54 @@ static void set_seconds(lua_State *L, const char *name, uint64_t us) {
   lua_setfield(L, -2, name);
 }
 
-static void set_times(lua_State *L, const char *name, const mf_pool_times *t) {
-  lua_createtable(L, 0, 4);
+static void push_times(lua_State *L, const mf_pool_times *t) {
+  lua_createtable(L, 0, 5);
   set_seconds(L, "p50", t->p50_us);
   set_seconds(L, "p90", t->p90_us);
   set_seconds(L, "p99", t->p99_us);
   set_seconds(L, "max", t->max_us);
+}
+
+static void set_times(lua_State *L, const char *name, const mf_pool_times *t) {
+  push_times(L, t);
   lua_setfield(L, -2, name);
+}
+
+static void push_deaths(lua_State *L, const mf_pool_info *info) {
+  lua_createtable(L, (int)info->nlast, 0);
+  for (unsigned i = 0; i < info->nlast; i++) {
+    const mf_pool_death *d = &info->last[i];
+    lua_createtable(L, 0, 4);
+    if (d->pid >= 0)
+      set_count(L, "pid", d->pid);
+    set_seconds(L, "age", d->age_ms * 1000);
+    lua_pushstring(L, d->reason);
+    lua_setfield(L, -2, "reason");
+    push_exit(L, &d->exit);
+    lua_setfield(L, -2, "exit");
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+}
+
+/* The memory is the collector's, whatever raises. */
+static void push_workers(lua_State *L, const mf_pool *pool) {
+  size_t n = mf_pool_workers(pool, NULL, sizeof(mf_pool_worker), 0);
+  mf_pool_worker *w = lua_newuserdata(L, (n + 1) * sizeof *w);
+  n = mf_pool_workers(pool, w, sizeof *w, n);
+  lua_createtable(L, (int)n, 0);
+  for (size_t i = 0; i < n; i++) {
+    lua_createtable(L, 0, 6);
+    set_count(L, "pid", w[i].pid);
+    set_count(L, "calls", (double)w[i].calls);
+    set_count(L, "running", w[i].running);
+    set_count(L, "memory", (double)w[i].memory);
+    set_count(L, "shared", (double)w[i].shared);
+    push_times(L, &w[i].run_time);
+    set_seconds(L, "total", w[i].run_us);
+    lua_setfield(L, -2, "run_time");
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+  lua_remove(L, -2);
 }
 
 static int l_stats(lua_State *L) { /* stats(pool) -> table */
@@ -338,7 +379,7 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
   int rc = mf_pool_stats(s->pool, &info);
   if (rc < 0)
     return push_code(L, rc);
-  lua_createtable(L, 0, 31);
+  lua_createtable(L, 0, 33);
   lua_pushstring(L, states[info.state]);
   lua_setfield(L, -2, "state");
 #define COUNT(name) set_count(L, #name, (double)info.name);
@@ -348,6 +389,10 @@ static int l_stats(lua_State *L) { /* stats(pool) -> table */
   set_seconds(L, "p99", info.p99_us);
   set_times(L, "queue_time", &info.queue_time);
   set_times(L, "run_time", &info.run_time);
+  push_workers(L, s->pool);
+  lua_setfield(L, -2, "per_worker");
+  push_deaths(L, &info);
+  lua_setfield(L, -2, "last");
   return 1;
 }
 

@@ -75,6 +75,7 @@ struct outcome *outcome_new(struct core *core, double token, enum outcome_kind k
 void outcome_free(struct outcome *c); /* one of outcome_new that is not queued */
 void outcome_set_error(struct outcome *c, const mf_error *error);
 void outcome_set_exit(struct outcome *c, const mf_exit *status);
+void push_exit(lua_State *L, const mf_exit *status); /* as a table */
 void outcome_set_bytes(struct outcome *c, const mf_message *message);
 void outcome_done(struct outcome *c); /* to the queue, which owns it from now on */
 void queue_clear(struct core *core);  /* drops what nobody popped */

@@ -122,7 +122,7 @@ static void set_number(lua_State *L, const char *name, double number) {
   lua_setfield(L, -2, name);
 }
 
-static void push_exit(lua_State *L, const mf_exit *status) {
+void push_exit(lua_State *L, const mf_exit *status) {
   lua_createtable(L, 0, 5);
   if (!status->known) {
     lua_pushboolean(L, 1);

@@ -339,6 +339,14 @@ tests["a pool answers 3,000 calls, is drained and reloaded"] = function()
   eq(stats.done, 3000)
   eq(stats.state, "running")
   eq(#pool:pids(), stats.workers)
+  local calls = 0
+  for i, worker in ipairs(stats.per_worker) do
+    eq(worker.pid, pool:pids()[i])
+    calls = calls + worker.calls
+    assert(worker.run_time.total >= worker.run_time.max and worker.run_time.max >= worker.run_time.p50)
+  end
+  eq(#stats.per_worker, stats.workers)
+  eq(#stats.last, 0)
   eq(pool:resize(1), true)
   eq(assert(pool:reload(fork.new():eval "function upper(s) return 'new ' .. s end")), true)
   eq(pool "x", "new x")
@@ -404,6 +412,8 @@ tests["workers of a pool die and are replaced"] = function()
     backoff = { min = 0, max = 0.1 } })
   eq(pool "a", "a")
   is_error(select(2, pool "die"), "CLONE_DIED")
+  local death = pool:stats().last[1]
+  assert(death.pid > 1 and death.age >= 0 and death.reason:find "CLONE_DIED" and (death.exit.code or death.exit.signal))
   eq(pool "b", "b")
   is_error(select(2, pool:with { idempotent = true } "die"), "CLONE_DIED")
   eq(pool "c", "c")

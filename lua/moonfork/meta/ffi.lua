@@ -135,7 +135,7 @@ local pool = {}
 ---@return moonfork.ffi.calls
 function pool:with(options) end
 
----@return table
+---@return moonfork.pool_stats
 function pool:stats() end
 
 ---@return integer[]
