@@ -236,7 +236,8 @@ static void end_of_time(struct job_ask *a) {
 /* What is due is done. Callbacks may end other records, and begin new ones: those are
  * looked at next time. Gives when something is due again. */
 static uint64_t turn(struct job_caller *c, uint64_t now) {
-  int is_up = engine_state(c->engine) == ENGINE_UP;
+  /* while it closes only asks still hold the engine, and all of them are cancelled */
+  int is_up = !c->is_closing && engine_state(c->engine) == ENGINE_UP;
   uint64_t next = UINT64_MAX;
   struct list todo;
   list_move(&todo, &c->asks);
@@ -272,7 +273,7 @@ static void on_closed(uv_handle_t *h) {
 static void on_timer(uv_timer_t *t) {
   struct job_caller *c = t->data;
   uint64_t now = uv_now(c->loop), next;
-  if (engine_state(c->engine) != ENGINE_UP)
+  if (!c->is_closing && engine_state(c->engine) != ENGINE_UP)
     c->nleases = 0; /* another server may know other ones */
   next = turn(c, now);
   if (c->is_closing)

@@ -127,6 +127,10 @@ end)
 test("without a node calls wait, as many as queue_max, and for their time", function(t)
   local far = require "moonfork.nats".pool(server.url, {subject = "nobody.there", queue_max = 3})
   t:defer(function() far:close() end)
+  t.within(20, function() -- until it is connected, which the time limit of a call may come before
+    local _, err = far:with{timeout = 0.05}:call(0)
+    return tostring(err):find "no node has announced itself"
+  end)
   local begin, errors = kit.now(), {}
   for i = 1, 5 do far:with{timeout = 0.1}:call(i, function(err) errors[i] = err end) end
   t.ok(fork.loop())
