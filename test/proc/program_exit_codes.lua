@@ -9,6 +9,7 @@ story.census = false
 local GOOD = [[-e 'function f(x) return x end function g(s) s:write "hi\n" end function bad(x) error("no", 0) end' ]]
 
 -- Exit codes that a command can have, each with words that give it.
+local NOWHERE = "--engine nats://127.0.0.1:1 " -- where no server is
 local CODES = {
   run = {
     {0, GOOD .. "g"}, {1, GOOD .. "bad"}, {3, [[-e 'function f() os.exit(3) end' f]]},
@@ -30,6 +31,15 @@ local CODES = {
     {2, "--listen @moonfork-exit-codes --pid '' print"},
   },
   top = {{1, "/no/such/socket"}, {2, ""}, {2, "''"}, {2, "--delay 0 /no/such/socket"}},
+  node = {
+    {2, ""}, {2, "tostring"}, {2, NOWHERE}, {2, NOWHERE .. "--subject '' tostring"}, {2, "--subject s tostring"},
+    {2, NOWHERE .. "--subject 'a b' tostring"}, {2, NOWHERE .. "--subject s -n 0 tostring"},
+    {126, NOWHERE .. "--subject s nothing"}, {126, NOWHERE .. "--subject s -e 'os.exit(3)' tostring"},
+  },
+  call = {
+    {2, ""}, {2, NOWHERE}, {2, "--subject s"}, {2, "--engine '' --subject s"}, {2, NOWHERE .. "--subject 'a b' x"},
+    {2, NOWHERE .. "--subject s --timeout 0"}, {1, NOWHERE .. "--subject s --timeout 0.2 x"},
+  },
   bench = {{2, "speed"}, {126, "--output /dev/null/x exec"}},
   agent = {{2, ""}, {2, "x"}, {2, "--program /no/such/file"}, {2, "--none"}},
   doctor = {{0, "string"}, {2, "''"}, {2, "--timeout none"}},

@@ -144,6 +144,11 @@ function cli.main(arguments)
     end
     return code
   end
+  local option, why = tostring(result):match "^[^\n]*bad argument #%d+ to '[^']*' %(option '([^']*)': ([^\n]*)%)\n"
+  if option then -- a value that only the library can judge
+    io.stderr:write(("%s: --%s: %s; see %s --help\n"):format(name, option, why, name))
+    return cli.USAGE
+  end
   io.stderr:write(name, ": ", (cli.explain(type(result) == "table" and result.message or tostring(result))), "\n")
   return cli.FAILED
 end
