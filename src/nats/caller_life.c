@@ -156,23 +156,31 @@ static void on_handle_closed(uv_handle_t *handle) {
   finish(far);
 }
 
-static void on_part_closed(void *data) {
+static void on_engine_closed(void *data) {
   mf_far *far = data;
   far->handles--;
   finish(far);
 }
 
+/* They use the engine up to here. */
+static void on_jobs_closed(void *data) {
+  mf_far *far = data;
+  engine_release(far->engine);
+  if (far->aborted)
+    engine_abort(far->engine, on_engine_closed, far);
+  else
+    engine_close(far->engine, on_engine_closed, far);
+}
+
 static void close_all(mf_far *far) {
+  struct job_caller *jobs = far->jobs;
   far->closing = 2;
-  far->handles += 2; /* the engine, and: */
-  job_caller_close(far->jobs, on_part_closed, far);
+  far->handles++; /* the engine */
   far->jobs = NULL;
+  engine_hold(far->engine); /* the loop lives until they are closed */
+  job_caller_close(jobs, on_jobs_closed, far);
   uv_close((uv_handle_t *)&far->expiry, on_handle_closed);
   uv_close((uv_handle_t *)&far->tick, on_handle_closed);
-  if (far->aborted)
-    engine_abort(far->engine, on_part_closed, far);
-  else
-    engine_close(far->engine, on_part_closed, far);
 }
 
 /* Once all calls are over, or the time is. Nothing of the far pool is touched by who

@@ -1,0 +1,168 @@
+/* libmoonfork-nats as a C host has it: options, an engine that can't be reached, and an
+ * end that leaves nothing on the loop, no descriptor and no thread. (Calls that are
+ * answered: test/proc/nats_calls.lua.) */
+#include "unit.h"
+
+#include <dirent.h>
+#include <moonfork/nats.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <uv.h>
+
+static char url[64];
+
+/* A port that nobody listens at. */
+static int setup(void **state) {
+  struct sockaddr_in a = {.sin_family = AF_INET};
+  socklen_t n = sizeof a;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+  assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
+  close(fd);
+  snprintf(url, sizeof url, "nats://127.0.0.1:%d", ntohs(a.sin_port));
+  return 0;
+}
+
+static int count(const char *folder) {
+  DIR *d = opendir(folder);
+  int n = 0;
+  assert_non_null(d);
+  while (readdir(d))
+    n++;
+  closedir(d);
+  return n;
+}
+
+static mf_nats_options options(void) {
+  mf_nats_options o = MF_NATS_OPTIONS_INIT;
+  o.url = url;
+  o.subject = "a.b";
+  return o;
+}
+
+static int closed, answers, last_code, last_started;
+
+static void on_closed(mf_far *far, void *data) {
+  closed++;
+}
+
+static void on_reply(const mf_error *error, const mf_message *reply, void *data) {
+  assert_non_null(error);
+  assert_null(reply);
+  answers++;
+  last_code = error->code;
+  last_started = error->started;
+}
+
+static void test_options_are_checked(void **state) {
+  static const char *const subjects[] = {NULL, "", "a b", "a.*", ">", "a..b", "$JS.x"};
+  mf_far *far = NULL;
+  mf_node *node = NULL;
+  for (size_t i = 0; i < sizeof subjects / sizeof *subjects; i++) {
+    mf_nats_options o = options();
+    o.subject = subjects[i];
+    assert_int_equal(mf_far_new(NULL, &o, &far), MF_EINVAL);
+    assert_int_equal(mf_node_new(NULL, &o, &node), MF_EINVAL);
+  }
+  mf_nats_options o = options();
+  o.url = NULL;
+  assert_int_equal(mf_far_new(NULL, &o, &far), MF_EINVAL);
+  o = options();
+  o.password = "secret";
+  assert_int_equal(mf_far_new(NULL, &o, &far), MF_EINVAL);
+  o = options();
+  o.size = 8;
+  assert_int_equal(mf_far_new(NULL, &o, &far), MF_EINVAL);
+  assert_int_equal(mf_far_new(NULL, NULL, &far), MF_EINVAL);
+}
+
+static void test_an_end_leaves_nothing(void **state) {
+  uv_loop_t loop;
+  mf_far *far;
+  mf_message m = {"\x91\x01", 2, NULL, 0};
+  mf_nats_options o = options();
+  uint64_t id;
+  assert_int_equal(uv_loop_init(&loop), 0); /* libuv keeps two descriptors of its first */
+  assert_int_equal(uv_loop_close(&loop), 0);
+  int threads = count("/proc/self/task"), fds = count("/proc/self/fd");
+  assert_int_equal(uv_loop_init(&loop), 0);
+  o.timeout_ms = 200;
+  assert_int_equal(mf_far_new(&loop, &o, &far), 0);
+  assert_int_equal(mf_far_call(far, &m, NULL, on_reply, NULL, NULL), 0);
+  assert_int_equal(mf_far_call(far, &m, NULL, on_reply, NULL, &id), 0);
+  assert_int_equal(mf_far_cancel(far, id), 0);
+  assert_true(mf_far_cancel(far, id) < 0);
+  assert_int_equal(answers, 0);
+  uv_run(&loop, UV_RUN_DEFAULT); /* until both have their answer: nothing else keeps it */
+  assert_int_equal(answers, 2);
+  assert_int_equal(last_code, MF_EENGINE);
+  assert_int_equal(last_started, MF_STARTED_NO);
+  mf_far_info info = {.size = sizeof info};
+  assert_int_equal(mf_far_stats(far, &info), 0);
+  assert_true(info.calls == 2 && info.cancelled == 1 && info.queued == 0 &&
+              info.running == 0);
+  assert_int_equal(mf_far_nodes(far, NULL, sizeof(mf_far_node), 0), 0);
+  mf_far_close(far, on_closed, NULL);
+  assert_int_equal(mf_far_call(far, &m, NULL, on_reply, NULL, NULL), MF_ECLOSED);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_int_equal(closed, 1);
+  assert_int_equal(uv_loop_close(&loop), 0);
+  assert_int_equal(count("/proc/self/task"), threads);
+  assert_int_equal(count("/proc/self/fd"), fds);
+}
+
+static void test_an_abort_ends_calls_and_drains(void **state) {
+  uv_loop_t loop;
+  mf_far *far;
+  mf_message m = {"\x90", 1, NULL, 0};
+  mf_nats_options o = options();
+  answers = closed = 0;
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(mf_far_new(&loop, &o, &far), 0);
+  for (int i = 0; i < 10; i++)
+    assert_int_equal(mf_far_call(far, &m, NULL, on_reply, NULL, NULL), 0);
+  mf_far_abort(far);
+  mf_far_close(far, on_closed, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_true(answers == 10 && closed == 1);
+  assert_true(last_code == MF_ECANCELLED && last_started == MF_STARTED_NO);
+  assert_int_equal(uv_loop_close(&loop), 0);
+}
+
+static void test_limits_of_what_waits(void **state) {
+  uv_loop_t loop;
+  mf_far *far;
+  static char bytes[1 << 20];
+  int fd = 0;
+  mf_message small = {bytes, 100, NULL, 0}, large = {bytes, sizeof bytes, NULL, 0};
+  mf_message handle = {bytes, 1, &fd, 1};
+  mf_call_options chunk = MF_CALL_OPTIONS_INIT;
+  mf_nats_options o = options();
+  chunk.chunk = 1;
+  o.queue_max = 2;
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(mf_far_new(&loop, &o, &far), 0);
+  assert_int_equal(mf_far_call(far, &large, NULL, on_reply, NULL, NULL), MF_ELIMIT);
+  assert_int_equal(mf_far_call(far, &handle, NULL, on_reply, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_call(far, &small, &chunk, on_reply, NULL, NULL), MF_EINVAL);
+  for (int i = 0; i < 4; i++)
+    assert_int_equal(mf_far_call(far, &small, NULL, on_reply, NULL, NULL),
+                     i < 2 ? 0 : MF_ELIMIT);
+  mf_far_abort(far);
+  mf_far_close(far, NULL, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_int_equal(uv_loop_close(&loop), 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_options_are_checked),
+      cmocka_unit_test(test_an_end_leaves_nothing),
+      cmocka_unit_test(test_an_abort_ends_calls_and_drains),
+      cmocka_unit_test(test_limits_of_what_waits),
+  };
+  return cmocka_run_group_tests(tests, setup, NULL);
+}
