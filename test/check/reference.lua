@@ -47,7 +47,7 @@ end
 
 -- ---- C ----
 
-local HEADERS = {"include/moonfork.h", "include/moonfork/template.h"}
+local HEADERS = {"include/moonfork.h", "include/moonfork/nats.h", "include/moonfork/template.h"}
 -- Macros for the header's own use, and for preprocessors.
 local INTERNAL = {MF_API = true, MF_ERROR_MAP = true, MF_ERROR_ENUM = true}
 

@@ -9,12 +9,13 @@ local fork = require "moonfork"
 local source = os.getenv "MOONFORK_SOURCE"
 local folder = source .. "/lua/moonfork/"
 local FILES = {"meta.lua", "meta/clone.lua", "meta/doctor.lua", "meta/early.lua", "meta/ffi.lua", "meta/lines.lua",
-  "meta/luv.lua", "meta/pool.lua", "meta/pseudo.lua", "meta/rpc.lua", "meta/server.lua", "meta/socket.lua"}
+  "meta/luv.lua", "meta/nats.lua", "meta/pool.lua", "meta/pseudo.lua", "meta/rpc.lua", "meta/server.lua",
+  "meta/socket.lua"}
 local paths = {}
 for i, name in ipairs(FILES) do paths[i] = folder .. name end
 
 -- Names that are there for the library itself.
-local INTERNAL = {["moonfork.rpc_functions"] = {serve = true}}
+local INTERNAL = {["moonfork.rpc_functions"] = {serve = true}, ["moonfork.nats.pool"] = {places = true}}
 
 local types
 
@@ -85,6 +86,7 @@ story.test("the annotations can be read, and each type in them is one", function
     ["moonfork.rpc"] = "moonfork.rpc_functions", ["moonfork.pool"] = "moonfork.pool_functions",
     ["moonfork.server"] = "moonfork.server_module", ["moonfork.lines"] = "moonfork.lines",
     ["moonfork.doctor"] = "moonfork.doctor", ["moonfork.pseudo"] = "moonfork.pseudo",
+    ["moonfork.nats"] = "moonfork.nats_functions",
     ["moonfork.ffi"] = "moonfork.ffi", ["moonfork.luv"] = "moonfork", ["moonfork.early"] = "moonfork"} do
     t.eq(types.modules[module], class)
   end
@@ -254,6 +256,28 @@ story.test("lines of files", function(t)
   local report = keys(t.got(run:wait()))
   report.given_up = true -- where it has
   compare(t, "moonfork.lines_report", report)
+end)
+
+story.test("pools over NATS", function(t)
+  if not package.searchpath("moonfork.nats_core", package.cpath) then t.skip "built without libnats" end
+  local nats = require "moonfork.nats"
+  compare(t, "moonfork.nats_functions", keys(nats))
+  compare(t, "moonfork.nats_pool_options", options(t, function(o) nats.pool("nats://127.0.0.1:1", o) end))
+  local pool <close> = fork.new():eval "function f() end":pool "f"
+  compare(t, "moonfork.nats_node_options", options(t, function(o) nats.node(pool, "nats://127.0.0.1:1", o) end))
+  local far = nats.pool("nats://127.0.0.1:1", {subject = "x"})
+  local node = t.got(nats.node(pool, "nats://127.0.0.1:1", {subject = "x"}))
+  compare(t, "moonfork.nats.pool", methods(far))
+  compare(t, "moonfork.nats.node", methods(node))
+  local function with_reason(stats) -- where there is one
+    stats.engine_reason = stats.engine_reason or ""
+    return keys(stats)
+  end
+  compare(t, "moonfork.nats.pool_stats", with_reason(far:stats()))
+  compare(t, "moonfork.nats.node_stats", with_reason(node:stats()))
+  far:close()
+  node:close()
+  t.ok(fork.loop())
 end)
 
 story.test("the doctor", function(t)
