@@ -282,7 +282,8 @@ int mf_far_call(mf_far *far, const mf_message *m, const mf_call_options *o,
   engine_hold(far->engine);
   if (ms != MF_NO_TIMEOUT) {
     struct minheap_node *first = minheap_first(&far->deadlines);
-    minheap_set(&far->deadlines, &c->deadline, c->begun_ns / MS + ms);
+    minheap_set(&far->deadlines, &c->deadline,
+                c->begun_ns / MS + 1 + ms); /* not before */
     if (!first || first->key > c->deadline.key) {
       uv_update_time(far->loop);
       far_schedule(far);

@@ -32,6 +32,10 @@ int engine_options_copy(struct engine_options *to, const struct engine_options *
   return -ENOMEM;
 }
 
+int engine_wants_tls(const struct engine_options *o) {
+  return o->ca || o->cert || strstr(o->url, "tls://") != NULL;
+}
+
 /* ---- the mailbox ---- */
 
 struct mailbox *mailbox_new(uv_async_t *wake) {
@@ -115,7 +119,8 @@ static natsStatus set_servers(natsOptions *opts, char *servers) {
 
 static natsStatus set_tls(natsOptions *opts, const struct engine_options *o) {
   natsStatus s = NATS_OK;
-  if (o->ca || o->cert)
+  if (engine_wants_tls(
+          o)) /* libnats takes "tls:" for a wish that the server may refuse */
     s = natsOptions_SetSecure(opts, true);
   if (s == NATS_OK && o->ca)
     s = natsOptions_LoadCATrustedCertificates(opts, o->ca);

@@ -227,10 +227,30 @@ static int is_refusal(natsStatus s) {
   }
 }
 
-static void failed(struct engine *e, const char *text, int refused) {
+/* The URL without what stands before an @: that may be a password. */
+static void put_servers(const char *url, char *to, size_t size) {
+  size_t n = 0;
+  while (*url && n + 1 < size) {
+    size_t word = strcspn(url, ",");
+    const char *at = memchr(url, '@', word), *scheme = strstr(url, "://");
+    size_t skip = at ? (size_t)(at + 1 - url) : 0;
+    size_t head = at && scheme && scheme < at ? (size_t)(scheme + 3 - url) : 0;
+    int wrote = snprintf(to + n, size - n, "%.*s%.*s%s", (int)head, url,
+                         (int)(word - skip), url + skip, url[word] ? ", " : "");
+    n += wrote > 0 ? (size_t)wrote : 0;
+    url += word + (url[word] == ',');
+  }
+}
+
+static void failed(struct engine *e, natsStatus s, const char *text) {
+  char servers[REASON_MAX / 2] = "";
+  put_servers(e->o.url, servers, sizeof servers);
   e->state = ENGINE_DOWN;
-  e->refused = refused;
-  snprintf(e->reason, sizeof e->reason, "%s", text);
+  e->refused = is_refusal(s);
+  if (s == NATS_NO_SERVER)
+    snprintf(e->reason, sizeof e->reason, "no server answers at %s", servers);
+  else
+    snprintf(e->reason, sizeof e->reason, "%.*s (%s)", REASON_MAX / 3, text, servers);
   retry_later(e);
   tell(e);
 }
@@ -304,7 +324,7 @@ static void attempt_over(struct engine *e) {
   if (e->closing)
     drop(e, "closed");
   else if (!e->nc)
-    failed(e, e->box->text, is_refusal(e->box->status));
+    failed(e, e->box->status, e->box->text);
   else if (e->box->lost)
     drop(e, NULL);
   else
@@ -506,7 +526,7 @@ int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb 
   int rc = make_id(e->id);
   if (rc == 0)
     rc = engine_options_copy(&e->o, o);
-  e->tls = o->ca || o->cert || strstr(o->url, "tls:") != NULL;
+  e->tls = engine_wants_tls(o);
   if (rc == 0 && !(e->box = mailbox_new(&e->wake)))
     rc = -ENOMEM;
   snprintf(subject, sizeof subject, "_INBOX.%s.p", e->id);

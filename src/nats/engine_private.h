@@ -142,6 +142,7 @@ void engine_quiet_end(const struct engine_quiet *q);
 /* engine_connect.c */
 int engine_options_copy(struct engine_options *to, const struct engine_options *from);
 void engine_options_free(struct engine_options *o);
+int engine_wants_tls(const struct engine_options *o);
 int engine_attempt(struct engine *e); /* starts the thread. 0 or -errno */
 struct mailbox *mailbox_new(uv_async_t *wake);
 void mailbox_drop(struct mailbox *box);
