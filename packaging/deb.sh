@@ -44,7 +44,8 @@ cp "$room/log" "$folder/build.log"
 note "$rc" 'dpkg-buildpackage -b, as an ordinary user'
 [ "$rc" = 0 ] || { tail -n 40 "$room/log"; finish; }
 cp "$room"/*.deb "$room"/*.changes "$room"/*.buildinfo "$folder/"
-for package in moonfork libmoonfork0 libmoonfork-dev lua-moonfork; do
+for package in moonfork libmoonfork0 libmoonfork-dev lua-moonfork libmoonfork-nats0 \
+  libmoonfork-nats-dev lua-moonfork-nats; do
   ls "$room/${package}_$version"-*.deb >/dev/null 2>&1 && rc=0 || rc=1
   note "$rc" "there is a package $package"
 done

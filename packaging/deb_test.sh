@@ -30,7 +30,8 @@ answers() {
   got=$(cd / && $user "$@" 2>&1)
   [ "$got" = "$want" ] || { echo "$got"; return 1; }
 }
-packages='moonfork libmoonfork0 libmoonfork-dev lua-moonfork'
+packages='moonfork libmoonfork0 libmoonfork-dev lua-moonfork libmoonfork-nats0
+  libmoonfork-nats-dev lua-moonfork-nats'
 
 try 'dpkg installs them' dpkg -i ./*.deb
 [ "$bad" = 0 ] || exit 1
@@ -88,6 +89,22 @@ try 'a C program with moonfork.pc' sh -c '
 try 'a C program that is its own template, with moonfork-template.pc' sh -c '
   cc -Wall -Werror -o host host.c $(pkg-config --cflags --libs moonfork-template libuv lua5.4) &&
     '"$user"' ./host | grep "the host.s own module"'
+cat >nats.c <<'C'
+#include <moonfork/nats.h>
+int main(void) {
+  mf_nats_options o = MF_NATS_OPTIONS_INIT;
+  mf_far *far;
+  return mf_far_new(0, &o, &far) != MF_EINVAL; /* there is no URL */
+}
+C
+# shellcheck disable=SC2016
+try 'a C program with moonfork-nats.pc' sh -c '
+  cc -Wall -Werror -o nats nats.c $(pkg-config --cflags --libs moonfork-nats) && ./nats'
+try 'a script with moonfork.nats' answers 'ENGINE' lua5.4 -e '
+  local far = require("moonfork.nats").pool("nats://127.0.0.1:1", {subject = "x"})
+  io.write(select(2, far:with{timeout = 0.5}:call(1)).code)'
+try 'the program needs no libnats' sh -c '
+  ! dpkg -s moonfork libmoonfork0 lua-moonfork | grep libnats'
 try 'manual pages' sh -c 'man -w moonfork && man -w moonfork-run && man -w moonfork-serve'
 try 'completion for bash' bash -n /usr/share/bash-completion/completions/moonfork.bash
 # shellcheck disable=SC2016
