@@ -149,7 +149,18 @@ void node_forget_calls(mf_node *node) {
 
 /* ---- calls ---- */
 
-static void refuse(mf_node *node, struct node_caller *caller, uint64_t id) {
+/* rc: what take gave. Where another time would be no better the caller is told so; a
+ * pool that has nothing to do refuses a call for its length. */
+static void refuse(mf_node *node, struct node_caller *caller, uint64_t id, int rc) {
+  mf_error e = {.code = rc, .message = nats_error_text(rc), .started = MF_STARTED_NO};
+  if (rc == MF_ELIMIT && node->held == 0)
+    e.message = "the call is longer than the node's pool takes (option message_max)";
+  else if (rc == MF_ELIMIT || rc == MF_ECLOSED || rc == MF_ENOMEM || rc == -ENOMEM)
+    e.message = NULL;
+  if (e.message) {
+    answer_error(node, caller, id, &e);
+    return;
+  }
   node->info.refused++;
   node->refused_some = 1;
   if (make_room(node, caller, 9) == 0)
@@ -211,7 +222,7 @@ static void on_calls(const struct engine_message *m, void *data) {
   struct envelope_record record;
   char id[NODE_ID + 1];
   struct node_caller *caller;
-  int rc = -1;
+  int rc = -1, taken;
   if (!m->reply || !subject_caller(m->reply, id) ||
       !envelope_open_calls(&r, m->data, m->length) || !(caller = caller_of(node, id))) {
     node->info.bad++;
@@ -222,8 +233,8 @@ static void on_calls(const struct engine_message *m, void *data) {
       cancel(node, caller, record.id);
     else if (record.kind == ENVELOPE_CHECK)
       check(node, caller, record.id);
-    else if (take(node, caller, &record) < 0)
-      refuse(node, caller, record.id);
+    else if ((taken = take(node, caller, &record)) < 0)
+      refuse(node, caller, record.id, taken);
   }
   node->info.bad += rc < 0;
   engine_touch(node->engine);

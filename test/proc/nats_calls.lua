@@ -242,6 +242,15 @@ test("a node whose pool is closed takes no calls; one whose pool has failed says
   t.error(err, "REMOTE", "there_is_no_such_function")
 end)
 
+test("a call that the node's pool never takes is refused, and not sent again for ever", function(t)
+  local far, node = pair(t, nil, nil, {max = 1, message_max = 1000})
+  local _, err = far:with{timeout = 20}:call("echo", ("x"):rep(5000))
+  t.error(err, "LIMIT", "message_max")
+  t.eq(err.started, "no")
+  t.eq(t.got(far:call("echo", 1)), 1)
+  t.eq({far:stats().retried, node:stats().refused}, {0, 0})
+end)
+
 test("an engine that can't be reached, or refuses, is told as ENGINE", function(t)
   local nats = require "moonfork.nats"
   local listener = assert(fork.socket.listen "127.0.0.1:0")
