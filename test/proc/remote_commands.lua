@@ -123,4 +123,17 @@ story.test("ssh: a real sshd on 127.0.0.1 with its own keys", { root = true, dea
   t.match(err.message, "denied")
 end)
 
+story.test("moonfork run --on: a connection that is lost is told", function(t)
+  local program, out = os.getenv "MOONFORK_BUILD" .. "/src/program/moonfork", t:file "out"
+  -- The agent is killed when the function runs.
+  local script = t:file("command", ([[#!/bin/sh
+    (for i in $(seq 1000); do grep -q x '%s' && break; sleep 0.02; done; kill -9 $$) >/dev/null 2>&1 </dev/null &
+    exec '%s' agent '%s'
+  ]]):format(out, REMOTE, TEMPLATE))
+  local _, _, code = os.execute(("'%s' run --on 'sh %s # moonfork agent' -e '%s' f >'%s' 2>'%s.err'"):format(
+    program, script, "function f(s) s:write \"x\\n\" while true do end end", out, out))
+  t.eq(code, 1)
+  t.match(t.read(out .. ".err"), "clone 1: how it ended is not known: the connection to its machine is lost")
+end)
+
 story.done()

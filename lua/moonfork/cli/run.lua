@@ -123,8 +123,12 @@ function run.main(options)
     end
     output.flush()
   end
-  for _, clone in ipairs(clones) do
+  for i, clone in ipairs(clones) do
     local status = clone.process:wait()
+    if status and status.unknown and not draining then
+      io.stderr:write(("moonfork run: clone %d: how it ended is not known%s\n"):format(i,
+        #(options.on or {}) > 0 and ": the connection to its machine is lost, or its machine can't tell" or ""))
+    end
     code = worst(code, status and code_of(status) or cli.FAILED)
   end
   return interrupt.code or code
