@@ -5,7 +5,7 @@
 -- The text follows a first line that requires the module as `pseudo`, and some helpers.
 
 local pseudo = {}
-local lua = os.getenv "LUA" or "lua5.4"
+local lua = os.getenv "MOONFORK_PSEUDO_LUA" or os.getenv "LUA" or "lua5.4" -- the first: under a sanitizer
 local story = require "story"
 
 pseudo.FIRST = 'local pseudo = require "moonfork.pseudo" '
