@@ -529,6 +529,34 @@ function cases.remote()
   end
 end
 
+function cases.threads()
+  local cells = {}
+  for _, w in ipairs {{"first0", "the first byte, small template", "first", 0, 1000},
+                      {"whole0", "to the exit status, small template", "whole", 0, 1000},
+                      {"first8", "the first byte, 8 MiB of tables", "first", 8, 200}} do
+    for _, isolation in ipairs {"process", "thread"} do
+      cells[#cells + 1] = {key = w[1] .. isolation, label = w[2], command = ("lua5.4 %s/threads.lua %s %s %d %d"):format(
+        here, isolation, w[3], w[4], math.floor(w[5] * (quick and 0.2 or 1)))}
+    end
+  end
+  cells = take_turns("threads", cells)
+  say("")
+  say("## Clones in threads, one at a time from Lua")
+  say("")
+  say("| | a process, us | a thread, us | best of a thread, us |")
+  say("| --- | ---: | ---: | ---: |")
+  for at = 1, #cells, 2 do
+    local process, thread = cells[at], cells[at + 1]
+    local function middle(cell, name)
+      local all = {}
+      for _, f in pairs(cell.figures) do all[#all + 1] = f[name] end
+      return median(all)
+    end
+    say("| %s | %.0f | %.0f | %.0f |", process.label, middle(process, "p50_us"), middle(thread, "p50_us"),
+      middle(thread, "best_us"))
+  end
+end
+
 cases.nats = assert(loadfile(here .. "/nats_case.lua")) {here = here, programs = programs, process = process,
   quick = quick, say = say, number = number, take_turns = take_turns, find = find, ratio = ratio, median = median,
   goal = goal}

@@ -13,6 +13,7 @@ local cases = {
   {"clones", "8,000 clones at once"},
   {"calls", "calls of a function in a process that stays"},
   {"remote", "calls and forks behind a command, against the same here"},
+  {"threads", "clones that are threads, against clones that are processes"},
   {"nats", "calls over a NATS server, against an echo in C with libnats alone"},
   {"map", "many items: pool:map, a loop, GNU parallel"},
   {"pays", "how much work an item needs to be worth a process"},

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Where the pointers are, as of the last seal: the next clones are copied by it, too. */
 static struct {
@@ -88,11 +89,21 @@ struct copying {
   intptr_t difference;
 };
 
+/* A fault for each 4 KiB would take most of the time of a large copy. */
+static void advise_huge(char *at, size_t size) {
+#ifdef MADV_HUGEPAGE
+  enum { WORTH = 4 << 20 };
+  if (size >= WORTH)
+    (void)madvise(at, size, MADV_HUGEPAGE);
+#endif
+}
+
 static int copy_part(void *data, char *at, size_t size) {
   const struct copying *c = data;
   size_t offset = (size_t)(at - c->from);
   if (heap_copy_open(c->to + offset, size) < 0)
     return -ENOMEM;
+  advise_huge(c->to + offset, size);
   relocate_copy(c->to + offset, at, size, recorded.pointers.bits + offset / (8 * 64),
                 c->difference);
   return 0;
