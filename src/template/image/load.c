@@ -3,7 +3,6 @@
 #include "template/image/image.h"
 
 #include "image/relocate.h"
-#include "image/selfcheck.h"
 #include "template/heap/heap_copy.h"
 #include "template/image/format.h"
 #include "template/image/libraries.h"
@@ -295,12 +294,12 @@ static int load_and_tidy(const char *path, int flags, struct image_loaded *ret,
   return r;
 }
 
+/* Is the memory of this Lua laid out as the image's? That was seen when it was saved, by
+ * the same build: the Lua that its functions belong to is among the objects. */
 int image_load(const char *path, int flags, struct image_loaded *ret,
                char why[IMAGE_TEXT_MAX]) {
-  const char *obstacle =
-      LUA_VERSION_NUM == 504 ? selfcheck_reason() : "images are there for Lua 5.4 alone";
-  if (obstacle) {
-    snprintf(why, IMAGE_TEXT_MAX, "%s", obstacle);
+  if (LUA_VERSION_NUM != 504) {
+    snprintf(why, IMAGE_TEXT_MAX, "images are there for Lua 5.4 alone");
     return -ENOTSUP;
   }
   return load_and_tidy(path, flags, ret, why);
