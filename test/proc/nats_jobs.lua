@@ -11,7 +11,6 @@ if not package.searchpath("moonfork.nats_core", package.cpath) then
 end
 
 local nats = require "moonfork.nats"
-local _ -- results that are not looked at
 
 local CODE = [[
   local kit = require "testkit"

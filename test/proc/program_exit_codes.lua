@@ -40,6 +40,10 @@ local CODES = {
     {2, ""}, {2, NOWHERE}, {2, "--subject s"}, {2, "--engine '' --subject s"}, {2, NOWHERE .. "--subject 'a b' x"},
     {2, NOWHERE .. "--subject s --timeout 0"}, {1, NOWHERE .. "--subject s --timeout 0.2 x"},
   },
+  image = {
+    {2, ""}, {2, "-o ''"}, {1, "-o /no/such/folder/x"}, {126, "-o /no/such/folder/x -l no_such_module"},
+    {126, "-o /no/such/folder/x -e 'error(1)'"}, {126, "--check /no/such/file"}, {126, "--info /no/such/file"},
+  },
   bench = {{2, "speed"}, {126, "--output /dev/null/x exec"}},
   agent = {{2, ""}, {2, "x"}, {2, "--program /no/such/file"}, {2, "--none"}},
   doctor = {{0, "string"}, {2, "''"}, {2, "--timeout none"}},
