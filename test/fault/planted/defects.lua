@@ -48,7 +48,8 @@ return {
 
   -- ---- parent ----
   {name = "spares: one that has hung up is handed out", file = "src/parent/process/spares.c",
-    find = "    if (!q->eof && !q->gone)\n      return q;", replace = "    return q;",
+    find = "    if (!q->eof && !q->gone && (q->forked || !found))",
+    replace = "    if (q->forked || !found)",
     tests = {"unit/test_process", "unit/test_process_births", "unit/test_process_spares",
       "unit/test_process_asked", "unit/test_process_failures", "proc/pf_template.lua"}},
   {name = "journal: the last change of an environment is lost", file = "src/parent/process/journal.c",
