@@ -3,6 +3,7 @@
 
 local core = require("moonfork.load").of(...)
 local fork = require "moonfork"
+local units = require "moonfork.units"
 
 local system = {}
 
@@ -22,12 +23,6 @@ end
 local function chosen(path)
   local text = read(path)
   return text and text:match "%[(.-)%]"
-end
-
-local function bytes(n)
-  if n >= 1 << 30 then return ("%.1f GiB"):format(n / (1 << 30)) end
-  if n >= 1 << 20 then return ("%.0f MiB"):format(n / (1 << 20)) end
-  return ("%.0f KiB"):format(n / 1024)
 end
 
 local function count(n)
@@ -138,17 +133,17 @@ local rows = {
   {"address space", function(_, limits)
     local soft = (limits.as or {math.huge})[1]
     if soft == math.huge then return "unlimited", "a template reserves 64 GiB of addresses, which cost nothing" end
-    return bytes(soft), "it limits a template's heap (ulimit -v); process:limit{as=} counts usable memory instead", true
+    return units.bytes(soft), "it limits a template's heap (ulimit -v); process:limit{as=} counts usable memory instead", true
   end},
   {"locked memory", function(_, limits)
     local soft = (limits.memlock or {math.huge})[1]
-    return soft == math.huge and "unlimited" or bytes(soft),
+    return soft == math.huge and "unlimited" or units.bytes(soft),
       "what a process may lock (ulimit -l); moonfork locks nothing"
   end},
   {"memory", function()
     local group = group_limit("memory", {"memory.max", "memory.limit_in_bytes"})
     if not group then return "unlimited", "no control group limits it" end
-    return bytes(group), "the kernel kills a process of the control group beyond it: give pools max_memory"
+    return units.bytes(group), "the kernel kills a process of the control group beyond it: give pools max_memory"
   end},
   {"overcommit", function()
     local mode = word "/proc/sys/vm/overcommit_memory"

@@ -301,15 +301,10 @@ static int take_gone(const struct link_frame *f) {
 }
 
 static int take_failed(const struct link_frame *f) {
-  struct reader r;
-  size_t n;
-  reader_init(&r, f->body, f->length);
-  const char *text = reader_str(&r, &n);
-  if (!text)
-    return -EPROTO;
-  snprintf(reason, sizeof reason, "%.*s", (int)n, text);
-  mux_break(&mux, reason);
-  return 0;
+  int rc = link_read_text(f, reason, sizeof reason);
+  if (rc == 0)
+    mux_break(&mux, reason);
+  return rc;
 }
 
 static int on_frame(struct mux *m, const struct link_frame *f) {

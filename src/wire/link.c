@@ -179,6 +179,20 @@ int link_put_text(struct buf *out, unsigned type, const char *text, size_t lengt
   return put_built(out, type, &body, r);
 }
 
+int link_read_text(const struct link_frame *f, char *ret, size_t size) {
+  struct reader r;
+  size_t n;
+  reader_init(&r, f->body, f->length);
+  const char *text = reader_str(&r, &n);
+  if (!text)
+    return -EPROTO;
+  if (n >= size)
+    n = size - 1;
+  memcpy(ret, text, n);
+  ret[n] = 0;
+  return 0;
+}
+
 int link_put_end(struct buf *out, const struct link_end *e) {
   struct buf body;
   buf_init(&body, LINK_BODY_MAX);

@@ -115,6 +115,14 @@ static void test_a_text_is_cut(void **state) {
   reader_init(&r, f.body, f.length);
   assert_non_null(reader_str(&r, &n));
   assert_int_equal(n, LINK_TEXT_MAX);
+  char small[8], large[LINK_TEXT_MAX + 1];
+  assert_int_equal(link_read_text(&f, small, sizeof small), 0);
+  assert_string_equal(small, "xxxxxxx");
+  assert_int_equal(link_read_text(&f, large, sizeof large), 0);
+  assert_int_equal(strlen(large), LINK_TEXT_MAX);
+  f.length = 3; /* not even its length */
+  assert_int_equal(link_read_text(&f, small, sizeof small), -EPROTO);
+  assert_string_equal(small, "xxxxxxx");
 }
 
 static void test_headers_that_are_refused(void **state) {

@@ -3,6 +3,7 @@
 local cli = require "moonfork.cli"
 local one_line = require("moonfork.serve_log").one_line
 local json = require "moonfork.json"
+local units = require "moonfork.units"
 
 local command = {
   name = "doctor",
@@ -29,13 +30,6 @@ standard output by the modules themselves is not shown.]],
 
 local LABELS = {refuses = "error", error = "error", warning = "warning", note = "note"}
 local COLOURS = {error = "red", warning = "yellow", note = "dim"}
-
-local function bytes(n)
-  local sign = n < 0 and "-" or ""
-  n = math.abs(n)
-  if n >= 1 << 20 then return ("%s%.1f MiB"):format(sign, n / (1 << 20)) end
-  return ("%s%.0f KiB"):format(sign, n / 1024)
-end
 
 local function milliseconds(seconds)
   return ("%.1f ms"):format(seconds * 1e3)
@@ -74,7 +68,7 @@ local function print_modules(put, paint, report)
   if #report.modules > 0 then put(paint("bold", "modules")) end
   for _, module in ipairs(report.modules) do
     put(("  %-20s %10s, %s (%s in Lua), %d threads, %d descriptors"):format(plain(module.name),
-      milliseconds(module.seconds), bytes(module.memory), bytes(module.lua), module.threads,
+      milliseconds(module.seconds), units.bytes(module.memory), units.bytes(module.lua), module.threads,
       module.descriptors))
   end
 end

@@ -4,6 +4,7 @@
 local cli = require "moonfork.cli"
 local engine = require "moonfork.cli.engine"
 local json = require "moonfork.json"
+local units = require "moonfork.units"
 
 local command = {
   name = "top",
@@ -33,11 +34,7 @@ how many wait, for a node or for their time, are at work, came again, have resul
   },
 }
 
-local function bytes(n)
-  if n >= 1 << 30 then return ("%.1fG"):format(n / (1 << 30)) end
-  if n >= 1 << 20 then return ("%.1fM"):format(n / (1 << 20)) end
-  return ("%.0fK"):format(n / 1024)
-end
+local function bytes(n) return units.bytes(n, true) end
 
 local function duration(s)
   if s == 0 then return "-" end

@@ -246,20 +246,6 @@ static int take_measured(struct far_link *far, const struct link_frame *f) {
   return 0;
 }
 
-static int take_failed(struct far_link *far, const struct link_frame *f) {
-  struct reader r;
-  size_t n;
-  reader_init(&r, f->body, f->length);
-  const char *text = reader_str(&r, &n);
-  if (!text)
-    return -EPROTO;
-  if (n >= sizeof far->reason)
-    n = sizeof far->reason - 1;
-  memcpy(far->reason, text, n);
-  far->reason[n] = 0;
-  return 0;
-}
-
 static void take_printed(struct far_link *far, const struct link_frame *f) {
   size_t n = f->length;
   if (n > sizeof far->printed - 1 - far->nprinted)
@@ -283,7 +269,7 @@ static int take(struct far_link *far, const struct link_frame *f) {
   case LINK_MEASURED:
     return take_measured(far, f);
   case LINK_FAILED:
-    return take_failed(far, f);
+    return link_read_text(f, far->reason, sizeof far->reason);
   case LINK_PRINTED:
     take_printed(far, f);
     return 0;
