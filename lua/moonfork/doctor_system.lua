@@ -133,7 +133,8 @@ local rows = {
   {"address space", function(_, limits)
     local soft = (limits.as or {math.huge})[1]
     if soft == math.huge then return "unlimited", "a template reserves 64 GiB of addresses, which cost nothing" end
-    return units.bytes(soft), "it limits a template's heap (ulimit -v); process:limit{as=} counts usable memory instead", true
+    return units.bytes(soft),
+      "it limits a template's heap (ulimit -v); process:limit{as=} counts usable memory instead", true
   end},
   {"locked memory", function(_, limits)
     local soft = (limits.memlock or {math.huge})[1]
