@@ -18,6 +18,10 @@ static void set_weak(lua_State *L, int box, int n, const char *mode) {
 static void forget_all(lua_State *L, int box) {
   set_weak(L, box, CALLBACK_LEVELS, "k"); /* by coroutine: of callbacks in it */
   set_weak(L, box, CALLBACK_NEWEST, "v"); /* [1]: where the newest callback runs */
+  lua_getiuservalue(L, box, CALLBACK_NEWEST);
+  lua_pushboolean(L, 0);
+  lua_rawseti(L, -2, 1);
+  lua_pop(L, 1);
 }
 
 void callback_open(lua_State *L) {
@@ -36,7 +40,7 @@ static void push_newest(lua_State *L) {
 
 int callback_is_running(lua_State *L) {
   push_newest(L);
-  int is = !lua_isnil(L, -1);
+  int is = lua_isthread(L, -1);
   lua_pop(L, 1);
   return is;
 }
@@ -87,6 +91,19 @@ static void pop_place(lua_State *L) {
   lua_insert(L, -2);
   lua_rawset(L, -3);
   lua_pop(L, 1);
+}
+
+/* An entry for this coroutine, whose key and value then only have to be changed. */
+void callback_prepare(lua_State *L) {
+  luaL_checkstack(L, 2 * LUA_MINSTACK, NULL);
+  push_slot(L, CALLBACK_LEVELS);
+  lua_pushthread(L);
+  if (lua_rawget(L, -2) == LUA_TNIL) {
+    lua_pushthread(L);
+    lua_pushinteger(L, 0);
+    lua_rawset(L, -4);
+  }
+  lua_pop(L, 2);
 }
 
 /* Stack afterwards: the level and the newest of before, the message handler, the function

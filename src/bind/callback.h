@@ -24,6 +24,10 @@ void callback_open(lua_State *L);
 /* Whether one is running, here or further down. */
 int callback_is_running(lua_State *L);
 
+/* May raise, as memory may be short; before what can't be told twice is taken from where
+ * it waits. callback_begin needs no memory then, but for a stack of more than a few
+ * values. */
+void callback_prepare(lua_State *L);
 /* The function and its nargs arguments are on top. Gives the index of the message
  * handler, for lua_pcallk with no results. */
 int callback_begin(lua_State *L, int nargs);

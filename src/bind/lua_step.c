@@ -61,6 +61,7 @@ static void tell(lua_State *L) {
 static void tell_batch(lua_State *L) {
   while (lua_tointeger(L, BATCH) > 0 && !is_settled(L)) {
     struct reactor *r = reactor_peek(L);
+    callback_prepare(L);
     if (!r || completion_pop(L, r) == 0)
       break;
     add(L, BATCH, -1);

@@ -599,6 +599,33 @@ static int state_close(lua_State *L) {
   return 0;
 }
 
+/* ---- memory of the interpreter that asks ---- */
+
+static lua_Alloc lua_alloc;
+static void *lua_alloc_data;
+static long lua_until; /* allocations that succeed yet; negative: so many have failed */
+
+static void *alloc_until(void *data, void *block, size_t before, size_t after) {
+  int grows = after > 0 && (!block || after > before);
+  if (grows && --lua_until < 0)
+    return NULL;
+  return lua_alloc(data, block, before, after);
+}
+
+/* lua_memory(n): the n-th allocation of Lua's from now on fails, and all behind it;
+ * lua_memory() ends that: how many have failed */
+static int kit_lua_memory(lua_State *L) {
+  if (!lua_isnoneornil(L, 1)) {
+    lua_until = arg_int(L, 1) - 1;
+    lua_alloc = lua_getallocf(L, &lua_alloc_data);
+    lua_setallocf(L, alloc_until, lua_alloc_data);
+    return 0;
+  }
+  lua_setallocf(L, lua_alloc, lua_alloc_data);
+  lua_pushinteger(L, lua_until < 0 ? -lua_until : 0);
+  return 1;
+}
+
 static const luaL_Reg state_methods[] = {{"start", state_start},
                                          {"join", state_join},
                                          {"here", state_here},
@@ -633,6 +660,7 @@ static const luaL_Reg functions[] = {
     {"altstack", kit_altstack},
     {"shim_arm", kit_shim_arm},
     {"shim_disarm", kit_shim_disarm},
+    {"lua_memory", kit_lua_memory},
     {NULL, NULL},
 };
 
