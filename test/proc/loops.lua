@@ -402,20 +402,23 @@ story.test("cqueues: the reactor and sockets are polled as they are", {needs = "
         cqueues.poll(reactor, timeout)
         reactor:step()
       end)
-      for i, ms in ipairs {150, 50} do
+      local sockets = {}
+      for i = 1, 2 do
         cq:wrap(function()
-          local p = fork.new():eval("ms = math.tointeger(...)", ms)
-          p:eval "function f(s) require'testkit'.msleep(ms) s:write('woke\\n') end"
+          local p = fork.new():eval "function f(s) s:read 'l' s:write 'woke\\n' end"
           local s = assert(p:run "f")
+          sockets[i] = s
           cqueues.poll(s)
           local line = s:read "l"
           log[#log + 1] = i .. line
-          assert(assert(p:wait(5)).code == 0)
+          assert(assert(p:wait(20)).code == 0)
+          if i == 2 then sockets[1]:write "go\n" end
         end)
       end
       cq:wrap(function()
-        cqueues.sleep(0.01)
+        while not sockets[1] or not sockets[2] do cqueues.sleep(0.01) end
         log[#log + 1] = "tick"
+        sockets[2]:write "go\n"
       end)
       assert(cq:loop())
       print(table.concat(log, " "))
