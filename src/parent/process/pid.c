@@ -128,6 +128,12 @@ int process_kill(struct mf_process *p, int signum) {
   return r;
 }
 
+void process_continue(struct mf_process *p) {
+  struct backend *s = p->context->backend;
+  if (!p->is_thread && !p->far && p->pid > 0 && p->pidfd >= 0)
+    s->ops->kill(s, p->pidfd, p->pid, SIGCONT);
+}
+
 /* Without memory for it now, later: else its end would never be noticed. */
 void process_watch_end(struct mf_process *p) {
   struct backend *s = p->context->backend;

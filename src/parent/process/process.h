@@ -319,6 +319,8 @@ void process_fail_memory(struct mf_process *p, int code);
 void memory_request_free(struct memory_request *m);
 /* The answers to what was asked. */
 void process_take_saved(struct mf_process *p, const struct frame *f);
+/* A process that is stopped goes on, and so sees the end of its socket. */
+void process_continue(struct mf_process *p);
 /* The last handle is closed: lets go of everything; a default template stays, parked. */
 void process_park(struct mf_process *p);
 /* The parked default template is on the loop again. */

@@ -116,12 +116,14 @@ void default_reset(struct context *ctx) {
     return;
   def->process = NULL;
   p->internal = 0;
-  if (!ctx->started)
+  if (!ctx->started) {
+    process_continue(p); /* the end of its socket ends it, and nobody looks after it */
     process_park(p);
-  else if (p->unstarted)
+  } else if (p->unstarted) {
     process_end_unstarted(p);
-  else
+  } else {
     process_event(p, &(struct event){EV_CLOSE});
+  }
 }
 
 void default_close(struct context *ctx) {
