@@ -40,7 +40,10 @@ local checked -- the newest timeout of step: mostly it is the same one again
 
 -- Waits up to timeout seconds (0), dispatches, tells whether work is outstanding.
 function fork.step(timeout)
-  if timeout ~= checked then checked = timeout and check.seconds(1, "step", timeout) end
+  if timeout ~= checked then
+    if timeout ~= nil then check.seconds(1, "step", timeout) end
+    checked = timeout
+  end
   return reactor.step(timeout)
 end
 

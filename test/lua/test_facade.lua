@@ -40,6 +40,7 @@ story.test("wrong types raise with the argument's name and the caller's line", f
   t.raises("option 'env", fork.new, { env = { ["A=B"] = "x" } })
   t.raises("min .* is greater", fork.new_exec, { spares = { min = 3, max = 2 } })
   t.raises("#1 to 'step'", fork.step, -1)
+  t.raises("#1 to 'step' %(number expected, got boolean%)", fork.step, false)
   t.raises("#1 to 'on_error'", fork.on_error, 3)
   t.raises("#1 to 'from_fd'", fork.from_fd, {})
   t.raises("unknown signal 'NOPE'", p.kill, p, "NOPE")

@@ -392,6 +392,7 @@ end)
 
 story.test("LIMIT: waits inside waits have a bound", {deadline = 40}, function(t)
   local depth, deepest, failure = 0, 0, nil
+  local gate, gate_end = fork.socket.pair()
   local function nested(err)
     if err or failure then
       failure = failure or err
@@ -399,13 +400,18 @@ story.test("LIMIT: waits inside waits have a bound", {deadline = 40}, function(t
     end
     depth = depth + 1
     if depth > deepest then deepest = depth end
-    local again = fork.new()
-    again:run("type", nested)
+    fork.new():run("type", nested)
     local socket, e = fork.new():run "type"
-    if socket then socket:close() elseif not failure then failure = e end
+    if socket then
+      socket:close()
+      gate:read(1)
+    else
+      failure = failure or e
+      gate_end:close()
+    end
     depth = depth - 1
   end
-  -- Each callback starts another process, then waits, so waits pile up inside waits.
+  -- Each callback starts another process, then waits until there were too many: waits pile up.
   fork.new():run("type", function(err)
     if err then failure = err else nested() end
   end)
@@ -413,6 +419,7 @@ story.test("LIMIT: waits inside waits have a bound", {deadline = 40}, function(t
   t.error(failure, "LIMIT")
   t.ok(deepest >= 40, "waits inside each other: " .. deepest)
   fork.loop()
+  gate:close()
 end)
 
 story.done()
