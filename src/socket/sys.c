@@ -171,6 +171,18 @@ static int is_about_the_peer(int error) {
          error == EHOSTUNREACH;
 }
 
+/* A Unix listener that was shut down: accept(2) without blocking says EAGAIN for ever,
+ * and poll(2) that it is ready. */
+static int is_shut_down(int fd) {
+#ifdef POLLRDHUP
+  struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+  return fdwait(&p, 1, 0) > 0 && (p.revents & POLLRDHUP) != 0;
+#else
+  (void)fd;
+  return 0;
+#endif
+}
+
 int sys_accept(int fd, int ask, int nonblocking) {
   for (;;) {
     if (ask && !ready_now(fd, POLLIN))
@@ -180,6 +192,8 @@ int sys_accept(int fd, int ask, int nonblocking) {
         ask && term_watched() ? term_accept(fd, flags) : accept4(fd, NULL, NULL, flags);
     if (c >= 0)
       return c > 2 ? c : fd_raise(c);
+    if (errno == EAGAIN)
+      return is_shut_down(fd) ? -EINVAL : -EAGAIN;
     if (errno == EINTR)
       interrupt_seen();
     if (errno == EINTR && term_noted())

@@ -3,7 +3,7 @@
 -- luacheck: globals TestDescriptors TestAddresses TestHandles TestDatagrams
 local kit = require "socket_kit"
 local lu, shim, socket = kit.lu, kit.shim, kit.socket
-local need_shim, need, pair = kit.need_shim, kit.need, kit.pair
+local has_shim, need_shim, need, pair = kit.has_shim, kit.need_shim, kit.need, kit.pair
 local counted, fresh_name = kit.counted, kit.fresh_name
 
 ---- descriptors ----
@@ -222,6 +222,21 @@ function TestAddresses.test_accept_times_out()
   l:settimeout(0.01)
   lu.assertEquals({l:accept()}, {nil, "timed out", 110})
   l:close()
+end
+
+-- Linux says EAGAIN of a Unix listener that was shut down, and poll that it is ready: accept span.
+function TestAddresses.test_accept_of_what_was_shut_down()
+  for _, address in ipairs {"@" .. fresh_name(), "127.0.0.1:0"} do
+    for _, reactor in ipairs {false, true} do
+      local listener = assert(socket.listen(address))
+      if reactor and has_shim then shim.set_wait(function() return true end) end
+      listener:settimeout(10)
+      listener:shutdown()
+      lu.assertEquals({listener:accept()}, {nil, "Invalid argument", 22})
+      if has_shim then shim.set_wait(nil) end
+      listener:close()
+    end
+  end
 end
 
 function TestAddresses.test_bad_addresses()
