@@ -159,7 +159,7 @@ int job_caller_post(struct job_caller *c, const struct job_post *post, const voi
   a->u.post.length = length;
   a->u.post.options = *post;
   a->u.post.cb = cb;
-  a->u.post.at_ms = wall_ms() + post->delay_ms;
+  a->u.post.at_ms = wall_ms() + post->delay_ms + (post->delay_ms > 0); /* not before */
   a->data = data;
   a->step = begin;
   a->drop = drop;
