@@ -535,8 +535,9 @@ function cases.threads()
                       {"whole0", "to the exit status, small template", "whole", 0, 1000},
                       {"first8", "the first byte, 8 MiB of tables", "first", 8, 200}} do
     for _, isolation in ipairs {"process", "thread"} do
-      cells[#cells + 1] = {key = w[1] .. isolation, label = w[2], command = ("lua5.4 %s/threads.lua %s %s %d %d"):format(
-        here, isolation, w[3], w[4], math.floor(w[5] * (quick and 0.2 or 1)))}
+      local script = ("lua5.4 %s/threads.lua %s "):format(here, isolation)
+      cells[#cells + 1] = {key = w[1] .. isolation, label = w[2], command = script .. ("%s %d %d"):format(
+        w[3], w[4], math.floor(w[5] * (quick and 0.2 or 1)))}
     end
   end
   cells = take_turns("threads", cells)
@@ -546,14 +547,14 @@ function cases.threads()
   say("| | a process, us | a thread, us | best of a thread, us |")
   say("| --- | ---: | ---: | ---: |")
   for at = 1, #cells, 2 do
-    local process, thread = cells[at], cells[at + 1]
-    local function middle(cell, name)
+    local forked, thread = cells[at], cells[at + 1]
+    local function of_all(cell, name)
       local all = {}
       for _, f in pairs(cell.figures) do all[#all + 1] = f[name] end
       return median(all)
     end
-    say("| %s | %.0f | %.0f | %.0f |", process.label, middle(process, "p50_us"), middle(thread, "p50_us"),
-      middle(thread, "best_us"))
+    say("| %s | %.0f | %.0f | %.0f |", forked.label, of_all(forked, "p50_us"), of_all(thread, "p50_us"),
+      of_all(thread, "best_us"))
   end
 end
 
