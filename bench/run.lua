@@ -541,9 +541,7 @@ function cases.threads()
     end
   end
   cells = take_turns("threads", cells)
-  say("")
-  say("## Clones in threads, one at a time from Lua")
-  say("")
+  say("\n## Clones in threads, one at a time from Lua\n")
   say("| | a process, us | a thread, us | best of a thread, us |")
   say("| --- | ---: | ---: | ---: |")
   for at = 1, #cells, 2 do

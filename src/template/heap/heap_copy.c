@@ -102,13 +102,10 @@ static int add_used(void *data, char *at, size_t size) {
 }
 
 int heap_copy_pointers(const struct heap *h, lua_State *L, struct pointers *ret) {
-  struct heap_shape shape;
   struct used used = {0};
-  heap_copy_shape(h, &shape);
   int r = heap_copy_parts(h, add_used, &used);
   if (r == 0)
-    r = pointers_record_used(ret, L, h, (size_t)(shape.region + shape.zone), used.range,
-                             used.n);
+    r = pointers_record_used(ret, L, h, heap_copy_extent(h), used.range, used.n);
   free(used.range);
   return r;
 }

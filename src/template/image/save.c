@@ -391,7 +391,7 @@ static void note_word(void *data, void *word) {
 
 static int record(struct saving *s) {
   relocate_dummy_node(s->L, heap_copy_node(s->heap));
-  int r = pointers_record(&s->pointers, s->L, s->heap, heap_copy_extent(s->heap));
+  int r = heap_copy_pointers(s->heap, s->L, &s->pointers);
   if (r == 0)
     heap_copy_words(s->heap, note_word, s);
   return r;
