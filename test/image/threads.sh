@@ -18,7 +18,7 @@ gcc $flags -DLUA_USE_LINUX -Wl,-E -o "$work/lua" \
   $(ls "$lua"/src/*.c | grep -v '/luac\.c$') -lm -ldl
 # shellcheck disable=SC2046,SC2086
 gcc $flags -shared -DMOONFORK_VERSION="\"$version\"" -DMOONFORK_LUA='"threads"' -Isrc -Iinclude \
-  -I"$lua/src" -o "$work/moonfork/pseudo_core.so" src/pseudo/*.c src/image/*.c src/template/heap/*.c \
-  $(ls src/os/*.c | grep -v 'coverage\|posix\|zombie') src/base/*.c -lpthread
+  -I"$lua/src" -o "$work/moonfork/pseudo_core.so" src/pseudo/*.c src/image/*.c \
+  src/template/heap/*.c $(ls src/os/*.c | grep -v 'coverage\|posix\|zombie') src/base/*.c -lpthread
 LUA_PATH="$PWD/lua/?.lua" LUA_CPATH="$work/?.so" TSAN_OPTIONS=halt_on_error=0:exitcode=66 \
   timeout 120 "$work/lua" test/image/threads.lua
