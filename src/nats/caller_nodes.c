@@ -46,8 +46,8 @@ static void flush_node(mf_far *far, struct far_node *node) {
   if (batch == 0)
     return;
   snprintf(subject, sizeof subject, "%s.node.%s", far->subject, node->room->beat.node);
-  snprintf(far->reply, sizeof far->reply, "%s.s.%llx", far->inbox,
-           (unsigned long long)batch);
+  snprintf(far->reply, sizeof far->reply, "%.*s.s.%llx", (int)sizeof far->reply - 20,
+           far->inbox, (unsigned long long)batch);
   int rc = engine_publish(far->engine, subject, far->reply, NULL, 0, buf_peek(&node->out),
                           buf_size(&node->out));
   buf_consume(&node->out, buf_size(&node->out));

@@ -266,8 +266,9 @@ int subject_caller(const char *reply, char caller[NODE_ID + 1]) {
   static const char prefix[] = "_INBOX.";
   size_t n = strnlen(reply, 64);
   const char *word = reply + sizeof prefix - 1;
-  if (n < sizeof prefix - 1 + NODE_ID + 4 || memcmp(reply, prefix, sizeof prefix - 1) ||
-      !is_word(word, NODE_ID) || memcmp(word + NODE_ID, ".s.", 3) != 0)
+  if (n < sizeof prefix - 1 + NODE_ID + 4 ||
+      memcmp(reply, prefix, sizeof prefix - 1) != 0 || !is_word(word, NODE_ID) ||
+      memcmp(word + NODE_ID, ".s.", 3) != 0)
     return 0;
   memcpy(caller, word, NODE_ID);
   caller[NODE_ID] = '\0';

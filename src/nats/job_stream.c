@@ -96,9 +96,10 @@ static int is_there(const struct job_answer *a) {
 static void on_step(const struct job_answer *a, void *data) {
   struct job_setup *s = data;
   struct job_answer nomem = {.code = MF_ENOMEM, .text = "not enough memory"};
+  struct job_answer good = {.text = ""};
   s->call = NULL;
   if ((a->code != 0 && !is_there(a)) || ++s->step == STEPS)
-    end(s, a->code != 0 && is_there(a) ? &(struct job_answer){.text = ""} : a);
+    end(s, a->code != 0 && is_there(a) ? &good : a);
   else if (step(s) < 0)
     end(s, &nomem);
 }

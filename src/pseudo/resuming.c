@@ -79,7 +79,7 @@ static int is_in_the_way(const struct l54_frame *f, int strict) {
     return 0;
   for (size_t i = 0; i < sizeof passes / sizeof *passes; i++)
     if (f->function->tag == L54_LIGHT_C_FUNCTION &&
-        f->function->word.pointer == (void *)passes[i])
+        f->function->word.pointer == (void *)(uintptr_t)passes[i])
       return 0;
   return strict || !has_continuation(f);
 }

@@ -167,7 +167,7 @@ static void name_culprit(struct looking *l) {
   snprintf(reason, sizeof reason, "%s", l->why);
   if (has_field(L, "__name") && lua_type(L, -1) == LUA_TSTRING)
     name = lua_tostring(L, -1);
-  snprintf(l->why, USERDATA_WHY_MAX, "userdata%s%.60s%s (%s): %s",
+  snprintf(l->why, USERDATA_WHY_MAX, "userdata%s%.60s%s (%s): %.240s",
            *name ? " of type '" : "", name, *name ? "'" : "", path, reason);
 }
 

@@ -187,8 +187,8 @@ static int find_object(struct loading *l, uint64_t i) {
   return 0;
 }
 
-static int find_objects(struct loading *l) {
-  uint64_t n = l->view.header->nobjects;
+static int find_objects(struct loading *l) { /* the header was read */
+  uint64_t n = l->view.header ? l->view.header->nobjects : 0;
   l->places = calloc((size_t)n + 1, sizeof *l->places);
   int r = l->places ? libraries_list(&l->objects) : -ENOMEM;
   for (uint64_t i = 0; i < n && r == 0; i++)

@@ -49,8 +49,10 @@ static void place_anew(lua_State *L, struct job *job, struct l54_table *t) {
   if (!t->last_free)
     return;
   job->old = malloc(n * sizeof *job->old);
-  if (!job->old)
+  if (!job->old) {
     luaL_error(L, "not enough memory");
+    return;
+  }
   memcpy(job->old, t->entries, n * sizeof *job->old);
   empty(L, t, n);
   push(L, (union l54_word){.pointer = t}, L54_TABLE | L54_IS_OBJECT);

@@ -179,7 +179,7 @@ int args_copy(const struct args *a, struct args *ret) {
   }
   if (r == 0)
     return 0;
-  for (size_t i = 0; i < ret->n; i++) {
+  for (size_t i = 0; ret->items && i < ret->n; i++) {
     ret->items[i].fd = -1; /* not this list's */
     gather_deinit(&ret->items[i].map);
   }

@@ -88,7 +88,8 @@ static void free_thread(struct thread *t) {
 
 /* The finalisers of what it has made itself run, as at clone.exit(code, true): its memory
  * outside of the interpreter is its process's, and would stay. */
-static _Noreturn void leave(struct server *s, int code) {
+static void leave(struct server *s, int code) __attribute__((noreturn));
+static void leave(struct server *s, int code) {
   struct thread *t = s->thread;
   t->code = code;
   if (!s->exiting && !t->killed) {
