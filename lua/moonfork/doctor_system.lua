@@ -60,6 +60,38 @@ local function group_limit(controller, files)
   return lowest
 end
 
+-- ---- NATS ----
+
+local LIBNATS, NATS_SERVER = {3, 3}, {2, 9} -- the least: doc/nats-jobs.md, "Versions"
+
+local function is_older(version, least)
+  local major, minor = version:match "^(%d+)%.(%d+)"
+  major, minor = tonumber(major or 0), tonumber(minor or 0)
+  return major < least[1] or major == least[1] and minor < least[2]
+end
+
+-- The version of the program in PATH; nil: there is none, or it does not say.
+local function server_version()
+  local pipe <close> = io.popen "nats-server --version 2>/dev/null"
+  return pipe and pipe:read("a"):match "v(%d+%.%d+[%w.-]*)"
+end
+
+local function look_at_nats()
+  local found, part = pcall(function()
+    require "moonfork.nats"
+    return core.part "moonfork.nats_core"
+  end)
+  if not found then return "no", "calls and stored jobs over NATS need moonfork.nats, which is built with libnats" end
+  local server = server_version()
+  local state = ("libnats %s, %s"):format(part.libnats, server and "nats-server " .. server or "no nats-server")
+  if is_older(part.libnats, LIBNATS) or server and is_older(server, NATS_SERVER) then
+    return state, ("stored jobs need libnats %d.%d and nats-server %d.%d or newer"):format(LIBNATS[1], LIBNATS[2],
+      NATS_SERVER[1], NATS_SERVER[2]), true
+  end
+  return state, server and "calls and stored jobs over NATS; --engine local starts that server"
+    or "calls and stored jobs over NATS, by a server elsewhere: --engine local has none to start"
+end
+
 -- ---- the list ----
 
 -- A row: name, what it is for, and look(features, limits, who): state, and what follows from it; missing
@@ -153,6 +185,7 @@ local rows = {
     return mode, "each fork counts as a copy of the template (vm.overcommit_memory): large ones fail with FORK_FAILED",
       true
   end},
+  {"NATS", look_at_nats},
 }
 
 --- look(): the rows, each {name=, state=, text=, missing=}: missing where something is lost.

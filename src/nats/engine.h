@@ -133,4 +133,7 @@ struct engine_stats {
 };
 void engine_get_stats(const struct engine *e, struct engine_stats *s);
 
+/* The version of libnats that runs: "3.4.1". */
+const char *engine_library_version(void);
+
 #endif

@@ -72,3 +72,7 @@ void engine_quiet_end(const struct engine_quiet *q) {
   }
   pthread_sigmask(SIG_SETMASK, &q->mask, NULL);
 }
+
+const char *engine_library_version(void) {
+  return nats_GetVersion();
+}

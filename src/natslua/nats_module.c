@@ -9,6 +9,7 @@
 #include "bind/field.h"
 #include "bind/foreign.h"
 #include "nats/caller_private.h"
+#include "nats/engine.h"
 #include "nats/node.h"
 #include "nats/options.h"
 #include "natslua/job_request.h"
@@ -468,5 +469,7 @@ int luaopen_moonfork_nats_core(lua_State *L) {
   luaL_newlib(L, functions);
   lua_pushliteral(L, MOONFORK_VERSION);
   lua_setfield(L, -2, "version");
+  lua_pushstring(L, engine_library_version());
+  lua_setfield(L, -2, "libnats");
   return 1;
 }

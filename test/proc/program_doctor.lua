@@ -38,7 +38,7 @@ story.test("without modules: the parts, the system, a trial", function(t)
     t.match(out, "\n  " .. part .. " +" .. version:gsub("%p", "%%%0") .. " +/[^\n]+\n")
   end
   for _, name in ipairs{"pidfd", "memfd", "close_range", "PR_SET_PDEATHSIG", "epoll", "/proc", "huge pages",
-    "seccomp", "open files", "processes", "address space", "locked memory", "memory", "overcommit"} do
+    "seccomp", "open files", "processes", "address space", "locked memory", "memory", "overcommit", "NATS"} do
     t.match(out, "\n  " .. name:gsub("%p", "%%%0") .. " +%S[^\n]* %l[^\n]+\n")
   end
   t.match(out, "a clone of this template was forked and ran its function after [%d.]+ ms\n")

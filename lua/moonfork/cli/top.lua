@@ -118,8 +118,9 @@ function views.engine(view, stats)
     stats.engine_reason and " (" .. stats.engine_reason .. ")" or "", #stats.nodes, stats.workers)
   local jobs = stats.jobs
   if jobs then
-    view:put("jobs of %s: %d wait, %d wait for their time, %d at work, %d redelivered, %d results, %d dead",
-      jobs.stream, jobs.waiting, jobs.delayed, jobs.running, jobs.redelivered, jobs.results, jobs.dead)
+    view:put("jobs of %s: %d wait, %d wait for their time, %d at work, %d redelivered, %d results, %d dead%s",
+      jobs.stream, jobs.waiting, jobs.delayed, jobs.running, jobs.redelivered, jobs.results, jobs.dead,
+      jobs.leftover > 0 and (", %d left over by the engine"):format(jobs.leftover) or "")
   end
   view:put("%-24s %7s %5s %5s %5s %9s %7s %s", "NODE", "WORKERS", "HOLDS", "ROOM", "OF", "CALLS", "BEAT", "STATE")
   for _, node in ipairs(stats.nodes) do
