@@ -307,6 +307,7 @@ end
 
 local function finished(p, err)
   p.state = "finished"
+  record.keep(p)
   if not err then return end
   p.err = p.err or err
   record.mark_told(p, err)
@@ -334,6 +335,7 @@ local function finish(p, callback, start)
     if err then record.fail(p, err) end -- it could not even be sent: the process has to end too
   end
   p.state = "finishing" -- not before: what raises has changed nothing
+  record.keep(p)
   if err then reactor.post(function() return told(err) end) end
   reactor.touch()
   return function()

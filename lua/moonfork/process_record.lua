@@ -25,8 +25,9 @@ local record = {}
 local owners = setmetatable({}, { __mode = "v" }) -- cell -> object
 -- Closed objects whose end is not known yet: kept, nothing more.
 local ending = {} -- luacheck: ignore
--- Lists of functions that are still to be told of an end. What they refer to lives as long: their
--- object, too, if one of them has it.
+-- Lists of functions that are still to be told of the end of a function that runs. What they refer to
+-- lives as long: their object, too, if one of them has it. (An idle process that only its own on_exit
+-- refers to ends: nobody can ask it for anything any more.)
 local watched = {} -- luacheck: ignore
 
 
@@ -133,10 +134,15 @@ function reactor.on_failure(cell, err)
   if p then failed_over_there(p, err) end
 end
 
+-- Its state has changed, or somebody waits for its end.
+function record.keep(p)
+  if p.watchers and p.state ~= "serving" then watched[p.watchers] = true end
+end
+
 function record.watch(p, watcher)
-  if not p.watchers then p.watchers = {} end
-  watched[p.watchers] = true
+  p.watchers = p.watchers or {}
   table.insert(p.watchers, watcher)
+  record.keep(p)
   core.watch_exit(p.raw)
   reactor.touch()
 end
@@ -218,10 +224,8 @@ local function take_over(object)
   p.cell.raw = p.raw
   p.closed = not raw
   p.status, p.cell.status = status, status or false
-  if watcher then
-    p.watchers = { watcher }
-    watched[p.watchers] = true
-  end
+  if watcher then p.watchers = { watcher } end
+  record.keep(p)
   if err then
     p.cell.failure = err
     failed_over_there(p, err)
