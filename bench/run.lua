@@ -556,9 +556,10 @@ function cases.threads()
   end
 end
 
-cases.nats = assert(loadfile(here .. "/nats_case.lua")) {here = here, programs = programs, process = process,
-  quick = quick, say = say, number = number, take_turns = take_turns, find = find, ratio = ratio, median = median,
-  goal = goal}
+local kit = {here = here, programs = programs, process = process, quick = quick, say = say, number = number,
+  take_turns = take_turns, find = find, ratio = ratio, median = median, goal = goal}
+cases.nats = assert(loadfile(here .. "/nats_case.lua"))(kit)
+cases.image = assert(loadfile(here .. "/image_case.lua"))(kit)
 
 function cases.map()
   local scale = quick and 0.2 or 1

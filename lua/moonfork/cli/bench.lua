@@ -14,6 +14,7 @@ local cases = {
   {"calls", "calls of a function in a process that stays"},
   {"remote", "calls and forks behind a command, against the same here"},
   {"threads", "clones that are threads, against clones that are processes"},
+  {"image", "templates that begin as an image, against an empty interpreter and against loading"},
   {"nats", "calls over a NATS server, against an echo in C with libnats alone"},
   {"map", "many items: pool:map, a loop, GNU parallel"},
   {"pays", "how much work an item needs to be worth a process"},

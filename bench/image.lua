@@ -1,0 +1,61 @@
+-- Templates that begin as an image, and templates that are built: from the start of the program to the
+-- first byte of a Lua function, one after the other.
+--
+--   image.lua make FILE MIB            an image with so many MiB of small tables
+--   image.lua make FILE modules DIR    one with the 300 modules of DIR
+--   image.lua load FILE COUNT
+--   image.lua exec COUNT               an empty interpreter
+--   image.lua modules DIR COUNT        one that loads the modules
+local fork = require "moonfork"
+local what = arg[1]
+local clock = require("moonfork.load").now
+local GREET = "function greet(socket) socket:write 'x' socket:read 'a' end"
+local NMODULES = 300
+
+local function load_modules(process, dir)
+  return process:eval(([[
+    package.path = %q .. "/?.lua;" .. package.path
+    for i = 1, %d do require("bench_module" .. i) end
+  ]]):format(dir, NMODULES))
+end
+
+if what == "make" then
+  local process = fork.new_exec():eval(GREET)
+  if arg[3] == "modules" then
+    load_modules(process, arg[4])
+  else
+    process:eval(("data = {} for i = 1, %d do data[i] = {i} end"):format(tonumber(arg[3]) * 11000))
+  end
+  assert(process:save(arg[2]))
+  process:close()
+  fork.loop()
+  return
+end
+
+local count = tonumber(arg[what == "exec" and 2 or 3])
+local times, private = {}, 0
+for i = 1, count + 2 do
+  local start = clock()
+  local process
+  if what == "load" then
+    process = fork.load(arg[2])
+  else
+    process = fork.new_exec()
+    if what == "modules" then load_modules(process, arg[2]) end
+    process:eval(GREET)
+  end
+  local socket = assert(process:run "greet")
+  assert(socket:read(1) == "x")
+  times[i] = clock() - start
+  local memory = assert(process:memory())
+  private = math.max(private, memory.uss)
+  socket:close()
+  assert(process:wait().code == 0)
+  process:close()
+end
+times = table.move(times, 3, count + 2, 1, {}) -- the first two find cold pages
+table.sort(times)
+local seconds = 0
+for _, t in ipairs(times) do seconds = seconds + t end
+print(("calls %d\nseconds %.6f\np50_us %.1f\nprivate_kib %.0f"):format(count, seconds, times[count // 2 + 1] * 1e6,
+  private / 1024))

@@ -1,0 +1,61 @@
+-- The measurement `image` of run.lua: templates that begin as an image against an empty interpreter, and
+-- against loading the modules. kit: what run.lua has for it.
+local kit = ...
+local here, process, say = kit.here, kit.process, kit.say
+local GOAL_START, GOAL_KIB = 1.1, 256
+
+local function write_modules(dir)
+  process.capture(("mkdir -p '%s'"):format(dir))
+  for i = 1, 300 do
+    local file <close> = assert(io.open(("%s/bench_module%d.lua"):format(dir, i), "w"))
+    file:write("local format, concat = string.format, table.concat\nlocal M = {}\n")
+    for j = 1, 20 do
+      file:write(("function M.f%d(a, b) return format('%%s %%s', a, b) .. concat({a, b}, ',') end\n"):format(j))
+    end
+    file:write("return M\n")
+  end
+end
+
+return function()
+  local dir = os.tmpname()
+  os.remove(dir)
+  process.capture(("mkdir -p '%s'"):format(dir))
+  write_modules(dir .. "/modules")
+  local script = ("lua5.4 %s/image.lua "):format(here)
+  local n = kit.quick and 10 or 60
+  local sizes = kit.quick and {84} or {84, 512}
+  local function make(name, words)
+    local file = ("%s/%s.image"):format(dir, name)
+    process.capture(("%s make %s %s"):format(script, file, words))
+    return file
+  end
+  local cells = {{key = "empty", label = "an empty interpreter", command = script .. "exec " .. n}}
+  for _, mib in ipairs(sizes) do
+    cells[#cells + 1] = {key = "load" .. mib, label = ("an image of %d MiB of tables"):format(mib),
+      command = ("%s load %s %d"):format(script, make(tostring(mib), mib), n)}
+  end
+  cells[#cells + 1] = {key = "imaged", label = "an image with 300 modules",
+    command = ("%s load %s %d"):format(script, make("modules", "modules " .. dir .. "/modules"), n)}
+  cells[#cells + 1] = {key = "loading", label = "300 modules, loaded by require",
+    command = ("%s modules %s %d"):format(script, dir .. "/modules", n)}
+  cells = kit.take_turns("image", cells)
+  local function of_all(cell, name)
+    local all = {}
+    for _, f in pairs(cell.figures) do all[#all + 1] = f[name] end
+    return kit.median(all)
+  end
+  say("\n## Images: from the start of the program to the first byte of a Lua function\n")
+  say("| the template | ms | x an empty interpreter | private memory, KiB |")
+  say("| --- | ---: | ---: | ---: |")
+  local empty = kit.find(cells, "empty")
+  for _, cell in ipairs(cells) do
+    local x = of_all(cell, "p50_us") / of_all(empty, "p50_us")
+    say("| %s | %.2f | %.2f | %.0f |", cell.label, of_all(cell, "p50_us") / 1000, x, of_all(cell, "private_kib"))
+    if cell.key:find "^load%d" then
+      kit.goal("image: " .. cell.label .. ", x an empty interpreter", "most", GOAL_START, x, "%.2f")
+      kit.goal("image: " .. cell.label .. ", private KiB beyond an empty interpreter", "most", GOAL_KIB,
+        of_all(cell, "private_kib") - of_all(empty, "private_kib"), "%.0f")
+    end
+  end
+  process.capture(("rm -rf '%s'"):format(dir))
+end
