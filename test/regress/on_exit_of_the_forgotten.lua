@@ -17,7 +17,7 @@ local function forget(make, told)
       socket:close()
       process:close()
     end)
-    socket:shutdown()
+    socket:shutdown("w")
   end)
 end
 

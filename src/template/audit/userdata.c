@@ -137,7 +137,9 @@ static int look_at_type(struct looking *l, void *object) { /* userdata | */
       name = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
       lua_pop(L, 1); /* the metatable keeps it */
     }
-    if (finaliser && !is_known(name) && !is_own(finaliser))
+    if (is_known(name))
+      return 0; /* words that it has left unset may look like addresses */
+    if (finaliser && !is_own(finaliser))
       return refuse(
           l, object,
           "it has a finaliser in C, and nobody says that a copy may run it, too; "
