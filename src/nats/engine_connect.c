@@ -119,9 +119,11 @@ static natsStatus set_servers(natsOptions *opts, char *servers) {
 
 static natsStatus set_tls(natsOptions *opts, const struct engine_options *o) {
   natsStatus s = NATS_OK;
-  if (engine_wants_tls(
-          o)) /* libnats takes "tls:" for a wish that the server may refuse */
+  if (engine_wants_tls(o)) {
+    /* libnats takes "tls:" for a wish that the server may refuse */
     s = natsOptions_SetSecure(opts, true);
+    engine_secure_ready();
+  }
   if (s == NATS_OK && o->ca)
     s = natsOptions_LoadCATrustedCertificates(opts, o->ca);
   if (s == NATS_OK && o->cert)
@@ -168,6 +170,7 @@ static void note_error(struct mailbox *box, natsStatus s) {
 static void *run(void *data) {
   struct attempt *a = data;
   struct mailbox *box = a->box;
+  int is_secure = engine_wants_tls(&a->o);
   natsOptions *opts = NULL;
   natsConnection *nc = NULL;
   natsStatus s = natsOptions_Create(&opts);
@@ -194,6 +197,8 @@ static void *run(void *data) {
   free(a);
   mailbox_drop(box);
   nats_ReleaseThreadMemory();
+  if (is_secure)
+    engine_secure_end();
   if (orphan)
     engine_library_close();
   return NULL;
@@ -224,11 +229,16 @@ int engine_attempt(struct engine *e) {
   e->box->tried = e->box->lost = e->box->writing = 0;
   e->box->fd = -1;
   pthread_mutex_unlock(&e->box->mutex);
+  int is_secure = engine_wants_tls(&e->o);
+  if (is_secure)
+    engine_secure_begin();
   sigfillset(&all); /* the program's handlers run in its own threads */
   pthread_sigmask(SIG_SETMASK, &all, &old);
   int rc = pthread_create(&e->thread, NULL, run, a);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   if (rc != 0) {
+    if (is_secure)
+      engine_secure_end();
     engine_options_free(&a->o);
     free(a->servers);
     free(a);

@@ -1,14 +1,79 @@
 /* libnats as a whole: it has three threads of its own, which end with the last engine,
- * unless the program opened libnats itself before. Runs in the parent. */
+ * unless the program opened libnats itself before. Runs in the parent.
+ *
+ * A process may exit while an attempt to connect is under way: the thread of an engine
+ * that was aborted goes on, and a program need not close an engine. But libnats and
+ * OpenSSL free what all their threads use from functions that they give to atexit, the
+ * former whenever its count of users is 0, which it is a moment before its last thread
+ * has done its work. So exit waits here first: until nobody is closing libnats, after
+ * which nobody does, and until no attempt uses TLS, each of which ends after CONNECT_MS
+ * for each server at the latest. */
 #include "nats/engine_private.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { EXIT_MS = CONNECT_MS + 500, END_MS = 10000 /* of libnats's threads */ };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static unsigned users;
-static int ours;
+static pthread_cond_t secure_over = PTHREAD_COND_INITIALIZER;
+static unsigned users, nsecure;
+static int ours, is_exiting;
+static pid_t opened_by;
+
+/* ---- the end of the process ---- */
+
+/* A forked copy has none of the threads, and perhaps a mutex that one of them held. */
+static void on_exit_of_process(void) {
+  struct timespec last;
+  if (getpid() != opened_by)
+    return;
+  clock_gettime(CLOCK_REALTIME, &last);
+  last.tv_sec += EXIT_MS / 1000;
+  last.tv_nsec += EXIT_MS % 1000 * 1000000L;
+  last.tv_sec += last.tv_nsec / 1000000000L;
+  last.tv_nsec %= 1000000000L;
+  pthread_mutex_lock(&mutex);
+  is_exiting = 1;
+  while (nsecure > 0 && pthread_cond_timedwait(&secure_over, &mutex, &last) == 0)
+    ;
+  pthread_mutex_unlock(&mutex);
+}
+
+static void watch_exit(void) {
+  atexit(on_exit_of_process); /* without memory for it exit does not wait */
+}
+
+/* What is given to atexit last is called first: libnats's function is there since its
+ * first nats_Open, OpenSSL's since the first options with TLS. */
+static void watch_exit_plain(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, watch_exit);
+}
+
+void engine_secure_ready(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, watch_exit);
+}
+
+void engine_secure_begin(void) {
+  pthread_mutex_lock(&mutex);
+  nsecure++;
+  pthread_mutex_unlock(&mutex);
+}
+
+void engine_secure_end(void) {
+  pthread_mutex_lock(&mutex);
+  if (--nsecure == 0)
+    pthread_cond_broadcast(&secure_over);
+  pthread_mutex_unlock(&mutex);
+}
+
+/* ---- opening and closing ---- */
 
 /* 0: it can't be told. */
 static unsigned count_threads(void) {
@@ -31,6 +96,10 @@ static int open_library(void) {
   natsStatus s = nats_Open(-1);
   ours = s == NATS_OK && before > 0 && count_threads() > before;
   sigaction(SIGPIPE, &old, NULL);
+  if (s == NATS_OK) {
+    opened_by = getpid();
+    watch_exit_plain();
+  }
   return s == NATS_OK ? 0 : s == NATS_NO_MEMORY ? -ENOMEM : -EAGAIN;
 }
 
@@ -45,8 +114,8 @@ int engine_library_open(void) {
 
 void engine_library_close(void) {
   pthread_mutex_lock(&mutex);
-  if (--users == 0 && ours)
-    nats_CloseAndWait(1000);
+  if (--users == 0 && ours && !is_exiting)
+    nats_CloseAndWait(END_MS);
   pthread_mutex_unlock(&mutex);
 }
 

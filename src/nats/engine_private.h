@@ -129,6 +129,11 @@ struct engine {
 /* engine_library.c */
 int engine_library_open(void); /* 0 or -errno; each success needs one close */
 void engine_library_close(void);
+/* An attempt with TLS is under way between these, and the process does not exit before
+ * it is over; ready: OpenSSL has been initialised. Any thread. */
+void engine_secure_begin(void);
+void engine_secure_ready(void);
+void engine_secure_end(void);
 
 /* Between these a write to a socket that the server has closed raises no SIGPIPE in this
  * thread. */
