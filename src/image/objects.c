@@ -2,20 +2,29 @@
 
 #include "image/layout54.h"
 
-static int each_in(struct l54_object *o, int (*f)(void *data, void *object), void *data) {
+struct each {
+  const struct l54_global *g;
+  int (*f)(void *data, void *object, int is_finalised);
+  void *data;
+};
+
+static int each_in(const struct each *e, struct l54_object *o, int is_finalised) {
   int r = 0;
   for (; o && r == 0; o = o->next)
-    if (o->type == L54_USERDATA && ((struct l54_userdata *)o)->metatable)
-      r = f(data, o);
+    if (o->type == L54_USERDATA && !l54_is_dead(o, e->g))
+      r = e->f(e->data, o, is_finalised);
   return r;
 }
 
-int objects_each_userdata(lua_State *L, int (*f)(void *data, void *object), void *data) {
-  struct l54_global *g = l54_thread(L)->global;
-  int r = each_in(g->all, f, data);
+int objects_each_userdata(lua_State *L,
+                          int (*f)(void *data, void *object, int is_finalised),
+                          void *data) {
+  const struct l54_global *g = l54_thread(L)->global;
+  const struct each e = {g, f, data};
+  int r = each_in(&e, g->all, 0);
   if (r == 0)
-    r = each_in(g->with_finaliser, f, data);
-  return r ? r : each_in(g->to_finalise, f, data);
+    r = each_in(&e, g->with_finaliser, 1);
+  return r ? r : each_in(&e, g->to_finalise, 1);
 }
 
 void *objects_contents(void *object) {

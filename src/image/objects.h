@@ -4,10 +4,13 @@
 
 #include <lua.h>
 
-/* Calls f for each full userdata with a metatable, those that wait for their finaliser
- * included, until f does not return 0: what it returned. L: the main thread; f must not
- * change the state. */
-int objects_each_userdata(lua_State *L, int (*f)(void *data, void *object), void *data);
+/* Calls f for each full userdata, those that wait for their finaliser included, until f
+ * does not return 0: what it returned. is_finalised: its finaliser will run. Not for
+ * those that the collector has found dead: what they refer to may be free. f must not
+ * change the lists: the collector rests. */
+int objects_each_userdata(lua_State *L,
+                          int (*f)(void *data, void *object, int is_finalised),
+                          void *data);
 /* What lua_touserdata gives for it. */
 void *objects_contents(void *object);
 /* Pushes the userdata onto L, a thread of its state; there is room. */

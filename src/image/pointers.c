@@ -90,10 +90,6 @@ static bool is_used(const struct recording *c, uintptr_t word) {
   return low > 0 && word - (uintptr_t)c->used[low - 1].from <= c->used[low - 1].nbytes;
 }
 
-/* Numbers are small or, as doubles, beyond the addresses of a process. */
-static bool can_be_address(uintptr_t word) {
-  return word >= 65536 && (sizeof word < 8 || (uint64_t)word >> 56 == 0);
-}
 static void see_stream(struct recording *c, struct l54_userdata *u, char *memory) {
   luaL_Stream *s = (luaL_Stream *)(void *)memory;
   see_outside(c, &s->closef, IMAGE_STREAM_CLOSE);
@@ -112,7 +108,7 @@ static inline void see_contents(void *context, struct l54_userdata *u, char *mem
     if (is_inside(c->r, word)) {
       if (is_used(c, word))
         pointers_add(c->r, memory + i);
-    } else if (can_be_address(word))
+    } else if (pointers_can_be_address(word))
       list(c, memory + i, IMAGE_USERDATA, u);
   }
 }

@@ -8,8 +8,15 @@
 #include "image/kind.h"
 
 #include <lua.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* Of words that nobody describes: numbers are small or, as doubles, beyond the addresses
+ * of a process. */
+static inline bool pointers_can_be_address(uintptr_t word) {
+  return word >= 65536 && (sizeof word < 8 || (uint64_t)word >> 56 == 0);
+}
 
 struct pointers_outside {
   uint64_t offset; /* of the word, from the region's start */

@@ -1,5 +1,6 @@
 #include "pseudo/driver.h"
 
+#include "image/objects.h"
 #include "pseudo/duplicate.h"
 #include "pseudo/family.h"
 #include "pseudo/resuming.h"
@@ -119,12 +120,22 @@ static void finish(struct family_member *m, int code) {
 
 struct birth {
   struct family_member *child;
+  const struct userdata_list *userdata; /* of the original */
+  size_t nth;                           /* whose __clone is called */
   sem_t done;
-  char why[200]; /* "": it lives */
+  char why[sizeof((struct family_member *)0)->why_not]; /* "": it lives */
 };
 
-/* In the copy, before it goes on: metamethods __clone, and other random numbers. */
-static int run_hooks(lua_State *L) {
+/* In the copy, before it goes on: other random numbers, and metamethods __clone. */
+static int run_hooks(lua_State *L) { /* birth, objects | */
+  struct birth *b = lua_touserdata(L, 1);
+  for (; b->nth < b->userdata->nhooks; b->nth++)
+    userdata_call_hook(L, 2, b->nth);
+  return 0;
+}
+
+static int prepare_hooks(lua_State *L) { /* birth | */
+  const struct birth *b = lua_touserdata(L, 1);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &path_key);
   lua_getfield(L, -1, "born");
   uint64_t random[2];
@@ -132,12 +143,61 @@ static int run_hooks(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)random[0]);
   lua_pushinteger(L, (lua_Integer)random[1]);
   lua_call(L, 2, 0);
-  return duplicate_adopt(L);
+  userdata_push_hooks(L, (char *)b->child->heap, b->userdata->hooks, b->userdata->nhooks);
+  return 1;
+}
+
+/* "the userdata of type cjson (package.loaded.cjson.new's upvalue 1)": what is on top of
+ * L, which is not kept. May be cut. */
+static void say_path(lua_State *L, char *text, size_t size) {
+  snprintf(text, size, "a userdata");
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &path_key);
+  lua_getfield(L, -1, "path");
+  lua_remove(L, -2);
+  lua_insert(L, -2);
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_type(L, -1) == LUA_TSTRING)
+    snprintf(text, size, "%s", lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
+/* Stack: objects, error | */
+static void say_failed_hook(struct birth *b) {
+  lua_State *L = b->child->L;
+  char path[240] = "a userdata";
+  const char *text = luaL_tolstring(L, -1, NULL);
+  if (lua_rawgeti(L, 1, (lua_Integer)b->nth + 1) == LUA_TUSERDATA) {
+    lua_pushnil(L); /* so that the path does not lead through our table */
+    lua_replace(L, 1);
+    say_path(L, path, sizeof path);
+  }
+  snprintf(b->why, sizeof b->why, "__clone of %s: %s", path, text);
+}
+
+static int call_clone(struct birth *b) {
+  lua_State *L = b->child->L;
+  lua_pushcfunction(L, prepare_hooks);
+  lua_pushlightuserdata(L, b);
+  if (lua_pcall(L, 1, 1, 0)) {
+    snprintf(b->why, sizeof b->why, "%s", lua_tostring(L, -1));
+    return -ENOMEM;
+  }
+  if (b->userdata->nhooks == 0)
+    return 0;
+  lua_pushcfunction(L, run_hooks);
+  lua_pushlightuserdata(L, b);
+  lua_pushvalue(L, 1);
+  if (!lua_pcall(L, 2, 0, 0))
+    return 0;
+  say_failed_hook(b);
+  return -EINVAL;
 }
 
 static int run(struct family_member *m, int narguments);
 
-static int prepare_copy(struct family_member *c, char *why, size_t size) {
+static int prepare_copy(struct birth *b) {
+  struct family_member *c = b->child;
+  char *why = b->why;
+  size_t size = sizeof b->why;
   int r = surroundings_separate();
   if (r < 0)
     snprintf(why, size, "this system gives a thread no descriptors of its own: %s",
@@ -147,11 +207,7 @@ static int prepare_copy(struct family_member *c, char *why, size_t size) {
   if (r < 0)
     return r;
   c->running = c->L;
-  lua_pushcfunction(c->L, run_hooks);
-  if (lua_pcall(c->L, 0, 0, 0)) {
-    snprintf(why, size, "__clone: %s", luaL_tolstring(c->L, -1, NULL));
-    r = -EINVAL;
-  }
+  r = call_clone(b);
   lua_settop(c->L, 0);
   return r;
 }
@@ -160,7 +216,7 @@ static void *copy_main(void *data) {
   struct birth *b = data;
   struct family_member *c = b->child;
   family_enter(c);
-  if (prepare_copy(c, b->why, sizeof b->why) < 0) {
+  if (prepare_copy(b) < 0) {
     streams_end(c->L);
     sem_post(&b->done);
     return NULL;
@@ -172,8 +228,9 @@ static void *copy_main(void *data) {
 
 /* Starts it, and waits until it has what is its own: descriptors that the caller closes
  * after the fork stay open there. */
-static int start_copy(struct family_member *c, char *why, size_t size) {
-  struct birth b = {.child = c};
+static int start_copy(struct family_member *c, const struct userdata_list *userdata,
+                      char *why, size_t size) {
+  struct birth b = {.child = c, .userdata = userdata};
   pthread_t thread;
   sem_init(&b.done, 0, 0);
   int error = pthread_create(&thread, NULL, copy_main, &b);
@@ -194,41 +251,55 @@ static int start_copy(struct family_member *c, char *why, size_t size) {
   return -error;
 }
 
-/* "its userdata of type cjson (at package.loaded.cjson.new, upvalue 1)": what is on top
- * of L, below a reason. */
-static void say_obstacle(struct family_member *m) {
-  lua_State *L = m->L;
-  const char *path = "?";
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &path_key);
-  lua_getfield(L, -1, "path");
-  lua_pushvalue(L, -4);
-  m->running = L;
-  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_type(L, -1) == LUA_TSTRING)
-    path = lua_tostring(L, -1);
+struct look {
+  struct family_member *m;
+  struct userdata_list *userdata;
+  bool names; /* what is refused */
+  int r;
+};
+
+static int look(lua_State *L) { /* look | */
+  struct look *job = lua_touserdata(L, 1);
+  struct family_member *m = job->m;
+  struct userdata_refusal refusal;
+  char path[240];
+  job->r = duplicate_look(m, job->userdata, &refusal);
+  if (job->r != -EPERM || !job->names)
+    return 0;
+  objects_push(L, refusal.object);
+  say_path(L, path, sizeof path);
   snprintf(m->why_not, sizeof m->why_not, "%s can't be in two interpreters: %s", path,
-           lua_tostring(L, 2));
+           refusal.why);
+  return 0;
 }
 
-/* Whether something is in the way that is no garbage; its userdata and the reason are on
- * the stack. */
-static int has_obstacle(struct family_member *m) {
-  if (!duplicate_obstacle(m))
-    return 0;
+static int look_once(struct family_member *m, struct userdata_list *userdata,
+                     bool names) {
+  struct look job = {m, userdata, names, 0};
   lua_settop(m->L, 0);
+  lua_pushcfunction(m->L, look);
+  lua_pushlightuserdata(m->L, &job);
+  if (lua_pcall(m->L, 1, 0, 0))
+    job.r = -ENOMEM;
+  if (job.r == -ENOMEM)
+    snprintf(m->why_not, sizeof m->why_not, "out of memory");
+  lua_settop(m->L, 0);
+  return job.r;
+}
+
+/* Whether all userdata may be in two interpreters that is no garbage; else says what. */
+static int look_at_userdata(struct family_member *m, struct userdata_list *userdata) {
   m->running = m->L;
+  int r = look_once(m, userdata, false);
+  if (r != -EPERM)
+    return r;
   for (int i = 0; i < 2; i++) /* first it is finalised, then freed */
     lua_gc(m->L, LUA_GCCOLLECT);
-  return duplicate_obstacle(m);
+  return look_once(m, userdata, true);
 }
 
-static long fork_now(struct family_member *m) {
+static long copy(struct family_member *m, const struct userdata_list *userdata) {
   struct family_member *c;
-  if (has_obstacle(m)) {
-    say_obstacle(m);
-    lua_settop(m->L, 0);
-    return -1;
-  }
-  lua_settop(m->L, 0);
   streams_flush(m->L);
   if (!(c = family_add(m->id))) {
     snprintf(m->why_not, sizeof m->why_not, "out of memory");
@@ -240,13 +311,22 @@ static long fork_now(struct family_member *m) {
   if (!c->surroundings)
     snprintf(m->why_not, sizeof m->why_not, "out of memory");
   else if (duplicate_make(c, m, m->why_not, sizeof m->why_not) == 0) {
-    if (start_copy(c, m->why_not, sizeof m->why_not) == 0)
+    if (start_copy(c, userdata, m->why_not, sizeof m->why_not) == 0)
       return id;
     heap_free(c->heap);
   }
   surroundings_free(c->surroundings);
   family_withdraw(c);
   return -1;
+}
+
+static long fork_now(struct family_member *m) {
+  struct userdata_list userdata;
+  if (look_at_userdata(m, &userdata) < 0)
+    return -1;
+  long id = copy(m, &userdata);
+  userdata_free(&userdata);
+  return id;
 }
 
 /* ---- running ---- */

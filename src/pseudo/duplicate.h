@@ -2,6 +2,7 @@
 #ifndef PSEUDO_DUPLICATE_H
 #define PSEUDO_DUPLICATE_H
 
+#include "image/userdata.h"
 #include "pseudo/family.h"
 
 #include <stddef.h>
@@ -11,12 +12,9 @@
  * copied is for the caller to say before. */
 int duplicate_make(struct family_member *to, struct family_member *from, char *why,
                    size_t size);
-/* The first userdata whose memory can't be in two interpreters: it has a finaliser, or
- * the address of memory elsewhere, and nobody vouches for it. Pushes it and the reason, a
- * string, and returns 1; or returns 0. */
-int duplicate_obstacle(struct family_member *m);
-/* In the copy, protected: calls __clone(object) of each userdata whose metatable has it.
- */
-int duplicate_adopt(lua_State *L);
+/* Which userdata there is, and whether all of it may be in two interpreters: as
+ * userdata_look. Protected. */
+int duplicate_look(struct family_member *m, struct userdata_list *ret,
+                   struct userdata_refusal *ret_refusal);
 
 #endif

@@ -29,10 +29,10 @@ and no others; it holds all that the template has in memory, secrets included.]]
 }
 
 -- As struct image_header and struct image_object in src/template/image/format.h.
-local HEADER = "=c8 I4I4I4I4 I4I4 I8I8I8I8 I8 I8I8 I8I8I8I8I8"
+local HEADER = "=c8 I4I4I4I4 I4I4 I8I8I8I8 I8 I8I8 I8I8I8I8I8I8"
 local LIBRARY = "=I8 I4I4I4I4"
 local LIBRARY_SIZE, PATCH_SIZE, PART_SIZE = 56, 24, 32
-local VERSION = 1
+local VERSION = 2
 
 local function unusable(file, text)
   cli.fail(cli.UNUSABLE, "%s", one_line(("%s: %s"):format(file, text)))
@@ -47,14 +47,14 @@ local function read_info(file)
     unusable(file, "it is no image")
   end
   local _, version, _, _, _, header_size, _, base, _, _, _, _, size, _, nlibraries, npatches, nparts,
-    ntables, ntexts = string.unpack(HEADER, head)
+    ntables, nhooks, ntexts = string.unpack(HEADER, head)
   if version ~= VERSION then
     f:close()
     unusable(file, "it is of another version of moonfork")
   end
   local info = {base = base, size = size, patches = npatches, tables = ntables, libraries = {}}
   local first_text = header_size + nlibraries * LIBRARY_SIZE + npatches * PATCH_SIZE
-    + nparts * PART_SIZE + ntables * 8
+    + nparts * PART_SIZE + (ntables + nhooks) * 8
   f:seek("set", header_size)
   local list = f:read(nlibraries * LIBRARY_SIZE) or ""
   f:seek("set", first_text)

@@ -16,12 +16,12 @@ static int fits(uint64_t n) {
 
 uint64_t image_meta_size(const struct image_header *h) {
   if (!fits(h->nobjects) || !fits(h->npatches) || !fits(h->nparts) || !fits(h->ntables) ||
-      !fits(h->ntexts))
+      !fits(h->nhooks) || !fits(h->ntexts))
     return 0;
   return in_pages(sizeof *h + h->nobjects * sizeof(struct image_object) +
                       h->npatches * sizeof(struct image_patch) +
                       h->nparts * sizeof(struct image_part) +
-                      h->ntables * sizeof(uint64_t) + h->ntexts,
+                      (h->ntables + h->nhooks) * sizeof(uint64_t) + h->ntexts,
                   h->page);
 }
 
@@ -96,7 +96,7 @@ static int is_in_part(const struct image_view *v, uint64_t at, uint64_t n) {
 
 static const char *check_addresses(const struct image_view *v) {
   const struct image_header *h = v->header;
-  enum { WORD = 8, MAIN = 64, TABLE = 56 };
+  enum { WORD = 8, MAIN = 64, TABLE = 56, USERDATA = 32 };
   for (uint64_t i = 0; i < h->npatches; i++) {
     const struct image_patch *p = &v->patches[i];
     if (p->object >= h->nobjects || p->kind > PATCH_HANDLE || p->at % WORD ||
@@ -106,6 +106,9 @@ static const char *check_addresses(const struct image_view *v) {
   for (uint64_t i = 0; i < h->ntables; i++)
     if (v->tables[i] % WORD || !is_in_part(v, v->tables[i], TABLE))
       return "it is damaged: a table";
+  for (uint64_t i = 0; i < h->nhooks; i++)
+    if (v->hooks[i] % WORD || !is_in_part(v, v->hooks[i], USERDATA))
+      return "it is damaged: a userdata";
   if (h->main % WORD || !is_in_part(v, h->main, MAIN))
     return "it is damaged: its main thread";
   return NULL;
@@ -122,7 +125,8 @@ const char *image_check_meta(const void *meta, uint64_t file_size,
   ret->patches = (const struct image_patch *)(ret->objects + h->nobjects);
   ret->parts = (const struct image_part *)(ret->patches + h->npatches);
   ret->tables = (const uint64_t *)(ret->parts + h->nparts);
-  ret->texts = (const char *)(ret->tables + h->ntables);
+  ret->hooks = ret->tables + h->ntables;
+  ret->texts = (const char *)(ret->hooks + h->nhooks);
   if (image_meta_sum(meta, (size_t)h->meta_size) != h->meta_sum)
     return "it is damaged: the checksum of its tables";
   why = check_objects(ret);

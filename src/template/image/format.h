@@ -2,7 +2,8 @@
  * header tells; offsets are bytes from the beginning of the file, distances bytes from
  * the address of the heap.
  *
- *   header | objects | patches | parts | tables | texts | (page) bits | (page) parts ...
+ *   header | objects | patches | parts | tables | hooks | texts | (page) bits | (page)
+ * parts
  *
  * What comes before the bits has a checksum that is compared at every load, and each
  * number in it is compared with what there is; the bits (one for each word of a part that
@@ -18,7 +19,7 @@
 
 #define IMAGE_MAGIC "MFIMAGE"
 enum {
-  IMAGE_VERSION = 1,
+  IMAGE_VERSION = 2,
   IMAGE_ORDER = 0x01020304,
   IMAGE_ID_MAX = 32,
   IMAGE_COUNT_MAX = 1 << 26 /* of anything */
@@ -51,7 +52,7 @@ struct image_header {
   uint64_t base, region, zone, open; /* of the heap */
   uint64_t main;                     /* distance of the main thread */
   uint64_t file_size, meta_size;     /* all; what comes before the bits */
-  uint64_t nobjects, npatches, nparts, ntables, ntexts;
+  uint64_t nobjects, npatches, nparts, ntables, nhooks, ntexts;
   uint64_t meta_sum, content_sum;
   struct collector collector; /* its figures; pointers have no meaning */
 };
@@ -62,6 +63,7 @@ struct image_view { /* borrows */
   const struct image_patch *patches;
   const struct image_part *parts;
   const uint64_t *tables; /* distances of tables with keys that are hashed by addresses */
+  const uint64_t *hooks;  /* distances of userdata with __clone in its metatable */
   const char *texts;
 };
 

@@ -20,6 +20,8 @@ struct image_loaded {
   lua_State *L; /* the main thread */
   struct heap *heap;
   struct collector collector; /* as it was saved, but for its pointers */
+  uint64_t *hooks; /* distances of userdata with __clone; the caller frees it */
+  size_t nhooks;
 };
 enum { IMAGE_VERIFY = 1 }; /* compare the sum of all contents, too */
 /* 0, or a negative errno and why. The caller then prepares the state for this process. */

@@ -253,6 +253,14 @@ static void patch(const struct loading *l) {
   }
 }
 
+static uint64_t *copy_hooks(const struct loading *l) {
+  size_t size = (size_t)l->view.header->nhooks * sizeof *l->view.hooks;
+  uint64_t *hooks = malloc(size + 1);
+  if (hooks)
+    memcpy(hooks, l->view.hooks, size);
+  return hooks;
+}
+
 static int load(struct loading *l, const char *path, int flags,
                 struct image_loaded *ret) {
   int r = open_file(l, path);
@@ -269,10 +277,15 @@ static int load(struct loading *l, const char *path, int flags,
     r = place_heap(l);
   if (r < 0)
     return r;
+  uint64_t *hooks = copy_hooks(l);
+  if (!hooks)
+    return -ENOMEM;
   patch(l);
   *ret = (struct image_loaded){.L = (lua_State *)(void *)(l->base + l->view.header->main),
                                .heap = (struct heap *)(void *)l->base,
-                               .collector = l->view.header->collector};
+                               .collector = l->view.header->collector,
+                               .hooks = hooks,
+                               .nhooks = (size_t)l->view.header->nhooks};
   return l->has_moved
              ? rehash_tables(ret->L, l->base, l->view.tables, l->view.header->ntables)
              : 0;

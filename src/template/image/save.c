@@ -3,14 +3,14 @@
 #include "template/image/image.h"
 
 #include "base/result.h"
-#include "image/layout54.h"
+#include "image/objects.h"
 #include "image/pointers.h"
 #include "image/relocate.h"
 #include "image/selfcheck.h"
+#include "template/audit/copyable.h"
 #include "template/heap/heap_copy.h"
 #include "template/image/format.h"
 #include "template/image/libraries.h"
-#include "template/image/userdata_rules.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,6 +35,7 @@ struct saving {
   struct libraries objects;
   uint32_t *number; /* of an object in the file, and 1; 0: it is not there */
   struct pointers pointers;
+  struct userdata_list userdata;
   struct range *mapped; /* of this process, in order */
   size_t nmapped;
   /* What the file will hold. */
@@ -140,51 +141,21 @@ static int put_patch(struct saving *s, const struct pointers_outside *w,
   return 0;
 }
 
-static const void *userdata_at(const struct saving *s, const struct pointers_outside *w) {
-  return (const char *)s->heap + w->object;
-}
-
 static const luaL_Stream *stream_of(const struct saving *s,
                                     const struct pointers_outside *w) {
-  const struct l54_userdata *u = userdata_at(s, w);
-  return (const luaL_Stream *)(const void *)((const char *)u + l54_userdata_head(u));
-}
-
-struct naming {
-  const void *object;
-  char text[IMAGE_TEXT_MAX / 2];
-};
-
-static int l_name(lua_State *L) {
-  struct naming *n = lua_touserdata(L, 1);
-  rules_name(L, n->object, n->text, sizeof n->text);
-  return 0;
+  return objects_contents((char *)s->heap + w->object);
 }
 
 /* It leads to memory of C's that is not in the file. */
 static int refuse_word(struct saving *s, const struct pointers_outside *w) {
-  struct naming n = {.object = userdata_at(s, w), .text = ""};
   if (w->kind == IMAGE_CONTEXT || w->kind == IMAGE_CONTINUATION)
     return 0; /* of a call that has ended */
-  if (w->object) {
-    lua_pushcfunction(s->L, l_name);
-    lua_pushlightuserdata(s->L, &n);
-    if (lua_pcall(s->L, 1, 0, 0) != LUA_OK)
-      lua_pop(s->L, 1);
-  }
-  if (w->kind == IMAGE_STREAM)
-    snprintf(s->why, IMAGE_TEXT_MAX,
-             "%s is an open file; close it, and open it again after loading", n.text);
-  else if (w->object)
-    snprintf(s->why, IMAGE_TEXT_MAX,
-             "%s refers to memory that its C module has from malloc or the system, which "
-             "is not in the interpreter",
-             n.text);
-  else
-    snprintf(s->why, IMAGE_TEXT_MAX,
-             "a %s (0x%llx) refers to memory of a C module's that is not in the "
-             "interpreter",
-             pointers_kind(w->kind), (unsigned long long)w->word);
+  if (w->object)
+    return 0; /* the rules for userdata have allowed it */
+  snprintf(
+      s->why, IMAGE_TEXT_MAX,
+      "a %s (0x%llx) refers to memory of a C module's that is not in the interpreter",
+      pointers_kind(w->kind), (unsigned long long)w->word);
   return -EINVAL;
 }
 
@@ -289,6 +260,7 @@ static int write_meta(struct saving *s) {
   to = put_bytes(to, s->patches, h->npatches * sizeof *s->patches);
   to = put_bytes(to, s->parts, h->nparts * sizeof *s->parts);
   to = put_bytes(to, s->pointers.tables, h->ntables * sizeof *s->pointers.tables);
+  to = put_bytes(to, s->userdata.hooks, h->nhooks * sizeof *s->userdata.hooks);
   put_bytes(to, s->texts, h->ntexts);
   h->meta_sum = image_meta_sum(meta, (size_t)h->meta_size);
   memcpy(meta, h, sizeof *h);
@@ -365,20 +337,30 @@ const char *image_obstacle(lua_State *L, struct heap *heap) {
 #endif
 }
 
-static int l_check(lua_State *L) {
-  struct saving *s = lua_touserdata(L, 1);
-  rules_check(L, &s->objects, s->why, IMAGE_TEXT_MAX);
+struct look {
+  struct saving *s;
+  int result;
+};
+
+static int l_look(lua_State *L) {
+  struct look *look = lua_touserdata(L, 1);
+  struct saving *s = look->s;
+  struct heap_shape shape;
+  heap_copy_shape(s->heap, &shape);
+  look->result = copyable_look(L, USERDATA_IMAGE, s->heap,
+                               (size_t)(shape.region + shape.zone), &s->userdata, s->why);
   return 0;
 }
 
 static int check_userdata(struct saving *s) {
-  lua_pushcfunction(s->L, l_check);
-  lua_pushlightuserdata(s->L, s);
+  struct look look = {s, 0};
+  lua_pushcfunction(s->L, l_look);
+  lua_pushlightuserdata(s->L, &look);
   if (lua_pcall(s->L, 1, 0, 0) != LUA_OK) {
     lua_pop(s->L, 1);
     return -ENOMEM;
   }
-  return *s->why ? -EINVAL : 0;
+  return look.result == -EPERM ? -EINVAL : look.result;
 }
 
 static void note_word(void *data, void *word) {
@@ -414,6 +396,7 @@ static void fill_header(struct saving *s, const struct collector *c) {
   h->open = shape.open;
   h->main = (uint64_t)((char *)s->L - (char *)s->heap);
   h->ntables = s->pointers.ntables;
+  h->nhooks = s->userdata.nhooks;
   h->content_sum = 1;
   h->collector = *c;
   h->collector.heap = NULL;
@@ -458,6 +441,7 @@ int image_save(lua_State *L, struct heap *heap, const struct collector *c,
     snprintf(why, IMAGE_TEXT_MAX, "%s: %s", path, strerror(-r));
   libraries_free(&s.objects);
   pointers_free(&s.pointers);
+  userdata_free(&s.userdata);
   free(s.number);
   free(s.mapped);
   free(s.object);

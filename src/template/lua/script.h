@@ -19,6 +19,10 @@ int script_load(struct server *s, const struct options *o);
 void script_attach(struct server *s);
 /* Prepares s->L, new or given: random numbers, os.exit, the modules of a clone. */
 int script_prepare(struct server *s);
+/* In a copy of an interpreter, whose region is at base: calls __clone(object) of the n
+ * objects at these offsets. What it raises is told with the object's type and path. */
+int script_call_clone(struct server *s, char *base, const uint64_t *offsets, size_t n,
+                      int phase);
 /* From now on s->L is a coroutine of our own above the frames that are there: these stay
  * as they are, unreached. */
 int script_leave_frames(struct server *s);

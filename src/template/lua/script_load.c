@@ -5,7 +5,6 @@
 
 #include "base/result.h"
 #include "template/image/image.h"
-#include "template/image/userdata_rules.h"
 #include "template/lua/clone_lib.h"
 #include "template/lua/on_term.h"
 
@@ -19,13 +18,12 @@ static int l_resume(lua_State *L) {
   on_term_resume(L);
   audit_resume(&s->audit, L);
   clone_lib_reseed(L); /* else each process that begins as it would draw the same */
-  rules_call_clone(L);
   return 0;
 }
 
 int script_load(struct server *s, const struct options *o) {
   char why[IMAGE_TEXT_MAX];
-  struct image_loaded loaded;
+  struct image_loaded loaded = {0};
   char *path = strndup(o->image.p, o->image.n);
   int r =
       path ? image_load(path, o->image_verify ? IMAGE_VERIFY : 0, &loaded, why) : -ENOMEM;
@@ -33,11 +31,17 @@ int script_load(struct server *s, const struct options *o) {
     server_fail_with(s, r == -ENOTSUP ? FAILURE_UNSUPPORTED : FAILURE_INVAL, PHASE_OPTION,
                      -r, "the image %s can't be used: %s", path, why);
   free(path);
-  if (r < 0)
+  if (r < 0) {
+    free(loaded.hooks);
     return r;
+  }
   s->L = loaded.L;
   s->heap = loaded.heap;
   s->collector = loaded.collector;
   script_attach(s);
-  return script_protect(s, l_resume, s, 0, FAILURE_REMOTE, PHASE_START);
+  r = script_protect(s, l_resume, s, 0, FAILURE_REMOTE, PHASE_START);
+  if (r == 0)
+    r = script_call_clone(s, (char *)s->heap, loaded.hooks, loaded.nhooks, PHASE_START);
+  free(loaded.hooks);
+  return r;
 }

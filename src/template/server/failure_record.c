@@ -51,6 +51,15 @@ void failure_record_set_message(struct failure_record *f, const char *text, size
   f->nmessage = set_text(f->message, sizeof f->message, text, n);
 }
 
+void failure_record_prefix(struct failure_record *f, const char *prefix) {
+  size_t n = strlen(prefix);
+  if (n + f->nmessage > sizeof f->message)
+    f->nmessage = set_text(f->message, sizeof f->message - n, f->message, f->nmessage);
+  memmove(f->message + n, f->message, f->nmessage);
+  memcpy(f->message, prefix, n);
+  f->nmessage += n;
+}
+
 void failure_record_say_at(const char *origin, struct failure_record *f, const char *text,
                            size_t n) {
   failure_record_set_message(f, text, n);

@@ -24,6 +24,8 @@ void failure_record_set_at(const char *origin, struct failure_record *f, int cod
 #define failure_record_set(...) failure_record_set_at(ORIGIN, __VA_ARGS__)
 /* Copies, cut with a note; a NUL becomes the two characters \0. */
 void failure_record_set_message(struct failure_record *f, const char *text, size_t n);
+/* Puts it before the message, which is cut where both are too long. */
+void failure_record_prefix(struct failure_record *f, const char *prefix);
 /* The same of a text of ours. With MOONFORK_DEBUG=origin in the environment of a debug
  * build it ends with the place that says so. */
 void failure_record_say_at(const char *origin, struct failure_record *f, const char *text,

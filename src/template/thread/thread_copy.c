@@ -3,7 +3,7 @@
 #include "image/pointers.h"
 #include "image/relocate.h"
 #include "image/selfcheck.h"
-#include "template/audit/userdata.h"
+#include "template/audit/copyable.h"
 #include "template/heap/heap_copy.h"
 #include "template/lua/script.h"
 #include <errno.h>
@@ -15,7 +15,7 @@
 /* Where the pointers are, as of the last seal: the next clones are copied by it, too. */
 static struct {
   struct pointers pointers;
-  struct userdata userdata;
+  struct userdata_list userdata;
   uint64_t seals; /* of the collector, when it was made; 0: there is none */
 } recorded;
 
@@ -45,14 +45,14 @@ struct look {
   const void *base;
   size_t nbytes;
   int result;
-  char why[USERDATA_WHY_MAX];
+  char why[COPYABLE_WHY_MAX];
 };
 
 /* Protected. Stack: struct look */
 static int l_look(lua_State *L) {
   struct look *look = lua_touserdata(L, 1);
-  look->result =
-      userdata_look(L, look->base, look->nbytes, &recorded.userdata, look->why);
+  look->result = copyable_look(L, USERDATA_THREAD, look->base, look->nbytes,
+                               &recorded.userdata, look->why);
   return 0;
 }
 
@@ -152,20 +152,9 @@ static void move_to_record(struct server *from, struct server *to,
 
 /* ---- __clone ---- */
 
-static int l_call_hooks(lua_State *L) {
-  const struct userdata *u = lua_touserdata(L, 1);
-  userdata_call_hooks(u, (char *)server_self()->heap, L);
-  return 0;
-}
-
 int thread_copy_settle(struct server *s) {
-  struct userdata u = {.hooks = s->copied_hooks, .nhooks = s->ncopied_hooks};
-  if (u.nhooks == 0)
-    return 0;
-  server_enter_user(s);
-  int r = script_protect(s, l_call_hooks, &u, 0, FAILURE_REMOTE, PHASE_HOOK);
-  server_leave_user(s);
-  return r;
+  return script_call_clone(s, (char *)s->heap, s->copied_hooks, s->ncopied_hooks,
+                           PHASE_HOOK);
 }
 
 static int keep_hooks(struct server *to) {
@@ -197,7 +186,7 @@ int thread_copy(struct server *from, struct server *to) {
   to->heap = copy_heap(from->heap, &c);
   if (!to->heap)
     return deny(from, FAILURE_NOMEM, ENOMEM, "not enough memory");
-  if (userdata_settle(&recorded.userdata, c.to) < 0 || keep_hooks(to) < 0) {
+  if (copyable_settle(&recorded.userdata, c.to) < 0 || keep_hooks(to) < 0) {
     thread_copy_free(to);
     return deny(from, FAILURE_NOMEM, ENOMEM, "not enough memory");
   }
