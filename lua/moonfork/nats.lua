@@ -15,9 +15,10 @@ local raw = core.part "moonfork.nats_core"
 
 local nats = {}
 
-local far_methods, node_methods = {}, {}
+local far_methods, node_methods, watch_methods = {}, {}, {}
 local Far = { __index = far_methods, __name = "moonfork.nats.pool" }
 local Node = { __index = node_methods, __name = "moonfork.nats.node" }
+local Watch = { __index = watch_methods, __name = "moonfork.nats.watch" }
 
 -- ---- options ----
 
@@ -25,6 +26,7 @@ local ENGINE = "name user password token creds ca cert key"
 local valid = {
   pool = check.set(ENGINE .. " subject timeout queue_max silent serialiser strict_classes"),
   node = check.set(ENGINE .. " subject window beat jobs keep"),
+  watch = check.set(ENGINE .. " silent"),
 }
 
 local bad = check.option_fail
@@ -38,6 +40,7 @@ local function text(where, given, name)
 end
 
 local function subject(where, given)
+  if where.f == "watch" then return nil end -- all of them
   if given.subject == nil then bad(where, "subject", "string expected, got nil") end
   local value = text(where, given, "subject")
   local fault = raw.subject_fault(value)
@@ -55,7 +58,13 @@ local function file(where, given, name)
   return path
 end
 
--- The plain options of both, and an error of the world.
+local function at_least_10_ms(where, given, name)
+  local ms = check.option_duration(where, name, given[name])
+  if ms and ms < 10 then bad(where, name, "it is shorter than 0.01 s") end
+  return ms
+end
+
+-- The plain options of all, and an error of the world.
 local function common(f, url, given)
   check.name(1, f, url)
   if url == "" then check.fail(1, f, "the URL of a NATS server expected, got an empty string") end
@@ -98,8 +107,7 @@ function nats.pool(url, given)
   plain, where, given, failure = common("pool", url, given)
   plain.timeout = check.option_duration(where, "timeout", given.timeout)
   plain.queue_max = check.option_count(where, "queue_max", given.queue_max, 0) or 65536
-  plain.silent = check.option_duration(where, "silent", given.silent)
-  if plain.silent and plain.silent < 10 then bad(where, "silent", "it is shorter than 0.01 s") end
+  plain.silent = at_least_10_ms(where, given, "silent")
   plain.serialiser = calls.serialiser(where, given)
   plain.strict_classes = given.strict_classes ~= nil
     and check.option_type(where, "strict_classes", given.strict_classes, "boolean") or false
@@ -118,8 +126,7 @@ function nats.node(pool, url, given)
   local plain, where, failure
   plain, where, given, failure = common("node", url, given)
   plain.window = check.option_count(where, "window", given.window, 1, 1 << 20)
-  plain.beat = check.option_duration(where, "beat", given.beat)
-  if plain.beat and plain.beat < 10 then bad(where, "beat", "it is shorter than 0.01 s") end
+  plain.beat = at_least_10_ms(where, given, "beat")
   plain.load = pool.load
   plain.jobs = text(where, given, "jobs")
   if plain.jobs and (#plain.jobs > STREAM_MAX or plain.jobs:find "[^%w_-]") then
@@ -135,7 +142,17 @@ function nats.node(pool, url, given)
   return self
 end
 
--- ---- both ----
+-- nats.watch(url, options): all nodes of all subjects, for people. Or nil, err.
+function nats.watch(url, given)
+  local plain, where, failure
+  plain, where, given, failure = common("watch", url, given)
+  plain.silent = at_least_10_ms(where, given, "silent")
+  local self, err = object(Watch, raw.watch, plain, { is_pool = true }, nil, failure)
+  if err then return nil, err end
+  return self
+end
+
+-- ---- all ----
 
 local function is(self, meta, f, name)
   if getmetatable(self) ~= meta then check.self(f, name, meta.__name, self) end
@@ -155,8 +172,14 @@ local function close_node(self)
   return calls.close(self)
 end
 
+local function close_watch(self)
+  is(self, Watch, "close", "watch")
+  return calls.close(self)
+end
+
 far_methods.close, Far.__close, Far.__gc = close_far, close_far, calls.gc
 node_methods.close, Node.__close, Node.__gc = close_node, close_node, calls.gc
+watch_methods.close, Watch.__close, Watch.__gc = close_watch, close_watch, calls.gc
 
 -- ---- pools ----
 
@@ -181,7 +204,7 @@ end
 
 -- ---- stored jobs ----
 
-for name, method in pairs(jobs) do
+for name, method in pairs(jobs.methods) do
   far_methods[name] = function(self, ...)
     is(self, Far, name, "pool")
     return method(self, ...)
@@ -205,9 +228,10 @@ function far_methods.drain(self, timeout, done)
 end
 
 local ENDED = { state = "closed", engine = "closed", nodes = 0, workers = 0, queued = 0, running = 0 }
+local ENDED_WATCH = { engine = "closed" }
 
 -- What it said last, where it has ended.
-local function stats(self, read, empty)
+local function stats(self, read, empty, ended)
   local object_ = peek(self)
   local now = object_ and read(object_)
   if now then
@@ -216,7 +240,7 @@ local function stats(self, read, empty)
   end
   now = {}
   for key, value in pairs(self.last_stats or empty) do now[key] = value end
-  for key, value in pairs(ENDED) do now[key] = value end
+  for key, value in pairs(ended or ENDED) do now[key] = value end
   if self.failure then now.state, now.engine_reason = "failed", tostring(self.failure) end
   return now
 end
@@ -260,6 +284,31 @@ function node_methods.stats(self)
   return stats(self, raw.node_stats, NO_ANSWERS)
 end
 
+-- ---- watches ----
+
+-- groups(): a list of {subject =, nodes = a list as of nodes()}.
+function watch_methods.groups(self)
+  is(self, Watch, "groups", "watch")
+  local object_ = peek(self)
+  return object_ and raw.watch_groups(object_) or {}
+end
+
+-- jobs(subject [, timeout] [, callback]): as of a pool of that subject.
+function watch_methods.jobs(self, name, ...)
+  is(self, Watch, "jobs", "watch")
+  check.name(1, "jobs", name)
+  local fault = raw.subject_fault(name)
+  if fault then check.fail(1, "jobs", ("%q can't be used: %s"):format(name, fault)) end
+  return jobs.jobs_of(self, name, ...)
+end
+
+local NO_BEATS = { bad = 0, connects = 0, bytes_in = 0, bytes_out = 0 }
+
+function watch_methods.stats(self)
+  is(self, Watch, "stats", "watch")
+  return stats(self, raw.watch_stats, NO_BEATS, ENDED_WATCH)
+end
+
 -- ---- texts ----
 
 local function describe(self)
@@ -269,5 +318,9 @@ local function describe(self)
 end
 
 Far.__tostring, Node.__tostring = describe, describe
+
+function Watch.__tostring(self)
+  return ("%s (engine %s)"):format(Watch.__name, self:stats().engine)
+end
 
 return nats

@@ -11,6 +11,7 @@ local methods = {}
 local ID_MAX = 128
 local LEASE_MIN, LEASE_MAX = 100, 24 * 3600 * 1000 -- milliseconds
 local TRIES_MAX = 1000000
+local COUNT_MS = 10000 -- of a watch, which has no time limit of its own
 local valid = check.set "id delay tries lease timeout"
 local bad = check.option_fail
 
@@ -119,20 +120,29 @@ local function counts_of(text)
   return counts
 end
 
--- jobs([timeout] [, callback]): how many jobs there are, a table; or nil, err.
-function methods.jobs(self, timeout, done)
-  if done == nil and timeout ~= nil and type(timeout) ~= "number" then
-    timeout, done = nil, timeout
-  end
-  done = check.callback(timeout == nil and 1 or 2, "jobs", done)
-  local ms = check.option_duration({ f = "jobs", n = 1 }, "timeout", timeout)
-  local request = { what = "count", plain = true, timeout = ms }
+local function count(self, request, done)
   if done then
     return ask(self, request, function(err, text) return done(err, not err and counts_of(text) or nil) end)
   end
   local text, err = ask(self, request)
   if not text then return nil, err end
   return counts_of(text)
+end
+
+-- Numbers of arguments: where `timeout` stands, n.
+local function count_arguments(n, timeout, done)
+  if done == nil and timeout ~= nil and type(timeout) ~= "number" then
+    timeout, done = nil, timeout
+  end
+  done = check.callback(timeout == nil and n or n + 1, "jobs", done)
+  return check.option_duration({ f = "jobs", n = n }, "timeout", timeout), done
+end
+
+-- jobs([timeout] [, callback]): how many jobs there are, a table; or nil, err.
+function methods.jobs(self, timeout, done)
+  local ms
+  ms, done = count_arguments(1, timeout, done)
+  return count(self, { what = "count", plain = true, timeout = ms }, done)
 end
 
 -- on_dead(f): f(id, tries, err) for each job whose tries are used up from now on; nil: no more.
@@ -151,4 +161,11 @@ function methods.on_dead(self, f)
   return self
 end
 
-return methods
+--- jobs_of(watch, subject [, timeout] [, callback]): the same of any subject, for a watch.
+local function jobs_of(self, subject, timeout, done)
+  local ms
+  ms, done = count_arguments(2, timeout, done)
+  return count(self, { plain = true, subject = subject, timeout = ms or COUNT_MS }, done)
+end
+
+return { methods = methods, jobs_of = jobs_of }

@@ -293,7 +293,7 @@ int mf_far_stats(const mf_far *far, mf_far_info *ret) {
   return 0;
 }
 
-static void describe(const mf_far *far, const struct room_node *n, mf_far_node *ret) {
+void far_describe_node(const struct room_node *n, mf_far_node *ret) {
   const struct node_beat *b = &n->beat;
   const struct far_node *node = n->user;
   memset(ret, 0, sizeof *ret);
@@ -306,9 +306,10 @@ static void describe(const mf_far *far, const struct room_node *n, mf_far_node *
   ret->failed = b->failed;
   ret->calls = b->calls;
   ret->silent_ms = uv_hrtime() / MS - n->heard_ms;
+  if (!node)
+    return;
   list_each(it, &node->calls) ret->running +=
       list_entry(it, struct far_call, link)->state == CALL_SENT;
-  (void)far;
 }
 
 size_t mf_far_nodes(const mf_far *far, mf_far_node *nodes, size_t size, size_t n) {
@@ -317,7 +318,7 @@ size_t mf_far_nodes(const mf_far *far, mf_far_node *nodes, size_t size, size_t n
     mf_far_node one;
     if (i >= n)
       break;
-    describe(far, list_entry(it, struct room_node, link), &one);
+    far_describe_node(list_entry(it, struct room_node, link), &one);
     memcpy((char *)nodes + i++ * size, &one, size < sizeof one ? size : sizeof one);
   }
   return far->room.n;

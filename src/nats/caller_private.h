@@ -110,5 +110,7 @@ void far_hello(mf_far *far); /* asks who is there */
 /* caller_life.c */
 void far_check_drained(mf_far *far);
 void far_watch(mf_far *far); /* starts or stops the tick */
+/* A node for a person; also one that no caller keeps (user NULL). */
+void far_describe_node(const struct room_node *n, mf_far_node *ret);
 
 #endif

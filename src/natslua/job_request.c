@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "bind/field.h"
+#include "nats/beats.h"
 #include "nats/error_headers.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -106,6 +107,19 @@ int job_request(mf_far *far, lua_State *L, int idx, const mf_message *m, mf_repl
   }
   struct job_reply *r = reply_new(cb, data);
   int rc = r ? begin(far, L, idx, m, r, what) : -ENOMEM;
+  if (rc < 0)
+    free(r);
+  return rc;
+}
+
+int job_request_count(struct beats *w, lua_State *L, int idx, mf_reply_cb cb,
+                      void *data) {
+  size_t length = 0;
+  const char *subject = string_field(L, idx, "subject", &length);
+  struct job_reply *r = reply_new(cb, data);
+  int rc = r ? beats_count(w, subject ? subject : "",
+                           (unsigned)field_integer(L, idx, "timeout", 0), on_counted, r)
+             : -ENOMEM;
   if (rc < 0)
     free(r);
   return rc;

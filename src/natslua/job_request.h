@@ -14,6 +14,9 @@
  * Results as of foreign_ops.ask. -ENOTSUP: it is none of these. */
 int job_request(mf_far *far, lua_State *L, int idx, const mf_message *m, mf_reply_cb cb,
                 void *data);
+/* {subject =, timeout =}: "count" of any subject. */
+struct beats;
+int job_request_count(struct beats *w, lua_State *L, int idx, mf_reply_cb cb, void *data);
 /* Each dead letter becomes an event: one string, of five after their lengths
  * (string.pack's
  * "<s4"): id, tries, code, message, traceback. */

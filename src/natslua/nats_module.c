@@ -2,12 +2,15 @@
  * binding. It is not linked with moonfork.core, which calls it (bind/foreign.h). Runs in
  * the parent.
  *
- *   far(options), node(options) -> maker     for core.foreign_new; the table is kept
- *   far_stats(object), far_nodes(object), far_places(object), node_stats(object)
+ *   far(options), node(options), watch(options) -> maker   for core.foreign_new; the
+ *                                             table is kept
+ *   far_stats(object), far_nodes(object), far_places(object), node_stats(object),
+ *   watch_groups(object), watch_stats(object)
  *   far_listen(object, serialiser | nil)      dead letters become events; nil: no more
  *   subject_fault(text) -> nil | what is wrong */
 #include "bind/field.h"
 #include "bind/foreign.h"
+#include "nats/beats.h"
 #include "nats/caller_private.h"
 #include "nats/engine.h"
 #include "nats/node.h"
@@ -28,14 +31,16 @@ struct maker {
 /* What core has of a caller or a node. */
 struct nats_object {
   mf_far *far;
-  mf_node *node; /* one of them */
+  mf_node *node;
+  struct beats *watch; /* one of them */
   struct job_listener dead;
   void (*done)(void *data);
   void *data;
 };
 
 /* It has closed. */
-static void over(struct nats_object *o) {
+static void over(void *object) {
+  struct nats_object *o = object;
   void (*done)(void *data) = o->done;
   void *data = o->data;
   free(o);
@@ -81,7 +86,7 @@ static struct drain_request *drain_new(mf_reply_cb cb, void *data) {
   return d;
 }
 
-/* {timeout = milliseconds}: the only request there is. */
+/* {timeout = milliseconds}. */
 static unsigned timeout_of(lua_State *L, int idx) {
   return (unsigned)field_integer(L, idx, "timeout", MF_NO_TIMEOUT);
 }
@@ -240,6 +245,46 @@ static int node_open(struct foreign_maker *maker, struct uv_loop_s *loop,
   return rc;
 }
 
+/* ---- watches ---- */
+
+static int watch_ask(void *object, lua_State *L, int idx, const mf_message *m,
+                     mf_reply_cb cb, void *data, uint64_t *ret_id) {
+  (void)m;
+  (void)ret_id;
+  return job_request_count(((struct nats_object *)object)->watch, L, idx, cb, data);
+}
+
+static void watch_end(void *object, void (*done)(void *data), void *data) {
+  struct nats_object *o = object;
+  o->done = done;
+  o->data = data;
+  beats_close(o->watch, over, o);
+}
+
+static void watch_abort(void *object) {
+  (void)object; /* what is asked ends when it closes */
+}
+
+static const struct foreign_ops watch_ops = {no_call,   no_cancel, node_refusal,
+                                             watch_ask, watch_end, watch_abort};
+
+static int watch_open(struct foreign_maker *maker, struct uv_loop_s *loop,
+                      const struct foreign_pool *pool, mf_event_cb on_event,
+                      void *event_data, void **ret) {
+  struct nats_object *object = calloc(1, sizeof *object);
+  (void)pool;
+  (void)on_event;
+  (void)event_data;
+  if (!object)
+    return -ENOMEM;
+  int rc = beats_new(loop, &((struct maker *)maker)->options, &object->watch);
+  if (rc == 0)
+    *ret = object;
+  else
+    free(object);
+  return rc;
+}
+
 /* ---- options ---- */
 
 static void read_options(lua_State *L, int idx, mf_nats_options *o) {
@@ -292,6 +337,10 @@ static int l_far(lua_State *L) {
 
 static int l_node(lua_State *L) {
   return push_maker(L, &node_ops, node_open);
+}
+
+static int l_watch(lua_State *L) {
+  return push_maker(L, &watch_ops, watch_open);
 }
 
 /* ---- what they say ---- */
@@ -372,6 +421,21 @@ static int l_far_drained(lua_State *L) {
   return 1;
 }
 
+static void push_node(lua_State *L, const mf_far_node *one) {
+  lua_createtable(L, 0, 11);
+  set_text(L, "id", one->id);
+  set_text(L, "name", one->name);
+  set_count(L, "window", one->window);
+  set_count(L, "held", one->held);
+  set_count(L, "room", one->window > one->held ? one->window - one->held : 0);
+  set_count(L, "workers", one->workers);
+  set_count(L, "running", one->running);
+  set_count(L, "calls", one->calls);
+  set_flag(L, "draining", one->draining);
+  set_flag(L, "failed", one->failed);
+  set_seconds(L, "beat", one->silent_ms * 1000);
+}
+
 /* The memory is the collector's, whatever raises. */
 static int l_far_nodes(lua_State *L) {
   mf_far *far = far_of(check_object(L));
@@ -380,21 +444,52 @@ static int l_far_nodes(lua_State *L) {
   mf_far_nodes(far, nodes, sizeof *nodes, n);
   lua_createtable(L, (int)n, 0);
   for (size_t i = 0; i < n; i++) {
-    const mf_far_node *one = &nodes[i];
-    lua_createtable(L, 0, 10);
-    set_text(L, "id", one->id);
-    set_text(L, "name", one->name);
-    set_count(L, "window", one->window);
-    set_count(L, "held", one->held);
-    set_count(L, "room", one->window > one->held ? one->window - one->held : 0);
-    set_count(L, "workers", one->workers);
-    set_count(L, "running", one->running);
-    set_count(L, "calls", one->calls);
-    set_flag(L, "draining", one->draining);
-    set_flag(L, "failed", one->failed);
-    set_seconds(L, "beat", one->silent_ms * 1000);
+    push_node(L, &nodes[i]);
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
+  return 1;
+}
+
+/* The list of groups is on top; a node is of its last. */
+static void push_group(const char *subject, const struct room_node *node, void *data) {
+  lua_State *L = data;
+  mf_far_node one;
+  if (node) {
+    lua_rawgeti(L, -1, (lua_Integer)lua_rawlen(L, -1));
+    lua_getfield(L, -1, "nodes");
+    far_describe_node(node, &one);
+    push_node(L, &one);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    lua_pop(L, 2);
+    return;
+  }
+  lua_createtable(L, 0, 2);
+  set_text(L, "subject", subject);
+  lua_newtable(L);
+  lua_setfield(L, -2, "nodes");
+  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+}
+
+/* watch_groups(object) -> a list of {subject =, nodes = {...}} */
+static int l_watch_groups(lua_State *L) {
+  const struct nats_object *o = check_object(L);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  lua_newtable(L);
+  beats_each(o->watch, push_group, L);
+  return 1;
+}
+
+static int l_watch_stats(lua_State *L) {
+  const struct nats_object *o = check_object(L);
+  const struct engine *e = beats_engine(o->watch);
+  struct engine_stats s;
+  engine_get_stats(e, &s);
+  lua_createtable(L, 0, 6);
+  set_engine(L, (int)engine_state(e), engine_reason(e));
+  set_count(L, "bad", beats_bad(o->watch));
+  set_count(L, "connects", s.connects);
+  set_count(L, "bytes_in", s.bytes_in);
+  set_count(L, "bytes_out", s.bytes_out);
   return 1;
 }
 
@@ -455,11 +550,14 @@ static int l_subject_fault(lua_State *L) {
 int luaopen_moonfork_nats_core(lua_State *L) {
   static const luaL_Reg functions[] = {{"far", l_far},
                                        {"node", l_node},
+                                       {"watch", l_watch},
                                        {"far_stats", l_far_stats},
                                        {"far_drained", l_far_drained},
                                        {"far_nodes", l_far_nodes},
                                        {"far_places", l_far_places},
                                        {"node_stats", l_node_stats},
+                                       {"watch_groups", l_watch_groups},
+                                       {"watch_stats", l_watch_stats},
                                        {"far_listen", l_far_listen},
                                        {"subject_fault", l_subject_fault},
                                        {NULL, NULL}};

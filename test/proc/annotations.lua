@@ -273,6 +273,11 @@ story.test("pools over NATS", function(t)
     stats.engine_reason = stats.engine_reason or ""
     return keys(stats)
   end
+  local watch = t.got(nats.watch("nats://127.0.0.1:1"))
+  compare(t, "moonfork.nats.watch", methods(watch))
+  compare(t, "moonfork.nats_watch_options", options(t, function(o) nats.watch("nats://127.0.0.1:1", o) end))
+  compare(t, "moonfork.nats.watch_stats", with_reason(watch:stats()))
+  watch:close()
   compare(t, "moonfork.nats.pool_stats", with_reason(far:stats()))
   compare(t, "moonfork.nats.node_stats", with_reason(node:stats()))
   far:close()

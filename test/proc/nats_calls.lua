@@ -311,6 +311,51 @@ test("users, tokens and certificates are shown to the server", function(t)
   far:close()
 end)
 
+test("a watch hears of all nodes of all subjects, and calls none", function(t)
+  local far, node, pool, subject = pair(t, {beat = 0.05, name = "one"})
+  local nats = require "moonfork.nats"
+  local deep = subject .. (".x"):rep(30) -- as many words as are looked at
+  local other = t.got(nats.node(pool, server.url, {subject = deep, beat = 0.05, name = "two"}))
+  local watch = t.got(nats.watch(server.url, {silent = 0.5}))
+  local function names()
+    local found = {}
+    for _, group in ipairs(watch:groups()) do
+      for _, one in ipairs(group.nodes) do found[#found + 1] = group.subject .. " " .. one.name end
+    end
+    table.sort(found)
+    return found
+  end
+  t.within(20, function() return #names() == 2 end)
+  t.eq(names(), {subject .. " one", deep .. " two"})
+  local group = watch:groups()[1]
+  t.eq(group.nodes[1].room, 20)
+  t.eq({watch:stats().engine, node:stats().calls}, {"up", 0})
+  t.eq(t.got(far:call("echo", 1)), 1)
+  t.within(20, function()
+    for _, one in ipairs(watch:groups()) do
+      if one.subject == subject then return one.nodes[1].calls == 1 end
+    end
+  end)
+  local _, err = watch:jobs(subject, 0.3)
+  t.error(err, "ENGINE")
+  -- Beats of anybody: none of ours, and a subject that would move a terminal's cursor.
+  local port = server.url:match ":(%d+)$"
+  local socket = assert(fork.socket.connect("127.0.0.1:" .. port))
+  socket:write('CONNECT {"verbose":false}\r\nPUB a.beat 3\r\nmfb\r\nPUB a\27[2J.beat 3\r\nmfb\r\n')
+  t.within(20, function() return watch:stats().bad == 2 end)
+  socket:close()
+  other:close()
+  t.within(20, function() return #names() == 1 end)
+  t.eq(#watch:groups(), 2, "a group stays: its jobs may wait")
+  t.raises("unknown option 'subject' %(valid: ca, cert", nats.watch, server.url, {subject = "x"})
+  t.raises("argument #1 to 'jobs'", watch.jobs, watch, "a b")
+  watch:close()
+  t.within(10, function() return #watch:groups() == 0 end)
+  t.eq(watch:stats().engine, "closed")
+  _, err = watch:jobs(subject)
+  t.error(err, "CLOSED")
+end)
+
 test("wrong arguments are named", function(t)
   local nats = require "moonfork.nats"
   t.raises("argument #1 to 'pool' %(string expected", nats.pool)

@@ -36,6 +36,10 @@ story.test("call prints what a node's function returns; top shows the node; TERM
   out, err, code = program.run("top " .. status)
   t.eq({err, code}, {"", 0})
   t.match(out, "^node first, up .*, engine up, holds 0 of 20\njobs: 0 here")
+  out, err, code = program.run("top --engine " .. server.url)
+  t.eq({err, code}, {"", 0})
+  t.match(out, "^engine up, 1 subjects, 1 nodes, 2 workers\n\na%.b, 1 nodes, 2 workers\njobs of JOBS: 0 wait")
+  t.match(out, "\nfirst +2 +0 +20 +20 +2 ")
   running:kill(kit.SIGHUP)
   t.outside(20, function() return running.out():find " reloaded" end)
   t.eq({program.run("call " .. engine .. " again")}, {"did\tagain\n", "", 0})
@@ -56,7 +60,7 @@ story.test("passwords and tokens come from files; wrong usage is told", function
   t.eq(running:wait(), 143)
   for words, message in pairs{
     ["call --subject s"] = "--engine is missing", ["node --engine local f"] = "--subject is missing",
-    ["top"] = "a status address, or --engine and --subject", ["top a --engine local"] = "exclude each other",
+    ["top"] = "a status address, or --engine", ["top a --engine local"] = "exclude each other",
   } do
     local _, err, code = program.run(words)
     t.ok(err:find(message, 1, true), err)

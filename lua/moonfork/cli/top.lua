@@ -1,5 +1,5 @@
 -- moonfork top: a live view of a server, a pool or a node by its status address; or of the nodes and the
--- stored jobs of a NATS subject.
+-- stored jobs of a NATS subject, or of all.
 
 local cli = require "moonfork.cli"
 local engine = require "moonfork.cli.engine"
@@ -16,8 +16,10 @@ ADDRESS`, the same of `moonfork map` and `moonfork node`, or
 durations, private and shared memory, and the last deaths. On a terminal the view is renewed every
 second until Ctrl-C; elsewhere it is printed once.
 
-With --engine and --subject instead: all nodes of a NATS subject with their room, and its stored jobs:
-how many wait, for a node or for their time, are at work, came again, have results, or are dead.]],
+With --engine instead: the nodes of a NATS server with their room, by subject, and the stored jobs of each
+subject: how many wait, for a node or for their time, are at work, came again, have results, or are dead.
+With --subject only those of that subject, also where it has no node. Without it all that announce
+themselves are shown; for that the server has to let one read beats (subjects that end in `.beat`).]],
   arguments = {{name = "ADDRESS", help = "The status address: host:port, /path or @name", optional = true}},
   options = {
     {short = "-d", long = "--delay", value = "S", kind = "seconds", default = "1",
@@ -30,7 +32,8 @@ how many wait, for a node or for their time, are at work, came again, have resul
   },
   examples = {
     {"moonfork top /run/app.status", "the server with that status socket"},
-    {"moonfork top --engine nats://nats.example --subject mail", "nodes and stored jobs"},
+    {"moonfork top --engine nats://nats.example", "nodes and stored jobs of all subjects"},
+    {"moonfork top --engine nats://nats.example --subject mail", "those of one"},
   },
 }
 
@@ -113,19 +116,48 @@ function views.node(view, stats)
   views.pool(view, stats)
 end
 
-function views.engine(view, stats)
-  view:put("%s, engine %s%s, %d nodes, %d workers", stats.subject, stats.engine,
-    stats.engine_reason and " (" .. stats.engine_reason .. ")" or "", #stats.nodes, stats.workers)
-  local jobs = stats.jobs
-  if jobs then
-    view:put("jobs of %s: %d wait, %d wait for their time, %d at work, %d redelivered, %d results, %d dead%s",
-      jobs.stream, jobs.waiting, jobs.delayed, jobs.running, jobs.redelivered, jobs.results, jobs.dead,
-      jobs.leftover > 0 and (", %d left over by the engine"):format(jobs.leftover) or "")
-  end
+local function put_jobs(view, jobs)
+  if not jobs then return end
+  view:put("jobs of %s: %d wait, %d wait for their time, %d at work, %d redelivered, %d results, %d dead%s",
+    jobs.stream, jobs.waiting, jobs.delayed, jobs.running, jobs.redelivered, jobs.results, jobs.dead,
+    jobs.leftover > 0 and (", %d left over by the engine"):format(jobs.leftover) or "")
+end
+
+local function put_nodes(view, nodes)
   view:put("%-24s %7s %5s %5s %5s %9s %7s %s", "NODE", "WORKERS", "HOLDS", "ROOM", "OF", "CALLS", "BEAT", "STATE")
-  for _, node in ipairs(stats.nodes) do
+  for _, node in ipairs(nodes) do
     view:put("%-24s %7d %5d %5d %5d %9d %7s %s", node.name, node.workers, node.held, node.room, node.window,
       node.calls, duration(node.beat), node.draining and "draining" or node.failed and "failed" or "-")
+  end
+end
+
+local function count_workers(nodes)
+  local workers = 0
+  for _, node in ipairs(nodes) do workers = workers + node.workers end
+  return workers
+end
+
+local function engine_state(stats)
+  return stats.engine .. (stats.engine_reason and " (" .. stats.engine_reason .. ")" or "")
+end
+
+function views.engine(view, stats)
+  view:put("%s, engine %s, %d nodes, %d workers", stats.subject, engine_state(stats), #stats.nodes, stats.workers)
+  put_jobs(view, stats.jobs)
+  put_nodes(view, stats.nodes)
+end
+
+function views.groups(view, stats)
+  local nodes, workers = 0, 0
+  for _, group in ipairs(stats.groups) do
+    nodes, workers = nodes + #group.nodes, workers + count_workers(group.nodes)
+  end
+  view:put("engine %s, %d subjects, %d nodes, %d workers", engine_state(stats), #stats.groups, nodes, workers)
+  for _, group in ipairs(stats.groups) do
+    view:put ""
+    view:put("%s, %d nodes, %d workers", group.subject, #group.nodes, count_workers(group.nodes))
+    put_jobs(view, group.jobs)
+    put_nodes(view, group.nodes)
   end
 end
 
@@ -137,6 +169,8 @@ function command.view(stats, before, seconds, columns)
   views[stats.kind](view, stats)
   return view.lines
 end
+
+local OF_ENGINE = {engine = true, groups = true}
 
 local function look(fork, address)
   local socket, message = fork.socket.connect(address, 5)
@@ -150,13 +184,23 @@ local function look(fork, address)
   local body = text and text:match "^HTTP/1%.%d 200 .-\r\n\r\n(.*)$"
   if not body then return nil, ("%s gave no status (%s)"):format(address, message or "is it a status address?") end
   local stats = json.decode(body)
-  if type(stats) ~= "table" or not views[stats.kind] or stats.kind == "engine" then
+  if type(stats) ~= "table" or not views[stats.kind] or OF_ENGINE[stats.kind] then
     return nil, address .. " gave a status that can't be read"
   end
   return stats
 end
 
-local FIRST_BEAT = 2 -- seconds that nodes have to be heard
+local FIRST_BEAT = 2 -- seconds that a node has to be heard
+local ALL_BEATS = 1 -- that all have, three times what is between two beats of one
+local JOBS = 0.5 -- that the engine has to count jobs
+
+local function by(key)
+  return function(a, b) return a[key] < b[key] end
+end
+
+local function fail_engine(stats)
+  return nil, ("the engine can't be reached: %s"):format(stats.engine_reason or stats.engine)
+end
 
 -- What is known of a subject. The first look waits until somebody was heard.
 local function look_at_engine(fork, pool, options)
@@ -168,11 +212,42 @@ local function look_at_engine(fork, pool, options)
   pool.seen = true
   local stats = pool.far:stats()
   stats.kind, stats.subject, stats.nodes = "engine", options.subject, pool.far:nodes()
-  table.sort(stats.nodes, function(a, b) return a.name < b.name end)
-  if stats.engine ~= "up" then
-    return nil, ("the engine can't be reached: %s"):format(stats.engine_reason or stats.engine)
+  table.sort(stats.nodes, by "name")
+  if stats.engine ~= "up" then return fail_engine(stats) end
+  stats.jobs = pool.far:jobs(JOBS)
+  return stats
+end
+
+-- Of all groups at once; that of one that is late is what was told last.
+local function count_jobs(fork, seen, groups)
+  local left = 0
+  for _, group in ipairs(groups) do
+    left = left + 1
+    seen.watch:jobs(group.subject, JOBS, function(err, jobs)
+      left = left - 1
+      if jobs or err.code ~= "TIMEOUT" then seen.jobs[group.subject] = jobs end
+    end)
   end
-  stats.jobs = pool.far:jobs(0.5)
+  while left > 0 do fork.step(1) end
+  for _, group in ipairs(groups) do group.jobs = seen.jobs[group.subject] end
+end
+
+-- What is known of all subjects. The first look waits until all had time to be heard.
+local function look_at_all(fork, seen)
+  local watch, waited = seen.watch, 0
+  while not seen.before and waited < FIRST_BEAT and watch:stats().engine ~= "up" do
+    fork.sleep(0.05)
+    waited = waited + 0.05
+  end
+  local stats = watch:stats()
+  if stats.engine ~= "up" then return fail_engine(stats) end
+  if not seen.before then fork.sleep(ALL_BEATS) end
+  seen.before = true
+  stats = watch:stats()
+  stats.kind, stats.groups = "groups", watch:groups()
+  table.sort(stats.groups, by "subject")
+  for _, group in ipairs(stats.groups) do table.sort(group.nodes, by "name") end
+  count_jobs(fork, seen, stats.groups)
   return stats
 end
 
@@ -180,14 +255,20 @@ end
 local function source_of(fork, options)
   if not options.engine then
     if not options.address then
-      cli.fail(cli.USAGE, "a status address, or --engine and --subject, expected; see moonfork top --help")
+      cli.fail(cli.USAGE, "a status address, or --engine, expected; see moonfork top --help")
     end
     return function() return look(fork, options.address) end
   end
   if options.address then cli.fail(cli.USAGE, "a status address and --engine exclude each other") end
-  engine.check(options)
   local nats = engine.load()
   local url, access = engine.open(fork, options)
+  if not options.subject then
+    local watch, failure = nats.watch(url, access)
+    if not watch then cli.fail(cli.FAILED, "%s", failure.message) end
+    cli.defer(function() watch:close() end)
+    local seen = {watch = watch, jobs = {}}
+    return function() return look_at_all(fork, seen) end
+  end
   local far, err = nats.pool(url, access)
   if err then cli.fail(cli.FAILED, "%s", err.message) end
   cli.defer(function() far:close() end)

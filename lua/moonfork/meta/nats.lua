@@ -43,6 +43,24 @@ function nats.node(pool, url, options) end
 ---@return moonfork.nats.pool
 function nats.pool(url, options) end
 
+---@class moonfork.nats_watch_options
+---@field name? string for people
+---@field user? string
+---@field password? string
+---@field token? string
+---@field creds? string a file
+---@field ca? string a PEM file; asks for TLS
+---@field cert? string a PEM file, with key
+---@field key? string
+---@field silent? number seconds without a sign of life after which a node is gone: 1.5
+
+--- All nodes of all subjects, by what they say of themselves; for people.
+---@param url string
+---@param options? moonfork.nats_watch_options
+---@return moonfork.nats.watch?
+---@return moonfork.error?
+function nats.watch(url, options) end
+
 ---@class moonfork.nats.node_stats
 ---@field id string
 ---@field name string
@@ -201,5 +219,36 @@ function pool:jobs(timeout, callback) end
 ---@param f? fun(id: string, tries: integer, err: moonfork.error)
 ---@return moonfork.nats.pool
 function pool:on_dead(f) end
+
+---@class moonfork.nats.group
+---@field subject string
+---@field nodes moonfork.nats.pool_node[]
+
+---@class moonfork.nats.watch_stats
+---@field engine "connecting" | "up" | "down" | "closed"
+---@field engine_reason? string
+---@field bad integer messages that are none of ours
+---@field connects integer
+---@field bytes_in integer
+---@field bytes_out integer
+
+---@class moonfork.nats.watch
+local watch = {}
+
+--- Those that were heard.
+---@return moonfork.nats.group[]
+function watch:groups() end
+
+---@param subject string
+---@param timeout? number
+---@param callback? fun(err?: moonfork.error, counts?: moonfork.nats.job_counts)
+---@return moonfork.nats.job_counts?
+---@return moonfork.error?
+function watch:jobs(subject, timeout, callback) end
+
+---@return moonfork.nats.watch_stats
+function watch:stats() end
+
+function watch:close() end
 
 return nats
