@@ -12,6 +12,7 @@
 #include "template/serve/commands.h"
 #include "template/serve/runner.h"
 #include "template/serve/serve.h"
+#include "template/thread/thread_ready.h"
 #include "wire/inbox.h"
 #include <assert.h>
 #include <errno.h>
@@ -87,6 +88,11 @@ int cmd_fork(struct server *s, struct command *c) {
   touch_options(&o);
   assert(!o.path.p && !o.cpath.p);
   return done(s, c, CMD_FORK, SERVE_SERVING);
+}
+
+int thread_ready_wait(struct server *s) {
+  assert(!s->lends); /* nobody forks here */
+  return 0;
 }
 
 int cmd_eval(struct server *s, struct command *c) {

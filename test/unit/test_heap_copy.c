@@ -131,13 +131,14 @@ static void move_word(void *data, void *word) {
   memcpy(word, &p, sizeof p);
 }
 
-/* NULL where this system has no addresses for it (sanitizers, 32 bits). */
-static struct heap *copied(struct heap *h) {
+/* NULL where this system has no addresses for it (sanitizers, 32 bits). at: where, or
+ * NULL. */
+static struct heap *copied_to(struct heap *h, char *at) {
   struct heap_shape shape;
   if (heap_copy_prepare(h))
     return NULL;
   heap_copy_shape(h, &shape);
-  struct copying c = {(char *)h, heap_copy_reserve(&shape, heap_copy_place(h))};
+  struct copying c = {(char *)h, at ? at : heap_copy_reserve(&shape, heap_copy_place(h))};
   assert_non_null(c.to);
   assert_int_equal(heap_copy_parts(h, copy_part, &c), 0);
   struct heap *copy = (struct heap *)(void *)c.to;
@@ -145,6 +146,10 @@ static struct heap *copied(struct heap *h) {
   heap_copy_words(copy, move_word, &c);
   assert_int_equal(heap_copy_adopt(copy, 0), 0);
   return copy;
+}
+
+static struct heap *copied(struct heap *h) {
+  return copied_to(h, NULL);
 }
 
 static void test_copy_is_a_working_allocator(void **state) {
@@ -191,6 +196,66 @@ static void test_copy_of_a_copy(void **state) {
     run(m, 1000);
   }
   model_free(m);
+}
+
+/* Nothing of a copy that is over is behind what the next one overwrites, at most `warm`
+ * bytes of memory stay there, and the next one works. */
+static void test_copy_in_the_place_of_another(void **state) {
+  (void)state;
+  enum { WARM = 64 << 10 };
+  struct model *m = model_new(4711), *other = calloc(1, sizeof *other);
+  struct heap_shape shape;
+  run(m, 3000);
+  heap_seal(m->h);
+  char *at = NULL;
+  for (int round = 0; round < 4; round++) {
+    struct heap *copy = copied_to(m->h, at);
+    if (!copy)
+      break;
+    *other = *m;
+    other->h = copy;
+    assert_true(agrees(other));
+    heap_forked(copy);
+    run(other, round % 2 ? 3000 : 10);
+    heap_copy_shape(m->h, &shape);
+    size_t front = heap_copy_front(m->h), page = (size_t)sysconf(_SC_PAGESIZE);
+    at = heap_copy_retire(copy, &shape, front, WARM);
+    assert_ptr_equal(at, copy);
+    size_t behind = (size_t)shape.open - front;
+    unsigned char *resident = malloc(behind / page + 1);
+    assert_int_equal(mincore(at + front, behind, resident), 0);
+    size_t stays = 0;
+    for (size_t i = 0; i < behind / page; i++)
+      stays += (resident[i] & 1) * page;
+    free(resident);
+    assert_true(stays <= WARM);
+    for (size_t i = 0; i < behind; i++)
+      assert_int_equal(at[front + i], 0);
+  }
+  if (at)
+    heap_copy_drop(at, &shape);
+  model_free(m);
+  free(other);
+  if (!at)
+    skip();
+}
+
+static void test_copy_of_another_shape_leaves_nothing(void **state) {
+  (void)state;
+  struct model *m = model_new(12);
+  struct heap_shape shape;
+  run(m, 1000);
+  struct heap *copy = copied(m->h);
+  heap_copy_shape(m->h, &shape);
+  shape.zone += 4096;
+  char *at = copy ? heap_copy_retire(copy, &shape, heap_copy_front(m->h), 0) : NULL;
+  unsigned char one;
+  int mapped = copy && mincore((void *)copy, 1, &one) == 0;
+  model_free(m);
+  if (!copy)
+    skip();
+  assert_null(at);
+  assert_false(mapped);
 }
 
 /* ---- mapped from a file ---- */
@@ -389,6 +454,8 @@ int main(void) {
       cmocka_unit_test(test_words_that_lead_to_unused_memory_are_no_pointers),
       cmocka_unit_test(test_copy_is_a_working_allocator),
       cmocka_unit_test(test_copy_of_a_copy),
+      cmocka_unit_test(test_copy_in_the_place_of_another),
+      cmocka_unit_test(test_copy_of_another_shape_leaves_nothing),
       cmocka_unit_test(test_copy_may_be_mapped_from_a_file),
       cmocka_unit_test(test_copy_wants_the_heap_in_one_place),
       cmocka_unit_test(test_copy_is_refused_with_wrong_figures),

@@ -179,7 +179,7 @@ void process_unhold(struct mf_process *p) {
     p->fork_number = source->nsent;
     p->was_asked = 1;
     list_push(&source->asked, &p->ask_link);
-    if (p->is_thread)
+    if (p->is_thread && p->finish.kind != FINISH_RUN) /* else its answer comes first */
       process_watch_end(p);
   }
   hold_free(hold);

@@ -94,10 +94,20 @@ static struct mf_process *reported(struct mf_process *p, uint64_t id) {
   return q->source == p ? q : NULL;
 }
 
+/* The birth of a clone in a thread that runs at once is no news by itself: it is looked
+ * at when the clone has answered, or has hung up. A wake-up less on the way to its
+ * function.
+ */
+static void watch_thread(struct mf_process *p) {
+  if (p->is_thread && p->was_asked && p->state != DEAD)
+    process_watch_end(p);
+}
+
 static void on_frame(struct channel *c, const struct frame *f) {
   struct mf_process *p = from_channel(c), *q;
   if (!p->spoke)
     process_confirm_fork(p);
+  watch_thread(p);
   switch (f->type) {
   case ANS_HELLO:
     process_event(p, &(struct event){EV_HELLO, .frame = f});
@@ -130,6 +140,7 @@ static void on_frame(struct channel *c, const struct frame *f) {
 }
 
 static void on_end(struct channel *c, int why) {
+  watch_thread(from_channel(c));
   process_event(from_channel(c), &(struct event){EV_EOF, .why = why});
 }
 

@@ -1,13 +1,16 @@
 /* See heap_copy.h. Runs in templates and clones; one thread for each heap. */
 #include "template/heap/heap_copy.h"
 
+#include "template/heap/big.h"
 #include "template/heap/freeze.h"
 #include "template/heap/kept.h"
 #include "template/heap/region.h"
+#include "template/heap/scratch.h"
 #include "template/heap/zone.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 size_t heap_copy_record_size(void) {
@@ -43,8 +46,7 @@ void heap_copy_shape(const struct heap *h, struct heap_shape *ret) {
                              .open = (uint64_t)(h->hard_end - h->base)};
 }
 
-/* Bytes of the region that hold anything, whole pages; of the head all. */
-static size_t region_used(const struct heap *h) {
+size_t heap_copy_front(const struct heap *h) { /* of the head all */
   const char *top = h->top > h->first ? h->top : h->first;
   return round_up((size_t)(top - h->base), h->page);
 }
@@ -66,7 +68,7 @@ int heap_copy_parts(const struct heap *h, int (*f)(void *data, char *at, size_t 
   int r = parts ? 0 : -ENOMEM;
   if (!parts)
     return r;
-  parts[n++] = (struct part){h->base, region_used(h)};
+  parts[n++] = (struct part){h->base, heap_copy_front(h)};
   if (h->bigs_map)
     parts[n++] = (struct part){(char *)h->bigs, h->bigs_map};
   if (h->zone_list_map)
@@ -138,6 +140,32 @@ int heap_copy_open(char *p, size_t n) {
   return n && mprotect(p, n, PROT_READ | PROT_WRITE) < 0 ? -ENOMEM : 0;
 }
 
+char *heap_copy_retire(struct heap *h, const struct heap_shape *shape, size_t used,
+                       size_t warm) {
+  struct heap_shape own;
+  heap_copy_shape(h, &own);
+  if (own.region != shape->region || own.zone != shape->zone || !h->zone ||
+      h->zone_ended || own.open < used) {
+    heap_free(h);
+    return NULL;
+  }
+  big_deinit(h);
+  kept_drop_all(h);
+  freeze_deinit(h);
+  scratch_deinit(h);
+  region_forget(h);
+  struct heap gone = *h; /* the record lies in what is given back */
+  char *from = gone.base + used, *top = align_up(gone.top, gone.page);
+  size_t dirty = top > from ? (size_t)(top - from) : 0;
+  size_t kept = size_min(dirty, round_up(warm, gone.page));
+  memset(from, 0, kept);
+  if (madvise(from + kept, (size_t)(gone.hard_end - from) - kept, MADV_DONTNEED) == 0 &&
+      zone_clear(&gone) == 0)
+    return gone.base;
+  heap_copy_drop(gone.base, shape);
+  return NULL;
+}
+
 void heap_copy_drop(char *base, const struct heap_shape *shape) {
   munmap(base, (size_t)(shape->region + shape->zone));
 }
@@ -207,7 +235,7 @@ static int bigs_are_sound(const struct heap *h) {
 int heap_copy_adopt(struct heap *h, int shared) {
   if (!bigs_are_sound(h))
     return -EINVAL;
-  char *used = h->base + region_used(h);
+  char *used = h->base + heap_copy_front(h);
   if (heap_copy_open(used, (size_t)(h->hard_end - used)) < 0)
     return -ENOMEM;
   h->foreign = NULL;

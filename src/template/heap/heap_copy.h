@@ -23,6 +23,8 @@ size_t heap_copy_extent(const struct heap *h);
  * addresses: NULL, or why a copy would not be whole. */
 const char *heap_copy_prepare(struct heap *h);
 void heap_copy_shape(const struct heap *h, struct heap_shape *ret);
+/* Bytes from the front of the region that hold anything, whole pages. */
+size_t heap_copy_front(const struct heap *h);
 /* f for each range of memory in use, whole pages, by address. What is not in one of them
  * is zero, or has no meaning. Returns the first of f's results that is not 0, or -ENOMEM.
  */
@@ -42,6 +44,11 @@ uint64_t heap_copy_place(const struct heap *h);
 /* Reserves the addresses for a copy, without access: at `at`, or where something is
  * there, at a place that differs by a multiple of 4 GiB. NULL: neither can be had. */
 char *heap_copy_reserve(const struct heap_shape *shape, uint64_t at);
+/* Ends a copy and keeps its addresses for another of that shape: gives back all memory
+ * but the first `used` bytes, which the next one overwrites, and at most `warm` zeroed
+ * ones behind them. NULL: all is given back, the addresses too. */
+char *heap_copy_retire(struct heap *h, const struct heap_shape *shape, size_t used,
+                       size_t warm);
 /* Makes n bytes at p, of a reserved range, zeroed memory. 0 or -ENOMEM. */
 int heap_copy_open(char *p, size_t n);
 /* Gives such addresses back, whatever has been mapped there. */

@@ -245,7 +245,7 @@ void region_register(const struct heap *h) {
 #endif
 }
 
-static void region_unregister(const struct heap *h) {
+void region_forget(const struct heap *h) {
 #ifdef HEAP_LSAN
   __lsan_unregister_root_region(h->base, (size_t)(h->end - h->base));
 #endif
@@ -285,7 +285,7 @@ struct heap *region_open(size_t reserve) {
 }
 
 void region_close(struct heap *h) {
-  region_unregister(h);
+  region_forget(h);
   zone_deinit(h);
   munmap(h->base, (size_t)(h->end - h->base));
 }
@@ -301,7 +301,7 @@ void heap_release_reserve(struct heap *h, size_t keep) {
   keep = round_up(keep, h->page);
   if (keep >= rest)
     return;
-  region_unregister(h);
+  region_forget(h);
   if (munmap(from + keep, rest - keep) == 0)
     h->end = from + keep;
   region_register(h);

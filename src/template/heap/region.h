@@ -19,6 +19,8 @@ uint64_t region_place_of_copy(const void *base);
 char *region_reserve_copy(size_t n, uint64_t at);
 /* Tells the leak checker of a region. */
 void region_register(const struct heap *h);
+/* Tells it that there is none any more. */
+void region_forget(const struct heap *h);
 /* Unmaps all of it, the record too. */
 void region_close(struct heap *h);
 /* Makes room for n bytes at top, up to soft_end. Returns 0 or -ENOMEM. */

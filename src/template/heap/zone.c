@@ -8,6 +8,7 @@
  * there. Where that can't be had, a range is given up for good: addresses only. */
 #include "template/heap/zone.h"
 
+#include <errno.h>
 #include <string.h>
 
 #ifndef MAP_NORESERVE
@@ -227,6 +228,18 @@ void zone_end_use(struct heap *h) {
 void zone_deinit(struct heap *h) {
   if (h->zone && !h->zone_ended)
     munmap(h->zone, (size_t)(h->zone_end - h->zone));
+}
+
+static int is_untouched(const struct heap *h) {
+  return h->zone_top == h->zone + TABLE_MAX + LIST_MAX && table_size(h) == 0 &&
+         h->zone_list_map == 0;
+}
+
+int zone_clear(const struct heap *h) {
+  size_t size = (size_t)(h->zone_end - h->zone);
+  return is_untouched(h) || map_without_access(h->zone, size, MAP_FIXED) == h->zone
+             ? 0
+             : -ENOMEM;
 }
 
 int zone_is_sound(const struct heap *record, uint64_t size) {

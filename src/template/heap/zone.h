@@ -19,6 +19,9 @@ void *zone_table(const struct heap *h, size_t size);
 struct zone_range *zone_list(const struct heap *h);
 /* Are the figures of a record what a zone of so many bytes can have? */
 int zone_is_sound(const struct heap *record, uint64_t size);
+/* Nothing is in the zone any more: gives its memory back, and keeps its addresses. 0 or
+ * -ENOMEM. */
+int zone_clear(const struct heap *h);
 /* For region_close: what zone_unmap does not know. */
 void zone_deinit(struct heap *h);
 /* n bytes without access, whole pages; align: 0, or a power of two that the address, less

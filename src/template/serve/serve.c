@@ -18,6 +18,7 @@
 #include "template/serve/commands.h"
 #include "template/serve/runner.h"
 #include "template/server/signals.h"
+#include "template/thread/thread_ready.h"
 #include <errno.h>
 #include <string.h>
 
@@ -98,6 +99,7 @@ static int execute(struct server *s, struct command *c) {
 static int serve_command(struct server *s, struct command *c) {
   unsigned outer = s->executing; /* a FORK has commands inside */
   s->executing = c->type + 1;
+  s->lends = NULL;
   int r = execute(s, c);
   s->executing = r == SERVED_BORN ? 0 : outer;
   fdset_close(c->fds);
@@ -295,6 +297,8 @@ int serve(struct server *s) {
     if (s->phase == SERVE_ENDING)
       end(s);
     if (!has_news(s)) {
+      if (thread_ready_wait(s))
+        continue;
       if (receive(s, 1) ==
           MF_AGAIN) /* whoever has the socket, too, made it non-blocking */
         wait_for(s, POLLIN);

@@ -179,13 +179,14 @@ int args_copy(const struct args *a, struct args *ret) {
   }
   if (r == 0)
     return 0;
-  for (size_t i = 0; ret->items && i < ret->n; i++) {
-    ret->items[i].fd = -1; /* not this list's */
-    gather_deinit(&ret->items[i].map);
-  }
-  ret->n = 0;
+  args_disown(ret);
   args_deinit(ret);
   return -ENOMEM;
+}
+
+void args_disown(struct args *a) {
+  for (size_t i = 0; i < a->n; i++)
+    a->items[i].fd = -1;
 }
 
 void args_deinit(struct args *a) {

@@ -31,6 +31,8 @@ int args_put_gather(struct args *a, struct gather *g);
  * of handles are the same. 0 or -ENOMEM, and *ret is empty. */
 int args_copy(const struct args *a, struct args *ret);
 void args_deinit(struct args *a);
+/* Of a copy that does not come to its own descriptors: the handles are not its own. */
+void args_disown(struct args *a);
 /* Closes the handles, forgets everything. */
 void args_clear(struct args *a);
 /* 1 when fd is one of the handles. */

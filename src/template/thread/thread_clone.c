@@ -7,11 +7,11 @@
 #include "template/lua/clone_posix.h"
 #include "template/lua/thread_end.h"
 #include "template/thread/thread_copy.h"
-#include "wire/life.h"
+#include "template/thread/thread_record.h"
+#include "template/thread/thread_slot.h"
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,33 +24,13 @@
 
 enum { STACK_SIZE = 8 << 20 }; /* as a process has; a page of it exists once it is used */
 
-struct thread {
-  struct server server;
-  struct server *template;
-  void (*live)(struct server *s);
-  unsigned char *body; /* of the FORK: server.birth.options lies there */
-  int life;            /* in the thread's own table */
-  int code, killed;
-  uint64_t id;
-  jmp_buf end;
-  size_t nwords;
-  char words[LIFE_TEXT_MAX];
-};
-
-/* What the thread that serves and the others tell each other. One thread is kept ahead,
- * parked: a clone need not wait for the system to make one. It shares everything with the
- * thread that serves until it is given a clone. */
+/* What the thread that serves and the others tell each other. */
 static struct {
   pthread_mutex_t lock;
-  pthread_cond_t changed, given;
-  int parked;         /* a thread waits for a clone */
-  int dismissed;      /* it is to end instead */
-  struct thread *job; /* the clone that it is given; NULL: taken */
+  pthread_cond_t changed;
   int settled; /* the one that begins has its own descriptors, or could not have them: */
   int error;
-} all = {.lock = PTHREAD_MUTEX_INITIALIZER,
-         .changed = PTHREAD_COND_INITIALIZER,
-         .given = PTHREAD_COND_INITIALIZER};
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* ---- the end ---- */
 
@@ -73,10 +53,12 @@ static void tell(const struct thread *t, enum life_kind kind, int number) {
     ;
 }
 
-static void free_thread(struct thread *t) {
+void thread_free(struct thread *t, int has_fds) {
   struct server *s = &t->server;
   if (s->rpc)
     s->free_rpc(s->rpc);
+  if (!has_fds)
+    args_disown(&s->args);
   inbox_deinit(&s->conn.in);
   buf_deinit(&s->conn.out);
   gather_deinit(&s->gather);
@@ -123,28 +105,24 @@ static void count_end(struct server *template) {
 
 /* ---- the life ---- */
 
-/* Copies of what is the template's own. It waits meanwhile. */
-static void close_templates(const struct server *s) {
-  const int fds[] = {s->conn.fd, s->leash.source, s->leash.armed};
-  for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
-    int fd = fds[i];
-    if (fd >= 0)
-      fd_close(&fd);
-  }
+int thread_part(const struct thread *t) {
+  const struct server *s = t->template;
+  int fds[] = {s->leash.source, s->leash.armed};
+  if (unshare(CLONE_FILES | CLONE_FS) < 0)
+    return errno;
+  for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+    if (fds[i] >= 0)
+      fd_close(&fds[i]);
   inbox_close_copies(&s->conn.in);
+  return 0;
 }
 
-static void live_through(struct thread *t) {
+void thread_live(struct thread *t) {
   struct server *s = &t->server;
-  if (unshare(CLONE_FILES | CLONE_FS) < 0) {
-    settle(errno);
-    return;
-  }
+  int number = (int)syscall(SYS_gettid);
   server_set_self(s);
-  clone_posix_thread((int)syscall(SYS_gettid));
-  close_templates(t->template);
-  settle(0);
-  tell(t, LIFE_BORN, (int)syscall(SYS_gettid));
+  clone_posix_thread(number);
+  tell(t, LIFE_BORN, number);
   if (_setjmp(t->end) == 0) {
     thread_end_begin(s->L, THREAD_END_VALUE(t->id), end_killed);
     t->live(s);
@@ -155,22 +133,18 @@ static void live_through(struct thread *t) {
   tell(t, LIFE_ENDED, t->code);
   fd_close(&t->life);
   struct server *template = t->template;
-  free_thread(t);
+  thread_free(t, 1);
   count_end(template);
 }
 
-static void *run(void *unused) {
-  (void)unused;
-  pthread_mutex_lock(&all.lock);
-  while (!all.job && !all.dismissed)
-    pthread_cond_wait(&all.given, &all.lock);
-  struct thread *t = all.job;
-  all.job = NULL;
-  all.parked = 0;
-  pthread_cond_broadcast(&all.changed);
-  pthread_mutex_unlock(&all.lock);
-  if (t)
-    live_through(t);
+static void *run(void *data) {
+  struct thread *t = data;
+  int control = t->template->conn.fd, error = thread_part(t);
+  if (!error)
+    fd_close(&control);
+  settle(error); /* the thread that serves goes on, and frees it where it can't be */
+  if (!error)
+    thread_live(t);
   return NULL;
 }
 
@@ -188,19 +162,16 @@ static int deny_at(const char *origin, struct server *s, int code, int error,
 }
 #define deny(...) deny_at(ORIGIN, __VA_ARGS__)
 
-/* The record of the clone, as clone_born finds that of a process. */
-static int make_record(struct server *from, struct thread *t, const struct command *c) {
+/* As clone_born finds that of a process. */
+static int make_record(struct server *from, struct thread *t) {
   struct server *s = &t->server;
   t->template = from;
-  t->id = c->id;
-  t->body = malloc(c->length ? c->length : 1);
-  if (!t->body || args_copy(&from->args, &s->args) < 0)
+  if (args_copy(&from->args, &s->args) < 0)
     return -1;
-  memcpy(t->body, c->body, c->length);
-  (void)options_parse(&s->birth.options, t->body, c->length, 1); /* as it was before */
   connection_open(&s->conn, -1, s->room, sizeof s->room);
   gather_init(&s->gather, 0);
   fdset_init(&s->gather_fds);
+  fdset_init(&s->birth.fds);
   leash_none(&s->leash);
   s->options = from->options;
   s->pid = from->pid;
@@ -222,16 +193,35 @@ static int make_record(struct server *from, struct thread *t, const struct comma
   return 0;
 }
 
-static void take_fds(struct thread *t, struct fdset *fds) {
+struct thread *thread_new(struct server *from, void (*live)(struct server *s)) {
+  struct thread *t = calloc(1, sizeof *t);
+  if (!t) {
+    (void)deny(from, FAILURE_NOMEM, ENOMEM, "the record of the thread");
+    return NULL;
+  }
+  t->live = live;
+  int r = make_record(from, t);
+  if (r < 0)
+    (void)deny(from, FAILURE_NOMEM, ENOMEM, "the record of the thread");
+  else
+    r = thread_copy(from, &t->server);
+  if (r == 0)
+    return t;
+  thread_free(t, 0);
+  return NULL;
+}
+
+void thread_take_command(struct thread *t, const struct command *c, unsigned char *body) {
   struct server *s = &t->server;
-  fdset_init(&s->birth.fds);
-  for (int i = 0; i < fds->n; i++)
-    fdset_push(&s->birth.fds, fdset_steal(fds, i));
+  t->body = body;
+  t->id = c->id;
+  (void)options_parse(&s->birth.options, c->body, c->length, 1); /* as it was before */
+  for (int i = 0; i < c->fds->n; i++)
+    fdset_push(&s->birth.fds, fdset_steal(c->fds, i));
   t->life = s->birth.fds.fd[1];
 }
 
-/* 0 or an errno. */
-static int park(void) {
+int thread_launch(void *(*run_on_it)(void *data), void *data) {
   static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
   pthread_attr_t attributes;
   pthread_t id;
@@ -242,35 +232,19 @@ static int park(void) {
   sigfillset(&every); /* signals are the process's, and the main thread takes them, */
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
     sigdelset(&every, faults[i]); /* but for those of the thread's own doing */
-  all.parked = 1;                 /* nobody else writes it now */
   sigprocmask(SIG_SETMASK, &every, &before);
-  int error = pthread_create(&id, &attributes, run, NULL);
+  int error = pthread_create(&id, &attributes, run_on_it, data);
   sigprocmask(SIG_SETMASK, &before, NULL);
   pthread_attr_destroy(&attributes);
-  if (error)
-    all.parked = 0;
   return error;
 }
 
-/* The parked thread ends, and is no more counted when this returns. */
-static void dismiss(void) {
-  pthread_mutex_lock(&all.lock);
-  all.dismissed = 1;
-  pthread_cond_signal(&all.given);
-  while (all.parked)
-    pthread_cond_wait(&all.changed, &all.lock);
-  all.dismissed = 0;
-  pthread_mutex_unlock(&all.lock);
-}
-
 static int begin(struct thread *t) {
-  int error = all.parked ? 0 : park();
+  all.settled = 0;
+  int error = thread_launch(run, t);
   if (error)
     return error;
   pthread_mutex_lock(&all.lock);
-  all.settled = 0;
-  all.job = t;
-  pthread_cond_signal(&all.given);
   while (!all.settled)
     pthread_cond_wait(&all.changed, &all.lock);
   error = all.error; /* the thread may have ended by now */
@@ -280,7 +254,6 @@ static int begin(struct thread *t) {
 
 static int await_all(const struct server *s, int ms) {
   struct timespec end;
-  dismiss();
   clock_gettime(CLOCK_MONOTONIC, &end);
   end.tv_nsec += ms % 1000 * 1000000L;
   end.tv_sec += ms / 1000 + end.tv_nsec / 1000000000L;
@@ -293,7 +266,16 @@ static int await_all(const struct server *s, int ms) {
                 : pthread_cond_clockwait(&all.changed, &all.lock, CLOCK_MONOTONIC, &end);
   int n = s->nthreads;
   pthread_mutex_unlock(&all.lock);
+  if (n == 0)
+    thread_slot_drop(); /* page tables that a fork would copy */
   return n;
+}
+
+void thread_count_begin(struct server *s) {
+  if (s->nthreads == 0)
+    leash_stay(&s->leash);
+  s->await_threads = await_all;
+  s->nthreads++;
 }
 
 int thread_fork(struct server *s, const struct command *c,
@@ -302,36 +284,30 @@ int thread_fork(struct server *s, const struct command *c,
     return deny(s, FAILURE_UNSUPPORTED, 0, "a clone that is a thread forks none");
   if (clone_before_fork(s) < 0)
     return -1;
-  if (s->collector.dirty) /* a seal does more where there is no other thread */
-    dismiss();
   if (clone_prepare_fork(s) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
-  struct thread *t = calloc(1, sizeof *t);
-  if (!t)
+  unsigned char *body = malloc(c->length ? c->length : 1);
+  if (!body)
     return deny(s, FAILURE_NOMEM, ENOMEM, "the record of the thread");
-  t->live = live;
-  if (make_record(s, t, c) < 0) {
-    free_thread(t);
-    return deny(s, FAILURE_NOMEM, ENOMEM, "the record of the thread");
-  }
-  if (thread_copy(s, &t->server) < 0) {
-    free_thread(t);
+  struct thread *t = thread_new(s, live);
+  if (!t) {
+    free(body);
     return -1;
   }
-  take_fds(t, c->fds);
+  memcpy(body, c->body, c->length);
+  struct command own = *c;
+  own.body = body;
+  thread_take_command(t, &own, body);
   struct fdset copies = t->server.birth.fds; /* here; the thread has its own */
   t->server.birth.fds.fd[1] = -1;
-  if (s->nthreads == 0)
-    leash_stay(&s->leash);
-  s->await_threads = await_all;
-  s->nthreads++;
+  thread_count_begin(s);
   int error = begin(t);
   fdset_close(&copies);
   if (!error) {
-    (void)park(); /* for the next; where that fails it is told then */
+    s->lends = live;
     return 0;
   }
   s->nthreads--;
-  free_thread(t);
+  thread_free(t, 0);
   return deny(s, FAILURE_FORK, error, "a thread can't be made");
 }

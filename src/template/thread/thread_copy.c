@@ -6,6 +6,7 @@
 #include "template/audit/copyable.h"
 #include "template/heap/heap_copy.h"
 #include "template/lua/script.h"
+#include "template/thread/thread_slot.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,7 +124,9 @@ static struct heap *copy_heap(struct heap *from, struct copying *c) {
   struct heap_shape shape;
   heap_copy_shape(from, &shape);
   c->from = (char *)from;
-  c->to = heap_copy_reserve(&shape, heap_copy_place(from));
+  c->to = thread_slot_take(from);
+  if (!c->to)
+    c->to = heap_copy_reserve(&shape, heap_copy_place(from));
   if (!c->to)
     return NULL;
   c->difference = c->to - c->from;
@@ -169,6 +172,20 @@ static int keep_hooks(struct server *to) {
   return 0;
 }
 
+static int add_size(void *data, char *at, size_t size) {
+  size_t *sum = data;
+  (void)at;
+  *sum += size;
+  return *sum > THREAD_SLOT_MAX;
+}
+
+int thread_copy_is_small(const struct server *from) {
+  size_t sum = 0;
+  return from->heap && recorded.seals == from->collector.seals &&
+         recorded.userdata.nsockets == 0 && !script_has_before_fork() &&
+         heap_copy_parts(from->heap, add_size, &sum) == 0;
+}
+
 int thread_copy(struct server *from, struct server *to) {
   struct copying c;
   const char *why = selfcheck_reason();
@@ -203,7 +220,7 @@ int thread_copy(struct server *from, struct server *to) {
 void thread_copy_free(struct server *s) {
   if (!s->heap)
     return;
-  heap_free(s->heap);
+  thread_slot_put(s->heap);
   free(s->copied_hooks);
   s->copied_hooks = NULL;
   s->heap = NULL;

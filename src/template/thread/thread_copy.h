@@ -8,6 +8,8 @@
 /* Gives `to` a copy of from's interpreter, heap and collector. from was sealed, and runs
  * nothing. 0, or -1 with from->failure set: what can't be copied, and why. */
 int thread_copy(struct server *from, struct server *to);
+/* Is a copy made ahead worth it? As of the last thread_copy, if nothing has changed. */
+int thread_copy_is_small(const struct server *from);
 /* On the clone's thread, before any of its other code: calls __clone of what has it. 0,
  * or -1 with s->failure set. */
 int thread_copy_settle(struct server *s);

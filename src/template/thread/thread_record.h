@@ -1,0 +1,38 @@
+/* What the files of this folder share: a clone that is a thread. Runs in templates. */
+#ifndef TEMPLATE_THREAD_RECORD_H
+#define TEMPLATE_THREAD_RECORD_H
+
+#include "template/server/server.h"
+#include "wire/life.h"
+#include <setjmp.h>
+
+struct thread {
+  struct server server;
+  struct server *template;
+  void (*live)(struct server *s);
+  unsigned char *body; /* of the FORK: server.birth.options lies there */
+  int life;            /* in the thread's own table */
+  int code, killed;
+  uint64_t id;
+  jmp_buf end;
+  size_t nwords;
+  char words[LIFE_TEXT_MAX];
+};
+
+/* A record, and a copy of the interpreter; the command comes later. NULL: refused,
+ * from->failure says why. */
+struct thread *thread_new(struct server *from, void (*live)(struct server *s));
+/* has_fds: it has descriptors of its own, which are closed. */
+void thread_free(struct thread *t, int has_fds);
+/* What it was asked to do. body (taken) is the command's, fds are stolen. */
+void thread_take_command(struct thread *t, const struct command *c, unsigned char *body);
+/* Its own descriptors, directory and umask. 0 or an errno. */
+int thread_part(const struct thread *t);
+/* From its birth to its end, on the thread that has parted. Frees it. */
+void thread_live(struct thread *t);
+/* One more runs from now on. On the thread that serves. */
+void thread_count_begin(struct server *s);
+/* Starts run(data) on a new thread, which nobody joins. 0 or an errno. */
+int thread_launch(void *(*run)(void *data), void *data);
+
+#endif

@@ -1,0 +1,222 @@
+-- A small template whose last command was a fork of a thread has the next clone ready: copy, thread and
+-- descriptors (doc/thread-clones.md, "A clone made ahead"). Nobody may notice but by the time it takes:
+-- each clone begins as the template is at that moment, nothing of an earlier one is in it, and the template
+-- ends, forks and fails as without. That one is ready shows in the number of the template's threads.
+local story = require "story"
+local host = require "host"
+local fork = require "moonfork"
+local clone = require "moonfork.clone"
+
+local FUNCTIONS = [[
+  local clone = require "moonfork.clone"
+  seen, text = {}, "template"
+  function tells(s, ...)
+    local all = {text, #seen, select("#", ...)}
+    for _, v in ipairs{...} do all[#all + 1] = type(v) == "string" and v or v:read("a") end
+    seen[#seen + 1], text = true, "clone"
+    local junk = {}
+    for i = 1, 2000 do junk[i] = {tostring(i)} end
+    s:write(table.concat(all, " "))
+  end
+  function here(s) s:write(io.open("mark") and "there" or "elsewhere") end
+  function leaves() os.exit(7) end
+  function breaks() error "on purpose" end
+  function waits(s) s:read("a") end
+]]
+
+local function thread(p)
+  return p:fork { isolation = "thread" }
+end
+
+local function result(t, p, name)
+  local socket = t.got(p:run(name))
+  local text = socket:read("a")
+  socket:close()
+  local status = t.got(p:wait())
+  p:close()
+  return text, status
+end
+
+local function threads_of(p)
+  local text = assert(io.open("/proc/" .. p:pid() .. "/status")):read("a")
+  return tonumber(text:match("Threads:%s*(%d+)"))
+end
+
+-- The thread of a clone that has ended may be on its way out of the kernel.
+local function has_threads(t, p, n)
+  t.within(10, function() return threads_of(p) == n end, n .. " threads")
+end
+
+local function ready_template(t, code)
+  local p = fork.new_exec():eval(FUNCTIONS .. (code or ""))
+  t.eq((result(t, thread(p), "tells")), "template 0 0")
+  return p
+end
+
+local function ask_available()
+  local p = fork.new_exec():eval(FUNCTIONS)
+  local _, err = thread(p):run("tells")
+  p:close()
+  fork.loop()
+  return not err
+end
+local available = ask_available()
+
+local function test(name, f)
+  story.test(name, function(t)
+    if not available then t.skip("this Lua, or this build, has none") end
+    f(t)
+  end)
+end
+
+test("one is ready after a fork of a thread, and none after anything else", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS)
+  t.got(p:memory())
+  t.eq(threads_of(p), 1)
+  t.eq((result(t, thread(p), "tells")), "template 0 0")
+  has_threads(t, p, 2)
+  t.got(p:memory())
+  has_threads(t, p, 1)
+  result(t, thread(p), "tells")
+  has_threads(t, p, 2)
+  result(t, p:fork(), "tells")
+  has_threads(t, p, 1)
+  p:close()
+end)
+
+test("a large template has none", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS .. "data = {} for i = 1, 30000 do data[i] = {i} end")
+  for _ = 1, 3 do t.eq((result(t, thread(p), "tells")), "template 0 0") end
+  has_threads(t, p, 1)
+  p:close()
+end)
+
+test("nothing of a clone is in a later one", function(t)
+  local p = ready_template(t)
+  for _ = 1, 50 do
+    local text, status = result(t, thread(p), "tells")
+    t.eq(text, "template 0 0")
+    t.eq(status.code, 0)
+  end
+  for _, case in ipairs { { "leaves", 7 }, { "breaks", 1 } } do
+    local _, status = result(t, thread(p), case[1])
+    t.eq(status.code, case[2])
+    t.eq((result(t, thread(p), "tells")), "template 0 0")
+  end
+  p:close()
+end)
+
+test("each begins as the template is by then", function(t)
+  local dir = t:tmp()
+  assert(io.open(dir .. "/mark", "w")):close()
+  local p = ready_template(t)
+  p:eval "text = 'changed'"
+  t.eq((result(t, thread(p), "tells")), "changed 0 0")
+  p:send_arg "kept"
+  t.eq((result(t, thread(p), "tells")), "changed 0 1 kept")
+  t.eq((result(t, thread(p), "tells")), "changed 0 1 kept")
+  t.eq((result(t, thread(p):send_arg "own", "tells")), "changed 0 2 kept own")
+  t.eq((result(t, thread(p), "here")), "elsewhere")
+  p:chdir(dir)
+  t.eq((result(t, thread(p), "here")), "there")
+  t.eq((result(t, thread(p):chdir "/", "here")), "elsewhere")
+  t.eq((result(t, thread(p), "here")), "there")
+  p:close()
+end)
+
+test("arguments and handles come to it", function(t)
+  local p = ready_template(t)
+  for i = 1, 5 do
+    local reader, writer = clone.pipe()
+    local q = thread(p):send_arg("a" .. i):send_fd(reader):send_arg(("y"):rep(3000))
+    reader:close()
+    writer:write("through")
+    writer:close()
+    t.eq((result(t, q, "tells")), "template 0 3 a" .. i .. " through " .. ("y"):rep(3000))
+  end
+  p:close()
+end)
+
+test("handles for which the template has no room are refused, and it lives on", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS):limit { nofile = 16 }
+  t.eq((result(t, thread(p), "tells")), "template 0 0")
+  t.eq((result(t, thread(p), "tells")), "template 0 0")
+  has_threads(t, p, 2)
+  local q = thread(p)
+  local reader, writer = clone.pipe()
+  for _ = 1, 20 do q:send_fd(reader) end
+  local _, err = q:run("tells")
+  t.error(err, "LIMIT", "descriptor")
+  t.eq(err.started, "no")
+  q:close()
+  reader:close()
+  writer:close()
+  t.eq((result(t, thread(p), "tells")), "template 0 0")
+  p:close()
+end)
+
+test("many at a time, with and without a function to run at once", function(t)
+  local p = ready_template(t)
+  local all = {}
+  for i = 1, 24 do all[i] = thread(p) end
+  for i = 1, 24 do
+    if i % 3 == 0 then t.ok(t.got(all[i]:memory()).lua > 0) end -- it is there before it runs
+    t.eq((result(t, all[i], "tells")), "template 0 0")
+  end
+  p:close()
+end)
+
+test("a template with one ready ends when it is closed, killed, or left alone", function(t)
+  local p = ready_template(t)
+  has_threads(t, p, 2)
+  local first = p:pid()
+  p:close()
+  t.within(10, function() return not t.alive(first) end, "a template that was closed")
+  p = ready_template(t)
+  has_threads(t, p, 2)
+  p:kill "KILL"
+  t.eq(t.got(p:wait()).signal, 9)
+  p:close()
+  local h <close> = host.start(t, ([[
+    local p = fork.new_exec():eval(%q)
+    local q = p:fork { isolation = "thread" }
+    q:run("tells"):read("a")
+    q:wait()
+    print("template " .. pid_of(p))
+    kit.msleep(60000)
+  ]]):format(FUNCTIONS))
+  local pid = tonumber(h:says("template (%d+)"))
+  h:kill(9)
+  t.outside(10, function() return not t.alive(pid) end, "the template of a host that was killed")
+end)
+
+test("the end of the template's process is told of those that run, not of the one that is ready", function(t)
+  local p = ready_template(t)
+  local q = thread(p)
+  local socket = t.got(q:run("waits"))
+  has_threads(t, p, 3)
+  p:kill "KILL"
+  t.eq(t.got(q:wait()).signal, 9)
+  socket:close()
+  q:close()
+  p:close()
+end)
+
+test("a refused clone leaves the template its handles", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS)
+  local reader, writer = clone.pipe()
+  p:send_fd(reader)
+  reader:close()
+  p:eval "file = io.open('/dev/null')"
+  local q = thread(p)
+  local _, err = q:run("tells")
+  t.error(err, "UNSUPPORTED", "file")
+  q:close()
+  p:eval "file:close() file = nil"
+  writer:write("through")
+  writer:close()
+  t.eq((result(t, p:fork(), "tells")), "template 0 1 through")
+  p:close()
+end)
+
+story.done()
