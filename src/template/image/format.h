@@ -6,9 +6,9 @@
  * parts
  *
  * What comes before the bits has a checksum that is compared at every load, and each
- * number in it is compared with what there is; the bits (one for each word of a part that
- * holds an address of the heap: image/pointers.h) and the contents of the parts have
- * another one. Pure. */
+ * number in it is compared with what there is. The bits, one for each word of a part that
+ * holds an address of the heap (image/pointers.h), have another one, which is compared
+ * where they are used; so have the contents of the parts. Pure. */
 #ifndef TEMPLATE_IMAGE_FORMAT_H
 #define TEMPLATE_IMAGE_FORMAT_H
 
@@ -53,8 +53,9 @@ struct image_header {
   uint64_t main;                     /* distance of the main thread */
   uint64_t file_size, meta_size;     /* all; what comes before the bits */
   uint64_t nobjects, npatches, nparts, ntables, nhooks, ntexts;
-  uint64_t meta_sum, content_sum;
-  struct collector collector; /* its figures; pointers have no meaning */
+  uint64_t meta_sum;
+  uint64_t bits_sum, content_sum; /* up to the first part; from there to the end */
+  struct collector collector;     /* its figures; pointers have no meaning */
 };
 
 struct image_view { /* borrows */

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,36 @@ static int refuse(struct loading *l, const char *why) {
 
 /* ---- the file ---- */
 
+/* Who may write to a folder without the sticky bit may put other files of its owner's in
+ * the place of this one. */
+static int check_folder(struct loading *l, const char *path) {
+  const char *slash = strrchr(path, '/');
+  char folder[PATH_MAX] = ".";
+  struct stat st;
+  if (slash)
+    snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path);
+  if (stat(folder, &st) < 0)
+    return -errno;
+  if (!(st.st_mode & (S_IWGRP | S_IWOTH)) || st.st_mode & S_ISVTX)
+    return 0;
+  snprintf(
+      l->why, IMAGE_TEXT_MAX,
+      "others may write to its folder %.800s: they could replace it, and it would be "
+      "executed (chmod go-w, or set the sticky bit)",
+      folder);
+  return -EINVAL;
+}
+
+/* That of the name, and that of the file where the name is a link. */
+static int check_folders(struct loading *l, const char *path) {
+  char *full = realpath(path, NULL);
+  int r = check_folder(l, path);
+  if (r == 0 && full)
+    r = check_folder(l, full);
+  free(full);
+  return r;
+}
+
 static int open_file(struct loading *l, const char *path) {
   struct stat st;
   l->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -57,7 +88,7 @@ static int open_file(struct loading *l, const char *path) {
                   "others may write to it: it would be executed, so only its owner may "
                   "(chmod go-w)");
   l->size = (uint64_t)st.st_size;
-  return 0;
+  return check_folders(l, path);
 }
 
 static int read_all(struct loading *l, void *to, size_t n, uint64_t at) {
@@ -96,19 +127,34 @@ static const void *map_file(struct loading *l, uint64_t at, size_t n) {
   return p == MAP_FAILED ? NULL : p;
 }
 
-static int verify(struct loading *l) {
-  const struct image_header *h = l->view.header;
-  uint64_t sum = 1;
-  for (uint64_t i = 0; i < h->nparts; i++) {
-    const struct image_part *p = &l->view.parts[i];
-    const void *data = map_file(l, p->file, (size_t)p->size);
+static int compare_sum(struct loading *l, uint64_t from, uint64_t to, uint64_t wanted,
+                       const char *why) {
+  enum { CHUNK = 64 << 20 }; /* whole pages */
+  uint64_t page = l->view.header->page, sum = 1;
+  for (uint64_t at = from / page * page; at < to; at += CHUNK) {
+    size_t n = (size_t)(to - at < CHUNK ? to - at : CHUNK);
+    const char *data = map_file(l, at, n);
     if (!data)
       return -ENOMEM;
-    sum = image_sum(sum, data, (size_t)p->size);
-    munmap((void *)(uintptr_t)data, (size_t)p->size);
+    size_t skip = at < from ? (size_t)(from - at) : 0;
+    sum = image_sum(sum, data + skip, n - skip);
+    munmap((void *)(uintptr_t)data, n);
   }
-  return sum == h->content_sum ? 0
-                               : refuse(l, "it is damaged: the checksum of its contents");
+  return sum == wanted ? 0 : refuse(l, why);
+}
+
+static int verify_bits(struct loading *l) {
+  const struct image_header *h = l->view.header;
+  return compare_sum(l, h->meta_size, l->view.parts[0].file, h->bits_sum,
+                     "it is damaged: the checksum of its tables of pointers");
+}
+
+static int verify(struct loading *l) {
+  const struct image_header *h = l->view.header;
+  int r = verify_bits(l);
+  return r < 0 ? r
+               : compare_sum(l, l->view.parts[0].file, h->file_size, h->content_sum,
+                             "it is damaged: the checksum of its contents");
 }
 
 static int has_part(const struct loading *l, struct heap_range r) {
@@ -231,7 +277,8 @@ static int place_heap(struct loading *l) {
              "there is no address space for it (a limit on it, or a sanitizer)");
     return -ENOTSUP;
   }
-  int same = (uint64_t)(uintptr_t)l->base == h->base, r = 0;
+  int same = (uint64_t)(uintptr_t)l->base == h->base;
+  int r = same ? 0 : verify_bits(l);
   for (uint64_t i = 0; i < h->nparts && r == 0; i++)
     r = same ? map_part(l, &l->view.parts[i]) : copy_part(l, &l->view.parts[i]);
   if (r < 0)

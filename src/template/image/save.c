@@ -1,5 +1,4 @@
-/* image_save: see image.h. The file is written beside its place and renamed when it is
- * complete and on the disk. */
+/* image_save: see image.h. */
 #include "template/image/image.h"
 
 #include "base/result.h"
@@ -11,15 +10,14 @@
 #include "template/heap/heap_copy.h"
 #include "template/image/format.h"
 #include "template/image/libraries.h"
+#include "template/image/replacement.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <lauxlib.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { CHUNK = 1 << 20 };
@@ -229,10 +227,27 @@ static void place_parts(struct saving *s) {
   h->file_size = at;
 }
 
+/* Each part is a multiple of the page, and its bits are of 64 bytes. */
+static int write_bits(struct saving *s) {
+  struct image_header *h = &s->header;
+  uint64_t at = h->meta_size, end = s->parts[0].file;
+  int r = 0;
+  for (size_t i = 0; i < h->nparts && r == 0; i++) {
+    const struct image_part *p = &s->parts[i];
+    const uint64_t *bits = bits_of(s, p->at);
+    h->bits_sum = image_sum(h->bits_sum, bits, (size_t)(p->size / 64));
+    r = write_all(s, bits, (size_t)(p->size / 64), p->bits);
+    at += p->size / 64;
+  }
+  for (const uint64_t zero = 0; at < end; at += sizeof zero) /* the file has them */
+    h->bits_sum = image_sum(h->bits_sum, &zero, sizeof zero);
+  return r;
+}
+
 /* The contents as they are at the image's own address. */
 static int write_part(struct saving *s, const struct image_part *p, char *room) {
   intptr_t distance = (intptr_t)(s->header.base - (uint64_t)(uintptr_t)s->heap);
-  int r = write_all(s, bits_of(s, p->at), p->size / 64, p->bits);
+  int r = 0;
   for (uint64_t done = 0; done < p->size && r == 0;) {
     size_t n = p->size - done < CHUNK ? (size_t)(p->size - done) : CHUNK;
     relocate_copy(room, (char *)s->heap + p->at + done, n, bits_of(s, p->at + done),
@@ -269,51 +284,41 @@ static int write_meta(struct saving *s) {
   return r;
 }
 
+/* The kernel would end the process that writes beyond its limit (SIGXFSZ). */
+static int is_too_large(uint64_t size) {
+  struct rlimit limit;
+  return getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+         size > limit.rlim_cur;
+}
+
 static int write_contents(struct saving *s) {
   char *room = malloc(CHUNK);
   int r = room ? 0 : -ENOMEM;
   place_parts(s);
+  if (r == 0 && is_too_large(s->header.file_size))
+    r = -EFBIG;
   if (r == 0 && ftruncate(s->fd, (off_t)s->header.file_size) < 0)
     r = -errno;
+  if (r == 0)
+    r = write_bits(s);
   for (size_t i = 0; i < s->header.nparts && r == 0; i++)
     r = write_part(s, &s->parts[i], room);
   free(room);
-  if (r == 0)
-    r = write_meta(s);
-  if (r == 0 && fsync(s->fd) < 0)
-    r = -errno;
-  return r;
-}
-
-/* So that the new name is on the disk, too. */
-static void sync_folder(const char *path) {
-  const char *slash = strrchr(path, '/');
-  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-  int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-  if (fd >= 0) {
-    (void)fsync(fd); /* best effort: not every file system has it */
-    close(fd);
-  }
-  free(folder);
+  return r == 0 ? write_meta(s) : r;
 }
 
 static int write_file(struct saving *s, const char *path) {
-  char temporary[PATH_MAX];
-  int n = snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);
-  if (n < 0 || n >= (int)sizeof temporary)
-    return -ENAMETOOLONG;
-  s->fd = mkostemp(temporary, O_CLOEXEC); /* for its owner alone: it may hold secrets */
-  if (s->fd < 0)
-    return -errno;
-  int r = write_contents(s);
-  if (close(s->fd) < 0 && r == 0)
-    r = -errno;
-  if (r == 0 && rename(temporary, path) < 0)
-    r = -errno;
-  if (r < 0)
-    unlink(temporary);
-  else
-    sync_folder(path);
+  struct replacement file;
+  const char *why = NULL;
+  int r = replacement_begin(&file, path, &why);
+  s->fd = file.fd;
+  if (r == 0)
+    r = write_contents(s);
+  if (r == 0)
+    r = replacement_commit(&file);
+  replacement_end(&file);
+  if (why)
+    snprintf(s->why, IMAGE_TEXT_MAX, "%.900s: %s", path, why);
   return r;
 }
 
@@ -397,7 +402,7 @@ static void fill_header(struct saving *s, const struct collector *c) {
   h->main = (uint64_t)((char *)s->L - (char *)s->heap);
   h->ntables = s->pointers.ntables;
   h->nhooks = s->userdata.nhooks;
-  h->content_sum = 1;
+  h->bits_sum = h->content_sum = 1;
   h->collector = *c;
   h->collector.heap = NULL;
   h->collector.after_hook = NULL;
