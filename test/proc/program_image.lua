@@ -45,7 +45,8 @@ story.test("wrong usage and files that are no images", function(t)
   for _, case in ipairs{{"image", 2, "one of the options"}, {"image -o x --check y", 2, "one of the options"},
     {"image --info /no/such", 126, "No such file"}, {"image --check /no/such", 126, "No such file"},
     {"image --info '" .. program.path .. "'", 126, "no image"}, {"image -o /no/such/folder/x", 1, "can't be saved"},
-    {"run --image /no/such f", 126, "No such file"}, {"image -o x -l no.such", 126, "no%.such"}} do
+    {"run --image /no/such f", 126, "No such file"}, {"run --image x --on env f", 2, "exclude each other"},
+    {"map --image x --on local --on env f", 2, "exclude each other"}, {"image -o x -l no.such", 126, "no%.such"}} do
     local out, err, code = run(case[1])
     t.eq(out, "")
     t.match(err, "^moonfork[ %l]*: [^\n]*" .. case[3] .. "[^\n]*\n$")

@@ -51,6 +51,35 @@ story.test("call prints what a node's function returns; top shows the node; TERM
   t.match(err, "timed out")
 end)
 
+story.test("--image begins with a template from a file; HUP takes the one that is there then", function(t)
+  local server = nats.start(t)
+  local engine = ("--engine %s --subject s"):format(server.url)
+  local image = t:file "image"
+  local function save(answer)
+    return program.run(("image -o '%s' -e 'function f() return %q end'"):format(image, answer))
+  end
+  local _, err, code = save "first"
+  if code == 1 and err:find("can't be saved: ", 1, true) then t.skip(err) end
+  t.eq({err, code}, {"", 0})
+  local running = program.start(t, ("node %s -n 1 --image '%s' f"):format(engine, image))
+  t.outside(30, function() return running.out():find " ready " or running:ended() end)
+  t.eq({program.run("call " .. engine)}, {"first\n", "", 0})
+  save "second"
+  running:kill(kit.SIGHUP)
+  t.outside(20, function() return running.out():find " reloaded" end)
+  t.eq({program.run("call " .. engine)}, {"second\n", "", 0})
+  os.remove(image)
+  running:kill(kit.SIGHUP)
+  t.outside(20, function() return running.err():find " not reloaded" end)
+  t.eq({program.run("call " .. engine)}, {"second\n", "", 0})
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  local out
+  out, err, code = program.run(("node %s --image '%s' f"):format(engine, image))
+  t.eq({out, code}, {"", 126})
+  t.match(err, "^moonfork node: [^\n]*No such file[^\n]*\n$")
+end)
+
 story.test("passwords and tokens come from files; wrong usage is told", function(t)
   local server = nats.start(t, {user = "u", password = "p"})
   local engine = ("--engine %s --subject s --user u --password-file %s"):format(server.url, t:file("secret", "p\n"))

@@ -9,8 +9,8 @@ local command = {
   summary = "save a template in a file, or look at such a file",
   description = [[
 With --output: loads the modules in a template, as the other commands do, and saves it as an image.
-The commands run, map and serve begin with it by their option --image, and are ready as fast as
-with nothing to load. An image fits the builds of moonfork, Lua and C modules that it was made with,
+The commands run, map, serve and node begin with it by their option --image, and are ready as fast
+as with nothing to load. An image fits the builds of moonfork, Lua and C modules that it was made with,
 and no others; it holds all that the template has in memory, secrets included.]],
   options = {
     template.options[1],

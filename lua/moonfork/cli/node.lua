@@ -24,6 +24,7 @@ caller.]],
      help = "Worker processes"},
     template.options[1],
     template.options[2],
+    template.image,
     {long = "--name", value = "NAME", help = "Name of the node, for people", default = "host and process"},
     {long = "--timeout", value = "S", kind = "seconds",
      help = "Seconds that one call may take; then its worker is killed and replaced"},
@@ -47,11 +48,14 @@ caller.]],
 SIGTERM and SIGINT: callers are told, calls and jobs that are at work finish, then the node ends. A
 second one ends it at once.
 
-SIGHUP loads a new template; its workers take over. Where it can't be loaded, the old ones go on.]]},
+SIGHUP loads a new template, with --image the image that is there now; its workers take over. Where
+it can't be loaded, the old ones go on.]]},
     {"systemd", "With Type=notify the node tells when it serves, and when it stops."},
   },
   examples = {
     {"moonfork node --engine local --subject thumbs -l thumbs thumbs:make", "with a server of its own"},
+    {"moonfork node --engine local --subject thumbs --image thumbs.image thumbs:make",
+     "with the template that `moonfork image -o thumbs.image -l thumbs` has made"},
     {"moonfork node --engine tls://nats.example:4222 --creds node.creds --subject mail --jobs MAIL -n 8 \\\n"
       .. "  -l mail mail:send", "a node for calls and stored jobs"},
   },
@@ -60,7 +64,7 @@ SIGHUP loads a new template; its workers take over. Where it can't be loaded, th
 local GRACE = 30
 
 local function make_template(options)
-  return template.fill(require("moonfork").new_exec{session = "new"}, options)
+  return template.make(options)
 end
 
 --- What a status page shows of a node: its pool's numbers and its own.

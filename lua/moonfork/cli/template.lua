@@ -105,6 +105,8 @@ function template.make_all(options)
       list[i] = template.make(options, tree)
     elseif not text:find "%S" then
       cli.fail(cli.USAGE, "option '--on': a command expected, as 'ssh host'")
+    elseif options.image then -- which is a file of this machine, for its builds
+      cli.fail(cli.USAGE, "--image and --on exclude each other, but for --on local")
     else
       list[i] = template.fill(
         require("moonfork").remote{command = command_of(text), session = "new", tree = tree}, options)
