@@ -576,6 +576,18 @@ MF_API int mf_fork_early(mf_serve_fn serve, void *data);
  * form of the text may change with every version. 0, MF_EINVAL, or -EIO: out could not be
  * written. */
 MF_API int mf_dump(struct uv_loop_s *loop, FILE *out);
+/* What other libraries have on a loop (libmoonfork-nats its nodes and far pools): mf_dump
+ * of that loop calls print, which follows the same rules, after everything else. The
+ * memory is the caller's, and used until mf_dump_remove; both are called on the loop's
+ * thread, and not by print. */
+typedef struct mf_dump_part {
+  struct uv_loop_s *loop; /* NULL: uv_default_loop() */
+  void (*print)(void *data, FILE *out);
+  void *data;
+  struct mf_dump_part *next, *prev; /* the library's */
+} mf_dump_part;
+MF_API void mf_dump_add(mf_dump_part *part);
+MF_API void mf_dump_remove(mf_dump_part *part);
 
 /* Writes what happens from now on, on all loops of the process, to that file: a timeline
  * in the trace-event format that Perfetto and chrome://tracing read (doc/trace.md). The

@@ -6,6 +6,7 @@
 
 #include <lua.h>
 #include <moonfork.h>
+#include <stdio.h>
 
 struct uv_loop_s;
 
@@ -36,6 +37,8 @@ struct foreign_ops {
              void *data, uint64_t *ret_id);
   void (*close)(void *object, void (*done)(void *data), void *data);
   void (*abort)(void *object); /* close is due */
+  /* Its lines in the text of fork.dump; NULL: none. */
+  void (*dump)(const void *object, FILE *out);
 };
 
 struct foreign_maker { /* a userdata with that metatable */

@@ -68,6 +68,17 @@ static void release(struct resident *resident) {
   service_close(s);
 }
 
+void services_dump(const struct reactor *r, FILE *out) {
+  list_each(it, &r->residents) {
+    const struct resident *resident = list_entry(it, struct resident, link);
+    if (resident->release != release)
+      continue;
+    const struct service *s = list_entry(resident, struct service, resident);
+    if (s->foreign && s->ops->dump)
+      s->ops->dump(s->foreign, out);
+  }
+}
+
 /* ---- the userdata ---- */
 
 struct service *service_check_any(lua_State *L, int idx) {

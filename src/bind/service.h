@@ -50,5 +50,7 @@ struct service *service_check(lua_State *L, int idx);
 /* The same, but NULL where the library has closed it. */
 struct service *service_check_any(lua_State *L, int idx);
 void service_unhold(struct service *s);
+/* What fork.dump shows of those of other modules. */
+void services_dump(const struct reactor *r, FILE *out);
 
 #endif

@@ -1,5 +1,6 @@
 /* Small questions to the system that Lua has no words for. Runs in the parent. */
 #include "bind/reactor.h"
+#include "bind/service.h"
 #include "bind/values.h"
 #include "os/cpus.h"
 #include "os/fd.h"
@@ -99,6 +100,8 @@ static int l_dump(lua_State *L) { /* dump() -> text */
   }
   FILE *out = open_memstream(&t.data, &t.length);
   int failed = !out || mf_dump(&r->loop, out) < 0;
+  if (out)
+    services_dump(r, out);
   if (out && fclose(out) != 0)
     failed = 1;
   lua_pushcfunction(L, push_text);

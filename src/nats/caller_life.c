@@ -82,7 +82,7 @@ static int start_jobs(mf_far *far) {
   return job_caller_new(far->loop, far->engine, &o, &far->jobs);
 }
 
-int mf_far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret) {
+int far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret) {
   mf_nats_options o;
   struct engine_options eo;
   int rc = nats_options_read(given, &o, &eo);
@@ -145,6 +145,7 @@ static void finish(mf_far *far) {
     return;
   mf_far_close_cb cb = far->on_closed;
   void *data = far->closed_data;
+  nats_unlist(&far->listed);
   if (cb)
     cb(far, data);
   free_far(far);

@@ -9,6 +9,7 @@
 #include "nats/call_times.h"
 #include "nats/engine.h"
 #include "nats/job_caller.h"
+#include "nats/listed.h"
 #include "nats/room.h"
 #include <moonfork/nats.h>
 
@@ -79,6 +80,7 @@ struct mf_far {
   mf_drain_report report;
   mf_far_info info; /* its counters */
   struct call_times times;
+  struct nats_listed listed;
 };
 
 /* caller.c */
@@ -108,6 +110,7 @@ void far_tick(mf_far *far);
 void far_hello(mf_far *far); /* asks who is there */
 
 /* caller_life.c */
+int far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret);
 void far_check_drained(mf_far *far);
 void far_watch(mf_far *far); /* starts or stops the tick */
 /* A node for a person; also one that no caller keeps (user NULL). */

@@ -63,6 +63,8 @@ void engine_close(struct engine *e, void (*done)(void *data), void *data);
 void engine_abort(struct engine *e, void (*done)(void *data), void *data);
 
 enum engine_state engine_state(const struct engine *e);
+/* The servers of its options, without what may be a password. */
+void engine_put_servers(const struct engine *e, char *to, size_t size);
 /* Why it is not UP, for a person. */
 const char *engine_reason(const struct engine *e);
 /* It refused us, as wrong names or certificates are refused: waiting will not help. */

@@ -242,6 +242,10 @@ static void put_servers(const char *url, char *to, size_t size) {
   }
 }
 
+void engine_put_servers(const struct engine *e, char *to, size_t size) {
+  put_servers(e->o.url, to, size);
+}
+
 static void failed(struct engine *e, natsStatus s, const char *text) {
   char servers[REASON_MAX / 2] = "";
   put_servers(e->o.url, servers, sizeof servers);

@@ -436,6 +436,22 @@ uint64_t work_tick(struct job_worker *w, uint64_t now) {
   return next;
 }
 
+void job_worker_dump(const struct job_worker *w, FILE *out) {
+  static const char *const states[] = {[WORK_LOOKING] = "looked up",
+                                       [WORK_WORKING] = "at work",
+                                       [WORK_STORING] = "its result is being stored",
+                                       [WORK_BURYING] = "given up",
+                                       [WORK_MOVING] = "on its way back"};
+  uint64_t now = uv_now(w->loop);
+  list_each(it, &w->jobs) {
+    const struct job *j = list_entry(it, struct job, link);
+    fprintf(out, "    job %s: %s, %" PRIu64 " of %" PRIu64 " tries over", j->word,
+            states[j->state], j->tried, j->tries);
+    fprintf(out, ", lease of %.3f s renewed %.3f s ago\n", (double)j->lease_ms / 1000,
+            (double)(now - j->renewed_at) / 1000);
+  }
+}
+
 int work_has(const struct job_worker *w, const char *word) {
   list_each(it, &w->jobs) {
     const struct job *j = list_entry(it, struct job, link);

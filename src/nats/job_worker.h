@@ -12,6 +12,7 @@
 
 #include "nats/engine.h"
 #include "nats/node_pool.h"
+#include <stdio.h>
 #include <uv.h>
 
 struct job_worker;
@@ -48,5 +49,7 @@ size_t job_worker_held(const struct job_worker *w);
 /* Why it takes no jobs, for a person; "" while it does. */
 const char *job_worker_reason(const struct job_worker *w);
 void job_worker_get_stats(const struct job_worker *w, struct job_worker_stats *s);
+/* A line for each job that is here, for a person. */
+void job_worker_dump(const struct job_worker *w, FILE *out);
 
 #endif

@@ -162,6 +162,7 @@ static void finish(mf_node *node) {
   void *data = node->closed_data;
   if (node->pool.release)
     node->pool.release(node->pool.pool);
+  nats_unlist(&node->listed);
   if (cb)
     cb(node, data);
   node_forget_calls(node);

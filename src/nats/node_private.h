@@ -6,6 +6,7 @@
 #include "base/list.h"
 #include "nats/envelope.h"
 #include "nats/job_worker.h"
+#include "nats/listed.h"
 #include "nats/node.h"
 
 enum { ANSWERS_BYTES = 48 * 1024, MEANWHILE_MS = 20, WINDOW_MORE = 16 };
@@ -53,6 +54,7 @@ struct mf_node {
   mf_node_close_cb on_closed;
   void *closed_data;
   mf_node_info info; /* its counters */
+  struct nats_listed listed;
 };
 
 /* node_calls.c */

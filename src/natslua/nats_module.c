@@ -13,6 +13,7 @@
 #include "nats/beats.h"
 #include "nats/caller_private.h"
 #include "nats/engine.h"
+#include "nats/nats_dump.h"
 #include "nats/node.h"
 #include "nats/options.h"
 #include "natslua/job_request.h"
@@ -150,8 +151,12 @@ static void far_abort(void *object) {
   mf_far_abort(far_of(object));
 }
 
-static const struct foreign_ops far_ops = {far_call, far_cancel, far_refusal,
-                                           far_ask,  far_close,  far_abort};
+static void dump_far(const void *object, FILE *out) {
+  far_dump(((const struct nats_object *)object)->far, out);
+}
+
+static const struct foreign_ops far_ops = {far_call,  far_cancel, far_refusal, far_ask,
+                                           far_close, far_abort,  dump_far};
 
 static int far_open(struct foreign_maker *maker, struct uv_loop_s *loop,
                     const struct foreign_pool *pool, mf_event_cb on_event,
@@ -161,7 +166,7 @@ static int far_open(struct foreign_maker *maker, struct uv_loop_s *loop,
   if (!object)
     return -ENOMEM;
   object->dead = (struct job_listener){.cb = on_event, .data = event_data};
-  int rc = mf_far_new(loop, &((struct maker *)maker)->options, &object->far);
+  int rc = far_new(loop, &((struct maker *)maker)->options, &object->far);
   if (rc == 0)
     *ret = object;
   else
@@ -222,8 +227,12 @@ static void node_abort(void *object) {
   mf_node_abort(node_of(object));
 }
 
-static const struct foreign_ops node_ops = {no_call,  no_cancel,  node_refusal,
-                                            node_ask, node_close, node_abort};
+static void dump_node(const void *object, FILE *out) {
+  node_dump(((const struct nats_object *)object)->node, out);
+}
+
+static const struct foreign_ops node_ops = {
+    no_call, no_cancel, node_refusal, node_ask, node_close, node_abort, dump_node};
 
 static int node_open(struct foreign_maker *maker, struct uv_loop_s *loop,
                      const struct foreign_pool *pool, mf_event_cb on_event,
@@ -265,8 +274,8 @@ static void watch_abort(void *object) {
   (void)object; /* what is asked ends when it closes */
 }
 
-static const struct foreign_ops watch_ops = {no_call,   no_cancel, node_refusal,
-                                             watch_ask, watch_end, watch_abort};
+static const struct foreign_ops watch_ops = {
+    no_call, no_cancel, node_refusal, watch_ask, watch_end, watch_abort, NULL};
 
 static int watch_open(struct foreign_maker *maker, struct uv_loop_s *loop,
                       const struct foreign_pool *pool, mf_event_cb on_event,

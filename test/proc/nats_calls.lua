@@ -311,6 +311,21 @@ test("users, tokens and certificates are shown to the server", function(t)
   far:close()
 end)
 
+test("fork.dump shows nodes and far pools", function(t)
+  local far, node = pair(t, {beat = 0.05, name = "dumped"}, nil, {max = 1, idle = 1})
+  t.eq(t.got(far:call("echo", 1)), 1)
+  local done
+  far:call("sleep", 0.3, function() done = true end)
+  t.within(10, function() return node:stats().held == 1 end)
+  local text = fork.dump()
+  t.match(text, 'far pool of "s[%d.]+": engine nats://127.0.0.1:%d+ UP, .*, 1 nodes, 0 calls wait, 1 with nodes')
+  t.match(text, 'node "dumped" %(%w+%): heard 0%.%d+ s ago, holds %d of 18, .*, 1 calls with it, the oldest since 0%.')
+  t.match(text, 'node "dumped" of "s[%d.]+": open, engine .* UP.*, holds 1 of 18, 1 calls of 1 callers\n')
+  t.within(10, function() return done end)
+  far:close()
+  t.within(10, function() return not fork.dump():find "far pool" end)
+end)
+
 test("a watch hears of all nodes of all subjects, and calls none", function(t)
   local far, node, pool, subject = pair(t, {beat = 0.05, name = "one"})
   local nats = require "moonfork.nats"

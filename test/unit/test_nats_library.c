@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <moonfork/nats.h>
 #include <netinet/in.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -157,12 +158,64 @@ static void test_limits_of_what_waits(void **state) {
   assert_int_equal(uv_loop_close(&loop), 0);
 }
 
+/* What mf_dump says of the loop; the text is the caller's. */
+static char *dump(uv_loop_t *loop) {
+  char *text = NULL;
+  size_t n = 0;
+  FILE *out = open_memstream(&text, &n);
+  assert_non_null(out);
+  assert_int_equal(mf_dump(loop, out), 0);
+  assert_int_equal(fclose(out), 0);
+  return text;
+}
+
+static void test_mf_dump_shows_far_pools_of_its_loop(void **state) {
+  uv_loop_t loop;
+  mf_far *far, *usual;
+  mf_message m = {"\x90", 1, NULL, 0};
+  mf_nats_options o = options();
+  char *text;
+  o.timeout_ms = 60000;
+  o.user = "ada";
+  o.password = "secret";
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(mf_far_new(&loop, &o, &far), 0);
+  o.subject = "usual";
+  assert_int_equal(mf_far_new(NULL, &o, &usual), 0);
+  assert_int_equal(mf_far_call(far, &m, NULL, on_reply, NULL, NULL), 0);
+  text = dump(&loop);
+  assert_non_null(strstr(text, "far pool of \"a.b\": engine nats://127.0.0.1:"));
+  assert_non_null(strstr(text, "1 calls wait, the oldest since 0."));
+  assert_non_null(strstr(text, "its timeout in "));
+  assert_null(strstr(text, "usual"));
+  assert_null(strstr(text, "secret"));
+  free(text);
+  text = dump(NULL);
+  assert_non_null(strstr(text, "far pool of \"usual\""));
+  assert_null(strstr(text, "a.b"));
+  free(text);
+  text = dump(uv_default_loop());
+  assert_non_null(strstr(text, "far pool of \"usual\""));
+  free(text);
+  mf_far_abort(far);
+  mf_far_close(far, NULL, NULL);
+  mf_far_close(usual, NULL, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+  text = dump(&loop);
+  assert_null(strstr(text, "far pool"));
+  free(text);
+  assert_int_equal(uv_loop_close(&loop), 0);
+  assert_int_equal(uv_loop_close(uv_default_loop()), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_options_are_checked),
       cmocka_unit_test(test_an_end_leaves_nothing),
       cmocka_unit_test(test_an_abort_ends_calls_and_drains),
       cmocka_unit_test(test_limits_of_what_waits),
+      cmocka_unit_test(test_mf_dump_shows_far_pools_of_its_loop),
   };
   return cmocka_run_group_tests(tests, setup, NULL);
 }

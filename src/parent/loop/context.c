@@ -96,6 +96,51 @@ void context_each(void (*visit)(struct context *ctx)) {
   pthread_mutex_unlock(&lock);
 }
 
+/* ---- what other libraries print ---- */
+
+static mf_dump_part *parts; /* as the list of contexts */
+
+void mf_dump_add(mf_dump_part *part) {
+  pthread_mutex_lock(&lock);
+  part->prev = NULL;
+  part->next = parts;
+  if (parts)
+    parts->prev = part;
+  parts = part;
+  pthread_mutex_unlock(&lock);
+}
+
+void mf_dump_remove(mf_dump_part *part) {
+  pthread_mutex_lock(&lock);
+  if (part->prev)
+    part->prev->next = part->next;
+  else
+    parts = part->next;
+  if (part->next)
+    part->next->prev = part->prev;
+  pthread_mutex_unlock(&lock);
+}
+
+/* Somebody has asked libuv for its default loop where a part says NULL; only then is it
+ * asked for here. */
+static int has_default_part(void) {
+  for (const mf_dump_part *p = parts; p; p = p->next)
+    if (!p->loop)
+      return 1;
+  return 0;
+}
+
+void context_dump_parts(struct uv_loop_s *loop, FILE *out) {
+  pthread_mutex_lock(&lock);
+  uv_loop_t *usual = has_default_part() ? uv_default_loop() : default_made;
+  if (!loop)
+    loop = usual;
+  for (const mf_dump_part *p = parts; p; p = p->next)
+    if (loop && (p->loop ? p->loop : usual) == loop)
+      p->print(p->data, out);
+  pthread_mutex_unlock(&lock);
+}
+
 void contexts_forked(void) {
   pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
   lock = fresh; /* another thread of the original may have held it */

@@ -119,6 +119,9 @@ static inline int task_waits(const struct task *t) {
 void context_admit(struct context *ctx, struct dump_entry *r,
                    void (*dump)(const struct dump_entry *r, FILE *out));
 
+/* Prints what other libraries have on the loop: mf_dump_add. */
+void context_dump_parts(struct uv_loop_s *loop, FILE *out);
+
 /* In a forked copy, before anything else is done with contexts. */
 void contexts_forked(void);
 /* Calls visit for every context of this process. */

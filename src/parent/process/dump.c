@@ -215,5 +215,6 @@ int mf_dump(struct uv_loop_s *loop, FILE *out) {
   else
     fprintf(out, "moonfork %s, process %d: no processes\n", mf_version_string(),
             (int)getpid());
+  context_dump_parts(loop, out);
   return ferror(out) ? -EIO : 0;
 }
