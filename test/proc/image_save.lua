@@ -104,6 +104,22 @@ image_story("a loaded template may be changed, sealed, collected and saved again
   t.ok(memory.lua > 1000000, memory)
 end)
 
+image_story("strings that were received as arguments are saved, and copied", function(t)
+  local path, long = t:file "image", ("argument"):rep(40000)
+  local p = fork.new_exec():eval("kept = {...}", "short", long, long .. "!")
+  local code = "return #kept[2], #kept[3], kept[3]:sub(-9), kept[2] .. '!' == kept[3]"
+  local function checked_strings(process)
+    t.eq({t.ask(process, code)}, {320000, 320001, "argument!", true})
+  end
+  checked_strings(p:fork{isolation = "thread"})
+  t.eq(p:save(path), true)
+  local q = fork.load(path):eval("more = ...", long)
+  checked_strings(q:fork())
+  checked_strings(q:fork{isolation = "thread"})
+  t.eq(q:eval "kept[2] = more collectgarbage()":save(path), true)
+  checked_strings(fork.load(path):fork())
+end)
+
 image_story("modules of C and their functions are found again", function(t)
   local path = t:file "image"
   t:module("image_module", [[

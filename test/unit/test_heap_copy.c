@@ -349,6 +349,17 @@ static void test_copy_wants_the_heap_in_one_place(void **state) {
   assert_non_null(heap_copy_prepare(h));
   heap_alloc(h, string, MIB - 100, 0);
   assert_int_equal(heap_copy_prepare(h) == NULL, possible);
+  map = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  memset(map, 7, MIB);
+  map = heap_bring_in(h, map, MIB); /* an argument of a template */
+  heap_offer(h, map, MIB, MIB - 100);
+  string = heap_alloc(h, NULL, LUA_TSTRING, MIB - 100);
+  assert_ptr_equal(string, map);
+  assert_int_equal(heap_withdraw(h), 1);
+  assert_int_equal(((char *)string)[0] + ((char *)string)[MIB - 101], 14);
+  assert_int_equal(heap_copy_prepare(h) == NULL, possible);
+  heap_alloc(h, string, MIB - 100, 0);
+  assert_int_equal(heap_copy_prepare(h) == NULL, possible);
   void *big = heap_alloc(h, NULL, 0, 5 * MIB);
   assert_int_equal(heap_copy_prepare(h) == NULL, possible);
   heap_release_zone(h);

@@ -279,6 +279,19 @@ void *big_take_offer(struct heap *h, size_t nsize) {
   return block;
 }
 
+void *heap_bring_in(struct heap *h, void *map, size_t map_size) {
+#ifdef MREMAP_MAYMOVE
+  char *place = has_zone(h) ? zone_take(h, map_size, 0, 0) : NULL;
+  if (place && remap_to(map, map_size, map_size, place) == 0)
+    return place;
+  if (place)
+    zone_unmap(h, place, map_size);
+#else
+  (void)h, (void)map_size;
+#endif
+  return map;
+}
+
 void heap_offer(struct heap *h, void *map, size_t map_size, size_t nsize) {
   h->offer = map;
   h->offer_map = map_size;

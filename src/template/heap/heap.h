@@ -72,6 +72,10 @@ void heap_release_zone(struct heap *h);
  * (RLIMIT_AS).
  */
 void heap_release_reserve(struct heap *h, size_t keep);
+/* Moves a mapping that will be offered to where the heap's big blocks lie, without which
+ * the heap could not be copied; page tables are moved, no bytes. Returns where it is from
+ * now on: as before where there is no room. Such a one is never lent again. */
+void *heap_bring_in(struct heap *h, void *map, size_t map_size);
 /* The next allocation of a Lua string (osize LUA_TSTRING, nsize) gives this block: a
  * private anonymous mapping of map_size bytes (a multiple of the page), which the heap
  * then owns. NULL withdraws an offer; returns 1 if it had been taken, else 0 (the caller

@@ -36,7 +36,8 @@ const char *heap_copy_prepare(struct heap *h) {
     return "it is not quiet";
   for (size_t i = 0; i < h->big_places; i++)
     if (h->bigs[i].block && !zone_holds(h, h->bigs[i].block))
-      return "it has a long string that was received as an argument";
+      return "it has a long string or a large table for which there was no room where "
+             "they lie together";
   return NULL;
 }
 

@@ -206,10 +206,11 @@ int args_has_fd(const struct args *a, int fd) {
 
 static void push_map(struct gather *g, size_t lead, lua_State *L, struct heap *heap) {
   int offered = heap && lead > 0 && g->lead == lead;
-  char *text = (char *)g->map + g->lead;
-  if (offered)
+  if (offered) {
+    g->map = heap_bring_in(heap, g->map, g->map_size);
     heap_offer(heap, g->map, g->map_size, lead + g->length + 1);
-  lua_pushlstring(L, text, g->length);
+  }
+  lua_pushlstring(L, (const char *)g->map + g->lead, g->length);
   if (offered && heap_withdraw(heap))
     gather_init(g, g->lead); /* the heap owns it now */
   else
