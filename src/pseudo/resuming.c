@@ -1,13 +1,11 @@
 #include "pseudo/resuming.h"
 
-#include "image/layout54.h"
+#include "image/blocker.h"
 #include "pseudo/family.h"
 
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
-
-enum { FRAME_YIELDS = 1 << 4, FRAME_FINALISER = 1 << 7, FRAME_HOOK = 1 << 3 };
 
 /* ---- leaving ---- */
 
@@ -30,93 +28,18 @@ void resuming_hook(lua_State *L, lua_Debug *ar) {
 
 /* ---- what is in the way ---- */
 
-/* "string.gsub", as it is called in package.loaded; else the name that the caller uses.
- */
-static void push_name(lua_State *L, lua_Debug *ar) {
-  int top = lua_gettop(L);
-  lua_getinfo(L, "nf", ar); /* the function */
-  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  lua_pushnil(L);
-  while (lua_next(L, top + 2)) {
-    if (lua_type(L, -2) == LUA_TSTRING && lua_istable(L, -1)) {
-      lua_pushnil(L);
-      while (lua_next(L, -2)) {
-        if (lua_rawequal(L, -1, top + 1) && lua_type(L, -2) == LUA_TSTRING) {
-          const char *module = lua_tostring(L, top + 3), *name = lua_tostring(L, -2);
-          if (!strcmp(module, "_G"))
-            lua_pushstring(L, name);
-          else
-            lua_pushfstring(L, "%s.%s", module, name);
-          lua_replace(L, top + 1);
-          lua_settop(L, top + 1);
-          return;
-        }
-        lua_pop(L, 1);
-      }
-    }
-    lua_pop(L, 1);
-  }
-  lua_settop(L, top);
-  lua_pushstring(L, ar->name ? ar->name : "of C");
-}
-
-/* A continuation, and no rest of a Lua function that had the frame before. It may be the
- * rest of a C function that had it: so `strict` looks at those frames, too, when no other
- * is found. */
-static int has_continuation(const struct l54_frame *f) {
-  uintptr_t at = (uintptr_t)f->as.c.continuation, heap = (uintptr_t)family_self->heap;
-  return at && at - heap >= (uintptr_t)64 << 30;
-}
-
-/* Lua's functions that can be left, though not when they are called inside of one that
- * can't: it is in the way then, not they. */
-static lua_CFunction passes[3]; /* pcall, xpcall, dofile */
-
-static int is_in_the_way(const struct l54_frame *f, int strict) {
-  if (f->state & (FRAME_FINALISER | FRAME_HOOK))
-    return 1;
-  if (!(f->state & L54_FRAME_OF_C) || f->state & FRAME_YIELDS)
-    return 0;
-  for (size_t i = 0; i < sizeof passes / sizeof *passes; i++)
-    if (f->function->tag == L54_LIGHT_C_FUNCTION &&
-        f->function->word.pointer == (void *)(uintptr_t)passes[i])
-      return 0;
-  return strict || !has_continuation(f);
-}
-
-/* The innermost call of L that can't be left, in words. from: the level to begin at. */
-static int name_blocker(lua_State *L, int from, int strict, char *text, size_t size) {
-  lua_Debug ar, caller;
-  for (int level = from; lua_getstack(L, level, &ar); level++) {
-    const struct l54_frame *f = (const struct l54_frame *)(const void *)ar.i_ci;
-    if (!is_in_the_way(f, strict))
-      continue;
-    if (f->state & (FRAME_FINALISER | FRAME_HOOK)) {
-      snprintf(text, size, "it would have to leave %s",
-               f->state & FRAME_HOOK ? "a debug hook" : "a finaliser");
-      return 1;
-    }
-    push_name(L, &ar);
-    int n = snprintf(text, size, "it would have to leave the C function %s",
-                     lua_tostring(L, -1));
-    lua_pop(L, 1);
-    if (n > 0 && (size_t)n < size && lua_getstack(L, level + 1, &caller) &&
-        lua_getinfo(L, "Sl", &caller) && caller.currentline > 0)
-      snprintf(text + n, size - (size_t)n, ", called at %s:%d", caller.short_src,
-               caller.currentline);
-    return 1;
-  }
-  return 0;
-}
-
 /* What closes a coroutine runs its handlers on the coroutine's stack, and is on another
  * one. */
 static void say_blocker(lua_State *L, int from, char *text, size_t size) {
-  lua_State *other = family_self->running;
+  const struct family_member *m = family_self;
+  char what[300];
   for (int strict = 0; strict < 2; strict++)
-    if (name_blocker(L, from, strict, text, size) ||
-        (other != L && name_blocker(other, 0, strict, text, size)))
+    if (blocker_name(L, from, m->heap, strict, what, sizeof what) ||
+        (m->running != L &&
+         blocker_name(m->running, 0, m->heap, strict, what, sizeof what))) {
+      snprintf(text, size, "it would have to leave %s", what);
       return;
+    }
   snprintf(text, size, "it would have to leave a C function");
 }
 
@@ -276,11 +199,5 @@ void resuming_open(lua_State *L) {
                                        {"running", running},
                                        {"isyieldable", isyieldable},
                                        {NULL, NULL}};
-  static const char *const names[] = {"pcall", "xpcall", "dofile"};
   luaL_setfuncs(L, functions, 0);
-  for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
-    lua_getglobal(L, names[i]);
-    passes[i] = lua_tocfunction(L, -1);
-    lua_pop(L, 1);
-  }
 }
