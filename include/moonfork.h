@@ -231,7 +231,9 @@ MF_API int mf_limit(mf_process *, const mf_rlimit *limits, size_t count);
 
 /* ---- finish ---- */
 
-/* Enters the function "module:name" or "name". Success means that it has been entered. */
+/* Enters the function "module:name" or "name". Success means that it has been entered.
+ * NULL, of a process that begins as an image which clone.hibernate has written: the
+ * function that was suspended there goes on. */
 MF_API int mf_run(mf_process *, const char *function, mf_run_cb, void *data);
 /* Waits until all commands are executed, then gives the control socket away (callee
  * owns it). The process goes on as it was; mf_from_fd takes it up. */

@@ -371,7 +371,11 @@ end
 
 function methods.run(p, name, callback)
   p = serving(p, "run")
-  check.name(1, "run", name)
+  if p.raw and core.may_go_on(p.raw) and (name == nil or type(name) == "function" and callback == nil) then
+    name, callback = nil, name or callback -- the function that clone.hibernate has suspended
+  else
+    check.name(1, "run", name)
+  end
   callback = check.callback(2, "run", callback)
   return finish_or_wait(p, callback, function(raw, told)
     if name == "" then return nil, is_empty(1, "run") end

@@ -493,11 +493,17 @@ static int refused(lua_State *L, struct proc *p, struct completion *c, int rc) {
   return done(L, p, rc);
 }
 
-static int l_run(lua_State *L) { /* run(raw, name, f) */
+static int l_run(lua_State *L) { /* run(raw, name, f); name nil: the suspended function */
   struct proc *p = bound_check(L, 1);
-  const char *name = luaL_checkstring(L, 2);
+  const char *name = luaL_optstring(L, 2, NULL);
   struct completion *c = completion_new(L, p->reactor, &socket_ops, 3);
   return refused(L, p, c, c ? mf_run(p->process, name, on_socket, c) : -ENOMEM);
+}
+
+static int l_may_go_on(lua_State *L) { /* may_go_on(raw): may run have no name? */
+  struct proc *p = bound_check_any(L, 1);
+  lua_pushboolean(L, p->process && mf_may_go_on(p->process));
+  return 1;
 }
 
 static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
@@ -648,6 +654,7 @@ const luaL_Reg bind_process_functions[] = {
     {"seal", l_seal},
     {"limit", l_limit},
     {"run", l_run},
+    {"may_go_on", l_may_go_on},
     {"to_fd", l_to_fd},
     {"run_quiet", l_run_quiet},
     {"memory", l_memory},

@@ -126,7 +126,7 @@ const char *relocate_obstacle(lua_State *L) {
   const struct l54_thread *main = l54_thread(L)->global->main;
   if (main->jump)
     return "a protected call of C is under way in the main thread";
-  if (main->frame != &main->first_frame)
+  if (main->frame != &main->first_frame && main->status != LUA_YIELD)
     return "the main thread is in a function";
   return NULL;
 }

@@ -217,7 +217,7 @@ static int look_at_unknown(struct looking *l, void *object, int is_finalised) {
 
 static int look_at_socket(struct looking *l, void *object, enum userdata_socket is) {
   struct userdata_list *found = l->found;
-  if (l->q->use == USERDATA_THREAD)
+  if (l->q->use == USERDATA_THREAD || l->q->closes_sockets)
     return add(&found->sockets, &found->nsockets, &l->sockets_room, offset_of(l, object));
   return look_at_flag(l, object, is == USERDATA_SOCKET_CLOSED);
 }

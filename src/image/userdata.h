@@ -30,10 +30,11 @@ struct userdata_question {
   /* Whether the userdata at the index is a socket of the library's. NULL: there are none.
    */
   enum userdata_socket (*socket)(lua_State *L, int index);
+  int closes_sockets; /* open ones are listed, and are closed in the copy */
 };
 
 struct userdata_list { /* offsets of objects from the base */
-  uint64_t *sockets;   /* which have memory of their own: who copies renews it */
+  uint64_t *sockets;   /* who copies has to renew them, or to close them */
   uint64_t *hooks;     /* with __clone in their metatables */
   size_t nsockets, nhooks;
 };

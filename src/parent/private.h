@@ -59,6 +59,8 @@ int mf_set_packed(mf_process *p, const mf_message *body, const struct lent *lent
 void mf_places(const char **ret_own, char *ret_program, size_t n);
 /* Whether p is behind a command (mf_remote, and what was forked from it). */
 int mf_is_remote(const mf_process *p);
+/* Whether it may have a function that was suspended by clone.hibernate. */
+int mf_may_go_on(const mf_process *p);
 
 /* The path of the program moonfork-remote (remote), or of the template program, as the
  * environment and the installation say. room: of MF_PROGRAM_PATH_MAX bytes. */

@@ -35,15 +35,19 @@ int socket_is_registered(lua_State *L) {
   return is;
 }
 
+void socket_closed(struct socket *ret) {
+  memset(ret, 0, sizeof *ret);
+  ret->fd = -1;
+  ret->timeout = -1;
+  ret->limit = SOCKET_NO_LIMIT;
+  buf_init(&ret->in, PTRDIFF_MAX);
+}
+
 struct socket *socket_new(lua_State *L) {
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &metatable_key) != LUA_TTABLE)
     luaL_error(L, "moonfork.socket is not prepared in this state");
   struct socket *s = lua_newuserdatauv(L, sizeof *s, 0);
-  memset(s, 0, sizeof *s);
-  s->fd = -1;
-  s->timeout = -1;
-  s->limit = SOCKET_NO_LIMIT;
-  buf_init(&s->in, PTRDIFF_MAX);
+  socket_closed(s);
   lua_insert(L, -2);
   lua_setmetatable(L, -2);
   return s;

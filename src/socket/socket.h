@@ -89,6 +89,8 @@ int socket_release(struct socket *s);
 /* 0 or what close(2) said. Twice is harmless. */
 int socket_close(struct socket *s);
 
+/* What is in the userdata of a closed one: so an open one begins in an image. */
+void socket_closed(struct socket *ret);
 /* In a copy of its interpreter, beside which the original goes on: its buffer is made its
  * own. 0 or -ENOMEM: it is empty. */
 int socket_copied(struct socket *s);

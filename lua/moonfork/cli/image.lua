@@ -29,7 +29,7 @@ and no others; it holds all that the template has in memory, secrets included.]]
 }
 
 -- As struct image_header and struct image_object in src/template/image/format.h.
-local HEADER = "=c8 I4I4I4I4 I4I4 I8I8I8I8 I8 I8I8 I8I8I8I8I8I8"
+local HEADER = "=c8 I4I4I4I4 I4I4 I8I8I8I8 I8I8 I8I8 I8I8I8I8I8I8"
 local LIBRARY = "=I8 I4I4I4I4"
 local LIBRARY_SIZE, PATCH_SIZE, PART_SIZE = 56, 24, 32
 local VERSION = 2
@@ -46,8 +46,8 @@ local function read_info(file)
     f:close()
     unusable(file, "it is no image")
   end
-  local _, version, _, _, _, header_size, _, base, _, _, _, _, size, _, nlibraries, npatches, nparts,
-    ntables, nhooks, ntexts = string.unpack(HEADER, head)
+  local _, version, _, _, _, header_size, _, base, _, _, _, _, program, size, _, nlibraries, npatches,
+    nparts, ntables, nhooks, ntexts = string.unpack(HEADER, head)
   if version ~= VERSION then
     f:close()
     unusable(file, "it is of another version of moonfork")

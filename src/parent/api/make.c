@@ -76,6 +76,7 @@ static int fork_from(struct mf_process *source, const mf_options *given,
   int r;
   if (q) {
     q->journal = journal_hold(source->journal);
+    q->has_image = source->has_image;
     if (o->timeout_ms)
       process_set_limit(q, o->timeout_ms);
     *ret = q;
@@ -90,6 +91,7 @@ static int fork_from(struct mf_process *source, const mf_options *given,
     return MF_ENOMEM;
   }
   q->hold = hold;
+  q->has_image = source->has_image;
   q->is_thread = o->isolation == MF_ISOLATION_THREAD;
   q->tree = tree;
   q->inherits_tree = o->tree == MF_TREE_INHERIT;
@@ -141,6 +143,7 @@ static int make_exec(struct context *ctx, const mf_options *o, mf_process **ret)
   } else if (!r) {
     r = boot_exec(ctx, o, &p);
     if (!r && o) {
+      p->has_image = o->image != NULL;
       p->spares_min = o->spares_min;
       p->spares_max = o->spares_max;
     }
@@ -197,6 +200,7 @@ int process_take_up(struct context *ctx, const mf_options *o, int fd, mf_process
   int r = boot_take_up(ctx, fd, &p);
   if (r)
     return r;
+  p->has_image = 1; /* it is not known here */
   if (o && o->name)
     p->name = strdup(o->name);
   if (o && o->timeout_ms)
@@ -236,6 +240,10 @@ int mf_adopt_fd(const mf_options *options, int fd, int pid, int child, mf_proces
   if (!r && o.timeout_ms)
     process_set_limit(*ret, o.timeout_ms);
   return made(ctx, r);
+}
+
+int mf_may_go_on(const mf_process *p) {
+  return p->has_image;
 }
 
 int mf_is_remote(const mf_process *p) {

@@ -28,8 +28,10 @@ static int finish_with(mf_process *p, enum event_kind kind, struct run_request *
 }
 
 int mf_run(mf_process *p, const char *function, mf_run_cb cb, void *data) {
-  struct run_request run = {function, cb, data};
-  if (!function || !*function)
+  struct run_request run = {function ? function : "", cb, data}; /* NULL: goes on */
+  if (function && !*function)
+    return MF_EINVAL;
+  if (!function && !process_check(p) && !p->has_image)
     return MF_EINVAL;
   return finish_with(p, EV_RUN, &run);
 }

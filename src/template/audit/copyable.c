@@ -29,12 +29,11 @@ void copyable_name(lua_State *L, int index, char text[COPYABLE_NAME_MAX]) {
     lua_pop(L, 1);
 }
 
-int copyable_look(lua_State *L, enum userdata_use use, const void *base, size_t nbytes,
-                  struct userdata_list *ret, char why[COPYABLE_WHY_MAX]) {
-  struct userdata_question q = {use, base, nbytes, socket_at};
+static int look(lua_State *L, const struct userdata_question *q,
+                struct userdata_list *ret, char why[COPYABLE_WHY_MAX]) {
   struct userdata_refusal refusal;
   char name[COPYABLE_NAME_MAX];
-  int r = userdata_look(L, &q, ret, &refusal);
+  int r = userdata_look(L, q, ret, &refusal);
   if (r != -EPERM)
     return r;
   luaL_checkstack(L, 4, NULL);
@@ -43,6 +42,18 @@ int copyable_look(lua_State *L, enum userdata_use use, const void *base, size_t 
   lua_pop(L, 1);
   snprintf(why, COPYABLE_WHY_MAX, "%s: %s", name, refusal.why);
   return r;
+}
+
+int copyable_look(lua_State *L, enum userdata_use use, const void *base, size_t nbytes,
+                  struct userdata_list *ret, char why[COPYABLE_WHY_MAX]) {
+  struct userdata_question q = {use, base, nbytes, socket_at, 0};
+  return look(L, &q, ret, why);
+}
+
+int copyable_look_running(lua_State *L, const void *base, size_t nbytes,
+                          struct userdata_list *ret, char why[COPYABLE_WHY_MAX]) {
+  struct userdata_question q = {USERDATA_IMAGE, base, nbytes, socket_at, 1};
+  return look(L, &q, ret, why);
 }
 
 int copyable_settle(const struct userdata_list *u, char *base) {

@@ -13,6 +13,10 @@ enum { COPYABLE_NAME_MAX = 240, COPYABLE_WHY_MAX = 512 };
  */
 int copyable_look(lua_State *L, enum userdata_use use, const void *base, size_t nbytes,
                   struct userdata_list *ret, char why[COPYABLE_WHY_MAX]);
+/* The same for the image of a function that runs: it may have sockets, which are listed.
+ */
+int copyable_look_running(lua_State *L, const void *base, size_t nbytes,
+                          struct userdata_list *ret, char why[COPYABLE_WHY_MAX]);
 /* "userdata of type 'x' (app.cache[3])" for the userdata at the index. May raise. */
 void copyable_name(lua_State *L, int index, char text[COPYABLE_NAME_MAX]);
 /* In the copy of a thread, whose region is at base: makes the sockets' memory their own.

@@ -96,7 +96,7 @@ static int is_in_part(const struct image_view *v, uint64_t at, uint64_t n) {
 
 static const char *check_addresses(const struct image_view *v) {
   const struct image_header *h = v->header;
-  enum { WORD = 8, MAIN = 64, TABLE = 56, USERDATA = 32 };
+  enum { WORD = 8, THREAD = 64, TABLE = 56, USERDATA = 32 };
   for (uint64_t i = 0; i < h->npatches; i++) {
     const struct image_patch *p = &v->patches[i];
     if (p->object >= h->nobjects || p->kind > PATCH_HANDLE || p->at % WORD ||
@@ -109,8 +109,9 @@ static const char *check_addresses(const struct image_view *v) {
   for (uint64_t i = 0; i < h->nhooks; i++)
     if (v->hooks[i] % WORD || !is_in_part(v, v->hooks[i], USERDATA))
       return "it is damaged: a userdata";
-  if (h->main % WORD || !is_in_part(v, h->main, MAIN))
-    return "it is damaged: its main thread";
+  if (h->server % WORD || !is_in_part(v, h->server, THREAD) || h->program % WORD ||
+      (h->program && !is_in_part(v, h->program, THREAD)))
+    return "it is damaged: its threads";
   return NULL;
 }
 

@@ -10,14 +10,21 @@ enum { IMAGE_TEXT_MAX = 1024 };
 
 /* NULL: images are possible in this process. Else why not. heap may be NULL. */
 const char *image_obstacle(lua_State *L, struct heap *heap);
-/* The state must be sealed, and L its main thread, with nothing of C under way. A file
- * that is there is replaced when the new one is complete. 0, or a negative errno and why:
- * -ENOTSUP where images are not possible, -EINVAL for what can't be saved. */
+enum {
+  IMAGE_RUNNING = 1 /* of a function that runs: its sockets are closed ones in the file */
+};
+/* With nothing of C under way: the main thread is in no function, or has yielded. L: the
+ * thread that shall serve in processes which load it; program: one that is suspended, to
+ * be gone on with there, or NULL. A file that is there is replaced when the new one is
+ * complete. 0, or a negative errno and why: -ENOTSUP where images are not possible,
+ * -EINVAL for what can't be saved. */
 int image_save(lua_State *L, struct heap *heap, const struct collector *c,
-               const char *path, char why[IMAGE_TEXT_MAX]);
+               lua_State *program, int flags, const char *path,
+               char why[IMAGE_TEXT_MAX]);
 
 struct image_loaded {
-  lua_State *L; /* the main thread */
+  lua_State *L;       /* the thread that serves */
+  lua_State *program; /* NULL: none is suspended */
   struct heap *heap;
   struct collector collector; /* as it was saved, but for its pointers */
   uint64_t *hooks; /* distances of userdata with __clone; the caller frees it */

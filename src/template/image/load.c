@@ -328,7 +328,10 @@ static int load(struct loading *l, const char *path, int flags,
   if (!hooks)
     return -ENOMEM;
   patch(l);
-  *ret = (struct image_loaded){.L = (lua_State *)(void *)(l->base + l->view.header->main),
+  uint64_t program = l->view.header->program;
+  void *suspended = program ? l->base + program : NULL;
+  *ret = (struct image_loaded){.L = (lua_State *)(void *)(l->base + l->view.header->server),
+                               .program = suspended,
                                .heap = (struct heap *)(void *)l->base,
                                .collector = l->view.header->collector,
                                .hooks = hooks,

@@ -12,8 +12,9 @@ const char *image_obstacle(lua_State *L, struct heap *heap) {
 }
 
 int image_save(lua_State *L, struct heap *heap, const struct collector *c,
-               const char *path, char why[IMAGE_TEXT_MAX]) {
-  (void)L, (void)heap, (void)c, (void)path;
+               lua_State *program, int flags, const char *path,
+               char why[IMAGE_TEXT_MAX]) {
+  (void)L, (void)heap, (void)c, (void)program, (void)flags, (void)path;
   snprintf(why, IMAGE_TEXT_MAX, "%s", text);
   return -ENOTSUP;
 }

@@ -6,6 +6,7 @@
 #include "image/pointers.h"
 #include "image/relocate.h"
 #include "image/selfcheck.h"
+#include "socket/socket.h"
 #include "template/audit/copyable.h"
 #include "template/heap/heap_copy.h"
 #include "template/image/format.h"
@@ -42,8 +43,8 @@ struct saving {
   struct image_patch *patches;
   struct image_part *parts;
   char *texts;
-  size_t object_room, part_room;
   int fd;
+  int closes; /* the sockets: s.userdata has them */
 };
 
 static int refuse(struct saving *s, const char *what) {
@@ -144,6 +145,19 @@ static const luaL_Stream *stream_of(const struct saving *s,
   return objects_contents((char *)s->heap + w->object);
 }
 
+/* Where the i-th socket's contents are in the heap. */
+static uint64_t socket_offset(const struct saving *s, size_t i) {
+  const char *contents = objects_contents((char *)s->heap + s->userdata.sockets[i]);
+  return (uint64_t)(contents - (const char *)s->heap);
+}
+
+static int is_of_socket(const struct saving *s, uint64_t offset) {
+  for (size_t i = 0; i < s->userdata.nsockets; i++)
+    if (offset - socket_offset(s, i) < sizeof(struct socket))
+      return 1;
+  return 0;
+}
+
 /* It leads to memory of C's that is not in the file. */
 static int refuse_word(struct saving *s, const struct pointers_outside *w) {
   if (w->kind == IMAGE_CONTEXT || w->kind == IMAGE_CONTINUATION)
@@ -166,6 +180,8 @@ static int look_outside(struct saving *s) {
     const struct pointers_outside *w = &s->pointers.outsides[i];
     if (w->kind == IMAGE_STREAM && !stream_of(s, w)->closef)
       continue; /* closed: nobody looks at it */
+    if (w->kind == IMAGE_USERDATA && is_of_socket(s, w->offset))
+      continue;
     const struct library *o = libraries_find(&s->objects, w->word);
     if (o) {
       r = put_patch(s, w, o, PATCH_ADDRESS);
@@ -244,6 +260,27 @@ static int write_bits(struct saving *s) {
   return r;
 }
 
+/* In n bytes of the file, of the heap from this offset on. */
+static void close_sockets(const struct saving *s, char *room, uint64_t at, size_t n) {
+  struct socket closed;
+  socket_closed(&closed);
+  for (size_t i = 0; i < s->userdata.nsockets; i++) {
+    uint64_t from = socket_offset(s, i), end = from + sizeof closed;
+    uint64_t low = from > at ? from : at, high = end < at + n ? end : at + n;
+    if (low < high)
+      memcpy(room + (low - at), (char *)&closed + (low - from), (size_t)(high - low));
+  }
+}
+
+/* No word of a closed one is an address of the heap. */
+static void forget_sockets(struct saving *s) {
+  for (size_t i = 0; i < s->userdata.nsockets; i++) {
+    uint64_t word = socket_offset(s, i) / sizeof(void *);
+    for (size_t k = 0; k < sizeof(struct socket) / sizeof(void *); k++, word++)
+      s->pointers.bits[word / 64] &= ~((uint64_t)1 << word % 64);
+  }
+}
+
 /* The contents as they are at the image's own address. */
 static int write_part(struct saving *s, const struct image_part *p, char *room) {
   intptr_t distance = (intptr_t)(s->header.base - (uint64_t)(uintptr_t)s->heap);
@@ -252,6 +289,7 @@ static int write_part(struct saving *s, const struct image_part *p, char *room) 
     size_t n = p->size - done < CHUNK ? (size_t)(p->size - done) : CHUNK;
     relocate_copy(room, (char *)s->heap + p->at + done, n, bits_of(s, p->at + done),
                   distance);
+    close_sockets(s, room, p->at + done, n);
     s->header.content_sum = image_sum(s->header.content_sum, room, n);
     r = write_all(s, room, n, p->file + done);
     done += n;
@@ -352,8 +390,11 @@ static int l_look(lua_State *L) {
   struct saving *s = look->s;
   struct heap_shape shape;
   heap_copy_shape(s->heap, &shape);
-  look->result = copyable_look(L, USERDATA_IMAGE, s->heap,
-                               (size_t)(shape.region + shape.zone), &s->userdata, s->why);
+  size_t nbytes = (size_t)(shape.region + shape.zone);
+  look->result =
+      s->closes
+          ? copyable_look_running(L, s->heap, nbytes, &s->userdata, s->why)
+          : copyable_look(L, USERDATA_IMAGE, s->heap, nbytes, &s->userdata, s->why);
   return 0;
 }
 
@@ -378,13 +419,23 @@ static void note_word(void *data, void *word) {
 
 static int record(struct saving *s) {
   relocate_dummy_node(s->L, heap_copy_node(s->heap));
-  int r = heap_copy_pointers(s->heap, s->L, &s->pointers);
-  if (r == 0)
+  lua_rawgeti(s->L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  lua_State *main = lua_tothread(s->L, -1);
+  lua_pop(s->L, 1);
+  int r = heap_copy_pointers(s->heap, main, &s->pointers);
+  if (r == 0) {
     heap_copy_words(s->heap, note_word, s);
+    forget_sockets(s);
+  }
   return r;
 }
 
-static void fill_header(struct saving *s, const struct collector *c) {
+static uint64_t distance_of(const struct saving *s, const lua_State *thread) {
+  return (uint64_t)((const char *)thread - (const char *)s->heap);
+}
+
+static void fill_header(struct saving *s, const struct collector *c,
+                        const lua_State *program) {
   struct image_header *h = &s->header;
   struct heap_shape shape;
   heap_copy_shape(s->heap, &shape);
@@ -399,7 +450,8 @@ static void fill_header(struct saving *s, const struct collector *c) {
   h->region = shape.region;
   h->zone = shape.zone;
   h->open = shape.open;
-  h->main = (uint64_t)((char *)s->L - (char *)s->heap);
+  h->server = distance_of(s, s->L);
+  h->program = program ? distance_of(s, program) : 0;
   h->ntables = s->pointers.ntables;
   h->nhooks = s->userdata.nhooks;
   h->bits_sum = h->content_sum = 1;
@@ -409,7 +461,8 @@ static void fill_header(struct saving *s, const struct collector *c) {
   h->collector.is_alone = NULL;
 }
 
-static int prepare(struct saving *s, const struct collector *c) {
+static int prepare(struct saving *s, const struct collector *c,
+                   const lua_State *program) {
   int r = libraries_list(&s->objects);
   if (r == 0)
     r = check_userdata(s);
@@ -424,13 +477,18 @@ static int prepare(struct saving *s, const struct collector *c) {
   if (r == 0)
     r = heap_copy_parts(s->heap, put_part, s);
   if (r == 0)
-    fill_header(s, c);
+    fill_header(s, c, program);
   return r;
 }
 
 int image_save(lua_State *L, struct heap *heap, const struct collector *c,
-               const char *path, char why[IMAGE_TEXT_MAX]) {
-  struct saving s = {.L = L, .heap = heap, .why = why, .fd = -1};
+               lua_State *program, int flags, const char *path,
+               char why[IMAGE_TEXT_MAX]) {
+  struct saving s = {.L = L,
+                     .heap = heap,
+                     .why = why,
+                     .fd = -1,
+                     .closes = (flags & IMAGE_RUNNING) != 0};
   *why = '\0';
   const char *obstacle = image_obstacle(L, heap);
   if (obstacle) {
@@ -439,7 +497,7 @@ int image_save(lua_State *L, struct heap *heap, const struct collector *c,
   }
   if (!lua_checkstack(L, 16))
     return -ENOMEM;
-  int r = prepare(&s, c);
+  int r = prepare(&s, c, program);
   if (r == 0)
     r = write_file(&s, path);
   if (r < 0 && !*why)

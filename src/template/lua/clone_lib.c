@@ -15,6 +15,7 @@
 #include "os/fd.h"
 #include "os/proc.h"
 #include "template/lua/clone_posix.h"
+#include "template/lua/hibernate.h"
 #include "template/lua/on_term.h"
 #include "template/modules.h"
 #include "template/server/server.h"
@@ -331,7 +332,8 @@ int template_open_clone(lua_State *L) {
       {"on_fork", l_on_fork},   {"before_fork", l_before_fork},
       {"run_args", l_run_args}, {"exit", l_exit},
       {"collect", l_collect},   {"findings", l_findings},
-      {"on_term", on_term_set}, {NULL, NULL},
+      {"on_term", on_term_set}, {"hibernate", hibernate},
+      {NULL, NULL},
   };
   luaL_newlib(L, functions);
   clone_posix_open(L, lua_gettop(L));

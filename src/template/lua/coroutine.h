@@ -1,4 +1,4 @@
-/* coroutine.resume and wrap that say which thread of Lua runs, and a debug.sethook that
+/* coroutine.resume and wrap that say which thread of Lua runs and can be left, and a debug.sethook that
  * does not lose a hook of ours. Runs in templates and clones. */
 #ifndef TEMPLATE_LUA_COROUTINE_H
 #define TEMPLATE_LUA_COROUTINE_H

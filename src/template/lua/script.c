@@ -15,6 +15,7 @@
 #include "template/lua/clone_lib.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/coroutine.h"
+#include "template/lua/hibernate.h"
 #include "template/lua/on_term.h"
 #include "template/modules.h"
 #include "template/server/signals.h"
@@ -83,10 +84,13 @@ static void describe(lua_State *L, int index, struct failure_record *f) {
 
 /* The traceback; before it that of the process which an error object came from. */
 static void add_traceback(lua_State *L, int index, struct failure_record *f) {
-  size_t n;
+  static const char bottom[] = "\n\t[C]: in ?";
+  size_t n, end = sizeof bottom - 1;
   const char *inner = get_from_error(L, index, "traceback", &n);
   luaL_traceback(L, L, inner, 1);
   const char *text = lua_tolstring(L, -1, &n);
+  if (hibernate_is_program(L) && n > end && strcmp(text + n - end, bottom) == 0)
+    n -= end; /* l_enter */
   failure_record_set_traceback(f, text, n);
   lua_pop(L, inner ? 2 : 1);
 }
@@ -585,6 +589,19 @@ static int l_resolve(lua_State *L) {
   return 1;
 }
 
+static int l_find_suspended(lua_State *L) {
+  const struct server *s = lua_touserdata(L, 1);
+  if (!s->program)
+    return luaL_error(L, "there is no function to go on with: the process did not begin "
+                         "as an image of clone.hibernate; name a function");
+  lua_pushnil(L); /* the place of a function */
+  return 1;
+}
+
+int script_find_suspended(struct server *s) {
+  return script_protect(s, l_find_suspended, s, 1, FAILURE_INVAL, PHASE_FUNCTION);
+}
+
 int script_resolve(struct server *s, const char *name, size_t n) {
   struct text job = {name, n};
   return script_protect(s, l_resolve, &job, 1, FAILURE_REMOTE, PHASE_FUNCTION);
@@ -645,6 +662,44 @@ static void choose_collector(struct server *s) {
     lua_gc(s->L, LUA_GCSTOP);
 }
 
+/* The function has returned or raised; in the second case its error is at the top. */
+static int l_left(lua_State *L, int status, lua_KContext context) {
+  (void)context;
+  struct server *s = server_self();
+  s->run.failed = status != LUA_OK && status != LUA_YIELD;
+  if (s->run.failed)
+    complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
+  return 0;
+}
+
+/* The handler, the function, its arguments. */
+static int l_enter(lua_State *L) {
+  return l_left(L, lua_pcallk(L, lua_gettop(L) - 2, 0, 1, 0, l_left), 0);
+}
+
+static int result(struct server *s, lua_State *L, int status) {
+  if (status != LUA_OK)
+    complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
+  return status != LUA_OK || s->run.failed ? -1 : 0;
+}
+
+static int l_give(lua_State *L) {
+  hibernate_give(L, lua_gettop(L));
+  return 0;
+}
+
+/* The suspended function, to which hibernate gives what follows `place`. */
+static int go_on(struct server *s, int place) {
+  lua_State *L = s->L;
+  lua_pushcfunction(L, l_give);
+  lua_replace(L, place);
+  if (lua_pcall(L, s->run.nargs, 0, 0) != LUA_OK)
+    return out_of_memory(s, PHASE_FUNCTION);
+  s->L = s->program;
+  s->program = NULL;
+  return result(s, s->L, hibernate_run(s, s->L, 0));
+}
+
 int script_run(struct server *s, int fd) {
   lua_State *L = s->L;
   int function = lua_gettop(L) - s->run.nargs;
@@ -654,12 +709,15 @@ int script_run(struct server *s, int fd) {
   if (!lua_checkstack(L, 4))
     return out_of_memory(s, PHASE_FUNCTION);
   failure_record_clear(&s->failure);
+  s->run.failed = 0;
+  if (s->run.goes_on)
+    return go_on(s, function);
   choose_collector(s);
   lua_pushcfunction(L, on_error);
   lua_insert(L, function);
-  int status = lua_pcall(L, s->run.nargs, 0, function);
-  if (status == LUA_OK)
-    return 0;
-  complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
-  return -1;
+  if (LUA_VERSION_NUM != 504 || s->given || s->thread) /* it can't be saved */
+    return result(s, L, lua_pcall(L, s->run.nargs, 0, function));
+  lua_pushcfunction(L, l_enter);
+  lua_insert(L, function);
+  return result(s, L, hibernate_run(s, L, s->run.nargs + 2));
 }

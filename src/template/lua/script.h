@@ -44,6 +44,7 @@ int script_resolve(struct server *s, const char *name, size_t n);
 /* The same for a global function, which needs no user code to be found: 1, or 0 with
  * nothing left on the stack: it is not one. */
 int script_find_global(struct server *s, const char *name, size_t n);
+int script_find_suspended(struct server *s); /* for a function that is to go on */
 int script_push_args(struct server *s);
 /* For functions that call others by name: pushes what script_resolve would find; raises.
  */

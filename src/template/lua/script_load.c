@@ -36,6 +36,7 @@ int script_load(struct server *s, const struct options *o) {
     return r;
   }
   s->L = loaded.L;
+  s->program = loaded.program;
   s->heap = loaded.heap;
   s->collector = loaded.collector;
   script_attach(s);

@@ -37,7 +37,7 @@ static int save(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
   int r = collector_seal(&s->collector, s->L);
   server_leave_user(s);
   if (r == 0)
-    r = image_save(s->L, s->heap, &s->collector, path, why);
+    r = image_save(s->L, s->heap, &s->collector, s->program, 0, path, why);
   return r;
 }
 

@@ -51,14 +51,24 @@ static void announce(struct server *s) {
 }
 
 static void note_title(struct server *s, const struct command *c) {
-  size_t n = c->length < sizeof s->run.title ? c->length : sizeof s->run.title - 1;
-  memcpy(s->run.title, c->body, n);
+  static const char again[] = "(continued)";
+  const void *name = c->length ? (const void *)c->body : again;
+  size_t n = c->length ? c->length : sizeof again - 1;
+  n = n < sizeof s->run.title ? n : sizeof s->run.title - 1;
+  memcpy(s->run.title, name, n);
   s->run.title[n] = 0;
 }
 
 /* A global function is found without any user code, and so without what is around that.
  */
 static int resolve(struct server *s, const struct command *c) {
+  s->run.goes_on = c->length == 0;
+  if (s->run.goes_on) {
+    int found = script_find_suspended(s);
+    if (found < 0)
+      server_fail(s);
+    return found;
+  }
   if (script_find_global(s, (const char *)c->body, c->length))
     return 0;
   server_enter_user(s);

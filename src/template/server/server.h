@@ -48,12 +48,14 @@ struct command {
 
 enum { SERVER_TITLE_MAX = 303 };
 
+struct hibernate_call;
 struct rpc_server;
 struct thread;
 
 struct server {
   lua_State *L;     /* where user code runs; NULL before SETUP of a program */
   lua_State *given; /* an interpreter that was running before, or NULL */
+  lua_State *program; /* a function that was suspended in another process; or NULL */
   const mf_template_options *options; /* may be NULL */
   struct heap *heap;                  /* NULL: the host's allocator */
   struct collector collector;
@@ -116,6 +118,10 @@ struct server {
   struct { /* a function about to be entered */
     int nargs;
     int is_fresh; /* its socket is as the parent made it, for it alone: blocking */
+    int goes_on;  /* it is s->program */
+    int failed;   /* it raised: s->failure */
+    const struct hibernate_call *call; /* the innermost; NULL: none runs, or it can't be
+                                          left (lua/hibernate.h) */
     char title[128];
   } run;
   char title[SERVER_TITLE_MAX + 1]; /* what the kernel shows, where it could be moved */
