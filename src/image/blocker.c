@@ -8,8 +8,8 @@
 
 enum { FRAME_YIELDS = 1 << 4, FRAME_FINALISER = 1 << 7, FRAME_HOOK = 1 << 3 };
 
-/* "string.gsub", as it is called in package.loaded; else the name that the caller uses.
- */
+/* "string.gsub", as it is called in package.loaded; else the name that the caller uses;
+ * else nil. */
 static void push_name(lua_State *L, lua_Debug *ar) {
   int top = lua_gettop(L);
   lua_getinfo(L, "nf", ar); /* the function */
@@ -35,7 +35,7 @@ static void push_name(lua_State *L, lua_Debug *ar) {
     lua_pop(L, 1);
   }
   lua_settop(L, top);
-  lua_pushstring(L, ar->name ? ar->name : "of C");
+  lua_pushstring(L, ar->name);
 }
 
 /* A continuation, and no rest of a Lua function that had the frame before. It may be the
@@ -75,9 +75,20 @@ static int is_in_the_way(lua_State *L, const struct l54_frame *f, const void *he
   return strict || !has_continuation(f, heap);
 }
 
+/* The line of Lua that has led there: of the first Lua function outside of a level. */
+static void add_place(lua_State *L, int level, char *text, size_t size) {
+  lua_Debug ar;
+  while (lua_getstack(L, ++level, &ar) && lua_getinfo(L, "Sl", &ar))
+    if (ar.currentline > 0) {
+      snprintf(text, size, ", called at %s:%d", ar.short_src, ar.currentline);
+      return;
+    }
+}
+
 int blocker_name(lua_State *L, int from, const void *heap, int strict, char *text,
                  size_t size) {
-  lua_Debug ar, caller;
+  lua_Debug ar;
+  int found = 0;
   luaL_checkstack(L, 8, NULL);
   for (int level = from; lua_getstack(L, level, &ar); level++) {
     const struct l54_frame *f = (const struct l54_frame *)(const void *)ar.i_ci;
@@ -88,13 +99,16 @@ int blocker_name(lua_State *L, int from, const void *heap, int strict, char *tex
       return 1;
     }
     push_name(L, &ar);
-    int n = snprintf(text, size, "the C function %s", lua_tostring(L, -1));
+    const char *name = lua_tostring(L, -1);
+    int n = name ? snprintf(text, size, "the C function %s", name)
+                 : snprintf(text, size, "a C function");
+    int named = name != NULL;
     lua_pop(L, 1);
-    if (n > 0 && (size_t)n < size && lua_getstack(L, level + 1, &caller) &&
-        lua_getinfo(L, "Sl", &caller) && caller.currentline > 0)
-      snprintf(text + n, size - (size_t)n, ", called at %s:%d", caller.short_src,
-               caller.currentline);
-    return 1;
+    if (n > 0 && (size_t)n < size)
+      add_place(L, level, text + n, size - (size_t)n);
+    if (named)
+      return 1;
+    found = 1; /* of C code within another one, which may have a name */
   }
-  return 0;
+  return found;
 }

@@ -345,6 +345,10 @@ static int kit_segv(lua_State *L) {
   return 0;
 }
 
+static int kit_yield(lua_State *L) { /* whoever may yield or not */
+  return lua_yield(L, lua_gettop(L));
+}
+
 static int kit_spin(lua_State *L) { /* never returns, never enters the kernel */
   for (volatile unsigned long n = 0;; n++)
     continue;
@@ -597,6 +601,7 @@ static const luaL_Reg functions[] = {
     {"abort", kit_abort},
     {"segv", kit_segv},
     {"spin", kit_spin},
+    {"yield", kit_yield},
     {"umask", kit_umask},
     {"chdir", kit_chdir},
     {"getcwd", kit_getcwd},

@@ -85,7 +85,7 @@ cannot fork here: it would have to leave the C function load, called at program.
 cannot fork here: it would have to leave the C function string.gsub, called at program.lua:13
 cannot fork here: it would have to leave a finaliser
 cannot fork here: it would have to leave the C function coroutine.close, called at program.lua:17
-cannot fork here: it would have to leave the C function string.gsub
+cannot fork here: it would have to leave the C function string.gsub, called at program.lua:18
 ]])
 end)
 

@@ -54,12 +54,25 @@ static int add_hook(lua_State *L, enum clone_hook kind) {
   return 0;
 }
 
-void clone_lib_resume(lua_State *L) {
+/* What the function had made is its own in the process where it goes on, too. */
+static void resume_birth(lua_State *L) {
+  int top = lua_gettop(L);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &birth_marker_key);
+  if (lua_istable(L, -1) && lua_rawgeti(L, -1, 1) == LUA_TUSERDATA) {
+    const unsigned *made_at = lua_touserdata(L, -1);
+    server_self()->nbirth = *made_at;
+  }
+  lua_settop(L, top);
+}
+
+void clone_lib_resume(lua_State *L, int goes_on) {
   for (int kind = 0; kind < HOOK_KINDS; kind++) {
     clone_lib_push_hooks(L, (enum clone_hook)kind);
     nhooks[kind] = lua_istable(L, -1) ? (unsigned)lua_rawlen(L, -1) : 0;
     lua_pop(L, 1);
   }
+  if (goes_on)
+    resume_birth(L);
 }
 
 static int l_on_fork(lua_State *L) {

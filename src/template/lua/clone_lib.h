@@ -15,8 +15,9 @@ void clone_lib_mark_birth(lua_State *L);
 void clone_lib_reseed(lua_State *L);
 
 enum clone_hook { HOOK_ON_FORK, HOOK_BEFORE_FORK, HOOK_KINDS };
-/* The interpreter was loaded from an image: how many hooks it has. */
-void clone_lib_resume(lua_State *L);
+/* The interpreter was loaded from an image: how many hooks it has, and when goes_on is
+ * set, which objects are its function's own. */
+void clone_lib_resume(lua_State *L, int goes_on);
 /* Whether any were registered in this process. */
 int clone_lib_has_hooks(enum clone_hook kind);
 /* Pushes the list of hooks, or nil. */

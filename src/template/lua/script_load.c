@@ -14,7 +14,7 @@
 
 static int l_resume(lua_State *L) {
   struct server *s = lua_touserdata(L, 1);
-  clone_lib_resume(L);
+  clone_lib_resume(L, s->program != NULL);
   on_term_resume(L);
   audit_resume(&s->audit, L);
   clone_lib_reseed(L); /* else each process that begins as it would draw the same */
