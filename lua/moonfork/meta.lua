@@ -166,7 +166,8 @@ function process:seal(options) end
 
 --- Enters the function. The value is the parent's end of its socket; with a callback the process is
 --- returned.
----@param name string "module:name", or the name of a global
+---@param name? string "module:name", or the name of a global; nil: the function that
+--- clone.hibernate has suspended goes on
 ---@param callback? fun(err: moonfork.error?, socket: moonfork.socket?)
 ---@return moonfork.socket|moonfork.process|nil
 ---@return moonfork.error?

@@ -26,7 +26,8 @@ void relocate_state(lua_State *L, const void *old, size_t nbytes, intptr_t diffe
 void relocate_copy(void *to, const void *from, size_t n, const uint64_t *bits,
                    intptr_t difference);
 /* NULL when no C function runs in the state, whose main thread may have yielded: all it
- * is lies in its memory, and the copy can go on by itself. Else why not. L: any thread of it. */
+ * is lies in its memory, and the copy can go on by itself. Else why not. L: any thread of
+ * it. */
 const char *relocate_obstacle(lua_State *L);
 /* In a copy whose original was in the middle of C functions: forgets the place on the C
  * stack to which errors of the main thread would go, which is not the copy's. They are a

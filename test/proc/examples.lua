@@ -30,6 +30,9 @@ test("classes", {}, { "^the worker says: 16%.50 EUR\nand one more makes 20%.00 E
   "amounts of different currencies can't be added\n$" })
 test("warm_pool", {}, { "the longest has 278 steps\n", "a worker has started: promote\n",
   "a new worker took next to no time\n", "drained: 0 calls dropped, 0 workers killed\n$" })
+test("hibernate", { skip = not io.open "/proc/self/maps" and "images are there on Linux alone" or nil }, {
+  "^process 1: 1000 primes, good night\n", "\nprocess 2: good morning; the last prime was 7919\n2000 primes",
+  "\nprocess 3: good morning; the last prime was 17389\n2262 primes in all\n" })
 test("wordcount", {}, { "%d+ words, %d+ different", "%d+ the\n" })
 test("prefork_server", {}, { "20 connections, answered by %d+ of %d+ processes" })
 test("drain_server", {}, { "two clients of 127%.0%.0%.1:%d+ were served",

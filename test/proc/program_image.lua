@@ -41,6 +41,27 @@ story.test("--check and --info", function(t)
   t.match(err, "^moonfork image: [^\n]*image[^\n]*checksum of its contents[^\n]*\n$")
 end)
 
+story.test("run --image without a function goes on with the one that clone.hibernate has suspended", function(t)
+  local plain, file = made(t), t:file "suspended"
+  local out, err, code = run(([[run -e 'function f(s, file)
+    local how, socket, name = require "moonfork.clone".hibernate(file)
+    local s = socket or s
+    s:write(how, " ", tostring(name), "\n") end' f '%s']]):format(file))
+  t.eq({out, err, code}, {"saved nil\n", "", 0})
+  for _ = 1, 2 do
+    out, err, code = run(("run --image '%s'"):format(file))
+    t.eq({out, err, code}, {"loaded nil\n", "", 0})
+  end
+  out, err, code = run(("run -n 2 --image '%s'"):format(file))
+  t.eq({out, err, code}, {"loaded nil\nloaded nil\n", "", 0})
+  out, err, code = run(("image --info '%s'"):format(file))
+  t.eq({err, code}, {"", 0})
+  t.match(out, "^suspended +a function")
+  out, err, code = run(("run --image '%s'"):format(plain))
+  t.eq({out, code}, {"", 126})
+  t.match(err, "no function to go on with")
+end)
+
 story.test("wrong usage and files that are no images", function(t)
   for _, case in ipairs{{"image", 2, "one of the options"}, {"image -o x --check y", 2, "one of the options"},
     {"image --info /no/such", 126, "No such file"}, {"image --check /no/such", 126, "No such file"},

@@ -52,7 +52,8 @@ local function read_info(file)
     f:close()
     unusable(file, "it is of another version of moonfork")
   end
-  local info = {base = base, size = size, patches = npatches, tables = ntables, libraries = {}}
+  local info = {base = base, size = size, suspended = program ~= 0, patches = npatches, tables = ntables,
+    libraries = {}}
   local first_text = header_size + nlibraries * LIBRARY_SIZE + npatches * PATCH_SIZE
     + nparts * PART_SIZE + (ntables + nhooks) * 8
   f:seek("set", header_size)
@@ -71,6 +72,7 @@ end
 
 local function print_info(file)
   local info, output = read_info(file), require "moonfork.cli.output"
+  if info.suspended then output.write "suspended  a function, which `moonfork run --image` goes on with\n" end
   output.write(("size       %.1f MiB\naddress    0x%x\naddresses  %d that lead to these:\n"):format(
     info.size / (1 << 20), info.base, info.patches))
   for _, library in ipairs(info.libraries) do

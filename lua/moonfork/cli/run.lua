@@ -13,7 +13,9 @@ it prints goes there directly. There is nothing to read from the socket, only it
 is that of the clone that ended worst: the highest one, and 128 and the number of the signal for a
 clone that was killed.]],
   arguments = {
-    template.argument,
+    {name = "FUNCTION", optional = true,
+     help = template.argument.help .. ". Without it, the function goes on that clone.hibernate has suspended in "
+       .. "the image of --image"},
     {name = "ARG", help = "An argument of the function, a string", rest = true},
   },
   options = {
@@ -35,6 +37,7 @@ is started by setsid(1).]]},
     {[[moonfork run -e 'function hi(socket, name) socket:write("hi ", name, "\n") end' hi you]],
      "one clone, one argument"},
     {[[moonfork run -n 4 -l app app:work]], "the function work of the module app, four times"},
+    {"moonfork run --image work.image", "go on with what clone.hibernate has written"},
   },
 }
 
@@ -69,6 +72,10 @@ local function code_of(status)
 end
 
 function run.main(options)
+  if not options["function"] and not options.image then
+    cli.fail(cli.USAGE,
+      "missing argument 'FUNCTION' (only with --image there may be one to go on with); see moonfork run --help")
+  end
   local fork = require "moonfork"
   local output = require "moonfork.cli.output"
   local interrupt = require "moonfork.cli.interrupt"

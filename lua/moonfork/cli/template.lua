@@ -16,7 +16,7 @@ template.on = {long = "--on", value = "COMMAND", many = true,
   help = "Behind that command of the shell, as in --on 'ssh host'; given again, in each of them. "
     .. "`moonfork agent` is added where the command does not name it; `local`: on this machine, too"}
 template.image = {long = "--image", value = "FILE", kind = "file",
-  help = "Begin with the template of that file, which `moonfork image` has made"}
+  help = "Begin with the template of that file, which `moonfork image` or clone.hibernate has made"}
 template.argument = {name = "FUNCTION",
   help = "'module:name' (the module is loaded), or the name of a global, dotted for fields"}
 
@@ -133,10 +133,10 @@ function template.load(process, options)
   return process
 end
 
---- fill(process, options): does that, and looks for the function.
+--- fill(process, options): does that, and looks for the function, where one is named.
 function template.fill(process, options)
   template.load(process, options)
-  process:eval(RESOLVE, options["function"])
+  if options["function"] then process:eval(RESOLVE, options["function"]) end
   process:seal()
   return process
 end

@@ -35,6 +35,16 @@ function clone.run_args() end
 ---@param f? fun()
 function clone.on_term(f) end
 
+--- In the function of run: writes the interpreter as it stands to a file, atomically. "saved" in the
+--- process that goes on; "loaded" in each that continues from the file by fork.load(file):run(), with
+--- that process's socket and what was sent to it; nil and an error object (code, message) where it
+--- can't be saved.
+---@param file string
+---@return "saved"|"loaded"|nil
+---@return moonfork.socket|moonfork.error|nil
+---@return any ...
+function clone.hibernate(file) end
+
 --- 128 random bits in hex, different in every process.
 ---@return string
 function clone.id() end

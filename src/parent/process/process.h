@@ -130,8 +130,8 @@ struct mf_process {
   unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
   unsigned attended : 1;     /* a call polls its socket, and asks for its end */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
-  unsigned has_image : 1;    /* it, or what it was forked from, may be one of hibernate's */
-  unsigned ends_thread : 1;  /* its end is wanted, and asked for again and again */
+  unsigned has_image : 1; /* it, or what it was forked from, may be one of hibernate's */
+  unsigned ends_thread : 1; /* its end is wanted, and asked for again and again */
   unsigned
       is_thread : 1; /* of its template's process: pidfd is its life, pid a thread's */
   unsigned nlooks;   /* for a status, in vain */

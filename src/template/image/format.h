@@ -50,8 +50,8 @@ struct image_header {
   uint32_t version, order, word, page;
   uint32_t header_size, record_size; /* of this, and of struct heap */
   uint64_t base, region, zone, open; /* of the heap */
-  uint64_t server;  /* distance of the thread that serves */
-  uint64_t program; /* of one that was suspended by hibernate; 0: none */
+  uint64_t server;                   /* distance of the thread that serves */
+  uint64_t program;                  /* of one that was suspended by hibernate; 0: none */
   uint64_t file_size, meta_size;     /* all; what comes before the bits */
   uint64_t nobjects, npatches, nparts, ntables, nhooks, ntexts;
   uint64_t meta_sum;

@@ -19,8 +19,7 @@ enum {
  * complete. 0, or a negative errno and why: -ENOTSUP where images are not possible,
  * -EINVAL for what can't be saved. */
 int image_save(lua_State *L, struct heap *heap, const struct collector *c,
-               lua_State *program, int flags, const char *path,
-               char why[IMAGE_TEXT_MAX]);
+               lua_State *program, int flags, const char *path, char why[IMAGE_TEXT_MAX]);
 
 struct image_loaded {
   lua_State *L;       /* the thread that serves */

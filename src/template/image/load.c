@@ -330,12 +330,13 @@ static int load(struct loading *l, const char *path, int flags,
   patch(l);
   uint64_t program = l->view.header->program;
   void *suspended = program ? l->base + program : NULL;
-  *ret = (struct image_loaded){.L = (lua_State *)(void *)(l->base + l->view.header->server),
-                               .program = suspended,
-                               .heap = (struct heap *)(void *)l->base,
-                               .collector = l->view.header->collector,
-                               .hooks = hooks,
-                               .nhooks = (size_t)l->view.header->nhooks};
+  *ret =
+      (struct image_loaded){.L = (lua_State *)(void *)(l->base + l->view.header->server),
+                            .program = suspended,
+                            .heap = (struct heap *)(void *)l->base,
+                            .collector = l->view.header->collector,
+                            .hooks = hooks,
+                            .nhooks = (size_t)l->view.header->nhooks};
   return l->has_moved
              ? rehash_tables(ret->L, l->base, l->view.tables, l->view.header->ntables)
              : 0;

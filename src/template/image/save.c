@@ -392,9 +392,8 @@ static int l_look(lua_State *L) {
   heap_copy_shape(s->heap, &shape);
   size_t nbytes = (size_t)(shape.region + shape.zone);
   look->result =
-      s->closes
-          ? copyable_look_running(L, s->heap, nbytes, &s->userdata, s->why)
-          : copyable_look(L, USERDATA_IMAGE, s->heap, nbytes, &s->userdata, s->why);
+      s->closes ? copyable_look_running(L, s->heap, nbytes, &s->userdata, s->why)
+                : copyable_look(L, USERDATA_IMAGE, s->heap, nbytes, &s->userdata, s->why);
   return 0;
 }
 
@@ -484,11 +483,8 @@ static int prepare(struct saving *s, const struct collector *c,
 int image_save(lua_State *L, struct heap *heap, const struct collector *c,
                lua_State *program, int flags, const char *path,
                char why[IMAGE_TEXT_MAX]) {
-  struct saving s = {.L = L,
-                     .heap = heap,
-                     .why = why,
-                     .fd = -1,
-                     .closes = (flags & IMAGE_RUNNING) != 0};
+  struct saving s = {
+      .L = L, .heap = heap, .why = why, .fd = -1, .closes = (flags & IMAGE_RUNNING) != 0};
   *why = '\0';
   const char *obstacle = image_obstacle(L, heap);
   if (obstacle) {

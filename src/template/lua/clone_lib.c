@@ -342,11 +342,9 @@ static int l_findings(lua_State *L) {
 
 int template_open_clone(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"on_fork", l_on_fork},   {"before_fork", l_before_fork},
-      {"run_args", l_run_args}, {"exit", l_exit},
-      {"collect", l_collect},   {"findings", l_findings},
-      {"on_term", on_term_set}, {"hibernate", hibernate},
-      {NULL, NULL},
+      {"on_fork", l_on_fork},   {"before_fork", l_before_fork}, {"run_args", l_run_args},
+      {"exit", l_exit},         {"collect", l_collect},         {"findings", l_findings},
+      {"on_term", on_term_set}, {"hibernate", hibernate},       {NULL, NULL},
   };
   luaL_newlib(L, functions);
   clone_posix_open(L, lua_gettop(L));

@@ -204,11 +204,12 @@ int hibernate(lua_State *L) {
                 "hibernate: the interpreter was there before the template, and can't be "
                 "saved");
   if (!s->run.call)
-    return fail(L, LUA_VERSION_NUM == 504 ? "EINVAL" : "UNSUPPORTED",
-                LUA_VERSION_NUM == 504
-                    ? "hibernate: no function of run is running here (a template is saved "
-                      "by its save method)"
-                    : "images are there for Lua 5.4 alone");
+    return fail(
+        L, LUA_VERSION_NUM == 504 ? "EINVAL" : "UNSUPPORTED",
+        LUA_VERSION_NUM == 504
+            ? "hibernate: no function of run is running here (a template is saved "
+              "by its save method)"
+            : "images are there for Lua 5.4 alone");
   look_outwards(L, text, sizeof text);
   if (*text) {
     snprintf(message, sizeof message, "cannot hibernate here: it would have to leave %s",

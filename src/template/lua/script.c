@@ -1,12 +1,7 @@
-/* The template's Lua, each step inside one protected call. Runs in templates and clones.
- *
- * A step is a C function that gets its job as light userdata, so that not even pushing a
- * string can raise outside. The message handler writes message and traceback straight
- * into s->failure: no Lua value has to survive the error, and an error object of any
- * kind, one whose __tostring raises included, becomes a text. */
+/* The template's Lua, each step inside one protected call (script_error.c). Runs in
+ * templates and clones. */
 #include "template/lua/script.h"
 
-#include "codec/codec.h"
 #include "os/proc.h"
 #include "socket/numeral.h"
 #include "socket/socket.h"
@@ -17,6 +12,7 @@
 #include "template/lua/coroutine.h"
 #include "template/lua/hibernate.h"
 #include "template/lua/on_term.h"
+#include "template/lua/script_error.h"
 #include "template/modules.h"
 #include "template/server/signals.h"
 #include <errno.h>
@@ -24,152 +20,6 @@
 #include <lualib.h>
 #include <stdio.h>
 #include <string.h>
-
-/* ---- errors ---- */
-
-static int to_text(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
-  return 1;
-}
-
-/* An error object of moonfork's, which a clone got from a process of its own and raised
- * again. Pushes its field where that is a string; else nothing, and gives NULL. */
-static const char *get_from_error(lua_State *L, int index, const char *field,
-                                  size_t *ret_n) {
-  const char *text = NULL;
-  int top = lua_gettop(L);
-  if (!lua_istable(L, index) || luaL_getmetafield(L, index, "__name") != LUA_TSTRING ||
-      strcmp(lua_tostring(L, -1), "moonfork.error") != 0) {
-    lua_settop(L, top);
-    return NULL;
-  }
-  lua_settop(L, top);
-  lua_pushstring(L, field);
-  if (lua_rawget(L, index) == LUA_TSTRING)
-    text = lua_tolstring(L, -1, ret_n);
-  else
-    lua_settop(L, top);
-  return text;
-}
-
-static void describe(lua_State *L, int index, struct failure_record *f) {
-  size_t n;
-  const char *text = get_from_error(L, index, "message", &n);
-  if (text) {
-    failure_record_set_message(f, text, n);
-    lua_pop(L, 1);
-    return;
-  }
-  lua_pushvalue(L, index);
-  numeral_put(L, -1);
-  if (lua_type(L, -1) == LUA_TSTRING)
-    text = lua_tolstring(L, -1, &n);
-  else if (luaL_getmetafield(L, -1, "__tostring") != LUA_TNIL) {
-    lua_pop(L, 1);
-    lua_pushcfunction(L, to_text);
-    lua_insert(L, -2);
-    if (lua_pcall(L, 1, 1, 0) == LUA_OK)
-      text = lua_tolstring(L, -1, &n);
-  }
-  if (!text) {
-    char plain[64];
-    int size = snprintf(plain, sizeof plain, "(error object is a %s value)",
-                        luaL_typename(L, index));
-    failure_record_set_message(f, plain, (size_t)size);
-  } else {
-    failure_record_set_message(f, text, n);
-  }
-  lua_pop(L, 1);
-}
-
-/* The traceback; before it that of the process which an error object came from. */
-static void add_traceback(lua_State *L, int index, struct failure_record *f) {
-  static const char bottom[] = "\n\t[C]: in ?";
-  size_t n, end = sizeof bottom - 1;
-  const char *inner = get_from_error(L, index, "traceback", &n);
-  luaL_traceback(L, L, inner, 1);
-  const char *text = lua_tolstring(L, -1, &n);
-  if (hibernate_is_program(L) && n > end && strcmp(text + n - end, bottom) == 0)
-    n -= end; /* l_enter */
-  failure_record_set_traceback(f, text, n);
-  lua_pop(L, inner ? 2 : 1);
-}
-
-/* Protected. Stack: value | failure */
-static int pack_value(lua_State *L) {
-  struct failure_record *f = lua_touserdata(L, 2);
-  struct buf out = {.data = f->value, .cap = sizeof f->value, .max = sizeof f->value};
-  struct codec_error e;
-  if (codec_pack(L, 1, 1, "value", &out, NULL, &e) == 0)
-    f->nvalue = buf_size(&out);
-  return 0;
-}
-
-/* Nothing where it can't be sent: the text has to do. */
-static void add_value(lua_State *L, int index, struct failure_record *f) {
-  f->nvalue = 0;
-  if (lua_type(L, index) == LUA_TSTRING || lua_isnil(L, index))
-    return;
-  lua_pushcfunction(L, pack_value);
-  lua_pushvalue(L, index);
-  lua_pushlightuserdata(L, f);
-  if (lua_pcall(L, 2, 0, 0) != LUA_OK)
-    lua_pop(L, 1);
-}
-
-void script_describe(lua_State *L, int index, struct failure_record *f) {
-  describe(L, index, f);
-  add_traceback(L, index, f);
-  add_value(L, index, f);
-}
-
-static int on_error(lua_State *L) {
-  script_describe(L, 1, &server_self()->failure);
-  lua_settop(L, 1);
-  return 1;
-}
-
-/* What the handler could not tell: no memory for it, or it failed itself. */
-static void complete(lua_State *L, struct failure_record *f, int status, int code,
-                     int phase) {
-  f->code = code;
-  f->phase = phase;
-  if (f->nmessage > 0 && status != LUA_ERRMEM)
-    return;
-  if (lua_type(L, -1) == LUA_TSTRING) {
-    size_t n;
-    const char *text = lua_tolstring(L, -1, &n);
-    failure_record_set_message(f, text, n);
-  } else if (f->nmessage == 0) {
-    static const char text[] = "unknown error";
-    failure_record_set_message(f, text, sizeof text - 1);
-  }
-}
-
-static int out_of_memory(struct server *s, int phase) {
-  failure_record_set(&s->failure, FAILURE_NOMEM, phase, ENOMEM, "not enough memory");
-  return -1;
-}
-
-int script_protect(struct server *s, lua_CFunction step, void *job, int nresults,
-                   int code, int phase) {
-  lua_State *L = s->L;
-  if (!lua_checkstack(L, 8))
-    return out_of_memory(s, phase);
-  int base = lua_gettop(L);
-  failure_record_clear(&s->failure);
-  lua_pushcfunction(L, on_error);
-  lua_pushcfunction(L, step);
-  lua_pushlightuserdata(L, job);
-  int status = lua_pcall(L, 1, nresults, base + 1);
-  if (status == LUA_OK) {
-    lua_remove(L, base + 1);
-    return 0;
-  }
-  complete(L, &s->failure, status, code, phase);
-  lua_settop(L, base);
-  return -1;
-}
 
 /* ---- the interpreter ---- */
 
@@ -247,7 +97,7 @@ static int l_call_deep(lua_State *L) {
 /* What births write to, in the heap's hot page: the records of calls (the first is this
  * one's, whose caller has set the heap hot), and the state of math.random. */
 static void prepare_hot_page(lua_State *L, struct heap *heap, int opens_math) {
-  enum { DEPTH = 3 };
+  enum { DEPTH = 4 };
   lua_pushcfunction(L, l_call_deep);
   lua_pushinteger(L, DEPTH);
   lua_call(L, 1, 0);
@@ -668,7 +518,7 @@ static int l_left(lua_State *L, int status, lua_KContext context) {
   struct server *s = server_self();
   s->run.failed = status != LUA_OK && status != LUA_YIELD;
   if (s->run.failed)
-    complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
+    script_complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
   return 0;
 }
 
@@ -679,7 +529,7 @@ static int l_enter(lua_State *L) {
 
 static int result(struct server *s, lua_State *L, int status) {
   if (status != LUA_OK)
-    complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
+    script_complete(L, &s->failure, status, FAILURE_REMOTE, PHASE_FUNCTION);
   return status != LUA_OK || s->run.failed ? -1 : 0;
 }
 
@@ -694,7 +544,7 @@ static int go_on(struct server *s, int place) {
   lua_pushcfunction(L, l_give);
   lua_replace(L, place);
   if (lua_pcall(L, s->run.nargs, 0, 0) != LUA_OK)
-    return out_of_memory(s, PHASE_FUNCTION);
+    return script_out_of_memory(s, PHASE_FUNCTION);
   s->L = s->program;
   s->program = NULL;
   return result(s, s->L, hibernate_run(s, s->L, 0));
@@ -707,13 +557,13 @@ int script_run(struct server *s, int fd) {
     return -1;
   lua_replace(L, function + 1);
   if (!lua_checkstack(L, 4))
-    return out_of_memory(s, PHASE_FUNCTION);
+    return script_out_of_memory(s, PHASE_FUNCTION);
   failure_record_clear(&s->failure);
   s->run.failed = 0;
   if (s->run.goes_on)
     return go_on(s, function);
   choose_collector(s);
-  lua_pushcfunction(L, on_error);
+  lua_pushcfunction(L, script_on_error);
   lua_insert(L, function);
   if (LUA_VERSION_NUM != 504 || s->given || s->thread) /* it can't be saved */
     return result(s, L, lua_pcall(L, s->run.nargs, 0, function));

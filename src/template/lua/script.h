@@ -4,13 +4,11 @@
 #ifndef TEMPLATE_LUA_SCRIPT_H
 #define TEMPLATE_LUA_SCRIPT_H
 
+#include "template/lua/script_error.h"
 #include "template/server/server.h"
 
 /* All return 0, or -1 with s->failure set (code, phase, texts). */
 
-/* step(job), whose results (nresults of them) stay on the stack. */
-int script_protect(struct server *s, lua_CFunction step, void *job, int nresults,
-                   int code, int phase);
 /* A new interpreter for SETUP's options on s->heap: s->L. -ENOMEM too. */
 int script_open(struct server *s, const struct options *o);
 /* The same, from the image of the options. */
@@ -49,8 +47,6 @@ int script_push_args(struct server *s);
 /* For functions that call others by name: pushes what script_resolve would find; raises.
  */
 void script_push_function(lua_State *L, const char *name, size_t n);
-/* Message, traceback and value of the error object at index, for a message handler. */
-void script_describe(lua_State *L, int index, struct failure_record *f);
 /* Puts the socket (taken) into its place and calls. 0, or -1: it raised. */
 int script_run(struct server *s, int fd);
 

@@ -53,8 +53,8 @@ struct rpc_server;
 struct thread;
 
 struct server {
-  lua_State *L;     /* where user code runs; NULL before SETUP of a program */
-  lua_State *given; /* an interpreter that was running before, or NULL */
+  lua_State *L;       /* where user code runs; NULL before SETUP of a program */
+  lua_State *given;   /* an interpreter that was running before, or NULL */
   lua_State *program; /* a function that was suspended in another process; or NULL */
   const mf_template_options *options; /* may be NULL */
   struct heap *heap;                  /* NULL: the host's allocator */
