@@ -529,36 +529,10 @@ function cases.remote()
   end
 end
 
-function cases.threads()
-  local cells = {}
-  for _, w in ipairs {{"first0", "the first byte, small template", "first", 0, 1000},
-                      {"whole0", "to the exit status, small template", "whole", 0, 1000},
-                      {"first8", "the first byte, 8 MiB of tables", "first", 8, 200}} do
-    for _, isolation in ipairs {"process", "thread"} do
-      local script = ("lua5.4 %s/threads.lua %s "):format(here, isolation)
-      cells[#cells + 1] = {key = w[1] .. isolation, label = w[2], command = script .. ("%s %d %d"):format(
-        w[3], w[4], math.floor(w[5] * (quick and 0.2 or 1)))}
-    end
-  end
-  cells = take_turns("threads", cells)
-  say("\n## Clones in threads, one at a time from Lua\n")
-  say("| | a process, us | a thread, us | best of a thread, us |")
-  say("| --- | ---: | ---: | ---: |")
-  for at = 1, #cells, 2 do
-    local forked, thread = cells[at], cells[at + 1]
-    local function of_all(cell, name)
-      local all = {}
-      for _, f in pairs(cell.figures) do all[#all + 1] = f[name] end
-      return median(all)
-    end
-    say("| %s | %.0f | %.0f | %.0f |", forked.label, of_all(forked, "p50_us"), of_all(thread, "p50_us"),
-      of_all(thread, "best_us"))
-  end
-end
-
 local kit = {here = here, programs = programs, process = process, quick = quick, say = say, number = number,
   take_turns = take_turns, find = find, ratio = ratio, median = median, goal = goal}
 cases.nats = assert(loadfile(here .. "/nats_case.lua"))(kit)
+cases.threads = assert(loadfile(here .. "/threads_case.lua"))(kit)
 cases.image = assert(loadfile(here .. "/image_case.lua"))(kit)
 
 function cases.map()

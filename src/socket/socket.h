@@ -54,6 +54,9 @@ void socket_push(lua_State *L, int fd, enum socket_kind kind);
  * ask the system. */
 void socket_push_unix(lua_State *L, int fd);
 
+/* What the method write of sockets is. */
+lua_CFunction socket_write_method(void);
+
 /* The rest is private to src/socket. */
 
 /* The metatable, with its methods, is on top: takes it as that of all sockets of this

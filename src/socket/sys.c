@@ -16,6 +16,7 @@
 #include "os/sigpipe.h"
 #include "os/sock.h"
 #include "os/term.h"
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -149,8 +150,91 @@ static ssize_t write_stream(int fd, const struct iovec *iov, int niov, int block
   return write_quietly(fd, &first, 1, 1);
 }
 
+/* ---- what goes first ---- */
+
+enum { IOV_WITH_FIRST = 9 };
+
+static _Thread_local struct {
+  int fd;
+  size_t n; /* 0: nothing does */
+  unsigned char bytes[SYS_FIRST_MAX];
+  void (*then)(void);
+} first;
+
+void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(void)) {
+  assert(n <= sizeof first.bytes);
+  memcpy(first.bytes, bytes, n);
+  first.fd = fd;
+  first.n = n;
+  first.then = then;
+}
+
+int sys_has_first(void) {
+  return first.n > 0;
+}
+
+static void end_first(void) {
+  first.n = 0;
+  first.then();
+}
+
+static void wait_for_room(ssize_t r) {
+  struct pollfd p = {.fd = first.fd, .events = POLLOUT};
+  if (r == 0)
+    (void)fdwait(&p, 1, -1);
+  else
+    poll(NULL, 0, SOCK_PAUSE_MS);
+}
+
+void sys_flush_first(void) {
+  size_t done = 0;
+  ssize_t r = 1;
+  while (first.n > done && (r >= 0 || r == -ENOBUFS)) {
+    struct iovec iov = {first.bytes + done, first.n - done};
+    r = sock_send(first.fd, &iov, 1, NULL, 0);
+    if (r > 0)
+      done += (size_t)r;
+    else if (r == 0 || r == -ENOBUFS)
+      wait_for_room(r);
+  }
+  if (first.n)
+    end_first();
+}
+
+/* Both in one call. As sock_send; -EAGAIN: the bytes have gone alone, now for the rest.
+ */
+static ssize_t send_with_first(int fd, const struct iovec *iov, int niov) {
+  struct iovec all[IOV_WITH_FIRST] = {{first.bytes, first.n}};
+  memcpy(all + 1, iov, (size_t)niov * sizeof *iov);
+  ssize_t r = sock_send(fd, all, niov + 1, NULL, 0);
+  if (r < (ssize_t)first.n) {
+    if (r > 0) {
+      first.n -= (size_t)r;
+      memmove(first.bytes, first.bytes + r, first.n);
+    }
+    sys_flush_first();
+    return -EAGAIN;
+  }
+  r -= (ssize_t)first.n;
+  end_first();
+  return r ? r : -EAGAIN;
+}
+
+static ssize_t write_beside_first(int fd, const struct iovec *iov, int niov,
+                                  int pass_fd) {
+  if (fd == first.fd && pass_fd < 0 && niov < IOV_WITH_FIRST)
+    return send_with_first(fd, iov, niov);
+  sys_flush_first();
+  return -EAGAIN;
+}
+
 ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
                   int block, int pass_fd) {
+  if (first.n) {
+    ssize_t r = write_beside_first(fd, iov, niov, pass_fd);
+    if (r != -EAGAIN)
+      return r;
+  }
   if (type == SYS_SOCKET) {
     ssize_t r = sock_send(fd, iov, niov, &pass_fd, pass_fd >= 0);
     if (r == -ENOBUFS)

@@ -37,6 +37,14 @@ ssize_t sys_read(int fd, enum sys_type type, void *data, size_t n, int block,
  * There must be at least one byte; pass_fd goes with the first one unless it is -1. */
 ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
                   int block, int pass_fd);
+/* These bytes (at most SYS_FIRST_MAX) go to that UNIX stream socket before anything else
+ * that this thread writes with sys_write: in one call where it writes to the same, and
+ * else before. `then` is called when they have gone, or can't go any more. */
+enum { SYS_FIRST_MAX = 16 };
+void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(void));
+/* Writes them now, if they are still here. */
+void sys_flush_first(void);
+int sys_has_first(void);
 /* A connection (close-on-exec, above 2), -EAGAIN or a negated errno. ask: the description
  * may be blocking, so poll(2) first. */
 int sys_accept(int fd, int ask, int nonblocking);

@@ -95,4 +95,8 @@ static int l_flush(lua_State *L) { /* nothing is kept back by write */
   return 1;
 }
 
+lua_CFunction socket_write_method(void) {
+  return l_write;
+}
+
 const luaL_Reg write_methods[] = {{"write", l_write}, {"flush", l_flush}, {NULL, NULL}};

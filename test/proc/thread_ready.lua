@@ -22,6 +22,24 @@ local FUNCTIONS = [[
   function leaves() os.exit(7) end
   function breaks() error "on purpose" end
   function waits(s) s:read("a") end
+  function nothing() end
+  function computes() while true do end end
+  function tells_early(s, gate) -- not by its socket
+    gate:write("here")
+    gate:close()
+    s:read("a")
+  end
+  function sends(s, handle) s:send_fd(handle) s:write("sent") end
+  function hooks(s)
+    local before, n = debug.gethook(), 0
+    debug.sethook(function() n = n + 1 end, "", 1)
+    for _ = 1, 1000 do end
+    debug.sethook()
+    s:write(tostring(before), " ", n > 1000 and "counted" or n)
+  end
+  function fails_at_once(s) local x = nil + s end
+  function compute(n) local sum = 0 for i = 1, n do sum = sum + i end return sum end
+  function late(s) compute(5000) s:write("late ", compute(10)) end
 ]]
 
 local function thread(p)
@@ -162,6 +180,73 @@ test("many at a time, with and without a function to run at once", function(t)
   for i = 1, 24 do
     if i % 3 == 0 then t.ok(t.got(all[i]:memory()).lua > 0) end -- it is there before it runs
     t.eq((result(t, all[i], "tells")), "template 0 0")
+  end
+  p:close()
+end)
+
+-- That it runs is told with its first bytes, or before anything else that it does can be seen.
+test("whatever the function does first, its run has been told", function(t)
+  local p = ready_template(t)
+  local text, status = result(t, thread(p), "nothing")
+  t.eq(text, "")
+  t.eq(status.code, 0)
+  t.eq((result(t, thread(p), "late")), "late 55")
+  t.eq((result(t, thread(p), "hooks")), "nil counted")
+  text, status = result(t, thread(p), "fails_at_once")
+  t.eq(text, "")
+  t.eq(status.code, 1)
+  t.match(status.error, "arithmetic")
+  local near, far = fork.socket.pair()
+  local q = thread(p):send_fd(far)
+  far:close()
+  local socket = t.got(q:run("tells_early"))
+  t.eq(near:read("a"), "here")
+  near:close()
+  socket:close()
+  t.eq(t.got(q:wait()).code, 0)
+  q:close()
+  near, far = fork.socket.pair()
+  q = thread(p):send_fd(far)
+  socket = t.got(q:run("sends"))
+  local got = socket:recv_fd()
+  t.eq(socket:read("a"), "sent")
+  far:close()
+  got:write("through it")
+  got:close()
+  t.got(q:wait())
+  socket:close()
+  q:close()
+  t.eq(near:read("a"), "through it")
+  near:close()
+  q = thread(p)
+  socket = t.got(q:run("computes")) -- only its process can be ended
+  p:kill "KILL"
+  t.eq(t.got(q:wait()).signal, 9)
+  t.eq(socket:read("a"), "")
+  socket:close()
+  q:close()
+  p:close()
+end)
+
+test("hooks of a birth that wait delay no other", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS .. [[
+    clone.on_fork(function() if #seen == 1 then clone.pipe():read("a") end end)
+  ]])
+  for _ = 1, 3 do t.eq((result(t, thread(p), "nothing")), "") end
+  has_threads(t, p, 2)
+  p:eval "seen[1] = true"
+  local waiting = {}
+  for i = 1, 3 do
+    waiting[i] = thread(p)
+    waiting[i]:run("nothing", function() end)
+  end
+  t.ok(t.got(p:memory()).lua > 0) -- it serves
+  p:eval "seen[1] = nil"
+  t.eq((result(t, thread(p), "nothing")), "")
+  p:kill "KILL"
+  for _, q in ipairs(waiting) do
+    t.eq(t.got(q:wait()).signal, 9)
+    q:close()
   end
   p:close()
 end)

@@ -13,6 +13,7 @@
 #include "template/lua/hibernate.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script_error.h"
+#include "template/lua/thread_begin.h"
 #include "template/modules.h"
 #include "template/server/signals.h"
 #include <errno.h>
@@ -565,6 +566,7 @@ int script_run(struct server *s, int fd) {
   choose_collector(s);
   lua_pushcfunction(L, script_on_error);
   lua_insert(L, function);
+  thread_begin(L);
   if (LUA_VERSION_NUM != 504 || s->given || s->thread) /* it can't be saved */
     return result(s, L, lua_pcall(L, s->run.nargs, 0, function));
   lua_pushcfunction(L, l_enter);

@@ -5,6 +5,7 @@
 #include "os/fdwait.h"
 #include "os/flush.h"
 #include "os/sock.h"
+#include "socket/sys.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
@@ -42,10 +43,23 @@ static int hold_leash(struct server *s) {
   return r;
 }
 
+/* Not yet: with its first bytes. */
+static void announce_late(struct server *s) {
+  unsigned char header[FRAME_HEADER_SIZE];
+  struct frame f = {.type = ANS_RUNNING, .id = (uint64_t)s->pid};
+  frame_encode(header, &f);
+  sys_write_first(s->conn.fd, header, sizeof header, s->release);
+  s->release = NULL;
+}
+
 /* 4. and 5.: nobody enters a function for a parent that is gone. */
 static void announce(struct server *s) {
   if (!s->leash.by_pipe && s->leash.own != SIGKILL && leash_snapped(&s->leash))
     server_exit(s, 0);
+  if (s->release) {
+    announce_late(s);
+    return;
+  }
   if (connection_say(&s->conn, ANS_RUNNING, (uint64_t)s->pid) < 0)
     server_exit(s, 0);
 }

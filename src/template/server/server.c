@@ -110,7 +110,14 @@ uint64_t server_lua_live(struct server *s) {
   return heap_live(s->heap);
 }
 
+void server_release(struct server *s) {
+  if (s->release)
+    s->release();
+  s->release = NULL;
+}
+
 void server_enter_user(struct server *s) {
+  server_release(s);
   if (buf_size(&s->conn.out) > 0) {
     connection_tell_done(&s->conn);
     connection_flush(&s->conn); /* it may take long; what goes not now goes later */

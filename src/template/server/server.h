@@ -82,6 +82,10 @@ struct server {
   /* It is a thread, which ends in the place of its process; or NULL. */
   struct thread *thread;
   void (*leave)(struct server *s, int code) __attribute__((noreturn));
+  /* The template sleeps until this is called: before any code of the user's but the
+   * beginning of the function, or with its first bytes (lua/thread_begin.h). NULL: it
+   * was. */
+  void (*release)(void);
   char *words; /* its last words, which go with the news of its end */
   size_t words_max, *nwords;
   atomic_int nthreads; /* clones of it that are threads, and live */
@@ -158,6 +162,8 @@ void server_answer_hello(struct server *s);
 int server_has_fd(const struct server *s, int fd);
 /* Bytes in use in the state. */
 uint64_t server_lua_live(struct server *s);
+/* Calls s->release, once. */
+void server_release(struct server *s);
 /* Around user code other than the function of run: what was answered is sent, the leash
  * is armed, the mask empty, and the heap is no longer sealed. */
 void server_enter_user(struct server *s);

@@ -3,6 +3,7 @@
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/sock.h"
+#include "socket/sys.h"
 #include "template/fork/clone.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/thread_end.h"
@@ -73,6 +74,8 @@ void thread_free(struct thread *t, int has_fds) {
 static void leave(struct server *s, int code) __attribute__((noreturn));
 static void leave(struct server *s, int code) {
   struct thread *t = s->thread;
+  sys_flush_first();
+  server_release(s);
   t->code = code;
   if (!s->exiting && !t->killed) {
     s->exiting = 1;

@@ -19,6 +19,10 @@ static sem_t over;
 
 /* ---- on the thread that is ready ---- */
 
+static void post(void) {
+  sem_post(&over);
+}
+
 static void warm_stack(void) {
   volatile char room[STACK_WARM];
   for (size_t i = 0; i < sizeof room; i += 1024)
@@ -91,7 +95,9 @@ static void *run(void *data) {
   struct frame f;
   warm_stack();
   if (bytes && await_ours(control, bytes, &f) && take(t, control, &f, bytes)) {
-    sem_post(&over);
+    t->server.release = post;
+    if (!t->server.birth.options.has_run)
+      server_release(&t->server);
     fd_close(&control);
     thread_live(t);
     return NULL;
