@@ -16,7 +16,7 @@
 
 enum { THREAD_EXIT_TIMEOUT_MS = 20 };
 
-static const char random_key, kept_key; /* of the registry */
+static const char random_key, kept_key, notes_key; /* of the registry */
 
 void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data) {
   memset(a, 0, sizeof *a);
@@ -372,13 +372,78 @@ void audit_watch(struct audit *a, lua_State *L) {
   remember_kept(L);
 }
 
+/* ---- images ---- */
+
+/* What was noted of the interpreter: what is of the process (descriptors, threads,
+ * signals and most facts) is not in an image. reads and names follow. */
+struct notes {
+  char seed_at[AUDIT_NAME_MAX];
+  audit_name seed_by;
+  struct audit_change change[FACT_COUNT];
+  int nreads, nnames;
+};
+
+static int is_of_lua(int fact) {
+  return fact == FACT_COLLECTOR_STOPPED || fact == FACT_COLLECTOR_MODE ||
+         fact == FACT_HOOK || fact == FACT_RANDOM;
+}
+
+void audit_keep(const struct audit *a, lua_State *L) {
+  struct notes notes;
+  luaL_Buffer b;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  memset(&notes, 0, sizeof notes);
+  memcpy(notes.seed_at, a->seed_at, sizeof notes.seed_at);
+  notes.seed_by = a->seed_by;
+  notes.nreads = a->nreads;
+  notes.nnames = a->nnames;
+  for (int i = 0; i < FACT_COUNT; i++)
+    if (is_of_lua(i))
+      notes.change[i] = a->change[i];
+  luaL_buffinit(L, &b);
+  luaL_addlstring(&b, (const char *)&notes, sizeof notes);
+  luaL_addlstring(&b, (const char *)a->reads, (size_t)a->nreads * sizeof *a->reads);
+  luaL_addlstring(&b, (const char *)(a->names + 1), (size_t)a->nnames * sizeof *a->names);
+  luaL_pushresult(&b);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &notes_key);
+}
+
+void audit_keep_end(lua_State *L) {
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &notes_key);
+}
+
+static void take_notes(struct audit *a, const char *text, size_t n) {
+  struct notes notes;
+  if (n < sizeof notes)
+    return;
+  memcpy(&notes, text, sizeof notes);
+  size_t nreads = (size_t)notes.nreads, nnames = (size_t)notes.nnames;
+  if (nreads > AUDIT_READS_MAX || nnames >= AUDIT_NAMES_MAX ||
+      n != sizeof notes + nreads * sizeof *a->reads + nnames * sizeof *a->names)
+    return; /* checked like all that a file says */
+  memcpy(a->seed_at, notes.seed_at, sizeof a->seed_at);
+  memcpy(a->change, notes.change, sizeof a->change);
+  a->seed_by = notes.seed_by;
+  a->nreads = notes.nreads;
+  a->nnames = notes.nnames;
+  memcpy(a->reads, text + sizeof notes, nreads * sizeof *a->reads);
+  memcpy(a->names + 1, text + n - nnames * sizeof *a->names, nnames * sizeof *a->names);
+}
+
 void audit_resume(struct audit *a, lua_State *L) {
+  size_t n;
   luaL_checkstack(L, 2, NULL);
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &a->sources) == LUA_TUSERDATA) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &random_key) == LUA_TUSERDATA) {
     a->sources.random_state = lua_touserdata(L, -1);
     a->sources.random_size = lua_rawlen(L, -1);
   }
-  lua_pop(L, 1);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &notes_key) == LUA_TSTRING) {
+    const char *text = lua_tolstring(L, -1, &n);
+    take_notes(a, text, n);
+  }
+  lua_pop(L, 2);
+  audit_keep_end(L);
 }
 
 /* ---- the check ---- */

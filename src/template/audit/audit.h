@@ -73,7 +73,11 @@ void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data)
  * watch the ones that are there, so that modules required by modules are named too. May
  * raise (memory). a lives as long as L. */
 void audit_watch(struct audit *a, lua_State *L);
-/* In the place of audit_watch where L was watched when it was saved as an image. */
+/* Around the save of L as an image: puts into it what the audit knows of it, and takes it
+ * out again. May raise (memory). */
+void audit_keep(const struct audit *a, lua_State *L);
+void audit_keep_end(lua_State *L);
+/* In the place of audit_watch where L was watched when it was saved. May raise. */
 void audit_resume(struct audit *a, lua_State *L);
 /* Around a command whose effects shall bear a name: what a require inside did not account
  * for. is_module: it loads that module; else name is the command's. */

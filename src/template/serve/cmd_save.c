@@ -6,6 +6,7 @@
 #include "base/result.h"
 #include "template/fork/clone.h"
 #include "template/image/image.h"
+#include "template/lua/script.h"
 #include "wire/frame.h"
 
 #include <errno.h>
@@ -26,6 +27,25 @@ static int code_of(int r) {
   }
 }
 
+static int l_keep(lua_State *L) {
+  audit_keep(lua_touserdata(L, 1), L);
+  return 0;
+}
+
+static int l_keep_end(lua_State *L) {
+  audit_keep_end(L);
+  return 0;
+}
+
+/* With what the audit knows: the modules that it watched will not be loaded again. */
+static int save_with_notes(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
+  if (script_protect(s, l_keep, &s->audit, 0, FAILURE_NOMEM, PHASE_OPTION) < 0)
+    return -ENOMEM;
+  int r = image_save(s->L, s->heap, &s->collector, s->program, 0, path, why);
+  (void)script_protect(s, l_keep_end, NULL, 0, FAILURE_NOMEM, PHASE_OPTION);
+  return r;
+}
+
 /* Sealed, so that there is no garbage in it and the collector is as in a template. */
 static int save(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
   const char *obstacle = image_obstacle(s->L, s->heap);
@@ -37,7 +57,7 @@ static int save(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
   int r = collector_seal(&s->collector, s->L);
   server_leave_user(s);
   if (r == 0)
-    r = image_save(s->L, s->heap, &s->collector, s->program, 0, path, why);
+    r = save_with_notes(s, path, why);
   return r;
 }
 
