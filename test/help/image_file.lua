@@ -5,23 +5,25 @@
 --   f:set_id(i, id)                    the build id of a library, as long as before
 --   f:write(path)                      with a right checksum of header and tables
 --
--- As struct image_header and struct image_object in src/template/image/format.h.
+-- struct image_object is as in src/template/image/format.h.
 
 local image_file = {}
 
-local FIELDS = {
-  {"version", 4}, {"order", 4}, {"word", 4}, {"page", 4}, {"header_size", 4}, {"record_size", 4},
-  {"base", 8}, {"region", 8}, {"zone", 8}, {"open", 8}, {"main", 8}, {"file_size", 8}, {"meta_size", 8},
-  {"nobjects", 8}, {"npatches", 8}, {"nparts", 8}, {"ntables", 8}, {"nhooks", 8}, {"ntexts", 8},
-  {"meta_sum", 8}, {"bits_sum", 8}, {"content_sum", 8},
-}
+-- The numbers of the header, in order: those of the program's own description.
 local PLACE = {}
 do
+  local f = assert(io.open(os.getenv "MOONFORK_SOURCE" .. "/src/template/image/format.h"))
+  local fields = f:read("a"):match "struct image_header {(.-)struct collector":gsub("/%*.-%*/", "")
+  f:close()
   local at = 9 -- behind the magic
-  for _, field in ipairs(FIELDS) do
-    PLACE[field[1]] = {at, "=I" .. field[2], field[2]}
-    at = at + field[2]
+  for size, names in fields:gmatch "uint(%d+)_t ([^;]+);" do
+    local n = tonumber(size) // 8
+    for name in names:gmatch "[%w_]+" do
+      PLACE[name] = {at, "=I" .. n}
+      at = at + n
+    end
   end
+  assert(PLACE.version and PLACE.content_sum)
 end
 local LIBRARY_SIZE, PATCH_SIZE, PART_SIZE = 56, 24, 32
 

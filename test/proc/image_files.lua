@@ -254,10 +254,10 @@ image_story("each number of the header is looked at", function(t)
   for name, pattern in pairs{version = "another version of moonfork", order = "another kind of machine",
     word = "another kind of machine", page = "another kind of machine", header_size = "another build of moonfork",
     record_size = "another build of moonfork", base = "damaged", region = "damaged", zone = "damaged",
-    open = "damaged", main = "damaged", file_size = "cut off", meta_size = "damaged", nobjects = "damaged",
+    open = "damaged", server = "damaged", program = "damaged", file_size = "cut off", meta_size = "damaged", nobjects = "damaged",
     npatches = "damaged", nparts = "damaged", ntables = "damaged", nhooks = "damaged"} do
     local g = image_file.read(path)
-    g:set(name, name == "main" and 3 or f:get(name) + 1)
+    g:set(name, f:get(name) + (name == "server" and 3 or 1))
     g:write(bad)
     refused(t, bad, pattern)
   end

@@ -269,11 +269,15 @@ story.test("wrong arguments raise, and processes without an interpreter of their
   local ok, err = p:save ""
   t.eq(ok, nil)
   t.error(err, "EINVAL", "path")
-  ok, err = fork.template():save(t:file "image")
+  local copy = fork.template()
+  ok, err = copy:save(t:file "image")
   t.eq(ok, nil)
   t.error(err, "UNSUPPORTED")
-  t.got(p:run "type")
+  copy:close()
+  t.got(p:run "type"):close()
   t.raises("save", p.save, p, "x")
+  t.eq(t.got(p:wait()).code, 0)
+  p:close()
 end)
 
 story.done()
