@@ -22,12 +22,11 @@
 
 extern char **environ;
 
-static uv_loop_t *loop;
+static struct turn turn;
 static struct mux mux;
 static struct beat beat;
 static struct tables tables;
 static struct records records;
-static uv_signal_t children;
 static const char *program;
 static int leash[2] = {-1, -1};
 static size_t nquiet; /* bytes of `ended` that wait for on_quiet */
@@ -68,39 +67,33 @@ static void reap(void) {
     hold_back();
 }
 
-static void on_child(uv_signal_t *s, int signum) {
-  reap();
-}
-
 /* One that is no child of ours: its pidfd is watched. */
 struct watched {
-  uv_poll_t poll;
+  struct turn_watch ready;
   uint64_t serial;
 };
 
-static void free_watched(uv_handle_t *h) {
-  free(list_entry(h, struct watched, poll));
-}
-
-static void on_pidfd(uv_poll_t *poll, int status, int events) {
-  struct watched *w = list_entry(poll, struct watched, poll);
-  uv_poll_stop(poll); /* before its pidfd is closed */
-  uv_close((uv_handle_t *)poll, free_watched);
-  if (tables_put_news(&tables, &mux.out) < 0 || tables_on_end(&tables, w->serial) < 0)
+static void on_pidfd(struct turn_watch *ready, int events) {
+  struct watched *w = list_entry(ready, struct watched, ready);
+  uint64_t serial = w->serial;
+  turn_watch(&turn, ready, -1, 0); /* before its pidfd is closed */
+  free(w);
+  if (tables_put_news(&tables, &mux.out) < 0 || tables_on_end(&tables, serial) < 0)
     mux_break(&mux, "not enough memory");
   else
     hold_back();
 }
 
 static int watch_pidfd(struct tables *t, uint64_t serial, int pidfd) {
-  struct watched *w = malloc(sizeof *w);
-  int r = w ? uv_poll_init(loop, &w->poll, pidfd) : -ENOMEM;
-  if (r < 0) {
-    free(w);
-    return r;
-  }
+  struct watched *w = calloc(1, sizeof *w);
+  if (!w)
+    return -ENOMEM;
   w->serial = serial;
-  return uv_poll_start(&w->poll, UV_READABLE, on_pidfd);
+  w->ready.on_ready = on_pidfd;
+  int r = turn_watch(&turn, &w->ready, pidfd, TURN_READ);
+  if (r < 0)
+    free(w);
+  return r;
 }
 
 /* ---- the template ---- */
@@ -277,14 +270,21 @@ static int take_stream(int *ret_r, int *ret_w) {
   return 0;
 }
 
+static void after(struct turn *t) {
+  mux_after(&mux);
+}
+
 int remote_agent(const char *template_program) {
   int rfd, wfd, r;
   program = template_program;
   signal(SIGPIPE, SIG_IGN);
-  loop = uv_default_loop();
   r = isatty(0) || isatty(1) ? -ENOTSUP : take_stream(&rfd, &wfd);
   if (!r)
-    r = mux_init(&mux, loop, &ops, NULL, 1);
+    r = turn_init(&turn, uv_default_loop(), after);
+  if (!r)
+    r = turn_watch_children(&turn, reap);
+  if (!r)
+    r = mux_init(&mux, &turn, &ops, NULL, 1);
   if (!r)
     r = mux_open(&mux, rfd, wfd);
   if (r < 0) {
@@ -296,11 +296,9 @@ int remote_agent(const char *template_program) {
   }
   tables_init(&tables, watch_pidfd);
   records_init(&records);
-  uv_signal_init(loop, &children);
-  uv_signal_start(&children, on_child, SIGCHLD);
   buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);
   link_put_hello(&mux.out, 0, 0);
   mux_flush(&mux);
-  uv_run(loop, UV_RUN_DEFAULT);
+  turn_run(&turn);
   return 0;
 }

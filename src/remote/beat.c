@@ -45,6 +45,6 @@ void beat_start(struct beat *b, struct mux *m, uint32_t period_ms,
   b->on_beat = on_beat;
   b->due_ms = mux_now_ms(m) + period_ms;
   m->heard_ms = mux_now_ms(m);
-  uv_timer_init(m->loop, &b->timer);
+  uv_timer_init(m->turn->loop, &b->timer);
   uv_timer_start(&b->timer, on_due, period_ms, period_ms);
 }

@@ -21,22 +21,20 @@ enum {
 
 extern char **environ;
 
-static void on_errors(uv_poll_t *poll, int status, int events);
-
 /* ---- standard error ---- */
 
 static void watch_errors(struct link_command *c) {
   if (c->errors.fd < 0)
     return;
   if (buf_size(&c->kept) < KEPT_MAX)
-    uv_poll_start(&c->errors_poll, UV_READABLE, on_errors);
+    turn_watch(c->turn, &c->errors_ready, c->errors.fd, TURN_READ);
   else
-    uv_poll_stop(&c->errors_poll);
+    turn_watch(c->turn, &c->errors_ready, -1, 0);
 }
 
-static void on_own(uv_poll_t *poll, int status, int events) {
-  struct link_command *c = list_entry(poll, struct link_command, own_poll);
-  uv_poll_stop(poll);
+static void on_own(struct turn_watch *w, int events) {
+  struct link_command *c = list_entry(w, struct link_command, own_ready);
+  turn_watch(c->turn, w, -1, 0);
   command_accept(c);
 }
 
@@ -46,7 +44,7 @@ void command_accept(struct link_command *c) {
   while (buf_size(&c->kept) > 0) {
     ssize_t n = local_write(&c->own, buf_peek(&c->kept), buf_size(&c->kept), NULL, 0);
     if ((n == -EAGAIN || n == -ENOBUFS) &&
-        uv_poll_start(&c->own_poll, UV_WRITABLE, on_own) == 0)
+        turn_watch(c->turn, &c->own_ready, c->own.fd, TURN_WRITE) == 0)
       break;
     if (n < 0) /* nobody reads it */
       n = (ssize_t)buf_size(&c->kept);
@@ -56,13 +54,13 @@ void command_accept(struct link_command *c) {
 }
 
 static void end_errors(struct link_command *c) {
-  uv_poll_stop(&c->errors_poll);
+  turn_watch(c->turn, &c->errors_ready, -1, 0);
   local_close(&c->errors);
   c->on_change(c);
 }
 
-static void on_errors(uv_poll_t *poll, int status, int events) {
-  struct link_command *c = list_entry(poll, struct link_command, errors_poll);
+static void on_errors(struct turn_watch *w, int events) {
+  struct link_command *c = list_entry(w, struct link_command, errors_ready);
   char text[PIECE];
   struct fdset fds;
   ssize_t n = local_read(&c->errors, text, sizeof text, &fds);
@@ -141,15 +139,17 @@ static int make_pipe(int ret[2]) {
   return 0;
 }
 
-int command_start(struct link_command *c, uv_loop_t *loop, char **argv,
+int command_start(struct link_command *c, struct turn *turn, char **argv,
                   void (*print)(const char *text, size_t n),
                   void (*on_change)(struct link_command *c)) {
   int in[2], out[2], err[2], r;
-  *c = (struct link_command){.print = print, .on_change = on_change};
+  *c = (struct link_command){.turn = turn, .print = print, .on_change = on_change};
+  c->errors_ready.on_ready = on_errors;
+  c->own_ready.on_ready = on_own;
   c->errors.fd = c->own.fd = -1;
   buf_init(&c->kept, 2 * KEPT_MAX);
-  uv_timer_init(loop, &c->patience);
-  uv_signal_init(loop, &c->children);
+  uv_timer_init(turn->loop, &c->patience);
+  uv_signal_init(turn->loop, &c->children);
   uv_signal_start(&c->children, on_child, SIGCHLD);
   r = make_pipe(in);
   if (!r)
@@ -175,10 +175,6 @@ int command_start(struct link_command *c, uv_loop_t *loop, char **argv,
   r = local_open(&c->errors, err[0]);
   if (!r)
     r = local_open(&c->own, fd_dup(2));
-  if (!r)
-    r = local_poll(&c->errors, loop, &c->errors_poll);
-  if (!r && local_poll(&c->own, loop, &c->own_poll) != 0)
-    c->own.careful = 0; /* a file takes all at once */
   if (!r)
     watch_errors(c);
   return r;

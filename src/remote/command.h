@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "remote/local.h"
+#include "remote/turn.h"
 #include <sys/types.h>
 #include <uv.h>
 
@@ -17,7 +18,8 @@ struct link_command {
   struct buf kept;     /* what it wrote there: until it is accepted, or written on */
   int greeted, accepted;
   uv_signal_t children;
-  uv_poll_t errors_poll, own_poll;
+  struct turn *turn;
+  struct turn_watch errors_ready, own_ready;
   uv_timer_t patience;
   int ending, signalled;
   void (*print)(const char *text, size_t n); /* what it writes before it is accepted */
@@ -25,7 +27,7 @@ struct link_command {
 };
 
 /* 0 or -errno: of the exec. */
-int command_start(struct link_command *c, uv_loop_t *loop, char **argv,
+int command_start(struct link_command *c, struct turn *turn, char **argv,
                   void (*print)(const char *text, size_t n),
                   void (*on_change)(struct link_command *c));
 /* The agent has greeted: what the command writes to its standard error is written on. */

@@ -48,13 +48,6 @@ void local_close(struct local *l) {
   fd_close(&l->fd);
 }
 
-int local_poll(struct local *l, uv_loop_t *loop, uv_poll_t *poll) {
-  int flags = fcntl(l->fd, F_GETFL), r = uv_poll_init(loop, poll, l->fd);
-  if (flags >= 0 && !(flags & O_NONBLOCK))
-    (void)fcntl(l->fd, F_SETFL, flags);
-  return r;
-}
-
 static int is_ready(const struct local *l, short events) {
   struct pollfd p = {l->fd, events, 0};
   return poll(&p, 1, 0) > 0;

@@ -7,7 +7,6 @@
 #include "os/fd.h"
 #include <stddef.h>
 #include <sys/types.h>
-#include <uv.h>
 
 struct local {
   int fd; /* owned; -1: closed */
@@ -18,9 +17,6 @@ struct local {
 /* Takes fd, also on failure. 0 or -errno. */
 int local_open(struct local *l, int fd);
 void local_close(struct local *l);
-/* Watches it on a loop, without a change of its flags, which uv_poll_init makes. 0 or a
- * code of libuv's. */
-int local_poll(struct local *l, uv_loop_t *loop, uv_poll_t *poll);
 /* Bytes (>0), 0: end of stream, -EAGAIN, or another -errno. Descriptors that came go to
  * fds. -EMFILE: they did not fit. */
 ssize_t local_read(struct local *l, void *data, size_t n, struct fdset *fds);

@@ -12,7 +12,7 @@ enum {
 };
 
 uint64_t mux_now_ms(const struct mux *m) {
-  return uv_now(m->loop);
+  return uv_now(m->turn->loop);
 }
 
 size_t mux_backlog(const struct mux *m) {
@@ -65,7 +65,7 @@ void mux_read(struct mux *m) {
   if (got == -EAGAIN)
     return;
   if (got <= 0) {
-    uv_poll_stop(&m->reader);
+    turn_watch(m->turn, &m->reader, -1, 0);
     mux_break(m, NULL);
     return;
   }
@@ -76,17 +76,13 @@ void mux_read(struct mux *m) {
   take_frames(m);
 }
 
-static void on_stream(uv_poll_t *poll, int status, int events) {
-  struct mux *m = list_entry(poll, struct mux, reader);
-  mux_read(m);
-  if (status < 0 && !m->over) /* libuv has stopped it: what came before is read */
-    uv_poll_start(poll, UV_READABLE, on_stream);
+static void on_stream(struct turn_watch *w, int events) {
+  mux_read(list_entry(w, struct mux, reader));
 }
 
-static void on_writable(uv_poll_t *poll, int status, int events) {
-  struct mux *m = list_entry(poll, struct mux, writer);
-  uv_poll_stop(poll);
-  m->is_watching_out = 0;
+static void on_writable(struct turn_watch *w, int events) {
+  struct mux *m = list_entry(w, struct mux, writer);
+  turn_watch(m->turn, w, -1, 0);
   mux_flush(m);
 }
 
@@ -95,11 +91,10 @@ void mux_flush(struct mux *m) {
     return;
   if (m->is_deaf)
     buf_consume(&m->out, buf_size(&m->out));
-  while (buf_size(&m->out) > 0 && !m->is_watching_out) {
+  while (buf_size(&m->out) > 0 && !m->writer.events) {
     ssize_t n = local_write(&m->to, buf_peek(&m->out), buf_size(&m->out), NULL, 0);
     if (n == -EAGAIN || n == -ENOBUFS) {
-      m->is_watching_out = 1;
-      uv_poll_start(&m->writer, UV_WRITABLE, on_writable);
+      turn_watch(m->turn, &m->writer, m->to.fd, TURN_WRITE);
       break;
     }
     if (n < 0) { /* what it has said last may still be read */
@@ -116,14 +111,14 @@ static void on_retry(uv_timer_t *t) {
   mux_retry(list_entry(t, struct mux, retry));
 }
 
-static void on_check(uv_check_t *check) {
-  struct mux *m = list_entry(check, struct mux, flusher);
+void mux_after(struct mux *m) {
   if (buf_size(&m->out) > 0)
     mux_flush(m);
   mux_arm(m);
   mux_look_quiet(m);
   if (!list_empty(&m->stalled) && !uv_is_active((uv_handle_t *)&m->retry))
     uv_timer_start(&m->retry, on_retry, SOCK_PAUSE_MS, 0);
+  mux_free_gone(m);
 }
 
 /* ---- made ---- */
@@ -136,9 +131,9 @@ static int make_dead(void) {
   return pair[0];
 }
 
-int mux_init(struct mux *m, uv_loop_t *loop, const struct mux_ops *ops, void *owner,
+int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *owner,
              int is_agent) {
-  *m = (struct mux){.loop = loop, .ops = ops, .owner = owner, .is_agent = is_agent};
+  *m = (struct mux){.turn = turn, .ops = ops, .owner = owner, .is_agent = is_agent};
   m->from.fd = m->to.fd = -1;
   m->next_id = is_agent ? 4 : 3;
   m->window = LINK_WINDOW;
@@ -146,6 +141,9 @@ int mux_init(struct mux *m, uv_loop_t *loop, const struct mux_ops *ops, void *ow
   list_init(&m->fresh);
   list_init(&m->paused);
   list_init(&m->stalled);
+  list_init(&m->gone);
+  m->reader.on_ready = on_stream;
+  m->writer.on_ready = on_writable;
   buf_init(&m->in, 2 * READ_MAX + LINK_BODY_MAX);
   buf_init(&m->out, QUEUE_MAX);
   m->in.keep = m->out.keep = 4 * READ_MAX;
@@ -153,9 +151,7 @@ int mux_init(struct mux *m, uv_loop_t *loop, const struct mux_ops *ops, void *ow
   if (m->dead_fd < 0)
     return m->dead_fd;
   m->last_id = is_agent ? LINK_CHANNEL_ROOT : LINK_CHANNEL_OUTPUT;
-  uv_timer_init(loop, &m->retry);
-  uv_check_init(loop, &m->flusher);
-  uv_check_start(&m->flusher, on_check);
+  uv_timer_init(turn->loop, &m->retry);
   return mux_grow(m);
 }
 
@@ -164,10 +160,7 @@ int mux_open(struct mux *m, int rfd, int wfd) {
   if (r < 0 || r2 < 0)
     return r < 0 ? r : r2;
   m->heard_ms = mux_now_ms(m);
-  r = local_poll(&m->from, m->loop, &m->reader);
-  if (!r)
-    r = local_poll(&m->to, m->loop, &m->writer);
-  return r ? r : uv_poll_start(&m->reader, UV_READABLE, on_stream);
+  return turn_watch(m->turn, &m->reader, m->from.fd, TURN_READ);
 }
 
 void mux_begin(struct mux *m, uint32_t window) {
@@ -179,16 +172,14 @@ void mux_begin(struct mux *m, uint32_t window) {
 void mux_shut(struct mux *m) {
   m->over = 1;
   mux_drop_all(m);
-  if (m->from.fd >= 0)
-    uv_poll_stop(&m->reader);
-  if (m->to.fd >= 0)
-    uv_poll_stop(&m->writer);
-  uv_check_stop(&m->flusher);
+  turn_watch(m->turn, &m->reader, -1, 0);
+  turn_watch(m->turn, &m->writer, -1, 0);
   local_close(&m->from);
   local_close(&m->to);
 }
 
 void mux_deinit(struct mux *m) {
+  mux_free_gone(m);
   fd_close(&m->dead_fd);
   buf_deinit(&m->in);
   buf_deinit(&m->out);

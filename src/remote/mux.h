@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "remote/local.h"
 #include "remote/pairs.h"
+#include "remote/turn.h"
 #include "wire/link.h"
 #include <uv.h>
 
@@ -43,12 +44,11 @@ struct mux_ops {
 };
 
 struct mux {
-  uv_loop_t *loop;
+  struct turn *turn;
   const struct mux_ops *ops;
   void *owner;
   int is_agent;
   struct local from, to; /* the stream; -1: not yet */
-  int is_watching_out;   /* until the stream takes more */
   int is_deaf;           /* nobody reads it any more */
   int greeted;           /* local descriptors are read */
   int over;              /* on_end was called */
@@ -57,6 +57,7 @@ struct mux {
   uint32_t last_id;            /* the largest that the other end has made */
   struct list channels, fresh; /* fresh: not watched yet */
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
+  struct list gone;            /* to be freed at the end of the turn */
   struct list *buckets;
   unsigned nbuckets, nchannels;
   unsigned nawaited; /* channels that must be read on before on_quiet */
@@ -65,27 +66,28 @@ struct mux {
   int dead_fd; /* a socket whose other end is closed */
   struct buf in, out;
   uint64_t heard_ms; /* when the stream brought something */
-  uv_poll_t reader, writer;
-  uv_check_t flusher;
+  struct turn_watch reader, writer; /* writer: until the stream takes more */
   uv_timer_t retry;
 };
 
 enum mux_direction { MUX_BOTH, MUX_FROM_LOCAL, MUX_TO_LOCAL };
 
 /* 0 or -errno. */
-int mux_init(struct mux *m, uv_loop_t *loop, const struct mux_ops *ops, void *owner,
+int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *owner,
              int is_agent);
 /* The stream (taken). 0 or -errno. */
 int mux_open(struct mux *m, int rfd, int wfd);
 /* Local descriptors are read and written from now on. */
 void mux_begin(struct mux *m, uint32_t window);
-/* A channel with that id for fd (taken also on failure). 0 or -errno. */
+/* A channel with that id for fd (taken also on failure), a socket if it is for both. 0 or
+ * -errno. */
 int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);
 /* Whether there is such a channel. */
 int mux_has(const struct mux *m, uint32_t id);
-/* Those that were added are watched from now on; the mux does it itself at the end of
- * each turn of the loop. */
+/* Those that were added are watched from now on. */
 void mux_arm(struct mux *m);
+/* The end of a turn: what waits is written, what is new is watched. */
+void mux_after(struct mux *m);
 /* Reads what the stream has now. */
 void mux_read(struct mux *m);
 /* Writes what it takes now. */
@@ -94,7 +96,7 @@ void mux_flush(struct mux *m);
 void mux_await_quiet(struct mux *m);
 /* Ends the link for that reason. */
 void mux_break(struct mux *m, const char *why);
-/* Closes everything; the loop's handles of the mux are the caller's to close. */
+/* Closes everything but the timer, which is the caller's to close. */
 void mux_shut(struct mux *m);
 /* After that: its memory. */
 void mux_deinit(struct mux *m);
@@ -117,5 +119,6 @@ int mux_grow(struct mux *m);
 /* The window is known: all are read from now on. */
 void mux_begin_channels(struct mux *m);
 void mux_drop_all(struct mux *m);
+void mux_free_gone(struct mux *m);
 
 #endif

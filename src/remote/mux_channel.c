@@ -21,13 +21,13 @@ struct segment {
 };
 
 struct mux_channel {
-  struct list link, bucket, waits; /* waits: in paused or stalled */
+  struct list link, bucket, waits; /* link: in channels or gone; waits: paused, stalled */
   struct mux *mux;
   uint32_t id;
   struct local local;
-  struct list fresh; /* in the mux's, until its poll is made */
-  uv_poll_t poll;
-  int is_polled, events, closing;
+  struct list fresh; /* in the mux's, until it is watched */
+  struct turn_watch ready;
+  int is_armed, closing;
   int sends;    /* local bytes still go over */
   int receives; /* those of the other end are still written */
   int ended;    /* no more come */
@@ -84,24 +84,19 @@ int mux_grow(struct mux *m) {
 
 /* ---- what is read and written now ---- */
 
-static void on_ready(uv_poll_t *poll, int status, int events);
+static void on_ready(struct turn_watch *w, int events);
 static void write_segments(struct mux_channel *c);
 
-static void watch(struct mux_channel *c) {
+/* 0 or -errno. */
+static int watch(struct mux_channel *c) {
   int events = 0;
-  if (c->closing || !c->is_polled)
-    return;
+  if (c->closing || !c->is_armed)
+    return 0;
   if (c->sends && c->credit && !c->is_paused && c->mux->greeted)
-    events |= UV_READABLE;
+    events |= TURN_READ;
   if (!list_empty(&c->segments) && (list_empty(&c->waits) || c->is_paused))
-    events |= UV_WRITABLE;
-  if (events == c->events)
-    return;
-  c->events = events;
-  if (events)
-    uv_poll_start(&c->poll, events, on_ready);
-  else
-    uv_poll_stop(&c->poll);
+    events |= TURN_WRITE;
+  return turn_watch(c->mux->turn, &c->ready, c->local.fd, events);
 }
 
 /* Nothing more is to be waited for from c. */
@@ -138,10 +133,7 @@ static void drop_segments(struct mux_channel *c) {
   c->queued = 0;
 }
 
-static void on_closed(uv_handle_t *h) {
-  free(list_entry(h, struct mux_channel, poll));
-}
-
+/* Freed at the end of the turn: its caller may look at it. */
 static void drop(struct mux_channel *c) {
   struct mux *m = c->mux;
   if (c->closing)
@@ -153,12 +145,18 @@ static void drop(struct mux_channel *c) {
   list_remove(&c->bucket);
   list_remove(&c->waits);
   list_remove(&c->fresh);
+  list_push(&m->gone, &c->link);
   m->nchannels--;
-  if (c->is_polled)
-    uv_close((uv_handle_t *)&c->poll, on_closed);
+  turn_watch(m->turn, &c->ready, -1, 0);
   local_close(&c->local);
-  if (!c->is_polled)
+}
+
+void mux_free_gone(struct mux *m) {
+  while (!list_empty(&m->gone)) {
+    struct mux_channel *c = list_entry(m->gone.next, struct mux_channel, link);
+    list_remove(&c->link);
     free(c);
+  }
 }
 
 static void settle(struct mux_channel *c) {
@@ -313,21 +311,17 @@ static void read_channel(struct mux_channel *c) {
   } while (read_piece(c));
 }
 
-static void on_ready(uv_poll_t *poll, int status, int events) {
-  struct mux_channel *c = list_entry(poll, struct mux_channel, poll);
+static void on_ready(struct turn_watch *w, int events) {
+  struct mux_channel *c = list_entry(w, struct mux_channel, ready);
   struct mux *m = c->mux;
-  if (m->over)
+  if (m->over) {
+    turn_watch(m->turn, w, -1, 0);
     return;
-  if (status < 0) { /* an error lies behind the bytes; libuv watches no more */
-    c->events = 0;
-    events = UV_READABLE | (list_empty(&c->segments) ? 0 : UV_WRITABLE);
   }
-  if (events & UV_WRITABLE)
+  if (events & TURN_WRITE)
     write_segments(c);
-  if (!c->closing && c->sends && c->credit && (events & UV_READABLE))
+  if (!c->closing && c->sends && c->credit && (events & TURN_READ))
     read_channel(c);
-  if (!c->closing && status < 0)
-    watch(c);
   if (!m->over)
     mux_look_quiet(m);
 }
@@ -583,8 +577,8 @@ void mux_retry(struct mux *m) {
   }
 }
 
-/* Its bytes are watched for when what is under way has been passed on: making a poll
- * takes as long as passing a command on, and nothing waits for it. */
+/* Its bytes are watched for when what is under way has been passed on: nothing waits for
+ * it. */
 int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
   struct mux_channel *c = calloc(1, sizeof *c);
   int r = c ? 0 : -ENOMEM;
@@ -594,12 +588,16 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
     fd_close(&fd);
     return r;
   }
-  r = local_open(&c->local, fd);
+  if (way == MUX_BOTH)
+    c->local = (struct local){.fd = fd, .is_socket = 1};
+  else
+    r = local_open(&c->local, fd);
   if (r < 0) {
     free(c);
     return r;
   }
   c->mux = m;
+  c->ready.on_ready = on_ready;
   c->id = id;
   c->credit = m->window;
   c->sends = way != MUX_TO_LOCAL;
@@ -617,11 +615,9 @@ void mux_arm(struct mux *m) {
   while (!list_empty(&m->fresh)) {
     struct mux_channel *c = list_entry(m->fresh.next, struct mux_channel, fresh);
     list_remove(&c->fresh);
-    int r = local_poll(&c->local, m->loop, &c->poll);
-    c->is_polled = r == 0;
-    if (r == 0) {
-      watch(c);
-    } else if (r != UV_EPERM || c->sends) { /* EPERM: a file, which takes all at once */
+    c->is_armed = 1;
+    int r = watch(c);
+    if (r < 0 && (r != -EPERM || c->sends)) { /* EPERM: a file, which takes all at once */
       if (c->sends)
         put(m, LINK_END, c->id, NULL, 0);
       if (c->receives)
@@ -632,14 +628,29 @@ void mux_arm(struct mux *m) {
   pairs_refill(&m->pairs);
 }
 
+static void await_bytes(struct mux_channel *c) {
+  size_t n = c->sends && c->credit ? local_waiting(&c->local) : 0;
+  if (n && !c->awaited)
+    c->mux->nawaited++;
+  if (n)
+    c->awaited = n;
+}
+
+/* Of channels only: all others are watched with other functions. */
+static void await_ready(struct turn_watch *w) {
+  if (w->on_ready == on_ready)
+    await_bytes(list_entry(w, struct mux_channel, ready));
+}
+
+/* Those that have bytes: one look at all that are watched, and those that are not. */
 void mux_await_quiet(struct mux *m) {
-  list_each(it, &m->channels) {
-    struct mux_channel *c = list_entry(it, struct mux_channel, link);
-    size_t n = c->sends && c->credit ? local_waiting(&c->local) : 0;
-    if (n && !c->awaited)
-      m->nawaited++;
-    if (n)
-      c->awaited = n;
+  int r = turn_look(m->turn, await_ready);
+  list_each(it, r < 0 ? &m->channels : &m->fresh) {
+    await_bytes(r < 0 ? list_entry(it, struct mux_channel, link)
+                      : list_entry(it, struct mux_channel, fresh));
+  }
+  list_each(it, &m->paused) {
+    await_bytes(list_entry(it, struct mux_channel, waits));
   }
   m->awaits_quiet = 1;
   mux_look_quiet(m);

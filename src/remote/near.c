@@ -30,12 +30,12 @@ enum {
   STATUS_WAIT_MS = 500         /* for what the command says and how it ends */
 };
 
-static uv_loop_t *loop;
+static struct turn turn;
 static struct mux mux;
 static struct beat beat;
 static struct records records;
 static struct link_command command;
-static uv_poll_t side, leash;
+static struct turn_watch side, leash;
 static uv_timer_t status_wait;
 static struct buf side_in, side_out;
 static int side_is_open = 1, side_writes, is_leaving, has_left, has_template;
@@ -46,11 +46,9 @@ static char reason[LINK_TEXT_MAX];
 
 /* ---- towards the parent ---- */
 
-static void on_side(uv_poll_t *poll, int status, int events);
-
 static void watch_side(void) {
   if (side_is_open)
-    uv_poll_start(&side, UV_READABLE | (side_writes ? UV_WRITABLE : 0), on_side);
+    turn_watch(&turn, &side, SIDE_FD, TURN_READ | (side_writes ? TURN_WRITE : 0));
 }
 
 static void flush_side(void) {
@@ -89,7 +87,6 @@ static void print(const char *text, size_t n) {
  * and why the link does. */
 static void flush_last(void) {
   uint64_t last = uv_hrtime() + LAST_WAIT_MS * 1000000ull, now;
-  flush_side();
   while (buf_size(&side_out) > 0 && (now = uv_hrtime()) < last) {
     struct pollfd p = {SIDE_FD, POLLOUT, 0};
     if (poll(&p, 1, (int)((last - now) / 1000000) + 1) < 0 && errno != EINTR)
@@ -106,11 +103,14 @@ static void leave(int gently) {
   has_left = 1;
   if (*reason)
     link_put_text(&side_out, LINK_FAILED, reason, strlen(reason));
-  if (side_is_open)
+  flush_side();
+  if (side_is_open && buf_size(&side_out) > 0) {
+    mux_shut(&mux); /* a parent that does not listen to its side hears that */
     flush_last();
+  }
   side_is_open = 0;
-  uv_poll_stop(&side);
-  uv_poll_stop(&leash);
+  turn_watch(&turn, &side, -1, 0);
+  turn_watch(&turn, &leash, -1, 0);
   close(SIDE_FD);
   mux_shut(&mux); /* all of the parent's sockets end now */
   command_end(&command, gently);
@@ -163,7 +163,7 @@ static void look_idle(void) {
   leave(mux.greeted); /* what has not greeted may wait for anything */
 }
 
-static void on_leash(uv_poll_t *poll, int status, int events) {
+static void on_leash(struct turn_watch *w, int events) {
   *reason = 0;
   leave(0);
 }
@@ -183,7 +183,7 @@ static int take_side(const struct link_frame *f) {
 }
 
 static void close_side(void) {
-  uv_poll_stop(&side);
+  turn_watch(&turn, &side, -1, 0);
   side_is_open = 0;
   look_idle();
 }
@@ -217,12 +217,8 @@ static void read_side(void) {
   }
 }
 
-static void on_side(uv_poll_t *poll, int status, int events) {
-  if (status < 0) {
-    close_side();
-    return;
-  }
-  if (events & UV_WRITABLE)
+static void on_side(struct turn_watch *w, int events) {
+  if (events & TURN_WRITE)
     flush_side();
   read_side();
 }
@@ -382,7 +378,8 @@ static int take_start(int *ret_root) {
   return 0;
 }
 
-static void on_check(uv_check_t *c) {
+static void after(struct turn *t) {
+  mux_after(&mux);
   if (buf_size(&side_out) > SIDE_MAX)
     mux_break(&mux, "the far side reports more than the parent reads");
   look_idle();
@@ -397,9 +394,8 @@ static void raise_limit(void) {
 }
 
 int remote_near(char **argv) {
-  static uv_check_t check;
   int root = -1, r;
-  loop = uv_default_loop();
+  uv_loop_t *loop = uv_default_loop();
   signal(SIGPIPE, SIG_IGN);
   records_init(&records);
   buf_init(&side_in, SIDE_MAX);
@@ -411,17 +407,19 @@ int remote_near(char **argv) {
   fd_set_cloexec(SIDE_FD, 1);
   fd_set_cloexec(LEASH_FD, 1);
   uv_timer_init(loop, &status_wait);
-  uv_check_init(loop, &check);
-  uv_check_start(&check, on_check);
-  uv_poll_init(loop, &side, SIDE_FD);
-  uv_poll_init(loop, &leash, LEASH_FD);
-  watch_side();
-  uv_poll_start(&leash, UV_READABLE | UV_DISCONNECT, on_leash);
-  r = mux_init(&mux, loop, &ops, NULL, 0);
+  side.on_ready = on_side;
+  leash.on_ready = on_leash;
+  r = turn_init(&turn, loop, after);
+  if (!r)
+    r = turn_watch(&turn, &leash, LEASH_FD, TURN_READ);
+  if (!r)
+    watch_side();
+  if (!r)
+    r = mux_init(&mux, &turn, &ops, NULL, 0);
   if (!r)
     r = mux_add(&mux, LINK_CHANNEL_ROOT, root, MUX_BOTH);
   if (!r)
-    r = command_start(&command, loop, argv, print, on_command);
+    r = command_start(&command, &turn, argv, print, on_command);
   if (!r) {
     raise_limit();
     r = mux_open(&mux, command.output, command.input);
@@ -432,6 +430,6 @@ int remote_near(char **argv) {
     flush_side();
     return 1;
   }
-  uv_run(loop, UV_RUN_DEFAULT);
+  turn_run(&turn);
   return 0;
 }

@@ -46,6 +46,9 @@ static void on_quiet(struct mux *m) {
 static const struct mux_ops ops = {
     .on_frame = on_frame, .on_end = on_end, .on_quiet = on_quiet};
 
+static void after(struct turn *t) {
+}
+
 static void on_walk(uv_handle_t *h, void *arg) {
   if (!uv_is_closing(h))
     uv_close(h, NULL);
@@ -54,6 +57,7 @@ static void on_walk(uv_handle_t *h, void *arg) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static struct mux mux;
   uv_loop_t loop;
+  struct turn turn;
   struct buf in;
   int local[2];
   if (size == 0)
@@ -63,7 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   over = 0;
   signal(SIGPIPE, SIG_IGN); /* as both ends do */
   assert(uv_loop_init(&loop) == 0);
-  assert(mux_init(&mux, &loop, &ops, NULL, how & 1) == 0);
+  assert(turn_init(&turn, &loop, after) == 0);
+  assert(mux_init(&mux, &turn, &ops, NULL, how & 1) == 0);
   assert(sock_pair(local, 0) == 0);
   assert(mux_add(&mux, LINK_CHANNEL_ROOT, local[1], MUX_BOTH) == 0);
   mux_begin(&mux, LINK_WINDOW_MIN);
@@ -82,6 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   buf_deinit(&in);
   mux_shut(&mux);
+  turn_deinit(&turn);
   uv_walk(&loop, on_walk, NULL);
   uv_run(&loop, UV_RUN_DEFAULT);
   assert(uv_loop_close(&loop) == 0);

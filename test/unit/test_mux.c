@@ -15,6 +15,7 @@ enum { WINDOW = 8192 };
 
 static struct mux mux;
 static uv_loop_t loop;
+static struct turn turns;
 static int peer, user; /* the other end of the stream; of channel 1's local socket */
 static int mine;       /* that local socket */
 static int ended, nquiet;
@@ -38,12 +39,17 @@ static void on_quiet(struct mux *m) {
 static const struct mux_ops ops = {
     .on_frame = on_frame, .on_end = on_end, .on_quiet = on_quiet};
 
+static void after(struct turn *t) {
+  mux_after(&mux);
+}
+
 static int setup(void **state) {
   int stream[2], local[2];
   ended = nquiet = 0;
   buf_init(&out, SIZE_MAX);
   assert_int_equal(uv_loop_init(&loop), 0);
-  assert_int_equal(mux_init(&mux, &loop, &ops, NULL, 1), 0);
+  assert_int_equal(turn_init(&turns, &loop, after), 0);
+  assert_int_equal(mux_init(&mux, &turns, &ops, NULL, 1), 0);
   assert_int_equal(sock_pair(stream, 0), 0);
   assert_int_equal(sock_pair(local, 0), 0);
   peer = stream[0];
@@ -62,6 +68,7 @@ static void on_walk(uv_handle_t *h, void *arg) {
 
 static int teardown(void **state) {
   mux_shut(&mux);
+  turn_deinit(&turns);
   uv_walk(&loop, on_walk, NULL);
   uv_run(&loop, UV_RUN_DEFAULT);
   assert_int_equal(uv_loop_close(&loop), 0);
@@ -74,7 +81,7 @@ static int teardown(void **state) {
 
 static void turn(void) {
   for (int i = 0; i < 8; i++)
-    uv_run(&loop, UV_RUN_NOWAIT);
+    turn_once(&turns, 0);
 }
 
 static void send_out(void) {

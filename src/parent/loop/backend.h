@@ -18,7 +18,8 @@
 struct backend;
 struct measure;
 
-enum { WATCH_READ = 1, WATCH_WRITE = 2 };
+/* HANGUP: of the other end, and perhaps of bytes, too. */
+enum { WATCH_READ = 1, WATCH_WRITE = 2, WATCH_HANGUP = 4 };
 
 /* One watched descriptor, embedded in its owner. */
 struct watch {

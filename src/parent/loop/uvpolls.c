@@ -55,7 +55,7 @@ static void on_poll(uv_poll_t *handle, int status, int events) {
 static int start(struct poll *p) {
   unsigned events = p->watch->events;
   return uv_poll_start(&p->handle,
-                       (events & WATCH_READ ? UV_READABLE : 0) |
+                       (events & (WATCH_READ | WATCH_HANGUP) ? UV_READABLE : 0) |
                            (events & WATCH_WRITE ? UV_WRITABLE : 0),
                        on_poll);
 }

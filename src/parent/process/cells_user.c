@@ -274,6 +274,8 @@ int cell_revoke(struct mf_process *p, const struct event *e) {
 }
 
 int cell_forget(struct mf_process *p, const struct event *e) {
+  if (p->far_process)
+    far_disregard(p->far, p->far_process);
   cancel(p);
   return 0;
 }

@@ -8,7 +8,8 @@
 enum {
   READ_MAX = 64 * 1024,
   BUCKETS = 256,
-  NOT_TOLD_MAX = 1024 * 1024 /* bytes that the near end does not read */
+  NOT_TOLD_MAX = 1024 * 1024, /* bytes that the near end does not read */
+  UNREAD_MAX = 256            /* ends that may lie there unread */
 };
 
 struct far_table {
@@ -23,9 +24,12 @@ struct far_link {
   unsigned refs;
   int fd;
   struct watch watch;
-  struct task task;
+  struct task task, waking;
   struct buf in, out;
-  int root_is_news;
+  int has_root, root_is_news;
+  int is_heard;      /* in what was read just now was something for somebody */
+  unsigned nknown, nawaited; /* processes, but the far template */
+  unsigned nmeasured;
   int up, lost, told; /* told: everybody knows that it is lost */
   char reason[1024], printed[LINK_TEXT_MAX + 1];
   size_t nprinted;
@@ -77,8 +81,58 @@ struct far_process *far_born(const struct far_link *far, uint32_t id, uint32_t i
   return t && index < t->count ? t->born[index] : NULL;
 }
 
+/* ---- when it is listened to ---- */
+
+static unsigned wanted_now(const struct far_link *far) {
+  int is_needed = !far->has_root || far->nawaited || far->nmeasured ||
+                  far->nknown > UNREAD_MAX;
+  return (is_needed ? WATCH_READ : WATCH_HANGUP) |
+         (buf_size(&far->out) ? WATCH_WRITE : 0u);
+}
+
+static void watch(struct far_link *far, unsigned events) {
+  struct backend *b = far->context->backend;
+  if (!far->lost && far->fd >= 0)
+    b->ops->watch(b, &far->watch, far->fd, events);
+}
+
+/* As the kernel tells of births by memory, and of the ends of those whom nobody has a
+ * record of not at all, what comes here wakes the program only when somebody waits for
+ * it. It is read with the next words of any process. */
+void far_link_listen(struct far_link *far) {
+  if (!(far->watch.events & WATCH_READ))
+    watch(far, far->watch.events | WATCH_READ);
+}
+
+static void on_waking(struct task *t) {
+  struct far_link *far = list_entry(t, struct far_link, waking);
+  if (wanted_now(far) & WATCH_READ)
+    far_link_listen(far);
+}
+
+/* On the next turn: until then it is perhaps closed. */
+static void await_end(struct far_link *far, struct far_process *q) {
+  q->is_known = q->is_awaited = !q->gone && q->serial != LINK_SERIAL_ROOT;
+  far->nknown += q->is_known != 0;
+  far->nawaited += q->is_awaited != 0;
+  if (q->is_awaited && !(far->watch.events & WATCH_READ))
+    context_task(far->context, PHASE_WRITE, &far->waking);
+}
+
+void far_disregard(struct far_link *far, struct far_process *q) {
+  far->nawaited -= q->is_awaited != 0;
+  q->is_awaited = 0;
+}
+
+static void count_out(struct far_link *far, struct far_process *q) {
+  far_disregard(far, q);
+  far->nknown -= q->is_known != 0;
+  q->is_known = 0;
+}
+
 /* Nobody claims q any more: it goes now, or with its end. */
 static void leave(struct far_link *far, struct far_process *q) {
+  count_out(far, q);
   q->process = NULL;
   q->is_left = 1;
   if (q->gone)
@@ -101,6 +155,7 @@ struct far_process *far_root(const struct far_link *far) {
 
 void far_claim(struct far_link *far, struct far_process *q, struct mf_process *p) {
   q->process = p;
+  await_end(far, q);
   if (q->gone) {
     q->is_news = 1;
     context_task(far->context, PHASE_WORK, &far->task);
@@ -206,7 +261,7 @@ static int take_birth(struct far_link *far, const struct link_frame *f) {
   if (t)
     t->born[b.index] = q;
   if (q->serial == LINK_SERIAL_ROOT) {
-    far->root_is_news = 1;
+    far->has_root = far->root_is_news = 1;
     context_task(far->context, PHASE_WORK, &far->task);
   }
   return 0;
@@ -221,6 +276,8 @@ static int take_gone(struct far_link *far, const struct link_frame *f) {
     return 0;
   if (q->gone)
     return -EPROTO;
+  far->is_heard |= q->is_awaited || q->serial == LINK_SERIAL_ROOT;
+  count_out(far, q);
   q->gone = 1;
   q->status_is_unknown = e.status == LINK_STATUS_UNKNOWN;
   q->status = (int)e.status;
@@ -239,6 +296,8 @@ static int take_measured(struct far_link *far, const struct link_frame *f) {
   if (link_numbers(f, v, 10) < 0)
     return -EPROTO;
   struct far_process *q = find(far, v[0]);
+  if (far->nmeasured)
+    far->nmeasured--;
   for (int i = 0; i < 4; i++)
     values[i] = v[2 + 2 * i] | (uint64_t)v[3 + 2 * i] << 32;
   if (q && q->process)
@@ -322,9 +381,8 @@ static void flush(struct far_link *far) {
       break; /* its end is read */
     buf_consume(&far->out, (size_t)n);
   }
-  if (!far->lost)
-    b->ops->watch(b, &far->watch, far->fd,
-                  WATCH_READ | (buf_size(&far->out) ? WATCH_WRITE : 0));
+  watch(far, (far->watch.events & ~(unsigned)WATCH_WRITE) |
+                 (buf_size(&far->out) ? WATCH_WRITE : 0u));
 }
 
 int far_tell(struct far_link *far, enum link_type type, const uint32_t *numbers,
@@ -341,7 +399,12 @@ int far_tell(struct far_link *far, enum link_type type, const uint32_t *numbers,
 
 int far_measure(struct far_link *far, const struct far_process *q) {
   uint32_t v[2] = {q->serial, q->serial};
-  return q->gone ? -ESRCH : far_tell(far, LINK_MEASURE, v, 2);
+  int r = q->gone ? -ESRCH : far_tell(far, LINK_MEASURE, v, 2);
+  if (r < 0)
+    return r;
+  far->nmeasured++;
+  far_link_listen(far);
+  return 0;
 }
 
 /* ---- news ---- */
@@ -353,7 +416,10 @@ static void on_ready(struct watch *w, unsigned events) {
   context_enter(ctx);
   if (events & WATCH_WRITE)
     flush(far);
+  far->is_heard = 0;
   far_link_read(far);
+  if ((events & WATCH_READ) && !far->is_heard)
+    watch(far, wanted_now(far));
   context_leave(ctx);
   far_link_drop(&far);
 }
@@ -396,6 +462,7 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
   far->fd = -1;
   far->watch.on_ready = on_ready;
   task_init(&far->task, on_task);
+  task_init(&far->waking, on_waking);
   buf_init(&far->in, 2 * READ_MAX + LINK_BODY_MAX);
   buf_init(&far->out, 2 * NOT_TOLD_MAX);
   for (int i = 0; i < BUCKETS; i++) {
@@ -429,6 +496,7 @@ void far_link_drop(struct far_link **at) {
   if (far->fd >= 0)
     b->ops->close(b, &far->fd);
   task_clear(&far->task);
+  task_clear(&far->waking);
   for (int i = 0; i < BUCKETS; i++)
     while (!list_empty(&far->processes[i]))
       free_process(list_entry(far->processes[i].next, struct far_process, link));

@@ -19,6 +19,7 @@ struct far_process {
   int pid;
   struct mf_process *process; /* its record; or NULL */
   int is_left;                /* there will be no record of it any more */
+  int is_known, is_awaited;   /* it lives and has a record; whose owner waits for its end */
   int is_news;                /* its end is to be told to the record */
   int gone;
   int status_is_unknown;
@@ -47,6 +48,9 @@ void far_link_drop(struct far_link **far);
 struct context *far_link_context(const struct far_link *far);
 /* Reads what it has told by now; what follows from it comes later. */
 void far_link_read(struct far_link *far);
+/* An end is waited for: what it tells wakes the program until it is told of nothing that
+ * anybody waits for. */
+void far_link_listen(struct far_link *far);
 /* The connection is lost, or never was. */
 int far_link_is_lost(const struct far_link *far);
 /* The agent has greeted. */
@@ -72,6 +76,8 @@ struct far_process *far_born(const struct far_link *far, uint32_t table, uint32_
 struct far_process *far_root(const struct far_link *far);
 /* q is the record's from now on. */
 void far_claim(struct far_link *far, struct far_process *q, struct mf_process *p);
+/* Its record is there for its own sake: nobody waits for the end any more. */
+void far_disregard(struct far_link *far, struct far_process *q);
 /* The record goes. */
 void far_leave(struct far_link *far, struct far_process *q);
 

@@ -56,6 +56,8 @@ enum life_kernel process_far_ask(struct mf_process *p) {
     p->nlooks = LIFE_LOOKS_MAX; /* nobody will ever tell */
     return LIFE_KERNEL_GONE;
   }
+  if (p->eof)
+    far_link_listen(p->far);
   return q || !p->was_asked ? LIFE_KERNEL_LIVES : LIFE_KERNEL_MUTE;
 }
 
