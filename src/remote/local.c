@@ -32,6 +32,7 @@ int local_open(struct local *l, int fd) {
     return r;
   }
   l->is_socket = S_ISSOCK(st.st_mode) != 0;
+  l->is_pipe = S_ISFIFO(st.st_mode) != 0;
   if (l->is_socket || S_ISREG(st.st_mode) || fd_is_nonblocking(fd) == 1)
     return 0;
   int own = reopen(fd);
@@ -94,6 +95,35 @@ ssize_t local_write(struct local *l, const void *data, size_t n, const int *fds,
   while (sent < 0 && errno == EINTR);
   return sent < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : sent;
 }
+
+#ifdef __linux__
+/* splice(2) waits for a socket that blocks, whatever it is told. */
+static int is_fit(struct local *socket) {
+  if (!socket->is_unlocked && !socket->is_unfit) {
+    socket->is_unlocked = socket->is_own ? fd_set_nonblocking(socket->fd, 1) == 0
+                                         : fd_is_nonblocking(socket->fd) == 1;
+    socket->is_unfit = !socket->is_unlocked;
+  }
+  return socket->is_socket && !socket->is_unfit;
+}
+
+ssize_t local_move(struct local *pipe, struct local *socket, size_t n) {
+  ssize_t moved;
+  if (!pipe->is_pipe || !is_fit(socket))
+    return -EINVAL;
+  do
+    moved =
+        splice(pipe->fd, NULL, socket->fd, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  while (moved < 0 && errno == EINTR);
+  if (moved < 0 && errno == EINVAL)
+    socket->is_unfit = 1;
+  return moved < 0 ? -errno : moved;
+}
+#else
+ssize_t local_move(struct local *pipe, struct local *socket, size_t n) {
+  return -EINVAL;
+}
+#endif
 
 size_t local_waiting(const struct local *l) {
   int n = 0;

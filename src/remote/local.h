@@ -12,6 +12,10 @@ struct local {
   int fd; /* owned; -1: closed */
   int is_socket;
   int careful; /* a description of others that may block: small writes after a look */
+  int is_pipe;
+  int is_own;      /* nobody else has the description */
+  int is_unfit;    /* for local_move */
+  int is_unlocked; /* it does not block */
 };
 
 /* Takes fd, also on failure. 0 or -errno. */
@@ -24,6 +28,9 @@ ssize_t local_read(struct local *l, void *data, size_t n, struct fdset *fds);
  * another -errno. Descriptors (borrowed) go with the first byte of sockets. */
 ssize_t local_write(struct local *l, const void *data, size_t n, const int *fds,
                     int nfds);
+/* From a pipe to a socket, by the kernel, without a copy. As local_write; 0: the pipe has
+ * ended; -EINVAL: not with these. */
+ssize_t local_move(struct local *pipe, struct local *socket, size_t n);
 /* Bytes that lie there to be read, as far as the system tells. */
 size_t local_waiting(const struct local *l);
 /* Nothing is written, or read, any more: the other process notices. */

@@ -8,6 +8,7 @@
 
 enum {
   READ_MAX = 320 * 1024, /* from the stream at a time */
+  MOVED_MIN = 16 * 1024,
   QUEUE_MAX = 64 * 1024 * 1024
 };
 
@@ -28,12 +29,28 @@ void mux_break(struct mux *m, const char *why) {
 
 /* ---- the stream ---- */
 
+/* A large frame of which not all has come: what is still in the stream is moved. */
+static void begin_move(struct mux *m) {
+  struct link_frame f;
+  if (!m->greeted || !m->from.is_pipe || buf_size(&m->in) < LINK_HEADER_SIZE ||
+      link_next(&m->in, LINK_LAST, &f) != MF_AGAIN || f.type != LINK_DATA ||
+      f.ndescriptors || f.length < MOVED_MIN)
+    return;
+  int r = mux_begin_move(m, &f, buf_size(&m->in) - LINK_HEADER_SIZE);
+  if (r == 0)
+    buf_consume(&m->in, buf_size(&m->in));
+  else if (r < 0)
+    mux_break(m, "not enough memory");
+}
+
 static void take_frames(struct mux *m) {
   struct link_frame f;
   int r;
+  m->is_large = 0;
   while (!m->over && (r = link_next(&m->in, LINK_LAST, &f)) <= 0) {
     if (r == 0 && !m->greeted && f.type != LINK_HELLO && f.type != LINK_FAILED)
       r = -EPROTO;
+    m->is_large = r == 0 && f.length >= MOVED_MIN && m->from.is_pipe;
     if (r == 0)
       r = mux_take_frame(m, &f);
     if (r < 0) {
@@ -49,29 +66,59 @@ static void take_frames(struct mux *m) {
     }
     link_done(&m->in, &f);
   }
+  if (!m->over)
+    begin_move(m);
 }
 
-void mux_read(struct mux *m) {
+/* 1, or 0: nothing came. */
+static int read_some(struct mux *m, size_t n) {
   struct fdset fds;
-  if (m->over)
-    return;
-  unsigned char *at = buf_reserve(&m->in, READ_MAX);
+  unsigned char *at = buf_reserve(&m->in, n);
   if (!at) {
     mux_break(m, "not enough memory");
-    return;
+    return 0;
   }
-  ssize_t got = local_read(&m->from, at, READ_MAX, &fds);
+  ssize_t got = local_read(&m->from, at, n, &fds);
   fdset_close(&fds);
   if (got == -EAGAIN)
-    return;
+    return 0;
   if (got <= 0) {
     turn_watch(m->turn, &m->reader, -1, 0);
     mux_break(m, NULL);
-    return;
+    return 0;
   }
   m->heard_ms = mux_now_ms(m);
   buf_commit(&m->in, (size_t)got);
-  if (!m->greeted && m->ops->on_raw && m->ops->on_raw(m) != 0)
+  return 1;
+}
+
+/* What the stream has now of a frame that is moved. */
+static void move(struct mux *m) {
+  int r = mux_move(m);
+  if (r == -EPIPE) {
+    turn_watch(m->turn, &m->reader, -1, 0);
+    mux_break(m, NULL);
+  } else if (r < 0) {
+    mux_break(m, "not enough memory");
+  }
+}
+
+/* Behind a large frame comes perhaps another: its header is read alone. */
+void mux_read(struct mux *m) {
+  if (!m->over && m->is_large && !m->nmoved && buf_size(&m->in) == 0) {
+    if (!read_some(m, LINK_HEADER_SIZE))
+      return;
+    begin_move(m);
+  }
+  if (m->over)
+    return;
+  if (m->nmoved) {
+    move(m);
+    return;
+  }
+  int came = read_some(m, READ_MAX);
+  if (m->over || buf_size(&m->in) == 0 ||
+      (came && !m->greeted && m->ops->on_raw && m->ops->on_raw(m) != 0))
     return;
   take_frames(m);
 }

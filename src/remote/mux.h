@@ -65,7 +65,11 @@ struct mux {
   struct pairs pairs;
   int dead_fd; /* a socket whose other end is closed */
   struct buf in, out;
-  uint64_t heard_ms; /* when the stream brought something */
+  /* Of a large DATA: its channel, and the bytes of it that are still in the stream. */
+  uint32_t moved_to;
+  size_t nmoved;
+  int is_large;                     /* the last frame was: headers are read alone */
+  uint64_t heard_ms;                /* when the stream brought something */
   struct turn_watch reader, writer; /* writer: until the stream takes more */
   uv_timer_t retry;
 };
@@ -108,6 +112,12 @@ uint64_t mux_now_ms(const struct mux *m);
 
 /* A frame of any type, after the greeting or of it. 0 or -errno: it ends the link. */
 int mux_take_frame(struct mux *m, const struct link_frame *f);
+/* Of that frame only `have` bytes have come: they go to the channel, and the others,
+ * m->nmoved, follow from the stream without a copy. 0, MF_AGAIN: not so, or -ENOMEM. */
+int mux_begin_move(struct mux *m, const struct link_frame *f, size_t have);
+/* Moves what the stream has of them. 0: all has come, MF_AGAIN, -EPIPE: it has ended, or
+ * another -errno. */
+int mux_move(struct mux *m);
 /* The stream has room again: those that wait for it go on. */
 void mux_resume(struct mux *m);
 /* Once more to write what the system had no room for. */

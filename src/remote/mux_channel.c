@@ -1,4 +1,4 @@
-#include "remote/mux.h"
+#include "remote/mux_channel.h"
 
 #include "base/result.h"
 #include "os/sock.h"
@@ -20,24 +20,6 @@ struct segment {
   unsigned char data[];
 };
 
-struct mux_channel {
-  struct list link, bucket, waits; /* link: in channels or gone; waits: paused, stalled */
-  struct mux *mux;
-  uint32_t id;
-  struct local local;
-  struct list fresh; /* in the mux's, until it is watched */
-  struct turn_watch ready;
-  int is_armed, closing;
-  int sends;    /* local bytes still go over */
-  int receives; /* those of the other end are still written */
-  int ended;    /* no more come */
-  int is_paused;
-  uint64_t credit;
-  size_t unacked, queued; /* written here and not granted yet; in segments */
-  size_t awaited;         /* bytes that on_quiet waits for */
-  struct list segments;
-};
-
 static int put(struct mux *m, unsigned type, uint32_t channel, const uint32_t *numbers,
                unsigned n) {
   int r = link_put(&m->out, type, channel, numbers, n);
@@ -52,7 +34,7 @@ static struct list *bucket_of(const struct mux *m, uint32_t id) {
   return &m->buckets[(id >> 1) & (m->nbuckets - 1)];
 }
 
-static struct mux_channel *find(const struct mux *m, uint32_t id) {
+struct mux_channel *channel_find(const struct mux *m, uint32_t id) {
   list_each(it, bucket_of(m, id)) {
     struct mux_channel *c = list_entry(it, struct mux_channel, bucket);
     if (c->id == id)
@@ -62,7 +44,7 @@ static struct mux_channel *find(const struct mux *m, uint32_t id) {
 }
 
 int mux_has(const struct mux *m, uint32_t id) {
-  return find(m, id) != NULL;
+  return channel_find(m, id) != NULL;
 }
 
 int mux_grow(struct mux *m) {
@@ -264,7 +246,7 @@ static void end_sending(struct mux_channel *c) {
 static int read_piece(struct mux_channel *c) {
   struct mux *m = c->mux;
   struct fdset fds;
-  size_t want = c->credit < LINK_DATA_MAX ? (size_t)c->credit : LINK_DATA_MAX;
+  size_t want = c->credit < CHANNEL_PIECE ? (size_t)c->credit : CHANNEL_PIECE;
   unsigned char *at = buf_reserve(&m->out, LINK_HEADER_SIZE + want);
   if (!at) {
     mux_break(m, "not enough memory");
@@ -302,6 +284,8 @@ static int read_piece(struct mux_channel *c) {
 static void read_channel(struct mux_channel *c) {
   struct mux *m = c->mux;
   do {
+    if (mux_backlog(m) >= CHANNEL_PIECE)
+      mux_flush(m);
     if (mux_backlog(m) >= AHEAD) {
       c->is_paused = 1;
       list_push(&m->paused, &c->waits);
@@ -336,7 +320,7 @@ static void stop_receiving(struct mux_channel *c) {
   put(c->mux, LINK_RESET, c->id, NULL, 0);
 }
 
-static void count_written(struct mux_channel *c, size_t n) {
+void channel_count_written(struct mux_channel *c, size_t n) {
   struct mux *m = c->mux;
   c->unacked += n;
   if (c->unacked >= m->window / 4 && !c->ended) {
@@ -380,7 +364,7 @@ static void write_segments(struct mux_channel *c) {
     s->nfds = 0;
     s->sent += (size_t)n;
     c->queued -= (size_t)n;
-    count_written(c, (size_t)n);
+    channel_count_written(c, (size_t)n);
     if (s->sent == s->length)
       free_segment(c->mux, s);
   }
@@ -404,16 +388,14 @@ static int queue(struct mux_channel *c, const unsigned char *data, size_t n,
   return 0;
 }
 
-/* At once if nothing waits before them; what the local descriptor does not take then is
- * copied and waits. Takes fds; those that are left in there are the caller's to close. 0
- * or -ENOMEM. */
-static int deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
-                   struct fdset *fds) {
+/* What the local descriptor does not take at once is copied and waits. */
+int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
+                    struct fdset *fds) {
   ssize_t sent = 0;
   if (list_empty(&c->segments))
     sent = local_write(&c->local, bytes, n, fds->fd, fds->n);
   if (sent > 0) {
-    count_written(c, (size_t)sent);
+    channel_count_written(c, (size_t)sent);
     close_passed(c->mux, fds->fd, fds->n);
     fds->n = 0;
     if ((size_t)sent == n)
@@ -472,11 +454,12 @@ static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t 
     refuse(m, d->id);
     return m->dead_fd;
   }
+  list_entry(m->channels.prev, struct mux_channel, link)->local.is_own = 1;
   return pair[1];
 }
 
 static int take_data(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = find(m, f->channel);
+  struct mux_channel *c = channel_find(m, f->channel);
   struct fdset fds;
   size_t n;
   const unsigned char *bytes = link_bytes(f, &n);
@@ -492,7 +475,7 @@ static int take_data(struct mux *m, const struct link_frame *f) {
       fds.fd[fds.n++] = r;
   }
   if (r >= 0 && c && c->receives)
-    r = deliver(c, bytes, n, &fds);
+    r = channel_deliver(c, bytes, n, &fds);
   for (int i = 0; i < fds.n; i++)
     if (fds.fd[i] != m->dead_fd)
       fd_close(&fds.fd[i]);
@@ -500,7 +483,7 @@ static int take_data(struct mux *m, const struct link_frame *f) {
 }
 
 static int take_window(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = find(m, f->channel);
+  struct mux_channel *c = channel_find(m, f->channel);
   uint32_t more;
   if (link_numbers(f, &more, 1) < 0)
     return -EPROTO;
@@ -514,7 +497,7 @@ static int take_window(struct mux *m, const struct link_frame *f) {
 }
 
 static int take_end(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = find(m, f->channel);
+  struct mux_channel *c = channel_find(m, f->channel);
   if (f->length)
     return -EPROTO;
   if (!c)
@@ -528,7 +511,7 @@ static int take_end(struct mux *m, const struct link_frame *f) {
 }
 
 static int take_reset(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = find(m, f->channel);
+  struct mux_channel *c = channel_find(m, f->channel);
   if (f->length)
     return -EPROTO;
   if (!c || !c->sends)

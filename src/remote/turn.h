@@ -1,7 +1,7 @@
-/* The descriptors that an end of a link watches. turn_epoll.c (Linux): an epoll of its own,
- * with libuv's loop as one of them, for timers and signals: a channel that lives as long as
- * one fork costs one system call to be watched, where uv_poll takes six. turn_uv.c: a
- * uv_poll for each. Runs in the near end and the agent. */
+/* The descriptors that an end of a link watches. turn_epoll.c (Linux): an epoll of its
+ * own, with libuv's loop as one of them, for timers and signals: a channel that lives as
+ * long as one fork costs one system call to be watched, where uv_poll takes six.
+ * turn_uv.c: a uv_poll for each. Runs in the near end and the agent. */
 #ifndef REMOTE_TURN_H
 #define REMOTE_TURN_H
 

@@ -44,6 +44,7 @@ struct backend_ops {
                        struct sock_writer *ret_writer);
   int (*name_writers)(struct backend *s, int fd, int on);
   int (*refuse_fds)(struct backend *s, int fd, int on);
+  int (*unblock)(struct backend *s, int fd); /* it does not block: 0 or -errno */
   /* As sock_recv_iov without blocking: descriptors that come along go to fds (NULL: they
    * are closed). */
   ssize_t (*recv)(struct backend *s, int fd, const struct iovec *iov, int niov,

@@ -58,6 +58,10 @@ static int op_pair(struct backend *s, int ret_fd[2]) {
   return sock_pair(ret_fd, 1);
 }
 
+static int op_unblock(struct backend *s, int fd) {
+  return fd_set_nonblocking(fd, 1);
+}
+
 static ssize_t op_send(struct backend *s, int fd, const struct iovec *iov, int niov,
                        const int *fds, int nfds) {
   return sock_send(fd, iov, niov, fds, nfds);
@@ -347,6 +351,7 @@ static const struct backend_ops uv_ops = {
     .read_from = op_read_from,
     .name_writers = op_name_writers,
     .refuse_fds = op_refuse_fds,
+    .unblock = op_unblock,
     .fall_silent = op_fall_silent,
     .recv = op_recv,
     .dup = op_dup,

@@ -140,6 +140,8 @@ void process_unhold(struct mf_process *p) {
     return;
   }
   r = ctx->backend->ops->pair(ctx->backend, pair);
+  if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
+    (void)ctx->backend->ops->unblock(ctx->backend, pair[1]);
   if (r < 0) {
     hold_free(hold);
     p->fork_refused = 1;

@@ -6,7 +6,8 @@
 #include <string.h>
 
 enum {
-  READ_MAX = 64 * 1024,
+  READ_MAX = 16 * 1024, /* of what comes by itself, in a turn */
+  ENDS_MAX = 100,       /* told in a turn */
   BUCKETS = 256,
   NOT_TOLD_MAX = 1024 * 1024, /* bytes that the near end does not read */
   UNREAD_MAX = 256            /* ends that may lie there unread */
@@ -27,12 +28,13 @@ struct far_link {
   struct task task, waking;
   struct buf in, out;
   int has_root, root_is_news;
-  int is_heard;      /* in what was read just now was something for somebody */
+  int is_listening;          /* an end is looked for that nobody is known to await */
   unsigned nknown, nawaited; /* processes, but the far template */
   unsigned nmeasured;
   int up, lost, told; /* told: everybody knows that it is lost */
   char reason[1024], printed[LINK_TEXT_MAX + 1];
   size_t nprinted;
+  struct list news;               /* processes whose end is to be told */
   struct list processes[BUCKETS]; /* by serial */
   struct list tables[BUCKETS];    /* by id */
   uint32_t ntables, last_table;
@@ -52,6 +54,7 @@ static struct far_process *find(const struct far_link *far, uint32_t serial) {
 
 static void free_process(struct far_process *q) {
   list_remove(&q->link);
+  list_remove(&q->news);
   free(q->words);
   free(q);
 }
@@ -84,8 +87,8 @@ struct far_process *far_born(const struct far_link *far, uint32_t id, uint32_t i
 /* ---- when it is listened to ---- */
 
 static unsigned wanted_now(const struct far_link *far) {
-  int is_needed = !far->has_root || far->nawaited || far->nmeasured ||
-                  far->nknown > UNREAD_MAX;
+  int is_needed = !far->has_root || far->is_listening || far->nawaited ||
+                  far->nmeasured || far->nknown > UNREAD_MAX;
   return (is_needed ? WATCH_READ : WATCH_HANGUP) |
          (buf_size(&far->out) ? WATCH_WRITE : 0u);
 }
@@ -100,14 +103,13 @@ static void watch(struct far_link *far, unsigned events) {
  * record of not at all, what comes here wakes the program only when somebody waits for
  * it. It is read with the next words of any process. */
 void far_link_listen(struct far_link *far) {
-  if (!(far->watch.events & WATCH_READ))
-    watch(far, far->watch.events | WATCH_READ);
+  far->is_listening = 1;
+  watch(far, wanted_now(far));
 }
 
 static void on_waking(struct task *t) {
   struct far_link *far = list_entry(t, struct far_link, waking);
-  if (wanted_now(far) & WATCH_READ)
-    far_link_listen(far);
+  watch(far, wanted_now(far));
 }
 
 /* On the next turn: until then it is perhaps closed. */
@@ -139,6 +141,13 @@ static void leave(struct far_link *far, struct far_process *q) {
     forget(far, q);
 }
 
+/* The record hears of its end outside of the event. */
+static void tell_later(struct far_link *far, struct far_process *q) {
+  if (list_empty(&q->news))
+    list_push(&far->news, &q->news);
+  context_task(far->context, PHASE_WORK, &far->task);
+}
+
 void far_clear_slot(struct far_link *far, uint32_t id, uint32_t index) {
   struct far_table *t = table(far, id);
   struct far_process *q = t && index < t->count ? t->born[index] : NULL;
@@ -157,8 +166,7 @@ void far_claim(struct far_link *far, struct far_process *q, struct mf_process *p
   q->process = p;
   await_end(far, q);
   if (q->gone) {
-    q->is_news = 1;
-    context_task(far->context, PHASE_WORK, &far->task);
+    tell_later(far, q);
   }
 }
 
@@ -257,6 +265,7 @@ static int take_birth(struct far_link *far, const struct link_frame *f) {
   q->pid = (int)b.pid;
   q->table = b.table;
   q->index = b.index;
+  list_init(&q->news);
   list_push(&far->processes[q->serial % BUCKETS], &q->link);
   if (t)
     t->born[b.index] = q;
@@ -276,7 +285,8 @@ static int take_gone(struct far_link *far, const struct link_frame *f) {
     return 0;
   if (q->gone)
     return -EPROTO;
-  far->is_heard |= q->is_awaited || q->serial == LINK_SERIAL_ROOT;
+  if (q->is_awaited || q->serial == LINK_SERIAL_ROOT)
+    far->is_listening = 0;
   count_out(far, q);
   q->gone = 1;
   q->status_is_unknown = e.status == LINK_STATUS_UNKNOWN;
@@ -285,8 +295,7 @@ static int take_gone(struct far_link *far, const struct link_frame *f) {
   q->stime_us = e.stime_us;
   q->maxrss_bytes = e.maxrss_bytes;
   q->words = e.nwords ? strndup(e.words, e.nwords) : NULL;
-  q->is_news = 1;
-  context_task(far->context, PHASE_WORK, &far->task);
+  tell_later(far, q);
   return 0;
 }
 
@@ -349,25 +358,28 @@ static int take_all(struct far_link *far) {
   return r < 0 ? r : 0;
 }
 
-void far_link_read(struct far_link *far) {
+/* Whether more is likely to be there. One that hung up just now is heard of soon. */
+static int read_piece(struct far_link *far) {
   struct backend *b = far->context->backend;
-  while (!far->lost && far->fd >= 0) {
-    unsigned char *at = buf_reserve(&far->in, READ_MAX);
-    ssize_t n = at ? b->ops->read(b, far->fd, at, READ_MAX) : -ENOMEM;
-    if (n == -EAGAIN)
-      return;
-    if (n <= 0) {
-      lose(far, n == -ENOMEM ? "not enough memory" : "its near end has ended");
-      return;
-    }
-    buf_commit(&far->in, (size_t)n);
-    if (take_all(far) < 0) {
-      lose(far, "its near end does not keep to the protocol, or memory is short");
-      return;
-    }
-    if (n < READ_MAX)
-      return; /* one that hung up just now is heard of soon */
+  if (far->lost || far->fd < 0)
+    return 0;
+  unsigned char *at = buf_reserve(&far->in, READ_MAX);
+  ssize_t n = at ? b->ops->read(b, far->fd, at, READ_MAX) : -ENOMEM;
+  if (n == -EAGAIN)
+    return 0;
+  if (n <= 0) {
+    lose(far, n == -ENOMEM ? "not enough memory" : "its near end has ended");
+    return 0;
   }
+  buf_commit(&far->in, (size_t)n);
+  if (take_all(far) < 0)
+    lose(far, "its near end does not keep to the protocol, or memory is short");
+  return n == READ_MAX;
+}
+
+void far_link_read(struct far_link *far) {
+  while (read_piece(far))
+    ;
 }
 
 /* ---- to it ---- */
@@ -403,7 +415,7 @@ int far_measure(struct far_link *far, const struct far_process *q) {
   if (r < 0)
     return r;
   far->nmeasured++;
-  far_link_listen(far);
+  watch(far, wanted_now(far));
   return 0;
 }
 
@@ -416,9 +428,8 @@ static void on_ready(struct watch *w, unsigned events) {
   context_enter(ctx);
   if (events & WATCH_WRITE)
     flush(far);
-  far->is_heard = 0;
-  far_link_read(far);
-  if ((events & WATCH_READ) && !far->is_heard)
+  read_piece(far);
+  if (events & WATCH_READ)
     watch(far, wanted_now(far));
   context_leave(ctx);
   far_link_drop(&far);
@@ -428,17 +439,16 @@ static void on_ready(struct watch *w, unsigned events) {
 static void on_task(struct task *t) {
   struct far_link *far = list_entry(t, struct far_link, task);
   far_link_hold(far);
-  for (int i = 0; i < BUCKETS; i++)
-    list_each_safe(it, next, &far->processes[i]) {
-      struct far_process *q = list_entry(it, struct far_process, link);
-      if (!q->is_news)
-        continue;
-      q->is_news = 0;
-      if (q->process)
-        far->ops->on_gone(q->process);
-      else if (q->is_left)
-        forget(far, q); /* else its record will ask */
-    }
+  for (int left = ENDS_MAX; left > 0 && !list_empty(&far->news); left--) {
+    struct far_process *q = list_entry(far->news.next, struct far_process, news);
+    list_remove(&q->news);
+    if (q->process)
+      far->ops->on_gone(q->process);
+    else if (q->is_left)
+      forget(far, q); /* else its record will ask */
+  }
+  if (!list_empty(&far->news))
+    context_task(far->context, PHASE_WORK, &far->task);
   if (far->root_is_news) {
     far->root_is_news = 0;
     far->ops->each(far, far->ops->on_born);
@@ -465,6 +475,7 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
   task_init(&far->waking, on_waking);
   buf_init(&far->in, 2 * READ_MAX + LINK_BODY_MAX);
   buf_init(&far->out, 2 * NOT_TOLD_MAX);
+  list_init(&far->news);
   for (int i = 0; i < BUCKETS; i++) {
     list_init(&far->processes[i]);
     list_init(&far->tables[i]);

@@ -14,13 +14,12 @@ struct mf_process;
 /* A process over there, from its birth to when both its end is known and nobody here has
  * a record of it. */
 struct far_process {
-  struct list link;
+  struct list link, news; /* news: its end is to be told to the record */
   uint32_t serial, table, index;
   int pid;
   struct mf_process *process; /* its record; or NULL */
   int is_left;                /* there will be no record of it any more */
-  int is_known, is_awaited;   /* it lives and has a record; whose owner waits for its end */
-  int is_news;                /* its end is to be told to the record */
+  int is_known, is_awaited; /* it lives and has a record; whose owner waits for its end */
   int gone;
   int status_is_unknown;
   int status;

@@ -1,0 +1,39 @@
+/* A channel: what mux_channel.c and mux_move.c know of it. Runs in the near end and the
+ * agent. */
+#ifndef REMOTE_MUX_CHANNEL_H
+#define REMOTE_MUX_CHANNEL_H
+
+#include "remote/mux.h"
+
+enum {
+  CHANNEL_PIECE = LINK_WINDOW / 2 /* written at once: both ends work at the same time */
+};
+
+struct mux_channel {
+  struct list link, bucket, waits; /* link: in channels or gone; waits: paused, stalled */
+  struct mux *mux;
+  uint32_t id;
+  struct local local;
+  struct list fresh; /* in the mux's, until it is watched */
+  struct turn_watch ready;
+  int is_armed, closing;
+  int sends;    /* local bytes still go over */
+  int receives; /* those of the other end are still written */
+  int ended;    /* no more come */
+  int is_paused;
+  uint64_t credit;
+  size_t unacked, queued; /* written here and not granted yet; in segments */
+  size_t awaited;         /* bytes that on_quiet waits for */
+  struct list segments;
+};
+
+/* NULL: there is none. */
+struct mux_channel *channel_find(const struct mux *m, uint32_t id);
+/* To its local descriptor, at once if nothing waits before them. Takes fds; those that
+ * are left in there are the caller's to close. 0 or -ENOMEM. */
+int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
+                    struct fdset *fds);
+/* The local descriptor has taken n more: the other end may be granted them. */
+void channel_count_written(struct mux_channel *c, size_t n);
+
+#endif

@@ -1,0 +1,238 @@
+/* One end of a link whose stream is a pair of pipes: large frames go from a pipe to a
+ * socket without a copy, and arrive as any others do, whatever happens halfway. */
+#include "unit.h"
+
+#include "os/sock.h"
+#include "remote/mux.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { LARGE = 128 * 1024, FRAMES = 6, BYTES = FRAMES * LARGE };
+
+static struct mux mux;
+static uv_loop_t loop;
+static struct turn turns;
+static int to_it, from_it, user; /* ends of the pipes; of channel 1's socket */
+static int ended;
+static char why[128];
+static struct buf in;
+static unsigned char *bytes; /* what is sent: each place has its own content */
+static size_t granted;
+
+static int on_frame(struct mux *m, const struct link_frame *f) {
+  return -EPROTO;
+}
+
+static void on_end(struct mux *m, const char *text) {
+  ended++;
+  snprintf(why, sizeof why, "%s", text ? text : "end of stream");
+}
+
+static const struct mux_ops ops = {.on_frame = on_frame, .on_end = on_end};
+
+static void after(struct turn *t) {
+  mux_after(&mux);
+}
+
+static int setup(void **state) {
+  int down[2], up[2], local[2];
+  ended = 0;
+  granted = 0;
+  buf_init(&in, SIZE_MAX);
+  bytes = malloc(BYTES);
+  for (size_t i = 0; i < BYTES; i++)
+    bytes[i] = (unsigned char)(i * 2654435761u >> 13);
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(turn_init(&turns, &loop, after), 0);
+  assert_int_equal(mux_init(&mux, &turns, &ops, NULL, 1), 0);
+  assert_int_equal(pipe(down), 0);
+  assert_int_equal(pipe(up), 0);
+  assert_int_equal(sock_pair(local, 0), 0);
+  to_it = down[1];
+  from_it = up[0];
+  user = local[0];
+  assert_int_equal(fcntl(to_it, F_SETFL, O_NONBLOCK), 0);
+  assert_int_equal(fcntl(from_it, F_SETFL, O_NONBLOCK), 0);
+  assert_int_equal(fcntl(user, F_SETFL, O_NONBLOCK), 0);
+  /* Else it is not known that nobody else writes there, and nothing is moved. */
+  assert_int_equal(fcntl(local[1], F_SETFL, O_NONBLOCK), 0);
+  assert_int_equal(mux_open(&mux, down[0], up[1]), 0);
+  assert_int_equal(mux_add(&mux, LINK_CHANNEL_ROOT, local[1], MUX_BOTH), 0);
+  mux_begin(&mux, BYTES);
+  return 0;
+}
+
+static void on_walk(uv_handle_t *h, void *arg) {
+  if (!uv_is_closing(h))
+    uv_close(h, NULL);
+}
+
+static int teardown(void **state) {
+  mux_shut(&mux);
+  turn_deinit(&turns);
+  uv_walk(&loop, on_walk, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_int_equal(uv_loop_close(&loop), 0);
+  mux_deinit(&mux);
+  close(to_it);
+  close(from_it);
+  if (user >= 0)
+    close(user);
+  buf_deinit(&in);
+  free(bytes);
+  return 0;
+}
+
+/* The frames that it is sent: FRAMES large ones. */
+static unsigned char *make_frames(size_t *ret_n) {
+  *ret_n = FRAMES * (LINK_HEADER_SIZE + LARGE);
+  unsigned char *frames = malloc(*ret_n), *at = frames;
+  for (int i = 0; i < FRAMES; i++) {
+    link_put_header(at, LINK_DATA, 0, LINK_CHANNEL_ROOT, LARGE);
+    memcpy(at + LINK_HEADER_SIZE, bytes + (size_t)i * LARGE, LARGE);
+    at += LINK_HEADER_SIZE + LARGE;
+  }
+  return frames;
+}
+
+/* What it has sent: windows are counted. The last other frame's type. */
+static unsigned hear(void) {
+  struct link_frame f;
+  unsigned type = 0;
+  unsigned char *at = buf_reserve(&in, 65536);
+  ssize_t n = read(from_it, at, 65536);
+  if (n > 0)
+    buf_commit(&in, (size_t)n);
+  while (link_next(&in, LINK_LAST, &f) == 0) {
+    uint32_t more = 0;
+    if (f.type == LINK_WINDOW_MORE)
+      assert_int_equal(link_numbers(&f, &more, 1), 0);
+    else
+      type = f.type;
+    granted += more;
+    link_done(&in, &f);
+  }
+  return type;
+}
+
+/* Sends frames as far as they fit; takes at most `reads` bytes of the user's in each turn,
+ * and compares. Until the user has taken `wanted`, or nothing goes on. */
+static size_t play(const unsigned char *frames, size_t n, size_t reads, size_t wanted) {
+  static unsigned char got[LARGE];
+  size_t sent = 0, taken = 0;
+  for (int idle = 0; (taken < wanted || sent < n) && idle < 100; idle++) {
+    ssize_t put = sent < n ? write(to_it, frames + sent, n - sent) : 0;
+    if (put > 0)
+      sent += (size_t)put;
+    turn_once(&turns, 0);
+    hear();
+    ssize_t came = reads ? recv(user, got, reads, 0) : -1;
+    if (came > 0) {
+      assert_memory_equal(got, bytes + taken, (size_t)came);
+      taken += (size_t)came;
+    }
+    if (put > 0 || came > 0)
+      idle = -1;
+  }
+  return taken;
+}
+
+static void test_large_frames_arrive(void **state) {
+  size_t n;
+  unsigned char *frames = make_frames(&n);
+  assert_int_equal(play(frames, n, LARGE, BYTES), BYTES);
+  assert_int_equal(ended, 0);
+  assert_int_equal(mux.nmoved, 0);
+  assert_true(granted > 0 && granted <= BYTES);
+  free(frames);
+}
+
+/* The socket is full most of the time: what does not fit waits in memory, in order. */
+static void test_a_slow_reader_gets_all(void **state) {
+  size_t n;
+  unsigned char *frames = make_frames(&n);
+  assert_int_equal(play(frames, n, 5000, BYTES), BYTES);
+  assert_int_equal(ended, 0);
+  free(frames);
+}
+
+/* Nobody reads the channel: the stream is read on, as far as the window reaches. */
+static void test_a_full_socket_does_not_stop_the_stream(void **state) {
+  size_t n;
+  unsigned char *frames = make_frames(&n);
+  play(frames, n, 0, 1);
+  assert_int_equal(mux.nmoved, 0);
+  assert_int_equal(ended, 0);
+  assert_int_equal(play(NULL, 0, LARGE, BYTES), BYTES);
+  free(frames);
+}
+
+static void test_a_socket_that_is_closed_halfway(void **state) {
+  size_t n;
+  unsigned type = 0;
+  unsigned char *frames = make_frames(&n), header[LINK_HEADER_SIZE];
+  play(frames, n - LARGE / 2, LARGE, BYTES - LARGE / 2);
+  assert_true(mux.nmoved > 0);
+  close(user);
+  user = -1;
+  link_put_header(header, LINK_PING, 0, 0, 0);
+  for (size_t at = n - LARGE / 2; at < n; turn_once(&turns, 0)) {
+    ssize_t put = write(to_it, frames + at, n - at);
+    at += put > 0 ? (size_t)put : 0;
+  }
+  assert_int_equal(write(to_it, header, sizeof header), sizeof header);
+  for (int i = 0; i < 8; i++) {
+    turn_once(&turns, 0);
+    unsigned heard = hear();
+    type = heard ? heard : type;
+  }
+  assert_int_equal(mux.nmoved, 0);
+  assert_int_equal(ended, 0); /* the next frame is understood */
+  assert_true(type == LINK_RESET || type == LINK_END);
+  free(frames);
+}
+
+static void test_a_stream_that_ends_halfway(void **state) {
+  size_t n;
+  unsigned char *frames = make_frames(&n);
+  play(frames, n - LARGE / 2, LARGE, BYTES - LARGE / 2);
+  assert_true(mux.nmoved > 0);
+  close(to_it);
+  for (int i = 0; i < 8 && !ended; i++)
+    turn_once(&turns, 0);
+  assert_int_equal(ended, 1);
+  assert_string_equal(why, "end of stream");
+  to_it = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  free(frames);
+}
+
+/* Behind a large frame stands one that says more than the window allows. */
+static void test_a_window_is_kept_by_large_frames(void **state) {
+  size_t n;
+  unsigned char *frames = make_frames(&n);
+  mux.window = LARGE;
+  play(frames, n, 0, 1); /* nobody reads */
+  assert_int_equal(ended, 1);
+  assert_non_null(strstr(why, "does not keep to the protocol"));
+  free(frames);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      T(test_large_frames_arrive),
+      T(test_a_slow_reader_gets_all),
+      T(test_a_full_socket_does_not_stop_the_stream),
+      T(test_a_socket_that_is_closed_halfway),
+      T(test_a_stream_that_ends_halfway),
+      T(test_a_window_is_kept_by_large_frames),
+  };
+  signal(SIGPIPE, SIG_IGN);
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
