@@ -61,7 +61,8 @@ typedef struct mf_process mf_process; /* belongs to one loop and its thread */
   X(LIMIT, -20010, "a limit was reached")                                                \
   X(PROTOCOL, -20011, "protocol error of the other process")                             \
   X(NOMEM, -20012, "not enough memory")                                                  \
-  X(UNSUPPORTED, -20013, "not supported on this system, or not with a remote process")   \
+  X(UNSUPPORTED, -20013,                                                                 \
+    "not supported on this system, or not with a remote process or a thread")            \
   X(STATE, -20014, "not possible in the process's present state")                        \
   X(FORKED, -20015, "the object belongs to the process this one was forked from")        \
   X(ENGINE, -20016, "the engine can't be reached, or refused")

@@ -112,7 +112,25 @@ local function serving(object, f)
   return p
 end
 
+-- What a clone in a thread can't have, and why.
+local OF_PROCESSES = {
+  kill = "a signal would be its whole process's",
+  limit = "limits are its process's",
+  setenv = "the environment is its process's",
+  to_fd = "nobody else could be told of its end",
+}
+
+local function thread_error(f)
+  return core.error("UNSUPPORTED", ("'%s': not for a clone that is a thread (isolation): %s")
+    :format(f, OF_PROCESSES[f]))
+end
+
 -- ---- preparing ----
+
+local function refuse(p, f)
+  if not p.err then record.fail(p, thread_error(f)) end
+  return p.object
+end
 
 local function command(p, f, ...)
   if p.err then return p.object end
@@ -124,9 +142,11 @@ end
 
 function methods.fork(p, given)
   p = serving(p, "fork")
-  return (create("fork", 1, given, p, function(cell, plain)
+  local object, made = create("fork", 1, given, p, function(cell, plain)
     return core.fork(p.raw, cell, plain)
-  end))
+  end)
+  made.is_thread = given ~= nil and given.isolation == "thread"
+  return object
 end
 
 function methods.require(p, ...)
@@ -236,6 +256,7 @@ function methods.setenv(p, name, value)
     return p.object
   end
   if value then check.name(2, "setenv", value) end
+  if p.is_thread then return refuse(p, "setenv") end
   return command(p, core.setenv, name, value or nil)
 end
 
@@ -300,6 +321,7 @@ function methods.limit(p, limits)
     list[#list + 1] = limit_value(name, value)
   end
   if #list == 0 then return p.object end
+  if p.is_thread then return refuse(p, "limit") end
   return command(p, core.limit, list)
 end
 
@@ -386,6 +408,12 @@ end
 function methods.to_fd(p, callback)
   p = serving(p, "to_fd")
   callback = check.callback(1, "to_fd", callback)
+  if p.is_thread then
+    local err = thread_error "to_fd"
+    if not callback then return nil, err end
+    reactor.post(function() callback(err) end)
+    return p.object
+  end
   p.given = true
   return finish_or_wait(p, callback, core.to_fd)
 end
@@ -448,6 +476,7 @@ function methods.kill(p, signal)
   p = open(p, "kill")
   local number = check.signal(1, "kill", signal == nil and "TERM" or signal)
   if not p.raw then return nil, core.error("CLOSED", "the process has not been started") end
+  if p.is_thread then return nil, thread_error "kill" end
   return core.kill(p.raw, number)
 end
 

@@ -403,6 +403,49 @@ story.test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, f
   p:close()
 end)
 
+test("what only a process can have is refused by name", function(t)
+  local p = template()
+  for _, option in ipairs {{"env", {A = "1"}}, {"stdin", "null"}, {"stdout", "null"}, {"stderr", "socket"},
+                           {"session", "new"}, {"leash", "keep"}, {"tree", true}, {"dumpable", true}} do
+    local q = p:fork{isolation = "thread", [option[1]] = option[2]}
+    local _, err = q:run("more")
+    t.error(err, "UNSUPPORTED", "'" .. option[1] .. "'")
+    t.eq(err.started, "no")
+    q:close()
+  end
+  for _, method in ipairs {{"limit", {nofile = 50}}, {"setenv", "A", "b"}} do
+    local q = thread(p)
+    q[method[1]](q, table.unpack(method, 2))
+    local _, err = q:run("more")
+    t.error(err, "UNSUPPORTED", "'" .. method[1] .. "'")
+    q:close()
+  end
+  for _, method in ipairs {{"kill", "KILL"}, {"to_fd"}, {"save", t:tmp() .. "/image"}} do
+    local q = thread(p)
+    local _, err = q[method[1]](q, table.unpack(method, 2))
+    t.error(err, "UNSUPPORTED", method[1] == "save" and "can't be saved" or "'" .. method[1] .. "'")
+    t.eq((result(t, q, "more")), "1 5001 4711 300000") -- and is none the worse
+  end
+  local q = thread(p)
+  q:to_fd(function(err) q = err end)
+  t.within(10, function() return type(q) == "table" and q.code end)
+  t.error(q, "UNSUPPORTED", "to_fd")
+  p:close()
+end)
+
+test("handles = 'close' takes the template's descriptors away, and its end is still told", function(t)
+  local p = template [[
+    pipe = {clone.pipe()}
+    function reads_it(s) s:write(#pipe[1]:read("a")) end
+  ]]
+  for _ = 1, 3 do
+    local text, status = result(t, p:fork{isolation = "thread", handles = "close"}, "reads_it")
+    t.eq(text, "0") -- /dev/null
+    t.eq(status.code, 0)
+  end
+  p:close()
+end)
+
 test("memory: what its interpreter has taken", function(t)
   local p = template()
   local q = thread(p)

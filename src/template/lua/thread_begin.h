@@ -1,8 +1,8 @@
-/* The beginning of the function of a clone in a thread: that it runs is told with the first
- * bytes that it writes to its socket, if those come soon. Else it is told before any
- * other function of C is called, so that nobody can see anything that it does before that
- * was told; and after a few instructions at the latest. Each message by itself would wake
- * its receiver, which takes longer than all that the clone does up to there. Runs in
+/* The beginning of the function of a clone in a thread: that it runs is told with the
+ * first bytes that it writes to its socket, if those come soon. Else it is told before
+ * any other function of C is called, so that nobody can see anything that it does before
+ * that was told; and after a few instructions at the latest. Each message by itself would
+ * wake its receiver, which takes longer than all that the clone does up to there. Runs in
  * templates.
  */
 #ifndef TEMPLATE_LUA_THREAD_BEGIN_H

@@ -48,7 +48,9 @@ static int save_with_notes(struct server *s, const char *path, char why[IMAGE_TE
 
 /* Sealed, so that there is no garbage in it and the collector is as in a template. */
 static int save(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
-  const char *obstacle = image_obstacle(s->L, s->heap);
+  const char *obstacle = s->thread ? "a clone that is a thread can't be saved; its "
+                                     "template can"
+                                   : image_obstacle(s->L, s->heap);
   if (obstacle) {
     snprintf(why, IMAGE_TEXT_MAX, "%s", obstacle);
     return -ENOTSUP;

@@ -100,6 +100,7 @@ void server_answer_hello(struct server *s) {
 
 int server_has_fd(const struct server *s, int fd) {
   return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
+         (s->thread && fd == s->life) ||
          args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
 }
 

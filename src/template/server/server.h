@@ -81,6 +81,7 @@ struct server {
   void (*before_exit)(void);
   /* It is a thread, which ends in the place of its process; or NULL. */
   struct thread *thread;
+  int life; /* a thread's: where it tells of its end */
   void (*leave)(struct server *s, int code) __attribute__((noreturn));
   /* The template sleeps until this is called: before any code of the user's but the
    * beginning of the function, or with its first bytes (lua/thread_begin.h). NULL: it

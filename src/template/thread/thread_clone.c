@@ -50,7 +50,7 @@ static void tell(const struct thread *t, enum life_kind kind, int number) {
     iov[1].iov_len = t->nwords;
   }
   struct msghdr message = {.msg_iov = iov, .msg_iovlen = iov[1].iov_len ? 2 : 1};
-  while (sendmsg(t->life, &message, MSG_NOSIGNAL) < 0 && errno == EINTR)
+  while (sendmsg(t->server.life, &message, MSG_NOSIGNAL) < 0 && errno == EINTR)
     ;
 }
 
@@ -132,9 +132,9 @@ void thread_live(struct thread *t) {
   }
   thread_end_over();
   server_set_self(NULL);
-  fd_close_from(3, &t->life, 1); /* before its end is told, as those of a process are */
+  fd_close_from(3, &s->life, 1); /* before its end is told, as those of a process are */
   tell(t, LIFE_ENDED, t->code);
-  fd_close(&t->life);
+  fd_close(&s->life);
   struct server *template = t->template;
   thread_free(t, 1);
   count_end(template);
@@ -221,7 +221,7 @@ void thread_take_command(struct thread *t, const struct command *c, unsigned cha
   (void)options_parse(&s->birth.options, c->body, c->length, 1); /* as it was before */
   for (int i = 0; i < c->fds->n; i++)
     fdset_push(&s->birth.fds, fdset_steal(c->fds, i));
-  t->life = s->birth.fds.fd[1];
+  s->life = s->birth.fds.fd[1];
 }
 
 int thread_launch(void *(*run_on_it)(void *data), void *data) {

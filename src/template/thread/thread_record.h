@@ -11,7 +11,6 @@ struct thread {
   struct server *template;
   void (*live)(struct server *s);
   unsigned char *body; /* of the FORK: server.birth.options lies there */
-  int life;            /* in the thread's own table */
   int code, killed;
   uint64_t id;
   jmp_buf end;
