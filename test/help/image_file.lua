@@ -51,6 +51,16 @@ function File:set_id(i, id)
   self.text = replaced(self.text, library_at(self, i) + 24, id)
 end
 
+--- Where in the file the table begins: "objects", "patches", "parts", "tables", "hooks".
+function File:offset(name)
+  local at = self:get "header_size"
+  for _, part in ipairs{{"objects", LIBRARY_SIZE}, {"patches", PATCH_SIZE}, {"parts", PART_SIZE}, {"tables", 8},
+    {"hooks", 8}} do
+    if part[1] == name then return at end
+    at = at + self:get("n" .. part[1]) * part[2]
+  end
+end
+
 --- Replaces the bytes from this offset (0: the first).
 function File:put(offset, bytes)
   self.text = replaced(self.text, offset + 1, bytes)

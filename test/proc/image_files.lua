@@ -254,7 +254,8 @@ image_story("each number of the header is looked at", function(t)
   for name, pattern in pairs{version = "another version of moonfork", order = "another kind of machine",
     word = "another kind of machine", page = "another kind of machine", header_size = "another build of moonfork",
     record_size = "another build of moonfork", base = "damaged", region = "damaged", zone = "damaged",
-    open = "damaged", server = "damaged", program = "damaged", file_size = "cut off", meta_size = "damaged", nobjects = "damaged",
+    open = "damaged", server = "damaged", program = "damaged", file_size = "cut off", meta_size = "damaged",
+    nobjects = "damaged",
     npatches = "damaged", nparts = "damaged", ntables = "damaged", nhooks = "damaged"} do
     local g = image_file.read(path)
     g:set(name, f:get(name) + (name == "server" and 3 or 1))
@@ -266,6 +267,28 @@ image_story("each number of the header is looked at", function(t)
     g:set(name, f:get(name) + 1)
     g:write(bad)
     refused(t, bad, "checksum", {verify = true})
+  end
+end)
+
+image_story("each number of the tables is looked at", function(t)
+  local path, bad = saved(t), t:file "bad"
+  local large = string.pack("=I8", 1 << 50)
+  for _, case in ipairs{
+    {"objects", 8, string.pack("=I4", 1 << 30), "a library's name"}, {"objects", 12, string.pack("=I4", 1 << 30),
+      "a library's name"}, {"objects", 16, string.pack("=I4", 33), "a library's name"},
+    {"patches", 0, large, "an address"}, {"patches", 0, "\1", "an address"},
+    {"patches", 16, string.pack("=I4", 1 << 20), "an address"}, {"patches", 20, string.pack("=I4", 2), "an address"},
+    {"parts", 0, large, "its heap"}, {"parts", 8, large, "its heap"}, {"parts", 16, large, "its heap"},
+    {"parts", 24, large, "its heap"}, {"parts", 8, string.pack("=I8", 0), "its heap"},
+    {"parts", 16, string.pack("=I8", 0), "its heap"}, {"parts", 32, string.pack("=I8", 0), "its heap"},
+    {"tables", 0, large, "a table"}, {"tables", 0, "\3", "a table"},
+    {"hooks", 0, large, "a userdata"}, {"hooks", 0, "\3", "a userdata"},
+  } do
+    local f = image_file.read(path)
+    t.ok(f:get("n" .. case[1]) > 0, case[1])
+    f:put(f:offset(case[1]) + case[2], case[3])
+    f:write(bad)
+    refused(t, bad, "damaged: .*" .. case[4])
   end
 end)
 

@@ -2,6 +2,7 @@
 -- used from the shell.
 local story = require "story"
 local program = require "program"
+local kit = story.kit
 story.census = false
 
 local run = program.run
@@ -62,10 +63,48 @@ story.test("run --image without a function goes on with the one that clone.hiber
   t.match(err, "no function to go on with")
 end)
 
+story.test("what can't be made leaves the file that is there", function(t)
+  local file = made(t)
+  local text = t.read(file)
+  for _, case in ipairs{{"-e 'error \"on purpose\"'", 126, "on purpose"}, {"-l no.such", 126, "no%.such"},
+    {"-e 'file = io.open \"/dev/null\"'", 1, "'FILE%*' %(file%): .*open file"},
+    {"-e 'os.exit(3)'", 126, "exit code 3"}, {"-e 'if'", 126, "near"}} do
+    local out, err, code = run(("image -o '%s' %s"):format(file, case[1]))
+    t.eq({out, code}, {"", case[2]}, case[1])
+    t.match(err, "^moonfork image: [^\n]*" .. case[3] .. "[^\n]*\n$")
+    t.ok(t.read(file) == text)
+  end
+  local out, err, code = run(("image -o '%s' -e 'function hi(s) s:write \"new\" end'"):format(file))
+  t.eq({out, err, code}, {"", "", 0})
+  t.eq({run(("run --image '%s' hi"):format(file))}, {"new", "", 0})
+end)
+
+story.test("SIGINT and SIGTERM end it: 130 and 143, the file stays, and nothing runs on", function(t)
+  local file, mark = made(t), t:file "mark"
+  local text = t.read(file)
+  for signal, expected in pairs{[kit.SIGINT] = 130, [kit.SIGTERM] = 143} do
+    os.remove(mark)
+    local running = program.start(t, ([[image -o '%s' -e 'local f = io.open("%s", "w")
+      f:write(require "moonfork.clone".pid()) f:close() while true do end']]):format(file, mark),
+      {env = "--default-signal=INT"}) -- which a shell has ignored behind a &
+    t.outside(20, function() return (t.read(mark) or ""):match "^%d+$" end, "it loads")
+    local pid = tonumber(t.read(mark))
+    running:kill(signal)
+    t.eq(running:wait(), expected)
+    t.eq(running.out(), "")
+    t.outside(10, function() return not t.alive(pid) end, "the template has ended")
+    t.ok(t.read(file) == text)
+  end
+end)
+
 story.test("wrong usage and files that are no images", function(t)
   for _, case in ipairs{{"image", 2, "one of the options"}, {"image -o x --check y", 2, "one of the options"},
     {"image --info /no/such", 126, "No such file"}, {"image --check /no/such", 126, "No such file"},
     {"image --info '" .. program.path .. "'", 126, "no image"}, {"image -o /no/such/folder/x", 1, "can't be saved"},
+    {"image --check /tmp", 126, "no file"}, {"image --info /tmp", 126, "no image"}, {"image -o", 2, "requires"},
+    {"image --info /dev/null", 126, "no image"}, {"image --check", 2, "requires"}, {"image -o x y", 2, "too many"},
+    {"image -o x --info x", 2, "one of the options"}, {"image --nothing", 2, "unknown option"},
+    {"image -o ''", 2, "not empty"}, {"image -o /tmp -e ''", 1, "Is a directory"},
     {"run --image /no/such f", 126, "No such file"}, {"run --image x --on env f", 2, "exclude each other"},
     {"map --image x --on local --on env f", 2, "exclude each other"}, {"image -o x -l no.such", 126, "no%.such"}} do
     local out, err, code = run(case[1])
