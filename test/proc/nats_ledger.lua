@@ -170,6 +170,14 @@ jobs("a node is stopped for longer than the lease", function(t)
     if done == COUNT then world.nodes[1]:kill "CONT" end
   end})
   check_jobs(t, world, told, WINDOW)
+  -- The one that goes on has results, too, of jobs that another has done.
+  local pool <close> = require "moonfork.nats".pool(world.url, {subject = world.subject})
+  local jobs
+  t.within(30, function()
+    jobs = t.got(pool:jobs())
+    return jobs.waiting + jobs.running + jobs.leftover == 0
+  end)
+  t.eq(jobs.results, COUNT)
 end)
 
 jobs("the server is killed while jobs are stored, and while they are worked at", function(t)
