@@ -172,12 +172,12 @@ jobs("a node is stopped for longer than the lease", function(t)
   check_jobs(t, world, told, WINDOW)
   -- The one that goes on has results, too, of jobs that another has done.
   local pool <close> = require "moonfork.nats".pool(world.url, {subject = world.subject})
-  local jobs
+  local there
   t.within(30, function()
-    jobs = t.got(pool:jobs())
-    return jobs.waiting + jobs.running + jobs.leftover == 0
+    there = t.got(pool:jobs())
+    return there.waiting + there.running + there.leftover == 0
   end)
-  t.eq(jobs.results, COUNT)
+  t.eq(there.results, COUNT)
 end)
 
 jobs("the server is killed while jobs are stored, and while they are worked at", function(t)
