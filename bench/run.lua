@@ -11,7 +11,7 @@
 --
 -- and gets {lines of the report}.
 --
--- Processes a second: the contestants are coprocesses and take turns in small slices (A B C A B
+-- Processes a second, growth and spares: the contestants are coprocesses and take turns in small slices (A B C A B
 -- C ...), so that the machine's moods meet all of them alike. A ratio is the median over the
 -- turns of a slice against the yardstick's slice of the same turn, with quartiles. Where a
 -- control group for processor time can be made, each contestant has its own; then a turn in
@@ -162,17 +162,6 @@ local function find(cells, key)
   for _, cell in ipairs(cells) do if cell.key == key then return cell end end
 end
 
--- Whole runs in which each process writes a byte, after a fifth of them that does not count.
-local function first_bytes(list, count, heap, spares, pause)
-  local cells = {}
-  for _, c in ipairs(list) do
-    cells[#cells + 1] = {key = c.key, label = c.label,
-      command = ('printf "%d\\n%d\\n" | %s first 1 %d %d %d'):format(math.max(count // 5, 20), count,
-        c.command, heap or 0, spares or 0, pause or 0)}
-  end
-  return cells
-end
-
 local slices = assert(loadfile(here .. "/slices.lua")){process = process, median = median,
   quantile = quantile}
 local group_new, group_cpu = slices.group_new, slices.group_cpu
@@ -303,79 +292,52 @@ function cases.rate()
 end
 
 function cases.growth()
-  local sizes = quick and {1, 64} or {1, 16, 64, 141, 256, 512, 717, 1024, 1434}
-  local names = {"c", "raw", "anyevent", "python"}
-  -- Sizes within a round, so that growth is a ratio within one round, too.
-  local cells = {}
-  for _, size in ipairs(sizes) do
-    for _, c in ipairs(present(names)) do
-      local slow = c.key ~= "c"
-      if not (slow and size > 560 or c.key == "python" and size > 64) then
-        local n = c.key == "python" and 20 or (slow and size > 100) and 30 or 200
-        local cell = first_bytes({c}, n, size)[1]
-        cell.size, cell.name = size, c.key
-        cell.key = c.key .. "-" .. size
-        cells[#cells + 1] = cell
-      end
-    end
-  end
-  cells = take_turns("growth", cells, quick and 1 or 3)
-  say("")
-  say("## From fork() to the first byte, against what the template holds (p50, us)")
-  say("")
-  say("| Lua tables, MiB as malloc counts | moonfork, C | growth | raw C fork | growth " ..
-      "| AnyEvent::Fork | growth | Python forkserver |")
-  say("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-  local series = {{label = "moonfork, C"}, {label = "raw C fork"}, {label = "AnyEvent::Fork"},
-    {label = "Python forkserver"}}
-  for _, size in ipairs(sizes) do
-    local rows = {}
-    for i, key in ipairs(names) do
-      local cell = find(cells, key .. "-" .. size)
-      rows[i] = cell and ("%.0f"):format(quantile(cell.all, 0.5)) or "-"
-      if cell then table.insert(series[i], {size, quantile(cell.all, 0.5)}) end
-      rows[key] = number(cell and ratio(cell, find(cells, key .. "-1"), "p50s") or 0 / 0, "%.2f")
-    end
-    say("| %d | %s | %s | %s | %s | %s | %s | %s |", size, rows[1], rows.c, rows[2], rows.raw,
-        rows[3], rows.anyevent, rows[4])
-  end
-  for _, size in ipairs {512, 1024} do
-    local cell = find(cells, "c-" .. size)
-    goal(("growth of the first byte with %d MiB in the template"):format(size), "most", 1.1,
-         cell and ratio(cell, find(cells, "c-1"), "p50s") or 0 / 0, "%.2f")
-  end
-  plot("growth", function()
-    return figure.lines{series = series, x = "MiB of small tables in the template",
-      y = "time from fork() to the first byte", y_text = figure.duration}
-  end)
+  dofile(here .. "/growth.lua"){quick = quick, say = say, number = number, quantile = quantile, goal = goal,
+    slices = slices, present = present, take_turns = take_turns, find = find, ratio = ratio,
+    capture = capture, plot = plot, figure = figure}
 end
 
 function cases.spares()
-  local n = quick and 200 or 1000
-  local cells = first_bytes(present {"raw", "c", "anyevent"}, n)
-  local function variant(key, label, ...)
-    local cell = first_bytes(present {key:match "^%a+"}, n, 0, ...)[1]
-    cell.key, cell.label = key, label
-    cells[#cells + 1] = cell
+  local function variant(key, label, spares, pause)
+    local c = contestants[key]
+    return c.there and {key = label, label = label, command = c.command, slice = c.slice, spares = spares,
+      pause = pause}
   end
-  variant("c-spares", "moonfork, C, 32 spares", 32)
-  variant("raw-pause", "raw C fork, 1 ms between", 0, 1000)
-  variant("c-pause", "moonfork, C, 1 ms between", 0, 1000)
-  variant("c-spares-pause", "moonfork, C, 32 spares, refilled between", 32, 1000)
-  cells = take_turns("spares", cells)
+  local list = {}
+  for _, c in ipairs {
+    variant("raw", "raw C fork"),
+    variant("c", "moonfork, C"),
+    variant("c", "moonfork, C, 32 spares", 32),
+    variant("raw", "raw C fork, 1 ms between", 0, 1000),
+    variant("c", "moonfork, C, 1 ms between", 0, 1000),
+    variant("c", "moonfork, C, 32 spares, refilled between", 32, 1000),
+    variant("anyevent", "AnyEvent::Fork, EV") or nil,
+  } do
+    list[#list + 1] = c
+  end
+  local sides = take_slices(list, "first", 1, quick and 6 or 60)
   say("")
   say("## Spares: clones forked ahead")
   say("")
+  say("From fork() to the first byte; x raw: of the same turn, after the same pause, median (quartiles) of " ..
+      "%d turns.", #sides[1].slices)
+  say("")
   say("| | per second | x AnyEvent::Fork | p50 us | p99 us | x raw, p50 |")
   say("| --- | ---: | ---: | ---: | ---: | ---: |")
-  for _, cell in ipairs(cells) do
-    say("| %s | %.0f | %s | %.0f | %.0f | %s |", cell.label, median(cell.rates),
-        number(ratio(cell, find(cells, "anyevent"), "rates"), "%.2f"), quantile(cell.all, 0.5),
-        quantile(cell.all, 0.99),
-        number(ratio(cell, find(cells, cell.key:find "pause" and "raw-pause" or "raw"), "p50s"), "%.2f"))
+  local others = find(sides, "AnyEvent::Fork, EV")
+  for _, side in ipairs(sides) do
+    local samples = {}
+    for _, s in ipairs(side.slices) do table.move(s.samples, 1, #s.samples, #samples + 1, samples) end
+    local yard = find(sides, side.label:find "between" and "raw C fork, 1 ms between" or "raw C fork")
+    local q2, q1, q3 = quartiles(side, yard, "first")
+    say("| %s | %.0f | %s | %.0f | %.0f | %.2f (%.2f..%.2f) |", side.label, 1e6 / middle(side, "us"),
+        number(others and 1 / quartiles(side, others, "us") or 0 / 0, "%.2f"), middle(side, "first"),
+        quantile(samples, 0.99), q2, q1, q3)
+    if side.label:find "refilled" then
+      goal("32 spares, refilled between: fork() to the first byte, x raw C after the same pause", "most",
+           0.35, q2, "%.2f")
+    end
   end
-  goal("32 spares, refilled between: fork() to the first byte, x raw C after the same pause", "most",
-       0.35, ratio(find(cells, "c-spares-pause"), find(cells, "raw-pause"), "p50s"), "%.2f")
 end
 
 function cases.memory()

@@ -30,12 +30,13 @@ local function group_cpu(folder)
   return tonumber(text:match "%d+") * group_unit
 end
 
--- A contestant as a coprocess.
+-- A contestant as a coprocess; heap, spares, pause: what it is told so of its template (bench.h).
 local function coprocess(contestant, arguments)
   local group = group_new()
   local enter = group and ("echo $$ >%s/cgroup.procs; "):format(group) or ""
   return {key = contestant.key, label = contestant.label, group = group, slices = {},
-    pair = process.pair(("%sexec %s %s"):format(enter, contestant.command, arguments))}
+    pair = process.pair(("%sexec %s %s %d %d %d"):format(enter, contestant.command, arguments,
+      contestant.heap or 0, contestant.spares or 0, contestant.pause or 0))}
 end
 local function slice(self, n)
   local cpu, all = group_cpu(self.group), group_cpu(group_root)
