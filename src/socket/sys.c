@@ -10,6 +10,7 @@
  * non-blocking or the caller may sleep. */
 #include "socket/sys.h"
 
+#include "base/at_birth.h"
 #include "os/fdwait.h"
 #include "os/interrupt.h"
 #include "os/proc.h"
@@ -26,6 +27,17 @@
 #include <unistd.h>
 
 enum { WRITE_STEP = PIPE_BUF, WAIT_SLICE_S = 1000 };
+
+static char has_written AT_BIRTH = 0; /* threads that have set it set it again */
+
+static void note_written(ssize_t r) {
+  if (r > 0)
+    __atomic_store_n(&has_written, 1, __ATOMIC_RELAXED);
+}
+
+int sys_has_written(void) {
+  return __atomic_load_n(&has_written, __ATOMIC_RELAXED);
+}
 
 double sys_now(void) {
   return (double)proc_now_ns() / 1e9;
@@ -217,6 +229,7 @@ static ssize_t send_with_first(int fd, const struct iovec *iov, int niov) {
   }
   r -= (ssize_t)first.n;
   end_first();
+  note_written(r);
   return r ? r : -EAGAIN;
 }
 
@@ -237,6 +250,7 @@ ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
   }
   if (type == SYS_SOCKET) {
     ssize_t r = sock_send(fd, iov, niov, &pass_fd, pass_fd >= 0);
+    note_written(r);
     if (r == -ENOBUFS)
       poll(NULL, 0,
            SOCK_PAUSE_MS); /* the socket is writable, and whoever waits would spin */

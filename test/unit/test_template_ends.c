@@ -15,6 +15,7 @@
 #include "wire/slot_layout.h"
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -451,8 +452,44 @@ static void test_an_interval_timer_is_invisible(void **state) {
   finish(&t, 0);
 }
 
+static void schedule(int policy, int priority, const cpu_set_t *cpus) {
+  struct sched_param p = {.sched_priority = priority};
+  if (sched_setscheduler(0, policy, &p) < 0)
+    skip(); /* not allowed */
+  assert_int_equal(sched_setaffinity(0, sizeof *cpus, cpus), 0);
+}
+
+/* All on one processor, where who wakes up waits for who runs: so is seen who is let run.
+ */
+static void test_readers_run_before_the_end_of_what_has_waited(void **state) {
+  static struct answer a;
+  struct template t;
+  cpu_set_t all, one;
+  assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+  CPU_ZERO(&one);
+  CPU_SET((size_t)sched_getcpu(), &one);
+  schedule(SCHED_FIFO, 1, &one);
+  start(&t);
+  put_eval(t.fd, "function f(s) s:write 'ok' end");
+  int clone = put_fork(t.fd, 1);
+  pid_t pid = expect_forked(t.fd, 1);
+  put_text(clone, CMD_RUN, "f");
+  expect(clone, ANS_RUNNING, &a);
+  char text[2];
+  read_exactly(clone, text, sizeof text);
+  siginfo_t end = {.si_pid = 0};
+  int r = waitid(P_PID, (id_t)pid, &end, WEXITED | WNOHANG | WNOWAIT);
+  schedule(SCHED_OTHER, 0, &all);
+  expect_exited(t.fd, 1);
+  close(clone);
+  finish(&t, 0);
+  assert_int_equal(r, 0);
+  assert_int_equal(end.si_pid, 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      census_test(test_readers_run_before_the_end_of_what_has_waited),
       census_test(test_nobody_stays_behind),
       census_test(test_a_new_owner_brings_its_own_slots),
       census_test(test_clones_for_an_owner_that_is_not_the_parent),

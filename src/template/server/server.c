@@ -5,9 +5,11 @@
 #include "base/append.h"
 #include "os/flush.h"
 #include "os/proc.h"
+#include "socket/sys.h"
 #include "template/server/signals.h"
 #include "wire/build.h"
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -201,6 +203,16 @@ void server_title(struct server *s, const char *kind) {
 
 void (*server_before_first_fork)(void);
 
+/* Who reads what a function has written at its end gets it when the kernel lets the
+ * reader run, which on the same processor may be after the end of this process: as long
+ * again as all that came before it from a clone that was there already. Such a clone lets
+ * the reader go first. The price is a turn of the processor where others want it, too; a
+ * clone forked just now does not pay it. */
+static void let_reader_run(const struct server *s) {
+  if (!s->run.is_fresh && sys_has_written())
+    sched_yield();
+}
+
 void server_exit(struct server *s, int code) {
   if (s->before_exit)
     s->before_exit();
@@ -209,5 +221,6 @@ void server_exit(struct server *s, int code) {
   if (s->await_threads)
     s->await_threads(s, -1);
   flush_pending();
+  let_reader_run(s);
   _exit(code);
 }

@@ -122,7 +122,8 @@ struct server {
   } birth;
   struct { /* a function about to be entered */
     int nargs;
-    int is_fresh; /* its socket is as the parent made it, for it alone: blocking */
+    int is_fresh; /* by the command that forked it: its socket is as the parent made it,
+                     for it alone, blocking */
     int goes_on;  /* it is s->program */
     int failed;   /* it raised: s->failure */
     const struct hibernate_call *call; /* the innermost; NULL: none runs, or it can't be
