@@ -485,10 +485,12 @@ function fork.new(options) end
 ---@return moonfork.error? # a built image could not be saved (option rebuild)
 function fork.new_exec(options) end
 
---- A process that begins as an image: new_exec{image = file}.
+--- A process that begins as an image: new_exec with the option image.
 ---@param file string
+---@param options? moonfork.exec_options
 ---@return moonfork.process
-function fork.load(file) end
+---@return moonfork.error? # a built image could not be saved (option rebuild)
+function fork.load(file, options) end
 
 --- A process whose interpreter is started by any command that leads to `moonfork agent`.
 ---@param options moonfork.remote_options

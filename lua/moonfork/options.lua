@@ -17,6 +17,7 @@ local valid = {
   template = set(COMMON),
   from_fd = set(COMMON),
   new_exec = set(COMMON .. " program path cpath gc spares image verify rebuild"),
+  load = set(COMMON .. " program path cpath gc spares image verify rebuild"),
   remote = set(COMMON .. " path cpath gc spares command beat window"),
 }
 
@@ -194,7 +195,7 @@ local function image(where, plain, given)
   return failure
 end
 
-local STARTS = { new = true, new_exec = true, template = true }
+local STARTS = { new = true, new_exec = true, load = true, template = true }
 
 -- The plain options, or nil and an error. f names the function for messages, n the
 -- argument.

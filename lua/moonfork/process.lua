@@ -28,19 +28,20 @@ end
 
 -- What is made without an image, and saved as one for the next time. The error: why it could not
 -- be saved; the process is as good.
-local function build_image(given, plain)
+local function build_image(f, n, given, plain)
   local own = {}
   for name, value in pairs(given) do own[name] = value end
   own.image, own.verify, own.rebuild = nil, nil, nil
-  local object = create_child("new_exec", 1, own, nil, core.new_exec)
+  local object = create_child(f, n, own, nil, core.new_exec)
   given.rebuild(object)
   local ok, err = object:save(plain.image)
   return object, not ok and err or nil
 end
 
-function make.new_exec(given)
+-- f: the function whose argument #n the options are.
+local function make_exec(f, n, given)
   local plain
-  local object = create_child("new_exec", 1, given, nil, function(cell, read)
+  local object = create_child(f, n, given, nil, function(cell, read)
     plain = read
     return core.new_exec(cell, read)
   end)
@@ -49,12 +50,20 @@ function make.new_exec(given)
   if memory or not plain or (err.code ~= "EINVAL" and err.code ~= "UNSUPPORTED") then return object end
   record.mark_told(record.state_of(object), err)
   object:close()
-  return build_image(given, plain)
+  return build_image(f, n, given, plain)
 end
 
-function make.load(file)
+function make.new_exec(given)
+  return make_exec("new_exec", 1, given)
+end
+
+function make.load(file, given)
   check.type(1, "load", file, "string")
-  return make.new_exec{image = file}
+  local own = {}
+  for name, value in pairs(check.optional(2, "load", given, "table") or {}) do own[name] = value end
+  if own.image ~= nil then check.fail(2, "load", "there is no option 'image': the first argument is the file") end
+  own.image = file
+  return make_exec("load", 2, own)
 end
 
 function make.remote(given)

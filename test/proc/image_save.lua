@@ -164,6 +164,14 @@ image_story("options of the new process, hooks and the state of random numbers",
     t.error(err, "FORK_FAILED", "not now")
   end
   t.ok(drawn[1] ~= drawn[2], "each process draws its own")
+  local q = fork.load(path, {env = {IMAGE_STORY = "there"}, verify = true})
+  t.eq(t.ask(q:fork(), "return os.getenv 'IMAGE_STORY'"), "there")
+  local err
+  os.remove(path)
+  q, err = fork.load(path, {rebuild = function(process) process:eval "drawn = 'anew'" end})
+  t.eq(err, nil)
+  t.eq(t.ask(q:fork(), "return drawn"), "anew")
+  t.eq(t.ask(fork.load(path):fork(), "return drawn"), "anew")
 end)
 
 image_story("what can't be saved is an error with type and path, and the process goes on", function(t)
@@ -264,6 +272,10 @@ story.test("wrong arguments raise, and processes without an interpreter of their
   t.raises("string expected", p.save, p)
   t.raises("string expected", p.save, p, {})
   t.raises("string expected", fork.load)
+  t.raises("bad argument #2 to 'load'.*table expected", fork.load, "x", 1)
+  t.raises("bad argument #2 to 'load'.*bogus", fork.load, "x", {bogus = 1})
+  t.raises("bad argument #2 to 'load'.*verify.*boolean", fork.load, "x", {verify = 1})
+  t.raises("bad argument #2 to 'load'.*image.*first argument", fork.load, "x", {image = "y"})
   t.raises("rebuild.*image", fork.new_exec, {rebuild = print})
   t.raises("verify.*boolean", fork.new_exec, {image = "x", verify = 1})
   local ok, err = p:save ""
