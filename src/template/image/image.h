@@ -36,4 +36,8 @@ int image_load(const char *path, int flags, struct image_loaded *ret,
 /* Reads all of a file and compares its sums; makes nothing. 0, or as image_load. */
 int image_check(const char *path, char why[IMAGE_TEXT_MAX]);
 
+/* First thing in the main of a template program: does not return where this process was
+ * started to load libraries for image_save. */
+void image_check_fresh(int argc, char **argv);
+
 #endif

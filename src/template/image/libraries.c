@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -60,10 +61,53 @@ static void look_at_notes(struct library *o, const char *p, size_t n, size_t ali
   }
 }
 
+/* ---- variables ---- */
+
+static void add_data(struct library *o, uint64_t from, uint64_t to) {
+  if (from < to && o->ndata < OBJECT_DATA_MAX)
+    o->data[o->ndata++] = (struct library_data){from, to};
+}
+
+/* Without [relro, relro_end), which lies at one of its ends or is none of it. */
+static void add_segment(struct library *o, uint64_t from, uint64_t to, uint64_t relro,
+                        uint64_t relro_end) {
+  if (relro_end <= from || relro >= to) {
+    add_data(o, from, to);
+  } else {
+    add_data(o, from, relro);
+    add_data(o, relro_end, to);
+  }
+}
+
+static void look_for_data(struct library *o, const struct dl_phdr_info *info,
+                          size_t size) {
+  uint64_t relro = 0, relro_end = 0;
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+    uint64_t at = info->dlpi_addr + p->p_vaddr;
+    if (p->p_type == PT_GNU_RELRO) {
+      relro = at;
+      relro_end = at + p->p_memsz;
+    } else if (p->p_type == PT_TLS) {
+      o->tls_size = p->p_memsz;
+      o->tls_init = at;
+      o->tls_init_size = p->p_filesz;
+      if (size >= offsetof(struct dl_phdr_info, dlpi_tls_data) + sizeof(void *))
+        o->tls.from = (uint64_t)(uintptr_t)info->dlpi_tls_data;
+      o->tls.to = o->tls.from ? o->tls.from + p->p_memsz : 0;
+    }
+  }
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+    uint64_t at = info->dlpi_addr + p->p_vaddr;
+    if (p->p_type == PT_LOAD && (p->p_flags & PF_W))
+      add_segment(o, at, at + p->p_memsz, relro, relro_end);
+  }
+}
+
 static int add_object(struct dl_phdr_info *info, size_t size, void *data) {
   struct listing *l = data;
   struct library *more = realloc(l->o->all, (l->o->n + 1) * sizeof *more);
-  (void)size;
   l->error = -ENOMEM;
   if (!more)
     return 1;
@@ -85,6 +129,7 @@ static int add_object(struct dl_phdr_info *info, size_t size, void *data) {
       look_at_notes(o, (const char *)(uintptr_t)at, p->p_memsz, p->p_align);
     }
   }
+  look_for_data(o, info, size);
   if (o->nid == 0 && o->low < o->high && (!*o->path || *o->path == '/'))
     sum_of_file(o);
   return 0;

@@ -6,13 +6,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { OBJECT_ID_MAX = 32, OBJECT_PATH_MAX = 4096 };
+enum { OBJECT_ID_MAX = 32, OBJECT_PATH_MAX = 4096, OBJECT_DATA_MAX = 4 };
+
+struct library_data { /* variables: [from, to) */
+  uint64_t from, to;
+};
 
 struct library {
   char *path;               /* "": the program */
   uint64_t base, low, high; /* addresses are counted from base; it lies in [low, high) */
   unsigned char id[OBJECT_ID_MAX]; /* its build id; without one, a sum of its file */
   unsigned nid;
+  /* Its segments that stay writable, without what is read-only after relocation; a
+   * further segment would not be looked at. */
+  struct library_data data[OBJECT_DATA_MAX];
+  unsigned ndata;
+  /* Variables that each thread has of its own: this thread's, from 0 where it has not
+   * used them; and what they begin as, of which the bytes behind init_size are 0. */
+  struct library_data tls;
+  uint64_t tls_size, tls_init, tls_init_size;
 };
 
 struct libraries {

@@ -12,6 +12,7 @@
 #include "template/image/format.h"
 #include "template/image/libraries.h"
 #include "template/image/replacement.h"
+#include "template/image/static_data.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -408,6 +409,13 @@ static int check_userdata(struct saving *s) {
   return look.result == -EPERM ? -EINVAL : look.result;
 }
 
+static int check_modules(struct saving *s) {
+  struct heap_shape shape;
+  heap_copy_shape(s->heap, &shape);
+  return static_data_check(s->L, &s->objects, s->heap,
+                           (size_t)(shape.region + shape.zone), s->why, IMAGE_TEXT_MAX);
+}
+
 static void note_word(void *data, void *word) {
   struct saving *s = data;
   uintptr_t p;
@@ -464,6 +472,8 @@ static int prepare(struct saving *s, const struct collector *c,
                    const lua_State *program) {
   int r = libraries_list(&s->objects);
   if (r == 0)
+    r = check_modules(s);
+  if (r == 0)
     r = check_userdata(s);
   if (r < 0)
     return r;
@@ -498,6 +508,7 @@ int image_save(lua_State *L, struct heap *heap, const struct collector *c,
     r = write_file(&s, path);
   if (r < 0 && !*why)
     snprintf(why, IMAGE_TEXT_MAX, "%s: %s", path, strerror(-r));
+  static_data_end(L);
   libraries_free(&s.objects);
   pointers_free(&s.pointers);
   userdata_free(&s.userdata);

@@ -11,6 +11,7 @@
 #include "base/sized.h"
 #include "os/proc.h"
 #include "template/fork/clone.h"
+#include "template/image/image.h"
 #include "template/lua/script.h"
 #include "template/serve/runner.h"
 #include "template/serve/serve.h"
@@ -162,6 +163,7 @@ int template_options_load(const mf_template_options *from, mf_template_options *
 int mf_template_check(int argc, char **argv, const mf_template_options *options) {
   static struct template_entry entry;
   static mf_template_options full;
+  image_check_fresh(argc, argv);
   if (argc != 2 || parse_boot(argv[1], &entry) < 0)
     return 0;
   if (template_options_load(options, &full) < 0) {
