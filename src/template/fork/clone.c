@@ -17,6 +17,7 @@
 #include "template/lua/script.h"
 #include "template/server/autoreap.h"
 #include "template/server/signals.h"
+#include "template/server/wakeup.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -406,6 +407,7 @@ int clone_apply_options(struct server *s, const struct options *o, int leash,
 /* The numbers are those of doc/design.md, "Birth of a clone".
  * 3. Signals: until here all are blocked, so that no handler of the template's ran. */
 void clone_after_fork(struct server *s) {
+  wakeup_forked();
   server_take_pid(s);
   s->nforks = 0;
   signals_forked();

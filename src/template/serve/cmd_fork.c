@@ -3,6 +3,7 @@
 #include "template/fork/clone.h"
 #include "template/serve/commands.h"
 #include "template/serve/entry.h"
+#include "template/server/wakeup.h"
 #include "template/thread/thread_clone.h"
 #include <errno.h>
 #include <stdio.h>
@@ -33,9 +34,16 @@ int cmd_fork(struct server *s, struct command *c) {
     return refuse_lost(s, c);
   if (!clone_parse_fork(&o, c))
     return server_malformed(s, "malformed fork command");
-  r = o.thread ? thread_fork(s, c, entry_thread) : clone_fork(s, &o, c->fds, &sibling);
+  if (o.thread) {
+    wakeup_enter_user(); /* a thread is scheduled as the one that starts it */
+    r = thread_fork(s, c, entry_thread);
+  } else {
+    r = clone_fork(s, &o, c->fds, &sibling);
+  }
   if (r < 0)
     return refuse(s, c);
+  if (r == 0 && !o.thread && !s->thread)
+    wakeup_after_fork();
   if (r == 0 && sibling && o.has_run)
     connection_tell_nothing(&s->conn);
   return r;

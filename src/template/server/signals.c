@@ -5,6 +5,7 @@
 
 #include "base/at_birth.h"
 #include "template/server/autoreap.h"
+#include "template/server/wakeup.h"
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@ static void (*own_handler)(int);
 
 void signals_enter_user(void) {
   user_ran = 1;
+  wakeup_enter_user();
   autoreap_enter_user();
 }
 

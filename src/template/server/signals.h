@@ -5,7 +5,8 @@
 
 #include <signal.h>
 
-/* Around user code: the mask is empty inside, and afterwards. */
+/* Around user code: the mask is empty inside, and afterwards; the policy of scheduling is
+ * the process's own (wakeup.h). */
 void signals_enter_user(void);
 void signals_leave_user(void);
 /* A handler of the library's own, for one signal: set now, where the disposition is the
