@@ -120,6 +120,32 @@ image_story("strings that were received as arguments are saved, and copied", fun
   checked_strings(fork.load(path):fork())
 end)
 
+image_story("strings that wait for the function are saved, handles are not", function(t)
+  local path, long = t:file "image", ("waits"):rep(50000)
+  local p = fork.new_exec()
+    :eval "function told(s, ...) for _, a in ipairs{...} do s:write(#a, a:sub(1, 3), ' ') end end"
+    :send_arg("first", ""):send_fd(io.stderr):send_arg(long, "a\0b")
+  t.eq(p:save(path), true)
+  local q = fork.load(path)
+  for _ = 1, 2 do t.eq(t.got(q:fork():run "told"):read "a", "5fir 0 250000wai 3a\0b ") end
+  t.eq(t.got(q:fork():send_arg("more"):run "told"):read "a", "5fir 0 250000wai 3a\0b 4mor ")
+  t.eq(t.ask(q:fork():take_args(), "return select('#', ...)"), 1) -- the socket
+  t.eq(q:save(path), true)
+  t.eq(t.got(fork.load(path):fork():run "told"):read "a", "5fir 0 250000wai 3a\0b ")
+  t.eq(t.ask(p:fork(), "return select('#', ...)"), 6) -- the original has all
+end)
+
+image_story("a long string that the function was called with is in the image that it makes", function(t)
+  local path, long = t:file "image", ("argument"):rep(40000)
+  local p = fork.new_exec():eval([[
+    function sleeps(s, one, two, path)
+      local how, socket = require("moonfork.clone").hibernate(path)
+      s = socket or s
+      s:write(how, " ", #one, " ", #two, " ", one:sub(-8), two:sub(-8)) end]])
+  t.eq(t.got(p:fork():send_arg(long, long .. "!", path):run "sleeps"):read "a", "saved 320000 320001 argumentrgument!")
+  t.eq(t.got(fork.load(path):run()):read "a", "loaded 320000 320001 argumentrgument!")
+end)
+
 image_story("modules of C and their functions are found again", function(t)
   local path = t:file "image"
   t:module("image_module", [[

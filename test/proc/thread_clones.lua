@@ -364,7 +364,9 @@ test("userdata: vouched for by __clone, known, or refused by type and path", fun
     b:write("buffered\nrest\n")
     assert(a:read() == "buffered")
     function reads(s) s:write(pair[1]:read()) end
+    function shuts(s) pair[1]:close() s:write("shut") end
   ]]
+  t.eq((result(t, thread(p), "shuts")), "shut") -- frees its own buffer, and nobody else's
   t.eq((result(t, thread(p), "reads")), "rest")
   t.eq((result(t, p:fork():eval("pair[2]:close()"), "more")), "1 5001 4711 300000")
   p:eval [[

@@ -17,6 +17,7 @@ static int l_resume(lua_State *L) {
   clone_lib_resume(L, s->program != NULL);
   on_term_resume(L);
   audit_resume(&s->audit, L);
+  args_resume(&s->args, L);
   clone_lib_reseed(L); /* else each process that begins as it would draw the same */
   return 0;
 }

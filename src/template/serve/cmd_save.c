@@ -28,20 +28,24 @@ static int code_of(int r) {
 }
 
 static int l_keep(lua_State *L) {
-  audit_keep(lua_touserdata(L, 1), L);
+  const struct server *s = lua_touserdata(L, 1);
+  audit_keep(&s->audit, L);
+  args_keep(&s->args, L);
   return 0;
 }
 
 static int l_keep_end(lua_State *L) {
   audit_keep_end(L);
+  args_keep_end(L);
   return 0;
 }
 
-/* With what the audit knows: the modules that it watched will not be loaded again. */
+/* With what lies outside of Lua: strings for the function, and what the audit knows, as
+ * the modules that it watched will not be loaded again. */
 static int save_with_notes(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
-  if (script_protect(s, l_keep, &s->audit, 0, FAILURE_NOMEM, PHASE_OPTION) < 0)
-    return -ENOMEM;
-  int r = image_save(s->L, s->heap, &s->collector, s->program, 0, path, why);
+  int r = script_protect(s, l_keep, s, 0, FAILURE_NOMEM, PHASE_OPTION);
+  r = r < 0 ? -ENOMEM
+            : image_save(s->L, s->heap, &s->collector, s->program, 0, path, why);
   (void)script_protect(s, l_keep_end, NULL, 0, FAILURE_NOMEM, PHASE_OPTION);
   return r;
 }

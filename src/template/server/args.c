@@ -241,3 +241,46 @@ int args_push(struct args *a, lua_State *L, struct heap *heap) {
   args_clear(a);
   return n;
 }
+
+/* ---- in images ---- */
+
+static const char kept_key = 0;
+
+void args_keep(const struct args *a, lua_State *L) {
+  lua_Integer n = 0;
+  luaL_checkstack(L, 3, NULL);
+  lua_newtable(L);
+  for (size_t i = 0; i < a->n; i++) {
+    const struct arg *arg = &a->items[i];
+    if (arg->kind == ARG_HANDLE)
+      continue;
+    const unsigned char *text =
+        arg->kind == ARG_MAP ? gather_body(&arg->map) : buf_peek(&a->strings) + arg->at;
+    lua_pushlstring(L, arg->length ? (const char *)text : "", arg->length);
+    lua_rawseti(L, -2, ++n);
+  }
+  if (n > 0)
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &kept_key);
+  else
+    lua_pop(L, 1);
+}
+
+void args_keep_end(lua_State *L) {
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &kept_key);
+}
+
+void args_resume(struct args *a, lua_State *L) {
+  int top = lua_gettop(L);
+  luaL_checkstack(L, 3, NULL);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &kept_key) == LUA_TTABLE)
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
+      size_t n;
+      const char *text = lua_tolstring(L, -1, &n);
+      if (args_put_string(a, text, n) < 0)
+        luaL_error(L, "not enough memory");
+      lua_pop(L, 1);
+    }
+  lua_settop(L, top);
+  args_keep_end(L);
+}

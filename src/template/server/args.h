@@ -41,5 +41,11 @@ int args_has_fd(const struct args *a, int fd);
  * be NULL. May raise (memory): what was not pushed is still in the list then. Returns how
  * many were pushed. */
 int args_push(struct args *a, lua_State *L, struct heap *heap);
+/* Around the save of L as an image: puts the strings into it, in their order, and takes
+ * them out again. Handles are not in images. May raise (memory). */
+void args_keep(const struct args *a, lua_State *L);
+void args_keep_end(lua_State *L);
+/* What was kept is in the list again. May raise (memory). */
+void args_resume(struct args *a, lua_State *L);
 
 #endif

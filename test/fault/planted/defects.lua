@@ -333,7 +333,7 @@ return {
     tests = {{"proc/thread_clones.lua", "userdata"}, "proc/thread_clones.lua"}},
   {name = "threads: received strings lie where they can't be copied", file = "src/template/server/args.c",
     find = "    g->map = heap_bring_in(heap, g->map, g->map_size);\n", replace = "",
-    tests = {{"proc/image_save.lua", "received as arguments"}}},
+    tests = {{"proc/image_save.lua", "was called with"}}},
   {name = "audit: an image forgets what was found", file = "src/template/audit/audit.c",
     find = "    take_notes(a, text, n);\n", replace = "    (void)text;\n",
     tests = {{"proc/image_same.lua", "audit"}}},
