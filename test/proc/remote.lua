@@ -220,6 +220,7 @@ end)
 story.test("map: a chunk that is under way when the option timeout is over is unknown", function(t)
   local pool = over():eval "local kit = require 'testkit' function f(i) kit.msleep(300) return i end"
     :pool("f", { max = 1 })
+  t.eq(pool(0), 0) -- the worker is there
   local told = 0
   for i, err in pool:with { timeout = 0.5 }:map({ 1, 2, 3 }, { chunk = 3 }) do
     t.error(err, "TIMEOUT")
@@ -469,21 +470,22 @@ end)
 
 story.test("the parent is killed: all over there ends, and the command", function(t)
   local word = mark()
+  local spin = word:gsub("%-", "_") -- it stands in the titles of the clones
   local script = ([[
     local fork = require "moonfork"
     local p = fork.remote { command = { "sh", "-c", %q } }
-    p:eval "function spin(s) s:write 'x' while true do end end"
-    local socket = assert(p:fork():run "spin")
+    p:eval "function %s(s) s:write 'x' while true do end end"
+    local socket = assert(p:fork():run "%s")
     socket:read(1)
-    local socket2 = assert(p:fork { leash = "term" }:run "spin")
+    local socket2 = assert(p:fork { leash = "term" }:run "%s")
     socket2:read(1)
     io.open("/proc/self/comm"):close()
     require "testkit".kill(require "testkit".getpid(), 9)
-  ]]):format(("true %s; cat | %s | cat"):format(word, AGENT))
+  ]]):format(("true %s; cat | %s | cat"):format(word, AGENT), spin, spin, spin)
   local _, code = t:lua(script)
   t.eq(code, 128 + kit.SIGKILL)
   t.outside(5, function() return #with_words(word) == 0 end, "the command has ended")
-  t.outside(5, function() return #with_words "moonfork: spin" == 0 end, "the clones have ended")
+  t.outside(5, function() return #with_words("moonfork: " .. spin) == 0 end, "the clones have ended")
 end)
 
 story.done()

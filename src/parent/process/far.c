@@ -165,9 +165,8 @@ struct far_process *far_root(const struct far_link *far) {
 void far_claim(struct far_link *far, struct far_process *q, struct mf_process *p) {
   q->process = p;
   await_end(far, q);
-  if (q->gone) {
+  if (q->gone)
     tell_later(far, q);
-  }
 }
 
 void far_leave(struct far_link *far, struct far_process *q) {
