@@ -299,6 +299,7 @@ int remote_agent(const char *template_program) {
   buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);
   link_put_hello(&mux.out, 0, 0);
   mux_flush(&mux);
+  mux_dump_on_signal(&mux);
   turn_run(&turn);
   return 0;
 }

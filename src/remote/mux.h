@@ -14,6 +14,7 @@
 #include "remote/pairs.h"
 #include "remote/turn.h"
 #include "wire/link.h"
+#include "wire/link_page.h"
 #include <uv.h>
 
 struct mux;
@@ -107,6 +108,10 @@ void mux_deinit(struct mux *m);
 /* Bytes that wait for the stream. */
 size_t mux_backlog(const struct mux *m);
 uint64_t mux_now_ms(const struct mux *m);
+/* SIGUSR2 prints what it is doing on standard error, from now on. */
+void mux_dump_on_signal(struct mux *m);
+/* Writes down channels, the oldest first. */
+void mux_list(const struct mux *m, struct link_page *page);
 
 /* ---- what mux_channel.c has for mux.c ---- */
 

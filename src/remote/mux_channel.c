@@ -647,6 +647,20 @@ void mux_begin_channels(struct mux *m) {
   }
 }
 
+void mux_list(const struct mux *m, struct link_page *page) {
+  uint32_t n = 0;
+  page->nlisted = 0; /* who looks now sees no half of one list and half of another */
+  list_each(it, &m->channels) {
+    const struct mux_channel *c = list_entry(it, struct mux_channel, link);
+    if (n == LINK_PAGE_CHANNELS)
+      break;
+    page->channels[n].id = c->id;
+    page->channels[n].credit = c->sends ? c->credit : 0;
+    page->channels[n++].queued = c->queued;
+  }
+  page->nlisted = n;
+}
+
 void mux_drop_all(struct mux *m) {
   pairs_close(&m->pairs);
   list_each_safe(it, next, &m->channels) {

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -43,6 +44,7 @@ static uint32_t beat_ms, window;
 static size_t nalive, nprinted;
 static struct stat leash_stat;
 static char reason[LINK_TEXT_MAX];
+static struct link_page *page; /* NULL: the parent has none */
 
 /* ---- towards the parent ---- */
 
@@ -250,7 +252,23 @@ static int on_raw(struct mux *m) {
   return 0;
 }
 
+/* For the parent's text about what it does (mf_dump). */
+static void write_page(int all) {
+  if (!page)
+    return;
+  page->heard_ms = mux.heard_ms;
+  page->backlog = mux_backlog(&mux);
+  page->nchannels = mux.nchannels;
+  if (!all)
+    return;
+  page->beat_ms = beat_ms;
+  page->window = window;
+  page->written_ms = mux_now_ms(&mux);
+  mux_list(&mux, page);
+}
+
 static void on_beat(struct beat *b) {
+  write_page(1);
   if (records_put_stops(&records, &mux.out) < 0)
     mux_break(&mux, "not enough memory");
 }
@@ -276,6 +294,7 @@ static int greet(const struct link_frame *f) {
   beat_start(&beat, &mux, beat_ms, on_beat); /* not before: a login takes its time */
   command_accept(&command);
   take_sides();
+  write_page(1);
   return pass_on(f);
 }
 
@@ -350,8 +369,13 @@ static const struct mux_ops ops = {
 
 /* ---- made ---- */
 
-/* The parent's first frame, with one descriptor: it has come before this program was
- * started. */
+static void map_page(int fd) {
+  void *map = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  page = map == MAP_FAILED ? NULL : map;
+}
+
+/* The parent's first frame, with the root's socket and perhaps the page: it has come
+ * before this program was started. */
 static int take_start(int *ret_root) {
   struct fdset fds;
   struct link_frame f;
@@ -362,7 +386,9 @@ static int take_start(int *ret_root) {
     fdset_init(&fds);
     unsigned char *at = buf_reserve(&side_in, 4096);
     ssize_t n = at ? sock_recv(SIDE_FD, at, 4096, 0, &fds, &truncated) : -ENOMEM;
-    if (fds.n == 1 && *ret_root < 0)
+    if (fds.n > 1)
+      map_page(fds.fd[1]);
+    if (fds.n >= 1 && *ret_root < 0)
       *ret_root = fdset_steal(&fds, 0);
     fdset_close(&fds);
     if (n <= 0)
@@ -380,6 +406,7 @@ static int take_start(int *ret_root) {
 
 static void after(struct turn *t) {
   mux_after(&mux);
+  write_page(0);
   if (buf_size(&side_out) > SIDE_MAX)
     mux_break(&mux, "the far side reports more than the parent reads");
   look_idle();
@@ -430,6 +457,7 @@ int remote_near(char **argv) {
     flush_side();
     return 1;
   }
+  mux_dump_on_signal(&mux);
   turn_run(&turn);
   return 0;
 }

@@ -124,4 +124,33 @@ story.test("dump inside a callback", function(t)
   t.ok(line_with(text, "process", "made"), text)
 end)
 
+-- What nobody reads here stops its channel only, and is seen in the text.
+story.test("dump: a link with its channels, their credit and its last sign of life", function(t)
+  local agent = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+  local silent = fork.remote{command = {"sh", "-c", "exec sleep 1000"}}
+  local p = fork.remote{command = {"sh", "-c", "exec " .. agent}, beat = 0.05, name = "far",
+    path = package.path, cpath = package.cpath}
+  t.ok(line_with(fork.dump(), "link: no agent has greeted"), fork.dump())
+  p:eval "function flood(s) s:write(('x'):rep(1000000)) end"
+  local socket = assert(p:fork():run "flood")
+  t.within(10, function()
+    fork.step(0.05)
+    return line_with(fork.dump(), "channel", "262144 bytes not read here")
+  end)
+  local text = fork.dump()
+  local line = line_with(text, "link: connected", "a beat every 0.050 s", "window 262144 bytes")
+  t.ok(line and tonumber(line:match "last sign of life (%d+%.%d+) s ago"), text)
+  t.ok(#line_with(text, '"far"'):match "^ *" < #line:match "^ *", "a link stands below its process")
+  t.ok(line_with(text, "channel 1 (the template's)", "bytes may be sent"), text)
+  socket:close()
+  silent:close()
+  p:kill "KILL"
+  t.within(10, function()
+    fork.step(0.05)
+    return not line_with(fork.dump(), "262144 bytes not read here")
+  end)
+  p:close()
+  fork.loop()
+end)
+
 story.done()

@@ -416,6 +416,42 @@ local function lost(t, word, break_link, options)
   t.within(10, function() return #with_words(word) == 0 end, "the command has ended")
 end
 
+story.test("SIGUSR2 shows the channels of both ends, and ends neither", function(t)
+  local errors = t:tmp() .. "/errors"
+  local script = ([[
+    local fork = require "moonfork"
+    local kit = require "testkit"
+    local p = fork.remote { command = { "sh", "-c", %q } }
+    local function child_of(pid, name)
+      for id, process in pairs(kit.processes()) do
+        if process.ppid == pid and process.comm == name then return id end
+      end
+    end
+    p:eval "function flood(s) s:write(('x'):rep(1000000)) end function f(x) return x end"
+    assert(p:fork():run "flood")
+    local near = child_of(kit.getpid(), "moonfork-remote")
+    local agent = child_of(child_of(near, "sh"), "moonfork-remote")
+    for _, pid in ipairs { near, agent } do kit.kill(pid, 12) end
+    local rpc = p:fork():rpc "f"
+    for i = 1, 200 do
+      assert(rpc(i) == i)
+      local text = io.open %q:read "a"
+      if text:find "near end" and text:find "agent, process" then break end
+      kit.msleep(50)
+    end
+    io.write(io.open %q:read "a")
+    os.exit(0, true)
+  ]]):format("cat | " .. AGENT .. " | cat", errors, errors)
+  local file = t:file("usr2.lua", script)
+  local lua = io.popen(("'%s' '%s' 2>'%s'"):format(os.getenv "LUA" or "lua5.4", file, errors))
+  local text = lua:read "a"
+  t.ok(lua:close(), text)
+  for _, who in ipairs { "near end", "agent" } do
+    t.match(text, "moonfork%-remote [%d.]+, " .. who .. ", process %d+: last sign of life %d")
+  end
+  t.match(text, "channel %d+: %d+ bytes may be sent, 262144 bytes wait to be read here")
+end)
+
 story.test("the near end is killed", function(t)
   local word = mark()
   lost(t, word, function() kit.kill((middle()), kit.SIGKILL) end)

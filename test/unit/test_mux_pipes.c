@@ -120,8 +120,8 @@ static unsigned hear(void) {
   return type;
 }
 
-/* Sends frames as far as they fit; takes at most `reads` bytes of the user's in each turn,
- * and compares. Until the user has taken `wanted`, or nothing goes on. */
+/* Sends frames as far as they fit; takes at most `reads` bytes of the user's in each
+ * turn, and compares. Until the user has taken `wanted`, or nothing goes on. */
 static size_t play(const unsigned char *frames, size_t n, size_t reads, size_t wanted) {
   static unsigned char got[LARGE];
   size_t sent = 0, taken = 0;

@@ -140,6 +140,8 @@ static void put_process(FILE *out, const struct mf_process *p, int depth) {
   put_under_way(out, p);
   put_end(out, p);
   putc('\n', out);
+  if (p->far && !p->was_asked)
+    far_link_dump(p->far, out, 2 * depth + 2);
 }
 
 static const struct mf_process *next_root(const struct context *ctx,

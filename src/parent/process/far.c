@@ -1,6 +1,7 @@
 #include "parent/process/far.h"
 
 #include "base/result.h"
+#include "wire/link_page.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,8 @@ struct far_link {
   int is_listening;          /* an end is looked for that nobody is known to await */
   unsigned nknown, nawaited; /* processes, but the far template */
   unsigned nmeasured;
-  int up, lost, told; /* told: everybody knows that it is lost */
+  int up, lost, told;     /* told: everybody knows that it is lost */
+  struct link_page *page; /* NULL: there is none */
   char reason[1024], printed[LINK_TEXT_MAX + 1];
   size_t nprinted;
   struct list news;               /* processes whose end is to be told */
@@ -516,6 +518,8 @@ void far_link_drop(struct far_link **at) {
     }
   buf_deinit(&far->in);
   buf_deinit(&far->out);
+  if (far->page)
+    b->ops->unshare(b, far->page, sizeof *far->page);
   free(far);
 }
 
@@ -541,6 +545,58 @@ const char *far_link_printed(const struct far_link *far) {
 
 void far_link_end(struct far_link *far) {
   lose(far, "it was ended here");
+}
+
+int far_link_make_page(struct far_link *far) {
+  struct backend *b = far->context->backend;
+  void *map;
+  int fd, r = b->ops->share(b, sizeof *far->page, &fd, &map);
+  if (r < 0)
+    return r;
+  far->page = map;
+  return fd;
+}
+
+static void dump_channels(const struct link_page *page, FILE *out, int indent) {
+  uint32_t n = page->nlisted;
+  for (uint32_t i = 0; i < n && i < LINK_PAGE_CHANNELS; i++) {
+    uint32_t id = page->channels[i].id;
+    fprintf(out, "%*schannel %u%s: %llu bytes may be sent, %llu bytes not read here\n",
+            indent, "", id,
+            id == LINK_CHANNEL_ROOT     ? " (the template's)"
+            : id == LINK_CHANNEL_OUTPUT ? " (standard output)"
+                                        : "",
+            (unsigned long long)page->channels[i].credit,
+            (unsigned long long)page->channels[i].queued);
+  }
+}
+
+static void dump_age(FILE *out, uint64_t now, uint64_t since) {
+  uint64_t ms = since < now ? now - since : 0;
+  fprintf(out, "%llu.%03u s", (unsigned long long)(ms / 1000), (unsigned)(ms % 1000));
+}
+
+void far_link_dump(const struct far_link *far, FILE *out, int indent) {
+  const struct link_page *page = far->page;
+  uint64_t now = context_now_ms(far->context);
+  fprintf(out, "%*slink: %s", indent, "",
+          far->lost ? "lost"
+          : far->up ? "connected"
+                    : "no agent has greeted");
+  if (far->lost && *far->reason)
+    fprintf(out, " (%s)", far->reason);
+  if (far->lost || !far->up || !page || !page->beat_ms) {
+    putc('\n', out);
+    return;
+  }
+  fputs(", last sign of life ", out);
+  dump_age(out, now, page->heard_ms);
+  fprintf(out, " ago, a beat every %u.%03u s, window %u bytes, %u channels, ",
+          page->beat_ms / 1000, page->beat_ms % 1000, page->window, page->nchannels);
+  fprintf(out, "%llu bytes wait for the stream; ", (unsigned long long)page->backlog);
+  dump_age(out, now, page->written_ms);
+  fputs(" ago:\n", out);
+  dump_channels(page, out, indent + 2);
 }
 
 void far_link_forked(struct far_link *far) {

@@ -59,6 +59,11 @@ const char *far_link_reason(const struct far_link *far);
 const char *far_link_printed(const struct far_link *far);
 /* Ends it: all processes there, and the command. */
 void far_link_end(struct far_link *far);
+/* Memory that the near end writes what it does to: a descriptor of it, for the near end,
+ * which the caller closes. -errno: there is none. */
+int far_link_make_page(struct far_link *far);
+/* Lines about the link, for people. */
+void far_link_dump(const struct far_link *far, FILE *out, int indent);
 /* The link's own in a forked copy of the parent. */
 void far_link_forked(struct far_link *far);
 

@@ -47,16 +47,17 @@ static char **arguments(const char *program, const char *const *command) {
   return argv;
 }
 
-/* The first that is said on the link, with the root's control socket. */
-static int say_start(struct backend *s, int side, const mf_options *o, int root) {
+/* The first that is said on the link, with the root's control socket and the page. */
+static int say_start(struct backend *s, int side, const mf_options *o, const int *given,
+                     int ngiven) {
   struct buf b;
   uint32_t numbers[2] = {o->beat_ms ? o->beat_ms : LINK_BEAT_MS,
                          o->window ? (uint32_t)o->window : LINK_WINDOW};
   buf_init(&b, LINK_BODY_MAX);
   int r = link_put(&b, LINK_START, 0, numbers, 2);
-  for (const int *fds = &root; r == 0 && buf_size(&b); fds = NULL) {
+  for (const int *fds = given; r == 0 && buf_size(&b); fds = NULL) {
     struct iovec iov = {(void *)(uintptr_t)buf_peek(&b), buf_size(&b)};
-    ssize_t sent = s->ops->send(s, side, &iov, 1, fds, fds != NULL);
+    ssize_t sent = s->ops->send(s, side, &iov, 1, fds, fds ? ngiven : 0);
     r = sent < 0 ? (int)sent : sent == 0 ? -EAGAIN : 0;
     if (r == 0)
       buf_consume(&b, (size_t)sent);
@@ -103,11 +104,14 @@ int remote_start(struct mf_process *p, const mf_options *o) {
     s->ops->close(s, &side[1]);
     return r;
   }
-  r = say_start(s, side[0], o, root[1]);
+  int given[2] = {root[1], far_link_make_page(p->far)};
+  r = say_start(s, side[0], o, given, given[1] < 0 ? 1 : 2);
   if (!r)
     r = spawn_near(p, o, side[1]);
   s->ops->close(s, &side[1]);
   s->ops->close(s, &root[1]);
+  if (given[1] >= 0)
+    s->ops->close(s, &given[1]);
   if (!r)
     r = far_link_open(p->far, side[0]); /* takes it */
   else

@@ -1,0 +1,27 @@
+/* What a near end keeps up to date for the program that started it, in memory that both
+ * share: a text about a program that hangs needs no answer of anybody's. Written by the
+ * near end alone. */
+#ifndef WIRE_LINK_PAGE_H
+#define WIRE_LINK_PAGE_H
+
+#include <stdint.h>
+
+enum { LINK_PAGE_CHANNELS = 64 };
+
+struct link_page_channel {
+  volatile uint32_t id;
+  volatile uint32_t unused;
+  volatile uint64_t credit; /* bytes that may be sent to the far side */
+  volatile uint64_t queued; /* bytes that the program has not read yet */
+};
+
+struct link_page {
+  volatile uint64_t heard_ms;   /* when anything came from the agent (CLOCK_MONOTONIC) */
+  volatile uint64_t written_ms; /* when the channels were written down: with each beat */
+  volatile uint64_t backlog;    /* bytes that wait for the stream */
+  volatile uint32_t beat_ms, window;
+  volatile uint32_t nchannels, nlisted;
+  struct link_page_channel channels[LINK_PAGE_CHANNELS];
+};
+
+#endif
