@@ -6,12 +6,26 @@
 --   image.lua make FILE modules DIR    one with the 300 modules of DIR
 --   image.lua load FILE COUNT
 --   image.lua exec COUNT               an empty interpreter
+--   image.lua hibernate FILE MIB COUNT  a clone of a template with so many MiB hibernates in a running
+--                                      function, and COUNT processes go on with it
 --   image.lua modules DIR COUNT        one that loads the modules
 local fork = require "moonfork"
 local what = arg[1]
 local clock = require("moonfork.load").now
 local GREET = "function greet(socket) socket:write 'x' socket:read 'a' end"
 local NMODULES = 300
+
+-- As its own figures: how long the save took, and how much more private memory the clone had then.
+local HIBERNATE = [[
+  function sleeper(socket, file)
+    local own = {}
+    for i = 1, 1000 do own[i] = {i} end
+    socket:write "." socket:read(1)
+    local how, new_socket = assert(require "moonfork.clone".hibernate(file))
+    socket = new_socket or socket
+    socket:write "x" socket:read(1)
+  end
+]]
 
 local function load_modules(process, dir)
   return process:eval(([[
@@ -33,20 +47,42 @@ if what == "make" then
   return
 end
 
-local count = tonumber(arg[what == "exec" and 2 or 3])
-local times, private = {}, 0
+local count = tonumber(arg[what == "exec" and 2 or what == "hibernate" and 4 or 3])
+local times, private, saved = {}, 0, ""
+
+if what == "hibernate" then
+  local template = fork.new_exec():eval(HIBERNATE)
+    :eval(("data = {} for i = 1, %d do data[i] = {i} end"):format(tonumber(arg[3]) * 11000))
+  local clone = template:fork():send_arg(arg[2])
+  local socket = assert(clone:run "sleeper")
+  assert(socket:read(1) == ".")
+  local before, start = assert(clone:memory()), clock()
+  socket:write "x"
+  assert(socket:read(1) == "x")
+  local seconds = clock() - start
+  saved = ("\nsave_s %.3f\nsave_private_kib %.0f"):format(seconds, (assert(clone:memory()).uss - before.uss) / 1024)
+  socket:close()
+  assert(clone:wait().code == 0)
+  template:close()
+end
+
 local neighbour
 for i = 1, count + 2 do
   local start = clock()
   local process
-  if what == "load" then
+  if what == "load" or what == "hibernate" then
     process = fork.load(arg[2])
   else
     process = fork.new_exec()
     if what == "modules" then load_modules(process, arg[2]) end
     process:eval(GREET)
   end
-  local socket = assert(process:run "greet")
+  local socket
+  if what == "hibernate" then
+    socket = assert(process:run())
+  else
+    socket = assert(process:run "greet")
+  end
   assert(socket:read(1) == "x")
   times[i] = clock() - start
   local memory = assert(process:memory())
@@ -66,5 +102,5 @@ times = table.move(times, 3, count + 2, 1, {}) -- the first two find cold pages
 table.sort(times)
 local seconds = 0
 for _, t in ipairs(times) do seconds = seconds + t end
-print(("calls %d\nseconds %.6f\np50_us %.1f\nprivate_kib %.0f"):format(count, seconds, times[count // 2 + 1] * 1e6,
-  private / 1024))
+print(("calls %d\nseconds %.6f\np50_us %.1f\nprivate_kib %.0f%s"):format(count, seconds, times[count // 2 + 1] * 1e6,
+  private / 1024, saved))

@@ -14,7 +14,7 @@ struct recording {
   const struct pointers_range *used;
   size_t nused;
   size_t outsides_room, tables_room;
-  bool failed;
+  bool failed, looks_for_node;
 };
 
 static inline uintptr_t word_at(const void *slot) {
@@ -68,10 +68,20 @@ static inline void see(void *context, void *slot) {
   if (word_at(slot) - (uintptr_t)c->r->base <= c->r->nbytes)
     pointers_add(c->r, slot);
 }
+/* There is one such node, the library's. */
+static inline bool is_node(struct recording *c, uintptr_t word, enum image_kind kind) {
+  struct pointers *r = c->r;
+  if (kind != IMAGE_DUMMY_NODE || !c->looks_for_node)
+    return false;
+  if (!r->node)
+    r->node = (const void *)word;
+  return word == (uintptr_t)r->node;
+}
+
 static inline void see_outside(void *context, void *slot, enum image_kind kind) {
   struct recording *c = context;
   uintptr_t word = word_at(slot);
-  if (is_inside(c->r, word))
+  if (is_inside(c->r, word) || is_node(c, word, kind))
     pointers_add(c->r, slot);
   else if (word)
     list(c, slot, kind, NULL);
@@ -164,12 +174,17 @@ static const struct l54_table *stream_metatable(lua_State *L) {
 
 int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes) {
   struct pointers_range all = {base, nbytes};
-  return pointers_record_used(r, L, base, nbytes, &all, 1);
+  return pointers_record_used(r, L, base, nbytes, &all, 1, 0);
 }
 
 int pointers_record_used(struct pointers *r, lua_State *L, const void *base,
-                         size_t nbytes, const struct pointers_range *used, size_t n) {
-  struct recording c = {.r = r, .streams = stream_metatable(L), .used = used, .nused = n};
+                         size_t nbytes, const struct pointers_range *used, size_t n,
+                         int looks_for_node) {
+  struct recording c = {.r = r,
+                        .streams = stream_metatable(L),
+                        .used = used,
+                        .nused = n,
+                        .looks_for_node = looks_for_node != 0};
   *r = (struct pointers){.base = base, .nbytes = nbytes};
   r->bits = calloc(nbytes / 512 + 2, sizeof *r->bits);
   if (!r->bits)

@@ -38,6 +38,10 @@ struct pointers {
    * must be placed anew. */
   uint64_t *tables;
   size_t ntables;
+  /* Lua's node, which empty tables share, where pointers_record_used was to look for it:
+   * the words that lead there have bits, though it lies outside, and are not listed. So a
+   * copy can be given a node of its own (relocate_node). NULL: none leads there. */
+  const void *node;
 };
 
 /* Records the state of L, all of which lies in nbytes from base on, a multiple of 8.
@@ -53,7 +57,8 @@ struct pointers_range {
   size_t nbytes;
 };
 int pointers_record_used(struct pointers *r, lua_State *L, const void *base,
-                         size_t nbytes, const struct pointers_range *used, size_t n);
+                         size_t nbytes, const struct pointers_range *used, size_t n,
+                         int looks_for_node);
 /* Sets the bit of one word more: the allocator's own. */
 void pointers_add(struct pointers *r, const void *slot);
 void pointers_free(struct pointers *r);

@@ -135,18 +135,10 @@ void relocate_settle(lua_State *L) {
   l54_thread(L)->global->main->jump = NULL;
 }
 
-size_t relocate_dummy_node(lua_State *L, void *node) {
-  struct l54_global *g = l54_thread(L)->global;
-  struct l54_object *lists[] = {g->all, g->with_finaliser, g->to_finalise, g->fixed};
-  size_t n = 0;
-  for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-    for (struct l54_object *o = lists[i]; o; o = o->next) {
-      struct l54_table *t = (struct l54_table *)o;
-      if (o->type != L54_TABLE || t->last_free || t->entries == node)
-        continue;
-      memcpy(node, t->entries, sizeof *t->entries);
-      t->entries = node;
-      n++;
-    }
-  return n;
+void relocate_node(void *to, size_t n, const uint64_t *bits, const void *old,
+                   intptr_t difference, uint64_t node) {
+  uint64_t *words = to, moved = (uint64_t)(uintptr_t)old + (uint64_t)difference;
+  for (size_t i = 0; i < n / 8; i++)
+    if (words[i] == moved && bits[i / 64] >> i % 64 & 1)
+      words[i] = node;
 }

@@ -33,11 +33,12 @@ const char *relocate_obstacle(lua_State *L);
  * stack to which errors of the main thread would go, which is not the copy's. They are a
  * panic then, unless they are caught, as everywhere in C. */
 void relocate_settle(lua_State *L);
-/* Has every empty table that uses Lua's dummy node use this copy of it instead, which
- * lies in the region, is zeroed by nobody and freed after the state: a node is
- * RELOCATE_NODE bytes. A state full of empty tables has no address of the library then
- * for each. New tables get Lua's again. Gives their number. */
+/* After relocate_copy with the same bits, of a record with a node of Lua's
+ * (pointers->node): the words in the n bytes at `to` that have led there lead to `node`,
+ * which is a copy of it in the region. So a copy has not the library's address in each
+ * empty table. New tables get Lua's again. A node is RELOCATE_NODE bytes. */
 #define RELOCATE_NODE 24
-size_t relocate_dummy_node(lua_State *L, void *node);
+void relocate_node(void *to, size_t n, const uint64_t *bits, const void *old,
+                   intptr_t difference, uint64_t node);
 
 #endif

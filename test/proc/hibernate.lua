@@ -416,6 +416,37 @@ hibernate_story("what can't be saved is an error with type and path; the functio
   t.eq({continued(t, fork.load(file))}, {"", 1}) -- the closed socket of before is what it writes to
 end)
 
+hibernate_story("what the template shares stays shared while a clone of it is saved", function(t)
+  local file = t:file "image"
+  local template = fork.new_exec():eval "data = {} for i = 1, 120000 do data[i] = {i} end"
+  local p, s = begin(template:fork(), [[
+    local socket, file = ...
+    socket:write "."
+    socket:read(1)
+    local how, new_socket = require "moonfork.clone".hibernate(file)
+    current = new_socket or socket
+    current:write ":"
+    current:read(1)
+    return data[120000][1]
+  ]], file)
+  t.eq(s:read(1), ".")
+  local function anonymous() -- what was copied, too; what is read of a file of the template's is not
+    local text = t.read(("/proc/%d/smaps_rollup"):format(p:pid()))
+    return text and tonumber(text:match "\nAnonymous: +(%d+) kB") or t.skip "the kernel does not tell"
+  end
+  local before = anonymous()
+  s:write "x"
+  t.eq(s:read(1), ":")
+  t.ok(t.got(p:memory()).lua > 8 << 20)
+  t.ok(anonymous() - before < 2048, anonymous() - before)
+  s:write "x"
+  t.eq({answer(t, p, s)}, {"120000", 0})
+  p = fork.load(file)
+  s = t.got(p:run())
+  s:write "x"
+  t.eq({answer(t, p, s)}, {":120000", 0})
+end)
+
 hibernate_story("killed while it saves it leaves the old file", function(t)
   local file = t:file "image"
   saved(t, fork.new(), "local socket, file = ... hibernate(file) return 'old'", file)

@@ -104,13 +104,23 @@ static int add_used(void *data, char *at, size_t size) {
   return 0;
 }
 
-int heap_copy_pointers(const struct heap *h, lua_State *L, struct pointers *ret) {
+static int record(const struct heap *h, lua_State *L, struct pointers *ret,
+                  int looks_for_node) {
   struct used used = {0};
   int r = heap_copy_parts(h, add_used, &used);
   if (r == 0)
-    r = pointers_record_used(ret, L, h, heap_copy_extent(h), used.range, used.n);
+    r = pointers_record_used(ret, L, h, heap_copy_extent(h), used.range, used.n,
+                             looks_for_node);
   free(used.range);
   return r;
+}
+
+int heap_copy_pointers(const struct heap *h, lua_State *L, struct pointers *ret) {
+  return record(h, L, ret, 0);
+}
+
+int heap_copy_pointers_node(const struct heap *h, lua_State *L, struct pointers *ret) {
+  return record(h, L, ret, 1);
 }
 
 void heap_copy_words(struct heap *h, void (*f)(void *data, void *word), void *data) {

@@ -34,6 +34,8 @@ int heap_copy_parts(const struct heap *h, int (*f)(void *data, char *at, size_t 
  * or -ENOMEM. Words of userdata count as pointers only where they lead to memory in use.
  */
 int heap_copy_pointers(const struct heap *h, lua_State *L, struct pointers *ret);
+/* The same, with Lua's node of empty tables (pointers.h). */
+int heap_copy_pointers_node(const struct heap *h, lua_State *L, struct pointers *ret);
 /* f for each word of the heap's own that holds one of its addresses, or NULL. f may
  * change it by the distance that the heap itself has been moved. */
 void heap_copy_words(struct heap *h, void (*f)(void *data, void *word), void *data);

@@ -285,11 +285,14 @@ static void forget_sockets(struct saving *s) {
 /* The contents as they are at the image's own address. */
 static int write_part(struct saving *s, const struct image_part *p, char *room) {
   intptr_t distance = (intptr_t)(s->header.base - (uint64_t)(uintptr_t)s->heap);
+  uint64_t node = (uint64_t)(uintptr_t)heap_copy_node(s->heap) + (uint64_t)distance;
   int r = 0;
   for (uint64_t done = 0; done < p->size && r == 0;) {
     size_t n = p->size - done < CHUNK ? (size_t)(p->size - done) : CHUNK;
     relocate_copy(room, (char *)s->heap + p->at + done, n, bits_of(s, p->at + done),
                   distance);
+    if (s->pointers.node)
+      relocate_node(room, n, bits_of(s, p->at + done), s->pointers.node, distance, node);
     close_sockets(s, room, p->at + done, n);
     s->header.content_sum = image_sum(s->header.content_sum, room, n);
     r = write_all(s, room, n, p->file + done);
@@ -425,12 +428,13 @@ static void note_word(void *data, void *word) {
 }
 
 static int record(struct saving *s) {
-  relocate_dummy_node(s->L, heap_copy_node(s->heap));
   lua_rawgeti(s->L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   lua_State *main = lua_tothread(s->L, -1);
   lua_pop(s->L, 1);
-  int r = heap_copy_pointers(s->heap, main, &s->pointers);
+  int r = heap_copy_pointers_node(s->heap, main, &s->pointers);
   if (r == 0) {
+    if (s->pointers.node)
+      memcpy(heap_copy_node(s->heap), s->pointers.node, RELOCATE_NODE);
     heap_copy_words(s->heap, note_word, s);
     forget_sockets(s);
   }
