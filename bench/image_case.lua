@@ -38,6 +38,9 @@ return function()
     command = ("%s load %s %d"):format(script, make("modules", "modules " .. dir .. "/modules"), n)}
   cells[#cells + 1] = {key = "loading", label = "300 modules, loaded by require",
     command = ("%s modules %s %d"):format(script, dir .. "/modules", n)}
+  local largest = sizes[#sizes]
+  cells[#cells + 1] = {key = "hibernated", label = ("a function that goes on, with %d MiB of tables"):format(largest),
+    command = ("%s hibernate %s/function.image %d %d"):format(script, dir, largest, n)}
   cells = kit.take_turns("image", cells)
   local function of_all(cell, name)
     local all = {}
@@ -58,5 +61,8 @@ return function()
         of_all(cell, "private_kib"), "%.0f")
     end
   end
+  local hibernated = kit.find(cells, "hibernated")
+  say("\n`clone.hibernate` of that function, a clone's: %.2f s, and %.0f KiB more of private memory afterwards.",
+    of_all(hibernated, "save_s"), of_all(hibernated, "save_private_kib"))
   process.capture(("rm -rf '%s'"):format(dir))
 end

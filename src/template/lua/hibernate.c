@@ -92,7 +92,10 @@ static const char *code_of(int error) {
 
 void hibernate_resuming(struct hibernate_call *c, lua_State *from, lua_State *thread) {
   struct server *s = server_self();
-  *c = (struct hibernate_call){.thread = thread, .from = from, .outer = s->run.call};
+  *c = (struct hibernate_call){.thread = thread,
+                               .from = from,
+                               .outer = s->run.call,
+                               .program = s->run.call ? s->run.call->program : NULL};
   s->run.call = c;
 }
 
@@ -104,16 +107,9 @@ int hibernate_is_leaving(void) {
   return asleep.leaving;
 }
 
-static const struct hibernate_call *outermost(const struct hibernate_call *c) {
-  while (c && c->outer)
-    c = c->outer;
-  return c;
-}
-
 int hibernate_is_program(lua_State *L) {
   const struct server *s = server_self();
-  const struct hibernate_call *c = s ? outermost(s->run.call) : NULL;
-  return c && !c->from && c->thread == L;
+  return s && s->run.call && s->run.call->program == L;
 }
 
 /* ---- what is in the way ---- */
@@ -142,6 +138,10 @@ static void look_outwards(lua_State *L, char *text, size_t n) {
     }
     if (!c->from)
       return;
+    if (!c->outer) {
+      snprintf(text, n, "a C function");
+      return;
+    }
   }
 }
 
@@ -203,7 +203,7 @@ int hibernate(lua_State *L) {
     return fail(L, "UNSUPPORTED",
                 "hibernate: the interpreter was there before the template, and can't be "
                 "saved");
-  if (!s->run.call)
+  if (!s->run.call || !s->run.call->program)
     return fail(
         L, LUA_VERSION_NUM == 504 ? "EINVAL" : "UNSUPPORTED",
         LUA_VERSION_NUM == 504
@@ -266,7 +266,7 @@ static void refuse_yield(lua_State *L) {
 }
 
 int hibernate_run(struct server *s, lua_State *L, int nargs) {
-  struct hibernate_call call = {.thread = L};
+  struct hibernate_call call = {.thread = L, .program = L};
   int status, nresults;
   s->run.call = &call;
   on_term_running(L);

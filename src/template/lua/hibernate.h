@@ -14,6 +14,7 @@
 struct hibernate_call {
   lua_State *thread, *from; /* from NULL: by hibernate_run */
   const struct hibernate_call *outer;
+  lua_State *program; /* the function's own thread; NULL: none runs */
 };
 
 int hibernate(lua_State *L); /* clone.hibernate */

@@ -216,6 +216,7 @@ int script_leave_frames(struct server *s) {
 
 int script_serve_again(struct server *s) {
   clone_fork_refused = why_no_raw_fork;
+  s->run.call = NULL;
   return script_leave_frames(s);
 }
 
