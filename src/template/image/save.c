@@ -401,14 +401,21 @@ static int l_look(lua_State *L) {
   return 0;
 }
 
+/* No finaliser runs: for it, what has been suspended would be any coroutine. */
 static int check_userdata(struct saving *s) {
   struct look look = {s, 0};
+  int collects = lua_gc(s->L, LUA_GCISRUNNING);
+  if (collects)
+    lua_gc(s->L, LUA_GCSTOP);
   lua_pushcfunction(s->L, l_look);
   lua_pushlightuserdata(s->L, &look);
-  if (lua_pcall(s->L, 1, 0, 0) != LUA_OK) {
+  int status = lua_pcall(s->L, 1, 0, 0);
+  if (status != LUA_OK)
     lua_pop(s->L, 1);
+  if (collects)
+    lua_gc(s->L, LUA_GCRESTART);
+  if (status != LUA_OK)
     return -ENOMEM;
-  }
   return look.result == -EPERM ? -EINVAL : look.result;
 }
 

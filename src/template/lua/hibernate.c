@@ -14,11 +14,11 @@
  * hibernate gives there; the metatable of errors. */
 static const char server_key, given_key, error_key;
 
-enum outcome { SAVED, NOT_SAVED, LOADED };
+enum outcome { SAVED, REFUSED, NOT_SAVED, LOADED };
 
 /* Clones that are threads never come here. */
 static struct {
-  int leaving;
+  int leaving, tries;
   const char *path; /* on the stack of who has called */
   lua_State *server;
   enum outcome outcome;
@@ -160,9 +160,22 @@ static int give_loaded(lua_State *L) {
   return n + 1;
 }
 
+static int woken(lua_State *L, int status, lua_KContext context);
+
+static int leave(lua_State *L) {
+  asleep.path = lua_tostring(L, 1);
+  asleep.tries++;
+  asleep.leaving = 1;
+  return lua_yieldk(L, 0, 0, woken);
+}
+
 static int woken(lua_State *L, int status, lua_KContext context) {
   (void)status, (void)context;
   switch (asleep.outcome) {
+  case REFUSED: /* perhaps for something that is garbage: finalised first, then freed */
+    for (int i = 0; i < 2; i++)
+      collector_collect_all(&server_self()->collector, L);
+    return leave(L);
   case SAVED:
     lua_pushliteral(L, "saved");
     return 1;
@@ -218,9 +231,8 @@ int hibernate(lua_State *L) {
   }
   lua_settop(L, 1);
   asleep.server = server_thread(L);
-  asleep.path = path;
-  asleep.leaving = 1;
-  return lua_yieldk(L, 0, 0, woken);
+  asleep.tries = 0;
+  return leave(L);
 }
 
 void hibernate_give(lua_State *L, int n) {
@@ -239,7 +251,9 @@ static void save(struct server *s, lua_State *program) {
   asleep.leaving = 0;
   asleep.error = image_save(asleep.server, s->heap, &s->collector, program, IMAGE_RUNNING,
                             asleep.path, asleep.why);
-  asleep.outcome = asleep.error ? NOT_SAVED : SAVED;
+  asleep.outcome = !asleep.error                                  ? SAVED
+                   : asleep.error == -EINVAL && asleep.tries == 1 ? REFUSED
+                                                                  : NOT_SAVED;
   if (asleep.error && !*asleep.why)
     snprintf(asleep.why, sizeof asleep.why, "not enough memory");
 }
