@@ -43,6 +43,8 @@ static void look_at(const struct image_view *v) {
     assert(v->patches[i].object < h->nobjects && is_in_a_part(v, v->patches[i].at, 8));
   for (uint64_t i = 0; i < h->ntables; i++)
     assert(is_in_a_part(v, v->tables[i], 8));
+  for (uint64_t i = 0; i < h->nhooks; i++)
+    assert(is_in_a_part(v, v->hooks[i], 32));
   assert(is_in_a_part(v, h->server, 8));
 }
 

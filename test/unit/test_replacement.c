@@ -2,9 +2,6 @@
  * system that has files without names, and on one that has none: access is made to fail,
  * as where there is no /proc to give them a name. Processes are killed before and after
  * each step. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "template/image/replacement.h"
 
 #include "unit/unit.h"
