@@ -173,13 +173,19 @@ static void *run(void *data) {
   int is_secure = engine_wants_tls(&a->o);
   natsOptions *opts = NULL;
   natsConnection *nc = NULL;
+  char fault[REASON_MAX] = "";
   natsStatus s = natsOptions_Create(&opts);
+  if (s == NATS_OK && a->o.creds &&
+      engine_creds_check(a->o.creds, fault, sizeof fault) < 0)
+    s = NATS_INVALID_ARG;
   if (s == NATS_OK)
     s = set_options(opts, a);
   if (s == NATS_OK)
     s = natsConnection_Connect(&nc, opts);
   pthread_mutex_lock(&box->mutex);
-  if (s != NATS_OK)
+  if (fault[0])
+    memcpy(box->text, fault, sizeof fault);
+  else if (s != NATS_OK)
     note_error(box, s);
   box->status = s;
   box->tried = 1;

@@ -12,8 +12,10 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <link.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -73,6 +75,27 @@ void engine_secure_end(void) {
   pthread_mutex_unlock(&mutex);
 }
 
+/* ---- other copies ---- */
+
+/* A host in C may have libmoonfork-nats, and an interpreter with moonfork.nats, each with
+ * a record of its own of who uses libnats. */
+static int count_copy(struct dl_phdr_info *info, size_t size, void *data) {
+  static const char library[] = "libmoonfork-nats.so", module[] = "nats_core.so";
+  const char *slash = strrchr(info->dlpi_name, '/');
+  const char *name = slash ? slash + 1 : info->dlpi_name;
+  (void)size;
+  if (strncmp(name, library, sizeof library - 1) == 0 || strcmp(name, module) == 0)
+    ++*(unsigned *)data;
+  return 0;
+}
+
+/* Then libnats stays open: the other may use it. */
+static int has_other_copy(void) {
+  unsigned n = 0;
+  dl_iterate_phdr(count_copy, &n);
+  return n > 1;
+}
+
 /* ---- opening and closing ---- */
 
 /* 0: it can't be told. */
@@ -114,7 +137,7 @@ int engine_library_open(void) {
 
 void engine_library_close(void) {
   pthread_mutex_lock(&mutex);
-  if (--users == 0 && ours && !is_exiting)
+  if (--users == 0 && ours && !is_exiting && !has_other_copy())
     nats_CloseAndWait(END_MS);
   pthread_mutex_unlock(&mutex);
 }

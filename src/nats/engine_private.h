@@ -152,6 +152,10 @@ int engine_attempt(struct engine *e); /* starts the thread. 0 or -errno */
 struct mailbox *mailbox_new(uv_async_t *wake);
 void mailbox_drop(struct mailbox *box);
 
+/* engine_creds.c */
+/* 0, or -1 and what is wrong with that file. */
+int engine_creds_check(const char *path, char *ret_fault, size_t size);
+
 /* engine_sub.c */
 void engine_subs_up(struct engine *e);
 void engine_subs_down(struct engine *e);

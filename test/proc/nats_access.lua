@@ -1,0 +1,160 @@
+-- Who is let in: calls and stored jobs with a user and password, a token, certificates, and credentials of an
+-- operator's account, from Lua, from C and from the command line; and what each is told that the server refuses.
+local story = require "story"
+local fork = require "moonfork"
+local helper = require "nats"
+local program = require "program"
+local kit = story.kit
+story.census = false -- nodes and servers are watched by their own stories
+
+local client = os.getenv "MOONFORK_BUILD" .. "/test/help/nats_client"
+local HAVE = package.searchpath("moonfork.nats_core", package.cpath)
+
+-- Options of moonfork.nats as words of the command line, with secrets in files.
+local function words_of(t, options)
+  local words = {}
+  for name, value in pairs(options) do
+    local is_secret = name == "password" or name == "token"
+    words[#words + 1] = is_secret and ("--%s-file %s"):format(name, t:file(name, value .. "\n"))
+      or ("--%s %s"):format(name, value)
+  end
+  return table.concat(words, " ")
+end
+
+local function c_client(url, options)
+  local words = {}
+  for name, value in pairs(options) do words[#words + 1] = ("'%s=%s'"):format(name, value) end
+  local pipe = io.popen(("timeout 60 '%s' %s s %s 2>&1"):format(client, url, table.concat(words, " ")))
+  local text = pipe:read "a"
+  pipe:close()
+  return text
+end
+
+-- Works by all ways with the options `right`; `wrong` is refused, and no message has one of the texts `secret`.
+local function try(name, server_options, make)
+  story.test(name, {deadline = 60}, function(t)
+    if not HAVE then t.skip "built without NATS" end
+    local nats = require "moonfork.nats"
+    server_options.jetstream = true
+    local server = helper.start(t, server_options)
+    local right, wrong, secrets = make(t, server)
+    local with = ("--engine %s --subject s %s"):format(server.url, words_of(t, right))
+    local node = program.start(t, "node " .. with .. " --jobs JOBS --name n -n 1 "
+      .. "-e 'function f(...) return \"did\", ... end' f")
+    t.outside(30, function() return node.out():find " ready " or node:ended() end, "the node")
+    right.subject = "s"
+    local far = t.got(nats.pool(server.url, right))
+    t.eq({far:call "x"}, {"did", "x"})
+    t.eq({far:result(t.got(far:post({}, "x")), 30)}, {"did", "x"})
+    far:close()
+    right.subject = nil
+    -- An array of two strings of MessagePack.
+    t.eq(c_client(server.url, right), "call: \x92\xa3did\xa1x\njob: \x92\xa3did\xa1x\n")
+    t.eq({program.run("call " .. with .. " x")}, {"did\tx\n", "", 0})
+    local out, err, code = program.run("top " .. with)
+    t.eq({err, code}, {"", 0})
+    t.match(out, "^s, engine up, 1 nodes, 1 workers\njobs of JOBS: ")
+
+    local messages = {}
+    wrong.subject = "s"
+    far = t.got(nats.pool(server.url, wrong))
+    local _, refusal = far:call "x"
+    t.error(refusal, "ENGINE", "the engine refused: .*" .. server.url:match "//(.*)":gsub("%p", "%%%0"))
+    t.eq(refusal.started, "no")
+    messages[1] = refusal.message
+    _, refusal = far:post({timeout = 0.2}, "x")
+    t.error(refusal, "ENGINE")
+    t.eq(refusal.started, "no")
+    messages[2] = refusal.message
+    far:close()
+    wrong.subject = nil
+    out = c_client(server.url, wrong)
+    t.match(out, "^call: ENGINE no the engine refused: [^\n]+\njob: ENGINE no [^\n]+\n$")
+    messages[3] = out
+    local words = ("--engine %s --subject s %s"):format(server.url, words_of(t, wrong))
+    out, err, code = program.run("call " .. words .. " x")
+    t.eq({out, code}, {"", 1})
+    t.match(err, "^moonfork call: the engine refused: ")
+    messages[4] = err
+    out, err, code = program.run("top " .. words)
+    t.eq({out, code}, {"", 1})
+    t.match(err, "^moonfork top: the engine can't be reached: ")
+    messages[5] = err
+    for _, message in ipairs(messages) do
+      for _, secret in ipairs(secrets) do
+        t.ok(not message:find(secret, 1, true), "a message tells a secret: " .. message)
+      end
+    end
+    node:kill(kit.SIGTERM)
+    t.eq(node:wait(), 143)
+    t.ok(fork.loop())
+  end)
+end
+
+try("a user and a password", {user = "ada", password = "s3cret"}, function()
+  return {user = "ada", password = "s3cret"}, {user = "ada", password = "wr0ng"}, {"s3cret", "wr0ng"}
+end)
+
+try("a token", {token = "t0ken"}, function() return {token = "t0ken"}, {token = "wr0ng"}, {"t0ken", "wr0ng"} end)
+
+try("certificates of both sides", {tls = "verify"}, function(_, server)
+  local function file(name) return server.folder .. "/" .. name end
+  return {ca = file "ca.pem", cert = file "client.pem", key = file "client.key"},
+    {ca = file "other.pem", cert = file "client.pem", key = file "client.key"}, {}
+end)
+
+-- The token of the right user, and a seed that is not his.
+try("credentials of an account that an operator has signed", {creds = true}, function(t, server)
+  local text = t.read(server.creds)
+  local seed = text:match "\n(SU%w+)\n"
+  local other = helper.start(t, {creds = true})
+  local foreign = t.read(other.creds):match "\n(SU%w+)\n"
+  local wrong = t:file("wrong.creds", (text:gsub(seed, foreign)))
+  return {creds = server.creds}, {creds = wrong}, {seed, foreign}
+end)
+
+story.test("files that are no certificates or credentials are told as such", {deadline = 60}, function(t)
+  if not HAVE then t.skip "built without NATS" end
+  local nats = require "moonfork.nats"
+  local server = helper.start(t, {tls = true})
+  local nonsense = t:file("nonsense", "nothing of that kind\n")
+  for _, name in ipairs{"ca", "creds"} do
+    local far = t.got(nats.pool(server.url, {subject = "s", [name] = nonsense, ca = name ~= "ca"
+      and server.folder .. "/ca.pem" or nonsense}))
+    local _, err = far:call(1)
+    t.error(err, "ENGINE", "the engine refused: ")
+    t.eq(err.started, "no")
+    far:close()
+  end
+  local function dashes(name, what) return ("-----%s %s-----\n"):format(name, what) end
+  local function creds(seed)
+    return dashes("BEGIN", "NATS USER JWT") .. "e30.e30.AA\n" .. dashes("-END", "NATS USER JWT") .. "\n"
+      .. dashes("BEGIN", "USER NKEY SEED") .. seed .. "\n" .. dashes("-END", "USER NKEY SEED")
+  end
+  for text, message in pairs{["nothing\n"] = "no token and seed", [creds "SUAAAA"] = "a seed that is not valid"} do
+    local far = t.got(nats.pool(server.url, {subject = "s", ca = server.folder .. "/ca.pem",
+      creds = t:file("creds", text)}))
+    local _, err = far:call(1)
+    t.error(err, "ENGINE", "the engine refused: the credentials can't be used %(" .. message .. "[^)]*%): /")
+    far:close()
+  end
+  t.ok(fork.loop())
+end)
+
+-- The copy that had opened libnats closed it at the end of its last object, below the other one.
+story.test("a library in C and the Lua module in one process", {deadline = 60}, function(t)
+  local copies = os.getenv "MOONFORK_BUILD" .. "/test/help/nats_copies"
+  if not HAVE or not io.open(copies) then t.skip "built without NATS, or without an interpreter for hosts" end
+  local server = helper.start(t, {jetstream = true})
+  local with = ("--engine %s --subject s"):format(server.url)
+  local node = program.start(t, "node " .. with .. " --jobs JOBS -n 1 -e 'function f(...) return ... end' f")
+  t.outside(30, function() return node.out():find " ready " or node:ended() end, "the node")
+  local pipe = io.popen(("timeout 60 '%s' %s s 2>&1"):format(copies, server.url))
+  local text = pipe:read "a"
+  t.eq({pipe:close()}, {true, "exit", 0}, text)
+  t.eq(text, "C: x\n" .. ("Lua:\tx\n"):rep(4) .. "C: x\n")
+  node:kill(kit.SIGTERM)
+  t.eq(node:wait(), 143)
+end)
+
+story.done()
