@@ -19,9 +19,12 @@ local function most_processes()
 end
 
 local N = story.scale > 1 and 300 or most_processes() > 8000 and 6000 or 1500
--- Seconds of processor time of a turn. It takes 1 to 3 ms on a quiet machine, the goal is 5, and
--- neighbours that use the same caches and cores make it up to three times as long.
-local LONGEST = 0.010 * story.scale
+-- What bounds a turn is the number of ends in it (POLL_BATCH), however fast the machine is. So many
+-- take 1 ms of processor time, on a machine with a load of 60 up to 3. A step of Lua's collector that
+-- can't be divided (6,000 objects with their functions are 9 MB) or the machine's own work may make
+-- a few turns longer.
+local ENDS_MAX = 64
+local LONGEST = 0.005 * story.scale
 
 story.test("no turn of the loop is long when thousands end at once", function(t)
   local near, far = fork.socket.pair()
@@ -44,15 +47,17 @@ story.test("no turn of the loop is long when thousands end at once", function(t)
   far:close()
   near:close() -- the end of file for all
   testkit.msleep(1500 * story.scale) -- nobody looks while they end
-  collectgarbage "stop" -- the program's own objects, 6,000 of them, take 20 ms of one step
-  local longest = 0
+  local most, times = 0, {}
   while ended < N do
-    local before = os.clock()
+    local before, ended_before = os.clock(), ended
     fork.step(0)
-    longest = math.max(longest, os.clock() - before)
+    times[#times + 1] = os.clock() - before
+    most = math.max(most, ended - ended_before)
   end
-  collectgarbage "restart"
-  t.ok(longest <= LONGEST, ("a turn took %.1f ms"):format(longest * 1000))
+  t.ok(most <= ENDS_MAX, ("a turn took %d ends"):format(most))
+  table.sort(times)
+  local took = times[#times * 9 // 10]
+  t.ok(took <= LONGEST, ("one of ten turns took %.1f ms and more"):format(took * 1000))
   template:close()
 end)
 
