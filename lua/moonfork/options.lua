@@ -207,7 +207,7 @@ function options.read(f, n, given)
   given = check.optional(n, f, given, "table") or {}
   check.keys(n, f, given, valid[f])
   local path, cpath
-  if STARTS[f] then path, cpath = paths() end
+  if STARTS[f] and not given.image then path, cpath = paths() end -- an image has its own
   local plain = {
     path = text(where, "path", given.path) or path,
     cpath = text(where, "cpath", given.cpath) or cpath,

@@ -190,6 +190,13 @@ image_story("options of the new process, hooks and the state of random numbers",
     t.error(err, "FORK_FAILED", "not now")
   end
   t.ok(drawn[1] ~= drawn[2], "each process draws its own")
+  local paths = "return package.path, package.cpath, collectgarbage 'incremental'"
+  local saved_path, saved_cpath, mode = t.ask(fork.load(path):fork(), paths)
+  t.eq({saved_path, saved_cpath, mode}, {t.ask(p:fork(), paths)})
+  local longer, longer_c = "a/?.lua;" .. saved_path, "b/?.so;" .. saved_cpath
+  t.eq({t.ask(fork.load(path, {path = longer}):fork(), paths)}, {longer, saved_cpath, mode})
+  t.eq({t.ask(fork.load(path, {cpath = longer_c, gc = "incremental"}):fork(), paths)},
+    {saved_path, longer_c, "incremental"})
   local q = fork.load(path, {env = {IMAGE_STORY = "there"}, verify = true})
   t.eq(t.ask(q:fork(), "return os.getenv 'IMAGE_STORY'"), "there")
   local err

@@ -110,6 +110,16 @@ static void prepare_hot_page(lua_State *L, struct heap *heap, int opens_math) {
   heap_set_hot(heap, HEAP_HOT_NONE);
 }
 
+void script_set_paths(lua_State *L, const struct options *o) {
+  int top = lua_gettop(L);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, LUA_LOADLIBNAME) == LUA_TTABLE) {
+    set_path(L, "path", o->path);
+    set_path(L, "cpath", o->cpath);
+  }
+  lua_settop(L, top);
+}
+
 static int l_open(lua_State *L) {
   const struct open_job *job = lua_touserdata(L, 1);
   const mf_template_options *host = job->s->options;
@@ -126,11 +136,7 @@ static int l_open(lua_State *L) {
     luaL_openlibs(L);
   }
   lua_settop(L, 0);
-  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  if (lua_getfield(L, -1, LUA_LOADLIBNAME) == LUA_TTABLE) {
-    set_path(L, "path", job->o->path);
-    set_path(L, "cpath", job->o->cpath);
-  }
+  script_set_paths(L, job->o);
   return 0;
 }
 

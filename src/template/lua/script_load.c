@@ -12,8 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct resume_job {
+  struct server *s;
+  const struct options *o;
+};
+
 static int l_resume(lua_State *L) {
-  struct server *s = lua_touserdata(L, 1);
+  const struct resume_job *job = lua_touserdata(L, 1);
+  struct server *s = job->s;
+  script_set_paths(L, job->o);
   clone_lib_resume(L, s->program != NULL);
   on_term_resume(L);
   audit_resume(&s->audit, L);
@@ -40,8 +47,11 @@ int script_load(struct server *s, const struct options *o) {
   s->program = loaded.program;
   s->heap = loaded.heap;
   s->collector = loaded.collector;
+  if (o->gc != COLLECTOR_GENERATIONAL) /* else as it was saved */
+    s->collector.gc = o->gc;
   script_attach(s);
-  r = script_protect(s, l_resume, s, 0, FAILURE_REMOTE, PHASE_START);
+  struct resume_job job = {s, o};
+  r = script_protect(s, l_resume, &job, 0, FAILURE_REMOTE, PHASE_START);
   if (r == 0)
     r = script_call_clone(s, (char *)s->heap, loaded.hooks, loaded.nhooks, PHASE_START);
   free(loaded.hooks);
