@@ -101,6 +101,7 @@ static void finish(struct family_member *m, int code) {
   if (closes) { /* finalisers run: they may use files, and resume coroutines */
     if (ending == ENDING_EXIT)
       atomic_compare_exchange_strong(&m->ending, &ending, 0);
+    lua_resetthread(m->program); /* what is to be closed; lua_close looks at m->L only */
     lua_close(m->L);
   } else {
     streams_end(m->L);

@@ -185,6 +185,28 @@ story.test("PF-10 exit ends that one only, at once, without finalisers", functio
     os.exit(object and 0)]])
 end)
 
+story.test("PF-10 an exit that closes the state does so in the interpreter's order, in a coroutine, too", function(t)
+  local out = pseudo.run(t, [[
+    local function closing(name)
+      return setmetatable({}, {__close = function() io.write(name, pseudo.getpid(), " ") end})
+    end
+    local outer <close> = closing "outer"
+    local object = setmetatable({}, {__gc = function() io.write("object", pseudo.getpid(), "; ") end})
+    assert(ended(child(function()
+      local inner <close> = closing "inner"
+      os.exit(3, true)
+    end)) == 3)
+    assert(ended(child(function()
+      coroutine.wrap(function()
+        local lost <close> = closing "lost"
+        os.exit(4, true)
+      end)()
+    end)) == 4)
+    assert(ended(child(function() os.exit(5) end)) == 5)
+    os.exit(object and 0, true)]])
+  t.eq(out, "inner2 outer2 object2; outer3 object3; outer1 object1; ")
+end)
+
 story.test("PF-11 nothing is printed twice, and no file position moves at an end", function(t)
   local out = pseudo.run(t, ([[
     io.write "before " -- buffered

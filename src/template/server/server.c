@@ -102,8 +102,8 @@ void server_answer_hello(struct server *s) {
 
 int server_has_fd(const struct server *s, int fd) {
   return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-         (s->thread && fd == s->life) ||
-         args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
+         (s->thread && fd == s->life) || args_has_fd(&s->args, fd) ||
+         inbox_holds_fd(&s->conn.in, fd);
 }
 
 uint64_t server_lua_live(struct server *s) {
