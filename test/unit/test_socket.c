@@ -19,7 +19,9 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 struct memory {
@@ -242,6 +244,106 @@ static void test_no_call_waits_for_what_another_took(void **state) {
   close(ends[1]);
 }
 
+/* ---- bytes that go first ---- */
+
+static int ntold;
+
+static void told(void) {
+  ntold++;
+}
+
+static void expect_bytes(int fd, const char *text) {
+  char got[64];
+  assert_int_equal(read(fd, got, sizeof got), (ssize_t)strlen(text));
+  assert_memory_equal(got, text, strlen(text));
+}
+
+static ssize_t write_text(int fd, enum sys_type type, const char *text, int pass_fd) {
+  struct iovec iov[2] = {{(void *)(uintptr_t)text, 1},
+                         {(void *)(uintptr_t)(text + 1), strlen(text) - 1}};
+  return sys_write(fd, type, iov, type == SYS_STREAM ? 1 : 2, 0, pass_fd);
+}
+
+static void test_bytes_go_first(void **state) {
+  (void)state;
+  int a[2], b[2], ends[2];
+  assert_int_equal(sock_pair(a, 0), 0);
+  assert_int_equal(sock_pair(b, 0), 0);
+  assert_int_equal(pipe(ends), 0);
+  ntold = 0;
+  assert_false(sys_has_first());
+  sys_flush_first(); /* there are none */
+  sys_write_first(a[0], "FIRST", 5, told);
+  assert_true(sys_has_first());
+  assert_int_equal(write_text(a[0], SYS_SOCKET, "data", -1), 4); /* in one message */
+  assert_int_equal(ntold, 1);
+  assert_false(sys_has_first());
+  expect_bytes(a[1], "FIRSTdata");
+  sys_write_first(a[0], "FIRST", 5, told); /* to another: before */
+  assert_int_equal(write_text(b[0], SYS_SOCKET, "else", -1), 4);
+  assert_int_equal(ntold, 2);
+  expect_bytes(a[1], "FIRST");
+  expect_bytes(b[1], "else");
+  sys_write_first(a[0], "FIRST", 5, told);
+  assert_int_equal(write_text(ends[1], SYS_STREAM, "e", -1), 1);
+  assert_int_equal(ntold, 3);
+  expect_bytes(a[1], "FIRST");
+  expect_bytes(ends[0], "e");
+  sys_write_first(a[0], "FIRST", 5, told); /* with a descriptor */
+  assert_int_equal(write_text(a[0], SYS_SOCKET, "data", ends[0]), 4);
+  assert_int_equal(ntold, 4);
+  expect_bytes(a[1], "FIRSTdata");
+  close(a[1]);
+  sys_write_first(a[0], "FIRST", 5, told); /* nobody reads */
+  assert_int_equal(write_text(a[0], SYS_SOCKET, "data", -1), -EPIPE);
+  assert_int_equal(ntold, 5);
+  assert_false(sys_has_first());
+  close(a[0]);
+  close(b[0]);
+  close(b[1]);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+/* In the child: takes all, and looks at the end of it. */
+static _Noreturn void read_to_the_end(int fd, const char *text) {
+  char got[8192], last[16] = "";
+  size_t n = strlen(text);
+  ssize_t r;
+  while ((r = read(fd, got, sizeof got)) > 0)
+    for (ssize_t i = 0; i < r; i++) {
+      memmove(last, last + 1, n - 1);
+      last[n - 1] = got[i];
+    }
+  _exit(memcmp(last, text, n) != 0);
+}
+
+static void test_bytes_go_first_to_a_full_socket(void **state) {
+  (void)state;
+  static const char zero[4096];
+  int ends[2], status;
+  ssize_t r;
+  assert_int_equal(sock_pair(ends, 0), 0);
+  while (send(ends[0], zero, sizeof zero, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+    ;
+  pid_t pid = fork();
+  assert_true(pid >= 0);
+  if (pid == 0) {
+    close(ends[0]);
+    read_to_the_end(ends[1], "FIRSTdata");
+  }
+  close(ends[1]);
+  ntold = 0;
+  sys_write_first(ends[0], "FIRST", 5, told);
+  while ((r = write_text(ends[0], SYS_SOCKET, "data", -1)) == -EAGAIN)
+    fdwait(&(struct pollfd){.fd = ends[0], .events = POLLOUT}, 1, -1);
+  assert_int_equal(r, 4);
+  assert_int_equal(ntold, 1);
+  close(ends[0]);
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_int_equal(status, 0);
+}
+
 static void expect_line(struct socket *s, char end, const char *text) {
   struct line line;
   assert_int_equal(line_peek(s, end, &line), 1);
@@ -297,6 +399,8 @@ int main(void) {
       census_test(test_waiting_survives_lack_of_memory),
       census_test(test_posix_survives_lack_of_memory),
       census_test(test_push_takes_also_when_it_fails),
+      census_test(test_bytes_go_first),
+      census_test(test_bytes_go_first_to_a_full_socket),
       census_test(test_no_call_waits_for_what_another_took),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
