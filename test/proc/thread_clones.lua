@@ -448,6 +448,23 @@ test("handles = 'close' takes the template's descriptors away, and its end is st
   p:close()
 end)
 
+-- Its process ends later, with its clones; whoever reads to the end need not wait for them.
+test("a process that runs while clones of it live closes its socket at the end of its function", function(t)
+  local p = template()
+  local q = p:fork()
+  local w = thread(q)
+  local waiting = t.got(w:run("waits"))
+  local socket = t.got(q:run("more"))
+  t.eq(socket:read("a"), "1 5001 4711 300000")
+  socket:close()
+  waiting:close()
+  t.eq(t.got(w:wait()).code, 0)
+  t.eq(t.got(q:wait()).code, 0)
+  w:close()
+  q:close()
+  p:close()
+end)
+
 test("memory: what its interpreter has taken", function(t)
   local p = template()
   local q = thread(p)

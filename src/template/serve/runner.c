@@ -10,6 +10,7 @@
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
 #include "template/server/signals.h"
+#include "template/thread/thread_slot.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -192,6 +193,8 @@ void runner_enter(struct server *s) {
   if (!s->thread) {
     clone_exec_prepare = armed_leash;
     clone_fork_refused = NULL;
+    if (s->await_threads) /* it had clones in threads, and will have none */
+      thread_slot_drop();
   }
   int fd = prepare_socket(s);
   server_title(s, NULL);

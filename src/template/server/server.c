@@ -213,13 +213,28 @@ static void let_reader_run(const struct server *s) {
     sched_yield();
 }
 
+/* Clones in threads have descriptors of their own. Whoever reads to the end of what the
+ * function wrote need not wait for them. */
+static void close_before_threads_end(const struct server *s) {
+  int keep[2], n = 0;
+  if (s->leash.source >= 0)
+    keep[n++] = s->leash.source;
+  if (s->leash.armed >= 0)
+    keep[n++] = s->leash.armed;
+  flush_pending();
+  if (s->conn.fd < 0) /* else the parent would take it for the end */
+    fd_close_from(3, keep, n);
+}
+
 void server_exit(struct server *s, int code) {
   if (s->before_exit)
     s->before_exit();
   if (s->leave)
     s->leave(s, code);
-  if (s->await_threads)
+  if (s->await_threads) {
+    close_before_threads_end(s);
     s->await_threads(s, -1);
+  }
   flush_pending();
   let_reader_run(s);
   _exit(code);
