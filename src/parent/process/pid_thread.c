@@ -151,9 +151,10 @@ enum life_kernel process_thread_ask(struct mf_process *p) {
   process_thread_look(p);
   if (p->life->told)
     return LIFE_KERNEL_STATUS;
-  if (!p->life->born)
-    return LIFE_KERNEL_MUTE;
-  return p->life->ended ? ask_process(p) : LIFE_KERNEL_LIVES;
+  if (p->life->ended &&
+      (p->life->born || p->forked)) /* it may have had no time to tell */
+    return ask_process(p);
+  return p->life->born ? LIFE_KERNEL_LIVES : LIFE_KERNEL_MUTE;
 }
 
 /* Whom the number means only the template knows: while that lives, and by the number of
