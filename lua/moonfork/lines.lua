@@ -508,8 +508,9 @@ end
 function Run:take(call, ...)
   self:note(call, ...)
   local tries = self.options.retry or 0
-  if self:can_be_repeated(call, tries) then
-    if not call.line then call.line = self.feed:item() end
+  local repeats = self:can_be_repeated(call, tries)
+  if not call.line and (repeats or self.options.tag) then call.line = self.feed:item() end
+  if repeats then
     call.repeating, self.repeated = true, self.repeated + 1
     self:repeat_call(call, tries)
   end
@@ -531,9 +532,10 @@ function Run:work()
   local options, reader = self.options, self.reader
   self.given, self.parts, self.nparts = 0, {}, 0
   self.repeated, self.queue = 0, {first = 1, last = 0, bytes = 0}
-  -- Where the line of an answer is needed, it is kept; else lines go from the file to the chunk and
+  -- Where the line of an answer is recorded, it is kept; else lines go from the file to the chunk and
   -- texts from the chunk to the output, many at once.
-  local keeps_lines = options.tag or self.log or self.recorded
+  local keeps_lines = self.log or self.recorded
+  local between = options.tag and "\t" or nil
   self.keeps_lines = keeps_lines
   local next_line = keeps_lines and function() return self:next_line() end
     or function() return reader:next() end
@@ -547,7 +549,7 @@ function Run:work()
   local going = true
   while going and not self.given_up and not self.killed do
     local text, n = "", 0
-    if not keeps_lines then text, n = feed:text(self.separator) end
+    if not keeps_lines then text, n = feed:text(self.separator, between) end
     if n > 0 then
       self:enqueue{text = text, n = n}
     else

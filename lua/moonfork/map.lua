@@ -75,12 +75,13 @@ function Feed.more(self)
   if self.map then self.map:more() end
 end
 
---- text(end): of the next answers that are there, up to one that failed: a text, each answer with
--- `end` behind it, and how many; "", 0 where the map's iterator tells the next.
-function Feed.text(self, line_end)
+--- text(end, between): of the next answers that are there, up to one that failed: a text, each answer
+-- with `end` behind it, and how many; "", 0 where the map's iterator tells the next. With `between`
+-- each item stands before its answer, and that between them.
+function Feed.text(self, line_end, between)
   local piece = self.map and self.map.current
   if not piece or not piece.chunk or piece.at >= piece.ready then return "", 0 end
-  local text, n = core.chunk_text(piece.chunk, line_end)
+  local text, n = core.chunk_text(piece.chunk, line_end, between)
   piece.at, self.map.told = piece.at + n, self.map.told + n
   return text, n
 end

@@ -36,7 +36,9 @@ struct chunk {
   size_t nfds;
   struct reader reader;
   uint32_t answered, failures, given, us;
-  struct buf text; /* of answers that are joined; empty between two calls */
+  struct reader told; /* the items: behind that of the last joined answer */
+  uint32_t ntold;     /* so many */
+  struct buf text;    /* of answers that are joined; empty between two calls */
 };
 
 static struct chunk *check_chunk(lua_State *L, int idx) {
@@ -53,7 +55,7 @@ static void drop_answers(struct chunk *c) {
   c->fds = NULL;
   c->answers = NULL;
   c->nfds = c->size = 0;
-  c->answered = c->failures = c->given = 0;
+  c->answered = c->failures = c->given = c->ntold = 0;
 }
 
 static void drop_record(struct chunk *c) {
@@ -411,10 +413,10 @@ static int put_values(lua_State *L, struct buf *out, int n) {
   return rc;
 }
 
-static int put_answer(lua_State *L, struct chunk *c, struct service *s,
-                      const struct chunk_answer *a, const char *end, size_t nend) {
+static int put_packed(lua_State *L, struct chunk *c, const void *data, size_t size,
+                      const char *end, size_t nend) {
   struct codec_error e;
-  int n = serialiser_decode(L, &s->serialiser, a->body, a->size, NULL, 0, &e);
+  int n = serialiser_decode(L, &(*c->box)->serialiser, data, size, NULL, 0, &e);
   if (n < 0)
     return n;
   luaL_checkstack(L, 4, NULL);
@@ -422,26 +424,45 @@ static int put_answer(lua_State *L, struct chunk *c, struct service *s,
   return rc < 0 ? rc : buf_put(&c->text, end, nend);
 }
 
-/* chunk_text(chunk, end) -> text, n: of the next n items that are answered, each with end
- * behind it, up to the first that failed or can't be read; "", 0: the next is such a one,
- * or none is left */
+/* The item whose answer is the next. */
+static int put_item_text(lua_State *L, struct chunk *c, const char *end, size_t nend) {
+  const char *item = NULL;
+  size_t size = 0;
+  if (c->ntold == 0) {
+    reader_init(&c->told, buf_peek(&c->items), buf_size(&c->items));
+    reader_take(&c->told, CHUNK_HEADER);
+  }
+  for (; c->ntold <= c->given; c->ntold++)
+    item = reader_str(&c->told, &size);
+  return item ? put_packed(L, c, item, size, end, nend) : -EPROTO;
+}
+
+/* chunk_text(chunk, end[, between]) -> text, n: of the next n items that are answered,
+ * each with end behind it, up to the first that failed or can't be read; "", 0: the next
+ * is such a one, or none is left. between: each item before its answer, and this between
+ * them */
 static int l_chunk_text(lua_State *L) {
   struct chunk *c = check_chunk(L, 1);
-  struct service *s = *c->box;
-  size_t nend;
+  size_t nend, nbetween;
   const char *end = luaL_checklstring(L, 2, &nend);
+  const char *between = luaL_optlstring(L, 3, NULL, &nbetween);
   lua_Integer n = 0;
   /* the descriptors of an answer come with the last item */
   uint32_t most = c->nfds > 0 && c->answered > 0 ? c->answered - 1 : c->answered;
   buf_consume(&c->text, buf_size(&c->text)); /* of a call that raised */
-  while (s && c->given < most) {
-    struct reader before = c->reader;
+  while (*c->box && c->given < most) {
+    struct reader before = c->reader, items = c->told;
+    uint32_t ntold = c->ntold;
     struct chunk_answer a;
     size_t size = buf_size(&c->text);
     if (chunk_answer_next(&c->reader, &a) < 0)
       return luaL_error(L, "malformed answer");
-    if (a.kind == CHUNK_FAILURE || put_answer(L, c, s, &a, end, nend) < 0) {
+    if (a.kind == CHUNK_FAILURE ||
+        (between && put_item_text(L, c, between, nbetween) < 0) ||
+        put_packed(L, c, a.body, a.size, end, nend) < 0) {
       c->reader = before;
+      c->told = items;
+      c->ntold = ntold;
       c->text.tail -= buf_size(&c->text) - size;
       break;
     }

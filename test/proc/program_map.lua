@@ -124,6 +124,30 @@ story.test("--null: records may hold newlines", function(t)
   t.eq(out, "<a\nb>\0<>\0<c>\0")
 end)
 
+-- In one chunk and in many, with answers that have several values and lines that fail between them.
+story.test("--tag puts each line before its own answer, also around lines that fail", function(t)
+  local expected, failing = {}, 0
+  for i = 1, 500 do
+    if i % 7 == 3 or i == 1 or i == 500 then failing = failing + 1
+    else expected[#expected + 1] = ("%d\tv%d\t%d"):format(i, i, -i) end
+  end
+  local given = numbers(500)
+  for _, words in ipairs{"--chunk 1000", "--chunk 50", "--retry 1", "--unordered --chunk 9"} do
+    local out, err, code = map("-j 2 --keep-going --tag " .. words .. [[ -e 'function f(x)
+      local n = math.tointeger(x)
+      if n % 7 == 3 or n == 1 or n == 500 then error("no", 0) end
+      return "v" .. x, -n end' f]], {stdin = given})
+    local lines = {}
+    for line in out:gmatch "[^\n]+" do lines[#lines + 1] = line end
+    if words:find "unordered" then
+      table.sort(lines, function(a, b) return tonumber(a:match "%d+") < tonumber(b:match "%d+") end)
+    end
+    t.eq(lines, expected)
+    t.eq(code, 1)
+    t.eq(select(2, err:gsub("\n", "")), failing)
+  end
+end)
+
 story.test("--tag and --chunk", function(t)
   local out, _, code = map("--tag --chunk 3 " .. SQUARE, {stdin = numbers(7)})
   t.eq(code, 0)
