@@ -492,6 +492,26 @@ hibernate_story("run without a name is for what was hibernated", function(t)
   end
 end)
 
+hibernate_story("another function of a loaded process may hibernate, too", function(t)
+  local first, second = t:file "first", t:file "second"
+  saved(t, fork.new(), "local socket, file = ... hibernate(file) return 'first'", first)
+  local code = [[
+    local socket, file = ...
+    collectgarbage()
+    local co = coroutine.wrap(function() hibernate(file) return "second" end)
+    local result = co()
+    for _ = 1, 3 do collectgarbage() end
+    return result
+  ]]
+  saved(t, fork.load(first), code, second)
+  t.eq({continued(t, fork.load(second))}, {"second", 0})
+  local p = fork.load(second):eval "collectgarbage() collectgarbage() for i = 1, 1e5 do local _ = {i} end"
+  t.eq({continued(t, p:fork())}, {"second", 0})
+  t.eq({continued(t, p)}, {"second", 0})
+  saved(t, fork.load(second), code, first)
+  t.eq({continued(t, fork.load(first))}, {"second", 0})
+end)
+
 hibernate_story("a template with a suspended function may be changed and saved again", function(t)
   local first, second = t:file "first", t:file "second"
   saved(t, fork.new(), "local socket, file = ... hibernate(file) return added", first)

@@ -54,7 +54,8 @@ local RUN = [===[
 
 -- Every function and round of a loop begins with a step.
 local function with_steps(text)
-  return (text:gsub("(%f[%w_]function%s*[%w_.:]*%s*%b())", "%1 ([==[]==]).step() "):gsub("(%f[%w_]do)(%s*\n)", "%1 ([==[]==]).step()%2"))
+  return (text:gsub("(%f[%w_]function%s*[%w_.:]*%s*%b())", "%1 ([==[]==]).step() ")
+    :gsub("(%f[%w_]do)(%s*\n)", "%1 ([==[]==]).step()%2"))
 end
 
 local function base_of(file)

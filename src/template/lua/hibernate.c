@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* In the registry: the thread that serves in the process which loads the image; what
- * hibernate gives there; the metatable of errors. */
-static const char server_key, given_key, error_key;
+/* In the registry: the thread that serves in the process which loads the image; the one
+ * that is suspended; what hibernate gives there; the metatable of errors. */
+static const char server_key, program_key, given_key, error_key;
 
 enum outcome { SAVED, REFUSED, NOT_SAVED, LOADED };
 
@@ -187,8 +187,21 @@ static int woken(lua_State *L, int status, lua_KContext context) {
   return fail(L, code_of(asleep.error), asleep.why);
 }
 
-static lua_State *server_thread(lua_State *L) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &server_key) != LUA_TTHREAD) {
+/* The suspended thread is the main one, or that which served in this process before it
+ * ran a function. */
+static void keep_program(lua_State *L, lua_State *program) {
+  luaL_checkstack(L, 4, NULL);
+  if (!lua_checkstack(program, 1))
+    luaL_error(L, "stack overflow");
+  lua_pushthread(program);
+  if (program != L)
+    lua_xmove(program, L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &program_key);
+}
+
+static lua_State *server_thread(lua_State *L, const lua_State *program) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &server_key) != LUA_TTHREAD ||
+      lua_tothread(L, -1) == program) {
     lua_pop(L, 1);
     lua_newthread(L);
     lua_pushvalue(L, -1);
@@ -230,7 +243,8 @@ int hibernate(lua_State *L) {
     return fail(L, "EINVAL", message);
   }
   lua_settop(L, 1);
-  asleep.server = server_thread(L);
+  keep_program(L, s->run.call->program);
+  asleep.server = server_thread(L, s->run.call->program);
   asleep.tries = 0;
   return leave(L);
 }
