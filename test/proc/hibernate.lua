@@ -17,8 +17,8 @@ do
   fork.loop()
 end
 
-local function hibernate_story(name, f)
-  story.test(name, function(t)
+local function hibernate_story(name, f, options)
+  story.test(name, options or {}, function(t)
     if not possible then t.skip(why_not) end
     f(t)
   end)
@@ -466,6 +466,33 @@ hibernate_story("killed while it saves it leaves the old file", function(t)
   s:close()
   t.eq({continued(t, fork.load(file))}, {"old", 0})
 end)
+
+hibernate_story("a full disk leaves the old file, and the function goes on", function(t)
+  local folder = t:tmp() .. "/small"
+  local script = t:file("script.lua", ([[
+    local fork, file = require "moonfork", %q
+    local function run(process, name)
+      local socket = assert(process:run(name))
+      io.write(socket:read "a", "\n")
+    end
+    run(fork.new():eval [==[function f(socket, file)
+      local how, other = require "moonfork.clone".hibernate(file)
+      socket = other or socket
+      socket:write(how)
+    end]==]:send_arg(file), "f")
+    run(fork.new():eval [==[function g(socket, file)
+      local filler = ("x"):rep(8 << 20)
+      local how, err = require "moonfork.clone".hibernate(file)
+      socket:write(tostring(how), " ", err.code, " ", tostring(err), " ", #filler)
+    end]==]:send_arg(file), "g")
+    run(fork.load(file))]]):format(folder .. "/image"))
+  local pipe = io.popen(("mkdir '%s'; unshare -m sh -c 'mount -t tmpfs -o size=4m small \"%s\" && exec %s \"%s\"' 2>&1")
+    :format(folder, folder, os.getenv "LUA" or "lua5.4", script))
+  local text = pipe:read "a"
+  pipe:close()
+  if text:find "unshare:" or text:find "mount:" then t.skip(text) end
+  t.match(text, "^saved\nnil LIMIT [^\n]*image: No space left on device 8388608\nloaded\n$")
+end, {root = true})
 
 hibernate_story("run without a name is for what was hibernated", function(t)
   local file = t:file "image"

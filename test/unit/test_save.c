@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <moonfork.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -109,6 +110,65 @@ static int is_possible(const struct told *t) {
 
 static const char CODE[] = "x = 40 function answer(s) x = x + 2 s:write(x) end";
 
+/* What the function writes, and the end of it. */
+static struct told words(mf_process *p, const char *function, char text[100]) {
+  struct told t = {.fd = -1};
+  struct pollfd pfd = {.events = POLLIN};
+  size_t n = 0;
+  ssize_t r = 1;
+  assert_int_equal(mf_run(p, function, on_run, &t), 0);
+  wait_for(&t);
+  pfd.fd = t.fd;
+  while (t.code == 0 && r != 0) {
+    assert_true(poll(&pfd, 1, 10000) > 0 || errno == EINTR);
+    r = read(t.fd, text + n, 99 - n);
+    n += r > 0 ? (size_t)r : 0;
+  }
+  text[n] = '\0';
+  if (t.code == 0)
+    close(t.fd);
+  return t;
+}
+
+static const char SLEEPER[] =
+    "function sleeper(s, file)\n"
+    "  local how, other, word = require 'moonfork.clone'.hibernate(file)\n"
+    "  s = other or s\n"
+    "  s:write(tostring(how), ' ', tostring(word))\n"
+    "end";
+
+static void test_a_function_goes_on_by_run_without_a_name(void **state) {
+  char text[100];
+  mf_process *p = process(NULL, 0);
+  struct told t = {0};
+  (void)state;
+  assert_int_equal(mf_run(p, NULL, on_run, &t), MF_EINVAL);
+  assert_int_equal(mf_run(p, "", on_run, &t), MF_EINVAL);
+  eval(p, SLEEPER);
+  assert_int_equal(mf_send_arg(p, path, strlen(path)), 0);
+  t = words(p, "sleeper", text);
+  assert_int_equal(t.code, 0);
+  mf_close(p, NULL, NULL);
+  if (access(path, F_OK) < 0) {
+    assert_string_equal(text, "nil nil"); /* UNSUPPORTED */
+    return;
+  }
+  assert_string_equal(text, "saved nil");
+  for (int forked = 0; forked < 2; forked++) {
+    mf_process *q = NULL;
+    p = process(path, 1);
+    if (forked)
+      assert_int_equal(mf_fork(p, &q), 0);
+    assert_int_equal(mf_send_arg(q ? q : p, "on", 2), 0);
+    t = words(q ? q : p, NULL, text);
+    assert_int_equal(t.code, 0);
+    assert_string_equal(text, "loaded on");
+    if (q)
+      mf_close(q, NULL, NULL);
+    mf_close(p, NULL, NULL);
+  }
+}
+
 static void test_what_was_saved_is_loaded(void **state) {
   char text[100];
   struct stat st;
@@ -188,6 +248,8 @@ static void test_misuse_and_the_end_before_the_answer(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(test_a_function_goes_on_by_run_without_a_name,
+                                      set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_what_was_saved_is_loaded, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_what_fails_says_why_and_the_process_goes_on,
                                       set_up, tear_down),
