@@ -226,6 +226,10 @@ static void end_of_time(struct job_ask *a) {
   } else if (a->times_out) {
     snprintf(text, sizeof text, "timed out%s%s", a->reason[0] ? ": " : "", a->reason);
     code = MF_ETIMEOUT;
+  } else if (!a->reason[0] && a->call) {
+    snprintf(text, sizeof text,
+             "timed out: the NATS server has not answered (a full store is in its log)");
+    code = MF_ETIMEOUT;
   } else {
     snprintf(text, sizeof text, "%s", a->reason[0] ? a->reason : "timed out");
     code = a->reason[0] ? MF_EENGINE : MF_ETIMEOUT;

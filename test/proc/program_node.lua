@@ -127,4 +127,51 @@ story.test("a local server starts with the node, comes back when it dies, and en
   mode:close()
 end)
 
+-- Two that started at once each started a server, and both wrote into the one store.
+story.test("nodes that start at once share one local server; a later one takes its place", function(t)
+  nats.program(t)
+  local json, fork = require "moonfork.json", require "moonfork"
+  local store = t:file "store"
+  local function start(i)
+    return program.start(t, ("node --engine local --store %s --subject s%d -n 1 %s"):format(store, i, WORK))
+  end
+  local function is_ready(one) return one.out():find " ready " end
+  local function call(i)
+    return (program.run(("call --timeout 20 --engine local --store %s --subject s%d x"):format(store, i)))
+  end
+  local function engine() return json.decode(t.read(store .. "/engine")) end
+  local nodes = {start(1), start(2), start(3)}
+  for i, one in ipairs(nodes) do
+    t.outside(30, function() return is_ready(one) or one:ended() end, "node " .. i)
+    t.ok(is_ready(one), one.err() .. one.out())
+  end
+  local owner
+  for _, process in pairs(kit.processes()) do
+    for i, one in ipairs(nodes) do
+      if process.ppid == one.pid and process.comm == "nats-server" then
+        t.eq(owner, nil, "two servers")
+        owner = i
+      end
+    end
+  end
+  for i = 1, 3 do t.eq(call(i), "did\tx\n") end
+  local first = engine()
+  nodes[owner]:kill(kit.SIGKILL)
+  nodes[owner]:wait()
+  nodes[owner] = start(owner)
+  t.outside(30, function() return is_ready(nodes[owner]) end, "the node that is started again")
+  t.eq(engine(), first, "port and token stay")
+  for i = 1, 3 do t.eq(call(i), "did\tx\n") end
+  for _, one in ipairs(nodes) do one:kill(kit.SIGTERM) end
+  for _, one in ipairs(nodes) do t.eq(one:wait(), 143) end
+  local listener = t.got(fork.socket.listen("127.0.0.1:" .. first.port)) -- somebody else has the port meanwhile
+  local last = start(1)
+  t.outside(30, function() return is_ready(last) or last:ended() end, "a node with another port")
+  t.ok(engine().port ~= first.port)
+  t.eq(call(1), "did\tx\n")
+  last:kill(kit.SIGTERM)
+  t.eq(last:wait(), 143)
+  listener:close()
+end)
+
 story.done()

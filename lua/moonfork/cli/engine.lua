@@ -83,14 +83,18 @@ local function folder_of(options)
   return home .. "/.local/state/moonfork/nats"
 end
 
--- Also in the folders that an ordinary user's PATH lacks.
-local function find_program()
+-- Also in the folders that an ordinary user's PATH lacks; nil: it is not there.
+local function find(name)
   for folder in ((os.getenv "PATH" or "") .. ":/usr/local/sbin:/usr/sbin"):gmatch "[^:]+" do
-    local path = folder .. "/nats-server"
+    local path = folder .. "/" .. name
     local file = require("moonfork.load").file(path)
     if file and file.executable and not file.directory then return path end
   end
-  cli.fail(cli.UNUSABLE, "--engine local: there is no nats-server in PATH (Debian: nats-server)")
+end
+
+local function find_program()
+  return find "nats-server"
+    or cli.fail(cli.UNUSABLE, "--engine local: there is no nats-server in PATH (Debian: nats-server)")
 end
 
 -- Whether the server of that name serves there: the first line that it says.
@@ -136,14 +140,26 @@ ping_interval: "2s"
 ping_max: 2
 ]]
 
+-- A store is one server's: two that write into it destroy it. The server has the lock as long as it
+-- lives, because flock executes it in its own place.
+local LOCKED = 75
 local START = [[-- =moonfork
-local program, configuration = ...
+local program = ...
+local words = {select(2, ...)}
 function start(socket)
   socket:close()
-  local _, message = require("moonfork.clone").exec(program, {"nats-server", "-c", configuration})
+  local _, message = require("moonfork.clone").exec(program, words)
   error(program .. " can't be executed: " .. message, 0)
 end
 ]]
+
+local function command_of(self)
+  local flock = find "flock"
+  if not flock then -- as on systems without util-linux
+    return self.program, "nats-server", "-c", self.configuration
+  end
+  return flock, "flock", "-n", "-E", LOCKED, "-F", self.folder .. "/lock", self.program, "-c", self.configuration
+end
 
 -- port, or any where it is 0; nil: it is in use.
 local function free_port(fork, port)
@@ -170,7 +186,7 @@ local function launch(self)
   local fork = self.fork
   local process = fork.new_exec{session = "new", stdin = "null", stdout = "null", stderr = "null",
     name = "nats-server"}
-  process:eval(START, self.program, self.folder .. "/conf")
+  process:eval(START, command_of(self))
   self.process, self.ended = process, nil
   local socket, err = process:run "start"
   if not socket then return nil, err.message end
@@ -187,6 +203,7 @@ local function wait_for(self)
   local fork = self.fork
   local last = os.time() + SECONDS
   while not is_serving(fork, self.known) do
+    if self.ended and self.ended.code == LOCKED then return nil, "locked" end
     if self.ended then
       return nil, ("nats-server has ended: %s (%s/log)"):format(last_line(self.folder .. "/log"), self.folder)
     end
@@ -198,7 +215,9 @@ end
 
 --- restart(status): it has died.
 function Local:restart(status)
-  self.log("error", "engine ended", {status = status.signal and "signal " .. status.signal or status.code})
+  if status.code ~= LOCKED then -- else another node has started one meanwhile, which serves this one, too
+    self.log("error", "engine ended", {status = status.signal and "signal " .. status.signal or status.code})
+  end
   self.delay = math.min((self.delay or RESTART_MIN / 2) * 2, RESTART_MAX)
   self.timer = self.fork.timer(self.delay, function()
     self.timer = nil
@@ -216,6 +235,7 @@ end
 function Local:close()
   self.closing = true
   if self.timer then self.timer:close() end
+  os.remove(self.configuration)
   if self.ended or not self.process then return end
   self.process:kill "TERM"
   if not self.process:wait(5) then
@@ -236,33 +256,50 @@ local function absolute(folder)
   return (os.getenv "PWD" or ".") .. "/" .. folder
 end
 
-local function start_local(fork, options, log)
+-- Under names of its own until it serves: another node may try the same at the same time. The token stays,
+-- so that nodes which have known an earlier server find this one.
+local function try_start(fork, folder, log, known)
   local clone = require "moonfork.clone"
+  local id = clone.id()
+  local self = setmetatable({fork = fork, folder = folder, log = log, program = find_program(),
+    configuration = ("%s/conf-%s"):format(folder, id:sub(1, 16))}, Local)
+  local port = known and free_port(fork, known.port) or free_port(fork, 0)
+  if not port then cli.fail(cli.FAILED, "--engine local: 127.0.0.1 has no free port") end
+  self.known = {port = port, token = known and known.token or id,
+    name = known and known.name or "moonfork-" .. id:sub(1, 16)}
+  write_private(folder, self.configuration:match "[^/]+$", CONFIGURATION:format(port, self.known.name,
+    self.known.token, folder, folder))
+  local ok, message = launch(self)
+  if ok then ok, message = wait_for(self) end
+  if not ok then
+    self:close()
+    return nil, message
+  end
+  write_private(folder, "engine", json.encode(self.known) .. "\n")
+  os.execute(("cd %s && for f in conf-*; do [ \"$f\" = %s ] || rm -f \"$f\"; done"):format(quote(folder),
+    quote(self.configuration:match "[^/]+$"))) -- of nodes that were killed
+  self.is_serving = true
+  return self
+end
+
+local function start_local(fork, options, log)
   local folder = absolute(folder_of(options))
   check_folder(folder)
-  local known = read_known(folder)
-  if known and is_serving(fork, known) then return known end
-  local self = setmetatable({fork = fork, folder = folder, log = log, program = find_program()}, Local)
-  local message
-  for _ = 1, 5 do -- another program may take the port between two steps
-    local port = known and free_port(fork, known.port) or free_port(fork, 0)
-    if not port then cli.fail(cli.FAILED, "--engine local: 127.0.0.1 has no free port") end
-    known = {port = port, token = clone.id(), name = "moonfork-" .. clone.id():sub(1, 16)}
-    self.known = known
-    write_private(folder, "conf", CONFIGURATION:format(port, known.name, known.token, folder, folder))
-    write_private(folder, "engine", json.encode(known) .. "\n")
-    local ok
-    ok, message = launch(self)
-    if ok then ok, message = wait_for(self) end
-    if ok then
-      self.is_serving = true
-      return known, self
+  local last, tries = os.time() + SECONDS, 0
+  while true do
+    local known = read_known(folder)
+    if known and is_serving(fork, known) then return known end
+    local self, message = try_start(fork, folder, log, known)
+    if self then return self.known, self end
+    if message == "locked" then
+      message = ("another server has the store %s, and does not serve"):format(folder)
+      if os.time() > last then cli.fail(cli.UNUSABLE, "--engine local: %s", message) end
+      fork.sleep(0.1) -- one that is being started
+    else -- another program may take the port between two steps
+      tries = tries + 1
+      if tries == 5 or not message:find "in use" then cli.fail(cli.UNUSABLE, "--engine local: %s", message) end
     end
-    known = nil
-    self:close()
-    if not message:find "in use" then break end
   end
-  cli.fail(cli.UNUSABLE, "--engine local: %s", message)
 end
 
 --- open(fork, options [, log]): the URL, what moonfork.nats takes besides, and for `local` the server,
