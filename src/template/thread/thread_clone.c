@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,8 +197,19 @@ static int make_record(struct server *from, struct thread *t) {
   return 0;
 }
 
+/* Its texts have their sizes beside them, and are most of it. */
+static struct thread *new_record(void) {
+  struct thread *t = malloc(sizeof *t);
+  size_t behind = offsetof(struct thread, template);
+  if (!t)
+    return NULL;
+  memset(t, 0, offsetof(struct thread, server.failure.message));
+  memset((char *)t + behind, 0, offsetof(struct thread, words) - behind);
+  return t;
+}
+
 struct thread *thread_new(struct server *from, void (*live)(struct server *s)) {
-  struct thread *t = calloc(1, sizeof *t);
+  struct thread *t = new_record();
   if (!t) {
     (void)deny(from, FAILURE_NOMEM, ENOMEM, "the record of the thread");
     return NULL;
