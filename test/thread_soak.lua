@@ -1,4 +1,4 @@
--- Many short clones in threads of one template, 16 at a time: none fails, and the template does not
+-- Many short clones in threads of one template, 16 at a time and one at a time: none fails, and the template does not
 -- grow. Also what `./dev tsan` runs, with fewer.
 --
 --   ./dev run lua5.4 test/thread_soak.lua [COUNT [PROGRAM]]      COUNT: 1,000,000
@@ -53,18 +53,21 @@ local function go()
   end)
 end
 
-local function run(n)
+local function run(n, at_a_time)
   local upto = begun + n
   local all = total
   total = upto
-  for _ = 1, math.min(16, n) do go() end
+  for _ = 1, math.min(at_a_time, n) do go() end
   fork.loop()
   total = all
 end
 
-run(math.max(total // 10, 1))
+local alone = total // 20 -- each finds one ready
+run(math.max(total // 20, 1), 16)
+run(alone, 1)
 local before = look()
-run(total - begun)
+run(total - begun - alone, 16)
+run(total - begun, 1)
 if done ~= total then complain(("%d of %d ended"):format(done, total)) end
 local after, threads = look()
 for _ = 1, 100 do -- the last thread may be on its way out of the kernel
