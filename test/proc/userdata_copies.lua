@@ -114,6 +114,11 @@ local function all(pattern)
   return {image = {pattern}, thread = {pattern}, pseudo = {pattern}}
 end
 
+-- A module that an image refuses before its objects: its static data has changed.
+local function of_static(pattern)
+  return {image = {"static data of .*%.so"}, thread = {pattern}, pseudo = {pattern}}
+end
+
 local OBJECTS = "objects = require 'objects' "
 
 story.test("plain memory is copied: bytes, own words, a module's words, user values", function(t)
@@ -238,12 +243,13 @@ local MODULES = {
     "return tostring(env:connect ':memory:' ~= nil)", "true"},
   {"luasql.sqlite3", [[sql = require "luasql.sqlite3" env = sql.sqlite3() c = env:connect ":memory:"]],
     "return 'x'", all "SQLite3 connection.*open"},
-  {"luv", "luv = require 'luv' timer = luv.new_timer()", "return 'x'", all "userdata"},
+  {"luv", "luv = require 'luv' timer = luv.new_timer()", "return 'x'", of_static "userdata"},
   {"zlib", "zlib = require 'zlib'", "return zlib.inflate()(zlib.deflate()('text', 'finish'))", "text"},
   {"zlib", "zlib = require 'zlib' stream = zlib.deflate()", "return 'x'", all "finaliser"},
   {"lxp", "lxp = require 'lxp' parser = lxp.new{}", "return 'x'", all "finaliser"},
   {"rex_pcre2", "rex = require 'rex_pcre2' r = rex.new 'a+'", "return 'x'", all "finaliser"},
-  {"openssl.digest", "digest = require 'openssl.digest' d = digest.new 'sha256'", "return 'x'", all "finaliser"},
+  {"openssl.digest", "digest = require 'openssl.digest' d = digest.new 'sha256'", "return 'x'",
+    of_static "finaliser"},
   {"ssl", "ssl = require 'ssl' context = assert(ssl.newcontext{mode = 'client', protocol = 'any'})",
     "return 'x'", all "finaliser"},
   {"term", "term = require 'term'", "return type(term.isatty)", "function"},
