@@ -165,7 +165,11 @@ static void say_path(lua_State *L, char *text, size_t size) {
 static void say_failed_hook(struct birth *b) {
   lua_State *L = b->child->L;
   char path[240] = "a userdata";
+  int ended =
+      atomic_exchange(&b->child->ending, 0) != 0; /* else its path can't be told */
   const char *text = luaL_tolstring(L, -1, NULL);
+  if (ended)
+    text = "it has ended the copy";
   if (lua_rawgeti(L, 1, (lua_Integer)b->nth + 1) == LUA_TUSERDATA) {
     lua_pushnil(L); /* so that the path does not lead through our table */
     lua_replace(L, 1);

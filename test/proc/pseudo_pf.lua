@@ -353,6 +353,10 @@ story.test("PF-25 __clone is called in the copy, and may refuse it", function(t)
     local none, err = fork()
     assert(none == nil and tostring(err):find "cannot fork here: __clone of the userdata of type FILE%* .-: .*not here")
     assert(not wait())
+    mode = "exit"
+    meta.__clone = function() os.exit(3) end
+    none, err = fork()
+    assert(none == nil and tostring(err):find "__clone of the userdata of type FILE%* .-: it has ended the copy")
     meta.__clone = nil
     assert(ended(child(function() end)) == 0 and lfs ~= nil)]])
 end)

@@ -57,7 +57,7 @@ static const struct object {
     /*                                             image, thread, pseudo */
     {NULL, NO_GC, 0, ZERO, 0, {YES, YES, YES}, "", 0},
     {NULL, NO_GC, 0, ZERO, 0, {YES, YES, YES}, "", 3},
-    {NULL, NO_GC, 0, NUMBER, -1, {YES, YES, YES}, "", 0},
+    {NULL, NO_GC, 0, NUMBER, 0, {YES, YES, YES}, "", 0},
     {NULL, NO_GC, 0, DOUBLE, 0, {YES, YES, YES}, "", 0},
     {NULL, NO_GC, 0, OF_LUA, 0, {YES, YES, YES}, "", 0},
     {NULL, NO_GC, 0, OF_THIS_PROGRAM, 0, {YES, YES, YES}, "", 0},
@@ -116,7 +116,7 @@ static void *word_of(lua_State *L, enum word word) {
   case OF_LUA:
     return L;
   default:
-    return (void *)(uintptr_t)0x7fff0000; /* below what the system gives anybody */
+    return (void *)(uintptr_t)0x10000; /* below what the system gives anybody */
   }
 }
 
