@@ -16,6 +16,7 @@ local STYLE = [[
   .parent { stroke: #59636e } .fork { stroke: #1a7f37; stroke-dasharray: 6 4 } .socket { stroke: #0550ae }
   .parent, .fork, .socket { fill: none; stroke-width: 2 } .parent-text { fill: #59636e } .fork-text { fill: #1a7f37 }
   .socket-text { fill: #0550ae } .tip { stroke: none } .tip-parent { fill: #59636e } .tip-fork { fill: #1a7f37 }
+  .tip-socket { fill: #0550ae }
   @media (prefers-color-scheme: dark) {
     .back { fill: #0d1117 } text { fill: #e6edf3 } .small { fill: #9198a1 }
     .box { fill: #1c2129; stroke: #9198a1 } .shared { fill: #1c3a5e; stroke: #79c0ff }
@@ -23,7 +24,7 @@ local STYLE = [[
     .copy { fill: #5c2429; stroke: #ff7b72 }
     .parent { stroke: #9198a1 } .fork { stroke: #7ee787 } .socket { stroke: #79c0ff }
     .parent-text { fill: #9198a1 } .fork-text { fill: #7ee787 } .socket-text { fill: #79c0ff }
-    .tip-parent { fill: #9198a1 } .tip-fork { fill: #7ee787 }
+    .tip-parent { fill: #9198a1 } .tip-fork { fill: #7ee787 } .tip-socket { fill: #79c0ff }
   }
 ]]
 
@@ -156,8 +157,37 @@ local function remote()
   return p.finish()
 end
 
+-- Callers, the engine, and nodes with their workers: what each sends where.
+local function nats()
+  local p = picture(600, 400, "moonfork.nats: callers send calls through the NATS server to one node that has "
+    .. "room; stored jobs wait in the server until a node takes them; each node gives both to the workers of its pool")
+  p.box(10, 60, 140, 66, "box", "caller", "nats.pool(url)")
+  p.box(10, 216, 140, 66, "box", "caller", "nats.pool(url)")
+  p.put '<rect class="shared" x="222" y="36" width="136" height="272" rx="6"/>'
+  p.text(290, 62, "the engine", "bold", "middle")
+  p.text(290, 84, "nats-server", "small", "middle")
+  p.box(232, 216, 116, 78, "own", "stored jobs", "and results")
+  for i = 0, 1 do
+    local y = 36 + i * 146
+    p.box(420, y, 80, 126, "box", "node", "a pool", "window")
+    for k = 0, 2 do p.box(520, y + k * 44, 76, 38, "copy", "worker") end
+    for k = 0, 2 do p.put('<path class="parent" d="M500 %d L520 %d"/>', y + 63, y + k * 44 + 19) end
+    p.arrow("fork", {420, y + 26, 358, y + 26})
+    p.arrow("socket", {358, y + 70, 420, y + 70})
+  end
+  p.arrow("fork", {222, 78, 150, 78})
+  p.arrow("socket", {150, 106, 222, 106})
+  p.arrow("socket", {150, 254, 232, 254})
+  p.arrow("fork", {20, 340, 70, 340})
+  p.text(80, 345, "beats: I am here, with room for so many", "fork-text")
+  p.arrow("socket", {20, 366, 70, 366})
+  p.text(80, 371, "a call, to one node with room; a job, to be stored", "socket-text")
+  p.text(20, 394, "Answers and results come back the same way.", "small")
+  return p.finish()
+end
+
 local check, bad = arg[1] == "--check", false
-for name, draw in pairs{processes = processes, memory = memory, remote = remote} do
+for name, draw in pairs{processes = processes, memory = memory, remote = remote, nats = nats} do
   local path = here .. "/" .. name .. ".svg"
   local file = io.open(path, check and "r" or "w")
   if not check then

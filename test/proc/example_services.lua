@@ -71,6 +71,32 @@ story.test("systemd has nothing to say about the units", function(t)
   t.eq(table.concat(complaints, "\n"), "")
 end)
 
+-- The units of a page, as files: their names stand in their first lines.
+local function units_of_page(t, page)
+  local names = {}
+  for body in t.read(os.getenv "MOONFORK_SOURCE" .. "/doc/" .. page):gmatch "```ini\n(.-)```" do
+    local name = body:match "^# /etc/systemd/system/(%S+)"
+    t.ok(name, "a unit without a name in " .. page)
+    names[#names + 1] = name
+    -- Programs and users that this machine need not have.
+    t:file(name, (body:gsub("ExecStart=%S+", "ExecStart=" .. program.path):gsub("User=%S+", "User=daemon")))
+  end
+  return names
+end
+
+story.test("systemd has nothing to say about the units of the page about NATS", function(t)
+  if not os.execute "systemd-analyze --version >/dev/null 2>&1" then t.skip "no systemd-analyze" end
+  local names, words, complaints = units_of_page(t, "nats-jobs.md"), {}, {}
+  t.eq(names, {"nats.service", "mail-node.service"})
+  for i, name in ipairs(names) do words[i] = ("'%s'"):format(t:file(name)) end
+  local pipe = assert(io.popen(("systemd-analyze verify --man=no %s 2>&1"):format(table.concat(words, " "))))
+  for line in pipe:lines() do
+    if line:find "/nats%.service" or line:find "/mail%-node%.service" then complaints[#complaints + 1] = line end
+  end
+  pipe:close()
+  t.eq(table.concat(complaints, "\n"), "")
+end)
+
 -- The process that has the number 1 in its namespace.
 local function first_below(t, pid)
   for child, p in pairs(kit.processes()) do

@@ -316,6 +316,32 @@ test("users, tokens and certificates are shown to the server", function(t)
   far:close()
 end)
 
+-- Node and caller are in this process, so each use of the serialiser here is counted.
+test("a node passes values on as they are, without reading them", function(t)
+  local used = {encode = 0, decode = 0}
+  package.preload.counted = function()
+    return {encode = function(...) used.encode = used.encode + 1 return table.concat({...}, "\0") end,
+      decode = function(text) used.decode = used.decode + 1 return text end}
+  end
+  t:defer(function() package.preload.counted, package.loaded.counted = nil, nil end)
+  local nats = require "moonfork.nats"
+  local pool = fork.new_exec():eval [[
+    package.preload.counted = function()
+      return {encode = function(...) return (...) end, decode = function(text) return text end}
+    end
+    function echo(text) return text end]]:pool("echo", {serialiser = "counted"})
+  local node = t.got(nats.node(pool, server.url, {subject = "counted", beat = 0.05}))
+  local far = nats.pool(server.url, {subject = "counted", serialiser = "counted", timeout = 20})
+  local bytes = "\xc1 \0 \xff no MessagePack" -- c1 is never used there
+  t.eq(far:call(bytes), bytes)
+  t.eq(used, {encode = 1, decode = 1})
+  t.eq({node:stats().answers, node:stats().bad}, {1, 0})
+  far:close()
+  node:close()
+  pool:close()
+  t.ok(fork.loop())
+end)
+
 test("fork.dump shows nodes and far pools", function(t)
   local far, node = pair(t, {beat = 0.05, name = "dumped"}, nil, {max = 1, idle = 1})
   t.eq(t.got(far:call("echo", 1)), 1)
