@@ -228,6 +228,16 @@ test("whatever the function does first, its run has been told", function(t)
   p:close()
 end)
 
+test("a debug hook of the template's stays", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS .. [[
+    lines = 0
+    function counts(s) local before = lines local x = 1 s:write(lines - before > 0 and "counts" or "lost") end
+    debug.sethook(function() lines = lines + 1 end, "", 1)
+  ]])
+  for _ = 1, 3 do t.eq((result(t, thread(p), "counts")), "counts") end
+  p:close()
+end)
+
 test("hooks of a birth that wait delay no other", function(t)
   local p = fork.new_exec():eval(FUNCTIONS .. [[
     clone.on_fork(function() if #seen == 1 then clone.pipe():read("a") end end)

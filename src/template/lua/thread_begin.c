@@ -20,6 +20,10 @@ static void hook(lua_State *L, lua_Debug *ar) {
 }
 
 void thread_begin(lua_State *L) {
-  if (sys_has_first())
+  if (!sys_has_first())
+    return;
+  if (lua_gethook(L)) /* the template's code wants it there */
+    sys_flush_first();
+  else
     lua_sethook(L, hook, LUA_MASKCALL | LUA_MASKCOUNT, INSTRUCTIONS_MAX);
 }
