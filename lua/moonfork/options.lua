@@ -130,7 +130,7 @@ end
 local OF_PROCESSES = { env = false, stdin = "inherit", stdout = "inherit", stderr = "inherit",
   session = "inherit", leash = "kill", dumpable = false, tree = false }
 
-local function thread_error(given)
+function options.thread_error(given)
   for name, nothing in pairs(OF_PROCESSES) do
     if given[name] ~= nil and (nothing == false and name ~= "tree" or given[name] ~= nothing) then
       return core.error("UNSUPPORTED", ("option '%s': a clone that is a thread (isolation) has "
@@ -224,7 +224,7 @@ function options.read(f, n, given)
   end
   if f == "remote" then command(where, plain, given) end
   if given.spares ~= nil then spares(where, plain, given.spares) end
-  local failure = plain.isolation == 1 and thread_error(given) or image(where, plain, given)
+  local failure = plain.isolation == 1 and options.thread_error(given) or image(where, plain, given)
   if given.env ~= nil then
     local bad_value
     plain.env, bad_value = environment(where, given.env)

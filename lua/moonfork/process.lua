@@ -467,7 +467,9 @@ end
 function methods.pool(p, name, opts)
   p = serving(p, "pool")
   local plain, cell = calls.pool_options(name, opts)
-  local raw, err = take_template(p, "pool")
+  local err = plain.isolation == 1 and options.thread_error { tree = opts.tree }
+  local raw
+  if not err then raw, err = take_template(p, "pool") end
   local pool = calls.pool(p, raw, err, name, plain, cell)
   if p.state ~= "serving" then p.cell.pool = cell end -- else it was given back
   record.follow_service(p, cell)

@@ -428,8 +428,12 @@ test("what only a process can have is refused by name", function(t)
     t.error(err, "UNSUPPORTED", method[1] == "save" and "can't be saved" or "'" .. method[1] .. "'")
     t.eq((result(t, q, "more")), "1 5001 4711 300000") -- and is none the worse
   end
+  local pool = p:pool("echo", {isolation = "thread", tree = true})
+  local _, err = pool:call(1)
+  t.error(err, "UNSUPPORTED", "'tree'")
+  pool:close()
   local q = thread(p)
-  q:to_fd(function(err) q = err end)
+  q:to_fd(function(why) q = why end)
   t.within(10, function() return type(q) == "table" and q.code end)
   t.error(q, "UNSUPPORTED", "to_fd")
   p:close()
