@@ -65,6 +65,12 @@ static inline void check_block(void *context, const void *at, size_t nbytes) {
   c->result.nbytes += nbytes;
 }
 
+static inline void check_uncounted(void *context, const void *at, size_t nbytes) {
+  struct checking *c = context;
+  check_block(context, at, nbytes);
+  c->result.nbytes -= nbytes;
+}
+
 static inline void check_need(void *context, int holds) {
   if (!holds)
     find_fault(context, "a number is out of its range");
@@ -84,6 +90,7 @@ static const struct walk_visitor checking = {
     .outside = check_outside,
     .object = check_object,
     .block = check_block,
+    .uncounted = check_uncounted,
     .need = check_need,
     .contents = check_contents,
     .outside_key = check_key,
@@ -92,7 +99,7 @@ static const struct walk_visitor checking = {
 
 /* All of the record that the rest is judged by. */
 static void check_main_block(struct checking *c, lua_State *L) {
-  const char *start = (const char *)L - LUA_EXTRASPACE;
+  const char *start = l54_start_of_main(L);
   struct compare_block b;
   if (!c->allocator->find(c->context, L, &b) || b.start != start)
     find_fault(c, "the main thread does not begin where it should");
@@ -109,7 +116,7 @@ compare_state(lua_State *L, const struct compare_allocator *allocator, void *con
   if (setjmp(c.out))
     return c.result;
   check_main_block(&c, L);
-  if (c.global->main != l54_thread(L))
+  if (l54_main(l54_thread(L)->global) != l54_thread(L))
     find_fault(&c, "the main thread is another one");
   walk_state(&checking, &c, L);
   return c.result;

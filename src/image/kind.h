@@ -20,6 +20,8 @@ enum image_kind {
   IMAGE_WARN_DATA,
   IMAGE_STREAM,       /* FILE * of a Lua file */
   IMAGE_STREAM_CLOSE, /* its function that closes */
+  IMAGE_STRING,       /* Lua 5.5: characters that lie outside */
+  IMAGE_FIXED_CODE,   /* Lua 5.5: code or lines of a function that lie outside */
   IMAGE_USERDATA,     /* a word of another userdata: an address or a number */
   IMAGE_KINDS
 };

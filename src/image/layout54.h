@@ -1,7 +1,7 @@
 /* The memory of a Lua 5.4 state as 5.4.3 and later 5.4 versions lay it out, described
  * here in words of our own, as far as pointers and the sizes of blocks need it. Nothing
  * of it is taken on trust: selfcheck.h compares it with the Lua that runs. It is the only
- * description; walk54.h goes through it.
+ * description; walk54.h goes through it. Where Lua 5.5 differs, layout55.h has it.
  *
  * A name in comments is what the Lua manual or its C API calls the thing. */
 #ifndef IMAGE_LAYOUT54_H
@@ -10,6 +10,15 @@
 #include <lua.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if LUA_VERSION_NUM != 504
+#define l54_string l55_string
+#define l54_table l55_table
+#define l54_frame l55_frame
+#define l54_thread l55_thread
+#define l54_global l55_global
+#define l54_main_block l55_main_block
+#endif
 
 /* Tags: the type's number in four bits, the variant above; bit 6 says that the value is a
  * pointer to an object. */
@@ -30,12 +39,14 @@ enum l54_tag {
 };
 
 enum {
-  L54_EVENTS = 25,              /* metamethods, from __index to __close */
-  L54_CACHE = 53 * 2,           /* strings that C code has given as literals */
-  L54_SPARE_SLOTS = 5,          /* behind the end of each stack */
+  L54_EVENTS = 25,     /* metamethods, from __index to __close */
+  L54_CACHE = 53 * 2,  /* strings that C code has given as literals */
+  L54_SPARE_SLOTS = 5, /* behind the end of each stack */
+#if LUA_VERSION_NUM == 504
   L54_ARRAY_IS_LARGER = 1 << 7, /* in a table's flags: its array has a power of two */
   L54_FRAME_OF_C = 1 << 1,      /* in a frame's state: it is a C function's */
-  L54_WHITES = 3 << 3,          /* in an object's mark */
+#endif
+  L54_WHITES = 3 << 3, /* in an object's mark */
 };
 
 union l54_word {
@@ -58,6 +69,7 @@ struct l54_object {
   L54_HEAD;
 };
 
+#if LUA_VERSION_NUM == 504
 struct l54_string {
   L54_HEAD;
   unsigned char reserved;
@@ -69,6 +81,7 @@ struct l54_string {
   } as;
   char bytes[];
 };
+#endif
 
 struct l54_table;
 
@@ -77,8 +90,8 @@ struct l54_userdata {
   unsigned short nvalues; /* user values */
   size_t nbytes;
   struct l54_table *metatable;
-  struct l54_object *gray; /* this and what follows only with user values */
-  struct l54_cell values[];
+  struct l54_object
+      *gray; /* only with user values, which follow where any type may lie */
 };
 
 struct l54_function; /* a prototype */
@@ -150,6 +163,7 @@ struct l54_entry { /* of a table's hash part; its first 16 bytes are the value *
   union l54_word key;
 };
 
+#if LUA_VERSION_NUM == 504
 struct l54_table {
   L54_HEAD;
   unsigned char flags;
@@ -162,7 +176,9 @@ struct l54_table {
   struct l54_table *metatable;
   struct l54_object *gray;
 };
+#endif
 
+#if LUA_VERSION_NUM == 504
 struct l54_frame { /* a call */
   struct l54_cell *function;
   struct l54_cell *top;
@@ -249,10 +265,26 @@ struct l54_main_block {
   struct l54_global global;
 };
 
+static inline struct l54_thread *l54_main(struct l54_global *g) {
+  return g->main;
+}
+
+static inline void *l54_start_of_main(lua_State *L) {
+  return (char *)L - LUA_EXTRASPACE;
+}
+
+static inline int l54_has_entries(const struct l54_table *t) {
+  return t->last_free != NULL;
+}
+#else
+#include "image/layout55.h"
+#endif
+
 static inline struct l54_thread *l54_thread(lua_State *L) {
   return (struct l54_thread *)L;
 }
 
+#if LUA_VERSION_NUM == 504
 /* Elements of a table's array, which is larger than narray when the bit says so. */
 static inline size_t l54_array_size(const struct l54_table *t) {
   size_t n = t->narray, power = 1;
@@ -262,12 +294,25 @@ static inline size_t l54_array_size(const struct l54_table *t) {
     power *= 2;
   return power;
 }
+#endif
+
+/* What Lua aligns for: luaconf.h says it. */
+union l54_any {
+  LUAI_MAXALIGN;
+};
+
+static inline size_t l54_align(size_t n) {
+  return (n + _Alignof(union l54_any) - 1) & ~(_Alignof(union l54_any) - 1);
+}
+
+static inline struct l54_cell *l54_user_values(struct l54_userdata *u) {
+  return (struct l54_cell *)(void *)((char *)u + l54_align(sizeof *u));
+}
 
 /* Where the contents of a userdata begin. */
 static inline size_t l54_userdata_head(const struct l54_userdata *u) {
-  return u->nvalues ? offsetof(struct l54_userdata, values) +
-                          u->nvalues * sizeof(struct l54_cell)
-                    : offsetof(struct l54_userdata, gray);
+  return u->nvalues ? l54_align(sizeof *u) + u->nvalues * sizeof(struct l54_cell)
+                    : l54_align(offsetof(struct l54_userdata, gray));
 }
 
 /* Whether the collector has found that nothing needs the object: it waits to be freed,

@@ -152,6 +152,7 @@ static const struct walk_visitor recording = {
     .outside = see_outside,
     .object = no_object,
     .block = no_block,
+    .uncounted = no_block,
     .need = need,
     .contents = see_contents,
     .outside_key = see_key,
@@ -221,6 +222,8 @@ const char *pointers_kind(enum image_kind kind) {
       [IMAGE_WARN_DATA] = "data of the warning function",
       [IMAGE_STREAM] = "libc stream",
       [IMAGE_STREAM_CLOSE] = "function that closes a stream",
+      [IMAGE_STRING] = "characters of a host's string",
+      [IMAGE_FIXED_CODE] = "code in a host's memory",
       [IMAGE_USERDATA] = "word of a userdata",
   };
   return names[kind];

@@ -62,6 +62,7 @@ static const struct walk_visitor relocating = {
     .outside = correct_outside,
     .object = no_object,
     .block = no_block,
+    .uncounted = no_block,
     .need = need,
     .contents = correct_contents,
     .outside_key = no_key,
@@ -123,7 +124,7 @@ void relocate_copy(void *to, const void *from, size_t n, const uint64_t *bits,
 /* ---- what else copies need ---- */
 
 const char *relocate_obstacle(lua_State *L) {
-  const struct l54_thread *main = l54_thread(L)->global->main;
+  const struct l54_thread *main = l54_main(l54_thread(L)->global);
   if (main->jump)
     return "a protected call of C is under way in the main thread";
   if (main->frame != &main->first_frame && main->status != LUA_YIELD)
@@ -132,7 +133,7 @@ const char *relocate_obstacle(lua_State *L) {
 }
 
 void relocate_settle(lua_State *L) {
-  l54_thread(L)->global->main->jump = NULL;
+  l54_main(l54_thread(L)->global)->jump = NULL;
 }
 
 void relocate_node(void *to, size_t n, const uint64_t *bits, const void *old,

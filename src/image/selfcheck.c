@@ -267,8 +267,16 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static const char *answer;
 static char text[200];
 
+static lua_State *new_state(lua_Alloc allocate, void *data) {
+#if LUA_VERSION_NUM == 504
+  return lua_newstate(allocate, data);
+#else
+  return lua_newstate(allocate, data, 0);
+#endif
+}
+
 static void run_once(void) {
-  const char *reason = selfcheck_run(lua_newstate);
+  const char *reason = selfcheck_run(new_state);
   if (!reason)
     return;
   snprintf(text, sizeof text,

@@ -29,6 +29,8 @@ struct walk_visitor {
   void (*object)(void *context, struct l54_object *o, size_t nbytes);
   /* Exactly this is a block of the allocator's, or the visitor does not return. */
   void (*block)(void *context, const void *at, size_t nbytes);
+  /* The same, of one that is not part of what lua_gc counts. */
+  void (*uncounted)(void *context, const void *at, size_t nbytes);
   /* What the walk needs to go on; the visitor does not return where it is false. */
   void (*need)(void *context, int holds);
   /* The contents of a userdata. */
@@ -70,7 +72,9 @@ WALK walk_part(WALKER, void *slot, int n, size_t element) {
     v->block(c, *(void **)slot, (size_t)n * element);
 }
 
-WALK walk_string(WALKER, struct l54_string *s) {
+#if LUA_VERSION_NUM == 504
+WALK walk_string(WALKER, struct l54_global *g, struct l54_string *s) {
+  (void)g;
   if (s->type == L54_LONG_STRING) {
     v->block(c, s, offsetof(struct l54_string, bytes) + s->as.length + 1);
     return;
@@ -78,6 +82,42 @@ WALK walk_string(WALKER, struct l54_string *s) {
   v->block(c, s, offsetof(struct l54_string, bytes) + s->short_length + 1);
   v->inside(c, &s->as.chain);
 }
+
+WALK walk_elements(WALKER, struct l54_table *t) {
+  size_t n = l54_array_size(t);
+  v->inside(c, &t->array);
+  if (n)
+    v->block(c, t->array, n * sizeof *t->array);
+  walk_cells(v, c, t->array, n);
+  v->inside(c, &t->last_free);
+}
+
+WALK walk_entries_block(WALKER, struct l54_table *t, size_t n) {
+  v->block(c, t->entries, n * sizeof *t->entries);
+}
+
+WALK walk_code(WALKER, struct l54_function *f) {
+  walk_part(v, c, &f->code, f->ncode, sizeof *f->code);
+  walk_part(v, c, &f->lineinfo, f->nlineinfo, sizeof *f->lineinfo);
+  walk_part(v, c, &f->lines, f->nlines, sizeof *f->lines);
+}
+
+WALK walk_place(WALKER, struct l54_frame *f) {
+  v->inside(c, &f->as.lua.next_instruction);
+}
+
+WALK walk_thread_block(WALKER, struct l54_global *g, struct l54_thread *t) {
+  v->block(c, (char *)t - LUA_EXTRASPACE,
+           t == g->main ? sizeof(struct l54_main_block)
+                        : LUA_EXTRASPACE + sizeof(struct l54_thread));
+}
+
+WALK walk_main(WALKER, struct l54_global *g) {
+  v->inside(c, &g->main);
+}
+#else
+#include "image/walk55.h"
+#endif
 
 WALK walk_entry(WALKER, struct l54_table *t, struct l54_entry *e) {
   walk_word(v, c, &e->word, e->tag);
@@ -90,23 +130,18 @@ WALK walk_entry(WALKER, struct l54_table *t, struct l54_entry *e) {
 }
 
 WALK walk_table(WALKER, struct l54_table *t) {
-  size_t n = l54_array_size(t);
   v->block(c, t, sizeof *t);
   v->inside(c, &t->metatable);
   v->perhaps(c, &t->gray);
-  v->inside(c, &t->array);
-  if (n)
-    v->block(c, t->array, n * sizeof *t->array);
-  walk_cells(v, c, t->array, n);
-  v->inside(c, &t->last_free);
-  if (!t->last_free) { /* none of its own */
+  walk_elements(v, c, t);
+  if (!l54_has_entries(t)) { /* none of its own */
     v->outside(c, &t->entries, IMAGE_DUMMY_NODE);
     return;
   }
   v->need(c, t->log2_entries < 31);
   v->inside(c, &t->entries);
-  n = (size_t)1 << t->log2_entries;
-  v->block(c, t->entries, n * sizeof *t->entries);
+  size_t n = (size_t)1 << t->log2_entries;
+  walk_entries_block(v, c, t, n);
   for (size_t i = 0; i < n; i++)
     walk_entry(v, c, t, &t->entries[i]);
 }
@@ -145,18 +180,16 @@ WALK walk_userdata(WALKER, struct l54_userdata *u) {
   v->inside(c, &u->metatable);
   if (u->nvalues)
     v->perhaps(c, &u->gray);
-  walk_cells(v, c, u->values, u->nvalues);
+  walk_cells(v, c, l54_user_values(u), u->nvalues);
   v->contents(c, u, (char *)u + head, u->nbytes);
 }
 
 WALK walk_function(WALKER, struct l54_function *f) {
   v->block(c, f, sizeof *f);
   walk_part(v, c, &f->constants, f->nconstants, sizeof *f->constants);
-  walk_part(v, c, &f->code, f->ncode, sizeof *f->code);
+  walk_code(v, c, f);
   walk_part(v, c, &f->inner, f->ninner, sizeof *f->inner);
   walk_part(v, c, &f->upvalues, f->nupvalues, sizeof *f->upvalues);
-  walk_part(v, c, &f->lineinfo, f->nlineinfo, sizeof *f->lineinfo);
-  walk_part(v, c, &f->lines, f->nlines, sizeof *f->lines);
   walk_part(v, c, &f->locals, f->nlocals, sizeof *f->locals);
   v->inside(c, &f->source);
   v->perhaps(c, &f->gray);
@@ -177,7 +210,7 @@ WALK walk_frame(WALKER, struct l54_frame *f) {
     v->outside(c, &f->as.c.continuation, IMAGE_CONTINUATION);
     v->outside(c, &f->as.c.context, IMAGE_CONTEXT);
   } else {
-    v->inside(c, &f->as.lua.next_instruction);
+    walk_place(v, c, f);
   }
 }
 
@@ -209,9 +242,7 @@ WALK walk_stack(WALKER, struct l54_thread *t) {
 
 WALK walk_thread(WALKER, struct l54_global *g, struct l54_thread *t) {
   char *extra = (char *)t - LUA_EXTRASPACE;
-  v->block(c, extra,
-           t == g->main ? sizeof(struct l54_main_block)
-                        : LUA_EXTRASPACE + sizeof(struct l54_thread));
+  walk_thread_block(v, c, g, t);
   v->inside(c, &t->global);
   v->need(c, t->global == g);
   v->inside(c, &t->top);
@@ -238,7 +269,7 @@ static inline size_t walk_least(unsigned char type) {
   switch (type) {
   case L54_SHORT_STRING:
   case L54_LONG_STRING:
-    return offsetof(struct l54_string, bytes);
+    return offsetof(struct l54_string, as) + sizeof(((struct l54_string *)0)->as);
   case L54_TABLE:
     return sizeof(struct l54_table);
   case L54_LUA_FUNCTION:
@@ -261,7 +292,7 @@ WALK walk_object(WALKER, struct l54_global *g, struct l54_object *o) {
   switch (o->type) {
   case L54_SHORT_STRING:
   case L54_LONG_STRING:
-    walk_string(v, c, (struct l54_string *)o);
+    walk_string(v, c, g, (struct l54_string *)o);
     break;
   case L54_TABLE:
     walk_table(v, c, (struct l54_table *)o);
@@ -323,7 +354,7 @@ WALK walk_global(WALKER, struct l54_global *g) {
   v->outside(c, &g->warn_data, IMAGE_WARN_DATA);
   walk_cells(v, c, &g->registry, 1);
   v->inside(c, &g->with_upvalues);
-  v->inside(c, &g->main);
+  walk_main(v, c, g);
   v->inside(c, &g->out_of_memory);
   walk_array(v, c, g->event_names, L54_EVENTS);
   walk_array(v, c, g->metatables, LUA_NUMTYPES);

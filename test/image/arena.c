@@ -228,6 +228,14 @@ static void copy_by_record(struct arena *a, lua_State *L, char *to, intptr_t dif
   pointers_free(&r);
 }
 
+lua_State *arena_state(struct arena *a) {
+#if LUA_VERSION_NUM == 504
+  return lua_newstate(arena_allocate, a);
+#else
+  return lua_newstate(arena_allocate, a, a->random);
+#endif
+}
+
 void *arena_move(struct arena *a, lua_State **L, void *p, enum arena_way way) {
   char *from = a->base, *to = region_at(a);
   intptr_t difference = (intptr_t)((uintptr_t)to - (uintptr_t)from);

@@ -24,6 +24,8 @@ struct arena *arena_new(unsigned seed);
 void arena_free(struct arena *a);
 /* lua_Alloc; data: the arena. */
 void *arena_allocate(void *data, void *p, size_t old, size_t n);
+/* lua_newstate. */
+lua_State *arena_state(struct arena *a);
 /* Puts everything elsewhere and unmaps the old region. The address that `p` has then. */
 void *arena_move(struct arena *a, lua_State **L, void *p, enum arena_way way);
 /* Compares the state with the blocks; NULL: it fits. What no object has, a string

@@ -91,6 +91,37 @@ static int counter(lua_State *L) {
   lua_pushcclosure(L, counted, 2);
   return 1;
 }
+#if LUA_VERSION_NUM >= 505
+static void *free_external(void *data, void *p, size_t old, size_t n) {
+  (void)data, (void)old, (void)n;
+  free(p);
+  return NULL;
+}
+/* A string whose characters are C's: "fixed", or freed by a function. */
+static int external(lua_State *L) {
+  static const char fixed[] =
+      "characters that are C's, and more of them than a short string has";
+  char *own = strdup(fixed);
+  if (lua_toboolean(L, 1)) {
+    free(own);
+    lua_pushexternalstring(L, fixed, sizeof fixed - 1, NULL, NULL);
+  } else {
+    lua_pushexternalstring(L, own, sizeof fixed - 1, free_external, NULL);
+  }
+  return 1;
+}
+/* A function whose code stays where it is loaded from: a chunk in binary form. */
+static int fixed_code(lua_State *L) {
+  static char kept[65536];
+  size_t n;
+  const char *chunk = luaL_checklstring(L, 1, &n);
+  luaL_argcheck(L, n <= sizeof kept, 1, "too long");
+  memcpy(kept, chunk, n);
+  if (luaL_loadbufferx(L, kept, n, "=fixed", "B") != LUA_OK)
+    return lua_error(L);
+  return 1;
+}
+#endif
 static int moves(lua_State *L) {
   lua_pushinteger(L, run.nmoves);
   return 1;
@@ -110,6 +141,10 @@ static const luaL_Reg functions[] = {{"userdata", new_userdata},
                                      {"protected", protected},
                                      {"counter", counter},
                                      {"moves", moves},
+#if LUA_VERSION_NUM >= 505
+                                     {"external", external},
+                                     {"fixed_code", fixed_code},
+#endif
                                      {NULL, NULL}};
 
 /* ---- moving ---- */
@@ -194,7 +229,7 @@ static int test_program(int number, const char *path, int every, unsigned seed) 
   run.arena = arena_new(seed);
   run.random = seed;
   run.nmoves = run.nrefused = 0;
-  run.L = lua_newstate(arena_allocate, run.arena);
+  run.L = arena_state(run.arena);
   lua_pushcfunction(run.L, prepare);
   fault = lua_pcall(run.L, 0, 0, 0) ? lua_tostring(run.L, -1) : NULL;
   if (!fault)

@@ -26,7 +26,6 @@ for _, mode in ipairs {"incremental", "generational"} do
   for k, v in next, objects do
     seen = seen + v
     objects[k] = nil
-    k = nil
     if seen % 5 == 0 then collectgarbage "step" end
     if seen % 7 == 0 then collectgarbage() end
   end
