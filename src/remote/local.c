@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -97,6 +98,14 @@ ssize_t local_write(struct local *l, const void *data, size_t n, const int *fds,
 }
 
 #ifdef __linux__
+static ssize_t splice_now(int from, int to, size_t n) {
+  ssize_t moved;
+  do
+    moved = splice(from, NULL, to, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  while (moved < 0 && errno == EINTR);
+  return moved < 0 ? -errno : moved;
+}
+
 /* splice(2) waits for a socket that blocks, whatever it is told. */
 static int is_fit(struct local *socket) {
   if (!socket->is_unlocked && !socket->is_unfit) {
@@ -108,20 +117,49 @@ static int is_fit(struct local *socket) {
 }
 
 ssize_t local_move(struct local *pipe, struct local *socket, size_t n) {
-  ssize_t moved;
   if (!pipe->is_pipe || !is_fit(socket))
     return -EINVAL;
-  do
-    moved =
-        splice(pipe->fd, NULL, socket->fd, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-  while (moved < 0 && errno == EINTR);
-  if (moved < 0 && errno == EINVAL)
+  ssize_t moved = splice_now(pipe->fd, socket->fd, n);
+  if (moved == -EINVAL)
     socket->is_unfit = 1;
-  return moved < 0 ? -errno : moved;
+  return moved;
+}
+
+ssize_t local_take(struct local *socket, int pipe, size_t n) {
+  return splice_now(socket->fd, pipe, n);
+}
+
+ssize_t local_pass(int pipe, struct local *to, size_t n) {
+  return splice_now(pipe, to->fd, n);
+}
+
+/* splice(2) would drop them. The kernel counts those that wait (Linux 5.6). */
+int local_has_bytes_only(const struct local *socket) {
+  char path[40], text[512];
+  snprintf(path, sizeof path, "/proc/self/fdinfo/%d", socket->fd);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  fd_close(&fd);
+  if (n <= 0)
+    return 0;
+  text[n] = 0;
+  return strstr(text, "scm_fds: 0\n") != NULL;
 }
 #else
 ssize_t local_move(struct local *pipe, struct local *socket, size_t n) {
   return -EINVAL;
+}
+
+ssize_t local_take(struct local *socket, int pipe, size_t n) {
+  return -EINVAL;
+}
+
+ssize_t local_pass(int pipe, struct local *to, size_t n) {
+  return -EINVAL;
+}
+
+int local_has_bytes_only(const struct local *socket) {
+  return 0;
 }
 #endif
 

@@ -31,6 +31,12 @@ ssize_t local_write(struct local *l, const void *data, size_t n, const int *fds,
 /* From a pipe to a socket, by the kernel, without a copy. As local_write; 0: the pipe has
  * ended; -EINVAL: not with these. */
 ssize_t local_move(struct local *pipe, struct local *socket, size_t n);
+/* From a socket into a pipe that is empty, likewise. */
+ssize_t local_take(struct local *socket, int pipe, size_t n);
+/* From a pipe into another one. */
+ssize_t local_pass(int pipe, struct local *to, size_t n);
+/* No descriptors come with the bytes that lie there now, which is known for sure. */
+int local_has_bytes_only(const struct local *socket);
 /* Bytes that lie there to be read, as far as the system tells. */
 size_t local_waiting(const struct local *l);
 /* Nothing is written, or read, any more: the other process notices. */

@@ -17,7 +17,7 @@ uint64_t mux_now_ms(const struct mux *m) {
 }
 
 size_t mux_backlog(const struct mux *m) {
-  return buf_size(&m->out);
+  return buf_size(&m->out) + m->nferried;
 }
 
 void mux_break(struct mux *m, const char *why) {
@@ -136,6 +136,13 @@ static void on_writable(struct turn_watch *w, int events) {
 void mux_flush(struct mux *m) {
   if (m->to.fd < 0)
     return;
+  if (m->nferried && !m->writer.events) {
+    int r = mux_ferry(m);
+    if (r == MF_AGAIN)
+      turn_watch(m->turn, &m->writer, m->to.fd, TURN_WRITE);
+    else if (r < 0)
+      m->is_deaf = 1;
+  }
   if (m->is_deaf)
     buf_consume(&m->out, buf_size(&m->out));
   while (buf_size(&m->out) > 0 && !m->writer.events) {
@@ -159,7 +166,7 @@ static void on_retry(uv_timer_t *t) {
 }
 
 void mux_after(struct mux *m) {
-  if (buf_size(&m->out) > 0)
+  if (mux_backlog(m) > 0)
     mux_flush(m);
   mux_arm(m);
   mux_look_quiet(m);
@@ -181,7 +188,7 @@ static int make_dead(void) {
 int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *owner,
              int is_agent) {
   *m = (struct mux){.turn = turn, .ops = ops, .owner = owner, .is_agent = is_agent};
-  m->from.fd = m->to.fd = -1;
+  m->from.fd = m->to.fd = m->ferry[0] = m->ferry[1] = -1;
   m->next_id = is_agent ? 4 : 3;
   m->window = LINK_WINDOW;
   list_init(&m->channels);
@@ -223,6 +230,9 @@ void mux_shut(struct mux *m) {
   turn_watch(m->turn, &m->writer, -1, 0);
   local_close(&m->from);
   local_close(&m->to);
+  m->nferried = 0;
+  fd_close(&m->ferry[0]);
+  fd_close(&m->ferry[1]);
 }
 
 void mux_deinit(struct mux *m) {

@@ -69,7 +69,10 @@ struct mux {
   /* Of a large DATA: its channel, and the bytes of it that are still in the stream. */
   uint32_t moved_to;
   size_t nmoved;
-  int is_large;                     /* the last frame was: headers are read alone */
+  int is_large; /* the last frame was: headers are read alone */
+  /* Of a large DATA whose header is written: bytes that stand in a pipe of our own. */
+  int ferry[2];
+  size_t nferried;
   uint64_t heard_ms;                /* when the stream brought something */
   struct turn_watch reader, writer; /* writer: until the stream takes more */
   uv_timer_t retry;
@@ -123,6 +126,9 @@ int mux_begin_move(struct mux *m, const struct link_frame *f, size_t have);
 /* Moves what the stream has of them. 0: all has come, MF_AGAIN, -EPIPE: it has ended, or
  * another -errno. */
 int mux_move(struct mux *m);
+/* The bytes that stand in the pipe of our own go to the stream. 0, MF_AGAIN: it has no
+ * room, or another -errno. */
+int mux_ferry(struct mux *m);
 /* The stream has room again: those that wait for it go on. */
 void mux_resume(struct mux *m);
 /* Once more to write what the system had no room for. */

@@ -242,11 +242,26 @@ static void end_sending(struct mux_channel *c) {
   }
 }
 
+static void count_sent(struct mux_channel *c, size_t n) {
+  c->credit -= n;
+  if (c->awaited <= n || !c->credit)
+    stop_awaiting(c);
+  else if (c->awaited)
+    c->awaited -= n;
+  if (!c->credit)
+    watch(c);
+}
+
 /* One frame. Whether more bytes are likely to lie there. */
 static int read_piece(struct mux_channel *c) {
   struct mux *m = c->mux;
   struct fdset fds;
   size_t want = c->credit < CHANNEL_PIECE ? (size_t)c->credit : CHANNEL_PIECE;
+  size_t sent = c->is_large ? channel_send(c, want) : 0;
+  if (sent) {
+    count_sent(c, sent);
+    return c->credit && sent == want;
+  }
   unsigned char *at = buf_reserve(&m->out, LINK_HEADER_SIZE + want);
   if (!at) {
     mux_break(m, "not enough memory");
@@ -269,13 +284,8 @@ static int read_piece(struct mux_channel *c) {
   put_data(c, (size_t)got, &fds);
   if (m->over)
     return 0;
-  c->credit -= (uint64_t)got;
-  if (c->awaited <= (size_t)got || !c->credit)
-    stop_awaiting(c);
-  else if (c->awaited)
-    c->awaited -= (size_t)got;
-  if (!c->credit)
-    watch(c);
+  c->is_large = (size_t)got >= CHANNEL_MOVED_MIN;
+  count_sent(c, (size_t)got);
   return c->credit && (size_t)got == want;
 }
 

@@ -6,7 +6,8 @@
 #include "remote/mux.h"
 
 enum {
-  CHANNEL_PIECE = LINK_WINDOW / 2 /* written at once: both ends work at the same time */
+  CHANNEL_PIECE = LINK_WINDOW / 2, /* written at once: both ends work at the same time */
+  CHANNEL_MOVED_MIN = 32 * 1024    /* fewer are copied */
 };
 
 struct mux_channel {
@@ -21,6 +22,7 @@ struct mux_channel {
   int receives; /* those of the other end are still written */
   int ended;    /* no more come */
   int is_paused;
+  int is_large; /* what was read last filled a piece */
   uint64_t credit;
   size_t unacked, queued; /* written here and not granted yet; in segments */
   size_t awaited;         /* bytes that on_quiet waits for */
@@ -33,6 +35,9 @@ struct mux_channel *channel_find(const struct mux *m, uint32_t id);
  * are left in there are the caller's to close. 0 or -ENOMEM. */
 int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
                     struct fdset *fds);
+/* A frame of up to n bytes of the local socket's, without a copy: how many; 0: it is to
+ * be read as ever. */
+size_t channel_send(struct mux_channel *c, size_t n);
 /* The local descriptor has taken n more: the other end may be granted them. */
 void channel_count_written(struct mux_channel *c, size_t n);
 

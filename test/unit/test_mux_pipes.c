@@ -21,8 +21,9 @@ static int to_it, from_it, user; /* ends of the pipes; of channel 1's socket */
 static int ended;
 static char why[128];
 static struct buf in;
-static unsigned char *bytes; /* what is sent: each place has its own content */
-static size_t granted;
+static unsigned char *bytes;  /* what is sent: each place has its own content */
+static size_t granted, heard; /* windows; bytes of channel 1 that came over the stream */
+static unsigned nbrought;     /* descriptors that came with them */
 
 static int on_frame(struct mux *m, const struct link_frame *f) {
   return -EPROTO;
@@ -42,7 +43,8 @@ static void after(struct turn *t) {
 static int setup(void **state) {
   int down[2], up[2], local[2];
   ended = 0;
-  granted = 0;
+  granted = heard = 0;
+  nbrought = 0;
   buf_init(&in, SIZE_MAX);
   bytes = malloc(BYTES);
   for (size_t i = 0; i < BYTES; i++)
@@ -52,6 +54,9 @@ static int setup(void **state) {
   assert_int_equal(mux_init(&mux, &turns, &ops, NULL, 1), 0);
   assert_int_equal(pipe(down), 0);
   assert_int_equal(pipe(up), 0);
+#ifdef F_SETPIPE_SZ
+  (void)fcntl(up[0], F_SETPIPE_SZ, 1024 * 1024); /* as the near end's */
+#endif
   assert_int_equal(sock_pair(local, 0), 0);
   to_it = down[1];
   from_it = up[0];
@@ -100,16 +105,28 @@ static unsigned char *make_frames(size_t *ret_n) {
   return frames;
 }
 
-/* What it has sent: windows are counted. The last other frame's type. */
-static unsigned hear(void) {
+static void hear_data(const struct link_frame *f) {
+  size_t n;
+  const unsigned char *data = link_bytes(f, &n);
+  assert_true(heard + n <= BYTES);
+  assert_memory_equal(data, bytes + heard, n);
+  heard += n;
+  nbrought += f->ndescriptors;
+}
+
+/* What it has sent, of at most `most` bytes: windows are counted. The last other frame's
+ * type. */
+static unsigned hear_some(size_t most) {
   struct link_frame f;
   unsigned type = 0;
-  unsigned char *at = buf_reserve(&in, 65536);
-  ssize_t n = read(from_it, at, 65536);
+  unsigned char *at = buf_reserve(&in, most);
+  ssize_t n = read(from_it, at, most);
   if (n > 0)
     buf_commit(&in, (size_t)n);
   while (link_next(&in, LINK_LAST, &f) == 0) {
     uint32_t more = 0;
+    if (f.type == LINK_DATA)
+      hear_data(&f);
     if (f.type == LINK_WINDOW_MORE)
       assert_int_equal(link_numbers(&f, &more, 1), 0);
     else
@@ -118,6 +135,10 @@ static unsigned hear(void) {
     link_done(&in, &f);
   }
   return type;
+}
+
+static unsigned hear(void) {
+  return hear_some(65536);
 }
 
 /* Sends frames as far as they fit; takes at most `reads` bytes of the user's in each
@@ -222,6 +243,70 @@ static void test_a_window_is_kept_by_large_frames(void **state) {
   free(frames);
 }
 
+/* The user writes all; what the stream brings is read `most` bytes at a time. with_fds: a
+ * descriptor goes with each piece. */
+static void write_all(size_t most, int with_fds) {
+  size_t sent = 0, pieces = 0;
+  for (int idle = 0; heard < BYTES && idle < 100; idle++) {
+    size_t before = heard, rest = BYTES - sent;
+    struct iovec iov = {bytes + sent, rest < LARGE / 2 ? rest : LARGE / 2};
+    ssize_t n = rest ? sock_send(user, &iov, 1, &user, with_fds) : 0;
+    if (n > 0) {
+      sent += (size_t)n;
+      pieces++;
+    }
+    turn_once(&turns, 0);
+    for (int i = 0; i < 4; i++)
+      hear_some(most);
+    if (n > 0 || heard > before)
+      idle = -1;
+  }
+  assert_int_equal(heard, BYTES);
+  assert_int_equal(nbrought, with_fds ? pieces : 0);
+  assert_int_equal(ended, 0);
+}
+
+static void test_large_pieces_are_sent(void **state) {
+  write_all(1 << 20, 0);
+#ifdef __linux__
+  if (fcntl(from_it, F_GETPIPE_SZ) >= 4 * LARGE && access("/proc/self/fdinfo", R_OK) == 0)
+    assert_true(mux.ferry[0] >= 0);
+#endif
+  assert_int_equal(mux.nferried, 0);
+}
+
+/* The stream is full most of the time: what is on its way waits in the pipe, in order. */
+static void test_a_slow_stream_gets_all(void **state) {
+#ifdef F_SETPIPE_SZ
+  (void)fcntl(from_it, F_SETPIPE_SZ, 64 * 1024);
+#endif
+  write_all(3000, 0);
+}
+
+/* The kernel would drop descriptors where it moves bytes. */
+static void test_descriptors_come_with_large_pieces(void **state) {
+  write_all(1 << 20, 1);
+}
+
+static void test_a_stream_that_nobody_reads(void **state) {
+#ifdef F_SETPIPE_SZ
+  (void)fcntl(from_it, F_SETPIPE_SZ, 64 * 1024);
+#endif
+  for (int i = 0; i < 20; i++) {
+    send(user, bytes, LARGE, 0);
+    turn_once(&turns, 0);
+  }
+  assert_true(mux_backlog(&mux) > 0);
+  close(from_it);
+  for (int i = 0; i < 20; i++) {
+    send(user, bytes, LARGE, 0);
+    turn_once(&turns, 0);
+  }
+  assert_int_equal(mux_backlog(&mux), 0);
+  assert_int_equal(ended, 0); /* what the other end has said last may still be read */
+  from_it = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
@@ -232,6 +317,10 @@ int main(void) {
       T(test_a_socket_that_is_closed_halfway),
       T(test_a_stream_that_ends_halfway),
       T(test_a_window_is_kept_by_large_frames),
+      T(test_large_pieces_are_sent),
+      T(test_a_slow_stream_gets_all),
+      T(test_descriptors_come_with_large_pieces),
+      T(test_a_stream_that_nobody_reads),
   };
   signal(SIGPIPE, SIG_IGN);
   return cmocka_run_group_tests(tests, NULL, NULL);
