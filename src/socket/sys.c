@@ -170,10 +170,10 @@ static _Thread_local struct {
   int fd;
   size_t n; /* 0: nothing does */
   unsigned char bytes[SYS_FIRST_MAX];
-  void (*then)(void);
+  void (*then)(int error);
 } first;
 
-void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(void)) {
+void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(int error)) {
   assert(n <= sizeof first.bytes);
   memcpy(first.bytes, bytes, n);
   first.fd = fd;
@@ -185,9 +185,9 @@ int sys_has_first(void) {
   return first.n > 0;
 }
 
-static void end_first(void) {
+static void end_first(int error) {
   first.n = 0;
-  first.then();
+  first.then(error);
 }
 
 static void wait_for_room(ssize_t r) {
@@ -210,7 +210,7 @@ void sys_flush_first(void) {
       wait_for_room(r);
   }
   if (first.n)
-    end_first();
+    end_first(r < 0 && done < first.n ? (int)r : 0);
 }
 
 /* Both in one call. As sock_send; -EAGAIN: the bytes have gone alone, now for the rest.
@@ -228,7 +228,7 @@ static ssize_t send_with_first(int fd, const struct iovec *iov, int niov) {
     return -EAGAIN;
   }
   r -= (ssize_t)first.n;
-  end_first();
+  end_first(0);
   note_written(r);
   return r ? r : -EAGAIN;
 }

@@ -39,9 +39,10 @@ ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
                   int block, int pass_fd);
 /* These bytes (at most SYS_FIRST_MAX) go to that UNIX stream socket before anything else
  * that this thread writes with sys_write: in one call where it writes to the same, and
- * else before. `then` is called when they have gone, or can't go any more. */
+ * else before. `then` is called when they have gone (0), or can't go any more (-errno).
+ */
 enum { SYS_FIRST_MAX = 16 };
-void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(void));
+void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(int error));
 /* Writes them now, if they are still here. */
 void sys_flush_first(void);
 int sys_has_first(void);

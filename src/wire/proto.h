@@ -121,8 +121,8 @@ enum answer_type {
   ANS_FORK_FAILED = 67, /* id: of the FORK. failure (below) */
   ANS_FAILED = 68,  /* id: number of the failed command, from 1. failure. Nothing is executed
                        any more; the process exits with 1 */
-  ANS_RUNNING = 69, /* id: pid. no body. The function is entered next; every byte after
-                       this frame is the user's */
+  ANS_RUNNING = 69, /* id: pid. no body. The function is entered next, or nobody has seen yet that
+                       it was; every byte after this frame is the user's */
   ANS_MEMORY = 71,  /* id: as asked. u32 errno, u32 0, u64 pss, uss, rss, shared, lua */
   ANS_SAVED = 72,   /* id: as asked. u32 enum failure_code or 0, u32 errno or 0, str why not (or
                        none) */

@@ -11,6 +11,7 @@
 #include "wire/frame.h"
 #include "wire/slot_layout.h"
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -53,6 +54,33 @@ static void test_forks_a_clone_that_serves(void **state) {
   assert_true(e->maxrss > 100000);
   assert_string_equal(e->words, "");
   close(clone);
+  finish(&t, 0);
+}
+
+/* A message of its own would wake the parent. */
+static void test_running_goes_with_the_first_bytes(void **state) {
+  struct template t;
+  unsigned char room[64];
+  start(&t);
+  put_eval(t.fd,
+           "function f(s) local n = 0 for i = 1, 20 do n = n + i end s:write(n) end");
+  for (uint64_t id = 9; id < 12; id++) {
+    struct buf commands, options;
+    buf_init(&commands, 4096);
+    buf_init(&options, 4096);
+    inner(&commands, CMD_RUN, 0, 0, "f");
+    option(&options, OPT_COMMANDS, buf_peek(&commands), buf_size(&commands));
+    int clone = put_fork_with(t.fd, id, &options, NULL, 0);
+    expect_forked(t.fd, id);
+    struct pollfd p = {.fd = clone, .events = POLLIN};
+    assert_int_equal(poll(&p, 1, TIMEOUT_MS), 1);
+    assert_int_equal(recv(clone, room, sizeof room, 0), FRAME_HEADER_SIZE + 3);
+    assert_memory_equal(room + FRAME_HEADER_SIZE, "210", 3);
+    assert_int_equal(WEXITSTATUS(expect_exited(t.fd, id)->status), 0);
+    close(clone);
+    buf_deinit(&commands);
+    buf_deinit(&options);
+  }
   finish(&t, 0);
 }
 
@@ -295,6 +323,7 @@ static void test_clones_of_clones(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_forks_a_clone_that_serves),
+      census_test(test_running_goes_with_the_first_bytes),
       census_test(test_fused_fork_runs_at_once),
       census_test(test_exit_kinds_are_told),
       census_test(test_hooks_run_and_refuse),

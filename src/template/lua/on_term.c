@@ -13,6 +13,7 @@
 
 #include "base/at_birth.h"
 #include "os/term.h"
+#include "socket/sys.h"
 #include "socket/wait.h"
 #include "template/lua/thread_end.h"
 #include <lauxlib.h>
@@ -66,7 +67,8 @@ static int is_event_of(int event, int mask) {
 static void term_hook(lua_State *L, lua_Debug *ar) {
   if (ar->event != LUA_HOOKCOUNT && had.hook && is_event_of(ar->event, had.mask))
     had.hook(L, ar);
-  disarm(L); /* of a coroutine that was made meanwhile, too: it inherits hooks */
+  sys_flush_first(); /* what is called from a hook calls none */
+  disarm(L);         /* of a coroutine that was made meanwhile, too: it inherits hooks */
   on_term_safe_point(L);
 }
 

@@ -10,10 +10,10 @@
 #include "template/lua/clone_lib.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/coroutine.h"
+#include "template/lua/function_begin.h"
 #include "template/lua/hibernate.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script_error.h"
-#include "template/lua/thread_begin.h"
 #include "template/modules.h"
 #include "template/server/signals.h"
 #include <errno.h>
@@ -532,6 +532,7 @@ static int l_left(lua_State *L, int status, lua_KContext context) {
 
 /* The handler, the function, its arguments. */
 static int l_enter(lua_State *L) {
+  function_begin(L);
   return l_left(L, lua_pcallk(L, lua_gettop(L) - 2, 0, 1, 0, l_left), 0);
 }
 
@@ -573,9 +574,10 @@ int script_run(struct server *s, int fd) {
   choose_collector(s);
   lua_pushcfunction(L, script_on_error);
   lua_insert(L, function);
-  thread_begin(L);
-  if (LUA_VERSION_NUM != 504 || s->given || s->thread) /* it can't be saved */
+  if (LUA_VERSION_NUM != 504 || s->given || s->thread) { /* it can't be saved */
+    function_begin(L);
     return result(s, L, lua_pcall(L, s->run.nargs, 0, function));
+  }
   lua_pushcfunction(L, l_enter);
   lua_insert(L, function);
   return result(s, L, hibernate_run(s, L, s->run.nargs + 2));

@@ -44,20 +44,29 @@ static int hold_leash(struct server *s) {
   return r;
 }
 
+/* The beginning of a function that was entered for a parent that is gone has been seen by
+ * nobody. */
+static void on_told(int error) {
+  struct server *s = server_self();
+  server_release(s);
+  if (error && !s->thread)
+    server_exit(s, 0);
+}
+
 /* Not yet: with its first bytes. */
 static void announce_late(struct server *s) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.type = ANS_RUNNING, .id = (uint64_t)s->pid};
   frame_encode(header, &f);
-  sys_write_first(s->conn.fd, header, sizeof header, s->release);
-  s->release = NULL;
+  sys_write_first(s->conn.fd, header, sizeof header, on_told);
 }
 
-/* 4. and 5.: nobody enters a function for a parent that is gone. */
+/* 4. and 5.: nobody enters a function for a parent that is gone. A thread that was not
+ * made ahead has released its template, which may have told of it. */
 static void announce(struct server *s) {
   if (!s->leash.by_pipe && s->leash.own != SIGKILL && leash_snapped(&s->leash))
     server_exit(s, 0);
-  if (s->release) {
+  if (s->release || (!s->thread && !s->run.goes_on)) {
     announce_late(s);
     return;
   }
@@ -200,7 +209,9 @@ void runner_enter(struct server *s) {
   server_title(s, NULL);
   if (!s->thread)
     on_term_enter(s->L);
-  if (script_run(s, fd) == 0)
+  int r = script_run(s, fd);
+  sys_flush_first();
+  if (r == 0)
     server_exit(s, 0);
   leave_last_words(s);
   server_exit(s, 1);

@@ -84,7 +84,7 @@ struct server {
   int life; /* a thread's: where it tells of its end */
   void (*leave)(struct server *s, int code) __attribute__((noreturn));
   /* The template sleeps until this is called: before any code of the user's but the
-   * beginning of the function, or with its first bytes (lua/thread_begin.h). NULL: it
+   * beginning of the function, or with its first bytes (lua/function_begin.h). NULL: it
    * was. */
   void (*release)(void);
   char *words; /* its last words, which go with the news of its end */

@@ -1,4 +1,4 @@
-#include "template/lua/thread_begin.h"
+#include "template/lua/function_begin.h"
 
 #include "socket/socket.h"
 
@@ -19,7 +19,7 @@ static void hook(lua_State *L, lua_Debug *ar) {
   sys_flush_first();
 }
 
-void thread_begin(lua_State *L) {
+void function_begin(lua_State *L) {
   if (!sys_has_first())
     return;
   if (lua_gethook(L)) /* the template's code wants it there */
