@@ -20,6 +20,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#if defined(__linux__) && !defined(__GLIBC__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 /* Absent on some UNIXes; there fd_raise and SO_NOSIGPIPE do the work, a moment later. */
 #if defined(SOCK_CLOEXEC) && defined(MSG_CMSG_CLOEXEC)
@@ -98,6 +102,17 @@ __attribute__((unused)) static int has_bytes(const struct iovec *iov, int niov) 
   return 0;
 }
 
+/* musl before 1.2.4 copies the message into room for 252 descriptors, and says ENOMEM of
+ * more. What it copies for is padding that must be zero for the kernel, and is here. */
+static ssize_t send_message(int fd, const struct msghdr *m, int flags) {
+  ssize_t n = sendmsg(fd, m, flags);
+#ifdef SYS_sendmsg
+  if (n < 0 && errno == ENOMEM)
+    n = syscall(SYS_sendmsg, fd, m, flags);
+#endif
+  return n;
+}
+
 ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int nfds) {
   assert(has_bytes(iov, niov));
   assert(nfds >= 0 && nfds <= FDSET_MAX);
@@ -108,7 +123,7 @@ ssize_t sock_send(int fd, const struct iovec *iov, int niov, const int *fds, int
     attach_fds(&m, &control, fds, nfds);
   ssize_t n;
   do
-    n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+    n = send_message(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
   while (n < 0 && errno == EINTR);
   if (n >= 0)
     return n;
