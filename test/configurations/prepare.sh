@@ -105,13 +105,14 @@ musl_cmocka() {
 MUSL_UNITS='blockcache buf list minheap cpus stdin memfile fd drop fdwait flush sock chunk failure
   frame inbox link message outbox parts heap heap_frozen heap_model heap_copy collector'
 musl_units() {
-  configure "$folder-units" -Dtests=enabled -Dwerror=true -Dlua_prefix="$prefix" "$@"
+  units=$folder-units # the functions below change $folder
+  configure "$units" -Dtests=enabled -Dwerror=true -Dlua_prefix="$prefix" "$@"
   # shellcheck disable=SC2046,SC2086  # a list of words
-  compile "$folder-units" $(printf 'test/unit/test_%s ' $MUSL_UNITS)
+  compile "$units" $(printf 'test/unit/test_%s ' $MUSL_UNITS)
   for unit in $MUSL_UNITS; do
-    out=$folder-units/$unit.out
+    out=$units/$unit.out
     CMOCKA_MESSAGE_OUTPUT=TAP MOONFORK_TEST_DATA=$top/test/data \
-      timeout 120 "$folder-units/test/unit/test_$unit" >"$out" 2>&1 || { cat "$out"; bad=$((bad + 1)); }
+      timeout 120 "$units/test/unit/test_$unit" >"$out" 2>&1 || { cat "$out"; bad=$((bad + 1)); }
     skips=$((skips + $(grep -c '^\(not \)\?ok [0-9].*# SKIP' "$out" || :)))
     count=$((count + $(grep '^ok [0-9]' "$out" | grep -vc '# SKIP' || :)))
   done

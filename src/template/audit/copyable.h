@@ -6,7 +6,7 @@
 
 #include "image/userdata.h"
 
-enum { COPYABLE_NAME_MAX = 240, COPYABLE_WHY_MAX = 512 };
+enum { COPYABLE_NAME_MAX = 256, COPYABLE_WHY_MAX = 512 };
 
 /* Looks at all of L's state, which lies in nbytes from base on: 0, -ENOMEM, or -EPERM
  * with *why: type, path, what it is, and what to do. Makes garbage; may raise (memory).

@@ -276,9 +276,8 @@ static int await_all(const struct server *s, int ms) {
   pthread_mutex_lock(&all.lock);
   int error = 0;
   while (s->nthreads > 0 && error == 0)
-    error = ms < 0
-                ? pthread_cond_wait(&all.changed, &all.lock)
-                : pthread_cond_clockwait(&all.changed, &all.lock, CLOCK_MONOTONIC, &end);
+    error = ms < 0 ? pthread_cond_wait(&all.changed, &all.lock)
+                   : pthread_cond_timedwait(&all.changed, &all.lock, &end);
   int n = s->nthreads;
   pthread_mutex_unlock(&all.lock);
   if (n == 0)
@@ -286,7 +285,20 @@ static int await_all(const struct server *s, int ms) {
   return n;
 }
 
+/* Time limits are measured on a clock that nobody sets. Not by pthread_cond_clockwait(),
+ * which is glibc's. */
+static void choose_clock(void) {
+  pthread_condattr_t attributes;
+  if (pthread_condattr_init(&attributes) != 0)
+    return;
+  if (pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0)
+    pthread_cond_init(&all.changed, &attributes);
+  pthread_condattr_destroy(&attributes);
+}
+
 void thread_count_begin(struct server *s) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, choose_clock); /* before the first that can be waited for */
   if (s->nthreads == 0)
     leash_stay(&s->leash);
   s->await_threads = await_all;
