@@ -345,8 +345,13 @@ static int kit_segv(lua_State *L) {
   return 0;
 }
 
-static int kit_yield(lua_State *L) { /* whoever may yield or not */
+static int yield_again(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
   return lua_yield(L, lua_gettop(L));
+}
+
+static int kit_yield(lua_State *L) { /* twice, whoever may yield or not */
+  return lua_yieldk(L, lua_gettop(L), 0, yield_again);
 }
 
 static int kit_spin(lua_State *L) { /* never returns, never enters the kernel */

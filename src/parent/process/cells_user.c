@@ -92,7 +92,7 @@ int cell_run(struct mf_process *p, const struct event *e) {
     return r;
   channel_exact(&p->chan);
   expect_finish(p, FINISH_RUN, run->cb, run->data);
-  process_trace_function(p, run->function);
+  process_trace_function(p, *run->function ? run->function : "(continued)");
   process_enter(p, STARTING);
   process_unhold(p);
   return 0;
@@ -107,7 +107,7 @@ int cell_launch(struct mf_process *p, const struct event *e) {
     return CELL_AGAIN;
   }
   expect_finish(p, FINISH_RUN, run->cb, run->data);
-  process_trace_function(p, run->function);
+  process_trace_function(p, *run->function ? run->function : "(continued)");
   channel_exact(&p->chan);
   process_enter(p, STARTING);
   process_unhold(p);

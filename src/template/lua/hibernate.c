@@ -2,6 +2,7 @@
 #include "template/lua/hibernate.h"
 
 #include "image/blocker.h"
+#include "image/selfcheck.h"
 #include "template/image/image.h"
 #include "template/lua/on_term.h"
 
@@ -236,6 +237,9 @@ int hibernate(lua_State *L) {
             ? "hibernate: no function of run is running here (a template is saved "
               "by its save method)"
             : "images are there for Lua 5.4 alone");
+  const char *why = selfcheck_reason();
+  if (why) /* nor could what is in the way be named */
+    return fail(L, "UNSUPPORTED", why);
   look_outwards(L, text, sizeof text);
   if (*text) {
     snprintf(message, sizeof message, "cannot hibernate here: it would have to leave %s",
@@ -287,9 +291,11 @@ static void yield_hook(lua_State *L, lua_Debug *ar) {
 }
 
 static void refuse_yield(lua_State *L) {
-  had.hook = lua_gethook(L);
-  had.mask = lua_gethookmask(L);
-  had.count = lua_gethookcount(L);
+  if (lua_gethook(L) != yield_hook) { /* else it has yielded again before */
+    had.hook = lua_gethook(L);
+    had.mask = lua_gethookmask(L);
+    had.count = lua_gethookcount(L);
+  }
   lua_sethook(L, yield_hook, LUA_MASKCOUNT | LUA_MASKRET | LUA_MASKLINE, 1);
 }
 
