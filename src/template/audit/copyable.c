@@ -16,7 +16,7 @@ static enum userdata_socket socket_at(lua_State *L, int index) {
 }
 
 void copyable_name(lua_State *L, int index, char text[COPYABLE_NAME_MAX]) {
-  char path[160];
+  char path[150];
   const char *name = "";
   index = lua_absindex(L, index);
   heap_walk_path(L, lua_touserdata(L, index), path, sizeof path);
