@@ -264,7 +264,9 @@ test_what_waits_for_its_finaliser_counts_and_what_is_dead_does_not(void **state)
   assert_int_equal(l.r, 0);
   userdata_free(&l.list);
   for (int steps = 0; steps < 300; steps++) { /* wherever a cycle stands */
-    luaL_dostring(L, "local t = setmetatable({}, {__mode = 'k'}) t[io.stdin] = {}");
+    assert_int_equal(
+        luaL_dostring(L, "local t = setmetatable({}, {__mode = 'k'}) t[io.stdin] = {}"),
+        LUA_OK);
     lua_newuserdatauv(L, 8, 0);
     lua_newtable(L);
     lua_setmetatable(L, -2);
