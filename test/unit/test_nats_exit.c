@@ -6,7 +6,6 @@
  * returned. libnats frees its lock at exit when it has no users, and that is so before
  * its last thread has used the lock for the last time. Here that thread waits in between,
  * and exit after it. */
-#define _GNU_SOURCE
 #include "unit.h"
 
 #include <dirent.h>
