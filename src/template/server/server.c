@@ -216,7 +216,8 @@ static void let_reader_run(const struct server *s) {
 /* Clones in threads have descriptors of their own. Whoever reads to the end of what the
  * function wrote need not wait for them. */
 static void close_before_threads_end(const struct server *s) {
-  int keep[2], n = 0;
+  int keep[2];
+  size_t n = 0;
   if (s->leash.source >= 0)
     keep[n++] = s->leash.source;
   if (s->leash.armed >= 0)
