@@ -183,7 +183,7 @@ int args_copy(const struct args *a, struct args *ret) {
 }
 
 void args_disown(struct args *a) {
-  for (size_t i = 0; i < a->n; i++)
+  for (size_t i = 0; a->items && i < a->n; i++)
     a->items[i].fd = -1;
 }
 
