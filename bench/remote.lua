@@ -1,5 +1,6 @@
 -- The same work in a template of this machine, and in one behind `sh -c`:
--- remote.lua local|COMMAND calls COUNT INFLIGHT SIZE, or remote.lua local|COMMAND forks COUNT.
+-- remote.lua local|COMMAND calls COUNT INFLIGHT SIZE, or remote.lua local|COMMAND forks COUNT
+-- [INFLIGHT].
 -- COMMAND: what leads to `moonfork agent`.
 local fork = require "moonfork"
 local where, what, count = arg[1], arg[2], tonumber(arg[3])
@@ -11,7 +12,23 @@ local clock = require("moonfork.load").now
 local warmup = count // 5 + 1
 local began
 
-if what == "forks" then
+if what == "forks" and inflight > 1 then
+  local asked, entered = 0, 0
+  local function ask()
+    asked = asked + 1
+    local process = template:fork()
+    process:run("leave", function(err, socket)
+      assert(not err, err)
+      socket:close()
+      process:close()
+      entered = entered + 1
+      if entered == warmup then began = clock() end
+      if asked < warmup + count then ask() end
+    end)
+  end
+  for _ = 1, inflight do ask() end
+  while entered < warmup + count do fork.step(1) end
+elseif what == "forks" then
   for i = 1, warmup + count do
     if i == warmup + 1 then began = clock() end
     local process = template:fork()

@@ -464,6 +464,7 @@ function cases.remote()
     {"many", "the same, 64 in flight", 0.6, "calls", math.floor(200000 * scale), 64, 64},
     {"big", "a call of 1 MiB, one at a time", 0.25, "calls", math.floor(300 * scale), 1, 1 << 20},
     {"forks", "a fork that has entered its function", 1.0, "forks", math.floor(1500 * scale)},
+    {"forks16", "such a fork, 16 in flight", 1.0, "forks", math.floor(4000 * scale), 16},
   }
   local cells = {}
   for _, w in ipairs(work) do

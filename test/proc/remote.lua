@@ -416,6 +416,38 @@ local function lost(t, word, break_link, options)
   t.within(10, function() return #with_words(word) == 0 end, "the command has ended")
 end
 
+-- What the link tells wakes the program only when somebody waits for it.
+story.test("ends are told to who waits for them, after a time in which nobody did", function(t)
+  local p = over():eval(CODE .. "function leave() end function fail() error(('e'):rep(5000)) end")
+  local function run_and_forget(n, name)
+    for _ = 1, n do
+      local clone = p:fork { stderr = "null" }
+      assert(clone:run(name)):close()
+      clone:close()
+    end
+    fork.sleep(0.05)
+  end
+  local function told(process, signal)
+    local status
+    process:on_exit(function(s) status = s end)
+    run_and_forget(3, "leave")
+    kit.kill(process:pid(), signal)
+    t.within(10, function() fork.step(0.05) return status end)
+    t.eq(status.signal, signal)
+  end
+  run_and_forget(300, "fail") -- more than may end unread
+  local clone = p:fork()
+  assert(clone:run "spin"):read(1)
+  told(clone, kit.SIGKILL)
+  local idle = p:fork():eval "x = 1"
+  t.within(10, function() fork.step(0.05) return idle:pid() end)
+  told(idle, kit.SIGKILL)
+  t.eq(p:fork():rpc "echo"(7), 7)
+  told(p, kit.SIGKILL)
+  p:close()
+  fork.loop()
+end)
+
 story.test("SIGUSR2 shows the channels of both ends, and ends neither", function(t)
   local errors = t:tmp() .. "/errors"
   local script = ([[
