@@ -1,6 +1,7 @@
 -- moonfork doctor: the installation, the system, and whether modules may be loaded in a template.
 
 local cli = require "moonfork.cli"
+local engine = require "moonfork.cli.engine"
 local one_line = require("moonfork.serve_log").one_line
 local json = require "moonfork.json"
 local units = require "moonfork.units"
@@ -13,7 +14,10 @@ Shows the parts of this installation and whether they belong together, and what 
 Then loads the modules in a new template, as -l of the other commands does, and prints a line for
 each thing that a fork would get wrong: which module brought it, why it matters, and what to do.
 The last line is "safe to fork", or "not safe to fork" with exit code 1. What is printed on
-standard output by the modules themselves is not shown.]],
+standard output by the modules themselves is not shown.
+
+With --engine also a NATS server: whether it is reached, and what its streams of jobs have kept that
+nobody will take. With --subject also the jobs of a subject that has no node.]],
   checks_versions = true, -- and does not end where they differ
   arguments = {{name = "MODULE", help = "A module to load, in this order", many = true}},
   options = {
@@ -21,6 +25,9 @@ standard output by the modules themselves is not shown.]],
     {long = "--json", help = "Print everything as one JSON object"},
     {long = "--timeout", value = "S", kind = "seconds", default = "30",
      help = "The time that a module may take to load"},
+    engine.url,
+    engine.subject,
+    table.unpack(engine.access),
   },
   examples = {
     {"moonfork doctor", "is everything here?"},
@@ -138,8 +145,15 @@ function command.main(options)
 
   local parts, problems = doctor.installation()
   local rows, kernel = doctor.system()
+  local engine_state
+  if options.engine then
+    local found
+    engine_state, found = require("moonfork.cli.doctor_engine").look(options)
+    table.move(found, 1, #found, #problems + 1, problems)
+  end
   if not options.json then
     put(("moonfork %s, %s, %s"):format(require("moonfork.load").version, _VERSION, kernel or "unknown system"))
+    if engine_state then parts[#parts + 1] = {part = "engine", text = engine_state} end
     print_installation(put, paint, parts, problems)
     print_system(put, paint, rows)
     output.flush()
@@ -151,7 +165,7 @@ function command.main(options)
   local is_unusable = err and UNUSABLE[err.code] and not has_error(problems, false)
   local code = is_safe and cli.OK or is_unusable and cli.UNUSABLE or cli.FAILED
   if options.json then
-    print_json(put, {version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
+    print_json(put, {engine = engine_state, version = require("moonfork.load").version, lua = _VERSION, kernel = kernel,
       installation = json.list(parts), problems = json.list(problems), system = json.list(rows)}, report,
       is_safe, err)
     output.flush()
