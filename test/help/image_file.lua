@@ -101,4 +101,14 @@ function image_file.read(path)
   return self
 end
 
+-- A program that is the template program in a process where the addresses of that image are taken.
+function image_file.occupied(t, image)
+  local base, preloaded = image_file.read(image):get "base", os.getenv "STORY_PRELOAD" or ""
+  local path = t:file(("program%x"):format(base), ([[#!/bin/sh
+exec env LD_PRELOAD='%s %s/test/help/occupy.so' OCCUPY=%x '%s' "$@"
+]]):format(preloaded, os.getenv "MOONFORK_BUILD", base, os.getenv "MOONFORK_TEMPLATE"))
+  os.execute(("chmod 755 '%s'"):format(path))
+  return path
+end
+
 return image_file

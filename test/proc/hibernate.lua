@@ -1,10 +1,10 @@
 -- clone.hibernate(file): a running function that goes on in another process (section 1.13 of the
 -- manual), at any depth, as often as one likes, at the same address and at another one; with a new
 -- socket and closed handles; and what can't be saved is an error that changes nothing.
+local image_file = require "image_file"
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
-local build = os.getenv "MOONFORK_BUILD"
 
 local possible, why_not
 do
@@ -65,22 +65,6 @@ end
 local function continued(t, process)
   local socket = t.got(process:run())
   return answer(t, process, socket)
-end
-
--- A template program in which the image's own address is taken.
-local function elsewhere(t, file)
-  local f = assert(io.open(file, "rb"))
-  local base = ("I8"):unpack(f:read(48), 33)
-  f:close()
-  local script = t:file("occupied.sh", ("#!/bin/sh\nMOONFORK_TEST_OCCUPIED=%x exec '%s/test/help/occupied' \"$@\"\n")
-    :format(base, build))
-  os.execute(("chmod +x '%s'"):format(script))
-  return script
-end
-local function occupied(t)
-  local script = t:file("free.sh", ("#!/bin/sh\nexec '%s/test/help/occupied' \"$@\"\n"):format(build))
-  os.execute(("chmod +x '%s'"):format(script))
-  return script
 end
 
 local DEEP = [==[
@@ -163,10 +147,10 @@ end)
 
 hibernate_story("at another address", function(t)
   local file = t:file "image"
-  saved(t, fork.new_exec{program = occupied(t)}:fork(), DEEP, file)
-  t.eq({continued(t, fork.new_exec{program = occupied(t), image = file})}, {DEEP_RESULT, 0})
-  t.eq({continued(t, fork.new_exec{program = elsewhere(t, file), image = file})}, {DEEP_RESULT, 0})
-  t.eq({continued(t, fork.new_exec{program = elsewhere(t, file), image = file}:fork())}, {DEEP_RESULT, 0})
+  saved(t, fork.new(), DEEP, file)
+  local program = image_file.occupied(t, file)
+  t.eq({continued(t, fork.new_exec{program = program, image = file})}, {DEEP_RESULT, 0})
+  t.eq({continued(t, fork.new_exec{program = program, image = file}:fork())}, {DEEP_RESULT, 0})
 end)
 
 hibernate_story("the one who saves goes on as well", function(t)

@@ -2,17 +2,15 @@
 -- in another process each time, every second time at another address: they come to their end, where
 -- they have compared everything, as if nothing had happened. Inside of C functions they are refused,
 -- and go on as well.
+local image_file = require "image_file"
 local story = require "story"
 local fork = require "moonfork"
-local kit = story.kit
 
-local build, source = os.getenv "MOONFORK_BUILD", os.getenv "MOONFORK_SOURCE"
+local source = os.getenv "MOONFORK_SOURCE"
 local MOVES = 8 -- about so many of each program
 
-local program = build and build .. "/test/help/occupied"
-local possible = program and io.open(program)
-if possible then
-  possible:close()
+local possible
+do
   local path = os.tmpname()
   local p = fork.new_exec()
   possible = p:save(path)
@@ -58,16 +56,9 @@ local function with_steps(text)
     :gsub("(%f[%w_]do)(%s*\n)", "%1 ([==[]==]).step()%2"))
 end
 
-local function base_of(file)
-  local f = assert(io.open(file, "rb"))
-  local base = ("I8"):unpack(f:read(48), 33)
-  f:close()
-  return base
-end
-
 -- Runs it to its end, in as many processes as it takes: its answer, and how many there were.
 local function run(t, text, file, every, name)
-  local process = fork.new_exec{program = program}:eval(RUN, text, file, every, every // 2, name):fork()
+  local process = fork.new_exec():eval(RUN, text, file, every, every // 2, name):fork()
   local socket, loads = t.got(process:run "go"), 0
   while true do
     local answer = socket:read "a"
@@ -78,17 +69,16 @@ local function run(t, text, file, every, name)
       return answer, loads
     end
     loads = loads + 1
-    if loads % 2 == 1 then kit.setenv("MOONFORK_TEST_OCCUPIED", ("%x"):format(base_of(file))) end
+    local program = loads % 2 == 1 and image_file.occupied(t, file) or nil
     process = fork.new_exec{program = program, image = file, verify = true}
     socket = t.got(process:run())
-    kit.setenv("MOONFORK_TEST_OCCUPIED", nil)
   end
 end
 
 for _, name in ipairs{"arrays", "chunks", "closing", "collector", "coroutines", "errors", "metamethods", "sorting",
   "strings", "varargs", "weak"} do
   story.test("hibernated on the way: " .. name, function(t)
-    if not possible then t.skip "images, or the build folder of test/run, are not there" end
+    if not possible then t.skip "there are no images" end
     local f = assert(io.open(source .. "/test/image/programs/" .. name .. ".lua"))
     local text = with_steps(f:read "a")
     f:close()

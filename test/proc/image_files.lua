@@ -318,19 +318,9 @@ image_story("cut at every place, and altered anywhere, it is refused", function(
   end
 end)
 
--- The template program, in a process where this address is taken.
-local function occupied(t, base)
-  local path = t:file("program" .. base, ([[#!/bin/sh
-exec env LD_PRELOAD='%s/test/help/occupy.so' OCCUPY=%x '%s' "$@"
-]]):format(os.getenv "MOONFORK_BUILD", base, os.getenv "MOONFORK_TEMPLATE"))
-  os.execute(("chmod 755 '%s'"):format(path))
-  return path
-end
-
 image_story("where its address is taken it is moved, and is the same", function(t)
   local path = saved(t)
-  local f = image_file.read(path)
-  local other = occupied(t, f:get "base")
+  local f, other = image_file.read(path), image_file.occupied(t, path)
   local here = fork.load(path)
   local at_home = t.ask(here:fork(), "return ('%p'):format(data)")
   for _ = 1, 2 do

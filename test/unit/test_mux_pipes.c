@@ -209,8 +209,8 @@ static void test_a_socket_that_is_closed_halfway(void **state) {
   assert_int_equal(write(to_it, header, sizeof header), sizeof header);
   for (int i = 0; i < 8; i++) {
     turn_once(&turns, 0);
-    unsigned heard = hear();
-    type = heard ? heard : type;
+    unsigned next = hear();
+    type = next ? next : type;
   }
   assert_int_equal(mux.nmoved, 0);
   assert_int_equal(ended, 0); /* the next frame is understood */
