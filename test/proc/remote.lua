@@ -416,6 +416,24 @@ local function lost(t, word, break_link, options)
   t.within(10, function() return #with_words(word) == 0 end, "the command has ended")
 end
 
+story.test("an agent without a free descriptor: forks fail, and none hangs", function(t)
+  local p = over("ulimit -n 40; exec " .. AGENT):eval "function rest(s) s:read(1) end"
+  local sockets, refused = {}, 0
+  for _ = 1, 50 do
+    local socket, err = p:fork { timeout = 60 }:run "rest"
+    if socket then
+      sockets[#sockets + 1] = socket
+    else
+      refused = refused + 1
+      t.eq(err.started, "no", err.message)
+    end
+  end
+  t.ok(#sockets > 0 and refused > 0, #sockets .. " forks, " .. refused .. " refused")
+  for _, socket in ipairs(sockets) do socket:close() end
+  t.within(10, function() return (p:fork():run "rest") end, "closed ones make room")
+  p:close()
+end)
+
 -- What the link tells wakes the program only when somebody waits for it.
 story.test("ends are told to who waits for them, after a time in which nobody did", function(t)
   local p = over():eval(CODE .. "function leave() end function fail() error(('e'):rep(5000)) end")

@@ -446,7 +446,9 @@ static void on_task(struct task *t) {
     if (q->process)
       far->ops->on_gone(q->process);
     else if (q->is_left)
-      forget(far, q); /* else its record will ask */
+      forget(far, q);
+    else /* its record will ask, unless it has asked too early */
+      far->ops->each(far, far->ops->on_unclaimed);
   }
   if (!list_empty(&far->news))
     context_task(far->context, PHASE_WORK, &far->task);

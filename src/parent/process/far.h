@@ -32,6 +32,9 @@ struct far_ops {
   void (*on_born)(struct mf_process *p);
   /* The end of p is known, or the link is lost. */
   void (*on_gone)(struct mf_process *p);
+  /* One has ended that has no record yet: p's, if nobody speaks on its socket any more.
+   */
+  void (*on_unclaimed)(struct mf_process *p);
   /* What a process there uses; error 0 or a code. */
   void (*on_measured)(struct mf_process *p, int error, const uint64_t values[4]);
   /* Calls visit for every record that is behind the link. */

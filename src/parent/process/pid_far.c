@@ -131,6 +131,11 @@ static void on_born(struct mf_process *p) {
     process_learn(p);
 }
 
+static void on_unclaimed(struct mf_process *p) {
+  if (!p->far_process && p->eof)
+    process_event(p, &(struct event){EV_PIDFD});
+}
+
 static void on_gone(struct mf_process *p) {
   process_event(p, &(struct event){EV_PIDFD});
 }
@@ -186,4 +191,5 @@ const char *process_far_hint(const struct mf_process *p, char *room) {
   return room;
 }
 
-const struct far_ops process_far_ops = {on_born, on_gone, on_measured, each};
+const struct far_ops process_far_ops = {on_born, on_gone, on_unclaimed, on_measured,
+                                        each};
