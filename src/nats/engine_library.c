@@ -68,7 +68,13 @@ void engine_secure_begin(void) {
   pthread_mutex_unlock(&mutex);
 }
 
+/* What OpenSSL has of a thread is freed by the thread, when it ends: that may be after
+ * OpenSSL. libnats brings OpenSSL; a build of it without has no such function. */
+extern void OPENSSL_thread_stop(void) __attribute__((weak));
+
 void engine_secure_end(void) {
+  if (OPENSSL_thread_stop)
+    OPENSSL_thread_stop();
   pthread_mutex_lock(&mutex);
   if (--nsecure == 0)
     pthread_cond_broadcast(&secure_over);
