@@ -9,7 +9,7 @@ local FUNCTIONS = [[
   function swap(a, b, ...) return b, a, ... end
   function churn(...) -- garbage of all sizes beside what came
     local kept = {}
-    for i = 1, 50 do kept[i % 7] = ("g"):rep(i * 5000) end
+    for i = 1, 50, 7 do kept[i % 3] = ("g"):rep(i * 5000) end
     return ...
   end
   function hold(seconds) os.execute("sleep " .. seconds) end
