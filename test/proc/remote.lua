@@ -478,15 +478,18 @@ story.test("SIGUSR2 shows the channels of both ends, and ends neither", function
       end
     end
     p:eval "function flood(s) s:write(('x'):rep(1000000)) end function f(x) return x end"
-    assert(p:fork():run "flood")
+    local flood = p:fork()
+    local socket = assert(flood:run "flood") -- which nobody reads
     local near = child_of(kit.getpid(), "moonfork-remote")
     local agent = child_of(child_of(near, "sh"), "moonfork-remote")
-    for _, pid in ipairs { near, agent } do kit.kill(pid, 12) end
     local rpc = p:fork():rpc "f"
     for i = 1, 200 do
+      for _, pid in ipairs { near, agent } do kit.kill(pid, 12) end
       assert(rpc(i) == i)
       local text = io.open %q:read "a"
-      if text:find "near end" and text:find "agent, process" then break end
+      if text:find "near end" and text:find "agent, process" and text:find " 262144 bytes wait to be" then
+        break
+      end
       kit.msleep(50)
     end
     io.write(io.open %q:read "a")
