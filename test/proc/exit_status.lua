@@ -157,11 +157,11 @@ story.test("on_exit does not keep loop waiting for an idle process", function(t)
   t.eq(told.code, 0)
 end)
 
-story.test("the resource limits of limit{} end a process with their signals", function(t)
+story.test("the resource limits of limit{} end a process with their signals", {deadline = 80}, function(t)
   local p = fork.new():limit {cpu = 1, core = 0}
   p:eval "function f() while true do end end"
   t.got(p:run "f")
-  local status = t.status(p, 15)
+  local status = t.status(p, 60) -- a second of a processor's time
   t.eq(status.signal, kit.SIGXCPU, "the signal that says why")
   local path = t:file "big"
   local q = fork.new():limit {fsize = 4096, core = 0}:send_arg(path):eval [[

@@ -231,7 +231,7 @@ story.test("map: a chunk that is under way when the option timeout is over is un
   pool:close()
 end)
 
-story.test("kill, memory, limits, timeout, names and numbers of the far side", function(t)
+story.test("kill, memory, limits, timeout, names and numbers of the far side", {deadline = 80}, function(t)
   local p = over(nil, { name = "far" }):eval(CODE)
   local clone = p:fork()
   local socket = t.got(clone:run "spin")
@@ -243,7 +243,7 @@ story.test("kill, memory, limits, timeout, names and numbers of the far side", f
   t.eq(clone:kill(), nil)
   local limited = p:fork():limit { cpu = 1 }
   t.got(limited:run "spin")
-  t.eq(t.status(limited).signal, kit.SIGXCPU)
+  t.eq(t.status(limited, 60).signal, kit.SIGXCPU) -- a second of a processor's time
   p:close()
   local orphan = over():eval(CODE)
   local running = orphan:fork()
