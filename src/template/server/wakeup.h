@@ -14,7 +14,7 @@
 /* ---- the decision: numbers in, a verdict out ---- */
 
 enum {
-  WAKEUP_LATE_NS = 100000,              /* a longer wait, on average, is too long */
+  WAKEUP_LATE_NS = 40000,               /* a longer wait, on average, is too long */
   WAKEUP_TRIAL = 4,                     /* forks under it until the first look */
   WAKEUP_LOOK = 32,                     /* between two looks */
   WAKEUP_PAUSE = 256,                   /* forks without it after a long wait, */
