@@ -1,7 +1,7 @@
 /* seccomp_run: runs a program for which some system calls fail, as on an old kernel
- * (ENOSYS) or in a strict container (EPERM).
+ * (ENOSYS) or in a strict container (EPERM), or are its end (KILL).
  *
- *   seccomp_run ENOSYS|EPERM CALL[,CALL...] PROGRAM [ARGUMENT...]
+ *   seccomp_run ENOSYS|EPERM|KILL CALL[,CALL...] PROGRAM [ARGUMENT...]
  *
  * A call is one of the names in the table; "clone_parent" is clone(2) with CLONE_PARENT
  * only. "clone3" is what glibc falls back from by itself when it is ENOSYS; with EPERM it
@@ -45,6 +45,8 @@ static const struct {
     {"pidfd_send_signal", SYS_pidfd_send_signal},
     {"madvise", SYS_madvise},
     {"statx", SYS_statx},
+    {"sched_getscheduler", SYS_sched_getscheduler},
+    {"sched_setscheduler", SYS_sched_setscheduler},
     {"clone_parent", CLONE_PARENT_ONLY},
 };
 
@@ -66,7 +68,7 @@ static size_t parse(const char *list, int *ret_numbers) {
   return count;
 }
 
-static int set_filter(const int *numbers, size_t count, int error) {
+static int set_filter(const int *numbers, size_t count, unsigned action) {
   struct sock_filter code[5 * MAX_CALLS + 5];
   unsigned short n = 0;
   code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
@@ -83,16 +85,14 @@ static int set_filter(const int *numbers, size_t count, int error) {
                                                offsetof(struct seccomp_data, args[0]));
       code[n++] =
           (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_PARENT, 0, 1);
-      code[n++] = (struct sock_filter)BPF_STMT(
-          BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
+      code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action);
       code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                                                offsetof(struct seccomp_data, nr));
       continue;
     }
     code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
                                              (unsigned)numbers[i], 0, 1);
-    code[n++] = (struct sock_filter)BPF_STMT(
-        BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
+    code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action);
   }
   code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   struct sock_fprog program = {n, code};
@@ -104,12 +104,15 @@ static int set_filter(const int *numbers, size_t count, int error) {
 int main(int argc, char **argv) {
   int numbers[MAX_CALLS];
   if (argc < 4) {
-    fprintf(stderr, "usage: seccomp_run ENOSYS|EPERM CALL[,CALL...] PROGRAM [ARG...]\n");
+    fprintf(stderr,
+            "usage: seccomp_run ENOSYS|EPERM|KILL CALL[,CALL...] PROGRAM [ARG...]\n");
     return 2;
   }
-  int error = strcmp(argv[1], "ENOSYS") == 0 ? ENOSYS : EPERM;
+  unsigned error = strcmp(argv[1], "ENOSYS") == 0 ? ENOSYS : EPERM;
+  unsigned action =
+      strcmp(argv[1], "KILL") == 0 ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ERRNO | error;
   size_t count = parse(argv[2], numbers);
-  if (ARCH == 0 || set_filter(numbers, count, error) < 0)
+  if (ARCH == 0 || set_filter(numbers, count, action) < 0)
     return EXIT_SKIP;
   execvp(argv[3], argv + 3);
   fprintf(stderr, "seccomp_run: %s: %s\n", argv[3], strerror(errno));

@@ -17,9 +17,9 @@ local STAT = [[
   end
 ]]
 
--- What each of them has, a line each: the host, clones, a clone's child, user code of a template,
--- that code's child, a hook. In between it is seen that the template has what it should, which holds
--- for its first four forks, however long it waits for a processor.
+-- What each of them has, a line each: the host, clones, a clone's child, user code of a template, that
+-- code's child, a hook, the function that a template runs itself. In between it is seen that the template
+-- has what it should, which holds for its first four forks, however long it waits for a processor.
 local SCRIPT = STAT .. [[
   local fork = require "moonfork"
   local template, pid
@@ -68,6 +68,9 @@ local SCRIPT = STAT .. [[
   await()
   print(ask "in_hook")
   await()
+  local s = assert(template:run "own")
+  print(s:read "a")
+  s:close()
   template:close()
 ]]
 
@@ -78,7 +81,7 @@ local function compare(t, wanted, before, expected)
   local how, number = h:ends(60)
   if number == 77 then t.skip "no filter of system calls can be set here" end
   t.eq({ how, number }, { "exit", 0 }, h:out() .. h:err())
-  t.eq(h:out(), (expected .. "\n"):rep(8))
+  t.eq(h:out(), (expected .. "\n"):rep(9))
 end
 
 local function read(path)
@@ -112,6 +115,8 @@ end
 
 story.test("with a filter of system calls no policy is asked for", function(t)
   compare(t, OTHER, { host.tool(t, "seccomp_run"), "ENOSYS", "pidfd_open" }, here)
+  compare(t, OTHER, { host.tool(t, "seccomp_run"), "KILL",
+    "sched_getscheduler,sched_setscheduler" }, here)
 end)
 
 story.done()

@@ -10,6 +10,7 @@
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
 #include "template/server/signals.h"
+#include "template/server/wakeup.h"
 #include "template/thread/thread_slot.h"
 #include <errno.h>
 #include <signal.h>
@@ -200,6 +201,7 @@ static void leave_last_words(struct server *s) {
 
 void runner_enter(struct server *s) {
   if (!s->thread) {
+    wakeup_enter_user(); /* a template that has forked runs it itself */
     clone_exec_prepare = armed_leash;
     clone_fork_refused = NULL;
     if (s->await_threads) /* it had clones in threads, and will have none */

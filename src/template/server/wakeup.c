@@ -68,9 +68,13 @@ static void turn_off(void) {
 
 /* A filter of system calls may kill for these ones: with any, nothing is tried. */
 static void turn_on(void) {
+  if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0) {
+    state.never = 1;
+    return;
+  }
   if (!policy_is(SCHED_OTHER))
     return;
-  if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0 || set_policy(SCHED_BATCH) < 0)
+  if (set_policy(SCHED_BATCH) < 0)
     state.never = 1;
   else
     state.on = 1;
