@@ -222,6 +222,7 @@ int socket_release(struct socket *s) {
 }
 
 int socket_close(struct socket *s) {
+  sys_flush_first(); /* what goes first may go to this one */
   int fd = socket_release(s);
   return fd < 0 ? 0 : s->is_unix ? fd_part_unix(fd) : fd_part(fd);
 }

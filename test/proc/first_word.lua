@@ -75,6 +75,47 @@ story.test("it is told before anything else of the function can be seen", functi
   template:close()
 end)
 
+-- Finalisers run without hooks, within the first instructions, too.
+story.test("a function whose socket is collected at once goes on", function(t)
+  local template = fork.new_exec():eval [[
+    local big = ("x"):rep(1 << 20)
+    function work()
+      for i = 1, 20 do local garbage = big .. i end
+      for i = 1, 1000 do local nothing = i end
+      os.exit(7)
+    end
+  ]]
+  for _ = 1, 3 do
+    local p = template:fork()
+    t.eq(t.got(p:run "work"):read "a", "")
+    t.eq(t.got(p:wait()).code, 7)
+  end
+  template:close()
+end)
+
+story.test("it is told before a finaliser can be seen", function(t)
+  for gc, owner in pairs { generational = "clone", incremental = "template" } do
+    local template = fork.new_exec { gc = gc }:eval [[
+      local big = ("x"):rep(1 << 20)
+      function hold()
+        held = setmetatable({}, { __gc = function() os.exit(7) end })
+      end
+      function lets_go()
+        held = nil
+        for i = 1, 20 do local garbage = big .. i end
+      end
+    ]]
+    if owner == "template" then template:eval "hold()" end
+    local p = template:fork()
+    if owner == "clone" then p:eval "hold()" end
+    local socket, err = p:run "lets_go"
+    t.ok(socket, owner .. ": " .. tostring(err))
+    t.eq(socket:read "a", "")
+    t.eq(t.got(p:wait()).code, 7, owner)
+    template:close()
+  end
+end)
+
 story.test("a hook of the template's is left alone", function(t)
   local template = fork.new_exec():eval(FUNCTIONS .. [[
     function hook() end

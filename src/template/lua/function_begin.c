@@ -1,6 +1,7 @@
 #include "template/lua/function_begin.h"
 
 #include "socket/socket.h"
+#include "template/lua/on_term.h"
 
 enum { INSTRUCTIONS_MAX = 300 };
 
@@ -12,10 +13,17 @@ static int is_write(lua_State *L, lua_Debug *ar) {
   return is_lua || f == socket_write_method();
 }
 
+/* A signal's handler may set a hook meanwhile, which is lost by that: it is set again. */
+static void set(lua_State *L, lua_Hook f, int mask, int count) {
+  lua_sethook(L, f, mask, count);
+  on_term_running(L);
+  on_term_look(L);
+}
+
 static void hook(lua_State *L, lua_Debug *ar) {
   if (sys_has_first() && ar->event != LUA_HOOKCOUNT && is_write(L, ar))
     return;
-  lua_sethook(L, NULL, 0, 0);
+  set(L, NULL, 0, 0);
   sys_flush_first();
 }
 
@@ -25,5 +33,5 @@ void function_begin(lua_State *L) {
   if (lua_gethook(L)) /* the template's code wants it there */
     sys_flush_first();
   else
-    lua_sethook(L, hook, LUA_MASKCALL | LUA_MASKCOUNT, INSTRUCTIONS_MAX);
+    set(L, hook, LUA_MASKCALL | LUA_MASKCOUNT, INSTRUCTIONS_MAX);
 }

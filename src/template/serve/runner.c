@@ -62,15 +62,24 @@ static void announce_late(struct server *s) {
   sys_write_first(s->conn.fd, header, sizeof header, on_told);
 }
 
+/* Finalisers run without hooks, and at any allocation. Those of sockets tell by
+ * themselves. Others may run at the beginning of the function where user code has made
+ * objects since the heap was sealed, and where the collector looks at old objects, too.
+ */
+static int may_finalise(const struct server *s) {
+  return s->collector.dirty || s->collector.gc == COLLECTOR_INCREMENTAL;
+}
+
 /* 4. and 5.: nobody enters a function for a parent that is gone. A thread that was not
  * made ahead has released its template, which may have told of it. */
 static void announce(struct server *s) {
   if (!s->leash.by_pipe && s->leash.own != SIGKILL && leash_snapped(&s->leash))
     server_exit(s, 0);
-  if (s->release || (!s->thread && !s->run.goes_on)) {
+  if ((s->release || (!s->thread && !s->run.goes_on)) && !may_finalise(s)) {
     announce_late(s);
     return;
   }
+  server_release(s);
   if (connection_say(&s->conn, ANS_RUNNING, (uint64_t)s->pid) < 0)
     server_exit(s, 0);
 }
