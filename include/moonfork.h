@@ -266,8 +266,9 @@ typedef void (*mf_memory_cb)(mf_process *, const mf_error *error, const mf_memor
 MF_API int mf_memory(mf_process *, mf_memory_cb, void *data);
 /* Writes the interpreter of a process that has not run, after what was queued before, as
  * an image to file (relative: to the directory of that process), in the place of one that
- * is there. The callback gets NULL, or why not: MF_EINVAL what can't be saved or a file
- * that can't be written, MF_EUNSUPPORTED. The process goes on in every case. */
+ * is there. The callback gets NULL, or why not: MF_EINVAL what can't be saved or a path
+ * that can't be used, MF_ELIMIT the disk is full or descriptors are used up, MF_ENOMEM,
+ * MF_EUNSUPPORTED. The process goes on in every case. */
 MF_API int mf_save(mf_process *, const char *file, mf_error_cb, void *data);
 
 /* ---- end ----

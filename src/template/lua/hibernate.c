@@ -74,19 +74,16 @@ static int fail(lua_State *L, const char *code, const char *message) {
 }
 
 static const char *code_of(int error) {
-  switch (error) {
-  case -ENOMEM:
+  switch (failure_code_of(error)) {
+  case FAILURE_NOMEM:
     return "NOMEM";
-  case -ENOTSUP:
+  case FAILURE_UNSUPPORTED:
     return "UNSUPPORTED";
-  case -EMFILE:
-  case -ENFILE:
-  case -ENOSPC:
-  case -EDQUOT:
-  case -EFBIG:
+  case FAILURE_LIMIT:
     return "LIMIT";
+  default:
+    return "EINVAL";
   }
-  return "EINVAL";
 }
 
 /* ---- who runs whom ---- */

@@ -38,8 +38,8 @@ int script_load(struct server *s, const struct options *o) {
   int r =
       path ? image_load(path, o->image_verify ? IMAGE_VERIFY : 0, &loaded, why) : -ENOMEM;
   if (r < 0 && path)
-    server_fail_with(s, r == -ENOTSUP ? FAILURE_UNSUPPORTED : FAILURE_INVAL, PHASE_OPTION,
-                     -r, "the image %s can't be used: %s", path, why);
+    server_fail_with(s, failure_code_of(r), PHASE_OPTION, -r,
+                     "the image %s can't be used: %s", path, why);
   free(path);
   if (r < 0) {
     free(loaded.hooks);

@@ -14,19 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int code_of(int r) {
-  switch (r) {
-  case 0:
-    return 0;
-  case -ENOMEM:
-    return FAILURE_NOMEM;
-  case -ENOTSUP:
-    return FAILURE_UNSUPPORTED;
-  default:
-    return FAILURE_INVAL;
-  }
-}
-
 static int l_keep(lua_State *L) {
   const struct server *s = lua_touserdata(L, 1);
   audit_keep(&s->audit, L);
@@ -79,7 +66,7 @@ int cmd_save(struct server *s, struct command *c) {
   }
   int r = save(s, path, why);
   free(path);
-  buf_put_u32(&body, (uint32_t)code_of(r));
+  buf_put_u32(&body, (uint32_t)failure_code_of(r));
   buf_put_u32(&body, (uint32_t)-r);
   buf_put_str(&body, r < 0 && !*why ? "not enough memory" : why, strlen(why));
   connection_answer(&s->conn, ANS_SAVED, c->id, buf_peek(&body), buf_size(&body));

@@ -3,11 +3,31 @@
 #include "template/server/failure_record.h"
 
 #include "wire/failure_body.h"
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 static const char note[] = "\n... (cut)";
 enum { NOTE_SIZE = sizeof note - 1 };
+
+int failure_code_of(int error) {
+  switch (error) {
+  case 0:
+    return 0;
+  case -ENOMEM:
+    return FAILURE_NOMEM;
+  case -ENOTSUP:
+    return FAILURE_UNSUPPORTED;
+  case -EMFILE:
+  case -ENFILE:
+  case -ENOSPC:
+  case -EDQUOT:
+  case -EFBIG:
+    return FAILURE_LIMIT;
+  default:
+    return FAILURE_INVAL;
+  }
+}
 
 static size_t count_nuls(const char *text, size_t n) {
   size_t found = 0;

@@ -17,6 +17,12 @@ struct failure_record {
   unsigned char value[FAILURE_VALUE_MAX]; /* packed, as an array of one */
 };
 
+/* The one rule for what the system refuses (a negative errno): FAILURE_LIMIT, a
+ * resource is used up (descriptors, room on the disk, a quota, a limit on sizes);
+ * FAILURE_NOMEM; FAILURE_UNSUPPORTED; else FAILURE_INVAL, what was given can't be used.
+ * 0: 0. */
+int failure_code_of(int error);
+
 void failure_record_clear(struct failure_record *f);
 /* All of it but traceback and value; the text is ours. */
 void failure_record_set_at(const char *origin, struct failure_record *f, int code,
