@@ -155,8 +155,21 @@ image_story("a limit on files is an error, not the end of the process", function
   local p = fork.new_exec():limit{fsize = 8192}
   local ok, err = p:save(path)
   t.eq(ok, nil)
-  t.error(err, "EINVAL", "File too large")
+  t.error(err, "LIMIT", "File too large")
   t.got(p:fork():run "type")
+  t.eq(names(t), "image")
+  t.eq(t.ask(fork.load(path):fork(), "return which"), "old")
+end)
+
+image_story("no descriptors left is a limit, not a wrong path", function(t)
+  local path = saved(t, "image", "which = 'old'")
+  local p = fork.new_exec():limit{nofile = 3} -- it has more: none can be opened
+  for _ = 1, 2 do
+    local ok, err = p:save(path)
+    t.eq(ok, nil)
+    t.error(err, "LIMIT", "Too many open files")
+  end
+  p:close()
   t.eq(names(t), "image")
   t.eq(t.ask(fork.load(path):fork(), "return which"), "old")
 end)
@@ -169,7 +182,7 @@ image_story("a full disk leaves the old file, and nothing else", {root = true}, 
     assert(fork.new_exec():eval "which = 'old'":save(path .. "/image"))
     local p = fork.new_exec():eval "filler = ('x'):rep(8 << 20)"
     local ok, err = p:save(path .. "/image")
-    assert(not ok and err.code == "EINVAL" and err.message:find "No space left", tostring(err))
+    assert(not ok and err.code == "LIMIT" and err.message:find "No space left", tostring(err))
     local q = fork.load(path .. "/image"):eval "assert(which == 'old')"
     assert(q:memory())
     for name in io.popen("ls -A " .. path):lines() do io.write(name, " ") end]]):format(folder))
@@ -196,14 +209,27 @@ image_story("what is no file, or open to others, is refused by name", function(t
   end
   os.execute(("chmod 444 '%s'; ln -s image '%s/link'"):format(path, folder))
   t.eq(t.ask(fork.load(folder .. "/link"):fork(), "return check()"), 2)
-  for _, mode in ipairs{"770", "707", "777"} do
+  for _, mode in ipairs{"707", "777"} do
     os.execute(("mkdir -p '%s/open'; cp '%s' '%s/open/x'; chmod %s '%s/open'; ln -sf open/x '%s/link'"):format(folder,
       path, folder, mode, folder, folder))
     refused(t, folder .. "/open/x", "others may write to its folder")
     refused(t, folder .. "/link", "others may write to its folder")
   end
-  os.execute(("chmod 1777 '%s/open'"):format(folder))
-  t.eq(t.ask(fork.load(folder .. "/link"):fork(), "return check()"), 2)
+  -- Of the group that this process has: what mkdir makes with the umask 002.
+  for _, mode in ipairs{"1777", "775", "770"} do
+    os.execute(("chmod %s '%s/open'"):format(mode, folder))
+    t.eq(t.ask(fork.load(folder .. "/link"):fork(), "return check()"), 2)
+    t.eq(t.ask(fork.load(folder .. "/open/x"):fork(), "return check()"), 2)
+  end
+end)
+
+image_story("a folder that another group may write to is refused", {root = true}, function(t)
+  local path, folder = saved(t), t:tmp()
+  os.execute(("mkdir '%s/open'; cp '%s' '%s/open/x'; chgrp 65534 '%s/open'; chmod 775 '%s/open'"):format(folder, path,
+    folder, folder, folder))
+  refused(t, folder .. "/open/x", "others may write to its folder")
+  os.execute(("chmod 755 '%s/open'"):format(folder))
+  t.eq(t.ask(fork.load(folder .. "/open/x"):fork(), "return check()"), 2)
 end)
 
 image_story("it belongs to who loads it, or to root", {root = true}, function(t)

@@ -43,7 +43,14 @@ static int refuse(struct loading *l, const char *why) {
 /* ---- the file ---- */
 
 /* Who may write to a folder without the sticky bit may put other files of its owner's in
- * the place of this one. */
+ * the place of this one. The group of this process may: where each user has a group of
+ * their own, an ordinary mkdir (umask 002) makes such folders. */
+static int others_may_write(const struct stat *st) {
+  if (st->st_mode & S_ISVTX)
+    return 0;
+  return (st->st_mode & S_IWOTH) || (st->st_mode & S_IWGRP && st->st_gid != getegid());
+}
+
 static int check_folder(struct loading *l, const char *path) {
   const char *slash = strrchr(path, '/');
   char folder[PATH_MAX] = ".";
@@ -52,7 +59,7 @@ static int check_folder(struct loading *l, const char *path) {
     snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path);
   if (stat(folder, &st) < 0)
     return -errno;
-  if (!(st.st_mode & (S_IWGRP | S_IWOTH)) || st.st_mode & S_ISVTX)
+  if (!others_may_write(&st))
     return 0;
   snprintf(
       l->why, IMAGE_TEXT_MAX,
