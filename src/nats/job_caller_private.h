@@ -16,6 +16,7 @@ struct job_caller {
   char *subject;
   char stream[JOB_STREAM_MAX + 1];            /* "": it is to be asked for */
   unsigned leases[LEASES_KNOWN_MAX], nleases; /* whose consumers are there */
+  int results_serve; /* the stream of results has answered a direct read */
   struct list asks;
   size_t nasks;
   size_t nactive; /* that ask something now; others wait for their turn */
@@ -64,7 +65,8 @@ struct job_ask {
       size_t length;
       uint64_t at_ms; /* when its time has come */
       int was_looked_up;
-      int was_lost; /* it was published, and nobody said what came of it */
+      unsigned read_ms; /* how long it waited for the last direct read */
+      int was_lost;     /* it was published, and nobody said what came of it */
     } post;
     struct {
       mf_reply_cb cb;

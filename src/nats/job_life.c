@@ -138,6 +138,7 @@ static void ask_wait(struct job_ask *a) {
 static void on_found(const struct job_answer *answer, void *data) {
   struct job_caller *c = data;
   char text[JOB_SUBJECT_MAX + 100];
+  c->results_serve = 0;
   if (answer->code != 0) {
     release(c, ASK_AGAIN_MS, answer->text);
   } else if (job_stream_found(answer->body, c->stream) < 0) {
@@ -226,7 +227,7 @@ static void end_of_time(struct job_ask *a) {
   } else if (a->times_out) {
     snprintf(text, sizeof text, "timed out%s%s", a->reason[0] ? ": " : "", a->reason);
     code = MF_ETIMEOUT;
-  } else if (!a->reason[0] && a->call) {
+  } else if (!a->reason[0] && (a->call || a->request)) {
     snprintf(text, sizeof text,
              "timed out: the NATS server has not answered (a full store is in its log)");
     code = MF_ETIMEOUT;
@@ -277,8 +278,10 @@ static void on_closed(uv_handle_t *h) {
 static void on_timer(uv_timer_t *t) {
   struct job_caller *c = t->data;
   uint64_t now = uv_now(c->loop), next;
-  if (!c->is_closing && engine_state(c->engine) != ENGINE_UP)
+  if (!c->is_closing && engine_state(c->engine) != ENGINE_UP) {
     c->nleases = 0; /* another server may know other ones */
+    c->results_serve = 0;
+  }
   next = turn(c, now);
   if (c->is_closing)
     uv_close((uv_handle_t *)&c->timer, on_closed);

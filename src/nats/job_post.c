@@ -1,7 +1,7 @@
 /* A job is stored (job_caller.h):
  *
- *   the consumer of its lease -> [an id of the caller's: has it a result, or does it
- * wait?]
+ *   the consumer of its lease -> [an id of the caller's: do results answer? has it one,
+ * or does it wait?]
  *   -> published, acknowledged
  *
  * The stream refuses a second message of the id: by Nats-Msg-Id for two minutes, by the
@@ -112,13 +112,52 @@ static void look_for_result(struct job_ask *a) {
     ask_again(a, "not enough memory");
 }
 
+/* ---- before that: does the stream of results serve? ----
+ * A node may be making it just now. nats-server 2.9.10 ends by a nil pointer when it is
+ * asked for a message by STREAM.MSG.GET while it opens the stream's files. It subscribes
+ * to direct reads after that, so that whatever comes of one shows that it serves. A read
+ * of a stream that does not is not answered at all: the first waits are short. */
+
+enum { READ_MIN_MS = 250 };
+
+static void on_served(int code, const struct engine_message *m, void *data) {
+  struct job_ask *a = data;
+  char text[JOB_STREAM_MAX + 120];
+  a->request = NULL;
+  if (code == 0) {
+    a->caller->results_serve = 1;
+    look_for_result(a);
+  } else if (code == MF_ETIMEOUT || (m != NULL && m->no_responders)) {
+    snprintf(text, sizeof text,
+             "the stream %s_done does not answer: it is not there, or does not allow "
+             "direct reads (allow_direct)",
+             a->caller->stream);
+    ask_again(a, text);
+  } else {
+    ask_again(a, engine_reason(a->caller->engine));
+  }
+}
+
+static void try_results(struct job_ask *a) {
+  struct job_caller *c = a->caller;
+  unsigned *ms = &a->u.post.read_ms;
+  char subject[JOB_NAME_SIZE];
+  *ms = *ms == 0 ? READ_MIN_MS : *ms < JOB_API_TIMEOUT_MS ? *ms * 2 : *ms;
+  snprintf(subject, sizeof subject, "$JS.API.DIRECT.GET.%s_done", c->stream);
+  if (engine_request(c->engine, subject, NULL, 0, "{\"seq\":1}", 9, *ms, on_served, a,
+                     &a->request) < 0)
+    ask_again(a, "not enough memory");
+}
+
 /* ---- first: the consumer ---- */
 
 static void go_on(struct job_ask *a) {
-  if (a->u.post.was_lost || (a->u.post.options.id != NULL && !a->u.post.was_looked_up))
+  if (!a->u.post.was_lost && (a->u.post.options.id == NULL || a->u.post.was_looked_up))
+    publish(a);
+  else if (a->caller->results_serve)
     look_for_result(a);
   else
-    publish(a);
+    try_results(a);
 }
 
 static void begin(struct job_ask *a) {

@@ -71,8 +71,9 @@ static void put_later(const struct job_setup *s, char *subject, char *body) {
   put_consumer(&s->names, "later", "later.*", JOB_LATER_ACK_MS, subject, body);
 }
 
+/* Callers look for the stream of jobs: who finds it finds the others, too. */
 static void (*const steps[])(const struct job_setup *, char *,
-                             char *) = {put_jobs, put_done, put_dead, put_later};
+                             char *) = {put_done, put_dead, put_jobs, put_later};
 enum { STEPS = sizeof steps / sizeof steps[0] };
 
 /* ---- one after the other ---- */

@@ -223,6 +223,51 @@ story.test("a node whose server is gone ends, although a result could not be sto
   t.ok(kit.now() - begun < 15 * story.scale)
 end)
 
+-- nats-server 2.9.10 ends when it is asked for a message of a stream that it is about to make: the first
+-- post with an id of its own, while the first node was starting, took the server away from all.
+story.test("no message is asked for of a stream of results that does not serve yet", function(t)
+  local server = nats_server.start(t, {jetstream = true})
+  local spy = assert(fork.socket.connect("127.0.0.1:" .. server.port))
+  t:defer(function() spy:close() end)
+  local seen, body = {}, '{"name":"J","subjects":["a.job.*.*","a.later.*.*"],"retention":"workqueue"}'
+  local function look(mark) -- at what the server was asked, up to now
+    spy:write(("PUB mark %d\r\n%s\r\n"):format(#mark, mark))
+    repeat
+      local line = assert(spy:read "l"):gsub("\r$", "")
+      local subject = line:match "^MSG %$JS%.API%.(%S+)"
+      if subject then seen[#seen + 1] = subject end
+    until line == mark
+    local text = table.concat(seen, " ")
+    seen = {}
+    return text
+  end
+  spy:write('CONNECT {"verbose":false}\r\nSUB mark 1\r\nSUB $JS.API.STREAM.> 2\r\n')
+  spy:write(("PUB $JS.API.STREAM.CREATE.J answer %d\r\n%s\r\n"):format(#body, body))
+  t.match(look "made", "STREAM.CREATE.J")
+  local far = t.got(nats.pool(server.url, {subject = "a"}))
+  local _, err = far:post({id = "x", timeout = 0.7}, 1)
+  t.error(err, "ENGINE", "the stream J_done does not answer: it is not there, or does not allow")
+  t.eq(err.started, "no")
+  local asked = look "asked"
+  t.match(asked, "STREAM.NAMES")
+  t.ok(not asked:find("STREAM.MSG.GET", 1, true), asked)
+  local pool = fork.new_exec():eval(CODE):pool("work", {max = 1})
+  local node = t.got(nats.node(pool, server.url, {subject = "a", jobs = "J"}))
+  t.eq(t.got(far:post({id = "x"}, 1)), "x")
+  t.eq(far:result "x", 1)
+  asked = look "done"
+  local at = {}
+  for i, name in ipairs{"STREAM.CREATE.J_done", "STREAM.CREATE.J_dead", "STREAM.CREATE.J "} do
+    at[i] = t.ok(asked:find(name, 1, true), name)
+  end
+  t.ok(at[1] < at[2] and at[2] < at[3], asked)
+  t.match(asked, "STREAM.MSG.GET.J_done")
+  far:close()
+  node:close()
+  pool:close()
+  fork.loop()
+end)
+
 story.test("a pool that is closed lets go of who waits for a result", function(t)
   local w = world(t)
   local err
