@@ -4,6 +4,7 @@
 local story = require "story"
 local fork = require "moonfork"
 local clone = require "moonfork.clone"
+local kit = story.kit
 
 local FUNCTIONS = [[
   local clone = require "moonfork.clone"
@@ -386,6 +387,29 @@ test("userdata: vouched for by __clone, known, or refused by type and path", fun
   t.error(err, "REMOTE", "not this one")
   q:close()
   p:close()
+end)
+
+-- Each order in which objects are closed or left to the collector.
+story.test("a program ends while a clone of it runs in a thread, and so does the clone", function(t)
+  for _, last in ipairs{"", "p:close()", "c:close()", "p:close() c:close()", "c:close() p:close()", "os.exit(7, true)",
+    "c:on_exit(print)"} do
+    local script = t:file("script.lua", [[
+      local fork = require "moonfork"
+      local p = fork.new_exec():eval "function hangs(s) while true do end end"
+      local c = p:fork{isolation = "thread"}
+      assert(c:run "hangs")
+      print(p:pid())
+    ]] .. last)
+    local pipe = io.popen(("exec %s '%s' 2>&1"):format(os.getenv "LUA" or "lua5.4", script))
+    local began = kit.now()
+    local text = pipe:read "a"
+    local _, how, code = pipe:close()
+    t.eq({how, code}, {"exit", last:find "exit%(7" and 7 or 0}, text)
+    local pid = math.tointeger(tonumber(text:match "^(%d+)\n"))
+    t.ok(pid, text)
+    t.ok(kit.now() - began < 8, "it has waited for the clone") -- of 2 s
+    t.within(10, function() return not kit.kill(pid, 0) end)
+  end
 end)
 
 story.test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, function(t)

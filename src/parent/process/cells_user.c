@@ -220,11 +220,12 @@ static void cancel(struct mf_process *p) {
 
 /* A closed process that runs nothing ends, within its grace or by a signal
  * (end_of_grace). The close callback of a direct child comes when it is reaped, so that
- * no zombie is left behind. */
+ * no zombie is left behind. One with clones that are threads ends with the last of them,
+ * which runs as long as it likes: like any process that runs it is not waited for. */
 static void wait_for_end(struct mf_process *p) {
   if (p->state == DEAD)
     return;
-  p->close_waits = p->child;
+  p->close_waits = p->child && !process_has_threads(p);
   if (p->eof)
     return;
   process_set_response_timeout(p, CLOSE_GRACE_MS);

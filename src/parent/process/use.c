@@ -11,6 +11,13 @@ static int is_asked_for_memory(const struct mf_process *p) {
   return 0;
 }
 
+/* Closed, and it has nothing to do but to see its clones that are threads end: they are
+ * not waited for, as no clone that runs is. */
+static int only_runs_threads(const struct mf_process *p) {
+  return p->state == ENDING && !p->open && !p->close_waits && p->nsent - p->ndone <= 1 &&
+         process_has_threads(p);
+}
+
 static int is_busy(const struct mf_process *p) {
   int works;
   if (p->internal || p->context->stopping)
@@ -18,6 +25,8 @@ static int is_busy(const struct mf_process *p) {
   if (p->pending || (p->finish.kind != FINISH_NONE && !p->finish.quiet) ||
       is_asked_for_memory(p))
     return 1;
+  if (only_runs_threads(p))
+    return 0;
   works = p->state == FORKING || p->state == SERVING || p->state == ENDING;
   if (works && p->ndone < p->nwork && !p->chan.write_closed && !p->eof)
     return 1;
