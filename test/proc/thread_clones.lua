@@ -412,6 +412,37 @@ story.test("a program ends while a clone of it runs in a thread, and so does the
   end
 end)
 
+-- Longer than a process that runs nothing would be given to end. Both orders, by close and by the
+-- collector.
+story.test("a clone that nobody has an object of runs on when its template is closed", function(t)
+  local sockets, pids = {}, {}
+  for i, ending in ipairs{"clone first", "template first", "collected"} do
+    local p = template()
+    local c = thread(p)
+    sockets[i] = t.got(c:run "echoes")
+    pids[i] = p:pid()
+    if ending == "clone first" then c:close() p:close() end
+    if ending == "template first" then p:close() c:close() end
+    p, c = nil, nil
+    collectgarbage()
+    collectgarbage()
+  end
+  local began = kit.now()
+  t.within(10, function()
+    fork.step(0.05)
+    return kit.now() - began > GRACE + 0.7
+  end)
+  for i, socket in ipairs(sockets) do
+    socket:write("still there\n")
+    t.eq(socket:read(), "still there")
+    socket:close()
+    t.within(10, function() -- its process ends with it
+      fork.step(0.01)
+      return not kit.kill(pids[i], 0) or t.read("/proc/" .. pids[i] .. "/stat"):find ") Z" ~= nil
+    end)
+  end
+end)
+
 story.test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, function(t)
   if not available then t.skip("this Lua, or this build, has none") end
   local p = template [[

@@ -175,6 +175,8 @@ int process_thread_kill(struct mf_process *p) {
 }
 
 int process_has_threads(const struct mf_process *p) {
+  if (p->left_threads)
+    return 1;
   list_each(it, &p->forks) {
     const struct mf_process *q = list_entry(it, struct mf_process, fork_link);
     if (q->is_thread && q->state != DEAD)

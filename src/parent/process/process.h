@@ -122,7 +122,8 @@ struct mf_process {
   unsigned
       finished : 1;  /* by mf_finish: whatever is asked of it from then on is misuse */
   unsigned used : 1; /* the same by mf_run or mf_to_fd */
-  unsigned close_waits : 1; /* the close callback waits for the end of our child */
+  unsigned left_threads : 1; /* clones of it run that have no record any more */
+  unsigned close_waits : 1;  /* the close callback waits for the end of our child */
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */
   unsigned refilling : 1;    /* up to their maximum, one after the other */

@@ -77,6 +77,9 @@ void process_forget_source(struct mf_process *p) {
   if (!source)
     return;
   p->source = NULL;
+  /* It runs on when nobody has an object of it: its process is not to be killed. */
+  if (p->is_thread && p->state == RUNNING && p->life && !process_thread_look(p))
+    source->left_threads = 1;
   if (source->held_child == p)
     source->held_child = NULL;
   list_remove(&p->fork_link);
