@@ -94,26 +94,34 @@ story.test("a function whose socket is collected at once goes on", function(t)
 end)
 
 story.test("it is told before a finaliser can be seen", function(t)
-  for gc, owner in pairs { generational = "clone", incremental = "template" } do
+  local function check(gc, owner, name)
     local template = fork.new_exec { gc = gc }:eval [[
       local big = ("x"):rep(1 << 20)
       function hold()
         held = setmetatable({}, { __gc = function() os.exit(7) end })
       end
-      function lets_go()
+      function drops()
         held = nil
         for i = 1, 20 do local garbage = big .. i end
+      end
+      function grows() -- until old objects are collected, too
+        held = nil
+        local all = {}
+        for i = 1, 70 do all[i] = big .. i end
       end
     ]]
     if owner == "template" then template:eval "hold()" end
     local p = template:fork()
     if owner == "clone" then p:eval "hold()" end
-    local socket, err = p:run "lets_go"
-    t.ok(socket, owner .. ": " .. tostring(err))
+    local socket, err = p:run(name)
+    t.ok(socket, ("%s, %s: %s"):format(gc, owner, err))
     t.eq(socket:read "a", "")
-    t.eq(t.got(p:wait()).code, 7, owner)
+    t.eq(t.got(p:wait()).code, 7, gc .. ", " .. owner)
     template:close()
   end
+  check("generational", "clone", "drops")
+  check("generational", "template", "grows")
+  check("incremental", "template", "drops")
 end)
 
 story.test("a hook of the template's is left alone", function(t)

@@ -224,6 +224,8 @@ static int canary_new(lua_State *L, struct collector *c) { /* metatable -> */
 static int canary_gc(lua_State *L) {
   struct collector *c = lua_touserdata(L, lua_upvalueindex(1));
   const uint64_t *serial = lua_touserdata(L, 1);
+  if (c->before_finalisers)
+    c->before_finalisers();
   if (!serial || *serial != c->canary)
     return 0;
   c->made += c->young;

@@ -21,7 +21,9 @@ struct collector {
   uint64_t
       freeze_worth; /* gain from which on the heap is frozen; collector_init sets it */
   void (*after_hook)(lua_State *L); /* ours took one off; NULL: nobody minds */
-  int (*is_alone)(void);            /* has the process one thread only? NULL: yes */
+  /* A clone's canary is finalised, the template's objects are next: they are older. */
+  void (*before_finalisers)(void);
+  int (*is_alone)(void); /* has the process one thread only? NULL: yes */
   /* The collector's own bookkeeping follows; belongs to collector.c. All in bytes of
    * Lua's. */
   uint64_t shared;    /* in use when sealed or forked: what a clone has not made itself */

@@ -476,6 +476,7 @@ static void fill_header(struct saving *s, const struct collector *c,
   h->collector = *c;
   h->collector.heap = NULL;
   h->collector.after_hook = NULL;
+  h->collector.before_finalisers = NULL;
   h->collector.is_alone = NULL;
 }
 

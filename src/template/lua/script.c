@@ -179,6 +179,7 @@ void script_attach(struct server *s) {
   s->collector.heap = s->heap;
   s->collector.is_alone = is_alone;
   s->collector.after_hook = on_term_look;
+  s->collector.before_finalisers = sys_flush_first;
   collector_touch(&s->collector);
   clone_fork_refused = why_no_raw_fork;
   audit_init(&s->audit, is_ours, s);

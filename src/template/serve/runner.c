@@ -63,9 +63,9 @@ static void announce_late(struct server *s) {
 }
 
 /* Finalisers run without hooks, and at any allocation. Those of sockets tell by
- * themselves. Others may run at the beginning of the function where user code has made
- * objects since the heap was sealed, and where the collector looks at old objects, too.
- */
+ * themselves, and so does the collector's canary, before those of the template. Others
+ * may run at the beginning of the function where user code has made objects since the
+ * heap was sealed, and in the incremental mode, which has no canary. */
 static int may_finalise(const struct server *s) {
   return s->collector.dirty || s->collector.gc == COLLECTOR_INCREMENTAL;
 }
