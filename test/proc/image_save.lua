@@ -295,7 +295,7 @@ image_story("a save replaces the file as a whole, and only if it succeeds", func
   q:limit{fsize = 8192}:eval "require 'testkit'.disposition(require 'testkit'.SIGXFSZ, 'ignore')"
   ok, err = q:save(path)
   t.eq(ok, nil)
-  t.error(err, "EINVAL", "File too large")
+  t.error(err, "LIMIT", "File too large")
   t.ok(t.ask(fork.load(path):fork(), "return which") ~= nil)
   t.ok(q:fork():run "type", "the process goes on")
 end)
