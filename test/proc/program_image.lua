@@ -100,11 +100,13 @@ end)
 story.test("wrong usage and files that are no images", function(t)
   for _, case in ipairs{{"image", 2, "one of the options"}, {"image -o x --check y", 2, "one of the options"},
     {"image --info /no/such", 126, "No such file"}, {"image --check /no/such", 126, "No such file"},
-    {"image --info '" .. program.path .. "'", 126, "no image"}, {"image -o /no/such/folder/x", 1, "can't be saved"},
+    {"image --info '" .. program.path .. "'", 126, "no image"},
+    {"image -o /no/such/folder/x", 126, "folder/x can't be saved: No such file"},
     {"image --check /tmp", 126, "no file"}, {"image --info /tmp", 126, "no image"}, {"image -o", 2, "requires"},
     {"image --info /dev/null", 126, "no image"}, {"image --check", 2, "requires"}, {"image -o x y", 2, "too many"},
     {"image -o x --info x", 2, "one of the options"}, {"image --nothing", 2, "unknown option"},
-    {"image -o ''", 2, "not empty"}, {"image -o /tmp -e ''", 1, "Is a directory"},
+    {"image -o ''", 2, "not empty"}, {"image -o /tmp -e ''", 126, "/tmp can't be saved: Is a directory"},
+    {"image -o no/such/x", 126, "no/such/x can't be saved: No such file"},
     {"run --image /no/such f", 126, "No such file"}, {"run --image x --on env f", 2, "exclude each other"},
     {"map --image x --on local --on env f", 2, "exclude each other"}, {"image -o x -l no.such", 126, "no%.such"}} do
     local out, err, code = run(case[1])

@@ -423,10 +423,9 @@ story.test("a clone that nobody has an object of runs on when its template is cl
     pids[i] = p:pid()
     if ending == "clone first" then c:close() p:close() end
     if ending == "template first" then p:close() c:close() end
-    p, c = nil, nil
-    collectgarbage()
-    collectgarbage()
   end
+  collectgarbage()
+  collectgarbage()
   local began = kit.now()
   t.within(10, function()
     fork.step(0.05)

@@ -97,7 +97,14 @@ local function save(options)
   local ok
   ok, err = process:save(options.output)
   process:close()
-  if not ok then cli.fail(cli.FAILED, "%s can't be saved: %s", options.output, template.first_line(err)) end
+  if not ok then
+    -- Where the path is the reason, the message begins with it.
+    local absolute = require("moonfork.options").absolute
+    local text, prefix = template.first_line(err), (absolute(options.output) or "") .. ": "
+    local is_path = text:sub(1, #prefix) == prefix
+    cli.fail(is_path and err.code == "EINVAL" and cli.UNUSABLE or cli.FAILED, "%s can't be saved: %s", options.output,
+      is_path and text:sub(#prefix + 1) or text)
+  end
   return cli.OK
 end
 
