@@ -254,7 +254,7 @@ static void failed(struct engine *e, natsStatus s, const char *text) {
   if (s == NATS_NO_SERVER)
     snprintf(e->reason, sizeof e->reason, "no server answers at %s", servers);
   else
-    snprintf(e->reason, sizeof e->reason, "%.*s (%s)", REASON_MAX * 2 / 3, text, servers);
+    snprintf(e->reason, sizeof e->reason, "%.*s (%s)", REASON_MAX / 2 - 4, text, servers);
   retry_later(e);
   tell(e);
 }

@@ -13,7 +13,7 @@
 
 enum {
   ENGINE_ID = 22,
-  REASON_MAX = 256,
+  REASON_MAX = 320,
   MAIL_MAX = 4096,          /* statuses that wait for the loop */
   UNWRITTEN_MAX = 64 << 20, /* bytes */
   PING_MS = 1000,           /* between looks whether the server still speaks */

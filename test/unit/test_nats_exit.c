@@ -32,7 +32,8 @@ static int is_slow, listener = -1;
  */
 __attribute__((visibility("default"))) void natsNUID_free(void);
 void natsNUID_free(void) {
-  void (*real)(void) = (void (*)(void))dlsym(RTLD_NEXT, "natsNUID_free");
+  void (*real)(void);
+  *(void **)&real = dlsym(RTLD_NEXT, "natsNUID_free"); /* as POSIX has it */
   if (is_slow) {
     sem_post(&is_closing);
     usleep(PAUSE_US);
@@ -46,8 +47,8 @@ static _Atomic(natsOptions *) first;
 static atomic_int is_over;
 __attribute__((visibility("default"))) natsStatus natsOptions_Create(natsOptions **ret);
 natsStatus natsOptions_Create(natsOptions **ret) {
-  natsStatus (*real)(natsOptions **) =
-      (natsStatus(*)(natsOptions **))dlsym(RTLD_NEXT, "natsOptions_Create");
+  natsStatus (*real)(natsOptions **);
+  *(void **)&real = dlsym(RTLD_NEXT, "natsOptions_Create");
   natsStatus s = real(ret);
   natsOptions *none = NULL;
   if (s == NATS_OK)
@@ -56,8 +57,8 @@ natsStatus natsOptions_Create(natsOptions **ret) {
 }
 __attribute__((visibility("default"))) void natsOptions_Destroy(natsOptions *options);
 void natsOptions_Destroy(natsOptions *options) {
-  void (*real)(natsOptions *) =
-      (void (*)(natsOptions *))dlsym(RTLD_NEXT, "natsOptions_Destroy");
+  void (*real)(natsOptions *);
+  *(void **)&real = dlsym(RTLD_NEXT, "natsOptions_Destroy");
   int is_first = options && options == first;
   real(options);
   if (is_first)
@@ -69,8 +70,8 @@ static atomic_int has_openssl;
 __attribute__((visibility("default"))) natsStatus natsOptions_SetSecure(natsOptions *o,
                                                                         bool secure);
 natsStatus natsOptions_SetSecure(natsOptions *o, bool secure) {
-  natsStatus (*real)(natsOptions *, bool) =
-      (natsStatus(*)(natsOptions *, bool))dlsym(RTLD_NEXT, "natsOptions_SetSecure");
+  natsStatus (*real)(natsOptions *, bool);
+  *(void **)&real = dlsym(RTLD_NEXT, "natsOptions_SetSecure");
   natsStatus s = real(o, secure);
   has_openssl = 1;
   return s;
