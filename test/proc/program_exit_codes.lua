@@ -41,7 +41,7 @@ local CODES = {
     {2, NOWHERE .. "--subject s --timeout 0"}, {1, NOWHERE .. "--subject s --timeout 0.2 x"},
   },
   image = {
-    {2, ""}, {2, "-o ''"}, {1, "-o /no/such/folder/x"}, {126, "-o /no/such/folder/x -l no_such_module"},
+    {2, ""}, {2, "-o ''"}, {126, "-o /no/such/folder/x"}, {126, "-o /no/such/folder/x -l no_such_module"},
     {126, "-o /no/such/folder/x -e 'error(1)'"}, {126, "--check /no/such/file"}, {126, "--info /no/such/file"},
   },
   bench = {{2, "speed"}, {126, "--output /dev/null/x exec"}},
