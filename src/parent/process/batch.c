@@ -67,10 +67,11 @@ static int put_number(struct buf *out, unsigned tag, uint32_t a, const uint32_t 
 static int put_slot(struct mf_process *p, struct mf_process *source, struct buf *options,
                     struct fdset *fds) {
   uint32_t first, count;
-  int step[2], r;
-  r = births_take(&source->own_births, p->context->backend, source->far, &p->slot);
+  int step[2], r, late;
+  r = births_take(&source->own_births, p->context->backend, source->far, &p->slot, &late);
   if (r < 0)
     return r;
+  children_late(&registry_of(p->context)->children, late);
   p->births = births_hold(source->own_births);
   process_far_mark_tree(p);
   r = births_step(p->births, p->slot, &first, &count, step);

@@ -80,10 +80,20 @@ static int grow(struct births *b) {
   return 0;
 }
 
+/* And nothing stands there any more. */
+static int take_number(struct births *b, uint32_t slot) {
+  struct step *s = find(b, slot);
+  int pid = b->far ? 0 : (int)s->births[slot - s->first];
+  if (pid != 0)
+    s->births[slot - s->first] = 0;
+  return pid;
+}
+
 int births_take(struct births **at, struct backend *backend, struct far_link *far,
-                uint32_t *ret_slot) {
+                uint32_t *ret_slot, int *ret_late) {
   struct births *b = *at;
   int r;
+  *ret_late = 0;
   if (!b) {
     b = calloc(1, sizeof *b);
     if (!b)
@@ -104,7 +114,7 @@ int births_take(struct births **at, struct backend *backend, struct far_link *fa
   if (b->far) {
     far_clear_slot(b->far, s->table, slot - s->first);
   } else {
-    s->births[slot - s->first] = 0;
+    *ret_late = take_number(b, slot);
     s->heads[slot - s->first].lua_live = 0;
     s->heads[slot - s->first].text_size = 0;
   }
@@ -165,7 +175,15 @@ size_t births_words(const struct births *b, uint32_t slot, char *text) {
 }
 
 void births_put(struct births *b, uint32_t slot) {
+  take_number(b, slot);
   b->free[b->nfree++] = slot;
+}
+
+int births_late(struct births *b) {
+  int pid = 0;
+  for (uint32_t i = 0; i < b->nfree && pid <= 0; i++)
+    pid = take_number(b, b->free[i]);
+  return pid;
 }
 
 struct births *births_hold(struct births *b) {

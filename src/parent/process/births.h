@@ -14,9 +14,9 @@ struct births;
 
 /* A free slot, zeroed, of *at, which is made where it is NULL. far: the slots are over
  * there, and the link tells of them; or NULL. 0, -ENOSYS: there is no shared memory here,
- * or another -errno. */
+ * or another -errno. *ret_late: as births_late tells, of this slot. */
 int births_take(struct births **at, struct backend *backend, struct far_link *far,
-                uint32_t *ret_slot);
+                uint32_t *ret_slot, int *ret_late);
 /* Where the link knows the slot. */
 void births_place(const struct births *b, uint32_t slot, uint32_t *ret_table,
                   uint32_t *ret_index);
@@ -31,6 +31,9 @@ int births_pid(const struct births *b, uint32_t slot); /* 0: none yet */
 size_t births_words(const struct births *b, uint32_t slot, char *text);
 /* Nobody writes there any more. */
 void births_put(struct births *b, uint32_t slot);
+/* The number of a process that was born in a slot that had been given back: a lying
+ * template has forked once more, or after it had refused to. 0: there is none. */
+int births_late(struct births *b);
 struct births *births_hold(struct births *b);
 void births_drop(struct births **at);
 /* The template has ended: what has no number by now never gets one. */

@@ -254,6 +254,18 @@ void children_look_for_unborn(struct children *c) {
     deadline_set(&c->context->deadlines, &c->births_due, c->births_wait_ms);
 }
 
+void children_late(struct children *c, int pid) {
+  struct backend *backend = c->context->backend;
+  if (pid > 0 && backend->ops->peek(backend, -1, pid) != -ECHILD &&
+      children_claim(pid) == 0)
+    children_orphan(c, pid, 0);
+}
+
+void children_sweep(struct children *c, struct births *b) {
+  for (int pid; b && (pid = births_late(b)) > 0;)
+    children_late(c, pid);
+}
+
 static void on_births_due(struct deadline *d) {
   struct children *c = list_entry(d, struct children, births_due);
   c->births_wait_ms =

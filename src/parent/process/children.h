@@ -35,6 +35,10 @@ void children_reap(struct backend *backend);
  * then. Takes b. */
 void children_unborn(struct children *c, struct births *b, uint32_t slot, int tree);
 void children_look_for_unborn(struct children *c);
+/* A number that births_late tells of: our child is reaped at its end. */
+void children_late(struct children *c, int pid);
+/* All of them, of a template that forks no more. b may be NULL. */
+void children_sweep(struct children *c, struct births *b);
 void children_forget_unborn(struct children *c);
 /* In a forked copy: all of them are the original's. */
 void children_forked(void);

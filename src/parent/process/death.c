@@ -74,6 +74,7 @@ void process_die(struct mf_process *p) {
   }
   process_enter(p, DEAD);
   births_end(p->own_births);
+  children_sweep(&registry_of(p->context)->children, p->own_births);
   deadline_clear(&p->limit);
   deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);

@@ -99,6 +99,7 @@ static void leave_child(struct mf_process *p) {
 static void leave_births(struct mf_process *p) {
   int awaited = p->own_births && !births_ended(p->own_births);
   births_end(p->own_births);
+  children_sweep(&registry_of(p->context)->children, p->own_births);
   births_drop(&p->own_births);
   if (awaited)
     children_look_for_unborn(&registry_of(p->context)->children);
