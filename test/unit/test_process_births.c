@@ -328,6 +328,19 @@ static void test_a_closed_child_that_runs_is_reaped_while_others_are_open(void *
   }
 }
 
+/* The command has come to the template, which has not answered yet. */
+static mf_process *ask_for_a_fork(struct story *s, mf_process *t, int far,
+                                  struct frame *ret, int *ret_fds) {
+  mf_process *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  sim_run(s->sim);
+  do
+    assert_true(sim_command(s->sim, far, ret, ret_fds));
+  while (ret->type != CMD_FORK);
+  return q;
+}
+
 /* Dead children stayed for as long as the program ran: a template that lies had forked
  * twice for one command, or said that it had not forked. Both numbers stood in the slot.
  */
@@ -340,12 +353,7 @@ static void test_births_that_a_template_lies_about_are_reaped(void **state) {
     int far, fds[SIM_QUEUE];
     mf_process *t = make_template(s, &far), *q;
     mf_process *known = make_running(s, t, far, 501);
-    assert_int_equal(mf_fork(t, &q), 0);
-    assert_int_equal(mf_run(q, "f", on_run, s), 0);
-    sim_run(s->sim);
-    do
-      assert_true(sim_command(s->sim, far, &f, fds));
-    while (f.type != CMD_FORK);
+    q = ask_for_a_fork(s, t, far, &f, fds);
     if (lie == TWICE) {
       assert_int_equal(sim_fork(s->sim, far, &f, fds, 502), 1);
       sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 502, NULL, 0);
@@ -386,12 +394,7 @@ static void test_births_in_slots_that_were_given_back_are_reaped(void **state) {
       int far, fds[SIM_QUEUE], other_fds[SIM_QUEUE];
       mf_process *t = make_template(s, &far), *q;
       mf_process *known = make_running(s, t, far, 501);
-      assert_int_equal(mf_fork(t, &q), 0);
-      assert_int_equal(mf_run(q, "f", on_run, s), 0);
-      sim_run(s->sim);
-      do
-        assert_true(sim_command(s->sim, far, &f, fds));
-      while (f.type != CMD_FORK);
+      q = ask_for_a_fork(s, t, far, &f, fds);
       if (lie == TWICE) {
         assert_int_equal(sim_fork(s->sim, far, &f, fds, 502), 1);
         sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 502, NULL, 0);
@@ -406,12 +409,7 @@ static void test_births_in_slots_that_were_given_back_are_reaped(void **state) {
       assert_int_equal(sim_fork(s->sim, far, &f, fds, 503), 1);
       s->sim->children[504] = 1; /* the program's own, which nobody may touch */
       if (next) {
-        assert_int_equal(mf_fork(t, &q), 0);
-        assert_int_equal(mf_run(q, "f", on_run, s), 0);
-        sim_run(s->sim);
-        do
-          assert_true(sim_command(s->sim, far, &other, other_fds));
-        while (other.type != CMD_FORK);
+        q = ask_for_a_fork(s, t, far, &other, other_fds);
         assert_int_equal(sim_fork(s->sim, far, &other, other_fds, 505), 1);
         mf_close(q, NULL, NULL);
       }
