@@ -62,17 +62,17 @@ static struct minheap_node *merge_all(struct minheap_node *list) {
 void minheap_remove(struct minheap_node *node) {
   if (!node->prev)
     return;
-  struct minheap_node *heir = merge_all(node->child), *next = node->next;
-  if (heir) {
-    heir->prev = node->prev;
-    heir->next = next;
+  struct minheap_node *child = merge_all(node->child), *next = node->next;
+  if (child) {
+    child->prev = node->prev;
+    child->next = next;
   }
   if (node->prev->child == node)
-    node->prev->child = heir ? heir : next;
+    node->prev->child = child ? child : next;
   else
-    node->prev->next = heir ? heir : next;
+    node->prev->next = child ? child : next;
   if (next)
-    next->prev = heir ? heir : node->prev;
+    next->prev = child ? child : node->prev;
   node->prev = node->next = node->child = NULL;
 }
 

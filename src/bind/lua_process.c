@@ -105,7 +105,7 @@ static int push_common_exit(lua_State *L, struct proc *p) {
   luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
   p->exit.trash.ref = LUA_NOREF;
   p->popped = 1;
-  if (p->orphan)
+  if (p->is_dropped)
     bound_release(p);
   proc_unhold(p);
   return 3;

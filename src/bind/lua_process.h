@@ -22,9 +22,9 @@ struct proc {
   /* The common path (object.c): nobody's cell; exit's reference is the callback of
    * on_exit. */
   int common;
-  int failed; /* error has the failure; nobody was told */
-  int popped; /* on_exit's callback was told */
-  int orphan; /* its object is gone: closed when that has been told */
+  int failed;     /* error has the failure; nobody was told */
+  int popped;     /* on_exit's callback was told */
+  int is_dropped; /* its object is gone: closed when that has been told */
   struct handle *handle;
 };
 

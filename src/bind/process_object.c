@@ -339,7 +339,7 @@ static void let_go(struct handle *h) {
   h->p = NULL;
   p->handle = NULL;
   if (p->watched && !p->popped)
-    p->orphan = 1;
+    p->is_dropped = 1;
   else
     bound_release(p);
 }

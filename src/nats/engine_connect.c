@@ -194,7 +194,7 @@ static void *run(void *data) {
     nc = NULL;
     uv_async_send(box->wake);
   }
-  int orphan = box->orphan;
+  int is_abandoned = box->is_abandoned;
   pthread_mutex_unlock(&box->mutex);
   natsConnection_Destroy(nc);
   natsOptions_Destroy(opts);
@@ -205,7 +205,7 @@ static void *run(void *data) {
   nats_ReleaseThreadMemory();
   if (is_secure)
     engine_secure_end();
-  if (orphan)
+  if (is_abandoned)
     engine_library_close();
   return NULL;
 }

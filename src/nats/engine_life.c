@@ -437,9 +437,9 @@ static void finish(struct engine *e) {
     return;
   void (*done)(void *) = e->on_closed;
   void *data = e->closed_data;
-  int orphan = e->orphan;
+  int is_abandoned = e->is_abandoned;
   free_all(e);
-  if (!orphan)
+  if (!is_abandoned)
     engine_library_close();
   if (done)
     done(data);
@@ -480,7 +480,7 @@ void engine_abort(struct engine *e, void (*done)(void *data), void *data) {
   if (e->connecting) {
     pthread_mutex_lock(&e->box->mutex);
     int tried = e->box->tried;
-    e->orphan = e->box->orphan = !tried;
+    e->is_abandoned = e->box->is_abandoned = !tried;
     if (!tried)
       e->box->wake = NULL;
     pthread_mutex_unlock(&e->box->mutex);

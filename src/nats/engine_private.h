@@ -35,10 +35,10 @@ struct mailbox {
   /* Of the connection, whose adapter has this for its user data. In the attempt's thread
    * until `tried`, then the loop's: */
   natsSock fd;
-  int writing;     /* libnats waits until the socket takes bytes */
-  int lost;        /* libnats has closed it */
-  uv_poll_t *poll; /* NULL: the loop does not watch it */
-  int orphan;      /* the engine is gone: the thread closes the library */
+  int writing;      /* libnats waits until the socket takes bytes */
+  int lost;         /* libnats has closed it */
+  uv_poll_t *poll;  /* NULL: the loop does not watch it */
+  int is_abandoned; /* the engine is gone: the thread closes the library */
   /* Of the attempt: */
   int tried;
   natsStatus status;
@@ -97,7 +97,7 @@ struct engine {
   unsigned holds;
   enum engine_state state;
   int closing; /* 1: since it was asked for; 2: since its handles are being closed */
-  int tls, refused, was_up, watches_writing, orphan;
+  int tls, refused, was_up, watches_writing, is_abandoned;
   int said_goodbye; /* the server has read all that was published before the close */
   unsigned retry_ms, silent;
   struct engine_options o;

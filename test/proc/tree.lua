@@ -278,7 +278,7 @@ test("a template with a tree: clones have one each, and outlive it", function(t)
   gone(t, pids2)
 end)
 
-test("a template that ends right behind a fork takes no newborn clone along", function(t)
+test("a template that ends right behind a fork takes no new clone along", function(t)
   for round = 1, 60 do
     local source = template:fork { tree = true }
     if round % 2 == 0 then source:eval "kept = io.popen('sleep 600')" end

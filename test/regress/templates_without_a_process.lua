@@ -1,4 +1,4 @@
--- fork.reset() while the default template waited for its restart forgot whom it owed processes:
+-- fork.reset() while the default template waited for its restart forgot who waited for a process:
 -- their callbacks never came and fork.loop() never ended. Whatever is asked of a template that
 -- has no process yet is answered exactly once: while its restart is put off, while its program
 -- starts, and where that never says anything.

@@ -123,7 +123,7 @@ int finish(void **state) {
   assert_int_equal(context->nopen, 0);
   assert_int_equal(context->nbusy, 0);
   assert_false(sim->started);
-  assert_true(list_empty(&registry_of(context)->children.unborn));
+  assert_true(list_empty(&registry_of(context)->children.pending));
   default_close(context);
   far_free(far);
   assert_int_equal(sim_free(sim), 0);

@@ -264,7 +264,7 @@ static void do_run(struct world *w, struct node *n) {
     return;
   }
   if (w->sim->fd[w->sim->fd[n->far].peer].closed ||
-      w->sim->fd[w->sim->fd[n->far].peer].refused) { /* hung up: no ghost starts */
+      w->sim->fd[w->sim->fd[n->far].peer].refused) { /* hung up: nothing starts */
     node_die(w, n, 0);
     return;
   }
@@ -623,7 +623,7 @@ static void play(uint32_t seed) {
         (registry_of(w->context)->def.process &&
          registry_of(w->context)->processes.next ==
              registry_of(w->context)->processes.prev));
-  children_look_for_unborn(
+  children_look_for_births(
       &registry_of(w->context)->children); /* as the next call would */
   children_reap(&w->sim->backend);
   if (!w->short_of_memory && !w->liars)

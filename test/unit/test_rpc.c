@@ -1,5 +1,6 @@
 /* An rpc on a world without a kernel: every way in which a call can end, each callback
- * exactly once and later than its call, `started` only on proof, limits, ghosts. */
+ * exactly once and later than its call, `started` only on proof, limits, and calls that were
+ * given up. */
 #include "unit.h"
 
 #include "help/far.h"

@@ -197,13 +197,13 @@ static void test_commands_after_run_are_refused(void **state) {
   finish(&t, 1);
 }
 
-static void test_no_ghost_starts_for_a_parent_that_is_gone(void **state) {
+static void test_nothing_starts_for_a_parent_that_is_gone(void **state) {
   struct template t;
   int pair[2];
   char text[8];
   assert_int_equal(sock_pair(pair, 0), 0);
   start(&t);
-  put_eval(t.fd, "function f(s, h) h:write 'ghost' end");
+  put_eval(t.fd, "function f(s, h) h:write 'ran' end");
   int clone = put_fork(t.fd, 1);
   expect_forked(t.fd, 1);
   send_flags(clone, CMD_FD, 0, 0, NULL, 0, &pair[1], 1);
@@ -495,7 +495,7 @@ int main(void) {
       census_test(test_clones_for_an_owner_that_is_not_the_parent),
       census_test(test_parts_of_a_command_that_are_none),
       census_test(test_commands_after_run_are_refused),
-      census_test(test_no_ghost_starts_for_a_parent_that_is_gone),
+      census_test(test_nothing_starts_for_a_parent_that_is_gone),
       census_test(test_a_pipe_as_leash_ends_what_runs),
       census_test(test_the_end_of_the_parent_ends_what_runs),
       census_test(test_finalisers_of_ones_own_only),

@@ -74,7 +74,7 @@ static void close_descriptors(struct context *ctx) {
     if (p->hold)
       fdset_close(&p->hold->fds);
     if (p->forked_hook.close)
-      p->forked_hook.close(p->forked_hook.guest);
+      p->forked_hook.close(p->forked_hook.data);
   }
 }
 

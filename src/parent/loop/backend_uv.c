@@ -34,7 +34,7 @@ struct backend_uv {
   struct fixed *fixed; /* NULL: stopped */
   struct poller *poller;
   size_t nclosing; /* handles whose close callback has not come */
-  int stopping;    /* on_stopped is owed */
+  int stopping;    /* on_stopped is still to be called */
   int turning;
 };
 

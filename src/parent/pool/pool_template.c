@@ -12,8 +12,8 @@
 #include <stdlib.h>
 
 /* In a forked copy: the descriptors of requests. The workers' rpcs see to theirs. */
-static void close_in_copy(void *guest) {
-  struct mf_pool *pool = guest;
+static void close_in_copy(void *data) {
+  struct mf_pool *pool = data;
   for (size_t i = 0; i < pool->calls.ids.size; i++) {
     const struct call *r = pool->calls.ids.slots[i].value;
     if (r && r->payload)
@@ -24,7 +24,7 @@ static void close_in_copy(void *guest) {
 static void use_process(struct pool_template *t, mf_process *p) {
   t->process = p;
   p->forked_hook.close = close_in_copy;
-  p->forked_hook.guest = t->pool;
+  p->forked_hook.data = t->pool;
   deadline_clear(&p->limit); /* as a fork from it would, which may come much later */
 }
 

@@ -77,79 +77,79 @@ void children_release(int pid) {
   pthread_mutex_unlock(&lock);
 }
 
-/* ---- orphans ---- */
+/* ---- children without a record ---- */
 
-struct orphan {
-  struct list link; /* of `orphans`, or of its context */
+struct kept_child {
+  struct list link; /* of `unwatched`, or of its context */
   int pid, pidfd, tree;
   struct context *context; /* NULL: nobody watches it */
   struct watch watch;
 };
-static struct list orphans = {&orphans, &orphans};
+static struct list unwatched = {&unwatched, &unwatched};
 
-static void free_orphan(struct orphan *o) {
-  list_remove(&o->link);
-  children_release(o->pid);
-  free(o);
+static void free_kept(struct kept_child *k) {
+  list_remove(&k->link);
+  children_release(k->pid);
+  free(k);
 }
 
-static void stop_watching(struct orphan *o) {
-  struct backend *s = o->context->backend;
-  s->ops->watch(s, &o->watch, o->pidfd, 0);
-  if (o->pidfd >= 0)
-    s->ops->close_pidfd(s, &o->pidfd);
-  o->pidfd = -1;
-  o->context = NULL;
+static void stop_watching(struct kept_child *k) {
+  struct backend *s = k->context->backend;
+  s->ops->watch(s, &k->watch, k->pidfd, 0);
+  if (k->pidfd >= 0)
+    s->ops->close_pidfd(s, &k->pidfd);
+  k->pidfd = -1;
+  k->context = NULL;
 }
 
-static int has_gone(struct backend *backend, const struct orphan *o) {
+static int has_gone(struct backend *backend, const struct kept_child *k) {
   struct proc_status st;
-  if (o->tree && backend->ops->peek(backend, o->pidfd, o->pid) == 0)
-    backend->ops->kill_group(backend, o->pidfd, o->pid,
+  if (k->tree && backend->ops->peek(backend, k->pidfd, k->pid) == 0)
+    backend->ops->kill_group(backend, k->pidfd, k->pid,
                              !backend->ops->is_careless(backend), SIGKILL);
-  return backend->ops->reap(backend, o->pidfd, o->pid, &st) != MF_AGAIN;
+  return backend->ops->reap(backend, k->pidfd, k->pid, &st) != MF_AGAIN;
 }
 
 static void on_end(struct watch *w, unsigned events) {
-  struct orphan *o = list_entry(w, struct orphan, watch);
-  if (!has_gone(o->context->backend, o))
+  struct kept_child *k = list_entry(w, struct kept_child, watch);
+  if (!has_gone(k->context->backend, k))
     return;
-  stop_watching(o);
-  free_orphan(o);
+  stop_watching(k);
+  free_kept(k);
 }
 
-static void start_watching(struct context *ctx, struct orphan *o) {
+static void start_watching(struct context *ctx, struct kept_child *k) {
   struct backend *s = ctx->backend;
-  o->context = ctx;
-  o->pidfd = s->ops->pidfd(s, o->pid);
-  if (o->pidfd < 0) {
-    o->pidfd = -1; /* then it is looked for when the library is called */
+  k->context = ctx;
+  k->pidfd = s->ops->pidfd(s, k->pid);
+  if (k->pidfd < 0) {
+    k->pidfd = -1; /* then it is looked for when the library is called */
     return;
   }
-  o->watch.on_ready = on_end;
-  s->ops->watch(s, &o->watch, o->pidfd, WATCH_READ);
+  k->watch.on_ready = on_end;
+  s->ops->watch(s, &k->watch, k->pidfd, WATCH_READ);
 }
 
-void children_orphan(struct children *c, int pid, int tree) {
-  struct orphan *o = calloc(1, sizeof *o);
-  if (!o)
+void children_keep(struct children *c, int pid, int tree) {
+  struct kept_child *k = calloc(1, sizeof *k);
+  if (!k)
     return; /* it stays a zombie until this process ends */
-  o->pid = pid;
-  o->tree = tree;
-  o->pidfd = -1;
+  k->pid = pid;
+  k->tree = tree;
+  k->pidfd = -1;
   if (context_is_on(c->context)) {
-    list_push(&c->orphans, &o->link);
-    start_watching(c->context, o);
+    list_push(&c->kept, &k->link);
+    start_watching(c->context, k);
     return;
   }
   pthread_mutex_lock(&lock);
-  list_push(&orphans, &o->link);
+  list_push(&unwatched, &k->link);
   pthread_mutex_unlock(&lock);
 }
 
 static void take_all(struct list *to) {
   pthread_mutex_lock(&lock);
-  list_move(to, &orphans);
+  list_move(to, &unwatched);
   pthread_mutex_unlock(&lock);
 }
 
@@ -157,14 +157,14 @@ void children_watch(struct children *c) {
   struct list all;
   take_all(&all);
   list_each_safe(it, next, &all) {
-    struct orphan *o = list_entry(it, struct orphan, link);
-    if (has_gone(c->context->backend, o)) {
-      free_orphan(o);
+    struct kept_child *k = list_entry(it, struct kept_child, link);
+    if (has_gone(c->context->backend, k)) {
+      free_kept(k);
       continue;
     }
     list_remove(it);
-    list_push(&c->orphans, it);
-    start_watching(c->context, o);
+    list_push(&c->kept, it);
+    start_watching(c->context, k);
   }
 }
 
@@ -173,25 +173,25 @@ static void give_back(struct list *from) {
   while (!list_empty(from)) {
     struct list *first = from->next;
     list_remove(first);
-    list_push(&orphans, first);
+    list_push(&unwatched, first);
   }
   pthread_mutex_unlock(&lock);
 }
 
 void children_unwatch(struct children *c) {
-  list_each(it, &c->orphans) {
-    stop_watching(list_entry(it, struct orphan, link));
+  list_each(it, &c->kept) {
+    stop_watching(list_entry(it, struct kept_child, link));
   }
-  give_back(&c->orphans);
+  give_back(&c->kept);
 }
 
 void children_reap(struct backend *backend) {
   struct list all;
   take_all(&all);
   list_each_safe(it, next, &all) {
-    struct orphan *o = list_entry(it, struct orphan, link);
-    if (has_gone(backend, o))
-      free_orphan(o);
+    struct kept_child *k = list_entry(it, struct kept_child, link);
+    if (has_gone(backend, k))
+      free_kept(k);
   }
   give_back(&all);
 }
@@ -203,52 +203,52 @@ enum {
   LAST_LOOK_MS = 5000
 }; /* the second after twice the time, ... */
 
-struct unborn {
+struct pending_birth {
   struct list link;
   struct births *births;
   uint32_t slot;
   int tree;
 };
 
-static void free_unborn(struct unborn *u) {
-  list_remove(&u->link);
-  births_drop(&u->births);
-  free(u);
+static void free_pending(struct pending_birth *p) {
+  list_remove(&p->link);
+  births_drop(&p->births);
+  free(p);
 }
 
-void children_unborn(struct children *c, struct births *b, uint32_t slot, int tree) {
-  struct unborn *u = calloc(1, sizeof *u);
-  if (!u) {
+void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree) {
+  struct pending_birth *p = calloc(1, sizeof *p);
+  if (!p) {
     births_drop(&b);
     return;
   }
-  u->births = b;
-  u->slot = slot;
-  u->tree = tree;
-  list_push(&c->unborn, &u->link);
+  p->births = b;
+  p->slot = slot;
+  p->tree = tree;
+  list_push(&c->pending, &p->link);
   c->births_wait_ms = FIRST_LOOK_MS;
-  children_look_for_unborn(c);
+  children_look_for_births(c);
 }
 
 /* Whether nothing more is to come from there. */
-static int is_settled(struct children *c, const struct unborn *u) {
+static int is_settled(struct children *c, const struct pending_birth *p) {
   struct backend *backend = c->context->backend;
-  int ended = births_ended(u->births), pid = births_pid(u->births, u->slot);
+  int ended = births_ended(p->births), pid = births_pid(p->births, p->slot);
   if (pid <= 0)
     return ended;
   if (backend->ops->peek(backend, -1, pid) != -ECHILD && children_claim(pid) == 0)
-    children_orphan(c, pid, u->tree);
-  births_put(u->births, u->slot);
+    children_keep(c, pid, p->tree);
+  births_put(p->births, p->slot);
   return 1;
 }
 
-void children_look_for_unborn(struct children *c) {
-  list_each_safe(it, next, &c->unborn) {
-    struct unborn *u = list_entry(it, struct unborn, link);
-    if (is_settled(c, u))
-      free_unborn(u);
+void children_look_for_births(struct children *c) {
+  list_each_safe(it, next, &c->pending) {
+    struct pending_birth *p = list_entry(it, struct pending_birth, link);
+    if (is_settled(c, p))
+      free_pending(p);
   }
-  if (list_empty(&c->unborn))
+  if (list_empty(&c->pending))
     deadline_clear(&c->births_due);
   else if (context_is_on(c->context))
     deadline_set(&c->context->deadlines, &c->births_due, c->births_wait_ms);
@@ -258,7 +258,7 @@ void children_late(struct children *c, int pid) {
   struct backend *backend = c->context->backend;
   if (pid > 0 && backend->ops->peek(backend, -1, pid) != -ECHILD &&
       children_claim(pid) == 0)
-    children_orphan(c, pid, 0);
+    children_keep(c, pid, 0);
 }
 
 void children_sweep(struct children *c, struct births *b) {
@@ -270,34 +270,34 @@ static void on_births_due(struct deadline *d) {
   struct children *c = list_entry(d, struct children, births_due);
   c->births_wait_ms =
       c->births_wait_ms < LAST_LOOK_MS / 2 ? c->births_wait_ms * 2 : LAST_LOOK_MS;
-  children_look_for_unborn(c);
+  children_look_for_births(c);
 }
 
 void children_init(struct children *c, struct context *ctx) {
   c->context = ctx;
-  list_init(&c->orphans);
-  list_init(&c->unborn);
+  list_init(&c->kept);
+  list_init(&c->pending);
   deadline_init(&c->births_due, on_births_due);
 }
 
-void children_forget_unborn(struct children *c) {
-  while (!list_empty(&c->unborn))
-    free_unborn(list_entry(c->unborn.next, struct unborn, link));
+void children_forget_births(struct children *c) {
+  while (!list_empty(&c->pending))
+    free_pending(list_entry(c->pending.next, struct pending_birth, link));
 }
 
 void children_forked(void) {
   pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
   if (pthread_mutex_trylock(&lock) ==
       0) { /* else another thread was in the middle of it */
-    while (!list_empty(&orphans)) {
-      struct list *first = orphans.next;
+    while (!list_empty(&unwatched)) {
+      struct list *first = unwatched.next;
       list_remove(first);
-      free(list_entry(first, struct orphan, link));
+      free(list_entry(first, struct kept_child, link));
     }
     free(table);
   }
   lock = fresh;
-  list_init(&orphans);
+  list_init(&unwatched);
   table = NULL;
   size = used = 0;
 }

@@ -10,7 +10,8 @@
 /* What one loop looks after. */
 struct children {
   struct context *context;
-  struct list orphans, unborn;
+  struct list kept;    /* children without a record */
+  struct list pending; /* births whose number may still come */
   struct deadline births_due;
   unsigned births_wait_ms;
 };
@@ -25,21 +26,21 @@ void children_release(int pid);
 /* A claimed child that outlives its record: reaped at its end by its loop while the
  * context is on it, else by the next that is, or when the library is called. tree: with
  * what is left of its process group. */
-void children_orphan(struct children *c, int pid, int tree);
-/* The context has come on its loop: it watches all orphans there are; and off it. */
+void children_keep(struct children *c, int pid, int tree);
+/* The context has come on its loop: it watches all that nobody watches; and off it. */
 void children_watch(struct children *c);
 void children_unwatch(struct children *c);
 /* Reaps those that have ended and nobody watches. */
 void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
  * then. Takes b. */
-void children_unborn(struct children *c, struct births *b, uint32_t slot, int tree);
-void children_look_for_unborn(struct children *c);
+void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree);
+void children_look_for_births(struct children *c);
 /* A number that births_late tells of: our child is reaped at its end. */
 void children_late(struct children *c, int pid);
 /* All of them, of a template that forks no more. b may be NULL. */
 void children_sweep(struct children *c, struct births *b);
-void children_forget_unborn(struct children *c);
+void children_forget_births(struct children *c);
 /* In a forked copy: all of them are the original's. */
 void children_forked(void);
 

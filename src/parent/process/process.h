@@ -180,8 +180,8 @@ struct mf_process {
   } close_to;
   /* In a forked copy that becomes a template: closes what an rpc or pool has open. */
   struct {
-    void (*close)(void *guest);
-    void *guest;
+    void (*close)(void *data);
+    void *data;
   } forked_hook;
   struct list memory;
   unsigned pending;

@@ -90,7 +90,7 @@ void process_forget_source(struct mf_process *p) {
 /* Our child is reaped at its end, by whoever. */
 static void leave_child(struct mf_process *p) {
   if (p->child && p->pid > 0)
-    children_orphan(&registry_of(p->context)->children, p->pid, p->tree);
+    children_keep(&registry_of(p->context)->children, p->pid, p->tree);
   p->child = 0;
 }
 
@@ -102,7 +102,7 @@ static void leave_births(struct mf_process *p) {
   children_sweep(&registry_of(p->context)->children, p->own_births);
   births_drop(&p->own_births);
   if (awaited)
-    children_look_for_unborn(&registry_of(p->context)->children);
+    children_look_for_births(&registry_of(p->context)->children);
 }
 
 /* A slot whose process may still be born is looked after by the context, as is a birth
@@ -120,7 +120,7 @@ static void leave_slot(struct mf_process *p) {
     births_put(b, p->slot);
     births_drop(&b);
   } else { /* a lying template has forked twice, or although it says that it has not */
-    children_unborn(&registry_of(p->context)->children, b, p->slot, p->tree);
+    children_await_birth(&registry_of(p->context)->children, b, p->slot, p->tree);
   }
 }
 

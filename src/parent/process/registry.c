@@ -11,7 +11,7 @@ static void on_start(struct context *ctx) {
   struct registry *r = registry_of(ctx);
   if (r->def.process)
     process_unpark(r->def.process);
-  children_look_for_unborn(&r->children);
+  children_look_for_births(&r->children);
   children_watch(&r->children);
 }
 
@@ -33,13 +33,13 @@ static void on_park(struct context *ctx) {
   }
   context_run_phase(ctx, PHASE_FREE);
   deadline_clear(&r->children.births_due);
-  children_look_for_unborn(&r->children);
+  children_look_for_births(&r->children);
   children_unwatch(&r->children);
 }
 
 static void registry_free(struct context *ctx) {
   struct registry *r = registry_of(ctx);
-  children_forget_unborn(&r->children);
+  children_forget_births(&r->children);
   idmap_deinit(&r->ids);
   free(r);
 }

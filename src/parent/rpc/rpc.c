@@ -320,8 +320,8 @@ int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *o) {
 }
 
 /* The copy is no parent of the clone: a socket kept there would hide our end from it. */
-static void close_in_copy(void *guest) {
-  struct mf_rpc *rpc = guest;
+static void close_in_copy(void *data) {
+  struct mf_rpc *rpc = data;
   fd_close(&rpc->fd);
   outbox_deinit(&rpc->out);
   message_drop_fds(&rpc->messages);
@@ -366,7 +366,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
     context_admit(rpc->context, &rpc->dump_entry, rpc_on_dump);
   process_hook_exit(p, on_exit_told, rpc);
   p->forked_hook.close = close_in_copy;
-  p->forked_hook.guest = rpc;
+  p->forked_hook.data = rpc;
   *ret = rpc;
   return 0;
 }

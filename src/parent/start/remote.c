@@ -89,7 +89,7 @@ static int spawn_near(struct mf_process *p, const mf_options *o, int side) {
   if (r < 0)
     return r;
   children_claim((int)pid);
-  children_orphan(&registry_of(p->context)->children, (int)pid, 0);
+  children_keep(&registry_of(p->context)->children, (int)pid, 0);
   return 0;
 }
 

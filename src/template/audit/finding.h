@@ -1,4 +1,4 @@
-/* What the audit can find: the kinds, how grave each is, why it matters, and what to do.
+/* What the audit can find: the kinds, how serious each is, why it matters, and what to do.
  * This is the only list of them: p:seal{audit=}, clone.findings() and `moonfork doctor`
  * print from it, and doc/doctor.md is compared with it. Runs in templates. */
 #ifndef TEMPLATE_AUDIT_FINDING_H

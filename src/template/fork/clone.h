@@ -20,7 +20,7 @@ int clone_apply_options(struct server *s, const struct options *o, int leash,
                         struct fdset *fds);
 /* Hooks, where there are any: 0, or -1 with s->failure set. */
 int clone_before_fork(struct server *s);
-/* What a fork owes to the process before it happens: stdio flushed, sealed, dispositions
+/* What has to happen in the process before a fork: stdio flushed, sealed, dispositions
  * noted. 0 or -ENOMEM. */
 int clone_prepare_fork(struct server *s);
 /* Inside the child, before anything else runs: signals, heap, seal, leash, children. */

@@ -75,7 +75,7 @@ return {
     tests = {"unit/test_process", "unit/test_process_births", "unit/test_process_spares",
       "unit/test_process_asked", "unit/test_process_failures", "unit/test_process_sim"}},
   {name = "minheap: the children of a removed node are lost", file = "src/base/minheap.c",
-    find = "    heir->next = next;\n", replace = "",
+    find = "    child->next = next;\n", replace = "",
     tests = {"unit/test_minheap"}},
   {name = "idmap: an old id finds a new call", file = "src/base/idmap.c",
     find = "return n && n->id == id ? n->value : NULL;", replace = "return n ? n->value : NULL;",
