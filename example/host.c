@@ -2,12 +2,10 @@
  * and, executed again by the library, as the template program: mf_template_check() at the
  * top of main() tells which. So its scripts find the host's C module in every clone.
  *
- *   host: uv_loop_t --- libmoonfork ---> host (as template: luaL_openlibs and module
- * "host")
- *     \__ Lua script, fork.use_loop(loop)              \__ clone: greet(socket, ...)
+ *   host: uv_loop_t --- libmoonfork ---> host as template, with the module "host"
+ *     \__ Lua script, fork.use_loop(loop)    \__ clone: greet(socket, ...)
  *
- * 1. From C: a process in a newly executed interpreter, one clone, its answer and its
- * exit.
+ * 1. From C: a process in a newly executed interpreter, one clone, its answer and exit.
  * 2. From Lua: a script of the host that uses the module on the same loop. */
 #include <lauxlib.h>
 #include <lua.h>

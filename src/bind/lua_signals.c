@@ -6,8 +6,9 @@
  * here: the disposition that was there is put back, where it leaves the default.
  *
  *   first of this process for a signal: `before` = the disposition found
- *   last:                               `before` is put back, unless somebody else of
- * libuv still watches, or has put a handler of his own over libuv's
+ *   last:                               `before` is put back, unless another user of
+ *                                       libuv still watches, or somebody has put a
+ *                                       handler of his own over libuv's
  *
  * A process forked from here must not tell this one of its own signals, through libuv's
  * pipe that both would have: all of ours are blocked around fork(2), and the child has

@@ -221,8 +221,8 @@ static void mark_told(lua_State *L, const struct service *s) {
 
 /* ---- reading in steps ----
  *
- *   done -> push_reply: it is long -> reading <-> a step in each turn -> first in done ->
- * popped
+ *   done -> push_reply: it is long -> reading <-> a step in each turn
+ *                                        '-> first in done -> popped
  *
  * What follows it from the same service, and what is told of the process of the same rpc,
  * waits in the service's list, so that the order stays. All others go on. */

@@ -5,9 +5,9 @@
  *
  *   the type is known (the table in userdata.c)       what its row says
  *   its metatable has __clone                         its author vouches for the bytes,
- * and
- *                                                     __clone(object) is called in the
- * copy it has a finaliser (__gc), and not the library's  refused: nobody vouches for it
+ *                                                     and __clone(object) is called in
+ *                                                     the copy
+ *   it has a finaliser (__gc), not the library's      refused: nobody vouches for it
  *   a word of it leads to memory elsewhere            refused
  *   else                                              it is bytes
  *

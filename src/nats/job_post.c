@@ -1,8 +1,8 @@
 /* A job is stored (job_caller.h):
  *
- *   the consumer of its lease -> [an id of the caller's: do results answer? has it one,
- * or does it wait?]
- *   -> published, acknowledged
+ *   the consumer of its lease
+ *     -> [an id of the caller's: do results answer? has it one, or does it wait?]
+ *     -> published, acknowledged
  *
  * The stream refuses a second message of the id: by Nats-Msg-Id for two minutes, by the
  * last sequence of its subject as long as it waits. A job that was at work in between is

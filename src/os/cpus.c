@@ -6,8 +6,8 @@
  * walking up from any path ends there. A line of the membership file:
  *
  *   v2   0::/PATH                    ROOT/PATH/cpu.max: "QUOTA PERIOD" or "max PERIOD"
- *   v1   N:cpu,cpuacct:/PATH         ROOT/cpu/PATH/cpu.cfs_quota_us (-1: none),
- * ..._period_us
+ *   v1   N:cpu,cpuacct:/PATH         ROOT/cpu/PATH/cpu.cfs_quota_us (-1: none) and
+ *                                    ROOT/cpu/PATH/cpu.cfs_period_us
  *
  * A system may have both kinds at once. */
 #include "os/cpus.h"

@@ -21,8 +21,7 @@ enum { STACK_SIZE = 128 * 1024 };
 struct measure {
   pid_t pid;
   pthread_t thread;
-  int wait_fd,
-      wake_fd; /* wake_fd is the thread's: a byte there says that it is done (an
+  int wait_fd, wake_fd; /* wake_fd is the thread's: a byte there says that it is done (an
                   end of file would wait for copies that a fork has made of it) */
   int result;
   struct proc_memory memory;

@@ -5,8 +5,8 @@
  * coroutine may be suspended, other coroutines may use the same socket, and an operation
  * that ran out of time can be started again: what was read stays in the socket's buffer.
  *
- *   stack: 1 the socket | 2 deadline or nil | 3 the kind | 4 .. 3+nargs arguments | what
- * the step adds
+ *   stack: 1 the socket | 2 deadline or nil | 3 the kind | 4 .. 3+nargs arguments
+ *          | what the step adds
  */
 #ifndef SOCKET_WAIT_H
 #define SOCKET_WAIT_H

@@ -3,8 +3,8 @@
  *
  * The queue is a list of segments of two kinds:
  *
- *   copied    | frame | frame | frame ... | free |   whole frames, gathered while they
- * fit borrowed  header of the part under way, and the body, which stays where it is
+ *   copied    | frame | frame | frame ... | free |   whole frames, gathered while they fit
+ *   borrowed  | header of the part under way |       and the body, which stays where it is
  *
  * Descriptors belong to a segment's first byte, so a frame that has some begins a new
  * one. A borrowed body is longer than a frame may be as a rule: its parts get their

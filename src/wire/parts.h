@@ -2,8 +2,8 @@
  * are one body. Which frame may be the next part, and how long the body is; the bytes are
  * the owner's. Used by templates for commands and on both sides of an rpc; pure.
  *
- *   parts_begin -> parts_grow ... parts_refuse, parts_grow ... until no FRAME_MORE ->
- * parts_end
+ *   parts_begin -> parts_grow ... parts_refuse, parts_grow ... until no FRAME_MORE
+ *               -> parts_end
  */
 #ifndef WIRE_PARTS_H
 #define WIRE_PARTS_H

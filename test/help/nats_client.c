@@ -1,7 +1,7 @@
 /* A caller in C, for stories about access to a NATS server:
  *
- *   nats_client URL SUBJECT [FIELD=VALUE]...     FIELD: user, password, token, creds, ca,
- * cert, key
+ *   nats_client URL SUBJECT [FIELD=VALUE]...
+ *   FIELD: user, password, token, creds, ca, cert, key
  *
  * Makes a call and a stored job with the argument "x", waits for both, and prints a line
  * for each: the bytes that came, or the name of the error, what it says of `started`, and

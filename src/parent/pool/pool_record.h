@@ -9,7 +9,8 @@
  *
  *   WAITING -> WORKING ----------------> answered
  *     | ^        |  \-> ABANDONED (cancelled or timed out): its answer is awaited and
- * dropped | \--------/ its worker died and had not entered it, or it may run again
+ *     | |        |      dropped
+ *     | \--------/ its worker died and had not entered it, or it may run again
  *     \-> PENDING: the task calls its callback with an error
  *
  * Everything but giving a call to a worker with room is done in one task, so that no

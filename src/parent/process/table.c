@@ -14,8 +14,7 @@
  *   GIVING            -> GIVEN (process_try_give), ENDING (cell_close)
  *   any from FORKING to GIVING -> FAILED (cell_failed), ENDING (cell_expire)
  *   any that has a socket      -> FAILED (process_cast_off)
- *   any               -> DEAD (process_die; process_abandon and process_park: of the
- * record)
+ *   any               -> DEAD (process_die; the record alone: process_abandon, process_park)
  *
  * What holds between two events is the list `invariants` below: tests and debug builds
  * look after every event. Every event goes through one table, in which every cell is

@@ -2,8 +2,8 @@
  * UTF-8 becomes U+FFFD, and long ones are cut between two characters. Numbers are whole.
  * Pure; runs in the parent.
  *
- *   object_begin -> object_text, object_number, object_open, object_close ... ->
- * object_end
+ *   object_begin -> object_text, object_number, object_open, object_close ...
+ *                -> object_end
  */
 #ifndef PARENT_TRACE_OBJECT_H
 #define PARENT_TRACE_OBJECT_H

@@ -2,8 +2,8 @@
  * header tells; offsets are bytes from the beginning of the file, distances bytes from
  * the address of the heap.
  *
- *   header | objects | patches | parts | tables | hooks | texts | (page) bits | (page)
- * parts
+ *   header | objects | patches | parts | tables | hooks | texts
+ *          | (page) bits | (page) parts
  *
  * What comes before the bits has a checksum that is compared at every load, and each
  * number in it is compared with what there is. The bits, one for each word of a part that

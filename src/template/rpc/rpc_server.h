@@ -2,8 +2,7 @@
  * and the modules moonfork.rpc and moonfork.pool. Runs in clones.
  *
  *   serve --HELLO--> init --READY--> a call after the other (rpc_sync.c)
- *                                 |    or an item of a chunk after the other
- * (rpc_chunk.c)
+ *                                 |    or an item of a chunk after the other: rpc_chunk.c
  *                                 \-> luv's loop, calls beside each other (rpc_async.c)
  *
  * rpc_serve.c starts it, by what is here.
