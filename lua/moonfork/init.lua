@@ -91,7 +91,7 @@ end
 function fork.use_loop(pointer)
   check.type(1, "use_loop", pointer, "userdata")
   reactor.install()
-  local ok, done, err = pcall(core.use_loop, pointer, reactor.guest_step)
+  local ok, done, err = pcall(core.use_loop, pointer, reactor.embedded_step)
   if not ok then check.raise(done) end
   return done, err
 end

@@ -1,4 +1,4 @@
--- require "moonfork.luv": the reactor as a guest on luv's loop. Three luv handles watch its
+-- require "moonfork.luv": the reactor embedded in luv's loop. Three luv handles watch its
 -- descriptor; they are referenced only while work is outstanding, so that uv.run() returns
 -- when there is none. Runs in the parent.
 --
@@ -37,16 +37,16 @@ end
 local function on_prepare()
   local timeout = fork.reactor:timeout()
   if timeout then
-    timer:start(math.ceil(timeout * 1000), 0, reactor.guest_step)
+    timer:start(math.ceil(timeout * 1000), 0, reactor.embedded_step)
   else
     timer:stop()
   end
   set_alive(reactor.outstanding())
 end
 
-prepare:start(reactor.guest(on_prepare))
+prepare:start(reactor.keep_errors(on_prepare))
 prepare:unref()
-poll:start("r", reactor.guest_step)
+poll:start("r", reactor.embedded_step)
 set_alive(reactor.outstanding())
 
 -- Work given to the library between two turns keeps the loop alive until the next prepare.

@@ -143,12 +143,12 @@ end
 
 -- A wait is referred to by the stack of its coroutine only: what is to settle it knows its
 -- number. So it ends with its coroutine, however that ends: when it is left by an error or by
--- coroutine.close, when the coroutine died of an error (see bury), or with the garbage. What
+-- coroutine.close, when the coroutine died of an error (see sweep), or with the garbage. What
 -- was asked for is cancelled then, for nobody would take the answer.
 local Wait = {} -- of the main coroutine, which is never garbage
-local Mortal = {} -- of others
+local Collectable = {} -- of others
 local nwaits = 0
-local may_bury = false -- a wait was begun
+local may_sweep = false -- a wait was begun
 
 local function wait_end(wait, collected)
   waits[wait.number] = nil
@@ -166,9 +166,9 @@ function Wait.__close(wait)
   wait_end(wait, false)
 end
 
-Mortal.__close = Wait.__close
+Collectable.__close = Wait.__close
 
-function Mortal.__gc(wait)
+function Collectable.__gc(wait)
   pcall(wait_end, wait, true) -- fails only where the state is being closed, or in a copy
 end
 
@@ -176,10 +176,10 @@ local function wait_begin(cancel)
   local here, main = running()
   nwaits = nwaits + 1
   local wait = setmetatable({ coroutine = here, outer = innermost[here], number = nwaits,
-    cancel = cancel }, main and Wait or Mortal)
+    cancel = cancel }, main and Wait or Collectable)
   innermost[here] = wait
   waits[nwaits] = wait
-  may_bury = true
+  may_sweep = true
   return wait
 end
 
@@ -194,21 +194,21 @@ local function settle(wait)
   end
 end
 
-local BURY_EVERY = 0.1
-local bury_at = 0
+local SWEEP_EVERY = 0.1
+local sweep_at = 0
 
 -- Ends the waits of coroutines that have died of an error: Lua closes nothing on such a stack.
 -- There may be thousands of waits, so it looks now and then. nil, or when the next look is due.
-local function bury()
-  if not may_bury then return nil end
-  may_bury = next(waits) ~= nil
-  if not may_bury then return nil end
+local function sweep()
+  if not may_sweep then return nil end
+  may_sweep = next(waits) ~= nil
+  if not may_sweep then return nil end
   local now = core.now()
-  if now < bury_at then return bury_at - now end
+  if now < sweep_at then return sweep_at - now end
   for _, wait in pairs(waits) do
     if coroutine.status(wait.coroutine) == "dead" then wait_end(wait, false) end
   end
-  bury_at = now + BURY_EVERY
+  sweep_at = now + SWEEP_EVERY
   return nil
 end
 
@@ -387,7 +387,7 @@ function reactor.loop()
   local full = too_deep()
   if full then return nil, full end
   while true do
-    local _, _, outstanding = round(bury())
+    local _, _, outstanding = round(sweep())
     if not outstanding then return true end
   end
 end
@@ -396,11 +396,11 @@ function reactor.step(timeout)
   reactor.check()
   local left = timeout or 0
   while true do
-    bury()
+    sweep()
     local n, rest, outstanding = round(left)
     if n > 0 or not outstanding or rest <= 0 then
-      if not may_bury then return outstanding end
-      bury()
+      if not may_sweep then return outstanding end
+      sweep()
       return reactor.outstanding()
     end
     left = rest
@@ -408,14 +408,14 @@ function reactor.step(timeout)
 end
 
 -- For foreign loops: f, but what it raises is kept for reactor.check.
-function reactor.guest(f)
+function reactor.keep_errors(f)
   return function()
     local ok, err = pcall(f)
     if not ok then kept[#kept + 1] = { err } end
   end
 end
 
-reactor.guest_step = reactor.guest(dispatch)
+reactor.embedded_step = reactor.keep_errors(dispatch)
 
 function reactor.set_waiter(f)
   reactor.install()

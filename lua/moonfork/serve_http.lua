@@ -83,7 +83,7 @@ local function in_coroutines(worker, options)
 
   function options.traceback(err) return err end -- it has one
 
-  function options.guest(is_ready)
+  function options.coroutines(is_ready)
     for i = 1, is_ready and loop.loop:wait(0, events) or 0 do loop:is_ready(events[2 * i - 1], events[2 * i]) end
     loop:turn()
     worker:idle()
@@ -113,7 +113,7 @@ local function in_coroutines(worker, options)
     pcall(coroutine.close, record.co)
   end
 
-  options.guest_fd, options.timeout = loop.loop:fileno(), timeout
+  options.coroutines_fd, options.timeout = loop.loop:fileno(), timeout
 end
 
 --- run(worker): answers requests until the worker has to end (serve_worker.lua).

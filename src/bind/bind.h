@@ -18,7 +18,7 @@
  *
  * Each file knows those before it:
  *
- *   values < reactor < loan, callback, completion < guest, watch, timer, signals,
+ *   values < reactor < loan, callback, completion < embedded, watch, timer, signals,
  * lua_process, process_object < service < reply < service_call, rpc_service,
  * pool_service, foreign_service < lua_reactor < lua_step < core
  */
@@ -44,7 +44,7 @@
 
 extern const luaL_Reg bind_process_functions[], bind_object_functions[],
     bind_reactor_functions[], bind_step_functions[], bind_callback_functions[],
-    bind_guest_functions[], bind_watch_functions[], bind_copy_functions[],
+    bind_embedded_functions[], bind_watch_functions[], bind_copy_functions[],
     bind_system_functions[], bind_service_functions[], bind_call_functions[],
     bind_foreign_functions[], bind_rpc_functions[], bind_pool_functions[],
     bind_timer_functions[], bind_signal_functions[], bind_set_functions[],

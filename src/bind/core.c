@@ -50,7 +50,7 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_timer_functions);
   add(L, bind_signal_functions);
   add(L, bind_copy_functions);
-  add(L, bind_guest_functions);
+  add(L, bind_embedded_functions);
   add(L, bind_service_functions);
   add(L, bind_call_functions);
   add(L, bind_chunk_functions);

@@ -2,7 +2,7 @@
  * parent.
  *
  *   userdata ---- user value 1: the state table of lua/moonfork/process.lua, or, on the
- * common |           path, what its source has told of failures (`fate`)
+ *     |           common path, what its source has told of failures (`fate`)
  *     '- struct proc, on the common path
  *
  * An object from fork() without options begins on the common path: it has no state table
@@ -51,7 +51,7 @@ static int slow(lua_State *L) {
 /* Somebody else drives the loop, or it belongs to another process. */
 static int is_ours(const struct box *box, const struct proc *p) {
   const struct reactor *r = p->reactor;
-  return !box->closed && box->reactor == r && !reactor_foreign(r) && !r->guest &&
+  return !box->closed && box->reactor == r && !reactor_foreign(r) && !r->embedded &&
          !r->exposed;
 }
 
@@ -488,7 +488,7 @@ static int l_wait_on_socket(lua_State *L) {
   int deadline_set = !lua_isnoneornil(L, 3);
   double deadline = deadline_set ? (double)uv_hrtime() / 1e9 + lua_tonumber(L, 3) : 0;
   int is_closing = *luaL_checkstring(L, 2) == '\0';
-  if (r && !is_closing && !box->has_waiter && !classes_at_work() && !r->guest &&
+  if (r && !is_closing && !box->has_waiter && !classes_at_work() && !r->embedded &&
       !r->exposed && list_empty(&r->done) && !callback_is_running(L)) {
     int fd = (int)luaL_checkinteger(L, 1);
     short events = bind_to_poll(luaL_checkstring(L, 2));

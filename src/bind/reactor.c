@@ -180,8 +180,8 @@ void reactor_turn(struct reactor *r) {
 }
 
 void reactor_touch(struct reactor *r) {
-  if (r->guest)
-    r->touch_guest(r->guest);
+  if (r->embedded)
+    r->touch_embedded(r->embedded);
 }
 
 int reactor_outstanding(struct reactor *r) {
@@ -278,7 +278,7 @@ struct reactor *reactor_get(lua_State *L) {
   }
   rc = mf_context_keep(&r->loop);
   if (rc == 0 && box->host)
-    rc = box->open_guest(L, r, box->host);
+    rc = box->open_embedded(L, r, box->host);
   if (rc < 0) {
     if (reactor_end(r))
       reactor_free(L, r);

@@ -48,15 +48,16 @@ struct reactor {
   uint64_t read_until; /* when this turn has read enough of them, as proc_now_ns */
   size_t undelivered;  /* bytes of replies and events that wait in done or to be read */
   int nclosing;        /* objects whose close callback is due */
-  struct guest *guest; /* NULL: none */
-  void (*touch_guest)(struct guest *guest);
+  struct embedded *embedded; /* NULL: none */
+  void (*touch_embedded)(struct embedded *embedded);
 };
 
 struct box {
   struct reactor *reactor; /* NULL: not needed yet */
   uv_loop_t *host;         /* use_loop's, or NULL */
-  int (*open_guest)(lua_State *L, struct reactor *r, uv_loop_t *host); /* 0 or -errno */
-  int closed;     /* the state is closing */
+  int (*open_embedded)(lua_State *L, struct reactor *r,
+                       uv_loop_t *host); /* 0 or -errno */
+  int closed;                            /* the state is closing */
   int has_waiter; /* set_waiter: coroutines wait by a function of the program's */
   const void *object_class; /* the metatable of process objects */
 };

@@ -518,7 +518,7 @@ int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb 
     return -ENOMEM;
   e->loop = loop;
   list_init(&e->subs);
-  list_init(&e->dead);
+  list_init(&e->removed);
   list_init(&e->requests);
   list_init(&e->fences);
   idmap_init(&e->ids);

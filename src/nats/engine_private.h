@@ -109,9 +109,9 @@ struct engine {
   int connecting; /* thread is to be joined */
   natsConnection *nc;
   struct list subs;
-  struct idmap ids; /* subscriptions by the number that mail has */
-  unsigned reading; /* a subscription's messages are given out: none is freed */
-  struct list dead; /* those that were unsubscribed meanwhile */
+  struct idmap ids;    /* subscriptions by the number that mail has */
+  unsigned reading;    /* a subscription's messages are given out: none is freed */
+  struct list removed; /* those that were unsubscribed meanwhile */
   struct list requests;
   uint64_t nrequests;
   struct engine_sub *answers, *pings;

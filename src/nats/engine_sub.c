@@ -125,11 +125,11 @@ static void sub_free(struct engine_sub *s) {
   free(s);
 }
 
-static void bury(struct engine *e) {
+static void free_removed(struct engine *e) {
   if (e->reading > 0)
     return;
-  while (!list_empty(&e->dead))
-    sub_free(list_entry(e->dead.next, struct engine_sub, link));
+  while (!list_empty(&e->removed))
+    sub_free(list_entry(e->removed.next, struct engine_sub, link));
 }
 
 void engine_take_mail(struct engine *e) {
@@ -149,7 +149,7 @@ void engine_take_mail(struct engine *e) {
     free(m);
   }
   e->reading--;
-  bury(e);
+  free_removed(e);
 }
 
 static void read_sub(struct engine *e, struct engine_sub *s) {
@@ -166,7 +166,7 @@ static void read_sub(struct engine *e, struct engine_sub *s) {
   }
 }
 
-/* A callback may end subscriptions: those move to the list of the dead, where they stay
+/* A callback may end subscriptions: those move to the list `removed`, where they stay
  * until this is over. */
 void engine_read_subs(struct engine *e) {
   struct list *it = e->subs.next;
@@ -179,7 +179,7 @@ void engine_read_subs(struct engine *e) {
     it = s->cb ? s->link.next : e->subs.next; /* from the start where it has gone */
   }
   e->reading--;
-  bury(e);
+  free_removed(e);
 }
 
 static natsStatus subscribe_by_thread(struct engine *e, struct engine_sub *s) {
@@ -255,17 +255,17 @@ void engine_unsubscribe(struct engine_sub *s) {
   s->cb = NULL;
   idmap_remove(&e->ids, s->id);
   list_remove(&s->link);
-  list_push(&e->dead, &s->link);
+  list_push(&e->removed, &s->link);
   if (e->state == ENGINE_UP)
     engine_touch(e);
-  bury(e);
+  free_removed(e);
 }
 
 void engine_subs_free(struct engine *e) {
   while (!list_empty(&e->subs))
     sub_free(list_entry(e->subs.next, struct engine_sub, link));
-  while (!list_empty(&e->dead))
-    sub_free(list_entry(e->dead.next, struct engine_sub, link));
+  while (!list_empty(&e->removed))
+    sub_free(list_entry(e->removed.next, struct engine_sub, link));
 }
 
 void engine_quit(struct engine_sub *s) {

@@ -2,9 +2,8 @@
  *
  *   delivery -> LOOKING (has it a result?) -> WORKING -> STORING -> acknowledged
  *                    |  it has: acknowledged      |          a result once more: the same
- *                    |                            |-> tries left: NAK, again after a
- * while
- *                    '-> no tries left -----------'-> BURYING (dead letter, then result)
+ *                    |                            |-> tries left: NAK, again later
+ *                    '-> no tries left -----------'-> DEAD_LETTER, then its result
  *   WORKING -> the pool has not entered it -> MOVING: stored again, acknowledged
  *   delivery of a job that waits -> not yet: NAK; its time has come -> MOVING
  *
@@ -22,7 +21,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum work_state { WORK_LOOKING, WORK_WORKING, WORK_STORING, WORK_BURYING, WORK_MOVING };
+enum work_state {
+  WORK_LOOKING,
+  WORK_WORKING,
+  WORK_STORING,
+  WORK_DEAD_LETTER,
+  WORK_MOVING
+};
 
 enum { TRIES_MAX = 1000000, AGAIN_MS = 250, GIVE_UP_MS = 3000 };
 
@@ -43,7 +48,7 @@ struct job {
   size_t length;
   unsigned char *result; /* STORING */
   size_t result_length;
-  struct error_headers error; /* BURYING */
+  struct error_headers error; /* DEAD_LETTER */
 };
 
 static void job_free(struct job *j) {
@@ -170,12 +175,12 @@ static void say_dead(struct job *j) {
     again(j);
 }
 
-static void bury(struct job *j, const mf_error *e) {
+static void write_dead_letter(struct job *j, const mf_error *e) {
   if (error_headers_init(&j->error, e) < 0) {
     nak(j, AGAIN_MS);
     return;
   }
-  j->state = WORK_BURYING;
+  j->state = WORK_DEAD_LETTER;
   say_dead(j);
 }
 
@@ -221,7 +226,7 @@ static void take_result(struct job *j, const mf_message *reply) {
         "the result has %zu bytes, and the NATS server takes messages of at most %zu "
         "(max_payload)",
         reply->length, engine_max_payload(j->worker->engine));
-    bury(j, &e);
+    write_dead_letter(j, &e);
     return;
   }
   j->result = malloc(reply->length + 1);
@@ -258,7 +263,7 @@ static void on_reply(const mf_error *e, const mf_message *reply, void *data) {
     j->tried++;
     j->worker->stats.failed++;
     if (j->tried >= j->tries)
-      bury(j, e);
+      write_dead_letter(j, e);
     else
       nak(j, job_backoff_ms(j->tried));
   }
@@ -275,7 +280,7 @@ static void work(struct job *j) {
 
 /* ---- whether it was done before ---- */
 
-static void try_or_bury(struct job *j) {
+static void try_or_end(struct job *j) {
   char text[160];
   if (j->tried < j->tries) {
     work(j);
@@ -285,7 +290,7 @@ static void try_or_bury(struct job *j) {
   snprintf(text, sizeof text,
            "its node ended, or did not renew the lease, in the last of %" PRIu64 " tries",
            j->tried);
-  bury(j, &e);
+  write_dead_letter(j, &e);
 }
 
 static void look(struct job *j);
@@ -296,7 +301,7 @@ static void on_looked(const struct job_answer *a, void *data) {
   if (a->code == 0)
     over(j);
   else if (a->refused == JOB_API_NO_MESSAGE)
-    try_or_bury(j);
+    try_or_end(j);
   else
     again(j);
 }
@@ -375,7 +380,7 @@ void work_begin(struct job_worker *w, const struct engine_message *m) {
   else if (d.count > 1 || is_moved || d.at_ms <= w->up_ms)
     look(j);
   else
-    try_or_bury(j);
+    try_or_end(j);
 }
 
 /* ---- time ---- */
@@ -388,7 +393,7 @@ static void say_again(struct job *j) {
   case WORK_STORING:
     store(j);
     return;
-  case WORK_BURYING:
+  case WORK_DEAD_LETTER:
     say_dead(j);
     return;
   case WORK_MOVING:
@@ -440,7 +445,7 @@ void job_worker_dump(const struct job_worker *w, FILE *out) {
   static const char *const states[] = {[WORK_LOOKING] = "looked up",
                                        [WORK_WORKING] = "at work",
                                        [WORK_STORING] = "its result is being stored",
-                                       [WORK_BURYING] = "given up",
+                                       [WORK_DEAD_LETTER] = "given up",
                                        [WORK_MOVING] = "on its way back"};
   uint64_t now = uv_now(w->loop);
   list_each(it, &w->jobs) {

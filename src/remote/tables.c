@@ -314,7 +314,7 @@ int tables_on_end(struct tables *t, uint64_t serial) {
   return link_put_end(&t->ended, &e);
 }
 
-static int bury(struct tables *t, pid_t pid) {
+static int reap(struct tables *t, pid_t pid) {
   char text[SLOT_TEXT_MAX];
   struct rusage u;
   int status, is_root = pid == t->root;
@@ -352,7 +352,7 @@ int tables_reap(struct tables *t, struct buf *out) {
       return 0;
     int r = tables_put_news(t, out);
     if (r == 0)
-      r = bury(t, si.si_pid);
+      r = reap(t, si.si_pid);
     if (r < 0)
       return r;
   }

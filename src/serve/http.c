@@ -9,8 +9,9 @@
  *   FUNCTION  a function in a coroutine      timeout           503, closed
  *   WRITING   a client that does not read    write_s a write   closed
  *   IDLE      the next request               idle_s            closed
- *   LINGER    the rest of a refused request  2 s               closed; a close with
- * unread input would take the answer back
+ *   LINGER    the rest of a refused request  2 s               closed
+ *
+ * (A close with unread input would take the answer back: so LINGER reads it.)
  *
  * Each phase has a list in the order of its deadlines, because its limit is constant. */
 #include "serve/http.h"
@@ -298,13 +299,13 @@ static void on_event(struct connection *c, uint32_t events) {
 /* ---- functions in coroutines ---- */
 
 /* Gives them a turn, and sends the answers of those that have ended. */
-static void turn_guest(struct http *h, int is_ready) {
+static void turn_coroutines(struct http *h, int is_ready) {
   lua_State *L = h->L;
   int base = lua_gettop(L) + 1;
-  lua_pushvalue(L, SLOT_GUEST);
+  lua_pushvalue(L, SLOT_COROUTINES);
   lua_pushboolean(L, is_ready);
   lua_call(L, 1, 1);
-  h->guest_timeout = (int)lua_tointeger(L, base);
+  h->coroutines_timeout = (int)lua_tointeger(L, base);
   for (;;) {
     lua_settop(L, base - 1);
     lua_pushvalue(L, SLOT_RESULT);
@@ -450,22 +451,22 @@ static void call_tick(struct http *h) {
 
 static void turn(struct http *h) {
   struct epoll_event events[EVENTS];
-  int timeout = look_at_deadlines(h), is_guest_due, is_guest_ready = 0;
+  int timeout = look_at_deadlines(h), is_turn_due, is_turn_ready = 0;
   if (h->draining && h->nconnections == 0)
     return; /* the last one was late */
-  if (h->guest_timeout >= 0 && (timeout < 0 || h->guest_timeout < timeout))
-    timeout = h->guest_timeout;
+  if (h->coroutines_timeout >= 0 && (timeout < 0 || h->coroutines_timeout < timeout))
+    timeout = h->coroutines_timeout;
   int n = epoll_wait(h->epoll, events, EVENTS, h->ready ? 0 : timeout);
   h->now = now_ms();
-  is_guest_due = h->guest_timeout >= 0 && n == 0;
+  is_turn_due = h->coroutines_timeout >= 0 && n == 0;
   if (n < 0)
     call_tick(h);
   for (int i = 0; i < n; i++) {
     void *what = events[i].data.ptr;
     if (what == &h->control) {
       h->draining |= is_told_to_drain(h);
-    } else if (what == &h->guest) {
-      is_guest_due = is_guest_ready = 1;
+    } else if (what == &h->coroutines) {
+      is_turn_due = is_turn_ready = 1;
     } else if (what >= (void *)h->listeners &&
                what < (void *)(h->listeners + h->nlisteners)) {
       if (!h->draining)
@@ -485,8 +486,8 @@ static void turn(struct http *h) {
     parse_input(c);
     h->now = now_ms();
   }
-  if (h->guest >= 0 && (is_guest_due || h->has_called || n < 0))
-    turn_guest(h, is_guest_ready || n < 0);
+  if (h->coroutines >= 0 && (is_turn_due || h->has_called || n < 0))
+    turn_coroutines(h, is_turn_ready || n < 0);
   h->has_called = 0;
 }
 
@@ -522,8 +523,8 @@ static void read_options(struct http *h) {
   h->connections_max = size_option(L, "connections", 10000);
   h->left = integer(L, "max_requests", -1);
   h->control = (int)integer(L, "control", -1);
-  h->guest = (int)integer(L, "guest_fd", -1);
-  h->guest_timeout = -1;
+  h->coroutines = (int)integer(L, "coroutines_fd", -1);
+  h->coroutines_timeout = -1;
   lua_getfield(L, SLOT_OPTIONS, "row");
   h->row = lua_touserdata(L, -1);
   luaL_argcheck(L, h->row, 1, "a row of a board expected");
@@ -541,8 +542,8 @@ static void read_options(struct http *h) {
 
 /* Fills the slots; the struct is a userdata in its own. */
 static struct http *prepare(lua_State *L) {
-  static const char *const functions[] = {"call", "traceback", "failed", "done",
-                                          "tick", "guest",     "result", "forget"};
+  static const char *const functions[] = {"call", "traceback",  "failed", "done",
+                                          "tick", "coroutines", "result", "forget"};
   static const char *const strings[] = {"method",  "target", "path", "query",
                                         "headers", "body",   "peer", "version",
                                         "",        "1.1",    "1.0",  "GET"};
@@ -575,9 +576,9 @@ static int l_serve(lua_State *L) {
     return serve_fail(L, errno, "epoll");
   struct epoll_event event = {.events = EPOLLIN, .data.ptr = &h->control};
   epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->control, &event);
-  if (h->guest >= 0) {
-    struct epoll_event guest = {.events = EPOLLIN, .data.ptr = &h->guest};
-    epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->guest, &guest);
+  if (h->coroutines >= 0) {
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &h->coroutines};
+    epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->coroutines, &e);
   }
   watch_listeners(h, 1);
   while (!h->draining || h->nconnections > 0) {

@@ -22,14 +22,14 @@ enum {
 /* Places on the stack of serve(): what each request needs is not looked up by name. */
 enum slot {
   SLOT_OPTIONS = 1,
-  SLOT_CALL,      /* f(request) -> status, headers, body */
-  SLOT_TRACEBACK, /* the message handler of f */
-  SLOT_FAILED,    /* failed(text) */
-  SLOT_DONE,      /* done(request, status, bytes, microseconds), or nil */
-  SLOT_TICK,      /* tick() -> this worker shall end (a signal has come) */
-  SLOT_GUEST,     /* for functions in coroutines, or nil; guest(is_ready) -> ms, or -1 */
-  SLOT_RESULT,    /* result() -> connection, succeeded, request, status, headers, body; or
-                     connection alone: its body has a piece */
+  SLOT_CALL,       /* f(request) -> status, headers, body */
+  SLOT_TRACEBACK,  /* the message handler of f */
+  SLOT_FAILED,     /* failed(text) */
+  SLOT_DONE,       /* done(request, status, bytes, microseconds), or nil */
+  SLOT_TICK,       /* tick() -> this worker shall end (a signal has come) */
+  SLOT_COROUTINES, /* turns those of functions, or nil; f(is_ready) -> ms, or -1 */
+  SLOT_RESULT, /* result() -> connection, succeeded, request, status, headers, body; or
+                      connection alone: its body has a piece */
   SLOT_FORGET, /* forget(connection, is_late): nobody waits for its function any more */
   SLOT_HTTP,
   SLOT_METHOD, /* from here: the names of the fields of a request */
@@ -106,8 +106,8 @@ struct http {
   lua_State *L;
   int64_t *row; /* of the worker, on the server's board */
   int64_t left; /* requests until this worker is replaced; negative: any number */
-  int epoll, control, guest, nlisteners, listeners[64];
-  int guest_timeout; /* milliseconds; negative: none */
+  int epoll, control, coroutines, nlisteners, listeners[64];
+  int coroutines_timeout; /* milliseconds; negative: none */
   int draining, is_drained, accepting, has_called;
   uint64_t accept_at; /* descriptors were used up: not before this */
   size_t nconnections, connections_max, body_max;

@@ -249,7 +249,7 @@ void answer_request(struct connection *c) {
   int first = lua_gettop(L) - 2; /* of the results */
   row_begin(h->row, row_now());
   int status = lua_pcall(L, 2, 3, SLOT_TRACEBACK);
-  if (status == LUA_OK && h->guest >= 0 && lua_isboolean(L, first)) {
+  if (status == LUA_OK && h->coroutines >= 0 && lua_isboolean(L, first)) {
     c->suspended = 1;
     c->began = row_get(h->row, ROW_SINCE);
     row_set(h->row, ROW_BUSY, 0);
@@ -327,7 +327,7 @@ void answer_continue(struct connection *c) {
   const char *piece = NULL;
   lua_rawgeti(L, LUA_REGISTRYINDEX, c->iterator);
   int rc = lua_pcall(L, 0, 1, 0);
-  if (rc == LUA_OK && h->guest >= 0 && lua_isboolean(L, -1)) {
+  if (rc == LUA_OK && h->coroutines >= 0 && lua_isboolean(L, -1)) {
     c->stalled = 1;
     lua_settop(L, base);
     return;

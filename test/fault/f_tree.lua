@@ -8,7 +8,7 @@ local story = require "story"
 
 -- Three ends: by kill, by a stranger, and by itself; then the default template's.
 local SMOKE = [[
-  local brood = require "brood"
+  local descendants = require "descendants"
   local function gone(pids, left)
     kit.kill(left, 9)
     pids.left = nil
@@ -24,20 +24,20 @@ local SMOKE = [[
     end
   end
   local function try(p, finish)
-    local s = assert(p:run "brood:main")
-    local pid, pids = brood.parse(assert(s:read "l"))
+    local s = assert(p:run "descendants:main")
+    local pid, pids = descendants.parse(assert(s:read "l"))
     finish(p, s, pid)
     p:wait(10)
     gone(pids, pids.left)
     s:close()
   end
   local function kill(p) assert(p:kill()) end
-  local template = fork.new_exec():require "brood"
+  local template = fork.new_exec():require "descendants"
   try(template:fork { tree = true }, kill)
   try(template:fork { tree = true }, function(_, _, pid) kit.kill(pid, 9) end)
   try(template:fork { tree = true }, function(_, s) s:write "return\n" end)
-  try(fork.new_exec { tree = true }:require "brood", kill)
-  try(fork.new_exec { tree = true }:require "brood":fork(), kill)
+  try(fork.new_exec { tree = true }:require "descendants", kill)
+  try(fork.new_exec { tree = true }:require "descendants":fork(), kill)
   print "smoke passed"
 ]]
 
@@ -73,19 +73,19 @@ standing.test("a tree whose program is started through another one", {stall = fa
   kit.chmod(program, tonumber("755", 8))
   local h <close> = host.start(t, ([[
     kit.setenv("REAL_TEMPLATE", os.getenv "MOONFORK_TEMPLATE")
-    local brood = require "brood"
-    local p = fork.new_exec { tree = true, program = %q }:require "brood"
-    local s1 = assert(p:fork():run "brood:main")
+    local descendants = require "descendants"
+    local p = fork.new_exec { tree = true, program = %q }:require "descendants"
+    local s1 = assert(p:fork():run "descendants:main")
     print("clone", s1:read "l")
-    local s = assert(p:run "brood:main")
+    local s = assert(p:run "descendants:main")
     print("wrapped", p:pid(), s:read "l")
     if not io.read "l" then return end
     assert(p:kill())
     fork.sleep(600)
   ]]):format(program))
-  local _, pids1 = require("brood").parse(h:says "clone\t([^\n]+)\n")
+  local _, pids1 = require("descendants").parse(h:says "clone\t([^\n]+)\n")
   local wrapper, line = h:says "wrapped\t(%d+)\t([^\n]+)\n"
-  local pid, pids = require("brood").parse(line)
+  local pid, pids = require("descendants").parse(line)
   pids.wrapper, pids.process, pids1.process = math.tointeger(wrapper), pid, nil
   h:kill(9)
   for _, each in ipairs{pids, pids1} do

@@ -3,7 +3,7 @@
 -- process, however it comes, is the end of all of it; unless a program leaves its process
 -- group on purpose (here: setsid).
 local story = require "story"
-local brood = require "brood"
+local descendants = require "descendants"
 local host = require "host"
 local kit = story.kit
 local fork = require "moonfork"
@@ -13,7 +13,7 @@ local fork = require "moonfork"
 local strays = {}
 
 local function parse(line)
-  local pid, pids = brood.parse(line)
+  local pid, pids = descendants.parse(line)
   strays[#strays + 1] = pids.left
   local left = pids.left
   pids.left = nil
@@ -48,16 +48,16 @@ local function test(name, options, f)
   end)
 end
 
--- Runs brood.main; gives the socket, the pids, and the one that has left.
+-- Runs descendants.main; gives the socket, the pids, and the one that has left.
 local function run(t, p, name)
   if name then p:send_arg(name) end
-  local s = t.got(p:run "brood:main")
+  local s = t.got(p:run "descendants:main")
   local pid, pids, left = parse(t.got(s:read "l"))
   t.eq(pid, p:pid())
   return s, pids, left
 end
 
-local template = fork.new_exec():require "brood"
+local template = fork.new_exec():require "descendants"
 
 -- ---- kill ----
 
@@ -121,8 +121,8 @@ test("a process that has left its own group is reached all the same, and so is t
   function(t)
   local p = template:fork { tree = true }:eval [[
     function leave(s)
-      local brood = require "brood"
-      s:write(brood.line { "stubborn" })
+      local descendants = require "descendants"
+      s:write(descendants.line { "stubborn" })
       s:write(tostring(require("testkit").setpgid(0, tonumber(s:read "l"))), "\n")
       s:read "a"
     end
@@ -174,8 +174,8 @@ end)
 test("clone.exec: the program takes the place of the process", function(t)
   local p = template:fork { tree = true }:eval [[
     function become(s)
-      local brood = require "brood"
-      s:write(brood.line())
+      local descendants = require "descendants"
+      s:write(descendants.line())
       require("moonfork.clone").exec("sleep", { "sleep", "600" })
     end
   ]]
@@ -193,10 +193,10 @@ test("timeout: a process whose preparation hangs in a program", function(t)
   local path, seconds, pids, _ = t:file "line", 0.25, nil, nil
   repeat -- until the time was enough to start them
     local p = template:fork { tree = true, timeout = seconds }:send_arg(path):eval [[
-      local brood = require "brood"
-      brood.hang(require("moonfork.clone").run_args(), brood.own)
+      local descendants = require "descendants"
+      descendants.hang(require("moonfork.clone").run_args(), descendants.own)
     ]]
-    local s, err = p:run "brood:main"
+    local s, err = p:run "descendants:main"
     t.eq(s, nil)
     t.error(err, "TIMEOUT")
     seconds = seconds * 2
@@ -207,7 +207,7 @@ test("timeout: a process whose preparation hangs in a program", function(t)
 end)
 
 test("rpc: a closing one that does not answer within its grace", function(t)
-  local rpc = template:fork { tree = true }:rpc("brood:call", { grace = 0.1 })
+  local rpc = template:fork { tree = true }:rpc("descendants:call", { grace = 0.1 })
   local _, pids = parse(t.got(rpc:call "start"))
   local failed
   rpc:call("hang", function(err) failed = err end)
@@ -219,7 +219,7 @@ end)
 test("pool: call_timeout, for a pool's own option and for its template's", function(t)
   for _, where in ipairs { "pool", "template" } do
     local source = template:fork(where == "template" and { tree = true } or nil)
-    local pool = source:pool("brood:call", { max = 1, idle = 1, call_timeout = 0.5,
+    local pool = source:pool("descendants:call", { max = 1, idle = 1, call_timeout = 0.5,
       tree = where == "pool" or nil })
     local line
     repeat line = pool:call "start" until line
@@ -233,7 +233,7 @@ test("pool: call_timeout, for a pool's own option and for its template's", funct
 end)
 
 test("pool: drain kills what is left, and all of it", function(t)
-  local pool = template:fork():pool("brood:call", { max = 1, idle = 1, tree = true })
+  local pool = template:fork():pool("descendants:call", { max = 1, idle = 1, tree = true })
   local _, pids = parse(t.got(pool:call "start"))
   pool:call("hang", function() end)
   local ok, err = pool:drain(0.1)
@@ -243,7 +243,7 @@ test("pool: drain kills what is left, and all of it", function(t)
 end)
 
 test("pool: tree=false keeps the workers of a template with a tree out of it", function(t)
-  local pool = template:fork { tree = true }:pool("brood:line", { max = 1, tree = false })
+  local pool = template:fork { tree = true }:pool("descendants:line", { max = 1, tree = false })
   local pid, pids = parse(t.got(pool:call { "plain" }))
   kit.kill(pid, kit.SIGKILL)
   t.within(10, function() return pool:stats().deaths == 1 end)
@@ -255,7 +255,7 @@ end)
 -- ---- templates, and what is made from them ----
 
 test("a template with a tree: clones have one each, and outlive it", function(t)
-  local source = template:fork { tree = true }:eval "own = require('brood').own()"
+  local source = template:fork { tree = true }:eval "own = require('descendants').own()"
   local first <close> = t.got(source:fork():eval "function say(s) s:write(own) end":run "say")
   local pid, pids, left = parse(first:read "l")
   t.eq(source:pid(), pid)
@@ -294,7 +294,7 @@ end)
 test("spares of a template with a tree; and tree asked of a template with spares", function(t)
   for _, where in ipairs { "template", "fork", "both" } do
     local source = fork.new_exec { spares = { min = 1, max = 2 }, tree = where ~= "fork" or nil }
-      :require "brood"
+      :require "descendants"
     t.within(10, function() return fork.dump():find "2 spares" end, "there are spares")
     local p = source:fork(where ~= "template" and { tree = true } or nil)
     local _ <close>, pids = run(t, p)
@@ -321,7 +321,7 @@ test("new, new_exec and template(), and a template that its pool starts again", 
     end,
   }
   for name, make in pairs(makers) do
-    local p = make { tree = true }:require "brood"
+    local p = make { tree = true }:require "descendants"
     local _ <close>, pids, left = run(t, p)
     t.eq(kit.getpgid(p:pid()), p:pid(), name)
     t.ok(p:kill())
@@ -329,8 +329,8 @@ test("new, new_exec and template(), and a template that its pool starts again", 
     gone(t, pids, " " .. name)
     t.ok(t.alive(left))
   end
-  local source = fork.new_exec { tree = true }:require "brood"
-  local pool = source:pool("brood:line", { max = 1, idle = 1 })
+  local source = fork.new_exec { tree = true }:require "descendants"
+  local pool = source:pool("descendants:line", { max = 1, idle = 1 })
   local pid, pids = parse(t.got(pool:call()))
   local again
   for pid_of_template in fork.dump():gmatch "pid (%d+)[^\n]*with all that it starts" do
@@ -346,7 +346,7 @@ test("new, new_exec and template(), and a template that its pool starts again", 
 end)
 
 test("pool: a promoted worker's copy is a template with a tree of its own", function(t)
-  local pool = template:fork():pool("brood:line", { max = 1, idle = 1, tree = true })
+  local pool = template:fork():pool("descendants:line", { max = 1, idle = 1, tree = true })
   local worker, pids = parse(t.got(pool:call { "plain" }))
   t.got(pool:promote())
   kit.kill(worker, kit.SIGKILL)
@@ -380,8 +380,8 @@ end)
 
 test("handles=close leaves the leash in place", function(t)
   local h <close> = host.start(t, [[
-    local p = fork.new_exec():require "brood":fork { tree = true, handles = "close" }
-    s = assert(p:run "brood:main")
+    local p = fork.new_exec():require "descendants":fork { tree = true, handles = "close" }
+    s = assert(p:run "descendants:main")
     print(s:read "l")
     fork.sleep(600)
   ]])
@@ -394,7 +394,7 @@ end)
 -- ---- from_fd ----
 
 test("from_fd: kill and the end reach all; and the leash is the new owner's", function(t)
-  local source = template:fork { tree = true }:eval "own = require('brood').own()"
+  local source = template:fork { tree = true }:eval "own = require('descendants').own()"
   local near, far = fork.socket.pair()
   local h <close> = host.start(t, [[
     local lines = fork.socket.wrap(0)
@@ -403,14 +403,14 @@ test("from_fd: kill and the end reach all; and the leash is the new owner's", fu
     local s1 = assert(early:eval "function say(s) s:write(own) s:read 'a' end":run "say")
     print("template", s1:read "l")
     local q = p:fork()
-    local s2 = assert(q:run "brood:main")
+    local s2 = assert(q:run "descendants:main")
     print("clone", s2:read "l")
     lines:read "l"
     assert(q:kill())
     assert(q:wait(10))
     print "killed"
     local r = p:fork()
-    local s3 = assert(r:run "brood:main")
+    local s3 = assert(r:run "descendants:main")
     print("another", s3:read "l")
     fork.sleep(600)
   ]], { stdin = far:fileno() })
@@ -434,10 +434,10 @@ end)
 -- ---- the leash ----
 
 local HOST = [[
-  local template = fork.new_exec():require "brood"
+  local template = fork.new_exec():require "descendants"
   local p = template:fork { tree = true, leash = LEASH }
   if arg[1] then p:send_arg(arg[1]) end
-  s = assert(p:run "brood:main")
+  s = assert(p:run "descendants:main")
   print(s:read "l")
 ]]
 
@@ -489,10 +489,10 @@ end)
 test("leash=keep: nobody is touched, and what was started before run neither", function(t)
   local h <close> = host.start(t, [[
     local p = fork.new_exec { tree = true, leash = "keep" }
-      :eval "before = require('brood').line { 'plain' }"
+      :eval "before = require('descendants').line { 'plain' }"
       :eval [=[
         function f(s)
-          s:write(before, require("brood").line { "plain" })
+          s:write(before, require("descendants").line { "plain" })
           s:read "a"
           while true do require("testkit").msleep(1000) end
         end
@@ -513,7 +513,7 @@ end)
 
 test("leash: what the code of an idle template has started", function(t)
   local h <close> = host.start(t, [[
-    local p = fork.new_exec { tree = true }:eval "own = require('brood').own()"
+    local p = fork.new_exec { tree = true }:eval "own = require('descendants').own()"
     local s = assert(p:fork():eval "function say(s) s:write(own) end":run "say")
     print(s:read "l")
     fork.sleep(600)

@@ -64,7 +64,7 @@ story.test(("%d parents killed at random moments leave nothing"):format(rounds),
   t.note("seed %d", seed)
   math.randomseed(seed)
   for round = 1, rounds do
-    local mark = ("brood-%d-%d-%d"):format(kit.getpid(), seed, round)
+    local mark = ("descendants-%d-%d-%d"):format(kit.getpid(), seed, round)
     do
       local h <close> = host.start(t, SOURCE, { script = { mark } })
       h:says "ready"

@@ -7,8 +7,8 @@
  * happens inside callbacks. With --hostile the template program is PROGRAM, which says
  * what it likes. What must hold in each round (beside what round.h looks at):
  *
- *   - each callback comes once, later than the call that took it, before its owner's
- * close
+ *   - each callback comes once, later than the call that took it, before its owner is
+ *     closed
  *   - everything is closed within CLOSE_S, and the loop has no handle left
  *   - descriptors and children are as before
  *   - while nothing is under way nobody uses the processor
@@ -258,7 +258,7 @@ static void compare_fds(const char *before) {
 }
 
 static const struct owner *who_is_not_closed(void) {
-  for (int i = 0; i < ngraves; i++)
+  for (int i = 0; i < nkept; i++)
     if (owners[i] && !owners[i]->open && !owners[i]->closed)
       return owners[i];
   return NULL;
@@ -387,9 +387,9 @@ static void free_all(void) {
       FAIL("%s of %s %d: never told", a->what, a->owner->kind, a->owner->number);
     free(a);
   }
-  for (int i = 0; i < ngraves; i++) {
-    CHECK(owners[i] || *(int *)graves[i] == 2); /* what was lent was released */
-    free(graves[i]);
+  for (int i = 0; i < nkept; i++) {
+    CHECK(owners[i] || *(int *)kept[i] == 2); /* what was lent was released */
+    free(kept[i]);
   }
 }
 

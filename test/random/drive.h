@@ -110,14 +110,14 @@ extern struct proc *procs[PROCS];
 extern struct rpc *rpcs[RPCS];
 extern struct pool *pools[POOLS];
 
-enum { GRAVES = 4096 };
+enum { KEPT_MAX = 4096 };
 
-extern void *graves[GRAVES];         /* freed at the end: callbacks may point into them */
-extern struct owner *owners[GRAVES]; /* the first member of some of them */
-extern int ngraves;
+extern void *kept[KEPT_MAX]; /* freed at the end: callbacks may point into them */
+extern struct owner *owners[KEPT_MAX]; /* the first member of some of them */
+extern int nkept;
 extern int sockets[SOCKETS], nsockets;
 
-void bury(void *p, struct owner *owner);
+void free_later(void *p, struct owner *owner);
 void close_socket(int i);
 void on_run(mf_process *p, const mf_error *e, int fd, void *data);
 void on_exit_told(mf_process *p, const mf_exit *s, void *data);

@@ -78,15 +78,15 @@ struct proc *procs[PROCS];
 struct rpc *rpcs[RPCS];
 struct pool *pools[POOLS];
 
-void *graves[GRAVES];
-struct owner *owners[GRAVES];
-int ngraves;
+void *kept[KEPT_MAX];
+struct owner *owners[KEPT_MAX];
+int nkept;
 int sockets[SOCKETS], nsockets;
 
-void bury(void *p, struct owner *owner) {
-  CHECK(ngraves < GRAVES);
-  owners[ngraves] = owner;
-  graves[ngraves++] = p;
+void free_later(void *p, struct owner *owner) {
+  CHECK(nkept < KEPT_MAX);
+  owners[nkept] = owner;
+  kept[nkept++] = p;
 }
 
 static void keep_socket(int fd) {

@@ -47,7 +47,7 @@ static void add_proc(mf_process *p) {
   *it =
       (struct proc){.owner = {.kind = "process", .open = 1, .number = nowners++}, .p = p};
   *place = it;
-  bury(it, &it->owner);
+  free_later(it, &it->owner);
   if (random_one_in(2))
     ask_exit(it);
 }
@@ -96,7 +96,7 @@ void fork_proc(void) {
 static void lend(mf_process *p) {
   int *lent = malloc(sizeof *lent);
   *lent = 1;
-  bury(lent, NULL);
+  free_later(lent, NULL);
   int r = CALL(mf_send_arg_ref(p, bytes, a_size(), on_release, lent));
   CHECK(r == 0 || *lent == 2); /* exactly once, also on failure */
 }
@@ -280,7 +280,7 @@ void make_rpc(void) {
     return;
   struct rpc *it = calloc(1, sizeof *it);
   it->owner = (struct owner){.kind = "rpc", .open = 1, .number = nowners++};
-  bury(it, &it->owner);
+  free_later(it, &it->owner);
   some_rpc_options(&o);
   o.on_event = on_event;
   o.on_error = on_trouble;
@@ -365,7 +365,7 @@ void make_pool(void) {
     return;
   struct pool *it = calloc(1, sizeof *it);
   it->owner = (struct owner){.kind = "pool", .open = 1, .number = nowners++};
-  bury(it, &it->owner);
+  free_later(it, &it->owner);
   some_rpc_options(&ro);
   ro.on_event = on_event;
   ro.on_error = on_pool_trouble;

@@ -335,7 +335,7 @@ static void receive(struct line *l) {
   pass_frames(l);
 }
 
-static void bury_the_dead(void) {
+static void reap_children(void) {
   int kept = 0;
   for (int i = 0; i < nlines; i++) {
     struct line *l = lines[i];
@@ -361,7 +361,7 @@ static _Noreturn void relay(void) {
     for (int i = 0; i < n; i++)
       if (p[i].revents && lines[i]->from >= 0)
         receive(lines[i]);
-    bury_the_dead();
+    reap_children();
   }
   _exit(0);
 }

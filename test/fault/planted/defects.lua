@@ -215,7 +215,7 @@ return {
     find = "  j->tried += d.count - 1;\n", replace = "",
     tests = {{"proc/nats_jobs.lua", "whose worker dies is tried again"}}},
   {name = "nats: a job without tries is no dead letter", file = "src/nats/job_work.c",
-    find = "  j->state = WORK_BURYING;\n  say_dead(j);\n", replace = "  j->state = WORK_BURYING;\n  store_error(j);\n",
+    find = "  j->state = WORK_DEAD_LETTER;\n  say_dead(j);\n", replace = "  j->state = WORK_DEAD_LETTER;\n  store_error(j);\n",
     tests = {{"proc/nats_jobs.lua", "up to its tries"}}},
   {name = "nats: a job begins before its time", file = "src/nats/job_work.c",
     find = "    if (at > now)\n", replace = "    if (at > now && at - now > 500000)\n",

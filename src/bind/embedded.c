@@ -1,9 +1,11 @@
-/* The reactor as a guest on the loop of a C host: three handles there watch the private
+/* The reactor embedded in the loop of a C host: three handles there watch the private
  * loop's descriptor. Callbacks run from the host's turn and outside of ours. What they
  * raise never passes through libuv: the Lua side keeps it for the next call.
  *
- *   prepare (before the host sleeps): private turn; what is due, and whether we keep it
- * alive poll, timer: private turn and dispatch (moonfork's `turn` in the registry)
+ *   prepare (before the host sleeps)   private turn; what is due, and whether the host's
+ *                                      loop has to stay for it
+ *   poll, timer                        private turn, and dispatch (moonfork's `turn` in
+ *                                      the registry)
  *
  * Runs in the parent. */
 #include "bind/reactor.h"
@@ -11,7 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-struct guest {
+struct embedded {
   struct resident resident;
   struct reactor *reactor; /* NULL: closed */
   lua_State *L;            /* a thread of its own: the main one may be busy */
@@ -22,7 +24,7 @@ struct guest {
 };
 
 /* Handles are referenced only while work is outstanding, so that uv_run returns then. */
-static void set_alive(struct guest *g, int alive) {
+static void set_alive(struct embedded *g, int alive) {
   uv_handle_t *handles[] = {(uv_handle_t *)&g->poll, (uv_handle_t *)&g->timer};
   for (int i = 0; i < 2; i++) {
     if (alive)
@@ -32,7 +34,7 @@ static void set_alive(struct guest *g, int alive) {
   }
 }
 
-static void dispatch(struct guest *g) {
+static void dispatch(struct embedded *g) {
   lua_State *L = g->L;
   lua_settop(L, 0);
   if (lua_getfield(L, LUA_REGISTRYINDEX, BIND_ID "turn") != LUA_TFUNCTION)
@@ -43,20 +45,20 @@ static void dispatch(struct guest *g) {
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
-  struct guest *g = poll->data;
+  struct embedded *g = poll->data;
   (void)status, (void)events;
   if (g->reactor)
     dispatch(g);
 }
 
 static void on_timer(uv_timer_t *timer) {
-  struct guest *g = timer->data;
+  struct embedded *g = timer->data;
   if (g->reactor)
     dispatch(g);
 }
 
 static void on_prepare(uv_prepare_t *prepare) {
-  struct guest *g = prepare->data;
+  struct embedded *g = prepare->data;
   struct reactor *r = g->reactor;
   if (!r || reactor_foreign(r))
     return;
@@ -69,29 +71,29 @@ static void on_prepare(uv_prepare_t *prepare) {
   set_alive(g, r->attention || reactor_outstanding(r));
 }
 
-static void touch(struct guest *g) {
+static void touch(struct embedded *g) {
   set_alive(g, 1); /* the next prepare looks closer */
 }
 
 static void on_closed(uv_handle_t *handle) {
-  struct guest *g = handle->data;
+  struct embedded *g = handle->data;
   if (--g->nhandles == 0)
     free(g);
 }
 
 /* Its memory goes when the host's loop turns. */
 static void release(struct resident *resident) {
-  struct guest *g = list_entry(resident, struct guest, resident);
+  struct embedded *g = list_entry(resident, struct embedded, resident);
   g->reactor = NULL;
   uv_close((uv_handle_t *)&g->prepare, on_closed);
   uv_close((uv_handle_t *)&g->timer, on_closed);
   uv_close((uv_handle_t *)&g->poll, on_closed);
 }
 
-static int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
+static int embedded_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
   lua_State *thread = lua_newthread(L);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "thread");
-  struct guest *g = calloc(1, sizeof(*g));
+  struct embedded *g = calloc(1, sizeof(*g));
   if (!g)
     return -ENOMEM;
   int rc = uv_poll_init(host, &g->poll, uv_backend_fd(&r->loop));
@@ -105,8 +107,8 @@ static int guest_open(lua_State *L, struct reactor *r, uv_loop_t *host) {
   g->nhandles = 3;
   g->reactor = r;
   g->L = thread;
-  r->guest = g;
-  r->touch_guest = touch;
+  r->embedded = g;
+  r->touch_embedded = touch;
   g->resident.release = release;
   list_push(&r->residents, &g->resident.link);
   r->exposed = 1;
@@ -128,11 +130,11 @@ static int l_use_loop(lua_State *L) {
   lua_pushvalue(L, 2);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "turn");
   box->host = lua_touserdata(L, 1);
-  box->open_guest = guest_open;
+  box->open_embedded = embedded_open;
   if (reactor_get(L))
     return bind_result_push(L, 0);
   box->host = NULL;
   return 2;
 }
 
-const luaL_Reg bind_guest_functions[] = {{"use_loop", l_use_loop}, {NULL, NULL}};
+const luaL_Reg bind_embedded_functions[] = {{"use_loop", l_use_loop}, {NULL, NULL}};
