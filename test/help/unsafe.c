@@ -277,3 +277,28 @@ MODULE(crash) {
 MODULE(fork) { /* both go on */
   return done(L, fork());
 }
+MODULE(thread_exit) { /* the whole thread, and nothing of Lua */
+  (void)L;
+  pthread_exit(NULL);
+}
+MODULE(thread_cancel) {
+  pthread_cancel(pthread_self());
+  pthread_testcancel();
+  return done(L, 0);
+}
+MODULE(thread_detach) {
+  (void)pthread_detach(pthread_self());
+  return done(L, 0);
+}
+MODULE(leave) { /* as exit(0), past all handlers */
+  (void)L;
+  _exit(0);
+}
+MODULE(exit) {
+  (void)L;
+  exit(9);
+}
+MODULE(abort) {
+  (void)L;
+  abort();
+}

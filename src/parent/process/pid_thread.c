@@ -126,6 +126,24 @@ int process_thread_is_born(const struct mf_process *p) {
   return p->life && p->life->born;
 }
 
+/* One that has not told its end has not ended by itself: what its process is given by C
+ * code, exit(0) for one, is no success of it. */
+static void end_with(struct mf_process *p, const struct mf_exit *process) {
+  p->exit.known = 1;
+  p->exit.signal = process->signal;
+  p->exit.code = process->signal || process->code ? process->code : 1;
+  p->exit.core = process->core;
+  if (process->signal || p->exit_text)
+    return;
+  if (asprintf(
+          &p->exit_text,
+          "the template's process, in which this clone was a thread, ended with exit "
+          "status %d",
+          process->code) < 0)
+    p->exit_text = NULL;
+  p->exit.error = p->exit_text;
+}
+
 /* It went down with its process: how that ended is how it has ended. */
 static enum life_kernel ask_process(struct mf_process *p) {
   const struct mf_process *source = p->source;
@@ -135,10 +153,7 @@ static enum life_kernel ask_process(struct mf_process *p) {
   if (!source || source->state != DEAD)
     return LIFE_KERNEL_GONE;
   if (source->exit.known) {
-    p->exit.known = 1;
-    p->exit.code = source->exit.code;
-    p->exit.signal = source->exit.signal;
-    p->exit.core = source->exit.core;
+    end_with(p, &source->exit);
     return LIFE_KERNEL_STATUS;
   }
   p->nlooks = LIFE_LOOKS_MAX; /* nobody will ever tell */

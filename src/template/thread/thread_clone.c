@@ -121,24 +121,61 @@ int thread_part(const struct thread *t) {
   return 0;
 }
 
-void thread_live(struct thread *t) {
+/* On the thread of each clone, its record. So pthread_exit() or pthread_cancel() in C
+ * code of a module, which come back to none of ours, are an end like others. */
+static pthread_key_t living;
+static int has_living;
+
+static void finish(struct thread *t) {
   struct server *s = &t->server;
-  int number = (int)syscall(SYS_gettid);
-  server_set_self(s);
-  clone_posix_thread(number);
-  tell(t, LIFE_BORN, number);
-  if (_setjmp(t->end) == 0) {
-    thread_end_begin(s->L, THREAD_END_VALUE(t->id), end_killed);
-    t->live(s);
-  }
   thread_end_over();
   server_set_self(NULL);
   fd_close_from(3, &s->life, 1); /* before its end is told, as those of a process are */
   tell(t, LIFE_ENDED, t->code);
   fd_close(&s->life);
   struct server *template = t->template;
+  if (has_living)
+    (void)pthread_setspecific(living, NULL);
   thread_free(t, 1);
   count_end(template);
+}
+
+/* A destructor of the key: the stack is gone, the interpreter is where it was called. */
+static void end_left(void *data) {
+  static const char why[] =
+      "C code has ended the clone's thread (pthread_exit or pthread_cancel)";
+  struct thread *t = data;
+  struct server *s = &t->server;
+  (void)pthread_setspecific(living, t); /* for a finaliser that does it, too */
+  if (_setjmp(t->end) == 0) {
+    failure_record_set(&s->failure, FAILURE_REMOTE, PHASE_FUNCTION, 0, why);
+    t->nwords = failure_record_last_words(&s->failure, t->words, sizeof t->words);
+    if (s->conn.fd >= 0) { /* commands are served */
+      server_fail(s);
+      (void)connection_flush_all(&s->conn);
+    }
+    leave(s, 1);
+  }
+  finish(t);
+}
+
+static void make_living(void) {
+  has_living = pthread_key_create(&living, end_left) == 0;
+}
+
+void thread_live(struct thread *t) {
+  struct server *s = &t->server;
+  int number = (int)syscall(SYS_gettid);
+  server_set_self(s);
+  if (has_living)
+    (void)pthread_setspecific(living, t);
+  clone_posix_thread(number);
+  tell(t, LIFE_BORN, number);
+  if (_setjmp(t->end) == 0) {
+    thread_end_begin(s->L, THREAD_END_VALUE(t->id), end_killed);
+    t->live(s);
+  }
+  finish(t);
 }
 
 static void *run(void *data) {
@@ -296,9 +333,14 @@ static void choose_clock(void) {
   pthread_condattr_destroy(&attributes);
 }
 
+static void prepare(void) {
+  choose_clock();
+  make_living();
+}
+
 void thread_count_begin(struct server *s) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, choose_clock); /* before the first that can be waited for */
+  pthread_once(&once, prepare); /* before the first that can be waited for */
   if (s->nthreads == 0)
     leash_stay(&s->leash);
   s->await_threads = await_all;

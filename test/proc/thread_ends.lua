@@ -1,0 +1,186 @@
+-- How clones in threads end where C code of a module ends them (doc/thread-clones.md, "Ends"): by
+-- pthread_exit() only that clone, by exit(), abort() or a crash all of the process; each is told of, and what
+-- is left of the template works on. Real processes and threads.
+local story = require "story"
+local fork = require "moonfork"
+
+local FUNCTIONS = [[
+  local module = package.searchpath("unsafe.crash", (package.cpath:gsub("%?", "unsafe")))
+  local function does(name) return assert(package.loadlib(module, "luaopen_unsafe_" .. name))() end
+  count = 0
+  function writes_and_does(s, name) s:write "x" does(name) s:write "y" end
+  function does_first(_, name) does(name) end
+  function inside(s, name) coroutine.wrap(function() pcall(does, name) end)() s:write "y" end
+  function finaliser(s, name)
+    kept = setmetatable({}, {__gc = function() does(name) end})
+    s:write "x"
+  end
+  function file(_, name, path)
+    opened = io.open(path, "w")
+    opened:write "written"
+    does(name)
+  end
+  function call(name) return does(name) end
+  function load(name) does(name) end
+  function waits(s) s:read "a" end
+  function counts(s) count = count + 1 s:write(count) end
+]]
+
+local LEFT = "C code has ended the clone's thread"
+
+local function template(code)
+  return fork.new_exec():eval(FUNCTIONS .. (code or ""))
+end
+
+local function thread(p, ...)
+  return p:fork{isolation = "thread"}:send_arg(...)
+end
+
+-- What it writes, and how it ends.
+local function result(t, p, name)
+  local socket = t.got(p:run(name))
+  local text = socket:read("a")
+  socket:close()
+  local status = t.got(p:wait())
+  p:close()
+  return text, status
+end
+
+local function ask_available()
+  local p = template()
+  local q = thread(p, "")
+  local _, err = q:run("counts")
+  q:close()
+  p:close()
+  fork.loop()
+  return not err or err.code ~= "UNSUPPORTED"
+end
+local available = ask_available()
+
+local function test(name, f)
+  story.test(name, function(t)
+    if not available then t.skip("this Lua, or this build, has none") end
+    f(t)
+  end)
+end
+
+-- The template has no clone in a thread left: then it forks, and ends when it is closed.
+local function is_whole(t, p)
+  t.eq((result(t, p:fork(), "counts")), "1")
+  t.eq((result(t, thread(p, ""), "counts")), "1")
+  local pid = p:pid()
+  p:close()
+  t.within(10, function() return not t.alive(pid) end, "the template's process")
+end
+
+test("a thread that C code ends is a clone that ended with an error, and no other", function(t)
+  for _, what in ipairs {"thread_exit", "thread_cancel"} do
+    local p = template()
+    local other = thread(p, "")
+    local waiting = t.got(other:run "waits")
+    for _, case in ipairs {{"writes_and_does", "x"}, {"does_first", ""}, {"inside", ""}, {"finaliser", "x"}} do
+      for _ = 1, 2 do -- the second was made ahead
+        local text, status = result(t, thread(p, what), case[1])
+        t.eq(text, case[2], case[1])
+        t.eq(status.code, 1)
+        t.match(status.error, LEFT)
+      end
+    end
+    waiting:close()
+    t.eq(t.got(other:wait()).code, 0)
+    other:close()
+    is_whole(t, p)
+  end
+end)
+
+test("the same in a command, a hook of a birth, and a pool", function(t)
+  local p = template()
+  local q = thread(p, "thread_exit"):eval "call 'thread_exit'"
+  local _, err = q:run "counts"
+  t.error(err, "REMOTE", LEFT)
+  t.eq(err.started, "no")
+  q:close()
+  is_whole(t, p)
+  p = template [[ require "moonfork.clone".on_fork(function() if born then call "thread_exit" end end) ]]
+  p:eval "born = true"
+  q = thread(p, "")
+  _, err = q:run "counts"
+  t.error(err, "REMOTE", LEFT)
+  q:close()
+  p:eval "born = nil"
+  is_whole(t, p)
+  local pool = template():pool("call", {isolation = "thread", max = 1})
+  _, err = pool:call "thread_exit"
+  t.error(err, "CLONE_DIED", LEFT)
+  t.ok(pool:call "thread_detach") -- the next worker; it is detached already
+  t.got(pool:drain(10))
+  pool:close()
+end)
+
+test("what its objects hold is written then, too, and nothing of it stays", function(t)
+  local p = template()
+  local function nfds()
+    local n = 0
+    for _ in io.popen("ls /proc/" .. p:pid() .. "/fd"):lines() do n = n + 1 end
+    return n
+  end
+  local path = t:tmp() .. "/file"
+  t.eq((result(t, thread(p, ""), "counts")), "1")
+  local before = nfds()
+  for _ = 1, 20 do
+    t.eq(select(2, result(t, thread(p, "thread_exit", path), "file")).code, 1)
+    t.eq(t.read(path), "written")
+    os.remove(path)
+  end
+  t.within(10, function() return nfds() == before end)
+  is_whole(t, p)
+end)
+
+-- Whoever called it, none of them has returned: 0 would be a success.
+test("C code that ends the process ends all, and none of them with success", function(t)
+  for what, status in pairs {leave = 1, exit = 9} do
+    local p = template()
+    local others, waiting = {}, {}
+    for i = 1, 3 do
+      others[i] = thread(p, "")
+      waiting[i] = t.got(others[i]:run "waits")
+    end
+    local q = thread(p, what)
+    t.got(q:run "writes_and_does"):close()
+    others[4] = q
+    for i = 1, 4 do
+      local s = t.got(others[i]:wait())
+      t.eq(s.code, status)
+      t.match(s.error, "the template's process.*exit status " .. (what == "exit" and 9 or 0))
+      others[i]:close()
+    end
+    for i = 1, 3 do waiting[i]:close() end
+    p:close()
+  end
+  local p = template()
+  local other = thread(p, "")
+  local waiting = t.got(other:run "waits")
+  t.got(thread(p, "abort"):run "does_first"):close()
+  local s = t.got(other:wait())
+  t.ok(s.signal == 6 or s.code ~= 0, "or what a sanitizer makes of it")
+  waiting:close()
+  other:close()
+  p:close()
+end)
+
+-- The thread that serves is the first one, and can't be missed.
+test("a template that C code has taken its thread ends, and its clones in threads", function(t)
+  local p = template()
+  local q = thread(p, "")
+  local waiting = t.got(q:run "waits")
+  p:eval "call 'thread_exit'"
+  local _, err = p:fork():run "counts"
+  t.ok(err)
+  t.got(p:wait(20))
+  t.ok(t.got(q:wait(20)).code ~= 0)
+  waiting:close()
+  q:close()
+  p:close()
+end)
+
+story.done()
