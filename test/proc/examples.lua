@@ -59,6 +59,36 @@ test("host", {}, { "Hello, C, says", "Hello, Lua, says", "the loop is empty" })
 test("host_busy", {
   skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "measures, so without sanitizers" or nil,
 }, { "200 processes", "longest: %d" })
+
+test("game_server", {
+  skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "measures, so without sanitizers" or nil,
+}, { "^%d+ calls, %d+ answered, %d+ errors, %d+ workers killed", "\n180 frames, longest",
+  "the stuck script was stopped %d+ times, the buggy one raised %d+ times\n$" })
+
+-- After `./dev demo` the build folder has no C examples yet.
+story.test("a C example that was not built is built first", function(t)
+  local folder = t:tmp()
+  local function put(name, text)
+    local f = assert(io.open(folder .. "/" .. name, "w"))
+    f:write(text)
+    f:close()
+  end
+  assert(os.execute(("cd '%s' && mkdir example && cp '%s/example/run' '%s/example/host.c' example"):format(folder,
+    source, source)))
+  put("dev", [[
+#!/bin/sh
+cd "$(dirname "$0")"
+echo "dev $1"
+[ "$1" = run ] || { mkdir -p build/example; echo 'echo the host' >build/example/host; chmod +x build/example/host; }
+[ "$1" = build ] || "$2"
+]])
+  local pipe = assert(io.popen(("cd '%s' && chmod +x dev && env -u MOONFORK_BUILD example/run host 2>&1 && " ..
+    "env -u MOONFORK_BUILD example/run host 2>&1"):format(folder)))
+  local text = pipe:read "a"
+  pipe:close()
+  t.eq(text, "dev build\ndev run\nthe host\ndev run\nthe host\n")
+end)
+
 test("demo", {}, { "(%d+) of %1 answers were right", "and the same counts" })
 
 story.done()
