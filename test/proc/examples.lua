@@ -5,20 +5,21 @@ story.census = false
 
 local source = os.getenv "MOONFORK_SOURCE"
 
--- Runs example/run NAME; fails the story unless it ends with 0 and prints every pattern.
-local function example(t, name, patterns)
+-- Runs example/run NAME; fails the story unless it ends with 0 and prints every pattern. One that
+-- may be late ends with 1 when a frame took too long, as on a machine with other work.
+local function example(t, name, patterns, may_be_late)
   local command = ("exec timeout -k 2 %d '%s/example/run' %s </dev/null 2>&1"):format(
     60 * story.scale, source, name)
   local pipe = assert(io.popen(command, "r"))
   local text = pipe:read("a")
   local _, how, code = pipe:close()
-  if how ~= "exit" or code ~= 0 then t.fail("%s ended with %s %d:\n%s", name, how, code, text) end
+  if how ~= "exit" or code > (may_be_late and 1 or 0) then t.fail("%s ended with %s %d:\n%s", name, how, code, text) end
   for _, pattern in ipairs(patterns) do t.match(text, pattern) end
 end
 
 local function test(name, options, patterns)
   options.deadline = 70
-  story.test("example " .. name, options, function(t) example(t, name, patterns) end)
+  story.test("example " .. name, options, function(t) example(t, name, patterns, options.may_be_late) end)
 end
 
 test("single_file", {}, { "7 x 1 = 7\n", "7 x 5 = 35\n" })
@@ -61,9 +62,10 @@ test("host_busy", {
 }, { "200 processes", "longest: %d" })
 
 test("game_server", {
+  may_be_late = true,
   skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "measures, so without sanitizers" or nil,
 }, { "^%d+ calls, %d+ answered, %d+ errors, %d+ workers killed", "\n180 frames, longest",
-  "the stuck script was stopped %d+ times, the buggy one raised %d+ times\n$" })
+  "the stuck script was stopped [1-9]%d* times, the buggy one raised [1-9]%d* times\n$" })
 
 -- After `./dev demo` the build folder has no C examples yet.
 story.test("a C example that was not built is built first", function(t)
