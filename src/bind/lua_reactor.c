@@ -6,8 +6,12 @@
 #include "bind/lua_trace.h"
 #include "bind/reply.h"
 #include "codec/classes.h"
+#include "os/cpus.h"
 #include "os/fdwait.h"
+#include "os/proc.h"
 #include "socket/wait.h"
+#include <pthread.h>
+#include <sched.h>
 
 /* ---- the box ---- */
 
@@ -123,6 +127,28 @@ static int sleep_for(lua_State *L, struct pollfd *p, int n, int ms) {
                  : fdwait(p, n, ms);
 }
 
+static unsigned nprocessors;
+
+static void count_processors(void) {
+  nprocessors = cpus_usable();
+}
+
+/* Others go first wherever they want this processor: the clone that is to answer may. */
+static int wait_busily(struct reactor *r, struct pollfd *p, int n) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  uint64_t until_ns = r ? mf_busy_wait(&r->loop) : 0;
+  int ready = 0;
+  if (until_ns == 0)
+    return 0;
+  pthread_once(&once, count_processors);
+  if (nprocessors < 2)
+    return 0;
+  while ((ready = fdwait(p, n, 0)) == 0 && proc_now_ns() < until_ns)
+    sched_yield();
+  mf_busy_waited(&r->loop, ready != 0);
+  return ready;
+}
+
 int lua_reactor_sleep(lua_State *L, int limit_ms, int fd, short events) {
   struct reactor *r = reactor_peek(L);
   int ms = r ? reactor_timeout(r) : -1;
@@ -132,7 +158,9 @@ int lua_reactor_sleep(lua_State *L, int limit_ms, int fd, short events) {
       {.fd = fd, .events = events},
       {.fd = r ? uv_backend_fd(&r->loop) : -1, .events = POLLIN},
   };
-  int n = sleep_for(L, fds, 2, ms);
+  int n = ms ? wait_busily(r, fds, 2) : 0;
+  if (n == 0)
+    n = sleep_for(L, fds, 2, ms);
   return n < 0 ? -1 : n > 0 && fds[0].revents != 0;
 }
 

@@ -105,6 +105,10 @@ void mf_pool_cancel_reload(mf_pool *pool, const void *data);
 /* Whether a deadline is set on the loop. Timers are not stopped when the last one goes,
  * so uv_backend_timeout alone does not tell. */
 int mf_has_deadline(struct uv_loop_s *loop);
+/* Until when (proc_now_ns) the caller, who is about to sleep, had better look again and
+ * again: an answer is near. 0: it had not. Else mf_busy_waited says what came of it. */
+uint64_t mf_busy_wait(struct uv_loop_s *loop);
+void mf_busy_waited(struct uv_loop_s *loop, int came);
 /* Reaps direct children that outlived their objects; cheap when there are none. */
 void mf_reap(struct uv_loop_s *loop);
 /* 0 where a loop of libuv can be made, else a negated errno. uv_loop_init itself aborts

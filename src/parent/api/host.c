@@ -33,6 +33,17 @@ int mf_has_deadline(struct uv_loop_s *loop) {
   return ctx && deadlines_any(&ctx->deadlines);
 }
 
+uint64_t mf_busy_wait(struct uv_loop_s *loop) {
+  struct context *ctx = context_find(loop);
+  return ctx ? busy_wait_begin(&ctx->busy_wait) : 0;
+}
+
+void mf_busy_waited(struct uv_loop_s *loop, int came) {
+  struct context *ctx = context_find(loop);
+  if (ctx)
+    busy_wait_end(&ctx->busy_wait, came);
+}
+
 int mf_context_keep(struct uv_loop_s *loop) {
   struct context *ctx;
   trace_from_environment();

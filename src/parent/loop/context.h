@@ -12,6 +12,7 @@
 #include "base/blockcache.h"
 #include "base/list.h"
 #include "parent/loop/backend.h"
+#include "parent/loop/busy_wait.h"
 #include "parent/loop/deadline.h"
 #include <moonfork.h>
 #include <stdint.h>
@@ -68,6 +69,7 @@ struct context {
   struct list dump_entries; /* rpcs and pools */
   struct deadlines deadlines;
   struct blockcache blockcache;
+  struct busy_wait busy_wait;
 };
 
 /* On that backend (taken), in no list. */

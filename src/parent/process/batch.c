@@ -1,6 +1,7 @@
 /* A fork command under construction, and its sending. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "os/proc.h"
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include <errno.h>
@@ -182,6 +183,8 @@ void process_unhold(struct mf_process *p) {
     p->fork_number = source->nsent;
     p->was_asked = 1;
     list_push(&source->asked, &p->ask_link);
+    if (p->is_thread && p->finish.kind == FINISH_RUN)
+      busy_wait_expect(&ctx->busy_wait, proc_now_ns());
     if (p->is_thread && p->finish.kind != FINISH_RUN) /* else its answer comes first */
       process_watch_end(p);
   }
