@@ -464,7 +464,8 @@ void clone_born(struct server *s) {
     server_answer_hello(s);
     connection_flush(&s->conn);
   }
-  if ((s->birth.settle && s->birth.settle(s) < 0) || script_reseed(s) < 0)
+  if ((s->birth.settle && s->birth.settle(s) < 0) ||
+      (!s->birth.is_seeded && script_reseed(s) < 0))
     server_fail(s);
   else if (clone_apply_options(s, o, steal_leash(s, o), &stdio) == 0) /* 5. */
     run_on_fork(s);                                                   /* 7. */

@@ -49,17 +49,20 @@ static void install(void) {
   sigaction(THREAD_END_SIGNAL, &a, NULL);
 }
 
-void thread_end_begin(lua_State *L, int number, void (*leave)(void)) {
+void thread_end_prepare(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   sigset_t end;
   pthread_once(&once, install);
+  sigemptyset(&end);
+  sigaddset(&end, THREAD_END_SIGNAL);
+  pthread_sigmask(SIG_UNBLOCK, &end, NULL);
+}
+
+void thread_end_begin(lua_State *L, int number, void (*leave)(void)) {
   self.running = L;
   self.leave = leave;
   self.number = number;
   interrupt_hook = look;
-  sigemptyset(&end);
-  sigaddset(&end, THREAD_END_SIGNAL);
-  pthread_sigmask(SIG_UNBLOCK, &end, NULL);
 }
 
 void thread_end_over(void) {

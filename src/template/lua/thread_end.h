@@ -8,6 +8,8 @@
 
 #include <lua.h>
 
+/* On the thread that will be a clone: whoever wants its end reaches it from now on. */
+void thread_end_prepare(void);
 /* This thread is the clone with that number, and runs L: `leave`, which does not come
  * back, is called when its end is wanted. */
 void thread_end_begin(lua_State *L, int number, void (*leave)(void));

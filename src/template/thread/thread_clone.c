@@ -126,10 +126,21 @@ int thread_part(const struct thread *t) {
 static pthread_key_t living;
 static int has_living;
 
+void thread_enter(struct thread *t) {
+  t->number = (int)syscall(SYS_gettid);
+  server_set_self(&t->server);
+  clone_posix_thread(t->number);
+  thread_end_prepare();
+}
+
+void thread_enter_over(void) {
+  server_set_self(NULL);
+}
+
 static void finish(struct thread *t) {
   struct server *s = &t->server;
   thread_end_over();
-  server_set_self(NULL);
+  thread_enter_over();
   fd_close_from(3, &s->life, 1); /* before its end is told, as those of a process are */
   tell(t, LIFE_ENDED, t->code);
   fd_close(&s->life);
@@ -165,12 +176,9 @@ static void make_living(void) {
 
 void thread_live(struct thread *t) {
   struct server *s = &t->server;
-  int number = (int)syscall(SYS_gettid);
-  server_set_self(s);
   if (has_living)
     (void)pthread_setspecific(living, t);
-  clone_posix_thread(number);
-  tell(t, LIFE_BORN, number);
+  tell(t, LIFE_BORN, t->number);
   if (_setjmp(t->end) == 0) {
     thread_end_begin(s->L, THREAD_END_VALUE(t->id), end_killed);
     t->live(s);
@@ -184,8 +192,10 @@ static void *run(void *data) {
   if (!error)
     fd_close(&control);
   settle(error); /* the thread that serves goes on, and frees it where it can't be */
-  if (!error)
+  if (!error) {
+    thread_enter(t);
     thread_live(t);
+  }
   return NULL;
 }
 

@@ -2,7 +2,7 @@
 
 #include "os/sock.h"
 #include "template/fork/clone.h"
-#include "template/lua/thread_end.h"
+#include "template/lua/script.h"
 #include "template/thread/thread_copy.h"
 #include "template/thread/thread_record.h"
 #include <errno.h>
@@ -88,12 +88,20 @@ static int take(struct thread *t, int control, const struct frame *f,
   return 1;
 }
 
+/* What takes time, and does not depend on the command. */
+static void prepare(struct thread *t) {
+  warm_stack();
+  thread_enter(t);
+  t->server.birth.is_seeded = script_reseed(&t->server) == 0;
+}
+
 static void *run(void *data) {
   struct thread *t = data;
   int control = t->template->conn.fd, parted = thread_part(t) == 0;
   unsigned char *bytes = parted ? malloc(COMMAND_MAX) : NULL;
   struct frame f;
-  warm_stack();
+  if (parted)
+    prepare(t);
   if (bytes && await_ours(control, bytes, &f) && take(t, control, &f, bytes)) {
     t->server.release = post;
     if (!t->server.birth.options.has_run)
@@ -103,6 +111,7 @@ static void *run(void *data) {
     return NULL;
   }
   free(bytes);
+  thread_enter_over();
   struct server *template = t->template;
   thread_free(t, parted);
   template->lends = NULL;

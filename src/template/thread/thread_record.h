@@ -12,6 +12,7 @@ struct thread {
   void (*live)(struct server *s);
   unsigned char *body; /* of the FORK: server.birth.options lies there */
   int code, killed;
+  int number; /* the kernel's */
   uint64_t id;
   jmp_buf end;
   size_t nwords;
@@ -27,7 +28,11 @@ void thread_free(struct thread *t, int has_fds);
 void thread_take_command(struct thread *t, const struct command *c, unsigned char *body);
 /* Its own descriptors, directory and umask. 0 or an errno. */
 int thread_part(const struct thread *t);
-/* From its birth to its end, on the thread that has parted. Frees it. */
+/* This thread is its, and runs its interpreter: once it has parted. Until
+ * thread_enter_over or thread_live. */
+void thread_enter(struct thread *t);
+void thread_enter_over(void);
+/* From its birth to its end. Frees it. */
 void thread_live(struct thread *t);
 /* One more runs from now on. On the thread that serves. */
 void thread_count_begin(struct server *s);
