@@ -73,8 +73,8 @@ function check.keys(n, f, options, valid)
       local names = {}
       for name in pairs(valid) do names[#names + 1] = name end
       table.sort(names)
-      check.fail(n, f, ("unknown option '%s' (valid: %s)"):format(tostring(key),
-        table.concat(names, ", ")))
+      check.fail(n, f, ("unknown option '%s' (%s)"):format(tostring(key),
+        names[1] and "valid: " .. table.concat(names, ", ") or "it takes none"))
     end
   end
 end

@@ -11,13 +11,14 @@ local set, bad = check.set, check.option_fail
 local expect, text = check.option_type, check.option_text
 
 local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable tree"
+local EXEC = COMMON .. " program path cpath gc spares verify rebuild"
 local valid = {
   new = set(COMMON),
   fork = set(COMMON .. " isolation"),
   template = set(COMMON),
   from_fd = set(COMMON),
-  new_exec = set(COMMON .. " program path cpath gc spares image verify rebuild"),
-  load = set(COMMON .. " program path cpath gc spares image verify rebuild"),
+  new_exec = set(EXEC .. " image"),
+  load = set(EXEC .. " image"), -- of_load's
   remote = set(COMMON .. " path cpath gc spares command beat window"),
 }
 
@@ -29,6 +30,7 @@ local choices = {
   isolation = { process = 0, thread = 1 },
   gc = { generational = 0, incremental = 1, stop = 2 },
 }
+local valid_of_load = set(EXEC)
 local STREAMS = { inherit = 0, null = 1, socket = 2 }
 local STREAM_IS_HANDLE = 3
 local NUMBERS_MAX = 1 << 20
@@ -187,15 +189,29 @@ local function image(where, plain, given)
   end
   if given.rebuild ~= nil then
     expect(where, "rebuild", given.rebuild, "function")
-    if not file then bad(where, "rebuild", "it needs the option 'image'") end
   end
-  if not file then return nil end
+  if not file then
+    for _, name in ipairs { "verify", "rebuild" } do
+      if given[name] ~= nil then bad(where, name, "it needs the option 'image'") end
+    end
+    return nil
+  end
   local failure
   plain.image, failure = options.absolute(file)
   return failure
 end
 
 local STARTS = { new = true, new_exec = true, load = true, template = true }
+
+-- Of fork.load(file, given), for read: those of new_exec with an image.
+function options.of_load(file, given)
+  local own = { image = check.type(1, "load", file, "string") }
+  given = check.optional(2, "load", given, "table") or {}
+  if given.image ~= nil then check.fail(2, "load", "there is no option 'image': the first argument is the file") end
+  check.keys(2, "load", given, valid_of_load)
+  for name, value in pairs(given) do own[name] = value end
+  return own
+end
 
 -- The plain options, or nil and an error. f names the function for messages, n the
 -- argument.

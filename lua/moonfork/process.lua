@@ -58,12 +58,7 @@ function make.new_exec(given)
 end
 
 function make.load(file, given)
-  check.type(1, "load", file, "string")
-  local own = {}
-  for name, value in pairs(check.optional(2, "load", given, "table") or {}) do own[name] = value end
-  if own.image ~= nil then check.fail(2, "load", "there is no option 'image': the first argument is the file") end
-  own.image = file
-  return make_exec("load", 2, own)
+  return make_exec("load", 2, options.of_load(file, given))
 end
 
 function make.remote(given)
@@ -559,13 +554,17 @@ function methods.save(p, file, opts, callback)
   end
   local path, failed = options.absolute(file)
   local function start(done)
-    local err = not p.raw and p.err or failed
+    local function told(err, ok)
+      if err then record.mark_told(p, err) end
+      return done(err, ok)
+    end
+    local err = p.err or failed
     if not err then
       local ok
-      ok, err = core.save(p.raw, path, done)
+      ok, err = core.save(p.raw, path, told)
       if ok then err = nil end
     end
-    if err then reactor.post(function() return done(err) end) end
+    if err then reactor.post(function() return told(err) end) end
     reactor.touch()
   end
   if not callback then return reactor.await(start) end

@@ -420,6 +420,42 @@ story.test("timeout: rpc and pool disarm it", function(t)
   pool:close()
 end)
 
+-- What a message lists as valid is accepted, and where there is nothing it does not list that.
+story.test("each option that a message lists can be used", function(t)
+  local file = t:file "image"
+  local source = fork.new_exec()
+  local possible = source:save(file)
+  local values = {beat = 1, command = {"moonfork", "agent"}, cpath = package.cpath, cwd = "/", dumpable = true,
+    env = {A = "1"}, gc = "incremental", handles = "close", image = file, isolation = "process", leash = "kill",
+    name = "x", path = package.path, program = "no such", rebuild = function() end, session = "new",
+    spares = {max = 1}, stderr = "null", stdin = "null", stdout = "null", timeout = 20, tree = true,
+    verify = true, window = 65536}
+  local makers = {fork.new, fork.new_exec, fork.template, fork.remote,
+    function(o) return source:fork(o) end,
+    function(o) return fork.load(file, o) end,
+    function(o) return fork.from_fd(assert(fork.new():to_fd()), o) end}
+  fork.on_error(function() end) -- programs and commands that are none
+  for _, make in ipairs(makers) do
+    local _, message = pcall(make, {nothing = 1})
+    local list = tostring(message):match "unknown option 'nothing' %(valid: ([%l_, ]+)%)%)$"
+    t.ok(list, message)
+    for name in list:gmatch "[%l_]+" do
+      local given = {[name] = values[name], command = list:find "command" and values.command}
+      if name == "verify" or name == "rebuild" then given.image = list:find "image" and file end
+      local ok, process = pcall(make, given)
+      t.ok(ok, name .. ": " .. tostring(process))
+      process:close()
+    end
+  end
+  t.raises("load' %(there is no option 'image'", fork.load, file, {image = file})
+  t.raises("option 'verify': it needs the option 'image'", fork.new_exec, {verify = true})
+  t.raises("unknown option 'a' %(it takes none%)", source.save, source, file, {a = 1})
+  if possible then t.eq(source:save(file, {}), true) end
+  source:close()
+  fork.loop()
+  fork.on_error(nil)
+end)
+
 story.test("a name shows in messages", function(t)
   local p = fork.new {name = "the-painter"}
   local err = select(2, p:eval "os.exit(3)":run "type")
