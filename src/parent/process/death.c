@@ -84,7 +84,7 @@ void process_die(struct mf_process *p) {
   process_far_leave(p);
   if (p->exit_to.cb || p->exit_hook.cb)
     process_pend(p, PENDING_EXIT);
-  process_fail_memory(p, MF_ECLONE_DIED);
+  process_fail_memory(p, p->error ? p->error->code : MF_ECLONE_DIED);
   if (p->close_waits) {
     p->close_waits = 0;
     process_pend(p, PENDING_CLOSE);
