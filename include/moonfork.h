@@ -93,6 +93,7 @@ typedef struct mf_error { /* valid during the callback */
   const mf_exit *exit;             /* how the process ended, or NULL */
   const void *value; /* what Lua code raised where that was no string: MessagePack, an */
   size_t value_length; /* array of that one value. NULL: a string, or it can't be sent */
+  int os_error;        /* mf_save: errno, where the file was the reason; else 0 */
 } mf_error;
 
 /* Where a standard stream of a new process leads. */

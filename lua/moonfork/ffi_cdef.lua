@@ -17,6 +17,7 @@ typedef struct mf_error {
   const mf_exit *exit;
   const void *value;
   size_t value_length;
+  int os_error;
 } mf_error;
 typedef struct mf_stdio {
   int kind, fd;

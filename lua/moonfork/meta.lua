@@ -27,6 +27,7 @@
 ---@field started "no"|"unknown"
 ---@field exit? moonfork.exit
 ---@field value any what was raised over there, where it was no string and can be sent
+---@field errno? integer of process:save: the system's number, where the file was the reason
 
 ---@class moonfork.rusage
 ---@field utime number seconds

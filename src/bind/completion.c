@@ -59,6 +59,7 @@ void completion_set_error(struct completion *c, const mf_error *error) {
     return;
   c->code = error->code;
   c->started = error->started;
+  c->os_error = error->os_error;
   c->message = error->message ? strdup(error->message) : NULL;
   c->traceback = error->traceback ? strdup(error->traceback) : NULL;
   c->value = error->value ? malloc(error->value_length + 1) : NULL;
@@ -93,6 +94,10 @@ void completion_push_failure(lua_State *L, const struct completion *c) {
                   c->started, c->has_ending ? &c->ending : NULL);
   if (c->value)
     set_value(L, c->value, c->value_size);
+  if (c->os_error) {
+    lua_pushinteger(L, c->os_error);
+    lua_setfield(L, -2, "errno");
+  }
 }
 
 int completion_push(lua_State *L, const struct completion *c, const char *kind) {

@@ -26,6 +26,7 @@ struct completion {
   struct proc *starts;        /* a run of the common path: it is held; else NULL */
   int keep;                   /* its object */
   int code, started;          /* code 0: success */
+  int os_error;
   char *message, *traceback;
   void *value; /* packed; NULL: none */
   size_t value_size;

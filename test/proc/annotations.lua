@@ -214,6 +214,7 @@ story.test("what is told of an end, an error and the memory", function(t)
   local _, err = rpc()
   local there = keys(err)
   there.exit = true -- where the process has ended, too
+  there.errno = true -- where the file of process:save is the reason
   compare(t, "moonfork.error", there)
 end)
 

@@ -13,13 +13,14 @@ static uv_loop_t loop;
 static char folder[] = "/tmp/moonfork-save-XXXXXX", path[300], other[300];
 
 struct told {
-  int times, code, fd;
+  int times, code, fd, os_error;
   char message[600];
 };
 
 static void note(struct told *t, const mf_error *e) {
   t->times++;
   t->code = e ? e->code : 0;
+  t->os_error = e ? e->os_error : 0;
   snprintf(t->message, sizeof t->message, "%s", e ? e->message : "");
 }
 
@@ -207,10 +208,17 @@ static void test_what_fails_says_why_and_the_process_goes_on(void **state) {
   if (is_possible(&t)) {
     assert_int_equal(t.code, MF_EINVAL);
     assert_non_null(strstr(t.message, "/no/such/folder/image: No such file"));
-    assert_int_equal(save(p, folder).code, MF_EINVAL);
+    assert_int_equal(t.os_error, ENOENT);
+    t = save(p, folder);
+    assert_int_equal(t.code, MF_EINVAL);
+    assert_int_equal(t.os_error, EISDIR);
+    t = save(p, "/dev/null");
+    assert_int_equal(t.code, MF_EINVAL);
+    assert_int_equal(t.os_error, EEXIST);
     eval(p, "kept = {io.open('/dev/null')}");
     t = save(p, path);
     assert_int_equal(t.code, MF_EINVAL);
+    assert_int_equal(t.os_error, 0);
     assert_non_null(strstr(t.message, "userdata of type 'FILE*' (kept[1])"));
     assert_int_equal(access(path, F_OK), -1);
     assert_int_equal(answer(p, text).code, 0);

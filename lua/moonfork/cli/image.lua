@@ -98,12 +98,11 @@ local function save(options)
   ok, err = process:save(options.output)
   process:close()
   if not ok then
-    -- Where the path is the reason, the message begins with it.
-    local absolute = require("moonfork.options").absolute
-    local text, prefix = template.first_line(err), (absolute(options.output) or "") .. ": "
-    local is_path = text:sub(1, #prefix) == prefix
-    cli.fail(is_path and err.code == "EINVAL" and cli.UNUSABLE or cli.FAILED, "%s can't be saved: %s", options.output,
-      is_path and text:sub(#prefix + 1) or text)
+    -- A message about the file begins with its absolute path.
+    local text, path = template.first_line(err), err.errno and require("moonfork.options").absolute(options.output)
+    if path and text:sub(1, #path + 2) == path .. ": " then text = text:sub(#path + 3) end
+    cli.fail(err.errno and err.code == "EINVAL" and cli.UNUSABLE or cli.FAILED, "%s can't be saved: %s",
+      options.output, text)
   end
   return cli.OK
 end

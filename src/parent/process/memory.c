@@ -181,8 +181,8 @@ void process_measure_clones(struct mf_process *p) {
 }
 
 /* The failure that an errno of another process stands for: any number may be there. */
+enum { ERRNO_MAX = 4095 }; /* of Linux; others have fewer */
 static int errno_of(uint32_t number) {
-  enum { ERRNO_MAX = 4095 }; /* of Linux; others have fewer */
   return number <= ERRNO_MAX ? -(int)number : MF_EPROTOCOL;
 }
 
@@ -203,14 +203,15 @@ void process_take_saved(struct mf_process *p, const struct frame *f) {
   if (!m)
     return;
   reader_init(&r, f->body, f->length);
-  uint32_t code = reader_u32(&r);
-  reader_u32(&r);
+  uint32_t code = reader_u32(&r), number = reader_u32(&r);
   const char *why = reader_str(&r, &n);
   m->error = code ? failure_code(code) : 0;
   if (code && !m->error)
     m->error = MF_EPROTOCOL;
-  if (code && r.ok && why)
+  if (code && r.ok && why) {
     m->message = strndup(why, n);
+    m->os_error = number <= ERRNO_MAX ? (int)number : 0;
+  }
   m->done = 1;
   process_pend(p, PENDING_MEMORY);
 }

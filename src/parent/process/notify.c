@@ -62,6 +62,7 @@ static void deliver_memory(struct mf_process *p) {
       }
       if (m->message)
         e.message = m->message;
+      e.os_error = m->os_error;
       e.started = MF_STARTED_NO;
     }
     if (m->file)

@@ -82,6 +82,7 @@ struct memory_request { /* or one for an image */
   char *file;        /* of the image; NULL: about memory */
   mf_error_cb saved; /* in the place of cb */
   char *message;     /* why it could not be saved, or NULL */
+  int os_error;      /* errno there, where its file was the reason; or 0 */
 };
 
 struct mf_process {

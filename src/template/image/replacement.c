@@ -146,7 +146,7 @@ int replacement_begin(struct replacement *r, const char *path, const char **ret_
       return -EISDIR;
     if (!S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode)) {
       *ret_why = "it is there, is no file, and is not replaced by one";
-      return -EINVAL;
+      return -EEXIST;
     }
   }
   remove_stale(r);

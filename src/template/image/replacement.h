@@ -18,7 +18,7 @@ struct replacement {
   char name[NAME_MAX + 1], temporary[NAME_MAX + 1];
 };
 
-/* Begins a file at path. 0; a negative errno; or -EINVAL with *ret_why: what is there is
+/* Begins a file at path. 0; a negative errno; or -EEXIST with *ret_why: what is there is
  * neither a file nor a link, and is not replaced. */
 int replacement_begin(struct replacement *r, const char *path, const char **ret_why);
 /* What was written is the file from now on. 0 or a negative errno. */

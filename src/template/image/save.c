@@ -58,8 +58,12 @@ static int refuse(struct saving *s, const char *what) {
 static int list_mapped(struct saving *s) {
   FILE *f = fopen("/proc/self/maps", "re");
   char line[4400];
-  if (!f)
-    return -errno;
+  if (!f) {
+    int error = errno;
+    snprintf(s->why, IMAGE_TEXT_MAX, "/proc/self/maps can't be read: %s",
+             strerror(error));
+    return error == ENOMEM || error == EMFILE || error == ENFILE ? -error : -ENOTSUP;
+  }
   while (fgets(line, sizeof line, f)) {
     unsigned long long from, to;
     if (sscanf(line, "%llx-%llx", &from, &to) != 2)
@@ -359,8 +363,8 @@ static int write_file(struct saving *s, const char *path) {
   if (r == 0)
     r = replacement_commit(&file);
   replacement_end(&file);
-  if (why)
-    snprintf(s->why, IMAGE_TEXT_MAX, "%.900s: %s", path, why);
+  if (r < 0 && r != -ENOMEM)
+    snprintf(s->why, IMAGE_TEXT_MAX, "%.900s: %s", path, why ? why : strerror(-r));
   return r;
 }
 
@@ -519,7 +523,8 @@ int image_save(lua_State *L, struct heap *heap, const struct collector *c,
   if (r == 0)
     r = write_file(&s, path);
   if (r < 0 && !*why)
-    snprintf(why, IMAGE_TEXT_MAX, "%s: %s", path, strerror(-r));
+    snprintf(why, IMAGE_TEXT_MAX, "%s",
+             r == -ENOMEM ? "not enough memory" : strerror(-r));
   static_data_end(L);
   libraries_free(&s.objects);
   pointers_free(&s.pointers);

@@ -67,7 +67,7 @@ int cmd_save(struct server *s, struct command *c) {
   int r = save(s, path, why);
   free(path);
   buf_put_u32(&body, (uint32_t)failure_code_of(r));
-  buf_put_u32(&body, (uint32_t)-r);
+  buf_put_u32(&body, r == -EINVAL || r == -ENOTSUP ? 0 : (uint32_t)-r);
   buf_put_str(&body, r < 0 && !*why ? "not enough memory" : why, strlen(why));
   connection_answer(&s->conn, ANS_SAVED, c->id, buf_peek(&body), buf_size(&body));
   return 0;
