@@ -1,5 +1,6 @@
 -- Calls over NATS: nats.lua serve URL SUBJECT WORKERS is a node until SIGTERM;
--- nats.lua call URL SUBJECT COUNT INFLIGHT SIZE; nats.lua local COUNT INFLIGHT SIZE WORKERS: a pool here.
+-- nats.lua call URL SUBJECT COUNT INFLIGHT SIZE; nats.lua local COUNT INFLIGHT SIZE WORKERS: a pool here;
+-- nats.lua map URL SUBJECT COUNT CHUNK SIZE; nats.lua maplocal COUNT CHUNK SIZE WORKERS: the same by map.
 local fork = require "moonfork"
 local clock = require("moonfork.load").now
 local what = arg[1]
@@ -19,6 +20,29 @@ if what == "serve" then
     os.exit(0)
   end)
   while true do fork.sleep(3600) end
+end
+
+local function map(pool, count, chunk, size)
+  local text, seconds = ("x"):rep(size), nil
+  for _, n in ipairs{count // 5 + 1, count} do -- the first to warm up
+    local i, began = 0, clock()
+    for _, err, answer in pool:map(function() i = i + 1 return i <= n and text or nil end,
+      {chunk = tonumber(chunk) or chunk}) do
+      assert(not err, err)
+      assert(#answer == size)
+    end
+    seconds = clock() - began
+  end
+  print(("calls %d\nseconds %.6f"):format(count, seconds))
+  pool:close()
+  fork.loop()
+  os.exit(0)
+end
+
+if what == "map" then
+  map(require "moonfork.nats".pool(arg[2], {subject = arg[3]}), tonumber(arg[4]), arg[5], tonumber(arg[6]))
+elseif what == "maplocal" then
+  map(echo_pool(tonumber(arg[5])), tonumber(arg[2]), arg[3], tonumber(arg[4]))
 end
 
 local pool, count, inflight, size

@@ -54,6 +54,12 @@ return function()
     cells[#cells + 1] = {key = w[1] .. "local", label = w[2],
       command = ("lua5.4 %s/nats.lua local %s 1"):format(here, words)}
   end
+  servers[4] = process.serve(("exec lua5.4 %s/nats.lua serve %s two 2"):format(here, url))
+  local items = math.floor(100000 * scale)
+  for _, m in ipairs{{"map1", "map two", "1"}, {"mapauto", "map two", "auto"}, {"maplocal", "maplocal", "auto"}} do
+    cells[#cells + 1] = {key = m[1], label = m[1], command = ("lua5.4 %s/nats.lua %s %d %s 64%s"):format(here,
+      m[2]:gsub(" ", " " .. url .. " "), items, m[3], m[2] == "maplocal" and " 2" or "")}
+  end
   cells = kit.take_turns("nats", cells)
   for _, server in ipairs(servers) do server:stop() end
   for _, x in ipairs(cells) do
@@ -73,5 +79,12 @@ return function()
           number(x, "%.2f"), kit.median(near.rates))
     end
     if w[3] then kit.goal("nats: calls, " .. w[2] .. ", x raw", "least", w[3], x, "%.2f") end
+  end
+  local alone, auto, near = kit.find(cells, "map1"), kit.find(cells, "mapauto"), kit.find(cells, "maplocal")
+  if alone and auto and near then
+    say("")
+    say("`map` of %d items of 64 bytes over one node with two workers: %.0f items per second one by one, %.0f in " ..
+        "chunks; %.0f by a pool of two workers here.", items, kit.median(alone.rates), kit.median(auto.rates),
+        kit.median(near.rates))
   end
 end

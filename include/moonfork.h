@@ -539,6 +539,8 @@ typedef struct mf_pool_info {
   mf_pool_times run_time; /* from there to the answer, or to the worker's death */
   unsigned templates;     /* that have not failed */
   uint64_t promotions;
+  int chunks; /* it takes calls that are chunks: its function is synchronous, and
+                 message_max is 1 MiB or more */
 } mf_pool_info;
 MF_API int mf_pool_stats(const mf_pool *, mf_pool_info *);
 /* The pids of the workers, at most n; gives how many there are. */

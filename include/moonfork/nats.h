@@ -6,7 +6,7 @@
  * Rules besides those of <moonfork.h>:
  *  - An mf_node or mf_far belongs to one loop and its thread. The loop never waits for
  *    the network: names are looked up and connections are made in a thread that ends with
- *    the attempt. libnats has three threads of its own from the first object to the end
+ *    the attempt. libnats has four threads of its own from the first object to the end
  * of the last (a program that uses libnats itself calls nats_Open before the first).
  *  - Connections that are lost are made again. Nothing here keeps the loop alive but
  * calls and drains under way, and closing.
@@ -111,8 +111,12 @@ MF_API int mf_far_new(struct uv_loop_s *, const mf_nats_options *, mf_far **ret)
 /* As mf_pool_call: goes to a node that has announced room, else waits. With idempotent a
  * call of a node that is gone goes to another, twice at most. MF_ELIMIT: queue_max or
  * queue_bytes_max is exceeded, or the request is longer than the engine takes
- * (max_payload, usually 1 MiB); MF_EINVAL: it has descriptors, or is chunked; MF_ECLOSED.
- */
+ * (max_payload, usually 1 MiB); MF_EINVAL: it has descriptors; MF_ECLOSED.
+ * A chunk of items may have one, its record, which says after an error what was answered
+ * and entered. Microseconds in it should be 20,000 at most: the node's pool may have a
+ * call_timeout. MF_ELIMIT, started NO, by the callback: the node with room takes no
+ * chunks. After timeout_ms its node has 1.5 seconds (or silent_ms) to say how far it
+ * came. */
 MF_API int mf_far_call(mf_far *, const mf_message *request, const mf_call_options *,
                        mf_reply_cb, void *data, uint64_t *ret_id);
 MF_API int mf_far_cancel(mf_far *, uint64_t id); /* as mf_pool_cancel */

@@ -24,6 +24,7 @@ local ITEM_BYTES = 16384 -- items or results that are longer travel alone
 local CHUNK_BYTES = 65536
 local LIMIT_US = 20000 -- a worker answers what it has after that time: RPC_CHUNK_MS
 local MESSAGE_MIN = 1 << 20 -- of message_max, for chunks
+local PLAIN_SECONDS = 1 -- that items travel alone after a chunk was refused
 local PROBES = 8 -- chunks of one item under way, each with a descriptor; the others are calls
 local RUNS_MAX = 3 -- of an idempotent item, as of an idempotent call
 local LOST_MAX = 3 -- times that a chunk gets lost before its first item
@@ -209,20 +210,20 @@ end
 function Map:read_chunk()
   local size, source = self:next_size(), self.source
   if self.read_into then
-    local n, state = self.read_into(self.filling, size, CHUNK_BYTES)
+    local n, state = self.read_into(self.filling, size, self.bytes_max)
     self.filled, self.ended, self.later = n, state == "end", state == "later"
     return
   end
   repeat
     local bytes = source(add, self)
     self.ended = bytes == nil
-  until not bytes or self.filled >= size or bytes >= CHUNK_BYTES
+  until not bytes or self.filled >= size or bytes >= self.bytes_max
 end
 
 -- A chunk without items; nil where none can be had.
 function Map:new_chunk()
   if self.pool.closed or not self.pool.raw then return nil end
-  local chunk = table.remove(self.free) or core.chunk_new(self.pool.raw)
+  local chunk = table.remove(self.free) or core.chunk_new(self.pool.raw, self.item_max)
   if chunk then self.chunks = self.chunks + 1 end
   return chunk
 end
@@ -234,7 +235,8 @@ end
 
 -- Reads what is to travel in the next message. May raise what the iterator raises.
 function Map:read_more()
-  if not self.plain and (self.fixed or self.size > 1 or self.chunks < PROBES) then
+  if self.plain_until and core.now() >= self.plain_until then self.plain_until = nil end
+  if not self.plain and not self.plain_until and (self.fixed or self.size > 1 or self.chunks < PROBES) then
     self.filling = self:new_chunk()
   end
   if self.filling then
@@ -270,8 +272,14 @@ end
 -- Pieces under way, or answered and not yet told. The workers take half of it.
 function Map:look_ahead()
   local pool = self.pool
-  local most = pool.places and 2 * pool:places() or 2 * pool.max * pool.load
-  return math.max(1, math.min(most, self.pool.queue_max))
+  local most = 2 * pool.max * pool.load
+  if pool.places then -- nodes come and go
+    local places, workers, bytes = pool:places()
+    most = 2 * places
+    self.workers = math.max(workers, 1)
+    self.bytes_max = math.min(CHUNK_BYTES, bytes // 2)
+  end
+  return math.max(1, math.min(most, pool.queue_max))
 end
 
 -- Milliseconds that a piece still has: 0 where the pool decides.
@@ -354,10 +362,11 @@ function Map:split(piece, from, size, lost)
   return rest
 end
 
--- A worker has no descriptor or memory for the record of a chunk: its items are calls.
+-- A worker has no descriptor or memory for the record of a chunk, or a node takes none: its
+-- items are calls.
 function Map:unchunk(piece)
   local last, after = piece, piece.after
-  self.plain = true
+  self.plain_until = core.now() + PLAIN_SECONDS
   for i, args in ipairs(core.chunk_unpack(piece.chunk)) do
     local own = { args = args, n = 1, at = 0, first = piece.first + i - 1 }
     last.after, last = own, own
@@ -424,7 +433,8 @@ function Map:answered_chunk(piece)
   return self:settle(piece, n, failures)
 end
 
-local LOST = { CLONE_DIED = true, PROTOCOL = true, TIMEOUT = true }
+local LOST = { CLONE_DIED = true, PROTOCOL = true, TIMEOUT = true, ENGINE = true }
+local AGAIN = { CLONE_DIED = true, ENGINE = true }
 
 local function not_begun(err)
   return core.error(err.code, err.message)
@@ -453,14 +463,11 @@ function Map:failed(piece, err)
   return self:settle(piece, ready, failures)
 end
 
--- The items that the dead worker was at, where they may run twice.
+-- The item that the dead worker was at, or all that a node had that is gone, where they may run twice.
 function Map:run_again(piece, ready, begun, err)
   local runs = (piece.runs or 0) + 1
-  if not self.idempotent or err.code ~= "CLONE_DIED" or begun <= ready or runs >= RUNS_MAX
-  then
-    return
-  end
-  local again = self:split(piece, ready, 1)
+  if not self.idempotent or not AGAIN[err.code] or begun <= ready or runs >= RUNS_MAX then return end
+  local again = self:split(piece, ready, begun - ready)
   if again then again.runs = runs end
 end
 
@@ -575,6 +582,7 @@ function map.new(pool, settings, items, ...)
     pool = pool, source = source, total = total, read = 0, started = 0, told = 0,
     options = settings.options, timeout = settings.timeout, idempotent = settings.idempotent,
     plain = pool.async or o.chunk == 1 or pool.message_max < MESSAGE_MIN,
+    bytes_max = CHUNK_BYTES, item_max = pool.places and ITEM_BYTES or nil,
     fixed = o.chunk ~= nil, size = o.chunk or 1, workers = math.max(pool.max, 1),
     limit = (not o.chunk or pool.call_timeout) and LIMIT_US or 0,
     unordered = o.unordered, progress = o.progress, done = 0, failed_items = 0,

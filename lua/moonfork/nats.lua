@@ -113,7 +113,8 @@ function nats.pool(url, given)
     and check.option_type(where, "strict_classes", given.strict_classes, "boolean") or false
   local self = object(Far, raw.far, plain, { is_pool = true }, nil, failure)
   self.timeout, self.queue_max, self.serialiser = plain.timeout, plain.queue_max, plain.serialiser
-  self.async, self.message_max, self.max, self.load = true, 0, 1, 1 -- for map: no chunks, see places
+  -- For map, see places. Whether the pool of a node has a call_timeout is not known here.
+  self.async, self.message_max, self.max, self.load, self.call_timeout = false, math.maxinteger, 1, 1, true
   return self
 end
 
@@ -211,10 +212,14 @@ for name, method in pairs(jobs.methods) do
   end
 end
 
--- For map: how many calls the nodes would take; at least some, before any is known.
+local PLACES_MIN, PAYLOAD = 16, 1 << 20 -- before any node is known
+
+-- For map: how many calls the nodes would take, their workers, and how long a message may be.
 function far_methods.places(self)
   local object_ = peek(self)
-  return math.max(object_ and raw.far_places(object_) or 0, 16)
+  if not object_ then return PLACES_MIN, 1, PAYLOAD end
+  local places, workers, bytes = raw.far_places(object_)
+  return math.max(places, PLACES_MIN), workers, bytes
 end
 
 function far_methods.drain(self, timeout, done)

@@ -27,6 +27,7 @@
 struct chunk {
   struct service **box; /* anchored as the user value */
   struct buf items;     /* the message: header and items; empty: none yet */
+  size_t item_max;      /* bytes; longer ones travel alone */
   uint32_t n;
   int fd; /* of the record; -1: none */
   struct chunk_record *record;
@@ -75,11 +76,13 @@ static int l_chunk_gc(lua_State *L) {
   return 0;
 }
 
-/* chunk_new(raw) -> chunk; nothing where there is no memory for a record */
+/* chunk_new(raw[, bytes]) -> chunk; nothing where there is no memory for a record. bytes:
+ * items that are longer are not added */
 static int l_chunk_new(lua_State *L) {
   struct service *s = service_check(L, 1);
+  lua_Integer item_max = luaL_optinteger(L, 2, LUA_MAXINTEGER);
   struct chunk *c = lua_newuserdatauv(L, sizeof *c, 1);
-  *c = (struct chunk){.box = s->box, .fd = -1};
+  *c = (struct chunk){.box = s->box, .fd = -1, .item_max = (size_t)item_max};
   buf_init(&c->items, SIZE_MAX);
   buf_init(&c->text, SIZE_MAX);
   lua_pushvalue(L, 1);
@@ -122,7 +125,7 @@ static int push_unpackable(lua_State *L, int code, const char *text) {
 }
 
 /* chunk_add(chunk, ...) -> bytes of the chunk; nil, error: the item can't be packed;
- * false: it has handles. Both leave the chunk as it was. */
+ * false: it has handles, or is too long. Both leave the chunk as it was. */
 static int l_chunk_add(lua_State *L) {
   struct chunk *c = check_chunk(L, 1);
   struct service *s = *c->box;
@@ -134,11 +137,11 @@ static int l_chunk_add(lua_State *L) {
   codec_fds_close(&s->fds);
   int rc = serialiser_encode(L, &s->serialiser, 2, lua_gettop(L) - 1, "argument", &s->out,
                              &s->fds, &e);
-  int has_handles = s->fds.n > 0;
+  int is_apart = s->fds.n > 0 || buf_size(&s->out) > c->item_max;
   codec_fds_close(&s->fds);
   if (rc < 0)
     return push_unpackable(L, rc, e.text);
-  if (has_handles) {
+  if (is_apart) {
     lua_pushboolean(L, 0);
     return 1;
   }

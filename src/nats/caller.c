@@ -19,6 +19,11 @@ size_t far_pending(const mf_far *far) {
 
 /* ---- ends ---- */
 
+void far_call_free(struct far_call *c) {
+  far_chunk_free(c->chunk);
+  free(c);
+}
+
 static void take_out(struct far_call *c) {
   mf_far *far = c->far;
   if (c->state == CALL_WAITS) {
@@ -53,23 +58,34 @@ static void conclude(struct far_call *c, const mf_error *error, const mf_message
   mf_far *far = c->far;
   mf_reply_cb cb = c->cb;
   void *data = c->data;
+  mf_error e;
+  if (error && c->runs > 0) { /* a node that is gone may have entered it */
+    e = *error;
+    e.started = MF_STARTED_UNKNOWN;
+    error = &e;
+  }
   minheap_remove(&c->deadline);
   list_remove(&c->cancel_link);
   idmap_remove(&far->ids, c->id);
   count_end(far, c, error);
   if (!error)
     call_times_add(&far->times, (uv_hrtime() - c->begun_ns) / 1000);
+  else if (c->chunk)
+    far_chunk_tell(c->chunk, error);
   engine_release(far->engine);
+  struct far_chunk *chunk = c->chunk; /* the reply may lie in it */
+  c->chunk = NULL;
   if (c->state != CALL_LEFT)
     free(c);
   cb(error, reply, data);
+  far_chunk_free(chunk);
   far_check_drained(far);
 }
 
 void far_finish(struct far_call *c, const mf_error *error, const mf_message *reply) {
   take_out(c);
   if (c->state == CALL_LEFT) { /* told already */
-    free(c);
+    far_call_free(c);
     return;
   }
   conclude(c, error, reply);
@@ -99,7 +115,7 @@ static void wait_first(struct far_call *c) {
   mf_far *far = c->far;
   take_out(c);
   if (c->state == CALL_LEFT) {
-    free(c);
+    far_call_free(c);
     return;
   }
   c->state = CALL_WAITS;
@@ -136,6 +152,13 @@ void far_dispatch(mf_far *far) {
                "the call is longer than the engine's max_payload");
       continue;
     }
+    if (c->chunk && !n->beat.chunks) { /* whoever has made it sends its items as calls */
+      far_fail(
+          c, MF_ELIMIT, MF_STARTED_NO,
+          "the node with room takes no chunks: it is of an older release, or its pool "
+          "is asynchronous or has a small message_max");
+      continue;
+    }
     list_remove(&c->link);
     far->nwaiting--;
     far->queue_bytes -= c->length;
@@ -162,6 +185,12 @@ static void expire(struct far_call *c) {
   mf_far *far = c->far;
   char text[400];
   enum engine_state state = engine_state(far->engine);
+  if (c->state != CALL_WAITS && c->chunk && !c->chunk->overdue) {
+    uint64_t grace = far->silent_ms < CHUNK_GRACE_MS ? far->silent_ms : CHUNK_GRACE_MS;
+    c->chunk->overdue = 1;
+    minheap_set(&far->deadlines, &c->deadline, uv_hrtime() / MS + grace);
+    return;
+  }
   if (c->state != CALL_WAITS) {
     far_give_up(c, MF_ETIMEOUT, "timed out; a node has the call");
     return;
@@ -230,7 +259,7 @@ static int refuse(mf_far *far, int code) {
 static int check_call(mf_far *far, const mf_message *m, const mf_call_options *o) {
   if (far->draining || far->closing || far->aborted)
     return MF_ECLOSED;
-  if (m->nfds > 0 || (m->length > 0 && !m->data) || (o && o->chunk))
+  if (m->nfds > (o && o->chunk ? 1 : 0) || (m->length > 0 && !m->data))
     return MF_EINVAL;
   if (envelope_call_size(m->length) > engine_max_payload(far->engine))
     return refuse(far, MF_ELIMIT);
@@ -270,9 +299,15 @@ int mf_far_call(mf_far *far, const mf_message *m, const mf_call_options *o,
   int rc = check_call(far, m, o);
   if (rc < 0)
     return rc;
+  struct far_chunk *chunk = NULL;
+  if (o && o->chunk && (rc = far_chunk_new(m, &chunk)) < 0)
+    return rc;
   struct far_call *c = call_new(far, m, cb, data);
-  if (!c)
+  if (!c) {
+    far_chunk_free(chunk);
     return -ENOMEM;
+  }
+  c->chunk = chunk;
   unsigned ms = o && o->timeout_ms ? o->timeout_ms : far->timeout_ms;
   c->idempotent = o && o->idempotent;
   far->info.calls++;

@@ -24,7 +24,7 @@ void far_leave(struct far_call *c) {
   else
     far->nsent--;
   list_remove(&c->link);
-  room_back(c->node->room);
+  room_back(c->node->room, c->places);
   idmap_remove(&far->sent, c->sent_id);
   c->sent_id = c->batch = 0;
   c->node = NULL;
@@ -89,13 +89,18 @@ void far_send(struct far_call *c, struct room_node *n) {
   c->looked_ms = now_ms();
   list_push(&node->calls, &c->link);
   far->nsent++;
-  room_sent(n);
+  c->places = c->chunk ? room_chunk_places(n) : 1;
+  room_sent(n, c->places);
   int rc = idmap_add(&far->sent, c, &c->sent_id);
   if (rc == 0)
     rc = begin_batch(far, node, envelope_call_size(c->length));
+  if (rc == 0 && c->chunk)
+    rc = far_chunk_begin(c->chunk);
   if (rc == 0)
-    rc = envelope_put_call(&node->out, c->sent_id, time_left(c), c->idempotent, c->bytes,
-                           c->length);
+    rc = c->chunk ? envelope_put_chunk(&node->out, c->sent_id, time_left(c), c->bytes,
+                                       c->length)
+                  : envelope_put_call(&node->out, c->sent_id, time_left(c), c->idempotent,
+                                      c->bytes, c->length);
   c->batch = node->batch;
   if (rc < 0)
     far_fail(c, MF_ENOMEM, MF_STARTED_NO, nats_error_text(MF_ENOMEM));
@@ -233,7 +238,8 @@ void far_forget_nodes(mf_far *far) {
   while (!list_empty(&far->room.nodes)) {
     struct room_node *n = list_entry(far->room.nodes.next, struct room_node, link);
     struct far_node *node = n->user;
-    list_each_safe(it, tmp, &node->calls) free(list_entry(it, struct far_call, link));
+    list_each_safe(it, tmp, &node->calls)
+        far_call_free(list_entry(it, struct far_call, link));
     node_free(far, node);
   }
 }
@@ -263,13 +269,33 @@ static void finish_with_error(struct far_call *c, const struct envelope_record *
   free(traceback);
 }
 
+static void on_chunk_record(mf_far *far, struct far_call *c,
+                            const struct envelope_record *r) {
+  mf_message m;
+  if (c->state == CALL_LEFT) { /* its chunk is over here */
+    if (r->kind == ENVELOPE_CHUNKED)
+      far_finish(c, NULL, NULL);
+  } else if (!c->chunk ||
+             (r->kind == ENVELOPE_ITEMS && far_chunk_items(far, c->chunk, r) < 0)) {
+    far_fail(c, MF_EPROTOCOL, MF_STARTED_UNKNOWN, "the node's answer is malformed");
+  } else if (r->kind == ENVELOPE_CHUNKED) {
+    c->chunk->entered = r->entered;
+    if (r->code < 0) {
+      finish_with_error(c, r);
+    } else {
+      far_chunk_reply(c->chunk, r, &m);
+      far_finish(c, NULL, &m);
+    }
+  }
+}
+
 static void on_record(mf_far *far, const struct envelope_record *r) {
   struct far_call *c = idmap_get(&far->sent, r->id);
   if (!c) {
     far->info.late++;
     return;
   }
-  far->info.late += c->state == CALL_LEFT;
+  far->info.late += c->state == CALL_LEFT && r->kind != ENVELOPE_ITEMS;
   if (r->kind == ENVELOPE_GONE) {
     lose_call(far, c);
   } else if (r->kind == ENVELOPE_BUSY) {
@@ -279,6 +305,8 @@ static void on_record(mf_far *far, const struct envelope_record *r) {
     engine_touch(far->engine);
   } else if (r->kind == ENVELOPE_ERROR) {
     finish_with_error(c, r);
+  } else if (r->kind == ENVELOPE_ITEMS || r->kind == ENVELOPE_CHUNKED) {
+    on_chunk_record(far, c, r);
   } else {
     mf_message m = {(void *)r->data, r->length, NULL, 0};
     far_finish(c, NULL, &m);

@@ -16,6 +16,7 @@
 enum {
   BATCH_BYTES = 48 * 1024, /* of calls that travel in one message */
   RUNS_MAX = 2,            /* of an idempotent call, besides the first */
+  CHUNK_GRACE_MS = 1500,   /* that a node has to say how far a chunk came */
   FIRST_MS = 2000,         /* that a call waits for an engine that was never reached */
   AGAIN_MS = 10000         /* that one without a time limit waits for one that was lost */
 };
@@ -24,6 +25,15 @@ enum far_call_state {
   CALL_WAITS, /* in far->waiting */
   CALL_SENT,  /* in its node's calls */
   CALL_LEFT   /* the same, but its callback has come: its answer is dropped */
+};
+
+/* A chunk of items, and what is known of it. */
+struct far_chunk {
+  struct chunk_record *record; /* that tells whoever made it; NULL: none */
+  uint32_t n;                  /* items */
+  uint32_t entered;            /* so many may have been */
+  int overdue;                 /* its time is over, and its node is waited for */
+  struct buf answers;          /* a header, and those that have come */
 };
 
 struct far_call {
@@ -37,6 +47,8 @@ struct far_call {
   uint64_t batch;     /* the message that it was in */
   uint64_t looked_ms; /* when it was sent, or asked about last */
   struct far_node *node;
+  unsigned places;                    /* that it takes at its node */
+  struct far_chunk *chunk;            /* NULL: it is a call */
   unsigned runs;                      /* how often it may have run already */
   int idempotent, cancelled, counted; /* counted: it was there when the drain began */
   uint64_t begun_ns;
@@ -98,6 +110,7 @@ void far_dispatch(mf_far *far);
 void far_schedule(mf_far *far);
 void far_look_at_engine(mf_far *far); /* calls have waited for it long enough? */
 size_t far_pending(const mf_far *far);
+void far_call_free(struct far_call *c);
 
 /* caller_nodes.c */
 int far_listen(mf_far *far);
@@ -108,6 +121,22 @@ void far_drop_nodes(mf_far *far, const char *reason); /* the connection is gone 
 void far_forget_nodes(mf_far *far);                   /* frees */
 void far_tick(mf_far *far);
 void far_hello(mf_far *far); /* asks who is there */
+
+/* caller_chunks.c */
+/* Copies what it needs of the chunk m. 0, MF_EINVAL: it is none, or its descriptor is not
+ * a record; -ENOMEM or another -errno. */
+int far_chunk_new(const mf_message *m, struct far_chunk **ret);
+void far_chunk_free(struct far_chunk *chunk);
+/* It goes to a node, perhaps not for the first time. 0 or -ENOMEM. */
+int far_chunk_begin(struct far_chunk *chunk);
+/* ITEMS. 0, or -E2BIG: no honest node answers so much. */
+int far_chunk_items(const mf_far *far, struct far_chunk *chunk,
+                    const struct envelope_record *r);
+/* CHUNKED without an error: the reply, borrowed from the chunk. */
+void far_chunk_reply(struct far_chunk *chunk, const struct envelope_record *r,
+                     mf_message *ret);
+/* An error is about to be told: the record says which items were answered and entered. */
+void far_chunk_tell(const struct far_chunk *chunk, const mf_error *e);
 
 /* caller_life.c */
 int far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret);

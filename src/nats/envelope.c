@@ -38,14 +38,25 @@ static int begin_record(struct buf *b, enum envelope_kind kind, uint64_t id,
   return 0;
 }
 
-int envelope_put_call(struct buf *b, uint64_t id, uint32_t timeout_ms, int idempotent,
-                      const void *data, size_t length) {
-  int rc = length > UINT32_MAX ? -E2BIG : begin_record(b, ENVELOPE_CALL, id, 9 + length);
+static int put_call(struct buf *b, enum envelope_kind kind, uint64_t id,
+                    uint32_t timeout_ms, int idempotent, const void *data,
+                    size_t length) {
+  int rc = length > UINT32_MAX ? -E2BIG : begin_record(b, kind, id, 9 + length);
   if (rc < 0)
     return rc;
   buf_put_u32(b, timeout_ms);
   buf_put_u8(b, idempotent ? 1 : 0);
   return buf_put_str(b, data ? data : "", length);
+}
+
+int envelope_put_call(struct buf *b, uint64_t id, uint32_t timeout_ms, int idempotent,
+                      const void *data, size_t length) {
+  return put_call(b, ENVELOPE_CALL, id, timeout_ms, idempotent, data, length);
+}
+
+int envelope_put_chunk(struct buf *b, uint64_t id, uint32_t timeout_ms, const void *data,
+                       size_t length) {
+  return put_call(b, ENVELOPE_CHUNK, id, timeout_ms, 0, data, length);
 }
 
 int envelope_put_cancel(struct buf *b, uint64_t id) {
@@ -64,10 +75,18 @@ int envelope_put_gone(struct buf *b, uint64_t id) {
   return begin_record(b, ENVELOPE_GONE, id, 0);
 }
 
-int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t length) {
-  int rc =
-      length > UINT32_MAX ? -E2BIG : begin_record(b, ENVELOPE_RESULT, id, 4 + length);
+static int put_bytes(struct buf *b, enum envelope_kind kind, uint64_t id,
+                     const void *data, size_t length) {
+  int rc = length > UINT32_MAX ? -E2BIG : begin_record(b, kind, id, 4 + length);
   return rc < 0 ? rc : buf_put_str(b, data ? data : "", length);
+}
+
+int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t length) {
+  return put_bytes(b, ENVELOPE_RESULT, id, data, length);
+}
+
+int envelope_put_items(struct buf *b, uint64_t id, const void *data, size_t length) {
+  return put_bytes(b, ENVELOPE_ITEMS, id, data, length);
 }
 
 static size_t cut(size_t length, size_t *room) {
@@ -76,21 +95,35 @@ static size_t cut(size_t length, size_t *room) {
   return n;
 }
 
-int envelope_put_error(struct buf *b, const struct envelope_record *e, size_t room) {
-  size_t head = 4 + 1 + 3 * 4;
+/* ERROR or CHUNKED. */
+static int put_end(struct buf *b, enum envelope_kind kind,
+                   const struct envelope_record *e, size_t room) {
+  size_t head = (kind == ENVELOPE_CHUNKED ? 8 : 0) + 4 + 1 + 3 * 4;
   room = room > head + 9 ? room - head - 9 : 0;
   size_t message = e->message ? cut(e->message_length, &room) : 0;
   size_t traceback = e->traceback ? cut(e->traceback_length, &room) : 0;
   /* half a value is none */
   size_t value = e->value && e->value_length <= room ? e->value_length : 0;
-  int rc = begin_record(b, ENVELOPE_ERROR, e->id, head + message + traceback + value);
+  int rc = begin_record(b, kind, e->id, head + message + traceback + value);
   if (rc < 0)
     return rc;
+  if (kind == ENVELOPE_CHUNKED) {
+    buf_put_u32(b, e->entered);
+    buf_put_u32(b, e->us);
+  }
   buf_put_u32(b, (uint32_t)e->code);
   buf_put_u8(b, e->started ? 1 : 0);
   buf_put_str(b, e->message, message);
   buf_put_str(b, e->traceback, traceback);
   return buf_put_str(b, value > 0 ? e->value : NULL, value);
+}
+
+int envelope_put_error(struct buf *b, const struct envelope_record *e, size_t room) {
+  return put_end(b, ENVELOPE_ERROR, e, room);
+}
+
+int envelope_put_chunked(struct buf *b, const struct envelope_record *e, size_t room) {
+  return put_end(b, ENVELOPE_CHUNKED, e, room);
 }
 
 size_t envelope_call_size(size_t length) {
@@ -154,8 +187,19 @@ static void read_error(struct reader *r, struct envelope_record *e) {
   e->message = reader_str(r, &e->message_length);
   e->traceback = reader_str(r, &e->traceback_length);
   e->value = reader_str(r, &e->value_length);
-  if (e->code >= 0) /* no error has such a number */
-    r->ok = 0;
+  if (e->code > 0 || (e->code == 0 && e->kind == ENVELOPE_ERROR))
+    r->ok = 0; /* no error has such a number */
+}
+
+static void read_chunked(struct reader *r, struct envelope_record *e) {
+  e->entered = reader_u32(r);
+  e->us = reader_u32(r);
+  read_error(r, e);
+}
+
+static int is_answer(enum envelope_kind kind) {
+  return kind != ENVELOPE_CALL && kind != ENVELOPE_CHUNK && kind != ENVELOPE_CANCEL &&
+         kind != ENVELOPE_CHECK;
 }
 
 int envelope_next(struct reader *r, int answers, struct envelope_record *e) {
@@ -166,10 +210,15 @@ int envelope_next(struct reader *r, int answers, struct envelope_record *e) {
   e->id = reader_u64(r);
   switch (e->kind) {
   case ENVELOPE_CALL:
+  case ENVELOPE_CHUNK:
     read_call(r, e);
     break;
   case ENVELOPE_RESULT:
+  case ENVELOPE_ITEMS:
     read_bytes(r, e);
+    break;
+  case ENVELOPE_CHUNKED:
+    read_chunked(r, e);
     break;
   case ENVELOPE_ERROR:
     read_error(r, e);
@@ -182,8 +231,7 @@ int envelope_next(struct reader *r, int answers, struct envelope_record *e) {
   default:
     return -1;
   }
-  int is_answer = e->kind >= ENVELOPE_RESULT && e->kind != ENVELOPE_CHECK;
-  return r->ok && e->id > 0 && is_answer == answers ? 1 : -1;
+  return r->ok && e->id > 0 && is_answer(e->kind) == answers ? 1 : -1;
 }
 
 /* ---- beats ---- */
@@ -199,7 +247,8 @@ int beat_write(struct buf *b, const struct node_beat *beat) {
   buf_put_u32(b, beat->held);
   buf_put_u32(b, beat->workers);
   buf_put_u32(b, beat->load);
-  buf_put_u8(b, (beat->draining ? BEAT_DRAINING : 0) | (beat->failed ? BEAT_FAILED : 0));
+  buf_put_u8(b, (beat->draining ? BEAT_DRAINING : 0) | (beat->failed ? BEAT_FAILED : 0) |
+                    (beat->chunks ? BEAT_CHUNKS : 0));
   buf_put_u32(b, beat->beat_ms);
   return buf_put_u64(b, beat->calls);
 }
@@ -229,6 +278,7 @@ int beat_read(struct node_beat *beat, const void *data, size_t length) {
   unsigned flags = reader_u8(&r);
   beat->draining = (flags & BEAT_DRAINING) != 0;
   beat->failed = (flags & BEAT_FAILED) != 0;
+  beat->chunks = (flags & BEAT_CHUNKS) != 0;
   beat->beat_ms = reader_u32(&r);
   beat->calls = reader_u64(&r);
   return r.ok; /* what a later version has behind it is its own */

@@ -5,11 +5,17 @@
  *   calls:    "mfc" VERSION, then any number of: u8 kind, u64 id, ...
  *             CALL: u32 milliseconds (0: no limit), u8 idempotent, u32 length, bytes
  *             CANCEL, CHECK: nothing
+ *             CHUNK: as CALL; the bytes are a chunk of items (wire/rpc_proto.h), and only
+ *             nodes that have said so take one
  *   answers:  "mfa" VERSION, str node, then any number of: u8 kind, u64 id, ...
  *             RESULT: u32 length, bytes
  *             ERROR: i32 code, u8 started, str message, str traceback, str value
  *             BUSY: nothing; the call was not taken
  *             GONE: nothing; a call that was checked is not here (any more)
+ *             ITEMS: u32 length, bytes: the next answers of a chunk
+ *             CHUNKED: u32 entered, u32 microseconds, and as ERROR, with code 0 where
+ *             it is none: the chunk is over, ITEMS were all its answers, and the items
+ *             behind `entered` were not and will not be entered
  *   beats:    "mfb" VERSION, str node, str name, u32 window, u32 held, u32 workers,
  *             u32 load, u8 flags, u32 milliseconds, u64 calls */
 #ifndef NATS_ENVELOPE_H
@@ -31,7 +37,10 @@ enum envelope_kind {
   ENVELOPE_ERROR = 4,
   ENVELOPE_BUSY = 5,
   ENVELOPE_CHECK = 6,
-  ENVELOPE_GONE = 7
+  ENVELOPE_GONE = 7,
+  ENVELOPE_CHUNK = 8,
+  ENVELOPE_ITEMS = 9,
+  ENVELOPE_CHUNKED = 10
 };
 
 /* Strings are borrowed from the message; NULL: there is none. */
@@ -40,20 +49,22 @@ struct envelope_record {
   uint64_t id;
   uint32_t timeout_ms;
   int idempotent;
-  const unsigned char *data; /* of CALL and RESULT */
+  const unsigned char *data; /* of CALL, CHUNK, RESULT and ITEMS */
   size_t length;
-  int32_t code;
+  uint32_t entered, us; /* of CHUNKED */
+  int32_t code;         /* of ERROR and CHUNKED */
   int started;
   const char *message, *traceback, *value;
   size_t message_length, traceback_length, value_length;
 };
 
-enum beat_flags { BEAT_DRAINING = 1, BEAT_FAILED = 2 };
+enum beat_flags { BEAT_DRAINING = 1, BEAT_FAILED = 2, BEAT_CHUNKS = 4 };
 
 struct node_beat {
   char node[NODE_ID + 1], name[NODE_NAME + 1];
   uint32_t window, held, workers, load, beat_ms;
   int draining, failed;
+  int chunks; /* it takes chunks of items */
   uint64_t calls;
 };
 
@@ -63,13 +74,17 @@ int envelope_begin_answers(struct buf *b, const char *node);
 /* Each appends one record, or nothing: the same results. */
 int envelope_put_call(struct buf *b, uint64_t id, uint32_t timeout_ms, int idempotent,
                       const void *data, size_t length);
+int envelope_put_chunk(struct buf *b, uint64_t id, uint32_t timeout_ms, const void *data,
+                       size_t length);
 int envelope_put_cancel(struct buf *b, uint64_t id);
 int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t length);
 int envelope_put_busy(struct buf *b, uint64_t id);
 int envelope_put_check(struct buf *b, uint64_t id);
 int envelope_put_gone(struct buf *b, uint64_t id);
+int envelope_put_items(struct buf *b, uint64_t id, const void *data, size_t length);
 /* Texts are cut to what is left of `room` bytes. */
 int envelope_put_error(struct buf *b, const struct envelope_record *error, size_t room);
+int envelope_put_chunked(struct buf *b, const struct envelope_record *end, size_t room);
 /* Bytes that a call with so many bytes takes in a message of its own. */
 size_t envelope_call_size(size_t length);
 size_t envelope_result_size(size_t length);

@@ -58,8 +58,7 @@ static size_t payload_max(const mf_node *node) {
   return engine_max_payload(node->engine);
 }
 
-/* Room for one more answer of so many bytes in the message that is filled. */
-static int make_room(mf_node *node, struct node_caller *caller, size_t more) {
+int node_make_room(mf_node *node, struct node_caller *caller, size_t more) {
   size_t most = payload_max(node) < ANSWERS_BYTES ? payload_max(node) : ANSWERS_BYTES;
   if (buf_size(&caller->out) + more > most)
     publish_answers(node, caller);
@@ -69,22 +68,28 @@ static int make_room(mf_node *node, struct node_caller *caller, size_t more) {
              : envelope_begin_answers(&caller->out, engine_id(node->engine));
 }
 
+static struct envelope_record error_record(uint64_t id, const mf_error *e) {
+  return (struct envelope_record){.id = id,
+                                  .code = e->code,
+                                  .started = e->started,
+                                  .message = e->message,
+                                  .traceback = e->traceback,
+                                  .value = e->value,
+                                  .message_length = e->message ? strlen(e->message) : 0,
+                                  .traceback_length =
+                                      e->traceback ? strlen(e->traceback) : 0,
+                                  .value_length = e->value_length};
+}
+
 static void answer_error(mf_node *node, struct node_caller *caller, uint64_t id,
                          const mf_error *e) {
-  struct envelope_record r = {.id = id,
-                              .code = e->code,
-                              .started = e->started,
-                              .message = e->message,
-                              .traceback = e->traceback,
-                              .value = e->value,
-                              .message_length = e->message ? strlen(e->message) : 0,
-                              .traceback_length = e->traceback ? strlen(e->traceback) : 0,
-                              .value_length = e->value_length};
+  struct envelope_record r = error_record(id, e);
   size_t size = envelope_result_size(0) + 64 + r.message_length + r.traceback_length +
                 r.value_length;
   size_t room = payload_max(node) - envelope_result_size(0);
   node->info.errors++;
-  if (make_room(node, caller, size) < 0 || envelope_put_error(&caller->out, &r, room) < 0)
+  if (node_make_room(node, caller, size) < 0 ||
+      envelope_put_error(&caller->out, &r, room) < 0)
     node->info.undelivered++;
 }
 
@@ -94,25 +99,42 @@ static void answer_failure(mf_node *node, struct node_caller *caller, uint64_t i
   answer_error(node, caller, id, &e);
 }
 
+void node_describe_long(const mf_node *node, size_t length, char text[NODE_LONG_TEXT]) {
+  snprintf(text, NODE_LONG_TEXT,
+           "the result has %zu bytes, and the engine takes messages of %zu bytes "
+           "(max_payload of the server): answer in parts, or raise it",
+           length, payload_max(node));
+}
+
 static void answer_result(mf_node *node, struct node_caller *caller, uint64_t id,
                           const mf_message *m) {
-  char text[160];
+  char text[NODE_LONG_TEXT];
   size_t size = envelope_result_size(m->length);
   if (m->nfds > 0) {
-    answer_failure(node, caller, id, MF_EINVAL,
-                   "the result has handles, which can't leave the machine");
+    answer_failure(node, caller, id, MF_EINVAL, NODE_HANDLES_TEXT);
   } else if (size > payload_max(node)) {
-    snprintf(text, sizeof text,
-             "the result has %zu bytes, and the engine takes messages of %zu bytes "
-             "(max_payload of the server): answer in parts, or raise it",
-             m->length, payload_max(node));
+    node_describe_long(node, m->length, text);
     answer_failure(node, caller, id, MF_ELIMIT, text);
-  } else if (make_room(node, caller, size) < 0 ||
+  } else if (node_make_room(node, caller, size) < 0 ||
              envelope_put_result(&caller->out, id, m->data, m->length) < 0) {
     node->info.undelivered++;
   } else {
     node->info.answers++;
   }
+}
+
+static void answer_chunk(mf_node *node, const struct node_call *c, const mf_error *error,
+                         const mf_message *reply) {
+  struct envelope_record r =
+      error ? error_record(c->id, error) : (struct envelope_record){0};
+  int rc = error ? node_chunk_fail(node, c->caller, c->id, c->chunk, &r)
+                 : node_chunk_answer(node, c->caller, c->id, c->chunk, reply);
+  if (rc < 0)
+    node->info.undelivered++;
+  else if (error)
+    node->info.errors++;
+  else
+    node->info.answers++;
 }
 
 static void on_reply(const mf_error *error, const mf_message *reply, void *data) {
@@ -124,7 +146,9 @@ static void on_reply(const mf_error *error, const mf_message *reply, void *data)
     node->held--;
     if (node->jobs && node_held(node) + 1 >= node->window)
       job_worker_turn(node->jobs);
-    if (error)
+    if (c->chunk)
+      answer_chunk(node, c, error, reply);
+    else if (error)
       answer_error(node, c->caller, c->id, error);
     else
       answer_result(node, c->caller, c->id, reply);
@@ -132,6 +156,7 @@ static void on_reply(const mf_error *error, const mf_message *reply, void *data)
       node_say(node);
     engine_touch(node->engine);
   }
+  node_chunk_free(node, c->chunk, !error);
   free(c);
 }
 
@@ -141,6 +166,8 @@ void node_forget_calls(mf_node *node) {
     list_remove(&c->link);
     c->node = NULL;
     c->caller = NULL;
+    if (c->chunk)
+      node_chunk_stop(c->chunk); /* nobody wants the items that are left */
   }
   while (!list_empty(&node->callers))
     caller_free(list_entry(node->callers.next, struct node_caller, link));
@@ -155,6 +182,10 @@ static void refuse(mf_node *node, struct node_caller *caller, uint64_t id, int r
   mf_error e = {.code = rc, .message = nats_error_text(rc), .started = MF_STARTED_NO};
   if (rc == MF_ELIMIT && node->held == 0)
     e.message = "the call is longer than the node's pool takes (option message_max)";
+  else if (rc == -ENOBUFS) /* whoever has made the chunk sends its items as calls */
+    e = (mf_error){.code = MF_ELIMIT,
+                   .message = "the node has no memory or descriptor for a chunk",
+                   .started = MF_STARTED_NO};
   else if (rc == MF_ELIMIT || rc == MF_ECLOSED || rc == MF_ENOMEM || rc == -ENOMEM)
     e.message = NULL;
   if (e.message) {
@@ -163,7 +194,7 @@ static void refuse(mf_node *node, struct node_caller *caller, uint64_t id, int r
   }
   node->info.refused++;
   node->refused_some = 1;
-  if (make_room(node, caller, 9) == 0)
+  if (node_make_room(node, caller, 9) == 0)
     envelope_put_busy(&caller->out, id);
 }
 
@@ -183,8 +214,17 @@ static int take(mf_node *node, struct node_caller *caller,
   o.timeout_ms = r->timeout_ms;
   o.idempotent = r->idempotent;
   list_init(&c->link);
-  int rc = node->pool.call(node->pool.pool, &m, &o, on_reply, c, &c->pool_id);
+  int rc = 0;
+  if (r->kind == ENVELOPE_CHUNK && (rc = node_chunk_new(node, r, &c->chunk)) == 0) {
+    m.fds = node_chunk_fd(c->chunk);
+    m.nfds = 1;
+    o.chunk = 1;
+    o.idempotent = 0; /* the record is of one run */
+  }
+  if (rc == 0)
+    rc = node->pool.call(node->pool.pool, &m, &o, on_reply, c, &c->pool_id);
   if (rc < 0) {
+    node_chunk_free(node, c->chunk, 1);
     free(c);
     return rc;
   }
@@ -199,6 +239,8 @@ static void cancel(mf_node *node, const struct node_caller *caller, uint64_t id)
   list_each(it, &node->calls) {
     const struct node_call *c = list_entry(it, struct node_call, link);
     if (c->id == id && c->caller == caller) {
+      if (c->chunk)
+        node_chunk_stop(c->chunk);
       node->pool.cancel(node->pool.pool, c->pool_id);
       return;
     }
@@ -212,7 +254,7 @@ static void check(mf_node *node, struct node_caller *caller, uint64_t id) {
     if (c->id == id && c->caller == caller)
       return;
   }
-  if (make_room(node, caller, 9) == 0)
+  if (node_make_room(node, caller, 9) == 0)
     envelope_put_gone(&caller->out, id);
 }
 

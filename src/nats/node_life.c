@@ -64,6 +64,7 @@ void node_say(mf_node *node) {
   else
     set_window(node, &pool);
   beat.failed = pool.state == MF_POOL_FAILED;
+  beat.chunks = pool.chunks && !node->no_chunks;
   beat.window = node->window;
   beat.workers = pool.max;
   snprintf(beat.node, sizeof beat.node, "%s", engine_id(node->engine));
@@ -128,6 +129,7 @@ int node_new(const struct node_pool *pool, const mf_nats_options *given, mf_node
   node->window = o.window ? o.window : WINDOW_MORE;
   list_init(&node->calls);
   list_init(&node->callers);
+  list_init(&node->chunks);
   eo.name = node->name;
   rc = engine_new(node->loop, &eo, on_state, node, &node->engine);
   if (rc < 0) {
@@ -166,6 +168,7 @@ static void finish(mf_node *node) {
   if (cb)
     cb(node, data);
   node_forget_calls(node);
+  node_forget_chunks(node);
   free(node);
 }
 

@@ -19,11 +19,14 @@ struct node_caller {
   char id[NODE_ID + 1];
 };
 
+struct node_chunk;
+
 struct node_call {
   struct list link;
   mf_node *node; /* NULL: it has ended; nobody gets the answer */
   struct node_caller *caller;
-  uint64_t id, pool_id; /* the caller's number; the pool's */
+  struct node_chunk *chunk; /* NULL: it is a call */
+  uint64_t id, pool_id;     /* the caller's number; the pool's */
 };
 
 /* Draining: WANTED until a beat has told it, TOLD until the server sends no more calls,
@@ -43,6 +46,9 @@ struct mf_node {
   struct job_worker *jobs; /* NULL: it has none */
   int jobs_over;           /* none is here, and none comes any more */
   struct list calls, callers;
+  struct list chunks; /* records that are used again */
+  unsigned nchunks;
+  int no_chunks;    /* this system has no records */
   int refused_some; /* since the last beat */
   uint64_t beat_at; /* the last, of uv_hrtime in ms */
   enum node_phase phase;
@@ -57,9 +63,34 @@ struct mf_node {
   struct nats_listed listed;
 };
 
+enum { NODE_LONG_TEXT = 200 };
+#define NODE_HANDLES_TEXT "the result has handles, which can't leave the machine"
+
 /* node_calls.c */
 int node_listen(mf_node *node);
 void node_forget_calls(mf_node *node); /* their answers go nowhere */
+/* Room for one more answer of so many bytes in the message that is filled. 0 or -errno.
+ */
+int node_make_room(mf_node *node, struct node_caller *caller, size_t more);
+/* Why a result of so many bytes can't travel. */
+void node_describe_long(const mf_node *node, size_t length, char text[NODE_LONG_TEXT]);
+
+/* node_chunks.c */
+/* A record for the chunk that r is. 0; MF_EINVAL: it is none; -ENOBUFS: no memory or
+ * descriptor for it. */
+int node_chunk_new(mf_node *node, const struct envelope_record *r,
+                   struct node_chunk **ret);
+int *node_chunk_fd(struct node_chunk *chunk);
+void node_chunk_stop(const struct node_chunk *chunk); /* no further item is begun */
+/* is_idle: no worker writes into it any more. node NULL: it has ended. */
+void node_chunk_free(mf_node *node, struct node_chunk *chunk, int is_idle);
+void node_forget_chunks(mf_node *node); /* the spare records */
+/* Writes the answers of a reply, or what the record has and the error, for the caller. 0,
+ * or -1: it is told nothing. */
+int node_chunk_answer(mf_node *node, struct node_caller *caller, uint64_t id,
+                      const struct node_chunk *chunk, const mf_message *m);
+int node_chunk_fail(mf_node *node, struct node_caller *caller, uint64_t id,
+                    const struct node_chunk *chunk, const struct envelope_record *error);
 
 /* node_life.c */
 unsigned node_held(const mf_node *node); /* calls and jobs */

@@ -75,12 +75,17 @@ size_t room_places(const struct room *r) {
   return places;
 }
 
-void room_sent(struct room_node *n) {
-  n->out++;
+unsigned room_chunk_places(const struct room_node *n) {
+  uint64_t chunks = (uint64_t)n->beat.workers * n->beat.load;
+  return chunks > 0 && chunks < n->beat.window ? (unsigned)(n->beat.window / chunks) : 1;
 }
 
-void room_back(struct room_node *n) {
-  n->out--;
+void room_sent(struct room_node *n, unsigned places) {
+  n->out += places;
+}
+
+void room_back(struct room_node *n, unsigned places) {
+  n->out -= places;
 }
 
 void room_full(struct room_node *n) {

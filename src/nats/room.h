@@ -13,7 +13,7 @@ enum {
 struct room_node {
   struct list link;
   struct node_beat beat; /* its last */
-  unsigned out;          /* calls of ours that it has */
+  unsigned out;          /* places that calls of ours take there */
   unsigned most;         /* that it may have until its next beat */
   unsigned ticks;        /* since its last sign of life */
   uint64_t heard_ms;
@@ -35,8 +35,10 @@ struct room_node *room_find(const struct room *r, const char *id);
  * pool has failed only where no other is known. NULL: none has room. */
 struct room_node *room_pick(const struct room *r);
 size_t room_places(const struct room *r); /* calls that could be sent now */
-void room_sent(struct room_node *n);
-void room_back(struct room_node *n);   /* a call of ours has left it */
+/* Places that a chunk takes: so many that each worker has `load` of them, as of calls. */
+unsigned room_chunk_places(const struct room_node *n);
+void room_sent(struct room_node *n, unsigned places);
+void room_back(struct room_node *n, unsigned places); /* a call of ours has left it */
 void room_full(struct room_node *n);   /* it refused one: no more until its next beat */
 void room_absent(struct room_node *n); /* nobody was there: the same */
 void room_alive(struct room_node *n, uint64_t now_ms); /* a sign of life */

@@ -502,11 +502,17 @@ static int l_watch_stats(lua_State *L) {
   return 1;
 }
 
-/* far_places(object) -> calls that could be sent now, and those that are under way */
+/* far_places(object) -> calls that could be sent now, and those that are under way;
+ * workers of all nodes; bytes that a message has at most */
 static int l_far_places(lua_State *L) {
   const mf_far *far = far_of(check_object(L));
+  lua_Integer workers = 0;
+  list_each(it, &far->room.nodes) workers +=
+      list_entry(it, struct room_node, link)->beat.workers;
   lua_pushinteger(L, (lua_Integer)(room_places(&far->room) + far->nsent));
-  return 1;
+  lua_pushinteger(L, workers);
+  lua_pushinteger(L, (lua_Integer)engine_max_payload(far->engine));
+  return 3;
 }
 
 static int l_node_stats(lua_State *L) {

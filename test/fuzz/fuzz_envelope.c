@@ -23,6 +23,12 @@ static void put(struct buf *b, const struct envelope_record *e) {
     assert(envelope_put_result(b, e->id, e->data, e->length) == 0);
   else if (e->kind == ENVELOPE_ERROR)
     assert(envelope_put_error(b, e, SIZE_MAX) == 0);
+  else if (e->kind == ENVELOPE_CHUNK)
+    assert(envelope_put_chunk(b, e->id, e->timeout_ms, e->data, e->length) == 0);
+  else if (e->kind == ENVELOPE_ITEMS)
+    assert(envelope_put_items(b, e->id, e->data, e->length) == 0);
+  else if (e->kind == ENVELOPE_CHUNKED)
+    assert(envelope_put_chunked(b, e, SIZE_MAX) == 0);
 }
 
 static void again(const struct envelope_record *e, int answers) {
@@ -36,6 +42,7 @@ static void again(const struct envelope_record *e, int answers) {
     assert(envelope_next(&r, answers, &got) == 1);
     assert(got.kind == e->kind && got.id == e->id && got.length == e->length);
     assert(got.code == e->code && got.message_length == e->message_length);
+    assert(got.entered == e->entered && got.us == e->us);
     assert(got.length == 0 || memcmp(got.data, e->data, e->length) == 0);
   }
   buf_deinit(&b);

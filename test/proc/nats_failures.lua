@@ -110,6 +110,22 @@ test("calls marked idempotent go to another node", function(t)
   t.ok(far:stats().retried >= 1)
 end)
 
+-- Found while chunks were built: the second try waited for a node, and its TIMEOUT said "no".
+test("a call that a node has had may have run, also when its next try found no node", function(t)
+  local server, ledger = helper.start(t), nats_node.file(t)
+  local node = nats_node.start(t, server.url, "w")
+  local far = far_pool(t, server.url)
+  wait_nodes(t, far, 1)
+  local failure
+  far:with{idempotent = true, timeout = 2}:call(1, 60, ledger, function(err) failure = err end)
+  t.within(20, function() return nats_node.entries(ledger)[1] end, "it is entered")
+  node:kill()
+  t.within(20, function() return far:stats().queued == 1 end, "it waits again")
+  t.within(20, function() return failure end)
+  t.error(failure, "TIMEOUT")
+  t.eq(failure.started, "unknown")
+end)
+
 test("nobody loses a call when nodes are drained and others come", function(t)
   local server, ledger = helper.start(t), nats_node.file(t)
   local a = nats_node.start(t, server.url, "w", {beat = 0.05})
@@ -261,6 +277,11 @@ test("what strangers publish breaks nothing", function(t)
   local id = far:nodes()[1].id
   local bodies = {"", "mfc\1", "mfc\2x", "mfa\1", "mfb\1", "mfc\1\1", ("\255"):rep(100),
     "mfc\1\9" .. ("\0"):rep(20),
+    "mfc\1" .. ("<I1I8I4I1s4"):pack(8, 1, 0, 0, ""), "mfc\1" .. ("<I1I8I4I1s4"):pack(8, 2, 0, 0, ("\0"):rep(8)),
+    "mfc\1" .. ("<I1I8I4I1s4"):pack(8, 3, 0, 0, ("\255"):rep(12)),
+    "mfc\1" .. ("<I1I8I4I1s4"):pack(8, 4, 0, 0, "\1\0\0\0\0\0\0\0\255\255\255\127x"),
+    "mfa\1\22\0\0\0" .. id .. ("<I1I8s4"):pack(9, 1, "\7\0\0\0\0"),
+    "mfa\1\22\0\0\0" .. id .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, 1, 7, 7, 0, 0, 0, 0, 0),
     "mfc\1\1\1\0\0\0\0\0\0\0\0\0\0\0\0\255\255\255\127x",
     "mfa\1\22\0\0\0" .. id .. "\3\1\0\0\0\0\0\0\0\255\255\255\255",
     "mfb\1\22\0\0\0" .. ("Z"):rep(22) .. "\4\0\0\0\27[1m" .. ("\255"):rep(29),

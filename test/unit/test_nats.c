@@ -34,6 +34,7 @@ static void test_calls_there_and_back(void **state) {
   assert_int_equal(buf_size(&b), envelope_call_size(3));
   assert_int_equal(envelope_put_cancel(&b, UINT64_MAX), 0);
   assert_int_equal(envelope_put_call(&b, 2, 0, 0, NULL, 0), 0);
+  assert_int_equal(envelope_put_chunk(&b, 3, 70, "items", 5), 0);
   assert_true(head > 0);
   assert_int_equal(envelope_open_calls(&r, buf_peek(&b), buf_size(&b)), 1);
   assert_int_equal(envelope_next(&r, 0, &e), 1);
@@ -45,6 +46,9 @@ static void test_calls_there_and_back(void **state) {
   assert_int_equal(envelope_next(&r, 0, &e), 1);
   assert_true(e.id == 2 && e.timeout_ms == 0 && e.idempotent == 0 && e.length == 0);
   assert_non_null(e.data);
+  assert_int_equal(envelope_next(&r, 0, &e), 1);
+  assert_true(e.kind == ENVELOPE_CHUNK && e.id == 3 && e.timeout_ms == 70 &&
+              e.length == 5);
   assert_int_equal(envelope_next(&r, 0, &e), 0);
   buf_deinit(&b);
 }
@@ -59,10 +63,16 @@ static void put_all_answers(struct buf *b) {
                               .traceback_length = 5,
                               .value = "\x91\xc0",
                               .value_length = 2};
+  struct envelope_record end = {.id = 11, .entered = 5, .us = 12};
   assert_int_equal(envelope_begin_answers(b, ID), 0);
   assert_int_equal(envelope_put_result(b, 7, "xy", 2), 0);
   assert_int_equal(envelope_put_busy(b, 8), 0);
   assert_int_equal(envelope_put_error(b, &e, 1000), 0);
+  assert_int_equal(envelope_put_items(b, 11, "items", 5), 0);
+  assert_int_equal(envelope_put_chunked(b, &end, 1000), 0);
+  e.id = 12;
+  e.entered = UINT32_MAX;
+  assert_int_equal(envelope_put_chunked(b, &e, 1000), 0);
 }
 
 static void test_answers_there_and_back(void **state) {
@@ -82,6 +92,14 @@ static void test_answers_there_and_back(void **state) {
   assert_true(e.kind == ENVELOPE_ERROR && e.id == 9 && e.code == -20001 &&
               e.started == 1);
   assert_true(e.message_length == 7 && e.traceback_length == 5 && e.value_length == 2);
+  assert_int_equal(envelope_next(&r, 1, &e), 1);
+  assert_true(e.kind == ENVELOPE_ITEMS && e.id == 11 && e.length == 5);
+  assert_int_equal(envelope_next(&r, 1, &e), 1);
+  assert_true(e.kind == ENVELOPE_CHUNKED && e.id == 11 && e.entered == 5 && e.us == 12);
+  assert_true(e.code == 0 && !e.message);
+  assert_int_equal(envelope_next(&r, 1, &e), 1);
+  assert_true(e.kind == ENVELOPE_CHUNKED && e.id == 12 && e.entered == UINT32_MAX);
+  assert_true(e.code == -20001 && e.started == 1 && e.value_length == 2);
   assert_int_equal(envelope_next(&r, 1, &e), 0);
   buf_deinit(&b);
 }
@@ -128,7 +146,7 @@ static void test_every_cut_is_noticed(void **state) {
     if (envelope_open_answers(&r, cut, n, node)) {
       while ((rc = envelope_next(&r, 1, &e)) > 0)
         records++;
-      assert_true(records < 3);
+      assert_true(records < 6);
     }
     free(cut);
   }
@@ -147,6 +165,7 @@ static void test_the_other_side_is_not_believed(void **state) {
       {"mfc\1\143\1\0\0\0\0\0\0\0", 13},       /* a kind that is none */
       {"mfc\1\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\177x", 23}, /* a length that lies */
       {"mfc\1\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\377", 22},  /* no bytes at all */
+      {"mfc\1\12\1\0\0\0\0\0\0\0\0\0\0\0", 17}, /* the end of a chunk among calls */
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     struct reader r;
@@ -171,6 +190,13 @@ static void test_beats(void **state) {
   assert_string_equal(got.name, "a?[1mb");
   assert_true(got.window == 20 && got.held == 3 && got.workers == 2 &&
               got.draining == 1 && got.failed == 0 && got.calls == 77);
+  assert_int_equal(got.chunks, 0);
+  buf_consume(&out, buf_size(&out));
+  b.draining = 0;
+  b.chunks = 1;
+  assert_int_equal(beat_write(&out, &b), 0);
+  assert_int_equal(beat_read(&got, buf_peek(&out), buf_size(&out)), 1);
+  assert_true(got.chunks == 1 && got.draining == 0);
   buf_deinit(&out);
 }
 
@@ -206,14 +232,14 @@ static void test_room_is_what_was_announced(void **state) {
   assert_int_equal(is_new, 1);
   assert_ptr_equal(room_pick(&room), n);
   assert_int_equal(room_places(&room), 2);
-  room_sent(n);
-  room_sent(n);
+  room_sent(n, 1);
+  room_sent(n, 1);
   assert_null(room_pick(&room));
   b.held = 2; /* both are ours: no less room than before */
   assert_ptr_equal(room_beat(&room, &b, 1300, &is_new), n);
   assert_int_equal(is_new, 0);
   assert_null(room_pick(&room));
-  room_back(n);
+  room_back(n, 1);
   assert_ptr_equal(room_pick(&room), n);
   b.held = 2; /* one is another caller's */
   room_beat(&room, &b, 1600, &is_new);
@@ -242,7 +268,7 @@ static void test_the_least_busy_node_is_picked(void **state) {
   unsigned to_one = 0;
   for (int i = 0; i < 10; i++) {
     struct room_node *n = room_pick(&room);
-    room_sent(n);
+    room_sent(n, 1);
     to_one += n == one;
   }
   assert_int_equal(to_one, 2);
@@ -254,6 +280,39 @@ static void test_the_least_busy_node_is_picked(void **state) {
   room_remove(&room, one);
   assert_ptr_equal(room_pick(&room), four);
   room_remove(&room, four);
+}
+
+/* Chunks take so much of the window that each worker has `load` of them. */
+static void test_a_chunk_takes_more_room_than_a_call(void **state) {
+  struct room room;
+  int is_new;
+  room_init(&room);
+  struct node_beat b = a_beat(ID, 20, 0, 2); /* a load of 2 */
+  struct room_node *n = room_beat(&room, &b, 0, &is_new);
+  assert_int_equal(room_chunk_places(n), 5);
+  for (int i = 0; i < 4; i++) {
+    assert_ptr_equal(room_pick(&room), n);
+    room_sent(n, 5);
+  }
+  assert_null(room_pick(&room));
+  room_back(n, 5);
+  assert_int_equal(room_places(&room), 5);
+  static const struct {
+    unsigned window, workers, load, places;
+  } cases[] = {{1, 2, 2, 1},
+               {4, 2, 2, 1},
+               {8, 2, 2, 2},
+               {20, 0, 2, 1},
+               {20, 2, 0, 1},
+               {UINT32_MAX, UINT32_MAX, UINT32_MAX, 1},
+               {UINT32_MAX, 1, 1, UINT32_MAX}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    b = a_beat(ID, cases[i].window, 0, cases[i].workers);
+    b.load = cases[i].load;
+    room_beat(&room, &b, 0, &is_new);
+    assert_int_equal(room_chunk_places(n), cases[i].places);
+  }
+  room_remove(&room, n);
 }
 
 static void test_silent_nodes_are_gone(void **state) {
@@ -320,6 +379,7 @@ int main(void) {
       cmocka_unit_test(test_subjects),
       cmocka_unit_test(test_room_is_what_was_announced),
       cmocka_unit_test(test_the_least_busy_node_is_picked),
+      cmocka_unit_test(test_a_chunk_takes_more_room_than_a_call),
       cmocka_unit_test(test_silent_nodes_are_gone),
       cmocka_unit_test(test_strangers_fill_no_memory),
       cmocka_unit_test(test_durations),

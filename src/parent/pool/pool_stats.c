@@ -28,6 +28,7 @@ int mf_pool_stats(const mf_pool *pool, mf_pool_info *ret) {
   s.queued = pool->nqueued;
   s.templates = pool_count_templates(pool);
   s.running = pool->nworking;
+  s.chunks = !pool->rpc_options.async && pool->rpc_options.message_max >= 1u << 20;
   s.p50_us = latency_at(&pool->latency, 50);
   s.p99_us = latency_at(&pool->latency, 99);
   s.queue_time = times_of(&pool->queue_time);

@@ -1,0 +1,111 @@
+/* Chunks of items of a far pool: what has come of their answers, and the record by which
+ * whoever has made a chunk learns how far it came when it failed (wire/chunk.h). The
+ * record of the worker is the node's; what the node says of it is written into the
+ * caller's. Runs in the parent. */
+#include "nats/caller_private.h"
+
+#include "os/share.h"
+#include "wire/chunk.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* NULL: it is no record, or there is no memory (errno). */
+static struct chunk_record *map_record(int fd) {
+  struct stat st;
+  errno = EINVAL;
+  if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size != CHUNK_RECORD_SIZE)
+    return NULL;
+  void *map = mmap(NULL, CHUNK_RECORD_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  return map == MAP_FAILED ? NULL : map;
+}
+
+int far_chunk_new(const mf_message *m, struct far_chunk **ret) {
+  struct reader r;
+  reader_init(&r, m->data, m->length);
+  uint32_t n = reader_u32(&r);
+  if (n == 0 || m->length < CHUNK_HEADER)
+    return MF_EINVAL;
+  struct far_chunk *chunk = calloc(1, sizeof *chunk);
+  if (!chunk)
+    return -ENOMEM;
+  chunk->n = n;
+  buf_init(&chunk->answers, SIZE_MAX);
+  if (m->nfds > 0 && !(chunk->record = map_record(m->fds[0]))) {
+    int rc = errno == EINVAL || errno == EBADF ? MF_EINVAL : -errno;
+    free(chunk);
+    return rc;
+  }
+  *ret = chunk;
+  return 0;
+}
+
+void far_chunk_free(struct far_chunk *chunk) {
+  if (!chunk)
+    return;
+  if (chunk->record)
+    share_unmap(chunk->record, CHUNK_RECORD_SIZE);
+  buf_deinit(&chunk->answers);
+  free(chunk);
+}
+
+int far_chunk_begin(struct far_chunk *chunk) {
+  static const unsigned char header[CHUNK_HEADER] = {0};
+  buf_consume(&chunk->answers, buf_size(&chunk->answers));
+  chunk->entered = UINT32_MAX; /* until its node says otherwise */
+  return buf_put(&chunk->answers, header, sizeof header);
+}
+
+int far_chunk_items(const mf_far *far, struct far_chunk *chunk,
+                    const struct envelope_record *r) {
+  size_t most = CHUNK_HEADER + RPC_CHUNK_BYTES + engine_max_payload(far->engine);
+  if (buf_size(&chunk->answers) + r->length > most)
+    return -E2BIG;
+  return buf_put(&chunk->answers, r->data, r->length);
+}
+
+void far_chunk_reply(struct far_chunk *chunk, const struct envelope_record *r,
+                     mf_message *ret) {
+  struct buf *b = &chunk->answers;
+  chunk_header_put(b->data + b->head, r->entered, r->us);
+  *ret = (mf_message){b->data + b->head, buf_size(b), NULL, 0};
+}
+
+/* Whole answers that the record has room for, and their bytes. */
+static uint32_t count_answers(const struct far_chunk *chunk, uint32_t *ret_bytes) {
+  struct reader r;
+  struct chunk_answer a;
+  size_t all = buf_size(&chunk->answers), bytes = 0;
+  uint32_t n = 0;
+  *ret_bytes = 0;
+  if (all < CHUNK_HEADER)
+    return 0;
+  all -= CHUNK_HEADER;
+  reader_init(&r, buf_peek(&chunk->answers) + CHUNK_HEADER, all);
+  while (n < chunk->n && reader_left(&r) > 0 && chunk_answer_next(&r, &a) == 0) {
+    bytes = all - reader_left(&r);
+    if (bytes > RPC_CHUNK_BYTES)
+      break;
+    *ret_bytes = (uint32_t)bytes;
+    n++;
+  }
+  return n;
+}
+
+void far_chunk_tell(const struct far_chunk *chunk, const mf_error *e) {
+  struct chunk_record *record = chunk->record;
+  uint32_t n, bytes;
+  if (!record)
+    return;
+  chunk_record_clear(record);
+  if (e->started == MF_STARTED_NO && chunk->entered == UINT32_MAX)
+    return; /* no node has it */
+  n = count_answers(chunk, &bytes);
+  if (bytes > 0)
+    memcpy(record->answers, buf_peek(&chunk->answers) + CHUNK_HEADER, bytes);
+  atomic_store(&record->bytes, bytes);
+  atomic_store(&record->finished, n);
+  atomic_store(&record->entered, chunk->entered);
+}
