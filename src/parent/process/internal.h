@@ -12,6 +12,8 @@
 void process_close_pidfd(struct mf_process *p);
 /* The only way to another state. */
 void process_enter(struct mf_process *p, enum process_state state);
+/* table.c: aborts where p does not go from its state to that one. Debug builds alone. */
+void process_check_entry(const struct mf_process *p, enum process_state to);
 
 /* notify.c */
 /* Delivers the pending callbacks. */

@@ -192,6 +192,7 @@ int process_connect(struct mf_process *p, int fd) {
 }
 
 void process_enter(struct mf_process *p, enum process_state state) {
+  process_check_entry(p, state);
   p->state = state;
   p->state_since_ms = context_now_ms(p->context);
   process_trace_state(p);

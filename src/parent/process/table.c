@@ -12,14 +12,15 @@
  *   FORKING, SERVING  -> STARTING (cell_run), GIVING (cell_give), ENDING (cell_finish)
  *   STARTING          -> RUNNING (cell_enter), ENDING (cell_revoke)
  *   GIVING            -> GIVEN (process_try_give), ENDING (cell_close)
- *   any from FORKING to GIVING -> FAILED (cell_failed), ENDING (cell_expire)
- *   any that has a socket      -> FAILED (process_cast_off)
+ *   FORKING to GIVING -> FAILED (cell_failed), ENDING (cell_expire)
+ *   ENDING            -> FAILED (cell_failed: its last answer)
+ *   any with a socket -> FAILED (process_cast_off)
  *   any               -> DEAD (process_die; the record alone: process_abandon, process_park)
  *
- * What holds between two events is the list `invariants` below: tests and debug builds
- * look after every event. Every event goes through one table, in which every cell is
- * filled: `rules`. A cell's name there is that of its function without cell_. Runs in the
- * parent. */
+ * Debug builds and tests know this list as `entered_from`, and what holds between two
+ * events as `process_broken_invariant`: they look at both, and abort. Every event goes
+ * through one table, in which every cell is filled: `rules`. A cell's name there is that
+ * of its function without cell_. Runs in the parent. */
 #include "parent/process/cells.h"
 
 #include "parent/process/internal.h"
@@ -34,6 +35,27 @@ enum {
   S_GIVEN = 1 << GIVEN, S_FAILED = 1 << FAILED, S_ENDING = 1 << ENDING, S_DEAD = 1 << DEAD,
   S_ALL = (1 << STATE_COUNT) - 1
 };
+
+/* From which states each is entered: the list at the head. */
+static const unsigned entered_from[STATE_COUNT] = {
+  [FORKING] = S_HELD,
+  [SERVING] = S_FORKING,
+  [STARTING] = S_HELD | S_FORKING | S_SERVING,
+  [GIVING] = S_FORKING | S_SERVING,
+  [RUNNING] = S_STARTING,
+  [GIVEN] = S_GIVING,
+  [FAILED] = S_FORKING | S_SERVING | S_STARTING | S_GIVING | S_FAILED | S_ENDING,
+  [ENDING] = S_FORKING | S_SERVING | S_STARTING | S_GIVING,
+  [DEAD] = S_ALL,
+};
+
+void process_check_entry(const struct mf_process *p, enum process_state to) {
+  if (entered_from[to] >> p->state & 1)
+    return;
+  fprintf(stderr, "moonfork: process %llu enters %s from %s\n", (unsigned long long)p->id,
+          state_names[to], state_names[p->state]);
+  abort();
+}
 
 /* In these states, this. The states that are not in a mask are those that are left out of it. */
 const char *process_broken_invariant(const struct mf_process *p) {
@@ -86,6 +108,8 @@ static void check(const struct mf_process *p, const struct event *e) {
   abort();
 }
 #else
+void process_check_entry(const struct mf_process *p, enum process_state to) {
+}
 static void check(const struct mf_process *p, const struct event *e) {
 }
 #endif
