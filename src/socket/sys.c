@@ -185,6 +185,10 @@ int sys_has_first(void) {
   return first.n > 0;
 }
 
+void sys_drop_first(void) {
+  first.n = 0;
+}
+
 static void end_first(int error) {
   first.n = 0;
   first.then(error);

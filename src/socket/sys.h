@@ -46,6 +46,8 @@ void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(int error
 /* Writes them now, if they are still here. */
 void sys_flush_first(void);
 int sys_has_first(void);
+/* They go never, and `then` is not called. */
+void sys_drop_first(void);
 /* Whether sys_write has written to a socket in this process. */
 int sys_has_written(void);
 /* A connection (close-on-exec, above 2), -EAGAIN or a negated errno. ask: the description

@@ -2,9 +2,10 @@
  * slot of two parts, in two files of memory that come with a FORK (OPT_SLOT_STEP):
  *
  *   births  u32[count]: the pid, written by the kernel before the clone runs. Mapped by
- * the parent and the template; clones don't have it words   struct slot[count], then
- * count texts of SLOT_TEXT_MAX bytes: the clone's last words and how much memory its Lua
- * uses. Mapped by all three
+ *           the parent and the template; clones don't have it
+ *   words   struct slot[count], then count texts of SLOT_TEXT_MAX bytes: what a clone
+ *           tells without a message: how much memory its Lua uses, its last words, and
+ *           that its function has returned already. Mapped by all three
  *
  * A page of it exists once it is written. Whoever maps it can write anything at any time:
  * each reader copies a value, compares it with its limit, and then uses the copy. */
@@ -20,7 +21,9 @@ struct slot { /* one cache line, so that neighbours don't disturb each other */
   volatile uint64_t lua_live;  /* bytes, kept up to date by heap_publish */
   volatile uint32_t text_size; /* written last */
   uint32_t unused;
-  uint64_t reserved[6];
+  /* The id of its FORK: the clone's function has returned before *running* was due. */
+  volatile uint64_t returned;
+  uint64_t reserved[5];
 };
 
 /* Slots come in steps: 64, three times 1,024, then twice as many as before. */

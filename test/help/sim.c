@@ -632,6 +632,14 @@ volatile uint32_t *sim_birth(struct sim *s, int far, const struct frame *fork) {
   return &s->slots[i].births[slot - s->slots[i].first];
 }
 
+void sim_return(struct sim *s, int far, const struct frame *fork, uint64_t id) {
+  uint32_t slot;
+  int i = find_slot(s, far, fork, NULL, &slot);
+  assert(i >= 0);
+  struct slot *heads = s->slots[i].words;
+  heads[slot - s->slots[i].first].returned = id;
+}
+
 void sim_last_words(struct sim *s, int far, const struct frame *fork, const char *text) {
   uint32_t slot;
   int i = find_slot(s, far, fork, NULL, &slot);

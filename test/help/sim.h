@@ -87,6 +87,8 @@ int sim_fork(struct sim *s, int far, const struct frame *fork, const int *fds, i
 /* Where the number of that clone stands. */
 volatile uint32_t *sim_birth(struct sim *s, int far, const struct frame *fork);
 /* The texts of the slot that the FORK names, for last words; or NULL. */
+/* The function of the process that it forks there with that id has returned. */
+void sim_return(struct sim *s, int far, const struct frame *fork, uint64_t id);
 void sim_last_words(struct sim *s, int far, const struct frame *fork, const char *text);
 /* The next whole command that the core wrote to this end. 0: none. Its descriptors'
  * indices go to ret_fds. body is valid until the next call for that end. */

@@ -4,6 +4,7 @@
 #include "unit.h"
 
 #include "help/sim.h"
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/dump.h"
@@ -482,6 +483,56 @@ static void test_only_the_kernel_tells_whose_number_it_is(void **state) {
   }
 }
 
+/* ---- functions that have returned before *running* was due ---- */
+
+/* The end of the socket is its *running*, where the slot says so, and says it of this
+ * process: an older one's word in the same slot is none. It is so, too, where the socket
+ * does not end, since a copy of this program has the other end. */
+static void test_a_function_that_has_returned_was_entered(void **state) {
+  enum { NOBODY, ITSELF, ANOTHER };
+  static const struct {
+    int who, hangs_up;
+  } cases[] = {{ITSELF, 1}, {ITSELF, 0}, {ANOTHER, 1}, {ANOTHER, 0}, {NOBODY, 1}};
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    struct story *s = story_new();
+    struct frame f;
+    int far, fds[SIM_QUEUE], entered = cases[i].who == ITSELF;
+    mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
+    assert_int_equal(mf_fork(t, &q), 0);
+    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    assert_int_equal(q->expects_hello, 0);
+    int q_far = sim_far_end(s->sim, q->chan.fd);
+    s->runs = s->exits = 0;
+    while (sim_command(s->sim, far, &f, fds))
+      if (f.type == CMD_FORK) {
+        sim_fork(s->sim, far, &f, fds, 501);
+        if (cases[i].who != NOBODY)
+          sim_return(s->sim, far, &f, entered ? q->id : first->id);
+      }
+    sim_end_process(s->sim, 501, 0);
+    if (cases[i].hangs_up)
+      sim_hang_up(s->sim, q_far);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, cases[i].hangs_up);
+    for (int n = 0; n < 2 * WORD_LOOK_MS / 50; n++) /* by its pidfd then */
+      sim_advance(s->sim, 50);
+    assert_int_equal(s->runs, 1);
+    assert_int_equal(s->run_error, entered ? 0 : MF_ECLONE_DIED);
+    if (!entered)
+      assert_int_equal(s->run_started, MF_STARTED_NO);
+    assert_int_equal(s->exits, 1);
+    assert_int_equal(s->exit_known, 1);
+    assert_int_equal(s->exit_code, 0);
+    assert_int_equal(s->sim->children[501], 0);
+    sim_end_process(s->sim, 500, 0);
+    wait_for_status(s);
+    mf_close(first, NULL, NULL);
+    close_both(q, t);
+    story_free(s);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_only_the_kernel_tells_whose_number_it_is),
@@ -497,6 +548,7 @@ int main(void) {
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
       cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),
       cmocka_unit_test(test_births_in_slots_that_were_given_back_are_reaped),
+      cmocka_unit_test(test_a_function_that_has_returned_was_entered),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
   };
   return cmocka_run_group_tests_name("process births", tests, NULL, NULL);

@@ -84,6 +84,54 @@ static void test_running_goes_with_the_first_bytes(void **state) {
   finish(&t, 0);
 }
 
+/* Nor need a function that returns before its *running* is due send one: it stands in the
+ * slot, and the end of the socket tells. Whoever has to be known by a first word, has run
+ * other code of the user's, which may have left somebody with the socket, or calls C, is
+ * told of at once, and so is a failure. */
+static void test_a_function_that_returns_says_so_in_its_slot(void **state) {
+  static const struct {
+    const char *code;
+    int introduce, silent, exit;
+  } rows[] = {
+      {"function f() end", 0, 1, 0},
+      {"function f() local n = 0 for i = 1, 20 do n = n + i end end", 0, 1, 0},
+      {"function f() end", 1, 0, 0},
+      {"function f() local n = 0 for i = 1, 1000 do n = n + i end end", 0, 0, 0},
+      {"function f() type(1) end", 0, 0, 0},
+      {"function f() local n = nil + 1 end", 0, 0, 1},
+      {"clone = require 'moonfork.clone' function f() end clone.on_fork(function() end)",
+       0, 0, 0},
+  };
+  static struct answer a;
+  for (size_t i = 0; i < COUNT(rows); i++) {
+    struct template t;
+    struct buf commands, options;
+    unsigned char one[4] = {1};
+    uint64_t id = 9 + i;
+    buf_init(&commands, 4096);
+    buf_init(&options, 4096);
+    start(&t);
+    put_eval(t.fd, rows[i].code);
+    inner(&commands, CMD_RUN, 0, 0, "f");
+    if (rows[i].introduce)
+      option(&options, OPT_INTRODUCE, one, 1);
+    option(&options, OPT_COMMANDS, buf_peek(&commands), buf_size(&commands));
+    int clone = put_fork_with(t.fd, id, &options, NULL, 0);
+    expect_forked(t.fd, id);
+    if (rows[i].introduce)
+      expect(clone, ANS_HELLO, &a);
+    if (!rows[i].silent)
+      expect(clone, ANS_RUNNING, &a);
+    assert_text(clone, "");
+    assert_int_equal(WEXITSTATUS(expect_exited(t.fd, id)->status), rows[i].exit);
+    assert_int_equal(shared.words[id].returned, rows[i].silent ? id : 0);
+    close(clone);
+    buf_deinit(&commands);
+    buf_deinit(&options);
+    finish(&t, 0);
+  }
+}
+
 static void test_fused_fork_runs_at_once(void **state) {
   static struct answer a;
   struct template t;
@@ -324,6 +372,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_forks_a_clone_that_serves),
       census_test(test_running_goes_with_the_first_bytes),
+      census_test(test_a_function_that_returns_says_so_in_its_slot),
       census_test(test_fused_fork_runs_at_once),
       census_test(test_exit_kinds_are_told),
       census_test(test_hooks_run_and_refuse),

@@ -33,6 +33,9 @@ enum {
   STALL_RETRY_MS = 5,
   /* Where no pidfd tells of a direct child's end. */
   CHILD_POLL_MS = 50,
+  /* A clone that has been born so long ago, and has not been heard of, is watched by its
+   * pidfd from then on, too. */
+  WORD_LOOK_MS = 500,
   /* Between two starts of a default template that comes to nothing again and again: none
    * before the second, then doubling. */
   TEMPLATE_BACKOFF_FIRST_MS = 50,

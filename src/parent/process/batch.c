@@ -185,6 +185,8 @@ void process_unhold(struct mf_process *p) {
     list_push(&source->asked, &p->ask_link);
     if (p->is_thread && p->finish.kind == FINISH_RUN)
       busy_wait_expect(&ctx->busy_wait, proc_now_ns());
+    if (p->finish.kind == FINISH_RUN)
+      process_await_word(source);
     if (p->is_thread && p->finish.kind != FINISH_RUN) /* else its answer comes first */
       process_watch_end(p);
   }
@@ -261,7 +263,7 @@ void process_fork_denied(struct mf_process *p, uint64_t id, const void *body,
   struct mf_process *q = asked_of(p, id);
   if (!q)
     return;
-  list_remove(&q->ask_link);
+  process_answered(q);
   process_event(q, &(struct event){EV_FORK_FAILED, .frame = &f});
 }
 

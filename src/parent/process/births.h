@@ -29,6 +29,9 @@ void births_confirm(struct births *b, uint32_t slot);
 int births_pid(const struct births *b, uint32_t slot); /* 0: none yet */
 /* Copies the last words: their length, 0 for none. text: SLOT_TEXT_MAX bytes. */
 size_t births_words(const struct births *b, uint32_t slot, char *text);
+/* Whether the process forked by the command with that id has told there that its function
+ * has returned. */
+int births_returned(const struct births *b, uint32_t slot, uint64_t id);
 /* Nobody writes there any more. */
 void births_put(struct births *b, uint32_t slot);
 /* The number of a process that was born in a slot that had been given back: a lying

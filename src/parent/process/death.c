@@ -49,6 +49,7 @@ void process_die(struct mf_process *p) {
   if (p->state == DEAD)
     return;
   channel_drain(&p->chan); /* queued bytes outlive their writer */
+  process_hear_return(p);
   if (p->state == DEAD)
     return;
   p->forked = 1;
@@ -78,6 +79,7 @@ void process_die(struct mf_process *p) {
   deadline_clear(&p->limit);
   deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);
+  deadline_clear(&p->word_due);
   spares_drop(p);
   spares_lose(p);
   process_close_pidfd(p);

@@ -2,6 +2,7 @@
 #include "parent/process/internal.h"
 
 #include "parent/common/times.h"
+#include "parent/process/births.h"
 #include "parent/process/greeting.h"
 #include "parent/process/process_trace.h"
 #include <signal.h>
@@ -85,6 +86,31 @@ static struct mf_process *from_channel(struct channel *c) {
   return list_entry(c, struct mf_process, chan);
 }
 
+static int is_overdue_word(const struct mf_process *q) {
+  return context_now_ms(q->context) >= q->made_ms + WORD_LOOK_MS &&
+         births_pid(q->births, q->slot) > 0;
+}
+
+/* Clones of p that were born long ago and have said nothing: from now on the kernel tells
+ * of their ends. A socket does not end where this program has forked itself in between,
+ * and the copy has the other end. */
+static void on_word_due(struct deadline *d) {
+  struct mf_process *p = list_entry(d, struct mf_process, word_due), *last = NULL;
+  while (!list_empty(&p->asked)) {
+    struct mf_process *q = list_entry(p->asked.next, struct mf_process, ask_link);
+    if (q == last || !q->births || !is_overdue_word(q))
+      break;
+    process_learn(q); /* and it is not among them any more */
+    last = q;
+  }
+  process_await_word(p);
+}
+
+void process_await_word(struct mf_process *p) {
+  if (!p->far && !list_empty(&p->asked) && deadline_at(&p->word_due) == UINT64_MAX)
+    deadline_set(&p->context->deadlines, &p->word_due, WORD_LOOK_MS);
+}
+
 /* The process with that number, if p is the one that was asked to fork it; what it says
  * of others is not believed. */
 static struct mf_process *reported(struct mf_process *p, uint64_t id) {
@@ -139,9 +165,19 @@ static void on_frame(struct channel *c, const struct frame *f) {
   }
 }
 
+int process_hear_return(struct mf_process *p) {
+  if (p->state != STARTING || !p->births || !births_returned(p->births, p->slot, p->id))
+    return 0;
+  process_confirm_fork(p);
+  process_event(p, &(struct event){EV_RUNNING, .pid = p->pid});
+  return 1;
+}
+
 static void on_end(struct channel *c, int why) {
-  watch_thread(from_channel(c));
-  process_event(from_channel(c), &(struct event){EV_EOF, .why = why});
+  struct mf_process *p = from_channel(c);
+  watch_thread(p);
+  if (why != 0 || !process_hear_return(p))
+    process_event(p, &(struct event){EV_EOF, .why = why});
 }
 
 static void on_ready(struct channel *c, unsigned events) {
@@ -189,5 +225,6 @@ void process_listen(struct mf_process *p) {
   deadline_init(&p->limit, on_limit);
   deadline_init(&p->response_timeout, on_response_timeout);
   deadline_init(&p->retry, on_retry);
+  deadline_init(&p->word_due, on_word_due);
   channel_init(&p->chan, &channel_events);
 }

@@ -158,6 +158,8 @@ void process_try_give(struct mf_process *p);
 int process_on_word(struct mf_process *p);
 /* What was asked of p up to the n-th command is executed, the forks among it, too. */
 void process_advance(struct mf_process *p, uint64_t n);
+/* Nothing is to be heard any more of whether q was forked. */
+void process_answered(struct mf_process *q);
 /* A word of p's own is proof that its source has executed the fork and all before, though
  * its DONE may be late, or not come at all. */
 void process_confirm_fork(struct mf_process *p);
@@ -171,6 +173,11 @@ void process_withdraw(struct mf_process *p);
 /* events.c */
 /* Delivers some more of the answers that were left for this turn. */
 void process_on_read(struct task *t);
+/* Its function has returned before *running* was due, as its slot tells: the end of its
+ * socket, or its own, is that word, too. 1: so it was. */
+int process_hear_return(struct mf_process *p);
+/* A fork was asked of p, of which something is to be heard soon. */
+void process_await_word(struct mf_process *p);
 /* What happens to p comes there. */
 void process_listen(struct mf_process *p);
 

@@ -33,6 +33,12 @@ int process_on_word(struct mf_process *p) {
   return 0;
 }
 
+void process_answered(struct mf_process *q) {
+  list_remove(&q->ask_link);
+  if (q->source && list_empty(&q->source->asked))
+    deadline_clear(&q->source->word_due);
+}
+
 /* What was asked of p up to the n-th command is executed, the forks among it, too. Who
  * tells may be a clone: of a fork that carries run a template says nothing. */
 void process_advance(struct mf_process *p, uint64_t n) {
@@ -43,7 +49,7 @@ void process_advance(struct mf_process *p, uint64_t n) {
     struct mf_process *q = list_entry(p->asked.next, struct mf_process, ask_link);
     if (q->fork_number > n)
       break;
-    list_remove(&q->ask_link);
+    process_answered(q);
     q->forked = 1;
     process_learn(q);
     process_on_word(q);

@@ -76,6 +76,7 @@ void process_forget_source(struct mf_process *p) {
   struct mf_process *source = p->source;
   if (!source)
     return;
+  process_answered(p);
   p->source = NULL;
   /* It runs on when nobody has an object of it: its process is not to be killed. */
   if (p->is_thread && p->state == RUNNING && p->life && !process_thread_look(p))
@@ -83,7 +84,6 @@ void process_forget_source(struct mf_process *p) {
   if (source->held_child == p)
     source->held_child = NULL;
   list_remove(&p->fork_link);
-  list_remove(&p->ask_link);
   process_release(source);
 }
 
@@ -138,6 +138,7 @@ static void process_free(struct mf_process *p) {
   deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
+  deadline_clear(&p->word_due);
   list_remove(&p->spare_link);
   process_close_pidfd(p);
   channel_close(&p->chan);
@@ -232,6 +233,7 @@ void process_park(struct mf_process *p) {
   deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);
   deadline_clear(&p->refill);
+  deadline_clear(&p->word_due);
   if (def->process == p && !p->error &&
       !p->unstarted) { /* one that waits to be started can go */
     channel_park(&p->chan);

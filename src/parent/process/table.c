@@ -84,6 +84,7 @@ const char *process_broken_invariant(const struct mf_process *p) {
   HOLDS(S_GIVING | S_RUNNING | S_GIVEN | S_DEAD, deadline_at(&p->limit) == UINT64_MAX)
   HOLDS(S_DEAD,                            deadline_at(&p->response_timeout) == UINT64_MAX)
   HOLDS(S_DEAD,                            deadline_at(&p->retry) == UINT64_MAX)
+  HOLDS(S_DEAD,                            deadline_at(&p->word_due) == UINT64_MAX)
   /* relations to others */
   HOLDS(S_ALL,                             (p->source == NULL) == list_empty(&p->fork_link))
   HOLDS(S_ALL,                             list_empty(&p->ask_link) || (p->source && p->was_asked))

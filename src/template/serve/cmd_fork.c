@@ -39,6 +39,8 @@ int cmd_fork(struct server *s, struct command *c) {
     r = thread_fork(s, c, entry_thread);
   } else {
     r = clone_fork(s, &o, c->fds, &sibling);
+    if (r == SERVED_BORN)
+      s->birth.id = c->id;
   }
   if (r < 0)
     return refuse(s, c);

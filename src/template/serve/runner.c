@@ -208,6 +208,19 @@ static void leave_last_words(struct server *s) {
   free(own);
 }
 
+/* The function has returned before *running* was due: that stands in the slot, and the
+ * end of the socket, which wakes the parent anyway, is the message. Where the parent has
+ * the slot and knows who this is, and nobody else can have the socket: no code of the
+ * user's ran before the function (may_finalise), and none of C's in it. */
+static int return_silently(struct server *s) {
+  if (!sys_has_first() || s->thread || !s->slot || !s->run.is_fresh ||
+      !s->birth.sibling || s->birth.options.introduce || s->owner_is_agent)
+    return 0;
+  s->slot->returned = s->birth.id;
+  sys_drop_first();
+  return 1;
+}
+
 void runner_enter(struct server *s) {
   if (!s->thread) {
     wakeup_enter_user(); /* a template that has forked runs it itself */
@@ -221,7 +234,8 @@ void runner_enter(struct server *s) {
   if (!s->thread)
     on_term_enter(s->L);
   int r = script_run(s, fd);
-  sys_flush_first();
+  if (r != 0 || !return_silently(s))
+    sys_flush_first();
   if (r == 0)
     server_exit(s, 0);
   leave_last_words(s);

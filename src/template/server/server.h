@@ -113,6 +113,7 @@ struct server {
   int being_born;  /* executing the inner commands of a FORK */
   struct {         /* a clone between fork() and clone_born */
     struct options options;
+    uint64_t id;                     /* of the FORK */
     int sibling;                     /* a child of the template's parent */
     int (*settle)(struct server *s); /* a copy of a running function: what it does before
                                         anything else in Lua (fork/promote.h); or NULL */
