@@ -8,7 +8,6 @@
 
 enum {
   AHEAD = 256 * 1024, /* so many bytes may wait for the stream while more are read */
-  BUCKETS_FIRST = 64
 };
 
 /* Bytes that the local descriptor has not taken yet. */
@@ -26,42 +25,6 @@ static int put(struct mux *m, unsigned type, uint32_t channel, const uint32_t *n
   if (r < 0)
     mux_break(m, "not enough memory for what waits to be sent");
   return r;
-}
-
-/* ---- channels by id ---- */
-
-static struct list *bucket_of(const struct mux *m, uint32_t id) {
-  return &m->buckets[(id >> 1) & (m->nbuckets - 1)];
-}
-
-struct mux_channel *channel_find(const struct mux *m, uint32_t id) {
-  list_each(it, bucket_of(m, id)) {
-    struct mux_channel *c = list_entry(it, struct mux_channel, bucket);
-    if (c->id == id)
-      return c;
-  }
-  return NULL;
-}
-
-int mux_has(const struct mux *m, uint32_t id) {
-  return channel_find(m, id) != NULL;
-}
-
-int mux_grow(struct mux *m) {
-  unsigned n = m->nbuckets ? m->nbuckets * 2 : BUCKETS_FIRST;
-  struct list *fresh = malloc(n * sizeof *fresh);
-  if (!fresh)
-    return -ENOMEM;
-  for (unsigned i = 0; i < n; i++)
-    list_init(&fresh[i]);
-  free(m->buckets);
-  m->buckets = fresh;
-  m->nbuckets = n;
-  list_each(it, &m->channels) {
-    struct mux_channel *c = list_entry(it, struct mux_channel, link);
-    list_push(bucket_of(m, c->id), &c->bucket);
-  }
-  return 0;
 }
 
 /* ---- what is read and written now ---- */
@@ -598,7 +561,7 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
   list_init(&c->segments);
   list_init(&c->waits);
   list_push(&m->channels, &c->link);
-  list_push(bucket_of(m, id), &c->bucket);
+  channel_enter(c);
   list_push(&m->fresh, &c->fresh);
   m->nchannels++;
   return 0;
@@ -655,20 +618,6 @@ void mux_begin_channels(struct mux *m) {
     c->credit = m->window;
     watch(c);
   }
-}
-
-void mux_list(const struct mux *m, struct link_page *page) {
-  uint32_t n = 0;
-  page->nlisted = 0; /* who looks now sees no half of one list and half of another */
-  list_each(it, &m->channels) {
-    const struct mux_channel *c = list_entry(it, struct mux_channel, link);
-    if (n == LINK_PAGE_CHANNELS)
-      break;
-    page->channels[n].id = c->id;
-    page->channels[n].credit = c->sends ? c->credit : 0;
-    page->channels[n++].queued = c->queued;
-  }
-  page->nlisted = n;
 }
 
 void mux_drop_all(struct mux *m) {

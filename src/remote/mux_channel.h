@@ -31,6 +31,8 @@ struct mux_channel {
 
 /* NULL: there is none. */
 struct mux_channel *channel_find(const struct mux *m, uint32_t id);
+/* It is found from now on. */
+void channel_enter(struct mux_channel *c);
 /* To its local descriptor, at once if nothing waits before them. Takes fds; those that
  * are left in there are the caller's to close. 0 or -ENOMEM. */
 int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
