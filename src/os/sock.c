@@ -307,11 +307,10 @@ int sock_stream_kind(int fd) {
   socklen_t n = sizeof peer;
   int type = 0;
   socklen_t size = sizeof type;
+  if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0) /* it is a socket */
+    return type == SOCK_STREAM && getpeername(fd, (struct sockaddr *)&peer, &n) == 0;
   if (fstat(fd, &st) < 0)
     return -errno;
-  if (S_ISSOCK(st.st_mode))
-    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
-           type == SOCK_STREAM && getpeername(fd, (struct sockaddr *)&peer, &n) == 0;
   int mode = S_ISFIFO(st.st_mode) ? fcntl(fd, F_GETFL) : -1;
   if (mode < 0)
     return 0;

@@ -197,6 +197,7 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
   list_init(&m->stalled);
   list_init(&m->gone);
   m->reader.on_ready = on_stream;
+  m->reader.rank = TURN_FIRST; /* what it brings is passed on at once */
   m->writer.on_ready = on_writable;
   buf_init(&m->in, 2 * READ_MAX + LINK_BODY_MAX);
   buf_init(&m->out, QUEUE_MAX);

@@ -30,9 +30,13 @@ struct mux_ops {
    * NULL: never. */
   int (*has_news)(struct mux *m);
   void (*put_news)(struct mux *m);
-  /* A descriptor that came with bytes and is no stream: what it becomes over there. 0:
-   * unknown. Borrows fd. NULL: there are none. */
+  /* Descriptors came with bytes: what has to be said before, it says. NULL: nothing. */
+  void (*before_descriptors)(struct mux *m);
+  /* One of them, which is no connected socket: what it becomes over there. 0: unknown.
+   * Borrows fd. NULL: there are none. */
   int (*classify)(struct mux *m, int fd, struct link_descriptor *ret);
+  /* Bytes, or an end, are about to be written to a local descriptor. NULL: nothing. */
+  void (*before_local)(struct mux *m);
   /* The descriptor for one that is no stream (from above LINK_PIPE_WRITE), which came
    * with bytes of a channel: the caller's, or -EPROTO, or another -errno. NULL: there are
    * none.
@@ -58,7 +62,8 @@ struct mux {
   uint32_t last_id;            /* the largest that the other end has made */
   struct list channels, fresh; /* fresh: not watched yet */
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
-  struct list gone;            /* to be freed at the end of the turn */
+  struct list gone;            /* to be freed at the end of the turn; */
+  unsigned nunclosed;          /* so many of them are not closed yet */
   struct list *buckets;
   unsigned nbuckets, nchannels;
   unsigned nawaited; /* channels that must be read on before on_quiet */

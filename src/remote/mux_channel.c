@@ -8,6 +8,7 @@
 
 enum {
   AHEAD = 256 * 1024, /* so many bytes may wait for the stream while more are read */
+  UNCLOSED_MAX = 16,  /* descriptors that are closed a little later */
 };
 
 /* Bytes that the local descriptor has not taken yet. */
@@ -78,7 +79,19 @@ static void drop_segments(struct mux_channel *c) {
   c->queued = 0;
 }
 
-/* Freed at the end of the turn: its caller may look at it. */
+static void close_local(struct mux_channel *c) {
+  if (c->local.fd < 0)
+    return;
+  if (c->local.is_own)
+    turn_forget(c->mux->turn, &c->ready);
+  else
+    turn_watch(c->mux->turn, &c->ready, -1, 0);
+  local_close(&c->local);
+  c->mux->nunclosed--;
+}
+
+/* Freed at the end of the turn: its caller may look at it. It is closed then, too, when
+ * what somebody waits for has been sent: that takes longer than to send it. */
 static void drop(struct mux_channel *c) {
   struct mux *m = c->mux;
   if (c->closing)
@@ -92,14 +105,15 @@ static void drop(struct mux_channel *c) {
   list_remove(&c->fresh);
   list_push(&m->gone, &c->link);
   m->nchannels--;
-  turn_watch(m->turn, &c->ready, -1, 0);
-  local_close(&c->local);
+  if (++m->nunclosed > UNCLOSED_MAX)
+    close_local(c);
 }
 
 void mux_free_gone(struct mux *m) {
   while (!list_empty(&m->gone)) {
     struct mux_channel *c = list_entry(m->gone.next, struct mux_channel, link);
     list_remove(&c->link);
+    close_local(c);
     free(c);
   }
 }
@@ -129,11 +143,11 @@ static enum mux_direction way_here(unsigned kind) {
 /* A descriptor that came from a local socket: taken. */
 static void describe(struct mux *m, int fd, struct link_descriptor *d) {
   *d = (struct link_descriptor){.kind = LINK_REFUSED};
-  if (m->ops->classify && m->ops->classify(m, fd, d)) {
+  int kind = sock_stream_kind(fd);
+  if (kind != SOCK_CONNECTED && m->ops->classify && m->ops->classify(m, fd, d)) {
     fd_close(&fd);
     return;
   }
-  int kind = sock_stream_kind(fd);
   if (kind <= 0) {
     fd_close(&fd);
     return;
@@ -158,6 +172,8 @@ static void put_more(struct mux_channel *c, size_t n, struct fdset *fds) {
     return;
   }
   memcpy(copy + list, m->out.data + m->out.tail + LINK_HEADER_SIZE, n);
+  if (fds->n && m->ops->before_descriptors)
+    m->ops->before_descriptors(m);
   for (int i = 0; i < fds->n; i++) {
     struct link_descriptor d;
     describe(m, fdset_steal(fds, i), &d);
@@ -198,7 +214,7 @@ static void end_sending(struct mux_channel *c) {
   if (m->ops->on_local_end)
     m->ops->on_local_end(m, c->id);
   put(m, LINK_END, c->id, NULL, 0);
-  if (c->receives && local_hung_up(&c->local)) {
+  if (c->receives && (c->is_hung_up || local_hung_up(&c->local))) {
     c->receives = 0;
     drop_segments(c);
     put(m, LINK_RESET, c->id, NULL, 0);
@@ -232,6 +248,7 @@ static int read_piece(struct mux_channel *c) {
   }
   ssize_t got = local_read(&c->local, at + LINK_HEADER_SIZE, want, &fds);
   if (got == -EAGAIN) {
+    c->is_read_out = 1;
     stop_awaiting(c);
     return 0;
   }
@@ -249,13 +266,14 @@ static int read_piece(struct mux_channel *c) {
     return 0;
   c->is_large = (size_t)got >= CHANNEL_MOVED_MIN;
   count_sent(c, (size_t)got);
-  return c->credit && (size_t)got == want;
+  return c->credit && ((size_t)got == want || c->is_hung_up); /* its end comes next */
 }
 
 /* As much as may be ahead: one write then carries all of it, and wakes the other end
  * once. */
 static void read_channel(struct mux_channel *c) {
   struct mux *m = c->mux;
+  c->is_read_out = 0;
   do {
     if (mux_backlog(m) >= CHANNEL_PIECE)
       mux_flush(m);
@@ -271,10 +289,13 @@ static void read_channel(struct mux_channel *c) {
 static void on_ready(struct turn_watch *w, int events) {
   struct mux_channel *c = list_entry(w, struct mux_channel, ready);
   struct mux *m = c->mux;
+  if (c->closing)
+    return;
   if (m->over) {
     turn_watch(m->turn, w, -1, 0);
     return;
   }
+  c->is_hung_up = (events & TURN_HANGUP) != 0;
   if (events & TURN_WRITE)
     write_segments(c);
   if (!c->closing && c->sends && c->credit && (events & TURN_READ))
@@ -496,6 +517,8 @@ static int take_reset(struct mux *m, const struct link_frame *f) {
 }
 
 int mux_take_frame(struct mux *m, const struct link_frame *f) {
+  if ((f->type == LINK_DATA || f->type == LINK_END) && m->ops->before_local)
+    m->ops->before_local(m);
   switch (f->type) {
   case LINK_DATA:
     return take_data(m, f);
@@ -592,10 +615,17 @@ static void await_bytes(struct mux_channel *c) {
     c->awaited = n;
 }
 
-/* Of channels only: all others are watched with other functions. */
-static void await_ready(struct turn_watch *w) {
-  if (w->on_ready == on_ready)
-    await_bytes(list_entry(w, struct mux_channel, ready));
+/* Of channels only: all others are watched with other functions. What lies there is read
+ * now, so that it goes in one write with what waits for it. */
+static void await_ready(struct turn_watch *w, int events) {
+  struct mux_channel *c = list_entry(w, struct mux_channel, ready);
+  if (w->on_ready != on_ready || c->closing || c->mux->over)
+    return;
+  c->is_hung_up = (events & TURN_HANGUP) != 0;
+  if (c->sends && c->credit)
+    read_channel(c);
+  if (!c->closing && !c->is_read_out)
+    await_bytes(c);
 }
 
 /* Those that have bytes: one look at all that are watched, and those that are not. */
@@ -624,5 +654,8 @@ void mux_drop_all(struct mux *m) {
   pairs_close(&m->pairs);
   list_each_safe(it, next, &m->channels) {
     drop(list_entry(it, struct mux_channel, link));
+  }
+  list_each(it, &m->gone) {
+    close_local(list_entry(it, struct mux_channel, link));
   }
 }

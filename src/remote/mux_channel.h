@@ -18,11 +18,13 @@ struct mux_channel {
   struct list fresh; /* in the mux's, until it is watched */
   struct turn_watch ready;
   int is_armed, closing;
-  int sends;    /* local bytes still go over */
-  int receives; /* those of the other end are still written */
-  int ended;    /* no more come */
+  int is_hung_up; /* as the turn has told */
+  int sends;      /* local bytes still go over */
+  int receives;   /* those of the other end are still written */
+  int ended;      /* no more come */
   int is_paused;
-  int is_large; /* what was read last filled a piece */
+  int is_large;    /* what was read last filled a piece */
+  int is_read_out; /* nothing lay there when it was read last */
   uint64_t credit;
   size_t unacked, queued; /* written here and not granted yet; in segments */
   size_t awaited;         /* bytes that on_quiet waits for */

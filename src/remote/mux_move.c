@@ -16,6 +16,8 @@ int mux_begin_move(struct mux *m, const struct link_frame *f, size_t have) {
       f->length > m->window)
     return MF_AGAIN; /* it is taken as others are */
   fdset_init(&none);
+  if (m->ops->before_local)
+    m->ops->before_local(m);
   int r = have ? channel_deliver(c, f->body, have, &none) : 0;
   if (r < 0)
     return r;

@@ -42,6 +42,7 @@ static struct buf side_in, side_out;
 static int side_is_open = 1, side_writes, is_leaving, has_left, has_template;
 static uint32_t beat_ms, window;
 static size_t nalive, nprinted;
+static uint64_t nread; /* bytes of the side, but START */
 static struct stat leash_stat;
 static char reason[LINK_TEXT_MAX];
 static struct link_page *page; /* NULL: the parent has none */
@@ -69,10 +70,13 @@ static void flush_side(void) {
 }
 
 static int pass_on(const struct link_frame *f) {
-  int r = link_put_bytes(&side_out, f->type, f->body, f->length);
-  if (r == 0)
+  return link_put_bytes(&side_out, f->type, f->body, f->length);
+}
+
+/* What follows on a socket was told of before; the rest goes at the end of the turn. */
+static void before_local(struct mux *m) {
+  if (buf_size(&side_out) > 0 && !side_writes)
     flush_side();
-  return r;
 }
 
 static void print(const char *text, size_t n) {
@@ -214,6 +218,7 @@ static void read_side(void) {
       close_side();
       return;
     }
+    nread += (uint64_t)n;
     buf_commit(&side_in, (size_t)n);
     take_sides();
   }
@@ -343,13 +348,17 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
 
 /* ---- descriptors that the parent sends ---- */
 
-/* The leash's read end becomes the agent's leash, a ticket the memory of a step. What the
- * parent has said before it stands on its side: that a tree is born there. */
+/* What the parent has said before them stands on its side: that a tree is born there. */
+static void before_descriptors(struct mux *m) {
+  if (!page || page->nsaid != nread)
+    read_side();
+}
+
+/* The leash's read end becomes the agent's leash, a ticket the memory of a step. */
 static int classify(struct mux *m, int fd, struct link_descriptor *d) {
   struct stat st;
   struct link_ticket t;
-  read_side();
-  if (fstat(fd, &st) < 0 || S_ISSOCK(st.st_mode))
+  if (fstat(fd, &st) < 0)
     return 0;
   if (st.st_dev == leash_stat.st_dev && st.st_ino == leash_stat.st_ino) {
     d->kind = LINK_LEASH;
@@ -364,8 +373,12 @@ static int classify(struct mux *m, int fd, struct link_descriptor *d) {
   return 1;
 }
 
-static const struct mux_ops ops = {
-    .on_raw = on_raw, .on_frame = on_frame, .on_end = on_end, .classify = classify};
+static const struct mux_ops ops = {.on_raw = on_raw,
+                                   .on_frame = on_frame,
+                                   .on_end = on_end,
+                                   .before_descriptors = before_descriptors,
+                                   .classify = classify,
+                                   .before_local = before_local};
 
 /* ---- made ---- */
 
@@ -399,6 +412,7 @@ static int take_start(int *ret_root) {
   if (r < 0 || *ret_root < 0 || f.type != LINK_START || link_numbers(&f, v, 2) < 0)
     return -EPROTO;
   link_done(&side_in, &f);
+  nread = buf_size(&side_in);
   beat_ms = v[0];
   window = v[1];
   return 0;
@@ -406,6 +420,7 @@ static int take_start(int *ret_root) {
 
 static void after(struct turn *t) {
   mux_after(&mux);
+  before_local(&mux);
   write_page(0);
   if (buf_size(&side_out) > SIDE_MAX)
     mux_break(&mux, "the far side reports more than the parent reads");

@@ -7,12 +7,18 @@
 
 #include <uv.h>
 
-enum { TURN_READ = 1, TURN_WRITE = 2 };
+/* TURN_HANGUP comes with one of the others, where the system tells by itself: whoever has
+ * the other end has closed it. */
+enum { TURN_READ = 1, TURN_WRITE = 2, TURN_HANGUP = 4 };
+
+/* What is ready in the same turn goes in this order. */
+enum turn_rank { TURN_USUAL = 0, TURN_FIRST = -1, TURN_LAST = 1 };
 
 /* Belongs to the caller; not watched when it is freed. */
 struct turn_watch {
   void (*on_ready)(struct turn_watch *w, int events);
   int fd, events;
+  enum turn_rank rank;
   void *impl;
 };
 
@@ -30,8 +36,10 @@ void turn_deinit(struct turn *t);
  * more, which comes before fd is closed. It also tells of errors and hang-ups. 0 or
  * -errno; -EPERM: a file, which is always ready. */
 int turn_watch(struct turn *t, struct turn_watch *w, int fd, int events);
+/* Not any more; its fd, which no other process has, is closed before the next turn. */
+void turn_forget(struct turn *t, struct turn_watch *w);
 /* Calls visit for each that can be read now. 0, or -EAGAIN: perhaps not for all. */
-int turn_look(struct turn *t, void (*visit)(struct turn_watch *w));
+int turn_look(struct turn *t, void (*visit)(struct turn_watch *w, int events));
 /* on_child when children have ended: theirs is to be waited for until there is none. 0 or
  * -errno. */
 int turn_watch_children(struct turn *t, void (*on_child)(void));

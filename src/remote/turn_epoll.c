@@ -14,7 +14,7 @@ enum { BATCH = 256 };
 struct turn_epoll {
   int epoll, signals;
   struct epoll_event batch[BATCH], look[BATCH];
-  int next, nbatch; /* what of the turn is left: from `next` on */
+  int nbatch; /* of the turn; what is done with has no watch any more */
   int loop_is_due;
   void (*on_child)(void);
   struct turn_watch loop, children;
@@ -49,6 +49,7 @@ int turn_init(struct turn *t, uv_loop_t *loop, void (*after)(struct turn *t)) {
   e->signals = -1;
   e->loop.on_ready = on_loop;
   e->children.on_ready = on_signal;
+  e->children.rank = TURN_LAST;
   e->epoll = epoll_create1(EPOLL_CLOEXEC);
   e->epoll = e->epoll < 0 ? -errno : fd_raise_made(e->epoll);
   if (e->epoll < 0)
@@ -66,16 +67,22 @@ void turn_deinit(struct turn *t) {
   t->impl = NULL;
 }
 
+void turn_forget(struct turn *t, struct turn_watch *w) {
+  struct turn_epoll *e = t->impl;
+  w->events = 0;
+  for (int i = 0; i < e->nbatch; i++)
+    if (e->batch[i].data.ptr == w)
+      e->batch[i].data.ptr = NULL;
+}
+
 /* Explicitly, even where fd will be closed: another process may have it, too. */
-static void unwatch(struct turn_epoll *e, struct turn_watch *w) {
+static void unwatch(struct turn *t, struct turn_watch *w) {
+  struct turn_epoll *e = t->impl;
   struct epoll_event unused = {0};
   if (!w->events)
     return;
   epoll_ctl(e->epoll, EPOLL_CTL_DEL, w->fd, &unused);
-  w->events = 0;
-  for (int i = e->next; i < e->nbatch; i++)
-    if (e->batch[i].data.ptr == w)
-      e->batch[i].data.ptr = NULL;
+  turn_forget(t, w);
 }
 
 int turn_watch(struct turn *t, struct turn_watch *w, int fd, int events) {
@@ -84,7 +91,7 @@ int turn_watch(struct turn *t, struct turn_watch *w, int fd, int events) {
   if (events == w->events)
     return 0;
   if (!events) {
-    unwatch(e, w);
+    unwatch(t, w);
     return 0;
   }
   event.events =
@@ -105,13 +112,20 @@ static int events_of(const struct epoll_event *event) {
   return events;
 }
 
-int turn_look(struct turn *t, void (*visit)(struct turn_watch *w)) {
+/* Hang-ups and errors come unasked, but to nobody who asked for nothing. */
+static int events_for(const struct turn_watch *w, const struct epoll_event *event) {
+  int events = events_of(event) & w->events;
+  return events && (event->events & EPOLLHUP) ? events | TURN_HANGUP : events;
+}
+
+int turn_look(struct turn *t, void (*visit)(struct turn_watch *w, int events)) {
   struct turn_epoll *e = t->impl;
   int n = epoll_wait(e->epoll, e->look, BATCH, 0);
   for (int i = 0; i < n; i++) {
     struct turn_watch *w = e->look[i].data.ptr;
-    if (events_of(&e->look[i]) & w->events & TURN_READ)
-      visit(w);
+    int events = events_for(w, &e->look[i]);
+    if (events & TURN_READ)
+      visit(w, events);
   }
   return n < 0 || n == BATCH ? -EAGAIN : 0;
 }
@@ -134,6 +148,18 @@ static int patience(const struct turn *t) {
   return uv_loop_alive(t->loop) ? uv_backend_timeout(t->loop) : -1;
 }
 
+static void call(struct turn_epoll *e, enum turn_rank rank) {
+  for (int i = 0; i < e->nbatch; i++) {
+    struct turn_watch *w = e->batch[i].data.ptr;
+    if (!w || w->rank != rank)
+      continue;
+    int events = events_for(w, &e->batch[i]);
+    e->batch[i].data.ptr = NULL;
+    if (events)
+      w->on_ready(w, events);
+  }
+}
+
 /* The loop is turned when its descriptor or one of its timers is due. */
 void turn_once(struct turn *t, int waits) {
   struct turn_epoll *e = t->impl;
@@ -141,13 +167,9 @@ void turn_once(struct turn *t, int waits) {
   uv_update_time(t->loop);
   e->loop_is_due = 0;
   e->nbatch = n > 0 ? n : 0;
-  for (e->next = 0; e->next < e->nbatch;) {
-    const struct epoll_event *event = &e->batch[e->next++];
-    struct turn_watch *w = event->data.ptr;
-    int events = w ? events_of(event) & w->events : 0;
-    if (events)
-      w->on_ready(w, events);
-  }
+  for (int rank = TURN_FIRST; rank <= TURN_LAST; rank++)
+    call(e, (enum turn_rank)rank);
+  e->nbatch = 0;
   if (e->loop_is_due || patience(t) == 0)
     uv_run(t->loop, UV_RUN_NOWAIT);
   t->after(t);

@@ -102,7 +102,11 @@ int turn_watch(struct turn *t, struct turn_watch *w, int fd, int events) {
   return uv_poll_start(&((struct turn_poll *)w->impl)->poll, events, on_poll);
 }
 
-int turn_look(struct turn *t, void (*visit)(struct turn_watch *w)) {
+void turn_forget(struct turn *t, struct turn_watch *w) {
+  turn_watch(t, w, -1, 0);
+}
+
+int turn_look(struct turn *t, void (*visit)(struct turn_watch *w, int events)) {
   return -EAGAIN;
 }
 

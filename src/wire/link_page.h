@@ -1,6 +1,6 @@
 /* What a near end keeps up to date for the program that started it, in memory that both
  * share: a text about a program that hangs needs no answer of anybody's. Written by the
- * near end alone. */
+ * near end, but nsaid. */
 #ifndef WIRE_LINK_PAGE_H
 #define WIRE_LINK_PAGE_H
 
@@ -21,6 +21,7 @@ struct link_page {
   volatile uint64_t backlog;    /* bytes that wait for the stream */
   volatile uint32_t beat_ms, window;
   volatile uint32_t nchannels, nlisted;
+  volatile uint64_t nsaid; /* bytes that the program has put on its side, but START */
   struct link_page_channel channels[LINK_PAGE_CHANNELS];
 };
 

@@ -230,6 +230,33 @@ static void test_quiet_comes_behind_the_bytes(void **state) {
   drain();
 }
 
+/* One write for all that is known: bytes, the end of their channel, and what waited for
+ * them. The other end is woken once. */
+static void test_quiet_goes_with_bytes_and_end(void **state) {
+  struct link_frame f;
+  struct buf in;
+  const unsigned types[] = {LINK_DATA, LINK_END, LINK_RESET, LINK_PING};
+  turn_once(&turns, 0); /* its socket is watched */
+  assert_int_equal(write(user, "last words", 10), 10);
+  close(user);
+  user = -1;
+  mux_await_quiet(&mux);
+  assert_int_equal(nquiet, 1);
+  mux_flush(&mux);
+  buf_init(&in, SIZE_MAX);
+  unsigned char *at = buf_reserve(&in, 1024);
+  ssize_t n = recv(peer, at, 1024, MSG_DONTWAIT);
+  assert_true(n > 0);
+  buf_commit(&in, (size_t)n);
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+    assert_int_equal(link_next(&in, LINK_LAST, &f), 0);
+    assert_int_equal(f.type, types[i]);
+    link_done(&in, &f);
+  }
+  assert_int_equal(buf_size(&in), 0);
+  buf_deinit(&in);
+}
+
 /* Who closes a socket without reading all leaves an error behind the bytes. */
 static void test_bytes_before_an_error_are_sent(void **state) {
   put_data(LINK_CHANNEL_ROOT, 100, NULL, 0);
@@ -413,6 +440,7 @@ int main(void) {
       T(test_an_end_comes_after_the_bytes),
       T(test_nobody_reads_any_more),
       T(test_quiet_comes_behind_the_bytes),
+      T(test_quiet_goes_with_bytes_and_end),
       T(test_quiet_does_not_wait_for_a_window),
       T(test_bytes_before_an_error_are_sent),
       T(test_unknown_channels_are_ignored),
@@ -421,7 +449,7 @@ int main(void) {
       T(test_each_channel_has_its_own_pair),
       T(test_the_stream_ends),
   };
-  size_t n = 13;
+  size_t n = 14;
   for (intptr_t i = 0; i <= 12; i++, n++) {
     tests[n] = (struct CMUnitTest)T(test_hostile_frames);
     tests[n].initial_state = (void *)i;

@@ -393,6 +393,8 @@ static void flush(struct far_link *far) {
     if (n <= 0)
       break; /* its end is read */
     buf_consume(&far->out, (size_t)n);
+    if (far->page)
+      far->page->nsaid += (uint64_t)n;
   }
   watch(far, (far->watch.events & ~(unsigned)WATCH_WRITE) |
                  (buf_size(&far->out) ? WATCH_WRITE : 0u));
