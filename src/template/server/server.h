@@ -117,7 +117,7 @@ struct server {
     int sibling;                     /* a child of the template's parent */
     int (*settle)(struct server *s); /* a copy of a running function: what it does before
                                         anything else in Lua (fork/promote.h); or NULL */
-    int is_seeded; /* its random numbers are its own */
+    int is_seeded;                   /* its random numbers are its own */
     struct slot *slot;
     char *slot_text;
     struct fdset fds; /* long, and seldom more than its beginning is written */
