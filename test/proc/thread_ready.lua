@@ -184,6 +184,54 @@ test("many at a time, with and without a function to run at once", function(t)
   p:close()
 end)
 
+test("more are ready after many at a time, not for long, and none after anything else", function(t)
+  local p = ready_template(t)
+  local function burst()
+    local all, ended = {}, 0
+    t.ok(p:kill "STOP") -- so that they are all there when it looks
+    for i = 1, 16 do
+      all[i] = thread(p)
+      all[i]:run("tells", function(err, socket)
+        t.eq(err, nil)
+        t.eq(socket:read("a"), "template 0 0")
+        socket:close()
+        ended = ended + 1
+      end)
+    end
+    fork.step()
+    t.ok(p:kill "CONT")
+    t.within(20, function()
+      fork.step(0.01)
+      return ended == 16
+    end)
+    for i = 1, 16 do
+      t.eq(t.got(all[i]:wait()).code, 0)
+      all[i]:close()
+    end
+  end
+  t.within(30, function() -- looked at for longer than a thread that has ended is there
+    burst()
+    for _ = 1, 20 do
+      if threads_of(p) < 3 then return false end
+      fork.sleep(0.005)
+    end
+    return threads_of(p) <= 5
+  end, "more than one is ready")
+  has_threads(t, p, 2) -- after a second
+  burst()
+  p:eval "text = 'changed'"
+  t.got(p:memory())
+  has_threads(t, p, 1)
+  t.eq((result(t, thread(p), "tells")), "changed 0 0")
+  p:eval "text = 'template'"
+  for _ = 1, 5 do
+    burst()
+    t.eq((result(t, p:fork(), "tells")), "template 0 0") -- no clone that has told its end is in its way
+    t.eq((result(t, thread(p), "tells")), "template 0 0")
+  end
+  p:close()
+end)
+
 -- That it runs is told with its first bytes, or before anything else that it does can be seen.
 test("whatever the function does first, its run has been told", function(t)
   local p = ready_template(t)

@@ -223,7 +223,7 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
   int r = o->has_step ? take_step(s, fds, o) : 0;
   if (r < 0)
     return deny(s, FAILURE_NOMEM, -r, "memory for the news of clones");
-  enum { THREAD_END_MS = 20 }; /* that has told its end may still be counted */
+  enum { THREAD_END_MS = 5000 }; /* that has told its end may still be counted */
   if (s->await_threads && s->await_threads(s, THREAD_END_MS) > 0)
     return deny(s, FAILURE_FORK, EBUSY, "clones that are threads of the template run");
   if (clone_before_fork(s) < 0)

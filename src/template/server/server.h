@@ -92,7 +92,8 @@ struct server {
   atomic_int nthreads; /* clones of it that are threads, and live */
   /* The last command was a FORK of one: their life (thread/thread_ready.h). Or NULL. */
   void (*lends)(struct server *s);
-  /* Until they have ended, or for so long (-1: any time): how many are left. */
+  /* Until they have ended (ms -1), or until those have that tell of it now, for so long at
+   * most: how many are left. */
   int (*await_threads)(const struct server *s, int ms);
   uint64_t *copied_hooks; /* its objects with __clone (thread/thread_copy.c) */
   size_t ncopied_hooks;

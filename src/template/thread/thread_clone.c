@@ -32,6 +32,7 @@ static struct {
   pthread_cond_t changed;
   int settled; /* the one that begins has its own descriptors, or could not have them: */
   int error;
+  int nending; /* of those that live: they have told of their end, or are about to */
 } all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* ---- the end ---- */
@@ -100,11 +101,16 @@ static void settle(int error) {
   pthread_mutex_unlock(&all.lock);
 }
 
-static void count_end(struct server *template) {
+static void count_end(struct server *template, int told) {
   pthread_mutex_lock(&all.lock);
   template->nthreads--;
+  all.nending -= told;
   pthread_cond_broadcast(&all.changed);
   pthread_mutex_unlock(&all.lock);
+}
+
+void thread_count_end(struct server *template) {
+  count_end(template, 0);
 }
 
 /* ---- the life ---- */
@@ -140,6 +146,9 @@ void thread_enter_over(void) {
 static void finish(struct thread *t) {
   struct server *s = &t->server;
   thread_end_over();
+  pthread_mutex_lock(&all.lock);
+  all.nending++;
+  pthread_mutex_unlock(&all.lock);
   thread_enter_over();
   fd_close_from(3, &s->life, 1); /* before its end is told, as those of a process are */
   tell(t, LIFE_ENDED, t->code);
@@ -148,7 +157,7 @@ static void finish(struct thread *t) {
   if (has_living)
     (void)pthread_setspecific(living, NULL);
   thread_free(t, 1);
-  count_end(template);
+  count_end(template, 1);
 }
 
 /* A destructor of the key: the stack is gone, the interpreter is where it was called. */
@@ -322,7 +331,7 @@ static int await_all(const struct server *s, int ms) {
   end.tv_nsec %= 1000000000L;
   pthread_mutex_lock(&all.lock);
   int error = 0;
-  while (s->nthreads > 0 && error == 0)
+  while (s->nthreads > 0 && error == 0 && (ms < 0 || s->nthreads == all.nending))
     error = ms < 0 ? pthread_cond_wait(&all.changed, &all.lock)
                    : pthread_cond_timedwait(&all.changed, &all.lock, &end);
   int n = s->nthreads;

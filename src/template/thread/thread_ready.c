@@ -1,26 +1,89 @@
 #include "template/thread/thread_ready.h"
 
+#include "os/fdwait.h"
 #include "os/sock.h"
 #include "template/fork/clone.h"
 #include "template/lua/script.h"
 #include "template/thread/thread_copy.h"
 #include "template/thread/thread_record.h"
 #include <errno.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
-enum { COMMAND_MAX = INBOX_ROOM_MIN }; /* the inbox has room for it at once */
-enum { STACK_WARM = 16 << 10 };        /* what a short function needs of it */
+enum {
+  READY_MAX = 4,
+  IDLE_S = 1,                   /* without a clone: one is enough again */
+  COMMAND_MAX = INBOX_ROOM_MIN, /* the inbox has room for it at once */
+  STACK_WARM = 16 << 10         /* what a short function needs of it */
+};
 
-/* The thread that serves sleeps until the other one has posted it. */
-static sem_t over;
+/* Those that are ready: one reads commands, the others wait for their turn, which it gives
+ * to the next when it has become a clone. */
+static struct {
+  pthread_mutex_t lock;
+  sem_t news; /* posted with each change that the thread that serves sleeps for */
+  struct thread *waiting[READY_MAX];
+  int nwaiting;
+  int reads; /* one does */
+  int over;  /* it has found something else, or news for the template to tell */
+  int n;     /* all of them, those that are told to end included */
+  int wanted;
+  size_t nrest; /* of a command that was read and can't be taken */
+  unsigned char rest[COMMAND_MAX];
+} ready = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = 1};
+
+/* ---- turns; the lock is held ---- */
+
+static void give_turn(void) {
+  struct thread *t = ready.waiting[0];
+  memmove(ready.waiting, ready.waiting + 1,
+          (size_t)--ready.nwaiting * sizeof *ready.waiting);
+  sem_post(&t->turn);
+}
+
+static void dismiss_waiting(void) {
+  while (ready.nwaiting > 0) {
+    ready.waiting[0]->dismissed = 1;
+    give_turn();
+  }
+}
 
 /* ---- on the thread that is ready ---- */
 
-static void post(void) {
-  sem_post(&over);
+/* The clone's function has written, or what it does next may take time. The thread that
+ * serves is woken when the last one is reading: it makes several then. */
+static void release(void) {
+  pthread_mutex_lock(&ready.lock);
+  ready.reads = ready.nwaiting > 0;
+  if (ready.reads)
+    give_turn();
+  int is_last = ready.nwaiting == 0;
+  pthread_mutex_unlock(&ready.lock);
+  if (is_last)
+    sem_post(&ready.news);
+}
+
+static void await_turn(struct thread *t) {
+  while (sem_wait(&t->turn) < 0 && errno == EINTR)
+    ;
+  pthread_mutex_lock(&ready.lock); /* whoever has posted it is done with it */
+  pthread_mutex_unlock(&ready.lock);
+  sem_destroy(&t->turn);
+}
+
+/* over: the thread that serves is to go on. */
+static void leave_ready(int over) {
+  pthread_mutex_lock(&ready.lock);
+  ready.n--;
+  if (over) {
+    ready.reads = 0;
+    ready.over = 1;
+  }
+  pthread_mutex_unlock(&ready.lock);
 }
 
 static void warm_stack(void) {
@@ -52,18 +115,6 @@ static int await_ours(int control, unsigned char *bytes, struct frame *ret_f) {
   return n > 0 && is_ours(bytes, (size_t)n, ret_f);
 }
 
-/* Descriptors were lost: this process has no room for them. The command goes the ordinary
- * way, which says so. */
-static void pass_on(struct server *template, const unsigned char *bytes, size_t n) {
-  size_t room;
-  unsigned char *to = inbox_room(&template->conn.in, &room);
-  if (!to || room < n)
-    return; /* it was empty, and has so much */
-  memcpy(to, bytes, n);
-  (void)inbox_fed(&template->conn.in, n, NULL);
-  (void)inbox_cut(&template->conn.in);
-}
-
 static int take(struct thread *t, int control, const struct frame *f,
                 unsigned char *bytes) {
   struct server *template = t->template;
@@ -74,8 +125,8 @@ static int take(struct thread *t, int control, const struct frame *f,
   ssize_t n = sock_recv(control, bytes, size, 0, &fds, &truncated);
   if (n != (ssize_t)size || truncated || fds.n != f->nfds) {
     fdset_close(&fds);
-    if (n > 0)
-      pass_on(template, bytes, (size_t)n);
+    ready.nrest = n > 0 ? (size_t)n : 0;
+    memcpy(ready.rest, bytes, ready.nrest);
     return 0;
   }
   struct command c = {
@@ -95,6 +146,17 @@ static void prepare(struct thread *t) {
   t->server.birth.is_seeded = script_reseed(&t->server) == 0;
 }
 
+/* Frees it. */
+static void end(struct thread *t, int parted) {
+  struct server *template = t->template;
+  int dismissed = t->dismissed;
+  thread_enter_over();
+  thread_free(t, parted);
+  thread_count_end(template);
+  leave_ready(!dismissed);
+  sem_post(&ready.news);
+}
+
 static void *run(void *data) {
   struct thread *t = data;
   int control = t->template->conn.fd, parted = thread_part(t) == 0;
@@ -102,21 +164,21 @@ static void *run(void *data) {
   struct frame f;
   if (parted)
     prepare(t);
-  if (bytes && await_ours(control, bytes, &f) && take(t, control, &f, bytes)) {
-    t->server.release = post;
-    if (!t->server.birth.options.has_run)
-      server_release(&t->server);
-    fd_close(&control);
-    thread_live(t);
+  await_turn(t);
+  if (t->dismissed || !bytes || !await_ours(control, bytes, &f) ||
+      !take(t, control, &f, bytes)) {
+    free(bytes);
+    end(t, parted);
     return NULL;
   }
-  free(bytes);
-  thread_enter_over();
-  struct server *template = t->template;
-  thread_free(t, parted);
-  template->lends = NULL;
-  template->nthreads--;
-  sem_post(&over);
+  int is_told = t->server.birth.options.has_run; /* by itself */
+  leave_ready(!is_told);
+  if (is_told)
+    t->server.release = release;
+  else
+    sem_post(&ready.news);
+  fd_close(&control);
+  thread_live(t);
   return NULL;
 }
 
@@ -127,29 +189,129 @@ static int is_empty(const struct server *s) {
          s->parts.type == 0;
 }
 
-static struct thread *make(struct server *s) {
-  static int prepared;
-  if (!prepared && sem_init(&over, 0, 0) < 0)
-    return NULL;
-  prepared = 1;
-  return is_empty(s) && !s->collector.dirty && thread_copy_is_small(s)
-             ? thread_new(s, s->lends)
-             : NULL;
+static struct thread *new_thread(struct server *s) {
+  struct thread *t =
+      s->collector.dirty || !thread_copy_is_small(s) ? NULL : thread_new(s, s->lends);
+  if (!t || sem_init(&t->turn, 0, 0) == 0)
+    return t;
+  thread_free(t, 0);
+  return NULL;
 }
 
-int thread_ready_wait(struct server *s) {
-  struct thread *t = s->lends ? make(s) : NULL;
-  s->lends = t ? s->lends : NULL;
+/* One more. 1, or 0: there can be none. */
+static int make(struct server *s) {
+  struct thread *t = new_thread(s);
   if (!t)
     return 0;
   thread_count_begin(s);
-  if (thread_launch(run, t) != 0) {
+  int error = thread_launch(run, t);
+  if (!error) {
+    pthread_mutex_lock(&ready.lock);
+    ready.n++;
+    ready.waiting[ready.nwaiting++] = t;
+    pthread_mutex_unlock(&ready.lock);
+    return 1;
+  }
+  thread_count_end(s);
+  sem_destroy(&t->turn);
+  thread_free(t, 0);
+  return 0;
+}
+
+/* The lock is free meanwhile. Where several are ready, that ends when nothing has happened
+ * for long. */
+static void sleep_for_news(void) {
+  struct timespec end;
+  int r;
+  pthread_mutex_unlock(&ready.lock);
+  clock_gettime(CLOCK_REALTIME, &end); /* whoever sets it moves that moment, no more */
+  end.tv_sec += IDLE_S;
+  r = ready.wanted > 1 ? sem_timedwait(&ready.news, &end) : sem_wait(&ready.news);
+  int idle = r < 0 && errno == ETIMEDOUT;
+  pthread_mutex_lock(&ready.lock);
+  if (!idle)
+    return;
+  ready.wanted = 1;
+  dismiss_waiting();
+}
+
+static int make_unlocked(struct server *s) {
+  pthread_mutex_unlock(&ready.lock);
+  int made = make(s);
+  pthread_mutex_lock(&ready.lock);
+  return made;
+}
+
+static int is_command_waiting(const struct server *s) {
+  struct pollfd p = {.fd = s->conn.fd, .events = POLLIN};
+  return fdwait(&p, 1, 0) > 0;
+}
+
+/* One step; 0: none is ready, and none can be. The lock is held. */
+static int look_after(struct server *s) {
+  if (!ready.reads && ready.nwaiting > 0) {
+    ready.reads = 1;
+    give_turn();
+    return 1;
+  }
+  int n = ready.reads + ready.nwaiting;
+  if (n == 0 && ready.wanted < READY_MAX && is_command_waiting(s))
+    ready.wanted++;
+  if (n >= ready.wanted) {
+    sleep_for_news();
+    return 1;
+  }
+  if (make_unlocked(s))
+    return 1;
+  n = ready.reads + ready.nwaiting;
+  ready.wanted = n ? n : 1;
+  return n;
+}
+
+static void end_all(void) {
+  pthread_mutex_lock(&ready.lock);
+  dismiss_waiting();
+  while (ready.n > 0) {
+    pthread_mutex_unlock(&ready.lock);
+    (void)sem_wait(&ready.news);
+    pthread_mutex_lock(&ready.lock);
+  }
+  pthread_mutex_unlock(&ready.lock);
+  while (sem_trywait(&ready.news) == 0)
+    ;
+}
+
+/* Descriptors were lost: this process has no room for them. The command goes the ordinary
+ * way, which says so. */
+static void read_rest(struct server *s) {
+  size_t room, n = ready.nrest;
+  unsigned char *to = n ? inbox_room(&s->conn.in, &room) : NULL;
+  ready.nrest = 0;
+  if (!to || room < n)
+    return; /* it was empty, and has so much */
+  memcpy(to, ready.rest, n);
+  (void)inbox_fed(&s->conn.in, n, NULL);
+  (void)inbox_cut(&s->conn.in);
+}
+
+int thread_ready_wait(struct server *s) {
+  static int prepared;
+  if (!s->lends || !is_empty(s))
+    return 0;
+  if (!prepared && sem_init(&ready.news, 0, 0) < 0)
+    return 0;
+  prepared = 1;
+  if (!make(s)) {
     s->lends = NULL;
-    s->nthreads--;
-    thread_free(t, 0);
     return 0;
   }
-  while (sem_wait(&over) < 0 && errno == EINTR)
+  pthread_mutex_lock(&ready.lock);
+  while (!ready.over && look_after(s))
     ;
+  pthread_mutex_unlock(&ready.lock);
+  end_all();
+  ready.over = 0;
+  read_rest(s);
+  s->lends = NULL;
   return 1;
 }

@@ -4,6 +4,7 @@
 
 #include "template/server/server.h"
 #include "wire/life.h"
+#include <semaphore.h>
 #include <setjmp.h>
 
 struct thread {
@@ -13,6 +14,8 @@ struct thread {
   unsigned char *body; /* of the FORK: server.birth.options lies there */
   int code, killed;
   int number; /* the kernel's */
+  sem_t turn; /* made ahead: it is to read commands, or to end (thread_ready.c) */
+  int dismissed;
   uint64_t id;
   jmp_buf end;
   size_t nwords;
@@ -36,6 +39,8 @@ void thread_enter_over(void);
 void thread_live(struct thread *t);
 /* One more runs from now on. On the thread that serves. */
 void thread_count_begin(struct server *s);
+/* One less. On any thread. */
+void thread_count_end(struct server *template);
 /* Starts run(data) on a new thread, which nobody joins. 0 or an errno. */
 int thread_launch(void *(*run)(void *data), void *data);
 
