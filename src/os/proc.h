@@ -90,6 +90,10 @@ int proc_set_dumpable(int on);
 
 /* 1 on the thread that the process began with (also where that can't be told). */
 int proc_is_main_thread(void);
+/* 1 on a thread with a table of descriptors of its own (unshare(2)): what the library
+ * keeps for the process may have other numbers there, or none. 0 where that can't be
+ * told. */
+int proc_has_own_fds(void);
 
 /* Number of threads of this process, or -errno. */
 int proc_threads(void);

@@ -207,6 +207,41 @@ int proc_is_main_thread(void) {
   return syscall(SYS_gettid) == getpid();
 }
 
+/* Without kcmp(2), which a sandbox may forbid: a pipe is one and the same in both. */
+static int main_thread_has_other_fds(void) {
+  int pair[2], other = 0;
+  char name[40];
+  struct stat own, its;
+  if (pipe2(pair, O_CLOEXEC) < 0)
+    return 0;
+  snprintf(name, sizeof name, "/proc/self/fd/%d", pair[0]);
+  if (fstat(pair[0], &own) == 0)
+    other = stat(name, &its) < 0 ? errno == ENOENT && access("/proc/self/fd", F_OK) == 0
+                                 : its.st_ino != own.st_ino || its.st_dev != own.st_dev;
+  close(pair[0]);
+  close(pair[1]);
+  return other;
+}
+
+/* It has none any more, which looks like others. */
+static int main_thread_has_ended(void) {
+  char text[1024];
+  const char *state =
+      read_small("/proc/self/stat", text, sizeof text) < 0 ? NULL : stat_field(text, 3);
+  return state && *state == 'Z';
+}
+
+int proc_has_own_fds(void) {
+  enum { FILES = 2 }; /* KCMP_FILES of linux/kcmp.h */
+  pid_t thread = (pid_t)syscall(SYS_gettid), process = getpid();
+  if (thread == process)
+    return 0;
+  long r = syscall(SYS_kcmp, process, thread, FILES, 0, 0);
+  if (r == 0 || (r < 0 && !main_thread_has_other_fds()))
+    return 0;
+  return !main_thread_has_ended();
+}
+
 /* ---- title ---- */
 
 /* The bytes that the kernel shows as command line. Found once; a forked process has them

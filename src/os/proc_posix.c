@@ -64,6 +64,10 @@ int proc_is_main_thread(void) {
   return 1;
 }
 
+int proc_has_own_fds(void) {
+  return 0;
+}
+
 /* No portable way to count them. */
 int proc_threads(void) {
   return -ENOSYS;

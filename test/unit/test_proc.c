@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -322,6 +323,31 @@ static void test_threads_are_counted(void **state) {
   in_child(count_threads);
 }
 
+static void *ask_own_fds(void *answers) {
+  int *has_own = answers;
+  has_own[0] = proc_has_own_fds();
+  if (unshare(CLONE_FILES) < 0)
+    has_own[1] = 1; /* a sandbox forbids it */
+  else
+    has_own[1] = proc_has_own_fds();
+  return NULL;
+}
+
+static int ask_on_thread(void) {
+  pthread_t thread;
+  int answers[2] = {-1, -1};
+  if (proc_has_own_fds() != 0)
+    return 1;
+  if (pthread_create(&thread, NULL, ask_own_fds, answers) != 0)
+    return 2;
+  pthread_join(thread, NULL);
+  return answers[0] != 0 ? 3 : answers[1] != 1 ? 4 : 0;
+}
+
+static void test_threads_with_descriptors_of_their_own_are_known(void **state) {
+  in_child(ask_on_thread);
+}
+
 static int read_file(const char *path, char *out, size_t size) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   ssize_t n = read(fd, out, size - 1);
@@ -563,6 +589,7 @@ int main(void) {
       census_test(test_pidfd_signals_and_tells_the_status),
       census_test(test_kill_never_means_a_group),
       census_test(test_threads_are_counted),
+      census_test(test_threads_with_descriptors_of_their_own_are_known),
       census_test(test_title_stays_within_the_arguments),
       census_test(test_title_moves),
       census_test(test_random_differs),

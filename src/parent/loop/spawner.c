@@ -53,8 +53,14 @@ static int have_thread(void) {
   return spawner.running;
 }
 
+/* A thread with descriptors of its own is the parent itself: what it starts ends with it,
+ * and other threads don't have what is to be inherited. */
+static int starts_itself(void) {
+  return proc_is_main_thread() || proc_has_own_fds();
+}
+
 int spawner_lasts(int forks) {
-  if (proc_is_main_thread())
+  if (starts_itself())
     return 1;
   if (forks)
     return 0;
@@ -66,7 +72,7 @@ int spawner_lasts(int forks) {
 
 /* Several threads may ask: each waits for its turn, then for its answer. */
 int spawner_start(const struct proc_spawn *s, pid_t *ret_pid) {
-  if (proc_is_main_thread())
+  if (starts_itself())
     return proc_spawn(s, ret_pid);
   pthread_mutex_lock(&spawner.lock);
   if (!have_thread()) {

@@ -1,8 +1,9 @@
 /* Who starts template programs. A process hangs on the thread that has started it: at
  * that thread's end, not its process's, the kernel sends the signal of the leash
  * (PR_SET_PDEATHSIG), also to what the process forks. So that is the main thread, or else
- * one of the library's own, which lives as long as the process. Runs in the parent, on
- * any thread. */
+ * one of the library's own, which lives as long as the process. A thread with descriptors
+ * of its own (a clone in a thread, a pseudo-process) is a parent like the main thread.
+ * Runs in the parent, on any thread. */
 #ifndef PARENT_LOOP_SPAWNER_H
 #define PARENT_LOOP_SPAWNER_H
 

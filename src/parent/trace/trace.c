@@ -1,5 +1,6 @@
 /* See trace.h. One lock around what is written; rows are linked so that the end of the
- * trace can end their spans, whichever thread owns them. */
+ * trace can end their spans, whichever thread owns them. The file is the process's: a
+ * thread with descriptors of its own may not have it, and is not traced. */
 #include "parent/trace/trace.h"
 
 #include "os/proc.h"
@@ -282,6 +283,8 @@ int mf_trace(const char *path) {
   int r = 0;
   if (path && !*path)
     return MF_EINVAL;
+  if (proc_has_own_fds())
+    return MF_EUNSUPPORTED;
   watch_forks();
   pthread_mutex_lock(&lock);
   looked = 1;
@@ -326,6 +329,8 @@ int mf_trace_take_failure(struct trace_failure *ret) {
 void trace_from_environment(void) {
   const char *path;
   int r;
+  if (proc_has_own_fds())
+    return;
   watch_forks();
   pthread_mutex_lock(&lock);
   path = looked ? NULL : proc_getenv("MOONFORK_TRACE");
@@ -342,6 +347,8 @@ void trace_from_environment(void) {
 
 void trace_write(void) {
   int r;
+  if (proc_has_own_fds())
+    return;
   pthread_mutex_lock(&lock);
   if (trace && (r = trace_file_flush(&trace->file)) < 0)
     fail(r);
@@ -369,7 +376,7 @@ static int64_t choose_id(struct trace *t, int pid) {
 /* The lock is held, and the row is of the trace that is written. */
 static int enter(const struct trace_row *r) {
   pthread_mutex_lock(&lock);
-  return trace && (!r || r->number == trace_number);
+  return trace && (r ? r->number == trace_number : !proc_has_own_fds());
 }
 
 static void leave(void) {
@@ -378,7 +385,7 @@ static void leave(void) {
 
 void trace_open(struct trace_row *r, int pid, const char *name, uint64_t order) {
   pthread_mutex_lock(&lock);
-  if (trace) {
+  if (trace && !proc_has_own_fds()) {
     list_init(&r->link);
     r->number = trace_number;
     r->depth = 0;
