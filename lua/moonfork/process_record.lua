@@ -302,9 +302,10 @@ function record.text(object)
   if not p then check.self("__tostring", "process", "moonfork.process", object) end
   local parts = {}
   if p.name then parts[#parts + 1] = p.name end
-  local pid = p.raw and not core.inert(p.raw) and core.pid(p.raw)
-  parts[#parts + 1] = pid and "pid " .. pid or p.raw and "no pid yet" or nil
-  parts[#parts + 1] = p.raw and core.inert(p.raw) and "of another process" or state_text(p)
+  local inert = p.raw and core.inert(p.raw)
+  local pid = p.raw and not inert and core.pid(p.raw)
+  parts[#parts + 1] = pid and "pid " .. pid or p.raw and not inert and "no pid yet" or nil
+  parts[#parts + 1] = inert and "of another process" or state_text(p)
   return ("moonfork.process (%s)"):format(table.concat(parts, ", "))
 end
 

@@ -311,6 +311,7 @@ function reactor.sleep(seconds)
   wait.cancel = function() timer:close() end -- of a coroutine that died of an error
   reactor.touch()
   drive(wait)
+  if wait.err then return nil, wait.err end
   return true
 end
 
@@ -435,12 +436,17 @@ function reactor.install()
   core.socket_wait(wait_for_socket)
 end
 
--- A copy of this process is a template now: there and in its clones sockets just block,
--- until somebody makes processes from there.
+-- This interpreter is a copy: of a process that is a template now, or in an image, a clone in a
+-- thread, a pseudo-process. Sockets just block here, until somebody makes processes. What others
+-- wait for is told in the original; here such a wait ends.
 local function copied()
   waiter, handler, reactor.changed = nil, nil, nil
   kept = {}
   core.callback_forget()
+  for _, wait in pairs(waits) do
+    wait.err = core.error("CANCELLED", "the interpreter was copied meanwhile, and what is waited for is the original's")
+    wait.done, wait.cancel = true, nil
+  end
   for _, set in ipairs { innermost, waits, answered, in_waiter, posted } do
     for key in pairs(set) do set[key] = nil end
   end

@@ -12,21 +12,13 @@
  * Runs in the parent, from fork() on also in the new template. */
 #include "bind/lua_options.h"
 #include "bind/lua_process.h"
+#include "bind/lua_reactor.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "template/serve/entry.h"
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-/* Calls the function that the Lua side left for this; its failure changes nothing here.
- */
-static void tell_lua(lua_State *L) {
-  if (lua_getfield(L, LUA_REGISTRYINDEX, BIND_ID "copied") == LUA_TFUNCTION)
-    lua_pcall(L, 0, 0, 0);
-  else
-    lua_pop(L, 1);
-}
 
 static void child_serve(int control_fd, int leash_fd, void *data) {
   lua_State *L = data;
@@ -38,7 +30,7 @@ static void child_serve(int control_fd, int leash_fd, void *data) {
   }
   box->host = NULL;
   reactor_forked();
-  tell_lua(L);
+  lua_reactor_tell_copied(L);
   struct template_entry entry = {control_fd, leash_fd, NULL, L, 0};
   template_enter(&entry);
 }
@@ -126,14 +118,5 @@ static int l_early(lua_State *L) { /* early() -> true; or nil, error */
   return bind_result_push(L, mf_adopt_early(fd, pid));
 }
 
-static int
-l_on_copied(lua_State *L) { /* on_copied(f): f() in each copy, before it serves */
-  luaL_checktype(L, 1, LUA_TFUNCTION);
-  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "copied");
-  return 0;
-}
-
-const luaL_Reg bind_copy_functions[] = {{"template", l_template},
-                                        {"early", l_early},
-                                        {"on_copied", l_on_copied},
-                                        {NULL, NULL}};
+const luaL_Reg bind_copy_functions[] = {
+    {"template", l_template}, {"early", l_early}, {NULL, NULL}};

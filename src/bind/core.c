@@ -8,6 +8,7 @@
 #include "bind/timer.h"
 #include "bind/values.h"
 #include "bind/watch.h"
+#include "socket/socket.h"
 #include "socket/socket_module.h"
 #include "template/modules.h"
 
@@ -28,15 +29,25 @@ static void open_metatables(lua_State *L) {
   chunk_open(L);
   watch_open(L);
   timer_open(L);
-  luaL_newmetatable(L, BIND_PROCESS);
-  lua_pushliteral(L, "moonfork.process");
-  lua_setfield(L, -2, "__name");
-  lua_pop(L, 1);
+  bound_open(L);
+}
+
+/* The variables of this library, and of those that it needs, begin anew with the first
+ * reactor of a process: an image of its interpreter does not need them. */
+static int l_loaded_with_image(lua_State *L) {
+  (void)L;
+  return 0;
+}
+
+static void vouch(lua_State *L) {
+  lua_createtable(L, 0, 1);
+  reactor_copies(L, l_loaded_with_image, NULL);
+  lua_setmetatable(L, -2);
 }
 
 int luaopen_moonfork_core(lua_State *L) {
   luaL_checkversion(L);
-  template_check_build(L, "moonfork.core");
+  int is_template = template_check_build(L, "moonfork.core");
   open_metatables(L);
   lua_newtable(L);
   box_open(L); /* before anything that has to be finalised before it */
@@ -62,6 +73,8 @@ int luaopen_moonfork_core(lua_State *L) {
   add(L, bind_trace_functions);
   lua_pop(L, 1);
   socket_module_open(L);
+  if (!is_template)
+    socket_copies(L);
   lua_setfield(L, -2, "socket");
   lua_pushcfunction(L, template_open_clone);
   lua_setfield(L, -2, "open_clone");
@@ -71,5 +84,6 @@ int luaopen_moonfork_core(lua_State *L) {
   lua_setfield(L, -2, "open_pool");
   lua_pushstring(L, mf_version_string());
   lua_setfield(L, -2, "version");
+  vouch(L);
   return 1;
 }

@@ -43,7 +43,10 @@ struct chunk {
 };
 
 static struct chunk *check_chunk(lua_State *L, int idx) {
-  return luaL_checkudata(L, idx, BIND_CHUNK);
+  struct chunk *c = luaL_checkudata(L, idx, BIND_CHUNK);
+  if (!c->record)
+    luaL_error(L, "the map belongs to the process that this one was forked from");
+  return c;
 }
 
 /* ---- life ---- */
@@ -68,7 +71,7 @@ static void drop_record(struct chunk *c) {
 }
 
 static int l_chunk_gc(lua_State *L) {
-  struct chunk *c = check_chunk(L, 1);
+  struct chunk *c = luaL_checkudata(L, 1, BIND_CHUNK);
   drop_answers(c);
   drop_record(c);
   buf_deinit(&c->items);
@@ -478,8 +481,18 @@ static int l_chunk_text(lua_State *L) {
   return 2;
 }
 
+/* All that it has is the original's; its service is nobody's, and takes it no more. */
+static int l_chunk_copied(lua_State *L) {
+  struct chunk *c = lua_touserdata(L, 1);
+  *c = (struct chunk){.box = c->box, .fd = -1};
+  buf_init(&c->items, SIZE_MAX);
+  buf_init(&c->text, SIZE_MAX);
+  return 0;
+}
+
 void chunk_open(lua_State *L) {
   luaL_newmetatable(L, BIND_CHUNK);
+  reactor_copies(L, l_chunk_copied, NULL);
   lua_pushcfunction(L, l_chunk_gc);
   lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);

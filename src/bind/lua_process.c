@@ -207,6 +207,23 @@ void proc_begin(struct proc *p, mf_process *process) {
   reactor_touch(p->reactor);
 }
 
+struct proc bound_of_others = {.reactor = &reactor_of_others, .pid = -1};
+
+static int l_copied(lua_State *L) {
+  struct proc **box = lua_touserdata(L, 1);
+  if (*box)
+    *box = &bound_of_others;
+  return 0;
+}
+
+void bound_open(lua_State *L) {
+  luaL_newmetatable(L, BIND_PROCESS);
+  lua_pushliteral(L, "moonfork.process");
+  lua_setfield(L, -2, "__name");
+  reactor_copies(L, l_copied, NULL);
+  lua_pop(L, 1);
+}
+
 struct proc *bound_push(lua_State *L, struct reactor *r, int cell) {
   cell = lua_absindex(L, cell);
   struct proc **box = lua_newuserdatauv(L, sizeof(*box), 0);

@@ -28,6 +28,10 @@ struct proc {
   struct handle *handle;
 };
 
+/* Registers the metatable of raw processes. */
+void bound_open(lua_State *L);
+/* What stands for any of the original's processes in a copy of its interpreter. */
+extern struct proc bound_of_others;
 /* A process without one of the library's yet; refs: of the cell. NULL: no memory. */
 struct proc *proc_new(struct reactor *r, int ref);
 void proc_begin(struct proc *p, mf_process *process);

@@ -15,8 +15,7 @@
 
 /* ---- the box ---- */
 
-static int l_box_gc(lua_State *L) {
-  struct box *box = lua_touserdata(L, 1);
+static int end(lua_State *L, struct box *box) {
   struct reactor *r = box->reactor;
   box->closed = 1;
   box->reactor = NULL;
@@ -28,6 +27,49 @@ static int l_box_gc(lua_State *L) {
   return 0;
 }
 
+static int l_box_gc(lua_State *L) {
+  return end(L, lua_touserdata(L, 1));
+}
+
+static int l_keeper_gc(lua_State *L) {
+  return end(L, lua_touserdata(L, lua_upvalueindex(1)));
+}
+
+/* What a clone has made is finalised at its end, and what it has inherited, its box, is
+ * not. */
+static void keep(lua_State *L) {
+  lua_newuserdatauv(L, 0, 0);
+  lua_createtable(L, 0, 1);
+  lua_getfield(L, LUA_REGISTRYINDEX, BIND_BOX);
+  lua_pushcclosure(L, l_keeper_gc, 1);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "keeper");
+}
+
+void lua_reactor_tell_copied(lua_State *L) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, BIND_ID "copied") == LUA_TFUNCTION)
+    lua_pcall(L, 0, 0, 0);
+  else
+    lua_pop(L, 1);
+}
+
+/* on_copied(f): f() in each copy of the interpreter, before anything else is done there */
+static int l_on_copied(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "copied");
+  return 0;
+}
+
+/* The reactor is the original's. In a copy in the same process it goes on there. */
+static int l_box_copied(lua_State *L) {
+  struct box *box = lua_touserdata(L, 1);
+  luaL_getmetatable(L, BIND_OBJECT);
+  *box = (struct box){.object_class = lua_topointer(L, -1), .keep = keep};
+  lua_reactor_tell_copied(L);
+  return 0;
+}
+
 struct box *box_open(lua_State *L) {
   struct box *box = lua_newuserdatauv(L, sizeof(*box), CALLBACK_SLOTS);
   *box = (struct box){0};
@@ -35,6 +77,7 @@ struct box *box_open(lua_State *L) {
   luaL_newmetatable(L, BIND_BOX);
   lua_pushcfunction(L, l_box_gc);
   lua_setfield(L, -2, "__gc");
+  reactor_copies(L, l_box_copied, NULL);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, -1);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_BOX);
@@ -197,10 +240,17 @@ static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
 }
 
 const luaL_Reg bind_reactor_functions[] = {
-    {"turn", l_turn},           {"outstanding", l_outstanding},
-    {"timeout", l_timeout},     {"fd", l_fd},
-    {"attention", l_attention}, {"post", l_post},
-    {"block", l_block},         {"copied", l_copied},
-    {"loop_room", l_loop_room}, {"now", l_now},
-    {"reset", l_reset},         {NULL, NULL},
+    {"turn", l_turn},
+    {"outstanding", l_outstanding},
+    {"timeout", l_timeout},
+    {"fd", l_fd},
+    {"attention", l_attention},
+    {"post", l_post},
+    {"block", l_block},
+    {"copied", l_copied},
+    {"loop_room", l_loop_room},
+    {"now", l_now},
+    {"reset", l_reset},
+    {"on_copied", l_on_copied},
+    {NULL, NULL},
 };

@@ -6,6 +6,9 @@
 
 /* Makes the box, pushes it. Its finaliser cancels everything and empties the loop. */
 struct box *box_open(lua_State *L);
+/* In a copy of the interpreter: calls the function that the Lua side left for that; its
+ * failure changes nothing here. */
+void lua_reactor_tell_copied(lua_State *L);
 
 /* One turn without waiting. How many completions wait then: what comes later belongs to
  * the next batch. Raises in the pack and unpack functions of classes. */

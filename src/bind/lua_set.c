@@ -25,11 +25,19 @@ static int l_gc(lua_State *L) {
   return 0;
 }
 
+static int l_copied(lua_State *L) {
+  struct packed *p = lua_touserdata(L, 1);
+  buf_init(&p->out, 0);
+  p->fds.n = 0;
+  return 0;
+}
+
 static struct packed *packed_push(lua_State *L, const char *name, size_t n) {
   struct packed *p = lua_newuserdatauv(L, sizeof *p, 0);
   buf_init(&p->out, (uint64_t)MF_SET_BYTES_MAX + 4 + n);
   p->fds.n = 0;
   if (luaL_newmetatable(L, BIND_PACKED)) {
+    reactor_copies(L, l_copied, NULL);
     lua_pushcfunction(L, l_gc);
     lua_setfield(L, -2, "__gc");
   }

@@ -14,6 +14,7 @@
  * pipe that both would have: all of ours are blocked around fork(2), and the child has
  * the dispositions of before. */
 #include "bind/completion.h"
+#include "os/proc.h"
 #include "os/signame.h"
 #include <errno.h>
 #include <pthread.h>
@@ -234,6 +235,19 @@ static int watch(lua_State *L, struct reactor *r, int signum, int ref) {
   return bind_result_push(L, rc);
 }
 
+/* libuv has one pipe for the process, with the descriptors of the thread that made the
+ * first loop, and would abort where they are not there. */
+static int refuse_thread(lua_State *L) {
+  lua_pushnil(L);
+  bind_error_push(
+      L, "UNSUPPORTED",
+      "signals can't be watched here: they are the whole process's, which has "
+      "threads with descriptors of their own (clones in threads, or "
+      "pseudo-processes)",
+      NULL, MF_STARTED_NO, NULL);
+  return 2;
+}
+
 /* signal(number, f) -> true: f(name) is a completion for each of them, in place of an
  * earlier function. signal(number, nil) -> true: taken back. Or nil, error */
 static int l_signal(lua_State *L) {
@@ -253,6 +267,8 @@ static int l_signal(lua_State *L) {
     return bind_result_push(L, 0);
   }
   luaL_checktype(L, 2, LUA_TFUNCTION);
+  if (proc_has_own_fds() || reactor_first_had_own_fds())
+    return refuse_thread(L);
   lua_pushvalue(L, 2);
   int ref = luaL_ref(L, LUA_REGISTRYINDEX);
   if (!w)

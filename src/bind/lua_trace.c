@@ -14,6 +14,9 @@ static const char *reason(int code) {
            "of the process";
   case -EINVAL:
     return "it is no regular file";
+  case MF_EUNSUPPORTED:
+    return "traces are of whole processes, and this is a thread with descriptors of its "
+           "own (a clone in a thread, or a pseudo-process)";
   default:
     return mf_strerror(code);
   }

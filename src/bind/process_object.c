@@ -380,6 +380,42 @@ static int l_gc(lua_State *L) {
   return slow(L);
 }
 
+/* ---- copies of the interpreter ---- */
+
+static int l_copied(lua_State *L) {
+  struct handle *h = lua_touserdata(L, 1);
+  if (h->p)
+    h->p = &bound_of_others;
+  return 0;
+}
+
+/* Neither closed nor ended, nor an rpc's or a pool's, which speaks for it: in the state
+ * table, on top. */
+static int is_open_in_lua(lua_State *L) {
+  static const char *const without[] = {"closed", "status", "used_by"};
+  int state = lua_gettop(L), is_open;
+  lua_getfield(L, state, "raw");
+  struct proc *const *raw = luaL_testudata(L, -1, BIND_PROCESS);
+  is_open = raw && *raw && !reactor_foreign((*raw)->reactor);
+  for (size_t i = 0; i < sizeof without / sizeof *without; i++) {
+    lua_getfield(L, state, without[i]);
+    is_open &= !lua_toboolean(L, -1);
+  }
+  return is_open;
+}
+
+static int l_save(lua_State *L) {
+  const struct handle *h = lua_touserdata(L, 1);
+  int is_open = h->p ? !h->p->known && !reactor_foreign(h->p->reactor) : push_state(L, h);
+  if (!h->p && is_open)
+    is_open = is_open_in_lua(L);
+  if (is_open)
+    lua_pushliteral(L,
+                    "it is open, and an image holds no processes; close it, and make it "
+                    "after loading");
+  return is_open;
+}
+
 /* ---- for process.lua ---- */
 
 /* object_class(methods, slow): fills methods with those of here, and makes the
@@ -408,6 +444,7 @@ static int l_object_class(lua_State *L) {
   lua_setfield(L, 3, "__index");
   lua_pushliteral(L, "moonfork.process");
   lua_setfield(L, 3, "__name");
+  reactor_copies(L, l_copied, l_save); /* the class is on top */
   return 0;
 }
 
@@ -444,7 +481,7 @@ static int l_object_open(lua_State *L) {
   luaL_setmetatable(L, BIND_PROCESS);
   lua_getiuservalue(L, 1, UV_STATE); /* 5 */
   lua_pushvalue(L, 2);
-  int ref = p ? luaL_ref(L, LUA_REGISTRYINDEX) : LUA_NOREF;
+  int ref = p && p != &bound_of_others ? luaL_ref(L, LUA_REGISTRYINDEX) : LUA_NOREF;
   lua_settop(L, 5);
   lua_pushvalue(L, 3);
   lua_setiuservalue(L, 1, UV_STATE);
@@ -458,6 +495,10 @@ static int l_object_open(lua_State *L) {
   lua_pushvalue(L, 4);
   lua_pushstring(L, state_names[h->state]);
   lua_pushvalue(L, 5);
+  if (p == &bound_of_others) {
+    h->p = NULL;
+    return 3;
+  }
   if (p->known && (p->popped || !p->watched))
     bind_ending_push(L, &p->exit.ending);
   else

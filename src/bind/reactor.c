@@ -3,10 +3,12 @@
  * may wait. Other loops watch its one descriptor (uv_backend_fd). Runs in the parent. */
 #include "bind/reactor.h"
 
+#include "base/copied.h"
 #include "bind/values.h"
 #include "codec/classes.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
+#include "os/proc.h"
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +17,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 struct box *box_get(lua_State *L) {
@@ -24,17 +27,66 @@ struct box *box_get(lua_State *L) {
 /* getpid(2) is a system call, and every call here asks. */
 static _Atomic pid_t this_pid;
 
+static int first_had_own_fds;
+
 static void on_forked(void) {
   this_pid = getpid();
+  first_had_own_fds = 0; /* libuv makes its pipe anew */
 }
 
-static void remember_pid(void) {
+enum { LOW_FDS = 1000, LOOP_FDS = 16 };
+
+/* Gives how many it has opened, to be closed again. */
+static int occupy_low_fds(int held[LOW_FDS]) {
+  struct rlimit limit;
+  int n = 0, most = LOW_FDS, null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < LOW_FDS + LOOP_FDS)
+    most = limit.rlim_cur > LOOP_FDS ? (int)limit.rlim_cur - LOOP_FDS : 0;
+  while (null_fd >= 0 && null_fd < most) {
+    held[n++] = null_fd;
+    null_fd = fcntl(null_fd, F_DUPFD_CLOEXEC, null_fd + 1);
+  }
+  fd_close(&null_fd);
+  return n;
+}
+
+/* With the first loop libuv opens a pipe for the whole process, whose numbers every forked
+ * copy closes. On a thread with descriptors of its own they are not the process's, where
+ * others may have the numbers: so they are high ones. */
+static void let_libuv_begin(void) {
+  int held[LOW_FDS], n = occupy_low_fds(held);
+  uv_loop_t loop;
+  if (uv_loop_init(&loop) == 0)
+    uv_loop_close(&loop);
+  while (n > 0)
+    fd_close(&held[--n]);
+}
+
+static void at_first_loop(void) {
   on_forked();
   pthread_atfork(NULL, NULL, on_forked);
+  first_had_own_fds = proc_has_own_fds();
+  if (first_had_own_fds)
+    let_libuv_begin();
+}
+
+int reactor_first_had_own_fds(void) {
+  return first_had_own_fds;
 }
 
 int reactor_foreign(const struct reactor *r) {
   return r->pid != this_pid;
+}
+
+struct reactor reactor_of_others = {.pid = -1};
+
+void reactor_copies(lua_State *L, lua_CFunction copied, lua_CFunction save) {
+  lua_pushcfunction(L, copied);
+  lua_setfield(L, -2, COPIED_FIELD);
+  if (!save)
+    return;
+  lua_pushcfunction(L, save);
+  lua_setfield(L, -2, COPIED_SAVE_FIELD);
 }
 
 /* ---- making ---- */
@@ -72,7 +124,7 @@ static int reactor_new(struct reactor **ret) {
   list_init(&r->trash);
   list_init(&r->reading);
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, remember_pid);
+  pthread_once(&once, at_first_loop);
   r->pid = this_pid;
   int rc = loop_init(&r->loop);
   if (rc < 0) {
@@ -271,6 +323,8 @@ struct reactor *reactor_get(lua_State *L) {
     reactor_tidy(L, box->reactor);
     return box->reactor;
   }
+  if (box->keep)
+    box->keep(L);
   int rc = reactor_new(&r);
   if (rc < 0) {
     reactor_refuse(L, rc);

@@ -57,7 +57,10 @@ struct box {
   uv_loop_t *host;         /* use_loop's, or NULL */
   int (*open_embedded)(lua_State *L, struct reactor *r,
                        uv_loop_t *host); /* 0 or -errno */
-  int closed;                            /* the state is closing */
+  /* Makes something that ends the reactor when the state, or the clone, ends; NULL: the box
+   * does that itself. May raise. */
+  void (*keep)(lua_State *L);
+  int closed;     /* the state is closing */
   int has_waiter; /* set_waiter: coroutines wait by a function of the program's */
   const void *object_class; /* the metatable of process objects */
 };
@@ -71,6 +74,15 @@ struct reactor *reactor_get(lua_State *L);
 /* The same, but NULL where there is none in this process yet. */
 struct reactor *reactor_peek(lua_State *L);
 int reactor_foreign(const struct reactor *r);
+/* That of the objects in a copy of the interpreter (an image, a clone in a thread, a
+ * pseudo-process), which has none of what they stand for: foreign in every process. */
+extern struct reactor reactor_of_others;
+/* Functions for the objects of the metatable on top: copied(object) is called for each in
+ * such a copy; save(object) gives a text, why it can't be in an image, or nothing (NULL:
+ * it always can). */
+void reactor_copies(lua_State *L, lua_CFunction copied, lua_CFunction save);
+/* The first loop of this process was made by a thread with descriptors of its own. */
+int reactor_first_had_own_fds(void);
 /* One turn without waiting; calls no Lua. */
 void reactor_turn(struct reactor *r);
 /* The loop need not watch the process, for a call that polls its socket begins; until the

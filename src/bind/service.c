@@ -176,8 +176,28 @@ static int l_service_gc(lua_State *L) {
   return 0;
 }
 
+static int l_copied(lua_State *L) {
+  static struct service others = {.reactor = &reactor_of_others, .closing = 1};
+  struct service **box = lua_touserdata(L, 1);
+  if (*box)
+    *box = &others;
+  return 0;
+}
+
+static int l_save(lua_State *L) {
+  struct service *const *box = lua_touserdata(L, 1);
+  if (!*box || (*box)->closing || reactor_foreign((*box)->reactor))
+    return 0;
+  lua_pushliteral(L, "it is open, and an image holds no processes; close it, and make it "
+                     "after loading");
+  return 1;
+}
+
 void service_open(lua_State *L) {
   luaL_newmetatable(L, BIND_SERVICE);
+  lua_pushliteral(L, "moonfork.rpc or moonfork.pool");
+  lua_setfield(L, -2, "__name");
+  reactor_copies(L, l_copied, l_save);
   lua_pushcfunction(L, l_service_gc);
   lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);

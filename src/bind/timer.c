@@ -271,8 +271,24 @@ static int l_timer(lua_State *L) {
   return 1;
 }
 
+static int l_copied(lua_State *L) {
+  struct timer **object = lua_touserdata(L, 1);
+  *object = NULL;
+  return 0;
+}
+
+static int l_save(lua_State *L) {
+  struct timer *const *object = lua_touserdata(L, 1);
+  if (!*object || reactor_foreign((*object)->told.reactor))
+    return 0;
+  lua_pushliteral(L, "it has not fired for the last time, and an image holds no timers; "
+                     "close it, and make it after loading");
+  return 1;
+}
+
 void timer_open(lua_State *L) {
   luaL_newmetatable(L, BIND_TIMER);
+  reactor_copies(L, l_copied, l_save);
   lua_pushliteral(L, "moonfork.timer");
   lua_setfield(L, -2, "__name");
   lua_pushcfunction(L, l_gc);

@@ -138,8 +138,15 @@ static int l_watch(lua_State *L) {
   return 1;
 }
 
+static int l_copied(lua_State *L) {
+  struct fd_watch **box = lua_touserdata(L, 1);
+  *box = NULL;
+  return 0;
+}
+
 void watch_open(lua_State *L) {
   luaL_newmetatable(L, BIND_WATCH);
+  reactor_copies(L, l_copied, NULL);
   lua_pushcfunction(L, l_close);
   lua_pushvalue(L, -1);
   lua_setfield(L, -3, "__gc");

@@ -1,5 +1,6 @@
 #include "image/userdata.h"
 
+#include "base/copied.h"
 #include "image/layout54.h"
 #include "image/objects.h"
 #include "image/pointers.h"
@@ -67,7 +68,8 @@ struct looking {
 };
 
 static int refuse(struct looking *l, void *object, const char *why) {
-  *l->refusal = (struct userdata_refusal){object, why};
+  l->refusal->object = object;
+  l->refusal->why = why;
   return -EPERM;
 }
 
@@ -222,17 +224,32 @@ static int look_at_socket(struct looking *l, void *object, enum userdata_socket 
   return look_at_flag(l, object, is == USERDATA_SOCKET_CLOSED);
 }
 
+/* The function on top, which is popped; the userdata is below. */
+static int ask_object(struct looking *l, void *object) {
+  lua_pushvalue(l->L, -2);
+  lua_call(l->L, 1, 1);
+  const char *why = lua_tostring(l->L, -1);
+  lua_pop(l->L, 1);
+  if (!why)
+    return 0;
+  snprintf(l->refusal->text, sizeof l->refusal->text, "%s", why);
+  return refuse(l, object, l->refusal->text);
+}
+
 static int look_at_type(struct looking *l, void *object, const void *metatable,
                         int is_finalised) {
   lua_State *L = l->L;
   enum userdata_socket socket =
       l->q->socket ? l->q->socket(L, lua_gettop(L)) : USERDATA_NO_SOCKET;
   const struct rule *rule = rule_of(l, metatable);
-  int hook = has_field(L, "__clone"), r = 0;
+  int hook = has_field(L, COPIED_FIELD), r = 0;
   if (hook)
     lua_pop(L, 1);
   if (socket != USERDATA_NO_SOCKET)
     r = look_at_socket(l, object, socket);
+  else if (l->q->use == USERDATA_IMAGE && !l->q->closes_sockets &&
+           has_field(L, COPIED_SAVE_FIELD))
+    r = ask_object(l, object);
   else if (rule)
     r = look_at_known(l, object, rule->must[l->q->use]);
   else if (!hook)
@@ -291,7 +308,7 @@ void userdata_call_hook(lua_State *L, int index, size_t i) {
   index = lua_absindex(L, index);
   luaL_checkstack(L, 8, NULL);
   lua_rawgeti(L, index, (lua_Integer)i + 1);
-  if (!has_field(L, "__clone")) { /* another hook has taken it away */
+  if (!has_field(L, COPIED_FIELD)) { /* another hook has taken it away */
     lua_pop(L, 1);
     return;
   }

@@ -3,6 +3,8 @@
  * memory; it is not for an object that stands for something outside of the interpreter,
  * which two copies would free twice, or a new process would not have. So:
  *
+ *   for an image alone: its metatable has            what that says
+ *   __moonfork_save
  *   the type is known (the table in userdata.c)       what its row says
  *   its metatable has __clone                         its author vouches for the bytes,
  *                                                     and __clone(object) is called in
@@ -41,7 +43,8 @@ struct userdata_list { /* offsets of objects from the base */
 
 struct userdata_refusal {
   void *object;
-  const char *why; /* "it has a finaliser ...": static */
+  const char *why; /* "it has a finaliser ...": static, or text */
+  char text[160];  /* what the object has said itself */
 };
 
 /* Looks at all userdata of the state; main: its main thread. Returns 0 and a list for

@@ -10,6 +10,7 @@
  */
 #include "socket/net.h"
 
+#include "base/copied.h"
 #include "base/result.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
@@ -43,6 +44,14 @@ static int l_net_gc(lua_State *L) {
   return 0;
 }
 
+/* In a copy of the interpreter: the original's, which goes on with it. */
+static int l_net_copied(lua_State *L) {
+  struct net *n = lua_touserdata(L, 1);
+  resolve_init(&n->resolve);
+  n->next = NULL;
+  return 0;
+}
+
 static struct net *new_net(lua_State *L) {
   struct net *n = lua_newuserdatauv(L, sizeof *n, 0);
   memset(n, 0, sizeof *n);
@@ -53,6 +62,8 @@ static struct net *new_net(lua_State *L) {
     lua_createtable(L, 0, 1);
     lua_pushcfunction(L, l_net_gc);
     lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, l_net_copied);
+    lua_setfield(L, -2, COPIED_FIELD);
     lua_pushvalue(L, -1);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &net_key);
   }

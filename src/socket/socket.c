@@ -3,9 +3,11 @@
  * The metatable hangs in the registry under the address of a variable of this very copy
  * of the code. So a template program and a module loaded into it, which may be of
  * different builds, never take each other's sockets for their own; each sees the other's
- * as an object that answers fileno. */
+ * as an object that answers fileno. Who copies an interpreter knows all of them, which are
+ * of one build there (template_check_build): they are listed in the registry, too. */
 #include "socket/socket.h"
 
+#include "base/copied.h"
 #include "os/drop.h"
 #include "os/fd.h"
 #include <errno.h>
@@ -17,6 +19,8 @@
 
 enum { FILL_MIN = 4096, FILL_MAX = 256 * 1024 };
 
+#define CLASSES "moonfork.socket classes" /* in the registry: metatable = true */
+
 static const char metatable_key = 0;
 
 /* ---- make ---- */
@@ -26,6 +30,11 @@ void socket_register(lua_State *L) {
   lua_setfield(L, -2, "__name");
   lua_pushliteral(L, SOCKET_NAME);
   lua_setfield(L, -2, "__metatable");
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, CLASSES);
+  lua_pushvalue(L, -2);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &metatable_key);
 }
 
@@ -112,6 +121,32 @@ struct socket *socket_test(lua_State *L, int idx) {
   int is_ours = lua_rawequal(L, -1, -2);
   lua_pop(L, 2);
   return is_ours ? s : NULL;
+}
+
+struct socket *socket_test_any(lua_State *L, int idx) {
+  void *s = lua_touserdata(L, idx);
+  if (!s || !lua_getmetatable(L, idx))
+    return NULL;
+  if (lua_getfield(L, LUA_REGISTRYINDEX, CLASSES) == LUA_TTABLE)
+    lua_pushvalue(L, -2);
+  else
+    lua_pushnil(L);
+  int is_one = !lua_isnil(L, -1) && lua_rawget(L, -2) == LUA_TBOOLEAN;
+  lua_pop(L, 3);
+  return is_one ? s : NULL;
+}
+
+static int l_copied(lua_State *L) {
+  if (socket_copied(lua_touserdata(L, 1)) < 0)
+    return luaL_error(L, "not enough memory");
+  return 0;
+}
+
+void socket_copies(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &metatable_key);
+  lua_pushcfunction(L, l_copied);
+  lua_setfield(L, -2, COPIED_FIELD);
+  lua_pop(L, 1);
 }
 
 /* Mostly a dot in the place of a colon. */

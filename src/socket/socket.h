@@ -73,6 +73,8 @@ void socket_adopt(struct socket *s, int fd, enum socket_kind kind);
 void socket_set_defaults(const struct socket *s);
 /* The socket at idx, or NULL where it is none of ours (another copy's is none). */
 struct socket *socket_test(lua_State *L, int idx);
+/* The same, but also of another copy of this code, which has to be of the same build. */
+struct socket *socket_test_any(lua_State *L, int idx);
 /* Raises an argument error where it is none; socket_check_open also where it is closed.
  */
 struct socket *socket_check(lua_State *L, int idx);
@@ -97,6 +99,9 @@ void socket_closed(struct socket *ret);
 /* In a copy of its interpreter, beside which the original goes on: its buffer is made its
  * own. 0 or -ENOMEM: it is empty. */
 int socket_copied(struct socket *s);
+/* Where nobody else looks after that (a program, which pseudo-processes may copy): it is
+ * called for each socket in such a copy. The metatable is registered. */
+void socket_copies(lua_State *L);
 
 /* nil, message, errno: always returns 3. error is positive. */
 int socket_fail(lua_State *L, int error);

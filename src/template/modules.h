@@ -5,9 +5,10 @@
 
 #include <lua.h>
 
-/* Raises where L belongs to a template program of another build than this code, which is
- * that of a module (its name): they would take each other's objects for their own. */
-void template_check_build(lua_State *L, const char *module);
+/* 1 where L belongs to a template program; 0: to any other. Raises where that is of another
+ * build than this code, which is that of a module (its name): they would take each other's
+ * objects for their own. */
+int template_check_build(lua_State *L, const char *module);
 /* Opens moonfork.clone on L (also in a plain parent, where on_fork and before_fork
  * register for a later template() or early, and the rest works or says that this is no
  * clone). Leaves the module table on the stack; a lua_CFunction. */

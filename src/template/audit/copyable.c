@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 static enum userdata_socket socket_at(lua_State *L, int index) {
-  const struct socket *s = socket_test(L, index);
+  const struct socket *s = socket_test_any(L, index);
   if (!s)
     return USERDATA_NO_SOCKET;
   return s->fd >= 0 ? USERDATA_SOCKET_OPEN : USERDATA_SOCKET_CLOSED;

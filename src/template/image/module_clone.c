@@ -2,6 +2,8 @@
  * metatable: as garbage it would still be found by the next copy. */
 #include "template/image/module_clone.h"
 
+#include "base/copied.h"
+
 #include <lauxlib.h>
 
 #define LIST "moonfork.modules with __clone" /* in the registry: name = userdata */
@@ -24,7 +26,7 @@ static int l_clone(lua_State *L) {
   forget(L, 1);
   forget_list(L);
   lua_getiuservalue(L, 1, 1);
-  if (luaL_getmetafield(L, -1, "__clone") != LUA_TNIL) {
+  if (luaL_getmetafield(L, -1, COPIED_FIELD) != LUA_TNIL) {
     lua_insert(L, -2);
     lua_call(L, 1, 0);
   }
@@ -48,7 +50,7 @@ static void add(lua_State *L, int list) { /* name, module | name, module */
   lua_setiuservalue(L, -2, 1);
   lua_createtable(L, 0, 2);
   lua_pushcfunction(L, l_clone);
-  lua_setfield(L, -2, "__clone");
+  lua_setfield(L, -2, COPIED_FIELD);
   lua_pushliteral(L, NAME);
   lua_setfield(L, -2, "__name");
   lua_setmetatable(L, -2);
@@ -69,7 +71,7 @@ void module_clone_make(lua_State *L, void (*vouch)(void *data, lua_CFunction f),
   int nmodules = 0;
   lua_pushnil(L);
   while (lua_next(L, top + 1)) {
-    if (lua_istable(L, -1) && luaL_getmetafield(L, -1, "__clone") != LUA_TNIL) {
+    if (lua_istable(L, -1) && luaL_getmetafield(L, -1, COPIED_FIELD) != LUA_TNIL) {
       lua_pop(L, 1);
       vouch_for_all(L, vouch, data);
       add(L, top + 2);

@@ -69,14 +69,15 @@ static void set_path(lua_State *L, const char *field, struct text path) {
 #define BUILD_KEY "moonfork.build" /* of the registry */
 static const char build_text[] = "moonfork " MOONFORK_VERSION " for Lua " MOONFORK_LUA;
 
-void template_check_build(lua_State *L, const char *module) {
-  if (lua_getfield(L, LUA_REGISTRYINDEX, BUILD_KEY) == LUA_TSTRING &&
-      strcmp(lua_tostring(L, -1), build_text) != 0)
+int template_check_build(lua_State *L, const char *module) {
+  int is_template = lua_getfield(L, LUA_REGISTRYINDEX, BUILD_KEY) == LUA_TSTRING;
+  if (is_template && strcmp(lua_tostring(L, -1), build_text) != 0)
     luaL_error(L,
                "the module %s is %s, and the template program that loads it is %s; both "
                "have to be of one build",
                module, build_text, lua_tostring(L, -1));
   lua_pop(L, 1);
+  return is_template;
 }
 
 struct open_job {
