@@ -45,6 +45,7 @@ static const struct {
     {"pidfd_send_signal", SYS_pidfd_send_signal},
     {"madvise", SYS_madvise},
     {"statx", SYS_statx},
+    {"unshare", SYS_unshare},
     {"sched_getscheduler", SYS_sched_getscheduler},
     {"sched_setscheduler", SYS_sched_setscheduler},
     {"clone_parent", CLONE_PARENT_ONLY},

@@ -333,6 +333,24 @@ test("a template with one ready ends when it is closed, killed, or left alone", 
   t.outside(10, function() return not t.alive(pid) end, "the template of a host that was killed")
 end)
 
+test("where unshare is forbidden there are none, and the template says why", function(t)
+  for _, errno in ipairs { "ENOSYS", "EPERM" } do
+    local h <close> = host.start(t, ([[
+      local p = fork.new_exec():eval(%q)
+      for _ = 1, 2 do
+        local socket, err = p:fork { isolation = "thread" }:run("tells")
+        print(socket, err.code, err.started, err.message)
+        print(p:fork():run("tells"):read("a"))
+      end
+    ]]):format(FUNCTIONS), { before = { host.tool(t, "seccomp_run"), errno, "unshare" } })
+    local how, number = h:ends(20)
+    if number == 77 then t.skip("no filter of system calls can be set here") end
+    t.eq({ how, number }, { "exit", 0 }, h:out() .. h:err())
+    local refused = "nil\tUNSUPPORTED\tno\t[^\n]*unshare%(2%) is forbidden[^\n]*\ntemplate 0 0\n"
+    t.match(h:out(), "^" .. refused .. refused .. "$")
+  end
+end)
+
 test("the end of the template's process is told of those that run, not of the one that is ready", function(t)
   local p = ready_template(t)
   local q = thread(p)

@@ -397,5 +397,10 @@ int thread_fork(struct server *s, const struct command *c,
   }
   s->nthreads--;
   thread_free(t, 0);
+  if (error == EPERM || error == EACCES || error == ENOSYS)
+    return deny(s, FAILURE_UNSUPPORTED, error,
+                "a clone in a thread needs descriptors and a directory of its own, and "
+                "unshare(2) is forbidden here (a filter of system calls, as containers "
+                "have it)");
   return deny(s, FAILURE_FORK, error, "a thread can't be made");
 }

@@ -186,6 +186,17 @@ int thread_copy_is_small(const struct server *from) {
          heap_copy_parts(from->heap, add_size, &sum) == 0;
 }
 
+/* Each has room to grow, of which it uses what it needs. */
+static int deny_range(struct server *from) {
+  struct heap_shape shape;
+  char text[160];
+  heap_copy_shape(from->heap, &shape);
+  snprintf(text, sizeof text,
+           "no range of addresses is free for it (%u GiB): %d clones in threads run here",
+           (unsigned)((shape.region + shape.zone) >> 30), (int)from->nthreads);
+  return deny(from, FAILURE_LIMIT, ENOMEM, text);
+}
+
 int thread_copy(struct server *from, struct server *to) {
   struct copying c;
   const char *why = selfcheck_reason();
@@ -201,6 +212,8 @@ int thread_copy(struct server *from, struct server *to) {
   if (look(from, main) < 0)
     return -1;
   to->heap = copy_heap(from->heap, &c);
+  if (!to->heap && !c.to)
+    return deny_range(from);
   if (!to->heap)
     return deny(from, FAILURE_NOMEM, ENOMEM, "not enough memory");
   if (copyable_settle(&recorded.userdata, c.to) < 0 || keep_hooks(to) < 0) {
