@@ -3,6 +3,7 @@
  * nothing is left when all is closed. Real processes. */
 #include "unit.h"
 
+#include "os/thread.h"
 #include <fcntl.h>
 #include <moonfork.h>
 #include <poll.h>
@@ -14,6 +15,15 @@
 #include <uv.h>
 
 static uv_loop_t loop;
+static int nthreads;
+
+int __real_thread_start(pthread_t *ret, size_t stack, void *(*f)(void *), void *arg);
+int __wrap_thread_start(pthread_t *ret, size_t stack, void *(*f)(void *), void *arg);
+
+int __wrap_thread_start(pthread_t *ret, size_t stack, void *(*f)(void *), void *arg) {
+  nthreads++;
+  return __real_thread_start(ret, stack, f, arg);
+}
 
 /* A story that hangs ends with its alarm. */
 static int setup(void **state) {
@@ -223,13 +233,21 @@ static void test_a_command_that_leads_nowhere(void **state) {
   mf_close(p, NULL, NULL);
 }
 
+/* A thread closed the program's copy of the near end's socket, some time after the call: it
+ * was still there when the far template had answered. */
+static void test_all_is_closed_when_the_call_returns(void **state) {
+  nthreads = 0;
+  mf_process *p = agent();
+  assert_int_equal(nthreads, 0);
+  mf_close(p, NULL, NULL);
+}
+
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
   const struct CMUnitTest tests[] = {
-      T(test_fork_run_handles_and_status),
-      T(test_calls_and_kill),
-      T(test_what_can_not_travel_is_refused),
-      T(test_a_command_that_leads_nowhere),
+      T(test_fork_run_handles_and_status),         T(test_calls_and_kill),
+      T(test_what_can_not_travel_is_refused),      T(test_a_command_that_leads_nowhere),
+      T(test_all_is_closed_when_the_call_returns),
   };
   return cmocka_run_group_tests_name("remote_host", tests, NULL, NULL);
 }

@@ -59,8 +59,8 @@ struct backend_ops {
   void (*refuse)(struct backend *s, int fd);
   void (*fall_silent)(struct backend *s, int fd); /* the other end reads an end of file */
   void (*close)(struct backend *s, int *fd);      /* as fd_part */
-  void (*close_pidfd)(struct backend *s,
-                      int *fd); /* nothing can block there: as fd_close */
+  void (*close_now)(struct backend *s,
+                    int *fd); /* nothing can block there: as fd_close */
   /* Sets what is watched; 0 stops. After 0 the owner may close the descriptor and free
    * the watch at once. 0 or -errno. */
   int (*watch)(struct backend *s, struct watch *w, int fd, unsigned events);

@@ -117,7 +117,7 @@ static int op_refuse_fds(struct backend *s, int fd, int on) {
   return sock_refuse_fds(fd, on);
 }
 
-static void op_close_pidfd(struct backend *s, int *fd) {
+static void op_close_now(struct backend *s, int *fd) {
   fd_close(fd);
 }
 
@@ -361,7 +361,7 @@ static const struct backend_ops uv_ops = {
     .hung_up = op_hung_up,
     .refuse = op_refuse,
     .close = op_close,
-    .close_pidfd = op_close_pidfd,
+    .close_now = op_close_now,
     .watch = op_watch,
     .timer = op_timer,
     .turn = op_turn,

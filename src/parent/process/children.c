@@ -97,7 +97,7 @@ static void stop_watching(struct kept_child *k) {
   struct backend *s = k->context->backend;
   s->ops->watch(s, &k->watch, k->pidfd, 0);
   if (k->pidfd >= 0)
-    s->ops->close_pidfd(s, &k->pidfd);
+    s->ops->close_now(s, &k->pidfd);
   k->pidfd = -1;
   k->context = NULL;
 }

@@ -149,7 +149,7 @@ void process_watch_end(struct mf_process *p) {
 static void doubt_pidfd(struct mf_process *p) {
   struct backend *s = p->context->backend;
   if (p->pidfd >= 0 && !p->child && p->chan.fd >= 0 && s->ops->hung_up(s, p->chan.fd))
-    s->ops->close_pidfd(s, &p->pidfd);
+    s->ops->close_now(s, &p->pidfd);
 }
 
 static void begin_watching(struct mf_process *p) {
@@ -222,7 +222,7 @@ void process_learn(struct mf_process *p) {
     if (pidfd < 0 || s->ops->peek(s, pidfd, pid) == -ECHILD || p->chan.fd < 0 ||
         s->ops->hung_up(s, p->chan.fd)) {
       if (pidfd >= 0)
-        s->ops->close_pidfd(s, &pidfd);
+        s->ops->close_now(s, &pidfd);
       return;
     }
   } else {
@@ -251,7 +251,7 @@ static void identify(struct mf_process *p, int pid, int pidfd, enum kinship kins
   int anothers = ours ? !child && !p->taken_up : pid == (int)getpid();
   if (p->pid > 0 || p->state == DEAD || anothers) {
     if (pidfd >= 0)
-      s->ops->close_pidfd(s, &pidfd);
+      s->ops->close_now(s, &pidfd);
     return;
   }
   p->pidfd = pidfd;

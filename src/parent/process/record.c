@@ -66,10 +66,10 @@ struct mf_process *process_new(struct context *ctx, enum process_state state) {
 void process_close_pidfd(struct mf_process *p) {
   struct backend *s = p->context->backend;
   if (p->peer_pidfd >= 0)
-    s->ops->close_pidfd(s, &p->peer_pidfd);
+    s->ops->close_now(s, &p->peer_pidfd);
   s->ops->watch(s, &p->pid_watch, p->pidfd, 0);
   if (p->pidfd >= 0)
-    s->ops->close_pidfd(s, &p->pidfd);
+    s->ops->close_now(s, &p->pidfd);
 }
 
 void process_forget_source(struct mf_process *p) {

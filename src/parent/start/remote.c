@@ -108,7 +108,9 @@ int remote_start(struct mf_process *p, const mf_options *o) {
   r = say_start(s, side[0], o, given, given[1] < 0 ? 1 : 2);
   if (!r)
     r = spawn_near(p, o, side[1]);
-  s->ops->close(s, &side[1]);
+  /* The library's own descriptors wait in there: a thread that closes it some time later,
+   * as it does where others' may wait, is not needed. */
+  s->ops->close_now(s, &side[1]);
   s->ops->close(s, &root[1]);
   if (given[1] >= 0)
     s->ops->close(s, &given[1]);
