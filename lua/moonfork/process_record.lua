@@ -268,7 +268,7 @@ local function revive(p)
   local cell = p.cell
   owners[cell] = p
   if cell.failure then failed_over_there(p, cell.failure) end
-  if not cell.status then return record.let_go(p) end
+  if not cell.status or (p.status and not p.watchers) then return record.let_go(p) end
   if p.err then tell_unreported(p, p.err) end
   reactor.post(function() return record.ended(p, cell.status) end)
 end

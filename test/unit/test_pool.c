@@ -446,6 +446,43 @@ static void test_report_of_a_drain(void **state) {
   assert_non_null(strstr(news, "killed: drain: its timeout was over\n"));
 }
 
+/* ---- much in one moment ---- */
+
+enum { WAITING = 5000, A_TURN = 1024 };
+static int nfailed, wrong_order, failed_code;
+
+static void on_failure(const mf_error *e, const mf_message *m, void *data) {
+  wrong_order |= (int)(uintptr_t)data != nfailed;
+  failed_code = e ? e->code : 0;
+  nfailed++;
+}
+
+/* A pool that is given up with thousands of calls in its queue: they fail as many in a
+ * turn, in their order. */
+static void test_a_queue_is_dropped_over_turns(void **state) {
+  mf_message m = {"x", 1, NULL, 0};
+  options.queue_max = 2 * WAITING;
+  begin();
+  far->deaf = 1;
+  nfailed = wrong_order = 0;
+  for (int i = 0; i < WAITING; i++)
+    assert_int_equal(mf_pool_call(pool, &m, NULL, on_failure, (void *)(uintptr_t)i, NULL),
+                     0);
+  far_run(far);
+  assert_int_equal(nfailed, 0);
+  mf_pool_abort(pool);
+  assert_int_equal(nfailed, 0);
+  assert_int_equal(mf_pool_call(pool, &m, NULL, on_failure, NULL, NULL), MF_ECLOSED);
+  for (int turns = 0; turns < 30; turns++) {
+    int before = nfailed;
+    sim_step(sim);
+    assert_true(nfailed - before <= A_TURN);
+  }
+  assert_int_equal(nfailed, WAITING);
+  assert_int_equal(wrong_order, 0);
+  assert_int_equal(failed_code, MF_ECANCELLED);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       STORY(test_workers_come_one_by_one),
@@ -472,6 +509,7 @@ int main(void) {
       STORY(test_on_worker_is_told_of_starts_and_ends),
       STORY(test_on_worker_knows_no_worker_that_never_was),
       STORY(test_report_of_a_drain),
+      STORY(test_a_queue_is_dropped_over_turns),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

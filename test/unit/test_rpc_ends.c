@@ -168,10 +168,18 @@ static void test_a_hundred_thousand_calls_fail_in_chunks(void **state) {
   far_run(s->far);
   far_die(s->far, far_worker(s->far, 0), SIGKILL);
   s->this_turn = 0;
-  while (sim_step(s->sim))
+  while (sim_step(s->sim)) {
     on_turn_end(s);
-  assert_int_equal(s->ntold, 100000);
+    for (int i = s->ntold > 2000 ? s->ntold - 2000 : 0; i < s->ncalls; i++)
+      assert_int_equal(s->call[i].told, i < s->ntold); /* in their order */
+    if (s->ncalls == 100000 && s->ntold > 0)
+      assert_int_equal(call(s, "late"), 0);
+  }
+  assert_int_equal(s->ntold, 100001);
   assert_true(s->most_a_turn <= 1024);
+  assert_int_equal(s->call[0].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(s->call[100000].started, MF_STARTED_NO);
+  assert_int_equal(s->call[100000].code, MF_ECLONE_DIED);
   assert_int_equal(s->errors, 1);
   story_free(s);
 }

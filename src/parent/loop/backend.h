@@ -102,6 +102,7 @@ struct backend_ops {
 struct backend {
   const struct backend_ops *ops;
   void *owner;
+  void (*on_begin)(void *owner); /* the loop looks for events; a turn may lack it */
   void (*on_timer)(void *owner);
   void (*on_turn)(void *owner);
   void (*on_stopped)(void *owner);

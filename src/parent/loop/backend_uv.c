@@ -198,6 +198,7 @@ static void op_turn(struct backend *s, int on) {
 static void on_anchor(uv_prepare_t *handle) {
   struct fixed *f = handle->data;
   poller_turn(f->backend->poller);
+  f->backend->backend.on_begin(f->backend->backend.owner);
 }
 
 static void op_busy(struct backend *s, int on) {

@@ -20,11 +20,15 @@
 
 struct uv_loop_s;
 
-/* When tasks run. Those of one phase run in the order in which they were asked for. */
+/* When tasks run. Those of one phase run in the order in which they were asked for. Each
+ * phase has so many steps in a turn of the loop (context_step); what is left of it waits
+ * for the next one. So no turn is long, however many processes end, calls fail or timers
+ * are due in the same moment, and no phase waits for the end of another. */
 enum task_phase {
   PHASE_WRITE,  /* on the next turn: what was kept back to be written together */
   PHASE_READ,   /* then: what was left to be read */
-  PHASE_NOTIFY, /* when the event under way is over: callbacks */
+  PHASE_TELL,   /* when the event under way is over: what it means for forks */
+  PHASE_NOTIFY, /* then: callbacks */
   PHASE_WORK,   /* then: anything else */
   PHASE_FREE,   /* then: nobody uses it any more */
   PHASE_CLOSED, /* when the loop has nothing of ours any more, or goes on without */
@@ -49,8 +53,11 @@ struct context;
 /* What the context's owner does at its turns of life. */
 struct context_ops {
   void (*on_start)(struct context *ctx); /* it is on the loop (again) */
-  void (*on_park)(struct context *ctx);  /* everything has to be off the loop */
-  void (*free)(struct context *ctx);     /* after context_deinit */
+  /* Nothing is open any more: lets go of as much as this turn has steps for. 1: more is
+   * left. */
+  int (*on_rest)(struct context *ctx);
+  void (*on_park)(struct context *ctx); /* everything has to be off the loop */
+  void (*free)(struct context *ctx);    /* after context_deinit */
 };
 
 struct context {
@@ -60,10 +67,15 @@ struct context {
   const struct context_ops *ops;
   unsigned generation; /* of forks, when it was made */
   int started, stopping;
-  int in_dispatch, in_work, wants_turn;
-  int kept;     /* counts as an open process */
-  int dropped;  /* free it when it has stopped */
-  size_t nopen; /* handles the user has not closed */
+  int resting; /* nothing is open, and it is let go of: it is about to be parked */
+  int in_dispatch, leaving, in_work, wants_turn;
+  int began;                   /* this turn of the loop has its steps already */
+  int more_due;                /* deadlines that the last turn had no room for */
+  unsigned due_left;           /* deadlines for which this turn has */
+  unsigned steps[PHASE_COUNT]; /* that this turn has left */
+  int kept;                    /* counts as an open process */
+  int dropped;                 /* free it when it has stopped */
+  size_t nopen;                /* handles the user has not closed */
   size_t nbusy;
   struct list phases[PHASE_COUNT];
   struct list dump_entries; /* rpcs and pools */
@@ -94,7 +106,7 @@ static inline uint64_t context_now_ms(const struct context *ctx) {
 }
 
 static inline int context_is_on(const struct context *ctx) {
-  return ctx->started && !ctx->stopping;
+  return ctx->started && !ctx->stopping && !ctx->resting;
 }
 
 /* Events from the loop are bracketed, so that completions follow them at once. */
@@ -109,8 +121,15 @@ void context_count_busy(struct context *ctx, int delta);
 /* Runs t once in that phase: what is asked for by a task of the same phase, on the next
  * turn. Asking again is harmless. A task of PHASE_CLOSED does not make the loop turn. */
 void context_task(struct context *ctx, enum task_phase phase, struct task *t);
-/* Runs those of that phase now. */
-void context_run_phase(struct context *ctx, enum task_phase phase);
+/* One more step of that phase may be done in this turn, and is counted: 1. Else 0, and
+ * there will be another turn. A task is one step; one that has much to do takes one for
+ * each part of it. */
+int context_step(struct context *ctx, enum task_phase phase);
+/* How many there are left; and that so many were done. */
+unsigned context_steps(const struct context *ctx, enum task_phase phase);
+void context_count_steps(struct context *ctx, enum task_phase phase, unsigned n);
+/* Runs those of that phase now, however many. */
+void context_flush_phase(struct context *ctx, enum task_phase phase);
 void task_init(struct task *t, void (*run)(struct task *t));
 void task_clear(struct task *t);
 static inline int task_waits(const struct task *t) {

@@ -13,6 +13,7 @@ void deadlines_init(struct deadlines *all, struct backend *backend) {
 
 void deadlines_restart(struct deadlines *all) {
   all->timer_at_ms = UINT64_MAX;
+  all->after_ms = 0;
 }
 
 void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d)) {
@@ -21,6 +22,8 @@ void deadline_init(struct deadline *d, void (*on_due)(struct deadline *d)) {
 }
 
 void deadline_set_at(struct deadlines *all, struct deadline *d, uint64_t at_ms) {
+  if (all->after_ms && at_ms <= all->after_ms)
+    at_ms = all->after_ms + 1;
   minheap_set(&all->heap, &d->node, at_ms);
   if (at_ms < all->timer_at_ms)
     set_timer(all, at_ms);
@@ -34,21 +37,22 @@ void deadline_clear(struct deadline *d) {
   minheap_remove(&d->node); /* the timer may fire for nothing: cheaper than to set it */
 }
 
-void deadlines_run(struct deadlines *all) {
+int deadlines_run(struct deadlines *all, unsigned *left) {
   uint64_t now = all->backend->ops->now_ms(all->backend);
   struct minheap_node *first;
-  struct minheap due;
-  minheap_init(&due);
   all->timer_at_ms = UINT64_MAX;
-  while ((first = minheap_first(&all->heap)) && first->key <= now)
-    minheap_set(&due, first, first->key);
-  if (first)
-    set_timer(all, first->key);
-  while ((first = minheap_first(&due))) {
+  all->after_ms = now;
+  while ((first = minheap_first(&all->heap)) && first->key <= now && *left > 0) {
     struct deadline *d = minheap_entry(first, struct deadline, node);
     minheap_remove(first);
+    --*left;
     d->on_due(d);
   }
+  all->after_ms = 0;
+  first = minheap_first(&all->heap);
+  if (first && first->key > now && first->key < all->timer_at_ms)
+    set_timer(all, first->key);
+  return first && first->key <= now;
 }
 
 void deadlines_rest(struct deadlines *all) {

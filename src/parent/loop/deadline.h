@@ -11,6 +11,7 @@ struct deadlines {
   struct backend *backend;
   struct minheap heap;
   uint64_t timer_at_ms; /* what the backend's timer is set to; UINT64_MAX: nothing */
+  uint64_t after_ms; /* while deadlines_run works: what is set is due after that; or 0 */
 };
 
 struct deadline {
@@ -35,9 +36,10 @@ static inline int deadlines_any(const struct deadlines *all) {
   return minheap_first(&all->heap) != NULL;
 }
 
-/* The timer has fired: calls on_due of what is due. What that sets anew is not due before
- * the next time, also when it is due now. */
-void deadlines_run(struct deadlines *all);
+/* The timer has fired: calls on_due of what is due, at most *left of it, which is
+ * counted. What that sets anew is not due before the next time, also when it is due now.
+ * 1: more is due, which is up to the caller. */
+int deadlines_run(struct deadlines *all, unsigned *left);
 /* The loop is about to wait: without an end is cheaper, where nothing is set any more. */
 void deadlines_rest(struct deadlines *all);
 

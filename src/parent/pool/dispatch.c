@@ -9,7 +9,7 @@
 #include "parent/rpc/rpc_send.h"
 #include "wire/rpc_proto.h"
 
-enum { GIVEN_A_TURN = 4096, RUNS_MAX = 3 /* of an idempotent call */ };
+enum { RUNS_MAX = 3 /* of an idempotent call */ };
 
 /* The call that its worker is at: all of an asynchronous one, the first of another. */
 static void begin_work(struct mf_pool *pool, struct pool_call *c, uint64_t now_us) {
@@ -53,26 +53,32 @@ void pool_give(struct mf_pool *pool, struct pool_call *c, unsigned slot,
 
 void pool_give_waiting(struct mf_pool *pool) {
   uint64_t now_us = pool->nqueued ? pool_now_us(pool) : 0;
-  for (int i = 0; i < GIVEN_A_TURN && pool->nqueued; i++) {
+  while (pool->nqueued && context_step(pool->context, PHASE_WORK)) {
     int slot = policy_pick(&pool->policy);
     struct pool_call *c = list_entry(pool->queue.next, struct pool_call, base.link);
     if (slot < 0)
       return;
-    list_remove(&c->base.link);
-    pool->nqueued--;
+    pool_unqueue(c);
     pool_give(pool, c, (unsigned)slot, now_us);
   }
   if (pool->nqueued)
     pool_schedule(pool);
 }
 
-/* Back to its place in the queue, by its number. */
+static uint64_t number_of(const struct list *link) {
+  return list_entry(link, struct pool_call, base.link)->base.id;
+}
+
+/* Back to its place in the queue, by its number. What comes back together does so in this
+ * order: the search goes on where the last one ended. */
 static void requeue(struct mf_pool *pool, struct pool_call *c) {
-  struct list *before = pool->queue.next;
-  while (before != &pool->queue &&
-         list_entry(before, struct pool_call, base.link)->base.id < c->base.id)
+  struct list *last = pool->requeued, *before = pool->queue.next;
+  if (last && number_of(last) < c->base.id)
+    before = last->next;
+  while (before != &pool->queue && number_of(before) < c->base.id)
     before = before->next;
   list_push(before, &c->base.link); /* in front of it */
+  pool->requeued = &c->base.link;
   c->started_us = 0;
   pool->nqueued++;
   pool->stats.retried++;

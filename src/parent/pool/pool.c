@@ -44,18 +44,27 @@ static void follow_policy(struct mf_pool *pool) {
   if (pool->given_up)
     return;
   for (;;) {
+    if (!context_steps(pool->context,
+                       PHASE_WRITE)) { /* a worker more or less takes long */
+      pool_schedule(pool);
+      return;
+    }
     pool_report_failed_templates(pool);
     if (pool->policy.failed)
       pool_fail_waiting(pool);
-    if (pool->ending && !pool->policy.config.max)
-      pool_drop_waiting(pool, MF_ECANCELLED); /* nobody would ever take them */
-    a = policy_next(&pool->policy, pool_now_ms(pool), pool->nqueued);
+    if (pool->ending && !pool->policy.config.max && !pool->drop_code) {
+      pool->drop_code = MF_ECANCELLED; /* nobody would ever take them */
+      pool_schedule(pool);
+    }
+    a = policy_next(&pool->policy, pool_now_ms(pool),
+                    pool->drop_code ? 0 : pool->nqueued);
     if (a.act == POLICY_START)
       pool_start_worker(pool, a.source);
     else if (a.act == POLICY_STOP)
       stop_worker(pool, a.slot);
     else
       break;
+    context_count_steps(pool->context, PHASE_WRITE, 1);
   }
   deadline_clear(&pool->wake);
   if (a.wake_ms != UINT64_MAX) {
@@ -79,7 +88,10 @@ static void on_task(struct task *t) {
     pool_update_busy(pool);
     return;
   }
-  pool_give_waiting(pool);
+  if (pool->drop_code)
+    pool_drop_waiting(pool);
+  else
+    pool_give_waiting(pool);
   follow_policy(pool);
   pool_go_on_with_reload(pool);
   pool_begin_next_reload(pool);

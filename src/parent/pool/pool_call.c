@@ -69,12 +69,17 @@ void pool_count_drained(struct mf_pool *pool, int answered, int started) {
 
 /* ---- struct call_ops ---- */
 
+void pool_unqueue(struct pool_call *c) {
+  struct mf_pool *pool = c->pool;
+  if (pool->requeued == &c->base.link)
+    pool->requeued = NULL;
+  list_remove(&c->base.link);
+  pool->nqueued--;
+}
+
 static void leave_queue(struct call *r) {
-  struct pool_call *c = list_entry(r, struct pool_call, base);
-  if (list_empty(&r->link))
-    return;
-  list_remove(&r->link);
-  c->pool->nqueued--;
+  if (!list_empty(&r->link))
+    pool_unqueue(list_entry(r, struct pool_call, base));
 }
 
 static void describe_error(const struct pool_call *c, char *text, size_t n, mf_error *e) {

@@ -6,6 +6,8 @@
 #include "parent/pool/pool_record.h"
 
 void pool_init_calls(struct mf_pool *pool);
+/* It does not wait any more. */
+void pool_unqueue(struct pool_call *c);
 /* For the statistics: its wait is over, as a worker starts it or it is given up; it is
  * over in a worker that was at it, or had not come to it; its callback is about to be
  * called (code 0: with an answer). */

@@ -23,9 +23,11 @@ void pool_fail_waiting(struct mf_pool *pool) {
     if (!e.code)
       pool->failure.code = MF_ECLONE_DIED;
   }
-  while (pool->nqueued)
+  while (pool->nqueued && context_step(pool->context, PHASE_WORK))
     call_fail(&list_entry(pool->queue.next, struct pool_call, base.link)->base, 0,
               MF_STARTED_NO);
+  if (pool->nqueued)
+    pool_schedule(pool);
   if (pool->reported_failure)
     return;
   pool->reported_failure = 1;
@@ -34,19 +36,21 @@ void pool_fail_waiting(struct mf_pool *pool) {
     pool->rpc_options.on_error(&e, pool->rpc_options.data);
 }
 
-void pool_drop_waiting(struct mf_pool *pool, int code) {
-  while (pool->nqueued) {
+void pool_drop_waiting(struct mf_pool *pool) {
+  while (pool->nqueued && context_step(pool->context, PHASE_WORK)) {
     struct call *r = &list_entry(pool->queue.next, struct pool_call, base.link)->base;
     r->timeout_ms = 0; /* it is not its own time that is over */
-    call_fail(r, code, MF_STARTED_NO);
+    call_fail(r, pool->drop_code, MF_STARTED_NO);
   }
+  if (pool->nqueued)
+    pool_schedule(pool);
 }
 
 /* Nothing runs again, everything under way is killed; on_drain_limit comes once more for
  * those whose death is not noticed. */
 void pool_give_up(struct mf_pool *pool, int code) {
   pool->given_up = 1;
-  pool_drop_waiting(pool, code);
+  pool->drop_code = code;
   list_each(it, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
     pool_note_end(w, MF_WORKER_KILLED, "%s", pool->why);

@@ -6,7 +6,8 @@
 
 /* The pool has failed: calls that wait fail with it, and it is reported once. */
 void pool_fail_waiting(struct mf_pool *pool);
-void pool_drop_waiting(struct mf_pool *pool, int code);
+/* The same with drop_code. Of both: as many as the turn has steps for. */
+void pool_drop_waiting(struct mf_pool *pool);
 /* Nothing runs again, everything under way is killed. */
 void pool_give_up(struct mf_pool *pool, int code);
 /* Without waiting for any worker: their calls get that code. */

@@ -115,8 +115,8 @@ struct mf_pool {
   /* A worker's call is over, without an error (e NULL) or with one: pool_on_reply. */
   void (*on_reply)(struct worker *w, struct pool_call *c, const mf_error *e,
                    const mf_message *m);
-  struct list queue;
-  struct payload **payloads; /* kept for reuse */
+  struct list queue, *requeued; /* what came back last, while it is in it; or NULL */
+  struct payload **payloads;    /* kept for reuse */
   size_t nqueued, nworking, npayloads;
   struct deadline wake;
   struct deadline drain_limit; /* of a drain; then of what was killed */
@@ -126,6 +126,7 @@ struct mf_pool {
   unsigned quiet : 1; /* nobody waits for the end of its close */
 
   unsigned ending : 1; /* takes no more calls */
+  int drop_code;       /* of the calls that wait: no worker ever takes them; or 0 */
   unsigned given_up : 1, cut_short : 1, ended : 1, closing : 1, closed : 1,
       reported_failure : 1;
   const char *why;        /* workers are ended, for on_worker; NULL: it does not end */

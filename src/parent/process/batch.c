@@ -130,15 +130,11 @@ void process_unhold(struct mf_process *p) {
     journal_batch(&p->journal, hold);
   if (source && source->held_child == p)
     source->held_child = NULL;
+  if (source && source->hold)
+    process_unhold(source);
   if (!source || source->error || source->state == DEAD) {
     hold_free(hold);
     process_never_starts(p);
-    return;
-  }
-  if (source->hold)
-    process_unhold(source);
-  if (p->state == DEAD) { /* it went down with its source */
-    hold_free(hold);
     return;
   }
   r = ctx->backend->ops->pair(ctx->backend, pair);

@@ -185,10 +185,10 @@ void births_put(struct births *b, uint32_t slot) {
   b->free[b->nfree++] = slot;
 }
 
-int births_late(struct births *b) {
+int births_late(struct births *b, uint32_t *at) {
   int pid = 0;
-  for (uint32_t i = 0; i < b->nfree && pid <= 0; i++)
-    pid = take_number(b, b->free[i]);
+  while (*at < b->nfree && pid <= 0)
+    pid = take_number(b, b->free[(*at)++]);
   return pid;
 }
 

@@ -35,8 +35,9 @@ int births_returned(const struct births *b, uint32_t slot, uint64_t id);
 /* Nobody writes there any more. */
 void births_put(struct births *b, uint32_t slot);
 /* The number of a process that was born in a slot that had been given back: a lying
- * template has forked once more, or after it had refused to. 0: there is none. */
-int births_late(struct births *b);
+ * template has forked once more, or after it had refused to. *at: 0 the first time; where
+ * the search goes on. 0: there is none. */
+int births_late(struct births *b, uint32_t *at);
 struct births *births_hold(struct births *b);
 void births_drop(struct births **at);
 /* The template has ended: what has no number by now never gets one. */

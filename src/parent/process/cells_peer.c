@@ -28,9 +28,9 @@ int cell_broken(struct mf_process *p, const struct event *e) {
 /* What was forked from it meanwhile has one, too. */
 static void learn_of_tree(struct mf_process *p) {
   p->tree = 1;
-  list_each(it, &registry_of(p->context)->processes) {
-    struct mf_process *q = list_entry(it, struct mf_process, link);
-    if (q->source == p && q->inherits_tree)
+  list_each(it, &p->forks) {
+    struct mf_process *q = list_entry(it, struct mf_process, fork_link);
+    if (q->inherits_tree)
       q->tree = 1;
   }
 }

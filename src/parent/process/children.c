@@ -262,7 +262,8 @@ void children_late(struct children *c, int pid) {
 }
 
 void children_sweep(struct children *c, struct births *b) {
-  for (int pid; b && (pid = births_late(b)) > 0;)
+  uint32_t at = 0;
+  for (int pid; b && (pid = births_late(b, &at)) > 0;)
     children_late(c, pid);
 }
 

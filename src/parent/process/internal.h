@@ -118,8 +118,9 @@ void process_cut_down(struct mf_process *p);
 
 /* post.c */
 /* The event happens to every process that was forked from p and is not dead, when those
- * that are under way are over; before this returns, unless it is called inside of one. */
+ * that are under way are over: in PHASE_TELL. */
 void process_post_to_forks(struct mf_process *p, enum event_kind kind);
+void process_on_tell(struct task *t);
 
 /* memory.c */
 /* Frees its requests. */
@@ -158,6 +159,9 @@ void process_try_give(struct mf_process *p);
 int process_on_word(struct mf_process *p);
 /* What was asked of p up to the n-th command is executed, the forks among it, too. */
 void process_advance(struct mf_process *p, uint64_t n);
+/* Forks of p that are executed learn of it: as many as the turn has steps for, the others
+ * in the next one. */
+void process_confirm_forks(struct mf_process *p);
 /* Nothing is to be heard any more of whether q was forked. */
 void process_answered(struct mf_process *q);
 /* A word of p's own is proof that its source has executed the fork and all before, though

@@ -88,7 +88,7 @@ struct memory_request { /* or one for an image */
 struct mf_process {
   struct context *context;
   struct list link;
-  struct task write, read, notify, free, closed; /* one for each phase of the context */
+  struct task write, read, tell, notify, free, closed; /* one for each phase */
   uint64_t id;
   enum process_state state;
   uint64_t made_ms, state_since_ms;
@@ -119,6 +119,8 @@ struct mf_process {
   unsigned fork_refused : 1;  /* its fork was refused: what it was given is known, for
                                  another try */
   unsigned refuses : 1;       /* it said that it executes nothing more */
+  unsigned has_failed_forks : 1, has_lost_forks : 1; /* what its forks are to be told */
+  unsigned knows_failure : 1;                        /* its source's */
   unsigned busy : 1;
   unsigned
       finished : 1;  /* by mf_finish: whatever is asked of it from then on is misuse */
@@ -142,9 +144,8 @@ struct mf_process {
       peer_pidfd; /* who writes on a socket that was taken up, until its hello */
   struct watch pid_watch;
   struct mf_process *source, *held_child;
-  struct list forks, fork_link; /* records of what was forked from it, in order */
-  struct list post_link;        /* while there are posts for it (post.c) */
-  unsigned posts;               /* bits, by enum event_kind */
+  struct list forks, fork_link;    /* records of what was forked from it, in order */
+  unsigned tell_round, told_round; /* of its forks; of its source's (post.c) */
   struct list asked,
       ask_link;              /* forks that were written and not executed yet, in order */
   struct births *own_births; /* the slots of what is forked from it, or NULL */

@@ -45,10 +45,20 @@ void process_advance(struct mf_process *p, uint64_t n) {
   if (n <= p->ndone)
     return;
   p->ndone = n;
+  process_confirm_forks(p);
+  registry_prove_default(p);
+  spares_want(p);
+}
+
+void process_confirm_forks(struct mf_process *p) {
   while (!list_empty(&p->asked)) {
     struct mf_process *q = list_entry(p->asked.next, struct mf_process, ask_link);
-    if (q->fork_number > n)
-      break;
+    if (q->fork_number > p->ndone)
+      return;
+    if (!context_step(p->context, PHASE_TELL)) {
+      context_task(p->context, PHASE_TELL, &p->tell);
+      return;
+    }
     process_answered(q);
     q->forked = 1;
     process_learn(q);
@@ -57,8 +67,6 @@ void process_advance(struct mf_process *p, uint64_t n) {
       process_settle(q);
     process_update(q);
   }
-  registry_prove_default(p);
-  spares_want(p);
 }
 
 /* A word of p's own is proof that its source has executed the fork and all before, though

@@ -39,9 +39,9 @@ struct mf_process *process_new(struct context *ctx, enum process_state state) {
   p->open = 1;
   list_init(&p->forks);
   list_init(&p->fork_link);
-  list_init(&p->post_link);
   task_init(&p->write, process_on_write);
   task_init(&p->read, process_on_read);
+  task_init(&p->tell, process_on_tell);
   task_init(&p->notify, process_on_notify);
   task_init(&p->free, on_free);
   task_init(&p->closed, on_closed);
@@ -153,9 +153,9 @@ static void process_free(struct mf_process *p) {
   free(p->life);
   free(p->name);
   free(p->program);
-  list_remove(&p->post_link);
   task_clear(&p->write);
   task_clear(&p->read);
+  task_clear(&p->tell);
   task_clear(&p->notify);
   task_clear(&p->free);
   task_clear(&p->closed);
@@ -185,6 +185,7 @@ void process_set_source(struct mf_process *p, struct mf_process *source) {
   if (source->far && !p->far)
     p->far = far_link_hold(source->far);
   p->source = source;
+  p->told_round = source->tell_round;
   list_push(&source->forks, &p->fork_link);
 }
 

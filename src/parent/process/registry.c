@@ -9,10 +9,49 @@
 
 static void on_start(struct context *ctx) {
   struct registry *r = registry_of(ctx);
-  if (r->def.process)
+  if (r->def.process && r->parked)
     process_unpark(r->def.process);
+  r->parked = 0;
   children_look_for_births(&r->children);
   children_watch(&r->children);
+}
+
+/* The first that is not the default template, and that nobody is forked from; NULL: none.
+ */
+static struct mf_process *first_leaf(const struct registry *r) {
+  struct list *first = r->processes.next;
+  if (first != &r->processes &&
+      list_entry(first, struct mf_process, link) == r->def.process)
+    first = first->next;
+  if (first == &r->processes)
+    return NULL;
+  struct mf_process *p = list_entry(first, struct mf_process, link);
+  while (!list_empty(&p->forks))
+    p = list_entry(p->forks.next, struct mf_process, fork_link);
+  return p;
+}
+
+/* What would be parked at once otherwise. Of the close callbacks the last one says that
+ * the loop is empty, and waits for that. */
+static int on_rest(struct context *ctx) {
+  struct registry *r = registry_of(ctx);
+  struct list *closed = &ctx->phases[PHASE_CLOSED];
+  while (!list_empty(closed) && closed->next != closed->prev) {
+    if (!context_step(ctx, PHASE_CLOSED))
+      return 1;
+    struct task *t = list_entry(closed->next, struct task, link);
+    task_clear(t);
+    t->run(t);
+    if (ctx->nopen)
+      return 0;
+  }
+  for (struct mf_process *p; (p = first_leaf(r));) {
+    if (!context_step(ctx, PHASE_FREE))
+      return 1;
+    process_forget_source(p);
+    process_park(p);
+  }
+  return 0;
 }
 
 /* Records whose close callback is still to come wait for the loop to have let go; a
@@ -20,6 +59,7 @@ static void on_start(struct context *ctx) {
 static void on_park(struct context *ctx) {
   struct registry *r = registry_of(ctx);
   struct mf_process *def = r->def.process;
+  r->parked = 1;
   list_each(it, &r->processes) {
     process_forget_source(list_entry(it, struct mf_process, link));
   }
@@ -31,7 +71,7 @@ static void on_park(struct context *ctx) {
     list_push(&r->processes, &def->link);
     process_park(def);
   }
-  context_run_phase(ctx, PHASE_FREE);
+  context_flush_phase(ctx, PHASE_FREE);
   deadline_clear(&r->children.births_due);
   children_look_for_births(&r->children);
   children_unwatch(&r->children);
@@ -45,7 +85,7 @@ static void registry_free(struct context *ctx) {
 }
 
 struct context *registry_new_on(struct backend *backend) {
-  static const struct context_ops ops = {on_start, on_park, registry_free};
+  static const struct context_ops ops = {on_start, on_rest, on_park, registry_free};
   struct registry *r = calloc(1, sizeof *r);
   uint32_t start;
   if (!r) {
@@ -55,7 +95,6 @@ struct context *registry_new_on(struct backend *backend) {
   context_init(&r->context, backend, &ops);
   children_init(&r->children, &r->context);
   list_init(&r->processes);
-  list_init(&r->posts);
   idmap_init(&r->ids);
   /* Numbers differ between owners of one process, so that a report meant for a former one
    * is not taken for ours; 0 means "none" on the wire. */

@@ -23,9 +23,8 @@ struct default_template {
 struct registry {
   struct context context;
   struct list processes; /* every record */
+  int parked;            /* nothing of theirs is on the loop */
   struct idmap ids;
-  struct list posts; /* records with events to come (post.c) */
-  int in_posts;
   struct default_template def;
   struct children children;
   unsigned traced; /* the number of the trace that has its processes; 0: none */

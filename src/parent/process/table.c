@@ -89,9 +89,8 @@ const char *process_broken_invariant(const struct mf_process *p) {
   HOLDS(S_ALL,                             (p->source == NULL) == list_empty(&p->fork_link))
   HOLDS(S_ALL,                             list_empty(&p->ask_link) || (p->source && p->was_asked))
   HOLDS(S_DEAD,                            !p->source && !p->internal)
-  HOLDS(S_DEAD,                            !p->held_child || p->held_child->posts)
+  HOLDS(S_DEAD,                            !p->held_child || task_waits(&p->tell))
   HOLDS(S_ALL & ~S_SERVING,                list_empty(&p->spares) || p->state == FORKING)
-  HOLDS(S_ALL,                             (p->posts == 0) == list_empty(&p->post_link))
   /* the process itself */
   HOLDS(S_DEAD,                            p->pidfd < 0 && !p->close_waits)
   HOLDS(S_ALL,                             !p->child || p->ours || p->pid <= 0)

@@ -6,10 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-  NOTIFIED_A_TURN = 512
-}; /* callbacks, so that 10^5 of them leave the loop its turns */
-
 void calls_init(struct call_set *s, const struct call_ops *ops, struct context *context,
                 struct task *task) {
   *s = (struct call_set){.ops = ops, .context = context, .task = task};
@@ -120,7 +116,7 @@ int calls_cancel(struct call_set *s, uint64_t id) {
 }
 
 int calls_notify(struct call_set *s) {
-  for (int i = 0; i < NOTIFIED_A_TURN && !list_empty(&s->pending); i++) {
+  while (!list_empty(&s->pending) && context_step(s->context, PHASE_WORK)) {
     struct call *c = list_entry(s->pending.next, struct call, pending_link);
     mf_reply_cb cb = c->cb;
     void *data = c->data;

@@ -73,8 +73,7 @@ static inline int call_is_settled(const struct call *c) {
 void call_fail(struct call *c, int code, int started);
 /* By id: 0, or -ESRCH: there is none that is not settled. */
 int calls_cancel(struct call_set *s, uint64_t id);
-/* Calls pending callbacks, up to so many as leave the loop its turns. 1 when more are
- * pending. */
+/* Calls pending callbacks, as many as the turn has steps for. 1 when more are pending. */
 int calls_notify(struct call_set *s);
 
 #endif

@@ -13,7 +13,7 @@
 
 enum {
   READS_A_TURN = 4, /* of up to INBOX_ROOM_MAX bytes, or a part of a long body */
-  MESSAGES_A_TURN = 1024,
+  MESSAGES_A_TURN = 512,
   LAST_WORDS_MAX = 4 << 20 /* bytes read from a dead process whose socket others hold */
 };
 
@@ -74,10 +74,9 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
   return (size_t)got < room && !nfds && !rpc->exited ? 1 : 0;
 }
 
-/* Reads and delivers, but leaves the loop its turns. 1 when all that was there is read.
- */
-int rpc_read(struct mf_rpc *rpc) {
-  int budget = MESSAGES_A_TURN, reads = READS_A_TURN, r = 0;
+/* At most so many messages. 1 when all that was there is read. */
+static int read_some(struct mf_rpc *rpc, int most) {
+  int budget = most, reads = READS_A_TURN, r = 0;
   if (rpc->reading || rpc->fd < 0 || rpc->over)
     return 0;
   rpc->reading = 1;
@@ -86,11 +85,25 @@ int rpc_read(struct mf_rpc *rpc) {
   while (!rpc->over && !rpc->more && !rpc->eof && reads-- > 0 && r == 0)
     r = read_once(rpc, &budget);
   rpc->reading = 0;
+  context_count_steps(rpc->context, PHASE_WORK, (unsigned)(most - budget));
   if (rpc->over)
     rpc_drop_input(rpc);
   if (rpc->more)
     rpc_schedule(rpc);
   return r != 0 && !rpc->more;
+}
+
+int rpc_read(struct mf_rpc *rpc) {
+  unsigned left = context_steps(rpc->context, PHASE_WORK);
+  if (left)
+    return read_some(rpc, left < MESSAGES_A_TURN ? (int)left : MESSAGES_A_TURN);
+  rpc->more |= rpc->fd >= 0 && !rpc->over;
+  rpc_schedule(rpc);
+  return 0;
+}
+
+void rpc_catch_up(struct mf_rpc *rpc) {
+  read_some(rpc, MESSAGES_A_TURN);
 }
 
 /* A link tells of the end beside the socket, on which last answers may still be on their
@@ -125,7 +138,7 @@ void rpc_on_grace(struct deadline *d) {
   struct mf_rpc *rpc = list_entry(d, struct mf_rpc, grace);
   uint64_t now = rpc_now_ms(rpc), first;
   char text[96];
-  rpc_read(rpc);
+  rpc_catch_up(rpc);
   if (rpc->over || deadline_at(&rpc->grace) != UINT64_MAX)
     return;
   first = rpc_first_timeout(rpc);

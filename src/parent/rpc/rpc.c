@@ -162,12 +162,12 @@ mf_process *mf_rpc_process(const mf_rpc *rpc) {
   return rpc ? rpc->process : NULL;
 }
 
-void rpc_look(mf_rpc *rpc) {
-  rpc_read(rpc);
-}
-
 const char *rpc_origin(const mf_rpc *rpc) {
   return rpc->failure.origin;
+}
+
+void rpc_look(mf_rpc *rpc) {
+  rpc_catch_up(rpc);
 }
 
 int rpc_is_over(const mf_rpc *rpc) {

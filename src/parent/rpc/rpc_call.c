@@ -5,7 +5,13 @@
 
 #include <stdio.h>
 
-enum { SPARE_CALLS = 4096, LOST_A_TURN = 512 };
+enum { SPARE_CALLS = 4096 };
+
+void rpc_call_park(struct call *c) {
+  if (c->payload)
+    c->rpc->parked_bytes += FRAME_HEADER_SIZE + c->payload->length;
+  list_push(&c->rpc->parked, &c->link);
+}
 
 void rpc_call_unpark(struct call *c) {
   if (!c->payload)
@@ -73,22 +79,40 @@ static int has_left(const struct mf_rpc *rpc, const struct call *c) {
   return rpc->sent >= c->end;
 }
 
-/* Every call gets its error. The first of a strict clone's unanswered calls may have been
- * entered, and each of another's that it got whole, once it was ready. */
-void rpc_fail_calls(struct mf_rpc *rpc) {
-  int possible = rpc->far == FAR_SERVING || rpc->far == FAR_GONE;
-  while (!list_empty(&rpc->flying)) {
-    struct call *c = list_entry(rpc->flying.next, struct call, link);
-    int entered = possible && has_left(rpc, c);
-    rpc_trace_end(c, rpc->failure.code);
-    rpc_call_lose(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
-    if (rpc->options.strict && !rpc->options.async)
-      possible = 0;
-  }
-  while (!list_empty(&rpc->parked)) {
-    struct call *c = list_entry(rpc->parked.next, struct call, link);
-    rpc_call_unpark(c);
+/* The first of a strict clone's unanswered calls may have been entered, and each of
+ * another's that it got whole, once it was ready. */
+static void fail_flying(struct mf_rpc *rpc, struct call *c) {
+  int possible = (rpc->far == FAR_SERVING || rpc->far == FAR_GONE) && !rpc->first_failed;
+  int entered = possible && has_left(rpc, c);
+  rpc->first_failed = rpc->options.strict && !rpc->options.async;
+  rpc_trace_end(c, rpc->failure.code);
+  rpc_call_lose(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+}
+
+static void fail_parked(struct call *c) {
+  rpc_call_unpark(c);
+  rpc_call_lose(c, 0, MF_STARTED_NO);
+}
+
+int rpc_has_calls(const struct mf_rpc *rpc) {
+  return !list_empty(&rpc->flying) || !list_empty(&rpc->parked);
+}
+
+void rpc_fail_late(struct call *c) {
+  struct mf_rpc *rpc = c->rpc;
+  if (!rpc_has_calls(rpc)) {
     rpc_call_lose(c, 0, MF_STARTED_NO);
+    return;
+  }
+  rpc_call_park(c);
+}
+
+static void fail_calls(struct mf_rpc *rpc) {
+  while (rpc_has_calls(rpc) && context_step(rpc->context, PHASE_WORK)) {
+    if (!list_empty(&rpc->flying))
+      fail_flying(rpc, list_entry(rpc->flying.next, struct call, link));
+    else
+      fail_parked(list_entry(rpc->parked.next, struct call, link));
   }
 }
 
@@ -108,7 +132,7 @@ static void describe_error(const struct mf_rpc *rpc, int code, int started, mf_e
 static void give_back(struct mf_rpc *rpc) {
   const struct rpc_owner *owner = &rpc->owner;
   mf_error e;
-  for (int i = 0; i < LOST_A_TURN && !list_empty(&rpc->lost); i++) {
+  while (!list_empty(&rpc->lost) && context_step(rpc->context, PHASE_WORK)) {
     struct call *c = list_entry(rpc->lost.next, struct call, link);
     list_remove(&c->link);
     describe_error(rpc, c->lost_code, c->lost_started, &e);
@@ -117,10 +141,12 @@ static void give_back(struct mf_rpc *rpc) {
 }
 
 int rpc_notify(struct mf_rpc *rpc) {
+  if (rpc->over)
+    fail_calls(rpc);
   if (!rpc->owner.ops)
-    return calls_notify(rpc->calls);
+    return calls_notify(rpc->calls) || (rpc->over && rpc_has_calls(rpc));
   give_back(rpc);
-  return !list_empty(&rpc->lost);
+  return !list_empty(&rpc->lost) || (rpc->over && rpc_has_calls(rpc));
 }
 
 /* ---- of its own set ---- */

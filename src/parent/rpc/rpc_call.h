@@ -7,16 +7,21 @@
 #include "parent/rpc/rpc_record.h"
 
 void rpc_init_calls(struct mf_rpc *rpc);
+/* Behind the others; with its request, where it needs one. */
+void rpc_call_park(struct call *c);
 /* A parked call is so no more: its request is let go, but a pool's. */
 void rpc_call_unpark(struct call *c);
 /* It has its answer, e or m. */
 void rpc_call_end(struct call *c, const mf_error *e, const mf_message *m);
 /* It never gets one (code 0: the rpc's failure): it fails, or goes back to the owner. */
 void rpc_call_lose(struct call *c, int code, int started);
-/* The rpc is over: every call fails like it. */
-void rpc_fail_calls(struct mf_rpc *rpc);
-/* For the task: calls callbacks of errors, and gives lost calls back, as many as leave
- * the loop its turns. 1 when more are pending. */
+/* One that it has not answered. */
+int rpc_has_calls(const struct mf_rpc *rpc);
+/* c is new, and the rpc over: it fails like it, after those that were there before. */
+void rpc_fail_late(struct call *c);
+/* For the task: once the rpc is over every call fails like it; callbacks of errors are
+ * called, and lost calls given back, as many as the turn has steps for. 1 when more are
+ * pending. */
 int rpc_notify(struct mf_rpc *rpc);
 /* When the first of the calls times out; UINT64_MAX: never. */
 uint64_t rpc_first_timeout(const struct mf_rpc *rpc);

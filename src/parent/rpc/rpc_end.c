@@ -33,7 +33,6 @@ void rpc_fail_with_at(const char *origin, struct mf_rpc *rpc, const mf_error *e)
   failure_copy(&rpc->failure, e);
   failure_set_origin(&rpc->failure, origin);
   rpc->error_pending = !rpc->aborted;
-  rpc_fail_calls(rpc);
   close_socket(rpc);
   rpc_schedule(rpc);
 }

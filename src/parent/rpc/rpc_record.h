@@ -39,8 +39,9 @@ struct mf_rpc {
   unsigned reading : 1, more : 1; /* more: messages may be there that nobody has taken */
   unsigned eof : 1, exited : 1, bye : 1;
   unsigned closing : 1, end_put : 1, aborted : 1;
-  unsigned ran : 1;  /* it was in its function */
-  unsigned over : 1; /* failed or ended: the socket is gone */
+  unsigned ran : 1;          /* it was in its function */
+  unsigned over : 1;         /* failed or ended: the socket is gone */
+  unsigned first_failed : 1; /* over: no other call can have been entered */
   unsigned orderly : 1;
   unsigned error_pending : 1, close_pending : 1, limited : 1;
   unsigned closed : 1; /* the process has been closed: only its callback is to come */

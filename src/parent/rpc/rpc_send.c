@@ -200,8 +200,7 @@ static int park(struct mf_rpc *rpc, struct call *c, const mf_message *m,
     r = payload_new(m, &rpc->context->blockcache, NULL, &c->payload);
   if (r)
     return r;
-  rpc->parked_bytes += FRAME_HEADER_SIZE + c->payload->length;
-  list_push(&rpc->parked, &c->link);
+  rpc_call_park(c);
   return 0;
 }
 
@@ -248,7 +247,7 @@ int rpc_send(struct mf_rpc *rpc, const mf_message *m, struct payload *p, int chu
   c->rpc = rpc;
   c->type = chunk ? RPC_CHUNK : RPC_CALL;
   if (rpc->over) {
-    call_fail(c, 0, MF_STARTED_NO);
+    rpc_fail_late(c);
   } else {
     call_set_timeout(c, timeout_ms);
     r = take(rpc, c, m, p);
@@ -273,7 +272,7 @@ int rpc_give(struct mf_rpc *rpc, struct call *c) {
   c->rpc = rpc;
   c->traced = 0;
   if (rpc->over)
-    rpc_call_lose(c, 0, MF_STARTED_NO);
+    rpc_fail_late(c);
   else
     r = take(rpc, c, &m, p);
   if (!r)
