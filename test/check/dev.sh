@@ -20,14 +20,14 @@ says() {
 }
 
 commands='demo build run install uninstall deb dist container version test check configurations
-  fuzz random planted asan coverage bench site help'
+  fuzz random planted asan tsan coverage bench site help'
 for command in $commands; do
   says 0 "^usage: ./dev $command" "$command" --help
   says 0 "^usage: ./dev $command" "$command" -h
   says 0 "^usage: ./dev $command" help "$command"
   says 2 'there is no option .--nonsense.' "$command" --nonsense
 done
-for command in demo build test check asan site; do
+for command in demo build test check asan site container deb dist; do
   says 2 "unexpected argument 'x'" "$command" x
 done
 says 0 '^usage: ./dev install' install "$room/prefix" --help
@@ -48,7 +48,7 @@ says 2 'which command' run
 says 1 "$room/file is no folder" install "$room/file/prefix"
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
   mkdir -p "$room/tree"
-  cp dev "$room/tree/"
+  cp -R dev dev.d "$room/tree/"
   setpriv --reuid=65534 --regid=65534 --clear-groups "$room/tree/dev" install "$room/prefix" \
     >"$room/out" 2>&1 </dev/null
   [ $? = 1 ] && [ "$(wc -l <"$room/out")" = 1 ] && grep -q 'may not write' "$room/out" ||

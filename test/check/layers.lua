@@ -270,7 +270,8 @@ end
 check_circles(texts)
 check_rooms(texts)
 check_lengths(texts)
-check_lengths(read_all "find include test bench example -name '*.[ch]' -o -name '*.lua' -o -name '*.sh'")
+check_lengths(read_all("find dev dev.d include test bench example packaging gdb " ..
+  "-name '*.[ch]' -o -name '*.lua' -o -name '*.sh' -o -name '*.py' -o -name dev -type f"))
 local modules = read_all "find lua -name '*.lua'"
 check_lengths(modules)
 check_installed(modules)
