@@ -171,7 +171,8 @@ end
 -- The path of a file, bound to the directory of this moment; or nil and an error.
 function options.absolute(path)
   if path == "" or path:find "\0" then
-    return nil, core.error("EINVAL", "the path of a file expected, got " .. check.show(path))
+    return nil, core.error("EINVAL", "the path of a file expected, got "
+      .. (path == "" and "an empty string" or "one with a zero byte"))
   end
   if path:sub(1, 1) == "/" then return path end
   local cwd = core.getcwd()
@@ -203,9 +204,16 @@ end
 
 local STARTS = { new = true, new_exec = true, load = true, template = true }
 
+local function check_dot(n, f, given)
+  if given == nil or given ~= package.loaded.moonfork then return end
+  check.fail(n, f, ("the module itself is no %s; use a dot: fork.%s(...)"):format(
+    f == "load" and "path" or "options table", f))
+end
+
 -- Of fork.load(file, given), for read: those of new_exec with an image.
 function options.of_load(file, given)
-  local own = { image = check.type(1, "load", file, "string") }
+  check_dot(1, "load", file)
+  local own = { image = check.name(1, "load", file) }
   given = check.optional(2, "load", given, "table") or {}
   if given.image ~= nil then check.fail(2, "load", "there is no option 'image': the first argument is the file") end
   check.keys(2, "load", given, valid_of_load)
@@ -217,9 +225,7 @@ end
 -- argument.
 function options.read(f, n, given)
   local where = { f = f, n = n }
-  if given ~= nil and given == package.loaded.moonfork then
-    check.fail(n, f, ("the module itself is no options table; use a dot: fork.%s(...)"):format(f))
-  end
+  check_dot(n, f, given)
   given = check.optional(n, f, given, "table") or {}
   check.keys(n, f, given, valid[f])
   local path, cpath
