@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <lauxlib.h>
 #include <lualib.h>
+#include <pthread.h>
 #include <spawn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,11 +152,31 @@ int streams_pipe(lua_State *L) {
   return luaL_fileresult(L, 0, NULL);
 }
 
+static void *reap(void *pid) {
+  int status;
+  while (waitpid((pid_t)(intptr_t)pid, &status, 0) < 0 && errno == EINTR)
+    ;
+  return NULL;
+}
+
+/* Who waited for it is to end: it goes on by itself, as that of a process would. */
+static void leave_alone(pid_t pid) {
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, reap, (void *)(intptr_t)pid) == 0)
+    pthread_detach(thread);
+}
+
 static int wait_for(pid_t pid) {
   int status;
-  while (waitpid(pid, &status, 0) < 0)
+  while (waitpid(pid, &status, 0) < 0) {
     if (errno != EINTR)
       return -1;
+    if (atomic_load(&family_self->ending)) {
+      leave_alone(pid);
+      errno = EINTR;
+      return -1;
+    }
+  }
   return status;
 }
 

@@ -146,6 +146,21 @@ story.test("PF-07 a kill interrupts what waits", function(t)
     end)]])
 end)
 
+story.test("PF-07 a kill interrupts who waits for a command; the command goes on", function(t)
+  pseudo.ok(t, [[
+    local fifo = ...
+    assert(os.execute("mkfifo " .. fifo))
+    for _, f in ipairs {function(command) os.execute(command) end, function(command) io.popen(command):close() end} do
+      local r, w = pseudo.pipe()
+      local pid = child(function() r:close() w:write "x" w:close() f("exec cat <" .. fifo) print "never" end)
+      w:close()
+      assert(r:read(1) == "x")
+      assert(pseudo.kill(pid, "TERM"))
+      assert(select(2, ended(pid)) == 15)
+      assert(io.open(fifo, "w")):close() -- which the command has waited for
+    end]], "", {arguments = t:file "fifo"})
+end)
+
 story.test("PF-08 PF-19 the program ends when all have ended, with the first one's code", function(t)
   local out, _, code = pseudo.run(t, [[
     io.stdout:setvbuf "no"
