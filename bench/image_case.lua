@@ -48,13 +48,19 @@ return function()
     return kit.median(all)
   end
   say("\n## Images: from the start of the program to the first byte of a Lua function\n")
-  say("Private memory: of a process beside another one like it, with which it shares the pages of all files.\n")
-  say("| the template | ms | x an empty interpreter | private memory, KiB |")
-  say("| --- | ---: | ---: | ---: |")
+  say("Private memory: pages that no other process has mapped (`Private_Clean` and `Private_Dirty` of the kernel's")
+  say("`smaps_rollup`), of a process beside another one like it, with which it shares the pages of all files; of these")
+  say("the pages that it has written (`Private_Dirty`). A process alone: the same where no other one has the files")
+  say("mapped; pages that it has only read are the kernel's cache of them, and can be dropped at any time.\n")
+  say("| the template | ms | x an empty interpreter | private memory, KiB | of it written | alone, KiB "
+    .. "| of it written |")
+  say("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
   local empty = kit.find(cells, "empty")
   for _, cell in ipairs(cells) do
     local x = of_all(cell, "p50_us") / of_all(empty, "p50_us")
-    say("| %s | %.2f | %.2f | %.0f |", cell.label, of_all(cell, "p50_us") / 1000, x, of_all(cell, "private_kib"))
+    say("| %s | %.2f | %.2f | %.0f | %.0f | %.0f | %.0f |", cell.label, of_all(cell, "p50_us") / 1000, x,
+      of_all(cell, "private_kib"), of_all(cell, "written_kib"), of_all(cell, "alone_kib"),
+      of_all(cell, "alone_written_kib"))
     if cell.key:find "^load%d" then
       kit.goal("image: " .. cell.label .. ", x an empty interpreter", "most", GOAL_START, x, "%.2f")
       kit.goal("image: " .. cell.label .. ", private KiB of one beside another", "most", GOAL_KIB,
