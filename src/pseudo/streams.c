@@ -53,8 +53,21 @@ static int each_file(lua_State *L, int (*f)(luaL_Stream *s)) {
   return r;
 }
 
+/* Of a file that others have, too: fclose alone leaves the position of one that is read
+ * where it was read ahead. */
+static int close_shared(lua_State *L) {
+  FILE *f = ((luaL_Stream *)luaL_checkudata(L, 1, LUA_FILEHANDLE))->f;
+  int error = fflush(f) ? errno : 0;
+  if (fclose(f) && !error)
+    error = errno;
+  errno = error;
+  return luaL_fileresult(L, !error, NULL);
+}
+
 static int flush(luaL_Stream *s) {
   fflush(s->f); /* of a file that is read, too: it goes back to where the program is */
+  if (s->closef == close_file)
+    s->closef = close_shared;
   return 0;
 }
 
@@ -103,7 +116,7 @@ static int renew(luaL_Stream *s) {
     return -errno;
   same_buffering(f, s->f);
   s->f = f;
-  s->closef = close_file; /* of what popen has started, the original waits for */
+  s->closef = close_shared; /* of what popen has started, the original waits for */
   return 0;
 }
 
@@ -112,9 +125,8 @@ int streams_renew(lua_State *L) {
 }
 
 static int end(luaL_Stream *s) {
-  fflush(s->f); /* fclose alone leaves the position of a file that is read where it was
-                   read ahead */
-  if (s->closef == close_file)
+  fflush(s->f);
+  if (s->closef == close_file || s->closef == close_shared)
     fclose(s->f);
   s->closef = NULL;
   return 0;

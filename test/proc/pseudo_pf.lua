@@ -254,7 +254,11 @@ story.test("PF-12 PF-13 PF-14 closing is private, positions are shared by what w
       f:seek("set", 6)
     end)
     assert(ended(pid) == 0 and f:read() == "child")
-    f:close()
+    f:seek "set" -- who closes it after reading leaves the position where it has read to
+    pid = child(function() assert(f:read() == "first" and f:close()) end)
+    assert(ended(pid) == 0 and f:read() == "child")
+    pid = child(function() pseudo.waitpid(child(function() f:close() end)) assert(f:read() == "parent") end)
+    assert(f:close() and ended(pid) == 0)
     for _, mode in ipairs {"no", "line", "full"} do
       local b = assert(io.open(name, "w"))
       b:setvbuf(mode)
