@@ -60,6 +60,7 @@ local function answer(t, process, ...)
   local socket = t.got(process:run(...))
   local text = socket:read "a"
   socket:close()
+  t.status(process) -- while a clone in a thread runs, its template forks no process
   return text
 end
 
