@@ -148,16 +148,16 @@ end)
 
 story.test("PF-07 a kill interrupts who waits for a command; the command goes on", function(t)
   pseudo.ok(t, [[
-    local fifo = ...
-    assert(os.execute("mkfifo " .. fifo))
-    for _, f in ipairs {function(command) os.execute(command) end, function(command) io.popen(command):close() end} do
-      local r, w = pseudo.pipe()
-      local pid = child(function() r:close() w:write "x" w:close() f("exec cat <" .. fifo) print "never" end)
-      w:close()
-      assert(r:read(1) == "x")
+    local begun, fifo = ... .. "1", ... .. "2"
+    assert(os.execute(("mkfifo %s %s"):format(begun, fifo)))
+    local command = ("echo begun >%s; exec cat <%s"):format(begun, fifo)
+    for _, f in ipairs {function() os.execute(command) end, function() io.popen(command):close() end} do
+      local pid = child(function() f() print "never" end)
+      local file = assert(io.open(begun))
+      assert(file:read() == "begun" and file:close())
       assert(pseudo.kill(pid, "TERM"))
       assert(select(2, ended(pid)) == 15)
-      assert(io.open(fifo, "w")):close() -- which the command has waited for
+      assert(io.open(fifo, "w")):close() -- which the command waits for
     end]], "", {arguments = t:file "fifo"})
 end)
 
