@@ -30,6 +30,7 @@ static void on_due(uv_timer_t *t) {
     mux_break(m, text);
     return;
   }
+  mux_make_room(m); /* who waits longer is told that there is none */
   if (link_put(&m->out, LINK_PING, 0, NULL, 0) < 0)
     mux_break(m, "not enough memory for what waits to be sent");
   else

@@ -195,6 +195,7 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
   list_init(&m->fresh);
   list_init(&m->paused);
   list_init(&m->stalled);
+  list_init(&m->crowded);
   list_init(&m->gone);
   m->reader.on_ready = on_stream;
   m->reader.rank = TURN_FIRST; /* what it brings is passed on at once */

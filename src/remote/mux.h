@@ -62,8 +62,11 @@ struct mux {
   uint32_t last_id;            /* the largest that the other end has made */
   struct list channels, fresh; /* fresh: not watched yet */
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
-  struct list gone;            /* to be freed at the end of the turn; */
-  unsigned nunclosed;          /* so many of them are not closed yet */
+  struct list crowded;         /* for descriptors to be closed here */
+  int fd_limit;                /* from there on descriptors are few; 0: not looked at */
+  int is_crowded;
+  struct list gone;   /* to be freed at the end of the turn; */
+  unsigned nunclosed; /* so many of them are not closed yet */
   struct list *buckets;
   unsigned nbuckets, nchannels;
   unsigned nawaited; /* channels that must be read on before on_quiet */
@@ -109,6 +112,8 @@ void mux_flush(struct mux *m);
 void mux_await_quiet(struct mux *m);
 /* Ends the link for that reason. */
 void mux_break(struct mux *m, const char *why);
+/* Those that wait for descriptors to be closed are read, whatever comes of it. */
+void mux_make_room(struct mux *m);
 /* Closes everything but the timer, which is the caller's to close. */
 void mux_shut(struct mux *m);
 /* After that: its memory. */

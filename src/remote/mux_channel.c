@@ -34,7 +34,7 @@ static void on_ready(struct turn_watch *w, int events);
 static void write_segments(struct mux_channel *c);
 
 /* 0 or -errno. */
-static int watch(struct mux_channel *c) {
+int channel_watch(struct mux_channel *c) {
   int events = 0;
   if (c->closing || !c->is_armed)
     return 0;
@@ -110,6 +110,8 @@ static void drop(struct mux_channel *c) {
 }
 
 void mux_free_gone(struct mux *m) {
+  if (m->is_crowded && !list_empty(&m->gone))
+    mux_make_room(m);
   while (!list_empty(&m->gone)) {
     struct mux_channel *c = list_entry(m->gone.next, struct mux_channel, link);
     list_remove(&c->link);
@@ -124,7 +126,7 @@ static void settle(struct mux_channel *c) {
   if (!c->sends && !c->receives)
     drop(c);
   else
-    watch(c);
+    channel_watch(c);
 }
 
 /* ---- from here to there ---- */
@@ -228,13 +230,15 @@ static void count_sent(struct mux_channel *c, size_t n) {
   else if (c->awaited)
     c->awaited -= n;
   if (!c->credit)
-    watch(c);
+    channel_watch(c);
 }
 
 /* One frame. Whether more bytes are likely to lie there. */
 static int read_piece(struct mux_channel *c) {
   struct mux *m = c->mux;
   struct fdset fds;
+  if (channel_waits_for_room(c))
+    return 0;
   size_t want = c->credit < CHANNEL_PIECE ? (size_t)c->credit : CHANNEL_PIECE;
   size_t sent = c->is_large ? channel_send(c, want) : 0;
   if (sent) {
@@ -280,7 +284,7 @@ static void read_channel(struct mux_channel *c) {
     if (mux_backlog(m) >= AHEAD) {
       c->is_paused = 1;
       list_push(&m->paused, &c->waits);
-      watch(c);
+      channel_watch(c);
       return;
     }
   } while (read_piece(c));
@@ -336,7 +340,7 @@ static void stall(struct mux_channel *c) {
   struct mux *m = c->mux;
   if (list_empty(&c->waits))
     list_push(&m->stalled, &c->waits);
-  watch(c);
+  channel_watch(c);
 }
 
 static void write_segments(struct mux_channel *c) {
@@ -407,7 +411,7 @@ int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
   if (sent == -ENOBUFS)
     stall(c);
   else
-    watch(c);
+    channel_watch(c);
   return 0;
 }
 
@@ -486,7 +490,7 @@ static int take_window(struct mux *m, const struct link_frame *f) {
   if (more > m->window || c->credit + more > m->window)
     return -EPROTO;
   c->credit += more;
-  watch(c);
+  channel_watch(c);
   return 0;
 }
 
@@ -542,7 +546,7 @@ void mux_resume(struct mux *m) {
     struct mux_channel *c = list_entry(m->paused.next, struct mux_channel, waits);
     list_remove(&c->waits);
     c->is_paused = 0;
-    watch(c);
+    channel_watch(c);
   }
 }
 
@@ -575,6 +579,8 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
     free(c);
     return r;
   }
+  if (m->fd_limit && c->local.fd >= m->fd_limit)
+    m->is_crowded = 1;
   c->mux = m;
   c->ready.on_ready = on_ready;
   c->id = id;
@@ -595,7 +601,7 @@ void mux_arm(struct mux *m) {
     struct mux_channel *c = list_entry(m->fresh.next, struct mux_channel, fresh);
     list_remove(&c->fresh);
     c->is_armed = 1;
-    int r = watch(c);
+    int r = channel_watch(c);
     if (r < 0 && (r != -EPERM || c->sends)) { /* EPERM: a file, which takes all at once */
       if (c->sends)
         put(m, LINK_END, c->id, NULL, 0);
@@ -646,7 +652,7 @@ void mux_begin_channels(struct mux *m) {
   list_each(it, &m->channels) {
     struct mux_channel *c = list_entry(it, struct mux_channel, link);
     c->credit = m->window;
-    watch(c);
+    channel_watch(c);
   }
 }
 

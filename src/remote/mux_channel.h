@@ -42,6 +42,10 @@ int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
 /* A frame of up to n bytes of the local socket's, without a copy: how many; 0: it is to
  * be read as ever. */
 size_t channel_send(struct mux_channel *c, size_t n);
+/* What the local descriptor is watched for follows from its state. 0 or -errno. */
+int channel_watch(struct mux_channel *c);
+/* Whether it waits, with descriptors that lie in its socket, until others are closed. */
+int channel_waits_for_room(struct mux_channel *c);
 /* The local descriptor has taken n more: the other end may be granted them. */
 void channel_count_written(struct mux_channel *c, size_t n);
 

@@ -22,7 +22,9 @@ static void dump(const struct mux *m, FILE *out) {
     fprintf(out, "  channel %u:", c->id);
     if (c->sends)
       fprintf(out, " %llu bytes may be sent%s,", (unsigned long long)c->credit,
-              c->is_paused ? " when the stream has room" : "");
+              !c->is_paused   ? ""
+              : m->is_crowded ? " when descriptors or the stream have room"
+                              : " when the stream has room");
     else
       fputs(" nothing more is sent,", out);
     if (c->receives)

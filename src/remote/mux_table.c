@@ -1,4 +1,4 @@
-/* The channels of an end, by number and one by one. */
+/* The channels of an end: by number, one by one, and those that wait for room. */
 #include "remote/mux_channel.h"
 
 #include <errno.h>
@@ -55,4 +55,26 @@ void mux_list(const struct mux *m, struct link_page *page) {
     page->channels[n++].queued = c->queued;
   }
   page->nlisted = n;
+}
+
+/* A descriptor for which the process has no number is lost on the way, and with it the
+ * link: nobody knows where it belonged. Those of processes that end make room. */
+int channel_waits_for_room(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  if (!m->is_crowded || !c->local.is_socket || local_has_bytes_only(&c->local))
+    return 0;
+  c->is_paused = 1;
+  list_push(&m->crowded, &c->waits);
+  channel_watch(c);
+  return 1;
+}
+
+void mux_make_room(struct mux *m) {
+  m->is_crowded = 0;
+  while (!list_empty(&m->crowded)) {
+    struct mux_channel *c = list_entry(m->crowded.next, struct mux_channel, waits);
+    list_remove(&c->waits);
+    c->is_paused = 0;
+    channel_watch(c);
+  }
 }

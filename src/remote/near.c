@@ -28,7 +28,9 @@ enum {
   LEASH_FD = 4,
   SIDE_MAX = 16 * 1024 * 1024, /* reports that the parent does not read */
   LAST_WAIT_MS = 1000,         /* for a parent to read what it was told last */
-  STATUS_WAIT_MS = 500         /* for what the command says and how it ends */
+  STATUS_WAIT_MS = 500,        /* for what the command says and how it ends */
+  LIMIT_ENOUGH = 1024 * 1024,  /* descriptors */
+  SPARE_MAX = 64               /* so many are kept free for what comes at once */
 };
 
 static struct turn turn;
@@ -432,6 +434,10 @@ static void raise_limit(void) {
   if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
     l.rlim_cur = l.rlim_max;
     setrlimit(RLIMIT_NOFILE, &l);
+    if (l.rlim_max < LIMIT_ENOUGH) {
+      rlim_t spare = l.rlim_max / 4 < SPARE_MAX ? l.rlim_max / 4 : SPARE_MAX;
+      mux.fd_limit = (int)(l.rlim_max - spare);
+    }
   }
 }
 

@@ -424,6 +424,57 @@ static void test_each_channel_has_its_own_pair(void **state) {
   assert_int_equal(mux.nchannels, 1);
 }
 
+/* Returns the other end of what it sends. */
+static int send_descriptor(void) {
+  struct iovec iov = {(void *)(uintptr_t) "x", 1};
+  int pair[2];
+  assert_int_equal(sock_pair(pair, 0), 0);
+  assert_int_equal(sock_send(user, &iov, 1, pair, 1), 1);
+  close(pair[0]);
+  return pair[1];
+}
+
+/* While descriptors are few, one that is sent waits in its socket until others are closed,
+ * or for a beat; bytes alone are read as ever. */
+static void test_descriptors_wait_for_room(void **state) {
+  struct link_descriptor d = {.id = 3, .kind = LINK_STREAM};
+  struct fdset fds;
+  char text[8];
+  struct iovec iov = {text, 1};
+  int truncated, ends[3];
+  put_data(LINK_CHANNEL_ROOT, 1, &d, 1); /* a channel for bytes alone */
+  send_out();
+  fdset_init(&fds);
+  assert_int_equal(sock_recv_iov(user, &iov, 1, 1, &fds, &truncated), 1);
+  assert_int_equal(fds.n, 1);
+  mux.fd_limit = 1;
+  ends[0] = send_descriptor();
+  assert_int_equal(receive().ndescriptors, 1); /* the last one for which there is room */
+  drain();
+  ends[1] = send_descriptor();
+  assert_int_equal(receive().type, 0);
+  assert_int_equal(write(fds.fd[0], "bytes", 5), 5);
+  struct link_frame f = receive();
+  assert_int_equal(f.type, LINK_DATA);
+  assert_int_equal(f.channel, 3);
+  link_put(&out, LINK_END, 4, NULL, 0); /* the first descriptor's channel */
+  link_put(&out, LINK_RESET, 4, NULL, 0);
+  send_out();
+  f = receive();
+  assert_int_equal(f.channel, LINK_CHANNEL_ROOT);
+  assert_int_equal(f.ndescriptors, 1);
+  drain();
+  ends[2] = send_descriptor();
+  assert_int_equal(receive().type, 0);
+  mux_make_room(&mux);
+  assert_int_equal(receive().ndescriptors, 1);
+  drain();
+  fdset_close(&fds);
+  for (int i = 0; i < 3; i++)
+    close(ends[i]);
+  assert_int_equal(ended, 0);
+}
+
 static void test_the_stream_ends(void **state) {
   shutdown(peer, SHUT_RDWR);
   turn();
@@ -447,9 +498,10 @@ int main(void) {
       T(test_descriptors_for_nobody),
       T(test_what_does_not_fit_waits_in_order),
       T(test_each_channel_has_its_own_pair),
+      T(test_descriptors_wait_for_room),
       T(test_the_stream_ends),
   };
-  size_t n = 14;
+  size_t n = 15;
   for (intptr_t i = 0; i <= 12; i++, n++) {
     tests[n] = (struct CMUnitTest)T(test_hostile_frames);
     tests[n].initial_state = (void *)i;
