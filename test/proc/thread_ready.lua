@@ -187,36 +187,37 @@ end)
 test("more are ready after many at a time, not for long, and none after anything else", function(t)
   local p = ready_template(t)
   local function burst()
-    local all, ended = {}, 0
+    local all, sockets = {}, {}
     t.ok(p:kill "STOP") -- so that they are all there when it looks
     for i = 1, 16 do
       all[i] = thread(p)
       all[i]:run("tells", function(err, socket)
         t.eq(err, nil)
-        t.eq(socket:read("a"), "template 0 0")
-        socket:close()
-        ended = ended + 1
+        sockets[#sockets + 1] = socket
       end)
     end
-    fork.step()
+    fork.step() -- one may run before it stops
     t.ok(p:kill "CONT")
     t.within(20, function()
       fork.step(0.01)
-      return ended == 16
+      return #sockets == 16
     end)
+    for i = 1, 16 do
+      t.eq(sockets[i]:read("a"), "template 0 0")
+      sockets[i]:close()
+    end
     for i = 1, 16 do
       t.eq(t.got(all[i]:wait()).code, 0)
       all[i]:close()
     end
   end
-  t.within(30, function() -- looked at for longer than a thread that has ended is there
+  t.within(20, function() -- a second later there is one again, and a loaded machine may not see more
     burst()
-    for _ = 1, 20 do
-      if threads_of(p) < 3 then return false end
-      fork.sleep(0.005)
-    end
-    return threads_of(p) <= 5
+    local n = threads_of(p)
+    fork.sleep(0.005) -- threads that have ended are gone
+    return n > 2 and threads_of(p) > 2
   end, "more than one is ready")
+  t.within(10, function() return threads_of(p) <= 5 end)
   has_threads(t, p, 2) -- after a second
   burst()
   p:eval "text = 'changed'"
@@ -224,7 +225,7 @@ test("more are ready after many at a time, not for long, and none after anything
   has_threads(t, p, 1)
   t.eq((result(t, thread(p), "tells")), "changed 0 0")
   p:eval "text = 'template'"
-  for _ = 1, 5 do
+  for _ = 1, 3 do
     burst()
     t.eq((result(t, p:fork(), "tells")), "template 0 0") -- no clone that has told its end is in its way
     t.eq((result(t, thread(p), "tells")), "template 0 0")

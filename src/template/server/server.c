@@ -55,6 +55,8 @@ void server_report(struct report *ret) {
 
 void server_fail(struct server *s) {
   struct buf body;
+  if (s->ending)
+    s->ending(s);
   buf_init(&body, FRAME_BODY_MAX);
   connection_tell_done(&s->conn);
   if (failure_record_encode(&s->failure, &body) == 0)

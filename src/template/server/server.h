@@ -83,6 +83,7 @@ struct server {
   struct thread *thread;
   int life; /* a thread's: where it tells of its end */
   void (*leave)(struct server *s, int code) __attribute__((noreturn));
+  void (*ending)(struct server *s); /* a thread's: it is going to end */
   /* The template sleeps until this is called: before any code of the user's but the
    * beginning of the function, or with its first bytes (lua/function_begin.h). NULL: it
    * was. */
@@ -92,8 +93,8 @@ struct server {
   atomic_int nthreads; /* clones of it that are threads, and live */
   /* The last command was a FORK of one: their life (thread/thread_ready.h). Or NULL. */
   void (*lends)(struct server *s);
-  /* Until they have ended (ms -1), or until those have that tell of it now, for so long at
-   * most: how many are left. */
+  /* Until they have ended (ms -1); or for so long at most until those have whose end has
+   * begun: how many are left. */
   int (*await_threads)(const struct server *s, int ms);
   uint64_t *copied_hooks; /* its objects with __clone (thread/thread_copy.c) */
   size_t ncopied_hooks;

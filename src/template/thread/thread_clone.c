@@ -32,7 +32,7 @@ static struct {
   pthread_cond_t changed;
   int settled; /* the one that begins has its own descriptors, or could not have them: */
   int error;
-  int nending; /* of those that live: they have told of their end, or are about to */
+  int nending; /* of those that live: nothing holds them up any more */
 } all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* ---- the end ---- */
@@ -71,11 +71,21 @@ void thread_free(struct thread *t, int has_fds) {
   free(t);
 }
 
+/* Before its parent can see it. */
+static void mark_ending(struct server *s) {
+  pthread_mutex_lock(&all.lock);
+  all.nending += !s->thread->ends;
+  s->thread->ends = 1;
+  pthread_cond_broadcast(&all.changed); /* who waits may wait longer for it */
+  pthread_mutex_unlock(&all.lock);
+}
+
 /* The finalisers of what it has made itself run, as at clone.exit(code, true): its memory
  * outside of the interpreter is its process's, and would stay. */
 static void leave(struct server *s, int code) __attribute__((noreturn));
 static void leave(struct server *s, int code) {
   struct thread *t = s->thread;
+  mark_ending(s);
   sys_flush_first();
   server_release(s);
   t->code = code;
@@ -146,9 +156,6 @@ void thread_enter_over(void) {
 static void finish(struct thread *t) {
   struct server *s = &t->server;
   thread_end_over();
-  pthread_mutex_lock(&all.lock);
-  all.nending++;
-  pthread_mutex_unlock(&all.lock);
   thread_enter_over();
   fd_close_from(3, &s->life, 1); /* before its end is told, as those of a process are */
   tell(t, LIFE_ENDED, t->code);
@@ -156,8 +163,9 @@ static void finish(struct thread *t) {
   struct server *template = t->template;
   if (has_living)
     (void)pthread_setspecific(living, NULL);
+  int ends = t->ends;
   thread_free(t, 1);
-  count_end(template, 1);
+  count_end(template, ends);
 }
 
 /* A destructor of the key: the stack is gone, the interpreter is where it was called. */
@@ -250,6 +258,7 @@ static int make_record(struct server *from, struct thread *t) {
   s->nwords = &t->nwords;
   s->thread = t;
   s->leave = leave;
+  s->ending = mark_ending;
   return 0;
 }
 
@@ -323,17 +332,25 @@ static int begin(struct thread *t) {
   return error;
 }
 
+static struct timespec in_ms(int ms) {
+  struct timespec at;
+  clock_gettime(CLOCK_MONOTONIC, &at);
+  at.tv_nsec += ms % 1000 * 1000000L;
+  at.tv_sec += ms / 1000 + at.tv_nsec / 1000000000L;
+  at.tv_nsec %= 1000000000L;
+  return at;
+}
+
+/* For one that runs, a moment only: it may be about to end. */
 static int await_all(const struct server *s, int ms) {
-  struct timespec end;
-  clock_gettime(CLOCK_MONOTONIC, &end);
-  end.tv_nsec += ms % 1000 * 1000000L;
-  end.tv_sec += ms / 1000 + end.tv_nsec / 1000000000L;
-  end.tv_nsec %= 1000000000L;
-  pthread_mutex_lock(&all.lock);
+  enum { MOMENT_MS = 20 };
+  struct timespec end = in_ms(ms), moment = in_ms(MOMENT_MS);
   int error = 0;
-  while (s->nthreads > 0 && error == 0 && (ms < 0 || s->nthreads == all.nending))
+  pthread_mutex_lock(&all.lock);
+  while (s->nthreads > 0 && error == 0)
     error = ms < 0 ? pthread_cond_wait(&all.changed, &all.lock)
-                   : pthread_cond_timedwait(&all.changed, &all.lock, &end);
+                   : pthread_cond_timedwait(&all.changed, &all.lock,
+                                            s->nthreads > all.nending ? &moment : &end);
   int n = s->nthreads;
   pthread_mutex_unlock(&all.lock);
   if (n == 0)
