@@ -14,6 +14,12 @@ struct job_api_call {
   void *data;
 };
 
+static int is_full(int refused) {
+  return refused == JOB_API_ACCOUNT_FULL || refused == JOB_API_SERVER_FULL ||
+         refused == JOB_API_MEMORY_FULL || refused == JOB_API_STORAGE_FULL ||
+         refused == JOB_API_NOT_STORED;
+}
+
 /* {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}} */
 static void read_refusal(struct json error, struct job_answer *a, char *text,
                          size_t size) {
@@ -25,12 +31,18 @@ static void read_refusal(struct json error, struct job_answer *a, char *text,
   a->refused = n > 0 && n < INT32_MAX ? (int)n : -1;
   if (json_get(error, "description", &v) < 0 || json_text(v, text, size) < 0)
     snprintf(text, size, "the NATS server refused, and does not say why");
+  size_t length = strlen(text);
+  if (is_full(a->refused))
+    snprintf(
+        text + length, size - length,
+        " (the store is full, by a limit of the stream, the account or the server, or "
+        "the disk is: remove what nobody needs, or raise the limit)");
 }
 
 static void on_answer(int code, const struct engine_message *m, void *data) {
   struct job_api_call *c = data;
   struct job_answer a = {.code = code, .text = ""};
-  char text[256] = "";
+  char text[400] = "";
   struct json error;
   if (code == 0 && json_read(m->data, m->length, &a.body) < 0) {
     a.code = MF_EENGINE;

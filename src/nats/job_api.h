@@ -18,6 +18,11 @@ enum { /* the server's own numbers of what it refuses */
        JOB_API_CONSUMER_EXISTS = 10013,
        JOB_API_NO_MESSAGE = 10037,
        JOB_API_WRONG_SEQUENCE = 10071, /* the subject has another last message */
+       JOB_API_ACCOUNT_FULL = 10002,
+       JOB_API_SERVER_FULL = 10023,
+       JOB_API_MEMORY_FULL = 10028,
+       JOB_API_STORAGE_FULL = 10047,
+       JOB_API_NOT_STORED = 10077, /* by a limit of the stream, or an error of the disk */
 };
 
 enum { JOB_API_TIMEOUT_MS = 2000 };

@@ -122,8 +122,10 @@ static void cancel_failed(struct job_ask *a, const mf_error *e) {
 static void on_noted(const struct job_answer *answer, void *data) {
   struct job_ask *a = data;
   a->call = NULL;
-  if (answer->code == 0 || answer->refused != 0)
-    cancel_over(a, NULL, answer->code == 0); /* refused: it has a result by now */
+  if (answer->code == 0 || answer->refused == JOB_API_WRONG_SEQUENCE)
+    cancel_over(a, NULL, answer->code == 0); /* else it has a result by now */
+  else if (answer->refused != 0) /* it is taken away: whoever waits must be told */
+    ask_again(a, answer->text);
   else
     ask_refused(a, answer);
 }
@@ -182,6 +184,7 @@ static void ask_nodes(struct job_ask *a) {
     ask_again(a, "the NATS server can't be reached");
   } else {
     a->again_at = uv_now(a->caller->loop) + ASKED_NODES_MS;
+    job_caller_turn(a->caller); /* which sees when that is */
   }
 }
 

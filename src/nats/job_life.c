@@ -90,7 +90,7 @@ void ask_fail(struct job_ask *a, int code, const char *text) {
 }
 
 void ask_refused(struct job_ask *a, const struct job_answer *answer) {
-  char text[320];
+  char text[440];
   if (answer->nobody || answer->refused == JOB_API_NO_STREAM) {
     a->caller->stream[0] = '\0'; /* it is gone, or was never there */
     a->caller->nleases = 0;
@@ -228,8 +228,9 @@ static void end_of_time(struct job_ask *a) {
     snprintf(text, sizeof text, "timed out%s%s", a->reason[0] ? ": " : "", a->reason);
     code = MF_ETIMEOUT;
   } else if (!a->reason[0] && (a->call || a->request)) {
-    snprintf(text, sizeof text,
-             "timed out: the NATS server has not answered (a full store is in its log)");
+    snprintf(
+        text, sizeof text,
+        "timed out: the NATS server has not answered (is the disk of its store full?)");
     code = MF_ETIMEOUT;
   } else {
     snprintf(text, sizeof text, "%s", a->reason[0] ? a->reason : "timed out");

@@ -369,7 +369,9 @@ void job_worker_close(struct job_worker *w, void (*closed)(void *data), void *da
 }
 
 const char *job_worker_reason(const struct job_worker *w) {
-  return engine_state(w->engine) == ENGINE_UP ? w->reason : engine_reason(w->engine);
+  if (engine_state(w->engine) != ENGINE_UP)
+    return engine_reason(w->engine);
+  return w->reason[0] ? w->reason : w->result_reason;
 }
 
 void job_worker_get_stats(const struct job_worker *w, struct job_worker_stats *s) {

@@ -68,6 +68,7 @@ static void say(struct job *j, const char *text) {
 }
 
 static void over(struct job *j) {
+  j->worker->result_reason[0] = '\0';
   say(j, "+ACK");
   job_free(j);
 }
@@ -79,7 +80,12 @@ static void nak(struct job *j, uint64_t delay_ms) {
   job_free(j);
 }
 
-static void again(struct job *j) {
+/* a: what the engine said, or NULL. The next job that is over ends the reason. */
+static void again(struct job *j, const struct job_answer *a) {
+  struct job_worker *w = j->worker;
+  if (a && a->refused != 0)
+    snprintf(w->result_reason, sizeof w->result_reason,
+             "jobs of stream %s: the NATS server refused: %s", w->names.stream, a->text);
   j->call = NULL;
   j->again_at = uv_now(j->worker->loop) + AGAIN_MS;
   worker_wake(j->worker);
@@ -97,7 +103,7 @@ static void on_moved(const struct job_answer *a, void *data) {
   if (a->code == 0 || a->refused == JOB_API_WRONG_SEQUENCE)
     over(j); /* it is there, perhaps since an earlier time */
   else
-    again(j);
+    again(j, a);
 }
 
 static void move(struct job *j) {
@@ -118,7 +124,7 @@ static void move(struct job *j) {
   snprintf(tried, sizeof tried, "%" PRIu64, j->tried);
   if (job_api_request(j->worker->engine, subject, headers, 4, j->body, j->length,
                       on_moved, j, &j->call) < 0)
-    again(j);
+    again(j, NULL);
 }
 
 static void give_back(struct job *j) {
@@ -136,7 +142,7 @@ static void on_buried(const struct job_answer *a, void *data) {
     j->worker->stats.dead++;
     over(j);
   } else {
-    again(j);
+    again(j, a);
   }
 }
 
@@ -148,7 +154,7 @@ static void store_error(struct job *j) {
   put_subject(j, "done", subject);
   if (job_api_request(j->worker->engine, subject, headers, j->error.n + 2, NULL, 0,
                       on_buried, j, &j->call) < 0)
-    again(j);
+    again(j, NULL);
 }
 
 static void on_dead(const struct job_answer *a, void *data) {
@@ -157,7 +163,7 @@ static void on_dead(const struct job_answer *a, void *data) {
   if (a->code == 0)
     store_error(j);
   else
-    again(j);
+    again(j, a);
 }
 
 /* Where it was said once the stream knows it: the sequence is in its id. */
@@ -172,7 +178,7 @@ static void say_dead(struct job *j) {
   snprintf(tries, sizeof tries, "%" PRIu64, j->tried);
   if (job_api_request(j->worker->engine, subject, headers, j->error.n + 3, j->body,
                       j->length, on_dead, j, &j->call) < 0)
-    again(j);
+    again(j, NULL);
 }
 
 static void write_dead_letter(struct job *j, const mf_error *e) {
@@ -194,7 +200,7 @@ static void on_stored(const struct job_answer *a, void *data) {
   if (a->code == 0 || a->refused == JOB_API_WRONG_SEQUENCE)
     over(j);
   else
-    again(j);
+    again(j, a);
 }
 
 static void store(struct job *j) {
@@ -206,7 +212,7 @@ static void store(struct job *j) {
   put_subject(j, "done", subject);
   if (job_api_request(j->worker->engine, subject, headers, 2, j->result, j->result_length,
                       on_stored, j, &j->call) < 0)
-    again(j);
+    again(j, NULL);
 }
 
 /* Less than the server takes, so that there is room for headers. */
@@ -303,7 +309,7 @@ static void on_looked(const struct job_answer *a, void *data) {
   else if (a->refused == JOB_API_NO_MESSAGE)
     try_or_end(j);
   else
-    again(j);
+    again(j, a);
 }
 
 static void look(struct job *j) {
@@ -314,7 +320,7 @@ static void look(struct job *j) {
            j->worker->names.stream);
   snprintf(body, sizeof body, "{\"last_by_subj\":\"%s\"}", done);
   if (job_api_ask(j->worker->engine, subject, body, on_looked, j, &j->call) < 0)
-    again(j);
+    again(j, NULL);
 }
 
 /* ---- a delivery ---- */

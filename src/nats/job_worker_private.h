@@ -45,7 +45,8 @@ struct job_worker {
   struct job_setup *setup;
   struct job_api_call *call; /* one of leases, after the setup */
   uint64_t retry_at, list_at;
-  char reason[256];
+  char reason[300];        /* why no jobs come; "" */
+  char result_reason[300]; /* what it does not take of jobs here; "" */
   struct engine_sub *deliveries, *asks, *leases;
 
   struct lane lanes[LANES_MAX];

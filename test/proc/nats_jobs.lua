@@ -157,6 +157,25 @@ story.test("a job that waits can be taken away, one that works can't", function(
   t.eq(w.far:jobs().delayed, 0)
 end)
 
+-- Found with a full store: nothing woke the caller when the second that nodes have was over, so the cancel
+-- timed out; the job was gone, and had no result.
+story.test("a job is taken away also when a node does not answer", function(t)
+  local w = world(t)
+  t.within(20, function() return #w.far:nodes() == 1 end)
+  local socket = t.got(fork.socket.connect("127.0.0.1:" .. w.server.port))
+  local beat = "mfb\1" .. ("<s4s4I4I4I4I4I1I4I8"):pack(("S"):rep(22), "silent", 20, 0, 2, 2, 0, 300, 0)
+  socket:settimeout(10)
+  t.ok(socket:read "l")
+  socket:write("CONNECT {\"verbose\":false}\r\n", ("PUB %s.beat %d\r\n%s\r\nPING\r\n"):format(w.subject, #beat,
+    beat))
+  t.match(socket:read "l", "^PONG")
+  t.within(20, function() return #w.far:nodes() == 2 end)
+  local id = t.got(w.far:post({delay = 1000}, "x"))
+  t.eq(t.got(w.far:cancel(id)), true)
+  t.error(select(2, w.far:result(id, 0)), "CANCELLED")
+  socket:close()
+end)
+
 story.test("callbacks, and many jobs of several leases at once", function(t)
   local w = world(t)
   local n, ids = 0, {}
