@@ -10,6 +10,8 @@ story_packages='lua-unit lua-luv lua-socket lua-cqueues lua-copas strace util-li
   lua-lpeg lua-cjson lua-sql-sqlite3 lua-filesystem lua-zlib lua-expat lua-luaossl lua-sec
   locales lua5.1 lua5.3 luajit nats-server openssl
   bubblewrap sudo openssh-client iproute2 nftables'
+# Docker's package has a runc, and conflicts with Debian's.
+command -v runc >/dev/null 2>&1 || story_packages="$story_packages runc"
 # A story starts an sshd of its own, but the package starts one for everybody on port 22
 # where there is an init system: there it is installed by hand, or the story is skipped.
 [ -d /run/systemd/system ] || story_packages="$story_packages openssh-server"

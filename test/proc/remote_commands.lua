@@ -1,5 +1,6 @@
 -- fork.remote behind the commands that it is for: a real sshd on 127.0.0.1 with keys of its own, sudo,
--- bwrap, unshare, setpriv. What is not installed, or not allowed here, is skipped with a notice.
+-- bwrap, unshare, setpriv, and runc, which starts the containers of Docker and containerd. What is not
+-- installed, or not allowed here, is skipped with a notice.
 
 local story = require "story"
 local fork = require "moonfork"
@@ -11,11 +12,16 @@ local function has(program)
   return os.execute(("command -v %s >/dev/null 2>&1"):format(program))
 end
 
--- Whether the command works here at all; and what it says where it does not.
-local function works(command)
-  local pipe = io.popen(("LD_PRELOAD= %s true 2>&1 </dev/null"):format(command))
+-- Whether the command succeeds, and what it says.
+local function succeeds(command)
+  local pipe = io.popen(("LD_PRELOAD= %s 2>&1 </dev/null"):format(command))
   local said = pipe:read "a"
   return pipe:close(), said
+end
+
+-- Whether the command works here at all; and what it says where it does not.
+local function works(command)
+  return succeeds(command .. " true")
 end
 
 -- Without a preloaded sanitizer: such tools stop over one. What they start has its own.
@@ -89,6 +95,70 @@ story.test("bwrap: a sandbox", function(t)
     said[#said + 1] = why
   end
   t.skip("bwrap does not work here: " .. table.concat(said))
+end)
+
+-- A container whose files are those of this machine, read only. What runs in it first is `words`.
+local function bundle(t, words)
+  local folder, mounts = t:tmp() .. "/bundle", {}
+  os.execute(("mkdir -p '%s/rootfs'"):format(folder))
+  local function mount(path, kind, options)
+    mounts[#mounts + 1] = ('{"destination":"%s","type":"%s","source":"%s","options":[%s]}'):format(path, kind,
+      kind == "bind" and path or kind, options)
+  end
+  mount("/proc", "proc", "")
+  mount("/dev", "tmpfs", '"nosuid","mode=755","size=1m"')
+  local seen = {}
+  local function share(path)
+    if path and path:sub(1, 1) == "/" and not seen[path] and os.execute(("test -d '%s'"):format(path)) then
+      seen[path] = true
+      mount(path, "bind", '"rbind","ro"')
+    end
+  end
+  for path in ("/usr /bin /sbin /lib /lib64 /etc"):gmatch "%S+" do share(path) end
+  share(REMOTE:match "^(.*)/src/")
+  for path in (package.path .. ";" .. package.cpath):gmatch "[^;]+" do
+    if not path:find "^/usr/" then share(path:match "^(/[^?]*)/%?") end
+  end
+  local args = {}
+  for word in words:gmatch "%S+" do args[#args + 1] = '"' .. word .. '"' end
+  t:file("bundle/config.json", ([[{"ociVersion":"1.0.2","root":{"path":"rootfs"},"hostname":"story",
+    "process":{"args":[%s],"cwd":"/","env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],"user":{"uid":0,"gid":0},
+      "noNewPrivileges":true},
+    "mounts":[%s],"linux":{"namespaces":[{"type":"pid"},{"type":"network"},{"type":"ipc"},{"type":"uts"},
+      {"type":"mount"}]}}]]):format(table.concat(args, ","), table.concat(mounts, ",")))
+  return folder
+end
+
+story.test("runc: a container of its own, and one that runs already, as docker exec", { root = true }, function(t)
+  if not has "runc" then t.skip "runc is not installed" end
+  local runc, name = ("runc --root %s/runc"):format(t:tmp()), ("story-%d"):format(kit.getpid())
+  local agent = REMOTE .. " agent " .. TEMPLATE
+  local ok, why = succeeds(("%s run --bundle %s %s"):format(runc, bundle(t, "/bin/true"), name))
+  if not ok then t.skip("runc does not work here: " .. why) end
+  local folder = bundle(t, agent)
+  local command = { "env", "LD_PRELOAD=" }
+  for word in ("%s run --bundle %s %s"):format(runc, folder, name):gmatch "%S+" do command[#command + 1] = word end
+  local p = fork.remote { command = command, path = package.path, cpath = package.cpath }
+  exercise(t, p)
+  p:close()
+  t.within(20, function() return not succeeds(("%s state %s"):format(runc, name)) end, "the container is gone")
+
+  bundle(t, "/bin/sleep 600")
+  t:defer(function() succeeds(("%s delete --force %s"):format(runc, name)) end)
+  t.ok(os.execute(("LD_PRELOAD= %s run --detach --bundle %s %s >'%s/log' 2>&1 </dev/null"):format(runc, folder, name,
+    t:tmp())))
+  p = behind(("%s exec %s"):format(runc, name))
+  exercise(t, p)
+  local sleeper = p:fork()
+  t.got(sleeper:run "spin")
+  t.ok(sleeper:pid() < 1000, "the number over there")
+  sleeper:kill "KILL"
+  t.eq(t.status(sleeper).signal, kit.SIGKILL)
+  p:close()
+  t.within(20, function() -- what it was in the container is gone, too
+    local _, list = succeeds(("%s ps --format json %s"):format(runc, name))
+    return list:find "^%[%d+%]" -- the first process
+  end)
 end)
 
 story.test("ssh: a real sshd on 127.0.0.1 with its own keys", { root = true, deadline = 60 }, function(t)
