@@ -298,7 +298,7 @@ local Refused = { __index = { cancel = function() return false end }, __name = "
 
 local function reason(self)
   return self.failure or core.error("CLOSED",
-    self.cell.is_pool and "the pool is closed" or "the rpc is closed")
+    ("the %s is closed"):format(self.cell.noun or self.cell.is_pool and "pool" or "rpc"))
 end
 
 -- The service takes no calls.

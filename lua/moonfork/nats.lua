@@ -66,11 +66,14 @@ end
 
 -- The plain options of all, and an error of the world.
 local function common(f, url, given)
-  check.name(1, f, url)
-  if url == "" then check.fail(1, f, "the URL of a NATS server expected, got an empty string") end
-  given = check.optional(2, f, given, "table") or {}
-  check.keys(2, f, given, valid[f])
-  local where, failure = { f = f, n = 2 }, nil
+  local at = f == "node" and 2 or 1 -- a pool stands before it
+  check.name(at, f, url)
+  if url == "" then check.fail(at, f, "the URL of a NATS server expected, got an empty string") end
+  local fault = raw.url_fault(url)
+  if fault then check.fail(at, f, ("the URL of a NATS server can't be used: %s"):format(fault)) end
+  given = check.optional(at + 1, f, given, "table") or {}
+  check.keys(at + 1, f, given, valid[f])
+  local where, failure = { f = f, n = at + 1 }, nil
   local plain = { url = url, subject = subject(where, given), serialiser = "msgpack" }
   for name in ("name user password token"):gmatch "%S+" do plain[name] = text(where, given, name) end
   for name in ("creds ca cert key"):gmatch "%S+" do
@@ -111,7 +114,7 @@ function nats.pool(url, given)
   plain.serialiser = calls.serialiser(where, given)
   plain.strict_classes = given.strict_classes ~= nil
     and check.option_type(where, "strict_classes", given.strict_classes, "boolean") or false
-  local self = object(Far, raw.far, plain, { is_pool = true }, nil, failure)
+  local self = object(Far, raw.far, plain, { is_pool = true, noun = "pool" }, nil, failure)
   self.timeout, self.queue_max, self.serialiser = plain.timeout, plain.queue_max, plain.serialiser
   -- For map, see places. Whether the pool of a node has a call_timeout is not known here.
   self.async, self.message_max, self.max, self.load, self.call_timeout = false, math.maxinteger, 1, 1, true
@@ -138,7 +141,7 @@ function nats.node(pool, url, given)
   if pool.closed or not pool.raw then
     return nil, pool.failure or core.error("CLOSED", "the pool is closed")
   end
-  local self, err = object(Node, raw.node, plain, { is_pool = true, pool = pool }, pool.raw, failure)
+  local self, err = object(Node, raw.node, plain, { is_pool = true, noun = "node", pool = pool }, pool.raw, failure)
   if err then return nil, err end
   return self
 end
@@ -148,7 +151,7 @@ function nats.watch(url, given)
   local plain, where, failure
   plain, where, given, failure = common("watch", url, given)
   plain.silent = at_least_10_ms(where, given, "silent")
-  local self, err = object(Watch, raw.watch, plain, { is_pool = true }, nil, failure)
+  local self, err = object(Watch, raw.watch, plain, { is_pool = true, noun = "watch" }, nil, failure)
   if err then return nil, err end
   return self
 end

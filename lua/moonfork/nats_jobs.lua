@@ -19,7 +19,7 @@ local bad = check.option_fail
 local function ask(self, request, done, ...)
   reactor.check()
   if self.closed or not self.raw then
-    local err = self.failure or core.error("CLOSED", "the pool is closed")
+    local err = self.failure or core.error("CLOSED", ("the %s is closed"):format(self.cell.noun))
     if not done then return nil, err end
     reactor.post(function() return done(err) end)
     return true

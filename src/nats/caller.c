@@ -77,7 +77,8 @@ static void conclude(struct far_call *c, const mf_error *error, const mf_message
   c->chunk = NULL;
   if (c->state != CALL_LEFT)
     free(c);
-  cb(error, reply, data);
+  if (cb)
+    cb(error, reply, data);
   far_chunk_free(chunk);
   far_check_drained(far);
 }
@@ -225,8 +226,8 @@ static int has_patience(const struct far_call *c, uint64_t now_ms) {
   if (engine_is_refused(far->engine))
     return 0;
   uint64_t age = now_ms - c->begun_ns / MS, down = now_ms - far->down_ms;
-  if (!engine_was_up(far->engine))
-    return age < FIRST_MS;
+  if (!engine_was_up(far->engine)) /* a first attempt on a busy machine takes its time */
+    return age < FIRST_MS || (!engine_has_tried(far->engine) && age < 3 * FIRST_MS);
   return minheap_holds(&c->deadline) || age < AGAIN_MS || down < AGAIN_MS;
 }
 
@@ -256,10 +257,21 @@ static int refuse(mf_far *far, int code) {
   return code;
 }
 
+/* Those of a program that was compiled for another version have another size. */
+static int read_options(const mf_call_options *given, mf_call_options *o) {
+  *o = (mf_call_options)MF_CALL_OPTIONS_INIT;
+  if (!given)
+    return 0;
+  if (given->size < sizeof given->size)
+    return MF_EINVAL;
+  memcpy(o, given, given->size < sizeof *o ? given->size : sizeof *o);
+  return 0;
+}
+
 static int check_call(mf_far *far, const mf_message *m, const mf_call_options *o) {
   if (far->draining || far->closing || far->aborted)
     return MF_ECLOSED;
-  if (m->nfds > (o && o->chunk ? 1 : 0) || (m->length > 0 && !m->data))
+  if (m->nfds > (o->chunk ? 1 : 0) || (m->length > 0 && !m->data))
     return MF_EINVAL;
   if (envelope_call_size(m->length) > engine_max_payload(far->engine))
     return refuse(far, MF_ELIMIT);
@@ -294,13 +306,16 @@ static struct far_call *call_new(mf_far *far, const mf_message *m, mf_reply_cb c
   return c;
 }
 
-int mf_far_call(mf_far *far, const mf_message *m, const mf_call_options *o,
+int mf_far_call(mf_far *far, const mf_message *m, const mf_call_options *options,
                 mf_reply_cb cb, void *data, uint64_t *ret_id) {
-  int rc = check_call(far, m, o);
+  mf_call_options o;
+  int rc = far && m ? read_options(options, &o) : MF_EINVAL;
+  if (rc == 0)
+    rc = check_call(far, m, &o);
   if (rc < 0)
     return rc;
   struct far_chunk *chunk = NULL;
-  if (o && o->chunk && (rc = far_chunk_new(m, &chunk)) < 0)
+  if (o.chunk && (rc = far_chunk_new(m, &chunk)) < 0)
     return rc;
   struct far_call *c = call_new(far, m, cb, data);
   if (!c) {
@@ -308,8 +323,8 @@ int mf_far_call(mf_far *far, const mf_message *m, const mf_call_options *o,
     return -ENOMEM;
   }
   c->chunk = chunk;
-  unsigned ms = o && o->timeout_ms ? o->timeout_ms : far->timeout_ms;
-  c->idempotent = o && o->idempotent;
+  unsigned ms = o.timeout_ms ? o.timeout_ms : far->timeout_ms;
+  c->idempotent = o.idempotent;
   far->info.calls++;
   far->nwaiting++;
   far->queue_bytes += c->length;

@@ -269,11 +269,11 @@ void mf_far_close(mf_far *far, mf_far_close_cb cb, void *data) {
 /* ---- what it says ---- */
 
 int mf_far_stats(const mf_far *far, mf_far_info *ret) {
-  size_t size = ret->size;
+  size_t size = far && ret ? ret->size : 0;
+  if (size < sizeof ret->size)
+    return MF_EINVAL;
   mf_far_info i = far->info;
   struct engine_stats s;
-  if (size < sizeof i.size)
-    return MF_EINVAL;
   engine_get_stats(far->engine, &s);
   i.size = size;
   i.engine = (int)engine_state(far->engine);

@@ -71,6 +71,7 @@ const char *engine_reason(const struct engine *e);
 int engine_is_refused(const struct engine *e);
 /* It was UP at some time. */
 int engine_was_up(const struct engine *e);
+int engine_has_tried(const struct engine *e); /* an attempt to connect has ended */
 /* The longest message that it takes, as it said when it was UP last. */
 size_t engine_max_payload(const struct engine *e);
 /* A word of 22 letters and digits that no other engine in the world has, for subjects. */

@@ -30,6 +30,10 @@ int engine_was_up(const struct engine *e) {
   return e->was_up;
 }
 
+int engine_has_tried(const struct engine *e) {
+  return e->has_tried;
+}
+
 size_t engine_max_payload(const struct engine *e) {
   return e->max_payload;
 }
@@ -323,6 +327,7 @@ static void up(struct engine *e) {
 static void attempt_over(struct engine *e) {
   pthread_join(e->thread, NULL);
   e->connecting = 0;
+  e->has_tried = 1;
   e->nc = e->box->nc;
   e->box->nc = NULL;
   if (e->closing)

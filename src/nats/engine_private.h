@@ -97,7 +97,7 @@ struct engine {
   unsigned holds;
   enum engine_state state;
   int closing; /* 1: since it was asked for; 2: since its handles are being closed */
-  int tls, refused, was_up, watches_writing, is_abandoned;
+  int tls, refused, was_up, has_tried, watches_writing, is_abandoned;
   int said_goodbye; /* the server has read all that was published before the close */
   unsigned retry_ms, silent;
   struct engine_options o;

@@ -31,6 +31,8 @@ int mf_far_post(mf_far *far, const mf_message *request, const mf_job_options *gi
                 mf_posted_cb cb, void *data) {
   mf_job_options o = MF_JOB_OPTIONS_INIT;
   struct job_post post;
+  if (!far || !request || (request->length > 0 && !request->data))
+    return MF_EINVAL;
   if (is_over(far))
     return MF_ECLOSED;
   if (given != NULL) {
@@ -51,6 +53,8 @@ int mf_far_post(mf_far *far, const mf_message *request, const mf_job_options *gi
 
 int mf_far_result(mf_far *far, const char *id, size_t length, unsigned timeout_ms,
                   mf_reply_cb cb, void *data) {
+  if (!far || !id || !cb)
+    return MF_EINVAL;
   if (is_over(far))
     return MF_ECLOSED;
   return outside(job_caller_result(far->jobs, id, length, timeout_ms, cb, data));
@@ -58,6 +62,8 @@ int mf_far_result(mf_far *far, const char *id, size_t length, unsigned timeout_m
 
 int mf_far_cancel_job(mf_far *far, const char *id, size_t length, unsigned timeout_ms,
                       mf_job_cancelled_cb cb, void *data) {
+  if (!far || !id || !cb)
+    return MF_EINVAL;
   if (is_over(far))
     return MF_ECLOSED;
   return outside(
@@ -65,12 +71,16 @@ int mf_far_cancel_job(mf_far *far, const char *id, size_t length, unsigned timeo
 }
 
 int mf_far_on_dead(mf_far *far, mf_dead_cb cb, void *data) {
+  if (!far)
+    return MF_EINVAL;
   if (is_over(far))
     return MF_ECLOSED;
   return outside(job_caller_on_dead(far->jobs, cb, data));
 }
 
 int mf_far_jobs(mf_far *far, unsigned timeout_ms, mf_jobs_cb cb, void *data) {
+  if (!far || !cb)
+    return MF_EINVAL;
   if (is_over(far))
     return MF_ECLOSED;
   return outside(job_caller_count(far->jobs, limit(far, timeout_ms), cb, data));

@@ -27,7 +27,8 @@ static void finish(struct job_ask *a, const mf_error *e) {
   size_t length = a->id_length;
   memcpy(id, a->id, sizeof id);
   ask_end(a);
-  cb(e, id, length, data);
+  if (cb)
+    cb(e, id, length, data);
 }
 
 /* ---- last: publish ---- */

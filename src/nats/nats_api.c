@@ -35,7 +35,7 @@ static void list(struct nats_listed *l, struct uv_loop_s *loop,
 
 int mf_node_new(mf_pool *pool, const mf_nats_options *options, mf_node **ret) {
   struct node_pool of = {pool, call, cancel, stats, NULL};
-  int rc = node_new(&of, options, ret);
+  int rc = pool && ret ? node_new(&of, options, ret) : MF_EINVAL;
   size_t end = offsetof(mf_nats_options, loop) + sizeof options->loop;
   if (rc == 0)
     list(node_listed(*ret), options->size < end ? NULL : options->loop, print_node, *ret);
@@ -43,7 +43,7 @@ int mf_node_new(mf_pool *pool, const mf_nats_options *options, mf_node **ret) {
 }
 
 int mf_far_new(struct uv_loop_s *loop, const mf_nats_options *options, mf_far **ret) {
-  int rc = far_new(loop, options, ret);
+  int rc = ret ? far_new(loop, options, ret) : MF_EINVAL;
   if (rc == 0)
     list(far_listed(*ret), loop, print_far, *ret);
   return rc;

@@ -320,11 +320,11 @@ static void put_jobs(const struct job_worker *w, mf_node_info *i) {
 }
 
 int mf_node_stats(const mf_node *node, mf_node_info *ret) {
-  size_t size = ret->size;
+  size_t size = node && ret ? ret->size : 0;
+  if (size < sizeof ret->size)
+    return MF_EINVAL;
   mf_node_info i = node->info;
   struct engine_stats s;
-  if (size < sizeof i.size)
-    return MF_EINVAL;
   engine_get_stats(node->engine, &s);
   i.size = size;
   snprintf(i.id, sizeof i.id, "%s", engine_id(node->engine));

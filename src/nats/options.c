@@ -4,17 +4,38 @@
 #include "nats/envelope.h"
 #include "nats/job_name.h"
 #include <string.h>
+#include <strings.h>
+
+enum { URL_MAX = 4096 };
 
 void mf_nats_options_init(mf_nats_options *options) {
   *options = (mf_nats_options)MF_NATS_OPTIONS_INIT;
 }
 
+const char *nats_url_fault(const char *url) {
+  if (!*url || strnlen(url, URL_MAX) == URL_MAX)
+    return "it is empty, or has 4,096 bytes or more";
+  for (const char *s = url; *s; s++)
+    if ((unsigned char)*s <= ' ' || *s == 127)
+      return "it has a blank or a control character";
+  for (const char *one = url; *one; one += *one == ',') {
+    size_t n = strcspn(one, ",");
+    const char *colon = strstr(one, "://");
+    size_t scheme = colon && colon < one + n ? (size_t)(colon - one) : 0;
+    if (scheme > 0 && !(scheme == 4 && strncasecmp(one, "nats", 4) == 0) &&
+        !(scheme == 3 && strncasecmp(one, "tls", 3) == 0))
+      return "it begins neither with nats:// nor with tls://";
+    one += n;
+  }
+  return NULL;
+}
+
 static int is_unfit(const mf_nats_options *o) {
   if (o->jobs && (!job_is_stream(o->jobs) || o->keep_s == 0))
     return 1;
-  return !o->url || !*o->url || strnlen(o->url, 4096) == 4096 || !o->subject ||
-         subject_fault(o->subject) || o->beat_ms < 10 || o->silent_ms < 10 ||
-         (o->password && !o->user) || !o->cert != !o->key;
+  return !o->url || nats_url_fault(o->url) || !o->subject || subject_fault(o->subject) ||
+         o->beat_ms < 10 || o->silent_ms < 10 || (o->password && !o->user) ||
+         !o->cert != !o->key;
 }
 
 int nats_options_read(const mf_nats_options *given, mf_nats_options *o,

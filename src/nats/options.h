@@ -11,4 +11,7 @@ int nats_options_read(const mf_nats_options *given, mf_nats_options *o,
                       struct engine_options *engine);
 const char *nats_error_text(int code);
 
+/* NULL, or what is wrong with a URL, or several with commas. */
+const char *nats_url_fault(const char *url);
+
 #endif

@@ -7,7 +7,7 @@
  *   far_stats(object), far_nodes(object), far_places(object), node_stats(object),
  *   watch_groups(object), watch_stats(object)
  *   far_listen(object, serialiser | nil)      dead letters become events; nil: no more
- *   subject_fault(text) -> nil | what is wrong */
+ *   subject_fault(text), url_fault(text) -> nil | what is wrong */
 #include "bind/field.h"
 #include "bind/foreign.h"
 #include "nats/beats.h"
@@ -562,6 +562,11 @@ static int l_subject_fault(lua_State *L) {
   return 1;
 }
 
+static int l_url_fault(lua_State *L) {
+  lua_pushstring(L, nats_url_fault(luaL_checkstring(L, 1)));
+  return 1;
+}
+
 int luaopen_moonfork_nats_core(lua_State *L) {
   static const luaL_Reg functions[] = {{"far", l_far},
                                        {"node", l_node},
@@ -575,6 +580,7 @@ int luaopen_moonfork_nats_core(lua_State *L) {
                                        {"watch_stats", l_watch_stats},
                                        {"far_listen", l_far_listen},
                                        {"subject_fault", l_subject_fault},
+                                       {"url_fault", l_url_fault},
                                        {NULL, NULL}};
   luaL_checkversion(L);
   luaL_newmetatable(L, BIND_FOREIGN);

@@ -413,6 +413,25 @@ test("wrong arguments are named", function(t)
   t.raises("'cert' and 'key' belong together", nats.pool, "nats://x", {subject = "x", cert = "/dev/null"})
   t.raises("there is no 'user'", nats.pool, "nats://x", {subject = "x", password = "x"})
   t.raises("argument #1 to 'node' %(moonfork.pool expected, got nil", nats.node)
+  for url, what in pairs{["http://x"] = "neither with nats:// nor with tls://", ["nats://x,ws://y"] = "neither",
+                         ["nats://x y"] = "a blank", ["nats://x\n"] = "control", [""] = "an empty string",
+                         [("x"):rep(4096)] = "4,096 bytes"} do
+    t.raises("argument #1 to 'pool' %(.*" .. what, nats.pool, url, {subject = "x"})
+  end
+  for _, url in ipairs{"127.0.0.1:1", "nats://127.0.0.1:1", "TLS://127.0.0.1:1,nats://u:p@127.0.0.1:1,", "::1"} do
+    nats.pool(url, {subject = "x"}):close()
+  end
+  local pool = fork.new_exec():eval(CODE):pool "echo"
+  t.raises("argument #2 to 'node' %(string expected, got no value", nats.node, pool)
+  t.raises("argument #3 to 'node' %(option 'window': a whole number", nats.node, pool, "nats://x", {subject = "x",
+    window = 0})
+  local node = nats.node(pool, "nats://127.0.0.1:1", {subject = "x"})
+  local watch = nats.watch "nats://127.0.0.1:1"
+  node:close()
+  watch:close()
+  t.eq(tostring(select(2, node:drain())), "the node is closed")
+  t.eq(tostring(select(2, watch:jobs "x")), "the watch is closed")
+  pool:close()
   local far = nats.pool("nats://127.0.0.1:1", {subject = "x"})
   t.raises("use a colon", far.call)
   t.raises("unknown option 'idem'", far.with, far, {idem = true})

@@ -78,6 +78,66 @@ static void test_options_are_checked(void **state) {
   o.size = 8;
   assert_int_equal(mf_far_new(NULL, &o, &far), MF_EINVAL);
   assert_int_equal(mf_far_new(NULL, NULL, &far), MF_EINVAL);
+  o = options();
+  assert_int_equal(mf_far_new(NULL, &o, NULL), MF_EINVAL);
+  assert_int_equal(mf_node_new(NULL, &o, &node), MF_EINVAL);
+  static const char *const urls[] = {"", "http://x", "nats://a,x://b", "a b", "a\tb"};
+  for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+    o.url = urls[i];
+    assert_int_equal(mf_far_new(NULL, &o, &far), MF_EINVAL);
+  }
+}
+
+/* A header of the first version ended behind `idempotent`. */
+struct old_call_options {
+  size_t size;
+  unsigned timeout_ms;
+  int idempotent;
+};
+
+static void test_wrong_arguments_are_refused(void **state) {
+  uv_loop_t loop;
+  mf_far *far;
+  mf_message m = {"\x90", 1, NULL, 0}, nothing = {NULL, 1, NULL, 0};
+  mf_nats_options o = options();
+  mf_far_info info = {0};
+  int fd = 0;
+  mf_message with_fd = {"\x90", 1, &fd, 1};
+  mf_call_options co = MF_CALL_OPTIONS_INIT;
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(mf_far_new(&loop, &o, &far), 0);
+  assert_int_equal(mf_far_call(NULL, &m, NULL, on_reply, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_call(far, NULL, NULL, on_reply, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_call(far, &nothing, NULL, on_reply, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_call(far, &with_fd, NULL, on_reply, NULL, NULL), MF_EINVAL);
+  co.chunk = 1; /* it is none, and its descriptor is no record */
+  assert_int_equal(mf_far_call(far, &m, &co, on_reply, NULL, NULL), MF_EINVAL);
+  mf_message chunk = {"\1\0\0\0\0\0\0\0\1\0\0\0\x90", 13, &fd, 1};
+  assert_int_equal(mf_far_call(far, &chunk, &co, on_reply, NULL, NULL), MF_EINVAL);
+  co.size = 0;
+  assert_int_equal(mf_far_call(far, &m, &co, on_reply, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_stats(far, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_stats(far, &info), MF_EINVAL);
+  assert_int_equal(mf_node_stats(NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_post(far, NULL, NULL, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_post(far, &nothing, NULL, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_post(far, &with_fd, NULL, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_result(far, NULL, 0, 0, on_reply, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_result(far, "x", 1, 0, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_result(far, "x", 0, 0, on_reply, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_cancel_job(far, NULL, 1, 0, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_jobs(far, 0, NULL, NULL), MF_EINVAL);
+  /* nobody wants to know: no callback */
+  struct old_call_options old = {sizeof old, 50, 0};
+  answers = 0;
+  assert_int_equal(
+      mf_far_call(far, &m, (const mf_call_options *)(void *)&old, NULL, NULL, NULL), 0);
+  assert_int_equal(mf_far_post(far, &m, NULL, NULL, NULL), 0);
+  mf_far_abort(far);
+  mf_far_close(far, NULL, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_int_equal(answers, 0);
+  assert_int_equal(uv_loop_close(&loop), 0);
 }
 
 static void test_an_end_leaves_nothing(void **state) {
@@ -216,6 +276,7 @@ int main(void) {
       cmocka_unit_test(test_an_abort_ends_calls_and_drains),
       cmocka_unit_test(test_limits_of_what_waits),
       cmocka_unit_test(test_mf_dump_shows_far_pools_of_its_loop),
+      cmocka_unit_test(test_wrong_arguments_are_refused),
   };
   return cmocka_run_group_tests(tests, setup, NULL);
 }
