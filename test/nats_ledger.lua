@@ -1,5 +1,6 @@
--- Calls and stored jobs over a real nats-server while something dies, many of them: how many were answered,
--- how many are unknown, how many were entered twice. test/proc/nats_ledger.lua has the same with few.
+-- Calls, items of a map and stored jobs over a real nats-server while something dies, many of them: how
+-- many were answered, how many are unknown, how many were entered twice. test/proc/nats_ledger.lua has the
+-- same with few.
 --
 --   ./dev run lua5.4 test/nats_ledger.lua [COUNT]      COUNT: 10,000
 --
@@ -56,8 +57,8 @@ local function run(kind, name, options, unknown)
     sums.ok, sums.unknown, sums.never_unknown, sums.no, sums.twice, seconds))
   expect(sums.entered_no == 0, "%d that are told as not started were entered", sums.entered_no)
   expect(sums.never_ok == 0, "%d with an answer were never entered", sums.never_ok)
-  if kind == "calls" then
-    expect(sums.twice == 0, "%d calls were entered twice", sums.twice)
+  if kind ~= "jobs" then
+    expect(sums.twice == 0, "%d %s were entered twice", sums.twice, kind)
     expect(sums.unknown <= unknown, "%d unknown, at most %d expected: %s", sums.unknown, unknown, sums.first or "")
   else
     expect(sums.ok == total, "%d jobs have no result: %s", total - sums.ok, sums.first or "")
@@ -125,6 +126,16 @@ run("calls", "a node is stopped for 4 s", {at = stop_node}, WINDOW)
 run("calls", "the server is killed and started again", {at = restart_server}, 64)
 run("calls", "the link to one of two nodes is cut", {nodes = 1, link = true, at = cut_link}, WINDOW)
 run("calls", "one of two servers of a cluster is killed", {nodes = 2, cluster = true, at = kill_server}, 64)
+-- A node has two chunks of 20 items for each of its two workers, and one more where its room is odd.
+local CHUNKS = 5 * 20
+run("maps", "nothing dies", {}, 0)
+run("maps", "20 workers are killed", {at = kill_workers}, 20)
+run("maps", "two of three nodes are killed", {at = kill_nodes}, 2 * CHUNKS)
+run("maps", "a node is drained", {at = drain_node}, 0)
+run("maps", "a node is stopped for 4 s", {at = stop_node}, CHUNKS)
+run("maps", "the server is killed and started again", {at = restart_server}, 3 * CHUNKS)
+run("maps", "the link to one of two nodes is cut", {nodes = 1, link = true, at = cut_link}, CHUNKS)
+run("maps", "one of two servers of a cluster is killed", {nodes = 2, cluster = true, at = kill_server}, 2 * CHUNKS)
 run("jobs", "nothing dies", {})
 run("jobs", "20 workers are killed", {at = kill_workers})
 run("jobs", "two of three nodes are killed", {at = kill_nodes})

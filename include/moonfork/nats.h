@@ -14,7 +14,10 @@
  *  - What a call's error says of `started`: NO only with proof. MF_EENGINE: the engine
  *    can't be reached or refused. MF_ECLONE_DIED: a worker died (the node says so), or
  * the node gave no sign of life for silent_ms.
- *  - Everything is borrowed for the call, and copied. */
+ *  - Everything is borrowed for the call, and copied.
+ *  - What can't be used is MF_EINVAL: NULL for an object or a request, a URL with another
+ *    scheme than nats:// and tls://. A NULL callback of a call, a post, a drain or a
+ *    close: nobody wants to know. */
 #ifndef MOONFORK_NATS_H
 #define MOONFORK_NATS_H
 

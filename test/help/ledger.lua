@@ -163,6 +163,21 @@ function ledger.calls(world, o)
   return told
 end
 
+--- maps(world, options): the same by far:map, `chunk` (20) items in a message.
+function ledger.maps(world, o)
+  local pool = require "moonfork.nats".pool(world.url, {subject = world.subject})
+  local told, items = {}, {}
+  for n = 1, o.count do items[n] = {n, world.path, o.ms or 1} end
+  for n, err, answer in pool:map(items, {unpack = true, chunk = o.chunk or 20}) do
+    assert(told[n] == nil, "told twice")
+    assert(err or answer == n, "the answer of another item")
+    told[n] = {what = err and err.started or "ok", err = err}
+    if o.disturb then o.disturb(n) end
+  end
+  pool:close()
+  return told
+end
+
 --- jobs(world, options): the same for stored jobs; also lease, tries; disturb_posts(stored).
 function ledger.jobs(world, o)
   local pool = o.pool or require "moonfork.nats".pool(world.url, {subject = world.subject, timeout = SECONDS})
