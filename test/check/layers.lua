@@ -3,9 +3,9 @@
 -- src/. A row's third column lists folders (`base`, or one header of them: `os/fd`), the
 -- words `lua`, `libuv` and `moonfork.h`, and single headers; what stands in parentheses or
 -- after "never" is for the reader. A folder may always use itself. Each folder has a row, and
--- each row a folder.
+-- each row a folder that uses all of it.
 --
--- A second table has the rooms of the large folders; a room uses those before it, and itself.
+-- A second table has the subfolders of the large folders; one uses those before it, and itself.
 --
 -- Everywhere: no circle of includes, where a file is X.c and X.h together, no file of more than
 -- LINES_MAX lines (of lua/, test/ and the others neither), and no two files of one name: who searches for `failure.c`
@@ -17,7 +17,7 @@ local DESIGN = "doc/design.md"
 -- What a word of the table means for <system> includes.
 local SYSTEM = {
   ["lua.h"] = "lua", ["lauxlib.h"] = "lua", ["lualib.h"] = "lua", ["luaconf.h"] = "lua",
-  ["uv.h"] = "libuv", ["msgpack.h"] = "msgpack",
+  ["uv.h"] = "libuv", ["msgpack/pack.h"] = "msgpack", ["http_parser.h"] = "http_parser",
   ["nats/nats.h"] = "libnats", ["moonfork/nats.h"] = "moonfork/nats.h", ["moonfork.h"] = "moonfork.h",
   ["moonfork/template.h"] = "moonfork/template.h",
 }
@@ -95,53 +95,67 @@ local function includes_of(text)
   return list
 end
 
--- The rooms of the second table from the bottom up: { ["parent/loop"] = 4 }.
-local function parse_rooms()
+-- The subfolders of the second table from the bottom up: { ["parent/loop"] = 4 }.
+local function parse_subfolders()
   local ranks, n = {}, 0
-  for room in read(DESIGN):gmatch "\n| `src/([%w/]+)` | [^|\n]* |%f[\n]" do
+  for subfolder in read(DESIGN):gmatch "\n| `src/([%w/]+)` | [^|\n]* |%f[\n]" do
     n = n + 1
-    ranks[room] = n
+    ranks[subfolder] = n
   end
-  assert(n > 0, DESIGN .. ": no table of rooms")
+  assert(n > 0, DESIGN .. ": no table of subfolders")
   return ranks
 end
 
-local function room_of(path)
+local function subfolder_of(path)
   return path:match "^(.*)/[^/]*$"
 end
 
--- A room uses itself and those above it in the table.
-local function check_rooms(texts)
-  local ranks, seen = parse_rooms(), {}
+-- A subfolder uses itself and those above it in the table.
+local function check_subfolders(texts)
+  local ranks, seen = parse_subfolders(), {}
   for path, text in pairs(texts) do
-    local room = room_of(path:match "^src/(.*)$")
-    local layer = room:match "^[^/]+"
+    local subfolder = subfolder_of(path:match "^src/(.*)$")
+    local layer = subfolder:match "^[^/]+"
     if ranks[layer] then
-      seen[room] = true
-      if not ranks[room] then complain("%s: its room has no row in %s", path, DESIGN) end
+      seen[subfolder] = true
+      if not ranks[subfolder] then complain("%s: its subfolder has no row in %s", path, DESIGN) end
       for _, include in ipairs(includes_of(text)) do
-        local other = room_of(include[1])
+        local other = subfolder_of(include[1])
         if other and (other .. "/"):find(layer .. "/", 1, true) == 1 and
-          (ranks[other] or 0) > (ranks[room] or 0) then
-          complain("%s includes %s, whose room comes later in %s", path, include[1], DESIGN)
+          (ranks[other] or 0) > (ranks[subfolder] or 0) then
+          complain("%s includes %s, whose subfolder comes later in %s", path, include[1], DESIGN)
         end
       end
     end
   end
-  for room in pairs(ranks) do
-    if not seen[room] then complain("%s: there is no room src/%s", DESIGN, room) end
+  for subfolder in pairs(ranks) do
+    if not seen[subfolder] then complain("%s: there is no subfolder src/%s", DESIGN, subfolder) end
   end
 end
 
+-- What a row names, some file of the folder includes; so rows don't grow.
+local function check_row(folder, words, included)
+  words.libc, words.nothing = nil, nil
+  for header, system in pairs(included) do
+    local word = system and (SYSTEM[header] or header:match "^uv/" and "libuv")
+    for _, name in ipairs { word or header, header, (header:gsub("%.h$", "")), header:match "^([^/]+)/" } do
+      words[name] = nil
+    end
+  end
+  for word in pairs(words) do complain("%s: %s may use %s, but does not", DESIGN, folder, word) end
+end
+
 local function check_folder(folder, words, texts)
-  local own = folder:match("^src/(%w+)$")
+  local own, included = folder:match("^src/(%w+)$"), {}
   for path, text in pairs(texts) do
     if path:sub(1, #folder + 1) == folder .. "/" then
       for _, include in ipairs(includes_of(text)) do
         check_include(path, own, words, include[1], include.system)
+        included[include[1]] = include.system
       end
     end
   end
+  check_row(folder, words, included)
 end
 
 -- { ["os/sock"] = { ["os/fd"] = true } }: what each file includes of ours.
@@ -268,7 +282,7 @@ for folder in pairs(rows) do
   if not folders[folder] then complain("%s: there is no folder %s", DESIGN, folder) end
 end
 check_circles(texts)
-check_rooms(texts)
+check_subfolders(texts)
 check_lengths(texts)
 check_lengths(read_all("find dev dev.d include test bench example packaging gdb " ..
   "-name '*.[ch]' -o -name '*.lua' -o -name '*.sh' -o -name '*.py' -o -name dev -type f"))
