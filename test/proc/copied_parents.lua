@@ -4,6 +4,7 @@
 -- copied at all; and all clones in threads but the first of a process could start no programs.
 local pseudo = require "pseudo"
 local story = require "story"
+local image_story = require "image_story"
 local fork = require "moonfork"
 local kit = story.kit
 
@@ -38,23 +39,7 @@ local USED = [[
   kept = {t, c, r, socket}
 ]]
 
-local possible, why_not
-do
-  local path = os.tmpname()
-  local p = fork.new_exec()
-  local ok, err = p:save(path)
-  possible, why_not = ok, err and err.message
-  p:close()
-  os.remove(path)
-  fork.loop()
-end
-
-local function copies(name, f)
-  story.test(name, {timeout = 60}, function(t)
-    if not possible then t.skip(why_not) end
-    f(t)
-  end)
-end
+local function copies(name, f) image_story(name, {deadline = 60}, f) end
 
 local function answer(t, process, ...)
   local socket = t.got(process:run(...))

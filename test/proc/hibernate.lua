@@ -3,26 +3,9 @@
 -- socket and closed handles; and what can't be saved is an error that changes nothing.
 local image_file = require "image_file"
 local story = require "story"
+local image_story = require "image_story"
 local fork = require "moonfork"
 local kit = story.kit
-
-local possible, why_not
-do
-  local path = os.tmpname()
-  local p = fork.new_exec()
-  local ok, err = p:save(path)
-  possible, why_not = ok, err and err.message
-  p:close()
-  os.remove(path)
-  fork.loop()
-end
-
-local function hibernate_story(name, f, options)
-  story.test(name, options or {}, function(t)
-    if not possible then t.skip(why_not) end
-    f(t)
-  end)
-end
 
 -- Starts code as a function that sees the socket and what was sent, and hibernate(file), which
 -- leaves the process once it is saved; what it returns is written to the socket that is the last.
@@ -133,7 +116,7 @@ local DEEP = [==[
 ]==]
 local DEEP_RESULT = "65 loaded add inner! generator"
 
-hibernate_story("goes on at any depth of functions, pcalls, metamethods and coroutines", function(t)
+image_story("goes on at any depth of functions, pcalls, metamethods and coroutines", function(t)
   local file = t:file "image"
   saved(t, fork.new(), DEEP, file)
   for _ = 1, 2 do t.eq({continued(t, fork.load(file))}, {DEEP_RESULT, 0}) end
@@ -145,7 +128,7 @@ hibernate_story("goes on at any depth of functions, pcalls, metamethods and coro
   t.eq({continued(t, template)}, {DEEP_RESULT, 0})
 end)
 
-hibernate_story("at another address", function(t)
+image_story("at another address", function(t)
   local file = t:file "image"
   saved(t, fork.new(), DEEP, file)
   local program = image_file.occupied(t, file)
@@ -153,7 +136,7 @@ hibernate_story("at another address", function(t)
   t.eq({continued(t, fork.new_exec{program = program, image = file}:fork())}, {DEEP_RESULT, 0})
 end)
 
-hibernate_story("the one who saves goes on as well", function(t)
+image_story("the one who saves goes on as well", function(t)
   local file = t:file "image"
   local p, socket = begin(fork.new(), [[
     local socket, file = ...
@@ -172,7 +155,7 @@ hibernate_story("the one who saves goes on as well", function(t)
   t.eq({continued(t, fork.load(file))}, {"saved saved loaded 3 false true", 0}) -- the last of them
 end)
 
-hibernate_story("again and again: each process does a part of the work", function(t)
+image_story("again and again: each process does a part of the work", function(t)
   local file = t:file "image"
   local code = [[
     local socket, file = ...
@@ -193,7 +176,7 @@ hibernate_story("again and again: each process does a part of the work", functio
   t.eq({continued(t, fork.load(file))}, {"10000 275000", 0})
 end)
 
-hibernate_story("a new socket and new arguments; the old objects for handles are closed", function(t)
+image_story("a new socket and new arguments; the old objects for handles are closed", function(t)
   local file = t:file "image"
   local mine, theirs = fork.socket.pair()
   local p = fork.new():send_fd(theirs)
@@ -229,7 +212,7 @@ hibernate_story("a new socket and new arguments; the old objects for handles are
   mine:close()
 end)
 
-hibernate_story("the new process is one of its own", function(t)
+image_story("the new process is one of its own", function(t)
   local file = t:file "image"
   kit.setenv("HIBERNATE_STORY", "before")
   local p = fork.new_exec():eval [[
@@ -265,7 +248,7 @@ hibernate_story("the new process is one of its own", function(t)
   t.eq(t.read(file .. ".ends"), "mine") -- the finalisers of what the function made, not the template's
 end)
 
-hibernate_story("errors and exits of what goes on are told as of any function", function(t)
+image_story("errors and exits of what goes on are told as of any function", function(t)
   local file = t:file "image"
   saved(t, fork.new(), [[
     local socket, file = ...
@@ -281,7 +264,7 @@ hibernate_story("errors and exits of what goes on are told as of any function", 
   t.match(err, "plain.*stack traceback")
 end)
 
-hibernate_story("inside of a C function it is an error that names it", function(t)
+image_story("inside of a C function it is an error that names it", function(t)
   local file = t:file "image"
   t:module("hibernate_module", "return {require 'moonfork.clone'.hibernate(hibernate_file)}")
   local p, s = begin(fork.new(), [[
@@ -336,7 +319,7 @@ hibernate_story("inside of a C function it is an error that names it", function(
   end
 end)
 
-hibernate_story("where no function of run can be left it is an error", function(t)
+image_story("where no function of run can be left it is an error", function(t)
   local file = t:file "image"
   local ask = ("local how, err = require 'moonfork.clone'.hibernate %q return how, err.code, err.message"):format(file)
   local p = fork.new_exec():eval("function try() " .. ask .. " end")
@@ -360,7 +343,7 @@ hibernate_story("where no function of run can be left it is an error", function(
   p:close()
 end)
 
-hibernate_story("what can't be saved is an error with type and path; the function goes on", function(t)
+image_story("what can't be saved is an error with type and path; the function goes on", function(t)
   local file = t:file "image"
   kit.mkdir(t:file "folder")
   local p, s = begin(fork.new(), [[
@@ -403,7 +386,7 @@ hibernate_story("what can't be saved is an error with type and path; the functio
   t.eq({continued(t, fork.load(file))}, {"", 1}) -- the closed socket of before is what it writes to
 end)
 
-hibernate_story("what the template shares stays shared while a clone of it is saved", function(t)
+image_story("what the template shares stays shared while a clone of it is saved", function(t)
   local file = t:file "image"
   local template = fork.new_exec():eval "data = {} for i = 1, 120000 do data[i] = {i} end"
   local p, s = begin(template:fork(), [[
@@ -434,7 +417,7 @@ hibernate_story("what the template shares stays shared while a clone of it is sa
   t.eq({answer(t, p, s)}, {":120000", 0})
 end)
 
-hibernate_story("killed while it saves it leaves the old file", function(t)
+image_story("killed while it saves it leaves the old file", function(t)
   local file = t:file "image"
   saved(t, fork.new(), "local socket, file = ... hibernate(file) return 'old'", file)
   local p, s = begin(fork.new(), [[
@@ -451,7 +434,7 @@ hibernate_story("killed while it saves it leaves the old file", function(t)
   t.eq({continued(t, fork.load(file))}, {"old", 0})
 end)
 
-hibernate_story("a full disk leaves the old file, and the function goes on", function(t)
+image_story("a full disk leaves the old file, and the function goes on", {root = true}, function(t)
   local folder = t:tmp() .. "/small"
   local script = t:file("script.lua", ([[
     local fork, file = require "moonfork", %q
@@ -476,9 +459,9 @@ hibernate_story("a full disk leaves the old file, and the function goes on", fun
   pipe:close()
   if text:find "unshare:" or text:find "mount:" then t.skip(text) end
   t.match(text, "^saved\nnil LIMIT [^\n]*image: No space left on device 8388608\nloaded\n$")
-end, {root = true})
+end)
 
-hibernate_story("run without a name is for what was hibernated", function(t)
+image_story("run without a name is for what was hibernated", function(t)
   local file = t:file "image"
   t.eq(fork.new_exec():save(file), true)
   local p = fork.new()
@@ -503,7 +486,7 @@ hibernate_story("run without a name is for what was hibernated", function(t)
   end
 end)
 
-hibernate_story("another function of a loaded process may hibernate, too", function(t)
+image_story("another function of a loaded process may hibernate, too", function(t)
   local first, second = t:file "first", t:file "second"
   saved(t, fork.new(), "local socket, file = ... hibernate(file) return 'first'", first)
   local code = [[
@@ -523,7 +506,7 @@ hibernate_story("another function of a loaded process may hibernate, too", funct
   t.eq({continued(t, fork.load(first))}, {"second", 0})
 end)
 
-hibernate_story("a template with a suspended function may be changed and saved again", function(t)
+image_story("a template with a suspended function may be changed and saved again", function(t)
   local first, second = t:file "first", t:file "second"
   saved(t, fork.new(), "local socket, file = ... hibernate(file) return added", first)
   local p = fork.load(first):eval "added = 'added'"
@@ -533,7 +516,7 @@ hibernate_story("a template with a suspended function may be changed and saved a
   t.eq({continued(t, fork.load(first))}, {"nil", 0})
 end)
 
-hibernate_story("the function is no coroutine for its code", function(t)
+image_story("the function is no coroutine for its code", function(t)
   local text, code, err = answer(t, begin(fork.new(), [[
     local ok, err = pcall(coroutine.yield, 1)
     assert(not ok and err == "attempt to yield from outside a coroutine", err)

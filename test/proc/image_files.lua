@@ -3,27 +3,9 @@
 local story = require "story"
 local program = require "program"
 local image_file = require "image_file"
+local image_story = require "image_story"
 local fork = require "moonfork"
 local kit = story.kit
-
-local possible, why_not
-do
-  local path = os.tmpname()
-  local p = fork.new_exec()
-  local ok, err = p:save(path)
-  possible, why_not = ok, err and err.message
-  p:close()
-  os.remove(path)
-  fork.loop()
-end
-
-local function image_story(name, options, f)
-  if not f then options, f = {}, options end
-  story.test(name, options, function(t)
-    if not possible then t.skip(why_not) end
-    f(t)
-  end)
-end
 
 local BUILD = [[
   objects = require "objects"

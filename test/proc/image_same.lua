@@ -1,26 +1,9 @@
 -- A template that was loaded from an image does what one that was built does: findings of the
 -- audit, sealing, memory, forks, collections. And `rebuild`, in all its cases.
 local story = require "story"
+local image_story = require "image_story"
 local fork = require "moonfork"
 local image_file = require "image_file"
-
-local possible, why_not
-do
-  local path = os.tmpname()
-  local p = fork.new_exec()
-  local ok, err = p:save(path)
-  possible, why_not = ok, err and err.message
-  p:close()
-  os.remove(path)
-  fork.loop()
-end
-
-local function image_story(name, f)
-  story.test(name, function(t)
-    if not possible then t.skip(why_not) end
-    f(t)
-  end)
-end
 
 local function both(t, code)
   local path = t:file "image"

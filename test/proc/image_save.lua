@@ -2,31 +2,9 @@
 -- every process that begins as that file, forks as from a template that was built, and what can't
 -- be saved or loaded is an error that says why and changes nothing.
 local story = require "story"
+local image_story = require "image_story"
 local fork = require "moonfork"
 local kit = story.kit
-
--- Systems without images say so, and go on.
-local possible, why_not
-do
-  local path = os.tmpname()
-  local p = fork.new_exec()
-  local ok, err = p:save(path)
-  possible, why_not = ok, err and err.message
-  if not ok then
-    assert(err.code == "UNSUPPORTED", tostring(err))
-    assert(p:fork():run "type", "the process goes on")
-  end
-  p:close()
-  os.remove(path)
-  fork.loop()
-end
-
-local function image_story(name, f)
-  story.test(name, function(t)
-    if not possible then t.skip(why_not) end
-    f(t)
-  end)
-end
 
 local BUILD = [[
   data = {}

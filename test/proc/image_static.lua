@@ -3,25 +3,8 @@
 -- of the library and the variable. Nobody compared them in the first version: cjson's luaopen writes the
 -- decimal point of the locale there.
 local story = require "story"
+local image_story = require "image_story"
 local fork = require "moonfork"
-
-local possible, why_not
-do
-  local path = os.tmpname()
-  local p = fork.new_exec()
-  local ok, err = p:save(path)
-  possible, why_not = ok, err and err.message
-  p:close()
-  os.remove(path)
-  fork.loop()
-end
-
-local function image_story(name, f)
-  story.test(name, function(t)
-    if not possible then t.skip(why_not) end
-    f(t)
-  end)
-end
 
 local function refused(t, process, pattern)
   local path = t:file "refused"
