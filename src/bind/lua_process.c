@@ -10,7 +10,6 @@
 #include "os/fd.h"
 #include "os/sock.h"
 #include "socket/socket.h"
-#include "template/modules.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -342,17 +341,6 @@ static int unsupported(lua_State *L, const char *why) {
   return 2;
 }
 
-/* 1: this is a clone in a thread, and the refusal is pushed. What the library keeps for
- * its process, the leash and the thread that starts programs, has the descriptors of the
- * clone that was the first to need it. */
-static int refuse_in_thread(lua_State *L) {
-  int is = lua_getfield(L, LUA_REGISTRYINDEX, MODULES_IN_THREAD) != LUA_TNIL;
-  lua_pop(L, 1);
-  if (is)
-    unsupported(L, "a clone in a thread can't have processes of its own");
-  return is;
-}
-
 /* far: the options of a remote one; or NULL. */
 static int made(lua_State *L, struct proc *p, int rc, mf_process *process,
                 const mf_options *far) {
@@ -366,7 +354,7 @@ static int make(lua_State *L, int (*make_process)(const mf_options *, mf_process
   mf_options options;
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
-  if (!r || refuse_in_thread(L))
+  if (!r)
     return 2;
   bind_options_read(L, 2, r, &options);
   struct proc *p = bound_push(L, r, 1);
@@ -407,7 +395,7 @@ static int l_from_fd(lua_State *L) {
   mf_process *process = NULL;
   struct reactor *r = reactor_get(L);
   int fd = (int)luaL_checkinteger(L, 3), copy = lua_toboolean(L, 4);
-  if (!r || refuse_in_thread(L)) {
+  if (!r) {
     lua_pushboolean(L, 1);
     return 3;
   }

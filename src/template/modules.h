@@ -16,8 +16,6 @@ int template_open_clone(lua_State *L);
 /* The same for moonfork.rpc (serve, event, flush) and moonfork.pool (retire). */
 int template_open_rpc(lua_State *L);
 int template_open_pool(lua_State *L);
-/* registry[MODULES_IN_THREAD] is not nil in a clone that is a thread. */
-#define MODULES_IN_THREAD "moonfork.in_thread"
 /* Pushes what the audit can find: {NAME = {kind=, severity=, why=, remedy=}}. A
  * lua_CFunction. */
 int template_push_finding_kinds(lua_State *L);

@@ -470,34 +470,6 @@ story.test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, f
   p:close()
 end)
 
-test("a clone in a thread has no processes of its own, and says so", function(t)
-  local p = template [[
-    function tries(s, how)
-      local fork = require "moonfork"
-      local ok, err = pcall(function()
-        local p = how == "from_fd" and fork.from_fd((fork.socket.pair())) or
-          fork[how](how == "remote" and {command = {"cat"}} or nil)
-        return select(2, p:run("print"))
-      end)
-      s:write(type(err) == "table" and err.code .. ": " or "", tostring(err), "\n")
-      local woken = false
-      fork.timer(0.001, function() woken = true end)
-      fork.loop()
-      s:write(woken and "woken" or "asleep")
-    end
-  ]]
-  for _, how in ipairs {"new", "new_exec", "remote", "from_fd"} do
-    for _ = 1, 2 do
-      local q = thread(p):send_arg(how)
-      t.match((result(t, q, "tries")), "^UNSUPPORTED: a clone in a thread can't have processes of its own.*woken$")
-    end
-  end
-  local q = thread(p):send_arg("template")
-  t.match((result(t, q, "tries")), "thread.*woken$")
-  t.eq((result(t, p:fork():send_arg("new_exec"), "tries")), "nil\nwoken")
-  p:close()
-end)
-
 test("what only a process can have is refused by name", function(t)
   local p = template()
   for _, option in ipairs {{"env", {A = "1"}}, {"stdin", "null"}, {"stdout", "null"}, {"stderr", "socket"},

@@ -347,13 +347,8 @@ int script_before_fork(struct server *s) {
 }
 
 static int l_reseed(lua_State *L) {
-  const struct server *s = lua_touserdata(L, 1);
   clone_lib_mark_birth(L);
   clone_lib_reseed(L);
-  if (s->thread) {
-    lua_pushboolean(L, 1);
-    lua_setfield(L, LUA_REGISTRYINDEX, MODULES_IN_THREAD);
-  }
   return 0;
 }
 
