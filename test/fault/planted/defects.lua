@@ -21,7 +21,8 @@ return {
     tests = {"unit/test_rpc", "unit/test_rpc_ends"}},
   {name = "clone: the reseed comes after the on_fork hooks", file = "src/template/fork/clone.c",
     find = [[
-  if ((s->birth.settle && s->birth.settle(s) < 0) || script_reseed(s) < 0)
+  if ((s->birth.settle && s->birth.settle(s) < 0) ||
+      (!s->birth.is_seeded && script_reseed(s) < 0))
     server_fail(s);
   else if (clone_apply_options(s, o, steal_leash(s, o), &stdio) == 0) /* 5. */
     run_on_fork(s);                                                   /* 7. */
@@ -352,7 +353,7 @@ return {
     replace = "    if (0)\n      return -ENOMEM;",
     tests = {{"proc/thread_clones.lua", "userdata"}, "proc/thread_clones.lua"}},
   {name = "threads: one that C code ends is not told of", file = "src/template/thread/thread_clone.c",
-    find = "    (void)pthread_setspecific(living, t);\n  clone_posix", replace = "    (void)0;\n  clone_posix",
+    find = "    (void)pthread_setspecific(living, t);\n  tell", replace = "    (void)0;\n  tell",
     tests = {{"proc/thread_ends.lua", "thread that C code ends"}}},
   {name = "threads: received strings lie where they can't be copied", file = "src/template/server/args.c",
     find = "    g->map = heap_bring_in(heap, g->map, g->map_size);\n", replace = "",
