@@ -182,6 +182,7 @@ typedef struct mf_pool_info {
   mf_pool_times run_time;
   unsigned templates;
   uint64_t promotions;
+  int chunks;
 } mf_pool_info;
 int mf_pool_stats(const mf_pool *, mf_pool_info *);
 size_t mf_pool_pids(const mf_pool *, int *pids, size_t n);

@@ -192,7 +192,7 @@ struct mf_process {
   mf_exit source_exit; /* known: how the source ended that could not fork it */
   char *exit_text;
   struct deadline limit, response_timeout, retry, refill;
-  struct deadline word_due; /* of the forks that were asked of it */
+  struct deadline word_due;       /* of the forks that were asked of it */
   struct list spares, spare_link; /* clones forked ahead; being one */
   unsigned nspares, spares_min, spares_max;
   uint64_t hello_by_ms; /* while `greeting` */
