@@ -44,6 +44,18 @@ local function settled()
   end
 end
 
+--- The one that this program has, or will soon have: a copy of the program itself (early)
+--- cannot be told from a clone before its title is set.
+function templates.first()
+  local last = kit.now() + PATIENCE
+  repeat
+    local found = templates.list()
+    if found[1] then return found[1] end
+    kit.msleep(1)
+  until kit.now() > last
+  error("no template has set its title")
+end
+
 --- The one that is there after start() and was not before; or nil where it started none.
 function templates.started_by(start)
   local before = {}

@@ -69,7 +69,7 @@ end)
 
 story.test("two small writes arrive at once", function(t)
   local listener, client, server = connection(t)
-  local slowest = 0
+  local took = {}
   for _ = 1, 20 do
     local began = kit.now()
     client:write "a"
@@ -77,9 +77,10 @@ story.test("two small writes arrive at once", function(t)
     t.eq(server:read "l", "ab")
     server:write "c\n" -- a dialogue: the next first write finds an acknowledgement delayed
     client:read "l"
-    slowest = math.max(slowest, kit.now() - began)
+    took[#took + 1] = kit.now() - began
   end
-  t.ok(slowest < 0.03 * story.scale, slowest)
+  table.sort(took) -- a loaded machine makes some of them slow, the delay every one: 40 ms
+  t.ok(took[10] < 0.03 * story.scale, took[10])
   close(listener, client, server)
 end)
 
