@@ -114,6 +114,48 @@ static void test_one_answer_for_many_forks_is_told_over_turns(void **state) {
   }
 }
 
+/* ---- tasks ---- */
+
+enum { TASKS = 3 * CALLED };
+static struct {
+  struct task task;
+  int place; /* in which it ran; 0: not yet */
+} tasks[TASKS + 1];
+static struct context *tasks_of;
+static int nran;
+
+static void on_task(struct task *t) {
+  for (int i = 0; i <= TASKS; i++)
+    if (&tasks[i].task == t)
+      tasks[i].place = ++nran;
+  if (t == &tasks[0].task)
+    context_task(tasks_of, PHASE_NOTIFY, &tasks[TASKS].task);
+}
+
+/* What a turn has no steps for comes in the next ones, before what is asked for later. */
+static void test_tasks_keep_their_order_over_turns(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  tasks_of = s->context;
+  nran = 0;
+  for (int i = 0; i <= TASKS; i++) {
+    task_init(&tasks[i].task, on_task);
+    tasks[i].place = 0;
+  }
+  for (int i = 0; i < TASKS; i++)
+    context_task(s->context, PHASE_NOTIFY, &tasks[i].task);
+  for (int turns = 0; nran <= TASKS && turns < 10; turns++) {
+    int before = nran;
+    sim_step(s->sim);
+    assert_true(nran - before <= CALLED);
+  }
+  for (int i = 0; i <= TASKS; i++)
+    assert_int_equal(tasks[i].place, i + 1);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 /* ---- deadlines ---- */
 
 enum { DATES = 1000 };
@@ -162,6 +204,23 @@ static void test_deadlines_in_one_moment_are_spread_over_turns(void **state) {
   assert_int_equal(dates[1].nfired, 0);
   assert_int_equal(
       s->sim->timer_at_ms == UINT64_MAX || s->sim->timer_at_ms > s->sim->now_ms, 1);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+static void test_a_deadline_that_is_set_again_waits(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  dates_of = s->context;
+  dates[0].nfired = 0;
+  deadline_init(&dates[0].deadline, on_due);
+  deadline_set(&s->context->deadlines, &dates[0].deadline, 50);
+  s->sim->now_ms += 50;
+  sim_run(s->sim);
+  assert_int_equal(dates[0].nfired, 1);
+  sim_advance(s->sim, 1);
+  assert_int_equal(dates[0].nfired, 2);
   mf_close(t, NULL, NULL);
   story_free(s);
 }
@@ -249,7 +308,9 @@ int main(void) {
       cmocka_unit_test(test_clones_learn_of_the_end_of_their_template_over_turns),
       cmocka_unit_test(test_forks_of_a_failed_template_fail_over_turns),
       cmocka_unit_test(test_one_answer_for_many_forks_is_told_over_turns),
+      cmocka_unit_test(test_tasks_keep_their_order_over_turns),
       cmocka_unit_test(test_deadlines_in_one_moment_are_spread_over_turns),
+      cmocka_unit_test(test_a_deadline_that_is_set_again_waits),
       cmocka_unit_test(test_many_closes_are_spread_over_turns),
       cmocka_unit_test(test_opening_one_while_the_rest_is_let_go_of),
   };

@@ -11,6 +11,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The first of the queue, with half of the turn's steps: the others tell of it. */
+static void fail_some(struct mf_pool *pool, int code) {
+  unsigned n = (context_steps(pool->context, PHASE_WORK) + 1) / 2;
+  for (; n > 0 && pool->nqueued; n--) {
+    struct call *r = &list_entry(pool->queue.next, struct pool_call, base.link)->base;
+    context_count_steps(pool->context, PHASE_WORK, 1);
+    if (code)
+      r->timeout_ms = 0; /* it is not its own time that is over */
+    call_fail(r, code, MF_STARTED_NO);
+  }
+  if (pool->nqueued)
+    pool_schedule(pool);
+}
+
 void pool_fail_waiting(struct mf_pool *pool) {
   char text[1024];
   mf_error e;
@@ -23,11 +37,7 @@ void pool_fail_waiting(struct mf_pool *pool) {
     if (!e.code)
       pool->failure.code = MF_ECLONE_DIED;
   }
-  while (pool->nqueued && context_step(pool->context, PHASE_WORK))
-    call_fail(&list_entry(pool->queue.next, struct pool_call, base.link)->base, 0,
-              MF_STARTED_NO);
-  if (pool->nqueued)
-    pool_schedule(pool);
+  fail_some(pool, 0);
   if (pool->reported_failure)
     return;
   pool->reported_failure = 1;
@@ -37,13 +47,7 @@ void pool_fail_waiting(struct mf_pool *pool) {
 }
 
 void pool_drop_waiting(struct mf_pool *pool) {
-  while (pool->nqueued && context_step(pool->context, PHASE_WORK)) {
-    struct call *r = &list_entry(pool->queue.next, struct pool_call, base.link)->base;
-    r->timeout_ms = 0; /* it is not its own time that is over */
-    call_fail(r, pool->drop_code, MF_STARTED_NO);
-  }
-  if (pool->nqueued)
-    pool_schedule(pool);
+  fail_some(pool, pool->drop_code);
 }
 
 /* Nothing runs again, everything under way is killed; on_drain_limit comes once more for

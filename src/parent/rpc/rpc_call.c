@@ -107,8 +107,11 @@ void rpc_fail_late(struct call *c) {
   rpc_call_park(c);
 }
 
+/* With half of the turn's steps: the others tell of it. */
 static void fail_calls(struct mf_rpc *rpc) {
-  while (rpc_has_calls(rpc) && context_step(rpc->context, PHASE_WORK)) {
+  unsigned n = (context_steps(rpc->context, PHASE_WORK) + 1) / 2;
+  for (; n > 0 && rpc_has_calls(rpc); n--) {
+    context_count_steps(rpc->context, PHASE_WORK, 1);
     if (!list_empty(&rpc->flying))
       fail_flying(rpc, list_entry(rpc->flying.next, struct call, link));
     else
