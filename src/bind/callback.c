@@ -45,53 +45,36 @@ int callback_is_running(lua_State *L) {
   return is;
 }
 
-/* The levels' entry for the coroutine on top, which is popped. */
-static lua_Integer pop_level(lua_State *L) {
-  push_slot(L, CALLBACK_LEVELS);
-  lua_insert(L, -2);
-  lua_rawget(L, -2);
-  lua_Integer level = lua_tointeger(L, -1); /* nil: 0 */
-  lua_pop(L, 2);
-  return level;
-}
-
 /* It has resumed another coroutine and waits for that. */
 static int is_normal(lua_State *co) {
   lua_Debug frame;
   return lua_status(co) == LUA_OK && lua_getstack(co, 0, &frame);
 }
 
-/* How many callbacks are inside each other here. A coroutine that a callback started is
- * as deep as the callback. */
-static lua_Integer depth(lua_State *L) {
-  lua_Integer inherited = 0, own;
-  push_newest(L);
-  lua_State *outer = lua_tothread(L, -1);
-  if (outer && outer != L && is_normal(outer))
-    inherited = pop_level(L);
-  else
-    lua_pop(L, 1);
+/* The levels, newest[], the level of this coroutine (nil: 0) and the newest. */
+static void push_place(lua_State *L) {
+  push_slot(L, CALLBACK_LEVELS);
+  push_slot(L, CALLBACK_NEWEST);
   lua_pushthread(L);
-  own = pop_level(L);
+  lua_rawget(L, -3);
+  lua_rawgeti(L, -2, 1);
+}
+
+/* How many callbacks are inside each other here, from the place on top. A coroutine that
+ * a callback started is as deep as the callback. */
+static lua_Integer depth(lua_State *L) {
+  lua_Integer own = lua_tointeger(L, -2), inherited = 0;
+  lua_State *outer = lua_tothread(L, -1);
+  if (outer && outer != L && is_normal(outer)) {
+    lua_pushvalue(L, -1);
+    lua_rawget(L, -5);
+    inherited = lua_tointeger(L, -1);
+    lua_pop(L, 1);
+  }
   return own > inherited ? own : inherited;
 }
 
 /* ---- calling ---- */
-
-/* Sets the level of this coroutine and where the newest callback runs, from the stack:
- * level, newest; which are popped. */
-static void pop_place(lua_State *L) {
-  push_slot(L, CALLBACK_NEWEST);
-  lua_insert(L, -2);
-  lua_rawseti(L, -2, 1);
-  lua_pop(L, 1);
-  push_slot(L, CALLBACK_LEVELS);
-  lua_insert(L, -2);
-  lua_pushthread(L);
-  lua_insert(L, -2);
-  lua_rawset(L, -3);
-  lua_pop(L, 1);
-}
 
 /* An entry for this coroutine, whose key and value then only have to be changed. */
 void callback_prepare(lua_State *L) {
@@ -106,22 +89,29 @@ void callback_prepare(lua_State *L) {
   lua_pop(L, 2);
 }
 
-/* Stack afterwards: the level and the newest of before, the message handler, the function
- * and its arguments. */
+/* Stack afterwards: the place of before, the message handler, the function and its
+ * arguments. */
 int callback_begin(lua_State *L, int nargs) {
   luaL_checkstack(L, LUA_MINSTACK, NULL);
+  push_place(L);
   lua_Integer inside = depth(L) + 1;
-  push_slot(L, CALLBACK_LEVELS);
   lua_pushthread(L);
-  lua_rawget(L, -2);
-  lua_remove(L, -2);
-  push_newest(L);
-  push_slot(L, CALLBACK_TRACEBACK);
+  lua_rawseti(L, -4, 1);
+  lua_pushthread(L);
   lua_pushinteger(L, inside);
-  lua_pushthread(L);
-  pop_place(L);
-  lua_rotate(L, -(nargs + 1) - 3, 3);
+  lua_rawset(L, -6);
+  push_slot(L, CALLBACK_TRACEBACK);
+  lua_rotate(L, -(nargs + 1) - 5, 5);
   return lua_gettop(L) - nargs - 1;
+}
+
+/* As it was before: on top is what push_place pushed then. */
+static void pop_place(lua_State *L) {
+  lua_rawseti(L, -3, 1);
+  lua_pushthread(L);
+  lua_insert(L, -2);
+  lua_rawset(L, -4);
+  lua_pop(L, 2);
 }
 
 int callback_end(lua_State *L, int status) {
@@ -131,7 +121,7 @@ int callback_end(lua_State *L, int status) {
     return 0;
   }
   lua_replace(L, -2); /* what was raised, for the handler */
-  lua_rotate(L, -3, 1);
+  lua_rotate(L, -5, 1);
   pop_place(L);
   push_slot(L, CALLBACK_RAISED);
   lua_insert(L, -2);
@@ -160,6 +150,7 @@ static int l_callback(lua_State *L) {
 }
 
 static int l_callback_depth(lua_State *L) { /* callback_depth() -> integer */
+  push_place(L);
   lua_pushinteger(L, depth(L));
   return 1;
 }

@@ -23,6 +23,7 @@ void channel_init(struct channel *c, const struct channel_events *events) {
   c->fd = -1;
   c->watch.on_ready = on_ready;
   inbox_init(&c->in, ANS_HELLO, ANS_LAST);
+  buf_lend(&c->in.bytes, c->header, sizeof c->header);
   outbox_init(&c->out);
 }
 

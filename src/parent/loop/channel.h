@@ -38,6 +38,7 @@ struct channel {
   int fd; /* owned; -1: not open yet (frames are kept), or closed */
   struct watch watch;
   struct inbox in;
+  unsigned char header[FRAME_HEADER_SIZE]; /* room of `in`: all that most clones say */
   struct outbox out;
   int asks_writer;  /* who writes is to be told */
   int reading;      /* frames are wanted */

@@ -181,7 +181,7 @@ void process_unhold(struct mf_process *p) {
     list_push(&source->asked, &p->ask_link);
     if (p->is_thread && p->finish.kind == FINISH_RUN)
       busy_wait_expect(&ctx->busy_wait, proc_now_ns());
-    if (p->finish.kind == FINISH_RUN)
+    if (p->finish.kind == FINISH_RUN && p->births)
       process_await_word(source);
     if (p->is_thread && p->finish.kind != FINISH_RUN) /* else its answer comes first */
       process_watch_end(p);
