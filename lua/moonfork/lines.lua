@@ -173,19 +173,17 @@ end
 
 -- ---- the job log ----
 
+local REST = {"<I1", "<I2", "<I3", "<I4", "<I5", "<I6", "<I7"} -- formats of less than a word
+
 -- Of a line's bytes, so that a log is not continued with another input: FNV-1a over words of
 -- eight bytes.
 local function hash_of(line)
-  local hash = 0xcbf29ce484222325 ~ #line
-  local unpack = string.unpack
-  local at, last = 1, #line - 7
-  while at <= last do
+  local size, unpack = #line, string.unpack
+  local hash, rest = 0xcbf29ce484222325 ~ size, size & 7
+  for at = 1, size - 7, 8 do
     hash = (hash ~ unpack("<i8", line, at)) * 0x100000001b3
-    at = at + 8
   end
-  if at <= #line then
-    hash = (hash ~ unpack("<i8", line:sub(at) .. ("\0"):rep(8))) * 0x100000001b3
-  end
+  if rest > 0 then hash = (hash ~ unpack(REST[rest], line, size - rest + 1)) * 0x100000001b3 end
   return hash
 end
 
@@ -242,10 +240,15 @@ end
 local STATUS = {REMOTE = "error", CLONE_DIED = "died", TIMEOUT = "timeout"}
 
 function Log:add(number, line, err, start, seconds, worker)
-  local message = err and err.message:match "^[^\n]*":gsub("%c", " ") or ""
+  if not err then -- nearly all
+    self.rows[#self.rows + 1] = ("%d\t%.6f\t%.6f\t%d\tok\t%016x\t\n"):format(number, start, seconds,
+      worker, hash_of(line))
+    return
+  end
+  local message = err.message:match "^[^\n]*":gsub("%c", " ")
   self.rows[#self.rows + 1] = ("%d\t%s\t%s\t%s\t%s\t%016x\t%s\n"):format(number,
     start and ("%.6f"):format(start) or "-", seconds and ("%.6f"):format(seconds) or "-",
-    worker or "-", err and (STATUS[err.code] or "error") or "ok", hash_of(line), message)
+    worker or "-", STATUS[err.code] or "error", hash_of(line), message)
 end
 
 -- Writes the rows: only now, because what they record as done has been written by now.
@@ -509,7 +512,7 @@ function Run:take(call, ...)
   self:note(call, ...)
   local tries = self.options.retry or 0
   local repeats = self:can_be_repeated(call, tries)
-  if not call.line and (repeats or self.options.tag) then call.line = self.feed:item() end
+  if not call.line and (repeats or self.log or self.options.tag) then call.line = self.feed:item() end
   if repeats then
     call.repeating, self.repeated = true, self.repeated + 1
     self:repeat_call(call, tries)
@@ -532,9 +535,10 @@ function Run:work()
   local options, reader = self.options, self.reader
   self.given, self.parts, self.nparts = 0, {}, 0
   self.repeated, self.queue = 0, {first = 1, last = 0, bytes = 0}
-  -- Where the line of an answer is recorded, it is kept; else lines go from the file to the chunk and
-  -- texts from the chunk to the output, many at once.
-  local keeps_lines = self.log or self.recorded
+  -- Where lines are left out, which have been called already, those that are called are kept with
+  -- their numbers; else they go from the file to the chunk, many at once, and so do texts from the chunk
+  -- to the output where nothing is recorded of them.
+  local keeps_lines = self.recorded
   local between = options.tag and "\t" or nil
   self.keeps_lines = keeps_lines
   local next_line = keeps_lines and function() return self:next_line() end
@@ -549,7 +553,7 @@ function Run:work()
   local going = true
   while going and not self.given_up and not self.killed do
     local text, n = "", 0
-    if not keeps_lines then text, n = feed:text(self.separator, between) end
+    if not self.log then text, n = feed:text(self.separator, between) end
     if n > 0 then
       self:enqueue{text = text, n = n}
     else

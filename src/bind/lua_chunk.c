@@ -29,7 +29,9 @@ struct chunk {
   struct buf items;     /* the message: header and items; empty: none yet */
   size_t item_max;      /* bytes; longer ones travel alone */
   uint32_t n;
-  int fd; /* of the record; -1: none */
+  uint32_t nfound; /* the item that was asked for last; 0: none since the items changed */
+  size_t found;    /* where it ends among them */
+  int fd;          /* of the record; -1: none */
   struct chunk_record *record;
   unsigned char *answers; /* a block, or NULL */
   size_t size;
@@ -103,7 +105,7 @@ static int l_chunk_reset(lua_State *L) {
   struct chunk *c = check_chunk(L, 1);
   drop_answers(c);
   buf_consume(&c->items, buf_size(&c->items));
-  c->n = 0;
+  c->n = c->nfound = 0;
   chunk_record_clear(c->record);
   return 0;
 }
@@ -225,8 +227,24 @@ static int l_chunk_split(lua_State *L) {
       return luaL_error(L, "not enough memory");
   }
   c->items.tail -= cut;
+  c->nfound = 0;
   c->n = keep < c->n ? keep : c->n;
   return 0;
+}
+
+/* They are asked for one after the other: each search goes on where the last one ended.
+ */
+static const char *find_item(struct chunk *c, uint32_t wanted, size_t *ret_size) {
+  struct reader r;
+  const char *item = NULL;
+  if (wanted <= c->nfound)
+    c->nfound = 0;
+  reader_init(&r, buf_peek(&c->items), buf_size(&c->items));
+  reader_take(&r, c->nfound ? c->found : CHUNK_HEADER);
+  for (; c->nfound < wanted; c->nfound++)
+    item = reader_str(&r, ret_size);
+  c->found = buf_size(&c->items) - reader_left(&r);
+  return item;
 }
 
 /* chunk_item(chunk, i) -> the values of item i, from 1 on */
@@ -234,14 +252,9 @@ static int l_chunk_item(lua_State *L) {
   struct chunk *c = check_chunk(L, 1);
   lua_Integer wanted = luaL_checkinteger(L, 2);
   struct codec_error e;
-  struct reader r;
   size_t size = 0;
-  const char *item = NULL;
   luaL_argcheck(L, wanted >= 1 && wanted <= c->n && *c->box, 2, "no such item");
-  reader_init(&r, buf_peek(&c->items), buf_size(&c->items));
-  reader_take(&r, CHUNK_HEADER);
-  for (lua_Integer i = 0; i < wanted; i++)
-    item = reader_str(&r, &size);
+  const char *item = find_item(c, (uint32_t)wanted, &size);
   int n = serialiser_decode(L, &(*c->box)->serialiser, item, size, NULL, 0, &e);
   return n < 0 ? luaL_error(L, "%s", e.text) : n;
 }
