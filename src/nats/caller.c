@@ -153,6 +153,10 @@ void far_dispatch(mf_far *far) {
                "the call is longer than the engine's max_payload");
       continue;
     }
+    if (c->chunk && c->chunk->overdue) { /* its node had no room, and its time is over */
+      far_fail(c, MF_ETIMEOUT, MF_STARTED_NO, "timed out; no node had room");
+      continue;
+    }
     if (c->chunk && !n->beat.chunks) { /* whoever has made it sends its items as calls */
       far_fail(
           c, MF_ELIMIT, MF_STARTED_NO,

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SPARES_MAX = 64, FAILURE_ROOM = 512 };
+enum { SPARES_MAX = 16, FAILURE_ROOM = 512 };
 
 struct node_chunk {
   struct list link; /* among the spare ones */

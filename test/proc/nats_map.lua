@@ -498,7 +498,7 @@ test("nothing stays open: descriptors and memory files after maps of all kinds",
   collectgarbage()
   local before = count()
   for _ = 1, 5 do all() end
-  t.within(10, function() fork.step(0.01) collectgarbage() return count() <= before + 64 end) -- spare records
+  t.within(10, function() fork.step(0.01) collectgarbage() return count() <= before + 16 end) -- spare records
 end)
 
 if server then server:close() end
