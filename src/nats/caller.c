@@ -231,7 +231,7 @@ static int has_patience(const struct far_call *c, uint64_t now_ms) {
     return 0;
   uint64_t age = now_ms - c->begun_ns / MS, down = now_ms - far->down_ms;
   if (!engine_was_up(far->engine)) /* a first attempt on a busy machine takes its time */
-    return age < FIRST_MS || (!engine_has_tried(far->engine) && age < 3 * FIRST_MS);
+    return age < FIRST_MS || (!engine_has_tried(far->engine) && age < AGAIN_MS);
   return minheap_holds(&c->deadline) || age < AGAIN_MS || down < AGAIN_MS;
 }
 

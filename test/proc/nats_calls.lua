@@ -438,6 +438,25 @@ test("wrong arguments are named", function(t)
   far:close()
 end)
 
+-- libnats tries servers in any order; one that says nothing costs two seconds of an attempt.
+test("calls wait for the end of the first attempt to connect", function(t)
+  local nats = require "moonfork.nats"
+  local _, _, _, subject = pair(t)
+  local a, b = assert(fork.socket.listen "127.0.0.1:0"), assert(fork.socket.listen "127.0.0.1:0")
+  local answers, fars = {}, {}
+  for i = 1, 12 do -- a third of them tries both first
+    fars[i] = nats.pool(("nats://%s,nats://%s,%s"):format(a:address(), b:address(), server.url), {subject = subject})
+    fars[i]:call("echo", i, function(err, v) answers[#answers + 1] = err and tostring(err) or v == i end)
+  end
+  t.within(15, function() return #answers == #fars end)
+  for i, far in ipairs(fars) do
+    t.eq(answers[i], true)
+    far:close()
+  end
+  a:close()
+  b:close()
+end)
+
 test("what nobody refers to is closed, without a thread or a descriptor left", function(t)
   local nats = require "moonfork.nats"
   local function threads() return #kit.ls "/proc/self/task" end

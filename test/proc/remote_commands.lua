@@ -139,7 +139,9 @@ story.test("runc: a container of its own, and one that runs already, as docker e
   local command = { "env", "LD_PRELOAD=" }
   for word in ("%s run --bundle %s %s"):format(runc, folder, name):gmatch "%S+" do command[#command + 1] = word end
   local p = fork.remote { command = command, path = package.path, cpath = package.cpath }
-  exercise(t, p)
+  local rpc = p:fork():rpc "string:rep"
+  t.eq(rpc("ab", 2), "abab")
+  rpc:close()
   p:close()
   t.within(20, function() return not succeeds(("%s state %s"):format(runc, name)) end, "the container is gone")
 
