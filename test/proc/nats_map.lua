@@ -181,15 +181,14 @@ test("timeout: what was begun is unknown, the rest is not started and never runs
   local ledger, items = nats_node.file(t), {}
   local far, _, pool = pair(t, "nap", {max = 1, idle = 1})
   t.eq(far(0, 0, ledger), 0)
-  for i = 1, 40 do items[i] = {i, 10, ledger} end
+  for i = 1, 4000 do items[i] = {i, 1, ledger} end
   local told = tell(t, false, nil, far:with{timeout = 0.2}:map(items, {chunk = 40, unpack = true}))
-  t.error(told[40].err, "TIMEOUT")
-  t.eq(told[40].err.started, "no")
+  t.error(told[400].err, "TIMEOUT")
+  t.eq(told[400].err.started, "no")
   t.ok(pool:drain(20)) -- nothing goes on behind it
   local unknown, no = audit(t, told, ledger)
-  t.ok(unknown <= 2, unknown .. " unknown")
-  t.ok(no > 0)
-  t.eq(nats_node.entries(ledger)[40], nil)
+  t.ok(unknown <= 32, unknown .. " unknown") -- one of each message that was read ahead
+  t.ok(no > 3000)
 end)
 
 test("leaving the loop: the node begins no other item", function(t)
