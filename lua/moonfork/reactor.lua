@@ -436,11 +436,9 @@ function reactor.install()
   core.socket_wait(wait_for_socket)
 end
 
--- This interpreter is a copy: of a process that is a template now, or in an image, a clone in a
--- thread, a pseudo-process. Sockets just block here, until somebody makes processes. What others
--- wait for is told in the original; here such a wait ends.
-local function copied()
-  waiter, handler, reactor.changed = nil, nil, nil
+-- In a copy of the interpreter. Sockets just block there, until somebody makes processes. What
+-- others wait for is told in the original; here such a wait ends.
+local function forget()
   kept = {}
   core.callback_forget()
   for _, wait in pairs(waits) do
@@ -451,8 +449,37 @@ local function copied()
     for key in pairs(set) do set[key] = nil end
   end
   installed = false
-  core.has_waiter(false)
   core.socket_wait(nil)
+end
+
+-- Templates and clones come from the template program, whose moonfork.clone is built in, or
+-- are copies of this program.
+local in_template = package.preload["moonfork.clone"] ~= nil
+local has_hook = false
+
+-- This interpreter is a copy: of a process that is a template now, or in an image, a clone in a
+-- thread, a pseudo-process.
+local function copied()
+  in_template = true
+  waiter, handler, reactor.changed = nil, nil, nil
+  forget()
+  core.has_waiter(false)
+end
+
+-- In each clone of a template whose own code has used this module. The settings of that code
+-- hold there, too.
+local function born()
+  if not core.let_go() then return end
+  forget()
+  if waiter then reactor.install() end
+end
+
+-- Before a reactor is made.
+local function making()
+  if has_hook or not in_template then return end
+  local ok, clone = pcall(require, "moonfork.clone")
+  if ok then clone.on_fork(born) end
+  has_hook = ok
 end
 
 -- What other loops poll; see doc/lua-api.md.
@@ -481,8 +508,8 @@ function object.step(self, timeout)
   return reactor.step(timeout)
 end
 
--- Where templates and clones come from the template program, their moonfork.clone is built in.
-if not package.preload["moonfork.clone"] then reactor.install() end
+if not in_template then reactor.install() end
 core.on_copied(copied)
+core.on_making(making)
 
 return reactor

@@ -224,6 +224,17 @@ static int l_copied(lua_State *L) { /* copied() -> made by a process this is a c
   return 1;
 }
 
+static int l_let_go(lua_State *L) { /* let_go() -> was there something to let go of? */
+  lua_pushboolean(L, reactor_let_go(L));
+  return 1;
+}
+
+static int l_on_making(lua_State *L) { /* on_making(f): f() before a reactor is made */
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "making");
+  return 0;
+}
+
 /* loop_room() -> true: libuv can make a loop; or nil, error */
 static int l_loop_room(lua_State *L) {
   int rc = mf_check_loop_room();
@@ -257,5 +268,7 @@ const luaL_Reg bind_reactor_functions[] = {
     {"now", l_now},
     {"reset", l_reset},
     {"on_copied", l_on_copied},
+    {"let_go", l_let_go},
+    {"on_making", l_on_making},
     {NULL, NULL},
 };

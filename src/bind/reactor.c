@@ -110,6 +110,8 @@ static int loop_init(uv_loop_t *loop) {
   int rc = mf_check_loop_room();
   if (rc == 0)
     rc = uv_loop_init(loop);
+  if (rc == 0 && uv_backend_fd(loop) >= 0)
+    fd_label_loop(uv_backend_fd(loop));
   while (n > 0)
     fd_close(&held[--n]);
   return rc;
@@ -177,6 +179,14 @@ static void box_renew(struct box *box) {
   reactor_abandon(box->reactor);
   box->reactor = NULL;
   box->host = NULL;
+}
+
+int reactor_let_go(lua_State *L) {
+  struct box *box = box_get(L);
+  if (!box->reactor || !reactor_foreign(box->reactor))
+    return 0;
+  box_renew(box);
+  return 1;
 }
 
 /* ---- turning ---- */
@@ -312,9 +322,22 @@ int reactor_refuse(lua_State *L, int rc) {
   return 2;
 }
 
+/* The function that the Lua side left for this. 0 or -ENOMEM, the one thing that it fails
+ * of. */
+static int tell_making(lua_State *L) {
+  int rc = 0;
+  if (lua_getfield(L, LUA_REGISTRYINDEX, BIND_ID "making") != LUA_TFUNCTION)
+    lua_pop(L, 1);
+  else if (lua_pcall(L, 0, 0, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    rc = -ENOMEM;
+  }
+  return rc;
+}
+
 struct reactor *reactor_get(lua_State *L) {
   struct box *box = box_get(L);
-  struct reactor *r;
+  struct reactor *r = NULL;
   if (box->closed)
     luaL_error(L, "the Lua state is being closed");
   if (box->reactor && reactor_foreign(box->reactor))
@@ -325,7 +348,9 @@ struct reactor *reactor_get(lua_State *L) {
   }
   if (box->keep)
     box->keep(L);
-  int rc = reactor_new(&r);
+  int rc = tell_making(L);
+  if (rc == 0)
+    rc = reactor_new(&r);
   if (rc < 0) {
     reactor_refuse(L, rc);
     return NULL;

@@ -83,6 +83,9 @@ extern struct reactor reactor_of_others;
 void reactor_copies(lua_State *L, lua_CFunction copied, lua_CFunction save);
 /* The first loop of this process was made by a thread with descriptors of its own. */
 int reactor_first_had_own_fds(void);
+/* In a forked copy: closes what the process that it is a copy of had here, as the first
+ * use would. Whether there was something. */
+int reactor_let_go(lua_State *L);
 /* One turn without waiting; calls no Lua. */
 void reactor_turn(struct reactor *r);
 /* The loop need not watch the process, for a call that polls its socket begins; until the

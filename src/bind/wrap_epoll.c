@@ -15,6 +15,7 @@ int watch_wrap(int fd, int events) {
       .events = (events & UV_READABLE ? EPOLLIN | EPOLLRDHUP : 0u) |
                 (events & UV_WRITABLE ? EPOLLOUT : 0u),
   };
+  fd_label_loop(wrap);
   if (epoll_ctl(wrap, EPOLL_CTL_ADD, fd, &event) == 0)
     return fd_raise(wrap);
   int rc = -errno;

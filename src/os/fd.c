@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -84,6 +85,29 @@ static int open_dead_pipe(void) {
   fd_close(&ends[1]);
   return fd_raise(ends[0]);
 }
+
+#ifdef F_SETSIG
+enum { LOOP_LABEL = SIGSYS }; /* which no program asks O_ASYNC for */
+
+void fd_label_loop(int fd) {
+  int saved = errno;
+  fcntl(fd, F_SETSIG, LOOP_LABEL);
+  errno = saved;
+}
+
+int fd_is_labelled_loop(int fd) {
+  return fcntl(fd, F_GETSIG) == LOOP_LABEL;
+}
+#else
+void fd_label_loop(int fd) {
+  (void)fd;
+}
+
+int fd_is_labelled_loop(int fd) {
+  (void)fd;
+  return 0;
+}
+#endif
 
 int fd_open_null(void) {
   int fd;

@@ -35,6 +35,14 @@ void fd_close_from(int from, const int *keep, size_t nkeep);
  */
 int fd_each(int from, void (*visit)(int fd, void *data), void *data);
 
+/* A label on what fd refers to: an event loop of the library's own, which a clone of this
+ * process lets go of at its birth. The audit of a template tells by it such loops from
+ * those of others, whichever part of the library has made them. It is the number of the
+ * signal that O_ASYNC would send, which nobody switches on there. Without the label (no
+ * F_SETSIG) the loop counts as somebody else's. */
+void fd_label_loop(int fd);
+int fd_is_labelled_loop(int fd);
+
 /* A small owned array of descriptors. */
 enum { FDSET_MAX = 253 }; /* SCM_MAX_FD of Linux */
 struct fdset {

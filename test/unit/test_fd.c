@@ -4,6 +4,7 @@
 #include "unit/unit.h"
 
 #include "os/fd.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -146,6 +147,25 @@ static void test_each_visits_what_is_open_and_nothing_else(void **state) {
   fd_close(&b);
 }
 
+#ifdef F_SETSIG
+static void test_a_label_belongs_to_what_a_descriptor_refers_to(void **state) {
+  int loop = fd_open_null(), other = fd_open_null();
+  assert_true(loop >= 0 && other >= 0);
+  assert_false(fd_is_labelled_loop(loop));
+  fd_label_loop(loop);
+  int copy = fd_dup(loop);
+  assert_true(fd_is_labelled_loop(loop) && fd_is_labelled_loop(copy));
+  assert_false(fd_is_labelled_loop(other));
+  fd_close(&loop);
+  fd_close(&copy);
+  fd_close(&other);
+  assert_false(fd_is_labelled_loop(-1));
+  errno = ENOENT;
+  fd_label_loop(-1);
+  assert_int_equal(errno, ENOENT);
+}
+#endif
+
 static void close_it(int fd, void *data) {
   close(fd);
   ++*(int *)data;
@@ -252,6 +272,9 @@ int main(void) {
       census_test(test_null_reads_nothing_and_swallows_all),
       census_test(test_null_without_dev_is_a_dead_pipe),
       census_test(test_each_visits_what_is_open_and_nothing_else),
+#ifdef F_SETSIG
+      census_test(test_a_label_belongs_to_what_a_descriptor_refers_to),
+#endif
       census_test(test_each_may_close_what_it_visits),
       census_test(test_each_without_proc_goes_by_numbers),
       census_test(test_close_from_closes_all_but_the_kept),

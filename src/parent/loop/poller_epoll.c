@@ -79,6 +79,7 @@ int poller_start(struct poller *p) {
   }
   gate->poll.data = gate;
   gate->poller = p;
+  fd_label_loop(fd);
   uv_poll_start(&gate->poll, UV_READABLE, on_ready); /* it can't fail then */
   uv_unref((uv_handle_t *)&gate->poll);
   p->gate = gate;

@@ -474,7 +474,7 @@ static void first_refused(int fd, void *data) {
   char what[DESCRIPTOR_TEXT_MAX], by[AUDIT_NAME_MAX + 32], text[AUDIT_REASON_MAX];
   if (a->unsafe || (a->is_ours && a->is_ours(fd, a->data)) ||
       !descriptor_look(fd, &kind, what, sizeof what) ||
-      audit_kinds[kind].severity != AUDIT_REFUSES)
+      audit_kinds[kind].severity != AUDIT_REFUSES || fd_is_labelled_loop(fd))
     return;
   snprintf(text, sizeof text, "descriptor %d is %s%s", fd, what,
            audit_of(a, audit_owner(a, fd), by, sizeof by));

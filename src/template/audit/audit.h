@@ -3,7 +3,8 @@
  * doc/doctor.md lists the findings, doc/fork-safety.md says what goes wrong otherwise.
  *
  * Two things refuse a fork: a second thread, and an epoll or io_uring descriptor that is
- * not the library's own. The answer is remembered until audit_touch says that user code
+ * not the library's own (those of a parent's side inside the template have a label,
+ * os/fd.h). The answer is remembered until audit_touch says that user code
  * has run, so between two forks the audit costs nothing and touches nothing.
  *
  * To name the culprit, the state before and after a module's load is compared

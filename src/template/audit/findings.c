@@ -55,7 +55,7 @@ static void tell_descriptor(int fd, void *data) {
   enum audit_kind kind;
   const char *how;
   char what[DESCRIPTOR_TEXT_MAX], by[AUDIT_NAME_MAX + 32];
-  if (a->is_ours && a->is_ours(fd, a->data))
+  if ((a->is_ours && a->is_ours(fd, a->data)) || fd_is_labelled_loop(fd))
     return;
   audit_name owner = audit_owner(a, fd);
   audit_of(a, owner, by, sizeof by);
