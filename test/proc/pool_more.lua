@@ -278,11 +278,44 @@ story.test("PM-04 one of two templates dies", function(t)
   t.ok(pool:resize(0))
   t.within(10, function() return pool:stats().workers == 0 end)
   t.ok(pool:resize(2))
-  names = ask_all(t, pool, 2)
-  t.eq(names.A, 1)
-  t.eq(names.B, 1)
+  t.within(10, function() local n = ask_all(t, pool, 2) return n.A == 1 and n.B == 1 end)
   t.eq(pool:stats().template_starts, 1)
   finish(t, pool)
+end)
+
+-- A call right behind resize(0) was given to a worker that was about to leave.
+story.test("PM-02 resize(0) holds calls from the next one on", function(t)
+  local pool = of "A":pool("who", {max = 1, idle = 1})
+  t.eq(pool(0), "A")
+  t.eq(pool:stats().idle, 1)
+  t.ok(pool:resize(0))
+  local name
+  pool(0, function(_, v) name = v end)
+  t.eq(pool:stats().queued, 1)
+  t.within(10, function() return pool:stats().workers == 0 end)
+  t.eq(name, nil)
+  t.ok(pool:resize(1))
+  t.within(10, function() return name == "A" end)
+  finish(t, pool)
+end)
+
+-- It said that workers had been killed, and there was none.
+story.test("PM-02 a drain without time, of a pool that has nothing to do", function(t)
+  for _, options in ipairs {{max = 1}, {max = 0}} do
+    local pool = of "A":pool("who", options)
+    local ok, report = pool:drain(0)
+    t.eq(ok, true)
+    t.eq(report, {answered = 0, dropped = 0, interrupted = 0, killed = 0})
+    pool:close()
+  end
+  local pool = of "A":pool("who", {max = 0})
+  local code
+  pool(0, function(err) code = err.code end)
+  local ok, err, report = pool:drain(0)
+  t.eq({ok, err.code, report.dropped, report.killed}, {nil, "TIMEOUT", 1, 0})
+  t.match(err.message, "calls were given up")
+  t.eq(code, "TIMEOUT")
+  pool:close()
 end)
 
 -- B's workers can't start any more: it fails, is told of, and A does the work.

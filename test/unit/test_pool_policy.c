@@ -502,7 +502,9 @@ static void test_resize_to_zero_and_back(void **state) {
   begin(c);
   assert_int_equal(obey(0, 0, 1), 2);
   policy_give(&p, 0);
+  assert_int_equal(policy_pick(&p), 1);
   policy_resize(&p, 0);
+  assert_int_equal(policy_pick(&p), -1);
   assert_int_equal(obey(0, 3, 1), -2);
   assert_int_equal(policy_workers(&p), 0);
   assert_int_equal(obey(5000, 3, 1), 0);

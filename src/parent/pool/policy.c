@@ -284,6 +284,8 @@ void policy_end(struct policy *p) {
 
 int policy_pick(const struct policy *p) {
   const struct minheap_node *first = minheap_first(&p->available);
+  if (!p->config.max) /* those that are there have not been told to leave yet */
+    return -1;
   return first ? (int)(first->key & 0xffffffff) : -1;
 }
 

@@ -104,7 +104,8 @@ void policy_ended(struct policy *p, unsigned slot, enum policy_end how, uint64_t
  * towards failing. */
 void policy_death(struct policy *p, unsigned source, int early, uint64_t now_ms);
 
-/* The least loaded worker that may get a call (the oldest of several), or -1. */
+/* The least loaded worker that may get a call (the oldest of several), or -1; where there
+ * may be none also before those that are there have left. */
 int policy_pick(const struct policy *p);
 void policy_give(struct policy *p, unsigned slot);
 /* A call of its is over; answered: by an answer. 1: it has had all the calls it may have:

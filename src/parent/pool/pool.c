@@ -97,8 +97,7 @@ static void on_task(struct task *t) {
   pool_begin_next_reload(pool);
   if (calls_notify(&pool->calls))
     pool_schedule(pool);
-  else if (pool->ending && !pool->calls.nwaiting && !pool->nworking &&
-           !pool_reloads(pool) && list_empty(&pool->workers)) {
+  else if (pool_is_over(pool)) {
     pool_end(pool);
     pool_schedule(pool);
   }

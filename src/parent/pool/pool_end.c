@@ -79,9 +79,14 @@ void pool_abandon_workers(struct mf_pool *pool, int code) {
   }
 }
 
+int pool_is_over(const struct mf_pool *pool) {
+  return pool->ending && !pool->calls.nwaiting && !pool->nworking &&
+         !pool_reloads(pool) && list_empty(&pool->workers);
+}
+
 void pool_on_drain_limit(struct deadline *d) {
   struct mf_pool *pool = list_entry(d, struct mf_pool, drain_limit);
-  if (pool->ended)
+  if (pool->ended || pool_is_over(pool)) /* the task ends it, in time */
     return;
   if (pool->given_up) {
     pool_abandon_workers(pool, MF_ECLONE_DIED);
@@ -126,7 +131,9 @@ void pool_report_drained(struct mf_pool *pool) {
   mf_pool_cb cb = pool->drain.cb;
   mf_error e;
   failure_tell(&late, &e);
-  e.message = "workers were killed when the timeout of drain had passed";
+  e.message = pool->drain.report.killed
+                  ? "workers were killed when the timeout of drain had passed"
+                  : "calls were given up when the timeout of drain had passed";
   pool->drain.cb = NULL;
   if (cb)
     cb(pool, pool->cut_short ? &e : NULL, pool->drain.data);

@@ -12,6 +12,8 @@ void pool_drop_waiting(struct mf_pool *pool);
 void pool_give_up(struct mf_pool *pool, int code);
 /* Without waiting for any worker: their calls get that code. */
 void pool_abandon_workers(struct mf_pool *pool, int code);
+/* Of a pool that ends: nothing is left, and nobody has a callback due. */
+int pool_is_over(const struct mf_pool *pool);
 void pool_on_drain_limit(struct deadline *d);
 /* Begins, or begins again, the grace of a close. */
 void pool_start_close_grace(struct mf_pool *pool);
