@@ -160,6 +160,10 @@ repeated(page_of_threads, "\n(| to the exit[^\n]*)", threads, "to the exit statu
   {2, 3, 4})
 repeated(page_of_threads, "\n(| to the first byte, 8[^\n]*)", threads, "the first byte, 8 MiB of tables",
   {2, 3, 4})
+for _, row in ipairs {"an empty interpreter", "an image of 84 MiB of tables", "an image of 512 MiB of tables",
+  "an image with 300 modules"} do
+  repeated("doc/images.md", "\n(| " .. row .. " |[^\n]*)", images, row, {2, 4})
+end
 local over_nats = "\n(In one run:[^\n]*per second one at a time[^\n]*)"
 repeated("doc/nats.md", over_nats, "Over NATS", "one at a time", {3, 4})
 repeated("doc/nats.md", over_nats, "Over NATS", "64 in flight", {3, 4})
