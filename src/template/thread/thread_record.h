@@ -13,7 +13,7 @@ struct thread {
   void (*live)(struct server *s);
   unsigned char *body; /* of the FORK: server.birth.options lies there */
   int code, killed;
-  int ends; /* that it will has been marked, for those who wait for it */
+  int ends;   /* that it will has been marked, for those who wait for it */
   int number; /* the kernel's */
   sem_t turn; /* made ahead: it is to read commands, or to end (thread_ready.c) */
   int dismissed;
