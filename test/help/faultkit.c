@@ -412,7 +412,7 @@ static int start_thread(pthread_t *ret_thread, void *(*body)(void *), void *arg)
   return error ? -1 : 0;
 }
 
-/* The canary sings every 10 ms and writes down how late it was at worst: what it lost
+/* The canary wakes every 10 ms and writes down how late it was at worst: what it lost
  * the whole machine was too busy for, and nobody's loop is to blame. */
 static pthread_t canary;
 static _Atomic int canary_on;
