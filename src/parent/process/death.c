@@ -229,7 +229,7 @@ int process_broken_at(const char *origin, struct mf_process *p, const char *what
   return process_cast_off(p);
 }
 
-int process_owes_a_fork(const struct mf_process *p) {
+int process_has_pending_fork(const struct mf_process *p) {
   list_each(it, &p->forks) {
     const struct mf_process *q = list_entry(it, struct mf_process, fork_link);
     if (!q->forked && q->open && q->state != DEAD && q->state != ENDING)

@@ -23,7 +23,7 @@ static void on_limit(struct deadline *d) {
 
 /* It was told to end some time ago, and has not hung up. */
 static void end_of_grace(struct mf_process *p) {
-  if ((p->ndone < p->nsent && process_owes_a_fork(p)) || process_has_threads(p))
+  if ((p->ndone < p->nsent && process_has_pending_fork(p)) || process_has_threads(p))
     process_set_response_timeout(p, CLOSE_GRACE_MS);
   else
     process_cut_down(p);

@@ -265,7 +265,7 @@ void process_hook_exit(struct mf_process *p, mf_exit_cb cb, void *data);
 /* Relies on nobody from now on. */
 void process_forget_source(struct mf_process *p);
 /* A fork that it was asked for and has not executed is still waited for by somebody. */
-int process_owes_a_fork(const struct mf_process *p);
+int process_has_pending_fork(const struct mf_process *p);
 /* Its hello is due: it has a time. */
 void process_await_hello(struct mf_process *p);
 /* Opens the control socket (taken). */

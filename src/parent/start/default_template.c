@@ -107,7 +107,7 @@ void default_reset(struct context *ctx) {
   struct mf_process *p = def->process;
   /* Processes were asked of one that waits to be started: it is started now, serves them
    * and ends. Else it never would be, and they would wait for ever. */
-  if (p && p->unstarted && process_owes_a_fork(p))
+  if (p && p->unstarted && process_has_pending_fork(p))
     start_late(p);
   p = def->process; /* it may have failed at once */
   def->failures = 0;
