@@ -470,6 +470,37 @@ story.test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, f
   p:close()
 end)
 
+test("a clone in a thread has processes of its own, however they are made", function(t)
+  local p = template [[
+    function tries(s, how, command)
+      local fork = require "moonfork"
+      fork.on_error(function() end)
+      local ok, err = pcall(function()
+        local p = how == "from_fd" and fork.from_fd(assert(fork.new():to_fd())) or
+          fork[how](how == "remote" and {command = {"sh", "-c", command}} or nil)
+        local socket = assert(p:eval "function f(s) s:write 'answer' end":run "f")
+        return socket:read "a"
+      end)
+      s:write(tostring(err), "\n")
+      local woken = false
+      fork.timer(0.001, function() woken = true end)
+      fork.loop()
+      s:write(woken and "woken" or "asleep")
+    end
+  ]]
+  local agent = ("exec '%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+  for _, how in ipairs {"new", "new_exec", "remote", "from_fd"} do
+    for _ = 1, 2 do
+      local q = thread(p):send_arg(how, agent)
+      t.eq((result(t, q, "tries")), "answer\nwoken", how)
+    end
+  end
+  local q = thread(p):send_arg("template")
+  t.match((result(t, q, "tries")), "thread.*woken$")
+  t.eq((result(t, p:fork():send_arg("new_exec"), "tries")), "answer\nwoken")
+  p:close()
+end)
+
 test("what only a process can have is refused by name", function(t)
   local p = template()
   for _, option in ipairs {{"env", {A = "1"}}, {"stdin", "null"}, {"stdout", "null"}, {"stderr", "socket"},
