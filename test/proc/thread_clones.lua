@@ -293,7 +293,10 @@ test("many leave nothing behind: no thread, descriptor or address", function(t)
     local n = 0
     for line in io.lines("/proc/" .. p:pid() .. "/maps") do
       local from, to = line:match "^(%x+)-(%x+)"
-      if tonumber(to, 16) - tonumber(from, 16) >= 1 << 32 then n = n + 1 end
+      from, to = tonumber(from, 16), tonumber(to, 16)
+      -- AddressSanitizer's allocator has ranges of its own there, one more for each new size.
+      local is_sanitizers = from >= 0x600000000000 and from < 0x640000000000
+      if to - from >= 1 << 32 and not is_sanitizers then n = n + 1 end
     end
     return n
   end
