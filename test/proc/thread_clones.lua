@@ -288,7 +288,7 @@ test("many leave nothing behind: no thread, descriptor or address", function(t)
     end
   end
   -- Of interpreters; malloc's arenas and the stacks that libc keeps for the next threads are smaller, and
-  -- how many there are is their affair.
+  -- how many there are is their affair. A sanitizer has ranges of such sizes, too, which fall apart as it uses them.
   local function ranges()
     local n = 0
     for line in io.lines("/proc/" .. p:pid() .. "/maps") do
@@ -321,7 +321,7 @@ test("many leave nothing behind: no thread, descriptor or address", function(t)
   q:close()
   for _ = 1, 5 do burst(20) end
   rest()
-  t.eq(ranges(), alone)
+  if (os.getenv "STORY_PRELOAD" or "") == "" then t.eq(ranges(), alone) end
   t.within(10, function() return nfds() == fds end)
   p:close()
 end)
