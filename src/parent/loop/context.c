@@ -279,6 +279,13 @@ static void run_phase(struct context *ctx, enum task_phase phase) {
   list_move(tasks, &due);
 }
 
+static int has_tasks(const struct context *ctx) {
+  for (int i = 0; i < PHASE_CLOSED; i++)
+    if (!list_empty(&ctx->phases[i]))
+      return 1;
+  return 0;
+}
+
 /* Nobody uses it any more: what it has is let go of, and then it is parked. */
 static void rest(struct context *ctx) {
   if (!ctx->started || ctx->nopen || ctx->nbusy ||
@@ -291,17 +298,10 @@ static void rest(struct context *ctx) {
   ctx->in_dispatch++;
   int more = ctx->ops->on_rest(ctx);
   ctx->in_dispatch--;
-  if (more)
+  if (more || (ctx->nopen && has_tasks(ctx))) /* a close callback has asked for them */
     context_turn(ctx);
   else if (!ctx->nopen)
     park(ctx);
-}
-
-static int has_tasks(const struct context *ctx) {
-  for (int i = 0; i < PHASE_CLOSED; i++)
-    if (!list_empty(&ctx->phases[i]))
-      return 1;
-  return 0;
 }
 
 void context_leave(struct context *ctx) {
