@@ -122,6 +122,14 @@ void script_complete(lua_State *L, struct failure_record *f, int status, int cod
   f->phase = phase;
   if (f->nmessage > 0 && status != LUA_ERRMEM)
     return;
+  if (status == LUA_ERRERR) {
+    /* The message handler could not be called. Lua 5.4.9 keeps no room for it where a
+     * generation of its collector ends near the limit of the stack. */
+    static const char text[] =
+        "stack overflow: no room is left to handle it (error in error handling)";
+    failure_record_set_message(f, text, sizeof text - 1);
+    return;
+  }
   if (lua_type(L, -1) == LUA_TSTRING) {
     size_t n;
     const char *text = lua_tolstring(L, -1, &n);
