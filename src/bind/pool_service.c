@@ -106,12 +106,13 @@ static struct service *check_pool(lua_State *L) {
 
 /* true; or nil and an error that speaks of the pool */
 static int pool_result_push(lua_State *L, int rc) {
-  const char *text = rc == MF_ECLOSED  ? "the pool is closed"
-                     : rc == MF_ESTATE ? "the process was given to the pool already"
-                     : rc == MF_EUNSUPPORTED
-                         ? "an asynchronous worker can't be promoted: the loop that it "
-                           "turns can't be forked"
-                         : NULL;
+  const char *text =
+      rc == MF_ECLOSED  ? "the pool is closed"
+      : rc == MF_ESTATE ? "the process was given to the pool already"
+      : rc == MF_EUNSUPPORTED
+          ? "workers that are asynchronous, or threads, can't be promoted: "
+            "a loop or a thread can't be forked"
+          : NULL;
   if (!text)
     return bind_result_push(L, rc);
   lua_pushnil(L);

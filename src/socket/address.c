@@ -4,6 +4,7 @@
 #include "socket/sys.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <net/if.h>
 #include <netdb.h>
@@ -23,8 +24,10 @@ static int copy(char *to, size_t size, const char *from, size_t n) {
   return 0;
 }
 
-/* getaddrinfo would take the number modulo 65,536. */
-static int is_beyond_ports(const char *service) {
+/* getaddrinfo would take the number modulo 65,536, behind spaces and signs, too. */
+static int is_no_port(const char *service) {
+  if (!isalnum((unsigned char)*service))
+    return 1;
   if (service[strspn(service, "0123456789")] != '\0')
     return 0;
   service += strspn(service, "0");
@@ -50,7 +53,7 @@ static int parse_host_port(const char *text, size_t length, struct address *ret)
     r = copy(ret->service, sizeof ret->service, port, nport);
   if (r < 0)
     return r;
-  return is_beyond_ports(ret->service) ? -EINVAL : 0;
+  return is_no_port(ret->service) ? -EINVAL : 0;
 }
 
 /* The kernel wants a zero byte behind a path, and none behind an abstract name; there the

@@ -14,6 +14,17 @@ story.test("a port number beyond 65535 is not an address", function(t)
   end
 end)
 
+story.test("a number behind a space or a sign is not an address", function(t)
+  for _, port in ipairs {" 80", "+80", "-80", " 99999", "+99999", "\t99999", "-1"} do
+    for _, f in ipairs {"listen", "connect"} do
+      local socket, message, errno = fork.socket[f]("127.0.0.1:" .. port)
+      t.eq(socket, nil, f .. " " .. port)
+      t.match(message, "is not an address")
+      t.eq(errno, 22)
+    end
+  end
+end)
+
 story.test("leading zeros do no harm", function(t)
   local listener = t.got(fork.socket.listen "127.0.0.1:0000000")
   local port = tostring(listener):match ":(%d+)"
