@@ -526,15 +526,11 @@ function methods.memory(p, callback)
   callback = check.callback(1, "memory", callback)
   local request
   local function start(done)
-    local function told(err, memory)
-      if err then record.mark_told(p, err) end
-      return done(err, memory)
-    end
     local err = not p.raw and p.err
     if not err then
-      request, err = core.memory(p.raw, told)
+      request, err = core.memory(p.raw, done)
     end
-    if err then reactor.post(function() return told(err) end) end
+    if err then reactor.post(function() return done(err) end) end
     reactor.touch()
   end
   if not callback then

@@ -89,20 +89,6 @@ for where, broken in pairs(BREAK) do
     q:close()
     p:close()
   end)
-  if where == "there" then -- memory is asked for behind the command that fails
-    quiet("memory", function(t, p)
-      local memory, err = p:memory()
-      t.eq(memory, nil)
-      t.match(err.message, text)
-      p:close()
-    end)
-    quiet("memory with a callback", function(t, p)
-      local told
-      p:memory(function(err) told = err end)
-      t.within(5, function() return told end)
-      t.match(told.message, text)
-    end)
-  end
   quiet("a call", function(t, p)
     local rpc = p:rpc "type"
     t.eq(rpc:call(), nil)
