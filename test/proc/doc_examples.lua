@@ -9,7 +9,7 @@ story.census = false
 local source = os.getenv "MOONFORK_SOURCE"
 local has_nats = package.searchpath("moonfork.nats_core", package.cpath)
 
--- The module `app` of most pages, and a program in place of ssh that runs its command here.
+-- The module `app` of most pages, and a program in place of ssh that runs `moonfork ...` here.
 local APP = [[
 local app = {}
 function app.load_tables() app.tables = true end
@@ -18,7 +18,7 @@ function app.parse(line) return (line:upper():gsub("\n", "")) end
 function app.handle(connection) connection:write "handled\n" end
 return app
 ]]
-local SSH = "#!/bin/sh\nshift\nexec \"$@\"\n"
+local SSH = "#!/bin/sh\nshift 2\nexec \"$MOONFORK_BUILD/src/program/moonfork\" \"$@\"\n"
 
 -- Rows: {text of the block, before =, after =, prints = pattern, files = {name = text},
 -- as = a file of that name is the block, and what is executed is `after`}.
