@@ -198,8 +198,8 @@ story.test("timeout counts from the moment an item is given to the pool", functi
   local pool = p:pool("work", {max = 1, start = 0})
   t.eq(pool(0, 0), 0)
   local items = {}
-  for i = 1, 40 do items[i] = {i, 50} end
-  local told = tell(t, false, pool:with {timeout = 0.6}:map(items, {chunk = 40, unpack = true}))
+  for i = 1, 40 do items[i] = {i, i == 1 and 0 or 50} end -- all: longer than their timeout
+  local told = tell(t, false, pool:with {timeout = 1.2}:map(items, {chunk = 40, unpack = true}))
   t.eq(told[1], {1})
   t.eq({told[40].err.code, told[40].err.started}, {"TIMEOUT", "no"})
   t.ok(pool:drain(20))
