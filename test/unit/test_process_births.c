@@ -533,6 +533,81 @@ static void test_a_function_that_has_returned_was_entered(void **state) {
   }
 }
 
+/* What stands there counts before it is said that the function was not entered: by a
+ * close, or by a timeout, while a copy of this program keeps the socket from ending. */
+static void test_a_function_that_has_returned_was_not_withdrawn(void **state) {
+  for (int closed = 0; closed <= 1; closed++) {
+    struct story *s = story_new();
+    struct frame f;
+    int far, fds[SIM_QUEUE];
+    mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
+    mf_options o = MF_OPTIONS_INIT;
+    o.timeout_ms = WORD_LOOK_MS / 2;
+    assert_int_equal(mf_fork_options(t, &o, &q), 0);
+    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    s->runs = s->exits = 0;
+    while (sim_command(s->sim, far, &f, fds))
+      if (f.type == CMD_FORK) {
+        sim_fork(s->sim, far, &f, fds, 501);
+        sim_return(s->sim, far, &f, q->id);
+      }
+    sim_run(s->sim);
+    assert_int_equal(s->runs, 0);
+    if (closed)
+      mf_close(q, NULL, NULL);
+    else
+      sim_advance(s->sim, WORD_LOOK_MS / 2 + 1);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, 1);
+    assert_int_equal(s->run_error, 0);
+    sim_end_process(s->sim, 501, 0);
+    wait_for_status(s);
+    assert_int_equal(s->runs, 1);
+    assert_int_equal(s->exits, 1);
+    assert_int_equal(s->sim->children[501], 0);
+    sim_end_process(s->sim, 500, 0);
+    wait_for_status(s);
+    mf_close(first, NULL, NULL);
+    if (closed)
+      mf_close(t, NULL, NULL);
+    else
+      close_both(q, t);
+    story_free(s);
+  }
+}
+
+/* A host that reaps what comes has taken its status, and a copy of that host the end of
+ * its socket: its function has returned all the same, and its status is unknown. */
+static void test_a_function_that_has_returned_is_told_without_a_status(void **state) {
+  struct story *s = story_new();
+  struct frame f;
+  int far, fds[SIM_QUEUE];
+  mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  s->runs = s->exits = 0;
+  while (sim_command(s->sim, far, &f, fds))
+    if (f.type == CMD_FORK) {
+      sim_fork(s->sim, far, &f, fds, 501);
+      sim_return(s->sim, far, &f, q->id);
+    }
+  sim_end_process(s->sim, 501, 0);
+  s->sim->children[501] = 0;
+  for (int n = 0; n < 2 * WORD_LOOK_MS / 50; n++)
+    sim_advance(s->sim, 50);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, 0);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_known, 0);
+  sim_end_process(s->sim, 500, 0);
+  wait_for_status(s);
+  mf_close(first, NULL, NULL);
+  close_both(q, t);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_only_the_kernel_tells_whose_number_it_is),
@@ -549,6 +624,8 @@ int main(void) {
       cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),
       cmocka_unit_test(test_births_in_slots_that_were_given_back_are_reaped),
       cmocka_unit_test(test_a_function_that_has_returned_was_entered),
+      cmocka_unit_test(test_a_function_that_has_returned_was_not_withdrawn),
+      cmocka_unit_test(test_a_function_that_has_returned_is_told_without_a_status),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
   };
   return cmocka_run_group_tests_name("process births", tests, NULL, NULL);

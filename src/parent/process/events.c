@@ -91,16 +91,17 @@ static int is_overdue_word(const struct mf_process *q) {
          births_pid(q->births, q->slot) > 0;
 }
 
-/* Clones of p that were born long ago and have said nothing: from now on the kernel tells
- * of their ends. A socket does not end where this program has forked itself in between,
- * and the copy has the other end. */
+/* Clones of p that were born long ago and have said nothing: what stands in their slots
+ * counts, and from now on the kernel tells of their ends. A socket does not end where
+ * this program has forked itself in between, and the copy has the other end. */
 static void on_word_due(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, word_due), *last = NULL;
   while (!list_empty(&p->asked)) {
     struct mf_process *q = list_entry(p->asked.next, struct mf_process, ask_link);
     if (q == last || !q->births || !is_overdue_word(q))
       break;
-    process_learn(q); /* and it is not among them any more */
+    if (!process_hear_return(q))
+      process_learn(q); /* and it is not among them any more */
     last = q;
   }
   process_await_word(p);
@@ -166,7 +167,8 @@ static void on_frame(struct channel *c, const struct frame *f) {
 }
 
 int process_hear_return(struct mf_process *p) {
-  if (p->state != STARTING || !p->births || !births_returned(p->births, p->slot, p->id))
+  if (p->state != STARTING || p->error || !p->births ||
+      !births_returned(p->births, p->slot, p->id))
     return 0;
   process_confirm_fork(p);
   process_event(p, &(struct event){EV_RUNNING, .pid = p->pid});
