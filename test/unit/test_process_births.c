@@ -257,6 +257,44 @@ static void test_last_words_are_read_from_the_slot(void **state) {
   }
 }
 
+/* A function that runs on when its record is gone, because no process is open any more,
+ * may fail later: its last words are no other's, and its slot is free at its end. */
+static void test_the_slot_of_a_running_child_is_not_given_away(void **state) {
+  struct story *s = story_new();
+  mf_process *p[3];
+  uint32_t slots[3];
+  int far = 0;
+  for (int i = 0; i < 3; i++) {
+    int pid = 501 + i;
+    if (i == 2)
+      sim_end_process(s->sim, 501, 0);
+    assert_int_equal(context_start(s->context), 0);
+    assert_int_equal(process_make(s->context, 0, NULL, &p[i]), 0);
+    assert_int_equal(mf_run(p[i], "f", on_run, s), 0);
+    sim_run(s->sim);
+    if (i == 0) {
+      far = s->sim->spawned_control;
+      answer_hello(s, far, (uint64_t)p[i]->source->pid);
+    }
+    execute_fork(s, p[i]->source, far, p[i], pid, 1);
+    sim_answer(s->sim, sim_far_end(s->sim, p[i]->chan.fd), ANS_RUNNING, (uint64_t)pid,
+               NULL, 0);
+    sim_run(s->sim);
+    assert_int_equal(p[i]->state, RUNNING);
+    slots[i] = p[i]->slot;
+    mf_close(p[i], NULL, NULL);
+    sim_run(s->sim);
+    assert_int_equal(s->sim->started, 0);
+  }
+  assert_int_not_equal(slots[1], slots[0]);
+  assert_int_equal(slots[2], slots[0]);
+  sim_end_process(s->sim, 502, 0);
+  sim_end_process(s->sim, 503, 0);
+  default_reset(s->context);
+  sim_run(s->sim);
+  story_free(s);
+}
+
 /* Its record was closed and gone when the template executed the fork: a child of ours all
  * the same, to be reaped. */
 static void test_a_birth_after_the_close_is_reaped(void **state) {
@@ -619,6 +657,7 @@ int main(void) {
       cmocka_unit_test(test_a_careless_host_signals_no_group_by_number),
       cmocka_unit_test(test_who_has_no_tree_is_signalled_alone),
       cmocka_unit_test(test_last_words_are_read_from_the_slot),
+      cmocka_unit_test(test_the_slot_of_a_running_child_is_not_given_away),
       cmocka_unit_test(test_a_birth_after_the_close_is_reaped),
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
       cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),

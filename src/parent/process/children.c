@@ -208,6 +208,7 @@ struct pending_birth {
   struct births *births;
   uint32_t slot;
   int tree;
+  int living; /* > 0: born, and its slot is put back at the end of that process */
 };
 
 static void free_pending(struct pending_birth *p) {
@@ -216,24 +217,44 @@ static void free_pending(struct pending_birth *p) {
   free(p);
 }
 
-void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree) {
+static struct pending_birth *add_pending(struct children *c, struct births *b,
+                                         uint32_t slot) {
   struct pending_birth *p = calloc(1, sizeof *p);
-  if (!p) {
+  if (!p) { /* the slot is out of use */
     births_drop(&b);
-    return;
+    return NULL;
   }
   p->births = b;
   p->slot = slot;
-  p->tree = tree;
   list_push(&c->pending, &p->link);
+  return p;
+}
+
+void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree) {
+  struct pending_birth *p = add_pending(c, b, slot);
+  if (!p)
+    return;
+  p->tree = tree;
   c->births_wait_ms = FIRST_LOOK_MS;
   children_look_for_births(c);
+}
+
+void children_await_end(struct children *c, struct births *b, uint32_t slot, int pid) {
+  struct pending_birth *p = add_pending(c, b, slot);
+  if (p)
+    p->living = pid;
 }
 
 /* Whether nothing more is to come from there. */
 static int is_settled(struct children *c, const struct pending_birth *p) {
   struct backend *backend = c->context->backend;
   int ended = births_ended(p->births), pid = births_pid(p->births, p->slot);
+  if (p->living > 0) {
+    if (!ended && backend->ops->peek(backend, -1, p->living) == MF_AGAIN)
+      return 0;
+    births_put(p->births, p->slot);
+    return 1;
+  }
   if (pid <= 0)
     return ended;
   if (backend->ops->peek(backend, -1, pid) != -ECHILD && children_claim(pid) == 0)
@@ -242,13 +263,17 @@ static int is_settled(struct children *c, const struct pending_birth *p) {
   return 1;
 }
 
+/* For a number it is looked soon again; an end is asked for when the next one looks. */
 void children_look_for_births(struct children *c) {
+  int is_awaited = 0;
   list_each_safe(it, next, &c->pending) {
     struct pending_birth *p = list_entry(it, struct pending_birth, link);
     if (is_settled(c, p))
       free_pending(p);
+    else
+      is_awaited |= p->living <= 0;
   }
-  if (list_empty(&c->pending))
+  if (!is_awaited)
     deadline_clear(&c->births_due);
   else if (context_is_on(c->context))
     deadline_set(&c->context->deadlines, &c->births_due, c->births_wait_ms);

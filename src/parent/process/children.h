@@ -11,7 +11,7 @@
 struct children {
   struct context *context;
   struct list kept;    /* children without a record */
-  struct list pending; /* births whose number may still come */
+  struct list pending; /* births whose number, or end, may still come */
   struct deadline births_due;
   unsigned births_wait_ms;
 };
@@ -35,6 +35,9 @@ void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
  * then. Takes b. */
 void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree);
+/* A birth whose record goes while its process, our child, lives: nobody else gets the
+ * slot before its end. Takes b. */
+void children_await_end(struct children *c, struct births *b, uint32_t slot, int pid);
 void children_look_for_births(struct children *c);
 /* A number that births_late tells of: our child is reaped at its end. */
 void children_late(struct children *c, int pid);

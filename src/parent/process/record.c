@@ -106,7 +106,8 @@ static void leave_births(struct mf_process *p) {
 }
 
 /* A slot whose process may still be born is looked after by the context, as is a birth
- * that nobody knows of: its process is our child all the same. */
+ * that nobody knows of: its process is our child all the same; and one whose process
+ * lives, and may still write its last words there. */
 static void leave_slot(struct mf_process *p) {
   struct births *b = p->births;
   p->births = NULL;
@@ -116,6 +117,8 @@ static void leave_slot(struct mf_process *p) {
   int is_known = p->pid > 0 || p->fork_refused || p->state == HELD;
   if (p->far && !is_known) { /* a late birth there must not meet another process */
     births_drop(&b);
+  } else if (is_known && pid > 0 && pid == p->pid && p->child) {
+    children_await_end(&registry_of(p->context)->children, b, p->slot, pid);
   } else if (is_known && (pid <= 0 || pid == p->pid)) {
     births_put(b, p->slot);
     births_drop(&b);
@@ -130,8 +133,8 @@ static void process_free(struct mf_process *p) {
     context_count_busy(ctx, -1);
   process_trace_forget(p);
   process_far_leave(p);
-  leave_child(p);
   leave_slot(p);
+  leave_child(p);
   process_forget_memory(p);
   process_forget_source(p);
   deadline_clear(&p->limit);
@@ -251,8 +254,8 @@ void process_park(struct mf_process *p) {
     return;
   }
   /* Only the close callback is left. */
-  leave_child(p);
   leave_slot(p);
+  leave_child(p);
   list_remove(&p->link);
   process_forget_source(p);
   process_close_pidfd(p);
