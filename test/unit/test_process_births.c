@@ -615,6 +615,34 @@ static void test_a_function_that_has_returned_was_not_withdrawn(void **state) {
   }
 }
 
+/* A template that says both that it has not forked it and that its function has returned
+ * is believed once. */
+static void test_a_return_after_a_refusal_is_not_believed(void **state) {
+  struct story *s = story_new();
+  struct frame f;
+  int far, fds[SIM_QUEUE];
+  mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  s->runs = s->exits = 0;
+  while (sim_command(s->sim, far, &f, fds))
+    if (f.type == CMD_FORK) {
+      sim_return(s->sim, far, &f, q->id);
+      sim_answer(s->sim, far, ANS_FORK_FAILED, f.id, NULL, 0);
+    }
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, MF_EFORK_FAILED);
+  assert_int_equal(s->run_started, MF_STARTED_NO);
+  assert_int_equal(s->exits, 1);
+  sim_end_process(s->sim, 500, 0);
+  wait_for_status(s);
+  mf_close(first, NULL, NULL);
+  close_both(q, t);
+  story_free(s);
+}
+
 /* A host that reaps what comes has taken its status, and a copy of that host the end of
  * its socket: its function has returned all the same, and its status is unknown. */
 static void test_a_function_that_has_returned_is_told_without_a_status(void **state) {
@@ -664,6 +692,7 @@ int main(void) {
       cmocka_unit_test(test_births_in_slots_that_were_given_back_are_reaped),
       cmocka_unit_test(test_a_function_that_has_returned_was_entered),
       cmocka_unit_test(test_a_function_that_has_returned_was_not_withdrawn),
+      cmocka_unit_test(test_a_return_after_a_refusal_is_not_believed),
       cmocka_unit_test(test_a_function_that_has_returned_is_told_without_a_status),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
   };
