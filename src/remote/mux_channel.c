@@ -40,7 +40,7 @@ int channel_watch(struct mux_channel *c) {
     return 0;
   if (c->sends && c->credit && !c->is_paused && c->mux->greeted)
     events |= TURN_READ;
-  if (!list_empty(&c->segments) && (list_empty(&c->waits) || c->is_paused))
+  if (!list_empty(&c->segments) && list_empty(&c->stalls))
     events |= TURN_WRITE;
   return turn_watch(c->mux->turn, &c->ready, c->local.fd, events);
 }
@@ -102,6 +102,7 @@ static void drop(struct mux_channel *c) {
   list_remove(&c->link);
   list_remove(&c->bucket);
   list_remove(&c->waits);
+  list_remove(&c->stalls);
   list_remove(&c->fresh);
   list_push(&m->gone, &c->link);
   m->nchannels--;
@@ -313,8 +314,7 @@ static void on_ready(struct turn_watch *w, int events) {
 static void stop_receiving(struct mux_channel *c) {
   c->receives = 0;
   drop_segments(c);
-  list_remove(&c->waits);
-  c->is_paused = 0;
+  list_remove(&c->stalls);
   put(c->mux, LINK_RESET, c->id, NULL, 0);
 }
 
@@ -338,8 +338,8 @@ static void finish_receiving(struct mux_channel *c) {
 /* The system has no room for descriptors: no poll tells when it has. */
 static void stall(struct mux_channel *c) {
   struct mux *m = c->mux;
-  if (list_empty(&c->waits))
-    list_push(&m->stalled, &c->waits);
+  if (list_empty(&c->stalls))
+    list_push(&m->stalled, &c->stalls);
   channel_watch(c);
 }
 
@@ -554,8 +554,8 @@ void mux_retry(struct mux *m) {
   struct list all;
   list_move(&all, &m->stalled);
   while (!list_empty(&all)) {
-    struct mux_channel *c = list_entry(all.next, struct mux_channel, waits);
-    list_remove(&c->waits);
+    struct mux_channel *c = list_entry(all.next, struct mux_channel, stalls);
+    list_remove(&c->stalls);
     write_segments(c);
   }
 }
@@ -589,6 +589,7 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
   c->receives = way != MUX_FROM_LOCAL;
   list_init(&c->segments);
   list_init(&c->waits);
+  list_init(&c->stalls);
   list_push(&m->channels, &c->link);
   channel_enter(c);
   list_push(&m->fresh, &c->fresh);

@@ -11,7 +11,9 @@ enum {
 };
 
 struct mux_channel {
-  struct list link, bucket, waits; /* link: in channels or gone; waits: paused, stalled */
+  struct list link, bucket; /* link: in channels or gone */
+  struct list waits;        /* to be read: in paused or crowded */
+  struct list stalls;       /* to be written: in stalled; both may be at once */
   struct mux *mux;
   uint32_t id;
   struct local local;
