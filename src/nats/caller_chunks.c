@@ -61,8 +61,11 @@ int far_chunk_begin(struct far_chunk *chunk) {
 int far_chunk_items(const mf_far *far, struct far_chunk *chunk,
                     const struct envelope_record *r) {
   size_t most = CHUNK_HEADER + RPC_CHUNK_BYTES + engine_max_payload(far->engine);
-  if (buf_size(&chunk->answers) + r->length > most)
-    return -E2BIG;
+  size_t have = buf_size(&chunk->answers) - CHUNK_HEADER;
+  if (r->before > have)
+    return -EPIPE; /* else the others would be told as those of other items */
+  if (r->before < have || buf_size(&chunk->answers) + r->length > most)
+    return -EPROTO;
   return buf_put(&chunk->answers, r->data, r->length);
 }
 

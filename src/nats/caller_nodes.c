@@ -272,11 +272,14 @@ static void finish_with_error(struct far_call *c, const struct envelope_record *
 static void on_chunk_record(mf_far *far, struct far_call *c,
                             const struct envelope_record *r) {
   mf_message m;
+  int rc = 0;
   if (c->state == CALL_LEFT) { /* its chunk is over here */
     if (r->kind == ENVELOPE_CHUNKED)
       far_finish(c, NULL, NULL);
-  } else if (!c->chunk ||
-             (r->kind == ENVELOPE_ITEMS && far_chunk_items(far, c->chunk, r) < 0)) {
+  } else if (r->kind == ENVELOPE_ITEMS && c->chunk &&
+             (rc = far_chunk_items(far, c->chunk, r)) == -EPIPE) {
+    lose_call(far, c);
+  } else if (!c->chunk || rc < 0) {
     far_fail(c, MF_EPROTOCOL, MF_STARTED_UNKNOWN, "the node's answer is malformed");
   } else if (r->kind == ENVELOPE_CHUNKED) {
     c->chunk->entered = r->entered;

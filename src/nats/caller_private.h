@@ -129,7 +129,8 @@ int far_chunk_new(const mf_message *m, struct far_chunk **ret);
 void far_chunk_free(struct far_chunk *chunk);
 /* It goes to a node, perhaps not for the first time. 0 or -ENOMEM. */
 int far_chunk_begin(struct far_chunk *chunk);
-/* ITEMS. 0, or -E2BIG: no honest node answers so much. */
+/* ITEMS. 0; -EPIPE: a message with those before it was lost; -EPROTO: no honest node says
+ * so, or so much; -ENOMEM. */
 int far_chunk_items(const mf_far *far, struct far_chunk *chunk,
                     const struct envelope_record *r);
 /* CHUNKED without an error: the reply, borrowed from the chunk. */

@@ -75,18 +75,20 @@ int envelope_put_gone(struct buf *b, uint64_t id) {
   return begin_record(b, ENVELOPE_GONE, id, 0);
 }
 
-static int put_bytes(struct buf *b, enum envelope_kind kind, uint64_t id,
-                     const void *data, size_t length) {
-  int rc = length > UINT32_MAX ? -E2BIG : begin_record(b, kind, id, 4 + length);
+int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t length) {
+  int rc =
+      length > UINT32_MAX ? -E2BIG : begin_record(b, ENVELOPE_RESULT, id, 4 + length);
   return rc < 0 ? rc : buf_put_str(b, data ? data : "", length);
 }
 
-int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t length) {
-  return put_bytes(b, ENVELOPE_RESULT, id, data, length);
-}
-
-int envelope_put_items(struct buf *b, uint64_t id, const void *data, size_t length) {
-  return put_bytes(b, ENVELOPE_ITEMS, id, data, length);
+int envelope_put_items(struct buf *b, uint64_t id, uint32_t before, const void *data,
+                       size_t length) {
+  int rc =
+      length > UINT32_MAX - 8 ? -E2BIG : begin_record(b, ENVELOPE_ITEMS, id, 8 + length);
+  if (rc < 0)
+    return rc;
+  buf_put_u32(b, before);
+  return buf_put_str(b, data ? data : "", length);
 }
 
 static size_t cut(size_t length, size_t *room) {
@@ -132,6 +134,10 @@ size_t envelope_call_size(size_t length) {
 
 size_t envelope_result_size(size_t length) {
   return HEAD + 4 + NODE_ID + RESULT_HEAD + length;
+}
+
+size_t envelope_items_size(size_t length) {
+  return envelope_result_size(4 + length);
 }
 
 /* ---- reading ---- */
@@ -213,8 +219,11 @@ int envelope_next(struct reader *r, int answers, struct envelope_record *e) {
   case ENVELOPE_CHUNK:
     read_call(r, e);
     break;
-  case ENVELOPE_RESULT:
   case ENVELOPE_ITEMS:
+    e->before = reader_u32(r);
+    read_bytes(r, e);
+    break;
+  case ENVELOPE_RESULT:
     read_bytes(r, e);
     break;
   case ENVELOPE_CHUNKED:

@@ -12,7 +12,8 @@
  *             ERROR: i32 code, u8 started, str message, str traceback, str value
  *             BUSY: nothing; the call was not taken
  *             GONE: nothing; a call that was checked is not here (any more)
- *             ITEMS: u32 length, bytes: the next answers of a chunk
+ *             ITEMS: u32 bytes of answers before, u32 length, bytes: the next answers of
+ *             a chunk
  *             CHUNKED: u32 entered, u32 microseconds, and as ERROR, with code 0 where
  *             it is none: the chunk is over, ITEMS were all its answers, and the items
  *             behind `entered` were not and will not be entered
@@ -51,6 +52,7 @@ struct envelope_record {
   int idempotent;
   const unsigned char *data; /* of CALL, CHUNK, RESULT and ITEMS */
   size_t length;
+  uint32_t before;      /* of ITEMS: so many bytes of answers went before */
   uint32_t entered, us; /* of CHUNKED */
   int32_t code;         /* of ERROR and CHUNKED */
   int started;
@@ -81,13 +83,15 @@ int envelope_put_result(struct buf *b, uint64_t id, const void *data, size_t len
 int envelope_put_busy(struct buf *b, uint64_t id);
 int envelope_put_check(struct buf *b, uint64_t id);
 int envelope_put_gone(struct buf *b, uint64_t id);
-int envelope_put_items(struct buf *b, uint64_t id, const void *data, size_t length);
+int envelope_put_items(struct buf *b, uint64_t id, uint32_t before, const void *data,
+                       size_t length);
 /* Texts are cut to what is left of `room` bytes. */
 int envelope_put_error(struct buf *b, const struct envelope_record *error, size_t room);
 int envelope_put_chunked(struct buf *b, const struct envelope_record *end, size_t room);
 /* Bytes that a call with so many bytes takes in a message of its own. */
 size_t envelope_call_size(size_t length);
 size_t envelope_result_size(size_t length);
+size_t envelope_items_size(size_t length);
 
 /* 1: a message of calls, or of answers, of this version; records follow. */
 int envelope_open_calls(struct reader *r, const void *data, size_t length);

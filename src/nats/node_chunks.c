@@ -105,6 +105,7 @@ struct telling {
   uint64_t id;
   const unsigned char *begin, *end; /* answers that follow each other, not yet written */
   uint32_t n;                       /* answers so far */
+  uint32_t put;                     /* bytes of those that were written */
   size_t most;                      /* bytes of an ITEMS record */
   int failed;
 };
@@ -112,9 +113,10 @@ struct telling {
 static void put_items(struct telling *t, const void *data, size_t length) {
   if (length == 0 || t->failed)
     return;
-  if (node_make_room(t->node, t->caller, envelope_result_size(length)) < 0 ||
-      envelope_put_items(&t->caller->out, t->id, data, length) < 0)
+  if (node_make_room(t->node, t->caller, envelope_items_size(length)) < 0 ||
+      envelope_put_items(&t->caller->out, t->id, t->put, data, length) < 0)
     t->failed = 1;
+  t->put += (uint32_t)length;
 }
 
 static void put_pending(struct telling *t) {
@@ -174,7 +176,7 @@ static void put_answers(struct telling *t, const unsigned char *data, size_t len
 
 static size_t items_max(const mf_node *node) {
   size_t payload = engine_max_payload(node->engine);
-  return payload - envelope_result_size(0);
+  return payload - envelope_items_size(0);
 }
 
 static void begin(struct telling *t, mf_node *node, struct node_caller *caller,

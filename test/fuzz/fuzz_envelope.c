@@ -26,7 +26,7 @@ static void put(struct buf *b, const struct envelope_record *e) {
   else if (e->kind == ENVELOPE_CHUNK)
     assert(envelope_put_chunk(b, e->id, e->timeout_ms, e->data, e->length) == 0);
   else if (e->kind == ENVELOPE_ITEMS)
-    assert(envelope_put_items(b, e->id, e->data, e->length) == 0);
+    assert(envelope_put_items(b, e->id, e->before, e->data, e->length) == 0);
   else if (e->kind == ENVELOPE_CHUNKED)
     assert(envelope_put_chunked(b, e, SIZE_MAX) == 0);
 }

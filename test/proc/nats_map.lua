@@ -418,7 +418,7 @@ for what, answer in pairs{
     local far = fake(t, 4, ([[function respond(kind, id, value)
       if kind == 1 then return ("<I1I8s4"):pack(3, id, value) end
       local items, n, code = %s
-      return ("<I1I8s4"):pack(9, id, items) .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, id, n, 7, code, 1, 0, 0, 0)
+      return ("<I1I8I4s4"):pack(9, id, 0, items) .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, id, n, 7, code, 1, 0, 0, 0)
     end]]):format(answer))
     local told, n = tell(t, false, nil, far:map(count_to(20), {chunk = 5}))
     t.eq(n, 20)
@@ -428,11 +428,31 @@ end
 
 test("a hostile node: answers without an end are cut off", function(t)
   local far = fake(t, 4, [[MESSAGES = 4
-  function respond(kind, id, value) return ("<I1I8s4"):pack(9, id, ("x"):rep(400000)) end]])
+  function respond(kind, id, value)
+    return ("<I1I8I4s4"):pack(9, id, 0, ("x"):rep(400000)) .. ("<I1I8I4s4"):pack(9, id, 400000, ("x"):rep(400000))
+  end]])
   local told, n = tell(t, false, nil, far:map(count_to(20), {chunk = 20}))
   t.eq(n, 20)
   for i = 1, 20 do t.error(told[i].err, "PROTOCOL", "malformed") end
 end)
+
+-- A message with some of the answers is lost: the others are of the items that they were.
+for what, x in pairs{lost = {14, "CLONE_DIED", "lost"}, repeated = {0, "PROTOCOL", "malformed"}} do
+  test("a part of the answers is " .. what .. ": none is told of another item", function(t)
+    local far = fake(t, 4, ([[function respond(kind, id, value)
+      if kind == 1 then return ("<I1I8s4"):pack(3, id, value) end
+      local function part(before, n) return ("<I1I8I4s4"):pack(9, id, before, "\0\2\0\0\0\x91" .. string.char(n)) end
+      return part(0, 1) .. part(%d, 3) .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, id, 3, 7, -20001, 1, 0, 0, 0)
+    end]]):format(x[1]))
+    local told, n = tell(t, false, nil, far:map(count_to(3), {chunk = 3}))
+    t.eq(n, 3)
+    t.eq(told[1], {1})
+    for i = 2, 3 do
+      t.error(told[i].err, x[2], x[3])
+      t.eq(told[i].err.started, "unknown")
+    end
+  end)
+end
 
 -- One with a small message_max has no flag for chunks for chunks in its beats; one with a small message_max neither.
 test("nodes that take no chunks get the items as calls, beside those that do", function(t)

@@ -68,7 +68,7 @@ static void put_all_answers(struct buf *b) {
   assert_int_equal(envelope_put_result(b, 7, "xy", 2), 0);
   assert_int_equal(envelope_put_busy(b, 8), 0);
   assert_int_equal(envelope_put_error(b, &e, 1000), 0);
-  assert_int_equal(envelope_put_items(b, 11, "items", 5), 0);
+  assert_int_equal(envelope_put_items(b, 11, 70, "items", 5), 0);
   assert_int_equal(envelope_put_chunked(b, &end, 1000), 0);
   e.id = 12;
   e.entered = UINT32_MAX;
@@ -93,7 +93,7 @@ static void test_answers_there_and_back(void **state) {
               e.started == 1);
   assert_true(e.message_length == 7 && e.traceback_length == 5 && e.value_length == 2);
   assert_int_equal(envelope_next(&r, 1, &e), 1);
-  assert_true(e.kind == ENVELOPE_ITEMS && e.id == 11 && e.length == 5);
+  assert_true(e.kind == ENVELOPE_ITEMS && e.id == 11 && e.before == 70 && e.length == 5);
   assert_int_equal(envelope_next(&r, 1, &e), 1);
   assert_true(e.kind == ENVELOPE_CHUNKED && e.id == 11 && e.entered == 5 && e.us == 12);
   assert_true(e.code == 0 && !e.message);
