@@ -632,12 +632,12 @@ volatile uint32_t *sim_birth(struct sim *s, int far, const struct frame *fork) {
   return &s->slots[i].births[slot - s->slots[i].first];
 }
 
-void sim_return(struct sim *s, int far, const struct frame *fork, uint64_t id) {
+volatile uint64_t *sim_returned(struct sim *s, int far, const struct frame *fork) {
   uint32_t slot;
   int i = find_slot(s, far, fork, NULL, &slot);
   assert(i >= 0);
   struct slot *heads = s->slots[i].words;
-  heads[slot - s->slots[i].first].returned = id;
+  return &heads[slot - s->slots[i].first].returned;
 }
 
 void sim_last_words(struct sim *s, int far, const struct frame *fork, const char *text) {

@@ -86,9 +86,9 @@ void sim_end_process(struct sim *s, int pid, int status);
 int sim_fork(struct sim *s, int far, const struct frame *fork, const int *fds, int pid);
 /* Where the number of that clone stands. */
 volatile uint32_t *sim_birth(struct sim *s, int far, const struct frame *fork);
-/* The texts of the slot that the FORK names, for last words; or NULL. */
-/* The function of the process that it forks there with that id has returned. */
-void sim_return(struct sim *s, int far, const struct frame *fork, uint64_t id);
+/* Where the id of the FORK stands once the function of that clone has returned. */
+volatile uint64_t *sim_returned(struct sim *s, int far, const struct frame *fork);
+/* Leaves last words in the slot that the FORK names. */
 void sim_last_words(struct sim *s, int far, const struct frame *fork, const char *text);
 /* The next whole command that the core wrote to this end. 0: none. Its descriptors'
  * indices go to ret_fds. body is valid until the next call for that end. */

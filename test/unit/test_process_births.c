@@ -546,7 +546,7 @@ static void test_a_function_that_has_returned_was_entered(void **state) {
       if (f.type == CMD_FORK) {
         sim_fork(s->sim, far, &f, fds, 501);
         if (cases[i].who != NOBODY)
-          sim_return(s->sim, far, &f, entered ? q->id : first->id);
+          *sim_returned(s->sim, far, &f) = entered ? q->id : first->id;
       }
     sim_end_process(s->sim, 501, 0);
     if (cases[i].hangs_up)
@@ -588,7 +588,7 @@ static void test_a_function_that_has_returned_was_not_withdrawn(void **state) {
     while (sim_command(s->sim, far, &f, fds))
       if (f.type == CMD_FORK) {
         sim_fork(s->sim, far, &f, fds, 501);
-        sim_return(s->sim, far, &f, q->id);
+        *sim_returned(s->sim, far, &f) = q->id;
       }
     sim_run(s->sim);
     assert_int_equal(s->runs, 0);
@@ -628,7 +628,7 @@ static void test_a_return_after_a_refusal_is_not_believed(void **state) {
   s->runs = s->exits = 0;
   while (sim_command(s->sim, far, &f, fds))
     if (f.type == CMD_FORK) {
-      sim_return(s->sim, far, &f, q->id);
+      *sim_returned(s->sim, far, &f) = q->id;
       sim_answer(s->sim, far, ANS_FORK_FAILED, f.id, NULL, 0);
     }
   sim_run(s->sim);
@@ -657,7 +657,7 @@ static void test_a_function_that_has_returned_is_told_without_a_status(void **st
   while (sim_command(s->sim, far, &f, fds))
     if (f.type == CMD_FORK) {
       sim_fork(s->sim, far, &f, fds, 501);
-      sim_return(s->sim, far, &f, q->id);
+      *sim_returned(s->sim, far, &f) = q->id;
     }
   sim_end_process(s->sim, 501, 0);
   s->sim->children[501] = 0;
