@@ -450,7 +450,8 @@ int proc_leash_prepare(int leash_fd, int signum) {
 
 /* Asked for first, looked at then: a hang-up in between is seen twice, never missed. */
 int proc_leash_own(int prepared_fd, int signum, enum proc_reach reach) {
-  pid_t group = getpgrp(); /* 0: of another pid namespace; kill(-1) would be everybody's */
+  pid_t group =
+      getpgrp(); /* 0: of another pid namespace; kill(-1) would be everybody's */
   pid_t owner = reach == PROC_GROUP && group > 1 ? -group : getpid();
   if (fcntl(prepared_fd, F_SETOWN, owner) < 0)
     return -errno;
