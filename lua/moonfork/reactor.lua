@@ -466,8 +466,8 @@ local function copied()
   core.has_waiter(false)
 end
 
--- In each clone of a template whose own code has used this module. The settings of that code
--- hold there, too.
+-- In each clone of a template whose own code has used this module, before any hook of on_fork,
+-- which may use it again. The settings of that code hold there, too.
 local function born()
   if not core.let_go() then return end
   forget()
@@ -477,9 +477,7 @@ end
 -- Before a reactor is made.
 local function making()
   if has_hook or not in_template then return end
-  local ok, clone = pcall(require, "moonfork.clone")
-  if ok then clone.on_fork(born) end
-  has_hook = ok
+  has_hook = pcall(require, "moonfork.clone") and core.on_birth(born) or false
 end
 
 -- What other loops poll; see doc/lua-api.md.

@@ -10,6 +10,7 @@
 #include "os/fdwait.h"
 #include "os/proc.h"
 #include "socket/wait.h"
+#include "template/modules.h"
 #include <pthread.h>
 #include <sched.h>
 
@@ -229,6 +230,18 @@ static int l_let_go(lua_State *L) { /* let_go() -> was there something to let go
   return 1;
 }
 
+/* on_birth(f) -> true: f() in each clone of this template, before any other code there;
+ * nothing where moonfork.clone was not opened */
+static int l_on_birth(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  if (lua_getfield(L, LUA_REGISTRYINDEX, TEMPLATE_ON_BIRTH) != LUA_TFUNCTION)
+    return 0;
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 0);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 static int l_on_making(lua_State *L) { /* on_making(f): f() before a reactor is made */
   luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_ID "making");
@@ -256,19 +269,12 @@ static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
 }
 
 const luaL_Reg bind_reactor_functions[] = {
-    {"turn", l_turn},
-    {"outstanding", l_outstanding},
-    {"timeout", l_timeout},
-    {"fd", l_fd},
-    {"attention", l_attention},
-    {"post", l_post},
-    {"block", l_block},
-    {"copied", l_copied},
-    {"loop_room", l_loop_room},
-    {"now", l_now},
-    {"reset", l_reset},
-    {"on_copied", l_on_copied},
-    {"let_go", l_let_go},
-    {"on_making", l_on_making},
-    {NULL, NULL},
+    {"turn", l_turn},           {"outstanding", l_outstanding},
+    {"timeout", l_timeout},     {"fd", l_fd},
+    {"attention", l_attention}, {"post", l_post},
+    {"block", l_block},         {"copied", l_copied},
+    {"loop_room", l_loop_room}, {"now", l_now},
+    {"reset", l_reset},         {"on_copied", l_on_copied},
+    {"let_go", l_let_go},       {"on_birth", l_on_birth},
+    {"on_making", l_on_making}, {NULL, NULL},
 };

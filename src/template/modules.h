@@ -13,7 +13,11 @@ int template_check_build(lua_State *L, const char *module);
  * register for a later template() or early, and the rest works or says that this is no
  * clone). Leaves the module table on the stack; a lua_CFunction. */
 int template_open_clone(lua_State *L);
-/* The same for moonfork.rpc (serve, event, flush) and moonfork.pool (retire). */
+/* registry[TEMPLATE_ON_BIRTH] is there as soon as moonfork.clone was opened: a function as
+ * on_fork, for hooks of the library itself, which run before those of anybody. */
+#define TEMPLATE_ON_BIRTH "moonfork.on_birth"
+/* The same as template_open_clone for moonfork.rpc (serve, event, flush) and moonfork.pool
+ * (retire). */
 int template_open_rpc(lua_State *L);
 int template_open_pool(lua_State *L);
 /* Pushes what the audit can find: {NAME = {kind=, severity=, why=, remedy=}}. A

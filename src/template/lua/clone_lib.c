@@ -79,6 +79,10 @@ static int l_on_fork(lua_State *L) {
   return add_hook(L, HOOK_ON_FORK);
 }
 
+static int l_on_birth(lua_State *L) {
+  return add_hook(L, HOOK_BIRTH);
+}
+
 static int l_before_fork(lua_State *L) {
   return add_hook(L, HOOK_BEFORE_FORK);
 }
@@ -341,6 +345,8 @@ static int l_findings(lua_State *L) {
 }
 
 int template_open_clone(lua_State *L) {
+  lua_pushcfunction(L, l_on_birth);
+  lua_setfield(L, LUA_REGISTRYINDEX, TEMPLATE_ON_BIRTH);
   static const luaL_Reg functions[] = {
       {"on_fork", l_on_fork},   {"before_fork", l_before_fork}, {"run_args", l_run_args},
       {"exit", l_exit},         {"collect", l_collect},         {"findings", l_findings},

@@ -14,7 +14,8 @@ void clone_lib_mark_birth(lua_State *L);
 /* Calls the original math.randomseed with two numbers. May raise. */
 void clone_lib_reseed(lua_State *L);
 
-enum clone_hook { HOOK_ON_FORK, HOOK_BEFORE_FORK, HOOK_KINDS };
+/* HOOK_BIRTH: the library's own, which run in a clone before those of HOOK_ON_FORK. */
+enum clone_hook { HOOK_ON_FORK, HOOK_BEFORE_FORK, HOOK_BIRTH, HOOK_KINDS };
 /* The interpreter was loaded from an image: how many hooks it has, and when goes_on is
  * set, which objects are its function's own. */
 void clone_lib_resume(lua_State *L, int goes_on);

@@ -306,7 +306,8 @@ int script_has_before_fork(void) {
 }
 
 int script_has_on_fork(const struct server *s) {
-  return (s->options && s->options->on_fork) || clone_lib_has_hooks(HOOK_ON_FORK);
+  return (s->options && s->options->on_fork) || clone_lib_has_hooks(HOOK_ON_FORK) ||
+         clone_lib_has_hooks(HOOK_BIRTH);
 }
 
 /* Calls each; stops at one that returns false and gives its reason (a string), or
@@ -356,17 +357,24 @@ int script_reseed(struct server *s) {
   return script_protect(s, l_reseed, s, 0, FAILURE_NOMEM, PHASE_START);
 }
 
+static void call_hooks(lua_State *L, enum clone_hook kind) {
+  clone_lib_push_hooks(L, kind);
+  int list = lua_gettop(L);
+  lua_Integer n = lua_istable(L, list) ? (lua_Integer)lua_rawlen(L, list) : 0;
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_rawgeti(L, list, i);
+    lua_call(L, 0, 0);
+  }
+  lua_pop(L, 1);
+}
+
 static int l_on_fork(lua_State *L) {
   const struct server *s = lua_touserdata(L, 1);
+  call_hooks(L, HOOK_BIRTH);
   if (s->options && s->options->on_fork)
     s->options->on_fork(L, s->options->data);
   lua_settop(L, 1);
-  clone_lib_push_hooks(L, HOOK_ON_FORK);
-  lua_Integer n = lua_istable(L, -1) ? (lua_Integer)lua_rawlen(L, -1) : 0;
-  for (lua_Integer i = 1; i <= n; i++) {
-    lua_rawgeti(L, 2, i);
-    lua_call(L, 0, 0);
-  }
+  call_hooks(L, HOOK_ON_FORK);
   return 0;
 }
 
