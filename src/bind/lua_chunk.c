@@ -25,6 +25,7 @@
 #define BIND_CHUNK BIND_ID "chunk"
 
 struct chunk {
+  struct resident resident;
   struct service **box; /* anchored as the user value */
   struct buf items;     /* the message: header and items; empty: none yet */
   size_t item_max;      /* bytes; longer ones travel alone */
@@ -72,8 +73,17 @@ static void drop_record(struct chunk *c) {
   c->record = NULL;
 }
 
+static void abandon(struct resident *resident) {
+  struct chunk *c = list_entry(resident, struct chunk, resident);
+  fd_close(&c->fd);
+  for (size_t i = 0; i < c->nfds; i++)
+    fd_close(&c->fds[i]);
+  c->nfds = 0;
+}
+
 static int l_chunk_gc(lua_State *L) {
   struct chunk *c = luaL_checkudata(L, 1, BIND_CHUNK);
+  list_remove(&c->resident.link);
   drop_answers(c);
   drop_record(c);
   buf_deinit(&c->items);
@@ -87,12 +97,17 @@ static int l_chunk_new(lua_State *L) {
   struct service *s = service_check(L, 1);
   lua_Integer item_max = luaL_optinteger(L, 2, LUA_MAXINTEGER);
   struct chunk *c = lua_newuserdatauv(L, sizeof *c, 1);
-  *c = (struct chunk){.box = s->box, .fd = -1, .item_max = (size_t)item_max};
+  *c = (struct chunk){.box = s->box,
+                      .fd = -1,
+                      .item_max = (size_t)item_max,
+                      .resident = {.abandon = abandon}};
+  list_init(&c->resident.link);
   buf_init(&c->items, SIZE_MAX);
   buf_init(&c->text, SIZE_MAX);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, BIND_CHUNK);
+  list_push(&s->reactor->residents, &c->resident.link);
   void *map;
   if (share_new(CHUNK_RECORD_SIZE, &c->fd, &map) < 0)
     return 0;
@@ -498,6 +513,7 @@ static int l_chunk_text(lua_State *L) {
 static int l_chunk_copied(lua_State *L) {
   struct chunk *c = lua_touserdata(L, 1);
   *c = (struct chunk){.box = c->box, .fd = -1};
+  list_init(&c->resident.link);
   buf_init(&c->items, SIZE_MAX);
   buf_init(&c->text, SIZE_MAX);
   return 0;

@@ -47,6 +47,28 @@ local CODE = [[
   end
 ]]
 
+-- What has descriptors of its own beside its socket.
+local HOLDS = {
+  ["a clone that its template has not forked yet"] = [[
+    template = fork.new_exec()
+    held = template:fork()]],
+  ["a map that was left"] = [[
+    pool = fork.new():eval "function double(n) return 2 * n end":pool("double", {max = 2})
+    next_item, map = pool:map {1, 2, 3}
+    next_item(map)]],
+  ["a child that outlives its object"] = [[
+    template = fork.new_exec():eval "function wait(s) s:read 'a' end"
+    do
+      local process = template:fork()
+      assert(process:run "wait"):detach()
+      process:close()
+    end
+    fork.sleep(0.01)]],
+  ["a template at the other end of a command"] = [[
+    far = fork.remote {command = {"/bin/sh", "-c", "read x"}}
+    far:close()]],
+}
+
 for name, code in pairs(USES) do
   story.test("a template that uses the library can be forked: " .. name, function(t)
     local p = fork.new():eval(CODE:format(code))
@@ -64,7 +86,7 @@ story.test("a clone of it has none of its descriptors", function(t)
     for target in text:gmatch "%d+ ([^\n]*)" do
       n = n + 1
       if target:find "^socket" then sockets = sockets + 1 end
-      t.ok(not target:find "anon_inode", text)
+      t.ok(not target:find "anon_inode" and not target:find "memfd:", text)
     end
     return n, sockets, text
   end
@@ -78,7 +100,36 @@ story.test("a clone of it has none of its descriptors", function(t)
     t.ok(n <= least + kept + 2, text) -- libuv makes a pipe of its own in each copy
     p:close()
   end
+  for name, code in pairs(HOLDS) do
+    local p = fork.new():eval(CODE:format(code))
+    local n, _, text = look(p)
+    t.ok(n <= least + 3, name .. ": " .. text)
+    p:close()
+  end
   others:close()
+end)
+
+story.test("a hook of on_fork from before may use the library: nothing of the template's is left", function(t)
+  local p = fork.new():eval [[
+    clone = require "moonfork.clone"
+    clone.on_fork(function() require "moonfork".sleep(0.001) end)
+    fork = require "moonfork"
+    fork.set_waiter(function(reactor, timeout)
+      if coroutine.isyieldable() then coroutine.yield() else reactor:step(timeout or 1) end
+    end)
+    sleeper = coroutine.create(function() return fork.sleep(1000) end)
+    coroutine.resume(sleeper)
+    function f(s)
+      fork.loop() -- has nothing to wait for
+      local _, slept, err = coroutine.resume(sleeper)
+      s:write(tostring(slept), " ", err.code)
+    end]]
+  for _, process in ipairs {p:fork(), p:fork():fork()} do
+    local s = t.ok(process:run "f")
+    s:settimeout(20)
+    t.eq(s:read "a", "nil CANCELLED")
+  end
+  p:close()
 end)
 
 story.test("what it made answers there that it is another process's", function(t)

@@ -73,11 +73,17 @@ int mf_context_close(struct uv_loop_s *loop) {
 static void close_descriptors(struct context *ctx) {
   if (ctx->backend->ops->forked)
     ctx->backend->ops->forked(ctx->backend);
+  children_close(&registry_of(ctx)->children);
   list_each(it, &registry_of(ctx)->processes) {
     struct mf_process *p = list_entry(it, struct mf_process, link);
     fd_close(&p->chan.fd);
     fd_close(&p->pidfd);
+    fd_close(&p->peer_pidfd);
     fd_close(&p->finish.fd);
+    if (p->own_births)
+      births_forked(p->own_births);
+    if (p->births)
+      births_forked(p->births);
     if (p->far)
       far_link_forked(p->far);
     outbox_deinit(&p->chan.out);

@@ -1,5 +1,6 @@
 #include "parent/process/births.h"
 
+#include "os/fd.h"
 #include "wire/slot_layout.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -228,4 +229,10 @@ void births_end(struct births *b) {
 
 int births_ended(const struct births *b) {
   return b->ended;
+}
+
+void births_forked(struct births *b) {
+  for (int i = 0; i < b->nsteps; i++)
+    for (int k = 0; k < 2; k++)
+      fd_close(&b->steps[i].fds[k]);
 }

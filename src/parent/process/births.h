@@ -43,5 +43,7 @@ void births_drop(struct births **at);
 /* The template has ended: what has no number by now never gets one. */
 void births_end(struct births *b);
 int births_ended(const struct births *b);
+/* In a forked copy: closes the descriptors. */
+void births_forked(struct births *b);
 
 #endif

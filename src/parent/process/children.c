@@ -1,6 +1,7 @@
 #include "parent/process/children.h"
 
 #include "base/result.h"
+#include "os/fd.h"
 #include "parent/common/fork_watch.h"
 #include <errno.h>
 #include <pthread.h>
@@ -309,6 +310,15 @@ void children_init(struct children *c, struct context *ctx) {
 void children_forget_births(struct children *c) {
   while (!list_empty(&c->pending))
     free_pending(list_entry(c->pending.next, struct pending_birth, link));
+}
+
+void children_close(struct children *c) {
+  list_each(it, &c->kept) {
+    fd_close(&list_entry(it, struct kept_child, link)->pidfd);
+  }
+  list_each(it, &c->pending) {
+    births_forked(list_entry(it, struct pending_birth, link)->births);
+  }
 }
 
 void children_forked(void) {

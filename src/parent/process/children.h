@@ -44,6 +44,8 @@ void children_late(struct children *c, int pid);
 /* All of them, of a template that forks no more. b may be NULL. */
 void children_sweep(struct children *c, struct births *b);
 void children_forget_births(struct children *c);
+/* In a forked copy: closes the descriptors. */
+void children_close(struct children *c);
 /* In a forked copy: all of them are the original's. */
 void children_forked(void);
 
