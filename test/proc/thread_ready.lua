@@ -364,6 +364,32 @@ test("the end of the template's process is told of those that run, not of the on
   p:close()
 end)
 
+-- As modules do that a clone requires. A clone that is a thread forks none, so the hook is for nobody.
+test("a clone's own before_fork hooks don't make its template slower", function(t)
+  local p = ready_template(t, [[ function adds(s)
+    clone.before_fork(function() error "for nobody" end)
+    clone.on_fork(function() error "for nobody" end)
+    s:write("added")
+  end ]])
+  for _ = 1, 2 do
+    t.eq((result(t, thread(p), "adds")), "added")
+    t.eq((result(t, thread(p), "tells")), "template 0 0")
+    has_threads(t, p, 2)
+  end
+  t.eq((result(t, p:fork(), "tells")), "template 0 0")
+  p:eval [[
+    hooked = 0
+    require("moonfork.clone").before_fork(function()
+      hooked = hooked + 1
+      text = "hook " .. hooked
+    end)
+  ]]
+  t.eq((result(t, thread(p), "tells")), "hook 1 0 0")
+  t.eq((result(t, thread(p), "tells")), "hook 2 0 0")
+  has_threads(t, p, 1)
+  p:close()
+end)
+
 test("a refused clone leaves the template its handles", function(t)
   local p = fork.new_exec():eval(FUNCTIONS)
   local reader, writer = clone.pipe()

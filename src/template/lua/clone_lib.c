@@ -28,7 +28,7 @@
 #include <unistd.h>
 
 static const char hook_keys[HOOK_KINDS], seed_key, birth_marker_key, taken_key;
-static atomic_uint nhooks[HOOK_KINDS]; /* a thread's are counted, too, and not found */
+static atomic_uint nhooks[HOOK_KINDS]; /* on_fork of threads is counted, and not found */
 
 /* ---- hooks ---- */
 
@@ -38,6 +38,12 @@ int clone_lib_has_hooks(enum clone_hook kind) {
 
 void clone_lib_push_hooks(lua_State *L, enum clone_hook kind) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &hook_keys[kind]);
+}
+
+/* A clone that is a thread: the count is its template's, too, which with hooks before a
+ * fork looks at its whole heap each time, and makes no clone ahead. */
+static int forks_none(const struct server *s) {
+  return s && s->thread;
 }
 
 static int add_hook(lua_State *L, enum clone_hook kind) {
@@ -50,7 +56,8 @@ static int add_hook(lua_State *L, enum clone_hook kind) {
   }
   lua_pushvalue(L, 1);
   lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
-  nhooks[kind]++;
+  if (kind == HOOK_ON_FORK || !forks_none(server_self()))
+    nhooks[kind]++;
   return 0;
 }
 
