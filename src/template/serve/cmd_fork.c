@@ -3,6 +3,7 @@
 #include "template/fork/clone.h"
 #include "template/serve/commands.h"
 #include "template/serve/entry.h"
+#include "template/server/signals.h"
 #include "template/server/wakeup.h"
 #include "template/thread/thread_clone.h"
 #include <errno.h>
@@ -35,7 +36,7 @@ int cmd_fork(struct server *s, struct command *c) {
   if (!clone_parse_fork(&o, c))
     return server_malformed(s, "malformed fork command");
   if (o.thread) {
-    wakeup_enter_user(); /* a thread is scheduled as the one that starts it */
+    signals_enter_thread();
     r = thread_fork(s, c, entry_thread);
   } else {
     r = clone_fork(s, &o, c->fds, &sibling);

@@ -23,6 +23,11 @@ void signals_enter_user(void) {
   autoreap_enter_user();
 }
 
+void signals_enter_thread(void) {
+  user_ran = 1;
+  wakeup_enter_user(); /* a thread is scheduled as the one that starts it */
+}
+
 void signals_leave_user(void) {
   sigset_t none;
   sigemptyset(&none);

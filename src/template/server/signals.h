@@ -9,6 +9,9 @@
  * the process's own (wakeup.h). */
 void signals_enter_user(void);
 void signals_leave_user(void);
+/* It runs on another thread from now on, until that has ended: any disposition may change,
+ * and that of the signal that ends such threads does. */
+void signals_enter_thread(void);
 /* A handler of the library's own, for one signal: set now, where the disposition is the
  * default, and never again, so that what user code sets stays. Clones, and the function
  * of run, have the default. It may run at any time, in a clone as well until
