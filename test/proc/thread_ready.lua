@@ -390,6 +390,22 @@ test("a clone's own before_fork hooks don't make its template slower", function(
   p:close()
 end)
 
+-- The library's own, by which clones in threads are ended.
+test("the handler for their signal is no finding, and no process has it", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS .. [[
+    function caught(s) s:write(io.open("/proc/self/status"):read("a"):match("SigCgt:%s*%x*(%x%x%x%x%x%x%x%x)\n")) end
+  ]])
+  local before = t.got(result(t, p:fork(), "caught"))
+  for _ = 1, 2 do
+    for _ = 1, 2 do t.eq((result(t, thread(p), "tells")), "template 0 0") end
+    t.eq((result(t, p:fork(), "caught")), before)
+  end
+  t.eq((result(t, thread(p), "tells")), "template 0 0")
+  p:seal { audit = "strict" }
+  t.eq((result(t, p:fork(), "caught")), before)
+  p:close()
+end)
+
 test("a refused clone leaves the template its handles", function(t)
   local p = fork.new_exec():eval(FUNCTIONS)
   local reader, writer = clone.pipe()

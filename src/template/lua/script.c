@@ -14,6 +14,7 @@
 #include "template/lua/hibernate.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script_error.h"
+#include "template/lua/thread_end.h"
 #include "template/modules.h"
 #include "template/server/signals.h"
 #include <errno.h>
@@ -176,6 +177,10 @@ static int is_alone(void) {
   return audit_count_threads() == 1;
 }
 
+static int is_our_handler(const struct sigaction *action) {
+  return signals_is_own(action) || thread_end_has_handler(action);
+}
+
 void script_attach(struct server *s) {
   s->collector.heap = s->heap;
   s->collector.is_alone = is_alone;
@@ -185,7 +190,7 @@ void script_attach(struct server *s) {
   clone_fork_refused = why_no_raw_fork;
   audit_init(&s->audit, is_ours, s);
   s->audit.sources.collector_mode = &s->collector.gc;
-  s->audit.sources.is_ours = signals_is_own;
+  s->audit.sources.is_ours = is_our_handler;
 }
 
 static int l_prepare(lua_State *L) {

@@ -49,6 +49,10 @@ static void install(void) {
   sigaction(THREAD_END_SIGNAL, &a, NULL);
 }
 
+int thread_end_has_handler(const struct sigaction *action) {
+  return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_signal;
+}
+
 void thread_end_prepare(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   sigset_t end;

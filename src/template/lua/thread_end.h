@@ -7,9 +7,12 @@
 #define TEMPLATE_LUA_THREAD_END_H
 
 #include <lua.h>
+#include <signal.h>
 
 /* On the thread that will be a clone: whoever wants its end reaches it from now on. */
 void thread_end_prepare(void);
+/* Is that the handler which this has set? */
+int thread_end_has_handler(const struct sigaction *action);
 /* This thread is the clone with that number, and runs L: `leave`, which does not come
  * back, is called when its end is wanted. */
 void thread_end_begin(lua_State *L, int number, void (*leave)(void));
