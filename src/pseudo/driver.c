@@ -212,8 +212,14 @@ static int prepare_copy(struct birth *b) {
   if (r < 0)
     return r;
   c->running = c->L;
+  /* The finaliser of what waits for it would free the original's, before its __clone. */
+  int collects = lua_gc(c->L, LUA_GCISRUNNING);
+  if (collects)
+    lua_gc(c->L, LUA_GCSTOP);
   r = call_clone(b);
   lua_settop(c->L, 0);
+  if (collects)
+    lua_gc(c->L, LUA_GCRESTART);
   return r;
 }
 
