@@ -32,15 +32,28 @@ static int l_box_gc(lua_State *L) {
   return end(L, lua_touserdata(L, 1));
 }
 
+struct keeper {
+  int of_others;
+};
+
 static int l_keeper_gc(lua_State *L) {
-  return end(L, lua_touserdata(L, lua_upvalueindex(1)));
+  const struct keeper *k = lua_touserdata(L, 1);
+  return k->of_others ? 0 : end(L, lua_touserdata(L, lua_upvalueindex(1)));
+}
+
+/* A copy's box begins anew, with a keeper of its own. */
+static int l_keeper_copied(lua_State *L) {
+  ((struct keeper *)lua_touserdata(L, 1))->of_others = 1;
+  return 0;
 }
 
 /* What a clone has made is finalised at its end, and what it has inherited, its box, is
  * not. */
 static void keep(lua_State *L) {
-  lua_newuserdatauv(L, 0, 0);
-  lua_createtable(L, 0, 1);
+  struct keeper *k = lua_newuserdatauv(L, sizeof *k, 0);
+  k->of_others = 0;
+  lua_createtable(L, 0, 2);
+  reactor_copies(L, l_keeper_copied, NULL);
   lua_getfield(L, LUA_REGISTRYINDEX, BIND_BOX);
   lua_pushcclosure(L, l_keeper_gc, 1);
   lua_setfield(L, -2, "__gc");

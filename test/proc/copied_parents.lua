@@ -118,6 +118,41 @@ copies("a function with processes, waits and callbacks of its own hibernates", f
   end
 end)
 
+copies("a copy that has made processes can be copied again", function(t)
+  local path = t:file "image"
+  local p = fork.new_exec():eval(CODE):eval [[
+    fork, clone = require "moonfork", require "moonfork.clone"
+    function goes_on(s, file)
+      for i = 1, 3 do
+        fork.sleep(0.001)
+        local how, other = assert(clone.hibernate(file))
+        if how == "saved" then return s:write("saved ", i) end
+        s = other
+      end
+      collectgarbage()
+      makes(s)
+    end]]
+  t.eq(answer(t, p:fork():send_arg(path), "goes_on"), "saved 1")
+  for i = 2, 3 do
+    local q = fork.load(path)
+    t.eq(answer(t, q), "saved " .. i)
+    q:close()
+  end
+  local last = fork.load(path)
+  t.eq(answer(t, last), MADE)
+  last:close()
+  t.eq(p:save(path), true)
+  p:close()
+  for _ = 1, 2 do
+    p = fork.load(path)
+    p:eval "fork.sleep(0.001)"
+    t.eq(answer(t, p:fork {isolation = "thread"}, "makes"), MADE)
+    t.eq(answer(t, p:fork(), "makes"), MADE)
+    t.eq(p:save(path), true)
+    p:close()
+  end
+end)
+
 copies("clones in threads make processes, one after another and at once, and leave nothing behind", function(t)
   for _, code in ipairs {CODE, "function makes(s) " .. CODE .. " makes(s) end"} do
     local p = fork.new_exec():eval(code)
@@ -205,12 +240,32 @@ story.test("a pseudo-process makes processes, and has its parent's sockets", {ti
       assert(assert(inner:run "f"):read "a" == "inner" and inner:wait().code == 0)
       fork.loop()
       assert(select(2, fork.signal("USR1", print)).code == "UNSUPPORTED")
+      assert(ended(child(function() fork.sleep(0.001) collectgarbage() fork.sleep(0.001) os.exit(6, true) end)) == 6)
       rpc:close() template:close() timer:close() socket:close() near:close() far:close()
       collectgarbage()
       os.exit(7, true)
     end)) == 7)
     assert(far:read "l" == "two" and rpc(5) == 10 and c:wait().code == 0)
     timer:close() rpc:close() template:close()
+    print "all"]], "all\n")
+end)
+
+-- The copy's collector finalised sockets that were garbage at the fork before their buffers were
+-- made its own: they were freed twice.
+story.test("garbage of a pseudo-process is finalised in its copies after it was made theirs", function(t)
+  pseudo.ok(t, [[
+    local socket = require("moonfork").socket
+    collectgarbage("incremental", 100, 1000, 4)
+    for i = 1, 30 do
+      do
+        local near, far = socket.pair()
+        near:write(("line\n"):rep(100))
+        far:read "l"
+      end
+      local text = {}
+      for j = 1, i do text[j] = ("x"):rep(j) end
+      assert(ended(child(function() os.exit(0, true) end)) == 0)
+    end
     print "all"]], "all\n")
 end)
 
