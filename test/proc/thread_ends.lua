@@ -137,6 +137,18 @@ test("what its objects hold is written then, too, and nothing of it stays", func
 end)
 
 -- Whoever called it, none of them has returned: 0 would be a success.
+test("no process is forked while a thread runs that a clone in a thread has left", function(t)
+  local p = template()
+  t.eq((result(t, p:fork(), "counts")), "1") -- there was none
+  t.eq((result(t, thread(p, "thread"), "writes_and_does")), "xy")
+  local q = p:fork()
+  local _, err = q:run("counts")
+  t.error(err, "FORK_FAILED", "the process has 2 threads")
+  q:close()
+  t.eq((result(t, thread(p, ""), "counts")), "1")
+  p:close()
+end)
+
 test("C code that ends the process ends all, and none of them with success", function(t)
   for what, status in pairs {leave = 1, exit = 9} do
     local p = template()

@@ -37,6 +37,7 @@ int cmd_fork(struct server *s, struct command *c) {
     return server_malformed(s, "malformed fork command");
   if (o.thread) {
     signals_enter_thread();
+    audit_touch(&s->audit); /* C code in it may start a thread that outlives it */
     r = thread_fork(s, c, entry_thread);
   } else {
     r = clone_fork(s, &o, c->fds, &sibling);
