@@ -254,7 +254,9 @@ MF_API int mf_on_exit(mf_process *, mf_exit_cb, void *data);
  * a reused pid. -ESRCH when it has ended. Before the pid is known the signal is kept and
  * sent then. */
 MF_API int mf_kill(mf_process *, int signum);
-MF_API int mf_pid(const mf_process *); /* -1 until known */
+/* -1 until known: look before you give it to kill(2), for which -1 is everybody; mf_kill
+ * needs no number. */
+MF_API int mf_pid(const mf_process *);
 
 /* How many spares (mf_options.spares_max) wait to be taken now. */
 MF_API int mf_spares(const mf_process *);
