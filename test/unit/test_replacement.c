@@ -201,7 +201,7 @@ static void test_what_is_no_file_is_not_replaced_and_a_link_is(void **state) {
   replacement_end(&r);
   rmdir(path);
   assert_int_equal(mkfifo(path, 0600), 0);
-  assert_int_equal(replacement_begin(&r, path, &why), -EINVAL);
+  assert_int_equal(replacement_begin(&r, path, &why), -EEXIST);
   replacement_end(&r);
   assert_non_null(strstr(why, "is no file"));
   unlink(path);
