@@ -269,4 +269,26 @@ story.test("garbage of a pseudo-process is finalised in its copies after it was 
     print "all"]], "all\n")
 end)
 
+story.test("a program's clones keep its descriptors though pseudo-processes that have ended had processes", function(t)
+  pseudo.ok(t, [[
+    local fork = require "moonfork"
+    fork.sleep(0.001)
+    assert(ended(child(function()
+      local template = fork.new_exec():eval "function double(x) return 2 * x end"
+      assert(template:fork():rpc "double"(2) == 4)
+      os.exit(5)
+    end)) == 5)
+    local pairs_of = {}
+    for i = 1, 40 do pairs_of[i] = {fork.socket.pair()} end
+    function check(s)
+      for _, pair in ipairs(pairs_of) do
+        assert(pair[1]:write "x\n" and pair[2]:read "l" == "x")
+      end
+      s:write "all"
+    end
+    local template = assert(fork.template())
+    print(assert(template:fork():run "check"):read "a")
+    template:close()]], "all\n")
+end)
+
 story.done()

@@ -71,6 +71,8 @@ int mf_context_close(struct uv_loop_s *loop) {
 /* Descriptors of a context that a forked copy must not keep. The copy's memory is its
  * own: the records stay as they are, inert. */
 static void close_descriptors(struct context *ctx) {
+  if (ctx->has_own_fds) /* their numbers may be others' here */
+    return;
   if (ctx->backend->ops->forked)
     ctx->backend->ops->forked(ctx->backend);
   children_close(&registry_of(ctx)->children);

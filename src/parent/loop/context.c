@@ -1,6 +1,7 @@
 #include "parent/loop/context.h"
 
 #include "os/fd.h"
+#include "os/proc.h"
 #include "parent/common/fork_watch.h"
 #include "parent/private.h"
 #include <errno.h>
@@ -44,6 +45,7 @@ void context_init(struct context *ctx, struct backend *backend,
   ctx->backend = backend;
   ctx->ops = ops;
   ctx->generation = fork_generation();
+  ctx->has_own_fds = proc_has_own_fds();
   backend->owner = ctx;
   backend->on_begin = on_begin;
   backend->on_timer = on_timer;

@@ -66,6 +66,7 @@ struct context {
   struct backend *backend;
   const struct context_ops *ops;
   unsigned generation; /* of forks, when it was made */
+  int has_own_fds;     /* those of the thread that made it: no forked copy has them */
   int started, stopping;
   int resting; /* nothing is open, and it is let go of: it is about to be parked */
   int in_dispatch, leaving, in_work, wants_turn;
