@@ -5,6 +5,9 @@ local story = require "story"
 local fork = require "moonfork"
 local clone = require "moonfork.clone"
 local kit = story.kit
+local threads = require "thread_story"
+local test, thread, result = threads.test, threads.thread, threads.result
+local threads_of = threads.number
 
 local FUNCTIONS = [[
   local clone = require "moonfork.clone"
@@ -43,43 +46,6 @@ local GRACE = 2 -- seconds that a process that was closed may take to end
 
 local function template(code)
   return fork.new_exec():eval(FUNCTIONS .. (code or ""))
-end
-
-local function thread(p)
-  return p:fork{isolation = "thread"}
-end
-
--- What it writes, and how it ends.
-local function result(t, p, name)
-  local socket = t.got(p:run(name))
-  local text = socket:read("a")
-  socket:close()
-  local status = t.got(p:wait())
-  p:close()
-  return text, status
-end
-
-local function threads_of(pid)
-  local text = assert(io.open("/proc/" .. pid .. "/status")):read("a")
-  return tonumber(text:match("Threads:%s*(%d+)"))
-end
-
-local function ask_available()
-  local p = template()
-  local q = thread(p)
-  local _, err = q:run("more")
-  q:close()
-  p:close()
-  fork.loop()
-  return not err or err.code ~= "UNSUPPORTED"
-end
-local available = ask_available()
-
-local function test(name, f)
-  story.test(name, function(t)
-    if not available then t.skip("this Lua, or this build, has none") end
-    f(t)
-  end)
 end
 
 test("each has the template's data, and its own from then on", function(t)
@@ -456,8 +422,7 @@ story.test("a clone that nobody has an object of runs on when its template is cl
   end
 end)
 
-story.test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, function(t)
-  if not available then t.skip("this Lua, or this build, has none") end
+test("modules in C: copied, or refused by name", {needs = "lpeg cjson"}, function(t)
   local p = template [[
     local lpeg = require "lpeg"
     words = lpeg.Ct((lpeg.C(lpeg.R("az")^1) + 1)^0)

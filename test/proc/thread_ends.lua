@@ -3,6 +3,8 @@
 -- is left of the template works on. Real processes and threads.
 local story = require "story"
 local fork = require "moonfork"
+local threads = require "thread_story"
+local test, thread, result = threads.test, threads.thread, threads.result
 
 local FUNCTIONS = [[
   local module = package.searchpath("unsafe.crash", (package.cpath:gsub("%?", "unsafe")))
@@ -30,38 +32,6 @@ local LEFT = "C code has ended the clone's thread"
 
 local function template(code)
   return fork.new_exec():eval(FUNCTIONS .. (code or ""))
-end
-
-local function thread(p, ...)
-  return p:fork{isolation = "thread"}:send_arg(...)
-end
-
--- What it writes, and how it ends.
-local function result(t, p, name)
-  local socket = t.got(p:run(name))
-  local text = socket:read("a")
-  socket:close()
-  local status = t.got(p:wait())
-  p:close()
-  return text, status
-end
-
-local function ask_available()
-  local p = template()
-  local q = thread(p, "")
-  local _, err = q:run("counts")
-  q:close()
-  p:close()
-  fork.loop()
-  return not err or err.code ~= "UNSUPPORTED"
-end
-local available = ask_available()
-
-local function test(name, f)
-  story.test(name, function(t)
-    if not available then t.skip("this Lua, or this build, has none") end
-    f(t)
-  end)
 end
 
 -- The template has no clone in a thread left: then it forks, and ends when it is closed.

@@ -6,6 +6,8 @@ local story = require "story"
 local host = require "host"
 local fork = require "moonfork"
 local clone = require "moonfork.clone"
+local threads = require "thread_story"
+local test, thread, result = threads.test, threads.thread, threads.result
 
 local FUNCTIONS = [[
   local clone = require "moonfork.clone"
@@ -42,27 +44,9 @@ local FUNCTIONS = [[
   function late(s) compute(5000) s:write("late ", compute(10)) end
 ]]
 
-local function thread(p)
-  return p:fork { isolation = "thread" }
-end
-
-local function result(t, p, name)
-  local socket = t.got(p:run(name))
-  local text = socket:read("a")
-  socket:close()
-  local status = t.got(p:wait())
-  p:close()
-  return text, status
-end
-
-local function threads_of(p)
-  local text = assert(io.open("/proc/" .. p:pid() .. "/status")):read("a")
-  return tonumber(text:match("Threads:%s*(%d+)"))
-end
-
 -- The thread of a clone that has ended may be on its way out of the kernel.
 local function has_threads(t, p, n)
-  t.within(10, function() return threads_of(p) == n end, n .. " threads")
+  t.within(10, function() return threads.number(p:pid()) == n end, n .. " threads")
 end
 
 local function ready_template(t, code)
@@ -71,26 +55,10 @@ local function ready_template(t, code)
   return p
 end
 
-local function ask_available()
-  local p = fork.new_exec():eval(FUNCTIONS)
-  local _, err = thread(p):run("tells")
-  p:close()
-  fork.loop()
-  return not err
-end
-local available = ask_available()
-
-local function test(name, f)
-  story.test(name, function(t)
-    if not available then t.skip("this Lua, or this build, has none") end
-    f(t)
-  end)
-end
-
 test("one is ready after a fork of a thread, and none after anything else", function(t)
   local p = fork.new_exec():eval(FUNCTIONS)
   t.got(p:memory())
-  t.eq(threads_of(p), 1)
+  t.eq(threads.number(p:pid()), 1)
   t.eq((result(t, thread(p), "tells")), "template 0 0")
   has_threads(t, p, 2)
   t.got(p:memory())
@@ -213,11 +181,11 @@ test("more are ready after many at a time, not for long, and none after anything
   end
   t.within(20, function() -- a second later there is one again, and a loaded machine may not see more
     burst()
-    local n = threads_of(p)
+    local n = threads.number(p:pid())
     fork.sleep(0.005) -- threads that have ended are gone
-    return n > 2 and threads_of(p) > 2
+    return n > 2 and threads.number(p:pid()) > 2
   end, "more than one is ready")
-  t.within(10, function() return threads_of(p) <= 5 end)
+  t.within(10, function() return threads.number(p:pid()) <= 5 end)
   has_threads(t, p, 2) -- after a second
   burst()
   p:eval "text = 'changed'"
