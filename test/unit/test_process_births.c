@@ -25,6 +25,15 @@ static void wait_for_status(struct story *s) {
     sim_advance(s->sim, 10);
 }
 
+/* A clone that is to run f, whose end is told. */
+static mf_process *ask_for_a_function(struct story *s, mf_process *t) {
+  mf_process *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  return q;
+}
+
 /* ---- process groups (option tree) ---- */
 
 static mf_process *make_running_tree(struct story *s, mf_process *t, int far, int pid) {
@@ -158,9 +167,7 @@ static void test_a_clone_that_is_no_child_of_ours_is_known_by_its_pidfd(void **s
     s->sim->tells_status = tells;
     for (int pid = 501; pid < 503; pid++) {
       s->exits = 0;
-      assert_int_equal(mf_fork(t, &q), 0);
-      assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-      assert_int_equal(mf_run(q, "f", on_run, s), 0);
+      q = ask_for_a_function(s, t);
       assert_int_equal(q->births != NULL, pid == 501);
       execute_fork(s, t, far, q, pid, 0);
       sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 77, NULL, 0);
@@ -206,9 +213,7 @@ static void test_a_careless_host_believes_no_number_after_the_end(void **state) 
   int far;
   mf_process *t = make_template(s, &far), *q;
   s->sim->careless = 1;
-  assert_int_equal(mf_fork(t, &q), 0);
-  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  q = ask_for_a_function(s, t);
   struct frame f;
   int fds[SIM_QUEUE], q_far = sim_far_end(s->sim, q->chan.fd);
   while (sim_command(s->sim, far, &f, fds))
@@ -233,9 +238,7 @@ static void test_last_words_are_read_from_the_slot(void **state) {
     struct frame f;
     int far, fds[SIM_QUEUE];
     mf_process *t = make_template(s, &far), *q;
-    assert_int_equal(mf_fork(t, &q), 0);
-    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    q = ask_for_a_function(s, t);
     while (sim_command(s->sim, far, &f, fds))
       if (f.type == CMD_FORK) {
         sim_fork(s->sim, far, &f, fds, 501);
@@ -536,9 +539,7 @@ static void test_a_function_that_has_returned_was_entered(void **state) {
     struct frame f;
     int far, fds[SIM_QUEUE], entered = cases[i].who == ITSELF;
     mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
-    assert_int_equal(mf_fork(t, &q), 0);
-    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    q = ask_for_a_function(s, t);
     assert_int_equal(q->expects_hello, 0);
     int q_far = sim_far_end(s->sim, q->chan.fd);
     s->runs = s->exits = 0;
@@ -622,9 +623,7 @@ static void test_a_return_after_a_refusal_is_not_believed(void **state) {
   struct frame f;
   int far, fds[SIM_QUEUE];
   mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  q = ask_for_a_function(s, t);
   s->runs = s->exits = 0;
   while (sim_command(s->sim, far, &f, fds))
     if (f.type == CMD_FORK) {
@@ -650,9 +649,7 @@ static void test_a_function_that_has_returned_is_told_without_a_status(void **st
   struct frame f;
   int far, fds[SIM_QUEUE];
   mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  q = ask_for_a_function(s, t);
   s->runs = s->exits = 0;
   while (sim_command(s->sim, far, &f, fds))
     if (f.type == CMD_FORK) {
