@@ -616,6 +616,16 @@ static void test_a_function_that_has_returned_was_not_withdrawn(void **state) {
   }
 }
 
+/* The end of a story whose other clone, 500, still runs. */
+static void end_after_first(struct story *s, mf_process *first, mf_process *t,
+                            mf_process *q) {
+  sim_end_process(s->sim, 500, 0);
+  wait_for_status(s);
+  mf_close(first, NULL, NULL);
+  close_both(q, t);
+  story_free(s);
+}
+
 /* A template that says both that it has not forked it and that its function has returned
  * is believed once. */
 static void test_a_return_after_a_refusal_is_not_believed(void **state) {
@@ -635,11 +645,7 @@ static void test_a_return_after_a_refusal_is_not_believed(void **state) {
   assert_int_equal(s->run_error, MF_EFORK_FAILED);
   assert_int_equal(s->run_started, MF_STARTED_NO);
   assert_int_equal(s->exits, 1);
-  sim_end_process(s->sim, 500, 0);
-  wait_for_status(s);
-  mf_close(first, NULL, NULL);
-  close_both(q, t);
-  story_free(s);
+  end_after_first(s, first, t, q);
 }
 
 /* A host that reaps what comes has taken its status, and a copy of that host the end of
@@ -664,11 +670,7 @@ static void test_a_function_that_has_returned_is_told_without_a_status(void **st
   assert_int_equal(s->run_error, 0);
   assert_int_equal(s->exits, 1);
   assert_int_equal(s->exit_known, 0);
-  sim_end_process(s->sim, 500, 0);
-  wait_for_status(s);
-  mf_close(first, NULL, NULL);
-  close_both(q, t);
-  story_free(s);
+  end_after_first(s, first, t, q);
 }
 
 int main(void) {
