@@ -126,3 +126,16 @@ void close_both(mf_process *a, mf_process *b) {
   mf_close(a, NULL, NULL);
   mf_close(b, NULL, NULL);
 }
+
+void wait_for_status(struct story *s) {
+  for (int i = 0; i < 40; i++)
+    sim_advance(s->sim, 10);
+}
+
+mf_process *ask_for_a_function(struct story *s, mf_process *t) {
+  mf_process *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  return q;
+}

@@ -47,5 +47,9 @@ void execute_fork(struct story *s, mf_process *t, int far, mf_process *q, int pi
 mf_process *make_running(struct story *s, mf_process *t, int far, int pid);
 void answer_failure(struct story *s, int far, unsigned code, unsigned phase);
 void close_both(mf_process *a, mf_process *b);
+/* Long enough for every look at a status that is not there yet. */
+void wait_for_status(struct story *s);
+/* A clone that is to run f, whose end is told. */
+mf_process *ask_for_a_function(struct story *s, mf_process *t);
 
 #endif

@@ -19,21 +19,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Long enough for every look at a status that is not there yet. */
-static void wait_for_status(struct story *s) {
-  for (int i = 0; i < 40; i++)
-    sim_advance(s->sim, 10);
-}
-
-/* A clone that is to run f, whose end is told. */
-static mf_process *ask_for_a_function(struct story *s, mf_process *t) {
-  mf_process *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-  assert_int_equal(mf_run(q, "f", on_run, s), 0);
-  return q;
-}
-
 /* ---- process groups (option tree) ---- */
 
 static mf_process *make_running_tree(struct story *s, mf_process *t, int far, int pid) {
@@ -524,155 +509,6 @@ static void test_only_the_kernel_tells_whose_number_it_is(void **state) {
   }
 }
 
-/* ---- functions that have returned before *running* was due ---- */
-
-/* The end of the socket is its *running*, where the slot says so, and says it of this
- * process: an older one's word in the same slot is none. It is so, too, where the socket
- * does not end, since a copy of this program has the other end. */
-static void test_a_function_that_has_returned_was_entered(void **state) {
-  enum { NOBODY, ITSELF, ANOTHER };
-  static const struct {
-    int who, hangs_up;
-  } cases[] = {{ITSELF, 1}, {ITSELF, 0}, {ANOTHER, 1}, {ANOTHER, 0}, {NOBODY, 1}};
-  for (size_t i = 0; i < COUNT(cases); i++) {
-    struct story *s = story_new();
-    struct frame f;
-    int far, fds[SIM_QUEUE], entered = cases[i].who == ITSELF;
-    mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
-    q = ask_for_a_function(s, t);
-    assert_int_equal(q->expects_hello, 0);
-    int q_far = sim_far_end(s->sim, q->chan.fd);
-    s->runs = s->exits = 0;
-    while (sim_command(s->sim, far, &f, fds))
-      if (f.type == CMD_FORK) {
-        sim_fork(s->sim, far, &f, fds, 501);
-        if (cases[i].who != NOBODY)
-          *sim_returned(s->sim, far, &f) = entered ? q->id : first->id;
-      }
-    sim_end_process(s->sim, 501, 0);
-    if (cases[i].hangs_up)
-      sim_hang_up(s->sim, q_far);
-    sim_run(s->sim);
-    assert_int_equal(s->runs, cases[i].hangs_up);
-    for (int n = 0; n < 2 * WORD_LOOK_MS / 50; n++) /* by its pidfd then */
-      sim_advance(s->sim, 50);
-    assert_int_equal(s->runs, 1);
-    assert_int_equal(s->run_error, entered ? 0 : MF_ECLONE_DIED);
-    if (!entered)
-      assert_int_equal(s->run_started, MF_STARTED_NO);
-    assert_int_equal(s->exits, 1);
-    assert_int_equal(s->exit_known, 1);
-    assert_int_equal(s->exit_code, 0);
-    assert_int_equal(s->sim->children[501], 0);
-    sim_end_process(s->sim, 500, 0);
-    wait_for_status(s);
-    mf_close(first, NULL, NULL);
-    close_both(q, t);
-    story_free(s);
-  }
-}
-
-/* What stands there counts before it is said that the function was not entered: by a
- * close, or by a timeout, while a copy of this program keeps the socket from ending. */
-static void test_a_function_that_has_returned_was_not_withdrawn(void **state) {
-  for (int closed = 0; closed <= 1; closed++) {
-    struct story *s = story_new();
-    struct frame f;
-    int far, fds[SIM_QUEUE];
-    mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
-    mf_options o = MF_OPTIONS_INIT;
-    o.timeout_ms = WORD_LOOK_MS / 2;
-    assert_int_equal(mf_fork_options(t, &o, &q), 0);
-    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
-    assert_int_equal(mf_run(q, "f", on_run, s), 0);
-    s->runs = s->exits = 0;
-    while (sim_command(s->sim, far, &f, fds))
-      if (f.type == CMD_FORK) {
-        sim_fork(s->sim, far, &f, fds, 501);
-        *sim_returned(s->sim, far, &f) = q->id;
-      }
-    sim_run(s->sim);
-    assert_int_equal(s->runs, 0);
-    if (closed)
-      mf_close(q, NULL, NULL);
-    else
-      sim_advance(s->sim, WORD_LOOK_MS / 2 + 1);
-    sim_run(s->sim);
-    assert_int_equal(s->runs, 1);
-    assert_int_equal(s->run_error, 0);
-    sim_end_process(s->sim, 501, 0);
-    wait_for_status(s);
-    assert_int_equal(s->runs, 1);
-    assert_int_equal(s->exits, 1);
-    assert_int_equal(s->sim->children[501], 0);
-    sim_end_process(s->sim, 500, 0);
-    wait_for_status(s);
-    mf_close(first, NULL, NULL);
-    if (closed)
-      mf_close(t, NULL, NULL);
-    else
-      close_both(q, t);
-    story_free(s);
-  }
-}
-
-/* The end of a story whose other clone, 500, still runs. */
-static void end_after_first(struct story *s, mf_process *first, mf_process *t,
-                            mf_process *q) {
-  sim_end_process(s->sim, 500, 0);
-  wait_for_status(s);
-  mf_close(first, NULL, NULL);
-  close_both(q, t);
-  story_free(s);
-}
-
-/* A template that says both that it has not forked it and that its function has returned
- * is believed once. */
-static void test_a_return_after_a_refusal_is_not_believed(void **state) {
-  struct story *s = story_new();
-  struct frame f;
-  int far, fds[SIM_QUEUE];
-  mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
-  q = ask_for_a_function(s, t);
-  s->runs = s->exits = 0;
-  while (sim_command(s->sim, far, &f, fds))
-    if (f.type == CMD_FORK) {
-      *sim_returned(s->sim, far, &f) = q->id;
-      sim_answer(s->sim, far, ANS_FORK_FAILED, f.id, NULL, 0);
-    }
-  sim_run(s->sim);
-  assert_int_equal(s->runs, 1);
-  assert_int_equal(s->run_error, MF_EFORK_FAILED);
-  assert_int_equal(s->run_started, MF_STARTED_NO);
-  assert_int_equal(s->exits, 1);
-  end_after_first(s, first, t, q);
-}
-
-/* A host that reaps what comes has taken its status, and a copy of that host the end of
- * its socket: its function has returned all the same, and its status is unknown. */
-static void test_a_function_that_has_returned_is_told_without_a_status(void **state) {
-  struct story *s = story_new();
-  struct frame f;
-  int far, fds[SIM_QUEUE];
-  mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500), *q;
-  q = ask_for_a_function(s, t);
-  s->runs = s->exits = 0;
-  while (sim_command(s->sim, far, &f, fds))
-    if (f.type == CMD_FORK) {
-      sim_fork(s->sim, far, &f, fds, 501);
-      *sim_returned(s->sim, far, &f) = q->id;
-    }
-  sim_end_process(s->sim, 501, 0);
-  s->sim->children[501] = 0;
-  for (int n = 0; n < 2 * WORD_LOOK_MS / 50; n++)
-    sim_advance(s->sim, 50);
-  assert_int_equal(s->runs, 1);
-  assert_int_equal(s->run_error, 0);
-  assert_int_equal(s->exits, 1);
-  assert_int_equal(s->exit_known, 0);
-  end_after_first(s, first, t, q);
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_only_the_kernel_tells_whose_number_it_is),
@@ -689,10 +525,6 @@ int main(void) {
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
       cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),
       cmocka_unit_test(test_births_in_slots_that_were_given_back_are_reaped),
-      cmocka_unit_test(test_a_function_that_has_returned_was_entered),
-      cmocka_unit_test(test_a_function_that_has_returned_was_not_withdrawn),
-      cmocka_unit_test(test_a_return_after_a_refusal_is_not_believed),
-      cmocka_unit_test(test_a_function_that_has_returned_is_told_without_a_status),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
   };
   return cmocka_run_group_tests_name("process births", tests, NULL, NULL);
