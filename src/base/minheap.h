@@ -3,7 +3,7 @@
  * Nodes with equal keys come in any order. Pure.
  *
  * set and the removal of a node that is not the first cost a few steps, which is what
- * most timeouts do; removing the first costs O(log n), averaged over many. */
+ * most timeouts do; removing the first costs some dozens, however many were set before. */
 #ifndef BASE_MINHEAP_H
 #define BASE_MINHEAP_H
 
@@ -17,6 +17,7 @@ struct minheap_node {
   uint64_t key;
   struct minheap_node *prev; /* sibling before it, or parent; NULL: in no heap */
   struct minheap_node *next, *child;
+  unsigned rank;
 };
 
 struct minheap {
