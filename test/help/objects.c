@@ -1,12 +1,15 @@
 /* objects: userdata as C modules make it, for stories about copies of interpreters.
  *
- *   new(metatable or nil [, user values]) -> 4 words, zero
- *   set(object, i, what)   word i, from 1: "malloc", "variable", "function", "self", a
- * number get(object, i)         the word, as a number kind(object, i)        "zero",
- * "variable" or "function" of this module, "self", "other" free(object)           a
- * finaliser: frees the first word, once; a second time aborts renew(object)          a
- * __clone in C: the first word becomes memory of its own gc_count()             how often
- * free was called in this process
+ *   new(metatable or nil [, user values])
+ *                      4 words, zero
+ *   set(object, i, what)
+ *                      word i, from 1: "malloc", "variable", "function", "self", a number
+ *   get(object, i)     the word, as a number
+ *   kind(object, i)    "zero", "variable" or "function" of this module, "self", "other"
+ *   free(object)       a finaliser: frees the first word, once
+ *   renew(object)      a __clone in C: the first word becomes memory of its own
+ *   light()            a light userdata that leads to memory from malloc
+ *   gc_count()         how often free was called in this process
  */
 #include <lauxlib.h>
 #include <lua.h>
@@ -58,6 +61,14 @@ static int l_set(lua_State *L) {
   }
 }
 
+static int l_light(lua_State *L) {
+  void *block = calloc(1, BLOCK);
+  if (!block)
+    return luaL_error(L, "not enough memory");
+  lua_pushlightuserdata(L, block);
+  return 1;
+}
+
 static int l_get(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)(uintptr_t)*word_at(L));
   return 1;
@@ -95,8 +106,9 @@ static int l_gc_count(lua_State *L) {
 __attribute__((visibility("default"))) int luaopen_objects(lua_State *L);
 int luaopen_objects(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"new", l_new},   {"set", l_set},     {"get", l_get},           {"kind", l_kind},
-      {"free", l_free}, {"renew", l_renew}, {"gc_count", l_gc_count}, {NULL, NULL}};
+      {"new", l_new},     {"set", l_set},           {"get", l_get},
+      {"kind", l_kind},   {"free", l_free},         {"renew", l_renew},
+      {"light", l_light}, {"gc_count", l_gc_count}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -174,6 +174,13 @@ image_story("rebuild: a function that fails, a process that fails, and no place 
   p, err = rebuilt(t:tmp() .. "/no/image", function(process) process:eval "x = 1" end)
   t.error(err, "EINVAL", "No such file")
   t.eq(t.ask(p:fork(), "return x"), 1)
+  -- An image whose objects can't be had again is none that can be used.
+  t.eq(fork.new_exec():eval [[
+    thing = require "objects".new{__name = "thing", __clone = function() error "not here" end}]]:save(path), true)
+  p, err = rebuilt(path, function(process) process:eval "x = 2" end)
+  t.eq(err, nil)
+  t.eq(t.ask(p:fork(), "return x"), 2)
+  t.eq(t.ask(fork.load(path):fork(), "return x"), 2)
   -- An error of the process that is not about its image is none to build for.
   local called
   p = rebuilt(path, function() called = true end, {program = "/no/such/program"})

@@ -190,6 +190,8 @@ image_story("what can't be saved is an error with type and path, and the process
   local cases = {
     {"box = {file = assert(io.open '/dev/null')}", "FILE%*.*box%.file.*open file"},
     {"box = {[7] = (require 'moonfork.clone'.run_args())}", "moonfork%.socket.*box%[7%]"},
+    {"box = {handle = {require 'objects'.light()}}", "light userdata 0x%x+ %(box%.handle%[1%]%): .*memory"},
+    {"local u = require 'objects'.light() box = function() return u end", "light userdata .*%(box %(upvalue u%)%)"},
   }
   for _, case in ipairs(cases) do
     local p = fork.new_exec():send_fd(io.stdout):eval(case[1]) -- which templates keep for ever
@@ -200,6 +202,23 @@ image_story("what can't be saved is an error with type and path, and the process
     t.eq(t.ask(p:fork(), "return box ~= nil"), true)
     p:close()
   end
+end)
+
+image_story("a second thread of a C library is refused, by module; audit = 'off' says that it is known", function(t)
+  local path = t:file "image"
+  local p = fork.new_exec():require "hostile_thread"
+  local ok, err = p:save(path)
+  t.eq(ok, nil)
+  t.error(err, "EINVAL", "2 threads, the last of module 'hostile_thread'")
+  t.eq(t.read(path), nil)
+  t.eq(p:seal{audit = "off"}:save(path), true)
+  p:close()
+  -- Those of clones are none of it.
+  p = fork.new_exec():eval "function wait(socket) socket:read 'a' end"
+  local socket = t.got(p:fork{isolation = "thread"}:run "wait")
+  t.eq(p:save(path), true)
+  socket:close()
+  t.eq(t.ask(fork.load(path):fork(), "return type(wait)"), "function")
 end)
 
 image_story("files that can't be used are the process's first failure, with the reason", function(t)

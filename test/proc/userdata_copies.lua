@@ -198,7 +198,7 @@ story.test("an error in __clone names type and path", function(t)
   local none = OBJECTS .. [[app = {list = {[2] = objects.new{__name = "fragile", __clone = 5}}}]]
   for _, case in ipairs{{code, "broken on purpose"}, {thrown, "table"}, {none, "attempt to call a number value"}} do
     local pattern = "__clone of userdata of type 'fragile' %(.*app%.list%[2%].*%): .*" .. case[2]
-    compare(t, case[1], "return 'x'", {image = {pattern, code = "TEMPLATE_START"}, thread = {pattern, code = "REMOTE"},
+    compare(t, case[1], "return 'x'", {image = {pattern, code = "EINVAL"}, thread = {pattern, code = "REMOTE"},
       pseudo = {"__clone of the userdata of type fragile %(.*app%.list%[2%].*%): .*" .. case[2]}})
   end
 end)

@@ -47,6 +47,7 @@ struct walk {
   } kind[KINDS_MAX];
   struct step *step;
   const void **seen; /* open addressing */
+  const void *light; /* the light userdata that counts as an object; NULL: none does */
   audit_found *found;
   void *data;
 };
@@ -70,7 +71,8 @@ static int is_new(struct walk *w, const void *p) {
 static void put(lua_State *L, struct walk *w, uint32_t parent, enum how how) {
   int type = lua_type(L, -1);
   int is_object = type == LUA_TTABLE || type == LUA_TFUNCTION || type == LUA_TUSERDATA ||
-                  type == LUA_TTHREAD;
+                  type == LUA_TTHREAD ||
+                  (type == LUA_TLIGHTUSERDATA && w->light == lua_touserdata(L, -1));
   if (is_object && w->count < w->max && is_new(w, lua_topointer(L, -1))) {
     w->count++;
     w->step[w->count] = (struct step){parent, (uint32_t)how};
@@ -325,14 +327,14 @@ static size_t estimate(lua_State *L) {
 }
 
 /* A new walk, on the stack with its lists, from all its beginnings. */
-static struct walk *begin(lua_State *L) {
+static struct walk *begin(lua_State *L, const void *light) {
   int top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
   size_t n = estimate(L);
   size_t steps = (n + 1) * sizeof(struct step), seen = 2 * n * sizeof(void *);
   struct walk *w = lua_newuserdatauv(L, sizeof *w + steps + seen, 0);
   memset(w, 0, sizeof *w + steps + seen);
-  *w = (struct walk){.max = (uint32_t)n, .seen_size = 2 * n};
+  *w = (struct walk){.max = (uint32_t)n, .seen_size = 2 * n, .light = light};
   w->step = (struct step *)(w + 1);
   w->seen = (const void **)(w->step + n + 1);
   lua_newtable(L);
@@ -348,7 +350,7 @@ static struct walk *begin(lua_State *L) {
 
 void heap_walk(lua_State *L, audit_found *found, void *data) {
   int top = lua_gettop(L);
-  struct walk *w = begin(L);
+  struct walk *w = begin(L, NULL);
   w->found = found;
   w->data = data;
   for (uint32_t i = 1; i <= w->count; i++)
@@ -361,15 +363,21 @@ static void ignore(const struct finding *f, void *data) {
   (void)f, (void)data;
 }
 
-void heap_walk_path(lua_State *L, const void *object, char *path, size_t n) {
+static int is_at_top(lua_State *L, const void *object, const void *light) {
+  return light ? lua_islightuserdata(L, -1) && lua_touserdata(L, -1) == light
+               : !lua_islightuserdata(L, -1) && lua_topointer(L, -1) == object;
+}
+
+static void find(lua_State *L, const void *object, const void *light, char *path,
+                 size_t n) {
   int top = lua_gettop(L);
   char found[PATH_SIZE], module[PATH_SIZE];
-  struct walk *w = begin(L);
+  struct walk *w = begin(L, light);
   w->found = ignore;
   snprintf(path, n, "an object that nothing names");
   for (uint32_t i = 1; i <= w->count; i++) {
     lua_rawgeti(L, w->queue, i);
-    int is_it = lua_topointer(L, -1) == object;
+    int is_it = is_at_top(L, object, light);
     lua_pop(L, 1);
     if (is_it) {
       name_object(L, w, i, found, module);
@@ -379,4 +387,12 @@ void heap_walk_path(lua_State *L, const void *object, char *path, size_t n) {
     look_at(L, w, i);
   }
   lua_settop(L, top);
+}
+
+void heap_walk_path(lua_State *L, const void *object, char *path, size_t n) {
+  find(L, object, NULL, path, n);
+}
+
+void heap_walk_path_light(lua_State *L, const void *light, char *path, size_t n) {
+  find(L, NULL, light, path, n);
 }

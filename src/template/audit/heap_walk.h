@@ -19,5 +19,7 @@ void heap_walk(lua_State *L, audit_found *found, void *data);
 /* The shortest path to the object, as text; "an object that nothing names" where none of
  * these lead there. May raise (memory). */
 void heap_walk_path(lua_State *L, const void *object, char *path, size_t n);
+/* The same for a light userdata, which is not NULL. */
+void heap_walk_path_light(lua_State *L, const void *light, char *path, size_t n);
 
 #endif

@@ -8,6 +8,7 @@
 #include "image/selfcheck.h"
 #include "socket/socket.h"
 #include "template/audit/copyable.h"
+#include "template/audit/heap_walk.h"
 #include "template/heap/heap_copy.h"
 #include "template/image/format.h"
 #include "template/image/libraries.h"
@@ -163,16 +164,46 @@ static int is_of_socket(const struct saving *s, uint64_t offset) {
   return 0;
 }
 
+struct name {
+  const void *light;
+  char path[160];
+};
+
+static int l_name(lua_State *L) {
+  struct name *n = lua_touserdata(L, 1);
+  heap_walk_path_light(L, n->light, n->path, sizeof n->path);
+  return 0;
+}
+
+/* No finaliser runs: for it, what has been suspended would be any coroutine. */
+static int call_quietly(lua_State *L, lua_CFunction f, void *data) {
+  int collects = lua_gc(L, LUA_GCISRUNNING);
+  if (collects)
+    lua_gc(L, LUA_GCSTOP);
+  lua_pushcfunction(L, f);
+  lua_pushlightuserdata(L, data);
+  int status = lua_pcall(L, 1, 0, 0);
+  if (status != LUA_OK)
+    lua_pop(L, 1);
+  if (collects)
+    lua_gc(L, LUA_GCRESTART);
+  return status == LUA_OK ? 0 : -ENOMEM;
+}
+
 /* It leads to memory of C's that is not in the file. */
 static int refuse_word(struct saving *s, const struct pointers_outside *w) {
   if (w->kind == IMAGE_CONTEXT || w->kind == IMAGE_CONTINUATION)
     return 0; /* of a call that has ended */
   if (w->object)
     return 0; /* the rules for userdata have allowed it */
-  snprintf(
-      s->why, IMAGE_TEXT_MAX,
-      "a %s (0x%llx) refers to memory of a C module's that is not in the interpreter",
-      pointers_kind(w->kind), (unsigned long long)w->word);
+  struct name name = {.light = (const void *)(uintptr_t)w->word};
+  if (w->kind == IMAGE_LIGHT && call_quietly(s->L, l_name, &name) < 0)
+    return -ENOMEM;
+  snprintf(s->why, IMAGE_TEXT_MAX,
+           "%s 0x%llx%s%s%s: it refers to memory outside of the interpreter, which a C "
+           "module has from malloc or the system",
+           pointers_kind(w->kind), (unsigned long long)w->word, *name.path ? " (" : "",
+           name.path, *name.path ? ")" : "");
   return -EINVAL;
 }
 
@@ -405,21 +436,11 @@ static int l_look(lua_State *L) {
   return 0;
 }
 
-/* No finaliser runs: for it, what has been suspended would be any coroutine. */
 static int check_userdata(struct saving *s) {
   struct look look = {s, 0};
-  int collects = lua_gc(s->L, LUA_GCISRUNNING);
-  if (collects)
-    lua_gc(s->L, LUA_GCSTOP);
-  lua_pushcfunction(s->L, l_look);
-  lua_pushlightuserdata(s->L, &look);
-  int status = lua_pcall(s->L, 1, 0, 0);
-  if (status != LUA_OK)
-    lua_pop(s->L, 1);
-  if (collects)
-    lua_gc(s->L, LUA_GCRESTART);
-  if (status != LUA_OK)
-    return -ENOMEM;
+  int r = call_quietly(s->L, l_look, &look);
+  if (r < 0)
+    return r;
   return look.result == -EPERM ? -EINVAL : look.result;
 }
 

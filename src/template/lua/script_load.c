@@ -9,6 +9,7 @@
 #include "template/lua/on_term.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +32,15 @@ static int l_resume(lua_State *L) {
   return 0;
 }
 
+/* An error of a __clone: the image can't be used, as if it did not fit. */
+static void blame_image(struct server *s, const char *path) {
+  char prefix[600];
+  snprintf(prefix, sizeof prefix, "the image %.500s can't be used: ", path);
+  failure_record_prefix(&s->failure, prefix);
+  if (s->failure.code == FAILURE_REMOTE)
+    s->failure.code = FAILURE_INVAL;
+}
+
 int script_load(struct server *s, const struct options *o) {
   char why[IMAGE_TEXT_MAX];
   struct image_loaded loaded = {0};
@@ -40,8 +50,8 @@ int script_load(struct server *s, const struct options *o) {
   if (r < 0 && path)
     server_fail_with(s, failure_code_of(r), PHASE_OPTION, -r,
                      "the image %s can't be used: %s", path, why);
-  free(path);
   if (r < 0) {
+    free(path);
     free(loaded.hooks);
     return r;
   }
@@ -54,8 +64,12 @@ int script_load(struct server *s, const struct options *o) {
   script_attach(s);
   struct resume_job job = {s, o};
   r = script_protect(s, l_resume, &job, 0, FAILURE_REMOTE, PHASE_START);
-  if (r == 0)
-    r = script_call_clone(s, (char *)s->heap, loaded.hooks, loaded.nhooks, PHASE_START);
+  if (r == 0) {
+    r = script_call_clone(s, (char *)s->heap, loaded.hooks, loaded.nhooks, PHASE_OPTION);
+    if (r < 0)
+      blame_image(s, path);
+  }
+  free(path);
   free(loaded.hooks);
   return r;
 }
