@@ -175,7 +175,8 @@ local function text(value, function_name, n, may_be_nil)
 end
 
 local function checked(ok, message, errno)
-  if ok then return ok, message end
+  if ok and message then return ok, message end -- two files
+  if ok then return ok end
   return nil, setmetatable({code = "EINVAL", message = message, errno = errno}, Error)
 end
 

@@ -71,11 +71,19 @@ static int describe(lua_State *L) {
   return 1;
 }
 
+/* What is to be closed, which can be killed like all else. */
+static void close_variables(struct family_member *m) {
+  m->closes = true;
+  m->running = m->program;
+  lua_resetthread(m->program);
+  m->running = m->L;
+}
+
 static void report(struct family_member *m) {
   lua_pushcfunction(m->L, describe);
   lua_pushlightuserdata(m->L, m->program);
   bool described = lua_pcall(m->L, 1, 1, 0) == LUA_OK;
-  lua_resetthread(m->program); /* closes what is to be closed */
+  close_variables(m);
   const char *text = lua_tostring(m->L, -1);
   say(described && text ? text : "error in error handling");
   lua_settop(m->L, 0);
@@ -91,18 +99,30 @@ static void close_descriptors(void) {
 #endif
 }
 
+/* Finalisers run: they may use files, resume coroutines, and end the process. Lua runs no
+ * hook in them, so a signal waits until they have returned. */
+static void close_state(struct family_member *m) {
+  close_variables(m); /* lua_close looks at m->L only */
+  m->running = NULL;
+  if (atomic_load(&m->ending))
+    streams_end(m->L);
+  else
+    lua_close(m->L);
+}
+
 static void finish(struct family_member *m, int code) {
-  int ending = atomic_load(&m->ending), signal = ending > 0 ? ending : 0;
-  bool closes = !ending || (ending == ENDING_EXIT && m->close_state);
-  if (ending == ENDING_EXIT)
-    code = m->exit_code;
+  int ending = atomic_load(&m->ending);
   m->running = NULL;
   streams_flush(m->L);
-  if (closes) { /* finalisers run: they may use files, and resume coroutines */
+  if (ending == ENDING_EXIT)
+    code = m->exit_code;
+  if (!ending || (ending == ENDING_EXIT && m->close_state)) {
     if (ending == ENDING_EXIT)
       atomic_compare_exchange_strong(&m->ending, &ending, 0);
-    lua_resetthread(m->program); /* what is to be closed; lua_close looks at m->L only */
-    lua_close(m->L);
+    close_state(m);
+    ending = atomic_load(&m->ending);
+    if (ending == ENDING_EXIT)
+      code = m->exit_code;
   } else {
     streams_end(m->L);
   }
@@ -114,7 +134,7 @@ static void finish(struct family_member *m, int code) {
   m->L = m->program = NULL;
   m->surroundings = NULL;
   close_descriptors();
-  family_end(m, code, signal);
+  family_end(m, code, ending > 0 ? ending : 0);
 }
 
 /* ---- fork ---- */

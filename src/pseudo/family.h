@@ -37,7 +37,8 @@ struct family_member {
   long result; /* of a fork: a number, 0 in the copy, negative: why_not says why */
   char why_not[600];
   int exit_code;
-  bool close_state;
+  bool close_state;    /* of os.exit(code, true) */
+  bool closes;         /* its program has returned or failed, and what it has is closed */
   bool warns, warning; /* the function warn: on; in the middle of a message */
 };
 

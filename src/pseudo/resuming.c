@@ -35,12 +35,13 @@ static void say_blocker(lua_State *L, int from, char *text, size_t size) {
   char what[300];
   for (int strict = 0; strict < 2; strict++)
     if (blocker_name(L, from, m->heap, strict, what, sizeof what) ||
-        (m->running != L &&
+        (m->running && m->running != L && /* none: the end, and its finalisers */
          blocker_name(m->running, 0, m->heap, strict, what, sizeof what))) {
       snprintf(text, size, "it would have to leave %s", what);
       return;
     }
-  snprintf(text, size, "it would have to leave a C function");
+  snprintf(text, size, "%s",
+           m->closes ? "the program is ending" : "it would have to leave a C function");
 }
 
 /* ---- fork ---- */

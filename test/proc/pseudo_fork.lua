@@ -188,6 +188,12 @@ story.test("where it can't be used require says why", function(t)
     {whole = true, lua = "lua5.4 -W"})
 end)
 
+story.test("functions that succeed return what they promise, and no more", function(t)
+  pseudo.ok(t, [[
+    print(select("#", pseudo.getcwd()), select("#", pseudo.chdir "/"), select("#", pseudo.setenv("A", "b")),
+      select("#", pseudo.pipe()), select("#", pseudo.umask()), select("#", pseudo.kill(1, 0)))]], "1\t1\t1\t2\t1\t1\n")
+end)
+
 story.test("wrong arguments are named", function(t)
   pseudo.ok(t, [[
     local function raises(pattern, f, ...)
@@ -214,6 +220,45 @@ end)
 
 -- A sanitizer looks after all of a copy's address space, which takes a hundred times longer.
 local MANY = story.scale > 1 and 20 or 900
+
+-- The program has returned, failed or called os.exit(code, true), and what it has is closed.
+story.test("finalisers and variables that are closed at the end: no fork, and the last exit counts", function(t)
+  local ends = {
+    {"object = setmetatable({}, {__gc = function() ACTION end})", 0},
+    {"object = setmetatable({}, {__gc = function() ACTION end}) os.exit(5, true)", 5},
+    {"local c <close> = setmetatable({}, {__close = function() ACTION end}) os.exit(6, true)", 6},
+    {"local c <close> = setmetatable({}, {__close = function() ACTION end}) error('on purpose', 0)", 1},
+  }
+  local actions = {
+    {"print(fork())", "nil\tcannot fork here: the program is ending\n"},
+    {"print(coroutine.wrap(function() return fork() end)())", "nil\tcannot fork here: the program is ending\n"},
+    {"print((coroutine.wrap(function() coroutine.yield(fork() == nil) end)()))", "true\n"},
+    {"table.sort({2, 1}, function() print((select(2, fork()).message:gsub(', called.*', ''))) end)",
+      "cannot fork here: it would have to leave the C function table.sort\n"},
+    {"print(pcall(coroutine.yield))", "false\tattempt to yield from outside a coroutine\n"},
+    {"pseudo.exit(3) print 'lives'", "", 3},
+    {"os.exit(4) print 'lives'", "", 4},
+    {"pseudo.kill(pseudo.getpid(), 'TERM') print 'lives'", "", 15},
+  }
+  for _, ending in ipairs(ends) do
+    for _, action in ipairs(actions) do
+      local out, _, code = pseudo.run(t, (ending[1]:gsub("ACTION", action[1])))
+      t.eq(out, action[2], action[1])
+      t.eq(code, action[3] == 15 and 128 + 15 or action[3] or ending[2], action[1])
+    end
+  end
+  -- A child, which somebody else ends while it closes its variable.
+  pseudo.ok(t, [[
+    local from, to = pseudo.pipe()
+    local pid = child(function()
+      local c <close> = setmetatable({}, {__close = function() to:write "closing\n" to:close() while true do end end})
+      os.exit(0, true)
+    end)
+    to:close()
+    print(from:read())
+    pseudo.kill(pid, "KILL")
+    print(ended(pid))]], "closing\nnil\t9\n")
+end)
 
 story.test("many copies come and go without growth", function(t)
   pseudo.ok(t, ([[
