@@ -15,6 +15,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,12 +85,32 @@ static void end_segment(struct outbox *o, struct outbox_segment *s) {
     free(s);
 }
 
-void outbox_deinit(struct outbox *o) {
+void outbox_deinit_some(struct outbox *o, int n, struct list *rest) {
   o->nbytes = 0;
-  while (!list_empty(&o->segments))
-    end_segment(o, segment_of(o->segments.next));
+  while (!list_empty(&o->segments)) {
+    struct outbox_segment *s = segment_of(o->segments.next);
+    int slow = s->nfds > 0 && !s->borrowed; /* a lender waits for his release */
+    if (slow && n == 0) {
+      list_remove(&s->link);
+      list_push(rest, &s->link);
+      continue;
+    }
+    n -= slow;
+    end_segment(o, s);
+  }
   free(o->spare);
   o->spare = NULL;
+}
+
+void outbox_deinit(struct outbox *o) {
+  outbox_deinit_some(o, INT_MAX, NULL);
+}
+
+void outbox_drop_rest(struct list *rest) {
+  struct outbox_segment *s = segment_of(rest->next);
+  list_remove(&s->link);
+  close_fds(s);
+  free(s);
 }
 
 static struct outbox_segment *new_copied(struct outbox *o, size_t need) {

@@ -23,6 +23,11 @@ struct outbox {
 void outbox_init(struct outbox *o);
 /* Drops everything: closes descriptors, calls the releases. */
 void outbox_deinit(struct outbox *o);
+/* The same, but of what holds descriptors only the first n segments: closing thousands
+ * takes long. The others go to the end of `rest`, for outbox_drop_rest. */
+void outbox_deinit_some(struct outbox *o, int n, struct list *rest);
+/* Drops the first of them. */
+void outbox_drop_rest(struct list *rest);
 int outbox_empty(const struct outbox *o);
 /* Queues a frame; a body longer than FRAME_BODY_MAX goes in parts (FRAME_MORE). Takes fds
  * (at most FRAME_FDS_MAX; NULL: none), even on failure. 0 or -ENOMEM. */

@@ -76,6 +76,7 @@ static void close_descriptors(struct context *ctx) {
   if (ctx->backend->ops->forked)
     ctx->backend->ops->forked(ctx->backend);
   children_close(&registry_of(ctx)->children);
+  context_close_unsent(ctx);
   list_each(it, &registry_of(ctx)->processes) {
     struct mf_process *p = list_entry(it, struct mf_process, link);
     fd_close(&p->chan.fd);

@@ -79,9 +79,8 @@ void channel_close(struct channel *c) {
   c->ended = 1;
   c->write_closed = 1;
   inbox_deinit(&c->in);
-  outbox_deinit(&c->out);
   inbox_init(&c->in, ANS_HELLO, ANS_LAST);
-  outbox_init(&c->out);
+  c->events->on_unsent(c);
 }
 
 int channel_steal(struct channel *c) {
@@ -136,8 +135,7 @@ void channel_flush(struct channel *c) {
      * is there all the same, it has to know that nothing more comes. */
     c->write_closed = 1;
     c->backend->ops->fall_silent(c->backend, c->fd);
-    outbox_deinit(&c->out);
-    outbox_init(&c->out);
+    c->events->on_unsent(c);
   }
   rewatch(c);
 }

@@ -26,6 +26,8 @@ struct channel_events {
   /* Frames enough for one turn were delivered and there may be more, which nothing tells
    * of now: channel_ready once more, on the next turn. */
   void (*on_more)(struct channel *c);
+  /* What is queued never goes: to be dropped (context_drop_outbox). */
+  void (*on_unsent)(struct channel *c);
   /* Who wrote what comes next, where channel_ask_writer has asked for it: once. Takes
    * pidfd
    * (-1: not told). */

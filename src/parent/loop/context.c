@@ -4,6 +4,7 @@
 #include "os/proc.h"
 #include "parent/common/fork_watch.h"
 #include "parent/private.h"
+#include "wire/outbox.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,10 +29,14 @@ static const unsigned steps_a_turn[PHASE_COUNT] = {
     [PHASE_WORK] = 1024, [PHASE_FREE] = 256, [PHASE_CLOSED] = 256};
 enum { DUE_A_TURN = 256 }; /* deadlines */
 
+/* Segments with descriptors of a dropped outbox that are dropped with it. */
+enum { DROPPED_AT_ONCE = 64 };
+
 static void on_begin(void *owner);
 static void on_timer(void *owner);
 static void on_turn(void *owner);
 static void on_stopped(void *owner);
+static void on_close_unsent(struct task *t);
 
 /* ---- life ---- */
 
@@ -54,6 +59,8 @@ void context_init(struct context *ctx, struct backend *backend,
   deadlines_init(&ctx->deadlines, backend);
   list_init(&ctx->link);
   list_init(&ctx->dump_entries);
+  list_init(&ctx->unsent);
+  task_init(&ctx->close_unsent, on_close_unsent);
   for (int i = 0; i < PHASE_COUNT; i++)
     list_init(&ctx->phases[i]);
   give_steps(ctx);
@@ -170,6 +177,7 @@ int context_foreign(const struct context *ctx) {
 }
 
 static void free_context(struct context *ctx) {
+  context_close_unsent(ctx);
   pthread_mutex_lock(&lock);
   list_remove(&ctx->link);
   pthread_mutex_unlock(&lock);
@@ -300,6 +308,7 @@ static void rest(struct context *ctx) {
   ctx->in_dispatch++;
   int more = ctx->ops->on_rest(ctx);
   ctx->in_dispatch--;
+  more |= !list_empty(&ctx->unsent);
   if (more || (ctx->nopen && has_tasks(ctx))) /* a close callback has asked for them */
     context_turn(ctx);
   else if (!ctx->nopen)
@@ -326,6 +335,32 @@ void context_leave(struct context *ctx) {
   else
     context_spare_turn(ctx);
   rest(ctx);
+}
+
+/* The template of thousands of forks that it has not executed has ended: each of them has
+ * left the descriptor of a socket, and to close one takes 2 us. */
+void context_drop_outbox(struct context *ctx, struct outbox *o) {
+  outbox_deinit_some(o, DROPPED_AT_ONCE, &ctx->unsent);
+  outbox_init(o);
+  if (!list_empty(&ctx->unsent))
+    context_task(ctx, PHASE_FREE, &ctx->close_unsent);
+}
+
+static void on_close_unsent(struct task *t) {
+  struct context *ctx = list_entry(t, struct context, close_unsent);
+  while (!list_empty(&ctx->unsent)) {
+    if (!ctx->stopping && !context_step(ctx, PHASE_FREE)) {
+      context_task(ctx, PHASE_FREE, t);
+      return;
+    }
+    outbox_drop_rest(&ctx->unsent);
+  }
+}
+
+void context_close_unsent(struct context *ctx) {
+  while (!list_empty(&ctx->unsent))
+    outbox_drop_rest(&ctx->unsent);
+  task_clear(&ctx->close_unsent);
 }
 
 void task_init(struct task *t, void (*run)(struct task *t)) {

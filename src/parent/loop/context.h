@@ -49,6 +49,7 @@ struct dump_entry {
 };
 
 struct context;
+struct outbox;
 
 /* What the context's owner does at its turns of life. */
 struct context_ops {
@@ -80,6 +81,8 @@ struct context {
   size_t nbusy;
   struct list phases[PHASE_COUNT];
   struct list dump_entries; /* rpcs and pools */
+  struct list unsent;       /* of outboxes that were dropped: descriptors to be closed */
+  struct task close_unsent;
   struct deadlines deadlines;
   struct blockcache blockcache;
   struct busy_wait busy_wait;
@@ -129,6 +132,10 @@ int context_step(struct context *ctx, enum task_phase phase);
 /* How many there are left; and that so many were done. */
 unsigned context_steps(const struct context *ctx, enum task_phase phase);
 void context_count_steps(struct context *ctx, enum task_phase phase, unsigned n);
+/* Drops what is queued there; where that is thousands of descriptors, in several turns. */
+void context_drop_outbox(struct context *ctx, struct outbox *o);
+/* Closes at once what context_drop_outbox has left. */
+void context_close_unsent(struct context *ctx);
 /* Runs those of that phase now, however many. */
 void context_flush_phase(struct context *ctx, enum task_phase phase);
 void task_init(struct task *t, void (*run)(struct task *t));

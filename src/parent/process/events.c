@@ -207,6 +207,10 @@ void process_on_read(struct task *t) {
   process_try_give(p);
 }
 
+static void on_unsent(struct channel *c) {
+  context_drop_outbox(from_channel(c)->context, &c->out);
+}
+
 static void on_writer(struct channel *c, int pid, int pidfd) {
   struct mf_process *p = from_channel(c);
   if (p->taken_up &&
@@ -218,8 +222,8 @@ static void on_writer(struct channel *c, int pid, int pidfd) {
   }
 }
 
-static const struct channel_events channel_events = {on_frame,   on_end,  on_ready,
-                                                     on_stalled, on_more, on_writer};
+static const struct channel_events channel_events = {
+    on_frame, on_end, on_ready, on_stalled, on_more, on_unsent, on_writer};
 
 /* What happens to p comes here. */
 void process_listen(struct mf_process *p) {

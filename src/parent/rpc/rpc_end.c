@@ -21,7 +21,7 @@ static void close_socket(struct mf_rpc *rpc) {
   deadline_clear(&rpc->retry);
   rpc->write_closed = 1;
   rpc->more = 0;
-  outbox_deinit(&rpc->out);
+  context_drop_outbox(rpc->context, &rpc->out);
   if (!rpc->reading) /* else a callback may be looking at a message */
     rpc_drop_input(rpc);
 }
