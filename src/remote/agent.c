@@ -22,6 +22,8 @@
 
 extern char **environ;
 
+enum { LATE_MS = 1 };
+
 static struct turn turn;
 static struct mux mux;
 static struct beat beat;
@@ -29,7 +31,9 @@ static struct tables tables;
 static struct records records;
 static const char *program;
 static int leash[2] = {-1, -1};
-static size_t nquiet; /* bytes of `ended` that wait for on_quiet */
+static size_t nlate;  /* bytes of `ended` that can go; behind them */
+static size_t nquiet; /* those that wait for on_quiet */
+static uv_timer_t late;
 
 static void end(int status) {
   mux_flush(&mux);
@@ -44,20 +48,38 @@ static void fail(const char *text) {
 /* ---- ends ---- */
 
 static void hold_back(void) {
-  if (nquiet || buf_size(&tables.ended) == 0)
+  if (nquiet || buf_size(&tables.ended) == nlate)
     return;
-  nquiet = buf_size(&tables.ended);
+  nquiet = buf_size(&tables.ended) - nlate;
   mux_await_quiet(&mux);
 }
 
 static void on_quiet(struct mux *m) {
-  if (buf_put(&mux.out, buf_peek(&tables.ended), nquiet) < 0) {
-    mux_break(m, "not enough memory");
-    return;
-  }
-  buf_consume(&tables.ended, nquiet);
+  nlate += nquiet;
   nquiet = 0;
   hold_back(); /* those that ended meanwhile */
+}
+
+static void put_late(void) {
+  if (buf_put(&mux.out, buf_peek(&tables.ended), nlate) < 0)
+    mux_break(&mux, "not enough memory");
+  buf_consume(&tables.ended, nlate);
+  nlate = 0;
+  uv_timer_stop(&late);
+}
+
+static void on_late(uv_timer_t *t) {
+  put_late();
+}
+
+/* While a clone is being born, which is told in a moment, reports of others go with that:
+ * a message less, and the processor stays with the template. */
+static void pass_late(void) {
+  int is_birth_near = mux.passed_ms && mux_now_ms(&mux) - mux.passed_ms <= LATE_MS;
+  if (nlate && (!is_birth_near || mux_backlog(&mux) > 0))
+    put_late();
+  else if (nlate && !uv_is_active((uv_handle_t *)&late))
+    uv_timer_start(&late, on_late, LATE_MS, 0);
 }
 
 static void reap(void) {
@@ -232,6 +254,7 @@ static int has_news(struct mux *m) {
 }
 
 static void put_news(struct mux *m) {
+  m->passed_ms = 0;
   if (tables_put_news(&tables, &mux.out) < 0)
     mux_break(m, "not enough memory");
 }
@@ -245,7 +268,8 @@ static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t 
 }
 
 static void on_local_end(struct mux *m, uint32_t channel) {
-  if (records_put(&records, channel, &mux.out) < 0)
+  if (records_put(&records, channel, &mux.out) < 0 ||
+      tables_put_returns(&tables, &mux.out) < 0)
     mux_break(m, "not enough memory");
 }
 
@@ -271,6 +295,7 @@ static int take_stream(int *ret_r, int *ret_w) {
 }
 
 static void after(struct turn *t) {
+  pass_late();
   mux_after(&mux);
 }
 
@@ -294,6 +319,7 @@ int remote_agent(const char *template_program) {
             strerror(-r));
     return 2;
   }
+  uv_timer_init(turn.loop, &late);
   tables_init(&tables, watch_pidfd);
   records_init(&records);
   buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);

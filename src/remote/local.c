@@ -173,6 +173,11 @@ void local_end_writing(struct local *l) {
     shutdown(l->fd, SHUT_WR);
 }
 
+void local_end(struct local *l) {
+  if (l->is_socket)
+    shutdown(l->fd, SHUT_RDWR);
+}
+
 void local_end_reading(struct local *l) {
   if (l->is_socket)
     shutdown(l->fd, SHUT_RD);

@@ -42,6 +42,7 @@ size_t local_waiting(const struct local *l);
 /* Nothing is written, or read, any more: the other process notices. */
 void local_end_writing(struct local *l);
 void local_end_reading(struct local *l);
+void local_end(struct local *l); /* both */
 /* The other end is closed for good. */
 int local_hung_up(const struct local *l);
 

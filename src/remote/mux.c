@@ -66,6 +66,7 @@ static void take_frames(struct mux *m) {
     }
     link_done(&m->in, &f);
   }
+  mux_end_channels(m);
   if (!m->over)
     begin_move(m);
 }
@@ -196,6 +197,7 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
   list_init(&m->paused);
   list_init(&m->stalled);
   list_init(&m->crowded);
+  list_init(&m->ending);
   list_init(&m->gone);
   m->reader.on_ready = on_stream;
   m->reader.rank = TURN_FIRST; /* what it brings is passed on at once */

@@ -63,6 +63,7 @@ struct mux {
   struct list channels, fresh; /* fresh: not watched yet */
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
   struct list crowded;         /* for descriptors to be closed here */
+  struct list ending;          /* whose last byte has come in this turn */
   int fd_limit;                /* from there on descriptors are few; 0: not looked at */
   int is_crowded;
   struct list gone;   /* to be freed at the end of the turn; */
@@ -81,7 +82,8 @@ struct mux {
   /* Of a large DATA whose header is written: bytes that stand in a pipe of our own. */
   int ferry[2];
   size_t nferried;
-  uint64_t heard_ms;                /* when the stream brought something */
+  uint64_t heard_ms;  /* when the stream brought something */
+  uint64_t passed_ms; /* when descriptors were passed on; 0: what came of it is known */
   struct turn_watch reader, writer; /* writer: until the stream takes more */
   uv_timer_t retry;
 };
@@ -130,6 +132,8 @@ void mux_list(const struct mux *m, struct link_page *page);
 
 /* A frame of any type, after the greeting or of it. 0 or -errno: it ends the link. */
 int mux_take_frame(struct mux *m, const struct link_frame *f);
+/* All frames that had come are taken: local descriptors hear of ends. */
+void mux_end_channels(struct mux *m);
 /* Of that frame only `have` bytes have come: they go to the channel, and the others,
  * m->nmoved, follow from the stream without a copy. 0, MF_AGAIN: not so, or -ENOMEM. */
 int mux_begin_move(struct mux *m, const struct link_frame *f, size_t have);

@@ -104,6 +104,7 @@ static void drop(struct mux_channel *c) {
   list_remove(&c->waits);
   list_remove(&c->stalls);
   list_remove(&c->fresh);
+  list_remove(&c->ending);
   list_push(&m->gone, &c->link);
   m->nchannels--;
   if (++m->nunclosed > UNCLOSED_MAX)
@@ -472,6 +473,8 @@ static int take_data(struct mux *m, const struct link_frame *f) {
     if (r >= 0)
       fds.fd[fds.n++] = r;
   }
+  if (fds.n)
+    m->passed_ms = mux_now_ms(m);
   if (r >= 0 && c && c->receives)
     r = channel_deliver(c, bytes, n, &fds);
   for (int i = 0; i < fds.n; i++)
@@ -503,8 +506,10 @@ static int take_end(struct mux *m, const struct link_frame *f) {
   if (c->ended)
     return -EPROTO;
   c->ended = 1;
-  finish_receiving(c);
-  settle(c);
+  if (c->receives && list_empty(&c->segments))
+    list_push(&m->ending, &c->ending);
+  else
+    settle(c);
   return 0;
 }
 
@@ -515,13 +520,32 @@ static int take_reset(struct mux *m, const struct link_frame *f) {
   if (!c || !c->sends)
     return 0;
   c->sends = 0;
-  local_end_reading(&c->local);
+  if (list_empty(&c->ending))
+    local_end_reading(&c->local);
   settle(c);
   return 0;
 }
 
+/* An end is somebody's news, and often comes with others of the same process: those are
+ * told first, all at once. */
+void mux_end_channels(struct mux *m) {
+  if (!list_empty(&m->ending) && m->ops->before_local)
+    m->ops->before_local(m);
+  while (!list_empty(&m->ending)) {
+    struct mux_channel *c = list_entry(m->ending.next, struct mux_channel, ending);
+    list_remove(&c->ending);
+    if (c->sends) {
+      finish_receiving(c);
+    } else {
+      c->receives = 0;
+      local_end(&c->local);
+    }
+    settle(c);
+  }
+}
+
 int mux_take_frame(struct mux *m, const struct link_frame *f) {
-  if ((f->type == LINK_DATA || f->type == LINK_END) && m->ops->before_local)
+  if (f->type == LINK_DATA && m->ops->before_local)
     m->ops->before_local(m);
   switch (f->type) {
   case LINK_DATA:
@@ -590,6 +614,7 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
   list_init(&c->segments);
   list_init(&c->waits);
   list_init(&c->stalls);
+  list_init(&c->ending);
   list_push(&m->channels, &c->link);
   channel_enter(c);
   list_push(&m->fresh, &c->fresh);

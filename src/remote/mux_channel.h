@@ -17,7 +17,8 @@ struct mux_channel {
   struct mux *mux;
   uint32_t id;
   struct local local;
-  struct list fresh; /* in the mux's, until it is watched */
+  struct list fresh;  /* in the mux's, until it is watched */
+  struct list ending; /* in the mux's, until its local descriptor hears of the end */
   struct turn_watch ready;
   int is_armed, closing;
   int is_hung_up; /* as the turn has told */

@@ -337,6 +337,8 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
     return take_birth(f);
   case LINK_GONE:
     return take_gone(f);
+  case LINK_RETURNED:
+    return f->length == 12 ? pass_on(f) : -EPROTO;
   case LINK_MEASURED:
     return f->length == 40 ? pass_on(f) : -EPROTO;
   case LINK_MEMORY:

@@ -11,6 +11,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+enum { RETURNS_LOOKED_AT = 64 };
+
 struct table {
   struct list link;
   uint32_t id, count;
@@ -24,7 +26,7 @@ struct table {
 };
 
 struct far_child {
-  struct list by_pid;
+  struct list by_pid, lately;
   struct table *table;
   uint64_t serial;
   uint32_t index;
@@ -37,6 +39,7 @@ void tables_init(struct tables *t,
                  int (*watch)(struct tables *t, uint64_t serial, int pidfd)) {
   *t = (struct tables){.watch = watch};
   list_init(&t->all);
+  list_init(&t->lately);
   idmap_init(&t->serials);
   buf_init(&t->ended, SIZE_MAX);
   for (int i = 0; i < TABLES_PIDS; i++)
@@ -234,6 +237,9 @@ static int tell(struct tables *t, struct table *x, uint32_t index, pid_t pid,
   x->trees[index] = 0;
   x->nalive++;
   list_push(bucket(t, pid), &p->by_pid);
+  list_init(&p->lately);
+  if (pidfd < 0)
+    list_push(&t->lately, &p->lately);
   uint32_t numbers[4] = {x->id, index, (uint32_t)p->serial, (uint32_t)pid};
   return link_put(out, LINK_BORN, 0, numbers, 4);
 }
@@ -276,6 +282,28 @@ static size_t copy_words(const struct far_child *p, char *text) {
   return n;
 }
 
+/* Told once, before its end: what stands there the parent compares. */
+static int tell_return(struct far_child *p, struct buf *out) {
+  struct slot *s = p->table->words ? &p->table->words[p->index] : NULL;
+  uint64_t id = s && !list_empty(&p->lately) ? s->returned : 0;
+  if (!id)
+    return 0;
+  list_remove(&p->lately);
+  s->returned = 0;
+  return link_put_returned(out, (uint32_t)p->serial, id);
+}
+
+/* Who returns at once was born a moment ago. Of others their ends tell in time. */
+int tables_put_returns(struct tables *t, struct buf *out) {
+  int r = 0, left = RETURNS_LOOKED_AT;
+  for (struct list *it = t->lately.prev, *prev; it != &t->lately && left-- > 0 && r == 0;
+       it = prev) {
+    prev = it->prev;
+    r = tell_return(list_entry(it, struct far_child, lately), out);
+  }
+  return r;
+}
+
 /* Before it is reaped: its slot is nobody's when its number may be another's. */
 static void leave_slot(struct far_child *p) {
   struct table *x = p->table;
@@ -287,6 +315,7 @@ static void forget(struct tables *t, struct far_child *p) {
   struct table *x = p->table;
   idmap_remove(&t->serials, p->serial);
   list_remove(&p->by_pid);
+  list_remove(&p->lately);
   fd_close(&p->pidfd);
   free(p);
   if (--x->nalive == 0 && x->dropped)
@@ -314,7 +343,7 @@ int tables_on_end(struct tables *t, uint64_t serial) {
   return link_put_end(&t->ended, &e);
 }
 
-static int reap(struct tables *t, pid_t pid) {
+static int reap(struct tables *t, pid_t pid, struct buf *out) {
   char text[SLOT_TEXT_MAX];
   struct rusage u;
   int status, is_root = pid == t->root;
@@ -322,6 +351,8 @@ static int reap(struct tables *t, pid_t pid) {
   size_t n = 0;
   if (is_root ? t->root_is_tree : p && p->tree)
     kill(-pid, SIGKILL);
+  if (p && tell_return(p, out) < 0)
+    return -ENOMEM;
   if (p) {
     n = copy_words(p, text);
     leave_slot(p);
@@ -352,7 +383,7 @@ int tables_reap(struct tables *t, struct buf *out) {
       return 0;
     int r = tables_put_news(t, out);
     if (r == 0)
-      r = reap(t, si.si_pid);
+      r = reap(t, si.si_pid, out);
     if (r < 0)
       return r;
   }

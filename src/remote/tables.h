@@ -21,7 +21,8 @@ struct tables {
   unsigned count;
   struct idmap serials;
   struct list pids[TABLES_PIDS];
-  pid_t root; /* the template; 0: none, or it has ended */
+  struct list lately; /* children of which no return is told, in the order of births */
+  pid_t root;         /* the template; 0: none, or it has ended */
   int root_is_tree;
   /* tables_on_end is to be called when that pidfd (borrowed) can be read. 0 or -errno. */
   int (*watch)(struct tables *t, uint64_t serial, int pidfd);
@@ -41,7 +42,11 @@ int tables_mark_tree(struct tables *t, uint32_t id, uint32_t count, uint32_t ind
 int tables_has_news(const struct tables *t);
 /* Tells of them: BORN. */
 int tables_put_news(struct tables *t, struct buf *out);
-/* Reaps all that have ended, into `ended`. out: for births that come first. */
+/* A clone's socket has ended, without a word perhaps: tells of functions that have
+ * returned, as far as it stands in slots (RETURNED). 0 or -errno. */
+int tables_put_returns(struct tables *t, struct buf *out);
+/* Reaps all that have ended, into `ended`. out: for births and
+ * returns that come first. */
 int tables_reap(struct tables *t, struct buf *out);
 /* One that is watched has ended: into `ended`, too; its pidfd is closed. 0 or -errno. */
 int tables_on_end(struct tables *t, uint64_t serial);

@@ -79,6 +79,15 @@ int link_read_birth(const struct link_frame *f, struct link_birth *ret) {
   return r < 0 || v[3] == 0 || v[3] > INT32_MAX ? -EPROTO : 0;
 }
 
+int link_read_returned(const struct link_frame *f, uint32_t *ret_serial,
+                       uint64_t *ret_id) {
+  uint32_t v[3];
+  int r = link_numbers(f, v, 3);
+  *ret_serial = v[0];
+  *ret_id = v[1] | (uint64_t)v[2] << 32;
+  return r;
+}
+
 int link_read_end(const struct link_frame *f, struct link_end *ret) {
   struct reader r;
   reader_init(&r, f->body, f->length);
@@ -156,6 +165,11 @@ int link_put(struct buf *out, unsigned type, uint32_t channel, const uint32_t *n
   for (unsigned i = 0; at && i < n; i++)
     set32(at + (size_t)i * 4, numbers[i]);
   return at ? 0 : -errno;
+}
+
+int link_put_returned(struct buf *out, uint32_t serial, uint64_t id) {
+  const uint32_t v[3] = {serial, (uint32_t)id, (uint32_t)(id >> 32)};
+  return link_put(out, LINK_RETURNED, 0, v, 3);
 }
 
 int link_put_bytes(struct buf *out, unsigned type, const void *body, size_t length) {

@@ -11,7 +11,7 @@
 #define LINK_MARKER "\001MOONFORK-AGENT\n"
 
 enum {
-  LINK_VERSION = 2,
+  LINK_VERSION = 3,
   LINK_MARKER_SIZE = sizeof LINK_MARKER - 1,
   LINK_HEADER_SIZE = 12,
   LINK_DATA_MAX = 192 * 1024, /* bytes of a stream in one DATA */
@@ -54,7 +54,8 @@ enum link_type {
   LINK_MEMORY,      /* u32 record, u32 offset, bytes: what a worker left in a record */
   LINK_RECORD_STOP, /* u32 record: its worker is to begin nothing more */
   LINK_RECORD_DROP, /* u32 record: it is not used any more */
-  LINK_LAST = LINK_RECORD_DROP,
+  LINK_RETURNED,    /* u32 serial, u64 id of its FORK: so stands in its slot */
+  LINK_LAST = LINK_RETURNED,
   /* between the parent and its near end only */
   LINK_START = 32, /* u32 beat, u32 window; comes with the root's control socket */
   LINK_PRINTED,    /* what the command printed before the greeting */
@@ -127,6 +128,9 @@ struct link_birth {
   uint32_t table, index, serial, pid;
 };
 int link_read_birth(const struct link_frame *f, struct link_birth *ret);
+int link_put_returned(struct buf *out, uint32_t serial, uint64_t id);
+int link_read_returned(const struct link_frame *f, uint32_t *ret_serial,
+                       uint64_t *ret_id);
 
 struct link_end {
   uint32_t serial, status;

@@ -22,6 +22,7 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
   struct link_birth birth;
   struct link_end end;
   uint32_t numbers[3];
+  uint64_t id;
   switch (f->type) {
   case LINK_HELLO:
     return link_read_hello(f, !m->is_agent, &hello);
@@ -29,6 +30,8 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
     return link_read_birth(f, &birth);
   case LINK_GONE:
     return link_read_end(f, &end);
+  case LINK_RETURNED:
+    return link_read_returned(f, numbers, &id);
   case LINK_KILL:
     return link_numbers(f, numbers, 3);
   default:

@@ -8,9 +8,9 @@ local fork = require "moonfork"
 local kit = story.kit
 
 local REMOTE, TEMPLATE = os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE"
-local LINK_VERSION, BUILD = 2, fork._VERSION:match "%d+%.%d+%.%d+"
+local LINK_VERSION, BUILD = 3, fork._VERSION:match "%d+%.%d+%.%d+"
 local HELLO, DATA, WINDOW_MORE, KILL, TREE, DROP, BORN, GONE = 1, 2, 3, 6, 7, 8, 9, 10
-local MEASURED, MEMORY, RECORD_STOP = 13, 15, 16
+local MEASURED, MEMORY, RECORD_STOP, RETURNED = 13, 15, 16, 18
 local UNKNOWN = 99
 
 local function frame(type, body, channel, ndescriptors)
@@ -56,6 +56,7 @@ local LIES = {
   ["a frame of the near end's"] = words(KILL, 0, 9, 0),
   ["another hello"] = frame(HELLO, ("<I2I2s4"):pack(LINK_VERSION, 0, BUILD)),
   ["the end of somebody who was not born"] = frame(GONE, gone),
+  ["a return without its number"] = words(RETURNED, 7, 1),
   ["two far templates"] = words(BORN, 0, 0, 0, 100):rep(2),
   ["a birth in no table that is not the template's"] = words(BORN, 0, 0, 5, 100),
   ["a birth that is cut short"] = words(BORN, 0, 0),
@@ -101,7 +102,8 @@ story.test("numbers that an agent tells are never signalled here", function(t)
 end)
 
 story.test("what an agent tells of nobody is not kept", function(t)
-  local flood = (words(BORN, 77, 3, 5, 100) .. frame(MEASURED, ("<I4"):rep(10):pack(5, 0, 0, 0, 0, 0, 0, 0, 0, 0)))
+  local flood = (words(BORN, 77, 3, 5, 100) .. frame(MEASURED, ("<I4"):rep(10):pack(5, 0, 0, 0, 0, 0, 0, 0, 0, 0)) ..
+    words(RETURNED, 6, 1, 0))
     :rep(20000)
   local before = collectgarbage "count"
   local p = agent(t, words(BORN, 0, 0, 0, 100) .. flood .. words(UNKNOWN, 1))

@@ -81,6 +81,19 @@ static void test_ends(void **state) {
   assert_int_equal(link_read_end(&f, &got), -EPROTO);
 }
 
+static void test_returns(void **state) {
+  uint32_t serial;
+  uint64_t id;
+  assert_int_equal(link_put_returned(&b, 7, 5ull << 40 | 3), 0);
+  struct link_frame f = arrive(&b, LINK_LAST);
+  assert_int_equal(f.type, LINK_RETURNED);
+  assert_int_equal(link_read_returned(&f, &serial, &id), 0);
+  assert_int_equal(serial, 7);
+  assert_int_equal(id, 5ull << 40 | 3);
+  f.length--;
+  assert_int_equal(link_read_returned(&f, &serial, &id), -EPROTO);
+}
+
 static void test_hellos(void **state) {
   struct link_hello h;
   link_put_hello(&b, 0, 0);
@@ -161,6 +174,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_numbers_and_births, setup, teardown),
       cmocka_unit_test_setup_teardown(test_ends, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_returns, setup, teardown),
       cmocka_unit_test_setup_teardown(test_hellos, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_text_is_cut, setup, teardown),
       cmocka_unit_test_setup_teardown(test_headers_that_are_refused, setup, teardown),

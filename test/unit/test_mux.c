@@ -39,8 +39,18 @@ static void on_quiet(struct mux *m) {
   link_put(&m->out, LINK_PING, 0, NULL, 0);
 }
 
-static const struct mux_ops ops = {
-    .on_frame = on_frame, .on_end = on_end, .on_quiet = on_quiet};
+static int nbefore, nopen; /* before_local, and whether the user's socket was open then */
+
+static void before_local(struct mux *m) {
+  struct pollfd p = {user, POLLIN, 0};
+  nbefore++;
+  nopen += poll(&p, 1, 0) == 0;
+}
+
+static const struct mux_ops ops = {.on_frame = on_frame,
+                                   .on_end = on_end,
+                                   .before_local = before_local,
+                                   .on_quiet = on_quiet};
 
 static void after(struct turn *t) {
   mux_after(&mux);
@@ -203,6 +213,24 @@ static void test_an_end_comes_after_the_bytes(void **state) {
   shutdown(user, SHUT_WR);
   assert_int_equal(receive().type, LINK_END);
   assert_int_equal(mux.nchannels, 0);
+}
+
+/* What is told with an end goes first, once for all that have come: then each local
+ * socket hears of its own, in both directions at once where both are over. */
+static void test_ends_come_after_what_is_told(void **state) {
+  char byte;
+  link_put(&out, LINK_END, LINK_CHANNEL_ROOT, NULL, 0);
+  link_put(&out, LINK_RESET, LINK_CHANNEL_ROOT, NULL, 0);
+  link_put(&out, LINK_MEASURED, 0, NULL, 0);
+  nbefore = nopen = 0;
+  send_out();
+  assert_int_equal(nbefore, 1);
+  assert_int_equal(nopen, 1);
+  assert_int_equal(recv(user, &byte, 1, MSG_DONTWAIT), 0);
+  assert_int_equal(send(user, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL), -1);
+  assert_int_equal(mux.nchannels, 0);
+  assert_int_equal(receive().type, 0);
+  assert_int_equal(ended, 0);
 }
 
 static void test_nobody_reads_any_more(void **state) {
@@ -541,6 +569,7 @@ int main(void) {
       T(test_nothing_is_read_beyond_the_window),
       T(test_a_full_channel_stops_no_other),
       T(test_an_end_comes_after_the_bytes),
+      T(test_ends_come_after_what_is_told),
       T(test_nobody_reads_any_more),
       T(test_quiet_comes_behind_the_bytes),
       T(test_quiet_goes_with_bytes_and_end),

@@ -16,6 +16,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <uv.h>
 
@@ -59,7 +60,8 @@ static int op_pair(struct backend *s, int ret_fd[2]) {
 }
 
 static int op_unblock(struct backend *s, int fd) {
-  return fd_set_nonblocking(fd, 1);
+  int on = 1;
+  return ioctl(fd, FIONBIO, &on) < 0 ? -errno : 0;
 }
 
 static ssize_t op_send(struct backend *s, int fd, const struct iovec *iov, int niov,

@@ -7,8 +7,8 @@
 #include "parent/trace/trace.h"
 
 static void attend(struct mf_process *p, int on) {
-  if (p->attended == (unsigned)on || p->far || p->is_thread)
-    return; /* a link is the loop's, and so is the life of a thread */
+  if (p->attended == (unsigned)on || p->is_thread)
+    return; /* the life of a thread is the loop's */
   p->attended = (unsigned)on;
   channel_attend(&p->chan, on);
   if (on || p->state == DEAD)

@@ -178,7 +178,11 @@ size_t births_words(const struct births *b, uint32_t slot, char *text) {
 
 int births_returned(const struct births *b, uint32_t slot, uint64_t id) {
   struct step *s = find(b, slot);
-  return !b->far && s->heads[slot - s->first].returned == id;
+  if (b->far) {
+    const struct far_process *q = far_born(b->far, s->table, slot - s->first);
+    return q && q->returned == id;
+  }
+  return s->heads[slot - s->first].returned == id;
 }
 
 void births_put(struct births *b, uint32_t slot) {

@@ -31,11 +31,17 @@ static int has_work(const struct mf_process *p) {
   return p->finish.kind != FINISH_NONE || p->state == HELD || p->ndone < p->nwork;
 }
 
+/* Of one over there it is told by a link that is lost, or before its end. */
+static int is_on_its_way(const struct mf_process *p) {
+  const struct far_process *q = p->far_process;
+  return p->far && p->was_asked && (q ? !q->gone : far_link_is_lost(p->far));
+}
+
 /* Whether a function that p was told to run may have been entered, once its socket is
  * drained: no *running*, no entry, unless memory was too short to read it, or somebody
  * who still has the socket has buried it. */
 int process_may_have_started(const struct mf_process *p) {
-  int unread = p->chan.unread || p->chan.undrained;
+  int unread = p->chan.unread || p->chan.undrained || is_on_its_way(p);
   return p->state == STARTING && unread ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
 }
 

@@ -167,8 +167,11 @@ static void on_frame(struct channel *c, const struct frame *f) {
 }
 
 int process_hear_return(struct mf_process *p) {
-  if (p->state != STARTING || p->error || !p->births ||
-      !births_returned(p->births, p->slot, p->id))
+  if (p->state != STARTING || p->error || !p->births)
+    return 0;
+  if (p->far)
+    far_link_read(p->far);
+  if (!births_returned(p->births, p->slot, p->id))
     return 0;
   process_confirm_fork(p);
   process_event(p, &(struct event){EV_RUNNING, .pid = p->pid});

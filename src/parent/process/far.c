@@ -300,6 +300,17 @@ static int take_gone(struct far_link *far, const struct link_frame *f) {
   return 0;
 }
 
+static int take_returned(struct far_link *far, const struct link_frame *f) {
+  uint32_t serial;
+  uint64_t id;
+  if (link_read_returned(f, &serial, &id) < 0)
+    return -EPROTO;
+  struct far_process *q = find(far, serial);
+  if (q)
+    q->returned = id;
+  return 0;
+}
+
 static int take_measured(struct far_link *far, const struct link_frame *f) {
   uint32_t v[10];
   uint64_t values[4];
@@ -335,6 +346,8 @@ static int take(struct far_link *far, const struct link_frame *f) {
     return take_birth(far, f);
   case LINK_GONE:
     return take_gone(far, f);
+  case LINK_RETURNED:
+    return take_returned(far, f);
   case LINK_MEASURED:
     return take_measured(far, f);
   case LINK_FAILED:

@@ -24,6 +24,7 @@ struct far_process {
   int status_is_unknown;
   int status;
   uint64_t utime_us, stime_us, maxrss_bytes;
+  uint64_t returned; /* the id of its FORK: its function has returned, without a word */
   char *words;
 };
 

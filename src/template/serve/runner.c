@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* 3. Fails before anything is announced: a limit on descriptors can forbid it. The
@@ -212,12 +213,14 @@ static void leave_last_words(struct server *s) {
  * end of the socket, which wakes the parent anyway, is the message. Where the parent has
  * the slot and knows who this is, and nobody else can have the socket: no code of the
  * user's ran before the function (may_finalise), and none of C's in it. */
-static int return_silently(struct server *s) {
+static int return_silently(struct server *s, int fd) {
   if (!sys_has_first() || s->thread || !s->slot || !s->run.is_fresh ||
-      !s->birth.sibling || s->birth.options.introduce || s->owner_is_agent)
+      !s->birth.sibling || s->birth.options.introduce)
     return 0;
   s->slot->returned = s->birth.id;
   sys_drop_first();
+  if (s->owner_is_agent && !s->to_socket[0] && !s->to_socket[1] && !s->to_socket[2])
+    shutdown(fd, SHUT_RDWR);
   return 1;
 }
 
@@ -234,7 +237,7 @@ void runner_enter(struct server *s) {
   if (!s->thread)
     on_term_enter(s->L);
   int r = script_run(s, fd);
-  if (r != 0 || !return_silently(s))
+  if (r != 0 || !return_silently(s, fd))
     sys_flush_first();
   if (r == 0)
     server_exit(s, 0);
