@@ -9,5 +9,9 @@
  * saved with it all the same: what it stands for stays with the process. The library's own
  * objects have it. */
 #define COPIED_SAVE_FIELD "__moonfork_save"
+/* f(object) frees what it has outside of the interpreter, where the interpreter ends in a
+ * process that goes on, and no finalisers run: a thread that was killed, a pseudo-process
+ * that ends by os.exit. Of the library's own objects alone. */
+#define COPIED_END_FIELD "__moonfork_end"
 
 #endif

@@ -8,6 +8,7 @@
 #include "bind/timer.h"
 #include "bind/values.h"
 #include "bind/watch.h"
+#include "os/interrupt.h"
 #include "socket/socket.h"
 #include "socket/socket_module.h"
 #include "template/modules.h"
@@ -32,10 +33,24 @@ static void open_metatables(lua_State *L) {
   bound_open(L);
 }
 
-/* The variables of this library, and of those that it needs, begin anew with the first
- * reactor of a process: an image of its interpreter does not need them. */
+static lua_CFunction see_interrupt;
+
+static void on_interrupt(void) {
+  see_interrupt(NULL);
+}
+
+/* A clone in a thread, or a pseudo-process, that waits in here can be ended, too. */
+static void find_interrupt(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, INTERRUPT_KEY);
+  see_interrupt = lua_tocfunction(L, -1);
+  interrupt_elsewhere = see_interrupt ? on_interrupt : NULL;
+  lua_pop(L, 1);
+}
+
+/* The other variables of this library, and of those that it needs, begin anew with the
+ * first reactor of a process: an image of its interpreter does not need them. */
 static int l_loaded_with_image(lua_State *L) {
-  (void)L;
+  find_interrupt(L);
   return 0;
 }
 
@@ -48,6 +63,7 @@ static void vouch(lua_State *L) {
 int luaopen_moonfork_core(lua_State *L) {
   luaL_checkversion(L);
   int is_template = template_check_build(L, "moonfork.core");
+  find_interrupt(L);
   open_metatables(L);
   lua_newtable(L);
   box_open(L); /* before anything that has to be finalised before it */

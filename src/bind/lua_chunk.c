@@ -9,6 +9,7 @@
  * used again only after an answer: else its worker may be writing to it still. */
 #include "bind/lua_chunk.h"
 
+#include "base/copied.h"
 #include "base/result.h"
 #include "bind/reply.h"
 #include "bind/service_call.h"
@@ -523,6 +524,8 @@ void chunk_open(lua_State *L) {
   luaL_newmetatable(L, BIND_CHUNK);
   reactor_copies(L, l_chunk_copied, NULL);
   lua_pushcfunction(L, l_chunk_gc);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, COPIED_END_FIELD);
   lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);
 }

@@ -1,6 +1,7 @@
 /* The box of a Lua state, and what Lua asks of the reactor. Runs in the parent. */
 #include "bind/lua_reactor.h"
 
+#include "base/copied.h"
 #include "bind/callback.h"
 #include "bind/completion.h"
 #include "bind/lua_trace.h"
@@ -92,6 +93,8 @@ struct box *box_open(lua_State *L) {
   lua_pushcfunction(L, l_box_gc);
   lua_setfield(L, -2, "__gc");
   reactor_copies(L, l_box_copied, NULL);
+  lua_pushcfunction(L, l_box_gc);
+  lua_setfield(L, -2, COPIED_END_FIELD);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, -1);
   lua_setfield(L, LUA_REGISTRYINDEX, BIND_BOX);

@@ -1,5 +1,6 @@
 /* process:set: a value is packed as calls pack theirs, once, and its long strings are
  * sent from where they are. Runs in the parent. */
+#include "base/copied.h"
 #include "bind/loan.h"
 #include "bind/lua_process.h"
 #include "codec/codec.h"
@@ -39,6 +40,8 @@ static struct packed *packed_push(lua_State *L, const char *name, size_t n) {
   if (luaL_newmetatable(L, BIND_PACKED)) {
     reactor_copies(L, l_copied, NULL);
     lua_pushcfunction(L, l_gc);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, COPIED_END_FIELD);
     lua_setfield(L, -2, "__gc");
   }
   lua_setmetatable(L, -2);

@@ -1,6 +1,9 @@
 #include "image/objects.h"
 
+#include "base/copied.h"
 #include "image/layout54.h"
+
+#include <lauxlib.h>
 
 struct each {
   const struct l54_global *g;
@@ -36,4 +39,32 @@ void objects_push(lua_State *L, void *object) {
   struct l54_cell *top = l54_thread(L)->top++;
   top->word.pointer = o;
   top->tag = (unsigned char)(o->type | L54_IS_OBJECT);
+}
+
+static int end_one(void *data, void *object, int is_finalised) {
+  lua_State *L = data;
+  if (!is_finalised)
+    return 0;
+  objects_push(L, object);
+  if (luaL_getmetafield(L, -1, COPIED_END_FIELD) == LUA_TFUNCTION) {
+    lua_insert(L, -2);
+    (void)lua_pcall(L, 1, 0, 0);
+  }
+  lua_settop(L, 0);
+  return 0;
+}
+
+static int end_each(lua_State *L) {
+  objects_each_userdata(L, end_one, L);
+  return 0;
+}
+
+void objects_end_all(lua_State *L) {
+  lua_sethook(L, NULL, 0, 0);
+  lua_gc(L, LUA_GCSTOP);
+  if (!lua_checkstack(L, LUA_MINSTACK))
+    return;
+  lua_pushcfunction(L, end_each);
+  if (lua_pcall(L, 0, 0, 0))
+    lua_pop(L, 1);
 }

@@ -15,5 +15,8 @@ int objects_each_userdata(lua_State *L,
 void *objects_contents(void *object);
 /* Pushes the userdata onto L, a thread of its state; there is room. */
 void objects_push(lua_State *L, void *object);
+/* Calls COPIED_END_FIELD (base/copied.h) of each that has it, the latest first. L is to be
+ * thrown away, and its collector rests from now on. */
+void objects_end_all(lua_State *L);
 
 #endif

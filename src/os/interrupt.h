@@ -5,10 +5,17 @@
 #define OS_INTERRUPT_H
 
 extern _Thread_local void (*interrupt_hook)(void); /* NULL: nothing */
+/* In a module that has this code once more: calls whoever may want the thread's end. It
+ * finds them by this key in the registry of its interpreter: a lua_CFunction that needs
+ * no state. */
+extern void (*interrupt_elsewhere)(void);
+#define INTERRUPT_KEY "moonfork.interrupt"
 
 static inline void interrupt_seen(void) {
   if (interrupt_hook)
     interrupt_hook();
+  else if (interrupt_elsewhere)
+    interrupt_elsewhere();
 }
 
 #endif

@@ -7,6 +7,7 @@
 #include "pseudo/streams.h"
 #include "pseudo/surroundings.h"
 
+#include "os/interrupt.h"
 #include "os/proc.h"
 #include "template/heap/heap.h"
 
@@ -124,6 +125,7 @@ static void finish(struct family_member *m, int code) {
     if (ending == ENDING_EXIT)
       code = m->exit_code;
   } else {
+    objects_end_all(m->L); /* its process goes on, and would keep that memory */
     streams_end(m->L);
   }
   fflush(stdout);
@@ -362,14 +364,34 @@ static long fork_now(struct family_member *m) {
 
 /* ---- running ---- */
 
+/* In a wait of one of the library's modules, which a signal has interrupted: nothing there
+ * has to be put back. */
+static int leave_wait(lua_State *L) {
+  struct family_member *m = family_self;
+  (void)L;
+  if (m && m->can_leave && atomic_load(&m->ending) > 0)
+    longjmp(m->left, 1);
+  return 0;
+}
+
+static int resume(struct family_member *m, int narguments) {
+  int nresults, status = LUA_ERRRUN;
+  if (_setjmp(m->left) == 0) {
+    m->can_leave = true;
+    status = lua_resume(m->program, m->L, narguments, &nresults);
+  }
+  m->can_leave = false;
+  return status;
+}
+
 /* From where the program stands to its end; its exit code. */
 static int run(struct family_member *m, int narguments) {
-  int nresults, status = LUA_OK;
+  int status = LUA_OK;
   for (;; narguments = 0) {
     m->running = m->program; /* a signal that comes from here on has its hook there */
     if (atomic_load(&m->ending))
       break;
-    status = lua_resume(m->program, m->L, narguments, &nresults);
+    status = resume(m, narguments);
     if (status != LUA_YIELD || atomic_load(&m->ending))
       break;
     if (m->want != WANT_FORK) {
@@ -416,6 +438,8 @@ static int push_arguments(lua_State *L) {
 static int set_up(lua_State *L) {
   const struct driver_program *p = lua_touserdata(L, 1);
   luaL_openlibs(L);
+  lua_pushcfunction(L, leave_wait);
+  lua_setfield(L, LUA_REGISTRYINDEX, INTERRUPT_KEY);
   lua_getfield(L, LUA_REGISTRYINDEX, "_CLIBS");
   lua_pushnil(L);
   lua_setmetatable(L, -2); /* modules stay loaded: other copies use them */

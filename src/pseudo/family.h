@@ -9,6 +9,7 @@
 
 #include <lua.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -34,6 +35,8 @@ struct family_member {
   lua_State *volatile running; /* the coroutine whose code runs */
   struct surroundings *surroundings;
   enum family_want want;
+  jmp_buf left; /* where its driver goes on when it is ended in a system call */
+  bool can_leave;
   long result; /* of a fork: a number, 0 in the copy, negative: why_not says why */
   char why_not[600];
   int exit_code;

@@ -2,6 +2,7 @@
  * Both sides. */
 #include "socket/methods.h"
 
+#include "base/copied.h"
 #include "os/fd.h"
 #include "socket/address.h"
 #include "socket/communicate.h"
@@ -148,8 +149,17 @@ static int l_peer(lua_State *L) {
   return push_address(L, ADDRESS_PEER);
 }
 
-static const luaL_Reg metamethods[] = {
-    {"__gc", l_gc}, {"__close", l_close}, {"__tostring", l_tostring}, {NULL, NULL}};
+/* Its descriptor is closed with all others of the thread. */
+static int l_end(lua_State *L) {
+  socket_release(lua_touserdata(L, 1));
+  return 0;
+}
+
+static const luaL_Reg metamethods[] = {{"__gc", l_gc},
+                                       {"__close", l_close},
+                                       {"__tostring", l_tostring},
+                                       {COPIED_END_FIELD, l_end},
+                                       {NULL, NULL}};
 
 static const luaL_Reg methods[] = {
     {"close", l_close},       {"fileno", l_fileno},   {"getfd", l_pollfd},

@@ -64,6 +64,8 @@ static struct net *new_net(lua_State *L) {
     lua_setfield(L, -2, "__gc");
     lua_pushcfunction(L, l_net_copied);
     lua_setfield(L, -2, COPIED_FIELD);
+    lua_pushcfunction(L, l_net_gc);
+    lua_setfield(L, -2, COPIED_END_FIELD);
     lua_pushvalue(L, -1);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &net_key);
   }

@@ -143,7 +143,11 @@ story.test("PF-07 a kill interrupts what waits", function(t)
       child(function() holder:close() held:read() end)
       holder:close()
       wait()
-    end)]])
+    end)
+    local fork = require "moonfork"
+    asleep(function() fork.socket.pair():read(1) end)
+    asleep(function() fork.socket.listen("127.0.0.1:0"):accept() end)
+    asleep(function() coroutine.wrap(pcall)(fork.sleep, 100) end)]])
 end)
 
 story.test("PF-07 a kill interrupts who waits for a command; the command goes on", function(t)

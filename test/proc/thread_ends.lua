@@ -165,4 +165,54 @@ test("a template that C code has taken its thread ends, and its clones in thread
   p:close()
 end)
 
+local FUNCTIONS_OF_THE_LIBRARY = [[
+  require "moonfork"
+  function waits(how)
+    local fork = require "moonfork"
+    local a, b = fork.socket.pair()
+    if how == "reads" then return b:read(1) end
+    if how == "accepts" then return fork.socket.listen("127.0.0.1:0"):accept() end
+    fork.timer(100, print)
+    a:write(("x"):rep(60000))
+    b:limit(50000)
+    assert(b:read "l" == nil)
+    if how == "sleeps" then fork.sleep(100) end
+    while true do end
+  end
+]]
+
+local function ends_in_time(t, pool, ...)
+  for _, how in ipairs {...} do
+    local value, err = pool:call(how)
+    t.ok(value == nil)
+    t.error(err, "TIMEOUT")
+  end
+end
+
+-- The module has the code that waits once more, and was not told that its clone is to end: such a clone stayed
+-- for ever, and with it the pool.
+test("a clone in a thread that waits in the module's sockets is ended in time", function(t)
+  local pool = fork.new_exec():eval(FUNCTIONS_OF_THE_LIBRARY):pool("waits",
+    {isolation = "thread", max = 1, call_timeout = 0.05, backoff = {min = 0.001, max = 0.001}})
+  ends_in_time(t, pool, "reads", "accepts", "sleeps", "runs")
+  t.got(pool:drain(20))
+end)
+
+-- As with pseudo-processes that end at once (pseudo_fork.lua).
+test("clones in threads that are ended leave no memory of the library's", {
+  skip = story.scale > 1 and "needs a plain build" or nil}, function(t)
+  local p = fork.new_exec():eval(FUNCTIONS_OF_THE_LIBRARY)
+  t.got(p:memory())
+  local pid = t.got(p:pid())
+  local pool = p:pool("waits", {isolation = "thread", max = 1, call_timeout = 0.02,
+    restart = {burst = 1000, period = 1}, backoff = {min = 0.001, max = 0.001}})
+  local function some(n)
+    for _ = 1, n do ends_in_time(t, pool, "sleeps", "runs") end
+    return tonumber(t.read("/proc/" .. pid .. "/status"):match("VmRSS:%s*(%d+) kB"))
+  end
+  local before = some(8)
+  t.ok(some(20) < before + 1500, "64 KiB of each stayed")
+  t.got(pool:drain(20))
+end)
+
 story.done()

@@ -2,6 +2,7 @@
  * templates and clones. */
 #include "template/lua/script.h"
 
+#include "os/interrupt.h"
 #include "os/proc.h"
 #include "socket/numeral.h"
 #include "socket/socket.h"
@@ -131,6 +132,8 @@ static int l_open(lua_State *L) {
   lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
   lua_pushstring(L, build_text);
   lua_setfield(L, LUA_REGISTRYINDEX, BUILD_KEY);
+  lua_pushcfunction(L, thread_end_interrupt);
+  lua_setfield(L, LUA_REGISTRYINDEX, INTERRUPT_KEY);
   if (host && host->open_libs) {
     lua_settop(L, 0);
     host->open_libs(L, host->data);

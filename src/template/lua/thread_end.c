@@ -75,6 +75,13 @@ void thread_end_over(void) {
   self.running = NULL;
 }
 
+int thread_end_interrupt(lua_State *L) {
+  (void)L;
+  if (interrupt_hook)
+    interrupt_hook();
+  return 0;
+}
+
 int thread_end_running(lua_State *L) {
   if (!self.number)
     return 0;

@@ -18,6 +18,8 @@ int thread_end_has_handler(const struct sigaction *action);
 void thread_end_begin(lua_State *L, int number, void (*leave)(void));
 /* Nothing is called any more. */
 void thread_end_over(void);
+/* interrupt_hook of this thread is called: for modules, which have none of their own. */
+int thread_end_interrupt(lua_State *L);
 /* The thread of Lua that runs from now on. 1: this is such a clone. */
 int thread_end_running(lua_State *L);
 /* The same without another thread of Lua. */

@@ -1,5 +1,6 @@
 #include "template/thread/thread_clone.h"
 
+#include "image/objects.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/sock.h"
@@ -98,6 +99,9 @@ static void leave(struct server *s, int code) {
     s->exiting = 1;
     s->asked_code = code;
     lua_close(s->L);
+  } else if (t->killed) {
+    thread_end_over(); /* else the end that is wanted would begin again in there */
+    objects_end_all(s->L);
   }
   longjmp(t->end, 1);
 }
