@@ -474,17 +474,30 @@ static void test_promotion_and_the_end(void **state) {
   assert_int_equal(drain_code, 0);
 }
 
-/* Nobody waits for its copy for ever: neither the pool, nor the memory for its number. */
+/* The pool does not wait for its copy; the memory for that one's number waits as long as
+ * the worker lives. */
 static void test_promotion_of_a_worker_that_never_ends(void **state) {
   options.idle = 1;
   begin();
   far->deaf = 1;
+  struct far_node *worker = far_worker(far, 0);
+  void (*on_kill)(struct sim *, int, int) = sim->on_kill;
   sim->on_kill = NULL;
   assert_int_equal(mf_pool_promote(pool, on_reloaded, NULL), 0);
   far_run(far);
   mf_pool_abort(pool);
   far_run(far);
   assert_int_equal(reload_code, MF_ECANCELLED);
+  mf_pool_close(pool, on_gone, NULL);
+  for (int i = 0; i < 10; i++)
+    far_advance(far, 1000);
+  assert_int_equal(gone, 1);
+  far_die(far, worker, SIGKILL);
+  far->deaf = gone = 0;
+  sim->on_kill = on_kill;
+  far_run(far); /* its template ends, too */
+  begin();      /* for the end of the story, and so that somebody looks */
+  assert_true(list_empty(&registry_of(context)->children.pending));
 }
 
 /* With several templates the copy takes the place of its own. */

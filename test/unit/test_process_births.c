@@ -355,108 +355,6 @@ static void test_a_closed_child_that_runs_is_reaped_while_others_are_open(void *
   }
 }
 
-/* The command has come to the template, which has not answered yet. */
-static mf_process *ask_for_a_fork(struct story *s, mf_process *t, int far,
-                                  struct frame *ret, int *ret_fds) {
-  mf_process *q;
-  assert_int_equal(mf_fork(t, &q), 0);
-  assert_int_equal(mf_run(q, "f", on_run, s), 0);
-  sim_run(s->sim);
-  do
-    assert_true(sim_command(s->sim, far, ret, ret_fds));
-  while (ret->type != CMD_FORK);
-  return q;
-}
-
-/* Dead children stayed for as long as the program ran: a template that lies had forked
- * twice for one command, or said that it had not forked. Both numbers stood in the slot.
- */
-static void test_births_that_a_template_lies_about_are_reaped(void **state) {
-  (void)state;
-  enum { TWICE, DENIED, LIES };
-  for (int lie = 0; lie < LIES; lie++) {
-    struct story *s = story_new();
-    static struct frame f;
-    int far, fds[SIM_QUEUE];
-    mf_process *t = make_template(s, &far), *q;
-    mf_process *known = make_running(s, t, far, 501);
-    q = ask_for_a_fork(s, t, far, &f, fds);
-    if (lie == TWICE) {
-      assert_int_equal(sim_fork(s->sim, far, &f, fds, 502), 1);
-      sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 502, NULL, 0);
-      sim_run(s->sim);
-      assert_int_equal(mf_pid(q), 502);
-    } else {
-      sim_answer(s->sim, far, ANS_FORK_FAILED, f.id, NULL, 0);
-      sim_run(s->sim);
-      assert_int_equal(q->state, DEAD);
-    }
-    assert_int_equal(sim_fork(s->sim, far, &f, fds, 503), 1);
-    s->sim->children[504] = 1; /* the program's own, which nobody may touch */
-    for (int pid = 501; pid <= 504; pid++)
-      sim_end_process(s->sim, pid, 0);
-    sim_run(s->sim);
-    mf_close(q, NULL, NULL);
-    mf_close(known, NULL, NULL);
-    sim_run(s->sim);
-    for (int pid = 501; pid <= 503; pid++)
-      assert_int_equal(s->sim->children[pid], 0);
-    assert_int_equal(s->sim->children[504], 1);
-    s->sim->children[504] = 0;
-    mf_close(t, NULL, NULL);
-    story_free(s);
-  }
-}
-
-/* So did those that were born when nobody looked at the slot any more: its process was
- * told as refused, or had ended, and the record was gone. They are found when the slot is
- * given to the next process, or when the template ends. */
-static void test_births_in_slots_that_were_given_back_are_reaped(void **state) {
-  (void)state;
-  enum { TWICE, DENIED, LIES };
-  for (int lie = 0; lie < LIES; lie++)
-    for (int next = 0; next <= 1; next++) {
-      struct story *s = story_new();
-      static struct frame f, other;
-      int far, fds[SIM_QUEUE], other_fds[SIM_QUEUE];
-      mf_process *t = make_template(s, &far), *q;
-      mf_process *known = make_running(s, t, far, 501);
-      q = ask_for_a_fork(s, t, far, &f, fds);
-      if (lie == TWICE) {
-        assert_int_equal(sim_fork(s->sim, far, &f, fds, 502), 1);
-        sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 502, NULL, 0);
-        sim_run(s->sim);
-        sim_end_process(s->sim, 502, 0);
-      } else {
-        sim_answer(s->sim, far, ANS_FORK_FAILED, f.id, NULL, 0);
-      }
-      sim_run(s->sim);
-      mf_close(q, NULL, NULL);
-      sim_run(s->sim);
-      assert_int_equal(sim_fork(s->sim, far, &f, fds, 503), 1);
-      s->sim->children[504] = 1; /* the program's own, which nobody may touch */
-      if (next) {
-        q = ask_for_a_fork(s, t, far, &other, other_fds);
-        assert_int_equal(sim_fork(s->sim, far, &other, other_fds, 505), 1);
-        mf_close(q, NULL, NULL);
-      }
-      for (int pid = 501; pid <= 505; pid++)
-        sim_end_process(s->sim, pid, 0);
-      mf_close(known, NULL, NULL);
-      sim_run(s->sim);
-      if (next)
-        assert_int_equal(s->sim->children[503], 0);
-      sim_end_process(s->sim, t->pid, 0);
-      mf_close(t, NULL, NULL);
-      wait_for_status(s);
-      children_reap(&s->sim->backend); /* as the next call would */
-      for (int pid = 501; pid <= 505; pid++)
-        assert_int_equal(s->sim->children[pid], pid == 504);
-      s->sim->children[504] = 0;
-      story_free(s);
-    }
-}
-
 /* ---- whose number it is ---- */
 
 /* Whatever is written as the number, by the clone or its template, only the kernel's word
@@ -523,8 +421,6 @@ int main(void) {
       cmocka_unit_test(test_the_slot_of_a_running_child_is_not_given_away),
       cmocka_unit_test(test_a_birth_after_the_close_is_reaped),
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
-      cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),
-      cmocka_unit_test(test_births_in_slots_that_were_given_back_are_reaped),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
   };
   return cmocka_run_group_tests_name("process births", tests, NULL, NULL);

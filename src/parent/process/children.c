@@ -206,33 +206,38 @@ enum {
 
 struct pending_birth {
   struct list link;
-  struct births *births;
+  struct births *births; /* NULL: it has no slot */
   uint32_t slot;
   int tree;
-  int living; /* > 0: born, and its slot is put back at the end of that process */
+  int living;         /* > 0: born, and its slot is put back at the end of that process */
+  struct births *own; /* which nobody writes to after that end; or NULL */
 };
 
 static void free_pending(struct pending_birth *p) {
   list_remove(&p->link);
   births_drop(&p->births);
+  births_drop(&p->own);
   free(p);
 }
 
 static struct pending_birth *add_pending(struct children *c, struct births *b,
-                                         uint32_t slot) {
+                                         uint32_t slot, struct births *own) {
   struct pending_birth *p = calloc(1, sizeof *p);
   if (!p) { /* the slot is out of use */
     births_drop(&b);
+    births_drop(&own);
     return NULL;
   }
   p->births = b;
   p->slot = slot;
+  p->own = own;
   list_push(&c->pending, &p->link);
   return p;
 }
 
-void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree) {
-  struct pending_birth *p = add_pending(c, b, slot);
+void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree,
+                          struct births *own) {
+  struct pending_birth *p = add_pending(c, b, slot, own);
   if (!p)
     return;
   p->tree = tree;
@@ -240,40 +245,65 @@ void children_await_birth(struct children *c, struct births *b, uint32_t slot, i
   children_look_for_births(c);
 }
 
-void children_await_end(struct children *c, struct births *b, uint32_t slot, int pid) {
-  struct pending_birth *p = add_pending(c, b, slot);
+void children_await_end(struct children *c, struct births *b, uint32_t slot, int pid,
+                        struct births *own) {
+  struct pending_birth *p = add_pending(c, b, slot, own);
   if (p)
     p->living = pid;
 }
 
-/* Whether nothing more is to come from there. */
-static int is_settled(struct children *c, const struct pending_birth *p) {
+/* Its number has come: from now on its end is waited for. 0: that is no child of ours, or
+ * another record's. */
+static int take_birth(struct children *c, struct pending_birth *p, int pid) {
   struct backend *backend = c->context->backend;
-  int ended = births_ended(p->births), pid = births_pid(p->births, p->slot);
-  if (p->living > 0) {
-    if (!ended && backend->ops->peek(backend, -1, p->living) == MF_AGAIN)
-      return 0;
-    births_put(p->births, p->slot);
-    return 1;
-  }
-  if (pid <= 0)
-    return ended;
-  if (backend->ops->peek(backend, -1, pid) != -ECHILD && children_claim(pid) == 0)
-    children_keep(c, pid, p->tree);
-  births_put(p->births, p->slot);
+  if (backend->ops->peek(backend, -1, pid) == -ECHILD || children_claim(pid) < 0)
+    return 0;
+  children_keep(c, pid, p->tree);
+  p->living = pid;
   return 1;
 }
 
-/* For a number it is looked soon again; an end is asked for when the next one looks. */
+/* A template that lies may have forked there once more. */
+static void put_back(struct children *c, struct pending_birth *p) {
+  int pid = births_pid(p->births, p->slot);
+  if (pid != p->living)
+    children_late(c, pid);
+  births_put(p->births, p->slot);
+}
+
+/* Whether nothing more is to come from there. */
+static int is_settled(struct children *c, struct pending_birth *p) {
+  struct backend *backend = c->context->backend;
+  int ended = p->births ? births_ended(p->births) : 1;
+  int pid = p->living > 0 ? p->living : births_pid(p->births, p->slot);
+  if (pid <= 0)
+    return ended;
+  if (p->living > 0 || take_birth(c, p, pid))
+    if ((!ended || p->own) && backend->ops->peek(backend, -1, p->living) == MF_AGAIN)
+      return 0;
+  if (p->births)
+    put_back(c, p);
+  return 1;
+}
+
+/* For a number it is looked soon again; an end is asked for when the next one looks. With
+ * a process its own births end: those that were waited for in vain don't come any more. */
 void children_look_for_births(struct children *c) {
-  int is_awaited = 0;
-  list_each_safe(it, next, &c->pending) {
-    struct pending_birth *p = list_entry(it, struct pending_birth, link);
-    if (is_settled(c, p))
+  int is_awaited, again;
+  do {
+    is_awaited = again = 0;
+    list_each_safe(it, next, &c->pending) {
+      struct pending_birth *p = list_entry(it, struct pending_birth, link);
+      if (!is_settled(c, p)) {
+        is_awaited |= p->living <= 0;
+        continue;
+      }
+      again |= p->own != NULL;
+      births_end(p->own);
+      children_sweep(c, p->own);
       free_pending(p);
-    else
-      is_awaited |= p->living <= 0;
-  }
+    }
+  } while (again);
   if (!is_awaited)
     deadline_clear(&c->births_due);
   else if (context_is_on(c->context))
@@ -317,7 +347,11 @@ void children_close(struct children *c) {
     fd_close(&list_entry(it, struct kept_child, link)->pidfd);
   }
   list_each(it, &c->pending) {
-    births_forked(list_entry(it, struct pending_birth, link)->births);
+    const struct pending_birth *p = list_entry(it, struct pending_birth, link);
+    if (p->births)
+      births_forked(p->births);
+    if (p->own)
+      births_forked(p->own);
   }
 }
 

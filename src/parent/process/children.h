@@ -33,11 +33,15 @@ void children_unwatch(struct children *c);
 /* Reaps those that have ended and nobody watches. */
 void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
- * then. Takes b. */
-void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree);
-/* A birth whose record goes while its process, our child, lives: nobody else gets the
- * slot before its end. Takes b. */
-void children_await_end(struct children *c, struct births *b, uint32_t slot, int pid);
+ * then. own: the slots of what that process forks, which end with it, or NULL. Takes
+ * both. */
+void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree,
+                          struct births *own);
+/* A process that lives, our child or another record's, and whose record goes: nobody else
+ * gets its slot (b NULL: it has none) before its end, and until then it may fork into its
+ * own ones. Takes both. */
+void children_await_end(struct children *c, struct births *b, uint32_t slot, int pid,
+                        struct births *own);
 void children_look_for_births(struct children *c);
 /* A number that births_late tells of: our child is reaped at its end. */
 void children_late(struct children *c, int pid);

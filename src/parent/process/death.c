@@ -5,7 +5,6 @@
 
 #include "parent/common/times.h"
 #include "parent/private.h"
-#include "parent/process/children.h"
 #include "parent/process/greeting.h"
 #include "parent/process/journal.h"
 #include "parent/process/liveness.h"
@@ -80,8 +79,10 @@ void process_die(struct mf_process *p) {
                    "the process ended instead of answering (%s)", how);
   }
   process_enter(p, DEAD);
-  births_end(p->own_births);
-  children_sweep(&registry_of(p->context)->children, p->own_births);
+  if (process_may_fork(p))
+    process_leave(p); /* whoever keeps the record keeps no child of ours from its end */
+  else
+    process_end_births(p);
   deadline_clear(&p->limit);
   deadline_clear(&p->response_timeout);
   deadline_clear(&p->retry);

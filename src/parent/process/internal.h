@@ -10,6 +10,13 @@
 /* record.c */
 /* Its end is not watched any more. */
 void process_close_pidfd(struct mf_process *p);
+/* Whether what was asked of it may still be forked, as far as the kernel tells. */
+int process_may_fork(const struct mf_process *p);
+/* It forks no more. */
+void process_end_births(struct mf_process *p);
+/* It is its context's from now on: a child of ours that lives, or is still to be born,
+ * with what it forks. */
+void process_leave(struct mf_process *p);
 /* The only way to another state. */
 void process_enter(struct mf_process *p, enum process_state state);
 /* table.c: aborts where p does not go from its state to that one. Debug builds alone. */

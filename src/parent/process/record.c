@@ -1,6 +1,7 @@
 /* One record: made, connected, parked, freed. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "base/result.h"
 #include "parent/common/times.h"
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
@@ -94,37 +95,74 @@ static void leave_child(struct mf_process *p) {
   p->child = 0;
 }
 
-/* The end of one that runs a function, and was asked for a copy of itself, may never be
- * known: nobody waits for the number of that copy for ever. */
-static void leave_births(struct mf_process *p) {
+/* Its number is known, or it never comes to be. */
+static int is_settled(const struct mf_process *p) {
+  return p->pid > 0 || p->fork_refused || !p->was_asked;
+}
+
+/* It lives, or may still be born, and then forks what was asked of it: what stands in its
+ * socket outlives our end of it. Who speaks for it need not be the one that was born: that
+ * one's number stands in the slot. (Clones of what is no child of ours aren't either.) */
+int process_may_fork(const struct mf_process *p) {
+  struct backend *s = p->context->backend;
+  if (p->far || p->is_thread || p->fork_refused)
+    return 0;
+  if (p->pid > 0 && p->ours)
+    return !p->exit.known && s->ops->peek(s, p->pidfd, p->pid) == MF_AGAIN;
+  return p->births && p->was_asked &&
+         (births_pid(p->births, p->slot) > 0 || !births_ended(p->births));
+}
+
+void process_end_births(struct mf_process *p) {
+  struct children *c = &registry_of(p->context)->children;
   int awaited = p->own_births && !births_ended(p->own_births);
   births_end(p->own_births);
-  children_sweep(&registry_of(p->context)->children, p->own_births);
-  births_drop(&p->own_births);
+  children_sweep(c, p->own_births);
   if (awaited)
-    children_look_for_births(&registry_of(p->context)->children);
+    children_look_for_births(c);
+}
+
+/* The slots that it may still fork into; NULL: none. */
+static struct births *leave_births(struct mf_process *p) {
+  struct births *own = p->own_births;
+  if (own && !process_may_fork(p)) {
+    process_end_births(p);
+    births_drop(&own);
+  }
+  p->own_births = NULL;
+  return own;
 }
 
 /* A slot whose process may still be born is looked after by the context, as is a birth
  * that nobody knows of: its process is our child all the same; and one whose process
- * lives, and may still write its last words there. */
-static void leave_slot(struct mf_process *p) {
+ * lives, and may still write its last words there, or fork into its own ones. */
+static void leave_slot(struct mf_process *p, struct births *own) {
+  struct children *c = &registry_of(p->context)->children;
   struct births *b = p->births;
+  int pid = b ? births_pid(b, p->slot) : 0;
+  int is_itself = p->pid > 0 && pid == p->pid;
   p->births = NULL;
+  if (p->pid > 0 && p->ours && (own || (is_itself && p->child))) {
+    children_await_end(c, is_itself ? b : NULL, p->slot, p->pid, own);
+    own = NULL;
+    if (is_itself)
+      return;
+  }
   if (!b)
     return;
-  int pid = births_pid(b, p->slot);
-  int is_known = p->pid > 0 || p->fork_refused || p->state == HELD;
-  if (p->far && !is_known) { /* a late birth there must not meet another process */
+  if (p->far && !is_settled(p)) { /* a late birth there must not meet another process */
     births_drop(&b);
-  } else if (is_known && pid > 0 && pid == p->pid && p->child) {
-    children_await_end(&registry_of(p->context)->children, b, p->slot, pid);
-  } else if (is_known && (pid <= 0 || pid == p->pid)) {
+  } else if (!own && is_settled(p) && (pid <= 0 || is_itself)) {
     births_put(b, p->slot);
     births_drop(&b);
   } else { /* a lying template has forked twice, or although it says that it has not */
-    children_await_birth(&registry_of(p->context)->children, b, p->slot, p->tree);
+    children_await_birth(c, b, p->slot, p->tree, own);
   }
+}
+
+void process_leave(struct mf_process *p) {
+  leave_slot(p, leave_births(p));
+  leave_child(p);
 }
 
 static void process_free(struct mf_process *p) {
@@ -133,8 +171,7 @@ static void process_free(struct mf_process *p) {
     context_count_busy(ctx, -1);
   process_trace_forget(p);
   process_far_leave(p);
-  leave_slot(p);
-  leave_child(p);
+  process_leave(p);
   process_forget_memory(p);
   process_forget_source(p);
   deadline_clear(&p->limit);
@@ -149,7 +186,6 @@ static void process_free(struct mf_process *p) {
     ctx->backend->ops->close(ctx->backend, &p->finish.fd);
   hold_free(p->hold);
   journal_drop(&p->journal);
-  leave_births(p);
   far_link_drop(&p->far);
   failure_free(p->error);
   free(p->exit_text);
@@ -254,13 +290,11 @@ void process_park(struct mf_process *p) {
     return;
   }
   /* Only the close callback is left. */
-  leave_slot(p);
-  leave_child(p);
+  process_leave(p);
   list_remove(&p->link);
   process_forget_source(p);
   process_close_pidfd(p);
   channel_close(&p->chan);
   process_far_leave(p);
-  leave_births(p);
   far_link_drop(&p->far);
 }
