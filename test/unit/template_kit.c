@@ -155,7 +155,7 @@ void unshare_all(void) {
   close(shared.words_fd);
 }
 
-int put_fork_with(int fd, uint64_t id, struct buf *options, const int *fds, int nfds) {
+int put_fork_again(int fd, uint64_t id, struct buf *options, const int *fds, int nfds) {
   int pair[2], all[FRAME_FDS_MAX];
   unsigned char step[8] = {0, 0, 0, 0, SLOTS & 0xff, SLOTS >> 8};
   unsigned char slot[4] = {(unsigned char)id, (unsigned char)(id >> 8)};
@@ -171,11 +171,15 @@ int put_fork_with(int fd, uint64_t id, struct buf *options, const int *fds, int 
   option(&b, OPT_SLOT, slot, sizeof slot);
   if (options)
     buf_put(&b, buf_peek(options), buf_size(options));
-  shared.births[id] = 0;
   send_flags(fd, CMD_FORK, id, 0, buf_peek(&b), buf_size(&b), all, nfds + 3);
   buf_deinit(&b);
   close(pair[1]);
   return pair[0];
+}
+
+int put_fork_with(int fd, uint64_t id, struct buf *options, const int *fds, int nfds) {
+  shared.births[id] = 0;
+  return put_fork_again(fd, id, options, fds, nfds);
 }
 
 int put_fork(int fd, uint64_t id) {

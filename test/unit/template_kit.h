@@ -63,6 +63,8 @@ void unshare_all(void);
  * socket. The clone is to be our child. */
 int put_fork_with(int fd, uint64_t id, struct buf *options, const int *fds, int nfds);
 int put_fork(int fd, uint64_t id);
+/* The same, though a number may stand in its slot. */
+int put_fork_again(int fd, uint64_t id, struct buf *options, const int *fds, int nfds);
 
 /* Its number stands in its slot, and it is our child. */
 pid_t expect_forked(int fd, uint64_t id);

@@ -57,6 +57,29 @@ static void test_forks_a_clone_that_serves(void **state) {
   finish(&t, 0);
 }
 
+/* A command that comes twice (somebody stands between and repeats it) would hide the first
+ * child: its number would be another's before its parent has seen it. */
+static void test_a_slot_is_one_process_s(void **state) {
+  struct template t;
+  start(&t);
+  int one = put_fork(t.fd, 1);
+  pid_t pid = expect_forked(t.fd, 1);
+  int other = put_fork_again(t.fd, 1, NULL, NULL, 0);
+  const struct failed *f = expect_failed(t.fd, ANS_FORK_FAILED);
+  assert_int_equal(f->id, 1);
+  assert_int_equal(f->code, FAILURE_FORK);
+  assert_int_equal(f->error, EBUSY);
+  assert_int_equal((pid_t)shared.births[1], pid);
+  close(other);
+  close(one);
+  assert_int_equal(expect_exited(t.fd, 1)->status, 0);
+  one = put_fork(t.fd, 1);
+  expect_forked(t.fd, 1);
+  close(one);
+  assert_int_equal(expect_exited(t.fd, 1)->status, 0);
+  finish(&t, 0);
+}
+
 /* A message of its own would wake the parent. */
 static void test_running_goes_with_the_first_bytes(void **state) {
   struct template t;
@@ -371,6 +394,7 @@ static void test_clones_of_clones(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_forks_a_clone_that_serves),
+      census_test(test_a_slot_is_one_process_s),
       census_test(test_running_goes_with_the_first_bytes),
       census_test(test_a_function_that_returns_says_so_in_its_slot),
       census_test(test_fused_fork_runs_at_once),

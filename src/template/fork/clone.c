@@ -202,8 +202,15 @@ static pid_t fork_child(volatile uint32_t *told) {
   return pid;
 }
 
-/* As fork(); *ret_sibling: whose child it is. */
+/* As fork(); *ret_sibling: whose child it is. A slot belongs to one process until its
+ * parent has seen the number there and cleared it: a command that comes twice would hide
+ * the first child from it for ever. */
 static pid_t make_clone(struct server *s, const struct options *o, int *ret_sibling) {
+  const volatile uint32_t *birth = slots_birth(&s->slots, o->slot);
+  if (birth && *birth) {
+    errno = EBUSY;
+    return -1;
+  }
   *ret_sibling = 1;
   pid_t pid = fork_sibling(s, o);
   if (pid >= 0 || !is_refused(errno))
