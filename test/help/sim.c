@@ -177,6 +177,10 @@ static ssize_t op_recv(struct backend *backend, int fd, const struct iovec *iov,
   return total;
 }
 
+static int op_unblock(struct backend *backend, int fd) {
+  return 0;
+}
+
 static int op_dup(struct backend *backend, int fd) {
   struct sim *s = self(backend);
   int i = fd_new(s, at(s, fd)->kind);
@@ -435,6 +439,7 @@ static const struct backend_ops ops = {
     .fall_silent = op_fall_silent,
     .refuse_fds = op_refuse_fds,
     .recv = op_recv,
+    .unblock = op_unblock,
     .dup = op_dup,
     .share = op_share,
     .unshare = op_unshare,

@@ -214,7 +214,8 @@ int process_fork_running(struct mf_process *p, struct mf_process **ret, struct b
   q = process_new(p->context, FORKING);
   if (q) {
     q->tree = p->tree;
-    q->far = p->far ? far_link_hold(p->far) : NULL;
+    if (p->far)
+      process_far_join(q, far_link_hold(p->far));
   }
   r = q ? place_birth(q, p, body, pair[0], fds) : -ENOMEM;
   if (!r)

@@ -23,6 +23,8 @@ struct births {
   int nsteps;
   uint32_t *free; /* a stack */
   uint32_t nfree;
+  uint32_t *busy; /* given back, though who was born there lives; only over there */
+  uint32_t nbusy;
 };
 
 static struct step *find(const struct births *b, uint32_t slot) {
@@ -72,6 +74,12 @@ static int grow(struct births *b) {
   if (!stack)
     return -ENOMEM;
   b->free = stack;
+  if (b->far) {
+    stack = realloc(b->busy, (s->first + s->count) * sizeof *stack);
+    if (!stack)
+      return -ENOMEM;
+    b->busy = stack;
+  }
   r = make_step(b, s);
   if (r < 0)
     return r;
@@ -90,6 +98,25 @@ static int take_number(struct births *b, uint32_t slot) {
   return pid;
 }
 
+/* Who runs there after its record has gone still has its last words to write. */
+static int is_busy(const struct births *b, uint32_t slot) {
+  const struct step *s = find(b, slot);
+  const struct far_process *q =
+      b->far ? far_born(b->far, s->table, slot - s->first) : NULL;
+  return q && !q->gone;
+}
+
+/* Before more are made. */
+static void look_for_free(struct births *b) {
+  uint32_t n = b->nbusy;
+  if (n == 0)
+    return;
+  far_link_read(b->far);
+  b->nbusy = 0;
+  for (uint32_t i = 0; i < n; i++)
+    births_put(b, b->busy[i]);
+}
+
 int births_take(struct births **at, struct backend *backend, struct far_link *far,
                 uint32_t *ret_slot, int *ret_late) {
   struct births *b = *at;
@@ -103,6 +130,8 @@ int births_take(struct births **at, struct backend *backend, struct far_link *fa
     b->far = far ? far_link_hold(far) : NULL;
     b->refs = 1;
   }
+  if (!b->nfree)
+    look_for_free(b);
   r = b->nfree ? 0 : grow(b);
   if (r < 0) {
     if (!*at)
@@ -186,6 +215,10 @@ int births_returned(const struct births *b, uint32_t slot, uint64_t id) {
 }
 
 void births_put(struct births *b, uint32_t slot) {
+  if (is_busy(b, slot)) {
+    b->busy[b->nbusy++] = slot;
+    return;
+  }
   take_number(b, slot);
   b->free[b->nfree++] = slot;
 }
@@ -220,6 +253,7 @@ void births_drop(struct births **at) {
   }
   far_link_drop(&b->far);
   free(b->free);
+  free(b->busy);
   free(b);
 }
 

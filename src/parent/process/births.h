@@ -32,7 +32,9 @@ size_t births_words(const struct births *b, uint32_t slot, char *text);
 /* Whether the process forked by the command with that id has told there that its function
  * has returned. */
 int births_returned(const struct births *b, uint32_t slot, uint64_t id);
-/* Nobody writes there any more. */
+/* Nobody asks for what stands there any more. The slot is given to others when nobody
+ * writes there either, as far as that is known: a child's end its caller has seen, that of
+ * a process behind a link is looked for here. */
 void births_put(struct births *b, uint32_t slot);
 /* The number of a process that was born in a slot that had been given back: a lying
  * template has forked once more, or after it had refused to. *at: 0 the first time; where

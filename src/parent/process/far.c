@@ -7,8 +7,7 @@
 #include <string.h>
 
 enum {
-  READ_MAX = 16 * 1024, /* of what comes by itself, in a turn */
-  ENDS_MAX = 100,       /* told in a turn */
+  READ_MAX = 16 * 1024, /* in a step of PHASE_READ */
   BUCKETS = 256,
   NOT_TOLD_MAX = 1024 * 1024, /* bytes that the near end does not read */
   UNREAD_MAX = 256            /* ends that may lie there unread */
@@ -26,7 +25,7 @@ struct far_link {
   unsigned refs;
   int fd;
   struct watch watch;
-  struct task task, waking;
+  struct task task, waking, reading;
   struct buf in, out;
   int has_root, root_is_news;
   int is_listening;          /* an end is looked for that nobody is known to await */
@@ -36,7 +35,10 @@ struct far_link {
   struct link_page *page; /* NULL: there is none */
   char reason[1024], printed[LINK_TEXT_MAX + 1];
   size_t nprinted;
-  struct list news;               /* processes whose end is to be told */
+  struct list news;         /* processes whose end is to be told */
+  struct list records;      /* struct far_record, in order of their visits */
+  unsigned asked, visiting; /* what the next round of visits is for; this one */
+  unsigned round;
   struct list processes[BUCKETS]; /* by serial */
   struct list tables[BUCKETS];    /* by id */
   uint32_t ntables, last_table;
@@ -391,9 +393,20 @@ static int read_piece(struct far_link *far) {
   return n == READ_MAX;
 }
 
+/* One that never ends must not keep the loop: what is left is read in the next turn. */
 void far_link_read(struct far_link *far) {
   while (read_piece(far))
-    ;
+    if (!context_step(far->context, PHASE_READ)) {
+      context_task(far->context, PHASE_READ, &far->reading);
+      return;
+    }
+}
+
+static void on_reading(struct task *t) {
+  struct far_link *far = list_entry(t, struct far_link, reading);
+  far_link_hold(far);
+  far_link_read(far);
+  far_link_drop(&far);
 }
 
 /* ---- to it ---- */
@@ -451,11 +464,19 @@ static void on_ready(struct watch *w, unsigned events) {
   far_link_drop(&far);
 }
 
-/* Outside of any event: records hear of what their processes did. */
-static void on_task(struct task *t) {
-  struct far_link *far = list_entry(t, struct far_link, task);
-  far_link_hold(far);
-  for (int left = ENDS_MAX; left > 0 && !list_empty(&far->news); left--) {
+void far_join(struct far_link *far, struct far_record *r) {
+  r->round = 0;      /* rounds count from 1 */
+  if (far->visiting) /* before the first: it is of this round, too */
+    list_push(far->records.next, &r->link);
+  else
+    list_push(&far->records, &r->link);
+}
+
+/* 1: this turn has no steps for more. */
+static int tell_ends(struct far_link *far) {
+  while (!list_empty(&far->news)) {
+    if (!context_step(far->context, PHASE_TELL))
+      return 1;
     struct far_process *q = list_entry(far->news.next, struct far_process, news);
     list_remove(&q->news);
     if (q->process)
@@ -463,18 +484,49 @@ static void on_task(struct task *t) {
     else if (q->is_left)
       forget(far, q);
     else /* its record will ask, unless it has asked too early */
-      far->ops->each(far, far->ops->on_unclaimed);
+      far->asked |= FAR_UNCLAIMED;
   }
-  if (!list_empty(&far->news))
+  return 0;
+}
+
+static struct far_record *next_to_visit(struct far_link *far) {
+  struct far_record *r = list_entry(far->records.next, struct far_record, link);
+  return list_empty(&far->records) || r->round == far->round ? NULL : r;
+}
+
+static int visit(struct far_link *far) {
+  struct far_record *r;
+  for (; far->visiting || far->asked; far->visiting = 0) {
+    if (!far->visiting) {
+      far->round++;
+      far->visiting = far->asked;
+      far->asked = 0;
+    }
+    while ((r = next_to_visit(far))) {
+      if (!context_step(far->context, PHASE_TELL))
+        return 1;
+      r->round = far->round;
+      list_remove(&r->link);
+      list_push(&far->records, &r->link);
+      far->ops->visit(r, far->visiting);
+    }
+  }
+  return 0;
+}
+
+/* Outside of any event: records hear of what their processes did. As many in a turn as
+ * forks hear of their template's end. */
+static void on_task(struct task *t) {
+  struct far_link *far = list_entry(t, struct far_link, task);
+  far_link_hold(far);
+  if (far->root_is_news)
+    far->asked |= FAR_BORN;
+  far->root_is_news = 0;
+  if (far->lost && !far->told)
+    far->asked |= FAR_LOST;
+  far->told = far->lost;
+  if (tell_ends(far) || visit(far))
     context_task(far->context, PHASE_WORK, &far->task);
-  if (far->root_is_news) {
-    far->root_is_news = 0;
-    far->ops->each(far, far->ops->on_born);
-  }
-  if (far->lost && !far->told) {
-    far->told = 1;
-    far->ops->each(far, far->ops->on_gone);
-  }
   far_link_drop(&far);
 }
 
@@ -491,6 +543,8 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
   far->watch.on_ready = on_ready;
   task_init(&far->task, on_task);
   task_init(&far->waking, on_waking);
+  task_init(&far->reading, on_reading);
+  list_init(&far->records);
   buf_init(&far->in, 2 * READ_MAX + LINK_BODY_MAX);
   buf_init(&far->out, 2 * NOT_TOLD_MAX);
   list_init(&far->news);
@@ -526,6 +580,7 @@ void far_link_drop(struct far_link **at) {
     b->ops->close(b, &far->fd);
   task_clear(&far->task);
   task_clear(&far->waking);
+  task_clear(&far->reading);
   for (int i = 0; i < BUCKETS; i++)
     while (!list_empty(&far->processes[i]))
       free_process(list_entry(far->processes[i].next, struct far_process, link));

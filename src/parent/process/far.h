@@ -28,18 +28,27 @@ struct far_process {
   char *words;
 };
 
+/* A record that is behind the link: embedded in it. Visits are spread over turns of the
+ * loop: who has been visited goes to the end of the link's list. */
+struct far_record {
+  struct list link;
+  unsigned round; /* of visits, in which it was visited last */
+};
+
+/* What a visit is for. */
+enum {
+  FAR_BORN = 1,      /* the far template is known, the record's perhaps */
+  FAR_UNCLAIMED = 2, /* one has ended that has no record yet: this one's, if nobody speaks
+                        on its socket any more */
+  FAR_LOST = 4       /* the link is lost */
+};
+
 struct far_ops {
-  /* The far template is known, p's perhaps. */
-  void (*on_born)(struct mf_process *p);
-  /* The end of p is known, or the link is lost. */
+  /* The end of p is known. */
   void (*on_gone)(struct mf_process *p);
-  /* One has ended that has no record yet: p's, if nobody speaks on its socket any more.
-   */
-  void (*on_unclaimed)(struct mf_process *p);
   /* What a process there uses; error 0 or a code. */
   void (*on_measured)(struct mf_process *p, int error, const uint64_t values[4]);
-  /* Calls visit for every record that is behind the link. */
-  void (*each)(struct far_link *far, void (*visit)(struct mf_process *p));
+  void (*visit)(struct far_record *r, unsigned what);
 };
 
 /* Referenced once. NULL: no memory. */
@@ -49,7 +58,10 @@ int far_link_open(struct far_link *far, int fd);
 struct far_link *far_link_hold(struct far_link *far);
 void far_link_drop(struct far_link **far);
 struct context *far_link_context(const struct far_link *far);
-/* Reads what it has told by now; what follows from it comes later. */
+/* It is behind the link from now on; list_remove of its link ends that. */
+void far_join(struct far_link *far, struct far_record *r);
+/* Reads what it has told by now, as far as this turn has steps for; what follows from it
+ * comes later. */
 void far_link_read(struct far_link *far);
 /* An end is waited for: what it tells wakes the program until it is told of nothing that
  * anybody waits for. */

@@ -126,26 +126,23 @@ void process_far_mark_tree(const struct mf_process *p) {
 
 /* ---- what the link tells ---- */
 
-static void on_born(struct mf_process *p) {
-  if (!p->was_asked)
-    process_learn(p);
-}
-
-static void on_unclaimed(struct mf_process *p) {
-  if (!p->far_process && p->eof)
-    process_event(p, &(struct event){EV_PIDFD});
-}
-
 static void on_gone(struct mf_process *p) {
   process_event(p, &(struct event){EV_PIDFD});
 }
 
-static void each(struct far_link *far, void (*visit)(struct mf_process *p)) {
-  list_each_safe(it, next, &registry_of(far_link_context(far))->processes) {
-    struct mf_process *p = list_entry(it, struct mf_process, link);
-    if (p->far == far && p->state != DEAD)
-      visit(p);
-  }
+static void visit(struct far_record *r, unsigned what) {
+  struct mf_process *p = list_entry(r, struct mf_process, behind);
+  if ((what & FAR_BORN) && p->state != DEAD && !p->was_asked)
+    process_learn(p);
+  if ((what & FAR_UNCLAIMED) && p->state != DEAD && !p->far_process && p->eof)
+    on_gone(p);
+  if ((what & FAR_LOST) && p->state != DEAD)
+    on_gone(p);
+}
+
+void process_far_join(struct mf_process *p, struct far_link *far) {
+  p->far = far;
+  far_join(far, &p->behind);
 }
 
 static void on_measured(struct mf_process *p, int error, const uint64_t values[4]) {
@@ -191,5 +188,4 @@ const char *process_far_hint(const struct mf_process *p, char *room) {
   return room;
 }
 
-const struct far_ops process_far_ops = {on_born, on_gone, on_unclaimed, on_measured,
-                                        each};
+const struct far_ops process_far_ops = {on_gone, on_measured, visit};

@@ -7,9 +7,8 @@
 #include "parent/common/failure.h"
 #include "parent/loop/channel.h"
 #include "parent/loop/context.h"
+#include "parent/process/far.h"
 
-struct far_link;
-struct far_process;
 struct journal;
 struct process_trace;
 struct thread_life;
@@ -153,6 +152,7 @@ struct mf_process {
   uint32_t slot;
   struct far_link
       *far; /* it is behind that link, and its pid another machine's; or NULL */
+  struct far_record behind;        /* of that link's */
   struct far_process *far_process; /* once it is known who it is */
   struct thread_life *life; /* what was read of it, where it is a thread; or NULL */
   struct channel chan;

@@ -49,6 +49,7 @@ struct mf_process *process_new(struct context *ctx, enum process_state state) {
   list_init(&p->asked);
   list_init(&p->ask_link);
   list_init(&p->memory);
+  list_init(&p->behind.link);
   deadline_init(&p->refill, spares_on_refill);
   list_init(&p->spares);
   list_init(&p->spare_link);
@@ -186,6 +187,7 @@ static void process_free(struct mf_process *p) {
     ctx->backend->ops->close(ctx->backend, &p->finish.fd);
   hold_free(p->hold);
   journal_drop(&p->journal);
+  list_remove(&p->behind.link);
   far_link_drop(&p->far);
   failure_free(p->error);
   free(p->exit_text);
@@ -222,7 +224,7 @@ void process_release(struct mf_process *p) {
 void process_set_source(struct mf_process *p, struct mf_process *source) {
   assert(!p->source);
   if (source->far && !p->far)
-    p->far = far_link_hold(source->far);
+    process_far_join(p, far_link_hold(source->far));
   p->source = source;
   p->told_round = source->tell_round;
   list_push(&source->forks, &p->fork_link);
@@ -296,5 +298,6 @@ void process_park(struct mf_process *p) {
   process_close_pidfd(p);
   channel_close(&p->chan);
   process_far_leave(p);
+  list_remove(&p->behind.link);
   far_link_drop(&p->far);
 }

@@ -157,9 +157,10 @@ int boot_prepare(struct mf_process *p, const mf_options *o) {
   if (!p->program)
     return MF_ENOMEM;
   if (o && o->command) {
-    p->far = remote_new(p->context);
-    if (!p->far)
+    struct far_link *far = remote_new(p->context);
+    if (!far)
       return MF_ENOMEM;
+    process_far_join(p, far);
   }
   return introduce(p, o, 0);
 }

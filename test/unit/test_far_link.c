@@ -1,0 +1,204 @@
+/* Processes behind a link (process/far.h), as their parent sees them: what the link tells
+ * reaches their records over turns of the loop, and slots over there are given to others
+ * when nobody writes to them any more. */
+#include "process_kit.h"
+
+#include "parent/process/births.h"
+#include "parent/process/far.h"
+#include "wire/link.h"
+
+/* As context.c says. */
+enum { TOLD = 64, READ_PIECE = 16 * 1024, READ_A_TURN = 64 * READ_PIECE };
+enum { MANY = 400, ROOT_PID = 4000 };
+
+static void say(struct story *s, int near_end, enum link_type type,
+                const uint32_t *numbers, unsigned n) {
+  struct buf b;
+  buf_init(&b, LINK_BODY_MAX);
+  assert_int_equal(link_put(&b, type, 0, numbers, n), 0);
+  sim_bytes(s->sim, near_end, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+/* A template over there that serves; *ret_near: the near end's side of the link. */
+static mf_process *make_far_template(struct story *s, int *ret_near, int *ret_far) {
+  const char *command[] = {"ssh", "there", NULL};
+  mf_options o = MF_OPTIONS_INIT;
+  mf_process *t;
+  o.command = command;
+  assert_int_equal(boot_exec(s->context, &o, &t), 0);
+  *ret_near = s->sim->spawned_control;
+  *ret_far = sim_far_end(s->sim, t->chan.fd);
+  say(s, *ret_near, LINK_BORN,
+      (uint32_t[]){LINK_TABLE_NONE, 0, LINK_SERIAL_ROOT, ROOT_PID}, 4);
+  answer_hello(s, *ret_far, ROOT_PID);
+  sim_run(s->sim);
+  assert_int_equal(t->state, SERVING);
+  assert_int_equal(t->pid, ROOT_PID);
+  return t;
+}
+
+/* A clone of it in its function, whose serial and pid are that number. */
+static mf_process *make_far_running(struct story *s, mf_process *t, int near_end, int far,
+                                    uint32_t number) {
+  struct frame f;
+  int fds[SIM_QUEUE];
+  uint32_t table, index;
+  mf_process *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  while (sim_command(s->sim, far, &f, fds))
+    ;
+  births_place(q->births, q->slot, &table, &index);
+  say(s, near_end, LINK_BORN, (uint32_t[]){table, index, number, number}, 4);
+  sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, number, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(q->state, RUNNING);
+  assert_int_equal(q->pid, (int)number);
+  return q;
+}
+
+static void say_end(struct story *s, int near_end, uint32_t serial) {
+  struct link_end e = {.serial = serial};
+  struct buf b;
+  buf_init(&b, LINK_BODY_MAX);
+  assert_int_equal(link_put_end(&b, &e), 0);
+  sim_bytes(s->sim, near_end, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+}
+
+static mf_process *clones[MANY];
+
+static int count_dead(void) {
+  int n = 0;
+  for (int i = 0; i < MANY; i++)
+    n += clones[i]->state == DEAD;
+  return n;
+}
+
+/* A link that breaks, or that tells of all ends in one piece, made one turn of all of its
+ * processes. */
+static void test_processes_of_a_link_learn_of_its_end_over_turns(void **state) {
+  for (int breaks = 0; breaks <= 1; breaks++) {
+    struct story *s = story_new();
+    int near_end, far, dead = 0, turns = 0;
+    mf_process *t = make_far_template(s, &near_end, &far);
+    for (int i = 0; i < MANY; i++) {
+      clones[i] = make_far_running(s, t, near_end, far, (uint32_t)i + 1);
+      assert_int_equal(mf_on_exit(clones[i], on_exit_told, s), 0);
+    }
+    if (breaks)
+      sim_hang_up(s->sim, near_end);
+    for (int i = 0; !breaks && i < MANY; i++)
+      say_end(s, near_end, (uint32_t)i + 1);
+    for (; dead < MANY && turns < 100; turns++) {
+      int before = dead;
+      sim_step(s->sim);
+      dead = count_dead();
+      assert_true(dead - before <= TOLD);
+    }
+    assert_int_equal(dead, MANY);
+    assert_true(turns >= MANY / TOLD);
+    sim_run(s->sim);
+    assert_int_equal(s->exits, MANY);
+    assert_int_equal(s->exit_known, !breaks);
+    for (int i = 0; i < MANY; i++)
+      mf_close(clones[i], NULL, NULL);
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
+/* Those that are made while the others learn of it learn of it, too. */
+static void test_one_that_is_made_meanwhile_learns_of_it(void **state) {
+  struct story *s = story_new();
+  int near_end, far;
+  mf_process *t = make_far_template(s, &near_end, &far), *q = NULL;
+  for (int i = 0; i < MANY; i++)
+    clones[i] = make_far_running(s, t, near_end, far, (uint32_t)i + 1);
+  s->runs = 0;
+  sim_hang_up(s->sim, near_end);
+  sim_step(s->sim);
+  assert_in_range(count_dead(), 0, MANY - 1);
+  if (mf_fork(t, &q) == 0)
+    mf_run(q, "f", on_run, s);
+  sim_run(s->sim);
+  assert_int_equal(count_dead(), MANY);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_started, MF_STARTED_NO);
+  for (int i = 0; i < MANY; i++)
+    mf_close(clones[i], NULL, NULL);
+  close_both(q, t);
+  story_free(s);
+}
+
+/* What a near end has to say was read at once, whatever its length. */
+static void test_a_long_report_is_read_over_turns(void **state) {
+  enum { FRAMES = 200 };
+  struct story *s = story_new();
+  int near_end, far;
+  mf_process *t = make_far_template(s, &near_end, &far);
+  struct sim_fd *ours = &s->sim->fd[s->sim->fd[near_end].peer];
+  static char text[LINK_TEXT_MAX];
+  struct buf b;
+  buf_init(&b, SIZE_MAX);
+  for (int i = 0; i < 2 * FRAMES; i++)
+    assert_int_equal(link_put_bytes(&b, LINK_PRINTED, text, sizeof text), 0);
+  sim_bytes(s->sim, near_end, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+  size_t before = ours->nread, all = buf_size(&ours->rx);
+  assert_true(all > 2 * READ_A_TURN);
+  far_link_read(t->far);
+  assert_in_range(ours->nread - before, 1, READ_A_TURN + READ_PIECE);
+  while (ours->nread - before < all) {
+    size_t now = ours->nread;
+    sim_step(s->sim);
+    assert_in_range(ours->nread - now, 1, READ_A_TURN + 2 * READ_PIECE);
+  }
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+/* Two that wrote their errors to one slot lost one of them. */
+static void test_the_slot_of_a_far_process_is_not_given_away(void **state) {
+  struct story *s = story_new();
+  int near_end, far;
+  mf_process *t = make_far_template(s, &near_end, &far);
+  mf_process *keeper = make_far_running(s, t, near_end, far, 1), *q;
+  uint32_t slot, taken = 0;
+  q = make_far_running(s, t, near_end, far, 2);
+  slot = q->slot;
+  mf_close(q, NULL, NULL);
+  sim_run(s->sim);
+  for (uint32_t i = 3; i < 3 + MANY; i++) {
+    clones[i - 3] = make_far_running(s, t, near_end, far, i);
+    assert_int_not_equal(clones[i - 3]->slot, slot);
+  }
+  say_end(s, near_end, 2);
+  for (uint32_t i = 3; i < 3 + MANY; i++) { /* each in its own, which is free then */
+    say_end(s, near_end, i);
+    sim_run(s->sim);
+    mf_close(clones[i - 3], NULL, NULL);
+  }
+  sim_run(s->sim);
+  uint32_t last = 3 + MANY;
+  for (; !taken && last < 3 + MANY + 2000; last++) {
+    q = make_far_running(s, t, near_end, far, last);
+    taken = q->slot == slot;
+    mf_close(q, NULL, NULL); /* it runs on */
+    sim_run(s->sim);
+  }
+  assert_true(taken);
+  close_both(keeper, t);
+  story_free(s);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_processes_of_a_link_learn_of_its_end_over_turns),
+      cmocka_unit_test(test_one_that_is_made_meanwhile_learns_of_it),
+      cmocka_unit_test(test_a_long_report_is_read_over_turns),
+      cmocka_unit_test(test_the_slot_of_a_far_process_is_not_given_away),
+  };
+  return cmocka_run_group_tests_name("far link", tests, NULL, NULL);
+}
