@@ -282,12 +282,18 @@ static void on_calls(const struct engine_message *m, void *data) {
   engine_touch(node->engine);
 }
 
-/* Somebody asks who is there; many may ask at once. */
+/* Somebody asks who is there. Many may ask at once: they get one beat together, and each
+ * one, since who asks right after a beat did not hear it. */
 static void on_ask(const struct engine_message *m, void *data) {
   mf_node *node = data;
   (void)m;
-  if (uv_hrtime() / 1000000 - node->beat_at >= MEANWHILE_MS)
+  uint64_t since = uv_hrtime() / 1000000 - node->beat_at;
+  if (since >= MEANWHILE_MS)
     node_say(node);
+  else if (!node->asked && node->phase < NODE_OVER) {
+    node->asked = 1;
+    node_beat_in(node, (unsigned)(MEANWHILE_MS - since));
+  }
 }
 
 int node_listen(mf_node *node) {

@@ -70,7 +70,7 @@ void node_say(mf_node *node) {
   snprintf(beat.node, sizeof beat.node, "%s", engine_id(node->engine));
   snprintf(beat.name, sizeof beat.name, "%s", node->name);
   node->beat_at = uv_hrtime() / 1000000;
-  node->refused_some = 0;
+  node->refused_some = node->asked = 0;
   buf_init(&b, sizeof home);
   buf_lend(&b, home, sizeof home);
   snprintf(subject, sizeof subject, "%s.beat", node->subject);
@@ -84,6 +84,13 @@ static void on_beat(uv_timer_t *timer) {
   if (engine_state(node->engine) == ENGINE_UP)
     node_say(node);
   node_step(node);
+}
+
+void node_beat_in(mf_node *node, unsigned ms) {
+  if (ms > node->beat_ms)
+    ms = node->beat_ms;
+  uv_update_time(node->loop);
+  uv_timer_start(&node->beat, on_beat, ms, node->beat_ms);
 }
 
 static void on_state(struct engine *e, void *data) {
@@ -232,7 +239,8 @@ static void on_last(void *data) {
 }
 
 /* A beat has told callers that nothing more goes here. In a cluster a server may still
- * give calls that others send, so its end is a beat later than the news. */
+ * give calls that others send, so its end is NEWS_MS later than the news, or a beat where
+ * that is shorter. */
 static void quit(mf_node *node) {
   node->phase = NODE_TOLD;
   engine_quit(node->calls_sub);
@@ -267,13 +275,15 @@ static void on_limit(uv_timer_t *timer) {
 }
 
 static void begin_drain(mf_node *node) {
+  unsigned wait = node->beat_ms < NEWS_MS ? node->beat_ms : NEWS_MS;
   node->phase = NODE_WANTED;
-  node->quit_at =
-      uv_hrtime() / 1000000 + (engine_was_up(node->engine) ? node->beat_ms : 0);
+  node->quit_at = uv_hrtime() / 1000000 + (engine_was_up(node->engine) ? wait : 0);
   engine_hold(node->engine);
   if (node->jobs)
     job_worker_drain(node->jobs, on_jobs_drained, node);
   node_say(node);
+  uv_update_time(node->loop);
+  uv_timer_start(&node->beat, on_beat, wait, wait);
   engine_touch(node->engine); /* which goes on from the loop */
 }
 

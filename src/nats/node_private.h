@@ -9,7 +9,7 @@
 #include "nats/listed.h"
 #include "nats/node.h"
 
-enum { ANSWERS_BYTES = 48 * 1024, MEANWHILE_MS = 20, WINDOW_MORE = 16 };
+enum { ANSWERS_BYTES = 48 * 1024, MEANWHILE_MS = 20, NEWS_MS = 300, WINDOW_MORE = 16 };
 
 /* Callers with calls here, or with answers that are not published. */
 struct node_caller {
@@ -50,6 +50,7 @@ struct mf_node {
   unsigned nchunks;
   int no_chunks;    /* this system has no records */
   int refused_some; /* since the last beat */
+  int asked;        /* somebody asked since the last beat; the next one comes soon */
   uint64_t beat_at; /* the last, of uv_hrtime in ms */
   enum node_phase phase;
   uint64_t quit_at; /* ms: from then on the server need not send more */
@@ -95,6 +96,8 @@ int node_chunk_fail(mf_node *node, struct node_caller *caller, uint64_t id,
 /* node_life.c */
 unsigned node_held(const mf_node *node); /* calls and jobs */
 void node_say(mf_node *node);            /* a beat, now */
-void node_step(mf_node *node);           /* the next phase, if it is time for that */
+/* The next beat by itself comes after so long, or a beat where that is shorter. */
+void node_beat_in(mf_node *node, unsigned ms);
+void node_step(mf_node *node); /* the next phase, if it is time for that */
 
 #endif
