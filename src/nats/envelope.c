@@ -262,15 +262,39 @@ int beat_write(struct buf *b, const struct node_beat *beat) {
   return buf_put_u64(b, beat->calls);
 }
 
-/* For terminals and logs: what is no plain character is a question mark. */
+/* Bytes of the character of UTF-8 that s begins with; 0: it is none, or it controls how
+ * others are shown (the C1 set, directions of writing). */
+static size_t plain_character(const unsigned char *s, size_t n) {
+  static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+  size_t length = *s < 0x80 ? 1 : *s < 0xe0 ? 2 : *s < 0xf0 ? 3 : 4;
+  uint32_t c = length == 1 ? *s : *s & (0x7fu >> length);
+  if (length == 1)
+    return *s >= ' ' && *s < 127;
+  if (*s < 0xc0 || *s >= 0xf8 || length > n)
+    return 0;
+  for (size_t i = 1; i < length; i++) {
+    if ((s[i] & 0xc0) != 0x80)
+      return 0;
+    c = c << 6 | (s[i] & 0x3f);
+  }
+  int is_control = c < 0xa0 || (c >= 0x200b && c <= 0x200f) ||
+                   (c >= 0x2028 && c <= 0x202e) || (c >= 0x2060 && c <= 0x206f) ||
+                   c == 0xfeff;
+  return c < least[length] || c > 0x10ffff || (c >> 11) == 0x1b || is_control ? 0
+                                                                              : length;
+}
+
+/* For terminals and logs: each byte of what is no plain character is a question mark. */
 static int read_name(struct reader *r, char name[NODE_NAME + 1]) {
-  size_t n;
+  size_t n, length;
   const char *s = reader_str(r, &n);
   if (!r->ok || !s || n > NODE_NAME)
     return 0;
-  for (size_t i = 0; i < n; i++)
-    name[i] = s[i] >= ' ' && s[i] < 127 ? s[i] : '?';
+  memcpy(name, s, n);
   name[n] = '\0';
+  for (size_t i = 0; i<n; i += length> 0 ? length : 1)
+    if ((length = plain_character((unsigned char *)name + i, n - i)) == 0)
+      name[i] = '?';
   return 1;
 }
 

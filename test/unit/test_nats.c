@@ -181,13 +181,14 @@ static void test_beats(void **state) {
   struct buf out;
   buf_init(&out, SIZE_MAX);
   b.draining = 1;
-  snprintf(b.name, sizeof b.name, "a\033[1mb");
+  snprintf(b.name, sizeof b.name,
+           "a\033[1mb\303\274\303 \302\205\342\200\256\360\237\214\221");
   assert_int_equal(beat_write(&out, &b), 0);
   for (size_t n = 0; n < buf_size(&out); n++)
     assert_int_equal(beat_read(&got, buf_peek(&out), n), 0);
   assert_int_equal(beat_read(&got, buf_peek(&out), buf_size(&out)), 1);
   assert_string_equal(got.node, ID);
-  assert_string_equal(got.name, "a?[1mb");
+  assert_string_equal(got.name, "a?[1mb\303\274? ?????\360\237\214\221");
   assert_true(got.window == 20 && got.held == 3 && got.workers == 2 &&
               got.draining == 1 && got.failed == 0 && got.calls == 77);
   assert_int_equal(got.chunks, 0);
