@@ -33,10 +33,12 @@ typedef struct mf_far mf_far;
 typedef struct mf_nats_options { /* start from MF_NATS_OPTIONS_INIT */
   size_t size;
   struct uv_loop_s *loop; /* of a node; NULL: uv_default_loop() */
-  const char *url;     /* "nats://HOST:PORT", "tls://HOST:PORT"; several: with commas */
-  const char *subject; /* words with dots between them, no blanks, * or >; at most 200
+  const char *url;        /* "nats://HOST:PORT", "tls://HOST:PORT"; several: with commas.
+                          Before the host USER:PASSWORD@ or TOKEN@ may stand, with %XX */
+  const char *subject;    /* words with dots between them, no blanks, * or >; at most 200
                           bytes */
-  const char *name;    /* for people, in mf_far_nodes; NULL: host and process */
+  const char *name; /* for people, in mf_far_nodes; UTF-8 without control characters;
+                          NULL: host and process */
   const char *user, *password, *token;
   const char *creds;           /* file with a token and a key, as nsc writes it */
   const char *ca, *cert, *key; /* PEM files; each of them asks for TLS */

@@ -84,6 +84,9 @@ local function common(f, url, given)
   if plain.name and #plain.name > NAME_MAX then
     bad(where, "name", ("it is longer than %d bytes"):format(NAME_MAX))
   end
+  if plain.name and plain.name:find "[\0-\31\127]" then
+    bad(where, "name", ("%q can't be used: it has a control character"):format(plain.name))
+  end
   if plain.password and not plain.user then bad(where, "password", "there is no 'user'") end
   if (given.cert ~= nil) ~= (given.key ~= nil) then
     bad(where, given.cert and "cert" or "key", "'cert' and 'key' belong together")

@@ -107,14 +107,16 @@ static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus s,
 
 /* ---- the thread ---- */
 
-static natsStatus set_servers(natsOptions *opts, char *servers) {
-  const char *list[64];
+static int split(char *servers, char **list, int most) {
   int n = 0;
-  char *rest = servers;
-  for (char *one; (one = strsep(&rest, ",")) && n < 64;)
+  for (char *one; (one = strsep(&servers, ",")) && n < most;)
     if (*one)
       list[n++] = one;
-  return n > 0 ? natsOptions_SetServers(opts, list, n) : NATS_INVALID_ARG;
+  return n;
+}
+
+static natsStatus set_servers(natsOptions *opts, char **list, int n) {
+  return n > 0 ? natsOptions_SetServers(opts, (const char **)list, n) : NATS_INVALID_ARG;
 }
 
 static natsStatus set_tls(natsOptions *opts, const struct engine_options *o) {
@@ -131,17 +133,30 @@ static natsStatus set_tls(natsOptions *opts, const struct engine_options *o) {
   return s;
 }
 
+static natsStatus set_login(natsOptions *opts, const struct engine_login *login) {
+  natsStatus s = NATS_OK;
+  if (login->name)
+    s = natsOptions_SetName(opts, login->name);
+  if (s == NATS_OK && login->user)
+    s = natsOptions_SetUserInfo(opts, login->user,
+                                login->password ? login->password : "");
+  if (s == NATS_OK && login->token)
+    s = natsOptions_SetToken(opts, login->token);
+  return s;
+}
+
 static natsStatus set_options(natsOptions *opts, struct attempt *a) {
   const struct engine_options *o = &a->o;
-  natsStatus s = set_servers(opts, a->servers);
+  struct engine_login login;
+  char *list[64];
+  int n = split(a->servers, list, 64);
+  natsStatus s = engine_login_make(o, list, n, &login) < 0 ? NATS_NO_MEMORY : NATS_OK;
 #define DO(call)                                                                         \
   if (s == NATS_OK)                                                                      \
     s = call;
+  DO(set_servers(opts, list, n))
   DO(natsOptions_SetNoRandomize(opts, false))
-  DO(o->name ? natsOptions_SetName(opts, o->name) : NATS_OK)
-  DO(o->user ? natsOptions_SetUserInfo(opts, o->user, o->password ? o->password : "")
-             : NATS_OK)
-  DO(o->token ? natsOptions_SetToken(opts, o->token) : NATS_OK)
+  DO(set_login(opts, &login))
   DO(o->creds ? natsOptions_SetUserCredentialsFromFiles(opts, o->creds, NULL) : NATS_OK)
   DO(set_tls(opts, o))
   DO(natsOptions_SetTimeout(opts, CONNECT_MS))
@@ -152,6 +167,7 @@ static natsStatus set_options(natsOptions *opts, struct attempt *a) {
   DO(natsOptions_SetErrorHandler(opts, on_error, NULL))
   DO(natsOptions_SetEventLoop(opts, a->box, on_attach, on_read, on_write, on_detach))
 #undef DO
+  engine_login_free(&login);
   return s;
 }
 

@@ -236,7 +236,7 @@ static void put_servers(const char *url, char *to, size_t size) {
   size_t n = 0;
   while (*url && n + 1 < size) {
     size_t word = strcspn(url, ",");
-    const char *at = memchr(url, '@', word), *scheme = strstr(url, "://");
+    const char *at = memrchr(url, '@', word), *scheme = strstr(url, "://");
     size_t skip = at ? (size_t)(at + 1 - url) : 0;
     size_t head = at && scheme && scheme < at ? (size_t)(scheme + 3 - url) : 0;
     int wrote = snprintf(to + n, size - n, "%.*s%.*s%s", (int)head, url,

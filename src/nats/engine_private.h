@@ -156,6 +156,16 @@ void mailbox_drop(struct mailbox *box);
 /* 0, or -1 and what is wrong with that file. */
 int engine_creds_check(const char *path, char *ret_fault, size_t size);
 
+/* engine_login.c */
+struct engine_login {
+  char *name, *user, *password, *token; /* NULL: none */
+};
+/* Also of what stands in the URLs, which is cut out of them where it is one user's. 0, or
+ * -1: no memory. */
+int engine_login_make(const struct engine_options *o, char **servers, int n,
+                      struct engine_login *login);
+void engine_login_free(struct engine_login *login);
+
 /* engine_sub.c */
 void engine_subs_up(struct engine *e);
 void engine_subs_down(struct engine *e);

@@ -12,6 +12,24 @@ void mf_nats_options_init(mf_nats_options *options) {
   *options = (mf_nats_options)MF_NATS_OPTIONS_INIT;
 }
 
+/* A port behind the host that is no number from 1 to 65535. */
+static int has_bad_port(const char *host, size_t n) {
+  const char *end = memchr(host, '/', n), *last;
+  end = end ? end : host + n;
+  for (last = end; last > host && last[-1] != ':' && last[-1] != ']'; last--)
+    if (last[-1] == '@')
+      return 0;
+  if (last == host || last[-1] == ']' || last == end)
+    return 0;
+  long port = 0;
+  for (const char *s = last; s < end; s++) {
+    if (*s < '0' || *s > '9' || port > 65535)
+      return 1;
+    port = port * 10 + (*s - '0');
+  }
+  return port < 1 || port > 65535;
+}
+
 const char *nats_url_fault(const char *url) {
   if (!*url || strnlen(url, URL_MAX) == URL_MAX)
     return "it is empty, or has 4,096 bytes or more";
@@ -25,13 +43,25 @@ const char *nats_url_fault(const char *url) {
     if (scheme > 0 && !(scheme == 4 && strncasecmp(one, "nats", 4) == 0) &&
         !(scheme == 3 && strncasecmp(one, "tls", 3) == 0))
       return "it begins neither with nats:// nor with tls://";
+    size_t host = scheme > 0 ? scheme + 3 : 0;
+    if (has_bad_port(one + host, n - host))
+      return "its port is no number from 1 to 65535";
     one += n;
   }
   return NULL;
 }
 
+const char *nats_name_fault(const char *name) {
+  for (; *name; name++)
+    if ((unsigned char)*name < ' ' || *name == 127)
+      return "it has a control character";
+  return NULL;
+}
+
 static int is_unfit(const mf_nats_options *o) {
   if (o->jobs && (!job_is_stream(o->jobs) || o->keep_s == 0))
+    return 1;
+  if (o->name && nats_name_fault(o->name))
     return 1;
   return !o->url || nats_url_fault(o->url) || !o->subject || subject_fault(o->subject) ||
          o->beat_ms < 10 || o->silent_ms < 10 || (o->password && !o->user) ||

@@ -13,5 +13,7 @@ const char *nats_error_text(int code);
 
 /* NULL, or what is wrong with a URL, or several with commas. */
 const char *nats_url_fault(const char *url);
+/* NULL, or what is wrong with the name of a node. */
+const char *nats_name_fault(const char *name);
 
 #endif

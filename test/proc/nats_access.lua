@@ -16,7 +16,7 @@ local function words_of(t, options)
   for name, value in pairs(options) do
     local is_secret = name == "password" or name == "token"
     words[#words + 1] = is_secret and ("--%s-file %s"):format(name, t:file(name, value .. "\n"))
-      or ("--%s %s"):format(name, value)
+      or ("--%s '%s'"):format(name, value)
   end
   return table.concat(words, " ")
 end
@@ -91,9 +91,32 @@ local function try(name, server_options, make)
   end)
 end
 
-try("a user and a password", {user = "ada", password = "s3cret"}, function()
-  return {user = "ada", password = "s3cret"}, {user = "ada", password = "wr0ng"}, {"s3cret", "wr0ng"}
+-- What JSON would take for the end of a text is a character like others.
+local USER, PASSWORD = [[a"da\]], [[s3",cret\"]]
+try("a user and a password", {user = USER, password = PASSWORD}, function()
+  return {user = USER, password = PASSWORD}, {user = USER, password = "wr0ng"}, {PASSWORD, "wr0ng"}
 end)
+
+story.test("a user and a password may stand in the URL, with what means something there as %XX", {deadline = 60},
+  function(t)
+    if not HAVE then t.skip "built without NATS" end
+    local nats = require "moonfork.nats"
+    local server = helper.start(t, {user = "a d/a", password = "p@s:s%41"})
+    local host = server.url:match "//(.*)"
+    local pool = fork.new():eval "function f(...) return ... end":pool "f"
+    local node = t.got(nats.node(pool, ("nats://a%%20d%%2fa:p%%40s%%3As%%2541@%s"):format(host), {subject = "s"}))
+    local far = t.got(nats.pool("nats://127.0.0.1:1,nats://a%20d%2Fa:p%40s%3as%2541@" .. host, {subject = "s"}))
+    t.eq(far:with{timeout = 30}("x"), "x")
+    far:close()
+    far = t.got(nats.pool("nats://ada:sec@ret@" .. host, {subject = "s"}))
+    local _, err = far:call "x"
+    t.error(err, "ENGINE", "the engine refused: .*" .. host:gsub("%p", "%%%0"))
+    t.ok(not err.message:find "ret@", err.message)
+    far:close()
+    node:close()
+    pool:close()
+    t.ok(fork.loop())
+  end)
 
 try("a token", {token = "t0ken"}, function() return {token = "t0ken"}, {token = "wr0ng"}, {"t0ken", "wr0ng"} end)
 

@@ -43,6 +43,15 @@ local function pair(t, node_options, far_options, pool_options)
   return far, node, pool, subject
 end
 
+-- A connection of its own: what a stranger sends and hears.
+local function stranger(t)
+  local socket = assert(fork.socket.connect((server.url:match "//(.*)")))
+  socket:settimeout(20)
+  socket:write 'CONNECT {"verbose":false}\r\n'
+  t:defer(function() socket:close() end)
+  return socket
+end
+
 local function test(name, f)
   story.test(name, function(t)
     if not HAVE then t.skip "there is no nats-server, or no libnats" end
@@ -415,10 +424,12 @@ test("wrong arguments are named", function(t)
   t.raises("argument #1 to 'node' %(moonfork.pool expected, got nil", nats.node)
   for url, what in pairs{["http://x"] = "neither with nats:// nor with tls://", ["nats://x,ws://y"] = "neither",
                          ["nats://x y"] = "a blank", ["nats://x\n"] = "control", [""] = "an empty string",
-                         [("x"):rep(4096)] = "4,096 bytes"} do
+                         [("x"):rep(4096)] = "4,096 bytes", ["nats://h:65536"] = "from 1 to 65535",
+                         ["h:1,u:p@h:0"] = "from 1 to 65535", ["nats://h:4a"] = "from 1 to 65535"} do
     t.raises("argument #1 to 'pool' %(.*" .. what, nats.pool, url, {subject = "x"})
   end
-  for _, url in ipairs{"127.0.0.1:1", "nats://127.0.0.1:1", "TLS://127.0.0.1:1,nats://u:p@127.0.0.1:1,", "::1"} do
+  for _, url in ipairs{"127.0.0.1:1", "nats://127.0.0.1:1", "TLS://127.0.0.1:1,nats://u:p@127.0.0.1:1,", "::1",
+                       "nats://u:p@h/x:0", "u:p@[::1]"} do
     nats.pool(url, {subject = "x"}):close()
   end
   local pool = fork.new_exec():eval(CODE):pool "echo"
@@ -436,6 +447,45 @@ test("wrong arguments are named", function(t)
   t.raises("use a colon", far.call)
   t.raises("unknown option 'idem'", far.with, far, {idem = true})
   far:close()
+end)
+
+test("who asks right after a beat gets one, too", function(t)
+  local far, _, _, subject = pair(t, {beat = 600})
+  t.eq(far("echo", 1), 1)
+  local socket = stranger(t)
+  socket:write(("SUB %s.beat 1\r\n"):format(subject))
+  for _ = 1, 3 do
+    socket:write(("PUB %s.ask 0\r\n\r\n"):format(subject))
+    repeat
+      local line = t.ok(socket:read "l", "no beat")
+    until line:find "^MSG "
+  end
+end)
+
+test("a node with few beats ends as soon as others", function(t)
+  local nats = require "moonfork.nats"
+  local pool = fork.new_exec():eval(CODE):pool "echo"
+  local node = assert(nats.node(pool, server.url, {subject = "seldom", beat = 4000000}))
+  t.within(20, function() return node:stats().engine == "up" end)
+  local begun = kit.now()
+  t.eq(node:drain(), true)
+  t.ok(kit.now() - begun < 10, "the drain waited for a beat")
+  node:close()
+  pool:close()
+  t.ok(fork.loop())
+end)
+
+test("the name of a node may have any characters but those that control a terminal", function(t)
+  local nats = require "moonfork.nats"
+  local far = pair(t, {name = "B\u{fc}ro \"7\" \\"})
+  t.eq(far("echo", 1), 1)
+  t.eq(far:nodes()[1].name, "B\u{fc}ro \"7\" \\")
+  local pool = fork.new_exec():eval(CODE):pool "echo"
+  for _, name in ipairs{"a\27[2J", "a\n", "\127"} do
+    t.raises("argument #3 to 'node' %(option 'name': .* has a control character", nats.node, pool, server.url,
+      {subject = "x", name = name})
+  end
+  pool:close()
 end)
 
 -- libnats tries servers in any order; one that says nothing costs two seconds of an attempt.
