@@ -173,14 +173,8 @@ static const struct l54_table *stream_metatable(lua_State *L) {
   return t;
 }
 
-int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes) {
-  struct pointers_range all = {base, nbytes};
-  return pointers_record_used(r, L, base, nbytes, &all, 1, 0);
-}
-
-int pointers_record_used(struct pointers *r, lua_State *L, const void *base,
-                         size_t nbytes, const struct pointers_range *used, size_t n,
-                         int looks_for_node) {
+int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes,
+                    const struct pointers_range *used, size_t n, int looks_for_node) {
   struct recording c = {.r = r,
                         .streams = stream_metatable(L),
                         .used = used,

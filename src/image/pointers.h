@@ -38,27 +38,24 @@ struct pointers {
    * must be placed anew. */
   uint64_t *tables;
   size_t ntables;
-  /* Lua's node, which empty tables share, where pointers_record_used was to look for it:
+  /* Lua's node, which empty tables share, where pointers_record was to look for it:
    * the words that lead there have bits, though it lies outside, and are not listed. So a
    * copy can be given a node of its own (relocate_node). NULL: none leads there. */
   const void *node;
 };
 
-/* Records the state of L, all of which lies in nbytes from base on, a multiple of 8.
- * Contents of userdata of which no more is known are taken for what they look like: words
- * that can't be an address are not listed. Returns 0, or -ENOMEM and the record is empty.
- */
-int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes);
-/* The same of a region that is not all in use: a word of a userdata that leads to none of
- * the n ranges, which are in order, is no pointer. Else a region of many GiB finds such
- * words by chance, in what C modules have left unset. */
 struct pointers_range {
   const char *from;
   size_t nbytes;
 };
-int pointers_record_used(struct pointers *r, lua_State *L, const void *base,
-                         size_t nbytes, const struct pointers_range *used, size_t n,
-                         int looks_for_node);
+/* Records the state of L, all of which lies in nbytes from base on, a multiple of 8.
+ * Contents of userdata of which no more is known are taken for what they look like: words
+ * that can't be an address are not listed, and one that leads to none of the n ranges in
+ * use, which are in order, is no pointer. Else a region of many GiB finds such words by
+ * chance, in what C modules have left unset. Returns 0, or -ENOMEM and the record is
+ * empty. */
+int pointers_record(struct pointers *r, lua_State *L, const void *base, size_t nbytes,
+                    const struct pointers_range *used, size_t n, int looks_for_node);
 /* Sets the bit of one word more: the allocator's own. */
 void pointers_add(struct pointers *r, const void *slot);
 void pointers_free(struct pointers *r);

@@ -216,10 +216,6 @@ int json_integer(struct json v, int64_t *ret) {
   return 0;
 }
 
-int json_is_true(struct json v) {
-  return v.length == 4 && memcmp(v.at, "true", 4) == 0;
-}
-
 static unsigned hex_value(const char *c) {
   unsigned value = 0;
   for (int i = 0; i < 4; i++)

@@ -32,7 +32,6 @@ int json_next(struct json v, struct json *item);
 int json_next_member(struct json v, struct json *key, struct json *value);
 /* A number without a fraction, in the range of the type. -EDOM: it is something else. */
 int json_integer(struct json v, int64_t *ret);
-int json_is_true(struct json v);
 /* A string, with a NUL behind it. -EDOM: it is something else; -ENOSPC: it does not fit,
  * or it contains a NUL. Characters beyond ASCII that are escaped become question marks.
  */

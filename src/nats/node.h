@@ -8,6 +8,5 @@
 
 /* As mf_node_new; pool is copied. Where it fails it does not release. */
 int node_new(const struct node_pool *pool, const mf_nats_options *given, mf_node **ret);
-struct engine *node_engine(mf_node *node);
 
 #endif

@@ -8,10 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-struct engine *node_engine(mf_node *node) {
-  return node->engine;
-}
-
 /* ---- jobs ---- */
 
 unsigned node_held(const mf_node *node) {

@@ -219,8 +219,9 @@ static void poison_again(struct arena *a) {
 }
 
 static void copy_by_record(struct arena *a, lua_State *L, char *to, intptr_t difference) {
+  struct pointers_range all = {a->base, a->top};
   struct pointers r;
-  if (pointers_record(&r, L, a->base, a->top))
+  if (pointers_record(&r, L, a->base, a->top, &all, 1, 0))
     exit(2);
   ASAN_UNPOISON_MEMORY_REGION(a->base, a->top);
   ASAN_UNPOISON_MEMORY_REGION(to, a->top);

@@ -198,7 +198,8 @@ static size_t count_kind(const struct pointers *r, enum image_kind kind) {
 static void record(struct pointers *r, lua_State *L) {
   size_t nbytes;
   char *base = arena_base(arena, &nbytes);
-  assert_int_equal(pointers_record(r, L, base, nbytes), 0);
+  struct pointers_range all = {base, nbytes};
+  assert_int_equal(pointers_record(r, L, base, nbytes, &all, 1, 0), 0);
 }
 
 static int is_listed(const struct pointers *r, const void *table) {
@@ -309,7 +310,7 @@ static void test_empty_tables_can_use_a_node_of_the_region(void **state) {
   assert_null(r.node);
   pointers_free(&r);
   struct pointers_range all = {base, nbytes};
-  assert_int_equal(pointers_record_used(&r, L, base, nbytes, &all, 1, 1), 0);
+  assert_int_equal(pointers_record(&r, L, base, nbytes, &all, 1, 1), 0);
   assert_int_equal(count_kind(&r, IMAGE_DUMMY_NODE), 0);
   assert_int_equal(r.npointers, npointers + nempty);
   assert_non_null(r.node);

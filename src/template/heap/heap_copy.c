@@ -109,8 +109,8 @@ static int record(const struct heap *h, lua_State *L, struct pointers *ret,
   struct used used = {0};
   int r = heap_copy_parts(h, add_used, &used);
   if (r == 0)
-    r = pointers_record_used(ret, L, h, heap_copy_extent(h), used.range, used.n,
-                             looks_for_node);
+    r = pointers_record(ret, L, h, heap_copy_extent(h), used.range, used.n,
+                        looks_for_node);
   free(used.range);
   return r;
 }

@@ -33,8 +33,6 @@ enum { IMAGE_VERIFY = 1 }; /* compare the sum of all contents, too */
 /* 0, or a negative errno and why. The caller then prepares the state for this process. */
 int image_load(const char *path, int flags, struct image_loaded *ret,
                char why[IMAGE_TEXT_MAX]);
-/* Reads all of a file and compares its sums; makes nothing. 0, or as image_load. */
-int image_check(const char *path, char why[IMAGE_TEXT_MAX]);
 
 /* First thing in the main of a template program: does not return where this process was
  * started to load libraries for image_save. */

@@ -1,4 +1,4 @@
-/* image_load and image_check: see image.h. Nothing in the file is believed before it is
+/* image_load: see image.h. Nothing in the file is believed before it is
  * compared: who may write it is asked first, for what it holds is executed. */
 #include "template/image/image.h"
 
@@ -324,9 +324,8 @@ static int load(struct loading *l, const char *path, int flags,
     r = verify(l);
   if (r == 0)
     r = check_record(l);
-  if (r < 0 || !ret)
-    return r;
-  r = find_objects(l);
+  if (r == 0)
+    r = find_objects(l);
   if (r == 0)
     r = place_heap(l);
   if (r < 0)
@@ -374,8 +373,4 @@ int image_load(const char *path, int flags, struct image_loaded *ret,
     return -ENOTSUP;
   }
   return load_and_tidy(path, flags, ret, why);
-}
-
-int image_check(const char *path, char why[IMAGE_TEXT_MAX]) {
-  return load_and_tidy(path, IMAGE_VERIFY, NULL, why);
 }

@@ -26,10 +26,6 @@ int image_load(const char *path, int flags, struct image_loaded *ret,
   return -ENOTSUP;
 }
 
-int image_check(const char *path, char why[IMAGE_TEXT_MAX]) {
-  return image_load(path, 0, NULL, why);
-}
-
 void image_check_fresh(int argc, char **argv) {
   (void)argc, (void)argv;
 }
