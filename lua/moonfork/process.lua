@@ -331,12 +331,13 @@ end
 
 -- ---- finishing ----
 
-local function finished(p, err)
+-- untold: nobody hears of err from the call that it is the answer to.
+local function finished(p, err, untold)
   p.state = "finished"
   record.keep(p)
   if not err then return end
   p.err = p.err or err
-  record.mark_told(p, err)
+  if not untold then record.mark_told(p, err) end
 end
 
 -- The callback of a run that the common path has asked for.
@@ -347,8 +348,8 @@ end
 
 -- Starts run or to_fd: start(raw, done). The callback gets err, value. Gives a function that
 -- makes it nobody's: the answer is dropped, with its socket, and nothing of it keeps the
--- object or counts as outstanding.
-local function finish(p, callback, start)
+-- object or counts as outstanding. waits: that may happen, so nobody may be told.
+local function finish(p, callback, start, waits)
   local function done(err, value)
     finished(p, err)
     return callback(err, value)
@@ -362,14 +363,17 @@ local function finish(p, callback, start)
   end
   p.state = "finishing" -- not before: what raises has changed nothing
   record.keep(p)
-  if err then reactor.post(function() return told(err) end) end
+  if err then
+    if not waits then record.mark_told(p, err) end -- it will be, also where p is closed before
+    reactor.post(function() return told(err) end)
+  end
   reactor.touch()
   return function()
     local weak = setmetatable({ p }, { __mode = "v" })
     if p.raw then core.run_quiet(p.raw) end
     done = function(e, socket)
       if socket then socket:close() end
-      if weak[1] then finished(weak[1], e) end
+      if weak[1] then finished(weak[1], e, true) end
     end
   end
 end
@@ -380,7 +384,7 @@ local function finish_or_wait(p, callback, start)
     return p.object
   end
   local drop
-  return reactor.await(function(done) drop = finish(p, done, start) end,
+  return reactor.await(function(done) drop = finish(p, done, start, true) end,
     function() if drop then drop() end end)
 end
 
