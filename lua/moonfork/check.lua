@@ -22,10 +22,15 @@ function check.number_text(x)
   return core.number(x)
 end
 
--- A value that a message shows.
+local SHOWN = 60 -- bytes of a string
+
+-- A value that a message shows: an empty string is seen, too.
 local function show(value)
   if math.type(value) then return core.number(value) end
-  return tostring(value)
+  if type(value) == "string" then
+    return ("'%s'"):format(#value > SHOWN and value:sub(1, SHOWN) .. "..." or value)
+  end
+  return value == nil and "nil" or type(value) == "boolean" and tostring(value) or type_name(value)
 end
 check.show = show
 
@@ -143,7 +148,7 @@ function check.keys(n, f, options, valid)
       local names = {}
       for name in pairs(valid) do names[#names + 1] = name end
       table.sort(names)
-      check.fail(n, f, ("unknown option '%s' (%s)"):format(show(key),
+      check.fail(n, f, ("unknown option '%s' (%s)"):format(tostring(key),
         names[1] and "valid: " .. table.concat(names, ", ") or "it takes none"))
     end
   end

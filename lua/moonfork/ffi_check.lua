@@ -29,6 +29,13 @@ function check.type_name(value)
   return type(name) == "string" and name or type(value)
 end
 
+-- A value that a message shows: an empty string is seen, too.
+function check.show(value)
+  if type(value) == "string" then return ("'%s'"):format(value) end
+  local plain = value == nil or type(value) == "number" or type(value) == "boolean"
+  return plain and tostring(value) or check.type_name(value)
+end
+
 function check.fail(n, f, text)
   check.raise(("bad argument #%d to '%s' (%s)"):format(n, f, text))
 end
@@ -104,7 +111,7 @@ function check.option_count(where, name, value, least, most)
   if value == nil then return nil end
   if type(value) ~= "number" or value ~= math.floor(value) or value < least
     or value > (most or COUNT_MAX) then
-    check.bad(where, name, ("a whole number from %d expected, got %s"):format(least, tostring(value)))
+    check.bad(where, name, ("a whole number from %d expected, got %s"):format(least, check.show(value)))
   end
   return value
 end
@@ -115,7 +122,7 @@ function check.option_duration(where, name, value, zero)
   check.option_type(where, name, value, "number")
   if value ~= value or value < 0 or (value == 0 and not zero) then
     check.bad(where, name, ("a %s number of seconds expected, got %s"):format(
-      zero and "non-negative" or "positive", tostring(value)))
+      zero and "non-negative" or "positive", check.show(value)))
   end
   if value == math.huge then return check.FOREVER end
   return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
@@ -147,7 +154,7 @@ function check.seconds(n, f, value)
   if value == nil then return nil end
   check.type(n, f, value, "number")
   if value ~= value or value < 0 then
-    check.fail(n, f, "a duration in seconds expected, got " .. tostring(value))
+    check.fail(n, f, "a duration in seconds expected, got " .. check.show(value))
   end
   return value
 end

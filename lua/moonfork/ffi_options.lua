@@ -40,7 +40,7 @@ local function environment(where, changes)
   local list, failure = {}, nil
   for name, value in pairs(check.option_type(where, "env", changes, "table")) do
     if type(name) ~= "string" or name == "" or name:find("=", 1, true) then
-      check.bad(where, "env", "not the name of a variable: " .. tostring(name))
+      check.bad(where, "env", "not the name of a variable: " .. check.show(name))
     end
     check.option_text(where, "env", name)
     if value == false then

@@ -96,7 +96,7 @@ local function spares(where, plain, value)
   expect(where, "spares", value, "table")
   for key in pairs(value) do
     if key ~= "min" and key ~= "max" then
-      bad(where, "spares", ("unknown field '%s' (valid: max, min)"):format(check.show(key)))
+      bad(where, "spares", ("unknown field '%s' (valid: max, min)"):format(tostring(key)))
     end
   end
   local count = check.option_count

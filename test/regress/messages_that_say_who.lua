@@ -55,6 +55,35 @@ story.test("an empty argument is named", function(t)
   t.eq(message(t, fork.new():require("string", ""), "EINVAL"), "argument #2 of 'require' is empty")
 end)
 
+story.test("an option that is an empty string is named, and so is the string", function(t)
+  t.eq(message(t, fork.new_exec {program = ""}, "TEMPLATE_START"),
+    "the option program is empty: the path of a template program expected")
+  t.match(message(t, fork.new_exec {cwd = ""}, "EINVAL"), "option cwd '': ")
+  for name, text in pairs {gc = "got ''", stdin = "got ''", env = "table expected, got string"} do
+    t.raises("option '" .. name .. "': .*" .. text, fork.new_exec, {[name] = ""})
+  end
+  t.raises("not the name of a variable: ''", fork.new, {env = {[""] = "x"}})
+  local p = fork.new()
+  t.raises("'nofile': a whole number .* expected, got ''", p.limit, p, {nofile = ""})
+  t.raises("'nofile': a whole number .* expected, got table", p.limit, p, {nofile = {}})
+  for _, name in ipairs {"max", "load", "queue_max", "isolation"} do
+    t.raises("option '" .. name .. "': .* expected, got ''", p.pool, p, "f", {[name] = ""})
+  end
+  t.raises("unknown option 'depth'", fork.new, {depth = ""})
+  p:close()
+end)
+
+-- It was said of this program itself that it had been killed.
+story.test("from_fd of a socket on which others speak says that it closed it", function(t)
+  local ours, theirs = t.got(fork.socket.pair())
+  theirs:write "GET / HTTP/1.0\r\n\r\n"
+  local text = message(t, fork.from_fd(ours), "TEMPLATE_START")
+  t.match(text, "does not speak moonfork's protocol %(.*%), and the socket was closed$")
+  local program = t:file("noisy", "#!/bin/sh\necho this is no frame of the protocol >&3\nexec sleep 100\n")
+  t.ok(os.execute("chmod +x '" .. program .. "'"))
+  t.match(message(t, fork.new_exec {program = program}, "TEMPLATE_START"), "noisy .*%(.*%), and was killed$")
+end)
+
 story.test("from_fd of what can't be a process says so", function(t)
   local listener = t.got(fork.socket.listen(t:file "listener"))
   for what, handle in pairs {

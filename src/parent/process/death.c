@@ -225,10 +225,12 @@ int process_cast_off(struct mf_process *p) {
 /* The other side did what the protocol does not allow. */
 int process_broken_at(const char *origin, struct mf_process *p, const char *what) {
   char room[GREETING_NAME_MAX];
-  if (p->greeting)
-    process_fail_at(origin, p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                    "%s does not speak moonfork's protocol (%s), and was killed",
-                    greeting_name(p, room), what);
+  if (p->greeting) /* of what was taken up it is not known whose the other end is */
+    process_fail_at(
+        origin, p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+        "%s does not speak moonfork's protocol (%s), and %s",
+        p->taken_up ? "whoever has the other end of that socket" : greeting_name(p, room),
+        what, process_kill(p, SIGKILL) == 0 ? "was killed" : "the socket was closed");
   else
     process_fail_at(origin, p, MF_EPROTOCOL,
                     p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,

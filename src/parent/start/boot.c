@@ -143,6 +143,12 @@ void boot_spawn(struct mf_process *p, const mf_options *o) {
     process_end_unstarted(p);
     return;
   }
+  if (!p->far && !*p->program) {
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "the option program is empty: the path of a template program expected");
+    process_end_unstarted(p);
+    return;
+  }
   r = start(p, o);
   if (r == 0)
     return;

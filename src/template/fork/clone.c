@@ -325,7 +325,7 @@ static int apply_cwd(struct server *s, const struct options *o) {
   if (!path)
     return fail_option(s, "cwd", ENOMEM);
   int r = chdir(path), error = errno;
-  snprintf(what, sizeof what, "cwd %s", path);
+  snprintf(what, sizeof what, "cwd %s", *path ? path : "''");
   free(path);
   return r < 0 ? fail_option(s, what, error) : 0;
 }
