@@ -97,6 +97,8 @@ enum option_tag {
   OPT_IMAGE_VERIFY = 21, /* u8 1: compare all of its contents with their checksum (SETUP) */
   OPT_THREAD = 24,     /* u8 1: the new clone is a thread of the template's process. A descriptor
                           behind its socket: its life (wire/life.h) (FORK) */
+  OPT_WORDS = 25,      /* u8 1: the last descriptor is memory for its last words, struct
+                          last_words (wire/slot_layout.h) (SETUP) */
 };
 #define PROTO_NO_SLOT 0xffffffffu
 

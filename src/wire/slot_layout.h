@@ -26,6 +26,13 @@ struct slot { /* one cache line, so that neighbours don't disturb each other */
   uint64_t reserved[5];
 };
 
+/* What a process that no template forked has instead of a slot: a file of memory of its
+ * own (OPT_WORDS), which the parent and that process map, and none of its clones. */
+struct last_words {
+  volatile uint32_t text_size; /* written last */
+  char text[SLOT_TEXT_MAX];
+};
+
 /* Slots come in steps: 64, three times 1,024, then twice as many as before. */
 enum { SLOT_STEPS_MAX = 12, SLOT_STEP_FIRST = 64, SLOT_STEP = 1024 };
 

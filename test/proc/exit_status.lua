@@ -51,6 +51,41 @@ story.test("a function that raises: code 1 and error; a traceback on its stderr"
   t.match(run(t, "error({code = 5})", {stderr = "null"}).error, "table")
 end)
 
+-- No template has forked these, so there is no slot of a template's for them.
+story.test("the error of a process that was executed or copied, with clones of it and without", function(t)
+  local function error_of(p, who)
+    t.got(p:eval("function f() error('raised by " .. who .. "') end"):run "f")
+    local status = t.status(p)
+    t.eq(status.code, 1, who)
+    t.match(status.error, "raised by " .. who)
+    t.match(status.error, "traceback")
+  end
+  error_of(fork.new_exec{stderr = "null"}, "an executed one")
+  error_of(fork.new_exec{stderr = "null", stdin = "null", stdout = io.stderr, tree = true}, "one with handles")
+  local template = fork.new_exec{stderr = "null"}
+  local sleeper = template:fork():eval "function sleep(socket) socket:read 'a' error 'raised by a sleeper' end"
+  local socket = t.got(sleeper:run "sleep")
+  local failing = template:fork()
+  error_of(failing, "a clone")
+  error_of(template, "a template")
+  socket:close()
+  t.match(t.status(sleeper).error, "raised by a sleeper")
+  error_of(fork.template{stderr = "null"}, "a copy of this")
+  local p = fork.new_exec{stderr = "null"} -- what a copy raises is not the function's error
+  t.got(p:eval [[function f()
+    local clone = require "moonfork.clone"
+    local pid = clone.fork()
+    if pid == 0 then error "raised by a copy" end
+    clone.waitpid(pid)
+    os.exit(7)
+  end]]:run "f")
+  local status = t.status(p)
+  t.eq({status.code, status.error}, {7, nil})
+  p = fork.new_exec() -- a quiet end after it
+  t.got(p:eval "function f() end":run "f")
+  t.eq(t.status(p).error, nil)
+end)
+
 story.test("wait: TIMEOUT leaves the process alone; then the status, again and again", function(t)
   local p = fork.new():require "actor"
   local socket = t.got(p:run "actor:echo")

@@ -383,7 +383,9 @@ image_story("what can't be saved is an error with type and path; the function go
       "string expected, got boolean", "empty string", "zero byte", "^saved$"} do
     t.match(lines[i] or "nothing", pattern)
   end
-  t.eq({continued(t, fork.load(file))}, {"", 1}) -- the closed socket of before is what it writes to
+  text, code, err = continued(t, fork.load(file)) -- the closed socket of before is what it writes to
+  t.eq({text, code}, {"", 1})
+  t.match(err, "attempt to use a closed moonfork.socket")
 end)
 
 image_story("what the template shares stays shared while a clone of it is saved", function(t)

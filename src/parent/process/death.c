@@ -12,13 +12,24 @@
 #include <signal.h>
 #include <string.h>
 
-/* What a function that failed has left in its slot. */
+/* It may write while we read. */
+static size_t copy_words(const struct last_words *w, char *text) {
+  size_t n = w->text_size;
+  if (n > SLOT_TEXT_MAX)
+    n = SLOT_TEXT_MAX;
+  memcpy(text, w->text, n);
+  return n;
+}
+
+/* What a function that failed has left in its slot, or in memory of its own. */
 static void take_words(struct mf_process *p) {
   char text[SLOT_TEXT_MAX];
   size_t n;
-  if (!p->births || !p->exit.known || p->exit.signal || p->exit.code == 0 || p->exit_text)
+  if (!p->exit.known || p->exit.signal || p->exit.code == 0 || p->exit_text)
     return;
-  n = births_words(p->births, p->slot, text);
+  n = p->births       ? births_words(p->births, p->slot, text)
+      : p->last_words ? copy_words(p->last_words, text)
+                      : 0;
   if (n == 0)
     return;
   p->exit_text = strndup(text, n);

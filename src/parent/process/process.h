@@ -150,6 +150,7 @@ struct mf_process {
   struct births *own_births; /* the slots of what is forked from it, or NULL */
   struct births *births;     /* its own slot is among these, or NULL */
   uint32_t slot;
+  struct last_words *last_words; /* memory that it shares with us instead, or NULL */
   struct far_link
       *far; /* it is behind that link, and its pid another machine's; or NULL */
   struct far_record behind;        /* of that link's */

@@ -6,6 +6,7 @@
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include "parent/process/process_trace.h"
+#include "wire/slot_layout.h"
 #include <assert.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -185,6 +186,8 @@ static void process_free(struct mf_process *p) {
   channel_close(&p->chan);
   if (p->finish.fd >= 0)
     ctx->backend->ops->close(ctx->backend, &p->finish.fd);
+  if (p->last_words)
+    ctx->backend->ops->unshare(ctx->backend, p->last_words, sizeof *p->last_words);
   hold_free(p->hold);
   journal_drop(&p->journal);
   list_remove(&p->behind.link);

@@ -11,6 +11,7 @@
 #include "parent/start/mark.h"
 #include "parent/start/remote.h"
 #include "wire/build.h"
+#include "wire/slot_layout.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,11 +20,24 @@
 
 /* ---- SETUP ---- */
 
-static int put_pipe_leash(struct buf *out) {
-  int r = buf_put_u8(out, OPT_PIPE_LEASH);
+static int put_flag(struct buf *out, unsigned tag) {
+  int r = buf_put_u8(out, tag);
   if (!r)
     r = buf_put_u32(out, 1);
   return r ? r : buf_put_u8(out, 1);
+}
+
+/* Memory for its last words, where there is such memory: behind all other descriptors. */
+static int put_words(struct mf_process *p, struct buf *out, struct fdset *fds) {
+  struct backend *s = p->context->backend;
+  void *map;
+  int fd, r = p->last_words ? -EEXIST
+                            : s->ops->share(s, sizeof(struct last_words), &fd, &map);
+  if (r < 0)
+    return 0;
+  p->last_words = map;
+  fdset_push(fds, fd);
+  return put_flag(out, OPT_WORDS);
 }
 
 static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
@@ -45,7 +59,9 @@ static int send_setup(struct mf_process *p, const mf_options *o, int forked) {
   if (!r)
     r = options_encode(o, 1, &body, &fds);
   if (!r && !p->far && !spawner_lasts(forked))
-    r = put_pipe_leash(&body);
+    r = put_flag(&body, OPT_PIPE_LEASH);
+  if (!r && !p->far)
+    r = put_words(p, &body, &fds);
   c.body = buf_peek(&body);
   c.length = buf_size(&body);
   if (!r)

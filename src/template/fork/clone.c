@@ -425,6 +425,7 @@ void clone_after_fork(struct server *s) {
   s->nforks = 0;
   signals_forked();
   slots_forked(&s->slots);
+  s->last_words = NULL; /* the template's, and not mapped here */
   leash_forked(&s->leash, s->birth.sibling, s->birth.options.tree == MF_TREE_YES);
   if (s->heap) /* 4. */
     heap_forked(s->heap);

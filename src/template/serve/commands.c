@@ -60,8 +60,11 @@ int cmd_setup(struct server *s, struct command *c) {
         build.version, build.lua, build_own.version, build_own.lua);
     return 0;
   }
-  if (r < 0 || options_parse(&o, body, length, 0) < 0 || c->fds->n != o.nstdio_fds)
+  if (r < 0 || options_parse(&o, body, length, 0) < 0 ||
+      c->fds->n != o.nstdio_fds + o.words)
     return server_malformed(s, "malformed setup command");
+  if (o.words)
+    slots_map_words(&s->last_words, c->fds->fd[o.nstdio_fds]);
   s->collector.gc = o.gc;
   if (o.pipe_leash || !s->may_sibling)
     leash_use_pipe(&s->leash, -1);

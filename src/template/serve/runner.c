@@ -184,10 +184,14 @@ static void write_text(const char *text) {
 void runner_leave_words(struct server *s) {
   if (s->words)
     *s->nwords = failure_record_last_words(&s->failure, s->words, s->words_max);
-  if (!s->slot || s->pid != getpid()) /* a copy's words are not the function's */
+  if (s->pid != getpid()) /* a copy's words are not the function's */
     return;
-  s->slot->text_size =
-      (uint32_t)failure_record_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
+  if (s->slot)
+    s->slot->text_size =
+        (uint32_t)failure_record_last_words(&s->failure, s->slot_text, SLOT_TEXT_MAX);
+  if (s->last_words)
+    s->last_words->text_size = (uint32_t)failure_record_last_words(
+        &s->failure, s->last_words->text, SLOT_TEXT_MAX);
 }
 
 static void leave_last_words(struct server *s) {

@@ -36,7 +36,7 @@ struct rule {
 };
 
 static const struct rule rules[CMD_LAST + 1] = {
-    [CMD_SETUP] = {cmd_setup, IN(BOOT), 3, 0},
+    [CMD_SETUP] = {cmd_setup, IN(BOOT), 4, 0},
     [CMD_REQUIRE] = {cmd_require, IN(SERVING), 0, 0},
     [CMD_EVAL] = {cmd_eval, IN(SERVING), 0, 0},
     [CMD_ARG] = {cmd_arg, IN(SERVING), 0, 0},

@@ -157,6 +157,8 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return fork ? get_small(&o->thread, v, 1) : -EPROTO;
   case OPT_IMAGE:
     return fork || v.n == 0 ? -EPROTO : get_text(&o->image, v);
+  case OPT_WORDS:
+    return fork ? -EPROTO : get_small(&o->words, v, 1);
   case OPT_IMAGE_VERIFY:
     return fork ? -EPROTO : get_small(&o->image_verify, v, 1);
   default:

@@ -88,7 +88,8 @@ struct server {
    * beginning of the function, or with its first bytes (lua/function_begin.h). NULL: it
    * was. */
   void (*release)(void);
-  char *words; /* its last words, which go with the news of its end */
+  struct last_words *last_words; /* of a process without a slot; or NULL */
+  char *words;                   /* its last words, which go with the news of its end */
   size_t words_max, *nwords;
   atomic_int nthreads; /* clones of it that are threads, and live */
   /* The last command was a FORK of one: their life (thread/thread_ready.h). Or NULL. */

@@ -84,3 +84,13 @@ void slots_forget(struct slots *s) {
 void slots_forked(struct slots *s) {
   s->nsteps = 0; /* the mappings of births are not here; those of words stay, unused */
 }
+
+void slots_map_words(struct last_words **ret, int fd) {
+  void *words = map(fd, sizeof **ret);
+  if (words == MAP_FAILED)
+    return;
+#ifdef MADV_DONTFORK
+  (void)madvise(words, sizeof **ret, MADV_DONTFORK);
+#endif
+  *ret = words;
+}

@@ -22,6 +22,9 @@ volatile uint32_t *slots_birth(const struct slots *s, uint32_t index);
 /* NULL: no such slot. */
 struct slot *slots_at(const struct slots *s, uint32_t index);
 char *slots_text(const struct slots *s, uint32_t index); /* SLOT_TEXT_MAX bytes */
+/* The memory of OPT_WORDS (borrows the descriptor): *ret, or NULL where it can't be
+ * mapped. No process that this one forks has it. */
+void slots_map_words(struct last_words **ret, int fd);
 /* They were a former owner's, who will not look there any more. */
 void slots_forget(struct slots *s);
 /* First thing in a clone: the slots are the template's; its own children get new ones. */
