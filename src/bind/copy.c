@@ -37,7 +37,7 @@ static void child_serve(int control_fd, int leash_fd, void *data) {
 
 /* Who has threads has locks that may be held while it is copied, for ever in the copy. */
 static int refuse_threads(lua_State *L) {
-  int n = proc_threads();
+  int n = proc_threads_at_rest();
   if (n <= 1)
     return 0;
   lua_pushnil(L);

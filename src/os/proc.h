@@ -95,8 +95,13 @@ int proc_is_main_thread(void);
  * told. */
 int proc_has_own_fds(void);
 
-/* Number of threads of this process, or -errno. */
+/* Number of threads of this process, or -errno. One that has begun to end is none any
+ * more: it runs no code of the program's, but the kernel lists it for some time, also
+ * after it was joined. */
 int proc_threads(void);
+/* The same, once those that run had the time to end, a second at most. Where all the
+ * others have slept for a while they are there to stay. */
+int proc_threads_at_rest(void);
 /* Process title: comm (15 bytes) and the argument area where it can be found. */
 void proc_set_title(const char *text);
 /* The title stands in room from now on, which has to stay, and not where the arguments

@@ -17,6 +17,7 @@
 #include "base/at_birth.h"
 #include "os/fd.h"
 #include "os/fdwait.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -190,7 +191,7 @@ static const char *stat_field(const char *text, int field) {
 }
 
 /* A directory has a link from each of its two names, and here one from each thread. */
-int proc_threads(void) {
+static int listed_threads(void) {
   char text[1024];
   struct stat st;
   if (stat("/proc/self/task", &st) == 0 && st.st_nlink > 2)
@@ -201,6 +202,59 @@ int proc_threads(void) {
   const char *field = stat_field(text, 20);
   int threads = field ? atoi(field) : 0;
   return threads > 0 ? threads : -ENODATA;
+}
+
+struct threads {
+  int n;       /* that have not begun to end */
+  int running; /* of those, beside this one: neither asleep nor stopped */
+};
+
+/* One that has ended meanwhile can't be read. */
+static void look_at_thread(struct threads *t, const char *name) {
+  enum { EXITING = 4 }; /* PF_EXITING of the kernel's flags: do_exit() was entered */
+  char path[64], text[1024];
+  snprintf(path, sizeof path, "/proc/self/task/%.20s/stat", name);
+  if (read_small(path, text, sizeof text) <= 0)
+    return;
+  const char *state = stat_field(text, 3), *flags = stat_field(text, 9);
+  if (!state || !flags || (strtoul(flags, NULL, 10) & EXITING))
+    return;
+  t->n++;
+  if (!strchr("SITt", *state) && atol(name) != syscall(SYS_gettid))
+    t->running++;
+}
+
+static int look_at_threads(struct threads *t) {
+  DIR *dir = opendir("/proc/self/task");
+  if (!dir)
+    return -errno;
+  *t = (struct threads){0};
+  for (const struct dirent *e; (e = readdir(dir));)
+    if (e->d_name[0] != '.')
+      look_at_thread(t, e->d_name);
+  closedir(dir);
+  return t->n > 0 ? 0 : -ENODATA; /* this one at least */
+}
+
+int proc_threads(void) {
+  struct threads t;
+  int n = listed_threads();
+  return n > 1 && look_at_threads(&t) == 0 ? t.n : n;
+}
+
+int proc_threads_at_rest(void) {
+  static const unsigned long long asleep_ns = 20000000, most_ns = 1000000000;
+  unsigned long long begin = proc_now_ns(), ran = begin, now = begin;
+  for (;; usleep(1000), now = proc_now_ns()) {
+    struct threads t = {0};
+    int n = listed_threads();
+    if (n > 1 && look_at_threads(&t) == 0)
+      n = t.n;
+    if (t.running)
+      ran = now;
+    if (n <= 1 || now - ran >= asleep_ns || now - begin >= most_ns)
+      return n;
+  }
 }
 
 int proc_is_main_thread(void) {

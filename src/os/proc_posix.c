@@ -73,6 +73,10 @@ int proc_threads(void) {
   return -ENOSYS;
 }
 
+int proc_threads_at_rest(void) {
+  return -ENOSYS;
+}
+
 int proc_move_title(char *room, size_t size) {
   return -ENOSYS;
 }

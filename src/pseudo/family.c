@@ -9,6 +9,9 @@ __thread struct family_member *family_self;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t over; /* the same of ends alone, on a clock that nobody sets */
+static pthread_once_t over_is_made = PTHREAD_ONCE_INIT;
+static int ninsisting;                /* who wait for it */
 static struct family_member *members; /* newest first */
 static long last_id, nalive;
 static lua_Hook ending_hook;
@@ -68,6 +71,8 @@ void family_end(struct family_member *m, int code, int signal) {
   if (!m->parent && m->id != 1)
     remove_locked(m);
   pthread_cond_broadcast(&changed);
+  if (ninsisting)
+    pthread_cond_broadcast(&over);
   pthread_mutex_unlock(&lock);
 }
 
@@ -113,33 +118,55 @@ enum family_waited family_wait(struct family_member *m, long id, bool block, lon
   return result;
 }
 
-/* A signal that comes right before a system call interrupts nothing. So somebody sends it
- * again, less and less often, until the process has ended. */
-static bool signal_again(long id) {
-  bool lives = false;
-  pthread_mutex_lock(&lock);
-  for (struct family_member *m = members; m; m = m->next)
-    if (m->id == id && !m->ended) {
-      lives = true;
-      if (m->has_thread)
-        pthread_kill(m->thread, SIGURG);
-    }
-  pthread_mutex_unlock(&lock);
-  return lives;
+static struct family_member *living_locked(long id) {
+  struct family_member *m = members;
+  while (m && (m->id != id || m->ended))
+    m = m->next;
+  return m;
 }
+
+static void make_over(void) {
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&over, &attributes);
+  pthread_condattr_destroy(&attributes);
+}
+
+static struct timespec in_ms(long ms) {
+  struct timespec at;
+  clock_gettime(CLOCK_MONOTONIC, &at);
+  at.tv_nsec += ms * 1000000;
+  at.tv_sec += at.tv_nsec / 1000000000;
+  at.tv_nsec %= 1000000000;
+  return at;
+}
+
+/* A signal that comes right before a system call interrupts nothing. So somebody sends it
+ * again, less and less often, until the process has ended, and no longer: the program may
+ * want to fork then, which it can't with a second thread. */
 static void *insist(void *data) {
-  struct timespec pause = {0, 1000000};
-  while (signal_again((long)(intptr_t)data)) {
-    nanosleep(&pause, NULL);
-    if (pause.tv_nsec < 200000000)
-      pause.tv_nsec *= 2;
+  long id = (long)(intptr_t)data, ms = 1;
+  pthread_mutex_lock(&lock);
+  for (struct family_member *m; (m = living_locked(id)); ms *= ms < 200 ? 2 : 1) {
+    if (m->has_thread)
+      pthread_kill(m->thread, SIGURG);
+    struct timespec next = in_ms(ms);
+    while (living_locked(id) && pthread_cond_timedwait(&over, &lock, &next) == 0)
+      ;
   }
+  ninsisting--;
+  pthread_mutex_unlock(&lock);
   return NULL;
 }
-static void start_insisting(long id) {
+
+static void start_insisting_locked(long id) {
   pthread_t thread;
-  if (pthread_create(&thread, NULL, insist, (void *)(intptr_t)id) == 0)
-    pthread_detach(thread);
+  pthread_once(&over_is_made, make_over);
+  if (pthread_create(&thread, NULL, insist, (void *)(intptr_t)id) != 0)
+    return;
+  pthread_detach(thread);
+  ninsisting++;
 }
 
 int family_kill(long id, int signal) {
@@ -152,7 +179,7 @@ int family_kill(long id, int signal) {
     if (!signal || m->ended || !atomic_compare_exchange_strong(&m->ending, &none, signal))
       break;
     if (m != family_self)
-      start_insisting(id);
+      start_insisting_locked(id);
     pthread_cond_broadcast(&changed);
   }
   pthread_mutex_unlock(&lock);

@@ -323,6 +323,62 @@ static void test_threads_are_counted(void **state) {
   in_child(count_threads);
 }
 
+static void *end_at_once(void *data) {
+  return data;
+}
+
+/* The kernel closes them after it has told of the end. */
+static void *end_with_descriptors(void *data) {
+  if (unshare(CLONE_FILES) == 0)
+    for (int i = 0; i < 200; i++)
+      (void)dup(0);
+  return data;
+}
+
+static void *end_after(void *data) {
+  const int *ms = data;
+  unsigned long long end = proc_now_ns() + (unsigned long long)*ms * 1000000;
+  while (proc_now_ns() < end)
+    ;
+  return NULL;
+}
+
+/* The kernel lists a thread for some time after it was joined, and a program that is to be
+ * forked then was told that it has two. One that nobody joins may run for a moment. */
+static int count_after_the_end(void) {
+  static int short_ms = 60, long_ms = 3000;
+  pthread_t thread;
+  int alone = proc_threads();
+  for (int i = 0; i < 2000; i++) {
+    if (pthread_create(&thread, NULL, i % 2 ? end_at_once : end_with_descriptors, NULL))
+      return 1;
+    pthread_join(thread, NULL);
+    if (proc_threads() != alone)
+      return 2;
+  }
+  if (alone > 1) /* a sanitizer's is there to stay */
+    return 0;
+  for (int i = 0; i < 300; i++) {
+    if (pthread_create(&thread, NULL, end_at_once, NULL) != 0)
+      return 1;
+    pthread_detach(thread);
+    if (proc_threads_at_rest() != 1)
+      return 3;
+  }
+  if (pthread_create(&thread, NULL, end_after, &short_ms) != 0)
+    return 1;
+  pthread_detach(thread);
+  if (proc_threads_at_rest() != 1)
+    return 4;
+  if (pthread_create(&thread, NULL, end_after, &long_ms) != 0)
+    return 1;
+  return proc_threads_at_rest() == 2 ? 0 : 5;
+}
+
+static void test_threads_that_end_are_none(void **state) {
+  in_child(count_after_the_end);
+}
+
 static void *ask_own_fds(void *answers) {
   int *has_own = answers;
   has_own[0] = proc_has_own_fds();
@@ -589,6 +645,7 @@ int main(void) {
       census_test(test_pidfd_signals_and_tells_the_status),
       census_test(test_kill_never_means_a_group),
       census_test(test_threads_are_counted),
+      census_test(test_threads_that_end_are_none),
       census_test(test_threads_with_descriptors_of_their_own_are_known),
       census_test(test_title_stays_within_the_arguments),
       census_test(test_title_moves),

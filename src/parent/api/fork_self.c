@@ -58,7 +58,7 @@ int mf_fork_early(mf_serve_fn serve, void *data) {
   int fd, pid;
   if (!serve)
     return MF_EINVAL;
-  if (proc_threads() > 1)
+  if (proc_threads_at_rest() > 1)
     return -EBUSY;
   int r = mf_fork_self(serve_early, &early, &fd, &pid);
   return r < 0 ? r : mf_adopt_early(fd, pid);

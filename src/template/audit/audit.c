@@ -14,8 +14,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { THREAD_EXIT_TIMEOUT_MS = 20 };
-
 static const char random_key, kept_key, notes_key; /* of the registry */
 
 void audit_init(struct audit *a, int (*is_ours)(int fd, void *data), void *data) {
@@ -448,16 +446,6 @@ void audit_resume(struct audit *a, lua_State *L) {
 
 /* ---- the check ---- */
 
-/* A thread that was just joined may still be counted for a moment. */
-int audit_count_threads(void) {
-  int n = proc_threads();
-  for (int i = 0; n > 1 && i < THREAD_EXIT_TIMEOUT_MS; i++) {
-    usleep(1000);
-    n = proc_threads();
-  }
-  return n;
-}
-
 struct finding audit_thread_finding(const struct audit *a, int threads, char *room,
                                     size_t n) {
   char by[AUDIT_NAME_MAX + 32];
@@ -484,7 +472,7 @@ static void first_refused(int fd, void *data) {
 
 static void look(struct audit *a) {
   char room[160];
-  int threads = audit_count_threads();
+  int threads = proc_threads_at_rest();
   a->unsafe = threads > 1;
   if (a->unsafe) {
     struct finding f = audit_thread_finding(a, threads, room, sizeof room);

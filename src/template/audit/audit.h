@@ -95,9 +95,6 @@ int audit_check(lua_State *L, struct audit *a, char *reason, size_t n);
  * garbage holds is not told. Returns how many. */
 int audit_findings(lua_State *L, struct audit *a, audit_found *found, void *data);
 
-/* Threads of this process, or -errno (no /proc). */
-int audit_count_threads(void);
-
 /* For findings.c: who has the number, as text (" of module 'x'", " of code given to
  * eval", "") and as a module's name or NULL. */
 const char *audit_of(const struct audit *a, audit_name by, char *text, size_t n);

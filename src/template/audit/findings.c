@@ -3,6 +3,7 @@
 #include "template/audit/audit.h"
 
 #include "os/fd.h"
+#include "os/proc.h"
 #include "os/signame.h"
 #include "template/audit/descriptor.h"
 #include "template/audit/heap_walk.h"
@@ -300,7 +301,7 @@ int audit_findings(lua_State *L, struct audit *a, audit_found *found, void *data
   luaL_checkstack(L, 8, NULL);
   lua_gc(L, LUA_GCCOLLECT);
   lua_gc(L, LUA_GCCOLLECT); /* what finalisers have let go of */
-  int threads = audit_count_threads();
+  int threads = proc_threads_at_rest();
   audit_mark_take(&now, L, &a->sources);
   audit_mark_add_realtime(&now, &a->sources);
   if (threads < 0)

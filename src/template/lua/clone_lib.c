@@ -346,7 +346,7 @@ static int l_findings(lua_State *L) {
     audit_findings(L, &s->audit, add_finding, &list);
   }
   fd_each(0, count_fd, &nfds);
-  lua_pushinteger(L, audit_count_threads());
+  lua_pushinteger(L, proc_threads_at_rest());
   lua_pushinteger(L, nfds);
   return 3;
 }

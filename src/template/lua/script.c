@@ -177,7 +177,7 @@ static const char *why_no_raw_fork(void) {
 }
 
 static int is_alone(void) {
-  return audit_count_threads() == 1;
+  return proc_threads() == 1;
 }
 
 static int is_our_handler(const struct sigaction *action) {

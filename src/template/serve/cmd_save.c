@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "moonfork.h"
+#include "os/proc.h"
 #include "template/fork/clone.h"
 #include "template/image/image.h"
 #include "template/lua/script.h"
@@ -45,7 +46,7 @@ static int check_threads(const struct server *s, char why[IMAGE_TEXT_MAX]) {
   if (s->audit_level == MF_SEAL_AUDIT_OFF ||
       (s->await_threads && s->await_threads(s, 0) > 0))
     return 0;
-  int n = audit_count_threads();
+  int n = proc_threads_at_rest();
   if (n <= 1)
     return 0;
   (void)audit_thread_finding(&s->audit, n, text, sizeof text);
