@@ -87,7 +87,17 @@ story.test("passwords and tokens come from files; wrong usage is told", function
   t.eq({program.run("call " .. engine .. " x")}, {"did\tx\n", "", 0})
   running:kill(kit.SIGTERM)
   t.eq(running:wait(), 143)
+  engine = ("--engine nats://u:p@%s --subject s"):format(server.url:match "//(.*)")
+  running = node(t, engine)
+  t.eq({program.run("call " .. engine .. " x")}, {"did\tx\n", "", 0})
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  t.match(running.out(), " ready engine=" .. server.url:gsub("%p", "%%%0"))
+  t.ok(not running.out():find("u:p", 1, true), "the log tells a password")
   for words, message in pairs{
+    ["call --engine http://u:p@h --subject s"] = "--engine: 'http://h' can't be used: it begins neither",
+    ["node --engine nats://u:p@h:0,a --subject s print"] = "--engine: 'nats://h:0,a' can't be used: its port",
+    ["top --engine http://h"] = "--engine: 'http://h'", ["doctor --engine http://h"] = "--engine: 'http://h'",
     ["call --subject s"] = "--engine is missing", ["node --engine local f"] = "--subject is missing",
     ["top"] = "a status address, or --engine", ["top a --engine local"] = "exclude each other",
   } do

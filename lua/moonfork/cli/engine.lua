@@ -302,10 +302,21 @@ local function start_local(fork, options, log)
   end
 end
 
+--- shown(url): without what stands before an @, which may be a password.
+function engine.shown(url)
+  return (url:gsub("[^,]+", function(one) return (one:gsub("^(%a*:?/?/?)[^/]*@", "%1")) end))
+end
+
+local function check_url(url)
+  local fault = url == "" and "it is empty" or require("moonfork.nats_core").url_fault(url)
+  if fault then cli.fail(cli.USAGE, "--engine: '%s' can't be used: %s", engine.shown(url), fault) end
+end
+
 --- open(fork, options [, log]): the URL, what moonfork.nats takes besides, and for `local` the server,
 -- with close(), where it was started here. log(level, event, fields): may start one; else it has to be
 -- there.
 function engine.open(fork, options, log)
+  if options.engine ~= "local" then check_url(options.engine) end
   local access = {subject = options.subject, user = options.user, creds = options.creds, ca = options.ca,
     cert = options.cert, key = options.key}
   if options.password_file then access.password = read_line(options.password_file) end

@@ -154,7 +154,7 @@ function command.main(options)
   end
   if options.pid then service.write_pid_file(options.pid) end
   local watch = watch_engine(fork, node, log, function()
-    log("info", "ready", {subject = options.subject, engine = url, workers = pool:stats().max})
+    log("info", "ready", {subject = options.subject, engine = engine.shown(url), workers = pool:stats().max})
     notify "READY=1"
   end)
   assert(fork.signal("HUP", function()
