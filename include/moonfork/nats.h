@@ -16,8 +16,8 @@
  * the node gave no sign of life for silent_ms.
  *  - Everything is borrowed for the call, and copied.
  *  - What can't be used is MF_EINVAL: NULL for an object or a request, a URL with another
- *    scheme than nats:// and tls://. A NULL callback of a call, a post, a drain or a
- *    close: nobody wants to know. */
+ *    scheme than nats:// and tls://. Closing and giving up NULL does nothing. A NULL
+ *    callback of a call, a post, a drain or a close: nobody wants to know. */
 #ifndef MOONFORK_NATS_H
 #define MOONFORK_NATS_H
 

@@ -361,6 +361,8 @@ void far_cancel_waiting(mf_far *far) {
 }
 
 int mf_far_cancel(mf_far *far, uint64_t id) {
+  if (!far)
+    return MF_EINVAL;
   struct far_call *c = idmap_get(&far->ids, id);
   if (!c || c->cancelled)
     return -ESRCH;

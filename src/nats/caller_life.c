@@ -224,6 +224,8 @@ static void begin_drain(mf_far *far) {
 }
 
 int mf_far_drain(mf_far *far, unsigned timeout_ms, mf_far_cb cb, void *data) {
+  if (!far)
+    return MF_EINVAL;
   if (far->draining || far->closing || far->aborted)
     return MF_ECLOSED;
   far->on_drained = cb;
@@ -238,9 +240,11 @@ int mf_far_drain(mf_far *far, unsigned timeout_ms, mf_far_cb cb, void *data) {
 }
 
 int mf_far_drain_report(const mf_far *far, mf_drain_report *ret) {
+  size_t size = far && ret ? ret->size : 0;
+  if (size < sizeof ret->size)
+    return MF_EINVAL;
   if (!far->draining)
     return MF_ESTATE;
-  size_t size = ret->size;
   mf_drain_report report = far->report;
   report.size = size;
   memcpy(ret, &report, size < sizeof report ? size : sizeof report);
@@ -248,7 +252,7 @@ int mf_far_drain_report(const mf_far *far, mf_drain_report *ret) {
 }
 
 void mf_far_abort(mf_far *far) {
-  if (far->aborted || far->closing == 2)
+  if (!far || far->aborted || far->closing == 2)
     return;
   far->aborted = 1;
   if (!far->draining)
@@ -258,6 +262,8 @@ void mf_far_abort(mf_far *far) {
 }
 
 void mf_far_close(mf_far *far, mf_far_close_cb cb, void *data) {
+  if (!far)
+    return;
   far->on_closed = cb;
   far->closed_data = data;
   far->closing = 1;
@@ -315,6 +321,8 @@ void far_describe_node(const struct room_node *n, mf_far_node *ret) {
 
 size_t mf_far_nodes(const mf_far *far, mf_far_node *nodes, size_t size, size_t n) {
   size_t i = 0;
+  if (!far)
+    return 0;
   list_each(it, &far->room.nodes) {
     mf_far_node one;
     if (i >= n)

@@ -284,6 +284,8 @@ static void begin_drain(mf_node *node) {
 }
 
 int mf_node_drain(mf_node *node, unsigned timeout_ms, mf_node_cb cb, void *data) {
+  if (!node)
+    return MF_EINVAL;
   if (node->phase != NODE_OPEN || node->closing)
     return MF_ECLOSED;
   node->on_drained = cb;
@@ -297,6 +299,8 @@ int mf_node_drain(mf_node *node, unsigned timeout_ms, mf_node_cb cb, void *data)
 }
 
 void mf_node_abort(mf_node *node) {
+  if (!node)
+    return;
   node->aborted = 1;
   if (node->phase == NODE_OPEN)
     begin_drain(node);
@@ -304,6 +308,8 @@ void mf_node_abort(mf_node *node) {
 }
 
 void mf_node_close(mf_node *node, mf_node_close_cb cb, void *data) {
+  if (!node)
+    return;
   node->on_closed = cb;
   node->closed_data = data;
   node->closing = 1;

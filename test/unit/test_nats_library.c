@@ -95,6 +95,23 @@ struct old_call_options {
   int idempotent;
 };
 
+static void test_no_object_is_no_crash(void **state) {
+  mf_far_node nodes[1];
+  mf_drain_report report = {.size = sizeof report};
+  assert_int_equal(mf_far_cancel(NULL, 1), MF_EINVAL);
+  assert_int_equal(mf_far_drain(NULL, 0, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_far_drain_report(NULL, &report), MF_EINVAL);
+  assert_int_equal(mf_far_nodes(NULL, nodes, sizeof *nodes, 1), 0);
+  assert_int_equal(mf_far_on_dead(NULL, NULL, NULL), MF_EINVAL);
+  assert_int_equal(mf_node_drain(NULL, 0, NULL, NULL), MF_EINVAL);
+  mf_far_abort(NULL);
+  mf_node_abort(NULL);
+  closed = 0;
+  mf_far_close(NULL, on_closed, NULL);
+  mf_node_close(NULL, NULL, NULL);
+  assert_int_equal(closed, 0);
+}
+
 static void test_wrong_arguments_are_refused(void **state) {
   uv_loop_t loop;
   mf_far *far;
@@ -118,6 +135,7 @@ static void test_wrong_arguments_are_refused(void **state) {
   assert_int_equal(mf_far_call(far, &m, &co, on_reply, NULL, NULL), MF_EINVAL);
   assert_int_equal(mf_far_stats(far, NULL), MF_EINVAL);
   assert_int_equal(mf_far_stats(far, &info), MF_EINVAL);
+  assert_int_equal(mf_far_drain_report(far, NULL), MF_EINVAL);
   assert_int_equal(mf_node_stats(NULL, NULL), MF_EINVAL);
   assert_int_equal(mf_far_post(far, NULL, NULL, NULL, NULL), MF_EINVAL);
   assert_int_equal(mf_far_post(far, &nothing, NULL, NULL, NULL), MF_EINVAL);
@@ -277,6 +295,7 @@ int main(void) {
       cmocka_unit_test(test_limits_of_what_waits),
       cmocka_unit_test(test_mf_dump_shows_far_pools_of_its_loop),
       cmocka_unit_test(test_wrong_arguments_are_refused),
+      cmocka_unit_test(test_no_object_is_no_crash),
   };
   return cmocka_run_group_tests(tests, setup, NULL);
 }
