@@ -134,7 +134,7 @@ static int op_name_writers(struct backend *backend, int fd, int on) {
 }
 
 static void op_fall_silent(struct backend *backend, int fd) {
-  (void)backend, (void)fd;
+  at(self(backend), fd)->silent = 1;
 }
 
 static int op_refuse_fds(struct backend *backend, int fd, int on) {

@@ -16,6 +16,7 @@ struct sim_fd {
   int closed;    /* by its holder */
   int sent;      /* travels, or has travelled, to another process */
   int refused;   /* its holder wants to read no more */
+  int silent;    /* its holder will write no more */
   int named;     /* its holder asked who writes */
   size_t flood;  /* so many bytes come again as soon as they are read, for ever */
   size_t nread;  /* bytes that its holder has read */
