@@ -17,7 +17,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { FILL_MIN = 4096, FILL_MAX = 256 * 1024 };
+/* The first room is one that malloc has at hand: many sockets give one short message, or
+ * their end at once. */
+enum { FILL_FIRST = 1024, FILL_MIN = 4096, FILL_MAX = 256 * 1024 };
 
 #define CLASSES "moonfork.socket classes" /* in the registry: metatable = true */
 
@@ -178,8 +180,8 @@ struct socket *socket_check_open(lua_State *L, int idx) {
 
 static size_t fill_size(const struct socket *s, size_t wanted) {
   size_t have = buf_size(&s->in); /* what is long already will be longer */
-  size_t n = wanted > have ? wanted : have;
-  return n < FILL_MIN ? FILL_MIN : n > FILL_MAX ? FILL_MAX : n;
+  size_t n = wanted > have ? wanted : have, least = s->in.data ? FILL_MIN : FILL_FIRST;
+  return n < least ? least : n > FILL_MAX ? FILL_MAX : n;
 }
 
 /* A message that does not fit in is cut off by the kernel. No other reader gets between

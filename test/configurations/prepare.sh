@@ -102,8 +102,8 @@ musl_cmocka() {
 }
 
 # Unit tests of what knows no glibc, in a folder of their own, where nothing else is compiled.
-MUSL_UNITS='blockcache buf list minheap cpus stdin memfile fd drop fdwait flush sock chunk failure
-  frame inbox link message outbox parts heap heap_frozen heap_model heap_copy collector'
+MUSL_UNITS='blockcache blockpool buf list minheap cpus stdin memfile fd drop fdwait flush sock chunk
+  failure frame inbox link message outbox parts heap heap_frozen heap_model heap_copy collector'
 musl_units() {
   units=$folder-units # the functions below change $folder
   configure "$units" -Dtests=enabled -Dwerror=true -Dlua_prefix="$prefix" "$@"

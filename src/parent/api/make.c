@@ -82,12 +82,12 @@ static int fork_from(struct mf_process *source, const mf_options *given,
     *ret = q;
     return 0;
   }
-  r = hold_new(o, &hold);
+  r = hold_new(source->context, o, &hold);
   if (r)
     return r;
   q = process_new(source->context, HELD);
   if (!q) {
-    hold_free(hold);
+    hold_free(source->context, hold);
     return MF_ENOMEM;
   }
   q->hold = hold;

@@ -5,7 +5,6 @@
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -13,8 +12,8 @@ enum {
   FORK_FDS_OWN = 3 /* its socket, two of a step of slots */
 };
 
-int hold_new(const mf_options *o, struct hold **ret) {
-  struct hold *hold = malloc(sizeof *hold);
+int hold_new(struct context *ctx, const mf_options *o, struct hold **ret) {
+  struct hold *hold = blockpool_take(&registry_of(ctx)->holds, sizeof *hold);
   int r;
   if (!hold)
     return MF_ENOMEM;
@@ -25,20 +24,20 @@ int hold_new(const mf_options *o, struct hold **ret) {
   fdset_init(&hold->fds);
   r = options_encode(o, 0, &hold->options, &hold->fds);
   if (r) {
-    hold_free(hold);
+    hold_free(ctx, hold);
     return r;
   }
   *ret = hold;
   return 0;
 }
 
-void hold_free(struct hold *hold) {
+void hold_free(struct context *ctx, struct hold *hold) {
   if (!hold)
     return;
   buf_deinit(&hold->options);
   buf_deinit(&hold->commands);
   fdset_close(&hold->fds);
-  free(hold);
+  blockpool_give(&registry_of(ctx)->holds, hold);
 }
 
 /* Before it can be in its function, which may send some at once. */
@@ -133,7 +132,7 @@ void process_unhold(struct mf_process *p) {
   if (source && source->hold)
     process_unhold(source);
   if (!source || source->error || source->state == DEAD) {
-    hold_free(hold);
+    hold_free(ctx, hold);
     process_never_starts(p);
     return;
   }
@@ -141,7 +140,7 @@ void process_unhold(struct mf_process *p) {
   if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
     (void)ctx->backend->ops->unblock(ctx->backend, pair[1]);
   if (r < 0) {
-    hold_free(hold);
+    hold_free(ctx, hold);
     p->fork_refused = 1;
     process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
                  "the socket of the new process can't be made: %s", strerror(-r));
@@ -186,7 +185,7 @@ void process_unhold(struct mf_process *p) {
     if (p->is_thread && p->finish.kind != FINISH_RUN) /* else its answer comes first */
       process_watch_end(p);
   }
-  hold_free(hold);
+  hold_free(ctx, hold);
   if (r < 0) {
     p->fork_refused = 1;
     process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,

@@ -111,7 +111,7 @@ void process_die(struct mf_process *p) {
   }
   process_lose_source(p);
   channel_close(&p->chan);
-  hold_free(p->hold);
+  hold_free(p->context, p->hold);
   p->hold = NULL;
   task_clear(&p->write);
   registry_lose_default(p);

@@ -240,8 +240,8 @@ struct event {
 };
 
 /* 0, or a code: lack of memory, a stdio handle that is no descriptor. */
-int hold_new(const mf_options *o, struct hold **ret);
-void hold_free(struct hold *hold);
+int hold_new(struct context *ctx, const mf_options *o, struct hold **ret);
+void hold_free(struct context *ctx, struct hold *hold);
 
 /* A new record in the given state, in its context, with the handle open. NULL: no memory.
  */

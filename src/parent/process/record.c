@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void process_free(struct mf_process *p);
 
@@ -30,9 +31,11 @@ static void on_closed(struct task *t) {
 }
 
 struct mf_process *process_new(struct context *ctx, enum process_state state) {
-  struct mf_process *p = calloc(1, sizeof *p);
+  struct blockpool *records = &registry_of(ctx)->records;
+  struct mf_process *p = blockpool_take(records, sizeof *p);
   if (!p)
     return NULL;
+  memset(p, 0, sizeof *p);
   p->context = ctx;
   p->state = state;
   p->made_ms = p->state_since_ms = context_now_ms(ctx);
@@ -56,7 +59,7 @@ struct mf_process *process_new(struct context *ctx, enum process_state state) {
   list_init(&p->spare_link);
   process_listen(p);
   if (registry_add(p) < 0) {
-    free(p);
+    blockpool_give(records, p);
     return NULL;
   }
   ctx->nopen++;
@@ -188,7 +191,7 @@ static void process_free(struct mf_process *p) {
     ctx->backend->ops->close(ctx->backend, &p->finish.fd);
   if (p->last_words)
     ctx->backend->ops->unshare(ctx->backend, p->last_words, sizeof *p->last_words);
-  hold_free(p->hold);
+  hold_free(ctx, p->hold);
   journal_drop(&p->journal);
   list_remove(&p->behind.link);
   far_link_drop(&p->far);
@@ -205,7 +208,7 @@ static void process_free(struct mf_process *p) {
   task_clear(&p->closed);
   list_remove(&p->ask_link);
   registry_remove(p);
-  free(p);
+  blockpool_give(&registry_of(ctx)->records, p);
 }
 
 /* Marks a record to be freed that nothing needs any more: no handle, nobody whom it has

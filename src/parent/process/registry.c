@@ -75,12 +75,16 @@ static void on_park(struct context *ctx) {
   deadline_clear(&r->children.births_due);
   children_look_for_births(&r->children);
   children_unwatch(&r->children);
+  blockpool_empty(&r->records);
+  blockpool_empty(&r->holds);
 }
 
 static void registry_free(struct context *ctx) {
   struct registry *r = registry_of(ctx);
   children_forget_births(&r->children);
   idmap_deinit(&r->ids);
+  blockpool_empty(&r->records);
+  blockpool_empty(&r->holds);
   free(r);
 }
 

@@ -5,6 +5,7 @@
 #ifndef PARENT_PROCESS_REGISTRY_H
 #define PARENT_PROCESS_REGISTRY_H
 
+#include "base/blockpool.h"
 #include "base/idmap.h"
 #include "parent/loop/context.h"
 #include "parent/process/children.h"
@@ -27,6 +28,7 @@ struct registry {
   struct idmap ids;
   struct default_template def;
   struct children children;
+  struct blockpool records, holds; /* a process is often made when another has ended */
   unsigned traced; /* the number of the trace that has its processes; 0: none */
 };
 

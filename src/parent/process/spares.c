@@ -86,7 +86,7 @@ static int fork_one(struct mf_process *p) {
   q->internal = 1;
   q->tree = p->tree;
   p->context->nopen--;
-  if (hold_new(NULL, &q->hold) < 0 ||
+  if (hold_new(p->context, NULL, &q->hold) < 0 ||
       process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {
     q->internal = 0;
     process_end_unstarted(q);
