@@ -10,11 +10,14 @@
 #include "os/thread.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -27,6 +30,14 @@ static struct {
   size_t n, cap;
   int running;
 } queue = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* A loop's forks and the sockets that it has given are its thread's, which may have
+ * descriptors of its own. */
+static _Thread_local struct {
+  int nsent; /* messages with sockets that are under way */
+  int fds[DROP_TOGETHER], n;
+  int below; /* a number from here on is closed at once: half of what there may be */
+} ended;
 
 static void forget_linger(int fd) {
   static const struct linger off;
@@ -101,6 +112,7 @@ void drop_aside(void) {
     queue.lock = fresh;
     queue.n = 0;
     queue.running = 0;
+    ended.n = ended.nsent = 0;
   }
   queue.owner = getpid();
 }
@@ -168,6 +180,47 @@ int fd_part_unix(int fd) {
     return 0;
   }
   return close_now(fd);
+}
+
+/* ---- those that are closed together ---- */
+
+enum { NOFILE_ENOUGH = 256 };
+
+static void close_ended(void) {
+  while (ended.n > 0)
+    close_now(ended.fds[--ended.n]);
+}
+
+void drop_count_sent(int delta) {
+  int saved = errno;
+  ended.nsent += delta;
+  if (ended.nsent <= 0 && ended.n > 0 && is_ours())
+    close_ended();
+  errno = saved;
+}
+
+static int has_room_for(int fd) {
+  struct rlimit r;
+  if (ended.n == 0) {
+    ended.below = 0;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur >= NOFILE_ENOUGH)
+      ended.below = r.rlim_cur / 2 < INT_MAX ? (int)(r.rlim_cur / 2) : INT_MAX;
+  }
+  return fd < ended.below;
+}
+
+static int is_hung_up(int fd) {
+  struct pollfd p = {.fd = fd};
+  return poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
+}
+
+int fd_part_ended(int fd) {
+  if (ended.nsent <= 0 || !is_ours() || !has_room_for(fd) || !is_hung_up(fd))
+    return fd_part_unix(fd);
+  ended.fds[ended.n++] = fd;
+  if (ended.n == DROP_TOGETHER)
+    close_ended();
+  return 0;
 }
 
 int fd_part(int fd) {

@@ -16,4 +16,18 @@ int fd_part(int fd);
 /* The same for what is known to be a UNIX socket. */
 int fd_part_unix(int fd);
 
+/* While UNIX sockets are under way in messages, as they are with each fork, the close of
+ * any UNIX socket makes Linux look for circles among them: it wakes up a thread of the
+ * kernel, which with many forks at a time takes 5 % of two processors. So the sockets of
+ * processes that have ended are closed together then.
+ *
+ * Messages with sockets were sent by this thread (+1), or received (-1). */
+void drop_count_sent(int delta);
+/* fd_part_unix for a stream at whose end its owner has read. Where nobody has its other
+ * end any more, its close may be put off: until no messages are under way, or for as many
+ * others as DROP_TOGETHER says. Only in a parent, and where descriptors are no scarce
+ * good. */
+int fd_part_ended(int fd);
+enum { DROP_TOGETHER = 16 };
+
 #endif

@@ -224,6 +224,7 @@ ssize_t socket_fill(struct socket *s, size_t wanted, int block) {
       sys_read(s->fd, s->type, room, size, may_sleep, keep ? &fds : NULL, &truncated);
   if (n > 0)
     buf_commit(&s->in, (size_t)n);
+  s->at_end = n == 0;
   if (keep)
     keep_descriptors(s, &fds);
   s->lost |= truncated != 0;
@@ -261,7 +262,11 @@ int socket_release(struct socket *s) {
 int socket_close(struct socket *s) {
   sys_flush_first(); /* what goes first may go to this one */
   int fd = socket_release(s);
-  return fd < 0 ? 0 : s->is_unix ? fd_part_unix(fd) : fd_part(fd);
+  if (fd < 0)
+    return 0;
+  if (!s->is_unix)
+    return fd_part(fd);
+  return s->at_end && !s->is_datagram ? fd_part_ended(fd) : fd_part_unix(fd);
 }
 
 int socket_fail(lua_State *L, int error) {

@@ -35,6 +35,7 @@ struct socket {
   unsigned char type; /* enum sys_type */
   unsigned char is_unix;
   unsigned char is_datagram; /* a read takes one message, and formats don't cross it */
+  unsigned char at_end;      /* the last read has met the end */
   unsigned char lost;        /* a descriptor came for which there was no room */
   unsigned char nqueued;
   double timeout;       /* seconds a method may wait; negative: for ever */

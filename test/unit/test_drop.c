@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -161,6 +162,89 @@ static void test_a_copy_closes_by_itself(void **state) {
   fd_close(&fd);
 }
 
+static int is_open(int fd) {
+  return fcntl(fd, F_GETFD) >= 0;
+}
+
+/* A stream at whose end its owner has read; *ret_other (NULL: it is closed): its other
+ * end, which only writes nothing more. */
+static int ended(int *ret_other) {
+  int ends[2];
+  char byte;
+  assert_int_equal(sock_pair(ends, 1), 0);
+  if (ret_other) {
+    assert_int_equal(shutdown(ends[1], SHUT_WR), 0);
+    *ret_other = ends[1];
+  } else {
+    close(ends[1]);
+  }
+  assert_int_equal(read(ends[0], &byte, 1), 0);
+  return ends[0];
+}
+
+/* While sockets are under way in messages, those that have ended are closed together, and
+ * with the last message at the latest. */
+static void test_ended_ones_are_closed_together(void **state) {
+  int fds[DROP_TOGETHER], other, fd;
+  drop_aside();
+  assert_int_equal(fd_part_ended(fd = ended(NULL)), 0);
+  assert_false(is_open(fd)); /* none are under way */
+  drop_count_sent(1);
+  for (int i = 0; i < DROP_TOGETHER - 1; i++)
+    assert_int_equal(fd_part_ended(fds[i] = ended(NULL)), 0);
+  for (int i = 0; i < DROP_TOGETHER - 1; i++)
+    assert_true(is_open(fds[i]));
+  assert_int_equal(fd_part_ended(fd = ended(&other)), 0);
+  assert_false(is_open(fd)); /* somebody may notice */
+  close(other);
+  assert_int_equal(fd_part_ended(fd = ended(NULL)), 0);
+  assert_false(is_open(fd));
+  for (int i = 0; i < DROP_TOGETHER - 1; i++)
+    assert_false(is_open(fds[i]));
+  assert_int_equal(fd_part_ended(fd = ended(NULL)), 0);
+  drop_count_sent(1);
+  drop_count_sent(-1);
+  assert_true(is_open(fd));
+  drop_count_sent(-1);
+  assert_false(is_open(fd));
+}
+
+/* Where descriptors are few, or in a copy of the program, they are closed at once. */
+static void test_ended_ones_are_closed_at_once(void **state) {
+  struct rlimit all, few;
+  int fd, status;
+  drop_aside();
+  drop_count_sent(1);
+  assert_int_equal(getrlimit(RLIMIT_NOFILE, &all), 0);
+  few = all;
+  few.rlim_cur = 200;
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+  assert_int_equal(fd_part_ended(fd = ended(NULL)), 0);
+  assert_false(is_open(fd));
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &all), 0);
+  assert_int_equal(fd_part_ended(fd = ended(NULL)), 0);
+  assert_true(is_open(fd));
+  pid_t pid = fork();
+  if (pid == 0) {
+    int own = ended(NULL);
+    fd_part_ended(own);
+    int wrong = is_open(own);
+    drop_aside();
+    own = ended(NULL);
+    fd_part_ended(own);
+    wrong |= is_open(own);
+    drop_count_sent(1);
+    fd_part_ended(own = ended(NULL));
+    wrong |= !is_open(own);
+    drop_count_sent(-1);
+    _exit(wrong || is_open(own));
+  }
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_int_equal(status, 0);
+  drop_count_sent(-1);
+  assert_false(is_open(fd));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_what_lingers_is_closed_aside),
@@ -169,6 +253,8 @@ int main(void) {
       census_test(test_many_are_closed),
       census_test(test_others_are_closed_here),
       census_test(test_a_copy_closes_by_itself),
+      census_test(test_ended_ones_are_closed_together),
+      census_test(test_ended_ones_are_closed_at_once),
   };
   return cmocka_run_group_tests_name("drop", tests, NULL, NULL);
 }

@@ -177,7 +177,7 @@ void process_unhold(struct mf_process *p) {
   if (!r) {
     p->fork_number = source->nsent;
     p->was_asked = 1;
-    list_push(&source->asked, &p->ask_link);
+    process_ask(source, p);
     if (p->is_thread && p->finish.kind == FINISH_RUN)
       busy_wait_expect(&ctx->busy_wait, proc_now_ns());
     if (p->finish.kind == FINISH_RUN && p->births)
@@ -230,7 +230,7 @@ int process_fork_running(struct mf_process *p, struct mf_process **ret, struct b
   process_set_source(q, p);
   q->fork_number = ++p->nsent;
   q->was_asked = 1;
-  list_push(&p->asked, &q->ask_link);
+  process_ask(p, q);
   process_update(q);
   *ret = q;
   return 0;

@@ -171,6 +171,9 @@ void process_advance(struct mf_process *p, uint64_t n);
 /* Forks of p that are executed learn of it: as many as the turn has steps for, the others
  * in the next one. */
 void process_confirm_forks(struct mf_process *p);
+/* source was asked to fork q; nobody waits any more to hear whether it has. */
+void process_ask(struct mf_process *source, struct mf_process *q);
+void process_unask(struct mf_process *q);
 /* Nothing is to be heard any more of whether q was forked. */
 void process_answered(struct mf_process *q);
 /* A word of p's own is proof that its source has executed the fork and all before, though

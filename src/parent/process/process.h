@@ -108,6 +108,7 @@ struct mf_process {
   unsigned taken_up : 1;   /* by from_fd: its hello says who it is */
   unsigned forked : 1;     /* it exists, or existed, as a process */
   unsigned gone : 1;       /* the kernel says that it has ended */
+  unsigned is_counted : 1; /* its socket is on the way to its source (drop_count_sent) */
   unsigned hung_up : 1;    /* by us, before it ran: it ends, or is killed */
   unsigned slain : 1;      /* it was told to end, did not, and was sent SIGKILL */
   unsigned tree : 1;       /* its whole process group is signalled, and ends with it */

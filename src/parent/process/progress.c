@@ -1,6 +1,8 @@
 /* What a process has executed, as it says itself. Runs in the parent. */
 #include "parent/process/internal.h"
 
+#include "os/drop.h"
+
 /* The socket goes to the user: what ends from now on only the kernel tells. */
 void process_leave_to_kernel(struct mf_process *p) {
   process_learn(p);
@@ -33,8 +35,23 @@ int process_on_word(struct mf_process *p) {
   return 0;
 }
 
-void process_answered(struct mf_process *q) {
+/* Its socket goes to its source in a message, unless that is on another machine. */
+void process_ask(struct mf_process *source, struct mf_process *q) {
+  q->is_counted = !q->far;
+  if (q->is_counted)
+    drop_count_sent(1);
+  list_push(&source->asked, &q->ask_link);
+}
+
+void process_unask(struct mf_process *q) {
+  if (q->is_counted)
+    drop_count_sent(-1);
+  q->is_counted = 0;
   list_remove(&q->ask_link);
+}
+
+void process_answered(struct mf_process *q) {
+  process_unask(q);
   if (q->source && list_empty(&q->source->asked))
     deadline_clear(&q->source->word_due);
 }

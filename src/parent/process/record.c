@@ -206,7 +206,7 @@ static void process_free(struct mf_process *p) {
   task_clear(&p->notify);
   task_clear(&p->free);
   task_clear(&p->closed);
-  list_remove(&p->ask_link);
+  process_unask(p);
   registry_remove(p);
   blockpool_give(&registry_of(ctx)->records, p);
 }
