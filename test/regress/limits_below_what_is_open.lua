@@ -57,6 +57,32 @@ for nofile = 0, 2 do
   end)
 end
 
+-- A limit and what follows it are often read together, the descriptors with them: then the limit had not been
+-- set when they came, and did not hold for them.
+for nofile = 0, 2 do
+  story.test(("nofile=%d: it holds for what is asked in the same moment"):format(nofile), function(t)
+    local function refused(p)
+      local socket, err = p:run "f"
+      t.eq(socket, nil)
+      t.error(err, "LIMIT")
+    end
+    local limit, code = {nofile = nofile}, "function f(s) s:write 'x' end"
+    local p = fork.new_exec():eval(code):limit(limit)
+    refused(p:fork())
+    refused(p:fork():fork())
+    p:close()
+    local template <close> = fork.new_exec():eval(code)
+    t.got(template:memory())
+    local null <close> = io.open "/dev/null"
+    refused(template:fork():limit(limit):fork())
+    refused(template:fork():limit(limit):send_fd(null))
+    refused(template:fork():limit(limit):set("handle", null))
+    t.eq(t.got(template:fork():send_fd(null):limit(limit):run "f"):read "a", "x")
+    t.eq(t.got(template:fork():limit {nofile = 1000}:send_fd(null):run "f"):read "a", "x")
+    refused(template:limit(limit):fork())
+  end)
+end
+
 local HOST = [[
   local fork, kit = require "moonfork", require "testkit"
   local nofile = {nofile = ...}

@@ -70,7 +70,13 @@ static int set_limit(struct server *s, const struct limit_value *v) {
    */
   if (v->which == LIMIT_CPU && value != UINT64_MAX)
     limit.rlim_max++;
-  return setrlimit(limits[v->which].resource, &limit) < 0 ? -errno : 0;
+  if (setrlimit(limits[v->which].resource, &limit) < 0)
+    return -errno;
+  if (v->which == LIMIT_NOFILE) {
+    s->limits_nofile = value != UINT64_MAX;
+    s->nofile = value;
+  }
+  return 0;
 }
 
 int cmd_limit(struct server *s, struct command *c) {

@@ -94,12 +94,22 @@ static int execute(struct server *s, struct command *c) {
   return rule->handler(s, c);
 }
 
+/* What was read together with a limit on descriptors came before the limit was set, and
+ * is lost all the same: commands are executed in order, however many are read at once. */
+static int is_beyond_limit(const struct server *s, const struct fdset *fds) {
+  for (int i = 0; s->limits_nofile && i < fds->n; i++)
+    if (fds->fd[i] >= 0 && (uint64_t)fds->fd[i] >= s->nofile)
+      return 1;
+  return 0;
+}
+
 /* One command through the table, counted: 0 or enum served. The command's descriptors
  * that nobody stole are closed. */
 static int serve_command(struct server *s, struct command *c) {
   unsigned outer = s->executing; /* a FORK has commands inside */
   s->executing = c->type + 1;
   s->lends = NULL;
+  c->lost_fds |= is_beyond_limit(s, c->fds);
   int r = execute(s, c);
   s->executing = r == SERVED_BORN ? 0 : outer;
   fdset_close(c->fds);

@@ -111,10 +111,12 @@ struct server {
   int to_socket[3];  /* standard streams that become the socket at run */
   struct slot *slot; /* our own, among the template's; or NULL */
   char *slot_text;
-  int audit_level; /* MF_SEAL_AUDIT_...; 0: refuse what audit_check refuses */
-  int hide_args;   /* hooks of a birth must not see arguments */
-  int being_born;  /* executing the inner commands of a FORK */
-  struct {         /* a clone between fork() and clone_born */
+  int audit_level;   /* MF_SEAL_AUDIT_...; 0: refuse what audit_check refuses */
+  int hide_args;     /* hooks of a birth must not see arguments */
+  int limits_nofile; /* it was given a limit on descriptors: */
+  uint64_t nofile;
+  int being_born; /* executing the inner commands of a FORK */
+  struct {        /* a clone between fork() and clone_born */
     struct options options;
     uint64_t id;                     /* of the FORK */
     int sibling;                     /* a child of the template's parent */

@@ -261,6 +261,8 @@ static int make_record(struct server *from, struct thread *t) {
   s->birth.settle = thread_copy_settle;
   s->audit_level = from->audit_level;
   s->nbirth = from->nbirth;
+  s->limits_nofile = from->limits_nofile;
+  s->nofile = from->nofile;
   memcpy(s->name, from->name, sizeof s->name);
   memcpy(&s->audit, &from->audit, sizeof s->audit);
   s->audit.data = s;
