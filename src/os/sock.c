@@ -324,3 +324,18 @@ int fd_same(int a, int b) {
     return 0;
   return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }
+
+/* A number that no program sets by chance, kept where nothing comes of it: the other end
+ * of such a socket is closed. */
+enum { MISSING = 0x4d464e46 };
+
+int sock_mark_missing(int fd) {
+  int mark = MISSING;
+  return setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) < 0 ? -errno : 0;
+}
+
+int sock_is_missing(int fd) {
+  int mark = 0;
+  socklen_t size = sizeof mark;
+  return getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &mark, &size) == 0 && mark == MISSING;
+}

@@ -56,6 +56,10 @@ int sock_is_nameless(int fd);
  * terminal, a listener, datagrams), or -errno. */
 enum sock_stream { SOCK_CONNECTED = 1, SOCK_PIPE_READ, SOCK_PIPE_WRITE };
 int sock_stream_kind(int fd);
+/* fd, a socket of the caller's, stands in for what could not be passed on, since there was
+ * no descriptor free: whoever gets it can see that. And whether it does. */
+int sock_mark_missing(int fd);
+int sock_is_missing(int fd);
 /* 1 when both descriptors name the same file or socket (device and inode), else 0. */
 int fd_same(int a, int b);
 

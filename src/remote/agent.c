@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -153,15 +152,6 @@ static int start_template(void) {
   return r ? r : link_put(&mux.out, LINK_BORN, 0, numbers, 4);
 }
 
-/* For channels: only after the template has started, which inherits the limit. */
-static void raise_limit(void) {
-  struct rlimit l;
-  if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
-    l.rlim_cur = l.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &l);
-  }
-}
-
 static int greet(const struct link_frame *f) {
   struct link_hello h;
   char text[512];
@@ -175,7 +165,7 @@ static int greet(const struct link_frame *f) {
              program, strerror(-r));
     fail(text);
   }
-  raise_limit();
+  mux_raise_limit(&mux); /* not before: the template has inherited it */
   mux_begin(&mux, h.window);
   beat_start(&beat, &mux, h.beat_ms, NULL);
   return 0;

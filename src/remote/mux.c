@@ -5,10 +5,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 enum {
   READ_MAX = 320 * 1024, /* from the stream at a time */
   MOVED_MIN = 16 * 1024,
+  LIMIT_ENOUGH = 1024 * 1024, /* descriptors */
+  SPARE_MAX = 64,             /* so many are kept free for what comes at once */
   QUEUE_MAX = 64 * 1024 * 1024
 };
 
@@ -206,11 +209,25 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
   buf_init(&m->out, QUEUE_MAX);
   m->in.keep = m->out.keep = 4 * READ_MAX;
   m->dead_fd = make_dead();
-  if (m->dead_fd < 0)
-    return m->dead_fd;
+  m->missing_fd = m->dead_fd < 0 ? m->dead_fd : make_dead();
+  if (m->missing_fd < 0)
+    return m->missing_fd;
+  (void)sock_mark_missing(m->missing_fd);
   m->last_id = is_agent ? LINK_CHANNEL_ROOT : LINK_CHANNEL_OUTPUT;
   uv_timer_init(turn->loop, &m->retry);
   return mux_grow(m);
+}
+
+void mux_raise_limit(struct mux *m) {
+  struct rlimit l;
+  if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+    return;
+  l.rlim_cur = l.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &l);
+  if (l.rlim_max >= LIMIT_ENOUGH)
+    return;
+  rlim_t spare = l.rlim_max / 4 < SPARE_MAX ? l.rlim_max / 4 : SPARE_MAX;
+  m->fd_limit = (int)(l.rlim_max - spare);
 }
 
 int mux_open(struct mux *m, int rfd, int wfd) {
@@ -242,6 +259,7 @@ void mux_shut(struct mux *m) {
 void mux_deinit(struct mux *m) {
   mux_free_gone(m);
   fd_close(&m->dead_fd);
+  fd_close(&m->missing_fd);
   buf_deinit(&m->in);
   buf_deinit(&m->out);
   free(m->buckets);

@@ -73,7 +73,8 @@ struct mux {
   unsigned nawaited; /* channels that must be read on before on_quiet */
   int awaits_quiet;
   struct pairs pairs;
-  int dead_fd; /* a socket whose other end is closed */
+  int dead_fd;    /* a socket whose other end is closed */
+  int missing_fd; /* the same, marked: what was sent finds no room here */
   struct buf in, out;
   /* Of a large DATA: its channel, and the bytes of it that are still in the stream. */
   uint32_t moved_to;
@@ -97,6 +98,9 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
 int mux_open(struct mux *m, int rfd, int wfd);
 /* Local descriptors are read and written from now on. */
 void mux_begin(struct mux *m, uint32_t window);
+/* This process may have as many descriptors as the system allows. Where these are few,
+ * local sockets that bring some wait until others are closed. */
+void mux_raise_limit(struct mux *m);
 /* A channel with that id for fd (taken also on failure), a socket if it is for both. 0 or
  * -errno. */
 int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);

@@ -16,7 +16,7 @@ struct segment {
   struct list link;
   size_t length, sent;
   int nfds;
-  int *fds; /* owned, but the mux's dead_fd; behind the bytes */
+  int *fds; /* owned, but the mux's stand-ins; behind the bytes */
   unsigned char data[];
 };
 
@@ -63,7 +63,7 @@ void mux_look_quiet(struct mux *m) {
 /* Descriptors that came with bytes, and have been passed on or never will be. */
 static void close_passed(const struct mux *m, int *fds, int n) {
   for (int i = 0; i < n; i++)
-    if (fds[i] != m->dead_fd)
+    if (fds[i] != m->dead_fd && fds[i] != m->missing_fd)
       fd_close(&fds[i]);
 }
 
@@ -225,6 +225,13 @@ static void end_sending(struct mux_channel *c) {
   }
 }
 
+static void stop_receiving(struct mux_channel *c) {
+  c->receives = 0;
+  drop_segments(c);
+  list_remove(&c->stalls);
+  put(c->mux, LINK_RESET, c->id, NULL, 0);
+}
+
 static void count_sent(struct mux_channel *c, size_t n) {
   c->credit -= n;
   if (c->awaited <= n || !c->credit)
@@ -256,6 +263,12 @@ static int read_piece(struct mux_channel *c) {
   if (got == -EAGAIN) {
     c->is_read_out = 1;
     stop_awaiting(c);
+    return 0;
+  }
+  if (got == -EMFILE && m->is_agent) { /* the bytes have gone with them: that one ends */
+    stop_receiving(c);
+    end_sending(c);
+    settle(c);
     return 0;
   }
   if (got == -EMFILE) {
@@ -311,13 +324,6 @@ static void on_ready(struct turn_watch *w, int events) {
 }
 
 /* ---- from there to here ---- */
-
-static void stop_receiving(struct mux_channel *c) {
-  c->receives = 0;
-  drop_segments(c);
-  list_remove(&c->stalls);
-  put(c->mux, LINK_RESET, c->id, NULL, 0);
-}
 
 void channel_count_written(struct mux_channel *c, size_t n) {
   struct mux *m = c->mux;
@@ -428,7 +434,8 @@ static enum mux_direction way_there(unsigned kind) {
                                   : MUX_FROM_LOCAL;
 }
 
-/* The descriptor to pass on; dead_fd where there is none to be had. -EPROTO. */
+/* The descriptor to pass on, or a stand-in: dead_fd of what can't be sent, or was dropped,
+ * missing_fd where there is no room. -EPROTO. */
 static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t channel) {
   int pair[2] = {-1, -1}, fd;
   if (d->kind == LINK_REFUSED)
@@ -437,7 +444,7 @@ static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t 
     if (d->kind > LINK_KIND_LAST || !m->ops->materialise)
       return -EPROTO;
     fd = m->ops->materialise(m, d, channel);
-    return fd < 0 && fd != -EPROTO ? m->dead_fd : fd;
+    return fd >= 0 || fd == -EPROTO ? fd : fd == -ENOENT ? m->dead_fd : m->missing_fd;
   }
   if ((d->id & 1) == (unsigned)!m->is_agent || d->id <= m->last_id)
     return -EPROTO; /* one of ours, or used before */
@@ -446,12 +453,12 @@ static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t 
   m->last_id = d->id;
   if (pairs_take(&m->pairs, d->kind, pair) < 0) {
     refuse(m, d->id);
-    return m->dead_fd;
+    return m->missing_fd;
   }
   if (mux_add(m, d->id, pair[0], way_there(d->kind)) < 0) {
     fd_close(&pair[1]);
     refuse(m, d->id);
-    return m->dead_fd;
+    return m->missing_fd;
   }
   list_entry(m->channels.prev, struct mux_channel, link)->local.is_own = 1;
   return pair[1];
@@ -477,9 +484,7 @@ static int take_data(struct mux *m, const struct link_frame *f) {
     m->passed_ms = mux_now_ms(m);
   if (r >= 0 && c && c->receives)
     r = channel_deliver(c, bytes, n, &fds);
-  for (int i = 0; i < fds.n; i++)
-    if (fds.fd[i] != m->dead_fd)
-      fd_close(&fds.fd[i]);
+  close_passed(m, fds.fd, fds.n);
   return r < 0 ? r : 0;
 }
 

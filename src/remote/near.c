@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,9 +27,7 @@ enum {
   LEASH_FD = 4,
   SIDE_MAX = 16 * 1024 * 1024, /* reports that the parent does not read */
   LAST_WAIT_MS = 1000,         /* for a parent to read what it was told last */
-  STATUS_WAIT_MS = 500,        /* for what the command says and how it ends */
-  LIMIT_ENOUGH = 1024 * 1024,  /* descriptors */
-  SPARE_MAX = 64               /* so many are kept free for what comes at once */
+  STATUS_WAIT_MS = 500         /* for what the command says and how it ends */
 };
 
 static struct turn turn;
@@ -431,18 +428,6 @@ static void after(struct turn *t) {
   look_idle();
 }
 
-static void raise_limit(void) {
-  struct rlimit l;
-  if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
-    l.rlim_cur = l.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &l);
-    if (l.rlim_max < LIMIT_ENOUGH) {
-      rlim_t spare = l.rlim_max / 4 < SPARE_MAX ? l.rlim_max / 4 : SPARE_MAX;
-      mux.fd_limit = (int)(l.rlim_max - spare);
-    }
-  }
-}
-
 int remote_near(char **argv) {
   int root = -1, r;
   uv_loop_t *loop = uv_default_loop();
@@ -471,7 +456,7 @@ int remote_near(char **argv) {
   if (!r)
     r = command_start(&command, &turn, argv, print, on_command);
   if (!r) {
-    raise_limit();
+    mux_raise_limit(&mux);
     r = mux_open(&mux, command.output, command.input);
   }
   if (r < 0) {

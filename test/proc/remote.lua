@@ -416,8 +416,20 @@ local function lost(t, word, break_link, options)
   t.within(10, function() return #with_words(word) == 0 end, "the command has ended")
 end
 
-story.test("an agent without a free descriptor: forks fail, and none hangs", function(t)
-  local p = over("ulimit -n 40; exec " .. AGENT):eval "function rest(s) s:read(1) end"
+story.test("an agent without a free descriptor: forks and handles are refused, and none hangs", function(t)
+  local p = over("ulimit -n 40; exec " .. AGENT):eval [[
+    function rest(s) s:read(1) end
+    function give(s)
+      local fork = require "moonfork"
+      for _ = 1, 100 do s:send_fd((fork.socket.pair()), "x") end
+      s:read(1)
+    end
+    function count(...) return select("#", ...) end
+  ]]
+  local rpc = p:fork():rpc "count"
+  t.eq(t.got(rpc:call(1)), 1)
+  local waiting = p:fork()
+  t.got(waiting:memory())
   local sockets, refused = {}, 0
   for _ = 1, 50 do
     local socket, err = p:fork { timeout = 60 }:run "rest"
@@ -426,10 +438,25 @@ story.test("an agent without a free descriptor: forks fail, and none hangs", fun
     else
       refused = refused + 1
       t.eq(err.started, "no", err.message)
+      t.error(err, "LIMIT", "the agent has no free descriptor")
     end
   end
   t.ok(#sockets > 0 and refused > 0, #sockets .. " forks, " .. refused .. " refused")
+  local ours, theirs = fork.socket.pair()
+  local _, err = rpc:call(theirs)
+  t.error(err, "LIMIT", "no free descriptor")
+  t.eq(t.got(rpc:call(1)), 1)
+  _, err = waiting:send_fd(theirs):run "rest"
+  t.error(err, "LIMIT", "the agent has no free descriptor")
+  ours:close()
+  theirs:close()
   for _, socket in ipairs(sockets) do socket:close() end
+  t.within(10, function() return (p:fork():run "rest") end, "closed ones make room")
+  local giving <close> = t.got(p:fork():run "give") -- too many: it alone is given up
+  giving:settimeout(20)
+  t.ok(giving:read "a")
+  t.eq(t.got(rpc:call(1)), 1)
+  rpc:close()
   t.within(10, function() return (p:fork():run "rest") end, "closed ones make room")
   p:close()
 end)

@@ -75,6 +75,14 @@ void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
   l->last_need = 0;
 }
 
+/* Behind a command the agent may have had no room for one of them. */
+static int has_missing(const int *fds, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (fds[i] >= 0 && sock_is_missing(fds[i]))
+      return 1;
+  return 0;
+}
+
 int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
   struct message m;
   struct gather *g = &l->gather;
@@ -89,7 +97,7 @@ int rpc_link_next(struct rpc_link *l, struct rpc_call *ret) {
                            .body = m.body,
                            .size = m.length,
                            .chunk = m.type == RPC_CHUNK,
-                           .lost = m.lost,
+                           .lost = m.lost || has_missing(m.fds, m.nfds),
                            .fds = m.fds,
                            .nfds = m.nfds,
                            .gather = m.stored ? g : NULL};

@@ -22,8 +22,12 @@ static int refuse(struct server *s, const struct command *c) {
 
 static int refuse_lost(struct server *s, const struct command *c) {
   char text[256];
-  snprintf(text, sizeof text, "the template has no room for the descriptors: %s",
-           strerror(EMFILE));
+  if (c->lost_fds == LOST_AT_AGENT)
+    snprintf(text, sizeof text,
+             "the agent has no free descriptor for the new process (limit nofile)");
+  else
+    snprintf(text, sizeof text, "the template has no room for the descriptors: %s",
+             strerror(EMFILE));
   failure_record_set(&s->failure, FAILURE_LIMIT, PHASE_FORK, EMFILE, text);
   return refuse(s, c);
 }

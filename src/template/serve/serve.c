@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "os/fdwait.h"
+#include "os/sock.h"
 #include "template/fork/clone.h"
 #include "template/serve/commands.h"
 #include "template/serve/runner.h"
@@ -70,10 +71,10 @@ static enum verdict verdict_of(unsigned type, enum serve_phase phase) {
   return rules[type].phases & (1u << phase) ? SERVE_EXECUTE : strangers[phase];
 }
 
-static int fail_lost(struct server *s) {
-  server_fail_with(
-      s, FAILURE_LIMIT, PHASE_ARGUMENT, EMFILE,
-      "handles were lost: the process has no free descriptor (limit nofile)");
+static int fail_lost(struct server *s, int lost) {
+  server_fail_with(s, FAILURE_LIMIT, PHASE_ARGUMENT, EMFILE,
+                   "handles were lost: the %s has no free descriptor (limit nofile)",
+                   lost == LOST_AT_AGENT ? "agent" : "process");
   return 0;
 }
 
@@ -90,7 +91,7 @@ static int execute(struct server *s, struct command *c) {
   if (c->fds->n > rule->fds_max)
     return server_malformed(s, "too many descriptors for this command");
   if (c->lost_fds && !rule->fork_like)
-    return fail_lost(s);
+    return fail_lost(s, c->lost_fds);
   return rule->handler(s, c);
 }
 
@@ -103,13 +104,24 @@ static int is_beyond_limit(const struct server *s, const struct fdset *fds) {
   return 0;
 }
 
+/* The agent had no room for one of them. */
+static int has_missing(const struct server *s, const struct fdset *fds) {
+  for (int i = 0; s->owner_is_agent && i < fds->n; i++)
+    if (sock_is_missing(fds->fd[i]))
+      return 1;
+  return 0;
+}
+
 /* One command through the table, counted: 0 or enum served. The command's descriptors
  * that nobody stole are closed. */
 static int serve_command(struct server *s, struct command *c) {
   unsigned outer = s->executing; /* a FORK has commands inside */
   s->executing = c->type + 1;
   s->lends = NULL;
-  c->lost_fds |= is_beyond_limit(s, c->fds);
+  if (!c->lost_fds && is_beyond_limit(s, c->fds))
+    c->lost_fds = 1;
+  if (!c->lost_fds && has_missing(s, c->fds))
+    c->lost_fds = LOST_AT_AGENT;
   int r = execute(s, c);
   s->executing = r == SERVED_BORN ? 0 : outer;
   fdset_close(c->fds);

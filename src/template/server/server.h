@@ -42,9 +42,12 @@ struct command {
   const unsigned char *body; /* borrowed */
   size_t length;
   struct fdset *fds;     /* handlers steal, the dispatcher closes the rest */
-  int lost_fds;          /* the kernel dropped some of them */
+  int lost_fds;          /* the kernel dropped some of them, or LOST_AT_AGENT */
   struct gather *gather; /* owns the body where it came in parts, else NULL */
 };
+
+/* The agent that passed it on had no free descriptor for one of them (remote/mux.h). */
+enum { LOST_AT_AGENT = 2 };
 
 enum { SERVER_TITLE_MAX = 303 };
 
