@@ -330,7 +330,7 @@ static int op_reap(struct backend *backend, int pidfd, pid_t pid,
   memset(ret, 0, sizeof *ret);
   if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
     return -ECHILD;
-  if (!s->ended[pid])
+  if (!s->ended[pid] || s->traced == pid)
     return MF_AGAIN;
   s->children[pid] = 0;
   ret->status = s->status[pid];
@@ -341,7 +341,7 @@ static int op_peek(struct backend *backend, int pidfd, pid_t pid) {
   struct sim *s = self(backend);
   if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
     return -ECHILD;
-  return s->ended[pid] ? 0 : MF_AGAIN;
+  return s->ended[pid] && s->traced != pid ? 0 : MF_AGAIN;
 }
 
 static int op_is_careless(struct backend *backend) {

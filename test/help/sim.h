@@ -36,8 +36,9 @@ struct sim {
   int next_pid;
   int ended[SIM_FDS], status[SIM_FDS]; /* by pid: has it ended, how */
   int children[SIM_FDS];               /* pids of our children that were not reaped */
-  int careless, thief;                 /* the host reaps what comes; that was noticed */
-  int tells_status; /* a pidfd tells the status of what others reaped */
+  int traced; /* a child whose end a debugger is told of first: not for us to reap yet */
+  int careless, thief; /* the host reaps what comes; that was noticed */
+  int tells_status;    /* a pidfd tells the status of what others reaped */
   int share_error;
   struct {   /* shared memory as templates know it */
     int far; /* the template's end */

@@ -5,6 +5,7 @@
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/api/make.h"
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/dump.h"
@@ -139,6 +140,28 @@ static void test_a_close_is_told_once_the_child_is_reaped(void **state) {
   sim_run(s->sim);
   assert_int_equal(s->closes, 1);
   assert_int_equal(s->sim->children[pid], 0);
+  story_free(s);
+}
+
+/* The pidfd of a child tells of an end that its tracer (gdb, strace) has first: it is asked
+ * for again until it is ours. */
+static void test_the_end_of_a_traced_child_is_asked_for_again(void **state) {
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *q = make_running(s, t, far, 501);
+  mf_on_exit(q, on_exit_told, s);
+  s->sim->traced = 501;
+  sim_end_process(s->sim, 501, 7 << 8);
+  for (int i = 0; i < 5; i++)
+    sim_advance(s->sim, CHILD_POLL_MS);
+  assert_int_equal(s->exits, 0);
+  s->sim->traced = 0;
+  sim_advance(s->sim, CHILD_POLL_MS);
+  assert_int_equal(s->exits, 1);
+  assert_int_equal(s->exit_known, 1);
+  assert_int_equal(s->exit_code, 7);
+  mf_close(q, NULL, NULL);
+  mf_close(t, NULL, NULL);
   story_free(s);
 }
 
@@ -615,6 +638,7 @@ int main(void) {
       cmocka_unit_test(test_a_signal_waits_for_the_number),
       cmocka_unit_test(test_nothing_follows_what_could_not_be_written),
       cmocka_unit_test(test_a_close_is_told_once_the_child_is_reaped),
+      cmocka_unit_test(test_the_end_of_a_traced_child_is_asked_for_again),
       cmocka_unit_test(test_set_takes_one_value_and_a_name),
       cmocka_unit_test(test_what_is_asked_after_the_end),
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),

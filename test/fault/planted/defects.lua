@@ -125,6 +125,11 @@ return {
   {name = "close: the callback does not wait for the child", file = "src/parent/process/cells_user.c",
     find = "  p->close_waits = p->child && !process_has_threads(p);\n", replace = "",
     tests = {"unit/test_process_asked"}},
+  {name = "death: a child that a debugger has first is not asked for again",
+    file = "src/parent/process/cells_peer.c",
+    find = "  if (p->state != DEAD && p->child) /* it was traced, or is about to be reapable */\n"
+      .. "    deadline_set(&p->context->deadlines, &p->retry, CHILD_POLL_MS);\n", replace = "",
+    tests = {"unit/test_process_asked"}},
   {name = "turn: all that was not sent is closed in one", file = "src/parent/loop/context.c",
     find = "    if (!ctx->stopping && !context_step(ctx, PHASE_FREE)) {", replace = "    if (0) {",
     tests = {"unit/test_turns"}},
