@@ -356,9 +356,11 @@ image_story("what can't be saved is an error with type and path; the function go
     box = {file = assert(io.open "/dev/null")}
     try()
     box.file:close()
+    collectgarbage "stop" -- it has to be collected for that
     box = {io.open "/dev/null", require "moonfork.clone".pipe()}
     box = nil -- open, but garbage
     try()
+    collectgarbage "restart"
     box = {kit = require "testkit".itimer}
     try(folder)
     try(folder .. "/no/such")

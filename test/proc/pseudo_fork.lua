@@ -221,6 +221,29 @@ end)
 -- A sanitizer looks after all of a copy's address space, which takes a hundred times longer.
 local MANY = story.scale > 1 and 20 or 900
 
+story.test("a file that is not buffered, or by lines, is so in the copy, too", function(t)
+  for _, how in ipairs {"no", "line"} do
+    pseudo.ok(t, [[
+      local name, how = ...
+      local from, to = pseudo.pipe()
+      local go, ready = pseudo.pipe()
+      local file = assert(io.open(name, "w"))
+      file:setvbuf(how)
+      local pid = child(function()
+        ready:close()
+        file:write "of the copy\n"
+        to:write "written\n"
+        to:close()
+        go:read() -- it lives, so nothing is written by its end
+      end)
+      to:close()
+      from:read()
+      print(io.open(name):read "a")
+      ready:close()
+      ended(pid)]], "of the copy\n\n", {arguments = t:file(how, "") .. " " .. how})
+  end
+end)
+
 -- The program has returned, failed or called os.exit(code, true), and what it has is closed.
 story.test("finalisers and variables that are closed at the end: no fork, and the last exit counts", function(t)
   local ends = {

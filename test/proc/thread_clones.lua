@@ -533,6 +533,20 @@ test("a process that runs while clones of it live closes its socket at the end o
   p:close()
 end)
 
+test("what a module does in a clone is found in none but the clone", function(t)
+  t:module("seeds_in_clone", "math.randomseed(42) return {}")
+  local p = template()
+  local q = thread(p):require "seeds_in_clone"
+  t.got(q:run "more"):read "a"
+  t.eq(t.got(q:wait()).code, 0)
+  t.got(p:seal{audit = "strict"}:memory())
+  local socket, err = p:require "seeds_in_clone":seal{audit = "strict"}:run "more"
+  t.eq(socket, nil)
+  t.error(err, "FORK_FAILED", "seeds_in_clone")
+  q:close()
+  p:close()
+end)
+
 test("memory: what its interpreter has taken", function(t)
   local p = template()
   local q = thread(p)
