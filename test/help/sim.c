@@ -147,7 +147,9 @@ static ssize_t op_read_from(struct backend *backend, int fd, void *data, size_t 
   int pid = at(s, fd)->named ? s->fd[at(s, fd)->peer].pid : 0;
   ssize_t got = op_read(backend, fd, data, n);
   *ret_writer = (struct sock_writer){0, -1};
-  if (got > 0 && pid > 0) {
+  if (got > 0 && pid > 0 && s->pidfd_error) {
+    ret_writer->pid = pid; /* its kernel knows no pidfds */
+  } else if (got > 0 && pid > 0) {
     int i = fd_new(s, SIM_PIDFD);
     s->fd[i].pid = pid;
     *ret_writer = (struct sock_writer){pid, SIM_FD_BASE + i};

@@ -5,11 +5,9 @@
 #include "help/hello.h"
 #include "help/sim.h"
 #include "parent/api/make.h"
-#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/dump.h"
-#include "parent/process/liveness.h"
 #include "parent/process/process.h"
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
@@ -61,107 +59,6 @@ static void test_what_is_taken_up_has_its_timeout(void **state) {
   assert_int_equal(s->sim->last_signal_pid, 501);
   assert_string_equal(p->name, "guest");
   mf_close(p, NULL, NULL);
-  story_free(s);
-}
-
-/* A signal for a process whose number is not known yet is sent when it is, once; the last
- * one where there were several. */
-static void test_a_signal_waits_for_the_number(void **state) {
-  for (int sibling = 0; sibling < 2; sibling++) {
-    struct story *s = story_new();
-    int far;
-    mf_process *q, *t = make_template(s, &far);
-    assert_int_equal(mf_fork(t, &q), 0);
-    mf_on_exit(q, on_exit_told, s);
-    assert_int_equal(mf_kill(q, SIGINT), 0); /* writes the fork */
-    assert_int_equal(mf_kill(q, SIGTERM), 0);
-    sim_run(s->sim);
-    assert_int_equal(mf_pid(q), -1);
-    assert_int_equal(s->sim->last_signal_pid, 0);
-    execute_fork(s, t, far, q, 501, sibling);
-    sim_run(s->sim);
-    assert_int_equal(mf_pid(q), 501);
-    assert_int_equal(s->sim->last_signal_pid, 501);
-    assert_int_equal(s->sim->last_signal, SIGTERM);
-    s->sim->last_signal_pid = 0;
-    int q_far = sim_far_end(s->sim, q->chan.fd);
-    sim_end_process(s->sim, 501, SIGTERM);
-    sim_hang_up(s->sim, q_far);
-    for (int i = 0; i <= LIFE_LOOKS_MAX && s->exits == 0; i++)
-      sim_advance(s->sim, LIFE_LOOK_MS); /* another's child: its status is looked for */
-    assert_int_equal(s->sim->last_signal_pid, 0);
-    assert_int_equal(s->exits, 1);
-    assert_int_equal(mf_kill(q, SIGTERM), -ESRCH);
-    mf_close(q, NULL, NULL);
-    mf_close(t, NULL, NULL);
-    story_free(s);
-  }
-}
-
-/* A command after one that could not be written is not written either, even if the other
- * end can be reached again: it would be executed without the one before it. */
-static void test_nothing_follows_what_could_not_be_written(void **state) {
-  struct story *s = story_new();
-  struct frame f;
-  int far, fds[SIM_QUEUE], pid;
-  mf_process *t = make_template(s, &far);
-  pid = mf_pid(t);
-  while (sim_command(s->sim, far, &f, fds))
-    ;
-  s->sim->send_error = -EPIPE;
-  assert_int_equal(mf_eval(t, "a", 1, 0, NULL, NULL), 0);
-  assert_int_equal(s->sim->send_error, 0); /* from now on it would be taken */
-  assert_int_equal(s->sim->fd[s->sim->fd[far].peer].silent, 1);
-  assert_int_equal(mf_eval(t, "b", 1, 0, NULL, NULL), 0);
-  sim_run(s->sim);
-  assert_int_equal(sim_command(s->sim, far, &f, fds), 0);
-  sim_hang_up(s->sim, far);
-  sim_end_process(s->sim, pid, SIGKILL);
-  sim_run(s->sim);
-  assert_int_equal(t->state, DEAD);
-  mf_close(t, NULL, NULL);
-  story_free(s);
-}
-
-/* So no child that has ended is left behind when a program closes what it has made. */
-static void test_a_close_is_told_once_the_child_is_reaped(void **state) {
-  struct story *s = story_new();
-  int far, pid;
-  mf_process *t = make_template(s, &far);
-  pid = mf_pid(t);
-  mf_close(t, on_close, s);
-  sim_run(s->sim);
-  assert_int_equal(s->closes, 0);
-  sim_hang_up(s->sim, far);
-  sim_run(s->sim);
-  assert_int_equal(s->closes, 0);
-  assert_int_equal(s->sim->children[pid], 1);
-  sim_end_process(s->sim, pid, 0);
-  sim_run(s->sim);
-  assert_int_equal(s->closes, 1);
-  assert_int_equal(s->sim->children[pid], 0);
-  story_free(s);
-}
-
-/* The pidfd of a child tells of an end that its tracer (gdb, strace) has first: it is asked
- * for again until it is ours. */
-static void test_the_end_of_a_traced_child_is_asked_for_again(void **state) {
-  struct story *s = story_new();
-  int far;
-  mf_process *t = make_template(s, &far), *q = make_running(s, t, far, 501);
-  mf_on_exit(q, on_exit_told, s);
-  s->sim->traced = 501;
-  sim_end_process(s->sim, 501, 7 << 8);
-  for (int i = 0; i < 5; i++)
-    sim_advance(s->sim, CHILD_POLL_MS);
-  assert_int_equal(s->exits, 0);
-  s->sim->traced = 0;
-  sim_advance(s->sim, CHILD_POLL_MS);
-  assert_int_equal(s->exits, 1);
-  assert_int_equal(s->exit_known, 1);
-  assert_int_equal(s->exit_code, 7);
-  mf_close(q, NULL, NULL);
-  mf_close(t, NULL, NULL);
   story_free(s);
 }
 
@@ -635,10 +532,6 @@ int main(void) {
       cmocka_unit_test(test_memory_asked_while_it_starts_waits_for_that),
       cmocka_unit_test(test_closing_forgets_a_measure),
       cmocka_unit_test(test_what_is_taken_up_has_its_timeout),
-      cmocka_unit_test(test_a_signal_waits_for_the_number),
-      cmocka_unit_test(test_nothing_follows_what_could_not_be_written),
-      cmocka_unit_test(test_a_close_is_told_once_the_child_is_reaped),
-      cmocka_unit_test(test_the_end_of_a_traced_child_is_asked_for_again),
       cmocka_unit_test(test_set_takes_one_value_and_a_name),
       cmocka_unit_test(test_what_is_asked_after_the_end),
       cmocka_unit_test(test_a_socket_that_never_dries_up_is_read_to_a_limit),
