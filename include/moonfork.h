@@ -124,6 +124,10 @@ enum mf_tree { MF_TREE_INHERIT = 0, MF_TREE_YES = 1, MF_TREE_NO = 2 };
  * of its own is MF_EUNSUPPORTED: signals (mf_kill), limits, leash, tree, session,
  * dumpable, stdio, env, mf_to_fd. A crash of one ends all that are in the process. */
 enum mf_isolation { MF_ISOLATION_PROCESS = 0, MF_ISOLATION_THREAD = 1 };
+/* Of a clone that is a thread: YES: memory of a large template is copied when the clone
+ * touches it, instead of all at its birth; a fork where the kernel serves no such faults
+ * is refused (MF_EUNSUPPORTED), and with TRY it copies at once (doc/thread-clones.md). */
+enum mf_lazy { MF_LAZY_NO = 0, MF_LAZY_YES = 1, MF_LAZY_TRY = 2 };
 
 /* Flags of mf_seal: one gc and one audit. */
 enum mf_seal_flags {
@@ -160,11 +164,12 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   int isolation;              /* enum mf_isolation; of mf_fork_options */
   const char *image;          /* mf_new_exec: begin as this image of mf_save; or NULL */
   int image_verify;           /* compare all of its contents with their checksum */
+  int lazy;                   /* enum mf_lazy; of mf_fork_options with isolation */
 } mf_options;
 #define MF_OPTIONS_INIT                                                                  \
   {                                                                                      \
     sizeof(mf_options), NULL, NULL, NULL, NULL, NULL, NULL, {{0, 0}, {0, 0}, {0, 0}}, 0, \
-        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0                          \
+        0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, 0                       \
   }
 MF_API void mf_options_init(mf_options *options);
 
@@ -449,11 +454,12 @@ typedef struct mf_pool_options { /* start from MF_POOL_OPTIONS_INIT; zeros are m
   int isolation; /* enum mf_isolation, of the workers. MF_ISOLATION_THREAD: a worker that
                     is to be killed ends at its next instruction of Lua; mf_pool_promote
                     is MF_EUNSUPPORTED */
+  int lazy;      /* enum mf_lazy, of such workers */
 } mf_pool_options;
 #define MF_POOL_OPTIONS_INIT                                                             \
   {                                                                                      \
     sizeof(mf_pool_options), NULL, MF_POOL_PROCESSORS, 0, 2, 100, 10000, 65536, 0,       \
-        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL, 0, 0, 0                 \
+        MF_NO_TIMEOUT, 0, 5, 10000, 10000, 50, 5000, NULL, NULL, 0, 0, 0, 0              \
   }
 MF_API void mf_pool_options_init(mf_pool_options *options);
 

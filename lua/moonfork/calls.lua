@@ -10,6 +10,7 @@
 local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local map = require "moonfork.map"
+local options = require "moonfork.options"
 local reactor = require "moonfork.reactor"
 
 local calls = {
@@ -34,7 +35,7 @@ local set, bad = check.set, check.option_fail
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
   .. " message_max grace strict_classes"
 local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
-  .. " on_worker tree isolation"
+  .. " on_worker tree isolation lazy"
 local valid = {
   rpc = set(RPC),
   pool = set((RPC:gsub(" on_drain ", " "):gsub(" strict ", " ")) .. " " .. POOL),
@@ -176,6 +177,7 @@ function calls.pool_options(name, given)
   plain.call_timeout = duration(where, given, "call_timeout")
   plain.tree = check.option_choice(where, "tree", given.tree)
   plain.isolation = isolation(where, given)
+  plain.lazy = options.lazy(where, given.lazy, plain.isolation)
   plain.max_memory = count(where, given, "max_memory", 1, math.maxinteger)
   if plain.idle and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))

@@ -46,6 +46,7 @@ typedef struct mf_options {
   int isolation;
   const char *image;
   int image_verify;
+  int lazy;
 } mf_options;
 void mf_options_init(mf_options *options);
 typedef void (*mf_run_cb)(mf_process *, const mf_error *error, int socket, void *data);
@@ -135,6 +136,7 @@ typedef struct mf_pool_options {
   int tree;
   unsigned restart_starts;
   int isolation;
+  int lazy;
 } mf_pool_options;
 void mf_pool_options_init(mf_pool_options *options);
 int mf_pool_new(mf_process *p, const char *function, const mf_pool_options *,

@@ -14,7 +14,7 @@ local COMMON = "env cwd stdin stdout stderr timeout session leash handles name d
 local EXEC = COMMON .. " program path cpath gc spares verify rebuild"
 local valid = {
   new = set(COMMON),
-  fork = set(COMMON .. " isolation"),
+  fork = set(COMMON .. " isolation lazy"),
   template = set(COMMON),
   from_fd = set(COMMON),
   new_exec = set(EXEC .. " image"),
@@ -141,6 +141,21 @@ function options.thread_error(given)
   end
 end
 
+local LAZY = { [false] = 0, [true] = 1, try = 2 }
+
+-- Of a clone that is a thread; in processes that isolation makes nothing of it has a meaning.
+function options.lazy(where, value, isolation)
+  if value == nil then return nil end
+  local number = LAZY[value]
+  if not number then
+    bad(where, "lazy", "true, false or 'try' expected, got " .. check.show(value))
+  end
+  if number ~= 0 and isolation ~= choices.isolation.thread then
+    bad(where, "lazy", "it needs isolation = 'thread': processes share memory by themselves")
+  end
+  return number
+end
+
 -- nil: no limit.
 local function timeout(where, value)
   local ms = check.option_duration(where, "timeout", value)
@@ -244,6 +259,7 @@ function options.read(f, n, given)
   for _, name in ipairs { "dumpable", "tree" } do
     plain[name] = check.option_choice(where, name, given[name])
   end
+  plain.lazy = options.lazy(where, given.lazy, plain.isolation)
   if f == "remote" then command(where, plain, given) end
   if given.spares ~= nil then spares(where, plain, given.spares) end
   local failure = plain.isolation == 1 and options.thread_error(given) or image(where, plain, given)

@@ -53,6 +53,7 @@ void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret
   ret->dumpable = (int)field_integer(L, idx, "dumpable", 0);
   ret->tree = (int)field_integer(L, idx, "tree", 0);
   ret->isolation = (int)field_integer(L, idx, "isolation", 0);
+  ret->lazy = (int)field_integer(L, idx, "lazy", 0);
   ret->new_session = (int)field_integer(L, idx, "session", 0);
   ret->timeout_ms = (unsigned)field_integer(L, idx, "timeout", 0);
   ret->spares_min = (unsigned)field_integer(L, idx, "spares_min", 0);

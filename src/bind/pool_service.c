@@ -46,6 +46,7 @@ static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   read_backoff(L, idx, o);
   o->tree = (int)field_integer(L, idx, "tree", o->tree);
   o->isolation = (int)field_integer(L, idx, "isolation", o->isolation);
+  o->lazy = (int)field_integer(L, idx, "lazy", o->lazy);
 }
 
 /* pool_new(raw process, function, cell, options) -> raw; or nil, error */

@@ -136,6 +136,18 @@ void relocate_settle(lua_State *L) {
   l54_main(l54_thread(L)->global)->jump = NULL;
 }
 
+void relocate_used(lua_State *L, struct relocate_range ret[2]) {
+  struct l54_thread *main = l54_main(l54_thread(L)->global);
+  size_t ncells = (size_t)(main->stack_end - main->stack) + L54_SPARE_SLOTS;
+  ret[0] = (struct relocate_range){l54_start_of_main((lua_State *)main),
+                                   sizeof(struct l54_main_block)};
+  ret[1] = (struct relocate_range){main->stack, ncells * sizeof *main->stack};
+}
+
+void relocate_before_close(lua_State *L) {
+  l54_thread(L)->global->kind = 0;
+}
+
 void relocate_node(void *to, size_t n, const uint64_t *bits, const void *old,
                    intptr_t difference, uint64_t node) {
   uint64_t *words = to, moved = (uint64_t)(uintptr_t)old + (uint64_t)difference;

@@ -33,6 +33,17 @@ const char *relocate_obstacle(lua_State *L);
  * stack to which errors of the main thread would go, which is not the copy's. They are a
  * panic then, unless they are caught, as everywhere in C. */
 void relocate_settle(lua_State *L);
+/* What belongs to the main thread of L's state and is written by every use of it: its
+ * record, with the state's, and its stack. */
+struct relocate_range {
+  const void *from;
+  size_t nbytes;
+};
+void relocate_used(lua_State *L, struct relocate_range ret[2]);
+/* Of a copy that ends by lua_close, and leaves that in a finaliser, before anything is
+ * freed: spares it the walk through all objects by which Lua's generational collector
+ * becomes an incremental one. No collection may follow. */
+void relocate_before_close(lua_State *L);
 /* After relocate_copy with the same bits, of a record with a node of Lua's
  * (pointers->node): the words in the n bytes at `to` that have led there lead to `node`,
  * which is a copy of it in the region. So a copy has not the library's address in each

@@ -99,6 +99,7 @@ enum option_tag {
                           behind its socket: its life (wire/life.h) (FORK) */
   OPT_WORDS = 25,      /* u8 1: the last descriptor is memory for its last words, struct
                           last_words (wire/slot_layout.h) (SETUP) */
+  OPT_LAZY = 26,       /* u8 enum mf_lazy, of such a clone (FORK) */
 };
 #define PROTO_NO_SLOT 0xffffffffu
 

@@ -47,6 +47,7 @@ static const struct field {
     NUMBER(dumpable, ACTS),
     NUMBER(tree, ACTS),
     NUMBER(isolation, FORK_ONLY),
+    NUMBER(lazy, PARENT_ONLY), /* of isolation */
     POINTER(command, changes, PARENT_ONLY),
     NUMBER(beat_ms, PARENT_ONLY),
     NUMBER(window, PARENT_ONLY),

@@ -366,7 +366,8 @@ static int pool_options_load(const mf_pool_options *from, mf_pool_options *o) {
   if (from && sized_load(o, sizeof *o, from) < 0)
     return MF_EINVAL;
   if (o->tree < MF_TREE_INHERIT || o->tree > MF_TREE_NO ||
-      o->isolation < MF_ISOLATION_PROCESS || o->isolation > MF_ISOLATION_THREAD)
+      o->isolation < MF_ISOLATION_PROCESS || o->isolation > MF_ISOLATION_THREAD ||
+      o->lazy < MF_LAZY_NO || o->lazy > MF_LAZY_TRY || (o->lazy && !o->isolation))
     return MF_EINVAL;
   return o->isolation == MF_ISOLATION_THREAD && o->tree == MF_TREE_YES ? MF_EUNSUPPORTED
                                                                        : 0;

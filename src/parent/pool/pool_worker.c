@@ -270,6 +270,7 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
     return MF_ENOMEM;
   options.tree = pool->options.tree;
   options.isolation = pool->options.isolation;
+  options.lazy = pool->options.lazy;
   r = mf_fork_options(t, &options, &q);
   if (r) {
     free(w);

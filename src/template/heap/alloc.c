@@ -205,6 +205,16 @@ void heap_forked(struct heap *h) {
   h->sealed_end = h->run_start;
 }
 
+void heap_set_watch(struct heap *h, heap_watch watch, void *data) {
+  h->watch = watch;
+  h->watch_data = data;
+}
+
+void heap_touch_all(struct heap *h) {
+  if (h->watch)
+    h->watch(h->watch_data, HEAP_MOVES, NULL, 0);
+}
+
 uint64_t heap_live(const struct heap *h) {
   return h->live;
 }

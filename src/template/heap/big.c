@@ -158,8 +158,15 @@ void *big_alloc(struct heap *h, size_t n) {
   return block;
 }
 
+static void tell(const struct heap *h, const struct big *b, enum heap_watched what,
+                 size_t from) {
+  if (h->watch && b->age != h->age)
+    h->watch(h->watch_data, what, b->block + from, b->map_size - from);
+}
+
 void big_free(struct heap *h, struct big *b, size_t n) {
   struct big gone = *b;
+  tell(h, b, HEAP_GOES, 0);
   big_remove(h, b);
   if (gone.age != h->age || !kept_put(h, gone.block, gone.map_size))
     zone_unmap(h, gone.block, gone.map_size);
@@ -245,6 +252,10 @@ void *big_resize(struct heap *h, struct big *b, size_t osize, size_t nsize) {
     return NULL;
   struct big moved = *b;
   if (map_size != b->map_size) {
+    if (map_size > b->map_size)
+      tell(h, b, HEAP_MOVES, 0);
+    else
+      tell(h, b, HEAP_GOES, map_size);
     moved.block = big_remap(h, b, map_size);
     if (!moved.block && h->nkept > 0) {
       kept_drop_all(h);

@@ -148,6 +148,8 @@ static int may_move(const struct collector *c) {
  * In a clone the template's are still shared afterwards, then. (A finaliser may have
  * started a thread.) */
 static void collect_shared(struct collector *c, lua_State *L) {
+  if (c->heap)
+    heap_touch_all(c->heap);
   if (!c->heap || !c->in_clone || !may_move(c)) {
     lua_gc(L, LUA_GCCOLLECT);
     return;
@@ -520,6 +522,8 @@ void collector_collect_all(struct collector *c, lua_State *L) {
   if (lua_gc(L, LUA_GCCOUNT) < 0)
     return; /* in a finaliser */
   if (!c->sealed || c->gc == COLLECTOR_INCREMENTAL) {
+    if (c->heap)
+      heap_touch_all(c->heap);
     lua_gc(L, LUA_GCCOLLECT);
     c->collected = c->in_clone;
     return;

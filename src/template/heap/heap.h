@@ -92,6 +92,15 @@ int heap_scratch_grown(const struct heap *h);
 void heap_scratch_stop(struct heap *h);
 void heap_scratch_end(struct heap *h);
 
+/* Who has made the heap in parts, and puts each in place when it is touched, is told of
+ * what touching does not tell: before the memory moves to other addresses, or (from NULL)
+ * before all of it is touched; and before it is given back. */
+enum heap_watched { HEAP_MOVES, HEAP_GOES };
+typedef void (*heap_watch)(void *data, enum heap_watched what, char *from, size_t n);
+void heap_set_watch(struct heap *h, heap_watch watch, void *data);
+/* Tells it that all will be touched. */
+void heap_touch_all(struct heap *h);
+
 struct heap_stats {
   uint64_t live;   /* bytes in live blocks */
   uint64_t own;    /* bytes in live blocks made since the fork (in a template: since a

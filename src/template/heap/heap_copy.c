@@ -252,6 +252,7 @@ int heap_copy_adopt(struct heap *h, int shared) {
   h->foreign = NULL;
   h->foreign_ud = NULL;
   h->publish = NULL;
+  h->watch = NULL;
   h->mirrors = NULL;
   h->mirrors_map = h->nmirrors = 0;
   h->ncovers = h->nkept = h->kept_bytes = 0;

@@ -101,6 +101,8 @@ struct heap {
   volatile uint64_t *publish;
   uint64_t published; /* is there */
   size_t page;
+  heap_watch watch;
+  void *watch_data;
   /* big.c */
   struct big *bigs; /* open addressing, a power of two places, half full at most */
   size_t nbigs, big_places, bigs_map;

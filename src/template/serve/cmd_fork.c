@@ -42,7 +42,7 @@ int cmd_fork(struct server *s, struct command *c) {
   if (o.thread) {
     signals_enter_thread();
     audit_touch(&s->audit); /* C code in it may start a thread that outlives it */
-    r = thread_fork(s, c, entry_thread);
+    r = thread_fork(s, c, o.lazy, entry_thread);
   } else {
     r = clone_fork(s, &o, c->fds, &sibling);
     if (r == SERVED_BORN)

@@ -4,6 +4,7 @@
 #include "template/serve/commands.h"
 
 #include "os/proc.h"
+#include "template/thread/thread_lazy.h"
 #include <errno.h>
 
 /* The system counts processes: of a thread it is what its interpreter has taken. */
@@ -11,6 +12,8 @@ static int measure_thread(const struct server *s, struct proc_memory *ret) {
   struct heap_stats stats;
   heap_stats(s->heap, &stats);
   uint64_t own = stats.touched + stats.big;
+  if (s->lazy)
+    own -= lazy_missing(s->lazy);
   *ret = (struct proc_memory){.pss = own, .uss = own, .rss = own};
   return 0;
 }

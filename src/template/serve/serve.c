@@ -33,27 +33,28 @@ struct rule {
   int (*handler)(struct server *s, struct command *c);
   unsigned phases; /* in which it is executed */
   int fds_max;
+  int changes;   /* the interpreter */
   int fork_like; /* descriptors that were lost refuse it, and don't fail the process */
 };
 
 static const struct rule rules[CMD_LAST + 1] = {
-    [CMD_SETUP] = {cmd_setup, IN(BOOT), 4, 0},
-    [CMD_REQUIRE] = {cmd_require, IN(SERVING), 0, 0},
-    [CMD_EVAL] = {cmd_eval, IN(SERVING), 0, 0},
-    [CMD_ARG] = {cmd_arg, IN(SERVING), 0, 0},
-    [CMD_FD] = {cmd_fd, IN(SERVING), FRAME_FDS_MAX, 0},
-    [CMD_FORK] = {cmd_fork, IN(SERVING), FRAME_FDS_MAX, 1},
-    [CMD_RUN] = {cmd_run, IN(SERVING), 0, 0},
-    [CMD_SETENV] = {cmd_setenv, IN(SERVING), 0, 0},
-    [CMD_CHDIR] = {cmd_chdir, IN(SERVING), 0, 0},
-    [CMD_LIMIT] = {cmd_limit, IN(SERVING), 0, 0},
-    [CMD_SEAL] = {cmd_seal, IN(SERVING), 0, 0},
-    [CMD_TAKE_ARGS] = {cmd_take_args, IN(SERVING), 0, 0},
-    [CMD_MEMORY] = {cmd_memory, IN(SERVING), 0, 0},
-    [CMD_CLOSE] = {cmd_close, IN(SERVING), 0, 0},
-    [CMD_WHO] = {cmd_who, IN(SERVING), 1, 0},
-    [CMD_SAVE] = {cmd_save, IN(SERVING), 0, 0},
-    [CMD_SET] = {cmd_set, IN(SERVING), FRAME_FDS_MAX, 0},
+    [CMD_SETUP] = {cmd_setup, IN(BOOT), 4, 0, 0},
+    [CMD_REQUIRE] = {cmd_require, IN(SERVING), 0, 1, 0},
+    [CMD_EVAL] = {cmd_eval, IN(SERVING), 0, 1, 0},
+    [CMD_ARG] = {cmd_arg, IN(SERVING), 0, 0, 0},
+    [CMD_FD] = {cmd_fd, IN(SERVING), FRAME_FDS_MAX, 0, 0},
+    [CMD_FORK] = {cmd_fork, IN(SERVING), FRAME_FDS_MAX, 0, 1},
+    [CMD_RUN] = {cmd_run, IN(SERVING), 0, 1, 0},
+    [CMD_SETENV] = {cmd_setenv, IN(SERVING), 0, 0, 0},
+    [CMD_CHDIR] = {cmd_chdir, IN(SERVING), 0, 0, 0},
+    [CMD_LIMIT] = {cmd_limit, IN(SERVING), 0, 0, 0},
+    [CMD_SEAL] = {cmd_seal, IN(SERVING), 0, 1, 0},
+    [CMD_TAKE_ARGS] = {cmd_take_args, IN(SERVING), 0, 0, 0},
+    [CMD_MEMORY] = {cmd_memory, IN(SERVING), 0, 0, 0},
+    [CMD_CLOSE] = {cmd_close, IN(SERVING), 0, 0, 0},
+    [CMD_WHO] = {cmd_who, IN(SERVING), 1, 0, 0},
+    [CMD_SAVE] = {cmd_save, IN(SERVING), 0, 1, 0},
+    [CMD_SET] = {cmd_set, IN(SERVING), FRAME_FDS_MAX, 1, 0},
 };
 
 /* What happens to a command that its rule does not allow in the phase. */
@@ -78,6 +79,12 @@ static int fail_lost(struct server *s, int lost) {
   return 0;
 }
 
+static int fail_change(struct server *s) {
+  server_fail_with(s, FAILURE_NOMEM, PHASE_FORK, ENOMEM,
+                   "not enough memory to keep what clones (lazy) have not copied yet");
+  return 0;
+}
+
 static int execute(struct server *s, struct command *c) {
   const struct rule *rule = &rules[c->type];
   switch (verdict_of(c->type, s->phase)) {
@@ -92,6 +99,8 @@ static int execute(struct server *s, struct command *c) {
     return server_malformed(s, "too many descriptors for this command");
   if (c->lost_fds && !rule->fork_like)
     return fail_lost(s, c->lost_fds);
+  if (rule->changes && server_before_change(s) < 0)
+    return fail_change(s);
   return rule->handler(s, c);
 }
 

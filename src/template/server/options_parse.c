@@ -155,6 +155,8 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return get_tree(o, v, fork);
   case OPT_THREAD:
     return fork ? get_small(&o->thread, v, 1) : -EPROTO;
+  case OPT_LAZY:
+    return fork ? get_small(&o->lazy, v, MF_LAZY_TRY) : -EPROTO;
   case OPT_IMAGE:
     return fork || v.n == 0 ? -EPROTO : get_text(&o->image, v);
   case OPT_WORDS:

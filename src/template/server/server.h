@@ -52,6 +52,7 @@ enum { LOST_AT_AGENT = 2 };
 enum { SERVER_TITLE_MAX = 303 };
 
 struct hibernate_call;
+struct lazy;
 struct rpc_server;
 struct thread;
 
@@ -100,6 +101,11 @@ struct server {
   /* Until they have ended (ms -1); or for so long at most until those have whose end has
    * begun: how many are left. */
   int (*await_threads)(const struct server *s, int ms);
+  /* A template's: what is to be done before its interpreter changes, since clones are
+   * still copied from it (thread/thread_lazy.h). 0, or -ENOMEM: it must not change. NULL:
+   * nothing. */
+  int (*before_change)(struct server *s);
+  struct lazy *lazy;      /* a clone's that is copied as it touches its memory; or NULL */
   uint64_t *copied_hooks; /* its objects with __clone (thread/thread_copy.c) */
   size_t ncopied_hooks;
   struct rpc_server *rpc; /* a thread's; or NULL */
@@ -174,6 +180,10 @@ void server_answer_hello(struct server *s);
 int server_has_fd(const struct server *s, int fd);
 /* Bytes in use in the state. */
 uint64_t server_lua_live(struct server *s);
+/* Calls s->before_change, where there is one. 0 or -ENOMEM. */
+static inline int server_before_change(struct server *s) {
+  return s->before_change ? s->before_change(s) : 0;
+}
 /* Calls s->release, once. */
 void server_release(struct server *s);
 /* Around user code other than the function of run: what was answered is sent, the leash

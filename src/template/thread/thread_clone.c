@@ -1,14 +1,17 @@
 #include "template/thread/thread_clone.h"
 
 #include "image/objects.h"
+#include "image/relocate.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include "socket/sys.h"
 #include "template/fork/clone.h"
 #include "template/lua/clone_posix.h"
+#include "template/lua/script.h"
 #include "template/lua/thread_end.h"
 #include "template/thread/thread_copy.h"
+#include "template/thread/thread_faults.h"
 #include "template/thread/thread_record.h"
 #include "template/thread/thread_slot.h"
 #include <errno.h>
@@ -98,6 +101,7 @@ static void leave(struct server *s, int code) {
   if (!s->exiting && !t->killed) {
     s->exiting = 1;
     s->asked_code = code;
+    relocate_before_close(s->L);
     lua_close(s->L);
   } else if (t->killed) {
     thread_end_over(); /* else the end that is wanted would begin again in there */
@@ -287,7 +291,7 @@ static struct thread *new_record(void) {
   return t;
 }
 
-struct thread *thread_new(struct server *from, void (*live)(struct server *s)) {
+struct thread *thread_new(struct server *from, void (*live)(struct server *s), int lazy) {
   struct thread *t = new_record();
   if (!t) {
     (void)deny(from, FAILURE_NOMEM, ENOMEM, "the record of the thread");
@@ -298,7 +302,7 @@ struct thread *thread_new(struct server *from, void (*live)(struct server *s)) {
   if (r < 0)
     (void)deny(from, FAILURE_NOMEM, ENOMEM, "the record of the thread");
   else
-    r = thread_copy(from, &t->server);
+    r = thread_copy(from, &t->server, lazy);
   if (r == 0)
     return t;
   thread_free(t, 0);
@@ -386,8 +390,10 @@ static int await_all(const struct server *s, int ms) {
   pthread_mutex_unlock(&all.lock);
   if (n == 0 && ms >= 0)
     await_leaving(&end);
-  if (n == 0)
+  if (n == 0) {
     thread_slot_drop(); /* page tables that a fork would copy */
+    faults_stop();
+  }
   return n;
 }
 
@@ -416,10 +422,16 @@ void thread_count_begin(struct server *s) {
   s->nthreads++;
 }
 
-int thread_fork(struct server *s, const struct command *c,
+static int will_change(const struct server *s) {
+  return s->collector.dirty || script_has_before_fork();
+}
+
+int thread_fork(struct server *s, const struct command *c, int lazy,
                 void (*live)(struct server *s)) {
   if (s->thread)
     return deny(s, FAILURE_UNSUPPORTED, 0, "a clone that is a thread forks none");
+  if (will_change(s) && server_before_change(s) < 0)
+    return deny(s, FAILURE_NOMEM, ENOMEM, "memory for what lazy clones need");
   if (clone_before_fork(s) < 0)
     return -1;
   if (clone_prepare_fork(s) < 0)
@@ -427,7 +439,7 @@ int thread_fork(struct server *s, const struct command *c,
   unsigned char *body = malloc(c->length ? c->length : 1);
   if (!body)
     return deny(s, FAILURE_NOMEM, ENOMEM, "the record of the thread");
-  struct thread *t = thread_new(s, live);
+  struct thread *t = thread_new(s, live, lazy);
   if (!t) {
     free(body);
     return -1;

@@ -6,8 +6,12 @@
 #include "template/audit/copyable.h"
 #include "template/heap/heap_copy.h"
 #include "template/lua/script.h"
+#include "template/thread/thread_faults.h"
+#include "template/thread/thread_lazy.h"
 #include "template/thread/thread_slot.h"
 #include <errno.h>
+#include <moonfork.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +22,7 @@ static struct {
   struct pointers pointers;
   struct userdata_list userdata;
   uint64_t seals; /* of the collector, when it was made; 0: there is none */
+  struct picture *picture; /* by that record; NULL: nobody was copied lazily */
 } recorded;
 
 static int deny_at(const char *origin, struct server *s, int code, int error,
@@ -66,10 +71,26 @@ static int look_at_userdata(struct server *s, size_t nbytes) {
   return look.result < 0 ? deny(s, FAILURE_UNSUPPORTED, 0, look.why) : 0;
 }
 
+/* The template's interpreter, or the record, is to change. */
+static int end_picture(struct server *s) {
+  int r = recorded.picture ? picture_end(recorded.picture) : 0;
+  if (r < 0)
+    return r;
+  if (r > 0) { /* the record's bits are the picture's */
+    recorded.pointers.bits = NULL;
+    recorded.seals = 0;
+  }
+  recorded.picture = NULL;
+  s->before_change = NULL;
+  return 0;
+}
+
 static int look(struct server *s, lua_State *main) {
   struct heap_shape shape;
   if (is_known(s))
     return 0;
+  if (end_picture(s) < 0)
+    return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for what its lazy clones need");
   pointers_free(&recorded.pointers);
   userdata_free(&recorded.userdata);
   recorded.seals = 0;
@@ -140,6 +161,111 @@ static struct heap *copy_heap(struct heap *from, struct copying *c) {
   return NULL;
 }
 
+/* ---- memory that is copied as it is touched ---- */
+
+/* Stops at more than what is small. */
+static int add_size(void *data, char *at, size_t size) {
+  size_t *sum = data;
+  (void)at;
+  *sum += size;
+  return *sum > THREAD_SLOT_MAX;
+}
+
+static int open_range(void *data, struct heap_range range) {
+  const struct copying *c = data;
+  return heap_copy_open(c->to + range.at, (size_t)range.size);
+}
+
+/* What every clone needs before it runs, and what the template itself writes between two
+ * forks. */
+static size_t needed_at_once(const struct heap *from, lua_State *main,
+                             struct heap_range ret[5]) {
+  struct relocate_range used[2];
+  relocate_used(main, used);
+  ret[0] = (struct heap_range){0, heap_copy_record_size()};
+  for (int i = 0; i < 2; i++)
+    ret[1 + i] = (struct heap_range){
+        (uint64_t)((const char *)used[i].from - (const char *)from), used[i].nbytes};
+  heap_copy_tables(from, (uint64_t)(uintptr_t)from, ret + 3);
+  return 5;
+}
+
+/* 0 or -errno. */
+static int fill_lazily(struct server *s, lua_State *main, struct copying *c,
+                       struct lazy **ret) {
+  struct heap_range at_once[5];
+  if (!recorded.picture)
+    recorded.picture = picture_new(s->heap, recorded.pointers.bits);
+  if (!recorded.picture)
+    return -ENOMEM;
+  s->before_change = end_picture;
+  int r = picture_ranges(recorded.picture, open_range, c);
+  return r < 0 ? r
+               : lazy_new(recorded.picture, c->to, at_once,
+                          needed_at_once(s->heap, main, at_once), ret);
+}
+
+static struct heap *copy_lazily(struct server *s, lua_State *main, struct copying *c,
+                                struct lazy **ret) {
+  struct heap_shape shape;
+  heap_copy_shape(s->heap, &shape);
+  c->from = (char *)s->heap;
+  c->to = heap_copy_reserve(&shape, heap_copy_place(s->heap));
+  if (!c->to)
+    return NULL;
+  c->difference = c->to - c->from;
+  struct heap *to = (struct heap *)(void *)c->to;
+  if (fill_lazily(s, main, c, ret) == 0) {
+    heap_copy_words(to, move_word, c);
+    if (heap_copy_adopt(to, 0) == 0) {
+      heap_set_watch(to, lazy_watch, *ret);
+      return to;
+    }
+    lazy_free(*ret);
+    *ret = NULL;
+  }
+  heap_copy_drop(c->to, &shape);
+  return NULL;
+}
+
+/* A copy that C code in a clone makes of the process has nobody who puts memory in place
+ * for it: the clone gets all of its own before. */
+static void fetch_before_fork(void) {
+  const struct server *s = server_self();
+  if (s && s->lazy)
+    heap_touch_all(s->heap);
+}
+
+static void watch_forks(void) {
+  pthread_atfork(fetch_before_fork, NULL, NULL);
+}
+
+int thread_copy_may_be(int lazy) {
+  return lazy != MF_LAZY_YES || !faults_reason();
+}
+
+/* 1: lazily; 0: at once, which is faster for what is small; -1: refused. */
+static int choose(struct server *from, int lazy) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  const char *reason = lazy ? faults_reason() : NULL;
+  char text[400];
+  size_t sum = 0;
+  if (!lazy || (reason && lazy == MF_LAZY_TRY))
+    return 0;
+  if (reason) {
+    snprintf(text, sizeof text,
+             "option 'lazy': the kernel lets this process serve no page faults: %s; or "
+             "let lazy be 'try'",
+             reason);
+    failure_record_set(&from->failure, FAILURE_UNSUPPORTED, PHASE_FORK, 0, text);
+    return -1;
+  }
+  if (heap_copy_parts(from->heap, add_size, &sum) == 0)
+    return 0;
+  pthread_once(&once, watch_forks);
+  return 1;
+}
+
 /* What leads into the record of the template's server leads into that of the clone. */
 static void move_to_record(struct server *from, struct server *to,
                            const struct copying *c) {
@@ -172,13 +298,6 @@ static int keep_hooks(struct server *to) {
   return 0;
 }
 
-static int add_size(void *data, char *at, size_t size) {
-  size_t *sum = data;
-  (void)at;
-  *sum += size;
-  return *sum > THREAD_SLOT_MAX;
-}
-
 int thread_copy_is_small(const struct server *from) {
   size_t sum = 0;
   return from->heap && recorded.seals == from->collector.seals &&
@@ -197,7 +316,7 @@ static int deny_range(struct server *from) {
   return deny(from, FAILURE_LIMIT, ENOMEM, text);
 }
 
-int thread_copy(struct server *from, struct server *to) {
+int thread_copy(struct server *from, struct server *to, int lazy) {
   struct copying c;
   const char *why = selfcheck_reason();
   if (!why && !from->heap)
@@ -211,7 +330,10 @@ int thread_copy(struct server *from, struct server *to) {
     return deny(from, FAILURE_UNSUPPORTED, ENOTSUP, "it runs a function");
   if (look(from, main) < 0)
     return -1;
-  to->heap = copy_heap(from->heap, &c);
+  int lazily = choose(from, lazy);
+  if (lazily < 0)
+    return -1;
+  to->heap = lazily ? copy_lazily(from, main, &c, &to->lazy) : copy_heap(from->heap, &c);
   if (!to->heap && !c.to)
     return deny_range(from);
   if (!to->heap)
@@ -233,7 +355,13 @@ int thread_copy(struct server *from, struct server *to) {
 void thread_copy_free(struct server *s) {
   if (!s->heap)
     return;
-  thread_slot_put(s->heap);
+  if (s->lazy) {
+    lazy_free(s->lazy);
+    heap_free(s->heap);
+  } else {
+    thread_slot_put(s->heap);
+  }
+  s->lazy = NULL;
   free(s->copied_hooks);
   s->copied_hooks = NULL;
   s->heap = NULL;

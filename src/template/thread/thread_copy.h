@@ -6,8 +6,11 @@
 #include "template/server/server.h"
 
 /* Gives `to` a copy of from's interpreter, heap and collector. from was sealed, and runs
- * nothing. 0, or -1 with from->failure set: what can't be copied, and why. */
-int thread_copy(struct server *from, struct server *to);
+ * nothing. lazy (enum mf_lazy): a large one is copied as it is touched, where that can be
+ * (thread_lazy.h). 0, or -1 with from->failure set: what can't be copied, and why. */
+int thread_copy(struct server *from, struct server *to, int lazy);
+/* May the option be `lazy` here? */
+int thread_copy_may_be(int lazy);
 /* Is a copy made ahead worth it? As of the last thread_copy, if nothing has changed. */
 int thread_copy_is_small(const struct server *from);
 /* On the clone's thread, before any of its other code: calls __clone of what has it. 0,

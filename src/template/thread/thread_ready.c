@@ -7,6 +7,7 @@
 #include "template/thread/thread_copy.h"
 #include "template/thread/thread_record.h"
 #include <errno.h>
+#include <moonfork.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -103,7 +104,8 @@ static int is_ours(const unsigned char *bytes, size_t n, struct frame *ret_f) {
   fdset_init(&fds);
   fds.n = ret_f->nfds; /* which are still in the socket */
   struct command c = {.body = ret_f->body, .length = ret_f->length, .fds = &fds};
-  return clone_parse_fork(&o, &c) && o.thread && !o.has_step;
+  return clone_parse_fork(&o, &c) && o.thread && !o.has_step &&
+         thread_copy_may_be(o.lazy);
 }
 
 /* Looks at the next command, and leaves it and its descriptors where they are. */
@@ -191,7 +193,7 @@ static int is_empty(const struct server *s) {
 
 static struct thread *new_thread(struct server *s) {
   struct thread *t =
-      s->collector.dirty || !thread_copy_is_small(s) ? NULL : thread_new(s, s->lends);
+      s->collector.dirty || !thread_copy_is_small(s) ? NULL : thread_new(s, s->lends, MF_LAZY_NO);
   if (!t || sem_init(&t->turn, 0, 0) == 0)
     return t;
   thread_free(t, 0);

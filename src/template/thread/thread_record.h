@@ -23,9 +23,9 @@ struct thread {
   char words[LIFE_TEXT_MAX];
 };
 
-/* A record, and a copy of the interpreter; the command comes later. NULL: refused,
+/* A record, and a copy of the interpreter (lazy: thread_copy.h); the command comes later. NULL: refused,
  * from->failure says why. */
-struct thread *thread_new(struct server *from, void (*live)(struct server *s));
+struct thread *thread_new(struct server *from, void (*live)(struct server *s), int lazy);
 /* has_fds: it has descriptors of its own, which are closed. */
 void thread_free(struct thread *t, int has_fds);
 /* What it was asked to do. body (taken) is the command's, fds are stolen. */
