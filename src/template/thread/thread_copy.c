@@ -20,6 +20,8 @@
 /* Where the pointers are, as of the last seal: the next clones are copied by it, too. */
 static struct {
   struct pointers pointers;
+  struct pointers_outside *links; /* into the record of the template's server */
+  size_t nlinks;
   struct userdata_list userdata;
   uint64_t seals; /* of the collector, when it was made; 0: there is none */
   struct picture *picture; /* by that record; NULL: nobody was copied lazily */
@@ -85,6 +87,30 @@ static int end_picture(struct server *s) {
   return 0;
 }
 
+static int is_link(const struct server *s, const struct pointers_outside *o) {
+  return o->kind == IMAGE_LIGHT && o->word - (uint64_t)(uintptr_t)s < sizeof *s;
+}
+
+/* Of what leads outside nothing else is needed: each empty table has a word in that list.
+ */
+static int keep_links(const struct server *s) {
+  struct pointers *p = &recorded.pointers;
+  size_t n = 0;
+  for (size_t i = 0; i < p->noutsides; i++)
+    if (is_link(s, &p->outsides[i]))
+      p->outsides[n++] = p->outsides[i];
+  free(recorded.links);
+  recorded.links = malloc((n + 1) * sizeof *recorded.links);
+  recorded.nlinks = recorded.links ? n : 0;
+  if (!recorded.links)
+    return -ENOMEM;
+  memcpy(recorded.links, p->outsides, n * sizeof *recorded.links);
+  free(p->outsides);
+  p->outsides = NULL;
+  p->noutsides = 0;
+  return 0;
+}
+
 static int look(struct server *s, lua_State *main) {
   struct heap_shape shape;
   if (is_known(s))
@@ -98,7 +124,7 @@ static int look(struct server *s, lua_State *main) {
   size_t nbytes = (size_t)(shape.region + shape.zone);
   if (look_at_userdata(s, nbytes) < 0)
     return -1;
-  if (heap_copy_pointers(s->heap, main, &recorded.pointers) < 0)
+  if (heap_copy_pointers(s->heap, main, &recorded.pointers) < 0 || keep_links(s) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for the record of its pointers");
   recorded.seals = s->collector.seals;
   return 0;
@@ -269,13 +295,10 @@ static int choose(struct server *from, int lazy) {
 /* What leads into the record of the template's server leads into that of the clone. */
 static void move_to_record(struct server *from, struct server *to,
                            const struct copying *c) {
-  for (size_t i = 0; i < recorded.pointers.noutsides; i++) {
-    const struct pointers_outside *o = &recorded.pointers.outsides[i];
-    uint64_t offset = o->word - (uint64_t)(uintptr_t)from;
-    if (o->kind != IMAGE_LIGHT || offset >= sizeof *from)
-      continue;
-    uint64_t word = (uint64_t)(uintptr_t)to + offset;
-    memcpy(c->to + o->offset, &word, sizeof word);
+  for (size_t i = 0; i < recorded.nlinks; i++) {
+    uint64_t word = (uint64_t)(uintptr_t)to + recorded.links[i].word -
+                    (uint64_t)(uintptr_t)from;
+    memcpy(c->to + recorded.links[i].offset, &word, sizeof word);
   }
 }
 
