@@ -69,6 +69,7 @@
 
 ---@class moonfork.fork_options: moonfork.options
 ---@field isolation? "process"|"thread" "thread": a copy of the interpreter in the template's process
+---@field lazy? boolean|"try" of a thread: memory of a large template is copied when it is touched
 
 ---@class moonfork.exec_options: moonfork.options
 ---@field program? string the template program
@@ -300,6 +301,7 @@ function rpc:close() end
 ---@field max_memory? integer private bytes after which a worker is replaced
 ---@field tree? boolean as of a process
 ---@field isolation? "process"|"thread" whether workers are threads of the template's process
+---@field lazy? boolean|"try" of such workers: as of a fork
 ---@field restart? {burst?: integer, period?: number, starts?: integer} when it becomes failed
 ---@field backoff? {min?: number, max?: number} seconds before such a worker is replaced
 ---@field on_worker? fun(event: "started"|"ended"|"killed"|"recycled", pid: integer, reason: string)

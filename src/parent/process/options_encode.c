@@ -40,8 +40,8 @@ int options_load(const mf_options *from, mf_options *o) {
       (o->beat_ms && !is_within(o->beat_ms, LINK_BEAT_MIN_MS, LINK_BEAT_MAX_MS)) ||
       (o->window && !is_within(o->window, LINK_WINDOW_MIN, LINK_WINDOW_MAX)) ||
       !is_one_of(o->dumpable, MF_DUMPABLE_NO) || !is_one_of(o->tree, MF_TREE_NO) ||
-      !is_one_of(o->isolation, MF_ISOLATION_THREAD) ||
-      !is_one_of(o->lazy, MF_LAZY_TRY) || (o->lazy && !o->isolation) || o->spares_min > o->spares_max ||
+      !is_one_of(o->isolation, MF_ISOLATION_THREAD) || !is_one_of(o->lazy, MF_LAZY_TRY) ||
+      (o->lazy && !o->isolation) || o->spares_min > o->spares_max ||
       has_nameless(o->env) || (o->image && !*o->image) || !is_one_of(o->image_verify, 1))
     return MF_EINVAL;
   for (i = 0; i < 3; i++)

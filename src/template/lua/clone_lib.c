@@ -12,6 +12,7 @@
 #include "template/lua/clone_lib.h"
 
 #include "base/at_birth.h"
+#include "image/relocate.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "template/lua/clone_posix.h"
@@ -175,6 +176,8 @@ static int l_exit(lua_State *L) {
     server_exit(s, code);
   s->exiting = 1;
   s->asked_code = code;
+  if (s->thread)
+    relocate_before_close(L);
   lua_close(L);
   server_exit(s, code);
 }

@@ -98,6 +98,7 @@ struct server {
   atomic_int nthreads; /* clones of it that are threads, and live */
   /* The last command was a FORK of one: their life (thread/thread_ready.h). Or NULL. */
   void (*lends)(struct server *s);
+  int lends_lazy; /* with that option */
   /* Until they have ended (ms -1); or for so long at most until those have whose end has
    * begun: how many are left. */
   int (*await_threads)(const struct server *s, int ms);

@@ -15,6 +15,7 @@
 #include "template/thread/thread_record.h"
 #include "template/thread/thread_slot.h"
 #include <errno.h>
+#include <moonfork.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -455,6 +456,7 @@ int thread_fork(struct server *s, const struct command *c, int lazy,
   fdset_close(&copies);
   if (!error) {
     s->lends = live;
+    s->lends_lazy = lazy != MF_LAZY_NO;
     return 0;
   }
   s->nthreads--;

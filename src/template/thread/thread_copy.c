@@ -23,7 +23,7 @@ static struct {
   struct pointers_outside *links; /* into the record of the template's server */
   size_t nlinks;
   struct userdata_list userdata;
-  uint64_t seals; /* of the collector, when it was made; 0: there is none */
+  uint64_t seals;          /* of the collector, when it was made; 0: there is none */
   struct picture *picture; /* by that record; NULL: nobody was copied lazily */
 } recorded;
 
@@ -84,6 +84,7 @@ static int end_picture(struct server *s) {
   }
   recorded.picture = NULL;
   s->before_change = NULL;
+  faults_stop(); /* if there is no clone: the heap may move where there is one thread */
   return 0;
 }
 
@@ -231,8 +232,9 @@ static int fill_lazily(struct server *s, lua_State *main, struct copying *c,
                           needed_at_once(s->heap, main, at_once), ret);
 }
 
+/* As copy_heap; *ret_error: why there is none. */
 static struct heap *copy_lazily(struct server *s, lua_State *main, struct copying *c,
-                                struct lazy **ret) {
+                                struct lazy **ret, int *ret_error) {
   struct heap_shape shape;
   heap_copy_shape(s->heap, &shape);
   c->from = (char *)s->heap;
@@ -241,16 +243,20 @@ static struct heap *copy_lazily(struct server *s, lua_State *main, struct copyin
     return NULL;
   c->difference = c->to - c->from;
   struct heap *to = (struct heap *)(void *)c->to;
-  if (fill_lazily(s, main, c, ret) == 0) {
+  int r = fill_lazily(s, main, c, ret);
+  if (r == 0) {
     heap_copy_words(to, move_word, c);
-    if (heap_copy_adopt(to, 0) == 0) {
-      heap_set_watch(to, lazy_watch, *ret);
-      return to;
-    }
-    lazy_free(*ret);
-    *ret = NULL;
+    r = heap_copy_adopt(to, 0);
   }
+  if (r == 0) {
+    heap_set_watch(to, lazy_watch, *ret);
+    return to;
+  }
+  lazy_free(*ret);
+  *ret = NULL;
   heap_copy_drop(c->to, &shape);
+  faults_stop();
+  *ret_error = -r;
   return NULL;
 }
 
@@ -266,8 +272,8 @@ static void watch_forks(void) {
   pthread_atfork(fetch_before_fork, NULL, NULL);
 }
 
-int thread_copy_may_be(int lazy) {
-  return lazy != MF_LAZY_YES || !faults_reason();
+int thread_copy_suits(const struct server *to, int lazy) {
+  return to->lazy ? lazy != MF_LAZY_NO : lazy != MF_LAZY_YES || !faults_reason();
 }
 
 /* 1: lazily; 0: at once, which is faster for what is small; -1: refused. */
@@ -296,8 +302,8 @@ static int choose(struct server *from, int lazy) {
 static void move_to_record(struct server *from, struct server *to,
                            const struct copying *c) {
   for (size_t i = 0; i < recorded.nlinks; i++) {
-    uint64_t word = (uint64_t)(uintptr_t)to + recorded.links[i].word -
-                    (uint64_t)(uintptr_t)from;
+    uint64_t word =
+        (uint64_t)(uintptr_t)to + recorded.links[i].word - (uint64_t)(uintptr_t)from;
     memcpy(c->to + recorded.links[i].offset, &word, sizeof word);
   }
 }
@@ -321,11 +327,11 @@ static int keep_hooks(struct server *to) {
   return 0;
 }
 
-int thread_copy_is_small(const struct server *from) {
+int thread_copy_ahead(const struct server *from, int lazy) {
   size_t sum = 0;
   return from->heap && recorded.seals == from->collector.seals &&
          recorded.userdata.nsockets == 0 && !script_has_before_fork() &&
-         heap_copy_parts(from->heap, add_size, &sum) == 0;
+         ((lazy && !faults_reason()) || heap_copy_parts(from->heap, add_size, &sum) == 0);
 }
 
 /* Each has room to grow, of which it uses what it needs. */
@@ -356,9 +362,15 @@ int thread_copy(struct server *from, struct server *to, int lazy) {
   int lazily = choose(from, lazy);
   if (lazily < 0)
     return -1;
-  to->heap = lazily ? copy_lazily(from, main, &c, &to->lazy) : copy_heap(from->heap, &c);
+  int error = ENOMEM;
+  if (lazily)
+    to->heap = copy_lazily(from, main, &c, &to->lazy, &error);
+  if (!to->heap && (!lazily || lazy == MF_LAZY_TRY))
+    to->heap = copy_heap(from->heap, &c);
   if (!to->heap && !c.to)
     return deny_range(from);
+  if (!to->heap && error != ENOMEM)
+    return deny(from, FAILURE_FORK, error, strerror(error));
   if (!to->heap)
     return deny(from, FAILURE_NOMEM, ENOMEM, "not enough memory");
   if (copyable_settle(&recorded.userdata, c.to) < 0 || keep_hooks(to) < 0) {

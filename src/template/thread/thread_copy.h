@@ -9,10 +9,11 @@
  * nothing. lazy (enum mf_lazy): a large one is copied as it is touched, where that can be
  * (thread_lazy.h). 0, or -1 with from->failure set: what can't be copied, and why. */
 int thread_copy(struct server *from, struct server *to, int lazy);
-/* May the option be `lazy` here? */
-int thread_copy_may_be(int lazy);
-/* Is a copy made ahead worth it? As of the last thread_copy, if nothing has changed. */
-int thread_copy_is_small(const struct server *from);
+/* Is this copy what a fork with that option asks for? */
+int thread_copy_suits(const struct server *to, int lazy);
+/* Is a copy made ahead worth it, for a fork with this option? As of the last thread_copy,
+ * if nothing has changed. */
+int thread_copy_ahead(const struct server *from, int lazy);
 /* On the clone's thread, before any of its other code: calls __clone of what has it. 0,
  * or -1 with s->failure set. */
 int thread_copy_settle(struct server *s);

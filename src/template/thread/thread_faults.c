@@ -81,7 +81,8 @@ int faults_ask(size_t bell, struct faults_request request) {
   return -ENOSYS;
 }
 
-void faults_stop(void) {}
+void faults_stop(void) {
+}
 
 #else
 
@@ -174,7 +175,8 @@ static size_t fill_piece(struct lazy *z, const struct picture_part *part, size_t
 }
 
 /* Those of n that are missing, in this part. */
-static void fill(struct lazy *z, const struct picture_part *part, size_t chunk, size_t n) {
+static void fill(struct lazy *z, const struct picture_part *part, size_t chunk,
+                 size_t n) {
   size_t end = part->first + picture_chunks(part->size);
   if (n < end - chunk)
     end = chunk + n;
@@ -236,6 +238,19 @@ static struct lazy *clone_at(uintptr_t at) {
   return NULL;
 }
 
+static size_t how_many(struct lazy *z, size_t chunk) {
+  struct lazy_stream *s = &z->streams[z->oldest % STREAMS];
+  size_t n = 1;
+  for (int i = 0; i < STREAMS; i++)
+    if (z->streams[i].next == chunk) {
+      s = &z->streams[i];
+      n = s->n < WINDOW_MAX ? s->n * 2 : WINDOW_MAX;
+    }
+  z->oldest += n == 1;
+  *s = (struct lazy_stream){chunk + n, n};
+  return n;
+}
+
 static void serve_touch(char *at) {
   struct lazy *z = clone_at((uintptr_t)at);
   uint64_t offset = z ? (uint64_t)(at - z->to) : 0;
@@ -246,14 +261,12 @@ static void serve_touch(char *at) {
     return;
   }
   size_t chunk = part->first + (size_t)((offset - part->at) / CHUNK);
-  z->window = chunk != z->next ? 1 : z->window < WINDOW_MAX ? z->window * 2 : WINDOW_MAX;
-  z->next = chunk + z->window;
   if (lazy_has(z, chunk)) { /* since then, or a page of it was given back */
     (void)fill_piece(z, part, chunk, chunk + 1);
     return;
   }
   learn(z, chunk);
-  fill(z, part, chunk, z->window);
+  fill(z, part, chunk, how_many(z, chunk));
   complete(z);
 }
 
@@ -361,7 +374,8 @@ static int serve_some(int idle) {
   picture_lock();
   for (ssize_t i = 0; i < n / (ssize_t)sizeof *messages; i++)
     ends |= serve(&messages[i]);
-  ends |= idle && n <= 0 && all.n == 0 && all.requests[FAULTS_TEMPLATE].kind == FAULTS_NOTHING;
+  ends |= idle && n <= 0 && all.n == 0 &&
+          all.requests[FAULTS_TEMPLATE].kind == FAULTS_NOTHING;
   if (ends)
     all.state = OFF;
   picture_unlock();
@@ -431,7 +445,8 @@ void faults_stop(void) {
   int is_on = all.state == ON && all.n == 0;
   picture_unlock();
   if (is_on)
-    (void)faults_ask(FAULTS_TEMPLATE, (struct faults_request){FAULTS_STOP, NULL, NULL, 0, 0});
+    (void)faults_ask(FAULTS_TEMPLATE,
+                     (struct faults_request){FAULTS_STOP, NULL, NULL, 0, 0});
   picture_lock();
   pid_t gone = all.state == OFF ? all.thread : 0;
   all.thread = gone ? 0 : all.thread;

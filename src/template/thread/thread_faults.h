@@ -10,7 +10,7 @@
 #ifndef TEMPLATE_THREAD_FAULTS_H
 #define TEMPLATE_THREAD_FAULTS_H
 
-#include "template/thread/thread_lazy.h"
+#include "template/thread/thread_picture.h"
 
 /* NULL: there can be one. Else why not, and what to do. Looked up once. */
 const char *faults_reason(void);

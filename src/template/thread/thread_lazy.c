@@ -20,8 +20,9 @@ int lazy_new(struct picture *p, char *to, const struct heap_range *at_once, size
                      .extent = last->at + last->size,
                      .picture = p,
                      .there = there,
-                     .missing = p->size,
-                     .next = SIZE_MAX};
+                     .missing = p->size};
+  for (int i = 0; i < STREAMS; i++)
+    z->streams[i].next = SIZE_MAX;
   picture_lock();
   p->refs++;
   if (!p->teacher && p->nlearnt == 0)

@@ -21,18 +21,6 @@
 
 #include "template/thread/thread_picture.h"
 
-/* With the lock; what a clone's own thread alone writes is no exception. */
-struct lazy {
-  char *to;
-  intptr_t difference;
-  uint64_t extent;         /* from `to` to the end of its last part */
-  struct picture *picture; /* NULL: all of it is in place */
-  uint64_t *there;         /* a bit for each chunk */
-  uint64_t missing;        /* bytes */
-  size_t next, window;     /* the chunk where it is expected to go on, and by how many */
-  size_t bell;             /* thread_faults.h */
-};
-
 /* A clone at `to`, whose ranges are accessible and untouched. Of `at_once`, n ranges, all
  * is in place when this returns. 0, or -errno: it is to be given up. On the thread that
  * serves. */
@@ -44,16 +32,5 @@ void lazy_free(struct lazy *z);
 void lazy_watch(void *lazy, enum heap_watched what, char *from, size_t n);
 /* Bytes that are not in place. */
 uint64_t lazy_missing(const struct lazy *z);
-
-static inline int lazy_has(const struct lazy *z, size_t chunk) {
-  return (int)(z->there[chunk / 64] >> chunk % 64 & 1);
-}
-static inline void lazy_mark(struct lazy *z, const struct picture_part *part,
-                             size_t chunk) {
-  if (lazy_has(z, chunk))
-    return;
-  z->there[chunk / 64] |= (uint64_t)1 << chunk % 64;
-  z->missing -= picture_chunk_size(part, chunk);
-}
 
 #endif

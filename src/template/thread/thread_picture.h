@@ -9,7 +9,8 @@
 
 enum {
   CHUNK = 16 << 10, /* what is put in place for one touch: doc/decisions/007 */
-  LEARNT_MAX = 32   /* chunks that the next clones get at once: the first touched them */
+  STREAMS = 4,
+  LEARNT_MAX = 32 /* chunks that the next clones get at once: the first touched them */
 };
 
 struct lazy;
@@ -20,7 +21,7 @@ struct picture_part {
   const char *memory;
 };
 
-/* Whoever looks at anything of it has the lock: picture_keep changes it. */
+/* Whoever looks at anything of it has the lock: picture_end changes it. */
 struct picture {
   size_t refs;
   const uint64_t *bits;
@@ -31,6 +32,21 @@ struct picture {
   char *copy;                 /* NULL: its memory is the template's */
   const struct lazy *teacher; /* who is watched for the chunks that all need */
   size_t nlearnt, learnt[LEARNT_MAX];
+};
+
+/* A clone that is copied from it. Whoever looks at anything of it has the lock. */
+struct lazy {
+  char *to;
+  intptr_t difference;
+  uint64_t extent;         /* from `to` to the end of its last part */
+  struct picture *picture; /* NULL: all of it is in place */
+  uint64_t *there;         /* a bit for each chunk */
+  uint64_t missing;        /* bytes */
+  struct lazy_stream {     /* who goes through memory in order gets more at once */
+    size_t next, n;   /* the chunk where it is expected to go on, and how many it got */
+  } streams[STREAMS]; /* such as an array, and the objects that it refers to */
+  unsigned oldest;
+  size_t bell; /* thread_faults.h */
 };
 
 /* The one lock of all this. Who has it touches no memory of such clones. */
@@ -66,5 +82,16 @@ static inline uint64_t picture_chunk_size(const struct picture_part *part, size_
 const struct picture_part *picture_part_at(const struct picture *p, uint64_t at);
 /* The part that a chunk belongs to. */
 const struct picture_part *picture_part_of(const struct picture *p, size_t chunk);
+
+static inline int lazy_has(const struct lazy *z, size_t chunk) {
+  return (int)(z->there[chunk / 64] >> chunk % 64 & 1);
+}
+static inline void lazy_mark(struct lazy *z, const struct picture_part *part,
+                             size_t chunk) {
+  if (lazy_has(z, chunk))
+    return;
+  z->there[chunk / 64] |= (uint64_t)1 << chunk % 64;
+  z->missing -= picture_chunk_size(part, chunk);
+}
 
 #endif

@@ -94,7 +94,8 @@ static void warm_stack(void) {
 }
 
 /* A whole FORK of a clone in a thread is the first that lies there. */
-static int is_ours(const unsigned char *bytes, size_t n, struct frame *ret_f) {
+static int is_ours(const struct thread *t, const unsigned char *bytes, size_t n,
+                   struct frame *ret_f) {
   struct options o;
   struct fdset fds;
   if (n < FRAME_HEADER_SIZE || frame_decode(ret_f, bytes, CMD_SETUP, CMD_LAST) < 0 ||
@@ -105,16 +106,17 @@ static int is_ours(const unsigned char *bytes, size_t n, struct frame *ret_f) {
   fds.n = ret_f->nfds; /* which are still in the socket */
   struct command c = {.body = ret_f->body, .length = ret_f->length, .fds = &fds};
   return clone_parse_fork(&o, &c) && o.thread && !o.has_step &&
-         thread_copy_may_be(o.lazy);
+         thread_copy_suits(&t->server, o.lazy);
 }
 
 /* Looks at the next command, and leaves it and its descriptors where they are. */
-static int await_ours(int control, unsigned char *bytes, struct frame *ret_f) {
+static int await_ours(const struct thread *t, int control, unsigned char *bytes,
+                      struct frame *ret_f) {
   ssize_t n;
   do
     n = recv(control, bytes, COMMAND_MAX, MSG_PEEK);
   while (n < 0 && errno == EINTR);
-  return n > 0 && is_ours(bytes, (size_t)n, ret_f);
+  return n > 0 && is_ours(t, bytes, (size_t)n, ret_f);
 }
 
 static int take(struct thread *t, int control, const struct frame *f,
@@ -167,7 +169,7 @@ static void *run(void *data) {
   if (parted)
     prepare(t);
   await_turn(t);
-  if (t->dismissed || !bytes || !await_ours(control, bytes, &f) ||
+  if (t->dismissed || !bytes || !await_ours(t, control, bytes, &f) ||
       !take(t, control, &f, bytes)) {
     free(bytes);
     end(t, parted);
@@ -192,8 +194,9 @@ static int is_empty(const struct server *s) {
 }
 
 static struct thread *new_thread(struct server *s) {
+  int ahead = !s->collector.dirty && thread_copy_ahead(s, s->lends_lazy);
   struct thread *t =
-      s->collector.dirty || !thread_copy_is_small(s) ? NULL : thread_new(s, s->lends, MF_LAZY_NO);
+      ahead ? thread_new(s, s->lends, s->lends_lazy ? MF_LAZY_TRY : MF_LAZY_NO) : NULL;
   if (!t || sem_init(&t->turn, 0, 0) == 0)
     return t;
   thread_free(t, 0);

@@ -1,4 +1,5 @@
-/* Clones made ahead, for templates that are small and fork threads one after another:
+/* Clones made ahead, for templates that are small, or whose clones are copied as they are
+ * touched (thread_lazy.h), and fork threads one after another:
  * copy, thread and its own descriptors are ready, and the thread itself reads the
  * template's next command, while the template's own thread sleeps. A FORK that asks for a
  * clone in a thread it takes, and is that clone, without another thread to be woken
