@@ -10,7 +10,7 @@
 local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local map = require "moonfork.map"
-local options = require "moonfork.options"
+local process_options = require "moonfork.options"
 local reactor = require "moonfork.reactor"
 
 local calls = {
@@ -177,7 +177,7 @@ function calls.pool_options(name, given)
   plain.call_timeout = duration(where, given, "call_timeout")
   plain.tree = check.option_choice(where, "tree", given.tree)
   plain.isolation = isolation(where, given)
-  plain.lazy = options.lazy(where, given.lazy, plain.isolation)
+  plain.lazy = process_options.lazy(where, given.lazy, plain.isolation)
   plain.max_memory = count(where, given, "max_memory", 1, math.maxinteger)
   if plain.idle and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))

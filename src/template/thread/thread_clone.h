@@ -8,9 +8,9 @@
 
 #include "template/server/server.h"
 
-/* Begins the clone that the command asks for (lazy: thread_copy.h); `live` is its life, entered with its own
- * record, out of which it leaves by s->leave. 0: it has been born; -1: refused,
- * s->failure says why. Steals descriptors. */
+/* Begins the clone that the command asks for (lazy: thread_copy.h); `live` is its life,
+ * entered with its own record, out of which it leaves by s->leave. 0: it has been born;
+ * -1: refused, s->failure says why. Steals descriptors. */
 int thread_fork(struct server *s, const struct command *c, int lazy,
                 void (*live)(struct server *s));
 

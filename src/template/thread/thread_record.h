@@ -23,8 +23,8 @@ struct thread {
   char words[LIFE_TEXT_MAX];
 };
 
-/* A record, and a copy of the interpreter (lazy: thread_copy.h); the command comes later. NULL: refused,
- * from->failure says why. */
+/* A record, and a copy of the interpreter (lazy: thread_copy.h); the command comes later.
+ * NULL: refused, from->failure says why. */
 struct thread *thread_new(struct server *from, void (*live)(struct server *s), int lazy);
 /* has_fds: it has descriptors of its own, which are closed. */
 void thread_free(struct thread *t, int has_fds);
