@@ -346,7 +346,7 @@ static int deny_range(struct server *from) {
 }
 
 int thread_copy(struct server *from, struct server *to, int lazy) {
-  struct copying c;
+  struct copying c = {0};
   const char *why = selfcheck_reason();
   if (!why && !from->heap)
     why = "its memory is the host's";

@@ -306,7 +306,7 @@ static int serve(const struct uffd_msg *m) {
 static int open_fault_fd(void) {
   int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 #ifdef USERFAULTFD_IOC_NEW
-  if (fd < 0 && errno == EPERM) {
+  if (fd < 0 && (errno == EPERM || errno == ENOSYS)) {
     int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
     if (device >= 0)
       fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
