@@ -111,7 +111,11 @@ local pages = {
     {"fork.trace", prints = '^%[', after = "io.write(io.open 'trace.json':read 'a')"},
   },
   ["pseudo.md"] = {{"", prints = "\n$"}},
-  ["thread-clones.md"] = {{"", prints = "hello from a thread"}},
+  ["thread-clones.md"] = {
+    {"", prints = "hello from a thread"},
+    {"lazy", before = [[local template = require "moonfork".new_exec():eval "function lookup(s) return 'found' end"]],
+      prints = "^found\n$", after = "assert(clone:run 'lookup'):close() print((pool:call()))"},
+  },
   ["editors.md"] = {{"moonfork.socket", prints = "^$"}},
   ["remote.md"] = {
     {'run "app:work"', prints = "^work hello\n$", after = "print(socket:read 'l')"},
