@@ -34,9 +34,9 @@ static struct {
   char *bells;
   struct faults_request requests[BELLS];
   struct lazy *clones[BELLS];
-  size_t n, top; /* clones, and one more than the last bell in use */
-  int fd;        /* the server's own */
-} all = {.top = 1};
+  size_t n, last; /* clones, and the last bell of one */
+  int fd;         /* the server's own */
+} all;            /* zero at first: births write to the page of what is not */
 
 int faults_list(struct lazy *z) {
   int r = -EAGAIN;
@@ -46,8 +46,8 @@ int faults_list(struct lazy *z) {
       continue;
     all.clones[i] = z;
     all.n++;
-    if (all.top <= i)
-      all.top = i + 1;
+    if (all.last < i)
+      all.last = i;
     z->bell = i;
     r = 0;
   }
@@ -61,8 +61,8 @@ void faults_unlist(struct lazy *z) {
   picture_lock();
   all.clones[z->bell] = NULL;
   all.n--;
-  while (all.top > 1 && !all.clones[all.top - 1])
-    all.top--;
+  while (all.last > FAULTS_TEMPLATE && !all.clones[all.last])
+    all.last--;
   picture_unlock();
 }
 
@@ -232,7 +232,7 @@ static void begin(struct faults_request *r) {
 }
 
 static struct lazy *clone_at(uintptr_t at) {
-  for (size_t i = FAULTS_TEMPLATE + 1; i < all.top; i++)
+  for (size_t i = FAULTS_TEMPLATE + 1; i <= all.last; i++)
     if (all.clones[i] && at - (uintptr_t)all.clones[i]->to < all.clones[i]->extent)
       return all.clones[i];
   return NULL;
