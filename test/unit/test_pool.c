@@ -126,6 +126,52 @@ static void test_call_timeout_kills_and_replaces(void **state) {
   assert_int_equal(errors, 0); /* we did it */
 }
 
+/* A call that runs again has the same time as the first run had, from the new start. */
+static void test_a_call_that_runs_again_has_its_time_again(void **state) {
+  options.max = 1;
+  options.call_timeout_ms = 100;
+  begin();
+  ask("stuck", 1);
+  far_advance(far, 60);
+  far_die(far, far_worker(far, 0), SIGSEGV);
+  for (int i = 0; i < 20 && !(far_worker(far, 0) && far_worker(far, 0)->ncalls); i++)
+    far_advance(far, 10);
+  assert_int_equal(far_worker(far, 0)->ncalls, 1);
+  far_advance(far, 90);
+  assert_int_equal(call[0].told, 0);
+  far_advance(far, 10);
+  assert_int_equal(call[0].code, MF_ETIMEOUT);
+  assert_int_equal(stats().killed, 1);
+}
+
+/* Forks that the system refuses (limit nproc) while another worker works are no crashes:
+ * the pool goes on with those it has. */
+static void test_refused_forks_beside_a_worker_are_no_crashes(void **state) {
+  options.max = 2;
+  options.load = 1;
+  options.restart_burst = 2;
+  options.restart_period_ms = 1000000;
+  options.backoff_min_ms = options.backoff_max_ms = 10;
+  options.start_ms = 10;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  assert_int_equal(far_nworkers(far), 1);
+  far->fork_failures = 20;
+  ask("b", 0);
+  for (int i = 0; i < 1000 && far->fork_failures > 0; i++)
+    far_advance(far, 10);
+  assert_int_equal(far->fork_failures, 0);
+  assert_int_equal(stats().state, MF_POOL_RUNNING);
+  assert_int_equal(call[1].told, 0);
+  for (int i = 0; i < 100 && far_nworkers(far) < 2; i++)
+    far_advance(far, 10);
+  answer_all();
+  assert_int_equal(call[0].code, 0);
+  assert_int_equal(call[1].told, 1);
+  assert_int_equal(call[1].code, 0);
+}
+
 static void test_queue_has_a_limit_and_can_be_left(void **state) {
   options.max = 0;
   options.queue_max = 2;
@@ -492,6 +538,8 @@ int main(void) {
       STORY(test_a_worker_answers_for_another_one),
       STORY(test_idempotent_calls_run_again_but_not_for_ever),
       STORY(test_call_timeout_kills_and_replaces),
+      STORY(test_a_call_that_runs_again_has_its_time_again),
+      STORY(test_refused_forks_beside_a_worker_are_no_crashes),
       STORY(test_queue_has_a_limit_and_can_be_left),
       STORY(test_drain_waits_and_then_kills),
       STORY(test_a_drain_does_not_wait_for_a_worker_on_trial),

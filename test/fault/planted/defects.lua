@@ -130,6 +130,13 @@ return {
     find = "  if (p->state != DEAD && p->child) /* it was traced, or is about to be reapable */\n"
       .. "    deadline_set(&p->context->deadlines, &p->retry, CHILD_POLL_MS);\n", replace = "",
     tests = {"unit/test_process_told"}},
+  {name = "pool: a call that runs again has no time limit", file = "src/parent/pool/dispatch.c",
+    find = "  c->started_us = 0;\n", replace = "",
+    tests = {"unit/test_pool"}},
+  {name = "pool: a fork that the system refuses is a crash", file = "src/parent/pool/pool_worker.c",
+    find = "  if (e->code == MF_EFORK_FAILED && pool->policy.nready)\n    return END_NOT_STARTED;\n",
+    replace = "",
+    tests = {"unit/test_pool"}},
   {name = "turn: all that was not sent is closed in one", file = "src/parent/loop/context.c",
     find = "    if (!ctx->stopping && !context_step(ctx, PHASE_FREE)) {", replace = "    if (0) {",
     tests = {"unit/test_turns"}},
