@@ -11,6 +11,10 @@ local CODE = [[
   function bad(what) if what then error{code = what} end error "it went wrong" end
   function long(n) return ("x"):rep(n) end
   function sleep(seconds) require "testkit".msleep(math.ceil(seconds * 1000)) return "slept" end
+  function await(path)
+    while not io.open(path) do require "testkit".msleep(5) end
+    return "came"
+  end
   function handle() return io.stdout end
   local entered = 0
   function count() entered = entered + 1 return entered end
@@ -447,6 +451,48 @@ test("wrong arguments are named", function(t)
   t.raises("use a colon", far.call)
   t.raises("unknown option 'idem'", far.with, far, {idem = true})
   far:close()
+end)
+
+test("a call that is cancelled while it waits in the node is never entered", function(t)
+  local far, node = pair(t, nil, nil, {max = 1, load = 1})
+  local path, told = t:file("wait", "") .. ".over", {}
+  far:call("await", path, function(err, v) told[1] = err or v end)
+  local second = far:call("count", function(err, v) told[2] = err or v end)
+  t.within(20, function() return node:stats().held == 2 end)
+  t.ok(second:cancel())
+  t.within(20, function() return node:stats().held == 1 end)
+  t.error(told[2], "CANCELLED")
+  t:file("wait.over", "")
+  t.eq(far("count"), 1)
+  t.eq(told[1], "came")
+end)
+
+-- The nodes are the story's own: each is silent once it has the call.
+test("an idempotent call goes to two other nodes at most", function(t)
+  local far = require "moonfork.nats".pool(server.url, {subject = "gone", silent = 0.2})
+  local socket, told, had = stranger(t), nil, {}
+  t:defer(function() far:close() end)
+  socket:write "SUB gone.node.* 1\r\n"
+  far:with{idempotent = true}("x", function(err) told = err or "answered" end)
+  local function beat(k)
+    local text = "mfb\1" .. ("<s4s4I4I4I4I4I1I4I8"):pack(("%022d"):format(k), "silent", 20, 0, 2, 2, 0, 300, 0)
+    socket:write(("PUB gone.beat %d\r\n"):format(#text), text, "\r\nPING\r\n")
+    repeat
+      local line = t.ok(socket:read "l")
+      local size = line:match "^MSG .* (%d+)\r?$"
+      -- The kind of its first record: a call, and not a question about one.
+      if size and socket:read(tonumber(size) + 2):byte(5) == 1 then had[#had + 1] = line:match "%d+" end
+    until line:find "^PONG"
+  end
+  for k = 1, 5 do
+    t.within(20, function()
+      if not told and #had < k then beat(k) end
+      return told or #had == k
+    end)
+  end
+  t.error(told, "CLONE_DIED", "gave no sign of life for 200 ms")
+  t.eq(told.started, "unknown")
+  t.eq(#had, 3)
 end)
 
 test("who asks right after a beat gets one, too", function(t)
