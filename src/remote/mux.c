@@ -201,6 +201,7 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
   list_init(&m->stalled);
   list_init(&m->crowded);
   list_init(&m->ending);
+  list_init(&m->unmade);
   list_init(&m->gone);
   m->reader.on_ready = on_stream;
   m->reader.rank = TURN_FIRST; /* what it brings is passed on at once */
@@ -224,10 +225,9 @@ void mux_raise_limit(struct mux *m) {
     return;
   l.rlim_cur = l.rlim_max;
   setrlimit(RLIMIT_NOFILE, &l);
-  if (l.rlim_max >= LIMIT_ENOUGH)
-    return;
-  rlim_t spare = l.rlim_max / 4 < SPARE_MAX ? l.rlim_max / 4 : SPARE_MAX;
-  m->fd_limit = (int)(l.rlim_max - spare);
+  m->nspare = l.rlim_max / 4 < SPARE_MAX ? (int)(l.rlim_max / 4) : SPARE_MAX;
+  if (l.rlim_max < LIMIT_ENOUGH)
+    m->fd_limit = (int)l.rlim_max - m->nspare;
 }
 
 int mux_open(struct mux *m, int rfd, int wfd) {

@@ -35,6 +35,13 @@ struct mux_ops {
   /* One of them, which is no connected socket: what it becomes over there. 0: unknown.
    * Borrows fd. NULL: there are none. */
   int (*classify)(struct mux *m, int fd, struct link_descriptor *ret);
+  /* The socket of a fork is needed: makes it, and gives the other end to whom it belongs.
+   * Ours, or -errno. NULL: there are no such forks. */
+  int (*make_socket)(struct mux *m, uint32_t token);
+  /* It is not needed any more, and was not made. */
+  void (*on_unmade_end)(struct mux *m, uint32_t token);
+  /* Channel 1 is about to be read. NULL: nothing. */
+  void (*before_root)(struct mux *m);
   /* Bytes, or an end, are about to be written to a local descriptor. NULL: nothing. */
   void (*before_local)(struct mux *m);
   /* The descriptor for one that is no stream (from above LINK_PIPE_WRITE), which came
@@ -64,7 +71,9 @@ struct mux {
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
   struct list crowded;         /* for descriptors to be closed here */
   struct list ending;          /* whose last byte has come in this turn */
+  struct list unmade;          /* without a local descriptor: mux_fork */
   int fd_limit;                /* from there on descriptors are few; 0: not looked at */
+  int nspare;                  /* so many are kept free for what comes at once */
   int is_crowded;
   struct list gone;   /* to be freed at the end of the turn; */
   unsigned nunclosed; /* so many of them are not closed yet */
@@ -104,6 +113,12 @@ void mux_raise_limit(struct mux *m);
 /* A channel with that id for fd (taken also on failure), a socket if it is for both. 0 or
  * -errno. */
 int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);
+/* A command to the far template with a descriptor for the other end, whose local socket
+ * is made when bytes come for it. 0, -EPROTO: it does not fit into the window, or another
+ * -errno. */
+int mux_fork(struct mux *m, uint32_t token, const unsigned char *command, size_t n);
+/* Nobody wants it: ends both directions, unless it has been made, or has ended. */
+void mux_forget_fork(struct mux *m, uint32_t token);
 /* Whether there is such a channel. */
 int mux_has(const struct mux *m, uint32_t id);
 /* Those that were added are watched from now on. */

@@ -30,7 +30,6 @@ static int put(struct mux *m, unsigned type, uint32_t channel, const uint32_t *n
 
 /* ---- what is read and written now ---- */
 
-static void on_ready(struct turn_watch *w, int events);
 static void write_segments(struct mux_channel *c);
 
 /* 0 or -errno. */
@@ -92,7 +91,7 @@ static void close_local(struct mux_channel *c) {
 
 /* Freed at the end of the turn: its caller may look at it. It is closed then, too, when
  * what somebody waits for has been sent: that takes longer than to send it. */
-static void drop(struct mux_channel *c) {
+void channel_drop(struct mux_channel *c) {
   struct mux *m = c->mux;
   if (c->closing)
     return;
@@ -105,9 +104,10 @@ static void drop(struct mux_channel *c) {
   list_remove(&c->stalls);
   list_remove(&c->fresh);
   list_remove(&c->ending);
+  list_remove(&c->unmade);
   list_push(&m->gone, &c->link);
   m->nchannels--;
-  if (++m->nunclosed > UNCLOSED_MAX)
+  if (c->local.fd >= 0 && ++m->nunclosed > UNCLOSED_MAX)
     close_local(c);
 }
 
@@ -126,7 +126,7 @@ static void settle(struct mux_channel *c) {
   if (!c->sends)
     stop_awaiting(c);
   if (!c->sends && !c->receives)
-    drop(c);
+    channel_drop(c);
   else
     channel_watch(c);
 }
@@ -232,8 +232,8 @@ static void stop_receiving(struct mux_channel *c) {
   put(c->mux, LINK_RESET, c->id, NULL, 0);
 }
 
-static void count_sent(struct mux_channel *c, size_t n) {
-  c->credit -= n;
+void channel_count_sent(struct mux_channel *c, size_t n) {
+  c->credit -= n < c->credit ? n : c->credit;
   if (c->awaited <= n || !c->credit)
     stop_awaiting(c);
   else if (c->awaited)
@@ -251,7 +251,7 @@ static int read_piece(struct mux_channel *c) {
   size_t want = c->credit < CHANNEL_PIECE ? (size_t)c->credit : CHANNEL_PIECE;
   size_t sent = c->is_large ? channel_send(c, want) : 0;
   if (sent) {
-    count_sent(c, sent);
+    channel_count_sent(c, sent);
     return c->credit && sent == want;
   }
   unsigned char *at = buf_reserve(&m->out, LINK_HEADER_SIZE + want);
@@ -284,7 +284,7 @@ static int read_piece(struct mux_channel *c) {
   if (m->over)
     return 0;
   c->is_large = (size_t)got >= CHANNEL_MOVED_MIN;
-  count_sent(c, (size_t)got);
+  channel_count_sent(c, (size_t)got);
   return c->credit && ((size_t)got == want || c->is_hung_up); /* its end comes next */
 }
 
@@ -293,6 +293,10 @@ static int read_piece(struct mux_channel *c) {
 static void read_channel(struct mux_channel *c) {
   struct mux *m = c->mux;
   c->is_read_out = 0;
+  if (c->id == LINK_CHANNEL_ROOT && m->ops->before_root)
+    m->ops->before_root(m);
+  if (c->closing || !c->credit)
+    return;
   do {
     if (mux_backlog(m) >= CHANNEL_PIECE)
       mux_flush(m);
@@ -305,7 +309,7 @@ static void read_channel(struct mux_channel *c) {
   } while (read_piece(c));
 }
 
-static void on_ready(struct turn_watch *w, int events) {
+void channel_on_ready(struct turn_watch *w, int events) {
   struct mux_channel *c = list_entry(w, struct mux_channel, ready);
   struct mux *m = c->mux;
   if (c->closing)
@@ -482,6 +486,8 @@ static int take_data(struct mux *m, const struct link_frame *f) {
   }
   if (fds.n)
     m->passed_ms = mux_now_ms(m);
+  if (r >= 0 && c && c->token && channel_make_local(c) < 0)
+    c = NULL;
   if (r >= 0 && c && c->receives)
     r = channel_deliver(c, bytes, n, &fds);
   close_passed(m, fds.fd, fds.n);
@@ -531,14 +537,27 @@ static int take_reset(struct mux *m, const struct link_frame *f) {
   return 0;
 }
 
+static void end_unmade(struct mux *m) {
+  list_each_safe(it, next, &m->ending) {
+    struct mux_channel *c = list_entry(it, struct mux_channel, ending);
+    if (!c->token || c->sends)
+      continue;
+    m->ops->on_unmade_end(m, c->token);
+    channel_drop(c);
+  }
+}
+
 /* An end is somebody's news, and often comes with others of the same process: those are
  * told first, all at once. */
 void mux_end_channels(struct mux *m) {
+  end_unmade(m);
   if (!list_empty(&m->ending) && m->ops->before_local)
     m->ops->before_local(m);
   while (!list_empty(&m->ending)) {
     struct mux_channel *c = list_entry(m->ending.next, struct mux_channel, ending);
     list_remove(&c->ending);
+    if (c->token && channel_make_local(c) < 0)
+      continue;
     if (c->sends) {
       finish_receiving(c);
     } else {
@@ -589,44 +608,6 @@ void mux_retry(struct mux *m) {
   }
 }
 
-/* Its bytes are watched for when what is under way has been passed on: nothing waits for
- * it. */
-int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
-  struct mux_channel *c = calloc(1, sizeof *c);
-  int r = c ? 0 : -ENOMEM;
-  if (r == 0 && m->nchannels >= m->nbuckets * 2)
-    mux_grow(m); /* without memory searches are longer */
-  if (r < 0) {
-    fd_close(&fd);
-    return r;
-  }
-  if (way == MUX_BOTH)
-    c->local = (struct local){.fd = fd, .is_socket = 1};
-  else
-    r = local_open(&c->local, fd);
-  if (r < 0) {
-    free(c);
-    return r;
-  }
-  if (m->fd_limit && c->local.fd >= m->fd_limit)
-    m->is_crowded = 1;
-  c->mux = m;
-  c->ready.on_ready = on_ready;
-  c->id = id;
-  c->credit = m->window;
-  c->sends = way != MUX_TO_LOCAL;
-  c->receives = way != MUX_FROM_LOCAL;
-  list_init(&c->segments);
-  list_init(&c->waits);
-  list_init(&c->stalls);
-  list_init(&c->ending);
-  list_push(&m->channels, &c->link);
-  channel_enter(c);
-  list_push(&m->fresh, &c->fresh);
-  m->nchannels++;
-  return 0;
-}
-
 void mux_arm(struct mux *m) {
   while (!list_empty(&m->fresh)) {
     struct mux_channel *c = list_entry(m->fresh.next, struct mux_channel, fresh);
@@ -638,7 +619,7 @@ void mux_arm(struct mux *m) {
         put(m, LINK_END, c->id, NULL, 0);
       if (c->receives)
         put(m, LINK_RESET, c->id, NULL, 0);
-      drop(c);
+      channel_drop(c);
     }
   }
   pairs_refill(&m->pairs);
@@ -656,7 +637,7 @@ static void await_bytes(struct mux_channel *c) {
  * now, so that it goes in one write with what waits for it. */
 static void await_ready(struct turn_watch *w, int events) {
   struct mux_channel *c = list_entry(w, struct mux_channel, ready);
-  if (w->on_ready != on_ready || c->closing || c->mux->over)
+  if (w->on_ready != channel_on_ready || c->closing || c->mux->over)
     return;
   c->is_hung_up = (events & TURN_HANGUP) != 0;
   if (c->sends && c->credit)
@@ -690,7 +671,7 @@ void mux_begin_channels(struct mux *m) {
 void mux_drop_all(struct mux *m) {
   pairs_close(&m->pairs);
   list_each_safe(it, next, &m->channels) {
-    drop(list_entry(it, struct mux_channel, link));
+    channel_drop(list_entry(it, struct mux_channel, link));
   }
   list_each(it, &m->gone) {
     close_local(list_entry(it, struct mux_channel, link));

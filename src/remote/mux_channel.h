@@ -14,8 +14,9 @@ struct mux_channel {
   struct list link, bucket; /* link: in channels or gone */
   struct list waits;        /* to be read: in paused or crowded */
   struct list stalls;       /* to be written: in stalled; both may be at once */
+  struct list unmade;       /* in the mux's: token stands for the local descriptor */
   struct mux *mux;
-  uint32_t id;
+  uint32_t id, token;
   struct local local;
   struct list fresh;  /* in the mux's, until it is watched */
   struct list ending; /* in the mux's, until its local descriptor hears of the end */
@@ -34,6 +35,13 @@ struct mux_channel {
   struct list segments;
 };
 
+void channel_on_ready(struct turn_watch *w, int events);
+/* Without a local descriptor. NULL: no memory. */
+struct mux_channel *channel_new(struct mux *m, uint32_t id);
+void channel_drop(struct mux_channel *c);
+void channel_count_sent(struct mux_channel *c, size_t n);
+/* Its local socket, now that it is needed. 0 or -errno: it is gone. */
+int channel_make_local(struct mux_channel *c);
 /* NULL: there is none. */
 struct mux_channel *channel_find(const struct mux *m, uint32_t id);
 /* It is found from now on. */

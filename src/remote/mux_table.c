@@ -1,4 +1,4 @@
-/* The channels of an end: by number, one by one, and those that wait for room. */
+/* The channels of an end: made, by number, one by one, and those that wait for room. */
 #include "remote/mux_channel.h"
 
 #include <errno.h>
@@ -40,6 +40,70 @@ int mux_grow(struct mux *m) {
   list_each(it, &m->channels) {
     channel_enter(list_entry(it, struct mux_channel, link));
   }
+  return 0;
+}
+
+struct mux_channel *channel_new(struct mux *m, uint32_t id) {
+  struct mux_channel *c = calloc(1, sizeof *c);
+  if (!c)
+    return NULL;
+  if (m->nchannels >= m->nbuckets * 2)
+    mux_grow(m); /* without memory searches are longer */
+  c->mux = m;
+  c->local.fd = -1;
+  c->ready.on_ready = channel_on_ready;
+  c->id = id;
+  c->credit = m->window;
+  c->sends = c->receives = 1;
+  list_init(&c->segments);
+  list_init(&c->waits);
+  list_init(&c->stalls);
+  list_init(&c->fresh);
+  list_init(&c->ending);
+  list_init(&c->unmade);
+  list_push(&m->channels, &c->link);
+  channel_enter(c);
+  m->nchannels++;
+  return c;
+}
+
+/* Its bytes are watched for when what is under way has been passed on: nothing waits for
+ * it. */
+static void begin_local(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  if (m->fd_limit && c->local.fd >= m->fd_limit)
+    m->is_crowded = 1;
+  list_push(&m->fresh, &c->fresh);
+}
+
+int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
+  struct local local = {.fd = fd, .is_socket = 1};
+  int r = way == MUX_BOTH ? 0 : local_open(&local, fd);
+  if (r < 0)
+    return r;
+  struct mux_channel *c = channel_new(m, id);
+  if (!c) {
+    local_close(&local);
+    return -ENOMEM;
+  }
+  c->local = local;
+  c->sends = way != MUX_TO_LOCAL;
+  c->receives = way != MUX_FROM_LOCAL;
+  begin_local(c);
+  return 0;
+}
+
+int channel_make_local(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  int fd = m->ops->make_socket(m, c->token);
+  if (fd < 0) {
+    mux_forget_fork(m, c->token);
+    return fd;
+  }
+  c->token = 0;
+  list_remove(&c->unmade);
+  c->local = (struct local){.fd = fd, .is_socket = 1, .is_own = 1};
+  begin_local(c);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 #include "remote/ends.h"
 
 #include "base/result.h"
+#include "os/fd.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include "remote/beat.h"
@@ -45,6 +46,13 @@ static uint64_t nread; /* bytes of the side, but START */
 static struct stat leash_stat;
 static char reason[LINK_TEXT_MAX];
 static struct link_page *page; /* NULL: the parent has none */
+/* Sockets that go to the parent on its side, each with the frame that begins there. */
+static struct {
+  uint64_t at;
+  int fd;
+} pending[LINK_FORKS_MAX];
+static size_t npending;
+static uint64_t nwritten; /* bytes on the side */
 
 /* ---- towards the parent ---- */
 
@@ -53,13 +61,28 @@ static void watch_side(void) {
     turn_watch(&turn, &side, SIDE_FD, TURN_READ | (side_writes ? TURN_WRITE : 0));
 }
 
+/* Up to the next socket that goes with a frame, or that frame with it. */
+static ssize_t send_side(void) {
+  size_t n = buf_size(&side_out);
+  int is_due = npending > 0 && pending[0].at == nwritten;
+  if (npending > is_due && pending[is_due].at - nwritten < n)
+    n = (size_t)(pending[is_due].at - nwritten);
+  struct iovec iov = {(void *)(uintptr_t)buf_peek(&side_out), n};
+  ssize_t sent = sock_send(SIDE_FD, &iov, 1, is_due ? &pending[0].fd : NULL, is_due);
+  if (sent > 0 && is_due) {
+    fd_close(&pending[0].fd);
+    memmove(pending, pending + 1, --npending * sizeof *pending);
+  }
+  return sent;
+}
+
 static void flush_side(void) {
   while (side_is_open && buf_size(&side_out) > 0) {
-    struct iovec iov = {(void *)(uintptr_t)buf_peek(&side_out), buf_size(&side_out)};
-    ssize_t n = sock_send(SIDE_FD, &iov, 1, NULL, 0);
+    ssize_t n = send_side();
     if (n <= 0)
       break;
     buf_consume(&side_out, (size_t)n);
+    nwritten += (uint64_t)n;
   }
   int writes = buf_size(&side_out) > 0;
   if (writes != side_writes) {
@@ -175,6 +198,22 @@ static void on_leash(struct turn_watch *w, int events) {
 
 /* ---- from the parent ---- */
 
+static int take_fork(const struct link_frame *f) {
+  const unsigned char *command;
+  uint32_t token;
+  size_t n;
+  int r = link_read_fork(f, &token, &command, &n);
+  return r < 0 ? r : mux_fork(&mux, token, command, n);
+}
+
+static int take_unwanted(const struct link_frame *f) {
+  uint32_t token;
+  int r = link_numbers(f, &token, 1);
+  if (r == 0)
+    mux_forget_fork(&mux, token);
+  return r;
+}
+
 static int take_side(const struct link_frame *f) {
   switch (f->type) {
   case LINK_KILL:
@@ -182,6 +221,10 @@ static int take_side(const struct link_frame *f) {
   case LINK_DROP:
   case LINK_MEASURE:
     return link_put_bytes(&mux.out, f->type, f->body, f->length);
+  case LINK_FORK:
+    return take_fork(f);
+  case LINK_UNWANTED:
+    return take_unwanted(f);
   default:
     return -EPROTO;
   }
@@ -374,7 +417,38 @@ static int classify(struct mux *m, int fd, struct link_descriptor *d) {
   return 1;
 }
 
+/* ---- forks without a socket ---- */
+
+static int make_socket(struct mux *m, uint32_t token) {
+  int pair[2], has_room = side_is_open && npending < LINK_FORKS_MAX;
+  int r = has_room ? sock_pair(pair, 0) : -ENOBUFS;
+  if (r < 0) {
+    link_put(&side_out, LINK_ENDED, 0, &token, 1);
+    return r;
+  }
+  pending[npending].at = nwritten + buf_size(&side_out);
+  pending[npending++].fd = pair[0];
+  if (link_put(&side_out, LINK_SOCKET, 0, &token, 1) < 0)
+    mux_break(m, "not enough memory");
+  before_local(m);
+  return pair[1];
+}
+
+static void on_unmade_end(struct mux *m, uint32_t token) {
+  if (link_put(&side_out, LINK_ENDED, 0, &token, 1) < 0)
+    mux_break(m, "not enough memory");
+}
+
+/* Those that were asked for before what lies there. */
+static void before_root(struct mux *m) {
+  if (!page || page->nsaid != nread)
+    read_side();
+}
+
 static const struct mux_ops ops = {.on_raw = on_raw,
+                                   .make_socket = make_socket,
+                                   .on_unmade_end = on_unmade_end,
+                                   .before_root = before_root,
                                    .on_frame = on_frame,
                                    .on_end = on_end,
                                    .before_descriptors = before_descriptors,
@@ -457,6 +531,8 @@ int remote_near(char **argv) {
     r = command_start(&command, &turn, argv, print, on_command);
   if (!r) {
     mux_raise_limit(&mux);
+    if (page)
+      page->takes_forks = mux.nspare > 2 * LINK_FORKS_MAX;
     r = mux_open(&mux, command.output, command.input);
   }
   if (r < 0) {

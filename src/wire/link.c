@@ -167,6 +167,29 @@ int link_put(struct buf *out, unsigned type, uint32_t channel, const uint32_t *n
   return at ? 0 : -errno;
 }
 
+int link_put_fork(struct buf *out, uint32_t token, const void *header, size_t nheader,
+                  const void *body, size_t nbody) {
+  unsigned char *at = begin(out, LINK_FORK, 0, 4 + nheader + nbody);
+  if (!at)
+    return -errno;
+  set32(at, token);
+  if (nheader)
+    memcpy(at + 4, header, nheader);
+  if (nbody)
+    memcpy(at + 4 + nheader, body, nbody);
+  return 0;
+}
+
+int link_read_fork(const struct link_frame *f, uint32_t *ret_token,
+                   const unsigned char **ret_command, size_t *ret_n) {
+  if (f->length <= 4 || f->length > 4 + LINK_FORK_MAX)
+    return -EPROTO;
+  *ret_token = get32(f->body);
+  *ret_command = f->body + 4;
+  *ret_n = f->length - 4;
+  return *ret_token ? 0 : -EPROTO;
+}
+
 int link_put_returned(struct buf *out, uint32_t serial, uint64_t id) {
   const uint32_t v[3] = {serial, (uint32_t)id, (uint32_t)(id >> 32)};
   return link_put(out, LINK_RETURNED, 0, v, 3);

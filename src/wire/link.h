@@ -59,7 +59,11 @@ enum link_type {
   /* between the parent and its near end only */
   LINK_START = 32, /* u32 beat, u32 window; comes with the root's control socket */
   LINK_PRINTED,    /* what the command printed before the greeting */
-  LINK_SIDE_LAST = LINK_PRINTED
+  LINK_FORK,       /* u32 token, a command to the far template: see link_fork */
+  LINK_UNWANTED,   /* u32 token: nobody wants that socket any more */
+  LINK_SOCKET,     /* u32 token; comes with it: somebody over there has written */
+  LINK_ENDED,      /* u32 token: it has ended without a byte, and was never made */
+  LINK_SIDE_LAST = LINK_ENDED
 };
 
 /* What a descriptor becomes at the other end. */
@@ -123,6 +127,16 @@ int link_put_text(struct buf *out, unsigned type, const char *text, size_t lengt
 int link_read_text(const struct link_frame *f, char *ret, size_t size);
 /* n numbers from the body; 0 or -EPROTO: it is not exactly that. */
 int link_numbers(const struct link_frame *f, uint32_t *ret, unsigned n);
+
+/* A fork whose socket is made when somebody needs it: the command has one descriptor,
+ * which is that socket's other end. So many may be under way, of so many bytes at most:
+ * they fit into the smallest window. */
+enum { LINK_FORKS_MAX = 16, LINK_FORK_MAX = 160 };
+int link_put_fork(struct buf *out, uint32_t token, const void *header, size_t nheader,
+                  const void *body, size_t nbody);
+/* The command: borrowed. 0 or -EPROTO. */
+int link_read_fork(const struct link_frame *f, uint32_t *ret_token,
+                   const unsigned char **ret_command, size_t *ret_n);
 
 struct link_birth {
   uint32_t table, index, serial, pid;

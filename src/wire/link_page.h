@@ -21,6 +21,8 @@ struct link_page {
   volatile uint64_t backlog;    /* bytes that wait for the stream */
   volatile uint32_t beat_ms, window;
   volatile uint32_t nchannels, nlisted;
+  volatile uint32_t takes_forks; /* LINK_FORK: it has descriptors enough for sockets */
+  volatile uint32_t unused;
   volatile uint64_t nsaid; /* bytes that the program has put on its side, but START */
   struct link_page_channel channels[LINK_PAGE_CHANNELS];
 };

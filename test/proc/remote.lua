@@ -78,6 +78,58 @@ story.test("fork at any depth, arguments, socket, status, rusage, last error", f
   t.eq(t.ask(p:fork(), "return require 'testkit'.getppid()"), t.ask(p:fork(), "return require 'testkit'.getppid()"))
 end)
 
+-- Their sockets are made when somebody needs them: what each user sees is the same.
+story.test("forks at once, of functions that say nothing, little, much, and that die", function(t)
+  local p = over():eval [[
+    function nothing() end
+    function little(s) s:write "little" end
+    function much(s) s:write(("x"):rep(300000)) end
+    function echo(s) s:write((s:read "l")) end
+    function shut(s) s:shutdown "w" s:read "a" end
+    function dies() os.exit(7) end
+    function bad() error { "as told" } end
+    function stays() while true do end end
+  ]]
+  fork.on_error(function() end)
+  t:defer(function() fork.on_error(nil) end)
+  p:fork():run("nothing"):close() -- the slots are known from here on
+  local says = { nothing = "", little = "little", much = ("x"):rep(300000), echo = "hello", shut = "", dies = "",
+    bad = "" }
+  local codes = { dies = 7, bad = 1 }
+  local todo, told = 0, 0
+  for _ = 1, 12 do
+    for name, expected in pairs(says) do
+      local clone = p:fork()
+      todo = todo + 1
+      clone:run(name, function(err, socket)
+        assert(not err, err)
+        if name == "echo" then socket:write "hello\n" end
+        if name == "shut" then socket:shutdown "w" end
+        assert(socket:read "a" == expected, name)
+        socket:close()
+        clone:on_exit(function(status)
+          assert(status.code == (codes[name] or 0), name)
+          told = told + 1
+          clone:close()
+        end)
+      end)
+    end
+    t.within(10, function() return told == todo end)
+  end
+  for i = 1, 40 do -- one after the other, and what is closed or killed before it begins
+    local clone, name = p:fork(), i % 2 == 0 and "stays" or "nothing"
+    local ended
+    clone:on_exit(function(status) ended = status end)
+    clone:run(name, function(_, socket) if socket then socket:close() end end)
+    if i % 4 < 2 then clone:kill(9) end
+    if i % 8 < 4 then fork.step(0) end
+    if name == "stays" and i % 4 >= 2 then clone:kill(9) end
+    t.within(10, function() return ended end)
+    clone:close()
+  end
+  t.eq(t.ask(p:fork(), "return 1"), 1)
+end)
+
 story.test("a process that fails and ends at once: its error comes, not its end", function(t)
   fork.on_error(function() end)
   t:defer(function() fork.on_error(nil) end)

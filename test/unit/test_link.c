@@ -94,6 +94,28 @@ static void test_returns(void **state) {
   assert_int_equal(link_read_returned(&f, &serial, &id), -EPROTO);
 }
 
+static void test_forks(void **state) {
+  const unsigned char *command;
+  uint32_t token;
+  size_t n;
+  char body[LINK_FORK_MAX] = "body";
+  assert_int_equal(link_put_fork(&b, 9, "head", 4, body, sizeof body - 4), 0);
+  struct link_frame f = arrive(&b, LINK_SIDE_LAST);
+  assert_int_equal(link_read_fork(&f, &token, &command, &n), 0);
+  assert_int_equal(token, 9);
+  assert_int_equal(n, sizeof body);
+  assert_memory_equal(command, "headbody", 8);
+  link_put_fork(&b, 0, "head", 4, NULL, 0); /* a token that is none */
+  f = arrive(&b, LINK_SIDE_LAST);
+  assert_int_equal(link_read_fork(&f, &token, &command, &n), -EPROTO);
+  link_put_fork(&b, 9, NULL, 0, NULL, 0);
+  f = arrive(&b, LINK_SIDE_LAST);
+  assert_int_equal(link_read_fork(&f, &token, &command, &n), -EPROTO);
+  link_put_fork(&b, 9, "x", 1, body, sizeof body);
+  f = arrive(&b, LINK_SIDE_LAST);
+  assert_int_equal(link_read_fork(&f, &token, &command, &n), -EPROTO);
+}
+
 static void test_hellos(void **state) {
   struct link_hello h;
   link_put_hello(&b, 0, 0);
@@ -175,6 +197,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_numbers_and_births, setup, teardown),
       cmocka_unit_test_setup_teardown(test_ends, setup, teardown),
       cmocka_unit_test_setup_teardown(test_returns, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_forks, setup, teardown),
       cmocka_unit_test_setup_teardown(test_hellos, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_text_is_cut, setup, teardown),
       cmocka_unit_test_setup_teardown(test_headers_that_are_refused, setup, teardown),

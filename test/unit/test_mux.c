@@ -47,7 +47,25 @@ static void before_local(struct mux *m) {
   nopen += poll(&p, 1, 0) == 0;
 }
 
+static int made, nended; /* the other end of what make_socket made */
+static uint32_t made_for, ended_token;
+
+static int make_socket(struct mux *m, uint32_t token) {
+  int pair[2];
+  assert_int_equal(sock_pair(pair, 0), 0);
+  made = pair[0];
+  made_for = token;
+  return pair[1];
+}
+
+static void on_unmade_end(struct mux *m, uint32_t token) {
+  nended++;
+  ended_token = token;
+}
+
 static const struct mux_ops ops = {.on_frame = on_frame,
+                                   .make_socket = make_socket,
+                                   .on_unmade_end = on_unmade_end,
                                    .on_end = on_end,
                                    .before_local = before_local,
                                    .on_quiet = on_quiet};
@@ -231,6 +249,83 @@ static void test_ends_come_after_what_is_told(void **state) {
   assert_int_equal(mux.nchannels, 0);
   assert_int_equal(receive().type, 0);
   assert_int_equal(ended, 0);
+}
+
+/* A fork whose socket is not made: the number of its channel. */
+static uint32_t fork_unmade(uint32_t token) {
+  struct link_descriptor d;
+  size_t n;
+  assert_int_equal(mux_fork(&mux, token, (const unsigned char *)"fork", 4), 0);
+  struct link_frame f = receive();
+  assert_int_equal(f.type, LINK_DATA);
+  assert_int_equal(f.channel, LINK_CHANNEL_ROOT);
+  assert_int_equal(f.ndescriptors, 1);
+  link_descriptor(&f, 0, &d);
+  assert_int_equal(d.kind, LINK_STREAM);
+  assert_memory_equal(link_bytes(&f, &n), "fork", 4);
+  assert_int_equal(n, 4);
+  return d.id;
+}
+
+/* Its socket is made with the first bytes for it, or an end in one direction; not for one
+ * that ends in both, nor when nobody wants it any more. */
+static void test_a_socket_is_made_when_it_is_needed(void **state) {
+  char bytes[8];
+  made = -1;
+  nended = 0;
+  uint32_t silent = fork_unmade(7), speaks = fork_unmade(8), shuts = fork_unmade(9),
+           unwanted = fork_unmade(10);
+  assert_int_equal(mux.nchannels, 5);
+  link_put(&out, LINK_END, silent, NULL, 0);
+  link_put(&out, LINK_RESET, silent, NULL, 0);
+  send_out();
+  assert_int_equal(nended, 1);
+  assert_int_equal(ended_token, 7);
+  assert_int_equal(made, -1);
+  put_data(speaks, 3, NULL, 0);
+  send_out();
+  assert_int_equal(made_for, 8);
+  assert_int_equal(recv(made, bytes, sizeof bytes, MSG_DONTWAIT), 3);
+  assert_int_equal(send(made, "xy", 2, MSG_NOSIGNAL), 2);
+  struct link_frame f = receive();
+  assert_int_equal(f.type, LINK_DATA);
+  assert_int_equal(f.channel, speaks);
+  mux_forget_fork(&mux, 8); /* it has one: its user closes it */
+  assert_int_equal(receive().type, 0);
+  close(made);
+  assert_int_equal(receive().type, LINK_END);
+  assert_int_equal(receive().type, LINK_RESET);
+  link_put(&out, LINK_END, shuts, NULL, 0);
+  send_out();
+  assert_int_equal(made_for, 9);
+  assert_int_equal(recv(made, bytes, sizeof bytes, MSG_DONTWAIT), 0);
+  close(made);
+  drain();
+  mux_forget_fork(&mux, 10);
+  f = receive();
+  assert_int_equal(f.type, LINK_END);
+  assert_int_equal(f.channel, unwanted);
+  assert_int_equal(receive().type, LINK_RESET);
+  put_data(unwanted, 3, NULL, 0); /* which was on its way */
+  send_out();
+  assert_int_equal(made_for, 9);
+  assert_int_equal(nended, 1);
+  assert_int_equal(ended, 0);
+}
+
+/* What is asked for must fit into the window, and ends at once without a template. */
+static void test_forks_that_can_not_go(void **state) {
+  static const unsigned char large[WINDOW + 1];
+  nended = 0;
+  assert_int_equal(mux_fork(&mux, 3, large, sizeof large), -EPROTO);
+  fork_unmade(4);
+  assert_int_equal(mux_fork(&mux, 4, large, 1), -EPROTO);
+  link_put(&out, LINK_RESET, LINK_CHANNEL_ROOT, NULL, 0);
+  send_out();
+  assert_int_equal(mux_fork(&mux, 5, large, 1), 0);
+  assert_int_equal(nended, 1);
+  assert_int_equal(ended_token, 5);
+  assert_int_equal(receive().type, 0);
 }
 
 static void test_nobody_reads_any_more(void **state) {
@@ -570,6 +665,8 @@ int main(void) {
       T(test_a_full_channel_stops_no_other),
       T(test_an_end_comes_after_the_bytes),
       T(test_ends_come_after_what_is_told),
+      T(test_a_socket_is_made_when_it_is_needed),
+      T(test_forks_that_can_not_go),
       T(test_nobody_reads_any_more),
       T(test_quiet_comes_behind_the_bytes),
       T(test_quiet_goes_with_bytes_and_end),

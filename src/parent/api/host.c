@@ -80,6 +80,8 @@ static void close_descriptors(struct context *ctx) {
   list_each(it, &registry_of(ctx)->processes) {
     struct mf_process *p = list_entry(it, struct mf_process, link);
     fd_close(&p->chan.fd);
+    fd_close(&p->far_fork.fd);
+    fd_close(&p->far_fork.dead);
     fd_close(&p->pidfd);
     fd_close(&p->peer_pidfd);
     fd_close(&p->finish.fd);

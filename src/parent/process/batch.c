@@ -4,6 +4,7 @@
 #include "os/proc.h"
 #include "parent/process/children.h"
 #include "parent/process/journal.h"
+#include "parent/process/process_trace.h"
 #include <errno.h>
 #include <string.h>
 
@@ -106,6 +107,66 @@ static int place_birth(struct mf_process *p, struct mf_process *source,
   return r ? r : buf_put_u8(options, 1);
 }
 
+static int put_commands(struct hold *hold) {
+  if (!buf_size(&hold->commands))
+    return 0;
+  int r = buf_put_u8(&hold->options, OPT_COMMANDS);
+  return r ? r
+           : buf_put_str(&hold->options, buf_peek(&hold->commands),
+                         buf_size(&hold->commands));
+}
+
+/* Nothing that the far template has not executed yet is on its control socket, which the
+ * side might overtake: only forks that went on the side, too. */
+static int has_early_forks_only(const struct mf_process *source) {
+  uint64_t n = 0;
+  list_each(it, &source->asked) {
+    if (!list_entry(it, struct mf_process, ask_link)->is_early)
+      return 0;
+    n++;
+  }
+  return source->nsent - source->ndone == n;
+}
+
+/* A fork with its function, of the far template: without a socket, which is made when the
+ * clone says something (far_fork). */
+static int may_fork_early(const struct mf_process *p, const struct mf_process *source,
+                          const struct hold *hold) {
+  enum { TAGS = 16 }; /* of commands and slot */
+  size_t size = FRAME_HEADER_SIZE + buf_size(&hold->options) + buf_size(&hold->commands);
+  return p->far && !source->was_asked && p->finish.kind == FINISH_RUN &&
+         hold->fds.n == 0 && source->proven && births_are_known(source->own_births) &&
+         source->chan.fd >= 0 && channel_written(&source->chan) &&
+         far_fork_may(p->far, size + TAGS) && has_early_forks_only(source);
+}
+
+/* 1: it has gone; 0: the near end does not take it now; or -errno. */
+static int fork_early(struct mf_process *p, struct mf_process *source,
+                      struct hold *hold) {
+  unsigned char header[FRAME_HEADER_SIZE];
+  size_t commands = buf_size(&hold->commands);
+  int r = put_commands(hold);
+  if (r < 0)
+    return r;
+  buf_consume(&hold->commands, commands);
+  size_t n = buf_size(&hold->options);
+  struct frame f = {.type = CMD_FORK, .nfds = 1, .id = p->id, .length = (uint32_t)n};
+  struct process_command fork = {
+      .type = CMD_FORK, .id = p->id, .body = buf_peek(&hold->options), .length = n};
+  frame_encode(header, &f);
+  if (far_fork(p->far, &p->far_fork, header, sizeof header, fork.body, n) < 0)
+    return 0;
+  process_open_to_fds(p);
+  p->is_early = 1;
+  p->was_asked = 1;
+  p->fork_number = ++source->nsent;
+  process_trace_command(source, &fork);
+  if (p->state == HELD)
+    process_enter(p, FORKING);
+  process_ask(source, p);
+  return 1;
+}
+
 /* Writes the fork that p has been held back with. */
 void process_unhold(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
@@ -119,8 +180,8 @@ void process_unhold(struct mf_process *p) {
   struct hold *hold = p->hold;
   struct context *ctx = p->context;
   struct process_command fork = {.type = CMD_FORK, .id = p->id};
-  struct fdset fds;
-  int pair[2], r, i;
+  struct fdset fds, places;
+  int pair[2], is_early, r, i;
   if (!hold)
     return;
   p->hold = NULL;
@@ -136,10 +197,23 @@ void process_unhold(struct mf_process *p) {
     process_never_starts(p);
     return;
   }
-  r = ctx->backend->ops->pair(ctx->backend, pair);
+  fdset_init(&places);
+  is_early = may_fork_early(p, source, hold);
+  r = is_early ? place_birth(p, source, &hold->options, -1, &places) : 0;
+  if (is_early && r == 0 && places.n == 0)
+    r = fork_early(p, source, hold);
+  if (r > 0) {
+    hold_free(ctx, hold);
+    process_update(source);
+    process_update(p);
+    context_spare_turn(ctx);
+    return;
+  }
+  r = r ? r : ctx->backend->ops->pair(ctx->backend, pair);
   if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
     (void)ctx->backend->ops->unblock(ctx->backend, pair[1]);
   if (r < 0) {
+    fdset_close(&places);
     hold_free(ctx, hold);
     p->fork_refused = 1;
     process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
@@ -150,15 +224,14 @@ void process_unhold(struct mf_process *p) {
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
   r = p->is_thread ? process_thread_begin(p, &fds)
+      : is_early   ? 0
                    : place_birth(p, source, &hold->options, pair[0], &fds);
+  for (i = 0; i < places.n; i++)
+    fdset_push(&fds, fdset_steal(&places, i));
   for (i = 0; i < hold->fds.n; i++)
     fdset_push(&fds, fdset_steal(&hold->fds, i));
-  if (!r && buf_size(&hold->commands)) {
-    r = buf_put_u8(&hold->options, OPT_COMMANDS);
-    if (!r)
-      r = buf_put_str(&hold->options, buf_peek(&hold->commands),
-                      buf_size(&hold->commands));
-  }
+  if (!r)
+    r = put_commands(hold);
   fork.body = buf_peek(&hold->options);
   fork.length = buf_size(&hold->options);
   fork.fds = &fds;

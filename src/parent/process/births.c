@@ -172,6 +172,15 @@ int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *
   return 1;
 }
 
+int births_are_known(const struct births *b) {
+  if (!b || b->nfree == 0)
+    return 0;
+  for (int i = 0; i < b->nsteps; i++)
+    if (b->steps[i].fds[0] >= 0)
+      return 0;
+  return 1;
+}
+
 void births_confirm(struct births *b, uint32_t slot) {
   close_fds(b, find(b, slot));
 }

@@ -24,6 +24,8 @@ void births_place(const struct births *b, uint32_t slot, uint32_t *ret_table,
  * yet. 1 with *ret_first, *ret_count and both, 0: it knows it, or -errno. */
 int births_step(struct births *b, uint32_t slot, uint32_t *ret_first, uint32_t *ret_count,
                 int ret_fds[2]);
+/* A fork needs no descriptors for its slot. b: or NULL. */
+int births_are_known(const struct births *b);
 /* A clone was born there: the template knows the step. */
 void births_confirm(struct births *b, uint32_t slot);
 int births_pid(const struct births *b, uint32_t slot); /* 0: none yet */

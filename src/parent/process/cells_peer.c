@@ -148,6 +148,10 @@ int cell_enter(struct mf_process *p, const struct event *e) {
   p->forked = 1;
   process_advance(p, p->nsent);
   p->finish.fd = channel_steal(&p->chan);
+  if (p->finish.fd < 0) { /* it has ended, and was never made */
+    p->finish.fd = p->far_fork.dead;
+    p->far_fork.dead = -1;
+  }
   process_enter(p, RUNNING);
   process_pend(p, PENDING_FINISH);
   process_ask_waiting(p);
@@ -233,7 +237,7 @@ int cell_expire(struct mf_process *p, const struct event *e) {
   }
   cell_kill(p, &(struct event){EV_KILL, .signum = SIGKILL});
   if (p->pid <= 0) { /* not forked yet: it will find its socket hung up */
-    channel_close(&p->chan);
+    process_close_channel(p);
     p->eof = 1;
     process_lose_source(p);
   }

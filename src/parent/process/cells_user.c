@@ -200,6 +200,7 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
  */
 void process_withdraw(struct mf_process *p) {
   struct backend *s = p->context->backend;
+  process_far_settle_socket(p);
   if (p->chan.fd < 0)
     return;
   s->ops->refuse(s, p->chan.fd);
@@ -243,7 +244,7 @@ int cell_drop(struct mf_process *p, const struct event *e) {
 
 /* It ends because nobody speaks to it any more. */
 static void hang_up(struct mf_process *p) {
-  channel_close(&p->chan);
+  process_close_channel(p);
   p->eof = 1;
   p->hung_up = 1;
   spares_drop(p);

@@ -64,6 +64,7 @@ void process_lose_source(struct mf_process *p) {
 void process_die(struct mf_process *p) {
   if (p->state == DEAD)
     return;
+  process_far_settle_socket(p);
   channel_drain(&p->chan); /* queued bytes outlive their writer */
   process_hear_return(p);
   if (p->state == DEAD)
@@ -110,7 +111,7 @@ void process_die(struct mf_process *p) {
     process_pend(p, PENDING_CLOSE);
   }
   process_lose_source(p);
-  channel_close(&p->chan);
+  process_close_channel(p);
   hold_free(p->context, p->hold);
   p->hold = NULL;
   task_clear(&p->write);
@@ -166,7 +167,7 @@ static void be_patient(struct mf_process *p, unsigned ms) {
  * process that it has forked may hold it. */
 static int is_behind_its_end(const struct mf_process *p, const struct life *l) {
   return p->far && l->kernel == LIFE_KERNEL_STATUS && !p->eof && !l->unheard &&
-         p->chan.fd >= 0;
+         (p->chan.fd >= 0 || p->far_fork.token);
 }
 
 /* Is it alive? overdue: it has had its grace. */
@@ -227,7 +228,7 @@ int process_cast_off(struct mf_process *p) {
   p->eof = 1;
   spares_drop(p);
   process_enter(p, FAILED);
-  channel_close(&p->chan);
+  process_close_channel(p);
   process_lose_source(p);
   process_settle(p);
   return 0;

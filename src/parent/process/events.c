@@ -178,11 +178,15 @@ int process_hear_return(struct mf_process *p) {
   return 1;
 }
 
+void process_hear_end(struct mf_process *p, int why) {
+  if (why != 0 || !process_hear_return(p))
+    process_event(p, &(struct event){EV_EOF, .why = why});
+}
+
 static void on_end(struct channel *c, int why) {
   struct mf_process *p = from_channel(c);
   watch_thread(p);
-  if (why != 0 || !process_hear_return(p))
-    process_event(p, &(struct event){EV_EOF, .why = why});
+  process_hear_end(p, why);
 }
 
 static void on_ready(struct channel *c, unsigned events) {

@@ -1,53 +1,21 @@
 #include "parent/process/far.h"
 
 #include "base/result.h"
-#include "wire/link_page.h"
+#include "parent/process/far_link.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-  READ_MAX = 16 * 1024, /* in a step of PHASE_READ */
-  BUCKETS = 256,
+  READ_MAX = 16 * 1024,       /* in a step of PHASE_READ */
   NOT_TOLD_MAX = 1024 * 1024, /* bytes that the near end does not read */
   UNREAD_MAX = 256            /* ends that may lie there unread */
-};
-
-struct far_table {
-  struct list link;
-  uint32_t id, count;
-  struct far_process *born[]; /* of each slot; or NULL */
-};
-
-struct far_link {
-  struct context *context;
-  const struct far_ops *ops;
-  unsigned refs;
-  int fd;
-  struct watch watch;
-  struct task task, waking, reading;
-  struct buf in, out;
-  int has_root, root_is_news;
-  int is_listening;          /* an end is looked for that nobody is known to await */
-  unsigned nknown, nawaited; /* processes, but the far template */
-  unsigned nmeasured;
-  int up, lost, told;     /* told: everybody knows that it is lost */
-  struct link_page *page; /* NULL: there is none */
-  char reason[1024], printed[LINK_TEXT_MAX + 1];
-  size_t nprinted;
-  struct list news;         /* processes whose end is to be told */
-  struct list records;      /* struct far_record, in order of their visits */
-  unsigned asked, visiting; /* what the next round of visits is for; this one */
-  unsigned round;
-  struct list processes[BUCKETS]; /* by serial */
-  struct list tables[BUCKETS];    /* by id */
-  uint32_t ntables, last_table;
 };
 
 /* ---- processes ---- */
 
 static struct far_process *find(const struct far_link *far, uint32_t serial) {
-  const struct list *bucket = &far->processes[serial % BUCKETS];
+  const struct list *bucket = &far->processes[serial % FAR_BUCKETS];
   for (struct list *it = bucket->next; it != bucket; it = it->next) {
     struct far_process *q = list_entry(it, struct far_process, link);
     if (q->serial == serial)
@@ -66,7 +34,7 @@ static void free_process(struct far_process *q) {
 /* ---- tables ---- */
 
 static struct far_table *table(const struct far_link *far, uint32_t id) {
-  const struct list *bucket = &far->tables[id % BUCKETS];
+  const struct list *bucket = &far->tables[id % FAR_BUCKETS];
   for (struct list *it = bucket->next; it != bucket; it = it->next) {
     struct far_table *t = list_entry(it, struct far_table, link);
     if (t->id == id)
@@ -91,7 +59,7 @@ struct far_process *far_born(const struct far_link *far, uint32_t id, uint32_t i
 /* ---- when it is listened to ---- */
 
 static unsigned wanted_now(const struct far_link *far) {
-  int is_needed = !far->has_root || far->is_listening || far->nawaited ||
+  int is_needed = !far->has_root || far->is_listening || far->nawaited || far->nforks ||
                   far->nmeasured || far->nknown > UNREAD_MAX;
   return (is_needed ? WATCH_READ : WATCH_HANGUP) |
          (buf_size(&far->out) ? WATCH_WRITE : 0u);
@@ -101,6 +69,10 @@ static void watch(struct far_link *far, unsigned events) {
   struct backend *b = far->context->backend;
   if (!far->lost && far->fd >= 0)
     b->ops->watch(b, &far->watch, far->fd, events);
+}
+
+void far_link_watch(struct far_link *far) {
+  watch(far, wanted_now(far));
 }
 
 /* As the kernel tells of births by memory, and of the ends of those whom nobody has a
@@ -210,7 +182,7 @@ int far_add_step(struct far_link *far, uint32_t count, uint32_t *ret_table,
   }
   t->id = far->last_table = id;
   t->count = count;
-  list_push(&far->tables[id % BUCKETS], &t->link);
+  list_push(&far->tables[id % FAR_BUCKETS], &t->link);
   far->ntables++;
   *ret_table = id;
   return 0;
@@ -240,6 +212,7 @@ static void lose(struct far_link *far, const char *why) {
   if (far->lost)
     return;
   far->lost = 1;
+  fdset_close(&far->sockets);
   if (!*far->reason)
     strncpy(far->reason, why, sizeof far->reason - 1);
   b->ops->watch(b, &far->watch, far->fd, 0);
@@ -269,7 +242,7 @@ static int take_birth(struct far_link *far, const struct link_frame *f) {
   q->table = b.table;
   q->index = b.index;
   list_init(&q->news);
-  list_push(&far->processes[q->serial % BUCKETS], &q->link);
+  list_push(&far->processes[q->serial % FAR_BUCKETS], &q->link);
   if (t)
     t->born[b.index] = q;
   if (q->serial == LINK_SERIAL_ROOT) {
@@ -357,6 +330,10 @@ static int take(struct far_link *far, const struct link_frame *f) {
   case LINK_PRINTED:
     take_printed(far, f);
     return 0;
+  case LINK_SOCKET:
+    return far_fork_take_socket(far, f);
+  case LINK_ENDED:
+    return far_fork_take_end(far, f);
   default:
     return -EPROTO;
   }
@@ -379,8 +356,15 @@ static int read_piece(struct far_link *far) {
   struct backend *b = far->context->backend;
   if (far->lost || far->fd < 0)
     return 0;
-  unsigned char *at = buf_reserve(&far->in, READ_MAX);
-  ssize_t n = at ? b->ops->read(b, far->fd, at, READ_MAX) : -ENOMEM;
+  int truncated = 0;
+  struct fdset fds;
+  struct iovec iov = {buf_reserve(&far->in, READ_MAX), READ_MAX};
+  fdset_init(&fds);
+  far_fork_make_room(far);
+  ssize_t n =
+      iov.iov_base ? b->ops->recv(b, far->fd, &iov, 1, &fds, &truncated) : -ENOMEM;
+  int is_cut = fds.n > 0 || truncated; /* a read ends with a descriptor */
+  far_fork_keep_sockets(far, &fds, truncated);
   if (n == -EAGAIN)
     return 0;
   if (n <= 0) {
@@ -390,7 +374,7 @@ static int read_piece(struct far_link *far) {
   buf_commit(&far->in, (size_t)n);
   if (take_all(far) < 0)
     lose(far, "its near end does not keep to the protocol, or memory is short");
-  return n == READ_MAX;
+  return n == READ_MAX || is_cut;
 }
 
 /* One that never ends must not keep the loop: what is left is read in the next turn. */
@@ -411,7 +395,7 @@ static void on_reading(struct task *t) {
 
 /* ---- to it ---- */
 
-static void flush(struct far_link *far) {
+void far_link_flush(struct far_link *far) {
   struct backend *b = far->context->backend;
   while (!far->lost && buf_size(&far->out) > 0) {
     struct iovec iov = {(void *)(uintptr_t)buf_peek(&far->out), buf_size(&far->out)};
@@ -434,7 +418,7 @@ int far_tell(struct far_link *far, enum link_type type, const uint32_t *numbers,
     return -ENOMEM;
   int r = link_put(&far->out, type, 0, numbers, n);
   if (r == 0)
-    flush(far);
+    far_link_flush(far);
   return r;
 }
 
@@ -456,7 +440,7 @@ static void on_ready(struct watch *w, unsigned events) {
   far_link_hold(far);
   context_enter(ctx);
   if (events & WATCH_WRITE)
-    flush(far);
+    far_link_flush(far);
   read_piece(far);
   if (events & WATCH_READ)
     watch(far, wanted_now(far));
@@ -525,6 +509,7 @@ static void on_task(struct task *t) {
   if (far->lost && !far->told)
     far->asked |= FAR_LOST;
   far->told = far->lost;
+  far_fork_tell(far);
   if (tell_ends(far) || visit(far))
     context_task(far->context, PHASE_WORK, &far->task);
   far_link_drop(&far);
@@ -541,6 +526,9 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
   far->refs = 1;
   far->fd = -1;
   far->watch.on_ready = on_ready;
+  far->dead = -1;
+  fdset_init(&far->sockets);
+  list_init(&far->forks);
   task_init(&far->task, on_task);
   task_init(&far->waking, on_waking);
   task_init(&far->reading, on_reading);
@@ -548,7 +536,7 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
   buf_init(&far->in, 2 * READ_MAX + LINK_BODY_MAX);
   buf_init(&far->out, 2 * NOT_TOLD_MAX);
   list_init(&far->news);
-  for (int i = 0; i < BUCKETS; i++) {
+  for (int i = 0; i < FAR_BUCKETS; i++) {
     list_init(&far->processes[i]);
     list_init(&far->tables[i]);
   }
@@ -578,13 +566,16 @@ void far_link_drop(struct far_link **at) {
   b->ops->watch(b, &far->watch, far->fd, 0);
   if (far->fd >= 0)
     b->ops->close(b, &far->fd);
+  fdset_close(&far->sockets);
+  if (far->dead >= 0)
+    b->ops->close_now(b, &far->dead);
   task_clear(&far->task);
   task_clear(&far->waking);
   task_clear(&far->reading);
-  for (int i = 0; i < BUCKETS; i++)
+  for (int i = 0; i < FAR_BUCKETS; i++)
     while (!list_empty(&far->processes[i]))
       free_process(list_entry(far->processes[i].next, struct far_process, link));
-  for (int i = 0; i < BUCKETS; i++)
+  for (int i = 0; i < FAR_BUCKETS; i++)
     list_each_safe(it, next, &far->tables[i]) {
       free(list_entry(it, struct far_table, link));
     }
@@ -672,5 +663,7 @@ void far_link_dump(const struct far_link *far, FILE *out, int indent) {
 }
 
 void far_link_forked(struct far_link *far) {
+  fdset_close(&far->sockets);
+  fd_close(&far->dead);
   fd_close(&far->fd);
 }

@@ -43,7 +43,20 @@ enum {
   FAR_LOST = 4       /* the link is lost */
 };
 
+/* A fork whose socket is made by the near end when there is something to be read from it
+ * (mux_fork): in the record of its process. */
+struct far_fork {
+  struct list link;
+  uint32_t token; /* 0: there is none, or it is over */
+  int fd;         /* it has come; -1: not */
+  int dead;       /* one that has ended, for its user where it never comes: what comes has
+                   * a number meanwhile; or -1 */
+  int is_told;    /* it has come, or ended */
+};
+
 struct far_ops {
+  /* Its socket (taken), or -1: it has ended without a byte. */
+  void (*on_socket)(struct far_fork *fork, int fd);
   /* The end of p is known. */
   void (*on_gone)(struct mf_process *p);
   /* What a process there uses; error 0 or a code. */
@@ -100,6 +113,19 @@ void far_claim(struct far_link *far, struct far_process *q, struct mf_process *p
 void far_disregard(struct far_link *far, struct far_process *q);
 /* The record goes. */
 void far_leave(struct far_link *far, struct far_process *q);
+
+/* Before the link is opened: forks may go without a socket, if there are descriptors. */
+void far_fork_prepare(struct far_link *far);
+/* Whether a fork of that size may go without a socket, beside those that do. */
+int far_fork_may(const struct far_link *far, size_t size);
+/* A command to the far template, with a descriptor for a socket that nobody has yet.
+ * on_socket follows, unless far_fork_forget is called. 0 or -errno: it was not sent. */
+int far_fork(struct far_link *far, struct far_fork *fork, const void *header,
+             size_t nheader, const void *body, size_t nbody);
+/* It has come, or ended: the socket (the caller's), or -1. */
+int far_fork_take(struct far_link *far, struct far_fork *fork);
+/* Nobody wants its socket any more, neither of them. */
+void far_fork_forget(struct far_link *far, struct far_fork *fork);
 
 /* Numbers for the agent. 0, -ESRCH: it is lost, or -ENOMEM. */
 int far_tell(struct far_link *far, enum link_type type, const uint32_t *numbers,

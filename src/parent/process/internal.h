@@ -77,6 +77,10 @@ int process_far_kill(struct mf_process *p, int signum);
 /* Who it is, once the link has told of it. 1: it is known now. */
 int process_far_identify(struct mf_process *p);
 void process_far_measure(struct mf_process *p, struct memory_request *m);
+/* What has come on its socket counts, if that has been told of; else nobody wants it. */
+void process_far_settle_socket(struct mf_process *p);
+/* Closes its socket, or the one that it would get. */
+void process_close_channel(struct mf_process *p);
 /* It goes, or has ended. */
 void process_far_leave(struct mf_process *p);
 /* Where it is born is to be a tree's head. */
@@ -192,6 +196,8 @@ void process_on_read(struct task *t);
 /* Its function has returned before *running* was due, as its slot tells: the end of its
  * socket, or its own, is that word, too. 1: so it was. */
 int process_hear_return(struct mf_process *p);
+/* Its socket has ended: 0, or -errno. */
+void process_hear_end(struct mf_process *p, int why);
 /* A fork was asked of p, of which something is to be heard soon. */
 void process_await_word(struct mf_process *p);
 /* What happens to p comes there. */

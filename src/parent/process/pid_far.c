@@ -126,6 +126,46 @@ void process_far_mark_tree(const struct mf_process *p) {
 
 /* ---- what the link tells ---- */
 
+static void take_socket(struct mf_process *p, int fd) {
+  struct backend *b = p->context->backend;
+  if (fd < 0) {
+    process_hear_end(p, 0);
+    return;
+  }
+  (void)b->ops->unblock(b, fd);
+  int r = process_connect(p, fd);
+  if (r < 0)
+    process_hear_end(p, r);
+}
+
+static void on_socket(struct far_fork *fork, int fd) {
+  struct mf_process *p = list_entry(fork, struct mf_process, far_fork);
+  take_socket(p, fd);
+  if (fd < 0)
+    return;
+  channel_ready(&p->chan, WATCH_READ);
+  process_try_give(p);
+}
+
+void process_far_settle_socket(struct mf_process *p) {
+  if (!p->far_fork.token)
+    return;
+  far_link_read(p->far);
+  if (p->far_fork.is_told) {
+    take_socket(p, far_fork_take(p->far, &p->far_fork));
+  } else {
+    far_fork_forget(p->far, &p->far_fork);
+    if (p->state != DEAD)
+      p->eof = 1;
+  }
+}
+
+void process_close_channel(struct mf_process *p) {
+  if (p->is_early && p->far)
+    far_fork_forget(p->far, &p->far_fork);
+  channel_close(&p->chan);
+}
+
 static void on_gone(struct mf_process *p) {
   process_event(p, &(struct event){EV_PIDFD});
 }
@@ -188,4 +228,4 @@ const char *process_far_hint(const struct mf_process *p, char *room) {
   return room;
 }
 
-const struct far_ops process_far_ops = {on_gone, on_measured, visit};
+const struct far_ops process_far_ops = {on_socket, on_gone, on_measured, visit};

@@ -132,6 +132,7 @@ struct mf_process {
   unsigned refilling : 1;    /* up to their maximum, one after the other */
   unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
   unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
+  unsigned is_early : 1;     /* it was forked without a socket (far_fork) */
   unsigned attended : 1;     /* a call polls its socket, and asks for its end */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
   unsigned has_image : 1; /* it, or what it was forked from, may be one of hibernate's */
@@ -156,6 +157,7 @@ struct mf_process {
       *far; /* it is behind that link, and its pid another machine's; or NULL */
   struct far_record behind;        /* of that link's */
   struct far_process *far_process; /* once it is known who it is */
+  struct far_fork far_fork;        /* its socket is not made */
   struct thread_life *life; /* what was read of it, where it is a thread; or NULL */
   struct channel chan;
   uint64_t nsent, ndone;

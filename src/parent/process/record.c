@@ -51,6 +51,7 @@ struct mf_process *process_new(struct context *ctx, enum process_state state) {
   task_init(&p->free, on_free);
   task_init(&p->closed, on_closed);
   list_init(&p->asked);
+  p->far_fork.fd = p->far_fork.dead = -1;
   list_init(&p->ask_link);
   list_init(&p->memory);
   list_init(&p->behind.link);
@@ -186,7 +187,7 @@ static void process_free(struct mf_process *p) {
   deadline_clear(&p->word_due);
   list_remove(&p->spare_link);
   process_close_pidfd(p);
-  channel_close(&p->chan);
+  process_close_channel(p);
   if (p->finish.fd >= 0)
     ctx->backend->ops->close(ctx->backend, &p->finish.fd);
   if (p->last_words)
@@ -302,7 +303,7 @@ void process_park(struct mf_process *p) {
   list_remove(&p->link);
   process_forget_source(p);
   process_close_pidfd(p);
-  channel_close(&p->chan);
+  process_close_channel(p);
   process_far_leave(p);
   list_remove(&p->behind.link);
   far_link_drop(&p->far);

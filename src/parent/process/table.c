@@ -69,7 +69,7 @@ const char *process_broken_invariant(const struct mf_process *p) {
   HOLDS(S_SERVING | S_RUNNING | S_GIVEN | S_DEAD, p->forked)
   /* the socket: ours until the user has it, or nobody */
   HOLDS(S_HELD | S_RUNNING | S_GIVEN | S_DEAD, p->chan.fd < 0)
-  HOLDS(S_SERVING | S_STARTING | S_GIVING, p->chan.fd >= 0 || p->eof)
+  HOLDS(S_SERVING | S_STARTING | S_GIVING, p->chan.fd >= 0 || p->eof || p->far_fork.token)
   HOLDS(S_FAILED,                          p->refuses || p->eof)
   /* what was asked for: decided once, at the latest by the end */
   HOLDS(S_HELD | S_FORKING | S_SERVING,    p->finish.kind == FINISH_NONE)

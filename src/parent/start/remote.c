@@ -95,7 +95,9 @@ static int spawn_near(struct mf_process *p, const mf_options *o, int side) {
 
 int remote_start(struct mf_process *p, const mf_options *o) {
   struct backend *s = p->context->backend;
-  int side[2], root[2], r = s->ops->pair(s, side);
+  int side[2], root[2], r;
+  far_fork_prepare(p->far);
+  r = s->ops->pair(s, side);
   if (r < 0)
     return r;
   r = s->ops->pair(s, root);

@@ -1,0 +1,187 @@
+/* Forks over a link whose socket is not made until it is needed. A clone that returns at
+ * once says nothing on it, and its end is told on the side: then nobody makes a pair,
+ * passes an end of it on, watches it and closes it, here and in the near end. */
+#include "parent/process/far.h"
+
+#include "base/result.h"
+#include "parent/process/far_link.h"
+#include <errno.h>
+
+static struct far_fork *find(const struct far_link *far, uint32_t token) {
+  for (struct list *it = far->forks.next; it != &far->forks; it = it->next) {
+    struct far_fork *fork = list_entry(it, struct far_fork, link);
+    if (fork->token == token)
+      return fork;
+  }
+  return NULL;
+}
+
+int far_fork_may(const struct far_link *far, size_t size) {
+  return !far->lost && far->fd >= 0 && far->dead >= 0 && far->page &&
+         far->page->takes_forks && size <= LINK_FORK_MAX &&
+         far->nforks < LINK_FORKS_MAX && buf_size(&far->out) == 0;
+}
+
+void far_fork_prepare(struct far_link *far) {
+  struct backend *b = far->context->backend;
+  int pair[2];
+  if (far->dead >= 0)
+    return;
+  if (b->ops->pair(b, pair) < 0)
+    return;
+  b->ops->close_now(b, &pair[1]);
+  far->dead = pair[0];
+}
+
+/* The caller's. -errno. */
+static int make_dead(struct far_link *far) {
+  struct backend *b = far->context->backend;
+  return b->ops->dup(b, far->dead);
+}
+
+static void close_dead(struct far_link *far, struct far_fork *fork) {
+  struct backend *b = far->context->backend;
+  if (fork->dead >= 0)
+    b->ops->close_now(b, &fork->dead);
+}
+
+int far_fork(struct far_link *far, struct far_fork *fork, const void *header,
+             size_t nheader, const void *body, size_t nbody) {
+  uint32_t token = far->last_token + 1 ? far->last_token + 1 : 1;
+  int dead = make_dead(far);
+  if (dead < 0)
+    return dead;
+  *fork = (struct far_fork){.fd = -1, .dead = dead};
+  int r = link_put_fork(&far->out, token, header, nheader, body, nbody);
+  if (r < 0) {
+    close_dead(far, fork);
+    return r;
+  }
+  size_t size = buf_size(&far->out);
+  far_link_flush(far);
+  if (far->lost || buf_size(&far->out) == size) {
+    /* What goes to the template another way must not overtake it. */
+    buf_consume(&far->out, buf_size(&far->out));
+    far_link_watch(far);
+    close_dead(far, fork);
+    return -EAGAIN;
+  }
+  fork->token = far->last_token = token;
+  list_push(&far->forks, &fork->link);
+  far->nforks++;
+  far_link_watch(far);
+  return 0;
+}
+
+static void end(struct far_link *far, struct far_fork *fork) {
+  list_remove(&fork->link);
+  far->nforks--;
+  fork->token = 0;
+  if (far->lender == fork)
+    far->lender = NULL;
+}
+
+int far_fork_take(struct far_link *far, struct far_fork *fork) {
+  int fd = fork->fd;
+  end(far, fork);
+  fork->fd = -1;
+  return fd;
+}
+
+void far_fork_forget(struct far_link *far, struct far_fork *fork) {
+  struct backend *b = far->context->backend;
+  uint32_t token = fork->token;
+  close_dead(far, fork);
+  if (!token)
+    return;
+  end(far, fork);
+  if (fork->fd >= 0)
+    b->ops->close(b, &fork->fd);
+  else if (!fork->is_told)
+    far_tell(far, LINK_UNWANTED, &token, 1);
+}
+
+/* ---- what the near end tells ---- */
+
+void far_fork_make_room(struct far_link *far) {
+  struct list *first = far->forks.next;
+  if (first == &far->forks || far->lender)
+    return;
+  far->lender = list_entry(first, struct far_fork, link);
+  close_dead(far, far->lender);
+}
+
+/* The number that was made free is another's now, or that fork's again. */
+static void pay_back(struct far_link *far, struct far_fork *of) {
+  struct far_fork *lender = far->lender;
+  far->lender = NULL;
+  if (of && of != lender) {
+    lender->dead = of->dead;
+    of->dead = -1;
+  } else if (!of) {
+    int fd = make_dead(far);
+    lender->dead = fd < 0 ? -1 : fd;
+  }
+}
+
+void far_fork_keep_sockets(struct far_link *far, struct fdset *fds, int truncated) {
+  if (far->lender && fds->n == 0)
+    pay_back(far, NULL);
+  for (int i = 0; i < fds->n; i++) {
+    int fd = fdset_steal(fds, i);
+    if (fdset_push(&far->sockets, fd) < 0)
+      fd_close(&fd);
+  }
+  if (truncated) /* there was no number for it: its frame has none */
+    fdset_push(&far->sockets, -1);
+}
+
+static void tell_later(struct far_link *far, struct far_fork *fork, int fd) {
+  fork->fd = fd;
+  fork->is_told = 1;
+  context_task(far->context, PHASE_WORK, &far->task);
+}
+
+int far_fork_take_socket(struct far_link *far, const struct link_frame *f) {
+  struct far_fork *fork;
+  uint32_t token;
+  if (link_numbers(f, &token, 1) < 0 || far->sockets.n == 0)
+    return -EPROTO;
+  int fd = fdset_steal(&far->sockets, 0);
+  for (int i = 1; i < far->sockets.n; i++)
+    far->sockets.fd[i - 1] = far->sockets.fd[i];
+  far->sockets.n--;
+  fork = find(far, token);
+  if (fork && fork->is_told)
+    fork = NULL;
+  if (far->lender && fork)
+    pay_back(far, fork);
+  if (fork)
+    tell_later(far, fork, fd);
+  else
+    fd_close(&fd);
+  if (far->lender)
+    pay_back(far, NULL);
+  return 0;
+}
+
+int far_fork_take_end(struct far_link *far, const struct link_frame *f) {
+  uint32_t token;
+  if (link_numbers(f, &token, 1) < 0)
+    return -EPROTO;
+  struct far_fork *fork = find(far, token);
+  if (fork && !fork->is_told)
+    tell_later(far, fork, -1);
+  return 0;
+}
+
+void far_fork_tell(struct far_link *far) {
+  for (struct list *it = far->forks.next; it != &far->forks;) {
+    struct far_fork *fork = list_entry(it, struct far_fork, link);
+    it = it->next;
+    if (!fork->is_told && !far->lost)
+      continue;
+    far->ops->on_socket(fork, far_fork_take(far, fork));
+    it = far->forks.next; /* whatever that has done to others */
+  }
+}

@@ -1,0 +1,68 @@
+/* What far.c and far_fork.c know of a link. Runs in the parent. */
+#ifndef PARENT_PROCESS_FAR_LINK_H
+#define PARENT_PROCESS_FAR_LINK_H
+
+#include "parent/loop/context.h"
+#include "wire/link.h"
+#include "wire/link_page.h"
+
+struct far_fork;
+struct far_ops;
+struct far_process;
+
+enum { FAR_BUCKETS = 256 };
+
+struct far_table {
+  struct list link;
+  uint32_t id, count;
+  struct far_process *born[]; /* of each slot; or NULL */
+};
+
+struct far_link {
+  struct context *context;
+  const struct far_ops *ops;
+  unsigned refs;
+  int fd;
+  struct watch watch;
+  struct task task, waking, reading;
+  struct buf in, out;
+  int has_root, root_is_news;
+  int is_listening;          /* an end is looked for that nobody is known to await */
+  unsigned nknown, nawaited; /* processes, but the far template */
+  unsigned nmeasured;
+  int up, lost, told;     /* told: everybody knows that it is lost */
+  struct link_page *page; /* NULL: there is none */
+  char reason[1024], printed[LINK_TEXT_MAX + 1];
+  size_t nprinted;
+  struct list news;         /* processes whose end is to be told */
+  struct list records;      /* struct far_record, in order of their visits */
+  unsigned asked, visiting; /* what the next round of visits is for; this one */
+  unsigned round;
+  struct list processes[FAR_BUCKETS]; /* by serial */
+  struct list tables[FAR_BUCKETS];    /* by id */
+  uint32_t ntables, last_table;
+  /* Forks whose socket is not made: those that wait for it, or for its end. */
+  struct list forks;
+  unsigned nforks;
+  uint32_t last_token;
+  struct fdset sockets;    /* that have come, before their frame is read */
+  int dead;                /* a socket whose other end is closed; -1: there is none */
+  struct far_fork *lender; /* whose number has been made free */
+};
+
+/* What is to be told goes, as far as the near end takes it. */
+void far_link_flush(struct far_link *far);
+/* Whether what it tells wakes the program has perhaps changed. */
+void far_link_watch(struct far_link *far);
+
+/* The side is about to be read, on which a socket may come: there is a number for it. */
+void far_fork_make_room(struct far_link *far);
+/* It has been read. Takes fds. */
+void far_fork_keep_sockets(struct far_link *far, struct fdset *fds, int truncated);
+/* LINK_SOCKET, LINK_ENDED. 0 or -EPROTO. */
+int far_fork_take_socket(struct far_link *far, const struct link_frame *f);
+int far_fork_take_end(struct far_link *far, const struct link_frame *f);
+/* Outside of any event: processes hear of their sockets. */
+void far_fork_tell(struct far_link *far);
+
+#endif
