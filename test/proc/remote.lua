@@ -130,6 +130,38 @@ story.test("forks at once, of functions that say nothing, little, much, and that
   t.eq(t.ask(p:fork(), "return 1"), 1)
 end)
 
+story.test("sockets of forks under way have descriptors, whatever the program takes meanwhile", function(t)
+  local out, code, err = t:lua(([[
+    local fork = require "moonfork"
+    local p = fork.remote { command = { "sh", "-c", %q } }
+    p:eval "function nothing() end function little(s) s:write 'little' end"
+    p:fork():run("nothing"):close()
+    for round = 1, 5 do
+      local told, taken = 0, {}
+      for i = 1, 12 do
+        local says = i %% 3 > 0 and "little" or ""
+        p:fork():run(i %% 3 > 0 and "little" or "nothing", function(err, socket)
+          assert(not err, tostring(err))
+          assert(socket:read "a" == says)
+          socket:close()
+          told = told + 1
+        end)
+      end
+      while #taken < 200 do
+        local file = io.open "/dev/null"
+        if not file then break end
+        taken[#taken + 1] = file
+      end
+      while told < 12 do fork.step(1) end
+      for _, file in ipairs(taken) do file:close() end
+    end
+    p:close()
+    fork.loop()
+    io.write "fine"
+  ]]):format(AGENT), { shell = "ulimit -n 200" })
+  t.eq({ out, code, err }, { "fine", 0, "" })
+end)
+
 story.test("a process that fails and ends at once: its error comes, not its end", function(t)
   fork.on_error(function() end)
   t:defer(function() fork.on_error(nil) end)

@@ -104,11 +104,14 @@ void far_fork_forget(struct far_link *far, struct far_fork *fork) {
 /* ---- what the near end tells ---- */
 
 void far_fork_make_room(struct far_link *far) {
-  struct list *first = far->forks.next;
-  if (first == &far->forks || far->lender)
-    return;
-  far->lender = list_entry(first, struct far_fork, link);
-  close_dead(far, far->lender);
+  for (struct list *it = far->forks.next; it != &far->forks && !far->lender;
+       it = it->next) {
+    struct far_fork *fork = list_entry(it, struct far_fork, link);
+    if (!fork->is_told && fork->dead >= 0)
+      far->lender = fork;
+  }
+  if (far->lender)
+    close_dead(far, far->lender);
 }
 
 /* The number that was made free is another's now, or that fork's again. */
