@@ -117,11 +117,35 @@ static void test_no_options_change_nothing(void **state) {
   assert_int_equal(encoded(&o, 1), 0);
 }
 
+static void test_lazy_is_of_threads_and_in_its_range(void **state) {
+  static const struct {
+    int isolation, lazy, expected;
+  } rows[] = {{MF_ISOLATION_THREAD, MF_LAZY_NO, 0},
+              {MF_ISOLATION_THREAD, MF_LAZY_YES, 0},
+              {MF_ISOLATION_THREAD, MF_LAZY_TRY, 0},
+              {MF_ISOLATION_THREAD, MF_LAZY_TRY + 1, MF_EINVAL},
+              {MF_ISOLATION_THREAD, -1, MF_EINVAL},
+              {MF_ISOLATION_PROCESS, MF_LAZY_NO, 0},
+              {MF_ISOLATION_PROCESS, MF_LAZY_YES, MF_EINVAL},
+              {MF_ISOLATION_PROCESS, MF_LAZY_TRY, MF_EINVAL}};
+  (void)state;
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    mf_options o = MF_OPTIONS_INIT, loaded;
+    o.isolation = rows[i].isolation;
+    size_t eager = encoded(&o, 0);
+    o.lazy = rows[i].lazy;
+    assert_int_equal(options_load(&o, &loaded), rows[i].expected);
+    if (rows[i].expected == 0)
+      assert_int_equal(encoded(&loaded, 0) > eager, rows[i].lazy != MF_LAZY_NO);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_field_of_the_struct_is_in_the_list),
       cmocka_unit_test(test_what_acts_at_birth_is_what_a_fork_sends),
       cmocka_unit_test(test_no_options_change_nothing),
+      cmocka_unit_test(test_lazy_is_of_threads_and_in_its_range),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
