@@ -404,11 +404,24 @@ test("a reload while connections are kept alive, and a drain", "-n 2", function(
     t.eq(socket:read "a", "")
     socket:close()
   end
-  local half = connect()
+  -- A request that is half there when its worker learns of the drain: what another connection of that
+  -- worker gets tells that it has read the half, and then that it has learnt.
+  local half, beside = connect(), nil
+  local function pid_of(socket)
+    socket:write "GET /pid HTTP/1.1\r\nHost: x\r\n\r\n"
+    return select(3, read_response(socket))
+  end
+  pid = pid_of(half)
+  t.outside(10, function()
+    beside = connect()
+    if pid_of(beside) == pid then return true end
+    beside:close()
+  end)
   half:write "GET /echo HTTP/1.1\r\nHos"
-  kit.msleep(50)
+  t.eq(pid_of(beside), pid)
   running:kill(kit.SIGTERM)
-  t.outside(5, function() return running.out():find "stopping" end)
+  t.eq(beside:read "a", "")
+  beside:close()
   half:write "t: x\r\n\r\n"
   local status, headers = read_response(half)
   t.eq({status, headers.connection}, {200, "close"})
