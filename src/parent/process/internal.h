@@ -70,8 +70,6 @@ static inline int process_end_is_told(const struct mf_process *p) {
 }
 
 /* pid_far.c: the same for processes behind a link. */
-/* Its socket, and all that is known of it, comes over that link. Takes a reference. */
-void process_far_join(struct mf_process *p, struct far_link *far);
 enum life_kernel process_far_ask(struct mf_process *p);
 int process_far_kill(struct mf_process *p, int signum);
 /* Who it is, once the link has told of it. 1: it is known now. */

@@ -253,6 +253,8 @@ struct mf_process *process_new(struct context *ctx, enum process_state state);
 int process_event(struct mf_process *p, const struct event *e);
 /* Puts p behind source, which forks it. */
 void process_set_source(struct mf_process *p, struct mf_process *source);
+/* Its socket, and all that is known of it, comes over that link. Takes a reference. */
+void process_far_join(struct mf_process *p, struct far_link *far);
 /* 0, or why p can't be used: it is closed, or this is a forked copy of its parent. */
 int process_check(const struct mf_process *p);
 /* The same for what a process that was finished, run or given away can't be asked, ended
