@@ -92,7 +92,10 @@ story.test("a job that raises is tried again, up to its tries; then it is a dead
   local dead = {}
   w.far:on_dead(function(id, tries, err) dead[#dead + 1] = {id, tries, err} end)
   local path = t:file "lines"
+  t.got(w.far:result(t.got(w.far:post({}, "a")))) -- its stream and consumers are there
+  local begun = kit.now()
   t.eq(w.far:result(t.got(w.far:post({}, "once", path, 3))), 3)
+  t.ok(kit.now() - begun > 0.25, "the second try comes after 0.1 s, the third 0.2 s later")
   t.eq(t.read(path), "x\nx\nx\n")
   local id = t.got(w.far:post({tries = 2}, "raise", "it does not work"))
   local _, err = w.far:result(id)
