@@ -165,6 +165,29 @@ test("a template that C code has taken its thread ends, and its clones in thread
   p:close()
 end)
 
+-- What was kept for the next clones, hundreds of GiB of addresses, counted as used: such a template could map
+-- nothing any more, and forked nobody.
+test("a limit on addresses after clones in threads", {
+  skip = story.scale > 1 and "a sanitizer needs more addresses" or nil}, function(t)
+  local p = template "function sums(s) local l = {} for i = 1, 1000 do l[i] = {i} end s:write(#l) end"
+  for _ = 1, 5 do t.eq((result(t, thread(p, ""), "sums")), "1000") end
+  p:limit {as = 256 << 20}
+  t.eq((result(t, p:fork(), "sums")), "1000")
+  local _, err = thread(p, ""):run "sums"
+  t.error(err, "UNSUPPORTED", "address space is limited")
+  p:limit {as = 200 << 20}
+  t.eq((result(t, p:fork(), "sums")), "1000")
+  p:close()
+  p = template()
+  local q = thread(p, "")
+  local waiting = t.got(q:run "waits")
+  _, err = p:limit({as = 256 << 20}):fork():run "counts"
+  t.error(err, "UNSUPPORTED", "limit as: clones of the process run in threads")
+  waiting:close()
+  t.eq(t.got(q:wait(20)).code, 0) -- it was not disturbed
+  p:close()
+end)
+
 local FUNCTIONS_OF_THE_LIBRARY = [[
   require "moonfork"
   function waits(how)

@@ -79,8 +79,7 @@ static int l_find(lua_State *L) {
   return 0;
 }
 
-/* Those that have told their end may still be counted. How many clones in threads run. */
-static int await_threads(struct server *s) {
+int clone_await_threads(const struct server *s) {
   enum { THREAD_END_MS = 5000 };
   return s->await_threads ? s->await_threads(s, THREAD_END_MS) : 0;
 }
@@ -89,7 +88,7 @@ static int await_threads(struct server *s) {
 static int audit_aloud(struct server *s, int level) {
   struct complaints c = {.s = s, .to_stderr = level == MF_SEAL_AUDIT_WARN, .worst = -1};
   audit_touch(&s->audit);
-  (void)await_threads(s);
+  (void)clone_await_threads(s);
   if (script_protect(s, l_find, &c, 0, FAILURE_NOMEM, PHASE_SEAL) < 0)
     return -1;
   if (level != MF_SEAL_AUDIT_STRICT || c.worst < AUDIT_WARNS)
@@ -237,7 +236,7 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
   int r = o->has_step ? take_step(s, fds, o) : 0;
   if (r < 0)
     return deny(s, FAILURE_NOMEM, -r, "memory for the news of clones");
-  if (await_threads(s) > 0)
+  if (clone_await_threads(s) > 0)
     return deny(s, FAILURE_FORK, EBUSY, "clones that are threads of the template run");
   if (clone_before_fork(s) < 0)
     return -1;

@@ -32,4 +32,8 @@ int clone_audit(struct server *s);
  * for. User code may run (finalisers). The same result. */
 int clone_audit_aloud(struct server *s, int level);
 
+/* How many clones in threads run. Those that have told their end may still be counted: they
+ * are waited for. What is kept for the next ones goes where none is left. */
+int clone_await_threads(const struct server *s);
+
 #endif

@@ -11,6 +11,8 @@
 #include "template/serve/commands.h"
 
 #include "base/result.h"
+#include "template/fork/clone.h"
+#include "template/thread/thread_copy.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -45,16 +47,37 @@ static uint64_t reserved_unused(const struct heap *h) {
   return st.reserved > st.touched ? st.reserved - st.touched : 0;
 }
 
+/* Bytes of address space that nobody can use as they are. */
+static uint64_t closed_bytes(void) {
+  unsigned long long from, to, sum = 0;
+  char line[1024], open[2];
+  FILE *f = fopen("/proc/self/maps", "re");
+  while (f && fgets(line, sizeof line, f))
+    if (sscanf(line, "%llx-%llx --%1[-]p", &from, &to, open) == 3)
+      sum += to - from;
+  if (f)
+    fclose(f);
+  return sum;
+}
+
+/* For each thread that it had the C library has reserved room, which stays. */
+static uint64_t reserved_for_threads(const struct server *s) {
+  uint64_t closed = s->await_threads ? closed_bytes() : 0, own = reserved_unused(s->heap);
+  return closed > own ? closed - own : 0;
+}
+
 /* What RLIMIT_AS has to be so that value bytes are usable. */
 static uint64_t fit_heap(struct server *s, uint64_t value) {
   if (!s->heap)
     return value;
+  (void)thread_copy_forget(s);
   heap_drop_mirrors(s->heap);
   heap_release_zone(s->heap);
-  uint64_t unused = reserved_unused(s->heap), mapped = mapped_bytes();
+  uint64_t other = reserved_for_threads(s);
+  uint64_t unused = reserved_unused(s->heap) + other, mapped = mapped_bytes();
   uint64_t used = mapped > unused ? mapped - unused : 0;
   heap_release_reserve(s->heap, value > used ? (size_t)(value - used) : 0);
-  unused = reserved_unused(s->heap);
+  unused = reserved_unused(s->heap) + other;
   return value > UINT64_MAX - unused ? value : value + unused;
 }
 
@@ -83,6 +106,13 @@ int cmd_limit(struct server *s, struct command *c) {
   struct limit_value v;
   int r;
   for (size_t i = 0; (r = options_parse_limit(c->body, c->length, i, &v)) == 0; i++) {
+    if (v.which == LIMIT_AS && v.value != UINT64_MAX && clone_await_threads(s) > 0) {
+      server_fail_with(
+          s, FAILURE_UNSUPPORTED, PHASE_LIMIT, ENOTSUP,
+          "limit as: clones of the process run in threads, and share its "
+          "address space; set it before they are forked, or after their end");
+      return 0;
+    }
     r = set_limit(s, &v);
     if (r < 0) {
       server_fail_with(s, FAILURE_INVAL, PHASE_LIMIT, -r, "limit %s: %s",

@@ -112,15 +112,21 @@ static int keep_links(const struct server *s) {
   return 0;
 }
 
+int thread_copy_forget(struct server *s) {
+  if (end_picture(s) < 0)
+    return -ENOMEM;
+  pointers_free(&recorded.pointers);
+  userdata_free(&recorded.userdata);
+  recorded.seals = 0;
+  return 0;
+}
+
 static int look(struct server *s, lua_State *main) {
   struct heap_shape shape;
   if (is_known(s))
     return 0;
-  if (end_picture(s) < 0)
+  if (thread_copy_forget(s) < 0)
     return deny(s, FAILURE_NOMEM, ENOMEM, "no memory for what its lazy clones need");
-  pointers_free(&recorded.pointers);
-  userdata_free(&recorded.userdata);
-  recorded.seals = 0;
   heap_copy_shape(s->heap, &shape);
   size_t nbytes = (size_t)(shape.region + shape.zone);
   if (look_at_userdata(s, nbytes) < 0)

@@ -9,6 +9,9 @@
  * nothing. lazy (enum mf_lazy): a large one is copied as it is touched, where that can be
  * (thread_lazy.h). 0, or -1 with from->failure set: what can't be copied, and why. */
 int thread_copy(struct server *from, struct server *to, int lazy);
+/* Lets go of what is kept for the next ones, which takes addresses: none runs. 0 or
+ * -ENOMEM: it is kept. */
+int thread_copy_forget(struct server *s);
 /* Is this copy what a fork with that option asks for? */
 int thread_copy_suits(const struct server *to, int lazy);
 /* Is a copy made ahead worth it, for a fork with this option? As of the last thread_copy,
