@@ -1,5 +1,7 @@
 #include "pseudo/family.h"
 
+#include "os/sigchain.h"
+
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -125,6 +127,11 @@ static struct family_member *living_locked(long id) {
   return m;
 }
 
+static void on_signal(int number, siginfo_t *info, void *context);
+
+/* C modules may handle that signal: it is for what comes out of band on sockets. */
+static struct sigchain chain = {.signum = SIGURG, .handler = on_signal};
+
 static void make_over(void) {
   pthread_condattr_t attributes;
   pthread_condattr_init(&attributes);
@@ -162,6 +169,7 @@ static void *insist(void *data) {
 
 static void start_insisting_locked(long id) {
   pthread_t thread;
+  (void)sigchain_install(&chain); /* a module may have come meanwhile */
   pthread_once(&over_is_made, make_over);
   if (pthread_create(&thread, NULL, insist, (void *)(intptr_t)id) != 0)
     return;
@@ -194,15 +202,16 @@ long family_parent(const struct family_member *m) {
 }
 
 /* In the thread that is to leave; as lua.c does with an interrupt. */
-static void on_signal(int number) {
+static void on_signal(int number, siginfo_t *info, void *context) {
   struct family_member *m = family_self;
+  (void)number;
   if (m && m->running && atomic_load(&m->ending))
     lua_sethook(m->running, ending_hook, LUA_MASKCOUNT, 1);
+  else
+    sigchain_pass(&chain, info, context);
 }
 
 int family_watch(lua_Hook hook) {
-  struct sigaction action = {.sa_handler = on_signal};
-  sigemptyset(&action.sa_mask);
   ending_hook = hook;
-  return sigaction(SIGURG, &action, NULL) < 0 ? -errno : 0;
+  return sigchain_install(&chain);
 }

@@ -71,8 +71,9 @@ enum family_waited family_wait(struct family_member *m, long id, bool block, lon
 int family_kill(long id, int signal);
 long family_parent(const struct family_member *m);
 
-/* The signal that interrupts what a thread is waiting in. Its handler is installed once;
- * hook: what is called then in the thread, by lua_sethook's rules. */
+/* The signal that interrupts what a thread is waiting in. Its handler is installed now, and
+ * again where a module has its own when somebody is killed; hook: what is called then in
+ * the thread, by lua_sethook's rules. */
 int family_watch(lua_Hook hook);
 
 #endif

@@ -36,6 +36,20 @@
   __attribute__((visibility("default"))) int luaopen_unsafe_##name(lua_State *L);        \
   int luaopen_unsafe_##name(lua_State *L)
 
+static volatile sig_atomic_t nurgent;
+
+static void count_urgent(int signum) {
+  (void)signum;
+  nurgent++;
+}
+
+/* Sends itself SIGURG. How many the handler has seen. */
+static int l_urgent(lua_State *L) {
+  pthread_kill(pthread_self(), SIGURG);
+  lua_pushinteger(L, nurgent);
+  return 1;
+}
+
 static int done(lua_State *L, long r) {
   if (r < 0)
     return luaL_error(L, "refused: %s", strerror(errno));
@@ -301,4 +315,9 @@ MODULE(exit) {
 MODULE(abort) {
   (void)L;
   abort();
+}
+MODULE(urgent) {
+  signal(SIGURG, count_urgent);
+  lua_pushcfunction(L, l_urgent);
+  return 1;
 }

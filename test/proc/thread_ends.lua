@@ -188,6 +188,28 @@ test("a limit on addresses after clones in threads", {
   p:close()
 end)
 
+-- The handler by which threads are ended took the place of a module's.
+test("a module's own handler of SIGURG is called, whoever was first, and clones are ended", function(t)
+  local URGENT = [[
+    urgent = call 'urgent'
+    function urgents(first) if first then urgent = call 'urgent' end return urgent() > 0 end
+    function spins() while true do end end
+  ]]
+  for _, first in ipairs {"the module", "the thread"} do
+    local p = template(first == "the module" and URGENT or URGENT:gsub("^%s*urgent = call 'urgent'", ""))
+    p:seal {audit = "off"}
+    local rpc = p:fork {isolation = "thread"}:rpc "urgents"
+    t.eq(t.got(rpc:call(first == "the thread")), true, first)
+    t.eq(t.got(rpc:call()), true, first)
+    rpc:close()
+    local ends = p:pool("spins", {isolation = "thread", max = 1, call_timeout = 0.05})
+    local value, err = ends:call()
+    t.ok(value == nil)
+    t.error(err, "TIMEOUT")
+    t.got(ends:drain(20))
+  end
+end)
+
 local FUNCTIONS_OF_THE_LIBRARY = [[
   require "moonfork"
   function waits(how)

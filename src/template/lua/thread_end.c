@@ -1,11 +1,11 @@
 #include "template/lua/thread_end.h"
 
 #include "os/interrupt.h"
+#include "os/sigchain.h"
 #include "wire/life.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <string.h>
 
 static _Thread_local struct {
   int number; /* 0: no clone */
@@ -28,12 +28,19 @@ static void arm(lua_State *L) {
   lua_sethook(L, hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
-/* A late one may be for a clone that has ended, whose thread's number this one has. */
+static void on_signal(int signum, siginfo_t *info, void *context);
+
+/* C modules may handle that signal: it is for what comes out of band on sockets. */
+static struct sigchain chain = {.signum = THREAD_END_SIGNAL, .handler = on_signal};
+
+/* A late one may be for a clone that has ended, whose thread's number this one has. Those
+ * that were queued are nobody else's: a module would take them for its own. */
 static void on_signal(int signum, siginfo_t *info, void *context) {
   int error = errno;
-  (void)signum, (void)context;
-  if (self.number && info->si_code == SI_QUEUE &&
-      info->si_value.sival_int == self.number) {
+  (void)signum;
+  if (info->si_code != SI_QUEUE) {
+    sigchain_pass(&chain, info, context);
+  } else if (self.number && info->si_value.sival_int == self.number) {
     self.wanted = 1;
     if (self.running)
       arm(self.running);
@@ -41,22 +48,16 @@ static void on_signal(int signum, siginfo_t *info, void *context) {
   errno = error;
 }
 
-static void install(void) {
-  struct sigaction a;
-  memset(&a, 0, sizeof a);
-  a.sa_sigaction = on_signal;
-  a.sa_flags = SA_SIGINFO;
-  sigaction(THREAD_END_SIGNAL, &a, NULL);
-}
-
 int thread_end_has_handler(const struct sigaction *action) {
-  return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_signal;
+  return sigchain_is_alone(&chain, action);
 }
 
 void thread_end_prepare(void) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
   sigset_t end;
-  pthread_once(&once, install);
+  pthread_mutex_lock(&lock);
+  (void)sigchain_install(&chain);
+  pthread_mutex_unlock(&lock);
   sigemptyset(&end);
   sigaddset(&end, THREAD_END_SIGNAL);
   pthread_sigmask(SIG_UNBLOCK, &end, NULL);

@@ -11,7 +11,7 @@
 
 /* On the thread that will be a clone: whoever wants its end reaches it from now on. */
 void thread_end_prepare(void);
-/* Is that the handler which this has set? */
+/* Is that the handler which this has set, in front of nobody's? */
 int thread_end_has_handler(const struct sigaction *action);
 /* This thread is the clone with that number, and runs L: `leave`, which does not come
  * back, is called when its end is wanted. */
