@@ -52,6 +52,50 @@ local function start(rpc, n, ...)
   return answers
 end
 
+-- A read ends where descriptors came, however much follows; of one that has ended, nothing tells
+-- later that there is more.
+story.test("what was sent with handles before an exit arrives, the rest too", function(t)
+  local events, died = {}, nil
+  local rpc = fork.new():eval(FUNCTIONS .. [[
+    function gives(n)
+      local socket = require "moonfork".socket
+      for i = 1, n do
+        local a, b = socket.pair()
+        rpc.event(i, a)
+        rpc.event(-i)
+        a:close() b:close()
+      end
+      assert(rpc.flush())
+      os.exit(3)
+    end
+  ]]):rpc("gives", {handles = true, on_error = function(err) died = err end,
+    on_event = function(i, handle)
+      events[#events + 1] = i
+      if handle then handle:close() end
+    end})
+  local p = rpc:process()
+  local failed
+  rpc(6, function(err) failed = err end)
+  t.within(10, function() return p:pid() end)
+  -- All is written, and it has ended, before anything of it is read.
+  local state = ("/proc/%d/stat"):format(p:pid())
+  local deadline = kit.now() + 10
+  repeat
+    local file <close> = io.open(state)
+    local ended = not file or file:read("a"):find "%) Z"
+    if not ended then kit.msleep(2) end
+  until ended or kit.now() > deadline
+  t.within(10, function() return died end)
+  t.error(failed, "CLONE_DIED")
+  t.eq(#events, 12)
+  for i = 1, 6 do
+    t.eq(events[2 * i - 1], i)
+    t.eq(events[2 * i], -i)
+  end
+  rpc:close()
+  p:close()
+end)
+
 story.test("RP-03 synchronous calls run one after the other", function(t)
   local rpc = server "snooze"
   rpc(0)
