@@ -232,8 +232,14 @@ static void stop_receiving(struct mux_channel *c) {
   put(c->mux, LINK_RESET, c->id, NULL, 0);
 }
 
+static void note_root(const struct mux_channel *c) {
+  if (c->id == LINK_CHANNEL_ROOT)
+    c->mux->root_credit = c->credit;
+}
+
 void channel_count_sent(struct mux_channel *c, size_t n) {
   c->credit -= n < c->credit ? n : c->credit;
+  note_root(c);
   if (c->awaited <= n || !c->credit)
     stop_awaiting(c);
   else if (c->awaited)
@@ -251,6 +257,8 @@ static int read_piece(struct mux_channel *c) {
   size_t want = c->credit < CHANNEL_PIECE ? (size_t)c->credit : CHANNEL_PIECE;
   size_t sent = c->is_large ? channel_send(c, want) : 0;
   if (sent) {
+    if (c->id == LINK_CHANNEL_ROOT)
+      m->nroot += sent;
     channel_count_sent(c, sent);
     return c->credit && sent == want;
   }
@@ -280,6 +288,8 @@ static int read_piece(struct mux_channel *c) {
     settle(c);
     return 0;
   }
+  if (c->id == LINK_CHANNEL_ROOT)
+    m->nroot += (uint64_t)got;
   put_data(c, (size_t)got, &fds);
   if (m->over)
     return 0;
@@ -504,6 +514,7 @@ static int take_window(struct mux *m, const struct link_frame *f) {
   if (more > m->window || c->credit + more > m->window)
     return -EPROTO;
   c->credit += more;
+  note_root(c);
   channel_watch(c);
   return 0;
 }

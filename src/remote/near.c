@@ -77,6 +77,8 @@ static ssize_t send_side(void) {
 }
 
 static void flush_side(void) {
+  if (page)
+    page->ntold = nwritten + buf_size(&side_out);
   while (side_is_open && buf_size(&side_out) > 0) {
     ssize_t n = send_side();
     if (n <= 0)
@@ -306,6 +308,8 @@ static void write_page(int all) {
   page->heard_ms = mux.heard_ms;
   page->backlog = mux_backlog(&mux);
   page->nchannels = mux.nchannels;
+  page->root_credit = mux.root_credit;
+  page->nroot = mux.nroot;
   if (!all)
     return;
   page->beat_ms = beat_ms;

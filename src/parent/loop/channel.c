@@ -118,6 +118,7 @@ void channel_flush(struct channel *c) {
     sent = c->backend->ops->send(c->backend, c->fd, iov, n, fds, nfds);
     if (sent > 0) {
       outbox_sent(&c->out, (size_t)sent);
+      c->nwritten += (uint64_t)sent;
       if ((size_t)sent >= left)
         break; /* the rest in the next turn */
       left -= (size_t)sent;

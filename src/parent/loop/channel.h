@@ -42,6 +42,7 @@ struct channel {
   struct inbox in;
   unsigned char header[FRAME_HEADER_SIZE]; /* room of `in`: all that most clones say */
   struct outbox out;
+  uint64_t nwritten;
   int asks_writer;  /* who writes is to be told */
   int reading;      /* frames are wanted */
   int ended;        /* on_end was called */

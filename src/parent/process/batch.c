@@ -116,18 +116,6 @@ static int put_commands(struct hold *hold) {
                          buf_size(&hold->commands));
 }
 
-/* Nothing that the far template has not executed yet is on its control socket, which the
- * side might overtake: only forks that went on the side, too. */
-static int has_early_forks_only(const struct mf_process *source) {
-  uint64_t n = 0;
-  list_each(it, &source->asked) {
-    if (!list_entry(it, struct mf_process, ask_link)->is_early)
-      return 0;
-    n++;
-  }
-  return source->nsent - source->ndone == n;
-}
-
 /* A fork with its function, of the far template: without a socket, which is made when the
  * clone says something (far_fork). */
 static int may_fork_early(const struct mf_process *p, const struct mf_process *source,
@@ -137,7 +125,7 @@ static int may_fork_early(const struct mf_process *p, const struct mf_process *s
   return p->far && !source->was_asked && p->finish.kind == FINISH_RUN &&
          hold->fds.n == 0 && source->proven && births_are_known(source->own_births) &&
          source->chan.fd >= 0 && channel_written(&source->chan) &&
-         far_fork_may(p->far, size + TAGS) && has_early_forks_only(source);
+         far_fork_may(p->far, size + TAGS, source->chan.nwritten);
 }
 
 /* 1: it has gone; 0: the near end does not take it now; or -errno. */

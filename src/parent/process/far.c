@@ -372,6 +372,7 @@ static int read_piece(struct far_link *far) {
     return 0;
   }
   buf_commit(&far->in, (size_t)n);
+  far->nheard += (uint64_t)n;
   if (take_all(far) < 0)
     lose(far, "its near end does not keep to the protocol, or memory is short");
   return n == READ_MAX || is_cut;
@@ -379,6 +380,8 @@ static int read_piece(struct far_link *far) {
 
 /* One that never ends must not keep the loop: what is left is read in the next turn. */
 void far_link_read(struct far_link *far) {
+  if (far->nforks && far->page->ntold == far->nheard)
+    return; /* as memory says: where forks are under way it is asked for often */
   while (read_piece(far))
     if (!context_step(far->context, PHASE_READ)) {
       context_task(far->context, PHASE_READ, &far->reading);

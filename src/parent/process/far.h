@@ -116,8 +116,9 @@ void far_leave(struct far_link *far, struct far_process *q);
 
 /* Before the link is opened: forks may go without a socket, if there are descriptors. */
 void far_fork_prepare(struct far_link *far);
-/* Whether a fork of that size may go without a socket, beside those that do. */
-int far_fork_may(const struct far_link *far, size_t size);
+/* Whether a fork of that size may go without a socket, beside those that do. nroot: bytes
+ * that were written to the far template's control socket, which it must not overtake. */
+int far_fork_may(const struct far_link *far, size_t size, uint64_t nroot);
 /* A command to the far template, with a descriptor for a socket that nobody has yet.
  * on_socket follows, unless far_fork_forget is called. 0 or -errno: it was not sent. */
 int far_fork(struct far_link *far, struct far_fork *fork, const void *header,

@@ -16,10 +16,12 @@ static struct far_fork *find(const struct far_link *far, uint32_t token) {
   return NULL;
 }
 
-int far_fork_may(const struct far_link *far, size_t size) {
+int far_fork_may(const struct far_link *far, size_t size, uint64_t nroot) {
   return !far->lost && far->fd >= 0 && far->dead >= 0 && far->page &&
          far->page->takes_forks && size <= LINK_FORK_MAX &&
-         far->nforks < LINK_FORKS_MAX && buf_size(&far->out) == 0;
+         far->nforks < LINK_FORKS_MAX && buf_size(&far->out) == 0 &&
+         far->page->nroot == nroot &&
+         far->page->root_credit >= LINK_FORKS_MAX * LINK_FORK_MAX;
 }
 
 void far_fork_prepare(struct far_link *far) {

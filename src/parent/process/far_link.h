@@ -44,6 +44,7 @@ struct far_link {
   /* Forks whose socket is not made: those that wait for it, or for its end. */
   struct list forks;
   unsigned nforks;
+  uint64_t nheard; /* bytes of the side */
   uint32_t last_token;
   struct fdset sockets;    /* that have come, before their frame is read */
   int dead;                /* a socket whose other end is closed; -1: there is none */
