@@ -69,6 +69,21 @@ int far_chunk_items(const mf_far *far, struct far_chunk *chunk,
   return buf_put(&chunk->answers, r->data, r->length);
 }
 
+int far_chunk_end(struct far_chunk *chunk, const struct envelope_record *r) {
+  struct buf *b = &chunk->answers;
+  size_t bytes = buf_size(b) - CHUNK_HEADER;
+  uint32_t failures;
+  if (r->entered > chunk->n) { /* then the answers are no better */
+    buf_consume(b, buf_size(b));
+    return -EPROTO;
+  }
+  chunk->entered = r->entered;
+  return chunk_answers_count(buf_peek(b) + CHUNK_HEADER, bytes, r->entered, &failures) <
+                 r->entered
+             ? -EPIPE
+             : 0;
+}
+
 void far_chunk_reply(struct far_chunk *chunk, const struct envelope_record *r,
                      mf_message *ret) {
   struct buf *b = &chunk->answers;

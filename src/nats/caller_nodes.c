@@ -269,9 +269,23 @@ static void finish_with_error(struct far_call *c, const struct envelope_record *
   free(traceback);
 }
 
+static void end_chunk(mf_far *far, struct far_call *c, const struct envelope_record *r) {
+  mf_message m;
+  int rc = far_chunk_end(c->chunk, r);
+  if (rc == -EPROTO) {
+    far_fail(c, MF_EPROTOCOL, MF_STARTED_UNKNOWN, "the node's answer is malformed");
+  } else if (r->code < 0) {
+    finish_with_error(c, r);
+  } else if (rc == -EPIPE) {
+    lose_call(far, c);
+  } else {
+    far_chunk_reply(c->chunk, r, &m);
+    far_finish(c, NULL, &m);
+  }
+}
+
 static void on_chunk_record(mf_far *far, struct far_call *c,
                             const struct envelope_record *r) {
-  mf_message m;
   int rc = 0;
   if (c->state == CALL_LEFT) { /* its chunk is over here */
     if (r->kind == ENVELOPE_CHUNKED)
@@ -282,13 +296,7 @@ static void on_chunk_record(mf_far *far, struct far_call *c,
   } else if (!c->chunk || rc < 0) {
     far_fail(c, MF_EPROTOCOL, MF_STARTED_UNKNOWN, "the node's answer is malformed");
   } else if (r->kind == ENVELOPE_CHUNKED) {
-    c->chunk->entered = r->entered;
-    if (r->code < 0) {
-      finish_with_error(c, r);
-    } else {
-      far_chunk_reply(c->chunk, r, &m);
-      far_finish(c, NULL, &m);
-    }
+    end_chunk(far, c, r);
   }
 }
 

@@ -133,6 +133,9 @@ int far_chunk_begin(struct far_chunk *chunk);
  * so, or so much; -ENOMEM. */
 int far_chunk_items(const mf_far *far, struct far_chunk *chunk,
                     const struct envelope_record *r);
+/* CHUNKED: it is over. 0; as far_chunk_items where answers are missing: a message with
+ * the last ones was lost, and what became of their items nobody knows. */
+int far_chunk_end(struct far_chunk *chunk, const struct envelope_record *r);
 /* CHUNKED without an error: the reply, borrowed from the chunk. */
 void far_chunk_reply(struct far_chunk *chunk, const struct envelope_record *r,
                      mf_message *ret);

@@ -410,7 +410,7 @@ end)
 -- What an honest node never says: each is an error of the items, and no harm.
 for what, answer in pairs{
   ["no answers"] = [["", 5, 0]], ["more than it was asked"] = [[("\0\1\0\0\0\x90"):rep(90), 90, 0]],
-  ["fewer than it says"] = [[("\0\1\0\0\0\x90"):rep(2), 5, 0]], ["a kind that is none"] = [["\9\0\0\0\0", 1, 0]],
+  ["a kind that is none"] = [["\9\0\0\0\0", 1, 0]],
   ["a length that lies"] = [["\0\255\255\255\255", 1, 0]], ["a broken failure"] = [["\1\1\0\0\0x", 1, 0]],
   ["no value"] = [["\0\1\0\0\0\xc1", 1, 0]], ["an error, and all entered"] = [["", 4294967295, -20005]],
 } do
@@ -453,6 +453,21 @@ for what, x in pairs{lost = {14, "CLONE_DIED", "lost"}, repeated = {0, "PROTOCOL
     end
   end)
 end
+
+-- All items of such a chunk were PROTOCOL, those too whose answers had come.
+test("the last part of the answers is lost: the others are told, and started is right", function(t)
+  local far = fake(t, 4, [[function respond(kind, id, value)
+    if kind == 1 then return ("<I1I8s4"):pack(3, id, value) end
+    return ("<I1I8I4s4"):pack(9, id, 0, "\0\2\0\0\0\x91\1") .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, id, 3, 7, 0, 0, 0, 0, 0)
+  end]])
+  local told, n = tell(t, false, nil, far:map(count_to(3), {chunk = 3}))
+  t.eq(n, 3)
+  t.eq(told[1], {1})
+  for i = 2, 3 do
+    t.error(told[i].err, "CLONE_DIED", "lost")
+    t.eq(told[i].err.started, "unknown")
+  end
+end)
 
 -- One with a small message_max has no flag for chunks for chunks in its beats; one with a small message_max neither.
 test("nodes that take no chunks get the items as calls, beside those that do", function(t)
