@@ -223,6 +223,13 @@ int fd_part_ended(int fd) {
   return 0;
 }
 
+void drop_forked(void) {
+  if (is_ours())
+    return;
+  close_ended();
+  ended.nsent = 0;
+}
+
 int fd_part(int fd) {
   if (fd >= 0 && is_ours() && may_take_long(fd)) {
     fd_drop(&fd);

@@ -28,6 +28,8 @@ void drop_count_sent(int delta);
  * others as DROP_TOGETHER says. Only in a parent, and where descriptors are no scarce
  * good. */
 int fd_part_ended(int fd);
+/* In a copy of the program: those that were put off in the thread that was copied. */
+void drop_forked(void);
 enum { DROP_TOGETHER = 16 };
 
 #endif

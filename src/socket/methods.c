@@ -43,15 +43,20 @@ static int l_tostring(lua_State *L) {
   return 1;
 }
 
-static int l_fileno(lua_State *L) {
-  lua_pushinteger(L, socket_check_open(L, 1)->fd);
+/* Who knows the number counts on its end with close: it leaves their epoll then. */
+static int tell_number(lua_State *L, struct socket *s) {
+  s->is_told = 1;
+  lua_pushinteger(L, s->fd);
   return 1;
+}
+
+static int l_fileno(lua_State *L) {
+  return tell_number(L, socket_check_open(L, 1));
 }
 
 /* For loops that ask objects which may have been closed meanwhile: -1 then. */
 static int l_pollfd(lua_State *L) {
-  lua_pushinteger(L, socket_check(L, 1)->fd);
-  return 1;
+  return tell_number(L, socket_check(L, 1));
 }
 
 static int l_events(lua_State *L) {

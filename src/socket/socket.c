@@ -266,7 +266,8 @@ int socket_close(struct socket *s) {
     return 0;
   if (!s->is_unix)
     return fd_part(fd);
-  return s->at_end && !s->is_datagram ? fd_part_ended(fd) : fd_part_unix(fd);
+  int may_wait = s->at_end && !s->is_datagram && !s->is_told;
+  return may_wait ? fd_part_ended(fd) : fd_part_unix(fd);
 }
 
 int socket_fail(lua_State *L, int error) {

@@ -36,6 +36,7 @@ struct socket {
   unsigned char is_unix;
   unsigned char is_datagram; /* a read takes one message, and formats don't cross it */
   unsigned char at_end;      /* the last read has met the end */
+  unsigned char is_told;     /* its number was: somebody else's loop may watch it */
   unsigned char lost;        /* a descriptor came for which there was no room */
   unsigned char nqueued;
   double timeout;       /* seconds a method may wait; negative: for ever */

@@ -89,6 +89,7 @@ static int l_wrap(lua_State *L) {
   if (n > 2)
     fd_set_cloexec((int)n, 1);
   socket_adopt(s, (int)n, SOCKET_FOREIGN);
+  s->is_told = 1;
   socket_set_defaults(s);
   return 1;
 }

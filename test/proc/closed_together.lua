@@ -68,4 +68,69 @@ story.test("who has the other end hears of a close at once", function(t)
   resume()
 end)
 
+story.test("a number that was told is free at once", function(t)
+  local busy = fork.new_exec():eval "function nothing() end"
+  t.eq(busy:fork():run("nothing"):read "a", "")
+  local resume = stopped(t)
+  for _, tell in ipairs { "fileno", "getfd", "pollfd" } do
+    local p = busy:fork()
+    local socket = p:run "nothing"
+    t.eq(socket:read "a", "")
+    local number = socket[tell](socket)
+    local what = kit.fds()[number]
+    socket:close()
+    t.ok(what and kit.fds()[number] ~= what, tell)
+    t.eq(p:wait().code, 0)
+  end
+  local mine, other = assert(fork.socket.pair())
+  local number = mine:detach()
+  local wrapped, what = fork.socket.wrap(number), kit.fds()[number]
+  other:close()
+  t.eq(wrapped:read "a", "")
+  wrapped:close()
+  t.ok(what and kit.fds()[number] ~= what, "wrap")
+  resume()
+  busy:close()
+end)
+
+story.test("a copy of the program has none of them", function(t)
+  local out, code, err = t:lua [[
+    local fork, kit = require "moonfork", require "testkit"
+    function nothing() end
+    function count(socket)
+      local n = 0
+      for _ in pairs(kit.fds()) do n = n + 1 end
+      socket:write(tostring(n))
+    end
+    local function in_copy()
+      local copy = fork.template()
+      local socket = assert(copy:run "count")
+      local n = tonumber((socket:read "a"))
+      socket:close()
+      assert(copy:wait(10).code == 0)
+      return n
+    end
+    local template = fork.new_exec():eval "function nothing() end"
+    assert(template:fork():run("nothing"):read "a" == "")
+    local before = in_copy()
+    template:kill "STOP"
+    local p, entered = template:fork(), nil
+    p:run("nothing", function(e, socket) entered = e or socket end)
+    local busy = fork.new_exec():eval "function nothing() end"
+    for _ = 1, 7 do
+      local q = busy:fork()
+      local socket = q:run "nothing"
+      assert(socket:read "a" == "")
+      socket:close()
+      assert(q:wait(10).code == 0)
+    end
+    local n = in_copy()
+    template:kill "CONT"
+    while not entered do fork.step(0.1) end
+    assert(entered:read "a" == "")
+    print(n - before)
+  ]]
+  t.eq({ out, code, err }, { "0\n", 0, "" })
+end)
+
 story.done()

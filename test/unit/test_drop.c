@@ -226,9 +226,10 @@ static void test_ended_ones_are_closed_at_once(void **state) {
   assert_true(is_open(fd));
   pid_t pid = fork();
   if (pid == 0) {
-    int own = ended(NULL);
+    drop_forked();
+    int wrong = is_open(fd), own = ended(NULL);
     fd_part_ended(own);
-    int wrong = is_open(own);
+    wrong |= is_open(own);
     drop_aside();
     own = ended(NULL);
     fd_part_ended(own);
@@ -241,6 +242,8 @@ static void test_ended_ones_are_closed_at_once(void **state) {
   }
   assert_int_equal(waitpid(pid, &status, 0), pid);
   assert_int_equal(status, 0);
+  drop_forked(); /* this is no copy */
+  assert_true(is_open(fd));
   drop_count_sent(-1);
   assert_false(is_open(fd));
 }

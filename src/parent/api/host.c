@@ -1,6 +1,8 @@
 /* The library and the loops of its host: what is outstanding, reset, the end, and a copy
  * of the host. Runs in the parent. */
 #include "parent/api/api.h"
+
+#include "os/drop.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/registry.h"
@@ -103,5 +105,6 @@ static void close_descriptors(struct context *ctx) {
 void mf_forked_child(void) {
   early_process_forget();
   contexts_forked();
+  drop_forked();
   context_each(close_descriptors);
 }
