@@ -214,6 +214,22 @@ image_story("a folder that another group may write to is refused", {root = true}
   t.eq(t.ask(fork.load(folder .. "/open/x"):fork(), "return check()"), 2)
 end)
 
+-- Who owns a folder may replace what lies in it, also where the sticky bit is set.
+image_story("a folder that belongs to another user is refused", {root = true}, function(t)
+  local path, folder = saved(t), t:tmp()
+  os.execute(("cd '%s' && mkdir theirs && cp '%s' theirs/x && chown 65534 theirs && ln -s theirs/x link"):format(folder,
+    path))
+  for _, mode in ipairs{"755", "700", "1777"} do
+    os.execute(("chmod %s '%s/theirs'"):format(mode, folder))
+    refused(t, folder .. "/theirs/x", "its folder .* belongs to another user")
+    refused(t, folder .. "/link", "its folder .* belongs to another user")
+  end
+  os.execute(("ln -s '%s' '%s/theirs/link'"):format(path, folder))
+  refused(t, folder .. "/theirs/link", "its folder .* belongs to another user") -- its name is theirs
+  os.execute(("chown 0 '%s/theirs'"):format(folder))
+  t.eq(t.ask(fork.load(folder .. "/theirs/x"):fork(), "return check()"), 2)
+end)
+
 image_story("it belongs to who loads it, or to root", {root = true}, function(t)
   local path = saved(t, "image", "function hello(s) s:write 'hello' end")
   local folder = t:tmp()

@@ -51,6 +51,7 @@ static int others_may_write(const struct stat *st) {
   return (st->st_mode & S_IWOTH) || (st->st_mode & S_IWGRP && st->st_gid != getegid());
 }
 
+/* Its owner may do so whatever its mode is. */
 static int check_folder(struct loading *l, const char *path) {
   const char *slash = strrchr(path, '/');
   char folder[PATH_MAX] = ".";
@@ -59,6 +60,14 @@ static int check_folder(struct loading *l, const char *path) {
     snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path);
   if (stat(folder, &st) < 0)
     return -errno;
+  if (st.st_uid != geteuid() && st.st_uid != 0) {
+    snprintf(
+        l->why, IMAGE_TEXT_MAX,
+        "its folder %.800s belongs to another user, who could replace it, and it would "
+        "be executed: the folder must belong to the user who loads it or to root",
+        folder);
+    return -EINVAL;
+  }
   if (!others_may_write(&st))
     return 0;
   snprintf(
