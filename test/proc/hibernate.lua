@@ -319,6 +319,25 @@ image_story("inside of a C function it is an error that names it", function(t)
   end
 end)
 
+image_story("a second thread of a C library is in the way, by module; audit = 'off' says that it is known", function(t)
+  local file = t:file "image"
+  local code = [[
+    local _, file = ...
+    require "hostile_thread"
+    local how, err = require "moonfork.clone".hibernate(file)
+    if how == "loaded" then current = err end
+    return how and how .. " with a thread" or err.code .. ": " .. err
+  ]]
+  local text, status, err = answer(t, begin(fork.new_exec(), code, file))
+  t.eq({status, err}, {0})
+  t.match(text, "^EINVAL: .*2 threads, the last of module 'hostile_thread'")
+  t.eq(t.read(file), nil)
+  local p = fork.new_exec():seal{audit = "off"}
+  t.eq((answer(t, begin(p:fork(), code, file))), "saved with a thread")
+  t.eq((continued(t, fork.load(file))), "loaded with a thread")
+  p:close()
+end)
+
 image_story("where no function of run can be left it is an error", function(t)
   local file = t:file "image"
   local ask = ("local how, err = require 'moonfork.clone'.hibernate %q return how, err.code, err.message"):format(file)

@@ -5,6 +5,7 @@
 #include "image/selfcheck.h"
 #include "template/image/image.h"
 #include "template/lua/on_term.h"
+#include "template/lua/second_thread.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -264,8 +265,10 @@ void hibernate_give(lua_State *L, int n) {
 /* All of it lies in the interpreter's memory now. */
 static void save(struct server *s, lua_State *program) {
   asleep.leaving = 0;
-  asleep.error = image_save(asleep.server, s->heap, &s->collector, program, IMAGE_RUNNING,
-                            asleep.path, asleep.why);
+  asleep.error = second_thread_refuses(s, asleep.why);
+  if (!asleep.error)
+    asleep.error = image_save(asleep.server, s->heap, &s->collector, program,
+                              IMAGE_RUNNING, asleep.path, asleep.why);
   asleep.outcome = !asleep.error                                  ? SAVED
                    : asleep.error == -EINVAL && asleep.tries == 1 ? REFUSED
                                                                   : NOT_SAVED;

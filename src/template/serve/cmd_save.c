@@ -4,11 +4,10 @@
 #include "template/serve/commands.h"
 
 #include "base/result.h"
-#include "moonfork.h"
-#include "os/proc.h"
 #include "template/fork/clone.h"
 #include "template/image/image.h"
 #include "template/lua/script.h"
+#include "template/lua/second_thread.h"
 #include "wire/frame.h"
 
 #include <errno.h>
@@ -39,24 +38,6 @@ static int save_with_notes(struct server *s, const char *path, char why[IMAGE_TE
   return r;
 }
 
-/* A second thread, a C library's, refuses an image as it refuses a fork. While clones in
- * threads run nobody can tell whose a thread is. */
-static int check_threads(const struct server *s, char why[IMAGE_TEXT_MAX]) {
-  char text[160];
-  if (s->audit_level == MF_SEAL_AUDIT_OFF ||
-      (s->await_threads && s->await_threads(s, 0) > 0))
-    return 0;
-  int n = proc_threads_at_rest();
-  if (n <= 1)
-    return 0;
-  (void)audit_thread_finding(&s->audit, n, text, sizeof text);
-  snprintf(why, IMAGE_TEXT_MAX,
-           "%s, and an image has none but the interpreter's; load the module after "
-           "loading the image",
-           text);
-  return -EINVAL;
-}
-
 /* Sealed, so that there is no garbage in it and the collector is as in a template. */
 static int save(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
   const char *obstacle = s->thread ? "a clone that is a thread can't be saved; its "
@@ -70,7 +51,7 @@ static int save(struct server *s, const char *path, char why[IMAGE_TEXT_MAX]) {
   int r = collector_seal(&s->collector, s->L);
   server_leave_user(s);
   if (r == 0)
-    r = check_threads(s, why);
+    r = second_thread_refuses(s, why);
   if (r == 0)
     r = save_with_notes(s, path, why);
   return r;
