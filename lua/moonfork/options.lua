@@ -128,13 +128,19 @@ local function command(where, plain, given)
   plain.window = check.option_count(where, "window", given.window, WINDOW_MIN, WINDOW_MAX)
 end
 
+local NONE = {}
 -- What a thread can't have of its own, with the values that ask for nothing.
-local OF_PROCESSES = { env = false, stdin = "inherit", stdout = "inherit", stderr = "inherit",
-  session = "inherit", leash = "kill", dumpable = false, tree = false }
+local OF_PROCESSES = { env = NONE, stdin = "inherit", stdout = "inherit", stderr = "inherit",
+  session = "inherit", leash = "kill", dumpable = NONE, tree = false }
+
+local function is_empty(value)
+  return type(value) == "table" and next(value) == nil
+end
 
 function options.thread_error(given)
   for name, nothing in pairs(OF_PROCESSES) do
-    if given[name] ~= nil and (nothing == false and name ~= "tree" or given[name] ~= nothing) then
+    local value = given[name]
+    if value ~= nil and value ~= nothing and not is_empty(value) then
       return core.error("UNSUPPORTED", ("option '%s': a clone that is a thread (isolation) has "
         .. "that of its process"):format(name))
     end

@@ -133,6 +133,9 @@ test("what a thread can't have of its own is refused by name", function(t)
     t.eq(err.started, "no")
     q:close()
   end
+  for name, value in pairs {leash = "kill", env = {}, session = "inherit", tree = false, stdout = "inherit"} do
+    t.eq((result(t, p:fork{isolation = "thread", [name] = value}, "more")), "1 5001 4711 300000") -- asks for nothing
+  end
   local q = thread(p)
   t.error(select(2, q:kill()), "UNSUPPORTED")
   t.error(select(2, q:to_fd()), "UNSUPPORTED")

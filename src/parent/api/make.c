@@ -53,7 +53,7 @@ static int check_streams(const mf_options *o) {
 
 /* What a thread can't have of its own, and where there can be none. */
 static int check_thread(const struct mf_process *source, const mf_options *o) {
-  if (source->far || source->tree || o->env || o->leash || o->new_session ||
+  if (source->far || source->tree || (o->env && *o->env) || o->leash || o->new_session ||
       o->dumpable || o->tree == MF_TREE_YES || o->stdio[0].kind || o->stdio[1].kind ||
       o->stdio[2].kind)
     return MF_EUNSUPPORTED;

@@ -103,7 +103,7 @@ static int put_tree(const mf_options *o, int setup, struct buf *out, struct fdse
 }
 
 int options_act_at_birth(const mf_options *o) {
-  return o && (o->env || o->cwd || o->stdio[0].kind || o->stdio[1].kind ||
+  return o && ((o->env && *o->env) || o->cwd || o->stdio[0].kind || o->stdio[1].kind ||
                o->stdio[2].kind || o->leash || o->handles || o->dumpable ||
                o->new_session || o->tree || o->name || o->isolation);
 }
