@@ -42,6 +42,15 @@ local function is_first(script, line)
   end
 end
 
+local function is_precompiled(script)
+  local file = io.open(script, "rb")
+  if not file then return false end
+  local line = file:read "L" or ""
+  if line:sub(1, 1) == "#" then line = file:read "L" or "" end
+  file:close()
+  return line:sub(1, 1) == "\27"
+end
+
 -- The line of the script that is running, and whether it is its main chunk that requires this.
 local function caller_of(script)
   for level = 2, 20 do
@@ -71,6 +80,9 @@ local function begin()
   end
   if options[1] then
     refuse(("the interpreter was started with %s, which would be lost"):format(table.concat(options, " ")))
+  end
+  if is_precompiled(script) then
+    refuse(("%s is precompiled (luac), and what stands before it there can't be seen; run its source"):format(script))
   end
   local line = caller_of(script)
   if not line then refuse "it is required by another file, or in a function" end

@@ -182,6 +182,9 @@ story.test("where it can't be used require says why", function(t)
     "-- a comment\nprint = print\n" .. first)
   refused("in a function", "local function f() require 'moonfork.pseudo' end f()")
   refused("by another file", ("dofile %q"):format(t:file("other.lua", first)))
+  local precompiled = string.dump(assert(load(first)))
+  refused("program.lua is precompiled", precompiled)
+  refused("program.lua is precompiled", "#!/usr/bin/lua\n" .. precompiled)
   pseudo.ok(t, "#!/usr/bin/lua\n-- a comment\n\n--[==[ and ]] another\n]==] local p = require 'moonfork.pseudo'" ..
     " print(p.getpid())", "1\n", {whole = true})
   pseudo.ok(t, "local pid = require 'moonfork.pseudo'.getpid() print(pid)", "1\n",
