@@ -56,7 +56,8 @@ int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb 
                void *data, struct engine **ret);
 /* Closes subscriptions without a callback, ends requests with MF_ECANCELLED (before
  * done), writes what waits to be written for at most a second, and calls done when no
- * thread, descriptor or handle is left; e is gone then. */
+ * thread, descriptor or handle is left; e is gone then. Only a thread that has been
+ * connecting for all of that second ends by itself, later. */
 void engine_close(struct engine *e, void (*done)(void *data), void *data);
 /* The same, sooner: what can't be written at once is lost, and a thread that is
  * connecting ends by itself, later. */

@@ -186,7 +186,6 @@ static void note_error(struct mailbox *box, natsStatus s) {
 static void *run(void *data) {
   struct attempt *a = data;
   struct mailbox *box = a->box;
-  int is_secure = engine_wants_tls(&a->o);
   natsOptions *opts = NULL;
   natsConnection *nc = NULL;
   char fault[REASON_MAX] = "";
@@ -196,10 +195,16 @@ static void *run(void *data) {
     s = NATS_INVALID_ARG;
   if (s == NATS_OK)
     s = set_options(opts, a);
+  engine_handshake_begin(box);
   if (s == NATS_OK)
     s = natsConnection_Connect(&nc, opts);
+  engine_handshake_end(box);
   pthread_mutex_lock(&box->mutex);
-  if (fault[0])
+  if (s != NATS_OK && box->was_late) { /* no refusal: it may be better next time */
+    s = NATS_TIMEOUT;
+    snprintf(box->text, sizeof box->text,
+             "the server does not answer in its TLS handshake");
+  } else if (fault[0])
     memcpy(box->text, fault, sizeof fault);
   else if (s != NATS_OK)
     note_error(box, s);
@@ -210,7 +215,7 @@ static void *run(void *data) {
     nc = NULL;
     uv_async_send(box->wake);
   }
-  int is_abandoned = box->is_abandoned;
+  int is_abandoned = box->is_abandoned, is_secure = box->is_secure;
   pthread_mutex_unlock(&box->mutex);
   natsConnection_Destroy(nc);
   natsOptions_Destroy(opts);
@@ -248,10 +253,10 @@ int engine_attempt(struct engine *e) {
   }
   pthread_mutex_lock(&e->box->mutex);
   e->box->refs++;
-  e->box->tried = e->box->lost = e->box->writing = 0;
+  e->box->tried = e->box->lost = e->box->writing = e->box->was_late = 0;
   e->box->fd = -1;
   pthread_mutex_unlock(&e->box->mutex);
-  int is_secure = engine_wants_tls(&e->o);
+  int is_secure = e->box->is_secure = engine_wants_tls(&e->o);
   if (is_secure)
     engine_secure_begin();
   sigfillset(&all); /* the program's handlers run in its own threads */

@@ -207,8 +207,10 @@ static void begin(struct engine *e) {
   e->state = ENGINE_CONNECTING;
   e->stats.connects++;
   int rc = engine_attempt(e);
-  if (rc == 0)
+  if (rc == 0) {
+    uv_timer_start(&e->timer, on_timer, PING_MS, PING_MS); /* looks at its handshake */
     return;
+  }
   e->state = ENGINE_DOWN;
   snprintf(e->reason, sizeof e->reason, "no thread for the connection: %s",
            strerror(-rc));
@@ -326,8 +328,10 @@ static void up(struct engine *e) {
 
 static void attempt_over(struct engine *e) {
   pthread_join(e->thread, NULL);
+  uv_timer_stop(&e->timer);
   e->connecting = 0;
   e->has_tried = 1;
+  e->tls |= e->box->is_secure;
   e->nc = e->box->nc;
   e->box->nc = NULL;
   if (e->closing)
@@ -338,6 +342,23 @@ static void attempt_over(struct engine *e) {
     drop(e, NULL);
   else
     up(e);
+}
+
+/* A closing engine waits no more for the thread, which ends by itself. */
+static void abandon(struct engine *e) {
+  pthread_mutex_lock(&e->box->mutex);
+  int tried = e->box->tried;
+  e->is_abandoned = e->box->is_abandoned = !tried;
+  if (!tried)
+    e->box->wake = NULL;
+  pthread_mutex_unlock(&e->box->mutex);
+  if (tried) {
+    attempt_over(e);
+    return;
+  }
+  engine_handshake_cut(e->box, BEGUN_MS);
+  pthread_detach(e->thread);
+  e->connecting = 0;
 }
 
 static void on_wake(uv_async_t *wake) {
@@ -378,11 +399,15 @@ static void look(struct engine *e) {
 
 static void on_timer(uv_timer_t *timer) {
   struct engine *e = timer->data;
-  if (e->closing)
+  if (e->closing && e->connecting)
+    abandon(e);
+  else if (e->closing)
     drop(e, "closed");
   else if (e->nc)
     look(e);
-  else if (!e->connecting)
+  else if (e->connecting)
+    engine_handshake_cut(e->box, HANDSHAKE_MS);
+  else
     begin(e);
   finish(e);
 }
@@ -467,9 +492,12 @@ void engine_close(struct engine *e, void (*done)(void *data), void *data) {
   if (e->nc) {
     natsConnection_PublishString(e->nc, e->pings->subject, "");
     engine_touch(e);
-    uv_timer_start(&e->timer, on_timer, CLOSE_MS, 0);
   } else {
     uv_async_send(&e->wake); /* the end comes from the loop */
+  }
+  if (e->nc || e->connecting) {
+    uv_update_time(e->loop);
+    uv_timer_start(&e->timer, on_timer, CLOSE_MS, 0);
   }
 }
 
@@ -482,19 +510,8 @@ void engine_abort(struct engine *e, void (*done)(void *data), void *data) {
     write_out(e);
     drop(e, "closed");
   }
-  if (e->connecting) {
-    pthread_mutex_lock(&e->box->mutex);
-    int tried = e->box->tried;
-    e->is_abandoned = e->box->is_abandoned = !tried;
-    if (!tried)
-      e->box->wake = NULL;
-    pthread_mutex_unlock(&e->box->mutex);
-    if (tried)
-      attempt_over(e);
-    else
-      pthread_detach(e->thread);
-    e->connecting = 0;
-  }
+  if (e->connecting)
+    abandon(e);
   close_handles(e);
 }
 

@@ -19,6 +19,8 @@ enum {
   PING_MS = 1000,           /* between looks whether the server still speaks */
   PINGS_MAX = 3,            /* of them without a word end the connection */
   CONNECT_MS = 2000,        /* an attempt's patience with each server */
+  HANDSHAKE_MS = 4000,      /* and with its TLS handshake */
+  BEGUN_MS = 100,           /* since when a handshake surely has its socket */
   RETRY_MIN_MS = 50,
   RETRY_MAX_MS = 1000,
   CLOSE_MS = 1000,   /* that a closing engine writes */
@@ -39,7 +41,11 @@ struct mailbox {
   int lost;         /* libnats has closed it */
   uv_poll_t *poll;  /* NULL: the loop does not watch it */
   int is_abandoned; /* the engine is gone: the thread closes the library */
+  int is_secure;    /* its attempt counts as one with TLS, by the URL or the server */
   /* Of the attempt: */
+  void *ssl; /* in its handshake; or NULL */
+  uint64_t ssl_ms;
+  int was_late; /* its handshake was cut */
   int tried;
   natsStatus status;
   natsConnection *nc;
@@ -151,6 +157,13 @@ int engine_wants_tls(const struct engine_options *o);
 int engine_attempt(struct engine *e); /* starts the thread. 0 or -errno */
 struct mailbox *mailbox_new(uv_async_t *wake);
 void mailbox_drop(struct mailbox *box);
+
+/* engine_handshake.c */
+/* Around an attempt, in its thread. */
+void engine_handshake_begin(struct mailbox *box);
+void engine_handshake_end(struct mailbox *box);
+/* Ends the TLS handshake that began so long ago, if there is one. */
+void engine_handshake_cut(struct mailbox *box, unsigned after_ms);
 
 /* engine_creds.c */
 /* 0, or -1 and what is wrong with that file. */

@@ -1,0 +1,122 @@
+-- Whatever ends has a deadline, also when the NATS server is gone: closed at once, a pool elsewhere, a node
+-- with jobs, its pool and a watch keep the loop for seconds at most, whether the server was killed, stands
+-- still, or stands still in the middle of a connection. A TLS handshake that stands still is given up, and
+-- begun again.
+local story = require "story"
+local fork = require "moonfork"
+local helper = require "nats"
+local kit = story.kit
+
+local HAVE = package.searchpath("moonfork.nats_core", package.cpath)
+local HELLO = 'INFO {"server_id":"x","version":"2.9.10","proto":1,"headers":true,"max_payload":1048576,'
+  .. '"tls_required":true}\r\n'
+
+local function test(name, f)
+  story.test(name, {deadline = 60}, function(t)
+    if not HAVE then t.skip "built without NATS" end
+    return f(t, require "moonfork.nats")
+  end)
+end
+
+-- What asks for TLS and then says nothing. The connections stay open until the end of the story.
+local function mute(t)
+  local listener = t.got(fork.socket.listen "127.0.0.1:0")
+  listener:settimeout(20)
+  local peers = {}
+  t:defer(function()
+    for _, peer in ipairs(peers) do peer:close() end
+    listener:close()
+  end)
+  local function accept()
+    local peer = t.got(listener:accept())
+    peers[#peers + 1] = peer
+    t.got(peer:write(HELLO))
+    return peer
+  end
+  return "nats://" .. listener:address(), accept
+end
+
+local function loop_ends(t)
+  local begun = kit.now()
+  fork.loop()
+  t.ok(kit.now() - begun < 20, ("the loop took %.1f s"):format(kit.now() - begun))
+end
+
+local function threads()
+  return #kit.ls "/proc/self/task"
+end
+
+test("a pool closes beside a TLS handshake that stands still", function(t, nats)
+  local before = threads()
+  local url, accept = mute(t)
+  local far = nats.pool(url, {subject = "w"})
+  t.eq(accept():read(1), "\x16") -- it has begun its handshake
+  fork.step(0.2)
+  far:close()
+  loop_ends(t)
+  t.within(20, function() return threads() == before end, "the thread that connects")
+end)
+
+test("a TLS handshake that stands still is given up, and begun again", function(t, nats)
+  local url, accept = mute(t)
+  local far = nats.pool(url, {subject = "w"})
+  accept()
+  local failure
+  far:call(1, function(err) failure = err end)
+  t.within(30, function() return far:stats().engine_reason:find "handshake" end, "the end of the attempt")
+  accept()
+  t.within(30, function() return failure end, "the call")
+  t.error(failure, "ENGINE", "can't be reached: .*TLS handshake")
+  far:close()
+  loop_ends(t)
+end)
+
+local function all_at_once(what, gone)
+  test("all that is closed at once when the server is " .. what .. " has ended in seconds", function(t, nats)
+    local server = helper.start(t, {jetstream = true})
+    local pool = fork.new():eval "function f(...) return ... end":pool("f", {max = 2})
+    local node = t.got(nats.node(pool, server.url, {subject = "w", jobs = "JOBS", beat = 0.05}))
+    local far = nats.pool(server.url, {subject = "w", silent = 0.4, timeout = 2})
+    local watch = t.got(nats.watch(server.url))
+    t.eq({far:call(1)}, {1})
+    t.eq({far:result(t.got(far:post({}, 2)))}, {2})
+    local told, asked = 0, 0
+    local function ask(service, name, ...)
+      asked = asked + 1
+      local arguments = table.pack(...)
+      arguments[arguments.n + 1] = function() told = told + 1 end
+      service[name](service, table.unpack(arguments, 1, arguments.n + 1))
+    end
+    gone(server, t)
+    ask(far, "call", 1)
+    ask(far, "post", {}, 1)
+    ask(far, "post", {delay = 1}, 1)
+    ask(far, "result", "none")
+    ask(far, "cancel", "none")
+    ask(far, "jobs")
+    far:nodes()
+    far:stats()
+    far:close()
+    node:close()
+    pool:close()
+    watch:close()
+    loop_ends(t)
+    t.eq(told, asked)
+  end)
+end
+
+all_at_once("killed", function(server) server:kill() end)
+all_at_once("stopped", function(server) server:stop() end)
+-- Attempts to connect wait for its first word.
+all_at_once("one that takes connections and says nothing", function(server, t)
+  server:kill()
+  local listener
+  t.within(20, function()
+    listener = fork.socket.listen("127.0.0.1:" .. server.port)
+    return listener
+  end, "the port")
+  t:defer(function() listener:close() end)
+  t.within(20, function() return #fork.socket.poll({listener}, 0) == 1 end, "an attempt")
+end)
+
+story.done()
