@@ -41,10 +41,12 @@ static int has_work(const struct mf_process *p) {
   return p->finish.kind != FINISH_NONE || p->state == HELD || p->ndone < p->nwork;
 }
 
-/* Of one over there it is told by a link that is lost, or before its end. */
+/* Of one over there it is told before its end; when a link is lost that had an agent,
+ * never. */
 static int is_on_its_way(const struct mf_process *p) {
   const struct far_process *q = p->far_process;
-  return p->far && p->was_asked && (q ? !q->gone : far_link_is_lost(p->far));
+  int is_cut_off = p->far && far_link_is_lost(p->far) && far_link_is_up(p->far);
+  return p->far && p->was_asked && (q ? !q->gone : is_cut_off);
 }
 
 /* Whether a function that p was told to run may have been entered, once its socket is

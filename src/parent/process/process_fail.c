@@ -89,11 +89,12 @@ void process_describe_end(const struct mf_process *p, char *text, size_t n) {
     snprintf(text, n, "exit status %d", p->exit.code);
 }
 
-/* The error that a process gets because its source can't fork it. */
+/* The error that a process gets because its source can't fork it, or perhaps has: of one
+ * over there nobody tells any more when the link is lost. */
 void process_fail_like_source(struct mf_process *p) {
   const struct mf_process *s = p->source;
   const struct failure *f = s ? s->error : NULL;
-  int code = f ? f->code : MF_ETEMPLATE_DIED;
+  int code = f ? f->code : MF_ETEMPLATE_DIED, started = process_may_have_started(p);
   if (s && s->exit.known) {
     p->source_exit = s->exit;
     p->source_exit.error = NULL; /* the source's own, which may be freed first */
@@ -110,16 +111,16 @@ void process_fail_like_source(struct mf_process *p) {
   }
   if (!f || !f->message) {
     const char *why = s && !s->exit.known ? s->exit.error : NULL; /* a lost link */
-    process_fail(p, code, MF_STARTED_NO, NULL, "the template has ended%s%s",
+    process_fail(p, code, started, NULL, "the template has ended%s%s",
                  why ? ": " : "", why ? why : "");
     return;
   }
-  struct failure *copy = failure_new(code, MF_STARTED_NO, NULL, NULL);
+  struct failure *copy = failure_new(code, started, NULL, NULL);
   if (copy) {
     mf_error e;
     failure_tell(f, &e);
     e.code = code;
-    e.started = MF_STARTED_NO;
+    e.started = started;
     failure_copy(copy, &e);
     copy->origin = f->origin;
   }
