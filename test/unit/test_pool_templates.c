@@ -207,6 +207,36 @@ static void test_the_end_with_a_template_that_hangs(void **state) {
   begin(); /* for the end of the story */
 }
 
+/* In a pool that goes on, nobody else gives up a worker whose end is not noticed: so long
+ * after it was killed. */
+static void test_the_end_of_a_worker_that_is_not_noticed(void **state) {
+  options.max = 1;
+  options.grace_ms = 700;
+  options.max_calls = 1;
+  begin();
+  ask("a", 0);
+  far_run(far);
+  struct far_node *worker = far_worker(far, 0);
+  void (*on_kill)(struct sim *, int, int) = sim->on_kill;
+  sim->on_kill = NULL;
+  far_result(far, worker, 0, "A");
+  far->deaf = 1;
+  far_run(far);
+  assert_int_equal(call[0].code, 0);
+  far_advance(far, 699);
+  assert_int_equal(list_entry(pool->workers.next, struct worker, link)->slain, 0);
+  far_advance(far, 1);
+  assert_int_equal(list_entry(pool->workers.next, struct worker, link)->slain, 1);
+  far_advance(far, KILL_TIMEOUT_MS - 1);
+  assert_false(list_empty(&pool->workers));
+  far_advance(far, 1);
+  assert_true(list_empty(&pool->workers));
+  far_die(far, worker, SIGKILL);
+  sim->on_kill = on_kill;
+  far->deaf = 0;
+  far_run(far);
+}
+
 /* The i-th template that lives. */
 static struct far_node *template_node(int i) {
   for (int k = 0; k < far->n; k++)
@@ -537,6 +567,7 @@ int main(void) {
       STORY(test_template_that_dies_is_started_again),
       STORY(test_template_with_too_much_is_not),
       STORY(test_the_end_with_a_template_that_hangs),
+      STORY(test_the_end_of_a_worker_that_is_not_noticed),
       STORY(test_workers_come_from_all_templates),
       STORY(test_an_addition_that_fails_changes_nothing),
       STORY(test_additions_wait_for_each_other_and_a_reload_ends_them),
