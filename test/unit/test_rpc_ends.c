@@ -151,6 +151,32 @@ static void test_exit_without_end_of_file(void **state) {
   story_free(s);
 }
 
+/* A grandchild holds the socket, and writes faster than its parent reads: what counts as
+ * the worker's last words has an end. */
+static void test_exit_without_end_of_what_is_written(void **state) {
+  enum { EVENTS = 256, SIZE = 64 * 1024, ENOUGH = 4 << 20 };
+  static char body[SIZE];
+  struct story *s = story_new();
+  struct far_node *w;
+  int fd;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  w = far_worker(s->far, 0);
+  for (int i = 0; i < EVENTS; i++)
+    far_say(s->far, w, RPC_EVENT, 0, body, SIZE);
+  fd = w->fd;
+  w->fd = -1;
+  far_die(s->far, w, 0);
+  far_run(s->far);
+  assert_int_equal(s->errors, 1);
+  assert_int_equal(s->call[0].code, MF_ECLONE_DIED);
+  assert_in_range(s->events, ENOUGH / SIZE, ENOUGH / SIZE * 3 / 2);
+  sim_hang_up(s->sim, fd);
+  s->order[0] = 0;
+  story_free(s);
+}
+
 static void on_turn_end(struct story *s) {
   if (s->this_turn > s->most_a_turn)
     s->most_a_turn = s->this_turn;
@@ -585,6 +611,7 @@ int main(void) {
       cmocka_unit_test(test_process_that_cannot_be_forked_fails_the_calls),
       cmocka_unit_test(test_closed_socket_of_a_living_process),
       cmocka_unit_test(test_exit_without_end_of_file),
+      cmocka_unit_test(test_exit_without_end_of_what_is_written),
       cmocka_unit_test(test_a_hundred_thousand_calls_fail_in_chunks),
       cmocka_unit_test(test_an_old_number_finds_no_newer_call),
       cmocka_unit_test(test_abort_cancels_everything_in_silence),
