@@ -5,6 +5,7 @@
 
 #include "parent/process/births.h"
 #include "parent/process/far.h"
+#include "parent/process/far_link.h"
 #include "wire/link.h"
 
 /* As context.c says. */
@@ -193,11 +194,63 @@ static void test_the_slot_of_a_far_process_is_not_given_away(void **state) {
   story_free(s);
 }
 
+static void drain_commands(struct story *s, int far) {
+  struct frame f;
+  int fds[SIM_QUEUE];
+  while (sim_command(s->sim, far, &f, fds))
+    ;
+}
+
+static void be_born(struct story *s, const mf_process *q, int near_end, uint32_t number) {
+  uint32_t table, index;
+  births_place(q->births, q->slot, &table, &index);
+  say(s, near_end, LINK_BORN, (uint32_t[]){table, index, number, number}, 4);
+}
+
+/* A link is read when somebody waits for an end. Nobody does for that of a process whose
+ * handle was closed while it ran, though its record stays as long as one that it has
+ * forked: it wakes nobody. */
+static void test_who_was_closed_is_not_waited_for(void **state) {
+  struct story *s = story_new();
+  int near_end, far;
+  mf_process *t = make_far_template(s, &near_end, &far), *q, *r;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_fork(q, &r), 0);
+  assert_int_equal(mf_run(r, "f", on_run, s), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  drain_commands(s, far);
+  int q_far = sim_far_end(s->sim, q->chan.fd);
+  drain_commands(s, q_far);
+  int r_far = sim_far_end(s->sim, r->chan.fd);
+  be_born(s, q, near_end, 1);
+  be_born(s, r, near_end, 2);
+  sim_answer(s->sim, q_far, ANS_RUNNING, 1, NULL, 0);
+  sim_answer(s->sim, r_far, ANS_RUNNING, 2, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(q->state, RUNNING);
+  assert_int_equal(r->state, RUNNING);
+  assert_int_equal(t->far->nawaited, 2);
+  mf_close(q, NULL, NULL);
+  sim_run(s->sim);
+  assert_false(list_empty(&q->forks));
+  assert_int_equal(t->far->nawaited, 1);
+  assert_int_equal(t->far->nknown, 2);
+  say_end(s, near_end, 2);
+  sim_run(s->sim);
+  assert_int_equal(r->state, DEAD);
+  assert_int_equal(t->far->nawaited, 0);
+  assert_int_equal(t->far->watch.events, WATCH_HANGUP);
+  mf_close(r, NULL, NULL);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_processes_of_a_link_learn_of_its_end_over_turns),
       cmocka_unit_test(test_one_that_is_made_meanwhile_learns_of_it),
       cmocka_unit_test(test_a_long_report_is_read_over_turns),
+      cmocka_unit_test(test_who_was_closed_is_not_waited_for),
       cmocka_unit_test(test_the_slot_of_a_far_process_is_not_given_away),
   };
   return cmocka_run_group_tests_name("far link", tests, NULL, NULL);
