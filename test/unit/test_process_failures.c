@@ -87,6 +87,33 @@ static void test_a_failed_start_has_one_name(void **state) {
   }
 }
 
+/* A default template that could not start says so, and may live on: it is not asked for
+ * another process. */
+static void test_a_default_template_that_has_failed_is_not_used_again(void **state) {
+  struct story *s = story_new();
+  mf_process *p, *q;
+  assert_int_equal(context_start(s->context), 0);
+  assert_int_equal(process_make(s->context, 0, NULL, &p), 0);
+  assert_int_equal(mf_run(p, "f", on_run, s), 0);
+  int first = s->sim->spawned_control;
+  answer_failure(s, first, FAILURE_NOMEM, PHASE_START);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, MF_ETEMPLATE_START);
+  assert_int_equal(process_make(s->context, 0, NULL, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  int second = s->sim->spawned_control;
+  assert_int_not_equal(second, first);
+  answer_hello(s, second, (uint64_t)q->source->pid);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1); /* it is waited for */
+  assert_int_equal(q->source->state, SERVING);
+  close_both(p, q);
+  default_reset(s->context);
+  sim_run(s->sim);
+  story_free(s);
+}
+
 /* It hung up for good when its parent believed that descriptors were still to come. */
 static void test_an_answer_that_claims_descriptors_breaks_the_protocol(void **state) {
   unsigned char bytes[FRAME_HEADER_SIZE];
@@ -357,6 +384,7 @@ int main(void) {
       cmocka_unit_test(test_a_value_that_is_cut_or_too_long_is_malformed),
       cmocka_unit_test(test_an_errno_that_none_is),
       cmocka_unit_test(test_a_failed_start_has_one_name),
+      cmocka_unit_test(test_a_default_template_that_has_failed_is_not_used_again),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
       cmocka_unit_test(test_a_clone_lives_whose_template_fails_before_it_speaks),
       cmocka_unit_test(test_a_failure_of_no_command_is_malformed),
