@@ -6,6 +6,7 @@
 #undef NDEBUG /* its asserts are part of the tests */
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -209,6 +210,10 @@ static int op_share(struct backend *backend, size_t size, int *ret_fd, void **re
 
 static void op_unshare(struct backend *backend, void *map, size_t size) {
   (void)map, (void)size;
+  if (self(backend)->stopped) {
+    fprintf(stderr, "memory is given back to a backend that has been freed\n");
+    abort();
+  }
   self(backend)->nshared--; /* the far side may have it still */
 }
 

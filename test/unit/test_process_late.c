@@ -191,11 +191,31 @@ static void test_clones_of_what_is_born_late_are_reaped(void **state) {
       }
 }
 
+/* The program's loop ends before a process that is given up: what was kept of its forks was
+ * given back to a backend that had been freed before. */
+static void test_a_context_ends_before_what_it_waits_for(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far), *q;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  sim_run(s->sim);
+  give_up(s, (mf_process *[]){q, t}, 2);
+  assert_int_equal(s->runs, 1);
+  default_close(s->context);
+  sim_run(s->sim);
+  assert_true(s->sim->stopped);
+  assert_int_equal(sim_free(s->sim), 0);
+  free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),
       cmocka_unit_test(test_births_in_slots_that_were_given_back_are_reaped),
       cmocka_unit_test(test_clones_of_what_is_born_late_are_reaped),
+      cmocka_unit_test(test_a_context_ends_before_what_it_waits_for),
   };
   return cmocka_run_group_tests_name("process: late births", tests, NULL, NULL);
 }

@@ -181,9 +181,10 @@ static void free_context(struct context *ctx) {
   pthread_mutex_lock(&lock);
   list_remove(&ctx->link);
   pthread_mutex_unlock(&lock);
-  ctx->backend->ops->free(ctx->backend);
+  struct backend *backend = ctx->backend; /* what the owner frees is given back to it */
   blockcache_empty(&ctx->blockcache);
   ctx->ops->free(ctx);
+  backend->ops->free(backend);
 }
 
 int context_start(struct context *ctx) {
