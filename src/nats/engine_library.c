@@ -7,19 +7,30 @@
  * former whenever its count of users is 0, which it is a moment before its last thread
  * has done its work. So exit waits here first: until nobody is closing libnats, after
  * which nobody does, and until no attempt uses TLS, each of which ends after CONNECT_MS
- * for each server at the latest. */
+ * for each server at the latest.
+ *
+ * A copy that the program has forked itself has none of the threads, and perhaps mutexes
+ * of libnats and OpenSSL that one of them held: those functions wait for them for ever,
+ * once in some thousand copies. Nothing gives the mutexes back, so exit has a time limit
+ * in a copy. */
 #include "nats/engine_private.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <link.h>
 #include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { EXIT_MS = CONNECT_MS + 500, END_MS = 10000 /* of libnats's threads */ };
+enum {
+  EXIT_MS = CONNECT_MS + 500,
+  COPY_EXIT_S = 5, /* that exit takes in a forked copy */
+  END_MS = 10000   /* of libnats's threads */
+};
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t secure_over = PTHREAD_COND_INITIALIZER;
@@ -29,11 +40,31 @@ static pid_t opened_by;
 
 /* ---- the end of the process ---- */
 
-/* A forked copy has none of the threads, and perhaps a mutex that one of them held. */
-static void on_exit_of_process(void) {
-  struct timespec last;
-  if (getpid() != opened_by)
+#ifdef __GLIBC__
+
+static void *end_late(void *status) {
+  sleep(COPY_EXIT_S);
+  fflush(NULL);
+  _exit((int)(intptr_t)status);
+}
+
+static void on_exit_of_copy(int status) {
+  static int begun;
+  sigset_t all, old;
+  pthread_t thread;
+  if (begun++)
     return;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (pthread_create(&thread, NULL, end_late, (void *)(intptr_t)status) == 0)
+    pthread_detach(thread);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+#endif
+
+static void wait_for_attempts(void) {
+  struct timespec last;
   clock_gettime(CLOCK_REALTIME, &last);
   last.tv_sec += EXIT_MS / 1000;
   last.tv_nsec += EXIT_MS % 1000 * 1000000L;
@@ -46,11 +77,36 @@ static void on_exit_of_process(void) {
   pthread_mutex_unlock(&mutex);
 }
 
-static void watch_exit(void) {
-  atexit(on_exit_of_process); /* without memory for it exit does not wait */
+/* Without memory for what is registered here exit does not wait. */
+
+#ifdef __GLIBC__
+
+static void on_exit_of_process(int status, void *data) {
+  (void)data;
+  if (getpid() == opened_by)
+    wait_for_attempts();
+  else
+    on_exit_of_copy(status);
 }
 
-/* What is given to atexit last is called first: libnats's function is there since its
+static void watch_exit(void) {
+  on_exit(on_exit_of_process, NULL);
+}
+
+#else /* the status of an exit is not told */
+
+static void on_exit_of_process(void) {
+  if (getpid() == opened_by)
+    wait_for_attempts();
+}
+
+static void watch_exit(void) {
+  atexit(on_exit_of_process);
+}
+
+#endif
+
+/* What is given to atexit or on_exit last is called first: libnats's function is there since its
  * first nats_Open, OpenSSL's since the first options with TLS. */
 static void watch_exit_plain(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -119,4 +119,12 @@ all_at_once("one that takes connections and says nothing", function(server, t)
   t.within(20, function() return #fork.socket.poll({listener}, 0) == 1 end, "an attempt")
 end)
 
+test("a copy that the program has forked itself ends by exit, whatever stands still there", function(t)
+  local url = mute(t)
+  local pipe = io.popen(("'%s/test/help/nats_exit' %s 2>&1"):format(os.getenv "MOONFORK_BUILD", url))
+  local text = pipe:read "a"
+  pipe:close()
+  t.eq(text, "left status 7\n")
+end)
+
 story.done()
