@@ -258,10 +258,16 @@ static char *copy(const char *s, size_t n) {
 static void finish_with_error(struct far_call *c, const struct envelope_record *r) {
   char *message = copy(r->message, r->message_length);
   char *traceback = copy(r->traceback, r->traceback_length);
+  int is_code = r->exit == ENVELOPE_EXIT_CODE;
+  mf_exit x = {.known = 1,
+               .code = is_code ? r->status : 0,
+               .signal = is_code ? 0 : r->status,
+               .core = r->exit == ENVELOPE_EXIT_CORE};
   mf_error e = {.code = r->code,
                 .message = message ? message : nats_error_text(r->code),
                 .traceback = traceback,
                 .started = r->started ? MF_STARTED_UNKNOWN : MF_STARTED_NO,
+                .exit = r->exit != ENVELOPE_NO_EXIT ? &x : NULL,
                 .value = r->value,
                 .value_length = r->value_length};
   far_finish(c, &e, NULL);

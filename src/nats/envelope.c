@@ -100,7 +100,7 @@ static size_t cut(size_t length, size_t *room) {
 /* ERROR or CHUNKED. */
 static int put_end(struct buf *b, enum envelope_kind kind,
                    const struct envelope_record *e, size_t room) {
-  size_t head = (kind == ENVELOPE_CHUNKED ? 8 : 0) + 4 + 1 + 3 * 4;
+  size_t head = (kind == ENVELOPE_CHUNKED ? 8 : 0) + 4 + 1 + 5 + 3 * 4;
   room = room > head + 9 ? room - head - 9 : 0;
   size_t message = e->message ? cut(e->message_length, &room) : 0;
   size_t traceback = e->traceback ? cut(e->traceback_length, &room) : 0;
@@ -115,6 +115,8 @@ static int put_end(struct buf *b, enum envelope_kind kind,
   }
   buf_put_u32(b, (uint32_t)e->code);
   buf_put_u8(b, e->started ? 1 : 0);
+  buf_put_u8(b, (uint8_t)e->exit);
+  buf_put_u32(b, (uint32_t)e->status);
   buf_put_str(b, e->message, message);
   buf_put_str(b, e->traceback, traceback);
   return buf_put_str(b, value > 0 ? e->value : NULL, value);
@@ -190,6 +192,9 @@ static void read_call(struct reader *r, struct envelope_record *e) {
 static void read_error(struct reader *r, struct envelope_record *e) {
   e->code = (int32_t)reader_u32(r);
   e->started = reader_u8(r) != 0;
+  unsigned how = reader_u8(r);
+  e->exit = how <= ENVELOPE_EXIT_CORE ? how : ENVELOPE_NO_EXIT;
+  e->status = (int32_t)reader_u32(r);
   e->message = reader_str(r, &e->message_length);
   e->traceback = reader_str(r, &e->traceback_length);
   e->value = reader_str(r, &e->value_length);

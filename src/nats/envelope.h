@@ -9,7 +9,8 @@
  *             nodes that have said so take one
  *   answers:  "mfa" VERSION, str node, then any number of: u8 kind, u64 id, ...
  *             RESULT: u32 length, bytes
- *             ERROR: i32 code, u8 started, str message, str traceback, str value
+ *             ERROR: i32 code, u8 started, u8 exit, i32 status, str message, str
+ *             traceback, str value
  *             BUSY: nothing; the call was not taken
  *             GONE: nothing; a call that was checked is not here (any more)
  *             ITEMS: u32 bytes of answers before, u32 length, bytes: the next answers of
@@ -44,6 +45,13 @@ enum envelope_kind {
   ENVELOPE_CHUNKED = 10
 };
 
+enum envelope_exit {
+  ENVELOPE_NO_EXIT,
+  ENVELOPE_EXIT_CODE,
+  ENVELOPE_EXIT_SIGNAL,
+  ENVELOPE_EXIT_CORE /* by a signal, with a core */
+};
+
 /* Strings are borrowed from the message; NULL: there is none. */
 struct envelope_record {
   enum envelope_kind kind;
@@ -56,6 +64,8 @@ struct envelope_record {
   uint32_t entered, us; /* of CHUNKED */
   int32_t code;         /* of ERROR and CHUNKED */
   int started;
+  enum envelope_exit exit; /* how the process ended, and its code or signal */
+  int32_t status;
   const char *message, *traceback, *value;
   size_t message_length, traceback_length, value_length;
 };

@@ -68,10 +68,24 @@ int node_make_room(mf_node *node, struct node_caller *caller, size_t more) {
              : envelope_begin_answers(&caller->out, engine_id(node->engine));
 }
 
+static enum envelope_exit exit_of(const mf_exit *x) {
+  if (!x || !x->known)
+    return ENVELOPE_NO_EXIT;
+  return x->signal == 0 ? ENVELOPE_EXIT_CODE
+         : x->core      ? ENVELOPE_EXIT_CORE
+                        : ENVELOPE_EXIT_SIGNAL;
+}
+
+static int status_of(const mf_exit *x) {
+  return !x || !x->known ? 0 : x->signal ? x->signal : x->code;
+}
+
 static struct envelope_record error_record(uint64_t id, const mf_error *e) {
   return (struct envelope_record){.id = id,
                                   .code = e->code,
                                   .started = e->started,
+                                  .exit = exit_of(e->exit),
+                                  .status = status_of(e->exit),
                                   .message = e->message,
                                   .traceback = e->traceback,
                                   .value = e->value,

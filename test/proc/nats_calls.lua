@@ -18,6 +18,8 @@ local CODE = [[
   function handle() return io.stdout end
   local entered = 0
   function count() entered = entered + 1 return entered end
+  function leave(code) os.exit(code) end
+  function fall() require "testkit".kill(require "testkit".getpid(), 9) end
   function any(name, ...) return _ENV[name](...) end
 ]]
 
@@ -101,6 +103,22 @@ test("errors of the function come with their traceback and value", function(t)
   t.eq(err.started, "unknown")
   _, err = far:call("bad", 42)
   t.eq(err.value, {code = 42})
+end)
+
+test("errors say how the worker's process ended, of single calls and in a map", function(t)
+  local far = pair(t)
+  local _, err = far:call("leave", 3)
+  t.error(err, "CLONE_DIED")
+  t.eq({err.exit.code, err.exit.signal}, {3, nil})
+  _, err = far:call "fall"
+  t.error(err, "CLONE_DIED")
+  t.eq({err.exit.code, err.exit.signal}, {nil, 9})
+  _, err = far:call "bad"
+  t.eq(err.exit, nil)
+  for _, failure in far:map({{"leave", 4}}, {unpack = true}) do
+    t.error(failure, "CLONE_DIED")
+    t.eq(failure.exit.code, 4)
+  end
 end)
 
 test("what can't travel is refused before it is sent, and says what to do", function(t)

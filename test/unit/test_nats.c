@@ -57,6 +57,8 @@ static void put_all_answers(struct buf *b) {
   struct envelope_record e = {.id = 9,
                               .code = -20001,
                               .started = 1,
+                              .exit = ENVELOPE_EXIT_SIGNAL,
+                              .status = 9,
                               .message = "message",
                               .message_length = 7,
                               .traceback = "trace",
@@ -91,6 +93,7 @@ static void test_answers_there_and_back(void **state) {
   assert_int_equal(envelope_next(&r, 1, &e), 1);
   assert_true(e.kind == ENVELOPE_ERROR && e.id == 9 && e.code == -20001 &&
               e.started == 1);
+  assert_true(e.exit == ENVELOPE_EXIT_SIGNAL && e.status == 9);
   assert_true(e.message_length == 7 && e.traceback_length == 5 && e.value_length == 2);
   assert_int_equal(envelope_next(&r, 1, &e), 1);
   assert_true(e.kind == ENVELOPE_ITEMS && e.id == 11 && e.before == 70 && e.length == 5);
@@ -122,7 +125,7 @@ static void test_an_error_is_cut_to_its_room(void **state) {
     assert_int_equal(envelope_begin_answers(&b, ID), 0);
     size_t before = buf_size(&b);
     assert_int_equal(envelope_put_error(&b, &e, room), 0);
-    assert_true(buf_size(&b) - before <= (room > 26 ? room : 26));
+    assert_true(buf_size(&b) - before <= (room > 31 ? room : 31));
     assert_int_equal(envelope_open_answers(&r, buf_peek(&b), buf_size(&b), node), 1);
     assert_int_equal(envelope_next(&r, 1, &got), 1);
     assert_true(!got.value || got.value_length == 100); /* half a value is none */
