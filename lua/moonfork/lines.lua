@@ -422,7 +422,12 @@ function Run:note(call, err, ...)
   if err and err.started == "no" and self.pool:stats().state == "failed" then self:end_with_pool(err) end
   if err then return end
   if not self.log then
-    call.text = joined(...)
+    local ok, text = pcall(joined, ...)
+    if ok then
+      call.text = text
+    else
+      call.err = core.error("REMOTE", text)
+    end
     return
   end
   local text, start, seconds, worker, message = ...

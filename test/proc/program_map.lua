@@ -28,6 +28,12 @@ story.test("each line is a call, each answer a line, in the order of the input",
   t.ok(out == table.concat(expected, "\n") .. "\n")
 end)
 
+story.test("answers that no text can show are told by their line", function(t)
+  local out, err, code = map([[-e 'function f(x) return x == "b" and {} or x end' f]], {stdin = "a\nb\n"})
+  t.eq({out, code}, {"a\n", 1})
+  t.match(err, "^moonfork map: line 2: result 1 is a table, which a line of text can't show: ")
+end)
+
 story.test("answers: several values, none, nil, numbers, no newline at the end", function(t)
   local out, err, code = map([[-e 'function f(x) if x == "a" then return 1, nil, "z" end
     if x == "b" then return end if x == "c" then return nil end return 2.5 end' f]], {stdin = "a\nb\nc\nd"})

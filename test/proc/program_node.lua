@@ -10,7 +10,8 @@ if not package.searchpath("moonfork.nats_core", package.cpath) then
   story.done()
 end
 
-local WORK = [[-e 'function f(...) if ... == "raise" then error "it is bad" end return "did", ... end' f]]
+local WORK = [[-e 'function f(...) if ... == "raise" then error "it is bad" end
+  if ... == "list" then return 1, {2} end return "did", ... end' f]]
 
 -- A node that serves; words: its engine.
 local function node(t, words, options)
@@ -43,6 +44,9 @@ story.test("call prints what a node's function returns; top shows the node; TERM
   running:kill(kit.SIGHUP)
   t.outside(20, function() return running.out():find " reloaded" end)
   t.eq({program.run("call " .. engine .. " again")}, {"did\tagain\n", "", 0})
+  out, err, code = program.run("call " .. engine .. " list")
+  t.eq({out, code}, {"", 1})
+  t.match(err, "^moonfork call: result 2 is a table, which a line of text can't show: ")
   running:kill(kit.SIGTERM)
   t.eq(running:wait(), 143)
   t.match(running.out(), " stopped\n$")

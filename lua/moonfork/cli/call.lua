@@ -9,7 +9,8 @@ local command = {
   summary = "call the function of the nodes of a NATS subject",
   description = [[
 Calls the function of one of the nodes (`moonfork node`) with the arguments, strings, and prints what
-it returns as a line: several values are separated by tabs. Where no node has room the call waits.]],
+it returns as a line: several values are separated by tabs, a table is an error. Where no node has room
+the call waits.]],
   arguments = {
     {name = "ARG", help = "An argument of the function, a string; after -- also one that begins with -", many = true},
   },
@@ -52,7 +53,9 @@ function command.main(options)
   if err then
     cli.fail(cli.FAILED, "%s%s", template.first_line(err), err.traceback and "\n" .. err.traceback or "")
   end
-  output.write(require "moonfork.joined"(table.unpack(results, 2, results.n)) .. "\n")
+  local ok, line = pcall(require "moonfork.joined", table.unpack(results, 2, results.n))
+  if not ok then cli.fail(cli.FAILED, "%s", line) end
+  output.write(line .. "\n")
   output.flush()
   return cli.OK
 end
