@@ -39,12 +39,17 @@ static void on_interrupt(void) {
   see_interrupt(NULL);
 }
 
-/* A clone in a thread, or a pseudo-process, that waits in here can be ended, too. */
+/* A clone in a thread, or a pseudo-process, that waits in here can be ended, too. All
+ * interpreters of the process share what is found: one that a C module has made has no
+ * such function, and takes it from nobody. */
 static void find_interrupt(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, INTERRUPT_KEY);
-  see_interrupt = lua_tocfunction(L, -1);
-  interrupt_elsewhere = see_interrupt ? on_interrupt : NULL;
+  lua_CFunction found = lua_tocfunction(L, -1);
   lua_pop(L, 1);
+  if (!found)
+    return;
+  see_interrupt = found;
+  interrupt_elsewhere = on_interrupt;
 }
 
 /* The other variables of this library, and of those that it needs, begin anew with the

@@ -243,6 +243,19 @@ test("a clone in a thread that waits in the module's sockets is ended in time", 
   t.got(pool:drain(20))
 end)
 
+-- Another interpreter of the same process that had loaded the module, too, took that from all clones.
+test("an interpreter of a C module's leaves them that", function(t)
+  local p = fork.new_exec():eval(FUNCTIONS_OF_THE_LIBRARY):eval [[
+    local other = require "faultkit".state(package.path, package.cpath)
+    assert(other:here "return require 'moonfork'")
+    other:close()
+  ]]
+  local pool = p:pool("waits", {isolation = "thread", max = 1, call_timeout = 0.05,
+    backoff = {min = 0.001, max = 0.001}})
+  ends_in_time(t, pool, "reads")
+  t.got(pool:drain(20))
+end)
+
 -- As with pseudo-processes that end at once (pseudo_fork.lua).
 test("clones in threads that are ended leave no memory of the library's", {
   skip = story.scale > 1 and "needs a plain build" or nil}, function(t)
