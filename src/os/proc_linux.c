@@ -237,7 +237,7 @@ static int look_at_threads(struct threads *t) {
 }
 
 int proc_threads(void) {
-  struct threads t;
+  struct threads t = {0};
   int n = listed_threads();
   return n > 1 && look_at_threads(&t) == 0 ? t.n : n;
 }

@@ -65,7 +65,7 @@ static void watch_side(void) {
 static ssize_t send_side(void) {
   size_t n = buf_size(&side_out);
   int is_due = npending > 0 && pending[0].at == nwritten;
-  if (npending > is_due && pending[is_due].at - nwritten < n)
+  if (npending > (size_t)is_due && pending[is_due].at - nwritten < n)
     n = (size_t)(pending[is_due].at - nwritten);
   struct iovec iov = {(void *)(uintptr_t)buf_peek(&side_out), n};
   ssize_t sent = sock_send(SIDE_FD, &iov, 1, is_due ? &pending[0].fd : NULL, is_due);
@@ -201,11 +201,11 @@ static void on_leash(struct turn_watch *w, int events) {
 /* ---- from the parent ---- */
 
 static int take_fork(const struct link_frame *f) {
-  const unsigned char *command;
+  const unsigned char *message;
   uint32_t token;
   size_t n;
-  int r = link_read_fork(f, &token, &command, &n);
-  return r < 0 ? r : mux_fork(&mux, token, command, n);
+  int r = link_read_fork(f, &token, &message, &n);
+  return r < 0 ? r : mux_fork(&mux, token, message, n);
 }
 
 static int take_unwanted(const struct link_frame *f) {

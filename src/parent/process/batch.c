@@ -155,68 +155,28 @@ static int fork_early(struct mf_process *p, struct mf_process *source,
   return 1;
 }
 
-/* Writes the fork that p has been held back with. */
-void process_unhold(struct mf_process *p) {
-  if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
-    p->chan.corked = 0;
-    task_clear(&p->write);
-    channel_flush(&p->chan);
-    context_spare_turn(p->context);
-    return;
-  }
-  struct mf_process *source = p->source;
-  struct hold *hold = p->hold;
-  struct context *ctx = p->context;
+static void refuse_fork(struct mf_process *p, int error, const char *what, int r) {
+  p->fork_refused = 1;
+  process_fail(p, error, MF_STARTED_NO, NULL, "%s: %s", what, strerror(-r));
+  process_die(p);
+}
+
+/* pair: the sockets of the new process, taken, also on failure. placed: place_birth was
+ * called before, and gave these. */
+static int send_fork(struct mf_process *p, struct mf_process *source, struct hold *hold,
+                     int pair[2], struct fdset *placed) {
+  struct backend *s = p->context->backend;
   struct process_command fork = {.type = CMD_FORK, .id = p->id};
-  struct fdset fds, places;
-  int pair[2], is_early, r, i;
-  if (!hold)
-    return;
-  p->hold = NULL;
-  task_clear(&p->write);
-  if (p->state == HELD)
-    journal_batch(&p->journal, hold);
-  if (source && source->held_child == p)
-    source->held_child = NULL;
-  if (source && source->hold)
-    process_unhold(source);
-  if (!source || source->error || source->state == DEAD) {
-    hold_free(ctx, hold);
-    process_never_starts(p);
-    return;
-  }
-  fdset_init(&places);
-  is_early = may_fork_early(p, source, hold);
-  r = is_early ? place_birth(p, source, &hold->options, -1, &places) : 0;
-  if (is_early && r == 0 && places.n == 0)
-    r = fork_early(p, source, hold);
-  if (r > 0) {
-    hold_free(ctx, hold);
-    process_update(source);
-    process_update(p);
-    context_spare_turn(ctx);
-    return;
-  }
-  r = r ? r : ctx->backend->ops->pair(ctx->backend, pair);
-  if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
-    (void)ctx->backend->ops->unblock(ctx->backend, pair[1]);
-  if (r < 0) {
-    fdset_close(&places);
-    hold_free(ctx, hold);
-    p->fork_refused = 1;
-    process_fail(p, MF_EFORK_FAILED, MF_STARTED_NO, NULL,
-                 "the socket of the new process can't be made: %s", strerror(-r));
-    process_die(p);
-    return;
-  }
+  struct fdset fds;
+  int r;
   fdset_init(&fds);
   fdset_push(&fds, pair[1]);
   r = p->is_thread ? process_thread_begin(p, &fds)
-      : is_early   ? 0
+      : placed     ? 0
                    : place_birth(p, source, &hold->options, pair[0], &fds);
-  for (i = 0; i < places.n; i++)
-    fdset_push(&fds, fdset_steal(&places, i));
-  for (i = 0; i < hold->fds.n; i++)
+  for (int i = 0; placed && i < placed->n; i++)
+    fdset_push(&fds, fdset_steal(placed, i));
+  for (int i = 0; i < hold->fds.n; i++)
     fdset_push(&fds, fdset_steal(&hold->fds, i));
   if (!r)
     r = put_commands(hold);
@@ -230,33 +190,96 @@ void process_unhold(struct mf_process *p) {
   if (!r) /* first, so that its socket is guarded before anybody can write to it */
     r = process_connect(p, pair[0]);
   else
-    ctx->backend->ops->close(ctx->backend, &pair[0]);
+    s->ops->close(s, &pair[0]);
   if (!r)
     r = command_send(source, &fork);
   else
     fdset_close(&fds);
-  if (!r) {
-    p->fork_number = source->nsent;
-    p->was_asked = 1;
-    process_ask(source, p);
-    if (p->is_thread && p->finish.kind == FINISH_RUN)
-      busy_wait_expect(&ctx->busy_wait, proc_now_ns());
-    if (p->finish.kind == FINISH_RUN && p->births)
-      process_await_word(source);
-    if (p->is_thread && p->finish.kind != FINISH_RUN) /* else its answer comes first */
-      process_watch_end(p);
-  }
-  hold_free(ctx, hold);
+  return r;
+}
+
+static void fork_was_sent(struct mf_process *p, struct mf_process *source) {
+  int runs = p->finish.kind == FINISH_RUN;
+  p->fork_number = source->nsent;
+  p->was_asked = 1;
+  process_ask(source, p);
+  if (p->is_thread && runs)
+    busy_wait_expect(&p->context->busy_wait, proc_now_ns());
+  if (runs && p->births)
+    process_await_word(source);
+  if (p->is_thread && !runs) /* else its answer comes first */
+    process_watch_end(p);
+}
+
+/* 0 or -errno; then p has failed. */
+static int fork_with_a_socket(struct mf_process *p, struct mf_process *source,
+                              struct hold *hold, struct fdset *placed) {
+  struct backend *s = p->context->backend;
+  int pair[2], r = s->ops->pair(s, pair);
+  if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
+    (void)s->ops->unblock(s, pair[1]);
   if (r < 0) {
-    p->fork_refused = 1;
-    process_fail(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED, MF_STARTED_NO, NULL,
-                 "the fork command can't be sent: %s", strerror(-r));
-    process_die(p);
+    refuse_fork(p, MF_EFORK_FAILED, "the socket of the new process can't be made", r);
+    return r;
+  }
+  r = send_fork(p, source, hold, pair, placed);
+  if (r < 0)
+    refuse_fork(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED,
+                "the fork command can't be sent", r);
+  else
+    fork_was_sent(p, source);
+  return r;
+}
+
+static int send_held(struct mf_process *p, struct mf_process *source, struct hold *hold) {
+  struct fdset placed;
+  fdset_init(&placed);
+  if (!may_fork_early(p, source, hold))
+    return fork_with_a_socket(p, source, hold, NULL);
+  int r = place_birth(p, source, &hold->options, -1, &placed);
+  if (r == 0 && placed.n == 0)
+    r = fork_early(p, source, hold);
+  if (r < 0)
+    refuse_fork(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED,
+                "the fork command can't be made", r);
+  else if (r == 0)
+    r = fork_with_a_socket(p, source, hold, &placed);
+  fdset_close(&placed);
+  return r < 0 ? r : 0;
+}
+
+/* Writes the fork that p has been held back with. */
+void process_unhold(struct mf_process *p) {
+  if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
+    p->chan.corked = 0;
+    task_clear(&p->write);
+    channel_flush(&p->chan);
+    context_spare_turn(p->context);
     return;
   }
-  process_update(source);
-  process_update(p);
-  context_spare_turn(ctx);
+  struct mf_process *source = p->source;
+  struct hold *hold = p->hold;
+  struct context *ctx = p->context;
+  if (!hold)
+    return;
+  p->hold = NULL;
+  task_clear(&p->write);
+  if (p->state == HELD)
+    journal_batch(&p->journal, hold);
+  if (source && source->held_child == p)
+    source->held_child = NULL;
+  if (source && source->hold)
+    process_unhold(source);
+  int goes = source && !source->error && source->state != DEAD;
+  int r = goes ? send_held(p, source, hold) : 0;
+  hold_free(ctx, hold);
+  if (!goes) {
+    process_never_starts(p);
+  } else if (r == 0) {
+    process_update(source);
+    process_update(p);
+    context_spare_turn(ctx);
+  }
 }
 
 void process_on_write(struct task *t) {

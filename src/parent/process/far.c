@@ -589,10 +589,6 @@ void far_link_drop(struct far_link **at) {
   free(far);
 }
 
-struct context *far_link_context(const struct far_link *far) {
-  return far->context;
-}
-
 int far_link_is_lost(const struct far_link *far) {
   return far->lost;
 }

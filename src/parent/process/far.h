@@ -70,7 +70,6 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops);
 int far_link_open(struct far_link *far, int fd);
 struct far_link *far_link_hold(struct far_link *far);
 void far_link_drop(struct far_link **far);
-struct context *far_link_context(const struct far_link *far);
 /* It is behind the link from now on; list_remove of its link ends that. */
 void far_join(struct far_link *far, struct far_record *r);
 /* Reads what it has told by now, as far as this turn has steps for; what follows from it

@@ -337,7 +337,7 @@ static int load(struct loading *l, const char *path, int flags,
     r = find_objects(l);
   if (r == 0)
     r = place_heap(l);
-  if (r < 0)
+  if (r != 0)
     return r;
   uint64_t *hooks = copy_hooks(l);
   if (!hooks)
