@@ -169,6 +169,39 @@ test("its functions know that they are in a thread", function(t)
   end
 end)
 
+test("a copy of the process that C code makes ends alone, and tells nobody", function(t)
+  local p = template [[
+    local raw = assert(package.loadlib(package.searchpath("unsafe.fork", package.cpath:gsub("%?", "unsafe")),
+      "luaopen_unsafe_fork"))
+    function copies(s, how, code)
+      local reader, writer = clone.pipe()
+      local me = io.open "/proc/self/stat":read "n"
+      raw()
+      if io.open "/proc/self/stat":read "n" ~= me then
+        reader:close()
+        writer:write "copied"
+        load("local clone, code = ... " .. how)(clone, tonumber(code))
+      end
+      writer:close()
+      s:write(reader:read "a", "\n")
+      s:read "l"
+      s:write "still there"
+    end
+  ]]
+  for _, how in ipairs {"clone.exit(code)", "os.exit(code)", "clone.exit(code, true)", "error 'on purpose'"} do
+    local q = thread(p)
+    local socket = t.got(q:send_arg(how):send_arg "5":run "copies")
+    t.eq(socket:read "l", "copied", how)
+    socket:write "go\n"
+    t.eq(socket:read "a", "still there", how)
+    socket:close()
+    local status = t.got(q:wait())
+    t.eq({status.code, status.error}, {0}, how)
+    q:close()
+  end
+  p:close()
+end)
+
 test("a crash ends all that are in the process, and each is told", function(t)
   local p = template()
   local others, sockets = {}, {}

@@ -191,6 +191,7 @@ static void end_left(void *data) {
       "C code has ended the clone's thread (pthread_exit or pthread_cancel)";
   struct thread *t = data;
   struct server *s = &t->server;
+  server_end_copy(s);
   (void)pthread_setspecific(living, t); /* for a finaliser that does it, too */
   if (_setjmp(t->end) == 0) {
     failure_record_set(&s->failure, FAILURE_REMOTE, PHASE_FUNCTION, 0, why);
