@@ -287,6 +287,55 @@ test("C code in one forks: both have everything", function(t)
   p:close()
 end)
 
+-- The copies have no thread that would give a lock back.
+test("copies that C code makes while others are served go on", function(t)
+  local p = fork.new_exec():eval [[
+    local clone = require "moonfork.clone"
+    local raw = assert(package.loadlib(package.searchpath("unsafe.fork", package.cpath:gsub("%?", "unsafe")),
+      "luaopen_unsafe_fork"))
+    data, arrays = {}, {}
+    for i = 1, 100000 do data[i] = {i} end
+    for i = 1, 20 do arrays[i] = table.move(data, 1, 16384, 1, {}) end
+    function reads(s)
+      local n = 0
+      for i = 1, #data, 97 do n = n + data[i][1] end
+      s:write(n)
+    end
+    function forks(s)
+      local me = io.open "/proc/self/stat":read "n"
+      for _ = 1, 30 do
+        local reader, writer = clone.pipe()
+        raw()
+        if io.open "/proc/self/stat":read "n" ~= me then
+          reader:close()
+          for _, array in ipairs(arrays) do array[#array + 1] = 1 end -- large blocks move
+          writer:write "done"
+          clone.exit(0)
+        end
+        writer:close()
+        assert(reader:read "a" == "done")
+        reader:close()
+      end
+      s:write "all"
+    end
+  ]]
+  local q = lazy(p)
+  local s = t.got(q:run "forks")
+  for _ = 1, 30 do
+    local sockets = {}
+    for i = 1, 3 do sockets[i] = t.got(lazy(p):run "reads") end
+    for i = 1, 3 do
+      t.eq(sockets[i]:read "a", "51504636")
+      sockets[i]:close()
+    end
+  end
+  t.eq(s:read "a", "all")
+  s:close()
+  t.eq(t.got(q:wait()).code, 0)
+  q:close()
+  p:close()
+end)
+
 test("programs that one starts, and a pool", function(t)
   local p = template [[
     function shell(s, n)

@@ -267,15 +267,17 @@ static struct heap *copy_lazily(struct server *s, lua_State *main, struct copyin
 }
 
 /* A copy that C code in a clone makes of the process has nobody who puts memory in place
- * for it: the clone gets all of its own before. */
-static void fetch_before_fork(void) {
+ * for it: the clone gets all of its own before. Nor is there anybody in it who would give
+ * the lock back: its heap asks for that at each large block that goes away. */
+static void before_fork(void) {
   const struct server *s = server_self();
   if (s && s->lazy)
     heap_touch_all(s->heap);
+  picture_lock();
 }
 
 static void watch_forks(void) {
-  pthread_atfork(fetch_before_fork, NULL, NULL);
+  pthread_atfork(before_fork, picture_unlock, picture_unlock);
 }
 
 int thread_copy_suits(const struct server *to, int lazy) {
