@@ -232,7 +232,8 @@ static void close_before_threads_end(const struct server *s) {
 void server_exit(struct server *s, int code) {
   if (s->before_exit)
     s->before_exit();
-  if (s->leave && s->pid == getpid()) /* a copy of the process is no thread of anybody's */
+  if (s->leave &&
+      s->pid == getpid()) /* a copy of the process is no thread of anybody's */
     s->leave(s, code);
   if (s->await_threads) {
     close_before_threads_end(s);

@@ -302,6 +302,11 @@ static int serve(const struct uffd_msg *m) {
 
 /* ---- the server ---- */
 
+/* Says nothing of the next time. */
+static int is_used_up(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
 /* Serves the kernel's accesses, too. */
 static int open_fault_fd(void) {
   int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
@@ -310,9 +315,9 @@ static int open_fault_fd(void) {
     int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
     if (device >= 0)
       fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+    int error = errno;
     fd_close(&device);
-    if (fd < 0)
-      errno = EPERM;
+    errno = is_used_up(error) ? error : EPERM;
   }
 #endif
   struct uffdio_api api = {.api = UFFD_API};
@@ -324,12 +329,14 @@ static int open_fault_fd(void) {
   return fd;
 }
 
-static pthread_once_t looked_up = PTHREAD_ONCE_INIT;
+static int is_looked_up;
 static char why_not[256];
 
+/* Where no descriptor is free here the server still has one, in a table of its own. */
 static void look_up(void) {
   int fd = open_fault_fd(), error = errno;
-  if (fd < 0)
+  is_looked_up = fd >= 0 || !is_used_up(error);
+  if (fd < 0 && is_looked_up)
     snprintf(why_not, sizeof why_not,
              "userfaultfd(2): %s. It needs the right to open /dev/userfaultfd, "
              "CAP_SYS_PTRACE, or vm.unprivileged_userfaultfd=1 (sysctl)",
@@ -340,7 +347,10 @@ static void look_up(void) {
 }
 
 const char *faults_reason(void) {
-  pthread_once(&looked_up, look_up);
+  picture_lock();
+  if (!is_looked_up)
+    look_up();
+  picture_unlock();
   return why_not[0] ? why_not : NULL;
 }
 

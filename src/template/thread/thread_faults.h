@@ -12,7 +12,8 @@
 
 #include "template/thread/thread_picture.h"
 
-/* NULL: there can be one. Else why not, and what to do. Looked up once. */
+/* NULL: there can be one, or no descriptor is free to look it up. Else why not, and what to
+ * do. Looked up once. */
 const char *faults_reason(void);
 
 enum faults_kind {
