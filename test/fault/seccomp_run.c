@@ -46,6 +46,7 @@ static const struct {
     {"madvise", SYS_madvise},
     {"statx", SYS_statx},
     {"unshare", SYS_unshare},
+    {"userfaultfd", SYS_userfaultfd},
     {"sched_getscheduler", SYS_sched_getscheduler},
     {"sched_setscheduler", SYS_sched_setscheduler},
     {"clone_parent", CLONE_PARENT_ONLY},

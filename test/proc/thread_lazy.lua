@@ -5,6 +5,7 @@
 -- fork; and what their template may do meanwhile. Real processes and threads.
 local story = require "story"
 local fork = require "moonfork"
+local host = require "host"
 local threads = require "thread_story"
 local result = threads.result
 local source = os.getenv "MOONFORK_SOURCE"
@@ -83,6 +84,29 @@ threads.test("where faults can't be served it is refused by name, and 'try' copi
   else
     t.eq((result(t, q, "sum")), SUM .. " 1 same")
     p:close()
+  end
+end)
+
+-- As in containers; for root, too. The device, where there is one, is beside the filter.
+threads.test("a filter of system calls that forbids userfaultfd(2) refuses it by name", function(t)
+  for _, errno in ipairs{"ENOSYS", "EPERM"} do
+    local h <close> = host.start(t, ([[
+      local p = fork.new_exec():eval(%q)
+      local socket, err = p:fork{isolation = "thread", lazy = true}:run "one"
+      print(socket and socket:read "a" or err.code .. " " .. err.started .. " " .. err.message)
+      print(p:fork{isolation = "thread", lazy = "try"}:run "one":read "a")
+      print(p:fork{isolation = "thread"}:run "one":read "a")
+    ]]):format(DATA), {before = {host.tool(t, "seccomp_run"), errno, "userfaultfd"}})
+    local how, number = h:ends(20)
+    if number == 77 then t.skip "no filter of system calls can be set here" end
+    t.eq({how, number}, {"exit", 0}, h:out() .. h:err())
+    local first, rest = h:out():match "^([^\n]*)\n(.*)"
+    t.eq(rest, "name 4711 4711 1\nname 4711 4711 1\n")
+    if first ~= "name 4711 4711 1" then
+      t.match(first, "^UNSUPPORTED no .*option 'lazy'.*userfaultfd%(2%): .*/dev/userfaultfd.*'try'")
+    else
+      t.ok(io.open("/dev/userfaultfd", "r+"), "by the device alone")
+    end
   end
 end)
 
