@@ -226,8 +226,11 @@ int fd_part_ended(int fd) {
 void drop_forked(void) {
   if (is_ours())
     return;
-  close_ended();
-  ended.nsent = 0;
+  for (int i = 0; i < ended.n; i++)
+    if (is_hung_up(
+            ended.fds[i])) /* else the copy has closed it, and has the number again */
+      close_now(ended.fds[i]);
+  ended.n = ended.nsent = 0;
 }
 
 int fd_part(int fd) {
