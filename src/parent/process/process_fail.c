@@ -111,8 +111,8 @@ void process_fail_like_source(struct mf_process *p) {
   }
   if (!f || !f->message) {
     const char *why = s && !s->exit.known ? s->exit.error : NULL; /* a lost link */
-    process_fail(p, code, started, NULL, "the template has ended%s%s",
-                 why ? ": " : "", why ? why : "");
+    process_fail(p, code, started, NULL, "the template has ended%s%s", why ? ": " : "",
+                 why ? why : "");
     return;
   }
   struct failure *copy = failure_new(code, started, NULL, NULL);
