@@ -8,6 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Nothing that a terminal takes for a command: C0, DEL, and C1 as UTF-8 has it. */
+static void shown(const char *name) {
+  for (const unsigned char *s = (const unsigned char *)name; *s; s++) {
+    assert(*s >= ' ' && *s != 127);
+    assert(*s != 0xc2 || s[1] >= 0xa0);
+    assert(*s < 0xc0 || (s[1] & 0xc0) == 0x80); /* a whole character */
+  }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void inside(const void *p, size_t n, const uint8_t *data, size_t size) {
@@ -84,8 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     records(&r, 1, data, size);
   }
   if (beat_read(&beat, data, size))
-    for (const char *s = beat.name; *s; s++)
-      assert(*s >= ' ' && *s < 127);
+    shown(beat.name);
   subjects(data, size);
   return 0;
 }
