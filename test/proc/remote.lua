@@ -616,44 +616,6 @@ story.test("SIGUSR2 shows the channels of both ends, and ends neither", function
   t.match(text, "channel %d+: %d+ bytes may be sent, 262144 bytes wait to be read here")
 end)
 
--- What the agent tells is held up, so that nobody here knows of the birth when the link is lost.
-story.test("the function of a fork that was sent may have run when the link is lost before its birth is told", function(t)
-  local ways = {
-    ["without a socket"] = function(p, done) p:fork():run("mark", done) end,
-    ["with a handle"] = function(p, done) p:fork():send_fd((fork.socket.pair())):run("mark", done) end,
-    ["told later what to run"] = function(p, done)
-      local clone = p:fork()
-      fork.step(0)
-      clone:run("mark", done)
-    end,
-  }
-  for way, begin in pairs(ways) do
-    local file = t:file("ran", "")
-    local relay = t:file("relay", "")
-    local p = over(("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay), { beat = 10 }):eval(([[
-      function mark() io.open(%q, "a"):write("x"):close() end
-    ]]):format(file))
-    t.got(p:fork():run("mark")):close() -- slots are known from here on
-    t.within(10, function() return t.read(file) == "x" end)
-    local near
-    for _, id in ipairs(with_words(relay)) do
-      if kit.processes()[id].ppid == kit.getpid() then near = id end
-    end
-    kit.kill(assert(math.tointeger(tonumber(t.read(relay)))), kit.SIGSTOP)
-    local failed, unsent
-    begin(p, function(err) failed = err end)
-    t.within(10, function() return t.read(file) == "xx" end, way .. ": it runs")
-    t.eq(failed, nil)
-    kit.kill(assert(near), kit.SIGKILL)
-    t.within(10, function() return failed end, way .. ": it is told")
-    t.error(failed, "TEMPLATE_DIED", "the connection is lost: ")
-    t.eq({ way, failed.started }, { way, "unknown" })
-    p:fork():run("mark", function(err) unsent = err end)
-    t.within(10, function() return unsent end)
-    t.eq({ unsent.code, unsent.started }, { "TEMPLATE_DIED", "no" })
-  end
-end)
-
 story.test("the near end is killed", function(t)
   local word = mark()
   lost(t, word, function() kit.kill((middle()), kit.SIGKILL) end)

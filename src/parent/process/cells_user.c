@@ -197,10 +197,11 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
 
 /* Makes it certain whether the function was entered: from now on the process can't write
  * its *running* any more, without which it does not enter; what it wrote before is read.
- */
+ * One over there may have entered it already, or does before it hears of that. */
 void process_withdraw(struct mf_process *p) {
   struct backend *s = p->context->backend;
   process_far_settle_socket(p);
+  p->is_adrift |= p->far && p->was_asked && !p->eof && far_link_is_up(p->far);
   if (p->chan.fd < 0)
     return;
   s->ops->refuse(s, p->chan.fd);

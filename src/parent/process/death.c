@@ -41,12 +41,12 @@ static int has_work(const struct mf_process *p) {
   return p->finish.kind != FINISH_NONE || p->state == HELD || p->ndone < p->nwork;
 }
 
-/* Of one over there it is told before its end; when a link is lost that had an agent,
- * never. */
+/* Of one over there it is told before the end of its socket, and its own: never when a
+ * link is lost that had an agent, and not in time for who does not wait. */
 static int is_on_its_way(const struct mf_process *p) {
   const struct far_process *q = p->far_process;
   int is_cut_off = p->far && far_link_is_lost(p->far) && far_link_is_up(p->far);
-  return p->far && p->was_asked && (q ? !q->gone : is_cut_off);
+  return p->far && p->was_asked && (q ? !q->gone : is_cut_off || p->is_adrift);
 }
 
 /* Whether a function that p was told to run may have been entered, once its socket is

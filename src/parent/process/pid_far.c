@@ -155,6 +155,7 @@ void process_far_settle_socket(struct mf_process *p) {
     take_socket(p, far_fork_take(p->far, &p->far_fork));
   } else {
     far_fork_forget(p->far, &p->far_fork);
+    p->is_adrift = 1;
     if (p->state != DEAD)
       p->eof = 1;
   }

@@ -133,6 +133,7 @@ struct mf_process {
   unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
   unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
   unsigned is_early : 1;     /* it was forked without a socket (far_fork) */
+  unsigned is_adrift : 1;    /* over there, and what it said last was not waited for */
   unsigned attended : 1;     /* a call polls its socket, and asks for its end */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
   unsigned has_image : 1; /* it, or what it was forked from, may be one of hibernate's */
