@@ -466,7 +466,9 @@ end
 function methods.pool(p, name, opts)
   p = serving(p, "pool")
   local plain, cell = calls.pool_options(name, opts)
-  local err = plain.isolation == 1 and options.thread_error { tree = opts.tree }
+  local err = plain.isolation == 1 and (options.thread_error { tree = opts.tree }
+    or p.raw and core.is_remote(p.raw)
+      and core.error("UNSUPPORTED", "option 'isolation': a remote process has no clones in threads"))
   local raw
   if not err then raw, err = take_template(p, "pool") end
   local pool = calls.pool(p, raw, err, name, plain, cell)

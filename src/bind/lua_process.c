@@ -341,11 +341,21 @@ static int unsupported(lua_State *L, const char *why) {
   return 2;
 }
 
-/* far: the options of a remote one; or NULL. */
+/* Why a process has no clones in threads: options are judged before. */
+static const char *thread_refusal(int is_remote) {
+  return is_remote ? "option 'isolation': a remote process has no clones in threads"
+                   : "option 'isolation': a process with a tree has no clones in threads";
+}
+
+/* o: the options that were asked for. */
 static int made(lua_State *L, struct proc *p, int rc, mf_process *process,
-                const mf_options *far) {
+                const mf_options *o, int is_remote) {
   char room[FAR_HANDLE_TEXT];
-  const char *why = rc == MF_EUNSUPPORTED && far ? far_options_refusal(room, far) : NULL;
+  const char *why = NULL;
+  if (rc == MF_EUNSUPPORTED && is_remote)
+    why = far_options_refusal(room, o);
+  if (rc == MF_EUNSUPPORTED && !why && o->isolation == MF_ISOLATION_THREAD)
+    why = thread_refusal(is_remote);
   int n = bound_fill(L, p, rc, process);
   return why ? unsupported(L, why) : n;
 }
@@ -361,7 +371,7 @@ static int make(lua_State *L, int (*make_process)(const mf_options *, mf_process
   if (!p)
     return 2;
   int rc = make_process(&options, &process);
-  return made(L, p, rc, process, make_process == mf_remote ? &options : NULL);
+  return made(L, p, rc, process, &options, make_process == mf_remote);
 }
 
 static int l_new(lua_State *L) { /* new(cell, options) */
@@ -385,7 +395,7 @@ static int l_fork(lua_State *L) { /* fork(raw, cell, options) */
   if (!p)
     return 2;
   int rc = mf_fork_options(source->process, &options, &process);
-  return made(L, p, rc, process, mf_is_remote(source->process) ? &options : NULL);
+  return made(L, p, rc, process, &options, mf_is_remote(source->process));
 }
 
 /* from_fd(cell, options, fd, copy) -> raw; or nil, error, is fd still the caller's? It is
@@ -549,11 +559,20 @@ static int push_saved(lua_State *L, struct completion *c) {
 
 static const struct completion_ops saved_ops = {push_saved, completion_end};
 
+static int l_is_remote(lua_State *L) { /* is_remote(raw) */
+  lua_pushboolean(L, mf_is_remote(bound_check(L, 1)->process));
+  return 1;
+}
+
 static int l_save(lua_State *L) { /* save(raw, file, f) */
   struct proc *p = bound_check_any(L, 1);
   if (!p->process)
     return done(L, p, MF_ECLOSED);
   const char *file = luaL_checkstring(L, 2);
+  if (mf_is_remote(p->process))
+    return unsupported(
+        L, "save: a remote process can't be saved: its image would be a file over there "
+           "(run moonfork image on that machine)");
   struct completion *c = completion_new(L, p->reactor, &saved_ops, 3);
   return refused(L, p, c, c ? mf_save(p->process, file, on_saved, c) : -ENOMEM);
 }
@@ -675,6 +694,7 @@ const luaL_Reg bind_process_functions[] = {
     {"to_fd", l_to_fd},
     {"run_quiet", l_run_quiet},
     {"memory", l_memory},
+    {"is_remote", l_is_remote},
     {"save", l_save},
     {"memory_quiet", l_memory_quiet},
     {"memory_cancel", l_memory_cancel},
