@@ -13,7 +13,9 @@ struct job_stream_names { /* borrowed strings */
   const char *subject, *stream;
 };
 
-enum { JOB_LATER_ACK_MS = 30000 };
+/* A node gives a job that waits back at once. A server that was killed may have forgotten
+ * that, and gives it out again after this time, so that it comes so much late at most. */
+enum { JOB_LATER_ACK_MS = 3000 };
 
 /* Makes streams and the consumer of jobs that wait, one after the other. keep_s: seconds
  * that results and dead letters are kept. The callback comes once: code 0, or what was

@@ -72,6 +72,20 @@ story.test("a job is stored, worked at, and has a result that stays", function(t
   t.eq(w.node:stats().jobs_done, 2)
 end)
 
+-- A node gives it back as soon as it gets it, and the server has not written that down: it came with the next
+-- delivery, 30 s after the first.
+story.test("a job that waits comes a little late at most when the server is killed", function(t)
+  local w = world(t)
+  t.eq(w.far:call "here", "here")
+  local begun = kit.now()
+  local id = t.got(w.far:post({delay = 0.5}, "x"))
+  local stop = kit.now() + 0.01
+  while kit.now() < stop do fork.step(0.005) end
+  w.server:restart()
+  t.eq({w.far:result(id, 25)}, {"x"})
+  t.ok(kit.now() - begun >= 0.5)
+end)
+
 story.test("the same id twice is one job, as long as it waits, works or has a result", function(t)
   local w = world(t)
   local path = t:file "lines"
