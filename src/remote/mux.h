@@ -92,8 +92,9 @@ struct mux {
   /* Of a large DATA whose header is written: bytes that stand in a pipe of our own. */
   int ferry[2];
   size_t nferried;
-  uint64_t nroot, root_credit; /* of channel 1: bytes read here; may be sent */
-  uint64_t heard_ms;           /* when the stream brought something */
+  /* Of channel 1: bytes read here; sent to the other end; may be sent in all. */
+  uint64_t nroot, root_sent, root_limit;
+  uint64_t heard_ms;  /* when the stream brought something */
   uint64_t passed_ms; /* when descriptors were passed on; 0: what came of it is known */
   struct turn_watch reader, writer; /* writer: until the stream takes more */
   uv_timer_t retry;

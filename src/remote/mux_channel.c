@@ -234,11 +234,13 @@ static void stop_receiving(struct mux_channel *c) {
 
 static void note_root(const struct mux_channel *c) {
   if (c->id == LINK_CHANNEL_ROOT)
-    c->mux->root_credit = c->credit;
+    c->mux->root_limit = c->mux->root_sent + c->credit;
 }
 
 void channel_count_sent(struct mux_channel *c, size_t n) {
   c->credit -= n < c->credit ? n : c->credit;
+  if (c->id == LINK_CHANNEL_ROOT)
+    c->mux->root_sent += n;
   note_root(c);
   if (c->awaited <= n || !c->credit)
     stop_awaiting(c);
@@ -675,6 +677,7 @@ void mux_begin_channels(struct mux *m) {
   list_each(it, &m->channels) {
     struct mux_channel *c = list_entry(it, struct mux_channel, link);
     c->credit = m->window;
+    note_root(c);
     channel_watch(c);
   }
 }

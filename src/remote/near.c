@@ -308,7 +308,7 @@ static void write_page(int all) {
   page->heard_ms = mux.heard_ms;
   page->backlog = mux_backlog(&mux);
   page->nchannels = mux.nchannels;
-  page->root_credit = mux.root_credit;
+  page->root_limit = mux.root_limit;
   page->nroot = mux.nroot;
   if (!all)
     return;

@@ -24,8 +24,9 @@ struct link_page {
   volatile uint32_t takes_forks; /* LINK_FORK: it has descriptors enough for sockets */
   volatile uint32_t unused;
   volatile uint64_t nsaid; /* bytes that the program has put on its side, but START */
-  /* Bytes of channel 1 that the near end has read from the program, and may still send. */
-  volatile uint64_t nroot, root_credit;
+  /* Of channel 1: bytes that the near end has read from the program's socket; and how many
+   * may go over in all, those of LINK_FORK included. */
+  volatile uint64_t nroot, root_limit;
   volatile uint64_t ntold; /* bytes for the program there, before they are written */
   struct link_page_channel channels[LINK_PAGE_CHANNELS];
 };

@@ -7,8 +7,16 @@ local kit = story.kit
 
 local AGENT = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
 
-local function over(script)
-  return fork.remote { command = { "sh", "-c", script }, path = package.path, cpath = package.cpath, beat = 10 }
+local function over(script, window)
+  local command = { "sh", "-c", script }
+  return fork.remote { command = command, path = package.path, cpath = package.cpath, beat = 10, window = window }
+end
+
+local function near_end()
+  for id, process in pairs(kit.processes()) do
+    local is_one = process.comm == "moonfork-remote" and process.state ~= "Z"
+    if process.ppid == kit.getpid() and is_one then return id end
+  end
 end
 
 -- What the agent tells is held up, so that nobody here knows of the birth when the link is lost.
@@ -29,11 +37,7 @@ story.test("the function of a sent fork may have run before its birth is told", 
     ]]):format(file))
     t.got(p:fork():run("mark")):close() -- slots are known from here on
     t.within(10, function() return t.read(file) == "x" end)
-    local near
-    for id, process in pairs(kit.processes()) do
-      local is_one = process.comm == "moonfork-remote" and process.state ~= "Z"
-      if process.ppid == kit.getpid() and is_one then near = id end
-    end
+    local near = near_end()
     local held_up = assert(math.tointeger(tonumber(t.read(relay))))
     kit.kill(held_up, kit.SIGSTOP)
     local failed, unsent
@@ -60,6 +64,22 @@ story.test("the function of a sent fork may have run before its birth is told", 
     kit.kill(held_up, kit.SIGCONT)
     t.within(10, function() return not t.alive(held_up) end)
   end
+end)
+
+story.test("forks that are given up again and again, while the near end does not run, fit into its window", function(t)
+  local name = ("long"):rep(25)
+  local p = over("exec " .. AGENT, 4096):eval(("function %s() end"):format(name))
+  t.got(p:fork():run(name)):close()
+  local near, told = assert(near_end()), 0
+  kit.kill(near, kit.SIGSTOP)
+  for round = 1, 4 do
+    for _ = 1, 14 do
+      p:fork({ timeout = 0.05 }):run(name, function() told = told + 1 end)
+    end
+    t.within(10, function() return told == 14 * round end)
+  end
+  kit.kill(near, kit.SIGCONT)
+  t.got(p:fork():run(name)):close()
 end)
 
 story.done()

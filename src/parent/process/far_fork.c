@@ -21,7 +21,7 @@ int far_fork_may(const struct far_link *far, size_t size, uint64_t nroot) {
          far->page->takes_forks && size <= LINK_FORK_MAX &&
          far->nforks < LINK_FORKS_MAX && buf_size(&far->out) == 0 &&
          far->page->nroot == nroot &&
-         far->page->root_credit >= LINK_FORKS_MAX * LINK_FORK_MAX;
+         far->page->root_limit >= nroot + far->nforked + size;
 }
 
 void far_fork_prepare(struct far_link *far) {
@@ -68,6 +68,7 @@ int far_fork(struct far_link *far, struct far_fork *fork, const void *header,
     close_dead(far, fork);
     return -EAGAIN;
   }
+  far->nforked += nheader + nbody;
   fork->token = far->last_token = token;
   list_push(&far->forks, &fork->link);
   far->nforks++;

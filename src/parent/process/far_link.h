@@ -46,6 +46,7 @@ struct far_link {
   unsigned nforks;
   uint64_t nheard; /* bytes of the side */
   uint32_t last_token;
+  uint64_t nforked;        /* bytes of all commands that went without a socket */
   struct fdset sockets;    /* that have come, before their frame is read */
   int dead;                /* a socket whose other end is closed; -1: there is none */
   struct far_fork *lender; /* whose number has been made free */
