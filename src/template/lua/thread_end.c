@@ -9,6 +9,7 @@
 
 static _Thread_local struct {
   int number; /* 0: no clone */
+  volatile sig_atomic_t holds;
   volatile sig_atomic_t wanted;
   lua_State *volatile running;
   void (*leave)(void);
@@ -42,10 +43,20 @@ static void on_signal(int signum, siginfo_t *info, void *context) {
     sigchain_pass(&chain, info, context);
   } else if (self.number && info->si_value.sival_int == self.number) {
     self.wanted = 1;
-    if (self.running)
+    if (self.running && !self.holds)
       arm(self.running);
   }
   errno = error;
+}
+
+void thread_end_hold(void) {
+  self.holds = 1;
+}
+
+void thread_end_let(void) {
+  self.holds = 0;
+  if (self.wanted && self.running)
+    arm(self.running);
 }
 
 int thread_end_has_handler(const struct sigaction *action) {

@@ -16,6 +16,9 @@ int thread_end_has_handler(const struct sigaction *action);
 /* This thread is the clone with that number, and runs L: `leave`, which does not come
  * back, is called when its end is wanted. */
 void thread_end_begin(lua_State *L, int number, void (*leave)(void));
+/* Between these two the interpreter's memory is not touched for it. */
+void thread_end_hold(void);
+void thread_end_let(void);
 /* Nothing is called any more. */
 void thread_end_over(void);
 /* interrupt_hook of this thread is called: for modules, which have none of their own. */

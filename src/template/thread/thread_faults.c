@@ -329,6 +329,7 @@ static int open_fault_fd(void) {
   return fd;
 }
 
+static pthread_mutex_t look_lock = PTHREAD_MUTEX_INITIALIZER;
 static int is_looked_up;
 static char why_not[256];
 
@@ -347,10 +348,10 @@ static void look_up(void) {
 }
 
 const char *faults_reason(void) {
-  picture_lock();
+  pthread_mutex_lock(&look_lock);
   if (!is_looked_up)
     look_up();
-  picture_unlock();
+  pthread_mutex_unlock(&look_lock);
   return why_not[0] ? why_not : NULL;
 }
 

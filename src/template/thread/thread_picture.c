@@ -1,5 +1,6 @@
 #include "template/thread/thread_picture.h"
 
+#include "template/lua/thread_end.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -8,12 +9,16 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* A signal that comes to a clone meanwhile must not touch its memory: what is not there
+ * yet is put in place with this lock. */
 void picture_lock(void) {
+  thread_end_hold();
   pthread_mutex_lock(&lock);
 }
 
 void picture_unlock(void) {
   pthread_mutex_unlock(&lock);
+  thread_end_let();
 }
 
 static int add_part(void *data, char *at, size_t size) {
