@@ -67,12 +67,15 @@ const char *far_handles_refusal(char *room, const int *fds, size_t n) {
   return text;
 }
 
-const char *far_options_refusal(char *room, const mf_options *o) {
+const char *far_options_refusal(char *room, const mf_options *o, int is_remote) {
   static const char *const labels[] = {"the option stdin", "the option stdout",
                                        "the option stderr"};
   const char *text = NULL;
-  for (int i = 0; i < 3 && !text; i++)
+  for (int i = 0; i < 3 && !text && is_remote; i++)
     if (o->stdio[i].kind == MF_STDIO_FD)
       text = far_handle_refusal(room, labels[i], o->stdio[i].fd);
-  return text;
+  if (text || o->isolation != MF_ISOLATION_THREAD)
+    return text;
+  return is_remote ? "option 'isolation': a remote process has no clones in threads"
+                   : "option 'isolation': a process with a tree has no clones in threads";
 }

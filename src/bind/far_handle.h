@@ -13,7 +13,8 @@ enum { FAR_HANDLE_TEXT = 320 };
 const char *far_handle_refusal(char *room, const char *label, int fd);
 /* The first of n that can't. */
 const char *far_handles_refusal(char *room, const int *fds, size_t n);
-/* The first of the standard streams of options that can't. */
-const char *far_options_refusal(char *room, const mf_options *o);
+/* Why a process made with these options is MF_EUNSUPPORTED: the first of the standard
+ * streams that can't, or a thread where there is none; or NULL. */
+const char *far_options_refusal(char *room, const mf_options *o, int is_remote);
 
 #endif

@@ -341,21 +341,12 @@ static int unsupported(lua_State *L, const char *why) {
   return 2;
 }
 
-/* Why a process has no clones in threads: options are judged before. */
-static const char *thread_refusal(int is_remote) {
-  return is_remote ? "option 'isolation': a remote process has no clones in threads"
-                   : "option 'isolation': a process with a tree has no clones in threads";
-}
-
 /* o: the options that were asked for. */
 static int made(lua_State *L, struct proc *p, int rc, mf_process *process,
                 const mf_options *o, int is_remote) {
   char room[FAR_HANDLE_TEXT];
-  const char *why = NULL;
-  if (rc == MF_EUNSUPPORTED && is_remote)
-    why = far_options_refusal(room, o);
-  if (rc == MF_EUNSUPPORTED && !why && o->isolation == MF_ISOLATION_THREAD)
-    why = thread_refusal(is_remote);
+  const char *why =
+      rc == MF_EUNSUPPORTED ? far_options_refusal(room, o, is_remote) : NULL;
   int n = bound_fill(L, p, rc, process);
   return why ? unsupported(L, why) : n;
 }
