@@ -78,7 +78,8 @@ story.test("an agent that lies is disconnected, and nothing else happens", funct
     local _, err = p:fork():run "f"
     t.ok(err.code == "TEMPLATE_START" or err.code == "TEMPLATE_DIED", name .. ": " .. tostring(err))
     t.match(err.message, "keep to the protocol", name)
-    t.eq(err.started, "no", name)
+    -- It has greeted: whether it got the fork, and what it made of that, nobody knows.
+    t.ok(err.started == "no" or err.started == "unknown", name)
     t.within(10, function() return ended end, name)
     t.eq(ended.unknown, true, name)
     p:close()
