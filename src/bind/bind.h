@@ -48,6 +48,6 @@ extern const luaL_Reg bind_process_functions[], bind_object_functions[],
     bind_system_functions[], bind_service_functions[], bind_call_functions[],
     bind_foreign_functions[], bind_rpc_functions[], bind_pool_functions[],
     bind_timer_functions[], bind_signal_functions[], bind_set_functions[],
-    bind_trace_functions[], bind_survey_functions[];
+    bind_memory_functions[], bind_trace_functions[], bind_survey_functions[];
 
 #endif

@@ -74,6 +74,7 @@ int luaopen_moonfork_core(lua_State *L) {
   box_open(L); /* before anything that has to be finalised before it */
   add(L, bind_process_functions);
   add(L, bind_set_functions);
+  add(L, bind_memory_functions);
   add(L, bind_object_functions);
   add(L, bind_callback_functions);
   add(L, bind_reactor_functions);

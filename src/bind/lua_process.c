@@ -59,16 +59,6 @@ static void on_socket(mf_process *process, const mf_error *error, int fd, void *
   completion_done(c);
 }
 
-static void on_memory(mf_process *process, const mf_error *error,
-                      const mf_memory_info *info, void *data) {
-  struct completion *c = data;
-  (void)process;
-  completion_set_error(c, error);
-  if (!error)
-    c->memory = *info;
-  completion_done(c);
-}
-
 void proc_unhold(struct proc *p) {
   if (--p->holds > 0)
     return;
@@ -165,18 +155,7 @@ static int push_socket(lua_State *L, struct completion *c) {
   return n;
 }
 
-static int push_memory(lua_State *L, struct completion *c) {
-  int n = completion_push(L, c, "call");
-  if (c->code)
-    lua_pushnil(L);
-  else
-    bind_memory_push(L, &c->memory);
-  completion_end(c);
-  return n + 1;
-}
-
 static const struct completion_ops socket_ops = {push_socket, completion_end};
-static const struct completion_ops memory_ops = {push_memory, completion_end};
 
 /* ---- life ---- */
 
@@ -301,8 +280,7 @@ void bound_release(struct proc *p) {
   mf_close(process, on_closed, p);
 }
 
-/* The same where the process may be gone with the rpc or pool that had it. */
-static struct proc *bound_check_any(lua_State *L, int idx) {
+struct proc *bound_check_any(lua_State *L, int idx) {
   struct proc **box = luaL_checkudata(L, idx, BIND_PROCESS);
   if (!*box)
     luaL_error(L, "the process is closed");
@@ -320,8 +298,7 @@ struct proc *bound_check(lua_State *L, int idx) {
   return p;
 }
 
-/* Ends a call that gave work to the library. */
-static int done(lua_State *L, struct proc *p, int rc) {
+int bound_done(lua_State *L, struct proc *p, int rc) {
   reactor_touch(p->reactor);
   if (rc != MF_ELIMIT)
     return bind_result_push(L, rc);
@@ -335,7 +312,7 @@ static int done(lua_State *L, struct proc *p, int rc) {
 
 /* ---- make: -> raw; or nil, error ---- */
 
-static int unsupported(lua_State *L, const char *why) {
+int bound_unsupported(lua_State *L, const char *why) {
   lua_pushnil(L);
   bind_error_push(L, "UNSUPPORTED", why, NULL, MF_STARTED_NO, NULL);
   return 2;
@@ -348,7 +325,7 @@ static int made(lua_State *L, struct proc *p, int rc, mf_process *process,
   const char *why =
       rc == MF_EUNSUPPORTED ? far_options_refusal(room, o, is_remote) : NULL;
   int n = bound_fill(L, p, rc, process);
-  return why ? unsupported(L, why) : n;
+  return why ? bound_unsupported(L, why) : n;
 }
 
 static int make(lua_State *L, int (*make_process)(const mf_options *, mf_process **)) {
@@ -423,7 +400,7 @@ static int l_from_fd(lua_State *L) {
 
 static int l_require(lua_State *L) { /* require(raw, module) */
   struct proc *p = bound_check(L, 1);
-  return done(L, p, mf_require(p->process, luaL_checkstring(L, 2)));
+  return bound_done(L, p, mf_require(p->process, luaL_checkstring(L, 2)));
 }
 
 static int l_eval(lua_State *L) { /* eval(raw, name of the chunk, code, string...) */
@@ -436,7 +413,8 @@ static int l_eval(lua_State *L) { /* eval(raw, name of the chunk, code, string..
   size_t *lengths = lua_newuserdatauv(L, sizeof(*lengths) * (size_t)(argc + 1), 0);
   for (int i = 0; i < argc; i++)
     argv[i] = luaL_checklstring(L, i + 4, &lengths[i]);
-  return done(L, p, mf_eval_named(p->process, name, code, length, argc, argv, lengths));
+  return bound_done(L, p,
+                    mf_eval_named(p->process, name, code, length, argc, argv, lengths));
 }
 
 static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
@@ -444,8 +422,8 @@ static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
   char room[FAR_HANDLE_TEXT];
   int fd = (int)luaL_checkinteger(L, 2), rc = mf_send_fd(p->process, fd);
   if (rc != MF_EUNSUPPORTED)
-    return done(L, p, rc);
-  return unsupported(L, far_handle_refusal(room, "the handle", fd));
+    return bound_done(L, p, rc);
+  return bound_unsupported(L, far_handle_refusal(room, "the handle", fd));
 }
 
 static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
@@ -454,26 +432,26 @@ static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */
   luaL_checktype(L, 2, LUA_TSTRING);
   const char *s = lua_tolstring(L, 2, &length);
   if (length <= ARG_COPY_MAX)
-    return done(L, p, mf_send_arg(p->process, s, length));
+    return bound_done(L, p, mf_send_arg(p->process, s, length));
   void *loan = loan_new(L, p->reactor, 2, NULL);
-  return done(
+  return bound_done(
       L, p, loan ? mf_send_arg_ref(p->process, s, length, loan_release, loan) : -ENOMEM);
 }
 
 static int l_take_args(lua_State *L) { /* take_args(raw) */
   struct proc *p = bound_check(L, 1);
-  return done(L, p, mf_take_args(p->process));
+  return bound_done(L, p, mf_take_args(p->process));
 }
 
 static int l_chdir(lua_State *L) { /* chdir(raw, path) */
   struct proc *p = bound_check(L, 1);
-  return done(L, p, mf_chdir(p->process, luaL_checkstring(L, 2)));
+  return bound_done(L, p, mf_chdir(p->process, luaL_checkstring(L, 2)));
 }
 
 static int l_setenv(lua_State *L) { /* setenv(raw, name, value | nil) */
   struct proc *p = bound_check(L, 1);
   const char *name = luaL_checkstring(L, 2);
-  return done(L, p, mf_setenv(p->process, name, luaL_optstring(L, 3, NULL)));
+  return bound_done(L, p, mf_setenv(p->process, name, luaL_optstring(L, 3, NULL)));
 }
 
 static int l_seal(lua_State *L) { /* seal(raw, gc 0..2, audit 0..3) */
@@ -482,7 +460,7 @@ static int l_seal(lua_State *L) { /* seal(raw, gc 0..2, audit 0..3) */
   struct proc *p = bound_check(L, 1);
   int gc = (int)luaL_checkinteger(L, 2) & 3;
   int audit = (int)luaL_checkinteger(L, 3) & 3;
-  return done(L, p, mf_seal(p->process, gc | audits[audit]));
+  return bound_done(L, p, mf_seal(p->process, gc | audits[audit]));
 }
 
 static int
@@ -500,22 +478,22 @@ l_limit(lua_State *L) { /* limit(raw, {name, value, ...}); value -1: infinity */
     limits[i].name = luaL_checkstring(L, -2);
     limits[i].value = (uint64_t)luaL_checkinteger(L, -1); /* -1 is MF_LIMIT_INFINITY */
   }
-  return done(L, p, mf_limit(p->process, limits, n));
+  return bound_done(L, p, mf_limit(p->process, limits, n));
 }
 
 /* ---- finish: the function is called with error, value. -> true; or nil, error ---- */
 
-static int refused(lua_State *L, struct proc *p, struct completion *c, int rc) {
+int bound_refused(lua_State *L, struct proc *p, struct completion *c, int rc) {
   if (rc < 0 && c)
     completion_drop(L, c);
-  return done(L, p, rc);
+  return bound_done(L, p, rc);
 }
 
 static int l_run(lua_State *L) { /* run(raw, name, f); name nil: the suspended function */
   struct proc *p = bound_check(L, 1);
   const char *name = luaL_optstring(L, 2, NULL);
   struct completion *c = completion_new(L, p->reactor, &socket_ops, 3);
-  return refused(L, p, c, c ? mf_run(p->process, name, on_socket, c) : -ENOMEM);
+  return bound_refused(L, p, c, c ? mf_run(p->process, name, on_socket, c) : -ENOMEM);
 }
 
 static int l_may_go_on(lua_State *L) { /* may_go_on(raw): may run have no name? */
@@ -527,75 +505,16 @@ static int l_may_go_on(lua_State *L) { /* may_go_on(raw): may run have no name? 
 static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
   struct proc *p = bound_check(L, 1);
   if (mf_is_remote(p->process))
-    return unsupported(
+    return bound_unsupported(
         L, "to_fd: a remote process can't be given to another process, which would not "
            "learn how it and its clones end (start one with fork.remote there)");
   struct completion *c = completion_new(L, p->reactor, &socket_ops, 2);
-  return refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
+  return bound_refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
 }
-
-static void on_saved(mf_process *process, const mf_error *error, void *data) {
-  struct completion *c = data;
-  (void)process;
-  completion_set_error(c, error);
-  completion_done(c);
-}
-
-static int push_saved(lua_State *L, struct completion *c) {
-  int n = completion_push(L, c, "call");
-  lua_pushboolean(L, !c->code);
-  completion_end(c);
-  return n + 1;
-}
-
-static const struct completion_ops saved_ops = {push_saved, completion_end};
 
 static int l_is_remote(lua_State *L) { /* is_remote(raw) */
   lua_pushboolean(L, mf_is_remote(bound_check(L, 1)->process));
   return 1;
-}
-
-static int l_save(lua_State *L) { /* save(raw, file, f) */
-  struct proc *p = bound_check_any(L, 1);
-  if (!p->process)
-    return done(L, p, MF_ECLOSED);
-  const char *file = luaL_checkstring(L, 2);
-  if (mf_is_remote(p->process))
-    return unsupported(
-        L, "save: a remote process can't be saved: its image would be a file over there "
-           "(run moonfork image on that machine)");
-  struct completion *c = completion_new(L, p->reactor, &saved_ops, 3);
-  return refused(L, p, c, c ? mf_save(p->process, file, on_saved, c) : -ENOMEM);
-}
-
-/* memory(raw, f) -> what memory_quiet takes; or nil, error */
-static int l_memory(lua_State *L) {
-  struct proc *p = bound_check_any(L, 1);
-  if (!p->process)
-    return done(L, p, MF_ECLOSED);
-  struct completion *c = completion_new(L, p->reactor, &memory_ops, 2);
-  int rc = c ? mf_memory(p->process, on_memory, c) : -ENOMEM;
-  if (rc < 0)
-    return refused(L, p, c, rc);
-  reactor_touch(p->reactor);
-  lua_pushlightuserdata(L, c);
-  return 1;
-}
-
-/* memory_quiet(raw, what memory gave): it is no outstanding work from now on */
-static int l_memory_quiet(lua_State *L) {
-  struct proc *p = bound_check_any(L, 1);
-  if (p->process)
-    mf_memory_quiet(p->process, lua_touserdata(L, 2));
-  return 0;
-}
-
-/* memory_cancel(raw): those under way get CANCELLED */
-static int l_memory_cancel(lua_State *L) {
-  struct proc *p = bound_check_any(L, 1);
-  if (p->process)
-    mf_memory_cancel(p->process);
-  return 0;
 }
 
 /* run_quiet(raw): the run or to_fd under way is no outstanding work from now on */
@@ -608,7 +527,7 @@ static int l_run_quiet(lua_State *L) {
 
 static int l_finish(lua_State *L) { /* finish(raw) */
   struct proc *p = bound_check(L, 1);
-  return done(L, p, mf_finish(p->process));
+  return bound_done(L, p, mf_finish(p->process));
 }
 
 /* ---- ask ---- */
@@ -623,7 +542,7 @@ static int l_watch_exit(lua_State *L) {
     rc = mf_on_exit(p->process, on_exit_known, p);
   p->watched = 1;
   tell_exit(p);
-  return done(L, p, rc);
+  return bound_done(L, p, rc);
 }
 
 static int l_pid(lua_State *L) { /* pid(raw) -> integer | nil */
@@ -641,7 +560,7 @@ static int l_kill(lua_State *L) { /* kill(raw, number) -> true; or nil, error */
   int number = (int)luaL_checkinteger(L, 2);
   int rc = p->process ? mf_kill(p->process, number) : -ESRCH;
   if (rc != -ESRCH)
-    return done(L, p, rc);
+    return bound_done(L, p, rc);
   lua_pushnil(L);
   bind_error_push(L, "CLOSED", "the process has ended", NULL, MF_STARTED_UNKNOWN, NULL);
   return 2;
@@ -684,11 +603,7 @@ const luaL_Reg bind_process_functions[] = {
     {"may_go_on", l_may_go_on},
     {"to_fd", l_to_fd},
     {"run_quiet", l_run_quiet},
-    {"memory", l_memory},
     {"is_remote", l_is_remote},
-    {"save", l_save},
-    {"memory_quiet", l_memory_quiet},
-    {"memory_cancel", l_memory_cancel},
     {"finish", l_finish},
     {"watch_exit", l_watch_exit},
     {"pid", l_pid},

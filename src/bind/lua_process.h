@@ -42,6 +42,14 @@ void proc_ask_exit(struct proc *p);
 
 /* The raw process at idx, which must be open. */
 struct proc *bound_check(lua_State *L, int idx);
+/* The same where the process may be gone with the rpc or pool that had it. */
+struct proc *bound_check_any(lua_State *L, int idx);
+/* Ends a call that gave work to the library. -> true; or nil, error */
+int bound_done(lua_State *L, struct proc *p, int rc);
+/* The same; a completion that nobody will tell goes. NULL: none */
+int bound_refused(lua_State *L, struct proc *p, struct completion *c, int rc);
+/* -> nil, error */
+int bound_unsupported(lua_State *L, const char *why);
 /* An rpc has taken the process (bound_gone follows), or a pool, which may close it at
  * any time. */
 void bound_lend(struct proc *p);
