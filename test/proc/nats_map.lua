@@ -418,7 +418,8 @@ for what, answer in pairs{
     local far = fake(t, 4, ([[function respond(kind, id, value)
       if kind == 1 then return ("<I1I8s4"):pack(3, id, value) end
       local items, n, code = %s
-      return ("<I1I8I4s4"):pack(9, id, 0, items) .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, id, n, 7, code, 1, 0, 0, 0)
+      return ("<I1I8I4s4"):pack(9, id, 0, items) .. ("<I1I8I4I4i4I1I1i4I4I4I4"):pack(10, id, n, 7, code, 1,
+        0, 0, 0, 0, 0)
     end]]):format(answer))
     local told, n = tell(t, false, nil, far:map(count_to(20), {chunk = 5}))
     t.eq(n, 20)
@@ -442,7 +443,8 @@ for what, x in pairs{lost = {14, "CLONE_DIED", "lost"}, repeated = {0, "PROTOCOL
     local far = fake(t, 4, ([[function respond(kind, id, value)
       if kind == 1 then return ("<I1I8s4"):pack(3, id, value) end
       local function part(before, n) return ("<I1I8I4s4"):pack(9, id, before, "\0\2\0\0\0\x91" .. string.char(n)) end
-      return part(0, 1) .. part(%d, 3) .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, id, 3, 7, -20001, 1, 0, 0, 0)
+      return part(0, 1) .. part(%d, 3) .. ("<I1I8I4I4i4I1I1i4I4I4I4"):pack(10, id, 3, 7, -20001, 1, 0, 0,
+        0, 0, 0)
     end]]):format(x[1]))
     local told, n = tell(t, false, nil, far:map(count_to(3), {chunk = 3}))
     t.eq(n, 3)
@@ -458,7 +460,8 @@ end
 test("the last part of the answers is lost: the others are told, and started is right", function(t)
   local far = fake(t, 4, [[function respond(kind, id, value)
     if kind == 1 then return ("<I1I8s4"):pack(3, id, value) end
-    return ("<I1I8I4s4"):pack(9, id, 0, "\0\2\0\0\0\x91\1") .. ("<I1I8I4I4i4I1I4I4I4"):pack(10, id, 3, 7, 0, 0, 0, 0, 0)
+    return ("<I1I8I4s4"):pack(9, id, 0, "\0\2\0\0\0\x91\1") .. ("<I1I8I4I4i4I1I1i4I4I4I4"):pack(10, id, 3, 7, 0, 0,
+      0, 0, 0, 0, 0)
   end]])
   local told, n = tell(t, false, nil, far:map(count_to(3), {chunk = 3}))
   t.eq(n, 3)
