@@ -9,7 +9,7 @@ room=$(mktemp -d "${TMPDIR:-/tmp}/moonfork-lua.XXXXXX")
 trap 'rm -rf "$room"' EXIT
 bad=0
 complain() { echo "$*"; bad=1; }
-cc=${CC:-cc}
+cc=${CC:-cc} # may be words: ccache gcc
 
 libdir=$(pkg-config --variable=libdir lua5.4) && [ -f "$libdir/liblua5.4.a" ] ||
   { echo "there is no static Lua here"; exit 77; }
@@ -21,7 +21,7 @@ done
 cp "$libdir/liblua5.4.a" "$room/lua/lib/liblua.a"
 # Code that only a program at a fixed address can have.
 printf 'static int x;\nint *lua_fixed_place(void) { return &x; }\n' >"$room/fixed.c"
-"$cc" -fno-pic -fno-pie -O0 -c -o "$room/fixed.o" "$room/fixed.c" &&
+$cc -fno-pic -fno-pie -O0 -c -o "$room/fixed.o" "$room/fixed.c" &&
   ar r "$room/lua/lib/liblua.a" "$room/fixed.o" 2>/dev/null || exit 1
 
 setup() {
@@ -57,7 +57,7 @@ int main(int argc, char **argv) {
 }
 C
 # shellcheck disable=SC2046  # flags are words
-PKG_CONFIG_PATH=$room/prefix/lib/pkgconfig "$cc" -Wall -Werror -o "$room/template" \
+PKG_CONFIG_PATH=$room/prefix/lib/pkgconfig $cc -Wall -Werror -o "$room/template" \
   "$room/template.c" $(PKG_CONFIG_PATH=$room/prefix/lib/pkgconfig \
   pkg-config --cflags --libs moonfork-template) -Wl,-rpath,"$room/prefix/lib" ||
   complain "a C program with moonfork-template.pc does not compile"
