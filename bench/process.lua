@@ -37,10 +37,12 @@ local function start(command, stdin, own)
   if process.interrupted then error({interrupted = true}, 0) end
   if not template then prepare() end
   local made = (own or template):fork{tree = true, stdin = stdin, stdout = "socket"}
+  running[made] = true -- before the wait: an interrupt may come in it
   local socket, err = made:send_arg(command):run "execute"
-  if not socket then error(err.message, 0) end
-  running[made] = true
-  return made, socket
+  if socket and not process.interrupted then return made, socket end
+  made:kill "KILL"
+  running[made] = nil
+  error(process.interrupted and {interrupted = true} or err.message, 0)
 end
 
 local function finish(made, socket)

@@ -65,6 +65,19 @@ story.test("an interrupt ends it with 130, and nothing stays behind", {deadline 
   t.eq(running.err(), "")
 end)
 
+-- It came while the process that executes the program was waited for, which was not known to run yet:
+-- nobody ended it, and the measurement waited for the program, up to two minutes.
+story.test("an interrupt while a program is started ends it, too", function(t)
+  local process = dofile(os.getenv "MOONFORK_SOURCE" .. "/bench/process.lua")
+  t:defer(process.close)
+  local started = kit.now()
+  require("moonfork").timer(0, process.stop)
+  local ok, err = pcall(process.run, "sleep 60")
+  t.eq({ok, err.interrupted}, {false, true})
+  t.ok(kit.now() - started < 30, "the program was not waited for")
+  process.close()
+end)
+
 story.test("wrong usage: 2 and a line that lists the names; a folder that can't be made: 126", function(t)
   local out, err, code = bench "speed"
   t.eq({out, code}, {"", 2})
