@@ -161,7 +161,8 @@ local function warm_up()
   p:close()
 end
 
--- The warm-up's own clone may be reported late: the census waits until nobody is a zombie.
+-- The warm-up's own clone may be reported late: the census waits until nobody is a zombie. And
+-- a template of the file's that stands behind a command is there only after a while.
 local function first_census()
   warm_up()
   local last = kit.now() + 3 * scale
@@ -170,9 +171,9 @@ local function first_census()
     collectgarbage()
     fork.step(0)
     census = take_census()
-    local dead = false
-    for _, p in pairs(census.processes) do dead = dead or p.state == "Z" end
-    if not dead then break end
+    local moves = fork.dump():find ": FORKING"
+    for _, p in pairs(census.processes) do moves = moves or p.state == "Z" end
+    if not moves then break end
     kit.msleep(5)
   until kit.now() > last
   return census
