@@ -38,7 +38,7 @@ struct mux_ops {
   /* The socket of a fork is needed: makes it, and gives the other end to whom it belongs.
    * Ours, or -errno. NULL: there are no such forks. */
   int (*make_socket)(struct mux *m, uint32_t token);
-  /* It is not needed any more, and was not made. */
+  /* It has ended, or is not wanted any more, and was not made. */
   void (*on_unmade_end)(struct mux *m, uint32_t token);
   /* Channel 1 is about to be read. NULL: nothing. */
   void (*before_root)(struct mux *m);

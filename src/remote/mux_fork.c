@@ -57,4 +57,5 @@ void mux_forget_fork(struct mux *m, uint32_t token) {
   if (c->receives && link_put(&m->out, LINK_RESET, c->id, NULL, 0) < 0)
     mux_break(m, "not enough memory");
   channel_drop(c);
+  m->ops->on_unmade_end(m, token);
 }

@@ -62,7 +62,8 @@ enum link_type {
   LINK_FORK,       /* u32 token, a command to the far template: see link_fork */
   LINK_UNWANTED,   /* u32 token: nobody wants that socket any more */
   LINK_SOCKET,     /* u32 token; comes with it: somebody over there has written */
-  LINK_ENDED,      /* u32 token: it has ended without a byte, and was never made */
+  LINK_ENDED, /* u32 token: it has ended without a byte, or is not wanted, and was never
+                    * made */
   LINK_SIDE_LAST = LINK_ENDED
 };
 

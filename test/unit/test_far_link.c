@@ -245,12 +245,68 @@ static void test_who_was_closed_is_not_waited_for(void **state) {
   story_free(s);
 }
 
+static uint32_t told; /* whose socket ended */
+
+static void on_unmade_socket(struct far_fork *fork, int fd) {
+  assert_int_equal(fd, -1);
+  told++;
+}
+
+/* Forks that were forgotten had no place any more, while the near end might still hold
+ * their sockets: it then had none for those of later forks, whose words were lost. */
+static void test_forgotten_forks_count_until_they_are_answered(void **state) {
+  struct story *s = story_new();
+  int near_end, far_end;
+  mf_process *t = make_far_template(s, &near_end, &far_end);
+  struct far_link *far = t->far;
+  struct far_ops ops = *far->ops;
+  struct far_fork forks[LINK_FORKS_MAX], another;
+  uint32_t tokens[LINK_FORKS_MAX];
+  ops.on_socket = on_unmade_socket;
+  far->ops = &ops;
+  told = 0;
+  far->page->takes_forks = 1;
+  far->page->root_limit = 1 << 20;
+  for (int i = 0; i < LINK_FORKS_MAX; i++) {
+    assert_int_equal(far_fork_may(far, 5, 0), 1);
+    assert_int_equal(far_fork(far, &forks[i], "f", 1, "ork", 4), 0);
+    tokens[i] = forks[i].token;
+  }
+  assert_int_equal(far_fork_may(far, 5, 0), 0);
+  for (int i = 0; i < LINK_FORKS_MAX; i++) {
+    far_fork_forget(far, &forks[i]);
+    assert_int_equal(far_fork_may(far, 5, 0), 0);
+  }
+  assert_true(far->watch.events & WATCH_READ); /* for the answers */
+  say(s, near_end, LINK_ENDED, &tokens[0], 1);
+  sim_run(s->sim);
+  assert_int_equal(far_fork_may(far, 5, 0), 1);
+  assert_int_equal(far_fork(far, &another, "f", 1, "ork", 4), 0);
+  assert_int_equal(far_fork_may(far, 5, 0), 0);
+  for (int i = 1; i < LINK_FORKS_MAX; i++)
+    say(s, near_end, LINK_ENDED, &tokens[i], 1);
+  sim_run(s->sim);
+  assert_int_equal(told, 0);
+  say(s, near_end, LINK_ENDED, &another.token, 1);
+  sim_run(s->sim);
+  assert_int_equal(told, 1);
+  assert_int_equal(far_link_is_lost(far), 0);
+  say(s, near_end, LINK_ENDED, &tokens[0], 1); /* nothing was asked */
+  far_link_listen(far);
+  sim_run(s->sim);
+  assert_int_equal(far_link_is_lost(far), 1);
+  far_fork_forget(far, &another);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_processes_of_a_link_learn_of_its_end_over_turns),
       cmocka_unit_test(test_one_that_is_made_meanwhile_learns_of_it),
       cmocka_unit_test(test_a_long_report_is_read_over_turns),
       cmocka_unit_test(test_who_was_closed_is_not_waited_for),
+      cmocka_unit_test(test_forgotten_forks_count_until_they_are_answered),
       cmocka_unit_test(test_the_slot_of_a_far_process_is_not_given_away),
   };
   return cmocka_run_group_tests_name("far link", tests, NULL, NULL);

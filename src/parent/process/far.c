@@ -59,7 +59,7 @@ struct far_process *far_born(const struct far_link *far, uint32_t id, uint32_t i
 /* ---- when it is listened to ---- */
 
 static unsigned wanted_now(const struct far_link *far) {
-  int is_needed = !far->has_root || far->is_listening || far->nawaited || far->nforks ||
+  int is_needed = !far->has_root || far->is_listening || far->nawaited || far->nasked ||
                   far->nmeasured || far->nknown > UNREAD_MAX;
   return (is_needed ? WATCH_READ : WATCH_HANGUP) |
          (buf_size(&far->out) ? WATCH_WRITE : 0u);

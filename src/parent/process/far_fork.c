@@ -19,8 +19,8 @@ static struct far_fork *find(const struct far_link *far, uint32_t token) {
 int far_fork_may(const struct far_link *far, size_t size, uint64_t nroot) {
   return !far->lost && far->fd >= 0 && far->dead >= 0 && far->page &&
          far->page->takes_forks && size <= LINK_FORK_MAX &&
-         far->nforks < LINK_FORKS_MAX && buf_size(&far->out) == 0 &&
-         far->page->nroot == nroot &&
+         far->nforks < LINK_FORKS_MAX && far->nasked < LINK_FORKS_MAX &&
+         buf_size(&far->out) == 0 && far->page->nroot == nroot &&
          far->page->root_limit >= nroot + far->nforked + size;
 }
 
@@ -72,6 +72,7 @@ int far_fork(struct far_link *far, struct far_fork *fork, const void *header,
   fork->token = far->last_token = token;
   list_push(&far->forks, &fork->link);
   far->nforks++;
+  far->nasked++;
   far_link_watch(far);
   return 0;
 }
@@ -151,8 +152,9 @@ static void tell_later(struct far_link *far, struct far_fork *fork, int fd) {
 int far_fork_take_socket(struct far_link *far, const struct link_frame *f) {
   struct far_fork *fork;
   uint32_t token;
-  if (link_numbers(f, &token, 1) < 0 || far->sockets.n == 0)
+  if (link_numbers(f, &token, 1) < 0 || far->sockets.n == 0 || far->nasked == 0)
     return -EPROTO;
+  far->nasked--;
   int fd = fdset_steal(&far->sockets, 0);
   for (int i = 1; i < far->sockets.n; i++)
     far->sockets.fd[i - 1] = far->sockets.fd[i];
@@ -173,8 +175,9 @@ int far_fork_take_socket(struct far_link *far, const struct link_frame *f) {
 
 int far_fork_take_end(struct far_link *far, const struct link_frame *f) {
   uint32_t token;
-  if (link_numbers(f, &token, 1) < 0)
+  if (link_numbers(f, &token, 1) < 0 || far->nasked == 0)
     return -EPROTO;
+  far->nasked--;
   struct far_fork *fork = find(far, token);
   if (fork && !fork->is_told)
     tell_later(far, fork, -1);

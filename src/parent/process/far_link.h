@@ -43,7 +43,8 @@ struct far_link {
   uint32_t ntables, last_table;
   /* Forks whose socket is not made: those that wait for it, or for its end. */
   struct list forks;
-  unsigned nforks;
+  unsigned nforks,
+      nasked;      /* nasked: those whose answer has not come, forgotten ones too */
   uint64_t nheard; /* bytes of the side */
   uint32_t last_token;
   uint64_t nforked;        /* bytes of all commands that went without a socket */
