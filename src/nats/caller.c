@@ -188,7 +188,7 @@ void far_schedule(mf_far *far) {
 
 static void expire(struct far_call *c) {
   mf_far *far = c->far;
-  char text[400];
+  char text[VERSION_TEXT + 100];
   enum engine_state state = engine_state(far->engine);
   if (c->state != CALL_WAITS && c->chunk && !c->chunk->overdue) {
     uint64_t grace = far->silent_ms < CHUNK_GRACE_MS ? far->silent_ms : CHUNK_GRACE_MS;
@@ -201,8 +201,11 @@ static void expire(struct far_call *c) {
     return;
   }
   if (state == ENGINE_UP) {
+    char version[VERSION_TEXT] = "no node has announced itself";
+    if (far->other.version >= 0)
+      envelope_describe_version(far->other.version, &far->other.node, version);
     snprintf(text, sizeof text, "timed out; %s",
-             far->room.n > 0 ? "no node had room" : "no node has announced itself");
+             far->room.n > 0 ? "no node had room" : version);
     far_fail(c, MF_ETIMEOUT, MF_STARTED_NO, text);
     return;
   }
@@ -235,23 +238,44 @@ static int has_patience(const struct far_call *c, uint64_t now_ms) {
   return minheap_holds(&c->deadline) || age < AGAIN_MS || down < AGAIN_MS;
 }
 
-void far_look_at_engine(mf_far *far) {
-  char text[400];
+/* Those that wait and have no patience. */
+static void fail_waiting(mf_far *far,
+                         int (*waits)(const struct far_call *c, uint64_t now_ms),
+                         int code, const char *text) {
   uint64_t now = uv_hrtime() / MS;
   struct list waiting;
-  if (engine_state(far->engine) == ENGINE_UP || list_empty(&far->waiting))
-    return;
-  snprintf(text, sizeof text, "the engine %s: %s",
-           engine_is_refused(far->engine) ? "refused" : "can't be reached",
-           engine_reason(far->engine));
   list_move(&waiting, &far->waiting);
   while (!list_empty(&waiting)) {
     struct far_call *c = list_entry(waiting.next, struct far_call, link);
     list_remove(&c->link);
     list_push(&far->waiting, &c->link);
-    if (!has_patience(c, now))
-      far_fail(c, MF_EENGINE, MF_STARTED_NO, text);
+    if (!waits(c, now))
+      far_fail(c, code, MF_STARTED_NO, text);
   }
+}
+
+void far_look_at_engine(mf_far *far) {
+  char text[400];
+  if (engine_state(far->engine) == ENGINE_UP || list_empty(&far->waiting))
+    return;
+  snprintf(text, sizeof text, "the engine %s: %s",
+           engine_is_refused(far->engine) ? "refused" : "can't be reached",
+           engine_reason(far->engine));
+  fail_waiting(far, has_patience, MF_EENGINE, text);
+}
+
+static int is_young(const struct far_call *c, uint64_t now_ms) {
+  return now_ms - c->begun_ns / MS < FIRST_MS;
+}
+
+void far_look_at_versions(mf_far *far) {
+  char text[VERSION_TEXT];
+  if (far->other.version >= 0 && uv_hrtime() / MS - far->other.heard_ms > far->silent_ms)
+    far->other.version = -1;
+  if (far->other.version < 0 || far->room.n > 0 || list_empty(&far->waiting))
+    return;
+  envelope_describe_version(far->other.version, &far->other.node, text);
+  fail_waiting(far, is_young, MF_EPROTOCOL, text);
 }
 
 /* ---- the calls of users ---- */

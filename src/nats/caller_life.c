@@ -15,12 +15,13 @@ static void on_tick(uv_timer_t *timer) {
   mf_far *far = timer->data;
   far_tick(far);
   far_look_at_engine(far);
+  far_look_at_versions(far);
   far_watch(far);
 }
 
 /* While nothing is to be watched nobody is waked up. */
 void far_watch(mf_far *far) {
-  int needed = far->room.n > 0 ||
+  int needed = far->room.n > 0 || far->other.version >= 0 ||
                (engine_state(far->engine) != ENGINE_UP && !list_empty(&far->waiting));
   int active = uv_is_active((uv_handle_t *)&far->tick);
   unsigned ms = far->silent_ms / ROOM_TICKS > 0 ? far->silent_ms / ROOM_TICKS : 1;
@@ -99,6 +100,7 @@ int far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret) 
   idmap_init(&far->sent);
   minheap_init(&far->deadlines);
   room_init(&far->room);
+  far->other.version = -1;
   far->drain_by = UINT64_MAX;
   far->down_ms = uv_hrtime() / MS;
   rc = engine_new(far->loop, &eo, on_state, far, &far->engine);

@@ -152,12 +152,23 @@ static int node_new(struct room_node *n) {
   return 0;
 }
 
+/* It gets no calls. Those that wait are told when no other comes. */
+static void hear_other(mf_far *far, int version, const struct node_beat *node) {
+  if (version < 0)
+    return;
+  far->other.version = version;
+  far->other.heard_ms = now_ms();
+  far->other.node = *node;
+  far_watch(far);
+}
+
 static void on_beat(const struct engine_message *m, void *data) {
   mf_far *far = data;
   struct node_beat beat;
   int is_new;
   if (!beat_read(&beat, m->data, m->length)) {
     far->info.bad++;
+    hear_other(far, envelope_other_version(m->data, m->length, 'b', &beat), &beat);
     return;
   }
   struct room_node *n = room_beat(&far->room, &beat, now_ms(), &is_new);
@@ -330,6 +341,18 @@ static void on_record(mf_far *far, const struct envelope_record *r) {
   }
 }
 
+/* A node says so of calls that it can't read: nobody knows what it made of others. */
+static void look_at_version(mf_far *far, const struct engine_message *m) {
+  struct node_beat who;
+  char text[VERSION_TEXT];
+  int version = envelope_other_version(m->data, m->length, 'a', &who);
+  struct room_node *n = version < 0 ? NULL : room_find(&far->room, who.node);
+  if (!n)
+    return;
+  envelope_describe_version(version, &n->beat, text);
+  node_lost(far, n->user, MF_EPROTOCOL, text);
+}
+
 static void on_answers(const struct engine_message *m, void *data) {
   mf_far *far = data;
   struct reader r;
@@ -344,6 +367,8 @@ static void on_answers(const struct engine_message *m, void *data) {
       on_record(far, &record);
   }
   far->info.bad += rc < 0;
+  if (rc < 0)
+    look_at_version(far, m);
   if (!list_empty(&far->waiting))
     engine_touch(far->engine);
 }

@@ -17,7 +17,8 @@ enum {
   BATCH_BYTES = 48 * 1024, /* of calls that travel in one message */
   RUNS_MAX = 2,            /* of an idempotent call, besides the first */
   CHUNK_GRACE_MS = 1500,   /* that a node has to say how far a chunk came */
-  FIRST_MS = 2000,         /* that a call waits for an engine that was never reached */
+  FIRST_MS = 2000,         /* that a call waits for an engine that was never reached, and
+                            * for a node of this version where there are only others */
   AGAIN_MS = 10000         /* that one without a time limit waits for one that was lost */
 };
 
@@ -80,6 +81,11 @@ struct mf_far {
   struct idmap ids, sent;
   struct minheap deadlines;
   struct room room;
+  struct { /* of another version, heard last; version -1: none is there */
+    int version;
+    uint64_t heard_ms;
+    struct node_beat node;
+  } other;
   uint64_t batches;
   uint64_t down_ms; /* since when there is no engine */
   int draining, drained, aborted, closing, checking;
@@ -109,6 +115,8 @@ void far_lose(struct far_call *c, int code, const char *text);
 void far_dispatch(mf_far *far);
 void far_schedule(mf_far *far);
 void far_look_at_engine(mf_far *far); /* calls have waited for it long enough? */
+/* There are nodes, but of another version only? Calls do not wait long for others. */
+void far_look_at_versions(mf_far *far);
 size_t far_pending(const mf_far *far);
 void far_call_free(struct far_call *c);
 

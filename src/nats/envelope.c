@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { HEAD = 4, CALL_HEAD = 1 + 8 + 4 + 1 + 4, RESULT_HEAD = 1 + 8 + 4 };
@@ -301,6 +302,29 @@ static int read_name(struct reader *r, char name[NODE_NAME + 1]) {
     if ((length = plain_character((unsigned char *)name + i, n - i)) == 0)
       name[i] = '?';
   return 1;
+}
+
+int envelope_other_version(const void *data, size_t length, char what,
+                           struct node_beat *ret) {
+  struct reader r;
+  memset(ret, 0, sizeof *ret);
+  reader_init(&r, data, length);
+  const unsigned char *head = reader_take(&r, HEAD);
+  if (!head || head[0] != 'm' || head[1] != 'f' || head[2] != (unsigned char)what ||
+      head[3] == ENVELOPE_VERSION)
+    return -1;
+  if ((what != 'c' && !read_node(&r, ret->node)) ||
+      (what == 'b' && !read_name(&r, ret->name)))
+    return -1;
+  return head[3];
+}
+
+void envelope_describe_version(int version, const struct node_beat *node,
+                               char text[VERSION_TEXT]) {
+  snprintf(text, VERSION_TEXT,
+           "the node %s speaks version %d of the messages, this program version %d: "
+           "both must have the same release of moonfork",
+           node->name[0] ? node->name : node->node, version, ENVELOPE_VERSION);
 }
 
 int beat_read(struct node_beat *beat, const void *data, size_t length) {

@@ -19,16 +19,20 @@
  *             it is none: the chunk is over, ITEMS were all its answers, and the items
  *             behind `entered` were not and will not be entered
  *   beats:    "mfb" VERSION, str node, str name, u32 window, u32 held, u32 workers,
- *             u32 load, u8 flags, u32 milliseconds, u64 calls */
+ *             u32 load, u8 flags, u32 milliseconds, u64 calls
+ *
+ * In every version the four bytes, the node and, of a beat, its name stand there: so who
+ * gets a message of another version can say which, and whose. Any change of what is
+ * behind them is another version, but for more flags, and for what follows a beat. */
 #ifndef NATS_ENVELOPE_H
 #define NATS_ENVELOPE_H
 
 #include "base/buf.h"
 
 enum {
-  ENVELOPE_VERSION = 1,
-  NODE_ID = 22,   /* letters and digits */
-  NODE_NAME = 64, /* bytes of a node's name */
+  ENVELOPE_VERSION = 2, /* 1 had no exit in ERROR and CHUNKED */
+  NODE_ID = 22,         /* letters and digits */
+  NODE_NAME = 64,       /* bytes of a node's name */
   SUBJECT_MAX = 200
 };
 
@@ -109,6 +113,16 @@ int envelope_open_answers(struct reader *r, const void *data, size_t length,
                           char node[NODE_ID + 1]);
 /* 1: a record; 0: the end; -1: this is none of ours. Of answers: `answers` 1. */
 int envelope_next(struct reader *r, int answers, struct envelope_record *record);
+
+enum { VERSION_TEXT = 400 };
+
+/* Calls ('c'), answers ('a') or a beat ('b') of another version: that version, and in
+ * *ret the node (of answers and beats) and its name (of beats). -1: it is none. */
+int envelope_other_version(const void *data, size_t length, char what,
+                           struct node_beat *ret);
+/* A sentence about that node. */
+void envelope_describe_version(int version, const struct node_beat *node,
+                               char text[VERSION_TEXT]);
 
 int beat_write(struct buf *b, const struct node_beat *beat);
 /* 1, or 0: it is none. The name is printable. */

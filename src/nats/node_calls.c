@@ -272,6 +272,17 @@ static void check(mf_node *node, struct node_caller *caller, uint64_t id) {
     envelope_put_gone(&caller->out, id);
 }
 
+/* Calls of another version: answers without any say which version is spoken here. */
+static void refuse_version(mf_node *node, const struct engine_message *m) {
+  struct node_beat who;
+  char id[NODE_ID + 1];
+  struct node_caller *caller;
+  if (m->reply && subject_caller(m->reply, id) &&
+      envelope_other_version(m->data, m->length, 'c', &who) >= 0 &&
+      (caller = caller_of(node, id)))
+    node_make_room(node, caller, 0);
+}
+
 static void on_calls(const struct engine_message *m, void *data) {
   mf_node *node = data;
   struct reader r;
@@ -282,6 +293,7 @@ static void on_calls(const struct engine_message *m, void *data) {
   if (!m->reply || !subject_caller(m->reply, id) ||
       !envelope_open_calls(&r, m->data, m->length) || !(caller = caller_of(node, id))) {
     node->info.bad++;
+    refuse_version(node, m);
     return;
   }
   while ((rc = envelope_next(&r, 0, &record)) > 0) {

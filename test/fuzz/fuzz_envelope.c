@@ -94,6 +94,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   if (beat_read(&beat, data, size))
     shown(beat.name);
+  for (const char *what = "cab"; *what; what++) {
+    char text[VERSION_TEXT];
+    int version = envelope_other_version(data, size, *what, &beat);
+    assert(version != ENVELOPE_VERSION && version < 256);
+    envelope_describe_version(version, &beat, text);
+    shown(text);
+  }
   subjects(data, size);
   return 0;
 }

@@ -4,7 +4,7 @@
 --   node:kill "KILL" node:drain() node:workers() node:stats()     node.process is what runs it
 --
 -- Its function is work(n, seconds, ledger): a line with n in the file `ledger` each time that it is
--- entered, then it takes so long, and returns n. nats_node.entries(ledger): how often each n was entered.
+-- entered, then it takes so long, and returns n; its source: nats_node.work. nats_node.entries(ledger): how often each n was entered.
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
@@ -51,6 +51,8 @@ function work(n, seconds, ledger)
   if seconds and seconds > 0 then require "testkit".msleep(math.ceil(seconds * 1000)) end
   return n
 end]]
+
+nats_node.work = WORK
 
 local Node = {}
 Node.__index = Node

@@ -493,7 +493,7 @@ test("an idempotent call goes to two other nodes at most", function(t)
   socket:write "SUB gone.node.* 1\r\n"
   far:with{idempotent = true}("x", function(err) told = err or "answered" end)
   local function beat(k)
-    local text = "mfb\1" .. ("<s4s4I4I4I4I4I1I4I8"):pack(("%022d"):format(k), "silent", 20, 0, 2, 2, 0, 300, 0)
+    local text = "mfb\2" .. ("<s4s4I4I4I4I4I1I4I8"):pack(("%022d"):format(k), "silent", 20, 0, 2, 2, 0, 300, 0)
     socket:write(("PUB gone.beat %d\r\n"):format(#text), text, "\r\nPING\r\n")
     repeat
       local line = t.ok(socket:read "l")

@@ -180,7 +180,7 @@ story.test("a job is taken away also when a node does not answer", function(t)
   local w = world(t)
   t.within(20, function() return #w.far:nodes() == 1 end)
   local socket = t.got(fork.socket.connect("127.0.0.1:" .. w.server.port))
-  local beat = "mfb\1" .. ("<s4s4I4I4I4I4I1I4I8"):pack(("S"):rep(22), "silent", 20, 0, 2, 2, 0, 300, 0)
+  local beat = "mfb\2" .. ("<s4s4I4I4I4I4I1I4I8"):pack(("S"):rep(22), "silent", 20, 0, 2, 2, 0, 300, 0)
   socket:settimeout(10)
   t.ok(socket:read "l")
   socket:write("CONNECT {\"verbose\":false}\r\n", ("PUB %s.beat %d\r\n%s\r\nPING\r\n"):format(w.subject, #beat,

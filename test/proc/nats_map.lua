@@ -341,7 +341,7 @@ function fake(socket, port, subject, flags)
   server:write("SUB ", subject, ".node.", ID, " 1\r\nSUB ", subject, ".ask 2\r\n")
   local function publish(to, body) server:write(("PUB %s %d\r\n"):format(to, #body), body, "\r\n") end
   local function say()
-    publish(subject .. ".beat", "mfb\1" .. ("<s4s4I4I4I4I4I1I4I8"):pack(ID, "fake", 20, 0, 2, 2, tonumber(flags),
+    publish(subject .. ".beat", "mfb\2" .. ("<s4s4I4I4I4I4I1I4I8"):pack(ID, "fake", 20, 0, 2, 2, tonumber(flags),
       50, 0))
   end
   say()
@@ -370,7 +370,7 @@ function fake(socket, port, subject, flags)
             end
             out[#out + 1] = respond(kind, id, value)
           end
-          local answers = "mfa\1" .. ("<s4"):pack(ID) .. table.concat(out)
+          local answers = "mfa\2" .. ("<s4"):pack(ID) .. table.concat(out)
           for _ = 1, MESSAGES or 1 do publish(reply:match "^_INBOX%.%w+" .. ".a", answers) end
         end
       end

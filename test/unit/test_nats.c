@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char ID[] = "ABCDEFGHIJKLMNOPQRSTUV", OTHER[] = "abcdefghijklmnopqrstuv";
+#define ID "ABCDEFGHIJKLMNOPQRSTUV"
+
+static const char OTHER[] = "abcdefghijklmnopqrstuv";
 
 static struct node_beat a_beat(const char *id, unsigned window, unsigned held,
                                unsigned workers) {
@@ -161,14 +163,14 @@ static void test_the_other_side_is_not_believed(void **state) {
     const char *bytes;
     size_t n;
   } bad[] = {
-      {"mfc\2", 4}, /* another version */
+      {"mfc\3", 4}, /* another version */
       {"mfx\1", 4},
-      {"mfc\1\3\1\0\0\0\0\0\0\0\0\0\0\0", 17}, /* an answer among calls */
-      {"mfc\1\2\0\0\0\0\0\0\0\0", 13},         /* number 0 */
-      {"mfc\1\143\1\0\0\0\0\0\0\0", 13},       /* a kind that is none */
-      {"mfc\1\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\177x", 23}, /* a length that lies */
-      {"mfc\1\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\377", 22},  /* no bytes at all */
-      {"mfc\1\12\1\0\0\0\0\0\0\0\0\0\0\0", 17}, /* the end of a chunk among calls */
+      {"mfc\2\3\1\0\0\0\0\0\0\0\0\0\0\0", 17}, /* an answer among calls */
+      {"mfc\2\2\0\0\0\0\0\0\0\0", 13},         /* number 0 */
+      {"mfc\2\143\1\0\0\0\0\0\0\0", 13},       /* a kind that is none */
+      {"mfc\2\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\177x", 23}, /* a length that lies */
+      {"mfc\2\1\1\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\377", 22},  /* no bytes at all */
+      {"mfc\2\12\1\0\0\0\0\0\0\0\0\0\0\0", 17}, /* the end of a chunk among calls */
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     struct reader r;
@@ -177,6 +179,35 @@ static void test_the_other_side_is_not_believed(void **state) {
         envelope_open_calls(&r, bad[i].bytes, bad[i].n) ? envelope_next(&r, 0, &e) : -1;
     assert_int_equal(rc, -1);
   }
+}
+
+/* Who gets a message of another version can say which, and whose: as far as all versions
+ * are the same. */
+static void test_other_versions_are_told(void **state) {
+  static const char beat_of_7[] = "mfb\7\26\0\0\0" ID "\2\0\0\0a\33what is later",
+                    answers[] = "mfa\0\26\0\0\0" ID "any";
+  size_t least = 4 + 4 + NODE_ID + 4 + 2;
+  struct node_beat got;
+  char text[VERSION_TEXT];
+  for (size_t n = 0; n < sizeof beat_of_7; n++) {
+    char *cut = malloc(n ? n : 1);
+    memcpy(cut, beat_of_7, n);
+    assert_int_equal(envelope_other_version(cut, n, 'b', &got), n < least ? -1 : 7);
+    assert_int_equal(envelope_other_version(cut, n, 'a', &got), -1);
+    free(cut);
+  }
+  assert_int_equal(envelope_other_version(beat_of_7, sizeof beat_of_7, 'b', &got), 7);
+  assert_string_equal(got.node, ID);
+  assert_string_equal(got.name, "a?");
+  envelope_describe_version(7, &got, text);
+  assert_non_null(strstr(text, "a? speaks version 7 of the messages, this program"));
+  assert_int_equal(envelope_other_version(answers, 4 + 4 + NODE_ID, 'a', &got), 0);
+  assert_string_equal(got.node, ID);
+  envelope_describe_version(0, &got, text);
+  assert_non_null(strstr(text, ID));
+  assert_int_equal(envelope_other_version("mfc\3", 4, 'c', &got), 3);
+  assert_int_equal(envelope_other_version("mfc", 3, 'c', &got), -1);
+  assert_int_equal(envelope_other_version("mfc\2", 4, 'c', &got), -1); /* ours */
 }
 
 static void test_beats(void **state) {
@@ -379,6 +410,7 @@ int main(void) {
       cmocka_unit_test(test_an_error_is_cut_to_its_room),
       cmocka_unit_test(test_every_cut_is_noticed),
       cmocka_unit_test(test_the_other_side_is_not_believed),
+      cmocka_unit_test(test_other_versions_are_told),
       cmocka_unit_test(test_beats),
       cmocka_unit_test(test_subjects),
       cmocka_unit_test(test_room_is_what_was_announced),

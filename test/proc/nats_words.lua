@@ -1,0 +1,236 @@
+-- Callers and nodes in words, by the messages of doc/nats-protocol.md: of another version, and at
+-- moments that a caller of the library avoids.
+local story = require "story"
+local fork = require "moonfork"
+local helper = require "nats"
+local nats_node = require "nats_node"
+
+local HAVE = package.searchpath("moonfork.nats_core", package.cpath) and pcall(helper.program)
+local nats = HAVE and require "moonfork.nats"
+local VERSION, OLDER, NEWER = "\2", "\1", "\3"
+local RESULT, ERROR, BUSY = 3, 4, 5
+local ME, STRANGER = ("C"):rep(22), ("S"):rep(22)
+
+local function test(name, f)
+  story.test(name, {deadline = 60}, function(t)
+    if not HAVE then t.skip "there is no nats-server, or no libnats" end
+    return f(t)
+  end)
+end
+
+-- ---- a connection in words ----
+
+local Client = {}
+Client.__index = Client
+
+local function connect(t, server)
+  local socket = t.got(fork.socket.connect("127.0.0.1:" .. server.port))
+  socket:settimeout(20 * story.scale)
+  assert(socket:read "l")
+  socket:write "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\n"
+  t:defer(function() socket:close() end)
+  return setmetatable({socket = socket, sids = 0}, Client)
+end
+
+function Client:subscribe(subject)
+  self.sids = self.sids + 1
+  self.socket:write(("SUB %s %d\r\n"):format(subject, self.sids))
+end
+
+function Client:publish(subject, reply, body)
+  self.socket:write(("PUB %s %s %d\r\n"):format(subject, reply or "", #body), body, "\r\n")
+end
+
+--- The next message: subject, body, reply; body false: nobody has the subject of the message it answers.
+--- nil: it was a PONG.
+function Client:next()
+  while true do
+    local line = assert(self.socket:read "l")
+    local subject, reply, size = line:match "^MSG (%S+) %d+ ?(%S*) (%d+)"
+    local told, head, all = line:match "^HMSG (%S+) %d+ ?%S* (%d+) (%d+)"
+    if line:find "^PONG" then return nil end
+    if line:find "^PING" then
+      self.socket:write "PONG\r\n"
+    elseif subject then
+      local body = size == "0" and "" or assert(self.socket:read(tonumber(size)))
+      self.socket:read "l"
+      return subject, body, reply
+    elseif told then
+      local body = assert(self.socket:read(tonumber(all)))
+      self.socket:read "l"
+      if body:sub(1, tonumber(head)):find "^NATS/1.0 503" then return told, false end
+    end
+  end
+end
+
+local function beat(version, id, name, tail)
+  return "mfb" .. version .. ("<s4s4I4I4I4I4I1I4I8"):pack(id, name, 20, 0, 2, 2, 0, 100, 0) .. (tail or "")
+end
+
+local function call(id, n, ledger)
+  local values = "\x93\xce" .. (">I4"):pack(n) .. "\0\xd9" .. ("s1"):pack(ledger)
+  return ("<I1I8I4I1s4"):pack(1, id, 0, 0, values)
+end
+
+local function far_pool(t, server, subject, options)
+  local o = {subject = subject, silent = 1}
+  for name, value in pairs(options or {}) do o[name] = value end
+  local far = nats.pool(server.url, o)
+  t:defer(function()
+    far:close()
+    fork.loop()
+  end)
+  return far
+end
+
+-- ---- versions ----
+
+for what, version in pairs{older = OLDER, newer = NEWER} do
+  test("a node of " .. what .. " messages gets no calls, and who calls is told of both versions", function(t)
+    local server = helper.start(t)
+    local client = connect(t, server)
+    local far = far_pool(t, server, "w")
+    local text = ("the node lucifer speaks version %d of the messages, this program version %d"):format(
+      version:byte(), VERSION:byte())
+    client:subscribe("w.node." .. STRANGER)
+    local late, told
+    far:with{timeout = 0.5}:call(1, function(err) late = err end)
+    far:call(2, function(err) told = err end)
+    local function say()
+      client:publish("w.beat", nil, beat(version, STRANGER, "lucifer", what == "newer" and "and more" or ""))
+      fork.sleep(0.05)
+    end
+    t.within(20, function() say() return late and told end)
+    t.eq({late.code, late.started, told.code, told.started}, {"TIMEOUT", "no", "PROTOCOL", "no"})
+    t.match(late.message, text)
+    t.match(told.message, text)
+    t.eq(#far:nodes(), 0)
+    nats_node.start(t, server.url, "w") -- as when all nodes are replaced, one after the other
+    local answer
+    far:call(3, function(_, value) answer = value end)
+    t.within(20, function() say() return answer end)
+    t.eq(answer, 3)
+    client.socket:write "PING\r\n"
+    t.eq(client:next(), nil, "it was sent no call")
+  end)
+end
+
+test("a node that can't read calls says in which version it speaks, and goes on", function(t)
+  local server = helper.start(t)
+  local client = connect(t, server)
+  local node = nats_node.start(t, server.url, "w")
+  local far = far_pool(t, server, "w")
+  t.within(20, function() return #far:nodes() == 1 end)
+  local id = far:nodes()[1].id
+  client:subscribe("_INBOX." .. ME .. ".>")
+  for _, version in ipairs{OLDER, NEWER, "\0", "\255"} do
+    client:publish("w.node." .. id, "_INBOX." .. ME .. ".s.1", "mfc" .. version .. ("\255"):rep(100))
+    local subject, body = client:next()
+    t.eq(subject, "_INBOX." .. ME .. ".a")
+    t.eq(body, "mfa" .. VERSION .. ("<s4"):pack(id))
+  end
+  t.eq(far(7), 7)
+  t.eq(node:stats().held, 0)
+end)
+
+test("a node that answers in another version: its calls are unknown, and the error names both", function(t)
+  local server = helper.start(t)
+  local client = connect(t, server)
+  local far = far_pool(t, server, "w")
+  client:subscribe("w.node." .. STRANGER)
+  t.within(20, function()
+    client:publish("w.beat", nil, beat(VERSION, STRANGER, "lucifer"))
+    fork.sleep(0.01)
+    return #far:nodes() == 1
+  end)
+  local told
+  far:call(1, function(err) told = err end)
+  fork.step(0)
+  local _, _, reply = client:next()
+  client:publish(reply:match "^_INBOX%.%w+" .. ".a", nil, "mfa" .. NEWER .. ("<s4"):pack(STRANGER))
+  t.within(20, function() return told end)
+  t.eq({told.code, told.started}, {"PROTOCOL", "unknown"})
+  t.match(told.message, "the node lucifer speaks version 3 of the messages, this program version 2")
+end)
+
+-- ---- a drain that nobody waits for ----
+
+-- A caller of the library stops when it hears of the drain, for which a node waits. This one goes on:
+-- each of its calls is answered, or the server says that nobody has the subject; never both, never neither.
+test("calls that come while a node drains, and behind it, have one end each", function(t)
+  local server, ledger = helper.start(t), nats_node.file(t)
+  local client = connect(t, server)
+  local pool = fork.new_exec():eval(nats_node.work):pool("work", {max = 2, idle = 2})
+  t:defer(function()
+    pool:close()
+    fork.loop()
+  end)
+  client:subscribe "w.beat"
+  client:subscribe("_INBOX." .. ME .. ".>")
+  local sent, told, entered, refused, absent = 0, {}, 0, 0, 0
+  local function tell(n, what)
+    t.eq(told[n], nil, ("call %d has another end"):format(n))
+    told[n] = what
+  end
+  local function hear(subject, body)
+    local batch = subject:match "%.s%.(%x+)$"
+    if batch and body == false then
+      absent = absent + 1
+      return tell(tonumber(batch, 16), "absent")
+    end
+    if not subject:find "%.a$" then return end
+    local at = 4 + 4 + 22 + 1
+    while at <= #body do
+      local kind, n, behind = ("<I1I8"):unpack(body, at)
+      at = behind
+      if kind == RESULT then
+        _, at = ("<s4"):unpack(body, at)
+        entered = entered + 1
+      elseif kind == ERROR then
+        local _, started, _, _, _, _, _, next_at = ("<i4I1I1i4s4s4I4"):unpack(body, at)
+        at = next_at
+        t.eq(started, 0)
+        refused = refused + 1
+      else
+        t.eq(kind, BUSY)
+        refused = refused + 1
+      end
+      tell(n, kind)
+    end
+  end
+  for round = 1, 15 do
+    local node = t.got(nats.node(pool, server.url, {subject = "w", beat = round % 3 == 0 and 0.3 or 0.02, window = 500}))
+    local id
+    repeat
+      fork.step(0)
+      if fork.socket.poll({client.socket}, 0.01)[1] then
+        local subject, body = client:next()
+        if subject == "w.beat" then id = ("<s4"):unpack(body, 5) end
+      end
+    until id
+    local drained, more = false, 60
+    for i = 1, 100000 do
+      sent = sent + 1
+      client:publish("w.node." .. id, ("_INBOX.%s.s.%x"):format(ME, sent), "mfc" .. VERSION .. call(sent, sent, ledger))
+      if i == 20 + round then node:drain(function() drained = true end) end
+      fork.step(i % 3 == 0 and 0.001 or 0)
+      if drained then more = more - 1 end
+      if more == 0 then break end
+    end
+    node:close()
+    client.socket:write "PING\r\n"
+    local subject, body
+    repeat
+      subject, body = client:next()
+      if subject then hear(subject, body) end
+    until not subject
+  end
+  local counts = nats_node.entries(ledger)
+  for n = 1, sent do
+    t.ok(told[n], ("call %d has no end"):format(n))
+    t.eq(counts[n] or 0, told[n] == RESULT and 1 or 0, ("call %d, whose end is %s"):format(n, told[n]))
+  end
+  t.ok(entered > 0 and absent > 0, ("%d entered, %d refused, %d without a node"):format(entered, refused, absent))
+end)
+
+story.done()
