@@ -89,6 +89,13 @@ local function serialiser(where, given)
   return name
 end
 
+function calls.check_classes(where, plain)
+  if plain.strict_classes and plain.serialiser ~= "msgpack" then
+    bad(where, "strict_classes", ("only 'msgpack' knows classes, and the serialiser is '%s'")
+      :format(plain.serialiser))
+  end
+end
+
 -- The plain options and the cell that both kinds have.
 local function common(where, given)
   local plain = {
@@ -101,6 +108,7 @@ local function common(where, given)
     message_max = count(where, given, "message_max", 16, 1 << 32) or MESSAGE_MAX,
     grace = duration(where, given, "grace", true),
   }
+  calls.check_classes(where, plain)
   local cell = {
     on_event = callback(where, given, "on_event"),
     on_error = callback(where, given, "on_error"),
@@ -124,6 +132,9 @@ function calls.rpc_options(name, given)
   where, given = begin("rpc", name, given)
   local plain, cell = common(where, given)
   plain.strict = flag(where, given, "strict")
+  if plain.strict and plain.async then
+    bad(where, "strict", "not with async: several calls are under way there, and each may have begun")
+  end
   cell.on_drain = callback(where, given, "on_drain")
   plain.drain = cell.on_drain ~= nil
   return plain, cell

@@ -197,6 +197,9 @@ function options.of_service(f, name, given)
     message_max = check.option_count(where, "message_max", given.message_max, 16, 2 ^ 32),
     grace = check.option_duration(where, "grace", given.grace, true),
   }
+  if plain.strict and plain.async then
+    check.bad(where, "strict", "not with async: several calls are under way there, and each may have begun")
+  end
   local service = {
     name = name,
     is_pool = f == "pool",

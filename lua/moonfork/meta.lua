@@ -71,6 +71,10 @@
 ---@field isolation? "process"|"thread" "thread": a copy of the interpreter in the template's process
 ---@field lazy? boolean|"try" of a thread: memory of a large template is copied when it is touched
 
+---@class moonfork.taken_options
+---@field timeout? number seconds from now until run must have entered the function
+---@field name? string appears in titles and messages
+
 ---@class moonfork.exec_options: moonfork.options
 ---@field program? string the template program
 ---@field path? string package.path there
@@ -507,7 +511,7 @@ function fork.template(options) end
 
 --- A process from what to_fd gave.
 ---@param handle moonfork.handle
----@param options? moonfork.options
+---@param options? moonfork.taken_options
 ---@return moonfork.process
 function fork.from_fd(handle, options) end
 

@@ -117,6 +117,7 @@ function nats.pool(url, given)
   plain.serialiser = calls.serialiser(where, given)
   plain.strict_classes = given.strict_classes ~= nil
     and check.option_type(where, "strict_classes", given.strict_classes, "boolean") or false
+  calls.check_classes(where, plain)
   local self = object(Far, raw.far, plain, { is_pool = true, noun = "pool" }, nil, failure)
   self.timeout, self.queue_max, self.serialiser = plain.timeout, plain.queue_max, plain.serialiser
   -- For map, see places. Whether the pool of a node has a call_timeout is not known here.

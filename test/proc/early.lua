@@ -54,6 +54,41 @@ story.test("EA-01 new_exec with a program still executes it", function(t)
   t.eq({out, code, err}, {"executed", 0, ""})
 end)
 
+-- The early process stands in for a program that would have been executed with them: the options
+-- gc and spares were not looked at then.
+story.test("EA-01 new_exec has its options from the early process, too", function(t)
+  local out, code, err = program(t, [[
+    local function mode(options)
+      return ask(fork.new_exec(options):eval "x = {}":fork(), [=[
+        local running = collectgarbage "isrunning"
+        local old = collectgarbage "incremental"
+        collectgarbage(old)
+        return running and old or "stopped"
+      ]=])
+    end
+    for gc, there in pairs {generational = "generational", incremental = "incremental", stop = "stopped"} do
+      local is = mode {gc = gc}
+      assert(is == there, gc .. ": " .. is)
+    end
+    assert(ask(fork.new_exec {path = "/some/?.lua"}, "return package.path") == "/some/?.lua")
+    assert(ask(fork.new_exec {cpath = "/some/?.so"}, "return package.cpath") == "/some/?.so")
+    local p = fork.new_exec {spares = {max = 3}}
+    assert(ask(p:fork(), "return 1") == "1")
+    local begin, n = os.time(), 0
+    while n < 3 and os.time() - begin < 10 do
+      fork.step(0.01)
+      n = 0
+      for _, q in pairs(kit.processes()) do
+        if q.ppid == kit.getpid() then n = n + 1 end
+      end
+      n = n - 2 -- the early process, and p
+    end
+    assert(n == 3, n)
+    io.write "as asked for"
+  ]], {before = "MOONFORK_TEMPLATE=/nowhere/at/all"})
+  t.eq({out, code, err}, {"as asked for", 0, ""})
+end)
+
 story.test("EA-02 it refuses a program that has threads or a loop", function(t)
   local out, code, err = t:lua [[
     local kit = require "testkit"

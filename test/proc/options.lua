@@ -456,6 +456,27 @@ story.test("each option that a message lists can be used", function(t)
   fork.on_error(nil)
 end)
 
+-- Where an option means nothing beside another one, or for this kind of process, nobody is left
+-- to believe that it does: async took strict away, and from_fd most options, without a word.
+story.test("no option is ignored because of another one", function(t)
+  local p = fork.new()
+  for _, make in ipairs {"rpc", "pool"} do
+    for _, serialiser in ipairs {"string", "raw"} do
+      t.raises("option 'strict_classes': only 'msgpack' knows classes, and the serialiser is '" .. serialiser,
+        p[make], p, "type", {strict_classes = true, serialiser = serialiser})
+    end
+  end
+  t.raises("option 'strict': not with async", p.rpc, p, "type", {strict = true, async = true})
+  t.raises("option 'lazy': it needs isolation = 'thread'", p.fork, p, {lazy = true, isolation = "process"})
+  t.raises("option 'lazy': it needs isolation = 'thread'", p.pool, p, "type", {lazy = true})
+  t.raises("option 'idle': 2 is more than max", p.pool, p, "type", {max = 1, idle = 2})
+  local rpc = p:rpc("type", {strict = true, async = false, strict_classes = true, serialiser = "msgpack"})
+  t.eq(rpc(1), "number")
+  rpc:close()
+  t.raises("unknown option 'env' %(valid: name, timeout%)", fork.from_fd, 0, {env = {A = "1"}})
+  fork.loop()
+end)
+
 story.test("a name shows in messages", function(t)
   local p = fork.new {name = "the-painter"}
   local err = select(2, p:eval "os.exit(3)":run "type")

@@ -101,12 +101,20 @@ story.test("from_fd of what is no such socket fails, and says so", function(t)
   b:write(("garbage "):rep(20))
   local socket, err = p:run "type"
   t.eq(socket, nil)
-  t.ok(err.code == "PROTOCOL" or err.code == "TEMPLATE_START", err.code)
+  t.error(err, "TEMPLATE_START", "^whoever has the other end of that socket does not speak moonfork's "
+    .. "protocol %(malformed frame%), and the socket was closed$")
+  t.eq(err.started, "no")
   b:close()
-  local c, d = t.got(fork.socket.pair())
-  local q = fork.from_fd(c)
-  d:close()
-  t.ok(select(2, q:run "type"))
+  for _, said in ipairs {"", "hello\n", ("\0"):rep(15)} do -- less than a frame
+    local c, d = t.got(fork.socket.pair())
+    local q = fork.from_fd(c)
+    d:write(said)
+    d:close()
+    socket, err = q:run "type"
+    t.eq(socket, nil)
+    t.error(err, "TEMPLATE_START", "closed it without the first word of a process")
+    t.eq(err.started, "no")
+  end
   t.ok(not pcall(function() assert(fork.from_fd(999999):run "type") end))
 end)
 

@@ -276,6 +276,32 @@ static void test_collector_stop_stays_stopped(void **state) {
   world_free(w);
 }
 
+/* What was sealed once kept its mode, whatever p:seal{gc=} said: only the first seal, and
+ * one after much was added, set it. */
+static void test_collector_takes_another_mode_at_a_later_seal(void **state) {
+  (void)state;
+  static const char mode_is[] =
+      "local mode = collectgarbage 'incremental' collectgarbage(mode)\n"
+      "assert(mode == '%s', mode)";
+  static const struct {
+    int gc;
+    const char *name;
+  } turns[] = {{COLLECTOR_GENERATIONAL, "generational"},
+               {COLLECTOR_INCREMENTAL, "incremental"},
+               {COLLECTOR_STOP, "generational"},
+               {COLLECTOR_INCREMENTAL, "incremental"},
+               {COLLECTOR_GENERATIONAL, "generational"}};
+  struct world *w = world_new(1, COLLECTOR_GENERATIONAL);
+  for (size_t i = 0; i < sizeof turns / sizeof *turns; i++) {
+    char code[200];
+    w->collector.gc = turns[i].gc;
+    collector_touch(&w->collector);
+    snprintf(code, sizeof code, mode_is, turns[i].name);
+    in_clone(w, code);
+  }
+  world_free(w);
+}
+
 /* --- clones that live long ------------------------------------------------------------
  */
 
@@ -517,6 +543,7 @@ int main(void) {
       cmocka_unit_test(test_collector_frees_older_garbage_when_forced),
       cmocka_unit_test(test_collector_answers_the_other_options),
       cmocka_unit_test(test_collector_stop_stays_stopped),
+      cmocka_unit_test(test_collector_takes_another_mode_at_a_later_seal),
       cmocka_unit_test(test_collector_bounds_a_worker_that_churns),
       cmocka_unit_test(test_collector_shares_after_a_collection_of_everything),
       cmocka_unit_test(test_collector_bounds_a_clone_that_lives_for_long),

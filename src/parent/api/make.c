@@ -123,11 +123,21 @@ int mf_new(const mf_options *options, mf_process **ret) {
   return r ? r : made(ctx, make_default(ctx, &o, ret));
 }
 
-/* package.path and package.cpath of a process that was not executed for it. */
-static int send_paths(struct mf_process *p, const mf_options *o) {
-  static const char code[] = "package.path, package.cpath = ..., select(2, ...)";
-  const char *argv[2] = {o->lua_path, o->lua_cpath};
-  return mf_eval_named(p, "moonfork", code, sizeof code - 1, 2, argv, NULL);
+static int send_path(struct mf_process *p, const char *name, const char *path) {
+  static const char code[] = "package[(...)] = select(2, ...)";
+  const char *argv[2] = {name, path};
+  return path ? mf_eval_named(p, "moonfork", code, sizeof code - 1, 2, argv, NULL) : 0;
+}
+
+/* What a program that is executed is told at its start; this is a fork of the early
+ * process instead, whose collector has the mode gc. */
+static int catch_up(struct mf_process *p, const mf_options *o, int gc) {
+  int r = send_path(p, "path", o->lua_path);
+  if (!r)
+    r = send_path(p, "cpath", o->lua_cpath);
+  if (!r && o->gc != gc)
+    r = mf_seal(p, o->gc);
+  return r;
 }
 
 static int make_exec(struct context *ctx, const mf_options *o, mf_process **ret) {
@@ -135,23 +145,24 @@ static int make_exec(struct context *ctx, const mf_options *o, mf_process **ret)
   int r = o && (o->program || o->command || o->image) ? 0 : default_early(ctx, o);
   if (r > 0) { /* the early process stands in for the program */
     r = fork_from(registry_of(ctx)->def.process, o, &p);
-    if (!r && o && o->lua_path && o->lua_cpath) {
-      r = send_paths(p, o);
+    if (!r && o) {
+      r = catch_up(p, o, registry_of(ctx)->def.gc);
       if (r)
         mf_close(p, NULL, NULL);
     }
   } else if (!r) {
     r = boot_exec(ctx, o, &p);
-    if (!r && o) {
+    if (!r && o)
       p->has_image = o->image != NULL;
-      p->spares_min = o->spares_min;
-      p->spares_max = o->spares_max;
-    }
     if (!r && o && o->timeout_ms)
       process_set_limit(p, o->timeout_ms);
   }
   if (r)
     return api_result(r);
+  if (o) {
+    p->spares_min = o->spares_min;
+    p->spares_max = o->spares_max;
+  }
   process_update(p);
   *ret = p;
   return 0;

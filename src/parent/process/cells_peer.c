@@ -169,8 +169,13 @@ int cell_eof(struct mf_process *p, const struct event *e) {
   if (p->forked) /* else there is nobody yet who could have forked */
     process_lose_source(p);
   if (!p->was_asked && p->pid <= 0 && !p->far) {
-    process_fail(p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO,
-                 NULL, "the process closed its socket before its pid was known");
+    process_fail(
+        p, p->greeting ? MF_ETEMPLATE_START : MF_ECLONE_DIED, MF_STARTED_NO, NULL,
+        p->taken_up && p->greeting
+            ? "whoever had the other end of that socket closed it without the "
+              "first word of a process: it had ended, or the socket is none that "
+              "to_fd gave"
+            : "the process closed its socket before its pid was known");
     process_die(p);
     return 0;
   }

@@ -17,6 +17,7 @@ struct mf_process;
 struct default_template {
   struct mf_process *process; /* or NULL */
   int early;                  /* it is the early process */
+  int gc;                     /* of the early process: the mode of its collector */
   unsigned failures;          /* starts in a row that came to nothing */
   uint64_t not_before_ms;     /* of the next start */
 };

@@ -263,10 +263,10 @@ static int put_parameters(struct buf *b, const char *function, const mf_rpc_opti
                           unsigned usage_ms, int forks) {
   const char *init = o->init ? o->init : "";
   const char *serialiser = o->serialiser ? o->serialiser : "raw";
-  unsigned flags =
-      (o->async ? RPC_ASYNC : 0) | (o->handles ? RPC_TAKES_HANDLES : 0) |
-      (o->strict && !o->async ? RPC_STRICT : 0) | (usage_ms ? RPC_MEASURED : 0) |
-      (o->strict_classes ? RPC_STRICT_CLASSES : 0) | (forks && !o->async ? RPC_FORKS : 0);
+  unsigned flags = (o->async ? RPC_ASYNC : 0) | (o->handles ? RPC_TAKES_HANDLES : 0) |
+                   (o->strict ? RPC_STRICT : 0) | (usage_ms ? RPC_MEASURED : 0) |
+                   (o->strict_classes ? RPC_STRICT_CLASSES : 0) |
+                   (forks && !o->async ? RPC_FORKS : 0);
   int r = buf_put_u32(b, RPC_MAGIC);
   if (!r)
     r = buf_put_u16(b, RPC_VERSION);
@@ -314,7 +314,8 @@ int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *o) {
   if (from && sized_load(o, sizeof *o, from) < 0)
     return MF_EINVAL;
   if (o->message_max > PROTO_PAYLOAD_MAX || !o->pending_max || (o->init && !*o->init) ||
-      (o->serialiser && !*o->serialiser))
+      (o->serialiser && !*o->serialiser) ||
+      (o->strict_classes && !(o->serialiser && strcmp(o->serialiser, "msgpack") == 0)))
     return MF_EINVAL;
   return 0;
 }
@@ -379,6 +380,8 @@ int mf_rpc_new(mf_process *p, const char *function, const mf_rpc_options *option
     r = MF_EINVAL;
   if (!r)
     r = rpc_options_load(options, &o);
+  if (!r && o.strict && o.async)
+    r = MF_EINVAL;
   return r ? r : rpc_new(p, function, &o, NULL, ret);
 }
 

@@ -84,7 +84,7 @@ static int has_left(const struct mf_rpc *rpc, const struct call *c) {
 static void fail_flying(struct mf_rpc *rpc, struct call *c) {
   int possible = (rpc->far == FAR_SERVING || rpc->far == FAR_GONE) && !rpc->first_failed;
   int entered = possible && has_left(rpc, c);
-  rpc->first_failed = rpc->options.strict && !rpc->options.async;
+  rpc->first_failed = rpc->options.strict;
   rpc_trace_end(c, rpc->failure.code);
   rpc_call_lose(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
 }

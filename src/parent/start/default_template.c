@@ -42,6 +42,7 @@ int default_early(struct context *ctx, const mf_options *o) {
     return r;
   make_default(ctx, p);
   def->early = 1;
+  def->gc = t.gc;
   return 1;
 }
 

@@ -321,12 +321,14 @@ static int gc_generational(lua_State *L, struct collector *c) {
       COLLECTOR_INCREMENTAL) /* everything has just been marked: the copy is paid */
     c->collected = c->in_clone;
   c->gc = COLLECTOR_GENERATIONAL;
+  c->incremental = 0;
   return n;
 }
 
 static int gc_incremental(lua_State *L, struct collector *c) {
   int n = call_original(L);
   c->gc = COLLECTOR_INCREMENTAL;
+  c->incremental = 1;
   return n;
 }
 
@@ -437,7 +439,8 @@ static void settle_all(struct collector *c, lua_State *L) {
   lua_gc(L, LUA_GCCOLLECT);
   if (c->heap)
     make_string_room(c, L);
-  if (c->gc == COLLECTOR_INCREMENTAL)
+  c->incremental = c->gc == COLLECTOR_INCREMENTAL;
+  if (c->incremental)
     set_incremental(L);
   else
     set_generational(L, 0, 0); /* collects everything when it is entered */
@@ -455,7 +458,8 @@ static void settle_young(struct collector *c, lua_State *L) {
 static int settle(lua_State *L) { /* protected; collector -> */
   struct collector *c = lua_touserdata(L, 1);
   uint64_t added = grown(in_use(L), c->base);
-  int all = !c->sealed || added > (c->in_clone ? c->base : c->base / 4);
+  int all = !c->sealed || c->incremental != (c->gc == COLLECTOR_INCREMENTAL) ||
+            added > (c->in_clone ? c->base : c->base / 4);
   if (c->stopped && c->gc != COLLECTOR_STOP) {
     lua_gc(L, LUA_GCRESTART);
     c->stopped = 0;

@@ -37,6 +37,7 @@ struct collector {
   uint64_t canary;          /* the newest */
   int in_clone;             /* forked: what is sealed is somebody else's too */
   int collected;            /* a collection of everything has run in this clone */
+  int incremental;          /* the mode that Lua is in; gc says what it is to be */
   int stopped;              /* by us, for COLLECTOR_STOP */
   int tuned;                /* scripts chose the generational parameters: theirs stay */
 };

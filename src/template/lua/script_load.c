@@ -22,8 +22,10 @@ static int l_resume(lua_State *L) {
   const struct resume_job *job = lua_touserdata(L, 1);
   struct server *s = job->s;
   script_set_paths(L, job->o);
-  if (job->o->gc == COLLECTOR_INCREMENTAL)
+  if (job->o->gc == COLLECTOR_INCREMENTAL) {
     lua_gc(L, LUA_GCINC, 0, 0, 0);
+    s->collector.incremental = 1;
+  }
   clone_lib_resume(L, s->program != NULL);
   on_term_resume(L);
   audit_resume(&s->audit, L);
