@@ -191,8 +191,8 @@ static void test_clones_of_what_is_born_late_are_reaped(void **state) {
       }
 }
 
-/* The program's loop ends before a process that is given up: what was kept of its forks was
- * given back to a backend that had been freed before. */
+/* The program's loop ends before a process that is given up is born: what was kept of its
+ * forks was given back to a backend that had been freed before. */
 static void test_a_context_ends_before_what_it_waits_for(void **state) {
   (void)state;
   struct story *s = story_new();
@@ -210,12 +210,97 @@ static void test_a_context_ends_before_what_it_waits_for(void **state) {
   free(s);
 }
 
+/* Nobody looked for such a birth any more, though the program had another loop. */
+static void test_what_an_ended_context_waits_for_is_anothers(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  static struct frame f;
+  int far, other_far, fds[SIM_QUEUE], q_fds[SIM_QUEUE];
+  mf_process *t = make_template(s, &far), *q, *r;
+  int t_pid = t->pid;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_fork(q, &r), 0);
+  assert_int_equal(mf_run(r, "f", on_run, s), 0);
+  sim_run(s->sim);
+  give_up(s, (mf_process *[]){r, q, t}, 3);
+  assert_int_equal(s->runs, 1);
+  struct story *other = story_new();
+  context_publish(other->context, (struct uv_loop_s *)s); /* any that is none */
+  other->sim->next_pid = 800; /* of the same program, so with other numbers */
+  default_close(s->context);
+  sim_run(s->sim);
+  assert_true(s->sim->stopped);
+  take_fork(s, far, &f, fds);
+  assert_int_equal(sim_fork(s->sim, far, &f, fds, 501), 1);
+  take_fork(s, fds[0], &f, q_fds);
+  assert_int_equal(sim_fork(s->sim, fds[0], &f, q_fds, 502), 1);
+  const int children[] = {t_pid, 501, 502}; /* of the whole program */
+  for (int i = 0; i < 3; i++)
+    other->sim->children[children[i]] = 1;
+  mf_process *next = make_template(other, &other_far);
+  wait_long(other, 20);
+  for (int i = 3; i-- > 0;)
+    sim_end_process(other->sim, children[i], 0);
+  wait_long(other, 20);
+  children_look_for_births(&registry_of(other->context)->children); /* as the next one */
+  wait_long(other, 1);
+  other->sim->children[t_pid] = 0; /* it is told of that one elsewhere */
+  for (int i = 0; i < 3; i++)
+    assert_int_equal(other->sim->children[children[i]], 0);
+  sim_end_process(other->sim, mf_pid(next), 0);
+  mf_close(next, NULL, NULL);
+  wait_for_status(other);
+  /* What one backend lent was given back to the other. */
+  assert_int_equal(s->sim->nshared + other->sim->nshared, 0);
+  s->sim->nshared = other->sim->nshared = 0;
+  story_free(other);
+  assert_int_equal(sim_free(s->sim), 0);
+  free(s);
+}
+
+/* A template that denies a fork, and has forked all the same: the clone executes what
+ * stands in its socket, and its own dead clones stayed. */
+static void test_clones_of_what_is_denied_are_reaped(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  static struct frame f, inner;
+  int far, fds[SIM_QUEUE], q_fds[SIM_QUEUE];
+  mf_process *t = make_template(s, &far), *q, *r;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_fork(q, &r), 0);
+  assert_int_equal(mf_run(r, "f", on_run, s), 0);
+  sim_run(s->sim);
+  take_fork(s, far, &f, fds);
+  assert_int_equal(sim_fork(s->sim, far, &f, fds, 501), 1);
+  sim_answer(s->sim, far, ANS_FORK_FAILED, f.id, NULL, 0);
+  sim_run(s->sim);
+  close_both(q, r);
+  sim_run(s->sim);
+  take_fork(s, fds[0], &inner, q_fds);
+  assert_int_equal(sim_fork(s->sim, fds[0], &inner, q_fds, 502), 1);
+  sim_end_process(s->sim, 502, 0);
+  sim_end_process(s->sim, 501, 0);
+  wait_long(s, 20);
+  mf_process *next; /* which looks */
+  assert_int_equal(mf_fork(t, &next), 0);
+  sim_run(s->sim);
+  close_both(next, t);
+  sim_end_process(s->sim, t->pid, 0);
+  wait_long(s, 20);
+  children_reap(&s->sim->backend);
+  assert_int_equal(s->sim->children[501], 0);
+  assert_int_equal(s->sim->children[502], 0);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_births_that_a_template_lies_about_are_reaped),
       cmocka_unit_test(test_births_in_slots_that_were_given_back_are_reaped),
       cmocka_unit_test(test_clones_of_what_is_born_late_are_reaped),
       cmocka_unit_test(test_a_context_ends_before_what_it_waits_for),
+      cmocka_unit_test(test_what_an_ended_context_waits_for_is_anothers),
+      cmocka_unit_test(test_clones_of_what_is_denied_are_reaped),
   };
   return cmocka_run_group_tests_name("process: late births", tests, NULL, NULL);
 }

@@ -26,8 +26,10 @@ int mf_busy(struct uv_loop_s *loop) {
 
 void mf_reap(struct uv_loop_s *loop) {
   struct context *ctx = context_find(loop);
-  if (ctx)
-    children_reap(ctx->backend);
+  if (!ctx)
+    return;
+  children_adopt(&registry_of(ctx)->children);
+  children_reap(ctx->backend);
 }
 
 int mf_has_deadline(struct uv_loop_s *loop) {

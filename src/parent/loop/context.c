@@ -122,6 +122,17 @@ void context_each(void (*visit)(struct context *ctx)) {
   pthread_mutex_unlock(&lock);
 }
 
+int context_any(void) {
+  int any = 0;
+  pthread_mutex_lock(&lock);
+  list_each(it, &contexts) {
+    const struct context *ctx = list_entry(it, struct context, link);
+    any |= !context_foreign(ctx) && !ctx->dropped;
+  }
+  pthread_mutex_unlock(&lock);
+  return any;
+}
+
 /* ---- what other libraries print ---- */
 
 static mf_dump_part *parts; /* as the list of contexts */

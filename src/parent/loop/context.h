@@ -151,6 +151,8 @@ void context_admit(struct context *ctx, struct dump_entry *r,
 /* Prints what other libraries have on the loop: mf_dump_add. */
 void context_dump_parts(struct uv_loop_s *loop, FILE *out);
 
+/* Whether this process has a context. */
+int context_any(void);
 /* In a forked copy, before anything else is done with contexts. */
 void contexts_forked(void);
 /* Calls visit for every context of this process. */

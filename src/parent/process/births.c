@@ -239,6 +239,16 @@ int births_late(struct births *b, uint32_t *at) {
   return pid;
 }
 
+void births_leave(struct births *b) {
+  for (int i = 0; b && i < b->nsteps; i++)
+    close_fds(b, &b->steps[i]);
+}
+
+void births_move(struct births *b, struct backend *backend) {
+  if (b)
+    b->backend = backend;
+}
+
 struct births *births_hold(struct births *b) {
   b->refs++;
   return b;
@@ -270,8 +280,7 @@ void births_end(struct births *b) {
   if (!b)
     return;
   b->ended = 1;
-  for (int i = 0; i < b->nsteps; i++)
-    close_fds(b, &b->steps[i]);
+  births_leave(b);
 }
 
 int births_ended(const struct births *b) {

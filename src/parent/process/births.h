@@ -42,6 +42,10 @@ void births_put(struct births *b, uint32_t slot);
  * template has forked once more, or after it had refused to. *at: 0 the first time; where
  * the search goes on. 0: there is none. */
 int births_late(struct births *b, uint32_t *at);
+/* Its backend ends, and nobody here forks into it any more; then another one's is used.
+ * b: or NULL. */
+void births_leave(struct births *b);
+void births_move(struct births *b, struct backend *backend);
 struct births *births_hold(struct births *b);
 void births_drop(struct births **at);
 /* The template has ended: what has no number by now never gets one. */

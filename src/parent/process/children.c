@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -87,6 +88,9 @@ struct kept_child {
   struct watch watch;
 };
 static struct list unwatched = {&unwatched, &unwatched};
+static struct list unawaited = {&unawaited,
+                                &unawaited}; /* births, of contexts that ended */
+static atomic_int some_left;                 /* in either of them */
 
 static void free_kept(struct kept_child *k) {
   list_remove(&k->link);
@@ -145,6 +149,7 @@ void children_keep(struct children *c, int pid, int tree) {
   }
   pthread_mutex_lock(&lock);
   list_push(&unwatched, &k->link);
+  some_left = 1;
   pthread_mutex_unlock(&lock);
 }
 
@@ -154,7 +159,7 @@ static void take_all(struct list *to) {
   pthread_mutex_unlock(&lock);
 }
 
-void children_watch(struct children *c) {
+static void watch_left(struct children *c) {
   struct list all;
   take_all(&all);
   list_each_safe(it, next, &all) {
@@ -175,6 +180,7 @@ static void give_back(struct list *from) {
     struct list *first = from->next;
     list_remove(first);
     list_push(&unwatched, first);
+    some_left = 1;
   }
   pthread_mutex_unlock(&lock);
 }
@@ -337,9 +343,46 @@ void children_init(struct children *c, struct context *ctx) {
   deadline_init(&c->births_due, on_births_due);
 }
 
-void children_forget_births(struct children *c) {
-  while (!list_empty(&c->pending))
+void children_leave_births(struct children *c) {
+  while (!context_any() && !list_empty(&c->pending))
     free_pending(list_entry(c->pending.next, struct pending_birth, link));
+  list_each(it, &c->pending) {
+    const struct pending_birth *p = list_entry(it, struct pending_birth, link);
+    births_leave(p->births);
+    births_leave(p->own);
+  }
+  pthread_mutex_lock(&lock);
+  some_left |= !list_empty(&c->pending);
+  list_append(&unawaited, &c->pending);
+  pthread_mutex_unlock(&lock);
+}
+
+static void await_left(struct children *c) {
+  struct list all;
+  pthread_mutex_lock(&lock);
+  list_move(&all, &unawaited);
+  pthread_mutex_unlock(&lock);
+  if (list_empty(&all))
+    return;
+  list_each(it, &all) {
+    const struct pending_birth *p = list_entry(it, struct pending_birth, link);
+    births_move(p->births, c->context->backend);
+    births_move(p->own, c->context->backend);
+  }
+  list_append(&c->pending, &all);
+  c->births_wait_ms = FIRST_LOOK_MS;
+  children_look_for_births(c);
+}
+
+void children_watch(struct children *c) {
+  some_left = 0;
+  watch_left(c);
+  await_left(c);
+}
+
+void children_adopt(struct children *c) {
+  if (some_left && context_is_on(c->context))
+    children_watch(c);
 }
 
 void children_close(struct children *c) {
@@ -368,6 +411,8 @@ void children_forked(void) {
   }
   lock = fresh;
   list_init(&unwatched);
+  list_init(&unawaited); /* the mappings stay: they have nobody's backend */
+  some_left = 0;
   table = NULL;
   size = used = 0;
 }

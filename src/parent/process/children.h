@@ -27,9 +27,13 @@ void children_release(int pid);
  * context is on it, else by the next that is, or when the library is called. tree: with
  * what is left of its process group. */
 void children_keep(struct children *c, int pid, int tree);
-/* The context has come on its loop: it watches all that nobody watches; and off it. */
+/* The context has come on its loop: it watches all that nobody watches, and waits for all
+ * births that nobody waits for; and off it. */
 void children_watch(struct children *c);
 void children_unwatch(struct children *c);
+/* The same, of a context that may be on its loop since long: cheap where nothing is left
+ * of others. */
+void children_adopt(struct children *c);
 /* Reaps those that have ended and nobody watches. */
 void children_reap(struct backend *backend);
 /* A birth whose number may not be there yet, and whose record goes: looked for now and
@@ -47,7 +51,9 @@ void children_look_for_births(struct children *c);
 void children_late(struct children *c, int pid);
 /* All of them, of a template that forks no more. b may be NULL. */
 void children_sweep(struct children *c, struct births *b);
-void children_forget_births(struct children *c);
+/* The context ends. If the program has others, what it waits for is the next one's of
+ * them that makes a process, or comes on its loop. */
+void children_leave_births(struct children *c);
 /* In a forked copy: closes the descriptors. */
 void children_close(struct children *c);
 /* In a forked copy: all of them are the original's. */

@@ -32,6 +32,7 @@ static void on_closed(struct task *t) {
 
 struct mf_process *process_new(struct context *ctx, enum process_state state) {
   struct blockpool *records = &registry_of(ctx)->records;
+  children_adopt(&registry_of(ctx)->children);
   struct mf_process *p = blockpool_take(records, sizeof *p);
   if (!p)
     return NULL;
@@ -111,12 +112,14 @@ static int is_settled(const struct mf_process *p) {
  * one's number stands in the slot. (Clones of what is no child of ours aren't either.) */
 int process_may_fork(const struct mf_process *p) {
   struct backend *s = p->context->backend;
-  if (p->far || p->is_thread || p->fork_refused)
+  if (p->far || p->is_thread)
     return 0;
   if (p->pid > 0 && p->ours)
     return !p->exit.known && s->ops->peek(s, p->pidfd, p->pid) == MF_AGAIN;
-  return p->births && p->was_asked &&
-         (births_pid(p->births, p->slot) > 0 || !births_ended(p->births));
+  if (!p->births || !p->was_asked)
+    return 0;
+  int is_born = births_pid(p->births, p->slot) > 0; /* though its template denies it */
+  return is_born || (!p->fork_refused && !births_ended(p->births));
 }
 
 void process_end_births(struct mf_process *p) {
@@ -156,8 +159,8 @@ static void leave_slot(struct mf_process *p, struct births *own) {
   }
   if (!b)
     return;
-  if (p->far && !is_settled(p)) { /* a late birth there must not meet another process */
-    births_drop(&b);
+  if (p->far && !(is_settled(p) && (pid <= 0 || is_itself))) {
+    births_drop(&b); /* a late birth there must not meet another process */
   } else if (!own && is_settled(p) && (pid <= 0 || is_itself)) {
     births_put(b, p->slot);
     births_drop(&b);

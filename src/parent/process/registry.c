@@ -81,7 +81,7 @@ static void on_park(struct context *ctx) {
 
 static void registry_free(struct context *ctx) {
   struct registry *r = registry_of(ctx);
-  children_forget_births(&r->children);
+  children_leave_births(&r->children);
   idmap_deinit(&r->ids);
   blockpool_empty(&r->records);
   blockpool_empty(&r->holds);
