@@ -7,12 +7,14 @@
  * its sender's connection. */
 #include "os/drop.h"
 
+#include "os/proc.h"
 #include "os/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,13 +33,14 @@ static struct {
   int running;
 } queue = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* A loop's forks and the sockets that it has given are its thread's, which may have
- * descriptors of its own. */
-static _Thread_local struct {
-  int nsent; /* messages with sockets that are under way */
-  int fds[DROP_TOGETHER], n;
+/* Of all threads: a loop may begin on one and end on another. */
+static atomic_int nsent; /* messages with sockets that are under way */
+static struct {
+  pthread_mutex_t lock;
+  int fds[DROP_TOGETHER];
+  atomic_int n;
   int below; /* a number from here on is closed at once: half of what there may be */
-} ended;
+} ended = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void forget_linger(int fd) {
   static const struct linger off;
@@ -112,7 +115,8 @@ void drop_aside(void) {
     queue.lock = fresh;
     queue.n = 0;
     queue.running = 0;
-    ended.n = ended.nsent = 0;
+    ended.lock = fresh;
+    ended.n = nsent = 0;
   }
   queue.owner = getpid();
 }
@@ -186,19 +190,34 @@ int fd_part_unix(int fd) {
 
 enum { NOFILE_ENOUGH = 256 };
 
+/* Whether this thread has a table of descriptors of its own: numbers mean others there. */
+static int is_apart(void) {
+  static _Thread_local int known, apart;
+  if (!known)
+    apart = proc_has_own_fds();
+  known = 1;
+  return apart;
+}
+
 static void close_ended(void) {
-  while (ended.n > 0)
-    close_now(ended.fds[--ended.n]);
+  int fds[DROP_TOGETHER];
+  pthread_mutex_lock(&ended.lock);
+  int n = ended.n;
+  memcpy(fds, ended.fds, sizeof fds);
+  ended.n = 0;
+  pthread_mutex_unlock(&ended.lock);
+  while (n > 0)
+    close_now(fds[--n]);
 }
 
 void drop_count_sent(int delta) {
-  int saved = errno;
-  ended.nsent += delta;
-  if (ended.nsent <= 0 && ended.n > 0 && is_ours())
+  int saved = errno, left = atomic_fetch_add(&nsent, delta) + delta;
+  if (left <= 0 && ended.n > 0 && is_ours() && !is_apart())
     close_ended();
   errno = saved;
 }
 
+/* Called with the lock. */
 static int has_room_for(int fd) {
   struct rlimit r;
   if (ended.n == 0) {
@@ -214,23 +233,36 @@ static int is_hung_up(int fd) {
   return poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
 }
 
+/* 0: it is to be closed at once. */
+static int put_off(int fd) {
+  pthread_mutex_lock(&ended.lock);
+  int is_put = ended.n < DROP_TOGETHER && has_room_for(fd);
+  if (is_put) {
+    ended.fds[ended.n] = fd;
+    ended.n++;
+  }
+  pthread_mutex_unlock(&ended.lock);
+  return is_put;
+}
+
 int fd_part_ended(int fd) {
-  if (ended.nsent <= 0 || !is_ours() || !has_room_for(fd) || !is_hung_up(fd))
+  if (nsent <= 0 || !is_ours() || is_apart() || !is_hung_up(fd) || !put_off(fd))
     return fd_part_unix(fd);
-  ended.fds[ended.n++] = fd;
-  if (ended.n == DROP_TOGETHER)
+  if (ended.n == DROP_TOGETHER || nsent <= 0)
     close_ended();
   return 0;
 }
 
 void drop_forked(void) {
+  pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
   if (is_ours())
     return;
+  ended.lock = fresh; /* another thread may have held it */
   for (int i = 0; i < ended.n; i++)
     if (is_hung_up(
             ended.fds[i])) /* else the copy has closed it, and has the number again */
       close_now(ended.fds[i]);
-  ended.n = ended.nsent = 0;
+  ended.n = nsent = 0;
 }
 
 int fd_part(int fd) {

@@ -21,14 +21,14 @@ int fd_part_unix(int fd);
  * kernel, which with many forks at a time takes 5 % of two processors. So the sockets of
  * processes that have ended are closed together then.
  *
- * Messages with sockets were sent by this thread (+1), or received (-1). */
+ * Messages with sockets were sent (+1), or received (-1), on whatever thread. */
 void drop_count_sent(int delta);
 /* fd_part_unix for a stream at whose end its owner has read. Where nobody has its other
  * end any more, its close may be put off: until no messages are under way, or for as many
  * others as DROP_TOGETHER says. Only in a parent, and where descriptors are no scarce
  * good. */
 int fd_part_ended(int fd);
-/* In a copy of the program: those that were put off in the thread that was copied. */
+/* In a copy of the program: those that were put off. */
 void drop_forked(void);
 enum { DROP_TOGETHER = 16 };
 

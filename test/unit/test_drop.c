@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -207,6 +208,28 @@ static void test_ended_ones_are_closed_together(void **state) {
   assert_true(is_open(fd));
   drop_count_sent(-1);
   assert_false(is_open(fd));
+}
+
+static void *send_and_end(void *fds) {
+  drop_count_sent(1);
+  for (int i = 0; i < 3; i++)
+    fd_part_ended(((int *)fds)[i] = ended(NULL));
+  return NULL;
+}
+
+/* A loop that has forked on one thread may be ended on another: the first one's count
+ * stayed above 0, and its sockets open. */
+static void test_ended_ones_of_a_thread_are_closed_by_another(void **state) {
+  pthread_t thread;
+  int fds[3];
+  drop_aside();
+  assert_int_equal(pthread_create(&thread, NULL, send_and_end, fds), 0);
+  assert_int_equal(pthread_join(thread, NULL), 0);
+  for (int i = 0; i < 3; i++)
+    assert_true(is_open(fds[i]));
+  drop_count_sent(-1);
+  for (int i = 0; i < 3; i++)
+    assert_false(is_open(fds[i]));
 }
 
 /* Where descriptors are few, or in a copy of the program, they are closed at once. */
