@@ -115,7 +115,7 @@ static void eval(mf_process *p) {
 }
 
 static void write_fork(struct story *s) {
-  process_unhold(s->q);
+  process_flush(s->q);
   s->q_far = sim_far_end(s->sim, s->q->chan.fd);
 }
 
@@ -129,7 +129,7 @@ static void serve(struct story *s) {
 static void reach(struct story *s, enum process_state state) {
   make_clone(s);
   switch (state) {
-  case HELD:
+  case BATCHED:
     break;
   case FORKING:
     write_fork(s);
@@ -141,7 +141,7 @@ static void reach(struct story *s, enum process_state state) {
     serve(s);
     assert_int_equal(mf_run(s->q, "f", on_run, s), 0);
     break;
-  case GIVING:
+  case DETACHING:
     serve(s);
     eval(s->q);
     assert_int_equal(mf_to_fd(s->q, on_run, s), 0);
@@ -152,7 +152,7 @@ static void reach(struct story *s, enum process_state state) {
     sim_answer(s->sim, s->q_far, ANS_RUNNING, 501, NULL, 0);
     sim_run(s->sim);
     break;
-  case GIVEN:
+  case DETACHED:
     serve(s);
     eval(s->q);
     assert_int_equal(mf_to_fd(s->q, on_run, s), 0);
@@ -190,7 +190,7 @@ static int fire(struct story *s, enum event_kind ev) {
   int r = 0;
   unsigned char dummy[16] = {0};
   struct frame f = {.body = dummy, .length = 0};
-  if (s->q->state == HELD && ev >= EV_HELLO && ev <= EV_SOURCE_LOST) {
+  if (s->q->state == BATCHED && ev >= EV_HELLO && ev <= EV_SOURCE_LOST) {
     /* It is written when the loop turns; nothing can come before. The source can go. */
     process_event(s->q, &(struct event){ev, .frame = &f});
     return 0;
@@ -272,7 +272,7 @@ static int fire(struct story *s, enum event_kind ev) {
     break;
   }
   s->in_call = 0;
-  /* A held fork is written when the loop turns: answers can't come before. */
+  /* A batched fork is written when the loop turns: answers can't come before. */
   sim_run(s->sim);
   return r;
 }
@@ -286,27 +286,27 @@ struct expectation {
 
 /* State after each event, and what the user's call returns (0 where none is named). */
 static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
-    [HELD] = {[EV_COMMAND] = {FORKING},
-              [EV_FORK] = {FORKING},
-              [EV_RUN] = {STARTING},
-              [EV_TO_FD] = {GIVING},
-              [EV_FINISH] = {ENDING},
-              [EV_KILL] = {FORKING},
-              [EV_CLOSE] = {DEAD},
-              [EV_HELLO] = {HELD},
-              [EV_FORK_FAILED] = {HELD},
-              [EV_DONE] = {HELD},
-              [EV_FAILED] = {HELD},
-              [EV_RUNNING] = {HELD},
-              [EV_EOF] = {HELD},
-              [EV_PIDFD] = {HELD},
-              [EV_SOURCE_FAILED] = {DEAD},
-              [EV_SOURCE_LOST] = {DEAD},
-              [EV_TIMEOUT] = {DEAD}},
+    [BATCHED] = {[EV_COMMAND] = {FORKING},
+                 [EV_FORK] = {FORKING},
+                 [EV_RUN] = {STARTING},
+                 [EV_TO_FD] = {DETACHING},
+                 [EV_FINISH] = {ENDING},
+                 [EV_KILL] = {FORKING},
+                 [EV_CLOSE] = {DEAD},
+                 [EV_HELLO] = {BATCHED},
+                 [EV_FORK_FAILED] = {BATCHED},
+                 [EV_DONE] = {BATCHED},
+                 [EV_FAILED] = {BATCHED},
+                 [EV_RUNNING] = {BATCHED},
+                 [EV_EOF] = {BATCHED},
+                 [EV_PIDFD] = {BATCHED},
+                 [EV_SOURCE_FAILED] = {DEAD},
+                 [EV_SOURCE_LOST] = {DEAD},
+                 [EV_TIMEOUT] = {DEAD}},
     [FORKING] = {[EV_COMMAND] = {FORKING},
                  [EV_FORK] = {FORKING},
                  [EV_RUN] = {STARTING},
-                 [EV_TO_FD] = {GIVING},
+                 [EV_TO_FD] = {DETACHING},
                  [EV_FINISH] = {ENDING},
                  [EV_KILL] = {FORKING},
                  [EV_CLOSE] = {ENDING},
@@ -323,7 +323,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
     [SERVING] = {[EV_COMMAND] = {SERVING},
                  [EV_FORK] = {SERVING},
                  [EV_RUN] = {STARTING},
-                 [EV_TO_FD] = {GIVEN},
+                 [EV_TO_FD] = {DETACHED},
                  [EV_FINISH] = {ENDING},
                  [EV_KILL] = {SERVING},
                  [EV_CLOSE] = {ENDING},
@@ -354,23 +354,23 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                   [EV_SOURCE_FAILED] = {STARTING},
                   [EV_SOURCE_LOST] = {STARTING},
                   [EV_TIMEOUT] = {ENDING}},
-    [GIVING] = {[EV_COMMAND] = {GIVING, REFUSED},
-                [EV_FORK] = {GIVING, REFUSED},
-                [EV_RUN] = {GIVING, REFUSED},
-                [EV_TO_FD] = {GIVING, REFUSED},
-                [EV_FINISH] = {GIVING, REFUSED},
-                [EV_KILL] = {GIVING},
-                [EV_CLOSE] = {ENDING},
-                [EV_HELLO] = {FAILED},
-                [EV_FORK_FAILED] = {DEAD},
-                [EV_DONE] = {GIVEN},
-                [EV_FAILED] = {FAILED},
-                [EV_RUNNING] = {FAILED},
-                [EV_EOF] = {GIVING},
-                [EV_PIDFD] = {DEAD},
-                [EV_SOURCE_FAILED] = {GIVING},
-                [EV_SOURCE_LOST] = {GIVING},
-                [EV_TIMEOUT] = {GIVING}},
+    [DETACHING] = {[EV_COMMAND] = {DETACHING, REFUSED},
+                   [EV_FORK] = {DETACHING, REFUSED},
+                   [EV_RUN] = {DETACHING, REFUSED},
+                   [EV_TO_FD] = {DETACHING, REFUSED},
+                   [EV_FINISH] = {DETACHING, REFUSED},
+                   [EV_KILL] = {DETACHING},
+                   [EV_CLOSE] = {ENDING},
+                   [EV_HELLO] = {FAILED},
+                   [EV_FORK_FAILED] = {DEAD},
+                   [EV_DONE] = {DETACHED},
+                   [EV_FAILED] = {FAILED},
+                   [EV_RUNNING] = {FAILED},
+                   [EV_EOF] = {DETACHING},
+                   [EV_PIDFD] = {DEAD},
+                   [EV_SOURCE_FAILED] = {DETACHING},
+                   [EV_SOURCE_LOST] = {DETACHING},
+                   [EV_TIMEOUT] = {DETACHING}},
     [RUNNING] = {[EV_COMMAND] = {RUNNING, REFUSED},
                  [EV_FORK] = {RUNNING, REFUSED},
                  [EV_RUN] = {RUNNING, REFUSED},
@@ -388,23 +388,23 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
                  [EV_SOURCE_FAILED] = {RUNNING},
                  [EV_SOURCE_LOST] = {RUNNING},
                  [EV_TIMEOUT] = {RUNNING}},
-    [GIVEN] = {[EV_COMMAND] = {GIVEN, REFUSED},
-               [EV_FORK] = {GIVEN, REFUSED},
-               [EV_RUN] = {GIVEN, REFUSED},
-               [EV_TO_FD] = {GIVEN, REFUSED},
-               [EV_FINISH] = {GIVEN, REFUSED},
-               [EV_KILL] = {GIVEN},
-               [EV_CLOSE] = {GIVEN},
-               [EV_HELLO] = {GIVEN},
-               [EV_FORK_FAILED] = {GIVEN},
-               [EV_DONE] = {GIVEN},
-               [EV_FAILED] = {GIVEN},
-               [EV_RUNNING] = {GIVEN},
-               [EV_EOF] = {GIVEN},
-               [EV_PIDFD] = {DEAD},
-               [EV_SOURCE_FAILED] = {GIVEN},
-               [EV_SOURCE_LOST] = {GIVEN},
-               [EV_TIMEOUT] = {GIVEN}},
+    [DETACHED] = {[EV_COMMAND] = {DETACHED, REFUSED},
+                  [EV_FORK] = {DETACHED, REFUSED},
+                  [EV_RUN] = {DETACHED, REFUSED},
+                  [EV_TO_FD] = {DETACHED, REFUSED},
+                  [EV_FINISH] = {DETACHED, REFUSED},
+                  [EV_KILL] = {DETACHED},
+                  [EV_CLOSE] = {DETACHED},
+                  [EV_HELLO] = {DETACHED},
+                  [EV_FORK_FAILED] = {DETACHED},
+                  [EV_DONE] = {DETACHED},
+                  [EV_FAILED] = {DETACHED},
+                  [EV_RUNNING] = {DETACHED},
+                  [EV_EOF] = {DETACHED},
+                  [EV_PIDFD] = {DEAD},
+                  [EV_SOURCE_FAILED] = {DETACHED},
+                  [EV_SOURCE_LOST] = {DETACHED},
+                  [EV_TIMEOUT] = {DETACHED}},
     [FAILED] = {[EV_COMMAND] = {FAILED},
                 [EV_FORK] = {FAILED},
                 [EV_RUN] = {FAILED},
@@ -459,7 +459,8 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
 };
 
 static int was_finishing(enum process_state state, enum event_kind ev) {
-  int begun = state == STARTING || state == GIVING || state == RUNNING || state == GIVEN;
+  int begun =
+      state == STARTING || state == DETACHING || state == RUNNING || state == DETACHED;
   int refused = expect[state][ev].result != 0;
   return begun || ((ev == EV_RUN || ev == EV_TO_FD) && !refused);
 }

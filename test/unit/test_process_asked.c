@@ -222,7 +222,7 @@ static mf_process *make_ended(struct story *s, enum ending how, mf_process **ret
   }
   o.timeout_ms = how == TIMED_OUT ? 50 : 0;
   assert_int_equal(mf_fork_options(t, &o, &q), 0);
-  process_unhold(q);
+  process_flush(q);
   execute_fork(s, t, far, q, 501, 1);
   sim_run(s->sim);
   if (how == FINISHED || how == FINISHED_DEAD)

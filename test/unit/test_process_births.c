@@ -291,7 +291,7 @@ static void test_a_birth_after_the_close_is_reaped(void **state) {
   int far, fds[SIM_QUEUE];
   mf_process *t = make_template(s, &far), *q;
   assert_int_equal(mf_fork(t, &q), 0);
-  process_unhold(q);
+  process_flush(q);
   mf_close(q, on_close, s);
   sim_advance(s->sim, 3000);
   while (sim_command(s->sim, far, &f, fds))

@@ -582,7 +582,7 @@ static void test_last_words_before_run_are_kept_once(void **state) {
     s->far->deaf = 1;
     call(s, "one");
     mf_process *p = mf_rpc_process(s->rpc);
-    process_unhold(p);
+    process_flush(p);
     template = s->far->node[0]->fd;
     while (sim_command(s->sim, template, &f, fds))
       if (f.type == CMD_FORK) {

@@ -97,8 +97,8 @@ static void close_descriptors(struct context *ctx) {
       far_link_forked(p->far);
     outbox_deinit(&p->chan.out);
     outbox_init(&p->chan.out);
-    if (p->hold)
-      fdset_close(&p->hold->fds);
+    if (p->batch)
+      fdset_close(&p->batch->fds);
     if (p->forked_hook.close)
       p->forked_hook.close(p->forked_hook.data);
   }

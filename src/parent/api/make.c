@@ -72,7 +72,7 @@ static int fork_from(struct mf_process *source, const mf_options *given,
     return refused;
   unsigned tree = settle_tree(source, o);
   struct mf_process *q = spares_take(source, o);
-  struct hold *hold;
+  struct batch *batch;
   int r;
   if (q) {
     q->journal = journal_hold(source->journal);
@@ -82,15 +82,15 @@ static int fork_from(struct mf_process *source, const mf_options *given,
     *ret = q;
     return 0;
   }
-  r = hold_new(source->context, o, &hold);
+  r = batch_new(source->context, o, &batch);
   if (r)
     return r;
-  q = process_new(source->context, HELD);
+  q = process_new(source->context, BATCHED);
   if (!q) {
-    hold_free(source->context, hold);
+    batch_free(source->context, batch);
     return MF_ENOMEM;
   }
-  q->hold = hold;
+  q->batch = batch;
   q->has_image = source->has_image;
   q->is_thread = o->isolation == MF_ISOLATION_THREAD;
   q->tree = tree;

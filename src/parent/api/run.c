@@ -117,8 +117,8 @@ static int ask(mf_process *p, struct memory_request *m) {
     return MF_ENOMEM;
   m->process = p;
   list_push(&p->memory, &m->link);
-  if (p->state == HELD)
-    process_unhold(p);
+  if (p->state == BATCHED)
+    process_flush(p);
   int r = process_ask_memory(p, m);
   if (r < 0) {
     list_remove(&m->link);

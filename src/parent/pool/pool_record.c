@@ -50,5 +50,5 @@ void pool_keep_failure(struct failure *f, const mf_error *e, const char *origin)
 int pool_template_is_usable(const struct pool_template *t) {
   const struct mf_process *p = t->process;
   return !p->error && !p->gone && !p->eof &&
-         (p->state == HELD || p->state == FORKING || p->state == SERVING);
+         (p->state == BATCHED || p->state == FORKING || p->state == SERVING);
 }

@@ -248,8 +248,8 @@ int pool_prepare_template(mf_process *p) {
     return r;
   if (p->finish.kind != FINISH_NONE)
     return MF_ESTATE;
-  if (p->state == HELD)
-    process_unhold(p);
+  if (p->state == BATCHED)
+    process_flush(p);
   switch (p->state) {
   case FORKING:
   case SERVING:

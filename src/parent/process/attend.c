@@ -32,7 +32,7 @@ void mf_look(mf_process *p) {
   context_enter(ctx);
   if (channel_attended_fd(&p->chan) >= 0) {
     channel_ready(&p->chan, WATCH_READ);
-    process_try_give(p);
+    process_try_detach(p);
   } else {
     process_settle(p);
   }

@@ -9,36 +9,36 @@
 #include <string.h>
 
 enum {
-  HOLD_BYTES_MAX = 64 * 1024,
+  BATCH_BYTES_MAX = 64 * 1024,
   FORK_FDS_OWN = 3 /* its socket, two of a step of slots */
 };
 
-int hold_new(struct context *ctx, const mf_options *o, struct hold **ret) {
-  struct hold *hold = blockpool_take(&registry_of(ctx)->holds, sizeof *hold);
+int batch_new(struct context *ctx, const mf_options *o, struct batch **ret) {
+  struct batch *batch = blockpool_take(&registry_of(ctx)->batches, sizeof *batch);
   int r;
-  if (!hold)
+  if (!batch)
     return MF_ENOMEM;
-  buf_init(&hold->options, PROTO_PAYLOAD_MAX); /* long ones go in parts */
-  buf_init(&hold->commands, FRAME_BODY_MAX);
-  buf_lend(&hold->options, hold->room[0], HOLD_ROOM);
-  buf_lend(&hold->commands, hold->room[1], HOLD_ROOM);
-  fdset_init(&hold->fds);
-  r = options_encode(o, 0, &hold->options, &hold->fds);
+  buf_init(&batch->options, PROTO_PAYLOAD_MAX); /* long ones go in parts */
+  buf_init(&batch->commands, FRAME_BODY_MAX);
+  buf_lend(&batch->options, batch->room[0], BATCH_ROOM);
+  buf_lend(&batch->commands, batch->room[1], BATCH_ROOM);
+  fdset_init(&batch->fds);
+  r = options_encode(o, 0, &batch->options, &batch->fds);
   if (r) {
-    hold_free(ctx, hold);
+    batch_free(ctx, batch);
     return r;
   }
-  *ret = hold;
+  *ret = batch;
   return 0;
 }
 
-void hold_free(struct context *ctx, struct hold *hold) {
-  if (!hold)
+void batch_free(struct context *ctx, struct batch *batch) {
+  if (!batch)
     return;
-  buf_deinit(&hold->options);
-  buf_deinit(&hold->commands);
-  fdset_close(&hold->fds);
-  blockpool_give(&registry_of(ctx)->holds, hold);
+  buf_deinit(&batch->options);
+  buf_deinit(&batch->commands);
+  fdset_close(&batch->fds);
+  blockpool_give(&registry_of(ctx)->batches, batch);
 }
 
 /* Before it can be in its function, which may send some at once. */
@@ -107,40 +107,41 @@ static int place_birth(struct mf_process *p, struct mf_process *source,
   return r ? r : buf_put_u8(options, 1);
 }
 
-static int put_commands(struct hold *hold) {
-  if (!buf_size(&hold->commands))
+static int put_commands(struct batch *batch) {
+  if (!buf_size(&batch->commands))
     return 0;
-  int r = buf_put_u8(&hold->options, OPT_COMMANDS);
+  int r = buf_put_u8(&batch->options, OPT_COMMANDS);
   return r ? r
-           : buf_put_str(&hold->options, buf_peek(&hold->commands),
-                         buf_size(&hold->commands));
+           : buf_put_str(&batch->options, buf_peek(&batch->commands),
+                         buf_size(&batch->commands));
 }
 
 /* A fork with its function, of the far template: without a socket, which is made when the
  * clone says something (far_fork). */
 static int may_fork_early(const struct mf_process *p, const struct mf_process *source,
-                          const struct hold *hold) {
+                          const struct batch *batch) {
   enum { TAGS = 16 }; /* of commands and slot */
-  size_t size = FRAME_HEADER_SIZE + buf_size(&hold->options) + buf_size(&hold->commands);
+  size_t size =
+      FRAME_HEADER_SIZE + buf_size(&batch->options) + buf_size(&batch->commands);
   return p->far && !source->was_asked && p->finish.kind == FINISH_RUN &&
-         hold->fds.n == 0 && source->proven && births_are_known(source->own_births) &&
+         batch->fds.n == 0 && source->proven && births_are_known(source->own_births) &&
          source->chan.fd >= 0 && channel_written(&source->chan) &&
          far_fork_may(p->far, size + TAGS, source->chan.nwritten);
 }
 
 /* 1: it has gone; 0: the near end does not take it now; or -errno. */
 static int fork_early(struct mf_process *p, struct mf_process *source,
-                      struct hold *hold) {
+                      struct batch *batch) {
   unsigned char header[FRAME_HEADER_SIZE];
-  size_t commands = buf_size(&hold->commands);
-  int r = put_commands(hold);
+  size_t commands = buf_size(&batch->commands);
+  int r = put_commands(batch);
   if (r < 0)
     return r;
-  buf_consume(&hold->commands, commands);
-  size_t n = buf_size(&hold->options);
+  buf_consume(&batch->commands, commands);
+  size_t n = buf_size(&batch->options);
   struct frame f = {.type = CMD_FORK, .nfds = 1, .id = p->id, .length = (uint32_t)n};
   struct process_command fork = {
-      .type = CMD_FORK, .id = p->id, .body = buf_peek(&hold->options), .length = n};
+      .type = CMD_FORK, .id = p->id, .body = buf_peek(&batch->options), .length = n};
   frame_encode(header, &f);
   if (far_fork(p->far, &p->far_fork, header, sizeof header, fork.body, n) < 0)
     return 0;
@@ -149,7 +150,7 @@ static int fork_early(struct mf_process *p, struct mf_process *source,
   p->was_asked = 1;
   p->fork_number = ++source->nsent;
   process_trace_command(source, &fork);
-  if (p->state == HELD)
+  if (p->state == BATCHED)
     process_enter(p, FORKING);
   process_ask(source, p);
   return 1;
@@ -163,7 +164,7 @@ static void refuse_fork(struct mf_process *p, int error, const char *what, int r
 
 /* pair: the sockets of the new process, taken, also on failure. placed: place_birth was
  * called before, and gave these. */
-static int send_fork(struct mf_process *p, struct mf_process *source, struct hold *hold,
+static int send_fork(struct mf_process *p, struct mf_process *source, struct batch *batch,
                      int pair[2], struct fdset *placed) {
   struct backend *s = p->context->backend;
   struct process_command fork = {.type = CMD_FORK, .id = p->id};
@@ -173,17 +174,17 @@ static int send_fork(struct mf_process *p, struct mf_process *source, struct hol
   fdset_push(&fds, pair[1]);
   r = p->is_thread ? process_thread_begin(p, &fds)
       : placed     ? 0
-                   : place_birth(p, source, &hold->options, pair[0], &fds);
+                   : place_birth(p, source, &batch->options, pair[0], &fds);
   for (int i = 0; placed && i < placed->n; i++)
     fdset_push(&fds, fdset_steal(placed, i));
-  for (int i = 0; i < hold->fds.n; i++)
-    fdset_push(&fds, fdset_steal(&hold->fds, i));
+  for (int i = 0; i < batch->fds.n; i++)
+    fdset_push(&fds, fdset_steal(&batch->fds, i));
   if (!r)
-    r = put_commands(hold);
-  fork.body = buf_peek(&hold->options);
-  fork.length = buf_size(&hold->options);
+    r = put_commands(batch);
+  fork.body = buf_peek(&batch->options);
+  fork.length = buf_size(&batch->options);
   fork.fds = &fds;
-  if (p->state == HELD)
+  if (p->state == BATCHED)
     process_enter(p, FORKING);
   if (p->finish.kind == FINISH_RUN)
     process_open_to_fds(p);
@@ -213,7 +214,7 @@ static void fork_was_sent(struct mf_process *p, struct mf_process *source) {
 
 /* 0 or -errno; then p has failed. */
 static int fork_with_a_socket(struct mf_process *p, struct mf_process *source,
-                              struct hold *hold, struct fdset *placed) {
+                              struct batch *batch, struct fdset *placed) {
   struct backend *s = p->context->backend;
   int pair[2], r = s->ops->pair(s, pair);
   if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
@@ -222,7 +223,7 @@ static int fork_with_a_socket(struct mf_process *p, struct mf_process *source,
     refuse_fork(p, MF_EFORK_FAILED, "the socket of the new process can't be made", r);
     return r;
   }
-  r = send_fork(p, source, hold, pair, placed);
+  r = send_fork(p, source, batch, pair, placed);
   if (r < 0)
     refuse_fork(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED,
                 "the fork command can't be sent", r);
@@ -231,25 +232,26 @@ static int fork_with_a_socket(struct mf_process *p, struct mf_process *source,
   return r;
 }
 
-static int send_held(struct mf_process *p, struct mf_process *source, struct hold *hold) {
+static int send_batch(struct mf_process *p, struct mf_process *source,
+                      struct batch *batch) {
   struct fdset placed;
   fdset_init(&placed);
-  if (!may_fork_early(p, source, hold))
-    return fork_with_a_socket(p, source, hold, NULL);
-  int r = place_birth(p, source, &hold->options, -1, &placed);
+  if (!may_fork_early(p, source, batch))
+    return fork_with_a_socket(p, source, batch, NULL);
+  int r = place_birth(p, source, &batch->options, -1, &placed);
   if (r == 0 && placed.n == 0)
-    r = fork_early(p, source, hold);
+    r = fork_early(p, source, batch);
   if (r < 0)
     refuse_fork(p, r == -ENOMEM ? MF_ENOMEM : MF_EFORK_FAILED,
                 "the fork command can't be made", r);
   else if (r == 0)
-    r = fork_with_a_socket(p, source, hold, &placed);
+    r = fork_with_a_socket(p, source, batch, &placed);
   fdset_close(&placed);
   return r < 0 ? r : 0;
 }
 
-/* Writes the fork that p has been held back with. */
-void process_unhold(struct mf_process *p) {
+/* Writes the batched fork of p. */
+void process_flush(struct mf_process *p) {
   if (p->chan.corked) { /* a spare that was taken: what it got goes in one message */
     p->chan.corked = 0;
     task_clear(&p->write);
@@ -258,21 +260,21 @@ void process_unhold(struct mf_process *p) {
     return;
   }
   struct mf_process *source = p->source;
-  struct hold *hold = p->hold;
+  struct batch *batch = p->batch;
   struct context *ctx = p->context;
-  if (!hold)
+  if (!batch)
     return;
-  p->hold = NULL;
+  p->batch = NULL;
   task_clear(&p->write);
-  if (p->state == HELD)
-    journal_batch(&p->journal, hold);
-  if (source && source->held_child == p)
-    source->held_child = NULL;
-  if (source && source->hold)
-    process_unhold(source);
+  if (p->state == BATCHED)
+    journal_batch(&p->journal, batch);
+  if (source && source->batched_child == p)
+    source->batched_child = NULL;
+  if (source && source->batch)
+    process_flush(source);
   int goes = source && !source->error && source->state != DEAD;
-  int r = goes ? send_held(p, source, hold) : 0;
-  hold_free(ctx, hold);
+  int r = goes ? send_batch(p, source, batch) : 0;
+  batch_free(ctx, batch);
   if (!goes) {
     process_never_starts(p);
   } else if (r == 0) {
@@ -283,7 +285,7 @@ void process_unhold(struct mf_process *p) {
 }
 
 void process_on_write(struct task *t) {
-  process_unhold(list_entry(t, struct mf_process, write));
+  process_flush(list_entry(t, struct mf_process, write));
 }
 
 int process_fork_running(struct mf_process *p, struct mf_process **ret, struct buf *body,
@@ -347,32 +349,32 @@ void process_fork_denied(struct mf_process *p, uint64_t id, const void *body,
   process_event(q, &(struct event){EV_FORK_FAILED, .frame = &f});
 }
 
-void process_unhold_child(struct mf_process *p) {
-  if (p->held_child)
-    process_unhold(p->held_child);
+void process_flush_child(struct mf_process *p) {
+  if (p->batched_child)
+    process_flush(p->batched_child);
 }
 
-/* Adds a command to the held fork: 1 when there was room. */
-int hold_join(struct mf_process *p, const struct process_command *c) {
-  struct hold *hold = p->hold;
+/* Adds a command to the batched fork: 1 when there was room. */
+int batch_join(struct mf_process *p, const struct process_command *c) {
+  struct batch *batch = p->batch;
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.type = (uint8_t)c->type, .id = c->id};
   int n = c->fds ? c->fds->n : 0, i;
-  size_t size = buf_size(&hold->commands) + buf_size(&hold->options);
-  if (c->length > HOLD_BYTES_MAX ||
-      size + c->length + FRAME_HEADER_SIZE > HOLD_BYTES_MAX ||
-      FORK_FDS_OWN + hold->fds.n + n > FRAME_FDS_MAX)
+  size_t size = buf_size(&batch->commands) + buf_size(&batch->options);
+  if (c->length > BATCH_BYTES_MAX ||
+      size + c->length + FRAME_HEADER_SIZE > BATCH_BYTES_MAX ||
+      FORK_FDS_OWN + batch->fds.n + n > FRAME_FDS_MAX)
     return 0;
   f.length = (uint32_t)c->length;
   f.nfds = (uint8_t)n;
   frame_encode(header, &f);
-  if (!buf_reserve(&hold->commands, FRAME_HEADER_SIZE + c->length))
+  if (!buf_reserve(&batch->commands, FRAME_HEADER_SIZE + c->length))
     return 0;
-  buf_put(&hold->commands, header, sizeof header);
+  buf_put(&batch->commands, header, sizeof header);
   if (c->length)
-    buf_put(&hold->commands, c->body, c->length);
+    buf_put(&batch->commands, c->body, c->length);
   for (i = 0; i < n; i++)
-    fdset_push(&hold->fds, fdset_steal(c->fds, i));
+    fdset_push(&batch->fds, fdset_steal(c->fds, i));
   if (c->release)
     c->release(c->release_data);
   p->nwork = ++p->nsent;

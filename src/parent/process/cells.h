@@ -15,8 +15,8 @@ typedef int cell_function(struct mf_process *p, const struct event *e);
 
 /* cells_user.c: what the user asks. */
 cell_function cell_refuse, cell_ignore, cell_reject, cell_note, cell_join, cell_queue,
-    cell_fork, cell_unhold, cell_nofork, cell_run, cell_launch, cell_norun, cell_give,
-    cell_nogive, cell_finish, cell_grace, cell_kill, cell_nokill, cell_drop, cell_close,
+    cell_fork, cell_flush, cell_nofork, cell_run, cell_launch, cell_norun, cell_detach,
+    cell_nofd, cell_finish, cell_grace, cell_kill, cell_nokill, cell_drop, cell_close,
     cell_revoke, cell_forget, cell_wait;
 
 /* cells_peer.c: answers of the process, and its end. */

@@ -72,7 +72,7 @@ int cell_hello(struct mf_process *p, const struct event *e) {
   p->forked = 1;
   if (p->state == FORKING)
     process_enter(p, SERVING);
-  process_try_give(p);
+  process_try_detach(p);
   return 0;
 }
 
@@ -94,7 +94,7 @@ int cell_done(struct mf_process *p, const struct event *e) {
   process_advance(p, n);
   if (!p->greeting)
     process_on_word(p);
-  process_try_give(p);
+  process_try_detach(p);
   spares_go_on(p);
   spares_want(p);
   return 0;
@@ -200,7 +200,7 @@ int cell_orphan(struct mf_process *p, const struct event *e) {
   process_learn(p);
   if (p->state == DEAD || p->forked || !source)
     return 0;
-  if (p->state == HELD || (source->refuses && p->fork_number > source->ndone))
+  if (p->state == BATCHED || (source->refuses && p->fork_number > source->ndone))
     process_never_starts(p);
   else
     process_settle(p);
@@ -213,7 +213,7 @@ int cell_lost(struct mf_process *p, const struct event *e) {
   const struct mf_process *source = p->source;
   if (p->state == RUNNING)
     process_measure(p); /* its template was to answer */
-  if (p->state == HELD ||
+  if (p->state == BATCHED ||
       (source && source->refuses && !p->forked && p->fork_number > source->ndone))
     process_never_starts(p);
   else
@@ -236,7 +236,7 @@ int cell_expire(struct mf_process *p, const struct event *e) {
       p->limit_ms,
       p->greeting && p->far && !far_link_is_up(p->far) ? "; no agent has greeted" : "",
       p->greeting ? process_far_hint(p, hint) : "");
-  if (p->state == HELD) {
+  if (p->state == BATCHED) {
     process_die(p);
     return 0;
   }

@@ -31,36 +31,36 @@ int cell_note(struct mf_process *p, const struct event *e) {
 
 int cell_join(struct mf_process *p, const struct event *e) {
   struct process_command *c = e->command;
-  if ((c->type == CMD_ARG || c->type == CMD_FD) && hold_join(p, c))
+  if ((c->type == CMD_ARG || c->type == CMD_FD) && batch_join(p, c))
     return 0;
-  process_unhold(p);
+  process_flush(p);
   return CELL_AGAIN;
 }
 
 int cell_queue(struct mf_process *p, const struct event *e) {
   struct process_command *c = e->command;
-  process_unhold_child(p);
+  process_flush_child(p);
   if (c->type != CMD_MEMORY && c->type != CMD_SAVE && c->type != CMD_WHO)
     spares_drop(p);
   if (c->type != CMD_ARG && c->type != CMD_FD)
-    process_unhold(p);
+    process_flush(p);
   return command_send_noted(p, c);
 }
 
 int cell_fork(struct mf_process *p, const struct event *e) {
   struct mf_process *q = e->fork;
-  process_unhold_child(p);
-  process_unhold(p); /* a taken spare */
+  process_flush_child(p);
+  process_flush(p); /* a taken spare */
   process_set_source(q, p);
-  p->held_child = q;
+  p->batched_child = q;
   deadline_clear(&p->limit);
   context_task(p->context, PHASE_WRITE, &q->write);
   return 0;
 }
 
 /* The fork command is written first; what is asked is the new state's business. */
-int cell_unhold(struct mf_process *p, const struct event *e) {
-  process_unhold(p);
+int cell_flush(struct mf_process *p, const struct event *e) {
+  process_flush(p);
   return CELL_AGAIN;
 }
 
@@ -84,7 +84,7 @@ int cell_run(struct mf_process *p, const struct event *e) {
   struct process_command c = {.type = CMD_RUN, .body = run->function};
   int r;
   c.length = strlen(run->function);
-  process_unhold_child(p);
+  process_flush_child(p);
   spares_drop(p);
   process_open_to_fds(p);
   r = command_send(p, &c);
@@ -94,7 +94,7 @@ int cell_run(struct mf_process *p, const struct event *e) {
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   process_trace_function(p, *run->function ? run->function : "(continued)");
   process_enter(p, STARTING);
-  process_unhold(p);
+  process_flush(p);
   return 0;
 }
 
@@ -102,15 +102,15 @@ int cell_launch(struct mf_process *p, const struct event *e) {
   const struct run_request *run = e->run;
   struct process_command c = {.type = CMD_RUN, .body = run->function};
   c.length = strlen(run->function);
-  if (!hold_join(p, &c)) {
-    process_unhold(p);
+  if (!batch_join(p, &c)) {
+    process_flush(p);
     return CELL_AGAIN;
   }
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   process_trace_function(p, *run->function ? run->function : "(continued)");
   channel_exact(&p->chan);
   process_enter(p, STARTING);
-  process_unhold(p);
+  process_flush(p);
   return 0;
 }
 
@@ -123,22 +123,22 @@ int cell_norun(struct mf_process *p, const struct event *e) {
   return 0;
 }
 
-int cell_give(struct mf_process *p, const struct event *e) {
+int cell_detach(struct mf_process *p, const struct event *e) {
   const struct run_request *to = e->run;
-  process_unhold_child(p);
-  process_unhold(p);
+  process_flush_child(p);
+  process_flush(p);
   spares_drop(p);
   deadline_clear(&p->limit);
   if (!list_empty(&p->asked)) /* of a fork with its function it would tell nothing */
     command_send_simple(p, CMD_MEMORY, 0, NULL, 0);
   channel_exact(&p->chan);
   expect_finish(p, FINISH_TO_FD, to->cb, to->data);
-  process_enter(p, GIVING);
-  process_try_give(p);
+  process_enter(p, DETACHING);
+  process_try_detach(p);
   return 0;
 }
 
-int cell_nogive(struct mf_process *p, const struct event *e) {
+int cell_nofd(struct mf_process *p, const struct event *e) {
   const struct run_request *to = e->run;
   cell_norun(p, e);
   expect_finish(p, FINISH_TO_FD, to->cb, to->data);
@@ -147,8 +147,8 @@ int cell_nogive(struct mf_process *p, const struct event *e) {
 
 int cell_finish(struct mf_process *p, const struct event *e) {
   int r;
-  process_unhold_child(p);
-  process_unhold(p);
+  process_flush_child(p);
+  process_flush(p);
   spares_drop(p);
   r = command_send_simple(p, CMD_CLOSE, 0, NULL, 0);
   if (r < 0)
@@ -174,7 +174,7 @@ static int ends_processes(int signum) {
 
 int cell_kill(struct mf_process *p, const struct event *e) {
   int signum = e->signum;
-  process_unhold_child(p);
+  process_flush_child(p);
   if (p->gone)
     return -ESRCH;
   process_learn(p);
@@ -184,7 +184,7 @@ int cell_kill(struct mf_process *p, const struct event *e) {
       p->dying |= ends_processes(signum);
     return r;
   }
-  if (p->state == RUNNING || p->state == GIVEN)
+  if (p->state == RUNNING || p->state == DETACHED)
     return MF_EUNSUPPORTED; /* its number will never be known */
   p->signal = signum;
   p->dying |= ends_processes(signum);
@@ -257,7 +257,7 @@ static void hang_up(struct mf_process *p) {
 
 int cell_close(struct mf_process *p, const struct event *e) {
   int r = cell_finish(p, e);
-  if (p->state == DEAD) /* it went down with what was held back */
+  if (p->state == DEAD) /* it went down with its batched fork */
     return CELL_AGAIN;
   cancel(p);
   if (r < 0)

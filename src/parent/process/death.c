@@ -38,7 +38,7 @@ static void take_words(struct mf_process *p) {
 
 /* Sent something whose fate is open, or somebody waits for an answer. */
 static int has_work(const struct mf_process *p) {
-  return p->finish.kind != FINISH_NONE || p->state == HELD || p->ndone < p->nwork;
+  return p->finish.kind != FINISH_NONE || p->state == BATCHED || p->ndone < p->nwork;
 }
 
 /* Of one over there it is told before the end of its socket, and its own: never when a
@@ -72,7 +72,7 @@ void process_die(struct mf_process *p) {
   if (p->state == DEAD)
     return;
   p->forked = 1;
-  if (p->state != RUNNING && p->state != GIVEN && p->state != ENDING && !p->error) {
+  if (p->state != RUNNING && p->state != DETACHED && p->state != ENDING && !p->error) {
     char how[512];
     process_describe_end(p, how, sizeof how);
     p->idle_death = !has_work(p);
@@ -114,8 +114,8 @@ void process_die(struct mf_process *p) {
   }
   process_lose_source(p);
   process_close_channel(p);
-  hold_free(p->context, p->hold);
-  p->hold = NULL;
+  batch_free(p->context, p->batch);
+  p->batch = NULL;
   task_clear(&p->write);
   registry_lose_default(p);
   p->internal = 0;
@@ -128,8 +128,8 @@ void process_never_starts(struct mf_process *p) {
   p->refuses |= p->source && p->source->refuses;
   if (p->source && p->source->fork_refused) {
     p->fork_refused = 1;
-    if (p->hold)
-      journal_batch(&p->journal, p->hold);
+    if (p->batch)
+      journal_batch(&p->journal, p->batch);
   }
   process_fail_like_source(p);
   process_die(p);
@@ -176,7 +176,7 @@ static int is_behind_its_end(const struct mf_process *p, const struct life *l) {
 void process_decide(struct mf_process *p, int overdue) {
   struct life l;
   unsigned wait_ms = 0;
-  if (p->state == DEAD || p->state == HELD)
+  if (p->state == DEAD || p->state == BATCHED)
     return;
   process_learn(p);
   if (p->state == DEAD) /* its number told so much that it was decided at once */
@@ -187,7 +187,7 @@ void process_decide(struct mf_process *p, int overdue) {
                     .spoke = p->spoke,
                     .numbered = process_thread_is_born(p) ||
                                 (p->births && births_pid(p->births, p->slot) > 0),
-                    .unheard = p->state == RUNNING || p->state == GIVEN,
+                    .unheard = p->state == RUNNING || p->state == DETACHED,
                     .nlooks = (int)p->nlooks};
   if (is_behind_its_end(p, &l) && !overdue) {
     be_patient(p, LIFE_GRACE_MS);

@@ -60,7 +60,7 @@ static void on_response_timeout(struct deadline *d) {
     process_cast_off(p);
   } else if (p->state == ENDING && !p->eof) {
     end_of_grace(p);
-  } else if (p->state != RUNNING && p->state != GIVEN) {
+  } else if (p->state != RUNNING && p->state != DETACHED) {
     process_cut_down(
         p); /* it hung up, or was closed, and lives: it runs nothing and must end */
   }
@@ -72,7 +72,7 @@ static void on_retry(struct deadline *d) {
   struct mf_process *p = list_entry(d, struct mf_process, retry);
   channel_ready(&p->chan, WATCH_READ);
   channel_flush(&p->chan); /* which watches again */
-  process_try_give(p);
+  process_try_detach(p);
   if (p->ends_thread && p->state != DEAD)
     process_kill(p, SIGKILL);
   process_poll_child(p);
@@ -194,7 +194,7 @@ static void on_ready(struct channel *c, unsigned events) {
   struct context *ctx = p->context;
   context_enter(ctx);
   channel_ready(c, events);
-  process_try_give(p);
+  process_try_detach(p);
   context_leave(ctx);
 }
 
@@ -211,7 +211,7 @@ static void on_more(struct channel *c) {
 void process_on_read(struct task *t) {
   struct mf_process *p = list_entry(t, struct mf_process, read);
   channel_ready(&p->chan, WATCH_READ);
-  process_try_give(p);
+  process_try_detach(p);
 }
 
 static void on_unsent(struct channel *c) {

@@ -157,15 +157,15 @@ int command_send_noted(struct mf_process *p, struct process_command *c);
 void process_on_write(struct task *t);
 /* Before it can be in its function, which may send some at once. */
 void process_open_to_fds(struct mf_process *p);
-void process_unhold_child(struct mf_process *p);
-/* Adds a command to the held fork: 1 when there was room. */
-int hold_join(struct mf_process *p, const struct process_command *c);
+void process_flush_child(struct mf_process *p);
+/* Adds a command to the batched fork: 1 when there was room. */
+int batch_join(struct mf_process *p, const struct process_command *c);
 
 /* progress.c */
 /* The socket goes to the user: what ends from now on only the kernel tells. */
 void process_leave_to_kernel(struct mf_process *p);
 /* All is executed: the socket can go. */
-void process_try_give(struct mf_process *p);
+void process_try_detach(struct mf_process *p);
 /* It exists. */
 int process_on_word(struct mf_process *p);
 /* What was asked of p up to the n-th command is executed, the forks among it, too. */

@@ -144,16 +144,16 @@ void journal_drop(struct journal **at) {
   }
 }
 
-void journal_batch(struct journal **j, const struct hold *hold) {
-  const unsigned char *at = buf_peek(&hold->commands);
-  size_t left = buf_size(&hold->commands), rest;
+void journal_batch(struct journal **j, const struct batch *batch) {
+  const unsigned char *at = buf_peek(&batch->commands);
+  size_t left = buf_size(&batch->commands), rest;
   struct frame f;
   int nfds = 0;
   for (size_t i = 0; i < left; i += FRAME_HEADER_SIZE + f.length) {
     frame_decode(&f, at + i, CMD_SETUP, CMD_LAST); /* our own */
     nfds += f.nfds;
   }
-  nfds = hold->fds.n - nfds; /* the handles of standard streams come first */
+  nfds = batch->fds.n - nfds; /* the handles of standard streams come first */
   for (size_t i = 0; i < left; i += rest) {
     struct process_command c = {0};
     struct fdset fds;
@@ -161,7 +161,7 @@ void journal_batch(struct journal **j, const struct hold *hold) {
     rest = FRAME_HEADER_SIZE + f.length;
     fdset_init(&fds);
     while (fds.n < f.nfds)
-      fds.fd[fds.n++] = hold->fds.fd[nfds++]; /* borrowed */
+      fds.fd[fds.n++] = batch->fds.fd[nfds++]; /* borrowed */
     c.type = f.type;
     c.id = f.id;
     c.body = at + i + FRAME_HEADER_SIZE;

@@ -12,7 +12,7 @@
 #include <moonfork.h>
 
 struct process_command;
-struct hold;
+struct batch;
 struct context;
 struct journal;
 
@@ -29,9 +29,9 @@ struct journal *journal_hold(struct journal *j);
 void journal_drop(struct journal **j);
 /* Adds a command; those that prepare nothing are ignored. */
 void journal_command(struct journal **j, const struct process_command *c);
-/* The same with the commands that were held with a fork which becomes a template after
+/* The same with the commands that were batched with a fork which becomes a template after
  * all. */
-void journal_batch(struct journal **j, const struct hold *hold);
+void journal_batch(struct journal **j, const struct batch *batch);
 /* The history of a fork of the process with history j, with options. */
 struct journal *journal_fork(struct journal *j, const mf_options *o);
 /* What is called with each entry, in the order of time; not 0 ends the reading. */

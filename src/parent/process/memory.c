@@ -128,7 +128,7 @@ int process_ask_memory(struct mf_process *p, struct memory_request *m) {
   case SERVING:
     return process_event(p, &(struct event){EV_COMMAND, .command = &c});
   case STARTING:
-  case GIVING:
+  case DETACHING:
     m->waits = 1;
     return 0;
   case DEAD:

@@ -144,7 +144,7 @@ static void on_socket(struct far_fork *fork, int fd) {
   if (fd < 0)
     return;
   channel_ready(&p->chan, WATCH_READ);
-  process_try_give(p);
+  process_try_detach(p);
 }
 
 void process_far_settle_socket(struct mf_process *p) {

@@ -14,16 +14,16 @@ struct process_trace;
 struct thread_life;
 
 enum process_state {
-  HELD,     /* the fork is not written yet; arguments, handles and run may join it */
-  FORKING,  /* written (or spawned); neither pid nor hello yet */
-  SERVING,  /* answers commands */
-  STARTING, /* run has been sent */
-  GIVING,   /* to_fd waits until everything is executed */
-  RUNNING,  /* in its function */
-  GIVEN,    /* its socket was given away */
-  FAILED,   /* a command failed; ends by itself */
-  ENDING,   /* told to end */
-  DEAD,     /* the end is known */
+  BATCHED,   /* the fork is not written yet; arguments, handles and run may join it */
+  FORKING,   /* written (or spawned); neither pid nor hello yet */
+  SERVING,   /* answers commands */
+  STARTING,  /* run has been sent */
+  DETACHING, /* to_fd waits until everything is executed */
+  RUNNING,   /* in its function */
+  DETACHED,  /* its socket was given away */
+  FAILED,    /* a command failed; ends by itself */
+  ENDING,    /* told to end */
+  DEAD,      /* the end is known */
   STATE_COUNT
 };
 
@@ -59,12 +59,12 @@ enum { /* callbacks still to be delivered, in this order */
 enum finish_kind { FINISH_NONE, FINISH_RUN, FINISH_TO_FD };
 
 /* A fork command under construction. */
-enum { HOLD_ROOM = 128 };
+enum { BATCH_ROOM = 128 };
 
-struct hold {
+struct batch {
   struct buf options, commands;
-  struct fdset fds;                 /* stdio handles, then those of the commands */
-  unsigned char room[2][HOLD_ROOM]; /* of the two, as long as they are small */
+  struct fdset fds;                  /* stdio handles, then those of the commands */
+  unsigned char room[2][BATCH_ROOM]; /* of the two, as long as they are small */
 };
 
 struct memory_request { /* or one for an image */
@@ -145,7 +145,7 @@ struct mf_process {
   int peer_pid,
       peer_pidfd; /* who writes on a socket that was taken up, until its hello */
   struct watch pid_watch;
-  struct mf_process *source, *held_child;
+  struct mf_process *source, *batched_child;
   struct list forks, fork_link;    /* records of what was forked from it, in order */
   unsigned tell_round, told_round; /* of its forks; of its source's (post.c) */
   struct list asked,
@@ -166,7 +166,7 @@ struct mf_process {
       nwork; /* nsent up to the last command that is no fork, and no question of ours */
   uint64_t fork_number; /* of the FORK among the source's commands */
   uint64_t narg_bytes;
-  struct hold *hold;
+  struct batch *batch;
   struct {
     enum finish_kind kind;
     mf_run_cb cb;
@@ -233,7 +233,7 @@ struct event {
   enum event_kind kind;
   union {
     struct process_command *command; /* EV_COMMAND */
-    struct mf_process *fork;         /* EV_FORK: the new record, in HELD */
+    struct mf_process *fork;         /* EV_FORK: the new record, in BATCHED */
     const struct run_request *run;   /* EV_RUN, EV_TO_FD */
     int signum;                      /* EV_KILL */
     const struct frame *frame;       /* EV_HELLO, EV_FORK_FAILED, EV_FAILED */
@@ -244,8 +244,8 @@ struct event {
 };
 
 /* 0, or a code: lack of memory, a stdio handle that is no descriptor. */
-int hold_new(struct context *ctx, const mf_options *o, struct hold **ret);
-void hold_free(struct context *ctx, struct hold *hold);
+int batch_new(struct context *ctx, const mf_options *o, struct batch **ret);
+void batch_free(struct context *ctx, struct batch *batch);
 
 /* A new record in the given state, in its context, with the handle open. NULL: no memory.
  */
@@ -305,7 +305,7 @@ int process_fork_running(struct mf_process *p, struct mf_process **ret, struct b
 void process_forked_running(struct mf_process *p, uint64_t id);
 void process_fork_denied(struct mf_process *p, uint64_t id, const void *body,
                          size_t length);
-void process_unhold(struct mf_process *p);              /* writes the held fork */
+void process_flush(struct mf_process *p);               /* writes the batched fork */
 void process_pend(struct mf_process *p, unsigned what); /* PENDING_... */
 void process_update(struct mf_process *p);              /* busy or not */
 void process_set_limit(struct mf_process *p, unsigned limit_ms);

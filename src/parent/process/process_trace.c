@@ -123,7 +123,7 @@ static enum doing doing_of(struct mf_process *p, struct process_trace *t) {
     return DOING_DEAD;
   case RUNNING:
     return DOING_RUN;
-  case GIVEN:
+  case DETACHED:
     return DOING_GIVEN;
   case FAILED:
     return DOING_END;
@@ -315,7 +315,7 @@ static void look(struct mf_process *p, enum look look) {
   struct process_trace *t;
   enum doing doing;
   uint64_t at;
-  if (p->state == HELD || (look == LOOK_FIRST && p->state == DEAD))
+  if (p->state == BATCHED || (look == LOOK_FIRST && p->state == DEAD))
     return;
   t = get(p);
   if (!t || t->doing == DOING_DEAD)

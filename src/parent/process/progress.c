@@ -14,12 +14,12 @@ void process_leave_to_kernel(struct mf_process *p) {
 }
 
 /* All is executed: the socket can go. */
-void process_try_give(struct mf_process *p) {
-  if (p->state != GIVING || !p->forked || p->expects_hello || p->ndone < p->nsent ||
+void process_try_detach(struct mf_process *p) {
+  if (p->state != DETACHING || !p->forked || p->expects_hello || p->ndone < p->nsent ||
       !channel_written(&p->chan) || inbox_pending(&p->chan.in))
     return;
   p->finish.fd = channel_steal(&p->chan);
-  process_enter(p, GIVEN);
+  process_enter(p, DETACHED);
   process_lose_source(p);
   process_pend(p, PENDING_FINISH);
   process_ask_waiting(p);
@@ -31,7 +31,7 @@ int process_on_word(struct mf_process *p) {
   p->forked = 1;
   if (p->state == FORKING)
     process_enter(p, SERVING);
-  process_try_give(p);
+  process_try_detach(p);
   return 0;
 }
 

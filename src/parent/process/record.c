@@ -89,8 +89,8 @@ void process_forget_source(struct mf_process *p) {
   /* It runs on when nobody has an object of it: its process is not to be killed. */
   if (p->is_thread && p->state == RUNNING && p->life && !process_thread_look(p))
     source->left_threads = 1;
-  if (source->held_child == p)
-    source->held_child = NULL;
+  if (source->batched_child == p)
+    source->batched_child = NULL;
   list_remove(&p->fork_link);
   process_release(source);
 }
@@ -195,7 +195,7 @@ static void process_free(struct mf_process *p) {
     ctx->backend->ops->close(ctx->backend, &p->finish.fd);
   if (p->last_words)
     ctx->backend->ops->unshare(ctx->backend, p->last_words, sizeof *p->last_words);
-  hold_free(ctx, p->hold);
+  batch_free(ctx, p->batch);
   journal_drop(&p->journal);
   list_remove(&p->behind.link);
   far_link_drop(&p->far);
@@ -223,7 +223,7 @@ void process_release(struct mf_process *p) {
   if (p->open || p->internal || !list_empty(&p->forks) || p->pending ||
       task_waits(&p->closed))
     return;
-  if (p->state != DEAD && p->state != RUNNING && p->state != GIVEN)
+  if (p->state != DEAD && p->state != RUNNING && p->state != DETACHED)
     return;
   if (p->child && p->state != DEAD && p->context->nopen && !p->context->stopping)
     return; /* while we are on the loop anyway, a child of ours is reaped when it ends */
@@ -249,7 +249,7 @@ void process_enter(struct mf_process *p, enum process_state state) {
   p->state = state;
   p->state_since_ms = context_now_ms(p->context);
   process_trace_state(p);
-  if (state != HELD && state != FORKING && state != SERVING && state != FAILED &&
+  if (state != BATCHED && state != FORKING && state != SERVING && state != FAILED &&
       !p->fork_refused)
     journal_drop(&p->journal); /* nobody is forked from it any more */
 }

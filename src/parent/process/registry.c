@@ -76,7 +76,7 @@ static void on_park(struct context *ctx) {
   children_look_for_births(&r->children);
   children_unwatch(&r->children);
   blockpool_empty(&r->records);
-  blockpool_empty(&r->holds);
+  blockpool_empty(&r->batches);
 }
 
 static void registry_free(struct context *ctx) {
@@ -84,7 +84,7 @@ static void registry_free(struct context *ctx) {
   children_leave_births(&r->children);
   idmap_deinit(&r->ids);
   blockpool_empty(&r->records);
-  blockpool_empty(&r->holds);
+  blockpool_empty(&r->batches);
   free(r);
 }
 

@@ -29,7 +29,7 @@ struct registry {
   struct idmap ids;
   struct default_template def;
   struct children children;
-  struct blockpool records, holds; /* a process is often made when another has ended */
+  struct blockpool records, batches; /* a process is often made when another has ended */
   unsigned traced; /* the number of the trace that has its processes; 0: none */
 };
 

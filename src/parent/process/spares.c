@@ -58,7 +58,7 @@ static void put_off_refill(struct mf_process *p) {
 
 struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   struct mf_process *q;
-  if (list_empty(&p->spares) || p->held_child ||
+  if (list_empty(&p->spares) || p->batched_child ||
       options_act_at_birth(o)) /* which is over */
     return NULL;
   q = find_fit(p);
@@ -69,7 +69,7 @@ struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
   q->internal = 0;
   q->open = 1;
   q->context->nopen++;
-  /* What it is given until run goes in one message, as with a fork that is held. */
+  /* What it is given until run goes in one message, as with a batched fork. */
   q->chan.corked = 1;
   context_task(q->context, PHASE_WRITE, &q->write);
   deadline_clear(&p->limit);
@@ -79,14 +79,14 @@ struct mf_process *spares_take(struct mf_process *p, const mf_options *o) {
 }
 
 static int fork_one(struct mf_process *p) {
-  struct mf_process *q = process_new(p->context, HELD);
+  struct mf_process *q = process_new(p->context, BATCHED);
   if (!q)
     return MF_ENOMEM;
   q->open = 0;
   q->internal = 1;
   q->tree = p->tree;
   p->context->nopen--;
-  if (hold_new(p->context, NULL, &q->hold) < 0 ||
+  if (batch_new(p->context, NULL, &q->batch) < 0 ||
       process_event(p, &(struct event){EV_FORK, .fork = q}) < 0) {
     q->internal = 0;
     process_end_unstarted(q);
@@ -94,7 +94,7 @@ static int fork_one(struct mf_process *p) {
   }
   list_push(&p->spares, &q->spare_link);
   p->nspares++;
-  process_unhold(q);
+  process_flush(q);
   process_update(q);
   return q->state == DEAD ? MF_EFORK_FAILED : 0;
 }

@@ -30,13 +30,13 @@ static int is_busy(const struct mf_process *p) {
   works = p->state == FORKING || p->state == SERVING || p->state == ENDING;
   if (works && p->ndone < p->nwork && !p->chan.write_closed && !p->eof)
     return 1;
-  if (p->state == HELD || (p->state == FORKING && !p->forked))
+  if (p->state == BATCHED || (p->state == FORKING && !p->forked))
     return 1;
   if (p->close_waits || (p->hung_up && p->state == ENDING && !p->finish.quiet))
     return 1;
   return p->exit_to.cb && !p->quiet &&
          (p->state == RUNNING || p->state == ENDING || p->state == FAILED || p->eof ||
-          p->gone || (p->dying && p->state != DEAD && p->state != GIVEN));
+          p->gone || (p->dying && p->state != DEAD && p->state != DETACHED));
 }
 
 void process_update(struct mf_process *p) {
