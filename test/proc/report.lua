@@ -59,6 +59,7 @@ story.test("SIGUSR2: Lua code that hangs is shown with its stack", function(t)
   p:kill "USR2"
   local out = text_with(t, text, "executes eval", "in user code for", "endless:2", "endless:3")
   t.ok(select(2, out:gsub("endless:2", "")) == 1, out)
+  t.ok(out:find("moonfork:   [C]: in C\n", 1, true), out) -- C has neither a line nor a name here
   p:kill "KILL"
   p:wait()
   fork.loop()

@@ -85,10 +85,13 @@ static void write_stack(lua_State *L, lua_Debug *ar) {
     return;
   for (int i = 0; i < LEVELS_MAX && lua_getstack(L, i, &level); i++) {
     lua_getinfo(L, "Snl", &level); /* these three allocate nothing and so can't raise */
+    const char *kind = *level.namewhat ? level.namewhat : level.what;
+    char at[16] = "";
+    if (level.currentline > 0) /* C has no lines */
+      snprintf(at, sizeof at, "%d:", level.currentline);
     int n =
-        snprintf(line, sizeof line, "moonfork:   %s:%d: in %s %.80s\n", level.short_src,
-                 level.currentline, *level.namewhat ? level.namewhat : level.what,
-                 level.name ? level.name : "");
+        snprintf(line, sizeof line, "moonfork:   %s:%s in %s%s%.80s\n", level.short_src,
+                 at, kind, level.name ? " " : "", level.name ? level.name : "");
     put(line, line + (n < (int)sizeof line ? n : (int)sizeof line - 1));
   }
 }
