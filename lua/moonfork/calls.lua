@@ -262,11 +262,13 @@ end
 
 -- ---- making ----
 
--- A service that never came to be answers every call with the reason.
+-- A service that never came to be answers every call with the reason. Who hears of it from a
+-- callback is not told a second time when it is closed before that.
 local function object(meta, process, raw, err, cell)
   local self = setmetatable({ raw = raw, failure = err, cell = cell, p = process }, meta)
   cell.chain = err
-  if err and (cell.on_error or cell.on_event) then
+  if err and (cell.on_error or cell.on_event and not cell.is_pool) then
+    cell.told = true
     reactor.post(function() return trouble(cell, err) end)
   end
   reactor.touch()

@@ -372,6 +372,31 @@ story.test("RP-20 both sides saturated don't deadlock", function(t)
   finish(t, rpc)
 end)
 
+-- An rpc or a pool of a chain that had failed already was told of twice, to its own on_error and
+-- to fork.on_error, when it was closed in the same turn.
+story.test("a failure is told once, whenever its rpc or pool is closed", function(t)
+  for _, make in ipairs {"rpc", "pool"} do
+    for _, own in ipairs {"on_error", "on_event", "neither"} do
+      for _, failed_before in ipairs {true, false} do
+        local told = {}
+        local function tell(a, b) told[#told + 1] = tostring(a) .. tostring(b) end
+        fork.on_error(tell)
+        local p = fork.new():eval "error 'boom'"
+        if failed_before then t.error(select(2, p:fork():run "type"), "REMOTE", "boom") end
+        local service = p[make](p, "f", {[own ~= "neither" and own or "on_error"] = own ~= "neither" and tell or nil})
+        service:close()
+        local over = false
+        fork.timer(0.05, function() over = true end)
+        t.within(5, function() return over and #told > 0 end)
+        fork.loop()
+        t.eq(#told, 1, make .. ", " .. own .. ": " .. table.concat(told, " | "))
+        t.match(told[1], "boom")
+      end
+    end
+  end
+  fork.on_error(nil)
+end)
+
 story.test("RP-22 a process that can't start tells the calls and on_error", function(t)
   local told
   local rpc = fork.new_exec {program = "/no/such/program"}:rpc("f", {
