@@ -30,7 +30,6 @@
 #include <unistd.h>
 
 enum {
-  STACK_SIZE = 8 << 20, /* as a process has; a page of it exists once it is used */
   LEAVING_MAX = 256
 };
 
@@ -328,7 +327,7 @@ int thread_launch(void *(*run_on_it)(void *data), void *data) {
   sigset_t every, before;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize(&attributes, STACK_SIZE);
+  pthread_attr_setstacksize(&attributes, THREAD_STACK_SIZE);
   sigfillset(&every); /* signals are the process's, and the main thread takes them, */
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
     sigdelset(&every, faults[i]); /* but for those of the thread's own doing */

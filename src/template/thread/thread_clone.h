@@ -8,6 +8,9 @@
 
 #include "template/server/server.h"
 
+/* As a process has; a page of it exists once it is used. */
+enum { THREAD_STACK_SIZE = 8 << 20 };
+
 /* Begins the clone that the command asks for (lazy: thread_copy.h); `live` is its life,
  * entered with its own record, out of which it leaves by s->leave. 0: it has been born;
  * -1: refused, s->failure says why. Steals descriptors. */
