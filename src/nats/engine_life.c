@@ -324,6 +324,8 @@ static void up(struct engine *e) {
   engine_subs_up(e);
   uv_timer_start(&e->timer, on_timer, PING_MS, PING_MS);
   tell(e);
+  if (!list_empty(&e->fences)) /* of the time before */
+    engine_ping(e);
 }
 
 static void attempt_over(struct engine *e) {
@@ -374,7 +376,7 @@ static void on_wake(uv_async_t *wake) {
 
 /* ---- looks at the connection ---- */
 
-/* Of ours, or a fence, whose message has its number. */
+/* With the number of the fence that was the newest, 0 where there was none. */
 static void on_ping(const struct engine_message *m, void *data) {
   struct engine *e = data;
   uint64_t number = 0;
@@ -394,7 +396,7 @@ static void look(struct engine *e) {
   }
   if (natsConnection_GetLastError(e->nc, &text) != NATS_OK)
     snprintf(e->reason, sizeof e->reason, "%s", text); /* a subject is forbidden, say */
-  engine_publish(e, e->pings->subject, NULL, NULL, 0, "", 0);
+  engine_ping(e);
 }
 
 static void on_timer(uv_timer_t *timer) {

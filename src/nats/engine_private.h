@@ -186,6 +186,7 @@ void engine_read_subs(struct engine *e);
 void engine_take_mail(struct engine *e);
 void engine_fail_requests(struct engine *e, int code);
 void engine_subs_free(struct engine *e);
+void engine_ping(struct engine *e); /* with the number of the newest fence */
 void engine_fences_down(struct engine *e, uint64_t number); /* those up to it */
 
 #endif

@@ -277,11 +277,17 @@ void engine_quit(struct engine_sub *s) {
 
 /* ---- fences ---- */
 
+/* Comes back when all that was published before has been taken, and ends all fences that
+ * there are. Those that a connection did not take go with the next ping. */
+void engine_ping(struct engine *e) {
+  engine_publish(e, e->pings->subject, NULL, NULL, 0, &e->nfences, sizeof e->nfences);
+}
+
 void engine_fence(struct engine *e, struct engine_fence *f, void (*cb)(void *data),
                   void *data) {
   *f = (struct engine_fence){.number = ++e->nfences, .cb = cb, .data = data};
   list_push(&e->fences, &f->link);
-  engine_publish(e, e->pings->subject, NULL, NULL, 0, &f->number, sizeof f->number);
+  engine_ping(e);
   engine_touch(e);
 }
 

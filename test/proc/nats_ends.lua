@@ -71,6 +71,26 @@ test("a TLS handshake that stands still is given up, and begun again", function(
   loop_ends(t)
 end)
 
+-- What the end waits for was said before there was a connection, so no server took it; and the connection
+-- is there before the loop turns again.
+test("a node that is closed while it connects has ended in seconds", function(t, nats)
+  local server = helper.start(t, {jetstream = true})
+  local far = nats.pool(server.url, {subject = "w"})
+  t.within(20, function() return far:stats().engine == "up" end, "the connection")
+  local before = threads()
+  for _, jobs in ipairs {"", "JOBS"} do
+    local pool = fork.new():eval "function f(...) return ... end":pool "f"
+    local node = t.got(nats.node(pool, server.url, {subject = "w", jobs = jobs ~= "" and jobs or nil}))
+    node:close()
+    local begun = kit.now()
+    while threads() > before and kit.now() - begun < 20 do kit.msleep(5) end -- its thread connects
+    t.within(20, function() return node:stats().state == "closed" end, "the end of the node")
+    pool:close()
+  end
+  far:close()
+  loop_ends(t)
+end)
+
 local function all_at_once(what, gone)
   test("all that is closed at once when the server is " .. what .. " has ended in seconds", function(t, nats)
     local server = helper.start(t, {jetstream = true})
