@@ -107,14 +107,16 @@ static int add_actions(posix_spawn_file_actions_t *actions, const struct sources
 /* Every bit is set by hand, because sigfillset of glibc leaves out its two internal
  * signals, which its posix_spawn then leaves ignored in the new program. Some systems
  * refuse the whole set when it names the two signals that have no choice. */
-static int set_attributes(posix_spawnattr_t *attr, int own_group) {
+static int set_attributes(posix_spawnattr_t *attr, const struct proc_spawn *s) {
   short flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
   sigset_t all, none;
   memset(&all, 0xff, sizeof all);
   sigdelset(&all, SIGKILL);
   sigdelset(&all, SIGSTOP);
   sigemptyset(&none);
-  if (own_group)
+  if (s->ignored)
+    sigdelset(&all, s->ignored);
+  if (s->own_group)
     flags |= POSIX_SPAWN_SETPGROUP; /* 0, the default: its own number */
   int r = posix_spawnattr_setflags(attr, flags);
   if (r == 0)
@@ -140,6 +142,8 @@ static int spawn_by_vfork(const struct proc_spawn *s, const struct sources *sour
     if (s->own_group)
       setpgid(0, 0);
     proc_reset_signals();
+    if (s->ignored)
+      signal(s->ignored, SIG_IGN);
     execvpe(s->program, s->argv, s->envp);
     error = errno;
     _Exit(127);
@@ -159,7 +163,7 @@ static int spawn_with(const struct proc_spawn *s, const struct sources *sources,
                       pid_t *ret_pid) {
   int r = add_actions(actions, sources);
   if (r == 0)
-    r = set_attributes(attr, s->own_group);
+    r = set_attributes(attr, s);
   if (r < 0)
     return r;
   pid_t pid;

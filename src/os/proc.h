@@ -18,8 +18,9 @@ struct proc_spawn {
   int stdio[3];  /* become 0, 1, 2; -1: inherited (/dev/null where it is closed or
                     close-on-exec here). Borrowed */
   int own_group; /* it leads a process group of its own from the start */
+  int ignored;   /* a signal that the caller ignores, and it, too; 0: none */
 };
-/* Starts a program with posix_spawn: default dispositions, empty mask, no copy of the
+/* Starts a program with posix_spawn: else default dispositions, empty mask, no copy of the
  * caller's memory. 0, or the negated errno of the exec. */
 int proc_spawn(const struct proc_spawn *s, pid_t *ret_pid);
 

@@ -303,10 +303,11 @@ int remote_agent(const char *template_program) {
   if (!r)
     r = mux_open(&mux, rfd, wfd);
   if (r < 0) {
+    int is_wrong = r == -ENOTSUP || r == -EPERM; /* EPERM: of epoll */
     fprintf(stderr,
             "moonfork agent: its standard input and output lead to no near end (%s); it "
             "is started by fork.remote\n",
-            strerror(-r));
+            is_wrong ? "they are no pipes or sockets" : strerror(-r));
     return 2;
   }
   uv_timer_init(turn.loop, &late);

@@ -163,7 +163,9 @@ int command_start(struct link_command *c, struct turn *turn, char **argv,
                              .envp = environ,
                              .control_fd = -1,
                              .leash_fd = -1,
-                             .stdio = {in[0], out[1], err[1]}};
+                             .stdio = {in[0], out[1], err[1]},
+                             .ignored = SIGINT};
+  signal(SIGINT, SIG_IGN); /* Ctrl-C is for the program, which decides */
   r = proc_spawn(&spawn, &c->pid);
   fd_close(&in[0]);
   fd_close(&out[1]);

@@ -2,14 +2,17 @@
 #include "remote/ends.h"
 
 #include "wire/build.h"
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 int main(int argc, char **argv) {
   if (argc > 2 && strcmp(argv[1], "near") == 0)
     return remote_near(argv + 2);
-  if (argc == 3 && strcmp(argv[1], "agent") == 0)
+  if (argc == 3 && strcmp(argv[1], "agent") == 0) {
+    signal(SIGINT, SIG_IGN); /* Ctrl-C, on a terminal that the command shares */
     return remote_agent(argv[2]);
+  }
   fprintf(
       stderr,
       "moonfork-remote %s: both ends of fork.remote. It is started by the library and "

@@ -38,6 +38,7 @@ static struct records records;
 static struct link_command command;
 static struct turn_watch side, leash;
 static uv_timer_t status_wait;
+static uv_signal_t interrupt;
 static struct buf side_in, side_out;
 static int side_is_open = 1, side_writes, is_leaving, has_left, has_template;
 static uint32_t beat_ms, window;
@@ -196,6 +197,13 @@ static void look_idle(void) {
 static void on_leash(struct turn_watch *w, int events) {
   *reason = 0;
   leave(0);
+}
+
+/* Ctrl-C reaches all in the foreground of a terminal, but not the processes over there:
+ * the link stays. One that is not there yet is given up. */
+static void on_interrupt(uv_signal_t *s, int signum) {
+  if (!mux.greeted)
+    mux_break(&mux, "it was interrupted (SIGINT)");
 }
 
 /* ---- from the parent ---- */
@@ -534,6 +542,8 @@ int remote_near(char **argv) {
   if (!r)
     r = command_start(&command, &turn, argv, print, on_command);
   if (!r) {
+    uv_signal_init(loop, &interrupt);
+    uv_signal_start(&interrupt, on_interrupt, SIGINT);
     mux_raise_limit(&mux);
     if (page)
       page->takes_forks = mux.nspare > 2 * LINK_FORKS_MAX;

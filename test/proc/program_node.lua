@@ -142,6 +142,31 @@ story.test("a local server starts with the node, comes back when it dies, and en
 end)
 
 -- Two that started at once each started a server, and both wrote into the one store.
+story.test("Ctrl-C ends a node that waits for a store that another server has", function(t)
+  nats.program(t)
+  local store = t:tmp() .. "/store"
+  assert(os.execute(("mkdir -m 700 '%s' && touch '%s/lock'"):format(store, store)))
+  local holder = io.popen(("echo $$; exec flock -F '%s/lock' sh -c 'echo held; exec sleep 100'"):format(store))
+  local pid = holder:read "n"
+  t:defer(function()
+    kit.kill(pid, kit.SIGKILL)
+    holder:close()
+  end)
+  t.eq(holder:read "l", "")
+  t.eq(holder:read "l", "held")
+  local running = program.start(t, ("node --engine local --store '%s' --subject s -n 1 string.upper"):format(store))
+  t.outside(20, function()
+    for _, name in ipairs(kit.ls(store)) do
+      if name:find "^conf%-" then return true end
+    end
+  end, "it has tried to start a server")
+  local began = kit.now()
+  running:kill(kit.SIGINT)
+  t.eq(running:wait(), 130)
+  t.ok(kit.now() - began < 10 * story.scale, "it did not wait for the store")
+  t.eq(running.err(), "")
+end)
+
 story.test("nodes that start at once share one local server; a later one takes its place", function(t)
   nats.program(t)
   local json, fork = require "moonfork.json", require "moonfork"
@@ -186,6 +211,23 @@ story.test("nodes that start at once share one local server; a later one takes i
   last:kill(kit.SIGTERM)
   t.eq(last:wait(), 143)
   listener:close()
+end)
+
+story.test("a node says why its jobs stand still, and where a store was given for nothing", function(t)
+  local server = nats.start(t)
+  local engine = ("--engine %s --subject s"):format(server.url)
+  local running = node(t, engine .. " --jobs JOBS")
+  t.outside(20, function() return running.err():find "jobs stand still" end)
+  t.match(running.err(), 'error jobs stand still message="jobs of stream JOBS: .* %(start nats%-server with %-js%)"')
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
+  local out, err, code = program.run("node " .. engine .. " --store /nowhere string.upper")
+  t.eq({out, code}, {"", 2})
+  t.match(err, "^moonfork node: %-%-store is the folder of %-%-engine local")
+  out, err, code = program.run "node --engine local --subject s --store /proc/nowhere string.upper"
+  t.eq({out, code}, {"", 126})
+  t.match(err, "^moonfork node: %-%-engine local: the folder of the server can't be written %(%-%-store%): "
+    .. "/proc/nowhere/.*: No such file or directory\n$")
 end)
 
 story.test("doctor looks at an engine, and at what its streams have kept", function(t)

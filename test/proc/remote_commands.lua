@@ -208,4 +208,40 @@ story.test("moonfork run --on: a connection that is lost is told", function(t)
   t.match(t.read(out .. ".err"), "clone 1: how it ended is not known: the connection to its machine is lost")
 end)
 
+-- A terminal sends SIGINT to all in its foreground: to the near end, ssh and what it starts, too.
+story.test("Ctrl-C: moonfork map --on finishes the lines that were begun, as without", function(t)
+  local program = os.getenv "MOONFORK_BUILD" .. "/src/program/moonfork"
+  local out, begun, group, code = t:file("out", ""), t:file("begun", ""), t:file("group", ""), t:file("code", "")
+  local code_of_f = ([[function f(x)
+    io.open("%s", "a"):write("x"):close()
+    os.execute "sleep 0.3"
+    return x
+  end]]):format(begun)
+  os.execute(("(seq 1000 | setsid sh -c 'echo $$ >\"$1\"; shift; exec \"$@\"' sh '%s' '%s' map -j 2 --on \"exec '%s' agent '%s' #\""
+    .. " -e '%s' f >'%s' 2>'%s.err'; echo $? >'%s') &"):format(group, program, REMOTE, TEMPLATE, code_of_f, out, out, code))
+  t.outside(20, function() return #t.read(begun) >= 3 end, "the third line has begun")
+  local leader = assert(math.tointeger(tonumber(t.read(group))))
+  assert(leader > 1)
+  os.execute("kill -INT -" .. leader)
+  t.outside(20, function() return t.read(code) ~= "" end, "it ends")
+  t.eq(t.read(code), "130\n")
+  t.eq(t.read(out .. ".err"), "")
+  local _, lines = t.read(out):gsub("\n", "")
+  t.eq(lines, #t.read(begun))
+end)
+
+story.test("Ctrl-C during a login: the command ends, and nothing is said of the link", function(t)
+  local program = os.getenv "MOONFORK_BUILD" .. "/src/program/moonfork"
+  local pid, group, code, err = t:file("pid", ""), t:file("group", ""), t:file("code", ""), t:file("err", "")
+  os.execute(("(setsid sh -c 'echo $$ >\"$1\"; shift; exec \"$@\"' sh '%s' '%s' run --on \"echo \\$\\$ >'%s'; exec sleep 100 #\""
+    .. " string.upper 2>'%s'; echo $? >'%s') &"):format(group, program, pid, err, code))
+  t.outside(20, function() return t.read(pid):find "\n" end, "the command runs")
+  local leader = assert(math.tointeger(tonumber(t.read(group))))
+  assert(leader > 1)
+  os.execute("kill -INT -" .. leader)
+  t.outside(20, function() return t.read(code) ~= "" end, "it ends")
+  t.eq({t.read(code), t.read(err)}, {"130\n", ""})
+  t.outside(20, function() return not t.alive(math.tointeger(tonumber(t.read(pid)))) end, "so does the command")
+end)
+
 story.done()

@@ -118,6 +118,20 @@ static void in_child(int (*body)(void)) {
   assert_int_equal(wait_for(pid), 0);
 }
 
+static int spawn_that_ignores(void) {
+  struct proc_spawn spawn = SPAWN_NOTHING;
+  char out[16];
+  signal(SIGINT, SIG_IGN);
+  if (run_script("kill -INT $$; exit 3", &spawn, out, sizeof out) != -1)
+    return 1;
+  spawn.ignored = SIGINT;
+  return run_script("kill -INT $$; exit 3", &spawn, out, sizeof out) != 3;
+}
+
+static void test_spawn_passes_one_ignored_signal_on(void **state) {
+  in_child(spawn_that_ignores);
+}
+
 static void test_spawn_minds_colliding_numbers(void **state) {
   in_child(spawn_with_collisions);
 }
@@ -638,6 +652,7 @@ int main(void) {
       census_test(test_spawn_minds_colliding_numbers),
       census_test(test_spawn_gives_null_for_closed_streams),
       census_test(test_spawn_gives_default_signals),
+      census_test(test_spawn_passes_one_ignored_signal_on),
       census_test(test_spawn_tells_why_not),
       census_test(test_program_without_slash_is_searched),
       census_test(test_memory_of_the_dead_is_in_bytes),

@@ -31,7 +31,7 @@ the call waits.]],
 local TIMEOUT = 60
 
 function command.main(options)
-  engine.check(options)
+  engine.check(options, "call")
   local nats = engine.load()
   local fork = require "moonfork"
   local interrupt = require "moonfork.cli.interrupt"

@@ -6,6 +6,7 @@
 -- the kernel ends it with that, however that ends; where it dies alone it is started again.
 
 local cli = require "moonfork.cli"
+local interrupt = require "moonfork.cli.interrupt"
 local json = require "moonfork.json"
 
 local engine = {}
@@ -55,12 +56,15 @@ function engine.load()
     or require("moonfork.serve_log").one_line(tostring(nats)))
 end
 
---- check(options): --engine and --subject are there.
-function engine.check(options)
+--- check(options, command): --engine and --subject are there; command: its name.
+function engine.check(options, command)
   for _, name in ipairs{"engine", "subject"} do
     if not options[name] then
-      cli.fail(cli.USAGE, "--%s is missing; see --help", name)
+      cli.fail(cli.USAGE, "--%s is missing; see moonfork %s --help", name, command)
     end
+  end
+  if options.store and options.engine ~= "local" then
+    cli.fail(cli.USAGE, "--store is the folder of --engine local; see moonfork %s --help", command)
   end
 end
 
@@ -121,12 +125,15 @@ end
 
 -- A new file that nobody else can read, in a folder that nobody else can look into.
 local function write_private(folder, name, text)
-  local pipe = assert(io.popen(("umask 077 && mkdir -p %s && cat >%s && mv %s %s"):format(quote(folder),
-    quote(folder .. "/" .. name .. ".new"), quote(folder .. "/" .. name .. ".new"),
-    quote(folder .. "/" .. name)), "w"))
+  local path = folder .. "/" .. name
+  local pipe = assert(io.popen(("umask 077 && { mkdir -p %s && cat >%s && mv %s %s; } 2>/dev/null"):format(
+    quote(folder), quote(path .. ".new"), quote(path .. ".new"), quote(path)), "w"))
   pipe:write(text)
   local ok = pipe:close()
-  if not ok then cli.fail(cli.UNUSABLE, "--engine local: %s can't be written", folder .. "/" .. name) end
+  if ok then return end
+  local _, why = io.open(path .. ".new", "a")
+  cli.fail(cli.UNUSABLE, "--engine local: the folder of the server can't be written (--store): %s",
+    why or path .. ": " .. "No space left on device")
 end
 
 local CONFIGURATION = [[
@@ -203,6 +210,7 @@ local function wait_for(self)
   local fork = self.fork
   local last = os.time() + SECONDS
   while not is_serving(fork, self.known) do
+    if interrupt.code then return nil, "interrupted" end
     if self.ended and self.ended.code == LOCKED then return nil, "locked" end
     if self.ended then
       return nil, ("nats-server has ended: %s (%s/log)"):format(last_line(self.folder .. "/log"), self.folder)
@@ -291,6 +299,7 @@ local function start_local(fork, options, log)
     if known and is_serving(fork, known) then return known end
     local self, message = try_start(fork, folder, log, known)
     if self then return self.known, self end
+    if interrupt.code then return nil end
     if message == "locked" then
       message = ("another server has the store %s, and does not serve"):format(folder)
       if os.time() > last then cli.fail(cli.UNUSABLE, "--engine local: %s", message) end
@@ -314,7 +323,7 @@ end
 
 --- open(fork, options [, log]): the URL, what moonfork.nats takes besides, and for `local` the server,
 -- with close(), where it was started here. log(level, event, fields): may start one; else it has to be
--- there.
+-- there. nil: it was being started when a signal ended that (interrupt.code).
 function engine.open(fork, options, log)
   if options.engine ~= "local" then check_url(options.engine) end
   local access = {subject = options.subject, user = options.user, creds = options.creds, ca = options.ca,
@@ -325,6 +334,7 @@ function engine.open(fork, options, log)
   local known, server
   if log then
     known, server = start_local(fork, options, log)
+    if not known then return nil end
   else
     local folder = absolute(folder_of(options))
     known = read_known(folder)

@@ -77,18 +77,37 @@ local function status_source(pool, node, began)
   end}
 end
 
+-- Says why stored jobs are not worked at, where the server gives a reason for two looks, and when they are
+-- again.
+local function job_watcher(log)
+  local was, told
+  return function(own)
+    local reason = own.engine == "up" and own.jobs_reason or nil
+    if reason and reason == was and reason ~= told then
+      log("error", "jobs stand still", {message = reason})
+      told = reason
+    elseif told and not reason and own.engine == "up" then
+      log("info", "jobs go on", {})
+      told = nil
+    end
+    was = reason
+  end
+end
+
 -- Says when the engine is reached, and when it is lost.
 local function watch_engine(fork, node, log, on_up)
   local was, is_told
+  local look_at_jobs = job_watcher(log)
   local function look()
     local own = node:stats()
+    look_at_jobs(own)
     if own.engine == was and was == "up" then return end
     if own.engine == "up" then
       log("info", "connected", {})
       if on_up then on_up() end
       on_up = nil
       is_told = false
-    elseif not is_told and own.engine_reason then
+    elseif not is_told and own.engine == "down" then -- after an attempt
       is_told = true
       log("error", "engine can't be reached", {message = own.engine_reason})
     end
@@ -98,7 +117,7 @@ local function watch_engine(fork, node, log, on_up)
 end
 
 function command.main(options)
-  engine.check(options)
+  engine.check(options, "node")
   local nats = engine.load()
   local fork = require "moonfork"
   local interrupt = require "moonfork.cli.interrupt"
@@ -138,6 +157,7 @@ function command.main(options)
   if not loaded then template.unusable(err) end
   local url, access
   url, access, server = engine.open(fork, options, log)
+  if interrupt.code then return interrupt.code end
   pool = process:pool(options["function"], {
     max = options.workers, idle = options.workers or fork.ncpu(), call_timeout = options.timeout,
     max_calls = options.max_calls, max_memory = options.max_memory, grace = options.grace,

@@ -1,6 +1,7 @@
 -- The template of a command: an executed interpreter that has loaded what -l and -e say.
 
 local cli = require "moonfork.cli"
+local interrupt = require "moonfork.cli.interrupt"
 local one_line = require("moonfork.serve_log").one_line
 
 local template = {}
@@ -163,6 +164,8 @@ end
 
 --- unusable(err): ends the program because a function, a module or the template can't be used.
 function template.unusable(err)
+  require("moonfork").step(0) -- Ctrl-C reaches a command of --on as well, and perhaps first
+  if interrupt.code then cli.quit(interrupt.code) end
   cli.fail(cli.UNUSABLE, "%s", template.first_line(err))
 end
 
