@@ -109,6 +109,47 @@ story.test("the program's variables are one mapping with what was zero at first"
   template:close()
 end)
 
+-- Where the program's tables that are read-only after relocation begin, and whether they were
+-- linked into the 2 MiB that its code begins in.
+local function tables_of_program()
+  local f = assert(io.open(os.getenv "MOONFORK_TEMPLATE", "rb"))
+  local head = f:read(4096)
+  f:close()
+  local is_fixed = ("<I2"):unpack(head, 17) == 2
+  local at, _, _, _, size, n = ("<I8I8I4I2I2I2"):unpack(head, 33)
+  local code, tables
+  for i = 0, n - 1 do
+    local kind, flags, _, address = ("<I4I4I8I8"):unpack(head, at + i * size + 1)
+    if kind == 1 and flags & 1 == 1 then code = address end
+    if kind == 0x6474e552 then tables = address end
+  end
+  return tables, is_fixed and tables and code and tables >> 21 == code >> 21
+end
+
+story.test("the program's tables lie in the huge page of its code", function(t)
+  if not is_lean() then t.skip "a template program that leaves mappings as they are" end
+  local tables, is_beside = tables_of_program()
+  if not is_beside then t.skip "linked elsewhere" end
+  local template = fork.new_exec():eval "function nothing() end"
+  call(template:fork(), "nothing")
+  local f = io.open(("/proc/%d/maps"):format(template:pid()))
+  if not f then t.skip "no /proc/PID/maps" end
+  local text = f:read "a"
+  f:close()
+  if not text:find "moonfork%-text" then t.skip "no huge page for the code" end
+  local found = false
+  for from, to, rest in text:gmatch "(%x+)%-(%x+) ([^\n]*)" do
+    from, to = tonumber(from, 16), tonumber(to, 16)
+    if from <= tables and tables < to then
+      t.ok(rest:find "^r%-xp .*moonfork%-text", rest)
+      t.eq(to - from, 2 << 20)
+      found = true
+    end
+  end
+  t.ok(found, "they are mapped")
+  template:close()
+end)
+
 -- Streams are libc's own records, and lie in malloc's memory. The locale and the environment
 -- are in variables of libc's.
 local KEEPS = [[

@@ -53,16 +53,20 @@ static void make_plain(uintptr_t start, uintptr_t end) {
 /* The program's variables that are not zero at first, which are the end of its file: what
  * is beside them, zero at first, is plain memory already. */
 static void join_variables(const struct dl_phdr_info *info, uintptr_t page) {
-  uintptr_t start = 0, end = 0;
+  uintptr_t start = 0, end = 0, tables = 0;
   for (int i = 0; i < info->dlpi_phnum; i++) {
     const ElfW(Phdr) *p = &info->dlpi_phdr[i];
     uintptr_t at = info->dlpi_addr + p->p_vaddr;
-    if (p->p_type == PT_GNU_RELRO)
-      start = (at + p->p_memsz) & -page;
-    else if (p->p_type == PT_LOAD && (p->p_flags & PF_W) && p->p_memsz > p->p_filesz)
+    if (p->p_type == PT_GNU_RELRO) {
+      tables = (at + p->p_memsz) & -page;
+    } else if (p->p_type == PT_LOAD && (p->p_flags & PF_W) && p->p_memsz > p->p_filesz) {
+      start = at & -page;
       end = (at + p->p_filesz + page - 1) & -page;
+    }
   }
-  if (start)
+  if (tables > start && tables < end) /* in the same segment, at its beginning */
+    start = tables;
+  if (tables && start)
     make_plain(start, end);
 }
 
