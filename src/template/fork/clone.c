@@ -39,10 +39,6 @@ int clone_prepare_fork(struct server *s) {
   }
   if (s->heap)
     heap_inherit(s->heap);
-  if (server_before_first_fork) {
-    server_before_first_fork();
-    server_before_first_fork = NULL;
-  }
   flush_pending();
   return r;
 }
@@ -244,6 +240,10 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
     return deny(s, FAILURE_NOMEM, ENOMEM, "the template can't be sealed");
   if (clone_audit(s) < 0)
     return -1;
+  if (server_before_first_fork) { /* after the audit, which needs stack */
+    server_before_first_fork();
+    server_before_first_fork = NULL;
+  }
   struct slot *slot = slots_at(&s->slots, o->slot);
   if (slot)
     slot->lua_live = server_lua_live(s);

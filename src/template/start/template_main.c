@@ -10,8 +10,8 @@
 #ifdef MOONFORK_LEAN
 static void prepare_births(void) {
   birth_text_prepare();
+  birth_maps_prepare(); /* writes to the dynamic linker's variables: before they move */
   birth_data_prepare();
-  birth_maps_prepare();
   server_move_title(server_self());
 }
 #endif
