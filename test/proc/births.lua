@@ -150,6 +150,37 @@ story.test("the program's tables lie in the huge page of its code", function(t)
   template:close()
 end)
 
+-- A function that has returned without a call of C's flushes nothing: that was done before.
+story.test("what the template wrote is there once, whatever its clones did", function(t)
+  local name = os.tmpname()
+  local template = fork.new_exec():eval(([[
+    file = io.open(%q, "w")
+    file:setvbuf("full", 4096)
+    function nothing() end
+    function more(s) file:write "more" end
+    function write() file:write "once " end
+  ]]):format(name))
+  local function text()
+    local f = io.open(name)
+    local all = f:read "a"
+    f:close()
+    return all
+  end
+  for i = 1, 3 do
+    template:eval "write()"
+    local p = template:fork()
+    call(p, "nothing")
+    t.eq(p:wait().code, 0)
+    t.eq(text(), ("once "):rep(i))
+  end
+  local p = template:fork()
+  call(p, "more")
+  t.eq(p:wait().code, 0)
+  t.eq(text(), ("once "):rep(3) .. "more", "a clone's own")
+  template:close()
+  os.remove(name)
+end)
+
 -- Streams are libc's own records, and lie in malloc's memory. The locale and the environment
 -- are in variables of libc's.
 local KEEPS = [[

@@ -222,6 +222,7 @@ static int return_silently(struct server *s, int fd) {
       !s->birth.sibling || s->birth.options.introduce)
     return 0;
   s->slot->returned = s->birth.id;
+  s->run.is_silent = 1;
   sys_drop_first();
   if (s->owner_is_agent && !s->to_socket[0] && !s->to_socket[1] && !s->to_socket[2])
     shutdown(fd, SHUT_RDWR);

@@ -239,7 +239,8 @@ void server_exit(struct server *s, int code) {
     close_before_threads_end(s);
     s->await_threads(s, -1);
   }
-  flush_pending();
+  if (!s->run.is_silent)
+    flush_pending();
   let_reader_run(s);
   _exit(code);
 }

@@ -139,10 +139,12 @@ struct server {
   } birth;
   struct { /* a function about to be entered */
     int nargs;
-    int is_fresh; /* by the command that forked it: its socket is as the parent made it,
+    int is_fresh;  /* by the command that forked it: its socket is as the parent made it,
                      for it alone, blocking */
-    int goes_on;  /* it is s->program */
-    int failed;   /* it raised: s->failure */
+    int goes_on;   /* it is s->program */
+    int failed;    /* it raised: s->failure */
+    int is_silent; /* it has returned before any function of C's could be called: there is
+                      nothing to flush, for that was done before the fork */
     const struct hibernate_call *call; /* the innermost; NULL: none runs, or it can't be
                                           left (lua/hibernate.h) */
     char title[128];
