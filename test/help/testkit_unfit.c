@@ -171,6 +171,53 @@ static int kit_handlers(lua_State *L) {
   return 4;
 }
 
+static sigset_t blocked_before;
+static volatile sig_atomic_t raised;
+
+static void on_raised(int signum) {
+  raised += getpid() > 0 && signum == SIGUSR1;
+}
+
+static void block_all(void) {
+  sigset_t all;
+  signal(SIGUSR1, on_raised);
+  sigemptyset(&all);
+  sigaddset(&all, SIGUSR1);
+  pthread_sigmask(SIG_UNBLOCK, &all, NULL);
+  raise(SIGUSR1);
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &blocked_before);
+}
+
+static void block_no_more(void) {
+  pthread_sigmask(SIG_SETMASK, &blocked_before, NULL);
+}
+
+/* signals_in_prepare(): from now on a signal comes and all are blocked while this process
+ * forks; -> how many came */
+static int kit_signals_in_prepare(lua_State *L) {
+  static int installed;
+  if (!installed)
+    pthread_atfork(block_all, block_no_more, block_no_more);
+  installed = 1;
+  lua_pushinteger(L, raised);
+  return 1;
+}
+
+/* redirects(): whether the kernel hands system calls to a handler
+ * (src/template/fork/libc_fork.h) */
+static int kit_redirects(lua_State *L) {
+  int r = -1;
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(PR_SET_SYSCALL_USER_DISPATCH)
+  static char allow;
+  r = prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &allow);
+  if (r == 0)
+    prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);
+#endif
+  lua_pushboolean(L, r == 0);
+  return 1;
+}
+
 static void *answer(void *arg) {
   *(int *)arg = 42;
   return NULL;
@@ -267,6 +314,8 @@ const luaL_Reg kit_unfit_functions[] = {
     {"atexit", kit_atexit},
     {"atfork", kit_atfork},
     {"handlers", kit_handlers},
+    {"signals_in_prepare", kit_signals_in_prepare},
+    {"redirects", kit_redirects},
     {"selftest", kit_selftest},
     {"forged", kit_forged},
     {"random", kit_random},

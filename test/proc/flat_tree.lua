@@ -113,14 +113,48 @@ end)
 
 -- ---- a clone is what fork() would have made ----
 
+-- Asked of clones: how often prepare, parent and child handlers have run there, in which order.
+local HANDLERS = "return require 'testkit'.handlers()"
+
 story.test("fork handlers of libraries run, in their order, and no more often", function(t)
-  local p = fork.new_exec():eval "kit = require 'testkit' kit.handlers()"
-  local ask = "return kit.handlers()"
-  t.eq({t.ask(p:fork(), ask)}, {2, 0, 2, "bacd"})
-  t.eq({t.ask(p:fork(), ask)}, {4, 1, 2, "bapbacd"})
+  local p = fork.new_exec():eval "require 'testkit'.handlers()"
+  t.eq({t.ask(p:fork(), HANDLERS)}, {2, 0, 2, "bacd"})
+  t.eq({t.ask(p:fork(), HANDLERS)}, {4, 1, 2, "bapbacd"})
   local q = p:fork():eval "x = 1"
-  t.eq({t.ask(q:fork(), ask)}, {8, 2, 4, "bapbapbacdbacd"})
+  t.eq({t.ask(q:fork(), HANDLERS)}, {8, 2, 4, "bapbapbacdbacd"})
 end)
+
+-- In a copy of a program the library comes too late to see them: some were registered before it was
+-- loaded. At the forks of copies they did not run at all.
+for kind, make in pairs {
+  ["template()"] = "kit.handlers() local p = fork.template()",
+  early = "local p = fork.new():eval \"require 'testkit'.handlers()\"",
+} do
+  story.test(("fork handlers of libraries run in a copy by %s, too"):format(kind), function(t)
+    if not kit.redirects() then t.skip "no syscall user dispatch here" end
+    local out, code, err = t:lua(([[
+      local kit = require "testkit"
+      %s
+      local fork = require "moonfork"
+      %s
+      local function ask(p)
+        local s = assert(p:eval "function f(s) s:write(table.concat({require 'testkit'.handlers()}, ' ')) end":run "f")
+        return s:read "a"
+      end
+      local before = ask(p:fork())
+      p:eval "require 'testkit'.signals_in_prepare()"
+      local first, second = ask(p:fork()), ask(p:fork():eval "x = 1":fork())
+      print(before) print(first) print(second)
+      local s = assert(p:fork():eval "function g(s) s:write(require 'testkit'.signals_in_prepare()) end":run "g")
+      assert(s:read "a" == "3")
+      p:close()
+      fork.loop()
+    ]]):format(kind == "early" and 'require "moonfork.early"' or "", make))
+    t.eq({code, err}, {0, ""}, out)
+    t.eq(out, kind == "early" and "2 0 2 bacd\n4 1 2 bapbacd\n8 2 4 bapbapbacdbacd\n" or
+      "4 0 4 bacdbacd\n6 1 4 bacdbapbacd\n10 2 6 bacdbapbapbacdbacd\n")
+  end)
+end
 
 story.test("threads, mutexes, system and fork work in clones, at any depth", function(t)
   local p = fork.new_exec()

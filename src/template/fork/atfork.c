@@ -47,10 +47,9 @@ static void keep_loaded(void *dso) {
 
 typedef int registration(void (*prepare)(void), void (*parent)(void), void (*child)(void),
                          void *dso);
-__attribute__((visibility("default"))) registration __register_atfork;
 
-int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
-                      void *dso) {
+static int take(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+                void *dso) {
   static registration *next;
   if (!next)
     *(void **)&next = dlsym(RTLD_NEXT, "__register_atfork");
@@ -66,4 +65,13 @@ int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)
   atfork_parent = run_parent;
   atfork_child = run_child;
   return 0;
+}
+
+__attribute__((visibility("default"), alias("take"))) registration __register_atfork;
+
+/* Not where this library was loaded later than libc. */
+__attribute__((constructor)) static void look_who_is_first(void) {
+  registration *first;
+  *(void **)&first = dlsym(RTLD_DEFAULT, "__register_atfork");
+  atfork_are_seen = first == take;
 }

@@ -1,6 +1,7 @@
 #include "template/fork/birth.h"
 
 #include "template/fork/atfork.h"
+#include "template/fork/libc_fork.h"
 #include <errno.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <sys/syscall.h>
 #endif
 
+int atfork_are_seen;
 void (*atfork_prepare)(void), (*atfork_parent)(void), (*atfork_child)(void);
 
 #if defined(__linux__) && defined(__NR_clone) && !defined(__s390x__)
@@ -64,7 +66,8 @@ static long call_clone(unsigned long flags, volatile uint32_t *parent_tid,
 #endif
 }
 
-pid_t birth_sibling(volatile uint32_t *pid) {
+/* Where the handlers of libraries are called from here. */
+static pid_t clone_sibling(volatile uint32_t *pid) {
   static int *tid;
   static void *robust_list;
   static size_t robust_size;
@@ -93,6 +96,17 @@ pid_t birth_sibling(volatile uint32_t *pid) {
   if (r < 0) /* else the page with errno would be copied at each birth */
     errno = error;
   return (pid_t)r;
+}
+
+pid_t birth_sibling(volatile uint32_t *pid) {
+  static int libc_cant;
+  if (!atfork_are_seen && !libc_cant) {
+    pid_t r = libc_fork_sibling(pid);
+    if (r >= 0 || errno != ENOSYS)
+      return r;
+    libc_cant = 1;
+  }
+  return clone_sibling(pid);
 }
 
 #else
