@@ -4,7 +4,7 @@
 local story = require "story"
 local fork = require "moonfork"
 
-local FAULTS_MAX = 11 -- parent, template and clone: 9 were counted
+local FAULTS_MAX = 10 -- parent, template and clone: 8 were counted
 local PARENT_SLEEPS_MAX, TEMPLATE_SLEEPS_MAX = 3, 1.2 -- 1.1 to 1.9, and 0.8 to 1
 local N, ROUNDS = 40, 10
 

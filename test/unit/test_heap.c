@@ -142,8 +142,11 @@ static uintptr_t page_of(const void *p) {
 static void test_heap_has_a_hot_page(void **state) {
   struct heap *h = heap_make(state);
   char *block[100];
+  char *interpreter = heap_alloc(h, NULL, 0, 1790);
+  heap_alloc(h, NULL, 0, 720); /* its stack */
   heap_set_hot(h, HEAP_HOT_USERDATA);
   void *first = heap_alloc(h, NULL, LUA_TUSERDATA, 64);
+  assert_int_equal(page_of(interpreter), page_of(first));
   for (int i = 0; i < 100; i++)
     assert_true(page_of(heap_alloc(h, NULL, LUA_TSTRING, 64)) != page_of(first));
   heap_set_hot(h, HEAP_HOT_ALL);

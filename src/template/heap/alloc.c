@@ -189,7 +189,9 @@ void heap_seal(struct heap *h) {
 void heap_forked(struct heap *h) {
   h->keeps = 0;
   kept_drop_all(h);
-  memset(h->list, 0, sizeof h->list);
+  for (unsigned c = 0; c < NCLASS; c++)
+    if (h->list[c]) /* they lie in a page that clones write to seldom */
+      h->list[c] = 0;
   h->spans = 0;
   h->span_bytes = h->freed = h->stuck = 0;
   h->reuse = 0; /* the stash is left as it is: not to be looked at */

@@ -41,7 +41,11 @@ struct big *big_find(const struct heap *h, const void *block) {
 static int big_reserve(struct heap *h) { /* a place for one more */
   if ((h->nbigs + 1) * 2 <= h->big_places)
     return 0;
-  size_t places = h->big_places * 2, size = round_up(places * sizeof *h->bigs, h->page);
+  size_t places = h->big_places * 2;
+  while (places * 2 * sizeof *h->bigs <=
+         h->page) /* zone_table tells them by their size */
+    places *= 2;
+  size_t size = round_up(places * sizeof *h->bigs, h->page);
   struct big *bigger = zone_table(h, size), *old = h->bigs;
   if (!bigger)
     return -ENOMEM;

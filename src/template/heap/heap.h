@@ -26,9 +26,9 @@ void *heap_alloc(void *ud, void *block, size_t osize, size_t nsize);
 void heap_set_foreign(struct heap *h, void *(*alloc)(void *, void *, size_t, size_t),
                       void *ud);
 /* What each clone will write to: from a call with HEAP_HOT_USERDATA or HEAP_HOT_ALL to
- * one with HEAP_HOT_NONE, userdata, or all small blocks, lie in one page, the hot page,
- * until it is full. Clones take the room for their first blocks from its rest: so a birth
- * copies one page where these things would lie in four. */
+ * one with HEAP_HOT_NONE, userdata, or all small blocks, lie in the hot part, behind the
+ * state, until it is full. Clones take the room for their first blocks from its rest: so a
+ * birth copies one page where these things would lie in four. */
 enum heap_hot { HEAP_HOT_NONE, HEAP_HOT_USERDATA, HEAP_HOT_ALL };
 void heap_set_hot(struct heap *h, enum heap_hot what);
 /* Quiet now: clones begin with fresh small pages and no free lists, and leave sealed

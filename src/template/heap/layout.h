@@ -14,11 +14,12 @@ enum {
   SMALL_RUN = 2 << 20, /* what a run has in small pages before huge ones */
   PUBLISH_STEP = 64 * 1024,
   SPAN_MIN = 1024,
-  NBIG_FIRST = 64,
+  NBIG_FIRST = 32,
   NKEPT = 8,
   NCOVERS = 16,
   NZONE_FIRST = 32,
-  HEAP_SELDOM = 4096 /* a page on most machines */
+  HEAP_SELDOM = 4096, /* a page on most machines */
+  HEAP_STATE = 2560   /* a new interpreter's state and stack, Lua 5.4 */
 };
 
 /* Where free memory is, as bytes from the heap's record: a copy of the region at another
@@ -62,9 +63,9 @@ struct span { /* free memory without a class, see span.h */
   uint64_t size;
 };
 
-/* What clones write lies at the end, and the interpreter's state and stack follow it as
- * the first blocks of the region: in one page, so that a birth copies one and not three.
- */
+/* What clones write lies at the end, the interpreter's state and stack follow it as the
+ * first blocks of the region, and the hot blocks these: in one page, so that a birth
+ * copies one and not three. A clone writes to the lists when it frees something. */
 struct heap {
   union {
     struct {
@@ -79,6 +80,11 @@ struct heap {
       size_t ncovers;
       struct zone_range zone_first[NZONE_FIRST];
       uint64_t node[3]; /* heap_copy.h */
+      /* kept.c */
+      struct kept kept[NKEPT]; /* oldest first */
+      size_t nkept, kept_bytes;
+      /* small.c */
+      heap_at list[NCLASS];
     };
     char seldom_written[HEAP_SELDOM];
   };
@@ -115,21 +121,17 @@ struct heap {
   size_t nzone_free, zone_list_map;
   uint64_t zone_largest; /* no free range is longer */
   int zone_ended;
-  /* kept.c */
-  struct kept kept[NKEPT]; /* oldest first */
-  size_t nkept, kept_bytes;
-  int keeps;
+  int keeps; /* kept.c */
   /* scratch.c */
   char *scratch, *scratch_top, *scratch_end;
   uint64_t scratch_live;
   size_t table_grown;
   /* small.c, span.c, release.c */
-  heap_at list[NCLASS];
   heap_at spans;
   uint64_t span_bytes;
   uint64_t freed;          /* since spans were gathered last */
   uint64_t stuck;          /* free, and no whole pages, when memory was released last */
-  char *hot_top, *hot_end; /* what is left of the hot page */
+  char *hot_top, *hot_end; /* what is left of the hot part */
   enum heap_hot hot;       /* what goes there now */
   /* freeze.c */
   size_t nmirrors; /* ours: a clone has none */

@@ -277,7 +277,7 @@ struct heap *region_open(size_t reserve) {
   h->end = base + size;
   h->hard_end = first + SMALL_RUN;
   h->top = align_up(base + sizeof *h, 64);
-  h->soft_end = base + record;
+  h->soft_end = h->top + HEAP_STATE;
   if (zone)
     zone_init(h, base + size, zone);
   region_register(h);

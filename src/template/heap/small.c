@@ -7,14 +7,14 @@
 
 #include <lua.h>
 
-/* ---- the hot page ---- */
+/* ---- the hot part ---- */
 
 void heap_set_hot(struct heap *h, enum heap_hot what) {
   h->hot = what;
   if (h->hot_end || what == HEAP_HOT_NONE)
     return;
-  h->hot_end = h->first; /* the last page of the head */
-  h->hot_top = h->first - h->page;
+  h->hot_end = h->first; /* the rest of the head */
+  h->hot_top = align_up(h->base + sizeof *h, 64) + HEAP_STATE;
 }
 
 static void *hot_cut(struct heap *h, size_t n) {
