@@ -197,7 +197,7 @@ function options.of_service(f, name, given)
     message_max = check.option_count(where, "message_max", given.message_max, 16, 2 ^ 32),
     grace = check.option_duration(where, "grace", given.grace, true),
   }
-  if plain.strict and plain.async then
+  if plain.strict == 1 and plain.async == 1 then
     check.bad(where, "strict", "not with async: several calls are under way there, and each may have begun")
   end
   local service = {
