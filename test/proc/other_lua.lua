@@ -86,7 +86,7 @@ story.test("the modules of a copied build use the library beside them", function
   t.ok(os.execute(("cd '%s' && mkdir -p '%s/moonfork' '%s/src/parent' && "
     .. "cp moonfork/ffi%s.so '%s/moonfork/' && cp src/parent/libmoonfork.so.0 '%s/src/parent/'")
     :format(build, copy, copy, short, copy, copy)))
-  local pipe = assert(io.popen(("LUA_CPATH='%s/?.so' %s -e \"%s\" 2>&1")
+  local pipe = assert(io.popen(("env -u LD_LIBRARY_PATH LUA_CPATH='%s/?.so' %s -e \"%s\" 2>&1")
     :format(copy, program, "require 'moonfork.ffi' io.write(io.open('/proc/self/maps'):read '*a')")))
   local maps = pipe:read "a"
   pipe:close()
