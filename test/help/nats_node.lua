@@ -4,7 +4,8 @@
 --   node:kill "KILL" node:drain() node:workers() node:stats()     node.process is what runs it
 --
 -- Its function is work(n, seconds, ledger): a line with n in the file `ledger` each time that it is
--- entered, then it takes so long, and returns n; its source: nats_node.work. nats_node.entries(ledger): how often each n was entered.
+-- entered, then it takes so long, and returns n; its source: nats_node.work. nats_node.entries(ledger):
+-- how often each n was entered.
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit

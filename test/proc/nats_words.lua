@@ -199,7 +199,8 @@ test("calls that come while a node drains, and behind it, have one end each", fu
     end
   end
   for round = 1, 15 do
-    local node = t.got(nats.node(pool, server.url, {subject = "w", beat = round % 3 == 0 and 0.3 or 0.02, window = 500}))
+    local node = t.got(nats.node(pool, server.url,
+      {subject = "w", beat = round % 3 == 0 and 0.3 or 0.02, window = 500}))
     local id
     repeat
       fork.step(0)

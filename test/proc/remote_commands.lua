@@ -217,8 +217,9 @@ story.test("Ctrl-C: moonfork map --on finishes the lines that were begun, as wit
     os.execute "sleep 0.3"
     return x
   end]]):format(begun)
-  os.execute(("(seq 1000 | setsid sh -c 'echo $$ >\"$1\"; shift; exec \"$@\"' sh '%s' '%s' map -j 2 --on \"exec '%s' agent '%s' #\""
-    .. " -e '%s' f >'%s' 2>'%s.err'; echo $? >'%s') &"):format(group, program, REMOTE, TEMPLATE, code_of_f, out, out, code))
+  os.execute(("(seq 1000 | setsid sh -c 'echo $$ >\"$1\"; shift; exec \"$@\"' sh '%s' '%s' map -j 2 "
+    .. "--on \"exec '%s' agent '%s' #\" -e '%s' f >'%s' 2>'%s.err'; echo $? >'%s') &"):format(group, program,
+    REMOTE, TEMPLATE, code_of_f, out, out, code))
   t.outside(20, function() return #t.read(begun) >= 3 end, "the third line has begun")
   local leader = assert(math.tointeger(tonumber(t.read(group))))
   assert(leader > 1)
@@ -233,8 +234,9 @@ end)
 story.test("Ctrl-C during a login: the command ends, and nothing is said of the link", function(t)
   local program = os.getenv "MOONFORK_BUILD" .. "/src/program/moonfork"
   local pid, group, code, err = t:file("pid", ""), t:file("group", ""), t:file("code", ""), t:file("err", "")
-  os.execute(("(setsid sh -c 'echo $$ >\"$1\"; shift; exec \"$@\"' sh '%s' '%s' run --on \"echo \\$\\$ >'%s'; exec sleep 100 #\""
-    .. " string.upper 2>'%s'; echo $? >'%s') &"):format(group, program, pid, err, code))
+  os.execute(("(setsid sh -c 'echo $$ >\"$1\"; shift; exec \"$@\"' sh '%s' '%s' run "
+    .. "--on \"echo \\$\\$ >'%s'; exec sleep 100 #\" string.upper 2>'%s'; echo $? >'%s') &")
+    :format(group, program, pid, err, code))
   t.outside(20, function() return t.read(pid):find "\n" end, "the command runs")
   local leader = assert(math.tointeger(tonumber(t.read(group))))
   assert(leader > 1)
