@@ -29,9 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-  LEAVING_MAX = 256
-};
+enum { LEAVING_MAX = 256 };
 
 /* What the thread that serves and the others tell each other. */
 static struct {
