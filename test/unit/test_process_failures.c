@@ -6,6 +6,7 @@
 #include "help/sim.h"
 #include "os/thread.h"
 #include "parent/api/make.h"
+#include "parent/common/times.h"
 #include "parent/private.h"
 #include "parent/process/children.h"
 #include "parent/process/dump.h"
@@ -378,8 +379,38 @@ static void test_clones_nested_deeply_fail_one_after_the_other(void **state) {
   story_free(n.s);
 }
 
+/* A program that closes its socket without a word, and goes on, is no template: it is
+ * killed soon, so that what was asked of it is told how it ended, and not that nothing is
+ * known of it. */
+static void test_program_that_hangs_up_and_lives_is_killed_soon(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  mf_process *t, *q;
+  assert_int_equal(boot_exec(s->context, NULL, &t), 0);
+  int pid = t->pid;
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_run, s), 0);
+  sim_run(s->sim);
+  sim_hang_up(s->sim, s->sim->spawned_control);
+  sim_run(s->sim);
+  sim_advance(s->sim, HANGUP_TIMEOUT_MS - 1);
+  assert_int_equal(s->sim->last_signal, 0);
+  assert_int_equal(s->runs, 0);
+  sim_advance(s->sim, 1);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  assert_int_equal(s->sim->last_signal_pid, pid);
+  sim_end_process(s->sim, pid, SIGKILL);
+  sim_run(s->sim);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, MF_ETEMPLATE_START);
+  assert_int_equal(s->run_started, MF_STARTED_NO);
+  close_both(q, t);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_program_that_hangs_up_and_lives_is_killed_soon),
       cmocka_unit_test(test_a_thrown_value_reaches_the_callback_and_those_of_its_clones),
       cmocka_unit_test(test_a_value_that_is_cut_or_too_long_is_malformed),
       cmocka_unit_test(test_an_errno_that_none_is),

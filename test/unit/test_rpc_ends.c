@@ -130,6 +130,35 @@ static void test_closed_socket_of_a_living_process(void **state) {
   story_free(s);
 }
 
+/* One that has said goodbye may still have to write or to finalise: it is killed after
+ * ten seconds, though the close has no limit of its own. */
+static void test_what_has_said_goodbye_has_time_to_end(void **state) {
+  struct story *s = story_new();
+  s->options.grace_ms = MF_NO_TIMEOUT;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  struct far_node *w = far_worker(s->far, 0);
+  far_result(s->far, w, 0, "X");
+  far_run(s->far);
+  s->far->deaf = 1;
+  mf_rpc_close(s->rpc, on_gone, s);
+  far_run(s->far);
+  far_say(s->far, w, RPC_BYE, 0, NULL, 0);
+  sim_hang_up(s->sim, w->fd);
+  w->fd = -1;
+  far_run(s->far);
+  far_advance(s->far, CALLS_GRACE_MS - 1);
+  assert_int_equal(far_nworkers(s->far), 1);
+  assert_int_equal(s->gone, 0);
+  far_advance(s->far, 1);
+  assert_int_equal(far_nworkers(s->far), 0);
+  assert_int_equal(s->errors, 0);
+  assert_int_equal(s->closes, 1);
+  assert_int_equal(s->gone, 1);
+  story_free(s);
+}
+
 /* A grandchild holds the socket: the exit is enough. */
 static void test_exit_without_end_of_file(void **state) {
   struct story *s = story_new();
@@ -610,6 +639,7 @@ int main(void) {
       cmocka_unit_test(test_init_that_fails_is_told_to_every_call),
       cmocka_unit_test(test_process_that_cannot_be_forked_fails_the_calls),
       cmocka_unit_test(test_closed_socket_of_a_living_process),
+      cmocka_unit_test(test_what_has_said_goodbye_has_time_to_end),
       cmocka_unit_test(test_exit_without_end_of_file),
       cmocka_unit_test(test_exit_without_end_of_what_is_written),
       cmocka_unit_test(test_a_hundred_thousand_calls_fail_in_chunks),

@@ -25,7 +25,7 @@ static size_t copy_words(const struct last_words *w, char *text) {
 static void take_words(struct mf_process *p) {
   char text[SLOT_TEXT_MAX];
   size_t n;
-  if (!p->exit.known || p->exit.signal || p->exit.code == 0 || p->exit_text)
+  if (!p->exit.known || p->exit.code == 0 || p->exit_text)
     return;
   n = p->births       ? births_words(p->births, p->slot, text)
       : p->last_words ? copy_words(p->last_words, text)
