@@ -92,8 +92,6 @@ int cell_done(struct mf_process *p, const struct event *e) {
   if (n > p->nsent)
     return process_broken_by(p, "impossible count of executed commands");
   process_advance(p, n);
-  if (!p->greeting)
-    process_on_word(p);
   process_try_detach(p);
   spares_go_on(p);
   spares_want(p);
