@@ -36,7 +36,7 @@ struct mux_ops {
    * Borrows fd. NULL: there are none. */
   int (*classify)(struct mux *m, int fd, struct link_descriptor *ret);
   /* The socket of a fork is needed: makes it, and gives the other end to whom it belongs.
-   * Ours, or -errno. NULL: there are no such forks. */
+   * Ours, or -errno: then on_unmade_end follows. NULL: there are no such forks. */
   int (*make_socket)(struct mux *m, uint32_t token);
   /* It has ended, or is not wanted any more, and was not made. */
   void (*on_unmade_end)(struct mux *m, uint32_t token);

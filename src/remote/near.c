@@ -434,10 +434,8 @@ static int classify(struct mux *m, int fd, struct link_descriptor *d) {
 static int make_socket(struct mux *m, uint32_t token) {
   int pair[2], has_room = side_is_open && npending < LINK_FORKS_MAX;
   int r = has_room ? sock_pair(pair, 0) : -ENOBUFS;
-  if (r < 0) {
-    link_put(&side_out, LINK_ENDED, 0, &token, 1);
-    return r;
-  }
+  if (r < 0)
+    return r; /* on_unmade_end follows */
   pending[npending].at = nwritten + buf_size(&side_out);
   pending[npending++].fd = pair[0];
   if (link_put(&side_out, LINK_SOCKET, 0, &token, 1) < 0)

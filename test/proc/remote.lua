@@ -644,15 +644,6 @@ story.test("nothing is heard for three beats, in either direction", function(t)
   end, { beat = 0.3 })
 end)
 
-story.test("a link on which nobody says anything stays", function(t)
-  local p = over("exec " .. AGENT, { beat = 0.5 }):eval(CODE)
-  local rpc = p:fork():rpc "add"
-  t.eq(rpc(1, 2), 3)
-  fork.sleep(2.6) -- five beats; three without one end it
-  t.eq(rpc(3, 4), 7)
-  rpc:close()
-end)
-
 story.test("a link that is down for less recovers", function(t)
   local p = over(("cat | %s | cat"):format(AGENT), { beat = 1 }):eval(CODE)
   local rpc = p:fork():rpc "add"

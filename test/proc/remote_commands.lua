@@ -240,8 +240,10 @@ story.test("Ctrl-C during a login: the command ends, and nothing is said of the 
   t.outside(20, function() return t.read(pid):find "\n" end, "the command runs")
   local leader = assert(math.tointeger(tonumber(t.read(group))))
   assert(leader > 1)
-  os.execute("kill -INT -" .. leader)
-  t.outside(20, function() return t.read(code) ~= "" end, "it ends")
+  t.outside(20, function() -- again where it came before there was a handler: sh has it ignored here
+    if t.read(code) ~= "" then return true end
+    os.execute("kill -INT -" .. leader .. " 2>/dev/null; sleep 0.1")
+  end, "it ends")
   t.eq({t.read(code), t.read(err)}, {"130\n", ""})
   t.outside(20, function() return not t.alive(math.tointeger(tonumber(t.read(pid)))) end, "so does the command")
 end)

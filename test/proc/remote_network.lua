@@ -196,4 +196,14 @@ story.test("a link that loses three packets in ten: calls are slow, and all are 
   end)
 end)
 
+story.test("a link on which nobody says anything stays", function(t)
+  local agent = ("exec '%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+  local p = fork.remote { command = { "sh", "-c", agent }, beat = 0.5 }:eval "function add(a, b) return a + b end"
+  local rpc = p:fork():rpc "add"
+  t.eq(rpc(1, 2), 3)
+  fork.sleep(2.6) -- five beats; three without one end it
+  t.eq(rpc(3, 4), 7)
+  rpc:close()
+end)
+
 story.done()

@@ -34,7 +34,27 @@ static void on_end(struct mux *m, const char *text) {
   snprintf(why, sizeof why, "%s", text ? text : "end of stream");
 }
 
-static const struct mux_ops ops = {.on_frame = on_frame, .on_end = on_end};
+static int made;       /* what a fork's user has; -1: nothing yet */
+static int make_error; /* of make_socket */
+static unsigned nanswered;
+
+static void on_unmade_end(struct mux *m, uint32_t token) {
+  nanswered++;
+}
+
+static int make_socket(struct mux *m, uint32_t token) {
+  int pair[2];
+  if (make_error)
+    return make_error;
+  assert_int_equal(sock_pair(pair, 0), 0);
+  made = pair[0];
+  return pair[1];
+}
+
+static const struct mux_ops ops = {.on_frame = on_frame,
+                                   .on_end = on_end,
+                                   .make_socket = make_socket,
+                                   .on_unmade_end = on_unmade_end};
 
 static void after(struct turn *t) {
   mux_after(&mux);
@@ -218,6 +238,51 @@ static void test_a_socket_that_is_closed_halfway(void **state) {
   free(frames);
 }
 
+/* The first words of a clone that has no socket yet are long, and come in pieces: they
+ * were lost, and the clone was said to have ended instead of answering. */
+static void test_long_first_words_of_a_fork_arrive(void **state) {
+  static unsigned char header[LINK_HEADER_SIZE], got[LARGE];
+  size_t sent = 0, taken = 0, before = 20000; /* of the first piece */
+  uint32_t id = mux.next_id;
+  made = -1;
+  assert_int_equal(mux_fork(&mux, 7, (const unsigned char *)"fork", 4), 0);
+  link_put_header(header, LINK_DATA, 0, id, LARGE);
+  assert_int_equal(write(to_it, header, sizeof header), sizeof header);
+  for (int i = 0; i < 1000 && taken < LARGE; i++) {
+    size_t most = sent < before ? before - sent : LARGE - sent;
+    ssize_t put = most ? write(to_it, bytes + sent, most) : 0;
+    sent += put > 0 ? (size_t)put : 0;
+    turn_once(&turns, 0);
+    ssize_t came = made >= 0 ? recv(made, got, sizeof got, MSG_DONTWAIT) : -1;
+    if (came > 0) {
+      assert_memory_equal(got, bytes + taken, (size_t)came);
+      taken += (size_t)came;
+    }
+  }
+  assert_int_equal(taken, LARGE);
+  assert_int_equal(ended, 0);
+  close(made);
+}
+
+/* Each fork is answered once, also where there is no descriptor for its socket. */
+static void test_a_socket_that_can_not_be_made(void **state) {
+  static unsigned char frame[LINK_HEADER_SIZE + 3];
+  uint32_t id = mux.next_id;
+  nanswered = 0;
+  assert_int_equal(mux_fork(&mux, 6, (const unsigned char *)"fork", 4), 0);
+  make_error = -EMFILE;
+  link_put_header(frame, LINK_DATA, 0, id, 3);
+  assert_int_equal(write(to_it, frame, sizeof frame), sizeof frame);
+  for (int i = 0; i < 8; i++)
+    turn_once(&turns, 0);
+  make_error = 0;
+  assert_int_equal(nanswered, 1);
+  assert_int_equal(mux_has(&mux, id), 0);
+  mux_forget_fork(&mux, 6); /* it is over */
+  assert_int_equal(nanswered, 1);
+  assert_int_equal(ended, 0);
+}
+
 static void test_a_stream_that_ends_halfway(void **state) {
   size_t n;
   unsigned char *frames = make_frames(&n);
@@ -315,6 +380,8 @@ int main(void) {
       T(test_a_slow_reader_gets_all),
       T(test_a_full_socket_does_not_stop_the_stream),
       T(test_a_socket_that_is_closed_halfway),
+      T(test_long_first_words_of_a_fork_arrive),
+      T(test_a_socket_that_can_not_be_made),
       T(test_a_stream_that_ends_halfway),
       T(test_a_window_is_kept_by_large_frames),
       T(test_large_pieces_are_sent),
