@@ -1,5 +1,5 @@
 -- What is said of a function whose process is over there when the link is lost, or nobody waits any longer,
--- before anything was heard of that process: it may have run.
+-- before anything was heard of that process: it may have run. And that its end is told last.
 
 local story = require "story"
 local fork = require "moonfork"
@@ -80,6 +80,61 @@ story.test("forks that are given up again and again, while the near end does not
   end
   kit.kill(near, kit.SIGCONT)
   t.got(p:fork():run(name)):close()
+end)
+
+-- Who hears of the end has the last words already.
+story.test("an end is not told before the bytes that the process wrote", function(t)
+  local SIZE, AT_ONCE = 150000, 20
+  local p = fork.remote { command = { "sh", "-c", "exec " .. AGENT } }:eval(
+    ("function say(s) s:write(('x'):rep(%d)) os.exit(0) end"):format(SIZE))
+  t.got(p:fork():run "say"):close()
+  for round = 1, 20 do
+    local lengths, clones = {}, {}
+    for i = 1, AT_ONCE do
+      local clone = p:fork()
+      clones[i] = clone
+      clone:run("say", function(err, socket)
+        assert(not err, err)
+        clone:on_exit(function()
+          socket:settimeout(0)
+          lengths[#lengths + 1] = #(socket:read(SIZE) or "")
+          socket:close()
+        end)
+      end)
+    end
+    t.within(10, function() return #lengths == AT_ONCE end)
+    for _, length in ipairs(lengths) do t.eq(length, SIZE, round) end
+  end
+end)
+
+-- A worker takes its calls one after the other, so of those without an answer only the first was entered: where
+-- all answers have come. The others were said not to be started, and a pool gave them to another worker.
+story.test("calls behind one whose answer was lost with the link may have run", function(t)
+  for _, kind in ipairs { "rpc", "pool" } do
+    local file, relay = t:file("ran", ""), t:file("relay", "")
+    local p = over(("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay)):eval(([[
+      function mark(x)
+        io.open(%q, "a"):write(x):close()
+        return x
+      end
+    ]]):format(file))
+    local service = kind == "rpc" and p:fork():rpc "mark" or p:pool("mark", { max = 1, idle = 1, load = 4 })
+    t.eq(service("0"), "0")
+    local near = assert(near_end())
+    local held_up = assert(math.tointeger(tonumber(t.read(relay))))
+    kit.kill(held_up, kit.SIGSTOP)
+    local told = {}
+    for i = 1, 4 do service:call(tostring(i), function(err) told[#told + 1] = err or "no error" end) end
+    t.within(10, function() return t.read(file) == "01234" end, "all have run")
+    t.eq(told, {})
+    kit.kill(near, kit.SIGKILL)
+    t.within(10, function() return #told == 4 end)
+    for _, err in ipairs(told) do t.eq({ kind, err.code, err.started }, { kind, "CLONE_DIED", "unknown" }) end
+    t.eq(t.read(file), "01234")
+    kit.kill(held_up, kit.SIGCONT)
+    service:close()
+    t.within(10, function() return not t.alive(held_up) end)
+  end
 end)
 
 story.done()
