@@ -160,32 +160,42 @@ static int l_end(lua_State *L) {
   return 0;
 }
 
-static const luaL_Reg metamethods[] = {{"__gc", l_gc},
-                                       {"__close", l_close},
-                                       {"__tostring", l_tostring},
-                                       {COPIED_END_FIELD, l_end},
-                                       {NULL, NULL}};
+static const luaL_Reg metamethods[] = {
+    {"__tostring", l_tostring}, {COPIED_END_FIELD, l_end}, {NULL, NULL}};
 
 static const luaL_Reg methods[] = {
-    {"close", l_close},       {"fileno", l_fileno},   {"getfd", l_pollfd},
-    {"pollfd", l_pollfd},     {"events", l_events},   {"timeout", l_timeout},
-    {"dirty", l_dirty},       {"detach", l_detach},   {"settimeout", l_settimeout},
-    {"dup", l_dup},           {"address", l_address}, {"peer", l_peer},
-    {"shutdown", l_shutdown}, {"limit", l_limit},     {NULL, NULL},
+    {"fileno", l_fileno},   {"getfd", l_pollfd},
+    {"pollfd", l_pollfd},   {"events", l_events},
+    {"timeout", l_timeout}, {"dirty", l_dirty},
+    {"detach", l_detach},   {"settimeout", l_settimeout},
+    {"dup", l_dup},         {"address", l_address},
+    {"peer", l_peer},       {"shutdown", l_shutdown},
+    {"limit", l_limit},     {NULL, NULL},
 };
 
+/* What each socket goes through: they know the class (socket_test). */
+static const luaL_Reg usual_metamethods[] = {
+    {"__gc", l_gc}, {"__close", l_close}, {NULL, NULL}};
+static const luaL_Reg usual_methods[] = {{"close", l_close}, {NULL, NULL}};
+
 void methods_open(lua_State *L) {
-  static const luaL_Reg *const all[] = {
-      methods,      read_methods, write_methods, communicate_methods,
-      pass_methods, net_methods,  file_methods,  option_methods};
-  luaL_checkstack(L, 4, NULL);
+  static const luaL_Reg *const all[] = {methods,       write_methods, communicate_methods,
+                                        pass_methods,  net_methods,   file_methods,
+                                        option_methods};
+  luaL_checkstack(L, 5, NULL);
   if (socket_is_registered(L))
     return;
   lua_createtable(L, 0, 8);
   luaL_setfuncs(L, metamethods, 0);
+  lua_pushvalue(L, -1);
+  luaL_setfuncs(L, usual_metamethods, 1);
   lua_createtable(L, 0, 32);
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     luaL_setfuncs(L, all[i], 0);
+  lua_pushvalue(L, -2);
+  luaL_setfuncs(L, usual_methods, 1);
+  lua_pushvalue(L, -2);
+  luaL_setfuncs(L, read_methods, 1);
   lua_setfield(L, -2, "__index");
   socket_register(L);
 }

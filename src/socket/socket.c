@@ -105,23 +105,31 @@ void socket_push(lua_State *L, int fd, enum socket_kind kind) {
   socket_set_defaults(s);
 }
 
-void socket_push_unix(lua_State *L, int fd) {
-  struct socket *s = push_new(L, fd);
+void socket_adopt_unix(struct socket *s, int fd) {
   s->fd = fd;
   s->kind = SOCKET_OWN;
   s->type = SYS_SOCKET;
   s->is_unix = 1;
 }
 
+void socket_push_unix(lua_State *L, int fd) {
+  socket_adopt_unix(push_new(L, fd), fd);
+}
+
 /* ---- use ---- */
 
+/* Methods have the class as their first upvalue. */
 struct socket *socket_test(lua_State *L, int idx) {
   void *s = lua_touserdata(L, idx);
   if (!s || !lua_getmetatable(L, idx))
     return NULL;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &metatable_key);
-  int is_ours = lua_rawequal(L, -1, -2);
-  lua_pop(L, 2);
+  int is_ours = lua_rawequal(L, -1, lua_upvalueindex(1));
+  if (!is_ours) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &metatable_key);
+    is_ours = lua_rawequal(L, -1, -2);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
   return is_ours ? s : NULL;
 }
 

@@ -55,6 +55,9 @@ void socket_push(lua_State *L, int fd, enum socket_kind kind);
 /* The same for a close-on-exec UNIX stream socket that the library created: nothing to
  * ask the system. */
 void socket_push_unix(lua_State *L, int fd);
+/* For who keeps fd where that raises: a closed socket is pushed, then takes such a one. */
+struct socket *socket_new(lua_State *L);
+void socket_adopt_unix(struct socket *s, int fd);
 
 /* What the method write of sockets is. */
 lua_CFunction socket_write_method(void);
@@ -65,8 +68,6 @@ lua_CFunction socket_write_method(void);
  * state. */
 void socket_register(lua_State *L);
 int socket_is_registered(lua_State *L);
-/* Pushes a closed socket; may raise. */
-struct socket *socket_new(lua_State *L);
 /* Puts the descriptor into a closed socket. Takes fd. */
 void socket_adopt(struct socket *s, int fd, enum socket_kind kind);
 /* For a descriptor that has become a moonfork.socket, made here or not. A TCP socket
