@@ -49,6 +49,7 @@ int channel_open(struct channel *c, struct backend *backend, int fd) {
   int r;
   c->backend = backend;
   c->fd = fd;
+  c->is_closed = 0;
   c->reading = 1;
   c->refuses = !c->takes_fds && backend->ops->refuse_fds(backend, fd, 1) == 0;
   r = c->attended ? 0 : backend->ops->watch(backend, &c->watch, fd, WATCH_READ);
@@ -72,14 +73,16 @@ static void unwatch(struct channel *c) {
 }
 
 void channel_close(struct channel *c) {
-  unwatch(c);
-  if (c->fd >= 0)
-    c->backend->ops->close(c->backend, &c->fd);
-  c->reading = 0;
-  c->ended = 1;
-  c->write_closed = 1;
-  inbox_deinit(&c->in);
-  inbox_init(&c->in, ANS_HELLO, ANS_LAST);
+  if (!c->is_closed) {
+    unwatch(c);
+    if (c->fd >= 0)
+      c->backend->ops->close(c->backend, &c->fd);
+    c->reading = 0;
+    c->ended = 1;
+    c->write_closed = 1;
+    inbox_deinit(&c->in);
+    c->is_closed = 1;
+  }
   c->events->on_unsent(c);
 }
 

@@ -46,6 +46,7 @@ struct channel {
   int asks_writer;  /* who writes is to be told */
   int reading;      /* frames are wanted */
   int ended;        /* on_end was called */
+  int is_closed;    /* and not opened since */
   int corked;       /* frames are kept until somebody uncorks */
   int write_closed; /* the other end takes nothing any more */
   int nstalls;      /* tries to read that found no memory, in a row */
