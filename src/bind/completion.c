@@ -23,10 +23,10 @@ void completion_init(struct completion *c, struct reactor *r,
 struct completion *completion_new(lua_State *L, struct reactor *r,
                                   const struct completion_ops *ops, int idx) {
   lua_pushvalue(L, idx);
-  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  int ref = reactor_ref(L, r);
   struct completion *c = malloc(sizeof(*c));
   if (!c) {
-    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    reactor_unref(L, r, ref);
     return NULL;
   }
   completion_init(c, r, ops);
@@ -49,9 +49,9 @@ void completion_clear(struct completion *c) {
 
 void completion_drop(lua_State *L, struct completion *c) {
   completion_clear(c);
-  luaL_unref(L, LUA_REGISTRYINDEX, c->trash.ref);
-  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
-  free(c);
+  reactor_unref(L, c->reactor, c->trash.ref);
+  reactor_unref(L, c->reactor, c->keep);
+  free(c->trash.block);
 }
 
 void completion_set_error(struct completion *c, const mf_error *error) {
@@ -100,14 +100,18 @@ void completion_push_failure(lua_State *L, const struct completion *c) {
   }
 }
 
-int completion_push(lua_State *L, const struct completion *c, const char *kind) {
-  lua_pushstring(L, kind);
+int completion_push_answer(lua_State *L, const struct completion *c) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, c->trash.ref);
   if (c->code)
     completion_push_failure(L, c);
   else
     lua_pushnil(L);
-  return 3;
+  return 2;
+}
+
+int completion_push(lua_State *L, const struct completion *c, const char *kind) {
+  lua_pushstring(L, kind);
+  return 1 + completion_push_answer(L, c);
 }
 
 /* The memory goes when Lua is there. */
@@ -126,7 +130,7 @@ static int push_call(lua_State *L, struct completion *c) {
 
 const struct completion_ops completion_call = {push_call, completion_end};
 
-int completion_pop(lua_State *L, struct reactor *r) {
+int completion_pop(lua_State *L, struct reactor *r, int *ret_is_call) {
   luaL_checkstack(L, 8, NULL);
   while (!list_empty(&r->done)) {
     struct completion *c = list_entry(r->done.next, struct completion, link);
@@ -136,8 +140,9 @@ int completion_pop(lua_State *L, struct reactor *r) {
       continue;
     }
     int n = c->ops->push(L, c);
-    if (n > 0)
-      return n;
+    *ret_is_call = n < 0;
+    if (n != 0)
+      return n < 0 ? -n : n;
   }
   return 0;
 }

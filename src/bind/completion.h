@@ -8,8 +8,9 @@
 
 struct completion;
 struct completion_ops {
-  /* Pushes what pop() gives, and ends it; how many values. 0: not now, and it is no
-   * longer in done. What raises (memory) leaves it in done, to be popped again. */
+  /* Pushes what pop() gives, and ends it; how many values; negative: so many without a
+   * kind, a function and its arguments. 0: not now, and it is no longer in done. What
+   * raises (memory) leaves it in done, to be popped again. */
   int (*push)(lua_State *L, struct completion *c);
   /* Ends it, on no list any more, without Lua. */
   void (*forget)(struct completion *c);
@@ -50,16 +51,19 @@ void completion_drop(lua_State *L, struct completion *c);
 void completion_set_error(struct completion *c, const mf_error *error);
 /* It is decided: appends it to the reactor's done. */
 void completion_done(struct completion *c);
-/* -> kind, target, error | nil, value...; or nothing when none waits. kind is "call"
+/* -> kind, target, error | nil, value...; or (is_call) a function and its arguments; or
+ * nothing when none waits. kind is "call"
  * (target: the function), "ran" (the same with the object behind the value: a run
  * of the common path that process.lua has to hear of), "exit" or "error" (target: the
  * cell of the process), "event", "trouble", "closed", "drain" or "worker" (target: the
  * cell of the service). */
-int completion_pop(lua_State *L, struct reactor *r);
+int completion_pop(lua_State *L, struct reactor *r, int *ret_is_call);
 /* Frees what is inside; memory and reference stay. */
 void completion_clear(struct completion *c);
 /* For the ops: pushes kind, the target, and the error or nil. Gives 3. */
 int completion_push(lua_State *L, const struct completion *c, const char *kind);
+/* The same without the kind. */
+int completion_push_answer(lua_State *L, const struct completion *c);
 /* The error object of one whose code is not 0. */
 void completion_push_failure(lua_State *L, const struct completion *c);
 /* For the ops of a request: it was popped, or is forgotten. */

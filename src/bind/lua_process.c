@@ -11,7 +11,7 @@
 #include "os/sock.h"
 #include "socket/socket.h"
 #include <errno.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
 enum { ARG_COPY_MAX = 4096 }; /* longer strings are lent, not copied */
@@ -88,17 +88,16 @@ static void on_closed(mf_process *process, void *data) {
 
 /* on_exit's callback of an object on the common path: what it knows stays for wait(). */
 static int push_common_exit(lua_State *L, struct proc *p) {
-  lua_pushliteral(L, "call");
   lua_rawgeti(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
   bind_ending_push(L, &p->exit.ending);
   list_remove(&p->exit.link);
-  luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
+  reactor_unref(L, p->reactor, p->exit.trash.ref);
   p->exit.trash.ref = LUA_NOREF;
   p->popped = 1;
   if (p->is_dropped)
     bound_release(p);
   proc_unhold(p);
-  return 3;
+  return -2;
 }
 
 static int push_exit(lua_State *L, struct completion *c) {
@@ -137,15 +136,13 @@ static const struct completion_ops exit_ops = {push_exit, forget_exit};
 static const struct completion_ops error_ops = {push_failure, forget_failure};
 
 int proc_push_socket(lua_State *L, struct completion *c, const char *kind) {
-  int n = completion_push(L, c, kind), fd = c->fd;
-  if (fd < 0) {
+  int n = kind ? completion_push(L, c, kind) : completion_push_answer(L, c);
+  if (c->fd < 0)
     lua_pushnil(L);
-    return n + 1;
+  else {
+    socket_adopt_unix(socket_new(L), c->fd); /* what raises leaves it there */
+    c->fd = -1;
   }
-  c->fd = -1; /* socket_push_unix takes it, also when it raises */
-  c->code = MF_ENOMEM;
-  socket_push_unix(L, fd);
-  c->code = 0;
   return n + 1;
 }
 
@@ -164,9 +161,10 @@ static void release(struct resident *r) {
 }
 
 struct proc *proc_new(struct reactor *r, int ref) {
-  struct proc *p = calloc(1, sizeof(*p));
+  struct proc *p = blockpool_take(&r->procs, sizeof(*p));
   if (!p)
     return NULL;
+  memset(p, 0, offsetof(struct proc, run)); /* run: when it is asked for */
   list_init(&p->resident.link);
   p->resident.release = release;
   p->reactor = r;
@@ -175,6 +173,7 @@ struct proc *proc_new(struct reactor *r, int ref) {
   p->exit.behind = p->error.behind = &p->behind;
   p->exit.trash.ref = p->error.trash.ref = ref;
   p->exit.trash.block = p;
+  p->exit.trash.pool = &r->procs;
   return p;
 }
 
@@ -225,7 +224,7 @@ int bound_fill(lua_State *L, struct proc *p, int rc, mf_process *process) {
   if (rc < 0) {
     *box = NULL;
     luaL_unref(L, LUA_REGISTRYINDEX, p->exit.trash.ref);
-    free(p);
+    blockpool_give(&p->reactor->procs, p);
     return bind_result_push(L, rc);
   }
   proc_begin(p, process);

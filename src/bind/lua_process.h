@@ -26,6 +26,7 @@ struct proc {
   int popped;     /* on_exit's callback was told */
   int is_dropped; /* its object is gone: closed when that has been told */
   struct handle *handle;
+  struct completion run; /* begins when it is asked for */
 };
 
 /* Registers the metatable of raw processes. */
@@ -66,7 +67,8 @@ struct proc *bound_push(lua_State *L, struct reactor *r, int cell);
 int bound_fill(lua_State *L, struct proc *p, int rc, mf_process *process);
 
 /* A request that is answered with a socket: from the one that has to be told to the
- * values that pop() gives, "kind", target, error, socket | nil. Gives how many. */
+ * values that pop() gives, "kind" (NULL: without), target, error, socket | nil. Gives how
+ * many. */
 int proc_push_socket(lua_State *L, struct completion *c, const char *kind);
 
 #endif

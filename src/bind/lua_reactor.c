@@ -76,11 +76,22 @@ static int l_on_copied(lua_State *L) {
   return 0;
 }
 
+/* What it knows of its interpreter. */
+static void box_know(lua_State *L, struct box *box) {
+  luaL_getmetatable(L, BIND_OBJECT); /* nil: not yet there */
+  luaL_getmetatable(L, BIND_PROCESS);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  box->object_class = lua_topointer(L, -3);
+  box->raw_class = lua_topointer(L, -2);
+  box->main = lua_tothread(L, -1);
+  lua_pop(L, 3);
+}
+
 /* The reactor is the original's. In a copy in the same process it goes on there. */
 static int l_box_copied(lua_State *L) {
   struct box *box = lua_touserdata(L, 1);
-  luaL_getmetatable(L, BIND_OBJECT);
-  *box = (struct box){.object_class = lua_topointer(L, -1), .keep = keep};
+  *box = (struct box){.keep = keep};
+  box_know(L, box);
   lua_reactor_tell_copied(L);
   return 0;
 }
@@ -88,6 +99,7 @@ static int l_box_copied(lua_State *L) {
 struct box *box_open(lua_State *L) {
   struct box *box = lua_newuserdatauv(L, sizeof(*box), CALLBACK_SLOTS);
   *box = (struct box){0};
+  box_know(L, box);
   callback_open(L);
   luaL_newmetatable(L, BIND_BOX);
   lua_pushcfunction(L, l_box_gc);
@@ -102,10 +114,6 @@ struct box *box_open(lua_State *L) {
 }
 
 /* ---- functions ---- */
-
-/* Completions, so that no step of the reactor is long: each is a callback of the
- * program's, and some 2 us of ours. The others are told in the next steps. */
-enum { TOLD_A_TURN = 256 };
 
 int lua_reactor_turn(lua_State *L) {
   struct reactor *r = reactor_peek(L);

@@ -10,6 +10,10 @@ struct box *box_open(lua_State *L);
  * failure changes nothing here. */
 void lua_reactor_tell_copied(lua_State *L);
 
+/* Completions, so that no step of the reactor is long: each is a callback of the
+ * program's, and some 2 us of ours. The others are told in the next steps. */
+enum { TOLD_A_TURN = 256 };
+
 /* One turn without waiting. How many completions wait then: what comes later belongs to
  * the next batch. Raises in the pack and unpack functions of classes. */
 int lua_reactor_turn(lua_State *L);

@@ -9,17 +9,16 @@
 #include "bind/lua_reactor.h"
 #include <string.h>
 
-/* Its stack: the arguments, and what has come of it so far. */
-enum { SECONDS = 1, WAIT, FD, EVENTS, DEADLINE, TOLD, BATCH, BASE = BATCH };
-enum stage { IN_CALLBACK, IN_TELL };
+/* Its stack: the arguments, and what it needs again and again. */
+enum { SECONDS = 1, WAIT, FD, EVENTS, DEADLINE, HANDLER, BASE = HANDLER };
+
+/* What has come of it so far. */
+struct progress {
+  int told, batch; /* completions: told, and to be told before the next turn */
+};
 
 static lua_Number now(void) {
   return (lua_Number)uv_hrtime() / 1e9;
-}
-
-static void add(lua_State *L, int idx, lua_Integer n) {
-  lua_pushinteger(L, lua_tointeger(L, idx) + n);
-  lua_replace(L, idx);
 }
 
 /* ---- telling ---- */
@@ -33,48 +32,82 @@ static int is_settled(lua_State *L) {
   return is;
 }
 
-static int resumed(lua_State *L, int status, lua_KContext stage);
+/* For who goes on after the coroutine was suspended: a step tells no more than a turn. */
+enum { IN_CALLBACK = 1, BATCH_SHIFT = 1, TOLD_SHIFT = 12 };
+_Static_assert(TOLD_A_TURN < 1 << (TOLD_SHIFT - BATCH_SHIFT), "a batch has room");
 
-static void end_callback(lua_State *L, int status) {
-  if (callback_end(L, status))
-    lua_callk(L, 1, 0, IN_TELL, resumed);
+static lua_KContext packed(struct progress p, int stage) {
+  return (lua_KContext)p.told << TOLD_SHIFT | (lua_KContext)p.batch << BATCH_SHIFT |
+         stage;
 }
 
-/* kind, target, error | nil, value... are on the stack. */
-static void tell(lua_State *L) {
-  int n = lua_gettop(L) - BASE;
-  luaL_checkstack(L, 1, NULL);
-  if (lua_type(L, BASE + 2) == LUA_TFUNCTION &&
+static struct progress unpacked(lua_KContext ctx) {
+  return (struct progress){(int)(ctx >> TOLD_SHIFT),
+                           (int)(ctx >> BATCH_SHIFT) &
+                               ((1 << (TOLD_SHIFT - BATCH_SHIFT)) - 1)};
+}
+
+static int resumed(lua_State *L, int status, lua_KContext ctx);
+
+static void end_callback(lua_State *L, int status, struct progress p) {
+  if (callback_end(L, status))
+    lua_callk(L, 1, 0, packed(p, 0), resumed);
+}
+
+static void call_in_main(lua_State *L, struct box *box, int nargs,
+                         const struct callback_place *before) {
+  int status = lua_pcall(L, nargs, 0, HANDLER);
+  callback_leave(box, before);
+  if (status != LUA_OK) {
+    callback_push_raised(L);
+    lua_call(L, 1, 0);
+  }
+}
+
+/* What completion_pop has pushed. */
+static void tell(lua_State *L, struct box *box, int is_call, struct progress p) {
+  struct callback_place before;
+  if (!is_call && lua_type(L, BASE + 2) == LUA_TFUNCTION &&
       strcmp(lua_tostring(L, BASE + 1), "call") == 0) {
     lua_remove(L, BASE + 1);
-    int handler = callback_begin(L, n - 2);
-    end_callback(L, lua_pcallk(L, n - 2, 0, handler, IN_CALLBACK, resumed));
-  } else {
+    is_call = 1;
+  }
+  int n = lua_gettop(L) - BASE;
+  if (!is_call) {
+    luaL_checkstack(L, 1, NULL);
     lua_getiuservalue(L, lua_upvalueindex(1), CALLBACK_TELL);
     lua_insert(L, BASE + 1);
-    lua_callk(L, n, 0, IN_TELL, resumed);
+    lua_callk(L, n, 0, packed(p, 0), resumed);
+  } else if (callback_enter(L, box, &before)) {
+    call_in_main(L, box, n - 1, &before);
+  } else {
+    int handler = callback_begin(L, n - 1);
+    end_callback(L, lua_pcallk(L, n - 1, 0, handler, packed(p, IN_CALLBACK), resumed), p);
   }
   lua_settop(L, BASE);
 }
 
 /* Until the wait has its answer: callbacks may wait, and take some of the batch. */
-static void tell_batch(lua_State *L) {
-  while (lua_tointeger(L, BATCH) > 0 && !is_settled(L)) {
-    struct reactor *r = reactor_peek(L);
-    callback_prepare(L);
-    if (!r || completion_pop(L, r) == 0)
+static struct progress tell_batch(lua_State *L, struct progress p) {
+  struct box *box = box_get(L);
+  while (p.batch > 0 && !is_settled(L)) {
+    struct reactor *r = reactor_of(box);
+    int is_call = 0;
+    callback_prepare(L, box);
+    if (!r || completion_pop(L, r, &is_call) == 0)
       break;
-    add(L, BATCH, -1);
-    add(L, TOLD, 1);
-    tell(L);
+    p.batch--;
+    p.told++;
+    tell(L, box, is_call, p);
   }
+  return p;
 }
 
 /* ---- the step ---- */
 
-static int result(lua_State *L, int is_ready) {
+static int result(lua_State *L, struct progress p, int is_ready) {
   struct reactor *r = reactor_peek(L);
-  lua_pushvalue(L, TOLD);
+  lua_pushinteger(L, p.told);
   if (lua_isnil(L, DEADLINE))
     lua_pushnil(L);
   else
@@ -85,10 +118,12 @@ static int result(lua_State *L, int is_ready) {
 }
 
 /* Milliseconds to sleep, -1: without an end; or whether that is not wanted at all. */
-static int may_sleep(lua_State *L, int *ret_ms) {
+static int may_sleep(lua_State *L, struct progress p, int *ret_ms) {
+  if (p.told > 0 || is_settled(L))
+    return 0;
   struct reactor *r = reactor_peek(L);
   lua_Number left = lua_isnil(L, DEADLINE) ? 1 : lua_tonumber(L, DEADLINE) - now();
-  if (lua_tointeger(L, TOLD) > 0 || is_settled(L) || left <= 0)
+  if (left <= 0)
     return 0;
   if (lua_isnil(L, WAIT) && lua_isnil(L, FD) && !(r && reactor_outstanding(r)))
     return 0;
@@ -97,26 +132,26 @@ static int may_sleep(lua_State *L, int *ret_ms) {
 }
 
 /* A signal ends it, too: its handler may want to run Lua, which only Lua code lets it. */
-static int go_on(lua_State *L) {
+static int go_on(lua_State *L, struct progress p) {
   int ms, fd = (int)luaL_optinteger(L, FD, -1);
   short events = bind_to_poll(luaL_optstring(L, EVENTS, ""));
   for (;;) {
-    tell_batch(L);
-    if (!may_sleep(L, &ms))
-      return result(L, 0);
+    p = tell_batch(L, p);
+    if (!may_sleep(L, p, &ms))
+      return result(L, p, 0);
     int ready = lua_reactor_sleep(L, ms, fd, events);
     if (ready != 0)
-      return result(L, ready > 0);
-    lua_pushinteger(L, lua_reactor_turn(L));
-    lua_replace(L, BATCH);
+      return result(L, p, ready > 0);
+    p.batch = lua_reactor_turn(L);
   }
 }
 
-static int resumed(lua_State *L, int status, lua_KContext stage) {
-  if (stage == IN_CALLBACK)
-    end_callback(L, status);
+static int resumed(lua_State *L, int status, lua_KContext ctx) {
+  struct progress p = unpacked(ctx);
+  if (ctx & IN_CALLBACK)
+    end_callback(L, status, p);
   lua_settop(L, BASE);
-  return go_on(L);
+  return go_on(L, p);
 }
 
 /* step(seconds | nil [, wait [, fd, events]]) -> how many completions it told, seconds
@@ -130,9 +165,8 @@ static int l_step(lua_State *L) {
     lua_pushnil(L);
   else
     lua_pushnumber(L, now() + luaL_checknumber(L, SECONDS));
-  lua_pushinteger(L, 0);
-  lua_pushinteger(L, lua_reactor_turn(L));
-  return go_on(L);
+  callback_push_handler(L);
+  return go_on(L, (struct progress){0, lua_reactor_turn(L)});
 }
 
 const luaL_Reg bind_step_functions[] = {{"step", l_step}, {NULL, NULL}};

@@ -20,7 +20,6 @@
 #include "socket/wait.h"
 #include <errno.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { UV_STATE = 1, NUV = 1 };
@@ -56,19 +55,24 @@ static int is_ours(const struct box *box, const struct proc *p) {
 }
 
 /* As luaL_testudata, which would look for the class by its name. */
-static struct handle *test_object(lua_State *L) {
-  struct handle *h = lua_touserdata(L, 1);
-  if (!h || !lua_getmetatable(L, 1))
+static void *test_class(lua_State *L, int idx, const void *class) {
+  void *object = lua_touserdata(L, idx);
+  if (!object || !lua_getmetatable(L, idx))
     return NULL;
-  const void *class = lua_topointer(L, -1);
+  const void *its = lua_topointer(L, -1);
   lua_pop(L, 1);
-  return class == box_get(L)->object_class ? h : NULL;
+  return its == class ? object : NULL;
+}
+
+static struct handle *test_object(lua_State *L, const struct box *box) {
+  return test_class(L, 1, box->object_class);
 }
 
 /* The object at 1 where it is on the common path, else NULL. */
 static struct handle *common(lua_State *L) {
-  struct handle *h = test_object(L);
-  if (!h || !h->p || h->p->failed || !h->p->process || !is_ours(box_get(L), h->p))
+  const struct box *box = box_get(L);
+  struct handle *h = test_object(L, box);
+  if (!h || !h->p || h->p->failed || !h->p->process || !is_ours(box, h->p))
     return NULL;
   reactor_tidy(L, h->p->reactor);
   return h;
@@ -118,39 +122,52 @@ static void prepare_to_sleep(struct reactor *r) {
 
 /* ---- fork ---- */
 
+/* Upvalues of fork: names of fields of a state table, and what its state has to be. */
+enum { UP_RAW = UP_GO_ON + 1, UP_ERR, UP_CLOSED, UP_STATE, UP_FATE, UP_SERVING };
+static const char *const fork_names[] = {"raw",   "err",  "closed",
+                                         "state", "fate", "serving"};
+enum { NFORK_NAMES = sizeof fork_names / sizeof *fork_names };
+
+static void get(lua_State *L, int table, int name) {
+  lua_pushvalue(L, lua_upvalueindex(name));
+  lua_rawget(L, table);
+}
+
 /* The raw process of a source that is in Lua's hands, where it can be forked from as it
  * is; its fate is pushed then. */
-static struct proc *source_in_lua(lua_State *L) {
+static struct proc *source_in_lua(lua_State *L, const struct box *box) {
   struct proc **raw = NULL;
-  int top = lua_gettop(L);
+  int state = lua_gettop(L) + 1;
   if (lua_getiuservalue(L, 1, UV_STATE) != LUA_TTABLE)
     return NULL;
-  lua_getfield(L, -1, "raw");
-  lua_getfield(L, -2, "err");
-  lua_getfield(L, -3, "closed");
-  lua_getfield(L, -4, "state");
-  if (!lua_toboolean(L, -3) && !lua_toboolean(L, -2) && lua_type(L, -1) == LUA_TSTRING &&
-      strcmp(lua_tostring(L, -1), state_names[SERVING]) == 0)
-    raw = luaL_testudata(L, -4, BIND_PROCESS);
-  lua_getfield(L, top + 1, "fate");
-  lua_replace(L, top + 1);
-  lua_settop(L, top + 1);
+  get(L, state, UP_RAW);
+  get(L, state, UP_ERR);
+  get(L, state, UP_CLOSED);
+  get(L, state, UP_STATE);
+  if (!lua_toboolean(L, -3) && !lua_toboolean(L, -2) &&
+      lua_rawequal(L, -1, lua_upvalueindex(UP_SERVING)))
+    raw = test_class(L, state + 1, box->raw_class);
+  get(L, state, UP_FATE);
+  lua_replace(L, state);
+  lua_settop(L, state);
   return raw ? *raw : NULL;
 }
 
 static int l_fork(lua_State *L) { /* fork(object [, options]) -> object */
-  struct handle *source = test_object(L);
+  const struct box *box = box_get(L);
+  const struct handle *source = test_object(L, box);
   int top = lua_gettop(L);
   struct proc *from =
-      !source || source->p || !lua_isnoneornil(L, 2) ? NULL : source_in_lua(L);
-  if (!from || !from->process || !is_ours(box_get(L), from)) {
+      !source || source->p || !lua_isnoneornil(L, 2) ? NULL : source_in_lua(L, box);
+  if (!from || !from->process || !is_ours(box, from)) {
     lua_settop(L, top);
     return slow(L);
   }
   reactor_tidy(L, from->reactor);
   struct handle *h = lua_newuserdatauv(L, sizeof(*h), NUV);
   *h = (struct handle){NULL, SERVING};
-  luaL_setmetatable(L, BIND_OBJECT);
+  lua_getmetatable(L, 1);
+  lua_setmetatable(L, -2);
   lua_pushvalue(L, -2);
   lua_setiuservalue(L, -2, UV_STATE);
   struct proc *p = proc_new(from->reactor, LUA_NOREF);
@@ -164,7 +181,7 @@ static int l_fork(lua_State *L) { /* fork(object [, options]) -> object */
     h->p = p;
     return 1;
   }
-  free(p);
+  blockpool_give(&from->reactor->procs, p);
   lua_settop(L, top);
   return slow(L); /* says why */
 }
@@ -181,21 +198,30 @@ static void on_started(mf_process *process, const mf_error *error, int fd, void 
   completion_done(c);
 }
 
+static void end_run(lua_State *L, struct completion *c) {
+  struct reactor *r = c->reactor;
+  reactor_unref(L, r, c->keep);
+  reactor_unref(L, r, c->trash.ref);
+  c->keep = c->trash.ref = LUA_NOREF;
+  completion_clear(c);
+  proc_unhold(c->starts);
+}
+
 /* What the callback is called with, and whether process.lua has to hear of it first:
  * "ran", and the object behind the values. Without the object the callback is
  * process.lua's own. */
 static int push_run(lua_State *L, struct completion *c) {
   struct proc *p = c->starts;
   int tells = c->keep != LUA_NOREF && !(p->common && !c->code);
-  int n = proc_push_socket(L, c, tells ? "ran" : "call");
+  const char *kind = tells ? "ran" : c->trash.ref == LUA_REFNIL ? "call" : NULL;
+  int n = proc_push_socket(L, c, kind);
   if (tells) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->keep);
     n++;
   }
-  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
-  completion_end(c);
-  proc_unhold(p);
-  return n;
+  list_remove(&c->link);
+  end_run(L, c);
+  return kind ? n : -n;
 }
 
 static void forget_run(struct completion *c) {
@@ -210,14 +236,11 @@ static int is_next(const struct reactor *r, const struct completion *c) {
   return r->done.next == &c->link;
 }
 
-static int take_socket(lua_State *L, struct proc *p, struct completion *c) {
+static int take_socket(lua_State *L, struct completion *c) {
   int fd = c->fd;
   c->fd = -1;
   list_remove(&c->link);
-  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
-  c->keep = LUA_NOREF;
-  reactor_discard(p->reactor, &c->trash);
-  proc_unhold(p);
+  end_run(L, c);
   socket_push_unix(L, fd);
   return 1;
 }
@@ -234,19 +257,20 @@ static int l_run(lua_State *L) {
   struct proc *p = h->p;
   struct reactor *r = p->reactor;
   lua_settop(L, 3);
-  struct completion *c = completion_new(L, r, &run_ops, 3);
-  if (!c)
-    return slow(L);
+  struct completion *c = &p->run;
+  lua_pushvalue(L, 1);
+  int keep = reactor_ref(L, r); /* until it is told */
+  completion_init(c, r, &run_ops);
+  c->keep = keep;
   c->starts = p;
+  lua_pushvalue(L, 3);
+  c->trash.ref = reactor_ref(L, r);
   p->holds++;
   if (!calls_back)
     reactor_attend(r, p->process);
-  lua_pushvalue(L, 1);
-  c->keep = luaL_ref(L, LUA_REGISTRYINDEX); /* until it is told */
   p->handle = h;
   if (mf_run(p->process, name, on_started, c) < 0) {
-    completion_drop(L, c);
-    proc_unhold(p);
+    end_run(L, c);
     return slow(L); /* says why */
   }
   h->state = STARTING;
@@ -264,7 +288,7 @@ static int l_run(lua_State *L) {
       mf_look(p->process);
   }
   if (is_next(r, c) && !c->code)
-    return take_socket(L, p, c);
+    return take_socket(L, c);
   /* Others have to be told first, or it has failed: from here on as if it had been asked
    * for by process.lua. */
   lua_settop(L, 1);
@@ -281,9 +305,10 @@ static int l_run_told(lua_State *L) {
   struct completion *c = lua_touserdata(L, 1);
   lua_settop(L, 2);
   lua_pushvalue(L, 2);
-  luaL_unref(L, LUA_REGISTRYINDEX, c->trash.ref);
-  c->trash.ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  luaL_unref(L, LUA_REGISTRYINDEX, c->keep);
+  reactor_unref(L, c->reactor, c->trash.ref);
+  c->trash.ref = LUA_NOREF;
+  c->trash.ref = reactor_ref(L, c->reactor);
+  reactor_unref(L, c->reactor, c->keep);
   c->keep = LUA_NOREF;
   return 0;
 }
@@ -297,7 +322,7 @@ static int l_on_exit(lua_State *L) { /* on_exit(object, f) */
   struct proc *p = h->p;
   lua_settop(L, 2);
   reactor_unattend(p->reactor, p->process);
-  p->exit.trash.ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  p->exit.trash.ref = reactor_ref(L, p->reactor);
   p->watched = 1;
   proc_ask_exit(p);
   reactor_touch(p->reactor);
@@ -366,10 +391,11 @@ static int push_state(lua_State *L, const struct handle *h) {
 }
 
 static int l_gc(lua_State *L) {
-  struct handle *h = test_object(L);
+  const struct box *box = box_get(L);
+  struct handle *h = test_object(L, box);
   if (!h)
     return luaL_typeerror(L, 1, "moonfork.process");
-  if (h->p ? box_get(L)->closed || reactor_foreign(h->p->reactor) : !push_state(L, h))
+  if (h->p ? box->closed || reactor_foreign(h->p->reactor) : !push_state(L, h))
     return 0;
   lua_settop(L, 1);
   if (h->p && h->p->process && h->state == RUNNING && !h->p->failed) {
@@ -435,7 +461,9 @@ static int l_object_class(lua_State *L) {
       lua_pushvalue(L, lua_upvalueindex(UP_BOX));
       lua_getfield(L, 2, m->name);
       lua_getfield(L, 2, "go_on");
-      lua_pushcclosure(L, m->func, 3);
+      for (int n = 0; n < NFORK_NAMES; n++)
+        lua_pushstring(L, fork_names[n]);
+      lua_pushcclosure(L, m->func, 3 + NFORK_NAMES);
       lua_setfield(L, i == 0 ? 1 : 3, m->name);
     }
   lua_getfield(L, 2, "__tostring");

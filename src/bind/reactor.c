@@ -168,9 +168,12 @@ void reactor_abandon(struct reactor *r) {
   fd_close(&loop->backend_fd);
 }
 
-struct reactor *reactor_peek(lua_State *L) {
-  struct box *box = box_get(L);
+struct reactor *reactor_of(const struct box *box) {
   return box->reactor && !reactor_foreign(box->reactor) ? box->reactor : NULL;
+}
+
+struct reactor *reactor_peek(lua_State *L) {
+  return reactor_of(box_get(L));
 }
 
 /* A forked copy starts afresh. The old memory is left: objects point into it. */
@@ -191,6 +194,26 @@ int reactor_let_go(lua_State *L) {
 
 /* ---- turning ---- */
 
+int reactor_ref(lua_State *L, struct reactor *r) {
+  if (r->nrefs == 0 || lua_isnil(L, -1))
+    return luaL_ref(L, LUA_REGISTRYINDEX);
+  int ref = r->refs[--r->nrefs];
+  lua_rawseti(L, LUA_REGISTRYINDEX, ref);
+  return ref;
+}
+
+/* What is kept is no hole in the registry, whose length luaL_ref relies on, and holds a
+ * number, as what luaL_unref leaves. */
+void reactor_unref(lua_State *L, struct reactor *r, int ref) {
+  if (ref < 0 || r->nrefs == REFS_KEPT) {
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    return;
+  }
+  lua_pushinteger(L, 0);
+  lua_rawseti(L, LUA_REGISTRYINDEX, ref);
+  r->refs[r->nrefs++] = ref;
+}
+
 void reactor_discard(struct reactor *r, struct trash *t) {
   list_remove(&t->link);
   list_push(&r->trash, &t->link);
@@ -200,8 +223,11 @@ void reactor_tidy(lua_State *L, struct reactor *r) {
   while (!list_empty(&r->trash)) {
     struct trash *t = list_entry(r->trash.next, struct trash, link);
     list_remove(&t->link);
-    luaL_unref(L, LUA_REGISTRYINDEX, t->ref);
-    free(t->block);
+    reactor_unref(L, r, t->ref);
+    if (t->pool)
+      blockpool_give(t->pool, t->block);
+    else
+      free(t->block);
   }
 }
 
@@ -308,6 +334,9 @@ int reactor_end(struct reactor *r) {
 
 void reactor_free(lua_State *L, struct reactor *r) {
   reactor_tidy(L, r);
+  while (r->nrefs > 0)
+    luaL_unref(L, LUA_REGISTRYINDEX, r->refs[--r->nrefs]);
+  blockpool_empty(&r->procs);
   free(r);
 }
 

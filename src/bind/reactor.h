@@ -4,16 +4,20 @@
 #ifndef BIND_REACTOR_H
 #define BIND_REACTOR_H
 
+#include "base/blockpool.h"
 #include "base/list.h"
 #include "bind/bind.h"
 #include "parent/private.h"
 #include <sys/types.h>
 #include <uv.h>
 
+enum { REFS_KEPT = 64 };
+
 struct trash { /* a registry reference and a block, freed together */
   struct list link;
   int ref;
   void *block;
+  struct blockpool *pool; /* the block's; NULL: malloc's */
 };
 
 /* What has work on the loop, or a descriptor, and ends with the reactor. The end releases
@@ -48,8 +52,16 @@ struct reactor {
   uint64_t read_until; /* when this turn has read enough of them, as proc_now_ns */
   size_t undelivered;  /* bytes of replies and events that wait in done or to be read */
   int nclosing;        /* objects whose close callback is due */
-  struct embedded *embedded; /* NULL: none */
+  int refs[REFS_KEPT], nrefs; /* references to nothing that are free */
+  struct blockpool procs;     /* lua_process.c's */
+  struct embedded *embedded;  /* NULL: none */
   void (*touch_embedded)(struct embedded *embedded);
+};
+
+/* Where callbacks are running (callback.h). */
+struct callback_place {
+  int level; /* how many are inside each other in the main coroutine */
+  enum { CALLBACK_NOWHERE, CALLBACK_IN_MAIN, CALLBACK_ELSEWHERE } newest;
 };
 
 struct box {
@@ -62,7 +74,10 @@ struct box {
   void (*keep)(lua_State *L);
   int closed;     /* the state is closing */
   int has_waiter; /* set_waiter: coroutines wait by a function of the program's */
-  const void *object_class; /* the metatable of process objects */
+  const void *object_class,
+      *raw_class;        /* metatables: of process objects, raw processes */
+  const lua_State *main; /* the main coroutine */
+  struct callback_place callbacks;
 };
 
 /* The box of the state: upvalue 1 of every function of the module. */
@@ -73,6 +88,7 @@ struct box *box_get(lua_State *L);
 struct reactor *reactor_get(lua_State *L);
 /* The same, but NULL where there is none in this process yet. */
 struct reactor *reactor_peek(lua_State *L);
+struct reactor *reactor_of(const struct box *box);
 int reactor_foreign(const struct reactor *r);
 /* That of the objects in a copy of the interpreter (an image, a clone in a thread, a
  * pseudo-process), which has none of what they stand for: foreign in every process. */
@@ -102,6 +118,9 @@ int reactor_outstanding(struct reactor *r);
 int reactor_timeout(struct reactor *r);
 /* The same for other loops: 0 also while a suspended waiting call has its answer. */
 int reactor_due(struct reactor *r);
+/* As luaL_ref and luaL_unref in the registry, and cheaper. */
+int reactor_ref(lua_State *L, struct reactor *r);
+void reactor_unref(lua_State *L, struct reactor *r, int ref);
 void reactor_discard(struct reactor *r, struct trash *t); /* freed at the next tidy */
 void reactor_tidy(lua_State *L, struct reactor *r);
 /* The end of the state: releases the residents and empties the loop. 1: it is empty, and

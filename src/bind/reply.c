@@ -43,6 +43,7 @@ struct reply *reply_new(struct service *s, enum reply_kind kind) {
   list_init(&r->thread.link);
   r->thread.ref = LUA_NOREF;
   r->thread.block = NULL;
+  r->thread.pool = NULL;
   r->take = NULL;
   r->taker = NULL;
   r->is_plain = 0;
