@@ -5,6 +5,8 @@
 
 #include "bind/reactor.h"
 
+enum { LOAN_LEAST = 32 * 1024 }; /* bytes of a string that is not copied */
+
 /* Keeps the value at idx, and takes a block of malloc's (or NULL), which goes with it.
  * NULL: no memory, and nothing is taken. Raises nothing. */
 void *loan_new(lua_State *L, struct reactor *r, int idx, void *block);

@@ -9,10 +9,7 @@
 
 #define BIND_PACKED BIND_ID "packed"
 
-enum {
-  LENT_LEAST = 32 * 1024, /* bytes of a string that is not copied */
-  LENT_MAX = 8192
-};
+enum { LENT_MAX = 8192 };
 
 struct packed { /* a userdata, so that nothing is lost where Lua raises */
   struct buf out;
@@ -89,7 +86,7 @@ static int send_packed(lua_State *L, struct proc *p, const char *name,
 static int l_set(lua_State *L) {
   enum { PROCESS = 1, NAME, VALUE, PACKED, ANCHOR };
   bound_check(L, PROCESS);
-  struct codec_lending lending = {.least = LENT_LEAST, .anchor = ANCHOR};
+  struct codec_lending lending = {.least = LOAN_LEAST, .anchor = ANCHOR};
   struct codec_error e;
   size_t n;
   const char *name = luaL_checklstring(L, NAME, &n);

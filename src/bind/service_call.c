@@ -10,8 +10,6 @@
 #include <errno.h>
 #include <string.h>
 
-enum { LENT_LEAST = 32 * 1024 }; /* bytes of a string that is not copied */
-
 struct call_box { /* what a call with a callback gives */
   uint64_t id;
   struct service **box; /* anchored as the user value */
@@ -79,7 +77,7 @@ static void submit(lua_State *L, struct service *s, struct reply *r,
                    const mf_call_options *o, int first, int n, uint64_t *ret_id) {
   struct codec_error e;
   struct lent lent[MF_CALL_LENT_MAX];
-  struct codec_lending l = {.least = LENT_LEAST, .lent = lent, .max = MF_CALL_LENT_MAX};
+  struct codec_lending l = {.least = LOAN_LEAST, .lent = lent, .max = MF_CALL_LENT_MAX};
   l.max = s->foreign ? 0 : l.max; /* those copy */
   lua_pushnil(L);
   l.anchor = lua_gettop(L);

@@ -206,12 +206,6 @@ static unsigned long long microseconds(struct timeval t) {
 
 enum { OF_PIDFD = 3 }; /* P_PIDFD of Linux 5.4, which older headers lack */
 
-#ifdef __APPLE__
-enum { MAXRSS_UNIT = 1 };
-#else
-enum { MAXRSS_UNIT = 1024 };
-#endif
-
 static int reap_number(pid_t pid, struct proc_status *ret) {
   struct rusage usage;
   int status;
@@ -227,7 +221,7 @@ static int reap_number(pid_t pid, struct proc_status *ret) {
   ret->status = status;
   ret->utime_us = microseconds(usage.ru_utime);
   ret->stime_us = microseconds(usage.ru_stime);
-  ret->maxrss_bytes = (unsigned long long)usage.ru_maxrss * MAXRSS_UNIT;
+  ret->maxrss_bytes = (unsigned long long)usage.ru_maxrss * PROC_MAXRSS_UNIT;
   return 0;
 }
 
@@ -258,7 +252,7 @@ static int reap_pidfd(int pidfd, struct proc_status *ret) {
     return MF_AGAIN;
   *ret = (struct proc_status){to_wait_status(&info), microseconds(usage.ru_utime),
                               microseconds(usage.ru_stime),
-                              (unsigned long long)usage.ru_maxrss * MAXRSS_UNIT};
+                              (unsigned long long)usage.ru_maxrss * PROC_MAXRSS_UNIT};
   return 0;
 }
 #else

@@ -41,6 +41,12 @@ int proc_kill_thread(pid_t pid, pid_t thread, int signum, int value);
 int proc_kill_group(int pidfd, pid_t pid, int by_number, int signum);
 /* The same and the process itself, once, wherever it is. 0 or -errno, as proc_kill. */
 int proc_kill_tree(int pidfd, pid_t pid, int by_number, int signum);
+#ifdef __APPLE__
+enum { PROC_MAXRSS_UNIT = 1 }; /* bytes that ru_maxrss of getrusage(2) counts */
+#else
+enum { PROC_MAXRSS_UNIT = 1024 };
+#endif
+
 /* Reaps a child of ours. 0, MF_AGAIN: still running, -ECHILD: somebody else took it.
  * pidfd -1: by number, which the caller vouches for. */
 struct proc_status {

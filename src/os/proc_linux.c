@@ -436,7 +436,8 @@ static int memory_by_rusage(struct proc_memory *ret) {
   struct rusage usage;
   if (getrusage(RUSAGE_SELF, &usage) < 0)
     return -errno;
-  *ret = (struct proc_memory){.rss = (unsigned long long)usage.ru_maxrss * 1024};
+  *ret =
+      (struct proc_memory){.rss = (unsigned long long)usage.ru_maxrss * PROC_MAXRSS_UNIT};
   return 0;
 }
 

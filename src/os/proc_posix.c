@@ -92,19 +92,14 @@ void proc_set_title(const char *text) {
 }
 #endif
 
-#ifdef __APPLE__
-enum { MAXRSS_UNIT = 1 };
-#else
-enum { MAXRSS_UNIT = 1024 };
-#endif
-
 int proc_memory(pid_t pid, struct proc_memory *ret) {
   struct rusage usage;
   if (pid != 0 && pid != getpid())
     return -ENOSYS;
   if (getrusage(RUSAGE_SELF, &usage) < 0)
     return -errno;
-  *ret = (struct proc_memory){.rss = (unsigned long long)usage.ru_maxrss * MAXRSS_UNIT};
+  *ret =
+      (struct proc_memory){.rss = (unsigned long long)usage.ru_maxrss * PROC_MAXRSS_UNIT};
   return 0;
 }
 

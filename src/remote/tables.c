@@ -369,7 +369,7 @@ static int reap(struct tables *t, pid_t pid, struct buf *out) {
                        .nwords = n};
   e.utime_us = (uint64_t)u.ru_utime.tv_sec * 1000000u + (uint64_t)u.ru_utime.tv_usec;
   e.stime_us = (uint64_t)u.ru_stime.tv_sec * 1000000u + (uint64_t)u.ru_stime.tv_usec;
-  e.maxrss_bytes = (uint64_t)u.ru_maxrss * 1024;
+  e.maxrss_bytes = (uint64_t)u.ru_maxrss * PROC_MAXRSS_UNIT;
   if (p)
     forget(t, p);
   return link_put_end(&t->ended, &e);
