@@ -217,6 +217,30 @@ static void test_a_careless_host_believes_no_number_after_the_end(void **state) 
   story_free(s);
 }
 
+/* Its run is cancelled by the close, before it is born: no socket tells of its birth and
+ * end, so its slot is looked at now and then. */
+static void test_what_is_closed_before_it_is_born_ends_soon(void **state) {
+  struct story *s = story_new();
+  struct frame f;
+  int far, fds[SIM_QUEUE];
+  mf_process *t = make_template(s, &far), *q;
+  q = ask_for_a_function(s, t);
+  sim_run(s->sim);
+  mf_close(q, on_close, s);
+  sim_run(s->sim);
+  assert_int_equal(s->run_error, MF_ECANCELLED);
+  while (sim_command(s->sim, far, &f, fds))
+    if (f.type == CMD_FORK)
+      assert_int_equal(sim_fork(s->sim, far, &f, fds, 501), 1);
+  sim_end_process(s->sim, 501, 0);
+  sim_advance(s->sim, CHILD_POLL_MS);
+  sim_advance(s->sim, CHILD_POLL_MS);
+  assert_int_equal(s->closes, 1);
+  assert_int_equal(s->sim->children[501], 0);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 static void test_last_words_are_read_from_the_slot(void **state) {
   for (int code = 0; code < 2; code++) {
     struct story *s = story_new();
@@ -417,6 +441,7 @@ int main(void) {
       cmocka_unit_test(test_a_group_ends_before_its_leader_is_reaped),
       cmocka_unit_test(test_a_careless_host_signals_no_group_by_number),
       cmocka_unit_test(test_who_has_no_tree_is_signalled_alone),
+      cmocka_unit_test(test_what_is_closed_before_it_is_born_ends_soon),
       cmocka_unit_test(test_last_words_are_read_from_the_slot),
       cmocka_unit_test(test_the_slot_of_a_running_child_is_not_given_away),
       cmocka_unit_test(test_a_birth_after_the_close_is_reaped),
