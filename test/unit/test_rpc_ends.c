@@ -159,6 +159,34 @@ static void test_what_has_said_goodbye_has_time_to_end(void **state) {
   story_free(s);
 }
 
+/* The close waits no longer than its grace for one that a signal does not end. */
+static void test_what_has_said_goodbye_and_stays_is_given_up(void **state) {
+  struct story *s = story_new();
+  s->options.grace_ms = CALLS_GRACE_MS / 5;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  struct far_node *w = far_worker(s->far, 0);
+  far_result(s->far, w, 0, "X");
+  far_run(s->far);
+  s->far->deaf = 1;
+  mf_rpc_close(s->rpc, on_gone, s);
+  far_run(s->far);
+  far_say(s->far, w, RPC_BYE, 0, NULL, 0);
+  sim_hang_up(s->sim, w->fd);
+  w->fd = -1;
+  sim_run(s->sim);
+  sim_advance(s->sim, CALLS_GRACE_MS / 5);
+  sim_run(s->sim);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  assert_int_equal(s->errors, 0);
+  assert_int_equal(s->closes, 1);
+  for (int i = 0; i < 50; i++)
+    sim_advance(s->sim, 100);
+  assert_int_equal(s->gone, 1);
+  story_free(s);
+}
+
 /* A grandchild holds the socket: the exit is enough. */
 static void test_exit_without_end_of_file(void **state) {
   struct story *s = story_new();
@@ -640,6 +668,7 @@ int main(void) {
       cmocka_unit_test(test_process_that_cannot_be_forked_fails_the_calls),
       cmocka_unit_test(test_closed_socket_of_a_living_process),
       cmocka_unit_test(test_what_has_said_goodbye_has_time_to_end),
+      cmocka_unit_test(test_what_has_said_goodbye_and_stays_is_given_up),
       cmocka_unit_test(test_exit_without_end_of_file),
       cmocka_unit_test(test_exit_without_end_of_what_is_written),
       cmocka_unit_test(test_a_hundred_thousand_calls_fail_in_chunks),
