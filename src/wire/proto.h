@@ -65,7 +65,8 @@ enum command_type {
   CMD_SET = 17,      /* str name (of a global; dotted: of a field), then a message of codec/codec.h
                         with one value. fds: those of its handles */
   CMD_SAVE = 18,     /* body: path of the image to be written. Answer with ANS_SAVED */
-  CMD_LAST = CMD_SAVE
+  CMD_LISTEN = 19,   /* fds: a listening socket of the owner's, for OPT_CONNECTION */
+  CMD_LAST = CMD_LISTEN
 };
 
 /* Options of SETUP and FORK: u8 tag, u32 length, value; repeated. */
@@ -100,6 +101,9 @@ enum option_tag {
   OPT_WORDS = 25,      /* u8 1: the last descriptor is memory for its last words, struct
                           last_words (wire/slot_layout.h) (SETUP) */
   OPT_LAZY = 26,       /* u8 enum mf_lazy, of such a clone (FORK) */
+  OPT_CONNECTION = 27, /* u32: its socket is no descriptor of the frame, but the owner's
+                          connection with that number, from 1 on, to the socket of the last
+                          LISTEN (FORK) */
 };
 #define PROTO_NO_SLOT 0xffffffffu
 

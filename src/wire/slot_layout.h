@@ -20,7 +20,7 @@ enum { SLOT_TEXT_MAX = 8 * 1024 };
 struct slot { /* one cache line, so that neighbours don't disturb each other */
   volatile uint64_t lua_live;  /* bytes, kept up to date by heap_publish */
   volatile uint32_t text_size; /* written last */
-  uint32_t unused;
+  volatile uint32_t listens;   /* at the fork its template took connections (LISTEN) */
   /* The id of its FORK: the clone's function has returned before *running* was due. */
   volatile uint64_t returned;
   uint64_t reserved[5];

@@ -49,6 +49,7 @@ static const struct {
     {"userfaultfd", SYS_userfaultfd},
     {"sched_getscheduler", SYS_sched_getscheduler},
     {"sched_setscheduler", SYS_sched_setscheduler},
+    {"accept4", SYS_accept4},
     {"clone_parent", CLONE_PARENT_ONLY},
 };
 

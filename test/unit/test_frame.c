@@ -140,7 +140,7 @@ static int check_transcript(const char *name) {
 }
 
 static void test_transcript_of_commands(void **state) {
-  assert_int_equal(check_transcript("commands.frames"), 19);
+  assert_int_equal(check_transcript("commands.frames"), 21);
 }
 
 static void test_transcript_of_answers(void **state) {

@@ -4,12 +4,14 @@
 #include "base/buf.h"
 #include "moonfork.h"
 #include "os/fd.h"
+#include "os/own_listener.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include "template_kit.h"
 #include "wire/build.h"
 #include "wire/frame.h"
 #include "wire/slot_layout.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -78,6 +80,67 @@ static void test_a_slot_is_one_process_s(void **state) {
   close(one);
   assert_int_equal(expect_exited(t.fd, 1)->status, 0);
   finish(&t, 0);
+}
+
+/* FORK by a connection: everything but the socket as put_fork_with sends it. */
+static void put_fork_by(int fd, uint64_t id, uint32_t number) {
+  int fds[] = {shared.births_fd, shared.words_fd};
+  unsigned char step[8] = {0, 0, 0, 0, SLOTS & 0xff, SLOTS >> 8};
+  unsigned char slot[4] = {(unsigned char)id}, connection[4] = {(unsigned char)number};
+  struct buf b;
+  buf_init(&b, 4096);
+  option(&b, OPT_SLOT_STEP, step, sizeof step);
+  option(&b, OPT_SLOT, slot, sizeof slot);
+  option(&b, OPT_CONNECTION, connection, sizeof connection);
+  shared.births[id] = 0;
+  send_flags(fd, CMD_FORK, id, 0, buf_peek(&b), buf_size(&b), fds, 2);
+  buf_deinit(&b);
+}
+
+/* The sockets of forks as connections: each is the one that its fork names, whoever came
+ * before it; a clone does not listen; and a number that can't be is a malformed command. */
+static void test_a_fork_names_its_connection(void **state) {
+  struct own_listener l;
+  struct template t;
+  int fd, near[4];
+  if (own_listener_make(&l, &fd) < 0)
+    skip();
+  start(&t);
+  shared.words[1].listens = 0;
+  int first = put_fork(t.fd, 1);
+  expect_forked(t.fd, 1);
+  assert_int_equal(shared.words[1].listens, 0);
+  close(first);
+  expect_exited(t.fd, 1);
+  send_flags(t.fd, CMD_LISTEN, 0, 0, NULL, 0, &fd, 1);
+  close(fd);
+  for (int i = 0; i < 4; i++)
+    near[i] = own_listener_connect(&l);
+  put_fork_by(t.fd, 2, 1);
+  expect_forked(t.fd, 2);
+  assert_int_equal(shared.words[2].listens, 1);
+  put_fork_by(t.fd, 3, 3); /* the second was given up */
+  expect_forked(t.fd, 3);
+  for (int i = 0; i < 4; i++)
+    assert_true(near[i] >= 0 && fd_set_nonblocking(near[i], 0) == 0);
+  put_eval(near[0], "x = 'two'");
+  put_eval(near[2], "x = 'three'");
+  for (int i = 0; i < 3; i += 2) {
+    static struct answer a;
+    put_eval(near[i], "function f(s) s:write(x) end");
+    put_text(near[i], CMD_RUN, "f");
+    expect(near[i], ANS_RUNNING, &a);
+    assert_text(near[i], i ? "three" : "two");
+  }
+  expect_eof(near[1]);
+  for (uint64_t id = 2; id < 4; id++)
+    assert_int_equal(expect_exited(t.fd, id)->status, 0);
+  put_fork_by(t.fd, 4, 3);
+  assert_int_equal(expect_failed(t.fd, ANS_FAILED)->code, FAILURE_PROTOCOL);
+  finish(&t, 1);
+  for (int i = 0; i < 4; i++)
+    close(near[i]);
+  assert_int_equal(own_listener_connect(&l), -ECONNREFUSED);
 }
 
 /* A message of its own would wake the parent. */
@@ -395,6 +458,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_forks_a_clone_that_serves),
       census_test(test_a_slot_is_one_process_s),
+      census_test(test_a_fork_names_its_connection),
       census_test(test_running_goes_with_the_first_bytes),
       census_test(test_a_function_that_returns_says_so_in_its_slot),
       census_test(test_fused_fork_runs_at_once),

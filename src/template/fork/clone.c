@@ -139,6 +139,8 @@ int clone_before_fork(struct server *s) {
 /* In the child: everything that outlives the return to entry.c. */
 static int be_born(struct server *s, const struct options *o, struct fdset *fds,
                    int sibling) {
+  if (s->accepting.fd > 0)
+    accepting_close(&s->accepting);
   s->birth.options = *o;
   process_group_born(s, &s->birth.options);
   s->birth.sibling = sibling;
@@ -223,8 +225,9 @@ static int take_step(struct server *s, struct fdset *fds, const struct options *
 }
 
 int clone_parse_fork(struct options *o, const struct command *c) {
-  return options_parse(o, c->body, c->length, 1) == 0 &&
-         c->fds->n == options_first_stdio(o) + o->nstdio_fds + o->ncommand_fds;
+  return options_parse(o, c->body, c->length, 1) == 0 && (!o->connection || !o->thread) &&
+         c->fds->n + (o->connection != 0) ==
+             options_first_stdio(o) + o->nstdio_fds + o->ncommand_fds;
 }
 
 int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
@@ -247,6 +250,8 @@ int clone_fork(struct server *s, const struct options *o, struct fdset *fds,
   struct slot *slot = slots_at(&s->slots, o->slot);
   if (slot)
     slot->lua_live = server_lua_live(s);
+  if (slot && s->accepting.fd > 0) /* a hook may install a filter of system calls */
+    slot->listens = !script_has_before_fork() && accepting_is_usable(&s->accepting);
   signals_before_fork();
   pid_t pid = make_clone(s, o, ret_sibling);
   int error = errno;

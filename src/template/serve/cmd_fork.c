@@ -32,6 +32,17 @@ static int refuse_lost(struct server *s, const struct command *c) {
   return refuse(s, c);
 }
 
+/* The socket is where it stands in the frame of another fork. */
+static int take_connection(struct server *s, const struct options *o, struct fdset *fds) {
+  int fd = accepting_take(&s->accepting, o->connection);
+  if (fd < 0 || fdset_push(fds, fd) < 0)
+    return fd < 0 ? fd : -EMFILE;
+  for (int i = fds->n - 1; i > 0; i--)
+    fds->fd[i] = fds->fd[i - 1];
+  fds->fd[0] = fd;
+  return 0;
+}
+
 int cmd_fork(struct server *s, struct command *c) {
   struct options o;
   int sibling = 1, r;
@@ -39,6 +50,11 @@ int cmd_fork(struct server *s, struct command *c) {
     return refuse_lost(s, c);
   if (!clone_parse_fork(&o, c))
     return server_malformed(s, "malformed fork command");
+  r = o.connection ? take_connection(s, &o, c->fds) : 0;
+  if (r == -EPROTO)
+    return server_malformed(s, "fork by a connection that is none");
+  if (r < 0)
+    return refuse_lost(s, c);
   if (o.thread) {
     signals_enter_thread();
     audit_touch(&s->audit); /* C code in it may start a thread that outlives it */

@@ -173,6 +173,13 @@ int cmd_seal(struct server *s, struct command *c) {
   return 0;
 }
 
+int cmd_listen(struct server *s, struct command *c) {
+  if (c->fds->n != 1)
+    return server_malformed(s, "malformed listen command");
+  accepting_set(&s->accepting, fdset_steal(c->fds, 0));
+  return 0;
+}
+
 int cmd_take_args(struct server *s, struct command *c) {
   args_clear(&s->args);
   return 0;
@@ -190,6 +197,7 @@ int cmd_who(struct server *s, struct command *c) {
   s->may_sibling = (uint64_t)getppid() == c->id;
   s->title_stale = 1;
   slots_forget(&s->slots);
+  accepting_close(&s->accepting);
   if (!s->may_sibling)
     leash_use_pipe(&s->leash, c->fds->n ? fdset_steal(c->fds, 0) : -1);
   server_answer_hello(s);

@@ -16,6 +16,7 @@ int cmd_setenv(struct server *s, struct command *c);
 int cmd_chdir(struct server *s, struct command *c);
 int cmd_limit(struct server *s, struct command *c); /* cmd_limit.c */
 int cmd_seal(struct server *s, struct command *c);
+int cmd_listen(struct server *s, struct command *c);
 int cmd_take_args(struct server *s, struct command *c);
 int cmd_memory(struct server *s, struct command *c); /* cmd_memory.c */
 int cmd_close(struct server *s, struct command *c);

@@ -54,6 +54,7 @@ static const struct rule rules[CMD_LAST + 1] = {
     [CMD_CLOSE] = {cmd_close, IN(SERVING), 0, 0, 0},
     [CMD_WHO] = {cmd_who, IN(SERVING), 1, 0, 0},
     [CMD_SAVE] = {cmd_save, IN(SERVING), 0, 1, 0},
+    [CMD_LISTEN] = {cmd_listen, IN(SERVING), 1, 0, 0},
     [CMD_SET] = {cmd_set, IN(SERVING), FRAME_FDS_MAX, 1, 0},
 };
 

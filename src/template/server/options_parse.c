@@ -65,6 +65,10 @@ static int get_u32(uint32_t *to, struct text value) {
   return 0;
 }
 
+static int get_connection(struct options *o, struct text value) {
+  return get_u32(&o->connection, value) < 0 || o->connection == 0 ? -EPROTO : 0;
+}
+
 static int get_step(struct options *o, struct text value) {
   struct reader r;
   if (value.n != 8 || o->has_step)
@@ -157,6 +161,8 @@ static int get_option(struct options *o, unsigned tag, struct text v, int fork) 
     return fork ? get_small(&o->thread, v, 1) : -EPROTO;
   case OPT_LAZY:
     return fork ? get_small(&o->lazy, v, MF_LAZY_TRY) : -EPROTO;
+  case OPT_CONNECTION:
+    return fork && !o->connection ? get_connection(o, v) : -EPROTO;
   case OPT_IMAGE:
     return fork || v.n == 0 ? -EPROTO : get_text(&o->image, v);
   case OPT_WORDS:

@@ -24,6 +24,7 @@ struct options {
       lazy, image_verify, words;
   unsigned has_env : 1, has_stdio : 1, has_leash : 1, has_step : 1;
   uint32_t slot;                   /* PROTO_NO_SLOT: none */
+  uint32_t connection;             /* its socket is that one; 0: comes with the frame */
   uint32_t step_first, step_count; /* has_step: two descriptors */
   uint64_t heap_reserve;
   int ntree_fds;    /* descriptors that tree needs: 1 in a FORK with it */

@@ -33,7 +33,7 @@ static const char *command_name(unsigned type) {
       [CMD_RUN] = "run",       [CMD_SETENV] = "setenv",   [CMD_CHDIR] = "chdir",
       [CMD_LIMIT] = "limit",   [CMD_SEAL] = "seal",       [CMD_TAKE_ARGS] = "take_args",
       [CMD_MEMORY] = "memory", [CMD_CLOSE] = "close",     [CMD_WHO] = "who",
-      [CMD_SET] = "set",       [CMD_SAVE] = "save",
+      [CMD_SET] = "set",       [CMD_SAVE] = "save",       [CMD_LISTEN] = "listen",
   };
   return type <= CMD_LAST && names[type] ? names[type] : "a command that is none";
 }
@@ -103,9 +103,9 @@ void server_answer_hello(struct server *s) {
 }
 
 int server_has_fd(const struct server *s, int fd) {
-  return fd == s->conn.fd || fd == s->leash.source || fd == s->leash.armed ||
-         (s->thread && fd == s->life) || args_has_fd(&s->args, fd) ||
-         inbox_holds_fd(&s->conn.in, fd);
+  return fd == s->conn.fd || (s->accepting.fd > 0 && fd == s->accepting.fd) ||
+         fd == s->leash.source || fd == s->leash.armed || (s->thread && fd == s->life) ||
+         args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
 }
 
 uint64_t server_lua_live(struct server *s) {
@@ -130,6 +130,7 @@ void server_enter_user(struct server *s) {
   if (s->title_stale)
     server_title(s, s->is_clone ? "clone" : "template");
   collector_touch(&s->collector);
+  s->accepting.known = 0;
   if (!s->thread) {
     leash_hold(&s->leash);
     signals_enter_user();

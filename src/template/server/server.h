@@ -11,6 +11,7 @@
 
 #include "template/audit/audit.h"
 #include "template/heap/collector.h"
+#include "template/server/accepting.h"
 #include "template/server/args.h"
 #include "template/server/connection.h"
 #include "template/server/failure_record.h"
@@ -67,6 +68,7 @@ struct server {
   struct slots slots; /* of its clones */
   struct args args;
   struct leash leash;
+  struct accepting accepting;
   struct parts parts; /* a command in parts under way */
   struct gather gather;
   int gather_lost;
