@@ -9,6 +9,7 @@
 #define PARENT_LOOP_BACKEND_H
 
 #include "os/fd.h"
+#include "os/own_listener.h"
 #include "os/proc.h"
 #include "os/sock.h"
 #include <stdint.h>
@@ -36,6 +37,9 @@ struct backend_ops {
   uint64_t (*now_us)(struct backend *s);
   uint64_t (*now_coarse_us)(struct backend *s); /* some milliseconds old; cheap */
   int (*pair)(struct backend *s, int ret_fd[2]);
+  /* As own_listener_make, own_listener_connect. NULL, both: there is no such thing. */
+  int (*listen)(struct backend *s, struct own_listener *ret, int *ret_fd);
+  int (*connect)(struct backend *s, const struct own_listener *l);
   ssize_t (*send)(struct backend *s, int fd, const struct iovec *iov, int niov,
                   const int *fds, int nfds);                        /* as sock_send */
   ssize_t (*read)(struct backend *s, int fd, void *data, size_t n); /* as sock_read */

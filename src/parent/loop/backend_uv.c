@@ -55,6 +55,14 @@ static uint64_t op_now_coarse_us(struct backend *s) {
   return proc_now_coarse_ns() / 1000;
 }
 
+static int op_listen(struct backend *s, struct own_listener *ret, int *ret_fd) {
+  return own_listener_make(ret, ret_fd);
+}
+
+static int op_connect(struct backend *s, const struct own_listener *l) {
+  return own_listener_connect(l);
+}
+
 static int op_pair(struct backend *s, int ret_fd[2]) {
   return sock_pair(ret_fd, 1);
 }
@@ -349,6 +357,8 @@ static const struct backend_ops uv_ops = {
     .now_us = op_now_us,
     .now_coarse_us = op_now_coarse_us,
     .pair = op_pair,
+    .listen = op_listen,
+    .connect = op_connect,
     .send = op_send,
     .read = op_read,
     .read_from = op_read_from,

@@ -171,7 +171,8 @@ static int send_fork(struct mf_process *p, struct mf_process *source, struct bat
   struct fdset fds;
   int r;
   fdset_init(&fds);
-  fdset_push(&fds, pair[1]);
+  if (pair[1] >= 0)
+    fdset_push(&fds, pair[1]);
   r = p->is_thread ? process_thread_begin(p, &fds)
       : placed     ? 0
                    : place_birth(p, source, &batch->options, pair[0], &fds);
@@ -179,6 +180,8 @@ static int send_fork(struct mf_process *p, struct mf_process *source, struct bat
     fdset_push(&fds, fdset_steal(placed, i));
   for (int i = 0; i < batch->fds.n; i++)
     fdset_push(&fds, fdset_steal(&batch->fds, i));
+  if (!r && p->connects)
+    r = put_number(&batch->options, OPT_CONNECTION, source->listener.nmade, NULL);
   if (!r)
     r = put_commands(batch);
   fork.body = buf_peek(&batch->options);
@@ -216,7 +219,8 @@ static void fork_was_sent(struct mf_process *p, struct mf_process *source) {
 static int fork_with_a_socket(struct mf_process *p, struct mf_process *source,
                               struct batch *batch, struct fdset *placed) {
   struct backend *s = p->context->backend;
-  int pair[2], r = s->ops->pair(s, pair);
+  int pair[2] = {listener_connect(p, source), -1};
+  int r = pair[0] >= 0 ? 0 : s->ops->pair(s, pair);
   if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
     (void)s->ops->unblock(s, pair[1]);
   if (r < 0) {

@@ -148,6 +148,7 @@ int births_take(struct births **at, struct backend *backend, struct far_link *fa
     s->heads[slot - s->first].lua_live = 0;
     s->heads[slot - s->first].text_size = 0;
     s->heads[slot - s->first].returned = 0;
+    s->heads[slot - s->first].listens = 0;
   }
   *ret_slot = slot;
   return 0;
@@ -212,6 +213,11 @@ size_t births_words(const struct births *b, uint32_t slot, char *text) {
   const char *texts = (const char *)s->heads + slot_heads_size(s->count);
   memcpy(text, texts + (size_t)at * SLOT_TEXT_MAX, n);
   return n;
+}
+
+int births_listens(const struct births *b, uint32_t slot) {
+  struct step *s = find(b, slot);
+  return !b->far && s->heads[slot - s->first].listens == 1;
 }
 
 int births_returned(const struct births *b, uint32_t slot, uint64_t id) {

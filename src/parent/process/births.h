@@ -34,6 +34,8 @@ size_t births_words(const struct births *b, uint32_t slot, char *text);
 /* Whether the process forked by the command with that id has told there that its function
  * has returned. */
 int births_returned(const struct births *b, uint32_t slot, uint64_t id);
+/* Whether the template took connections when it forked there (wire/slot_layout.h). */
+int births_listens(const struct births *b, uint32_t slot);
 /* Nobody asks for what stands there any more. The slot is given to others when nobody
  * writes there either, as far as that is known: a child's end its caller has seen, that of
  * a process behind a link is looked for here. */

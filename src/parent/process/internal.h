@@ -161,6 +161,14 @@ void process_flush_child(struct mf_process *p);
 /* Adds a command to the batched fork: 1 when there was room. */
 int batch_join(struct mf_process *p, const struct process_command *c);
 
+/* listener.c */
+/* The socket of p, which source is to fork, connected: p->connects; or -1: by a pair. */
+int listener_connect(struct mf_process *p, struct mf_process *source);
+/* A command of that type was sent. */
+void listener_doubt(struct mf_process *source, unsigned type);
+/* Its source has executed the fork of p. */
+void listener_hear(const struct mf_process *p);
+
 /* progress.c */
 /* The socket goes to the user: what ends from now on only the kernel tells. */
 void process_leave_to_kernel(struct mf_process *p);

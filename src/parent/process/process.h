@@ -67,6 +67,17 @@ struct batch {
   unsigned char room[2][BATCH_ROOM]; /* of the two, as long as they are small */
 };
 
+/* How sockets of clones come to it: listener.c. */
+enum listener_state { LISTENER_NONE, LISTENER_SENT, LISTENER_OPEN, LISTENER_NEVER };
+
+struct process_listener { /* all zero at first */
+  enum listener_state state;
+  unsigned ncrowded;        /* forks that were sent while others were under way */
+  uint32_t nmade;           /* connections */
+  uint64_t since;           /* what forks say is news behind this command */
+  struct own_listener name; /* SENT, OPEN */
+};
+
 struct memory_request { /* or one for an image */
   struct list link;
   struct mf_process *process;
@@ -132,6 +143,7 @@ struct mf_process {
   unsigned refilling : 1;    /* up to their maximum, one after the other */
   unsigned refuses_fds : 1;  /* whoever gets its socket takes no descriptors from it */
   unsigned quiet : 1;        /* nobody waits for its exit, though it is told */
+  unsigned connects : 1;     /* its socket is a connection to its source's listener */
   unsigned is_early : 1;     /* it was forked without a socket (far_fork) */
   unsigned is_adrift : 1;    /* over there, and what it said last was not waited for */
   unsigned attended : 1;     /* a call polls its socket, and asks for its end */
@@ -151,7 +163,8 @@ struct mf_process {
   struct list asked,
       ask_link;              /* forks that were written and not executed yet, in order */
   struct births *own_births; /* the slots of what is forked from it, or NULL */
-  struct births *births;     /* its own slot is among these, or NULL */
+  struct process_listener listener; /* by which sockets come to its clones */
+  struct births *births;            /* its own slot is among these, or NULL */
   uint32_t slot;
   struct last_words *last_words; /* memory that it shares with us instead, or NULL */
   struct far_link

@@ -7,6 +7,7 @@
 int command_send(struct mf_process *p, const struct process_command *c) {
   int r;
   p->nsent++;
+  listener_doubt(p, c->type);
   process_trace_command(p, c); /* whose body may be gone when it is sent */
   if (c->pieces)
     r = channel_put_pieces(&p->chan, c->type, c->id, c->pieces, c->npieces, c->fds,
@@ -19,7 +20,7 @@ int command_send(struct mf_process *p, const struct process_command *c) {
   if (r < 0)
     p->nsent--;
   else if (c->type != CMD_MEMORY && c->type != CMD_SAVE && c->type != CMD_WHO &&
-           c->type != CMD_FORK)
+           c->type != CMD_FORK && c->type != CMD_LISTEN)
     p->nwork = p->nsent;
   return r;
 }

@@ -37,7 +37,7 @@ int process_on_word(struct mf_process *p) {
 
 /* Its socket goes to its source in a message, unless that is on another machine. */
 void process_ask(struct mf_process *source, struct mf_process *q) {
-  q->is_counted = !q->far;
+  q->is_counted = !q->far && !q->connects;
   if (q->is_counted)
     drop_count_sent(1);
   list_push(&source->asked, &q->ask_link);
@@ -51,6 +51,7 @@ void process_unask(struct mf_process *q) {
 }
 
 void process_answered(struct mf_process *q) {
+  listener_hear(q);
   process_unask(q);
   if (q->source && list_empty(&q->source->asked))
     deadline_clear(&q->source->word_due);

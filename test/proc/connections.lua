@@ -1,0 +1,145 @@
+-- The sockets of many forks under way: connections to a listening socket that the template was given
+-- (src/parent/process/listener.h), so that none is in a message. Nobody notices, whatever happens
+-- to the template meanwhile.
+local story = require "story"
+local host = require "host"
+local fork = require "moonfork"
+local kit = story.kit
+
+local CODE = [[
+  function nothing() end
+  function echo(socket, word)
+    socket:write(word, "\n")
+    local heard = socket:read "l"
+    socket:write(heard, "\n")
+  end
+]]
+
+local function new_template(t)
+  local template = fork.new_exec():eval(CODE)
+  t.eq(template:fork():run "nothing":read "a", "")
+  return template
+end
+
+-- n clones of it, so many at once, each of which is to say what it was given and what it is sent.
+local function talk(t, template, n, at_once)
+  local living, nended, fault = 0, 0, nil
+  local function one(i)
+    living = living + 1
+    local p = template:fork():send_arg("w" .. i)
+    p:run("echo", function(err, socket)
+      if err then
+        fault, living = fault or err, living - 1
+        return
+      end
+      socket:write("s", i, "\n")
+      local said = socket:read "a"
+      if said ~= ("w%d\ns%d\n"):format(i, i) then fault = fault or said end
+      socket:close()
+      living, nended = living - 1, nended + 1
+    end)
+  end
+  for i = 1, n do
+    one(i)
+    t.within(20, function() return living < at_once or fault end)
+  end
+  t.within(20, function() return living == 0 or fault end)
+  t.eq(fault, nil)
+  t.eq(nended, n)
+end
+
+local function fds_of(pid)
+  local n = 0
+  for _ in pairs(kit.fds(pid)) do n = n + 1 end
+  return n
+end
+
+-- The descriptors of a clone in its function.
+local function fds_of_clone(t, template)
+  local p = template:fork():send_arg "w"
+  local socket = p:run "echo"
+  t.eq(socket:read "l", "w")
+  local n = fds_of(p:pid())
+  socket:write "\n"
+  t.eq(p:wait().code, 0)
+  socket:close()
+  return n
+end
+
+story.test("many at once have sockets of their own", function(t)
+  local template = new_template(t)
+  local before, clone = fds_of(template:pid()), fds_of_clone(t, template)
+  talk(t, template, 400, 16)
+  t.eq(fds_of(template:pid()), before + 1, "a socket where it listens")
+  t.eq(fds_of_clone(t, template), clone, "which clones don't have")
+  template:eval "changed = true"
+  talk(t, template, 100, 16)
+  template:close()
+end)
+
+-- It is stopped, so that forks wait for it; what is not born then never is, and says so.
+story.test("a template killed meanwhile: whoever was not forked fails, and all end", function(t)
+  local template = new_template(t)
+  talk(t, template, 200, 16)
+  template:kill "STOP"
+  t.within(10, function() return kit.processes()[template:pid()].state == "T" end)
+  local ntold, nfailed, processes = 0, 0, {}
+  for i = 1, 100 do
+    local p = template:fork()
+    processes[i] = p
+    p:run("nothing", function(err, socket)
+      ntold = ntold + 1
+      if err then nfailed = nfailed + 1 else socket:close() end
+    end)
+  end
+  fork.step(0)
+  template:kill "KILL"
+  t.within(20, function() return ntold == 100 end)
+  t.eq(nfailed, 100)
+  for _, p in ipairs(processes) do p:close() end
+  template:close()
+end)
+
+-- Those that were given up before the template took them must not become the others' sockets.
+story.test("forks that are given up meanwhile leave the others their sockets", function(t)
+  local template = new_template(t)
+  talk(t, template, 200, 16)
+  for _ = 1, 3 do
+    template:kill "STOP"
+    t.within(10, function() return kit.processes()[template:pid()].state == "T" end)
+    for _ = 1, 20 do
+      local p = template:fork()
+      p:run("nothing", function(_, socket) if socket then socket:close() end end)
+      p:close()
+    end
+    fork.step(0)
+    template:kill "CONT"
+    talk(t, template, 40, 16)
+  end
+  template:close()
+end)
+
+story.test("a filter of system calls: the template accepts nothing", function(t)
+  local h <close> = host.start(t, ("local CODE = %q"):format(CODE) .. [[
+    local template = fork.new_exec():eval(CODE)
+    local living, nended = 0, 0
+    for _ = 1, 300 do
+      while living >= 16 do fork.step(1) end
+      living = living + 1
+      template:fork():run("nothing", function(err, socket)
+        assert(not err and socket:read "a" == "")
+        socket:close()
+        living, nended = living - 1, nended + 1
+      end)
+    end
+    while living > 0 do fork.step(1) end
+    print(nended)
+    template:close()
+  ]], { before = { host.tool(t, "seccomp_run"), "KILL", "accept4" } })
+  local how, number = h:ends(60)
+  if number == 77 then t.skip "no filter of system calls can be set here" end
+  t.eq({ how, number }, { "exit", 0 }, h:out() .. h:err())
+  t.eq(h:out(), "300\n")
+end)
+
+story.done()
