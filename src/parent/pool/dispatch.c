@@ -115,7 +115,6 @@ void pool_on_reply(struct worker *w, struct pool_call *c, const mf_error *e,
   mf_error own;
   if (c->overdue && died)
     fail_overdue(pool, c);
-  c->overdue = 0;
   c->worker = NULL;
   c->base.away = 0;
   list_remove(&c->worker_link);
