@@ -231,6 +231,27 @@ story.test("Ctrl-C: moonfork map --on finishes the lines that were begun, as wit
   t.eq(lines, #t.read(begun))
 end)
 
+-- Until the agent has greeted there is no far process that a signal could be sent to: it was remembered
+-- for one, and the command went on asking for its password.
+story.test("a kill during a login ends the command", function(t)
+  for _, signal in ipairs {"TERM", "KILL"} do
+    local pid = t:file("pid", "")
+    local p = fork.remote {command = {"sh", "-c", ("echo $$ >'%s'; exec sleep 100"):format(pid)}}
+    local err
+    p:run("f", function(e) err = e end)
+    t.within(20, function() return t.read(pid):find "\n" end, "the command runs")
+    t.eq(p:kill(0), true) -- asks only
+    t.eq(p:kill(signal), true)
+    t.within(20, function() return err end, "run is told")
+    t.error(err, "TEMPLATE_START", "it was ended here")
+    t.eq(err.started, "no")
+    t.within(20, function() return not t.alive(math.tointeger(tonumber(t.read(pid)))) end, "the command has ended")
+    p:close()
+  end
+end)
+
+-- The signal may come as soon as the command runs. The shell has made the program ignore SIGINT (it is
+-- in the background), so one that came before its handler was lost, and the near end alone heard it.
 story.test("Ctrl-C during a login: the command ends, and nothing is said of the link", function(t)
   local program = os.getenv "MOONFORK_BUILD" .. "/src/program/moonfork"
   local pid, group, code, err = t:file("pid", ""), t:file("group", ""), t:file("code", ""), t:file("err", "")

@@ -178,7 +178,8 @@ int cell_kill(struct mf_process *p, const struct event *e) {
   if (p->gone)
     return -ESRCH;
   process_learn(p);
-  if (p->pid > 0) {
+  int is_command = p->far && !p->was_asked && ends_processes(signum); /* as yet */
+  if (p->pid > 0 || is_command) {
     int r = process_kill(p, signum);
     if (r != MF_EUNSUPPORTED)
       p->dying |= ends_processes(signum);
