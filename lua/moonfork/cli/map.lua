@@ -67,9 +67,8 @@ that is to live on is started by setsid(1).]]},
 }
 
 local function fail(err)
-  local code = (err.code == "EINVAL" or err.code == "REMOTE" or err.code == "TEMPLATE_START")
-    and cli.UNUSABLE or cli.FAILED
-  cli.fail(code, "%s", template.first_line(err))
+  if err.code == "EINVAL" or err.code == "REMOTE" or err.code == "TEMPLATE_START" then template.unusable(err) end
+  cli.fail(cli.FAILED, "%s", template.first_line(err))
 end
 
 function command.main(options)
@@ -84,8 +83,7 @@ function command.main(options)
     progress = require("moonfork.cli.progress").new()
   end
   local files = #options.file > 0 and options.file or nil
-  local processes = template.make_all(options)
-  local run
+  local processes, run = {}, nil
   local function kill_templates() -- that are still loading
     for _, process in ipairs(processes) do process:kill "KILL" end
   end
@@ -94,6 +92,7 @@ function command.main(options)
   end, function()
     if run then run:kill() else kill_templates() end
   end)
+  processes = template.make_all(options) -- after that: Ctrl-C may come as soon as a command runs
   for _, process in ipairs(processes) do
     local loaded, err = template.wait_loaded(process)
     if interrupt.code then return interrupt.code end

@@ -80,8 +80,7 @@ function run.main(options)
   local output = require "moonfork.cli.output"
   local interrupt = require "moonfork.cli.interrupt"
   if options.trace then template.trace(options.trace) end
-  local processes = template.make_all(options)
-  local clones, draining = {}, false
+  local processes, clones, draining = {}, {}, false
   local is_loaded = {} -- process -> true: a clone of it has run
   -- A template that is still loading would keep the program.
   local function signal(name)
@@ -91,6 +90,7 @@ function run.main(options)
     for _, clone in ipairs(clones) do clone.process:kill(name) end
   end
   interrupt.watch(function() draining = true; signal "TERM" end, function() signal "KILL" end)
+  processes = template.make_all(options) -- after that: Ctrl-C may come as soon as a command runs
   cli.defer(function()
     for _, clone in ipairs(clones) do
       if clone.process:kill "KILL" then clone.process:wait() end
