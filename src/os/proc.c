@@ -30,9 +30,11 @@
 
 /* ---- spawn ---- */
 
-/* The numbers that the new process finds: the standard streams, control socket, leash. */
-enum { TARGETS = 5, SAFE_NUMBER = 10 };
-static const int targets[TARGETS] = {0, 1, 2, PROC_CONTROL_FD, PROC_LEASH_FD};
+/* The numbers that the new process finds: the standard streams, control socket, leash,
+ * and the intake of a template behind a link. */
+enum { TARGETS = 6, SAFE_NUMBER = 10 };
+static const int targets[TARGETS] = {
+    0, 1, 2, PROC_CONTROL_FD, PROC_LEASH_FD, PROC_THIRD_FD};
 
 /* Where each target comes from: a duplicate above all targets, so that no dup2 in the
  * child overwrites what a later one needs, and none is a dup2 onto itself, which would
@@ -82,8 +84,9 @@ static int source_for(int wanted, int target, int *ret_fd) {
 }
 
 static int sources_open(struct sources *s, const struct proc_spawn *spawn) {
-  const int wanted[TARGETS] = {spawn->stdio[0], spawn->stdio[1], spawn->stdio[2],
-                               spawn->control_fd, spawn->leash_fd};
+  const int wanted[TARGETS] = {
+      spawn->stdio[0],   spawn->stdio[1], spawn->stdio[2],
+      spawn->control_fd, spawn->leash_fd, spawn->third_fd > 0 ? spawn->third_fd : -1};
   for (int i = 0; i < TARGETS; i++)
     s->fd[i] = -1;
   for (int i = 0; i < TARGETS; i++) {

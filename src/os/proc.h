@@ -9,7 +9,8 @@
 
 enum {
   PROC_CONTROL_FD = 3,
-  PROC_LEASH_FD = 4
+  PROC_LEASH_FD = 4,
+  PROC_THIRD_FD = 5
 }; /* PROTO_BOOT_..._FD of the wire's layer */
 struct proc_spawn {
   const char *program; /* with a slash: that file; else searched in PATH */
@@ -19,6 +20,7 @@ struct proc_spawn {
                     close-on-exec here). Borrowed */
   int own_group; /* it leads a process group of its own from the start */
   int ignored;   /* a signal that the caller ignores, and it, too; 0: none */
+  int third_fd;  /* becomes PROC_THIRD_FD; 0 or less: none. Borrowed */
 };
 /* Starts a program with posix_spawn: else default dispositions, empty mask, no copy of the
  * caller's memory. 0, or the negated errno of the exec. */

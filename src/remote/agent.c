@@ -6,6 +6,7 @@
 #include "os/proc.h"
 #include "os/sock.h"
 #include "remote/beat.h"
+#include "remote/intake.h"
 #include "remote/mux.h"
 #include "remote/records.h"
 #include "remote/tables.h"
@@ -28,10 +29,12 @@ static struct mux mux;
 static struct beat beat;
 static struct tables tables;
 static struct records records;
+static struct intake intake;
 static const char *program;
 static int leash[2] = {-1, -1};
-static size_t nlate;  /* bytes of `ended` that can go; behind them */
-static size_t nquiet; /* those that wait for on_quiet */
+static size_t nlate;    /* bytes of `ended` that can go; behind them */
+static size_t nquiet;   /* those that wait for on_quiet */
+static unsigned nheard; /* of those that are reaped, who could have said something */
 static uv_timer_t late;
 
 static void end(int status) {
@@ -82,10 +85,24 @@ static void pass_late(void) {
 }
 
 static void reap(void) {
+  nheard = 0;
   if (tables_reap(&tables, &mux.out) < 0)
     mux_break(&mux, "not enough memory");
-  else
+  else if (nheard || nquiet)
     hold_back();
+  else
+    nlate = buf_size(&tables.ended);
+}
+
+static void on_end_of(struct tables *t, pid_t pid, int has_returned) {
+  if (pid == t->root)
+    intake_end_pending(&intake);
+  if (!intake_end(&intake, pid, has_returned))
+    nheard++;
+}
+
+static void on_birth(struct tables *t, uint32_t table, uint32_t index, pid_t pid) {
+  intake_birth(&intake, table, index, pid);
 }
 
 /* One that is no child of ours: its pidfd is watched. */
@@ -117,15 +134,36 @@ static int watch_pidfd(struct tables *t, uint64_t serial, int pidfd) {
   return r;
 }
 
+static const struct tables_ops tables_ops = {watch_pidfd, on_birth, on_end_of};
+
 /* ---- the template ---- */
+
+static void before_end(struct intake *i) {
+  if (tables_put_news(&tables, &mux.out) < 0 || tables_put_returns(&tables, &mux.out) < 0)
+    mux_break(&mux, "not enough memory");
+}
+
+static const struct intake_ops intake_ops = {before_end};
+
+static int take_fork(struct mux *m, uint32_t channel, const struct link_fork *fork,
+                     unsigned char *command) {
+  return intake_take(&intake, channel, fork, command);
+}
+
+static void on_command(struct mux *m) {
+  intake_reset(&intake);
+}
 
 static int start_template(void) {
   char boot[sizeof PROTO_BOOT_ARG + 24];
   char *argv[] = {(char *)(uintptr_t)program, boot, NULL};
-  int pair[2], output[2], null_fd, r;
+  int pair[2], output[2], null_fd, intake_fd, r;
   pid_t pid = 0;
-  snprintf(boot, sizeof boot, PROTO_BOOT_ARG "%d,%d", PROTO_BOOT_CONTROL_FD,
-           PROTO_BOOT_LEASH_FD);
+  intake_init(&intake, &mux, &intake_ops, &intake_fd);
+  int n = snprintf(boot, sizeof boot, PROTO_BOOT_ARG "%d,%d", PROTO_BOOT_CONTROL_FD,
+                   PROTO_BOOT_LEASH_FD);
+  if (intake_fd >= 0)
+    snprintf(boot + n, sizeof boot - (size_t)n, ",%d", PROTO_BOOT_INTAKE_FD);
   r = sock_pair(pair, 0);
   if (r < 0)
     return r;
@@ -137,14 +175,17 @@ static int start_template(void) {
                              .envp = environ,
                              .control_fd = pair[1],
                              .leash_fd = leash[0],
+                             .third_fd = intake_fd,
                              .stdio = {null_fd, output[1], -1}};
   r = proc_spawn(&spawn, &pid);
   fd_close(&null_fd);
   fd_close(&pair[1]);
   fd_close(&output[1]);
+  fd_close(&intake_fd);
   if (r < 0)
     return r;
   tables.root = pid;
+  intake_begin(&intake, pid);
   r = mux_add(&mux, LINK_CHANNEL_ROOT, pair[0], MUX_BOTH);
   if (!r)
     r = mux_add(&mux, LINK_CHANNEL_OUTPUT, output[0], MUX_FROM_LOCAL);
@@ -261,6 +302,8 @@ static void on_local_end(struct mux *m, uint32_t channel) {
   if (records_put(&records, channel, &mux.out) < 0 ||
       tables_put_returns(&tables, &mux.out) < 0)
     mux_break(m, "not enough memory");
+  if (channel == LINK_CHANNEL_ROOT)
+    intake_end_pending(&intake);
 }
 
 static const struct mux_ops ops = {.on_frame = on_frame,
@@ -268,6 +311,8 @@ static const struct mux_ops ops = {.on_frame = on_frame,
                                    .has_news = has_news,
                                    .put_news = put_news,
                                    .materialise = materialise,
+                                   .on_command = on_command,
+                                   .take_fork = take_fork,
                                    .on_local_end = on_local_end,
                                    .on_quiet = on_quiet};
 
@@ -311,7 +356,7 @@ int remote_agent(const char *template_program) {
     return 2;
   }
   uv_timer_init(turn.loop, &late);
-  tables_init(&tables, watch_pidfd);
+  tables_init(&tables, &tables_ops);
   records_init(&records);
   buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);
   link_put_hello(&mux.out, 0, 0);

@@ -230,6 +230,10 @@ void mux_raise_limit(struct mux *m) {
     m->fd_limit = (int)l.rlim_max - m->nspare;
 }
 
+int mux_is_short(const struct mux *m) {
+  return m->is_crowded || m->nspare < LINK_FORKS_MAX;
+}
+
 int mux_open(struct mux *m, int rfd, int wfd) {
   int r = local_open(&m->from, rfd), r2 = local_open(&m->to, wfd);
   if (r < 0 || r2 < 0)

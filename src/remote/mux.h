@@ -49,6 +49,12 @@ struct mux_ops {
    * none.
    */
   int (*materialise)(struct mux *m, const struct link_descriptor *d, uint32_t channel);
+  /* Bytes go to the far template; then a FORK does, whose descriptor is to be the
+   * channel's other end. The command's header may be changed. 1: its clone brings that
+   * (mux_adopt); 0: it is to be sent along. NULL: no such frames come. */
+  void (*on_command)(struct mux *m);
+  int (*take_fork)(struct mux *m, uint32_t channel, const struct link_fork *fork,
+                   unsigned char *command);
   /* The local end of a channel has ended; its END follows. NULL: nothing to say. */
   void (*on_local_end)(struct mux *m, uint32_t channel);
   /* All bytes that were in local sockets at mux_await_quiet have been sent on. */
@@ -71,7 +77,7 @@ struct mux {
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
   struct list crowded;         /* for descriptors to be closed here */
   struct list ending;          /* whose last byte has come in this turn */
-  struct list unmade;          /* without a local descriptor: mux_fork */
+  struct list unmade;          /* without a local descriptor: mux_fork, take_fork */
   int fd_limit;                /* from there on descriptors are few; 0: not looked at */
   int nspare;                  /* so many are kept free for what comes at once */
   int is_crowded;
@@ -82,6 +88,8 @@ struct mux {
   unsigned nawaited; /* channels that must be read on before on_quiet */
   int awaits_quiet;
   struct pairs pairs;
+  unsigned char held[LINK_FORKS_MAX * LINK_FORK_MAX]; /* FORKs that go in one write */
+  size_t nheld;
   int dead_fd;    /* a socket whose other end is closed */
   int missing_fd; /* the same, marked: what was sent finds no room here */
   struct buf in, out;
@@ -118,9 +126,13 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);
 /* A command to the far template with a descriptor for the other end, whose local socket
  * is made when bytes come for it. 0, -EPROTO: it does not fit into the window, or another
  * -errno. */
-int mux_fork(struct mux *m, uint32_t token, const unsigned char *command, size_t n);
+int mux_fork(struct mux *m, const struct link_fork *fork);
 /* Nobody wants it: ends both directions, unless it has been made, or has ended. */
 void mux_forget_fork(struct mux *m, uint32_t token);
+/* fd (taken): what has come from a clone of take_fork's 1, if the channel still waits. */
+void mux_adopt(struct mux *m, uint32_t id, int fd);
+/* Nothing will come: ends both directions, if the channel still waits. */
+void mux_end_unmade(struct mux *m, uint32_t id);
 /* Whether there is such a channel. */
 int mux_has(const struct mux *m, uint32_t id);
 /* Those that were added are watched from now on. */
@@ -141,6 +153,8 @@ void mux_make_room(struct mux *m);
 void mux_shut(struct mux *m);
 /* After that: its memory. */
 void mux_deinit(struct mux *m);
+/* Whether descriptors are few: those that come may find no room. */
+int mux_is_short(const struct mux *m);
 /* Bytes that wait for the stream. */
 size_t mux_backlog(const struct mux *m);
 uint64_t mux_now_ms(const struct mux *m);

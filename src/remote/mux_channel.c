@@ -60,14 +60,14 @@ void mux_look_quiet(struct mux *m) {
 }
 
 /* Descriptors that came with bytes, and have been passed on or never will be. */
-static void close_passed(const struct mux *m, int *fds, int n) {
+void channel_close_passed(const struct mux *m, int *fds, int n) {
   for (int i = 0; i < n; i++)
     if (fds[i] != m->dead_fd && fds[i] != m->missing_fd)
       fd_close(&fds[i]);
 }
 
 static void free_segment(const struct mux *m, struct segment *s) {
-  close_passed(m, s->fds, s->nfds);
+  channel_close_passed(m, s->fds, s->nfds);
   list_remove(&s->link);
   free(s);
 }
@@ -381,7 +381,7 @@ static void write_segments(struct mux_channel *c) {
       stop_receiving(c);
       break;
     }
-    close_passed(c->mux, s->fds, s->nfds);
+    channel_close_passed(c->mux, s->fds, s->nfds);
     s->nfds = 0;
     s->sent += (size_t)n;
     c->queued -= (size_t)n;
@@ -417,7 +417,7 @@ int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
     sent = local_write(&c->local, bytes, n, fds->fd, fds->n);
   if (sent > 0) {
     channel_count_written(c, (size_t)sent);
-    close_passed(c->mux, fds->fd, fds->n);
+    channel_close_passed(c->mux, fds->fd, fds->n);
     fds->n = 0;
     if ((size_t)sent == n)
       return 0;
@@ -439,7 +439,7 @@ int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
 }
 
 /* Nobody here takes that channel. */
-static void refuse(struct mux *m, uint32_t id) {
+void channel_refuse(struct mux *m, uint32_t id) {
   put(m, LINK_RESET, id, NULL, 0);
   put(m, LINK_END, id, NULL, 0);
 }
@@ -452,7 +452,8 @@ static enum mux_direction way_there(unsigned kind) {
 
 /* The descriptor to pass on, or a stand-in: dead_fd of what can't be sent, or was dropped,
  * missing_fd where there is no room. -EPROTO. */
-static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t channel) {
+int channel_materialise(struct mux *m, const struct link_descriptor *d,
+                        uint32_t channel) {
   int pair[2] = {-1, -1}, fd;
   if (d->kind == LINK_REFUSED)
     return m->dead_fd;
@@ -462,18 +463,16 @@ static int materialise(struct mux *m, const struct link_descriptor *d, uint32_t 
     fd = m->ops->materialise(m, d, channel);
     return fd >= 0 || fd == -EPROTO ? fd : fd == -ENOENT ? m->dead_fd : m->missing_fd;
   }
-  if ((d->id & 1) == (unsigned)!m->is_agent || d->id <= m->last_id)
-    return -EPROTO; /* one of ours, or used before */
-  if (m->nchannels >= LINK_CHANNELS_MAX)
+  if (channel_may_come(m, d->id) < 0)
     return -EPROTO;
   m->last_id = d->id;
   if (pairs_take(&m->pairs, d->kind, pair) < 0) {
-    refuse(m, d->id);
+    channel_refuse(m, d->id);
     return m->missing_fd;
   }
   if (mux_add(m, d->id, pair[0], way_there(d->kind)) < 0) {
     fd_close(&pair[1]);
-    refuse(m, d->id);
+    channel_refuse(m, d->id);
     return m->missing_fd;
   }
   list_entry(m->channels.prev, struct mux_channel, link)->local.is_own = 1;
@@ -487,12 +486,14 @@ static int take_data(struct mux *m, const struct link_frame *f) {
   const unsigned char *bytes = link_bytes(f, &n);
   int r = 0;
   fdset_init(&fds);
-  if (c && (c->ended || n > m->window - c->queued))
+  if (f->channel == LINK_CHANNEL_ROOT)
+    r = channel_before_command(m);
+  if (c && (c->ended || c->is_bare || n > m->window - c->queued))
     return -EPROTO;
   for (unsigned i = 0; i < f->ndescriptors && r >= 0; i++) {
     struct link_descriptor d;
     link_descriptor(f, i, &d);
-    r = materialise(m, &d, f->channel);
+    r = channel_materialise(m, &d, f->channel);
     if (r >= 0)
       fds.fd[fds.n++] = r;
   }
@@ -502,7 +503,7 @@ static int take_data(struct mux *m, const struct link_frame *f) {
     c = NULL;
   if (r >= 0 && c && c->receives)
     r = channel_deliver(c, bytes, n, &fds);
-  close_passed(m, fds.fd, fds.n);
+  channel_close_passed(m, fds.fd, fds.n);
   return r < 0 ? r : 0;
 }
 
@@ -564,6 +565,8 @@ static void end_unmade(struct mux *m) {
  * told first, all at once. */
 void mux_end_channels(struct mux *m) {
   end_unmade(m);
+  if (channel_pass_forks(m) < 0)
+    mux_break(m, "not enough memory");
   if (!list_empty(&m->ending) && m->ops->before_local)
     m->ops->before_local(m);
   while (!list_empty(&m->ending)) {
@@ -593,6 +596,8 @@ int mux_take_frame(struct mux *m, const struct link_frame *f) {
     return take_end(m, f);
   case LINK_RESET:
     return take_reset(m, f);
+  case LINK_CLONE:
+    return m->ops->take_fork ? channel_take_fork(m, f) : -EPROTO;
   case LINK_PING:
     return f->length ? -EPROTO : 0;
   default:

@@ -17,6 +17,7 @@ struct mux_channel {
   struct list unmade;       /* in the mux's: token stands for the local descriptor */
   struct mux *mux;
   uint32_t id, token;
+  int is_bare; /* agent: a clone is to bring its socket */
   struct local local;
   struct list fresh;  /* in the mux's, until it is watched */
   struct list ending; /* in the mux's, until its local descriptor hears of the end */
@@ -42,6 +43,23 @@ void channel_drop(struct mux_channel *c);
 void channel_count_sent(struct mux_channel *c, size_t n);
 /* Its local socket, now that it is needed. 0 or -errno: it is gone. */
 int channel_make_local(struct mux_channel *c);
+/* It has got its local descriptor: it is watched when what is under way has gone. */
+void channel_begin_local(struct mux_channel *c);
+/* Something else than FORKs of LINK_CLONE goes to the far template. 0 or -errno. */
+int channel_before_command(struct mux *m);
+/* Those that wait go to the far template. 0 or -errno. */
+int channel_pass_forks(struct mux *m);
+/* LINK_CLONE. 0 or -errno: it ends the link. */
+int channel_take_fork(struct mux *m, const struct link_frame *f);
+/* The other end of a new channel that the other side has numbered, or a stand-in (see
+ * mux.h). -EPROTO. */
+int channel_materialise(struct mux *m, const struct link_descriptor *d, uint32_t channel);
+/* 0, or -EPROTO: it is not one that the other end may make now. */
+int channel_may_come(const struct mux *m, uint32_t id);
+/* Nobody here takes that channel. */
+void channel_refuse(struct mux *m, uint32_t id);
+/* Descriptors that were passed on, or never will be, are closed, but stand-ins. */
+void channel_close_passed(const struct mux *m, int *fds, int n);
 /* NULL: there is none. */
 struct mux_channel *channel_find(const struct mux *m, uint32_t id);
 /* It is found from now on. */

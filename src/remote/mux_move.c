@@ -12,13 +12,16 @@
 int mux_begin_move(struct mux *m, const struct link_frame *f, size_t have) {
   struct mux_channel *c = channel_find(m, f->channel);
   struct fdset none;
-  if (!c || !c->receives || c->ended || c->token || !list_empty(&c->segments) ||
-      f->length > m->window)
+  if (!c || !c->receives || c->ended || c->token || c->is_bare ||
+      !list_empty(&c->segments) || f->length > m->window)
     return MF_AGAIN; /* it is taken as others are */
   fdset_init(&none);
+  int r = f->channel == LINK_CHANNEL_ROOT ? channel_before_command(m) : 0;
+  if (r < 0 || !list_empty(&c->segments))
+    return r < 0 ? r : MF_AGAIN;
   if (m->ops->before_local)
     m->ops->before_local(m);
-  int r = have ? channel_deliver(c, f->body, have, &none) : 0;
+  r = have ? channel_deliver(c, f->body, have, &none) : 0;
   if (r < 0)
     return r;
   m->moved_to = f->channel;

@@ -69,7 +69,7 @@ struct mux_channel *channel_new(struct mux *m, uint32_t id) {
 
 /* Its bytes are watched for when what is under way has been passed on: nothing waits for
  * it. */
-static void begin_local(struct mux_channel *c) {
+void channel_begin_local(struct mux_channel *c) {
   struct mux *m = c->mux;
   if (m->fd_limit && c->local.fd >= m->fd_limit)
     m->is_crowded = 1;
@@ -89,7 +89,7 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
   c->local = local;
   c->sends = way != MUX_TO_LOCAL;
   c->receives = way != MUX_FROM_LOCAL;
-  begin_local(c);
+  channel_begin_local(c);
   return 0;
 }
 
@@ -103,7 +103,7 @@ int channel_make_local(struct mux_channel *c) {
   c->token = 0;
   list_remove(&c->unmade);
   c->local = (struct local){.fd = fd, .is_socket = 1, .is_own = 1};
-  begin_local(c);
+  channel_begin_local(c);
   return 0;
 }
 

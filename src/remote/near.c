@@ -209,11 +209,9 @@ static void on_interrupt(uv_signal_t *s, int signum) {
 /* ---- from the parent ---- */
 
 static int take_fork(const struct link_frame *f) {
-  const unsigned char *message;
-  uint32_t token;
-  size_t n;
-  int r = link_read_fork(f, &token, &message, &n);
-  return r < 0 ? r : mux_fork(&mux, token, message, n);
+  struct link_fork fork;
+  int r = link_read_fork(f, &fork);
+  return r < 0 ? r : mux_fork(&mux, &fork);
 }
 
 static int take_unwanted(const struct link_frame *f) {

@@ -33,11 +33,11 @@ struct far_child {
   pid_t pid;
   int pidfd; /* -1: a child of the agent's */
   int tree;
+  int has_returned; /* its function, which is told */
 };
 
-void tables_init(struct tables *t,
-                 int (*watch)(struct tables *t, uint64_t serial, int pidfd)) {
-  *t = (struct tables){.watch = watch};
+void tables_init(struct tables *t, const struct tables_ops *ops) {
+  *t = (struct tables){.ops = ops};
   list_init(&t->all);
   list_init(&t->lately);
   idmap_init(&t->serials);
@@ -220,7 +220,7 @@ static int tell(struct tables *t, struct table *x, uint32_t index, pid_t pid,
   p = calloc(1, sizeof *p);
   int r = p ? idmap_add(&t->serials, p, &p->serial) : -ENOMEM;
   if (r >= 0 && pidfd >= 0) {
-    r = t->watch(t, p->serial, pidfd);
+    r = t->ops->watch(t, p->serial, pidfd);
     if (r < 0)
       idmap_remove(&t->serials, p->serial);
   }
@@ -241,7 +241,9 @@ static int tell(struct tables *t, struct table *x, uint32_t index, pid_t pid,
   if (pidfd < 0)
     list_push(&t->lately, &p->lately);
   uint32_t numbers[4] = {x->id, index, (uint32_t)p->serial, (uint32_t)pid};
-  return link_put(out, LINK_BORN, 0, numbers, 4);
+  r = link_put(out, LINK_BORN, 0, numbers, 4);
+  t->ops->on_birth(t, x->id, index, pid);
+  return r;
 }
 
 int tables_put_news(struct tables *t, struct buf *out) {
@@ -289,6 +291,7 @@ static int tell_return(struct far_child *p, struct buf *out) {
   if (!id)
     return 0;
   list_remove(&p->lately);
+  p->has_returned = 1;
   s->returned = 0;
   return link_put_returned(out, (uint32_t)p->serial, id);
 }
@@ -330,6 +333,7 @@ int tables_on_end(struct tables *t, uint64_t serial) {
     return 0;
   if (p->tree)
     proc_kill_group(p->pidfd, p->pid, 0, SIGKILL);
+  t->ops->on_end(t, p->pid, 0);
   size_t n = copy_words(p, text);
   leave_slot(p);
   struct link_end e = {.serial = (uint32_t)serial,
@@ -353,6 +357,8 @@ static int reap(struct tables *t, pid_t pid, struct buf *out) {
     kill(-pid, SIGKILL);
   if (p && tell_return(p, out) < 0)
     return -ENOMEM;
+  if (p || is_root)
+    t->ops->on_end(t, pid, p && p->has_returned);
   if (p) {
     n = copy_words(p, text);
     leave_slot(p);

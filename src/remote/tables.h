@@ -12,6 +12,16 @@
 
 enum { TABLES_PIDS = 1024, TABLES_DROPPED = 1024 };
 
+struct tables;
+struct tables_ops {
+  /* tables_on_end is to be called when that pidfd (borrowed) can be read. 0 or -errno. */
+  int (*watch)(struct tables *t, uint64_t serial, int pidfd);
+  /* A process is known from now on. */
+  void (*on_birth)(struct tables *t, uint32_t table, uint32_t index, pid_t pid);
+  /* It has ended, which is not told yet. has_returned: its function has, as it says. */
+  void (*on_end)(struct tables *t, pid_t pid, int has_returned);
+};
+
 struct tables {
   struct list all;
   /* Those that were dropped lately: a fork under way, of which nobody waits, may still
@@ -24,13 +34,11 @@ struct tables {
   struct list lately; /* children of which no return is told, in the order of births */
   pid_t root;         /* the template; 0: none, or it has ended */
   int root_is_tree;
-  /* tables_on_end is to be called when that pidfd (borrowed) can be read. 0 or -errno. */
-  int (*watch)(struct tables *t, uint64_t serial, int pidfd);
+  const struct tables_ops *ops;
   struct buf ended; /* frames, GONE, that are held back until all bytes are sent */
 };
 
-void tables_init(struct tables *t,
-                 int (*watch)(struct tables *t, uint64_t serial, int pidfd));
+void tables_init(struct tables *t, const struct tables_ops *ops);
 /* The memory that a descriptor of kind BIRTHS or WORDS stands for; the caller's. -EPROTO,
  * or another -errno. */
 int tables_add(struct tables *t, const struct link_descriptor *d);

@@ -170,6 +170,7 @@ static _Thread_local struct {
   int fd;
   size_t n; /* 0: nothing does */
   unsigned char bytes[SYS_FIRST_MAX];
+  void (*need)(void); /* NULL: it was called, or there is none */
   void (*then)(int error);
 } first;
 
@@ -178,7 +179,19 @@ void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(int error
   memcpy(first.bytes, bytes, n);
   first.fd = fd;
   first.n = n;
+  first.need = NULL;
   first.then = then;
+}
+
+void sys_before_first(void (*need)(void)) {
+  first.need = need;
+}
+
+static void need_socket(void) {
+  void (*need)(void) = first.need;
+  first.need = NULL;
+  if (first.n && need)
+    need();
 }
 
 int sys_has_first(void) {
@@ -205,6 +218,7 @@ static void wait_for_room(ssize_t r) {
 void sys_flush_first(void) {
   size_t done = 0;
   ssize_t r = 1;
+  need_socket();
   while (first.n > done && (r >= 0 || r == -ENOBUFS)) {
     struct iovec iov = {first.bytes + done, first.n - done};
     r = sock_send(first.fd, &iov, 1, NULL, 0);
@@ -222,6 +236,7 @@ void sys_flush_first(void) {
 static ssize_t send_with_first(int fd, const struct iovec *iov, int niov) {
   struct iovec all[IOV_WITH_FIRST] = {{first.bytes, first.n}};
   memcpy(all + 1, iov, (size_t)niov * sizeof *iov);
+  need_socket();
   ssize_t r = sock_send(fd, all, niov + 1, NULL, 0);
   if (r < (ssize_t)first.n) {
     if (r > 0) {

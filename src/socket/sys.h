@@ -43,6 +43,8 @@ ssize_t sys_write(int fd, enum sys_type type, const struct iovec *iov, int niov,
  */
 enum { SYS_FIRST_MAX = 16 };
 void sys_write_first(int fd, const void *bytes, size_t n, void (*then)(int error));
+/* Is called before any of them goes, once: their socket is needed. */
+void sys_before_first(void (*need)(void));
 /* Writes them now, if they are still here. */
 void sys_flush_first(void);
 int sys_has_first(void);

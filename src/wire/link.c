@@ -2,6 +2,7 @@
 
 #include "base/result.h"
 #include "wire/build.h"
+#include "wire/proto.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -167,27 +168,41 @@ int link_put(struct buf *out, unsigned type, uint32_t channel, const uint32_t *n
   return at ? 0 : -errno;
 }
 
-int link_put_fork(struct buf *out, uint32_t token, const void *header, size_t nheader,
-                  const void *body, size_t nbody) {
-  unsigned char *at = begin(out, LINK_FORK, 0, 4 + nheader + nbody);
+int link_put_fork(struct buf *out, const struct link_fork *fork, const void *body,
+                  size_t nbody) {
+  unsigned char *at = begin(out, LINK_FORK, 0, 12 + fork->n + nbody);
   if (!at)
     return -errno;
-  set32(at, token);
-  if (nheader)
-    memcpy(at + 4, header, nheader);
+  set32(at, fork->token);
+  set32(at + 4, fork->table);
+  set32(at + 8, fork->index);
+  memcpy(at + 12, fork->command, fork->n);
   if (nbody)
-    memcpy(at + 4 + nheader, body, nbody);
+    memcpy(at + 12 + fork->n, body, nbody);
   return 0;
 }
 
-int link_read_fork(const struct link_frame *f, uint32_t *ret_token,
-                   const unsigned char **ret_command, size_t *ret_n) {
-  if (f->length <= 4 || f->length > 4 + LINK_FORK_MAX)
+int link_put_clone(struct buf *out, uint32_t channel, const struct link_fork *fork) {
+  unsigned char *at = begin(out, LINK_CLONE, channel, 8 + fork->n);
+  if (!at)
+    return -errno;
+  set32(at, fork->table);
+  set32(at + 4, fork->index);
+  memcpy(at + 8, fork->command, fork->n);
+  return 0;
+}
+
+int link_read_fork(const struct link_frame *f, struct link_fork *ret) {
+  size_t head = f->type == LINK_FORK ? 12 : 8;
+  const unsigned char *at = f->body;
+  if (f->length < head + FRAME_HEADER_SIZE || f->length > head + LINK_FORK_MAX)
     return -EPROTO;
-  *ret_token = get32(f->body);
-  *ret_command = f->body + 4;
-  *ret_n = f->length - 4;
-  return *ret_token ? 0 : -EPROTO;
+  ret->token = f->type == LINK_FORK ? get32(at) : 0;
+  ret->table = get32(at + head - 8);
+  ret->index = get32(at + head - 4);
+  ret->command = at + head;
+  ret->n = f->length - head;
+  return f->type == LINK_FORK && !ret->token ? -EPROTO : 0;
 }
 
 int link_put_returned(struct buf *out, uint32_t serial, uint64_t id) {

@@ -11,7 +11,7 @@
 #define LINK_MARKER "\001MOONFORK-AGENT\n"
 
 enum {
-  LINK_VERSION = 3,
+  LINK_VERSION = 4,
   LINK_MARKER_SIZE = sizeof LINK_MARKER - 1,
   LINK_HEADER_SIZE = 12,
   LINK_DATA_MAX = 192 * 1024, /* bytes of a stream in one DATA */
@@ -55,11 +55,13 @@ enum link_type {
   LINK_RECORD_STOP, /* u32 record: its worker is to begin nothing more */
   LINK_RECORD_DROP, /* u32 record: it is not used any more */
   LINK_RETURNED,    /* u32 serial, u64 id of its FORK: so stands in its slot */
-  LINK_LAST = LINK_RETURNED,
+  LINK_CLONE,       /* u32 table, u32 index: of its slot, a command to the far template: a
+                       FORK, whose socket is the channel */
+  LINK_LAST = LINK_CLONE,
   /* between the parent and its near end only */
   LINK_START = 32, /* u32 beat, u32 window; comes with the root's control socket */
   LINK_PRINTED,    /* what the command printed before the greeting */
-  LINK_FORK,       /* u32 token, a command to the far template: see link_fork */
+  LINK_FORK,       /* u32 token, then the body of a LINK_CLONE: see link_fork */
   LINK_UNWANTED,   /* u32 token: nobody wants that socket any more */
   LINK_SOCKET,     /* u32 token; comes with it: somebody over there has written */
   LINK_ENDED, /* u32 token: it has ended without a byte, or is not wanted, and was never
@@ -129,15 +131,21 @@ int link_read_text(const struct link_frame *f, char *ret, size_t size);
 /* n numbers from the body; 0 or -EPROTO: it is not exactly that. */
 int link_numbers(const struct link_frame *f, uint32_t *ret, unsigned n);
 
-/* A fork whose socket is made when somebody needs it: the command has one descriptor,
+/* A fork whose socket is made when somebody needs it: the command says one descriptor,
  * which is that socket's other end. So many may be under way, of so many bytes at most:
  * they fit into the smallest window. */
 enum { LINK_FORKS_MAX = 16, LINK_FORK_MAX = 160 };
-int link_put_fork(struct buf *out, uint32_t token, const void *header, size_t nheader,
-                  const void *body, size_t nbody);
-/* The command: borrowed. 0 or -EPROTO. */
-int link_read_fork(const struct link_frame *f, uint32_t *ret_token,
-                   const unsigned char **ret_command, size_t *ret_n);
+struct link_fork {
+  uint32_t token;               /* of LINK_FORK */
+  uint32_t table, index;        /* the slot of the new process */
+  const unsigned char *command; /* borrowed */
+  size_t n;
+};
+int link_put_fork(struct buf *out, const struct link_fork *fork, const void *body,
+                  size_t nbody); /* which follows the command */
+int link_put_clone(struct buf *out, uint32_t channel, const struct link_fork *fork);
+/* 0 or -EPROTO. */
+int link_read_fork(const struct link_frame *f, struct link_fork *ret);
 
 struct link_birth {
   uint32_t table, index, serial, pid;

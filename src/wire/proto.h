@@ -30,11 +30,15 @@
 #define PROTO_MARK_ENV "MOONFORK_STARTED" /* parent/start/mark.h; taken away with the argument */
 #define PROTO_BOOT_CONTROL_FD 3
 #define PROTO_BOOT_LEASH_FD 4
+#define PROTO_BOOT_INTAKE_FD 5 /* "3,4,5": of a template behind a link (below) */
 
 enum { FRAME_HEADER_SIZE = 16 };
 enum { FRAME_BODY_MAX = 256 * 1024 }; /* one frame; longer bodies go in parts */
 enum { FRAME_FDS_MAX = 16 };          /* one frame; more handles go in more frames */
-enum { FRAME_MORE = 1 };              /* the only flag */
+enum { FRAME_MORE = 1 };              /* the body goes on in the next frame */
+enum { FRAME_BARE = 2 };              /* FORK of an agent: no socket comes with it (INTAKE_...) */
+enum { FRAME_TELL = 4 };              /* and that its function has returned is told */
+enum { FRAME_ASK = 8 };               /* FORK of an agent: may the next one be bare? */
 #define PROTO_PAYLOAD_MAX (UINT64_C(4) << 30) /* a body in parts, and all arguments */
 
 /* Parent to process. "str" is u32 length + bytes; PROTO_NO_STR as length: none. */
@@ -150,6 +154,16 @@ enum failure_phase {
   PHASE_PROTOCOL, PHASE_SET,
   PHASE_LAST = PHASE_SET
 };
+/* The intake: a SOCK_SEQPACKET socket of a far template's (PROTO_BOOT_INTAKE_FD), whose other
+   end the agent reads, with the kernel's word about who has written. Its clones of
+   FRAME_BARE have it, too. A message is u8 enum intake_type, and what follows. */
+enum intake_type {
+  INTAKE_SOCKET = 1,   /* a clone's, with a descriptor: the other end of its socket */
+  INTAKE_RETURNED = 2, /* a clone's: its function has returned without a socket */
+  INTAKE_MAY = 3,      /* the template's. u64 id of the FORK with FRAME_ASK: the next may be bare */
+  INTAKE_LAST = INTAKE_MAY
+};
+
 enum { HELLO_TREE = 1 };               /* OPT_TREE is in force */
 enum { FAILURE_TEXT_MAX = 64 * 1024 }; /* message and traceback each are cut to this */
 enum { FAILURE_VALUE_MAX = 120 * 1024 }; /* a longer value is left out: all is one frame */

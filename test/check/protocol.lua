@@ -58,6 +58,9 @@ local written = {
   FRAME_BODY_MAX = {"256 * 1024", "262,144"},
   FRAME_FDS_MAX = {"16", "at most 16"},
   FRAME_MORE = {"1", "bit 0"},
+  FRAME_BARE = {"2", "bit 1"},
+  FRAME_TELL = {"4", "bit 2"},
+  FRAME_ASK = {"8", "bit 3"},
   HELLO_TREE = {"1", "`HELLO_TREE`, 1"},
   FAILURE_TEXT_MAX = {"64 * 1024", "65,536"},
   FAILURE_VALUE_MAX = {"120 * 1024", "122,880"},
@@ -69,6 +72,7 @@ local written = {
   PROTO_BOOT_ARG = {'"--moonfork-template="', "--moonfork-template="},
   PROTO_BOOT_CONTROL_FD = {"3", "descriptor 3"},
   PROTO_BOOT_LEASH_FD = {"4", "descriptor 4"},
+  PROTO_BOOT_INTAKE_FD = {"5", "a third one, 5"},
   PROTO_MARK_ENV = {'"MOONFORK_STARTED"', "MOONFORK_STARTED"},
 }
 local function value_of(name)

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <signal.h>
 #include <stdint.h>
+#include <string.h>
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -46,8 +47,18 @@ static void on_end(struct mux *m, const char *why) {
 static void on_quiet(struct mux *m) {
 }
 
+/* What it decides the bytes say. */
+static int take_fork(struct mux *m, uint32_t channel, const struct link_fork *fork,
+                     unsigned char *command) {
+  assert(fork->n >= 16 && fork->n <= LINK_FORK_MAX);
+  assert(memcmp(command, fork->command, fork->n) == 0);
+  if (command[0] & 2)
+    mux_end_unmade(m, channel - 2);
+  return command[0] & 1;
+}
+
 static const struct mux_ops ops = {
-    .on_frame = on_frame, .on_end = on_end, .on_quiet = on_quiet};
+    .on_frame = on_frame, .on_end = on_end, .on_quiet = on_quiet, .take_fork = take_fork};
 
 static void after(struct turn *t) {
 }

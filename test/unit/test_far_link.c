@@ -262,6 +262,7 @@ static void test_forgotten_forks_count_until_they_are_answered(void **state) {
   struct far_ops ops = *far->ops;
   struct far_fork forks[LINK_FORKS_MAX], another;
   uint32_t tokens[LINK_FORKS_MAX];
+  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
   ops.on_socket = on_unmade_socket;
   far->ops = &ops;
   told = 0;
@@ -269,7 +270,7 @@ static void test_forgotten_forks_count_until_they_are_answered(void **state) {
   far->page->root_limit = 1 << 20;
   for (int i = 0; i < LINK_FORKS_MAX; i++) {
     assert_int_equal(far_fork_may(far, 5, 0), 1);
-    assert_int_equal(far_fork(far, &forks[i], "f", 1, "ork", 4), 0);
+    assert_int_equal(far_fork(far, &forks[i], &command, "ork", 4), 0);
     tokens[i] = forks[i].token;
   }
   assert_int_equal(far_fork_may(far, 5, 0), 0);
@@ -281,7 +282,7 @@ static void test_forgotten_forks_count_until_they_are_answered(void **state) {
   say(s, near_end, LINK_ENDED, &tokens[0], 1);
   sim_run(s->sim);
   assert_int_equal(far_fork_may(far, 5, 0), 1);
-  assert_int_equal(far_fork(far, &another, "f", 1, "ork", 4), 0);
+  assert_int_equal(far_fork(far, &another, &command, "ork", 4), 0);
   assert_int_equal(far_fork_may(far, 5, 0), 0);
   for (int i = 1; i < LINK_FORKS_MAX; i++)
     say(s, near_end, LINK_ENDED, &tokens[i], 1);

@@ -4,6 +4,7 @@
 #include "base/result.h"
 #include "wire/build.h"
 #include "wire/link.h"
+#include "wire/proto.h"
 #include <errno.h>
 #include <string.h>
 
@@ -95,25 +96,38 @@ static void test_returns(void **state) {
 }
 
 static void test_forks(void **state) {
-  const unsigned char *command;
-  uint32_t token;
-  size_t n;
+  static const unsigned char head[FRAME_HEADER_SIZE] = "the header";
+  const struct link_fork none = {.command = head, .n = sizeof head};
+  struct link_fork fork = {9, 3, 4, head, sizeof head}, back;
   char body[LINK_FORK_MAX] = "body";
-  assert_int_equal(link_put_fork(&b, 9, "head", 4, body, sizeof body - 4), 0);
+  assert_int_equal(link_put_fork(&b, &fork, body, sizeof body - sizeof head), 0);
   struct link_frame f = arrive(&b, LINK_SIDE_LAST);
-  assert_int_equal(link_read_fork(&f, &token, &command, &n), 0);
-  assert_int_equal(token, 9);
-  assert_int_equal(n, sizeof body);
-  assert_memory_equal(command, "headbody", 8);
-  link_put_fork(&b, 0, "head", 4, NULL, 0); /* a token that is none */
+  assert_int_equal(link_read_fork(&f, &back), 0);
+  assert_int_equal(back.token, 9);
+  assert_int_equal(back.table, 3);
+  assert_int_equal(back.index, 4);
+  assert_int_equal(back.n, sizeof body);
+  assert_memory_equal(back.command, head, sizeof head);
+  assert_memory_equal(back.command + sizeof head, "body", 4);
+  link_put_fork(&b, &none, NULL, 0); /* a token that is none */
   f = arrive(&b, LINK_SIDE_LAST);
-  assert_int_equal(link_read_fork(&f, &token, &command, &n), -EPROTO);
-  link_put_fork(&b, 9, NULL, 0, NULL, 0);
+  assert_int_equal(link_read_fork(&f, &back), -EPROTO);
+  fork.n--; /* less than a header */
+  link_put_fork(&b, &fork, NULL, 0);
   f = arrive(&b, LINK_SIDE_LAST);
-  assert_int_equal(link_read_fork(&f, &token, &command, &n), -EPROTO);
-  link_put_fork(&b, 9, "x", 1, body, sizeof body);
+  assert_int_equal(link_read_fork(&f, &back), -EPROTO);
+  fork.n++;
+  link_put_fork(&b, &fork, body, sizeof body - sizeof head + 1);
   f = arrive(&b, LINK_SIDE_LAST);
-  assert_int_equal(link_read_fork(&f, &token, &command, &n), -EPROTO);
+  assert_int_equal(link_read_fork(&f, &back), -EPROTO);
+  assert_int_equal(link_put_clone(&b, 77, &none), 0);
+  f = arrive(&b, LINK_LAST);
+  assert_int_equal(f.type, LINK_CLONE);
+  assert_int_equal(f.channel, 77);
+  assert_int_equal(link_read_fork(&f, &back), 0);
+  assert_int_equal(back.n, sizeof head);
+  f.length--;
+  assert_int_equal(link_read_fork(&f, &back), -EPROTO);
 }
 
 static void test_hellos(void **state) {

@@ -251,20 +251,24 @@ static void test_ends_come_after_what_is_told(void **state) {
   assert_int_equal(ended, 0);
 }
 
+static int ask_fork(uint32_t token, const void *command, size_t n) {
+  const struct link_fork fork = {token, 5, 6, command, n};
+  return mux_fork(&mux, &fork);
+}
+
 /* A fork whose socket is not made: the number of its channel. */
 static uint32_t fork_unmade(uint32_t token) {
-  struct link_descriptor d;
-  size_t n;
-  assert_int_equal(mux_fork(&mux, token, (const unsigned char *)"fork", 4), 0);
+  struct link_fork fork;
+  assert_int_equal(ask_fork(token, "a header and more", 17), 0);
   struct link_frame f = receive();
-  assert_int_equal(f.type, LINK_DATA);
-  assert_int_equal(f.channel, LINK_CHANNEL_ROOT);
-  assert_int_equal(f.ndescriptors, 1);
-  link_descriptor(&f, 0, &d);
-  assert_int_equal(d.kind, LINK_STREAM);
-  assert_memory_equal(link_bytes(&f, &n), "fork", 4);
-  assert_int_equal(n, 4);
-  return d.id;
+  assert_int_equal(f.type, LINK_CLONE);
+  assert_int_equal(f.ndescriptors, 0);
+  assert_int_equal(link_read_fork(&f, &fork), 0);
+  assert_int_equal(fork.table, 5);
+  assert_int_equal(fork.index, 6);
+  assert_int_equal(fork.n, 17);
+  assert_memory_equal(fork.command, "a header and more", 17);
+  return f.channel;
 }
 
 /* Its socket is made with the first bytes for it, or an end in one direction; not for one
@@ -319,12 +323,12 @@ static void test_a_socket_is_made_when_it_is_needed(void **state) {
 static void test_forks_that_can_not_go(void **state) {
   static const unsigned char large[WINDOW + 1];
   nended = 0;
-  assert_int_equal(mux_fork(&mux, 3, large, sizeof large), -EPROTO);
+  assert_int_equal(ask_fork(3, large, sizeof large), -EPROTO);
   fork_unmade(4);
-  assert_int_equal(mux_fork(&mux, 4, large, 1), -EPROTO);
+  assert_int_equal(ask_fork(4, large, 1), -EPROTO);
   link_put(&out, LINK_RESET, LINK_CHANNEL_ROOT, NULL, 0);
   send_out();
-  assert_int_equal(mux_fork(&mux, 5, large, 1), 0);
+  assert_int_equal(ask_fork(5, large, 1), 0);
   assert_int_equal(nended, 1);
   assert_int_equal(ended_token, 5);
   assert_int_equal(receive().type, 0);

@@ -245,7 +245,8 @@ static void test_long_first_words_of_a_fork_arrive(void **state) {
   size_t sent = 0, taken = 0, before = 20000; /* of the first piece */
   uint32_t id = mux.next_id;
   made = -1;
-  assert_int_equal(mux_fork(&mux, 7, (const unsigned char *)"fork", 4), 0);
+  const struct link_fork command = {7, 1, 0, (const unsigned char *)"fork", 4};
+  assert_int_equal(mux_fork(&mux, &command), 0);
   link_put_header(header, LINK_DATA, 0, id, LARGE);
   assert_int_equal(write(to_it, header, sizeof header), sizeof header);
   for (int i = 0; i < 1000 && taken < LARGE; i++) {
@@ -269,7 +270,8 @@ static void test_a_socket_that_can_not_be_made(void **state) {
   static unsigned char frame[LINK_HEADER_SIZE + 3];
   uint32_t id = mux.next_id;
   nanswered = 0;
-  assert_int_equal(mux_fork(&mux, 6, (const unsigned char *)"fork", 4), 0);
+  const struct link_fork command = {6, 1, 0, (const unsigned char *)"fork", 4};
+  assert_int_equal(mux_fork(&mux, &command), 0);
   make_error = -EMFILE;
   link_put_header(frame, LINK_DATA, 0, id, 3);
   assert_int_equal(write(to_it, frame, sizeof frame), sizeof frame);

@@ -143,7 +143,9 @@ static int fork_early(struct mf_process *p, struct mf_process *source,
   struct process_command fork = {
       .type = CMD_FORK, .id = p->id, .body = buf_peek(&batch->options), .length = n};
   frame_encode(header, &f);
-  if (far_fork(p->far, &p->far_fork, header, sizeof header, fork.body, n) < 0)
+  struct link_fork command = {.command = header, .n = sizeof header};
+  births_place(p->births, p->slot, &command.table, &command.index);
+  if (far_fork(p->far, &p->far_fork, &command, fork.body, n) < 0)
     return 0;
   process_open_to_fds(p);
   p->is_early = 1;

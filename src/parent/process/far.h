@@ -118,10 +118,11 @@ void far_fork_prepare(struct far_link *far);
 /* Whether a fork of that size may go without a socket, beside those that do. nroot: bytes
  * that were written to the far template's control socket, which it must not overtake. */
 int far_fork_may(const struct far_link *far, size_t size, uint64_t nroot);
-/* A command to the far template, with a descriptor for a socket that nobody has yet.
+/* A FORK to the far template, with a descriptor for a socket that nobody has yet: its
+ * slot, its header, and the body. Takes the next token.
  * on_socket follows, unless far_fork_forget is called. 0 or -errno: it was not sent. */
-int far_fork(struct far_link *far, struct far_fork *fork, const void *header,
-             size_t nheader, const void *body, size_t nbody);
+int far_fork(struct far_link *far, struct far_fork *fork, struct link_fork *command,
+             const void *body, size_t nbody);
 /* It has come, or ended: the socket (the caller's), or -1. */
 int far_fork_take(struct far_link *far, struct far_fork *fork);
 /* Nobody wants its socket any more, neither of them. */

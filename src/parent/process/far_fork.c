@@ -47,14 +47,14 @@ static void close_dead(struct far_link *far, struct far_fork *fork) {
     b->ops->close_now(b, &fork->dead);
 }
 
-int far_fork(struct far_link *far, struct far_fork *fork, const void *header,
-             size_t nheader, const void *body, size_t nbody) {
-  uint32_t token = far->last_token + 1 ? far->last_token + 1 : 1;
+int far_fork(struct far_link *far, struct far_fork *fork, struct link_fork *command,
+             const void *body, size_t nbody) {
+  command->token = far->last_token + 1 ? far->last_token + 1 : 1;
   int dead = make_dead(far);
   if (dead < 0)
     return dead;
   *fork = (struct far_fork){.fd = -1, .dead = dead};
-  int r = link_put_fork(&far->out, token, header, nheader, body, nbody);
+  int r = link_put_fork(&far->out, command, body, nbody);
   if (r < 0) {
     close_dead(far, fork);
     return r;
@@ -68,8 +68,8 @@ int far_fork(struct far_link *far, struct far_fork *fork, const void *header,
     close_dead(far, fork);
     return -EAGAIN;
   }
-  far->nforked += nheader + nbody;
-  fork->token = far->last_token = token;
+  far->nforked += command->n + nbody;
+  fork->token = far->last_token = command->token;
   list_push(&far->forks, &fork->link);
   far->nforks++;
   far->nasked++;

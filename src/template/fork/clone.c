@@ -458,6 +458,7 @@ static int steal_leash(struct server *s, const struct options *o) {
  * (thread/thread_clone.c). */
 static void be_process(struct server *s) {
   connection_forked(&s->conn); /* 2. the template's socket first of all */
+  fd_close(&s->intake_fd);     /* of a clone that has a socket */
   s->slot = s->birth.slot;
   s->slot_text = s->birth.slot_text;
   clone_after_fork(s);
@@ -467,7 +468,10 @@ void clone_born(struct server *s) {
   const struct options *o = &s->birth.options;
   if (!s->thread)
     be_process(s);
-  connection_adopt(&s->conn, fdset_steal(&s->birth.fds, 0));
+  if (s->birth.flags & FRAME_BARE)
+    connection_adopt_intake(&s->conn, fdset_steal(&s->birth.fds, 0));
+  else
+    connection_adopt(&s->conn, fdset_steal(&s->birth.fds, 0));
   s->is_clone = 1;
   s->phase = SERVE_SERVING;
   s->exit_code = 0;

@@ -105,6 +105,7 @@ static int settle(struct server *s) {
 void promote_leave(struct server *s, int (*settle_own)(struct server *s)) {
   settle_function = settle_own;
   s->birth.settle = settle;
+  s->birth.flags = 0;
   s->before_exit = NULL;
   clone_exec_prepare = NULL;
   on_term_leave();

@@ -80,8 +80,12 @@ static _Noreturn void live_at_a_page(struct server *s, int r) {
 }
 
 static void close_rest(const struct template_entry *e) {
-  int keep[] = {e->control_fd, e->leash_fd};
-  fd_close_from(3, keep, e->leash_fd >= 0 ? 2 : 1);
+  int keep[3] = {e->control_fd}, n = 1;
+  if (e->leash_fd >= 0)
+    keep[n++] = e->leash_fd;
+  if (e->intake_fd > 0)
+    keep[n++] = e->intake_fd;
+  fd_close_from(3, keep, (size_t)n);
 }
 
 /* Where the standard streams are closed, files that the template opens would take their
@@ -107,13 +111,16 @@ void template_enter(const struct template_entry *e) {
   s->owner_pid = (uint64_t)getppid();
   int control_fd = fd_raise(e->control_fd);
   int leash_fd = e->leash_fd >= 0 ? fd_raise(e->leash_fd) : -1;
+  int intake_fd = e->intake_fd > 0 ? fd_raise(e->intake_fd) : 0;
   if (control_fd < 0)
     _exit(2);
   if (e->close_rest) {
-    struct template_entry now = {.control_fd = control_fd, .leash_fd = leash_fd};
+    struct template_entry now = {
+        .control_fd = control_fd, .leash_fd = leash_fd, .intake_fd = intake_fd};
     close_rest(&now);
     fill_standard_streams();
   }
+  s->intake_fd = intake_fd > 0 ? intake_fd : -1;
   connection_open(&s->conn, control_fd, s->room, sizeof s->room);
   leash_init(&s->leash, leash_fd);
   args_init(&s->args);
@@ -139,11 +146,14 @@ static int parse_boot(const char *arg, struct template_entry *ret) {
   errno = 0;
   long control = strtol(arg + n, &end, 10);
   long leash = *end == ',' ? strtol(end + 1, &end, 10) : -1;
-  if (errno || *end || control < 3 || control > INT_MAX || leash > INT_MAX ||
-      leash == control || (leash >= 0 && leash < 3))
+  long intake = leash >= 0 && *end == ',' ? strtol(end + 1, &end, 10) : 0;
+  if (errno || *end || control < 3 || intake < 0 || intake > INT_MAX ||
+      control > INT_MAX || leash > INT_MAX || leash == control ||
+      (leash >= 0 && leash < 3))
     return -1;
   ret->control_fd = (int)control;
   ret->leash_fd = leash >= 0 ? (int)leash : -1;
+  ret->intake_fd = (int)intake;
   return 0;
 }
 

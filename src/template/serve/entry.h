@@ -11,6 +11,7 @@ struct template_entry {
   int leash_fd;                       /* takes; -1: none. The read end, not armed */
   const mf_template_options *options; /* may be NULL; borrowed for ever */
   lua_State *L;   /* a running interpreter to serve on, or NULL: a new one is made */
+  int intake_fd;  /* of a template behind a link: takes; 0: none */
   int close_rest; /* close every other descriptor >= 3 first (after an exec) */
 };
 

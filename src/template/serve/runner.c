@@ -9,6 +9,7 @@
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
+#include "template/server/bare.h"
 #include "template/server/signals.h"
 #include "template/server/wakeup.h"
 #include "template/thread/thread_slot.h"
@@ -24,8 +25,10 @@
  * highest first, so that then none has changed. */
 static int place_streams(struct server *s) {
   static const char *const names[3] = {"stdin", "stdout", "stderr"};
-  if (s->to_socket[0] || s->to_socket[1] || s->to_socket[2])
+  if (s->to_socket[0] || s->to_socket[1] || s->to_socket[2]) {
     flush_pending(); /* what was written before goes where it went before */
+    (void)connection_need(&s->conn);
+  }
   for (int i = 2; i >= 0; i--) {
     if (!s->to_socket[i] || dup2(s->conn.fd, i) >= 0)
       continue;
@@ -55,12 +58,27 @@ static void on_told(int error) {
     server_exit(s, 0);
 }
 
+/* It needs its socket. Without one nobody can be told anything. */
+static void on_need(void) {
+  struct server *s = server_self();
+  int r = connection_need(&s->conn);
+  if (r == 0)
+    return;
+  char text[200];
+  snprintf(text, sizeof text, "the socket of the clone can't be made: %s", strerror(-r));
+  failure_record_set(&s->failure, FAILURE_LIMIT, PHASE_FUNCTION, -r, text);
+  runner_leave_words(s);
+  server_exit(s, 1);
+}
+
 /* Not yet: with its first bytes. */
 static void announce_late(struct server *s) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.type = ANS_RUNNING, .id = (uint64_t)s->pid};
   frame_encode(header, &f);
   sys_write_first(s->conn.fd, header, sizeof header, on_told);
+  if (s->conn.intake >= 0)
+    sys_before_first(on_need);
 }
 
 /* Finalisers run without hooks, and at any allocation. Those of sockets tell by
@@ -224,7 +242,10 @@ static int return_silently(struct server *s, int fd) {
   s->slot->returned = s->birth.id;
   s->run.is_silent = 1;
   sys_drop_first();
-  if (s->owner_is_agent && !s->to_socket[0] && !s->to_socket[1] && !s->to_socket[2])
+  if (s->conn.intake >= 0 && (s->birth.flags & FRAME_TELL))
+    bare_tell_return(fd);
+  else if (s->conn.intake < 0 && s->owner_is_agent && !s->to_socket[0] &&
+           !s->to_socket[1] && !s->to_socket[2])
     shutdown(fd, SHUT_RDWR);
   return 1;
 }
@@ -238,6 +259,8 @@ void runner_enter(struct server *s) {
       thread_slot_drop();
   }
   int fd = prepare_socket(s);
+  if (!s->thread)
+    fd_close(&s->intake_fd); /* a template's */
   server_title(s, NULL);
   if (!s->thread)
     on_term_enter(s->L);

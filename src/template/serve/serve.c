@@ -210,6 +210,7 @@ int serve_frame(struct server *s, const struct frame *f, struct fdset *fds,
   if (s->parts.type || (f->flags & FRAME_MORE))
     return serve_part(s, f, fds, lost_fds);
   struct command c = {.type = f->type,
+                      .flags = f->flags,
                       .id = f->id,
                       .body = f->body,
                       .length = f->length,

@@ -12,11 +12,12 @@
 #include "base/result.h"
 #include "os/fdwait.h"
 #include "os/sock.h"
+#include "template/server/bare.h"
 #include <errno.h>
 #include <string.h>
 
 void connection_open(struct connection *c, int fd, void *room, size_t n) {
-  *c = (struct connection){.fd = fd};
+  *c = (struct connection){.fd = fd, .intake = -1};
   inbox_init(&c->in, CMD_SETUP, CMD_LAST);
   buf_lend(&c->in.bytes, room, n);
   buf_init(&c->out, CONNECTION_OUT_MAX);
@@ -28,6 +29,7 @@ static void forget_answers(struct connection *c) {
 
 void connection_forked(struct connection *c) {
   fd_close(&c->fd);
+  c->intake = -1;
   inbox_drop_fds(&c->in);
   forget_answers(c);
   c->executed = c->told = 0;
@@ -36,6 +38,16 @@ void connection_forked(struct connection *c) {
 
 void connection_adopt(struct connection *c, int fd) {
   c->fd = fd;
+}
+
+void connection_adopt_intake(struct connection *c, int intake) {
+  c->fd = c->intake = intake;
+}
+
+int connection_need(struct connection *c) {
+  int fd = c->intake;
+  c->intake = -1;
+  return fd < 0 ? 0 : bare_take_socket(fd);
 }
 
 void connection_forget_input(struct connection *c) {
@@ -59,6 +71,8 @@ int connection_receive(struct connection *c, int sleep) {
   int truncated = 0;
   if (c->fd < 0)
     return MF_AGAIN;
+  if (connection_need(c) < 0)
+    return MF_EOF;
   unsigned char *room = inbox_room(&c->in, &n);
   if (!room)
     return errno == ENOBUFS ? -EPROTO : -ENOMEM;
@@ -104,6 +118,8 @@ int connection_tell_done(struct connection *c) {
 }
 
 int connection_flush(struct connection *c) {
+  if (buf_size(&c->out) > 0 && connection_need(c) < 0)
+    c->write_closed = 1;
   while (c->fd >= 0 && !c->write_closed && buf_size(&c->out) > 0) {
     struct iovec iov = {(void *)(uintptr_t)buf_peek(&c->out), buf_size(&c->out)};
     ssize_t n = sock_send(c->fd, &iov, 1, NULL, 0);
@@ -135,7 +151,7 @@ int connection_say(struct connection *c, unsigned type, uint64_t id) {
   unsigned char header[FRAME_HEADER_SIZE];
   struct frame f = {.type = (uint8_t)type, .id = id};
   size_t done = 0;
-  if (connection_flush_all(c) < 0)
+  if (connection_need(c) < 0 || connection_flush_all(c) < 0)
     return -EPIPE;
   frame_encode(header, &f);
   while (done < sizeof header) {

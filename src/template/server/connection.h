@@ -12,7 +12,8 @@
 enum { CONNECTION_OUT_MAX = 8 * 1024 * 1024, CONNECTION_OUT_HIGH = 1024 * 1024 };
 
 struct connection {
-  int fd; /* owned; -1: nobody listens any more */
+  int fd;     /* owned; -1: nobody listens any more */
+  int intake; /* fd is this until the socket is needed (bare.h); -1: it is one */
   struct inbox in;
   struct buf out;
   uint64_t executed, told; /* commands; how many of them DONE has told */
@@ -27,6 +28,10 @@ void connection_open(struct connection *c, int fd, void *room, size_t n);
 void connection_forked(struct connection *c);
 /* The clone's own socket (taken). */
 void connection_adopt(struct connection *c, int fd);
+/* The same without a socket yet: the intake (taken) has its number. */
+void connection_adopt_intake(struct connection *c, int intake);
+/* The socket is needed: it is made, if it is not there. 0 or -errno. */
+int connection_need(struct connection *c);
 /* What was read and not executed is forgotten. */
 void connection_forget_input(struct connection *c);
 

@@ -103,8 +103,9 @@ void server_answer_hello(struct server *s) {
 }
 
 int server_has_fd(const struct server *s, int fd) {
-  return fd == s->conn.fd || (s->accepting.fd > 0 && fd == s->accepting.fd) ||
-         fd == s->leash.source || fd == s->leash.armed || (s->thread && fd == s->life) ||
+  return fd == s->conn.fd || fd == s->intake_fd ||
+         (s->accepting.fd > 0 && fd == s->accepting.fd) || fd == s->leash.source ||
+         fd == s->leash.armed || (s->thread && fd == s->life) ||
          args_has_fd(&s->args, fd) || inbox_holds_fd(&s->conn.in, fd);
 }
 
@@ -123,6 +124,7 @@ void server_release(struct server *s) {
 
 void server_enter_user(struct server *s) {
   server_release(s);
+  (void)connection_need(&s->conn);
   if (buf_size(&s->conn.out) > 0) {
     connection_tell_done(&s->conn);
     connection_flush(&s->conn); /* it may take long; what goes not now goes later */

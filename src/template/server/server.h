@@ -39,6 +39,7 @@ enum served {                  /* what a handler and serve return besides 0 */
 
 struct command {
   unsigned type;
+  unsigned flags; /* FRAME_... of a FORK */
   uint64_t id;
   const unsigned char *body; /* borrowed */
   size_t length;
@@ -65,6 +66,7 @@ struct server {
   struct heap *heap;                  /* NULL: the host's allocator */
   struct collector collector;
   struct connection conn;
+  int intake_fd;      /* a far template's, for its clones; -1: there is none */
   struct slots slots; /* of its clones */
   struct args args;
   struct leash leash;
@@ -132,6 +134,7 @@ struct server {
     struct options options;
     uint64_t id;                     /* of the FORK */
     int sibling;                     /* a child of the template's parent */
+    unsigned flags;                  /* of the FORK */
     int (*settle)(struct server *s); /* a copy of a running function: what it does before
                                         anything else in Lua (fork/promote.h); or NULL */
     int is_seeded;                   /* its random numbers are its own */

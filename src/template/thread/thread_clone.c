@@ -252,6 +252,7 @@ static int make_record(struct server *from, struct thread *t) {
   if (args_copy(&from->args, &s->args) < 0)
     return -1;
   connection_open(&s->conn, -1, s->room, sizeof s->room);
+  s->intake_fd = -1;
   gather_init(&s->gather, 0);
   fdset_init(&s->gather_fds);
   fdset_init(&s->birth.fds);
