@@ -8,9 +8,9 @@ local fork = require "moonfork"
 local kit = story.kit
 
 local REMOTE, TEMPLATE = os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE"
-local LINK_VERSION, BUILD = 3, fork._VERSION:match "%d+%.%d+%.%d+"
+local LINK_VERSION, BUILD = 4, fork._VERSION:match "%d+%.%d+%.%d+"
 local HELLO, DATA, WINDOW_MORE, KILL, TREE, DROP, BORN, GONE = 1, 2, 3, 6, 7, 8, 9, 10
-local MEASURED, MEMORY, RECORD_STOP, RETURNED = 13, 15, 16, 18
+local MEASURED, MEMORY, RECORD_STOP, RETURNED, CLONE = 13, 15, 16, 18, 19
 local UNKNOWN = 99
 
 local function frame(type, body, channel, ndescriptors)
@@ -54,6 +54,7 @@ local LIES = {
   ["a frame that is longer than any"] = HUGE,
   ["a type that there is not"] = frame(UNKNOWN, ""),
   ["a frame of the near end's"] = words(KILL, 0, 9, 0),
+  ["a fork"] = frame(CLONE, ("<I4I4"):pack(1, 0) .. ("x"):rep(16), 4),
   ["another hello"] = frame(HELLO, ("<I2I2s4"):pack(LINK_VERSION, 0, BUILD)),
   ["the end of somebody who was not born"] = frame(GONE, gone),
   ["a return without its number"] = words(RETURNED, 7, 1),
@@ -140,6 +141,10 @@ story.test("a near end that lies is disconnected, and the agent ends with all th
     ["a table that is cut short"] = words(DROP),
     ["slots of a size that there is not"] = frame(DATA, descriptor(1, 12345, 5) .. "x", 1, 1),
     ["a kind that there is not"] = frame(DATA, descriptor(1, 0, 200) .. "x", 1, 1),
+    ["a fork without a header"] = frame(CLONE, ("<I4I4"):pack(1, 0), 3),
+    ["a fork that is longer than any"] = frame(CLONE, ("<I4I4"):pack(1, 0) .. ("x"):rep(161), 3),
+    ["a fork with a channel of the agent's"] = frame(CLONE, ("<I4I4"):pack(1, 0) .. ("x"):rep(16), 4),
+    ["a fork with a channel that is used"] = frame(CLONE, ("<I4I4"):pack(1, 0) .. ("x"):rep(16), 3):rep(2),
     ["a channel with an even number"] = frame(DATA, descriptor(6, 0, 1) .. "x", 1, 1),
     ["more room than the window"] = frame(WINDOW_MORE, ("<I4"):pack(0x7fffffff), 1),
   }

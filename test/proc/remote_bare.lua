@@ -1,0 +1,160 @@
+-- Clones over there begin without a socket of their own, once the template has permitted it, and get one with
+-- their first use of it, whatever that is. Nobody can tell them from others.
+
+local story = require "story"
+local fork = require "moonfork"
+
+local function far(code)
+  local command = { os.getenv "MOONFORK_REMOTE", "agent", os.getenv "MOONFORK_TEMPLATE" }
+  return fork.remote { command = command, path = package.path, cpath = package.cpath }:eval(code or "")
+end
+
+-- The first fork asks, the second one goes without.
+local function permitted(p)
+  p:eval "function leave() end"
+  for _ = 1, 3 do
+    local clone = p:fork()
+    clone:run("leave"):close()
+    clone:wait()
+    clone:close()
+  end
+  return p
+end
+
+local USES = [[
+  function write(s) s:write "12" end
+  function number(s) local n = s:fileno() s:write(n > 2 and "12" or "no") end
+  function read(s) s:write(s:read(2)) end
+  function called(s) tostring(1) s:write "12" end
+  function long(s) local n = 0 for i = 1, 1000 do n = n + i end s:write "12" end
+  function shut(s) s:write "12" s:shutdown "w" s:read "a" end
+  function collected(s) s = nil collectgarbage() collectgarbage() end
+  function closed(s) s:close() end
+  function raised() error "on purpose" end
+  function left() os.exit(7) end
+  function spins() while true do end end
+  function printed() io.stderr:write "" end
+  function copies(s) s:write(require("moonfork").clone and "12" or "12") end
+]]
+
+story.test("whatever a function does first with its socket, it has one", function(t)
+  local p = permitted(far(USES))
+  for round = 1, 2 do
+    for _, name in ipairs { "write", "number", "called", "long", "shut", "copies" } do
+      local clone = p:fork()
+      local socket = t.got(clone:run(name))
+      t.eq({ round, name, socket:read(2) }, { round, name, "12" })
+      socket:close()
+      clone:close()
+    end
+    local clone = p:fork()
+    local socket = t.got(clone:run "read")
+    socket:write "ab"
+    t.eq(socket:read(2), "ab")
+    t.eq(socket:read "a", "")
+    socket:close()
+    clone:close()
+    for _, name in ipairs { "collected", "closed", "raised", "left", "printed" } do
+      clone = p:fork()
+      socket = t.got(clone:run(name))
+      t.eq({ name, socket:read "a" }, { name, "" })
+      socket:close()
+      local code = clone:wait().code
+      t.eq({ name, code }, { name, name == "left" and 7 or name == "raised" and 1 or 0 })
+      clone:close()
+    end
+    clone = p:fork()
+    socket = t.got(clone:run "spins")
+    t.ok(clone:kill "KILL")
+    t.eq(socket:read "a", "")
+    socket:close()
+    clone:close()
+  end
+  p:close()
+end)
+
+story.test("a clone has the same descriptors with and without a socket from the beginning", function(t)
+  local p = far [[
+    function list(s)
+      local found = {}
+      for fd = 0, 63 do
+        local f = io.open("/proc/self/fd/" .. fd .. "/.", "r")
+        local info = io.open("/proc/self/fdinfo/" .. fd)
+        if info then found[#found + 1] = fd info:close() end
+        if f then f:close() end
+      end
+      s:write(#found, " ", s:fileno() > 2 and "ok" or "not", "\n")
+    end
+  ]]
+  local said = {}
+  for i = 1, 5 do
+    local clone = p:fork()
+    local socket = t.got(clone:run "list")
+    said[i] = socket:read "l"
+    socket:close()
+    clone:close()
+  end
+  for i = 2, 5 do t.eq(said[i], said[1]) end
+  p:close()
+end)
+
+story.test("16 at a time: some say something, some nothing, some are killed", function(t)
+  local p = permitted(far [[
+    function nothing() end
+    function word(s) s:write "w" end
+    function waits(s) s:read "a" end
+  ]])
+  local counts, asked, told = { nothing = 0, word = 0, waits = 0 }, 0, 0
+  local names = { "nothing", "word", "nothing", "waits" }
+  local function ask()
+    asked = asked + 1
+    local name, clone = names[asked % 4 + 1], p:fork()
+    clone:run(name, function(err, socket)
+      told = told + 1
+      t.eq({ name, err }, { name })
+      if name == "waits" then clone:kill "KILL" end
+      local is_right = name ~= "word" or socket:read "a" == "w" -- others are told meanwhile
+      counts[name] = counts[name] + (is_right and 1 or 0)
+      socket:close()
+      clone:close()
+      if asked < 400 then ask() end
+    end)
+  end
+  for _ = 1, 16 do ask() end
+  t.within(30, function() return told == 400 end)
+  t.eq(counts, { nothing = 200, word = 100, waits = 100 })
+  p:close()
+end)
+
+story.test("a command between two forks, and hooks of the template's, hold for the next clone", function(t)
+  local p = permitted(far "value = 1 function tell(s) s:write(value) end")
+  for i = 2, 6 do
+    p:eval(("value = %d"):format(i))
+    for _ = 1, 2 do
+      local clone = p:fork()
+      local socket = t.got(clone:run "tell")
+      t.eq(socket:read "a", tostring(i))
+      socket:close()
+      clone:close()
+    end
+  end
+  p:close()
+end)
+
+story.test("what is asked of a template that dies without a word ends", function(t)
+  local p = permitted(far "function waits(s) s:read 'a' end")
+  t.ok(p:kill "STOP")
+  local told = 0
+  for _ = 1, 5 do
+    p:fork():run("leave", function(err)
+      t.ok(err)
+      told = told + 1
+    end)
+  end
+  fork.step(0.05)
+  t.ok(p:kill "KILL")
+  t.within(10, function() return told == 5 end)
+  p:close()
+end)
+
+story.done()
