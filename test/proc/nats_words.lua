@@ -153,6 +153,36 @@ test("a node that answers in another version: its calls are unknown, and the err
   t.match(told.message, "the node lucifer speaks version 3 of the messages, this program version 2")
 end)
 
+-- ---- a window that nobody minds ----
+
+test("a node refuses what a caller sends beyond its window", function(t)
+  local server, ledger = helper.start(t), nats_node.file(t)
+  local client = connect(t, server)
+  nats_node.start(t, server.url, "w", {window = 4})
+  local far = far_pool(t, server, "w")
+  t.within(20, function() return #far:nodes() == 1 end)
+  client:subscribe("_INBOX." .. ME .. ".a")
+  local calls, busy, entered = {}, 0, 0
+  for n = 1, 12 do calls[n] = call(n, n, ledger) end
+  client:publish("w.node." .. far:nodes()[1].id, "_INBOX." .. ME .. ".s.1", "mfc" .. VERSION .. table.concat(calls))
+  while busy + entered < 12 do
+    local _, body = client:next()
+    local at = 4 + 4 + 22 + 1
+    while at <= #body do
+      local kind, _, behind = ("<I1I8"):unpack(body, at)
+      at = behind
+      if kind == RESULT then
+        _, at = ("<s4"):unpack(body, at)
+        entered = entered + 1
+      else
+        t.eq(kind, BUSY)
+        busy = busy + 1
+      end
+    end
+  end
+  t.eq({entered, busy}, {4, 8})
+end)
+
 -- ---- a drain that nobody waits for ----
 
 -- A caller of the library stops when it hears of the drain, for which a node waits. This one goes on:

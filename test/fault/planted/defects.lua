@@ -344,7 +344,7 @@ return {
     tests = {"unit/test_nats"}},
   {name = "nats: a node takes calls beyond its window", file = "src/nats/node_calls.c",
     find = "  if (node_held(node) >= node->window)\n    return MF_ELIMIT;\n", replace = "",
-    tests = {{"proc/nats_calls.lua", "a node holds its window"}}},
+    tests = {{"proc/nats_words.lua", "beyond its window"}}},
   {name = "nats: a node begins calls whose time is over", file = "src/nats/node_calls.c",
     find = "  o.timeout_ms = r->timeout_ms;\n", replace = "",
     tests = {{"proc/nats_calls.lua", "a time limit"}}},
