@@ -32,7 +32,9 @@ static volatile uint32_t *told;
 
 /* The end of a handler is a system call as well: it lies where calls are let through. */
 __asm__(".pushsection .text\n"
-        ".balign 16\n"
+        ".balign 16\n" /* global, for what optimises all files together parts them */
+        ".globl libc_fork_restorer, libc_fork_restorer_end\n"
+        ".hidden libc_fork_restorer, libc_fork_restorer_end\n"
         "libc_fork_restorer:\n"
         "  mov $15, %eax\n" /* rt_sigreturn */
         "  syscall\n"
