@@ -204,6 +204,27 @@ static int kit_signals_in_prepare(lua_State *L) {
   return 1;
 }
 
+static FILE *births;
+
+static void note_birth(void) {
+  fputs("born ", births);
+}
+
+/* note_births(path): a word for each new process, by its own buffered stream */
+static int kit_note_births(lua_State *L) {
+  births = fopen(luaL_checkstring(L, 1), "a");
+  return kit_told(L, births ? pthread_atfork(NULL, NULL, note_birth) : -1);
+}
+
+static void send_sigsys(void) {
+  kill(getpid(), SIGSYS);
+}
+
+/* sigsys_in_prepare(): this process ends by a signal when it forks */
+static int kit_sigsys_in_prepare(lua_State *L) {
+  return kit_told(L, pthread_atfork(send_sigsys, NULL, NULL));
+}
+
 /* redirects(): whether the kernel hands system calls to a handler
  * (src/template/fork/libc_fork.h) */
 static int kit_redirects(lua_State *L) {
@@ -315,6 +336,8 @@ const luaL_Reg kit_unfit_functions[] = {
     {"atfork", kit_atfork},
     {"handlers", kit_handlers},
     {"signals_in_prepare", kit_signals_in_prepare},
+    {"note_births", kit_note_births},
+    {"sigsys_in_prepare", kit_sigsys_in_prepare},
     {"redirects", kit_redirects},
     {"selftest", kit_selftest},
     {"forged", kit_forged},

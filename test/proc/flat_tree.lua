@@ -156,6 +156,33 @@ for kind, make in pairs {
   end)
 end
 
+-- A function that calls nothing has its clone flush nothing: a fork handler's words were lost.
+for kind, make in pairs {["moonfork-template"] = fork.new_exec, ["template()"] = fork.template} do
+  story.test(("what a fork handler writes in clones of %s is there"):format(kind), function(t)
+    if kind == "template()" and not kit.redirects() then t.skip "no syscall user dispatch here" end
+    local name = os.tmpname()
+    local p = make():eval(("require 'testkit'.note_births(%q) function nothing() end"):format(name))
+    for _ = 1, 3 do t.got(p:fork():run "nothing"):read "a" end
+    t.within(5, function()
+      local f = io.open(name)
+      local text = f:read "a"
+      f:close()
+      return text == ("born "):rep(3)
+    end)
+    p:close()
+    os.remove(name)
+  end)
+end
+
+-- It was taken for a system call, number 0, and swallowed.
+story.test("SIGSYS ends a copy also while it forks", function(t)
+  if not kit.redirects() then t.skip "no syscall user dispatch here" end
+  local p = fork.template():eval "require 'testkit'.sigsys_in_prepare()"
+  t.error(select(2, p:fork():run "type"), "TEMPLATE_DIED")
+  local status = t.status(p)
+  t.eq({status.code, status.signal}, {nil, 31})
+end)
+
 story.test("threads, mutexes, system and fork work in clones, at any depth", function(t)
   local p = fork.new_exec()
   local code = "require 'testkit'.selftest() return 'right'"

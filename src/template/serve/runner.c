@@ -6,6 +6,7 @@
 #include "os/flush.h"
 #include "os/sock.h"
 #include "socket/sys.h"
+#include "template/fork/atfork.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
@@ -240,7 +241,7 @@ static int return_silently(struct server *s, int fd) {
       !s->birth.sibling || s->birth.options.introduce)
     return 0;
   s->slot->returned = s->birth.id;
-  s->run.is_silent = 1;
+  s->run.is_silent = atfork_are_seen && !atfork_child;
   sys_drop_first();
   if (s->conn.intake >= 0 && (s->birth.flags & FRAME_TELL))
     bare_tell_return(fd);

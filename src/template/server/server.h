@@ -148,8 +148,9 @@ struct server {
                      for it alone, blocking */
     int goes_on;   /* it is s->program */
     int failed;    /* it raised: s->failure */
-    int is_silent; /* it has returned before any function of C's could be called: there is
-                      nothing to flush, for that was done before the fork */
+    int is_silent; /* it has returned before any function of C's could be called, and no
+                      fork handler was: there is nothing to flush, for that was done
+                      before the fork */
     const struct hibernate_call *call; /* the innermost; NULL: none runs, or it can't be
                                           left (lua/hibernate.h) */
     char title[128];
