@@ -23,7 +23,8 @@ struct kernel_action { /* as rt_sigaction has it */
   void (*restorer)(void);
   uint64_t mask;
 };
-enum { RESTORER = 0x04000000 }; /* SA_RESTORER, which libc does not tell */
+/* SA_RESTORER and SYS_USER_DISPATCH, which libc does not tell */
+enum { RESTORER = 0x04000000, DISPATCHED = 2 };
 static const uint64_t sigsys = UINT64_C(1) << (SIGSYS - 1);
 
 /* What the kernel looks at before each system call, and whose number is to be where. */
@@ -54,6 +55,10 @@ static long call(long number, long a, long b, long c, long d, long e, long f) {
                    : "0"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
                    : "rcx", "r11", "memory");
   return r;
+}
+
+static int change_action(const struct kernel_action *to, struct kernel_action *ret) {
+  return (int)call(SYS_rt_sigaction, SIGSYS, (long)to, (long)ret, sizeof to->mask, 0, 0);
 }
 
 /* The mask that holds after the handler; never with SIGSYS, which would end the process
@@ -89,11 +94,22 @@ static long make_sibling(const greg_t *g) {
   return r;
 }
 
+/* A signal that somebody has sent, or a filter of system calls: as without a handler. */
+static void end_by_signal(void) {
+  static const struct kernel_action usual = {0};
+  change_action(&usual, NULL);
+  call(SYS_kill, call(SYS_getpid, 0, 0, 0, 0, 0, 0), SIGSYS, 0, 0, 0, 0);
+}
+
 static void on_call(int signum, siginfo_t *info, void *context) {
   ucontext_t *u = context;
   greg_t *g = u->uc_mcontext.gregs;
   (void)signum;
   selector = SYSCALL_DISPATCH_FILTER_ALLOW;
+  if (info->si_code != DISPATCHED) {
+    end_by_signal();
+    return;
+  }
   switch (info->si_syscall) {
   case SYS_clone:
     if (!(g[REG_RDI] & CLONE_VM)) {
@@ -124,10 +140,6 @@ static int dispatch(int on) {
     return (int)call(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, on, 0, 0, 0, 0);
   return (int)call(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, on, (long)restorer,
                    (long)restorer_end - (long)restorer + 1, (long)&selector, 0);
-}
-
-static int change_action(const struct kernel_action *to, struct kernel_action *ret) {
-  return (int)call(SYS_rt_sigaction, SIGSYS, (long)to, (long)ret, sizeof to->mask, 0, 0);
 }
 
 /* Where somebody handles SIGSYS, he makes system calls in a way of his own. */
