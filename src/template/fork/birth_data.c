@@ -176,8 +176,9 @@ static void move(const struct ranges *all) {
   close(fd);
 }
 
-/* A few pages below the caller's are used again by each fork. */
-static void release_stack(uintptr_t start, uintptr_t page) {
+/* A few pages below the caller's are used again by each fork. A function of its own, so that
+ * nothing in use lies that far below its frame. */
+__attribute__((noinline)) static void release_stack(uintptr_t start, uintptr_t page) {
   enum { KEPT = 4096 };
   uintptr_t end = ((uintptr_t)__builtin_frame_address(0) - KEPT) & -page;
   if (start && start < end)
