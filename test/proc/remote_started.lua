@@ -90,6 +90,7 @@ story.test("an end is not told before the bytes that the process wrote", functio
   t.got(p:fork():run "say"):close()
   for round = 1, 20 do
     local lengths, clones = {}, {}
+    t.keep = clones
     for i = 1, AT_ONCE do
       local clone = p:fork()
       clones[i] = clone
