@@ -342,7 +342,10 @@ static int greet(const struct link_frame *f) {
     mux_break(&mux, reason);
     return 0;
   }
-  int r = link_put_hello(&mux.out, beat_ms, window);
+  int r = pass_on(f);
+  flush_side(); /* before anything goes there: who has not read it knows that nothing has */
+  if (!r)
+    r = link_put_hello(&mux.out, beat_ms, window);
   if (!r)
     r = mux_add(&mux, LINK_CHANNEL_OUTPUT, fd_dup(1), MUX_TO_LOCAL);
   if (r < 0)
@@ -352,7 +355,7 @@ static int greet(const struct link_frame *f) {
   command_accept(&command);
   take_sides();
   write_page(1);
-  return pass_on(f);
+  return 0;
 }
 
 static int take_birth(const struct link_frame *f) {

@@ -178,7 +178,8 @@ int cell_kill(struct mf_process *p, const struct event *e) {
   if (p->gone)
     return -ESRCH;
   process_learn(p);
-  int is_command = p->far && !p->was_asked && ends_processes(signum); /* as yet */
+  int is_command = p->far && !p->was_asked && !far_link_is_up(p->far) && /* as yet */
+                   ends_processes(signum);
   if (p->pid > 0 || is_command) {
     int r = process_kill(p, signum);
     if (r != MF_EUNSUPPORTED)
@@ -202,7 +203,7 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
 void process_withdraw(struct mf_process *p) {
   struct backend *s = p->context->backend;
   process_far_settle_socket(p);
-  p->is_adrift |= p->far && p->was_asked && !p->eof && far_link_is_up(p->far);
+  p->is_adrift |= p->far && !p->eof && far_link_is_up(p->far);
   if (p->chan.fd < 0)
     return;
   s->ops->refuse(s, p->chan.fd);

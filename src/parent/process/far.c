@@ -605,8 +605,14 @@ const char *far_link_printed(const struct far_link *far) {
   return far->printed;
 }
 
-void far_link_end(struct far_link *far) {
+void far_link_end(struct far_link *far, int signum) {
+  if (!far->lost && !far->up)
+    far->ended_by = signum;
   lose(far, "it was ended here");
+}
+
+int far_link_ended_by(const struct far_link *far) {
+  return far->ended_by;
 }
 
 int far_link_make_page(struct far_link *far) {

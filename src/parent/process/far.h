@@ -85,8 +85,10 @@ int far_link_is_up(const struct far_link *far);
 /* Why it is lost, what the command printed: texts, perhaps empty. */
 const char *far_link_reason(const struct far_link *far);
 const char *far_link_printed(const struct far_link *far);
-/* Ends it: all processes there, and the command. */
-void far_link_end(struct far_link *far);
+/* Ends it: all processes there, and the command. For whom: a signal's number. */
+void far_link_end(struct far_link *far, int signum);
+/* That number, when no agent had greeted: there was but the command. Else 0. */
+int far_link_ended_by(const struct far_link *far);
 /* Memory that the near end writes what it does to: a descriptor of it, for the near end,
  * which the caller closes. -errno: there is none. */
 int far_link_make_page(struct far_link *far);

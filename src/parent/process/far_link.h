@@ -31,6 +31,7 @@ struct far_link {
   unsigned nknown, nawaited; /* processes, but the far template */
   unsigned nmeasured;
   int up, lost, told;     /* told: everybody knows that it is lost */
+  int ended_by;           /* the signal for which it was ended before it was up; or 0 */
   struct link_page *page; /* NULL: there is none */
   char reason[1024], printed[LINK_TEXT_MAX + 1];
   size_t nprinted;

@@ -51,8 +51,13 @@ enum life_kernel process_far_ask(struct mf_process *p) {
     return LIFE_KERNEL_STATUS;
   }
   if (far_link_is_lost(p->far) && (q || !p->was_asked)) {
-    explain_loss(p);
     p->gone = 1;
+    if (far_link_ended_by(p->far)) { /* as one here that is killed before its birth */
+      p->exit.known = 1;
+      p->exit.signal = far_link_ended_by(p->far);
+      return LIFE_KERNEL_STATUS;
+    }
+    explain_loss(p);
     p->nlooks = LIFE_LOOKS_MAX; /* nobody will ever tell */
     return LIFE_KERNEL_GONE;
   }
@@ -66,7 +71,8 @@ int process_far_kill(struct mf_process *p, int signum) {
   struct far_process *q = p->far_process;
   if (!q && !p->was_asked) {
     if (signum)
-      far_link_end(p->far);
+      far_link_end(p->far, signum);
+    process_trace_kill(p, signum);
     return 0;
   }
   if (!q)
