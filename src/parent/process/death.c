@@ -46,7 +46,7 @@ static int has_work(const struct mf_process *p) {
 static int is_on_its_way(const struct mf_process *p) {
   const struct far_process *q = p->far_process;
   int is_cut_off = p->far && far_link_is_lost(p->far) && far_link_is_up(p->far);
-  return p->far && p->was_asked && (q ? !q->gone : is_cut_off || p->is_adrift);
+  return p->far && (q ? !q->gone : is_cut_off || p->is_adrift);
 }
 
 /* Whether a function that p was told to run may have been entered, once its socket is
