@@ -138,4 +138,54 @@ story.test("calls behind one whose answer was lost with the link may have run", 
   end
 end)
 
+-- A closing service gives up after its grace. What has run by then did not get a word here.
+story.test("calls of a service that is given up at its close may all have run", function(t)
+  local file, relay = t:file("ran", ""), t:file("relay", "")
+  local p = over(("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay)):eval(([[
+    function mark(x)
+      io.open(%q, "a"):write(x):close()
+      return x
+    end
+  ]]):format(file))
+  local rpc = p:fork():rpc("mark", { grace = 0.3, strict = true })
+  t.eq(rpc("0"), "0")
+  local held_up = assert(math.tointeger(tonumber(t.read(relay))))
+  kit.kill(held_up, kit.SIGSTOP)
+  local told = {}
+  for i = 1, 4 do rpc:call(tostring(i), function(err) told[#told + 1] = err or "no error" end) end
+  t.within(10, function() return t.read(file) == "01234" end, "all have run")
+  rpc:close(function() end)
+  t.within(10, function() return #told == 4 end)
+  for i, err in ipairs(told) do t.eq({ i, err.code, err.started }, { i, "CANCELLED", "unknown" }) end
+  kit.kill(held_up, kit.SIGCONT)
+  p:close()
+  t.within(10, function() return not t.alive(held_up) end)
+end)
+
+-- The template itself may be told to run a function. It was said not to have entered it, for a link tells of its
+-- birth before.
+story.test("the function of the far template itself may have run when the link is lost", function(t)
+  for _, way in ipairs { "lost", "timeout" } do
+    local file, relay = t:file("ran", ""), t:file("relay", "")
+    local command = { "sh", "-c", ("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay) }
+    local p = fork.remote { command = command, path = package.path, cpath = package.cpath, beat = 10,
+      timeout = way == "timeout" and 2 or nil }
+    p:eval(("function mark(s) io.open(%q, 'a'):write 'x':close() s:read 'a' end"):format(file))
+    t.got(p:memory())
+    local near = assert(near_end())
+    local held_up = assert(math.tointeger(tonumber(t.read(relay))))
+    kit.kill(held_up, kit.SIGSTOP)
+    local failed
+    p:run("mark", function(err) failed = err or "no error" end)
+    t.within(10, function() return t.read(file) == "x" end, "it runs")
+    t.eq(failed, nil)
+    if way == "lost" then kit.kill(near, kit.SIGKILL) end
+    t.within(10, function() return failed end)
+    t.eq({ way, failed.code, failed.started }, { way, way == "lost" and "CLONE_DIED" or "TIMEOUT", "unknown" })
+    kit.kill(held_up, kit.SIGCONT)
+    p:close()
+    t.within(10, function() return not t.alive(held_up) end)
+  end
+end)
+
 story.done()

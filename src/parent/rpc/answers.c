@@ -120,7 +120,8 @@ static void take_failed(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {
     rpc_broken(rpc, "malformed failure report");
     return;
   }
-  rpc_fail_with(rpc, &e); /* calls: not started, as it was never ready */
+  rpc->never_ready = 1;
+  rpc_fail_with(rpc, &e);
 }
 
 static void take_retire(struct mf_rpc *rpc, uint64_t id, const mf_message *m) {

@@ -56,7 +56,8 @@ static void tell_the_end(struct mf_rpc *rpc) {
   if (rpc->error_pending) {
     rpc->error_pending = 0;
     failure_tell(&rpc->failure, &e);
-    e.started = rpc->far < FAR_SERVING ? MF_STARTED_NO : MF_STARTED_UNKNOWN;
+    e.started = rpc->far >= FAR_SERVING || rpc_lacks_answers(rpc) ? MF_STARTED_UNKNOWN
+                                                                  : MF_STARTED_NO;
     e.exit = rpc->exited ? &rpc->exit : NULL;
     if (rpc->options.on_error)
       rpc->options.on_error(&e, rpc->options.data);

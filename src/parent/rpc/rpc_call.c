@@ -80,18 +80,19 @@ static int has_left(const struct mf_rpc *rpc, const struct call *c) {
   return rpc->sent >= c->end;
 }
 
-/* A link that is lost, or slower than the report of the end, keeps answers back, and that
- * it was ready: those calls were entered, and so was perhaps the next. */
-static int lacks_answers(const struct mf_rpc *rpc) {
+/* Over a link answers may be on their way, and the word that it was ready, until its
+ * socket has ended, or for ever, where the link is lost: those calls were entered, and so
+ * was perhaps the next. */
+int rpc_lacks_answers(const struct mf_rpc *rpc) {
   const struct far_link *link = rpc->process->far;
-  return link && (far_link_is_lost(link) || (rpc->exited && !rpc->eof));
+  return link && !rpc->never_ready && rpc->sent && (!rpc->eof || far_link_is_lost(link));
 }
 
 /* The first of a strict clone's unanswered calls may have been entered, and each of
  * another's that it got whole, once it was ready. */
 static void fail_flying(struct mf_rpc *rpc, struct call *c) {
   int was_ready = rpc->far == FAR_SERVING || rpc->far == FAR_GONE;
-  int possible = lacks_answers(rpc) || (was_ready && !rpc->first_failed);
+  int possible = rpc_lacks_answers(rpc) || (was_ready && !rpc->first_failed);
   int entered = possible && has_left(rpc, c);
   rpc->first_failed = rpc->options.strict;
   rpc_trace_end(c, rpc->failure.code);

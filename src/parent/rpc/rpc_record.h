@@ -40,6 +40,7 @@ struct mf_rpc {
   unsigned eof : 1, exited : 1, bye : 1;
   unsigned closing : 1, end_put : 1, aborted : 1;
   unsigned ran : 1;          /* it was in its function */
+  unsigned never_ready : 1;  /* by its own word */
   unsigned over : 1;         /* failed or ended: the socket is gone */
   unsigned first_failed : 1; /* over: no other call can have been entered */
   unsigned orderly : 1;

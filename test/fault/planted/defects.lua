@@ -295,7 +295,7 @@ return {
     find = "  if (link_put(&m->out, LINK_PING, 0, NULL, 0) < 0)", replace = "  if (0)",
     tests = {{"proc/remote_network.lua", "a link on which nobody says anything"}}},
   {name = "remote: calls whose answers were lost are said not to be started", file = "src/parent/rpc/rpc_call.c",
-    find = "lacks_answers(rpc) || (was_ready", replace = "(was_ready",
+    find = "rpc_lacks_answers(rpc) || (was_ready", replace = "(was_ready",
     tests = {{"proc/remote_started.lua", "calls behind one"}}},
   {name = "remote: long first words of a fork have no socket", file = "src/remote/mux_move.c",
     find = " || c->token || ", replace = " || ", tests = {"unit/test_mux_pipes"}},
