@@ -282,6 +282,7 @@ int main(void) {
       census_test(test_others_are_closed_here),
       census_test(test_a_copy_closes_by_itself),
       census_test(test_ended_ones_are_closed_together),
+      census_test(test_ended_ones_of_a_thread_are_closed_by_another),
       census_test(test_ended_ones_are_closed_at_once),
   };
   return cmocka_run_group_tests_name("drop", tests, NULL, NULL);
