@@ -6,6 +6,7 @@
  * where it was, for what it knows is on its stack. */
 #include "bind/callback.h"
 #include "bind/completion.h"
+#include "bind/hook.h"
 #include "bind/lua_reactor.h"
 #include <string.h>
 
@@ -118,8 +119,8 @@ static int result(lua_State *L, struct progress p, int is_ready) {
 }
 
 /* Milliseconds to sleep, -1: without an end; or whether that is not wanted at all. */
-static int may_sleep(lua_State *L, struct progress p, int *ret_ms) {
-  if (p.told > 0 || is_settled(L))
+static int may_sleep(lua_State *L, struct progress p, lua_Hook hook, int *ret_ms) {
+  if (p.told > 0 || is_settled(L) || hook_is_new(L, hook))
     return 0;
   struct reactor *r = reactor_peek(L);
   lua_Number left = lua_isnil(L, DEADLINE) ? 1 : lua_tonumber(L, DEADLINE) - now();
@@ -133,11 +134,12 @@ static int may_sleep(lua_State *L, struct progress p, int *ret_ms) {
 
 /* A signal ends it, too: its handler may want to run Lua, which only Lua code lets it. */
 static int go_on(lua_State *L, struct progress p) {
+  lua_Hook hook = lua_gethook(L);
   int ms, fd = (int)luaL_optinteger(L, FD, -1);
   short events = bind_to_poll(luaL_optstring(L, EVENTS, ""));
   for (;;) {
     p = tell_batch(L, p);
-    if (!may_sleep(L, p, &ms))
+    if (!may_sleep(L, p, hook, &ms))
       return result(L, p, 0);
     int ready = lua_reactor_sleep(L, ms, fd, events);
     if (ready != 0)

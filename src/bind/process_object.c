@@ -13,6 +13,7 @@
  * process.lua, which takes the object over first (object_open) and for good. So
  * everything here is an abbreviation: process.lua says what each method means. */
 #include "bind/callback.h"
+#include "bind/hook.h"
 #include "bind/lua_process.h"
 #include "codec/classes.h"
 #include "os/fdwait.h"
@@ -279,8 +280,9 @@ static int l_run(lua_State *L) {
     lua_settop(L, 1);
     return 1;
   }
+  lua_Hook hook = lua_gethook(L);
   prepare_to_sleep(r);
-  while (list_empty(&r->done)) {
+  while (list_empty(&r->done) && !hook_is_new(L, hook)) {
     int ready = sleep_once(r, mf_attended_fd(p->process), POLLIN, -1);
     if (ready < 0)
       break;
@@ -348,9 +350,10 @@ static int l_wait(lua_State *L) { /* wait(object [, timeout]) */
   struct reactor *r = p->reactor;
   proc_ask_exit(p);
   look_for_end(r, p);
+  lua_Hook hook = lua_gethook(L);
   prepare_to_sleep(r);
   while (!p->known && !p->failed)
-    if (!list_empty(&r->done) || sleep_once(r, -1, 0, -1) < 0)
+    if (!list_empty(&r->done) || hook_is_new(L, hook) || sleep_once(r, -1, 0, -1) < 0)
       return slow(L);
   if (p->failed || !list_empty(&r->done)) /* what is told of it comes first */
     return slow(L);
@@ -561,8 +564,9 @@ static int l_wait_on_socket(lua_State *L) {
       !r->exposed && list_empty(&r->done) && !callback_is_running(L)) {
     int fd = (int)luaL_checkinteger(L, 1);
     short events = bind_to_poll(luaL_checkstring(L, 2));
+    lua_Hook hook = lua_gethook(L);
     prepare_to_sleep(r);
-    while (list_empty(&r->done)) {
+    while (list_empty(&r->done) && !hook_is_new(L, hook)) {
       double left = deadline_set ? deadline - (double)uv_hrtime() / 1e9 : 0;
       int ready = deadline_set && left <= 0
                       ? 0

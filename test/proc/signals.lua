@@ -257,4 +257,33 @@ story.test("cqueues and a waiter: a signal wakes the coroutine that waits", {nee
     t.eq({out, code, err}, {"HUP\n", 0, ""})
   end)
 
+-- On a terminal the template of the program gets it, too. What the loop has to do then is nothing to
+-- tell Lua, and the wait went on.
+story.test("Ctrl-C ends a wait, also where processes end by it in the same moment", {deadline = 60},
+  function(t)
+    local waits = {
+      wait = "p:wait()", read = "socket:read 'l'", sleep = "fork.sleep(30)",
+      run = "template:fork{session = 'new'}:eval 'hang()':run 'f'",
+      rpc = "template:fork{session = 'new'}:rpc 'hang' ()",
+    }
+    for name, wait in pairs(waits) do
+      for _ = 1, 3 do
+        local _, code, err = t:lua([[
+          local fork = require "moonfork"
+          local template = fork.new_exec():eval [=[
+            function f(s) s:read "a" end
+            function hang()
+              local near, far = require "moonfork.clone".pipe()
+              near:read "a"
+            end
+          ]=]
+          local p = template:fork{session = "new"}
+          local socket = assert(p:run "f")
+          os.execute "(sleep 0.2; kill -INT 0) &"
+          ]] .. wait, {before = "setsid", deadline = 10})
+        t.eq({name, code, err:match "interrupted!"}, {name, 1, "interrupted!"})
+      end
+    end
+  end)
+
 story.done()
