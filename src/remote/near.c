@@ -271,6 +271,8 @@ static void read_side(void) {
     nread += (uint64_t)n;
     buf_commit(&side_in, (size_t)n);
     take_sides();
+    if (page && page->nsaid == nread)
+      break; /* as memory says; its end is heard of by itself */
   }
 }
 
