@@ -18,11 +18,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
 
-enum { LATE_MS = 1 };
+enum {
+  LATE_MS = 1,
+  MANY = LINK_FORKS_MAX / 2, /* forks under way without a socket: all is busy */
+  FEW = LINK_FORKS_MAX / 4,  /* the template may run out of them */
+  PAUSE_STEP_US = 20,
+  PAUSE_MAX_US = 300
+};
 
 static struct turn turn;
 static struct mux mux;
@@ -32,9 +39,10 @@ static struct records records;
 static struct intake intake;
 static const char *program;
 static int leash[2] = {-1, -1};
-static size_t nlate;    /* bytes of `ended` that can go; behind them */
-static size_t nquiet;   /* those that wait for on_quiet */
-static unsigned nheard; /* of those that are reaped, who could have said something */
+static size_t nlate;      /* bytes of `ended` that can go; behind them */
+static size_t nquiet;     /* those that wait for on_quiet */
+static unsigned pause_us; /* for more ends to come, where forks are many */
+static unsigned nheard;   /* of those that are reaped, who could have said something */
 static uv_timer_t late;
 
 static void end(int status) {
@@ -84,14 +92,38 @@ static void pass_late(void) {
     uv_timer_start(&late, on_late, LATE_MS, 0);
 }
 
+/* With many forks under way all processors are busy, and nobody waits for a certain end:
+ * those that are told together wake the agent, the near end and the program once. */
+static void gather_ends(void) {
+  struct timespec t = {0, (long)pause_us * 1000};
+  if (mux_backlog(&mux) > 0)
+    mux_flush(&mux);
+  if (pause_us)
+    nanosleep(&t, NULL);
+}
+
+/* As long as the template has forks left meanwhile. */
+static void choose_pause(void) {
+  if (intake.nwaiting < FEW)
+    pause_us /= 2;
+  else if (pause_us < PAUSE_MAX_US)
+    pause_us += PAUSE_STEP_US;
+}
+
 static void reap(void) {
+  int gathers = intake.nwaiting >= MANY;
+  if (gathers)
+    gather_ends();
   nheard = 0;
-  if (tables_reap(&tables, &mux.out) < 0)
+  if (tables_reap(&tables, &mux.out) < 0 ||
+      (nheard && tables_put_news(&tables, &mux.out) < 0)) /* whom they have forked */
     mux_break(&mux, "not enough memory");
   else if (nheard || nquiet)
     hold_back();
   else
     nlate = buf_size(&tables.ended);
+  if (gathers)
+    choose_pause();
 }
 
 static void on_end_of(struct tables *t, pid_t pid, int has_returned) {

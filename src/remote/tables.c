@@ -193,7 +193,8 @@ static int is_new_child(const struct tables *t, pid_t pid) {
   siginfo_t si;
   if (pid <= 0 || pid == t->root || by_pid(t, pid))
     return 0;
-  return waitid(P_PID, (id_t)pid, &si, WEXITED | WNOHANG | WNOWAIT) == 0;
+  return pid == t->ended_pid ||
+         waitid(P_PID, (id_t)pid, &si, WEXITED | WNOHANG | WNOWAIT) == 0;
 }
 
 /* Or a child of one of them, which no sandbox can pretend: a pidfd for it, or -errno. */
@@ -246,17 +247,23 @@ static int tell(struct tables *t, struct table *x, uint32_t index, pid_t pid,
   return r;
 }
 
-int tables_put_news(struct tables *t, struct buf *out) {
+/* Of all, or of one that has ended: with others, whose parent the kernel has to be asked
+ * for, it can wait for their ends. */
+static int put_news(struct tables *t, pid_t only, struct buf *out) {
   int r = 0;
   list_each(it, &t->all) {
     struct table *x = list_entry(it, struct table, link);
     for (uint32_t i = 0; i < x->count && r == 0; i++) {
       uint32_t v = x->births[i];
-      if (v != x->told[i])
+      if (v != x->told[i] && (!only || (pid_t)v == only))
         r = tell(t, x, i, (pid_t)v, out);
     }
   }
   return r;
+}
+
+int tables_put_news(struct tables *t, struct buf *out) {
+  return put_news(t, 0, out);
 }
 
 pid_t tables_pid(const struct tables *t, uint32_t serial, int *ret_pidfd, int *ret_tree) {
@@ -381,13 +388,23 @@ static int reap(struct tables *t, pid_t pid, struct buf *out) {
   return link_put_end(&t->ended, &e);
 }
 
+/* The births of all are known before the template's end. */
+static int tell_ended(struct tables *t, pid_t pid, struct buf *out) {
+  if (by_pid(t, pid))
+    return 0;
+  t->ended_pid = pid;
+  int r = put_news(t, pid == t->root ? 0 : pid, out);
+  t->ended_pid = 0;
+  return r;
+}
+
 int tables_reap(struct tables *t, struct buf *out) {
   siginfo_t si;
   for (;;) {
     si.si_pid = 0;
     if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid <= 0)
       return 0;
-    int r = tables_put_news(t, out);
+    int r = tell_ended(t, si.si_pid, out);
     if (r == 0)
       r = reap(t, si.si_pid, out);
     if (r < 0)

@@ -33,6 +33,7 @@ struct tables {
   struct list pids[TABLES_PIDS];
   struct list lately; /* children of which no return is told, in the order of births */
   pid_t root;         /* the template; 0: none, or it has ended */
+  pid_t ended_pid;    /* has ended, and is not reaped yet: a child of ours; 0: none */
   int root_is_tree;
   const struct tables_ops *ops;
   struct buf ended; /* frames, GONE, that are held back until all bytes are sent */

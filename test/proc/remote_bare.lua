@@ -126,6 +126,37 @@ story.test("16 at a time: some say something, some nothing, some are killed", fu
   p:close()
 end)
 
+story.test("ends that are told together are each one's own, and calls go on meanwhile", function(t)
+  local p = permitted(far [[
+    function nothing() end
+    function left() os.exit(7) end
+    function same(text) return text end
+  ]])
+  local rpc = p:fork():rpc "same"
+  for round = 1, 20 do
+    local clones, told, answered = {}, 0, 0
+    for i = 1, 14 do
+      clones[i] = p:fork()
+      clones[i]:run(i % 4 == 0 and "left" or "nothing", function(err, socket)
+        told = told + 1
+        t.eq({ i, err }, { i })
+        socket:close()
+      end)
+      rpc:call(tostring(i), function(err, text)
+        answered = answered + 1
+        t.eq({ err, text }, { nil, tostring(i) })
+      end)
+    end
+    t.within(30, function() return told == 14 and answered == 14 end)
+    for i, clone in ipairs(clones) do
+      t.eq({ round, i, clone:wait().code }, { round, i, i % 4 == 0 and 7 or 0 })
+      clone:close()
+    end
+  end
+  rpc:close()
+  p:close()
+end)
+
 story.test("a command between two forks, and hooks of the template's, hold for the next clone", function(t)
   local p = permitted(far "value = 1 function tell(s) s:write(value) end")
   for i = 2, 6 do
