@@ -4,10 +4,14 @@
 
 #ifdef __linux__
 #include "os/fd.h"
+#include "os/proc.h"
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 enum { WAITING_MAX = 64 }; /* connections that nobody has accepted yet */
 
@@ -23,40 +27,49 @@ static int make_socket(void) {
   return fd < 0 ? -errno : fd_raise_made(fd);
 }
 
+/* The time is for processes with the same number, in another namespace of these. */
+static void choose_name(struct own_listener *l) {
+  static atomic_uint last;
+  int n =
+      snprintf(l->name + 1, sizeof l->name - 1, "moonfork/%x/%x/%x", (unsigned)getpid(),
+               atomic_fetch_add(&last, 1) + 1, (unsigned)proc_now_ns());
+  l->name[0] = 0;
+  l->n = 1 + (unsigned)n;
+}
+
+static socklen_t address_of(const struct own_listener *l, struct sockaddr_un *ret) {
+  *ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+  memcpy(ret->sun_path, l->name, l->n);
+  return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + l->n);
+}
+
 int own_listener_make(struct own_listener *ret, int *ret_fd) {
-  struct sockaddr_un a = {.sun_family = AF_UNIX};
-  socklen_t n = sizeof a.sun_family; /* the kernel chooses the rest */
-  int fd = make_socket();
+  struct sockaddr_un a;
+  int fd = proc_is_filtered() ? -EPERM : make_socket();
   if (fd < 0)
     return fd;
+  choose_name(ret);
+  socklen_t n = address_of(ret, &a);
   int r =
       bind(fd, (struct sockaddr *)&a, n) < 0 || listen(fd, WAITING_MAX) < 0 ? -errno : 0;
-  n = sizeof a;
-  if (r == 0 && getsockname(fd, (struct sockaddr *)&a, &n) < 0)
-    r = -errno;
   ret->pid = r == 0 ? peer_of(fd) : 0;
-  ret->n = (unsigned)(n - offsetof(struct sockaddr_un, sun_path));
-  if (r == 0 && (ret->pid <= 0 || ret->n > sizeof ret->name))
+  if (r == 0 && ret->pid <= 0)
     r = -ENOSYS;
   if (r < 0) {
     fd_close(&fd);
     return r;
   }
-  memcpy(ret->name, a.sun_path, ret->n);
   *ret_fd = fd;
   return 0;
 }
 
 int own_listener_connect(const struct own_listener *l) {
-  struct sockaddr_un a = {.sun_family = AF_UNIX};
-  int fd = make_socket();
+  struct sockaddr_un a;
+  socklen_t n = address_of(l, &a);
+  int fd = proc_is_filtered() ? -EPERM : make_socket();
   if (fd < 0)
     return fd;
-  memcpy(a.sun_path, l->name, l->n);
-  int r = connect(fd, (struct sockaddr *)&a,
-                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + l->n)) < 0
-              ? -errno
-              : 0;
+  int r = connect(fd, (struct sockaddr *)&a, n) < 0 ? -errno : 0;
   if (r == 0 && peer_of(fd) != l->pid) /* the name was free, and is another's now */
     r = -ECONNREFUSED;
   if (r == 0)
@@ -69,15 +82,17 @@ pid_t own_listener_maker(int fd) {
   return peer_of(fd);
 }
 
-int own_listener_accept(int fd, pid_t maker) {
+int own_listener_accept(int fd, pid_t maker, int *ret_fd) {
   for (;;) {
     int taken = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
     if (taken < 0 && (errno == EINTR || errno == ECONNABORTED))
       continue;
     if (taken < 0)
       return -errno;
-    if (peer_of(taken) == maker)
-      return fd_raise_made(taken);
+    if (peer_of(taken) == maker) {
+      *ret_fd = fd_raise_made(taken);
+      return 0;
+    }
     fd_close(&taken);
   }
 }
@@ -99,8 +114,8 @@ pid_t own_listener_maker(int fd) {
   return 0;
 }
 
-int own_listener_accept(int fd, pid_t maker) {
-  (void)fd, (void)maker;
+int own_listener_accept(int fd, pid_t maker, int *ret_fd) {
+  (void)fd, (void)maker, (void)ret_fd;
   return -ENOSYS;
 }
 

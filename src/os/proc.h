@@ -96,6 +96,9 @@ int proc_object_path(const void *address, char *ret, size_t size);
  * its descriptors (PR_SET_DUMPABLE); inherited by its children until they execute a
  * program. 0, or -1 with errno: ENOTSUP where there is no such thing. */
 int proc_set_dumpable(int on);
+/* Whether a filter of system calls is installed on this thread, which may kill for one that
+ * it does not know; 1 where the system can't tell. */
+int proc_is_filtered(void);
 
 /* 1 on the thread that the process began with (also where that can't be told). */
 int proc_is_main_thread(void);

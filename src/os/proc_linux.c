@@ -61,6 +61,10 @@ int proc_set_dumpable(int on) {
   return prctl(PR_SET_DUMPABLE, on != 0, 0, 0, 0);
 }
 
+int proc_is_filtered(void) {
+  return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0;
+}
+
 static int is_own(const char *path) {
   struct stat own, its;
   return stat(path, &its) == 0 && stat("/proc/self/exe", &own) == 0 &&

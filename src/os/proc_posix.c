@@ -31,6 +31,10 @@ int proc_set_dumpable(int on) {
   return -1;
 }
 
+int proc_is_filtered(void) {
+  return 1;
+}
+
 int proc_is_own_program(const char *program) {
   return 0;
 }

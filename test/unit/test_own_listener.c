@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -24,6 +25,11 @@ static socklen_t name_of(const struct own_listener *l, struct sockaddr_un *ret) 
   return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + l->n);
 }
 
+static int accept_next(int fd) {
+  int taken, r = own_listener_accept(fd, getpid(), &taken);
+  return r < 0 ? r : taken;
+}
+
 static void test_what_is_connected_is_accepted_in_order(void **state) {
   struct own_listener l;
   int fd, near[2], far[2];
@@ -32,7 +38,8 @@ static void test_what_is_connected_is_accepted_in_order(void **state) {
   for (int i = 0; i < 2; i++)
     assert_true((near[i] = own_listener_connect(&l)) > 2);
   for (int i = 0; i < 2; i++) {
-    assert_true((far[i] = own_listener_accept(fd, getpid())) > 2);
+    far[i] = accept_next(fd);
+    assert_true(far[i] > 2);
     assert_true(fcntl(far[i], F_GETFD) & FD_CLOEXEC);
     assert_true(fcntl(near[i], F_GETFD) & FD_CLOEXEC);
     assert_int_equal(fd_is_nonblocking(near[i]), 1);
@@ -41,7 +48,7 @@ static void test_what_is_connected_is_accepted_in_order(void **state) {
     assert_int_equal(read(far[i], &c, 1), 1);
     assert_int_equal(c, "ab"[i]);
   }
-  assert_int_equal(own_listener_accept(fd, getpid()), -EAGAIN);
+  assert_int_equal(accept_next(fd), -EAGAIN);
   for (int i = 0; i < 2; i++) {
     fd_close(&near[i]);
     fd_close(&far[i]);
@@ -76,7 +83,7 @@ static void test_others_are_not_taken_for_the_maker(void **state) {
   close(told[1]);
   close(go[0]);
   assert_int_equal(read(told[0], &c, 1), 1);
-  int near = own_listener_connect(&l), far = own_listener_accept(fd, getpid());
+  int near = own_listener_connect(&l), far = accept_next(fd);
   assert_true(near > 2 && far > 2);
   assert_int_equal(write(far, "x", 1), 1);
   assert_int_equal(read(near, &c, 1), 1);
@@ -104,11 +111,62 @@ static void test_a_full_queue_is_told_at_once(void **state) {
   fd_close(&fd);
 }
 
+/* Who counts them must not miss one. */
+static void test_one_that_cannot_be_kept_is_taken_all_the_same(void **state) {
+  struct own_listener l;
+  int fd, near[2], taken, saved, other, full[32], n = 0;
+  struct rlimit limit, low;
+  make(&l, &fd);
+  for (int i = 0; i < 2; i++)
+    assert_true((near[i] = own_listener_connect(&l)) > 2);
+  saved = dup(0);
+  assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  low = limit;
+  low.rlim_cur = 32;
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+  while ((other = fcntl(fd, F_DUPFD_CLOEXEC, 3)) >= 0)
+    full[n++] = other;
+  assert_int_equal(own_listener_accept(fd, getpid(), &taken), -EMFILE); /* it stays */
+  close(0);
+  assert_int_equal(own_listener_accept(fd, getpid(), &taken), 0);
+  assert_int_equal(taken, -EMFILE);
+  assert_true(dup2(saved, 0) == 0 || saved < 0);
+  while (n > 0)
+    close(full[--n]);
+  if (saved >= 0)
+    close(saved);
+  setrlimit(RLIMIT_NOFILE, &limit);
+  int far = accept_next(fd);
+  char c;
+  assert_true(far > 2);
+  assert_int_equal(write(near[1], "b", 1), 1); /* the second */
+  assert_int_equal(read(far, &c, 1), 1);
+  close(far);
+  close(near[0]);
+  close(near[1]);
+  close(fd);
+}
+
+/* Nor two with one name after the other: who has kept the first one would be connected to
+ * the second. */
+static void test_names_are_not_used_again(void **state) {
+  struct own_listener first, second;
+  int fd;
+  make(&first, &fd);
+  close(fd);
+  make(&second, &fd);
+  assert_true(first.n != second.n || memcmp(first.name, second.name, first.n) != 0);
+  assert_int_equal(own_listener_connect(&first), -ECONNREFUSED);
+  close(fd);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_what_is_connected_is_accepted_in_order),
       census_test(test_others_are_not_taken_for_the_maker),
       census_test(test_a_full_queue_is_told_at_once),
+      census_test(test_one_that_cannot_be_kept_is_taken_all_the_same),
+      census_test(test_names_are_not_used_again),
   };
   return cmocka_run_group_tests_name("own_listener", tests, NULL, NULL);
 }

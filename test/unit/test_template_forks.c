@@ -143,6 +143,52 @@ static void test_a_fork_names_its_connection(void **state) {
   assert_int_equal(own_listener_connect(&l), -ECONNREFUSED);
 }
 
+/* The limit of the template on descriptors: so many more than it has. */
+static void leave_room(const struct template *t, unsigned n) {
+  struct rlimit limit;
+  char path[64], target[8];
+  unsigned free_number = 3;
+  do
+    snprintf(path, sizeof path, "/proc/%d/fd/%u", (int)t->pid, free_number);
+  while (readlink(path, target, sizeof target) >= 0 && ++free_number);
+  assert_int_equal(prlimit(t->pid, RLIMIT_NOFILE, NULL, &limit), 0);
+  limit.rlim_cur = n > 99 ? limit.rlim_max : free_number + n;
+  assert_int_equal(prlimit(t->pid, RLIMIT_NOFILE, &limit, NULL), 0);
+}
+
+/* Without a free descriptor it does not listen, and lives on; it takes no descriptor that a
+ * fork needs. */
+static void test_listening_takes_no_place(void **state) {
+  struct own_listener l;
+  struct template t;
+  int fd;
+  if (own_listener_make(&l, &fd) < 0)
+    skip();
+  start(&t);
+  close(put_fork(t.fd, 1));
+  expect_forked(t.fd, 1);
+  expect_exited(t.fd, 1);
+  leave_room(&t, 0);
+  send_flags(t.fd, CMD_LISTEN, 0, 0, NULL, 0, &fd, 1);
+  close(put_fork(t.fd, 2));
+  assert_int_equal(expect_failed(t.fd, ANS_FORK_FAILED)->code, FAILURE_LIMIT);
+  leave_room(&t, 3); /* a socket, two of its slots */
+  send_flags(t.fd, CMD_LISTEN, 0, 0, NULL, 0, &fd, 1);
+  shared.words[3].listens = 0;
+  close(put_fork(t.fd, 3));
+  expect_forked(t.fd, 3);
+  expect_exited(t.fd, 3);
+  assert_int_equal(shared.words[3].listens, 0);
+  leave_room(&t, 100);
+  send_flags(t.fd, CMD_LISTEN, 0, 0, NULL, 0, &fd, 1);
+  close(put_fork(t.fd, 4));
+  expect_forked(t.fd, 4);
+  expect_exited(t.fd, 4);
+  assert_int_equal(shared.words[4].listens, 1);
+  close(fd);
+  finish(&t, 0);
+}
+
 /* A message of its own would wake the parent. */
 static void test_running_goes_with_the_first_bytes(void **state) {
   struct template t;
@@ -459,6 +505,7 @@ int main(void) {
       census_test(test_forks_a_clone_that_serves),
       census_test(test_a_slot_is_one_process_s),
       census_test(test_a_fork_names_its_connection),
+      census_test(test_listening_takes_no_place),
       census_test(test_running_goes_with_the_first_bytes),
       census_test(test_a_function_that_returns_says_so_in_its_slot),
       census_test(test_fused_fork_runs_at_once),

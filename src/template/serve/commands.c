@@ -174,6 +174,10 @@ int cmd_seal(struct server *s, struct command *c) {
 }
 
 int cmd_listen(struct server *s, struct command *c) {
+  if (c->lost_fds) {
+    accepting_close(&s->accepting);
+    return 0;
+  }
   if (c->fds->n != 1)
     return server_malformed(s, "malformed listen command");
   accepting_set(&s->accepting, fdset_steal(c->fds, 0));

@@ -154,6 +154,7 @@ int cmd_run(struct server *s, struct command *c) {
     return 0;
   if (!s->thread)
     signals_release(); /* the same: a signal that is sent then meets the default */
+  accepting_close(&s->accepting); /* nothing is asked of it any more */
   announce(s);
   return SERVED_RUN;
 }

@@ -33,8 +33,8 @@ struct rule {
   int (*handler)(struct server *s, struct command *c);
   unsigned phases; /* in which it is executed */
   int fds_max;
-  int changes;   /* the interpreter */
-  int fork_like; /* descriptors that were lost refuse it, and don't fail the process */
+  int changes; /* the interpreter */
+  int loses;   /* it sees to descriptors that were lost, which else fail the process */
 };
 
 static const struct rule rules[CMD_LAST + 1] = {
@@ -54,7 +54,7 @@ static const struct rule rules[CMD_LAST + 1] = {
     [CMD_CLOSE] = {cmd_close, IN(SERVING), 0, 0, 0},
     [CMD_WHO] = {cmd_who, IN(SERVING), 1, 0, 0},
     [CMD_SAVE] = {cmd_save, IN(SERVING), 0, 1, 0},
-    [CMD_LISTEN] = {cmd_listen, IN(SERVING), 1, 0, 0},
+    [CMD_LISTEN] = {cmd_listen, IN(SERVING), 1, 0, 1},
     [CMD_SET] = {cmd_set, IN(SERVING), FRAME_FDS_MAX, 1, 0},
 };
 
@@ -98,7 +98,7 @@ static int execute(struct server *s, struct command *c) {
   }
   if (c->fds->n > rule->fds_max)
     return server_malformed(s, "too many descriptors for this command");
-  if (c->lost_fds && !rule->fork_like)
+  if (c->lost_fds && !rule->loses)
     return fail_lost(s, c->lost_fds);
   if (rule->changes && server_before_change(s) < 0)
     return fail_change(s);
@@ -135,6 +135,8 @@ static int serve_command(struct server *s, struct command *c) {
   int r = execute(s, c);
   s->executing = r == SERVED_BORN ? 0 : outer;
   fdset_close(c->fds);
+  if (c->type != CMD_FORK)
+    accepting_doubt(&s->accepting);
   /* In a new clone the count begins at 0; the FORK was the template's. */
   if (r != SERVED_BORN && (s->phase != SERVE_ENDING || c->type == CMD_CLOSE))
     s->conn.executed++;

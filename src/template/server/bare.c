@@ -1,6 +1,7 @@
 #include "template/server/bare.h"
 
 #include "os/fd.h"
+#include "os/proc.h"
 #include "os/sock.h"
 #include "wire/proto.h"
 #include <errno.h>
@@ -9,9 +10,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
 
 /* Waits while others fill it: the agent reads as long as it lives. */
 static int send_message(int fd, const void *bytes, size_t n, int passed) {
@@ -55,19 +53,11 @@ static int has_room(int fd) {
   return has;
 }
 
-/* A filter of system calls may forbid what a clone would have to do, or kill for it. */
-static int is_filtered(void) {
-#ifdef __linux__
-  return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0;
-#else
-  return 1;
-#endif
-}
-
 void bare_answer(int fd, uint64_t id) {
   unsigned char message[1 + sizeof id] = {INTAKE_MAY};
   struct iovec iov = {message, sizeof message};
   memcpy(message + 1, &id, sizeof id);
-  if (fd >= 0 && !is_filtered() && has_room(fd))
+  /* a filter of system calls may forbid what a clone would have to do, or kill for it */
+  if (fd >= 0 && !proc_is_filtered() && has_room(fd))
     (void)sock_send(fd, &iov, 1, NULL, 0);
 }
