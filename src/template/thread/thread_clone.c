@@ -147,6 +147,10 @@ int thread_part(const struct thread *t) {
   for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
     if (fds[i] >= 0)
       fd_close(&fds[i]);
+  if (s->accepting.fd > 0) { /* the template's number stays */
+    int fd = s->accepting.fd;
+    fd_close(&fd);
+  }
   inbox_close_copies(&s->conn.in);
   return 0;
 }
