@@ -50,6 +50,9 @@ static const struct {
     {"sched_getscheduler", SYS_sched_getscheduler},
     {"sched_setscheduler", SYS_sched_setscheduler},
     {"accept4", SYS_accept4},
+    {"bind", SYS_bind},
+    {"connect", SYS_connect},
+    {"listen", SYS_listen},
     {"clone_parent", CLONE_PARENT_ONLY},
 };
 

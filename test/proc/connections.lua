@@ -55,8 +55,8 @@ local function fds_of(pid)
 end
 
 -- The descriptors of a clone in its function.
-local function fds_of_clone(t, template)
-  local p = template:fork():send_arg "w"
+local function fds_of_clone(t, template, options)
+  local p = template:fork(options):send_arg "w"
   local socket = p:run "echo"
   t.eq(socket:read "l", "w")
   local n = fds_of(p:pid())
@@ -119,7 +119,57 @@ story.test("forks that are given up meanwhile leave the others their sockets", f
   template:close()
 end)
 
-story.test("a filter of system calls: the template accepts nothing", function(t)
+-- A process of it would keep it open when the template has ended.
+story.test("clones in threads don't have what the template listens at", function(t)
+  local template = new_template(t)
+  local options = { isolation = "thread" }
+  if not template:fork(options):run "nothing" then t.skip "no clones in threads here" end
+  local before = fds_of_clone(t, template, options)
+  talk(t, template, 400, 16)
+  t.eq(fds_of_clone(t, template, options), before)
+  template:close()
+end)
+
+local function names_of_listeners()
+  local names = {}
+  for line in io.lines "/proc/net/unix" do names[#names + 1] = line:match "(@moonfork/.*)" end
+  return names
+end
+
+-- Between the connections of ours, and until there is room for none any more.
+story.test("strangers that connect change nothing", function(t)
+  local other, template = new_template(t), new_template(t)
+  other:eval [[
+    local fork = require "moonfork"
+    function connect(socket, n, ...)
+      local kept = {}
+      for _, name in ipairs { ... } do
+        for _ = 1, n do kept[#kept + 1] = assert(fork.socket.connect(name)) end
+      end
+      socket:write(#kept, "\n")
+      socket:read "a"
+    end
+  ]]
+  local known = {}
+  for _, name in ipairs(names_of_listeners()) do known[name] = true end
+  talk(t, template, 200, 16)
+  local own = {}
+  for _, name in ipairs(names_of_listeners()) do
+    if not known[name] then own[#own + 1] = name end
+  end
+  if #own ~= 1 then t.skip "others make such sockets, or nobody does" end
+  for _, n in ipairs { 1, 3, 65 } do
+    local socket = other:fork():send_arg(n):send_arg(own[1]):run "connect"
+    t.eq(socket:read "l", tostring(n))
+    talk(t, template, 100, 16)
+    socket:close()
+    talk(t, template, 100, 16)
+  end
+  other:close()
+  template:close()
+end)
+
+local function run_under_filter(t, ...)
   local h <close> = host.start(t, ("local CODE = %q"):format(CODE) .. [[
     local template = fork.new_exec():eval(CODE)
     local living, nended = 0, 0
@@ -135,11 +185,19 @@ story.test("a filter of system calls: the template accepts nothing", function(t)
     while living > 0 do fork.step(1) end
     print(nended)
     template:close()
-  ]], { before = { host.tool(t, "seccomp_run"), "KILL", "accept4" } })
+  ]], { before = { host.tool(t, "seccomp_run"), ... } })
   local how, number = h:ends(60)
   if number == 77 then t.skip "no filter of system calls can be set here" end
   t.eq({ how, number }, { "exit", 0 }, h:out() .. h:err())
   t.eq(h:out(), "300\n")
+end
+
+story.test("a filter of system calls: the template accepts nothing", function(t)
+  run_under_filter(t, "KILL", "accept4")
+end)
+
+story.test("a filter of system calls: the host connects to nothing", function(t)
+  run_under_filter(t, "KILL", "bind,listen,connect")
 end)
 
 story.done()

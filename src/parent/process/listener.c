@@ -47,11 +47,22 @@ static void count(struct mf_process *source) {
     begin(source);
 }
 
+/* Some that it is to accept: else nobody takes away what is there. */
+static int has_connections(const struct mf_process *source) {
+  list_each(it, &source->asked) {
+    if (list_entry(it, struct mf_process, ask_link)->connects)
+      return 1;
+  }
+  return 0;
+}
+
 int listener_connect(struct mf_process *p, struct mf_process *source) {
   struct process_listener *l = &source->listener;
   struct backend *s = source->context->backend;
   if (p->is_thread || p->finish.kind != FINISH_RUN)
     return -1;
+  if (l->nmade == UINT32_MAX) /* another one, whose connections are counted from 1 on */
+    *l = (struct process_listener){0};
   if (l->state != LISTENER_OPEN) {
     count(source);
     return -1;
@@ -62,8 +73,9 @@ int listener_connect(struct mf_process *p, struct mf_process *source) {
     p->connects = 1;
     return fd;
   }
-  if (fd != -EAGAIN && fd != -EMFILE && fd != -ENFILE && fd != -ENOMEM && fd != -ENOBUFS)
-    l->state = LISTENER_NEVER; /* it has ended, or somebody forbids it */
+  int is_full = fd == -EAGAIN && has_connections(source);
+  if (!is_full && fd != -EMFILE && fd != -ENFILE && fd != -ENOMEM && fd != -ENOBUFS)
+    l->state = LISTENER_NEVER; /* it has ended, somebody forbids it, or fills it */
   return -1;
 }
 
