@@ -119,6 +119,58 @@ story.test("forks that are given up meanwhile leave the others their sockets", f
   template:close()
 end)
 
+-- By two templates; what was killed or closed must not shift the others' connections. Some have a handle besides, which goes in the message.
+story.test("each process has its own socket, whatever ends meanwhile", function(t)
+  local null <close> = assert(io.open "/dev/null")
+  local templates = { new_template(t), new_template(t) }
+  local nforking, heard, open, fault = 0, 0, {}, nil
+
+  local function hear()
+    local one = table.remove(open, 1)
+    local all = ("w%d\ns%d\n"):format(one.number, one.number)
+    one.socket:write("s", one.number, "\n")
+    local said = one.socket:read "a" or ""
+    one.socket:close()
+    if said == all then heard = heard + 1 end
+    local fits = one.may_end and all:sub(1, #said) == said or said == all
+    if not fits then fault = fault or ("%d: %q"):format(one.number, said) end
+  end
+
+  local function begin(i)
+    local what, which = math.random(100), math.random(2)
+    local p = templates[which]:fork():send_arg("w" .. i)
+    local may_end = what <= 10
+    if what > 95 then p:send_fd(null) end
+    nforking = nforking + 1
+    p:run("echo", function(err, socket)
+      nforking = nforking - 1
+      if socket and what > 90 and what <= 95 then
+        socket:close()
+      elseif socket then
+        open[#open + 1] = { socket = socket, number = i, may_end = may_end }
+      elseif not may_end then
+        fault = fault or tostring(err)
+      end
+    end)
+    if what <= 5 then p:kill "KILL" end
+    if what > 5 and what <= 10 then p:close() end
+    if what == 50 then templates[which]:eval "changed = not changed" end
+  end
+
+  for i = 1, 4000 do
+    while nforking + #open >= 200 do
+      if open[1] then hear() else fork.step(1) end
+    end
+    begin(i)
+  end
+  while nforking > 0 or open[1] do
+    if open[1] then hear() else fork.step(1) end
+  end
+  t.eq(fault, nil)
+  t.ok(heard > 3000, heard)
+  for _, template in ipairs(templates) do template:close() end
+end)
+
 -- A process of it would keep it open when the template has ended.
 story.test("clones in threads don't have what the template listens at", function(t)
   local template = new_template(t)
