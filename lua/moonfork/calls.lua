@@ -140,19 +140,20 @@ function calls.rpc_options(name, given)
   return plain, cell
 end
 
--- An option that is a table of options; an empty one where it is not given.
+-- An option that is a table of options; an empty one where it is not given. And where they are.
 local function inner(where, given, name)
-  local value = given[name]
-  if value == nil then return {} end
+  local value, within = given[name], {n = where.n, f = where.f, within = name .. "."}
+  if value == nil then return {}, within end
   if type(value) ~= "table" then
     bad(where, name, "table expected, got " .. check.type_name(value))
   end
   check.keys(where.n, where.f, value, valid[name])
-  return value
+  return value, within
 end
 
-local function backoff(where, given)
-  local min, max = duration(where, given, "min", true), duration(where, given, "max", true)
+local function backoff(where, value)
+  local given, within = inner(where, value, "backoff")
+  local min, max = duration(within, given, "min", true), duration(within, given, "max", true)
   if min and max and min > max then
     bad(where, "backoff", ("min (%s) is more than max (%s)"):format(check.show(given.min),
       check.show(given.max)))
@@ -193,11 +194,11 @@ function calls.pool_options(name, given)
   if plain.idle and plain.idle > plain.max then
     bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))
   end
-  local restart = inner(where, given, "restart")
-  plain.burst = count(where, restart, "burst", 0, 1000)
-  plain.period = duration(where, restart, "period")
-  plain.starts = count(where, restart, "starts", 1)
-  plain.backoff_min, plain.backoff_max = backoff(where, inner(where, given, "backoff"))
+  local restart, within = inner(where, given, "restart")
+  plain.burst = count(within, restart, "burst", 0, 1000)
+  plain.period = duration(within, restart, "period")
+  plain.starts = count(within, restart, "starts", 1)
+  plain.backoff_min, plain.backoff_max = backoff(where, given)
   return plain, cell
 end
 

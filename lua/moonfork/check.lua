@@ -167,8 +167,9 @@ function check.set(list)
   return set
 end
 
+-- where: argument n of function f, and within ("restart.") for an option in an option.
 function check.option_fail(where, name, text)
-  check.fail(where.n, where.f, ("option '%s': %s"):format(name, text))
+  check.fail(where.n, where.f, ("option '%s%s': %s"):format(where.within or "", name, text))
 end
 
 function check.option_type(where, name, value, kind)
@@ -195,13 +196,14 @@ function check.option_text(where, name, value)
   return value
 end
 
--- A whole number, or nil where the option is not there. most: nil, and the text names no limit.
+-- A whole number, or nil where the option is not there. most: nil, and the text names
+-- no limit.
 function check.option_count(where, name, value, least, most)
   if value == nil then return nil end
   local n = math.type(value) and math.tointeger(value)
   if not n or n < least or n > (most or COUNT_MAX) then
     check.option_fail(where, name, ("a whole number from %d%s expected, got %s"):format(least,
-      most and (" to %d"):format(most) or "", show(value)))
+      most and most < math.maxinteger and (" to %d"):format(most) or "", show(value)))
   end
   return n
 end

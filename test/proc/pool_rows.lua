@@ -61,10 +61,13 @@ story.test("PO-02 options are checked by name", function(t)
   t.raises("unknown option 'bursts'", p.pool, p, "pid", {restart = {bursts = 1}})
   t.raises("option 'backoff': table expected, got number", p.pool, p, "pid", {backoff = 1})
   t.raises("unknown option 'most' %(valid: max, min%)", p.pool, p, "pid", {backoff = {most = 1}})
-  t.raises("option 'min': a non%-negative number of seconds expected", p.pool, p, "pid",
+  t.raises("option 'backoff.min': a non%-negative number of seconds expected", p.pool, p, "pid",
     {backoff = {min = -1}})
   t.raises("option 'backoff': min %(2%) is more than max %(1%)", p.pool, p, "pid",
     {backoff = {min = 2, max = 1}})
+  t.raises("option 'restart.burst': a whole number from 0 to 1000 expected, got 1001", p.pool, p, "pid",
+    {restart = {burst = 1001}})
+  t.raises("option 'max_memory': a whole number from 1 expected, got 0", p.pool, p, "pid", {max_memory = 0})
   local pool = p:pool "echo"
   t.eq(pool(1), 1)
   t.eq(pool:stats().max, fork.ncpu())
