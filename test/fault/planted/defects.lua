@@ -265,8 +265,8 @@ return {
   {name = "sock: what is received is inherited by programs", file = "src/os/sock.c",
     find = "recvmsg(fd, &m, MSG_CMSG_CLOEXEC | (blocking ? 0 : MSG_DONTWAIT))",
     replace = "recvmsg(fd, &m, blocking ? 0 : MSG_DONTWAIT)", tests = {"unit/test_sock"}},
-  {name = "proc: the memory of a process is given in other units", file = "src/os/proc.c",
-    find = "enum { MAXRSS_UNIT = 1024 };", replace = "enum { MAXRSS_UNIT = 1000 };",
+  {name = "proc: the memory of a process is given in other units", file = "src/os/proc.h",
+    find = "enum { PROC_MAXRSS_UNIT = 1024 };", replace = "enum { PROC_MAXRSS_UNIT = 1000 };",
     tests = {"unit/test_proc"}},
   -- ---- links ----
   {name = "remote: an end is not passed on", file = "src/remote/near.c",
