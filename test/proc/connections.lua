@@ -119,7 +119,8 @@ story.test("forks that are given up meanwhile leave the others their sockets", f
   template:close()
 end)
 
--- By two templates; what was killed or closed must not shift the others' connections. Some have a handle besides, which goes in the message.
+-- By two templates; what was killed or closed must not shift the others' connections. Some have a handle
+-- besides, which goes in the message.
 story.test("each process has its own socket, whatever ends meanwhile", function(t)
   local null <close> = assert(io.open "/dev/null")
   local templates = { new_template(t), new_template(t) }
