@@ -15,6 +15,7 @@
 #include <lauxlib.h>
 #include <lualib.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -491,11 +492,20 @@ static struct family_member *first_member(char *text, size_t size) {
   return NULL;
 }
 
+/* At Ctrl-C the handler of lua5.4 sets a hook in the interpreter that was started, where
+ * no Lua code runs any more. By the default the signal ends all of them, as others do. */
+static void let_interrupts_end(void) {
+  struct sigaction action;
+  if (sigaction(SIGINT, NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+    signal(SIGINT, SIG_DFL);
+}
+
 int driver_run(const struct driver_program *program, char *text, size_t size) {
   struct family_member *m = first_member(text, size);
   if (!m)
     return -1;
   interpreter = program->name;
+  let_interrupts_end();
   family_enter(m);
   family_watch(resuming_hook);
   m->running = m->L;

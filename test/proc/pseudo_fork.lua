@@ -340,4 +340,14 @@ story.test("copies that end at once leave no memory of the library's", {
     assert(kib() < memory + 2000, kib() - memory)]])
 end)
 
+story.test("Ctrl-C ends all of them, whatever they do", function(t)
+  for _, what in ipairs{"while true do end", "wait()", "pseudo.pipe():read 'a'"} do
+    local out, err, code = pseudo.run(t, [[
+      child(function() while true do end end)
+      os.execute "(sleep 0.1; kill -INT $PPID) &"
+      ]] .. what)
+    t.eq({what, out, err, code}, {what, "", "", 130})
+  end
+end)
+
 story.done()
