@@ -83,19 +83,22 @@ story.test("a template killed meanwhile: whoever was not forked fails, and all e
   talk(t, template, 200, 16)
   template:kill "STOP"
   t.within(10, function() return kit.processes()[template:pid()].state == "T" end)
-  local ntold, nfailed, processes = 0, 0, {}
+  local ntold, errors, processes = 0, {}, {}
   for i = 1, 100 do
     local p = template:fork()
     processes[i] = p
     p:run("nothing", function(err, socket)
       ntold = ntold + 1
-      if err then nfailed = nfailed + 1 else socket:close() end
+      if err then errors[#errors + 1] = err else socket:close() end
     end)
   end
   fork.step(0)
   template:kill "KILL"
   t.within(20, function() return ntold == 100 end)
-  t.eq(nfailed, 100)
+  t.eq(#errors, 100)
+  for _, err in ipairs(errors) do -- by a connection or in a message, the same
+    t.eq({ err.code, err.started, tostring(err) }, { errors[1].code, "no", tostring(errors[1]) })
+  end
   for _, p in ipairs(processes) do p:close() end
   template:close()
 end)
