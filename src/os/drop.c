@@ -210,9 +210,13 @@ static void close_ended(void) {
     close_now(fds[--n]);
 }
 
+/* What a thread apart has under way holds up nobody: it could not close for others. */
 void drop_count_sent(int delta) {
-  int saved = errno, left = atomic_fetch_add(&nsent, delta) + delta;
-  if (left <= 0 && ended.n > 0 && is_ours() && !is_apart())
+  int saved = errno;
+  if (is_apart())
+    return;
+  int left = atomic_fetch_add(&nsent, delta) + delta;
+  if (left <= 0 && ended.n > 0 && is_ours())
     close_ended();
   errno = saved;
 }

@@ -21,7 +21,8 @@ int fd_part_unix(int fd);
  * kernel, which with many forks at a time takes 5 % of two processors. So the sockets of
  * processes that have ended are closed together then.
  *
- * Messages with sockets were sent (+1), or received (-1), on whatever thread. */
+ * Messages with sockets were sent (+1), or received (-1), on whatever thread; those
+ * of a thread that has descriptors of its own don't count. */
 void drop_count_sent(int delta);
 /* fd_part_unix for a stream at whose end its owner has read. Where nobody has its other
  * end any more, its close may be put off: until no messages are under way, or for as many

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -232,6 +233,29 @@ static void test_ended_ones_of_a_thread_are_closed_by_another(void **state) {
     assert_false(is_open(fds[i]));
 }
 
+#ifdef __linux__
+static void *send_apart(void *unused) {
+  if (unshare(CLONE_FILES) == 0)
+    drop_count_sent(1);
+  return NULL;
+}
+
+/* What waited for a message of a thread that has descriptors of its own was closed by
+ * nobody: it could not, and was the last one to count. */
+static void test_ended_ones_do_not_wait_for_threads_apart(void **state) {
+  pthread_t thread;
+  int fd;
+  drop_aside();
+  drop_count_sent(1);
+  assert_int_equal(fd_part_ended(fd = ended(NULL)), 0);
+  assert_true(is_open(fd));
+  assert_int_equal(pthread_create(&thread, NULL, send_apart, NULL), 0);
+  assert_int_equal(pthread_join(thread, NULL), 0);
+  drop_count_sent(-1);
+  assert_false(is_open(fd));
+}
+#endif
+
 /* Where descriptors are few, or in a copy of the program, they are closed at once. */
 static void test_ended_ones_are_closed_at_once(void **state) {
   struct rlimit all, few;
@@ -283,6 +307,9 @@ int main(void) {
       census_test(test_a_copy_closes_by_itself),
       census_test(test_ended_ones_are_closed_together),
       census_test(test_ended_ones_of_a_thread_are_closed_by_another),
+#ifdef __linux__
+      census_test(test_ended_ones_do_not_wait_for_threads_apart),
+#endif
       census_test(test_ended_ones_are_closed_at_once),
   };
   return cmocka_run_group_tests_name("drop", tests, NULL, NULL);
