@@ -331,7 +331,8 @@ story.test("kill, memory, limits, timeout, names and numbers of the far side", {
   t.eq(clone:kill(), nil)
   local limited = p:fork():limit { cpu = 1 }
   t.got(limited:run "spin")
-  t.eq(t.status(limited, 60).signal, kit.SIGXCPU) -- a second of a processor's time
+  local status = t.status(limited, 60)
+  t.eq(status.signal, kit.SIGXCPU, story.show(status)) -- a second of a processor's time
   p:close()
   local orphan = over():eval(CODE)
   local running = orphan:fork()

@@ -188,6 +188,8 @@ local ENDS = [[
   p:eval("SAY = ... function f() load(SAY)() while true do end end", SAY)
   %s
   go()
+  print("ends at", kit.now())
+  io.stdout:flush()
   %s
 ]]
 
@@ -218,10 +220,10 @@ for how, last in pairs(finish) do
     story.test(("nobody outlives the end of %s: %s"):format(how, kind), {deadline = 30},
     function(t)
       local path = t:file "pid"
-      ends_within(t, 4, function()
-        local _, _, err = t:lua(ENDS:format(maker, path, path, first, last))
-        t.eq(err, "")
-      end)
+      local out, _, err = t:lua(ENDS:format(maker, path, path, first, last), {deadline = 25})
+      t.eq(err, "")
+      local took = kit.now() - (tonumber(out:match "ends at%s+([%d.]+)") or t.fail("it did not begin to end: %s", out))
+      t.ok(took <= 4 + SLACK, ("it took %.2f s"):format(took))
       local pid = tonumber(t.read(path))
       t.outside(GRACE + SLACK, function() return not t.alive(pid) end)
     end)
