@@ -273,7 +273,7 @@ standing.test("P3 too many descriptors in flight wait until the template reads a
     fork.loop()
     print("calls " .. calls .. " good " .. good)
   ]], {before = before})
-  t.eq(h:says("stopped (%d+)"), "0")
+  t.eq(h:says("stopped (%d+)"), "0", h:out())
   local calls, good = h:says("calls (%d+) good (%d+)", 20)
   h:succeeds()
   t.eq({calls, good}, {"12", "12"}, h:out())
