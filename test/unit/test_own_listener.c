@@ -44,7 +44,7 @@ static void test_what_is_connected_is_accepted_in_order(void **state) {
     assert_true(fcntl(near[i], F_GETFD) & FD_CLOEXEC);
     assert_int_equal(fd_is_nonblocking(near[i]), 1);
     assert_int_equal(fd_is_nonblocking(far[i]), 0);
-    assert_int_equal(write(near[i], "ab" + i, 1), 1);
+    assert_int_equal(write(near[i], &"ab"[i], 1), 1);
     assert_int_equal(read(far[i], &c, 1), 1);
     assert_int_equal(c, "ab"[i]);
   }
