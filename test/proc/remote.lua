@@ -329,10 +329,11 @@ story.test("kill, memory, limits, timeout, names and numbers of the far side", {
   t.eq(clone:kill(), true)
   t.eq(t.status(clone).signal, kit.SIGTERM)
   t.eq(clone:kill(), nil)
-  local limited = p:fork():limit { cpu = 1 }
-  t.got(limited:run "spin")
-  local status = t.status(limited, 60)
-  t.eq(status.signal, kit.SIGXCPU, story.show(status)) -- a second of a processor's time
+  local limited = p:fork():limit { fsize = 1000 }:send_arg(t:file "long")
+  local writes = t.got(limited:eval "function w(_, path) io.open(path, 'w'):write(('x'):rep(5000)):flush() end":run "w")
+  local status = t.status(limited)
+  writes:close()
+  t.eq(status.signal, 25, story.show(status)) -- SIGXFSZ: a second of a processor's time takes a minute under load
   p:close()
   local orphan = over():eval(CODE)
   local running = orphan:fork()
