@@ -502,7 +502,7 @@ static int take_data(struct mux *m, const struct link_frame *f) {
   if (r >= 0 && c && c->token && channel_make_local(c) < 0)
     c = NULL;
   if (r >= 0 && c && c->receives)
-    r = channel_deliver(c, bytes, n, &fds);
+    r = channel_deliver_words(c, bytes, n, &fds);
   channel_close_passed(m, fds.fd, fds.n);
   return r < 0 ? r : 0;
 }

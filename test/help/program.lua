@@ -23,7 +23,8 @@ local function code_of(how, code)
 end
 
 --- run(words, [options]): standard output, standard error, exit code. words as a shell reads them;
--- options: stdin (a text), env ("NAME=value ..."), after ("| head -1": what follows), seconds (30).
+-- options: stdin (a text), env ("NAME=value ..."), after ("| head -1": what follows), seconds (30),
+-- program (another one than the build's).
 function program.run(words, options)
   options = options or {}
   local out, err, input = os.tmpname(), os.tmpname(), os.tmpname()
@@ -31,8 +32,8 @@ function program.run(words, options)
   f:write(options.stdin or "")
   f:close()
   local command = ("exec <%s >%s 2>%s; %s timeout -k 2 %d '%s' %s %s"):format(input, out, err,
-    options.env or "", math.ceil((options.seconds or 30) * story.scale), program.path, words,
-    options.after or "")
+    options.env or "", math.ceil((options.seconds or 30) * story.scale), options.program or program.path,
+    words, options.after or "")
   local _, how, code = os.execute(command)
   local result = {read(out), read(err), code_of(how, code)}
   for _, path in ipairs{out, err, input} do os.remove(path) end

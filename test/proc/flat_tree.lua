@@ -183,6 +183,20 @@ story.test("SIGSYS ends a copy also while it forks", function(t)
   t.eq({status.code, status.signal}, {nil, 31})
 end)
 
+-- valgrind makes the system calls itself: where these come as SIGSYS it dies.
+story.test("copies under valgrind fork as ever", {deadline = 90}, function(t)
+  if not os.execute "valgrind --version >/dev/null 2>&1" then t.skip "valgrind is not installed" end
+  if story.scale > 1 then t.skip "not with sanitizers" end
+  local out, code, err = t:lua([[
+    local fork = require "moonfork"
+    local p = fork.template():eval "function say(s) s:write 'said' end"
+    io.write(assert(p:fork():run "say"):read "a")
+    p:close()
+    fork.loop()
+  ]], {before = "valgrind -q --tool=none", deadline = 80})
+  t.eq({out, code}, {"said", 0}, err)
+end)
+
 story.test("threads, mutexes, system and fork work in clones, at any depth", function(t)
   local p = fork.new_exec()
   local code = "require 'testkit'.selftest() return 'right'"

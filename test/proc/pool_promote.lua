@@ -57,7 +57,7 @@ end
 -- all of that for itself; one that is forked from the promoted copy has next to nothing.
 story.test("PP-01 later workers share what the promoted one has built", function(t)
   local n = 200000
-  local pool = template():pool("do_it", {max = 1, load = 1, start = 0, idle = 1})
+  local pool = template():pool("do_it", {max = 1, load = 1, start = 0, idle = 1, stop = 600})
   t.got(pool "count")
   local fresh = private_bytes(pool:pids()[1])
   local pid = t.got(pool("build", n))
@@ -69,6 +69,7 @@ story.test("PP-01 later workers share what the promoted one has built", function
   t.eq((t.got(pool "count")), n, "the worker itself goes on")
   replace_others(t, pool, 3)
   for _, answer in ipairs(ask_all(t, pool, 3, "count")) do t.eq(answer[1], n) end
+  t.within(20, function() return #pool:pids() == pool:stats().workers end, "all are there")
   for _, w in ipairs(pool:stats().per_worker) do
     t.ok(w.pid ~= pid)
     local more = private_bytes(w.pid) - fresh

@@ -9,7 +9,7 @@ local kit = story.kit
 story.census = false
 
 local LEAST, MOST = 8, 80 -- below, the program can't even be loaded
-local STEP = story.scale > 1 and 3 or 1 -- sanitizers take their time
+local PATIENCE = 8 -- seconds, then only each fourth limit is tried: sanitizers and loaded machines take their time
 local ONE_LINE = "^moonfork %l+: [^\n]*Too many open files[^\n]*; `ulimit %-n` sets [^\n]*\n$"
 
 local marked = "PROGRAM_STORY=descriptors" .. kit.getpid()
@@ -17,20 +17,16 @@ local env = ("env %s LUA_PATH_5_4='%s' LUA_CPATH_5_4='%s'"):format(marked, packa
 
 -- The program under a limit. Only what `streams` says is open: it is what a shell begins with.
 local function run(limit, streams, words)
-  local own = program.path
-  program.path = "/bin/sh"
-  local out, err, code = program.run(
-    ([[-c 'exec %s 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-; ulimit -n %d; exec "$0" "$@"' %s %s]]):format(streams,
-      limit, own, words), {env = env, stdin = "1\n2\n"})
-  program.path = own
-  return out, err, code
+  return program.run(
+    ([[-c 'exec %s 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-; ulimit -n %d; exec "$0" "$@"' '%s' %s]]):format(streams,
+      limit, program.path, words), {env = env, stdin = "1\n2\n", program = "/bin/sh"})
 end
 
 -- options: expected (standard output), streams, code (of success: 0)
 local function rises_to_success(t, words, options)
   options = options or {}
-  local refused = 0
-  for limit = LEAST, MOST, STEP do
+  local refused, limit, begun = 0, LEAST, kit.now()
+  while limit <= MOST do
     local out, err, code = run(limit, options.streams or "", words)
     if code == (options.code or 0) then
       t.eq({err, out}, {"", options.expected or out}, "with " .. limit)
@@ -41,25 +37,26 @@ local function rises_to_success(t, words, options)
     refused = refused + 1
     t.eq(code, 1, ("with %d: %s"):format(limit, err))
     t.match(err, ONE_LINE)
+    limit = limit + (kit.now() - begun > PATIENCE and 4 or 1)
   end
   t.fail("it does not work with %d descriptors", MOST)
 end
 
-story.test("doctor", function(t)
+story.test("doctor", {deadline = 60}, function(t)
   rises_to_success(t, "doctor string")
 end)
 
-story.test("run, without standard input", function(t)
+story.test("run, without standard input", {deadline = 60}, function(t)
   rises_to_success(t, [[run -e "function f(s) s:write(1) end" f]], {expected = "1", streams = "<&-"})
 end)
 
 -- Six workers at once are as many as may fail.
-story.test("map", function(t)
+story.test("map", {deadline = 60}, function(t)
   rises_to_success(t, [[map -j 6 -e "function f(x) return x * 2 end" f]], {expected = "2\n4\n"})
 end)
 
 -- A worker ends the server, as Ctrl-C does.
-story.test("serve, on a socket that another one left behind", function(t)
+story.test("serve, on a socket that another one left behind", {deadline = 60}, function(t)
   local path = t:file "left"
   t:lua(([[require("moonfork").socket.listen(%q) os.exit(0)]]):format(path))
   rises_to_success(t, ([=[serve -n 2 --raw --listen %s -e "local c = require [[moonfork.clone]]

@@ -188,4 +188,33 @@ story.test("the function of the far template itself may have run when the link i
   end
 end)
 
+-- The agent reads the word that the function is entered, and the handle that it sends at once, in one piece: run said
+-- "malformed frame" of three in four.
+story.test("a function that first of all sends a handle", function(t)
+  local AT_ONCE = 20
+  local p = over("exec " .. AGENT):eval [[
+    local fork = require "moonfork"
+    function give(s)
+      local near, far = fork.socket.pair()
+      far:write "from there"
+      s:send_fd(near, "x")
+      s:write "more"
+    end
+  ]]
+  for _ = 1, 5 do
+    local told = 0
+    for _ = 1, AT_ONCE do
+      p:fork():run("give", function(err, socket)
+        t.eq(err, nil)
+        local handle, text = socket:recv_fd()
+        t.eq({ text, handle:read(10), socket:read "a" }, { "x", "from there", "more" })
+        handle:close()
+        socket:close()
+        told = told + 1
+      end)
+    end
+    t.within(20, function() return told == AT_ONCE end)
+  end
+end)
+
 story.done()

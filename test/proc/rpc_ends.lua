@@ -82,7 +82,8 @@ story.test("what was sent with handles before an exit arrives, the rest too", fu
   local deadline = kit.now() + 10
   repeat
     local file <close> = io.open(state)
-    local ended = not file or file:read("a"):find "%) Z"
+    local text = file and file:read "a"
+    local ended = not text or text:find "%) Z"
     if not ended then kit.msleep(2) end
   until ended or kit.now() > deadline
   t.within(10, function() return died end)

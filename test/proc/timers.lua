@@ -274,7 +274,9 @@ story.test("luv: uv.run drives timers and sleeps, and returns after the last", {
       uv.run()
       print(pcall(fork.sleep, 0))
     ]]
-    t.match(out, "^luv once\t10\nslept\nfalse\t.*kept\n$")
+    t.eq(#out:match "^[^\t]*", #"luv once") -- each once; on a loaded machine in any order
+    t.match(out, "luv.*\t10\nslept\nfalse\t.*kept\n$")
+    t.match(out, "once.*\t10\n")
     t.eq({code, err}, {0, ""})
   end)
 

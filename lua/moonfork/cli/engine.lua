@@ -13,7 +13,7 @@ local engine = {}
 
 engine.url = {long = "--engine", value = "URL",
   help = "The NATS server: nats://HOST:PORT or tls://HOST:PORT, several with commas between them; "
-    .. "`local`: one of your own (see LOCAL)"}
+    .. "`local`: one of your own (see moonfork-node(1), LOCAL)"}
 engine.subject = {long = "--subject", value = "S", help = "The subject that nodes and callers have in common"}
 
 --- Options that let one in.

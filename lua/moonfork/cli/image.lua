@@ -110,7 +110,9 @@ end
 function command.main(options)
   local given = 0
   for _, name in ipairs{"output", "check", "info"} do given = given + (options[name] and 1 or 0) end
-  if given ~= 1 then cli.fail(cli.USAGE, "one of the options --output, --check and --info expected") end
+  if given ~= 1 then
+    cli.fail(cli.USAGE, "one of the options --output, --check and --info expected; see moonfork image --help")
+  end
   if options.info then return print_info(options.info) end
   if options.check then return check(options.check) end
   return save(options)

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 
@@ -142,13 +143,14 @@ static int dispatch(int on) {
                    (long)restorer_end - (long)restorer + 1, (long)&selector, 0);
 }
 
-/* Where somebody handles SIGSYS, he makes system calls in a way of his own. */
+/* Where somebody handles SIGSYS, he makes system calls in a way of his own. So does
+ * valgrind, where the kernel's own library is hidden: it would die of SIGSYS. */
 static int begin(struct kernel_action *ret_before) {
   static const struct kernel_action ours = {on_call, SA_SIGINFO | SA_NODEFER | RESTORER,
                                             restorer, 0};
   selector = SYSCALL_DISPATCH_FILTER_ALLOW;
-  if (change_action(NULL, ret_before) < 0 || ret_before->handler ||
-      change_action(&ours, NULL) < 0)
+  if (!getauxval(AT_SYSINFO_EHDR) || change_action(NULL, ret_before) < 0 ||
+      ret_before->handler || change_action(&ours, NULL) < 0)
     return -1;
   if (dispatch(PR_SYS_DISPATCH_ON) == 0)
     return 0;
