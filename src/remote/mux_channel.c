@@ -257,6 +257,7 @@ static int read_piece(struct mux_channel *c) {
   if (channel_waits_for_room(c))
     return 0;
   size_t want = c->credit < CHANNEL_PIECE ? (size_t)c->credit : CHANNEL_PIECE;
+  want = opening_limit(&c->opening, want);
   size_t sent = c->is_large ? channel_send(c, want) : 0;
   if (sent) {
     if (c->id == LINK_CHANNEL_ROOT)
@@ -292,10 +293,11 @@ static int read_piece(struct mux_channel *c) {
   }
   if (c->id == LINK_CHANNEL_ROOT)
     m->nroot += (uint64_t)got;
+  opening_count(&c->opening, at + LINK_HEADER_SIZE, (size_t)got);
   put_data(c, (size_t)got, &fds);
   if (m->over)
     return 0;
-  c->is_large = (size_t)got >= CHANNEL_MOVED_MIN;
+  c->is_large = (size_t)got >= CHANNEL_MOVED_MIN && !c->opening.is_on;
   channel_count_sent(c, (size_t)got);
   return c->credit && ((size_t)got == want || c->is_hung_up); /* its end comes next */
 }

@@ -4,6 +4,7 @@
 #define REMOTE_MUX_CHANNEL_H
 
 #include "remote/mux.h"
+#include "remote/opening.h"
 
 enum {
   CHANNEL_PIECE = LINK_WINDOW / 2, /* written at once: both ends work at the same time */
@@ -30,6 +31,7 @@ struct mux_channel {
   int is_paused;
   int is_large;    /* what was read last filled a piece */
   int is_read_out; /* nothing lay there when it was read last */
+  struct opening opening;
   uint64_t credit;
   size_t unacked, queued; /* written here and not granted yet; in segments */
   size_t awaited;         /* bytes that on_quiet waits for */

@@ -3,6 +3,7 @@
 
 local story = require "story"
 local fork = require "moonfork"
+local kit = story.kit
 
 local function far(code)
   local command = { os.getenv "MOONFORK_REMOTE", "agent", os.getenv "MOONFORK_TEMPLATE" }
@@ -186,6 +187,47 @@ story.test("what is asked of a template that dies without a word ends", function
   t.ok(p:kill "KILL")
   t.within(10, function() return told == 5 end)
   p:close()
+end)
+
+-- The first word of a process goes before the bytes of its function, and the descriptors that come with these lie
+-- in the socket behind it. Read together they were passed on together: "malformed frame".
+story.test("a descriptor that a function sends at once comes behind the first word of its process", function(t)
+  for _, warm in ipairs { false, true } do
+    local mark = t:file("sent", "")
+    local p = far(([[
+      function same(x) return x end
+      function give(s)
+        local ours, theirs = require "moonfork".socket.pair()
+        s:send_fd(theirs, "x")
+        io.open(%q, "w"):write "sent":close()
+        ours:write "through"
+        ours:close()
+      end
+    ]]):format(mark))
+    if warm then permitted(p) end
+    local rpc = p:fork():rpc "same"
+    t.eq(rpc(1), 1)
+    local template = p:pid()
+    local agent = kit.processes()[template].ppid
+    kit.kill(template, kit.SIGSTOP)
+    local given, failed
+    p:fork():run("give", function(err, socket) given, failed = socket, err end)
+    for i = 1, 3 do t.eq(rpc(i), i) end -- it has the command
+    kit.kill(agent, kit.SIGSTOP)
+    kit.kill(template, kit.SIGCONT)
+    local is_sent, why = pcall(t.within, 10, function() return t.read(mark) == "sent" end)
+    kit.kill(agent, kit.SIGCONT)
+    t.ok(is_sent, why)
+    t.within(10, function() return given or failed end)
+    t.eq(failed, nil)
+    given:settimeout(10)
+    local fd, word = given:recv_fd()
+    t.ok(fd, word)
+    fd:close()
+    given:close()
+    rpc:close()
+    p:close()
+  end
 end)
 
 story.done()
