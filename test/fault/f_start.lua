@@ -62,7 +62,7 @@ for _, errno in ipairs{"EAGAIN", "ENOMEM"} do
 end
 
 -- The limit counts all processes of a user, and root is not bound by it: an ordinary user.
-standing.test("at the limit of processes a fork fails, and recovers", {deadline = 40,
+standing.test("at the limit of processes a fork fails, and recovers", {deadline = 90,
   stall = false}, function(t)
   local before = {}
   if kit.getuid() == 0 then
@@ -120,7 +120,7 @@ standing.test("at the limit of processes a fork fails, and recovers", {deadline 
     local socket, err = template:fork():run("actor:hold")
     print("again " .. tostring(socket and "works" or err))
   ]], {before = before})
-  local started, failed = h:says("started (%d+) failed (%d+)", 20)
+  local started, failed = h:says("started (%d+) failed (%d+)", 60)
   started, failed = tonumber(started), tonumber(failed)
   t.eq(started + failed, 50)
   t.ok(started >= 1 and started <= 6, started .. " have started")
