@@ -60,7 +60,7 @@ static void take_control(struct note *m, const struct cmsghdr *c) {
   }
 }
 
-/* 0 or -EAGAIN. */
+/* 0, -EAGAIN, or -EPIPE: its end, or somebody has shut it down. */
 static int receive(int fd, struct note *ret) {
   union control control;
   struct iovec iov = {ret->bytes, sizeof ret->bytes};
@@ -81,7 +81,7 @@ static int receive(int fd, struct note *ret) {
     take_control(ret, c);
   if (ret->fd >= 0)
     ret->fd = fd_raise_made(ret->fd);
-  return n == 0 && ret->pid == 0 ? -EAGAIN : 0; /* its end: nobody has the others' */
+  return n == 0 && ret->pid == 0 ? -EPIPE : 0;
 }
 
 static int take_answer(struct intake *i, const struct note *m) {
@@ -117,35 +117,48 @@ static int take(struct intake *i, struct note *m) {
   return has_returned ? 0 : -EPROTO;
 }
 
+/* No fork goes without a socket again. */
+static void shut(struct intake *i) {
+  turn_watch(i->mux->turn, &i->ready, -1, 0);
+  fd_close(&i->fd);
+}
+
 /* So many messages at most, and so many of them that nobody may send: how many were. None
  * is looked for when nobody has one to send. */
 static unsigned read_all(struct intake *i, unsigned most, unsigned refused_most) {
   struct note m;
   unsigned refused = 0;
-  while (most-- > 0 && refused < refused_most && receive(i->fd, &m) == 0) {
-    int r = take(i, &m);
+  int r = 0;
+  while (most-- > 0 && refused < refused_most && (r = receive(i->fd, &m)) == 0) {
+    int taken = take(i, &m);
     fd_close(&m.fd);
-    refused += r < 0;
-    if (r == 0 && i->nwaiting == 0)
+    refused += taken < 0;
+    if (taken == 0 && i->nwaiting == 0)
       break;
   }
+  if (r == -EPIPE)
+    shut(i);
   return refused;
 }
 
 static void on_pause(uv_timer_t *t) {
   struct intake *i = list_entry(t, struct intake, pause);
-  turn_watch(i->mux->turn, &i->ready, i->fd, TURN_READ);
+  if (i->fd >= 0) /* a clone's end may have shut it meanwhile */
+    turn_watch(i->mux->turn, &i->ready, i->fd, TURN_READ);
 }
 
 /* Who floods it is not heard for a moment: others wait as long. */
 static void on_ready(struct turn_watch *w, int events) {
   struct intake *i = list_entry(w, struct intake, ready);
-  unsigned refused = read_all(i, READ_AT_ONCE, REFUSED_MAX);
-  if (refused < REFUSED_MAX && !(events & TURN_HANGUP))
+  if (events & TURN_HANGUP) {
+    read_all(i, QUEUE_MAX, QUEUE_MAX); /* what lies there */
+    shut(i);
+    return;
+  }
+  if (read_all(i, READ_AT_ONCE, REFUSED_MAX) < REFUSED_MAX || i->fd < 0)
     return;
   turn_watch(i->mux->turn, w, -1, 0);
-  if (!(events & TURN_HANGUP))
-    uv_timer_start(&i->pause, on_pause, PAUSE_MS, 0);
+  uv_timer_start(&i->pause, on_pause, PAUSE_MS, 0);
 }
 
 static int make_pair(int ret[2]) {
@@ -207,6 +220,13 @@ static void end_place(struct intake *i, uint32_t table, uint32_t index) {
   }
 }
 
+/* What nobody wants any more makes room: its clone may run for long without a word. */
+static void forget_unwanted(struct intake *i) {
+  for (unsigned k = i->nwaiting; k-- > 0;)
+    if (!mux_has(i->mux, i->waiting[k].channel))
+      forget(i, &i->waiting[k]);
+}
+
 /* The first FORK after anything else goes with a socket, and asks. */
 static void ask(struct intake *i, struct frame *f) {
   if (i->asked && ++i->nunanswered < ASK_EVERY)
@@ -223,6 +243,8 @@ int intake_take(struct intake *i, uint32_t channel, const struct link_fork *fork
       f.flags || f.length != fork->n - FRAME_HEADER_SIZE)
     return 0;
   end_place(i, fork->table, fork->index);
+  if (i->nwaiting == LINK_FORKS_MAX)
+    forget_unwanted(i);
   int is_bare = i->may && i->nwaiting < LINK_FORKS_MAX && !mux_is_short(i->mux);
   if (is_bare) {
     f.nfds = 0;

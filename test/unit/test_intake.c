@@ -7,6 +7,7 @@
 #include "remote/intake.h"
 #include "wire/frame.h"
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -100,7 +101,7 @@ static int teardown(void **state) {
   close(template);
   close(peer);
   turn_watch(&turns, &intake.ready, -1, 0);
-  close(intake.fd);
+  fd_close(&intake.fd);
   mux_shut(&mux);
   turn_deinit(&turns);
   uv_walk(&loop, on_walk, NULL);
@@ -343,6 +344,64 @@ static void test_ends(void **state) {
   is_over(pending);
 }
 
+/* Forks that nobody wants any more, and that say nothing, leave their places to others. */
+static void test_unwanted_ones_make_room(void **state) {
+  struct buf out;
+  permit();
+  drain();
+  buf_init(&out, SIZE_MAX);
+  for (uint32_t i = 0; i < LINK_FORKS_MAX; i++) {
+    assert_true(flags_of_fork(i, 0) & FRAME_BARE);
+    link_put(&out, LINK_END, last_channel, NULL, 0);
+    link_put(&out, LINK_RESET, last_channel, NULL, 0);
+  }
+  assert_int_equal(send(peer, buf_peek(&out), buf_size(&out), 0), buf_size(&out));
+  buf_deinit(&out);
+  turn();
+  assert_true(flags_of_fork(41, 0) & FRAME_BARE);
+  assert_int_equal(intake.nwaiting, 1);
+  intake_end_pending(&intake);
+  drain();
+}
+
+/* Whoever has the other end may shut it down. What lies there is read, and the next fork
+ * has a socket. */
+static void shut_down(int how) {
+  int fd, pair[2];
+  permit();
+  drain();
+  uint32_t channel = ask(1);
+  arrive(&fd);
+  assert_int_equal(sock_pair(pair, 0), 0);
+  int many = 0;
+  while (many < 100 && send(theirs, "garbage", 7, MSG_DONTWAIT) == 7)
+    many++;
+  pid_t pid = clone_says(INTAKE_SOCKET, pair[1]);
+  intake_birth(&intake, TABLE, 1, pid);
+  assert_int_equal(shutdown(theirs, how), 0);
+  for (int i = 0; i < 5000 && intake.fd >= 0; i++) { /* a flood makes pauses */
+    turn();
+    poll(NULL, 0, 1);
+  }
+  assert_int_equal(intake.nwaiting, 0);
+  assert_int_equal(intake.fd, -1); /* else it would be ready for ever */
+  assert_true(mux_has(&mux, channel));
+  end(pid);
+  close(pair[0]);
+  close(pair[1]);
+  is_over(channel);
+  assert_int_equal(flags_of_fork(2, 1), 0);
+  drain();
+}
+
+static void test_it_is_shut_down(void **state) {
+  shut_down(SHUT_RDWR);
+}
+
+static void test_it_is_shut_down_for_writing(void **state) {
+  shut_down(SHUT_WR);
+}
+
 /* Ends that came over the link before it had its socket; and nobody wants it any more. */
 static void test_what_the_other_end_said_before(void **state) {
   int fd, pair[2];
@@ -418,6 +477,9 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_ends, setup, teardown),
       cmocka_unit_test_setup_teardown(test_what_the_other_end_said_before, setup,
                                       teardown),
+      cmocka_unit_test_setup_teardown(test_unwanted_ones_make_room, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_it_is_shut_down, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_it_is_shut_down_for_writing, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_flood, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
