@@ -266,7 +266,7 @@ story.test("rpc, events, pool, and one pool over this machine and another", func
   t.within(10, function() -- one call after the other would be the oldest worker's
     while untold < 4 do
       untold = untold + 1
-      pool(function(err, parent) untold, parents[parent or err] = untold - 1, true end)
+      pool(function(failure, parent) untold, parents[parent or failure] = untold - 1, true end)
     end
     return next(parents, next(parents))
   end, "workers of both")
