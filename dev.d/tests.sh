@@ -6,6 +6,8 @@
 # whoever started this.
 stories() { for_everybody stories_in; }
 stories_in() { "$1/test/run" --again --user --build "$1/build"; }
+remote_stories() { for_everybody remote_stories_in; }
+remote_stories_in() { "$1/test/run" --again --user --remote --build "$1/build"; }
 root_stories() {
   [ "$(id -u)" = 0 ] || { say "0 passed, 0 failed, 1 skipped"; return 0; }
   "$top/test/run" --again --root --build "$top/build"
@@ -211,6 +213,7 @@ test_all() {
   build
   part 'unit tests' 180 unit build
   part 'stories' 600 stories
+  part 'stories behind a command' 360 remote_stories
   part 'stories as root' 120 root_stories
   part 'faults' 420 faults
   part 'random' 200 random_part build 40
