@@ -180,4 +180,53 @@ story.test("a library in C and the Lua module in one process", {deadline = 60}, 
   t.eq(node:wait(), 143)
 end)
 
+-- The permissions that a reader copies from doc/nats-jobs.md are enough for calls and jobs, and give no more than
+-- they say. Two pages had tables that contradicted each other, and one was too narrow for jobs.
+local function permissions(page, who)
+  local rights = {}
+  for row in page:gmatch("\n| " .. who .. ":? [^\n]*") do
+    local cells = {}
+    for cell in row:gmatch "|([^|\n]*)%f[|]" do cells[#cells + 1] = cell end
+    for i, right in ipairs{"publish", "subscribe"} do
+      for subject in cells[i + 1]:gmatch "`([^`]+)`" do
+        rights[right] = (rights[right] or "") .. ('"%s", '):format((subject:gsub("SUBJECT", "s")))
+      end
+    end
+  end
+  return ("{user: %s, password: x, permissions: {publish: [%s], subscribe: [%s]}}"):format(who, rights.publish,
+    rights.subscribe)
+end
+
+story.test("callers and nodes with the permissions that the manual names", {deadline = 60}, function(t)
+  if not HAVE then t.skip "built without NATS" end
+  local nats = require "moonfork.nats"
+  local page = t.read(os.getenv "MOONFORK_SOURCE" .. "/doc/nats-jobs.md")
+  local server = helper.start(t, {jetstream = true, lines = {("authorization {users: [%s, %s]}"):format(
+    permissions(page, "caller"), permissions(page, "node"))}})
+  local pool = fork.new():eval [[
+    function f(what)
+      if what == "raise" then error "raised" end
+      return "did", what
+    end
+  ]]:pool "f"
+  local node = t.got(nats.node(pool, server.url, {subject = "s", jobs = "JOBS", user = "node", password = "x"}))
+  local far = t.got(nats.pool(server.url, {subject = "s", user = "caller", password = "x"}))
+  local dead
+  far:on_dead(function(id) dead = id end)
+  t.eq({far:with{timeout = 30}("x")}, {"did", "x"})
+  t.eq({far:result(t.got(far:post({}, "x")), 30)}, {"did", "x"})
+  t.eq({far:result(t.got(far:post({delay = 0.2, lease = 3}, "later")), 30)}, {"did", "later"})
+  t.eq(far:cancel(t.got(far:post({id = "c", delay = 60}, "never"))), true)
+  t.error(select(2, far:result("c", 30)), "CANCELLED")
+  local id = t.got(far:post({tries = 1}, "raise"))
+  t.error(select(2, far:result(id, 30)), "REMOTE", "raised")
+  t.within(10, function() return dead == id end)
+  t.eq(t.got(far:jobs()).dead, 1)
+  far:close()
+  node:close()
+  pool:close()
+  t.ok(not server:log():find("Violation", 1, true), server:log())
+  t.ok(fork.loop())
+end)
+
 story.done()
