@@ -160,8 +160,17 @@ repeated(page_of_threads, "\n(| to the exit[^\n]*)", threads, "to the exit statu
   {2, 3, 4})
 repeated(page_of_threads, "\n(| to the first byte, 8[^\n]*)", threads, "the first byte, 8 MiB of tables",
   {2, 3, 4})
+local large = "Clones of a large template"
+for size in ("64 512"):gmatch "%d+" do
+  for _, what in ipairs {"the first byte", "ten places read before", "a quarter read before", "all read before"} do
+    if size == "64" or what == "the first byte" or what == "ten places read before" then
+      repeated(page_of_threads, "\n(| " .. size .. " MiB, " .. what .. " |[^\n]*)", large,
+        size .. " MiB of tables, " .. what, {2, 3, 4, 5})
+    end
+  end
+end
 for _, row in ipairs {"an empty interpreter", "an image of 84 MiB of tables", "an image of 512 MiB of tables",
-  "an image with 300 modules"} do
+  "an image with 300 modules", "300 modules, loaded by require"} do
   repeated("doc/images.md", "\n(| " .. row .. " |[^\n]*)", images, row, {2, 4})
 end
 local over_nats = "\n(In one run:[^\n]*per second one at a time[^\n]*)"
