@@ -201,7 +201,7 @@ image_story("rebuild: two programs at once both have what they need", function(t
       io.open(%q .. arg[1], "w"):close() -- both are here, before either saves
       for _ = 1, 1000 do
         if io.open(%q .. "1") and io.open(%q .. "2") then return end
-        fork.step(0.01)
+        fork.sleep(0.01)
       end
     end}
     assert(err == nil, err)
