@@ -103,7 +103,10 @@ function methods.cancel(self, id, done)
   self.has_jobs = true
   local request = { what = "cancel", plain = true, id = id_of(1, "cancel", id) }
   if done then
-    return ask(self, request, function(err, text) return done(err, not err and taken(text) or nil) end)
+    return ask(self, request, function(err, text)
+      if err then return done(err) end
+      return done(nil, taken(text))
+    end)
   end
   local text, err = ask(self, request)
   if not text then return nil, err end

@@ -130,14 +130,16 @@ static void on_noted(const struct job_answer *answer, void *data) {
     ask_refused(a, answer);
 }
 
+/* Its id is not that of results, of which the stream would call it one more copy. */
 static void note_cancelled(struct job_ask *a) {
   mf_error e = {.code = MF_ECANCELLED,
                 .message = "cancelled before it was given to a node",
                 .started = MF_STARTED_NO};
+  char id[JOB_WORD_SIZE + 16], done[JOB_NAME_SIZE];
   struct engine_header headers[ERROR_HEADERS + 2] = {
-      {"Nats-Msg-Id", a->word}, {"Nats-Expected-Last-Subject-Sequence", "0"}};
+      {"Nats-Msg-Id", id}, {"Nats-Expected-Last-Subject-Sequence", "0"}};
   struct error_headers said;
-  char done[JOB_NAME_SIZE];
+  snprintf(id, sizeof id, "%s.cancelled", a->word);
   if (error_headers_init(&said, &e) < 0) {
     ask_again(a, "not enough memory");
     return;
@@ -150,17 +152,25 @@ static void note_cancelled(struct job_ask *a) {
   error_headers_deinit(&said);
 }
 
+/* A node that moves it puts it into the stream once more. */
 static void judge(struct job_ask *a) {
-  if (a->u.cancel.is_running || a->u.cancel.deleted == 0)
+  if (a->u.cancel.is_running) {
     cancel_over(a, NULL, 0);
-  else
+  } else if (a->u.cancel.is_moving) {
+    a->again_at = uv_now(a->caller->loop) + ASK_AGAIN_MS;
+    job_caller_turn(a->caller);
+  } else if (a->u.cancel.deleted == 0) {
+    cancel_over(a, NULL, 0);
+  } else {
     note_cancelled(a);
+  }
 }
 
 static void on_node(const struct engine_message *m, void *data) {
   struct job_ask *a = data;
   a->u.cancel.answers++;
   a->u.cancel.is_running |= m->length == 1 && m->data[0] == '1';
+  a->u.cancel.is_moving |= m->length == 1 && m->data[0] == '2';
   size_t nodes = a->caller->o.nodes(a->caller->o.data);
   if (a->sub == NULL || (!a->u.cancel.is_running && a->u.cancel.answers < nodes + !nodes))
     return;
@@ -177,6 +187,8 @@ static void ask_nodes(struct job_ask *a) {
   char subject[JOB_NAME_SIZE], inbox[80];
   snprintf(subject, sizeof subject, "%s.has", a->caller->subject);
   snprintf(inbox, sizeof inbox, "_INBOX.%s.has.%u", engine_id(e), ++a->caller->serial);
+  a->u.cancel.answers = 0;
+  a->u.cancel.is_moving = 0;
   if (engine_subscribe(e, inbox, 0, on_node, a, &a->sub) < 0 ||
       engine_publish(e, subject, inbox, NULL, 0, a->word, strlen(a->word)) < 0) {
     engine_unsubscribe(a->sub);

@@ -75,7 +75,7 @@ struct job_ask {
     struct {
       mf_job_cancelled_cb cb;
       size_t deleted, answers;
-      int is_running;
+      int is_running, is_moving;
     } cancel;
     struct {
       mf_jobs_cb cb;

@@ -1,13 +1,13 @@
 /* A job is stored (job_caller.h):
  *
  *   the consumer of its lease
- *     -> [an id of the caller's: do results answer? has it one, or does it wait?]
+ *     -> [an id of the caller's: do results answer? does it wait? has it one?]
  *     -> published, acknowledged
  *
- * The stream refuses a second message of the id: by Nats-Msg-Id for two minutes, by the
- * last sequence of its subject as long as it waits. A job that was at work in between is
- * known by its result, which is also looked for when an acknowledgement is lost. Runs in
- * the parent. */
+ * The stream refuses a second message of the id: by Nats-Msg-Id for two minutes (less
+ * where results are not kept so long), by the last sequence of its subject as long as it
+ * waits. A job that was at work in between is known by its result, which is also looked
+ * for when an acknowledgement is lost. Runs in the parent. */
 #include "nats/job_caller_private.h"
 
 #include <errno.h>
@@ -65,42 +65,21 @@ static void publish(struct job_ask *a) {
     ask_again(a, "not enough memory");
 }
 
-/* ---- before it: an id that may be known ---- */
-
-/* A stream's state with the subjects that have messages and fit: {} or none at all. */
-static void on_waits(const struct job_answer *answer, void *data) {
-  struct job_ask *a = data;
-  struct json subjects;
-  a->call = NULL;
-  if (answer->code != 0) {
-    ask_refused(a, answer);
-  } else if (json_get2(answer->body, "state", "subjects", &subjects) == 0 &&
-             subjects.length > 2) {
-    finish(a, NULL);
-  } else {
-    a->u.post.was_looked_up = 1;
-    publish(a);
-  }
-}
-
-static void look_for_job(struct job_ask *a) {
-  struct job_caller *c = a->caller;
-  char subject[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 40];
-  snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s", c->stream);
-  snprintf(body, sizeof body, "{\"subjects_filter\":\"%s.*.*.%s\"}", c->subject, a->word);
-  if (job_api_ask(c->engine, subject, body, on_waits, a, &a->call) < 0)
-    ask_again(a, "not enough memory");
-}
+/* ---- before it: an id that may be known ----
+ * Does it wait or work? has it a result? In this order: it is in the stream until its
+ * result is stored. */
 
 static void on_done(const struct job_answer *answer, void *data) {
   struct job_ask *a = data;
   a->call = NULL;
-  if (answer->code == 0)
+  if (answer->code == 0) {
     finish(a, NULL);
-  else if (answer->refused == JOB_API_NO_MESSAGE)
-    look_for_job(a);
-  else
+  } else if (answer->refused == JOB_API_NO_MESSAGE) {
+    a->u.post.was_looked_up = 1;
+    publish(a);
+  } else {
     ask_refused(a, answer);
+  }
 }
 
 static void look_for_result(struct job_ask *a) {
@@ -110,6 +89,29 @@ static void look_for_result(struct job_ask *a) {
   snprintf(subject, sizeof subject, "$JS.API.STREAM.MSG.GET.%s_done", c->stream);
   snprintf(body, sizeof body, "{\"last_by_subj\":\"%s\"}", done);
   if (job_api_ask(c->engine, subject, body, on_done, a, &a->call) < 0)
+    ask_again(a, "not enough memory");
+}
+
+/* A stream's state with the subjects that have messages and fit: {} or none at all. */
+static void on_waits(const struct job_answer *answer, void *data) {
+  struct job_ask *a = data;
+  struct json subjects;
+  a->call = NULL;
+  if (answer->code != 0)
+    ask_refused(a, answer);
+  else if (json_get2(answer->body, "state", "subjects", &subjects) == 0 &&
+           subjects.length > 2)
+    finish(a, NULL);
+  else
+    look_for_result(a);
+}
+
+static void look_for_job(struct job_ask *a) {
+  struct job_caller *c = a->caller;
+  char subject[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 40];
+  snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s", c->stream);
+  snprintf(body, sizeof body, "{\"subjects_filter\":\"%s.*.*.%s\"}", c->subject, a->word);
+  if (job_api_ask(c->engine, subject, body, on_waits, a, &a->call) < 0)
     ask_again(a, "not enough memory");
 }
 
@@ -127,7 +129,7 @@ static void on_served(int code, const struct engine_message *m, void *data) {
   a->request = NULL;
   if (code == 0) {
     a->caller->results_serve = 1;
-    look_for_result(a);
+    look_for_job(a);
   } else if (code == MF_ETIMEOUT || (m != NULL && m->no_responders)) {
     snprintf(text, sizeof text,
              "the stream %s_done does not answer: it is not there, or does not allow "
@@ -156,7 +158,7 @@ static void go_on(struct job_ask *a) {
   if (!a->u.post.was_lost && (a->u.post.options.id == NULL || a->u.post.was_looked_up))
     publish(a);
   else if (a->caller->results_serve)
-    look_for_result(a);
+    look_for_job(a);
   else
     try_results(a);
 }

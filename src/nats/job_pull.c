@@ -203,13 +203,13 @@ static void on_lease(const struct engine_message *m, void *data) {
 static void on_ask(const struct engine_message *m, void *data) {
   struct job_worker *w = data;
   char word[JOB_WORD_SIZE];
-  const char *answer;
+  char answer;
   if (m->reply == NULL || m->length >= sizeof word)
     return;
   memcpy(word, m->data, m->length);
   word[m->length] = '\0';
-  answer = work_has(w, word) ? "1" : "0";
-  engine_publish(w->engine, m->reply, NULL, NULL, 0, answer, 1);
+  answer = work_has(w, word);
+  engine_publish(w->engine, m->reply, NULL, NULL, 0, &answer, 1);
 }
 
 static int subscribe(struct job_worker *w) {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BODY_SIZE = JOB_NAME_SIZE + 600 };
+enum { BODY_SIZE = JOB_NAME_SIZE + 600, WINDOW_S = 120 };
 #define NS_PER_MS UINT64_C(1000000)
 
 struct job_setup {
@@ -24,7 +24,8 @@ struct job_setup {
 /* ---- what the requests say ---- */
 
 /* Subjects have no character that JSON would escape: mf_node_new and mf_far_new see to
- * that. */
+ * that. An id is remembered as long as its result, two minutes at most, since it may be
+ * posted again after that. */
 
 static void put_jobs(const struct job_setup *s, char *subject, char *body) {
   const char *name = s->names.stream, *on = s->names.subject;
@@ -32,8 +33,9 @@ static void put_jobs(const struct job_setup *s, char *subject, char *body) {
   snprintf(body, BODY_SIZE,
            "{\"name\":\"%s\",\"subjects\":[\"%s.job.*.*\",\"%s.later.*.*\"],"
            "\"retention\":\"workqueue\",\"storage\":\"file\",\"num_replicas\":1,"
-           "\"discard\":\"new\"}",
-           name, on, on);
+           "\"discard\":\"new\",\"duplicate_window\":%" PRIu64 "}",
+           name, on, on,
+           (s->keep_s < WINDOW_S ? s->keep_s : WINDOW_S) * 1000 * NS_PER_MS);
 }
 
 /* Results can be read without a word with the stream's leader (allow_direct). */

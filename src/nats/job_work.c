@@ -463,13 +463,17 @@ void job_worker_dump(const struct job_worker *w, FILE *out) {
   }
 }
 
-int work_has(const struct job_worker *w, const char *word) {
+char work_has(const struct job_worker *w, const char *word) {
+  char answer = '0';
   list_each(it, &w->jobs) {
     const struct job *j = list_entry(it, struct job, link);
-    if (!j->is_later && j->state != WORK_MOVING && strcmp(j->word, word) == 0)
-      return 1;
+    if (strcmp(j->word, word) != 0)
+      continue;
+    if (j->state != WORK_MOVING)
+      return '1';
+    answer = '2';
   }
-  return 0;
+  return answer;
 }
 
 void work_abandon(struct job_worker *w) {

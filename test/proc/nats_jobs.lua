@@ -19,6 +19,13 @@ local CODE = [[
     if what == "throw" then error{reason = ...} end
     if what == "die" then kit.kill(kit.getpid(), kit.SIGKILL) end
     if what == "sleep" then kit.msleep(...) end
+    if what == "note" then
+      local path, id, ms = ...
+      local file = io.open(path, "a")
+      file:write(id, "\n")
+      file:close()
+      kit.msleep(ms)
+    end
     if what == "once" then -- raises until there are so many lines
       local path, n = ...
       local file = io.open(path, "a+")
@@ -172,6 +179,70 @@ story.test("a job that waits can be taken away, one that works can't", function(
   t.eq(w.far:result(working), "sleep")
   t.eq(w.far:cancel(working), false)
   t.eq(w.far:jobs().delayed, 0)
+end)
+
+-- Its error had the id of the result, which was stored meanwhile: the stream took it for one more copy and
+-- acknowledged it, and "taken away" was told of a job that had run.
+story.test("a job that ends while it is taken away was not taken away", {deadline = 60}, function(t)
+  local w = world(t)
+  local n, over, taken = 200, 0, {}
+  for i = 1, n do
+    w.far:post({}, i, function(err, id)
+      t.eq(err, nil)
+      local function cancel()
+        w.far:cancel(id, function(err2, is_taken)
+          t.eq(err2, nil)
+          taken[id], over = is_taken, over + 1
+        end)
+      end
+      fork.timer(i % 20 / 1000, cancel) -- at other moments of its way
+    end)
+    while i - over > 10 do fork.step(1) end
+  end
+  t.within(30, function() return over == n end)
+  for id, is_taken in pairs(taken) do
+    local _, err = w.far:result(id)
+    t.eq(is_taken, err ~= nil, id)
+    if err then t.error(err, "CANCELLED") end
+  end
+end)
+
+-- The stream of jobs remembered the id for two minutes, and "stored" was told of what it had dropped.
+story.test("an id whose result is over can be posted again", {deadline = 60}, function(t)
+  local w = world(t, {keep = 1})
+  for i = 1, 2 do
+    t.eq(w.far:post({id = "again"}, i), "again")
+    t.eq(w.far:result "again", i)
+    t.outside(30, function() return select(2, w.far:result("again", 0)) ~= nil end, "the end of its result")
+  end
+end)
+
+-- It was looked for among the results first, and then among the jobs: what ended in between was found in
+-- neither, and a job that took longer than the stream remembers its id ran once more.
+story.test("an id that is posted while its job ends is that job", {deadline = 60}, function(t)
+  local w = world(t, {max = 8, keep = 1})
+  local ledger, n, over, under_way = t:file("ledger", ""), 24, 0, 0
+  for i = 1, n do
+    local id, is_over = "job" .. i, false
+    local function post()
+      under_way = under_way + 1
+      w.far:post({id = id}, "note", ledger, i, 1500, function(err)
+        t.eq(err, nil)
+        under_way = under_way - 1
+        if not is_over then post() end
+      end)
+    end
+    post()
+    w.far:result(id, 50, function(err)
+      t.eq(err, nil)
+      is_over, over = true, over + 1
+    end)
+  end
+  t.within(50, function() return over == n and under_way == 0 end)
+  t.within(20, function() return w.far:jobs().waiting + w.far:jobs().running == 0 end)
+  local lines = 0
+  for _ in io.lines(ledger) do lines = lines + 1 end
+  t.eq(lines, n)
 end)
 
 -- Found with a full store: nothing woke the caller when the second that nodes have was over, so the cancel
