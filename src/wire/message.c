@@ -45,6 +45,10 @@ static unsigned rules_of(const struct message_reader *r, unsigned type) {
   return r->options.rules[type - r->options.first_type];
 }
 
+static size_t body_max(const struct message_reader *r, unsigned type) {
+  return rules_of(r, type) & MESSAGE_OWN ? FRAME_BODY_MAX : r->options.body_max;
+}
+
 static const char *refuse_first(const struct message_reader *r, const struct frame *f) {
   const struct message_options *o = &r->options;
   unsigned rules = rules_of(r, f->type);
@@ -71,7 +75,7 @@ static const char *refuse(const struct message_reader *r, const struct frame *f)
     return wrong;
   if (r->nfds + f->nfds > r->options.fds_max)
     return "too many handles for one message";
-  return f->length > r->options.body_max - r->parts.length
+  return f->length > body_max(r, f->type) - r->parts.length
              ? "message longer than message_max"
              : NULL;
 }
@@ -155,7 +159,7 @@ static int on_frame(struct message_reader *r, const struct frame *f, size_t have
   }
   rc = put(r, f->body, have);
   if (rc == 0)
-    rc = parts_grow(&r->parts, f->length, r->options.body_max);
+    rc = parts_grow(&r->parts, f->length, body_max(r, f->type));
   if (rc < 0)
     return rc;
   r->partial = have < f->length;

@@ -18,7 +18,9 @@ enum message_rule {
   MESSAGE_PARTS = 2,    /* may come in parts */
   MESSAGE_HANDLES = 4,  /* may have descriptors */
   MESSAGE_AHEAD = 8, /* is no message, but has descriptors of the next one, and no body */
-  MESSAGE_EMPTY = 16 /* has no body */
+  MESSAGE_EMPTY = 16, /* has no body */
+  MESSAGE_OWN = 32    /* its body is the library's, not the user's: its limit is
+                         FRAME_BODY_MAX, and not body_max */
 };
 
 /* The owner's memory for one long body, in which bytes are appended. */

@@ -132,8 +132,9 @@ enum { RPC_ASYNC_CALLS_MAX = 4096, RPC_ASYNC_BYTES_MAX = 4 * 1024 * 1024 };
 
 /* LIMITS. A message that is too long is refused by its sender: the parent's caller gets
  * LIMIT, the clone sends an ERROR with FAILURE_LIMIT (and raises for an event). One that
- * comes anyway ends the connection. Memory grows with what arrives, never with what is
- * claimed. */
+ * comes anyway ends the connection. Bodies that are not the user's (HELLO, FAILED, ERROR,
+ * USAGE, FORK, FORK_FAILED) have the limit FRAME_BODY_MAX instead. Memory grows with what
+ * arrives, never with what is claimed. */
 #define RPC_MESSAGE_MAX (UINT64_C(256) << 20) /* body of a message unless changed */
 enum { RPC_MESSAGE_FDS_MAX = 1024 };          /* handles of a message */
 

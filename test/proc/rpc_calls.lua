@@ -216,6 +216,28 @@ story.test("RP-18 a message that is too long is refused, and the rpc lives on", 
   finish(t, rpc)
 end)
 
+-- The limit is for what the user sends. It was applied to the text of an error, too: a function that
+-- raised ended its process with PROTOCOL.
+story.test("an error longer than message_max arrives whole, and the rpc lives on", function(t)
+  local code = [[function f(n) if n > 0 then error(("y"):rep(n), 0) end return "fine" end]]
+  for _, n in ipairs {3000, 20000, 60000} do
+    local rpc = fork.new():eval(code):rpc("f", {message_max = 2048})
+    local _, err = rpc(n)
+    t.error(err, "REMOTE")
+    t.eq(err.message, ("y"):rep(n))
+    t.eq(rpc(0), "fine")
+    finish(t, rpc)
+    local pool = fork.new():eval(code):pool("f", {message_max = 2048, max = 1})
+    local deaths
+    _, err = pool(n)
+    t.error(err, "REMOTE")
+    t.eq(pool(0), "fine")
+    deaths = pool:stats().deaths
+    t.eq(deaths, 0)
+    pool:drain()
+  end
+end)
+
 story.test("RP-19 large values pass whole", function(t)
   local rpc = server()
   for _, n in ipairs {1, 65535, 65536, 262143, 262144, 262145, 1 << 20, 20 << 20} do

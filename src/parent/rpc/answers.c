@@ -181,13 +181,15 @@ static const struct kind {
 };
 
 static const unsigned char rules[RPC_ANSWER_LAST - RPC_HELLO + 1] = {
-    [RPC_FAILED - RPC_HELLO] = MESSAGE_PARTS,
+    [0] = MESSAGE_OWN,
+    [RPC_FAILED - RPC_HELLO] = MESSAGE_PARTS | MESSAGE_OWN,
     [RPC_RESULT - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_HANDLES,
-    [RPC_ERROR - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS,
+    [RPC_ERROR - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_OWN,
     [RPC_EVENT - RPC_HELLO] = MESSAGE_PARTS | MESSAGE_HANDLES,
     [RPC_HANDLES - RPC_HELLO] = MESSAGE_HANDLES | MESSAGE_AHEAD,
+    [RPC_USAGE - RPC_HELLO] = MESSAGE_OWN,
     [RPC_FORKED - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_EMPTY,
-    [RPC_FORK_FAILED - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS,
+    [RPC_FORK_FAILED - RPC_HELLO] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_OWN,
 };
 
 static const char *refuse(void *owner, unsigned type) {
@@ -244,7 +246,8 @@ void rpc_init_messages(struct mf_rpc *rpc) {
                               .refuse = refuse,
                               .owner = rpc};
   rpc->store = (struct message_store){begin_body, body_room, commit_body, body};
-  buf_init(&rpc->body, rpc->options.message_max);
+  size_t most = rpc->options.message_max;
+  buf_init(&rpc->body, most > FRAME_BODY_MAX ? most : FRAME_BODY_MAX); /* MESSAGE_OWN */
   message_init(&rpc->messages, &o);
 }
 

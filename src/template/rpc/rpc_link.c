@@ -52,7 +52,7 @@ static const unsigned char rules[RPC_REQUEST_LAST - RPC_CALL + 1] = {
     [RPC_GRANT - RPC_CALL] = MESSAGE_HANDLES | MESSAGE_AHEAD,
     [RPC_END - RPC_CALL] = MESSAGE_EMPTY,
     [RPC_CHUNK - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_PARTS | MESSAGE_HANDLES,
-    [RPC_FORK - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_HANDLES,
+    [RPC_FORK - RPC_CALL] = MESSAGE_NUMBERED | MESSAGE_HANDLES | MESSAGE_OWN,
 };
 
 void rpc_link_init(struct rpc_link *l, int fd, size_t body_max, size_t lead,
