@@ -129,7 +129,7 @@ enum mf_isolation { MF_ISOLATION_PROCESS = 0, MF_ISOLATION_THREAD = 1 };
  * is refused (MF_EUNSUPPORTED), and with TRY it copies at once (doc/thread-clones.md). */
 enum mf_lazy { MF_LAZY_NO = 0, MF_LAZY_YES = 1, MF_LAZY_TRY = 2 };
 
-/* Flags of mf_seal: one gc and one audit. */
+/* Flags of mf_seal: one gc and one audit; two of a kind are MF_EINVAL. */
 enum mf_seal_flags {
   MF_SEAL_GENERATIONAL = 0,
   MF_SEAL_INCREMENTAL = 1,
@@ -139,6 +139,7 @@ enum mf_seal_flags {
   MF_SEAL_AUDIT_STRICT = 0x40
 };
 
+/* A function ignores fields that it has no use for, unless they say otherwise. */
 typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() */
   size_t size;
   struct uv_loop_s *loop; /* NULL: uv_default_loop(). Ignored by mf_fork_options */
@@ -161,7 +162,7 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   const char *const *command; /* of mf_remote: leads to `moonfork agent`; ends in NULL */
   unsigned beat_ms;           /* of mf_remote: 0: 1,000; three without a sign end it */
   size_t window;              /* of mf_remote: bytes of a stream under way; 0: 262,144 */
-  int isolation;              /* enum mf_isolation; of mf_fork_options */
+  int isolation;              /* enum mf_isolation; of mf_fork_options, else MF_EINVAL */
   const char *image;          /* mf_new_exec: begin as this image of mf_save; or NULL */
   int image_verify;           /* compare all of its contents with their checksum */
   int lazy;                   /* enum mf_lazy; of mf_fork_options with isolation */
@@ -217,7 +218,8 @@ MF_API int mf_eval(mf_process *, const char *code, size_t length, int argc,
 MF_API int mf_send_fd(mf_process *, int fd);                           /* duplicates */
 MF_API int mf_send_arg(mf_process *, const void *data, size_t length); /* copies */
 /* The same without a copy: borrows the bytes until release(release_data) is called,
- * which happens exactly once, also on failure, perhaps inside this call. */
+ * which happens exactly once, also on failure, perhaps inside this call. release NULL:
+ * the bytes stay as they are for the rest of the program. */
 MF_API int mf_send_arg_ref(mf_process *, const void *data, size_t length,
                            void (*release)(void *release_data), void *release_data);
 MF_API int mf_take_args(mf_process *); /* forget what was sent so far */
@@ -276,15 +278,17 @@ MF_API int mf_memory(mf_process *, mf_memory_cb, void *data);
  * an image to file (relative: to the directory of that process), in the place of one that
  * is there. The callback gets NULL, or why not: MF_EINVAL what can't be saved or a path
  * that can't be used, MF_ELIMIT the disk is full or descriptors are used up, MF_ENOMEM,
- * MF_EUNSUPPORTED. The process goes on in every case. */
+ * MF_EUNSUPPORTED. The process goes on in every case. MF_ESTATE: after mf_run, mf_to_fd
+ * or mf_finish. */
 MF_API int mf_save(mf_process *, const char *file, mf_error_cb, void *data);
 
 /* ---- end ----
  * Every process needs it, once, at any time. What is under way completes with
  * MF_ECANCELLED, a pending on_exit with known = 0, then the callback (or NULL), after
- * which the pointer is invalid. To learn of an exit, close later. A process that runs is
- * not touched; one that does not ends, after what is queued, or is killed after two
- * seconds. When all callbacks have run, the library has no handle left on the loop. */
+ * which the pointer is invalid. A result that is there already is told as it is: a run
+ * that has succeeded gives its socket. To learn of an exit, close later. A process that
+ * runs is not touched; one that does not ends, after what is queued, or is killed after
+ * two seconds. When all callbacks have run, the library has no handle left on the loop. */
 MF_API void mf_close(mf_process *, mf_close_cb, void *data);
 
 /* ---- rpc: calls of one function in a process that stays ----
@@ -331,7 +335,8 @@ typedef struct mf_rpc_options { /* start from MF_RPC_OPTIONS_INIT */
                              all calls but the first are known as not started when the
                              clone dies; costs a write for each call. Not with async */
   unsigned timeout_ms;    /* from call to answer; MF_NO_TIMEOUT: none */
-  uint64_t message_max;   /* longest body, in either direction; 256 MiB */
+  uint64_t message_max;   /* longest body, in either direction; 256 MiB. Not of errors,
+                             whose texts have limits of their own */
   size_t pending_max;     /* calls without an answer (late ones included); 131,072 */
   size_t queue_bytes_max; /* bytes of calls that are not written; 64 MiB. A call that is
                               longer is taken while nothing else waits */

@@ -327,7 +327,7 @@ size_t mf_far_nodes(const mf_far *far, mf_far_node *nodes, size_t size, size_t n
     return 0;
   list_each(it, &far->room.nodes) {
     mf_far_node one;
-    if (i >= n)
+    if (!nodes || i >= n)
       break;
     far_describe_node(list_entry(it, struct room_node, link), &one);
     memcpy((char *)nodes + i++ * size, &one, size < sizeof one ? size : sizeof one);

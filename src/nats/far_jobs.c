@@ -9,7 +9,8 @@
 enum { STORE_MS = 10000 }; /* of a far pool whose calls have no time limit */
 
 void mf_job_options_init(mf_job_options *options) {
-  *options = (mf_job_options)MF_JOB_OPTIONS_INIT;
+  if (options)
+    *options = (mf_job_options)MF_JOB_OPTIONS_INIT;
 }
 
 static int is_over(const mf_far *far) {

@@ -9,7 +9,8 @@
 enum { URL_MAX = 4096 };
 
 void mf_nats_options_init(mf_nats_options *options) {
-  *options = (mf_nats_options)MF_NATS_OPTIONS_INIT;
+  if (options)
+    *options = (mf_nats_options)MF_NATS_OPTIONS_INIT;
 }
 
 /* A port behind the host that is no number from 1 to 65535. */

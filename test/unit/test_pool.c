@@ -362,6 +362,9 @@ static void test_times_in_the_queue_and_in_workers(void **state) {
   far_advance(far, 100);
   far_result(far, far_worker(far, 0), 0, "ok");
   far_advance(far, 50);
+  assert_int_equal(mf_pool_workers(pool, NULL, sizeof *w, 2),
+                   1); /* crashed, as did this: */
+  assert_int_equal(mf_pool_pids(pool, NULL, 2), 1);
   assert_int_equal(mf_pool_workers(pool, w, sizeof *w, 2), 1);
   assert_int_equal(w[0].pid, far_worker(far, 0)->pid);
   assert_int_equal(w[0].calls, 1);

@@ -457,9 +457,64 @@ static void test_a_missing_pointer_is_misuse(void **state) {
   assert_int_equal(mf_memory(t, NULL, NULL), MF_EINVAL);
   assert_int_equal(mf_send_arg_ref(t, NULL, 5, count_release, &released), MF_EINVAL);
   assert_int_equal(released, 1);
+  assert_int_equal(mf_send_arg_ref(t, NULL, 5, NULL, NULL), MF_EINVAL);
+  mf_dump_add(NULL);
+  mf_dump_remove(NULL);
+  mf_options_init(NULL);
+  mf_rpc_options_init(NULL);
+  mf_pool_options_init(NULL);
   mf_close(t, NULL, NULL);
   sim_run(s->sim);
   story_free(s);
+}
+
+/* Both collectors made the template end with a protocol error; of two audits one won. */
+static void test_two_values_in_one_flag_of_a_seal_are_misuse(void **state) {
+  (void)state;
+  struct story *s = story_new();
+  int far;
+  mf_process *t = make_template(s, &far);
+  assert_int_equal(mf_seal(t, MF_SEAL_INCREMENTAL | MF_SEAL_STOP), MF_EINVAL);
+  assert_int_equal(mf_seal(t, MF_SEAL_AUDIT_OFF | MF_SEAL_AUDIT_STRICT), MF_EINVAL);
+  assert_int_equal(mf_seal(t, MF_SEAL_AUDIT_WARN | MF_SEAL_AUDIT_STRICT), MF_EINVAL);
+  assert_int_equal(mf_seal(t, 0x80), MF_EINVAL);
+  assert_int_equal(mf_seal(t, MF_SEAL_STOP | MF_SEAL_AUDIT_WARN), 0);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+static void count_error(mf_process *p, const mf_error *e, void *data) {
+  (void)p, (void)e;
+  ++*(int *)data;
+}
+
+/* It made a thread of the default template, or was ignored. */
+static void test_isolation_is_of_forks(void **state) {
+  (void)state;
+  const char *const command[] = {"true", NULL};
+  mf_options o = MF_OPTIONS_INIT;
+  mf_process *p;
+  o.isolation = MF_ISOLATION_THREAD;
+  o.command = command;
+  assert_int_equal(mf_new(&o, &p), MF_EINVAL);
+  assert_int_equal(mf_new_exec(&o, &p), MF_EINVAL);
+  assert_int_equal(mf_remote(&o, &p), MF_EINVAL);
+}
+
+/* It was accepted, and told of later. */
+static void test_what_was_run_or_finished_is_not_saved(void **state) {
+  (void)state;
+  for (int finishes = 0; finishes < 2; finishes++) {
+    struct story *s = story_new();
+    int far, errors = 0;
+    mf_process *t = make_template(s, &far);
+    assert_int_equal(finishes ? mf_finish(t) : mf_run(t, "f", on_run, s), 0);
+    assert_int_equal(mf_save(t, "/tmp/image", count_error, &errors), MF_ESTATE);
+    mf_close(t, NULL, NULL);
+    sim_run(s->sim);
+    assert_int_equal(errors, 0);
+    story_free(s);
+  }
 }
 
 /* The template took it for a broken protocol and died, the default one included. */
@@ -523,6 +578,9 @@ static void test_a_socket_that_never_dries_up_is_read_to_a_limit(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_missing_pointer_is_misuse),
+      cmocka_unit_test(test_two_values_in_one_flag_of_a_seal_are_misuse),
+      cmocka_unit_test(test_isolation_is_of_forks),
+      cmocka_unit_test(test_what_was_run_or_finished_is_not_saved),
       cmocka_unit_test(test_a_variable_without_a_name_is_misuse),
       cmocka_unit_test(test_memory_is_told_when_the_template_fails_first),
       cmocka_unit_test(test_a_command_that_was_not_sent_is_not_kept),

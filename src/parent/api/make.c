@@ -17,6 +17,8 @@
 /* The caller's options in full, and the context that they name. */
 static int open_context(const mf_options *from, mf_options *o, struct context **ret) {
   int r = options_load(from, o);
+  if (!r && o->isolation) /* of forks of a template that the caller has */
+    r = MF_EINVAL;
   if (r)
     return r;
   trace_from_environment();

@@ -101,7 +101,8 @@ int mf_send_arg_ref(mf_process *p, const void *data, size_t length,
   if (!r)
     r = count_argument(p, length);
   if (r) {
-    release(release_data);
+    if (release)
+      release(release_data);
     return r;
   }
   return queue(p, &c);
@@ -137,14 +138,19 @@ int mf_setenv(mf_process *p, const char *name, const char *value) {
 }
 
 enum {
-  SEAL_FLAGS = MF_SEAL_INCREMENTAL | MF_SEAL_STOP | MF_SEAL_AUDIT_OFF |
-               MF_SEAL_AUDIT_WARN | MF_SEAL_AUDIT_STRICT
+  SEAL_GC = MF_SEAL_INCREMENTAL | MF_SEAL_STOP,
+  SEAL_AUDIT = MF_SEAL_AUDIT_OFF | MF_SEAL_AUDIT_WARN | MF_SEAL_AUDIT_STRICT
 };
+
+static int has_two(int bits) {
+  return (bits & (bits - 1)) != 0;
+}
 
 int mf_seal(mf_process *p, int flags) {
   struct process_command c = {.type = CMD_SEAL, .id = (uint64_t)flags};
   int r = process_check_unfinished(p);
-  if (!r && (flags & ~SEAL_FLAGS))
+  if (!r && ((flags & ~(SEAL_GC | SEAL_AUDIT)) || has_two(flags & SEAL_GC) ||
+             has_two(flags & SEAL_AUDIT)))
     r = MF_EINVAL;
   return r ? r : queue(p, &c);
 }

@@ -141,7 +141,7 @@ int mf_memory(mf_process *p, mf_memory_cb cb, void *data) {
 }
 
 int mf_save(mf_process *p, const char *file, mf_error_cb cb, void *data) {
-  int r = cb && file && *file ? process_check(p) : MF_EINVAL;
+  int r = cb && file && *file ? process_check_unfinished(p) : MF_EINVAL;
   if (r)
     return r;
   if (p->far)

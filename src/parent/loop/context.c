@@ -138,6 +138,8 @@ int context_any(void) {
 static mf_dump_part *parts; /* as the list of contexts */
 
 void mf_dump_add(mf_dump_part *part) {
+  if (!part)
+    return;
   pthread_mutex_lock(&lock);
   part->prev = NULL;
   part->next = parts;
@@ -148,6 +150,8 @@ void mf_dump_add(mf_dump_part *part) {
 }
 
 void mf_dump_remove(mf_dump_part *part) {
+  if (!part)
+    return;
   pthread_mutex_lock(&lock);
   if (part->prev)
     part->prev->next = part->next;

@@ -297,7 +297,8 @@ static void on_template_closed(mf_process *p, void *data) {
 
 void mf_pool_options_init(mf_pool_options *o) {
   mf_pool_options init = MF_POOL_OPTIONS_INIT;
-  *o = init;
+  if (o)
+    *o = init;
 }
 
 static int init_policy(struct mf_pool *pool, const mf_pool_options *o) {

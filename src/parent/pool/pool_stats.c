@@ -52,7 +52,7 @@ size_t mf_pool_pids(const mf_pool *pool, int *pids, size_t n) {
     int pid = mf_pid(mf_rpc_process(list_entry(it, struct worker, link)->rpc));
     if (pid <= 0)
       continue;
-    if (i < n)
+    if (pids && i < n)
       pids[i] = pid;
     i++;
   }
@@ -75,7 +75,7 @@ size_t mf_pool_workers(const mf_pool *pool, mf_pool_worker *workers, size_t size
                           .shared = w->shared};
     if (one.pid <= 0)
       continue;
-    if (i < n)
+    if (workers && i < n)
       memcpy((char *)workers + i * size, &one, size < sizeof one ? size : sizeof one);
     i++;
   }

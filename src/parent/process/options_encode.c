@@ -9,7 +9,8 @@
 
 void mf_options_init(mf_options *o) {
   mf_options init = MF_OPTIONS_INIT;
-  *o = init;
+  if (o)
+    *o = init;
 }
 
 /* "NAME=value" or "NAME". The template takes anything else for a broken protocol. */

@@ -307,7 +307,8 @@ static int start_server(struct mf_rpc *rpc, struct mf_process *p, const char *fu
 
 void mf_rpc_options_init(mf_rpc_options *o) {
   mf_rpc_options init = MF_RPC_OPTIONS_INIT;
-  *o = init;
+  if (o)
+    *o = init;
 }
 
 int rpc_options_load(const mf_rpc_options *from, mf_rpc_options *o) {
