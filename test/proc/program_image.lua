@@ -107,6 +107,7 @@ story.test("wrong usage and files that are no images", function(t)
     {"image -o x --info x", 2, "one of the options"}, {"image --nothing", 2, "unknown option"},
     {"image -o ''", 2, "not empty"}, {"image -o /tmp -e ''", 126, "/tmp can't be saved: Is a directory"},
     {"image -o no/such/x", 126, "no/such/x can't be saved: No such file"},
+    {"image --check x -l string", 2, "need %-%-output"}, {"image --info x -e 'y = 1'", 2, "need %-%-output"},
     {"run --image /no/such f", 126, "No such file"}, {"run --image x --on env f", 2, "exclude each other"},
     {"map --image x --on local --on env f", 2, "exclude each other"}, {"image -o x -l no.such", 126, "no%.such"}} do
     local out, err, code = run(case[1])

@@ -102,12 +102,20 @@ story.test("passwords and tokens come from files; wrong usage is told", function
     ["call --engine http://u:p@h --subject s"] = "--engine: 'http://h' can't be used: it begins neither",
     ["node --engine nats://u:p@h:0,a --subject s print"] = "--engine: 'nats://h:0,a' can't be used: its port",
     ["top --engine http://h"] = "--engine: 'http://h'", ["doctor --engine http://h"] = "--engine: 'http://h'",
-    ["call --subject s"] = "--engine is missing", ["node --engine local f"] = "--subject is missing",
+    ["call"] = "--engine is missing", ["call --subject s"] = "--subject needs --engine",
+    ["node --engine local f"] = "--subject is missing",
     ["top"] = "a status address, or --engine", ["top a --engine local"] = "exclude each other",
+    ["top a --subject s"] = "--subject needs --engine", ["top a --user u"] = "--user needs --engine", -- were ignored
+    ["doctor --subject s"] = "--subject needs --engine", ["doctor --engine nats://h --store s"] = "of --engine local",
+    ["node --engine local --subject s --keep 5 print"] = "--keep needs --jobs",
   } do
     local _, err, code = program.run(words)
     t.ok(err:find(message, 1, true), err)
     t.eq(code, 2, words)
+  end
+  for _, name in ipairs{"creds", "ca", "cert", "key", "password-file", "token-file"} do -- some were 1
+    local _, err, code = program.run(("call --engine nats://127.0.0.1:1 --subject s --%s /no/such"):format(name))
+    t.eq({err, code}, {"moonfork call: /no/such: No such file or directory\n", 126}, name)
   end
   local _, err, code = program.run("node --engine nats://127.0.0.1:1 --subject s nothing")
   t.match(err, "there is no global function 'nothing'")

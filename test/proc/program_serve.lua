@@ -552,6 +552,9 @@ story.test("moonfork top shows the workers, and their last ends", function(t)
   out, err, code = program.run("top " .. running.path)
   t.eq({out, code}, {"", 1})
   t.match(err, "^moonfork top: [^\n]*\n$")
+  out, err, code = program.run("top nonsense")
+  t.eq({out, code}, {"", 2})
+  t.match(err, "^moonfork top: can't connect to nonsense: [^\n]*\n$")
 end)
 
 story.test("systemd: sockets that were passed, and what it is told", function(t)
@@ -611,7 +614,11 @@ story.test("what can't be used is one line and 126; wrong usage is 2", function(
   for _, case in ipairs{
     {"--listen " .. path .. " nix", 126, "there is no global function 'nix'"},
     {"--listen /no/such/dir/s " .. UPPER, 126, "can't listen on /no/such/dir/s: No such file or directory"},
-    {"--listen nonsense " .. UPPER, 126, "can't listen on nonsense"},
+    {"--listen nonsense " .. UPPER, 2, "can't listen on nonsense"}, -- was 126, as of a file
+    {"--listen " .. path .. " --status :99999 " .. UPPER, 2, "can't listen on :99999"},
+    -- these two were ignored
+    {"--listen " .. path .. " --connections 5 " .. UPPER, 2, "%-%-connections needs %-%-http or %-%-async"},
+    {"--listen " .. path .. " --async --max-bodies 5 " .. UPPER, 2, "%-%-max%-bodies needs %-%-http"},
     {UPPER, 2, "%-%-listen is missing"},
     {"--listen " .. path .. " --log xml " .. UPPER, 2, "%-%-log takes one of text, json, not 'xml'"},
     {"--listen " .. path .. " --max-memory much " .. UPPER, 2, "%-%-max%-memory takes bytes"},

@@ -135,6 +135,7 @@ local function load_doctor()
 end
 
 function command.main(options)
+  engine.check_store(options, "doctor")
   local doctor = load_doctor()
   local interrupt = require "moonfork.cli.interrupt"
   local terminal = require "moonfork.cli.terminal"

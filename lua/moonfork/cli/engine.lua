@@ -14,7 +14,8 @@ local engine = {}
 engine.url = {long = "--engine", value = "URL",
   help = "The NATS server: nats://HOST:PORT or tls://HOST:PORT, several with commas between them; "
     .. "`local`: one of your own (see moonfork-node(1), LOCAL)"}
-engine.subject = {long = "--subject", value = "S", help = "The subject that nodes and callers have in common"}
+engine.subject = {long = "--subject", value = "S", needs = {"--engine"},
+  help = "The subject that nodes and callers have in common"}
 
 --- Options that let one in.
 engine.access = {
@@ -28,6 +29,7 @@ engine.access = {
   {long = "--store", value = "DIR", kind = "file",
    help = "Folder of the local server", default = "moonfork/nats in $XDG_STATE_HOME or ~/.local/state"},
 }
+for _, option in ipairs(engine.access) do option.needs = {"--engine"} end
 
 engine.note = {"Local", [[
 --engine local starts the nats-server that is installed, on 127.0.0.1, with stored jobs in the folder
@@ -47,6 +49,13 @@ local function read_line(path)
   return line
 end
 
+local function check_file(path)
+  if not path then return end
+  local file, message = io.open(path)
+  if not file then cli.fail(cli.UNUSABLE, "%s", message) end
+  file:close()
+end
+
 --- load(): the module moonfork.nats. Ends the program where this moonfork was built without it.
 function engine.load()
   local ok, nats = pcall(require, "moonfork.nats")
@@ -56,16 +65,21 @@ function engine.load()
     or require("moonfork.serve_log").one_line(tostring(nats)))
 end
 
---- check(options, command): --engine and --subject are there; command: its name.
+--- check_store(options, command): --store has a meaning; command: its name.
+function engine.check_store(options, command)
+  if options.store and options.engine ~= "local" then
+    cli.fail(cli.USAGE, "--store is the folder of --engine local; see moonfork %s --help", command)
+  end
+end
+
+--- check(options, command): that, and --engine and --subject are there.
 function engine.check(options, command)
   for _, name in ipairs{"engine", "subject"} do
     if not options[name] then
       cli.fail(cli.USAGE, "--%s is missing; see moonfork %s --help", name, command)
     end
   end
-  if options.store and options.engine ~= "local" then
-    cli.fail(cli.USAGE, "--store is the folder of --engine local; see moonfork %s --help", command)
-  end
+  engine.check_store(options, command)
 end
 
 -- ---- a server of one's own ----
@@ -330,6 +344,7 @@ function engine.open(fork, options, log)
     cert = options.cert, key = options.key}
   if options.password_file then access.password = read_line(options.password_file) end
   if options.token_file then access.token = read_line(options.token_file) end
+  for _, name in ipairs{"creds", "ca", "cert", "key"} do check_file(options[name]) end
   if options.engine ~= "local" then return options.engine, access end
   local known, server
   if log then

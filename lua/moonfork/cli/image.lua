@@ -113,6 +113,9 @@ function command.main(options)
   if given ~= 1 then
     cli.fail(cli.USAGE, "one of the options --output, --check and --info expected; see moonfork image --help")
   end
+  if options.code and not options.output then
+    cli.fail(cli.USAGE, "--load and --eval need --output; see moonfork image --help")
+  end
   if options.info then return print_info(options.info) end
   if options.check then return check(options.check) end
   return save(options)

@@ -52,6 +52,14 @@ function cli.fail(code, format, ...)
   error({exit = code, message = select("#", ...) > 0 and format:format(...) or format}, 0)
 end
 
+--- fail_at(addresses, code, text): as fail; wrong usage where one of the addresses can't be one.
+function cli.fail_at(addresses, code, text)
+  for _, address in ipairs(addresses) do
+    if text:find(("'%s' is not an address"):format(address), 1, true) then code = cli.USAGE end
+  end
+  cli.fail(code, "%s", text)
+end
+
 --- quit(code): ends the program with that exit code; never returns.
 function cli.quit(code)
   error({exit = code}, 0)

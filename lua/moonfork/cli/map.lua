@@ -126,7 +126,7 @@ function command.main(options)
   local status
   if options.status then
     status, err = require("moonfork.status").start(run.pool, options.status)
-    if not status then cli.fail(cli.UNUSABLE, "%s", err) end
+    if not status then cli.fail_at({options.status}, cli.UNUSABLE, err) end
     cli.defer(function() status:close() end)
   end
   if progress then progress:start(function() return run:state() end) end

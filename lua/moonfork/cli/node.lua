@@ -18,7 +18,7 @@ caller.]],
     engine.url,
     engine.subject,
     {long = "--jobs", value = "STREAM", help = "Also work at stored jobs; the stream is made where it is missing"},
-    {long = "--keep", value = "S", kind = "seconds", default = "86400",
+    {long = "--keep", value = "S", kind = "seconds", default = "86400", needs = {"--jobs"},
      help = "Seconds that the results of jobs are kept"},
     {short = "-n", long = "--workers", value = "N", kind = "count", default = "the processors",
      help = "Worker processes"},
@@ -170,7 +170,7 @@ function command.main(options)
   local status
   if options.status then
     status, err = require("moonfork.status").start(status_source(pool, node, began), options.status)
-    if not status then cli.fail(cli.UNUSABLE, "%s", err) end
+    if not status then cli.fail_at({options.status}, cli.UNUSABLE, err) end
   end
   if options.pid then service.write_pid_file(options.pid) end
   local watch = watch_engine(fork, node, log, function()

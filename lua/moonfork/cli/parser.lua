@@ -11,6 +11,7 @@
 --                 (K, M, G), "file", or a list of words to choose from; default: any text
 --   empty         an empty text is a value, too
 --   many          it may be given several times; the result is a list
+--   needs         a list of options: without one of them this one would do nothing, and is wrong usage
 --   list          the name of a list that several options append to, {option, value} each, so
 --                 that the order among them is kept
 --   default       a text for help
@@ -230,6 +231,22 @@ local function protect_rest(definition, words)
   return result
 end
 
+-- An option that would be ignored is a mistake of the caller's.
+local function check_needs(cli, definition, result)
+  local function is_given(long) return result[parser.field{long = long}] ~= nil end
+  for _, option in ipairs(definition.options or {}) do
+    if option.needs and is_given(option.long) then
+      local found = false
+      for _, long in ipairs(option.needs) do found = found or is_given(long) end
+      if not found then
+        local name = "moonfork " .. definition.name
+        error({exit = cli.USAGE, name = name, message = ("%s needs %s; see %s --help"):format(
+          option.long, table.concat(option.needs, " or "), name)}, 0)
+      end
+    end
+  end
+end
+
 --- parse(cli, arg): the command's definition and the options. Wrong usage ends the program.
 function parser.parse(cli, arguments)
   local program = parser.build(cli)
@@ -262,6 +279,7 @@ function parser.parse(cli, arguments)
     local name = parser.field(option) -- argparse gives an empty list for what was not given
     if option.many and #result[name] == 0 then result[name] = nil end
   end
+  if definition then check_needs(cli, definition, result) end
   return definition, result
 end
 

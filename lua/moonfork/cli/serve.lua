@@ -26,9 +26,9 @@ Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
     {long = "--http", help = "Speak HTTP/1.1: FUNCTION(request) returns status, headers, body"},
     {long = "--async", help = "Call FUNCTION in a coroutine for each connection (with --http: each request):"
        .. " while one waits for its connection or for luv, others go on"},
-    {long = "--connections", value = "N", kind = "count", default = "10000",
+    {long = "--connections", value = "N", kind = "count", default = "10000", needs = {"--http", "--async"},
      help = "With --http and --async: connections that a worker has at the same time; further ones wait"},
-    {long = "--max-bodies", value = "BYTES", kind = "bytes", default = "256M",
+    {long = "--max-bodies", value = "BYTES", kind = "bytes", default = "256M", needs = {"--http"},
      help = "With --http: bodies of requests that a worker has at the same time; beyond, 503 (K, M, G)"},
     {long = "--max-requests", value = "N", kind = "count",
      help = "Replace a worker after N requests, a tenth more or less"},
@@ -152,12 +152,12 @@ function command.main(options)
       end
     end,
   }
-  if not instance then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
+  if not instance then cli.fail_at(options.listen or {}, cli.UNUSABLE, template.first_line(err)) end
   cli.defer(function() instance:close_listeners() end)
   local status
   if options.status then
     status, err = require("moonfork.status").start(instance, options.status)
-    if not status then cli.fail(cli.UNUSABLE, "%s", err) end
+    if not status then cli.fail_at({options.status}, cli.UNUSABLE, err) end
     cli.defer(function() status:close() end)
   end
   if options.watch then

@@ -259,7 +259,10 @@ local function source_of(fork, options)
     end
     return function() return look(fork, options.address) end
   end
-  if options.address then cli.fail(cli.USAGE, "a status address and --engine exclude each other") end
+  if options.address then
+    cli.fail(cli.USAGE, "a status address and --engine exclude each other; see moonfork top --help")
+  end
+  engine.check_store(options, "top")
   local nats = engine.load()
   local url, access = engine.open(fork, options)
   if not options.subject then
@@ -290,7 +293,7 @@ function command.main(options)
   local before
   for i = 1, count do
     local stats, message = source()
-    if not stats then cli.fail(cli.FAILED, "%s", message) end
+    if not stats then cli.fail_at({options.address}, cli.FAILED, message) end
     local lines = command.view(stats, before, delay, is_live and terminal.columns(1) or math.maxinteger)
     if is_live then output.write "\27[H\27[2J" end
     output.write(table.concat(lines, "\n") .. "\n")
