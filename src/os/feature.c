@@ -8,12 +8,9 @@
 #include "os/memfile.h"
 #include "os/proc.h"
 #include <errno.h>
-#include <stdint.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #ifdef __linux__
-#include <linux/mman.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -48,27 +45,12 @@ static int has_memfd(void) {
   return has_descriptor(memfile_new("moonfork-look", 4096, MEMFILE_DATA));
 }
 
-/* A huge page on demand (MADV_COLLAPSE) in a file in memory, as a sealed heap has it. */
+/* A huge page on demand in a file in memory, as a sealed heap has it. */
 static int has_collapse(void) {
-#ifdef MADV_COLLAPSE
-  enum { HUGE_PAGE = 1 << 21 };
-  char *place = MAP_FAILED,
-       *room = mmap(NULL, 2 * HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  int has = 0, fd = memfile_new("moonfork-look", HUGE_PAGE, MEMFILE_DATA);
-  if (room != MAP_FAILED && fd >= 0)
-    place = mmap(room + (HUGE_PAGE - ((uintptr_t)room & (HUGE_PAGE - 1))), HUGE_PAGE,
-                 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-  if (place != MAP_FAILED) {
-    *place = 1;
-    has = madvise(place, HUGE_PAGE, MADV_COLLAPSE) == 0;
-  }
-  if (room != MAP_FAILED)
-    munmap(room, 2 * HUGE_PAGE);
+  int fd = memfile_new("moonfork-look", HUGE_PAGE, MEMFILE_DATA);
+  int has = fd >= 0 && pwrite(fd, "x", 1, 0) == 1 && memfile_make_huge(fd) == 0;
   fd_close(&fd);
   return has;
-#else
-  return 0;
-#endif
 }
 
 static int has_close_range(void) { /* of what is certainly not open */

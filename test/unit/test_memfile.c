@@ -1,7 +1,7 @@
-/* memfile_new, and share_new above it, where files may not be large: the kernel ends the
- * process that makes one grow beyond the limit. That was minded in one of three places; a
- * host under `ulimit -f`, and a template after process:limit {fsize =}, died of the
- * others. */
+/* Files in memory: size, use, huge pages. memfile_new, and share_new above it, where files
+ * may not be large: the kernel ends the process that makes one grow beyond the limit. That
+ * was minded in one of three places; a host under `ulimit -f`, and a template after
+ * process:limit {fsize =}, died of the others. */
 #include "unit/unit.h"
 
 #include "os/fd.h"
@@ -69,6 +69,24 @@ static void test_memfile_of_code_can_be_executed(void **state) {
   fd_close(&fd);
 }
 
+static void test_memfile_of_a_written_byte_becomes_a_huge_page(void **state) {
+  struct stat st;
+  char byte = 0;
+  int fd = memfile_new("test", HUGE_PAGE, MEMFILE_DATA);
+  if (fd < 0)
+    skip();
+  assert_int_equal(pwrite(fd, "x", 1, 5), 1);
+  if (memfile_make_huge(fd) < 0) { /* the kernel can't, or has none now */
+    fd_close(&fd);
+    skip();
+  }
+  assert_int_equal(fstat(fd, &st), 0);
+  assert_int_equal(st.st_blocks, HUGE_PAGE / 512);
+  assert_int_equal(pread(fd, &byte, 1, 5), 1);
+  assert_int_equal(byte, 'x');
+  fd_close(&fd);
+}
+
 static void test_memfile_minds_the_limit_on_files(void **state) {
 #ifdef MFD_ALLOW_SEALING
   assert_int_equal(limited(4096, data_is_refused), 0);
@@ -84,6 +102,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_memfile_has_the_size_and_zeroes),
       census_test(test_memfile_of_code_can_be_executed),
+      census_test(test_memfile_of_a_written_byte_becomes_a_huge_page),
       census_test(test_memfile_minds_the_limit_on_files),
   };
   return cmocka_run_group_tests_name("memfile", tests, NULL, NULL);

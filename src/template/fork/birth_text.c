@@ -27,12 +27,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-
-enum { HUGE_PAGE = 2 << 20 };
-
 struct range {
   char *start, *end; /* whole pages */
 };
@@ -97,15 +91,7 @@ static int put(int fd, const struct program *p, const struct range *r) {
 static int fill(int fd, const struct program *p) {
   if (put(fd, p, &p->code) < 0 || put(fd, p, &p->tables) < 0)
     return -1;
-  char *room = mmap(NULL, 2 * HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (room == MAP_FAILED)
-    return -1;
-  char *place = room + (-(uintptr_t)room & (HUGE_PAGE - 1));
-  int r =
-      mmap(place, HUGE_PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ||
-      madvise(place, HUGE_PAGE, MADV_COLLAPSE) < 0;
-  munmap(room, 2 * HUGE_PAGE);
-  return r ? -1 : 0;
+  return memfile_make_huge(fd);
 }
 
 /* What else is in these 2 MiB is nobody's, unless somebody has asked for just that. */

@@ -76,7 +76,7 @@ static size_t freeze_range(struct heap *h, char *from, size_t n) {
       h->mirrors[h->nmirrors++] = (struct mirror){mirror, step};
     done += step;
     if (!step && piece > MEMFD_MAP_PIECE_MIN)
-      most = piece / 2 / MEMFD_MAP_UNIT * MEMFD_MAP_UNIT;
+      most = piece / 2 / HUGE_PAGE * HUGE_PAGE;
     else if (!step)
       break;
   } while (done < n);
@@ -164,11 +164,11 @@ void heap_cover(struct heap *h) {
   if (!h->clone || h->ncovers > 0)
     return;
   sigset_t old = block_signals();
-  while (at < h->frozen_end && step >= MEMFD_MAP_UNIT && h->ncovers < NCOVERS) {
+  while (at < h->frozen_end && step >= HUGE_PAGE && h->ncovers < NCOVERS) {
     step = size_min(step, (size_t)(h->frozen_end - at));
     char *aside = memfd_map_cover(at, step);
     if (!aside) {
-      step = step / 2 / MEMFD_MAP_UNIT * MEMFD_MAP_UNIT;
+      step = step / 2 / HUGE_PAGE * HUGE_PAGE;
       continue;
     }
     h->covers[h->ncovers++] = (struct cover){at, aside, step};

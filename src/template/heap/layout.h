@@ -4,12 +4,12 @@
 #ifndef TEMPLATE_HEAP_LAYOUT_H
 #define TEMPLATE_HEAP_LAYOUT_H
 
+#include "os/memfile.h"
 #include "template/heap/size_class.h"
 
 #include <sys/mman.h>
 
 enum {
-  HUGE_PAGE = 2 << 20,
   BIG_HUGE = 4 << 20,  /* a mapping of its own worth huge pages */
   SMALL_RUN = 2 << 20, /* what a run has in small pages before huge ones */
   PUBLISH_STEP = 64 * 1024,

@@ -3,18 +3,16 @@
  * thread and that no signal is delivered. */
 #include "template/heap/memfd_map.h"
 
-#include "os/memfile.h"
-
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 
 char *memfd_map_reserve(size_t n, size_t off) {
-  size_t all = n + off + MEMFD_MAP_UNIT;
+  size_t all = n + off + HUGE_PAGE;
   char *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED)
     return NULL;
-  char *start = p + (-(uintptr_t)p & (MEMFD_MAP_UNIT - 1)) + off, *end = p + all;
+  char *start = p + (-(uintptr_t)p & (HUGE_PAGE - 1)) + off, *end = p + all;
   if (start > p)
     munmap(p, (size_t)(start - p));
   if (start + n < end)
@@ -27,9 +25,6 @@ char *memfd_map_reserve(size_t n, size_t off) {
 #include <fcntl.h>
 #include <unistd.h>
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
@@ -38,7 +33,7 @@ char *memfd_map_reserve(size_t n, size_t off) {
 #endif
 
 static size_t offset_of(const char *place) {
-  return (uintptr_t)place & (MEMFD_MAP_UNIT - 1);
+  return (uintptr_t)place & (HUGE_PAGE - 1);
 }
 
 /* Puts `fresh` (a mapping to be made by the caller's flags and descriptor) in the place
@@ -78,15 +73,15 @@ static int put(int fd, const char *data, size_t n, size_t off) {
 /* One huge page or none: a unit in small ones would be slower than what it replaces. An
  * empty file has nothing to collapse yet. */
 static int put_unit(char *mirror, const char *place, int fd, size_t off) {
-  if (put(fd, place, 1, off) < 0 || madvise(mirror, MEMFD_MAP_UNIT, MADV_COLLAPSE) < 0)
+  if (put(fd, place, 1, off) < 0 || memfile_collapse(mirror) < 0)
     return -1;
-  memcpy(mirror, place, MEMFD_MAP_UNIT);
+  memcpy(mirror, place, HUGE_PAGE);
   return 0;
 }
 
 /* The file's bytes from off on, n of them, filled from place and put in its place. */
 static int fill(char *mirror, char *place, size_t n, int fd, size_t off) {
-  int r = n == MEMFD_MAP_UNIT ? put_unit(mirror, place, fd, off) : put(fd, place, n, off);
+  int r = n == HUGE_PAGE ? put_unit(mirror, place, fd, off) : put(fd, place, n, off);
   if (r < 0)
     return -1;
   char *old = exchange(place, n, 0, fd, (off_t)off);
@@ -109,7 +104,7 @@ size_t memfd_map_make(char *place, size_t n, int keep_mirror, char **mirror) {
     copy = NULL;
   }
   while (copy && done < n) {
-    size_t step = MEMFD_MAP_UNIT - offset_of(place + done);
+    size_t step = HUGE_PAGE - offset_of(place + done);
     if (step > n - done)
       step = n - done;
     if (fill(copy + done, place + done, step, fd, first + done) < 0)
@@ -156,7 +151,7 @@ int memfd_map_uncover(char *place, size_t n, char *aside, size_t page) {
 size_t memfd_map_undo(char *place, size_t n) {
   size_t done = 0;
   while (done < n) {
-    size_t step = MEMFD_MAP_UNIT - offset_of(place + done);
+    size_t step = HUGE_PAGE - offset_of(place + done);
     if (step > n - done)
       step = n - done;
     char *old = exchange(place + done, step, MAP_ANONYMOUS, -1, 0);

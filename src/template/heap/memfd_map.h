@@ -12,17 +12,17 @@
 #ifndef TEMPLATE_MEMFD_MAP_H
 #define TEMPLATE_MEMFD_MAP_H
 
+#include "os/memfile.h"
 #include <stddef.h>
 
 /* Each piece is two mappings, which a fork looks at: as few as the address space has room
  * for. */
 enum {
-  MEMFD_MAP_UNIT = 2 << 20,
   MEMFD_MAP_PIECE_MIN = 128 << 20,
   MEMFD_MAP_PIECE = sizeof(void *) > 4 ? 1 << 30 : MEMFD_MAP_PIECE_MIN
 };
 
-/* n bytes at a multiple of MEMFD_MAP_UNIT plus `off`, without access. NULL: no room. */
+/* n bytes at a multiple of HUGE_PAGE plus `off`, without access. NULL: no room. */
 char *memfd_map_reserve(size_t n, size_t off);
 
 /* What moves memory wants the process to have one thread, and all signals blocked.
@@ -41,7 +41,7 @@ void memfd_map_touch(char *place, size_t n);
 
 /* For work that writes to nearly every page and leaves nearly every one as it was: a
  * collection of everything. cover moves the frozen [place, place + n), multiples of
- * MEMFD_MAP_UNIT, aside and puts a copy in huge pages in its place, which costs a tenth
+ * HUGE_PAGE, aside and puts a copy in huge pages in its place, which costs a tenth
  * of 4 KiB copies one by one. uncover moves what it got back, with those pages that have
  * changed: the others are shared again. cover: NULL if [place, place + n) is more than
  * one mapping, or there is no memory. uncover: negative where it can't; the copy stays,
