@@ -83,9 +83,13 @@ local function check_options(options)
   if options.log ~= nil and options.log ~= "text" and options.log ~= "json" then
     check.option_fail(where, "log", "\"text\" or \"json\" expected")
   end
-  if options.raw and (options.http or options.async) then
-    check.fail(1, "new", "raw excludes http and async")
+  for _, name in ipairs{"http", "async", "timeout", "max_requests"} do -- requests of a raw worker are not seen
+    if options.raw and options[name] then check.fail(1, "new", "raw excludes " .. name) end
   end
+  if options.connections and not options.http and not options.async then
+    check.option_fail(where, "connections", "without http or async there is one at a time")
+  end
+  if options.max_bodies and not options.http then check.option_fail(where, "max_bodies", "it needs http") end
 end
 
 --- new(options): a server that does not run yet, or nil, err. doc/serve.md has the options.

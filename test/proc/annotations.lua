@@ -237,7 +237,9 @@ story.test("servers", function(t)
   instance:stop()
   t.outside(10, function() fork.step(0.05) return instance.state == "stopped" end)
   for _, case in ipairs {{template = 1}, {name = 1}, {workers = 0}, {workers = "2"}, {connections = 1.5},
-    {timeout = -1}, {log = "xml"}, {raw = true, async = true}, {listen = "x"}, {on_state = 1}, {max_requests = 0}} do
+    {timeout = -1}, {log = "xml"}, {raw = true, async = true}, {raw = true, timeout = 5},
+    {raw = true, max_requests = 5}, {connections = 5}, {async = true, max_bodies = 5},
+    {listen = "x"}, {on_state = 1}, {max_requests = 0}} do
     local given = {template = function() end, name = "f", listen = {t:file "x"}}
     for key, value in pairs(case) do given[key] = value end
     local ok, message = pcall(server.new, given)

@@ -540,6 +540,9 @@ story.test("moonfork top shows the workers, and their last ends", function(t)
   t.match(out, "^running, up [%d.]+%l+, 2 of 2 workers, 0 busy, [0-3] requests, 0 errors\n")
   for pid in out:gmatch "\n +(%d+) idle " do t.ok(tonumber(pid) ~= started(running)[1]) end
   t.eq(select(2, out:gsub(" idle ", "")), 2)
+  for line in out:match "(.-)last ends:":gmatch "[^\n]+" do
+    t.ok(#line <= 80, "a terminal of 80 columns showed 646.0m in place of 646.0ms: " .. line)
+  end
   t.match(out, "last ends:\n +%d+:%d+:%d+ +" .. started(running)[1] .. " +died, signal 9")
   out, err, code = program.run("top " .. address .. " -d 0.05 -n 3")
   t.eq({err, code}, {"", 0})
@@ -616,8 +619,10 @@ story.test("what can't be used is one line and 126; wrong usage is 2", function(
     {"--listen /no/such/dir/s " .. UPPER, 126, "can't listen on /no/such/dir/s: No such file or directory"},
     {"--listen nonsense " .. UPPER, 2, "can't listen on nonsense"}, -- was 126, as of a file
     {"--listen " .. path .. " --status :99999 " .. UPPER, 2, "can't listen on :99999"},
-    -- these two were ignored
+    -- these were ignored
     {"--listen " .. path .. " --connections 5 " .. UPPER, 2, "%-%-connections needs %-%-http or %-%-async"},
+    {"--listen " .. path .. " --raw --timeout 5 " .. UPPER, 2, "%-%-raw and %-%-timeout exclude"},
+    {"--listen " .. path .. " --raw --max-requests 5 " .. UPPER, 2, "%-%-raw and %-%-max%-requests exclude"},
     {"--listen " .. path .. " --async --max-bodies 5 " .. UPPER, 2, "%-%-max%-bodies needs %-%-http"},
     {UPPER, 2, "%-%-listen is missing"},
     {"--listen " .. path .. " --log xml " .. UPPER, 2, "%-%-log takes one of text, json, not 'xml'"},

@@ -128,9 +128,10 @@ function command.main(options)
   if not options.listen and not sockets then
     cli.fail(cli.USAGE, "--listen is missing, and no sockets were passed (LISTEN_FDS); see moonfork serve --help")
   end
-  if options.raw and (options.http or options.async) then
-    cli.fail(cli.USAGE, "--raw and %s exclude each other; see moonfork serve --help",
-      options.http and "--http" or "--async")
+  for _, name in ipairs{"http", "async", "timeout", "max-requests"} do
+    if options.raw and options[(name:gsub("%-", "_"))] then
+      cli.fail(cli.USAGE, "--raw and --%s exclude each other; see moonfork serve --help", name)
+    end
   end
   if options.http and not package.searchpath("moonfork.http_core", package.cpath) then
     cli.fail(cli.UNUSABLE, "this moonfork was built without HTTP (Debian: libhttp-parser-dev)")

@@ -76,10 +76,10 @@ function views.server(view, stats)
     view:rate "requests", stats.errors)
   view:times("requests:", stats.latency)
   view:put("%d reloads, %d failed", stats.reloads, stats.failed_reloads)
-  view:put("%8s %-9s %9s %7s %8s %8s %8s %8s %8s", "PID", "STATE", "REQUESTS", "ERRORS", "P50", "P99",
+  view:put("%7s %-9s %9s %7s %8s %8s %8s %8s %8s", "PID", "STATE", "REQUESTS", "ERRORS", "P50", "P99",
     "PRIVATE", "SHARED", "AGE")
   for _, worker in ipairs(stats.per_worker) do
-    view:put("%8d %-9s %9d %7d %8s %8s %8s %8s %8s", worker.pid, worker.state, worker.requests,
+    view:put("%7d %-9s %9d %7d %8s %8s %8s %8s %8s", worker.pid, worker.state, worker.requests,
       worker.errors, duration(worker.p50), duration(worker.p99), bytes(worker.private),
       bytes(worker.shared), duration(worker.age))
   end
