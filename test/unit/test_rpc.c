@@ -449,6 +449,21 @@ static void test_an_old_call_keeps_its_number(void **state) {
   story_free(s);
 }
 
+/* Nobody will ever tell of its end, which was told when it ran: its socket's is the end. */
+static void test_end_of_file_is_the_end_that_nobody_tells_of(void **state) {
+  struct story *s = story_new();
+  s->sim->share_error = s->sim->pidfd_error = -ENOSYS;
+  begin(s);
+  call(s, "x");
+  far_run(s->far);
+  far_result(s->far, far_worker(s->far, 0), 0, "X");
+  far_advance(s->far, 1);
+  mf_rpc_close(s->rpc, on_gone, s);
+  far_run(s->far);
+  assert_int_equal(s->gone, 1);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_calls_before_the_process_is_up_are_sent_later),
@@ -466,6 +481,7 @@ int main(void) {
       cmocka_unit_test(test_parked_calls_that_are_cancelled_are_never_sent),
       cmocka_unit_test(test_lent_parts_are_given_back_once),
       cmocka_unit_test(test_an_old_call_keeps_its_number),
+      cmocka_unit_test(test_end_of_file_is_the_end_that_nobody_tells_of),
   };
   return cmocka_run_group_tests_name("rpc", tests, NULL, NULL);
 }

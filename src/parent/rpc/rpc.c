@@ -202,8 +202,10 @@ static void copy_exit(struct mf_rpc *rpc, const mf_exit *x) {
 static void on_exit_told(mf_process *p, const mf_exit *x, void *data) {
   struct mf_rpc *rpc = data;
   /* "Nobody will ever tell" is no news of its end: the socket's is. */
-  if (!x->known && !p->gone && !rpc->eof && rpc->fd >= 0)
+  if (!x->known && !p->gone && !rpc->eof && rpc->fd >= 0) {
+    rpc->untold = 1;
     return;
+  }
   rpc->exited = 1;
   copy_exit(rpc, x);
   rpc_schedule(rpc);

@@ -96,6 +96,11 @@ void rpc_end_of_file(struct mf_rpc *rpc) {
     return;
   rpc->eof = 1;
   rpc_rewatch(rpc);
+  if (rpc->untold) {
+    if (!rpc->bye) /* one that lives without its socket is not left alive */
+      process_end_by_force(rpc->process);
+    rpc->exited = 1;
+  }
   if (rpc->exited)
     rpc_finish_end(rpc);
   else
