@@ -43,7 +43,8 @@ static void push_name(lua_State *L, lua_Debug *ar) {
  * is found. */
 static int has_continuation(const struct l54_frame *f, const void *heap) {
   uintptr_t at = (uintptr_t)f->as.c.continuation;
-  return at && at - (uintptr_t)heap >= (uintptr_t)64 << 30;
+  uint64_t distance = at - (uintptr_t)heap; /* wider than pointers of 32 bits */
+  return at && distance >= (uint64_t)64 << 30;
 }
 
 /* Lua's functions that can be left, though not when they are called inside of one that

@@ -23,7 +23,7 @@
 #endif
 
 #define REGION ((size_t)256 << 20)
-#define FIRST ((uintptr_t)0x210000000000)
+#define FIRST UINT64_C(0x210000000000)
 enum { GRAIN = 16, GAP = 16, CLASSES = 28 };
 
 struct block {
@@ -50,7 +50,8 @@ static unsigned next_random(struct arena *a) {
 
 static char *region_at(struct arena *a) {
   for (int i = 0; i < 1000; i++) {
-    char *at = (char *)(FIRST + (uintptr_t)(next_random(a) % 1024) * RELOCATE_STEP);
+    uint64_t place = FIRST + next_random(a) % 1024 * RELOCATE_STEP;
+    char *at = (char *)(uintptr_t)place;
     char *got = mmap(at, REGION, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (got == at)
