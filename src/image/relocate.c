@@ -145,7 +145,10 @@ void relocate_used(lua_State *L, struct relocate_range ret[2]) {
 }
 
 void relocate_before_close(lua_State *L) {
-  l54_thread(L)->global->kind = 0;
+  struct l54_global *g = l54_thread(L)->global;
+  g->kind = 0;
+  /* else what has grown old would not be finalised */
+  g->finaliser_survival = g->finaliser_old1 = g->finaliser_really_old = NULL;
 }
 
 void relocate_node(void *to, size_t n, const uint64_t *bits, const void *old,

@@ -106,6 +106,33 @@ test("what its objects hold is written then, too, and nothing of it stays", func
   is_whole(t, p)
 end)
 
+-- Two collections make an object old.
+test("what a clone has made is finalised at its end, old or young, and nothing that it inherited", function(t)
+  local path = t:tmp() .. "/told"
+  local p = template [[
+    local clone = require "moonfork.clone"
+    local function finalised(path, text)
+      return setmetatable({}, {__gc = function() assert(io.open(path, "a")):write(text):close() end})
+    end
+    function inherit(path) inherited = finalised(path, "inherited ") collectgarbage() end
+    function makes(_, path, ncollections, exits)
+      first = finalised(path, "first ")
+      for _ = 1, ncollections do collectgarbage() end
+      second = finalised(path, "second ")
+      if exits == "exits" then clone.exit(0, true) end
+    end
+  ]]
+  p:eval("inherit(...)", path)
+  for ncollections = 0, 3 do
+    for _, exits in ipairs {"", "exits"} do
+      t.eq(select(2, result(t, thread(p, path, ncollections, exits), "makes")).code, 0)
+      t.eq(t.read(path), "second first ")
+      os.remove(path)
+    end
+  end
+  is_whole(t, p)
+end)
+
 -- Whoever called it, none of them has returned: 0 would be a success.
 test("no process is forked while a thread runs that a clone in a thread has left", function(t)
   local p = template()
