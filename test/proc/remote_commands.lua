@@ -270,4 +270,13 @@ story.test("Ctrl-C during a login: the command ends, and nothing is said of the 
   t.outside(20, function() return not t.alive(math.tointeger(tonumber(t.read(pid)))) end, "so does the command")
 end)
 
+-- The message named the command alone, which was there.
+story.test("a near end that is missing is named", function(t)
+  kit.setenv("MOONFORK_REMOTE", "/no/such/remote")
+  local _, err = fork.remote{command = {"/bin/sh", "-c", "true"}}:run "print"
+  kit.setenv("MOONFORK_REMOTE", REMOTE)
+  t.error(err, "TEMPLATE_START", "^/no/such/remote, which starts the command '/bin/sh %-c true', can't be started: No such")
+  t.eq(err.started, "no")
+end)
+
 story.done()

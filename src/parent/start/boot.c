@@ -146,6 +146,18 @@ static int start(struct mf_process *p, const mf_options *o) {
   return p->far ? remote_start(p, o) : spawn(p, o, p->program);
 }
 
+/* r: a negated errno. The command itself is started by the near end, which tells of it. */
+static void fail_start(struct mf_process *p, int r) {
+  char room[PROGRAM_PATH_MAX];
+  if (p->far)
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
+                 "%s, which starts the command '%s', can't be started: %s",
+                 program_remote(room), p->program, strerror(-r));
+  else
+    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",
+                 p->program, strerror(-r));
+}
+
 void boot_spawn(struct mf_process *p, const mf_options *o) {
   int r;
   p->unstarted = 0;
@@ -168,8 +180,7 @@ void boot_spawn(struct mf_process *p, const mf_options *o) {
   r = start(p, o);
   if (r == 0)
     return;
-  process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL, "%s can't be started: %s",
-               p->program, strerror(-r));
+  fail_start(p, r);
   process_end_unstarted(p);
 }
 
