@@ -6,9 +6,9 @@ local command = {
   name = "agent",
   summary = "the far end of fork.remote",
   description = [[
-Serves templates to a program elsewhere, over standard input and output: what a command leads to
-that was given to fork.remote, or to --on of `moonfork run` and `moonfork map`. There is nothing to
-type. It ends with its standard input, and everything that it has started ends with it.]],
+Serves templates to a program elsewhere, over standard input and output. A command that is given to
+fork.remote, or to --on of `moonfork run` and `moonfork map`, starts it on the other side; nobody types
+it. It ends with its standard input, and everything that it has started ends with it.]],
   arguments = {},
   options = {
     {long = "--program", value = "FILE", kind = "file",

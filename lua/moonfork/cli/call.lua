@@ -8,9 +8,9 @@ local command = {
   name = "call",
   summary = "call the function of the nodes of a NATS subject",
   description = [[
-Calls the function of one of the nodes (`moonfork node`) with the arguments, strings, and prints what
-it returns as a line: several values are separated by tabs, a table is an error. Where no node has room
-the call waits.]],
+Calls the function of one of the nodes (`moonfork node`) with the arguments, which are strings, and
+prints the result as a line: several values are separated by tabs, a table is an error. If no node has
+room, the call waits.]],
   arguments = {
     {name = "ARG", help = "An argument of the function, a string; after -- also one that begins with -", many = true},
   },
@@ -18,7 +18,7 @@ the call waits.]],
     engine.url,
     engine.subject,
     {long = "--timeout", value = "S", kind = "seconds", default = "60", help = "Seconds until there is an answer"},
-    {long = "--idempotent", help = "May run again where its worker or its node dies"},
+    {long = "--idempotent", help = "The call may run again if its worker or node dies"},
     table.unpack(engine.access),
   },
   notes = {engine.note},

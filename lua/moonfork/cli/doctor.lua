@@ -13,11 +13,11 @@ local command = {
 Shows the parts of this installation and whether they belong together, and what the system offers.
 Then loads the modules in a new template, as -l of the other commands does, and prints a line for
 each thing that a fork would get wrong: which module brought it, why it matters, and what to do.
-The last line is "safe to fork", or "not safe to fork" with exit code 1. What is printed on
-standard output by the modules themselves is not shown.
+The last line is "safe to fork", or "not safe to fork" with exit code 1. The standard output of the
+modules themselves is not shown.
 
-With --engine also a NATS server: whether it is reached, and what its streams of jobs have kept that
-nobody will take. With --subject also the jobs of a subject that has no node.]],
+With --engine also a NATS server: whether it can be reached, and which messages its streams of jobs
+keep that no node will take. With --subject also the jobs of a subject that has no node.]],
   checks_versions = true, -- and does not end where they differ
   arguments = {{name = "MODULE", help = "A module to load, in this order", many = true}},
   options = {

@@ -7,11 +7,11 @@ local command = {
   name = "map",
   summary = "call a function for each line of input, in parallel",
   description = [[
-Calls FUNCTION with each line of the files, or of standard input, in the processes of a pool. What
-it returns is a line of the output, in the order of the input; several values are separated by
-tabs. Lines travel in chunks whose size follows the time that calls take. A line whose call raises
-is told on standard error with its number, and ends the run, unless --keep-going or
---max-failures say otherwise.]],
+Calls FUNCTION with each line of the files, or of standard input, in the processes of a pool. Each
+result is a line of the output, in the order of the input; several values are separated by tabs. Lines
+travel in chunks whose size follows the time that calls take. If a call raises an error, the line is
+reported on standard error with its number, and the run ends, unless --keep-going or --max-failures
+say otherwise.]],
   arguments = {
     template.argument,
     {name = "FILE", help = "Input; '-' and none at all mean standard input", many = true, file = true},

@@ -8,14 +8,13 @@ local run = {
   summary = "run a function in clones of a template",
   description = [[
 Loads the modules in a template, forks clones of it, and runs FUNCTION in each, as
-f(socket, ARG...). What a clone writes to its socket goes to standard output, line by line; what
-it prints goes there directly. There is nothing to read from the socket, only its end. The exit code
-is that of the clone that ended worst: the highest one, and 128 and the number of the signal for a
-clone that was killed.]],
+f(socket, ARG...). Lines that a clone writes to its socket go to standard output; what it prints goes
+there directly. A clone that reads its socket gets the end of the file at once. The exit code is the
+highest one of all clones; for a clone that was killed it is 128 and the number of the signal.]],
   arguments = {
     {name = "FUNCTION", optional = true,
-     help = template.argument.help .. ". Without it, the function goes on that clone.hibernate has suspended in "
-       .. "the image of --image"},
+     help = template.argument.help .. ". Without it, the function that clone.hibernate has suspended in the image of "
+       .. "--image goes on"},
     {name = "ARG", help = "An argument of the function, a string", rest = true},
   },
   options = {

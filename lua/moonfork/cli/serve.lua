@@ -10,7 +10,7 @@ local command = {
   description = [[
 N workers, forked from one template, accept on common listeners and call FUNCTION(connection) for
 each connection, one at a time in each worker; when it returns the connection is closed. Workers
-that end are replaced, with a growing delay where they did so before they had served anything.
+that end are replaced, with a growing delay if they had served nothing.
 
 Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
   arguments = {template.argument},

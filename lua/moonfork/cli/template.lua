@@ -14,10 +14,10 @@ template.options = {
    help = "Run Lua source in the template"},
 }
 template.on = {long = "--on", value = "COMMAND", many = true,
-  help = "Behind that command of the shell, as in --on 'ssh host'; given again, in each of them. "
-    .. "`moonfork agent` is added where the command does not name it; `local`: on this machine, too"}
+  help = "Run behind this command of the shell, as in --on 'ssh host'; several times for several commands. "
+    .. "`moonfork agent` is added if the command does not name it; `local`: on this machine, too"}
 template.image = {long = "--image", value = "FILE", kind = "file",
-  help = "Begin with the template of that file, which `moonfork image` or clone.hibernate has made"}
+  help = "Begin with the template of this file, made by `moonfork image` or clone.hibernate"}
 template.argument = {name = "FUNCTION",
   help = "'module:name' (the module is loaded), or the name of a global, dotted for fields"}
 

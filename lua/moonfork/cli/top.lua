@@ -8,7 +8,7 @@ local units = require "moonfork.units"
 
 local command = {
   name = "top",
-  summary = "show what a server, a pool or nodes are at",
+  summary = "show what the workers of a server, a pool or nodes do",
   description = [[
 Shows the workers of a server, a pool or a node by its status address (`moonfork serve --status
 ADDRESS`, the same of `moonfork map` and `moonfork node`, or
@@ -17,9 +17,10 @@ durations, private and shared memory, and the last deaths. On a terminal the vie
 second until Ctrl-C; elsewhere it is printed once.
 
 With --engine instead: the nodes of a NATS server with their room, by subject, and the stored jobs of each
-subject: how many wait, for a node or for their time, are at work, came again, have results, or are dead.
-With --subject only those of that subject, also where it has no node. Without it all that announce
-themselves are shown; for that the server has to let one read beats (subjects that end in `.beat`).]],
+subject: how many wait for a node or for their time, are being worked at, were delivered again, have
+results, or are dead. With --subject only those of that subject, also if it has no node. Without it all
+nodes that announce themselves; for that the user needs the right to subscribe to beats (subjects that
+end in `.beat`).]],
   arguments = {{name = "ADDRESS", help = "The status address: host:port, /path or @name", optional = true}},
   options = {
     {short = "-d", long = "--delay", value = "S", kind = "seconds", default = "1",
