@@ -1,5 +1,6 @@
 -- Faults of section B: forks that fail, templates that do not start, environments that do not
 -- help. Runs in the parent. What needs root is in root_start.lua.
+local crowd = require "crowd"
 local fkit = require "faultkit"
 local host = require "host"
 local kit = require "testkit"
@@ -71,6 +72,7 @@ standing.test("at the limit of processes a fork fails, and recovers", {deadline 
     if not os.execute(table.concat(before, " ") .. " true 2>/dev/null") then t.skip("needs setpriv") end
   end
   local h <close> = host.start(t, [[
+    local crowd = require "crowd"
     local function number() -- of the user's processes
       local n, mine = 0, tonumber(io.open("/proc/self/status"):read("a"):match("Uid:%s*(%d+)"))
       for pid in pairs(kit.processes()) do
@@ -82,54 +84,23 @@ standing.test("at the limit of processes a fork fails, and recovers", {deadline 
       end
       return n
     end
-    local sockets, failed, errors, template
+    local template, clones
     local function fill()
       template = fork.new_exec():require("actor"):limit{nproc = number() + 6}
       pid_of(template)
-      sockets, failed, errors = {}, 0, {}
-      for i = 1, 50 do
-        local p = template:fork()
-        p:run("actor:hold", function(err, socket)
-          if socket then
-            sockets[#sockets + 1] = {socket, p}
-          else
-            failed = failed + 1
-            errors[err.code .. " " .. err.started] = tostring(err)
-          end
-        end)
-      end
-      fork.loop()
+      clones = crowd.ask(template)
     end
     fill()
     for _ = 1, 9 do -- again where other programs of the user began or ended meanwhile
-      if #sockets >= 1 and #sockets <= 6 then break end
+      if #clones.started >= 1 and #clones.started <= 6 then break end
       fork.sleep(math.random() / 2) -- copies of this program do the same
-      for _, pair in ipairs(sockets) do
-        pair[1]:close()
-        pair[2]:wait(5)
-      end
+      crowd.leave(clones)
       template:close()
       fill()
     end
-    print("started " .. #sockets .. " failed " .. failed)
-    for kind, text in pairs(errors) do print("error " .. kind .. ": " .. text) end
-    for _, pair in ipairs(sockets) do
-      pair[1]:close()
-      assert(pair[2]:wait(5))
-    end
-    local socket, err = template:fork():run("actor:hold")
-    print("again " .. tostring(socket and "works" or err))
+    crowd.tell(template, clones)
   ]], {before = before})
-  local started, failed = h:says("started (%d+) failed (%d+)", 60)
-  started, failed = tonumber(started), tonumber(failed)
-  t.eq(started + failed, 50)
-  t.ok(started >= 1 and started <= 6, started .. " have started")
-  local errors = {}
-  for kind, text in h:out():gmatch("error (%S+ %S+): ([^\n]*)") do errors[kind] = text end
-  t.match(errors["FORK_FAILED no"], "temporarily unavailable")
-  t.eq(next(errors, "FORK_FAILED no"), nil, "and no other error")
-  h:says("again works")
-  h:succeeds()
+  crowd.check(t, h, 1, 6, 60)
 end)
 
 --- A template that has the shim loaded, or the story is skipped.

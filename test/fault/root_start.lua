@@ -1,6 +1,7 @@
 -- Faults of section B that only root can provoke: a limit of processes of a control group, a
 -- machine without /proc, a root file system that can't be written. Runs in the parent; skipped
 -- with a notice for ordinary users and where the facility is missing.
+local crowd = require "crowd"
 local host = require "host"
 local kit = require "testkit"
 local standing = require "standing"
@@ -108,43 +109,15 @@ standing.test("root: at the limit of a control group a fork fails, and recovers"
   local group <close> = cgroup(t, "pids")
   if not put(group.folder .. "/pids.max", "20") then t.skip("no pids.max") end
   local h <close> = host.start(t, [[
+    local crowd = require "crowd"
     local f = assert(io.open((...) .. "/cgroup.procs", "w"))
     f:write(kit.getpid())
     f:close()
     local template = fork.new_exec():require("actor")
     pid_of(template)
-    local sockets, failed, errors = {}, 0, {}
-    for i = 1, 50 do
-      local p = template:fork()
-      p:run("actor:hold", function(err, socket)
-        if socket then
-          sockets[#sockets + 1] = {socket, p}
-        else
-          failed = failed + 1
-          errors[err.code .. " " .. err.started] = tostring(err)
-        end
-      end)
-    end
-    fork.loop()
-    print("started " .. #sockets .. " failed " .. failed)
-    for kind, text in pairs(errors) do print("error " .. kind .. ": " .. text) end
-    for _, pair in ipairs(sockets) do
-      pair[1]:close()
-      assert(pair[2]:wait(5))
-    end
-    local socket, err = template:fork():run("actor:hold")
-    print("again " .. tostring(socket and "works" or err))
+    crowd.tell(template, crowd.ask(template))
   ]], {script = {group.folder}})
-  local started, failed = h:says("started (%d+) failed (%d+)", 20)
-  started, failed = tonumber(started), tonumber(failed)
-  t.eq(started + failed, 50)
-  t.ok(started > 10 and started < 20, started .. " have started")
-  local errors = {}
-  for kind, text in h:out():gmatch("error (%S+ %S+): ([^\n]*)") do errors[kind] = text end
-  t.match(errors["FORK_FAILED no"], "temporarily unavailable")
-  t.eq(next(errors, "FORK_FAILED no"), nil, "and no other error")
-  h:says("again works")
-  h:succeeds()
+  crowd.check(t, h, 11, 19, 20)
   local events = t.read(group.folder .. "/pids.events") or "max 1"
   t.ok(tonumber(events:match("max (%d+)")) > 0, "the limit was hit")
 end)

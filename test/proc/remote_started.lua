@@ -7,9 +7,27 @@ local kit = story.kit
 
 local AGENT = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
 
-local function over(script, window)
-  local command = { "sh", "-c", script }
-  return fork.remote { command = command, path = package.path, cpath = package.cpath, beat = 10, window = window }
+local function over(script, options)
+  local o = { command = { "sh", "-c", script }, path = package.path, cpath = package.cpath, beat = 10 }
+  for name, value in pairs(options or {}) do o[name] = value end
+  return fork.remote(o)
+end
+
+-- A process over a relay. hold_up(): nothing that the agent says arrives from now on; let_go(): it does, and the
+-- relay ends, which it can when the link is lost or closed.
+local function over_relay(t, options)
+  local relay = t:file("relay", "")
+  local p = over(("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay), options)
+  local pid
+  local function hold_up()
+    pid = assert(math.tointeger(tonumber(t.read(relay))))
+    kit.kill(pid, kit.SIGSTOP)
+  end
+  local function let_go()
+    kit.kill(pid, kit.SIGCONT)
+    t.within(10, function() return not t.alive(pid) end)
+  end
+  return p, hold_up, let_go
 end
 
 local function near_end()
@@ -31,15 +49,14 @@ story.test("the function of a sent fork may have run before its birth is told", 
   }
   for way, begin in pairs(ways) do
     local file = t:file("ran", "")
-    local relay = t:file("relay", "")
-    local p = over(("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay)):eval(([[
+    local p, hold_up, let_go = over_relay(t)
+    p:eval(([[
       function mark() io.open(%q, "a"):write("x"):close() end
     ]]):format(file))
     t.got(p:fork():run("mark")):close() -- slots are known from here on
     t.within(10, function() return t.read(file) == "x" end)
     local near = near_end()
-    local held_up = assert(math.tointeger(tonumber(t.read(relay))))
-    kit.kill(held_up, kit.SIGSTOP)
+    hold_up()
     local failed, unsent
     begin(p:fork(), function(err) failed = err end)
     t.within(10, function() return t.read(file) == "xx" end, way .. ": it runs")
@@ -61,14 +78,13 @@ story.test("the function of a sent fork may have run before its birth is told", 
     p:fork():run("mark", function(err) unsent = err end)
     t.within(10, function() return unsent end)
     t.eq({ unsent.code, unsent.started }, { "TEMPLATE_DIED", "no" })
-    kit.kill(held_up, kit.SIGCONT)
-    t.within(10, function() return not t.alive(held_up) end)
+    let_go()
   end
 end)
 
 story.test("forks that are given up again and again, while the near end does not run, fit into its window", function(t)
   local name = ("long"):rep(25)
-  local p = over("exec " .. AGENT, 4096):eval(("function %s() end"):format(name))
+  local p = over("exec " .. AGENT, { window = 4096 }):eval(("function %s() end"):format(name))
   t.got(p:fork():run(name)):close()
   local near, told = assert(near_end()), 0
   kit.kill(near, kit.SIGSTOP)
@@ -112,8 +128,9 @@ end)
 -- all answers have come. The others were said not to be started, and a pool gave them to another worker.
 story.test("calls behind one whose answer was lost with the link may have run", function(t)
   for _, kind in ipairs { "rpc", "pool" } do
-    local file, relay = t:file("ran", ""), t:file("relay", "")
-    local p = over(("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay)):eval(([[
+    local file = t:file("ran", "")
+    local p, hold_up, let_go = over_relay(t)
+    p:eval(([[
       function mark(x)
         io.open(%q, "a"):write(x):close()
         return x
@@ -122,8 +139,7 @@ story.test("calls behind one whose answer was lost with the link may have run", 
     local service = kind == "rpc" and p:fork():rpc "mark" or p:pool("mark", { max = 1, idle = 1, load = 4 })
     t.eq(service("0"), "0")
     local near = assert(near_end())
-    local held_up = assert(math.tointeger(tonumber(t.read(relay))))
-    kit.kill(held_up, kit.SIGSTOP)
+    hold_up()
     local told = {}
     for i = 1, 4 do service:call(tostring(i), function(err) told[#told + 1] = err or "no error" end) end
     t.within(10, function() return t.read(file) == "01234" end, "all have run")
@@ -132,16 +148,16 @@ story.test("calls behind one whose answer was lost with the link may have run", 
     t.within(10, function() return #told == 4 end)
     for _, err in ipairs(told) do t.eq({ kind, err.code, err.started }, { kind, "CLONE_DIED", "unknown" }) end
     t.eq(t.read(file), "01234")
-    kit.kill(held_up, kit.SIGCONT)
     service:close()
-    t.within(10, function() return not t.alive(held_up) end)
+    let_go()
   end
 end)
 
 -- A closing service gives up after its grace. What has run by then did not get a word here.
 story.test("calls of a service that is given up at its close may all have run", function(t)
-  local file, relay = t:file("ran", ""), t:file("relay", "")
-  local p = over(("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay)):eval(([[
+  local file = t:file("ran", "")
+  local p, hold_up, let_go = over_relay(t)
+  p:eval(([[
     function mark(x)
       io.open(%q, "a"):write(x):close()
       return x
@@ -149,32 +165,27 @@ story.test("calls of a service that is given up at its close may all have run", 
   ]]):format(file))
   local rpc = p:fork():rpc("mark", { grace = 0.3, strict = true })
   t.eq(rpc("0"), "0")
-  local held_up = assert(math.tointeger(tonumber(t.read(relay))))
-  kit.kill(held_up, kit.SIGSTOP)
+  hold_up()
   local told = {}
   for i = 1, 4 do rpc:call(tostring(i), function(err) told[#told + 1] = err or "no error" end) end
   t.within(10, function() return t.read(file) == "01234" end, "all have run")
   rpc:close(function() end)
   t.within(10, function() return #told == 4 end)
   for i, err in ipairs(told) do t.eq({ i, err.code, err.started }, { i, "CANCELLED", "unknown" }) end
-  kit.kill(held_up, kit.SIGCONT)
   p:close()
-  t.within(10, function() return not t.alive(held_up) end)
+  let_go()
 end)
 
 -- The template itself may be told to run a function. It was said not to have entered it, for a link tells of its
 -- birth before.
 story.test("the function of the far template itself may have run when the link is lost", function(t)
   for _, way in ipairs { "lost", "timeout" } do
-    local file, relay = t:file("ran", ""), t:file("relay", "")
-    local command = { "sh", "-c", ("cat | %s | sh -c 'echo $$ >%s; exec cat'"):format(AGENT, relay) }
-    local p = fork.remote { command = command, path = package.path, cpath = package.cpath, beat = 10,
-      timeout = way == "timeout" and 2 or nil }
+    local file = t:file("ran", "")
+    local p, hold_up, let_go = over_relay(t, { timeout = way == "timeout" and 2 or nil })
     p:eval(("function mark(s) io.open(%q, 'a'):write 'x':close() s:read 'a' end"):format(file))
     t.got(p:memory())
     local near = assert(near_end())
-    local held_up = assert(math.tointeger(tonumber(t.read(relay))))
-    kit.kill(held_up, kit.SIGSTOP)
+    hold_up()
     local failed
     p:run("mark", function(err) failed = err or "no error" end)
     t.within(10, function() return t.read(file) == "x" end, "it runs")
@@ -182,9 +193,8 @@ story.test("the function of the far template itself may have run when the link i
     if way == "lost" then kit.kill(near, kit.SIGKILL) end
     t.within(10, function() return failed end)
     t.eq({ way, failed.code, failed.started }, { way, way == "lost" and "CLONE_DIED" or "TIMEOUT", "unknown" })
-    kit.kill(held_up, kit.SIGCONT)
     p:close()
-    t.within(10, function() return not t.alive(held_up) end)
+    let_go()
   end
 end)
 
