@@ -199,7 +199,7 @@ MF_API int mf_far_post(mf_far *, const mf_message *request, const mf_job_options
 MF_API int mf_far_result(mf_far *, const char *id, size_t length, unsigned timeout_ms,
                          mf_reply_cb, void *data);
 /* taken 1: the job waited, and nobody will begin it; its result is MF_ECANCELLED. 0: it
- * is unknown, over, or at work; the latter goes on, but is not tried again. */
+ * is unknown, over, or at work; the latter goes on, and a try that fails is its last. */
 typedef void (*mf_job_cancelled_cb)(const mf_error *error, int taken, void *data);
 MF_API int mf_far_cancel_job(mf_far *, const char *id, size_t length, unsigned timeout_ms,
                              mf_job_cancelled_cb, void *data);

@@ -105,8 +105,13 @@ int job_caller_result(struct job_caller *c, const char *id, size_t length,
 }
 
 /* ---- the end of one that waits ----
- * Taken out of the stream first: from then on nobody gets it. Then the nodes are asked
- * who has got it before. If nobody has, that it was cancelled is its result. */
+ *
+ *   is it in the stream? -> has a node got it? -> out of the stream, until there is none
+ *     -> has a node got it by now? -> that it was cancelled is its result
+ *
+ * What a node has stays in the stream, so that another gets it if that node ends. From the
+ * moment it is out nobody gets it; what was lost on the way is said again, so that it has
+ * a result. */
 
 static void cancel_over(struct job_ask *a, const mf_error *e, int taken) {
   mf_job_cancelled_cb cb = a->u.cancel.cb;
@@ -146,21 +151,26 @@ static void note_cancelled(struct job_ask *a) {
   }
   memcpy(headers + 2, said.list, said.n * sizeof *headers);
   ask_subject(a, "done", done);
+  a->u.cancel.was_noted = 1;
   if (job_api_request(a->caller->engine, done, headers, said.n + 2, NULL, 0, on_noted, a,
                       &a->call) < 0)
     ask_again(a, "not enough memory");
   error_headers_deinit(&said);
 }
 
-/* A node that moves it puts it into the stream once more. */
+static void find_message(struct job_ask *a);
+
+/* A node that moves it puts it into the stream once more. What may have been noted already
+ * is noted again, whoever has it by now: so both say the same. */
 static void judge(struct job_ask *a) {
-  if (a->u.cancel.is_running) {
+  if (a->u.cancel.is_running && !a->u.cancel.was_noted) {
     cancel_over(a, NULL, 0);
+  } else if (!a->u.cancel.was_asked) {
+    a->u.cancel.was_asked = 1;
+    find_message(a);
   } else if (a->u.cancel.is_moving) {
     a->again_at = uv_now(a->caller->loop) + ASK_AGAIN_MS;
     job_caller_turn(a->caller);
-  } else if (a->u.cancel.deleted == 0) {
-    cancel_over(a, NULL, 0);
   } else {
     note_cancelled(a);
   }
@@ -200,17 +210,14 @@ static void ask_nodes(struct job_ask *a) {
   }
 }
 
-static void find_message(struct job_ask *a);
-
 static void on_deleted(const struct job_answer *answer, void *data) {
   struct job_ask *a = data;
   a->call = NULL;
-  if (answer->code != 0 && answer->refused == 0) {
-    ask_refused(a, answer);
-    return;
-  }
-  a->u.cancel.deleted += answer->code == 0; /* refused: somebody took it away */
-  find_message(a);
+  a->u.cancel.is_deleted |= answer->refused == 0; /* refused: somebody took it away */
+  if (answer->code != 0 && answer->refused == 0)
+    ask_refused(a, answer); /* perhaps it is deleted */
+  else
+    find_message(a);
 }
 
 /* {"message": {"subject": ..., "seq": 7, ...}} */
@@ -244,6 +251,11 @@ static void on_subjects(const struct job_answer *answer, void *data) {
   } else if (json_get2(answer->body, "state", "subjects", &list) < 0 ||
              json_next_member(list, &key, &value) < 0 ||
              json_text(key, name, sizeof name) < 0) {
+    if (a->u.cancel.is_deleted)
+      ask_nodes(a);
+    else
+      cancel_over(a, NULL, 0);
+  } else if (!a->u.cancel.was_asked) {
     ask_nodes(a);
   } else {
     snprintf(subject, sizeof subject, "$JS.API.STREAM.MSG.GET.%s", a->caller->stream);
@@ -270,6 +282,7 @@ static void cancel(struct job_ask *a) {
     judge(a);
   } else {
     a->may_be_sent = 1;
+    a->u.cancel.was_asked = a->u.cancel.is_deleted;
     find_message(a);
   }
 }

@@ -74,8 +74,9 @@ struct job_ask {
     } result;
     struct {
       mf_job_cancelled_cb cb;
-      size_t deleted, answers;
+      size_t answers;
       int is_running, is_moving;
+      int was_asked, is_deleted, was_noted; /* was_asked: before it is deleted */
     } cancel;
     struct {
       mf_jobs_cb cb;

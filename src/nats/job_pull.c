@@ -199,7 +199,7 @@ static void on_lease(const struct engine_message *m, void *data) {
   worker_wake(w);
 }
 
-/* Who works at the job whose word is the body? */
+/* A caller cancels the job whose word is the body. */
 static void on_ask(const struct engine_message *m, void *data) {
   struct job_worker *w = data;
   char word[JOB_WORD_SIZE];
@@ -208,7 +208,7 @@ static void on_ask(const struct engine_message *m, void *data) {
     return;
   memcpy(word, m->data, m->length);
   word[m->length] = '\0';
-  answer = work_has(w, word);
+  answer = work_cancel(w, word);
   engine_publish(w->engine, m->reply, NULL, NULL, 0, &answer, 1);
 }
 

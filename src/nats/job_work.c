@@ -35,7 +35,7 @@ struct job {
   struct list link;
   struct job_worker *worker; /* NULL: the pool is at it for nobody */
   enum work_state state;
-  int is_later;
+  int is_later, is_last; /* is_last: it was cancelled while this node had it */
   unsigned lease_ms;
   struct job_delivery delivery;
   uint64_t tries, tried; /* that it may have; that it has had */
@@ -268,7 +268,7 @@ static void on_reply(const mf_error *e, const mf_message *reply, void *data) {
   } else {
     j->tried++;
     j->worker->stats.failed++;
-    if (j->tried >= j->tries)
+    if (j->tried >= j->tries || j->is_last)
       write_dead_letter(j, e);
     else
       nak(j, job_backoff_ms(j->tried));
@@ -463,14 +463,16 @@ void job_worker_dump(const struct job_worker *w, FILE *out) {
   }
 }
 
-char work_has(const struct job_worker *w, const char *word) {
+char work_cancel(struct job_worker *w, const char *word) {
   char answer = '0';
   list_each(it, &w->jobs) {
-    const struct job *j = list_entry(it, struct job, link);
+    struct job *j = list_entry(it, struct job, link);
     if (strcmp(j->word, word) != 0)
       continue;
-    if (j->state != WORK_MOVING)
+    if (j->state != WORK_MOVING) {
+      j->is_last = 1;
       return '1';
+    }
     answer = '2';
   }
   return answer;

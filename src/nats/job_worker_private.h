@@ -80,9 +80,9 @@ void work_begin(struct job_worker *w, const struct engine_message *m);
 /* Renews what is due, and tries again what the engine did not take. Gives the
  * milliseconds until that is due once more, TICK_MS at most. */
 uint64_t work_tick(struct job_worker *w, uint64_t now_ms);
-/* Who has the job of that word? '1': this node; '2': nobody yet, this node stores it once
- * more; '0': not this node. */
-char work_has(const struct job_worker *w, const char *word);
+/* Somebody cancels the job of that word. '1': this node has it, and will not try it again;
+ * '2': nobody has it yet, this node stores it once more; '0': not this node. */
+char work_cancel(struct job_worker *w, const char *word);
 /* Lets go of all jobs. */
 void work_abandon(struct job_worker *w);
 

@@ -18,7 +18,10 @@ local CODE = [[
     if what == "raise" then error(...) end
     if what == "throw" then error{reason = ...} end
     if what == "die" then kit.kill(kit.getpid(), kit.SIGKILL) end
-    if what == "sleep" then kit.msleep(...) end
+    if what == "sleep" then
+      kit.msleep(...)
+      if select(2, ...) == "die" then kit.kill(kit.getpid(), kit.SIGKILL) end
+    end
     if what == "note" then
       local path, id, ms = ...
       local file = io.open(path, "a")
@@ -179,6 +182,43 @@ story.test("a job that waits can be taken away, one that works can't", function(
   t.eq(w.far:result(working), "sleep")
   t.eq(w.far:cancel(working), false)
   t.eq(w.far:jobs().delayed, 0)
+end)
+
+-- It was taken out of the stream all the same: whoever waited for its result waited for ever.
+story.test("a job at work has a result also when it could not be taken away", {deadline = 60}, function(t)
+  local w = world(t, {max = 1})
+  local id = t.got(w.far:post({lease = 0.5}, "sleep", 800, "die"))
+  t.within(10, function() return w.node:stats().jobs_held == 1 end)
+  t.eq(w.far:cancel(id), false)
+  local _, err = w.far:result(id)
+  t.error(err, "CLONE_DIED", "")
+  t.eq({w.far:jobs().waiting, w.far:jobs().running}, {0, 0}, "it is not tried again")
+end)
+
+-- The same of one whose node ends.
+story.test("a job that could not be taken away is done by another node if its own ends", {deadline = 60}, function(t)
+  local w = world(t, {max = 1})
+  w.node:close()
+  local with = ("--engine %s --subject %s --jobs %s -n 1"):format(w.server.url, w.subject, w.stream)
+  local entered = t:file("entered", "")
+  local code = ("-e 'function f(x) io.open(%q, %q):write(x):close() require(%q).msleep(1000) return x end' f"):format(
+    entered, "a", "testkit")
+  local program = require "program"
+  local function node()
+    local made = program.start(t, "node " .. with .. " " .. code)
+    t.outside(30, function() return made.out():find " ready " or made:ended() end, "the node")
+    return made
+  end
+  local first = node()
+  local id = t.got(w.far:post({lease = 0.5}, "x"))
+  t.within(20, function() return t.read(entered) == "x" end)
+  t.eq(w.far:cancel(id), false)
+  first:kill(kit.SIGKILL)
+  first:wait()
+  local second = node()
+  t.eq(w.far:result(id, 20), "x")
+  second:kill(kit.SIGTERM)
+  second:wait()
 end)
 
 -- Its error had the id of the result, which was stored meanwhile: the stream took it for one more copy and
