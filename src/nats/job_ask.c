@@ -17,9 +17,10 @@ static void ask(struct job_ask *a, const char *subject, const char *body,
 
 /* ---- a result ----
  * Whoever waits listens to its subject first, then asks the stream, and asks once more
- * now and then, because what was said while the connection was down is not heard. */
+ * now and then, because what was said while the connection was down is not heard, and when
+ * a cancel was said: the stream refuses that if a result came first. */
 
-enum { RESULT_AGAIN_MS = 2000, ASKED_NODES_MS = 1000 };
+enum { RESULT_AGAIN_MS = 2000, SAID_AGAIN_MS = 20, SAID_MAX = 10, ASKED_NODES_MS = 1000 };
 
 static void result_failed(struct job_ask *a, const mf_error *e) {
   mf_reply_cb cb = a->u.result.cb;
@@ -44,8 +45,25 @@ static void take_result(struct job_ask *a, const struct engine_message *m) {
     error_read_deinit(&r);
 }
 
-static void on_done(const struct engine_message *m, void *data) {
-  take_result(data, m);
+static void on_said(const struct engine_message *m, void *data) {
+  struct job_ask *a = data;
+  const char *error = engine_header_of(m, "Mf-Error");
+  if (error == NULL || strcmp(error, error_name(MF_ECANCELLED)) != 0) {
+    take_result(a, m);
+    return;
+  }
+  a->u.result.said = SAID_MAX; /* times that the stream may not have it yet */
+  if (a->request == NULL) {
+    a->again_at = uv_now(a->caller->loop);
+    job_caller_turn(a->caller);
+  }
+}
+
+static uint64_t result_again_ms(struct job_ask *a) {
+  if (a->u.result.said == 0)
+    return RESULT_AGAIN_MS;
+  a->u.result.said--;
+  return SAID_AGAIN_MS;
 }
 
 static void on_got(int code, const struct engine_message *m, void *data) {
@@ -67,7 +85,7 @@ static void on_got(int code, const struct engine_message *m, void *data) {
     a->caller->stream[0] = '\0';
   }
   ask_rest(a);
-  a->again_at = uv_now(a->caller->loop) + (code == 0 ? RESULT_AGAIN_MS : ASK_AGAIN_MS);
+  a->again_at = uv_now(a->caller->loop) + (code == 0 ? result_again_ms(a) : ASK_AGAIN_MS);
   job_caller_turn(a->caller);
 }
 
@@ -75,7 +93,7 @@ static void get_result(struct job_ask *a) {
   struct engine *e = a->caller->engine;
   char subject[JOB_NAME_SIZE], done[JOB_NAME_SIZE], body[JOB_NAME_SIZE + 32];
   ask_subject(a, "done", done);
-  if (a->sub == NULL && engine_subscribe(e, done, 0, on_done, a, &a->sub) < 0) {
+  if (a->sub == NULL && engine_subscribe(e, done, 0, on_said, a, &a->sub) < 0) {
     ask_again(a, "not enough memory");
     return;
   }

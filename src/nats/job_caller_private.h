@@ -70,7 +70,7 @@ struct job_ask {
     } post;
     struct {
       mf_reply_cb cb;
-      int once; /* looks, and does not wait */
+      int once, said; /* once: looks, and does not wait */
     } result;
     struct {
       mf_job_cancelled_cb cb;

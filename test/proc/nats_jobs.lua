@@ -184,6 +184,25 @@ story.test("a job that waits can be taken away, one that works can't", function(
   t.eq(w.far:jobs().delayed, 0)
 end)
 
+-- Whoever waited took it from the subject of the result, where it is also said if the stream refuses it.
+story.test("a cancel that comes after the result is not the result", {deadline = 60}, function(t)
+  local w = world(t)
+  local id = t.got(w.far:post({}, "sleep", 1000))
+  local results
+  w.far:result(id, 20, function(...) results = {...} end)
+  t.within(20, function() return w.node:stats().jobs_held == 1 end)
+  local socket = t.got(fork.socket.connect("127.0.0.1:" .. w.server.port))
+  socket:settimeout(10)
+  t.ok(socket:read "l")
+  local head = "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: 99\r\nMf-Error: CANCELLED\r\nMf-Started: no\r\n\r\n"
+  socket:write('CONNECT {"verbose":false,"headers":true}\r\n', ("HPUB %s.done.%s %d %d\r\n%s\r\nPING\r\n"):format(
+    w.subject, id, #head, #head, head))
+  t.match(socket:read "l", "^PONG")
+  socket:close()
+  t.within(20, function() return results end)
+  t.eq(results, {nil, "sleep", 1000})
+end)
+
 -- It was taken out of the stream all the same: whoever waited for its result waited for ever.
 story.test("a job at work has a result also when it could not be taken away", {deadline = 60}, function(t)
   local w = world(t, {max = 1})
