@@ -54,7 +54,7 @@ static void on_response_timeout(struct deadline *d) {
       process_trace_mark(p, "timeout",
                          TRACE_ARGS(TRACE_NUMBER("after_ms", HELLO_TIMEOUT_MS)));
     process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "%s sent nothing for %d seconds, and was killed%s%s",
+                 "%s sent no greeting for %d seconds, and was killed%s%s",
                  greeting_name(p, room), HELLO_TIMEOUT_MS / 1000, greeting_hint(p),
                  process_far_hint(p, hint));
     process_cast_off(p);
