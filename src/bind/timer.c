@@ -96,15 +96,17 @@ static struct date *date_new(struct reactor *r) {
   return d;
 }
 
-/* 1: libuv has to turn once more, to watch what is new. */
+/* 1: libuv has to turn once more, to watch what is new, or to let go of what is closed: until
+ * then its timeout is 0. */
 static int expose(struct reactor *r) {
   int is_new = 0;
   if (!r->exposed)
     return 0;
   if (r->ntimers == 0) {
-    if (r->date && !reactor_outstanding(r)) /* else the next wait may want it again */
-      date_end(r->date);
-    return 0;
+    if (!r->date || reactor_outstanding(r)) /* the next wait may want it again */
+      return 0;
+    date_end(r->date);
+    return 1;
   }
   if (!r->date) {
     r->date = date_new(r);

@@ -87,6 +87,20 @@ story.test("timeout() is 0 and the descriptor readable while completions wait", 
   fork.loop()
 end)
 
+-- A loop that asks `while fork.reactor:timeout()` and then polls with a second answer hung: after the
+-- last timer the first answer was 0, only because libuv had to let go of a closed handle.
+story.test("timeout() is nil from the first answer on when the last timer is over", function(t)
+  local reactor = fork.reactor
+  reactor:pollfd()
+  fork.timer(0, function() end)
+  fork.loop()
+  t.eq(reactor:timeout(), nil)
+  fork.sleep(0.001)
+  t.eq(reactor:timeout(), nil)
+  fork.timer(1000, function() end):close()
+  t.eq(reactor:timeout(), nil)
+end)
+
 story.test("an error in a callback reaches on_error with a traceback", function(t)
   local seen, trace
   fork.on_error(function(err, traceback) seen, trace = err, traceback end)
