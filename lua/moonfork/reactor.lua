@@ -323,8 +323,21 @@ function reactor.timer(seconds, f, every)
   return timer, err
 end
 
--- How a moonfork.socket waits: true to try again, false: time out. A watch ends with the
--- stack that it is on.
+-- How a moonfork.socket waits: true to try again, false: time out.
+local function wait_blocking(fd, events, timeout)
+  if posted[1] and dispatch() > 0 then return true end
+  local left = timeout
+  while true do
+    local n, rest, _, is_ready = core.step(left, nil, fd, events)
+    -- A callback may have closed the socket, and its number may be another's: try again.
+    if n > 0 or is_ready then return true end
+    if rest and rest <= 0 then return false end
+    left = rest
+  end
+end
+
+-- A watch ends with the stack that it is on. Who waits for the reactor's own descriptor, as the
+-- loop that resumes the others does, blocks: the reactor can't watch itself.
 local function wait_with_waiter(fd, events, timeout)
   local wait <close> = wait_begin()
   wait.on_socket = true
@@ -333,9 +346,10 @@ local function wait_with_waiter(fd, events, timeout)
     local waiting = waits[number]
     if waiting then settle(waiting) end
   end)
+  if watch then return drive(wait, timeout) end
   if watch == nil then return nil, message, errno end
-  if not watch then return true end -- of a kind that never makes anybody wait
-  return drive(wait, timeout)
+  if message == "own" then return wait_blocking(fd, events, timeout) end
+  return true -- of a kind that never makes anybody wait
 end
 
 -- A socket goes, and a kernel that watches it says nothing: all look again. It is rare that
@@ -350,16 +364,7 @@ local function wait_for_socket(fd, events, timeout)
   if events == "" then return look_again() end
   local full = too_deep()
   if full then return nil, tostring(full) end
-  if waiter then return wait_with_waiter(fd, events, timeout) end
-  if posted[1] and dispatch() > 0 then return true end
-  local left = timeout
-  while true do
-    local n, rest, _, is_ready = core.step(left, nil, fd, events)
-    -- A callback may have closed the socket, and its number may be another's: try again.
-    if n > 0 or is_ready then return true end
-    if rest and rest <= 0 then return false end
-    left = rest
-  end
+  return (waiter and wait_with_waiter or wait_blocking)(fd, events, timeout)
 end
 
 -- ---- for users ----

@@ -69,6 +69,14 @@ static int failed(lua_State *L, int rc) {
   return 3;
 }
 
+static int unwatched(lua_State *L, int rc) {
+  lua_pushboolean(L, 0);
+  if (rc != -ELOOP)
+    return 1;
+  lua_pushliteral(L, "own");
+  return 2;
+}
+
 /* Stack: nil, error. */
 static int no_loop(lua_State *L) {
   lua_getfield(L, -1, "code");
@@ -104,8 +112,8 @@ static int start(struct fd_watch *w, int fd, int events) {
 
 /* watch(fd, events, f [, idle]) -> watch: f() is a completion when fd is ready, at most
  * once; close it. An idle one is not outstanding. false: it is ready now, or so broken
- * that an attempt will tell. nil, message, errno: it can't be watched for lack of
- * resources */
+ * that an attempt will tell. false, "own": it becomes ready by this reactor, which can't watch
+ * itself. nil, message, errno: it can't be watched for lack of resources */
 static int l_watch(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   int events = to_events(luaL_checkstring(L, 2));
@@ -131,7 +139,7 @@ static int l_watch(lua_State *L) {
   if (rc < 0) {
     completion_drop(L, c);
     free(w);
-    return is_shortage(rc) ? failed(L, rc) : (lua_pushboolean(L, 0), 1);
+    return is_shortage(rc) ? failed(L, rc) : unwatched(L, rc);
   }
   *box = w;
   reactor_touch(r);

@@ -276,6 +276,36 @@ story.test("set_waiter: waiting calls suspend coroutines", function(t)
   t.ok(waits > 3)
 end)
 
+-- The loop that resumes the coroutines waits for the reactor's descriptor by a waiting call of
+-- moonfork. The reactor can't watch itself: the call tried again for ever, whatever its time limit.
+story.test("set_waiter: the main loop polls the reactor by fork.socket.poll", function(t)
+  local reactor = fork.reactor
+  fork.set_waiter(function(r, timeout)
+    if coroutine.isyieldable() then return coroutine.yield() end
+    fork.socket.poll({r}, timeout)
+    r:step()
+  end)
+  local waits = fork.timer(1000, function() end)
+  t.eq(#fork.socket.poll({reactor}, 0.05), 0, "its time is up")
+  waits:close()
+  local p <close> = fork.new():eval "function f(x) return x + 1 end"
+  local rpc <close> = p:fork():rpc "f"
+  local got
+  local co = coroutine.create(function() fork.sleep(0.01) got = rpc(41) end)
+  while coroutine.resume(co) and coroutine.status(co) ~= "dead" do
+    fork.socket.poll({reactor}, 20 * story.scale)
+    reactor:step()
+  end
+  t.eq(got, 42)
+  local a, b = fork.socket.pair()
+  fork.timer(0.01, function() b:write "x" end)
+  t.eq(fork.socket.poll({a, reactor}, 20 * story.scale)[1] ~= nil, true)
+  fork.set_waiter(nil)
+  fork.loop()
+  a:close()
+  b:close()
+end)
+
 story.test("set_waiter: an error and a failure inside a coroutine stay there", function(t)
   local code
   schedule(t, {function()
