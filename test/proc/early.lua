@@ -211,6 +211,21 @@ story.test("the early process killed: new starts another template, by exec", fun
   t.eq({out, code, err}, {"another", 0, ""})
 end)
 
+story.test("a pool over it can't start its template again, and says why", function(t)
+  local out, code, err = program(t, [[
+    local template = fork.new():eval "function f() return 'answered' end"
+    local pool = template:pool("f", {max = 1, max_calls = 1})
+    io.write(assert(pool()), "; ")
+    template:kill "KILL"
+    template:wait(20)
+    local _, failure = pool()
+    io.write(failure.code, ": ", failure.message)
+    pool:close()
+  ]])
+  t.eq({code, err}, {0, ""})
+  t.match(out, "^answered; TEMPLATE_DIED: .*its first process is a copy of the program")
+end)
+
 story.test("a program that never uses it leaves nothing behind", function(t)
   local out, code, err = t:lua [[
     require "moonfork.early"

@@ -193,7 +193,8 @@ static int provide_process(struct pool_template *t) {
   if (!t->journal) {
     fail(t, MF_ETEMPLATE_DIED,
          "the template has ended and can't be started again: it was sent handles or more "
-         "than 1 MiB, or was not made by new or new_exec",
+         "than 1 MiB, or its first process is a copy of the program or was taken up by "
+         "from_fd",
          NULL);
     return 0;
   }
