@@ -12,7 +12,7 @@ local INDEX = "doc/README.md"
 
 -- Pages besides those of doc/ and what they link to.
 local OTHERS = {"README.md", "CHANGES.md", "HACKING.md", "SECURITY.md", "STYLE.md", "bench/README.md",
-  "bench/results/results.md"}
+  "bench/steps.md", "bench/results/results.md"}
 
 local complaints = 0
 local function complain(format, ...)
@@ -107,9 +107,12 @@ local function navigation()
       end
     end
   end
-  local more = {"Measurements", {{"Measuring", "bench/README.md"}, {"Results", "bench/results/results.md"}}}
+  local more = {"Measurements", {{"Measuring", "bench/README.md"}, {"Results", "bench/results/results.md"},
+    {"Steps", "bench/steps.md"}}}
   sections[#sections + 1] = more
-  listed["README.md"], listed["bench/README.md"], listed["bench/results/results.md"] = true, true, true
+  for _, path in ipairs{"README.md", "bench/README.md", "bench/steps.md", "bench/results/results.md"} do
+    listed[path] = true
+  end
   for _, path in ipairs(pages) do
     if path:find "^doc/decisions/%d" and listed["doc/decisions/README.md"] then listed[path] = true end
     if not listed[path] then complain("%s does not list %s", INDEX, path) end
