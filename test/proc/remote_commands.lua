@@ -275,7 +275,8 @@ story.test("a near end that is missing is named", function(t)
   kit.setenv("MOONFORK_REMOTE", "/no/such/remote")
   local _, err = fork.remote{command = {"/bin/sh", "-c", "true"}}:run "print"
   kit.setenv("MOONFORK_REMOTE", REMOTE)
-  t.error(err, "TEMPLATE_START", "^/no/such/remote, which starts the command '/bin/sh %-c true', can't be started: No such")
+  t.error(err, "TEMPLATE_START",
+    "^/no/such/remote, which starts the command '/bin/sh %-c true', can't be started: No such")
   t.eq(err.started, "no")
 end)
 
