@@ -88,6 +88,21 @@ story.test("each command: --help with an example, and a wrong option", {deadline
   end
 end)
 
+-- They reached the terminal as they were: an error of a function could clear it, or set its title.
+story.test("control characters in a message are shown as question marks", function(t)
+  for words, expected in pairs{
+    ["run '\27[31mred'"] = "no global function '?[31mred'", ["'\27[31mred'"] = "no command '?[31mred'",
+    ["map tostring '/no/such\27[2J'"] = "/no/such?[2J: No such file",
+    [ [[map -e 'function f() error("\27]0;title\7x", 0) end' f]] ] = "line 1: ?]0;title?x",
+    [ [[map -k -e 'function f() error("\27[2Jx", 0) end' f]] ] = "line 1: ?[2Jx",
+  } do
+    local out, err = program.run(words, {stdin = "a\n"})
+    t.eq(out, "")
+    t.ok(err:find(expected, 1, true), err)
+    t.eq(err:find "[^%C\n]", nil, words)
+  end
+end)
+
 story.test("no colour where there is no terminal, whatever the environment says", function(t)
   for _, words in ipairs{"--help", "--version", "nonsense", "map " .. GOOD .. "bad", "doctor"} do
     local out, err = program.run(words, {stdin = "1\n", env = "TERM=xterm-256color FORCE_COLOR=1"})

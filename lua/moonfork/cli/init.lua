@@ -77,11 +77,16 @@ local function true_reason(text)
   return ("the module '%s' can't be read: %s"):format(module, message:gsub("^.-: ", ""))
 end
 
---- explain(text): a message, with what to do where descriptors were missing; and whether they were.
+--- printable(text): without what a terminal would do something at, but for the ends of lines.
+function cli.printable(text)
+  return (text:gsub("[%z\1-\8\11-\31\127]", "?"))
+end
+
+--- explain(text): a message, printable, with what to do where descriptors were missing; and whether they were.
 -- That is no fault of a function, a module or a file, whatever could not be done without one.
 function cli.explain(text)
   local system = package.loaded["moonfork.cli.system"]
-  text = true_reason(text)
+  text = cli.printable(true_reason(text))
   if not system then return text, false end
   if text:find(system.no_descriptor_at_all, 1, true) then return text, true end
   if not text:find(system.no_descriptor, 1, true) then return text, false end

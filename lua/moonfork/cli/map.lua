@@ -105,7 +105,7 @@ function command.main(options)
   local function told(number, failure)
     local text = ("moonfork map: line %d: %s\n"):format(number, template.first_line(failure))
     if progress then progress:hide() end
-    io.stderr:write(text)
+    io.stderr:write(cli.printable(text))
   end
   local function idle()
     if progress then progress:hide(output.pending()) end

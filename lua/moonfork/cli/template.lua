@@ -157,7 +157,7 @@ function template.trace(path)
   fork.on_error(function(failure)
     local message = template.first_line(failure)
     if not message:find "^the trace " then error(failure, 0) end
-    io.stderr:write("moonfork: ", message, "\n")
+    io.stderr:write("moonfork: ", cli.printable(message), "\n")
     cli.note_failure()
   end)
 end
