@@ -103,6 +103,13 @@ story.test("control characters in a message are shown as question marks", functi
   end
 end)
 
+-- Names and reasons come from other machines.
+story.test("top shows control characters of what others say as question marks", function(t)
+  local lines = require("moonfork.cli.top").view({kind = "engine", subject = "s", engine = "up", workers = 1, nodes = {
+    {name = "n\27[2J\n", workers = 1, held = 0, room = 1, window = 1, calls = 0, beat = 1}}}, nil, 1, 80)
+  t.match(lines[3], "^n%?%[2J%?  ")
+end)
+
 story.test("no colour where there is no terminal, whatever the environment says", function(t)
   for _, words in ipairs{"--help", "--version", "nonsense", "map " .. GOOD .. "bad", "doctor"} do
     local out, err = program.run(words, {stdin = "1\n", env = "TERM=xterm-256color FORCE_COLOR=1"})
