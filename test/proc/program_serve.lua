@@ -619,6 +619,9 @@ story.test("what can't be used is one line and 126; wrong usage is 2", function(
     {"--listen /no/such/dir/s " .. UPPER, 126, "can't listen on /no/such/dir/s: No such file or directory"},
     {"--listen nonsense " .. UPPER, 2, "can't listen on nonsense"}, -- was 126, as of a file
     {"--listen " .. path .. " --status :99999 " .. UPPER, 2, "can't listen on :99999"},
+    -- was 126, and is 1 of run and map
+    {"--listen " .. path .. [[ -e 'require"moonfork.clone".before_fork(function() return false, "not now" end)' print]],
+      1, "not now"},
     -- these were ignored
     {"--listen " .. path .. " --connections 5 " .. UPPER, 2, "%-%-connections needs %-%-http or %-%-async"},
     {"--listen " .. path .. " --raw --timeout 5 " .. UPPER, 2, "%-%-raw and %-%-timeout exclude"},

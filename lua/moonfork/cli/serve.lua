@@ -174,7 +174,9 @@ function command.main(options)
   if watchdog then fork.timer(watchdog / 2e6, function() notify "WATCHDOG=1" end, watchdog / 2e6) end
   local ok
   ok, err = instance:run()
-  if not ok then cli.fail(cli.UNUSABLE, "%s", template.first_line(err)) end
+  if not ok then
+    cli.fail(err.code == "FORK_FAILED" and cli.FAILED or cli.UNUSABLE, "%s", template.first_line(err))
+  end
   return interrupt.code or cli.OK
 end
 
