@@ -156,8 +156,13 @@ static void on_noted(const struct job_answer *answer, void *data) {
 /* Its id is not that of results, of which the stream would call it one more copy. */
 static void note_cancelled(struct job_ask *a) {
   mf_error e = {.code = MF_ECANCELLED,
-                .message = "cancelled before it was given to a node",
+                .message = "cancelled before its time had come",
                 .started = MF_STARTED_NO};
+  if (a->u.cancel
+          .was_due) /* perhaps an earlier try has begun, or a node that does not answer */
+    e = (mf_error){.code = MF_ECANCELLED,
+                   .message = "cancelled while it waited for a node",
+                   .started = MF_STARTED_UNKNOWN};
   char id[JOB_WORD_SIZE + 16], done[JOB_NAME_SIZE];
   struct engine_header headers[ERROR_HEADERS + 2] = {
       {"Nats-Msg-Id", id}, {"Nats-Expected-Last-Subject-Sequence", "0"}};
@@ -276,6 +281,9 @@ static void on_subjects(const struct job_answer *answer, void *data) {
   } else if (!a->u.cancel.was_asked) {
     ask_nodes(a);
   } else {
+    struct job_subject s;
+    a->u.cancel.was_due |=
+        job_subject(name + strlen(a->caller->subject) + 1, &s) < 0 || !s.is_later;
     snprintf(subject, sizeof subject, "$JS.API.STREAM.MSG.GET.%s", a->caller->stream);
     snprintf(body, sizeof body, "{\"last_by_subj\":\"%s\"}", name);
     ask(a, subject, body, on_message);

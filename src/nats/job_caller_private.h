@@ -77,6 +77,7 @@ struct job_ask {
       size_t answers;
       int is_running, is_moving;
       int was_asked, is_deleted, was_noted; /* was_asked: before it is deleted */
+      int was_due;                          /* it waited for a node, not for its time */
     } cancel;
     struct {
       mf_jobs_cb cb;

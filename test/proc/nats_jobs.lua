@@ -184,6 +184,18 @@ story.test("a job that waits can be taken away, one that works can't", function(
   t.eq(w.far:jobs().delayed, 0)
 end)
 
+-- "no" was told of what had been tried before.
+story.test("of a job that was taken away between two tries nobody says that it was not started", {deadline = 60},
+  function(t)
+    local w = world(t)
+    local id = t.got(w.far:post({tries = 50}, "raise", "x"))
+    t.within(20, function() return w.node:stats().jobs_failed >= 3 end)
+    t.within(20, function() return t.got(w.far:cancel(id)) end)
+    local _, err = w.far:result(id)
+    t.error(err, "CANCELLED")
+    t.eq(err.started, "unknown")
+  end)
+
 -- Whoever waited took it from the subject of the result, where it is also said if the stream refuses it.
 story.test("a cancel that comes after the result is not the result", {deadline = 60}, function(t)
   local w = world(t)
