@@ -99,6 +99,8 @@ static void test_heap_takes_many_big_blocks(void **state) {
  */
 static void test_heap_uses_places_of_big_blocks_again(void **state) {
   enum { N = 150 };
+  if (sizeof(void *) < 8)
+    skip(); /* they are mapped anywhere */
   struct heap *h = heap_make(state);
   unsigned char *blocks[N], *last;
   for (int i = 0; i < N; i++)
@@ -302,8 +304,11 @@ static void test_heap_keeps_freed_mappings_while_it_runs(void **state) {
   assert_int_equal(p[MIB - 1], 7);
   heap_alloc(h, p, 2 * MIB, 0);
   size_t size;
-  assert_null(
-      heap_lend(h, 2 * MIB - 100, &size)); /* it would not come back to its place */
+  void *lent = heap_lend(h, 2 * MIB - 100, &size);
+  if (sizeof(void *) < 8 && lent)
+    munmap(lent, size);
+  else
+    assert_null(lent); /* it would not come back to its place */
   p = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   heap_offer(h, p, 2 * MIB, 2 * MIB - 100);
   assert_ptr_equal(heap_alloc(h, NULL, LUA_TSTRING, 2 * MIB - 100), p);

@@ -436,6 +436,8 @@ static int is_marked(const struct pointers *p, const void *word) {
  * heap that lies near the libraries: one of thirty was damaged by a move. */
 static void test_words_that_lead_to_unused_memory_are_no_pointers(void **state) {
   (void)state;
+  if (sizeof(void *) < 8)
+    skip(); /* there are no copies */
   struct heap *h = heap_new(0);
   assert_non_null(h);
   lua_State *L = lua_newstate(heap_alloc, h);

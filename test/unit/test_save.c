@@ -134,7 +134,7 @@ static struct told words(mf_process *p, const char *function, char text[100]) {
 static const char SLEEPER[] =
     "function sleeper(s, file)\n"
     "  local how, other, word = require 'moonfork.clone'.hibernate(file)\n"
-    "  s = other or s\n"
+    "  s = how and other or s\n"
     "  s:write(tostring(how), ' ', tostring(word))\n"
     "end";
 
