@@ -63,8 +63,9 @@ static int describe(lua_State *L) {
   lua_settop(L, 0);
   const char *text = lua_tostring(program, -1);
   if (!text) {
-    lua_pushvalue(program, -1);
-    lua_xmove(program, L, 1);
+    lua_xmove(program, L, 1); /* and back, as there may be no room for one more */
+    lua_pushvalue(L, 1);
+    lua_xmove(L, program, 1);
     if (luaL_callmeta(L, 1, "__tostring") && lua_type(L, -1) == LUA_TSTRING)
       return 1;
     text = lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
