@@ -302,8 +302,13 @@ test("a template with one ready ends when it is closed, killed, or left alone", 
   t.outside(10, function() return not t.alive(pid) end, "the template of a host that was killed")
 end)
 
-test("where unshare is forbidden there are none, and the template says why", function(t)
-  for _, errno in ipairs { "ENOSYS", "EPERM" } do
+test("where unshare, or a thread, is forbidden there are none, and the template says why", function(t)
+  for _, case in ipairs {
+    { "ENOSYS", "unshare", "UNSUPPORTED\tno\t[^\n]*unshare%(2%) is forbidden" },
+    { "EPERM", "unshare", "UNSUPPORTED\tno\t[^\n]*unshare%(2%) is forbidden" },
+    { "EPERM", "clone3", "FORK_FAILED\tno\ta thread can't be made: Operation not permitted" },
+  } do
+    local errno, call, why = table.unpack(case)
     local h <close> = host.start(t, ([[
       local p = fork.new_exec():eval(%q)
       for _ = 1, 2 do
@@ -311,11 +316,11 @@ test("where unshare is forbidden there are none, and the template says why", fun
         print(socket, err.code, err.started, err.message)
         print(p:fork():run("tells"):read("a"))
       end
-    ]]):format(FUNCTIONS), { before = { host.tool(t, "seccomp_run"), errno, "unshare" } })
+    ]]):format(FUNCTIONS), { before = { host.tool(t, "seccomp_run"), errno, call } })
     local how, number = h:ends(20)
     if number == 77 then t.skip("no filter of system calls can be set here") end
     t.eq({ how, number }, { "exit", 0 }, h:out() .. h:err())
-    local refused = "nil\tUNSUPPORTED\tno\t[^\n]*unshare%(2%) is forbidden[^\n]*\ntemplate 0 0\n"
+    local refused = "nil\t" .. why .. "[^\n]*\ntemplate 0 0\n"
     t.match(h:out(), "^" .. refused .. refused .. "$")
   end
 end)

@@ -464,7 +464,8 @@ int thread_fork(struct server *s, const struct command *c, int lazy,
   }
   s->nthreads--;
   thread_free(t, 0);
-  if (error == EPERM || error == EACCES || error == ENOSYS)
+  int has_begun = all.settled; /* what failed was its own first step */
+  if (has_begun && (error == EPERM || error == EACCES || error == ENOSYS))
     return deny(s, FAILURE_UNSUPPORTED, error,
                 "a clone in a thread needs descriptors and a directory of its own, and "
                 "unshare(2) is forbidden here (a filter of system calls, as containers "
