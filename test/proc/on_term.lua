@@ -27,6 +27,21 @@ local function terminate(t, code, want)
   t.eq(t.status(p).code, 0)
 end
 
+-- Clones of p, so many, each of which is told to end a little later in its work than the one before.
+local function drain_each(t, p, rounds, step)
+  for i = 1, rounds do
+    local q = p:fork()
+    local socket = t.got(q:run "f")
+    t.eq(socket:read "l", "ready")
+    for _ = 1, i * step do end -- luacheck: ignore
+    q:kill "TERM"
+    socket:settimeout(10)
+    t.eq(socket:read "a", "drained")
+    socket:close()
+    t.eq(t.status(q).code, 0)
+  end
+end
+
 story.test("in Lua code: before the next instruction, in loops without any call", function(t)
   terminate(t, [[
     local stop
@@ -322,17 +337,7 @@ story.test("nothing is lost where a program sets and clears hooks all the time",
         socket:write "drained"
       end
     ]]
-    for i = 1, 60 do
-      local q = p:fork()
-      local socket = t.got(q:run "f")
-      t.eq(socket:read "l", "ready")
-      for _ = 1, i * 500 do end -- luacheck: ignore
-      q:kill "TERM"
-      socket:settimeout(10)
-      t.eq(socket:read "a", "drained")
-      socket:close()
-      t.eq(t.status(q).code, 0)
-    end
+    drain_each(t, p, 60, 500)
     p:close()
   end)
 
@@ -453,17 +458,7 @@ story.test("at any moment: nothing is lost", {deadline = 60}, function(t)
       socket:write "drained"
     end
   ]]
-  for i = 1, 100 do
-    local q = p:fork()
-    local socket = t.got(q:run "f")
-    t.eq(socket:read "l", "ready")
-    for _ = 1, i * 200 do end -- luacheck: ignore
-    q:kill "TERM"
-    socket:settimeout(10)
-    t.eq(socket:read "a", "drained")
-    socket:close()
-    t.eq(t.status(q).code, 0)
-  end
+  drain_each(t, p, 100, 200)
   p:close()
 end)
 
