@@ -2,22 +2,12 @@
 #ifndef HEAP_KIT_H
 #define HEAP_KIT_H
 
+#include "sanitized.h"
 #include "template/heap/heap.h"
 #include "unit.h"
 #include <string.h>
 
 #define MIB ((size_t)1 << 20)
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 struct heap *heap_make(void **state);
 struct heap_stats stats_of(const struct heap *h);

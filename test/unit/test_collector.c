@@ -2,6 +2,8 @@
  * and that clones which live long stay bounded. Clones are real: each test forks. */
 #include "template/heap/collector.h"
 
+#include "unit/sanitized.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,17 +25,6 @@
 #endif
 
 #define MIB ((uint64_t)1 << 20)
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 struct world {
   struct heap *heap;

@@ -5,6 +5,7 @@
 #include "image/selfcheck.h"
 
 #include "arena.h"
+#include "unit/sanitized.h"
 #include "unit/unit.h"
 #include <lauxlib.h>
 #include <lualib.h>
@@ -12,16 +13,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SLOW 50
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SLOW 50
-#endif
-#endif
-#ifndef SLOW
-#define SLOW 1
-#endif
+enum { SLOW = SANITIZED ? 50 : 1 };
 
 static struct arena *arena;
 
