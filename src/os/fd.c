@@ -4,6 +4,8 @@
  * one, elsewhere. */
 #include "os/fd.h"
 
+#include "os/sigpipe.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -108,6 +110,18 @@ int fd_is_labelled_loop(int fd) {
   return 0;
 }
 #endif
+
+int fd_write_pipe(int fd, const void *bytes, size_t n) {
+  struct sigpipe guard;
+  ssize_t sent;
+  sigpipe_block(&guard);
+  do
+    sent = write(fd, bytes, n);
+  while (sent < 0 && errno == EINTR);
+  int error = sent < 0 ? errno : 0;
+  sigpipe_restore(&guard, error);
+  return error == EAGAIN ? 0 : error ? -error : 1;
+}
 
 int fd_open_null(void) {
   int fd;

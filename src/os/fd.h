@@ -19,6 +19,9 @@ int fd_set_nonblocking(int fd, int on); /* 0 or -errno */
 int fd_set_cloexec(int fd, int on);
 /* 1, 0 or -errno. */
 int fd_is_nonblocking(int fd);
+/* The n bytes, at most PIPE_BUF, into a pipe that does not block: all of them (1) or none
+ * (0, or -errno). Without SIGPIPE. */
+int fd_write_pipe(int fd, const void *bytes, size_t n);
 /* Opens /dev/null read-write, close-on-exec, above 2; where there is no /dev a pipe with
  * the other end closed stands in. */
 int fd_open_null(void);
