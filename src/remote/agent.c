@@ -291,6 +291,9 @@ static int on_frame(struct mux *m, const struct link_frame *f) {
   switch (f->type) {
   case LINK_HELLO:
     return greet(f);
+  case LINK_FAILED: /* others may have the stream's other end still */
+    end(0);
+    return 0;
   case LINK_KILL:
     return take_kill(f);
   case LINK_MEASURE:
@@ -364,6 +367,10 @@ static int take_stream(int *ret_r, int *ret_w) {
 static void after(struct turn *t) {
   pass_late();
   mux_after(&mux);
+  if (mux.is_deaf) { /* the near end is gone; what it has said last is read */
+    mux_read(&mux);
+    end(0);
+  }
 }
 
 int remote_agent(const char *template_program) {

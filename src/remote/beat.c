@@ -31,10 +31,8 @@ static void on_due(uv_timer_t *t) {
     return;
   }
   mux_make_room(m); /* who waits longer is told that there is none */
-  if (link_put(&m->out, LINK_PING, 0, NULL, 0) < 0)
+  if (mux_ping(m) < 0)
     mux_break(m, "not enough memory for what waits to be sent");
-  else
-    mux_flush(m);
   if (b->on_beat && !m->over)
     b->on_beat(b);
 }

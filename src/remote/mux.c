@@ -49,6 +49,7 @@ static void begin_move(struct mux *m) {
 static void take_frames(struct mux *m) {
   struct link_frame f;
   int r;
+  mux_import(m);
   m->is_large = 0;
   while (!m->over && (r = link_next(&m->in, LINK_LAST, &f)) <= 0) {
     if (r == 0 && !m->greeted && f.type != LINK_HELLO && f.type != LINK_FAILED)
@@ -149,8 +150,9 @@ void mux_flush(struct mux *m) {
   }
   if (m->is_deaf)
     buf_consume(&m->out, buf_size(&m->out));
-  while (buf_size(&m->out) > 0 && !m->writer.events) {
-    ssize_t n = local_write(&m->to, buf_peek(&m->out), buf_size(&m->out), NULL, 0);
+  size_t most;
+  while (!m->writer.events && (most = mux_writable(m)) > 0) {
+    ssize_t n = local_write(&m->to, buf_peek(&m->out), most, NULL, 0);
     if (n == -EAGAIN || n == -ENOBUFS) {
       turn_watch(m->turn, &m->writer, m->to.fd, TURN_WRITE);
       break;
@@ -166,7 +168,10 @@ void mux_flush(struct mux *m) {
 }
 
 static void on_retry(uv_timer_t *t) {
-  mux_retry(list_entry(t, struct mux, retry));
+  struct mux *m = list_entry(t, struct mux, retry);
+  mux_retry(m);
+  m->is_waiting = 0;
+  mux_flush(m);
 }
 
 void mux_after(struct mux *m) {
@@ -174,7 +179,8 @@ void mux_after(struct mux *m) {
     mux_flush(m);
   mux_arm(m);
   mux_look_quiet(m);
-  if (!list_empty(&m->stalled) && !uv_is_active((uv_handle_t *)&m->retry))
+  if ((!list_empty(&m->stalled) || m->is_waiting) &&
+      !uv_is_active((uv_handle_t *)&m->retry))
     uv_timer_start(&m->retry, on_retry, SOCK_PAUSE_MS, 0);
   mux_free_gone(m);
 }
@@ -193,7 +199,7 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
              int is_agent) {
   *m = (struct mux){.turn = turn, .ops = ops, .owner = owner, .is_agent = is_agent};
   m->from.fd = m->to.fd = m->ferry[0] = m->ferry[1] = -1;
-  m->next_id = is_agent ? 4 : 3;
+  m->next_id = is_agent ? LINK_AGENT_FIRST : LINK_NEAR_FIRST;
   m->window = LINK_WINDOW;
   list_init(&m->channels);
   list_init(&m->fresh);
@@ -214,7 +220,7 @@ int mux_init(struct mux *m, struct turn *turn, const struct mux_ops *ops, void *
   if (m->missing_fd < 0)
     return m->missing_fd;
   (void)sock_mark_missing(m->missing_fd);
-  m->last_id = is_agent ? LINK_CHANNEL_ROOT : LINK_CHANNEL_OUTPUT;
+  m->last_ids[0] = is_agent ? LINK_CHANNEL_ROOT : LINK_CHANNEL_OUTPUT;
   uv_timer_init(turn->loop, &m->retry);
   return mux_grow(m);
 }

@@ -71,8 +71,8 @@ struct mux {
   int greeted;           /* local descriptors are read */
   int over;              /* on_end was called */
   uint32_t window;
-  uint32_t next_id;            /* of our channels: near end odd, agent even */
-  uint32_t last_id;            /* the largest that the other end has made */
+  uint32_t next_id;     /* of our channels: near end 1 mod 4, agent even */
+  uint32_t last_ids[2]; /* the largest that the other end has made; of the program */
   struct list channels, fresh; /* fresh: not watched yet */
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
   struct list crowded;         /* for descriptors to be closed here */
@@ -104,6 +104,11 @@ struct mux {
   uint64_t nroot, root_sent, root_limit;
   uint64_t heard_ms;  /* when the stream brought something */
   uint64_t passed_ms; /* when descriptors were passed on; 0: what came of it is known */
+  /* Near end: the stream has two writers (link_early.h); NULL: one. */
+  struct link_page *page;
+  uint32_t nearly; /* FORKs of the program's that are channels here */
+  int has_claim;   /* the stream is ours alone: a frame may stand there in part */
+  int has_asked, is_waiting;        /* for that */
   struct turn_watch reader, writer; /* writer: until the stream takes more */
   uv_timer_t retry;
 };
@@ -127,6 +132,15 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way);
  * is made when bytes come for it. 0, -EPROTO: it does not fit into the window, or another
  * -errno. */
 int mux_fork(struct mux *m, const struct link_fork *fork);
+/* The program writes FORKs to the stream by itself from now on. Claimed at first. */
+void mux_share(struct mux *m, struct link_page *page);
+/* More than fits into the stream at once is about to be written, or channel 1 to be read:
+ * 0: the program is writing, once more later. */
+int mux_claim(struct mux *m);
+/* The end of a turn: the program may write again, if nothing waits for the stream. */
+void mux_release(struct mux *m);
+/* The program's FORKs become channels, before anything that refers to them is handled. */
+void mux_import(struct mux *m);
 /* Nobody wants it: ends both directions, unless it has been made, or has ended. */
 void mux_forget_fork(struct mux *m, uint32_t token);
 /* fd (taken): what has come from a clone of take_fork's 1, if the channel still waits. */
@@ -141,6 +155,8 @@ void mux_arm(struct mux *m);
 void mux_after(struct mux *m);
 /* Reads what the stream has now. */
 void mux_read(struct mux *m);
+/* Says that we are here. 0 or -ENOMEM. */
+int mux_ping(struct mux *m);
 /* Writes what it takes now. */
 void mux_flush(struct mux *m);
 /* on_quiet when what local sockets hold now is sent, or waits for its window. */
@@ -178,6 +194,8 @@ int mux_move(struct mux *m);
 /* The bytes that stand in the pipe of our own go to the stream. 0, MF_AGAIN: it has no
  * room, or another -errno. */
 int mux_ferry(struct mux *m);
+/* So many of the bytes that wait may be written now. */
+size_t mux_writable(struct mux *m);
 /* The stream has room again: those that wait for it go on. */
 void mux_resume(struct mux *m);
 /* Once more to write what the system had no room for. */

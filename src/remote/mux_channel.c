@@ -7,8 +7,7 @@
 #include <string.h>
 
 enum {
-  AHEAD = 256 * 1024, /* so many bytes may wait for the stream while more are read */
-  UNCLOSED_MAX = 16,  /* descriptors that are closed a little later */
+  UNCLOSED_MAX = 16, /* descriptors that are closed a little later */
 };
 
 /* Bytes that the local descriptor has not taken yet. */
@@ -161,7 +160,7 @@ static void describe(struct mux *m, int fd, struct link_descriptor *d) {
   if (mux_add(m, d->id, fd, way_here(d->kind)) < 0)
     *d = (struct link_descriptor){.kind = LINK_REFUSED};
   else
-    m->next_id += 2;
+    m->next_id += m->is_agent ? 2 : 4;
 }
 
 /* The same behind what has to be said before, and with descriptors. The bytes are moved
@@ -307,14 +306,14 @@ static int read_piece(struct mux_channel *c) {
 static void read_channel(struct mux_channel *c) {
   struct mux *m = c->mux;
   c->is_read_out = 0;
-  if (c->id == LINK_CHANNEL_ROOT && m->ops->before_root)
-    m->ops->before_root(m);
+  if (c->id == LINK_CHANNEL_ROOT && !channel_begin_root(c))
+    return;
   if (c->closing || !c->credit)
     return;
   do {
     if (mux_backlog(m) >= CHANNEL_PIECE)
       mux_flush(m);
-    if (mux_backlog(m) >= AHEAD) {
+    if (mux_backlog(m) >= CHANNEL_AHEAD) {
       c->is_paused = 1;
       list_push(&m->paused, &c->waits);
       channel_watch(c);
@@ -467,7 +466,7 @@ int channel_materialise(struct mux *m, const struct link_descriptor *d,
   }
   if (channel_may_come(m, d->id) < 0)
     return -EPROTO;
-  m->last_id = d->id;
+  channel_has_come(m, d->id);
   if (pairs_take(&m->pairs, d->kind, pair) < 0) {
     channel_refuse(m, d->id);
     return m->missing_fd;
@@ -482,7 +481,7 @@ int channel_materialise(struct mux *m, const struct link_descriptor *d,
 }
 
 static int take_data(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = channel_find(m, f->channel);
+  struct mux_channel *c = channel_of(m, f);
   struct fdset fds;
   size_t n;
   const unsigned char *bytes = link_bytes(f, &n);
@@ -510,12 +509,14 @@ static int take_data(struct mux *m, const struct link_frame *f) {
 }
 
 static int take_window(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = channel_find(m, f->channel);
+  struct mux_channel *c = channel_of(m, f);
   uint32_t more;
   if (link_numbers(f, &more, 1) < 0)
     return -EPROTO;
   if (!c)
     return 0;
+  if (c->id == LINK_CHANNEL_ROOT && c->credit + more > m->window)
+    channel_hear_early(m, 0);
   if (more > m->window || c->credit + more > m->window)
     return -EPROTO;
   c->credit += more;
@@ -525,7 +526,7 @@ static int take_window(struct mux *m, const struct link_frame *f) {
 }
 
 static int take_end(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = channel_find(m, f->channel);
+  struct mux_channel *c = channel_of(m, f);
   if (f->length)
     return -EPROTO;
   if (!c)
@@ -541,7 +542,7 @@ static int take_end(struct mux *m, const struct link_frame *f) {
 }
 
 static int take_reset(struct mux *m, const struct link_frame *f) {
-  struct mux_channel *c = channel_find(m, f->channel);
+  struct mux_channel *c = channel_of(m, f);
   if (f->length)
     return -EPROTO;
   if (!c || !c->sends)
@@ -609,15 +610,6 @@ int mux_take_frame(struct mux *m, const struct link_frame *f) {
 
 /* ---- all of them ---- */
 
-void mux_resume(struct mux *m) {
-  while (!list_empty(&m->paused) && mux_backlog(m) < AHEAD / 2) {
-    struct mux_channel *c = list_entry(m->paused.next, struct mux_channel, waits);
-    list_remove(&c->waits);
-    c->is_paused = 0;
-    channel_watch(c);
-  }
-}
-
 void mux_retry(struct mux *m) {
   struct list all;
   list_move(&all, &m->stalled);
@@ -626,23 +618,6 @@ void mux_retry(struct mux *m) {
     list_remove(&c->stalls);
     write_segments(c);
   }
-}
-
-void mux_arm(struct mux *m) {
-  while (!list_empty(&m->fresh)) {
-    struct mux_channel *c = list_entry(m->fresh.next, struct mux_channel, fresh);
-    list_remove(&c->fresh);
-    c->is_armed = 1;
-    int r = channel_watch(c);
-    if (r < 0 && (r != -EPERM || c->sends)) { /* EPERM: a file, which takes all at once */
-      if (c->sends)
-        put(m, LINK_END, c->id, NULL, 0);
-      if (c->receives)
-        put(m, LINK_RESET, c->id, NULL, 0);
-      channel_drop(c);
-    }
-  }
-  pairs_refill(&m->pairs);
 }
 
 static void await_bytes(struct mux_channel *c) {

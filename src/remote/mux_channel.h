@@ -7,6 +7,8 @@
 #include "remote/opening.h"
 
 enum {
+  CHANNEL_AHEAD =
+      256 * 1024, /* so many bytes may wait for the stream while more are read */
   CHANNEL_PIECE = LINK_WINDOW / 2, /* written at once: both ends work at the same time */
   CHANNEL_MOVED_MIN = 32 * 1024    /* fewer are copied */
 };
@@ -43,6 +45,11 @@ void channel_on_ready(struct turn_watch *w, int events);
 struct mux_channel *channel_new(struct mux *m, uint32_t id);
 void channel_drop(struct mux_channel *c);
 void channel_count_sent(struct mux_channel *c, size_t n);
+/* Channel 1 is about to be read: 1, or 0: not now. */
+int channel_begin_root(struct mux_channel *c);
+/* What was heard shows that the program has written a FORK, of which it is about to say
+ * so. 0: of any channel. */
+void channel_hear_early(struct mux *m, uint32_t channel);
 /* Its local socket, now that it is needed. 0 or -errno: it is gone. */
 int channel_make_local(struct mux_channel *c);
 /* It has got its local descriptor: it is watched when what is under way has gone. */
@@ -56,8 +63,13 @@ int channel_take_fork(struct mux *m, const struct link_frame *f);
 /* The other end of a new channel that the other side has numbered, or a stand-in (see
  * mux.h). -EPROTO. */
 int channel_materialise(struct mux *m, const struct link_descriptor *d, uint32_t channel);
-/* 0, or -EPROTO: it is not one that the other end may make now. */
-int channel_may_come(const struct mux *m, uint32_t id);
+/* Its channel; NULL: there is none. The program may have made it. */
+struct mux_channel *channel_of(struct mux *m, const struct link_frame *f);
+/* 0, or -EPROTO: it is not one that the other end may make now. It has made it. */
+int channel_may_come(struct mux *m, uint32_t id);
+void channel_has_come(struct mux *m, uint32_t id);
+/* Ends what is not ended of it, towards the other end, and drops it. */
+void channel_give_up(struct mux_channel *c);
 /* Nobody here takes that channel. */
 void channel_refuse(struct mux *m, uint32_t id);
 /* Descriptors that were passed on, or never will be, are closed, but stand-ins. */

@@ -5,6 +5,7 @@
 
 #include "os/fd.h"
 #include "wire/frame.h"
+#include "wire/link_early.h"
 #include <errno.h>
 #include <string.h>
 
@@ -28,10 +29,10 @@ int mux_fork(struct mux *m, const struct link_fork *fork) {
   struct mux_channel *c = channel_new(m, m->next_id);
   if (!c)
     return -ENOMEM;
-  m->next_id += 2;
+  m->next_id += 4;
   c->token = fork->token;
   list_push(&m->unmade, &c->unmade);
-  int r = link_put_clone(&m->out, c->id, fork);
+  int r = link_put_clone(&m->out, c->id, fork, NULL, 0);
   if (r == 0)
     channel_count_sent(root, fork->n);
   return r;
@@ -41,11 +42,7 @@ void mux_forget_fork(struct mux *m, uint32_t token) {
   struct mux_channel *c = find(m, token);
   if (!c)
     return;
-  if (c->sends && link_put(&m->out, LINK_END, c->id, NULL, 0) < 0)
-    mux_break(m, "not enough memory");
-  if (c->receives && link_put(&m->out, LINK_RESET, c->id, NULL, 0) < 0)
-    mux_break(m, "not enough memory");
-  channel_drop(c);
+  channel_give_up(c);
   m->ops->on_unmade_end(m, token);
 }
 
@@ -77,9 +74,19 @@ int channel_deliver_words(struct mux_channel *c, const unsigned char *bytes, siz
 
 /* ---- agent ---- */
 
-int channel_may_come(const struct mux *m, uint32_t id) {
+/* The program's FORKs, which the near end does not number, are a row of their own. */
+static uint32_t *last_id(struct mux *m, uint32_t id) {
+  return &m->last_ids[m->is_agent && link_channel_is_early(id)];
+}
+
+int channel_may_come(struct mux *m, uint32_t id) {
   int is_theirs = (id & 1) != (unsigned)!m->is_agent;
-  return is_theirs && id > m->last_id && m->nchannels < LINK_CHANNELS_MAX ? 0 : -EPROTO;
+  return is_theirs && id > *last_id(m, id) && m->nchannels < LINK_CHANNELS_MAX ? 0
+                                                                               : -EPROTO;
+}
+
+void channel_has_come(struct mux *m, uint32_t id) {
+  *last_id(m, id) = id;
 }
 
 static int pass(struct mux *m, const unsigned char *bytes, size_t n, int fd) {
@@ -118,7 +125,7 @@ static int hold_fork(struct mux *m, uint32_t id, size_t n) {
   struct mux_channel *c = channel_new(m, id);
   if (!c)
     return -ENOMEM;
-  m->last_id = id;
+  channel_has_come(m, id);
   c->is_bare = 1;
   list_push(&m->unmade, &c->unmade);
   m->nheld += n;
@@ -132,7 +139,7 @@ int channel_take_fork(struct mux *m, const struct link_frame *f) {
       (root && (root->ended || fork.n > m->window - root->queued - m->nheld)))
     return -EPROTO;
   if (!root || !root->receives) {
-    m->last_id = f->channel;
+    channel_has_come(m, f->channel);
     channel_refuse(m, f->channel);
     return 0;
   }
@@ -172,8 +179,5 @@ void mux_end_unmade(struct mux *m, uint32_t id) {
   struct mux_channel *c = find_bare(m, id);
   if (!c)
     return;
-  if ((c->sends && link_put(&m->out, LINK_END, id, NULL, 0) < 0) ||
-      (c->receives && link_put(&m->out, LINK_RESET, id, NULL, 0) < 0))
-    mux_break(m, "not enough memory");
-  channel_drop(c);
+  channel_give_up(c);
 }

@@ -124,7 +124,7 @@ size_t channel_send(struct mux_channel *c, size_t n) {
     return 0;
   if (mux_backlog(m) > 0)
     mux_flush(m);
-  if (mux_backlog(m) > 0 || m->is_deaf || open_ferry(m) < 0)
+  if (mux_backlog(m) > 0 || m->is_deaf || !mux_claim(m) || open_ferry(m) < 0)
     return 0;
   size_t waiting = local_waiting(&c->local);
   if (waiting < n)

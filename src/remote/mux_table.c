@@ -143,3 +143,32 @@ void mux_make_room(struct mux *m) {
     channel_watch(c);
   }
 }
+
+void mux_resume(struct mux *m) {
+  while (!list_empty(&m->paused) && mux_backlog(m) < CHANNEL_AHEAD / 2) {
+    struct mux_channel *c = list_entry(m->paused.next, struct mux_channel, waits);
+    list_remove(&c->waits);
+    c->is_paused = 0;
+    channel_watch(c);
+  }
+}
+
+void channel_give_up(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  if ((c->sends && link_put(&m->out, LINK_END, c->id, NULL, 0) < 0) ||
+      (c->receives && link_put(&m->out, LINK_RESET, c->id, NULL, 0) < 0))
+    mux_break(m, "not enough memory");
+  channel_drop(c);
+}
+
+void mux_arm(struct mux *m) {
+  while (!list_empty(&m->fresh)) {
+    struct mux_channel *c = list_entry(m->fresh.next, struct mux_channel, fresh);
+    list_remove(&c->fresh);
+    c->is_armed = 1;
+    int r = channel_watch(c);
+    if (r < 0 && (r != -EPERM || c->sends)) /* EPERM: a file, which takes all at once */
+      channel_give_up(c);
+  }
+  pairs_refill(&m->pairs);
+}

@@ -189,7 +189,13 @@ static int is_needed(void) {
 static void look_idle(void) {
   if (is_leaving || is_needed())
     return;
+  mux_claim(&mux); /* no more FORKs of the program's */
+  mux_import(&mux);
+  if (is_needed())
+    return;
   is_leaving = 1;
+  if (mux.greeted) /* the program may have its input, too, and not look */
+    link_put_text(&mux.out, LINK_FAILED, "", 0);
   mux_flush(&mux);
   leave(mux.greeted); /* what has not greeted may wait for anything */
 }
@@ -247,6 +253,7 @@ static void close_side(void) {
 /* Kept until the agent has greeted. */
 static void take_sides(void) {
   struct link_frame f;
+  mux_import(&mux);
   int r = MF_AGAIN;
   while (mux.greeted && (r = link_next(&side_in, LINK_SIDE_LAST, &f)) == 0) {
     r = take_side(&f);
@@ -332,6 +339,20 @@ static void on_beat(struct beat *b) {
     mux_break(&mux, "not enough memory");
 }
 
+/* The program may write its FORKs to the command by itself, if that is a pipe. */
+static void give_input(void) {
+  if (!page || !mux.to.is_pipe || mux.to.careful || npending > 0)
+    return;
+  int fd = fd_dup(mux.to.fd);
+  if (fd < 0 || link_put(&side_out, LINK_INPUT, 0, NULL, 0) < 0) {
+    fd_close(&fd);
+    return;
+  }
+  pending[npending].at = nwritten + buf_size(&side_out) - LINK_HEADER_SIZE;
+  pending[npending++].fd = fd;
+  mux_share(&mux, page);
+}
+
 static int greet(const struct link_frame *f) {
   struct link_hello h;
   if (mux.greeted || link_read_hello(f, 1, &h) < 0)
@@ -355,6 +376,7 @@ static int greet(const struct link_frame *f) {
   mux_begin(&mux, window);
   beat_start(&beat, &mux, beat_ms, on_beat); /* not before: a login takes its time */
   command_accept(&command);
+  give_input();
   take_sides();
   write_page(1);
   return 0;
@@ -506,10 +528,18 @@ static int take_start(int *ret_root) {
   return 0;
 }
 
+/* All that the program has said stands in its place before the program writes itself. */
+static void release_input(void) {
+  if (page && mux_backlog(&mux) == 0 && atomic_load(&page->npassed) != (uint32_t)nread)
+    atomic_store(&page->npassed, (uint32_t)nread);
+  mux_release(&mux);
+}
+
 static void after(struct turn *t) {
   mux_after(&mux);
   before_local(&mux);
   write_page(0);
+  release_input();
   if (buf_size(&side_out) > SIDE_MAX)
     mux_break(&mux, "the far side reports more than the parent reads");
   look_idle();

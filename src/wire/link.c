@@ -45,6 +45,10 @@ int link_next(const struct buf *in, unsigned last, struct link_frame *ret) {
   return n - LINK_HEADER_SIZE < ret->length ? MF_AGAIN : 0;
 }
 
+size_t link_body_length(const unsigned char *header) {
+  return get32(header);
+}
+
 void link_done(struct buf *in, const struct link_frame *f) {
   buf_consume(in, LINK_HEADER_SIZE + (size_t)f->length);
 }
@@ -168,27 +172,32 @@ int link_put(struct buf *out, unsigned type, uint32_t channel, const uint32_t *n
   return at ? 0 : -errno;
 }
 
+/* What stands behind a token, or alone. */
+static void set_fork(unsigned char *at, const struct link_fork *fork, const void *body,
+                     size_t nbody) {
+  set32(at, fork->table);
+  set32(at + 4, fork->index);
+  memcpy(at + 8, fork->command, fork->n);
+  if (nbody)
+    memcpy(at + 8 + fork->n, body, nbody);
+}
+
 int link_put_fork(struct buf *out, const struct link_fork *fork, const void *body,
                   size_t nbody) {
   unsigned char *at = begin(out, LINK_FORK, 0, 12 + fork->n + nbody);
   if (!at)
     return -errno;
   set32(at, fork->token);
-  set32(at + 4, fork->table);
-  set32(at + 8, fork->index);
-  memcpy(at + 12, fork->command, fork->n);
-  if (nbody)
-    memcpy(at + 12 + fork->n, body, nbody);
+  set_fork(at + 4, fork, body, nbody);
   return 0;
 }
 
-int link_put_clone(struct buf *out, uint32_t channel, const struct link_fork *fork) {
-  unsigned char *at = begin(out, LINK_CLONE, channel, 8 + fork->n);
+int link_put_clone(struct buf *out, uint32_t channel, const struct link_fork *fork,
+                   const void *body, size_t nbody) {
+  unsigned char *at = begin(out, LINK_CLONE, channel, 8 + fork->n + nbody);
   if (!at)
     return -errno;
-  set32(at, fork->table);
-  set32(at + 4, fork->index);
-  memcpy(at + 8, fork->command, fork->n);
+  set_fork(at, fork, body, nbody);
   return 0;
 }
 

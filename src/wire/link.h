@@ -11,7 +11,7 @@
 #define LINK_MARKER "\001MOONFORK-AGENT\n"
 
 enum {
-  LINK_VERSION = 4,
+  LINK_VERSION = 5,
   LINK_MARKER_SIZE = sizeof LINK_MARKER - 1,
   LINK_HEADER_SIZE = 12,
   LINK_DATA_MAX = 192 * 1024, /* bytes of a stream in one DATA */
@@ -31,9 +31,13 @@ enum {
   LINK_BEATS = 3 /* so many without a sign end it */
 };
 
+/* The near end's own are 1 mod 4, those of the program's FORKs 3 mod 4, the agent's even. */
 enum link_channel {
-  LINK_CHANNEL_ROOT = 1,  /* the control socket of the far template */
-  LINK_CHANNEL_OUTPUT = 2 /* what the processes there print */
+  LINK_CHANNEL_ROOT = 1,   /* the control socket of the far template */
+  LINK_CHANNEL_OUTPUT = 2, /* what the processes there print */
+  LINK_NEAR_FIRST = 5,
+  LINK_EARLY_FIRST = 3,
+  LINK_AGENT_FIRST = 4
 };
 
 enum link_type {
@@ -66,7 +70,8 @@ enum link_type {
   LINK_SOCKET,     /* u32 token; comes with it: somebody over there has written */
   LINK_ENDED, /* u32 token: it has ended without a byte, or is not wanted, and was never
                     * made */
-  LINK_SIDE_LAST = LINK_ENDED
+  LINK_INPUT, /* comes with the write end of the command's input (link_early.h) */
+  LINK_SIDE_LAST = LINK_INPUT
 };
 
 /* What a descriptor becomes at the other end. */
@@ -109,6 +114,7 @@ struct link_ticket {
 /* The next frame in `in`: 0, MF_AGAIN: its bytes are not all there, or -EPROTO. It is
  * consumed with link_done. last: the largest type that may come. */
 int link_next(const struct buf *in, unsigned last, struct link_frame *ret);
+size_t link_body_length(const unsigned char *header);
 void link_done(struct buf *in, const struct link_frame *f);
 /* The i-th descriptor of a DATA; its bytes. */
 void link_descriptor(const struct link_frame *f, unsigned i, struct link_descriptor *ret);
@@ -143,7 +149,8 @@ struct link_fork {
 };
 int link_put_fork(struct buf *out, const struct link_fork *fork, const void *body,
                   size_t nbody); /* which follows the command */
-int link_put_clone(struct buf *out, uint32_t channel, const struct link_fork *fork);
+int link_put_clone(struct buf *out, uint32_t channel, const struct link_fork *fork,
+                   const void *body, size_t nbody);
 /* 0 or -EPROTO. */
 int link_read_fork(const struct link_frame *f, struct link_fork *ret);
 

@@ -1,9 +1,11 @@
 /* What a near end keeps up to date for the program that started it, in memory that both
  * share: a text about a program that hangs needs no answer of anybody's. Written by the
- * near end, but nsaid. */
+ * near end, but nsaid and what link_early.h says of the program. */
 #ifndef WIRE_LINK_PAGE_H
 #define WIRE_LINK_PAGE_H
 
+#include "wire/link.h"
+#include <stdatomic.h>
 #include <stdint.h>
 
 enum { LINK_PAGE_CHANNELS = 64 };
@@ -13,6 +15,11 @@ struct link_page_channel {
   volatile uint32_t unused;
   volatile uint64_t credit; /* bytes that may be sent to the far side */
   volatile uint64_t queued; /* bytes that the program has not read yet */
+};
+
+/* A FORK that the program has written by itself: its channel, the bytes of the command. */
+struct link_early {
+  uint32_t token, channel, size;
 };
 
 struct link_page {
@@ -28,6 +35,12 @@ struct link_page {
    * may go over in all, those of LINK_FORK included. */
   volatile uint64_t nroot, root_limit;
   volatile uint64_t ntold; /* bytes for the program there, before they are written */
+  /* Bytes of the side, as in nsaid, modulo 2^32: what follows from them stands in the stream. */
+  _Atomic uint32_t npassed;
+  _Atomic uint32_t is_claimed; /* the stream is the near end's alone */
+  /* The program's: FORKs that it began to write, and that are written. */
+  _Atomic uint32_t nbegun, nearly;
+  struct link_early early[LINK_FORKS_MAX];
   struct link_page_channel channels[LINK_PAGE_CHANNELS];
 };
 

@@ -184,6 +184,13 @@ static int op_unblock(struct backend *backend, int fd) {
   return 0;
 }
 
+/* Its pipes are sockets. */
+static int op_write_pipe(struct backend *backend, int fd, const void *bytes, size_t n) {
+  struct iovec iov = {(void *)(uintptr_t)bytes, n};
+  ssize_t sent = op_send(backend, fd, &iov, 1, NULL, 0);
+  return sent < 0 ? (int)sent : sent > 0;
+}
+
 static int op_dup(struct backend *backend, int fd) {
   struct sim *s = self(backend);
   int i = fd_new(s, at(s, fd)->kind);
@@ -448,6 +455,7 @@ static const struct backend_ops ops = {
     .recv = op_recv,
     .unblock = op_unblock,
     .dup = op_dup,
+    .write_pipe = op_write_pipe,
     .share = op_share,
     .unshare = op_unshare,
     .widen = op_widen,

@@ -8,7 +8,7 @@ local fork = require "moonfork"
 local kit = story.kit
 
 local REMOTE, TEMPLATE = os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE"
-local LINK_VERSION, BUILD = 4, fork._VERSION:match "%d+%.%d+%.%d+"
+local LINK_VERSION, BUILD = 5, fork._VERSION:match "%d+%.%d+%.%d+"
 local HELLO, DATA, WINDOW_MORE, KILL, TREE, DROP, BORN, GONE = 1, 2, 3, 6, 7, 8, 9, 10
 local MEASURED, MEMORY, RECORD_STOP, RETURNED, CLONE = 13, 15, 16, 18, 19
 local UNKNOWN = 99

@@ -301,6 +301,65 @@ static void test_forgotten_forks_count_until_they_are_answered(void **state) {
   story_free(s);
 }
 
+/* What has come to that end, and is taken from there. */
+static unsigned next_of(struct story *s, int end, struct link_frame *ret) {
+  struct buf *rx = &s->sim->fd[end].rx;
+  if (link_next(rx, LINK_SIDE_LAST, ret) != 0)
+    return 0;
+  link_done(rx, ret);
+  return ret->type;
+}
+
+static void test_forks_that_the_program_writes_itself(void **state) {
+  struct story *s = story_new();
+  int near_end, far_end, input[2];
+  mf_process *t = make_far_template(s, &near_end, &far_end);
+  struct far_link *far = t->far;
+  struct far_ops ops = *far->ops;
+  struct far_fork forks[5];
+  struct link_frame f;
+  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
+  ops.on_socket = on_unmade_socket;
+  far->ops = &ops;
+  far->page->takes_forks = 1;
+  far->page->root_limit = 1 << 20;
+  assert_int_equal(s->context->backend->ops->pair(s->context->backend, input), 0);
+  far->input = input[0];
+  far_end = sim_far_end(s->sim, input[0]);
+  while (next_of(s, near_end, &f))
+    ;
+  far->page->npassed = (uint32_t)far->page->nsaid;
+  assert_int_equal(far_fork(far, &forks[0], &command, "ork", 4), 0);
+  assert_int_equal(next_of(s, far_end, &f), LINK_CLONE);
+  assert_int_equal(f.channel, LINK_EARLY_FIRST);
+  assert_int_equal(next_of(s, near_end, &f), 0);
+  assert_int_equal(far->page->nearly, 1);
+  assert_int_equal(far->page->early[0].token, forks[0].token);
+  assert_int_equal(far->page->early[0].size, 5);
+  far->page->is_claimed = 1; /* the near end writes */
+  assert_int_equal(far_fork(far, &forks[1], &command, "ork", 4), 0);
+  assert_int_equal(next_of(s, near_end, &f), LINK_FORK);
+  far->page->is_claimed = 0;
+  assert_int_equal(far_fork(far, &forks[2], &command, "ork", 4), 0);
+  assert_int_equal(next_of(s, near_end, &f), LINK_FORK); /* the side was not passed on */
+  far->page->npassed = (uint32_t)far->page->nsaid;
+  s->sim->send_error = -EPIPE; /* nobody reads it */
+  assert_int_equal(far_fork(far, &forks[3], &command, "ork", 4), 0);
+  assert_int_equal(next_of(s, near_end, &f), LINK_FORK);
+  assert_int_equal(far->page->nbegun, 1);
+  far->page->npassed = (uint32_t)far->page->nsaid;
+  assert_int_equal(far_fork(far, &forks[4], &command, "ork", 4), 0);
+  assert_int_equal(next_of(s, far_end, &f), LINK_CLONE);
+  assert_int_equal(f.channel, LINK_EARLY_FIRST + 4);
+  assert_int_equal(far->nasked, 5);
+  for (int i = 0; i < 5; i++)
+    far_fork_forget(far, &forks[i]);
+  mf_close(t, NULL, NULL);
+  sim_run(s->sim);
+  s->context->backend->ops->close(s->context->backend, &input[1]);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_processes_of_a_link_learn_of_its_end_over_turns),
@@ -308,6 +367,7 @@ int main(void) {
       cmocka_unit_test(test_a_long_report_is_read_over_turns),
       cmocka_unit_test(test_who_was_closed_is_not_waited_for),
       cmocka_unit_test(test_forgotten_forks_count_until_they_are_answered),
+      cmocka_unit_test(test_forks_that_the_program_writes_itself),
       cmocka_unit_test(test_the_slot_of_a_far_process_is_not_given_away),
   };
   return cmocka_run_group_tests_name("far link", tests, NULL, NULL);

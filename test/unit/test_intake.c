@@ -122,7 +122,7 @@ static uint32_t ask(uint32_t index) {
   frame_encode(header, &f);
   buf_init(&out, SIZE_MAX);
   last_channel += 2;
-  link_put_clone(&out, last_channel, &fork);
+  link_put_clone(&out, last_channel, &fork, NULL, 0);
   assert_int_equal(send(peer, buf_peek(&out), buf_size(&out), 0), buf_size(&out));
   buf_deinit(&out);
   turn();

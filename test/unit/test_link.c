@@ -120,13 +120,14 @@ static void test_forks(void **state) {
   link_put_fork(&b, &fork, body, sizeof body - sizeof head + 1);
   f = arrive(&b, LINK_SIDE_LAST);
   assert_int_equal(link_read_fork(&f, &back), -EPROTO);
-  assert_int_equal(link_put_clone(&b, 77, &none), 0);
+  assert_int_equal(link_put_clone(&b, 77, &none, "body", 4), 0);
   f = arrive(&b, LINK_LAST);
   assert_int_equal(f.type, LINK_CLONE);
   assert_int_equal(f.channel, 77);
   assert_int_equal(link_read_fork(&f, &back), 0);
-  assert_int_equal(back.n, sizeof head);
-  f.length--;
+  assert_int_equal(back.n, sizeof head + 4);
+  assert_memory_equal(back.command + sizeof head, "body", 4);
+  f.length -= 5;
   assert_int_equal(link_read_fork(&f, &back), -EPROTO);
 }
 

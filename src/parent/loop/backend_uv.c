@@ -99,6 +99,10 @@ static int op_dup(struct backend *s, int fd) {
   return fd_dup(fd);
 }
 
+static int op_write_pipe(struct backend *s, int fd, const void *bytes, size_t n) {
+  return fd_write_pipe(fd, bytes, n);
+}
+
 static int op_share(struct backend *s, size_t size, int *ret_fd, void **ret_map) {
   return share_new(size, ret_fd, ret_map);
 }
@@ -368,6 +372,7 @@ static const struct backend_ops uv_ops = {
     .fall_silent = op_fall_silent,
     .recv = op_recv,
     .dup = op_dup,
+    .write_pipe = op_write_pipe,
     .share = op_share,
     .unshare = op_unshare,
     .widen = op_widen,

@@ -218,6 +218,8 @@ static void lose(struct far_link *far, const char *why) {
   b->ops->watch(b, &far->watch, far->fd, 0);
   if (far->fd >= 0)
     b->ops->close(b, &far->fd);
+  if (far->input >= 0) /* else the command waits for it */
+    b->ops->close_now(b, &far->input);
   buf_consume(&far->out, buf_size(&far->out));
   context_task(far->context, PHASE_WORK, &far->task);
 }
@@ -332,6 +334,8 @@ static int take(struct far_link *far, const struct link_frame *f) {
     return 0;
   case LINK_SOCKET:
     return far_fork_take_socket(far, f);
+  case LINK_INPUT:
+    return far_fork_take_input(far, f);
   case LINK_ENDED:
     return far_fork_take_end(far, f);
   default:
@@ -527,7 +531,7 @@ struct far_link *far_link_new(struct context *ctx, const struct far_ops *ops) {
   far->context = ctx;
   far->ops = ops;
   far->refs = 1;
-  far->fd = -1;
+  far->fd = far->input = -1;
   far->watch.on_ready = on_ready;
   far->dead = -1;
   fdset_init(&far->sockets);
@@ -569,6 +573,8 @@ void far_link_drop(struct far_link **at) {
   b->ops->watch(b, &far->watch, far->fd, 0);
   if (far->fd >= 0)
     b->ops->close(b, &far->fd);
+  if (far->input >= 0)
+    b->ops->close_now(b, &far->input);
   fdset_close(&far->sockets);
   if (far->dead >= 0)
     b->ops->close_now(b, &far->dead);
@@ -670,5 +676,6 @@ void far_link_dump(const struct far_link *far, FILE *out, int indent) {
 void far_link_forked(struct far_link *far) {
   fdset_close(&far->sockets);
   fd_close(&far->dead);
+  fd_close(&far->input);
   fd_close(&far->fd);
 }

@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "parent/process/far_link.h"
+#include "wire/link_early.h"
 #include <errno.h>
 
 static struct far_fork *find(const struct far_link *far, uint32_t token) {
@@ -47,6 +48,44 @@ static void close_dead(struct far_link *far, struct far_fork *fork) {
     b->ops->close_now(b, &fork->dead);
 }
 
+/* By ourselves, so that the near end need not be woken. It must have passed on all that
+ * was said on the side, so that nothing is overtaken. 1, or 0: it goes by the side. */
+static int write_early(struct far_link *far, const struct link_fork *command,
+                       const void *body, size_t nbody) {
+  struct backend *b = far->context->backend;
+  struct link_page *page = far->page;
+  struct link_early e = {command->token, link_early_channel(far->nearly),
+                         (uint32_t)(command->n + nbody)};
+  if (far->input < 0 || !e.channel ||
+      atomic_load(&page->npassed) != (uint32_t)page->nsaid ||
+      link_put_clone(&far->out, e.channel, command, body, nbody) < 0)
+    return 0;
+  int r = link_early_begin(page, far->nearly, &e);
+  if (r) {
+    r = b->ops->write_pipe(b, far->input, buf_peek(&far->out), buf_size(&far->out)) > 0;
+    link_early_end(page, far->nearly, r);
+  }
+  buf_consume(&far->out, buf_size(&far->out));
+  far->nearly += (uint32_t)r;
+  return r;
+}
+
+/* 0 or -errno: it was not sent. */
+static int write_side(struct far_link *far, const struct link_fork *command,
+                      const void *body, size_t nbody) {
+  int r = link_put_fork(&far->out, command, body, nbody);
+  if (r < 0)
+    return r;
+  size_t size = buf_size(&far->out);
+  far_link_flush(far);
+  if (!far->lost && buf_size(&far->out) < size)
+    return 0;
+  /* What goes to the template another way must not overtake it. */
+  buf_consume(&far->out, buf_size(&far->out));
+  far_link_watch(far);
+  return -EAGAIN;
+}
+
 int far_fork(struct far_link *far, struct far_fork *fork, struct link_fork *command,
              const void *body, size_t nbody) {
   command->token = far->last_token + 1 ? far->last_token + 1 : 1;
@@ -54,19 +93,11 @@ int far_fork(struct far_link *far, struct far_fork *fork, struct link_fork *comm
   if (dead < 0)
     return dead;
   *fork = (struct far_fork){.fd = -1, .dead = dead};
-  int r = link_put_fork(&far->out, command, body, nbody);
+  int r =
+      write_early(far, command, body, nbody) ? 0 : write_side(far, command, body, nbody);
   if (r < 0) {
     close_dead(far, fork);
     return r;
-  }
-  size_t size = buf_size(&far->out);
-  far_link_flush(far);
-  if (far->lost || buf_size(&far->out) == size) {
-    /* What goes to the template another way must not overtake it. */
-    buf_consume(&far->out, buf_size(&far->out));
-    far_link_watch(far);
-    close_dead(far, fork);
-    return -EAGAIN;
   }
   far->nforked += command->n + nbody;
   fork->token = far->last_token = command->token;
@@ -149,16 +180,29 @@ static void tell_later(struct far_link *far, struct far_fork *fork, int fd) {
   context_task(far->context, PHASE_WORK, &far->task);
 }
 
+/* The next that has come; -1: there was no number for it. */
+static int next_socket(struct far_link *far) {
+  int fd = fdset_steal(&far->sockets, 0);
+  for (int i = 1; i < far->sockets.n; i++)
+    far->sockets.fd[i - 1] = far->sockets.fd[i];
+  far->sockets.n--;
+  return fd;
+}
+
+int far_fork_take_input(struct far_link *far, const struct link_frame *f) {
+  if (f->length || far->sockets.n == 0 || far->input >= 0)
+    return -EPROTO;
+  far->input = next_socket(far);
+  return 0;
+}
+
 int far_fork_take_socket(struct far_link *far, const struct link_frame *f) {
   struct far_fork *fork;
   uint32_t token;
   if (link_numbers(f, &token, 1) < 0 || far->sockets.n == 0 || far->nasked == 0)
     return -EPROTO;
   far->nasked--;
-  int fd = fdset_steal(&far->sockets, 0);
-  for (int i = 1; i < far->sockets.n; i++)
-    far->sockets.fd[i - 1] = far->sockets.fd[i];
-  far->sockets.n--;
+  int fd = next_socket(far);
   fork = find(far, token);
   if (fork && fork->is_told)
     fork = NULL;

@@ -23,6 +23,8 @@ struct far_link {
   const struct far_ops *ops;
   unsigned refs;
   int fd;
+  int input;       /* of the command, for the program's own FORKs; -1: not given */
+  uint32_t nearly; /* of these: so many were written */
   struct watch watch;
   struct task task, waking, reading;
   struct buf in, out;
@@ -66,6 +68,8 @@ void far_fork_keep_sockets(struct far_link *far, struct fdset *fds, int truncate
 /* LINK_SOCKET, LINK_ENDED. 0 or -EPROTO. */
 int far_fork_take_socket(struct far_link *far, const struct link_frame *f);
 int far_fork_take_end(struct far_link *far, const struct link_frame *f);
+/* LINK_INPUT, likewise. */
+int far_fork_take_input(struct far_link *far, const struct link_frame *f);
 /* Outside of any event: processes hear of their sockets. */
 void far_fork_tell(struct far_link *far);
 

@@ -1,0 +1,253 @@
+/* The near end's side of a stream that the program writes to, too (remote/mux_shared.c):
+ * no frame is torn, a program that is stopped while it writes delays large frames only,
+ * and its FORKs are channels before anything refers to them. */
+#include "unit.h"
+
+#include "os/sock.h"
+#include "remote/mux.h"
+#include "wire/link_early.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LARGE = 100 * 1024, WINDOW = 256 * 1024, CHANNEL = 3, TOKEN = 9 };
+
+static struct mux mux;
+static struct link_page page;
+static uv_loop_t loop;
+static struct turn turns;
+static int to_it, from_it, input, user; /* input: the program's copy of the stream */
+static int ended;
+static unsigned nanswered;
+static struct buf in;
+
+static int on_frame(struct mux *m, const struct link_frame *f) {
+  return -EPROTO;
+}
+
+static void on_end(struct mux *m, const char *text) {
+  ended++;
+}
+
+static int make_socket(struct mux *m, uint32_t token) {
+  return -EMFILE;
+}
+
+static void on_unmade_end(struct mux *m, uint32_t token) {
+  assert_int_equal(token, TOKEN);
+  nanswered++;
+}
+
+static const struct mux_ops ops = {.on_frame = on_frame,
+                                   .on_end = on_end,
+                                   .make_socket = make_socket,
+                                   .on_unmade_end = on_unmade_end};
+
+static void after(struct turn *t) {
+  mux_after(&mux);
+  mux_release(&mux);
+}
+
+static int setup(void **state) {
+  int down[2], up[2], local[2];
+  ended = 0;
+  nanswered = 0;
+  memset(&page, 0, sizeof page);
+  buf_init(&in, SIZE_MAX);
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(turn_init(&turns, &loop, after), 0);
+  assert_int_equal(mux_init(&mux, &turns, &ops, NULL, 0), 0);
+  assert_int_equal(pipe(down), 0);
+  assert_int_equal(pipe(up), 0);
+#ifdef F_SETPIPE_SZ
+  (void)fcntl(up[0], F_SETPIPE_SZ, 1024 * 1024); /* as the near end's */
+#endif
+  assert_int_equal(sock_pair(local, 0), 0);
+  to_it = down[1];
+  from_it = up[0];
+  user = local[0];
+  assert_int_equal(fcntl(up[1], F_SETFL, O_NONBLOCK), 0);
+  assert_int_equal(fcntl(from_it, F_SETFL, O_NONBLOCK), 0);
+  input = dup(up[1]);
+  assert_int_equal(mux_open(&mux, down[0], up[1]), 0);
+  assert_int_equal(mux_add(&mux, LINK_CHANNEL_ROOT, local[1], MUX_BOTH), 0);
+  mux_begin(&mux, WINDOW);
+  mux_share(&mux, &page);
+  after(&turns);
+  assert_int_equal(page.is_claimed, 0);
+  return 0;
+}
+
+static void on_walk(uv_handle_t *h, void *arg) {
+  if (!uv_is_closing(h))
+    uv_close(h, NULL);
+}
+
+static int teardown(void **state) {
+  mux_shut(&mux);
+  turn_deinit(&turns);
+  uv_walk(&loop, on_walk, NULL);
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_int_equal(uv_loop_close(&loop), 0);
+  mux_deinit(&mux);
+  close(to_it);
+  close(from_it);
+  close(input);
+  close(user);
+  buf_deinit(&in);
+  return 0;
+}
+
+/* Turns for so long. */
+static void turn_for(uint64_t ms) {
+  uint64_t last = uv_hrtime() + ms * 1000000;
+  while (uv_hrtime() < last) {
+    turn_once(&turns, 0);
+    ssize_t n = read(from_it, buf_reserve(&in, 65536), 65536);
+    if (n > 0)
+      buf_commit(&in, (size_t)n);
+  }
+}
+
+/* The next frame that it has sent; 0: none. */
+static unsigned next(struct link_frame *f) {
+  turn_for(20);
+  return link_next(&in, LINK_LAST, f) == 0 ? f->type : 0;
+}
+
+static void begin(void) {
+  struct link_early e = {TOKEN, CHANNEL, 40};
+  assert_int_equal(link_early_begin(&page, 0, &e), 1);
+}
+
+/* What stands for the FORK in the stream. */
+static void write_fork(void) {
+  unsigned char frame[LINK_HEADER_SIZE];
+  link_put_header(frame, LINK_PING, 0, CHANNEL, 0);
+  assert_int_equal(write(input, frame, sizeof frame), sizeof frame);
+}
+
+static void send_large(int to) {
+  static unsigned char bytes[LARGE];
+  for (size_t at = 0; at < sizeof bytes;) {
+    ssize_t n = write(to, bytes + at, sizeof bytes - at);
+    assert_true(n > 0);
+    at += (size_t)n;
+  }
+}
+
+static void test_a_program_that_is_stopped_delays_large_frames_only(void **state) {
+  struct link_frame f;
+  int other[2];
+  begin();
+  assert_int_equal(sock_pair(other, 0), 0);
+  assert_int_equal(mux_add(&mux, LINK_NEAR_FIRST, other[1], MUX_BOTH), 0);
+  mux_arm(&mux);
+  send_large(user);
+  assert_int_equal(next(&f), 0);
+  assert_int_equal(write(other[0], "small", 5), 5);
+  assert_int_equal(next(&f), LINK_DATA);
+  assert_int_equal(f.channel, LINK_NEAR_FIRST);
+  link_done(&in, &f);
+  send_large(other[0]);
+  assert_int_equal(next(&f), 0);
+  assert_int_equal(mux_ping(&mux), 0);
+  assert_int_equal(next(&f), LINK_PING);
+  link_done(&in, &f);
+  write_fork();
+  link_early_end(&page, 0, 1);
+  assert_int_equal(next(&f), LINK_PING);
+  assert_int_equal(f.channel, CHANNEL);
+  size_t npings = 0, n, got = 0;
+  for (link_done(&in, &f); got < 2 * LARGE; link_done(&in, &f)) {
+    unsigned type = next(&f);
+    npings += type == LINK_PING;
+    if (type != LINK_PING) {
+      assert_int_equal(type, LINK_DATA);
+      link_bytes(&f, &n);
+      got += n;
+    }
+  }
+  assert_true(npings <= 1);
+  assert_int_equal(mux.root_sent, LARGE + 40);
+  assert_int_equal(page.is_claimed, 0);
+  assert_int_equal(ended, 0);
+  close(other[0]);
+}
+
+#ifdef F_SETPIPE_SZ
+/* What does not fit into the stream waits. */
+static void test_the_claim_is_kept_while_a_frame_is_in_part_there(void **state) {
+  struct link_early e = {TOKEN, CHANNEL, 40};
+  assert_true(fcntl(from_it, F_SETPIPE_SZ, 16384) >= 16384);
+  send_large(user);
+  for (int i = 0; i < 20; i++)
+    turn_once(&turns, 0);
+  assert_int_equal(page.is_claimed, 1);
+  assert_int_equal(link_early_begin(&page, 0, &e), 0);
+  turn_for(100);
+  assert_int_equal(page.is_claimed, 0);
+  assert_int_equal(mux_backlog(&mux), 0);
+}
+#endif
+
+static void say(unsigned type, uint32_t channel) {
+  unsigned char frame[LINK_HEADER_SIZE];
+  link_put_header(frame, type, 0, channel, 0);
+  assert_int_equal(write(to_it, frame, sizeof frame), sizeof frame);
+}
+
+static void test_an_answer_comes_before_the_word(void **state) {
+  begin();
+  write_fork();
+  say(LINK_RESET, CHANNEL);
+  say(LINK_END, CHANNEL);
+  turn_for(20);
+  assert_int_equal(nanswered, 1);
+  link_early_end(&page, 0, 1);
+  say(LINK_PING, 0);
+  turn_for(20);
+  assert_int_equal(mux.nchannels, 1);
+  assert_int_equal(nanswered, 1);
+  assert_int_equal(ended, 0);
+}
+
+static void test_a_fork_that_nobody_wants_any_more(void **state) {
+  begin();
+  link_early_end(&page, 0, 1);
+  mux_import(&mux);
+  mux_forget_fork(&mux, TOKEN);
+  assert_int_equal(nanswered, 1);
+  assert_int_equal(mux.nchannels, 1);
+}
+
+static void test_a_record_that_lies_ends_the_link(void **state) {
+  static const struct link_early lies[] = {{0, CHANNEL, 40},
+                                           {TOKEN, LINK_CHANNEL_ROOT, 40},
+                                           {TOKEN, 4, 40},
+                                           {TOKEN, CHANNEL, LINK_FORK_MAX + 1}};
+  for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+    mux.over = ended = 0;
+    assert_int_equal(link_early_begin(&page, (uint32_t)i, &lies[i]), 1);
+    link_early_end(&page, (uint32_t)i, 1);
+    mux_import(&mux);
+    assert_int_equal(ended, 1);
+  }
+  assert_int_equal(mux.nchannels, 1);
+}
+
+int main(void) {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+  const struct CMUnitTest tests[] = {
+      TEST(test_a_program_that_is_stopped_delays_large_frames_only),
+#ifdef F_SETPIPE_SZ
+      TEST(test_the_claim_is_kept_while_a_frame_is_in_part_there),
+#endif
+      TEST(test_an_answer_comes_before_the_word),
+      TEST(test_a_fork_that_nobody_wants_any_more),
+      TEST(test_a_record_that_lies_ends_the_link),
+  };
+  return cmocka_run_group_tests_name("mux shared", tests, NULL, NULL);
+}
