@@ -126,10 +126,23 @@ void rpc_drain(struct mf_rpc *rpc) {
   done = rpc->fd < 0 || rpc->eof || rpc_read(rpc);
   if (rpc->over)
     return;
-  if (rpc->last_words > LAST_WORDS_MAX || (done && !awaits_end_of_socket(rpc)))
+  if (done && awaits_end_of_socket(rpc))
+    return;
+  rpc->read_out = done;
+  if (done || rpc->last_words > LAST_WORDS_MAX)
     rpc_finish_end(rpc);
-  else if (!done)
+  else
     rpc_schedule(rpc);
+}
+
+/* Makes it certain which calls were entered: from now on the process can say nothing more,
+ * without which it enters no further one; what it said before is read. One over there
+ * enters what it has until it hears of that. */
+static void silence(struct mf_rpc *rpc) {
+  if (rpc->process->far || rpc->fd < 0)
+    return;
+  rpc->backend->ops->refuse(rpc->backend, rpc->fd);
+  rpc_catch_up(rpc);
 }
 
 /* Nothing has come for too long. A call that has a time of its own may use it; what is
@@ -146,6 +159,9 @@ void rpc_on_grace(struct deadline *d) {
     deadline_set_at(&rpc->context->deadlines, &rpc->grace, first + 1);
     return;
   }
+  silence(rpc);
+  if (rpc->over)
+    return;
   process_end_by_force(rpc->process);
   rpc->killed = 1;
   if (rpc->bye) {

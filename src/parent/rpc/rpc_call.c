@@ -75,17 +75,18 @@ void rpc_call_lose(struct call *c, int code, int started) {
     call_fail(c, code, started);
 }
 
-/* Before its end nobody can have entered it: the clone has not got it whole. */
-static int has_left(const struct mf_rpc *rpc, const struct call *c) {
-  return rpc->sent >= c->end;
+int rpc_call_has_left(const struct call *c) {
+  return c->flying && c->rpc->sent >= c->end;
 }
 
-/* Over a link answers may be on their way, and the word that it was ready, until its
- * socket has ended, or for ever, where the link is lost: those calls were entered, and so
- * was perhaps the next. */
+/* Answers may not have been read, or the word that it was ready: those calls were
+ * entered, and so was perhaps the next. Only the end of what it can say is proof, and not
+ * even that where the link is lost. */
 int rpc_lacks_answers(const struct mf_rpc *rpc) {
   const struct far_link *link = rpc->process->far;
-  return link && !rpc->never_ready && rpc->sent && (!rpc->eof || far_link_is_lost(link));
+  if (rpc->never_ready || !rpc->sent)
+    return 0;
+  return (!rpc->eof && !rpc->read_out) || (link && far_link_is_lost(link));
 }
 
 /* The first of a strict clone's unanswered calls may have been entered, and each of
@@ -93,7 +94,7 @@ int rpc_lacks_answers(const struct mf_rpc *rpc) {
 static void fail_flying(struct mf_rpc *rpc, struct call *c) {
   int was_ready = rpc->far == FAR_SERVING || rpc->far == FAR_GONE;
   int possible = rpc_lacks_answers(rpc) || (was_ready && !rpc->first_failed);
-  int entered = possible && has_left(rpc, c);
+  int entered = possible && rpc_call_has_left(c);
   rpc->first_failed = rpc->options.strict;
   rpc_trace_end(c, rpc->failure.code);
   rpc_call_lose(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);

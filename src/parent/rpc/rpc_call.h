@@ -13,7 +13,10 @@ void rpc_call_park(struct call *c);
 void rpc_call_unpark(struct call *c);
 /* It has its answer, e or m. */
 void rpc_call_end(struct call *c, const mf_error *e, const mf_message *m);
-/* There may be answers that have not come, for a link carries them. */
+/* All of it was sent. Before, nobody can have entered it, and once the rpc is given up
+ * nobody will. */
+int rpc_call_has_left(const struct call *c);
+/* It may have said more than was read. */
 int rpc_lacks_answers(const struct mf_rpc *rpc);
 /* It never gets one (code 0: the rpc's failure): it fails, or goes back to the owner. */
 void rpc_call_lose(struct call *c, int code, int started);
