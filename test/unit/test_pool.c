@@ -327,6 +327,23 @@ static void test_abort_cancels_everything(void **state) {
     assert_int_equal(call[i].code, MF_ECANCELLED);
 }
 
+/* Its socket took nothing of the call, and never will. */
+static void test_abort_of_a_call_that_was_not_sent(void **state) {
+  options.max = options.idle = 1;
+  begin();
+  far_run(far);
+  ask("sent", 0);
+  far_run(far);
+  sim->full = 1;
+  ask("not sent", 0);
+  sim_run(sim);
+  mf_pool_abort(pool);
+  sim->full = 0;
+  far_run(far);
+  assert_int_equal(call[0].started, MF_STARTED_UNKNOWN);
+  assert_int_equal(call[1].started, MF_STARTED_NO);
+}
+
 /* It was never told, and kept the loop alive. */
 static void test_drain_of_a_pool_that_has_ended_is_told(void **state) {
   begin();
@@ -552,6 +569,7 @@ int main(void) {
       STORY(test_default_times),
       STORY(test_close_goes_on_while_calls_are_answered),
       STORY(test_abort_cancels_everything),
+      STORY(test_abort_of_a_call_that_was_not_sent),
       STORY(test_drain_of_a_pool_that_has_ended_is_told),
       STORY(test_times_in_the_queue_and_in_workers),
       STORY(test_a_wait_that_is_given_up_is_a_wait),

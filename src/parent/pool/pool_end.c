@@ -7,6 +7,7 @@
 #include "parent/pool/pool_template.h"
 #include "parent/pool/pool_worker.h"
 #include "parent/rpc/rpc.h"
+#include "parent/rpc/rpc_call.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,8 +71,8 @@ void pool_abandon_workers(struct mf_pool *pool, int code) {
   list_each_safe(it, next, &pool->workers) {
     struct worker *w = list_entry(it, struct worker, link);
     list_each(at, &w->calls) {
-      call_fail(&list_entry(at, struct pool_call, worker_link)->base, code,
-                MF_STARTED_UNKNOWN);
+      struct call *c = &list_entry(at, struct pool_call, worker_link)->base;
+      call_fail(c, code, rpc_call_has_left(c) ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
     }
     pool_note_end(w, MF_WORKER_KILLED, "%s", pool->why);
     mf_rpc_abort(w->rpc);
