@@ -21,6 +21,7 @@ void on_error(const mf_error *e, void *data) {
   assert_false(s->in_call);
   s->errors++;
   s->error_code = e->code;
+  s->error_started = e->started;
   snprintf(s->error_text, sizeof s->error_text, "%s", e->message);
 }
 

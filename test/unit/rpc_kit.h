@@ -32,7 +32,7 @@ struct story {
   struct outcome *call;
   uint64_t *id;
   int ncalls, in_call, ntold;
-  int errors, error_code, closes, drains, events, gone;
+  int errors, error_code, error_started, closes, drains, events, gone;
   char order[64], last_event[32], error_text[200];
   int most_a_turn, this_turn;
 };

@@ -199,6 +199,22 @@ static void test_strict_clone_that_breaks_the_protocol(void **state) {
   story_free(s);
 }
 
+/* Only that the rpc is closed was sent. */
+static void test_an_rpc_without_a_call_has_started_none(void **state) {
+  struct story *s = story_new();
+  s->far->slow_hello = 1;
+  begin(s);
+  far_run(s->far);
+  mf_rpc_close(s->rpc, on_gone, s);
+  s->far->deaf = 1;
+  sim_run(s->sim);
+  far_say(s->far, far_worker(s->far, 0), RPC_READY, 0, NULL, 0); /* without a hello */
+  far_run(s->far);
+  assert_int_equal(s->error_code, MF_EPROTOCOL);
+  assert_int_equal(s->error_started, MF_STARTED_NO);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_an_old_number_finds_no_newer_call),
@@ -210,6 +226,7 @@ int main(void) {
       cmocka_unit_test(test_clone_that_gets_ready_as_it_is_killed),
       cmocka_unit_test(test_abort_of_a_clone_that_has_got_ready),
       cmocka_unit_test(test_strict_clone_that_breaks_the_protocol),
+      cmocka_unit_test(test_an_rpc_without_a_call_has_started_none),
   };
   return cmocka_run_group_tests_name("rpc given up", tests, NULL, NULL);
 }

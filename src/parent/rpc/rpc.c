@@ -56,8 +56,8 @@ static void tell_the_end(struct mf_rpc *rpc) {
   if (rpc->error_pending) {
     rpc->error_pending = 0;
     failure_tell(&rpc->failure, &e);
-    e.started = rpc->far >= FAR_SERVING || rpc_lacks_answers(rpc) ? MF_STARTED_UNKNOWN
-                                                                  : MF_STARTED_NO;
+    e.started = rpc->far >= FAR_SERVING || rpc->may_have_entered ? MF_STARTED_UNKNOWN
+                                                                 : MF_STARTED_NO;
     e.exit = rpc->exited ? &rpc->exit : NULL;
     if (rpc->options.on_error)
       rpc->options.on_error(&e, rpc->options.data);

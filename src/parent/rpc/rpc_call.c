@@ -82,7 +82,7 @@ int rpc_call_has_left(const struct call *c) {
 /* Answers may not have been read, or the word that it was ready: those calls were
  * entered, and so was perhaps the next. Only the end of what it can say is proof, and not
  * even that where the link is lost. */
-int rpc_lacks_answers(const struct mf_rpc *rpc) {
+static int lacks_answers(const struct mf_rpc *rpc) {
   const struct far_link *link = rpc->process->far;
   if (rpc->never_ready || !rpc->sent)
     return 0;
@@ -93,9 +93,10 @@ int rpc_lacks_answers(const struct mf_rpc *rpc) {
  * another's that it got whole, once it was ready. */
 static void fail_flying(struct mf_rpc *rpc, struct call *c) {
   int was_ready = rpc->far == FAR_SERVING || rpc->far == FAR_GONE;
-  int possible = rpc_lacks_answers(rpc) || (was_ready && !rpc->first_failed);
+  int possible = lacks_answers(rpc) || (was_ready && !rpc->first_failed);
   int entered = possible && rpc_call_has_left(c);
   rpc->first_failed = rpc->options.strict;
+  rpc->may_have_entered |= entered != 0;
   rpc_trace_end(c, rpc->failure.code);
   rpc_call_lose(c, 0, entered ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
 }

@@ -16,8 +16,6 @@ void rpc_call_end(struct call *c, const mf_error *e, const mf_message *m);
 /* All of it was sent. Before, nobody can have entered it, and once the rpc is given up
  * nobody will. */
 int rpc_call_has_left(const struct call *c);
-/* It may have said more than was read. */
-int rpc_lacks_answers(const struct mf_rpc *rpc);
 /* It never gets one (code 0: the rpc's failure): it fails, or goes back to the owner. */
 void rpc_call_lose(struct call *c, int code, int started);
 /* One that it has not answered. */

@@ -41,10 +41,11 @@ struct mf_rpc {
   unsigned untold : 1; /* nobody will ever tell of its end */
   unsigned read_out : 1; /* it has ended, and all that it said was read */
   unsigned closing : 1, end_put : 1, aborted : 1;
-  unsigned ran : 1;          /* it was in its function */
-  unsigned never_ready : 1;  /* by its own word */
-  unsigned over : 1;         /* failed or ended: the socket is gone */
-  unsigned first_failed : 1; /* over: no other call can have been entered */
+  unsigned ran : 1;              /* it was in its function */
+  unsigned never_ready : 1;      /* by its own word */
+  unsigned over : 1;             /* failed or ended: the socket is gone */
+  unsigned first_failed : 1;     /* over: no other call can have been entered */
+  unsigned may_have_entered : 1; /* over: one that has no answer */
   unsigned orderly : 1;
   unsigned error_pending : 1, close_pending : 1, limited : 1;
   unsigned closed : 1; /* the process has been closed: only its callback is to come */
