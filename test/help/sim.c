@@ -233,6 +233,8 @@ static int op_hung_up(struct backend *backend, int fd) {
 }
 
 static void op_refuse(struct backend *backend, int fd) {
+  if (self(backend)->on_refuse)
+    self(backend)->on_refuse(self(backend), fd - SIM_FD_BASE);
   at(self(backend), fd)->refused = 1;
 }
 

@@ -56,6 +56,7 @@ struct sim {
   int last_group_by_number; /* its number may have been used */
   void (*on_kill)(struct sim *s, int pid, int signum);   /* or NULL */
   void (*on_spawn)(struct sim *s, int pid, int control); /* or NULL */
+  void (*on_refuse)(struct sim *s, int fd); /* just before that counts; or NULL */
   void *far_data;
   int spawn_error, pair_error, pidfd_error, send_error; /* to be returned, once set */
   int spawned_control; /* index of the control end given to the last spawned program */

@@ -198,6 +198,37 @@ story.test("the function of the far template itself may have run when the link i
   end
 end)
 
+-- What stands in a queue here never left: the near end had stopped, and read no more. Those were said to have
+-- perhaps begun.
+story.test("a function whose run was not sent when the link is lost is not started", function(t)
+  local long = ("x"):rep(2 ^ 20)
+  local ways = {
+    ["the template itself"] = { "CLONE_DIED", function(p) return p:send_arg(long) end },
+    ["a clone with a long argument"] = { "TEMPLATE_DIED", function(p) return p:fork():send_arg(long) end },
+    ["a clone behind a long command"] = { "TEMPLATE_DIED", function(p) return p:eval("", long):fork() end },
+  }
+  for way, expected in pairs(ways) do
+    for _, kind in ipairs { "run", "rpc" } do
+      local p = over("exec " .. AGENT):eval "function mark() end"
+      t.got(p:fork():run("mark")):close()
+      local near, failed = assert(near_end())
+      kit.kill(near, kit.SIGSTOP)
+      local process = expected[2](p)
+      if kind == "run" then
+        process:run("mark", function(err) failed = err or "no error" end)
+      else
+        process:rpc("mark", { on_error = function() end }):call(function(err) failed = err or "no error" end)
+      end
+      fork.step(0)
+      t.eq(failed, nil)
+      kit.kill(near, kit.SIGKILL)
+      t.within(10, function() return failed end)
+      t.eq({ way, kind, failed.code, failed.started }, { way, kind, expected[1], "no" })
+      p:close()
+    end
+  end
+end)
+
 -- The agent reads the word that the function is entered, and the handle that it sends at once, in one piece: run said
 -- "malformed frame" of three in four.
 story.test("a function that first of all sends a handle", function(t)

@@ -17,6 +17,7 @@
 #include "process_kit.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -131,6 +132,109 @@ static void test_an_answer_that_claims_descriptors_breaks_the_protocol(void **st
   assert_int_equal(s->run_error, MF_EPROTOCOL);
   mf_close(t, NULL, NULL);
   story_free(s);
+}
+
+/* ---- a hello that is overdue ---- */
+
+static char last_text[300];
+
+static void on_failed_run(mf_process *p, const mf_error *e, int fd, void *data) {
+  struct story *s = data;
+  s->runs++;
+  s->run_error = e ? e->code : 0;
+  s->run_started = e ? e->started : -1;
+  snprintf(last_text, sizeof last_text, "%s", e ? e->message : "");
+}
+
+static struct story *late;
+static int could_speak;
+
+/* Its hello comes between the last look at its socket and the signal, and the word that
+ * its function is entered, if it can say that. */
+static void speak_at_last(struct sim *sim, int pid, int signum) {
+  int far = sim->spawned_control;
+  could_speak = !sim->fd[sim->fd[far].peer].refused;
+  answer_hello(late, far, (uint64_t)pid);
+  sim_answer(sim, far, ANS_RUNNING, (uint64_t)pid, NULL, 0);
+}
+
+static void test_a_program_that_says_hello_as_it_is_killed(void **state) {
+  struct story *s = late = story_new();
+  mf_process *t;
+  could_speak = 0;
+  assert_int_equal(boot_exec(s->context, NULL, &t), 0);
+  assert_int_equal(mf_run(t, "f", on_failed_run, s), 0);
+  s->sim->on_kill = speak_at_last;
+  sim_advance(s->sim, HELLO_TIMEOUT_MS);
+  s->sim->on_kill = NULL;
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  assert_int_equal(s->run_error, MF_ETEMPLATE_START);
+  assert_int_equal(s->run_started, MF_STARTED_NO);
+  assert_false(could_speak);
+  sim_end_process(s->sim, s->sim->last_signal_pid, SIGKILL);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+static int timed_far;
+
+/* Between the last look and the moment from which nothing can be said. */
+static void enter_at_last(struct sim *sim, int fd) {
+  sim->on_refuse = NULL;
+  sim_answer(sim, timed_far, ANS_RUNNING, 600, NULL, 0);
+}
+
+/* It was given out as if it had been in time, with a socket that was shut. */
+static void test_a_function_that_is_entered_as_its_time_is_over(void **state) {
+  struct story *s = story_new();
+  mf_options o = MF_OPTIONS_INIT;
+  mf_process *t, *q;
+  int far;
+  t = make_template(s, &far);
+  o.timeout_ms = 100;
+  assert_int_equal(mf_fork_options(t, &o, &q), 0);
+  assert_int_equal(mf_run(q, "f", on_failed_run, s), 0);
+  execute_fork(s, t, far, q, 600, 1);
+  sim_run(s->sim);
+  timed_far = sim_far_end(s->sim, q->chan.fd);
+  s->sim->on_refuse = enter_at_last;
+  sim_advance(s->sim, 101);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, MF_ETIMEOUT);
+  assert_int_equal(s->run_started, MF_STARTED_UNKNOWN);
+  assert_int_equal(s->sim->last_signal, SIGKILL);
+  assert_int_equal(s->sim->last_signal_pid, 600);
+  sim_end_process(s->sim, 600, SIGKILL);
+  sim_run(s->sim);
+  close_both(q, t);
+  story_free(s);
+}
+
+/* It was said to be killed, and nobody knew whom; and to have closed its socket when a
+ * time limit was over. */
+static void test_a_socket_that_nobody_answers_on(void **state) {
+  for (int limited = 0; limited <= 1; limited++) {
+    struct story *s = story_new();
+    mf_options o = MF_OPTIONS_INIT;
+    mf_process *p;
+    int pair[2];
+    o.timeout_ms = limited ? 100 : 0;
+    assert_int_equal(s->sim->backend.ops->pair(&s->sim->backend, pair), 0);
+    assert_int_equal(process_take_up(s->context, &o, pair[0], &p), 0);
+    assert_int_equal(mf_run(p, "f", on_failed_run, s), 0);
+    sim_advance(s->sim, limited ? 101 : HELLO_TIMEOUT_MS);
+    assert_int_equal(s->run_error, limited ? MF_ETIMEOUT : MF_ETEMPLATE_START);
+    assert_int_equal(s->run_started, MF_STARTED_NO);
+    if (!limited)
+      assert_string_equal(last_text,
+                          "whoever has the other end of that socket sent no greeting for "
+                          "30 seconds, and the socket was closed: it is none that to_fd "
+                          "gave, or its process hangs");
+    mf_close(p, NULL, NULL);
+    s->sim->backend.ops->close(&s->sim->backend, &pair[1]);
+    sim_advance(s->sim, CLOSE_GRACE_MS);
+    story_free(s);
+  }
 }
 
 static void on_thrown(mf_process *p, const mf_error *e, int fd, void *data) {
@@ -416,6 +520,9 @@ int main(void) {
       cmocka_unit_test(test_an_errno_that_none_is),
       cmocka_unit_test(test_a_failed_start_has_one_name),
       cmocka_unit_test(test_a_default_template_that_has_failed_is_not_used_again),
+      cmocka_unit_test(test_a_program_that_says_hello_as_it_is_killed),
+      cmocka_unit_test(test_a_function_that_is_entered_as_its_time_is_over),
+      cmocka_unit_test(test_a_socket_that_nobody_answers_on),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),
       cmocka_unit_test(test_a_clone_lives_whose_template_fails_before_it_speaks),
       cmocka_unit_test(test_a_failure_of_no_command_is_malformed),

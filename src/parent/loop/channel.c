@@ -137,15 +137,26 @@ void channel_flush(struct channel *c) {
     }
     /* The other end is gone. What it wrote before may still be read: that decides. If it
      * is there all the same, it has to know that nothing more comes. */
-    c->write_closed = 1;
-    c->backend->ops->fall_silent(c->backend, c->fd);
-    c->events->on_unsent(c);
+    channel_stop_writing(c);
   }
   rewatch(c);
 }
 
+void channel_stop_writing(struct channel *c) {
+  if (c->write_closed)
+    return;
+  c->write_closed = 1;
+  if (c->fd >= 0)
+    c->backend->ops->fall_silent(c->backend, c->fd);
+  c->events->on_unsent(c);
+}
+
 int channel_written(const struct channel *c) {
   return outbox_empty(&c->out);
+}
+
+uint64_t channel_end(const struct channel *c) {
+  return c->write_closed ? UINT64_MAX : c->nwritten + c->out.nbytes;
 }
 
 int channel_put(struct channel *c, unsigned type, uint64_t id, const void *body,

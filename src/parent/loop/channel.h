@@ -85,6 +85,10 @@ void channel_attend(struct channel *c, int on);
 int channel_attended_fd(const struct channel *c);
 /* Everything queued has been taken by the kernel. */
 int channel_written(const struct channel *c);
+/* What c->nwritten is when all that was put by now has gone. */
+uint64_t channel_end(const struct channel *c);
+/* What is queued never goes, nor does what is put from now on. */
+void channel_stop_writing(struct channel *c);
 /* From now on never a byte past the frame under way. */
 void channel_exact(struct channel *c);
 /* Whoever gets the socket next takes descriptors: the kernel is not told to refuse them

@@ -207,6 +207,7 @@ static int send_fork(struct mf_process *p, struct mf_process *source, struct bat
 static void fork_was_sent(struct mf_process *p, struct mf_process *source) {
   int runs = p->finish.kind == FINISH_RUN;
   p->fork_number = source->nsent;
+  p->fork_end = channel_end(&source->chan);
   p->was_asked = 1;
   process_ask(source, p);
   if (p->is_thread && runs)

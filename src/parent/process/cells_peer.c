@@ -144,6 +144,12 @@ int cell_enter(struct mf_process *p, const struct event *e) {
   if (p->takes_word)
     process_set_pid(p, e->pid);
   p->forked = 1;
+  if (p->is_withdrawn) {
+    p->has_entered = 1;
+    p->eof = 1;
+    process_close_channel(p);
+    return 0;
+  }
   process_advance(p, p->nsent);
   p->finish.fd = channel_steal(&p->chan);
   if (p->finish.fd < 0) { /* it has ended, and was never made */
@@ -163,6 +169,8 @@ int cell_eof(struct mf_process *p, const struct event *e) {
   if (why == -EPROTO)
     return process_broken_at(origin_of_code(ORIGIN), p, "malformed frame");
   p->eof = 1;
+  if (p->is_withdrawn) /* it is we who have ended it, and who say what becomes of it */
+    return 0;
   registry_lose_default(p);
   if (p->forked) /* else there is nobody yet who could have forked */
     process_lose_source(p);

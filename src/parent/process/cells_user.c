@@ -90,6 +90,7 @@ int cell_run(struct mf_process *p, const struct event *e) {
   r = command_send(p, &c);
   if (r < 0)
     return r;
+  p->run_end = channel_end(&p->chan);
   channel_exact(&p->chan);
   expect_finish(p, FINISH_RUN, run->cb, run->data);
   process_trace_function(p, *run->function ? run->function : "(continued)");
@@ -199,15 +200,23 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
 
 /* Makes it certain whether the function was entered: from now on the process can't write
  * its *running* any more, without which it does not enter; what it wrote before is read.
- * One over there may have entered it already, or does before it hears of that. */
+ * One over there may have entered it already, or does before it hears of that. What has
+ * come by now came in time; what comes while it is refused has a socket that is of no
+ * use to anybody. */
 void process_withdraw(struct mf_process *p) {
   struct backend *s = p->context->backend;
   process_far_settle_socket(p);
+  channel_drain(&p->chan);
+  if (p->state != STARTING)
+    return;
   p->is_adrift |= p->far && !p->eof && far_link_is_up(p->far);
   if (p->chan.fd < 0)
     return;
+  p->is_withdrawn = 1;
   s->ops->refuse(s, p->chan.fd);
   channel_drain(&p->chan);
+  if (p->state == STARTING && !channel_written(&p->chan))
+    channel_stop_writing(&p->chan);
 }
 
 static void cancel(struct mf_process *p) {

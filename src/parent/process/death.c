@@ -49,12 +49,17 @@ static int is_on_its_way(const struct mf_process *p) {
   return p->far && (q ? !q->gone : is_cut_off || p->is_adrift);
 }
 
-/* Whether a function that p was told to run may have been entered, once its socket is
- * drained: no *running*, no entry, unless memory was too short to read it, or somebody
- * who still has the socket has buried it. */
+int process_was_told_to_run(const struct mf_process *p) {
+  const struct channel *asker = p->source ? &p->source->chan : NULL;
+  int is_withheld =
+      asker && asker->write_closed && asker->nwritten < p->fork_end; /* its FORK */
+  return p->state == STARTING && !is_withheld && p->chan.nwritten >= p->run_end;
+}
+
 int process_may_have_started(const struct mf_process *p) {
-  int unread = p->chan.unread || p->chan.undrained || is_on_its_way(p);
-  return p->state == STARTING && unread ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
+  int possible =
+      p->chan.unread || p->chan.undrained || p->has_entered || is_on_its_way(p);
+  return process_was_told_to_run(p) && possible ? MF_STARTED_UNKNOWN : MF_STARTED_NO;
 }
 
 /* p executes nothing any more: what it has not forked by now it never will. */
@@ -242,12 +247,11 @@ int process_broken_at(const char *origin, struct mf_process *p, const char *what
   if (p->greeting) /* of what was taken up it is not known whose the other end is */
     process_fail_at(
         origin, p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-        "%s does not speak moonfork's protocol (%s), and %s",
-        p->taken_up ? "whoever has the other end of that socket" : greeting_name(p, room),
+        "%s does not speak moonfork's protocol (%s), and %s", greeting_name(p, room),
         what, process_kill(p, SIGKILL) == 0 ? "was killed" : "the socket was closed");
   else
     process_fail_at(origin, p, MF_EPROTOCOL,
-                    p->state == STARTING ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
+                    process_was_told_to_run(p) ? MF_STARTED_UNKNOWN : MF_STARTED_NO, NULL,
                     "protocol error of the process: %s", what);
   return process_cast_off(p);
 }

@@ -40,6 +40,25 @@ static int is_overdue_hello(const struct mf_process *p) {
   return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
 }
 
+static void miss_hello(struct mf_process *p) {
+  char room[GREETING_NAME_MAX], hint[FAR_HINT_MAX];
+  int is_killed;
+  if (trace_is_on())
+    process_trace_mark(p, "timeout",
+                       TRACE_ARGS(TRACE_NUMBER("after_ms", HELLO_TIMEOUT_MS)));
+  if (p->state == STARTING)
+    process_withdraw(p);
+  is_killed = process_kill(p, SIGKILL) == 0;
+  process_fail(
+      p, MF_ETEMPLATE_START, process_may_have_started(p), NULL,
+      "%s sent no greeting for %d seconds, and %s%s%s%s", greeting_name(p, room),
+      HELLO_TIMEOUT_MS / 1000, is_killed ? "was killed" : "the socket was closed",
+      is_killed || !p->taken_up ? ""
+                                : ": it is none that to_fd gave, or its process hangs",
+      greeting_hint(p), process_far_hint(p, hint));
+  process_cast_off(p);
+}
+
 /* A hello, a status, or the end of one that was told to end is overdue. It may be the
  * host that was busy: what has come meanwhile counts. */
 static void on_response_timeout(struct deadline *d) {
@@ -49,15 +68,7 @@ static void on_response_timeout(struct deadline *d) {
   if (p->state == DEAD || deadline_at(&p->response_timeout) != UINT64_MAX)
     return;
   if (is_overdue_hello(p)) {
-    char room[GREETING_NAME_MAX], hint[FAR_HINT_MAX];
-    if (trace_is_on())
-      process_trace_mark(p, "timeout",
-                         TRACE_ARGS(TRACE_NUMBER("after_ms", HELLO_TIMEOUT_MS)));
-    process_fail(p, MF_ETEMPLATE_START, MF_STARTED_NO, NULL,
-                 "%s sent no greeting for %d seconds, and was killed%s%s",
-                 greeting_name(p, room), HELLO_TIMEOUT_MS / 1000, greeting_hint(p),
-                 process_far_hint(p, hint));
-    process_cast_off(p);
+    miss_hello(p);
   } else if (p->state == ENDING && !p->eof) {
     end_of_grace(p);
   } else if (p->state != RUNNING && p->state != DETACHED) {
@@ -174,6 +185,7 @@ int process_hear_return(struct mf_process *p) {
   if (!births_returned(p->births, p->slot, p->id))
     return 0;
   process_confirm_fork(p);
+  p->is_withdrawn = 0; /* its socket is at its end, whoever has shut it */
   process_event(p, &(struct event){EV_RUNNING, .pid = p->pid});
   return 1;
 }

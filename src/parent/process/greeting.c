@@ -28,7 +28,9 @@ int greeting_is_ours(const struct greeting *g) {
 
 const char *greeting_name(const struct mf_process *p, char *room) {
   if (!p->program)
-    return p->taken_up ? "the process that was taken up" : "the template";
+    return !p->taken_up  ? "the template"
+           : p->greeting ? "whoever has the other end of that socket"
+                         : "the process that was taken up";
   snprintf(room, GREETING_NAME_MAX,
            p->far ? "the command '%s'" : "the template program %s", p->program);
   return room;

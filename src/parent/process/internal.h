@@ -103,9 +103,13 @@ int process_thread_kill(struct mf_process *p);
 int process_has_threads(const struct mf_process *p);
 
 /* death.c */
-/* Whether a function that p was told to run may have been entered, once its socket is
- * drained: no *running*, no entry, unless memory was too short to read it, or somebody
- * who still has the socket has buried it. */
+/* All of the command has gone that tells p to run a function. If not, it never goes once
+ * p is given up: its channel is closed then, and so is that of its source, or the FORK
+ * may go yet. */
+int process_was_told_to_run(const struct mf_process *p);
+/* Whether such a function may have been entered, once its socket is drained: no
+ * *running*, no entry, unless memory was too short to read it, or somebody who still has
+ * the socket has buried it. */
 int process_may_have_started(const struct mf_process *p);
 /* p executes nothing any more: what it has not forked by now it never will. */
 void process_lose_source(struct mf_process *p);

@@ -146,6 +146,8 @@ struct mf_process {
   unsigned connects : 1;     /* its socket is a connection to its source's listener */
   unsigned is_early : 1;     /* it was forked without a socket (far_fork) */
   unsigned is_adrift : 1;    /* over there, and what it said last was not waited for */
+  unsigned is_withdrawn : 1; /* its function is to be entered no more */
+  unsigned has_entered : 1;  /* and was, all the same */
   unsigned attended : 1;     /* a call polls its socket, and asks for its end */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
   unsigned has_image : 1; /* it, or what it was forked from, may be one of hibernate's */
@@ -177,7 +179,9 @@ struct mf_process {
   uint64_t nsent, ndone;
   uint64_t
       nwork; /* nsent up to the last command that is no fork, and no question of ours */
-  uint64_t fork_number; /* of the FORK among the source's commands */
+  uint64_t fork_number;       /* of the FORK among the source's commands */
+  uint64_t fork_end, run_end; /* channel_end of who carries the FORK, the RUN; 0: no
+                                 channel has it for itself */
   uint64_t narg_bytes;
   struct batch *batch;
   struct {

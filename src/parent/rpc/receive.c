@@ -55,6 +55,10 @@ static int read_once(struct mf_rpc *rpc, int *budget) {
              "no free descriptor for the handles of a reply (limit nofile)");
     return 2;
   }
+  if (got <= 0 && rpc->silenced) {
+    rpc->read_out = 1;
+    return 2;
+  }
   if (got <= 0) {
     rpc_end_of_file(rpc);
     return 2;
@@ -142,6 +146,7 @@ static void silence(struct mf_rpc *rpc) {
   if (rpc->process->far || rpc->fd < 0)
     return;
   rpc->backend->ops->refuse(rpc->backend, rpc->fd);
+  rpc->silenced = 1;
   rpc_catch_up(rpc);
 }
 
