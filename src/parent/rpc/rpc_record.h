@@ -38,9 +38,9 @@ struct mf_rpc {
   unsigned full : 1;              /* the kernel takes no more for now */
   unsigned reading : 1, more : 1; /* more: messages may be there that nobody has taken */
   unsigned eof : 1, exited : 1, bye : 1;
-  unsigned untold : 1; /* nobody will ever tell of its end */
+  unsigned untold : 1;   /* nobody will ever tell of its end */
   unsigned silenced : 1; /* it can say nothing more */
-  unsigned read_out : 1; /* nor is there anything unread, or it has ended */
+  unsigned read_out : 1; /* so, or ended, and all that it said was read */
   unsigned closing : 1, end_put : 1, aborted : 1;
   unsigned ran : 1;              /* it was in its function */
   unsigned never_ready : 1;      /* by its own word */
