@@ -98,16 +98,24 @@ static int shorter(int ms, int than) { /* -1: no end */
 static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
   struct pollfd fds[2] = {{.fd = fd, .events = events},
                           {.fd = uv_backend_fd(&r->loop), .events = POLLIN}};
-  int ms = reactor_timeout(r), own = ms < 0 || (limit_ms >= 0 && limit_ms < ms);
-  if (ms == 0 && fd < 0) {
-    reactor_turn(r);
-    return 0;
+  int ms = reactor_timeout(r);
+  if (ms == 0) { /* before fd, which is asked for below in any case */
+    if (fd < 0)
+      reactor_turn(r);
+    else
+      reactor_turn_attending(r);
+    if (fd < 0 || !list_empty(&r->done))
+      return 0;
+    ms = reactor_timeout(r);
   }
-  int all_ms = own ? limit_ms : ms, attends = r->attended != NULL;
-  int n = fdwait(fds, 2, attends ? shorter(all_ms, ATTEND_MS) : all_ms);
+  int own = ms < 0 || (limit_ms >= 0 && limit_ms < ms), attends = r->attended != NULL;
+  int all_ms = own ? limit_ms : ms;
+  if (attends)
+    all_ms = shorter(all_ms, ATTEND_MS);
+  int n = fdwait(fds, 2, all_ms);
   if (n < 0)
     return -1;
-  if (n == 0 && attends) { /* a long sleep: nothing must go unnoticed, and once more */
+  if (n == 0 && attends && all_ms > 0) { /* a long sleep: nothing goes unnoticed */
     reactor_unattend(r, NULL);
     return 0;
   }
@@ -115,6 +123,7 @@ static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
     reactor_turn(r);
   return fd >= 0 && fds[0].revents != 0;
 }
+
 /* What libuv watches since its last turn is not in the backend's set yet. */
 static void prepare_to_sleep(struct reactor *r) {
   if (!r->turned || r->nwatches > 0)

@@ -259,6 +259,10 @@ void reactor_turn(struct reactor *r) {
   if (classes_at_work()) /* a message is half made, or half read */
     return;
   reactor_unattend(r, NULL);
+  reactor_turn_attending(r);
+}
+
+void reactor_turn_attending(struct reactor *r) {
   uv_run(&r->loop, UV_RUN_NOWAIT);
   r->turned = 1;
   mf_reap(&r->loop);

@@ -104,6 +104,8 @@ int reactor_first_had_own_fds(void);
 int reactor_let_go(lua_State *L);
 /* One turn without waiting; calls no Lua. */
 void reactor_turn(struct reactor *r);
+/* The same while the caller polls for the attended one. */
+void reactor_turn_attending(struct reactor *r);
 /* The loop need not watch the process, for a call that polls its socket begins; until the
  * loop turns, or another process is attended. */
 void reactor_attend(struct reactor *r, mf_process *process);

@@ -25,6 +25,7 @@ extern char **environ;
 
 enum {
   LATE_MS = 1,
+  UNHEARD_MS = 2, /* ends that nobody waits for are told so much later at most */
   MANY = LINK_FORKS_MAX / 2, /* forks under way without a socket: all is busy */
   FEW = LINK_FORKS_MAX / 4,  /* the template may run out of them */
   PAUSE_STEP_US = 20,
@@ -44,6 +45,7 @@ static size_t nquiet;     /* those that wait for on_quiet */
 static unsigned pause_us; /* for more ends to come, where forks are many */
 static unsigned nheard;   /* of those that are reaped, who could have said something */
 static uv_timer_t late;
+static int is_row; /* of forks one at a time: nobody waits for an end */
 
 static void end(int status) {
   mux_flush(&mux);
@@ -70,6 +72,10 @@ static void on_quiet(struct mux *m) {
   hold_back(); /* those that ended meanwhile */
 }
 
+static int is_birth_near(unsigned ms) {
+  return mux.passed_ms && mux_now_ms(&mux) - mux.passed_ms <= ms;
+}
+
 static void put_late(void) {
   if (buf_put(&mux.out, buf_peek(&tables.ended), nlate) < 0)
     mux_break(&mux, "not enough memory");
@@ -78,15 +84,13 @@ static void put_late(void) {
   uv_timer_stop(&late);
 }
 
-static void on_late(uv_timer_t *t) {
-  put_late();
-}
+static void on_late(uv_timer_t *t);
 
 /* While a clone is being born, which is told in a moment, reports of others go with that:
  * a message less, and the processor stays with the template. */
 static void pass_late(void) {
-  int is_birth_near = mux.passed_ms && mux_now_ms(&mux) - mux.passed_ms <= LATE_MS;
-  if (nlate && (!is_birth_near || mux_backlog(&mux) > 0))
+  int waits = is_row || is_birth_near(LATE_MS);
+  if (nlate && (!waits || mux_backlog(&mux) > 0))
     put_late();
   else if (nlate && !uv_is_active((uv_handle_t *)&late))
     uv_timer_start(&late, on_late, LATE_MS, 0);
@@ -124,6 +128,35 @@ static void reap(void) {
     nlate = buf_size(&tables.ended);
   if (gathers)
     choose_pause();
+}
+
+/* While nobody waits for ends they are looked for with each return that is told, and told
+ * with the next: they wake nobody. */
+static void set_row(int on) {
+  if (on == is_row)
+    return;
+  is_row = on && turn_hear_children(&turn, 0) == 0;
+  if (is_row)
+    uv_timer_start(&late, on_late, UNHEARD_MS, 0);
+  else
+    (void)turn_hear_children(&turn, 1);
+}
+
+static void on_late(uv_timer_t *t) {
+  if (is_row && !is_birth_near(UNHEARD_MS))
+    set_row(0);
+  reap();
+  put_late();
+  if (is_row)
+    uv_timer_start(&late, on_late, UNHEARD_MS, 0);
+}
+
+/* What is told is written. */
+static void look_for_ends(void) {
+  reap();
+  uv_timer_start(&late, on_late, UNHEARD_MS, 0);
+  if (mux_backlog(&mux) > 0)
+    mux_after(&mux);
 }
 
 static void on_end_of(struct tables *t, pid_t pid, int has_returned) {
@@ -170,7 +203,11 @@ static const struct tables_ops tables_ops = {watch_pidfd, on_birth, on_end_of};
 
 /* ---- the template ---- */
 
+/* Where no other clone is being born, ends are told at once from now on: who has forked
+ * waits for this one's, perhaps. */
 static void before_end(struct intake *i) {
+  if (i->nwaiting <= 1)
+    mux.passed_ms = 0;
   if (tables_put_news(&tables, &mux.out) < 0 || tables_put_returns(&tables, &mux.out) < 0)
     mux_break(&mux, "not enough memory");
 }
@@ -179,7 +216,9 @@ static const struct intake_ops intake_ops = {before_end};
 
 static int take_fork(struct mux *m, uint32_t channel, const struct link_fork *fork,
                      unsigned char *command) {
-  return intake_take(&intake, channel, fork, command);
+  int is_bare = intake_take(&intake, channel, fork, command);
+  set_row(is_bare && intake.is_row && intake.nwaiting == 1);
+  return is_bare;
 }
 
 static void on_command(struct mux *m) {
@@ -250,6 +289,7 @@ static int greet(const struct link_frame *f) {
 static int take_kill(const struct link_frame *f) {
   uint32_t v[3];
   int pidfd, tree;
+  set_row(0); /* its end is wanted */
   if (link_numbers(f, v, 3) < 0 || v[1] > 1024)
     return -EPROTO;
   pid_t pid = tables_pid(&tables, v[0], &pidfd, &tree);
@@ -366,11 +406,14 @@ static int take_stream(int *ret_r, int *ret_w) {
 
 static void after(struct turn *t) {
   pass_late();
+  int looks = is_row && mux_backlog(&mux) > 0;
   mux_after(&mux);
   if (mux.is_deaf) { /* the near end is gone; what it has said last is read */
     mux_read(&mux);
     end(0);
   }
+  if (looks)
+    look_for_ends();
 }
 
 int remote_agent(const char *template_program) {

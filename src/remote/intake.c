@@ -240,8 +240,10 @@ int intake_take(struct intake *i, uint32_t channel, const struct link_fork *fork
                 unsigned char *command) {
   struct frame f;
   if (i->fd < 0 || frame_decode(&f, command, CMD_FORK, CMD_FORK) < 0 || f.nfds != 1 ||
-      f.flags || f.length != fork->n - FRAME_HEADER_SIZE)
+      (f.flags & ~FRAME_ROW) || f.length != fork->n - FRAME_HEADER_SIZE)
     return 0;
+  i->is_row = f.flags != 0;
+  f.flags = 0;
   end_place(i, fork->table, fork->index);
   if (i->nwaiting == LINK_FORKS_MAX)
     forget_unwanted(i);

@@ -35,6 +35,7 @@ struct intake {
   int may;        /* the template has said that the next FORK may be without a socket */
   uint64_t asked; /* the id of the FORK that asks it; 0: none */
   unsigned nunanswered; /* forks since then */
+  int is_row;           /* the last FORK said that nobody waits for an end */
   struct waiting waiting[LINK_FORKS_MAX];
   unsigned nwaiting;
   pid_t silent[LINK_FORKS_MAX]; /* those that have told their return, lately */

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -463,6 +464,9 @@ static int make_socket(struct mux *m, uint32_t token) {
     return r; /* on_unmade_end follows */
   pending[npending].at = nwritten + buf_size(&side_out);
   pending[npending++].fd = pair[0];
+  if (page)
+    page->nsockets++;
+  atomic_thread_fence(memory_order_release); /* before ntold */
   if (link_put(&side_out, LINK_SOCKET, 0, &token, 1) < 0)
     mux_break(m, "not enough memory");
   before_local(m);

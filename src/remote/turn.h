@@ -43,6 +43,8 @@ int turn_look(struct turn *t, void (*visit)(struct turn_watch *w, int events));
 /* on_child when children have ended: theirs is to be waited for until there is none. 0 or
  * -errno. */
 int turn_watch_children(struct turn *t, void (*on_child)(void));
+/* Whether on_child is called from now on. What has ended meanwhile counts. 0 or -errno. */
+int turn_hear_children(struct turn *t, int hears);
 /* One turn. waits: until there is something to do. */
 void turn_once(struct turn *t, int waits);
 /* For ever: an end ends with _exit. */

@@ -143,6 +143,11 @@ int turn_watch_children(struct turn *t, void (*on_child)(void)) {
   return e->signals < 0 ? e->signals : add(e, &e->children, e->signals);
 }
 
+int turn_hear_children(struct turn *t, int hears) {
+  struct turn_epoll *e = t->impl;
+  return turn_watch(t, &e->children, e->signals, hears ? TURN_READ : 0);
+}
+
 /* Until a timer is due, or -1. */
 static int patience(const struct turn *t) {
   return uv_loop_alive(t->loop) ? uv_backend_timeout(t->loop) : -1;

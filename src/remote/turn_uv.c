@@ -120,6 +120,10 @@ int turn_watch_children(struct turn *t, void (*on_child)(void)) {
   return uv_signal_start(&u->children, on_signal, SIGCHLD);
 }
 
+int turn_hear_children(struct turn *t, int hears) {
+  return 0; /* always */
+}
+
 void turn_once(struct turn *t, int waits) {
   uv_run(t->loop, waits ? UV_RUN_ONCE : UV_RUN_NOWAIT);
 }

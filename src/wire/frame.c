@@ -48,8 +48,9 @@ int frame_decode(struct frame *ret_f, const unsigned char in[FRAME_HEADER_SIZE],
                  unsigned first_type, unsigned last_type) {
   uint32_t length = get32(in);
   uint16_t flags = (uint16_t)get16(in + 6);
-  unsigned known =
-      in[4] == CMD_FORK ? FRAME_MORE | FRAME_BARE | FRAME_TELL | FRAME_ASK : FRAME_MORE;
+  unsigned known = in[4] == CMD_FORK
+                       ? FRAME_MORE | FRAME_BARE | FRAME_TELL | FRAME_ASK | FRAME_ROW
+                       : FRAME_MORE;
   if (length > FRAME_BODY_MAX || in[5] > FRAME_FDS_MAX || (flags & ~known))
     return ORIGINAL(-EPROTO);
   if (in[4] < first_type || in[4] > last_type)

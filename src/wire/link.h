@@ -46,7 +46,8 @@ enum link_type {
   LINK_WINDOW_MORE, /* u32: so many bytes more may come on the channel */
   LINK_END,         /* of the channel: no byte follows in this direction */
   LINK_RESET,       /* of the channel: nobody reads what comes in the other one */
-  LINK_KILL,        /* u32 serial, u32 signal, u32 1: its whole tree */
+  LINK_KILL,        /* u32 serial, u32 signal, u32 1: its whole tree; signal 0: an end is
+                       waited for */
   LINK_TREE,        /* u32 table, u32 count, u32 index: who is born there leads a group */
   LINK_DROP,        /* u32 table: nobody is born there any more */
   LINK_BORN,        /* u32 table, u32 index, u32 serial, u32 pid */

@@ -34,7 +34,8 @@ struct link_page {
   /* Of channel 1: bytes that the near end has read from the program's socket; and how many
    * may go over in all, those of LINK_FORK included. */
   volatile uint64_t nroot, root_limit;
-  volatile uint64_t ntold; /* bytes for the program there, before they are written */
+  volatile uint64_t ntold;    /* bytes for the program there, before they are written */
+  volatile uint64_t nsockets; /* LINK_SOCKET among them, before they are counted there */
   /* Bytes of the side, as in nsaid, modulo 2^32: what follows from them stands in the stream. */
   _Atomic uint32_t npassed;
   _Atomic uint32_t is_claimed; /* the stream is the near end's alone */

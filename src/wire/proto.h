@@ -39,6 +39,7 @@ enum { FRAME_MORE = 1 };              /* the body goes on in the next frame */
 enum { FRAME_BARE = 2 };              /* FORK of an agent: no socket comes with it (INTAKE_...) */
 enum { FRAME_TELL = 4 };              /* and that its function has returned is told */
 enum { FRAME_ASK = 8 };               /* FORK of an agent: may the next one be bare? */
+enum { FRAME_ROW = 16 };              /* FORK to an agent: nobody waits for an end now */
 #define PROTO_PAYLOAD_MAX (UINT64_C(4) << 30) /* a body in parts, and all arguments */
 
 /* Parent to process. "str" is u32 length + bytes; PROTO_NO_STR as length: none. */

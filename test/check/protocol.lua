@@ -61,6 +61,7 @@ local written = {
   FRAME_BARE = {"2", "bit 1"},
   FRAME_TELL = {"4", "bit 2"},
   FRAME_ASK = {"8", "bit 3"},
+  FRAME_ROW = {"16", "bit 4"},
   HELLO_TREE = {"1", "`HELLO_TREE`, 1"},
   FAILURE_TEXT_MAX = {"64 * 1024", "65,536"},
   FAILURE_VALUE_MAX = {"120 * 1024", "122,880"},

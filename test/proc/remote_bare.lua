@@ -158,6 +158,42 @@ story.test("ends that are told together are each one's own, and calls go on mean
   p:close()
 end)
 
+-- In a row of forks one at a time the agent told of ends with the next fork, and had no ear for children: who
+-- waits for one all the same is told of it.
+story.test("after a row of forks that nobody waited for, an end is told to who waits", function(t)
+  local p = permitted(far [[
+    function nothing() end
+    function left() os.exit(7) end
+    function spins() while true do end end
+  ]])
+  local last
+  for round = 1, 20 do
+    for _ = 1, 10 do
+      local clone = p:fork()
+      clone:run("nothing"):close()
+      clone:close()
+    end
+    local clone, dies = p:fork(), p:fork()
+    if round % 2 == 0 then
+      clone:run("nothing"):close()
+    else
+      t.got(clone:run "left"):close()
+    end
+    t.eq({ round, clone:wait().code }, { round, round % 2 == 0 and 0 or 7 })
+    clone:close()
+    dies:run("spins", function() end)
+    t.within(10, function() return dies:pid() end)
+    dies:kill "KILL"
+    t.eq(dies:wait().signal, 9)
+    dies:close()
+    if last then t.eq(last:wait().code, 0) last:close() end
+    last = p:fork()
+    last:run("nothing"):close()
+  end
+  last:close()
+  p:close()
+end)
+
 story.test("a command between two forks, and hooks of the template's, hold for the next clone", function(t)
   local p = permitted(far "value = 1 function tell(s) s:write(value) end")
   for i = 2, 6 do

@@ -360,6 +360,92 @@ static void test_forks_that_the_program_writes_itself(void **state) {
   story_free(s);
 }
 
+static void fork_and_end(struct story *s, struct far_link *far, int near_end) {
+  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
+  struct far_fork fork;
+  uint32_t before = told;
+  assert_int_equal(far_fork(far, &fork, &command, "ork", 4), 0);
+  far_fork_attend(far, &fork, 0);
+  say(s, near_end, LINK_ENDED, &fork.token, 1);
+  sim_run(s->sim);
+  assert_int_equal(told, before + 1);
+  far_fork_forget(far, &fork);
+}
+
+/* The report of each end was on the way of the next fork, though nobody waited for it. Who
+ * forks one after the other, and waits for none, says so; and says so no more when it
+ * waits. */
+static void test_a_row_of_forks_is_said_to_be_one(void **state) {
+  struct story *s = story_new();
+  int near_end, far_end;
+  mf_process *t = make_far_template(s, &near_end, &far_end);
+  struct far_link *far = t->far;
+  struct far_ops ops = *far->ops;
+  ops.on_socket = on_unmade_socket;
+  far->ops = &ops;
+  far->is_listening = 0; /* nobody waits for an end */
+  far->page->takes_forks = 1;
+  far->page->root_limit = 1 << 20;
+  for (int round = 0; round < 2; round++) {
+    for (int i = 0; i < 4; i++) {
+      assert_int_equal(far_fork_is_row(far), 0);
+      fork_and_end(s, far, near_end);
+    }
+    assert_int_equal(far_fork_is_row(far), 1);
+    uint64_t nsaid = far->page->nsaid;
+    far_link_listen(far);
+    assert_int_equal(far->page->nsaid - nsaid, LINK_HEADER_SIZE + 3 * sizeof(uint32_t));
+    far_link_listen(far); /* once is enough */
+    assert_int_equal(far->page->nsaid - nsaid, LINK_HEADER_SIZE + 3 * sizeof(uint32_t));
+    far->is_listening = 0;
+  }
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
+/* Who polls for the answer of its fork itself needs no loop that watches for it, in which
+ * each answer took four system calls; who has asked and does not poll does. */
+static void test_an_answer_that_is_polled_for_is_not_watched(void **state) {
+  struct story *s = story_new();
+  int near_end, far_end;
+  mf_process *t = make_far_template(s, &near_end, &far_end);
+  struct far_link *far = t->far;
+  struct far_ops ops = *far->ops;
+  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
+  struct far_fork forks[2];
+  ops.on_socket = on_unmade_socket;
+  far->ops = &ops;
+  far->is_listening = 0; /* nobody waits for an end */
+  far->page->takes_forks = 1;
+  far->page->root_limit = 1 << 20;
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(far_fork(far, &forks[i], &command, "ork", 4), 0);
+    far_fork_attend(far, &forks[i], i == 0);
+    assert_int_equal(far->watch.events, i == 0 ? WATCH_HANGUP : WATCH_READ);
+    assert_int_equal(far_fork_attended_fd(far, &forks[i]), i == 0 ? far->fd : -1);
+  }
+  told = 0;
+  say(s, near_end, LINK_ENDED, &forks[1].token, 1);
+  sim_run(s->sim);
+  assert_int_equal(told, 1);
+  assert_int_equal(far->watch.events, WATCH_HANGUP);
+  say(s, near_end, LINK_ENDED, &forks[0].token, 1);
+  sim_run(s->sim);
+  assert_int_equal(told, 1);
+  context_enter(far->context);
+  far_link_look(far);
+  context_leave(far->context);
+  assert_int_equal(told, 2);
+  far_fork_forget(far, &forks[0]);
+  far_fork_forget(far, &forks[1]);
+  assert_int_equal(far_fork(far, &forks[0], &command, "ork", 4), 0);
+  far_fork_attend(far, &forks[0], 1);
+  far_fork_forget(far, &forks[0]); /* its answer comes all the same */
+  assert_int_equal(far->watch.events, WATCH_READ);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_processes_of_a_link_learn_of_its_end_over_turns),
@@ -368,6 +454,8 @@ int main(void) {
       cmocka_unit_test(test_who_was_closed_is_not_waited_for),
       cmocka_unit_test(test_forgotten_forks_count_until_they_are_answered),
       cmocka_unit_test(test_forks_that_the_program_writes_itself),
+      cmocka_unit_test(test_a_row_of_forks_is_said_to_be_one),
+      cmocka_unit_test(test_an_answer_that_is_polled_for_is_not_watched),
       cmocka_unit_test(test_the_slot_of_a_far_process_is_not_given_away),
   };
   return cmocka_run_group_tests_name("far link", tests, NULL, NULL);

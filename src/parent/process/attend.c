@@ -11,6 +11,8 @@ static void attend(struct mf_process *p, int on) {
     return; /* the life of a thread is the loop's */
   p->attended = (unsigned)on;
   channel_attend(&p->chan, on);
+  if (p->is_early && p->far)
+    far_fork_attend(p->far, &p->far_fork, on);
   if (on || p->state == DEAD)
     return;
   if (p->pid > 0)
@@ -24,13 +26,19 @@ void mf_attend(mf_process *p, int on) {
 }
 
 int mf_attended_fd(const mf_process *p) {
-  return p->attended ? channel_attended_fd(&p->chan) : -1;
+  if (!p->attended)
+    return -1;
+  if (p->is_early && p->far && p->far_fork.token)
+    return far_fork_attended_fd(p->far, &p->far_fork);
+  return channel_attended_fd(&p->chan);
 }
 
 void mf_look(mf_process *p) {
   struct context *ctx = p->context;
   context_enter(ctx);
-  if (channel_attended_fd(&p->chan) >= 0) {
+  if (p->is_early && p->far && p->far_fork.token) {
+    far_link_look(p->far);
+  } else if (channel_attended_fd(&p->chan) >= 0) {
     channel_ready(&p->chan, WATCH_READ);
     process_try_detach(p);
   } else {

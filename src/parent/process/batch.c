@@ -140,6 +140,7 @@ static int fork_early(struct mf_process *p, struct mf_process *source,
   buf_consume(&batch->commands, commands);
   size_t n = buf_size(&batch->options);
   struct frame f = {.type = CMD_FORK, .nfds = 1, .id = p->id, .length = (uint32_t)n};
+  f.flags = far_fork_is_row(p->far) ? FRAME_ROW : 0;
   struct process_command fork = {
       .type = CMD_FORK, .id = p->id, .body = buf_peek(&batch->options), .length = n};
   frame_encode(header, &f);
@@ -147,6 +148,7 @@ static int fork_early(struct mf_process *p, struct mf_process *source,
   births_place(p->births, p->slot, &command.table, &command.index);
   if (far_fork(p->far, &p->far_fork, &command, fork.body, n) < 0)
     return 0;
+  far_fork_attend(p->far, &p->far_fork, p->attended);
   process_open_to_fds(p);
   p->is_early = 1;
   p->was_asked = 1;

@@ -59,8 +59,9 @@ struct far_process *far_born(const struct far_link *far, uint32_t id, uint32_t i
 /* ---- when it is listened to ---- */
 
 static unsigned wanted_now(const struct far_link *far) {
-  int is_needed = !far->has_root || far->is_listening || far->nawaited || far->nasked ||
-                  far->nmeasured || far->nknown > UNREAD_MAX;
+  int is_needed = !far->has_root || far->is_listening || far->nawaited ||
+                  far->nasked > (far->attended != NULL) || far->nmeasured ||
+                  far->nknown > UNREAD_MAX;
   return (is_needed ? WATCH_READ : WATCH_HANGUP) |
          (buf_size(&far->out) ? WATCH_WRITE : 0u);
 }
@@ -80,11 +81,14 @@ void far_link_watch(struct far_link *far) {
  * it. It is read with the next words of any process. */
 void far_link_listen(struct far_link *far) {
   far->is_listening = 1;
+  far_fork_end_row(far);
   watch(far, wanted_now(far));
 }
 
 static void on_waking(struct task *t) {
   struct far_link *far = list_entry(t, struct far_link, waking);
+  if (far->nawaited)
+    far_fork_end_row(far);
   watch(far, wanted_now(far));
 }
 
@@ -362,9 +366,9 @@ static int read_piece(struct far_link *far) {
     return 0;
   int truncated = 0;
   struct fdset fds;
-  struct iovec iov = {buf_reserve(&far->in, READ_MAX), READ_MAX};
+  size_t size = far_fork_make_room(far, READ_MAX);
+  struct iovec iov = {buf_reserve(&far->in, size), size};
   fdset_init(&fds);
-  far_fork_make_room(far);
   ssize_t n =
       iov.iov_base ? b->ops->recv(b, far->fd, &iov, 1, &fds, &truncated) : -ENOMEM;
   int is_cut = fds.n > 0 || truncated; /* a read ends with a descriptor */
@@ -379,14 +383,19 @@ static int read_piece(struct far_link *far) {
   far->nheard += (uint64_t)n;
   if (take_all(far) < 0)
     lose(far, "its near end does not keep to the protocol, or memory is short");
-  return n == READ_MAX || is_cut;
+  return (size_t)n == size || is_cut;
+}
+
+/* As memory says: an end of the near end's the loop notices. */
+static int has_more(const struct far_link *far) {
+  return !far->page || !far->nheard || far->page->ntold != far->nheard;
 }
 
 /* One that never ends must not keep the loop: what is left is read in the next turn. */
 void far_link_read(struct far_link *far) {
-  if (far->nforks && far->page->ntold == far->nheard)
-    return; /* as memory says: where forks are under way it is asked for often */
-  while (read_piece(far))
+  if (!has_more(far))
+    return;
+  while (read_piece(far) && has_more(far))
     if (!context_step(far->context, PHASE_READ)) {
       context_task(far->context, PHASE_READ, &far->reading);
       return;
@@ -449,9 +458,17 @@ static void on_ready(struct watch *w, unsigned events) {
   if (events & WATCH_WRITE)
     far_link_flush(far);
   read_piece(far);
+  far_fork_tell(far);
   if (events & WATCH_READ)
     watch(far, wanted_now(far));
   context_leave(ctx);
+  far_link_drop(&far);
+}
+
+void far_link_look(struct far_link *far) {
+  far_link_hold(far);
+  read_piece(far);
+  far_fork_tell(far);
   far_link_drop(&far);
 }
 

@@ -78,6 +78,8 @@ void far_link_read(struct far_link *far);
 /* An end is waited for: what it tells wakes the program until it is told of nothing that
  * anybody waits for. */
 void far_link_listen(struct far_link *far);
+/* What is there now is read and told, inside of an event. */
+void far_link_look(struct far_link *far);
 /* The connection is lost, or never was. */
 int far_link_is_lost(const struct far_link *far);
 /* The agent has greeted. */
@@ -121,10 +123,17 @@ void far_fork_prepare(struct far_link *far);
  * that were written to the far template's control socket, which it must not overtake. */
 int far_fork_may(const struct far_link *far, size_t size, uint64_t nroot);
 /* A FORK to the far template, with a descriptor for a socket that nobody has yet: its
- * slot, its header, and the body. Takes the next token.
+ * slot, its header, and the body. Takes the next token. far_fork_attend is to follow.
  * on_socket follows, unless far_fork_forget is called. 0 or -errno: it was not sent. */
 int far_fork(struct far_link *far, struct far_fork *fork, struct link_fork *command,
              const void *body, size_t nbody);
+/* Whether the next FORK is to say that nobody waits for an end: the last ones were forked
+ * one at a time, and none was waited for. */
+int far_fork_is_row(struct far_link *far);
+/* Whether the caller polls for its answer; else the loop watches for it. */
+void far_fork_attend(struct far_link *far, struct far_fork *fork, int on);
+/* What the caller polls for; -1: nothing, the loop watches. */
+int far_fork_attended_fd(const struct far_link *far, const struct far_fork *fork);
 /* It has come, or ended: the socket (the caller's), or -1. */
 int far_fork_take(struct far_link *far, struct far_fork *fork);
 /* Nobody wants its socket any more, neither of them. */

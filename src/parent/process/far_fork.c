@@ -7,6 +7,9 @@
 #include "parent/process/far_link.h"
 #include "wire/link_early.h"
 #include <errno.h>
+#include <stdatomic.h>
+
+enum { ROW_MIN = 4 }; /* forks, before it is told that nobody waits for ends */
 
 static struct far_fork *find(const struct far_link *far, uint32_t token) {
   for (struct list *it = far->forks.next; it != &far->forks; it = it->next) {
@@ -86,6 +89,32 @@ static int write_side(struct far_link *far, const struct link_fork *command,
   return -EAGAIN;
 }
 
+void far_fork_attend(struct far_link *far, struct far_fork *fork, int on) {
+  if (on && fork->token && !fork->is_told)
+    far->attended = fork;
+  else if (far->attended == fork)
+    far->attended = NULL;
+  far_link_watch(far);
+}
+
+int far_fork_attended_fd(const struct far_link *far, const struct far_fork *fork) {
+  return far->attended == fork ? far->fd : -1;
+}
+
+int far_fork_is_row(struct far_link *far) {
+  far->is_row =
+      far->nrow >= ROW_MIN && !far->nasked && !far->nawaited && !far->is_listening;
+  return far->is_row;
+}
+
+void far_fork_end_row(struct far_link *far) {
+  static const uint32_t no_signal[3] = {LINK_SERIAL_ROOT, 0, 0};
+  far->nrow = 0;
+  if (far->is_row)
+    far_tell(far, LINK_KILL, no_signal, 3);
+  far->is_row = 0;
+}
+
 int far_fork(struct far_link *far, struct far_fork *fork, struct link_fork *command,
              const void *body, size_t nbody) {
   command->token = far->last_token + 1 ? far->last_token + 1 : 1;
@@ -104,11 +133,13 @@ int far_fork(struct far_link *far, struct far_fork *fork, struct link_fork *comm
   list_push(&far->forks, &fork->link);
   far->nforks++;
   far->nasked++;
-  far_link_watch(far);
+  far->nrow++;
   return 0;
 }
 
 static void end(struct far_link *far, struct far_fork *fork) {
+  if (far->attended == fork)
+    far_fork_attend(far, fork, 0);
   list_remove(&fork->link);
   far->nforks--;
   fork->token = 0;
@@ -138,7 +169,7 @@ void far_fork_forget(struct far_link *far, struct far_fork *fork) {
 
 /* ---- what the near end tells ---- */
 
-void far_fork_make_room(struct far_link *far) {
+static void make_room(struct far_link *far) {
   for (struct list *it = far->forks.next; it != &far->forks && !far->lender;
        it = it->next) {
     struct far_fork *fork = list_entry(it, struct far_fork, link);
@@ -147,6 +178,14 @@ void far_fork_make_room(struct far_link *far) {
   }
   if (far->lender)
     close_dead(far, far->lender);
+}
+
+size_t far_fork_make_room(struct far_link *far, size_t most) {
+  uint64_t n = far->page ? far->page->ntold - far->nheard : 0;
+  atomic_thread_fence(memory_order_acquire);
+  if (n == 0 || far->page->nsockets != far->nsockets)
+    make_room(far);
+  return n == 0 || n > most ? most : (size_t)n;
 }
 
 /* The number that was made free is another's now, or that fork's again. */
@@ -175,6 +214,8 @@ void far_fork_keep_sockets(struct far_link *far, struct fdset *fds, int truncate
 }
 
 static void tell_later(struct far_link *far, struct far_fork *fork, int fd) {
+  if (far->attended == fork)
+    far->attended = NULL;
   fork->fd = fd;
   fork->is_told = 1;
   context_task(far->context, PHASE_WORK, &far->task);
@@ -202,6 +243,7 @@ int far_fork_take_socket(struct far_link *far, const struct link_frame *f) {
   if (link_numbers(f, &token, 1) < 0 || far->sockets.n == 0 || far->nasked == 0)
     return -EPROTO;
   far->nasked--;
+  far->nsockets++;
   int fd = next_socket(far);
   fork = find(far, token);
   if (fork && fork->is_told)

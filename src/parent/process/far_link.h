@@ -47,13 +47,16 @@ struct far_link {
   /* Forks whose socket is not made: those that wait for it, or for its end. */
   struct list forks;
   unsigned nforks,
-      nasked;      /* nasked: those whose answer has not come, forgotten ones too */
-  uint64_t nheard; /* bytes of the side */
+      nasked; /* nasked: those whose answer has not come, forgotten ones too */
+  uint64_t nheard, nsockets; /* bytes of the side; LINK_SOCKET among them */
   uint32_t last_token;
-  uint64_t nforked;        /* bytes of all commands that went without a socket */
-  struct fdset sockets;    /* that have come, before their frame is read */
-  int dead;                /* a socket whose other end is closed; -1: there is none */
-  struct far_fork *lender; /* whose number has been made free */
+  uint64_t nforked;          /* bytes of all commands that went without a socket */
+  struct fdset sockets;      /* that have come, before their frame is read */
+  int dead;                  /* a socket whose other end is closed; -1: there is none */
+  struct far_fork *lender;   /* whose number has been made free */
+  struct far_fork *attended; /* whose answer is polled for, not by the loop; or NULL */
+  unsigned nrow;             /* forks since an end was waited for */
+  int is_row;                /* the agent was told that nobody waits */
 };
 
 /* What is to be told goes, as far as the near end takes it. */
@@ -61,10 +64,13 @@ void far_link_flush(struct far_link *far);
 /* Whether what it tells wakes the program has perhaps changed. */
 void far_link_watch(struct far_link *far);
 
-/* The side is about to be read, on which a socket may come: there is a number for it. */
-void far_fork_make_room(struct far_link *far);
+/* The side is about to be read: so many bytes, at most. If a socket may come with them
+ * there is a number for it; for one behind them there is perhaps none. */
+size_t far_fork_make_room(struct far_link *far, size_t most);
 /* It has been read. Takes fds. */
 void far_fork_keep_sockets(struct far_link *far, struct fdset *fds, int truncated);
+/* An end is waited for: the agent tells of ends at once. */
+void far_fork_end_row(struct far_link *far);
 /* LINK_SOCKET, LINK_ENDED. 0 or -EPROTO. */
 int far_fork_take_socket(struct far_link *far, const struct link_frame *f);
 int far_fork_take_end(struct far_link *far, const struct link_frame *f);
