@@ -45,7 +45,8 @@ static size_t nquiet;     /* those that wait for on_quiet */
 static unsigned pause_us; /* for more ends to come, where forks are many */
 static unsigned nheard;   /* of those that are reaped, who could have said something */
 static uv_timer_t late;
-static int is_row; /* of forks one at a time: nobody waits for an end */
+static int is_row;     /* of forks one at a time: nobody waits for an end */
+static int is_forking; /* a FORK of that row was passed on in this turn */
 
 static void end(int status) {
   mux_flush(&mux);
@@ -130,8 +131,8 @@ static void reap(void) {
     choose_pause();
 }
 
-/* While nobody waits for ends they are looked for with each return that is told, and told
- * with the next: they wake nobody. */
+/* While nobody waits for ends they are looked for when a FORK is passed on, and told with
+ * its return: they wake nobody. */
 static void set_row(int on) {
   if (on == is_row)
     return;
@@ -151,8 +152,9 @@ static void on_late(uv_timer_t *t) {
     uv_timer_start(&late, on_late, UNHEARD_MS, 0);
 }
 
-/* What is told is written. */
+/* The template forks, and nobody waits for us. */
 static void look_for_ends(void) {
+  is_forking = 0;
   reap();
   uv_timer_start(&late, on_late, UNHEARD_MS, 0);
   if (mux_backlog(&mux) > 0)
@@ -218,6 +220,7 @@ static int take_fork(struct mux *m, uint32_t channel, const struct link_fork *fo
                      unsigned char *command) {
   int is_bare = intake_take(&intake, channel, fork, command);
   set_row(is_bare && intake.is_row && intake.nwaiting == 1);
+  is_forking = is_row;
   return is_bare;
 }
 
@@ -406,13 +409,12 @@ static int take_stream(int *ret_r, int *ret_w) {
 
 static void after(struct turn *t) {
   pass_late();
-  int looks = is_row && mux_backlog(&mux) > 0;
   mux_after(&mux);
   if (mux.is_deaf) { /* the near end is gone; what it has said last is read */
     mux_read(&mux);
     end(0);
   }
-  if (looks)
+  if (is_forking)
     look_for_ends();
 }
 
