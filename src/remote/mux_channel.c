@@ -256,7 +256,6 @@ static int read_piece(struct mux_channel *c) {
   if (channel_waits_for_room(c))
     return 0;
   size_t want = c->credit < CHANNEL_PIECE ? (size_t)c->credit : CHANNEL_PIECE;
-  want = opening_limit(&c->opening, want);
   size_t sent = c->is_large ? channel_send(c, want) : 0;
   if (sent) {
     if (c->id == LINK_CHANNEL_ROOT)
@@ -292,11 +291,10 @@ static int read_piece(struct mux_channel *c) {
   }
   if (c->id == LINK_CHANNEL_ROOT)
     m->nroot += (uint64_t)got;
-  opening_count(&c->opening, at + LINK_HEADER_SIZE, (size_t)got);
   put_data(c, (size_t)got, &fds);
   if (m->over)
     return 0;
-  c->is_large = (size_t)got >= CHANNEL_MOVED_MIN && !c->opening.is_on;
+  c->is_large = (size_t)got >= CHANNEL_MOVED_MIN;
   channel_count_sent(c, (size_t)got);
   return c->credit && ((size_t)got == want || c->is_hung_up); /* its end comes next */
 }
@@ -439,6 +437,18 @@ int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
   return 0;
 }
 
+/* Of a frame. A function's descriptors came with the bytes behind its word, if at all. */
+static int deliver_words(struct mux_channel *c, const unsigned char *bytes, size_t n,
+                         struct fdset *fds) {
+  size_t words = opening_pass(&c->opening, bytes, n);
+  struct fdset none;
+  if (!fds->n || words == n)
+    words = 0;
+  fdset_init(&none);
+  int r = words ? channel_deliver(c, bytes, words, &none) : 0;
+  return r < 0 || !c->receives ? r : channel_deliver(c, bytes + words, n - words, fds);
+}
+
 /* Nobody here takes that channel. */
 void channel_refuse(struct mux *m, uint32_t id) {
   put(m, LINK_RESET, id, NULL, 0);
@@ -503,7 +513,7 @@ static int take_data(struct mux *m, const struct link_frame *f) {
   if (r >= 0 && c && c->token && channel_make_local(c) < 0)
     c = NULL;
   if (r >= 0 && c && c->receives)
-    r = channel_deliver_words(c, bytes, n, &fds);
+    r = deliver_words(c, bytes, n, &fds);
   channel_close_passed(m, fds.fd, fds.n);
   return r < 0 ? r : 0;
 }

@@ -82,10 +82,6 @@ void channel_enter(struct mux_channel *c);
  * are left in there are the caller's to close. 0 or -ENOMEM. */
 int channel_deliver(struct mux_channel *c, const unsigned char *bytes, size_t n,
                     struct fdset *fds);
-/* The same, of a frame. Where a function's descriptors came together with the word that it
- * is entered, they go with the bytes behind that. */
-int channel_deliver_words(struct mux_channel *c, const unsigned char *bytes, size_t n,
-                          struct fdset *fds);
 /* A frame of up to n bytes of the local socket's, without a copy: how many; 0: it is to
  * be read as ever. */
 size_t channel_send(struct mux_channel *c, size_t n);

@@ -4,7 +4,6 @@
 #include "remote/mux_channel.h"
 
 #include "os/fd.h"
-#include "wire/frame.h"
 #include "wire/link_early.h"
 #include <errno.h>
 #include <string.h>
@@ -44,32 +43,6 @@ void mux_forget_fork(struct mux *m, uint32_t token) {
     return;
   channel_give_up(c);
   m->ops->on_unmade_end(m, token);
-}
-
-/* So many bytes end with the word that a function is entered, others of its own follow. 0:
- * it is not there. */
-static size_t find_entered(const unsigned char *bytes, size_t n) {
-  struct frame f;
-  for (size_t at = 0; n - at > FRAME_HEADER_SIZE;) {
-    size_t most = n - at - FRAME_HEADER_SIZE;
-    if (frame_decode(&f, bytes + at, ANS_HELLO, ANS_LAST) < 0 || f.length > most)
-      break;
-    at += FRAME_HEADER_SIZE + f.length;
-    if (f.type == ANS_RUNNING)
-      return at < n ? at : 0;
-  }
-  return 0;
-}
-
-/* Who reads that word reads no byte more, for the socket is the user's then. But the other
- * end has read both at once, and one message has its descriptors with its first byte. */
-int channel_deliver_words(struct mux_channel *c, const unsigned char *bytes, size_t n,
-                          struct fdset *fds) {
-  size_t words = fds->n ? find_entered(bytes, n) : 0;
-  struct fdset none;
-  fdset_init(&none);
-  int r = words ? channel_deliver(c, bytes, words, &none) : 0;
-  return r < 0 || !c->receives ? r : channel_deliver(c, bytes + words, n - words, fds);
 }
 
 /* ---- agent ---- */

@@ -12,7 +12,7 @@
 int mux_begin_move(struct mux *m, const struct link_frame *f, size_t have) {
   struct mux_channel *c = channel_find(m, f->channel);
   struct fdset none;
-  if (!c || !c->receives || c->ended || c->token || c->is_bare ||
+  if (!c || !c->receives || c->ended || c->token || c->is_bare || c->opening.is_on ||
       !list_empty(&c->segments) || f->length > m->window)
     return MF_AGAIN; /* it is taken as others are */
   fdset_init(&none);

@@ -54,7 +54,7 @@ struct mux_channel *channel_new(struct mux *m, uint32_t id) {
   c->ready.on_ready = channel_on_ready;
   c->id = id;
   c->credit = m->window;
-  c->opening.is_on = m->is_agent && id > LINK_CHANNEL_OUTPUT;
+  c->opening.is_on = !m->is_agent && id != LINK_CHANNEL_OUTPUT;
   c->sends = c->receives = 1;
   list_init(&c->segments);
   list_init(&c->waits);

@@ -1,8 +1,9 @@
 /* How a process's socket begins: with frames of the control protocol up to *running*, then
- * come the bytes of its function. A descriptor is received with the first byte that is
- * read together with its own: with *running*, when both lie there, and whoever reads only
- * that would lose it. So in an agent nothing behind *running* is read with it. What does
- * not begin so is not looked at further. Pure. Runs in the agent. */
+ * come the bytes of its function. Whoever reads that word reads no byte more, and would
+ * lose a descriptor that came with it. The agent has read both at once, and a descriptor
+ * is passed on with the first of the bytes that it came with: so in the near end those
+ * behind *running* are told apart. What does not begin so is not looked at further. Pure.
+ * Runs in the near end. */
 #ifndef REMOTE_OPENING_H
 #define REMOTE_OPENING_H
 
@@ -15,9 +16,7 @@ struct opening {
   size_t nheader, nbody; /* of the frame: bytes that have come; bytes that have not */
 };
 
-/* How many of n bytes may be read at once. */
-size_t opening_limit(const struct opening *o, size_t n);
-/* These were. */
-void opening_count(struct opening *o, const unsigned char *bytes, size_t n);
+/* The next n bytes have come: where in them *running* ends, or 0. */
+size_t opening_pass(struct opening *o, const unsigned char *bytes, size_t n);
 
 #endif

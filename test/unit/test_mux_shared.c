@@ -5,7 +5,9 @@
 
 #include "os/sock.h"
 #include "remote/mux.h"
+#include "wire/frame.h"
 #include "wire/link_early.h"
+#include "wire/proto.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -238,6 +240,58 @@ static void test_a_record_that_lies_ends_the_link(void **state) {
   assert_int_equal(mux.nchannels, 1);
 }
 
+enum { WORD = FRAME_HEADER_SIZE };
+
+/* So many bytes of the root's, and a descriptor with them. */
+static void say_bytes(const unsigned char *bytes, size_t n, unsigned nfds) {
+  const struct link_descriptor d = {.kind = LINK_REFUSED};
+  unsigned char head[LINK_HEADER_SIZE + LINK_DESCRIPTOR_SIZE];
+  size_t list = nfds * (size_t)LINK_DESCRIPTOR_SIZE;
+  link_put_header(head, LINK_DATA, nfds, LINK_CHANNEL_ROOT, (uint32_t)(list + n));
+  link_put_descriptor(head + LINK_HEADER_SIZE, &d);
+  assert_int_equal(write(to_it, head, LINK_HEADER_SIZE + list), LINK_HEADER_SIZE + list);
+  assert_int_equal(write(to_it, bytes, n), n);
+}
+
+static int receive_fds(size_t n) {
+  static unsigned char bytes[4 * WORD];
+  struct iovec iov = {bytes, n};
+  struct fdset fds;
+  int truncated, nfds;
+  fdset_init(&fds);
+  assert_int_equal(sock_recv_iov(user, &iov, 1, 0, &fds, &truncated), n);
+  nfds = fds.n;
+  fdset_close(&fds);
+  return nfds;
+}
+
+/* A template that runs a function itself has used up its window inside of the word that it
+ * is entered, at each of its bytes: the agent reads the rest of it together with the
+ * function's first bytes and their descriptor. Who reads the word got that, and the run
+ * failed with "malformed frame". */
+static void test_a_handle_behind_a_word_that_is_cut(void **state) {
+  unsigned char bytes[2 * WORD + 1];
+  frame_encode(bytes, &(struct frame){.type = ANS_DONE, .id = 1});
+  frame_encode(bytes + WORD, &(struct frame){.type = ANS_RUNNING, .id = 2});
+  bytes[2 * WORD] = 'x';
+  for (size_t cut = 0; cut <= 2 * WORD; cut++) {
+    teardown(state);
+    setup(state);
+    if (cut)
+      say_bytes(bytes, cut, 0);
+    say_bytes(bytes + cut, sizeof bytes - cut, 1);
+    turn_for(5);
+    assert_int_equal(receive_fds(WORD), 0);
+    assert_int_equal(receive_fds(WORD), 0);
+    assert_int_equal(receive_fds(1), 1);
+    say_bytes(bytes, sizeof bytes, 1); /* what the function sends is no word */
+    turn_for(5);
+    assert_int_equal(receive_fds(1), 1);
+    assert_int_equal(receive_fds(2 * WORD), 0);
+    assert_int_equal(ended, 0);
+  }
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
   const struct CMUnitTest tests[] = {
@@ -248,6 +302,7 @@ int main(void) {
       TEST(test_an_answer_comes_before_the_word),
       TEST(test_a_fork_that_nobody_wants_any_more),
       TEST(test_a_record_that_lies_ends_the_link),
+      TEST(test_a_handle_behind_a_word_that_is_cut),
   };
   return cmocka_run_group_tests_name("mux shared", tests, NULL, NULL);
 }

@@ -300,7 +300,7 @@ return {
   {name = "remote: long first words of a fork have no socket", file = "src/remote/mux_move.c",
     find = " || c->token || ", replace = " || ", tests = {"unit/test_mux_pipes"}},
   {name = "remote: a handle goes with the word before it", file = "src/remote/mux_channel.c",
-    find = "channel_deliver_words(c, ", replace = "channel_deliver(c, ",
+    find = "r = deliver_words(c, ", replace = "r = channel_deliver(c, ",
     tests = {{"proc/remote_started.lua", "first of all"}}},
   {name = "remote: memory is told of another", file = "src/remote/agent.c",
     find = "uint32_t n[10] = {v[1], (", replace = "uint32_t n[10] = {v[1] + 1, (",
