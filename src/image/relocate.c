@@ -144,11 +144,30 @@ void relocate_used(lua_State *L, struct relocate_range ret[2]) {
   ret[1] = (struct relocate_range){main->stack, ncells * sizeof *main->stack};
 }
 
-void relocate_before_close(lua_State *L) {
+static void close_variables(lua_State *main, lua_State *L) {
+#if LUA_VERSION_RELEASE_NUM >= 50406
+  lua_closethread(main, L);
+#else
+  (void)L;
+  lua_resetthread(main);
+#endif
+}
+
+/* Objects stay as old as they are, so nothing may be collected in the other mode. Variables
+ * are closed before it, as that collects. Finalisers do not: lua_close has stopped the
+ * collector for good; only Lua's assertions wonder about old objects that they write to. */
+void relocate_close(lua_State *L) {
   struct l54_global *g = l54_thread(L)->global;
+  lua_State *main = (lua_State *)l54_main(g); /* L may be garbage after it */
+  close_variables(main, L);
+#if LUA_VERSION_RELEASE_NUM >= 50404 /* before, a finaliser could collect */
   g->kind = 0;
   /* else what has grown old would not be finalised */
   g->finaliser_survival = g->finaliser_old1 = g->finaliser_really_old = NULL;
+#else
+  (void)g;
+#endif
+  lua_close(main);
 }
 
 void relocate_node(void *to, size_t n, const uint64_t *bits, const void *old,

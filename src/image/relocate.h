@@ -40,10 +40,10 @@ struct relocate_range {
   size_t nbytes;
 };
 void relocate_used(lua_State *L, struct relocate_range ret[2]);
-/* Of a copy that ends by lua_close, and leaves that in a finaliser, before anything is
- * freed: spares it the walk through all objects by which Lua's generational collector
- * becomes an incremental one. No collection may follow. */
-void relocate_before_close(lua_State *L);
+/* lua_close of a copy that leaves it in a finaliser, before anything is freed: without the
+ * walk through all objects by which Lua's generational collector becomes an incremental
+ * one. L: any thread of it. */
+void relocate_close(lua_State *L);
 /* After relocate_copy with the same bits, of a record with a node of Lua's
  * (pointers->node): the words in the n bytes at `to` that have led there lead to `node`,
  * which is a copy of it in the region. So a copy has not the library's address in each

@@ -177,8 +177,9 @@ static int l_exit(lua_State *L) {
   s->exiting = 1;
   s->asked_code = code;
   if (s->thread)
-    relocate_before_close(L);
-  lua_close(L);
+    relocate_close(L);
+  else
+    lua_close(L);
   server_exit(s, code);
 }
 

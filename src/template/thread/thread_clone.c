@@ -99,8 +99,7 @@ static void leave(struct server *s, int code) {
   if (!s->exiting && !t->killed) {
     s->exiting = 1;
     s->asked_code = code;
-    relocate_before_close(s->L);
-    lua_close(s->L);
+    relocate_close(s->L);
   } else if (t->killed) {
     thread_end_over(); /* else the end that is wanted would begin again in there */
     objects_end_all(s->L);
